@@ -1,0 +1,49 @@
+"""The libraries of the distribution that this project builds on."""
+
+load("//deploy/bazel:clang_toolchain.bzl", "clang_toolchain")
+load("//deploy/bazel:pkg_config.bzl", "pkg_config_library")
+
+_ABSL = [
+    "base",
+    "cleanup",
+    "cord",
+    "fixed_array",
+    "flags",
+    "flags_parse",
+    "flags_reflection",
+    "flags_usage",
+    "flat_hash_map",
+    "flat_hash_set",
+    "function_ref",
+    "hash",
+    "inlined_vector",
+    "memory",
+    "raw_logging_internal",
+    "span",
+    "status",
+    "statusor",
+    "str_format",
+    "strings",
+    "synchronization",
+    "time",
+]
+
+def system_libraries():
+    clang_toolchain(name = "clang_toolchain")
+    pkg_config_library(name = "absl", modules = ["absl_" + m for m in _ABSL])
+    pkg_config_library(name = "benchmark", modules = ["benchmark"])
+
+    # The reflection service has no module of its own; the health service is part of grpc++.
+    pkg_config_library(name = "grpc", modules = ["grpc++"], linkopts = ["-lgrpc++_reflection"])
+
+    # With GoogleMock, and a main() for tests that have none.
+    pkg_config_library(name = "gtest", modules = ["gmock"], linkopts = ["-lgtest_main"])
+    pkg_config_library(name = "httplib", modules = ["cpp-httplib"])
+    pkg_config_library(name = "hwy", modules = ["libhwy"])
+    pkg_config_library(name = "nlohmann_json", modules = ["nlohmann_json"])
+
+    # Only the benchmarks use it, as the yardstick for matrix products.
+    pkg_config_library(name = "openblas", modules = ["openblas"])
+    pkg_config_library(name = "prometheus", modules = ["prometheus-cpp-core"])
+    pkg_config_library(name = "protobuf", modules = ["protobuf"])
+    pkg_config_library(name = "sentencepiece", modules = ["sentencepiece"])

@@ -1,0 +1,46 @@
+// Storage types of weights. Arithmetic is always float32; only storage differs.
+#ifndef PACKRAT_KERNELS_DTYPE_H_
+#define PACKRAT_KERNELS_DTYPE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace packrat {
+
+enum class DType : uint8_t { kF32, kBF16, kF16 };
+
+constexpr size_t DTypeBytes(DType type) { return type == DType::kF32 ? 4 : 2; }
+
+constexpr const char* DTypeName(DType type) {
+  return type == DType::kF32 ? "float32" : type == DType::kBF16 ? "bfloat16" : "float16";
+}
+
+// Exact widening of one stored element at `data[index]`.
+inline float LoadAsFloat(const void* data, size_t index, DType type) {
+  if (type == DType::kF32) return static_cast<const float*>(data)[index];
+  const uint16_t half = static_cast<const uint16_t*>(data)[index];
+  uint32_t bits;
+  if (type == DType::kBF16) {
+    bits = uint32_t{half} << 16;
+  } else {
+    const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+    uint32_t exponent = (half >> 10) & 31u, mantissa = half & 0x3ffu;
+    if (exponent == 31) {
+      bits = sign | 0x7f800000u | (mantissa << 13);
+    } else if (exponent != 0) {
+      bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+    } else {  // Zero or subnormal: mantissa * 2^-24 is exact in float32.
+      const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+      std::memcpy(&bits, &magnitude, 4);
+      bits |= sign;
+    }
+  }
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_DTYPE_H_

@@ -1,0 +1,58 @@
+// One step's work as the model sees it: a flat list of tokens cut into spans, one per sequence.
+#ifndef PACKRAT_MODELS_BATCH_H_
+#define PACKRAT_MODELS_BATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace packrat {
+
+// Pages of one class that a sequence holds. Page b of the text (RAT: chunk b; attention: positions
+// 16b to 16b+15) is pool page `pages[b % ring]`; for all but windows, ring is the table's length.
+struct PageTable {
+  const int32_t* pages = nullptr;
+  int32_t ring = 0;
+};
+
+// Tokens [first_token, first_token + num_tokens) of the batch, which follow `position` tokens that
+// the sequence's state already holds. The state is updated in place.
+struct Span {
+  int32_t first_token = 0;
+  int32_t num_tokens = 0;
+  int32_t position = 0;
+  int32_t num_logits = 0;   // Logits wanted, of the span's last tokens: 0 to num_tokens.
+  int32_t slot_in = -1;     // Where the sealed state is read; -1 where slot_bytes is 0.
+  int32_t slot_out = -1;    // Where finished blocks are written: slot_in unless that is shared.
+  int32_t tail = -1;
+  const PageTable* pages = nullptr;  // One per page class of the StateLayout.
+  float cg_tolerance = 1e-4f;        // Mesa: relative residual at which a solve stops...
+  int32_t cg_max_steps = 64;         // ...or this many steps, whichever comes first.
+};
+
+struct Batch {
+  const int32_t* tokens = nullptr;  // (num_tokens), each in [0, vocab_size)
+  int32_t num_tokens = 0;           // At most ModelOptions::max_batch_tokens.
+  const Span* spans = nullptr;      // A sequence appears at most once.
+  int32_t num_spans = 0;
+};
+
+// The memory behind slots, tails and pages; owned by the caller, 64-byte aligned, strides multiples
+// of 64 bytes.
+struct StateMemory {
+  std::byte* slots = nullptr;
+  std::byte* tails = nullptr;
+  std::byte* const* pages = nullptr;  // Base of each page class.
+};
+
+// What a forward pass says about one span besides its logits.
+struct SpanStats {
+  int64_t cg_solves = 0;          // Systems solved: tokens x Mesa heads x Mesa layers.
+  int64_t cg_steps = 0;           // Steps over all of them.
+  int64_t cg_unconverged = 0;     // Stopped by cg_max_steps.
+  float max_residual = 0.0f;      // Largest carried relative residual at the stop.
+  bool finite = true;             // False: a NaN or infinity; the sequence must fail.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_BATCH_H_

@@ -1,0 +1,63 @@
+// Where a sequence's state lives: bytes of a slot, a tail and a page of each class. The one place
+// that knows sizes: the layer stack, admission and the memory metrics read it.
+//
+//   slot   sealed Mesa matrices of all Mesa layers as of the last finished block of 16 tokens
+//   tail   the unfinished block: Mesa rows k, v, beta, log_gamma; RAT's running chunk; the rows
+//          that the short convolutions still see. Private to a sequence.
+//   page   of a class: RAT entries (one finished chunk), full attention or one window length (16
+//          positions of keys and values), for all layers of that class. The page of an unfinished
+//          block or chunk is private, a finished one never changes again.
+//
+// Nothing here is read before it is written (positions tell what exists), so state needs no
+// clearing before reuse; tests prove it by poisoning.
+#ifndef PACKRAT_MODELS_STATE_LAYOUT_H_
+#define PACKRAT_MODELS_STATE_LAYOUT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+
+namespace packrat {
+
+inline constexpr int kBlockTokens = 16;
+
+struct PageClass {
+  enum class Kind { kRat, kFull, kWindow };
+  Kind kind;
+  int tokens_per_page;  // RAT: the chunk length; attention: 16.
+  int window;           // kWindow: visible keys; else 0.
+  int num_layers;       // Layers that live in this class's pages.
+  size_t page_bytes;
+  std::string Name() const;  // "rat_chunk16", "attention", "window128": a label for metrics.
+
+  // Pages that a sequence of `tokens` tokens holds at most. RAT pages hold finished chunks only; a
+  // window keeps a ring of pages, page b of the text at ring position b % ring.
+  int PagesFor(int64_t tokens) const;
+};
+
+// Offsets of one layer's part, in bytes from the start of the sequence's slot, tail or page.
+struct LayerState {
+  int page_class = -1;     // -1: no pages (Mesa).
+  size_t page_offset = 0;
+  size_t slot_offset = 0;  // Mesa only.
+  size_t tail_offset = 0;  // Mesa and RAT.
+};
+
+struct StateLayout {
+  explicit StateLayout(const ModelConfig& config);
+
+  size_t slot_bytes = 0;  // 0 where the model has no Mesa layer.
+  size_t tail_bytes = 0;
+  std::vector<PageClass> page_classes;  // In order of first use by a layer.
+  std::vector<LayerState> layers;       // One per layer.
+
+  // All that a sequence of `tokens` tokens holds.
+  size_t SequenceBytes(int64_t tokens) const;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_STATE_LAYOUT_H_

@@ -1,0 +1,97 @@
+// The engine: takes requests, asks the scheduler what to do, runs the model once, samples, publishes
+// and retires. Single-threaded: Step() is called by one thread (EngineThread in production, the
+// test itself in tests, with its own clock). Only Submit(), Cancel() and stats() may be called by
+// others; they hold the only lock for as long as a swap takes.
+#ifndef PACKRAT_RUNTIME_ENGINE_H_
+#define PACKRAT_RUNTIME_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "models/model.h"
+#include "models/tokenizer.h"
+#include "runtime/request.h"
+
+namespace packrat {
+
+struct EngineOptions {
+  int max_running = 64;          // Sequences in a batch. Range [1, 4096].
+  int max_queue = 1024;          // Requests that wait. Range [1, 1000000].
+  int max_batch_tokens = 512;    // Token budget of a step; decoding first. Range [16, 65536] and at
+                                 // least max_running.
+  int max_context = 0;           // Tokens per sequence; 0: the model's.
+  int64_t state_bytes = 0;       // For slots, tails and pages together; 0: enough for max_running
+                                 // sequences of max_context tokens, but at most a quarter of the
+                                 // machine's memory.
+};
+
+// A consistent reading of the engine after its last step. Counters only ever grow.
+struct EngineStats {
+  int waiting = 0;
+  int running = 0;
+  struct Pool {
+    std::string kind;        // "slot", "tail", or the page class's name.
+    int64_t total = 0, used = 0;
+    int64_t bytes_each = 0;
+  };
+  std::vector<Pool> pools;
+  double state_utilization = 0;  // The fullest of the pools, 0 to 1.
+  int64_t prompt_tokens = 0;     // Computed by the model.
+  int64_t generated_tokens = 0;
+  int64_t steps = 0;
+  int64_t cg_solves = 0, cg_steps = 0, cg_unconverged = 0;
+  absl::Duration model_time, sample_time, host_time;  // Summed over steps: forward pass, sampling,
+                                                      // everything else inside Step().
+};
+
+class Engine {
+ public:
+  // `model` and `tokenizer` outlive the engine; `tokenizer` may be null (stop strings are then
+  // refused). INVALID_ARGUMENT names an option and its range; RESOURCE_EXHAUSTED says that not even
+  // one sequence of max_context fits state_bytes, with the numbers.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(LanguageModel* model,
+                                                        const Tokenizer* tokenizer,
+                                                        const EngineOptions& options);
+  ~Engine();
+
+  // Hands a request over. Errors are immediate and leave nothing behind (the outbox stays silent):
+  //   INVALID_ARGUMENT    a field out of range, named with the range; a prompt or prompt +
+  //                       max_tokens over max_context; anything that can never fit, with numbers
+  //   RESOURCE_EXHAUSTED  the queue is full
+  //   UNAVAILABLE         draining
+  absl::Status Submit(Request request, absl::Time now);
+
+  // The request ends with kCancelled within one step, whatever its state. Unknown ids are ignored
+  // (it may just have finished).
+  void Cancel(uint64_t id);
+
+  // No new requests from now on; what is queued and running goes on.
+  void Drain();
+  // Ends everything that still waits or runs with this status (kError).
+  void AbortAll(absl::Status status);
+
+  // One step. False where there was nothing to do.
+  bool Step(absl::Time now);
+
+  // Blocks until there is something to do or `timeout` has passed.
+  void WaitForWork(absl::Duration timeout);
+  bool idle() const;
+
+  EngineStats stats() const;
+  const EngineOptions& options() const;  // With defaults resolved.
+
+  struct Impl;
+
+ private:
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_ENGINE_H_

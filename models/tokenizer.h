@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,7 +25,7 @@ class Tokenizer {
   ~Tokenizer();
 
   struct EncodeOptions {
-    bool add_bos = false;        // Prepend the BOS id.
+    bool add_bos = false;        // Prepend the BOS id, unless parse_special found it there already.
     bool parse_special = false;  // Control tokens written in the text (e.g. "</s>") become their
                                  // ids; otherwise they stay plain text.
   };
@@ -32,37 +33,48 @@ class Tokenizer {
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               const EncodeOptions& options) const;
 
-  // The whole text of `ids`. Ids must be in [0, vocab_size). Ids of control tokens give nothing
-  // when `skip_special`, else their piece's name. Equals the concatenation of a TextDecoder's
-  // output. Invalid UTF-8 (byte pieces that do not make a character) becomes U+FFFD.
-  std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const;
+  // The whole text of `ids`: a TextDecoder's output with the same arguments, concatenated. Always
+  // valid UTF-8; byte pieces that do not make a character become U+FFFD (one per maximal invalid
+  // sequence, as in Unicode's recommendation). Ids must be in [0, vocab_size).
+  std::string Decode(const std::vector<int32_t>& ids, bool skip_special,
+                     bool continues_text = false) const;
 
+  int vocab_size() const { return vocab_size_; }
   int num_pieces() const;                // Ids from here to vocab_size are padding: never sampled.
   bool default_add_bos() const;          // From tokenizer_config.json; true where it says nothing
                                          // and the model has a BOS piece.
   int bos_id() const;                    // -1 where there is none.
   int eos_id() const;                    // -1 where there is none.
   bool IsSpecial(int32_t id) const;      // Control or unknown piece, or padding.
-  std::string PieceText(int32_t id) const;  // For log-probabilities: the raw bytes of one token.
+  // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. Name of
+  // a special piece; nothing for padding.
+  std::string PieceText(int32_t id) const;
 
  private:
   friend class TextDecoder;
   Tokenizer();
+  // Appends the ids of plain text, in which nothing is special.
+  absl::Status EncodePlain(const std::string& text, std::vector<int32_t>* ids) const;
+
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
   int vocab_size_ = 0;
   bool default_add_bos_ = false;
+  bool adds_prefix_space_ = false;  // Encoding puts a space before a text; decoding takes it away.
+  std::vector<std::pair<std::string, int32_t>> control_;  // Names of control pieces, longest first.
 };
 
-// Incremental detokenization: Push() returns the bytes that are certain now; never half a UTF-8
-// character; the returned pieces and Finish() concatenate to exactly Tokenizer::Decode() of all
-// ids. Holds a few bytes, whatever the length of the text.
+// Incremental detokenization: Push() returns the text that is certain now, never half a UTF-8
+// character; what it returned and Finish() concatenate to exactly Tokenizer::Decode() of all ids.
+// Holds at most three bytes, whatever the length of the text. The tokenizer must outlive it.
 class TextDecoder {
  public:
+  // `skip_special`: ids of control and unknown pieces give nothing; otherwise their piece's name.
+  // Padding ids give nothing either way.
   // `continues_text`: the ids continue a prompt, so that the first piece's leading space is kept
-  // (SentencePiece otherwise drops the space it put at the start of a text).
+  // (otherwise the space that encoding put before a text is dropped again).
   TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
   std::string Push(int32_t id);
-  std::string Finish();
+  std::string Finish();  // Then the decoder is as if just made for a text that continues.
 
  private:
   const Tokenizer* tokenizer_;

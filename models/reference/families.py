@@ -1,0 +1,162 @@
+"""Brings the three model families to one description and one set of tensor names.
+
+`parse_config` turns a family's config.json into a ModelSpec. `to_internal` renames (and splits)
+a checkpoint's tensors to the names of models/reference/model.py, which are the packrat family's.
+"""
+
+import dataclasses
+from typing import List, Optional
+
+
+@dataclasses.dataclass
+class LayerSpec:
+    kind: str  # "rat", "attention" (full or windowed) or "mesa"
+    num_heads: int
+    head_dim: int
+    kv_heads: int = 0  # attention: key heads; rat: groups of shared queries and keys
+    window: Optional[int] = None  # attention: visible keys, the query's own included
+    rope_theta: float = 10000.0
+    qkv_bias: bool = False
+    chunk_size: int = 16  # rat
+    conv_size: int = 4  # mesa
+    conv_bias: bool = False
+    lambda_lower_bound: float = 0.25
+    output_gate: bool = True
+
+
+@dataclasses.dataclass
+class ModelSpec:
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: List[LayerSpec]
+    norm_eps: float = 1e-6
+    ffn: str = "swiglu"  # or "gelu" (two matrices, exact erf)
+    tie: bool = True
+
+
+def parse_config(config):
+    """ModelSpec of a config.json's dictionary."""
+    parsers = {"rat": _parse_rat, "mesa_net": _parse_mesa_net, "packrat": _parse_packrat}
+    family = config.get("model_type")
+    if family not in parsers:
+        raise ValueError(f"model_type: unknown family {family!r}, expected one of {list(parsers)}")
+    return parsers[family](config)
+
+
+def to_internal(config, tensors):
+    """Tensors of any family under the internal names, as float32."""
+    renamers = {"rat": _rename_rat, "mesa_net": _rename_mesa_net, "packrat": lambda c, t: dict(t)}
+    renamed = renamers[config["model_type"]](config, tensors)
+    return {name: tensor.float() for name, tensor in renamed.items()}
+
+
+def _parse_rat(c):
+    d, heads = c["d_model"], c["num_head"]
+    theta = float(c.get("rope_base", 10000))
+    layers = []
+    for kind in _rat_layer_types(c):
+        layer = LayerSpec("rat", heads, d // heads, c["ngroups"], rope_theta=theta)
+        if kind == "rat":
+            layer.chunk_size = c["chunk_size"]
+        else:  # this family's window does not count the query's own key
+            layer = LayerSpec("attention", heads, d // heads, heads, c["window_size"] + 1, theta)
+        layers.append(layer)
+    return ModelSpec(
+        c["vocab_size"], d, c["d_ffn"], layers, c.get("norm_eps", 1e-6),
+        "swiglu" if c.get("act_fn", "gelu") == "swiglu" else "gelu", c.get("tie_embedding", True))
+
+
+def _rat_layer_types(c):
+    if c.get("layer_types"):
+        return c["layer_types"]
+    step = c.get("interleave_step")
+    return ["rat" if step is None or i % step == 0 else "local_attention"
+            for i in range(c["num_layers"])]
+
+
+def _parse_mesa_net(c):
+    if not c.get("use_short_conv", True):
+        raise ValueError("use_short_conv: false is not supported")
+    d = c["hidden_size"]
+    mesa = LayerSpec(
+        "mesa", c["num_heads"], c.get("head_dim") or d // c["num_heads"],
+        conv_size=c.get("conv_size", 4), conv_bias=c.get("conv_bias", False),
+        lambda_lower_bound=c.get("lambda_lower_bound", 0.25),
+        output_gate=c.get("use_output_gate", False))
+    layers = [mesa] * c["num_hidden_layers"]
+    attn = c.get("attn") or []
+    for group in [attn] if isinstance(attn, dict) else attn:
+        heads = group["num_heads"]
+        spec = LayerSpec(
+            "attention", heads, d // heads, group.get("num_kv_heads") or heads,
+            group.get("window_size"), float(group.get("rope_theta") or 10000.0),
+            bool(group.get("qkv_bias", False)))
+        for i in group["layers"]:
+            layers[i] = spec
+    ffn = c.get("intermediate_size")
+    if not ffn:
+        ffn = -(-int(d * c.get("hidden_ratio", 4) * 2 / 3) // 256) * 256
+    return ModelSpec(c["vocab_size"], d, ffn, layers, c.get("norm_eps", 1e-6),
+                     tie=c.get("tie_word_embeddings", False))
+
+
+def _parse_packrat(c):
+    d = c["hidden_size"]
+    theta = float(c.get("rope_theta", 10000.0))
+    layers = []
+    for kind in c["layer_types"]:
+        o = c[kind]
+        heads = o["num_heads"]
+        if kind == "rat":
+            layer = LayerSpec("rat", heads, d // heads, o["num_groups"], rope_theta=theta,
+                              chunk_size=o["chunk_size"])
+        elif kind == "mesa":
+            layer = LayerSpec("mesa", heads, o["head_dim"], conv_size=o["conv_size"],
+                              lambda_lower_bound=o["lambda_lower_bound"],
+                              output_gate=o["use_output_gate"])
+        elif kind in ("local_attention", "attention"):
+            layer = LayerSpec("attention", heads, d // heads, o.get("num_kv_heads", heads),
+                              o["window_size"] if kind == "local_attention" else None, theta)
+        else:
+            raise ValueError(f"layer_types: unknown layer {kind!r}")
+        layers.append(layer)
+    if len(layers) != c["num_hidden_layers"]:
+        raise ValueError(f"layer_types: {len(layers)} layers, num_hidden_layers says "
+                         f"{c['num_hidden_layers']}")
+    return ModelSpec(c["vocab_size"], d, c["intermediate_size"], layers, c.get("norm_eps", 1e-6),
+                     tie=c.get("tie_word_embeddings", True))
+
+
+def _rename_rat(c, tensors):
+    out = {"model.embeddings.weight": tensors["embedding.wte.weight"],
+           "model.norm.weight": tensors["backbone.ln.weight"]}
+    if not c.get("tie_embedding", True):
+        out["lm_head.weight"] = tensors["head.lm_head.weight"]
+    for i, kind in enumerate(_rat_layer_types(c)):
+        old, new = f"backbone.layers.{i}.", f"model.layers.{i}."
+        out[new + "mixer_norm.weight"] = tensors[old + "seq_layer.input_norm.weight"]
+        out[new + "mlp_norm.weight"] = tensors[old + "hidden_layer.ln.weight"]
+        fc1 = tensors[old + "hidden_layer.fc1.weight"]
+        if c.get("act_fn", "gelu") == "swiglu":
+            out[new + "mlp.up_proj.weight"], out[new + "mlp.gate_proj.weight"] = fc1.chunk(2)
+        else:
+            out[new + "mlp.up_proj.weight"] = fc1
+        out[new + "mlp.down_proj.weight"] = tensors[old + "hidden_layer.fc2.weight"]
+        mixed = tensors[old + "seq_layer.in_proj.weight"]
+        projected = tensors[old + "seq_layer.out_proj.weight"]
+        if kind == "rat":
+            out[new + "mixer.in_proj.weight"] = mixed
+            out[new + "mixer.gate_bias"] = tensors[old + "seq_layer.gate_bias"]
+            out[new + "mixer.out_proj.weight"] = projected
+        else:
+            for name, part in zip("vqk", mixed.chunk(3)):
+                out[new + f"mixer.{name}_proj.weight"] = part
+            out[new + "mixer.o_proj.weight"] = projected
+    return out
+
+
+def _rename_mesa_net(c, tensors):
+    names = {name: name.replace(".attn.", ".mixer.").replace(".attn_norm.", ".mixer_norm.")
+             for name in tensors}
+    return {names[name]: tensor for name, tensor in tensors.items()}

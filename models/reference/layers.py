@@ -1,0 +1,209 @@
+"""The four mixers, parallel over the sequence and differentiable: layers.md sections 1 to 4.
+
+Shapes: B sequences, T tokens, d model width, H heads of D channels. Every mixer takes the
+normalised input (B, T, d) and returns (B, T, d). Projections follow autocast where the caller asks
+for it; recurrences, softmaxes, norms and the Mesa solve are float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.reference import mesa_solver
+from models.reference.scan import decaying_sum
+
+_NEG = -1e30  # masks a score; finite, so that a row of nothing but masked scores makes no NaN
+
+
+def rms_norm(x, weight, eps):
+    x = x.float()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rotary_table(positions, head_dim, theta):
+    """(cos, sin), each (len(positions), D), for the rotate-half convention."""
+    half = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
+    angles = positions.double()[:, None] * theta ** -half
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x, table):
+    """x (..., T, D); rotates by the table's angles."""
+    cos, sin = table
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def linear(inputs, outputs, bias=False):
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+class Rat(nn.Module):
+    """Recurrence inside a chunk, attention over the finished chunks and the running state."""
+
+    def __init__(self, spec, d):
+        super().__init__()
+        self.spec, self.d = spec, d
+        shared = spec.kv_heads * spec.head_dim
+        self.in_proj = linear(d, 3 * d + 2 * shared)
+        self.gate_bias = nn.Parameter(torch.zeros(d))
+        self.out_proj = linear(d, d)
+
+    def forward(self, h):
+        s, d = self.spec, self.d
+        B, T, _ = h.shape
+        L, H, D = s.chunk_size, s.num_heads, s.head_dim
+        chunks = -(-T // L)
+        padding = chunks * L - T
+        shared = s.kv_heads * D
+        z, v, g, q, k = self.in_proj(h).split([d, d, d, shared, shared], -1)
+        z = torch.sigmoid(z.float())
+        gate = torch.sigmoid(g.float() + self.gate_bias)
+        tiles = H // s.kv_heads  # head j uses group j mod G
+        keys_values = torch.cat([k.float().repeat(1, 1, tiles), v.float()], -1)
+        new = keys_values * (1 - gate).repeat(1, 1, 2)
+        decay = gate.repeat(1, 1, 2)
+        if padding:
+            new, decay = F.pad(new, (0, 0, 0, padding)), F.pad(decay, (0, 0, 0, padding))
+        states = decaying_sum(decay.view(B, chunks, L, 2 * d), new.view(B, chunks, L, 2 * d))
+        states = states.reshape(B, chunks * L, 2, H, D).permute(2, 0, 3, 1, 4)  # 2, B, H, T, D
+        position = torch.arange(chunks * L, device=h.device) // L
+        table = rotary_table(position, D, s.rope_theta)
+        k_bar, v_bar = rotate(states[0], table), states[1]
+        q = F.pad(q.float(), (0, 0, 0, padding)).view(B, -1, s.kv_heads, D).transpose(1, 2)
+        q = rotate(q, table).repeat(1, tiles, 1, 1) * D ** -0.5
+        past = q @ k_bar[:, :, L - 1 :: L].transpose(-1, -2)  # B, H, T, chunks
+        visible = torch.arange(chunks, device=h.device) < position[:, None]
+        past = past.masked_fill(~visible, _NEG)
+        own = (q * k_bar).sum(-1, keepdim=True)
+        weights = torch.softmax(torch.cat([past, own], -1), -1)
+        o = weights[..., :-1] @ v_bar[:, :, L - 1 :: L] + weights[..., -1:] * v_bar
+        o = o.transpose(1, 2).reshape(B, -1, d)[:, :T]
+        return self.out_proj(z * o)
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped keys, full or over the last `window` tokens."""
+
+    def __init__(self, spec, d):
+        super().__init__()
+        self.spec = spec
+        width, kv_width = spec.num_heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.q_proj = linear(d, width, spec.qkv_bias)
+        self.k_proj = linear(d, kv_width, spec.qkv_bias)
+        self.v_proj = linear(d, kv_width, spec.qkv_bias)
+        self.o_proj = linear(width, d)
+
+    def forward(self, h):
+        s = self.spec
+        B, T, _ = h.shape
+        table = rotary_table(torch.arange(T, device=h.device), s.head_dim, s.rope_theta)
+
+        def heads(x, count):
+            return x.float().view(B, T, count, s.head_dim).transpose(1, 2)
+
+        q = rotate(heads(self.q_proj(h), s.num_heads), table) * s.head_dim ** -0.5
+        k = rotate(heads(self.k_proj(h), s.kv_heads), table)
+        v = heads(self.v_proj(h), s.kv_heads)
+        # Query head j uses key head j / (H / Hkv): queries of one key head lie together.
+        q = q.reshape(B, s.kv_heads, -1, T, s.head_dim)
+        k, v = k[:, :, None], v[:, :, None]
+        windowed = s.window is not None and s.window < T
+        o = _blocked(q, k, v, s.window) if windowed else _full(q, k, v)
+        return self.o_proj(o.reshape(B, s.num_heads, T, s.head_dim).transpose(1, 2).flatten(2))
+
+
+def _full(q, k, v):
+    T = q.shape[-2]
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+    return torch.softmax((q @ k.transpose(-1, -2)).masked_fill(future, _NEG), -1) @ v
+
+
+def _blocked(q, k, v, window):
+    """Blocks of `window` queries see their own block and the one before: O(T * window)."""
+    T, W = q.shape[-2], window
+    padding = -T % W
+
+    def blocks(x):
+        return F.pad(x, (0, 0, 0, padding)).unflatten(-2, (-1, W))
+
+    def with_previous(x):
+        x = blocks(x)
+        return torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[..., :-1, :, :], x], -2)
+
+    query = torch.arange(W, device=q.device)[:, None] + W
+    key = torch.arange(2 * W, device=q.device)
+    hidden = (key > query) | (key <= query - W)
+    scores = blocks(q) @ with_previous(k).transpose(-1, -2)  # ..., blocks, W, 2 W
+    hidden = hidden.expand(scores.shape[-3:]).clone()
+    hidden[0, :, :W] = True  # nothing stands before the first block
+    o = torch.softmax(scores.masked_fill(hidden, _NEG), -1) @ with_previous(v)
+    return o.flatten(-3, -2)[..., :T, :]
+
+
+class ShortConv(nn.Module):
+    """Causal depthwise convolution, current token at the last tap, then silu."""
+
+    def __init__(self, channels, size, bias):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x):
+        size = self.weight.shape[-1]
+        padded = F.pad(x.float(), (0, 0, size - 1, 0))
+        taps = [padded[:, i : i + x.shape[1]] * self.weight[:, 0, i] for i in range(size)]
+        out = sum(taps[1:], taps[0])
+        return F.silu(out if self.bias is None else out + self.bias)
+
+
+class Mesa(nn.Module):
+    def __init__(self, spec, d, eps):
+        super().__init__()
+        self.spec, self.eps = spec, eps
+        width = spec.num_heads * spec.head_dim
+        self.q_proj = linear(d, width)
+        self.k_proj = linear(d, width)
+        self.v_proj = linear(d, width)
+        self.o_proj = linear(width, d)
+        self.a_proj = linear(d, spec.num_heads, True)
+        self.b_proj = linear(d, spec.num_heads, True)
+        if spec.output_gate:
+            self.g_proj = linear(d, width)
+        self.q_conv1d = ShortConv(width, spec.conv_size, spec.conv_bias)
+        self.k_conv1d = ShortConv(width, spec.conv_size, spec.conv_bias)
+        self.lambda_params = nn.Parameter(torch.zeros(width))
+        self.o_norm = RmsNorm(spec.head_dim, eps)
+
+    def forward(self, h):
+        s = self.spec
+        B, T, _ = h.shape
+
+        def heads(x):
+            return x.float().view(B, T, s.num_heads, s.head_dim).transpose(1, 2)
+
+        def unit(x):
+            return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
+
+        q = unit(heads(self.q_conv1d(self.q_proj(h))))
+        k = unit(heads(self.k_conv1d(self.k_proj(h))))
+        v = heads(self.v_proj(h))
+        beta = torch.sigmoid(self.b_proj(h).float()).transpose(1, 2)
+        log_gamma = F.logsigmoid(self.a_proj(h).float()).transpose(1, 2)
+        ridge = F.softplus(self.lambda_params) + s.lambda_lower_bound
+        o = mesa_solver.mesa(q, k, v, beta, log_gamma, ridge.view(s.num_heads, 1, s.head_dim))
+        o = self.o_norm(o).transpose(1, 2).flatten(2)
+        if s.output_gate:
+            o = o * F.silu(self.g_proj(h).float())
+        return self.o_proj(o)

@@ -1,0 +1,94 @@
+#include "models/state_layout.h"
+
+#include <algorithm>
+#include <limits>
+#include <variant>
+
+#include "kernels/check.h"
+
+namespace packrat {
+namespace {
+
+size_t AlignedBytes(size_t floats) { return RoundUp(floats * sizeof(float), kStateAlign); }
+
+// What of a mixer decides which class its pages belong to: its pages must live equally long.
+PageClass ClassOf(const RatSpec& spec) { return {PageClass::Kind::kRat, spec.chunk_size, 0, 0, 0}; }
+PageClass ClassOf(const AttentionSpec& spec) {
+  const auto kind = spec.window > 0 ? PageClass::Kind::kWindow : PageClass::Kind::kFull;
+  return {kind, kBlockTokens, spec.window, 0, 0};
+}
+
+// Index of the class with these properties, which is added if there is none.
+int FindOrAdd(std::vector<PageClass>* classes, const PageClass& wanted) {
+  for (size_t i = 0; i < classes->size(); ++i) {
+    const PageClass& c = (*classes)[i];
+    if (c.kind == wanted.kind && c.tokens_per_page == wanted.tokens_per_page &&
+        c.window == wanted.window) {
+      return static_cast<int>(i);
+    }
+  }
+  classes->push_back(wanted);
+  return static_cast<int>(classes->size()) - 1;
+}
+
+void AddPagePart(const PageClass& page_class, size_t floats, std::vector<PageClass>* classes,
+                 LayerState* layer) {
+  layer->page_class = FindOrAdd(classes, page_class);
+  PageClass& c = (*classes)[layer->page_class];
+  layer->page_offset = c.page_bytes;
+  c.page_bytes += AlignedBytes(floats);
+  ++c.num_layers;
+}
+
+}  // namespace
+
+std::string PageClass::Name() const {
+  switch (kind) {
+    case Kind::kRat:
+      return "rat_chunk" + std::to_string(tokens_per_page);
+    case Kind::kWindow:
+      return "window" + std::to_string(window);
+    case Kind::kFull:
+      break;
+  }
+  return "attention";
+}
+
+int PageClass::PagesFor(int64_t tokens) const {
+  PACKRAT_CHECK(tokens >= 0);
+  int64_t pages = tokens / tokens_per_page;
+  if (kind != Kind::kRat && tokens % tokens_per_page != 0) ++pages;
+  if (kind == Kind::kWindow) {
+    // A window of w keys that ends at any position touches at most this many blocks.
+    pages = std::min<int64_t>(pages, 1 + (int64_t{window} - 1 + kBlockTokens - 1) / kBlockTokens);
+  }
+  return static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int>::max()));
+}
+
+StateLayout::StateLayout(const ModelConfig& config) {
+  layers.resize(config.layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    LayerState& layer = layers[i];
+    if (const auto* rat = std::get_if<RatSpec>(&config.layers[i])) {
+      AddPagePart(ClassOf(*rat), RatPage(*rat).total, &page_classes, &layer);
+      layer.tail_offset = tail_bytes;
+      tail_bytes += AlignedBytes(RatTail(*rat).total);
+    } else if (const auto* attention = std::get_if<AttentionSpec>(&config.layers[i])) {
+      AddPagePart(ClassOf(*attention), AttentionPage(*attention).total, &page_classes, &layer);
+    } else {
+      const auto& mesa = std::get<MesaSpec>(config.layers[i]);
+      layer.slot_offset = slot_bytes;
+      slot_bytes += AlignedBytes(MesaSlot(mesa).total);
+      layer.tail_offset = tail_bytes;
+      tail_bytes += AlignedBytes(MesaTail(mesa).total);
+    }
+  }
+}
+
+size_t StateLayout::SequenceBytes(int64_t tokens) const {
+  size_t bytes = slot_bytes + tail_bytes;
+  for (const PageClass& c : page_classes) bytes += c.PagesFor(tokens) * c.page_bytes;
+  return bytes;
+}
+
+}  // namespace packrat

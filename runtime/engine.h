@@ -1,7 +1,8 @@
-// The engine: takes requests, asks the scheduler what to do, runs the model once, samples, publishes
-// and retires. Single-threaded: Step() is called by one thread (EngineThread in production, the
-// test itself in tests, with its own clock). Only Submit(), Cancel() and stats() may be called by
-// others; they hold the only lock for as long as a swap takes.
+// The engine: takes requests, asks the scheduler what to do, runs the model once, samples,
+// publishes and retires. Single-threaded: Step() is called by one thread (EngineThread in
+// production, the test itself in tests, with its own clock). Submit(), Cancel(), Drain(),
+// AbortAll(), Wake(), WaitForWork(), idle() and stats() may be called by any thread; they hold the
+// only lock for as long as a swap takes.
 #ifndef PACKRAT_RUNTIME_ENGINE_H_
 #define PACKRAT_RUNTIME_ENGINE_H_
 
@@ -20,14 +21,15 @@
 namespace packrat {
 
 struct EngineOptions {
-  int max_running = 64;          // Sequences in a batch. Range [1, 4096].
-  int max_queue = 1024;          // Requests that wait. Range [1, 1000000].
-  int max_batch_tokens = 512;    // Token budget of a step; decoding first. Range [16, 65536] and at
-                                 // least max_running.
-  int max_context = 0;           // Tokens per sequence; 0: the model's.
-  int64_t state_bytes = 0;       // For slots, tails and pages together; 0: enough for max_running
-                                 // sequences of max_context tokens, but at most a quarter of the
-                                 // machine's memory.
+  int max_running = 64;        // Sequences in a batch. Range [1, 4096].
+  int max_queue = 1024;        // Requests that wait. Range [1, 1000000].
+  int max_batch_tokens = 512;  // Token budget of a step; decoding first. Range [16, 65536] and at
+                               // least max_running.
+  int max_context = 0;         // Tokens per sequence; 0: the model's.
+  int64_t state_bytes = 0;     // For slots, tails and pages together; 0: enough for max_running
+                               // sequences of max_context tokens, but at most a quarter of the
+                               // machine's memory.
+  bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
 // A consistent reading of the engine after its last step. Counters only ever grow.
@@ -35,7 +37,7 @@ struct EngineStats {
   int waiting = 0;
   int running = 0;
   struct Pool {
-    std::string kind;        // "slot", "tail", or the page class's name.
+    std::string kind;  // "slot", "tail", or the page class's name.
     int64_t total = 0, used = 0;
     int64_t bytes_each = 0;
   };
@@ -75,15 +77,20 @@ class Engine {
   // Ends everything that still waits or runs with this status (kError).
   void AbortAll(absl::Status status);
 
-  // One step. False where there was nothing to do.
+  // One step at time `now`, which deadlines are compared with; what passes inside of the step is
+  // measured and added to it. False where there was nothing to do.
   bool Step(absl::Time now);
 
-  // Blocks until there is something to do or `timeout` has passed.
+  // Blocks until there is something to do, `timeout` has passed or Wake() is called.
   void WaitForWork(absl::Duration timeout);
-  bool idle() const;
+  void Wake();
+  bool idle() const;  // Nothing waits or runs.
 
   EngineStats stats() const;
   const EngineOptions& options() const;  // With defaults resolved.
+
+  // That the pool's books agree with what the sequences hold. On the thread that calls Step().
+  absl::Status CheckIntegrity() const;
 
   struct Impl;
 

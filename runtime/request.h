@@ -6,16 +6,23 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "runtime/mutex.h"
 
 namespace packrat {
+
+// Limits of a request that the model does not set.
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr int kMaxStopStringBytes = 256;  // Each.
+inline constexpr int kMaxStopIds = 256;
+inline constexpr int kMaxLogprobs = 20;
 
 // How a token is drawn. A token is a function of the logits, the seed and its position alone.
 // Order: bias and bans, penalties, temperature, top-k, top-p, min-p.
@@ -34,33 +41,44 @@ struct SamplingParams {
   int num_logprobs = -1;  // -1: none; n >= 0: the chosen token's and the n best. Range [-1, 20].
 };
 
+// Stop strings are sought in the text of the generated tokens as
+// TextDecoder(tokenizer, skip_special_tokens, continues_text) decodes it; who shows the text
+// decodes it the same way, so that safe_text_bytes counts the same bytes.
 struct StopParams {
-  std::vector<std::string> stop_strings;  // Never emitted, not even half.
-  std::vector<int32_t> stop_ids;          // Beside the model's end ids.
-  int min_tokens = 0;                     // No end or stop before so many tokens.
-  int max_tokens = 256;                   // Range [1, max_context - prompt].
-  bool ignore_eos = false;                // The model's end ids do not end the text.
+  std::vector<std::string>
+      stop_strings;               // At most kMaxStopStrings, each of 1 to
+                                  // kMaxStopStringBytes bytes. Never emitted, not even half.
+  std::vector<int32_t> stop_ids;  // Beside the model's end ids; at most kMaxStopIds.
+  bool skip_special_tokens = true;
+  bool continues_text = true;
+  int min_tokens = 0;       // The first so many tokens are no end or stop ids, and a
+                            // stop string that they complete does not count. Range
+                            // [0, max_tokens].
+  int max_tokens = 256;     // Range [1, max_context - prompt].
+  bool ignore_eos = false;  // The model's end ids do not end the text.
 };
 
 enum class FinishReason {
-  kLength,     // max_tokens reached
-  kEos,        // one of the model's end ids
+  kLength,  // max_tokens reached
+  kEos,     // one of the model's end ids
   kStopId,
   kStopString,
   kCancelled,
   kDeadline,
-  kError,      // `status` says what
+  kError,  // `status` says what
 };
 const char* FinishReasonName(FinishReason reason);  // "length", "eos", "stop_id", ...
 
 struct TokenLogprobs {
-  float logprob;                               // Of the chosen token, natural log, under the
-                                               // distribution before temperature and cuts.
+  float logprob = 0;  // Of the chosen token, natural log, under the distribution after bias, bans
+                      // and penalties, before temperature and cuts.
   std::vector<std::pair<int32_t, float>> top;  // Best first.
 };
 
-// Final words on a request. The end or stop token that ended the text is counted in
-// `completion_tokens` (it was computed) but is not among the emitted tokens.
+// Final words on a request. The end id or stop id that ended the text is counted in
+// `completion_tokens` (it was computed) but is not among the emitted tokens. The token that
+// completes a stop string is emitted, since it may begin with text that stands before the string;
+// its safe_text_bytes ends where the stop string begins.
 struct Usage {
   int prompt_tokens = 0;
   int cached_tokens = 0;      // Prompt tokens not computed because a cache had them.
@@ -84,13 +102,14 @@ struct Finish {
 class Outbox {
  public:
   struct Update {
-    bool admitted = false;               // The request has left the queue at some time.
-    std::vector<int32_t> tokens;         // New since the last Take().
-    std::vector<TokenLogprobs> logprobs; // Parallel to tokens where asked for, else empty.
+    bool admitted = false;                // The request has left the queue at some time.
+    std::vector<int32_t> tokens;          // New since the last Take().
+    std::vector<TokenLogprobs> logprobs;  // Parallel to tokens where asked for, else empty.
     // Bytes of the whole generated text (from its first byte) that may be shown: what may still
-    // become a stop string is held back. Max where there are no stop strings.
+    // become a stop string is held back. Max where there are no stop strings, and with every finish
+    // but kStopString.
     size_t safe_text_bytes = std::numeric_limits<size_t>::max();
-    std::optional<Finish> finish;        // Set once, with or after the last token.
+    std::optional<Finish> finish;  // Set once, with or after the last token.
   };
 
   // `notify` is called by the engine's thread after each change, without locks held; it must be
@@ -102,7 +121,8 @@ class Outbox {
   bool Take(Update* update);
 
   // Engine side.
-  void Reserve(int max_tokens, bool logprobs);  // So that no append allocates token storage.
+  void Reserve(int max_tokens, bool logprobs);  // So that no append allocates token storage (the
+                                                // lists inside of TokenLogprobs are allocated).
   void Admit();
   void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
   void Close(Finish finish);  // Last call.
@@ -110,10 +130,10 @@ class Outbox {
 
  private:
   const std::function<void()> notify_;
-  std::mutex mutex_;
-  Update pending_;           // guarded by mutex_
-  bool dirty_ = false;       // guarded by mutex_
-  bool outstanding_ = false; // guarded by mutex_
+  Mutex mutex_;
+  Update pending_ ABSL_GUARDED_BY(mutex_);
+  bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
+  bool outstanding_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 struct Request {

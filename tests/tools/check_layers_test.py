@@ -1,0 +1,34 @@
+import unittest
+
+from tests.tools import check_layers
+
+
+def broken(path, text):
+    return [line for line, _ in check_layers.check_file(path, text)]
+
+
+class CheckLayersTest(unittest.TestCase):
+
+    def test_includes_go_downwards_only(self):
+        self.assertEqual(broken("runtime/engine.cc", '#include "models/model.h"\n'), [])
+        self.assertEqual(broken("kernels/a.h", '\n#include "models/model.h"\n'), [2])
+        self.assertEqual(broken("models/a.cc", '#include "runtime/engine.h"\n'), [1])
+        self.assertEqual(broken("server/a.cc", '#  include "tests/fake.h"\n'), [1])
+        self.assertEqual(broken("tests/runtime/a.cc", '#include "server/server.h"\n'), [])
+
+    def test_only_the_server_knows_the_network(self):
+        for header in ("grpcpp/grpcpp.h", "prometheus/counter.h", "httplib.h", "proto/a.pb.h"):
+            self.assertEqual(broken("runtime/a.cc", "#include <%s>\n" % header), [1], header)
+            self.assertEqual(broken("server/a.cc", "#include <%s>\n" % header), [], header)
+
+    def test_libraries_that_mislead_sanitizers(self):
+        self.assertEqual(broken("server/a.cc", '#include "absl/synchronization/mutex.h"\n'), [1])
+        self.assertEqual(broken("server/a.cc", '#include "absl/strings/str_cat.h"\n'), [])
+
+    def test_python_compiles(self):
+        self.assertEqual(broken("models/a.py", "x = 1\n"), [])
+        self.assertEqual(broken("models/a.py", "x = 1\ny = = 2\n"), [2])
+
+
+if __name__ == "__main__":
+    unittest.main()

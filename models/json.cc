@@ -6,76 +6,57 @@
 
 #include <cerrno>
 #include <cstring>
-#include <unordered_set>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace packrat {
-namespace {
 
-// Checks a text while it is parsed, before anything is built: nlohmann's own DOM parser would keep
-// the last of two equal keys and recurse without a limit in the destructor of deep values.
-class StrictChecker : public nlohmann::json_sax<Json> {
- public:
-  const std::string& error() const { return error_; }
+bool StrictJsonSax::Fail(const std::string& why) {
+  error_ = why;
+  return false;
+}
 
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
+bool StrictJsonSax::start_object(size_t) {
+  keys_.emplace_back();
+  return Enter();
+}
 
-  bool start_object(size_t) override {
-    keys_.emplace_back();
-    return Enter();
-  }
-  bool end_object() override {
-    keys_.pop_back();
-    --depth_;
-    return true;
-  }
-  bool key(string_t& name) override {
-    if (keys_.back().insert(name).second) return true;
-    error_ = absl::StrCat("duplicate key ", Quoted(name));
-    return false;
-  }
-  bool start_array(size_t) override { return Enter(); }
-  bool end_array() override {
-    --depth_;
-    return true;
-  }
-  bool parse_error(size_t position, const std::string& token,
-                   const nlohmann::detail::exception& e) override {
-    // The library's text begins with its own error code and repeats parts of the input.
-    const bool range = std::strstr(e.what(), "out_of_range") != nullptr;
-    error_ =
-        range ? absl::StrCat("number out of range: ", Quoted(token))
-              : absl::StrCat("not valid JSON at byte ", position, ", near ",
-                             Quoted(token.size() > 20 ? token.substr(token.size() - 20) : token));
-    return false;
-  }
+bool StrictJsonSax::end_object() {
+  keys_.pop_back();
+  --depth_;
+  return true;
+}
 
- private:
-  bool Enter() {
-    if (++depth_ <= kMaxJsonDepth) return true;
-    error_ = absl::StrCat("nested more than ", kMaxJsonDepth, " levels deep");
-    return false;
-  }
+// The library itself would silently keep the last of two equal keys.
+bool StrictJsonSax::key(string_t& name) {
+  if (keys_.back().insert(name).second) return true;
+  return Fail(absl::StrCat("duplicate key ", Quoted(name)));
+}
 
-  std::vector<std::unordered_set<std::string>> keys_;  // Of the open objects.
-  int depth_ = 0;
-  std::string error_;
-};
+bool StrictJsonSax::start_array(size_t) { return Enter(); }
 
-}  // namespace
+bool StrictJsonSax::Enter() {
+  if (++depth_ <= kMaxJsonDepth) return true;
+  return Fail(absl::StrCat("nested more than ", kMaxJsonDepth, " levels deep"));
+}
+
+bool StrictJsonSax::end_array() {
+  --depth_;
+  return true;
+}
+
+bool StrictJsonSax::parse_error(size_t position, const std::string& token,
+                                const nlohmann::detail::exception& e) {
+  // The library's own text begins with its error code and repeats much of the input.
+  if (e.id == 406) return Fail(absl::StrCat("number out of range: ", Quoted(token)));
+  const std::string near = token.size() > 20 ? token.substr(token.size() - 20) : token;
+  return Fail(absl::StrCat("not valid JSON at byte ", position, ", near ", Quoted(near)));
+}
 
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where) {
-  StrictChecker checker;
+  StrictJsonSax checker;
   if (!Json::sax_parse(text, text + bytes, &checker)) {
     return absl::InvalidArgumentError(absl::StrCat(where, ": ", checker.error()));
   }

@@ -11,6 +11,9 @@
 
 namespace packrat {
 
+// Channels of a head: the kernels keep a head's row on the stack.
+inline constexpr int kMaxHeadDim = 256;
+
 enum class Family { kRat, kMesaNet, kPackrat };
 
 struct RatSpec {

@@ -14,6 +14,7 @@ import sys
 import urllib.parse
 import xml.etree.ElementTree
 
+LOG_LINES = 150
 Counts = collections.namedtuple("Counts", "passed failed skipped")
 
 
@@ -68,6 +69,19 @@ def count_target(status, xml_path, log_path):
     return counts
 
 
+def print_log(label, path):
+    """Shows the end of a failed test's log, which Bazel was told to keep to itself."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as log:
+            lines = log.read().splitlines()
+    except (OSError, TypeError):
+        return
+    print("---- %s, the last %d of %d lines of %s" % (
+        label, min(len(lines), LOG_LINES), len(lines), path))
+    print("\n".join(lines[-LOG_LINES:]))
+    print("----")
+
+
 def read_events(path):
     """Yields (label, status, milliseconds, cached, Counts) for each test target of one run."""
     tests = {}
@@ -99,8 +113,10 @@ def read_events(path):
             total = Counts(*map(sum, zip(total, counts)))
             if run["status"] not in ("PASSED", "FLAKY"):
                 worst = run["status"]
+                print_log(label, files.get("test.log"))
         milliseconds = sum(int(run.get("testAttemptDurationMillis", 0)) for run in runs)
-        cached = all(run.get("cachedLocally") for run in runs)
+        cached = all(run.get("cachedLocally") or run.get("executionInfo", {}).get("cachedRemotely")
+                     for run in runs)
         yield label, worst, milliseconds, cached, total
     # A target that was neither run nor reported broken was skipped by a failure elsewhere.
     for label, is_test in tests.items():

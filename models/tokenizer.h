@@ -10,10 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-
-namespace sentencepiece {
-class SentencePieceProcessor;
-}
+#include "models/sentence_pieces.h"
 
 namespace packrat {
 
@@ -22,7 +19,6 @@ class Tokenizer {
   // NOT_FOUND if DIR has no tokenizer.model (such a folder serves token ids only);
   // INVALID_ARGUMENT if it is damaged or has more pieces than `vocab_size`.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& dir, int vocab_size);
-  ~Tokenizer();
 
   struct EncodeOptions {
     bool add_bos = false;        // Prepend the BOS id, unless parse_special found it there already.
@@ -40,23 +36,23 @@ class Tokenizer {
                      bool continues_text = false) const;
 
   int vocab_size() const { return vocab_size_; }
-  int num_pieces() const;                // Ids from here to vocab_size are padding: never sampled.
-  bool default_add_bos() const;          // From tokenizer_config.json; true where it says nothing
-                                         // and the model has a BOS piece.
-  int bos_id() const;                    // -1 where there is none.
-  int eos_id() const;                    // -1 where there is none.
-  bool IsSpecial(int32_t id) const;      // Control or unknown piece, or padding.
+  int num_pieces() const;            // Ids from here to vocab_size are padding: never sampled.
+  bool default_add_bos() const;      // From tokenizer_config.json; true where it says nothing
+                                     // and the model has a BOS piece.
+  int bos_id() const;                // -1 where there is none.
+  int eos_id() const;                // -1 where there is none.
+  bool IsSpecial(int32_t id) const;  // Control or unknown piece, or padding.
   // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. Name of
   // a special piece; nothing for padding.
   std::string PieceText(int32_t id) const;
 
  private:
   friend class TextDecoder;
-  Tokenizer();
+  Tokenizer() = default;
   // Appends the ids of plain text, in which nothing is special.
   absl::Status EncodePlain(const std::string& text, std::vector<int32_t>* ids) const;
 
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
+  SentencePieces pieces_;
   int vocab_size_ = 0;
   bool default_add_bos_ = false;
   bool adds_prefix_space_ = false;  // Encoding puts a space before a text; decoding takes it away.

@@ -1,0 +1,61 @@
+// Any bytes as a config.json: refused with a message, or a config within the limits that everything
+// else relies on.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <variant>
+
+#include "kernels/check.h"
+#include "models/config.h"
+#include "models/state_layout.h"
+
+namespace packrat {
+namespace {
+
+void CheckHeads(int num_heads, int head_dim) {
+  PACKRAT_CHECK(num_heads >= 1 && head_dim >= 1 && head_dim <= kMaxHeadDim);
+}
+
+void CheckConfig(const ModelConfig& config) {
+  PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
+  PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);
+  PACKRAT_CHECK(config.norm_eps > 0.0f && config.norm_eps <= 1.0f);
+  PACKRAT_CHECK(config.bos_id >= -1 && config.bos_id < config.vocab_size);
+  for (int id : config.eos_ids) PACKRAT_CHECK(id >= 0 && id < config.vocab_size);
+  PACKRAT_CHECK(!config.layers.empty());
+  for (const MixerSpec& layer : config.layers) {
+    if (const auto* rat = std::get_if<RatSpec>(&layer)) {
+      CheckHeads(rat->num_heads, rat->head_dim);
+      PACKRAT_CHECK(rat->num_heads * rat->head_dim == config.hidden_size);
+      PACKRAT_CHECK(rat->head_dim % 2 == 0 && rat->chunk_size >= 1);
+      PACKRAT_CHECK(rat->num_groups >= 1 && rat->num_heads % rat->num_groups == 0);
+    } else if (const auto* attention = std::get_if<AttentionSpec>(&layer)) {
+      CheckHeads(attention->num_heads, attention->head_dim);
+      PACKRAT_CHECK(attention->num_heads * attention->head_dim == config.hidden_size);
+      PACKRAT_CHECK(attention->head_dim % 2 == 0 && attention->window >= 0);
+      PACKRAT_CHECK(attention->num_kv_heads >= 1);
+      PACKRAT_CHECK(attention->num_heads % attention->num_kv_heads == 0);
+    } else {
+      const auto& mesa = std::get<MesaSpec>(layer);
+      CheckHeads(mesa.num_heads, mesa.head_dim);
+      PACKRAT_CHECK(mesa.conv_size >= 1 && mesa.lambda_lower_bound >= 0.0f);
+    }
+  }
+  const StateLayout layout(config);
+  PACKRAT_CHECK(layout.SequenceBytes(1) <= layout.SequenceBytes(config.max_context));
+}
+
+}  // namespace
+}  // namespace packrat
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  const absl::StatusOr<packrat::ModelConfig> config = packrat::ParseModelConfig(text);
+  if (config.ok()) {
+    packrat::CheckConfig(*config);
+  } else {
+    PACKRAT_CHECK(config.status().message().size() > std::string("config.json: ").size());
+    PACKRAT_CHECK(config.status().message().size() < 4096);  // Not the input, repeated.
+  }
+  return 0;
+}

@@ -1,0 +1,52 @@
+// Any bytes as a safetensors header: refused with a message, or tensors that tile the data exactly.
+// The input is four bytes, little-endian, for the size of the data, then the header's JSON.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "models/checkpoint.h"
+
+namespace packrat {
+namespace {
+
+constexpr size_t kMaxData = 1 << 24;
+
+void CheckTensors(const std::unordered_map<std::string, TensorView>& tensors, const uint8_t* data,
+                  size_t data_bytes) {
+  std::vector<std::pair<const uint8_t*, size_t>> parts;
+  for (const auto& [name, view] : tensors) {
+    const int64_t size = view.type == TensorType::kF32 || view.type == TensorType::kI32 ? 4 : 2;
+    for (int64_t dim : view.shape) PACKRAT_CHECK(dim >= 0);
+    PACKRAT_CHECK(static_cast<uint64_t>(view.NumElements() * size) == view.bytes);
+    parts.emplace_back(view.data, view.bytes);
+  }
+  std::sort(parts.begin(), parts.end());
+  const uint8_t* end = data;
+  for (const auto& [begin, bytes] : parts) {
+    PACKRAT_CHECK(begin == end);
+    end += bytes;
+  }
+  PACKRAT_CHECK(end == data + data_bytes);
+}
+
+}  // namespace
+}  // namespace packrat
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* input, size_t size) {
+  static const std::vector<uint8_t> data(packrat::kMaxData);
+  if (size < 4) return 0;
+  const size_t data_bytes = (input[0] | input[1] << 8 | input[2] << 16) % packrat::kMaxData;
+  // Its own allocation, so that AddressSanitizer sees a read past the header.
+  const std::vector<char> header(input + 4, input + size);
+  const auto tensors = packrat::ParseSafetensorsHeader(header.data(), header.size(), data.data(),
+                                                       data_bytes, "input.safetensors");
+  if (tensors.ok()) {
+    packrat::CheckTensors(*tensors, data.data(), data_bytes);
+  } else {
+    PACKRAT_CHECK(tensors.status().message().size() < 4096);  // Not the input, repeated.
+  }
+  return 0;
+}

@@ -15,33 +15,37 @@ namespace packrat {
 
 class ThreadPool {
  public:
-  // `threads` includes the calling thread: 1 starts none. 0: one per core of the machine.
+  using Task = absl::FunctionRef<void(int64_t index, int worker)>;
+
+  // `threads` includes the calling thread: 1 starts none. 0: one per core that the process may use.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return size_; }
 
   // Calls task(i, worker) for every i in [0, count), each once, on any thread and in any order;
-  // worker in [0, size()) is the thread's own number (for scratch). Returns when all are done. One
-  // caller at a time, no nesting. Allocates nothing.
-  void Run(int64_t count, absl::FunctionRef<void(int64_t index, int worker)> task);
+  // `worker` in [0, size()) is the running thread's number, for scratch. Returns when all are done.
+  // One caller at a time, no nesting. Allocates nothing.
+  void Run(int64_t count, Task task);
 
  private:
   void WorkerLoop(int worker);
-  void Drain(int worker);
+  // Claims and runs tasks until none is left to claim.
+  void RunTasks(int worker);
 
   const int size_;
   std::vector<std::thread> threads_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
-  int64_t count_ = 0;
-  const absl::FunctionRef<void(int64_t, int)>* task_ = nullptr;
+  // Upper 32 bits: number of the run; lower 32: tasks not yet claimed. One word, so that a thread
+  // that comes late to a run can never claim a task of the next one.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int64_t> unfinished_{0};
+  const Task* task_ = nullptr;  // Published by ticket_.
   std::atomic<bool> stop_{false};
+  std::atomic<int> sleeping_{0};
   std::mutex mutex_;  // Only for sleeping and waking.
   std::condition_variable wake_;
-  int sleeping_ = 0;  // guarded by mutex_
 };
 
 }  // namespace packrat

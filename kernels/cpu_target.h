@@ -1,0 +1,26 @@
+// Which instruction set the kernels use. All are compiled from one source and chosen at run time.
+#ifndef PACKRAT_KERNELS_CPU_TARGET_H_
+#define PACKRAT_KERNELS_CPU_TARGET_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace packrat {
+
+// Chooses the instruction set for the whole process: "auto" (the best that this machine has, the
+// default), "sse4", "avx2" or "avx512". Call before any kernel runs; not thread-safe.
+// INVALID_ARGUMENT for an unknown name, FAILED_PRECONDITION if this machine lacks it.
+absl::Status SetCpuTarget(const std::string& name);
+
+// The one in use: "sse4", "avx2" or "avx512". Part of what two machines must share to get equal
+// bits.
+std::string CpuTargetName();
+
+// Those that this machine has, best first.
+std::vector<std::string> SupportedCpuTargets();
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_CPU_TARGET_H_

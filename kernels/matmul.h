@@ -1,0 +1,63 @@
+// Linear layers: y = x W', with W in its stored type (float32, bfloat16, float16) and float32
+// accumulation.
+//
+// Every output is one chain acc = fma(x[k], w[k], acc) for k = 0, 1, ... in this order, whatever the
+// number of rows or threads: one row alone gives the same bits as the same row among many.
+#ifndef PACKRAT_KERNELS_MATMUL_H_
+#define PACKRAT_KERNELS_MATMUL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/aligned.h"
+#include "kernels/context.h"
+#include "kernels/dtype.h"
+
+namespace packrat {
+
+// A weight (out, in), rearranged so that its memory is read once, in order, for any number of rows:
+// panels of 32 outputs, (ceil(out / 32), in, 32), the last panel padded with zeros.
+class PackedMatrix {
+ public:
+  static constexpr int kPanel = 32;
+
+  PackedMatrix() = default;
+  // `rows`: (out, in) row-major, of any alignment; not kept.
+  PackedMatrix(const void* rows, DType type, int out, int in);
+
+  int out() const { return out_; }
+  int in() const { return in_; }
+  DType type() const { return type_; }
+  size_t bytes() const { return data_.size(); }
+  int num_panels() const { return (out_ + kPanel - 1) / kPanel; }
+  const std::byte* panel(int p) const {
+    return data_.data() + static_cast<size_t>(p) * in_ * kPanel * DTypeBytes(type_);
+  }
+  // Row `row` (in) as float32: an embedding's lookup.
+  void CopyRow(int row, float* out) const;
+
+ private:
+  DType type_ = DType::kF32;
+  int out_ = 0, in_ = 0;
+  AlignedBytes data_;
+};
+
+// One product of MatMul(): y (rows, out) with row stride y_stride (floats).
+struct MatMulOutput {
+  const PackedMatrix* weight;
+  float* y;
+  ptrdiff_t y_stride;
+  const float* bias = nullptr;  // (out), added to the product; may be null.
+  bool accumulate = false;      // y += product instead of y = product.
+};
+
+// Products of one x (rows, in), row stride x_stride, with several weights of equal `in`. x must not
+// overlap a y. Needs context.packed of rows * in floats.
+void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
+            KernelContext* context);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_MATMUL_H_

@@ -1,0 +1,144 @@
+#include "kernels/rat.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/rat.cc"
+// Keep after the define.
+#include "hwy/foreach_target.h"
+// Keep after foreach_target.h.
+#include "kernels/attend-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace packrat {
+namespace HWY_NAMESPACE {
+
+// Where the parts of one head lie in a projection row.
+struct RatColumns {
+  int z, v, g, q, k;
+  RatColumns(const RatShape& s, int head) {
+    const int width = s.num_heads * s.head_dim, group = head % s.num_groups;
+    z = head * s.head_dim;
+    v = width + z;
+    g = 2 * width + z;
+    q = 3 * width + group * s.head_dim;
+    k = q + s.num_groups * s.head_dim;
+  }
+};
+
+// running = gate * running + (1 - gate) * x for keys and values; starts from zero at a chunk's start.
+void Accumulate(const float* row, const RatColumns& at, const float* gate_bias, int dim,
+                bool chunk_start, float* key, float* value) {
+  const V16 one = Set(1.0f);
+  for (int d = 0; d < dim; d += 16) {
+    const int n = dim - d;
+    const V16 gate = Sigmoid(Add(LoadFirst(row + at.g + d, n), LoadFirst(gate_bias + d, n)));
+    const V16 rest = Sub(one, gate);
+    V16 k = Mul(rest, LoadFirst(row + at.k + d, n)), v = Mul(rest, LoadFirst(row + at.v + d, n));
+    if (!chunk_start) {
+      k = MulAdd(gate, LoadFirst(key + d, n), k);
+      v = MulAdd(gate, LoadFirst(value + d, n), v);
+    }
+    StoreFirst(k, n, key + d);
+    StoreFirst(v, n, value + d);
+  }
+}
+
+// All tokens of a sequence for one head, in tiles of up to sixteen tokens of one chunk.
+void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const float* projection,
+                     const float* gate_bias, const RopeTable& rope, int head, float* scratch,
+                     float* out) {
+  const int dim = shape.head_dim, padded = PadTo16(dim), chunk_size = shape.chunk_size;
+  const ptrdiff_t stride = shape.projection(), width = static_cast<ptrdiff_t>(shape.num_heads) * dim;
+  const RatColumns at(shape, head);
+  const Rows& rows = sequence.rows;
+  float* running_key = sequence.tail + head * dim;
+  float* running_value = sequence.tail + PadTo16(shape.num_heads * dim) + head * dim;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+
+  float* q = scratch + 16 * kTile;      // Rows of the tile's tokens (16, padded)...
+  float* keys = q + 16 * padded;
+  float* values = keys + 16 * padded;
+  float* q_columns = values + 16 * padded;  // ...and columns (padded, 16).
+  float* value_columns = q_columns + 16 * padded;
+  float* out_columns = value_columns + 16 * padded;
+  float* own_scores = out_columns + 16 * padded;
+  std::fill(q, q + 48 * padded, 0.0f);  // The padding of the rows.
+
+  for (int t = 0, n; t < rows.num_tokens; t += n) {
+    const int position = rows.position + t, chunk = position / chunk_size;
+    n = std::min({16, chunk_size - position % chunk_size, rows.num_tokens - t});
+    const auto entry = [&](int c, const float** key, const float** value) {
+      if (c < chunk) {
+        const float* page = sequence.state.Page(c);
+        *key = page + head * padded;
+        *value = page + (shape.num_heads + head) * padded;
+      } else {
+        *key = keys;
+        *value = values;
+      }
+    };
+    const float* row = projection + (rows.first_token + t) * stride;
+    for (int i = 0; i < n; ++i, row += stride) {
+      const float* cos_sin = rope.row(rows.first_token + t + i);
+      Accumulate(row, at, gate_bias + head * dim, dim, (position + i) % chunk_size == 0,
+                 running_key, running_value);
+      Rotate(row + at.q, cos_sin, dim, q + i * padded);
+      Rotate(running_key, cos_sin, dim, keys + i * padded);
+      std::copy_n(running_value, dim, values + i * padded);
+    }
+    float* attended = values;  // Rows again, when the values have been used.
+    if ((position + n) % chunk_size == 0) {
+      float* page = sequence.state.Page(chunk);
+      std::copy_n(keys + (n - 1) * padded, padded, page + head * padded);
+      std::copy_n(values + (n - 1) * padded, padded, page + (shape.num_heads + head) * padded);
+    }
+    if (n == 1) {
+      AttendOne(q, padded, {0, chunk + 1}, scale, entry, out_columns);
+      attended = out_columns;
+    } else {
+      Range ranges[16];
+      for (int i = 0; i < n; ++i) {
+        ranges[i] = {0, chunk + 1};
+        own_scores[i] = Dot(q + i * padded, keys + i * padded, padded);
+      }
+      for (int i = n; i < 16; ++i) own_scores[i] = 0.0f;
+      RowsToColumns(q, padded, n, padded, q_columns);
+      RowsToColumns(values, padded, n, padded, value_columns);
+      AttendTile(q_columns, padded, n, ranges, scale, entry, {chunk, own_scores, value_columns},
+                 scratch, out_columns);
+      ColumnsToRows(out_columns, n, padded, attended, padded);
+    }
+    row = projection + (rows.first_token + t) * stride;
+    float* y = out + (rows.first_token + t) * width + head * dim;
+    for (int i = 0; i < n; ++i, row += stride, y += width) {
+      for (int d = 0; d < dim; d += 16) {
+        const V16 z = Sigmoid(LoadFirst(row + at.z + d, dim - d));
+        StoreFirst(Mul(z, Load(attended + i * padded + d)), dim - d, y + d);
+      }
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace packrat
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace packrat {
+
+HWY_EXPORT(RatSequenceHead);
+
+void Rat(const RatShape& shape, absl::Span<const RatSequence> sequences, const float* projection,
+         const float* gate_bias, const RopeTable& rope, float* out, KernelContext* context) {
+  const auto tasks = static_cast<int64_t>(sequences.size()) * shape.num_heads;
+  context->pool.Run(tasks, [&](int64_t task, int worker) {
+    HWY_DYNAMIC_DISPATCH(RatSequenceHead)
+    (shape, sequences[task / shape.num_heads], projection, gate_bias, rope,
+     static_cast<int>(task % shape.num_heads), context->scratch(worker), out);
+  });
+}
+
+}  // namespace packrat
+#endif  // HWY_ONCE

@@ -1,0 +1,51 @@
+// RAT: a gated running average inside each chunk, softmax attention over finished chunks and the
+// running one. Wei et al., arXiv 2507.04416.
+#ifndef PACKRAT_KERNELS_RAT_H_
+#define PACKRAT_KERNELS_RAT_H_
+
+#include <cstddef>
+
+#include "absl/types/span.h"
+#include "kernels/attention.h"
+#include "kernels/context.h"
+#include "kernels/paged.h"
+#include "kernels/rope.h"
+
+namespace packrat {
+
+struct RatShape {
+  int num_heads;   // H
+  int num_groups;  // G: head j uses query and key group j % G.
+  int head_dim;    // D, even.
+  int chunk_size;  // L, tokens.
+  // Width of the input projection's rows: z, v, g (H * D each), q, k (G * D each).
+  int projection() const { return (3 * num_heads + 2 * num_groups) * head_dim; }
+};
+
+// A page is the entry of one finished chunk: keys (H, P), rotated, then values (H, P).
+constexpr size_t RatPageFloats(int num_heads, int head_dim) {
+  return size_t{2} * num_heads * PadTo16(head_dim);
+}
+// The running chunk: keys before rotation (H * D), then values (H * D).
+constexpr size_t RatTailFloats(int num_heads, int head_dim) {
+  return size_t{2} * PadTo16(num_heads * head_dim);
+}
+
+struct RatSequence {
+  Rows rows;
+  PagedState state;  // Page c: the entry of chunk c; written at the chunk's last token.
+  float* tail;
+};
+
+constexpr size_t RatScratchFloats(int head_dim) {
+  return size_t{16} * (kAttendTile + 6 * PadTo16(head_dim)) + 16;
+}
+
+// projection: (tokens, shape.projection()), dense, before any activation; gate_bias (H * D); `rope`
+// by chunk index; out (tokens, H * D), dense: sigmoid(z) * attention.
+void Rat(const RatShape& shape, absl::Span<const RatSequence> sequences, const float* projection,
+         const float* gate_bias, const RopeTable& rope, float* out, KernelContext* context);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_RAT_H_

@@ -1,0 +1,235 @@
+#include "kernels/sampling.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kernels/check.h"
+
+namespace packrat {
+namespace {
+
+// Loops over a constant number of lanes become vector instructions even at -O2.
+constexpr int kLanes = 16;
+// Elements whose sum is taken in float32 before it is added to the running double.
+constexpr int kSumBlock = 256;
+
+float Max16(const float* x) {
+  float lanes[kLanes];
+  std::memcpy(lanes, x, sizeof(lanes));
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// exp() by the usual reduction to [-ln2/2, ln2/2] and a polynomial (coefficients of Cephes' expf).
+inline float Exp(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits.
+  const float clamped = x > -87.0f ? x : -87.0f;
+  const float shifted = clamped * 1.44269504f + kRound;
+  const float k = shifted - kRound;
+  const float r = (clamped - k * 0.693359375f) - k * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = p * r * r + r + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = (bits - 0x4B400000 + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return x >= -87.0f ? y * power : 0.0f;
+}
+
+// Sum of n <= kSumBlock elements in a fixed order.
+double BlockSum(const float* w, int n) {
+  float lanes[kLanes] = {};
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) lanes[l] += w[i + l];
+  }
+  for (int l = 0; i < n; ++i, ++l) lanes[l] += w[i];
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  }
+  return lanes[0];
+}
+
+void ExpBlock(const float* x, int n, float shift, float scale, float* w) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) w[i + l] = Exp((x[i + l] - shift) * scale);
+  }
+  for (; i < n; ++i) w[i] = Exp((x[i] - shift) * scale);
+}
+
+double Mass(const IndexedValue* begin, const IndexedValue* end) {
+  double sum = 0;
+  for (const IndexedValue* p = begin; p != end; ++p) sum += p->value;
+  return sum;
+}
+
+}  // namespace
+
+float ExpNonPositive(float x) { return Exp(x); }
+
+bool AllFinite(const float* x, int n) {
+  // The exponent bits of a NaN or an infinity are all ones.
+  uint32_t bad[kLanes] = {};
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    uint32_t bits[kLanes];
+    std::memcpy(bits, x + i, sizeof(bits));
+    for (int l = 0; l < kLanes; ++l) bad[l] |= (bits[l] & 0x7f800000u) == 0x7f800000u;
+  }
+  for (; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    bad[0] |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  uint32_t any = 0;
+  for (uint32_t b : bad) any |= b;
+  return any == 0;
+}
+
+IndexedValue ArgMax(const float* x, int n) {
+  PACKRAT_CHECK(n >= 1);
+  IndexedValue best{0, x[0]};
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (!(Max16(x + i) > best.value)) continue;
+    for (int l = 0; l < kLanes; ++l) {
+      if (x[i + l] > best.value) best = {i + l, x[i + l]};
+    }
+  }
+  for (; i < n; ++i) {
+    if (x[i] > best.value) best = {i, x[i]};
+  }
+  return best;
+}
+
+int TopK(const float* x, int n, int k, IndexedValue* scratch) {
+  PACKRAT_CHECK(k >= 1 && n >= 1);
+  if (k > n) k = n;
+  const int capacity = TopKScratch(k);
+  int size = 0;
+  // Once k are known, only what is larger than the k-th can be among them: an equal value further
+  // on ranks behind it. Most blocks are then skipped after one look at their maximum.
+  bool full = false;
+  float bar = 0;
+  const auto trim = [&] {
+    std::nth_element(scratch, scratch + k - 1, scratch + size, RanksBefore);
+    size = k;
+    bar = scratch[k - 1].value;
+    full = true;
+  };
+  const auto offer = [&](int i) {
+    if (full && !(x[i] > bar)) return;
+    scratch[size++] = {i, x[i]};
+    if (size == capacity || (!full && size == 2 * k)) trim();
+  };
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (full && !(Max16(x + i) > bar)) continue;
+    for (int l = 0; l < kLanes; ++l) offer(i + l);
+  }
+  for (; i < n; ++i) offer(i);
+  trim();
+  return k;
+}
+
+IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch) {
+  const int found = TopK(x, n, k, scratch);
+  return *std::max_element(scratch, scratch + found, RanksBefore);
+}
+
+int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out) {
+  int size = 0;
+  const auto offer = [&](int i) {
+    if (x[i] > cut.value || (x[i] == cut.value && i <= cut.index)) out[size++] = {i, x[i]};
+  };
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (Max16(x + i) < cut.value) continue;
+    for (int l = 0; l < kLanes; ++l) offer(i + l);
+  }
+  for (; i < n; ++i) offer(i);
+  return size;
+}
+
+double ExpSum(const float* x, int n, float shift, float scale, float* w) {
+  double sum = 0;
+  float block[kSumBlock];
+  for (int i = 0; i < n; i += kSumBlock) {
+    const int count = std::min(kSumBlock, n - i);
+    float* out = w != nullptr ? w + i : block;
+    ExpBlock(x + i, count, shift, scale, out);
+    sum += BlockSum(out, count);
+  }
+  return sum;
+}
+
+int PickByMass(const float* w, int n, double target) {
+  int begin = -1;  // The block to look into.
+  double before = 0, sum = 0;
+  for (int i = 0; i < n; i += kSumBlock) {
+    const double block = BlockSum(w + i, std::min(kSumBlock, n - i));
+    if (block == 0) continue;
+    begin = i;
+    before = sum;
+    sum += block;
+    if (sum > target) break;
+  }
+  if (begin < 0) return -1;
+  // Element by element the sum may come out a rounding smaller than the block's: then it is the
+  // last.
+  int last_positive = -1;
+  for (int i = begin; i < std::min(begin + kSumBlock, n); ++i) {
+    if (w[i] > 0) last_positive = i;
+    before += w[i];
+    if (before > target && last_positive >= 0) break;
+  }
+  return last_positive;
+}
+
+IndexedValue TopMassCut(IndexedValue* list, int n, double mass) {
+  PACKRAT_CHECK(n >= 1);
+  IndexedValue* lo = list;
+  IndexedValue* hi = list + n;
+  // Quickselect by mass: invariant: the cut is in [lo, hi), and `mass` is what [lo, hi) must give.
+  while (hi - lo > 32) {
+    IndexedValue* mid = lo + (hi - lo) / 2;
+    IndexedValue a = *lo, b = *mid, c = *(hi - 1);
+    if (RanksBefore(b, a)) std::swap(a, b);
+    if (RanksBefore(c, b)) b = RanksBefore(c, a) ? a : c;
+    const IndexedValue pivot = b;
+    IndexedValue* split =
+        std::partition(lo, hi, [&](const IndexedValue& v) { return RanksBefore(v, pivot); });
+    const double before = Mass(lo, split);
+    if (before >= mass) {
+      hi = split;
+      continue;
+    }
+    // The pivot comes first of what follows, so that every round makes the list shorter.
+    std::iter_swap(split, std::find_if(split, hi, [&](const IndexedValue& v) {
+                     return v.index == pivot.index;
+                   }));
+    if (before + pivot.value >= mass || split + 1 == hi) return pivot;
+    mass -= before + pivot.value;
+    lo = split + 1;
+  }
+  std::sort(lo, hi, RanksBefore);
+  double sum = 0;
+  for (IndexedValue* p = lo; p != hi; ++p) {
+    sum += p->value;
+    if (sum >= mass) return *p;
+  }
+  return *(hi - 1);
+}
+
+}  // namespace packrat

@@ -1,0 +1,100 @@
+#include "kernels/thread_pool.h"
+
+#include <sched.h>
+
+#include "kernels/check.h"
+
+namespace packrat {
+namespace {
+
+// A decode step runs hundreds of short parallel regions with a few microseconds of serial work
+// between them: a worker that slept after each would cost a futex wake (about 50 us) every time.
+// So it spins for about as long as such a wake takes, then sleeps.
+constexpr int kSpins = 2000;
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+int UsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+uint32_t Unclaimed(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : UsableCores()) {
+  for (int worker = 1; worker < size_; ++worker) {
+    threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::Run(int64_t count, Task task) {
+  if (count <= 0) return;
+  if (size_ == 1 || count == 1) {
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
+    return;
+  }
+  PACKRAT_CHECK(count <= UINT32_MAX);
+  task_ = &task;
+  unfinished_.store(count, std::memory_order_relaxed);
+  const uint64_t run = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  // Sequentially consistent with the sleeper's increment of sleeping_: either it sees the tasks or
+  // we see the sleeper.
+  ticket_.store(run << 32 | static_cast<uint64_t>(count));
+  if (sleeping_.load() > 0) {
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    wake_.notify_all();
+  }
+  RunTasks(0);
+  for (int spins = 0; unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
+    // Where there are fewer cores than threads, the last task's thread may need ours.
+    if (spins < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void ThreadPool::RunTasks(int worker) {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (Unclaimed(ticket) > 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    // The run cannot end before this task has: task_ stays valid.
+    (*task_)(Unclaimed(ticket) - 1, worker);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::WorkerLoop(int worker) {
+  const auto idle = [this] { return Unclaimed(ticket_.load()) == 0 && !stop_.load(); };
+  while (!stop_.load(std::memory_order_relaxed)) {
+    for (int spins = 0; spins < kSpins && idle(); ++spins) Pause();
+    if (idle()) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return !idle(); });
+      sleeping_.fetch_sub(1);
+    }
+    RunTasks(worker);
+  }
+}
+
+}  // namespace packrat

@@ -8,7 +8,7 @@ _RULES = ["cc_library", "cc_binary", "cc_test"]
 def _flags(ctx, target):
     compilation = target[CcInfo].compilation_context
     args = ctx.actions.args()
-    args.add_all(["-x", "c++", "-std=c++17", "-Wno-everything"])
+    args.add_all(["-x", "c++", "-std=c++17", "-Wno-everything", "-Wthread-safety"])
     args.add_all(compilation.defines, format_each = "-D%s")
     args.add_all(compilation.local_defines, format_each = "-D%s")
     args.add_all(compilation.quote_includes, before_each = "-iquote")

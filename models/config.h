@@ -8,11 +8,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/paged.h"
 
 namespace packrat {
-
-// Channels of a head: the kernels keep a head's row on the stack.
-inline constexpr int kMaxHeadDim = 256;
 
 enum class Family { kRat, kMesaNet, kPackrat };
 

@@ -5,11 +5,14 @@
 #include <variant>
 
 #include "kernels/check.h"
+#include "kernels/rat.h"
 
 namespace packrat {
 namespace {
 
-size_t AlignedBytes(size_t floats) { return RoundUp(floats * sizeof(float), kStateAlign); }
+size_t PartBytes(size_t floats) {
+  return (floats * sizeof(float) + kStateAlign - 1) / kStateAlign * kStateAlign;
+}
 
 // What of a mixer decides which class its pages belong to: its pages must live equally long.
 PageClass ClassOf(const RatSpec& spec) { return {PageClass::Kind::kRat, spec.chunk_size, 0, 0, 0}; }
@@ -36,7 +39,7 @@ void AddPagePart(const PageClass& page_class, size_t floats, std::vector<PageCla
   layer->page_class = FindOrAdd(classes, page_class);
   PageClass& c = (*classes)[layer->page_class];
   layer->page_offset = c.page_bytes;
-  c.page_bytes += AlignedBytes(floats);
+  c.page_bytes += PartBytes(floats);
   ++c.num_layers;
 }
 
@@ -70,17 +73,19 @@ StateLayout::StateLayout(const ModelConfig& config) {
   for (size_t i = 0; i < layers.size(); ++i) {
     LayerState& layer = layers[i];
     if (const auto* rat = std::get_if<RatSpec>(&config.layers[i])) {
-      AddPagePart(ClassOf(*rat), RatPage(*rat).total, &page_classes, &layer);
+      AddPagePart(ClassOf(*rat), RatPageFloats(rat->num_heads, rat->head_dim), &page_classes, &layer);
       layer.tail_offset = tail_bytes;
-      tail_bytes += AlignedBytes(RatTail(*rat).total);
+      tail_bytes += PartBytes(RatTailFloats(rat->num_heads, rat->head_dim));
     } else if (const auto* attention = std::get_if<AttentionSpec>(&config.layers[i])) {
-      AddPagePart(ClassOf(*attention), AttentionPage(*attention).total, &page_classes, &layer);
+      AddPagePart(ClassOf(*attention),
+                  AttentionPageFloats(attention->num_kv_heads, attention->head_dim), &page_classes,
+                  &layer);
     } else {
       const auto& mesa = std::get<MesaSpec>(config.layers[i]);
       layer.slot_offset = slot_bytes;
-      slot_bytes += AlignedBytes(MesaSlot(mesa).total);
+      slot_bytes += PartBytes(MesaSlotFloats(mesa.num_heads, mesa.head_dim));
       layer.tail_offset = tail_bytes;
-      tail_bytes += AlignedBytes(MesaTail(mesa).total);
+      tail_bytes += PartBytes(MesaTailLayout(mesa.num_heads, mesa.head_dim, mesa.conv_size).end);
     }
   }
 }

@@ -5,7 +5,7 @@ stamp=$1 source=$2
 shift 2
 if ! out=$(clang-tidy --quiet "$source" -- "$@" 2>&1); then
   # Leave out "N warnings generated", which counts what stands in system headers.
-  grep -v ' warnings\? generated\.$' <<<"$out" >&2
+  sed -e "s|^$PWD/||" -e "/ warnings\\? generated\\.\$/d" <<<"$out" >&2
   exit 1
 fi
 touch "$stamp"

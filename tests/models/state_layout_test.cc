@@ -1,0 +1,151 @@
+// Sizes are worked out by hand here, so that a change of the layout shows.
+#include "models/state_layout.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace packrat {
+namespace {
+
+RatSpec Rat(int heads, int head_dim, int chunk) { return {heads, 1, head_dim, chunk, 10000.0}; }
+AttentionSpec Attention(int heads, int kv_heads, int head_dim, int window) {
+  return {heads, kv_heads, head_dim, window, 10000.0, false, false};
+}
+MesaSpec Mesa(int heads, int head_dim, int conv) { return {heads, head_dim, conv, 0.25f, false}; }
+
+StateLayout Layout(std::vector<MixerSpec> layers) {
+  ModelConfig config;
+  config.layers = std::move(layers);
+  return StateLayout(config);
+}
+
+TEST(StateLayout, MesaSlotAndTail) {
+  // 16 heads of 128 channels: the shape in which the specification counts bytes.
+  const StateLayout layout = Layout({Mesa(16, 128, 4)});
+  EXPECT_EQ(layout.slot_bytes, 16u * (36 * 256 + 128 * 128) * 4);
+  EXPECT_EQ(layout.tail_bytes, (2u * 16 * 16 * 128 + 2 * 16 * 16 + 2 * 3 * 16 * 128) * 4);
+  EXPECT_TRUE(layout.page_classes.empty());
+  EXPECT_EQ(layout.layers[0].page_class, -1);
+  EXPECT_EQ(layout.SequenceBytes(1), layout.SequenceBytes(1'000'000));
+}
+
+TEST(StateLayout, MesaWithPaddedHeads) {
+  // Rows of 21 channels are padded to 32, so Hkk has three 16x16 blocks and Hkv is 32x32; the
+  // convolutions see three rows of 105 channels, padded to 320.
+  StateLayout layout = Layout({Mesa(5, 21, 4)});
+  EXPECT_EQ(layout.slot_bytes, 5u * (3 * 256 + 32 * 32) * 4);
+  EXPECT_EQ(layout.tail_bytes, (2u * 5 * 16 * 32 + 2 * 5 * 16 + 2 * 320) * 4);
+  layout = Layout({Mesa(5, 21, 1)});  // One tap: no row before it.
+  EXPECT_EQ(layout.tail_bytes, (2u * 5 * 16 * 32 + 2 * 5 * 16) * 4);
+}
+
+TEST(StateLayout, RatEntryOfThePapersModels) {
+  std::vector<MixerSpec> layers(24, Rat(16, 128, 16));
+  const StateLayout layout = Layout(layers);
+  ASSERT_EQ(layout.page_classes.size(), 1u);
+  EXPECT_EQ(layout.page_classes[0].page_bytes, 24u * 2 * 2048 * 4);
+  EXPECT_EQ(layout.page_classes[0].num_layers, 24);
+  EXPECT_EQ(layout.page_classes[0].tokens_per_page, 16);
+  EXPECT_EQ(layout.tail_bytes, 24u * 2 * 2048 * 4);
+  EXPECT_EQ(layout.slot_bytes, 0u);
+  EXPECT_EQ(layout.layers[2].tail_offset, 2u * 2 * 2048 * 4);
+  EXPECT_EQ(layout.layers[2].page_offset, 2u * 2 * 2048 * 4);
+}
+
+TEST(StateLayout, OddWidthsAreRoundedUp) {
+  StateLayout layout = Layout({Rat(3, 6, 8)});
+  EXPECT_EQ(layout.tail_bytes, 2u * 32 * 4);                      // 18 channels.
+  EXPECT_EQ(layout.page_classes[0].page_bytes, 2u * 3 * 16 * 4);  // Each head's row.
+  layout = Layout({Attention(6, 2, 10, 0)});
+  EXPECT_EQ(layout.page_classes[0].page_bytes, 2u * 2 * 16 * 16 * 4);
+}
+
+TEST(StateLayout, LayersShareAClassWhenTheirPagesLiveEquallyLong) {
+  const StateLayout layout = Layout({
+      Rat(4, 16, 16),
+      Rat(4, 16, 8),
+      Attention(4, 4, 16, 0),
+      Attention(4, 2, 16, 128),
+      Attention(4, 1, 16, 129),
+      Rat(2, 32, 16),
+      Attention(8, 4, 48, 128),
+      Attention(2, 2, 16, 0),
+      Mesa(2, 16, 4),
+  });
+  const std::vector<std::string> names = {"rat_chunk16", "rat_chunk8", "attention", "window128",
+                                          "window129"};
+  ASSERT_EQ(layout.page_classes.size(), names.size());
+  for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(layout.page_classes[i].Name(), names[i]);
+  const std::vector<int> classes = {0, 1, 2, 3, 4, 0, 3, 2, -1};
+  for (size_t i = 0; i < classes.size(); ++i) {
+    EXPECT_EQ(layout.layers[i].page_class, classes[i]) << "layer " << i;
+  }
+  // Layers of one class may differ in heads: a page is the sum of their parts.
+  EXPECT_EQ(layout.page_classes[0].page_bytes, (2u * 64 + 2 * 64) * 4);
+  EXPECT_EQ(layout.page_classes[3].page_bytes, (2u * 2 * 256 + 2 * 4 * 16 * 48) * 4);
+  EXPECT_EQ(layout.layers[6].page_offset, 2u * 2 * 256 * 4);
+  EXPECT_EQ(layout.page_classes[3].num_layers, 2);
+}
+
+TEST(StateLayout, EverythingIsAlignedAndApart) {
+  const StateLayout layout = Layout({Mesa(3, 5, 3), Rat(3, 6, 4), Mesa(1, 7, 2), Rat(5, 2, 4),
+                                     Attention(3, 1, 14, 9), Mesa(2, 33, 1)});
+  EXPECT_EQ(layout.slot_bytes % kStateAlign, 0u);
+  EXPECT_EQ(layout.tail_bytes % kStateAlign, 0u);
+  for (const PageClass& c : layout.page_classes) EXPECT_EQ(c.page_bytes % kStateAlign, 0u);
+  for (const LayerState& layer : layout.layers) {
+    EXPECT_EQ(layer.slot_offset % kStateAlign, 0u);
+    EXPECT_EQ(layer.tail_offset % kStateAlign, 0u);
+    EXPECT_EQ(layer.page_offset % kStateAlign, 0u);
+  }
+  const std::set<size_t> tails = {layout.layers[0].tail_offset, layout.layers[1].tail_offset,
+                                  layout.layers[2].tail_offset, layout.layers[3].tail_offset,
+                                  layout.layers[5].tail_offset};
+  EXPECT_EQ(tails.size(), 5u);
+  EXPECT_EQ(layout.layers[5].slot_offset,
+            (3u * 512 + 1 * 512) * 4);  // 3 heads and 1 head of one 16x16 block each, twice
+}
+
+TEST(PagesFor, RatHoldsFinishedChunksOnly) {
+  const PageClass c{PageClass::Kind::kRat, 8, 0, 1, 64};
+  EXPECT_EQ(c.PagesFor(0), 0);
+  EXPECT_EQ(c.PagesFor(7), 0);
+  EXPECT_EQ(c.PagesFor(8), 1);
+  EXPECT_EQ(c.PagesFor(17), 2);
+}
+
+TEST(PagesFor, FullAttentionHoldsEveryBlock) {
+  const PageClass c{PageClass::Kind::kFull, 16, 0, 1, 64};
+  EXPECT_EQ(c.PagesFor(0), 0);
+  EXPECT_EQ(c.PagesFor(1), 1);
+  EXPECT_EQ(c.PagesFor(16), 1);
+  EXPECT_EQ(c.PagesFor(17), 2);
+}
+
+// The ring must hold every block that a window can touch, wherever it ends, and no more.
+TEST(PagesFor, AWindowsRingHoldsWhatAQueryCanSee) {
+  for (int window = 1; window <= 70; ++window) {
+    const PageClass c{PageClass::Kind::kWindow, 16, window, 1, 64};
+    int most = 0;
+    for (int t = 0; t < 300; ++t) {
+      const int first = std::max(0, t - window + 1) / 16, last = t / 16;
+      most = std::max(most, last - first + 1);
+      ASSERT_GE(c.PagesFor(t + 1), last - first + 1) << "window " << window << " position " << t;
+    }
+    EXPECT_EQ(c.PagesFor(300), most) << "window " << window;
+    EXPECT_EQ(c.PagesFor(1 << 30), most);
+  }
+}
+
+TEST(StateLayout, SequenceBytesAddsItAllUp) {
+  const StateLayout layout =
+      Layout({Mesa(2, 16, 4), Rat(4, 16, 16), Attention(4, 2, 16, 20), Attention(4, 4, 16, 0)});
+  const size_t fixed = layout.slot_bytes + layout.tail_bytes;
+  EXPECT_EQ(layout.SequenceBytes(0), fixed);
+  const size_t rat = 2 * 64 * 4, window = 2 * 2 * 256 * 4, full = 2 * 4 * 256 * 4;
+  EXPECT_EQ(layout.SequenceBytes(100), fixed + 6 * rat + 3 * window + 7 * full);
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,206 @@
+#include "runtime/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "runtime/engine_impl.h"
+
+namespace packrat {
+namespace {
+
+absl::Status CheckOption(absl::string_view name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
+}
+
+// Fills in the defaults that depend on the model and the machine, and checks all.
+absl::Status ResolveOptions(const LanguageModel& model, EngineOptions* options) {
+  const ModelOptions& m = model.options();
+  const int model_context = model.config().max_context;
+  if (options->max_context == 0) options->max_context = model_context;
+  const absl::Status checks[] = {
+      CheckOption("max_running", options->max_running, 1, std::min(4096, m.max_logit_rows)),
+      CheckOption("max_queue", options->max_queue, 1, 1000000),
+      CheckOption("max_batch_tokens", options->max_batch_tokens, std::max(16, options->max_running),
+                  std::min(65536, m.max_batch_tokens)),
+      CheckOption("max_context", options->max_context, 2, model_context),
+      CheckOption("state_bytes", options->state_bytes, 0, INT64_MAX),
+  };
+  for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  if (options->state_bytes == 0) {
+    const double all =
+        static_cast<double>(options->max_running) *
+        static_cast<double>(model.state_layout().SequenceBytes(options->max_context));
+    const double memory =
+        static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    // At least 1, since 0 means this very choice.
+    options->state_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min(all, memory / 4)));
+  }
+  return absl::OkStatus();
+}
+
+RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, int max_context) {
+  RequestLimits limits;
+  limits.vocab_size = model.config().vocab_size;
+  limits.num_ids = limits.vocab_size;
+  limits.max_context = max_context;
+  limits.has_tokenizer = tokenizer != nullptr;
+  limits.eos_ids.assign(model.config().eos_ids.begin(), model.config().eos_ids.end());
+  if (tokenizer != nullptr) {
+    limits.num_ids = std::min(limits.num_ids, tokenizer->num_pieces());
+    if (limits.eos_ids.empty() && tokenizer->eos_id() >= 0) {
+      limits.eos_ids.push_back(tokenizer->eos_id());
+    }
+  }
+  return limits;
+}
+
+}  // namespace
+
+Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
+                   const RequestLimits& limits, std::unique_ptr<StatePool> state_pool)
+    : model(model),
+      tokenizer(tokenizer),
+      options(options),
+      limits(limits),
+      pool(std::move(state_pool)),
+      sampler(limits.vocab_size, limits.num_ids) {
+  const StateLayout& layout = pool->layout();
+  const PartCounts& total = pool->total();
+  stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
+  stats.pools.push_back({"tail", total.tails, 0, static_cast<int64_t>(layout.tail_bytes)});
+  for (size_t c = 0; c < total.pages.size(); ++c) {
+    const PageClass& page_class = layout.page_classes[c];
+    stats.pools.push_back(
+        {page_class.Name(), total.pages[c], 0, static_cast<int64_t>(page_class.page_bytes)});
+  }
+  published = stats;
+  // What a decoding step writes to.
+  running.reserve(options.max_running);
+  running_items.reserve(options.max_running);
+  admitted.reserve(options.max_running);
+  batch_sequences.reserve(options.max_running);
+  batch_spans.reserve(options.max_running);
+  span_stats.reserve(options.max_running);
+  batch_tokens.reserve(options.max_batch_tokens);
+  touched.reserve(2 * options.max_running);
+  plan.Reserve(options.max_running, static_cast<int>(total.pages.size()));
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
+                                                       const Tokenizer* tokenizer,
+                                                       const EngineOptions& requested) {
+  EngineOptions options = requested;
+  absl::Status status = ResolveOptions(*model, &options);
+  if (!status.ok()) return status;
+  StatePoolOptions pool_options;
+  pool_options.max_running = options.max_running;
+  pool_options.max_context = options.max_context;
+  pool_options.state_bytes = options.state_bytes;
+  pool_options.poison_freed = options.poison_freed_state;
+  absl::StatusOr<std::unique_ptr<StatePool>> pool =
+      StatePool::Create(model->state_layout(), pool_options);
+  if (!pool.ok()) return pool.status();
+  auto impl =
+      std::make_unique<Impl>(model, tokenizer, options,
+                             LimitsOf(*model, tokenizer, options.max_context), *std::move(pool));
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Engine::~Engine() {
+  // Nobody is left waiting for an outbox that nobody serves.
+  AbortAll(absl::UnavailableError("the server is shutting down"));
+  impl_->Step(impl_->Now());
+}
+
+absl::Status Engine::Submit(Request request, absl::Time now) {
+  PACKRAT_CHECK(request.outbox != nullptr);
+  absl::Status status = ValidateRequest(request, impl_->limits);
+  if (!status.ok()) return status;
+  auto sequence = std::make_unique<Sequence>(std::move(request), impl_->limits, impl_->tokenizer,
+                                             impl_->pool->layout(), now);
+  {
+    MutexLock lock(&impl_->mutex);
+    if (impl_->draining) return absl::UnavailableError("the server is draining");
+    if (impl_->waiting_count >= impl_->options.max_queue) {
+      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", impl_->waiting_count,
+                                                       " requests wait (max_queue ",
+                                                       impl_->options.max_queue, ")"));
+    }
+    ++impl_->waiting_count;
+    impl_->inbox.push_back(std::move(sequence));
+  }
+  impl_->wake.notify_one();
+  return absl::OkStatus();
+}
+
+void Engine::Cancel(uint64_t id) {
+  {
+    MutexLock lock(&impl_->mutex);
+    impl_->cancels.push_back(id);
+  }
+  impl_->wake.notify_one();
+}
+
+void Engine::Drain() {
+  MutexLock lock(&impl_->mutex);
+  impl_->draining = true;
+}
+
+void Engine::AbortAll(absl::Status status) {
+  PACKRAT_CHECK(!status.ok());
+  {
+    MutexLock lock(&impl_->mutex);
+    impl_->abort = std::move(status);
+  }
+  impl_->wake.notify_one();
+}
+
+bool Engine::Step(absl::Time now) { return impl_->Step(now); }
+
+void Engine::WaitForWork(absl::Duration timeout) {
+  const auto end = std::chrono::steady_clock::now() +
+                   absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24)));
+  MutexLock lock(&impl_->mutex);
+  while (!impl_->woken && !impl_->busy && impl_->inbox.empty() && impl_->cancels.empty() &&
+         !impl_->abort.has_value() && std::chrono::steady_clock::now() < end) {
+    lock.WaitUntil(&impl_->wake, end);
+  }
+  impl_->woken = false;
+}
+
+void Engine::Wake() {
+  {
+    MutexLock lock(&impl_->mutex);
+    impl_->woken = true;
+  }
+  impl_->wake.notify_one();
+}
+
+bool Engine::idle() const {
+  MutexLock lock(&impl_->mutex);
+  return !impl_->busy && impl_->inbox.empty();
+}
+
+EngineStats Engine::stats() const {
+  MutexLock lock(&impl_->mutex);
+  EngineStats stats = impl_->published;
+  stats.waiting = impl_->waiting_count;
+  return stats;
+}
+
+const EngineOptions& Engine::options() const { return impl_->options; }
+
+absl::Status Engine::CheckIntegrity() const { return impl_->CheckIntegrity(); }
+
+}  // namespace packrat

@@ -1,0 +1,103 @@
+// The inside of the engine: what its thread owns, and what it shares behind the lock. Private to
+// engine.cc and engine_step.cc.
+#ifndef PACKRAT_RUNTIME_ENGINE_IMPL_H_
+#define PACKRAT_RUNTIME_ENGINE_IMPL_H_
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "runtime/engine.h"
+#include "runtime/mutex.h"
+#include "runtime/sampler.h"
+#include "runtime/scheduler.h"
+#include "runtime/sequence.h"
+#include "runtime/state_pool.h"
+#include "runtime/validate.h"
+
+namespace packrat {
+
+struct Engine::Impl {
+  Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
+       const RequestLimits& limits, std::unique_ptr<StatePool> pool);
+
+  bool Step(absl::Time now);
+  absl::Status CheckIntegrity() const;
+  // The step's time plus what has passed since it began.
+  absl::Time Now() const;
+
+  LanguageModel* const model;
+  const Tokenizer* const tokenizer;
+  const EngineOptions options;
+  const RequestLimits limits;
+
+  // What other threads hand over, and what they may read.
+  mutable Mutex mutex;
+  std::condition_variable wake;
+  std::vector<std::unique_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
+  std::vector<uint64_t> cancels ABSL_GUARDED_BY(mutex);
+  std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
+  bool draining ABSL_GUARDED_BY(mutex) = false;
+  bool woken ABSL_GUARDED_BY(mutex) = false;
+  bool busy ABSL_GUARDED_BY(mutex) = false;      // Something waits or runs beside the inbox.
+  int waiting_count ABSL_GUARDED_BY(mutex) = 0;  // The inbox included.
+  EngineStats published ABSL_GUARDED_BY(mutex);
+
+  // The rest belongs to the thread that calls Step().
+  std::unique_ptr<StatePool> pool;
+  Sampler sampler;
+  uint64_t next_arrival = 0;
+  // In order of rank; the items are parallel, so that the scheduler reads them as they are.
+  std::vector<std::unique_ptr<Sequence>> waiting;
+  std::vector<WaitingItem> waiting_items;
+  absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
+  std::vector<std::unique_ptr<Sequence>> running;  // In order of admission.
+  EngineStats stats;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // The phases of a step.
+  bool TakeInbox();  // False where nothing came of it.
+  void Cancel(uint64_t id);
+  void FinishAll(const absl::Status& status);
+  void Plan();
+  void Expire();
+  void Admit();
+  void BuildBatch();
+  float* RunModel();
+  void SampleAll(float* logits);
+  void SampleOne(Sequence* sequence, float* logits);
+  void Sweep();
+  void PublishStats();
+  void NotifyAll();
+
+  void Enqueue(std::unique_ptr<Sequence> sequence);
+  void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
+  void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
+
+  absl::Time step_time = absl::Now();
+  Clock::time_point step_start = Clock::now();
+  absl::Duration time_in_steps;
+  bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.
+  // Scratch of a step, kept for its memory.
+  std::vector<std::unique_ptr<Sequence>> taken;
+  std::vector<uint64_t> taken_cancels;
+  std::vector<RunningItem> running_items;
+  PartCounts free_parts;
+  StepPlan plan;
+  std::vector<Sequence*> admitted;
+  std::vector<Sequence*> batch_sequences;  // One per span.
+  std::vector<int32_t> batch_tokens;
+  std::vector<Span> batch_spans;
+  std::vector<SpanStats> span_stats;
+  std::vector<std::shared_ptr<Outbox>> touched;  // To be notified at the step's end.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_ENGINE_IMPL_H_

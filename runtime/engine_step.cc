@@ -1,0 +1,278 @@
+// One step of the engine, phase by phase.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "runtime/engine_impl.h"
+
+namespace packrat {
+
+bool Engine::Impl::Step(absl::Time now) {
+  step_time = now;
+  step_start = Clock::now();
+  bool acted = TakeInbox();
+  if (!waiting.empty() || !running.empty()) {
+    Plan();
+    Expire();
+    Admit();
+    BuildBatch();
+    if (!batch_spans.empty()) SampleAll(RunModel());
+    acted = acted || !batch_spans.empty() || sweep_waiting || sweep_running;
+    PACKRAT_CHECK(acted, "requests wait, nothing runs and nothing can be admitted");
+    Sweep();
+  }
+  PublishStats();
+  NotifyAll();
+  time_in_steps += Now() - step_time;
+  return acted;
+}
+
+bool Engine::Impl::TakeInbox() {
+  std::optional<absl::Status> abort_status;
+  {
+    MutexLock lock(&mutex);
+    taken.swap(inbox);
+    taken_cancels.swap(cancels);
+    abort_status.swap(abort);
+    woken = false;
+    busy = busy || !taken.empty();
+  }
+  const bool any = !taken.empty();
+  for (auto& sequence : taken) Enqueue(std::move(sequence));
+  taken.clear();
+  for (uint64_t id : taken_cancels) Cancel(id);
+  taken_cancels.clear();
+  if (abort_status.has_value()) FinishAll(*abort_status);
+  const bool ended = sweep_waiting || sweep_running;
+  Sweep();
+  return any || ended;
+}
+
+void Engine::Impl::Plan() {
+  running_items.clear();
+  for (const auto& sequence : running) running_items.push_back(sequence->AsRunning());
+  pool->CountFree(&free_parts);
+  ScheduleInput input;
+  input.waiting = waiting_items;
+  input.running = running_items;
+  input.free = &free_parts;
+  input.max_running = options.max_running;
+  input.max_batch_tokens = options.max_batch_tokens;
+  input.now = step_time;
+  input.earliest_waiting_deadline = earliest_waiting_deadline;
+  PlanStep(input, &plan);
+}
+
+void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
+  const WaitingItem item = sequence->AsWaiting(next_arrival++);
+  const auto at = std::upper_bound(
+      waiting_items.begin(), waiting_items.end(), item,
+      [](const WaitingItem& a, const WaitingItem& b) { return a.rank.Before(b.rank); });
+  waiting.insert(waiting.begin() + (at - waiting_items.begin()), std::move(sequence));
+  waiting_items.insert(at, item);
+  earliest_waiting_deadline = std::min(earliest_waiting_deadline, item.deadline);
+}
+
+void Engine::Impl::Cancel(uint64_t id) {
+  for (auto* sequences : {&waiting, &running}) {
+    for (auto& sequence : *sequences) {
+      if (sequence->id() == id && !sequence->finished()) {
+        Finish(sequence.get(), FinishReason::kCancelled, absl::CancelledError("cancelled"));
+      }
+    }
+  }
+}
+
+void Engine::Impl::FinishAll(const absl::Status& status) {
+  for (auto* sequences : {&waiting, &running}) {
+    for (auto& sequence : *sequences) {
+      if (!sequence->finished()) Finish(sequence.get(), FinishReason::kError, status);
+    }
+  }
+}
+
+void Engine::Impl::Expire() {
+  const auto expire = [this](Sequence* sequence) {
+    Finish(sequence, FinishReason::kDeadline,
+           absl::DeadlineExceededError("the request's deadline has passed"));
+  };
+  for (int i : plan.expire_waiting) expire(waiting[i].get());
+  for (int i : plan.expire_running) expire(running[i].get());
+}
+
+void Engine::Impl::Admit() {
+  admitted.clear();
+  for (int i : plan.admit) {
+    Sequence* sequence = waiting[i].get();
+    sequence->Admit(pool.get(), Now());
+    admitted.push_back(sequence);
+    running.push_back(std::move(waiting[i]));
+    Touch(sequence);
+    sweep_waiting = true;
+  }
+}
+
+void Engine::Impl::BuildBatch() {
+  batch_sequences.clear();
+  batch_tokens.clear();
+  batch_spans.clear();
+  for (const Piece& piece : plan.pieces) {
+    Sequence* sequence = piece.admitted ? admitted[piece.index] : running[piece.index].get();
+    if (!sequence->decoding()) stats.prompt_tokens += piece.num_tokens;
+    batch_sequences.push_back(sequence);
+    batch_spans.push_back(sequence->NextSpan(piece.num_tokens, &batch_tokens));
+  }
+  PACKRAT_CHECK(static_cast<int>(batch_tokens.size()) <= options.max_batch_tokens);
+}
+
+float* Engine::Impl::RunModel() {
+  Batch batch;
+  batch.tokens = batch_tokens.data();
+  batch.num_tokens = static_cast<int32_t>(batch_tokens.size());
+  batch.spans = batch_spans.data();
+  batch.num_spans = static_cast<int32_t>(batch_spans.size());
+  ++stats.steps;
+  span_stats.assign(batch_spans.size(), SpanStats());
+  const Clock::time_point start = Clock::now();
+  float* logits = model->Forward(batch, pool->memory(), span_stats.data());
+  stats.model_time += absl::FromChrono(Clock::now() - start);
+  return logits;
+}
+
+void Engine::Impl::SampleAll(float* logits) {
+  const Clock::time_point start = Clock::now();
+  for (size_t i = 0; i < batch_spans.size(); ++i) {
+    Sequence* sequence = batch_sequences[i];
+    const Span& span = batch_spans[i];
+    sequence->Advance(span, span_stats[i]);
+    stats.cg_solves += span_stats[i].cg_solves;
+    stats.cg_steps += span_stats[i].cg_steps;
+    stats.cg_unconverged += span_stats[i].cg_unconverged;
+    if (!span_stats[i].finite) {
+      Finish(sequence, FinishReason::kError,
+             absl::InternalError("the model produced a non-finite value"));
+    } else if (span.num_logits > 0) {
+      SampleOne(sequence, logits);
+    }
+    logits += static_cast<size_t>(span.num_logits) * limits.vocab_size;
+  }
+  stats.sample_time += absl::FromChrono(Clock::now() - start);
+}
+
+void Engine::Impl::SampleOne(Sequence* sequence, float* logits) {
+  int32_t token = -1;
+  std::optional<TokenLogprobs> logprobs;
+  if (sequence->wants_logprobs()) logprobs.emplace();
+  absl::Status status =
+      sampler.Sample(sequence->sampling(), sequence->MaskedIds(), sequence->next_position(), logits,
+                     &token, logprobs.has_value() ? &*logprobs : nullptr);
+  if (!status.ok()) {
+    Finish(sequence, FinishReason::kError, std::move(status));
+    return;
+  }
+  ++stats.generated_tokens;
+  const auto reason = sequence->Accept(token, std::move(logprobs), Now());
+  if (reason.has_value()) {
+    Finish(sequence, *reason, absl::OkStatus());
+  } else {
+    Touch(sequence);
+  }
+}
+
+void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
+  sequence->Release(pool.get());
+  sequence->Finish(reason, std::move(status), Now());
+  Touch(sequence);
+  sweep_waiting = sweep_running = true;
+}
+
+// Drops what has finished, and what has moved from `waiting` to `running`.
+void Engine::Impl::Sweep() {
+  if (sweep_waiting) {
+    size_t kept = 0;
+    earliest_waiting_deadline = absl::InfiniteFuture();
+    for (size_t i = 0; i < waiting.size(); ++i) {
+      if (waiting[i] == nullptr || waiting[i]->finished()) continue;
+      earliest_waiting_deadline = std::min(earliest_waiting_deadline, waiting_items[i].deadline);
+      if (kept != i) waiting[kept] = std::move(waiting[i]);
+      waiting_items[kept++] = waiting_items[i];
+    }
+    waiting.resize(kept);
+    waiting_items.resize(kept);
+  }
+  if (sweep_running) {
+    const auto finished = [](const auto& sequence) { return sequence->finished(); };
+    running.erase(std::remove_if(running.begin(), running.end(), finished), running.end());
+  }
+  sweep_waiting = sweep_running = false;
+}
+
+void Engine::Impl::PublishStats() {
+  pool->CountFree(&free_parts);
+  stats.running = static_cast<int>(running.size());
+  stats.host_time = time_in_steps + (Now() - step_time) - stats.model_time - stats.sample_time;
+  stats.state_utilization = 0;
+  const auto set = [this](size_t i, int64_t free) {
+    EngineStats::Pool& entry = stats.pools[i];
+    entry.used = entry.total - free;
+    if (entry.total > 0) {
+      const double share = static_cast<double>(entry.used) / static_cast<double>(entry.total);
+      stats.state_utilization = std::max(stats.state_utilization, share);
+    }
+  };
+  set(0, free_parts.slots);
+  set(1, free_parts.tails);
+  for (size_t c = 0; c < free_parts.pages.size(); ++c) set(2 + c, free_parts.pages[c]);
+
+  MutexLock lock(&mutex);
+  busy = !waiting.empty() || !running.empty();
+  waiting_count = static_cast<int>(inbox.size() + waiting.size());
+  published = stats;
+}
+
+void Engine::Impl::NotifyAll() {
+  for (const auto& outbox : touched) outbox->Notify();
+  touched.clear();
+}
+
+absl::Status Engine::Impl::CheckIntegrity() const {
+  absl::Status status = pool->CheckIntegrity();
+  if (!status.ok()) return status;
+  // Every part is free or held by exactly one running sequence, since nothing is shared yet.
+  PartCounts held;
+  held.pages.resize(pool->total().pages.size());
+  for (const auto& sequence : running) {
+    bool single = pool->tail_refs(sequence->tail()) == 1;
+    held.tails += 1;
+    if (sequence->slot() >= 0) {
+      single = single && pool->slot_refs(sequence->slot()) == 1;
+      held.slots += 1;
+    }
+    for (size_t c = 0; c < held.pages.size(); ++c) {
+      for (int32_t page : sequence->pages()[c]) {
+        single = single && pool->page_refs(static_cast<int>(c), page) == 1;
+        held.pages[c] += 1;
+      }
+    }
+    if (!single) {
+      return absl::InternalError(
+          absl::StrCat("request ", sequence->id(), " holds a part that is not its own"));
+    }
+  }
+  PartCounts free;
+  pool->CountFree(&free);
+  bool sums = held.slots + free.slots == pool->total().slots &&
+              held.tails + free.tails == pool->total().tails;
+  for (size_t c = 0; c < held.pages.size(); ++c) {
+    sums = sums && held.pages[c] + free.pages[c] == pool->total().pages[c];
+  }
+  if (!sums) return absl::InternalError("parts are neither free nor held by a running sequence");
+  return absl::OkStatus();
+}
+
+absl::Time Engine::Impl::Now() const {
+  return step_time + absl::FromChrono(Clock::now() - step_start);
+}
+
+}  // namespace packrat

@@ -1,0 +1,36 @@
+// The thread that steps an engine.
+#ifndef PACKRAT_RUNTIME_ENGINE_THREAD_H_
+#define PACKRAT_RUNTIME_ENGINE_THREAD_H_
+
+#include <atomic>
+#include <thread>
+
+#include "runtime/engine.h"
+
+namespace packrat {
+
+class EngineThread {
+ public:
+  // Starts stepping `engine`, which outlives this object.
+  explicit EngineThread(Engine* engine);
+  // Stops.
+  ~EngineThread();
+  EngineThread(const EngineThread&) = delete;
+  EngineThread& operator=(const EngineThread&) = delete;
+
+  // Returns when the step that runs, if any, is over; there will be no other. What waits or runs
+  // stays as it is: to end it properly, Drain() and wait for idle(), or AbortAll(), before. May be
+  // called more than once, by one thread at a time.
+  void Stop();
+
+ private:
+  void Loop();
+
+  Engine* const engine_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_ENGINE_THREAD_H_

@@ -1,0 +1,68 @@
+#include <utility>
+
+#include "kernels/check.h"
+#include "runtime/request.h"
+
+namespace packrat {
+
+bool Outbox::Take(Update* update) {
+  MutexLock lock(&mutex_);
+  outstanding_ = false;
+  if (!dirty_) return false;
+  dirty_ = false;
+  // Copied, not swapped: the room that Reserve() made stays with the engine's side.
+  update->admitted = pending_.admitted;
+  update->tokens.assign(pending_.tokens.begin(), pending_.tokens.end());
+  update->logprobs.clear();
+  for (TokenLogprobs& logprobs : pending_.logprobs) {
+    update->logprobs.push_back(std::move(logprobs));
+  }
+  update->safe_text_bytes = pending_.safe_text_bytes;
+  update->finish = pending_.finish;
+  pending_.tokens.clear();
+  pending_.logprobs.clear();
+  return true;
+}
+
+void Outbox::Reserve(int max_tokens, bool logprobs) {
+  MutexLock lock(&mutex_);
+  pending_.tokens.reserve(max_tokens);
+  if (logprobs) pending_.logprobs.reserve(max_tokens);
+}
+
+void Outbox::Admit() {
+  MutexLock lock(&mutex_);
+  pending_.admitted = true;
+  dirty_ = true;
+}
+
+void Outbox::Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes) {
+  MutexLock lock(&mutex_);
+  PACKRAT_CHECK(!pending_.finish.has_value(), "a token after the finish");
+  pending_.tokens.push_back(token);
+  if (logprobs.has_value()) pending_.logprobs.push_back(*std::move(logprobs));
+  pending_.safe_text_bytes = safe_text_bytes;
+  dirty_ = true;
+}
+
+void Outbox::Close(Finish finish) {
+  MutexLock lock(&mutex_);
+  PACKRAT_CHECK(!pending_.finish.has_value(), "finished twice");
+  // What was held back turned out to be text.
+  if (finish.reason != FinishReason::kStopString) {
+    pending_.safe_text_bytes = std::numeric_limits<size_t>::max();
+  }
+  pending_.finish = std::move(finish);
+  dirty_ = true;
+}
+
+void Outbox::Notify() {
+  {
+    MutexLock lock(&mutex_);
+    if (!dirty_ || outstanding_) return;
+    outstanding_ = true;
+  }
+  if (notify_) notify_();
+}
+
+}  // namespace packrat

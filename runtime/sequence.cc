@@ -1,0 +1,143 @@
+#include "runtime/sequence.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace packrat {
+namespace {
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
+                   const StateLayout& layout, absl::Time now)
+    : request_(std::move(request)),
+      sampling_(request_.sampling, request_.prompt, request_.stop.max_tokens, limits.num_ids),
+      end_ids_(EndIds(request_.stop, limits.eos_ids)),
+      need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
+      submitted_(now) {
+  const StopParams& stop = request_.stop;
+  if (!stop.ignore_eos) eos_ids_ = limits.eos_ids;
+  if (!stop.stop_strings.empty()) {
+    stop_matcher_.emplace(stop.stop_strings);
+    decoder_.emplace(tokenizer, stop.skip_special_tokens, stop.continues_text);
+  }
+  usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
+}
+
+void Sequence::Admit(StatePool* pool, absl::Time now) {
+  PACKRAT_CHECK(!admitted_, "admitted twice");
+  admitted_ = true;
+  usage_.queue_time = now - submitted_;
+  if (need_.slots > 0) slot_ = pool->TakeSlot();
+  tail_ = pool->TakeTail();
+  pages_.resize(need_.pages.size());
+  page_tables_.resize(need_.pages.size());
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    pages_[c].resize(need_.pages[c]);
+    for (int32_t& page : pages_[c]) page = pool->TakePage(static_cast<int>(c));
+    page_tables_[c] = {pages_[c].data(), need_.pages[c]};
+  }
+  request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
+  request_.outbox->Admit();
+}
+
+void Sequence::Release(StatePool* pool) {
+  if (slot_ >= 0) pool->UnrefSlot(slot_);
+  if (tail_ >= 0) pool->FreeTail(tail_);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    for (int32_t page : pages_[c]) pool->UnrefPage(static_cast<int>(c), page);
+  }
+  slot_ = tail_ = -1;
+  pages_.clear();
+  page_tables_.clear();
+}
+
+int Sequence::PromptLeft() const {
+  return std::max(0, static_cast<int>(request_.prompt.size()) - position_);
+}
+
+Span Sequence::NextSpan(int num_tokens, std::vector<int32_t>* tokens) const {
+  Span span;
+  span.first_token = static_cast<int32_t>(tokens->size());
+  span.num_tokens = num_tokens;
+  span.position = position_;
+  span.slot_in = span.slot_out = slot_;  // In place: nobody shares it yet.
+  span.tail = tail_;
+  span.pages = page_tables_.data();
+  span.cg_tolerance = request_.cg_tolerance;
+  span.cg_max_steps = request_.cg_max_steps;
+  const int left = PromptLeft();
+  if (left == 0) {
+    PACKRAT_CHECK(num_tokens == 1 && last_token_ >= 0);
+    tokens->push_back(last_token_);
+    span.num_logits = 1;
+  } else {
+    PACKRAT_CHECK(num_tokens <= left);
+    const auto begin = request_.prompt.begin() + position_;
+    tokens->insert(tokens->end(), begin, begin + num_tokens);
+    span.num_logits = num_tokens == left ? 1 : 0;  // The prompt's last token predicts the first.
+  }
+  return span;
+}
+
+void Sequence::Advance(const Span& span, const SpanStats& stats) {
+  position_ += span.num_tokens;
+  usage_.cg_solves += stats.cg_solves;
+  usage_.cg_steps += stats.cg_steps;
+  usage_.cg_unconverged += stats.cg_unconverged;
+}
+
+absl::Span<const int32_t> Sequence::MaskedIds() const {
+  if (usage_.completion_tokens >= request_.stop.min_tokens) return {};
+  return end_ids_;
+}
+
+std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
+                                             absl::Time now) {
+  if (usage_.completion_tokens == 0) usage_.time_to_first_token = now - submitted_;
+  ++usage_.completion_tokens;
+  last_token_ = token;
+  sampling_.AddGenerated(token);
+  const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
+  if (may_stop && Contains(eos_ids_, token)) return FinishReason::kEos;
+  if (may_stop && Contains(request_.stop.stop_ids, token)) return FinishReason::kStopId;
+
+  bool stopped = false;
+  size_t safe_text_bytes = std::numeric_limits<size_t>::max();
+  if (stop_matcher_.has_value()) {
+    const std::string text = decoder_->Push(token);
+    stopped = stop_matcher_->Push(text.data(), text.size(), /*ignore=*/!may_stop);
+    safe_text_bytes = stop_matcher_->safe_bytes();
+  }
+  request_.outbox->Append(token, std::move(logprobs), safe_text_bytes);
+  if (stopped) return FinishReason::kStopString;
+  if (usage_.completion_tokens == request_.stop.max_tokens) return FinishReason::kLength;
+  return std::nullopt;
+}
+
+void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) {
+  PACKRAT_CHECK(!finished_ && tail_ < 0);
+  finished_ = true;
+  usage_.total_time = now - submitted_;
+  if (!admitted_) usage_.queue_time = usage_.total_time;
+  request_.outbox->Close({reason, std::move(status), usage_});
+}
+
+WaitingItem Sequence::AsWaiting(uint64_t arrival) {
+  rank_ = {request_.priority, arrival};
+  return {rank_, request_.deadline, static_cast<int>(request_.prompt.size()), &need_};
+}
+
+RunningItem Sequence::AsRunning() const {
+  return {rank_, request_.deadline, position_, PromptLeft()};
+}
+
+}  // namespace packrat

@@ -1,0 +1,77 @@
+"""Runs every shell block of the README and of docs/, and checks the pages of options and metrics."""
+
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+
+from tests.docs import live_server, reference
+
+PAGES = ("README.md", "docs/running.md", "docs/client.md", "docs/options.md", "docs/metrics.md")
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+class ShellBlocksTest(unittest.TestCase):
+
+    def test_every_block_runs(self):
+        with tempfile.TemporaryDirectory() as folder:
+            checkout = live_server.Checkout(folder)
+            server = None
+            served = ran = 0
+            try:
+                for page in PAGES:
+                    for block in live_server.blocks(read(page)):
+                        with self.subTest(page=page, block=block):
+                            if block.startswith("./dev serve"):
+                                if server:
+                                    self.assertEqual(server.stop(), 0)
+                                server = live_server.Server(checkout, block)
+                                served += 1
+                                continue
+                            done = checkout.run(block)
+                            self.assertEqual(done.returncode, 0, done.stderr)
+                            self.assertTrue(done.stdout.strip(), "it says nothing")
+                            ran += 1
+            finally:
+                if server:
+                    self.assertEqual(server.stop(), 0)
+        self.assertGreaterEqual(served, 2)
+        self.assertGreaterEqual(ran, 5)
+
+    def test_links_lead_somewhere(self):
+        for page in PAGES:
+            for target in re.findall(r"\]\(([^)#]+)[^)]*\)", read(page)):
+                if not target.startswith("http"):
+                    path = os.path.normpath(os.path.join(os.path.dirname(page), target))
+                    self.assertTrue(os.path.exists(path), "%s: %s" % (page, target))
+
+
+class ReferencePagesTest(unittest.TestCase):
+
+    def test_options(self):
+        shown = subprocess.run(["server/packrat_server", "--help"], stdout=subprocess.PIPE,
+                               check=True, encoding="utf-8").stdout
+        table = reference.options_table(shown)
+        self.assertIn("`--model`", table)
+        self.assertEqual(reference.generated(read("docs/options.md")), table, "run ./dev docs")
+
+    def test_metrics(self):
+        with tempfile.TemporaryDirectory() as folder:
+            checkout = live_server.Checkout(folder)
+            flags = "--listen=127.0.0.1:50071 --http_listen=127.0.0.1:8091"
+            server = live_server.Server(checkout, "./dev serve " + flags)
+            try:
+                table = reference.metrics_table(server.metrics())
+            finally:
+                self.assertEqual(server.stop(), 0)
+        self.assertIn("histogram", table)
+        self.assertEqual(reference.generated(read("docs/metrics.md")), table, "run ./dev docs")
+
+
+if __name__ == "__main__":
+    unittest.main()

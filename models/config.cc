@@ -181,9 +181,9 @@ MesaSpec ReadMesa(JsonFields* f) {
 AttentionSpec ReadAttention(JsonFields* f, int hidden_size, double rope_base) {
   AttentionSpec attention;
   attention.num_heads = f->Int("num_heads", 1, kMaxHeads);
+  attention.head_dim = EvenHeadDim(f, "num_heads", attention.num_heads, hidden_size);
   attention.num_kv_heads =
       DivisorOfHeads(f, "num_kv_heads", attention.num_heads, attention.num_heads);
-  attention.head_dim = EvenHeadDim(f, "num_heads", attention.num_heads, hidden_size);
   attention.rope_base = f->Number("rope_theta", 1.0, 1e12, rope_base);
   return attention;
 }
@@ -263,8 +263,8 @@ absl::Status ParsePackratMixer(const Json& json, const std::string& type, double
   if (type == "rat") {
     RatSpec rat;
     rat.num_heads = f.Int("num_heads", 1, kMaxHeads);
-    rat.num_groups = DivisorOfHeads(&f, "num_groups", rat.num_heads, {});
     rat.head_dim = EvenHeadDim(&f, "num_heads", rat.num_heads, config.hidden_size);
+    rat.num_groups = DivisorOfHeads(&f, "num_groups", rat.num_heads, {});
     rat.chunk_size = f.Int("chunk_size", 1, kMaxChunk);
     rat.rope_base = rope_base;
     *mixer = rat;

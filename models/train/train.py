@@ -127,7 +127,11 @@ class Trainer:
         os.replace(self.path + ".tmp", self.path)  # a kill leaves the old file or the new one
 
     def _load(self):
-        state = torch.load(self.path, map_location="cpu")
+        try:
+            state = torch.load(self.path, map_location="cpu")
+        except Exception as error:  # torch raises several kinds, by version and kind of damage
+            raise SystemExit(f"{self.path}: damaged, not a checkpoint ({error}); remove it to "
+                             "begin anew") from error
         if state["config"] != self.config:
             different = sorted(k for k in set(state["config"]) | set(self.config)
                                if state["config"].get(k) != self.config.get(k))

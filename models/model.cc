@@ -1,0 +1,268 @@
+#include "models/model.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/check.h"
+#include "kernels/cpu_target.h"
+#include "kernels/elementwise.h"
+#include "models/checkpoint.h"
+#include "models/layer.h"
+#include "models/weights.h"
+
+namespace packrat {
+namespace {
+
+// Tensor names of a family.
+struct Names {
+  std::string embedding, final_norm, head;
+  std::string mixer_norm, mixer, feed_forward_norm, feed_forward;  // Within a layer.
+  std::string layers;
+};
+
+Names NamesOf(Family family) {
+  switch (family) {
+    case Family::kRat:
+      return {"embedding.wte.weight", "backbone.ln.weight", "head.lm_head.weight",
+              "seq_layer.input_norm.weight", "seq_layer.", "hidden_layer.ln.weight",
+              "hidden_layer.", "backbone.layers."};
+    case Family::kMesaNet:
+      return {"model.embeddings.weight", "model.norm.weight", "lm_head.weight", "attn_norm.weight",
+              "attn.", "mlp_norm.weight", "mlp.", "model.layers."};
+    case Family::kPackrat:
+      break;
+  }
+  return {"model.embeddings.weight", "model.norm.weight", "lm_head.weight", "mixer_norm.weight",
+          "mixer.", "mlp_norm.weight", "mlp.", "model.layers."};
+}
+
+struct Layer {
+  std::vector<float> mixer_norm;
+  std::unique_ptr<Mixer> mixer;
+  std::vector<float> feed_forward_norm;
+  FeedForward feed_forward;
+};
+
+class CpuModel : public LanguageModel {
+ public:
+  CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* weights)
+      : config_(config), options_(options), layout_(config), ropes_(options.max_batch_tokens) {
+    const Names names = NamesOf(config_.family);
+    const int d = config_.hidden_size;
+    embedding_ = weights->Matrix(names.embedding, config_.vocab_size, d);
+    for (size_t i = 0; i < config_.layers.size(); ++i) {
+      const std::string prefix = absl::StrCat(names.layers, i, ".");
+      std::vector<float> mixer_norm = weights->Floats(prefix + names.mixer_norm, {d});
+      auto mixer = LoadMixer(config_.layers[i], prefix + names.mixer, weights);
+      std::vector<float> ff_norm = weights->Floats(prefix + names.feed_forward_norm, {d});
+      layers_.push_back({std::move(mixer_norm), std::move(mixer), std::move(ff_norm),
+                         FeedForward(config_, prefix + names.feed_forward, weights)});
+    }
+    final_norm_ = weights->Floats(names.final_norm, {d});
+    if (!config_.tie_embeddings) head_ = weights->Matrix(names.head, config_.vocab_size, d);
+    weight_bytes_ = weights->bytes();
+  }
+
+  // After the weights are known to be good: what a forward pass needs.
+  void AllocateScratch(std::string fingerprint) {
+    fingerprint_ = std::move(fingerprint);
+    const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
+    size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0, heads = 0;
+    int linear = std::max(config_.hidden_size, config_.intermediate_size);
+    for (const Layer& layer : layers_) {
+      per_token = std::max(per_token, layer.mixer->scratch_floats_per_token());
+      per_thread = std::max(per_thread, layer.mixer->thread_scratch_floats());
+      linear = std::max(linear, layer.mixer->max_linear_inputs());
+    }
+    for (const MixerSpec& spec : config_.layers) {
+      if (const auto* mesa = std::get_if<MesaSpec>(&spec)) {
+        heads = std::max(heads, static_cast<size_t>(mesa->num_heads));
+      }
+    }
+    scratch_.floats = AlignedFloats(tokens * per_token);
+    scratch_.attention.reserve(tokens);
+    scratch_.rat.reserve(tokens);
+    scratch_.mesa.reserve(tokens);
+    scratch_.solves.resize(tokens * heads);
+    x_ = AlignedFloats(tokens * config_.hidden_size);
+    h_ = AlignedFloats(std::max<size_t>(tokens, options_.max_logit_rows) * config_.hidden_size);
+    logits_ = AlignedFloats(static_cast<size_t>(options_.max_logit_rows) * config_.vocab_size);
+    const size_t rows = std::max(options_.max_batch_tokens, options_.max_logit_rows);
+    context_ = std::make_unique<KernelContext>(options_.threads, rows * linear, per_thread);
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const StateLayout& state_layout() const override { return layout_; }
+  const ModelOptions& options() const override { return options_; }
+  size_t weight_bytes() const override { return weight_bytes_; }
+  const std::string& fingerprint() const override { return fingerprint_; }
+  size_t scratch_bytes() const override {
+    return (scratch_.floats.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
+           scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes();
+  }
+
+  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override {
+    CheckBatch(batch);
+    const int d = config_.hidden_size, tokens = batch.num_tokens;
+    float *x = x_.data(), *h = h_.data();
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      stats[i] = SpanStats();
+      for (int t = 0; t < span.num_tokens; ++t) {
+        const int token = span.first_token + t;
+        ropes_.Set(token, span.position + t);
+        embedding_.CopyRow(batch.tokens[token], x + static_cast<size_t>(token) * d);
+      }
+    }
+    const Step step{batch, state, layout_, stats, &scratch_, context_.get()};
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      Layer& layer = layers_[i];
+      RmsNorm(x, tokens, d, layer.mixer_norm.data(), config_.norm_eps, h, context_.get());
+      layer.mixer->Forward(step, layout_.layers[i], h, x);
+      RmsNorm(x, tokens, d, layer.feed_forward_norm.data(), config_.norm_eps, h, context_.get());
+      layer.feed_forward.Forward(step, h, x);
+    }
+    return Logits(batch, stats);
+  }
+
+ private:
+  std::unique_ptr<Mixer> LoadMixer(const MixerSpec& spec, const std::string& prefix,
+                                   WeightLoader* weights) {
+    const int d = config_.hidden_size;
+    if (const auto* rat = std::get_if<RatSpec>(&spec)) {
+      return LoadRat(*rat, d, prefix, weights, &ropes_);
+    }
+    if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
+      return LoadAttention(*attention, d, prefix, weights, &ropes_);
+    }
+    return LoadMesa(std::get<MesaSpec>(spec), d, config_.norm_eps, prefix, weights);
+  }
+
+  void CheckBatch(const Batch& batch) const {
+    PACKRAT_CHECK(batch.num_tokens <= options_.max_batch_tokens) << batch.num_tokens;
+    int next = 0, rows = 0;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      PACKRAT_CHECK(span.first_token == next && span.num_tokens > 0, "spans are not back to back");
+      PACKRAT_CHECK(span.num_logits >= 0 && span.num_logits <= span.num_tokens);
+      next += span.num_tokens;
+      rows += span.num_logits;
+    }
+    PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
+    PACKRAT_CHECK(rows <= options_.max_logit_rows) << rows << " rows of logits";
+    for (int t = 0; t < batch.num_tokens; ++t) {
+      PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size) << batch.tokens[t];
+    }
+  }
+
+  // Final norm and output matrix for the rows that were asked for.
+  float* Logits(const Batch& batch, SpanStats* stats) {
+    const auto d = static_cast<size_t>(config_.hidden_size);
+    const auto vocab = static_cast<size_t>(config_.vocab_size);
+    float* h = h_.data();
+    int rows = 0;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      const float* x = x_.data() + span.first_token * d;
+      if (!AllFinite(x, span.num_tokens * d)) stats[i].finite = false;
+      const float* wanted = x + (span.num_tokens - span.num_logits) * d;
+      std::copy_n(wanted, span.num_logits * d, h + rows * d);
+      rows += span.num_logits;
+    }
+    float* logits = logits_.data();
+    if (rows == 0) return logits;
+    RmsNorm(h, rows, config_.hidden_size, final_norm_.data(), config_.norm_eps, h, context_.get());
+    const PackedMatrix& head = config_.tie_embeddings ? embedding_ : head_;
+    MatMul(h, config_.hidden_size, rows, {{&head, logits, config_.vocab_size}}, context_.get());
+    const float* row = logits;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const size_t values = batch.spans[i].num_logits * vocab;
+      if (!AllFinite(row, values)) stats[i].finite = false;
+      row += values;
+    }
+    return logits;
+  }
+
+  const ModelConfig config_;
+  const ModelOptions options_;
+  const StateLayout layout_;
+  RopeTables ropes_;
+  PackedMatrix embedding_, head_;  // head_ is empty where tied.
+  std::vector<Layer> layers_;
+  std::vector<float> final_norm_;
+  size_t weight_bytes_ = 0;
+  std::string fingerprint_;
+  AlignedFloats x_, h_, logits_;  // Residual stream, normed input, (max_logit_rows, vocab_size).
+  Scratch scratch_;
+  std::unique_ptr<KernelContext> context_;
+};
+
+// Everything about a mixer that its tensors' shapes do not already tell, for the fingerprint.
+std::string DescribeMixer(const MixerSpec& spec) {
+  const std::string name = MixerName(spec);
+  if (const auto* rat = std::get_if<RatSpec>(&spec)) {
+    return absl::StrCat(name, " ", rat->num_heads, " ", rat->chunk_size, " ", rat->rope_base);
+  }
+  if (const auto* a = std::get_if<AttentionSpec>(&spec)) {
+    return absl::StrCat(name, " ", a->num_heads, " ", a->window, " ", a->rope_base);
+  }
+  return absl::StrCat(name, " ", std::get<MesaSpec>(spec).lambda_lower_bound);
+}
+
+absl::Status CheckOption(const char* name, int value, int low, int high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
+}
+
+}  // namespace
+
+const RopeTable* RopeTables::Get(double base, int head_dim, int divisor) {
+  for (const auto& table : tables_) {
+    if (table->Is(base, head_dim, divisor)) return table.get();
+  }
+  tables_.push_back(std::make_unique<RopeTable>(base, head_dim, divisor, max_tokens_));
+  return tables_.back().get();
+}
+
+size_t RopeTables::bytes() const {
+  size_t bytes = 0;
+  for (const auto& table : tables_) bytes += table->bytes();
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
+                                                         const ModelOptions& options) {
+  for (const absl::Status& status :
+       {CheckOption("max_batch_tokens", options.max_batch_tokens, 1, 1 << 16),
+        CheckOption("max_logit_rows", options.max_logit_rows, 1, 1 << 16),
+        CheckOption("threads", options.threads, 0, 1024)}) {
+    if (!status.ok()) return status;
+  }
+  auto config = LoadModelConfig(dir);
+  if (!config.ok()) return config.status();
+  auto checkpoint = Checkpoint::Open(dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  WeightLoader weights(checkpoint->get());
+  auto model = std::make_unique<CpuModel>(*config, options, &weights);
+  if (absl::Status status = weights.Finish(); !status.ok()) return status;
+  // Shapes follow from the config, so names, shapes and bits say nearly all; the rest is what only
+  // numbers in the config tell.
+  uint64_t hash = weights.hash();
+  for (const MixerSpec& spec : config->layers) {
+    const std::string text = DescribeMixer(spec);
+    hash = HashBytes(hash, text.data(), text.size());
+  }
+  model->AllocateScratch(absl::StrFormat("%016x", HashBytes(hash, &config->norm_eps, 4)));
+  return model;
+}
+
+std::string NumericsId() {
+  return absl::StrCat("cpu-", CpuTargetName(), "-", __VERSION__);
+}
+
+}  // namespace packrat

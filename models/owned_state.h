@@ -1,0 +1,40 @@
+// The state of a fixed number of sequences with memory of its own, for tools and tests that run a
+// model without an engine. A server uses runtime/state_pool.h.
+#ifndef PACKRAT_MODELS_OWNED_STATE_H_
+#define PACKRAT_MODELS_OWNED_STATE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/aligned.h"
+#include "models/batch.h"
+#include "models/state_layout.h"
+
+namespace packrat {
+
+class OwnedState {
+ public:
+  // Room for `sequences` sequences of up to `max_tokens` tokens each.
+  OwnedState(const StateLayout& layout, int sequences, int max_tokens);
+  OwnedState(const OwnedState&) = delete;
+  OwnedState& operator=(const OwnedState&) = delete;
+
+  const StateMemory& memory() const { return memory_; }
+  // A span of one sequence with its state filled in; the rest is the caller's.
+  Span SpanFor(int sequence, int first_token, int num_tokens, int position) const;
+  // Sets all memory to NaN: nothing may depend on what was there.
+  void Poison();
+
+ private:
+  AlignedBytes slots_, tails_;
+  std::vector<AlignedBytes> pages_;
+  std::vector<std::byte*> page_bases_;
+  std::vector<std::vector<int32_t>> page_ids_;  // (sequence, class)
+  std::vector<PageTable> tables_;               // (sequence, class)
+  size_t num_classes_;
+  StateMemory memory_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_OWNED_STATE_H_

@@ -1,0 +1,51 @@
+#include "models/layer.h"
+
+namespace packrat {
+namespace {
+
+class RatMixer : public Mixer {
+ public:
+  RatMixer(const RatSpec& spec, int hidden_size, const std::string& prefix, WeightLoader* weights,
+           RopeTables* ropes)
+      : shape_{spec.num_heads, spec.num_groups, spec.head_dim, spec.chunk_size}, d_(hidden_size),
+        rope_(ropes->Get(spec.rope_base, spec.head_dim, spec.chunk_size)),
+        in_proj_(weights->Matrix(prefix + "in_proj.weight", shape_.projection(), d_)),
+        gate_bias_(weights->Floats(prefix + "gate_bias", {d_})),
+        out_proj_(weights->Matrix(prefix + "out_proj.weight", d_, d_)) {}
+
+  void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
+    const int tokens = step.batch.num_tokens, width = shape_.projection();
+    float* projection = step.scratch->floats.data();
+    float* o = projection + static_cast<size_t>(tokens) * width;
+    auto& sequences = step.scratch->rat;
+    sequences.clear();
+    for (int i = 0; i < step.batch.num_spans; ++i) {
+      const Span& span = step.batch.spans[i];
+      sequences.push_back({step.RowsOf(span), step.Pages(span, state), step.Tail(span, state)});
+    }
+    MatMul(h, d_, tokens, {{&in_proj_, projection, width}}, step.context);
+    Rat(shape_, sequences, projection, gate_bias_.data(), *rope_, o, step.context);
+    MatMul(o, d_, tokens, {{&out_proj_, x, d_, nullptr, /*accumulate=*/true}}, step.context);
+  }
+
+  size_t scratch_floats_per_token() const override { return shape_.projection() + d_; }
+  size_t thread_scratch_floats() const override { return RatScratchFloats(shape_.head_dim); }
+  int max_linear_inputs() const override { return d_; }
+
+ private:
+  const RatShape shape_;
+  const int d_;
+  const RopeTable* rope_;
+  PackedMatrix in_proj_;
+  std::vector<float> gate_bias_;
+  PackedMatrix out_proj_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mixer> LoadRat(const RatSpec& spec, int hidden_size, const std::string& prefix,
+                               WeightLoader* weights, RopeTables* ropes) {
+  return std::make_unique<RatMixer>(spec, hidden_size, prefix, weights, ropes);
+}
+
+}  // namespace packrat

@@ -1,0 +1,104 @@
+#include "models/logits.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/aligned.h"
+#include "models/checkpoint.h"
+#include "models/model.h"
+#include "models/owned_state.h"
+
+namespace packrat {
+namespace {
+
+struct Texts {
+  int64_t batch = 0, tokens = 0;
+  std::vector<int32_t> ids;  // (batch, tokens)
+};
+
+absl::StatusOr<Texts> ReadTexts(const std::string& path, int vocab_size) {
+  auto file = Checkpoint::OpenFile(path);
+  if (!file.ok()) return file.status();
+  auto view = (*file)->Find("input_ids");
+  if (!view.ok()) return view.status();
+  const auto refuse = [&](const std::string& reason) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": tensor input_ids ", reason));
+  };
+  if (view->type != TensorType::kI32 || view->shape.size() != 2) {
+    return refuse("must be int32 of shape [batch, tokens]");
+  }
+  if (view->NumElements() == 0) return refuse("is empty");
+  if (view->shape[1] > (1 << 24)) return refuse("has more than 2^24 tokens in a row");
+  Texts texts{view->shape[0], view->shape[1], {}};
+  texts.ids.resize(static_cast<size_t>(view->NumElements()));
+  std::memcpy(texts.ids.data(), view->data, view->bytes);
+  for (int32_t id : texts.ids) {
+    if (id < 0 || id >= vocab_size) {
+      return refuse(absl::StrCat("holds ", id, "; token ids must be in [0, ", vocab_size, ")"));
+    }
+  }
+  return texts;
+}
+
+absl::Status CheckOptions(const LogitsOptions& options) {
+  if (options.piece < 1 || options.piece > 65536) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("piece must be in [1, 65536], got ", options.piece));
+  }
+  if (!(options.cg_tolerance >= 1e-7f && options.cg_tolerance <= 0.1f)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cg_tolerance must be in [1e-7, 0.1], got ", options.cg_tolerance));
+  }
+  if (options.cg_max_steps < 1 || options.cg_max_steps > 1024) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cg_max_steps must be in [1, 1024], got ", options.cg_max_steps));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status WriteLogits(const LogitsOptions& options) {
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  ModelOptions model_options;
+  model_options.max_batch_tokens = model_options.max_logit_rows = options.piece;
+  model_options.threads = options.threads;
+  auto loaded = LoadModel(options.model, model_options);
+  if (!loaded.ok()) return loaded.status();
+  LanguageModel* model = loaded->get();
+  const auto vocab = static_cast<size_t>(model->config().vocab_size);
+  auto texts = ReadTexts(options.tokens, model->config().vocab_size);
+  if (!texts.ok()) return texts.status();
+
+  const auto length = static_cast<int>(texts->tokens);
+  AlignedFloats logits(texts->ids.size() * vocab);
+  OwnedState state(model->state_layout(), 1, length);
+  for (int64_t row = 0; row < texts->batch; ++row) {
+    const int32_t* ids = texts->ids.data() + row * length;
+    float* out = logits.data() + static_cast<size_t>(row) * length * vocab;
+    for (int done = 0, n; done < length; done += n) {
+      n = std::min(options.piece, length - done);
+      Span span = state.SpanFor(0, 0, n, done);
+      span.num_logits = n;
+      span.cg_tolerance = options.cg_tolerance;
+      span.cg_max_steps = options.cg_max_steps;
+      SpanStats stats;
+      const float* rows = model->Forward({ids + done, n, &span, 1}, state.memory(), &stats);
+      if (!stats.finite) {
+        return absl::InternalError(absl::StrCat("row ", row, ", tokens ", done, " to ",
+                                                done + n - 1, ": the model produced a non-finite value"));
+      }
+      std::copy_n(rows, n * vocab, out + done * vocab);
+    }
+  }
+  return WriteSafetensors(options.output,
+                          {{"logits",
+                            TensorType::kF32,
+                            {texts->batch, texts->tokens, static_cast<int64_t>(vocab)},
+                            logits.data()}});
+}
+
+}  // namespace packrat

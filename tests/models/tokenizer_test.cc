@@ -1,0 +1,406 @@
+#include "models/tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "models/utf8.h"
+#include "tests/models/test_files.h"
+
+namespace packrat {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+constexpr char kModel[] = "tests/data/mistral-7b-v0.1.model";
+constexpr int kPieces = 32000;
+constexpr int kVocab = 32064;  // With padding.
+constexpr int kUnk = 0, kBos = 1, kEos = 2;
+
+int32_t Byte(unsigned char byte) { return 3 + byte; }  // <0x00> is piece 3.
+
+class TokenizerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::copy_file(kModel, dir_.File("tokenizer.model"));
+    Load();
+  }
+  void Load() {
+    auto tokenizer = Tokenizer::Load(dir_.path(), kVocab);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = *std::move(tokenizer);
+  }
+  std::vector<int32_t> Encode(const std::string& text, bool add_bos = false,
+                              bool parse_special = false) const {
+    auto ids = tokenizer_->Encode(text, {add_bos, parse_special});
+    EXPECT_TRUE(ids.ok()) << ids.status();
+    return ids.value_or(std::vector<int32_t>());
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+// Lines that people write, and corners of Unicode.
+const std::vector<std::string>& Texts() {
+  static const std::vector<std::string> texts = {
+      "",
+      " ",
+      "   ",
+      "a",
+      " a",
+      "  a",
+      "a ",
+      "Once upon a time, there was a little girl named Lily.",
+      "The price is $3.50 (that's 20% off!) -- see https://example.com/a?b=c&d=e#f",
+      "  two spaces,  twice  ",
+      "tabs\tand\nnewlines\r\nand\n\n\nmore\n",
+      "\n",
+      "\n leading newline",
+      "def f(x):\n    return {'a': [1, 2, 3]}\n",
+      "Stra\xc3\x9f"
+      "e, na\xc3\xafve, \xc5\x81\xc3\xb3"
+      "d\xc5\xba",
+      "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xd0\xbc\xd0\xb8\xd1\x80",
+      "\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xb8\x96\xe7\x95\x8c \xe3\x81\x93\xe3\x82\x93",
+      "\xd9\x85\xd8\xb1\xd8\xad\xd8\xa8\xd8\xa7 \xd7\xa9\xd7\x9c\xd7\x95\xd7\x9d",
+      "\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87",
+      "\xf0\x9f\x98\x80\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7",
+      "\xf0\x9f\x87\xa9\xf0\x9f\x87\xaa \xf0\x9f\x91\x8d\xf0\x9f\x8f\xbd",
+      "e\xcc\x81 is not \xc3\xa9",  // Combining accent: kept as it is.
+      "\xef\xbb\xbf"
+      "byte order mark",
+      "\xef\xbf\xbd replacement \xef\xbf\xbf",         // U+FFFD in the text itself, U+FFFF.
+      "\xf4\x8f\xbf\xbf\xee\x80\x80\xf3\xb0\x80\x80",  // U+10FFFF and private use.
+      "\xc2\xa0no-break\xe2\x80\xafspaces\xe3\x80\x80",
+      std::string("nul\0nul", 7),
+      "\x01\x02\x7f control",
+      "</s> <s> <unk> <0x41> [INST] are plain text",
+      "\xf0\x90\x8d\x88\xf0\x9d\x94\x98\xf0\x93\x80\x80",  // Gothic, Fraktur, hieroglyph.
+  };
+  return texts;
+}
+
+// --- Loading. ---
+
+TEST_F(TokenizerTest, Properties) {
+  EXPECT_EQ(tokenizer_->num_pieces(), kPieces);
+  EXPECT_EQ(tokenizer_->vocab_size(), kVocab);
+  EXPECT_EQ(tokenizer_->bos_id(), kBos);
+  EXPECT_EQ(tokenizer_->eos_id(), kEos);
+  EXPECT_TRUE(tokenizer_->default_add_bos());
+}
+
+TEST_F(TokenizerTest, AddBosComesFromTokenizerConfig) {
+  dir_.Write("tokenizer_config.json", R"({"add_bos_token": false, "bos_token": "<s>"})");
+  Load();
+  EXPECT_FALSE(tokenizer_->default_add_bos());
+  dir_.Write("tokenizer_config.json", R"({"bos_token": "<s>"})");
+  Load();
+  EXPECT_TRUE(tokenizer_->default_add_bos());
+  dir_.Write("tokenizer_config.json", R"({"add_bos_token": "yes"})");
+  EXPECT_THAT(std::string(Tokenizer::Load(dir_.path(), kVocab).status().message()),
+              StartsWith(dir_.File("tokenizer_config.json") + ": add_bos_token: is \"yes\""));
+}
+
+TEST_F(TokenizerTest, MissingDamagedOrTooLarge) {
+  const std::string path = dir_.File("tokenizer.model");
+  EXPECT_TRUE(Tokenizer::Load(dir_.path(), kPieces).ok());
+  const absl::Status too_large = Tokenizer::Load(dir_.path(), kPieces - 1).status();
+  EXPECT_EQ(too_large.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(too_large.message()),
+            path + ": has 32000 pieces; the model's vocab_size is 31999");
+
+  std::ifstream file(kModel, std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(file), {}};
+  for (const std::string& damaged :
+       {std::string(), std::string("{}"), whole.substr(0, 100), whole.substr(0, whole.size() / 2),
+        whole.substr(0, whole.size() - 1), std::string(1000, '\xff')}) {
+    dir_.Write("tokenizer.model", damaged);
+    const absl::Status status = Tokenizer::Load(dir_.path(), kVocab).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << damaged.size();
+    EXPECT_EQ(std::string(status.message()), path + ": not a SentencePiece model");
+  }
+  std::filesystem::remove(path);
+  EXPECT_EQ(Tokenizer::Load(dir_.path(), kVocab).status().code(), absl::StatusCode::kNotFound);
+}
+
+// --- Encoding. ---
+
+TEST_F(TokenizerTest, EncodesAsTheLibraryDoes) {
+  EXPECT_THAT(Encode("  hi  there\n x"), ElementsAre(259, 12014, 28705, 736, 13, 1318));
+  EXPECT_THAT(Encode(""), IsEmpty());
+  EXPECT_THAT(Encode("", true), ElementsAre(kBos));
+  EXPECT_THAT(Encode("a", true), ElementsAre(kBos, 264));
+}
+
+TEST_F(TokenizerTest, ControlTokensInTextArePlainUnlessAsked) {
+  EXPECT_THAT(Encode("</s> a"), ElementsAre(1867, 28713, 28767, 264));
+  EXPECT_THAT(Encode("</s>a", false, true), ElementsAre(kEos, 264));
+  EXPECT_THAT(Encode("a</s>a<s></s>", false, true), ElementsAre(264, kEos, 264, kBos, kEos));
+  EXPECT_EQ(Encode("a < s> </S> <unk> <0x41>", false, true), Encode("a < s> </S> <unk> <0x41>"));
+  for (const std::string& text : Texts()) {
+    for (int32_t id : Encode(text)) EXPECT_FALSE(tokenizer_->IsSpecial(id)) << text;
+  }
+}
+
+TEST_F(TokenizerTest, ABosInTheTextIsNotDoubled) {
+  EXPECT_THAT(Encode("<s>a", true, true), ElementsAre(kBos, 264));
+  EXPECT_THAT(Encode("<s><s>a", false, true), ElementsAre(kBos, kBos, 264));
+  EXPECT_EQ(Encode("<s>a", true, false).front(), kBos);
+  EXPECT_NE(Encode("<s>a", true, false)[1], kBos);
+}
+
+TEST_F(TokenizerTest, RefusesWhatIsNotUtf8) {
+  for (const char* bad : {"ab\xff", "ab\xc3", "ab\xe2\x96", "ab\xc0\x80", "ab\xed\xa0\x80",
+                          "ab\xf4\x90\x80\x80", "ab\x80"}) {
+    const absl::Status status = tokenizer_->Encode(bad, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(std::string(status.message()), "text: not valid UTF-8 at byte 2");
+  }
+}
+
+TEST_F(TokenizerTest, EncodesFromManyThreads) {
+  const std::string text = "Once upon a time there was a little \xf0\x9f\x98\x80 girl.";
+  const std::vector<int32_t> expected = Encode(text);
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(4, 0);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        const auto ids = tokenizer_->Encode(text, {});
+        if (!ids.ok() || *ids != expected || tokenizer_->Decode(*ids, true) != text) ++wrong[t];
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(wrong, ElementsAre(0, 0, 0, 0));
+}
+
+// --- Decoding. ---
+
+TEST_F(TokenizerTest, DecodingGivesTheTextBack) {
+  for (const std::string& text : Texts()) {
+    EXPECT_EQ(tokenizer_->Decode(Encode(text), true), text);
+    EXPECT_EQ(tokenizer_->Decode(Encode(text, true), true), text);
+    EXPECT_EQ(tokenizer_->Decode(Encode(text, true), false), "<s>" + text);
+  }
+}
+
+TEST_F(TokenizerTest, AContinuationKeepsItsLeadingSpace) {
+  const std::vector<int32_t> ids = Encode("upon a time");
+  EXPECT_EQ(tokenizer_->Decode(ids, true), "upon a time");
+  EXPECT_EQ(tokenizer_->Decode(ids, true, /*continues_text=*/true), " upon a time");
+  // A text cut anywhere between tokens is the sum of its parts.
+  for (const std::string& text : Texts()) {
+    const std::vector<int32_t> all = Encode(text);
+    for (size_t cut = 1; cut < all.size(); ++cut) {
+      const std::vector<int32_t> head(all.begin(), all.begin() + cut);
+      const std::vector<int32_t> tail(all.begin() + cut, all.end());
+      const std::string first = tokenizer_->Decode(head, true);
+      if (first.find("\xef\xbf\xbd") != std::string::npos) continue;  // Cut inside a character.
+      ASSERT_EQ(first + tokenizer_->Decode(tail, true, true), text);
+    }
+  }
+}
+
+TEST_F(TokenizerTest, SpecialTokensShowTheirNameOnlyWhenAsked) {
+  const std::vector<int32_t> ids = {kBos, 264, kEos, kUnk, 264, kPieces, kVocab - 1};
+  EXPECT_EQ(tokenizer_->Decode(ids, true), "a a");
+  EXPECT_EQ(tokenizer_->Decode(ids, false), "<s>a</s><unk> a");
+  EXPECT_TRUE(tokenizer_->IsSpecial(kUnk));
+  EXPECT_TRUE(tokenizer_->IsSpecial(kEos));
+  EXPECT_TRUE(tokenizer_->IsSpecial(kPieces));
+  EXPECT_FALSE(tokenizer_->IsSpecial(Byte('a')));
+  EXPECT_FALSE(tokenizer_->IsSpecial(264));
+}
+
+TEST_F(TokenizerTest, PieceText) {
+  EXPECT_EQ(tokenizer_->PieceText(264), " a");
+  EXPECT_EQ(tokenizer_->PieceText(kEos), "</s>");
+  EXPECT_EQ(tokenizer_->PieceText(kPieces), "");
+  for (int byte = 0; byte < 256; ++byte) {
+    EXPECT_EQ(tokenizer_->PieceText(Byte(byte)), std::string(1, static_cast<char>(byte)));
+  }
+}
+
+TEST_F(TokenizerTest, BytePiecesMakeCharacters) {
+  const auto bytes = [&](const std::string& text) {
+    std::vector<int32_t> ids;
+    for (char c : text) ids.push_back(Byte(c));
+    return tokenizer_->Decode(ids, true);
+  };
+  EXPECT_EQ(bytes("\xf0\x9f\x98\x80"), "\xf0\x9f\x98\x80");
+  EXPECT_EQ(bytes(" a"), " a");  // Not the space that encoding adds.
+  EXPECT_EQ(bytes("\xe2\x96\x81"), "\xe2\x96\x81");
+  // One U+FFFD for each maximal invalid part, as in table 3-11 of the Unicode Standard.
+  const std::string bad = "\xef\xbf\xbd";
+  EXPECT_EQ(bytes("\xc0\xaf\xe0\x80\xbf\xf0\x81\x82"
+                  "A"),
+            bad + bad + bad + bad + bad + bad + bad + bad + "A");
+  EXPECT_EQ(bytes("\xed\xa0\x80\xed\xbf\xbf\xed\xaf"
+                  "A"),
+            bad + bad + bad + bad + bad + bad + bad + bad + "A");
+  EXPECT_EQ(bytes("\xf4\x91\x92\x93\xff"
+                  "A\x80\xbf"
+                  "B"),
+            bad + bad + bad + bad + bad + "A" + bad + bad + "B");
+  EXPECT_EQ(bytes("\xe1\x80\xe2\xf0\x91\x92\xf1\xbf"
+                  "A"),
+            bad + bad + bad + bad + "A");
+  EXPECT_EQ(bytes("\xf0\x9f\x98"), bad);
+  EXPECT_EQ(bytes("a\xe2\x96"), "a" + bad);
+}
+
+TEST_F(TokenizerTest, CharactersAppearWithTheirLastByte) {
+  TextDecoder decoder(tokenizer_.get(), true, true);
+  EXPECT_EQ(decoder.Push(Byte(0xf0)), "");
+  EXPECT_EQ(decoder.Push(Byte(0x9f)), "");
+  EXPECT_EQ(decoder.Push(Byte(0x98)), "");
+  EXPECT_EQ(decoder.Push(Byte(0x80)), "\xf0\x9f\x98\x80");
+  EXPECT_EQ(decoder.Push(Byte(0xe2)), "");
+  EXPECT_EQ(decoder.Push(264), "\xef\xbf\xbd a");
+  EXPECT_EQ(decoder.Push(Byte(0xe2)), "");
+  EXPECT_EQ(decoder.Finish(), "\xef\xbf\xbd");
+  EXPECT_EQ(decoder.Finish(), "");
+}
+
+// What Decode() must give, worked out in another way: all bytes first, then repaired as a whole.
+std::string DecodeAtOnce(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                         bool skip_special, bool continues_text) {
+  std::string bytes;
+  bool start = !continues_text;
+  for (int32_t id : ids) {
+    const bool special = tokenizer.IsSpecial(id);
+    if (special && skip_special) continue;
+    std::string piece = tokenizer.PieceText(id);
+    if (!special && start) {
+      const bool is_byte = id >= Byte(0) && id <= Byte(255);
+      if (!is_byte && piece[0] == ' ') piece.erase(0, 1);
+      start = false;
+    }
+    bytes += piece;
+  }
+  // Longest prefix of some character: a generator-side view of well-formed UTF-8 (table 3-7).
+  std::string text;
+  for (size_t at = 0; at < bytes.size();) {
+    const auto b = [&](size_t i) {
+      return at + i < bytes.size() ? static_cast<unsigned char>(bytes[at + i]) : 0;
+    };
+    const auto in = [&](size_t i, int low, int high) { return b(i) >= low && b(i) <= high; };
+    size_t want = 1, have = 1;
+    bool ok = b(0) < 0x80;
+    const auto match = [&](size_t length, int low, int high) {
+      want = length;
+      have = 1;
+      if (in(1, low, high)) have = 2;
+      while (have >= 2 && have < want && in(have, 0x80, 0xbf)) ++have;
+      ok = have == want;
+    };
+    if (in(0, 0xc2, 0xdf)) match(2, 0x80, 0xbf);
+    if (in(0, 0xe0, 0xe0)) match(3, 0xa0, 0xbf);
+    if (in(0, 0xe1, 0xec) || in(0, 0xee, 0xef)) match(3, 0x80, 0xbf);
+    if (in(0, 0xed, 0xed)) match(3, 0x80, 0x9f);
+    if (in(0, 0xf0, 0xf0)) match(4, 0x90, 0xbf);
+    if (in(0, 0xf1, 0xf3)) match(4, 0x80, 0xbf);
+    if (in(0, 0xf4, 0xf4)) match(4, 0x80, 0x8f);
+    text += ok ? bytes.substr(at, have) : "\xef\xbf\xbd";
+    at += have;
+  }
+  return text;
+}
+
+TEST_F(TokenizerTest, StreamedPiecesAreValidAndMakeTheWholeText) {
+  std::mt19937 random(7);
+  const auto below = [&](int n) { return static_cast<int>(random() % n); };
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<int32_t> ids;
+    const int length = below(40);
+    while (static_cast<int>(ids.size()) < length) {
+      switch (below(5)) {
+        case 0:
+          ids.push_back(below(kVocab));
+          break;
+        case 1:
+          ids.push_back(Byte(below(256)));
+          break;
+        case 2:  // Bytes that begin or continue long characters.
+          ids.push_back(Byte(0xe0 + below(24)));
+          ids.push_back(Byte(0x80 + below(64)));
+          break;
+        case 3:
+          ids.push_back(below(3));
+          break;
+        case 4: {
+          const std::vector<int32_t> real = Encode(Texts()[below(Texts().size())]);
+          ids.insert(ids.end(), real.begin(), real.end());
+        }
+      }
+    }
+    const bool skip_special = below(2) == 0, continues_text = below(2) == 0;
+    TextDecoder decoder(tokenizer_.get(), skip_special, continues_text);
+    std::string streamed;
+    for (int32_t id : ids) {
+      const std::string piece = decoder.Push(id);
+      ASSERT_EQ(FirstInvalidUtf8(piece), piece.size());
+      streamed += piece;
+    }
+    streamed += decoder.Finish();
+    ASSERT_EQ(streamed, tokenizer_->Decode(ids, skip_special, continues_text));
+    ASSERT_EQ(streamed, DecodeAtOnce(*tokenizer_, ids, skip_special, continues_text));
+  }
+}
+
+TEST_F(TokenizerTest, StreamingRealTextHoldsBackAtMostACharacter) {
+  for (const std::string& text : Texts()) {
+    TextDecoder decoder(tokenizer_.get(), true, false);
+    std::string streamed;
+    std::vector<int32_t> so_far;
+    for (int32_t id : Encode(text)) {
+      streamed += decoder.Push(id);
+      so_far.push_back(id);
+      size_t bytes = 0;
+      for (int32_t past : so_far) bytes += tokenizer_->PieceText(past).size();
+      ASSERT_LE(bytes, streamed.size() + 1 + 3);  // The dropped space, and an unfinished character.
+      ASSERT_EQ(text.compare(0, streamed.size(), streamed), 0);
+    }
+    EXPECT_EQ(streamed + decoder.Finish(), text);
+  }
+}
+
+// --- UTF-8 itself: every code point, and every two bytes. ---
+
+TEST(Utf8, EveryCodePoint) {
+  for (uint32_t c = 0; c < 0x110000; ++c) {
+    std::string text;
+    if (c < 0x80) {
+      text = {static_cast<char>(c)};
+    } else if (c < 0x800) {
+      text = {static_cast<char>(0xc0 | c >> 6), static_cast<char>(0x80 | (c & 63))};
+    } else if (c < 0x10000) {
+      text = {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 63)),
+              static_cast<char>(0x80 | (c & 63))};
+    } else {
+      text = {static_cast<char>(0xf0 | c >> 18), static_cast<char>(0x80 | (c >> 12 & 63)),
+              static_cast<char>(0x80 | (c >> 6 & 63)), static_cast<char>(0x80 | (c & 63))};
+    }
+    const bool surrogate = c >= 0xd800 && c < 0xe000;
+    ASSERT_EQ(Utf8Length(text.data(), text.size()), surrogate ? -1 : static_cast<int>(text.size()))
+        << c;
+    for (size_t part = 1; part < text.size() && !surrogate; ++part) {
+      ASSERT_EQ(Utf8Length(text.data(), part), 0) << c;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace packrat

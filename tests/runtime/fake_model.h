@@ -1,0 +1,67 @@
+// A model without mathematics: its "state" holds hashes of the tokens, in the slots, tails and
+// pages of a real layout (RAT, window, full attention, Mesa), and its logits are a function of
+// everything that a real model would read. A state that is mixed up, late, lost or stale changes
+// the logits or stops the test: each part says which position it was written for.
+#ifndef PACKRAT_TESTS_RUNTIME_FAKE_MODEL_H_
+#define PACKRAT_TESTS_RUNTIME_FAKE_MODEL_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace packrat {
+
+class FakeModel : public LanguageModel {
+ public:
+  static constexpr int kVocab = 101;
+  static constexpr int kEos = 2;
+  // Tokens that make a sequence go bad: the pass says so, or only its logits are NaN.
+  static constexpr int kNotFiniteToken = 90;
+  static constexpr int kNanLogitsToken = 91;
+
+  struct Options {
+    int max_context = 512;
+    int max_batch_tokens = 64;
+    int max_logit_rows = 64;
+    int vocab = kVocab;
+    bool mesa = true, rat = true, window = true, full = true;
+  };
+  FakeModel() : FakeModel(Options()) {}
+  explicit FakeModel(const Options& options);
+
+  const ModelConfig& config() const override { return config_; }
+  const StateLayout& state_layout() const override { return layout_; }
+  const ModelOptions& options() const override { return options_; }
+  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override;
+  size_t weight_bytes() const override { return 0; }
+  size_t scratch_bytes() const override { return 0; }
+  const std::string& fingerprint() const override { return fingerprint_; }
+
+  // Called at the start of each pass.
+  std::function<void(const Batch&)> on_forward;
+
+  // The logits after `text`, from the tokens alone: what any way of serving must give.
+  std::vector<float> LogitsAfter(const std::vector<int32_t>& text, int cg_max_steps = 64) const;
+  // The `count` tokens that greedy decoding gives after `prompt`, end ids taken as any other.
+  std::vector<int32_t> GreedyAfter(const std::vector<int32_t>& prompt, int count) const;
+
+ private:
+  struct View;  // What one token of a sequence sees.
+  void FillLogits(uint64_t hash, float* logits) const;
+  uint64_t ComputeToken(const Span& span, int position, int32_t token, const StateMemory& state);
+  uint64_t ReadPages(const Span& span, int position, int32_t token, uint64_t chunk_hash,
+                     const StateMemory& state);
+
+  static ModelConfig MakeConfig(const Options& options);
+  const ModelConfig config_;
+  const StateLayout layout_;
+  ModelOptions options_;
+  const std::string fingerprint_ = "fake";
+  std::vector<float> logits_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_RUNTIME_FAKE_MODEL_H_

@@ -1,0 +1,75 @@
+// What every call needs of the server, and nothing of gRPC.
+#ifndef PACKRAT_SERVER_CALL_ENVIRONMENT_H_
+#define PACKRAT_SERVER_CALL_ENVIRONMENT_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "models/model.h"
+#include "models/tokenizer.h"
+#include "runtime/engine.h"
+#include "runtime/mutex.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/options.h"
+#include "server/request_rules.h"
+#include "server/stream_writer.h"
+
+namespace packrat {
+
+// A model that is loaded and has its engine. All outlive the server's calls.
+struct ServedModel {
+  LanguageModel* model = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+  Engine* engine = nullptr;
+  RequestRules rules;
+};
+
+// Counts the streams that are open, for the limit and for draining.
+class StreamCount {
+ public:
+  // False at the limit.
+  bool Enter(int limit);
+  void Leave();
+  // Blocks until there is none, or until `deadline`. False in the second case.
+  bool WaitForNone(absl::Time deadline);
+
+ private:
+  Mutex mutex_;
+  std::condition_variable none_;
+  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// Unpredictable 64-bit numbers: seeds and request ids.
+class NumberSource {
+ public:
+  NumberSource();
+  uint64_t Next();
+
+ private:
+  uint64_t start_;
+  std::atomic<uint64_t> count_{0};
+};
+
+struct CallEnvironment {
+  const ServerOptions* options = nullptr;
+  Logger* log = nullptr;
+  Metrics* metrics = nullptr;
+  StreamWriter* writer = nullptr;
+  StreamCount streams;
+  NumberSource numbers;
+  std::atomic<uint64_t> next_engine_id{1};
+  std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
+  std::atomic<bool> draining{false};
+
+  // UNAVAILABLE while loading or draining.
+  absl::Status Ready() const;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_CALL_ENVIRONMENT_H_

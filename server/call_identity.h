@@ -1,0 +1,29 @@
+// Who calls, from the metadata of a call; and the answer to it in the trailers.
+#ifndef PACKRAT_SERVER_CALL_IDENTITY_H_
+#define PACKRAT_SERVER_CALL_IDENTITY_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class ServerContextBase;
+}
+
+namespace packrat {
+
+class NumberSource;
+struct AccessRecord;
+
+// Fills id, caller, peer and call of `record`, and puts the id into the trailers. To be called
+// before anything is sent. An id or label with other characters than the contract allows is
+// replaced or dropped: it would end up in other people's log tools.
+void IdentifyCall(const char* call, grpc::ServerContextBase* context, NumberSource* numbers,
+                  AccessRecord* record);
+
+// Trailers for a refusal that is worth another try: gRPC's own clients wait by this number.
+void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_CALL_IDENTITY_H_

@@ -1,0 +1,244 @@
+#include "server/client/commands.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <string>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+#include "server/client/request_flags.h"
+
+namespace packrat {
+namespace {
+
+void Print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+// The arguments as one text; standard input where there are none or "-".
+std::string TextArgument(const std::vector<std::string>& arguments) {
+  if (!arguments.empty() && !(arguments.size() == 1 && arguments[0] == "-")) {
+    return absl::StrJoin(arguments, " ");
+  }
+  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  // The line break that an editor or `echo` puts at the end is not meant.
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+bool EchoWanted(bool* wanted) {
+  const std::string echo = absl::GetFlag(FLAGS_echo);
+  *wanted = echo == "yes" || (echo == "auto" && isatty(STDOUT_FILENO));
+  return echo == "yes" || echo == "no" || echo == "auto";
+}
+
+void PrintStats(const v1::Finished& finished) {
+  if (!absl::GetFlag(FLAGS_stats)) return;
+  const v1::Usage& usage = finished.usage();
+  const v1::Timings& timings = finished.timings();
+  std::fprintf(stderr,
+               "[%s; %d prompt tokens, %d generated; first token after %.1f ms, all after %.1f ms; "
+               "seed %llu; request %s]\n",
+               v1::FinishReason_Name(finished.reason()).c_str(), usage.prompt_tokens(),
+               usage.completion_tokens(), 1e3 * timings.time_to_first_token_seconds(),
+               1e3 * timings.total_seconds(), static_cast<unsigned long long>(finished.seed()),
+               finished.request_id().c_str());
+}
+
+// Streams a continuation to standard output and gathers it in `all`.
+Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
+                           v1::GenerateResponse* all) {
+  return connection->Generate(request, [&](const v1::GenerateResponse& message) {
+    if (print) {
+      // A model without a tokenizer speaks in ids.
+      std::string text = message.text();
+      if (request.has_tokens() && text.empty()) {
+        for (int32_t id : message.token_ids()) absl::StrAppend(&text, id, " ");
+      }
+      Print(text);
+    }
+    all->mutable_token_ids()->MergeFrom(message.token_ids());
+    all->mutable_text()->append(message.text());
+    all->mutable_logprobs()->MergeFrom(message.logprobs());
+    if (message.has_finished()) *all->mutable_finished() = message.finished();
+  });
+}
+
+}  // namespace
+
+std::string ToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  return status.ok() ? json : absl::StrCat("{\"error\": \"", status.ToString(), "\"}");
+}
+
+int UsageError(const std::string& message) {
+  std::fprintf(stderr, "packrat: %s\nSee packrat help.\n", message.c_str());
+  return kExitUsage;
+}
+
+int Report(const Connection& connection, const Connection::Outcome& outcome) {
+  if (outcome.status.ok()) return kExitOk;
+  const absl::StatusCode code = outcome.status.code();
+  std::string message(outcome.status.message());
+  int exit_code = kExitFailed;
+  if (connection.cancelled()) {
+    message = "interrupted";
+    exit_code = kExitInterrupted;
+  } else if (!outcome.answered) {
+    message = absl::StrCat("no server answers at ", connection.address(), " (", message,
+                           "); is it running? --address=HOST:PORT names another one");
+    exit_code = kExitNoServer;
+  } else if (code == absl::StatusCode::kDeadlineExceeded) {
+    exit_code = kExitDeadline;
+  }
+  if (absl::GetFlag(FLAGS_json)) {
+    nlohmann::ordered_json error = {{"status", absl::StatusCodeToString(code)},
+                                    {"message", message}};
+    if (!outcome.request_id.empty()) error["request_id"] = outcome.request_id;
+    if (outcome.retry_after > absl::ZeroDuration()) {
+      error["retry_after_seconds"] = absl::ToDoubleSeconds(outcome.retry_after);
+    }
+    Print(nlohmann::ordered_json{{"error", error}}.dump() + "\n");
+  } else {
+    std::string more;
+    if (outcome.retry_after > absl::ZeroDuration()) {
+      more = absl::StrCat(" (try again in ", absl::FormatDuration(outcome.retry_after), ")");
+    }
+    std::fprintf(stderr, "packrat: %s: %s%s\n", absl::StatusCodeToString(code).c_str(),
+                 message.c_str(), more.c_str());
+  }
+  return exit_code;
+}
+
+int CompleteCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  const auto ids = TokenIdsFromFlags();
+  if (!ids.ok()) return UsageError(std::string(ids.status().message()));
+  bool echo;
+  if (!EchoWanted(&echo)) return UsageError("--echo is yes, no or auto");
+  v1::GenerateRequest request = RequestFromFlags();
+  if (ids->empty()) {
+    request.set_text(TextArgument(arguments));
+  } else if (arguments.empty()) {
+    request.mutable_tokens()->mutable_ids()->Assign(ids->begin(), ids->end());
+  } else {
+    return UsageError("a prompt is text or --token_ids, not both");
+  }
+  const bool json = absl::GetFlag(FLAGS_json);
+  if (echo && !json) Print(request.text());
+  v1::GenerateResponse all;
+  const Connection::Outcome outcome = Stream(connection, request, !json, &all);
+  if (json && outcome.status.ok()) Print(ToJson(all));
+  if (!json || outcome.status.ok()) Print("\n");
+  if (outcome.status.ok()) PrintStats(all.finished());
+  return Report(*connection, outcome);
+}
+
+// The whole transcript goes out with every turn; the server keeps nothing between calls.
+int ChatCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  if (!arguments.empty()) return UsageError("chat reads its turns from standard input");
+  if (absl::GetFlag(FLAGS_json)) return UsageError("chat speaks text only; complete has --json");
+  const bool terminal = isatty(STDIN_FILENO);
+  if (terminal) Print("Write, and the model goes on from there; Ctrl-D ends.\n");
+  v1::GenerateRequest request = RequestFromFlags();
+  // A reply is a paragraph, unless told otherwise.
+  if (request.stop().strings().empty()) request.mutable_stop()->add_strings("\n");
+  std::string transcript;
+  for (std::string line; Print(terminal ? "> " : ""), std::getline(std::cin, line);) {
+    if (line.empty()) continue;
+    absl::StrAppend(&transcript, transcript.empty() ? "" : "\n", absl::GetFlag(FLAGS_user_label),
+                    line);
+    const std::string reply_label = absl::GetFlag(FLAGS_reply_label);
+    if (!reply_label.empty()) absl::StrAppend(&transcript, "\n", reply_label);
+    request.set_text(transcript);
+    v1::GenerateResponse reply;
+    const Connection::Outcome outcome = Stream(connection, request, /*print=*/true, &reply);
+    Print("\n");
+    if (!outcome.status.ok()) return Report(*connection, outcome);
+    PrintStats(reply.finished());
+    absl::StrAppend(&transcript, reply.text());
+  }
+  if (terminal) Print("\n");
+  return kExitOk;
+}
+
+int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  v1::TokenizeRequest request;
+  FillFromFlags(&request);
+  request.set_text(TextArgument(arguments));
+  v1::TokenizeResponse response;
+  const Connection::Outcome outcome = connection->Tokenize(request, &response);
+  if (!outcome.status.ok()) return Report(*connection, outcome);
+  if (absl::GetFlag(FLAGS_json)) {
+    Print(ToJson(response) + "\n");
+    return kExitOk;
+  }
+  for (int i = 0; i < response.token_ids_size(); ++i) {
+    Print(absl::StrFormat("%6d  %s\n", response.token_ids(i),
+                          absl::Utf8SafeCEscape(response.pieces(i))));
+  }
+  return kExitOk;
+}
+
+int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  if (!arguments.empty()) return UsageError("detokenize takes --token_ids=1,2,3");
+  const auto ids = TokenIdsFromFlags();
+  if (!ids.ok()) return UsageError(std::string(ids.status().message()));
+  v1::DetokenizeRequest request;
+  FillFromFlags(&request);
+  request.mutable_token_ids()->Assign(ids->begin(), ids->end());
+  v1::DetokenizeResponse response;
+  const Connection::Outcome outcome = connection->Detokenize(request, &response);
+  if (!outcome.status.ok()) return Report(*connection, outcome);
+  Print((absl::GetFlag(FLAGS_json) ? ToJson(response) : response.text()) + "\n");
+  return kExitOk;
+}
+
+int InfoCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  if (!arguments.empty()) return UsageError("info takes no arguments");
+  v1::GetModelInfoResponse info;
+  const Connection::Outcome outcome = connection->GetModelInfo(&info);
+  if (!outcome.status.ok()) return Report(*connection, outcome);
+  if (absl::GetFlag(FLAGS_json)) {
+    Print(ToJson(info) + "\n");
+    return kExitOk;
+  }
+  std::string layers;
+  for (const v1::LayerInfo& layer : info.layers()) {
+    absl::StrAppend(&layers, layers.empty() ? "" : " ", layer.type());
+  }
+  const v1::StateInfo& state = info.state();
+  const v1::Limits& limits = info.limits();
+  Print(absl::StrCat("model          ", info.name(), " (", info.family(), ", fingerprint ",
+                     info.fingerprint(), ")\n"));
+  Print(absl::StrCat("server         ", info.server_version(), ", ", info.cpu_target(),
+                     ", numerics ", info.numerics_id(), "\n"));
+  Print(absl::StrCat("layers         ", layers, "\n"));
+  Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",
+                     info.hidden_size(), ", weights ", info.weight_bytes(), " bytes\n"));
+  Print(absl::StrCat("tokenizer      ", info.has_tokenizer() ? "yes" : "none: token ids only",
+                     "\n"));
+  Print(absl::StrCat("state          ", state.fixed_bytes(), " bytes per sequence, ",
+                     state.bytes_per_token(), " per token, windows up to ", state.window_bytes(),
+                     "; ", state.bytes_at_max_context(), " for ", limits.max_context(),
+                     " tokens; pool ", state.pool_bytes(), "\n"));
+  Print(absl::StrCat("limits         context ", limits.max_context(), " tokens, running ",
+                     limits.max_running(), ", queue ", limits.max_queue(), ", step ",
+                     limits.max_batch_tokens(), " tokens, message ", limits.max_message_bytes(),
+                     " bytes\n"));
+  return kExitOk;
+}
+
+}  // namespace packrat

@@ -1,0 +1,134 @@
+#include "server/client/connection.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <set>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
+#include "proto/packrat/v1/inference.grpc.pb.h"
+#include "runtime/mutex.h"
+
+namespace packrat {
+namespace {
+
+absl::Duration RetryAfter(const grpc::Status& status) {
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) return absl::ZeroDuration();
+  for (const auto& any : details.details()) {
+    google::rpc::RetryInfo retry;
+    if (any.UnpackTo(&retry)) {
+      return absl::Seconds(retry.retry_delay().seconds()) +
+             absl::Nanoseconds(retry.retry_delay().nanos());
+    }
+  }
+  return absl::ZeroDuration();
+}
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  // The largest answer is one message of about a MiB of tokens; one of log-probabilities is larger.
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+struct Connection::Impl {
+  explicit Impl(const Options& o)
+      : options(o), channel(Connect(o.address)), stub(v1::Inference::NewStub(channel)) {}
+
+  // Runs `call` with a context that Cancel() can reach.
+  template <typename Call>
+  Outcome Run(const Call& call) {
+    grpc::ClientContext context;
+    if (options.deadline < absl::InfiniteDuration()) {
+      context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
+    }
+    if (!options.caller.empty()) context.AddMetadata("x-caller", options.caller);
+    if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
+    {
+      MutexLock lock(&mutex);
+      contexts.insert(&context);
+      if (cancelled) context.TryCancel();
+    }
+    const grpc::Status status = call(&context);
+    {
+      MutexLock lock(&mutex);
+      contexts.erase(&context);
+    }
+    Outcome outcome;
+    outcome.status = absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                                  status.error_message());
+    const auto& trailers = context.GetServerTrailingMetadata();
+    const auto id = trailers.find("x-request-id");
+    if (id != trailers.end()) outcome.request_id.assign(id->second.data(), id->second.size());
+    // The server signs whatever it answers, a refusal too.
+    outcome.answered =
+        status.error_code() != grpc::StatusCode::UNAVAILABLE || id != trailers.end();
+    outcome.retry_after = RetryAfter(status);
+    return outcome;
+  }
+
+  const Options options;
+  const std::shared_ptr<grpc::Channel> channel;
+  const std::unique_ptr<v1::Inference::Stub> stub;
+  Mutex mutex;
+  std::set<grpc::ClientContext*> contexts ABSL_GUARDED_BY(mutex);
+  bool cancelled ABSL_GUARDED_BY(mutex) = false;
+};
+
+Connection::Connection(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
+
+Connection::~Connection() = default;
+
+Connection::Outcome Connection::Generate(
+    const v1::GenerateRequest& request,
+    const std::function<void(const v1::GenerateResponse&)>& on_message) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    auto reader = impl_->stub->Generate(context, request);
+    v1::GenerateResponse message;
+    while (reader->Read(&message)) on_message(message);
+    return reader->Finish();
+  });
+}
+
+Connection::Outcome Connection::Tokenize(const v1::TokenizeRequest& request,
+                                         v1::TokenizeResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    return impl_->stub->Tokenize(context, request, response);
+  });
+}
+
+Connection::Outcome Connection::Detokenize(const v1::DetokenizeRequest& request,
+                                           v1::DetokenizeResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    return impl_->stub->Detokenize(context, request, response);
+  });
+}
+
+Connection::Outcome Connection::GetModelInfo(v1::GetModelInfoResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    return impl_->stub->GetModelInfo(context, {}, response);
+  });
+}
+
+void Connection::Cancel() {
+  MutexLock lock(&impl_->mutex);
+  impl_->cancelled = true;
+  for (grpc::ClientContext* context : impl_->contexts) context->TryCancel();
+}
+
+bool Connection::cancelled() const {
+  MutexLock lock(&impl_->mutex);
+  return impl_->cancelled;
+}
+
+const std::string& Connection::address() const { return impl_->options.address; }
+
+}  // namespace packrat

@@ -1,0 +1,54 @@
+// The client's side of a channel: blocking calls, cancelled by Cancel() from any thread. Only its
+// source knows gRPC.
+#ifndef PACKRAT_SERVER_CLIENT_CONNECTION_H_
+#define PACKRAT_SERVER_CLIENT_CONNECTION_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "proto/packrat/v1/inference.pb.h"
+
+namespace packrat {
+
+class Connection {
+ public:
+  struct Options {
+    std::string address;  // host:port
+    absl::Duration deadline = absl::InfiniteDuration();  // Of each call.
+    std::string caller;      // Label in the server's log; empty: none.
+    std::string request_id;  // Empty: the server makes one.
+  };
+  // What became of a call.
+  struct Outcome {
+    absl::Status status;
+    bool answered = true;     // False: no server was reached.
+    std::string request_id;   // As told by the server; empty where it did not get that far.
+    absl::Duration retry_after;  // From RetryInfo; zero where there was none.
+  };
+
+  explicit Connection(const Options& options);
+  ~Connection();
+
+  Outcome Generate(const v1::GenerateRequest& request,
+                   const std::function<void(const v1::GenerateResponse&)>& on_message);
+  Outcome Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
+  Outcome Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
+  Outcome GetModelInfo(v1::GetModelInfoResponse* response);
+
+  // Ends the calls that are under way, and those to come, with CANCELLED.
+  void Cancel();
+  bool cancelled() const;
+
+  const std::string& address() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_CLIENT_CONNECTION_H_

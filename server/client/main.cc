@@ -1,0 +1,87 @@
+// packrat: the command-line client.
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/client/commands.h"
+#include "server/client/connection.h"
+#include "server/client/logits_command.h"
+#include "server/client/request_flags.h"
+#include "server/command_line.h"
+
+namespace packrat {
+namespace {
+
+constexpr char kUsage[] =
+    "packrat: client of a Packrat server\n\n"
+    "  packrat complete [TEXT]     continue TEXT (or standard input), streamed as it comes\n"
+    "  packrat chat                turn by turn from standard input\n"
+    "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
+    "  packrat detokenize          text of --token_ids\n"
+    "  packrat info                what the server serves\n"
+    "  packrat bench               many calls at once, and what they took\n"
+    "  packrat logits              logits of a model on this machine, without a server\n"
+    "                              (packrat logits --help)\n"
+    "  packrat help\n\n"
+    "Put -- before a text that begins with a dash. Ctrl-C cancels the call. Exit codes: 0 done,\n"
+    "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
+    "4 --deadline has passed, 130 interrupted.";
+
+// Ctrl-C ends the calls, so that the server frees what they hold; a second one ends the client.
+void CancelOnInterrupt(Connection* connection) {
+  static sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  std::thread([connection] {
+    int number = 0;
+    sigwait(&set, &number);
+    connection->Cancel();
+    // `chat` may sit in a read of its next line, which nothing cancels.
+    if (isatty(STDIN_FILENO)) sleep(1);
+    else sigwait(&set, &number);
+    _exit(kExitInterrupted);
+  }).detach();
+}
+
+int Run(int argc, char** argv) {
+  // Needs no server and has flags of its own.
+  if (argc > 1 && std::string(argv[1]) == "logits") {
+    return LogitsCommand(std::vector<std::string>(argv + 2, argv + argc));
+  }
+  if (argc == 2 && std::string(argv[1]) == "help") {
+    char help[] = "--help";
+    char* arguments[] = {argv[0], help, nullptr};
+    ParseCommandLine(2, arguments, "packrat", kUsage);
+  }
+  std::vector<std::string> arguments = ParseCommandLine(argc, argv, "packrat", kUsage);
+  if (arguments.empty()) return UsageError("which command? complete, chat, info, ...");
+  const std::string command = arguments[0];
+  arguments.erase(arguments.begin());
+
+  using Command = int (*)(Connection*, const std::vector<std::string>&);
+  const std::pair<const char*, Command> commands[] = {
+      {"complete", CompleteCommand},     {"chat", ChatCommand}, {"tokenize", TokenizeCommand},
+      {"detokenize", DetokenizeCommand}, {"info", InfoCommand}, {"bench", BenchCommand},
+  };
+  for (const auto& [name, run] : commands) {
+    if (command != name) continue;
+    // Outlives the thread that waits for Ctrl-C.
+    static Connection* const connection = new Connection(ConnectionFromFlags());
+    CancelOnInterrupt(connection);
+    return run(connection, arguments);
+  }
+  return UsageError(absl::StrCat("there is no command \"", command, "\""));
+}
+
+}  // namespace
+}  // namespace packrat
+
+int main(int argc, char** argv) { return packrat::Run(argc, argv); }

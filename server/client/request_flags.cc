@@ -1,0 +1,127 @@
+#include "server/client/request_flags.h"
+
+#include <cstdlib>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+
+// What is not given is not sent: the server's and the model's defaults hold.
+ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server.");
+ABSL_FLAG(absl::Duration, deadline, absl::InfiniteDuration(),
+          "Time that a call may take, e.g. 30s; the server stops working on it then.");
+ABSL_FLAG(std::string, caller, "", "Who calls, for the server's log.");
+ABSL_FLAG(std::string, request_id, "", "Id of the request, for the server's log.");
+ABSL_FLAG(bool, json, false, "Print one JSON object instead of text.");
+ABSL_FLAG(bool, stats, false, "complete, chat: tell tokens and times on standard error.");
+ABSL_FLAG(std::string, echo, "auto",
+          "complete: print the prompt before its continuation: yes, no, or auto (on a terminal).");
+ABSL_FLAG(std::string, token_ids, "",
+          "complete, detokenize: ids separated by commas or spaces, in place of text.");
+ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt, "Put the BOS token before the text.");
+ABSL_FLAG(absl::optional<bool>, parse_special, absl::nullopt,
+          "Control tokens written in the text, such as </s>, become their ids.");
+ABSL_FLAG(absl::optional<bool>, skip_special_tokens, absl::nullopt,
+          "Control tokens give no text in the output.");
+ABSL_FLAG(absl::optional<int32_t>, max_tokens, absl::nullopt, "Most tokens to generate.");
+ABSL_FLAG(absl::optional<int32_t>, min_tokens, absl::nullopt, "No end before so many tokens.");
+ABSL_FLAG(absl::optional<bool>, ignore_eos, absl::nullopt,
+          "The model's end tokens do not end the text.");
+ABSL_FLAG(std::vector<std::string>, stop, {},
+          "Strings that end the text, separated by commas; \\n and the like are understood.");
+ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt,
+          "Range [0, 100]; 0 always takes the most likely token.");
+ABSL_FLAG(absl::optional<int32_t>, top_k, absl::nullopt, "Draw from so many; 0: all.");
+ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt, "Range (0, 1].");
+ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt, "Range [0, 1).");
+ABSL_FLAG(absl::optional<double>, repetition_penalty, absl::nullopt, "Range (0, 10]; 1: none.");
+ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt, "Range [-10, 10].");
+ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt, "Range [-10, 10].");
+ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt,
+          "The same seed gives the same text. bench: of the prompts too.");
+ABSL_FLAG(absl::optional<int32_t>, logprobs, absl::nullopt,
+          "With --json: log-probabilities of so many best tokens; range [0, 20].");
+ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt, "Range [-100, 100]; higher is first.");
+ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
+ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
+ABSL_FLAG(int32_t, concurrency, 8, "bench: calls at the same time; range [1, 10000].");
+ABSL_FLAG(int32_t, requests, 64, "bench: calls in all; range [1, 10000000].");
+ABSL_FLAG(int32_t, prompt_tokens, 128, "bench: tokens of a prompt; range [1, 10000000].");
+
+namespace packrat {
+
+Connection::Options ConnectionFromFlags() {
+  Connection::Options options;
+  options.address = absl::GetFlag(FLAGS_address);
+  options.deadline = absl::GetFlag(FLAGS_deadline);
+  options.caller = absl::GetFlag(FLAGS_caller);
+  options.request_id = absl::GetFlag(FLAGS_request_id);
+  return options;
+}
+
+namespace {
+
+template <typename T, typename Setter>
+void IfGiven(const absl::Flag<absl::optional<T>>& flag, const Setter& set) {
+  const absl::optional<T> value = absl::GetFlag(flag);
+  if (value.has_value()) set(*value);
+}
+
+}  // namespace
+
+v1::GenerateRequest RequestFromFlags() {
+  v1::GenerateRequest request;
+  IfGiven(FLAGS_add_bos, [&](bool x) { request.set_add_bos(x); });
+  IfGiven(FLAGS_parse_special, [&](bool x) { request.set_parse_special(x); });
+  IfGiven(FLAGS_skip_special_tokens, [&](bool x) { request.set_skip_special_tokens(x); });
+  IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
+
+  v1::StopParams* stop = request.mutable_stop();
+  IfGiven(FLAGS_max_tokens, [&](int32_t x) { stop->set_max_tokens(x); });
+  IfGiven(FLAGS_min_tokens, [&](int32_t x) { stop->set_min_tokens(x); });
+  IfGiven(FLAGS_ignore_eos, [&](bool x) { stop->set_ignore_eos(x); });
+  for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
+    std::string plain;
+    stop->add_strings(absl::CUnescape(text, &plain) ? plain : text);
+  }
+
+  v1::SamplingParams* sampling = request.mutable_sampling();
+  IfGiven(FLAGS_temperature, [&](double x) { sampling->set_temperature(x); });
+  IfGiven(FLAGS_top_k, [&](int32_t x) { sampling->set_top_k(x); });
+  IfGiven(FLAGS_top_p, [&](double x) { sampling->set_top_p(x); });
+  IfGiven(FLAGS_min_p, [&](double x) { sampling->set_min_p(x); });
+  IfGiven(FLAGS_repetition_penalty, [&](double x) { sampling->set_repetition_penalty(x); });
+  IfGiven(FLAGS_presence_penalty, [&](double x) { sampling->set_presence_penalty(x); });
+  IfGiven(FLAGS_frequency_penalty, [&](double x) { sampling->set_frequency_penalty(x); });
+  IfGiven(FLAGS_seed, [&](uint64_t x) { sampling->set_seed(x); });
+  IfGiven(FLAGS_logprobs, [&](int32_t x) { sampling->set_num_logprobs(x); });
+  return request;
+}
+
+absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags() {
+  std::vector<int32_t> ids;
+  const std::string list = absl::GetFlag(FLAGS_token_ids);
+  for (absl::string_view word : absl::StrSplit(list, absl::ByAnyChar(", "), absl::SkipEmpty())) {
+    int32_t id;
+    if (!absl::SimpleAtoi(word, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat("--token_ids: \"", word, "\" is no number"));
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+void FillFromFlags(v1::TokenizeRequest* request) {
+  IfGiven(FLAGS_add_bos, [&](bool x) { request->set_add_bos(x); });
+  IfGiven(FLAGS_parse_special, [&](bool x) { request->set_parse_special(x); });
+}
+
+void FillFromFlags(v1::DetokenizeRequest* request) {
+  IfGiven(FLAGS_skip_special_tokens, [&](bool x) { request->set_skip_special_tokens(x); });
+}
+
+}  // namespace packrat

@@ -1,0 +1,40 @@
+// The client's flags, and the request that they describe.
+#ifndef PACKRAT_SERVER_CLIENT_REQUEST_FLAGS_H_
+#define PACKRAT_SERVER_CLIENT_REQUEST_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/flags/declare.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/client/connection.h"
+
+ABSL_DECLARE_FLAG(bool, json);
+ABSL_DECLARE_FLAG(bool, stats);
+ABSL_DECLARE_FLAG(std::string, echo);
+ABSL_DECLARE_FLAG(std::string, user_label);
+ABSL_DECLARE_FLAG(std::string, reply_label);
+ABSL_DECLARE_FLAG(int32_t, concurrency);
+ABSL_DECLARE_FLAG(int32_t, requests);
+ABSL_DECLARE_FLAG(int32_t, prompt_tokens);
+
+namespace packrat {
+
+Connection::Options ConnectionFromFlags();
+
+// Everything but the prompt.
+v1::GenerateRequest RequestFromFlags();
+
+// --token_ids; empty where it is not given. INVALID_ARGUMENT where it is no list of numbers.
+absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags();
+
+// The fields that Tokenize and Detokenize share with the prompt.
+void FillFromFlags(v1::TokenizeRequest* request);
+void FillFromFlags(v1::DetokenizeRequest* request);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_CLIENT_REQUEST_FLAGS_H_

@@ -1,0 +1,100 @@
+#include "server/flags.h"
+
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "server/command_line.h"
+
+ABSL_FLAG(std::string, model, "",
+          "Folder with config.json, model.safetensors and, for text, tokenizer.model. Required.");
+ABSL_FLAG(std::string, model_name, "",
+          "Name in answers, metrics and logs: 1 to 128 printable characters without spaces. "
+          "Default: the name of the model's folder.");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
+          "host:port of gRPC; port in [0, 65535], 0 takes any free one.");
+ABSL_FLAG(std::string, http_listen, "127.0.0.1:8080",
+          "host:port of /metrics, /healthz, /readyz and /version; port in [0, 65535], 0 takes any "
+          "free one. Empty: no such port.");
+ABSL_FLAG(int32_t, threads, 0, "Threads of the model; range [0, 1024]. 0: one per core.");
+ABSL_FLAG(std::string, cpu_target, "auto",
+          "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
+ABSL_FLAG(int32_t, max_running, 64, "Sequences that run together; range [1, 4096].");
+ABSL_FLAG(int32_t, max_queue, 1024,
+          "Requests that wait; more are refused with RESOURCE_EXHAUSTED; range [1, 1000000].");
+ABSL_FLAG(int32_t, max_batch_tokens, 512,
+          "Tokens of one step, decoding first, then prompts; range [16, 65536] and at least "
+          "--max_running. Scratch memory grows with it.");
+ABSL_FLAG(int32_t, max_context, 0,
+          "Tokens of prompt and output together, per request; range [0, 2147483647]. 0: the "
+          "model's own limit.");
+ABSL_FLAG(int64_t, state_bytes, 0,
+          "Bytes for the state of all sequences; range [0, 70368744177664]. 0: enough for "
+          "--max_running sequences of --max_context tokens, but at most a quarter of the memory.");
+ABSL_FLAG(double, cg_tolerance, 1e-4,
+          "Relative residual at which Mesa layers stop solving, where a request does not say; "
+          "range [1e-7, 0.1].");
+ABSL_FLAG(int32_t, cg_max_steps, 64,
+          "Most steps of that solver, where a request does not say; range [1, 1024].");
+ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
+          "Time that running requests have to end after SIGTERM or SIGINT, e.g. 30s; range [0, 1h]. "
+          "A second signal ends the process at once.");
+ABSL_FLAG(absl::Duration, stream_idle_timeout, absl::Seconds(60),
+          "Time after which a stream whose client does not read is ended, e.g. 60s; range [10ms, "
+          "24h].");
+ABSL_FLAG(int32_t, max_message_bytes, 4 << 20,
+          "Bytes of a request message; range [1024, 1073741824].");
+ABSL_FLAG(int32_t, max_streams, 4096,
+          "Generate calls that are open, finished ones that are still being read included; range "
+          "[1, 1000000].");
+ABSL_FLAG(std::string, log_format, "text", "Lines of the log, on standard error: text or json.");
+
+namespace packrat {
+
+ServerOptions OptionsFromCommandLine(int argc, char** argv) {
+  const std::vector<std::string> rest = ParseCommandLine(
+      argc, argv, "packrat_server",
+      "Serves a language model over gRPC (packrat.v1.Inference).\n\n"
+      "  packrat_server --model=DIR [flags]\n\n"
+      "Flags can stand in a file, one per line: --flagfile=FILE. Exit codes: 0 stopped by a "
+      "signal,\n1 could not start, 2 a wrong flag.");
+  ServerOptions options;
+  options.model_dir = absl::GetFlag(FLAGS_model);
+  options.model_name = absl::GetFlag(FLAGS_model_name);
+  options.listen = absl::GetFlag(FLAGS_listen);
+  options.http_listen = absl::GetFlag(FLAGS_http_listen);
+  options.threads = absl::GetFlag(FLAGS_threads);
+  options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
+  options.engine.max_running = absl::GetFlag(FLAGS_max_running);
+  options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
+  options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);
+  options.engine.max_context = absl::GetFlag(FLAGS_max_context);
+  options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes);
+  options.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));
+  options.cg_max_steps = absl::GetFlag(FLAGS_cg_max_steps);
+  options.drain_grace = absl::GetFlag(FLAGS_drain_grace);
+  options.stream_idle_timeout = absl::GetFlag(FLAGS_stream_idle_timeout);
+  options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  options.max_streams = absl::GetFlag(FLAGS_max_streams);
+  options.log_format = absl::GetFlag(FLAGS_log_format);
+  absl::Status status = ValidateServerOptions(&options);
+  if (status.ok() && !rest.empty()) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("unexpected argument \"", rest[0], "\"; flags are written --name=value"));
+  }
+  if (!status.ok()) {
+    std::fprintf(stderr, "packrat_server: %s\nSee packrat_server --help.\n",
+                 std::string(status.message()).c_str());
+    std::exit(2);
+  }
+  return options;
+}
+
+}  // namespace packrat

@@ -1,0 +1,254 @@
+#include "server/generate_call.h"
+
+#include <grpcpp/server_context.h>
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/call_identity.h"
+#include "server/grpc_status.h"
+
+namespace packrat {
+namespace {
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
+}
+
+v1::FinishReason WireReason(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kEos:
+      return v1::FINISH_REASON_EOS;
+    case FinishReason::kStopId:
+      return v1::FINISH_REASON_STOP_ID;
+    case FinishReason::kStopString:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kCancelled:
+    case FinishReason::kDeadline:
+    case FinishReason::kError:
+      break;  // Told by the status of the call.
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+}  // namespace
+
+GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context)
+    : environment_(environment),
+      context_(context),
+      started_(absl::Now()),
+      deadline_(DeadlineOf(*context)),
+      engine_id_(environment->next_engine_id++),
+      seed_(environment->numbers.Next()) {
+  IdentifyCall("Generate", context, &environment->numbers, &record_);
+}
+
+GenerateCall* GenerateCall::Start(CallEnvironment* environment,
+                                  grpc::CallbackServerContext* context,
+                                  const v1::GenerateRequest& request) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context));
+  call->self_ = call;
+  environment->writer->Watch(call);
+  const absl::Status status = call->Submit(request);
+  if (!status.ok()) call->Refuse(status);
+  return call.get();
+}
+
+absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
+  const absl::Status ready = environment_->Ready();
+  if (!ready.ok()) return ready;
+  const ServedModel& served = *environment_->served.load();
+  absl::StatusOr<Request> request = MakeRequest(wire, served.rules, seed_);
+  if (!request.ok()) return request.status();
+  {
+    MutexLock lock(&mutex_);
+    const int limit = environment_->options->max_streams;
+    counted_ = environment_->streams.Enter(limit);
+    if (!counted_) {
+      return absl::ResourceExhaustedError(absl::StrCat("all ", limit, " streams are in use"));
+    }
+    record_.prompt_tokens = request->prompt.size();
+    seed_ = request->sampling.seed;
+    builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
+                     request->stop.continues_text);
+  }
+  outbox_ = std::make_shared<Outbox>(
+      [writer = environment_->writer, weak = std::weak_ptr<Stream>(self_)] {
+        writer->Notify(weak);
+      });
+  engine_ = served.engine;
+  request->id = engine_id_;
+  request->deadline = deadline_;
+  request->outbox = outbox_;
+  return engine_->Submit(*std::move(request), absl::Now());
+}
+
+void GenerateCall::Refuse(const absl::Status& status) {
+  {
+    MutexLock lock(&mutex_);
+    status_ = status;
+    record_.finish = "refused";
+    finished_ = true;
+    pending_ = true;
+    pending_since_ = absl::Now();
+  }
+  AddRetryTrailers(status, context_);
+  Finish(ToGrpcStatus(status));
+}
+
+void GenerateCall::Pump() {
+  Action action;
+  {
+    MutexLock lock(&mutex_);
+    action = NextAction();
+  }
+  // Outside the lock: gRPC may do the whole write in this call. While pending_ is set nobody else
+  // starts an operation, so this object stays alive and message_ and status_ are ours.
+  switch (action) {
+    case Action::kNothing:
+      break;
+    case Action::kSendHeaders:
+      StartSendInitialMetadata();
+      break;
+    case Action::kWrite:
+      StartWrite(&message_);
+      break;
+    case Action::kWriteAndFinish:
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
+      break;
+    case Action::kFinish:
+      Finish(ToGrpcStatus(status_));
+      break;
+  }
+}
+
+GenerateCall::Action GenerateCall::NextAction() {
+  // What is new stays in the outbox, as token ids, until the client has read what was written.
+  if (pending_ || finished_) return Action::kNothing;
+  Outbox::Update update;
+  if (outbox_->Take(&update)) {
+    admitted_ = admitted_ || update.admitted;
+    builder_->Add(std::move(update));
+  }
+  const std::optional<packrat::Finish>& finish = builder_->finish();
+  message_.Clear();
+  const bool news = !broken_ && builder_->Build(&message_);
+  const bool last = finish.has_value() && (broken_ || builder_->done());
+  if (!news && !last && (headers_sent_ || !admitted_)) return Action::kNothing;
+
+  pending_ = true;
+  pending_since_ = absl::Now();
+  headers_sent_ = true;
+  if (!news && !last) return Action::kSendHeaders;
+  if (!last) return Action::kWrite;
+  status_ = FinalStatus(*finish);
+  // Tokens that came before a failure still go out, in a message of their own.
+  if (!status_.ok() && news) return Action::kWrite;
+  finished_ = true;
+  if (!status_.ok()) return Action::kFinish;
+  FillFinished(*finish, message_.mutable_finished());
+  return Action::kWriteAndFinish;
+}
+
+absl::Status GenerateCall::FinalStatus(const packrat::Finish& finish) const {
+  const bool late = absl::Now() >= deadline_;
+  switch (finish.reason) {
+    case FinishReason::kCancelled:
+      if (!late) return absl::CancelledError("cancelled by the client");
+      [[fallthrough]];  // gRPC cancels a call whose deadline has passed.
+    case FinishReason::kDeadline:
+      return absl::DeadlineExceededError("the deadline passed before the end of the text");
+    case FinishReason::kError:
+      return finish.status;
+    default:
+      // The engine is content, but a client that has gone did not get it.
+      return broken_ ? absl::CancelledError("the client has gone") : absl::OkStatus();
+  }
+}
+
+void GenerateCall::FillFinished(const packrat::Finish& finish, v1::Finished* finished) const {
+  const Usage& from = finish.usage;
+  finished->set_reason(WireReason(finish.reason));
+  finished->set_seed(seed_);
+  finished->set_request_id(record_.id);
+  v1::Usage* usage = finished->mutable_usage();
+  usage->set_prompt_tokens(from.prompt_tokens);
+  usage->set_cached_tokens(from.cached_tokens);
+  usage->set_completion_tokens(from.completion_tokens);
+  usage->set_solver_solves(from.cg_solves);
+  usage->set_solver_steps(from.cg_steps);
+  usage->set_solver_unconverged(from.cg_unconverged);
+  v1::Timings* timings = finished->mutable_timings();
+  timings->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
+  timings->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));
+  timings->set_total_seconds(absl::ToDoubleSeconds(from.total_time));
+}
+
+void GenerateCall::OperationDone(bool ok) {
+  bool just_broken = false;
+  {
+    MutexLock lock(&mutex_);
+    if (finished_) return;
+    pending_ = false;
+    just_broken = !ok && !broken_;
+    broken_ = broken_ || !ok;
+  }
+  if (just_broken) engine_->Cancel(engine_id_);
+  Pump();
+}
+
+void GenerateCall::OnSendInitialMetadataDone(bool ok) { OperationDone(ok); }
+
+void GenerateCall::OnWriteDone(bool ok) { OperationDone(ok); }
+
+void GenerateCall::OnCancel() {
+  // The engine closes the outbox with kCancelled, and that ends the call.
+  if (engine_ != nullptr) engine_->Cancel(engine_id_);
+}
+
+void GenerateCall::CheckReader(absl::Time now) {
+  MutexLock lock(&mutex_);
+  const absl::Duration limit = environment_->options->stream_idle_timeout;
+  if (!pending_ || stalled_ || now - pending_since_ < limit) return;
+  stalled_ = true;
+  // Under the lock, which OnDone() takes too: the context lives as long.
+  context_->TryCancel();
+}
+
+void GenerateCall::OnDone() {
+  std::shared_ptr<GenerateCall> self = std::move(self_);
+  MutexLock lock(&mutex_);
+  pending_ = false;
+  if (builder_.has_value() && builder_->finish().has_value()) {
+    const packrat::Finish& finish = *builder_->finish();
+    const Usage& usage = finish.usage;
+    record_.cached_tokens = usage.cached_tokens;
+    record_.generated_tokens = usage.completion_tokens;
+    record_.solver_steps = usage.cg_steps;
+    record_.queue = usage.queue_time;
+    record_.first_token = usage.time_to_first_token;
+    record_.finish = status_.code() == absl::StatusCode::kDeadlineExceeded
+                         ? FinishReasonName(FinishReason::kDeadline)
+                         : FinishReasonName(finish.reason);
+    environment_->metrics->OnFinish(record_.finish, usage);
+  }
+  if (status_.ok() && context_->IsCancelled()) {
+    status_ = stalled_ ? absl::CancelledError("the client did not read for stream_idle_timeout")
+                       : absl::CancelledError("the client left before it had everything");
+  }
+  record_.status = StatusName(status_);
+  record_.message = std::string(status_.message());
+  record_.total = absl::Now() - started_;
+  environment_->metrics->OnCall(record_.call, record_.status);
+  environment_->log->Access(record_);
+  if (counted_) environment_->streams.Leave();
+}
+
+}  // namespace packrat

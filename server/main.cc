@@ -1,0 +1,120 @@
+// packrat_server: flags, signals, the model, and the server around it.
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "kernels/cpu_target.h"
+#include "models/model.h"
+#include "models/tokenizer.h"
+#include "server/flags.h"
+#include "server/log.h"
+#include "server/server.h"
+
+namespace packrat {
+namespace {
+
+// Signals are taken by one thread that waits for them: nothing runs in a handler.
+class Signals {
+ public:
+  // Before any other thread is made, so that all inherit the mask.
+  Signals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+  }
+
+  // Until the server is up there is nothing to drain: a signal ends the process. Later the first
+  // one ends Wait(), the second one the process.
+  void Start(Logger* log) {
+    std::thread([this, log] {
+      for (;;) {
+        int number = 0;
+        sigwait(&set_, &number);
+        if (!serving_.load()) _exit(0);
+        if (asked_.exchange(true)) {
+          log->Info("second signal: leaving at once");
+          _exit(1);
+        }
+        if (write(pipe_[1], "x", 1) != 1) _exit(1);
+      }
+    }).detach();
+  }
+
+  void Wait() {
+    char byte;
+    while (read(pipe_[0], &byte, 1) < 0 && errno == EINTR) {
+    }
+  }
+  bool MakePipe() { return pipe(pipe_) == 0; }
+  void SetServing() { serving_.store(true); }
+
+ private:
+  sigset_t set_;
+  int pipe_[2] = {-1, -1};
+  std::atomic<bool> serving_{false};
+  std::atomic<bool> asked_{false};
+};
+
+int Fail(Logger* log, const absl::Status& status) {
+  log->Error("cannot serve", {{"error", std::string(status.message())}});
+  return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+}
+
+int Run(const ServerOptions& options, Signals* signals, Logger* log) {
+  absl::Status status = SetCpuTarget(options.cpu_target);
+  if (!status.ok()) return Fail(log, status);
+  // They outlive the server.
+  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  // The ports come first, so that probes see a process that is alive and not ready.
+  auto server = Server::Start(options, log);
+  if (!server.ok()) return Fail(log, server.status());
+
+  const absl::Time start = absl::Now();
+  ModelOptions model_options;
+  model_options.max_batch_tokens = options.engine.max_batch_tokens;
+  model_options.max_logit_rows = options.engine.max_running;
+  model_options.threads = options.threads;
+  auto loaded = LoadModel(options.model_dir, model_options);
+  if (!loaded.ok()) return Fail(log, loaded.status());
+  model = *std::move(loaded);
+  auto pieces = Tokenizer::Load(options.model_dir, model->config().vocab_size);
+  if (pieces.ok()) {
+    tokenizer = *std::move(pieces);
+  } else if (absl::IsNotFound(pieces.status())) {
+    log->Info("no tokenizer.model: token ids only");
+  } else {
+    return Fail(log, pieces.status());
+  }
+  log->Info("loaded", {{"folder", options.model_dir},
+                       {"took", absl::FormatDuration(absl::Now() - start)},
+                       {"fingerprint", model->fingerprint()}});
+  status = (*server)->Serve(model.get(), tokenizer.get());
+  if (!status.ok()) return Fail(log, status);
+  signals->SetServing();  // From here on a signal drains.
+  signals->Wait();
+  (*server)->Drain();
+  return 0;
+}
+
+}  // namespace
+}  // namespace packrat
+
+int main(int argc, char** argv) {
+  const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
+  packrat::Logger log(options.log_format == "json" ? packrat::Logger::Format::kJson
+                                                   : packrat::Logger::Format::kText);
+  packrat::Signals signals;
+  if (!signals.MakePipe()) return 1;
+  signals.Start(&log);
+  return packrat::Run(options, &signals, &log);
+}

@@ -1,0 +1,110 @@
+#include "server/model_info.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <variant>
+
+#include "kernels/cpu_target.h"
+#include "models/config.h"
+#include "models/model.h"
+#include "models/state_layout.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/call_environment.h"
+#include "server/version.h"
+
+namespace packrat {
+namespace {
+
+const char* FamilyName(Family family) {
+  switch (family) {
+    case Family::kRat:
+      return "rat";
+    case Family::kMesaNet:
+      return "mesa_net";
+    case Family::kPackrat:
+      return "packrat";
+  }
+  return "";
+}
+
+struct FillLayer {
+  v1::LayerInfo* info;
+
+  void operator()(const RatSpec& rat) const {
+    info->set_num_heads(rat.num_heads);
+    info->set_head_dim(rat.head_dim);
+    info->set_num_kv_heads(rat.num_groups);
+    info->set_chunk_size(rat.chunk_size);
+  }
+  void operator()(const AttentionSpec& attention) const {
+    info->set_num_heads(attention.num_heads);
+    info->set_head_dim(attention.head_dim);
+    info->set_num_kv_heads(attention.num_kv_heads);
+    info->set_window(attention.window);
+  }
+  void operator()(const MesaSpec& mesa) const {
+    info->set_num_heads(mesa.num_heads);
+    info->set_head_dim(mesa.head_dim);
+  }
+};
+
+void FillState(const StateLayout& layout, const Engine& engine, v1::StateInfo* info) {
+  const int64_t max_context = engine.options().max_context;
+  double per_token = 0;
+  int64_t windows = 0;
+  for (const PageClass& pages : layout.page_classes) {
+    if (pages.kind == PageClass::Kind::kWindow) {
+      windows += static_cast<int64_t>(pages.page_bytes) * pages.PagesFor(max_context);
+    } else {
+      per_token += static_cast<double>(pages.page_bytes) / pages.tokens_per_page;
+    }
+  }
+  info->set_fixed_bytes(layout.slot_bytes + layout.tail_bytes);
+  info->set_window_bytes(windows);
+  info->set_bytes_per_token(per_token);
+  info->set_bytes_at_max_context(layout.SequenceBytes(max_context));
+  int64_t pool_bytes = 0;
+  for (const EngineStats::Pool& pool : engine.stats().pools) {
+    pool_bytes += pool.total * pool.bytes_each;
+  }
+  info->set_pool_bytes(pool_bytes);
+}
+
+}  // namespace
+
+void FillModelInfo(const ServedModel& served, const ServerOptions& options,
+                   v1::GetModelInfoResponse* info) {
+  const ModelConfig& config = served.model->config();
+  const EngineOptions& engine = served.engine->options();
+  info->set_name(options.model_name);
+  info->set_family(FamilyName(config.family));
+  info->set_fingerprint(served.model->fingerprint());
+  info->set_numerics_id(NumericsId());
+  info->set_server_version(kVersion);
+  info->set_cpu_target(CpuTargetName());
+  info->set_vocab_size(config.vocab_size);
+  info->set_hidden_size(config.hidden_size);
+  for (const MixerSpec& mixer : config.layers) {
+    v1::LayerInfo* layer = info->add_layers();
+    layer->set_type(MixerName(mixer));
+    std::visit(FillLayer{layer}, mixer);
+  }
+  FillState(served.model->state_layout(), *served.engine, info->mutable_state());
+  v1::Limits* limits = info->mutable_limits();
+  limits->set_max_context(engine.max_context);
+  limits->set_max_running(engine.max_running);
+  limits->set_max_queue(engine.max_queue);
+  limits->set_max_batch_tokens(engine.max_batch_tokens);
+  limits->set_max_message_bytes(options.max_message_bytes);
+  if (served.tokenizer != nullptr) {
+    info->mutable_tokenizer()->set_num_pieces(served.tokenizer->num_pieces());
+    info->mutable_tokenizer()->set_add_bos(served.tokenizer->default_add_bos());
+  }
+  info->set_bos_token_id(config.bos_id);
+  for (int id : config.eos_ids) info->add_eos_token_ids(id);
+  info->set_weight_bytes(served.model->weight_bytes());
+  info->mutable_solver_defaults()->set_cg_tolerance(options.cg_tolerance);
+  info->mutable_solver_defaults()->set_cg_max_steps(options.cg_max_steps);
+}
+
+}  // namespace packrat

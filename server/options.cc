@@ -1,0 +1,121 @@
+#include "server/options.h"
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace packrat {
+namespace {
+
+absl::Status CheckInt(const char* flag, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is ", value, "; range [", low, ", ", high, "]"));
+}
+
+absl::Status CheckDuration(const char* flag, absl::Duration value, absl::Duration low,
+                           absl::Duration high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, " is ", absl::FormatDuration(value),
+                                                 "; range [", absl::FormatDuration(low), ", ",
+                                                 absl::FormatDuration(high), "]"));
+}
+
+absl::Status CheckChoice(const char* flag, const std::string& value,
+                         std::initializer_list<const char*> choices) {
+  std::string all;
+  for (const char* choice : choices) {
+    if (value == choice) return absl::OkStatus();
+    absl::StrAppend(&all, all.empty() ? "" : ", ", choice);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is \"", value, "\"; one of: ", all));
+}
+
+absl::Status CheckAddress(const char* flag, const std::string& value) {
+  std::string host;
+  int port;
+  const absl::Status status = SplitAddress(value, &host, &port);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", status.message()));
+}
+
+std::string FolderName(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? path : path.substr(slash + 1);
+}
+
+// The name becomes a label of metrics and part of log lines.
+absl::Status CheckModelName(const std::string& name) {
+  bool good = !name.empty() && name.size() <= 128;
+  for (unsigned char c : name) good = good && c > 0x20 && c < 0x7f && c != '"' && c != '\\';
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--model_name must be 1 to 128 printable ASCII characters without spaces, quotes or "
+      "backslashes (default: the name of the model's folder)");
+}
+
+}  // namespace
+
+absl::Status SplitAddress(const std::string& address, std::string* host, int* port) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), port) || *port < 0 || *port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", absl::CHexEscape(address),
+                     "\" is not host:port with a port in [0, 65535] (0: any free one)"));
+  }
+  *host = address.substr(0, colon);
+  if (host->front() == '[' && host->back() == ']') *host = host->substr(1, host->size() - 2);
+  return absl::OkStatus();
+}
+
+absl::Status ValidateServerOptions(ServerOptions* options) {
+  if (options->model_dir.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is missing; a folder with config.json and model.safetensors");
+  }
+  if (options->model_name.empty()) options->model_name = FolderName(options->model_dir);
+  const EngineOptions& engine = options->engine;
+  const int64_t max_int = INT32_MAX;
+  for (const absl::Status& status : {
+           CheckModelName(options->model_name),
+           CheckAddress("listen", options->listen),
+           options->http_listen.empty() ? absl::OkStatus()
+                                        : CheckAddress("http_listen", options->http_listen),
+           CheckInt("threads", options->threads, 0, 1024),
+           CheckChoice("cpu_target", options->cpu_target, {"auto", "sse4", "avx2", "avx512"}),
+           CheckInt("max_running", engine.max_running, 1, 4096),
+           CheckInt("max_queue", engine.max_queue, 1, 1000000),
+           CheckInt("max_batch_tokens", engine.max_batch_tokens, 16, 65536),
+           CheckInt("max_context", engine.max_context, 0, max_int),
+           CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
+           CheckInt("cg_max_steps", options->cg_max_steps, 1, 1024),
+           CheckDuration("drain_grace", options->drain_grace, absl::ZeroDuration(),
+                         absl::Hours(1)),
+           CheckDuration("stream_idle_timeout", options->stream_idle_timeout,
+                         absl::Milliseconds(10), absl::Hours(24)),
+           CheckInt("max_message_bytes", options->max_message_bytes, 1024, 1 << 30),
+           CheckInt("max_streams", options->max_streams, 1, 1000000),
+           CheckChoice("log_format", options->log_format, {"text", "json"}),
+       }) {
+    if (!status.ok()) return status;
+  }
+  if (engine.max_batch_tokens < engine.max_running) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max_batch_tokens is ", engine.max_batch_tokens,
+                     "; it must be at least --max_running, ", engine.max_running));
+  }
+  if (!(options->cg_tolerance >= 1e-7f && options->cg_tolerance <= 0.1f)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--cg_tolerance is ", options->cg_tolerance, "; range [1e-7, 0.1]"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace packrat

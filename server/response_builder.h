@@ -1,0 +1,60 @@
+// From an Outbox to the messages of a stream: detokenizes as it goes and holds back what may still
+// become a stop string. Between messages it holds token ids, and the text of one token at most.
+#ifndef PACKRAT_SERVER_RESPONSE_BUILDER_H_
+#define PACKRAT_SERVER_RESPONSE_BUILDER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "runtime/request.h"
+
+namespace packrat {
+
+namespace v1 {
+class GenerateResponse;
+}
+
+class ResponseBuilder {
+ public:
+  // A message stops growing at about this size: a stream that was not read for long must not
+  // exceed the 4 MiB that clients accept by default.
+  static constexpr size_t kMessageBytes = 1 << 20;
+
+  // `tokenizer` may be null: no text.
+  ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
+
+  // Takes everything new.
+  void Add(Outbox::Update update);
+
+  // Moves into `message` what may be sent now. False if that is nothing. Call again until it
+  // returns false.
+  bool Build(v1::GenerateResponse* message);
+
+  // Everything that will ever be sent has been; the outbox is closed.
+  bool done() const { return finish_.has_value() && done_; }
+  const std::optional<Finish>& finish() const { return finish_; }
+
+ private:
+  void DecodeNext();
+  void EmitToken(v1::GenerateResponse* message);
+
+  const Tokenizer* const tokenizer_;
+  std::optional<TextDecoder> decoder_;  // Absent without a tokenizer.
+  std::vector<int32_t> tokens_;          // From next_ on: not decoded yet.
+  std::vector<TokenLogprobs> logprobs_;  // Parallel to tokens_, or empty.
+  size_t next_ = 0;
+  bool held_ = false;       // tokens_[next_] is decoded and not sent.
+  std::string held_text_;   // What of its text is not sent.
+  size_t text_bytes_ = 0;   // Of all decoded tokens, held_text_ included.
+  size_t safe_bytes_ = 0;
+  std::optional<Finish> finish_;
+  bool done_ = false;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_RESPONSE_BUILDER_H_

@@ -1,0 +1,180 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/cpu_target.h"
+#include "nlohmann/json.hpp"
+#include "runtime/engine_thread.h"
+#include "server/call_environment.h"
+#include "server/http_server.h"
+#include "server/inference_service.h"
+#include "server/version.h"
+
+namespace packrat {
+
+// Members are destroyed from the last to the first: ports, then the engine's thread, then what both
+// use.
+struct Server::Impl {
+  Impl(ServerOptions o, Logger* l)
+      : options(std::move(o)),
+        log(l),
+        metrics(options.model_name),
+        writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
+               [this](absl::Time now) { metrics.Sample(now); }),
+        service(&environment) {
+    environment.options = &options;
+    environment.log = log;
+    environment.metrics = &metrics;
+    environment.writer = &writer;
+  }
+
+  absl::Status StartGrpc();
+  absl::Status StartHttp();
+  void SetReady(bool ready);
+
+  ServerOptions options;
+  Logger* const log;
+  Metrics metrics;
+  CallEnvironment environment;
+  StreamWriter writer;
+  InferenceService service;
+  ServedModel served;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<EngineThread> engine_thread;
+  std::unique_ptr<grpc::Server> grpc;
+  int grpc_port = 0;
+  std::unique_ptr<HttpServer> http;
+};
+
+absl::Status Server::Impl::StartGrpc() {
+  // Process-wide settings of the library; they concern only servers built from here on.
+  grpc::EnableDefaultHealthCheckService(true);
+  static const bool reflection = [] {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)reflection;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &grpc_port);
+  builder.RegisterService(&service);
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  // Two servers on one port would each get half of the clients.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A client whose machine has vanished sends no reset: ask after half a minute of silence.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  grpc = builder.BuildAndStart();
+  if (grpc == nullptr || grpc_port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen at ", options.listen, " (gRPC)"));
+  }
+  SetReady(false);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartHttp() {
+  if (options.http_listen.empty()) return absl::OkStatus();
+  HttpServer::Handlers handlers;
+  handlers.metrics = [this] { return metrics.Render(absl::Now()); };
+  handlers.not_ready = [this] { return std::string(environment.Ready().message()); };
+  handlers.version = [this] {
+    nlohmann::ordered_json json = {{"version", kVersion}, {"model", options.model_name}};
+    const ServedModel* model = environment.served.load();
+    if (model != nullptr) {
+      json["cpu_target"] = CpuTargetName();
+      json["numerics_id"] = NumericsId();
+      json["fingerprint"] = model->model->fingerprint();
+    }
+    return json.dump();
+  };
+  auto started = HttpServer::Start(options.http_listen, std::move(handlers));
+  if (!started.ok()) return started.status();
+  http = *std::move(started);
+  return absl::OkStatus();
+}
+
+void Server::Impl::SetReady(bool ready) {
+  metrics.SetReady(ready);
+  // The service "" stays SERVING: alive.
+  grpc->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), ready);
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Logger* log) {
+  absl::Status status = ValidateServerOptions(&options);
+  if (!status.ok()) return status;
+  auto impl = std::make_unique<Impl>(std::move(options), log);
+  status = impl->StartGrpc();
+  if (status.ok()) status = impl->StartHttp();
+  if (!status.ok()) return status;
+  const std::string http_port = impl->http == nullptr ? "" : absl::StrCat(impl->http->port());
+  log->Info("listening", {{"grpc", impl->options.listen},
+                          {"grpc_port", absl::StrCat(impl->grpc_port)},
+                          {"http", impl->options.http_listen},
+                          {"http_port", http_port}});
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() { Drain(); }
+
+absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer) {
+  Impl& s = *impl_;
+  auto engine = Engine::Create(model, tokenizer, s.options.engine);
+  if (!engine.ok()) return engine.status();
+  s.engine = *std::move(engine);
+  s.engine_thread = std::make_unique<EngineThread>(s.engine.get());
+  s.served.model = model;
+  s.served.tokenizer = tokenizer;
+  s.served.engine = s.engine.get();
+  s.served.rules = MakeRequestRules(model->config().vocab_size, s.engine->options().max_context,
+                                    tokenizer);
+  s.served.rules.cg_tolerance = s.options.cg_tolerance;
+  s.served.rules.cg_max_steps = s.options.cg_max_steps;
+  s.metrics.SetSource({[&s] { return s.engine->stats(); },
+                       [model] { return static_cast<int64_t>(model->weight_bytes()); },
+                       [model] { return static_cast<int64_t>(model->scratch_bytes()); },
+                       model->fingerprint(), NumericsId(), CpuTargetName()});
+  s.environment.served.store(&s.served);
+  s.SetReady(true);
+  s.log->Info("ready", {{"model", s.options.model_name},
+                        {"max_context", absl::StrCat(s.engine->options().max_context)},
+                        {"max_running", absl::StrCat(s.engine->options().max_running)},
+                        {"cpu_target", CpuTargetName()}});
+  return absl::OkStatus();
+}
+
+void Server::Drain() {
+  Impl& s = *impl_;
+  if (s.grpc == nullptr || s.environment.draining.exchange(true)) return;
+  s.SetReady(false);
+  s.log->Info("draining", {{"grace", absl::FormatDuration(s.options.drain_grace)}});
+  if (s.engine != nullptr) {
+    s.engine->Drain();
+    if (!s.environment.streams.WaitForNone(absl::Now() + s.options.drain_grace)) {
+      s.engine->AbortAll(absl::UnavailableError("the server is shutting down"));
+      // Time for the last words; a client that does not read is not waited for.
+      s.environment.streams.WaitForNone(absl::Now() + absl::Seconds(1));
+    }
+  }
+  s.grpc->Shutdown(absl::ToChronoTime(absl::Now() + absl::Milliseconds(200)));
+  s.grpc->Wait();
+  s.http.reset();
+  if (s.engine_thread != nullptr) s.engine_thread->Stop();
+  s.log->Info("stopped");
+}
+
+int Server::grpc_port() const { return impl_->grpc_port; }
+
+int Server::http_port() const { return impl_->http == nullptr ? 0 : impl_->http->port(); }
+
+}  // namespace packrat

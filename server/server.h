@@ -1,0 +1,45 @@
+// The server as a whole: both ports, the engine's thread, readiness and draining.
+//
+//   Start()   ports are open, "alive" but not ready; calls get UNAVAILABLE
+//   Serve()   a model is there: ready
+//   Drain()   not ready, no new requests; what runs may end within the grace time, the rest gets
+//             UNAVAILABLE; then the ports close
+#ifndef PACKRAT_SERVER_SERVER_H_
+#define PACKRAT_SERVER_SERVER_H_
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "models/model.h"
+#include "models/tokenizer.h"
+#include "server/log.h"
+#include "server/options.h"
+
+namespace packrat {
+
+class Server {
+ public:
+  // INVALID_ARGUMENT: an option; UNAVAILABLE: a port is taken. `log` outlives the server.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options, Logger* log);
+  // Drains first.
+  ~Server();
+
+  // Once. `tokenizer` may be null; both outlive the server. Errors as in Engine::Create().
+  absl::Status Serve(LanguageModel* model, const Tokenizer* tokenizer);
+
+  // Returns when both ports are closed. Later calls do nothing.
+  void Drain();
+
+  int grpc_port() const;
+  int http_port() const;  // 0: none.
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_SERVER_H_

@@ -1,0 +1,87 @@
+// Decoding allocates nothing: what a sequence may need was taken at its admission.
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/engine.h"
+#include "tests/runtime/consumer.h"
+#include "tests/runtime/fake_model.h"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+void* Allocate(size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = std::malloc(bytes > 0 ? bytes : 1);
+  if (memory == nullptr) std::abort();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) { return Allocate(bytes); }
+void* operator new[](size_t bytes) { return Allocate(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+
+namespace packrat {
+namespace {
+
+TEST(EngineAllocations, TheCounterCounts) {
+  const int64_t before = allocations.load();
+  auto number = std::make_unique<int>(7);
+  EXPECT_EQ(*number, 7);
+  EXPECT_GT(allocations.load(), before);
+}
+
+TEST(EngineAllocations, NoneWhileDecoding) {
+  FakeModel model;
+  EngineOptions options;
+  options.max_running = 8;
+  options.max_batch_tokens = 64;
+  auto engine = *Engine::Create(&model, nullptr, options);
+  absl::Time now = absl::FromUnixSeconds(1);
+  std::mt19937_64 random(4);
+  std::vector<Consumer> consumers(8);
+  for (int i = 0; i < 8; ++i) {
+    Request request = consumers[i].Make(i, RandomPrompt(&random, 10 + i), 200);
+    SamplingParams& sampling = request.sampling;
+    sampling.temperature = i == 0 ? 0.0f : 1.0f;
+    sampling.top_p = i % 2 ? 0.9f : 1.0f;
+    sampling.top_k = i % 3 ? 20 : 0;
+    sampling.min_p = i == 5 ? 0.1f : 0.0f;
+    sampling.frequency_penalty = i > 4 ? 0.5f : 0.0f;
+    sampling.repetition_penalty = i > 5 ? 1.1f : 1.0f;
+    if (i == 3) sampling.logit_bias = {{5, 1.0f}};
+    if (i == 4) sampling.allowed_ids = {5, 6, 7, 8, 9};
+    if (i == 6) sampling.banned_ids = {5, 6, 7};
+    request.stop.min_tokens = 100;
+    request.stop.stop_ids = {1};
+    request.deadline = now + absl::Hours(1);
+    ASSERT_EQ(engine->Submit(std::move(request), now), absl::OkStatus());
+  }
+  for (int i = 0; i < 10; ++i) engine->Step(now += absl::Milliseconds(1));
+  ASSERT_EQ(engine->stats().running, 8);
+  for (int i = 0; i < 80; ++i) {
+    now += absl::Milliseconds(1);
+    const int64_t before = allocations.load();
+    engine->Step(now);
+    ASSERT_EQ(allocations.load(), before) << "step " << i;
+    if (i % 10 == 0) {
+      for (Consumer& consumer : consumers) consumer.Poll();
+    }
+  }
+  for (Consumer& consumer : consumers) {
+    consumer.Poll();
+    EXPECT_GE(consumer.tokens.size(), 80u);
+  }
+}
+
+}  // namespace
+}  // namespace packrat

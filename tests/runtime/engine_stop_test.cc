@@ -1,0 +1,159 @@
+// Stop strings through the engine, with a real tokenizer: the text that may be shown never holds a
+// part of one.
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "models/tokenizer.h"
+#include "runtime/engine.h"
+#include "tests/runtime/consumer.h"
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+namespace {
+
+// Makes the fake model say a given text: its logits are replaced after the pass.
+class Script : public FakeModel {
+ public:
+  Script(const Options& options, std::vector<int32_t> text)
+      : FakeModel(options), text_(std::move(text)) {}
+  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override {
+    float* logits = FakeModel::Forward(batch, state, stats);
+    if (batch.spans[0].num_logits > 0) logits[text_[next_++]] = 1000.0f;
+    return logits;
+  }
+
+ private:
+  std::vector<int32_t> text_;
+  size_t next_ = 0;
+};
+
+class EngineStopTest : public ::testing::Test {
+ protected:
+  static constexpr int kVocab = 32100;  // 100 ids of padding.
+
+  void SetUp() override {
+    const std::string dir = ::testing::TempDir() + "engine_stop_test";
+    std::filesystem::create_directories(dir);
+    std::filesystem::copy_file("tests/data/mistral-7b-v0.1.model", dir + "/tokenizer.model",
+                               std::filesystem::copy_options::overwrite_existing);
+    auto tokenizer = Tokenizer::Load(dir, kVocab);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = *std::move(tokenizer);
+  }
+
+  static EngineOptions Small() {
+    EngineOptions options;
+    options.max_running = 4;
+    options.max_batch_tokens = 64;
+    return options;
+  }
+
+  struct Result {
+    Finish finish;
+    std::string shown;  // Bytes that were safe, at the end.
+    int tokens;
+  };
+  // What a reader sees of this text under these stop parameters.
+  Result Run(const std::string& text, const StopParams& stop) {
+    auto ids = tokenizer_->Encode(text, {});
+    EXPECT_TRUE(ids.ok());
+    const int max_tokens = static_cast<int>(ids->size());
+    FakeModel::Options options;
+    options.vocab = kVocab;
+    Script model(options, *ids);
+    auto engine = *Engine::Create(&model, tokenizer_.get(), Small());
+    Consumer consumer;
+    Request request = consumer.Make(1, {1}, max_tokens);
+    request.stop = stop;
+    request.stop.max_tokens = max_tokens;
+    request.stop.continues_text = false;
+    EXPECT_EQ(engine->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+    std::string shown;
+    TextDecoder decoder(tokenizer_.get(), true, false);
+    std::string decoded;
+    size_t tokens = 0;
+    while (!engine->idle()) {
+      engine->Step(absl::UnixEpoch());
+      if (!consumer.Poll()) continue;
+      for (; tokens < consumer.tokens.size(); ++tokens) {
+        decoded += decoder.Push(consumer.tokens[tokens]);
+      }
+      const std::string now = decoded.substr(0, std::min(decoded.size(), consumer.safe_text_bytes));
+      EXPECT_EQ(now.substr(0, shown.size()), shown) << "what was shown was taken back";
+      shown = now;
+      if (stop.min_tokens > 0) continue;
+      for (const std::string& s : stop.stop_strings) {
+        EXPECT_LE(shown.size(), std::min(text.find(s), text.size())) << "shown: " << shown;
+      }
+    }
+    return {*consumer.finish, shown, static_cast<int>(consumer.tokens.size())};
+  }
+
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+StopParams Stops(std::vector<std::string> strings, int min_tokens = 0) {
+  StopParams stop;
+  stop.stop_strings = std::move(strings);
+  stop.min_tokens = min_tokens;
+  return stop;
+}
+
+TEST_F(EngineStopTest, CutsBeforeTheStopString) {
+  const std::string text = "The quick brown fox.\nUser: next";
+  const Result r = Run(text, Stops({"\nUser:"}));
+  EXPECT_EQ(r.finish.reason, FinishReason::kStopString);
+  EXPECT_EQ(r.shown, "The quick brown fox.");
+  EXPECT_EQ(r.finish.usage.completion_tokens, r.tokens);
+}
+
+TEST_F(EngineStopTest, InTheMiddleOfATokenAndAcrossTokens) {
+  EXPECT_EQ(Run("Understanding matters", Stops({"stand"})).shown, "Under");
+  EXPECT_EQ(Run("one two three four", Stops({"wo three f"})).shown, "one t");
+}
+
+TEST_F(EngineStopTest, OverlappingPrefixes) {
+  EXPECT_EQ(Run("x aabaabaac y", Stops({"aabaac"})).shown, "x aab");
+  EXPECT_EQ(Run("a -- b --- c", Stops({"---"})).shown, "a -- b ");
+}
+
+TEST_F(EngineStopTest, Utf8) {
+  EXPECT_EQ(Run("caf\xC3\xA9 \xF0\x9F\x90\x80 end", Stops({"\xF0\x9F\x90\x80"})).shown,
+            "caf\xC3\xA9 ");
+}
+
+TEST_F(EngineStopTest, WhatWasHeldBackIsShownAtTheEnd) {
+  const Result r = Run("It ends with a line\n\nUse", Stops({"\n\nUser:"}));
+  EXPECT_EQ(r.finish.reason, FinishReason::kLength);
+  EXPECT_EQ(r.shown, "It ends with a line\n\nUse");
+}
+
+TEST_F(EngineStopTest, NotBeforeMinTokens) {
+  const std::string text = "a b c STOP d e f STOP g";
+  const int tokens_of_first = static_cast<int>(tokenizer_->Encode("a b c STOP", {})->size());
+  const Result early = Run(text, Stops({"STOP"}, tokens_of_first));
+  EXPECT_EQ(early.finish.reason, FinishReason::kStopString);
+  EXPECT_EQ(early.shown, "a b c STOP d e f ");
+  EXPECT_EQ(Run(text, Stops({"STOP"}, tokens_of_first - 1)).shown, "a b c ");
+}
+
+TEST_F(EngineStopTest, PaddingIsNeverSampled) {
+  FakeModel::Options options;
+  options.vocab = kVocab;
+  // The model wants a padding id, always: it is never sampled.
+  Script model(options, std::vector<int32_t>(20, kVocab - 1));
+  auto engine = *Engine::Create(&model, tokenizer_.get(), Small());
+  Consumer consumer;
+  ASSERT_EQ(engine->Submit(consumer.Make(1, {1}, 20), absl::UnixEpoch()), absl::OkStatus());
+  while (!engine->idle()) engine->Step(absl::UnixEpoch());
+  consumer.Poll();
+  ASSERT_EQ(consumer.tokens.size(), 20u);
+  for (int32_t token : consumer.tokens) EXPECT_LT(token, tokenizer_->num_pieces());
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,353 @@
+#include "runtime/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::ElementsAre;
+
+struct Case {
+  SamplingParams params;
+  std::vector<float> logits;
+  std::vector<int32_t> prompt, generated, masked;
+  int num_ids;
+};
+
+// log-probabilities before temperature and cuts, in double, step by step as the header says.
+std::vector<double> ReferenceScores(const Case& c) {
+  const double excluded = -std::numeric_limits<double>::infinity();
+  std::vector<double> x(c.logits.begin(), c.logits.begin() + c.num_ids);
+  const auto exclude = [&](int32_t id) {
+    if (id < c.num_ids) x[id] = excluded;
+  };
+  for (const auto& [id, bias] : c.params.logit_bias) {
+    if (id < c.num_ids) x[id] += static_cast<double>(bias);
+  }
+  for (int32_t id : c.params.banned_ids) exclude(id);
+  for (int32_t id : c.masked) exclude(id);
+  std::map<int32_t, int> counts;  // 0: only in the prompt.
+  for (int32_t id : c.prompt) counts[id] += 0;
+  for (int32_t id : c.generated) counts[id] += 1;
+  for (const auto& [id, count] : counts) {
+    if (id >= c.num_ids) continue;
+    const double penalty = c.params.repetition_penalty;
+    x[id] = x[id] > 0 ? x[id] / penalty : x[id] * penalty;
+    if (count > 0) {
+      x[id] -= static_cast<double>(c.params.presence_penalty) +
+               static_cast<double>(c.params.frequency_penalty) * count;
+    }
+  }
+  if (!c.params.allowed_ids.empty()) {
+    const std::vector<int32_t>& allowed = c.params.allowed_ids;
+    for (int id = 0; id < c.num_ids; ++id) {
+      if (std::find(allowed.begin(), allowed.end(), id) == allowed.end()) x[id] = excluded;
+    }
+  }
+  return x;
+}
+
+std::vector<double> Softmax(std::vector<double> x, double temperature) {
+  const double best = *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (double& v : x) sum += v = std::exp((v - best) / temperature);
+  for (double& v : x) v /= sum;
+  return x;
+}
+
+void KeepFirst(std::vector<double>* p, const std::vector<int>& order, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; ++i) sum += (*p)[order[i]];
+  for (size_t i = 0; i < order.size(); ++i) (*p)[order[i]] *= i < count ? 1 / sum : 0;
+}
+
+// The distribution that is drawn from. `top_p` in place of the parameter's.
+std::vector<double> ReferenceProbabilities(const Case& c, double top_p) {
+  const std::vector<double> scores = ReferenceScores(c);
+  std::vector<double> p = Softmax(scores, c.params.temperature);
+  std::vector<int> order(p.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return scores[a] > scores[b]; });
+  if (c.params.top_k > 0 && c.params.top_k < static_cast<int>(p.size())) {
+    KeepFirst(&p, order, c.params.top_k);
+  }
+  if (top_p < 1) {
+    double sum = 0;
+    size_t count = 0;
+    while (count < order.size() && sum < top_p) sum += p[order[count++]];
+    KeepFirst(&p, order, count);
+  }
+  size_t count = 0;
+  while (count < order.size() && p[order[count]] >= c.params.min_p * p[order[0]]) ++count;
+  KeepFirst(&p, order, count);
+  return p;
+}
+
+int32_t Draw(Sampler* sampler, const Case& c, uint64_t position,
+             TokenLogprobs* logprobs = nullptr) {
+  SamplingState state(c.params, c.prompt, 100, c.num_ids);
+  for (int32_t token : c.generated) state.AddGenerated(token);
+  std::vector<float> logits = c.logits;
+  int32_t token = -1;
+  const absl::Status status =
+      sampler->Sample(state, c.masked, position, logits.data(), &token, logprobs);
+  EXPECT_EQ(status, absl::OkStatus());
+  return token;
+}
+
+Case RandomCase(std::mt19937_64* random, int vocab) {
+  const auto pick = [&](int n) { return static_cast<int>((*random)() % n); };
+  const auto uniform = [&] { return std::uniform_real_distribution<float>(0, 1)(*random); };
+  std::normal_distribution<float> normal(0, 1 + 4 * uniform());
+  Case c;
+  c.num_ids = vocab - pick(10);
+  for (int i = 0; i < vocab; ++i) c.logits.push_back(i < c.num_ids ? normal(*random) : 100.0f);
+  SamplingParams& p = c.params;
+  p.temperature = 0.2f + 2 * uniform();
+  p.seed = (*random)();
+  if (pick(2)) p.top_k = pick(vocab);
+  if (pick(2)) p.top_p = 0.05f + 0.94f * uniform();
+  if (pick(3) == 0) p.min_p = 0.3f * uniform();
+  if (pick(3) == 0) p.repetition_penalty = 0.5f + uniform();
+  if (pick(3) == 0) p.presence_penalty = 2 * uniform() - 1;
+  if (pick(3) == 0) p.frequency_penalty = 2 * uniform() - 1;
+  for (int i = pick(30); i > 0; --i) c.prompt.push_back(pick(vocab));
+  for (int i = pick(30); i > 0; --i) c.generated.push_back(pick(vocab / 3));
+  if (pick(3) == 0) {
+    for (int i = 0; i < 5; ++i) p.logit_bias.emplace_back(i * vocab / 5, 8 * uniform() - 4);
+  }
+  if (pick(3) == 0) {
+    for (int i = 0; i < vocab / 4; ++i) p.allowed_ids.push_back(pick(vocab));
+    p.allowed_ids.push_back(1);
+  }
+  if (pick(3) == 0) {
+    for (int i = 0; i < vocab / 4; ++i) p.banned_ids.push_back(2 + pick(vocab - 2));
+  }
+  if (pick(3) == 0) c.masked = {0, 2};
+  return c;
+}
+
+// Does drawing `token` with the uniform number `u` agree with inverting this distribution in the
+// order of ids? 2e-5: float32 weights, and arguments of exp rounded at 87 * 2^-24.
+bool Agrees(const std::vector<double>& p, int32_t token, double u) {
+  constexpr double kTolerance = 2e-5;
+  double before = 0;
+  for (int i = 0; i < token; ++i) before += p[i];
+  return p[token] > 0 && before <= u + kTolerance && u <= before + p[token] + kTolerance;
+}
+
+TEST(CounterUniform, IsPhilox) {
+  // Known answer of Philox 4x32-10 for counter 0 and key 0: 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
+  EXPECT_EQ(CounterUniform(0, 0), static_cast<double>(0xe169c58d6627e8d5u >> 11) * 0x1p-53);
+  double sum = 0, square = 0;
+  for (int i = 0; i < 100000; ++i) {
+    const double u = CounterUniform(77, i);
+    ASSERT_GE(u, 0.0);
+    ASSERT_LT(u, 1.0);
+    sum += u;
+    square += u * u;
+  }
+  EXPECT_NEAR(sum / 1e5, 0.5, 0.003);  // Three standard errors.
+  EXPECT_NEAR(square / 1e5, 1.0 / 3, 0.003);
+  EXPECT_NE(CounterUniform(1, 5), CounterUniform(5, 1));
+  EXPECT_NE(CounterUniform(uint64_t{1} << 40, 5), CounterUniform(0, 5));
+  EXPECT_NE(CounterUniform(3, uint64_t{1} << 40), CounterUniform(3, 0));
+}
+
+TEST(Sampler, InvertsTheReferenceDistribution) {
+  std::mt19937_64 random(21);
+  for (int vocab : {20, 300, 5000}) {
+    Sampler* sampler = nullptr;
+    std::unique_ptr<Sampler> owned;
+    for (int round = 0; round < 300; ++round) {
+      const Case c = RandomCase(&random, vocab);
+      owned = std::make_unique<Sampler>(vocab, c.num_ids);
+      sampler = owned.get();
+      // Where the sum stands within rounding of top_p, one token more or fewer is as right.
+      std::vector<std::vector<double>> distributions;
+      for (double nudge : {0.0, -1e-6, 1e-6}) {
+        distributions.push_back(ReferenceProbabilities(c, c.params.top_p + nudge));
+      }
+      for (int position = 0; position < 5; ++position) {
+        const int32_t token = Draw(sampler, c, position);
+        ASSERT_GE(token, 0);
+        ASSERT_LT(token, c.num_ids);
+        const double u = CounterUniform(c.params.seed, position);
+        const bool agrees = std::any_of(distributions.begin(), distributions.end(),
+                                        [&](const auto& p) { return Agrees(p, token, u); });
+        ASSERT_TRUE(agrees) << "vocab " << vocab << " round " << round << " token " << token
+                            << " top_k " << c.params.top_k << " top_p " << c.params.top_p
+                            << " min_p " << c.params.min_p;
+      }
+    }
+  }
+}
+
+TEST(Sampler, FrequenciesFollowTheProbabilities) {
+  std::mt19937_64 random(5);
+  for (int round = 0; round < 6; ++round) {
+    Case c = RandomCase(&random, 40);
+    Sampler sampler(40, c.num_ids);
+    const std::vector<double> p = ReferenceProbabilities(c, c.params.top_p);
+    constexpr int kDraws = 20000;
+    std::vector<int> counts(40, 0);
+    for (int i = 0; i < kDraws; ++i) ++counts[Draw(&sampler, c, i)];
+    double chi_square = 0;
+    int degrees = -1;
+    for (int i = 0; i < c.num_ids; ++i) {
+      const double expected = p[i] * kDraws;
+      if (expected < 5) continue;  // Too rare for the test; the exact test above covers them.
+      chi_square += (counts[i] - expected) * (counts[i] - expected) / expected;
+      ++degrees;
+    }
+    // Mean `degrees`, standard deviation sqrt(2 * degrees).
+    if (degrees > 0) {
+      EXPECT_LT(chi_square, degrees + 4 * std::sqrt(2.0 * degrees)) << round;
+    }
+  }
+}
+
+TEST(Sampler, GreedyTakesTheBestAndOfEqualsTheLowest) {
+  std::mt19937_64 random(8);
+  for (int round = 0; round < 200; ++round) {
+    Case c = RandomCase(&random, 500);
+    c.params.temperature = 0;
+    for (float& x : c.logits) x = std::round(x);
+    c.params.repetition_penalty = 1;
+    c.params.presence_penalty = c.params.frequency_penalty = 0;
+    c.params.logit_bias.clear();
+    Sampler sampler(500, c.num_ids);
+    const std::vector<double> scores = ReferenceScores(c);
+    EXPECT_EQ(Draw(&sampler, c, round),
+              std::max_element(scores.begin(), scores.end()) - scores.begin());
+  }
+}
+
+TEST(Sampler, TinyTemperaturesAreGreedy) {
+  Case c;
+  c.num_ids = 5;
+  c.logits = {0.1f, 0.9f, 0.9001f, -3.0f, 0.5f};
+  Sampler sampler(5, 5);
+  for (float temperature : {1e-6f, 1e-30f, 1e-45f}) {
+    c.params.temperature = temperature;
+    for (int position = 0; position < 50; ++position) EXPECT_EQ(Draw(&sampler, c, position), 2);
+  }
+}
+
+TEST(Sampler, Logprobs) {
+  std::mt19937_64 random(31);
+  for (int round = 0; round < 200; ++round) {
+    Case c = RandomCase(&random, 300);
+    c.params.num_logprobs = round % 21;
+    if (round % 2) c.params.temperature = 0;
+    Sampler sampler(300, c.num_ids);
+    const std::vector<double> scores = ReferenceScores(c);
+    const std::vector<double> p = Softmax(scores, 1.0);
+    TokenLogprobs logprobs;
+    const int32_t token = Draw(&sampler, c, round, &logprobs);
+    // Scores up to 30 in float32, and a sum of weights.
+    EXPECT_NEAR(logprobs.logprob, std::log(p[token]), 2e-5);
+    const size_t possible =
+        std::count_if(scores.begin(), scores.end(), [](double x) { return std::isfinite(x); });
+    ASSERT_EQ(logprobs.top.size(), std::min<size_t>(c.params.num_logprobs, possible));
+    std::vector<double> sorted = p;
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (size_t i = 0; i < logprobs.top.size(); ++i) {
+      EXPECT_NEAR(logprobs.top[i].second, std::log(sorted[i]), 2e-5);
+      EXPECT_NEAR(logprobs.top[i].second, std::log(p[logprobs.top[i].first]), 2e-5);
+    }
+  }
+}
+
+TEST(Sampler, PaddingIsNeverSampled) {
+  Case c;
+  c.num_ids = 3;
+  c.logits = {0, 0, 0, 1000, std::numeric_limits<float>::quiet_NaN()};
+  Sampler sampler(5, 3);
+  c.params.allowed_ids = {1, 2, 3, 4};
+  c.params.temperature = 5;
+  for (int position = 0; position < 100; ++position) {
+    const int32_t token = Draw(&sampler, c, position);
+    EXPECT_TRUE(token == 1 || token == 2);
+  }
+}
+
+TEST(Sampler, NonFiniteLogitsAreAnError) {
+  Sampler sampler(40, 40);
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()}) {
+    std::vector<float> logits(40, 0.5f);
+    logits[33] = bad;
+    SamplingState state(SamplingParams(), {}, 5, 40);
+    int32_t token = -1;
+    EXPECT_EQ(sampler.Sample(state, {}, 0, logits.data(), &token, nullptr),
+              absl::InternalError("the model produced a non-finite value"));
+  }
+}
+
+TEST(Sampler, NothingLeftIsAnError) {
+  Sampler sampler(3, 3);
+  std::vector<float> logits(3, 0.5f);
+  SamplingState state(SamplingParams(), {}, 5, 3);
+  int32_t token = -1;
+  const int32_t masked[] = {0, 1, 2};
+  EXPECT_EQ(sampler.Sample(state, masked, 0, logits.data(), &token, nullptr),
+            absl::InternalError("no token is left to choose from"));
+}
+
+TEST(Sampler, HugeLogitsStayInRange) {
+  Case c;
+  c.num_ids = 4;
+  c.logits = {3e38f, -3e38f, 3.3e38f, 0};
+  c.params.repetition_penalty = 0.001f;
+  c.params.logit_bias = {{2, 1000}};
+  c.prompt = {0, 2};
+  Sampler sampler(4, 4);
+  for (int position = 0; position < 20; ++position) {
+    const int32_t token = Draw(&sampler, c, position);
+    EXPECT_TRUE(token == 0 || token == 2);  // Both at the largest float.
+  }
+}
+
+TEST(TokenCounts, CountsDistinctTokens) {
+  TokenCounts counts;
+  counts.Reserve(300);
+  std::map<int32_t, int> expected;
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 100; ++i) {
+    const int32_t token = static_cast<int32_t>(random() % 200) * 1024;
+    counts.AddPrompt(token);
+    expected[token] += 0;
+  }
+  for (int i = 0; i < 5000; ++i) {
+    const int32_t token = static_cast<int32_t>(random() % 200) * 1024;
+    counts.AddGenerated(token);
+    expected[token] += 1;
+  }
+  ASSERT_EQ(counts.entries().size(), expected.size());
+  for (const auto& entry : counts.entries()) EXPECT_EQ(entry.generated, expected[entry.token]);
+}
+
+TEST(AnythingToSample, CountsWhatIsLeft) {
+  SamplingParams params;
+  EXPECT_TRUE(AnythingToSample(params, {}, 3));
+  const int32_t masked[] = {0, 2, 2, 5};
+  EXPECT_TRUE(AnythingToSample(params, masked, 3));
+  params.banned_ids = {1, 1};
+  EXPECT_FALSE(AnythingToSample(params, masked, 3));
+  EXPECT_TRUE(AnythingToSample(params, masked, 4));
+  params.allowed_ids = {2, 3};
+  EXPECT_FALSE(AnythingToSample(params, masked, 3));
+  EXPECT_TRUE(AnythingToSample(params, masked, 4));
+}
+
+}  // namespace
+}  // namespace packrat

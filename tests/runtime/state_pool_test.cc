@@ -1,0 +1,180 @@
+#include "runtime/state_pool.h"
+
+#include <cstring>
+#include <set>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+ModelConfig Config(bool mesa) {
+  ModelConfig config;
+  config.layers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0}};
+  if (mesa) config.layers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
+  return config;
+}
+
+int64_t Bytes(const StateLayout& layout, const PartCounts& counts) {
+  int64_t bytes = counts.slots * layout.slot_bytes + counts.tails * layout.tail_bytes;
+  for (size_t c = 0; c < counts.pages.size(); ++c) {
+    bytes += counts.pages[c] * layout.page_classes[c].page_bytes;
+  }
+  return bytes;
+}
+
+TEST(PlanParts, GivesAllThatMaxRunningSequencesNeed) {
+  const StateLayout layout(Config(true));
+  StatePoolOptions options;
+  options.max_running = 7;
+  options.max_context = 1000;
+  options.state_bytes = 7 * layout.SequenceBytes(1000);
+  const auto parts = PlanParts(layout, options);
+  ASSERT_TRUE(parts.ok());
+  EXPECT_EQ(parts->slots, 7);
+  EXPECT_EQ(parts->tails, 7);
+  // 62 finished chunks; a window of 40 touches up to 4 blocks; 63 blocks.
+  EXPECT_THAT(parts->pages, ElementsAre(7 * 62, 7 * 4, 7 * 63));
+  options.state_bytes *= 10;  // Not more than needed.
+  EXPECT_EQ(Bytes(layout, *PlanParts(layout, options)), 7 * layout.SequenceBytes(1000));
+}
+
+TEST(PlanParts, NeverExceedsTheLimitAndAlwaysFitsOne) {
+  for (bool mesa : {false, true}) {
+    const StateLayout layout(Config(mesa));
+    for (int max_running : {1, 3, 64, 1000}) {
+      for (int context : {1, 17, 300, 5000}) {
+        const int64_t one = layout.SequenceBytes(context);
+        for (int64_t budget : {one, one + 1, 2 * one, 5 * one / 2, 40 * one, 2000 * one}) {
+          StatePoolOptions options;
+          options.max_running = max_running;
+          options.max_context = context;
+          options.state_bytes = budget;
+          const auto parts = PlanParts(layout, options);
+          ASSERT_TRUE(parts.ok()) << parts.status();
+          EXPECT_LE(Bytes(layout, *parts), budget);
+          EXPECT_GE(parts->tails, 1);
+          EXPECT_LE(parts->tails, max_running);
+          EXPECT_EQ(parts->slots, mesa ? parts->tails : 0);
+          const PartCounts need = SequenceNeeds(layout, context);
+          for (size_t c = 0; c < need.pages.size(); ++c) {
+            EXPECT_GE(parts->pages[c], need.pages[c]);
+          }
+          // Whole sequences of the longest: as many as fit, but for the rounding of pages.
+          if (budget == 40 * one && max_running >= 40) {
+            EXPECT_GE(parts->tails, 40);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PlanParts, RefusesWhatHoldsNotEvenOneSequence) {
+  const StateLayout layout(Config(true));
+  StatePoolOptions options;
+  options.max_running = 2;
+  options.max_context = 1000;
+  options.state_bytes = layout.SequenceBytes(1000) - 1;
+  const absl::Status status = StatePool::Create(layout, options).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  const std::string message(status.message());
+  EXPECT_THAT(message, HasSubstr("max_context (1000)"));
+  EXPECT_THAT(message, HasSubstr(std::to_string(layout.SequenceBytes(1000)) + " bytes"));
+}
+
+class StatePoolTest : public ::testing::Test {
+ protected:
+  StatePoolTest() {
+    options_.max_running = 3;
+    options_.max_context = 100;
+    options_.state_bytes = 3 * layout_.SequenceBytes(100);
+    options_.poison_freed = true;
+    pool_ = *StatePool::Create(layout_, options_);
+  }
+  PartCounts Free() {
+    PartCounts free;
+    pool_->CountFree(&free);
+    return free;
+  }
+
+  StateLayout layout_{Config(true)};
+  StatePoolOptions options_;
+  std::unique_ptr<StatePool> pool_;
+};
+
+TEST_F(StatePoolTest, PartsAreDistinctAlignedAndWithinTheMemory) {
+  std::set<std::byte*> addresses;
+  const StateMemory& memory = pool_->memory();
+  const auto take = [&](std::byte* base, size_t stride, int32_t part) {
+    std::byte* address = base + part * stride;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(address) % 64, 0u);
+    EXPECT_TRUE(addresses.insert(address).second);
+    std::memset(address, 0x5A, stride);
+  };
+  for (int i = 0; i < 3; ++i) {
+    take(memory.slots, layout_.slot_bytes, pool_->TakeSlot());
+    take(memory.tails, layout_.tail_bytes, pool_->TakeTail());
+  }
+  for (size_t c = 0; c < layout_.page_classes.size(); ++c) {
+    for (int i = 0; i < pool_->total().pages[c]; ++i) {
+      take(memory.pages[c], layout_.page_classes[c].page_bytes, pool_->TakePage(c));
+    }
+  }
+  EXPECT_EQ(pool_->bytes(), 3 * layout_.SequenceBytes(100));
+  EXPECT_EQ(Bytes(layout_, Free()), 0);
+  EXPECT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
+}
+
+TEST_F(StatePoolTest, SealedPartsLiveAsLongAsTheirReferences) {
+  const int32_t slot = pool_->TakeSlot();
+  const int32_t page = pool_->TakePage(1);
+  pool_->RefSlot(slot);
+  pool_->RefPage(1, page);
+  EXPECT_EQ(pool_->slot_refs(slot), 2);
+  pool_->UnrefSlot(slot);
+  pool_->UnrefPage(1, page);
+  EXPECT_EQ(Free().slots, 2);
+  EXPECT_EQ(Free().pages[1], pool_->total().pages[1] - 1);
+  EXPECT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
+  pool_->UnrefSlot(slot);
+  pool_->UnrefPage(1, page);
+  EXPECT_EQ(Free().slots, 3);
+  EXPECT_EQ(Free().pages[1], pool_->total().pages[1]);
+}
+
+TEST_F(StatePoolTest, WhatIsFreeIsPoisoned) {
+  const int32_t tail = pool_->TakeTail();
+  std::byte* memory = pool_->memory().tails + tail * layout_.tail_bytes;
+  const auto poisoned = [&] {
+    for (size_t i = 0; i < layout_.tail_bytes; ++i) {
+      if (memory[i] != std::byte{0xFF}) return false;
+    }
+    return true;
+  };
+  EXPECT_TRUE(poisoned());
+  std::memset(memory, 0, layout_.tail_bytes);
+  EXPECT_FALSE(poisoned());
+  pool_->FreeTail(tail);
+  EXPECT_TRUE(poisoned());
+}
+
+using StatePoolDeathTest = StatePoolTest;
+
+TEST_F(StatePoolDeathTest, BrokenBooksStopTheProcess) {
+  const int32_t slot = pool_->TakeSlot();
+  pool_->UnrefSlot(slot);
+  EXPECT_DEATH(pool_->UnrefSlot(slot), "freed twice");
+  EXPECT_DEATH(pool_->RefSlot(slot), "free part");
+  EXPECT_DEATH(pool_->FreeTail(99), "tail 99");
+  for (int i = 0; i < 3; ++i) pool_->TakeSlot();
+  EXPECT_DEATH(pool_->TakeSlot(), "admitted without its parts");
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,47 @@
+// Benchmarks on this machine's CPU. Prints tab-separated rows; see report.h.
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <string>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "kernels/cpu_target.h"
+#include "kernels/thread_pool.h"
+#include "tests/bench/machine.h"
+#include "tests/bench/model_bench.h"
+#include "tests/bench/report.h"
+
+ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench", "Folder for models of random weights (1 GB).");
+ABSL_FLAG(std::string, only, "", "Run one section: model, context. Default: all.");
+ABSL_FLAG(int, threads, 0, "Threads; 0: one per core.");
+ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
+
+int main(int argc, char** argv) {
+  using namespace packrat;  // NOLINT
+  absl::SetProgramUsageMessage("benchmarks of the CPU backend");
+  absl::ParseCommandLine(argc, argv);
+  const absl::Status status = SetCpuTarget(absl::GetFlag(FLAGS_cpu_target));
+  if (!status.ok()) {
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    return 2;
+  }
+  const std::string dir = absl::GetFlag(FLAGS_dir), only = absl::GetFlag(FLAGS_only);
+  const int threads = ThreadPool(absl::GetFlag(FLAGS_threads)).size();
+  std::filesystem::create_directories(dir);
+  char date[32];
+  const time_t now = time(nullptr);
+  std::strftime(date, sizeof(date), "%Y-%m-%d", std::localtime(&now));
+  std::printf("# %s, %s, %d threads, %s\n", date, CpuModelName().c_str(), threads,
+              CpuTargetName().c_str());
+  std::printf("# benchmark\tmedian\tunit\tlimit\tshare\tnote\n");
+  const MachineLimits limits = MeasureMachine(threads);
+  Row("machine: own read loop over 1 GiB", limits.own_read / 1e9, "GB/s");
+  Row("machine: mbw, read + written, 1 core", limits.mbw / 1e9, "GB/s");
+  Row("machine: own FMA loop", limits.own_fma / 1e9, "GFLOP/s");
+  Row("machine: OpenBLAS sgemm 2048", limits.sgemm / 1e9, "GFLOP/s");
+  if (only.empty() || only == "model") BenchModel(dir, threads, limits);
+  if (only.empty() || only == "context") BenchContext(dir, threads);
+  return 0;
+}

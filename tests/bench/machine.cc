@@ -1,0 +1,160 @@
+#include "tests/bench/machine.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <vector>
+
+#include "kernels/aligned.h"
+#include "kernels/thread_pool.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "tests/bench/machine.cc"
+// Keep after the define.
+#include "hwy/foreach_target.h"
+// Keep after foreach_target.h.
+#include "kernels/vec16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace packrat {
+namespace HWY_NAMESPACE {
+
+// Reads n floats (a multiple of 128) in order; the sum keeps the compiler honest.
+float SumFloats(const float* p, size_t n) {
+  V16 sums[8];
+  for (V16& s : sums) s = Zero();
+  for (size_t i = 0; i < n; i += 128) {
+    for (int s = 0; s < 8; ++s) sums[s] = Add(sums[s], Load(p + i + s * 16));
+  }
+  for (int s = 1; s < 8; ++s) sums[0] = Add(sums[0], sums[s]);
+  return SumLanes(sums[0]);
+}
+
+// rounds * kChains * kVecLanes multiply-adds on registers.
+constexpr int kChains = HWY_TARGET == HWY_AVX3 ? 24 : 12;
+float FmaLoop(int64_t rounds, double* flops) {
+  const Lanes d;
+  Vec acc[kChains];
+  for (int c = 0; c < kChains; ++c) acc[c] = hn::Set(d, 1.0f + 0.01f * c);
+  const Vec a = hn::Set(d, 0.999f), b = hn::Set(d, 0.001f);
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int c = 0; c < kChains; ++c) acc[c] = hn::MulAdd(acc[c], a, b);
+  }
+  for (int c = 1; c < kChains; ++c) acc[0] = hn::Add(acc[0], acc[c]);
+  *flops = 2.0 * rounds * kChains * kVecLanes;
+  return hn::GetLane(acc[0]);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace packrat
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+extern "C" void openblas_set_num_threads(int);
+
+namespace packrat {
+
+HWY_EXPORT(SumFloats);
+HWY_EXPORT(FmaLoop);
+
+namespace {
+
+constexpr int kRuns = 7;
+volatile float sink;  // NOLINT: keeps results alive.
+
+double OwnRead(ThreadPool* pool) {
+  const size_t floats = size_t{1} << 28;  // 1 GiB
+  AlignedFloats memory(floats);
+  std::fill_n(memory.data(), floats, 1.0f);
+  const int64_t pieces = 64;
+  const double seconds = MedianSeconds(kRuns, [&] {
+    pool->Run(pieces, [&](int64_t i, int) {
+      sink = HWY_DYNAMIC_DISPATCH(SumFloats)(memory.data() + i * (floats / pieces), floats / pieces);
+    });
+  });
+  return floats * sizeof(float) / seconds;
+}
+
+// mbw copies: a byte copied is a byte read and a byte written. Its best of MEMCPY, DUMB and MCBLOCK
+// on one core, as bytes moved.
+double Mbw() {
+  FILE* pipe = popen("mbw -q -n 5 256 2>/dev/null", "r");
+  if (pipe == nullptr) return 0;
+  char line[512];
+  double best = 0;
+  while (std::fgets(line, sizeof(line), pipe) != nullptr) {
+    const std::string text = line;
+    const size_t at = text.find("Copy: ");
+    if (text.find("AVG") == std::string::npos || at == std::string::npos) continue;
+    best = std::max(best, std::atof(text.c_str() + at + 6));
+  }
+  pclose(pipe);
+  return 2 * best * (1 << 20);
+}
+
+double OwnFma(ThreadPool* pool) {
+  double flops = 0;
+  const double seconds = MedianSeconds(kRuns, [&] {
+    pool->Run(pool->size(), [&](int64_t, int worker) {
+      double mine;
+      sink = HWY_DYNAMIC_DISPATCH(FmaLoop)(20'000'000, &mine);
+      if (worker == 0) flops = mine;
+    });
+  });
+  return flops * pool->size() / seconds;
+}
+
+double Sgemm(int threads) {
+  openblas_set_num_threads(threads);
+  const int n = 2048;
+  std::vector<float> a(n * n, 0.5f), b(n * n, 0.25f), c(n * n);
+  const double seconds = MedianSeconds(kRuns, [&] {
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1.0f, a.data(), n, b.data(), n,
+                0.0f, c.data(), n);
+  });
+  return 2.0 * n * n * n / seconds;
+}
+
+}  // namespace
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double MedianSeconds(int runs, const std::function<void()>& work) {
+  std::vector<double> seconds;
+  for (int run = 0; run <= runs; ++run) {
+    const double start = Now();
+    work();
+    if (run > 0) seconds.push_back(Now() - start);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+MachineLimits MeasureMachine(int threads) {
+  ThreadPool pool(threads);
+  MachineLimits limits{};
+  limits.own_read = OwnRead(&pool);
+  limits.mbw = Mbw();
+  limits.own_fma = OwnFma(&pool);
+  limits.sgemm = Sgemm(pool.size());
+  limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);
+  limits.flops_per_second = std::max(limits.own_fma, limits.sgemm);
+  return limits;
+}
+
+std::string CpuModelName() {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(info, line)) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+}  // namespace packrat
+#endif  // HWY_ONCE

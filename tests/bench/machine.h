@@ -1,0 +1,27 @@
+// What this machine can do at most, measured: the limits that every benchmark is held against.
+#ifndef PACKRAT_TESTS_BENCH_MACHINE_H_
+#define PACKRAT_TESTS_BENCH_MACHINE_H_
+
+#include <functional>
+#include <string>
+
+namespace packrat {
+
+struct MachineLimits {
+  double read_bytes_per_second;  // The larger of our own loop over 1 GB and `mbw` (0 if absent).
+  double flops_per_second;       // The larger of our own FMA loop and OpenBLAS sgemm; float32.
+  double own_read, mbw, own_fma, sgemm;
+};
+
+// `threads` as the model will use them.
+MachineLimits MeasureMachine(int threads);
+
+std::string CpuModelName();
+
+// Seconds: the median over `runs` runs of `work` after one that does not count.
+double MedianSeconds(int runs, const std::function<void()>& work);
+double Now();  // Seconds, monotonic.
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_BENCH_MACHINE_H_

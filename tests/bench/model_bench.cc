@@ -1,0 +1,145 @@
+#include "tests/bench/model_bench.h"
+
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "models/model.h"
+#include "models/owned_state.h"
+#include "tests/bench/random_model.h"
+#include "tests/bench/report.h"
+
+namespace packrat {
+namespace {
+
+std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, int tokens) {
+  ModelOptions options;
+  options.threads = threads;
+  options.max_batch_tokens = tokens;
+  options.max_logit_rows = 64;
+  auto model = LoadModel(dir, options);
+  PACKRAT_CHECK(model.ok()) << model.status().ToString();
+  return std::move(*model);
+}
+
+// A number of sequences that can be fed and decoded together.
+class Sequences {
+ public:
+  Sequences(LanguageModel* model, int count, int max_tokens)
+      : model_(model), state_(model->state_layout(), count, max_tokens), position_(count, 0) {}
+
+  // Feeds `tokens` tokens to each of the first `count` sequences, all in one batch.
+  SpanStats Feed(int count, int tokens) {
+    ids_.clear();
+    spans_.clear();
+    for (int s = 0; s < count; ++s) {
+      spans_.push_back(state_.SpanFor(s, static_cast<int>(ids_.size()), tokens, position_[s]));
+      spans_.back().num_logits = 1;
+      for (int t = 0; t < tokens; ++t) {
+        random_ = random_ * 6364136223846793005u + 1442695040888963407u;
+        ids_.push_back(static_cast<int32_t>((random_ >> 33) % model_->config().vocab_size));
+      }
+      position_[s] += tokens;
+    }
+    stats_.resize(spans_.size());
+    model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
+                     static_cast<int>(spans_.size())}, state_.memory(), stats_.data());
+    PACKRAT_CHECK(stats_[0].finite);
+    return stats_[0];
+  }
+  void MoveTo(int position) {  // Pretends: what lies before is whatever the memory holds.
+    for (int& p : position_) p = position;
+  }
+
+ private:
+  LanguageModel* model_;
+  OwnedState state_;
+  std::vector<int> position_;
+  uint64_t random_ = 1;
+  std::vector<int32_t> ids_;
+  std::vector<Span> spans_;
+  std::vector<SpanStats> stats_;
+};
+
+// Operations of the matrix products for one token, its logits included.
+double FlopsPerToken(const LanguageModel& model, bool logits) {
+  const double embedding = 2.0 * model.config().vocab_size * model.config().hidden_size;  // bf16
+  const double weights = static_cast<double>(model.weight_bytes()) - (logits ? 0 : embedding);
+  return weights;  // Two operations per parameter of two bytes.
+}
+
+}  // namespace
+
+void BenchModel(const std::string& dir, int threads, const MachineLimits& limits) {
+  WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
+  const double start = Now();
+  auto model = Load(dir + "/hybrid350m", threads, 512);
+  Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
+  const auto bytes = static_cast<double>(model->weight_bytes());
+  {
+    Sequences one(model.get(), 1, 1024);
+    one.Feed(1, 256);
+    SpanStats stats;
+    const double seconds = MedianSeconds(33, [&] { stats = one.Feed(1, 1); });
+    const double state = static_cast<double>(model->state_layout().SequenceBytes(272));
+    Row("decode batch 1", (bytes + state) / seconds / 1e9, "GB/s",
+        limits.read_bytes_per_second / 1e9,
+        absl::StrCat(1 / seconds, " tokens/s; solver steps ",
+                     static_cast<double>(stats.cg_steps) / stats.cg_solves));
+  }
+  {
+    Sequences many(model.get(), 16, 1024);
+    for (int i = 0; i < 8; ++i) many.Feed(16, 32);
+    const double seconds = MedianSeconds(33, [&] { many.Feed(16, 1); });
+    const double by_bytes = bytes / limits.read_bytes_per_second;
+    const double by_flops = 16 * FlopsPerToken(*model, true) / limits.flops_per_second;
+    Row("decode batch 16", 16 / seconds, "tokens/s", 16 / std::max(by_bytes, by_flops),
+        by_flops > by_bytes ? "bound by the matrix peak" : "bound by bandwidth");
+  }
+  for (int tokens : {512, 2048}) {
+    Sequences one(model.get(), 1, tokens + 1024);
+    const double seconds = MedianSeconds(5, [&] {
+      one.MoveTo(0);
+      for (int done = 0; done < tokens; done += 512) one.Feed(1, 512);
+    });
+    Row(absl::StrCat("prompt of ", tokens), tokens * FlopsPerToken(*model, false) / seconds / 1e9,
+        "GFLOP/s", limits.flops_per_second / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
+  }
+}
+
+void BenchContext(const std::string& dir, int threads) {
+  // Small matrices, so that what grows with the context is seen beside what does not.
+  double rat_slope = 0, full_slope = 0;
+  for (const char* type : {"mesa", "rat", "attention"}) {
+    RandomModelShape shape;
+    shape.layer_types.assign(8, type);
+    shape.intermediate_size = 256;
+    shape.vocab_size = 256;
+    WriteRandomModel(dir + "/context_" + type, shape);
+    auto model = Load(dir + "/context_" + type, threads, 512);
+    Sequences one(model.get(), 1, 17408);
+    double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
+    int fed = 0;
+    for (int context : {1024, 2048, 4096, 8192, 16384}) {
+      for (; fed < context; fed += 512) {
+        one.MoveTo(fed);
+        one.Feed(1, 512);
+      }
+      const double seconds = MedianSeconds(33, [&] { one.Feed(1, 1); });
+      fed = context;  // The measured tokens are written over.
+      one.MoveTo(context);
+      Row(absl::StrCat("time per token, ", type, " x 8, context ", context), seconds * 1e6, "us");
+      n += 1, sx += context, sy += seconds, sxx += double(context) * context,
+          sxy += context * seconds;
+    }
+    const double slope = (n * sxy - sx * sy) / (n * sxx - sx * sx);
+    Row(absl::StrCat("slope, ", type), slope * 1e9, "ns per token of context");
+    if (std::string(type) == "rat") rat_slope = slope;
+    if (std::string(type) == "attention") full_slope = slope;
+  }
+  Row("slope of RAT / slope of attention", rat_slope / full_slope, "ratio", 0,
+      absl::StrCat("target: at most 1.5/16 = ", 1.5 / 16));
+}
+
+}  // namespace packrat

@@ -1,0 +1,17 @@
+// The model alone: decoding, prompts, and the time per token against the length of the context.
+#ifndef PACKRAT_TESTS_BENCH_MODEL_BENCH_H_
+#define PACKRAT_TESTS_BENCH_MODEL_BENCH_H_
+
+#include <string>
+
+#include "tests/bench/machine.h"
+
+namespace packrat {
+
+// `dir`: scratch folder for models of random weights; a gigabyte.
+void BenchModel(const std::string& dir, int threads, const MachineLimits& limits);
+void BenchContext(const std::string& dir, int threads);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_BENCH_MODEL_BENCH_H_

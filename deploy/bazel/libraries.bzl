@@ -2,6 +2,7 @@
 
 load("//deploy/bazel:clang_toolchain.bzl", "clang_toolchain")
 load("//deploy/bazel:pkg_config.bzl", "pkg_config_library")
+load("//deploy/bazel:private_library.bzl", "private_library")
 
 _ABSL = [
     "base",
@@ -46,4 +47,12 @@ def system_libraries():
     pkg_config_library(name = "openblas", modules = ["openblas"])
     pkg_config_library(name = "prometheus", modules = ["prometheus-cpp-core"])
     pkg_config_library(name = "protobuf", modules = ["protobuf"])
-    pkg_config_library(name = "sentencepiece", modules = ["sentencepiece"])
+
+    # Debian's SentencePiece contains Protocol Buffers 3.14 and shows all of it; in one process with
+    # 3.21, each would call the other's functions, and the first to notice ends the process.
+    private_library(
+        name = "sentencepiece",
+        hidden = ["6google8protobuf", "4absl"],
+        module = "sentencepiece",
+        soversion = "0",
+    )

@@ -377,6 +377,27 @@ TEST_F(TokenizerTest, StreamingRealTextHoldsBackAtMostACharacter) {
   }
 }
 
+// The bundled model's tokenizer: it was trained without normalisation, so that no text is changed.
+TEST(DemoTokenizer, GivesEveryTextBack) {
+  const auto tokenizer = Tokenizer::Load("models/demo", 4096);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->num_pieces(), 4096);
+  EXPECT_TRUE((*tokenizer)->default_add_bos());
+  for (const std::string& text : Texts()) {
+    const auto ids = (*tokenizer)->Encode(text, {});
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ((*tokenizer)->Decode(*ids, true), text);
+    EXPECT_EQ(DecodeAtOnce(**tokenizer, *ids, true, false), text);
+    TextDecoder decoder(tokenizer->get(), true, false);
+    std::string streamed;
+    for (int32_t id : *ids) {
+      EXPECT_FALSE((*tokenizer)->IsSpecial(id)) << text;
+      streamed += decoder.Push(id);
+    }
+    EXPECT_EQ(streamed + decoder.Finish(), text);
+  }
+}
+
 // --- UTF-8 itself: every code point, and every two bytes. ---
 
 TEST(Utf8, EveryCodePoint) {

@@ -1,0 +1,253 @@
+// Model folders that do not fit together: each is refused with a message that names file, tensor
+// and reason, and none crashes, hangs or makes the process allocate by what a file claims.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "models/model.h"
+#include "tests/models/test_files.h"
+
+namespace packrat {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+const std::vector<std::string>& Goldens() {
+  static const std::vector<std::string> names = {"rat",     "rat_local",    "mesa_net",
+                                                 "packrat", "packrat_wide", "mesa_net_hybrid"};
+  return names;
+}
+
+// A golden model of which a test changes the tensors or the config before loading it.
+class Model {
+ public:
+  explicit Model(const std::string& name) {
+    const std::string golden = "tests/golden/" + name;
+    std::ifstream file(golden + "/config.json");
+    config.assign(std::istreambuf_iterator<char>(file), {});
+    auto checkpoint = Checkpoint::Open(golden);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = *std::move(checkpoint);
+    for (const auto& [tensor, view] : checkpoint_->tensors()) {
+      tensors.push_back({tensor, view.type, view.shape, view.data});
+    }
+    std::sort(tensors.begin(), tensors.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+  }
+
+  TensorToWrite& Tensor(const std::string& name) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&](const auto& tensor) { return tensor.name == name; });
+    EXPECT_NE(found, tensors.end()) << name;
+    return *found;
+  }
+
+  void ReplaceInConfig(const std::string& from, const std::string& to) {
+    const size_t at = config.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    config.replace(at, from.size(), to);
+  }
+
+  absl::Status Load() {
+    dir_.Write("config.json", config);
+    const absl::Status written = WriteSafetensors(File(), tensors);
+    EXPECT_TRUE(written.ok()) << written;
+    ModelOptions options;
+    options.max_batch_tokens = options.max_logit_rows = 16;
+    options.threads = 1;
+    return LoadModel(dir_.path(), options).status();
+  }
+  std::string Refusal() {
+    const absl::Status status = Load();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  }
+  std::string File() const { return dir_.File("model.safetensors"); }
+  const TempDir& dir() const { return dir_; }
+
+  std::string config;
+  std::vector<TensorToWrite> tensors;
+
+ private:
+  std::unique_ptr<Checkpoint> checkpoint_;  // Owns the tensors' data.
+  TempDir dir_;
+};
+
+TEST(HostileModel, UnchangedGoldensLoad) {
+  for (const std::string& name : Goldens()) {
+    Model model(name);
+    const absl::Status status = model.Load();
+    EXPECT_TRUE(status.ok()) << name << ": " << status;
+  }
+}
+
+TEST(HostileModel, EveryTensorIsNeeded) {
+  for (const std::string& name : Goldens()) {
+    Model model(name);
+    const std::vector<TensorToWrite> all = model.tensors;
+    for (const TensorToWrite& tensor : all) {
+      // A convolution's bias is the one thing that a checkpoint may leave out.
+      if (tensor.name.find("conv1d.bias") != std::string::npos) continue;
+      model.tensors = all;
+      model.tensors.erase(model.tensors.begin() + (&tensor - all.data()));
+      EXPECT_THAT(model.Refusal(),
+                  AllOf(StartsWith(model.File()), HasSubstr(tensor.name), HasSubstr("missing")));
+    }
+  }
+}
+
+TEST(HostileModel, EveryShapeIsChecked) {
+  for (const std::string& name : Goldens()) {
+    Model model(name);
+    for (TensorToWrite& tensor : model.tensors) {
+      const std::vector<int64_t> shape = tensor.shape;
+      std::vector<std::vector<int64_t>> others = {shape, shape, shape};
+      others[0][0] -= 1;
+      others[1].push_back(1);                            // The same elements in another rank...
+      std::reverse(others[2].begin(), others[2].end());  // ...and order.
+      for (const std::vector<int64_t>& other : others) {
+        if (other == shape) continue;
+        tensor.shape = other;
+        EXPECT_THAT(model.Refusal(),
+                    AllOf(HasSubstr(model.File()), HasSubstr(tensor.name), HasSubstr("shape")));
+      }
+      tensor.shape = shape;
+    }
+  }
+}
+
+TEST(HostileModel, EveryDtypeIsChecked) {
+  for (const std::string& name : Goldens()) {
+    Model model(name);
+    for (TensorToWrite& tensor : model.tensors) {
+      ASSERT_EQ(tensor.type, TensorType::kF32);
+      tensor.type = TensorType::kI32;
+      EXPECT_THAT(model.Refusal(),
+                  AllOf(HasSubstr(model.File()), HasSubstr(tensor.name), HasSubstr("dtype I32")));
+      tensor.type = TensorType::kF32;
+    }
+  }
+}
+
+TEST(HostileModel, SurplusTensors) {
+  for (const std::string& name : Goldens()) {
+    const float value = 1;
+    Model model(name);
+    model.tensors.push_back({"stray.weight", TensorType::kF32, {1}, &value});
+    EXPECT_THAT(model.Refusal(),
+                AllOf(HasSubstr(model.File()), HasSubstr("stray.weight"), HasSubstr("surplus")));
+  }
+}
+
+TEST(HostileModel, AnOutputMatrixOfATiedModelIsSurplus) {
+  Model model("packrat");
+  TensorToWrite head = model.Tensor("model.embeddings.weight");
+  head.name = "lm_head.weight";
+  model.tensors.push_back(head);
+  EXPECT_THAT(model.Refusal(), HasSubstr("lm_head.weight"));
+  model.ReplaceInConfig("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  EXPECT_TRUE(model.Load().ok());
+}
+
+TEST(HostileModel, ConfigThatAsksForOtherTensors) {
+  Model rat("rat");
+  rat.ReplaceInConfig("\"ngroups\": 2", "\"ngroups\": 4");
+  EXPECT_THAT(rat.Refusal(), AllOf(HasSubstr("in_proj.weight"), HasSubstr("[320, 64]")));
+
+  Model gated("mesa_net");
+  gated.ReplaceInConfig("\"use_output_gate\": false", "\"use_output_gate\": true");
+  EXPECT_THAT(gated.Refusal(),
+              AllOf(HasSubstr("model.layers.0.attn.g_proj.weight"), HasSubstr("missing")));
+
+  Model fewer("packrat_wide");
+  fewer.ReplaceInConfig("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3");
+  fewer.ReplaceInConfig("\"mesa\",\n  \"local_attention\"", "\"mesa\"");
+  EXPECT_THAT(fewer.Refusal(), AllOf(HasSubstr("surplus"), HasSubstr("model.layers.3.")));
+
+  Model biased("mesa_net_hybrid");
+  biased.ReplaceInConfig("\"num_kv_heads\": 2,", "\"num_kv_heads\": 2, \"qkv_bias\": true,");
+  EXPECT_THAT(biased.Refusal(), HasSubstr("attn.q_proj.bias"));
+}
+
+// The largest sizes that a config may state: nothing may be allocated before the weights agree.
+TEST(HostileModel, HugeConfigBesideASmallFile) {
+  Model model("packrat");
+  model.ReplaceInConfig("\"vocab_size\": 257", "\"vocab_size\": 1048576");
+  model.ReplaceInConfig("\"intermediate_size\": 160", "\"intermediate_size\": 524288");
+  model.ReplaceInConfig("\"max_position_embeddings\": 4096",
+                        "\"max_position_embeddings\": 1073741824");
+  const auto peak_kb = [] {
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+  };
+  const long before = peak_kb();
+  EXPECT_THAT(model.Refusal(), HasSubstr("model.embeddings.weight"));
+  model.ReplaceInConfig("\"vocab_size\": 1048576", "\"vocab_size\": 257");
+  EXPECT_THAT(model.Refusal(), HasSubstr("mlp.gate_proj.weight"));
+  EXPECT_LT(peak_kb() - before, 100'000);
+}
+
+TEST(HostileModel, NanAndOtherConfigErrorsNameTheConfig) {
+  for (const char* value : {"NaN", "Infinity", "-Infinity", "1e999", "-1e-6", "\"1e-6\""}) {
+    Model model("packrat");
+    model.ReplaceInConfig("\"norm_eps\": 1e-06", std::string("\"norm_eps\": ") + value);
+    EXPECT_THAT(model.Refusal(), StartsWith(model.dir().File("config.json") + ": ")) << value;
+  }
+}
+
+TEST(HostileModel, MissingFilesAreNamed) {
+  const TempDir dir;
+  absl::Status status = LoadModel(dir.path(), ModelOptions()).status();
+  EXPECT_THAT(std::string(status.message()), StartsWith(dir.File("config.json")));
+  std::filesystem::copy_file("tests/golden/rat/config.json", dir.File("config.json"));
+  status = LoadModel(dir.path(), ModelOptions()).status();
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(dir.path()), HasSubstr("model.safetensors")));
+  status = LoadModel(dir.File("config.json"), ModelOptions()).status();
+  EXPECT_THAT(std::string(status.message()), StartsWith(dir.File("config.json")));
+  EXPECT_FALSE(status.ok());
+}
+
+// Bytes of a file flipped at random: whatever loads or not, nothing may crash. Header and config
+// are hit hardest, since there a byte means most.
+TEST(HostileModel, DamagedBytes) {
+  Model model("packrat_wide");
+  ASSERT_TRUE(model.Load().ok());
+  std::ifstream file(model.File(), std::ios::binary);
+  const std::string good{std::istreambuf_iterator<char>(file), {}};
+  uint32_t random = 1;
+  const auto below = [&random](size_t n) {
+    random = random * 1664525u + 1013904223u;
+    return (random >> 8) % n;
+  };
+  ModelOptions options;
+  options.max_batch_tokens = options.max_logit_rows = 16;
+  options.threads = 1;
+  int refused = 0;
+  for (int round = 0; round < 300; ++round) {
+    std::string bytes = good;
+    std::string config = model.config;
+    for (size_t i = 0; i <= below(4); ++i) bytes[below(6000)] ^= static_cast<char>(1 << below(8));
+    if (round % 3 == 0) config[below(config.size())] ^= static_cast<char>(1 << below(8));
+    model.dir().Write("model.safetensors", bytes);
+    model.dir().Write("config.json", config);
+    if (!LoadModel(model.dir().path(), options).ok()) ++refused;
+  }
+  EXPECT_GT(refused, 100);
+}
+
+}  // namespace
+}  // namespace packrat

@@ -25,7 +25,8 @@ class Tokenizer {
     bool parse_special = false;  // Control tokens written in the text (e.g. "</s>") become their
                                  // ids; otherwise they stay plain text.
   };
-  // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8.
+  // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8. U+2581, by which SentencePiece
+  // writes a space, is read as one.
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               const EncodeOptions& options) const;
 

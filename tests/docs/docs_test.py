@@ -8,7 +8,8 @@ import unittest
 
 from tests.docs import live_server, reference
 
-PAGES = ("README.md", "docs/running.md", "docs/client.md", "docs/options.md", "docs/metrics.md")
+# In the order in which they are read; the blocks of a page use the server that was started last.
+PAGES = ("README.md", "docs/client.md", "docs/running.md", "docs/options.md", "docs/metrics.md")
 
 
 def read(path):

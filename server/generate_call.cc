@@ -239,9 +239,10 @@ void GenerateCall::OnDone() {
                          : FinishReasonName(finish.reason);
     environment_->metrics->OnFinish(record_.finish, usage);
   }
-  if (status_.ok() && context_->IsCancelled()) {
-    status_ = stalled_ ? absl::CancelledError("the client did not read for stream_idle_timeout")
-                       : absl::CancelledError("the client left before it had everything");
+  if (stalled_) {
+    status_ = absl::CancelledError("the client did not read for stream_idle_timeout");
+  } else if (status_.ok() && context_->IsCancelled()) {
+    status_ = absl::CancelledError("the client left before it had everything");
   }
   record_.status = StatusName(status_);
   record_.message = std::string(status_.message());

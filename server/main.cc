@@ -36,15 +36,20 @@ class Signals {
   // one ends Wait(), the second one the process.
   void Start(Logger* log) {
     std::thread([this, log] {
+      // One stop often arrives twice, from a wrapper such as timeout(1) and to the whole group.
+      absl::Time first = absl::InfinitePast();
       for (;;) {
         int number = 0;
         sigwait(&set_, &number);
         if (!serving_.load()) _exit(0);
-        if (asked_.exchange(true)) {
+        const absl::Time now = absl::Now();
+        if (first == absl::InfinitePast()) {
+          first = now;
+          if (write(pipe_[1], "x", 1) != 1) _exit(1);
+        } else if (now - first > absl::Milliseconds(300)) {
           log->Info("second signal: leaving at once");
           _exit(1);
         }
-        if (write(pipe_[1], "x", 1) != 1) _exit(1);
       }
     }).detach();
   }
@@ -61,17 +66,17 @@ class Signals {
   sigset_t set_;
   int pipe_[2] = {-1, -1};
   std::atomic<bool> serving_{false};
-  std::atomic<bool> asked_{false};
 };
 
-int Fail(Logger* log, const absl::Status& status) {
+// 2 says that a flag is wrong, 1 that the work failed.
+int Fail(Logger* log, const absl::Status& status, int exit_code = 1) {
   log->Error("cannot serve", {{"error", std::string(status.message())}});
-  return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+  return exit_code;
 }
 
 int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   absl::Status status = SetCpuTarget(options.cpu_target);
-  if (!status.ok()) return Fail(log, status);
+  if (!status.ok()) return Fail(log, status, 2);
   // They outlive the server.
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -99,7 +104,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
                        {"took", absl::FormatDuration(absl::Now() - start)},
                        {"fingerprint", model->fingerprint()}});
   status = (*server)->Serve(model.get(), tokenizer.get());
-  if (!status.ok()) return Fail(log, status);
+  if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
   signals->SetServing();  // From here on a signal drains.
   signals->Wait();
   (*server)->Drain();

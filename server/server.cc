@@ -157,8 +157,8 @@ void Server::Drain() {
   Impl& s = *impl_;
   if (s.grpc == nullptr || s.environment.draining.exchange(true)) return;
   s.SetReady(false);
-  s.log->Info("draining", {{"grace", absl::FormatDuration(s.options.drain_grace)}});
   if (s.engine != nullptr) {
+    s.log->Info("draining", {{"grace", absl::FormatDuration(s.options.drain_grace)}});
     s.engine->Drain();
     if (!s.environment.streams.WaitForNone(absl::Now() + s.options.drain_grace)) {
       s.engine->AbortAll(absl::UnavailableError("the server is shutting down"));

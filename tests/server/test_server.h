@@ -1,0 +1,87 @@
+// A server on free ports with a fake model, in the process of the test; and the other end of its
+// sockets.
+#ifndef PACKRAT_TESTS_SERVER_TEST_SERVER_H_
+#define PACKRAT_TESTS_SERVER_TEST_SERVER_H_
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "runtime/mutex.h"
+#include "server/log.h"
+#include "server/server.h"
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+
+// Holds the engine's thread at the start of a step.
+class Gate {
+ public:
+  void Close();
+  void Open();
+  // While closed: lets so many steps through. WaitUntilHeld() then waits for the one after them.
+  void Allow(int steps);
+  // Blocks until a step waits at the closed gate.
+  void WaitUntilHeld();
+  void Pass();  // The engine's side.
+
+ private:
+  Mutex mutex_;
+  std::condition_variable changed_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  int allowed_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool held_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// True as soon as `condition` is; false after half a minute of waiting for it.
+bool Eventually(const std::function<bool()>& condition);
+
+class TestServer {
+ public:
+  struct Options {
+    FakeModel::Options model;
+    ServerOptions server;
+    bool tokenizer = false;  // The vocabulary of tests/data: 32000 pieces.
+    bool serve = true;       // False: stays in the state of loading until Serve().
+    Options();
+  };
+  explicit TestServer(const Options& options = Options());
+  ~TestServer();
+
+  void Serve();
+  std::string address() const;
+  Server& server() { return *server_; }
+  FakeModel& model() { return model_; }
+  Gate& gate() { return gate_; }
+  const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+
+  // The answer to GET, headers included.
+  std::string Get(const std::string& path) const;
+  // The value of the line of /metrics that begins with `name`; -1 where there is none.
+  double Metric(const std::string& name) const;
+  // All bytes of state in use, of all kinds.
+  double StateBytesUsed() const;
+
+  std::vector<std::string> log_lines() const;
+  // Access lines that contain `text`.
+  int AccessLines(const std::string& text) const;
+
+ private:
+  mutable Mutex mutex_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+  Logger log_;
+  Gate gate_;
+  FakeModel model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Server> server_;
+};
+
+// Where Bazel put a file of the tests' data.
+std::string DataPath(const std::string& path);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_SERVER_TEST_SERVER_H_

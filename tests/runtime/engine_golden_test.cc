@@ -1,0 +1,144 @@
+// The engine on the golden models, with the real kernels: what a request gets is the reference's
+// token, and the same bits alone, in company, whatever the token budget and the number of threads.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "models/checkpoint.h"
+#include "models/model.h"
+#include "runtime/engine.h"
+#include "tests/runtime/consumer.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kGenerated = 40;
+
+// A prompt and, of the reference's logits, the best token after it.
+struct Golden {
+  std::vector<int32_t> prompt;
+  int32_t next;
+};
+
+// The first row of the golden case, all of it.
+Golden ReadGolden(const std::string& name) {
+  auto file = Checkpoint::OpenFile("tests/golden/" + name + "/expected.safetensors");
+  EXPECT_TRUE(file.ok()) << file.status();
+  const TensorView ids = *(*file)->Find("input_ids"), logits = *(*file)->Find("logits");
+  const int64_t tokens = ids.shape[1], vocab = logits.shape[2];
+  Golden golden;
+  golden.prompt.resize(tokens);
+  std::memcpy(golden.prompt.data(), ids.data, tokens * sizeof(int32_t));
+  std::vector<float> last(vocab);
+  std::memcpy(last.data(), logits.data + (tokens - 1) * vocab * sizeof(float),
+              vocab * sizeof(float));
+  golden.next = static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin());
+  return golden;
+}
+
+class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void Start(int threads, int max_batch_tokens) {
+    engine_.reset();
+    ModelOptions model_options;
+    model_options.max_batch_tokens = max_batch_tokens;
+    model_options.max_logit_rows = 32;
+    model_options.threads = threads;
+    auto model = LoadModel(std::string("tests/golden/") + GetParam(), model_options);
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    EngineOptions options;
+    options.max_running = 12;  // Some of the company has to wait.
+    options.max_batch_tokens = max_batch_tokens;
+    options.max_context = 512;
+    options.poison_freed_state = true;
+    auto engine = Engine::Create(model_.get(), nullptr, options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+
+  Request Make(Consumer* consumer, uint64_t id, const std::vector<int32_t>& prompt, int count) {
+    Request request = consumer->Make(id, prompt, count);
+    request.sampling.num_logprobs = 5;  // Their bits tell more than the tokens.
+    request.cg_tolerance = 1e-6f;
+    return request;
+  }
+
+  void Step() {
+    engine_->Step(absl::UnixEpoch());
+    ASSERT_EQ(engine_->CheckIntegrity(), absl::OkStatus());
+  }
+
+  // The request, with `others` that arrive at random before it and while it runs.
+  std::unique_ptr<Consumer> Run(const std::vector<int32_t>& prompt, int others, uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const int vocab = model_->config().vocab_size;
+    std::vector<std::unique_ptr<Consumer>> company;
+    const auto add_other = [&] {
+      std::vector<int32_t> other(1 + random() % 120);
+      for (int32_t& token : other) token = static_cast<int32_t>(random() % vocab);
+      company.push_back(std::make_unique<Consumer>());
+      Request request = Make(company.back().get(), 100 + company.size(), other, 1 + random() % 50);
+      request.sampling.temperature = company.size() % 2 ? 1.0f : 0.0f;
+      EXPECT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+    };
+    auto consumer = std::make_unique<Consumer>();
+    const int before = others > 0 ? others / 2 : 0;
+    for (int i = 0; i < before; ++i) {
+      add_other();
+      if (random() % 2) Step();
+    }
+    EXPECT_EQ(engine_->Submit(Make(consumer.get(), 1, prompt, kGenerated), absl::UnixEpoch()),
+              absl::OkStatus());
+    while (!engine_->idle()) {
+      Step();
+      if (static_cast<int>(company.size()) < others && random() % 3 == 0) add_other();
+      if (!company.empty() && random() % 40 == 0) engine_->Cancel(100 + 1 + random() % others);
+    }
+    EXPECT_EQ(static_cast<int>(company.size()), others);
+    consumer->Poll();
+    return consumer;
+  }
+
+  std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<Engine> engine_;
+};
+
+void ExpectSameBits(const Consumer& a, const Consumer& b) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+  for (size_t i = 0; i < a.logprobs.size(); ++i) {
+    ASSERT_EQ(a.logprobs[i].logprob, b.logprobs[i].logprob) << "token " << i;
+    ASSERT_EQ(a.logprobs[i].top, b.logprobs[i].top) << "token " << i;
+  }
+}
+
+TEST_P(EngineGoldenTest, SameBitsAloneAndInCompany) {
+  const Golden golden = ReadGolden(GetParam());
+  Start(/*threads=*/1, /*max_batch_tokens=*/256);
+  const auto alone = Run(golden.prompt, 0, 0);
+  ASSERT_TRUE(alone->finish.has_value());
+  EXPECT_EQ(alone->finish->reason, FinishReason::kLength) << alone->finish->status;
+  ASSERT_EQ(alone->tokens.size(), static_cast<size_t>(kGenerated));
+  EXPECT_EQ(alone->tokens[0], golden.next);
+  for (int threads : {1, 2}) {
+    for (int budget : {19, 64}) {
+      SCOPED_TRACE(::testing::Message() << threads << " threads, budget " << budget);
+      Start(threads, budget);
+      const auto company = Run(golden.prompt, 16, 10 * threads + budget);
+      ExpectSameBits(*alone, *company);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenTest,
+                         ::testing::Values("rat", "rat_local", "mesa_net", "mesa_net_hybrid",
+                                           "packrat", "packrat_wide"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace packrat

@@ -33,23 +33,22 @@ void SwiGluRow(float* gate, const float* up, int n) {
   }
 }
 
-// erf in float32 to about two units in the last place: x times a polynomial in x^2 divided by
-// another on |x| < 4, beyond which erf is 1 in float32. Coefficients: the rational minimax fit used
-// by Eigen and XLA.
-HWY_INLINE V16 Erf(const V16& argument) {
-  const V16 x = Max(Min(argument, Set(4.0f)), Set(-4.0f));
-  const V16 x2 = Mul(x, x);
-  constexpr float kNumerator[] = {-2.72614225801306e-10f, 2.77068142495902e-08f,
-                                  -2.10102402082508e-06f, -5.69250639462346e-05f,
-                                  -7.34990630326855e-04f, -2.95459980854025e-03f,
-                                  -1.60960333262415e-02f};
-  constexpr float kDenominator[] = {-1.45660718464996e-05f, -2.13374055278905e-04f,
-                                    -1.68282697438203e-03f, -7.37332916720468e-03f,
-                                    -1.42647390514189e-02f};
-  V16 p = Set(kNumerator[0]), q = Set(kDenominator[0]);
-  for (int i = 1; i < 7; ++i) p = MulAdd(p, x2, Set(kNumerator[i]));
-  for (int i = 1; i < 5; ++i) q = MulAdd(q, x2, Set(kDenominator[i]));
-  return Div(Mul(x, p), q);
+// erf in float32 to two units in the last place: x times a polynomial in x^2 near zero, else
+// 1 - exp(polynomial), which is exactly 1 from 4 on. Both are minimax fits, by reweighted least
+// squares, of erf(x) / x and log(erfc(x)).
+HWY_INLINE V16 Erf(const V16& x) {
+  constexpr float kNear[] = {-0.00058622094f, 0.004967539f, -0.026748894f,
+                             0.11281322f,     -0.37612447f, 1.1283791f};
+  constexpr float kFar[] = {0.00019466244f, -0.0030306834f, 0.02217683f,  -0.1038274f,
+                            -0.6373013f,    -1.1276047f,    -0.00021290142f};
+  const V16 zero = Zero(), one = Set(1.0f), x2 = Mul(x, x);
+  // The fit ends at 4.2 and bends upwards beyond 6.
+  const V16 magnitude = Min(Max(x, Sub(zero, x)), Set(6.0f));
+  V16 p = Set(kNear[0]), q = Set(kFar[0]);
+  for (int i = 1; i < 6; ++i) p = MulAdd(p, x2, Set(kNear[i]));
+  for (int i = 1; i < 7; ++i) q = MulAdd(q, magnitude, Set(kFar[i]));
+  const V16 far = Sub(one, Exp(q));
+  return IfGreater(magnitude, Set(0.95f), IfGreater(zero, x, Sub(zero, far), far), Mul(x, p));
 }
 
 void GeluRow(float* x, int n) {

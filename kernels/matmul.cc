@@ -28,7 +28,14 @@ HWY_INLINE Vec LoadWeights(const hwy::bfloat16_t* p) {
 }
 HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
   const hn::Rebind<hwy::float16_t, Lanes> half;
-  return hn::PromoteTo(Lanes(), hn::LoadU(half, p));
+  const Vec v = hn::PromoteTo(Lanes(), hn::LoadU(half, p));
+#if HWY_TARGET == HWY_SSE4
+  // No instruction for it: Highway's emulation takes infinities and NaNs for numbers from 2^16 on.
+  const Vec infinity = hn::BitCast(Lanes(), hn::Set(hn::RebindToUnsigned<Lanes>(), 0x7f800000u));
+  return hn::IfThenElse(hn::Ge(hn::Abs(v), hn::Set(Lanes(), 65536.0f)), hn::Or(v, infinity), v);
+#else
+  return v;
+#endif
 }
 
 // kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved.

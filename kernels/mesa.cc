@@ -179,7 +179,8 @@ void Record(const Block& b, int steps, float squared_residual, MesaSolves* solve
   const float residual = std::sqrt(squared_residual);
   solves->steps += steps;
   if (!(residual <= b.tolerance)) ++solves->unconverged;
-  if (!(residual <= solves->max_residual)) solves->max_residual = residual;
+  // A NaN is taken, and no number replaces it.
+  if (residual > solves->max_residual || std::isnan(residual)) solves->max_residual = residual;
 }
 
 // Solves and reads out tokens [t, t + n) of the rows, at `slot` of their block.

@@ -73,7 +73,7 @@ struct MesaSequence {
   const float* sealed_in;  // Read where the text has a finished block before these rows.
   float* sealed_out;       // Written at each block's end; may be sealed_in.
   float* tail;
-  float cg_tolerance;      // Relative residual at which a solve stops.
+  float cg_tolerance;      // Residual, relative to max(|q|, 1e-10), at which a solve stops.
   int cg_max_steps;
 };
 

@@ -33,6 +33,10 @@ struct Block {
   int max_steps;
 };
 
+// The smallest |q|^2 that residuals are relative to. Of queries below, with |q| < 1e-10 where 1 is
+// usual, the squares vanish in float32 before the residual does, and alpha would be 0 / 0.
+constexpr float kTinyQuery = 1e-20f;
+
 constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
 
 // --- One system: channels in the lanes. `decay`: exp(G_t); c (16): C_s, zero for s > t. ---
@@ -114,7 +118,9 @@ HWY_INLINE int SolveOne(const Block& b, float decay, const float* c, const float
     Store(start, r + i);
     Store(start, p + i);
   }
-  const float target = b.tolerance * b.tolerance * Dot(q, q, padded);
+  float qq = Dot(q, q, padded);
+  if (qq < kTinyQuery) qq = kTinyQuery;
+  const float target = b.tolerance * b.tolerance * qq;
   float rr = Dot(r, r, padded);
   int steps = 0;
   // Written so that a NaN goes on to the limit and is seen in the residual.
@@ -132,8 +138,7 @@ HWY_INLINE int SolveOne(const Block& b, float decay, const float* c, const float
     }
     rr = next;
   }
-  const float qq = Dot(q, q, padded);
-  *residual = rr <= target && qq == 0.0f ? 0.0f : rr / qq;
+  *residual = rr / qq;
   return steps;
 }
 
@@ -210,7 +215,8 @@ HWY_INLINE void SolveMany(const Block& b, const V16& decay, const float* c, cons
     Store(start, p + i);
   }
   HWY_ALIGN float rr[16], target[16], alpha[16], beta[16], pap[16], next[16];
-  const V16 qq = DotColumns(q, q, padded);
+  V16 qq = DotColumns(q, q, padded);
+  qq = IfGreater(Set(kTinyQuery), qq, Set(kTinyQuery), qq);
   Store(Mul(Set(b.tolerance * b.tolerance), qq), target);
   Store(DotColumns(r, r, padded), rr);
   for (int t = 0; t < 16; ++t) steps[t] = 0;
@@ -242,7 +248,7 @@ HWY_INLINE void SolveMany(const Block& b, const V16& decay, const float* c, cons
   HWY_ALIGN float q2[16];
   Store(qq, q2);
   for (int t = 0; t < 16; ++t) {
-    residual[t] = rr[t] <= target[t] && q2[t] == 0.0f ? 0.0f : rr[t] / q2[t];
+    residual[t] = rr[t] / q2[t];
   }
 }
 

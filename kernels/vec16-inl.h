@@ -64,11 +64,15 @@ HWY_INLINE V16 NegMulAdd(const V16& a, const V16& b, const V16& c) {  // c - a *
 HWY_INLINE V16 IfGreater(const V16& a, const V16& b, const V16& yes, const V16& no) {
   PACKRAT_V16(hn::IfThenElse(hn::Gt(a.v[i], b.v[i]), yes.v[i], no.v[i]));
 }
-// exp(a); 0 for large negative arguments, -infinity included.
-HWY_INLINE V16 Exp(const V16& a) { PACKRAT_V16(hn::Exp(d, a.v[i])); }
+// exp(a) for a <= 104 (garbage beyond); 0 for large negative arguments, -infinity included. A NaN
+// stays one, which Highway would make 0: a score or gate gone bad must be seen in the result.
+HWY_INLINE V16 Exp(const V16& a) {
+  PACKRAT_V16(hn::IfThenElse(hn::Eq(a.v[i], a.v[i]), hn::Exp(d, a.v[i]), a.v[i]));
+}
 HWY_INLINE V16 Sigmoid(const V16& a) {
-  const V16 one = Set(1.0f);
-  return Div(one, Add(one, Exp(Sub(Zero(), a))));
+  const V16 one = Set(1.0f), limit = Set(104.0f), minus = Sub(Zero(), a);
+  // exp(104) is infinite in float32 already. (Min() of a NaN would be the limit.)
+  return Div(one, Add(one, Exp(IfGreater(minus, limit, limit, minus))));
 }
 HWY_INLINE V16 Silu(const V16& a) { return Mul(a, Sigmoid(a)); }
 

@@ -1,0 +1,129 @@
+#include "kernels/thread_pool.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <chrono>
+#include <memory>
+
+#include "tests/kernels/random.h"
+
+namespace packrat {
+namespace {
+
+// Tasks of runs whose counts differ from one to the next: a worker that comes late must not take
+// what belongs to another run. `calls` is plain memory, so that ThreadSanitizer sees every index
+// that two threads run and every result that Run() returns without.
+void RunMany(int threads, int runs, int largest) {
+  ThreadPool pool(threads);
+  ASSERT_EQ(pool.size(), threads);
+  Random random(static_cast<uint64_t>(threads));
+  std::vector<int> calls(largest), last_run(largest);
+  std::vector<int> per_worker(threads);
+  for (int run = 1; run <= runs; ++run) {
+    const int count = random.Int(0, 3) == 0 ? random.Int(0, 3) : random.Int(0, largest);
+    std::fill(calls.begin(), calls.end(), 0);
+    std::atomic<bool> bad_worker{false};
+    pool.Run(count, [&](int64_t index, int worker) {
+      if (worker < 0 || worker >= threads || index < 0 || index >= count) {
+        bad_worker = true;
+        return;
+      }
+      ++calls[index];
+      last_run[index] = run;
+      ++per_worker[worker];
+    });
+    ASSERT_FALSE(bad_worker) << "a worker or an index out of range";
+    for (int i = 0; i < largest; ++i) {
+      ASSERT_EQ(calls[i], i < count ? 1 : 0) << "index " << i << " of " << count;
+      ASSERT_TRUE(i >= count || last_run[i] == run);
+    }
+  }
+}
+
+TEST(ThreadPoolTest, EveryIndexOnce) {
+  RunMany(1, 300, 50);
+  RunMany(2, 3000, 50);
+  RunMany(3, 3000, 7);
+}
+
+TEST(ThreadPoolTest, MoreThreadsThanCores) { RunMany(13, 600, 40); }
+
+TEST(ThreadPoolTest, WakesSleepers) {
+  ThreadPool pool(4);
+  std::vector<int> calls(64);
+  for (int run = 1; run <= 20; ++run) {
+    // Long enough that all workers have stopped spinning.
+    std::this_thread::sleep_for(std::chrono::milliseconds(run % 4 * 5));
+    pool.Run(64, [&](int64_t index, int) { ++calls[index]; });
+    for (const int c : calls) ASSERT_EQ(c, run);
+  }
+}
+
+// Four tasks that wait for each other end only if four threads run them at once, all awake.
+TEST(ThreadPoolTest, AllThreadsTakePart) {
+  ThreadPool pool(4);
+  for (const int sleep_ms : {0, 20, 0, 0}) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(sleep_ms));
+    std::atomic<int> arrived{0};
+    std::vector<int> seen(4);
+    pool.Run(4, [&](int64_t, int worker) {
+      ++seen[worker];
+      arrived.fetch_add(1);
+      while (arrived.load() < 4) std::this_thread::yield();
+    });
+    for (const int s : seen) EXPECT_EQ(s, 1);
+  }
+}
+
+TEST(ThreadPoolTest, StartsAndStops) {
+  for (int i = 0; i < 40; ++i) {
+    ThreadPool pool(i % 5 + 1);  // Some are stopped before they ran anything.
+    int sum = 0;
+    if (i % 2 == 0) pool.Run(1, [&](int64_t, int worker) { sum += worker == 0 ? 1 : 100; });
+    EXPECT_EQ(sum, i % 2 == 0 ? 1 : 0);
+    pool.Run(0, [&](int64_t, int) { ++sum; });
+    pool.Run(-1, [&](int64_t, int) { ++sum; });
+    EXPECT_EQ(sum, i % 2 == 0 ? 1 : 0);
+  }
+}
+
+TEST(ThreadPoolTest, ZeroMeansTheUsableCores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+  EXPECT_EQ(ThreadPool(0).size(), CPU_COUNT(&set));
+}
+
+TEST(KernelContextTest, ScratchOfEachThreadIsItsOwn) {
+  KernelContext context(3, 5, 33);
+  EXPECT_EQ(context.pool.size(), 3);
+  EXPECT_GE(context.packed.size(), 5u);
+  for (int worker = 0; worker < 3; ++worker) {
+    std::fill_n(context.scratch(worker), 33, static_cast<float>(worker));
+  }
+  for (int worker = 0; worker < 3; ++worker) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(context.scratch(worker)) % 64, 0u);
+    for (int i = 0; i < 33; ++i) EXPECT_EQ(context.scratch(worker)[i], static_cast<float>(worker));
+  }
+  EXPECT_GE(context.bytes(), (5 + 3 * 33) * sizeof(float));
+}
+
+TEST(AlignedTest, ZeroedAlignedAndMoved) {
+  // The last is large enough to come from the kernel.
+  for (const size_t bytes : {size_t{0}, size_t{1}, size_t{100}, size_t{5} << 20}) {
+    AlignedBytes memory(bytes);
+    EXPECT_EQ(memory.size(), bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.data()) % 64, 0u);
+    for (size_t i = 0; i < bytes; ++i) ASSERT_EQ(memory.data()[i], std::byte{0});
+    if (bytes > 0) memory.data()[bytes - 1] = std::byte{7};
+    AlignedBytes moved(std::move(memory));
+    AlignedBytes assigned;
+    assigned = std::move(moved);
+    EXPECT_EQ(assigned.size(), bytes);
+    EXPECT_TRUE(bytes == 0 || assigned.data()[bytes - 1] == std::byte{7});
+  }
+}
+
+}  // namespace
+}  // namespace packrat

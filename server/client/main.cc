@@ -33,7 +33,7 @@ constexpr char kUsage[] =
     "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
     "4 --deadline has passed, 130 interrupted.";
 
-// Ctrl-C ends the calls, so that the server frees what they hold; a second one ends the client.
+// Ctrl-C ends the calls, so that the server frees what they hold.
 void CancelOnInterrupt(Connection* connection) {
   static sigset_t set;
   sigemptyset(&set);
@@ -44,9 +44,8 @@ void CancelOnInterrupt(Connection* connection) {
     int number = 0;
     sigwait(&set, &number);
     connection->Cancel();
-    // `chat` may sit in a read of its next line, which nothing cancels.
-    if (isatty(STDIN_FILENO)) sleep(1);
-    else sigwait(&set, &number);
+    // The command may also sit in a read of standard input, which nothing cancels.
+    sleep(1);
     _exit(kExitInterrupted);
   }).detach();
 }

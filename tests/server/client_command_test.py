@@ -1,0 +1,175 @@
+"""The client's command line: what it prints, and its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+from tests.server import processes
+from tests.server.processes import FakeServer
+
+
+def run(*arguments):
+    return subprocess.run([processes.CLIENT, *arguments], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                          timeout=60, check=False)
+
+
+class WithoutServerTest(unittest.TestCase):
+
+    def test_help_and_version(self):
+        for arguments in (["help"], ["--help"], ["complete", "--help"]):
+            done = run(*arguments)
+            self.assertEqual(done.returncode, 0)
+            for word in ("complete", "bench", "Exit codes", "--max_tokens", "--address"):
+                self.assertIn(word, done.stdout)
+        self.assertRegex(run("--version").stdout, r"^packrat \d+\.\d+\.\d+\n$")
+
+    def test_mistakes_give_2(self):
+        for arguments in ([], ["no-such-command"], ["complete", "--no_such_flag"],
+                          ["complete", "--max_tokens=many", "x"], ["info", "x"],
+                          ["complete", "--token_ids=1,two"], ["complete", "--token_ids=1", "text"],
+                          ["bench", "--requests=0"], ["complete", "--echo=perhaps", "x"]):
+            done = run(*arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertTrue(done.stderr, arguments)
+            self.assertEqual(done.stdout, "", arguments)
+
+    def test_no_server_is_said_clearly(self):
+        for command in (["complete", "x"], ["info"], ["tokenize", "x"], ["bench"]):
+            done = run(*command, "--address=127.0.0.1:1")
+            self.assertEqual(done.returncode, 3, command)
+            self.assertIn("no server answers at 127.0.0.1:1", done.stderr)
+        done = run("info", "--json", "--address=127.0.0.1:1")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("no server answers", json.loads(done.stdout)["error"]["message"])
+
+    def test_logits_needs_no_server(self):
+        done = run("logits", "--help")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("--tokens", done.stdout)
+
+
+class WithServerTest(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = FakeServer()
+        cls.ids_only = FakeServer("ids")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+        cls.ids_only.stop()
+
+    def test_complete(self):
+        flags = ["--max_tokens=20", "--ignore_eos", "--seed=5"]
+        text = self.server.client("complete", *flags, "Once", "upon")
+        self.assertEqual(text.returncode, 0, text.stderr)
+        whole = self.server.json("complete", *flags, "Once upon")
+        self.assertEqual(text.stdout, whole["text"] + "\n")
+        self.assertEqual(len(whole["token_ids"]), 20)
+        self.assertEqual(whole["finished"]["reason"], "FINISH_REASON_LENGTH")
+        self.assertEqual(whole["finished"]["usage"]["completion_tokens"], 20)
+        self.assertEqual(whole["finished"]["seed"], "5")
+        # Standard input, and the prompt before the text.
+        piped = self.server.client("complete", *flags, "--echo=yes", stdin="Once upon\n")
+        self.assertEqual(piped.stdout, "Once upon" + text.stdout)
+        told = self.server.client("complete", *flags, "--stats", "Once upon")
+        self.assertIn("20 generated", told.stderr)
+
+    def test_stop_strings(self):
+        flags = ["--max_tokens=30", "--ignore_eos", "--temperature=0"]
+        whole = self.server.json("complete", *flags, "Once")["text"]
+        stop = whole[10:14]
+        cut = self.server.json("complete", *flags, "--stop=" + stop.replace("\n", "\\n"), "Once")
+        self.assertEqual(cut["text"], whole[:whole.index(stop)])
+        self.assertEqual(cut["finished"]["reason"], "FINISH_REASON_STOP_STRING")
+
+    def test_token_ids(self):
+        done = self.ids_only.client("complete", "--token_ids=5, 6", "--max_tokens=8",
+                                    "--ignore_eos")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len([int(word) for word in done.stdout.split()]), 8)
+
+    def test_refusals_give_1(self):
+        done = self.ids_only.client("complete", "text")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("FAILED_PRECONDITION", done.stderr)
+        done = self.server.client("complete", "--temperature=-1", "--json", "text")
+        self.assertEqual(done.returncode, 1)
+        error = json.loads(done.stdout)["error"]
+        self.assertEqual(error["status"], "INVALID_ARGUMENT")
+        self.assertIn("sampling.temperature is -1; range [0, 100]", error["message"])
+        self.assertTrue(error["request_id"])
+
+    def test_deadline_gives_4(self):
+        with FakeServer("held") as held:
+            done = held.client("complete", "--deadline=200ms", "text")
+            self.assertEqual(done.returncode, 4)
+            self.assertIn("DEADLINE_EXCEEDED", done.stderr)
+            held.stop()
+
+    def test_interrupt_cancels_and_gives_130(self):
+        with FakeServer("held") as held:
+            client = held.start_client("complete", "text", "--request_id=interrupted-one")
+            processes.wait_for(lambda: held.metric("packrat_requests_waiting")
+                               + held.metric("packrat_requests_running") == 1)
+            client.send_signal(signal.SIGINT)
+            _, errors = client.communicate(timeout=30)
+            self.assertEqual(client.returncode, 130)
+            self.assertIn("interrupted", errors)
+            _, log = held.stop()
+            line = [line for line in log if "id=interrupted-one" in line]
+            self.assertEqual(len(line), 1)
+            self.assertIn("finish=cancelled", line[0])
+        # Also while it waits for its text.
+        client = self.server.start_client("complete")
+        client.send_signal(signal.SIGINT)
+        self.assertIn(client.wait(timeout=30), (130, -signal.SIGINT))
+        client.communicate()
+
+    def test_tokenize_and_detokenize(self):
+        tokens = self.server.json("tokenize", "--add_bos=false", "Hello world")
+        self.assertEqual(len(tokens["token_ids"]), 2)
+        listed = self.server.client("tokenize", "--add_bos=false", "Hello world")
+        self.assertEqual([int(line.split()[0]) for line in listed.stdout.splitlines()],
+                         tokens["token_ids"])
+        ids = ",".join(str(i) for i in tokens["token_ids"])
+        self.assertEqual(self.server.client("detokenize", "--token_ids=" + ids).stdout,
+                         "Hello world\n")
+
+    def test_info(self):
+        info = self.server.json("info")
+        self.assertEqual(info["name"], "fake")
+        self.assertEqual(info["vocab_size"], 32000)
+        text = self.server.client("info").stdout
+        self.assertIn("layers         rat local_attention attention mesa", text)
+
+    def test_bench(self):
+        result = self.server.json("bench", "--requests=10", "--concurrency=4", "--prompt_tokens=20",
+                                  "--max_tokens=16")
+        self.assertEqual((result["requests"], result["failed"]), (10, 0))
+        self.assertGreater(result["output_tokens_per_second"], 0)
+        for row in ("time_to_first_token_ms", "time_per_output_token_ms", "request_ms"):
+            self.assertLessEqual(result[row]["p50"], result[row]["p99"])
+        self.assertIn("p90", self.server.client("bench", "--requests=2", "--max_tokens=2").stdout)
+        # What fails is counted and told.
+        failed = self.server.client("bench", "--requests=2", "--prompt_tokens=600")
+        self.assertEqual(failed.returncode, 1)
+        self.assertIn("2 failed", failed.stdout)
+        self.assertIn("max_context", failed.stderr)
+
+    def test_chat(self):
+        flags = ["--max_tokens=6", "--ignore_eos", "--temperature=0"]
+        done = self.server.client("chat", *flags, stdin="One\nTwo\n")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        # The second turn goes on from all that has been said.
+        one = self.server.json("complete", *flags, "--stop=\\n", "One")["text"]
+        two = self.server.json("complete", *flags, "--stop=\\n", "One" + one + "\nTwo")["text"]
+        self.assertEqual(done.stdout, one + "\n" + two + "\n")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,36 @@
+// A server with a fake model, as a process, for tests of clients. Prints its gRPC address and its
+// HTTP port when the ports are open; ends at SIGTERM.
+//   fake_server [loading] [ids] [held]
+// loading: stays in the state of loading until SIGUSR1. ids: without a tokenizer. held: no step of
+// the engine ends before SIGTERM.
+#include <signal.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "tests/server/test_server.h"
+
+int main(int argc, char** argv) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  packrat::TestServer::Options options;
+  options.tokenizer = true;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "loading") == 0) options.serve = false;
+    if (std::strcmp(argv[i], "ids") == 0) options.tokenizer = false;
+  }
+  options.server.drain_grace = absl::ZeroDuration();
+  packrat::TestServer server(options);
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "held") == 0) server.gate().Close();
+  }
+  std::printf("%s %d\n", server.address().c_str(), server.server().http_port());
+  std::fflush(stdout);
+  int number = 0;
+  while (sigwait(&signals, &number) == 0 && number == SIGUSR1) server.Serve();
+  for (const std::string& line : server.log_lines()) std::fprintf(stderr, "%s\n", line.c_str());
+  return 0;
+}

@@ -1,0 +1,150 @@
+// Parts of the server by themselves: options, log lines, rates, the stream's messages.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "nlohmann/json.hpp"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/options.h"
+#include "server/response_builder.h"
+
+namespace packrat {
+namespace {
+
+ServerOptions GoodOptions() {
+  ServerOptions options;
+  options.model_dir = "/some/where/tiny/";
+  return options;
+}
+
+TEST(Options, TheModelIsNamedAfterItsFolder) {
+  ServerOptions options = GoodOptions();
+  EXPECT_TRUE(ValidateServerOptions(&options).ok());
+  EXPECT_EQ(options.model_name, "tiny");
+}
+
+TEST(Options, EveryOneIsCheckedWithItsRange) {
+  const std::pair<const char*, std::function<void(ServerOptions*)>> cases[] = {
+      {"--model is missing", [](ServerOptions* o) { o->model_dir = ""; }},
+      {"--model_name", [](ServerOptions* o) { o->model_name = "a b"; }},
+      {"--listen: \"nowhere\"", [](ServerOptions* o) { o->listen = "nowhere"; }},
+      {"--listen: ", [](ServerOptions* o) { o->listen = "localhost:65536"; }},
+      {"--http_listen", [](ServerOptions* o) { o->http_listen = ":80"; }},
+      {"--threads is -1; range [0, 1024]", [](ServerOptions* o) { o->threads = -1; }},
+      {"--cpu_target", [](ServerOptions* o) { o->cpu_target = "neon"; }},
+      {"--max_running is 0; range [1, 4096]", [](ServerOptions* o) { o->engine.max_running = 0; }},
+      {"--max_queue", [](ServerOptions* o) { o->engine.max_queue = 0; }},
+      {"--max_batch_tokens is 8; range", [](ServerOptions* o) { o->engine.max_batch_tokens = 8; }},
+      {"at least --max_running", [](ServerOptions* o) { o->engine.max_batch_tokens = 32; }},
+      {"--max_context", [](ServerOptions* o) { o->engine.max_context = -1; }},
+      {"--state_bytes", [](ServerOptions* o) { o->engine.state_bytes = -1; }},
+      {"--cg_tolerance", [](ServerOptions* o) { o->cg_tolerance = 0; }},
+      {"--cg_tolerance",
+       [](ServerOptions* o) { o->cg_tolerance = std::numeric_limits<float>::quiet_NaN(); }},
+      {"--cg_max_steps", [](ServerOptions* o) { o->cg_max_steps = 0; }},
+      {"--drain_grace is -1s; range [0, 1h]",
+       [](ServerOptions* o) { o->drain_grace = absl::Seconds(-1); }},
+      {"--stream_idle_timeout",
+       [](ServerOptions* o) { o->stream_idle_timeout = absl::InfiniteDuration(); }},
+      {"--max_message_bytes", [](ServerOptions* o) { o->max_message_bytes = 10; }},
+      {"--max_streams", [](ServerOptions* o) { o->max_streams = 0; }},
+      {"--log_format is \"xml\"; one of: text, json",
+       [](ServerOptions* o) { o->log_format = "xml"; }},
+  };
+  for (const auto& [message, spoil] : cases) {
+    ServerOptions options = GoodOptions();
+    spoil(&options);
+    const absl::Status status = ValidateServerOptions(&options);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << message;
+    EXPECT_TRUE(absl::StrContains(status.message(), message)) << message << ": " << status;
+  }
+}
+
+TEST(Log, ALineHasOneReadingWhateverIsInIt) {
+  AccessRecord record;
+  record.id = "7";
+  record.caller = "a b\n\"c\"=d";
+  record.call = "Generate";
+  record.status = "OK";
+  record.finish = "eos";
+  record.prompt_tokens = 12;
+  record.queue = absl::Microseconds(1500);
+  std::string text, json;
+  Logger(Logger::Format::kText, [&](const std::string& line) { text = line; }).Access(record);
+  EXPECT_TRUE(absl::StrContains(text, R"( access id=7 caller="a b\n\"c\"=d" peer="" )")) << text;
+  EXPECT_TRUE(absl::StrContains(text, " finish=eos prompt_tokens=12 ")) << text;
+  EXPECT_TRUE(absl::StrContains(text, " queue_ms=1.500 ")) << text;
+  Logger(Logger::Format::kJson, [&](const std::string& line) { json = line; }).Access(record);
+  EXPECT_EQ(json.find('\n'), std::string::npos);
+  const auto parsed = nlohmann::json::parse(json);
+  EXPECT_EQ(parsed["id"], "7");
+  EXPECT_EQ(parsed["caller"], record.caller);
+  EXPECT_EQ(parsed["prompt_tokens"], 12);
+  EXPECT_EQ(parsed["queue_ms"], 1.5);
+}
+
+TEST(RateWindow, IsTheMeanOfTheWindow) {
+  RateWindow window(absl::Seconds(10));
+  const absl::Time start = absl::FromUnixSeconds(1000);
+  EXPECT_EQ(window.Rate(start, 5), 0);
+  for (int s = 0; s <= 20; ++s) window.Sample(start + absl::Seconds(s), s < 10 ? 0 : 100 * (s - 10));
+  // 100 a second for the last ten seconds.
+  EXPECT_DOUBLE_EQ(window.Rate(start + absl::Seconds(20), 1000), 100);
+  // It fades when nothing comes, and is 0 when the window holds nothing else.
+  EXPECT_DOUBLE_EQ(window.Rate(start + absl::Seconds(25), 1000), 50);
+  EXPECT_EQ(window.Rate(start + absl::Seconds(31), 1000), 0);
+}
+
+Outbox::Update Tokens(std::vector<int32_t> tokens) {
+  Outbox::Update update;
+  update.tokens = std::move(tokens);
+  return update;
+}
+
+TEST(ResponseBuilder, AMessageIsAllThatIsNew) {
+  ResponseBuilder builder(nullptr, true, true);
+  v1::GenerateResponse message;
+  EXPECT_FALSE(builder.Build(&message));
+  builder.Add(Tokens({1, 2}));
+  builder.Add(Tokens({3}));
+  EXPECT_TRUE(builder.Build(&message));
+  EXPECT_EQ(message.token_ids_size(), 3);
+  EXPECT_EQ(message.token_ids(2), 3);
+  message.Clear();
+  EXPECT_FALSE(builder.Build(&message));
+  EXPECT_FALSE(builder.done());
+  Outbox::Update last = Tokens({4});
+  last.finish = Finish{FinishReason::kLength, absl::OkStatus(), {}};
+  builder.Add(std::move(last));
+  EXPECT_TRUE(builder.Build(&message));
+  EXPECT_EQ(message.token_ids_size(), 1);
+  EXPECT_TRUE(builder.done());
+}
+
+TEST(ResponseBuilder, AMessageEndsBeforeClientsRefuseIt) {
+  ResponseBuilder builder(nullptr, true, true);
+  Outbox::Update update = Tokens(std::vector<int32_t>(100000, 7));
+  update.logprobs.assign(100000, TokenLogprobs{-1, std::vector<std::pair<int32_t, float>>(20)});
+  update.finish = Finish{FinishReason::kLength, absl::OkStatus(), {}};
+  builder.Add(std::move(update));
+  int tokens = 0, messages = 0;
+  while (!builder.done()) {
+    v1::GenerateResponse message;
+    ASSERT_TRUE(builder.Build(&message));
+    EXPECT_LT(message.ByteSizeLong(), 4u << 20);
+    EXPECT_EQ(message.logprobs_size(), message.token_ids_size());
+    tokens += message.token_ids_size();
+    ++messages;
+  }
+  EXPECT_EQ(tokens, 100000);
+  EXPECT_GT(messages, 1);
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,97 @@
+"""Servers as processes, for the tests of the command line."""
+
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+ROOT = os.path.join(os.environ["TEST_SRCDIR"], os.environ["TEST_WORKSPACE"])
+CLIENT = os.path.join(ROOT, "server/client/packrat")
+SERVER = os.path.join(ROOT, "server/packrat_server")
+
+
+def wait_for(condition):
+    give_up = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError
+        time.sleep(0.005)
+
+
+class Process:
+    """A server with an address and an HTTP port."""
+
+    def metric(self, name):
+        url = "http://127.0.0.1:%s/metrics" % self.http_port
+        with urllib.request.urlopen(url) as answer:
+            text = answer.read().decode()
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def ready(self):
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:%s/readyz" % self.http_port) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError:
+            return False
+
+    def client(self, *arguments, stdin=""):
+        """Runs the client to its end."""
+        return subprocess.run([CLIENT, *arguments, "--address=" + self.address], input=stdin,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                              timeout=120, check=False)
+
+    def start_client(self, *arguments):
+        return subprocess.Popen([CLIENT, *arguments, "--address=" + self.address],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, encoding="utf-8")
+
+    def json(self, *arguments):
+        run = self.client(*arguments, "--json")
+        assert run.returncode == 0, run.stderr + run.stdout
+        return json.loads(run.stdout)
+
+    def stop(self):
+        """Ends the server; its exit code and the lines of its log."""
+        self.process.terminate()
+        _, log = self.process.communicate(timeout=60)
+        return self.process.returncode, log.splitlines()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+class FakeServer(Process):
+    """tests/server/fake_server.cc"""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen([os.path.join(ROOT, "tests/server/fake_server"), *arguments],
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        encoding="utf-8")
+        self.address, self.http_port = self.process.stdout.readline().split()
+
+
+class RealServer(Process):
+    """packrat_server on free ports, with JSON lines; returns when it is ready."""
+
+    def __init__(self, model, *flags):
+        self.process = subprocess.Popen(
+            [SERVER, "--model=" + os.path.join(ROOT, model), "--listen=127.0.0.1:0",
+             "--http_listen=127.0.0.1:0", "--log_format=json", *flags],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+        self.early = []
+        for line in self.process.stderr:
+            self.early.append(json.loads(line))
+            if self.early[-1]["message"] == "ready":
+                break
+        else:
+            raise RuntimeError(self.early)
+        listening = self.early[0]
+        self.address = "127.0.0.1:" + listening["grpc_port"]
+        self.http_port = listening["http_port"]

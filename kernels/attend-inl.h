@@ -29,13 +29,16 @@ constexpr int kTile = kAttendTile;  // Entries.
 constexpr float kNoMaximum = -1e30f;
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
+constexpr int kAhead = 6;  // Entries between the one in work and the one that is prefetched.
+
 // One query's or one lane's visible entries: [first, end).
 struct Range {
   int first, end;
 };
 
 // out (padded) = softmax(scale * q . keys) . values over [range.first, range.end), not empty.
-// entry(j, &key, &value) gives row pointers of (padded) floats; padded a multiple of 16.
+// entry(j, &key, &value) gives row pointers of (padded) floats, padded a multiple of 16;
+// entry.Prefetch(j) asks for the rows of an entry that will be read soon.
 template <class Entry>
 HWY_INLINE void AttendOne(const float* q, int padded, Range range, float scale, const Entry& entry,
                           float* HWY_RESTRICT out) {
@@ -50,6 +53,7 @@ HWY_INLINE void AttendOne(const float* q, int padded, Range range, float scale, 
     for (int j = begin16; j < end16; j += 16) Store(Set(kHidden), weights + j);
     for (int j = begin; j < end; ++j) {
       const float* key;
+      if (tile + j + kAhead < range.end) entry.Prefetch(tile + j + kAhead);
       entry(tile + j, &key, &values[j]);
       weights[j] = Dot(q, key, padded) * scale;
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "hwy/cache_control.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rat.cc"
 // Keep after the define.
@@ -24,6 +26,29 @@ struct RatColumns {
     g = 2 * width + z;
     q = 3 * width + group * s.head_dim;
     k = q + s.num_groups * s.head_dim;
+  }
+};
+
+// Finds one head's key and value of a finished chunk, or of the running one.
+struct RatEntry {
+  const PagedState& state;
+  int key, value;  // Offset of this head's key within a page, and from there to its value; floats.
+  int running;     // Index of the running chunk, whose rows are these:
+  const float *running_key, *running_value;
+  int padded;
+
+  void operator()(int c, const float** k, const float** v) const {
+    *k = c < running ? state.Page(c) + key : running_key;
+    *v = c < running ? *k + value : running_value;
+  }
+  // Every entry lies in a page of its own, which the hardware cannot foresee.
+  void Prefetch(int c) const {
+    if (c >= running) return;
+    const float* row = state.Page(c) + key;
+    for (int d = 0; d < padded; d += 16) {
+      hwy::Prefetch(row + d);
+      hwy::Prefetch(row + value + d);
+    }
   }
 };
 
@@ -69,16 +94,8 @@ void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const f
   for (int t = 0, n; t < rows.num_tokens; t += n) {
     const int position = rows.position + t, chunk = position / chunk_size;
     n = std::min({16, chunk_size - position % chunk_size, rows.num_tokens - t});
-    const auto entry = [&](int c, const float** key, const float** value) {
-      if (c < chunk) {
-        const float* page = sequence.state.Page(c);
-        *key = page + head * padded;
-        *value = page + (shape.num_heads + head) * padded;
-      } else {
-        *key = keys;
-        *value = values;
-      }
-    };
+    const RatEntry entry{sequence.state, head * padded, shape.num_heads * padded, chunk, keys, values,
+                         padded};
     const float* row = projection + (rows.first_token + t) * stride;
     for (int i = 0; i < n; ++i, row += stride) {
       const float* cos_sin = rope.row(rows.first_token + t + i);

@@ -6,10 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
-#include <vector>
-
-#include "kernels/aligned.h"
-#include "kernels/thread_pool.h"
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/bench/machine.cc"
@@ -65,19 +62,6 @@ namespace {
 constexpr int kRuns = 7;
 volatile float sink;  // NOLINT: keeps results alive.
 
-double OwnRead(ThreadPool* pool) {
-  const size_t floats = size_t{1} << 28;  // 1 GiB
-  AlignedFloats memory(floats);
-  std::fill_n(memory.data(), floats, 1.0f);
-  const int64_t pieces = 64;
-  const double seconds = MedianSeconds(kRuns, [&] {
-    pool->Run(pieces, [&](int64_t i, int) {
-      sink = HWY_DYNAMIC_DISPATCH(SumFloats)(memory.data() + i * (floats / pieces), floats / pieces);
-    });
-  });
-  return floats * sizeof(float) / seconds;
-}
-
 // mbw copies: a byte copied is a byte read and a byte written. Its best of MEMCPY, DUMB and MCBLOCK
 // on one core, as bytes moved.
 double Mbw() {
@@ -120,8 +104,26 @@ double Sgemm(int threads) {
 
 }  // namespace
 
+ReadLoop::ReadLoop(int threads) : memory_(size_t{1} << 28), pool_(threads) {
+  std::fill_n(memory_.data(), memory_.size(), 1.0f);
+}
+
+double ReadLoop::BytesPerSecond() {
+  const size_t pieces = 64, floats = memory_.size() / pieces;
+  const double start = Now();
+  pool_.Run(pieces, [&](int64_t i, int) {
+    sink = HWY_DYNAMIC_DISPATCH(SumFloats)(memory_.data() + i * floats, floats);
+  });
+  return static_cast<double>(memory_.size() * sizeof(float)) / (Now() - start);
+}
+
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 double MedianSeconds(int runs, const std::function<void()>& work) {
@@ -131,14 +133,16 @@ double MedianSeconds(int runs, const std::function<void()>& work) {
     work();
     if (run > 0) seconds.push_back(Now() - start);
   }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[seconds.size() / 2];
+  return Median(std::move(seconds));
 }
 
 MachineLimits MeasureMachine(int threads) {
-  ThreadPool pool(threads);
   MachineLimits limits{};
-  limits.own_read = OwnRead(&pool);
+  ReadLoop read(threads);
+  std::vector<double> passes;
+  for (int run = 0; run <= kRuns; ++run) passes.push_back(read.BytesPerSecond());
+  limits.own_read = Median(passes);
+  ThreadPool pool(threads);
   limits.mbw = Mbw();
   limits.own_fma = OwnFma(&pool);
   limits.sgemm = Sgemm(pool.size());

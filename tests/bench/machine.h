@@ -4,6 +4,10 @@
 
 #include <functional>
 #include <string>
+#include <vector>
+
+#include "kernels/aligned.h"
+#include "kernels/thread_pool.h"
 
 namespace packrat {
 
@@ -13,11 +17,23 @@ struct MachineLimits {
   double own_read, mbw, own_fma, sgemm;
 };
 
+// Reads 1 GiB in order with all threads, as fast as loads go.
+class ReadLoop {
+ public:
+  explicit ReadLoop(int threads);
+  double BytesPerSecond();  // Of one pass, made now.
+
+ private:
+  AlignedFloats memory_;
+  ThreadPool pool_;
+};
+
 // `threads` as the model will use them.
 MachineLimits MeasureMachine(int threads);
 
 std::string CpuModelName();
 
+double Median(std::vector<double> values);
 // Seconds: the median over `runs` runs of `work` after one that does not count.
 double MedianSeconds(int runs, const std::function<void()>& work);
 double Now();  // Seconds, monotonic.

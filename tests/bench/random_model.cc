@@ -53,7 +53,7 @@ class Writer {
 
 void AddMixer(const std::string& type, const std::string& prefix, const RandomModelShape& s,
               Writer* writer) {
-  const int d = s.hidden_size, dim = d / s.heads, kv = 4 * dim;
+  const int d = s.hidden_size, dim = d / s.heads, kv = s.kv_heads * dim;
   if (type == "rat") {
     writer->Linear(prefix + "in_proj.weight", 3 * d + 4 * dim, d);
     writer->Add(prefix + "gate_bias", {d}, 1.0f);
@@ -99,8 +99,9 @@ void WriteRandomModel(const std::string& dir, const RandomModelShape& s) {
       R"("], "norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true,)",
       R"( "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": )", s.max_context,
       R"(, "rat": {"num_heads": )", s.heads, R"(, "num_groups": 2, "chunk_size": 16},)",
-      R"( "local_attention": {"num_heads": )", s.heads, R"(, "num_kv_heads": 4, "window_size": )",
-      s.window, R"(}, "attention": {"num_heads": )", s.heads, R"(, "num_kv_heads": 4},)",
+      R"( "local_attention": {"num_heads": )", s.heads, R"(, "num_kv_heads": )", s.kv_heads,
+      R"(, "window_size": )", s.window, R"(}, "attention": {"num_heads": )", s.heads,
+      R"(, "num_kv_heads": )", s.kv_heads, R"(},)",
       R"( "mesa": {"num_heads": )", s.heads, R"(, "head_dim": )", s.hidden_size / s.heads,
       R"(, "conv_size": 4, "lambda_lower_bound": 0.25, "use_output_gate": true}})");
   std::ifstream old(dir + "/config.json");

@@ -13,6 +13,7 @@ struct RandomModelShape {
   int intermediate_size = 2816;
   int vocab_size = 32000;
   int heads = 16;                        // Of hidden_size / heads channels.
+  int kv_heads = 4;                      // Of local and full attention.
   int window = 512;
   int max_context = 65536;
 };

@@ -12,6 +12,7 @@ import datetime
 import json
 import math
 import os
+import signal
 import time
 
 import numpy as np
@@ -38,7 +39,8 @@ class Schedule:
             self.deadline = _next_time(args.until)
         else:
             self.deadline = begun + 60 * args.minutes
-        self.plain_share, self.warmup = args.plain_share, args.warmup
+        self.plain_start, self.plain_end = args.plain_start, args.plain_end
+        self.warmup = args.warmup
 
     def progress(self, step):
         if self.steps:
@@ -51,7 +53,7 @@ class Schedule:
 
     def share(self, progress):
         """More plain stories towards the end: what is learned last is remembered best."""
-        return self.plain_share * (0.7 + 0.8 * max(0.0, progress - 0.6) / 0.4)
+        return self.plain_start + (self.plain_end - self.plain_start) * progress
 
     def cg_steps(self, progress):
         return 5 if progress < 0.7 else 8
@@ -150,10 +152,13 @@ class Trainer:
         parameters = sum(p.numel() for p in self.model.parameters())
         print(f"{parameters / 1e6:.2f} M parameters, torch {torch.__version__}, "
               f"{torch.get_num_threads()} threads, {self.device}", flush=True)
+        interrupted = []
+        signal.signal(signal.SIGTERM, lambda *_: interrupted.append(True))
+        signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
         average, since, tokens, saved = None, time.time(), 0, time.time()
         while True:
             progress = self.schedule.progress(self.step)
-            if progress >= 1.0 or self.step == self.args.stop_after:
+            if progress >= 1.0 or interrupted or self.step == self.args.stop_after:
                 break
             loss, size, norm = self.train_step(progress)
             bits = loss / math.log(2) / size
@@ -173,7 +178,8 @@ class Trainer:
                       flush=True)
                 saved = time.time()
         self.save()
-        print(f"done at step {self.step}: {self.path}", flush=True)
+        print(f"{'interrupted' if interrupted else 'done'} at step {self.step}: {self.path}",
+              flush=True)
 
 
 def _piece_bytes(path, vocab_size):
@@ -204,8 +210,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--muon_lr", type=float, default=0.01)
     parser.add_argument("--adam_lr", type=float, default=0.003)
     parser.add_argument("--warmup", type=int, default=50, help="steps")
-    parser.add_argument("--plain_share", type=float, default=0.4,
-                        help="share of plain stories, 0.7 times this at first, 1.5 at the end")
+    parser.add_argument("--plain_start", type=float, default=0.4, help="share of plain stories")
+    parser.add_argument("--plain_end", type=float, default=0.9, help="the same, at the end")
     parser.add_argument("--save_minutes", type=float, default=5.0)
     parser.add_argument("--log_every", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)

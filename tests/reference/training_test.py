@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import unittest
@@ -95,6 +96,20 @@ class TrainingTest(unittest.TestCase):
             self.assertTrue(torch.equal(tensor, parts.model.state_dict()[name]), name)
         self.assertFalse(torch.equal(before["model.embeddings.weight"],
                                      whole.model.state_dict()["model.embeddings.weight"]))
+
+    def test_terminated_run_saves_the_step_it_was_at(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        trainer = self.trainer("terminated")
+        step = trainer.train_step
+        def step_then_signal(progress):
+            result = step(progress)
+            if trainer.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return result
+        with mock.patch.object(trainer, "train_step", step_then_signal):
+            trainer.run()
+        self.assertEqual(self.trainer("terminated").step, 2)
 
     def test_loss_falls(self):
         trainer = self.trainer("falls", "--steps", "40", "--adam_lr", "0.01")

@@ -1,5 +1,5 @@
-// PACKRAT_CHECK stops the process when an invariant of the program is broken. It is never the answer
-// to bad input: that gets an absl::Status.
+// PACKRAT_CHECK stops the process when an invariant of the program is broken. It is never the
+// answer to bad input: that gets an absl::Status.
 //
 //   PACKRAT_CHECK(slot < num_slots);
 //   PACKRAT_CHECK(slot < num_slots, "freed twice");
@@ -36,7 +36,8 @@ class CheckFailure {
   std::ostringstream stream_;
 };
 
-// Turns the stream into void, so that both arms of the ?: below have one type. `&` binds weaker than
+// Turns the stream into void, so that both arms of the ?: below have one type. `&` binds weaker
+// than
 // `<<` and stronger than `?:`.
 struct Voidify {
   void operator&(std::ostream&) const {}
@@ -45,14 +46,15 @@ struct Voidify {
 }  // namespace packrat::internal
 
 // The condition is evaluated exactly once, in every build.
-#define PACKRAT_CHECK(...) PACKRAT_CHECK_PICK_(__VA_ARGS__, PACKRAT_CHECK2_, PACKRAT_CHECK1_, )(__VA_ARGS__)
+#define PACKRAT_CHECK(...) \
+  PACKRAT_CHECK_PICK_(__VA_ARGS__, PACKRAT_CHECK2_, PACKRAT_CHECK1_, )(__VA_ARGS__)
 #define PACKRAT_CHECK_PICK_(a, b, pick, ...) pick
 #define PACKRAT_CHECK1_(condition) PACKRAT_CHECK_IMPL_(condition, #condition, "")
 #define PACKRAT_CHECK2_(condition, message) PACKRAT_CHECK_IMPL_(condition, #condition, message)
-#define PACKRAT_CHECK_IMPL_(condition, text, message)             \
-  __builtin_expect(static_cast<bool>(condition), true)            \
-      ? static_cast<void>(0)                                      \
-      : ::packrat::internal::Voidify() &                          \
+#define PACKRAT_CHECK_IMPL_(condition, text, message)  \
+  __builtin_expect(static_cast<bool>(condition), true) \
+      ? static_cast<void>(0)                           \
+      : ::packrat::internal::Voidify() &               \
             ::packrat::internal::CheckFailure(__FILE__, __LINE__, text, message).stream()
 
 #endif  // PACKRAT_KERNELS_CHECK_H_

@@ -25,12 +25,13 @@ float Max16(const float* x) {
 }
 
 // exp() by the usual reduction to [-ln2/2, ln2/2] and a polynomial (coefficients of Cephes' expf).
+// Below -87 the arithmetic gives anything, and the mask at the end 0: a choice between two values
+// would be a branch, which keeps the compiler from vectorizing.
 inline float Exp(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits.
-  const float clamped = x > -87.0f ? x : -87.0f;
-  const float shifted = clamped * 1.44269504f + kRound;
+  const float shifted = x * 1.44269504f + kRound;
   const float k = shifted - kRound;
-  const float r = (clamped - k * 0.693359375f) - k * -2.12194440e-4f;
+  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -38,12 +39,17 @@ inline float Exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float y = p * r * r + r + 1.0f;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &shifted, 4);
-  bits = (bits - 0x4B400000 + 127) << 23;
+  bits = (bits - 0x4B400000u + 127u) << 23;
   float power;
   std::memcpy(&power, &bits, 4);
-  return x >= -87.0f ? y * power : 0.0f;
+  const float product = y * power;
+  std::memcpy(&bits, &product, 4);
+  bits &= -static_cast<uint32_t>(x >= -87.0f);
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
 }
 
 // Sum of n <= kSumBlock elements in a fixed order.

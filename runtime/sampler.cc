@@ -104,8 +104,7 @@ bool AnythingToSample(const SamplingParams& params, absl::Span<const int32_t> ma
 }
 
 Sampler::Sampler(int vocab_size, int num_ids)
-    : vocab_size_(vocab_size),
-      num_ids_(num_ids),
+    : num_ids_(num_ids),
       values_(num_ids),
       weights_(num_ids),
       list_(num_ids),

@@ -84,7 +84,6 @@ class Sampler {
   int DrawFromList(const SamplingParams& params, int n, double mass, double uniform);
   void FillLogprobs(const Row& row, IndexedValue best, int chosen, int top, TokenLogprobs* out);
 
-  const int vocab_size_;
   const int num_ids_;
   std::vector<float> values_;          // (num_ids): rows of allowed ids.
   std::vector<float> weights_;         // (num_ids)

@@ -47,6 +47,12 @@ TEST(ThreadPoolTest, EveryIndexOnce) {
   RunMany(3, 3000, 7);
 }
 
+// So many tasks of next to no work that threads claim at the same moment.
+TEST(ThreadPoolTest, CrowdedClaims) {
+  RunMany(2, 200, 20000);
+  RunMany(4, 100, 20000);
+}
+
 TEST(ThreadPoolTest, MoreThreadsThanCores) { RunMany(13, 600, 40); }
 
 TEST(ThreadPoolTest, WakesSleepers) {

@@ -54,5 +54,4 @@ def system_libraries():
         name = "sentencepiece",
         hidden = ["6google8protobuf", "4absl"],
         module = "sentencepiece",
-        soversion = "0",
     )

@@ -30,8 +30,9 @@ def _impl(ctx):
         return _missing(ctx, folder.stderr)
     source = "%s/lib%s.so" % (folder.stdout.strip(), ctx.attr.module)
 
-    # The linker and the loader go by the name inside, so the copy keeps that of the original.
-    soname = ctx.path(source).realpath.basename.split(".so.")[0] + ".so." + ctx.attr.soversion
+    # A name of its own: a program that does not find the copy says so, instead of taking the
+    # original and crashing. Of the same length as NAME.so.0, which it replaces inside the file.
+    soname = "lib%s-p.so" % ctx.attr.module
     done = ctx.execute(
         ["python3", ctx.path(ctx.attr._hide_symbols), source, soname] + ctx.attr.hidden,
     )
@@ -44,7 +45,6 @@ private_library = repository_rule(
     implementation = _impl,
     attrs = {
         "module": attr.string(mandatory = True, doc = "Name in pkg-config, and of the library."),
-        "soversion": attr.string(mandatory = True),
         "hidden": attr.string_list(mandatory = True, doc = "Parts of mangled names."),
         "_hide_symbols": attr.label(default = "//deploy/bazel:hide_symbols.py"),
     },

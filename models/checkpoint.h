@@ -25,7 +25,7 @@ struct TensorView {
   std::vector<int64_t> shape;  // Row-major; empty for a scalar.
   const uint8_t* data;         // Inside the mapping; may be unaligned.
   size_t bytes;
-  std::string file;            // For messages.
+  std::string file;  // For messages.
   int64_t NumElements() const;
 };
 

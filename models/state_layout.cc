@@ -73,7 +73,8 @@ StateLayout::StateLayout(const ModelConfig& config) {
   for (size_t i = 0; i < layers.size(); ++i) {
     LayerState& layer = layers[i];
     if (const auto* rat = std::get_if<RatSpec>(&config.layers[i])) {
-      AddPagePart(ClassOf(*rat), RatPageFloats(rat->num_heads, rat->head_dim), &page_classes, &layer);
+      AddPagePart(ClassOf(*rat), RatPageFloats(rat->num_heads, rat->head_dim), &page_classes,
+                  &layer);
       layer.tail_offset = tail_bytes;
       tail_bytes += PartBytes(RatTailFloats(rat->num_heads, rat->head_dim));
     } else if (const auto* attention = std::get_if<AttentionSpec>(&config.layers[i])) {

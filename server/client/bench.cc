@@ -132,8 +132,7 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
   const int vocab = info.has_tokenizer() ? info.tokenizer().num_pieces() : info.vocab_size();
 
   v1::GenerateRequest base = RequestFromFlags();
-  // Every call shall do the same amount of work, unless told otherwise.
-  if (!base.stop().has_ignore_eos()) base.mutable_stop()->set_ignore_eos(true);
+  base.mutable_stop()->set_ignore_eos(true);  // Every call shall do the same amount of work.
   Results results;
   std::atomic<int> next{0};
   const absl::Time start = absl::Now();

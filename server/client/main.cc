@@ -33,14 +33,18 @@ constexpr char kUsage[] =
     "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
     "4 --deadline has passed, 130 interrupted.";
 
-// Ctrl-C ends the calls, so that the server frees what they hold.
-void CancelOnInterrupt(Connection* connection) {
-  static sigset_t set;
+sigset_t Interrupts() {
+  sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return set;
+}
+
+// Ctrl-C ends the calls, so that the server frees what they hold.
+void CancelOnInterrupt(Connection* connection) {
   std::thread([connection] {
+    const sigset_t set = Interrupts();
     int number = 0;
     sigwait(&set, &number);
     connection->Cancel();
@@ -72,6 +76,9 @@ int Run(int argc, char** argv) {
   };
   for (const auto& [name, run] : commands) {
     if (command != name) continue;
+    // Before gRPC makes its threads, which inherit it.
+    const sigset_t set = Interrupts();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
     // Outlives the thread that waits for Ctrl-C.
     static Connection* const connection = new Connection(ConnectionFromFlags());
     CancelOnInterrupt(connection);

@@ -22,14 +22,15 @@ ABSL_FLAG(std::string, echo, "auto",
           "complete: print the prompt before its continuation: yes, no, or auto (on a terminal).");
 ABSL_FLAG(std::string, token_ids, "",
           "complete, detokenize: ids separated by commas or spaces, in place of text.");
-ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt, "Put the BOS token before the text.");
-ABSL_FLAG(absl::optional<bool>, parse_special, absl::nullopt,
+ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt,
+          "Put the BOS token before the text: true or false.");
+ABSL_FLAG(bool, parse_special, false,
           "Control tokens written in the text, such as </s>, become their ids.");
 ABSL_FLAG(absl::optional<bool>, skip_special_tokens, absl::nullopt,
-          "Control tokens give no text in the output.");
+          "Control tokens give no text in the output: true or false.");
 ABSL_FLAG(absl::optional<int32_t>, max_tokens, absl::nullopt, "Most tokens to generate.");
 ABSL_FLAG(absl::optional<int32_t>, min_tokens, absl::nullopt, "No end before so many tokens.");
-ABSL_FLAG(absl::optional<bool>, ignore_eos, absl::nullopt,
+ABSL_FLAG(bool, ignore_eos, false,
           "The model's end tokens do not end the text.");
 ABSL_FLAG(std::vector<std::string>, stop, {},
           "Strings that end the text, separated by commas; \\n and the like are understood.");
@@ -76,14 +77,14 @@ void IfGiven(const absl::Flag<absl::optional<T>>& flag, const Setter& set) {
 v1::GenerateRequest RequestFromFlags() {
   v1::GenerateRequest request;
   IfGiven(FLAGS_add_bos, [&](bool x) { request.set_add_bos(x); });
-  IfGiven(FLAGS_parse_special, [&](bool x) { request.set_parse_special(x); });
+  if (absl::GetFlag(FLAGS_parse_special)) request.set_parse_special(true);
   IfGiven(FLAGS_skip_special_tokens, [&](bool x) { request.set_skip_special_tokens(x); });
   IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
 
   v1::StopParams* stop = request.mutable_stop();
   IfGiven(FLAGS_max_tokens, [&](int32_t x) { stop->set_max_tokens(x); });
   IfGiven(FLAGS_min_tokens, [&](int32_t x) { stop->set_min_tokens(x); });
-  IfGiven(FLAGS_ignore_eos, [&](bool x) { stop->set_ignore_eos(x); });
+  if (absl::GetFlag(FLAGS_ignore_eos)) stop->set_ignore_eos(true);
   for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
     std::string plain;
     stop->add_strings(absl::CUnescape(text, &plain) ? plain : text);
@@ -117,7 +118,7 @@ absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags() {
 
 void FillFromFlags(v1::TokenizeRequest* request) {
   IfGiven(FLAGS_add_bos, [&](bool x) { request->set_add_bos(x); });
-  IfGiven(FLAGS_parse_special, [&](bool x) { request->set_parse_special(x); });
+  if (absl::GetFlag(FLAGS_parse_special)) request->set_parse_special(true);
 }
 
 void FillFromFlags(v1::DetokenizeRequest* request) {

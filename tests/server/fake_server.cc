@@ -22,7 +22,6 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "loading") == 0) options.serve = false;
     if (std::strcmp(argv[i], "ids") == 0) options.tokenizer = false;
   }
-  options.server.drain_grace = absl::ZeroDuration();
   packrat::TestServer server(options);
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "held") == 0) server.gate().Close();
@@ -31,6 +30,8 @@ int main(int argc, char** argv) {
   std::fflush(stdout);
   int number = 0;
   while (sigwait(&signals, &number) == 0 && number == SIGUSR1) server.Serve();
+  server.gate().Open();
+  server.server().Drain();
   for (const std::string& line : server.log_lines()) std::fprintf(stderr, "%s\n", line.c_str());
   return 0;
 }

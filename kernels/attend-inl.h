@@ -99,9 +99,9 @@ HWY_INLINE void AttendOne(const float* q, int padded, Range range, float scale, 
 // A query's own entry, which differs from lane to lane (RAT's running chunk); index `index` is the
 // last of every lane's range.
 struct OwnEntry {
-  int index = -1;                   // -1: there is none.
-  const float* scores = nullptr;    // (16), not yet scaled
-  const float* values = nullptr;    // (padded, 16)
+  int index = -1;                 // -1: there is none.
+  const float* scores = nullptr;  // (16), not yet scaled
+  const float* values = nullptr;  // (padded, 16)
 };
 
 // Dot(q_lane, key) for sixteen queries in columns (padded, 16).
@@ -173,8 +173,7 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     total = Add(Mul(total, shrink), TreeSum([&](int l) HWY_ATTR { return lanes[l]; }));
     maximum = new_maximum;
     constexpr int kGroup = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
-    const bool with_own =
-        own.values != nullptr && own.index >= tile && own.index < tile + kTile;
+    const bool with_own = own.values != nullptr && own.index >= tile && own.index < tile + kTile;
     const int shared_end = with_own ? own.index - tile : end;
     for (int d = 0; d < padded; d += kGroup) {
       V16 acc[kGroup];

@@ -11,8 +11,8 @@
 
 namespace packrat {
 
-inline constexpr int kAttendTile = 256;   // Entries that one step of the softmax takes.
-inline constexpr int kPageTokens = 16;    // Positions of a page.
+inline constexpr int kAttendTile = 256;  // Entries that one step of the softmax takes.
+inline constexpr int kPageTokens = 16;   // Positions of a page.
 
 // A page: keys (num_kv_heads, 16, P), rotated, then values (num_kv_heads, 16, P); P = PadTo16(D).
 constexpr size_t AttentionPageFloats(int num_kv_heads, int head_dim) {
@@ -21,7 +21,8 @@ constexpr size_t AttentionPageFloats(int num_kv_heads, int head_dim) {
 
 struct AttentionShape {
   int num_heads;
-  int num_kv_heads;  // Divides num_heads; query head j uses key head j / (num_heads / num_kv_heads).
+  int num_kv_heads;  // Divides num_heads; query head j uses key head j / (num_heads /
+                     // num_kv_heads).
   int head_dim;      // Even.
   int window;        // Visible positions, the query's own included; 0: all.
 };
@@ -39,7 +40,7 @@ struct AttentionOperands {
   ptrdiff_t k_stride;
   const float* v;  // (tokens, num_kv_heads * head_dim)
   ptrdiff_t v_stride;
-  float* out;      // (tokens, num_heads * head_dim), dense
+  float* out;  // (tokens, num_heads * head_dim), dense
 };
 
 // Floats of KernelContext scratch per thread.

@@ -16,7 +16,9 @@ class KernelContext {
   // `packed_floats`: largest rows * in_features of any MatMul(); `scratch_floats`: largest need of
   // any operation per thread (each header says its own).
   KernelContext(int threads, size_t packed_floats, size_t scratch_floats)
-      : pool(threads), packed(packed_floats), scratch_floats_(RoundUp16(scratch_floats)),
+      : pool(threads),
+        packed(packed_floats),
+        scratch_floats_(RoundUp16(scratch_floats)),
         scratch_(scratch_floats_ * static_cast<size_t>(pool.size())) {}
 
   float* scratch(int worker) { return scratch_.data() + scratch_floats_ * worker; }

@@ -39,7 +39,7 @@ void SwiGluRow(float* gate, const float* up, int n) {
 HWY_INLINE V16 Erf(const V16& x) {
   constexpr float kNear[] = {-0.00058622094f, 0.004967539f, -0.026748894f,
                              0.11281322f,     -0.37612447f, 1.1283791f};
-  constexpr float kFar[] = {0.00019466244f, -0.0030306834f, 0.02217683f,  -0.1038274f,
+  constexpr float kFar[] = {0.00019466244f, -0.0030306834f, 0.02217683f,    -0.1038274f,
                             -0.6373013f,    -1.1276047f,    -0.00021290142f};
   const V16 zero = Zero(), one = Set(1.0f), x2 = Mul(x, x);
   // The fit ends at 4.2 and bends upwards beyond 6.
@@ -108,8 +108,9 @@ void RmsNorm(const float* x, int rows, int n, const float* weight, float eps, fl
 }
 
 void SwiGlu(float* gate, const float* up, int rows, int n, KernelContext* context) {
-  ForRows(rows, n, context,
-          [&](int64_t r) { HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + r * n, up + r * n, n); });
+  ForRows(rows, n, context, [&](int64_t r) {
+    HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + r * n, up + r * n, n);
+  });
 }
 
 void Gelu(float* x, int rows, int n, KernelContext* context) {

@@ -75,19 +75,31 @@ template <class T>
 void PanelRows(const float* x, int rows, const std::byte* panel, int in, float* out) {
   const T* w = reinterpret_cast<const T*>(panel);
   switch (rows) {
-    case 1: return RowsTimesPanel<1>(x, w, in, out);
-    case 2: return RowsTimesPanel<2>(x, w, in, out);
-    case 3: return RowsTimesPanel<3>(x, w, in, out);
-    case 4: return RowsTimesPanel<4>(x, w, in, out);
-    case 5: return RowsTimesPanel<5>(x, w, in, out);
-    case 6: return RowsTimesPanel<6>(x, w, in, out);
+    case 1:
+      return RowsTimesPanel<1>(x, w, in, out);
+    case 2:
+      return RowsTimesPanel<2>(x, w, in, out);
+    case 3:
+      return RowsTimesPanel<3>(x, w, in, out);
+    case 4:
+      return RowsTimesPanel<4>(x, w, in, out);
+    case 5:
+      return RowsTimesPanel<5>(x, w, in, out);
+    case 6:
+      return RowsTimesPanel<6>(x, w, in, out);
 #if HWY_TARGET == HWY_AVX3
-    case 7: return RowsTimesPanel<7>(x, w, in, out);
-    case 8: return RowsTimesPanel<8>(x, w, in, out);
-    case 9: return RowsTimesPanel<9>(x, w, in, out);
-    case 10: return RowsTimesPanel<10>(x, w, in, out);
-    case 11: return RowsTimesPanel<11>(x, w, in, out);
-    case 12: return RowsTimesPanel<12>(x, w, in, out);
+    case 7:
+      return RowsTimesPanel<7>(x, w, in, out);
+    case 8:
+      return RowsTimesPanel<8>(x, w, in, out);
+    case 9:
+      return RowsTimesPanel<9>(x, w, in, out);
+    case 10:
+      return RowsTimesPanel<10>(x, w, in, out);
+    case 11:
+      return RowsTimesPanel<11>(x, w, in, out);
+    case 12:
+      return RowsTimesPanel<12>(x, w, in, out);
 #endif
   }
 }
@@ -120,9 +132,15 @@ void MatMulPanel(const float* packed, int rows, const MatMulOutput& output, int 
     const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
     const float* x = packed + static_cast<ptrdiff_t>(row) * in;
     switch (weight.type()) {
-      case DType::kF32: PanelRows<float>(x, n, weight.panel(panel), in, out); break;
-      case DType::kBF16: PanelRows<hwy::bfloat16_t>(x, n, weight.panel(panel), in, out); break;
-      case DType::kF16: PanelRows<hwy::float16_t>(x, n, weight.panel(panel), in, out); break;
+      case DType::kF32:
+        PanelRows<float>(x, n, weight.panel(panel), in, out);
+        break;
+      case DType::kBF16:
+        PanelRows<hwy::bfloat16_t>(x, n, weight.panel(panel), in, out);
+        break;
+      case DType::kF16:
+        PanelRows<hwy::float16_t>(x, n, weight.panel(panel), in, out);
+        break;
     }
     for (int r = 0; r < n; ++r) {
       float* y = output.y + (row + r) * output.y_stride + first;
@@ -149,7 +167,9 @@ HWY_EXPORT(InterleaveRows);
 HWY_EXPORT(MatMulPanel);
 
 PackedMatrix::PackedMatrix(const void* rows, DType type, int out, int in)
-    : type_(type), out_(out), in_(in),
+    : type_(type),
+      out_(out),
+      in_(in),
       data_(static_cast<size_t>((out + kPanel - 1) / kPanel) * kPanel * in * DTypeBytes(type)) {
   const size_t size = DTypeBytes(type);
   const auto* source = static_cast<const std::byte*>(rows);

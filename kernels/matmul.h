@@ -1,8 +1,8 @@
 // Linear layers: y = x W', with W in its stored type (float32, bfloat16, float16) and float32
 // accumulation.
 //
-// Every output is one chain acc = fma(x[k], w[k], acc) for k = 0, 1, ... in this order, whatever the
-// number of rows or threads: one row alone gives the same bits as the same row among many.
+// Every output is one chain acc = fma(x[k], w[k], acc) for k = 0, 1, ... in this order, whatever
+// the number of rows or threads: one row alone gives the same bits as the same row among many.
 #ifndef PACKRAT_KERNELS_MATMUL_H_
 #define PACKRAT_KERNELS_MATMUL_H_
 

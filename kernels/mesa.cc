@@ -25,7 +25,12 @@ struct Head {
 
   Head(const MesaShape& s, const MesaWeights& w, const MesaSequence& sq, const MesaOperands& o,
        int head)
-      : shape(s), weights(w), sequence(sq), x(o), index(head), dim(s.head_dim),
+      : shape(s),
+        weights(w),
+        sequence(sq),
+        x(o),
+        index(head),
+        dim(s.head_dim),
         padded(PadTo16(s.head_dim)) {
     const MesaTailLayout layout(s.num_heads, s.head_dim, s.conv_size);
     k = sq.tail + layout.k + static_cast<size_t>(head) * 16 * padded;
@@ -51,9 +56,9 @@ void Convolve(const Head& h, const float* input, const float* history, const flo
     for (int tap = 0; tap < conv; ++tap) {
       const int from = t - (conv - 1) + tap, position = h.sequence.rows.position + from;
       if (position < 0) continue;  // Before the text there are zeros.
-      const float* row = from >= 0 ? input + h.row(from)
-                                   : history + static_cast<size_t>(position % (conv - 1)) * width +
-                                         offset;
+      const float* row =
+          from >= 0 ? input + h.row(from)
+                    : history + static_cast<size_t>(position % (conv - 1)) * width + offset;
       sum = MulAdd(LoadFirst(taps + static_cast<size_t>(tap) * width + offset + d, n),
                    LoadFirst(row + d, n), sum);
     }
@@ -77,9 +82,7 @@ void KeepHistory(const Head& h, const float* input, float* history) {
 }
 
 // log(sigmoid(a)), without overflow.
-float LogSigmoid(float a) {
-  return std::fmin(a, 0.0f) - std::log1p(std::exp(-std::fabs(a)));
-}
+float LogSigmoid(float a) { return std::fmin(a, 0.0f) - std::log1p(std::exp(-std::fabs(a))); }
 
 // Rows of the tail for tokens [t, t + n), which lie at `slot` of their block, and their q (n, P).
 void FillTail(const Head& h, int t, int n, int slot, float* q) {
@@ -93,8 +96,8 @@ void FillTail(const Head& h, int t, int n, int slot, float* q) {
     for (int d = 0; d < h.padded; d += 16) {
       Store(LoadFirst(h.x.v + h.row(t + i) + d, h.dim - d), v + d);
     }
-    const size_t at = static_cast<size_t>(h.sequence.rows.first_token + t + i) *
-                          h.shape.num_heads + h.index;
+    const size_t at =
+        static_cast<size_t>(h.sequence.rows.first_token + t + i) * h.shape.num_heads + h.index;
     h.beta[slot + i] = 1.0f / (1.0f + std::exp(-h.x.beta[at]));
     h.log_gamma[slot + i] = LogSigmoid(h.x.gamma[at]);
   }
@@ -227,15 +230,15 @@ void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, 
 
 // All tokens of a sequence for one head, block by block.
 void MesaSequenceHead(const MesaShape& shape, const MesaWeights& weights,
-                      const MesaSequence& sequence, const MesaOperands& x, int head,
-                      float* scratch, MesaSolves* solves) {
+                      const MesaSequence& sequence, const MesaOperands& x, int head, float* scratch,
+                      MesaSolves* solves) {
   const Head h(shape, weights, sequence, x, head);
   const int padded = h.padded;
-  float* full = scratch;                                       // (P, P)
-  float* q = full + static_cast<size_t>(padded) * padded;      // (16, P)
-  float* k_columns = q + 16 * padded;                          // (P, 16)
-  float* lambda = k_columns + 16 * padded;                     // (P)
-  float* rest = lambda + padded;                               // 16 * 6 * P
+  float* full = scratch;                                   // (P, P)
+  float* q = full + static_cast<size_t>(padded) * padded;  // (16, P)
+  float* k_columns = q + 16 * padded;                      // (P, 16)
+  float* lambda = k_columns + 16 * padded;                 // (P)
+  float* rest = lambda + padded;                           // 16 * 6 * P
   std::fill(lambda, lambda + padded, 1.0f);
   std::copy_n(weights.lambda + head * h.dim, h.dim, lambda);
 
@@ -257,8 +260,17 @@ void MesaSequenceHead(const MesaShape& shape, const MesaWeights& weights,
     }
     if (sealed && !unfolded) Unfold(sealed_in, padded, full);
     unfolded = true;
-    const Block block{padded, tokens, sealed, full, sealed_in + MesaHkkFloats(h.dim), h.k, h.v,
-                      k_columns, lambda, sequence.cg_tolerance, sequence.cg_max_steps};
+    const Block block{padded,
+                      tokens,
+                      sealed,
+                      full,
+                      sealed_in + MesaHkkFloats(h.dim),
+                      h.k,
+                      h.v,
+                      k_columns,
+                      lambda,
+                      sequence.cg_tolerance,
+                      sequence.cg_max_steps};
     SolveTokens(h, block, cumulative, t, n, slot, q, rest, solves);
     if (tokens == kMesaBlock) {
       Seal(h, sealed, cumulative, sealed_in, sealed_out);

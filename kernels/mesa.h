@@ -51,7 +51,9 @@ constexpr size_t MesaSlotFloats(int num_heads, int head_dim) {
 struct MesaTailLayout {
   size_t k, v, beta, log_gamma, conv_q, conv_k, end;  // Offsets, floats.
   constexpr MesaTailLayout(int num_heads, int head_dim, int conv_size)
-      : k(0), v(static_cast<size_t>(num_heads) * 16 * PadTo16(head_dim)), beta(2 * v),
+      : k(0),
+        v(static_cast<size_t>(num_heads) * 16 * PadTo16(head_dim)),
+        beta(2 * v),
         log_gamma(beta + static_cast<size_t>(num_heads) * 16),
         conv_q(log_gamma + static_cast<size_t>(num_heads) * 16),
         conv_k(conv_q + static_cast<size_t>(PadTo16((conv_size - 1) * num_heads * head_dim))),
@@ -59,12 +61,12 @@ struct MesaTailLayout {
 };
 
 struct MesaWeights {
-  const float* conv_q;       // (conv_size, H * D): tap-major, the current token's tap last
+  const float* conv_q;  // (conv_size, H * D): tap-major, the current token's tap last
   const float* conv_k;
   const float* conv_q_bias;  // (H * D) or null
   const float* conv_k_bias;
-  const float* lambda;       // (H * D), positive: softplus(lambda_params) + lower bound
-  const float* o_norm;       // (D)
+  const float* lambda;  // (H * D), positive: softplus(lambda_params) + lower bound
+  const float* o_norm;  // (D)
   float norm_eps;
 };
 
@@ -73,18 +75,18 @@ struct MesaSequence {
   const float* sealed_in;  // Read where the text has a finished block before these rows.
   float* sealed_out;       // Written at each block's end; may be sealed_in.
   float* tail;
-  float cg_tolerance;      // Residual, relative to max(|q|, 1e-10), at which a solve stops.
+  float cg_tolerance;  // Residual, relative to max(|q|, 1e-10), at which a solve stops.
   int cg_max_steps;
 };
 
 struct MesaOperands {
-  const float* q;     // (tokens, H * D), before the convolution
+  const float* q;  // (tokens, H * D), before the convolution
   const float* k;
   const float* v;
-  const float* beta;  // (tokens, H), before the sigmoid
-  const float* gamma; // (tokens, H), before the logsigmoid
-  const float* gate;  // (tokens, H * D) before silu, or null where the layer has no output gate
-  float* out;         // (tokens, H * D)
+  const float* beta;   // (tokens, H), before the sigmoid
+  const float* gamma;  // (tokens, H), before the logsigmoid
+  const float* gate;   // (tokens, H * D) before silu, or null where the layer has no output gate
+  float* out;          // (tokens, H * D)
 };
 
 // Solver statistics of one sequence and head.

@@ -20,15 +20,15 @@ namespace HWY_NAMESPACE {
 
 // One head's block as the solver sees it.
 struct Block {
-  int padded;            // P
-  int tokens;            // In the tail, those being solved included.
-  bool sealed;           // Is there a sealed state?
-  const float* hkk;      // (P, P), unfolded; if sealed
-  const float* hkv;      // (P, P); if sealed
-  const float* k;        // (16, P)
-  const float* v;        // (16, P)
+  int padded;              // P
+  int tokens;              // In the tail, those being solved included.
+  bool sealed;             // Is there a sealed state?
+  const float* hkk;        // (P, P), unfolded; if sealed
+  const float* hkv;        // (P, P); if sealed
+  const float* k;          // (16, P)
+  const float* v;          // (16, P)
   const float* k_columns;  // (P, 16): k transposed, zero from `tokens` on
-  const float* lambda;   // (P), 1 in the padding
+  const float* lambda;     // (P), 1 in the padding
   float tolerance;
   int max_steps;
 };

@@ -52,7 +52,8 @@ struct RatEntry {
   }
 };
 
-// running = gate * running + (1 - gate) * x for keys and values; starts from zero at a chunk's start.
+// running = gate * running + (1 - gate) * x for keys and values; starts from zero at a chunk's
+// start.
 void Accumulate(const float* row, const RatColumns& at, const float* gate_bias, int dim,
                 bool chunk_start, float* key, float* value) {
   const V16 one = Set(1.0f);
@@ -75,14 +76,15 @@ void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const f
                      const float* gate_bias, const RopeTable& rope, int head, float* scratch,
                      float* out) {
   const int dim = shape.head_dim, padded = PadTo16(dim), chunk_size = shape.chunk_size;
-  const ptrdiff_t stride = shape.projection(), width = static_cast<ptrdiff_t>(shape.num_heads) * dim;
+  const ptrdiff_t stride = shape.projection(),
+                  width = static_cast<ptrdiff_t>(shape.num_heads) * dim;
   const RatColumns at(shape, head);
   const Rows& rows = sequence.rows;
   float* running_key = sequence.tail + head * dim;
   float* running_value = sequence.tail + PadTo16(shape.num_heads * dim) + head * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
 
-  float* q = scratch + 16 * kTile;      // Rows of the tile's tokens (16, padded)...
+  float* q = scratch + 16 * kTile;  // Rows of the tile's tokens (16, padded)...
   float* keys = q + 16 * padded;
   float* values = keys + 16 * padded;
   float* q_columns = values + 16 * padded;  // ...and columns (padded, 16).
@@ -94,8 +96,8 @@ void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const f
   for (int t = 0, n; t < rows.num_tokens; t += n) {
     const int position = rows.position + t, chunk = position / chunk_size;
     n = std::min({16, chunk_size - position % chunk_size, rows.num_tokens - t});
-    const RatEntry entry{sequence.state, head * padded, shape.num_heads * padded, chunk, keys, values,
-                         padded};
+    const RatEntry entry{sequence.state, head * padded, shape.num_heads * padded, chunk, keys,
+                         values,         padded};
     const float* row = projection + (rows.first_token + t) * stride;
     for (int i = 0; i < n; ++i, row += stride) {
       const float* cos_sin = rope.row(rows.first_token + t + i);

@@ -5,7 +5,9 @@
 namespace packrat {
 
 RopeTable::RopeTable(double base, int head_dim, int divisor, int max_tokens)
-    : base_(base), head_dim_(head_dim), divisor_(divisor),
+    : base_(base),
+      head_dim_(head_dim),
+      divisor_(divisor),
       table_(static_cast<size_t>(max_tokens) * head_dim) {
   for (int i = 0; i < head_dim / 2; ++i) {
     frequencies_.push_back(std::pow(base, -2.0 * i / head_dim));

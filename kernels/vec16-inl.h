@@ -33,11 +33,11 @@ struct V16 {
   Vec v[kVecs];
 };
 
-#define PACKRAT_V16(expression)                            \
-  V16 r;                                                   \
-  const Lanes d;                                           \
-  (void)d;                                                 \
-  for (int i = 0; i < kVecs; ++i) r.v[i] = (expression);   \
+#define PACKRAT_V16(expression)                          \
+  V16 r;                                                 \
+  const Lanes d;                                         \
+  (void)d;                                               \
+  for (int i = 0; i < kVecs; ++i) r.v[i] = (expression); \
   return r
 
 // `Load` and `Store` need no alignment.

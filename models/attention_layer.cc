@@ -8,8 +8,10 @@ class AttentionMixer : public Mixer {
  public:
   AttentionMixer(const AttentionSpec& spec, int hidden_size, const std::string& prefix,
                  WeightLoader* weights, RopeTables* ropes)
-      : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window}, d_(hidden_size),
-        q_width_(spec.num_heads * spec.head_dim), kv_width_(spec.num_kv_heads * spec.head_dim),
+      : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window},
+        d_(hidden_size),
+        q_width_(spec.num_heads * spec.head_dim),
+        kv_width_(spec.num_kv_heads * spec.head_dim),
         rope_(ropes->Get(spec.rope_base, spec.head_dim, 1)) {
     if (spec.fused_in_proj) {  // v, q, k
       const std::string name = prefix + "in_proj.weight";
@@ -51,8 +53,8 @@ class AttentionMixer : public Mixer {
            step.context);
     Attention(shape_, sequences, {q, q_width_, k, kv_width_, v, kv_width_, o}, *rope_,
               step.context);
-    MatMul(o, q_width_, step.batch.num_tokens,
-           {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}}, step.context);
+    MatMul(o, q_width_, step.batch.num_tokens, {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}},
+           step.context);
   }
 
   size_t scratch_floats_per_token() const override { return 2 * (q_width_ + kv_width_); }

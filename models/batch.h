@@ -20,9 +20,9 @@ struct Span {
   int32_t first_token = 0;
   int32_t num_tokens = 0;
   int32_t position = 0;
-  int32_t num_logits = 0;   // Logits wanted, of the span's last tokens: 0 to num_tokens.
-  int32_t slot_in = -1;     // Where the sealed state is read; -1 where slot_bytes is 0.
-  int32_t slot_out = -1;    // Where finished blocks are written: slot_in unless that is shared.
+  int32_t num_logits = 0;  // Logits wanted, of the span's last tokens: 0 to num_tokens.
+  int32_t slot_in = -1;    // Where the sealed state is read; -1 where slot_bytes is 0.
+  int32_t slot_out = -1;   // Where finished blocks are written: slot_in unless that is shared.
   int32_t tail = -1;
   const PageTable* pages = nullptr;  // One per page class of the StateLayout.
   float cg_tolerance = 1e-4f;        // Mesa: relative residual at which a solve stops...
@@ -46,11 +46,11 @@ struct StateMemory {
 
 // What a forward pass says about one span besides its logits.
 struct SpanStats {
-  int64_t cg_solves = 0;          // Systems solved: tokens x Mesa heads x Mesa layers.
-  int64_t cg_steps = 0;           // Steps over all of them.
-  int64_t cg_unconverged = 0;     // Stopped by cg_max_steps.
-  float max_residual = 0.0f;      // Largest carried relative residual at the stop.
-  bool finite = true;             // False: a NaN or infinity; the sequence must fail.
+  int64_t cg_solves = 0;       // Systems solved: tokens x Mesa heads x Mesa layers.
+  int64_t cg_steps = 0;        // Steps over all of them.
+  int64_t cg_unconverged = 0;  // Stopped by cg_max_steps.
+  float max_residual = 0.0f;   // Largest carried relative residual at the stop.
+  bool finite = true;          // False: a NaN or infinity; the sequence must fail.
 };
 
 }  // namespace packrat

@@ -361,6 +361,10 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   if (!json.ok()) return json.status();
   JsonFields f(*json, "");
   const std::vector<int> eos_ids = Ids(&f, "eos_token_id", config->vocab_size);
+  SamplingDefaults& sampling = config->sampling;
+  sampling.temperature = static_cast<float>(f.Number("temperature", 0, 100, sampling.temperature));
+  sampling.top_k = f.Int("top_k", 0, config->vocab_size, sampling.top_k);
+  sampling.top_p = static_cast<float>(f.Number("top_p", 1e-6, 1, sampling.top_p));
   if (!f.status().ok()) {
     return Invalid(absl::StrCat(generation_path, ": ", f.status().message()));
   }

@@ -46,6 +46,13 @@ using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec>;
 // kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
 enum class Activation { kGelu, kSwiglu };
 
+// What the model's makers recommend, for requests that leave it open: generation_config.json.
+struct SamplingDefaults {
+  float temperature = 1.0f;
+  int top_k = 0;  // 0: off.
+  float top_p = 1.0f;
+};
+
 struct ModelConfig {
   Family family = Family::kPackrat;
   int vocab_size = 0;
@@ -54,9 +61,10 @@ struct ModelConfig {
   Activation activation = Activation::kSwiglu;
   float norm_eps = 1e-6f;
   bool tie_embeddings = false;
-  int max_context = 0;            // Tokens: max_position_embeddings.
-  int bos_id = -1;                // -1: none.
-  std::vector<int> eos_ids;       // From config.json, replaced by generation_config.json if there.
+  int max_context = 0;       // Tokens: max_position_embeddings.
+  int bos_id = -1;           // -1: none.
+  std::vector<int> eos_ids;  // From config.json, replaced by generation_config.json if there.
+  SamplingDefaults sampling;
   std::vector<MixerSpec> layers;  // One mixer per layer, each followed by the feed-forward.
 };
 
@@ -70,7 +78,7 @@ const char* MixerName(const MixerSpec& spec);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json (its eos_token_id, one id or
-// a list, wins; every id must be below vocab_size).
+// a list, wins; every id must be below vocab_size) and temperature, top_k, top_p.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
 }  // namespace packrat

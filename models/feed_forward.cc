@@ -5,7 +5,8 @@ namespace packrat {
 
 FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix,
                          WeightLoader* weights)
-    : hidden_size_(config.hidden_size), intermediate_size_(config.intermediate_size),
+    : hidden_size_(config.hidden_size),
+      intermediate_size_(config.intermediate_size),
       activation_(config.activation) {
   const int d = hidden_size_, f = intermediate_size_;
   if (config.family != Family::kRat) {

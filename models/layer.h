@@ -38,11 +38,11 @@ class RopeTables {
 
 // Memory of a forward pass that layers use one after the other.
 struct Scratch {
-  AlignedFloats floats;                        // A layer's activations.
-  std::vector<AttentionSequence> attention;    // Room for a span each.
+  AlignedFloats floats;                      // A layer's activations.
+  std::vector<AttentionSequence> attention;  // Room for a span each.
   std::vector<RatSequence> rat;
   std::vector<MesaSequence> mesa;
-  std::vector<MesaSolves> solves;              // (spans, heads)
+  std::vector<MesaSolves> solves;  // (spans, heads)
 };
 
 // What a layer's forward pass reads beside its input.
@@ -54,9 +54,7 @@ struct Step {
   Scratch* scratch;
   KernelContext* context;
 
-  Rows RowsOf(const Span& span) const {
-    return {span.first_token, span.num_tokens, span.position};
-  }
+  Rows RowsOf(const Span& span) const { return {span.first_token, span.num_tokens, span.position}; }
   // One layer's part of a span's pages and tail.
   PagedState Pages(const Span& span, const LayerState& layer) const {
     const PageTable& table = span.pages[layer.page_class];

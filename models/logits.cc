@@ -89,7 +89,8 @@ absl::Status WriteLogits(const LogitsOptions& options) {
       const float* rows = model->Forward({ids + done, n, &span, 1}, state.memory(), &stats);
       if (!stats.finite) {
         return absl::InternalError(absl::StrCat("row ", row, ", tokens ", done, " to ",
-                                                done + n - 1, ": the model produced a non-finite value"));
+                                                done + n - 1,
+                                                ": the model produced a non-finite value"));
       }
       std::copy_n(rows, n * vocab, out + done * vocab);
     }

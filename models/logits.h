@@ -9,13 +9,13 @@
 namespace packrat {
 
 struct LogitsOptions {
-  std::string model;            // Folder with config.json and safetensors; needs no tokenizer.
-  std::string tokens;           // safetensors file with input_ids (B, T) int32
-  std::string output;           // safetensors file to write: logits (B, T, vocab_size) float32
-  int piece = 256;              // Tokens fed at a time; 1 is pure decoding. Range [1, 65536].
-  float cg_tolerance = 1e-4f;   // Mesa: relative residual. Range [1e-7, 0.1].
-  int cg_max_steps = 64;        // Range [1, 1024].
-  int threads = 0;              // 0: one per core.
+  std::string model;           // Folder with config.json and safetensors; needs no tokenizer.
+  std::string tokens;          // safetensors file with input_ids (B, T) int32
+  std::string output;          // safetensors file to write: logits (B, T, vocab_size) float32
+  int piece = 256;             // Tokens fed at a time; 1 is pure decoding. Range [1, 65536].
+  float cg_tolerance = 1e-4f;  // Mesa: relative residual. Range [1e-7, 0.1].
+  int cg_max_steps = 64;       // Range [1, 1024].
+  int threads = 0;             // 0: one per core.
 };
 
 // INVALID_ARGUMENT names the option, or the file, the tensor and the reason.

@@ -10,8 +10,10 @@ class MesaMixer : public Mixer {
  public:
   MesaMixer(const MesaSpec& spec, int hidden_size, float norm_eps, const std::string& prefix,
             WeightLoader* weights)
-      : shape_{spec.num_heads, spec.head_dim, spec.conv_size}, d_(hidden_size),
-        width_(shape_.width()), norm_eps_(norm_eps) {
+      : shape_{spec.num_heads, spec.head_dim, spec.conv_size},
+        d_(hidden_size),
+        width_(shape_.width()),
+        norm_eps_(norm_eps) {
     q_proj_ = weights->Matrix(prefix + "q_proj.weight", width_, d_);
     k_proj_ = weights->Matrix(prefix + "k_proj.weight", width_, d_);
     v_proj_ = weights->Matrix(prefix + "v_proj.weight", width_, d_);
@@ -49,22 +51,25 @@ class MesaMixer : public Mixer {
                            span.cg_tolerance, span.cg_max_steps});
     }
     const bool gated = g_proj_.out() > 0;
-    const MatMulOutput outputs[] = {{&q_proj_, q, width_},           {&k_proj_, k, width_},
-                                    {&v_proj_, v, width_},           {&a_proj_, a, heads, a_bias_.data()},
-                                    {&b_proj_, b, heads, b_bias_.data()}, {&g_proj_, g, width_}};
+    const MatMulOutput outputs[] = {{&q_proj_, q, width_},
+                                    {&k_proj_, k, width_},
+                                    {&v_proj_, v, width_},
+                                    {&a_proj_, a, heads, a_bias_.data()},
+                                    {&b_proj_, b, heads, b_bias_.data()},
+                                    {&g_proj_, g, width_}};
     MatMul(h, d_, step.batch.num_tokens, absl::MakeSpan(outputs).first(gated ? 6 : 5),
            step.context);
     const auto data = [](const std::vector<float>& w) { return w.empty() ? nullptr : w.data(); };
-    const MesaWeights weights{conv_q_.data(),      conv_k_.data(), data(conv_q_bias_),
-                              data(conv_k_bias_),  lambda_.data(), o_norm_.data(),
+    const MesaWeights weights{conv_q_.data(),     conv_k_.data(), data(conv_q_bias_),
+                              data(conv_k_bias_), lambda_.data(), o_norm_.data(),
                               norm_eps_};
     MesaSolves* solves = step.scratch->solves.data();
-    Mesa(shape_, weights, sequences, {q, k, v, b, a, gated ? g : nullptr, o}, solves,
-         step.context);
+    Mesa(shape_, weights, sequences, {q, k, v, b, a, gated ? g : nullptr, o}, solves, step.context);
     MatMul(o, width_, step.batch.num_tokens, {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}},
            step.context);
     for (int i = 0; i < step.batch.num_spans; ++i) {
-      for (int head = 0; head < heads; ++head) Count(step.batch.spans[i], *solves++, &step.stats[i]);
+      for (int head = 0; head < heads; ++head)
+        Count(step.batch.spans[i], *solves++, &step.stats[i]);
     }
   }
 

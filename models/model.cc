@@ -27,17 +27,30 @@ struct Names {
 Names NamesOf(Family family) {
   switch (family) {
     case Family::kRat:
-      return {"embedding.wte.weight", "backbone.ln.weight", "head.lm_head.weight",
-              "seq_layer.input_norm.weight", "seq_layer.", "hidden_layer.ln.weight",
-              "hidden_layer.", "backbone.layers."};
+      return {"embedding.wte.weight", "backbone.ln.weight",
+              "head.lm_head.weight",  "seq_layer.input_norm.weight",
+              "seq_layer.",           "hidden_layer.ln.weight",
+              "hidden_layer.",        "backbone.layers."};
     case Family::kMesaNet:
-      return {"model.embeddings.weight", "model.norm.weight", "lm_head.weight", "attn_norm.weight",
-              "attn.", "mlp_norm.weight", "mlp.", "model.layers."};
+      return {"model.embeddings.weight",
+              "model.norm.weight",
+              "lm_head.weight",
+              "attn_norm.weight",
+              "attn.",
+              "mlp_norm.weight",
+              "mlp.",
+              "model.layers."};
     case Family::kPackrat:
       break;
   }
-  return {"model.embeddings.weight", "model.norm.weight", "lm_head.weight", "mixer_norm.weight",
-          "mixer.", "mlp_norm.weight", "mlp.", "model.layers."};
+  return {"model.embeddings.weight",
+          "model.norm.weight",
+          "lm_head.weight",
+          "mixer_norm.weight",
+          "mixer.",
+          "mlp_norm.weight",
+          "mlp.",
+          "model.layers."};
 }
 
 struct Layer {
@@ -155,7 +168,8 @@ class CpuModel : public LanguageModel {
     PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
     PACKRAT_CHECK(rows <= options_.max_logit_rows) << rows << " rows of logits";
     for (int t = 0; t < batch.num_tokens; ++t) {
-      PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size) << batch.tokens[t];
+      PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size)
+          << batch.tokens[t];
     }
   }
 
@@ -261,8 +275,6 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   return model;
 }
 
-std::string NumericsId() {
-  return absl::StrCat("cpu-", CpuTargetName(), "-", __VERSION__);
-}
+std::string NumericsId() { return absl::StrCat("cpu-", CpuTargetName(), "-", __VERSION__); }
 
 }  // namespace packrat

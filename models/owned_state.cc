@@ -6,7 +6,8 @@
 namespace packrat {
 
 OwnedState::OwnedState(const StateLayout& layout, int sequences, int max_tokens)
-    : slots_(layout.slot_bytes * sequences), tails_(layout.tail_bytes * sequences),
+    : slots_(layout.slot_bytes * sequences),
+      tails_(layout.tail_bytes * sequences),
       num_classes_(layout.page_classes.size()) {
   for (const PageClass& page_class : layout.page_classes) {
     pages_.emplace_back(page_class.page_bytes * page_class.PagesFor(max_tokens) * sequences);

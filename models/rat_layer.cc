@@ -7,7 +7,8 @@ class RatMixer : public Mixer {
  public:
   RatMixer(const RatSpec& spec, int hidden_size, const std::string& prefix, WeightLoader* weights,
            RopeTables* ropes)
-      : shape_{spec.num_heads, spec.num_groups, spec.head_dim, spec.chunk_size}, d_(hidden_size),
+      : shape_{spec.num_heads, spec.num_groups, spec.head_dim, spec.chunk_size},
+        d_(hidden_size),
         rope_(ropes->Get(spec.rope_base, spec.head_dim, spec.chunk_size)),
         in_proj_(weights->Matrix(prefix + "in_proj.weight", shape_.projection(), d_)),
         gate_bias_(weights->Floats(prefix + "gate_bias", {d_})),

@@ -10,8 +10,9 @@ namespace packrat {
 namespace {
 
 DType ToDType(TensorType type) {
-  return type == TensorType::kBF16 ? DType::kBF16
-         : type == TensorType::kF16 ? DType::kF16 : DType::kF32;
+  return type == TensorType::kBF16  ? DType::kBF16
+         : type == TensorType::kF16 ? DType::kF16
+                                    : DType::kF32;
 }
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
@@ -50,18 +51,19 @@ const TensorView* WeightLoader::Take(const std::string& name, const std::vector<
   const TensorView& view = found->second;
   if (view.shape != shape) {
     status_ = absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has shape ",
-                                                      ShapeText(view.shape), ", the config asks for ",
-                                                      ShapeText(shape)));
+                                                      ShapeText(view.shape),
+                                                      ", the config asks for ", ShapeText(shape)));
     return nullptr;
   }
   if (view.type == TensorType::kI32) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(
-        view.file, ": tensor ", name, " has dtype ", TensorTypeName(view.type),
-        "; a weight must be F32, BF16 or F16"));
+    status_ = absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has dtype ",
+                                                      TensorTypeName(view.type),
+                                                      "; a weight must be F32, BF16 or F16"));
     return nullptr;
   }
   taken_.insert(name);
   hash_ = HashBytes(hash_, name.data(), name.size());
+  hash_ = HashBytes(hash_, &view.type, sizeof(view.type));
   hash_ = HashBytes(hash_, shape.data(), shape.size() * sizeof(int64_t));
   return &view;
 }

@@ -44,9 +44,8 @@ class Checker {
   }
   void Id(const char* field, int index, int64_t id, int vocab_size) {
     if (status_.ok() && (id < 0 || id >= vocab_size)) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(field, "[", index, "] is ", id,
-                                                        "; token ids are in [0, ", vocab_size,
-                                                        ")"));
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat(field, "[", index, "] is ", id, "; token ids are in [0, ", vocab_size, ")"));
     }
   }
   template <typename Ids>
@@ -74,18 +73,22 @@ class Checker {
 // Fields that have a number on the wire but no code behind them yet.
 void CheckUnbuilt(const v1::GenerateRequest& wire, Checker* check) {
   const std::pair<const char*, bool> unbuilt[] = {
-      {"session", wire.has_session()},         {"fork_from", wire.has_fork_from()},
-      {"snapshot", wire.has_snapshot()},       {"num_choices", wire.has_num_choices()},
-      {"grammar", wire.has_grammar()},         {"echo_prompt", wire.has_echo_prompt()},
+      {"session", wire.has_session()},   {"fork_from", wire.has_fork_from()},
+      {"snapshot", wire.has_snapshot()}, {"num_choices", wire.has_num_choices()},
+      {"grammar", wire.has_grammar()},   {"echo_prompt", wire.has_echo_prompt()},
   };
   for (const auto& [field, set] : unbuilt) {
     if (set) check->Fail(absl::StrCat(field, " is not supported by this server; leave it unset"));
   }
 }
 
-SamplingParams MakeSampling(const v1::SamplingParams& wire, int vocab_size, uint64_t seed,
-                            Checker* check) {
+SamplingParams MakeSampling(const v1::SamplingParams& wire, const RequestRules& rules,
+                            uint64_t seed, Checker* check) {
+  const int vocab_size = rules.vocab_size;
   SamplingParams out;
+  out.temperature = rules.sampling.temperature;
+  out.top_k = rules.sampling.top_k;
+  out.top_p = rules.sampling.top_p;
   if (wire.has_temperature()) out.temperature = wire.temperature();
   check->Range("sampling.temperature", out.temperature, 0, 100);
   if (wire.has_top_k()) out.top_k = wire.top_k();
@@ -205,17 +208,17 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const Reque
   Request out;
   Checker check;
   CheckUnbuilt(wire, &check);
-  out.sampling = MakeSampling(wire.sampling(), rules.vocab_size, seed, &check);
+  out.sampling = MakeSampling(wire.sampling(), rules, seed, &check);
   out.stop = MakeStop(wire.stop(), rules.vocab_size, &check);
   out.stop.skip_special_tokens = !wire.has_skip_special_tokens() || wire.skip_special_tokens();
   // An empty text is no text to continue: the first word then needs no space before it.
   out.stop.continues_text = !(wire.has_text() && wire.text().empty());
-  out.cg_tolerance = wire.solver().has_cg_tolerance() ? wire.solver().cg_tolerance()
-                                                      : rules.cg_tolerance;
+  out.cg_tolerance =
+      wire.solver().has_cg_tolerance() ? wire.solver().cg_tolerance() : rules.cg_tolerance;
   // As floats: 1e-7 as a client writes it must be inside.
   check.Range("solver.cg_tolerance", out.cg_tolerance, 1e-7f, 0.1f);
-  out.cg_max_steps = wire.solver().has_cg_max_steps() ? wire.solver().cg_max_steps()
-                                                      : rules.cg_max_steps;
+  out.cg_max_steps =
+      wire.solver().has_cg_max_steps() ? wire.solver().cg_max_steps() : rules.cg_max_steps;
   check.Range("solver.cg_max_steps", out.cg_max_steps, 1, 1024);
   check.Range("priority", wire.priority(), -100, 100);
   out.priority = wire.priority();

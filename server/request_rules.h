@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "models/config.h"
 #include "models/tokenizer.h"
 #include "runtime/request.h"
 
@@ -27,6 +28,7 @@ inline constexpr int kDefaultMaxTokens = 256;
 // What requests are measured by.
 struct RequestRules {
   int vocab_size = 0;
+  SamplingDefaults sampling;  // For what a request leaves unset.
   int max_context = 0;
   const Tokenizer* tokenizer = nullptr;  // Null: token ids only.
   size_t max_text_bytes = 0;             // More than this cannot be max_context tokens.

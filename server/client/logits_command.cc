@@ -36,7 +36,10 @@ int LogitsCommand(const std::vector<std::string>& args) {
   LogitsOptions options;
   std::string cpu_target = "auto";
   const auto text = [](std::string* target) {
-    return [target](const std::string& value) { *target = value; return true; };
+    return [target](const std::string& value) {
+      *target = value;
+      return true;
+    };
   };
   const auto integer = [](int* target) {
     return [target](const std::string& value) { return absl::SimpleAtoi(value, target); };
@@ -71,9 +74,10 @@ int LogitsCommand(const std::vector<std::string>& args) {
     if (flag == flags.end()) return UsageError("unknown flag --" + name);
     if (!flag->second(value)) return UsageError("--" + name + ": not a number: " + value);
   }
-  for (const auto& [name, value] : {std::pair<const char*, const std::string&>{"model", options.model},
-                                    {"tokens", options.tokens},
-                                    {"output", options.output}}) {
+  for (const auto& [name, value] :
+       {std::pair<const char*, const std::string&>{"model", options.model},
+        {"tokens", options.tokens},
+        {"output", options.output}}) {
     if (value.empty()) return UsageError(absl::StrCat("--", name, " is required"));
   }
   absl::Status status = SetCpuTarget(cpu_target);

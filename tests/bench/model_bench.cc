@@ -45,7 +45,8 @@ class Sequences {
     }
     stats_.resize(spans_.size());
     model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
-                     static_cast<int>(spans_.size())}, state_.memory(), stats_.data());
+                     static_cast<int>(spans_.size())},
+                    state_.memory(), stats_.data());
     PACKRAT_CHECK(stats_[0].finite);
     return stats_[0];
   }
@@ -81,8 +82,8 @@ void BenchModel(const std::string& dir, int threads, const MachineLimits& limits
   {
     Sequences one(model.get(), 1, 1024);
     one.Feed(1, 256);
-    // Other machines on the same host make the bandwidth come and go within seconds, so each step is
-    // held against a reading made just before it.
+    // Other machines on the same host make the bandwidth come and go within seconds, so each step
+    // is held against a reading made just before it.
     ReadLoop read(threads);
     const double moved = bytes + static_cast<double>(model->state_layout().SequenceBytes(272));
     SpanStats stats;

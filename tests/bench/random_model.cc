@@ -101,8 +101,8 @@ void WriteRandomModel(const std::string& dir, const RandomModelShape& s) {
       R"(, "rat": {"num_heads": )", s.heads, R"(, "num_groups": 2, "chunk_size": 16},)",
       R"( "local_attention": {"num_heads": )", s.heads, R"(, "num_kv_heads": )", s.kv_heads,
       R"(, "window_size": )", s.window, R"(}, "attention": {"num_heads": )", s.heads,
-      R"(, "num_kv_heads": )", s.kv_heads, R"(},)",
-      R"( "mesa": {"num_heads": )", s.heads, R"(, "head_dim": )", s.hidden_size / s.heads,
+      R"(, "num_kv_heads": )", s.kv_heads, R"(},)", R"( "mesa": {"num_heads": )", s.heads,
+      R"(, "head_dim": )", s.hidden_size / s.heads,
       R"(, "conv_size": 4, "lambda_lower_bound": 0.25, "use_output_gate": true}})");
   std::ifstream old(dir + "/config.json");
   if (std::string((std::istreambuf_iterator<char>(old)), {}) == config) return;

@@ -12,8 +12,8 @@ struct RandomModelShape {
   int hidden_size = 1024;
   int intermediate_size = 2816;
   int vocab_size = 32000;
-  int heads = 16;                        // Of hidden_size / heads channels.
-  int kv_heads = 4;                      // Of local and full attention.
+  int heads = 16;    // Of hidden_size / heads channels.
+  int kv_heads = 4;  // Of local and full attention.
   int window = 512;
   int max_context = 65536;
 };

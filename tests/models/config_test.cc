@@ -227,6 +227,11 @@ TEST(Eos, GenerationConfigWins) {
   EXPECT_THAT(LoadModelConfig(dir.path())->eos_ids, ElementsAre(2, 99));
   dir.Write("generation_config.json", R"({"temperature": 0.5})");
   EXPECT_THAT(LoadModelConfig(dir.path())->eos_ids, ElementsAre(1));
+  EXPECT_EQ(LoadModelConfig(dir.path())->sampling.temperature, 0.5f);
+  EXPECT_EQ(LoadModelConfig(dir.path())->sampling.top_p, 1.0f);
+  dir.Write("generation_config.json", R"({"top_p": 1.5})");
+  EXPECT_THAT(std::string(LoadModelConfig(dir.path()).status().message()),
+              HasSubstr("top_p: is 1.5"));
   dir.Write("generation_config.json", R"({"eos_token_id": [2, 100]})");
   const auto refused = LoadModelConfig(dir.path());
   EXPECT_THAT(std::string(refused.status().message()),

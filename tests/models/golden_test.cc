@@ -20,16 +20,19 @@ namespace {
 
 struct Golden {
   int batch, tokens, vocab;
-  std::vector<int32_t> ids;    // (batch, tokens)
-  std::vector<float> logits;   // (batch, tokens, vocab)
+  std::vector<int32_t> ids;   // (batch, tokens)
+  std::vector<float> logits;  // (batch, tokens, vocab)
 };
 
 Golden Read(const std::string& name) {
   auto file = Checkpoint::OpenFile("tests/golden/" + name + "/expected.safetensors");
   EXPECT_TRUE(file.ok()) << file.status();
   const TensorView ids = *(*file)->Find("input_ids"), logits = *(*file)->Find("logits");
-  Golden golden{static_cast<int>(ids.shape[0]), static_cast<int>(ids.shape[1]),
-                static_cast<int>(logits.shape[2]), {}, {}};
+  Golden golden{static_cast<int>(ids.shape[0]),
+                static_cast<int>(ids.shape[1]),
+                static_cast<int>(logits.shape[2]),
+                {},
+                {}};
   golden.ids.resize(ids.bytes / 4);
   golden.logits.resize(logits.bytes / 4);
   std::memcpy(golden.ids.data(), ids.data, ids.bytes);
@@ -49,7 +52,7 @@ std::unique_ptr<LanguageModel> Load(const std::string& name, int threads) {
 // Logits of all rows of the batch, every row fed in pieces of sizes that `piece` returns.
 template <class Piece>
 std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together,
-                       const Piece& piece) {
+                        const Piece& piece) {
   OwnedState state(model->state_layout(), golden.batch, golden.tokens);
   state.Poison();
   std::vector<float> out(golden.logits.size());
@@ -69,15 +72,16 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
     }
     if (spans.empty()) return false;
     std::vector<SpanStats> stats(spans.size());
-    const float* logits =
-        model->Forward({tokens.data(), static_cast<int>(tokens.size()), spans.data(),
-                        static_cast<int>(spans.size())}, state.memory(), stats.data());
+    const float* logits = model->Forward({tokens.data(), static_cast<int>(tokens.size()),
+                                          spans.data(), static_cast<int>(spans.size())},
+                                         state.memory(), stats.data());
     for (size_t i = 0; i < spans.size(); ++i) {
       EXPECT_TRUE(stats[i].finite);
       const int row = spans[i].tail;
       const size_t values = static_cast<size_t>(spans[i].num_tokens) * golden.vocab;
-      std::copy_n(logits, values, out.data() + (static_cast<size_t>(row) * golden.tokens +
-                                                done[row]) * golden.vocab);
+      std::copy_n(
+          logits, values,
+          out.data() + (static_cast<size_t>(row) * golden.tokens + done[row]) * golden.vocab);
       logits += values;
       done[row] += spans[i].num_tokens;
     }

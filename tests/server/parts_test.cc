@@ -12,6 +12,7 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/request_rules.h"
 #include "server/response_builder.h"
 
 namespace packrat {
@@ -21,6 +22,26 @@ ServerOptions GoodOptions() {
   ServerOptions options;
   options.model_dir = "/some/where/tiny/";
   return options;
+}
+
+TEST(RequestRules, WhatARequestLeavesUnsetIsWhatTheModelRecommends) {
+  RequestRules rules = MakeRequestRules(/*vocab_size=*/100, /*max_context=*/64, nullptr);
+  rules.sampling = {0.5f, 40, 0.9f};
+  v1::GenerateRequest wire;
+  wire.mutable_tokens()->add_ids(7);
+  auto request = MakeRequest(wire, rules, /*seed=*/1);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.temperature, 0.5f);
+  EXPECT_EQ(request->sampling.top_k, 40);
+  EXPECT_EQ(request->sampling.top_p, 0.9f);
+  // Zero is a value like any other.
+  wire.mutable_sampling()->set_temperature(0);
+  wire.mutable_sampling()->set_top_k(0);
+  request = MakeRequest(wire, rules, /*seed=*/1);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.temperature, 0.0f);
+  EXPECT_EQ(request->sampling.top_k, 0);
+  EXPECT_EQ(request->sampling.top_p, 0.9f);
 }
 
 TEST(Options, TheModelIsNamedAfterItsFolder) {
@@ -93,7 +114,8 @@ TEST(RateWindow, IsTheMeanOfTheWindow) {
   RateWindow window(absl::Seconds(10));
   const absl::Time start = absl::FromUnixSeconds(1000);
   EXPECT_EQ(window.Rate(start, 5), 0);
-  for (int s = 0; s <= 20; ++s) window.Sample(start + absl::Seconds(s), s < 10 ? 0 : 100 * (s - 10));
+  for (int s = 0; s <= 20; ++s)
+    window.Sample(start + absl::Seconds(s), s < 10 ? 0 : 100 * (s - 10));
   // 100 a second for the last ten seconds.
   EXPECT_DOUBLE_EQ(window.Rate(start + absl::Seconds(20), 1000), 100);
   // It fades when nothing comes, and is 0 when the window holds nothing else.

@@ -43,9 +43,10 @@ ABSL_FLAG(double, cg_tolerance, 1e-4,
           "range [1e-7, 0.1].");
 ABSL_FLAG(int32_t, cg_max_steps, 64,
           "Most steps of that solver, where a request does not say; range [1, 1024].");
-ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(30),
-          "Time that running requests have to end after SIGTERM or SIGINT, e.g. 30s; range [0, 1h]. "
-          "A second signal ends the process at once.");
+ABSL_FLAG(
+    absl::Duration, drain_grace, absl::Seconds(30),
+    "Time that running requests have to end after SIGTERM or SIGINT, e.g. 30s; range [0, 1h]. "
+    "A second signal ends the process at once.");
 ABSL_FLAG(absl::Duration, stream_idle_timeout, absl::Seconds(60),
           "Time after which a stream whose client does not read is ended, e.g. 60s; range [10ms, "
           "24h].");

@@ -79,10 +79,9 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
     builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
                      request->stop.continues_text);
   }
-  outbox_ = std::make_shared<Outbox>(
-      [writer = environment_->writer, weak = std::weak_ptr<Stream>(self_)] {
-        writer->Notify(weak);
-      });
+  outbox_ =
+      std::make_shared<Outbox>([writer = environment_->writer,
+                                weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
   engine_ = served.engine;
   request->id = engine_id_;
   request->deadline = deadline_;

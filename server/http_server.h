@@ -14,9 +14,9 @@ namespace packrat {
 class HttpServer {
  public:
   struct Handlers {
-    std::function<std::string()> metrics;  // Prometheus' text format.
+    std::function<std::string()> metrics;    // Prometheus' text format.
     std::function<std::string()> not_ready;  // Why not; empty: ready.
-    std::function<std::string()> version;  // JSON.
+    std::function<std::string()> version;    // JSON.
   };
   // `address`: host:port; port 0 takes any free one. UNAVAILABLE if it cannot be had.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,

@@ -47,14 +47,13 @@ void Logger::Access(const AccessRecord& record) {
                    {"call", record.call},
                    {"status", record.status}};
   if (!record.finish.empty()) {
-    fields.insert(fields.end(),
-                  {{"finish", record.finish},
-                   {"prompt_tokens", absl::StrCat(record.prompt_tokens)},
-                   {"cached_tokens", absl::StrCat(record.cached_tokens)},
-                   {"generated_tokens", absl::StrCat(record.generated_tokens)},
-                   {"solver_steps", absl::StrCat(record.solver_steps)},
-                   {"queue_ms", Millis(record.queue)},
-                   {"first_token_ms", Millis(record.first_token)}});
+    fields.insert(fields.end(), {{"finish", record.finish},
+                                 {"prompt_tokens", absl::StrCat(record.prompt_tokens)},
+                                 {"cached_tokens", absl::StrCat(record.cached_tokens)},
+                                 {"generated_tokens", absl::StrCat(record.generated_tokens)},
+                                 {"solver_steps", absl::StrCat(record.solver_steps)},
+                                 {"queue_ms", Millis(record.queue)},
+                                 {"first_token_ms", Millis(record.first_token)}});
   }
   fields.emplace_back("total_ms", Millis(record.total));
   if (!record.message.empty()) fields.emplace_back("error", record.message);
@@ -71,8 +70,9 @@ void Logger::Write(const char* level, const std::string& message, const Fields& 
       // Counts and times are written by us as plain decimal numbers; ids may look like numbers too.
       const bool number = absl::EndsWith(name, "_tokens") || absl::EndsWith(name, "_ms") ||
                           absl::EndsWith(name, "_steps");
-      json[name] = number ? nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false)
-                          : nlohmann::ordered_json(value);
+      json[name] = number
+                       ? nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false)
+                       : nlohmann::ordered_json(value);
     }
     line = json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   } else {

@@ -16,13 +16,13 @@ namespace packrat {
 // One request, when it is over.
 struct AccessRecord {
   std::string id;
-  std::string caller;         // As told by the client; empty: not told.
+  std::string caller;  // As told by the client; empty: not told.
   std::string peer;
-  std::string call;           // Generate, Tokenize, ...
-  std::string status;         // Name of the gRPC status.
-  std::string finish;         // length, eos, ..., cancelled, deadline, error; refused where the
-                              // engine never had it.
-  std::string message;        // Of the status where it is not OK.
+  std::string call;     // Generate, Tokenize, ...
+  std::string status;   // Name of the gRPC status.
+  std::string finish;   // length, eos, ..., cancelled, deadline, error; refused where the
+                        // engine never had it.
+  std::string message;  // Of the status where it is not OK.
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t generated_tokens = 0;  // The ending token included.

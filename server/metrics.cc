@@ -96,12 +96,18 @@ struct Metrics::Impl {
   explicit Impl(const std::string& model_name) : model(model_name) {}
 
   prometheus::Family<Histogram>& AddHistogram(const char* name, const char* help) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Labels({{"model", model}}).Register(
-        registry);
+    return prometheus::BuildHistogram()
+        .Name(name)
+        .Help(help)
+        .Labels({{"model", model}})
+        .Register(registry);
   }
   prometheus::Family<Counter>& AddCounter(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Labels({{"model", model}}).Register(
-        registry);
+    return prometheus::BuildCounter()
+        .Name(name)
+        .Help(help)
+        .Labels({{"model", model}})
+        .Register(registry);
   }
   void CollectEngine(absl::Time now, std::vector<MetricFamily>* out);
   void CollectProcess(std::vector<MetricFamily>* out);
@@ -120,9 +126,10 @@ struct Metrics::Impl {
   Histogram& duration =
       AddHistogram("packrat_request_duration_seconds", "From the queue to the last token.")
           .Add({}, kSeconds);
-  prometheus::Family<Counter>& finished = AddCounter("packrat_requests_finished_total",
-                                         "Requests that left the engine, by why they ended.");
-  prometheus::Family<Counter>& calls = AddCounter("packrat_calls_total", "Calls answered, by call and status.");
+  prometheus::Family<Counter>& finished = AddCounter(
+      "packrat_requests_finished_total", "Requests that left the engine, by why they ended.");
+  prometheus::Family<Counter>& calls =
+      AddCounter("packrat_calls_total", "Calls answered, by call and status.");
   prometheus::Family<Counter>& errors =
       AddCounter("packrat_errors_total", "Calls answered with another status than OK, by status.");
   Counter& cached_tokens =
@@ -144,9 +151,9 @@ Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(m
         FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kError}) {
     impl_->finished.Add({{"reason", FinishReasonName(reason)}});
   }
-  for (const char* status : {"CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED",
-                             "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "INTERNAL",
-                             "UNAVAILABLE"}) {
+  for (const char* status :
+       {"CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"}) {
     impl_->errors.Add({{"status", status}});
   }
 }
@@ -229,8 +236,7 @@ void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out
              stats.generated_tokens);
   to.Gauge("packrat_prompt_tokens_per_second", "Prompt tokens per second over the last 10 s.",
            prompt_rate.Rate(now, stats.prompt_tokens));
-  to.Gauge("packrat_generated_tokens_per_second",
-           "Generated tokens per second over the last 10 s.",
+  to.Gauge("packrat_generated_tokens_per_second", "Generated tokens per second over the last 10 s.",
            output_rate.Rate(now, stats.generated_tokens));
   to.Counter("packrat_engine_steps_total", "Steps of the engine.", stats.steps);
   const char* const step_help = "Time of the engine's steps, by part.";

@@ -105,6 +105,10 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_weight_bytes(served.model->weight_bytes());
   info->mutable_solver_defaults()->set_cg_tolerance(options.cg_tolerance);
   info->mutable_solver_defaults()->set_cg_max_steps(options.cg_max_steps);
+  v1::SamplingParams* sampling = info->mutable_sampling_defaults();
+  sampling->set_temperature(config.sampling.temperature);
+  sampling->set_top_k(config.sampling.top_k);
+  sampling->set_top_p(config.sampling.top_p);
 }
 
 }  // namespace packrat

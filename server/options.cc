@@ -32,8 +32,7 @@ absl::Status CheckChoice(const char* flag, const std::string& value,
     if (value == choice) return absl::OkStatus();
     absl::StrAppend(&all, all.empty() ? "" : ", ", choice);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " is \"", value, "\"; one of: ", all));
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, " is \"", value, "\"; one of: ", all));
 }
 
 absl::Status CheckAddress(const char* flag, const std::string& value) {
@@ -96,8 +95,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
            CheckInt("cg_max_steps", options->cg_max_steps, 1, 1024),
-           CheckDuration("drain_grace", options->drain_grace, absl::ZeroDuration(),
-                         absl::Hours(1)),
+           CheckDuration("drain_grace", options->drain_grace, absl::ZeroDuration(), absl::Hours(1)),
            CheckDuration("stream_idle_timeout", options->stream_idle_timeout,
                          absl::Milliseconds(10), absl::Hours(24)),
            CheckInt("max_message_bytes", options->max_message_bytes, 1024, 1 << 30),

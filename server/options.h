@@ -11,21 +11,21 @@
 namespace packrat {
 
 struct ServerOptions {
-  std::string model_dir;               // config.json, safetensors, tokenizer.model.
-  std::string model_name;              // Label in metrics and answers. Empty: the folder's name.
+  std::string model_dir;   // config.json, safetensors, tokenizer.model.
+  std::string model_name;  // Label in metrics and answers. Empty: the folder's name.
   std::string listen = "127.0.0.1:50051";      // gRPC, host:port; port 0: any free one.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
-  int threads = 0;                     // Of the model; 0: one per core. Range [0, 1024].
-  std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
+  int threads = 0;                             // Of the model; 0: one per core. Range [0, 1024].
+  std::string cpu_target = "auto";             // auto, sse4, avx2, avx512.
   EngineOptions engine;
-  float cg_tolerance = 1e-4f;          // Default of requests. Range [1e-7, 0.1].
-  int cg_max_steps = 64;               // Default of requests. Range [1, 1024].
-  absl::Duration drain_grace = absl::Seconds(30);          // Range [0, 1 h].
+  float cg_tolerance = 1e-4f;                      // Default of requests. Range [1e-7, 0.1].
+  int cg_max_steps = 64;                           // Default of requests. Range [1, 1024].
+  absl::Duration drain_grace = absl::Seconds(30);  // Range [0, 1 h].
   absl::Duration stream_idle_timeout = absl::Seconds(60);  // Range [10 ms, 24 h].
-  int max_message_bytes = 4 << 20;     // Of a request. Range [1024, 1 GiB].
-  int max_streams = 4096;              // Generate calls that are open, finished ones that are still
-                                       // being read included. Range [1, 1000000].
-  std::string log_format = "text";     // text, json.
+  int max_message_bytes = 4 << 20;                         // Of a request. Range [1024, 1 GiB].
+  int max_streams = 4096;           // Generate calls that are open, finished ones that are still
+                                    // being read included. Range [1, 1000000].
+  std::string log_format = "text";  // text, json.
 };
 
 // INVALID_ARGUMENT names the flag, its value and its range. Fills in model_name.

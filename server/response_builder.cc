@@ -8,8 +8,7 @@
 
 namespace packrat {
 
-ResponseBuilder::ResponseBuilder(const Tokenizer* tokenizer, bool skip_special,
-                                 bool continues_text)
+ResponseBuilder::ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text)
     : tokenizer_(tokenizer) {
   if (tokenizer != nullptr) decoder_.emplace(tokenizer, skip_special, continues_text);
 }

@@ -43,13 +43,13 @@ class ResponseBuilder {
   void EmitToken(v1::GenerateResponse* message);
 
   const Tokenizer* const tokenizer_;
-  std::optional<TextDecoder> decoder_;  // Absent without a tokenizer.
+  std::optional<TextDecoder> decoder_;   // Absent without a tokenizer.
   std::vector<int32_t> tokens_;          // From next_ on: not decoded yet.
   std::vector<TokenLogprobs> logprobs_;  // Parallel to tokens_, or empty.
   size_t next_ = 0;
-  bool held_ = false;       // tokens_[next_] is decoded and not sent.
-  std::string held_text_;   // What of its text is not sent.
-  size_t text_bytes_ = 0;   // Of all decoded tokens, held_text_ included.
+  bool held_ = false;      // tokens_[next_] is decoded and not sent.
+  std::string held_text_;  // What of its text is not sent.
+  size_t text_bytes_ = 0;  // Of all decoded tokens, held_text_ included.
   size_t safe_bytes_ = 0;
   std::optional<Finish> finish_;
   bool done_ = false;

@@ -136,8 +136,8 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer) {
   s.served.model = model;
   s.served.tokenizer = tokenizer;
   s.served.engine = s.engine.get();
-  s.served.rules = MakeRequestRules(model->config().vocab_size, s.engine->options().max_context,
-                                    tokenizer);
+  s.served.rules =
+      MakeRequestRules(model->config().vocab_size, s.engine->options().max_context, tokenizer);
   s.served.rules.sampling = model->config().sampling;
   s.served.rules.cg_tolerance = s.options.cg_tolerance;
   s.served.rules.cg_max_steps = s.options.cg_max_steps;

@@ -228,12 +228,16 @@ int InfoCommand(Connection* connection, const std::vector<std::string>& argument
   Print(absl::StrCat("layers         ", layers, "\n"));
   Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",
                      info.hidden_size(), ", weights ", info.weight_bytes(), " bytes\n"));
-  Print(absl::StrCat("tokenizer      ", info.has_tokenizer() ? "yes" : "none: token ids only",
-                     "\n"));
+  Print(
+      absl::StrCat("tokenizer      ", info.has_tokenizer() ? "yes" : "none: token ids only", "\n"));
   Print(absl::StrCat("state          ", state.fixed_bytes(), " bytes per sequence, ",
                      state.bytes_per_token(), " per token, windows up to ", state.window_bytes(),
                      "; ", state.bytes_at_max_context(), " for ", limits.max_context(),
                      " tokens; pool ", state.pool_bytes(), "\n"));
+  const v1::SamplingParams& sampling = info.sampling_defaults();
+  Print(absl::StrCat("sampling       temperature ", sampling.temperature(), ", top_k ",
+                     sampling.top_k(), ", top_p ", sampling.top_p(),
+                     " where a request leaves them unset\n"));
   Print(absl::StrCat("limits         context ", limits.max_context(), " tokens, running ",
                      limits.max_running(), ", queue ", limits.max_queue(), ", step ",
                      limits.max_batch_tokens(), " tokens, message ", limits.max_message_bytes(),

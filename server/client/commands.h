@@ -15,10 +15,10 @@ namespace packrat {
 
 enum ExitCode {
   kExitOk = 0,
-  kExitFailed = 1,       // The server refused or the call failed.
-  kExitUsage = 2,        // A mistake in the command.
-  kExitNoServer = 3,     // Nobody answers at the address.
-  kExitDeadline = 4,     // --deadline has passed.
+  kExitFailed = 1,    // The server refused or the call failed.
+  kExitUsage = 2,     // A mistake in the command.
+  kExitNoServer = 3,  // Nobody answers at the address.
+  kExitDeadline = 4,  // --deadline has passed.
   kExitInterrupted = 130,
 };
 

@@ -63,14 +63,13 @@ struct Connection::Impl {
       contexts.erase(&context);
     }
     Outcome outcome;
-    outcome.status = absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                                  status.error_message());
+    outcome.status =
+        absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
     const auto& trailers = context.GetServerTrailingMetadata();
     const auto id = trailers.find("x-request-id");
     if (id != trailers.end()) outcome.request_id.assign(id->second.data(), id->second.size());
     // The server signs whatever it answers, a refusal too.
-    outcome.answered =
-        status.error_code() != grpc::StatusCode::UNAVAILABLE || id != trailers.end();
+    outcome.answered = status.error_code() != grpc::StatusCode::UNAVAILABLE || id != trailers.end();
     outcome.retry_after = RetryAfter(status);
     return outcome;
   }

@@ -16,16 +16,16 @@ namespace packrat {
 class Connection {
  public:
   struct Options {
-    std::string address;  // host:port
+    std::string address;                                 // host:port
     absl::Duration deadline = absl::InfiniteDuration();  // Of each call.
-    std::string caller;      // Label in the server's log; empty: none.
-    std::string request_id;  // Empty: the server makes one.
+    std::string caller;                                  // Label in the server's log; empty: none.
+    std::string request_id;                              // Empty: the server makes one.
   };
   // What became of a call.
   struct Outcome {
     absl::Status status;
-    bool answered = true;     // False: no server was reached.
-    std::string request_id;   // As told by the server; empty where it did not get that far.
+    bool answered = true;        // False: no server was reached.
+    std::string request_id;      // As told by the server; empty where it did not get that far.
     absl::Duration retry_after;  // From RetryInfo; zero where there was none.
   };
 

@@ -30,8 +30,7 @@ ABSL_FLAG(absl::optional<bool>, skip_special_tokens, absl::nullopt,
           "Control tokens give no text in the output: true or false.");
 ABSL_FLAG(absl::optional<int32_t>, max_tokens, absl::nullopt, "Most tokens to generate.");
 ABSL_FLAG(absl::optional<int32_t>, min_tokens, absl::nullopt, "No end before so many tokens.");
-ABSL_FLAG(bool, ignore_eos, false,
-          "The model's end tokens do not end the text.");
+ABSL_FLAG(bool, ignore_eos, false, "The model's end tokens do not end the text.");
 ABSL_FLAG(std::vector<std::string>, stop, {},
           "Strings that end the text, separated by commas; \\n and the like are understood.");
 ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt,

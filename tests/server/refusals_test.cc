@@ -49,10 +49,13 @@ std::vector<Case> Cases() {
       {"unknown id", [](R* r) { r->mutable_tokens()->add_ids(101); }, "tokens.ids[2]", "[0, 101)"},
       {"negative id", [](R* r) { r->mutable_tokens()->add_ids(-1); }, "tokens.ids[2]", "[0, 101)"},
       {"prompt as long as the context",
-       [](R* r) { while (r->tokens().ids_size() < 512) r->mutable_tokens()->add_ids(7); },
+       [](R* r) {
+         while (r->tokens().ids_size() < 512) r->mutable_tokens()->add_ids(7);
+       },
        "prompt has 512 tokens", "[1, 511]"},
       {"add_bos with ids", [](R* r) { r->set_add_bos(false); }, "add_bos", "text"},
-      {"parse_special with ids", [](R* r) { r->set_parse_special(false); }, "parse_special", "text"},
+      {"parse_special with ids", [](R* r) { r->set_parse_special(false); }, "parse_special",
+       "text"},
       {"text", [](R* r) { r->set_text("hello"); }, "text", "tokenizer", Code::kFailedPrecondition},
       {"NaN temperature", Sampling([](S* s) { s->set_temperature(kNan); }), "sampling.temperature",
        "[0, 100]"},
@@ -73,31 +76,40 @@ std::vector<Case> Cases() {
        "sampling.presence_penalty", "[-10, 10]"},
       {"NaN frequency_penalty", Sampling([](S* s) { s->set_frequency_penalty(kNan); }),
        "sampling.frequency_penalty", "[-10, 10]"},
-      {"num_logprobs 21", Sampling([](S* s) { s->set_num_logprobs(21); }),
-       "sampling.num_logprobs", "[0, 20]"},
-      {"num_logprobs -1", Sampling([](S* s) { s->set_num_logprobs(-1); }),
-       "sampling.num_logprobs", "[0, 20]"},
+      {"num_logprobs 21", Sampling([](S* s) { s->set_num_logprobs(21); }), "sampling.num_logprobs",
+       "[0, 20]"},
+      {"num_logprobs -1", Sampling([](S* s) { s->set_num_logprobs(-1); }), "sampling.num_logprobs",
+       "[0, 20]"},
       {"bias of an unknown id", Sampling([](S* s) { s->add_logit_bias()->set_token_id(101); }),
        "sampling.logit_bias[0]", "[0, 101)"},
       {"bias too large", Sampling([](S* s) { s->add_logit_bias()->set_bias(1001); }),
        "sampling.logit_bias.bias", "[-1000, 1000]"},
       {"NaN bias", Sampling([](S* s) { s->add_logit_bias()->set_bias(kNan); }),
        "sampling.logit_bias.bias", "[-1000, 1000]"},
-      {"bias twice", Sampling([](S* s) { s->add_logit_bias(); s->add_logit_bias(); }),
+      {"bias twice", Sampling([](S* s) {
+         s->add_logit_bias();
+         s->add_logit_bias();
+       }),
        "sampling.logit_bias", "distinct"},
-      {"bias too often", Sampling([](S* s) { for (int i = 0; i < 1025; ++i) s->add_logit_bias(); }),
+      {"bias too often", Sampling([](S* s) {
+         for (int i = 0; i < 1025; ++i) s->add_logit_bias();
+       }),
        "sampling.logit_bias", "at most 1024"},
       {"allowed unknown id", Sampling([](S* s) { s->add_allowed_token_ids(-3); }),
        "sampling.allowed_token_ids[0]", "[0, 101)"},
       {"banned unknown id", Sampling([](S* s) { s->add_banned_token_ids(1 << 30); }),
        "sampling.banned_token_ids[0]", "[0, 101)"},
-      {"banned too often",
-       Sampling([](S* s) { for (int i = 0; i < 102; ++i) s->add_banned_token_ids(1); }),
+      {"banned too often", Sampling([](S* s) {
+         for (int i = 0; i < 102; ++i) s->add_banned_token_ids(1);
+       }),
        "sampling.banned_token_ids", "at most 101"},
-      {"everything banned",
-       Sampling([](S* s) { for (int i = 0; i < 101; ++i) s->add_banned_token_ids(i); }),
+      {"everything banned", Sampling([](S* s) {
+         for (int i = 0; i < 101; ++i) s->add_banned_token_ids(i);
+       }),
        "banned", "no token"},
-      {"1000 stop strings", Stop([](T* t) { for (int i = 0; i < 1000; ++i) t->add_strings("x"); }),
+      {"1000 stop strings", Stop([](T* t) {
+         for (int i = 0; i < 1000; ++i) t->add_strings("x");
+       }),
        "stop.strings", "at most 16"},
       {"empty stop string", Stop([](T* t) { t->add_strings(""); }), "stop.strings[0]", "[1, 256]"},
       {"long stop string", Stop([](T* t) { t->add_strings(std::string(257, 'x')); }),
@@ -106,15 +118,20 @@ std::vector<Case> Cases() {
        "tokenizer", Code::kFailedPrecondition},
       {"unknown stop id", Stop([](T* t) { t->add_token_ids(101); }), "stop.token_ids[0]",
        "[0, 101)"},
-      {"too many stop ids", Stop([](T* t) { for (int i = 0; i < 257; ++i) t->add_token_ids(1); }),
+      {"too many stop ids", Stop([](T* t) {
+         for (int i = 0; i < 257; ++i) t->add_token_ids(1);
+       }),
        "stop.token_ids", "at most 256"},
       {"max_tokens 0", Stop([](T* t) { t->set_max_tokens(0); }), "stop.max_tokens", "[1, "},
       {"max_tokens -5", Stop([](T* t) { t->set_max_tokens(-5); }), "stop.max_tokens", "[1, "},
       {"max_tokens beyond the context", Stop([](T* t) { t->set_max_tokens(511); }),
        "stop.max_tokens", "[1, 510]"},
       {"min_tokens -1", Stop([](T* t) { t->set_min_tokens(-1); }), "stop.min_tokens", "[0, "},
-      {"min_tokens beyond max_tokens",
-       Stop([](T* t) { t->set_max_tokens(5); t->set_min_tokens(6); }), "stop.min_tokens", "[0, 5]"},
+      {"min_tokens beyond max_tokens", Stop([](T* t) {
+         t->set_max_tokens(5);
+         t->set_min_tokens(6);
+       }),
+       "stop.min_tokens", "[0, 5]"},
       {"cg_tolerance 0", [](R* r) { r->mutable_solver()->set_cg_tolerance(0); },
        "solver.cg_tolerance", "1e-07, 0.1]"},
       {"NaN cg_tolerance", [](R* r) { r->mutable_solver()->set_cg_tolerance(kNan); },
@@ -176,10 +193,10 @@ TEST(Refusals, TheDefaultOfMaxTokensIsWhatFits) {
   request = GoodRequest();
   request.mutable_stop()->set_ignore_eos(true);
   tokens = 0;
-  EXPECT_TRUE(connection
-                  .Generate(request,
-                            [&](const v1::GenerateResponse& m) { tokens += m.token_ids_size(); })
-                  .status.ok());
+  EXPECT_TRUE(
+      connection
+          .Generate(request, [&](const v1::GenerateResponse& m) { tokens += m.token_ids_size(); })
+          .status.ok());
   EXPECT_EQ(tokens, 256);
 }
 
@@ -217,7 +234,8 @@ TEST(Refusals, IdsOfDetokenizeAreChecked) {
   request.add_token_ids(32000);
   const auto outcome = connection.Detokenize(request, &response);
   EXPECT_EQ(outcome.status.code(), Code::kInvalidArgument);
-  EXPECT_TRUE(absl::StrContains(outcome.status.message(), "token_ids[0] is 32000")) << outcome.status;
+  EXPECT_TRUE(absl::StrContains(outcome.status.message(), "token_ids[0] is 32000"))
+      << outcome.status;
 }
 
 }  // namespace

@@ -52,9 +52,8 @@ std::string StringField(int number, const std::string& value) {
 // grpc.health.v1: HealthCheckRequest.service = 1, HealthCheckResponse.status = 1.
 std::string Health(const TestServer& server, const std::string& service) {
   std::string answer;
-  const grpc::Status status =
-      RawCall(server.address(), "/grpc.health.v1.Health/Check",
-              service.empty() ? "" : StringField(1, service), &answer);
+  const grpc::Status status = RawCall(server.address(), "/grpc.health.v1.Health/Check",
+                                      service.empty() ? "" : StringField(1, service), &answer);
   if (!status.ok()) return absl::StrCat("status ", status.error_code());
   if (answer == std::string("\x08\x01", 2)) return "SERVING";
   if (answer == std::string("\x08\x02", 2)) return "NOT_SERVING";
@@ -173,11 +172,9 @@ TEST(Tokens, NeedATokenizer) {
   TestServer server;
   Connection connection({server.address()});
   v1::TokenizeResponse tokens;
-  EXPECT_EQ(connection.Tokenize({}, &tokens).status.code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(connection.Tokenize({}, &tokens).status.code(), absl::StatusCode::kFailedPrecondition);
   v1::DetokenizeResponse text;
-  EXPECT_EQ(connection.Detokenize({}, &text).status.code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(connection.Detokenize({}, &text).status.code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(ModelInfo, TellsWhatAPlannerNeeds) {
@@ -195,8 +192,7 @@ TEST(ModelInfo, TellsWhatAPlannerNeeds) {
   EXPECT_EQ(info.layers(3).type(), "mesa");
   EXPECT_EQ(info.state().fixed_bytes(),
             static_cast<int64_t>(layout.slot_bytes + layout.tail_bytes));
-  EXPECT_EQ(info.state().bytes_at_max_context(),
-            static_cast<int64_t>(layout.SequenceBytes(512)));
+  EXPECT_EQ(info.state().bytes_at_max_context(), static_cast<int64_t>(layout.SequenceBytes(512)));
   // The parts make the whole, up to the rounding of a page of each class.
   const double sum = info.state().fixed_bytes() + info.state().window_bytes() +
                      512 * info.state().bytes_per_token();
@@ -204,6 +200,8 @@ TEST(ModelInfo, TellsWhatAPlannerNeeds) {
   EXPECT_GT(info.state().pool_bytes(), info.state().bytes_at_max_context());
   EXPECT_EQ(info.limits().max_context(), 512);
   EXPECT_EQ(info.limits().max_running(), 16);
+  EXPECT_EQ(info.sampling_defaults().temperature(), 1);
+  EXPECT_EQ(info.solver_defaults().cg_max_steps(), 64);
   EXPECT_FALSE(info.has_tokenizer());
   EXPECT_EQ(info.eos_token_ids(0), FakeModel::kEos);
 }

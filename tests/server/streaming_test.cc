@@ -73,8 +73,8 @@ std::string Trailer(const grpc::ClientContext& context, const char* key) {
 std::unique_ptr<v1::Inference::Stub> NarrowStubFor(const TestServer& server) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  return v1::Inference::NewStub(grpc::CreateCustomChannel(
-      server.address(), grpc::InsecureChannelCredentials(), arguments));
+  return v1::Inference::NewStub(
+      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
 }
 
 // Long texts that are cheap to compute.
@@ -271,12 +271,12 @@ TEST(Streaming, ClientsThatVanishFreeTheirSequences) {
   const std::string client = DataPath("server/client/packrat");
   const std::string address = "--address=" + server.address();
   server.gate().Close();
-  const char* arguments[] = {client.c_str(),  "complete", "--token_ids=5,6", "--max_tokens=50000",
-                             address.c_str(), nullptr};
+  const char* arguments[] = {client.c_str(),       "complete",      "--token_ids=5,6",
+                             "--max_tokens=50000", address.c_str(), nullptr};
   pid_t pid = 0;
-  ASSERT_EQ(posix_spawn(&pid, client.c_str(), nullptr, nullptr, const_cast<char**>(arguments),
-                        environ),
-            0);
+  ASSERT_EQ(
+      posix_spawn(&pid, client.c_str(), nullptr, nullptr, const_cast<char**>(arguments), environ),
+      0);
   server.gate().WaitUntilHeld();
   ASSERT_EQ(kill(pid, SIGKILL), 0);
   ASSERT_EQ(waitpid(pid, nullptr, 0), pid);
@@ -295,9 +295,8 @@ TEST(Streaming, TheDeadlineOfTheCallEndsTheSequence) {
   auto reader = stub->Generate(&context, Ids({5, 6}, 50000));
   EXPECT_EQ(ReadAll(reader.get()).status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   server.gate().Open();
-  EXPECT_TRUE(Eventually([&] {
-    return server.AccessLines("status=DEADLINE_EXCEEDED finish=deadline") == 1;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return server.AccessLines("status=DEADLINE_EXCEEDED finish=deadline") == 1; }));
   EXPECT_TRUE(Eventually([&] { return server.StateBytesUsed() == 0; }));
 }
 
@@ -312,8 +311,7 @@ TEST(Streaming, ASlowReaderHoldsUpNobody) {
   slow->WaitForInitialMetadata();
   // Its text is computed to the end and its state is free, though nothing is read.
   EXPECT_TRUE(Eventually([&] {
-    return server.Metric("packrat_generated_tokens_total") == 20000 &&
-           server.StateBytesUsed() == 0;
+    return server.Metric("packrat_generated_tokens_total") == 20000 && server.StateBytesUsed() == 0;
   }));
   EXPECT_EQ(server.AccessLines("Generate"), 0);
   // Others come and go.
@@ -380,8 +378,8 @@ TEST(Streaming, AFullQueueSaysWhenToComeAgain) {
       "name": [{"service": "packrat.v1.Inference"}],
       "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s",
                       "backoffMultiplier": 2, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]})");
-  auto patient = v1::Inference::NewStub(grpc::CreateCustomChannel(
-      server.address(), grpc::InsecureChannelCredentials(), arguments));
+  auto patient = v1::Inference::NewStub(
+      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
   Result retried;
   std::thread third([&] { retried = Generate(patient.get(), Ids({5, 9}, 40)); });
   ASSERT_TRUE(Eventually([&] { return server.AccessLines("finish=refused") == 2; }));

@@ -124,9 +124,7 @@ void TestServer::Serve() {
   PACKRAT_CHECK(status.ok()) << status;
 }
 
-std::string TestServer::address() const {
-  return absl::StrCat("127.0.0.1:", server_->grpc_port());
-}
+std::string TestServer::address() const { return absl::StrCat("127.0.0.1:", server_->grpc_port()); }
 
 std::string TestServer::Get(const std::string& path) const {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);

@@ -48,11 +48,10 @@ std::vector<std::string> WireLines(const google::protobuf::FileDescriptor& file)
   for (int i = 0; i < file.service_count(); ++i) {
     for (int j = 0; j < file.service(i)->method_count(); ++j) {
       const auto& method = *file.service(i)->method(j);
-      lines.push_back(absl::StrCat("method ", method.full_name(),
-                                   method.client_streaming() ? " stream " : " ",
-                                   method.input_type()->full_name(), " ->",
-                                   method.server_streaming() ? " stream " : " ",
-                                   method.output_type()->full_name()));
+      lines.push_back(absl::StrCat(
+          "method ", method.full_name(), method.client_streaming() ? " stream " : " ",
+          method.input_type()->full_name(), " ->", method.server_streaming() ? " stream " : " ",
+          method.output_type()->full_name()));
     }
   }
   for (int i = 0; i < file.message_type_count(); ++i) AddMessage(*file.message_type(i), &lines);

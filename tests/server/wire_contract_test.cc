@@ -41,9 +41,8 @@ TEST(WireContract, NothingPromisedIsGone) {
   EXPECT_TRUE(change.gone.empty())
       << "Removed, renumbered or retyped; clients in use would break:\n"
       << absl::StrJoin(change.gone, "\n");
-  EXPECT_TRUE(change.added.empty())
-      << "New; add these lines to proto/packrat/v1/baseline.txt:\n"
-      << absl::StrJoin(change.added, "\n");
+  EXPECT_TRUE(change.added.empty()) << "New; add these lines to proto/packrat/v1/baseline.txt:\n"
+                                    << absl::StrJoin(change.added, "\n");
 }
 
 // The contract after a change to the file's description.
@@ -94,9 +93,8 @@ TEST(WireContract, SeesARemovedField) {
 }
 
 TEST(WireContract, SeesARenumberedField) {
-  const ContractChange change = After([](FileDescriptorProto* file) {
-    Field(file, "StopParams", "max_tokens")->set_number(44);
-  });
+  const ContractChange change = After(
+      [](FileDescriptorProto* file) { Field(file, "StopParams", "max_tokens")->set_number(44); });
   EXPECT_EQ(change.gone, std::vector<std::string>{kMaxTokens});
 }
 

@@ -84,25 +84,6 @@ double Mass(const IndexedValue* begin, const IndexedValue* end) {
 
 float ExpNonPositive(float x) { return Exp(x); }
 
-bool AllFinite(const float* x, int n) {
-  // The exponent bits of a NaN or an infinity are all ones.
-  uint32_t bad[kLanes] = {};
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    uint32_t bits[kLanes];
-    std::memcpy(bits, x + i, sizeof(bits));
-    for (int l = 0; l < kLanes; ++l) bad[l] |= (bits[l] & 0x7f800000u) == 0x7f800000u;
-  }
-  for (; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bad[0] |= (bits & 0x7f800000u) == 0x7f800000u;
-  }
-  uint32_t any = 0;
-  for (uint32_t b : bad) any |= b;
-  return any == 0;
-}
-
 IndexedValue ArgMax(const float* x, int n) {
   PACKRAT_CHECK(n >= 1);
   IndexedValue best{0, x[0]};

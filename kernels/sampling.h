@@ -21,9 +21,6 @@ inline bool RanksBefore(const IndexedValue& a, const IndexedValue& b) {
   return a.value > b.value || (a.value == b.value && a.index < b.index);
 }
 
-// False if any of x[0, n) is a NaN or an infinity.
-bool AllFinite(const float* x, int n);
-
 // The first in rank of x[0, n). n >= 1.
 IndexedValue ArgMax(const float* x, int n);
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/check.h"
+#include "kernels/elementwise.h"
 
 namespace packrat {
 namespace {

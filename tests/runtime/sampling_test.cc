@@ -50,21 +50,6 @@ std::vector<IndexedValue> Ranked(const std::vector<float>& row) {
   return all;
 }
 
-TEST(Sampling, AllFinite) {
-  for (int n = 1; n < 70; ++n) {
-    std::vector<float> row(n + 32, kNan), x(n, 3e38f);
-    std::copy(x.begin(), x.end(), row.begin() + 16);
-    EXPECT_TRUE(AllFinite(row.data() + 16, n));
-    for (int i = 0; i < n; ++i) {
-      for (float bad : {kNan, kInf, -kInf}) {
-        row[16 + i] = bad;
-        EXPECT_FALSE(AllFinite(row.data() + 16, n));
-      }
-      row[16 + i] = -1.0f;
-    }
-  }
-}
-
 TEST(Sampling, ArgMaxTakesTheLowestOfEquals) {
   Rows rows;
   std::vector<float> guarded;

@@ -7,13 +7,10 @@
 #include <random>
 #include <vector>
 
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace packrat {
 namespace {
-
-using ::testing::ElementsAre;
 
 struct Case {
   SamplingParams params;

@@ -1,5 +1,7 @@
 #include "server/stream_writer.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -67,6 +69,7 @@ bool StreamWriter::WaitForNews(std::chrono::steady_clock::time_point until,
 
 void StreamWriter::CheckReaders(absl::Time now) {
   std::vector<std::shared_ptr<Stream>> alive;
+  bool ended = false;
   {
     MutexLock lock(&mutex_);
     auto gone = std::remove_if(watched_.begin(), watched_.end(), [&](const auto& weak) {
@@ -75,8 +78,12 @@ void StreamWriter::CheckReaders(absl::Time now) {
       alive.push_back(std::move(stream));
       return false;
     });
+    ended = gone != watched_.end();
     watched_.erase(gone, watched_.end());
   }
+  // Back to rest: what a burst of large requests took goes back to the machine. glibc by itself keeps
+  // it, in an arena per thread (measured: 1.5 GB kept, 92 MB in use).
+  if (ended && alive.empty()) malloc_trim(0);
   for (const std::shared_ptr<Stream>& stream : alive) stream->CheckReader(now);
 }
 

@@ -129,13 +129,15 @@ SamplingParams MakeSampling(const v1::SamplingParams& wire, const RequestRules& 
   return out;
 }
 
-// All but max_tokens, whose range depends on the prompt.
-StopParams MakeStop(const v1::StopParams& wire, int vocab_size, Checker* check) {
+// All but max_tokens, whose range depends on the prompt: what no prompt could allow is refused,
+// before any text is tokenized.
+StopParams MakeStop(const v1::StopParams& wire, const RequestRules& rules, Checker* check) {
   StopParams out;
   check->Count("stop.strings", wire.strings_size(), kMaxStopStrings);
-  check->IdList("stop.token_ids", wire.token_ids(), kMaxStopIds, vocab_size);
-  check->Range("stop.min_tokens", wire.min_tokens(), 0, INT32_MAX);
-  if (wire.has_max_tokens()) check->Range("stop.max_tokens", wire.max_tokens(), 1, INT32_MAX);
+  check->IdList("stop.token_ids", wire.token_ids(), kMaxStopIds, rules.vocab_size);
+  const int most = rules.max_context - 1;
+  check->Range("stop.min_tokens", wire.min_tokens(), 0, most);
+  if (wire.has_max_tokens()) check->Range("stop.max_tokens", wire.max_tokens(), 1, most);
   for (int i = 0; check->ok() && i < wire.strings_size(); ++i) {
     const size_t size = wire.strings(i).size();
     if (size < 1 || size > kMaxStopStringBytes) {
@@ -151,6 +153,7 @@ StopParams MakeStop(const v1::StopParams& wire, int vocab_size, Checker* check) 
   return out;
 }
 
+// Tokenizing takes some hundred bytes of memory and a microsecond per byte of text.
 absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& rules) {
   if (size <= rules.max_text_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " has ", size, " bytes; at most ",
@@ -209,7 +212,7 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const Reque
   Checker check;
   CheckUnbuilt(wire, &check);
   out.sampling = MakeSampling(wire.sampling(), rules, seed, &check);
-  out.stop = MakeStop(wire.stop(), rules.vocab_size, &check);
+  out.stop = MakeStop(wire.stop(), rules, &check);
   out.stop.skip_special_tokens = !wire.has_skip_special_tokens() || wire.skip_special_tokens();
   // An empty text is no text to continue: the first word then needs no space before it.
   out.stop.continues_text = !(wire.has_text() && wire.text().empty());
@@ -250,6 +253,12 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const Reque
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,
                                                      const RequestRules& rules) {
   if (rules.tokenizer == nullptr) return NoTokenizer("text");
+  // More than fits a prompt may be counted, but not so much that one call holds up the others.
+  if (wire.text().size() > std::max(rules.max_text_bytes, kMaxTokenizeBytes)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "text has ", wire.text().size(), " bytes; at most ",
+        std::max(rules.max_text_bytes, kMaxTokenizeBytes), " (tokenize it in pieces)"));
+  }
   Tokenizer::EncodeOptions options;
   options.add_bos = wire.has_add_bos() ? wire.add_bos() : rules.tokenizer->default_add_bos();
   options.parse_special = wire.parse_special();

@@ -24,6 +24,7 @@ class DetokenizeRequest;
 
 inline constexpr int kMaxLogitBias = 1024;
 inline constexpr int kDefaultMaxTokens = 256;
+inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what fits a prompt.
 
 // What requests are measured by.
 struct RequestRules {

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/client/connection.h"
+#include "server/request_rules.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {
@@ -122,8 +123,8 @@ std::vector<Case> Cases() {
          for (int i = 0; i < 257; ++i) t->add_token_ids(1);
        }),
        "stop.token_ids", "at most 256"},
-      {"max_tokens 0", Stop([](T* t) { t->set_max_tokens(0); }), "stop.max_tokens", "[1, "},
-      {"max_tokens -5", Stop([](T* t) { t->set_max_tokens(-5); }), "stop.max_tokens", "[1, "},
+      {"max_tokens 0", Stop([](T* t) { t->set_max_tokens(0); }), "stop.max_tokens", "[1, 511]"},
+      {"max_tokens -5", Stop([](T* t) { t->set_max_tokens(-5); }), "stop.max_tokens", "[1, 511]"},
       {"max_tokens beyond the context", Stop([](T* t) { t->set_max_tokens(511); }),
        "stop.max_tokens", "[1, 510]"},
       {"min_tokens -1", Stop([](T* t) { t->set_min_tokens(-1); }), "stop.min_tokens", "[0, "},
@@ -222,6 +223,24 @@ TEST(Refusals, TextThatCannotFitIsRefusedBeforeItIsTokenized) {
   v1::TokenizeRequest tokenize;
   tokenize.set_text("good");
   EXPECT_TRUE(connection.Tokenize(tokenize, &ids).status.ok());
+}
+
+// Tokenizing needs a hundred times the memory of the text, and a core meanwhile.
+TEST(Refusals, TokenizeHasABoundOfItsOwn) {
+  TestServer::Options options;
+  options.tokenizer = true;
+  TestServer server(options);
+  Connection connection({server.address()});
+  v1::TokenizeRequest request;
+  v1::TokenizeResponse response;
+  // More than fits a prompt, which may well be counted.
+  request.set_text(std::string(kMaxTokenizeBytes, 'a'));
+  EXPECT_TRUE(connection.Tokenize(request, &response).status.ok());
+  request.mutable_text()->push_back('a');
+  const auto outcome = connection.Tokenize(request, &response);
+  EXPECT_EQ(outcome.status.code(), Code::kInvalidArgument);
+  EXPECT_TRUE(absl::StrContains(outcome.status.message(), "text has 262145 bytes; at most 262144"))
+      << outcome.status;
 }
 
 TEST(Refusals, IdsOfDetokenizeAreChecked) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "kernels/check.h"
@@ -25,9 +26,10 @@ bool Outbox::Take(Update* update) {
 }
 
 void Outbox::Reserve(int max_tokens, bool logprobs) {
+  const int unread = std::min(max_tokens, kReservedTokens);
   MutexLock lock(&mutex_);
-  pending_.tokens.reserve(max_tokens);
-  if (logprobs) pending_.logprobs.reserve(max_tokens);
+  pending_.tokens.reserve(unread);
+  if (logprobs) pending_.logprobs.reserve(unread);
 }
 
 void Outbox::Admit() {

@@ -121,8 +121,10 @@ class Outbox {
   bool Take(Update* update);
 
   // Engine side.
-  void Reserve(int max_tokens, bool logprobs);  // So that no append allocates token storage (the
-                                                // lists inside of TokenLogprobs are allocated).
+  // So that no append allocates token storage while fewer than kReservedTokens wait to be read (the
+  // lists inside of TokenLogprobs are allocated). Not more: what a client claims is not memory yet.
+  static constexpr int kReservedTokens = 16384;
+  void Reserve(int max_tokens, bool logprobs);
   void Admit();
   void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
   void Close(Finish finish);  // Last call.

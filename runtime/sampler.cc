@@ -84,7 +84,8 @@ SamplingState::SamplingState(const SamplingParams& params, absl::Span<const int3
   allowed.erase(std::unique(allowed.begin(), allowed.end()), allowed.end());
   while (!allowed.empty() && allowed.back() >= num_ids) allowed.pop_back();
   if (penalties_) {
-    counts_.Reserve(static_cast<int>(prompt.size()) + max_tokens);
+    // A text may be far longer than the vocabulary: no more distinct ids than that come from it.
+    counts_.Reserve(static_cast<int>(prompt.size()) + std::min(max_tokens, num_ids));
     for (int32_t token : prompt) counts_.AddPrompt(token);
   }
 }

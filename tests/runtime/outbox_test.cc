@@ -1,4 +1,5 @@
 #include <atomic>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -12,6 +13,16 @@ namespace {
 using ::testing::ElementsAre;
 
 constexpr size_t kAll = std::numeric_limits<size_t>::max();
+
+// 32 GB, if it were taken at its word.
+TEST(Outbox, AHugeMaxTokensTakesNoMemory) {
+  Outbox outbox(nullptr);
+  outbox.Reserve(std::numeric_limits<int>::max(), true);
+  outbox.Append(5, TokenLogprobs{-1.0f, {}}, kAll);
+  Outbox::Update update;
+  ASSERT_TRUE(outbox.Take(&update));
+  EXPECT_THAT(update.tokens, ElementsAre(5));
+}
 
 TEST(Outbox, TakeGivesWhatIsNew) {
   Outbox outbox(nullptr);

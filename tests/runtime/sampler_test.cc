@@ -314,6 +314,23 @@ TEST(Sampler, HugeLogitsStayInRange) {
   }
 }
 
+// 24 GB, if max_tokens were taken at its word. All ids occur, in the prompt padding too.
+TEST(SamplingState, CountsNoMoreTokensThanThereAre) {
+  SamplingParams params;
+  params.repetition_penalty = 1.5f;
+  const std::vector<int32_t> prompt = {98, 99, 98};
+  SamplingState state(params, prompt, 1 << 30, /*num_ids=*/50);
+  for (int round = 0; round < 2; ++round) {
+    for (int32_t id = 0; id < 50; ++id) state.AddGenerated(id);
+  }
+  Sampler sampler(100, 50);
+  std::vector<float> logits(100, 3.0f);
+  int32_t token = -1;
+  ASSERT_TRUE(sampler.Sample(state, {}, 0, logits.data(), &token, nullptr).ok());
+  EXPECT_FLOAT_EQ(logits[0], 2.0f);
+  EXPECT_FLOAT_EQ(logits[49], 2.0f);
+}
+
 TEST(TokenCounts, CountsDistinctTokens) {
   TokenCounts counts;
   counts.Reserve(300);

@@ -156,6 +156,9 @@ Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(m
         "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"}) {
     impl_->errors.Add({{"status", status}});
   }
+  for (const char* call : {"Generate", "Tokenize", "Detokenize", "GetModelInfo"}) {
+    impl_->calls.Add({{"call", call}, {"status", "OK"}});
+  }
 }
 
 Metrics::~Metrics() = default;

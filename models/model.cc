@@ -275,6 +275,10 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   return model;
 }
 
-std::string NumericsId() { return absl::StrCat("cpu-", CpuTargetName(), "-", __VERSION__); }
+std::string NumericsId() {
+  // Raise it with every change of what is added to what, or in which order, in any kernel.
+  constexpr int kRevision = 1;
+  return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-r", kRevision);
+}
 
 }  // namespace packrat

@@ -133,12 +133,14 @@ absl::Status ValidateRequest(const Request& request, const RequestLimits& limits
   }
   if (!status.ok()) return status;
   if (!AnythingToSample(request.sampling, {}, limits.num_ids)) {
-    return absl::InvalidArgumentError("allowed_ids and banned_ids leave no token to sample");
+    return absl::InvalidArgumentError(
+        "allowed_token_ids and banned_token_ids leave no token to sample");
   }
   if (request.stop.min_tokens > 0 &&
       !AnythingToSample(request.sampling, EndIds(request.stop, limits.eos_ids), limits.num_ids)) {
     return absl::InvalidArgumentError(
-        "min_tokens excludes the end and stop ids, and allowed_ids and banned_ids leave no other "
+        "min_tokens excludes the end and stop ids, and allowed_token_ids and banned_token_ids "
+        "leave no other "
         "token to sample");
   }
   return absl::OkStatus();

@@ -38,10 +38,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
                                                               Handlers handlers) {
   auto impl = std::make_unique<Impl>();
   impl->handlers = std::move(handlers);
-  // A connection that is kept open holds one of these; scrapers and probes are few.
-  impl->server.new_task_queue = [] { return new httplib::ThreadPool(4); };
+  // A connection that is open holds one of these. Scrapers and probes are few, but must get through
+  // beside clients that connect and say nothing.
+  impl->server.new_task_queue = [] { return new httplib::ThreadPool(16); };
   impl->server.set_keep_alive_timeout(2);
-  impl->server.set_read_timeout(5);
+  impl->server.set_read_timeout(2);
   impl->server.set_write_timeout(5);
   impl->server.set_payload_max_length(1024);
   // The library's default lets a second process share the port and take half of the requests.

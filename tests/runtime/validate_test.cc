@@ -113,17 +113,18 @@ TEST(ValidateRequest, EveryBoundIsNamedWithItsRange) {
          r->sampling.allowed_ids = {5, 97};
          r->sampling.banned_ids = {5};
        },
-       "allowed_ids and banned_ids leave no token to sample"},
+       "allowed_token_ids and banned_token_ids leave no token to sample"},
       {[](R r) {
          for (int i = 0; i < 96; ++i) r->sampling.banned_ids.push_back(i);
        },
-       "allowed_ids and banned_ids leave no token to sample"},
+       "allowed_token_ids and banned_token_ids leave no token to sample"},
       {[](R r) {
          r->sampling.allowed_ids = {2, 7};
          r->stop.stop_ids = {7};
          r->stop.min_tokens = 1;
        },
-       "min_tokens excludes the end and stop ids, and allowed_ids and banned_ids leave no other "
+       "min_tokens excludes the end and stop ids, and allowed_token_ids and banned_token_ids leave "
+       "no other "
        "token to sample"},
   };
   for (const auto& c : kCases) EXPECT_EQ(Message(c.change), c.message);

@@ -81,8 +81,8 @@ void StreamWriter::CheckReaders(absl::Time now) {
     ended = gone != watched_.end();
     watched_.erase(gone, watched_.end());
   }
-  // Back to rest: what a burst of large requests took goes back to the machine. glibc by itself keeps
-  // it, in an arena per thread (measured: 1.5 GB kept, 92 MB in use).
+  // Back to rest: what a burst of large requests took goes back to the machine. glibc by itself
+  // keeps it, in an arena per thread (measured: 1.5 GB kept, 92 MB in use).
   if (ended && alive.empty()) malloc_trim(0);
   for (const std::shared_ptr<Stream>& stream : alive) stream->CheckReader(now);
 }

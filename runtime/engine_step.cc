@@ -35,7 +35,6 @@ bool Engine::Impl::TakeInbox() {
     taken.swap(inbox);
     taken_cancels.swap(cancels);
     abort_status.swap(abort);
-    woken = false;
     busy = busy || !taken.empty();
   }
   const bool any = !taken.empty();

@@ -17,9 +17,9 @@ RopeTable::RopeTable(double base, int head_dim, int divisor, int max_tokens)
 void RopeTable::Set(int token, int64_t position) {
   const int half = head_dim_ / 2;
   float* row = table_.data() + static_cast<size_t>(token) * head_dim_;
-  const auto index = static_cast<double>(position / divisor_);
+  const int64_t index = position / divisor_;
   for (int i = 0; i < half; ++i) {
-    const double angle = index * frequencies_[i];
+    const double angle = static_cast<double>(index) * frequencies_[i];
     row[i] = static_cast<float>(std::cos(angle));
     row[i + half] = static_cast<float>(std::sin(angle));
   }

@@ -22,10 +22,10 @@ TEST(RopeTableTest, CosinesAndSinesAtAnyPosition) {
         EXPECT_FALSE(table.Is(base + 1, dim, divisor));
         for (const int64_t position : {0, 1, 2, 3, 15, 16, 17, 4095, 1000000}) {
           table.Set(1, position);
-          const auto index = static_cast<long double>(position / divisor);
+          const int64_t index = position / divisor;
           for (int i = 0; i < dim / 2; ++i) {
-            const long double angle =
-                index / std::pow(static_cast<long double>(base), 2.0L * i / dim);
+            const long double angle = static_cast<long double>(index) /
+                                      std::pow(static_cast<long double>(base), 2.0L * i / dim);
             const double tolerance = TableTolerance(static_cast<double>(angle));
             ASSERT_NEAR(table.row(1)[i], static_cast<double>(std::cos(angle)), tolerance);
             ASSERT_NEAR(table.row(1)[dim / 2 + i], static_cast<double>(std::sin(angle)), tolerance);

@@ -20,6 +20,10 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
                                                                   : absl::FromChrono(deadline);
 }
 
+// The client hangs up by its own clock, which may be as much ahead: its deadline began before the
+// call was on its way.
+constexpr absl::Duration kDeadlineSlack = absl::Milliseconds(20);
+
 v1::FinishReason WireReason(FinishReason reason) {
   switch (reason) {
     case FinishReason::kLength:
@@ -157,7 +161,7 @@ GenerateCall::Action GenerateCall::NextAction() {
 }
 
 absl::Status GenerateCall::FinalStatus(const packrat::Finish& finish) const {
-  const bool late = absl::Now() >= deadline_;
+  const bool late = absl::Now() >= deadline_ - kDeadlineSlack;
   switch (finish.reason) {
     case FinishReason::kCancelled:
       if (!late) return absl::CancelledError("cancelled by the client");
@@ -191,6 +195,8 @@ void GenerateCall::FillFinished(const packrat::Finish& finish, v1::Finished* fin
 }
 
 void GenerateCall::OperationDone(bool ok) {
+  // The operation that Pump() starts may be the last: then OnDone() runs beside the rest of it.
+  const std::shared_ptr<GenerateCall> alive = self_;
   bool just_broken = false;
   {
     MutexLock lock(&mutex_);

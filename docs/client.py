@@ -2,7 +2,7 @@
 """Streams a completion: with a deadline, a cancel, and another try where the server asks for one.
 
     ./dev build //proto:inference_py
-    PYTHONPATH=.bazel-bin python3 docs/client.py "Once upon a time"
+    PYTHONPATH=$(bazel info bazel-bin) python3 docs/client.py "Once upon a time"
 """
 import sys
 import time

@@ -29,7 +29,7 @@ constexpr int kTile = kAttendTile;  // Entries.
 constexpr float kNoMaximum = -1e30f;
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
-constexpr int kAhead = 6;  // Entries between the one in work and the one that is prefetched.
+constexpr int kAhead = 16;  // Entries between the one in work and the one that is prefetched.
 
 // One query's or one lane's visible entries: [first, end).
 struct Range {

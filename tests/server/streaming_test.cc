@@ -1,92 +1,19 @@
 // Generate, end to end: a server in this process, real sockets, gRPC's own client.
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "proto/google/rpc/error_details.pb.h"
-#include "proto/google/rpc/status.pb.h"
-#include "proto/packrat/v1/inference.grpc.pb.h"
-#include "tests/server/test_server.h"
+#include "tests/server/generate.h"
 
 namespace packrat {
 namespace {
-
-struct Result {
-  grpc::Status status;
-  std::vector<int32_t> ids;
-  std::string text;
-  int messages = 0;
-  v1::Finished finished;
-};
-
-std::unique_ptr<v1::Inference::Stub> StubFor(const TestServer& server) {
-  return v1::Inference::NewStub(
-      grpc::CreateChannel(server.address(), grpc::InsecureChannelCredentials()));
-}
-
-Result ReadAll(grpc::ClientReader<v1::GenerateResponse>* reader) {
-  Result result;
-  v1::GenerateResponse message;
-  while (reader->Read(&message)) {
-    ++result.messages;
-    result.ids.insert(result.ids.end(), message.token_ids().begin(), message.token_ids().end());
-    result.text += message.text();
-    if (message.has_finished()) result.finished = message.finished();
-  }
-  result.status = reader->Finish();
-  return result;
-}
-
-Result Generate(v1::Inference::Stub* stub, const v1::GenerateRequest& request) {
-  grpc::ClientContext context;
-  return ReadAll(stub->Generate(&context, request).get());
-}
-
-v1::GenerateRequest Ids(const std::vector<int32_t>& ids, int max_tokens) {
-  v1::GenerateRequest request;
-  request.mutable_tokens()->mutable_ids()->Assign(ids.begin(), ids.end());
-  request.mutable_stop()->set_max_tokens(max_tokens);
-  request.mutable_stop()->set_ignore_eos(true);
-  request.mutable_sampling()->set_temperature(0);
-  return request;
-}
-
-std::string Trailer(const grpc::ClientContext& context, const char* key) {
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto found = trailers.find(key);
-  return found == trailers.end() ? "" : std::string(found->second.data(), found->second.size());
-}
-
-// A client that takes in no more than a window of 64 KiB unless somebody reads.
-std::unique_ptr<v1::Inference::Stub> NarrowStubFor(const TestServer& server) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  return v1::Inference::NewStub(
-      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
-}
-
-// Long texts that are cheap to compute.
-TestServer::Options LongTexts() {
-  TestServer::Options options;
-  options.model.max_context = 100000;
-  options.model.full = false;
-  options.model.rat = false;
-  options.server.engine.max_running = 4;
-  options.server.stream_idle_timeout = absl::Hours(24);
-  return options;
-}
 
 TEST(Streaming, GivesTheModelsTokensAndTheFinalWords) {
   TestServer server;
@@ -343,157 +270,6 @@ TEST(Streaming, AReaderThatNeverReadsIsLetGo) {
   const Result late = ReadAll(slow.get());
   EXPECT_EQ(late.status.error_code(), grpc::StatusCode::CANCELLED);
   EXPECT_LT(late.ids.size(), 8000u);
-}
-
-TEST(Streaming, AFullQueueSaysWhenToComeAgain) {
-  TestServer::Options options = LongTexts();
-  options.server.engine.max_running = 1;
-  options.server.engine.max_queue = 1;
-  TestServer server(options);
-  auto stub = StubFor(server);
-  server.gate().Close();
-  Result running, waiting;
-  std::thread first([&] { running = Generate(stub.get(), Ids({5, 6}, 40)); });
-  server.gate().WaitUntilHeld();
-  server.gate().Allow(1);  // Admitted, and counted as such.
-  server.gate().WaitUntilHeld();
-  std::thread second([&] { waiting = Generate(stub.get(), Ids({5, 7}, 40)); });
-  ASSERT_TRUE(Eventually([&] { return server.Metric("packrat_requests_waiting") == 1; }));
-
-  grpc::ClientContext context;
-  auto reader = stub->Generate(&context, Ids({5, 8}, 40));
-  const Result refused = ReadAll(reader.get());
-  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  google::rpc::Status details;
-  ASSERT_TRUE(details.ParseFromString(refused.status.error_details()));
-  EXPECT_EQ(details.code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  ASSERT_EQ(details.details_size(), 1);
-  EXPECT_EQ(details.details(0).type_url(), "type.googleapis.com/google.rpc.RetryInfo");
-  google::rpc::RetryInfo retry;
-  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
-  EXPECT_EQ(retry.retry_delay().seconds(), 1);
-  EXPECT_EQ(Trailer(context, "grpc-retry-pushback-ms"), "1000");
-  ASSERT_TRUE(Eventually([&] { return server.AccessLines("finish=refused") == 1; }));
-
-  // Nothing is sent before admission, so a client with a retry policy gets through by itself.
-  grpc::ChannelArguments arguments;
-  arguments.SetServiceConfigJSON(R"({"methodConfig": [{
-      "name": [{"service": "packrat.v1.Inference"}],
-      "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s",
-                      "backoffMultiplier": 2, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]})");
-  auto patient = v1::Inference::NewStub(
-      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
-  Result retried;
-  std::thread third([&] { retried = Generate(patient.get(), Ids({5, 9}, 40)); });
-  ASSERT_TRUE(Eventually([&] { return server.AccessLines("finish=refused") == 2; }));
-  server.gate().Open();
-  first.join();
-  second.join();
-  third.join();
-  EXPECT_TRUE(running.status.ok()) << running.status.error_message();
-  EXPECT_TRUE(waiting.status.ok()) << waiting.status.error_message();
-  EXPECT_TRUE(retried.status.ok()) << retried.status.error_message();
-  EXPECT_EQ(retried.ids.size(), 40u);
-}
-
-TEST(Streaming, HeadersComeWithAdmission) {
-  TestServer::Options options = LongTexts();
-  options.server.engine.max_running = 1;
-  TestServer server(options);
-  auto stub = StubFor(server);
-  server.gate().Close();
-  grpc::ClientContext first_context, second_context;
-  auto first = stub->Generate(&first_context, Ids({5, 6}, 100));
-  server.gate().WaitUntilHeld();
-  server.gate().Allow(1);  // Admitted, and counted as such.
-  server.gate().WaitUntilHeld();
-  auto second = stub->Generate(&second_context, Ids({5, 7}, 100));
-  std::atomic<bool> headers{false};
-  std::thread waiter([&] {
-    second->WaitForInitialMetadata();
-    headers = true;
-  });
-  ASSERT_TRUE(Eventually([&] { return server.Metric("packrat_requests_waiting") == 1; }));
-  server.gate().Allow(50);
-  v1::GenerateResponse message;
-  for (int tokens = 0; tokens < 50; tokens += message.token_ids_size()) {
-    ASSERT_TRUE(first->Read(&message));
-  }
-  EXPECT_FALSE(headers.load());
-  server.gate().Open();
-  EXPECT_TRUE(ReadAll(first.get()).status.ok());
-  waiter.join();
-  EXPECT_TRUE(ReadAll(second.get()).status.ok());
-}
-
-TEST(Streaming, ASequenceThatGoesBadFailsAlone) {
-  TestServer server;
-  auto stub = StubFor(server);
-  const Result bad = Generate(stub.get(), Ids({5, FakeModel::kNotFiniteToken}, 10));
-  EXPECT_EQ(bad.status.error_code(), grpc::StatusCode::INTERNAL) << bad.status.error_message();
-  EXPECT_FALSE(bad.status.error_message().empty());
-  EXPECT_TRUE(Generate(stub.get(), Ids({5}, 10)).status.ok());
-  EXPECT_TRUE(Eventually([&] { return server.StateBytesUsed() == 0; }));
-}
-
-TEST(Draining, RunningStreamsEndAndNewOnesAreSentAway) {
-  TestServer server(LongTexts());
-  auto stub = StubFor(server);
-  server.gate().Close();
-  grpc::ClientContext context;
-  auto reader = stub->Generate(&context, Ids({5, 6}, 40));
-  server.gate().WaitUntilHeld();
-  std::thread drain([&] { server.server().Drain(); });
-  ASSERT_TRUE(Eventually([&] { return absl::StrContains(server.Get("/readyz"), " 503 "); }));
-  EXPECT_TRUE(absl::StrContains(server.Get("/healthz"), " 200 "));
-  EXPECT_EQ(server.Metric("packrat_ready"), 0);
-  const Result refused = Generate(stub.get(), Ids({5}, 4));
-  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  server.gate().Open();
-  const Result result = ReadAll(reader.get());
-  EXPECT_TRUE(result.status.ok()) << result.status.error_message();
-  EXPECT_EQ(result.ids.size(), 40u);
-  drain.join();
-  EXPECT_EQ(server.Get("/healthz"), "");  // Both ports are closed.
-}
-
-TEST(Draining, TheGraceTimeEnds) {
-  TestServer::Options options = LongTexts();
-  options.server.drain_grace = absl::ZeroDuration();
-  TestServer server(options);
-  auto stub = StubFor(server);
-  server.gate().Close();
-  grpc::ClientContext context;
-  auto reader = stub->Generate(&context, Ids({5, 6}, 90000));
-  server.gate().WaitUntilHeld();
-  server.gate().Allow(5);
-  v1::GenerateResponse message;
-  ASSERT_TRUE(reader->Read(&message));
-  std::thread drain([&] { server.server().Drain(); });
-  ASSERT_TRUE(Eventually([&] { return absl::StrContains(server.Get("/readyz"), " 503 "); }));
-  server.gate().Open();
-  const Result result = ReadAll(reader.get());
-  EXPECT_EQ(result.status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(result.status.error_message(), "the server is shutting down");
-  drain.join();
-  EXPECT_EQ(server.AccessLines("status=UNAVAILABLE finish=error"), 1);
-}
-
-TEST(Limits, MoreStreamsThanAllowedAreRefused) {
-  TestServer::Options options = LongTexts();
-  options.server.max_streams = 1;
-  TestServer server(options);
-  auto stub = StubFor(server);
-  server.gate().Close();
-  grpc::ClientContext context;
-  auto reader = stub->Generate(&context, Ids({5, 6}, 40));
-  server.gate().WaitUntilHeld();
-  const Result refused = Generate(stub.get(), Ids({5}, 4));
-  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  server.gate().Open();
-  EXPECT_TRUE(ReadAll(reader.get()).status.ok());
-  // The place is free as soon as the call is over on the server's side.
-  EXPECT_TRUE(Eventually([&] { return Generate(stub.get(), Ids({5}, 4)).status.ok(); }));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ part of the rest), both uint16 token ids, every document as <s> text </s>.
 
 import argparse
 import collections
+import io
 import lzma
 import os
 import random
@@ -114,11 +115,14 @@ def train_tokenizer(plain, books, prefix, vocab_size, seed):
             break
         lines.append(line)
     rng.shuffle(lines)
+    model = io.BytesIO()  # Not a model_prefix: the model would carry that path for ever.
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=prefix, vocab_size=vocab_size,
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
         model_type="unigram", byte_fallback=True, character_coverage=0.9995,
         normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=2, minloglevel=1)
+    with open(prefix + ".model", "wb") as file:
+        file.write(model.getvalue())
 
 
 def encode(documents, tokenizer):

@@ -1,33 +1,12 @@
 // A forward pass allocates nothing: its scratch is made when the model is loaded.
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "models/model.h"
 #include "models/owned_state.h"
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-void* Allocate(size_t bytes) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(bytes > 0 ? bytes : 1);
-  if (memory == nullptr) std::abort();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(size_t bytes) { return Allocate(bytes); }
-void* operator new[](size_t bytes) { return Allocate(bytes); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+#include "tests/tools/allocations.h"
 
 namespace packrat {
 namespace {
@@ -38,10 +17,10 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
   ModelOptions options;
   options.max_batch_tokens = 64;
   options.threads = 2;
-  const int64_t at_start = allocations.load();
+  const int64_t at_start = NumAllocations();
   auto loaded = LoadModel(std::string("tests/golden/") + GetParam(), options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  EXPECT_GT(allocations.load(), at_start) << "the counter does not count";
+  EXPECT_GT(NumAllocations(), at_start) << "the counter does not count";
   LanguageModel* model = loaded->get();
   OwnedState state(model->state_layout(), 3, 200);
   std::vector<int32_t> tokens(64, 5);
@@ -53,9 +32,9 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
       spans[s] = state.SpanFor(s, s * n, n, position);
       spans[s].num_logits = 1;
     }
-    const int64_t before = allocations.load();
+    const int64_t before = NumAllocations();
     model->Forward({tokens.data(), 3 * n, spans, 3}, state.memory(), stats);
-    ASSERT_EQ(allocations.load(), before) << "at position " << position;
+    ASSERT_EQ(NumAllocations(), before) << "at position " << position;
     position += n;
   }
 }

@@ -1,43 +1,21 @@
 // Decoding allocates nothing: what a sequence may need was taken at its admission.
-#include <atomic>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-void* Allocate(size_t bytes) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(bytes > 0 ? bytes : 1);
-  if (memory == nullptr) std::abort();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(size_t bytes) { return Allocate(bytes); }
-void* operator new[](size_t bytes) { return Allocate(bytes); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+#include "tests/tools/allocations.h"
 
 namespace packrat {
 namespace {
 
 TEST(EngineAllocations, TheCounterCounts) {
-  const int64_t before = allocations.load();
+  const int64_t before = NumAllocations();
   auto number = std::make_unique<int>(7);
   EXPECT_EQ(*number, 7);
-  EXPECT_GT(allocations.load(), before);
+  EXPECT_GT(NumAllocations(), before);
 }
 
 TEST(EngineAllocations, NoneWhileDecoding) {
@@ -70,9 +48,9 @@ TEST(EngineAllocations, NoneWhileDecoding) {
   ASSERT_EQ(engine->stats().running, 8);
   for (int i = 0; i < 80; ++i) {
     now += absl::Milliseconds(1);
-    const int64_t before = allocations.load();
+    const int64_t before = NumAllocations();
     engine->Step(now);
-    ASSERT_EQ(allocations.load(), before) << "step " << i;
+    ASSERT_EQ(NumAllocations(), before) << "step " << i;
     if (i % 10 == 0) {
       for (Consumer& consumer : consumers) consumer.Poll();
     }

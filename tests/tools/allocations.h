@@ -1,0 +1,14 @@
+// Counts allocations: linking this library replaces the program's operator new.
+#ifndef PACKRAT_TESTS_TOOLS_ALLOCATIONS_H_
+#define PACKRAT_TESTS_TOOLS_ALLOCATIONS_H_
+
+#include <cstdint>
+
+namespace packrat {
+
+// Calls of operator new so far, of all threads.
+int64_t NumAllocations();
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_TOOLS_ALLOCATIONS_H_

@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/context.h"
+#include "kernels/gpu.h"
 #include "kernels/paged.h"
 #include "kernels/rope.h"
 
@@ -52,6 +53,28 @@ constexpr size_t AttentionScratchFloats(int head_dim) {
 // distinct. `rope` has rows for all tokens of the batch.
 void Attention(const AttentionShape& shape, absl::Span<const AttentionSequence> sequences,
                const AttentionOperands& operands, const RopeTable& rope, KernelContext* context);
+
+namespace gpu {
+
+// Activations and pages have elements of `type` (float32 or bfloat16); page layout as on the CPU.
+struct AttentionOperands {
+  const void* q;      // (tokens, num_heads * head_dim), before rotation
+  const void* k;      // (tokens, num_kv_heads * head_dim), before rotation
+  const void* v;      // (tokens, num_kv_heads * head_dim)
+  int stride;         // Elements from row to row of q, k and v.
+  const float* rope;  // (tokens, head_dim): see FillRope()
+  void* out;          // (tokens, num_heads * head_dim), dense
+  DType type;
+};
+
+// As for RatScratchBytes().
+size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens,
+                             int max_context);
+
+absl::Status Attention(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+                       const AttentionOperands& operands, void* scratch, CudaStream stream);
+
+}  // namespace gpu
 
 }  // namespace packrat
 

@@ -8,12 +8,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/aligned.h"
 #include "kernels/context.h"
 #include "kernels/dtype.h"
+#include "kernels/gpu.h"
 
 namespace packrat {
 
@@ -57,6 +60,44 @@ struct MatMulOutput {
 // overlap a y. Needs context.packed of rows * in floats.
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context);
+
+namespace gpu {
+
+// A weight (out, in), row-major, in device memory. float32 or bfloat16.
+struct Matrix {
+  const void* data = nullptr;
+  DType type = DType::kF32;
+  int out = 0, in = 0;
+};
+
+struct MatMulArguments {
+  const Matrix* weight;
+  const void* x;  // (rows, in), dense, of the weight's type
+  int rows;
+  void* y;                      // (rows, out), dense
+  DType y_type;                 // float32, or the weight's
+  const float* bias = nullptr;  // (out), added; may be null
+  bool accumulate = false;      // y += product. Then y is float32.
+};
+
+// Products on one GPU: the library's, tuned once for each shape, and kernels of our own for few
+// rows. Sums are float32 in full precision (no TF32).
+class MatMul {
+ public:
+  struct Options {
+    // One order of additions for every number of rows: a row alone gives the same bits as in a
+    // batch.
+    bool deterministic = false;
+  };
+  // UNAVAILABLE or INTERNAL where the library cannot be used.
+  static absl::StatusOr<std::unique_ptr<MatMul>> Create(const Options& options);
+  virtual ~MatMul() = default;
+
+  virtual absl::Status Run(const MatMulArguments& arguments, CudaStream stream) = 0;
+  virtual size_t workspace_bytes() const = 0;
+};
+
+}  // namespace gpu
 
 }  // namespace packrat
 

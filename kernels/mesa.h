@@ -17,6 +17,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/context.h"
+#include "kernels/gpu.h"
 #include "kernels/paged.h"
 
 namespace packrat {
@@ -105,6 +106,34 @@ constexpr size_t MesaScratchFloats(int head_dim) {
 void Mesa(const MesaShape& shape, const MesaWeights& weights,
           absl::Span<const MesaSequence> sequences, const MesaOperands& operands,
           MesaSolves* solves, KernelContext* context);
+
+namespace gpu {
+
+// Activations have elements of `type` (float32 or bfloat16). Slots have elements of `state_type`,
+// tails are float32; layouts are those of the CPU.
+struct MesaOperands {
+  const void* q;  // (tokens, H * D), before the convolution
+  const void* k;
+  const void* v;
+  const void* gate;    // Before silu; null where the layer has no output gate.
+  int stride;          // Elements from row to row of q, k, v and gate.
+  const float* beta;   // (tokens, H), before the sigmoid
+  const float* gamma;  // (tokens, H), before the logsigmoid
+  int scalar_stride;   // Elements from row to row of beta and gamma.
+  void* out;           // (tokens, H * D), dense
+  DType type;
+  DType state_type;
+};
+
+// Scratch of one Mesa(). Not read before it is written.
+size_t MesaScratchBytes(const MesaShape& shape, int max_spans, int max_tokens);
+
+// weights: device pointers. stats: (spans), added to.
+absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const GpuBatch& batch,
+                  const GpuParts& slots, const GpuParts& tails, const MesaOperands& operands,
+                  GpuStats* stats, void* scratch, CudaStream stream);
+
+}  // namespace gpu
 
 }  // namespace packrat
 

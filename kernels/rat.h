@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "kernels/attention.h"
 #include "kernels/context.h"
+#include "kernels/gpu.h"
 #include "kernels/paged.h"
 #include "kernels/rope.h"
 
@@ -45,6 +46,27 @@ constexpr size_t RatScratchFloats(int head_dim) {
 // by chunk index; out (tokens, H * D), dense: sigmoid(z) * attention.
 void Rat(const RatShape& shape, absl::Span<const RatSequence> sequences, const float* projection,
          const float* gate_bias, const RopeTable& rope, float* out, KernelContext* context);
+
+namespace gpu {
+
+// Activations and pages have elements of `type` (float32 or bfloat16), tails float32; layouts are
+// those of the CPU.
+struct RatOperands {
+  const void* projection;  // (tokens, shape.projection()), before any activation
+  const float* gate_bias;  // (H * D)
+  const float* rope;       // (tokens, D): see FillRope(), by chunk index
+  void* out;               // (tokens, H * D): sigmoid(z) * attention
+  DType type;
+};
+
+// Scratch of one Rat(), zeroed once by its owner; every Rat() leaves zero what it needs zero.
+size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int max_context);
+
+absl::Status Rat(const RatShape& shape, const GpuBatch& batch, const GpuPages& pages,
+                 const GpuParts& tails, const RatOperands& operands, void* scratch,
+                 CudaStream stream);
+
+}  // namespace gpu
 
 }  // namespace packrat
 

@@ -1,6 +1,7 @@
 """The libraries of the distribution that this project builds on."""
 
 load("//deploy/bazel:clang_toolchain.bzl", "clang_toolchain")
+load("//deploy/bazel:cuda.bzl", "local_cuda")
 load("//deploy/bazel:pkg_config.bzl", "pkg_config_library")
 load("//deploy/bazel:private_library.bzl", "private_library")
 
@@ -31,6 +32,7 @@ _ABSL = [
 
 def system_libraries():
     clang_toolchain(name = "clang_toolchain")
+    local_cuda(name = "cuda")
     pkg_config_library(name = "absl", modules = ["absl_" + m for m in _ABSL])
     pkg_config_library(name = "benchmark", modules = ["benchmark"])
 

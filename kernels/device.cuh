@@ -1,0 +1,165 @@
+// The one door from the kernels to CUDA's device language: launching, shared memory, asynchronous
+// copies, tensor cores, and what all kernels need of warps and storage types. What is not standard
+// C++ with CUDA's named functions lives here, so that the same kernels compile for the CPU against
+// tests/emulation.
+//
+// Kernels keep to these rules: multiply-adds are written as fmaf() (compiled with -fmad=false, so
+// that no instance of a template rounds differently from another); shared memory is dynamic, by
+// SharedMemory(); warp operations involve all lanes of full warps.
+#ifndef PACKRAT_KERNELS_DEVICE_CUH_
+#define PACKRAT_KERNELS_DEVICE_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+
+#include "absl/status/status.h"
+#include "kernels/gpu.h"
+
+namespace packrat::gpu {
+
+using BFloat16 = __nv_bfloat16;
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+inline constexpr int kWarp = 32;
+
+// --- Launching. ---
+
+// INTERNAL with CUDA's name for it, or OK.
+inline absl::Status ToStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  char text[160];
+  std::snprintf(text, sizeof text, "%s: %s", what, cudaGetErrorName(error));
+  return absl::InternalError(text);
+}
+
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...).
+template <class... P, class... A>
+absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block,
+                    size_t shared_bytes, cudaStream_t stream, A... arguments) {
+#ifdef __CUDACC__
+  if (shared_bytes > (48 << 10)) {  // More than a block gets without asking.
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return ToStatus(error, name);
+  }
+  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(arguments)...);
+  return ToStatus(cudaGetLastError(), name);
+#else
+  return ToStatus(emulation::LaunchKernel(name, grid, dim3(block), shared_bytes, stream,
+                                          [=] { kernel(static_cast<P>(arguments)...); }),
+                  name);
+#endif
+}
+
+// --- Memory. ---
+
+// The block's dynamic shared memory, aligned to 128 bytes.
+__device__ __forceinline__ std::byte* SharedMemory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(128) unsigned char packrat_shared_memory[];
+  return reinterpret_cast<std::byte*>(packrat_shared_memory);
+#else
+  return emulation::SharedMemory();
+#endif
+}
+
+// Starts a copy of 16 bytes, both ends aligned, from device to shared memory; it is there after a
+// CopyAsyncWait() and a barrier.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global) {
+#ifdef __CUDACC__
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global));
+#else
+  memcpy(shared, global, 16);
+#endif
+}
+// Ends a group of copies.
+__device__ __forceinline__ void CopyAsyncCommit() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;");
+#endif
+}
+// Waits until at most kPending of the latest groups are under way.
+template <int kPending>
+__device__ __forceinline__ void CopyAsyncWait() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+__device__ __forceinline__ float ToFloat(float x) { return x; }
+__device__ __forceinline__ float ToFloat(BFloat16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ __forceinline__ T FromFloat(float x);
+template <>
+__device__ __forceinline__ float FromFloat<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ BFloat16 FromFloat<BFloat16>(float x) {
+  return __float2bfloat16(x);
+}
+
+// Eight neighbours, aligned to 8 * sizeof(T): 16 bytes of bfloat16 or 32 of float32.
+__device__ __forceinline__ void Load8(const float* p, float* out) {
+  const float4 a = *reinterpret_cast<const float4*>(p);
+  const float4 b = *reinterpret_cast<const float4*>(p + 4);
+  out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+  out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+}
+__device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
+  const uint4 a = *reinterpret_cast<const uint4*>(p);
+  const unsigned words[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // The lower half of a word comes first.
+    out[2 * i] = __uint_as_float(words[i] << 16);
+    out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+// --- Warps and blocks. The order of additions: a butterfly over lane distances 16, 8, 4, 2, 1 (all
+// lanes get the same bits, since addition commutes). ---
+
+__device__ __forceinline__ int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+template <int kLanes = kWarp>
+__device__ __forceinline__ float WarpSum(float x) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    x += __shfl_xor_sync(kAllLanes, x, distance);
+  }
+  return x;
+}
+template <int kLanes = kWarp>
+__device__ __forceinline__ float WarpMax(float x) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, distance));
+  }
+  return x;
+}
+
+// Sum over a block of whole warps; every thread gets it. scratch: (warps) floats of shared memory,
+// free again after the next barrier.
+__device__ __forceinline__ float BlockSum(float x, float* scratch) {
+  x = WarpSum(x);
+  if (Lane() == 0) scratch[Warp()] = x;
+  __syncthreads();
+  float sum = 0.0f;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int w = 0; w < warps; ++w) sum += scratch[w];
+  return sum;
+}
+
+// --- Functions of activations; exact to a few roundings, finite wherever the result is. ---
+
+__device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float Silu(float x) { return x * Sigmoid(x); }
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_DEVICE_CUH_

@@ -1,0 +1,316 @@
+// The part of CUDA's runtime and device language that this project uses, on the CPU: kernels run
+// block by block, the threads of a block as fibers that change places at barriers and warp
+// operations only. Stands in for the toolkit's header of the same name; see README.md.
+#ifndef PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_
+#define PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+// --- Types. ---
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct uint3 {
+  unsigned x, y, z;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+// --- Inside a kernel. ---
+
+namespace emulation {
+
+struct ThreadIndices {
+  uint3 thread, block;
+  dim3 block_dim, grid_dim;
+};
+// Of the thread that runs.
+extern ThreadIndices current;
+
+// Waits for all threads of the block.
+void SyncBlock();
+// Waits for all lanes of the warp, after which the result holds what each lane gave: 32 slots of 16
+// bytes, valid until the lane's next call but one. Every lane that has not returned takes part.
+const std::byte* SyncWarp(const void* value, size_t bytes);
+// Is lane `lane` of the running warp still in the kernel?
+bool LaneAlive(int lane);
+// The block's dynamic shared memory, aligned to 128 bytes; NaNs at the block's start.
+std::byte* SharedMemory();
+[[noreturn]] void Fail(const char* format, ...);
+
+inline int Lane() {
+  return static_cast<int>(
+      (current.thread.x +
+       current.block_dim.x * (current.thread.y + current.block_dim.y * current.thread.z)) %
+      32);
+}
+template <class T>
+T Exchange(T value, int from) {
+  static_assert(sizeof(T) <= 16);
+  const std::byte* slots = SyncWarp(&value, sizeof(T));
+  if (from < 0 || from > 31 || !LaneAlive(from)) return value;
+  T result;
+  std::memcpy(&result, slots + from * 16, sizeof(T));
+  return result;
+}
+inline void FullMask(unsigned mask) {
+  if (mask != 0xffffffffu) Fail("warp operations take the full mask here, not %08x", mask);
+}
+
+}  // namespace emulation
+
+#define threadIdx (::emulation::current.thread)
+#define blockIdx (::emulation::current.block)
+#define blockDim (::emulation::current.block_dim)
+#define gridDim (::emulation::current.grid_dim)
+
+inline void __syncthreads() { emulation::SyncBlock(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulation::FullMask(mask);
+  emulation::SyncWarp(nullptr, 0);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
+  emulation::FullMask(mask);
+  const int own = emulation::Lane();
+  return emulation::Exchange(value, own / width * width + lane % width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
+  emulation::FullMask(mask);
+  const int own = emulation::Lane(), from = own ^ lanes;
+  // A lane beyond one's own group of `width` is read only if it lies in an earlier one.
+  return emulation::Exchange(value, from / width > own / width ? own : from);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  emulation::FullMask(mask);
+  const int own = emulation::Lane(), from = own + static_cast<int>(delta);
+  return emulation::Exchange(value, from / width != own / width ? own : from);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  emulation::FullMask(mask);
+  const int own = emulation::Lane(), from = own - static_cast<int>(delta);
+  return emulation::Exchange(value, from < own / width * width ? own : from);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  emulation::FullMask(mask);
+  const std::byte* slots = emulation::SyncWarp(&predicate, sizeof predicate);
+  unsigned bits = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    int value;
+    std::memcpy(&value, slots + lane * 16, sizeof value);
+    if (emulation::LaneAlive(lane) && value != 0) bits |= 1u << lane;
+  }
+  return bits;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate == 0) == 0;
+}
+// One thread runs at a time and gives up its turn at barriers only: plain memory is atomic.
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T old = *at;
+  *at = old + value;
+  return old;
+}
+template <class T>
+T atomicMax(T* at, T value) {
+  const T old = *at;
+  *at = std::max(old, value);
+  return old;
+}
+template <class T>
+T atomicOr(T* at, T value) {
+  const T old = *at;
+  *at = old | value;
+  return old;
+}
+template <class T>
+T atomicExch(T* at, T value) {
+  const T old = *at;
+  *at = value;
+  return old;
+}
+inline unsigned atomicInc(unsigned* at, unsigned limit) {
+  const unsigned old = *at;
+  *at = old >= limit ? 0 : old + 1;
+  return old;
+}
+inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
+  const unsigned old = *at;
+  if (old == expected) *at = value;
+  return old;
+}
+
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<unsigned>(bits)); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>((uint64_t{a} * b) >> 32);
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+using std::max;
+using std::min;
+
+// --- The runtime's functions, as documented for CUDA 13. Work on a stream waits until something
+// synchronises with it, so that what is read too early is seen to be. ---
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorUnknown = 999,
+};
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
+struct CUstream_st;
+struct CUevent_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
+using cudaStream_t = CUstream_st*;
+using cudaEvent_t = CUevent_st*;
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+  int multiProcessorCount, major, minor, l2CacheSize;
+  size_t sharedMemPerBlockOptin;
+};
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2,
+                          cudaHostAllocDefault = 0;
+
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+template <class T>
+cudaError_t cudaMalloc(T** memory, size_t bytes) {
+  return cudaMalloc(reinterpret_cast<void**>(memory), bytes);
+}
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);
+template <class T>
+cudaError_t cudaHostAlloc(T** memory, size_t bytes, unsigned flags) {
+  return cudaHostAlloc(reinterpret_cast<void**>(memory), bytes, flags);
+}
+cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaMemset(void* memory, int value, size_t bytes);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+namespace emulation {
+
+// Queues work on a stream, or records it where the stream is being captured.
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+
+// A launch: `body` runs once for each thread.
+cudaError_t LaunchKernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+                         cudaStream_t stream, std::function<void()> body);
+
+}  // namespace emulation
+
+#endif  // PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_

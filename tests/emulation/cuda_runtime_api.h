@@ -1,0 +1,2 @@
+// See cuda_runtime.h.
+#include "tests/emulation/cuda_runtime.h"

@@ -1,0 +1,31 @@
+"""emulated_library: CUDA sources compiled for the CPU, against the headers of this folder."""
+
+def emulated_library(name, srcs, deps, **kwargs):
+    """A cc_library of CUDA sources.
+
+    Args:
+      name: of the library.
+      srcs: labels of .cu files (and .cc files that call CUDA's runtime).
+      deps: of the sources; the emulation is added.
+      **kwargs: passed on to cc_library.
+    """
+    wrapped = []
+    for src in srcs:
+        path = src.replace("//", "").replace(":", "/")
+        out = name + "/" + path.replace("/", "_") + ".cc"
+        native.genrule(
+            name = out + "_wrapper",
+            outs = [out],
+            cmd = "echo '#include \"%s\"' > $@" % path,
+        )
+        wrapped.append(out)
+    native.cc_library(
+        name = name,
+        srcs = wrapped,
+        testonly = True,
+        textual_hdrs = srcs,
+        # The kernels' inner loops, one lane at a time: without -O2 the tests take minutes.
+        copts = ["-O2", "-Wno-unknown-pragmas"],
+        deps = deps + ["//tests/emulation"],
+        **kwargs
+    )

@@ -1,0 +1,43 @@
+// What tests may ask of the emulated device.
+#ifndef PACKRAT_TESTS_EMULATION_EMULATION_H_
+#define PACKRAT_TESTS_EMULATION_EMULATION_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tests/emulation/cuda_runtime.h"
+
+namespace emulation {
+
+// The machine as the runtime describes it. Reset() between tests.
+struct Machine {
+  int devices = 1;
+  size_t memory = size_t{1} << 30;  // Bytes; allocations beyond fail.
+  int driver = 13000, runtime = 13000;
+  int major = 9, minor = 0;
+  int multiprocessors = 4;
+};
+extern Machine machine;
+void Reset();
+
+// The order in which the threads of a block take turns between barriers: 0 forwards, 1 backwards,
+// else shuffled by this seed. A result that depends on it is a race.
+void SetThreadOrder(uint64_t order);
+
+// The next launch, or the next queued work of any kind, fails with `error` when it runs; as on a
+// device, so does everything after it until Reset().
+void FailNextWork(cudaError_t error);
+
+// Since Reset().
+struct Counters {
+  int64_t launches = 0;  // Kernels that ran, those inside of graphs included.
+  int64_t graph_launches = 0;
+  int64_t captures = 0;
+  int64_t synchronisations = 0;
+  int64_t allocations = 0;  // cudaMalloc and cudaHostAlloc.
+};
+extern Counters counters;
+
+}  // namespace emulation
+
+#endif  // PACKRAT_TESTS_EMULATION_EMULATION_H_

@@ -1,0 +1,230 @@
+// The threads of a block as fibers on one thread of the process.
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "tests/emulation/block.h"
+#include "tests/emulation/emulation.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+// Saves the registers that a call keeps and the stack pointer to *from, and goes on at `to`.
+extern "C" void packrat_switch(void** from, void* to);
+asm(R"(
+.text
+.globl packrat_switch
+.type packrat_switch, @function
+packrat_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size packrat_switch, .-packrat_switch
+)");
+
+namespace emulation {
+
+ThreadIndices current;
+
+void Fail(const char* format, ...) {
+  std::fprintf(stderr, "emulated kernel, block (%u, %u, %u), thread %u: ", blockIdx.x, blockIdx.y,
+               blockIdx.z, threadIdx.x);
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+  std::abort();
+}
+
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kSharedLimit = 227 << 10;  // Of a block on compute capability 9.0.
+constexpr int kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32;
+
+enum class Wait { kNothing, kBlock, kWarp, kReturned };
+
+struct Fiber {
+  std::unique_ptr<std::byte[]> stack;
+  void* sp = nullptr;
+  void* fake_stack = nullptr;
+  uint3 index = {};
+  Wait wait = Wait::kReturned;
+  unsigned exchanges = 0;  // Warp operations so far; two generations of slots are kept.
+};
+
+struct Block {
+  std::vector<Fiber> fibers{kMaxThreads};
+  alignas(16) std::byte slots[kMaxWarps][2][32 * 16];
+  std::unique_ptr<std::byte[]> shared_memory{new std::byte[kSharedLimit + 256]};
+  std::byte* shared = nullptr;
+  int threads = 0, running = 0;
+  void* scheduler_sp = nullptr;
+  void* scheduler_fake_stack = nullptr;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
+  const std::function<void()>* body = nullptr;
+};
+Block block;
+uint64_t thread_order = 0;
+
+// From the scheduler to a fiber, and back.
+void Resume(int thread) {
+  Fiber& fiber = block.fibers[thread];
+  block.running = thread;
+  current.thread = fiber.index;
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+#endif
+  packrat_switch(&block.scheduler_sp, fiber.sp);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+#endif
+}
+void Yield(Wait wait) {
+  Fiber& fiber = block.fibers[block.running];
+  fiber.wait = wait;
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(wait == Wait::kReturned ? nullptr : &fiber.fake_stack,
+                                 block.scheduler_stack, block.scheduler_stack_bytes);
+#endif
+  packrat_switch(&fiber.sp, block.scheduler_sp);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
+#endif
+}
+
+void FiberMain() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+#endif
+  (*block.body)();
+  Yield(Wait::kReturned);
+  std::abort();
+}
+
+void StartFiber(Fiber* fiber) {
+  if (fiber->stack == nullptr) fiber->stack.reset(new std::byte[kStackBytes]);
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(fiber->stack.get(), kStackBytes);
+#endif
+  auto top = reinterpret_cast<uintptr_t>(fiber->stack.get() + kStackBytes) / 16 * 16;
+  auto* frame = reinterpret_cast<void**>(top) - 8;  // Six registers, the return address, padding.
+  for (int i = 0; i < 8; ++i) frame[i] = nullptr;
+  frame[6] = reinterpret_cast<void*>(&FiberMain);
+  fiber->sp = frame;
+  fiber->wait = Wait::kNothing;
+  fiber->exchanges = 0;
+}
+
+// Lets all of [begin, end) go on that wait for `wait`, if nobody there is still on the way.
+bool Release(int begin, int end, Wait wait) {
+  bool any = false;
+  for (int t = begin; t < end; ++t) {
+    if (block.fibers[t].wait == Wait::kReturned) continue;
+    if (block.fibers[t].wait != wait) return false;
+    any = true;
+  }
+  for (int t = begin; any && t < end; ++t) {
+    if (block.fibers[t].wait == wait) block.fibers[t].wait = Wait::kNothing;
+  }
+  return any;
+}
+
+void RunBlock(const std::vector<int>& order) {
+  for (int t = 0; t < block.threads; ++t) StartFiber(&block.fibers[t]);
+  for (;;) {
+    bool ran = false;
+    for (int t : order) {
+      if (block.fibers[t].wait != Wait::kNothing) continue;
+      Resume(t);
+      ran = true;
+    }
+    bool released = false;
+    for (int warp = 0; warp * 32 < block.threads; ++warp) {
+      released |= Release(warp * 32, std::min(block.threads, warp * 32 + 32), Wait::kWarp);
+    }
+    if (!released) released = Release(0, block.threads, Wait::kBlock);
+    if (released || ran) continue;
+    for (int t = 0; t < block.threads; ++t) {
+      if (block.fibers[t].wait == Wait::kReturned) continue;
+      current.thread = block.fibers[t].index;
+      Fail("waits at a %s that others of it do not reach",
+           block.fibers[t].wait == Wait::kBlock ? "__syncthreads" : "warp operation");
+    }
+    return;
+  }
+}
+
+}  // namespace
+
+void SetThreadOrder(uint64_t order) { thread_order = order; }
+
+std::byte* SharedMemory() { return block.shared; }
+bool LaneAlive(int lane) {
+  const int thread = block.running / 32 * 32 + lane;
+  return thread < block.threads && block.fibers[thread].wait != Wait::kReturned;
+}
+void SyncBlock() { Yield(Wait::kBlock); }
+
+const std::byte* SyncWarp(const void* value, size_t bytes) {
+  Fiber& fiber = block.fibers[block.running];
+  std::byte* slots = block.slots[block.running / 32][fiber.exchanges++ % 2];
+  if (bytes > 0) std::memcpy(slots + block.running % 32 * 16, value, bytes);
+  Yield(Wait::kWarp);
+  return slots;
+}
+
+void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
+  current.block_dim = block_dim;
+  current.grid_dim = grid;
+  block.threads = static_cast<int>(block_dim.x * block_dim.y * block_dim.z);
+  if (block.threads < 1 || block.threads > kMaxThreads)
+    Fail("%d threads in a block", block.threads);
+  if (shared_bytes > kSharedLimit) Fail("%zu bytes of shared memory in a block", shared_bytes);
+  block.body = &body;
+  const auto base = reinterpret_cast<uintptr_t>(block.shared_memory.get());
+  block.shared = block.shared_memory.get() + (128 - base % 128) % 128;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(block.shared_memory.get(), kSharedLimit + 256);
+  __asan_poison_memory_region(block.shared + shared_bytes, kSharedLimit - shared_bytes);
+#endif
+  std::vector<int> order(block.threads);
+  for (int t = 0; t < block.threads; ++t) {
+    order[t] = thread_order == 1 ? block.threads - 1 - t : t;
+    const auto x = static_cast<unsigned>(t);
+    block.fibers[t].index = {x % block_dim.x, x / block_dim.x % block_dim.y,
+                             x / block_dim.x / block_dim.y};
+  }
+  std::mt19937_64 random(thread_order);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        current.block = {x, y, z};
+        if (thread_order > 1) std::shuffle(order.begin(), order.end(), random);
+        std::memset(block.shared, 0xFF, shared_bytes);
+        RunBlock(order);
+      }
+    }
+  }
+}
+
+}  // namespace emulation

@@ -1,0 +1,291 @@
+// The runtime's functions: memory that only running work may touch, and streams whose work waits
+// until something synchronises with them.
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "tests/emulation/block.h"
+#include "tests/emulation/emulation.h"
+
+using Work = std::function<void()>;
+
+struct CUstream_st {
+  std::vector<Work> queue;
+  bool capturing = false;
+  std::vector<Work> captured;
+};
+struct CUgraph_st {
+  std::vector<Work> work;
+};
+struct CUgraphExec_st {
+  std::vector<Work> work;
+};
+struct CUevent_st {
+  CUstream_st* stream = nullptr;
+};
+
+namespace emulation {
+
+Machine machine;
+Counters counters;
+
+namespace {
+
+constexpr size_t kPage = 4096;
+
+std::map<std::byte*, size_t> device_memory;  // Bytes asked for.
+std::map<void*, size_t> host_memory;
+size_t used = 0;
+cudaError_t sticky = cudaSuccess, last = cudaSuccess, planned = cudaSuccess;
+CUstream_st default_stream;
+
+size_t Mapped(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+cudaError_t Return(cudaError_t error) {
+  if (sticky != cudaSuccess) error = sticky;
+  if (error != cudaSuccess) last = error;
+  return error;
+}
+
+// The host's hands off the device's memory, but while work runs.
+void Protect(int protection) {
+  for (const auto& [memory, bytes] : device_memory) {
+    if (mprotect(memory, Mapped(bytes), protection) != 0) std::abort();
+  }
+}
+
+void Run(const Work& work) {
+  if (sticky != cudaSuccess) return;
+  if (planned != cudaSuccess) {
+    sticky = std::exchange(planned, cudaSuccess);
+    return;
+  }
+  work();
+}
+
+cudaError_t Drain(CUstream_st* stream) {
+  if (stream->capturing) return Return(cudaErrorStreamCaptureUnsupported);
+  ++counters.synchronisations;
+  Protect(PROT_READ | PROT_WRITE);
+  const std::vector<Work> queue = std::exchange(stream->queue, {});
+  for (const Work& work : queue) Run(work);
+  Protect(PROT_NONE);
+  return Return(cudaSuccess);
+}
+
+CUstream_st* Of(cudaStream_t stream) { return stream != nullptr ? stream : &default_stream; }
+
+}  // namespace
+
+void Reset() {
+  machine = Machine();
+  counters = Counters();
+  sticky = last = planned = cudaSuccess;
+  default_stream = CUstream_st();
+  SetThreadOrder(0);
+}
+
+void FailNextWork(cudaError_t error) { planned = error; }
+
+cudaError_t Enqueue(cudaStream_t stream, Work work) {
+  CUstream_st* s = Of(stream);
+  (s->capturing ? s->captured : s->queue).push_back(std::move(work));
+  return Return(cudaSuccess);
+}
+
+cudaError_t LaunchKernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+                         cudaStream_t stream, Work body) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 ||
+      block.x * block.y * block.z > 1024 || block.x * block.y * block.z == 0 ||
+      shared_bytes > (227 << 10)) {
+    return Return(cudaErrorInvalidValue);
+  }
+  return Enqueue(stream, [=, body = std::move(body)] {
+    (void)name;
+    ++counters.launches;
+    RunGrid(grid, block, shared_bytes, body);
+  });
+}
+
+}  // namespace emulation
+
+using emulation::counters;
+using emulation::Of;
+using emulation::Return;
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    default:
+      return "cudaErrorUnknown";
+  }
+}
+const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+cudaError_t cudaGetLastError() { return std::exchange(emulation::last, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return emulation::last; }
+cudaError_t cudaGetDeviceCount(int* count) {
+  if (emulation::machine.driver < emulation::machine.runtime) {
+    return Return(cudaErrorInsufficientDriver);
+  }
+  *count = emulation::machine.devices;
+  return Return(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device) {
+  return Return(device >= 0 && device < emulation::machine.devices ? cudaSuccess
+                                                                   : cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = cudaDeviceProp();
+  std::strcpy(properties->name, "Emulated");
+  properties->totalGlobalMem = emulation::machine.memory;
+  properties->multiProcessorCount = emulation::machine.multiprocessors;
+  properties->major = emulation::machine.major;
+  properties->minor = emulation::machine.minor;
+  properties->l2CacheSize = 1 << 20;
+  properties->sharedMemPerBlockOptin = 227 << 10;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = emulation::machine.driver;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = emulation::machine.runtime;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = emulation::machine.memory;
+  *free = *total - std::min(*total, emulation::used);
+  return Return(cudaSuccess);
+}
+cudaError_t cudaDeviceSynchronize() { return emulation::Drain(&emulation::default_stream); }
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  ++counters.allocations;
+  if (bytes == 0) {
+    *memory = nullptr;
+    return Return(cudaSuccess);
+  }
+  if (emulation::used + bytes > emulation::machine.memory) {
+    return Return(cudaErrorMemoryAllocation);
+  }
+  void* mapping = mmap(nullptr, emulation::Mapped(bytes), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return Return(cudaErrorMemoryAllocation);
+  std::memset(mapping, 0xFF, emulation::Mapped(bytes));
+  mprotect(mapping, emulation::Mapped(bytes), PROT_NONE);
+  emulation::device_memory[static_cast<std::byte*>(mapping)] = bytes;
+  emulation::used += bytes;
+  *memory = mapping;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaFree(void* memory) {
+  if (memory == nullptr) return Return(cudaSuccess);
+  const auto found = emulation::device_memory.find(static_cast<std::byte*>(memory));
+  if (found == emulation::device_memory.end()) std::abort();
+  emulation::used -= found->second;
+  munmap(memory, emulation::Mapped(found->second));
+  emulation::device_memory.erase(found);
+  return Return(cudaSuccess);
+}
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  ++counters.allocations;
+  *memory = std::aligned_alloc(4096, emulation::Mapped(std::max<size_t>(bytes, 1)));
+  emulation::host_memory[*memory] = bytes;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaFreeHost(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  if (emulation::host_memory.erase(memory) == 0) std::abort();
+  std::free(memory);
+  return Return(cudaSuccess);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  return emulation::Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  return error != cudaSuccess ? error : emulation::Drain(&emulation::default_stream);
+}
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  return emulation::Enqueue(stream, [=] { std::memset(memory, value, bytes); });
+}
+cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
+  const cudaError_t error = cudaMemsetAsync(memory, value, bytes, nullptr);
+  return error != cudaSuccess ? error : emulation::Drain(&emulation::default_stream);
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emulation::Drain(Of(stream)); }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  ++counters.captures;
+  stream->capturing = true;
+  stream->captured.clear();
+  return Return(cudaSuccess);
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  stream->capturing = false;
+  *graph = new CUgraph_st{std::exchange(stream->captured, {})};
+  return Return(cudaSuccess);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st{graph->work};
+  return Return(cudaSuccess);
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const std::vector<Work>* work = &exec->work;
+  return emulation::Enqueue(stream, [work] {
+    ++counters.graph_launches;
+    for (const Work& w : *work) emulation::Run(w);
+  });
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return Return(cudaSuccess);
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = Of(stream);
+  return Return(cudaSuccess);
+}
+// Later work of the stream runs as well, which the runtime allows.
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream != nullptr ? emulation::Drain(event->stream) : Return(cudaSuccess);
+}

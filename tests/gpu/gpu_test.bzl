@@ -1,0 +1,30 @@
+"""gpu_test: one source, tested against the emulation everywhere and against CUDA where it is."""
+
+load("@cuda//:info.bzl", "CUDA_FOUND")
+
+def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
+    """Makes NAME_emulated and NAME_device.
+
+    Args:
+      name: also of the source, unless srcs are given.
+      emulated: libraries of code compiled for the emulation.
+      cuda: their counterparts compiled for CUDA.
+      srcs: sources.
+      deps: of both.
+      **kwargs: passed on to both tests.
+    """
+    srcs = srcs or [name + ".cc"]
+    native.cc_test(
+        name = name + "_emulated",
+        srcs = srcs,
+        copts = ["-DPACKRAT_EMULATED", "-O2"],
+        deps = deps + emulated + ["//tests/emulation", "@gtest"],
+        **kwargs
+    )
+    native.cc_test(
+        name = name + "_device",
+        srcs = srcs,
+        tags = [] if CUDA_FOUND else ["manual"],
+        deps = deps + cuda + ["@cuda//:cudart", "@gtest"],
+        **kwargs
+    )

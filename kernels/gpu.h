@@ -30,7 +30,7 @@ struct GpuSpan {
   int32_t num_tokens = 0;  // 0: an unused place; nothing of the span is read or written.
   int32_t position = 0;    // Of the first token in its text.
   int32_t slot_in = 0, slot_out = 0;
-  int32_t tail = 0;  // Also the row of the page tables.
+  int32_t tail = 0;
   float cg_tolerance = 0.0f;
   int32_t cg_max_steps = 0;
 };
@@ -44,13 +44,13 @@ struct GpuBatch {
   int max_context = 1;      // No span's position + num_tokens is more.
 };
 
-// One layer's part of the pages of its class: page b of span s is
-// base + tables[s.tail * table_stride + b % rings[s.tail]] * page_bytes.
+// One layer's part of the pages of its class: page b of the batch's span number i is
+// base + tables[i * table_stride + b % rings[i]] * page_bytes.
 struct GpuPages {
   std::byte* base = nullptr;  // Already at this layer's part.
   size_t page_bytes = 0;
-  const int32_t* tables = nullptr;  // (tails, table_stride)
-  const int32_t* rings = nullptr;   // (tails)
+  const int32_t* tables = nullptr;  // (num_spans, table_stride)
+  const int32_t* rings = nullptr;   // (num_spans)
   int table_stride = 0;
 };
 

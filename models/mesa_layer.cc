@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "models/layer.h"
+#include "models/mesa_tensors.h"
 
 namespace packrat {
 namespace {
@@ -23,13 +24,7 @@ class MesaMixer : public Mixer {
     b_bias_ = weights->Floats(prefix + "b_proj.bias", {shape_.num_heads});
     if (spec.use_output_gate) g_proj_ = weights->Matrix(prefix + "g_proj.weight", width_, d_);
     o_proj_ = weights->Matrix(prefix + "o_proj.weight", d_, width_);
-    LoadConvolution(prefix + "q_conv1d.", weights, &conv_q_, &conv_q_bias_);
-    LoadConvolution(prefix + "k_conv1d.", weights, &conv_k_, &conv_k_bias_);
-    lambda_ = weights->Floats(prefix + "lambda_params", {width_});
-    for (float& l : lambda_) {  // softplus, without overflow
-      l = std::max(l, 0.0f) + std::log1p(std::exp(-std::fabs(l))) + spec.lambda_lower_bound;
-    }
-    o_norm_ = weights->Floats(prefix + "o_norm.weight", {shape_.head_dim});
+    tensors_ = LoadMesaTensors(spec, prefix, weights);
   }
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
@@ -60,9 +55,10 @@ class MesaMixer : public Mixer {
     MatMul(h, d_, step.batch.num_tokens, absl::MakeSpan(outputs).first(gated ? 6 : 5),
            step.context);
     const auto data = [](const std::vector<float>& w) { return w.empty() ? nullptr : w.data(); };
-    const MesaWeights weights{conv_q_.data(),     conv_k_.data(), data(conv_q_bias_),
-                              data(conv_k_bias_), lambda_.data(), o_norm_.data(),
-                              norm_eps_};
+    const MesaTensors& t = tensors_;
+    const MesaWeights weights{
+        t.conv_q.data(), t.conv_k.data(), data(t.conv_q_bias), data(t.conv_k_bias), t.lambda.data(),
+        t.o_norm.data(), norm_eps_};
     MesaSolves* solves = step.scratch->solves.data();
     Mesa(shape_, weights, sequences, {q, k, v, b, a, gated ? g : nullptr, o}, solves, step.context);
     MatMul(o, width_, step.batch.num_tokens, {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}},
@@ -78,18 +74,6 @@ class MesaMixer : public Mixer {
   int max_linear_inputs() const override { return std::max(d_, width_); }
 
  private:
-  // (channels, 1, taps) as stored to (taps, channels).
-  void LoadConvolution(const std::string& prefix, WeightLoader* weights, std::vector<float>* taps,
-                       std::vector<float>* bias) {
-    const int conv = shape_.conv_size;
-    const std::vector<float> stored = weights->Floats(prefix + "weight", {width_, 1, conv});
-    taps->resize(stored.size());
-    for (size_t i = 0; i < stored.size(); ++i) {
-      (*taps)[i % conv * width_ + i / conv] = stored[i];
-    }
-    if (weights->Has(prefix + "bias")) *bias = weights->Floats(prefix + "bias", {width_});
-  }
-
   static void Count(const Span& span, const MesaSolves& solves, SpanStats* stats) {
     stats->cg_solves += span.num_tokens;
     stats->cg_steps += solves.steps;
@@ -102,11 +86,8 @@ class MesaMixer : public Mixer {
   const int d_, width_;
   const float norm_eps_;
   PackedMatrix q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;
-  std::vector<float> a_bias_, b_bias_;            // (heads)
-  std::vector<float> conv_q_, conv_k_;            // (conv_size, width)
-  std::vector<float> conv_q_bias_, conv_k_bias_;  // (width), or empty
-  std::vector<float> lambda_;                     // (width)
-  std::vector<float> o_norm_;                     // (head_dim)
+  std::vector<float> a_bias_, b_bias_;  // (heads)
+  MesaTensors tensors_;
 };
 
 }  // namespace

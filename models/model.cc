@@ -6,52 +6,16 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "kernels/check.h"
 #include "kernels/cpu_target.h"
 #include "kernels/elementwise.h"
 #include "models/checkpoint.h"
+#include "models/family_names.h"
 #include "models/layer.h"
 #include "models/weights.h"
 
 namespace packrat {
 namespace {
-
-// Tensor names of a family.
-struct Names {
-  std::string embedding, final_norm, head;
-  std::string mixer_norm, mixer, feed_forward_norm, feed_forward;  // Within a layer.
-  std::string layers;
-};
-
-Names NamesOf(Family family) {
-  switch (family) {
-    case Family::kRat:
-      return {"embedding.wte.weight", "backbone.ln.weight",
-              "head.lm_head.weight",  "seq_layer.input_norm.weight",
-              "seq_layer.",           "hidden_layer.ln.weight",
-              "hidden_layer.",        "backbone.layers."};
-    case Family::kMesaNet:
-      return {"model.embeddings.weight",
-              "model.norm.weight",
-              "lm_head.weight",
-              "attn_norm.weight",
-              "attn.",
-              "mlp_norm.weight",
-              "mlp.",
-              "model.layers."};
-    case Family::kPackrat:
-      break;
-  }
-  return {"model.embeddings.weight",
-          "model.norm.weight",
-          "lm_head.weight",
-          "mixer_norm.weight",
-          "mixer.",
-          "mlp_norm.weight",
-          "mlp.",
-          "model.layers."};
-}
 
 struct Layer {
   std::vector<float> mixer_norm;
@@ -64,7 +28,7 @@ class CpuModel : public LanguageModel {
  public:
   CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* weights)
       : config_(config), options_(options), layout_(config), ropes_(options.max_batch_tokens) {
-    const Names names = NamesOf(config_.family);
+    const FamilyNames names = NamesOf(config_.family);
     const int d = config_.hidden_size;
     embedding_ = weights->Matrix(names.embedding, config_.vocab_size, d);
     for (size_t i = 0; i < config_.layers.size(); ++i) {
@@ -215,18 +179,6 @@ class CpuModel : public LanguageModel {
   std::unique_ptr<KernelContext> context_;
 };
 
-// Everything about a mixer that its tensors' shapes do not already tell, for the fingerprint.
-std::string DescribeMixer(const MixerSpec& spec) {
-  const std::string name = MixerName(spec);
-  if (const auto* rat = std::get_if<RatSpec>(&spec)) {
-    return absl::StrCat(name, " ", rat->num_heads, " ", rat->chunk_size, " ", rat->rope_base);
-  }
-  if (const auto* a = std::get_if<AttentionSpec>(&spec)) {
-    return absl::StrCat(name, " ", a->num_heads, " ", a->window, " ", a->rope_base);
-  }
-  return absl::StrCat(name, " ", std::get<MesaSpec>(spec).lambda_lower_bound);
-}
-
 absl::Status CheckOption(const char* name, int value, int low, int high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -264,14 +216,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   WeightLoader weights(checkpoint->get());
   auto model = std::make_unique<CpuModel>(*config, options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
-  // Shapes follow from the config, so names, shapes and bits say nearly all; the rest is what only
-  // numbers in the config tell.
-  uint64_t hash = weights.hash();
-  for (const MixerSpec& spec : config->layers) {
-    const std::string text = DescribeMixer(spec);
-    hash = HashBytes(hash, text.data(), text.size());
-  }
-  model->AllocateScratch(absl::StrFormat("%016x", HashBytes(hash, &config->norm_eps, 4)));
+  model->AllocateScratch(Fingerprint(*config, weights.hash()));
   return model;
 }
 

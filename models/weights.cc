@@ -74,16 +74,29 @@ PackedMatrix WeightLoader::Matrix(const std::string& name, int out, int in) {
 
 PackedMatrix WeightLoader::MatrixRows(const std::string& name, int out, int in, int first,
                                       int rows) {
-  const TensorView* view = Take(name, {out, in});
-  if (view == nullptr) return PackedMatrix();
-  const DType type = ToDType(view->type);
-  const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
-  const uint8_t* data = view->data + static_cast<size_t>(first) * row_bytes;
-  hash_ = HashBytes(hash_, data, static_cast<size_t>(rows) * row_bytes);
-  PackedMatrix matrix(data, type, rows, in);
-  checkpoint_->Release(*view);
+  const StoredRows stored = Rows(name, out, in, first, rows);
+  if (stored.data == nullptr) return PackedMatrix();
+  PackedMatrix matrix(stored.data, stored.type, rows, in);
+  Release(name);
   bytes_ += matrix.bytes();
   return matrix;
+}
+
+WeightLoader::StoredRows WeightLoader::Rows(const std::string& name, int out, int in, int first,
+                                            int rows) {
+  const TensorView* view = Take(name, {out, in});
+  if (view == nullptr) return StoredRows();
+  const DType type = ToDType(view->type);
+  const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
+  const StoredRows stored{view->data + static_cast<size_t>(first) * row_bytes, type,
+                          static_cast<size_t>(rows) * row_bytes};
+  hash_ = HashBytes(hash_, stored.data, stored.bytes);
+  return stored;
+}
+
+void WeightLoader::Release(const std::string& name) const {
+  const auto found = checkpoint_->tensors().find(name);
+  if (found != checkpoint_->tensors().end()) checkpoint_->Release(found->second);
 }
 
 std::vector<float> WeightLoader::Floats(const std::string& name,

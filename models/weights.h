@@ -22,10 +22,21 @@ class WeightLoader {
   // A weight (out, in) in its stored type. With `first` and `rows`: only those of its rows.
   PackedMatrix Matrix(const std::string& name, int out, int in);
   PackedMatrix MatrixRows(const std::string& name, int out, int in, int first, int rows);
+  // The same rows as they are stored, of any alignment, without a copy; `data` is null after an
+  // error.
+  struct StoredRows {
+    const uint8_t* data = nullptr;
+    DType type = DType::kF32;
+    size_t bytes = 0;
+  };
+  StoredRows Rows(const std::string& name, int out, int in, int first, int rows);
+  // The tensor is not needed any more.
+  void Release(const std::string& name) const;
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
   bool Has(const std::string& name) const { return checkpoint_->tensors().count(name) > 0; }
 
+  const absl::Status& status() const { return status_; }
   // The first error, or INVALID_ARGUMENT for tensors that nobody has taken.
   absl::Status Finish() const;
   size_t bytes() const { return bytes_; }

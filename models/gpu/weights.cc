@@ -1,0 +1,159 @@
+#include "models/gpu/weights.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+
+namespace packrat::gpu {
+namespace {
+
+constexpr size_t kAlign = 256;
+
+size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+bool IsMatrix(const TensorView& view) { return view.shape.size() == 2; }
+
+}  // namespace
+
+DType ActivationType(const Checkpoint& checkpoint) {
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    if (IsMatrix(view) && view.type != TensorType::kBF16) return DType::kF32;
+  }
+  return DType::kBF16;
+}
+
+size_t WeightBytes(const Checkpoint& checkpoint, DType type) {
+  size_t bytes = 0;
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    const size_t element = IsMatrix(view) ? DTypeBytes(type) : sizeof(float);
+    bytes += Aligned(static_cast<size_t>(view.NumElements()) * element);
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Create(WeightLoader* loader,
+                                                                     DType type,
+                                                                     size_t weight_bytes,
+                                                                     Progress progress) {
+  std::unique_ptr<DeviceWeights> weights(new DeviceWeights);
+  weights->loader_ = loader;
+  weights->type_ = type;
+  weights->progress_ = std::move(progress);
+  auto memory = DeviceMemory::Allocate(weight_bytes, "the weights");
+  if (!memory.ok()) return memory.status();
+  weights->memory_ = *std::move(memory);
+  auto staging = PinnedMemory::Allocate(2 * kStagingBytes, "loading");
+  if (!staging.ok()) return staging.status();
+  weights->staging_ = *std::move(staging);
+  weights->Check(cudaStreamCreateWithFlags(&weights->stream_, cudaStreamNonBlocking), "a stream");
+  for (void*& event : weights->events_) {
+    weights->Check(
+        cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t*>(&event), cudaEventDisableTiming),
+        "an event");
+  }
+  if (!weights->status_.ok()) return weights->status_;
+  return weights;
+}
+
+DeviceWeights::~DeviceWeights() {
+  for (void* event : events_) {
+    if (event != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event));
+  }
+  if (stream_ != nullptr) {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+}
+
+void DeviceWeights::Check(int error, const char* what) {
+  if (status_.ok()) status_ = CudaStatus(error, absl::StrCat("loading weights, ", what));
+}
+
+void* DeviceWeights::Take(size_t bytes) {
+  void* part = memory_.data() + used_;
+  used_ += Aligned(bytes);
+  PACKRAT_CHECK(used_ <= memory_.size(), "more weights than the checkpoint has");
+  return part;
+}
+
+std::byte* DeviceWeights::NextStaging() {
+  turn_ = 1 - turn_;
+  Check(cudaEventSynchronize(static_cast<cudaEvent_t>(events_[turn_])), "waiting for a copy");
+  return staging_.data() + turn_ * kStagingBytes;
+}
+
+void DeviceWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type,
+                         void* to) {
+  const size_t from_size = DTypeBytes(from_type), to_size = DTypeBytes(to_type);
+  const size_t step = kStagingBytes / std::max(from_size, to_size);
+  for (size_t done = 0; done < elements && status_.ok(); done += step) {
+    const size_t n = std::min(step, elements - done);
+    std::byte* staging = NextStaging();
+    const uint8_t* source = from + done * from_size;
+    if (from_type == to_type) {
+      std::memcpy(staging, source, n * to_size);
+    } else {
+      PACKRAT_CHECK(to_type == DType::kF32);
+      auto* out = reinterpret_cast<float*>(staging);
+      for (size_t i = 0; i < n; ++i) {  // The mapping may be unaligned.
+        alignas(4) unsigned char element[4];
+        std::memcpy(element, source + i * from_size, from_size);
+        out[i] = LoadAsFloat(element, 0, from_type);
+      }
+    }
+    Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done * to_size, staging, n * to_size,
+                          cudaMemcpyHostToDevice, stream_),
+          "copying");
+    Check(cudaEventRecord(static_cast<cudaEvent_t>(events_[turn_]), stream_), "recording");
+  }
+  done_bytes_ += elements * to_size;
+  if (progress_) progress_(std::min(done_bytes_, memory_.size()), memory_.size());
+}
+
+Matrix DeviceWeights::NewMatrix(int out, int in) {
+  if (!status_.ok() || !loader_->status().ok()) return {nullptr, type_, out, in};
+  return {Take(static_cast<size_t>(out) * in * DTypeBytes(type_)), type_, out, in};
+}
+
+void DeviceWeights::Fill(const Matrix& matrix, int at, const std::string& name, int out, int first,
+                         int rows) {
+  const WeightLoader::StoredRows stored = loader_->Rows(name, out, matrix.in, first, rows);
+  if (stored.data == nullptr || !status_.ok()) return;
+  PACKRAT_CHECK(at + rows <= matrix.out);
+  auto* to = static_cast<std::byte*>(const_cast<void*>(matrix.data)) +
+             static_cast<size_t>(at) * matrix.in * DTypeBytes(type_);
+  Copy(stored.data, stored.type, static_cast<size_t>(rows) * matrix.in, type_, to);
+  loader_->Release(name);
+}
+
+Matrix DeviceWeights::Load(const std::string& name, int out, int in) {
+  const Matrix matrix = NewMatrix(out, in);
+  Fill(matrix, 0, name, out);
+  return matrix;
+}
+
+const float* DeviceWeights::Floats(const std::string& name, const std::vector<int64_t>& shape) {
+  return Upload(loader_->Floats(name, shape));
+}
+
+const float* DeviceWeights::Upload(const std::vector<float>& values) {
+  if (values.empty() || !status_.ok()) return nullptr;
+  void* to = Take(values.size() * sizeof(float));
+  Copy(reinterpret_cast<const uint8_t*>(values.data()), DType::kF32, values.size(), DType::kF32,
+       to);
+  return static_cast<const float*>(to);
+}
+
+absl::Status DeviceWeights::Finish() {
+  if (absl::Status status = loader_->Finish(); !status.ok()) return status;
+  Check(cudaStreamSynchronize(stream_), "waiting");
+  staging_ = PinnedMemory();
+  return status_;
+}
+
+}  // namespace packrat::gpu

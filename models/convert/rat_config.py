@@ -213,7 +213,8 @@ def _recorded_settings(config):
         return value
 
     backbone = ("model", "backbone")
-    cells = {at(*backbone, cell, "_name_"): at(*backbone, cell) for cell in ("seq_cell", "seq_cell1")
+    cells = {at(*backbone, cell, "_name_"): at(*backbone, cell)
+             for cell in ("seq_cell", "seq_cell1")
              if isinstance(at(*backbone, cell, "_name_"), str)}
     rat, local = cells.get("rat", {}), cells.get("local_attention", {})
     found = {name: rat.get(name) for name in ("chunk_size", "num_head", "ngroups")}

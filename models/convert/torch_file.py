@@ -116,8 +116,8 @@ class TorchFile:
         roots = [name[:-len("/data.pkl")] for name in self._members
                  if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
-            raise ConvertError(f"{self.path}: no PyTorch file: a zip file with {len(roots)} members "
-                               "named FOLDER/data.pkl, not one")
+            raise ConvertError(f"{self.path}: no PyTorch file: a zip file with {len(roots)} "
+                               "members named FOLDER/data.pkl, not one")
         if f"{roots[0]}/constants.pkl" in self._members:
             raise ConvertError(f"{self.path}: a TorchScript archive, not a file of torch.save")
         return roots[0]

@@ -14,8 +14,9 @@ from models.convert import pickle_reader
 from models.convert.errors import ConvertError
 
 DATA = {"a": [1, -2, 255, 65536, 1 << 40, -(1 << 70), 1.5, None, True, False],
-        "b": ("", "text", "ü€😀", "x" * 300), "c": {}, "d": [[], ()], 7: collections.OrderedDict(x=1),
-        "e": b"bytes", "f": (1,), "g": (1, 2), "h": (1, 2, 3), "i": (1, 2, 3, 4)}
+        "b": ("", "text", "ü€😀", "x" * 300), "c": {}, "d": [[], ()],
+        7: collections.OrderedDict(x=1), "e": b"bytes", "f": (1,), "g": (1, 2), "h": (1, 2, 3),
+        "i": (1, 2, 3, 4)}
 
 
 class Call:
@@ -58,8 +59,9 @@ class RefusalTest(unittest.TestCase):
         calls = (Call(os.system, f"touch {self.marker}"),
                  Call(os.mkdir, self.marker),
                  Call(eval, f"open({self.marker!r}, 'w')"),
-                 Call(getattr, DATA, "clear"), Call(__import__, "this"), Call(io.open, self.marker, "w"),
-                 Call(torch.load, self.marker), Call(pickle.loads, b"x"))
+                 Call(getattr, DATA, "clear"), Call(__import__, "this"),
+                 Call(io.open, self.marker, "w"), Call(torch.load, self.marker),
+                 Call(pickle.loads, b"x"))
         for call in calls:
             for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
                 data = pickle.dumps({"task": {"a": call}}, protocol)
@@ -68,8 +70,9 @@ class RefusalTest(unittest.TestCase):
         self.assertFalse(os.path.exists(self.marker))
 
     def test_names_that_only_look_allowed(self):
-        for line in (b"ctorch\nload\n", b"ctorch._utils\nos.system\n", b"ctorch.storage.os\nsystem\n",
-                     b"ccollections\nOrderedDict.clear\n", b"c\nFloatStorage\n",
+        for line in (b"ctorch\nload\n", b"ctorch._utils\nos.system\n",
+                     b"ctorch.storage.os\nsystem\n", b"ccollections\nOrderedDict.clear\n",
+                     b"c\nFloatStorage\n",
                      b"ccollections\nsys.modules\n", b"cos\nsystem\n", b"cposix\nsystem\n"):
             with self.assertRaisesRegex(ConvertError, "refused"):
                 pickle_reader.load(b"\x80\x02" + line + b".")
@@ -83,14 +86,16 @@ class RefusalTest(unittest.TestCase):
                 pickle_reader.load(b"\x80\x02" + code)
 
     def test_allowed_functions_check_their_arguments(self):
-        storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x00\x00\x00\x00K\x08tQ"
+        storage = (b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+                   b"X\x00\x00\x00\x00K\x08tQ")
         rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n("
         good = rebuild + storage + b"K\x00K\x04\x85K\x01\x85\x89}tR."
         self.assertEqual(pickle_reader.load(b"\x80\x02" + good).shape, (4,))
         for bad in (good.replace(b"K\x04\x85", b"K\x04"), good.replace(b"K\x01\x85", b")"),
                     good.replace(b"K\x04\x85", b"J\xff\xff\xff\xff\x85"),
                     good.replace(b"K\x00K\x04", b"\x88K\x04"), good.replace(b"K\x08t", b"Nt"),
-                    good.replace(storage, b"N"), good.replace(b"K\x04\x85", b"G" + b"1" * 8 + b"\x85"),
+                    good.replace(storage, b"N"),
+                    good.replace(b"K\x04\x85", b"G" + b"1" * 8 + b"\x85"),
                     good.replace(b"torch\nFloatStorage", b"torch\nTensor"),
                     good.replace(b"K\x04\x85", b"\x8a\x09" + b"\x11" * 9 + b"\x85"),
                     b"c_codecs\nencode\nX\x01\x00\x00\x00xX\x04\x00\x00\x00zlib\x86R.",

@@ -220,7 +220,8 @@ class RecordedSettingsTest(checkpoints.ConvertTest):
                 ({"hidden_cell": {"act_fn": "fastgelu"}}, "act_fn is fastgelu"),
                 ({"ln": "layernorm"}, "ln is layernorm"),
                 ({"d_model": 31}, "d_model is 31"),
-                ({"seq_cell1": {"_name_": "rat", "chunk_size": "5"}}, "chunk_size is 5; must be a")):
+                ({"seq_cell1": {"_name_": "rat", "chunk_size": "5"}},
+                 "chunk_size is 5; must be a whole number")):
             self.save(settings(**change))
             self.refused("settings: " + message, "--num_head", "4")
 

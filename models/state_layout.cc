@@ -10,8 +10,8 @@
 namespace packrat {
 namespace {
 
-size_t PartBytes(size_t floats) {
-  return (floats * sizeof(float) + kStateAlign - 1) / kStateAlign * kStateAlign;
+size_t PartBytes(size_t elements, DType type = DType::kF32) {
+  return (elements * DTypeBytes(type) + kStateAlign - 1) / kStateAlign * kStateAlign;
 }
 
 // What of a mixer decides which class its pages belong to: its pages must live equally long.
@@ -34,12 +34,12 @@ int FindOrAdd(std::vector<PageClass>* classes, const PageClass& wanted) {
   return static_cast<int>(classes->size()) - 1;
 }
 
-void AddPagePart(const PageClass& page_class, size_t floats, std::vector<PageClass>* classes,
+void AddPagePart(const PageClass& page_class, size_t bytes, std::vector<PageClass>* classes,
                  LayerState* layer) {
   layer->page_class = FindOrAdd(classes, page_class);
   PageClass& c = (*classes)[layer->page_class];
   layer->page_offset = c.page_bytes;
-  c.page_bytes += PartBytes(floats);
+  c.page_bytes += bytes;
   ++c.num_layers;
 }
 
@@ -68,23 +68,25 @@ int PageClass::PagesFor(int64_t tokens) const {
   return static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int>::max()));
 }
 
-StateLayout::StateLayout(const ModelConfig& config) {
+StateLayout::StateLayout(const ModelConfig& config, StateTypes types) {
   layers.resize(config.layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     LayerState& layer = layers[i];
     if (const auto* rat = std::get_if<RatSpec>(&config.layers[i])) {
-      AddPagePart(ClassOf(*rat), RatPageFloats(rat->num_heads, rat->head_dim), &page_classes,
-                  &layer);
+      AddPagePart(ClassOf(*rat),
+                  PartBytes(RatPageFloats(rat->num_heads, rat->head_dim), types.pages),
+                  &page_classes, &layer);
       layer.tail_offset = tail_bytes;
       tail_bytes += PartBytes(RatTailFloats(rat->num_heads, rat->head_dim));
     } else if (const auto* attention = std::get_if<AttentionSpec>(&config.layers[i])) {
-      AddPagePart(ClassOf(*attention),
-                  AttentionPageFloats(attention->num_kv_heads, attention->head_dim), &page_classes,
-                  &layer);
+      AddPagePart(
+          ClassOf(*attention),
+          PartBytes(AttentionPageFloats(attention->num_kv_heads, attention->head_dim), types.pages),
+          &page_classes, &layer);
     } else {
       const auto& mesa = std::get<MesaSpec>(config.layers[i]);
       layer.slot_offset = slot_bytes;
-      slot_bytes += PartBytes(MesaSlotFloats(mesa.num_heads, mesa.head_dim));
+      slot_bytes += PartBytes(MesaSlotFloats(mesa.num_heads, mesa.head_dim), types.mesa);
       layer.tail_offset = tail_bytes;
       tail_bytes += PartBytes(MesaTailLayout(mesa.num_heads, mesa.head_dim, mesa.conv_size).end);
     }

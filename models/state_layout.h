@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/dtype.h"
 #include "kernels/mesa.h"
 #include "models/config.h"
 
@@ -51,8 +52,14 @@ struct LayerState {
   size_t tail_offset = 0;  // Mesa and RAT.
 };
 
+// Storage types of state; tails are always float32.
+struct StateTypes {
+  DType pages = DType::kF32;
+  DType mesa = DType::kF32;  // Slots.
+};
+
 struct StateLayout {
-  explicit StateLayout(const ModelConfig& config);
+  explicit StateLayout(const ModelConfig& config, StateTypes types = StateTypes());
 
   size_t slot_bytes = 0;  // 0 where the model has no Mesa layer.
   size_t tail_bytes = 0;

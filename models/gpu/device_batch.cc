@@ -1,0 +1,159 @@
+#include "models/gpu/device_batch.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace packrat::gpu {
+namespace {
+
+// Sequences of a captured step: 1, 2, 4, 8, then eight sizes to each doubling.
+int RoundUpSpans(int n) {
+  int step = 1;
+  while (n > 16 * step) step *= 2;
+  if (n <= 8) {
+    int size = 1;
+    while (size < n) size *= 2;
+    return size;
+  }
+  return (n + step - 1) / step * step;
+}
+
+// Context only sizes the grids over splits of the softmax: one size to each doubling.
+int RoundUpContext(int n) {
+  int size = 1024;
+  while (size < n) size *= 2;
+  return size;
+}
+
+}  // namespace
+
+bool StepSize::operator<(const StepSize& o) const {
+  return std::tie(spans, tokens, rows, max_span_tokens, max_context) <
+         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context);
+}
+
+StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows) {
+  StepSize size;
+  size.spans = batch.num_spans;
+  size.tokens = batch.num_tokens;
+  for (int i = 0; i < batch.num_spans; ++i) {
+    const Span& span = batch.spans[i];
+    size.rows += span.num_logits;
+    size.max_span_tokens = std::max(size.max_span_tokens, span.num_tokens);
+    size.max_context = std::max(size.max_context, span.position + span.num_tokens);
+  }
+  PACKRAT_CHECK(size.max_context <= limits.context) << size.max_context;
+  if (size.max_span_tokens > 1) return size;
+  const int spans =
+      std::min({RoundUpSpans(batch.num_spans), limits.spans, limits.tokens, max_rows});
+  if (spans < batch.num_spans) return size;
+  size.spans = size.tokens = size.rows = spans;
+  size.max_context = std::min(RoundUpContext(size.max_context), limits.context);
+  return size;
+}
+
+size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int max_rows,
+                                 const std::vector<int>& strides) {
+  Carver carver(base);
+  spans = carver.Take<GpuSpan>(limits.spans);
+  token_span = carver.Take<int32_t>(limits.tokens);
+  tokens = carver.Take<int32_t>(limits.tokens);
+  rows = carver.Take<int32_t>(max_rows);
+  rings = carver.Take<int32_t>(strides.size() * limits.spans);
+  tables.clear();
+  // Last, since they are long and a step uses little of them.
+  for (int stride : strides) {
+    tables.push_back(carver.Take<int32_t>(static_cast<size_t>(limits.spans) * stride));
+  }
+  return carver.used();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayout& layout,
+                                                                 const Limits& limits,
+                                                                 int max_rows) {
+  std::unique_ptr<DeviceBatch> batch(new DeviceBatch);
+  batch->limits_ = limits;
+  batch->classes_ = layout.page_classes;
+  batch->used_pages_.resize(layout.page_classes.size());
+  for (const PageClass& c : layout.page_classes) {
+    batch->strides_.push_back(std::max(1, c.PagesFor(limits.context)));
+  }
+  const size_t bytes = Parts().Carve(nullptr, limits, max_rows, batch->strides_);
+  auto staging = PinnedMemory::Allocate(bytes, "batches");
+  if (!staging.ok()) return staging.status();
+  auto memory = DeviceMemory::Allocate(bytes, "batches");
+  if (!memory.ok()) return memory.status();
+  batch->staging_ = *std::move(staging);
+  batch->memory_ = *std::move(memory);
+  batch->host_.Carve(batch->staging_.data(), limits, max_rows, batch->strides_);
+  batch->device_.Carve(batch->memory_.data(), limits, max_rows, batch->strides_);
+  for (size_t c = 0; c < batch->strides_.size(); ++c) {
+    batch->tables_.push_back(
+        {batch->device_.tables[c], batch->device_.rings + c * limits.spans, batch->strides_[c]});
+  }
+  return batch;
+}
+
+GpuBatch DeviceBatch::View(const StepSize& size) const {
+  GpuBatch view;
+  view.spans = device_.spans;
+  view.token_span = device_.token_span;
+  view.num_spans = size.spans;
+  view.num_tokens = size.tokens;
+  view.max_span_tokens = size.max_span_tokens;
+  view.max_context = size.max_context;
+  return view;
+}
+
+absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, CudaStream stream) {
+  PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
+  std::fill_n(host_.spans, size.spans, GpuSpan());
+  std::fill_n(host_.token_span, size.tokens, -1);
+  std::fill_n(host_.tokens, size.tokens, -1);
+  std::fill_n(host_.rows, size.rows, -1);
+  std::copy_n(batch.tokens, batch.num_tokens, host_.tokens);
+  std::vector<size_t>& used = used_pages_;
+  std::fill(used.begin(), used.end(), 0);
+  int row = 0;
+  for (int i = 0; i < batch.num_spans; ++i) {
+    const Span& span = batch.spans[i];
+    host_.spans[i] = {
+        span.first_token,           span.num_tokens, span.position,     std::max(span.slot_in, 0),
+        std::max(span.slot_out, 0), span.tail,       span.cg_tolerance, span.cg_max_steps};
+    std::fill_n(host_.token_span + span.first_token, span.num_tokens, i);
+    for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
+      host_.rows[row++] = span.first_token + t;
+    }
+    for (size_t c = 0; c < strides_.size(); ++c) {
+      const PageTable& table = span.pages[c];
+      host_.rings[c * limits_.spans + i] = std::max(table.ring, 1);
+      // A window's ring may be read anywhere, of other tables what the text has reached.
+      const int pages = std::min(table.ring, classes_[c].PagesFor(span.position + span.num_tokens));
+      PACKRAT_CHECK(pages <= strides_[c]);
+      std::copy_n(table.pages, pages, host_.tables[c] + static_cast<size_t>(i) * strides_[c]);
+      used[c] = std::max(used[c], static_cast<size_t>(pages));
+    }
+  }
+  // Everything before the tables in one copy, then of each table the corner that is in use.
+  const auto head = reinterpret_cast<std::byte*>(host_.rings + strides_.size() * limits_.spans);
+  absl::Status status =
+      CudaStatus(cudaMemcpyAsync(memory_.data(), staging_.data(), head - staging_.data(),
+                                 cudaMemcpyHostToDevice, stream),
+                 "copying a batch");
+  for (size_t c = 0; c < strides_.size() && status.ok(); ++c) {
+    if (used[c] == 0) continue;
+    const size_t pitch = strides_[c] * sizeof(int32_t);
+    status = CudaStatus(cudaMemcpy2DAsync(device_.tables[c], pitch, host_.tables[c], pitch,
+                                          used[c] * sizeof(int32_t), batch.num_spans,
+                                          cudaMemcpyHostToDevice, stream),
+                        "copying page tables");
+  }
+  return status;
+}
+
+}  // namespace packrat::gpu

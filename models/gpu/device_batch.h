@@ -1,0 +1,68 @@
+// A step's batch as the kernels see it: built in pinned memory by the host, brought to the device
+// by one copy.
+#ifndef PACKRAT_MODELS_GPU_DEVICE_BATCH_H_
+#define PACKRAT_MODELS_GPU_DEVICE_BATCH_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/gpu.h"
+#include "models/batch.h"
+#include "models/gpu/layer.h"
+#include "models/gpu/memory.h"
+#include "models/state_layout.h"
+
+namespace packrat::gpu {
+
+// The sizes that a step's launches depend on. Decoding steps are rounded up to few such sizes, so
+// that few graphs serve them all; what is added are unused places.
+struct StepSize {
+  int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
+  int max_span_tokens = 1, max_context = 1;
+  bool operator<(const StepSize& other) const;
+};
+
+// The size of this batch: rounded up if it only decodes, exact otherwise.
+StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows);
+
+class DeviceBatch {
+ public:
+  // `max_rows`: of logits. A page table has room for the pages of limits.context tokens.
+  static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
+                                                             const Limits& limits, int max_rows);
+
+  // Writes the batch and queues its copy. The memory may be written again when the copy is done.
+  absl::Status Upload(const Batch& batch, const StepSize& size, CudaStream stream);
+
+  GpuBatch View(const StepSize& size) const;
+  const int32_t* tokens() const { return device_.tokens; }  // (tokens), -1: unused
+  const int32_t* rows() const { return device_.rows; }      // (rows): token of each, -1: unused
+  const std::vector<DeviceTables>& tables() const { return tables_; }
+  size_t bytes() const { return memory_.size(); }
+
+ private:
+  // Places in one block of memory, the same on both sides.
+  struct Parts {
+    GpuSpan* spans;
+    int32_t *token_span, *tokens, *rows, *rings;
+    std::vector<int32_t*> tables;  // Per page class.
+    size_t Carve(std::byte* base, const Limits& limits, int max_rows,
+                 const std::vector<int>& strides);
+  };
+  DeviceBatch() = default;
+
+  Limits limits_;
+  std::vector<PageClass> classes_;
+  std::vector<int> strides_;        // Of page tables, per class.
+  std::vector<size_t> used_pages_;  // Per class, of the step that is being built.
+  PinnedMemory staging_;
+  DeviceMemory memory_;
+  Parts host_, device_;
+  std::vector<DeviceTables> tables_;
+};
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_MODELS_GPU_DEVICE_BATCH_H_

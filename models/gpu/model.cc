@@ -1,0 +1,355 @@
+#include "models/gpu/model.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/elementwise.h"
+#include "models/checkpoint.h"
+#include "models/family_names.h"
+#include "models/gpu/device_batch.h"
+#include "models/gpu/layer.h"
+#include "models/gpu/memory.h"
+#include "models/gpu/weights.h"
+
+namespace packrat::gpu {
+namespace {
+
+struct Layer {
+  const float* mixer_norm;
+  std::unique_ptr<Mixer> mixer;
+  const float* feed_forward_norm;
+  FeedForward feed_forward;
+};
+
+class GpuModel : public LanguageModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
+                                                             const ModelOptions& options,
+                                                             const GpuOptions& gpu_options);
+  ~GpuModel() override;
+
+  const ModelConfig& config() const override { return config_; }
+  const StateLayout& state_layout() const override { return layout_; }
+  const ModelOptions& options() const override { return options_; }
+  size_t weight_bytes() const override { return weight_bytes_; }
+  size_t scratch_bytes() const override { return scratch_memory_.size() + batch_->bytes(); }
+  const std::string& fingerprint() const override { return fingerprint_; }
+
+  absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                 SpanStats* stats) override;
+
+ private:
+  GpuModel(const ModelConfig& config, const ModelOptions& options, const GpuOptions& gpu_options,
+           DType type);
+  void LoadLayers(DeviceWeights* weights);
+  size_t CarveScratch(std::byte* base);
+  absl::Status AllocateScratch();
+  absl::Status QueueStep(const Batch& batch, const StateMemory& state);
+  absl::Status LaunchKernels(const StepSize& size);
+  absl::StatusOr<cudaGraphExec_t> Capture(const StepSize& size);
+  absl::Status Finish(const Batch& batch, SpanStats* stats);
+
+  const ModelConfig config_;
+  const ModelOptions options_;
+  const GpuOptions gpu_options_;
+  const DType type_;  // Of matrices and activations.
+  const StateLayout layout_;
+  const Limits limits_;
+  std::unique_ptr<DeviceWeights> weights_;
+  size_t weight_bytes_ = 0;
+  std::string fingerprint_;
+  Matrix embedding_, head_;  // head_ is the embedding where tied.
+  std::vector<Layer> layers_;
+  const float* final_norm_ = nullptr;
+
+  std::unique_ptr<MatMul> matmul_;
+  std::unique_ptr<DeviceBatch> batch_;
+  DeviceMemory scratch_memory_;
+  // Parts of it.
+  float *x_ = nullptr, *logits_ = nullptr;
+  std::byte *h_ = nullptr, *activations_ = nullptr;
+  GpuStats* stats_ = nullptr;
+  RopeRows ropes_;
+  KernelScratch scratch_;
+  PinnedMemory host_stats_, host_logits_;
+  StateMemory state_;  // That of the captured graphs.
+  std::map<StepSize, cudaGraphExec_t> graphs_;
+  cudaStream_t stream_ = nullptr;
+};
+
+Limits LimitsOf(const ModelConfig& config, const ModelOptions& options,
+                const GpuOptions& gpu_options) {
+  Limits limits;
+  limits.tokens = options.max_batch_tokens;
+  limits.spans = std::min(options.max_batch_tokens, options.max_logit_rows);
+  limits.context = gpu_options.max_context > 0
+                       ? std::min(gpu_options.max_context, config.max_context)
+                       : config.max_context;
+  return limits;
+}
+
+GpuModel::GpuModel(const ModelConfig& config, const ModelOptions& options,
+                   const GpuOptions& gpu_options, DType type)
+    : config_(config),
+      options_(options),
+      gpu_options_(gpu_options),
+      type_(type),
+      layout_(config, {type, gpu_options.mesa_state}),
+      limits_(LimitsOf(config, options, gpu_options)) {}
+
+GpuModel::~GpuModel() {
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (const auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+void GpuModel::LoadLayers(DeviceWeights* weights) {
+  const FamilyNames names = NamesOf(config_.family);
+  const int d = config_.hidden_size;
+  embedding_ = weights->Load(names.embedding, config_.vocab_size, d);
+  for (size_t i = 0; i < config_.layers.size(); ++i) {
+    const std::string prefix = absl::StrCat(names.layers, i, ".");
+    const MixerLoad load{d,        config_.norm_eps,     type_,   gpu_options_.mesa_state,
+                         limits_,  prefix + names.mixer, weights, &ropes_,
+                         &scratch_};
+    const float* mixer_norm = weights->Floats(prefix + names.mixer_norm, {d});
+    std::unique_ptr<Mixer> mixer = std::visit(
+        [&](const auto& spec) {
+          using Spec = std::decay_t<decltype(spec)>;
+          if constexpr (std::is_same_v<Spec, RatSpec>) return LoadRat(spec, load);
+          if constexpr (std::is_same_v<Spec, AttentionSpec>) return LoadAttention(spec, load);
+          if constexpr (std::is_same_v<Spec, MesaSpec>) return LoadMesa(spec, load);
+        },
+        config_.layers[i]);
+    const float* norm = weights->Floats(prefix + names.feed_forward_norm, {d});
+    layers_.push_back({mixer_norm, std::move(mixer), norm,
+                       FeedForward(config_, prefix + names.feed_forward, weights)});
+  }
+  final_norm_ = weights->Floats(names.final_norm, {d});
+  head_ = config_.tie_embeddings ? embedding_ : weights->Load(names.head, config_.vocab_size, d);
+}
+
+// Hands out the parts of the scratch memory; without memory, tells how much that is.
+size_t GpuModel::CarveScratch(std::byte* base) {
+  const auto tokens = static_cast<size_t>(limits_.tokens);
+  const auto rows = static_cast<size_t>(options_.max_logit_rows);
+  const auto d = static_cast<size_t>(config_.hidden_size);
+  size_t per_token = FeedForward::BytesPerToken(config_, type_);
+  for (const Layer& layer : layers_) {
+    per_token = std::max(per_token, layer.mixer->bytes_per_token());
+  }
+  Carver carver(base);
+  x_ = carver.Take<float>(tokens * d);
+  h_ = carver.Take<std::byte>(std::max(tokens, rows) * d * DTypeBytes(type_));
+  activations_ = carver.Take<std::byte>(tokens * per_token + kActivationSlack);
+  logits_ = carver.Take<float>(rows * config_.vocab_size);
+  stats_ = carver.Take<GpuStats>(limits_.spans);
+  ropes_.Carve(limits_.tokens, &carver);
+  scratch_.Carve(&carver);
+  return carver.used();
+}
+
+absl::Status GpuModel::AllocateScratch() {
+  auto memory = DeviceMemory::Allocate(CarveScratch(nullptr), "the scratch of a step");
+  if (!memory.ok()) return memory.status();
+  scratch_memory_ = *std::move(memory);
+  CarveScratch(scratch_memory_.data());
+  auto host = PinnedMemory::Allocate(limits_.spans * sizeof(GpuStats), "statistics");
+  if (!host.ok()) return host.status();
+  host_stats_ = *std::move(host);
+  auto batch = DeviceBatch::Create(layout_, limits_, options_.max_logit_rows);
+  if (!batch.ok()) return batch.status();
+  batch_ = *std::move(batch);
+  auto matmul = MatMul::Create({gpu_options_.deterministic});
+  if (!matmul.ok()) return matmul.status();
+  matmul_ = *std::move(matmul);
+  absl::Status status =
+      CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  if (!status.ok()) return status;
+  return ropes_.Upload();
+}
+
+absl::Status GpuModel::LaunchKernels(const StepSize& size) {
+  const int d = config_.hidden_size;
+  const float eps = config_.norm_eps;
+  const Step step{batch_->View(size),
+                  state_,
+                  layout_,
+                  batch_->tables(),
+                  stats_,
+                  activations_,
+                  ropes_,
+                  scratch_,
+                  matmul_.get(),
+                  stream_,
+                  type_};
+  absl::Status status = CudaStatus(
+      cudaMemsetAsync(stats_, 0, size.spans * sizeof(GpuStats), stream_), "clearing statistics");
+  if (!status.ok()) return status;
+  status = Embed(embedding_.data, type_, batch_->tokens(), size.tokens, d, x_, stream_);
+  if (!status.ok()) return status;
+  if (status = ropes_.Fill(step.batch, stream_); !status.ok()) return status;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    status = RmsNorm(x_, size.tokens, d, layer.mixer_norm, eps, h_, type_, stream_);
+    if (!status.ok()) return status;
+    if (status = layer.mixer->Forward(step, layout_.layers[i], h_, x_); !status.ok()) return status;
+    status = RmsNorm(x_, size.tokens, d, layer.feed_forward_norm, eps, h_, type_, stream_);
+    if (!status.ok()) return status;
+    if (status = layer.feed_forward.Forward(step, h_, x_); !status.ok()) return status;
+  }
+  status = CheckFinite(step.batch, x_, d, stats_, stream_);
+  if (!status.ok() || size.rows == 0) return status;
+  status = RmsNormRows(x_, batch_->rows(), size.rows, d, final_norm_, eps, h_, type_, stream_);
+  if (!status.ok()) return status;
+  return matmul_->Run({&head_, h_, size.rows, logits_, DType::kF32}, stream_);
+}
+
+absl::StatusOr<cudaGraphExec_t> GpuModel::Capture(const StepSize& size) {
+  absl::Status status = CudaStatus(
+      cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a step");
+  if (!status.ok()) return status;
+  const absl::Status launched = LaunchKernels(size);
+  cudaGraph_t graph = nullptr;
+  status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "capturing a step");
+  cudaGraphExec_t exec = nullptr;
+  if (status.ok() && launched.ok()) {
+    status = CudaStatus(cudaGraphInstantiate(&exec, graph, 0), "making a graph");
+  }
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (!launched.ok()) return launched;
+  if (!status.ok()) return status;
+  return exec;
+}
+
+absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state) {
+  const StepSize size = SizeFor(batch, limits_, options_.max_logit_rows);
+  absl::Status status = batch_->Upload(batch, size, stream_);
+  if (!status.ok()) return status;
+  if (state.slots != state_.slots || state.tails != state_.tails || state.pages != state_.pages) {
+    // Other memory than what the graphs were captured with.
+    for (const auto& [captured, graph] : graphs_) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+    state_ = state;
+  }
+  if (size.max_span_tokens > 1 || !gpu_options_.graphs) {
+    status = LaunchKernels(size);
+  } else {
+    cudaGraphExec_t& graph = graphs_[size];
+    if (graph == nullptr) {
+      auto captured = Capture(size);
+      if (!captured.ok()) return captured.status();
+      graph = *captured;
+    }
+    status = CudaStatus(cudaGraphLaunch(graph, stream_), "launching a step");
+  }
+  if (!status.ok()) return status;
+  return CudaStatus(cudaMemcpyAsync(host_stats_.data(), stats_, batch.num_spans * sizeof(GpuStats),
+                                    cudaMemcpyDeviceToHost, stream_),
+                    "copying statistics");
+}
+
+absl::Status GpuModel::Finish(const Batch& batch, SpanStats* stats) {
+  absl::Status status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
+  if (!status.ok()) return status;
+  const auto* from = reinterpret_cast<const GpuStats*>(host_stats_.data());
+  for (int i = 0; i < batch.num_spans; ++i) {
+    SpanStats& to = stats[i];
+    to = SpanStats();
+    to.cg_solves = static_cast<int64_t>(from[i].cg_solves);
+    to.cg_steps = static_cast<int64_t>(from[i].cg_steps);
+    to.cg_unconverged = from[i].cg_unconverged;
+    std::memcpy(&to.max_residual, &from[i].max_residual_bits, sizeof to.max_residual);
+    to.finite = from[i].not_finite == 0;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& state,
+                                         SpanStats* stats) {
+  const size_t row_bytes = config_.vocab_size * sizeof(float);
+  if (host_logits_.size() == 0) {  // Only tools and tests ask for logits.
+    auto memory = PinnedMemory::Allocate(options_.max_logit_rows * row_bytes, "logits");
+    if (!memory.ok()) return memory.status();
+    host_logits_ = *std::move(memory);
+  }
+  absl::Status status = QueueStep(batch, state);
+  if (!status.ok()) return status;
+  size_t rows = 0;
+  for (int i = 0; i < batch.num_spans; ++i) rows += batch.spans[i].num_logits;
+  auto* logits = reinterpret_cast<float*>(host_logits_.data());
+  status = CudaStatus(
+      cudaMemcpyAsync(logits, logits_, rows * row_bytes, cudaMemcpyDeviceToHost, stream_),
+      "copying logits");
+  if (!status.ok()) return status;
+  if (status = Finish(batch, stats); !status.ok()) return status;
+  const float* row = logits;
+  for (int i = 0; i < batch.num_spans; ++i) {
+    const size_t values = static_cast<size_t>(batch.spans[i].num_logits) * config_.vocab_size;
+    if (!AllFinite(row, values)) stats[i].finite = false;
+    row += values;
+  }
+  return logits;
+}
+
+// What there is to say when the device's memory is too small.
+std::string Plan(const DeviceInfo& device, size_t weights, size_t scratch,
+                 const StateLayout& layout, int context) {
+  const auto mib = [](size_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, " MiB"); };
+  return absl::StrCat(device.name, " has ", mib(device.free_bytes), " of ", mib(device.total_bytes),
+                      " free; weights take ", mib(weights), ", scratch ", mib(scratch),
+                      ", the state of one sequence of ", context, " tokens ",
+                      mib(layout.SequenceBytes(context)));
+}
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,
+                                                              const ModelOptions& options,
+                                                              const GpuOptions& gpu_options) {
+  auto config = LoadModelConfig(dir);
+  if (!config.ok()) return config.status();
+  auto checkpoint = Checkpoint::Open(dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  auto device = OpenDevice();
+  if (!device.ok()) return device.status();
+  const DType type = ActivationType(**checkpoint);
+  const size_t bytes = WeightBytes(**checkpoint, type);
+  std::unique_ptr<GpuModel> model(new GpuModel(*config, options, gpu_options, type));
+  if (bytes > device->free_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("too little device memory: ",
+                     Plan(*device, bytes, 0, model->layout_, model->limits_.context)));
+  }
+  WeightLoader loader(checkpoint->get());
+  auto weights = DeviceWeights::Create(&loader, type, bytes, gpu_options.progress);
+  if (!weights.ok()) return weights.status();
+  model->weights_ = *std::move(weights);
+  model->LoadLayers(model->weights_.get());
+  if (absl::Status status = model->weights_->Finish(); !status.ok()) return status;
+  model->weight_bytes_ = bytes;
+  model->fingerprint_ = Fingerprint(*config, loader.hash());
+  const size_t scratch = model->CarveScratch(nullptr);
+  if (auto now = OpenDevice(); now.ok() && scratch > now->free_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("too little device memory: ",
+                     Plan(*device, bytes, scratch, model->layout_, model->limits_.context)));
+  }
+  if (absl::Status status = model->AllocateScratch(); !status.ok()) return status;
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
+                                                            const ModelOptions& options,
+                                                            const GpuOptions& gpu_options) {
+  return GpuModel::Load(dir, options, gpu_options);
+}
+
+}  // namespace packrat::gpu

@@ -1,0 +1,40 @@
+// A loaded model on a CUDA device. See models/model.h for the contract.
+//
+// A step that only decodes is captured once for its size as a CUDA graph; sizes are rounded up, and
+// everything that changes from step to step is read from device memory, so that a few graphs serve
+// every batch. Steps with prompts are launched kernel by kernel.
+#ifndef PACKRAT_MODELS_GPU_MODEL_H_
+#define PACKRAT_MODELS_GPU_MODEL_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/dtype.h"
+#include "models/model.h"
+
+namespace packrat::gpu {
+
+struct GpuOptions {
+  // One order of additions for every number of rows: the logits of a sequence are the same bits
+  // alone and in company.
+  bool deterministic = false;
+  // Storage of Mesa's sealed matrices: float32, or bfloat16 at half the memory and traffic, with a
+  // measured loss (docs/design.md).
+  DType mesa_state = DType::kF32;
+  int max_context = 0;  // Tokens of the longest text; 0: the model's.
+  bool graphs = true;   // Off: every kernel is launched by itself, for finding faults.
+  // Told while loading how many bytes of weights are on the device.
+  std::function<void(size_t done_bytes, size_t total_bytes)> progress;
+};
+
+// FAILED_PRECONDITION: no device that can run it. RESOURCE_EXHAUSTED: too little device memory,
+// with the plan. INVALID_ARGUMENT as LoadModel().
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
+                                                            const ModelOptions& options,
+                                                            const GpuOptions& gpu_options);
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_MODELS_GPU_MODEL_H_

@@ -1,23 +1,24 @@
-// Text to token ids and back, by the SentencePiece library (DIR/tokenizer.model).
+// Text to token ids and back: DIR/tokenizer.model by the SentencePiece library, or
+// DIR/tokenizer.json, the byte-level byte pairs of GPT-2 and Llama 3 (see byte_level_bpe.h).
 #ifndef PACKRAT_MODELS_TOKENIZER_H_
 #define PACKRAT_MODELS_TOKENIZER_H_
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "models/sentence_pieces.h"
+#include "models/tokenizer_vocabulary.h"
 
 namespace packrat {
 
 class Tokenizer {
  public:
-  // NOT_FOUND if DIR has no tokenizer.model (such a folder serves token ids only);
-  // INVALID_ARGUMENT if it is damaged or has more pieces than `vocab_size`.
+  // Reads tokenizer.model, and tokenizer.json only where there is none. NOT_FOUND if DIR has
+  // neither (such a folder serves token ids only); INVALID_ARGUMENT, with the file and the field,
+  // if it is damaged, asks for what is not supported, or has more pieces than `vocab_size`.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& dir, int vocab_size);
 
   struct EncodeOptions {
@@ -25,8 +26,8 @@ class Tokenizer {
     bool parse_special = false;  // Control tokens written in the text (e.g. "</s>") become their
                                  // ids; otherwise they stay plain text.
   };
-  // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8. U+2581, by which SentencePiece
-  // writes a space, is read as one.
+  // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8 or longer than 2^30 bytes.
+  // SentencePiece reads U+2581, by which it writes a space, as one.
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               const EncodeOptions& options) const;
 
@@ -38,8 +39,9 @@ class Tokenizer {
 
   int vocab_size() const { return vocab_size_; }
   int num_pieces() const;            // Ids from here to vocab_size are padding: never sampled.
-  bool default_add_bos() const;      // From tokenizer_config.json; true where it says nothing
-                                     // and the model has a BOS piece.
+  bool default_add_bos() const;      // From tokenizer_config.json; where it says nothing: whether
+                                     // tokenizer.model has a BOS piece, or tokenizer.json puts one
+                                     // before a text.
   int bos_id() const;                // -1 where there is none.
   int eos_id() const;                // -1 where there is none.
   bool IsSpecial(int32_t id) const;  // Control or unknown piece, or padding.
@@ -50,14 +52,10 @@ class Tokenizer {
  private:
   friend class TextDecoder;
   Tokenizer() = default;
-  // Appends the ids of plain text, in which nothing is special.
-  absl::Status EncodePlain(const std::string& text, std::vector<int32_t>* ids) const;
 
-  SentencePieces pieces_;
+  std::unique_ptr<TokenizerVocabulary> vocabulary_;
   int vocab_size_ = 0;
   bool default_add_bos_ = false;
-  bool adds_prefix_space_ = false;  // Encoding puts a space before a text; decoding takes it away.
-  std::vector<std::pair<std::string, int32_t>> control_;  // Names of control pieces, longest first.
 };
 
 // Incremental detokenization: Push() returns the text that is certain now, never half a UTF-8

@@ -47,6 +47,7 @@ def system_libraries():
 
     # Only the benchmarks use it, as the yardstick for matrix products.
     pkg_config_library(name = "openblas", modules = ["openblas"])
+    pkg_config_library(name = "pcre2", modules = ["libpcre2-8"])
     pkg_config_library(name = "prometheus", modules = ["prometheus-cpp-core"])
     pkg_config_library(name = "protobuf", modules = ["protobuf"])
 

@@ -120,6 +120,20 @@ __device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
   }
 }
 
+// Stores eight neighbours, aligned as for Load8().
+__device__ __forceinline__ void Store8(const float* values, float* p) {
+  *reinterpret_cast<float4*>(p) = make_float4(values[0], values[1], values[2], values[3]);
+  *reinterpret_cast<float4*>(p + 4) = make_float4(values[4], values[5], values[6], values[7]);
+}
+__device__ __forceinline__ void Store8(const float* values, BFloat16* p) {
+  BFloat16 halves[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) halves[i] = __float2bfloat16(values[i]);
+  uint4 packed;
+  memcpy(&packed, halves, sizeof packed);
+  *reinterpret_cast<uint4*>(p) = packed;
+}
+
 // --- Warps and blocks. The order of additions: a butterfly over lane distances 16, 8, 4, 2, 1 (all
 // lanes get the same bits, since addition commutes). ---
 

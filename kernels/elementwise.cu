@@ -1,34 +1,235 @@
-#include "kernels/device.cuh"
+// Each thread takes groups of eight neighbours of a row, whatever the alignment: the order of a sum
+// depends on the row's length alone. Rows of a multiple of eight, as all large models have, move 16
+// or 32 bytes at a time.
 #include "kernels/elementwise.h"
+
+#include <initializer_list>
+
+#include "kernels/device.cuh"
 
 namespace packrat::gpu {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kGroup = 8;
+
+// Can rows of n, one after the other from each of these addresses on, be moved in whole groups?
+bool WholeGroups(int n, std::initializer_list<const void*> addresses) {
+  bool whole = n % kGroup == 0;
+  for (const void* p : addresses) whole &= reinterpret_cast<uintptr_t>(p) % 16 == 0;
+  return whole;
+}
+
+// Elements i to i + 7 of a row of n. Beyond its end: zero, never read or written.
+template <class T>
+__device__ __forceinline__ void LoadGroup(const T* row, int i, int n, bool whole, float* out) {
+  if (whole) {
+    Load8(row + i, out);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) out[j] = i + j < n ? ToFloat(row[i + j]) : 0.0f;
+}
+template <class T>
+__device__ __forceinline__ void StoreGroup(const float* values, int i, int n, bool whole, T* row) {
+  if (whole) {
+    Store8(values, row + i);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) {
+    if (i + j < n) row[i + j] = FromFloat<T>(values[j]);
+  }
+}
 
 // A block for each row.
 template <class T>
-__global__ void RmsNormKernel(const float* x, int n, const float* weight, float eps, T* y) {
-  auto* scratch = reinterpret_cast<float*>(SharedMemory());
+__global__ void __launch_bounds__(kThreads)
+    EmbedKernel(const T* embedding, const int32_t* tokens, int n, bool whole, float* x) {
+  const int token = tokens[blockIdx.x];
+  const T* row = embedding + static_cast<size_t>(token < 0 ? 0 : token) * n;
   x += static_cast<size_t>(blockIdx.x) * n;
+  for (int i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
+    float v[kGroup] = {};
+    if (token >= 0) LoadGroup(row, i, n, whole, v);
+    StoreGroup(v, i, n, whole, x);
+  }
+}
+
+// A block for each row. `indices` may be null: row i is row i.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    RmsNormKernel(const float* x, const int32_t* indices, int n, const float* weight, float eps,
+                  bool whole, T* y) {
+  auto* scratch = reinterpret_cast<float*>(SharedMemory());
+  const int row = indices != nullptr ? indices[blockIdx.x] : static_cast<int>(blockIdx.x);
   y += static_cast<size_t>(blockIdx.x) * n;
+  const int begin = threadIdx.x * kGroup, step = kThreads * kGroup;
+  float v[kGroup] = {}, w[kGroup] = {};
+  if (row < 0) {
+    for (int i = begin; i < n; i += step) StoreGroup(v, i, n, whole, y);
+    return;
+  }
+  x += static_cast<size_t>(row) * n;
+  // The first group of the weights is asked for before the sum is known: it comes from far away.
+  if (begin < n) LoadGroup(weight, begin, n, whole, w);
   float sum = 0.0f;
-  for (int i = threadIdx.x; i < n; i += kThreads) sum = fmaf(x[i], x[i], sum);
-  const float scale = rsqrtf(BlockSum(sum, scratch) / n + eps);
-  for (int i = threadIdx.x; i < n; i += kThreads) y[i] = FromFloat<T>(x[i] * scale * weight[i]);
+  for (int i = begin; i < n; i += step) {
+    LoadGroup(x, i, n, whole, v);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) sum = fmaf(v[j], v[j], sum);
+  }
+  const float scale = rsqrtf(BlockSum(sum, scratch) / static_cast<float>(n) + eps);
+  for (int i = begin; i < n; i += step) {
+    LoadGroup(x, i, n, whole, v);
+    if (i != begin) LoadGroup(weight, i, n, whole, w);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) v[j] = v[j] * scale * w[j];
+    StoreGroup(v, i, n, whole, y);
+  }
+}
+
+// Blocks: (rows, parts of a row).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    SwiGluKernel(const T* gate_up, int n, bool whole, T* y) {
+  const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
+  if (i >= n) return;
+  const T* row = gate_up + static_cast<size_t>(blockIdx.x) * 2 * n;
+  float gate[kGroup], up[kGroup];
+  LoadGroup(row, i, n, whole, gate);
+  LoadGroup(row + n, i, n, whole, up);
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) gate[j] = Silu(gate[j]) * up[j];
+  StoreGroup(gate, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) GeluKernel(T* x, int n, bool whole) {
+  const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
+  if (i >= n) return;
+  T* row = x + static_cast<size_t>(blockIdx.x) * n;
+  float v[kGroup];
+  LoadGroup(row, i, n, whole, v);
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) {
+    v[j] = v[j] * 0.5f * (1.0f + erff(v[j] * 0.70710678118654752f));
+  }
+  StoreGroup(v, i, n, whole, row);
+}
+
+// A thread for each pair of a cosine and a sine.
+__global__ void __launch_bounds__(kThreads)
+    FillRopeKernel(GpuBatch batch, const double* frequencies, int half, int divisor, float* rope) {
+  const auto index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int token = static_cast<int>(index / half), i = static_cast<int>(index % half);
+  if (token >= batch.num_tokens) return;
+  const int span_index = batch.token_span[token];
+  if (span_index < 0) return;
+  const GpuSpan& span = batch.spans[span_index];
+  const int position = span.position + token - span.first_token;
+  double sine, cosine;
+  sincos(static_cast<double>(position / divisor) * frequencies[i], &sine, &cosine);
+  float* row = rope + static_cast<size_t>(token) * 2 * half;
+  row[i] = static_cast<float>(cosine);
+  row[half + i] = static_cast<float>(sine);
+}
+
+// A block for each row.
+__global__ void __launch_bounds__(kThreads)
+    CheckFiniteKernel(const int32_t* token_span, const float* x, int n, bool whole,
+                      GpuStats* stats) {
+  const int span = token_span[blockIdx.x];
+  if (span < 0) return;
+  x += static_cast<size_t>(blockIdx.x) * n;
+  bool finite = true;
+  for (int i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
+    float v[kGroup];
+    LoadGroup(x, i, n, whole, v);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      finite &= (__float_as_uint(v[j]) & 0x7f800000u) != 0x7f800000u;
+    }
+  }
+  if (!finite) atomicOr(&stats[span].not_finite, 1u);
+}
+
+template <class T>
+absl::Status LaunchRmsNorm(const char* name, const float* x, const int32_t* indices, int rows,
+                           int n, const float* weight, float eps, void* y, CudaStream stream) {
+  return Launch(name, RmsNormKernel<T>, dim3(rows), kThreads, kThreads / kWarp * sizeof(float),
+                stream, x, indices, n, weight, eps, WholeGroups(n, {x, weight, y}),
+                static_cast<T*>(y));
+}
+
+dim3 RowsInParts(int rows, int n) {
+  return dim3(rows, (n + kThreads * kGroup - 1) / (kThreads * kGroup));
 }
 
 }  // namespace
 
+absl::Status Embed(const void* embedding, DType type, const int32_t* tokens, int rows, int n,
+                   float* x, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {embedding, x});
+  if (type == DType::kF32) {
+    return Launch("Embed", EmbedKernel<float>, dim3(rows), kThreads, 0, stream,
+                  static_cast<const float*>(embedding), tokens, n, whole, x);
+  }
+  return Launch("Embed", EmbedKernel<BFloat16>, dim3(rows), kThreads, 0, stream,
+                static_cast<const BFloat16*>(embedding), tokens, n, whole, x);
+}
+
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
                      DType type, CudaStream stream) {
-  const size_t shared = kThreads / kWarp * sizeof(float);
+  if (rows == 0) return absl::OkStatus();
+  const auto launch = type == DType::kF32 ? LaunchRmsNorm<float> : LaunchRmsNorm<BFloat16>;
+  return launch("RmsNorm", x, nullptr, rows, n, weight, eps, y, stream);
+}
+
+absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n,
+                         const float* weight, float eps, void* y, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const auto launch = type == DType::kF32 ? LaunchRmsNorm<float> : LaunchRmsNorm<BFloat16>;
+  return launch("RmsNormRows", x, indices, rows, n, weight, eps, y, stream);
+}
+
+absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {gate_up, y});
   if (type == DType::kF32) {
-    return Launch("RmsNorm", RmsNormKernel<float>, dim3(rows), kThreads, shared, stream, x, n,
-                  weight, eps, static_cast<float*>(y));
+    return Launch("SwiGlu", SwiGluKernel<float>, RowsInParts(rows, n), kThreads, 0, stream,
+                  static_cast<const float*>(gate_up), n, whole, static_cast<float*>(y));
   }
-  return Launch("RmsNorm", RmsNormKernel<BFloat16>, dim3(rows), kThreads, shared, stream, x, n,
-                weight, eps, static_cast<BFloat16*>(y));
+  return Launch("SwiGlu", SwiGluKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream,
+                static_cast<const BFloat16*>(gate_up), n, whole, static_cast<BFloat16*>(y));
+}
+
+absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {x});
+  if (type == DType::kF32) {
+    return Launch("Gelu", GeluKernel<float>, RowsInParts(rows, n), kThreads, 0, stream,
+                  static_cast<float*>(x), n, whole);
+  }
+  return Launch("Gelu", GeluKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream,
+                static_cast<BFloat16*>(x), n, whole);
+}
+
+absl::Status FillRope(const GpuBatch& batch, const double* frequencies, int head_dim, int divisor,
+                      float* rope, CudaStream stream) {
+  const int half = head_dim / 2;
+  const int64_t blocks = (int64_t{batch.num_tokens} * half + kThreads - 1) / kThreads;
+  if (blocks == 0) return absl::OkStatus();
+  return Launch("FillRope", FillRopeKernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
+                stream, batch, frequencies, half, divisor, rope);
+}
+
+absl::Status CheckFinite(const GpuBatch& batch, const float* x, int n, GpuStats* stats,
+                         CudaStream stream) {
+  if (batch.num_tokens == 0) return absl::OkStatus();
+  return Launch("CheckFinite", CheckFiniteKernel, dim3(batch.num_tokens), kThreads, 0, stream,
+                batch.token_span, x, n, WholeGroups(n, {x}), stats);
 }
 
 }  // namespace packrat::gpu

@@ -84,14 +84,12 @@ class GpuModel : public LanguageModel {
   cudaStream_t stream_ = nullptr;
 };
 
-Limits LimitsOf(const ModelConfig& config, const ModelOptions& options,
-                const GpuOptions& gpu_options) {
+Limits LimitsOf(const ModelConfig& config, const ModelOptions& options) {
   Limits limits;
   limits.tokens = options.max_batch_tokens;
   limits.spans = std::min(options.max_batch_tokens, options.max_logit_rows);
-  limits.context = gpu_options.max_context > 0
-                       ? std::min(gpu_options.max_context, config.max_context)
-                       : config.max_context;
+  limits.context = options.max_context > 0 ? std::min(options.max_context, config.max_context)
+                                           : config.max_context;
   return limits;
 }
 
@@ -102,7 +100,7 @@ GpuModel::GpuModel(const ModelConfig& config, const ModelOptions& options,
       gpu_options_(gpu_options),
       type_(type),
       layout_(config, {type, gpu_options.mesa_state}),
-      limits_(LimitsOf(config, options, gpu_options)) {}
+      limits_(LimitsOf(config, options)) {}
 
 GpuModel::~GpuModel() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
@@ -345,6 +343,8 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
 }
 
 }  // namespace
+
+absl::Status DeviceUsable() { return OpenDevice().status(); }
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
                                                             const ModelOptions& options,

@@ -23,11 +23,13 @@ struct GpuOptions {
   // Storage of Mesa's sealed matrices: float32, or bfloat16 at half the memory and traffic, with a
   // measured loss (docs/design.md).
   DType mesa_state = DType::kF32;
-  int max_context = 0;  // Tokens of the longest text; 0: the model's.
-  bool graphs = true;   // Off: every kernel is launched by itself, for finding faults.
+  bool graphs = true;  // Off: every kernel is launched by itself, for finding faults.
   // Told while loading how many bytes of weights are on the device.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
+
+// OK if this machine has a device that the build can use, else FAILED_PRECONDITION with the reason.
+absl::Status DeviceUsable();
 
 // FAILED_PRECONDITION: no device that can run it. RESOURCE_EXHAUSTED: too little device memory,
 // with the plan. INVALID_ARGUMENT as LoadModel().

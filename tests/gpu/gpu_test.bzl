@@ -24,7 +24,7 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
     native.cc_test(
         name = name + "_device",
         srcs = srcs,
-        tags = [] if CUDA_FOUND else ["manual"],
+        tags = ["cuda"] if CUDA_FOUND else ["manual"],
         deps = deps + cuda + ["@cuda//:cudart", "@gtest"],
         **kwargs
     )

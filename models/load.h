@@ -1,0 +1,39 @@
+// Loads a model onto the device that was asked for.
+#ifndef PACKRAT_MODELS_LOAD_H_
+#define PACKRAT_MODELS_LOAD_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/dtype.h"
+#include "models/model.h"
+
+namespace packrat {
+
+// kAuto: the GPU where this build and the machine have one that can be used, else the CPU.
+enum class DeviceKind { kAuto, kCpu, kCuda };
+
+struct LoadOptions {
+  ModelOptions model;
+  DeviceKind device = DeviceKind::kAuto;
+  // The rest is for GPUs; the CPU is always exact in these ways.
+  bool deterministic = false;      // One order of additions for every batch size.
+  DType mesa_state = DType::kF32;  // Storage of Mesa's sealed matrices; or kBF16.
+  std::function<void(size_t done_bytes, size_t total_bytes)> progress;
+};
+
+// OK if a GPU can be used, else why not: FAILED_PRECONDITION.
+absl::Status GpuUsable();
+
+// Errors as LoadModel(); FAILED_PRECONDITION where kCuda was asked for and there is none to use;
+// RESOURCE_EXHAUSTED where the device's memory is too small, with the plan.
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModelOn(const std::string& dir,
+                                                           const LoadOptions& options);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_LOAD_H_

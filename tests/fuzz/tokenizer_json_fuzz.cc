@@ -1,0 +1,47 @@
+// Any bytes as a tokenizer.json: refused with a message, or a tokenizer whose ids are in range and
+// which makes no special token of plain text.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "models/byte_level_bpe.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kVocab = 4096;
+
+void CheckTokenizer(const TokenizerVocabulary& vocabulary) {
+  PACKRAT_CHECK(vocabulary.size() > 0 && vocabulary.size() <= kVocab);
+  PACKRAT_CHECK(vocabulary.bos_id() >= -1 && vocabulary.bos_id() < vocabulary.size());
+  for (const char* text : {"", "a", " It's  12345\r\n\n\t x", "<|endoftext|> <s></s>",
+                           "\xc3\xa9\xe4\xbd\xa0\xf0\x9f\x98\x80\xe2\x80\xa8 \xc2\xa0",
+                           "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+    for (bool parse_special : {false, true}) {
+      std::vector<int32_t> ids;
+      if (!vocabulary.Encode(text, parse_special, &ids).ok())
+        continue;  // The pattern took too long.
+      for (int32_t id : ids) {
+        PACKRAT_CHECK(id >= 0 && id < vocabulary.size());
+        PACKRAT_CHECK(parse_special || !vocabulary.IsSpecial(id));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace packrat
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string json(reinterpret_cast<const char*>(data), size);
+  const auto vocabulary = packrat::ByteLevelBpe::Load(json, "tokenizer.json", {}, packrat::kVocab);
+  if (vocabulary.ok()) {
+    packrat::CheckTokenizer(**vocabulary);
+  } else {
+    PACKRAT_CHECK(vocabulary.status().message().size() > std::string("tokenizer.json: ").size());
+    PACKRAT_CHECK(vocabulary.status().message().size() < 4096);  // Not the input, repeated.
+  }
+  return 0;
+}

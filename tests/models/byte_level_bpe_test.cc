@@ -1,0 +1,347 @@
+// tokenizer.json against what the library that writes such files makes of the same texts, and
+// against files that are wrong. tests/data/byte_level/expect.py tells what is compared.
+#include "models/byte_level_bpe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "models/json.h"
+#include "models/tokenizer.h"
+#include "models/utf8.h"
+#include "tests/models/test_files.h"
+
+namespace packrat {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr char kFolder[] = "tests/data/byte_level/";
+constexpr int kVocab = 4200;  // With padding.
+constexpr int kLines = 10000;
+
+Json ReadJson(const std::string& name) {
+  std::ifstream file(kFolder + name, std::ios::binary);
+  EXPECT_TRUE(file) << name;
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  auto json = ParseJson(text.data(), text.size(), name);
+  EXPECT_TRUE(json.ok()) << json.status();
+  return *json;
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJson(const Json& json, const std::string& config,
+                                                    int vocab_size = kVocab) {
+  const TempDir dir;
+  dir.Write("tokenizer.json", json.dump());
+  if (!config.empty()) dir.Write("tokenizer_config.json", config);
+  return Tokenizer::Load(dir.path(), vocab_size);
+}
+
+std::unique_ptr<Tokenizer> Load(const std::string& name, const Json& patch = Json::array(),
+                                const std::string& config = "") {
+  auto tokenizer = LoadJson(ReadJson(name + ".json").patch(patch), config);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+std::vector<int32_t> Encode(const Tokenizer& tokenizer, const std::string& text,
+                            bool special = false, bool bos = false) {
+  auto ids = tokenizer.Encode(text, {bos, special});
+  EXPECT_TRUE(ids.ok()) << ids.status();
+  return ids.value_or(std::vector<int32_t>());
+}
+
+// --- Against the library. ---
+
+uint64_t Fnv(const std::vector<int32_t>& values) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (int32_t value : values) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      hash = (hash ^ ((static_cast<uint32_t>(value) >> shift) & 255)) * 0x100000001b3;
+    }
+  }
+  return hash;
+}
+
+std::string Generated(int line, const std::vector<std::string>& parts) {
+  uint64_t state = line;
+  const auto below = [&](uint64_t n) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    return (state >> 33) % n;
+  };
+  below(2);
+  std::string text;
+  for (uint64_t left = 1 + below(24); left > 0; --left) text += parts[below(parts.size())];
+  return text;
+}
+
+class LibraryTest : public testing::TestWithParam<int> {};
+
+TEST_P(LibraryTest, IdsAreThoseOfTheLibrary) {
+  const Json expected = ReadJson("expected.json");
+  const Json& test = expected["cases"][GetParam()];
+  const bool special = test["special"];
+  const auto tokenizer = Load(test["tokenizer"], test["patch"]);
+  const bool lossless = test["patch"].empty();
+  const auto check_text = [&](const std::string& text, const std::vector<int32_t>& ids) {
+    if (lossless) {
+      ASSERT_EQ(tokenizer->Decode(ids, /*skip_special=*/false), text);
+    }
+    for (int32_t id : ids) ASSERT_TRUE(special || !tokenizer->IsSpecial(id)) << text;
+  };
+  std::vector<int32_t> hashes;  // The lower halves of all.
+  const auto& texts = expected["texts"].get_ref<const Json::array_t&>();
+  ASSERT_GT(texts.size(), 500u);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto ids = Encode(*tokenizer, texts[i], special);
+    if (test.contains("ids")) {
+      ASSERT_EQ(ids, test["ids"][i].get<std::vector<int32_t>>()) << texts[i];
+    }
+    check_text(texts[i], ids);
+    hashes.push_back(static_cast<int32_t>(Fnv(ids)));
+  }
+  const std::vector<std::string> parts = expected["parts"];
+  for (int i = 0; i < kLines; ++i) {
+    const std::string text = Generated(i, parts);
+    const auto ids = Encode(*tokenizer, text, special);
+    check_text(text, ids);
+    hashes.push_back(static_cast<int32_t>(Fnv(ids)));
+    if (test.contains("lines")) {
+      const int hash = std::stoi(test["lines"].get<std::string>().substr(4 * i, 4), nullptr, 16);
+      ASSERT_EQ(hashes.back() & 0xffff, hash) << text;
+    }
+  }
+  EXPECT_EQ(Fnv(hashes), std::stoull(test["hash"].get<std::string>(), nullptr, 16));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, LibraryTest, testing::Range(0, 10));
+
+TEST(LibraryCases, AreAllTested) { EXPECT_EQ(ReadJson("expected.json")["cases"].size(), 10u); }
+
+// --- What a server asks. ---
+
+TEST(ByteLevelBpe, Gpt2Properties) {
+  auto tokenizer = Load("gpt2");
+  EXPECT_EQ(tokenizer->num_pieces(), 4096);
+  EXPECT_EQ(tokenizer->vocab_size(), kVocab);
+  EXPECT_EQ(tokenizer->bos_id(), -1);
+  EXPECT_EQ(tokenizer->eos_id(), -1);
+  EXPECT_FALSE(tokenizer->default_add_bos());
+  EXPECT_FALSE(tokenizer->Encode("a", {true, false}).ok());
+  EXPECT_TRUE(tokenizer->IsSpecial(4095));
+  EXPECT_TRUE(tokenizer->IsSpecial(4096));  // Padding.
+  EXPECT_FALSE(tokenizer->IsSpecial(0));
+  EXPECT_EQ(tokenizer->PieceText(4095), "<|endoftext|>");
+  EXPECT_EQ(tokenizer->PieceText(4096), "");
+  tokenizer = Load("gpt2", Json::array(),
+                   R"({"add_bos_token": false, "bos_token": "<|endoftext|>",
+                       "eos_token": {"content": "<|endoftext|>", "lstrip": false}})");
+  EXPECT_EQ(tokenizer->bos_id(), 4095);
+  EXPECT_EQ(tokenizer->eos_id(), 4095);
+  EXPECT_FALSE(tokenizer->default_add_bos());
+  EXPECT_EQ(Encode(*tokenizer, "a", false, true).front(), 4095);
+}
+
+TEST(ByteLevelBpe, Llama3Properties) {
+  auto tokenizer = Load("llama3", Json::array(), R"({"eos_token": "<|eot_id|>"})");
+  EXPECT_EQ(tokenizer->num_pieces(), 4099);
+  EXPECT_EQ(tokenizer->bos_id(), 4092);
+  EXPECT_EQ(tokenizer->eos_id(), 4094);
+  EXPECT_TRUE(tokenizer->default_add_bos());
+  EXPECT_THAT(Encode(*tokenizer, "", false, true), ElementsAre(4092));
+  // One that stands in the text is not doubled.
+  EXPECT_THAT(Encode(*tokenizer, "<|begin_of_text|>", true, true), ElementsAre(4092));
+  EXPECT_THAT(Encode(*tokenizer, "<|eot_id|>more<|eot_id|>", true), ElementsAre(4095, 4094));
+  EXPECT_FALSE(tokenizer->IsSpecial(4096));  // An added token that is text.
+  EXPECT_THAT(Encode(*tokenizer, "<think>"), ElementsAre(4096));
+  EXPECT_EQ(tokenizer->Decode({4092, 4096, 4098, 4094}, true),
+            "<think>\xc3\xbc"
+            "ber");
+  EXPECT_EQ(tokenizer->Decode({4092, 4096}, false), "<|begin_of_text|><think>");
+  EXPECT_FALSE(Load("llama3", Json::array(), R"({"add_bos_token": false})")->default_add_bos());
+}
+
+TEST(ByteLevelBpe, TokenizerModelComesFirst) {
+  const TempDir dir;
+  EXPECT_EQ(Tokenizer::Load(dir.path(), kVocab).status().code(), absl::StatusCode::kNotFound);
+  dir.Write("tokenizer.json", ReadJson("gpt2.json").dump());
+  EXPECT_TRUE(Tokenizer::Load(dir.path(), kVocab).ok());
+  dir.Write("tokenizer.model", "not a model");
+  EXPECT_THAT(std::string(Tokenizer::Load(dir.path(), kVocab).status().message()),
+              HasSubstr("tokenizer.model: not a SentencePiece model"));
+}
+
+TEST(ByteLevelBpe, RefusesWhatIsNotUtf8) {
+  EXPECT_EQ(Load("gpt2")->Encode("ab\xff", {}).status().message(),
+            "text: not valid UTF-8 at byte 2");
+}
+
+TEST(ByteLevelBpe, StreamedTextIsValidAndWhole) {
+  const auto tokenizer = Load("llama3");
+  std::mt19937 random(3);
+  for (int round = 0; round < 500; ++round) {
+    TextDecoder decoder(tokenizer.get(), round % 2 == 0, round % 3 == 0);
+    std::vector<int32_t> ids;
+    std::string streamed;
+    for (int i = 0; i < 60; ++i) {
+      // Half of them tokens of one byte, most of which end inside a character.
+      ids.push_back(static_cast<int32_t>(random() % (i % 2 == 0 ? 256 : kVocab)));
+      const std::string piece = decoder.Push(ids.back());
+      ASSERT_EQ(FirstInvalidUtf8(piece), piece.size());
+      streamed += piece;
+    }
+    streamed += decoder.Finish();
+    ASSERT_EQ(streamed, tokenizer->Decode(ids, round % 2 == 0, round % 3 == 0));
+  }
+  // The bytes of a character come with the last of them.
+  TextDecoder decoder(tokenizer.get(), true, true);
+  const auto face = Encode(*tokenizer, "\xf0\x93\x80\x80");
+  ASSERT_GT(face.size(), 1u);
+  for (size_t i = 0; i + 1 < face.size(); ++i) EXPECT_EQ(decoder.Push(face[i]), "");
+  EXPECT_EQ(decoder.Push(face.back()), "\xf0\x93\x80\x80");
+}
+
+// A million bytes, in few words or one: a merge that took quadratic time would not come to an end.
+TEST(ByteLevelBpe, LongWordsTakeNoLongTime) {
+  for (const char* name : {"gpt2", "llama3"}) {
+    const auto tokenizer = Load(name);
+    for (const char* part : {" ", "a", "ab", "\n", " \n", "the", "=", "\xc3\xa9"}) {
+      std::string text;
+      while (text.size() < 1000000) text += part;
+      EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text) << part;
+    }
+  }
+}
+
+// --- Files that are refused. ---
+
+struct Wrong {
+  std::string path;  // JSON pointer.
+  Json value;
+  std::string error;  // What the message contains.
+};
+
+void PrintTo(const Wrong& wrong, std::ostream* os) { *os << wrong.path; }
+
+class RefusedTest : public testing::TestWithParam<Wrong> {};
+
+TEST_P(RefusedTest, WithTheField) {
+  const Wrong& wrong = GetParam();
+  const Json patch = {{{"op", "add"}, {"path", wrong.path}, {"value", wrong.value}}};
+  const auto tokenizer = LoadJson(ReadJson("llama3.json").patch(patch), "");
+  ASSERT_FALSE(tokenizer.ok());
+  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(tokenizer.status().message()),
+              HasSubstr("/tokenizer.json: " + wrong.error));
+}
+
+Json SplitBy(const std::string& pattern) { return {{"Regex", pattern}}; }
+constexpr char kPattern[] = "/pre_tokenizer/pretokenizers/0/pattern";
+
+INSTANTIATE_TEST_SUITE_P(
+    Files, RefusedTest,
+    testing::Values(
+        Wrong{"/normalizer", {{"type", "NFC"}}, R"(normalizer: type "NFC" is not supported)"},
+        Wrong{"/model/type", "WordPiece", R"(model.type: is "WordPiece"; only BPE)"},
+        Wrong{"/model/dropout", 0.1, "model.dropout: is not supported"},
+        Wrong{"/model/byte_fallback", true, "model.byte_fallback: is not supported"},
+        Wrong{"/model/end_of_word_suffix", "</w>", "model.end_of_word_suffix: is not supported"},
+        Wrong{"/model/continuing_subword_prefix", "##", "model.continuing_subword_prefix: is not"},
+        Wrong{"/model/lattice", 1, R"(model: has the unknown field "lattice")"},
+        Wrong{"/model/vocab", Json::array(), "model.vocab: must be an object"},
+        Wrong{"/model/vocab", {{"a", 0}}, "model.vocab: has no token for the byte 0"},
+        Wrong{"/model/vocab/a", -1, R"(model.vocab: "a" is -1; must be an integer)"},
+        Wrong{"/model/vocab/a", 5000,
+              R"(model.vocab: "a" has the id 5000; the model's vocab_size)"},
+        Wrong{"/model/vocab/a", 7, R"(model.vocab: "a" has the id 7, as has another token)"},
+        Wrong{"/model/merges", 1, "model.merges: must be a list"},
+        Wrong{"/model/merges/1", "a b c", "model.merges[1]: must be"},
+        Wrong{"/model/merges/1", {"a"}, "model.merges[1]: must be"},
+        Wrong{"/model/merges/1", {"a", "qqq"}, R"(model.merges[1]: "qqq" is not in model.vocab)"},
+        Wrong{"/added_tokens/0/lstrip", true, "added_tokens[0].lstrip: true is not supported"},
+        Wrong{"/added_tokens/0/single_word", true, "added_tokens[0].single_word: true is not"},
+        Wrong{"/added_tokens/0/content", "", "added_tokens[0].content: must have 1 to"},
+        Wrong{"/added_tokens/0/id", 9999, "added_tokens[0]: \"<|begin_of_text|>\" has the id 9999"},
+        Wrong{"/added_tokens/0/id", "x", "added_tokens[0].id: is \"x\""},
+        Wrong{"/added_tokens/0/content", "a", "added_tokens[0]: \"a\" has the id 4092, in model"},
+        Wrong{"/added_tokens/1/content", "<|begin_of_text|>", "added_tokens[1]: \"<|begin"},
+        Wrong{"/added_tokens/0",
+              {{"id", 64}, {"content", "a"}, {"special", true}},
+              "added_tokens[0]: a special token cannot be a single byte's"},
+        Wrong{"/pre_tokenizer", nullptr, "pre_tokenizer: missing"},
+        Wrong{"/pre_tokenizer", {{"type", "Whitespace"}}, R"(pre_tokenizer.type: "Whitespace" is)"},
+        Wrong{"/pre_tokenizer/pretokenizers/1",
+              {{"type", "Metaspace"}},
+              R"(pre_tokenizer.pretokenizers[1].type: "Metaspace" is not supported)"},
+        Wrong{"/pre_tokenizer/pretokenizers", Json::array(), "pre_tokenizer: has no ByteLevel"},
+        Wrong{"/pre_tokenizer/pretokenizers/0",
+              {{"type", "ByteLevel"}},
+              "pre_tokenizer.pretokenizers[1]: nothing may come after ByteLevel"},
+        Wrong{"/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext",
+              "pre_tokenizer.pretokenizers[0].behavior: is \"MergedWithNext\""},
+        Wrong{kPattern, {{"String", " "}}, "pre_tokenizer.pretokenizers[0].pattern: must be an"},
+        Wrong{kPattern, SplitBy("(a+)+b"),
+              "pre_tokenizer.pretokenizers[0].pattern.Regex: a repeated group"},
+        Wrong{"/post_processor", {{"type", "BertProcessing"}}, R"(post_processor.type: "BertPro)"},
+        Wrong{"/post_processor/processors/1/single", Json::array(),
+              "post_processor.processors[1].single: must be the text"},
+        Wrong{"/post_processor/processors/1/special_tokens", Json::object(),
+              "post_processor.processors[1].special_tokens: must give"},
+        Wrong{"/decoder", nullptr, "decoder.type: (none) is not supported"}));
+
+TEST(Refused, BrokenFilesAndNames) {
+  const TempDir dir;
+  dir.Write("tokenizer.json", "{\"model\": ");
+  EXPECT_THAT(std::string(Tokenizer::Load(dir.path(), kVocab).status().message()),
+              HasSubstr("/tokenizer.json: not valid JSON"));
+  EXPECT_THAT(std::string(LoadJson(ReadJson("gpt2.json"), "", 4095).status().message()),
+              HasSubstr("\"<|endoftext|>\" has the id 4095; the model's vocab_size is 4095"));
+  EXPECT_TRUE(LoadJson(ReadJson("gpt2.json"), "", 4096).ok());
+  EXPECT_THAT(
+      std::string(LoadJson(ReadJson("gpt2.json"), R"({"eos_token": "</s>"})").status().message()),
+      HasSubstr("eos_token: \"</s>\" of tokenizer_config.json is no token"));
+}
+
+// --- Patterns. ---
+
+TEST(Pattern, WhatIsAccepted) {
+  for (const char* pattern :
+       {"a", "[^a-z]+", R"(\p{L}|\P{Nd}{2}|\s{2,}|\S{1,3})", "(a|b)?c", "(?:ab)", "(?=a)b",
+        "(?<!a)b++", "a+?", R"(\u4e00)", R"([\\\]\[-]x)"}) {
+    EXPECT_TRUE(TextSplitter::Create(pattern, true).ok()) << pattern;
+  }
+  EXPECT_EQ(*TranslatePattern(R"([^\s\p{L}\u4e00] ?\S)"),
+            R"([^\p{White_Space}\p{L}\x{4e00}] ?\P{White_Space})");
+}
+
+TEST(Pattern, WhatIsRefused) {
+  for (const char* pattern :
+       {"",        "a*",         "a?",      "(a)*",    "(?:a)+", "(a){2}",      "a**",
+        "a{2}{3}", "a{2}?",      "a{,2}",   "a{",      "a{x}",   "(",           ")",
+        "(a",      "[",          "[]",      "[a",      "[a[b]]", "[[:alpha:]]", "[a&&b]",
+        "^a",      "a$",         ".",       "]",       "}",      "(?>a)",       "(?P<n>a)",
+        "(?#c)",   "(*ACCEPT)a", "(?-i:a)", R"(\w)",   R"(\b)",  R"(\1)",       R"(\Qa)",
+        R"(\R)",   R"(\X)",      R"(\C)",   R"(\K)",   R"(\pL)", R"(\p{Han})",  R"(\p{^L})",
+        R"(\p{})", R"(\p{L)",    R"(\u12)", R"(\x41)", "\\",     "(?<=a+)b",    "[z-a]"}) {
+    EXPECT_FALSE(TextSplitter::Create(pattern, true).ok()) << pattern;
+  }
+  EXPECT_FALSE(TextSplitter::Create(std::string(5000, 'a'), true).ok());
+}
+
+// What no rule about groups forbids, but takes the fourth power of the text's length.
+TEST(Pattern, ASearchGivesUp) {
+  auto splitter = TextSplitter::Create("a+a+a+a+a+[bc]", true);
+  ASSERT_TRUE(splitter.ok()) << splitter.status();
+  const std::string text(3000, 'a');
+  const absl::Status status =
+      (*splitter)->Split(text.data(), text.size(), [](size_t, size_t) { return absl::OkStatus(); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be cut into words"));
+}
+
+}  // namespace
+}  // namespace packrat

@@ -24,34 +24,6 @@ float Max16(const float* x) {
   return lanes[0];
 }
 
-// exp() by the usual reduction to [-ln2/2, ln2/2] and a polynomial (coefficients of Cephes' expf).
-// Below -87 the arithmetic gives anything, and the mask at the end 0: a choice between two values
-// would be a branch, which keeps the compiler from vectorizing.
-inline float Exp(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits.
-  const float shifted = x * 1.44269504f + kRound;
-  const float k = shifted - kRound;
-  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float y = p * r * r + r + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits - 0x4B400000u + 127u) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  const float product = y * power;
-  std::memcpy(&bits, &product, 4);
-  bits &= -static_cast<uint32_t>(x >= -87.0f);
-  float result;
-  std::memcpy(&result, &bits, 4);
-  return result;
-}
-
 // Sum of n <= kSumBlock elements in a fixed order.
 double BlockSum(const float* w, int n) {
   float lanes[kLanes] = {};
@@ -69,9 +41,9 @@ double BlockSum(const float* w, int n) {
 void ExpBlock(const float* x, int n, float shift, float scale, float* w) {
   int i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) w[i + l] = Exp((x[i + l] - shift) * scale);
+    for (int l = 0; l < kLanes; ++l) w[i + l] = ExpNonPositive((x[i + l] - shift) * scale);
   }
-  for (; i < n; ++i) w[i] = Exp((x[i] - shift) * scale);
+  for (; i < n; ++i) w[i] = ExpNonPositive((x[i] - shift) * scale);
 }
 
 double Mass(const IndexedValue* begin, const IndexedValue* end) {
@@ -81,8 +53,6 @@ double Mass(const IndexedValue* begin, const IndexedValue* end) {
 }
 
 }  // namespace
-
-float ExpNonPositive(float x) { return Exp(x); }
 
 IndexedValue ArgMax(const float* x, int n) {
   PACKRAT_CHECK(n >= 1);

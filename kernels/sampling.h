@@ -1,15 +1,83 @@
-// Passes over one row of logits. Plain C++ in fixed lanes that every compiler turns into vector
-// instructions, without dispatch: a few passes over 32,000 logits are nothing beside the matrix
-// product that made them, and so a drawn token does not depend on the instruction set.
+// From rows of logits to tokens: what a row is sampled with, the sampler, and the passes over one
+// row that it is made of. A token is a function of the logits, the row's parameters, the seed and
+// the position, whatever else runs.
 //
-// Rows may hold -inf (an excluded token); no row may hold a NaN unless said so. Where elements are
-// ranked, the order is total: larger value first, of equal values the lower index first.
+// The CPU form is plain C++ in fixed lanes that every compiler turns into vector instructions,
+// without dispatch: a few passes over 32,000 logits are nothing beside the matrix product that made
+// them, and so a drawn token does not depend on the instruction set.
 #ifndef PACKRAT_KERNELS_SAMPLING_H_
 #define PACKRAT_KERNELS_SAMPLING_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "kernels/exp.h"
+#include "kernels/gpu.h"
 
 namespace packrat {
+
+inline constexpr int kMaxLogprobs = 20;  // Of the best tokens, for one sampled token.
+
+// A token of a text and how often it was generated; 0: it is only in the prompt.
+struct TokenCount {
+  int32_t token;
+  int32_t generated;
+};
+
+// How one row of logits is sampled. Plain data: who fills it in keeps what the spans point to until
+// the token is there. Order: bias, bans, penalties, temperature, top-k, top-p, min-p.
+struct SamplingRow {
+  int32_t num_ids = 0;              // Ids from here on are padding and never sampled. At least 1.
+  float temperature = 0.0f;         // 0: greedy.
+  int32_t top_k = 0;                // 0: off.
+  float top_p = 1.0f;               // (0, 1]
+  float min_p = 0.0f;               // [0, 1)
+  float repetition_penalty = 1.0f;  // On all of `counts`.
+  float presence_penalty = 0.0f;    // On what was generated, as the next.
+  float frequency_penalty = 0.0f;
+  uint64_t seed = 0;
+  uint64_t position = 0;      // Of the token to be drawn, in its text.
+  int32_t num_logprobs = -1;  // -1: none; n >= 0: the token's and the n best. At most kMaxLogprobs.
+  absl::Span<const std::pair<int32_t, float>> logit_bias;  // Ids distinct.
+  absl::Span<const int32_t> banned, masked;                // Both are excluded.
+  bool allow_list = false;                                 // Only `allowed` may be sampled.
+  absl::Span<const int32_t> allowed;                       // Ascending, distinct, below num_ids.
+  absl::Span<const TokenCount> counts;  // Tokens distinct. Empty: no penalties.
+};
+
+struct TokenLogprob {
+  int32_t token;
+  float logprob;
+};
+
+struct SampledToken {
+  enum class Status : int32_t {
+    kOk,
+    kNotFinite,    // A logit below num_ids was NaN or infinite.
+    kNothingLeft,  // All ids are excluded.
+  };
+  int32_t token;  // This and the rest only where kOk.
+  Status status;
+  // Natural log, under the distribution after bias, bans and penalties, before temperature and
+  // cuts. Only where SamplingRow::num_logprobs >= 0.
+  float logprob;
+  int32_t num_top;
+  TokenLogprob top[kMaxLogprobs];  // Best first; the first num_top.
+};
+
+// INTERNAL with words for the status, or OK.
+absl::Status ToStatus(SampledToken::Status status);
+
+// A uniform number in [0, 1) that depends on (seed, position) alone: Philox 4x32-10 with the seed
+// as key and the position as counter.
+double CounterUniform(uint64_t seed, uint64_t position);
+
+// --- Passes over one row. It may hold -inf (an excluded token), but no NaN. Where elements are
+// ranked, the order is total: larger value first, of equal values the lower index first. ---
 
 struct IndexedValue {
   int32_t index;
@@ -37,10 +105,7 @@ IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch);
 // Copies what ranks not after `cut` to out[0, n), in index order; returns how many.
 int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out);
 
-// exp(x) for x <= 0 to 2e-7 relative; 0 below -87; exactly 1 at 0.
-float ExpNonPositive(float x);
-
-// w[i] = exp((x[i] - shift) * scale), 0 for -inf. Returns the sum, in the order that PickByMass()
+// w[i] = ExpNonPositive((x[i] - shift) * scale), 0 for -inf. Returns the sum, in the order that PickByMass()
 // uses. shift >= all x, scale > 0 and finite. `w` may be `x`; null: only the sum.
 double ExpSum(const float* x, int n, float shift, float scale, float* w);
 
@@ -52,6 +117,55 @@ int PickByMass(const float* w, int n, double target);
 // rank order) whose sum is at least `mass`; the last of all if there is none. Expected time O(n).
 // Reorders the list.
 IndexedValue TopMassCut(IndexedValue* list, int n, double mass);
+
+// Samples rows on the CPU, by one thread at a time. Allocates nothing after the constructor.
+class Sampler {
+ public:
+  // For rows of num_ids up to `max_ids`.
+  explicit Sampler(int max_ids);
+  // Changes `logits`.
+  void Sample(const SamplingRow& row, float* logits, SampledToken* sampled);
+  size_t bytes() const;
+
+ private:
+  // What is left of a row.
+  struct Candidates {
+    const float* x;
+    int n;
+    const int32_t* ids;  // Null: element i is id i.
+  };
+  int DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best, double uniform);
+  int DrawFromList(const SamplingRow& row, int n, double mass, double uniform);
+  void FillLogprobs(const Candidates& all, IndexedValue best, int chosen, int top,
+                    SampledToken* sampled);
+
+  std::vector<float> values_;          // (max_ids): logits of allowed ids.
+  std::vector<float> weights_;         // (max_ids)
+  std::vector<IndexedValue> list_;     // (max_ids): candidates in index order.
+  std::vector<IndexedValue> scratch_;  // For TopK() and TopMassCut().
+};
+
+// --- On the GPU: many rows at once. ---
+namespace gpu {
+
+// Bytes of PackSampling()'s result. Rows from rows.size() to `places` are unused.
+size_t PackedSamplingBytes(absl::Span<const SamplingRow> rows, int places);
+// Writes what Sample() reads, lists and all, in one piece for one copy to the device. `packed`:
+// host memory, aligned to 8 bytes.
+void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* packed);
+
+// Largest vocab_stride.
+inline constexpr int kMaxSampledVocab = 1 << 19;
+
+// Samples row i of `logits`, (places, vocab_stride) float32, which it changes, to sampled[i]: of
+// num_ids, token, status and the asked-for log-probabilities; what an unused place has is not
+// touched. `packed` as above, on the device and aligned to 8 bytes. Sums are of integers, so the
+// token does not depend on the order of anything; it is the CPU's but where the uniform number
+// comes within rounding of the border between two tokens.
+absl::Status Sample(const std::byte* packed, int places, int vocab_stride, float* logits,
+                    SampledToken* sampled, CudaStream stream);
+
+}  // namespace gpu
 
 }  // namespace packrat
 

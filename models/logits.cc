@@ -86,13 +86,15 @@ absl::Status WriteLogits(const LogitsOptions& options) {
       span.cg_tolerance = options.cg_tolerance;
       span.cg_max_steps = options.cg_max_steps;
       SpanStats stats;
-      const float* rows = model->Forward({ids + done, n, &span, 1}, state.memory(), &stats);
+      const absl::StatusOr<float*> rows =
+          model->Forward({ids + done, n, &span, 1}, state.memory(), &stats);
+      if (!rows.ok()) return rows.status();
       if (!stats.finite) {
         return absl::InternalError(absl::StrCat("row ", row, ", tokens ", done, " to ",
                                                 done + n - 1,
                                                 ": the model produced a non-finite value"));
       }
-      std::copy_n(rows, n * vocab, out + done * vocab);
+      std::copy_n(*rows, n * vocab, out + done * vocab);
     }
   }
   return WriteSafetensors(options.output,

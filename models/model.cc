@@ -11,6 +11,7 @@
 #include "kernels/elementwise.h"
 #include "models/checkpoint.h"
 #include "models/family_names.h"
+#include "models/host_model.h"
 #include "models/layer.h"
 #include "models/weights.h"
 
@@ -24,7 +25,7 @@ struct Layer {
   FeedForward feed_forward;
 };
 
-class CpuModel : public LanguageModel {
+class CpuModel : public HostModel {
  public:
   CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* weights)
       : config_(config), options_(options), layout_(config), ropes_(options.max_batch_tokens) {
@@ -70,6 +71,7 @@ class CpuModel : public LanguageModel {
     logits_ = AlignedFloats(static_cast<size_t>(options_.max_logit_rows) * config_.vocab_size);
     const size_t rows = std::max(options_.max_batch_tokens, options_.max_logit_rows);
     context_ = std::make_unique<KernelContext>(options_.threads, rows * linear, per_thread);
+    TakeSampler(config_.vocab_size);
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -79,10 +81,12 @@ class CpuModel : public LanguageModel {
   const std::string& fingerprint() const override { return fingerprint_; }
   size_t scratch_bytes() const override {
     return (scratch_.floats.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
-           scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes();
+           scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes() +
+           sampler_bytes();
   }
 
-  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override {
+  absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                 SpanStats* stats) override {
     CheckBatch(batch);
     const int d = config_.hidden_size, tokens = batch.num_tokens;
     float *x = x_.data(), *h = h_.data();

@@ -1,4 +1,5 @@
-// A loaded model on the CPU. Forward() runs one flat batch; see batch.h for the contract of state.
+// A loaded model on its device. One step runs one flat batch and samples from its logits; see batch.h
+// for the contract of state.
 //
 // The bits of every logit depend on the sequence's tokens and solver options alone: not on the
 // batch, on how a text is cut into spans, or on the number of threads.
@@ -10,7 +11,10 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/sampling.h"
 #include "models/batch.h"
 #include "models/config.h"
 #include "models/state_layout.h"
@@ -23,17 +27,50 @@ struct ModelOptions {
   int threads = 0;             // 0: one per core.
 };
 
-// What the engine runs. An interface so that the scheduler and engine are tested with a fake.
+// Memory for sequences' state, where the model's device reads it.
+class StateBuffer {
+ public:
+  virtual ~StateBuffer() = default;
+  virtual std::byte* data() const = 0;  // Aligned to 64 bytes. An address of the device's.
+  virtual size_t size() const = 0;
+  // After the steps before it, before those after it.
+  virtual void Fill(size_t offset, size_t bytes, unsigned char value) = 0;
+};
+
+// What the engine runs. An interface so that the scheduler and engine are tested with a fake. One
+// thread at a time.
+//
+// A status that is not OK from Forward(), Start() or Wait() says that the device is lost: nothing
+// that it computed may be used, and no later call will do better.
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
   virtual const ModelConfig& config() const = 0;
   virtual const StateLayout& state_layout() const = 0;
   virtual const ModelOptions& options() const = 0;
-  // Runs the batch. Returns logits (sum of num_logits, vocab_size), rows in span order, valid until
-  // the next call; the caller may write to them (sampling works in place). `stats` has one entry
-  // per span.
-  virtual float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) = 0;
+
+  // The two halves of a step, so that the caller has time of its own while the device works. `rows`
+  // has an entry for each row of logits (sum of num_logits), in span order. What the arguments
+  // point to stays as it is until Wait().
+  virtual absl::Status Start(const Batch& batch, const StateMemory& state,
+                             absl::Span<const SamplingRow> rows) = 0;
+  // Waits for what was started. `stats` has one entry per span, `sampled` one per row; what a span
+  // that is not finite sampled means nothing.
+  virtual absl::Status Wait(SpanStats* stats, SampledToken* sampled) = 0;
+  // Of the last Wait(): the seconds that went into sampling; 0 where they cannot be told apart.
+  virtual double sampling_seconds() const { return 0; }
+
+  // A step at once, for tools and tests: runs the batch and returns the logits (sum of num_logits,
+  // vocab_size), on the host, rows in span order, valid until the next call; the caller may write
+  // to them.
+  virtual absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                         SpanStats* stats) = 0;
+
+  // RESOURCE_EXHAUSTED: there is not so much. The buffer must be gone before the model.
+  virtual absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) = 0;
+  // Bytes that state may take if nobody says otherwise. CPU: a quarter of the machine's memory.
+  virtual size_t state_memory_limit() const = 0;
+
   virtual size_t weight_bytes() const = 0;
   virtual size_t scratch_bytes() const = 0;
   // Hash of config and weights, hex. Together with NumericsId() it names whose state is whose.

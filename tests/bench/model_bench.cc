@@ -44,10 +44,10 @@ class Sequences {
       position_[s] += tokens;
     }
     stats_.resize(spans_.size());
-    model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
-                     static_cast<int>(spans_.size())},
-                    state_.memory(), stats_.data());
-    PACKRAT_CHECK(stats_[0].finite);
+    const auto logits = model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
+                                         static_cast<int>(spans_.size())},
+                                        state_.memory(), stats_.data());
+    PACKRAT_CHECK(logits.ok() && stats_[0].finite);
     return stats_[0];
   }
   void MoveTo(int position) {  // Pretends: what lies before is whatever the memory holds.

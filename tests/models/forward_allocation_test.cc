@@ -33,7 +33,7 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
       spans[s].num_logits = 1;
     }
     const int64_t before = NumAllocations();
-    model->Forward({tokens.data(), 3 * n, spans, 3}, state.memory(), stats);
+    ASSERT_TRUE(model->Forward({tokens.data(), 3 * n, spans, 3}, state.memory(), stats).ok());
     ASSERT_EQ(NumAllocations(), before) << "at position " << position;
     position += n;
   }

@@ -72,9 +72,9 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
     }
     if (spans.empty()) return false;
     std::vector<SpanStats> stats(spans.size());
-    const float* logits = model->Forward({tokens.data(), static_cast<int>(tokens.size()),
-                                          spans.data(), static_cast<int>(spans.size())},
-                                         state.memory(), stats.data());
+    const float* logits = *model->Forward({tokens.data(), static_cast<int>(tokens.size()),
+                                           spans.data(), static_cast<int>(spans.size())},
+                                          state.memory(), stats.data());
     for (size_t i = 0; i < spans.size(); ++i) {
       EXPECT_TRUE(stats[i].finite);
       const int row = spans[i].tail;

@@ -1,0 +1,174 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/check.h"
+#include "kernels/elementwise.h"
+#include "kernels/sampling.h"
+
+namespace packrat {
+namespace {
+
+constexpr float kExcluded = -std::numeric_limits<float>::infinity();
+// 1/temperature at most: with it the best token's weight is 1 and that of any other is 0 or 1.
+constexpr float kMaxInverseTemperature = 1e30f;
+
+// In place on logits; all that are not excluded are finite before and after.
+void ApplyPenalties(const SamplingRow& row, float* logits) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  for (const TokenCount& entry : row.counts) {
+    float& x = logits[entry.token];
+    if (x == kExcluded) continue;
+    x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
+    if (entry.generated > 0) {
+      x -= row.presence_penalty + row.frequency_penalty * static_cast<float>(entry.generated);
+    }
+    x = std::clamp(x, -kLargest, kLargest);
+  }
+}
+
+}  // namespace
+
+double CounterUniform(uint64_t seed, uint64_t position) {
+  uint32_t counter[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0,
+                         0};
+  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53u} * counter[0];
+    const uint64_t b = uint64_t{0xCD9E8D57u} * counter[2];
+    counter[0] = static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0];
+    counter[1] = static_cast<uint32_t>(b);
+    counter[2] = static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1];
+    counter[3] = static_cast<uint32_t>(a);
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  const uint64_t bits = (uint64_t{counter[1]} << 32) | counter[0];
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+absl::Status ToStatus(SampledToken::Status status) {
+  switch (status) {
+    case SampledToken::Status::kOk:
+      return absl::OkStatus();
+    case SampledToken::Status::kNotFinite:
+      return absl::InternalError("the model produced a non-finite value");
+    case SampledToken::Status::kNothingLeft:
+      return absl::InternalError("no token is left to choose from");
+  }
+  PACKRAT_CHECK(false) << static_cast<int>(status);
+  return absl::OkStatus();
+}
+
+Sampler::Sampler(int max_ids)
+    : values_(max_ids), weights_(max_ids), list_(max_ids), scratch_(TopKScratch(max_ids)) {
+  PACKRAT_CHECK(max_ids >= 1);
+}
+
+size_t Sampler::bytes() const {
+  return (values_.size() + weights_.size()) * sizeof(float) +
+         (list_.size() + scratch_.size()) * sizeof(IndexedValue);
+}
+
+void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {
+  PACKRAT_CHECK(row.num_ids >= 1 && row.num_ids <= static_cast<int>(values_.size()));
+  sampled->status = SampledToken::Status::kNotFinite;
+  if (!AllFinite(logits, row.num_ids)) return;
+  for (const auto& [id, bias] : row.logit_bias) logits[id] += bias;
+  for (int32_t id : row.banned) logits[id] = kExcluded;
+  for (int32_t id : row.masked) logits[id] = kExcluded;
+  ApplyPenalties(row, logits);
+
+  Candidates all{logits, row.num_ids, nullptr};
+  if (row.allow_list) {
+    all = {values_.data(), static_cast<int>(row.allowed.size()), row.allowed.data()};
+    for (int i = 0; i < all.n; ++i) values_[i] = logits[all.ids[i]];
+  }
+  const IndexedValue best = all.n > 0 ? ArgMax(all.x, all.n) : IndexedValue{0, kExcluded};
+  sampled->status = SampledToken::Status::kNothingLeft;
+  if (best.value == kExcluded) return;
+
+  int chosen = best.index;
+  if (row.temperature > 0) {
+    chosen = DrawIndex(row, all, best, CounterUniform(row.seed, row.position));
+  }
+  if (row.num_logprobs >= 0) FillLogprobs(all, best, chosen, row.num_logprobs, sampled);
+  sampled->token = all.ids != nullptr ? all.ids[chosen] : chosen;
+  sampled->status = SampledToken::Status::kOk;
+}
+
+int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best,
+                       double uniform) {
+  const float scale = std::min(1.0f / row.temperature, kMaxInverseTemperature);
+  if (row.top_k > 0 && row.top_k < all.n) {
+    const IndexedValue cut = TopKCut(all.x, all.n, row.top_k, scratch_.data());
+    const int n = GatherFromCut(all.x, all.n, cut, list_.data());
+    double mass = 0;
+    for (int i = 0; i < n; ++i) {
+      list_[i].value = ExpNonPositive((list_[i].value - best.value) * scale);
+      mass += list_[i].value;
+    }
+    return DrawFromList(row, n, mass, uniform);
+  }
+  const double mass = ExpSum(all.x, all.n, best.value, scale, weights_.data());
+  if (row.top_p >= 1.0f && row.min_p <= 0.0f) {
+    return PickByMass(weights_.data(), all.n, uniform * mass);
+  }
+  // Only what may survive goes on the list. All tokens below (1 - top_p) * mass / n together weigh
+  // less than the mass that top-p drops, so none of them is in the nucleus (the factor is for
+  // rounding).
+  const float bar = row.top_p < 1.0f
+                        ? static_cast<float>((1.0 - row.top_p) * mass / all.n * 0.999)
+                        : row.min_p;
+  const IndexedValue cut{std::numeric_limits<int32_t>::max(), bar};
+  return DrawFromList(row, GatherFromCut(weights_.data(), all.n, cut, list_.data()), mass,
+                      uniform);
+}
+
+// list_[0, n): candidates and their weights, of the `mass` that top-p is a share of.
+int Sampler::DrawFromList(const SamplingRow& row, int n, double mass, double uniform) {
+  IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
+  if (row.top_p < 1.0f) {
+    std::copy_n(list_.begin(), n, scratch_.begin());
+    const IndexedValue nucleus =
+        TopMassCut(scratch_.data(), n, static_cast<double>(row.top_p) * mass);
+    if (RanksBefore(nucleus, cut)) cut = nucleus;
+  }
+  int kept = 0;
+  double total = 0;
+  for (int i = 0; i < n; ++i) {
+    if (RanksBefore(cut, list_[i])) continue;
+    total += list_[i].value;
+    list_[kept++] = list_[i];
+  }
+  const double target = uniform * total;
+  double running = 0;
+  int chosen = -1;
+  for (int i = 0; i < kept; ++i) {
+    if (list_[i].value > 0) chosen = list_[i].index;
+    running += list_[i].value;
+    if (running > target && chosen >= 0) break;
+  }
+  PACKRAT_CHECK(chosen >= 0);
+  return chosen;
+}
+
+void Sampler::FillLogprobs(const Candidates& all, IndexedValue best, int chosen, int top,
+                           SampledToken* sampled) {
+  const double log_sum = std::log(ExpSum(all.x, all.n, best.value, 1.0f, nullptr));
+  const auto logprob = [&](float x) {
+    return static_cast<float>(static_cast<double>(x) - best.value - log_sum);
+  };
+  sampled->logprob = logprob(all.x[chosen]);
+  sampled->num_top = 0;
+  if (top < 1) return;
+  const int n = TopK(all.x, all.n, std::min(top, kMaxLogprobs), scratch_.data());
+  std::sort(scratch_.begin(), scratch_.begin() + n, RanksBefore);
+  for (int i = 0; i < n && scratch_[i].value > kExcluded; ++i) {
+    const int index = scratch_[i].index;
+    sampled->top[sampled->num_top++] = {all.ids != nullptr ? all.ids[index] : index,
+                                        logprob(scratch_[i].value)};
+  }
+}
+
+}  // namespace packrat

@@ -1,0 +1,43 @@
+// What all models that compute on the host share: Start() remembers, Wait() computes and samples,
+// and state is the process's own memory.
+#ifndef PACKRAT_MODELS_HOST_MODEL_H_
+#define PACKRAT_MODELS_HOST_MODEL_H_
+
+#include <memory>
+#include <vector>
+
+#include "models/model.h"
+
+namespace packrat {
+
+// Anonymous memory, in huge pages where it is large; taken from the machine as it is first used.
+absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateHostState(size_t bytes);
+
+// For what is derived from it: Forward(), which is Wait()'s first half.
+class HostModel : public LanguageModel {
+ public:
+  absl::Status Start(const Batch& batch, const StateMemory& state,
+                     absl::Span<const SamplingRow> rows) override;
+  absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
+  double sampling_seconds() const override { return sampling_seconds_; }
+  absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) override;
+  size_t state_memory_limit() const override;
+
+ protected:
+  // The sampler's memory; before the first Start().
+  void TakeSampler(int vocab_size) { sampler_ = std::make_unique<Sampler>(vocab_size); }
+  size_t sampler_bytes() const { return sampler_ == nullptr ? 0 : sampler_->bytes(); }
+
+ private:
+  std::unique_ptr<Sampler> sampler_;
+  bool started_ = false;
+  // As started.
+  Batch batch_;
+  StateMemory state_;
+  absl::Span<const SamplingRow> rows_;
+  double sampling_seconds_ = 0;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_HOST_MODEL_H_

@@ -1,36 +1,49 @@
 """Writes a folder that the server loads: bf16 safetensors, config, tokenizer, generation defaults.
 
     python3 -m models.train.export --checkpoint RUN/checkpoint.pt --data DATA --output models/demo
+
+What the folder held before stays as it was if the disk fills. Sampling defaults are those that
+models/train/sampling.py recommends; --temperature and --top_p change them.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import shutil
-
-import torch
 
 from models.reference import safetensors_io
+from models.train import checkpoint, files
+from models.train.data import load_tokenizer
+from models.train.files import Mistake
 
 GENERATION = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": True, "temperature": 0.7,
               "top_p": 0.9}
 
 
-def export(checkpoint_path, data, output):
+def export(checkpoint_path, data, output, generation=None):
     """Returns the bytes of model.safetensors."""
-    state = torch.load(checkpoint_path, map_location="cpu")
-    os.makedirs(output, exist_ok=True)
+    state = checkpoint.load(checkpoint_path)
+    pieces = load_tokenizer(data).get_piece_size()
+    if pieces > state["config"]["vocab_size"]:
+        raise Mistake(f"{data}: a tokenizer of {pieces} pieces, but the checkpoint's vocab_size is "
+                      f"{state['config']['vocab_size']}")
+    with open(os.path.join(data, "tokenizer.model"), "rb") as f:
+        tokenizer = f.read()
     tensors = {name: tensor.bfloat16() for name, tensor in state["model"].items()}
+    files.make_folder(output)
     path = os.path.join(output, "model.safetensors")
-    safetensors_io.save(path, tensors, {"format": "pt"})
-    config = dict(state["config"], torch_dtype="bfloat16")
-    for name, content in (("config.json", config), ("generation_config.json", GENERATION),
-                          ("tokenizer_config.json", {"add_bos_token": True})):
-        with open(os.path.join(output, name), "w", encoding="utf-8") as f:
-            json.dump(content, f, indent=2)
-            f.write("\n")
-    source = os.path.join(data, "tokenizer.model")
-    shutil.copyfile(source, os.path.join(output, "tokenizer.model"))
+    # All are written before the first takes its place: a full disk leaves no mixture.
+    with contextlib.ExitStack() as stack:
+        for name, content in (("config.json", dict(state["config"], torch_dtype="bfloat16")),
+                              ("generation_config.json", dict(GENERATION, **(generation or {}))),
+                              ("tokenizer_config.json", {"add_bos_token": True})):
+            file = stack.enter_context(files.replacing(os.path.join(output, name)))
+            file.write(json.dumps(content, indent=2).encode("utf-8") + b"\n")
+            file.flush()
+        file = stack.enter_context(files.replacing(os.path.join(output, "tokenizer.model")))
+        file.write(tokenizer)
+        file.flush()
+        safetensors_io.save(stack.enter_context(files.replaced_by(path)), tensors, {"format": "pt"})
     return os.path.getsize(path)
 
 
@@ -39,10 +52,13 @@ def main():
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, help="folder with tokenizer.model")
     parser.add_argument("--output", required=True)
+    parser.add_argument("--temperature", type=float, default=GENERATION["temperature"])
+    parser.add_argument("--top_p", type=float, default=GENERATION["top_p"])
     args = parser.parse_args()
-    size = export(args.checkpoint, args.data, args.output)
+    size = export(args.checkpoint, args.data, args.output,
+                  {"temperature": args.temperature, "top_p": args.top_p})
     print(f"{args.output}: {size} bytes of weights")
 
 
 if __name__ == "__main__":
-    main()
+    files.run_main(main)

@@ -5,6 +5,7 @@ five Newton-Schulz steps. Matrices of one shape are orthogonalised in one batch.
 """
 
 import collections
+import math
 
 import torch
 
@@ -62,8 +63,10 @@ class Optimizer:
         self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
     def step(self, scale):
-        """Returns the gradient's norm before clipping."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        """Returns the gradient's norm before clipping; where it is not finite, nothing changes."""
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 1.0))
+        if not math.isfinite(norm):
+            return norm
         for group in self.adam.param_groups:
             group["lr"] = self.adam_lr * scale
         self.adam.step()
@@ -71,7 +74,7 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
         for p in self.muon.params.values():
             p.grad = None
-        return float(norm)
+        return norm
 
     def state(self):
         return {"muon": self.muon.buffers, "adam": self.adam.state_dict()}

@@ -19,6 +19,9 @@ import statistics
 import numpy as np
 import sentencepiece
 
+from models.train import files
+from models.train.files import Mistake
+
 END = "<|endoftext|>"
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " ",
                          "\u2014": "--", "\u2013": "-", "\ufeff": "", "\t": " ", "\r": ""})
@@ -28,15 +31,23 @@ _STORY_OPENERS = re.compile(r"(Once upon a time|One day|One sunny|Once there|The
 
 
 def read_documents(path):
+    """The documents of a file, as they are. Raises Mistake where it is not text."""
     opener = lzma.open if path.endswith(".xz") else open
-    with opener(path, "rt", encoding="utf-8") as f:
-        lines = []
-        for line in f:
-            if line.strip() == END:
-                yield "\n".join(lines)
-                lines = []
-            else:
-                lines.append(line.strip())
+    lines = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as f:
+            for line in f:
+                if "\0" in line:
+                    raise Mistake(f"{path}: binary, not text (a zero byte)")
+                if line.strip() == END:
+                    yield "\n".join(lines)
+                    lines = []
+                else:
+                    lines.append(line.strip())
+    except UnicodeDecodeError as error:
+        raise Mistake(f"{path}: binary, not UTF-8 text ({error.reason})") from error
+    except (lzma.LZMAError, EOFError) as error:
+        raise Mistake(f"{path}: damaged, not an xz file ({error})") from error
     if lines:
         yield "\n".join(lines)
 
@@ -116,13 +127,22 @@ def train_tokenizer(plain, books, prefix, vocab_size, seed):
         lines.append(line)
     rng.shuffle(lines)
     model = io.BytesIO()  # Not a model_prefix: the model would carry that path for ever.
+    try:
+        _train_sentencepiece(lines, model, vocab_size)
+    except RuntimeError as error:
+        raise Mistake(f"a tokenizer of {vocab_size} pieces cannot be made of "
+                      f"{sum(map(len, lines))} characters: more text, or a smaller --vocab_size "
+                      f"({str(error).splitlines()[0]})") from error
+    with files.replacing(prefix + ".model") as file:
+        file.write(model.getvalue())
+
+
+def _train_sentencepiece(lines, model, vocab_size):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
         model_type="unigram", byte_fallback=True, character_coverage=0.9995,
         normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=2, minloglevel=1)
-    with open(prefix + ".model", "wb") as file:
-        file.write(model.getvalue())
 
 
 def encode(documents, tokenizer):
@@ -143,10 +163,19 @@ def main():
                         help="share of the longer texts that is kept, the simplest first")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    os.makedirs(args.output, exist_ok=True)
+    if args.vocab_size > 1 << 16:
+        raise Mistake(f"--vocab_size: {args.vocab_size} ids do not fit 16 bits")
+    files.make_folder(args.output)
     documents = [clean(text) for path in args.corpus for text in read_documents(path)]
     documents = list(dict.fromkeys(filter(None, documents)))
+    if not documents:
+        raise Mistake(f"{', '.join(args.corpus)}: empty, no text in it")
     plain, books = select(documents, args.books_fraction)
+    for group, what in ((plain, f"short plain stories (30 words to {_STORY_CHARS} characters)"),
+                        (books, "longer texts (English prose of 200 characters or more)")):
+        if not group:
+            raise Mistake(f"{', '.join(args.corpus)}: {len(documents)} documents, no {what} "
+                          f"among them; documents end with a line {END}")
     random.Random(args.seed).shuffle(plain)
     random.Random(args.seed).shuffle(books)
     prefix = os.path.join(args.output, "tokenizer")
@@ -154,11 +183,12 @@ def main():
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
     for name, group in (("plain", plain), ("books", books)):
         ids = encode(group, tokenizer)
-        ids.tofile(os.path.join(args.output, name + ".bin"))
+        with files.replacing(os.path.join(args.output, name + ".bin")) as file:
+            file.write(ids.tobytes())
         size = sum(len(text.encode("utf-8")) for text in group)
         print(f"{name}: {len(group)} documents, {size} bytes, {len(ids)} tokens, "
               f"{size / len(ids):.2f} bytes per token")
 
 
 if __name__ == "__main__":
-    main()
+    files.run_main(main)

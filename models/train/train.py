@@ -4,11 +4,14 @@
 
 Stops with RUN/checkpoint.pt written and the learning rate decayed to zero after --minutes, at
 --until HH:MM (UTC), or after --steps; run the same command again to go on after an interruption.
-With --steps an interrupted run ends with the very weights of an uninterrupted one.
+With --steps an interrupted run ends with the very weights of an uninterrupted one. Progress is
+printed, and written to RUN/log.jsonl (models/train/run_log.py).
+
+Exit codes: 0 done, 75 a piece of --piece_minutes is done and more is to come, 130 interrupted and
+saved, 1 a mistake or a failure, told in one line; the last good checkpoint is then kept.
 """
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -16,79 +19,60 @@ import signal
 import time
 
 import numpy as np
-import sentencepiece
 import torch
 import torch.nn.functional as F
 
 from models.reference import families, mesa_solver
 from models.reference.model import Model
-from models.train.data import Mixture, Stream
+from models.train import checkpoint, files
+from models.train.data import KINDS, Mixture, Stream, load_tokenizer, piece_bytes
+from models.train.files import Mistake
 from models.train.initial import initialise
 from models.train.optimizer import Optimizer
+from models.train.run_log import NAME as LOG_NAME, RunLog
+from models.train.schedule import Schedule, next_time
 
 CHECKPOINT = "checkpoint.pt"
+EXIT_DONE, EXIT_PIECE, EXIT_INTERRUPTED = 0, 75, 130
 _HELD_OUT = 8  # windows of each stream, for the loss printed now and then
+# Settings that a run may be resumed with other values of, at the price of another run.
+_REMEMBERED = ("steps", "minutes", "until", "batch", "length", "seed", "muon_lr", "adam_lr",
+               "warmup", "plain_start", "plain_end", "bf16")
 
 
-class Schedule:
-    """Progress 0..1 by steps, or by wall clock towards a deadline; and what depends on it."""
-
-    def __init__(self, args, begun):
-        self.steps, self.begun = args.steps, begun
-        if args.until:
-            self.deadline = _next_time(args.until)
-        else:
-            self.deadline = begun + 60 * args.minutes
-        self.plain_start, self.plain_end = args.plain_start, args.plain_end
-        self.warmup = args.warmup
-
-    def progress(self, step):
-        if self.steps:
-            return min(1.0, step / self.steps)
-        return min(1.0, (time.time() - self.begun) / max(1.0, self.deadline - self.begun))
-
-    def rate(self, step, progress):
-        """Warm-up, flat, then linear to zero over the last 60 %."""
-        return min(1.0, (step + 1) / self.warmup, (1 - progress) / 0.6)
-
-    def share(self, progress):
-        """More plain stories towards the end: what is learned last is remembered best."""
-        return self.plain_start + (self.plain_end - self.plain_start) * progress
-
-    def cg_steps(self, progress):
-        return 5 if progress < 0.7 else 8
-
-
-def _next_time(text):
-    hour, minute = map(int, text.split(":"))
-    now = datetime.datetime.now(datetime.timezone.utc)
-    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    if then <= now:
-        then += datetime.timedelta(days=1)
-    return then.timestamp()
+def read_model(path):
+    """(config, model without weights) of a config.json."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        return config, Model(families.parse_config(config))
+    except OSError:
+        raise
+    except KeyError as error:
+        raise Mistake(f"{path}: lacks {error}") from error
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        raise Mistake(f"{path}: not a config of a model: {error}") from error
 
 
 class Trainer:
     def __init__(self, args):
         self.args = args
-        with open(args.config, encoding="utf-8") as f:
-            self.config = json.load(f)
+        self.config, self.model = read_model(args.config)
         self.device = torch.device(args.device)
         torch.manual_seed(args.seed)
-        self.model = Model(families.parse_config(self.config))
         initialise(self.model, args.seed)
         self.model.to(self.device)
         self.optimizer = Optimizer(self.model, args.muon_lr, args.adam_lr)
-        streams = [Stream(os.path.join(args.data, name + ".bin"), args.length, args.seed + i,
-                          _HELD_OUT) for i, name in enumerate(("plain", "books"))]
-        self.data = Mixture(streams, args.seed)
-        self.bytes_of = _piece_bytes(os.path.join(args.data, "tokenizer.model"),
-                                     self.config["vocab_size"])
-        self.step, self.begun = 0, time.time()
+        vocab_size = self.config["vocab_size"]
+        self.data = Mixture([Stream(os.path.join(args.data, kind + ".bin"), args.length,
+                                    args.seed + i, _HELD_OUT, vocab_size)
+                             for i, kind in enumerate(KINDS)], args.seed)
+        self.bytes_of = piece_bytes(load_tokenizer(args.data), vocab_size)
+        self.step, self.tokens, self.begun, self.average = 0, 0, time.time(), None
         self.path = os.path.join(args.output, CHECKPOINT)
-        if os.path.exists(self.path):
-            self._load()
-        self.schedule = Schedule(args, self.begun)
+        rate = self._load() if os.path.exists(self.path) else 0.0
+        self.schedule = Schedule(args, self.begun, rate)
+        self.log = RunLog(os.path.join(args.output, LOG_NAME))
 
     def loss(self, rows):
         """Mean negative log-likelihood in nats per token, and bytes per token."""
@@ -100,16 +84,22 @@ class Trainer:
         return loss, float(self.bytes_of[targets.cpu()].mean())
 
     def train_step(self, progress):
+        """(loss, gradient's norm, bits per byte). Raises Mistake where one is not finite."""
         mesa_solver.options = mesa_solver.Options(steps=self.schedule.cg_steps(progress), block=32)
         rows = self.data.batch(self.args.batch, self.schedule.share(progress))
         loss, size = self.loss(rows)
-        if not math.isfinite(float(loss)):
-            raise SystemExit(f"step {self.step}: the loss is {float(loss)}; "
-                             f"the last good state is {self.path}")
+        self._check_finite("loss", float(loss))
         loss.backward()
-        norm = self.optimizer.step(self.schedule.rate(self.step, progress))
+        norm = self.optimizer.step(self.schedule.next_rate(progress))
+        self._check_finite("gradient's norm", norm)
         self.step += 1
-        return float(loss), size, norm
+        self.tokens += self.args.batch * self.args.length
+        return float(loss), norm, float(loss) / math.log(2) / size
+
+    def _check_finite(self, what, value):
+        if not math.isfinite(value):
+            raise Mistake(f"step {self.step}: the {what} is {value}; "
+                          f"{checkpoint.last_good(self.path)}; try lower learning rates")
 
     @torch.no_grad()
     def evaluate(self):
@@ -124,73 +114,94 @@ class Trainer:
         state = {"config": self.config, "step": self.step, "elapsed": time.time() - self.begun,
                  "begun": self.begun, "model": self.model.state_dict(),
                  "optimizer": self.optimizer.state(), "data": self.data.state(),
-                 "rng": torch.get_rng_state()}
-        torch.save(state, self.path + ".tmp")
-        os.replace(self.path + ".tmp", self.path)  # a kill leaves the old file or the new one
+                 "rng": torch.get_rng_state(), "tokens": self.tokens, "rate": self.schedule.rate,
+                 "average": self.average, "settings": self._settings()}
+        checkpoint.save(self.path, state)
 
     def _load(self):
-        try:
-            state = torch.load(self.path, map_location="cpu")
-        except Exception as error:  # torch raises several kinds, by version and kind of damage
-            raise SystemExit(f"{self.path}: damaged, not a checkpoint ({error}); remove it to "
-                             "begin anew") from error
-        if state["config"] != self.config:
-            different = sorted(k for k in set(state["config"]) | set(self.config)
-                               if state["config"].get(k) != self.config.get(k))
-            raise SystemExit(f"{self.path}: made with another config (differs in "
-                             f"{', '.join(different)}); choose another --output")
+        """Takes over the checkpoint; returns the learning rate's factor of its last step."""
+        state = checkpoint.load(self.path, self.config)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state(state["optimizer"])
         self.data.load_state(state["data"])
         torch.set_rng_state(state["rng"])
-        self.step = state["step"]
+        self.step, self.average = state["step"], state.get("average")
+        self.tokens = state.get("tokens", self.step * self.args.batch * self.args.length)
         # --until counts from the first start; --minutes counts time trained, not time lost.
         self.begun = state["begun"] if self.args.until else time.time() - state["elapsed"]
-        print(f"resumed {self.path} at step {self.step}", flush=True)
+        changed = [f"{name} {value} instead of {state['settings'][name]}"
+                   for name, value in self._settings().items()
+                   if value != state.get("settings", {}).get(name, value)]
+        print(f"resumed {self.path} at step {self.step}" +
+              (f", with {', '.join(changed)}" if changed else ""), flush=True)
+        return state.get("rate", 0.0)
+
+    def _settings(self):
+        return {name: getattr(self.args, name) for name in _REMEMBERED}
 
     def run(self):
+        """Trains to the end, an interruption or the end of a piece. Returns the exit code."""
         parameters = sum(p.numel() for p in self.model.parameters())
         print(f"{parameters / 1e6:.2f} M parameters, torch {torch.__version__}, "
               f"{torch.get_num_threads()} threads, {self.device}", flush=True)
+        self.log.write("begin", self.step, parameters=parameters, settings=self._settings())
         interrupted = []
         signal.signal(signal.SIGTERM, lambda *_: interrupted.append(True))
         signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
-        average, since, tokens, saved = None, time.time(), 0, time.time()
+        first, started = self.step, time.time()
+        since, tokens, saved = started, self.tokens, started
         while True:
             progress = self.schedule.progress(self.step)
-            if progress >= 1.0 or interrupted or self.step == self.args.stop_after:
+            piece_over = self.args.piece_minutes and \
+                time.time() - started > 60 * self.args.piece_minutes
+            if progress >= 1 or interrupted or piece_over or self.step == self.args.stop_after:
                 break
-            loss, size, norm = self.train_step(progress)
-            bits = loss / math.log(2) / size
-            average = bits if average is None else 0.95 * average + 0.05 * bits
-            tokens += self.args.batch * self.args.length
+            loss, norm, bits = self.train_step(progress)
+            self.average = bits if self.average is None else 0.95 * self.average + 0.05 * bits
             if self.step % self.args.log_every == 0:
                 now = time.time()
-                left = (now - self.begun) * (1 - progress) / max(progress, 1e-6)
-                print(f"step {self.step} {100 * progress:.1f}% loss {loss:.3f} "
-                      f"bits/byte {average:.3f} norm {norm:.2f} "
-                      f"{tokens / (now - since):.0f} tokens/s, {left / 60:.0f} min left", flush=True)
-                since, tokens = now, 0
+                self._report(progress, loss, norm, (self.tokens - tokens) / (now - since))
+                since, tokens = now, self.tokens
             if time.time() - saved > 60 * self.args.save_minutes:
                 self.save()
-                plain, books = self.evaluate()
-                print(f"step {self.step} held out: plain {plain:.3f} books {books:.3f} bits/byte",
-                      flush=True)
+                self._report_held_out()
                 saved = time.time()
-        self.save()
-        print(f"{'interrupted' if interrupted else 'done'} at step {self.step}: {self.path}",
+        why, code = (("done", EXIT_DONE) if progress >= 1 else
+                     ("interrupted", EXIT_INTERRUPTED) if interrupted else
+                     ("piece done", EXIT_PIECE))
+        if self.step > first:
+            self.save()
+            if not interrupted:
+                self._report_held_out()
+        self.log.write("end", self.step, why=why)
+        print(f"{why} at step {self.step}: {self.path}", flush=True)
+        return code
+
+    def _report(self, progress, loss, norm, speed):
+        seconds = time.time() - self.begun
+        left = seconds * (1 - progress) / max(progress, 1e-6)
+        print(f"step {self.step} {100 * progress:.1f}% loss {loss:.3f} bits/byte {self.average:.3f} "
+              f"norm {norm:.2f} {speed:.0f} tokens/s, {left / 60:.0f} min left", flush=True)
+        self.log.write("train", self.step, tokens=self.tokens, loss=round(loss, 5),
+                       bits_per_byte=round(self.average, 5), norm=round(norm, 4),
+                       rate=round(self.schedule.rate, 6), tokens_per_second=round(speed, 1),
+                       seconds=round(seconds, 1))
+
+    def _report_held_out(self):
+        bits = dict(zip(KINDS, self.evaluate()))
+        print(f"step {self.step} held out: " +
+              " ".join(f"{kind} {value:.3f}" for kind, value in bits.items()) + " bits/byte",
               flush=True)
+        self.log.write("held_out", self.step, tokens=self.tokens,
+                       bits_per_byte={kind: round(value, 5) for kind, value in bits.items()},
+                       seconds=round(time.time() - self.begun, 1))
 
 
-def _piece_bytes(path, vocab_size):
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=path)
-    sizes = torch.zeros(vocab_size)
-    for i in range(min(vocab_size, tokenizer.get_piece_size())):
-        if tokenizer.is_byte(i):
-            sizes[i] = 1
-        elif not tokenizer.is_control(i):
-            sizes[i] = len(tokenizer.id_to_piece(i).replace("\u2581", " ").encode("utf-8"))
-    return sizes
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
 
 
 def parse_arguments(argv=None):
@@ -200,31 +211,39 @@ def parse_arguments(argv=None):
     parser.add_argument("--output", required=True, help="folder of the checkpoint")
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--until", help="HH:MM in UTC, instead of --minutes")
+    parser.add_argument("--piece_minutes", type=float, default=0.0,
+                        help="leave with exit code 75 after so long; the same command goes on")
     parser.add_argument("--steps", type=int, default=0, help="instead of a time budget")
     parser.add_argument("--stop_after", type=int, default=-1, help="interrupt at this step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--bf16", type=int, default=1, help="matrix products in bfloat16")
-    parser.add_argument("--batch", type=int, default=4, help="sequences a step")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence")
+    parser.add_argument("--batch", type=_positive, default=4, help="sequences a step")
+    parser.add_argument("--length", type=_positive, default=1024, help="tokens of a sequence")
     parser.add_argument("--muon_lr", type=float, default=0.01)
     parser.add_argument("--adam_lr", type=float, default=0.003)
-    parser.add_argument("--warmup", type=int, default=50, help="steps")
+    parser.add_argument("--warmup", type=_positive, default=50, help="steps")
     parser.add_argument("--plain_start", type=float, default=0.4, help="share of plain stories")
     parser.add_argument("--plain_end", type=float, default=0.9, help="the same, at the end")
     parser.add_argument("--save_minutes", type=float, default=5.0)
-    parser.add_argument("--log_every", type=int, default=10)
+    parser.add_argument("--log_every", type=_positive, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.until:
+        try:
+            next_time(args.until)
+        except ValueError:
+            parser.error(f"--until: {args.until!r} is not HH:MM")
+    return args
 
 
 def main():
     args = parse_arguments()
-    os.makedirs(args.output, exist_ok=True)
+    files.make_folder(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
-    Trainer(args).run()
+    return Trainer(args).run()
 
 
 if __name__ == "__main__":
-    main()
+    files.run_main(main)

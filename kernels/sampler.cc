@@ -117,12 +117,10 @@ int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedVal
   // Only what may survive goes on the list. All tokens below (1 - top_p) * mass / n together weigh
   // less than the mass that top-p drops, so none of them is in the nucleus (the factor is for
   // rounding).
-  const float bar = row.top_p < 1.0f
-                        ? static_cast<float>((1.0 - row.top_p) * mass / all.n * 0.999)
-                        : row.min_p;
+  const float bar =
+      row.top_p < 1.0f ? static_cast<float>((1.0 - row.top_p) * mass / all.n * 0.999) : row.min_p;
   const IndexedValue cut{std::numeric_limits<int32_t>::max(), bar};
-  return DrawFromList(row, GatherFromCut(weights_.data(), all.n, cut, list_.data()), mass,
-                      uniform);
+  return DrawFromList(row, GatherFromCut(weights_.data(), all.n, cut, list_.data()), mass, uniform);
 }
 
 // list_[0, n): candidates and their weights, of the `mass` that top-p is a share of.

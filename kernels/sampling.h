@@ -46,7 +46,7 @@ struct SamplingRow {
   absl::Span<const int32_t> banned, masked;                // Both are excluded.
   bool allow_list = false;                                 // Only `allowed` may be sampled.
   absl::Span<const int32_t> allowed;                       // Ascending, distinct, below num_ids.
-  absl::Span<const TokenCount> counts;  // Tokens distinct. Empty: no penalties.
+  absl::Span<const TokenCount> counts;                     // Tokens distinct. Empty: no penalties.
 };
 
 struct TokenLogprob {
@@ -105,8 +105,8 @@ IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch);
 // Copies what ranks not after `cut` to out[0, n), in index order; returns how many.
 int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out);
 
-// w[i] = ExpNonPositive((x[i] - shift) * scale), 0 for -inf. Returns the sum, in the order that PickByMass()
-// uses. shift >= all x, scale > 0 and finite. `w` may be `x`; null: only the sum.
+// w[i] = ExpNonPositive((x[i] - shift) * scale), 0 for -inf. Returns the sum, in the order that
+// PickByMass() uses. shift >= all x, scale > 0 and finite. `w` may be `x`; null: only the sum.
 double ExpSum(const float* x, int n, float shift, float scale, float* w);
 
 // The index i of w[0, n) at which the running sum first exceeds `target`, in [0, sum of w). If

@@ -1,7 +1,5 @@
 #include "runtime/engine.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -39,10 +37,9 @@ absl::Status ResolveOptions(const LanguageModel& model, EngineOptions* options) 
     const double all =
         static_cast<double>(options->max_running) *
         static_cast<double>(model.state_layout().SequenceBytes(options->max_context));
-    const double memory =
-        static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    const auto limit = static_cast<double>(model.state_memory_limit());
     // At least 1, since 0 means this very choice.
-    options->state_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min(all, memory / 4)));
+    options->state_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min(all, limit)));
   }
   return absl::OkStatus();
 }
@@ -63,6 +60,24 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   return limits;
 }
 
+std::string MiB(int64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
+
+// What takes how much of the device's memory, and how long a text could be.
+std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
+  const StateLayout& layout = model.state_layout();
+  int64_t fits = 0;  // Tokens.
+  for (int64_t step = int64_t{1} << 30; step > 0; step /= 2) {
+    const auto bytes = static_cast<int64_t>(layout.SequenceBytes(fits + step));
+    if (fits + step <= options.max_context && bytes <= options.state_bytes) fits += step;
+  }
+  return absl::StrCat(
+      "weights ", MiB(model.weight_bytes()), ", scratch ", MiB(model.scratch_bytes()),
+      ", left for state ", MiB(model.state_memory_limit()), ", state_bytes ",
+      MiB(options.state_bytes), "; one sequence of ", options.max_context, " tokens takes ",
+      MiB(layout.SequenceBytes(options.max_context)), ", and ",
+      fits > 0 ? absl::StrCat("one of ", fits, " tokens would fit") : "not even an empty one fits");
+}
+
 }  // namespace
 
 Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
@@ -72,7 +87,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       options(options),
       limits(limits),
       pool(std::move(state_pool)),
-      sampler(limits.vocab_size, limits.num_ids) {
+      sampled(options.max_running) {
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
   stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
@@ -89,6 +104,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
   admitted.reserve(options.max_running);
   batch_sequences.reserve(options.max_running);
   batch_spans.reserve(options.max_running);
+  sampling_rows.reserve(options.max_running);
   span_stats.reserve(options.max_running);
   batch_tokens.reserve(options.max_batch_tokens);
   touched.reserve(2 * options.max_running);
@@ -107,8 +123,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
   pool_options.state_bytes = options.state_bytes;
   pool_options.poison_freed = options.poison_freed_state;
   absl::StatusOr<std::unique_ptr<StatePool>> pool =
-      StatePool::Create(model->state_layout(), pool_options);
-  if (!pool.ok()) return pool.status();
+      StatePool::Create(model->state_layout(), pool_options,
+                        [model](size_t bytes) { return model->AllocateState(bytes); });
+  if (!pool.ok()) {
+    return absl::Status(pool.status().code(),
+                        absl::StrCat(pool.status().message(), "; ", MemoryPlan(*model, options)));
+  }
   auto impl =
       std::make_unique<Impl>(model, tokenizer, options,
                              LimitsOf(*model, tokenizer, options.max_context), *std::move(pool));
@@ -131,6 +151,7 @@ absl::Status Engine::Submit(Request request, absl::Time now) {
                                              impl_->pool->layout(), now);
   {
     MutexLock lock(&impl_->mutex);
+    if (!impl_->failure.ok()) return impl_->failure;
     if (impl_->draining) return absl::UnavailableError("the server is draining");
     if (impl_->waiting_count >= impl_->options.max_queue) {
       return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", impl_->waiting_count,
@@ -190,6 +211,11 @@ void Engine::Wake() {
 bool Engine::idle() const {
   MutexLock lock(&impl_->mutex);
   return !impl_->busy && impl_->inbox.empty();
+}
+
+absl::Status Engine::failure() const {
+  MutexLock lock(&impl_->mutex);
+  return impl_->failure;
 }
 
 EngineStats Engine::stats() const {

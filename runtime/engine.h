@@ -1,8 +1,8 @@
-// The engine: takes requests, asks the scheduler what to do, runs the model once, samples,
+// The engine: takes requests, asks the scheduler what to do, runs the model once, which samples,
 // publishes and retires. Single-threaded: Step() is called by one thread (EngineThread in
 // production, the test itself in tests, with its own clock). Submit(), Cancel(), Drain(),
-// AbortAll(), Wake(), WaitForWork(), idle() and stats() may be called by any thread; they hold the
-// only lock for as long as a swap takes.
+// AbortAll(), Wake(), WaitForWork(), idle(), failure() and stats() may be called by any thread;
+// they hold the only lock for as long as a swap takes.
 #ifndef PACKRAT_RUNTIME_ENGINE_H_
 #define PACKRAT_RUNTIME_ENGINE_H_
 
@@ -27,8 +27,8 @@ struct EngineOptions {
                                // least max_running.
   int max_context = 0;         // Tokens per sequence; 0: the model's.
   int64_t state_bytes = 0;     // For slots, tails and pages together; 0: enough for max_running
-                               // sequences of max_context tokens, but at most a quarter of the
-                               // machine's memory.
+                               // sequences of max_context tokens, but at most what the model's
+                               // device has for it (LanguageModel::state_memory_limit()).
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
@@ -47,15 +47,17 @@ struct EngineStats {
   int64_t generated_tokens = 0;
   int64_t steps = 0;
   int64_t cg_solves = 0, cg_steps = 0, cg_unconverged = 0;
-  absl::Duration model_time, sample_time, host_time;  // Summed over steps: forward pass, sampling,
-                                                      // everything else inside Step().
+  // Summed over steps: the model's step, sampling where the model tells it apart, everything else
+  // inside Step().
+  absl::Duration model_time, sample_time, host_time;
 };
 
 class Engine {
  public:
   // `model` and `tokenizer` outlive the engine; `tokenizer` may be null (stop strings are then
   // refused). INVALID_ARGUMENT names an option and its range; RESOURCE_EXHAUSTED says that not even
-  // one sequence of max_context fits state_bytes, with the numbers.
+  // one sequence of max_context fits state_bytes, or that the device has not so much, with the plan
+  // of its memory.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(LanguageModel* model,
                                                         const Tokenizer* tokenizer,
                                                         const EngineOptions& options);
@@ -65,7 +67,7 @@ class Engine {
   //   INVALID_ARGUMENT    a field out of range, named with the range; a prompt or prompt +
   //                       max_tokens over max_context; anything that can never fit, with numbers
   //   RESOURCE_EXHAUSTED  the queue is full
-  //   UNAVAILABLE         draining
+  //   UNAVAILABLE         draining, or failure()
   absl::Status Submit(Request request, absl::Time now);
 
   // The request ends with kCancelled within one step, whatever its state. Unknown ids are ignored
@@ -85,6 +87,10 @@ class Engine {
   void WaitForWork(absl::Duration timeout);
   void Wake();
   bool idle() const;  // Nothing waits or runs.
+
+  // UNAVAILABLE, with the reason, once the model's device is lost. All that waited or ran has ended
+  // with this status, and so does what comes.
+  absl::Status failure() const;
 
   EngineStats stats() const;
   const EngineOptions& options() const;  // With defaults resolved.

@@ -13,7 +13,6 @@
 #include "absl/base/thread_annotations.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
-#include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
@@ -46,10 +45,10 @@ struct Engine::Impl {
   bool busy ABSL_GUARDED_BY(mutex) = false;      // Something waits or runs beside the inbox.
   int waiting_count ABSL_GUARDED_BY(mutex) = 0;  // The inbox included.
   EngineStats published ABSL_GUARDED_BY(mutex);
+  absl::Status failure ABSL_GUARDED_BY(mutex);  // Written by the engine's thread alone.
 
   // The rest belongs to the thread that calls Step().
   std::unique_ptr<StatePool> pool;
-  Sampler sampler;
   uint64_t next_arrival = 0;
   // In order of rank; the items are parallel, so that the scheduler reads them as they are.
   std::vector<std::unique_ptr<Sequence>> waiting;
@@ -69,9 +68,10 @@ struct Engine::Impl {
   void Expire();
   void Admit();
   void BuildBatch();
-  float* RunModel();
-  void SampleAll(float* logits);
-  void SampleOne(Sequence* sequence, float* logits);
+  absl::Status RunModel();
+  void TakeResults();
+  void TakeToken(Sequence* sequence, const SampledToken& token);
+  void Fail(const absl::Status& status);
   void Sweep();
   void PublishStats();
   void NotifyAll();
@@ -94,8 +94,10 @@ struct Engine::Impl {
   std::vector<Sequence*> batch_sequences;  // One per span.
   std::vector<int32_t> batch_tokens;
   std::vector<Span> batch_spans;
+  std::vector<SamplingRow> sampling_rows;  // One per row of logits, in the order of spans.
   std::vector<SpanStats> span_stats;
-  std::vector<std::shared_ptr<Outbox>> touched;  // To be notified at the step's end.
+  std::vector<SampledToken> sampled;             // (max_running)
+  std::vector<std::shared_ptr<Outbox>> touched;  // To be notified.
 };
 
 }  // namespace packrat

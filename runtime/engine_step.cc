@@ -11,19 +11,31 @@ namespace packrat {
 bool Engine::Impl::Step(absl::Time now) {
   step_time = now;
   step_start = Clock::now();
+  batch_spans.clear();
   bool acted = TakeInbox();
   if (!waiting.empty() || !running.empty()) {
     Plan();
     Expire();
     Admit();
     BuildBatch();
-    if (!batch_spans.empty()) SampleAll(RunModel());
+    if (!batch_spans.empty()) {
+      const absl::Status status = RunModel();
+      if (status.ok()) {
+        TakeResults();
+      } else {
+        Fail(status);
+      }
+    }
     acted = acted || !batch_spans.empty() || sweep_waiting || sweep_running;
     PACKRAT_CHECK(acted, "requests wait, nothing runs and nothing can be admitted");
     Sweep();
   }
   PublishStats();
-  NotifyAll();
+  // Where sequences still run, the next step starts a batch and tells the consumers then, while the
+  // device works: waking them takes longer than all else that the host does. (If it turns out to
+  // start none, this line does it.) Their tokens are in the outboxes already, and the statistics
+  // are published at every step's end, so whoever looks sees this step whole.
+  if (running.empty() || batch_spans.empty()) NotifyAll();
   time_in_steps += Now() - step_time;
   return acted;
 }
@@ -35,6 +47,7 @@ bool Engine::Impl::TakeInbox() {
     taken.swap(inbox);
     taken_cancels.swap(cancels);
     abort_status.swap(abort);
+    if (!failure.ok()) abort_status = failure;
     busy = busy || !taken.empty();
   }
   const bool any = !taken.empty();
@@ -115,17 +128,18 @@ void Engine::Impl::Admit() {
 void Engine::Impl::BuildBatch() {
   batch_sequences.clear();
   batch_tokens.clear();
-  batch_spans.clear();
+  sampling_rows.clear();
   for (const Piece& piece : plan.pieces) {
     Sequence* sequence = piece.admitted ? admitted[piece.index] : running[piece.index].get();
     if (!sequence->decoding()) stats.prompt_tokens += piece.num_tokens;
     batch_sequences.push_back(sequence);
     batch_spans.push_back(sequence->NextSpan(piece.num_tokens, &batch_tokens));
+    if (batch_spans.back().num_logits > 0) sampling_rows.push_back(sequence->NextRow());
   }
   PACKRAT_CHECK(static_cast<int>(batch_tokens.size()) <= options.max_batch_tokens);
 }
 
-float* Engine::Impl::RunModel() {
+absl::Status Engine::Impl::RunModel() {
   Batch batch;
   batch.tokens = batch_tokens.data();
   batch.num_tokens = static_cast<int32_t>(batch_tokens.size());
@@ -134,13 +148,20 @@ float* Engine::Impl::RunModel() {
   ++stats.steps;
   span_stats.assign(batch_spans.size(), SpanStats());
   const Clock::time_point start = Clock::now();
-  float* logits = model->Forward(batch, pool->memory(), span_stats.data());
-  stats.model_time += absl::FromChrono(Clock::now() - start);
-  return logits;
+  absl::Status status = model->Start(batch, pool->memory(), sampling_rows);
+  const Clock::time_point started = Clock::now();
+  NotifyAll();  // Of the step before: see Step().
+  if (!status.ok()) return status;
+  const Clock::time_point wait = Clock::now();
+  status = model->Wait(span_stats.data(), sampled.data());
+  const absl::Duration sampling = absl::Seconds(model->sampling_seconds());
+  stats.model_time += absl::FromChrono((started - start) + (Clock::now() - wait)) - sampling;
+  stats.sample_time += sampling;
+  return status;
 }
 
-void Engine::Impl::SampleAll(float* logits) {
-  const Clock::time_point start = Clock::now();
+void Engine::Impl::TakeResults() {
+  size_t row = 0;
   for (size_t i = 0; i < batch_spans.size(); ++i) {
     Sequence* sequence = batch_sequences[i];
     const Span& span = batch_spans[i];
@@ -149,34 +170,47 @@ void Engine::Impl::SampleAll(float* logits) {
     stats.cg_steps += span_stats[i].cg_steps;
     stats.cg_unconverged += span_stats[i].cg_unconverged;
     if (!span_stats[i].finite) {
-      Finish(sequence, FinishReason::kError,
-             absl::InternalError("the model produced a non-finite value"));
+      Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
     } else if (span.num_logits > 0) {
-      SampleOne(sequence, logits);
+      TakeToken(sequence, sampled[row]);
     }
-    logits += static_cast<size_t>(span.num_logits) * limits.vocab_size;
+    row += span.num_logits;
   }
-  stats.sample_time += absl::FromChrono(Clock::now() - start);
 }
 
-void Engine::Impl::SampleOne(Sequence* sequence, float* logits) {
-  int32_t token = -1;
-  std::optional<TokenLogprobs> logprobs;
-  if (sequence->wants_logprobs()) logprobs.emplace();
-  absl::Status status =
-      sampler.Sample(sequence->sampling(), sequence->MaskedIds(), sequence->next_position(), logits,
-                     &token, logprobs.has_value() ? &*logprobs : nullptr);
-  if (!status.ok()) {
-    Finish(sequence, FinishReason::kError, std::move(status));
+void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
+  if (token.status != SampledToken::Status::kOk) {
+    Finish(sequence, FinishReason::kError, ToStatus(token.status));
     return;
   }
+  PACKRAT_CHECK(token.token >= 0 && token.token < limits.num_ids) << token.token;
+  std::optional<TokenLogprobs> logprobs;
+  if (sequence->wants_logprobs()) {
+    logprobs.emplace();
+    logprobs->logprob = token.logprob;
+    logprobs->top.reserve(token.num_top);
+    for (int i = 0; i < token.num_top; ++i) {
+      logprobs->top.emplace_back(token.top[i].token, token.top[i].logprob);
+    }
+  }
   ++stats.generated_tokens;
-  const auto reason = sequence->Accept(token, std::move(logprobs), Now());
+  const auto reason = sequence->Accept(token.token, std::move(logprobs), Now());
   if (reason.has_value()) {
     Finish(sequence, *reason, absl::OkStatus());
   } else {
     Touch(sequence);
   }
+}
+
+// The device is lost, and with it all state.
+void Engine::Impl::Fail(const absl::Status& status) {
+  const absl::Status unavailable =
+      absl::UnavailableError(absl::StrCat("the model's device is lost: ", status.message()));
+  {
+    MutexLock lock(&mutex);
+    failure = unavailable;
+  }
+  FinishAll(unavailable);
 }
 
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {

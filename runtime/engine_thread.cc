@@ -1,11 +1,14 @@
 #include "runtime/engine_thread.h"
 
+#include <utility>
+
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace packrat {
 
-EngineThread::EngineThread(Engine* engine) : engine_(engine), thread_([this] { Loop(); }) {}
+EngineThread::EngineThread(Engine* engine, std::function<void(const absl::Status&)> on_failure)
+    : engine_(engine), on_failure_(std::move(on_failure)), thread_([this] { Loop(); }) {}
 
 EngineThread::~EngineThread() { Stop(); }
 
@@ -18,7 +21,13 @@ void EngineThread::Stop() {
 void EngineThread::Loop() {
   while (!stop_.load()) {
     // An idle engine waits for a request or for Stop(), both of which wake it.
-    if (!engine_->Step(absl::Now())) engine_->WaitForWork(absl::Seconds(10));
+    const bool acted = engine_->Step(absl::Now());
+    if (on_failure_ != nullptr) {
+      if (const absl::Status failure = engine_->failure(); !failure.ok()) {
+        std::exchange(on_failure_, nullptr)(failure);
+      }
+    }
+    if (!acted) engine_->WaitForWork(absl::Seconds(10));
   }
 }
 

@@ -3,6 +3,7 @@
 #define PACKRAT_RUNTIME_ENGINE_THREAD_H_
 
 #include <atomic>
+#include <functional>
 #include <thread>
 
 #include "runtime/engine.h"
@@ -11,8 +12,10 @@ namespace packrat {
 
 class EngineThread {
  public:
-  // Starts stepping `engine`, which outlives this object.
-  explicit EngineThread(Engine* engine);
+  // Starts stepping `engine`, which outlives this object. `on_failure`, where given, is called once
+  // by the thread when the engine has failed.
+  explicit EngineThread(Engine* engine,
+                        std::function<void(const absl::Status&)> on_failure = nullptr);
   // Stops.
   ~EngineThread();
   EngineThread(const EngineThread&) = delete;
@@ -27,6 +30,7 @@ class EngineThread {
   void Loop();
 
   Engine* const engine_;
+  std::function<void(const absl::Status&)> on_failure_;
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

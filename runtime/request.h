@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "kernels/sampling.h"  // kMaxLogprobs
 #include "runtime/mutex.h"
 
 namespace packrat {
@@ -22,7 +23,6 @@ namespace packrat {
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 256;  // Each.
 inline constexpr int kMaxStopIds = 256;
-inline constexpr int kMaxLogprobs = 20;
 
 // How a token is drawn. A token is a function of the logits, the seed and its position alone.
 // Order: bias and bans, penalties, temperature, top-k, top-p, min-p.

@@ -100,6 +100,11 @@ absl::Span<const int32_t> Sequence::MaskedIds() const {
   return end_ids_;
 }
 
+SamplingRow Sequence::NextRow() const {
+  const uint64_t position = request_.prompt.size() + usage_.completion_tokens;
+  return sampling_.Row(MaskedIds(), position);
+}
+
 std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                              absl::Time now) {
   if (usage_.completion_tokens == 0) usage_.time_to_first_token = now - submitted_;

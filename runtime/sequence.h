@@ -35,11 +35,8 @@ class Sequence {
   // The span has been computed.
   void Advance(const Span& span, const SpanStats& stats);
 
-  // Ids that may not be drawn now: the end ids, before min_tokens.
-  absl::Span<const int32_t> MaskedIds() const;
-  // Position of the token that is drawn next.
-  uint64_t next_position() const { return request_.prompt.size() + usage_.completion_tokens; }
-  const SamplingState& sampling() const { return sampling_; }
+  // How the next token is drawn; valid until Accept().
+  SamplingRow NextRow() const;
   bool wants_logprobs() const { return request_.sampling.num_logprobs >= 0; }
   // Takes a drawn token: emits it, unless it is an end or stop id. The reason if the text ends.
   std::optional<FinishReason> Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
@@ -63,6 +60,8 @@ class Sequence {
 
  private:
   int PromptLeft() const;
+  // Ids that may not be drawn now: the end ids, before min_tokens.
+  absl::Span<const int32_t> MaskedIds() const;
 
   Request request_;
   SamplingState sampling_;

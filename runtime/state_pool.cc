@@ -1,10 +1,6 @@
 #include "runtime/state_pool.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,9 +11,7 @@ namespace {
 
 // Kernels read state with aligned vector loads.
 constexpr size_t kAlignment = 64;
-constexpr int kPoisonByte = 0xFF;
-// From here on, huge pages save more page walks than the rounding up costs memory.
-constexpr size_t kHugePagesFrom = size_t{64} << 20;
+constexpr unsigned char kPoisonByte = 0xFF;
 
 size_t PartBytes(const StateLayout& layout, const PartCounts& counts) {
   size_t bytes = counts.slots * layout.slot_bytes + counts.tails * layout.tail_bytes;
@@ -69,34 +63,23 @@ absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolO
 }
 
 absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(const StateLayout& layout,
-                                                             const StatePoolOptions& options) {
+                                                             const StatePoolOptions& options,
+                                                             const StateAllocator& allocate) {
   absl::StatusOr<PartCounts> total = PlanParts(layout, options);
   if (!total.ok()) return total.status();
+  auto buffer = allocate(std::max(PartBytes(layout, *total), kAlignment));
+  if (!buffer.ok()) return buffer.status();
   std::unique_ptr<StatePool> pool(new StatePool(layout, *std::move(total), options.poison_freed));
-  absl::Status status = pool->Allocate();
-  if (!status.ok()) return status;
+  pool->buffer_ = *std::move(buffer);
+  pool->Carve();
   return pool;
 }
 
 StatePool::StatePool(const StateLayout& layout, PartCounts total, bool poison_freed)
     : layout_(layout), total_(std::move(total)), poison_freed_(poison_freed) {}
 
-StatePool::~StatePool() {
-  if (mapping_ != nullptr) munmap(mapping_, bytes_);
-}
-
-absl::Status StatePool::Allocate() {
-  bytes_ = std::max(PartBytes(layout_, total_), kAlignment);
-  void* mapping = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", bytes_, " bytes of state: ", strerror(errno)));
-  }
-  mapping_ = mapping;
-  if (bytes_ >= kHugePagesFrom) madvise(mapping_, bytes_, MADV_HUGEPAGE);  // A hint: may fail.
-
-  std::byte* next = static_cast<std::byte*>(mapping_);
+void StatePool::Carve() {
+  std::byte* next = buffer_->data();
   const auto carve = [&](Parts* parts, const char* kind, size_t stride, int32_t count) {
     PACKRAT_CHECK(stride % kAlignment == 0, "the state layout breaks the alignment");
     parts->Init(kind, next, stride, count);
@@ -110,13 +93,12 @@ absl::Status StatePool::Allocate() {
     page_bases_.push_back(pages_[c].base);
   }
   memory_ = {slots_.base, tails_.base, page_bases_.data()};
-  if (poison_freed_) std::memset(mapping_, kPoisonByte, bytes_);
-  return absl::OkStatus();
+  if (poison_freed_) buffer_->Fill(0, bytes(), kPoisonByte);
 }
 
 void StatePool::Unref(Parts* parts, int32_t part) {
   if (parts->Drop(part) && poison_freed_) {
-    std::memset(parts->base + part * parts->stride, kPoisonByte, parts->stride);
+    buffer_->Fill(parts->base + part * parts->stride - buffer_->data(), parts->stride, kPoisonByte);
   }
 }
 

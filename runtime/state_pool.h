@@ -1,6 +1,7 @@
-// All state memory of an engine: one allocation at start-up, cut into slots, tails and pages of
-// each class (see models/state_layout.h), with free lists and reference counts. Nothing is
-// allocated afterwards. Not thread-safe: it belongs to the engine's thread.
+// All state memory of an engine: one allocation of the model's device at start-up, cut into slots,
+// tails and pages of each class (see models/state_layout.h), with free lists and reference counts.
+// Nothing is allocated afterwards, and nothing of the memory is read or written here. Not
+// thread-safe: it belongs to the engine's thread.
 //
 // Policy: slots and tails for every one of max_running sequences, pages for what they need at
 // max_context, all of it if state_bytes allows. Otherwise slots and tails get at most half of the
@@ -11,12 +12,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "models/batch.h"
+#include "models/model.h"
 #include "models/state_layout.h"
 
 namespace packrat {
@@ -42,13 +45,15 @@ PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens);
 // of max_context tokens fits.
 absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolOptions& options);
 
+// Usually LanguageModel::AllocateState().
+using StateAllocator = std::function<absl::StatusOr<std::unique_ptr<StateBuffer>>(size_t bytes)>;
+
 class StatePool {
  public:
-  // `layout` is copied. The memory is reserved, but taken from the machine only as it is first
-  // used.
+  // `layout` is copied. Errors of PlanParts() and of `allocate`, which is called once.
   static absl::StatusOr<std::unique_ptr<StatePool>> Create(const StateLayout& layout,
-                                                           const StatePoolOptions& options);
-  ~StatePool();
+                                                           const StatePoolOptions& options,
+                                                           const StateAllocator& allocate);
   StatePool(const StatePool&) = delete;
   StatePool& operator=(const StatePool&) = delete;
 
@@ -73,7 +78,7 @@ class StatePool {
   const PartCounts& total() const { return total_; }
   const StateLayout& layout() const { return layout_; }
   const StateMemory& memory() const { return memory_; }
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return buffer_->size(); }
 
   // INTERNAL naming the part whose books are wrong: a free part that is referenced or listed twice,
   // or a part that is neither free nor referenced.
@@ -95,14 +100,13 @@ class StatePool {
   };
 
   StatePool(const StateLayout& layout, PartCounts total, bool poison_freed);
-  absl::Status Allocate();
+  void Carve();
   void Unref(Parts* parts, int32_t part);
 
   const StateLayout layout_;
   const PartCounts total_;
   const bool poison_freed_;
-  void* mapping_ = nullptr;
-  size_t bytes_ = 0;
+  std::unique_ptr<StateBuffer> buffer_;
   Parts slots_, tails_;
   std::vector<Parts> pages_;
   std::vector<std::byte*> page_bases_;

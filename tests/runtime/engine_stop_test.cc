@@ -20,9 +20,10 @@ class Script : public FakeModel {
  public:
   Script(const Options& options, std::vector<int32_t> text)
       : FakeModel(options), text_(std::move(text)) {}
-  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override {
-    float* logits = FakeModel::Forward(batch, state, stats);
-    if (batch.spans[0].num_logits > 0) logits[text_[next_++]] = 1000.0f;
+  absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                 SpanStats* stats) override {
+    absl::StatusOr<float*> logits = FakeModel::Forward(batch, state, stats);
+    if (batch.spans[0].num_logits > 0) (*logits)[text_[next_++]] = 1000.0f;
     return logits;
   }
 

@@ -61,6 +61,7 @@ FakeModel::FakeModel(const Options& options)
   options_.max_batch_tokens = options.max_batch_tokens;
   options_.max_logit_rows = options.max_logit_rows;
   options_.threads = 1;
+  TakeSampler(options.vocab);
   for (const PageClass& c : layout_.page_classes) {
     PACKRAT_CHECK(c.page_bytes >= kBlockTokens * sizeof(Entry));
   }
@@ -74,6 +75,17 @@ void FakeModel::FillLogits(uint64_t hash, float* logits) const {
   }
   // Only prompts go bad.
   logits[kNotFiniteToken] = logits[kNanLogitsToken] = -100.0f;
+}
+
+absl::Status FakeModel::Start(const Batch& batch, const StateMemory& state,
+                              absl::Span<const SamplingRow> rows) {
+  if (!start_status.ok()) return start_status;
+  return HostModel::Start(batch, state, rows);
+}
+
+absl::Status FakeModel::Wait(SpanStats* stats, SampledToken* sampled) {
+  const absl::Status status = HostModel::Wait(stats, sampled);
+  return wait_status.ok() ? status : wait_status;
 }
 
 uint64_t FakeModel::ReadPages(const Span& span, int position, int32_t token, uint64_t chunk_hash,
@@ -134,7 +146,8 @@ uint64_t FakeModel::ComputeToken(const Span& span, int position, int32_t token,
   return Mix(hash, span.cg_max_steps);
 }
 
-float* FakeModel::Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) {
+absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory& state,
+                                          SpanStats* stats) {
   if (on_forward) on_forward(batch);
   PACKRAT_CHECK(batch.num_tokens >= 1 && batch.num_tokens <= options_.max_batch_tokens);
   int row = 0, next_token = 0;

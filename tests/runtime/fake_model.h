@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "models/model.h"
+#include "models/host_model.h"
 
 namespace packrat {
 
-class FakeModel : public LanguageModel {
+class FakeModel : public HostModel {
  public:
   static constexpr int kVocab = 101;
   static constexpr int kEos = 2;
@@ -34,13 +34,20 @@ class FakeModel : public LanguageModel {
   const ModelConfig& config() const override { return config_; }
   const StateLayout& state_layout() const override { return layout_; }
   const ModelOptions& options() const override { return options_; }
-  float* Forward(const Batch& batch, const StateMemory& state, SpanStats* stats) override;
+  absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                 SpanStats* stats) override;
   size_t weight_bytes() const override { return 0; }
   size_t scratch_bytes() const override { return 0; }
   const std::string& fingerprint() const override { return fingerprint_; }
 
   // Called at the start of each pass.
   std::function<void(const Batch&)> on_forward;
+  // What Start() and Wait() say, where it is not OK: the device is lost. Wait() then computes
+  // first.
+  absl::Status start_status, wait_status;
+  absl::Status Start(const Batch& batch, const StateMemory& state,
+                     absl::Span<const SamplingRow> rows) override;
+  absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
 
   // The logits after `text`, from the tokens alone: what any way of serving must give.
   std::vector<float> LogitsAfter(const std::vector<int32_t>& text, int cg_max_steps = 64) const;

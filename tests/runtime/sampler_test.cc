@@ -4,10 +4,12 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/sampling.h"
 
 namespace packrat {
 namespace {
@@ -88,6 +90,21 @@ std::vector<double> ReferenceProbabilities(const Case& c, double top_p) {
   return p;
 }
 
+// The same as the engine does with a row.
+absl::Status Sample(Sampler* sampler, const SamplingState& state, absl::Span<const int32_t> masked,
+                    uint64_t position, float* logits, int32_t* token, TokenLogprobs* logprobs) {
+  SampledToken sampled;
+  sampler->Sample(state.Row(masked, position), logits, &sampled);
+  if (sampled.status != SampledToken::Status::kOk) return ToStatus(sampled.status);
+  *token = sampled.token;
+  if (logprobs == nullptr) return absl::OkStatus();
+  logprobs->logprob = sampled.logprob;
+  for (int i = 0; i < sampled.num_top; ++i) {
+    logprobs->top.emplace_back(sampled.top[i].token, sampled.top[i].logprob);
+  }
+  return absl::OkStatus();
+}
+
 int32_t Draw(Sampler* sampler, const Case& c, uint64_t position,
              TokenLogprobs* logprobs = nullptr) {
   SamplingState state(c.params, c.prompt, 100, c.num_ids);
@@ -95,7 +112,7 @@ int32_t Draw(Sampler* sampler, const Case& c, uint64_t position,
   std::vector<float> logits = c.logits;
   int32_t token = -1;
   const absl::Status status =
-      sampler->Sample(state, c.masked, position, logits.data(), &token, logprobs);
+      Sample(sampler, state, c.masked, position, logits.data(), &token, logprobs);
   EXPECT_EQ(status, absl::OkStatus());
   return token;
 }
@@ -166,7 +183,7 @@ TEST(Sampler, InvertsTheReferenceDistribution) {
     std::unique_ptr<Sampler> owned;
     for (int round = 0; round < 300; ++round) {
       const Case c = RandomCase(&random, vocab);
-      owned = std::make_unique<Sampler>(vocab, c.num_ids);
+      owned = std::make_unique<Sampler>(vocab);
       sampler = owned.get();
       // Where the sum stands within rounding of top_p, one token more or fewer is as right.
       std::vector<std::vector<double>> distributions;
@@ -192,7 +209,7 @@ TEST(Sampler, FrequenciesFollowTheProbabilities) {
   std::mt19937_64 random(5);
   for (int round = 0; round < 6; ++round) {
     Case c = RandomCase(&random, 40);
-    Sampler sampler(40, c.num_ids);
+    Sampler sampler(40);
     const std::vector<double> p = ReferenceProbabilities(c, c.params.top_p);
     constexpr int kDraws = 20000;
     std::vector<int> counts(40, 0);
@@ -221,7 +238,7 @@ TEST(Sampler, GreedyTakesTheBestAndOfEqualsTheLowest) {
     c.params.repetition_penalty = 1;
     c.params.presence_penalty = c.params.frequency_penalty = 0;
     c.params.logit_bias.clear();
-    Sampler sampler(500, c.num_ids);
+    Sampler sampler(500);
     const std::vector<double> scores = ReferenceScores(c);
     EXPECT_EQ(Draw(&sampler, c, round),
               std::max_element(scores.begin(), scores.end()) - scores.begin());
@@ -232,7 +249,7 @@ TEST(Sampler, TinyTemperaturesAreGreedy) {
   Case c;
   c.num_ids = 5;
   c.logits = {0.1f, 0.9f, 0.9001f, -3.0f, 0.5f};
-  Sampler sampler(5, 5);
+  Sampler sampler(5);
   for (float temperature : {1e-6f, 1e-30f, 1e-45f}) {
     c.params.temperature = temperature;
     for (int position = 0; position < 50; ++position) EXPECT_EQ(Draw(&sampler, c, position), 2);
@@ -245,7 +262,7 @@ TEST(Sampler, Logprobs) {
     Case c = RandomCase(&random, 300);
     c.params.num_logprobs = round % 21;
     if (round % 2) c.params.temperature = 0;
-    Sampler sampler(300, c.num_ids);
+    Sampler sampler(300);
     const std::vector<double> scores = ReferenceScores(c);
     const std::vector<double> p = Softmax(scores, 1.0);
     TokenLogprobs logprobs;
@@ -268,7 +285,7 @@ TEST(Sampler, PaddingIsNeverSampled) {
   Case c;
   c.num_ids = 3;
   c.logits = {0, 0, 0, 1000, std::numeric_limits<float>::quiet_NaN()};
-  Sampler sampler(5, 3);
+  Sampler sampler(5);
   c.params.allowed_ids = {1, 2, 3, 4};
   c.params.temperature = 5;
   for (int position = 0; position < 100; ++position) {
@@ -278,25 +295,25 @@ TEST(Sampler, PaddingIsNeverSampled) {
 }
 
 TEST(Sampler, NonFiniteLogitsAreAnError) {
-  Sampler sampler(40, 40);
+  Sampler sampler(40);
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                     -std::numeric_limits<float>::infinity()}) {
     std::vector<float> logits(40, 0.5f);
     logits[33] = bad;
     SamplingState state(SamplingParams(), {}, 5, 40);
     int32_t token = -1;
-    EXPECT_EQ(sampler.Sample(state, {}, 0, logits.data(), &token, nullptr),
+    EXPECT_EQ(Sample(&sampler, state, {}, 0, logits.data(), &token, nullptr),
               absl::InternalError("the model produced a non-finite value"));
   }
 }
 
 TEST(Sampler, NothingLeftIsAnError) {
-  Sampler sampler(3, 3);
+  Sampler sampler(3);
   std::vector<float> logits(3, 0.5f);
   SamplingState state(SamplingParams(), {}, 5, 3);
   int32_t token = -1;
   const int32_t masked[] = {0, 1, 2};
-  EXPECT_EQ(sampler.Sample(state, masked, 0, logits.data(), &token, nullptr),
+  EXPECT_EQ(Sample(&sampler, state, masked, 0, logits.data(), &token, nullptr),
             absl::InternalError("no token is left to choose from"));
 }
 
@@ -307,7 +324,7 @@ TEST(Sampler, HugeLogitsStayInRange) {
   c.params.repetition_penalty = 0.001f;
   c.params.logit_bias = {{2, 1000}};
   c.prompt = {0, 2};
-  Sampler sampler(4, 4);
+  Sampler sampler(4);
   for (int position = 0; position < 20; ++position) {
     const int32_t token = Draw(&sampler, c, position);
     EXPECT_TRUE(token == 0 || token == 2);  // Both at the largest float.
@@ -323,10 +340,10 @@ TEST(SamplingState, CountsNoMoreTokensThanThereAre) {
   for (int round = 0; round < 2; ++round) {
     for (int32_t id = 0; id < 50; ++id) state.AddGenerated(id);
   }
-  Sampler sampler(100, 50);
+  Sampler sampler(100);
   std::vector<float> logits(100, 3.0f);
   int32_t token = -1;
-  ASSERT_TRUE(sampler.Sample(state, {}, 0, logits.data(), &token, nullptr).ok());
+  ASSERT_TRUE(Sample(&sampler, state, {}, 0, logits.data(), &token, nullptr).ok());
   EXPECT_FLOAT_EQ(logits[0], 2.0f);
   EXPECT_FLOAT_EQ(logits[49], 2.0f);
 }

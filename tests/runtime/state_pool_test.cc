@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "models/host_model.h"
 
 namespace packrat {
 namespace {
@@ -81,7 +82,7 @@ TEST(PlanParts, RefusesWhatHoldsNotEvenOneSequence) {
   options.max_running = 2;
   options.max_context = 1000;
   options.state_bytes = layout.SequenceBytes(1000) - 1;
-  const absl::Status status = StatePool::Create(layout, options).status();
+  const absl::Status status = StatePool::Create(layout, options, AllocateHostState).status();
   EXPECT_TRUE(absl::IsResourceExhausted(status));
   const std::string message(status.message());
   EXPECT_THAT(message, HasSubstr("max_context (1000)"));
@@ -95,7 +96,7 @@ class StatePoolTest : public ::testing::Test {
     options_.max_context = 100;
     options_.state_bytes = 3 * layout_.SequenceBytes(100);
     options_.poison_freed = true;
-    pool_ = *StatePool::Create(layout_, options_);
+    pool_ = *StatePool::Create(layout_, options_, AllocateHostState);
   }
   PartCounts Free() {
     PartCounts free;

@@ -100,12 +100,18 @@ class CpuModel : public HostModel {
       }
     }
     const Step step{batch, state, layout_, stats, &scratch_, context_.get()};
+    const auto observe = [&](int layer, LayerPart part) {
+      if (options_.observe) options_.observe(layer, part, x);
+    };
+    observe(-1, LayerPart::kFeedForward);
     for (size_t i = 0; i < layers_.size(); ++i) {
       Layer& layer = layers_[i];
       RmsNorm(x, tokens, d, layer.mixer_norm.data(), config_.norm_eps, h, context_.get());
       layer.mixer->Forward(step, layout_.layers[i], h, x);
+      observe(static_cast<int>(i), LayerPart::kMixer);
       RmsNorm(x, tokens, d, layer.feed_forward_norm.data(), config_.norm_eps, h, context_.get());
       layer.feed_forward.Forward(step, h, x);
+      observe(static_cast<int>(i), LayerPart::kFeedForward);
     }
     return Logits(batch, stats);
   }
@@ -222,12 +228,6 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
   model->AllocateScratch(Fingerprint(*config, weights.hash()));
   return model;
-}
-
-std::string NumericsId() {
-  // Raise it with every change of what is added to what, or in which order, in any kernel.
-  constexpr int kRevision = 1;
-  return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-r", kRevision);
 }
 
 }  // namespace packrat

@@ -1,5 +1,5 @@
-// A loaded model on its device. One step runs one flat batch and samples from its logits; see batch.h
-// for the contract of state.
+// A loaded model on its device. One step runs one flat batch and samples from its logits; see
+// batch.h for the contract of state.
 //
 // The bits of every logit depend on the sequence's tokens and solver options alone: not on the
 // batch, on how a text is cut into spans, or on the number of threads.
@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,10 +22,17 @@
 
 namespace packrat {
 
+// For tools: sees the residual stream x (num_tokens of the batch, hidden_size) of a Forward(), on
+// the host: as it begins (layer -1), then of each layer after its mixer and after its feed-forward.
+enum class LayerPart { kMixer, kFeedForward };
+using ActivationObserver = std::function<void(int layer, LayerPart part, const float* x)>;
+
 struct ModelOptions {
   int max_batch_tokens = 512;  // Tokens of one Forward(); scratch grows with it.
   int max_logit_rows = 512;    // Rows of logits of one Forward().
-  int threads = 0;             // 0: one per core.
+  int max_context = 0;         // Tokens of the longest text; 0: the model's own limit.
+  int threads = 0;             // Of the CPU; 0: one per core.
+  ActivationObserver observe;  // Empty: nobody looks. CPU only.
 };
 
 // Memory for sequences' state, where the model's device reads it.
@@ -73,16 +81,17 @@ class LanguageModel {
 
   virtual size_t weight_bytes() const = 0;
   virtual size_t scratch_bytes() const = 0;
-  // Hash of config and weights, hex. Together with NumericsId() it names whose state is whose.
+  // Hash of config and weights, hex. Together with numerics_id() it names whose state is whose.
   virtual const std::string& fingerprint() const = 0;
+  // Build, device type and instruction set: equal ids promise equal bits.
+  virtual std::string numerics_id() const = 0;
+  // What computes, for people: "cpu avx512", or a GPU's name.
+  virtual std::string device() const = 0;
 };
 
 // Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason.
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
                                                          const ModelOptions& options);
-
-// Build and instruction set: equal ids promise equal bits.
-std::string NumericsId();
 
 }  // namespace packrat
 

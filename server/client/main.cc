@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/client/commands.h"
 #include "server/client/connection.h"
 #include "server/client/logits_command.h"
+#include "server/client/perplexity_command.h"
 #include "server/client/request_flags.h"
 #include "server/command_line.h"
 
@@ -28,6 +30,8 @@ constexpr char kUsage[] =
     "  packrat bench               many calls at once, and what they took\n"
     "  packrat logits              logits of a model on this machine, without a server\n"
     "                              (packrat logits --help)\n"
+    "  packrat perplexity          how well a model predicts a text, without a server\n"
+    "                              (packrat perplexity --help)\n"
     "  packrat help\n\n"
     "Put -- before a text that begins with a dash. Ctrl-C cancels the call. Exit codes: 0 done,\n"
     "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
@@ -55,9 +59,12 @@ void CancelOnInterrupt(Connection* connection) {
 }
 
 int Run(int argc, char** argv) {
-  // Needs no server and has flags of its own.
-  if (argc > 1 && std::string(argv[1]) == "logits") {
-    return LogitsCommand(std::vector<std::string>(argv + 2, argv + argc));
+  // These need no server and have flags of their own.
+  for (const auto& [name, run] :
+       {std::pair("logits", LogitsCommand), std::pair("perplexity", PerplexityCommand)}) {
+    if (argc > 1 && std::string(argv[1]) == name) {
+      return run(std::vector<std::string>(argv + 2, argv + argc));
+    }
   }
   if (argc == 2 && std::string(argv[1]) == "help") {
     char help[] = "--help";

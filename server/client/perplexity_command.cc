@@ -1,0 +1,64 @@
+#include "server/client/perplexity_command.h"
+
+#include <cstdio>
+
+#include "kernels/cpu_target.h"
+#include "models/perplexity.h"
+#include "server/client/local_flags.h"
+
+namespace packrat {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: packrat perplexity --model DIR --file TEXT\n"
+    "                          [--length N] [--piece N] [--cg_tolerance X] [--cg_max_steps N]\n"
+    "                          [--threads N] [--cpu_target auto|sse4|avx2|avx512]\n"
+    "\n"
+    "Bits per byte and perplexity (per token) of the documents of TEXT, which is UTF-8; a line\n"
+    "<|endoftext|> ends a document. Each is scored on its own from the BOS token on, spaces at "
+    "the\n"
+    "ends of lines apart; short ones have less than 4,000 characters.\n"
+    "  --length        tokens scored at a time; what a document has more begins from BOS again\n"
+    "                  (default 4095, or the model's context where that is shorter)\n"
+    "  --piece         tokens fed at a time, 1 to 65536 (default 256)\n"
+    "  --cg_tolerance  relative residual of the Mesa solves, 1e-7 to 0.1 (default 1e-4)\n"
+    "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
+    "  --threads       0 to 1024; 0: one per core (default 0)\n";
+
+void Print(const char* name, const TextScore& score) {
+  if (score.documents == 0) return;
+  std::printf(
+      "%s: %lld documents, %lld bytes, %lld tokens, %.4f bits per byte, "
+      "%.4f nats per token, perplexity %.4f\n",
+      name, static_cast<long long>(score.documents), static_cast<long long>(score.bytes),
+      static_cast<long long>(score.tokens), score.bits_per_byte(), score.nats_per_token(),
+      score.perplexity());
+}
+
+}  // namespace
+
+int PerplexityCommand(const std::vector<std::string>& args) {
+  PerplexityOptions options;
+  std::string cpu_target = "auto";
+  LocalFlags flags("packrat perplexity", kUsage);
+  flags.Text("model", &options.model, /*required=*/true);
+  flags.Text("file", &options.file, /*required=*/true);
+  flags.Integer("length", &options.length);
+  flags.Integer("piece", &options.piece);
+  flags.Number("cg_tolerance", &options.cg_tolerance);
+  flags.Integer("cg_max_steps", &options.cg_max_steps);
+  flags.Integer("threads", &options.threads);
+  flags.Text("cpu_target", &cpu_target);
+  if (const auto done = flags.Parse(args)) return *done;
+  absl::Status status = CheckOptions(options);
+  if (status.ok()) status = SetCpuTarget(cpu_target);
+  if (!status.ok()) return flags.UsageError(std::string(status.message()));
+  const auto scores = MeasurePerplexity(options);
+  if (!scores.ok()) return flags.Failed(scores.status());
+  Print("short", scores->short_ones);
+  Print("long", scores->long_ones);
+  Print("all", scores->all());
+  return 0;
+}
+
+}  // namespace packrat

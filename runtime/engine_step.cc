@@ -210,6 +210,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
     MutexLock lock(&mutex);
     failure = unavailable;
   }
+  Sweep();  // What was admitted in this step has left holes where it waited.
   FinishAll(unavailable);
 }
 

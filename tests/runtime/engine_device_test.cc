@@ -1,0 +1,174 @@
+// The engine and its model's device: who is told when, memory that is too small, a device that is
+// lost.
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "runtime/engine.h"
+#include "runtime/engine_thread.h"
+#include "tests/runtime/consumer.h"
+#include "tests/runtime/engine_fixture.h"
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::HasSubstr;
+using EngineDeviceTest = EngineTest;
+
+TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
+  Start(Small());
+  int told = 0;
+  Consumer c;
+  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  std::vector<int> told_at_pass;  // Before the model computes.
+  model_->on_forward = [&](const Batch&) { told_at_pass.push_back(told); };
+  Submit(c.Make(1, RandomPrompt(&random_, 4), 3));
+  Step();
+  EXPECT_EQ(told, 1);  // Of the admission, with the first pass.
+  EXPECT_TRUE(c.Poll());
+  EXPECT_EQ(c.tokens.size(), 1u);  // It is there for who looks.
+  EXPECT_EQ(engine_->stats().generated_tokens, 1);
+  Step();  // Tells of no more than what Poll() has seen.
+  EXPECT_EQ(told, 1);
+  Step();  // Tells of the second token before the pass, and of the end after it.
+  EXPECT_EQ(told, 2);
+  EXPECT_TRUE(c.Poll());
+  EXPECT_EQ(c.tokens.size(), 3u);
+  ASSERT_TRUE(c.finish.has_value());
+  EXPECT_EQ(told_at_pass, (std::vector<int>{1, 1, 2}));
+}
+
+TEST_F(EngineDeviceTest, TheEndIsToldAtOnceWhereNothingFollows) {
+  Start(Small());
+  int told = 0;
+  Consumer c;
+  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  Submit(c.Make(1, RandomPrompt(&random_, 4), 100));
+  Step();
+  c.Poll();
+  const int before = told;
+  engine_->Cancel(1);
+  Step();  // Starts nothing.
+  EXPECT_EQ(told, before + 1);
+  EXPECT_TRUE(c.Poll());
+  EXPECT_TRUE(c.finish.has_value());
+}
+
+// Whatever the device said last, no token of that step is shown.
+void ExpectFailed(Engine* engine, std::vector<Consumer>* consumers, size_t tokens) {
+  EXPECT_TRUE(absl::IsUnavailable(engine->failure()));
+  EXPECT_THAT(std::string(engine->failure().message()), HasSubstr("cudaErrorIllegalAddress"));
+  for (Consumer& c : *consumers) {
+    c.Poll();
+    ASSERT_TRUE(c.finish.has_value());
+    EXPECT_EQ(c.finish->reason, FinishReason::kError);
+    EXPECT_EQ(c.finish->status, engine->failure());
+    EXPECT_LE(c.tokens.size(), tokens);
+  }
+}
+
+TEST_F(EngineDeviceTest, ALostDeviceEndsEverything) {
+  for (const bool at_start : {true, false}) {
+    EngineOptions options = Small();
+    options.max_running = 2;
+    Start(options);
+    std::vector<Consumer> consumers(3);  // The last one waits.
+    for (int i = 0; i < 3; ++i) Submit(consumers[i].Make(i, RandomPrompt(&random_, 4), 100));
+    for (int i = 0; i < 5; ++i) Step();
+    EXPECT_EQ(engine_->failure(), absl::OkStatus());
+    (at_start ? model_->start_status : model_->wait_status) =
+        absl::InternalError("running a step: cudaErrorIllegalAddress");
+    Consumer late;
+    Submit(late.Make(7, RandomPrompt(&random_, 4), 100));
+    EXPECT_TRUE(Step());
+    ExpectFailed(engine_.get(), &consumers, 5);
+    EXPECT_EQ(consumers[0].tokens.size(), 5u);
+    late.Poll();
+    EXPECT_TRUE(late.finish.has_value());
+    ExpectAllFree();
+    EXPECT_TRUE(engine_->idle());
+    // For good, and the model is left alone.
+    Consumer after;
+    EXPECT_EQ(SubmitStatus(after.Make(9, RandomPrompt(&random_, 4), 100)), engine_->failure());
+    EXPECT_FALSE(Step());
+  }
+}
+
+TEST_F(EngineDeviceTest, TheThreadSaysOnceThatTheEngineHasFailed) {
+  Start(Small());
+  Consumer c;
+  std::atomic<int> failures{0};
+  model_->wait_status = absl::InternalError("cudaErrorIllegalAddress");
+  Submit(c.Make(1, RandomPrompt(&random_, 4), 100));
+  EngineThread thread(engine_.get(), [&](const absl::Status& status) {
+    EXPECT_TRUE(absl::IsUnavailable(status));
+    ++failures;
+  });
+  while (failures.load() == 0) absl::SleepFor(absl::Milliseconds(1));
+  for (int i = 0; i < 3; ++i) {
+    engine_->Wake();
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  thread.Stop();
+  EXPECT_EQ(failures.load(), 1);
+}
+
+// A model whose device has little memory.
+class SmallDevice : public FakeModel {
+ public:
+  explicit SmallDevice(size_t limit) : limit_(limit) {}
+  size_t state_memory_limit() const override { return limit_; }
+  absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) override {
+    if (bytes > limit_) return absl::ResourceExhaustedError("the device has not so much");
+    allocated = bytes;
+    return FakeModel::AllocateState(bytes);
+  }
+  size_t allocated = 0;
+
+ private:
+  const size_t limit_;
+};
+
+EngineOptions Options() {
+  EngineOptions options;
+  options.max_batch_tokens = 64;
+  return options;
+}
+
+TEST(EngineMemory, IsWhatTheDeviceHas) {
+  const FakeModel any;
+  const size_t one = any.state_layout().SequenceBytes(any.config().max_context);
+  SmallDevice model(3 * one);
+  auto engine = Engine::Create(&model, nullptr, Options());
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  EXPECT_EQ((*engine)->options().state_bytes, static_cast<int64_t>(3 * one));
+  EXPECT_LE(model.allocated, 3 * one);
+  EXPECT_GT(model.allocated, 2 * one);
+
+  EngineOptions options = Options();
+  options.state_bytes = 5 * static_cast<int64_t>(one);
+  const absl::Status status = Engine::Create(&model, nullptr, options).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("the device has not so much; weights 0 MiB"));
+}
+
+TEST(EngineMemory, TooLittleForOneSequenceSaysWhatWouldFit) {
+  const FakeModel any;
+  SmallDevice model(any.state_layout().SequenceBytes(200));
+  const absl::Status status = Engine::Create(&model, nullptr, Options()).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  const std::string message(status.message());
+  // Blocks of 16 tokens and chunks of 8: a text of 200 takes as many pages as one of 207.
+  EXPECT_THAT(message, HasSubstr("one of 207 tokens would fit"));
+  EXPECT_THAT(message, HasSubstr("one sequence of 512 tokens takes"));
+  EXPECT_THAT(message, HasSubstr("left for state"));
+}
+
+}  // namespace
+}  // namespace packrat

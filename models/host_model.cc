@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cpu_target.h"
 
 namespace packrat {
 namespace {
@@ -81,9 +82,17 @@ absl::StatusOr<std::unique_ptr<StateBuffer>> HostModel::AllocateState(size_t byt
   return AllocateHostState(bytes);
 }
 
+std::string HostModel::numerics_id() const {
+  // Raise it with every change of what is added to what, or in which order, in any kernel.
+  constexpr int kRevision = 1;
+  return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-r", kRevision);
+}
+
+std::string HostModel::device() const { return absl::StrCat("cpu ", CpuTargetName()); }
+
 size_t HostModel::state_memory_limit() const {
-  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<size_t>(sysconf(_SC_PAGESIZE)) / 4;
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)) /
+         4;
 }
 
 }  // namespace packrat

@@ -4,6 +4,7 @@
 #define PACKRAT_MODELS_HOST_MODEL_H_
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "models/model.h"
@@ -22,6 +23,8 @@ class HostModel : public LanguageModel {
   double sampling_seconds() const override { return sampling_seconds_; }
   absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) override;
   size_t state_memory_limit() const override;
+  std::string numerics_id() const override;
+  std::string device() const override;
 
  protected:
   // The sampler's memory; before the first Start().

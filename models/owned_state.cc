@@ -1,17 +1,29 @@
 #include "models/owned_state.h"
 
-#include <algorithm>
-#include <limits>
+#include <utility>
 
 namespace packrat {
 
-OwnedState::OwnedState(const StateLayout& layout, int sequences, int max_tokens)
-    : slots_(layout.slot_bytes * sequences),
-      tails_(layout.tail_bytes * sequences),
-      num_classes_(layout.page_classes.size()) {
-  for (const PageClass& page_class : layout.page_classes) {
-    pages_.emplace_back(page_class.page_bytes * page_class.PagesFor(max_tokens) * sequences);
-    page_bases_.push_back(pages_.back().data());
+absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* model, int sequences,
+                                                               int max_tokens) {
+  const StateLayout& layout = model->state_layout();
+  std::unique_ptr<OwnedState> state(new OwnedState);
+  state->has_slots_ = layout.slot_bytes > 0;
+  state->num_classes_ = layout.page_classes.size();
+  // Every part is a multiple of the alignment.
+  size_t bytes = (layout.slot_bytes + layout.tail_bytes) * sequences;
+  for (const PageClass& c : layout.page_classes) {
+    bytes += c.page_bytes * c.PagesFor(max_tokens) * sequences;
+  }
+  auto buffer = model->AllocateState(bytes);
+  if (!buffer.ok()) return buffer.status();
+  state->buffer_ = *std::move(buffer);
+  std::byte* slots = state->buffer_->data();
+  std::byte* tails = slots + layout.slot_bytes * sequences;
+  std::byte* next = tails + layout.tail_bytes * sequences;
+  for (const PageClass& c : layout.page_classes) {
+    state->page_bases_.push_back(next);
+    next += c.page_bytes * c.PagesFor(max_tokens) * sequences;
   }
   for (int s = 0; s < sequences; ++s) {
     for (const PageClass& page_class : layout.page_classes) {
@@ -19,13 +31,14 @@ OwnedState::OwnedState(const StateLayout& layout, int sequences, int max_tokens)
       std::vector<int32_t> ids(count);
       // Neighbours in the text are not neighbours in memory, as in a pool that has been in use.
       for (int i = 0; i < count; ++i) ids[i] = (count - 1 - i) * sequences + s;
-      page_ids_.push_back(std::move(ids));
+      state->page_ids_.push_back(std::move(ids));
     }
   }
-  for (const std::vector<int32_t>& ids : page_ids_) {
-    tables_.push_back({ids.data(), static_cast<int32_t>(ids.size())});
+  for (const std::vector<int32_t>& ids : state->page_ids_) {
+    state->tables_.push_back({ids.data(), static_cast<int32_t>(ids.size())});
   }
-  memory_ = {slots_.data(), tails_.data(), page_bases_.data()};
+  state->memory_ = {slots, tails, state->page_bases_.data()};
+  return state;
 }
 
 Span OwnedState::SpanFor(int sequence, int first_token, int num_tokens, int position) const {
@@ -33,20 +46,13 @@ Span OwnedState::SpanFor(int sequence, int first_token, int num_tokens, int posi
   span.first_token = first_token;
   span.num_tokens = num_tokens;
   span.position = position;
-  span.slot_in = span.slot_out = slots_.size() > 0 ? sequence : -1;
+  span.slot_in = span.slot_out = has_slots_ ? sequence : -1;
   span.tail = sequence;
   span.pages = tables_.data() + sequence * num_classes_;
   return span;
 }
 
-void OwnedState::Poison() {
-  const auto poison = [](const AlignedBytes& bytes) {
-    std::fill_n(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float),
-                std::numeric_limits<float>::quiet_NaN());
-  };
-  poison(slots_);
-  poison(tails_);
-  for (const AlignedBytes& pages : pages_) poison(pages);
-}
+// All bits set are a NaN in every storage type.
+void OwnedState::Poison() { buffer_->Fill(0, buffer_->size(), 0xFF); }
 
 }  // namespace packrat

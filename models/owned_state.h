@@ -1,21 +1,24 @@
-// The state of a fixed number of sequences with memory of its own, for tools and tests that run a
-// model without an engine. A server uses runtime/state_pool.h.
+// The state of a fixed number of sequences, in memory of its own on the model's device, for tools
+// and tests that run a model without an engine. A server uses runtime/state_pool.h.
 #ifndef PACKRAT_MODELS_OWNED_STATE_H_
 #define PACKRAT_MODELS_OWNED_STATE_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "kernels/aligned.h"
+#include "absl/status/statusor.h"
 #include "models/batch.h"
-#include "models/state_layout.h"
+#include "models/model.h"
 
 namespace packrat {
 
 class OwnedState {
  public:
-  // Room for `sequences` sequences of up to `max_tokens` tokens each.
-  OwnedState(const StateLayout& layout, int sequences, int max_tokens);
+  // Room for `sequences` sequences of up to `max_tokens` tokens each. The model outlives it.
+  // RESOURCE_EXHAUSTED: its device has not so much memory.
+  static absl::StatusOr<std::unique_ptr<OwnedState>> Create(LanguageModel* model, int sequences,
+                                                            int max_tokens);
   OwnedState(const OwnedState&) = delete;
   OwnedState& operator=(const OwnedState&) = delete;
 
@@ -26,12 +29,14 @@ class OwnedState {
   void Poison();
 
  private:
-  AlignedBytes slots_, tails_;
-  std::vector<AlignedBytes> pages_;
+  OwnedState() = default;
+
+  std::unique_ptr<StateBuffer> buffer_;
+  bool has_slots_ = false;
   std::vector<std::byte*> page_bases_;
   std::vector<std::vector<int32_t>> page_ids_;  // (sequence, class)
   std::vector<PageTable> tables_;               // (sequence, class)
-  size_t num_classes_;
+  size_t num_classes_ = 0;
   StateMemory memory_;
 };
 

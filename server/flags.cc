@@ -23,7 +23,18 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
 ABSL_FLAG(std::string, http_listen, "127.0.0.1:8080",
           "host:port of /metrics, /healthz, /readyz and /version; port in [0, 65535], 0 takes any "
           "free one. Empty: no such port.");
-ABSL_FLAG(int32_t, threads, 0, "Threads of the model; range [0, 1024]. 0: one per core.");
+ABSL_FLAG(
+    std::string, device, "auto",
+    "What computes: cpu, cuda (the first device that CUDA_VISIBLE_DEVICES shows), or auto: the "
+    "GPU where there is one, else the CPU.");
+ABSL_FLAG(bool, deterministic, false,
+          "On a GPU: one order of additions for every batch size, so that an answer is the same "
+          "alone and in company; costs speed. The CPU always answers so.");
+ABSL_FLAG(std::string, mesa_state, "float32",
+          "On a GPU, storage of Mesa's matrices: float32, or bfloat16 at half the memory and with "
+          "some loss.");
+ABSL_FLAG(int32_t, threads, 0,
+          "Threads of the model on the CPU; range [0, 1024]. 0: one per core.");
 ABSL_FLAG(std::string, cpu_target, "auto",
           "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
 ABSL_FLAG(int32_t, max_running, 64, "Sequences that run together; range [1, 4096].");
@@ -72,6 +83,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.listen = absl::GetFlag(FLAGS_listen);
   options.http_listen = absl::GetFlag(FLAGS_http_listen);
   options.threads = absl::GetFlag(FLAGS_threads);
+  options.device = absl::GetFlag(FLAGS_device);
+  options.deterministic = absl::GetFlag(FLAGS_deterministic);
+  options.mesa_state = absl::GetFlag(FLAGS_mesa_state);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);

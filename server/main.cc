@@ -9,8 +9,10 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu_target.h"
+#include "models/load.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "server/flags.h"
@@ -74,6 +76,26 @@ int Fail(Logger* log, const absl::Status& status, int exit_code = 1) {
   return exit_code;
 }
 
+LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
+  LoadOptions load;
+  load.model.max_batch_tokens = options.engine.max_batch_tokens;
+  load.model.max_logit_rows = options.engine.max_running;
+  load.model.max_context = options.engine.max_context;
+  load.model.threads = options.threads;
+  load.device = options.device == "cpu"    ? DeviceKind::kCpu
+                : options.device == "cuda" ? DeviceKind::kCuda
+                                           : DeviceKind::kAuto;
+  load.deterministic = options.deterministic;
+  load.mesa_state = options.mesa_state == "bfloat16" ? DType::kBF16 : DType::kF32;
+  load.progress = [log, tenths = 0](size_t done, size_t total) mutable {
+    const int now = static_cast<int>(10 * done / total);
+    if (now == tenths) return;
+    tenths = now;
+    log->Info("loading", {{"percent", absl::StrCat(10 * tenths)}});
+  };
+  return load;
+}
+
 int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   absl::Status status = SetCpuTarget(options.cpu_target);
   if (!status.ok()) return Fail(log, status, 2);
@@ -85,11 +107,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   if (!server.ok()) return Fail(log, server.status());
 
   const absl::Time start = absl::Now();
-  ModelOptions model_options;
-  model_options.max_batch_tokens = options.engine.max_batch_tokens;
-  model_options.max_logit_rows = options.engine.max_running;
-  model_options.threads = options.threads;
-  auto loaded = LoadModel(options.model_dir, model_options);
+  auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
   if (!loaded.ok()) return Fail(log, loaded.status());
   model = *std::move(loaded);
   auto pieces = Tokenizer::Load(options.model_dir, model->config().vocab_size);
@@ -101,6 +119,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
     return Fail(log, pieces.status());
   }
   log->Info("loaded", {{"folder", options.model_dir},
+                       {"device", model->device()},
                        {"took", absl::FormatDuration(absl::Now() - start)},
                        {"fingerprint", model->fingerprint()}});
   status = (*server)->Serve(model.get(), tokenizer.get());

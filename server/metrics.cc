@@ -204,6 +204,7 @@ void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) {
   to.Gauge("packrat_build_info", "Constant 1; the labels say what runs.", 1,
            {{"version", kVersion},
             {"cpu_target", source.cpu_target},
+            {"device", source.device},
             {"numerics_id", source.numerics_id},
             {"fingerprint", source.fingerprint}});
   to.Gauge("packrat_ready", "1 while requests are taken: neither loading nor draining.", ready);
@@ -220,7 +221,7 @@ void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out
   to.Gauge("packrat_requests_running", "Sequences in the batch.", stats.running);
   to.Gauge("packrat_state_utilization_ratio",
            "Used part of the fullest kind of sequence state, 0 to 1.", stats.state_utilization);
-  // One tier so far: the memory of the device that runs the model, here the CPU's.
+  // One tier so far: the memory of the device that runs the model.
   for (const EngineStats::Pool& pool : stats.pools) {
     to.Gauge("packrat_state_used_bytes", "Sequence state in use, by kind and tier.",
              static_cast<double>(pool.used * pool.bytes_each),

@@ -42,6 +42,7 @@ class Metrics {
     std::function<int64_t()> scratch_bytes;
     std::string fingerprint;
     std::string numerics_id;
+    std::string device;
     std::string cpu_target;
   };
   void SetSource(Source source);

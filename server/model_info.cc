@@ -79,9 +79,10 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_name(options.model_name);
   info->set_family(FamilyName(config.family));
   info->set_fingerprint(served.model->fingerprint());
-  info->set_numerics_id(NumericsId());
+  info->set_numerics_id(served.model->numerics_id());
   info->set_server_version(kVersion);
   info->set_cpu_target(CpuTargetName());
+  info->set_device(served.model->device());
   info->set_vocab_size(config.vocab_size);
   info->set_hidden_size(config.hidden_size);
   for (const MixerSpec& mixer : config.layers) {

@@ -88,6 +88,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            options->http_listen.empty() ? absl::OkStatus()
                                         : CheckAddress("http_listen", options->http_listen),
            CheckInt("threads", options->threads, 0, 1024),
+           CheckChoice("device", options->device, {"auto", "cpu", "cuda"}),
+           CheckChoice("mesa_state", options->mesa_state, {"float32", "bfloat16"}),
            CheckChoice("cpu_target", options->cpu_target, {"auto", "sse4", "avx2", "avx512"}),
            CheckInt("max_running", engine.max_running, 1, 4096),
            CheckInt("max_queue", engine.max_queue, 1, 1000000),

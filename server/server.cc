@@ -91,7 +91,8 @@ absl::Status Server::Impl::StartHttp() {
     const ServedModel* model = environment.served.load();
     if (model != nullptr) {
       json["cpu_target"] = CpuTargetName();
-      json["numerics_id"] = NumericsId();
+      json["device"] = model->model->device();
+      json["numerics_id"] = model->model->numerics_id();
       json["fingerprint"] = model->model->fingerprint();
     }
     return json.dump();
@@ -144,13 +145,14 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer) {
   s.metrics.SetSource({[&s] { return s.engine->stats(); },
                        [model] { return static_cast<int64_t>(model->weight_bytes()); },
                        [model] { return static_cast<int64_t>(model->scratch_bytes()); },
-                       model->fingerprint(), NumericsId(), CpuTargetName()});
+                       model->fingerprint(), model->numerics_id(), model->device(),
+                       CpuTargetName()});
   s.environment.served.store(&s.served);
   s.SetReady(true);
   s.log->Info("ready", {{"model", s.options.model_name},
                         {"max_context", absl::StrCat(s.engine->options().max_context)},
                         {"max_running", absl::StrCat(s.engine->options().max_running)},
-                        {"cpu_target", CpuTargetName()}});
+                        {"device", model->device()}});
   return absl::OkStatus();
 }
 

@@ -33,8 +33,8 @@ int RoundUpContext(int n) {
 }  // namespace
 
 bool StepSize::operator<(const StepSize& o) const {
-  return std::tie(spans, tokens, rows, max_span_tokens, max_context) <
-         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context);
+  return std::tie(spans, tokens, rows, max_span_tokens, max_context, sampled) <
+         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.sampled);
 }
 
 StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows) {

@@ -21,6 +21,7 @@ namespace packrat::gpu {
 struct StepSize {
   int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
   int max_span_tokens = 1, max_context = 1;
+  bool sampled = false;  // Tokens are drawn from the logits.
   bool operator<(const StepSize& other) const;
 };
 

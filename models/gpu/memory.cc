@@ -84,7 +84,15 @@ absl::StatusOr<DeviceMemory> DeviceMemory::Allocate(size_t bytes, const std::str
   if (!status.ok()) return status;
   memory.data_ = static_cast<std::byte*>(data);
   memory.bytes_ = bytes;
-  status = CudaStatus(cudaMemset(data, 0, bytes), what);
+  return memory;
+}
+
+absl::StatusOr<DeviceMemory> DeviceMemory::AllocateZeroed(size_t bytes, const std::string& what) {
+  auto memory = Allocate(bytes, what);
+  if (!memory.ok() || bytes == 0) return memory;
+  absl::Status status = CudaStatus(cudaMemset(memory->data(), 0, bytes), what);
+  // The default stream does not order what other streams do.
+  if (status.ok()) status = CudaStatus(cudaDeviceSynchronize(), what);
   if (!status.ok()) return status;
   return memory;
 }

@@ -31,8 +31,9 @@ absl::StatusOr<DeviceInfo> OpenDevice();
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  // Zeroed. RESOURCE_EXHAUSTED with the number of bytes asked for and free.
+  // RESOURCE_EXHAUSTED with the number of bytes asked for and free.
   static absl::StatusOr<DeviceMemory> Allocate(size_t bytes, const std::string& what);
+  static absl::StatusOr<DeviceMemory> AllocateZeroed(size_t bytes, const std::string& what);
   DeviceMemory(DeviceMemory&& other) noexcept;
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
   ~DeviceMemory();

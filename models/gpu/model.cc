@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <variant>
@@ -16,6 +17,7 @@
 #include "models/gpu/device_batch.h"
 #include "models/gpu/layer.h"
 #include "models/gpu/memory.h"
+#include "models/gpu/sampling_rows.h"
 #include "models/gpu/weights.h"
 
 namespace packrat::gpu {
@@ -39,27 +41,41 @@ class GpuModel : public LanguageModel {
   const StateLayout& state_layout() const override { return layout_; }
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
-  size_t scratch_bytes() const override { return scratch_memory_.size() + batch_->bytes(); }
+  size_t scratch_bytes() const override {
+    return scratch_memory_.size() + batch_->bytes() + sampling_->bytes() +
+           matmul_->workspace_bytes();
+  }
   const std::string& fingerprint() const override { return fingerprint_; }
+  std::string numerics_id() const override;
+  std::string device() const override { return device_.name; }
 
+  absl::Status Start(const Batch& batch, const StateMemory& state,
+                     absl::Span<const SamplingRow> rows) override;
+  absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
                                  SpanStats* stats) override;
+  absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) override;
+  size_t state_memory_limit() const override;
 
  private:
   GpuModel(const ModelConfig& config, const ModelOptions& options, const GpuOptions& gpu_options,
-           DType type);
+           DType type, const DeviceInfo& device);
   void LoadLayers(DeviceWeights* weights);
   size_t CarveScratch(std::byte* base);
   absl::Status AllocateScratch();
-  absl::Status QueueStep(const Batch& batch, const StateMemory& state);
+  // A step up to the logits, or with `rows` up to the sampled tokens.
+  absl::Status QueueStep(const Batch& batch, const StateMemory& state,
+                         const absl::Span<const SamplingRow>* rows);
   absl::Status LaunchKernels(const StepSize& size);
   absl::StatusOr<cudaGraphExec_t> Capture(const StepSize& size);
-  absl::Status Finish(const Batch& batch, SpanStats* stats);
+  void DropGraphs();
+  absl::Status Finish(SpanStats* stats);
 
   const ModelConfig config_;
   const ModelOptions options_;
   const GpuOptions gpu_options_;
   const DType type_;  // Of matrices and activations.
+  const DeviceInfo device_;
   const StateLayout layout_;
   const Limits limits_;
   std::unique_ptr<DeviceWeights> weights_;
@@ -71,6 +87,7 @@ class GpuModel : public LanguageModel {
 
   std::unique_ptr<MatMul> matmul_;
   std::unique_ptr<DeviceBatch> batch_;
+  std::unique_ptr<SamplingRows> sampling_;
   DeviceMemory scratch_memory_;
   // Parts of it.
   float *x_ = nullptr, *logits_ = nullptr;
@@ -81,6 +98,7 @@ class GpuModel : public LanguageModel {
   PinnedMemory host_stats_, host_logits_;
   StateMemory state_;  // That of the captured graphs.
   std::map<StepSize, cudaGraphExec_t> graphs_;
+  int started_spans_ = 0, started_rows_ = 0;
   cudaStream_t stream_ = nullptr;
 };
 
@@ -94,18 +112,24 @@ Limits LimitsOf(const ModelConfig& config, const ModelOptions& options) {
 }
 
 GpuModel::GpuModel(const ModelConfig& config, const ModelOptions& options,
-                   const GpuOptions& gpu_options, DType type)
+                   const GpuOptions& gpu_options, DType type, const DeviceInfo& device)
     : config_(config),
       options_(options),
       gpu_options_(gpu_options),
       type_(type),
+      device_(device),
       layout_(config, {type, gpu_options.mesa_state}),
       limits_(LimitsOf(config, options)) {}
 
 GpuModel::~GpuModel() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  for (const auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
+  DropGraphs();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+void GpuModel::DropGraphs() {
+  for (const auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
+  graphs_.clear();
 }
 
 void GpuModel::LoadLayers(DeviceWeights* weights) {
@@ -155,7 +179,7 @@ size_t GpuModel::CarveScratch(std::byte* base) {
 }
 
 absl::Status GpuModel::AllocateScratch() {
-  auto memory = DeviceMemory::Allocate(CarveScratch(nullptr), "the scratch of a step");
+  auto memory = DeviceMemory::AllocateZeroed(CarveScratch(nullptr), "the scratch of a step");
   if (!memory.ok()) return memory.status();
   scratch_memory_ = *std::move(memory);
   CarveScratch(scratch_memory_.data());
@@ -165,6 +189,9 @@ absl::Status GpuModel::AllocateScratch() {
   auto batch = DeviceBatch::Create(layout_, limits_, options_.max_logit_rows);
   if (!batch.ok()) return batch.status();
   batch_ = *std::move(batch);
+  auto sampling = SamplingRows::Create(options_.max_logit_rows);
+  if (!sampling.ok()) return sampling.status();
+  sampling_ = *std::move(sampling);
   auto matmul = MatMul::Create({gpu_options_.deterministic});
   if (!matmul.ok()) return matmul.status();
   matmul_ = *std::move(matmul);
@@ -207,7 +234,9 @@ absl::Status GpuModel::LaunchKernels(const StepSize& size) {
   if (!status.ok() || size.rows == 0) return status;
   status = RmsNormRows(x_, batch_->rows(), size.rows, d, final_norm_, eps, h_, type_, stream_);
   if (!status.ok()) return status;
-  return matmul_->Run({&head_, h_, size.rows, logits_, DType::kF32}, stream_);
+  status = matmul_->Run({&head_, h_, size.rows, logits_, DType::kF32}, stream_);
+  if (!status.ok() || !size.sampled) return status;
+  return sampling_->Launch(size.rows, config_.vocab_size, logits_, stream_);
 }
 
 absl::StatusOr<cudaGraphExec_t> GpuModel::Capture(const StepSize& size) {
@@ -227,14 +256,20 @@ absl::StatusOr<cudaGraphExec_t> GpuModel::Capture(const StepSize& size) {
   return exec;
 }
 
-absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state) {
-  const StepSize size = SizeFor(batch, limits_, options_.max_logit_rows);
+absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
+                                 const absl::Span<const SamplingRow>* rows) {
+  StepSize size = SizeFor(batch, limits_, options_.max_logit_rows);
+  size.sampled = rows != nullptr && !rows->empty();
+  started_spans_ = batch.num_spans;
+  started_rows_ = size.sampled ? static_cast<int>(rows->size()) : 0;
   absl::Status status = batch_->Upload(batch, size, stream_);
   if (!status.ok()) return status;
-  if (state.slots != state_.slots || state.tails != state_.tails || state.pages != state_.pages) {
-    // Other memory than what the graphs were captured with.
-    for (const auto& [captured, graph] : graphs_) cudaGraphExecDestroy(graph);
-    graphs_.clear();
+  bool moved = false;
+  if (size.sampled) status = sampling_->Upload(*rows, size.rows, stream_, &moved);
+  if (!status.ok()) return status;
+  if (moved || state.slots != state_.slots || state.tails != state_.tails ||
+      state.pages != state_.pages) {
+    DropGraphs();  // They hold other addresses.
     state_ = state;
   }
   if (size.max_span_tokens > 1 || !gpu_options_.graphs) {
@@ -249,16 +284,19 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state) {
     status = CudaStatus(cudaGraphLaunch(graph, stream_), "launching a step");
   }
   if (!status.ok()) return status;
-  return CudaStatus(cudaMemcpyAsync(host_stats_.data(), stats_, batch.num_spans * sizeof(GpuStats),
-                                    cudaMemcpyDeviceToHost, stream_),
-                    "copying statistics");
+  status =
+      CudaStatus(cudaMemcpyAsync(host_stats_.data(), stats_, batch.num_spans * sizeof(GpuStats),
+                                 cudaMemcpyDeviceToHost, stream_),
+                 "copying statistics");
+  if (!status.ok() || !size.sampled) return status;
+  return sampling_->Download(started_rows_, stream_);
 }
 
-absl::Status GpuModel::Finish(const Batch& batch, SpanStats* stats) {
+absl::Status GpuModel::Finish(SpanStats* stats) {
   absl::Status status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
   if (!status.ok()) return status;
   const auto* from = reinterpret_cast<const GpuStats*>(host_stats_.data());
-  for (int i = 0; i < batch.num_spans; ++i) {
+  for (int i = 0; i < started_spans_; ++i) {
     SpanStats& to = stats[i];
     to = SpanStats();
     to.cg_solves = static_cast<int64_t>(from[i].cg_solves);
@@ -270,6 +308,17 @@ absl::Status GpuModel::Finish(const Batch& batch, SpanStats* stats) {
   return absl::OkStatus();
 }
 
+absl::Status GpuModel::Start(const Batch& batch, const StateMemory& state,
+                             absl::Span<const SamplingRow> rows) {
+  return QueueStep(batch, state, &rows);
+}
+
+absl::Status GpuModel::Wait(SpanStats* stats, SampledToken* sampled) {
+  absl::Status status = Finish(stats);
+  if (status.ok()) std::copy_n(sampling_->results(), started_rows_, sampled);
+  return status;
+}
+
 absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& state,
                                          SpanStats* stats) {
   const size_t row_bytes = config_.vocab_size * sizeof(float);
@@ -278,7 +327,7 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
     if (!memory.ok()) return memory.status();
     host_logits_ = *std::move(memory);
   }
-  absl::Status status = QueueStep(batch, state);
+  absl::Status status = QueueStep(batch, state, nullptr);
   if (!status.ok()) return status;
   size_t rows = 0;
   for (int i = 0; i < batch.num_spans; ++i) rows += batch.spans[i].num_logits;
@@ -287,7 +336,7 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
       cudaMemcpyAsync(logits, logits_, rows * row_bytes, cudaMemcpyDeviceToHost, stream_),
       "copying logits");
   if (!status.ok()) return status;
-  if (status = Finish(batch, stats); !status.ok()) return status;
+  if (status = Finish(stats); !status.ok()) return status;
   const float* row = logits;
   for (int i = 0; i < batch.num_spans; ++i) {
     const size_t values = static_cast<size_t>(batch.spans[i].num_logits) * config_.vocab_size;
@@ -295,6 +344,46 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
     row += values;
   }
   return logits;
+}
+
+std::string GpuModel::numerics_id() const {
+  // Raise it with every change of what is added to what, or in which order, in any kernel.
+  constexpr int kRevision = 1;
+  return absl::StrCat("cuda-sm", device_.compute_major, device_.compute_minor, "-",
+                      DTypeName(type_), "-mesa-", DTypeName(gpu_options_.mesa_state),
+                      gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision);
+}
+
+// State on the device; filled in the order of the model's steps.
+class DeviceState : public StateBuffer {
+ public:
+  DeviceState(DeviceMemory memory, cudaStream_t stream)
+      : memory_(std::move(memory)), stream_(stream) {}
+  std::byte* data() const override { return memory_.data(); }
+  size_t size() const override { return memory_.size(); }
+  void Fill(size_t offset, size_t bytes, unsigned char value) override {
+    PACKRAT_CHECK(offset + bytes <= memory_.size());
+    // An error shows at the next step, which waits for this.
+    cudaMemsetAsync(memory_.data() + offset, value, bytes, stream_);
+  }
+
+ private:
+  DeviceMemory memory_;
+  cudaStream_t stream_;
+};
+
+absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t bytes) {
+  auto memory = DeviceMemory::Allocate(bytes, "the state of all sequences");
+  if (!memory.ok()) return memory.status();
+  return std::make_unique<DeviceState>(*std::move(memory), stream_);
+}
+
+// What is free, less a reserve for the library's and the driver's own needs.
+size_t GpuModel::state_memory_limit() const {
+  auto device = OpenDevice();
+  if (!device.ok()) return 0;
+  const size_t reserve = std::max(device->total_bytes / 32, size_t{256} << 20);
+  return device->free_bytes - std::min(device->free_bytes, reserve);
 }
 
 // What there is to say when the device's memory is too small.
@@ -318,7 +407,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   if (!device.ok()) return device.status();
   const DType type = ActivationType(**checkpoint);
   const size_t bytes = WeightBytes(**checkpoint, type);
-  std::unique_ptr<GpuModel> model(new GpuModel(*config, options, gpu_options, type));
+  std::unique_ptr<GpuModel> model(new GpuModel(*config, options, gpu_options, type, *device));
   if (bytes > device->free_bytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("too little device memory: ",

@@ -223,7 +223,7 @@ int InfoCommand(Connection* connection, const std::vector<std::string>& argument
   const v1::Limits& limits = info.limits();
   Print(absl::StrCat("model          ", info.name(), " (", info.family(), ", fingerprint ",
                      info.fingerprint(), ")\n"));
-  Print(absl::StrCat("server         ", info.server_version(), ", ", info.cpu_target(),
+  Print(absl::StrCat("server         ", info.server_version(), ", ", info.device(),
                      ", numerics ", info.numerics_id(), "\n"));
   Print(absl::StrCat("layers         ", layers, "\n"));
   Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",

@@ -28,14 +28,16 @@ std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, int tok
 class Sequences {
  public:
   Sequences(LanguageModel* model, int count, int max_tokens)
-      : model_(model), state_(model->state_layout(), count, max_tokens), position_(count, 0) {}
+      : model_(model),
+        state_(*OwnedState::Create(model, count, max_tokens)),
+        position_(count, 0) {}
 
   // Feeds `tokens` tokens to each of the first `count` sequences, all in one batch.
   SpanStats Feed(int count, int tokens) {
     ids_.clear();
     spans_.clear();
     for (int s = 0; s < count; ++s) {
-      spans_.push_back(state_.SpanFor(s, static_cast<int>(ids_.size()), tokens, position_[s]));
+      spans_.push_back(state_->SpanFor(s, static_cast<int>(ids_.size()), tokens, position_[s]));
       spans_.back().num_logits = 1;
       for (int t = 0; t < tokens; ++t) {
         random_ = random_ * 6364136223846793005u + 1442695040888963407u;
@@ -46,7 +48,7 @@ class Sequences {
     stats_.resize(spans_.size());
     const auto logits = model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
                                          static_cast<int>(spans_.size())},
-                                        state_.memory(), stats_.data());
+                                        state_->memory(), stats_.data());
     PACKRAT_CHECK(logits.ok() && stats_[0].finite);
     return stats_[0];
   }
@@ -56,7 +58,7 @@ class Sequences {
 
  private:
   LanguageModel* model_;
-  OwnedState state_;
+  std::unique_ptr<OwnedState> state_;
   std::vector<int> position_;
   uint64_t random_ = 1;
   std::vector<int32_t> ids_;

@@ -22,18 +22,18 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_GT(NumAllocations(), at_start) << "the counter does not count";
   LanguageModel* model = loaded->get();
-  OwnedState state(model->state_layout(), 3, 200);
+  const auto state = *OwnedState::Create(model, 3, 200);
   std::vector<int32_t> tokens(64, 5);
   for (int position = 0, step = 0; position < 150; ++step) {
     const int n = step % 4 == 0 ? 20 : 1;  // Prompt pieces and decoding in turn.
     Span spans[3];
     SpanStats stats[3];
     for (int s = 0; s < 3; ++s) {
-      spans[s] = state.SpanFor(s, s * n, n, position);
+      spans[s] = state->SpanFor(s, s * n, n, position);
       spans[s].num_logits = 1;
     }
     const int64_t before = NumAllocations();
-    ASSERT_TRUE(model->Forward({tokens.data(), 3 * n, spans, 3}, state.memory(), stats).ok());
+    ASSERT_TRUE(model->Forward({tokens.data(), 3 * n, spans, 3}, state->memory(), stats).ok());
     ASSERT_EQ(NumAllocations(), before) << "at position " << position;
     position += n;
   }

@@ -53,8 +53,8 @@ std::unique_ptr<LanguageModel> Load(const std::string& name, int threads) {
 template <class Piece>
 std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together,
                         const Piece& piece) {
-  OwnedState state(model->state_layout(), golden.batch, golden.tokens);
-  state.Poison();
+  const auto state = *OwnedState::Create(model, golden.batch, golden.tokens);
+  state->Poison();
   std::vector<float> out(golden.logits.size());
   std::vector<int> done(golden.batch, 0);
   const auto step = [&](const std::vector<int>& rows) {
@@ -63,7 +63,7 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
     for (int row : rows) {
       const int n = std::min(piece(), golden.tokens - done[row]);
       if (n <= 0) continue;
-      Span span = state.SpanFor(row, static_cast<int>(tokens.size()), n, done[row]);
+      Span span = state->SpanFor(row, static_cast<int>(tokens.size()), n, done[row]);
       span.num_logits = n;
       span.cg_tolerance = 1e-6f;
       spans.push_back(span);
@@ -74,7 +74,7 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
     std::vector<SpanStats> stats(spans.size());
     const float* logits = *model->Forward({tokens.data(), static_cast<int>(tokens.size()),
                                            spans.data(), static_cast<int>(spans.size())},
-                                          state.memory(), stats.data());
+                                          state->memory(), stats.data());
     for (size_t i = 0; i < spans.size(); ++i) {
       EXPECT_TRUE(stats[i].finite);
       const int row = spans[i].tail;

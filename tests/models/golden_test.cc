@@ -1,44 +1,17 @@
 // The six golden cases: weights, tokens and the logits of every position that the server must meet,
 // fed whole, in pieces, token by token, and in company, on every instruction set of this machine.
 // All ways must give the same bits.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
-#include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/cpu_target.h"
-#include "models/checkpoint.h"
 #include "models/model.h"
-#include "models/owned_state.h"
+#include "tests/models/golden.h"
 
 namespace packrat {
 namespace {
-
-struct Golden {
-  int batch, tokens, vocab;
-  std::vector<int32_t> ids;   // (batch, tokens)
-  std::vector<float> logits;  // (batch, tokens, vocab)
-};
-
-Golden Read(const std::string& name) {
-  auto file = Checkpoint::OpenFile("tests/golden/" + name + "/expected.safetensors");
-  EXPECT_TRUE(file.ok()) << file.status();
-  const TensorView ids = *(*file)->Find("input_ids"), logits = *(*file)->Find("logits");
-  Golden golden{static_cast<int>(ids.shape[0]),
-                static_cast<int>(ids.shape[1]),
-                static_cast<int>(logits.shape[2]),
-                {},
-                {}};
-  golden.ids.resize(ids.bytes / 4);
-  golden.logits.resize(logits.bytes / 4);
-  std::memcpy(golden.ids.data(), ids.data, ids.bytes);
-  std::memcpy(golden.logits.data(), logits.data, logits.bytes);
-  return golden;
-}
 
 std::unique_ptr<LanguageModel> Load(const std::string& name, int threads) {
   ModelOptions options;
@@ -49,70 +22,6 @@ std::unique_ptr<LanguageModel> Load(const std::string& name, int threads) {
   return std::move(*model);
 }
 
-// Logits of all rows of the batch, every row fed in pieces of sizes that `piece` returns.
-template <class Piece>
-std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together,
-                        const Piece& piece) {
-  const auto state = *OwnedState::Create(model, golden.batch, golden.tokens);
-  state->Poison();
-  std::vector<float> out(golden.logits.size());
-  std::vector<int> done(golden.batch, 0);
-  const auto step = [&](const std::vector<int>& rows) {
-    std::vector<int32_t> tokens;
-    std::vector<Span> spans;
-    for (int row : rows) {
-      const int n = std::min(piece(), golden.tokens - done[row]);
-      if (n <= 0) continue;
-      Span span = state->SpanFor(row, static_cast<int>(tokens.size()), n, done[row]);
-      span.num_logits = n;
-      span.cg_tolerance = 1e-6f;
-      spans.push_back(span);
-      const auto* from = golden.ids.data() + row * golden.tokens + done[row];
-      tokens.insert(tokens.end(), from, from + n);
-    }
-    if (spans.empty()) return false;
-    std::vector<SpanStats> stats(spans.size());
-    const float* logits = *model->Forward({tokens.data(), static_cast<int>(tokens.size()),
-                                           spans.data(), static_cast<int>(spans.size())},
-                                          state->memory(), stats.data());
-    for (size_t i = 0; i < spans.size(); ++i) {
-      EXPECT_TRUE(stats[i].finite);
-      const int row = spans[i].tail;
-      const size_t values = static_cast<size_t>(spans[i].num_tokens) * golden.vocab;
-      std::copy_n(
-          logits, values,
-          out.data() + (static_cast<size_t>(row) * golden.tokens + done[row]) * golden.vocab);
-      logits += values;
-      done[row] += spans[i].num_tokens;
-    }
-    return true;
-  };
-  std::vector<int> all(golden.batch);
-  for (int row = 0; row < golden.batch; ++row) all[row] = row;
-  if (together) {
-    while (step(all)) continue;
-  } else {
-    for (int row : all) {
-      while (step({row})) continue;
-    }
-  }
-  return out;
-}
-
-double RelativeError(const std::vector<float>& out, const std::vector<float>& reference) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < out.size(); ++i) {
-    const double difference = static_cast<double>(out[i]) - reference[i];
-    error += difference * difference;
-    norm += static_cast<double>(reference[i]) * reference[i];
-  }
-  return std::sqrt(error / norm);
-}
-
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 class GoldenTest : public testing::TestWithParam<std::string> {
  protected:
   ~GoldenTest() override { EXPECT_TRUE(SetCpuTarget("auto").ok()); }
@@ -120,7 +29,7 @@ class GoldenTest : public testing::TestWithParam<std::string> {
 
 // The bound that the cases' authors state for float32 arithmetic and a solver at 1e-6.
 TEST_P(GoldenTest, MeetsTheReferenceAndEveryWayGivesTheSameBits) {
-  const Golden golden = Read(GetParam());
+  const Golden golden = ReadGolden(GetParam());
   for (const std::string& target : SupportedCpuTargets()) {
     SCOPED_TRACE(target);
     ASSERT_TRUE(SetCpuTarget(target).ok());
@@ -137,9 +46,7 @@ TEST_P(GoldenTest, MeetsTheReferenceAndEveryWayGivesTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest,
-                         testing::Values("rat", "rat_local", "mesa_net", "mesa_net_hybrid",
-                                         "packrat", "packrat_wide"),
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, testing::ValuesIn(kGoldenCases),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

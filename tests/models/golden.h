@@ -15,7 +15,7 @@
 
 namespace packrat {
 
-inline const char* const kGoldenCases[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_hybrid",
+inline const std::string kGoldenCases[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_hybrid",
                                            "packrat", "packrat_wide"};
 
 struct Golden {

@@ -1,0 +1,136 @@
+#include "tests/bench/gpu/mesa.h"
+
+#include <cuda_runtime_api.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace packrat::gpu_bench {
+namespace {
+
+const float* Floats(const gpu::DeviceMemory& memory) {
+  return reinterpret_cast<const float*>(memory.data());
+}
+size_t SlotBytes(const MesaShape& s, DType state) {
+  return MesaSlotFloats(s.num_heads, s.head_dim) * DTypeBytes(state);
+}
+size_t TailBytes(const MesaShape& s) {
+  return MesaTailLayout(s.num_heads, s.head_dim, s.conv_size).end * 4;
+}
+
+}  // namespace
+
+absl::StatusOr<MesaBench> MesaBench::Make(Bench* bench, const MesaShape& shape, DType type,
+                                          DType state, int spans, int prompt, bool only_prompt) {
+  MesaBench b;
+  b.shape_ = shape, b.type_ = type, b.state_ = state, b.spans_ = spans;
+  const size_t rows = size_t(spans) * prompt, width = shape.width(), heads = shape.num_heads;
+  const size_t sequence = SlotBytes(shape, state) + TailBytes(shape);
+  // As many as a model has layers, if they fit.
+  b.copies_ = only_prompt ? 1 : bench->Copies(static_cast<double>(spans * sequence), 24);
+  const size_t states = size_t(b.copies_) * spans;
+  const auto allocate = [](size_t bytes) { return gpu::DeviceMemory::Allocate(bytes, "state"); };
+  BENCH_ASSIGN(b.slots_, allocate(states * SlotBytes(shape, state)));
+  BENCH_ASSIGN(b.tails_, allocate(states * TailBytes(shape)));
+  BENCH_ASSIGN(b.rows_, bench->Random(rows * 4 * width, type, 1.0f));
+  BENCH_ASSIGN(b.scalars_, bench->Random(rows * 2 * heads, DType::kF32, 0.5f, 2.0f));
+  BENCH_ASSIGN(b.conv_, bench->Random(2 * shape.conv_size * width, DType::kF32, 0.5f));
+  BENCH_ASSIGN(b.lambda_, bench->Random(width, DType::kF32, 0.1f, 0.8f));
+  BENCH_ASSIGN(b.norm_, bench->Random(shape.head_dim, DType::kF32, 0.1f, 1.0f));
+  BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
+  BENCH_ASSIGN(b.stats_, allocate(spans * sizeof(GpuStats)));
+  BENCH_ASSIGN(b.scratch_,
+               allocate(gpu::MesaScratchBytes(shape, spans, static_cast<int>(rows)) + 256));
+  for (int copy = 0; copy < b.copies_; ++copy) {
+    BENCH_ASSIGN(SpanBatch batch,
+                 SpanBatch::Make(std::vector<int>(spans, 0), prompt, copy * spans));
+    b.prompts_.push_back(std::move(batch));
+    if (only_prompt) continue;
+    BENCH_RETURN_IF_ERROR(b.Run(b.prompts_.back(), copy, bench->stream()));
+    for (int t = 0; t < kMesaBlock; ++t) {
+      BENCH_ASSIGN(SpanBatch decode,
+                   SpanBatch::Make(std::vector<int>(spans, prompt + t), 1, copy * spans));
+      b.decodes_.push_back(std::move(decode));
+    }
+  }
+  BENCH_RETURN_IF_ERROR(
+      gpu::CudaStatus(cudaStreamSynchronize(bench->stream()), "feeding a prompt"));
+  BENCH_RETURN_IF_ERROR(b.Solves().status());
+  return b;
+}
+
+absl::Status MesaBench::Run(const SpanBatch& batch, int copy, CudaStream stream) {
+  const size_t size = DTypeBytes(type_), width = shape_.width();
+  const MesaWeights weights{Floats(conv_),
+                            Floats(conv_) + shape_.conv_size * width,
+                            nullptr,
+                            nullptr,
+                            Floats(lambda_),
+                            Floats(norm_),
+                            1e-6f};
+  gpu::MesaOperands operands;
+  const std::byte* rows = rows_.data();
+  operands.q = rows, operands.k = rows + width * size, operands.v = rows + 2 * width * size;
+  operands.gate = rows + 3 * width * size;
+  operands.stride = static_cast<int>(4 * width);
+  operands.beta = Floats(scalars_), operands.gamma = Floats(scalars_) + shape_.num_heads;
+  operands.scalar_stride = 2 * shape_.num_heads;
+  operands.out = out_.data(), operands.type = type_, operands.state_type = state_;
+  const GpuParts slots{slots_.data(), SlotBytes(shape_, state_)};
+  const GpuParts tails{tails_.data(), TailBytes(shape_)};
+  return gpu::Mesa(shape_, weights, batch.view(), slots, tails, operands,
+                   reinterpret_cast<GpuStats*>(stats_.data()), scratch_.data(), stream);
+}
+
+absl::Status MesaBench::RunDecode(int launch, CudaStream stream) {
+  const int copy = launch % copies_, t = launch / copies_;
+  return Run(decodes_[size_t(copy) * kMesaBlock + t], copy, stream);
+}
+
+absl::Status MesaBench::RunPrompt(CudaStream stream) { return Run(prompts_[0], 0, stream); }
+
+absl::StatusOr<std::string> MesaBench::Solves(double* steps) {
+  std::vector<GpuStats> stats(spans_);
+  const size_t bytes = stats.size() * sizeof(GpuStats);
+  BENCH_RETURN_IF_ERROR(gpu::CudaStatus(
+      cudaMemcpy(stats.data(), stats_.data(), bytes, cudaMemcpyDeviceToHost), "statistics"));
+  BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaMemset(stats_.data(), 0, bytes), "statistics"));
+  double taken = 0, solves = 0, unconverged = 0;
+  for (const GpuStats& s : stats) {
+    taken += s.cg_steps, solves += s.cg_solves, unconverged += s.cg_unconverged;
+    if (s.not_finite != 0) return absl::InternalError("a solve is not finite");
+  }
+  const double mean = solves > 0 ? taken / solves : 0;
+  if (steps != nullptr) *steps = mean;
+  return absl::StrFormat("%.1f steps a solve to 1e-4, %.4f unconverged", mean,
+                         solves > 0 ? unconverged / solves : 0);
+}
+
+void BenchMesa(Bench* bench) {
+  const bool tiny = bench->options().tiny;
+  const MesaShape shape = tiny ? kTinyMesa : kMesa;
+  const double f32 = bench->limits().f32_flops;
+  for (const DType state : {DType::kF32, DType::kBF16}) {
+    for (const int batch : tiny ? std::vector<int>{2} : std::vector<int>{1, 64, 256}) {
+      const int bytes = static_cast<int>(DTypeBytes(state));
+      const Work work = MesaToken(shape, 2, bytes, 15, true) * batch;
+      bench->Launch(
+          absl::StrCat("mesa decode, 16 heads of 128, bf16, state ", DTypeName(state)),
+          absl::StrCat("batch ", batch), work, f32, "float32 operations",
+          [&](std::string* note) -> absl::StatusOr<double> {
+            BENCH_ASSIGN(MesaBench mesa, MesaBench::Make(bench, shape, DType::kBF16, state, batch,
+                                                         tiny ? 16 : 64, false));
+            BENCH_ASSIGN(const double seconds,
+                         bench->Time(kMesaBlock * mesa.copies(),
+                                     [&](int i, CudaStream s) { return mesa.RunDecode(i, s); }));
+            BENCH_ASSIGN(const std::string solves, mesa.Solves());
+            *note = absl::StrCat(mesa.copies(), " layers; ", solves);
+            return seconds;
+          });
+    }
+  }
+}
+
+}  // namespace packrat::gpu_bench

@@ -1,0 +1,171 @@
+// RAT and attention: decoding by itself, decoding as a whole layer, prompts.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/matmul.h"
+#include "tests/bench/gpu/bench.h"
+#include "tests/bench/gpu/mesa.h"
+#include "tests/bench/gpu/paged.h"
+
+namespace packrat::gpu_bench {
+namespace {
+
+const RatShape kRat{16, 2, 128, 16};
+const RatShape kTinyRat{2, 1, 16, 16};
+const AttentionShape kFull{16, 16, 128, 0};  // Keys and values of the model's width, as in RAT.
+const AttentionShape kTinyFull{2, 2, 16, 0};
+
+struct Point {
+  int batch, position;
+};
+std::vector<Point> Points(const Bench& bench) {
+  if (bench.options().tiny) return {{3, 40}};
+  return {{1, 4096},   {1, 16384},   {64, 4096},  {64, 16384},
+          {256, 4096}, {256, 16384}, {512, 4096}, {512, 16384}};
+}
+std::string ShapeText(const Point& p) {
+  return absl::StrCat("batch ", p.batch, ", position ", p.position);
+}
+
+gpu::Matrix MatrixOf(const gpu::DeviceMemory& memory, int out, int in) {
+  return {memory.data(), DType::kBF16, out, in};
+}
+
+// Input product, mixer, output product: what a layer costs without its feed-forward, as in the
+// measurements that the paper compares. The output goes to the residual stream.
+template <class Mixer, class MakeMixer>
+absl::StatusOr<double> TimeLayer(Bench* bench, int rows, int in_width, int width,
+                                 const MakeMixer& make, std::byte* (Mixer::*input)() const) {
+  BENCH_ASSIGN(Mixer mixer, make());
+  const int copies = mixer.copies();
+  const size_t in_size = size_t(in_width) * width, out_size = size_t(width) * width;
+  const int weights = bench->Copies(2.0 * static_cast<double>(in_size + out_size), 1);
+  BENCH_ASSIGN(gpu::DeviceMemory in, bench->Random(weights * in_size, DType::kBF16, 0.02f));
+  BENCH_ASSIGN(gpu::DeviceMemory out, bench->Random(weights * out_size, DType::kBF16, 0.02f));
+  BENCH_ASSIGN(gpu::DeviceMemory h, bench->Random(size_t(rows) * width, DType::kBF16, 1.0f));
+  BENCH_ASSIGN(gpu::DeviceMemory x, bench->Random(size_t(rows) * width, DType::kF32, 1.0f));
+  BENCH_ASSIGN(std::unique_ptr<gpu::MatMul> products, gpu::MatMul::Create({}));
+  return bench->Time(std::max(copies, weights), [&](int i, CudaStream stream) -> absl::Status {
+    gpu::Matrix a = MatrixOf(in, in_width, width), b = MatrixOf(out, width, width);
+    a.data = in.data() + (i % weights) * in_size * 2;
+    b.data = out.data() + (i % weights) * out_size * 2;
+    gpu::MatMulArguments first{&a, h.data(), rows, (mixer.*input)(), DType::kBF16};
+    BENCH_RETURN_IF_ERROR(products->Run(first, stream));
+    BENCH_RETURN_IF_ERROR(mixer.Run(i % copies, stream));
+    gpu::MatMulArguments second{&b, mixer.out(), rows, x.data(), DType::kF32};
+    second.accumulate = true;
+    return products->Run(second, stream);
+  });
+}
+
+}  // namespace
+
+void BenchRat(Bench* bench) {
+  const RatShape shape = bench->options().tiny ? kTinyRat : kRat;
+  for (const Point& p : Points(*bench)) {
+    const Work work = RatToken(shape, 2, p.position - 1) * p.batch;
+    bench->Launch(
+        "rat decode, 16 heads of 128, chunk 16, bf16", ShapeText(p), work, 0, "",
+        [&](std::string* note) -> absl::StatusOr<double> {
+          BENCH_ASSIGN(RatBench rat,
+                       RatBench::Make(bench, shape, DType::kBF16, p.batch, p.position, 1));
+          *note = rat.note();
+          return bench->Time(rat.copies(), [&](int i, CudaStream s) { return rat.Run(i, s); });
+        });
+  }
+}
+
+void BenchAttention(Bench* bench) {
+  const AttentionShape full = bench->options().tiny ? kTinyFull : kFull;
+  AttentionShape window = full;
+  window.window = bench->options().tiny ? 20 : 1024;
+  for (const auto& [name, shape] :
+       {std::pair("full attention decode, 16 key heads of 128, bf16", full),
+        std::pair("window attention decode, window 1024, 16 key heads of 128, bf16", window)}) {
+    for (const Point& p : Points(*bench)) {
+      if (shape.window > 0 && p.position > 4096) continue;  // No different.
+      const Work work = AttentionToken(shape, 2, p.position - 1) * p.batch;
+      bench->Launch(name, ShapeText(p), work, 0, "",
+                    [&, &shape = shape](std::string* note) -> absl::StatusOr<double> {
+                      BENCH_ASSIGN(
+                          AttentionBench attention,
+                          AttentionBench::Make(bench, shape, DType::kBF16, p.batch, p.position, 1));
+                      *note = attention.note();
+                      return bench->Time(attention.copies(),
+                                         [&](int i, CudaStream s) { return attention.Run(i, s); });
+                    });
+    }
+  }
+}
+
+void BenchLayers(Bench* bench) {
+  const bool tiny = bench->options().tiny;
+  const RatShape rat = tiny ? kTinyRat : kRat;
+  const AttentionShape full = tiny ? kTinyFull : kFull;
+  const int width = rat.num_heads * rat.head_dim;
+  for (const Point& p : Points(*bench)) {
+    if (!tiny && p.batch != 64 && p.batch != 512) continue;
+    const int in = rat.projection(), qkv = 3 * width;
+    Work work = RatToken(rat, 2, p.position - 1) * p.batch;
+    work += Product(p.batch, in, width, 2, 2);
+    work += Product(p.batch, width, width, 2, 4);
+    bench->Launch(
+        "rat layer: products and mixer, bf16", ShapeText(p), work, 0, "", [&](std::string*) {
+          return TimeLayer<RatBench>(
+              bench, p.batch, in, width,
+              [&] { return RatBench::Make(bench, rat, DType::kBF16, p.batch, p.position, 1); },
+              &RatBench::projection);
+        });
+    work = AttentionToken(full, 2, p.position - 1) * p.batch;
+    work += Product(p.batch, qkv, width, 2, 2);
+    work += Product(p.batch, width, width, 2, 4);
+    bench->Launch("full attention layer: products and mixer, bf16", ShapeText(p), work, 0, "",
+                  [&](std::string*) {
+                    return TimeLayer<AttentionBench>(
+                        bench, p.batch, qkv, width,
+                        [&] {
+                          return AttentionBench::Make(bench, full, DType::kBF16, p.batch,
+                                                      p.position, 1);
+                        },
+                        &AttentionBench::qkv);
+                  });
+  }
+}
+
+void BenchPrompts(Bench* bench) {
+  const bool tiny = bench->options().tiny;
+  const RatShape rat = tiny ? kTinyRat : kRat;
+  const AttentionShape full = tiny ? kTinyFull : kFull;
+  const MesaShape mesa = tiny ? kTinyMesa : kMesa;
+  const int tokens = tiny ? 40 : 8192;
+  const std::string shape = absl::StrCat("one prompt of ", tokens, " tokens");
+  const double bf16 = bench->limits().bf16_flops, f32 = bench->limits().f32_flops;
+  bench->Launch("rat prompt, bf16", shape, RatPrompt(rat, 2, tokens), bf16, "bf16 products",
+                [&](std::string* note) -> absl::StatusOr<double> {
+                  BENCH_ASSIGN(RatBench b, RatBench::Make(bench, rat, DType::kBF16, 1, 0, tokens));
+                  *note = absl::StrCat("beside ", RatPrompt(rat, 2, tokens).flops / 1e9,
+                                       " GFLOP of its own, a layer's products are ",
+                                       2e-9 * tokens * (rat.projection() + 2048.0) * 2048);
+                  return bench->Time(1, [&](int i, CudaStream s) { return b.Run(i, s); });
+                });
+  bench->Launch("full attention prompt, bf16", shape, AttentionPrompt(full, 2, tokens), bf16,
+                "bf16 products", [&](std::string*) -> absl::StatusOr<double> {
+                  BENCH_ASSIGN(AttentionBench b,
+                               AttentionBench::Make(bench, full, DType::kBF16, 1, 0, tokens));
+                  return bench->Time(1, [&](int i, CudaStream s) { return b.Run(i, s); });
+                });
+  const double steps = 15;
+  bench->Launch(
+      "mesa prompt, bf16, state float32", shape, MesaPrompt(mesa, 2, 4, steps, true, tokens), f32,
+      "float32 operations", [&](std::string* note) -> absl::StatusOr<double> {
+        BENCH_ASSIGN(MesaBench b,
+                     MesaBench::Make(bench, mesa, DType::kBF16, DType::kF32, 1, tokens, true));
+        BENCH_ASSIGN(const double seconds,
+                     bench->Time(1, [&](int, CudaStream s) { return b.RunPrompt(s); }));
+        BENCH_ASSIGN(const std::string solves, b.Solves());
+        *note = absl::StrCat(solves, "; counted with ", steps);
+        return seconds;
+      });
+}
+
+}  // namespace packrat::gpu_bench

@@ -1,0 +1,130 @@
+#include "tests/bench/gpu/work.h"
+
+namespace packrat::gpu_bench {
+
+Work RatToken(const RatShape& s, int type_bytes, int position) {
+  const double width = double(s.num_heads) * s.head_dim, entry = 2 * width * type_bytes;
+  const double entries = position / s.chunk_size;
+  Work work;
+  work.bytes = entries * entry + entry / s.chunk_size;
+  work.bytes += double(s.projection()) * type_bytes + width * type_bytes;
+  work.bytes += 2 * 2 * width * 4;  // The running chunk, both ways.
+  work.bytes += s.head_dim * 4.0;   // The rotary row.
+  work.flops = 4 * width * (entries + 1) + 20 * width;
+  return work;
+}
+
+Work RatPrompt(const RatShape& s, int type_bytes, int tokens) {
+  const double width = double(s.num_heads) * s.head_dim, entry = 2 * width * type_bytes;
+  const double chunks = tokens / s.chunk_size;
+  Work work;
+  work.bytes = double(tokens) * (s.projection() + width) * type_bytes;
+  work.bytes += 2 * chunks * entry + tokens * s.head_dim * 4.0;
+  work.flops = tokens * (4 * width * (chunks / 2 + 1) + 20 * width);
+  return work;
+}
+
+Work AttentionToken(const AttentionShape& s, int type_bytes, int position) {
+  const double entry = 2.0 * s.num_kv_heads * s.head_dim * type_bytes;
+  const double width = double(s.num_heads) * s.head_dim;
+  const double visible = s.window > 0 && s.window - 1 < position ? s.window - 1 : position;
+  Work work;
+  work.bytes = (visible + 1) * entry;            // Others read, its own written,
+  work.bytes += entry + 2 * width * type_bytes;  // activations,
+  work.bytes += s.head_dim * 4.0;                // the rotary row.
+  work.flops = 4 * width * (visible + 1);
+  return work;
+}
+
+Work AttentionPrompt(const AttentionShape& s, int type_bytes, int tokens) {
+  const double entry = 2.0 * s.num_kv_heads * s.head_dim * type_bytes;
+  const double width = double(s.num_heads) * s.head_dim;
+  const double visible = s.window > 0 && s.window < tokens ? s.window : tokens / 2.0;
+  Work work;
+  work.bytes = tokens * (3 * entry + 2 * width * type_bytes + s.head_dim * 4.0);
+  work.flops = tokens * 4 * width * visible;
+  return work;
+}
+
+double MesaStateBytesPerHead(const MesaShape& s, int state_bytes) {
+  const double d = s.head_dim, sealed = (d * (d + 1) / 2 + d * d) * state_bytes;
+  const double mean_rows = (kMesaBlock - 1) / 2.0;
+  const double tail = (mean_rows + 1) * (2 * d + 2) * 4;
+  const double convolution = 2 * (s.conv_size - 1 + 1) * d * 4;  // Read, and one row written.
+  return sealed * (1 + 1.0 / kMesaBlock) + tail + convolution;
+}
+
+Work MesaToken(const MesaShape& s, int type_bytes, int state_bytes, double steps, bool gate) {
+  const double d = s.head_dim, rows = (kMesaBlock - 1) / 2.0 + 1;
+  Work work;
+  work.bytes = s.num_heads * MesaStateBytesPerHead(s, state_bytes);
+  work.bytes += s.width() * type_bytes * (gate ? 5.0 : 4.0) + s.num_heads * 2 * 4.0;
+  const double product = 2 * d * d + 4 * rows * d;  // One of H_kk, its tail's part included.
+  const double step = product + 12 * d;
+  const double sealing = 2 * (d * (d + 1) / 2 + d * d) + d * d;  // Per token of a block.
+  work.flops = s.num_heads * (steps * step + product + sealing);
+  return work;
+}
+
+Work MesaPrompt(const MesaShape& s, int type_bytes, int state_bytes, double steps, bool gate,
+                int tokens) {
+  const double d = s.head_dim;
+  Work work;
+  work.bytes = tokens * (s.width() * type_bytes * (gate ? 5.0 : 4.0) + s.num_heads * 2 * 4.0);
+  // Each block's sealed matrices are made once and read once by its solves.
+  work.bytes += 2.0 * tokens / kMesaBlock * s.num_heads * (d * (d + 1) / 2 + d * d) * state_bytes;
+  work.flops = MesaToken(s, type_bytes, state_bytes, steps, gate).flops * tokens;
+  return work;
+}
+
+Work Product(int rows, int out, int in, int weight_bytes, int y_bytes) {
+  Work work;
+  work.bytes = double(out) * in * weight_bytes + double(rows) * in * weight_bytes +
+               double(rows) * out * y_bytes;
+  work.flops = 2.0 * rows * out * in;
+  return work;
+}
+
+namespace {
+
+RatShape RatOf(const RandomModelShape& s) { return {s.heads, 2, s.hidden_size / s.heads, 16}; }
+
+double LayerParameters(const RandomModelShape& s) {
+  const double d = s.hidden_size;
+  const double rat = (RatOf(s).projection() + d) * d + d;
+  return rat + 3 * d * s.intermediate_size + 2 * d;
+}
+
+}  // namespace
+
+double ModelParameters(const RandomModelShape& s) {
+  return s.layer_types.size() * LayerParameters(s) + double(s.vocab_size + 1) * s.hidden_size;
+}
+
+ModelWork ModelDecode(const RandomModelShape& s, int batch, int position) {
+  const Work token = RatToken(RatOf(s), 2, position);
+  ModelWork work;
+  work.weight_bytes = 2 * ModelParameters(s);  // The embedding is the output matrix, too.
+  // Entries, the running chunk and the L-th of an entry's write, without the activations.
+  const double width = s.hidden_size, entry = 2 * width * 2;
+  work.cache_bytes = double(batch) * s.layer_types.size() *
+                     (position / 16 * entry + entry / 16 + 2 * 2 * width * 4);
+  work.flops = batch * (2 * ModelParameters(s) + s.layer_types.size() * token.flops);
+  return work;
+}
+
+double ModelPromptFlops(const RandomModelShape& s, int tokens) {
+  const double products = 2.0 * tokens * s.layer_types.size() * LayerParameters(s);
+  const double head = 2.0 * s.vocab_size * s.hidden_size;
+  return products + head + s.layer_types.size() * RatPrompt(RatOf(s), 2, tokens).flops;
+}
+
+RandomModelShape Rat1300M() {
+  RandomModelShape shape;
+  shape.layer_types.assign(24, "rat");
+  shape.hidden_size = 2048;
+  shape.intermediate_size = 5632;
+  return shape;
+}
+
+}  // namespace packrat::gpu_bench

@@ -1,0 +1,67 @@
+// What an operation has to move and to compute: the bytes and operations that no implementation can
+// do without, from which shares of the hardware's limits are taken and times are predicted.
+//
+// Rules: every operand is read once and every result written once; state is counted at the size the
+// mathematics needs (a symmetric matrix is its triangle), weights of the layer once for a launch.
+// Averages over the 16 tokens of a block or chunk, of which the last one writes a page or slot.
+#ifndef PACKRAT_TESTS_BENCH_GPU_WORK_H_
+#define PACKRAT_TESTS_BENCH_GPU_WORK_H_
+
+#include "kernels/attention.h"
+#include "kernels/mesa.h"
+#include "kernels/rat.h"
+#include "tests/bench/random_model.h"
+
+namespace packrat::gpu_bench {
+
+struct Work {
+  double bytes = 0;
+  double flops = 0;
+  Work& operator+=(const Work& other) {
+    bytes += other.bytes, flops += other.flops;
+    return *this;
+  }
+  Work operator*(double n) const { return {bytes * n, flops * n}; }
+};
+
+// `type_bytes`: of an activation and of an entry of a page. `position`: tokens before this one.
+
+// One token: position / L entries of 2 H D; projection, output, running chunk (read and written, in
+// float32), rotary row; an L-th of an entry's write.
+Work RatToken(const RatShape& shape, int type_bytes, int position);
+// A whole prompt: its pages are written and read once by each tile of `tile` tokens.
+Work RatPrompt(const RatShape& shape, int type_bytes, int tokens);
+
+// One token: 2 KV D for each visible position and its own; queries, output, rotary row.
+Work AttentionToken(const AttentionShape& shape, int type_bytes, int position);
+Work AttentionPrompt(const AttentionShape& shape, int type_bytes, int tokens);
+
+// One token, all heads: sealed triangle D (D + 1) / 2 and H_kv D^2, a sixteenth of their write; of
+// the tail 7.5 rows of k and v read on average and one written, beta and gamma likewise; the
+// convolutions' rows read and one written; activations. `steps`: of the conjugate gradients.
+Work MesaToken(const MesaShape& shape, int type_bytes, int state_bytes, double steps, bool gate);
+// Bytes of the above that are state, per head: what the sealed matrices, the tail and the
+// convolutions take.
+double MesaStateBytesPerHead(const MesaShape& shape, int state_bytes);
+Work MesaPrompt(const MesaShape& shape, int type_bytes, int state_bytes, double steps, bool gate,
+                int tokens);
+
+Work Product(int rows, int out, int in, int weight_bytes, int y_bytes);
+
+// Of one step that decodes `batch` sequences with `position` tokens each: weights and caches only,
+// as a floor is stated.
+struct ModelWork {
+  double weight_bytes = 0, cache_bytes = 0, flops = 0;
+};
+ModelWork ModelDecode(const RandomModelShape& shape, int batch, int position);
+// Operations of a prompt, one row of logits.
+double ModelPromptFlops(const RandomModelShape& shape, int tokens);
+double ModelParameters(const RandomModelShape& shape);
+
+// The shape that most rows are about: 24 RAT layers of width 2048, 16 heads of 128, 2 groups, chunk
+// 16; SwiGLU of 5632, 32,000 tokens, tied: 1.32 billion parameters.
+RandomModelShape Rat1300M();
+
+}  // namespace packrat::gpu_bench
+
+#endif  // PACKRAT_TESTS_BENCH_GPU_WORK_H_

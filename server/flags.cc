@@ -14,7 +14,8 @@
 #include "server/command_line.h"
 
 ABSL_FLAG(std::string, model, "",
-          "Folder with config.json, model.safetensors and, for text, tokenizer.model. Required.");
+          "Folder with config.json, model.safetensors and, for text, tokenizer.model or "
+          "tokenizer.json. Required.");
 ABSL_FLAG(std::string, model_name, "",
           "Name in answers, metrics and logs: 1 to 128 printable characters without spaces. "
           "Default: the name of the model's folder.");

@@ -114,7 +114,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   if (pieces.ok()) {
     tokenizer = *std::move(pieces);
   } else if (absl::IsNotFound(pieces.status())) {
-    log->Info("no tokenizer.model: token ids only");
+    log->Info("neither tokenizer.model nor tokenizer.json: token ids only");
   } else {
     return Fail(log, pieces.status());
   }

@@ -11,7 +11,7 @@
 namespace packrat {
 
 struct ServerOptions {
-  std::string model_dir;   // config.json, safetensors, tokenizer.model.
+  std::string model_dir;   // config.json, safetensors, tokenizer.
   std::string model_name;  // Label in metrics and answers. Empty: the folder's name.
   std::string listen = "127.0.0.1:50051";      // gRPC, host:port; port 0: any free one.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.

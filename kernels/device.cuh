@@ -169,6 +169,24 @@ __device__ __forceinline__ float BlockSum(float x, float* scratch) {
   return sum;
 }
 
+// --- Tensor cores. ---
+
+// d (16, 8) += a (16, 16) b (16, 8): bfloat16, exact products, float32 sums in an order that is the
+// same for every element. A lane with g = lane / 4 and t = lane % 4 holds pairs of neighbours, the
+// first in the lower half of a word: a rows g, g + 8, g, g + 8 at k = 2t, 2t, 2t + 8, 2t + 8; b
+// column g at k = 2t, 2t + 8; d (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+__device__ __forceinline__ void MmaBf16(const unsigned (&a)[4], const unsigned (&b)[2],
+                                        float (&d)[4]) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  emulation::MmaBf16(a, b, d);
+#endif
+}
+
 // --- Functions of activations; exact to a few roundings, finite wherever the result is. ---
 
 __device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }

@@ -67,7 +67,7 @@ void SyncBlock();
 // Waits for all lanes of the warp, after which the result holds what each lane gave: 32 slots of 16
 // bytes, valid until the lane's next call but one. Every lane that has not returned takes part.
 const std::byte* SyncWarp(const void* value, size_t bytes);
-// Is lane `lane` of the running warp still in the kernel?
+// Did lane `lane` take part in the running warp's latest operation, rather than having returned?
 bool LaneAlive(int lane);
 // The block's dynamic shared memory, aligned to 128 bytes; NaNs at the block's start.
 std::byte* SharedMemory();
@@ -184,6 +184,10 @@ inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
 
 template <class T>
 T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
   return *p;
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

@@ -74,6 +74,7 @@ struct Fiber {
 struct Block {
   std::vector<Fiber> fibers{kMaxThreads};
   alignas(16) std::byte slots[kMaxWarps][2][32 * 16];
+  unsigned took_part[kMaxWarps] = {};  // Lanes of each warp's latest warp operation.
   std::unique_ptr<std::byte[]> shared_memory{new std::byte[kSharedLimit + 256]};
   std::byte* shared = nullptr;
   int threads = 0, running = 0;
@@ -135,6 +136,17 @@ void StartFiber(Fiber* fiber) {
   fiber->exchanges = 0;
 }
 
+// Notes who takes part in the operation that the warp is about to end: a lane may return from the
+// kernel before others have looked at what it gave.
+void NoteLanes(int warp) {
+  unsigned lanes = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    const int t = warp * 32 + lane;
+    if (t < block.threads && block.fibers[t].wait == Wait::kWarp) lanes |= 1u << lane;
+  }
+  block.took_part[warp] = lanes;
+}
+
 // Lets all of [begin, end) go on that wait for `wait`, if nobody there is still on the way.
 bool Release(int begin, int end, Wait wait) {
   bool any = false;
@@ -143,6 +155,7 @@ bool Release(int begin, int end, Wait wait) {
     if (block.fibers[t].wait != wait) return false;
     any = true;
   }
+  if (any && wait == Wait::kWarp) NoteLanes(begin / 32);
   for (int t = begin; any && t < end; ++t) {
     if (block.fibers[t].wait == wait) block.fibers[t].wait = Wait::kNothing;
   }
@@ -179,10 +192,7 @@ void RunBlock(const std::vector<int>& order) {
 void SetThreadOrder(uint64_t order) { thread_order = order; }
 
 std::byte* SharedMemory() { return block.shared; }
-bool LaneAlive(int lane) {
-  const int thread = block.running / 32 * 32 + lane;
-  return thread < block.threads && block.fibers[thread].wait != Wait::kReturned;
-}
+bool LaneAlive(int lane) { return (block.took_part[block.running / 32] >> lane & 1u) != 0; }
 void SyncBlock() { Yield(Wait::kBlock); }
 
 const std::byte* SyncWarp(const void* value, size_t bytes) {

@@ -1,0 +1,214 @@
+// Products in float32 by multiply-adds.
+#include "kernels/device.cuh"
+#include "kernels/matmul_own.h"
+
+namespace packrat::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+
+// A product as the kernels see it.
+struct Product {
+  const float* weight;
+  const float* x;
+  float* y;
+  const float* bias;
+  int rows, out, in;
+  bool accumulate;
+};
+
+bool Whole(const MatMulArguments& m) {
+  return m.weight->in % 4 == 0 && reinterpret_cast<uintptr_t>(m.weight->data) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(m.x) % 16 == 0;
+}
+
+Product ToProduct(const MatMulArguments& m) {
+  return {static_cast<const float*>(m.weight->data),
+          static_cast<const float*>(m.x),
+          static_cast<float*>(m.y),
+          m.bias,
+          m.rows,
+          m.weight->out,
+          m.weight->in,
+          m.accumulate};
+}
+
+__device__ __forceinline__ void Finish(const Product& p, int row, int out, float sum) {
+  float& y = p.y[static_cast<size_t>(row) * p.out + out];
+  if (p.bias != nullptr) sum += p.bias[out];
+  y = p.accumulate ? y + sum : sum;
+}
+
+// Elements k to k + 3 of a row of n; zero beyond. kWhole: four can be moved at a time.
+template <bool kWhole>
+__device__ __forceinline__ float4 LoadFour(const float* row, int k, int n) {
+  if (k >= n) return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if constexpr (kWhole) return *reinterpret_cast<const float4*>(row + k);
+  return make_float4(row[k], k + 1 < n ? row[k + 1] : 0.0f, k + 2 < n ? row[k + 2] : 0.0f,
+                     k + 3 < n ? row[k + 3] : 0.0f);
+}
+__device__ __forceinline__ float AddFour(const float4& a, const float4& b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+// Few rows: a warp for each kOutputs outputs, so that a load of x serves more than one. Lane l sums
+// over k = 4 l + 128 j + 0, 1, 2, 3 for j = 0, 1, ...; kUnroll such steps are loaded together.
+constexpr int kOutputs = 2, kStep = 4 * kWarp;
+
+template <int kRows, bool kWhole>
+__global__ void __launch_bounds__(kThreads) FewRowsF32Kernel(Product p) {
+  constexpr int kUnroll = kRows <= 2 ? 4 : 2;
+  const int first = (static_cast<int>(blockIdx.x) * (kThreads / kWarp) + Warp()) * kOutputs;
+  if (first >= p.out) return;
+  const float* weights[kOutputs];
+  const float* xs[kRows];
+#pragma unroll
+  for (int o = 0; o < kOutputs; ++o) {  // A place without an output computes the last one again.
+    weights[o] = p.weight + static_cast<size_t>(min(first + o, p.out - 1)) * p.in;
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) xs[r] = p.x + static_cast<size_t>(min(r, p.rows - 1)) * p.in;
+  float sums[kRows][kOutputs] = {};
+  for (int k0 = 0; k0 < p.in; k0 += kUnroll * kStep) {
+    float4 w[kUnroll][kOutputs];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        w[u][o] = LoadFour<kWhole>(weights[o], k0 + u * kStep + 4 * Lane(), p.in);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const float4 x = LoadFour<kWhole>(xs[r], k0 + u * kStep + 4 * Lane(), p.in);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) sums[r][o] = AddFour(w[u][o], x, sums[r][o]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      const float sum = WarpSum(sums[r][o]);
+      if (Lane() == 0 && r < p.rows && first + o < p.out) Finish(p, r, first + o, sum);
+    }
+  }
+}
+
+// Any rows: tiles of (16 kPer outputs, 16 kPer rows), a thread for kPer outputs and kPer rows of
+// them, 16 apart; kDepth elements of all rows at a time come to shared memory, kStages ahead.
+constexpr int kSide = 16, kDepth = 32, kStages = 3;
+constexpr int kPitch = kDepth + 4;  // Floats; so neighbouring rows lie in other banks.
+
+template <int kPer>
+struct Tile {
+  static constexpr int kLines = kSide * kPer;  // Of each operand.
+  static constexpr int kStageFloats = 2 * kLines * kPitch;
+  static constexpr size_t kBytes = kStages * kStageFloats * sizeof(float);
+};
+
+// Starts the copy of one step's part of both operands; zero beyond their ends.
+template <int kPer, bool kWhole>
+__device__ __forceinline__ void LoadStage(const Product& p, int out0, int row0, int k0,
+                                          float* stage) {
+  constexpr int kLines = Tile<kPer>::kLines, kPieces = kDepth / 4;
+  for (int i = threadIdx.x; i < 2 * kLines * kPieces; i += kThreads) {
+    const int line = i / kPieces, k = k0 + i % kPieces * 4;
+    const bool is_x = line >= kLines;
+    const int index = is_x ? row0 + line - kLines : out0 + line;
+    const float* from = (is_x ? p.x : p.weight) + static_cast<size_t>(index) * p.in;
+    float* to = stage + line * kPitch + i % kPieces * 4;
+    const bool inside = index < (is_x ? p.rows : p.out) && k < p.in;
+    if (kWhole && inside) {
+      CopyAsync16(to, from + k);
+    } else {
+      *reinterpret_cast<float4*>(to) =
+          inside ? LoadFour<kWhole>(from, k, p.in) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+  }
+}
+
+template <int kPer, bool kWhole>
+__global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
+  constexpr int kLines = Tile<kPer>::kLines;
+  auto* stages = reinterpret_cast<float*>(SharedMemory());
+  const int out0 = blockIdx.x * kLines, row0 = blockIdx.y * kLines;
+  const int o0 = threadIdx.x % kSide, r0 = threadIdx.x / kSide;
+  float sums[kPer][kPer] = {};  // Of output o0 + 16 i and row r0 + 16 j.
+  const int steps = (p.in + kDepth - 1) / kDepth;
+  for (int s = 0; s < kStages - 1; ++s) {
+    if (s < steps) {
+      LoadStage<kPer, kWhole>(p, out0, row0, s * kDepth, stages + s * Tile<kPer>::kStageFloats);
+    }
+    CopyAsyncCommit();
+  }
+  for (int step = 0; step < steps; ++step) {
+    CopyAsyncWait<kStages - 2>();
+    __syncthreads();  // Also: nobody reads any more what comes next.
+    const int next = step + kStages - 1;
+    if (next < steps) {
+      LoadStage<kPer, kWhole>(p, out0, row0, next * kDepth,
+                              stages + next % kStages * Tile<kPer>::kStageFloats);
+    }
+    CopyAsyncCommit();
+    const float* weight = stages + step % kStages * Tile<kPer>::kStageFloats;
+    const float* x = weight + kLines * kPitch;
+#pragma unroll 2
+    for (int k = 0; k < kDepth; k += 4) {
+      float4 w[kPer];
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        w[i] = *reinterpret_cast<const float4*>(weight + (o0 + kSide * i) * kPitch + k);
+      }
+#pragma unroll
+      for (int j = 0; j < kPer; ++j) {
+        const auto v = *reinterpret_cast<const float4*>(x + (r0 + kSide * j) * kPitch + k);
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) sums[i][j] = AddFour(w[i], v, sums[i][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kPer; ++j) {
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const int out = out0 + o0 + kSide * i, row = row0 + r0 + kSide * j;
+      if (out < p.out && row < p.rows) Finish(p, row, out, sums[i][j]);
+    }
+  }
+}
+
+template <int kPer, bool kWhole>
+absl::Status LaunchTiles(const Product& p, CudaStream stream) {
+  constexpr int kLines = Tile<kPer>::kLines;
+  const dim3 grid((p.out + kLines - 1) / kLines, (p.rows + kLines - 1) / kLines);
+  return Launch("MatMul (float32)", TileF32Kernel<kPer, kWhole>, grid, kThreads, Tile<kPer>::kBytes,
+                stream, p);
+}
+
+}  // namespace
+
+absl::Status MultiplyF32(const MatMulArguments& arguments, CudaStream stream) {
+  const Product p = ToProduct(arguments);
+  if (!Whole(arguments)) {
+    return p.rows <= 32 ? LaunchTiles<1, false>(p, stream) : LaunchTiles<4, false>(p, stream);
+  }
+  return p.rows <= 32 ? LaunchTiles<1, true>(p, stream) : LaunchTiles<4, true>(p, stream);
+}
+
+absl::Status MultiplyFewRowsF32(const MatMulArguments& arguments, CudaStream stream) {
+  const Product p = ToProduct(arguments);
+  constexpr int kOutputsPerBlock = kThreads / kWarp * kOutputs;
+  const auto kernel = !Whole(arguments) ? FewRowsF32Kernel<8, false>
+                      : p.rows == 1     ? FewRowsF32Kernel<1, true>
+                      : p.rows == 2     ? FewRowsF32Kernel<2, true>
+                      : p.rows <= 4     ? FewRowsF32Kernel<4, true>
+                                        : FewRowsF32Kernel<8, true>;
+  return Launch("MatMul (float32, few rows)", kernel,
+                dim3((p.out + kOutputsPerBlock - 1) / kOutputsPerBlock), kThreads, 0, stream, p);
+}
+
+}  // namespace packrat::gpu

@@ -1,0 +1,395 @@
+// The conjugate gradients of mesa.cu, for N systems of one block of tokens side by side (1 when
+// decoding, 16 for prompts), by a block of P threads: P is the head's size, padded, and thread r
+// owns row r of every vector. A system's arithmetic is the same whatever N is.
+//
+// The matrix is cut into tiles of 8 rows by P / 8 columns, a thread's tile being held in registers
+// where it fits (P <= 128): eight lanes share eight rows, multiply, and exchange their sums so that
+// each is left with its own row. The tail's k are more such rows. Three barriers for each step.
+#ifndef PACKRAT_KERNELS_MESA_SOLVE_CUH_
+#define PACKRAT_KERNELS_MESA_SOLVE_CUH_
+
+#include "kernels/device.cuh"
+#include "kernels/mesa_state.cuh"
+
+namespace packrat::gpu {
+
+template <int P>
+constexpr bool kTileInRegisters = P <= 128;
+
+// In shared memory. With one system, x, r and y stay in their thread's registers.
+template <int P, int N>
+struct alignas(128) MesaShared {
+  static constexpr int kMany = N > 1 ? N * P : 4;
+  float k[kMesaBlock * P];  // Rows of the block; zero beyond its tokens and its channels.
+  float p[N * P];
+  float x[N * P];
+  float r[kMany], y[kMany];
+  float coefficients[N * kMesaBlock];  // C_s of each system; zero beyond its token.
+  float weights[N * kMesaBlock];       // C_s (k_s . p)
+  float decay[N];                      // exp(G_t)
+  float partial_a[N * P / kWarp], partial_b[N * P / kWarp];  // Sums of each warp.
+};
+
+// A thread's part of the matrices. Rows 8 * group + (0 to 7), columns 32 * i + 4 * lane + (0 to 3)
+// where lane is 0 to 7; rows group * kTailRows + j of k.
+template <int P, class S>
+struct SolverTile {
+  static constexpr bool kRegisters = kTileInRegisters<P>;
+  static constexpr int kTailRows = P <= 128 ? 128 / P : 1;
+  float m[kRegisters ? 8 : 1][kRegisters ? P / 8 : 1];
+  float k[kRegisters ? kTailRows : 1][kRegisters ? P / 8 : 1];
+  const S* hkk;  // In device memory, where the tile is not in registers.
+  int blocks;
+  float diagonal;  // Of H_kk, in this thread's row.
+};
+
+__device__ __forceinline__ bool HasTailRows(int p, int group) { return p <= 128 || group < 16; }
+
+// hkk: swizzled in shared memory, or plain in device memory. After a barrier behind what wrote it.
+template <int P, class S>
+__device__ __forceinline__ void LoadTile(const S* hkk, int blocks, SolverTile<P, S>* tile) {
+  constexpr bool kRegisters = kTileInRegisters<P>;
+  const int row = threadIdx.x, group = row / 8, lane = row % 8;
+  tile->hkk = hkk;
+  tile->blocks = blocks;
+  tile->diagonal = 0.0f;
+  if (row / 16 < blocks) {
+    tile->diagonal =
+        ToFloat(hkk[HkkOffset<S, kRegisters>(row / 16, row / 16, row % 16, row % 16)]);
+  }
+  if constexpr (kRegisters) {
+#pragma unroll
+    for (int i = 0; i < P / 32; ++i) {
+      float part[8][4];
+      LoadHkk<S, true>(hkk, blocks, group * 8, i * 32 + lane * 4, part);
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) tile->m[r][i * 4 + c] = part[r][c];
+      }
+    }
+  }
+}
+// Columns 32 * i + 4 * lane + (0 to 3) of row j of this group's rows of k.
+template <int P>
+__device__ __forceinline__ void LoadTailRow(const float* k, int j, int i, float* to) {
+  const int group = threadIdx.x / 8, lane = threadIdx.x % 8;
+  to[0] = to[1] = to[2] = to[3] = 0.0f;
+  if (HasTailRows(P, group)) {
+    Load4(k + (group * SolverTile<P, float>::kTailRows + j) * P + i * 32 + lane * 4, to);
+  }
+}
+template <int P, class S>
+__device__ __forceinline__ void LoadTailRows(const float* k, SolverTile<P, S>* tile) {
+  if constexpr (kTileInRegisters<P>) {
+#pragma unroll
+    for (int j = 0; j < tile->kTailRows; ++j) {
+#pragma unroll
+      for (int i = 0; i < P / 32; ++i) LoadTailRow<P>(k, j, i, &tile->k[j][i * 4]);
+    }
+  }
+}
+
+// Sums over eight lanes, of which lane r keeps row r.
+__device__ __forceinline__ float SumRows(const float (&rows)[8]) {
+  const int lane = threadIdx.x % 8;
+  float four[4], two[2];
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const float give = lane & 4 ? rows[r] : rows[r + 4], keep = lane & 4 ? rows[r + 4] : rows[r];
+    four[r] = keep + __shfl_xor_sync(kAllLanes, give, 4);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float give = lane & 2 ? four[r] : four[r + 2], keep = lane & 2 ? four[r + 2] : four[r];
+    two[r] = keep + __shfl_xor_sync(kAllLanes, give, 2);
+  }
+  const float give = lane & 1 ? two[0] : two[1], keep = lane & 1 ? two[1] : two[0];
+  return keep + __shfl_xor_sync(kAllLanes, give, 1);
+}
+
+// The sum of a system's partial sums.
+template <int P>
+__device__ __forceinline__ float SumPartials(const float* partials, int system) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < P / kWarp; ++w) sum += partials[system * (P / kWarp) + w];
+  return sum;
+}
+
+// For M systems `t`, whose vectors `in` (N, P) are in shared memory: y[m] = this row of
+// (exp(G_t) sealed H_kk + diag(lambda)) in_t, and shared->weights the tail's part of the product.
+// Sums of in_t' H in_t, the tail's part included, go to partial_a. The matrix is left out where
+// kSealed is false, and y is not wanted where kRead (then only the weights are).
+template <int P, int N, int M, bool kRead, class S>
+__device__ __forceinline__ void Apply(const SolverTile<P, S>& tile, bool sealed, float lambda,
+                                      const float* in, const int (&t)[M], MesaShared<P, N>* shared,
+                                      float (&y)[M]) {
+  constexpr int kTailRows = SolverTile<P, S>::kTailRows;
+  const int row = threadIdx.x, group = row / 8, lane = row % 8;
+  float sums[M][8] = {}, dots[M][kTailRows] = {};
+  [[maybe_unused]] constexpr int kUnroll = kTileInRegisters<P> ? P / 32 : 1;
+#pragma unroll kUnroll
+  for (int i = 0; i < P / 32; ++i) {
+    float v[M][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m) Load4(in + t[m] * P + i * 32 + lane * 4, v[m]);
+    if (!kRead && sealed) {
+      float part[8][4];
+      if constexpr (kTileInRegisters<P>) {
+#pragma unroll
+        for (int r = 0; r < 8; ++r) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) part[r][c] = tile.m[r][i * 4 + c];
+        }
+      } else {
+        LoadHkk<S, false>(tile.hkk, tile.blocks, group * 8, i * 32 + lane * 4, part);
+      }
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+#pragma unroll
+          for (int r = 0; r < 8; ++r) sums[m][r] = fmaf(part[r][c], v[m][c], sums[m][r]);
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kTailRows; ++j) {
+      float k[4];
+      if constexpr (kTileInRegisters<P>) {
+        k[0] = tile.k[j][i * 4], k[1] = tile.k[j][i * 4 + 1];
+        k[2] = tile.k[j][i * 4 + 2], k[3] = tile.k[j][i * 4 + 3];
+      } else {
+        LoadTailRow<P>(shared->k, j, i, k);
+      }
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+#pragma unroll
+        for (int m = 0; m < M; ++m) dots[m][j] = fmaf(k[c], v[m][c], dots[m][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+#pragma unroll
+    for (int j = 0; j < kTailRows; ++j) dots[m][j] = WarpSum<8>(dots[m][j]);
+    float product = 0.0f;
+    if constexpr (!kRead) {
+      const float own = in[t[m] * P + row];
+      y[m] = fmaf(lambda, own, sealed ? shared->decay[t[m]] * SumRows(sums[m]) : 0.0f);
+      product = own * y[m];
+    }
+#pragma unroll
+    for (int j = 0; j < kTailRows; ++j) {
+      if (lane == j && HasTailRows(P, group)) {
+        const int at = t[m] * kMesaBlock + group * kTailRows + j;
+        const float weight = shared->coefficients[at] * dots[m][j];
+        shared->weights[at] = weight;
+        product = fmaf(weight, dots[m][j], product);
+      }
+    }
+    if constexpr (!kRead) {
+      product = WarpSum(product);
+      if (Lane() == 0) shared->partial_a[t[m] * (P / kWarp) + Warp()] = product;
+    }
+  }
+}
+
+// y + sum_s weights_s column_s
+template <int P, int N>
+__device__ __forceinline__ float AddTail(const MesaShared<P, N>& shared, int t,
+                                         const float (&column)[kMesaBlock], float y) {
+#pragma unroll
+  for (int s = 0; s < kMesaBlock; s += 4) {
+    float w[4];
+    Load4(&shared.weights[t * kMesaBlock + s], w);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) y = fmaf(w[j], column[s + j], y);
+  }
+  return y;
+}
+
+// What a solve needs to know beside the shared memory's k, coefficients and decay.
+struct MesaSystem {
+  bool sealed;
+  float lambda;  // Of this thread's row; 1 in the padding.
+  float tolerance;
+  int max_steps;
+};
+// Of the lane's system, lane % N.
+struct MesaSolved {
+  int steps;
+  bool converged;
+  float residual;  // Relative.
+};
+
+// The smallest |q|^2 that residuals are relative to: see the CPU's kernel.
+constexpr float kTinyQuery = 1e-20f;
+
+// Solves the first n of N systems. q(t): this row of the query. Leaves x in shared->x; what other
+// threads wrote of it is there after a barrier.
+template <int P, int N, class S, class Query>
+__device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const MesaSystem& system,
+                                            int n, const Query& q, MesaShared<P, N>* shared) {
+  constexpr int kTogether = N > 1 ? 2 : 1;  // Hides one system's latencies behind the other's.
+  const int row = threadIdx.x, own = Lane() % N;
+  const unsigned all = (1u << n) - 1u;
+  float x1 = 0.0f, r1 = 0.0f, y1 = 0.0f, p1 = 0.0f;
+  const auto x = [&](int t) -> float& { return N == 1 ? x1 : shared->x[t * P + row]; };
+  const auto r = [&](int t) -> float& { return N == 1 ? r1 : shared->r[t * P + row]; };
+  const auto y = [&](int t) -> float& { return N == 1 ? y1 : shared->y[t * P + row]; };
+  float column[kMesaBlock];
+#pragma unroll
+  for (int s = 0; s < kMesaBlock; ++s) column[s] = shared->k[s * P + row];
+  const auto apply_each = [&](unsigned systems) {
+    if constexpr (N == 1) {
+      float result[1];
+      Apply<P, N, 1, false>(tile, system.sealed, system.lambda, shared->p, {0}, shared, result);
+      y1 = result[0];
+    } else {
+      while (systems != 0) {
+        int t[kTogether];
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {  // The last one twice, if they are odd in number.
+          t[m] = systems != 0 ? __ffs(static_cast<int>(systems)) - 1 : t[0];
+          systems &= systems - 1u;
+        }
+        float result[kTogether];
+        Apply<P, N, kTogether, false>(tile, system.sealed, system.lambda, shared->p, t, shared,
+                                      result);
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) y(t[m]) = result[m];
+      }
+    }
+  };
+
+  for (int t = 0; t < n; ++t) {
+    float diagonal = system.sealed ? shared->decay[t] * tile.diagonal : 0.0f;
+#pragma unroll
+    for (int s = 0; s < kMesaBlock; ++s) {
+      diagonal = fmaf(shared->coefficients[t * kMesaBlock + s] * column[s], column[s], diagonal);
+    }
+    const float query = q(t);
+    x(t) = query / (diagonal + system.lambda);
+    shared->p[t * P + row] = x(t);
+    const float qq = WarpSum(query * query);
+    if (Lane() == 0) shared->partial_b[t * (P / kWarp) + Warp()] = qq;
+  }
+  __syncthreads();
+  float qq = SumPartials<P>(shared->partial_b, own);
+  if (qq < kTinyQuery) qq = kTinyQuery;
+  apply_each(all);
+  __syncthreads();
+  for (int t = 0; t < n; ++t) {
+    r(t) = q(t) - AddTail(*shared, t, column, y(t));
+    p1 = r(t);
+    shared->p[t * P + row] = p1;
+    const float rr = WarpSum(r(t) * r(t));
+    if (Lane() == 0) shared->partial_b[t * (P / kWarp) + Warp()] = rr;
+  }
+  __syncthreads();
+
+  const float target = system.tolerance * system.tolerance * qq;
+  float rr = SumPartials<P>(shared->partial_b, own);
+  int steps = 0;
+  // Written so that a NaN goes on to the limit and is seen in the residual. A converged system rests
+  // while its neighbours go on.
+  unsigned active = __ballot_sync(kAllLanes, !(rr <= target)) & all;
+  for (int step = 0; active != 0 && step < system.max_steps; ++step) {
+    apply_each(active);
+    __syncthreads();
+    const float alpha = rr / SumPartials<P>(shared->partial_a, own);
+    for (unsigned left = active; left != 0; left &= left - 1u) {
+      const int t = N == 1 ? 0 : __ffs(static_cast<int>(left)) - 1;
+      const float a = N == 1 ? alpha : __shfl_sync(kAllLanes, alpha, t);
+      const float ap = AddTail(*shared, t, column, y(t));
+      x(t) = fmaf(a, N == 1 ? p1 : shared->p[t * P + row], x(t));
+      r(t) = fmaf(-a, ap, r(t));
+      const float sum = WarpSum(r(t) * r(t));
+      if (Lane() == 0) shared->partial_b[t * (P / kWarp) + Warp()] = sum;
+    }
+    __syncthreads();
+    const float next = SumPartials<P>(shared->partial_b, own), beta = next / rr;
+    for (unsigned left = active; left != 0; left &= left - 1u) {
+      const int t = N == 1 ? 0 : __ffs(static_cast<int>(left)) - 1;
+      const float b = N == 1 ? beta : __shfl_sync(kAllLanes, beta, t);
+      p1 = fmaf(b, N == 1 ? p1 : shared->p[t * P + row], r(t));
+      shared->p[t * P + row] = p1;
+    }
+    if (active >> own & 1u) {
+      rr = next;
+      ++steps;
+    }
+    active = __ballot_sync(kAllLanes, !(rr <= target)) & all;
+    __syncthreads();
+  }
+  if constexpr (N == 1) shared->x[row] = x1;
+  return {steps, rr <= target, sqrtf(rr / qq)};
+}
+
+// Adds to the span's statistics what the lane's system did; by one warp.
+__device__ __forceinline__ void Record(const MesaSolved& solved, int n, GpuStats* stats) {
+  if (Lane() >= n) return;
+  atomicAdd(&stats->cg_steps, static_cast<unsigned long long>(solved.steps));
+  atomicAdd(&stats->cg_solves, 1ull);
+  if (!solved.converged) atomicAdd(&stats->cg_unconverged, 1u);
+  atomicMax(&stats->max_residual_bits, __float_as_uint(solved.residual) & 0x7fffffffu);
+  if (!IsFinite(solved.residual)) atomicOr(&stats->not_finite, 1u);
+}
+
+// --- The read-out. ---
+
+// partial: (4, N, P): exp(G_t) aside, what each quarter of H_kv's rows gives to x_t' H_kv. After a
+// barrier behind the writing of x.
+template <int P, int N, class S>
+__device__ __forceinline__ void ReadSealed(const MesaShared<P, N>& shared, const S* hkv, int stored,
+                                           float* partial) {
+  const int quarter = threadIdx.x / (P / 4), column = threadIdx.x % (P / 4) * 4;
+  float sums[N][4] = {};
+  if (column < stored) {
+    const int end = min((quarter + 1) * (P / 4), stored);
+#pragma unroll 2
+    for (int row = quarter * (P / 4); row < end; row += 4) {
+      float h[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        Load4(hkv + static_cast<size_t>(row + i) * stored + column, h[i]);
+      }
+#pragma unroll
+      for (int t = 0; t < N; ++t) {
+        float x[4];
+        Load4(&shared.x[t * P + row], x);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) sums[t][c] = fmaf(x[i], h[i][c], sums[t][c]);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < N; ++t) {
+    *reinterpret_cast<float4*>(&partial[(quarter * N + t) * P + column]) =
+        make_float4(sums[t][0], sums[t][1], sums[t][2], sums[t][3]);
+  }
+}
+
+// This channel of x_t' H_kv, from the four parts of ReadSealed() and the tail.
+template <int P, int N>
+__device__ __forceinline__ float ReadOut(const MesaShared<P, N>& shared, const float* partial,
+                                         bool sealed, int t, const float (&v)[kMesaBlock]) {
+  float sum = 0.0f;
+  if (sealed) {
+#pragma unroll
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      sum += partial[(quarter * N + t) * P + threadIdx.x];
+    }
+    sum *= shared.decay[t];
+  }
+  return AddTail(shared, t, v, sum);
+}
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_MESA_SOLVE_CUH_

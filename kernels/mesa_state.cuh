@@ -1,0 +1,286 @@
+// What the kernels of mesa.cu share: where a head's state lies, how it is sealed, and what a token
+// brings to it. The sealed H_kk in shared memory is swizzled in groups of 16 bytes, so that the
+// solver's tiles are read without bank conflicts from both sides of the diagonal.
+#ifndef PACKRAT_KERNELS_MESA_STATE_CUH_
+#define PACKRAT_KERNELS_MESA_STATE_CUH_
+
+#include "kernels/device.cuh"
+#include "kernels/mesa.h"
+
+namespace packrat::gpu {
+
+// The arguments of every kernel. Scratch, for prompts, holds what Prepare makes of each token.
+struct MesaArguments {
+  MesaShape shape;
+  MesaWeights weights;
+  GpuBatch batch;
+  GpuParts slots, tails;
+  MesaOperands x;
+  GpuStats* stats;
+  float *q, *k, *v;          // (H, tokens, stored)
+  float *beta, *log_gamma;   // (H, tokens)
+  std::byte* states;         // (tokens / 16 + 1) slots
+};
+
+// One head of one span. `stored`: its channels in slots and tails.
+struct MesaHead {
+  int index, dim, stored, width;
+  float *k, *v, *beta, *log_gamma;  // Tail.
+  float *conv_q, *conv_k;           // Tail, of all heads.
+};
+
+__device__ __forceinline__ MesaHead OpenHead(const MesaArguments& a, const GpuSpan& span,
+                                             int head) {
+  const MesaShape& s = a.shape;
+  const MesaTailLayout layout(s.num_heads, s.head_dim, s.conv_size);
+  auto* tail = reinterpret_cast<float*>(a.tails.base + span.tail * a.tails.stride);
+  MesaHead h;
+  h.index = head;
+  h.dim = s.head_dim;
+  h.stored = PadTo16(s.head_dim);
+  h.width = s.num_heads * s.head_dim;
+  h.k = tail + layout.k + static_cast<size_t>(head) * 16 * h.stored;
+  h.v = tail + layout.v + static_cast<size_t>(head) * 16 * h.stored;
+  h.beta = tail + layout.beta + head * 16;
+  h.log_gamma = tail + layout.log_gamma + head * 16;
+  h.conv_q = tail + layout.conv_q;
+  h.conv_k = tail + layout.conv_k;
+  return h;
+}
+
+// A head's sealed state in a slot, and in the scratch of prompts.
+template <class S>
+__device__ __forceinline__ S* SlotState(const MesaArguments& a, int slot, int head) {
+  return reinterpret_cast<S*>(a.slots.base + slot * a.slots.stride) +
+         head * MesaHeadFloats(a.shape.head_dim);
+}
+template <class S>
+__device__ __forceinline__ S* ScratchState(const MesaArguments& a, int index, int head) {
+  return reinterpret_cast<S*>(a.states) +
+         (static_cast<size_t>(index) * a.shape.num_heads + head) *
+             MesaHeadFloats(a.shape.head_dim);
+}
+
+__device__ __forceinline__ float LoadValue(const void* p, size_t i, DType type) {
+  return type == DType::kF32 ? static_cast<const float*>(p)[i]
+                             : ToFloat(static_cast<const BFloat16*>(p)[i]);
+}
+__device__ __forceinline__ bool IsFinite(float x) {
+  return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+// --- H_kk. ---
+
+// Where element (row, column) of block (i, j) lies, j <= i.
+template <class S, bool kSwizzled>
+__device__ __forceinline__ int HkkOffset(int i, int j, int row, int column) {
+  const int block = (i * (i + 1) / 2 + j) * 256;
+  if (!kSwizzled) return block + row * 16 + column;
+  constexpr int kGroup = 16 / static_cast<int>(sizeof(S)), kGroups = 16 / kGroup;
+  const int group = (column / kGroup) ^ (row >> 2 & (kGroups - 1));
+  return block + (row ^ ((i + j) & 1)) * 16 + group * kGroup + column % kGroup;
+}
+
+__device__ __forceinline__ void Load4(const float* p, float* out) {
+  const float4 a = *reinterpret_cast<const float4*>(p);
+  out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+}
+__device__ __forceinline__ void Load4(const BFloat16* p, float* out) {
+  const uint2 a = *reinterpret_cast<const uint2*>(p);
+  out[0] = __uint_as_float(a.x << 16), out[1] = __uint_as_float(a.x & 0xffff0000u);
+  out[2] = __uint_as_float(a.y << 16), out[3] = __uint_as_float(a.y & 0xffff0000u);
+}
+
+// Rows row to row + 7 (row a multiple of 8) by columns column to column + 3 (of 4) of the symmetric
+// matrix; zero beyond `blocks` blocks of 16. Only what is stored on and below the diagonal counts.
+template <class S, bool kSwizzled>
+__device__ __forceinline__ void LoadHkk(const S* hkk, int blocks, int row, int column,
+                                        float (&out)[8][4]) {
+  const int i = row / 16, j = column / 16, r0 = row % 16, c0 = column % 16;
+  if (i >= blocks || j >= blocks) {
+#pragma unroll
+    for (int r = 0; r < 8; ++r) out[r][0] = out[r][1] = out[r][2] = out[r][3] = 0.0f;
+  } else if (j < i) {
+#pragma unroll
+    for (int r = 0; r < 8; ++r) Load4(hkk + HkkOffset<S, kSwizzled>(i, j, r0 + r, c0), out[r]);
+  } else if (j > i) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      float v[8];
+      Load4(hkk + HkkOffset<S, kSwizzled>(j, i, c0 + c, r0), v);
+      Load4(hkk + HkkOffset<S, kSwizzled>(j, i, c0 + c, r0 + 4), v + 4);
+#pragma unroll
+      for (int r = 0; r < 8; ++r) out[r][c] = v[r];
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < 8; ++r) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int high = max(r0 + r, c0 + c), low = min(r0 + r, c0 + c);
+        out[r][c] = ToFloat(hkk[HkkOffset<S, kSwizzled>(i, i, high, low)]);
+      }
+    }
+  }
+}
+
+// Starts to copy H_kk into shared memory, swizzled.
+template <class S>
+__device__ __forceinline__ void CopyHkk(const S* from, int blocks, S* to) {
+  constexpr int kGroup = 16 / static_cast<int>(sizeof(S)), kPerBlock = 256 / kGroup;
+  const int n = blocks * (blocks + 1) / 2 * kPerBlock;
+  int i = 0;
+  for (int at = threadIdx.x; at < n; at += blockDim.x) {
+    const int block = at / kPerBlock, in = at % kPerBlock * kGroup;
+    while (block >= (i + 1) * (i + 2) / 2) ++i;
+    const int j = block - i * (i + 1) / 2;
+    CopyAsync16(to + HkkOffset<S, true>(i, j, in / 16, in % 16), from + at * kGroup);
+  }
+}
+
+// --- Sealing, one warp for a tile of 16 x 16; a lane has row lane / 2, eight columns. ---
+
+// Tile `index` of a head's state: block (i, j) of H_kk, or tile (i, j) of H_kv, whose left rows are
+// k and right rows k or v.
+struct MesaTile {
+  bool hkk;
+  int i, j;
+  size_t offset;  // Of this lane's eight elements in the head's state.
+};
+__device__ __forceinline__ int MesaTiles(int stored) {
+  const int blocks = stored / 16;
+  return blocks * (blocks + 1) / 2 + blocks * blocks;
+}
+__device__ __forceinline__ MesaTile TileAt(int index, int stored) {
+  const int blocks = stored / 16, triangle = blocks * (blocks + 1) / 2;
+  const int row = Lane() / 2, column = Lane() % 2 * 8;
+  MesaTile tile;
+  tile.hkk = index < triangle;
+  if (tile.hkk) {
+    tile.i = 0;
+    while (index >= (tile.i + 1) * (tile.i + 2) / 2) ++tile.i;
+    tile.j = index - tile.i * (tile.i + 1) / 2;
+    tile.offset = static_cast<size_t>(index) * 256 + row * 16 + column;
+  } else {
+    tile.i = (index - triangle) / blocks;
+    tile.j = (index - triangle) % blocks;
+    tile.offset = static_cast<size_t>(triangle) * 256 +
+                  static_cast<size_t>(tile.i * 16 + row) * stored + tile.j * 16 + column;
+  }
+  return tile;
+}
+
+// sum = decay * sum + sum_s c_s left_s right_s'. Lane s < 16 brings c_s; left(s) and right(s) point
+// at sixteen channels of row s. Elements above the diagonal of H_kk, which are stored in its
+// diagonal blocks but never read, get the bits of those below.
+template <class Left, class Right>
+__device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, float decay,
+                                           float coefficient, const Left& left, const Right& right,
+                                           float (&sum)[8]) {
+  const int row = Lane() / 2, column = Lane() % 2 * 8;
+  const bool diagonal = tile.hkk && tile.i == tile.j;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) sum[j] = sealed ? sum[j] * decay : 0.0f;
+#pragma unroll 4
+  for (int s = 0; s < kMesaBlock; ++s) {
+    const float c = __shfl_sync(kAllLanes, coefficient, s);
+    const float l = left(s)[row];
+    float r[8];
+    Load8(right(s) + column, r);
+    if (!diagonal) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum[j] = fmaf(c * l, r[j], sum[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        sum[j] = column + j > row ? fmaf(c * r[j], l, sum[j]) : fmaf(c * l, r[j], sum[j]);
+      }
+    }
+  }
+}
+
+// Lane s gets the sum of log_gamma over rows 0 to s % 16, added in order; lane s < 16 brings row s.
+__device__ __forceinline__ float Cumulative(float log_gamma) {
+  float sum = 0.0f, mine = 0.0f;
+#pragma unroll
+  for (int s = 0; s < kMesaBlock; ++s) {
+    sum += __shfl_sync(kAllLanes, log_gamma, s);
+    if (Lane() % 16 == s) mine = sum;
+  }
+  return mine;
+}
+
+// --- A token's q, k, v, beta and log_gamma. ---
+
+// log(sigmoid(a)), without overflow.
+__device__ __forceinline__ float LogSigmoid(float a) {
+  return fminf(a, 0.0f) - log1pf(expf(-fabsf(a)));
+}
+
+// Short convolution and silu of one channel of batch row `row`, at `position` of a text whose rows
+// in the batch begin at `first`.
+__device__ __forceinline__ float Convolve(const MesaArguments& a, const void* input,
+                                          const float* history, const float* taps,
+                                          const float* bias, int channel, int row, int position,
+                                          int first) {
+  const int width = a.shape.num_heads * a.shape.head_dim, conv = a.shape.conv_size;
+  float sum = bias != nullptr ? bias[channel] : 0.0f;
+  for (int tap = 0; tap < conv; ++tap) {
+    const int back = conv - 1 - tap, from = position - back;
+    if (from < 0) continue;  // Before the text there are zeros.
+    const float x =
+        from >= first
+            ? LoadValue(input, static_cast<size_t>(row - back) * a.x.stride + channel, a.x.type)
+            : history[static_cast<size_t>(from % (conv - 1)) * width + channel];
+    sum = fmaf(taps[static_cast<size_t>(tap) * width + channel], x, sum);
+  }
+  return Silu(sum);
+}
+
+struct MesaToken {
+  float q, k, v;          // Of this thread's channel; zero in the padding.
+  float beta, log_gamma;  // The same in all threads.
+};
+
+// By a block with a thread for each channel. scratch: 2 * warps floats of shared memory.
+template <int P>
+__device__ __forceinline__ MesaToken PrepareToken(const MesaArguments& a, const MesaHead& h,
+                                                  int row, int position, int first,
+                                                  float* scratch) {
+  const int channel = h.index * h.dim + static_cast<int>(threadIdx.x);
+  MesaToken t = {};
+  const size_t scalar = static_cast<size_t>(row) * a.x.scalar_stride + h.index;
+  const float beta = a.x.beta[scalar], gamma = a.x.gamma[scalar];
+  if (static_cast<int>(threadIdx.x) < h.dim) {
+    t.v = LoadValue(a.x.v, static_cast<size_t>(row) * a.x.stride + channel, a.x.type);
+    t.q = Convolve(a, a.x.q, h.conv_q, a.weights.conv_q, a.weights.conv_q_bias, channel, row,
+                   position, first);
+    t.k = Convolve(a, a.x.k, h.conv_k, a.weights.conv_k, a.weights.conv_k_bias, channel, row,
+                   position, first);
+  }
+  const float qq = WarpSum(t.q * t.q), kk = WarpSum(t.k * t.k);
+  if (Lane() == 0) scratch[Warp()] = qq, scratch[P / kWarp + Warp()] = kk;
+  __syncthreads();
+  float q_sum = 0.0f, k_sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < P / kWarp; ++w) q_sum += scratch[w], k_sum += scratch[P / kWarp + w];
+  t.q *= 1.0f / sqrtf(q_sum + 1e-6f);
+  t.k *= 1.0f / sqrtf(k_sum + 1e-6f);
+  t.beta = Sigmoid(beta);
+  t.log_gamma = LogSigmoid(gamma);
+  return t;
+}
+
+// Keeps the inputs of this channel's convolutions at `position` for later spans.
+__device__ __forceinline__ void KeepHistory(const MesaArguments& a, const MesaHead& h, int d,
+                                            int row, int position) {
+  const int channel = h.index * h.dim + d;
+  const size_t from = static_cast<size_t>(row) * a.x.stride + channel;
+  const size_t to = static_cast<size_t>(position % (a.shape.conv_size - 1)) * h.width + channel;
+  h.conv_q[to] = LoadValue(a.x.q, from, a.x.type);
+  h.conv_k[to] = LoadValue(a.x.k, from, a.x.type);
+}
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_MESA_STATE_CUH_

@@ -45,10 +45,13 @@ class WithoutServerTest(unittest.TestCase):
         self.assertEqual(done.returncode, 3)
         self.assertIn("no server answers", json.loads(done.stdout)["error"]["message"])
 
-    def test_logits_needs_no_server(self):
-        done = run("logits", "--help")
-        self.assertEqual(done.returncode, 0)
-        self.assertIn("--tokens", done.stdout)
+    def test_some_commands_need_no_server(self):
+        for command, flag in (("logits", "--activations"), ("perplexity", "--file")):
+            done = run(command, "--help")
+            self.assertEqual(done.returncode, 0)
+            self.assertIn(flag, done.stdout)
+            done = run(command, "--piece=0")
+            self.assertEqual(done.returncode, 2)
 
 
 class WithServerTest(unittest.TestCase):

@@ -10,8 +10,6 @@ namespace packrat {
 namespace {
 
 constexpr float kExcluded = -std::numeric_limits<float>::infinity();
-// 1/temperature at most: with it the best token's weight is 1 and that of any other is 0 or 1.
-constexpr float kMaxInverseTemperature = 1e30f;
 
 // In place on logits; all that are not excluded are finite before and after.
 void ApplyPenalties(const SamplingRow& row, float* logits) {
@@ -45,6 +43,11 @@ double CounterUniform(uint64_t seed, uint64_t position) {
   }
   const uint64_t bits = (uint64_t{counter[1]} << 32) | counter[0];
   return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+float TemperatureScale(float temperature) {
+  // At most this: with it the best token's weight is 1 and that of any other is 0 or 1.
+  return std::min(1.0f / temperature, 1e30f);
 }
 
 absl::Status ToStatus(SampledToken::Status status) {
@@ -99,7 +102,7 @@ void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sample
 
 int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best,
                        double uniform) {
-  const float scale = std::min(1.0f / row.temperature, kMaxInverseTemperature);
+  const float scale = TemperatureScale(row.temperature);
   if (row.top_k > 0 && row.top_k < all.n) {
     const IndexedValue cut = TopKCut(all.x, all.n, row.top_k, scratch_.data());
     const int n = GatherFromCut(all.x, all.n, cut, list_.data());

@@ -76,6 +76,9 @@ absl::Status ToStatus(SampledToken::Status status);
 // as key and the position as counter.
 double CounterUniform(uint64_t seed, uint64_t position);
 
+// What logits are multiplied with where temperature > 0: 1 / temperature, but finite.
+float TemperatureScale(float temperature);
+
 // --- Passes over one row. It may hold -inf (an excluded token), but no NaN. Where elements are
 // ranked, the order is total: larger value first, of equal values the lower index first. ---
 

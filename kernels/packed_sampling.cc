@@ -1,0 +1,71 @@
+#include "kernels/packed_sampling.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kernels/check.h"
+#include "kernels/sampling.h"
+
+namespace packrat::gpu {
+namespace {
+
+size_t ListBytes(const SamplingRow& row) {
+  return row.logit_bias.size() * sizeof(PackedBias) + row.counts.size() * sizeof(TokenCount) +
+         (row.banned.size() + row.masked.size() + row.allowed.size()) * sizeof(int32_t);
+}
+
+}  // namespace
+
+size_t PackedSamplingBytes(absl::Span<const SamplingRow> rows, int places) {
+  size_t bytes = places * sizeof(PackedRow);
+  for (const SamplingRow& row : rows) bytes += ListBytes(row);
+  return bytes;
+}
+
+void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* packed) {
+  PACKRAT_CHECK(rows.size() <= static_cast<size_t>(places)) << rows.size() << " rows";
+  PACKRAT_CHECK(PackedSamplingBytes(rows, places) <= std::numeric_limits<uint32_t>::max());
+  std::byte* next = packed + places * sizeof(PackedRow);
+  const auto append = [&next](const auto& list) {
+    const size_t bytes = list.size() * sizeof(list[0]);
+    if (bytes > 0) std::memcpy(next, list.data(), bytes);
+    next += bytes;
+    return static_cast<int32_t>(list.size());
+  };
+  const auto offset = [&] { return static_cast<uint32_t>(next - packed); };
+  for (int place = 0; place < places; ++place) {
+    PackedRow to = {};
+    if (place < static_cast<int>(rows.size())) {
+      const SamplingRow& row = rows[place];
+      PACKRAT_CHECK(row.num_ids >= 1 && row.num_logprobs <= kMaxLogprobs);
+      to.num_ids = row.num_ids;
+      if (row.temperature > 0) {
+        to.uniform = CounterUniform(row.seed, row.position);
+        to.scale = TemperatureScale(row.temperature);
+      }
+      to.top_k = row.top_k;
+      to.top_p = row.top_p;
+      to.min_p = row.min_p;
+      to.repetition_penalty = row.repetition_penalty;
+      to.presence_penalty = row.presence_penalty;
+      to.frequency_penalty = row.frequency_penalty;
+      to.num_logprobs = row.num_logprobs;
+      to.biases = offset();
+      for (const auto& [id, bias] : row.logit_bias) {
+        const PackedBias entry = {id, bias};
+        to.num_biases += append(absl::Span<const PackedBias>(&entry, 1));
+      }
+      to.excluded = offset();
+      to.num_excluded = append(row.banned);
+      to.num_excluded += append(row.masked);
+      to.counts = offset();
+      to.num_counts = append(row.counts);
+      to.allowed = offset();
+      to.num_allowed = row.allow_list ? append(row.allowed) : -1;
+    }
+    std::memcpy(packed + place * sizeof(PackedRow), &to, sizeof to);
+  }
+}
+
+}  // namespace packrat::gpu

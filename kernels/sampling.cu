@@ -1,0 +1,439 @@
+// A block for each row, which passes over it as often as its options ask: once where it is greedy.
+// (A row of 128 Ki logits is 512 KB, more than shared memory but within reach of the second cache.)
+//
+// Everything that is summed is an integer: counts, and weights in units of 2^-44 of the best
+// token's. So no result depends on who came first, and sums of different passes agree exactly.
+#include "kernels/sampling.h"
+
+#include <cmath>
+
+#include "kernels/device.cuh"
+#include "kernels/packed_sampling.h"
+
+namespace packrat::gpu {
+namespace {
+
+using U64 = unsigned long long;
+
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kGroup = 4;                 // Neighbours that a thread takes at a time.
+constexpr int kTile = kThreads * kGroup;  // What the block takes at a time.
+constexpr int kBins = kTile;              // Of a histogram: a group for each thread.
+constexpr int kLoads = 4;                 // Groups that a thread has on the way at a time.
+constexpr float kMassUnits = 0x1p44f;     // Of a weight of 1; 2^19 of them stay below 2^64.
+static_assert(kMaxSampledVocab / kTile <= kBins);
+
+// The first index whose running sum reaches what was sought, the sum before it, and its own.
+struct Found {
+  int index;
+  U64 before;
+  U64 weight;
+};
+
+struct Shared {
+  // A sum of 64 bits in two words, since only atomics of 32 bits are done by the memory itself.
+  unsigned low[kBins], high[kBins];
+  unsigned counts[kBins];
+  U64 warps[kWarps];
+  Found found;
+  U64 best_keys[kMaxLogprobs];
+  int num_best_keys, num_top;
+};
+
+__device__ __forceinline__ float MinusInfinity() { return __uint_as_float(0xff800000u); }
+__device__ __forceinline__ bool IsFinite(float x) {
+  return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+// A number that is larger the earlier x, at index i, stands in the ranking. Negative zero ranks as
+// zero does.
+__device__ __forceinline__ U64 RankKey(float x, int i) {
+  const unsigned bits = __float_as_uint(x + 0.0f);
+  const unsigned ordered = bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+  return (static_cast<U64>(ordered) << 32) | (0xffffffffu - static_cast<unsigned>(i));
+}
+__device__ __forceinline__ int IndexOf(U64 key) {
+  return static_cast<int>(0xffffffffu - static_cast<unsigned>(key));
+}
+__device__ __forceinline__ float ValueOf(U64 key) {
+  const auto ordered = static_cast<unsigned>(key >> 32);
+  return __uint_as_float(ordered ^ ((ordered >> 31) != 0 ? 0x80000000u : 0xffffffffu));
+}
+__device__ __forceinline__ U64 Mass(float weight) { return static_cast<U64>(weight * kMassUnits); }
+
+__device__ __forceinline__ U64 Max(U64 a, U64 b) { return a > b ? a : b; }
+
+// Over the block; every thread gets it.
+template <bool kMax>
+__device__ __forceinline__ U64 Reduce(U64 value, Shared* s) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    const U64 other = __shfl_xor_sync(kAllLanes, value, distance);
+    value = kMax ? Max(value, other) : value + other;
+  }
+  __syncthreads();  // The words may still be read.
+  if (Lane() == 0) s->warps[Warp()] = value;
+  __syncthreads();
+  value = 0;
+  for (int w = 0; w < kWarps; ++w) value = kMax ? Max(value, s->warps[w]) : value + s->warps[w];
+  return value;
+}
+
+// Of a list of kTile weights, of which thread t has 4t to 4t + 3: the first at which the running
+// sum reaches `need`, in [1, sum]. Every thread gets it.
+__device__ __forceinline__ Found FindStep(const U64 (&weights)[kGroup], U64 need, Shared* s) {
+  U64 own = 0;
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) own += weights[j];
+  U64 sum = own;
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const U64 before = __shfl_up_sync(kAllLanes, sum, distance);
+    if (Lane() >= distance) sum += before;
+  }
+  __syncthreads();  // The words may still be read.
+  if (Lane() == kWarp - 1) s->warps[Warp()] = sum;
+  __syncthreads();
+  U64 before = sum - own;
+  for (int w = 0; w < Warp(); ++w) before += s->warps[w];
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) {
+    if (before < need && need <= before + weights[j]) {
+      s->found = {static_cast<int>(threadIdx.x) * kGroup + j, before, weights[j]};
+    }
+    before += weights[j];
+  }
+  __syncthreads();
+  return s->found;
+}
+
+// x[i] to x[i + 3], -inf beyond n.
+__device__ __forceinline__ void LoadGroup(const float* x, int i, int n, float* v) {
+  if (i + kGroup <= n && reinterpret_cast<uintptr_t>(x + i) % 16 == 0) {
+    const float4 four = *reinterpret_cast<const float4*>(x + i);
+    v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) v[j] = i + j < n ? x[i + j] : MinusInfinity();
+}
+
+// body(i, v): the group of elements i to i + 3. All threads of the block call it equally often.
+template <class Body>
+__device__ __forceinline__ void ForEachGroup(const float* x, int n, const Body& body) {
+  for (int first = static_cast<int>(threadIdx.x) * kGroup, tile = 0; tile < n;
+       tile += kLoads * kTile, first += kLoads * kTile) {
+    float v[kLoads][kGroup];
+#pragma unroll
+    for (int l = 0; l < kLoads; ++l) LoadGroup(x, first + l * kTile, n, v[l]);
+#pragma unroll
+    for (int l = 0; l < kLoads; ++l) {
+      if (tile + l * kTile < n) body(first + l * kTile, v[l]);
+    }
+  }
+}
+
+// Adds to a sum of two words.
+__device__ __forceinline__ void AddMass(unsigned* low, unsigned* high, U64 mass) {
+  const auto word = static_cast<unsigned>(mass);
+  const unsigned old = atomicAdd(low, word);
+  const unsigned carried = static_cast<unsigned>(mass >> 32) + (old + word < old ? 1u : 0u);
+  if (carried != 0) atomicAdd(high, carried);
+}
+
+// Digits of a key from the top; the first three are those of the value.
+__device__ __forceinline__ int NextShift(int shift) {
+  return shift == 42 || shift == 10 ? shift - 10 : shift - 11;
+}
+
+// The largest cut such that the elements whose keys are not below it weigh `target` at least, which
+// all of them do. element(i, x, &key) gives an element's weight (by count: 0 or 1) and, unless that
+// is 0, its key. Digit by digit: the histogram of what shares the digits found so far.
+template <bool kByMass, class Element>
+__device__ __forceinline__ U64 Select(const float* x, int n, U64 target, Shared* s,
+                                      const Element& element) {
+  U64 prefix = 0, above = 0;  // What is larger than all that has the prefix weighs `above`.
+  for (int shift = 64;;) {
+    const int next = NextShift(shift == 64 ? 64 : shift);
+    __syncthreads();  // The bins may still be read.
+    for (int i = threadIdx.x; i < kBins; i += kThreads) s->low[i] = s->high[i] = s->counts[i] = 0;
+    __syncthreads();
+    ForEachGroup(x, n, [&](int i, const float* v) {
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) {
+        if (i + j >= n) continue;
+        U64 key = 0;
+        const U64 weight = element(i + j, v[j], &key);
+        if (weight == 0 || (shift < 64 && (key ^ prefix) >> shift != 0)) continue;
+        const int bin = static_cast<int>(key >> next) & ((1 << (shift - next)) - 1);
+        atomicAdd(&s->counts[bin], 1u);
+        if (kByMass) AddMass(&s->low[bin], &s->high[bin], weight);
+      }
+    });
+    __syncthreads();
+    U64 weights[kGroup];  // From the largest bin down.
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      const int bin = kBins - 1 - (static_cast<int>(threadIdx.x) * kGroup + j);
+      weights[j] = kByMass ? (static_cast<U64>(s->high[bin]) << 32) + s->low[bin] : s->counts[bin];
+    }
+    const Found found = FindStep(weights, target - above, s);
+    const int bin = kBins - 1 - found.index;
+    prefix |= static_cast<U64>(bin) << next;
+    above += found.before;
+    // The whole bin belongs to it.
+    if (next == 0 || s->counts[bin] == 1 || above + found.weight == target) return prefix;
+    shift = next;
+  }
+}
+
+// A row and what is known of it.
+struct Row {
+  const PackedRow& p;
+  const int32_t* ids;  // Null: element i is id i.
+  float* x;
+  int n;
+  float best;
+};
+
+// Bias, bans and penalties, in place. Returns a number whose sum over the block and over all of
+// FindBest()'s is 0 if all logits were finite: an infinite or NaN logit adds much, each id that is
+// newly excluded takes 1.
+constexpr U64 kNotFinite = U64{1} << 40;
+__device__ __forceinline__ U64 Edit(const std::byte* packed, const PackedRow& p, float* x) {
+  U64 sum = 0;
+  if (p.num_biases > 0) {
+    const auto* biases = reinterpret_cast<const PackedBias*>(packed + p.biases);
+    for (int i = threadIdx.x; i < p.num_biases; i += kThreads) {
+      const PackedBias entry = biases[i];
+      if (entry.id >= p.num_ids) continue;
+      if (!IsFinite(x[entry.id])) sum += kNotFinite;
+      x[entry.id] += entry.bias;
+    }
+    __syncthreads();
+  }
+  if (p.num_excluded > 0) {
+    const auto* excluded = reinterpret_cast<const int32_t*>(packed + p.excluded);
+    U64 newly = 0;
+    for (int i = threadIdx.x; i < p.num_excluded; i += kThreads) {
+      const int32_t id = excluded[i];
+      if (id >= p.num_ids) continue;
+      const float old = atomicExch(&x[id], MinusInfinity());  // An id may come twice.
+      if (old == MinusInfinity()) continue;
+      ++newly;
+      if (!IsFinite(old)) sum += kNotFinite;
+    }
+    sum -= newly;
+    __syncthreads();
+  }
+  if (p.num_counts > 0) {
+    const auto* counts = reinterpret_cast<const TokenCount*>(packed + p.counts);
+    for (int i = threadIdx.x; i < p.num_counts; i += kThreads) {
+      const TokenCount entry = counts[i];
+      if (entry.token >= p.num_ids) continue;
+      float v = x[entry.token];
+      if (v == MinusInfinity()) continue;
+      if (!IsFinite(v)) {  // Not to be made finite by what follows.
+        sum += kNotFinite;
+        continue;
+      }
+      v = v > 0 ? v / p.repetition_penalty : v * p.repetition_penalty;
+      if (entry.generated > 0) {
+        v -= p.presence_penalty + p.frequency_penalty * static_cast<float>(entry.generated);
+      }
+      x[entry.token] = fminf(fmaxf(v, -3.402823466e38f), 3.402823466e38f);
+    }
+    __syncthreads();
+  }
+  return sum;
+}
+
+// The key of the first in rank of x[0, n); 0 for none. *sum as in Edit().
+__device__ __forceinline__ U64 FindBest(const float* x, int n, Shared* s, U64* sum) {
+  U64 key = 0;
+  ForEachGroup(x, n, [&](int i, const float* v) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      if (i + j >= n) continue;
+      key = Max(key, RankKey(v[j], i + j));
+      if (!IsFinite(v[j])) *sum += v[j] == MinusInfinity() ? 1 : kNotFinite;
+    }
+  });
+  return Reduce<true>(key, s);
+}
+
+// x[i] = x[ids[i]], where ids ascend: nothing is overwritten before it is read.
+__device__ __forceinline__ void Gather(const int32_t* ids, int n, float* x) {
+  for (int first = 0; first < n; first += kThreads) {
+    const int i = first + static_cast<int>(threadIdx.x);
+    const float v = i < n ? x[ids[i]] : 0.0f;
+    __syncthreads();
+    if (i < n) x[i] = v;
+    __syncthreads();
+  }
+}
+
+__device__ __forceinline__ U64 CountCut(const Row& row, int k, Shared* s) {
+  return Select<false>(row.x, row.n, k, s, [](int i, float x, U64* key) {
+    *key = RankKey(x, i);
+    return U64{1};
+  });
+}
+
+// Sum of mass(i, x) over the row.
+template <class Masses>
+__device__ __forceinline__ U64 Total(const Row& row, Shared* s, const Masses& mass) {
+  U64 sum = 0;
+  ForEachGroup(row.x, row.n, [&](int i, const float* v) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) sum += mass(i + j, v[j]);
+  });
+  return Reduce<false>(sum, s);
+}
+
+// The index that the uniform number falls on.
+__device__ __forceinline__ int Draw(const Row& row, Shared* s) {
+  const PackedRow& p = row.p;
+  U64 logit_cut = 0, weight_cut = 0;  // Keys below them are out.
+  if (p.top_k > 0 && p.top_k < row.n) logit_cut = CountCut(row, p.top_k, s);
+  const auto weight = [&](int i, float x) {
+    return RankKey(x, i) < logit_cut ? 0.0f : ExpNonPositive((x - row.best) * p.scale);
+  };
+  if (p.top_p < 1.0f) {
+    const U64 all = Total(row, s, [&](int i, float x) { return Mass(weight(i, x)); });
+    const double share = ceil(static_cast<double>(p.top_p) * static_cast<double>(all));
+    const U64 target = share < 1.0 ? 1 : static_cast<U64>(share);
+    weight_cut =
+        Select<true>(row.x, row.n, target < all ? target : all, s, [&](int i, float x, U64* key) {
+          const float w = weight(i, x);
+          *key = RankKey(w, i);
+          return Mass(w);
+        });
+  }
+  const auto mass = [&](int i, float x) {
+    const float w = weight(i, x);
+    return w < p.min_p || RankKey(w, i) < weight_cut ? U64{0} : Mass(w);
+  };
+  // What each tile weighs, then which tile, then which element of it.
+  __syncthreads();
+  for (int i = threadIdx.x; i < kBins; i += kThreads) s->low[i] = s->high[i] = 0;
+  __syncthreads();
+  U64 sum = 0;
+  ForEachGroup(row.x, row.n, [&](int i, const float* v) {
+    U64 group = 0;
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) group += mass(i + j, v[j]);
+    sum += group;
+#pragma unroll
+    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+      group += __shfl_xor_sync(kAllLanes, group, distance);
+    }
+    if (Lane() == 0) AddMass(&s->low[i / kTile], &s->high[i / kTile], group);
+  });
+  const U64 all = Reduce<false>(sum, s);  // Its barriers also end the additions.
+  U64 need = static_cast<U64>(p.uniform * static_cast<double>(all));
+  need = need < all ? need + 1 : all;
+  U64 weights[kGroup];
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) {
+    const int tile = static_cast<int>(threadIdx.x) * kGroup + j;
+    weights[j] = (static_cast<U64>(s->high[tile]) << 32) + s->low[tile];
+  }
+  const Found tile = FindStep(weights, need, s);
+  const int first = tile.index * kTile + static_cast<int>(threadIdx.x) * kGroup;
+  float v[kGroup];
+  LoadGroup(row.x, first, row.n, v);
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) weights[j] = mass(first + j, v[j]);
+  return tile.index * kTile + FindStep(weights, need - tile.before, s).index;
+}
+
+__device__ __forceinline__ int IdOf(const Row& row, int index) {
+  return row.ids != nullptr ? row.ids[index] : index;
+}
+
+__device__ __forceinline__ void Logprobs(const Row& row, int chosen, Shared* s,
+                                         SampledToken* sampled) {
+  const U64 all = Total(row, s, [&](int, float x) { return Mass(ExpNonPositive(x - row.best)); });
+  const double log_sum = log(static_cast<double>(all) * (1.0 / kMassUnits));
+  const auto logprob = [&](float x) {
+    return static_cast<float>(static_cast<double>(x) - row.best - log_sum);
+  };
+  const int k = row.p.num_logprobs < row.n ? row.p.num_logprobs : row.n;
+  if (threadIdx.x == 0) {
+    sampled->logprob = logprob(row.x[chosen]);
+    s->num_best_keys = s->num_top = 0;
+  }
+  if (k > 0) {
+    const U64 cut = CountCut(row, k, s);  // Its barriers also make the counts zero for all.
+    ForEachGroup(row.x, row.n, [&](int i, const float* v) {
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) {
+        const U64 key = RankKey(v[j], i + j);
+        if (i + j < row.n && key >= cut) s->best_keys[atomicAdd(&s->num_best_keys, 1)] = key;
+      }
+    });
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < k) {
+      const U64 key = s->best_keys[threadIdx.x];
+      int rank = 0;
+      for (int i = 0; i < k; ++i) rank += s->best_keys[i] > key ? 1 : 0;
+      const float x = ValueOf(key);
+      if (x > MinusInfinity()) {
+        sampled->top[rank] = {IdOf(row, IndexOf(key)), logprob(x)};
+        atomicMax(&s->num_top, rank + 1);
+      }
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) sampled->num_top = s->num_top;
+}
+
+__global__ void __launch_bounds__(kThreads, 2)
+    SampleKernel(const std::byte* packed, int vocab_stride, float* logits, SampledToken* sampled) {
+  auto* s = reinterpret_cast<Shared*>(SharedMemory());
+  const PackedRow& p = reinterpret_cast<const PackedRow*>(packed)[blockIdx.x];
+  if (p.num_ids == 0) return;
+  float* x = logits + static_cast<size_t>(blockIdx.x) * vocab_stride;
+  sampled += blockIdx.x;
+
+  U64 sum = Edit(packed, p, x);
+  U64 key = FindBest(x, p.num_ids, s, &sum);
+  if (Reduce<false>(sum, s) != 0) {
+    if (threadIdx.x == 0) sampled->status = SampledToken::Status::kNotFinite;
+    return;
+  }
+  Row row = {p, nullptr, x, p.num_ids, 0.0f};
+  if (p.num_allowed >= 0) {
+    row.ids = reinterpret_cast<const int32_t*>(packed + p.allowed);
+    row.n = p.num_allowed;
+    Gather(row.ids, row.n, x);
+    key = FindBest(x, row.n, s, &sum);
+  }
+  row.best = key == 0 ? MinusInfinity() : ValueOf(key);
+  if (row.best == MinusInfinity()) {
+    if (threadIdx.x == 0) sampled->status = SampledToken::Status::kNothingLeft;
+    return;
+  }
+  const int chosen = p.scale > 0.0f ? Draw(row, s) : IndexOf(key);
+  if (p.num_logprobs >= 0) Logprobs(row, chosen, s, sampled);
+  if (threadIdx.x == 0) {
+    sampled->token = IdOf(row, chosen);
+    sampled->status = SampledToken::Status::kOk;
+  }
+}
+
+}  // namespace
+
+absl::Status Sample(const std::byte* packed, int places, int vocab_stride, float* logits,
+                    SampledToken* sampled, CudaStream stream) {
+  if (vocab_stride > kMaxSampledVocab) {
+    return absl::InvalidArgumentError("sampling: the vocabulary is larger than 2^19");
+  }
+  if (places == 0) return absl::OkStatus();
+  return Launch("sampling", SampleKernel, places, kThreads, sizeof(Shared), stream, packed,
+                vocab_stride, logits, sampled);
+}
+
+}  // namespace packrat::gpu

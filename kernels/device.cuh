@@ -90,6 +90,24 @@ __device__ __forceinline__ void CopyAsyncWait() {
 #endif
 }
 
+// 16 bytes, aligned, that nobody writes while the kernel runs; zero, and nothing is read, unless
+// `inside`. Without a branch, so that many such loads are under way together.
+__device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
+#ifdef __CUDACC__
+  uint4 v;
+  asm("{\n .reg .pred inside;\n setp.ne.s32 inside, %5, 0;\n"
+      " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
+      " @inside ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(p), "r"(static_cast<int>(inside)));
+  return v;
+#else
+  uint4 v = {};
+  if (inside) memcpy(&v, p, sizeof v);
+  return v;
+#endif
+}
+
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(BFloat16 x) { return __bfloat162float(x); }
 template <class T>

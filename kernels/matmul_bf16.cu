@@ -64,9 +64,8 @@ __device__ __forceinline__ void Finish(const Product& p, int row, int out, float
 // Elements k to k + 7 of a row of n; zero beyond. kWhole: eight can be moved at a time.
 template <bool kWhole>
 __device__ __forceinline__ uint4 LoadEight(const BFloat16* row, int k, int n) {
-  if (k >= n) return make_uint4(0, 0, 0, 0);
   if constexpr (kWhole) {
-    return *reinterpret_cast<const uint4*>(row + k);
+    return LoadIf16(row + k, k < n);
   } else {
     BFloat16 halves[8];
 #pragma unroll
@@ -94,7 +93,7 @@ constexpr int kFewOutputs = 16;
 
 template <int kTiles, bool kWhole>
 __global__ void __launch_bounds__(kThreads, 2) FewRowsBf16Kernel(Product p) {
-  constexpr int kUnroll = 4 / kTiles;  // Chunks that are loaded together.
+  constexpr int kUnroll = kWhole ? 4 / kTiles : 1;  // Chunks that are loaded together.
   constexpr int kRows = 8 * kTiles, kPitch = kRows + 1;
   auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kParts, 16, kPitch)
   const int out0 = blockIdx.x * kFewOutputs, row0 = blockIdx.y * kRows;

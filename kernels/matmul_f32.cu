@@ -42,10 +42,14 @@ __device__ __forceinline__ void Finish(const Product& p, int row, int out, float
 // Elements k to k + 3 of a row of n; zero beyond. kWhole: four can be moved at a time.
 template <bool kWhole>
 __device__ __forceinline__ float4 LoadFour(const float* row, int k, int n) {
-  if (k >= n) return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  if constexpr (kWhole) return *reinterpret_cast<const float4*>(row + k);
-  return make_float4(row[k], k + 1 < n ? row[k + 1] : 0.0f, k + 2 < n ? row[k + 2] : 0.0f,
-                     k + 3 < n ? row[k + 3] : 0.0f);
+  if constexpr (kWhole) {
+    const uint4 v = LoadIf16(row + k, k < n);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
+                       __uint_as_float(v.w));
+  } else {
+    const auto at = [&](int i) { return k + i < n ? row[k + i] : 0.0f; };
+    return make_float4(at(0), at(1), at(2), at(3));
+  }
 }
 __device__ __forceinline__ float AddFour(const float4& a, const float4& b, float sum) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));

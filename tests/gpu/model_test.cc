@@ -219,6 +219,7 @@ TEST_F(GpuModelTest, AnErrorOfTheDeviceIsAStatusForEverything) {
     EXPECT_FALSE(decoder.status.ok());
   }
   model.reset();
+  emulation::Reset();
 }
 
 #endif  // PACKRAT_EMULATED

@@ -4,51 +4,14 @@
 
 #include <deque>
 
+#include "tests/kernels/attention_reference.h"
 #include "tests/kernels/random.h"
-#include "tests/kernels/reference.h"
 #include "tests/kernels/texts.h"
 
 namespace packrat {
 namespace {
 
-constexpr double kRopeBase = 10000.0;
-
-struct Text {
-  int length;
-  std::vector<float> q, k, v;
-  Vector expected, tolerance;  // (length, heads * dim)
-
-  Text(Random* random, const AttentionShape& s, int n, float scale)
-      : length(n),
-        q(random->Normals(static_cast<size_t>(n) * s.num_heads * s.head_dim, scale)),
-        k(random->Normals(static_cast<size_t>(n) * s.num_kv_heads * s.head_dim, scale)),
-        v(random->Normals(static_cast<size_t>(n) * s.num_kv_heads * s.head_dim)) {
-    for (int t = 0; t < n; ++t) {
-      for (int head = 0; head < s.num_heads; ++head) Attend(s, t, head);
-    }
-  }
-
-  void Attend(const AttentionShape& s, int t, int head) {
-    const int dim = s.head_dim, kv = head / (s.num_heads / s.num_kv_heads);
-    const float* query = &q[(static_cast<size_t>(t) * s.num_heads + head) * dim];
-    SoftmaxList list(Rotated(query, dim, t, kRopeBase));
-    for (int p = 0; p <= t; ++p) {
-      if (s.window != 0 && t - p >= s.window) continue;
-      const size_t at = (static_cast<size_t>(p) * s.num_kv_heads + kv) * dim;
-      list.Add(Rotated(&k[at], dim, p, kRopeBase), Vector(&v[at], &v[at] + dim), 0, Vector(dim));
-    }
-    Vector out, error;
-    list.Finish(&out, &error);
-    expected.insert(expected.end(), out.begin(), out.end());
-    tolerance.insert(tolerance.end(), error.begin(), error.end());
-  }
-};
-
-// The smallest ring that the contract allows.
-int RingPages(const AttentionShape& s, int length) {
-  const int all = (length + kPageTokens - 1) / kPageTokens;
-  return s.window == 0 ? all : 1 + (s.window - 1 + kPageTokens - 1) / kPageTokens;
-}
+using Text = AttentionText;
 
 struct Outcome {
   std::vector<std::vector<float>> out;  // Per text (length, heads * dim).

@@ -5,96 +5,14 @@
 #include <deque>
 
 #include "tests/kernels/random.h"
-#include "tests/kernels/reference.h"
+#include "tests/kernels/rat_reference.h"
 #include "tests/kernels/texts.h"
 
 namespace packrat {
 namespace {
 
-constexpr double kRopeBase = 10000.0;
-
-// A layer and texts to run through it.
-struct Text {
-  int length;
-  std::vector<float> projection;  // (length, shape.projection())
-  Vector expected, tolerance;     // (length, heads * dim)
-};
-
-// The running state of one head in double precision, and how far float32 may be from it.
-struct Running {
-  Vector value, error;
-  explicit Running(int dim) : value(dim), error(dim) {}
-
-  // state = gate * state + (1 - gate) * x. The gate carries exp's error of two units, those of a
-  // sum and a division, and that of its argument's rounding; then three for each product with its
-  // sum.
-  void Step(int d, double argument, double x) {
-    const double gate = Sigmoid(argument);
-    const double gate_error = kUnit * (4 * gate + gate * (1 - gate) * std::fabs(argument));
-    const double kept = gate * value[d], added = (1 - gate) * x;
-    error[d] = gate * error[d] + gate_error * std::fabs(value[d]) +
-               (gate_error + kUnit) * std::fabs(x) +
-               3 * kUnit * (std::fabs(kept) + std::fabs(added));
-    value[d] = kept + added;
-  }
-};
-
-// One head of one text, token by token.
-void RunHead(const RatShape& s, const std::vector<float>& gate_bias, int head, Text* text) {
-  const int dim = s.head_dim, width = s.num_heads * dim, group = head % s.num_groups;
-  struct Finished {
-    Vector key, value, value_error;
-    double key_error;
-  };
-  std::vector<Finished> finished;
-  Running key(dim), value(dim);
-  for (int t = 0; t < text->length; ++t) {
-    const float* row = text->projection.data() + static_cast<size_t>(t) * s.projection();
-    const float *z = row + head * dim, *v = row + width + head * dim,
-                *g = row + 2 * width + head * dim, *q = row + 3 * width + group * dim,
-                *k = row + 3 * width + (s.num_groups + group) * dim;
-    const int chunk = t / s.chunk_size;
-    if (t % s.chunk_size == 0) key = value = Running(dim);
-    for (int d = 0; d < dim; ++d) {
-      const double argument = double{g[d]} + gate_bias[head * dim + d];
-      key.Step(d, argument, k[d]);
-      value.Step(d, argument, v[d]);
-    }
-    SoftmaxList list(Rotated(q, dim, chunk, kRopeBase));
-    for (const Finished& f : finished) list.Add(f.key, f.value, f.key_error, f.value_error);
-    const Vector rotated = Rotated(key.value.data(), dim, chunk, kRopeBase);
-    list.Add(rotated, value.value, Norm(key.error), value.error);
-    if ((t + 1) % s.chunk_size == 0) {
-      finished.push_back({rotated, value.value, value.error, Norm(key.error)});
-    }
-    Vector out, error;
-    list.Finish(&out, &error);
-    for (int d = 0; d < dim; ++d) {
-      const size_t at = static_cast<size_t>(t) * width + head * dim + d;
-      const double gate = Sigmoid(z[d]);
-      text->expected[at] = gate * out[d];
-      text->tolerance[at] = gate * error[d] + 6 * kUnit * std::fabs(gate * out[d]);
-    }
-  }
-}
-
-struct Layer {
-  RatShape shape;
-  std::vector<float> gate_bias;
-  std::deque<Text> texts;
-
-  Layer(Random* random, const RatShape& s, const std::vector<int>& lengths, float scale = 1.0f)
-      : shape(s),
-        gate_bias(random->Normals(s.num_heads * s.head_dim, 2.0f, random->OneOf<float>({0, 3}))) {
-    for (const int length : lengths) {
-      const auto size = static_cast<size_t>(length) * s.num_heads * s.head_dim;
-      texts.push_back({length, random->Normals(static_cast<size_t>(length) * s.projection(), scale),
-                       Vector(size), Vector(size)});
-      for (int head = 0; head < s.num_heads; ++head) RunHead(s, gate_bias, head, &texts.back());
-    }
-  }
-};
-
+using Layer = RatLayer;
+using Text = RatText;
 using Outputs = std::vector<std::vector<float>>;
 
 Outputs Feed(const Layer& layer, Cut cut, int threads) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -19,6 +21,26 @@ inline double Dot(const Vector& a, const Vector& b) {
 }
 inline double Norm(const Vector& a) { return std::sqrt(Dot(a, a)); }
 inline double Sigmoid(double a) { return 1 / (1 + std::exp(-a)); }
+
+// How activations and pages are stored: float32, or bfloat16 with what that rounds away.
+struct Storage {
+  bool bfloat16 = false;
+
+  double rounding() const { return bfloat16 ? 0x1p-8 : 0; }  // Eight bits.
+  // What is left of a finite number: to nearest, ties to even.
+  float operator()(float x) const {
+    if (!bfloat16) return x;
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    std::memcpy(&x, &bits, sizeof bits);
+    return x;
+  }
+  std::vector<float> operator()(std::vector<float> values) const {
+    for (float& x : values) x = (*this)(x);
+    return values;
+  }
+};
 
 // The rotary embedding of one head at `index`.
 template <class T>
@@ -36,20 +58,23 @@ Vector Rotated(const T* x, int dim, int index, double base) {
 // One softmax over an explicit list.
 class SoftmaxList {
  public:
-  explicit SoftmaxList(const Vector& query) : query_(query) {}
+  // dot_roundings: of a dot product of the query; 0: as on the CPU, D / 16 + 5 in sixteen lanes.
+  explicit SoftmaxList(const Vector& query, double dot_roundings = 0)
+      : query_(query),
+        dot_roundings_(dot_roundings > 0 ? dot_roundings
+                                         : static_cast<double>(query.size()) / 16 + 5) {}
 
   // An entry of which key and value are already off by up to `key_error` (a norm) and
   // `value_error`.
   //
-  // The score's error in float32: D / 16 + 5 roundings of a dot product in sixteen lanes, 8 of each
-  // rotation (two products and a sum against a norm up to sqrt 2 larger, and the table's own), and
-  // the scale's.
+  // The score's error in float32: the roundings of a dot product, 8 of each rotation (two products
+  // and a sum against a norm up to sqrt 2 larger, and the table's own), and the scale's.
   void Add(const Vector& key, const Vector& value, double key_error, const Vector& value_error) {
     const double scale = 1 / std::sqrt(static_cast<double>(key.size()));
     scores_.push_back(Dot(query_, key) * scale);
     values_.push_back(value);
     value_errors_.push_back(value_error);
-    const double roundings = static_cast<double>(key.size()) / 16 + 5 + 16 + 1;
+    const double roundings = dot_roundings_ + 16 + 1;
     score_error_ =
         std::max(score_error_, Norm(query_) * scale * (key_error + roundings * kUnit * Norm(key)));
   }
@@ -80,7 +105,7 @@ class SoftmaxList {
  private:
   Vector query_, scores_;
   std::vector<Vector> values_, value_errors_;
-  double score_error_ = 0;
+  double dot_roundings_, score_error_ = 0;
 };
 
 }  // namespace packrat

@@ -1,0 +1,373 @@
+// A decode step is one launch: blocks share the positions of a (sequence, key head) for all query
+// heads of the key head; the first appends the token's key and value, the last to arrive joins what
+// all have found. A prompt piece takes three: its keys and values are rotated into scratch, its
+// queries attend in tiles to those and to older pages, and only then are pages written, since a
+// window's ring may be shorter than the piece.
+//
+// The own key and value count as they are stored, rounded to the type of the pages.
+#include "kernels/attention.h"
+
+#include <cmath>
+
+#include "kernels/attend.cuh"
+
+namespace packrat::gpu {
+namespace {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr int kMaxBlockHeads = 8;
+
+// How query heads are laid over blocks: those of a key head in groups of up to kMaxBlockHeads.
+struct HeadBlocks {
+  int shared;   // Query heads of a key head.
+  int at_once;  // Query heads of a block; the last of a key head may have fewer.
+  int each;     // Blocks of a key head.
+  __host__ __device__ __forceinline__ explicit HeadBlocks(const AttentionShape& s)
+      : shared(s.num_heads / s.num_kv_heads),
+        at_once(shared < kMaxBlockHeads ? shared : kMaxBlockHeads),
+        each((shared + at_once - 1) / at_once) {}
+  __device__ __forceinline__ int KvHead(int block) const { return block / each; }
+  __device__ __forceinline__ int First(int block) const {
+    return KvHead(block) * shared + block % each * at_once;
+  }
+  __device__ __forceinline__ int Count(int block) const {
+    return min(at_once, shared - block % each * at_once);
+  }
+};
+
+// One key head's rows of a span's pages.
+template <class T>
+struct PageRows {
+  std::byte* base;
+  size_t page_bytes;
+  const int32_t* table;
+  int ring, padded;
+  int key, value;  // Offsets within a page.
+  __device__ PageRows(const GpuPages& pages, const AttentionShape& s, int padded_dim, int span,
+                      int kv_head)
+      : base(pages.base),
+        page_bytes(pages.page_bytes),
+        table(pages.tables + static_cast<size_t>(span) * pages.table_stride),
+        ring(pages.rings[span]),
+        padded(padded_dim),
+        key(kv_head * kPageTokens * padded),
+        value((s.num_kv_heads + kv_head) * kPageTokens * padded) {}
+  // The row of a position, at an offset within its page.
+  __device__ __forceinline__ T* Row(int position, int offset) const {
+    const int32_t place = table[position / kPageTokens % ring];
+    return reinterpret_cast<T*>(base + static_cast<size_t>(place) * page_bytes) + offset +
+           position % kPageTokens * padded;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ const T* HeadRow(const void* x, int stride, int token, int head,
+                                            int dim) {
+  return static_cast<const T*>(x) + static_cast<size_t>(token) * stride + head * dim;
+}
+
+// A query head of one token, rotated, to (kChannels) floats.
+template <class T, class L>
+__device__ __forceinline__ void FillQuery(const AttentionOperands& x, int token, int head, int dim,
+                                          float* q) {
+  const T* row = HeadRow<T>(x.q, x.stride, token, head, dim);
+  const float* cos_sin = x.rope + static_cast<size_t>(token) * dim;
+  const int half = dim / 2;
+  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
+    RotatePair(ToFloat(row[i]), ToFloat(row[half + i]), cos_sin, i, half, &q[i], &q[half + i]);
+  }
+  for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) q[d] = 0.0f;
+}
+
+// First visible position of a query.
+__device__ __forceinline__ int FirstVisible(int window, int position) {
+  return window > 0 ? max(0, position + 1 - window) : 0;
+}
+
+template <class T>
+__device__ __forceinline__ void Store(const AttentionShape& s, const AttentionOperands& x,
+                                      int token, int head, int d, float y) {
+  static_cast<T*>(x.out)[(static_cast<size_t>(token) * s.num_heads + head) * s.head_dim + d] =
+      FromFloat<T>(y);
+}
+
+// The own entry of a decode step to `own` (2, kChannels), and to the rows of its page if they are
+// not null.
+template <class T, class L>
+__device__ __forceinline__ void FillOwn(const AttentionOperands& x, int token, int kv_head, int dim,
+                                        int padded, float* own, T* key_row, T* value_row) {
+  const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
+  const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
+  const float* cos_sin = x.rope + static_cast<size_t>(token) * dim;
+  const int half = dim / 2;
+  for (int i = threadIdx.x; i < L::kChannels / 2; i += kAttendThreads) {
+    const bool padding = i >= half;
+    const int d[2] = {padding ? dim + 2 * (i - half) : i,
+                      padding ? dim + 2 * (i - half) + 1 : half + i};
+    float key[2] = {};
+    T value[2] = {FromFloat<T>(0.0f), FromFloat<T>(0.0f)};
+    if (!padding) {
+      RotatePair(ToFloat(k[d[0]]), ToFloat(k[d[1]]), cos_sin, i, half, &key[0], &key[1]);
+      value[0] = v[d[0]], value[1] = v[d[1]];
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const T stored = FromFloat<T>(key[j]);
+      own[d[j]] = ToFloat(stored);
+      own[L::kChannels + d[j]] = ToFloat(value[j]);
+      if (key_row != nullptr && d[j] < padded) key_row[d[j]] = stored, value_row[d[j]] = value[j];
+    }
+  }
+}
+
+// Blocks: (spans, key heads times blocks of each, workers).
+template <class T, class L, int kQ>
+__global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
+                                                  : kQ == 1      ? 4
+                                                                 : 3)
+    AttentionDecodeKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, AttentionOperands x,
+                          AttendScratch scratch, float scale) {
+  const GpuSpan span = batch.spans[blockIdx.x];
+  if (span.num_tokens != 1) return;
+  const HeadBlocks blocks(shape);
+  const int block = blockIdx.y, worker = blockIdx.z, kv_head = blocks.KvHead(block);
+  const int first_head = blocks.First(block), n = blocks.Count(block);
+  const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
+  const int end = span.position, first = FirstVisible(shape.window, end);
+  const Runs runs(first, end, L::kSplit);
+  const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
+  if (worker >= workers) return;
+  const AttendTile tile(L(), SharedMemory(), blocks.at_once, kQ, true);
+  const PageRows<T> rows(pages, shape, padded, blockIdx.x, kv_head);
+  const int pair = blockIdx.x * gridDim.y + block;
+  AttendPartials partials;
+  if (workers > 1) partials = scratch.Partials(pair);
+  AttendSplits<T, L, kQ>(
+      tile, n, {runs, worker, workers}, first, end, padded, scale,
+      [&](int position) { return rows.Row(position, rows.key); },
+      [&](int position) { return rows.Row(position, rows.value); }, partials,
+      [&] {
+        if (static_cast<int>(threadIdx.x) < n) {
+          tile.queries[threadIdx.x].first = first;
+          tile.queries[threadIdx.x].end = end;
+        }
+        for (int i = 0; i < n; ++i) {
+          FillQuery<T, L>(x, token, first_head + i, dim, tile.q + i * L::kChannels);
+        }
+        if (worker == 0) {
+          const bool append = block % blocks.each == 0;
+          FillOwn<T, L>(x, token, kv_head, dim, padded, tile.own,
+                        append ? rows.Row(end, rows.key) : nullptr,
+                        append ? rows.Row(end, rows.value) : nullptr);
+        }
+      });
+  const auto store = [&](int i, int d, float y) {
+    Store<T>(shape, x, token, first_head + i, d, y);
+  };
+  if (workers == 1) {
+    FinishQueries<L>(
+        tile, n, dim, scale, [&](int, int channel, float* out) { Load8(tile.own + channel, out); },
+        [&](int, int d) { return tile.own[L::kChannels + d]; }, store);
+    return;
+  }
+  if (worker == 0) StoreOwnPartial<L>(tile, n, runs.count, scale, partials);
+  if (!ArrivesLast(scratch.tickets + pair, workers, tile.flag)) return;
+  JoinPartials<L>(tile, n, dim, runs.count, partials, store);
+}
+
+// Row of a token's key (0) or value (1) in a prompt piece's scratch (tokens, key heads, 2, padded).
+template <class T>
+__device__ __forceinline__ T* PieceRow(T* piece, const AttentionShape& s, int padded, int token,
+                                       int kv_head, int part) {
+  return piece + ((static_cast<size_t>(token) * s.num_kv_heads + kv_head) * 2 + part) * padded;
+}
+
+// The span of a token of a prompt piece, or null.
+__device__ __forceinline__ const GpuSpan* PromptSpan(const GpuBatch& batch, int token) {
+  const int span = batch.token_span[token];
+  return span < 0 || batch.spans[span].num_tokens == 1 ? nullptr : &batch.spans[span];
+}
+
+// Keys, rotated, and values of prompt pieces to scratch. Blocks: (tokens, parts of the key heads).
+template <class T>
+__global__ void __launch_bounds__(kAttendThreads)
+    AttentionRotateKernel(AttentionShape shape, GpuBatch batch, AttentionOperands x, T* piece) {
+  const int token = blockIdx.x;
+  if (PromptSpan(batch, token) == nullptr) return;
+  const int dim = shape.head_dim, half = dim / 2, padded = PadTo16(dim), pairs = padded / 2;
+  const int index = blockIdx.y * kAttendThreads + threadIdx.x;
+  const int kv_head = index / pairs, i = index % pairs;
+  if (kv_head >= shape.num_kv_heads) return;
+  T* key = PieceRow(piece, shape, padded, token, kv_head, 0);
+  T* value = PieceRow(piece, shape, padded, token, kv_head, 1);
+  if (i >= half) {  // Two channels of padding.
+    const int d = dim + 2 * (i - half);
+    key[d] = key[d + 1] = value[d] = value[d + 1] = FromFloat<T>(0.0f);
+    return;
+  }
+  const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
+  const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
+  float k1, k2;
+  RotatePair(ToFloat(k[i]), ToFloat(k[half + i]), x.rope + static_cast<size_t>(token) * dim, i,
+             half, &k1, &k2);
+  key[i] = FromFloat<T>(k1), key[half + i] = FromFloat<T>(k2);
+  value[i] = v[i], value[half + i] = v[half + i];
+}
+
+// From scratch to pages, where no later token of the piece takes the page's place in the ring.
+// Blocks: (tokens, parts of a token's rows in eights of channels).
+template <class T>
+__global__ void __launch_bounds__(kAttendThreads)
+    AttentionStoreKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, T* piece) {
+  const int token = blockIdx.x;
+  const GpuSpan* span = PromptSpan(batch, token);
+  if (span == nullptr) return;
+  const int padded = PadTo16(shape.head_dim), eights = padded / 8;
+  const int index = blockIdx.y * kAttendThreads + threadIdx.x, row = index / eights;
+  const int kv_head = row / 2, part = row % 2, channel = index % eights * 8;
+  if (kv_head >= shape.num_kv_heads) return;
+  const PageRows<T> rows(pages, shape, padded, batch.token_span[token], kv_head);
+  const int position = span->position + token - span->first_token;
+  const int last = span->position + span->num_tokens - 1;
+  if (position / kPageTokens + rows.ring <= last / kPageTokens) return;
+  *reinterpret_cast<Packed8<T>*>(rows.Row(position, part == 0 ? rows.key : rows.value) + channel) =
+      *reinterpret_cast<const Packed8<T>*>(PieceRow(piece, shape, padded, token, kv_head, part) +
+                                           channel);
+}
+
+// Attention of prompt pieces. Blocks: (tiles of tokens, key heads times blocks of each).
+template <class T, class L>
+__global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
+    AttentionPromptKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, AttentionOperands x,
+                          T* piece, float scale) {
+  const HeadBlocks blocks(shape);
+  const int block = blockIdx.y, kv_head = blocks.KvHead(block);
+  const int first_head = blocks.First(block), heads = blocks.Count(block);
+  const int dim = shape.head_dim, padded = PadTo16(dim);
+  const int tile_tokens = kTileQueries / blocks.at_once, tile_begin = blockIdx.x * tile_tokens;
+  const int tile_end = min(tile_begin + tile_tokens, batch.num_tokens);
+  const AttendTile tile(L(), SharedMemory(), kTileQueries, 4, false);
+  for (int token = tile_begin, tokens; token < tile_end; token += tokens) {
+    tokens = 1;
+    const GpuSpan* span = PromptSpan(batch, token);
+    if (span == nullptr) continue;
+    tokens = min(tile_end, span->first_token + span->num_tokens) - token;
+    const int n = tokens * heads, begin = span->position;
+    const int position = begin + token - span->first_token;
+    const int first = FirstVisible(shape.window, position), end = position + tokens - 1;
+    const PageRows<T> rows(pages, shape, padded, batch.token_span[token], kv_head);
+    const auto row = [&](int at, int part) -> const T* {
+      if (at < begin) return rows.Row(at, part == 0 ? rows.key : rows.value);
+      return PieceRow(piece, shape, padded, span->first_token + at - begin, kv_head, part);
+    };
+    __syncthreads();  // The results of the last span have been read.
+    AttendSplits<T, L, 4>(
+        tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
+        [&](int at) { return row(at, 0); }, [&](int at) { return row(at, 1); }, AttendPartials(),
+        [&] {
+          if (static_cast<int>(threadIdx.x) < n) {
+            const int own = position + static_cast<int>(threadIdx.x) / heads;
+            tile.queries[threadIdx.x].first = FirstVisible(shape.window, own);
+            tile.queries[threadIdx.x].end = own;
+          }
+          for (int i = 0; i < n; ++i) {
+            FillQuery<T, L>(x, token + i / heads, first_head + i % heads, dim,
+                            tile.q + i * L::kChannels);
+          }
+        });
+    FinishQueries<L>(
+        tile, n, dim, scale,
+        [&](int i, int channel, float* out) {
+          for (int c = 0; c < 8; ++c) out[c] = 0.0f;
+          if (channel < padded) Load8(row(position + i / heads, 0) + channel, out);
+        },
+        [&](int i, int d) { return ToFloat(row(position + i / heads, 1)[d]); },
+        [&](int i, int d, float y) {
+          Store<T>(shape, x, token + i / heads, first_head + i % heads, d, y);
+        });
+  }
+}
+
+// Places the parts of the scratch; returns its size. The piece is as large as for float32.
+size_t CarveScratch(const AttentionShape& shape, int spans, int tokens, std::byte* at,
+                    AttendScratch* attend, void** piece) {
+  const HeadBlocks blocks(shape);
+  const int padded = PadTo16(shape.head_dim);
+  std::byte* next =
+      attend->Carve(at, spans, shape.num_kv_heads * blocks.each, blocks.at_once, padded);
+  *piece = next;
+  next += size_t{2} * tokens * shape.num_kv_heads * padded * sizeof(float);
+  return static_cast<size_t>(next - at);
+}
+
+dim3 TokensInParts(int tokens, int threads) {
+  return dim3(tokens, (threads + kAttendThreads - 1) / kAttendThreads);
+}
+
+template <class T, class L, int kQ>
+absl::Status LaunchDecode(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+                          const AttentionOperands& operands, const AttendScratch& scratch,
+                          float scale, CudaStream stream) {
+  const HeadBlocks blocks(shape);
+  const int blocks_each = shape.num_kv_heads * blocks.each;
+  const int visible =
+      shape.window > 0 ? std::min(shape.window, batch.max_context) : batch.max_context;
+  const int workers =
+      AttendWorkers(batch.num_spans * blocks_each, visible, PadTo16(shape.head_dim));
+  return Launch("AttentionDecode", AttentionDecodeKernel<T, L, kQ>,
+                dim3(batch.num_spans, blocks_each, workers), kAttendThreads,
+                AttendTile::Bytes<L>(blocks.at_once, kQ, true), stream, shape, batch, pages,
+                operands, scratch, scale);
+}
+
+template <class T, class L>
+absl::Status LaunchPrompt(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+                          const AttentionOperands& operands, void* scratch, float scale,
+                          CudaStream stream) {
+  const HeadBlocks blocks(shape);
+  const int padded = PadTo16(shape.head_dim), tile_tokens = kTileQueries / blocks.at_once;
+  auto* piece = static_cast<T*>(scratch);
+  const absl::Status rotated =
+      Launch("AttentionRotate", AttentionRotateKernel<T>,
+             TokensInParts(batch.num_tokens, shape.num_kv_heads * padded / 2), kAttendThreads, 0,
+             stream, shape, batch, operands, piece);
+  if (!rotated.ok()) return rotated;
+  const absl::Status attended = Launch(
+      "AttentionPrompt", AttentionPromptKernel<T, L>,
+      dim3((batch.num_tokens + tile_tokens - 1) / tile_tokens, shape.num_kv_heads * blocks.each),
+      kAttendThreads, AttendTile::Bytes<L>(kTileQueries, 4, false), stream, shape, batch, pages,
+      operands, piece, scale);
+  if (!attended.ok()) return attended;
+  return Launch("AttentionStore", AttentionStoreKernel<T>,
+                TokensInParts(batch.num_tokens, shape.num_kv_heads * 2 * padded / 8),
+                kAttendThreads, 0, stream, shape, batch, pages, piece);
+}
+
+}  // namespace
+
+size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens, int) {
+  AttendScratch attend;
+  void* piece = nullptr;
+  return CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece);
+}
+
+absl::Status Attention(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+                       const AttentionOperands& operands, void* scratch, CudaStream stream) {
+  if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
+  const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
+  AttendScratch attend;
+  void* piece = nullptr;
+  CarveScratch(shape, batch.num_spans, batch.num_tokens, static_cast<std::byte*>(scratch), &attend,
+               &piece);
+  return WithAttendLayout(operands.type, PadTo16(shape.head_dim), [&](auto type, auto layout) {
+    using T = decltype(type);
+    using L = decltype(layout);
+    const auto decode =
+        shape.num_heads == shape.num_kv_heads ? LaunchDecode<T, L, 1> : LaunchDecode<T, L, 4>;
+    const absl::Status status = decode(shape, batch, pages, operands, attend, scale, stream);
+    if (!status.ok() || batch.max_span_tokens == 1) return status;
+    return LaunchPrompt<T, L>(shape, batch, pages, operands, piece, scale, stream);
+  });
+}
+
+}  // namespace packrat::gpu

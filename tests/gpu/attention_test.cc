@@ -1,0 +1,242 @@
+#include "kernels/attention.h"
+
+#include <deque>
+
+#include "tests/gpu/steps.h"
+#include "tests/kernels/attention_reference.h"
+
+namespace packrat {
+namespace {
+
+using Outputs = std::vector<std::vector<float>>;  // Per text (length, heads * dim).
+
+// A chain of eight channels and a tree over at most 32 slices.
+constexpr double kDotRoundings = 8 + 5;
+
+template <class T>
+class AttentionGpuTest : public TextsGpuTest {
+ protected:
+  static constexpr Storage kStorage{sizeof(T) == 2};
+  using Texts = std::deque<AttentionText>;
+
+  static Texts MakeTexts(Random* random, const AttentionShape& s, const std::vector<int>& lengths,
+                         float scale = 1.0f) {
+    Texts texts;
+    for (const int n : lengths) {
+      texts.emplace_back(random, s, n, scale, kStorage, kDotRoundings);
+    }
+    return texts;
+  }
+
+  Outputs Feed(const AttentionShape& s, const Texts& texts, Cut cut, uint64_t seed = 7) {
+    const int q_width = s.num_heads * s.head_dim, kv_width = s.num_kv_heads * s.head_dim;
+    Random random(seed);
+    std::vector<int> lengths, rings, used;
+    std::vector<const std::vector<float>*> q, k, v;
+    int context = 0, tokens = 1;
+    for (const AttentionText& text : texts) {
+      lengths.push_back(text.length);
+      q.push_back(&text.q), k.push_back(&text.k), v.push_back(&text.v);
+      rings.push_back(RingPages(s, text.length));
+      used.push_back(std::min((text.length + kPageTokens - 1) / kPageTokens, rings.back()));
+      context = std::max(context, text.length);
+      tokens += text.length + 3;
+    }
+    DevicePages<T> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
+    const std::vector<int> no_tails(lengths.size());
+    DeviceScratch scratch(
+        gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context));
+    Outputs outputs(lengths.size());
+    Feeder feeder(lengths, cut);
+    std::vector<Rows> rows;
+    while (feeder.Next(&rows)) {
+      const DeviceStep step(&random, rows, no_tails);
+      // Rows of k, q, v and something else.
+      const int beside = random.Int(0, 3), stride = q_width + 2 * kv_width + beside;
+      const std::vector<float> all_q = step.Gather(q, q_width), all_k = step.Gather(k, kv_width),
+                               all_v = step.Gather(v, kv_width);
+      std::vector<float> qkv;
+      for (int t = 0; t < step.num_tokens(); ++t) {
+        qkv.insert(qkv.end(), &all_k[t * kv_width], &all_k[t * kv_width] + kv_width);
+        qkv.insert(qkv.end(), &all_q[t * q_width], &all_q[t * q_width] + q_width);
+        qkv.insert(qkv.end(), &all_v[t * kv_width], &all_v[t * kv_width] + kv_width);
+        qkv.insert(qkv.end(), beside, kNaN);
+      }
+      DeviceArray<T> operands(Stored<T>::From(qkv));
+      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
+      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * q_width);
+      const GpuPages tables = pages.For(step);
+      EXPECT_TRUE(gpu::Attention(s, step.batch(), tables,
+                                 {operands.data() + kv_width, operands.data(),
+                                  operands.data() + kv_width + q_width, stride, rope.data(),
+                                  out.data(), Stored<T>::kType},
+                                 scratch.data(), stream_)
+                      .ok());
+      Wait();
+      step.Scatter(out.Get(), q_width, &outputs);
+    }
+    pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
+    scratch.ExpectGuardsIntact();
+    return outputs;
+  }
+
+  void ExpectRightInEveryCut(const AttentionShape& s, const Texts& texts) {
+    SCOPED_TRACE(testing::Message()
+                 << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim " << s.head_dim
+                 << " window " << s.window << " text " << texts[0].length);
+    const Outputs whole = Feed(s, texts, Cut::kWhole);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      ASSERT_EQ(whole[i].size(), texts[i].expected.size());
+      for (size_t j = 0; j < whole[i].size(); ++j) {
+        ASSERT_NEAR(whole[i][j], texts[i].expected[j], texts[i].tolerance[j])
+            << "text " << i << " element " << j;
+      }
+    }
+    ForEachCutAndOrder([&](Cut cut) {
+      EXPECT_EQ(Feed(s, texts, cut, 8), whole) << "cut " << static_cast<int>(cut);
+    });
+  }
+};
+using Types = testing::Types<float, __nv_bfloat16>;
+TYPED_TEST_SUITE(AttentionGpuTest, Types);
+
+TYPED_TEST(AttentionGpuTest, MeetsTheReferenceInEveryCut) {
+  Random random(1);
+  const int windows[] = {0, 1, 2, 5, 16, 17, 18, 33, 1000};
+  const int dims[] = {2, 6, 18, 34, 64, 66, 128, 200, 256};
+  for (int i = 0; i < 9; ++i) {
+    const int kv_heads = random.Int(1, 2);
+    const AttentionShape s{kv_heads * random.Int(1, 3), kv_heads, dims[i], windows[i]};
+    const std::vector<int> lengths = {random.Int(20, 50), random.Int(1, 20)};
+    this->ExpectRightInEveryCut(
+        s, this->MakeTexts(&random, s, lengths, random.OneOf<float>({0.1f, 1.0f, 4.0f})));
+    if (this->HasFailure()) return;
+  }
+}
+
+// More query heads of a key head than a block takes.
+TYPED_TEST(AttentionGpuTest, ManySharedHeads) {
+  Random random(2);
+  for (const AttentionShape& s : {AttentionShape{16, 2, 10, 0}, AttentionShape{19, 1, 6, 20}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {30, 5}));
+    if (this->HasFailure()) return;
+  }
+}
+
+// Several splits, full ones and not, windows that cross their edges, rings shorter than the piece.
+TYPED_TEST(AttentionGpuTest, LongTexts) {
+  Random random(3);
+  for (const AttentionShape& s :
+       {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 100}, AttentionShape{1, 1, 130, 40}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {140, 64}));
+    if (this->HasFailure()) return;
+  }
+}
+
+// Scores far apart: the first split's maximum is far below the second's, and the other way round.
+TYPED_TEST(AttentionGpuTest, MaximumMovesBetweenSplits) {
+  const AttentionShape s{1, 1, 16, 0};
+  for (const bool rising : {true, false}) {
+    Random random(4);
+    auto texts = this->MakeTexts(&random, s, {140});
+    AttentionText& text = texts[0];
+    for (int t = 0; t < text.length; ++t) {
+      for (int d = 0; d < 16; ++d) text.k[t * 16 + d] *= (t < 64) == rising ? 0x1p-6f : 32.0f;
+    }
+    text.expected.clear();
+    text.tolerance.clear();
+    for (int t = 0; t < text.length; ++t) text.Attend(s, t, 0);
+    this->ExpectRightInEveryCut(s, texts);
+  }
+}
+
+// More splits than runs, as for RAT; the window's runs begin within a split.
+TYPED_TEST(AttentionGpuTest, LongRuns) {
+  using S = Stored<TypeParam>;
+  const int dim = 16, num = 4;
+  Random random(5);
+  for (const auto& [position, window] :
+       {std::pair(64 * 64 - 2, 0), {128 * 64 - 1, 0}, {5000, 64 * 64 + 3}, {8000, 100}}) {
+    const AttentionShape s{2, 1, dim, window};
+    const int length = position + num;
+    DevicePages<TypeParam> pages(&random, AttentionPageFloats(1, dim), {RingPages(s, length)});
+    const std::vector<float> entries = pages.Fill(&random);
+    DeviceScratch scratch(gpu::AttentionScratchBytes(s, 4, 10, length));
+    std::vector<float> text(static_cast<size_t>(length) * 4 *
+                            dim);  // q, k, v; then from `position`.
+    const std::vector<float> fed = this->kStorage(random.Normals(num * 4 * dim));
+    std::copy(fed.begin(), fed.end(), text.end() - static_cast<ptrdiff_t>(fed.size()));
+    const auto feed = [&](int first, int n, Outputs* outputs) {
+      const DeviceStep step(&random, {{0, n, first}}, {0});
+      DeviceArray<TypeParam> operands(S::From(step.Gather({&text}, 4 * dim)));
+      DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
+      DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * 2 * dim);
+      const GpuPages tables = pages.For(step);
+      EXPECT_TRUE(
+          gpu::Attention(s, step.batch(), tables,
+                         {operands.data(), operands.data() + 2 * dim, operands.data() + 3 * dim,
+                          4 * dim, rope.data(), out.data(), S::kType},
+                         scratch.data(), this->stream_)
+              .ok());
+      this->Wait();
+      step.Scatter(out.Get(), 2 * dim, outputs);
+    };
+    Outputs single(1);
+    for (int t = 0; t < num; ++t) feed(position + t, 1, &single);
+    SoftmaxList list(Rotated(&fed[0], dim, position, kRopeBase), kDotRoundings);
+    const int ring = RingPages(s, length), page_floats = 2 * kPageTokens * dim;
+    for (int p = window == 0 ? 0 : position - window + 1; p < position; ++p) {
+      const float* key = &entries[static_cast<size_t>(p / kPageTokens % ring) * page_floats +
+                                  p % kPageTokens * dim];
+      const float* value = key + kPageTokens * dim;
+      list.Add(Vector(key, key + dim), Vector(value, value + dim), 0, Vector(dim));
+    }
+    const Vector own = Rotated(&fed[2 * dim], dim, position, kRopeBase);
+    list.Add(own, Vector(&fed[3 * dim], &fed[3 * dim] + dim),
+             1.001 * this->kStorage.rounding() * Norm(own), Vector(dim));
+    Vector expected, tolerance;
+    list.Finish(&expected, &tolerance);
+    for (int d = 0; d < dim; ++d) {
+      ASSERT_NEAR(
+          single[0][d], expected[d],
+          tolerance[d] + this->kStorage.rounding() * (std::fabs(expected[d]) + tolerance[d]));
+    }
+    // A ring's pages that were taken since were not visible: the same again, now as a piece.
+    this->ForEachOrder([&] {
+      Outputs whole(1);
+      feed(position, num, &whole);
+      EXPECT_EQ(whole, single);
+    });
+  }
+}
+
+TYPED_TEST(AttentionGpuTest, NaNStaysInItsSequenceAndIsSeenThere) {
+  Random random(6);
+  const AttentionShape s{4, 2, 24, 12};
+  const int width = 4 * 24, token = 21;
+  const auto texts = this->MakeTexts(&random, s, {37, 37, 37});
+  for (const Cut cut : kCuts) {
+    const Outputs clean = this->Feed(s, texts, cut);
+    for (std::vector<float> AttentionText::*operand :
+         {&AttentionText::q, &AttentionText::k, &AttentionText::v}) {
+      auto bad = texts;
+      const int columns = static_cast<int>((bad[1].*operand).size()) / 37;
+      (bad[1].*operand)[token * columns + 5] = kNaN;
+      const Outputs dirty = this->Feed(s, bad, cut);
+      EXPECT_TRUE(SameBits(clean[0], dirty[0]));
+      EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+      // What comes later, even in the same piece, changes nothing of what came before; and beyond
+      // the window it is forgotten.
+      EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), token * width));
+      const size_t forgotten = (token + s.window) * width;
+      EXPECT_TRUE(SameBits(clean[1].data() + forgotten, dirty[1].data() + forgotten,
+                           clean[1].size() - forgotten));
+      const float* row = dirty[1].data() + token * width;
+      EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
+          << "a NaN vanished, cut " << static_cast<int>(cut);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,209 @@
+#include "kernels/rat.h"
+
+#include "tests/gpu/steps.h"
+#include "tests/kernels/rat_reference.h"
+
+namespace packrat {
+namespace {
+
+using Outputs = std::vector<std::vector<float>>;
+
+// A chain of eight channels and a tree over at most 32 slices.
+constexpr double kDotRoundings = 8 + 5;
+
+template <class T>
+class RatGpuTest : public TextsGpuTest {
+ protected:
+  static constexpr Storage kStorage{sizeof(T) == 2};
+
+  static RatLayer MakeLayer(Random* random, const RatShape& shape, const std::vector<int>& lengths,
+                            float scale = 1.0f) {
+    return RatLayer(random, shape, lengths, scale, kStorage, kDotRoundings);
+  }
+
+  Outputs Feed(const RatLayer& layer, Cut cut, uint64_t seed = 7) {
+    const RatShape& s = layer.shape;
+    const int width = s.num_heads * s.head_dim;
+    Random random(seed);
+    std::vector<int> lengths, rings, used;
+    std::vector<const std::vector<float>*> projections;
+    int context = 0, tokens = 1;
+    for (const RatText& text : layer.texts) {
+      lengths.push_back(text.length);
+      projections.push_back(&text.projection);
+      used.push_back(text.length / s.chunk_size);
+      rings.push_back(std::max(1, used.back()));
+      context = std::max(context, text.length);
+      tokens += text.length + 3;
+    }
+    DevicePages<T> pages(&random, RatPageFloats(s.num_heads, s.head_dim), rings);
+    DeviceTails tails(&random, RatTailFloats(s.num_heads, s.head_dim), lengths.size());
+    DeviceArray<float> gate_bias(layer.gate_bias);
+    DeviceScratch scratch(
+        gpu::RatScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context));
+    Outputs outputs(lengths.size());
+    Feeder feeder(lengths, cut);
+    std::vector<Rows> rows;
+    while (feeder.Next(&rows)) {
+      const DeviceStep step(&random, rows, tails.places());
+      DeviceArray<T> projection(Stored<T>::From(step.Gather(projections, s.projection())));
+      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, s.chunk_size));
+      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * width);
+      const GpuPages tables = pages.For(step);
+      EXPECT_TRUE(
+          gpu::Rat(s, step.batch(), tables, tails.parts(),
+                   {projection.data(), gate_bias.data(), rope.data(), out.data(), Stored<T>::kType},
+                   scratch.data(), stream_)
+              .ok());
+      Wait();
+      step.Scatter(out.Get(), width, &outputs);
+    }
+    pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
+    tails.ExpectOthersIntact();
+    scratch.ExpectGuardsIntact();
+    return outputs;
+  }
+
+  void ExpectRightInEveryCut(const RatLayer& layer) {
+    const RatShape& s = layer.shape;
+    SCOPED_TRACE(testing::Message()
+                 << "heads " << s.num_heads << " groups " << s.num_groups << " dim " << s.head_dim
+                 << " chunk " << s.chunk_size << " text " << layer.texts[0].length);
+    const Outputs whole = Feed(layer, Cut::kWhole);
+    for (size_t i = 0; i < whole.size(); ++i) {
+      const RatText& text = layer.texts[i];
+      ASSERT_EQ(whole[i].size(), text.expected.size());
+      for (size_t j = 0; j < whole[i].size(); ++j) {
+        ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
+            << "text " << i << " element " << j;
+      }
+    }
+    ForEachCutAndOrder(
+        [&](Cut cut) { EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut); });
+  }
+};
+using Types = testing::Types<float, __nv_bfloat16>;
+TYPED_TEST_SUITE(RatGpuTest, Types);
+
+TYPED_TEST(RatGpuTest, MeetsTheReferenceInEveryCut) {
+  Random random(1);
+  for (const int dim : {2, 6, 18, 34, 64, 66, 128, 200, 256}) {
+    const int heads = random.Int(1, 3), groups = random.Int(1, heads);
+    const int chunk = random.OneOf<int>({1, 2, 3, 5, 16});
+    std::vector<int> lengths(random.Int(2, 3));
+    for (int& length : lengths) length = random.Int(1, 45);
+    this->ExpectRightInEveryCut(this->MakeLayer(&random, {heads, groups, dim, chunk}, lengths,
+                                                random.OneOf<float>({0.3f, 1.0f, 3.0f})));
+    if (this->HasFailure()) return;
+  }
+}
+
+TYPED_TEST(RatGpuTest, ChunkLengths) {
+  Random random(2);
+  for (const int chunk : {1, 2, 15, 16, 17, 40}) {
+    this->ExpectRightInEveryCut(
+        this->MakeLayer(&random, {3, 2, 10, chunk}, {2 * chunk + 1, chunk, 1}));
+    if (this->HasFailure()) return;
+  }
+}
+
+// Several splits, which decoding deals to several blocks, full ones and not.
+TYPED_TEST(RatGpuTest, ManyChunks) {
+  Random random(3);
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {2, 1, 12, 1}, {200, 65, 64}));
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {1, 1, 130, 1}, {100}));
+}
+
+// More splits than runs: a run has one, two, three and four. Pages are given; of the text only the
+// last tokens are fed, as a piece and one by one.
+TYPED_TEST(RatGpuTest, LongRuns) {
+  using S = Stored<TypeParam>;
+  const RatShape s = {1, 1, 16, 1};
+  const int dim = 16, num = 4;
+  Random random(4);
+  for (const int position : {64 * 64 - 2, 128 * 64 - 1, 192 * 64 - 2}) {
+    const int length = position + num;
+    // A gate of zero: the running chunk is the token's own key and value.
+    DeviceArray<float> gate_bias(std::vector<float>(dim, -300.0f));
+    DevicePages<TypeParam> pages(&random, RatPageFloats(1, dim), {length});
+    const std::vector<float> entries = pages.Fill(&random);
+    DeviceTails tails(&random, RatTailFloats(1, dim), 1);
+    DeviceScratch scratch(gpu::RatScratchBytes(s, 4, 10, length));
+    // Only rows from `position` on are looked at.
+    std::vector<float> text(static_cast<size_t>(length) * s.projection());
+    const std::vector<float> fed = this->kStorage(random.Normals(num * s.projection()));
+    std::copy(fed.begin(), fed.end(), text.end() - static_cast<ptrdiff_t>(fed.size()));
+    const auto feed = [&](int first, int n, Outputs* outputs) {
+      const DeviceStep step(&random, {{0, n, first}}, tails.places());
+      DeviceArray<TypeParam> projection(S::From(step.Gather({&text}, s.projection())));
+      DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
+      DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * dim);
+      const GpuPages tables = pages.For(step);
+      EXPECT_TRUE(gpu::Rat(s, step.batch(), tables, tails.parts(),
+                           {projection.data(), gate_bias.data(), rope.data(), out.data(), S::kType},
+                           scratch.data(), this->stream_)
+                      .ok());
+      this->Wait();
+      step.Scatter(out.Get(), dim, outputs);
+    };
+    Outputs whole(1);
+    feed(position, num, &whole);
+    this->ForEachOrder([&] {
+      Outputs single(1);
+      for (int t = 0; t < num; ++t) feed(position + t, 1, &single);
+      EXPECT_EQ(single, whole);
+    });
+    const float *v = &fed[dim], *q = &fed[3 * dim], *k = &fed[4 * dim];
+    SoftmaxList list(Rotated(q, dim, position, kRopeBase), kDotRoundings);
+    for (int c = 0; c < position; ++c) {
+      const float* entry = &entries[static_cast<size_t>(c) * 2 * dim];
+      list.Add(Vector(entry, entry + dim), Vector(entry + dim, entry + 2 * dim), 0, Vector(dim));
+    }
+    list.Add(Rotated(k, dim, position, kRopeBase), Vector(v, v + dim), 0, Vector(dim));
+    Vector expected, tolerance;
+    list.Finish(&expected, &tolerance);
+    for (int d = 0; d < dim; ++d) {
+      const double y = Sigmoid(fed[d]) * expected[d];
+      ASSERT_NEAR(
+          whole[0][d], y,
+          tolerance[d] + (6 * kUnit + this->kStorage.rounding()) * (std::fabs(y) + tolerance[d]));
+    }
+  }
+}
+
+TYPED_TEST(RatGpuTest, SaturatedGates) {
+  for (const float bias : {300.0f, -20.0f, -300.0f}) {
+    Random random(5);
+    RatLayer layer = this->MakeLayer(&random, {2, 2, 10, 6}, {33});
+    std::fill(layer.gate_bias.begin(), layer.gate_bias.end(), bias);
+    for (int head = 0; head < 2; ++head) {
+      RunHead(layer.shape, layer.gate_bias, head, &layer.texts[0], this->kStorage, kDotRoundings);
+    }
+    this->ExpectRightInEveryCut(layer);
+  }
+}
+
+TYPED_TEST(RatGpuTest, NaNStaysInItsSequenceAndIsSeenThere) {
+  Random random(6);
+  const RatLayer layer = this->MakeLayer(&random, {4, 2, 24, 8}, {37, 37, 37});
+  const int width = 4 * 24, token = 21;
+  for (const Cut cut : kCuts) {
+    const Outputs clean = this->Feed(layer, cut);
+    // One column of each part: z, v, g, q, k.
+    for (const int column : {5, width + 5, 2 * width + 5, 3 * width + 5, 3 * width + 2 * 24 + 5}) {
+      RatLayer bad = layer;
+      bad.texts[1].projection[token * layer.shape.projection() + column] = kNaN;
+      const Outputs dirty = this->Feed(bad, cut);
+      EXPECT_TRUE(SameBits(clean[0], dirty[0]));
+      EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+      // What comes later, even in the same piece, changes nothing of what came before.
+      EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), token * width));
+      const float* row = dirty[1].data() + token * width;
+      EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
+          << "a NaN vanished, cut " << static_cast<int>(cut) << " column " << column;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace packrat

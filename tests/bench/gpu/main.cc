@@ -19,11 +19,11 @@ namespace {
 
 constexpr char kUsage[] =
     "gpu_bench [--out=DIR] [--sections=limits,rat,...] [--budget=SECONDS] [--scratch=DIR]\n"
-    "          [--predict [--bandwidth=TB/s]] [--tiny]\n"
+    "          [--predict [--bandwidth=TB/s]] [--tiny] [--check]\n"
     "Writes DIR/bench.jsonl and DIR/bench.txt. --predict: runs nothing, tells times from byte\n"
     "counts. --scratch: where the model of random weights is made (2.6 GB). Ends with 3 where "
     "there\n"
-    "is no CUDA device, with 1 if a row failed.\n"
+    "is no CUDA device, with 1 if a row failed. --check: only tells the device.\n"
     "Sections: limits, rat, attention, layers, mesa, prompts, products, elementwise, sampling,\n"
     "model; limits are always measured first.\n";
 
@@ -47,7 +47,7 @@ struct Flags {
   Options options;
   std::set<std::string> sections;
   double bandwidth = 0;
-  bool ready = false;
+  bool ready = false, check = false;
 };
 
 // False: not understood.
@@ -76,6 +76,8 @@ bool Parse(int argc, char** argv, Flags* flags) {
       flags->options.predict = true;
     } else if (argument == "--tiny") {
       flags->options.tiny = true;
+    } else if (argument == "--check") {
+      flags->check = true;
     } else if (argument == "--ready") {  // What model.cc starts to time it.
       flags->ready = true;
     } else {
@@ -105,11 +107,15 @@ int Main(int argc, char** argv) {
   {
     Report report(options.out);
     Bench bench(options, &report);
-    if (!options.predict) {
+    if (!options.predict || flags.check) {
       if (const absl::Status status = bench.Open(); !status.ok()) {
         std::fprintf(stderr, "no CUDA device: %s\n", std::string(status.message()).c_str());
         return kNoDevice;
       }
+    }
+    if (flags.check) {
+      std::fprintf(stderr, "%s\n", bench.device().name.c_str());
+      return 0;
     }
     if (flags.bandwidth > 0) bench.limits().bytes_per_second = flags.bandwidth * 1e12;
     for (const SectionOf& section : kSections) {

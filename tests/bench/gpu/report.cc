@@ -66,7 +66,7 @@ Report::Report(const std::string& dir) : dir_(dir) {
 }
 
 Report::~Report() {
-  const std::string table = Table();
+  const std::string table = rows_.empty() ? "" : Table();
   std::fputs(table.c_str(), stdout);
   if (lines_ == nullptr) return;
   std::fclose(lines_);

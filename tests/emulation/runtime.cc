@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,7 @@ std::map<void*, size_t> host_memory;
 size_t used = 0;
 cudaError_t sticky = cudaSuccess, last = cudaSuccess, planned = cudaSuccess;
 CUstream_st default_stream;
+std::set<CUstream_st*> streams;
 
 size_t Mapped(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
@@ -202,6 +204,10 @@ cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return Return(cudaSuccess);
   const auto found = emulation::device_memory.find(static_cast<std::byte*>(memory));
   if (found == emulation::device_memory.end()) std::abort();
+  // As the runtime does, waits for all that may still use the memory.
+  for (CUstream_st* stream : emulation::streams) {
+    if (!stream->capturing && !stream->queue.empty()) emulation::Drain(stream);
+  }
   emulation::used -= found->second;
   munmap(memory, emulation::Mapped(found->second));
   emulation::device_memory.erase(found);
@@ -246,9 +252,11 @@ cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
+  emulation::streams.insert(*stream);
   return Return(cudaSuccess);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  emulation::streams.erase(stream);
   delete stream;
   return Return(cudaSuccess);
 }

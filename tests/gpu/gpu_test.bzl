@@ -17,13 +17,14 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
     native.cc_test(
         name = name + "_emulated",
         srcs = srcs,
-        copts = ["-DPACKRAT_EMULATED", "-O2"],
+        copts = ["-DPACKRAT_EMULATED", "-DPACKRAT_GPU", "-O2"],
         deps = deps + emulated + ["//tests/emulation", "@gtest"],
         **kwargs
     )
     native.cc_test(
         name = name + "_device",
         srcs = srcs,
+        copts = ["-DPACKRAT_GPU"],
         tags = ["cuda"] if CUDA_FOUND else ["manual"],
         deps = deps + cuda + ["@cuda//:cudart", "@gtest"],
         **kwargs

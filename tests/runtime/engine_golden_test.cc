@@ -1,5 +1,6 @@
 // The engine on the golden models, with the real kernels: what a request gets is the reference's
 // token, and the same bits alone, in company, whatever the token budget and the number of threads.
+// With PACKRAT_GPU the same on a GPU (tests/gpu).
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -12,11 +13,36 @@
 #include "models/model.h"
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
+#ifdef PACKRAT_GPU
+#include "models/gpu/model.h"
+#endif
 
 namespace packrat {
 namespace {
 
-constexpr int kGenerated = 40;
+#ifdef PACKRAT_GPU
+// Little, since every test also runs on the emulated device.
+constexpr int kGenerated = 20, kCompany = 5;
+const std::vector<int> kThreads = {1}, kBudgets = {19};
+const char* const kModels[] = {"mesa_net_hybrid", "packrat"};
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
+                                                    const ModelOptions& options) {
+  gpu::GpuOptions gpu_options;
+  gpu_options.deterministic = true;
+  return gpu::LoadGpuModel(dir, options, gpu_options);
+}
+#else
+constexpr int kGenerated = 40, kCompany = 16;
+const std::vector<int> kThreads = {1, 2}, kBudgets = {19, 64};
+const char* const kModels[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_hybrid",
+                               "packrat", "packrat_wide"};
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
+                                                    const ModelOptions& options) {
+  return LoadModel(dir, options);
+}
+#endif
 
 // A prompt and, of the reference's logits, the best token after it.
 struct Golden {
@@ -42,13 +68,21 @@ Golden ReadGolden(const std::string& name) {
 
 class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
  protected:
+#ifdef PACKRAT_GPU
+  void SetUp() override {
+    if (!gpu::DeviceUsable().ok()) GTEST_SKIP() << gpu::DeviceUsable().message();
+  }
+#endif
+
   void Start(int threads, int max_batch_tokens) {
     engine_.reset();
+    model_.reset();
     ModelOptions model_options;
     model_options.max_batch_tokens = max_batch_tokens;
     model_options.max_logit_rows = 32;
     model_options.threads = threads;
-    auto model = LoadModel(std::string("tests/golden/") + GetParam(), model_options);
+    model_options.max_context = 512;
+    auto model = Load(std::string("tests/golden/") + GetParam(), model_options);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     EngineOptions options;
@@ -125,19 +159,17 @@ TEST_P(EngineGoldenTest, SameBitsAloneAndInCompany) {
   EXPECT_EQ(alone->finish->reason, FinishReason::kLength) << alone->finish->status;
   ASSERT_EQ(alone->tokens.size(), static_cast<size_t>(kGenerated));
   EXPECT_EQ(alone->tokens[0], golden.next);
-  for (int threads : {1, 2}) {
-    for (int budget : {19, 64}) {
+  for (int threads : kThreads) {
+    for (int budget : kBudgets) {
       SCOPED_TRACE(::testing::Message() << threads << " threads, budget " << budget);
       Start(threads, budget);
-      const auto company = Run(golden.prompt, 16, 10 * threads + budget);
+      const auto company = Run(golden.prompt, kCompany, 10 * threads + budget);
       ExpectSameBits(*alone, *company);
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenTest,
-                         ::testing::Values("rat", "rat_local", "mesa_net", "mesa_net_hybrid",
-                                           "packrat", "packrat_wide"),
+INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenTest, ::testing::ValuesIn(kModels),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

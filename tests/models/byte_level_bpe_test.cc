@@ -205,13 +205,13 @@ TEST(ByteLevelBpe, StreamedTextIsValidAndWhole) {
   EXPECT_EQ(decoder.Push(face.back()), "\xf0\x93\x80\x80");
 }
 
-// A million bytes, in few words or one: a merge that took quadratic time would not come to an end.
+// Few words or one: a merge that took quadratic time would not come to an end here.
 TEST(ByteLevelBpe, LongWordsTakeNoLongTime) {
   for (const char* name : {"gpt2", "llama3"}) {
     const auto tokenizer = Load(name);
     for (const char* part : {" ", "a", "ab", "\n", " \n", "the", "=", "\xc3\xa9"}) {
       std::string text;
-      while (text.size() < 1000000) text += part;
+      while (text.size() < 200000) text += part;
       EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text) << part;
     }
   }

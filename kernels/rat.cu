@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/attend.cuh"
+#include "kernels/attend_finish.cuh"
 
 namespace packrat::gpu {
 namespace {

@@ -1,0 +1,230 @@
+// How attention on the GPU (attend.cuh) is laid over blocks: what each takes of the entries and of
+// shared memory, and the scratch of blocks that share a sequence.
+#ifndef PACKRAT_KERNELS_ATTEND_TILE_CUH_
+#define PACKRAT_KERNELS_ATTEND_TILE_CUH_
+
+#include <algorithm>
+
+#include "kernels/device.cuh"
+#include "kernels/paged.h"
+
+namespace packrat::gpu {
+
+inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / kWarp;
+inline constexpr int kMaxRuns = 64;         // Of a query, its own entry apart.
+inline constexpr int kTileQueries = 16;     // Of a block, at most.
+inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
+                                            // sequences and heads, several blocks share one.
+
+// How a block is laid over the entries. All of a split's rows are in flight at once: kSteps loads
+// of 16 bytes (bfloat16) for keys and as many for values in each lane.
+template <int kLanes_>
+struct AttendLayout {
+  static constexpr int kLanes = kLanes_;        // Of an entry; a power of two.
+  static constexpr int kChannels = 8 * kLanes;  // Head dimension, padded to the lanes.
+  static constexpr int kGroups = kAttendThreads / kLanes;
+  static constexpr int kSteps = kLanes == 32 ? 8 : 64 / kGroups;
+  static constexpr int kSplit = kGroups * kSteps;  // 64; 32 for more than 128 channels.
+};
+constexpr int AttendLanes(int padded) {
+  return padded <= 32 ? 4 : padded <= 64 ? 8 : padded <= 128 ? 16 : 32;
+}
+constexpr int AttendSplit(int padded) { return AttendLanes(padded) == 32 ? 32 : 64; }
+
+// call(T(), AttendLayout<lanes>()) for the type of the activations and a padded head dimension.
+template <class T, class Call>
+absl::Status WithAttendLanes(int padded, const Call& call) {
+  switch (AttendLanes(padded)) {
+    case 4:
+      return call(T(), AttendLayout<4>());
+    case 8:
+      return call(T(), AttendLayout<8>());
+    case 16:
+      return call(T(), AttendLayout<16>());
+    default:
+      return call(T(), AttendLayout<32>());
+  }
+}
+template <class Call>
+absl::Status WithAttendLayout(DType type, int padded, const Call& call) {
+  return type == DType::kF32 ? WithAttendLanes<float>(padded, call)
+                             : WithAttendLanes<BFloat16>(padded, call);
+}
+
+// Eight channels as they are stored.
+template <class T>
+struct Packed8;
+template <>
+struct Packed8<BFloat16> {
+  uint4 words;
+};
+template <>
+struct Packed8<float> {
+  float4 low, high;
+};
+__device__ __forceinline__ void Unpack(const Packed8<BFloat16>& p, float* out) {
+  const unsigned words[4] = {p.words.x, p.words.y, p.words.z, p.words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = __uint_as_float(words[i] << 16);
+    out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+__device__ __forceinline__ void Unpack(const Packed8<float>& p, float* out) {
+  out[0] = p.low.x, out[1] = p.low.y, out[2] = p.low.z, out[3] = p.low.w;
+  out[4] = p.high.x, out[5] = p.high.y, out[6] = p.high.z, out[7] = p.high.w;
+}
+
+__device__ __forceinline__ float DotSlice(const float* a, const float* b) {
+  float sum = a[0] * b[0];
+#pragma unroll
+  for (int c = 1; c < 8; ++c) sum = fmaf(a[c], b[c], sum);
+  return sum;
+}
+
+// The splits and runs of a query that sees entries [first, end).
+struct Runs {
+  int first_split, end_split;
+  int length;  // Splits of a run; the last may have fewer.
+  int count;
+  __host__ __device__ __forceinline__ Runs(int first, int end, int split)
+      : first_split(first / split),
+        end_split(end > first ? (end - 1) / split + 1 : first_split),
+        length((end_split - first_split + kMaxRuns - 1) / kMaxRuns),
+        count(length == 0 ? 0 : (end_split - first_split + length - 1) / length) {}
+};
+
+// Joins (max_b, sum_b) to (max_a, sum_a): sums of what a and b weigh are a * *scale_a + b *
+// *scale_b, by Blend(). Below all scores there is kNoScore, finite, so that its difference to
+// itself is no NaN.
+inline constexpr float kNoScore = -3e38f;
+__device__ __forceinline__ void Join(float max_b, float sum_b, float* max_a, float* sum_a,
+                                     float* scale_a, float* scale_b) {
+  const float max = fmaxf(*max_a, max_b);
+  *scale_a = exp2f(*max_a - max);
+  *scale_b = exp2f(max_b - max);
+  *sum_a = fmaf(*sum_a, *scale_a, sum_b * *scale_b);
+  *max_a = max;
+}
+__device__ __forceinline__ float Blend(float a, float scale_a, float b, float scale_b) {
+  return fmaf(a, scale_a, b * scale_b);
+}
+
+// What a block knows of one of its queries.
+struct AttendQuery {
+  int first, end;          // The entries in pages that it sees; maybe none.
+  float run_max, run_sum;  // Of the run under way.
+  float max, sum;          // Of all finished runs.
+  // How the split in work joins its run, and the run, if it ends here, the result.
+  float run_scale, split_scale, scale, ended_scale;
+  int steps;  // Of the kinds below.
+};
+enum AttendStep { kTakesPart = 1, kOpensRun = 2, kEndsRun = 4, kFirstRun = 8 };
+
+// A block's shared memory.
+struct AttendTile {
+  AttendQuery* queries;
+  float* q;        // (queries, kChannels), rotated; zero beyond the head dimension
+  float* weights;  // (queries, kSplit): scores, then weights; -1: not seen
+  float* partial;  // (2, warps, kQ, kChannels)
+  float* run;      // (queries, kChannels): the run under way
+  float* result;   // (queries, kChannels): the finished runs
+  float* own;      // (2, kChannels): the own entry's key, rotated, and value; decode only
+  float* joins;    // (queries, kMaxRuns + 1, 4): decode only
+  int* flag;
+
+  size_t bytes;  // Of all.
+
+  // For n queries of which AttendSplits() takes at_once (kQ) at once.
+  template <class Layout>
+  __host__ __device__ static size_t Bytes(int n, int at_once, bool decode) {
+    return AttendTile(Layout(), nullptr, n, at_once, decode).bytes;
+  }
+  template <class Layout>
+  __host__ __device__ __forceinline__ AttendTile(Layout, std::byte* at, int n, int at_once,
+                                                 bool decode) {
+    const auto begin = reinterpret_cast<uintptr_t>(at);
+    auto next = begin;
+    const auto take = [&next](size_t floats) {
+      auto* taken = reinterpret_cast<float*>(next);
+      next += (floats * sizeof(float) + 15) / 16 * 16;
+      return taken;
+    };
+    q = take(n * Layout::kChannels);
+    weights = take(n * Layout::kSplit);
+    partial = take(2 * kAttendWarps * at_once * Layout::kChannels);
+    run = take(n * Layout::kChannels);
+    result = take(n * Layout::kChannels);
+    own = take(decode ? 2 * Layout::kChannels : 0);
+    joins = take(decode ? 4 * n * (kMaxRuns + 1) : 0);
+    queries = reinterpret_cast<AttendQuery*>(take(n * sizeof(AttendQuery) / sizeof(float)));
+    flag = reinterpret_cast<int*>(take(1));
+    bytes = next - begin;
+  }
+};
+
+// Finished runs of a block's queries in device memory, where several blocks share the queries.
+struct AttendPartials {
+  float* sums = nullptr;   // (queries, kMaxRuns + 1, channels)
+  float* stats = nullptr;  // (queries, kMaxRuns + 1, 2): largest score, sum of weights
+  int channels = 0;
+
+  __device__ __forceinline__ float* Sum(int query, int run) const {
+    return sums + static_cast<size_t>(query * (kMaxRuns + 1) + run) * channels;
+  }
+  __device__ __forceinline__ float* Stat(int query, int run) const {
+    return stats + static_cast<size_t>(query * (kMaxRuns + 1) + run) * 2;
+  }
+};
+
+// Which splits a block takes: runs `worker`, `worker` + `workers`, ...
+struct SplitWalk {
+  Runs runs;
+  int worker, workers;
+  __device__ __forceinline__ int Begin() const { return runs.first_split + worker * runs.length; }
+  __device__ __forceinline__ int Next(int split) const {
+    const bool run_ends = (split - runs.first_split + 1) % runs.length == 0;
+    return split + 1 + (run_ends ? (workers - 1) * runs.length : 0);
+  }
+};
+// The scratch of a decode step whose blocks share their entries: tickets, then partials, both for
+// (span, block) pairs of `queries` queries each. Tickets keep their places whatever the batch.
+struct AttendScratch {
+  unsigned* tickets = nullptr;
+  float* stats = nullptr;
+  float* sums = nullptr;
+  int queries = 0, channels = 0;
+
+  // Places it at `at` for that many spans and blocks of each; returns what comes after it.
+  std::byte* Carve(std::byte* at, int spans, int blocks, int queries_each, int padded) {
+    queries = queries_each;
+    channels = AttendLanes(padded) * 8;
+    const size_t pairs = std::min<size_t>(static_cast<size_t>(spans) * blocks, kFillingBlocks);
+    const size_t runs = pairs * queries * (kMaxRuns + 1);
+    const auto take = [&at](size_t bytes) {
+      std::byte* taken = at;
+      at += (bytes + 255) / 256 * 256;
+      return taken;
+    };
+    tickets = reinterpret_cast<unsigned*>(take(kFillingBlocks * sizeof(unsigned)));
+    stats = reinterpret_cast<float*>(take(runs * 2 * sizeof(float)));
+    sums = reinterpret_cast<float*>(take(runs * channels * sizeof(float)));
+    return at;
+  }
+  __device__ __forceinline__ AttendPartials Partials(int pair) const {
+    const size_t runs = static_cast<size_t>(pair) * queries * (kMaxRuns + 1);
+    return {sums + runs * channels, stats + runs * 2, channels};
+  }
+};
+
+// Blocks that share the entries of one (span, block) pair in a decode step: enough to fill the
+// device, not more than there can be runs.
+inline int AttendWorkers(int pairs, int max_entries, int padded) {
+  const int wanted = (kFillingBlocks + pairs - 1) / pairs;
+  const int splits = (max_entries + AttendSplit(padded) - 1) / AttendSplit(padded);
+  return std::max(1, std::min({wanted, kMaxRuns, splits + 1}));
+}
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_ATTEND_TILE_CUH_

@@ -19,7 +19,7 @@ constexpr bool kTileInRegisters = P <= 128;
 // In shared memory. With one system, x, r and y stay in their thread's registers.
 template <int P, int N>
 struct alignas(128) MesaShared {
-  static constexpr int kMany = N > 1 ? N * P : 4;
+  static constexpr int kMany = N > 1 ? N* P : 4;
   float k[kMesaBlock * P];  // Rows of the block; zero beyond its tokens and its channels.
   float p[N * P];
   float x[N * P];
@@ -54,8 +54,7 @@ __device__ __forceinline__ void LoadTile(const S* hkk, int blocks, SolverTile<P,
   tile->blocks = blocks;
   tile->diagonal = 0.0f;
   if (row / 16 < blocks) {
-    tile->diagonal =
-        ToFloat(hkk[HkkOffset<S, kRegisters>(row / 16, row / 16, row % 16, row % 16)]);
+    tile->diagonal = ToFloat(hkk[HkkOffset<S, kRegisters>(row / 16, row / 16, row % 16, row % 16)]);
   }
   if constexpr (kRegisters) {
 #pragma unroll
@@ -293,8 +292,8 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
   const float target = system.tolerance * system.tolerance * qq;
   float rr = SumPartials<P>(shared->partial_b, own);
   int steps = 0;
-  // Written so that a NaN goes on to the limit and is seen in the residual. A converged system rests
-  // while its neighbours go on.
+  // Written so that a NaN goes on to the limit and is seen in the residual. A converged system
+  // rests while its neighbours go on.
   unsigned active = __ballot_sync(kAllLanes, !(rr <= target)) & all;
   for (int step = 0; active != 0 && step < system.max_steps; ++step) {
     apply_each(active);

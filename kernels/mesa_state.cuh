@@ -1,6 +1,7 @@
 // What the kernels of mesa.cu share: where a head's state lies, how it is sealed, and what a token
-// brings to it. The sealed H_kk in shared memory is swizzled in groups of 16 bytes, so that the
-// solver's tiles are read without bank conflicts from both sides of the diagonal.
+// brings to it and takes from it. The sealed H_kk in shared memory is swizzled in groups of 16
+// bytes, so that the solver's tiles are read without bank conflicts from both sides of the
+// diagonal.
 #ifndef PACKRAT_KERNELS_MESA_STATE_CUH_
 #define PACKRAT_KERNELS_MESA_STATE_CUH_
 
@@ -17,9 +18,9 @@ struct MesaArguments {
   GpuParts slots, tails;
   MesaOperands x;
   GpuStats* stats;
-  float *q, *k, *v;          // (H, tokens, stored)
-  float *beta, *log_gamma;   // (H, tokens)
-  std::byte* states;         // (tokens / 16 + 1) slots
+  float *q, *k, *v;         // (H, tokens, stored)
+  float *beta, *log_gamma;  // (H, tokens)
+  std::byte* states;        // (tokens / 16 + 1) slots
 };
 
 // One head of one span. `stored`: its channels in slots and tails.
@@ -57,8 +58,7 @@ __device__ __forceinline__ S* SlotState(const MesaArguments& a, int slot, int he
 template <class S>
 __device__ __forceinline__ S* ScratchState(const MesaArguments& a, int index, int head) {
   return reinterpret_cast<S*>(a.states) +
-         (static_cast<size_t>(index) * a.shape.num_heads + head) *
-             MesaHeadFloats(a.shape.head_dim);
+         (static_cast<size_t>(index) * a.shape.num_heads + head) * MesaHeadFloats(a.shape.head_dim);
 }
 
 __device__ __forceinline__ float LoadValue(const void* p, size_t i, DType type) {
@@ -92,7 +92,7 @@ __device__ __forceinline__ void Load4(const BFloat16* p, float* out) {
 }
 
 // Rows row to row + 7 (row a multiple of 8) by columns column to column + 3 (of 4) of the symmetric
-// matrix; zero beyond `blocks` blocks of 16. Only what is stored on and below the diagonal counts.
+// matrix; zero beyond `blocks` blocks of 16. Diagonal blocks are stored whole: see UpdateTile().
 template <class S, bool kSwizzled>
 __device__ __forceinline__ void LoadHkk(const S* hkk, int blocks, int row, int column,
                                         float (&out)[8][4]) {
@@ -100,10 +100,10 @@ __device__ __forceinline__ void LoadHkk(const S* hkk, int blocks, int row, int c
   if (i >= blocks || j >= blocks) {
 #pragma unroll
     for (int r = 0; r < 8; ++r) out[r][0] = out[r][1] = out[r][2] = out[r][3] = 0.0f;
-  } else if (j < i) {
+  } else if (j <= i) {
 #pragma unroll
     for (int r = 0; r < 8; ++r) Load4(hkk + HkkOffset<S, kSwizzled>(i, j, r0 + r, c0), out[r]);
-  } else if (j > i) {
+  } else {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       float v[8];
@@ -111,15 +111,6 @@ __device__ __forceinline__ void LoadHkk(const S* hkk, int blocks, int row, int c
       Load4(hkk + HkkOffset<S, kSwizzled>(j, i, c0 + c, r0 + 4), v + 4);
 #pragma unroll
       for (int r = 0; r < 8; ++r) out[r][c] = v[r];
-    }
-  } else {
-#pragma unroll
-    for (int r = 0; r < 8; ++r) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int high = max(r0 + r, c0 + c), low = min(r0 + r, c0 + c);
-        out[r][c] = ToFloat(hkk[HkkOffset<S, kSwizzled>(i, i, high, low)]);
-      }
     }
   }
 }
@@ -171,8 +162,8 @@ __device__ __forceinline__ MesaTile TileAt(int index, int stored) {
 }
 
 // sum = decay * sum + sum_s c_s left_s right_s'. Lane s < 16 brings c_s; left(s) and right(s) point
-// at sixteen channels of row s. Elements above the diagonal of H_kk, which are stored in its
-// diagonal blocks but never read, get the bits of those below.
+// at sixteen channels of row s. Elements above the diagonal of H_kk, which its diagonal blocks hold
+// too, get the bits of those below.
 template <class Left, class Right>
 __device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, float decay,
                                            float coefficient, const Left& left, const Right& right,
@@ -218,20 +209,21 @@ __device__ __forceinline__ float LogSigmoid(float a) {
 }
 
 // Short convolution and silu of one channel of batch row `row`, at `position` of a text whose rows
-// in the batch begin at `first`.
+// in the batch begin at `first`. ring: position % (taps - 1).
 __device__ __forceinline__ float Convolve(const MesaArguments& a, const void* input,
                                           const float* history, const float* taps,
                                           const float* bias, int channel, int row, int position,
-                                          int first) {
+                                          int first, int ring) {
   const int width = a.shape.num_heads * a.shape.head_dim, conv = a.shape.conv_size;
   float sum = bias != nullptr ? bias[channel] : 0.0f;
   for (int tap = 0; tap < conv; ++tap) {
     const int back = conv - 1 - tap, from = position - back;
+    const int slot = ring - back + (back > ring ? conv - 1 : 0);  // from % (conv - 1)
     if (from < 0) continue;  // Before the text there are zeros.
     const float x =
         from >= first
             ? LoadValue(input, static_cast<size_t>(row - back) * a.x.stride + channel, a.x.type)
-            : history[static_cast<size_t>(from % (conv - 1)) * width + channel];
+            : history[static_cast<size_t>(slot) * width + channel];
     sum = fmaf(taps[static_cast<size_t>(tap) * width + channel], x, sum);
   }
   return Silu(sum);
@@ -251,12 +243,13 @@ __device__ __forceinline__ MesaToken PrepareToken(const MesaArguments& a, const 
   MesaToken t = {};
   const size_t scalar = static_cast<size_t>(row) * a.x.scalar_stride + h.index;
   const float beta = a.x.beta[scalar], gamma = a.x.gamma[scalar];
+  const int ring = a.shape.conv_size > 1 ? position % (a.shape.conv_size - 1) : 0;
   if (static_cast<int>(threadIdx.x) < h.dim) {
     t.v = LoadValue(a.x.v, static_cast<size_t>(row) * a.x.stride + channel, a.x.type);
     t.q = Convolve(a, a.x.q, h.conv_q, a.weights.conv_q, a.weights.conv_q_bias, channel, row,
-                   position, first);
+                   position, first, ring);
     t.k = Convolve(a, a.x.k, h.conv_k, a.weights.conv_k, a.weights.conv_k_bias, channel, row,
-                   position, first);
+                   position, first, ring);
   }
   const float qq = WarpSum(t.q * t.q), kk = WarpSum(t.k * t.k);
   if (Lane() == 0) scratch[Warp()] = qq, scratch[P / kWarp + Warp()] = kk;
@@ -279,6 +272,29 @@ __device__ __forceinline__ void KeepHistory(const MesaArguments& a, const MesaHe
   const size_t to = static_cast<size_t>(position % (a.shape.conv_size - 1)) * h.width + channel;
   h.conv_q[to] = LoadValue(a.x.q, from, a.x.type);
   h.conv_k[to] = LoadValue(a.x.k, from, a.x.type);
+}
+
+// --- A token's output. ---
+
+// Output norm and gate of one channel; `o` (this channel's) and `squares`, the sum over all.
+__device__ __forceinline__ void Finish(const MesaArguments& a, const MesaHead& h, int row, float o,
+                                       float squares, float norm, float gate, GpuStats* stats) {
+  if (static_cast<int>(threadIdx.x) >= h.dim) return;
+  const float mean = squares / static_cast<float>(h.dim);
+  float y = o * (1.0f / sqrtf(mean + a.weights.norm_eps)) * norm;
+  if (a.x.gate != nullptr) y *= Silu(gate);
+  if (!IsFinite(y)) atomicOr(&stats->not_finite, 1u);
+  const size_t to = static_cast<size_t>(row) * h.width + h.index * h.dim + threadIdx.x;
+  if (a.x.type == DType::kF32) {
+    static_cast<float*>(a.x.out)[to] = y;
+  } else {
+    static_cast<BFloat16*>(a.x.out)[to] = FromFloat<BFloat16>(y);
+  }
+}
+__device__ __forceinline__ float LoadGate(const MesaArguments& a, const MesaHead& h, int row) {
+  if (a.x.gate == nullptr || static_cast<int>(threadIdx.x) >= h.dim) return 0.0f;
+  const int channel = h.index * h.dim + static_cast<int>(threadIdx.x);
+  return LoadValue(a.x.gate, static_cast<size_t>(row) * a.x.stride + channel, a.x.type);
 }
 
 }  // namespace packrat::gpu

@@ -162,10 +162,14 @@ struct MesaGpuTest::Feed {
       targets.push_back(random.Int(0, 1));
       if (targets[i] != current[i]) slots.Poison(static_cast<int>(2 * i) + targets[i]);
       GpuSpan& span = host_spans[i + 1];
-      span = {rows[i].first_token, rows[i].num_tokens, rows[i].position,
+      span = {rows[i].first_token,
+              rows[i].num_tokens,
+              rows[i].position,
               slots.place(static_cast<int>(2 * i) + current[i]),
               slots.place(static_cast<int>(2 * i) + targets[i]),
-              tails.place(static_cast<int>(i)), layer.cg_tolerance, layer.cg_max_steps};
+              tails.place(static_cast<int>(i)),
+              layer.cg_tolerance,
+              layer.cg_max_steps};
       std::fill_n(token_span.begin() + rows[i].first_token, rows[i].num_tokens, i + 1);
       longest = std::max(longest, rows[i].num_tokens);
     }
@@ -263,8 +267,7 @@ Outcome MesaGpuTest::Run(const MesaLayer& layer, const Texts& texts, Cut cut, Ty
   for (size_t i = 0; i < texts.size(); ++i) {
     feed.outcome.sealed.emplace_back();
     if (lengths[i] >= kMesaBlock) {
-      feed.outcome.sealed.back() =
-          feed.slots.Part(all, static_cast<int>(2 * i) + feed.current[i]);
+      feed.outcome.sealed.back() = feed.slots.Part(all, static_cast<int>(2 * i) + feed.current[i]);
     }
   }
   return feed.outcome;
@@ -298,9 +301,9 @@ void ExpectSame(const Outcome& a, const Outcome& b) {
 void MesaGpuTest::ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts, Types types,
                                         double more) {
   const MesaShape& s = layer.shape;
-  SCOPED_TRACE(testing::Message()
-               << "heads " << s.num_heads << " dim " << s.head_dim << " conv " << s.conv_size
-               << " gated " << layer.gated << " tolerance " << layer.cg_tolerance);
+  SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << " dim " << s.head_dim << " conv "
+                                  << s.conv_size << " gated " << layer.gated << " tolerance "
+                                  << layer.cg_tolerance);
   const Outcome whole = Run(layer, texts, Cut::kWhole, types);
   ExpectRight(layer, texts, whole, more);
   for (size_t i = 0; i < texts.size(); ++i) {

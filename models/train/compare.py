@@ -34,10 +34,9 @@ def parameters(config):
 
 def configs(base):
     """{variant: config}, with the base's number of parameters up to a step of the width."""
-    base = dict(base)
-    if "attention" not in base:
-        local = base["local_attention"]
-        base["attention"] = {name: local[name] for name in ("num_heads", "num_kv_heads")}
+    for kind in VARIANTS[:3]:
+        if kind not in base:
+            raise Mistake(f"the base config lacks the sizes of \"{kind}\"")
     kinds = set(base["layer_types"]) | set(VARIANTS) - {"hybrid"}
     target, count = parameters(base), len(base["layer_types"])
     result = {}

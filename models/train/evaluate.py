@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from models.reference import mesa_solver
 from models.reference.model import load_model
+from models.train import files
 from models.train.prepare import read_documents
 
 
@@ -47,6 +48,8 @@ def main():
         for i, x in enumerate((1, document_nats(model, ids, args.length),
                                len(text.encode("utf-8")), len(ids))):
             group[i] += x
+    if not any(group[2] for group in sums.values()):
+        raise files.Mistake(f"{args.text}: empty, no text in it")
     sums["all"] = [a + b for a, b in zip(sums["short"], sums["long"])]
     for name, (documents, nats, size, tokens) in sums.items():
         if size:
@@ -56,4 +59,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    files.run_main(main)

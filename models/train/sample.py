@@ -11,6 +11,7 @@ import torch
 
 from models.reference import mesa_solver
 from models.reference.model import load_model
+from models.train import files
 
 PROMPTS = [
     "Once upon a time", "Once upon a time, there was a little girl named", "One day, a boy",
@@ -82,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    files.run_main(main)

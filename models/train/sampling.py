@@ -1,25 +1,23 @@
 """Recommends temperature and top-p by measurement.
 
-    python3 -m models.train.sampling --model models/demo --judge OTHER --text validation.txt
+    python3 -m models.train.sampling --model models/demo [--judge OTHER] --text validation.txt
 
-The texts' own stories are the measure: each document's beginning is continued by the served engine,
-and the continuation is compared with the document's own, of the same number of tokens, in two
-numbers. `surprise`: its bits per byte under the judge, a second model. Lower than people's is dull,
-higher is confused. `variety`: the share of distinct runs of four words in a continuation; lower than
-people's is repetition. Both fall with the temperature, but not together. The setting recommended is
-the one whose worse number is nearest to people's:
+Beginnings of the text's own documents are continued by the served engine, and the continuations are
+compared with people's, of the same number of tokens, in two numbers. `variety`: the share of
+distinct runs of four words in a continuation; a model that is too sure of itself repeats itself.
+`surprise`: bits per byte under a judge; a model that dares too much is confused. The lower the
+temperature, the lower both are. Recommended is the least surprising setting that repeats itself hardly
+more than people do: whose variety is at least 1 - --repetition of theirs.
 
-    distance = max(|ln(surprise / people's)|, |ln(variety / people's)|)
-
-The judge should be another model, the larger the better. A model that judges itself finds its own
-text at temperature 1 no more surprising than it expects to (that is what its probabilities say),
-however odd the text is. Prints Markdown; `models/train/export.py --temperature --top_p` takes it.
+Surprise equal to people's is no aim: a small model's probabilities at temperature 1 are about right,
+so there it holds at temperature 1, where each sentence is as rare as a person's, and half of them
+make no sense. The judge is the model itself unless another folder is given; a larger one sees more.
+Prints Markdown; `models/train/export.py --temperature --top_p` takes the result.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
-import math
 
 from models.train import files, served
 from models.train.files import Mistake
@@ -32,10 +30,6 @@ TOP_PS = ("0.8", "0.9", "0.95", "1.0")
 class Numbers:
     surprise: float
     variety: float
-
-    def distance(self, people):
-        return max(abs(math.log(self.surprise / people.surprise)),
-                   abs(math.log(self.variety / people.variety)))
 
 
 def variety(texts, words=4):
@@ -91,17 +85,23 @@ def continue_all(server, prompts, max_tokens, temperature, top_p, first_seed):
         return list(pool.map(one, range(len(prompts))))
 
 
-def table(measured, people):
-    """(Markdown, the best setting) of {(temperature, top_p): Numbers}."""
-    best = min(measured, key=lambda setting: measured[setting].distance(people))
-    lines = ["| temperature | top-p | surprise (bits per byte) | variety | distance |",
-             "|---|---|---|---|---|",
-             f"| people | | {people.surprise:.3f} | {people.variety:.3f} | |"]
+def recommend(measured, people, repetition):
+    """The best setting of {(temperature, top_p): Numbers}."""
+    varied = [setting for setting, numbers in measured.items()
+              if numbers.variety >= (1 - repetition) * people.variety]
+    if varied:
+        return min(varied, key=lambda setting: measured[setting].surprise)
+    return max(measured, key=lambda setting: measured[setting].variety)
+
+
+def table(measured, people, best):
+    lines = ["| temperature | top-p | surprise (bits per byte) | variety |", "|---|---|---|---|",
+             f"| people | | {people.surprise:.3f} | {people.variety:.3f} |"]
     for setting, numbers in measured.items():
         mark = "**" if setting == best else ""
-        lines.append(f"| {setting[0]} | {setting[1]} | {numbers.surprise:.3f} | "
-                     f"{numbers.variety:.3f} | {mark}{numbers.distance(people):.3f}{mark} |")
-    return "\n".join(lines), best
+        lines.append(f"| {mark}{setting[0]}{mark} | {mark}{setting[1]}{mark} | "
+                     f"{numbers.surprise:.3f} | {numbers.variety:.3f} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -112,7 +112,9 @@ def main():
     parser.add_argument("--longest", type=int, default=4000, help="characters of such a document")
     parser.add_argument("--prompt_tokens", type=int, default=16)
     parser.add_argument("--max_tokens", type=int, default=100)
-    parser.add_argument("--samples", type=int, default=64, help="texts for each setting")
+    parser.add_argument("--samples", type=int, default=128, help="texts for each setting")
+    parser.add_argument("--repetition", type=float, default=0.01,
+                        help="variety that may be lost against people's, as a share")
     parser.add_argument("--temperature", action="append", help="repeated: in place of the grid's")
     parser.add_argument("--top_p", action="append", help="the same")
     parser.add_argument("--seed", type=int, default=1)
@@ -135,8 +137,9 @@ def main():
                 texts = continue_all(server, prompts, args.max_tokens, temperature, top_p,
                                      args.seed)
                 measured[temperature, top_p] = measure(binaries, judge, prompts, texts)
-    lines, best = table(measured, people)
-    print(f"{args.samples} texts a setting, from {len(pairs)} beginnings.\n\n{lines}\n\n"
+    best = recommend(measured, people, args.repetition)
+    print(f"{args.samples} texts a setting, from {len(pairs)} beginnings.\n\n"
+          f"{table(measured, people, best)}\n\n"
           f"Recommended: temperature {best[0]}, top-p {best[1]}.")
 
 

@@ -105,12 +105,13 @@ class MeasuresTest(TinyCase):
         self.assertEqual(sampling.variety(["a b c d a b c d a b c"]), 0.5)  # 4 of 8 runs
         self.assertEqual(sampling.variety(["a b c"]), 0)
         people = sampling.Numbers(1.0, 0.8)
-        self.assertEqual(people.distance(people), 0)
-        measured = {("0.5", "1"): sampling.Numbers(0.5, 0.6), ("0.8", "1"): sampling.Numbers(0.9, 0.8),
-                    ("1.0", "1"): sampling.Numbers(1.5, 0.9)}
-        lines, best = sampling.table(measured, people)
-        self.assertEqual(best, ("0.8", "1"))
-        self.assertIn("**0.105**", lines)
+        measured = {("0.5", "1"): sampling.Numbers(0.5, 0.6), ("0.7", "1"): sampling.Numbers(0.8, 0.79),
+                    ("0.8", "1"): sampling.Numbers(0.9, 0.8), ("1.0", "1"): sampling.Numbers(1.5, 0.9)}
+        self.assertEqual(sampling.recommend(measured, people, 0.02), ("0.7", "1"))
+        self.assertEqual(sampling.recommend(measured, people, 0.01), ("0.8", "1"))
+        self.assertEqual(sampling.recommend(measured, people, -1), ("1.0", "1"))
+        self.assertIn("| **0.8** | **1** | 0.900 | 0.800 |",
+                      sampling.table(measured, people, ("0.8", "1")))
         prompt, text = "Once upon", " a time. The cat sat."
         ids = served.Text(self.model, [prompt + text]).ids[0]
         lengths = [float(x) for x in served.Text(self.model, [prompt + text]).bytes_of(ids)]
@@ -140,7 +141,11 @@ class MeasuresTest(TinyCase):
                   encoding="utf-8") as f:
             base = json.load(f)
         variants = compare.configs(base)
+        unused = base.pop("attention")
         self.assertEqual(variants["hybrid"], base)
+        self.assertEqual(variants["attention"]["attention"], unused)
+        with self.assertRaisesRegex(files.Mistake, 'lacks the sizes of "attention"'):
+            compare.configs(base)
         target = compare.parameters(base)
         for variant, config in variants.items():
             self.assertLess(abs(compare.parameters(config) / target - 1), 0.005, variant)

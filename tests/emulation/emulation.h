@@ -21,7 +21,8 @@ extern Machine machine;
 void Reset();
 
 // The order in which the threads of a block take turns between barriers: 0 forwards, 1 backwards,
-// else shuffled by this seed. A result that depends on it is a race.
+// else shuffled by this seed; and that of the blocks of a launch. A result that depends on it is a
+// race.
 void SetThreadOrder(uint64_t order);
 
 // The next launch, or the next queued work of any kind, fails with `error` when it runs; as on a

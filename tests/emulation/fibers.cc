@@ -1,8 +1,10 @@
 // The threads of a block as fibers on one thread of the process.
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -225,15 +227,16 @@ void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function
                              x / block_dim.x / block_dim.y};
   }
   std::mt19937_64 random(thread_order);
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        current.block = {x, y, z};
-        if (thread_order > 1) std::shuffle(order.begin(), order.end(), random);
-        std::memset(block.shared, 0xFF, shared_bytes);
-        RunBlock(order);
-      }
-    }
+  // Blocks come in any order too.
+  std::vector<unsigned> blocks(size_t{grid.x} * grid.y * grid.z);
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  if (thread_order == 1) std::reverse(blocks.begin(), blocks.end());
+  if (thread_order > 1) std::shuffle(blocks.begin(), blocks.end(), random);
+  for (const unsigned b : blocks) {
+    current.block = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+    if (thread_order > 1) std::shuffle(order.begin(), order.end(), random);
+    std::memset(block.shared, 0xFF, shared_bytes);
+    RunBlock(order);
   }
 }
 

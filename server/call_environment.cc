@@ -44,8 +44,9 @@ uint64_t NumberSource::Next() {
 
 absl::Status CallEnvironment::Ready() const {
   if (draining.load()) return absl::UnavailableError("the server is draining; ask another replica");
-  if (served.load() == nullptr) return absl::UnavailableError("the model is still being loaded");
-  return absl::OkStatus();
+  const ServedModel* model = served.load();
+  if (model == nullptr) return absl::UnavailableError("the model is still being loaded");
+  return model->engine->failure();
 }
 
 }  // namespace packrat

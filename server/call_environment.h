@@ -66,7 +66,7 @@ struct CallEnvironment {
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
   std::atomic<bool> draining{false};
 
-  // UNAVAILABLE while loading or draining.
+  // UNAVAILABLE while loading or draining, or once the engine has failed.
   absl::Status Ready() const;
 };
 

@@ -47,7 +47,7 @@ class Signals {
         const absl::Time now = absl::Now();
         if (first == absl::InfinitePast()) {
           first = now;
-          if (write(pipe_[1], "x", 1) != 1) _exit(1);
+          EndWait();
         } else if (now - first > absl::Milliseconds(300)) {
           log->Info("second signal: leaving at once");
           _exit(1);
@@ -56,6 +56,9 @@ class Signals {
     }).detach();
   }
 
+  void EndWait() {
+    if (write(pipe_[1], "x", 1) != 1) _exit(1);
+  }
   void Wait() {
     char byte;
     while (read(pipe_[0], &byte, 1) < 0 && errno == EINTR) {
@@ -122,12 +125,13 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
                        {"device", model->device()},
                        {"took", absl::FormatDuration(absl::Now() - start)},
                        {"fingerprint", model->fingerprint()}});
-  status = (*server)->Serve(model.get(), tokenizer.get());
+  status = (*server)->Serve(model.get(), tokenizer.get(), [signals] { signals->EndWait(); });
   if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
   signals->SetServing();  // From here on a signal drains.
   signals->Wait();
   (*server)->Drain();
-  return 0;
+  // A new process may find the device well again: whoever watches over this one starts it.
+  return (*server)->failure().ok() ? 0 : 1;
 }
 
 }  // namespace

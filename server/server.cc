@@ -39,7 +39,9 @@ struct Server::Impl {
 
   absl::Status StartGrpc();
   absl::Status StartHttp();
+  // Ready for good is only who has not failed.
   void SetReady(bool ready);
+  void Fail(const absl::Status& status, const std::function<void()>& on_failure);
 
   ServerOptions options;
   Logger* const log;
@@ -48,6 +50,8 @@ struct Server::Impl {
   StreamWriter writer;
   InferenceService service;
   ServedModel served;
+  Mutex ready_mutex;
+  bool failed ABSL_GUARDED_BY(ready_mutex) = false;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EngineThread> engine_thread;
   std::unique_ptr<grpc::Server> grpc;
@@ -104,9 +108,21 @@ absl::Status Server::Impl::StartHttp() {
 }
 
 void Server::Impl::SetReady(bool ready) {
+  MutexLock lock(&ready_mutex);
+  ready = ready && !failed;
   metrics.SetReady(ready);
   // The service "" stays SERVING: alive.
   grpc->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), ready);
+}
+
+void Server::Impl::Fail(const absl::Status& status, const std::function<void()>& on_failure) {
+  {
+    MutexLock lock(&ready_mutex);
+    failed = true;
+  }
+  SetReady(false);
+  log->Error("failed", {{"error", std::string(status.message())}});
+  if (on_failure != nullptr) on_failure();
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Logger* log) {
@@ -128,12 +144,16 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Server::~Server() { Drain(); }
 
-absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer) {
+absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
+                           std::function<void()> on_failure) {
   Impl& s = *impl_;
   auto engine = Engine::Create(model, tokenizer, s.options.engine);
   if (!engine.ok()) return engine.status();
   s.engine = *std::move(engine);
-  s.engine_thread = std::make_unique<EngineThread>(s.engine.get());
+  s.engine_thread = std::make_unique<EngineThread>(
+      s.engine.get(), [&s, on_failure = std::move(on_failure)](const absl::Status& status) {
+        s.Fail(status, on_failure);
+      });
   s.served.model = model;
   s.served.tokenizer = tokenizer;
   s.served.engine = s.engine.get();
@@ -154,6 +174,10 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer) {
                         {"max_running", absl::StrCat(s.engine->options().max_running)},
                         {"device", model->device()}});
   return absl::OkStatus();
+}
+
+absl::Status Server::failure() const {
+  return impl_->engine == nullptr ? absl::OkStatus() : impl_->engine->failure();
 }
 
 void Server::Drain() {

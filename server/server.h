@@ -2,11 +2,13 @@
 //
 //   Start()   ports are open, "alive" but not ready; calls get UNAVAILABLE
 //   Serve()   a model is there: ready
+//   (the model's device is lost: not ready, all that runs and comes gets UNAVAILABLE)
 //   Drain()   not ready, no new requests; what runs may end within the grace time, the rest gets
 //             UNAVAILABLE; then the ports close
 #ifndef PACKRAT_SERVER_SERVER_H_
 #define PACKRAT_SERVER_SERVER_H_
 
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -26,7 +28,12 @@ class Server {
   ~Server();
 
   // Once. `tokenizer` may be null; both outlive the server. Errors as in Engine::Create().
-  absl::Status Serve(LanguageModel* model, const Tokenizer* tokenizer);
+  // `on_failure` is called by another thread, once, when the model's device is lost; there is
+  // nothing left but to Drain() and begin anew.
+  absl::Status Serve(LanguageModel* model, const Tokenizer* tokenizer,
+                     std::function<void()> on_failure = nullptr);
+  // OK, or that.
+  absl::Status failure() const;
 
   // Returns when both ports are closed. Later calls do nothing.
   void Drain();

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/client/connection.h"
 #include "tests/server/test_server.h"
 
@@ -83,6 +85,38 @@ TEST(Health, FollowsLoadingAndDraining) {
   EXPECT_EQ(Health(server, "packrat.v1.Inference"), "SERVING");
   EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), " 200 "));
   EXPECT_TRUE(connection.GetModelInfo(&info).status.ok());
+}
+
+TEST(Health, ALostDeviceIsNotReadyForGood) {
+  std::atomic<int> told{0};
+  TestServer::Options options;
+  options.serve = false;
+  TestServer server(options);
+  ASSERT_TRUE(server.server().Serve(&server.model(), nullptr, [&] { ++told; }).ok());
+  EXPECT_EQ(Health(server, "packrat.v1.Inference"), "SERVING");
+  EXPECT_TRUE(server.server().failure().ok());
+  Connection connection({server.address()});
+  v1::GenerateRequest request;
+  request.mutable_tokens()->add_ids(5);
+  server.model().wait_status = absl::InternalError("cudaErrorLaunchFailure");
+  for (int i = 0; i < 2; ++i) {  // What runs, and what comes.
+    int messages = 0;
+    const auto status =
+        connection.Generate(request, [&](const auto& m) { messages += m.token_ids_size(); }).status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_TRUE(absl::StrContains(status.message(), "cudaErrorLaunchFailure")) << status;
+    EXPECT_EQ(messages, 0);
+  }
+  ASSERT_TRUE(Eventually([&] { return told.load() == 1; }));
+  EXPECT_TRUE(absl::IsUnavailable(server.server().failure()));
+  EXPECT_EQ(Health(server, "packrat.v1.Inference"), "NOT_SERVING");
+  EXPECT_EQ(Health(server, ""), "SERVING");
+  EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), " 503 "));
+  EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), "device is lost"));
+  EXPECT_EQ(server.Metric("packrat_ready"), 0);
+  const absl::Time start = absl::Now();
+  server.server().Drain();  // Nothing is left to wait for.
+  EXPECT_LT(absl::Now() - start, options.server.drain_grace);
 }
 
 TEST(Reflection, ListsTheServices) {

@@ -188,6 +188,8 @@ absl::StatusOr<gpu::DeviceMemory> ToDevice(const void* data, size_t bytes) {
   if (!memory.ok()) return memory.status();
   BENCH_RETURN_IF_ERROR(
       Check(cudaMemcpy(memory->data(), data, bytes, cudaMemcpyHostToDevice), "copying an operand"));
+  // A copy from memory that is not pinned may return while its end is still under way.
+  BENCH_RETURN_IF_ERROR(Check(cudaDeviceSynchronize(), "copying an operand"));
   return memory;
 }
 

@@ -15,8 +15,8 @@ namespace packrat::gpu_bench {
 namespace {
 
 absl::StatusOr<double> TimeCopy(Bench* bench, size_t bytes) {
-  BENCH_ASSIGN(gpu::DeviceMemory from, gpu::DeviceMemory::Allocate(bytes, "a copy"));
-  BENCH_ASSIGN(gpu::DeviceMemory to, gpu::DeviceMemory::Allocate(bytes, "a copy"));
+  BENCH_ASSIGN(gpu::DeviceMemory from, gpu::DeviceMemory::AllocateZeroed(bytes, "a copy"));
+  BENCH_ASSIGN(gpu::DeviceMemory to, gpu::DeviceMemory::AllocateZeroed(bytes, "a copy"));
   return bench->Time(4, [&](int i, CudaStream stream) {
     return gpu::CudaStatus(
         cudaMemcpyAsync((i % 2 != 0 ? from : to).data(), (i % 2 != 0 ? to : from).data(), bytes,

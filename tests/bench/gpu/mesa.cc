@@ -31,7 +31,9 @@ absl::StatusOr<MesaBench> MesaBench::Make(Bench* bench, const MesaShape& shape, 
   // As many as a model has layers, if they fit.
   b.copies_ = only_prompt ? 1 : bench->Copies(static_cast<double>(spans * sequence), 24);
   const size_t states = size_t(b.copies_) * spans;
-  const auto allocate = [](size_t bytes) { return gpu::DeviceMemory::Allocate(bytes, "state"); };
+  const auto allocate = [](size_t bytes) {
+    return gpu::DeviceMemory::AllocateZeroed(bytes, "state");
+  };
   BENCH_ASSIGN(b.slots_, allocate(states * SlotBytes(shape, state)));
   BENCH_ASSIGN(b.tails_, allocate(states * TailBytes(shape)));
   BENCH_ASSIGN(b.rows_, bench->Random(rows * 4 * width, type, 1.0f));

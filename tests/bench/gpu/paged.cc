@@ -66,7 +66,7 @@ absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DTy
   BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
   const size_t scratch =
       gpu::RatScratchBytes(shape, spans, static_cast<int>(rows), context + shape.chunk_size);
-  BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::Allocate(scratch + 256, "scratch"));
+  BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   const std::vector<int> positions =
       tokens > 1 ? std::vector<int>(spans, 0) : DecodePositions(spans, position);
   for (int copy = 0; copy < b.copies_; ++copy) {
@@ -101,7 +101,7 @@ absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const Attentio
   BENCH_ASSIGN(b.out_, bench->Random(rows * shape.num_heads * shape.head_dim, type, 1.0f));
   const size_t scratch =
       gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows), context + kPageTokens);
-  BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::Allocate(scratch + 256, "scratch"));
+  BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   const std::vector<int> positions =
       tokens > 1 ? std::vector<int>(spans, 0) : DecodePositions(spans, position);
   for (int copy = 0; copy < b.copies_; ++copy) {

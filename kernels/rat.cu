@@ -1,7 +1,6 @@
-// A decode step is one launch: blocks share the finished chunks of a (sequence,
-// head), the first of them also moves the running chunk on, the last to arrive
-// joins what all have found. A prompt piece takes two: the running chunk of
-// every token, then attention in tiles of sixteen queries.
+// A decode step is one launch: blocks share the finished chunks of a (sequence, head), the first of
+// them also moves the running chunk on, the last to arrive joins what all have found. A prompt
+// piece takes two: the running chunk of every token, then attention in tiles of sixteen queries.
 #include "kernels/rat.h"
 
 #include <cmath>
@@ -54,13 +53,11 @@ __device__ __forceinline__ float Read(const T* p) {
   return ToFloat(__ldg(p));
 }
 
-// Two channels of a head, i and i + half, of the running chunk: before
-// rotation.
+// Two channels of a head, i and i + half, of the running chunk: before rotation.
 struct RunningPair {
   float key[2], value[2];
 
-  // running = gate * running + (1 - gate) * x; zero before a chunk's first
-  // token.
+  // running = gate * running + (1 - gate) * x; zero before a chunk's first token.
   template <class T>
   __device__ __forceinline__ void Step(const RatRow<T>& row, const float* gate_bias, int i,
                                        int half) {
@@ -113,9 +110,8 @@ __device__ __forceinline__ void StoreGated(const RatShape& s, const RatOperands&
       FromFloat<T>(Sigmoid(z) * attended);
 }
 
-// The first block's share of a decode step: moves the running chunk on, to the
-// tail and tile.own, and to the page if the chunk ends. A thread for each pair
-// of channels.
+// The first block's share of a decode step: moves the running chunk on, to the tail and tile.own,
+// and to the page if the chunk ends. A thread for each pair of channels.
 template <class T, class L>
 __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOperands& x,
                                                  const GpuParts& tails, const GpuSpan& span,
@@ -192,10 +188,9 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
   JoinPartials<L>(tile, 1, dim, runs.count, partials, store);
 }
 
-// The running chunk of every token of prompt pieces: `running` (tokens, heads,
-// 2, padded), rotated keys and values; finished chunks to pages, the unfinished
-// to tails. Blocks: (tokens, parts of all pairs of channels); those of a
-// chunk's or span's first token do the whole chunk.
+// The running chunk of every token of prompt pieces: `running` (tokens, heads, 2, padded), rotated
+// keys and values; finished chunks to pages, the unfinished to tails. Blocks: (tokens, parts of all
+// pairs of channels); those of a chunk's or span's first token do the whole chunk.
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     RatStateKernel(RatShape shape, GpuBatch batch, GpuPages pages, GpuParts tails, RatOperands x,
@@ -209,8 +204,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const int place = (span.position + begin) % length;
   if (begin != 0 && place != 0) return;
   const int n = min(length - place, span.num_tokens - begin);
-  // The first piece reads the tail and the last writes it: if both do, one
-  // block does both.
+  // The first piece reads the tail and the last writes it: if both do, one block does both.
   if (begin != 0 && continues && begin + n == span.num_tokens) return;
 
   const int dim = shape.head_dim, half = dim / 2, padded = PadTo16(dim), pairs = padded / 2;

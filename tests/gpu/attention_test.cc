@@ -102,9 +102,9 @@ TYPED_TEST_SUITE(AttentionGpuTest, Types);
 
 TYPED_TEST(AttentionGpuTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
-  const int windows[] = {0, 1, 2, 5, 16, 17, 18, 33, 1000};
-  const int dims[] = {2, 6, 18, 34, 64, 66, 128, 200, 256};
-  for (int i = 0; i < 9; ++i) {
+  const int windows[] = {0, 1, 2, 16, 17, 33, 1000};
+  const int dims[] = {2, 6, 34, 64, 66, 128, 256};
+  for (int i = 0; i < 7; ++i) {
     const int kv_heads = random.Int(1, 2);
     const AttentionShape s{kv_heads * random.Int(1, 3), kv_heads, dims[i], windows[i]};
     const std::vector<int> lengths = {random.Int(20, 50), random.Int(1, 20)};

@@ -87,7 +87,7 @@ TYPED_TEST_SUITE(RatGpuTest, Types);
 
 TYPED_TEST(RatGpuTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
-  for (const int dim : {2, 6, 18, 34, 64, 66, 128, 200, 256}) {
+  for (const int dim : {2, 6, 34, 64, 66, 128, 256}) {
     const int heads = random.Int(1, 3), groups = random.Int(1, heads);
     const int chunk = random.OneOf<int>({1, 2, 3, 5, 16});
     std::vector<int> lengths(random.Int(2, 3));
@@ -110,7 +110,7 @@ TYPED_TEST(RatGpuTest, ChunkLengths) {
 // Several splits, which decoding deals to several blocks, full ones and not.
 TYPED_TEST(RatGpuTest, ManyChunks) {
   Random random(3);
-  this->ExpectRightInEveryCut(this->MakeLayer(&random, {2, 1, 12, 1}, {200, 65, 64}));
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {2, 1, 12, 1}, {135, 64}));
   this->ExpectRightInEveryCut(this->MakeLayer(&random, {1, 1, 130, 1}, {100}));
 }
 

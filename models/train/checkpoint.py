@@ -12,10 +12,11 @@ _PARTS = ("config", "step", "elapsed", "begun", "model", "optimizer", "data", "r
 
 
 def save(path, state):
-    """Raises Mistake on a full disk or a weight that is not finite; `path` then stays what it was."""
+    """Raises Mistake on a full disk or a weight that is not finite; `path` stays what it was."""
     for name, tensor in state["model"].items():
         if not torch.isfinite(tensor).all():
-            raise Mistake(f"step {state['step']}: {name} is not finite any more; " + last_good(path))
+            raise Mistake(f"step {state['step']}: {name} is not finite any more; "
+                          f"{last_good(path)}")
     # Through memory: torch's own writer aborts the process when the disk is full.
     buffer = io.BytesIO()
     torch.save(dict(state, checksum=_checksum(state)), buffer)
@@ -24,7 +25,7 @@ def save(path, state):
 
 
 def load(path, config=None):
-    """The state that was saved. Raises Mistake where it is damaged, or of another config than that."""
+    """The state that was saved. Raises Mistake where it is damaged or of another config."""
     try:
         state = torch.load(path, map_location="cpu")
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Trains full attention, RAT, Mesa and the hybrid alike, and measures what they cost and what they win.
+"""Trains full attention, RAT, Mesa and the hybrid alike, and measures what each costs and wins.
 
-    python3 -m models.train.compare --base models/train/config.json --data DATA --text validation.txt \\
-        --output COMPARE --steps 900 [flags of train.py]
+    python3 -m models.train.compare --base models/train/config.json --data DATA \\
+        --text validation.txt --output COMPARE --steps 900 [flags of train.py]
 
 The variants have the base config's shape with another `layer_types`; the width of the feed-forward
 is chosen so that all have the base's number of parameters. All see the same batches from the same
@@ -100,16 +100,16 @@ def table(measured, bench):
              "prompt, tokens/s | decoding, tokens/s | "
              f"{bench['concurrency']} callers, tokens/s |", "|---|---|---|---|---|---|---|---|"]
     for variant, m in measured.items():
-        lines.append(f"| {variant} | {m['parameters'] / 1e6:.2f} M | {m['width']} | {m['bits']:.4f} "
-                     f"| {m['state_bytes'] / 1024:,.0f} KB | {m['prompt']:,.0f} | "
+        lines.append(f"| {variant} | {m['parameters'] / 1e6:.2f} M | {m['width']} | "
+                     f"{m['bits']:.4f} | {m['state_bytes'] / 1024:,.0f} KB | {m['prompt']:,.0f} | "
                      f"{m['decode']:,.0f} | {m['throughput']:,.0f} |")
     any_one = next(iter(measured.values()))
     lines.append("")
     lines.append(
         f"Each trained for {any_one['step']} steps, {any_one['tokens'] / 1e6:.2f} million tokens. "
-        f"Bits per byte of {any_one['bytes']} bytes that none was trained on. Speeds of the server on "
-        f"calls of {bench['prompt_tokens']} and {bench['max_tokens']} tokens, medians; of the callers "
-        "together, what they were sent, their prompts included in the time.")
+        f"Bits per byte of {any_one['bytes']} bytes that none was trained on. Speeds of the server "
+        f"on calls of {bench['prompt_tokens']} and {bench['max_tokens']} tokens, medians; of the "
+        "callers together, what they were sent, their prompts included in the time.")
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +124,7 @@ def parse_arguments():
     parser.add_argument("--output", required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--concurrency", type=int, default=8, help="callers at a time")
-    parser.add_argument("--rounds", type=int, default=5, help="calls that are timed, for each caller")
+    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each caller")
     parser.add_argument("--prompt_tokens", type=int, default=2048)
     parser.add_argument("--max_tokens", type=int, default=128, help="of a timed call")
     served.add_arguments(parser)

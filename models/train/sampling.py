@@ -6,8 +6,8 @@ Beginnings of the text's own documents are continued by the served engine, and t
 compared with people's, of the same number of tokens, in two numbers. `variety`: the share of
 distinct runs of four words in a continuation; a model that is too sure of itself repeats itself.
 `surprise`: bits per byte under a judge; a model that dares too much is confused. The lower the
-temperature, the lower both are. Recommended is the least surprising setting that repeats itself hardly
-more than people do: whose variety is at least 1 - --repetition of theirs.
+temperature, the lower both are. Recommended is the least surprising setting that repeats itself
+hardly more than people do: whose variety is at least 1 - --repetition of theirs.
 
 Surprise equal to people's is no aim: a small model's probabilities at temperature 1 are about right,
 so there it holds at temperature 1, where each sentence is as rare as a person's, and half of them

@@ -117,7 +117,8 @@ void Yield(Wait wait) {
 
 void FiberMain() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+  __sanitizer_finish_switch_fiber(block.fibers[block.running].fake_stack, &block.scheduler_stack,
+                                  &block.scheduler_stack_bytes);
 #endif
   (*block.body)();
   Yield(Wait::kReturned);

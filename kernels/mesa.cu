@@ -144,7 +144,9 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   if (sealed) ReadSealed(shared, hkv, h.stored, memory->partial);
   __syncthreads();
   const float o = ReadOut<P, 1>(shared, memory->partial, sealed, 0, v);
-  const float squares = BlockSum(o * o, shared.partial_a);
+  StorePartials<P>(o * o, 0, shared.partial_a);
+  __syncthreads();
+  const float squares = SumPartials<P>(shared.partial_a, 0);
   Finish(a, h, span.first_token, o, squares, norm, gate, stats);
   if (slot == kMesaBlock - 1) {
     SealDecoded(h, sealed, hkk, hkv, shared, SlotState<S>(a, span.slot_out, h.index));

@@ -197,8 +197,7 @@ __device__ void SolveBlock(const MesaArguments& a, const GpuSpan& span, const Me
   for (int t = 0; t < n; ++t) {
     const float o = ReadOut(shared, partial, sealed, t, values);
     shared.y[t * P + channel] = o;
-    const float squares = WarpSum(o * o);
-    if (Lane() == 0) shared.partial_a[t * (P / kWarp) + Warp()] = squares;
+    StorePartials<P>(o * o, t, shared.partial_a);
   }
   __syncthreads();
   const float norm = channel < h.dim ? a.weights.o_norm[channel] : 0.0f;

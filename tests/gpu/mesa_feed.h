@@ -85,12 +85,18 @@ class Pool {
   std::vector<int> places_;
 };
 
+// Is sealed state written where it is read?
+enum class Placing { kAny, kInPlace, kElsewhere };
+
 class MesaGpuTest : public GpuTest {
  protected:
   struct Feed;
 
   Outcome Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types = {},
               uint64_t order = 0);
+  // One text, in the pieces given.
+  Outcome RunPieces(const MesaLayer& layer, const Texts& texts, const std::vector<int>& pieces,
+                    Placing placing);
   void ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts, Types types = {},
                              double more = 0);
 };
@@ -104,6 +110,7 @@ struct MesaGpuTest::Feed {
   Random random;
   DeviceArray<float> conv_q, conv_k, bias_q, bias_k, lambda, o_norm;
   Pool slots, tails;
+  Placing placing = Placing::kAny;
   std::vector<int> current;  // Of a text's two slots, the one with its state.
   Outcome outcome;
 
@@ -162,7 +169,9 @@ struct MesaGpuTest::Feed {
     std::vector<int> targets;
     int longest = 1;
     for (size_t i = 0; i < rows.size(); ++i) {
-      targets.push_back(random.Int(0, 1));
+      targets.push_back(placing == Placing::kAny       ? random.Int(0, 1)
+                        : placing == Placing::kInPlace ? current[i]
+                                                       : 1 - current[i]);
       if (targets[i] != current[i]) slots.Poison(static_cast<int>(2 * i) + targets[i]);
       GpuSpan& span = host_spans[i + 1];
       span = {rows[i].first_token,
@@ -226,6 +235,17 @@ struct MesaGpuTest::Feed {
     scratch.Get();
   }
 
+  Outcome Finish() {
+    const Bytes all = slots.Get();
+    for (size_t i = 0; i < texts.size(); ++i) {
+      outcome.sealed.emplace_back();
+      if (texts[i].length >= kMesaBlock) {
+        outcome.sealed.back() = slots.Part(all, static_cast<int>(2 * i) + current[i]);
+      }
+    }
+    return outcome;
+  }
+
   void AddTotals(const std::vector<GpuStats>& stats) {
     EXPECT_EQ(stats.front().cg_solves + stats.back().cg_solves, 0u);
     for (size_t i = 0; i < texts.size(); ++i) {
@@ -255,6 +275,18 @@ struct MesaGpuTest::Feed {
   }
 };
 
+inline Outcome MesaGpuTest::RunPieces(const MesaLayer& layer, const Texts& texts,
+                                      const std::vector<int>& pieces, Placing placing) {
+  Feed feed(layer, texts, {}, Cut::kWhole, stream_);
+  feed.placing = placing;
+  int position = 0;
+  for (const int n : pieces) {
+    feed.Step({Rows{0, n, position}});
+    position += n;
+  }
+  return feed.Finish();
+}
+
 inline Outcome MesaGpuTest::Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types,
                                 uint64_t order) {
 #ifdef PACKRAT_EMULATED
@@ -266,14 +298,7 @@ inline Outcome MesaGpuTest::Run(const MesaLayer& layer, const Texts& texts, Cut 
   Feeder feeder(lengths, cut);
   std::vector<Rows> rows;
   while (feeder.Next(&rows)) feed.Step(rows);
-  const Bytes all = feed.slots.Get();
-  for (size_t i = 0; i < texts.size(); ++i) {
-    feed.outcome.sealed.emplace_back();
-    if (lengths[i] >= kMesaBlock) {
-      feed.outcome.sealed.back() = feed.slots.Part(all, static_cast<int>(2 * i) + feed.current[i]);
-    }
-  }
-  return feed.outcome;
+  return feed.Finish();
 }
 
 // more: of what the outputs' storage adds, relative to a row.

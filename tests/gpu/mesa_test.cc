@@ -66,6 +66,29 @@ TEST_F(MesaGpuTest, LongMemory) {
   ExpectRightInEveryCut(layer, texts);
 }
 
+// Pieces that begin and end at and across the ends of blocks, and finish none, one or several: with
+// the state sealed in place, blocks must be solved before it goes or must wait.
+TEST_F(MesaGpuTest, PiecesAroundTheEndsOfBlocks) {
+  Random random(13);
+  MesaLayer layer(&random, {1, 20, 4});
+  layer.cg_tolerance = 1e-3f;
+  const std::vector<std::vector<int>> cuts = {
+      {16, 32, 5, 40, 3, 37, 1, 2, 28, 16}, {31, 2, 15, 16, 17, 47, 33, 19}, {1, 64, 1, 63, 3, 48}};
+  Texts texts;
+  texts.push_back(layer.RandomText(&random, 180, 4.0f));
+  MesaReference(layer, -1, &texts[0]);
+  const Outcome whole = Run(layer, texts, Cut::kWhole);
+  ExpectRight(layer, texts, whole, 0);
+  for (const std::vector<int>& pieces : cuts) {
+    ASSERT_EQ(std::accumulate(pieces.begin(), pieces.end(), 0), texts[0].length);
+    for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
+      SCOPED_TRACE(testing::Message()
+                   << "pieces from " << pieces[0] << ", placing " << static_cast<int>(placing));
+      ExpectSame(RunPieces(layer, texts, pieces, placing), whole);
+    }
+  }
+}
+
 // Forgets everything at once, or nothing at all.
 TEST_F(MesaGpuTest, ExtremeDecays) {
   for (const float gamma : {-300.0f, -30.0f, 300.0f}) {

@@ -94,7 +94,7 @@ class DeviceStep {
     batch_.num_tokens = static_cast<int>(token_span_.size());
     // Bounds, as for a graph that serves several batches.
     batch_.max_span_tokens = longest == 1 ? random->OneOf<int>({1, 2}) : longest;
-    batch_.max_context = context + random->OneOf<int>({0, 0, 100, 3000});
+    batch_.max_context = context + random->OneOf<int>({0, 0, 100});
   }
 
   const GpuBatch& batch() const { return batch_; }

@@ -37,7 +37,8 @@ absl::Status RopeRows::Upload() const {
                    "copying rotary frequencies");
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  // A copy of little memory may return before it is done, and other streams would not wait for it.
+  return CudaStatus(cudaDeviceSynchronize(), "copying rotary frequencies");
 }
 
 absl::Status RopeRows::Fill(const GpuBatch& batch, CudaStream stream) const {

@@ -4,7 +4,6 @@
 #define PACKRAT_MODELS_GPU_LAYER_H_
 
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "models/gpu/layer.h"
 #include "models/gpu/memory.h"
 #include "models/gpu/sampling_rows.h"
+#include "models/gpu/step_graphs.h"
 #include "models/gpu/weights.h"
 
 namespace packrat::gpu {
@@ -67,8 +67,6 @@ class GpuModel : public LanguageModel {
   absl::Status QueueStep(const Batch& batch, const StateMemory& state,
                          const absl::Span<const SamplingRow>* rows);
   absl::Status LaunchKernels(const StepSize& size);
-  absl::StatusOr<cudaGraphExec_t> Capture(const StepSize& size);
-  void DropGraphs();
   absl::Status Finish(SpanStats* stats);
 
   const ModelConfig config_;
@@ -97,7 +95,7 @@ class GpuModel : public LanguageModel {
   KernelScratch scratch_;
   PinnedMemory host_stats_, host_logits_;
   StateMemory state_;  // That of the captured graphs.
-  std::map<StepSize, cudaGraphExec_t> graphs_;
+  StepGraphs graphs_;
   int started_spans_ = 0, started_rows_ = 0;
   cudaStream_t stream_ = nullptr;
 };
@@ -123,13 +121,8 @@ GpuModel::GpuModel(const ModelConfig& config, const ModelOptions& options,
 
 GpuModel::~GpuModel() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  DropGraphs();
+  graphs_.Drop();
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
-}
-
-void GpuModel::DropGraphs() {
-  for (const auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
-  graphs_.clear();
 }
 
 void GpuModel::LoadLayers(DeviceWeights* weights) {
@@ -239,25 +232,11 @@ absl::Status GpuModel::LaunchKernels(const StepSize& size) {
   return sampling_->Launch(size.rows, config_.vocab_size, logits_, stream_);
 }
 
-absl::StatusOr<cudaGraphExec_t> GpuModel::Capture(const StepSize& size) {
-  absl::Status status = CudaStatus(
-      cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a step");
-  if (!status.ok()) return status;
-  const absl::Status launched = LaunchKernels(size);
-  cudaGraph_t graph = nullptr;
-  status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "capturing a step");
-  cudaGraphExec_t exec = nullptr;
-  if (status.ok() && launched.ok()) {
-    status = CudaStatus(cudaGraphInstantiate(&exec, graph, 0), "making a graph");
-  }
-  if (graph != nullptr) cudaGraphDestroy(graph);
-  if (!launched.ok()) return launched;
-  if (!status.ok()) return status;
-  return exec;
-}
-
 absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
                                  const absl::Span<const SamplingRow>* rows) {
+  for (int t = 0; t < batch.num_tokens; ++t) {
+    PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size) << batch.tokens[t];
+  }
   StepSize size = SizeFor(batch, limits_, options_.max_logit_rows);
   size.sampled = rows != nullptr && !rows->empty();
   started_spans_ = batch.num_spans;
@@ -269,19 +248,13 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   if (!status.ok()) return status;
   if (moved || state.slots != state_.slots || state.tails != state_.tails ||
       state.pages != state_.pages) {
-    DropGraphs();  // They hold other addresses.
+    graphs_.Drop();  // They hold other addresses.
     state_ = state;
   }
   if (size.max_span_tokens > 1 || !gpu_options_.graphs) {
     status = LaunchKernels(size);
   } else {
-    cudaGraphExec_t& graph = graphs_[size];
-    if (graph == nullptr) {
-      auto captured = Capture(size);
-      if (!captured.ok()) return captured.status();
-      graph = *captured;
-    }
-    status = CudaStatus(cudaGraphLaunch(graph, stream_), "launching a step");
+    status = graphs_.Launch(size, stream_, [&] { return LaunchKernels(size); });
   }
   if (!status.ok()) return status;
   status =

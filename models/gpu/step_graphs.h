@@ -1,0 +1,34 @@
+// Captured steps: one CUDA graph for each size of step, made when the size is first seen.
+#ifndef PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
+#define PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
+
+#include <map>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "kernels/gpu.h"
+#include "models/gpu/device_batch.h"
+
+namespace packrat::gpu {
+
+class StepGraphs {
+ public:
+  StepGraphs() = default;
+  ~StepGraphs() { Drop(); }
+  StepGraphs(const StepGraphs&) = delete;
+  StepGraphs& operator=(const StepGraphs&) = delete;
+
+  // Queues the step of this size. `launch` queues its kernels on the stream; it is called once for
+  // each size, and what it reads from the host then is fixed.
+  absl::Status Launch(const StepSize& size, CudaStream stream,
+                      absl::FunctionRef<absl::Status()> launch);
+  // Forgets all: addresses have changed. Nothing of them may still run.
+  void Drop();
+
+ private:
+  std::map<StepSize, void*> graphs_;  // cudaGraphExec_t
+};
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_MODELS_GPU_STEP_GRAPHS_H_

@@ -16,11 +16,9 @@
 #include "tests/bench/gpu/report.h"
 #include "tests/bench/gpu/work.h"
 
-#define BENCH_RETURN_IF_ERROR(expression)           \
-  do {                                              \
-    const absl::Status bench_status = (expression); \
-    if (!bench_status.ok()) return bench_status;    \
-  } while (false)
+#define BENCH_RETURN_IF_ERROR(expression) \
+  if (const absl::Status& bench_status = (expression); !bench_status.ok()) return bench_status
+// NOLINTBEGIN(bugprone-macro-parentheses): `variable` may be a declaration.
 #define BENCH_CONCAT_INNER(a, b) a##b
 #define BENCH_CONCAT(a, b) BENCH_CONCAT_INNER(a, b)
 #define BENCH_ASSIGN(variable, expression) \
@@ -29,6 +27,7 @@
   auto result = (expression);                         \
   if (!result.ok()) return result.status();           \
   variable = *std::move(result)
+// NOLINTEND(bugprone-macro-parentheses)
 
 namespace packrat::gpu_bench {
 

@@ -4,7 +4,7 @@ namespace packrat::gpu_bench {
 
 Work RatToken(const RatShape& s, int type_bytes, int position) {
   const double width = double(s.num_heads) * s.head_dim, entry = 2 * width * type_bytes;
-  const double entries = position / s.chunk_size;
+  const int entries = position / s.chunk_size;
   Work work;
   work.bytes = entries * entry + entry / s.chunk_size;
   work.bytes += double(s.projection()) * type_bytes + width * type_bytes;
@@ -16,11 +16,11 @@ Work RatToken(const RatShape& s, int type_bytes, int position) {
 
 Work RatPrompt(const RatShape& s, int type_bytes, int tokens) {
   const double width = double(s.num_heads) * s.head_dim, entry = 2 * width * type_bytes;
-  const double chunks = tokens / s.chunk_size;
+  const int chunks = tokens / s.chunk_size;
   Work work;
   work.bytes = double(tokens) * (s.projection() + width) * type_bytes;
   work.bytes += 2 * chunks * entry + tokens * s.head_dim * 4.0;
-  work.flops = tokens * (4 * width * (chunks / 2 + 1) + 20 * width);
+  work.flops = tokens * (4 * width * (chunks / 2.0 + 1) + 20 * width);
   return work;
 }
 
@@ -107,8 +107,9 @@ ModelWork ModelDecode(const RandomModelShape& s, int batch, int position) {
   work.weight_bytes = 2 * ModelParameters(s);  // The embedding is the output matrix, too.
   // Entries, the running chunk and the L-th of an entry's write, without the activations.
   const double width = s.hidden_size, entry = 2 * width * 2;
-  work.cache_bytes = double(batch) * s.layer_types.size() *
-                     (position / 16 * entry + entry / 16 + 2 * 2 * width * 4);
+  const int entries = position / 16;
+  work.cache_bytes =
+      double(batch) * s.layer_types.size() * (entries * entry + entry / 16 + 2 * 2 * width * 4);
   work.flops = batch * (2 * ModelParameters(s) + s.layer_types.size() * token.flops);
   return work;
 }

@@ -135,6 +135,7 @@ void StartFiber(Fiber* fiber) {
   for (int i = 0; i < 8; ++i) frame[i] = nullptr;
   frame[6] = reinterpret_cast<void*>(&FiberMain);
   fiber->sp = frame;
+  fiber->fake_stack = nullptr;  // The last block's was given up when its thread returned.
   fiber->wait = Wait::kNothing;
   fiber->exchanges = 0;
 }

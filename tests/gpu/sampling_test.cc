@@ -154,8 +154,8 @@ class SamplingGpuTest : public GpuTest {
         }
       }
       for (size_t i = rows; i < places; ++i) {
-        EXPECT_EQ(out[i].token, -1);  // As it was.
-        EXPECT_EQ(out[i].num_top, -1);
+        const std::vector<unsigned char> untouched(sizeof out[i], 0xFF);
+        EXPECT_EQ(std::memcmp(&out[i], untouched.data(), sizeof out[i]), 0);
       }
       out.resize(rows);
       if (first.empty()) first = out;
@@ -254,7 +254,7 @@ class SamplingGpuTest : public GpuTest {
 // 20: a part of a tile; 5000: three tiles, 9001: more than a thread has on the way.
 TEST_F(SamplingGpuTest, AllOptionsInRandomCombination) {
   for (const auto& [vocab, rounds] :
-       {std::pair<int, int>{20, 120}, {301, 120}, {5000, 24}, {9001, 8}}) {
+       {std::pair<int, int>{20, 60}, {301, 60}, {5000, 16}, {9001, 5}}) {
     SCOPED_TRACE(testing::Message() << "vocabulary " << vocab);
     Batch batch;
     for (int i = 0; i < rounds; ++i) {
@@ -310,6 +310,14 @@ TEST_F(SamplingGpuTest, Edges) {
   add([](Case* c) { c->params.top_p = 1e-30f; });
   add([](Case* c) { c->params.top_p = std::nextafter(1.0f, 0.0f); });
   add([](Case* c) { c->params.min_p = std::nextafter(1.0f, 0.0f); });
+  add([](Case* c) {     // Exactly at the bar, where it stays in: also in double, where the logit is
+    float low = -1.0f;  // one whose weight is rounded down.
+    while (ExpNonPositive(low) > std::exp(static_cast<double>(low)) * (1 - 1e-9)) low -= 0.01f;
+    std::fill(c->logits.begin(), c->logits.end(), low);
+    c->logits[59] = 0.0f;
+    c->num_ids = 60;
+    c->params.min_p = ExpNonPositive(low);
+  });
   for (const float temperature : {1e-6f, 1e-30f, 1e-45f, 100.0f}) {
     add([&](Case* c) { c->params.temperature = temperature; });
   }
@@ -372,7 +380,7 @@ TEST_F(SamplingGpuTest, NonFiniteLogitsAreSeenWhateverIsDoneToThem) {
     expected.push_back(at < 2990 ? Status::kNotFinite : Status::kOk);
   };
   for (const float bad : {kNan, -kNan, kInf, -kInf}) {
-    for (const int at : {0, 1023, 2049, 2989, 2990, 2999}) {
+    for (const int at : {0, 2049, 2989, 2990}) {
       add(bad, at, [](Case*) {});
       add(bad, at, [&](Case* c) { c->params.logit_bias = {{at, 2.0f}}; });
       add(bad, at, [&](Case* c) { c->params.banned_ids = {at, 5, at}; });
@@ -440,7 +448,7 @@ TEST_F(SamplingGpuTest, FrequenciesFollowTheProbabilities) {
   c.params.top_k = 0;
   c.params.min_p = 0;
   const std::vector<double> p = ReferenceProbabilities(c, c.params.top_p);
-  constexpr int kDraws = 500;
+  constexpr int kDraws = 300;
   Batch batch;
   for (int i = 0; i < kDraws; ++i) batch.Add(c, i);
   std::vector<int> counts(30, 0);

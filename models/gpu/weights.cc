@@ -153,6 +153,8 @@ absl::Status DeviceWeights::Finish() {
   if (absl::Status status = loader_->Finish(); !status.ok()) return status;
   Check(cudaStreamSynchronize(stream_), "waiting");
   staging_ = PinnedMemory();
+  // What was reserved for alignment never comes.
+  if (progress_ && status_.ok()) progress_(memory_.size(), memory_.size());
   return status_;
 }
 

@@ -80,9 +80,9 @@ class FakeServer(Process):
 class RealServer(Process):
     """packrat_server on free ports, with JSON lines; returns when it is ready."""
 
-    def __init__(self, model, *flags):
+    def __init__(self, model, *flags, binary=SERVER):
         self.process = subprocess.Popen(
-            [SERVER, "--model=" + os.path.join(ROOT, model), "--listen=127.0.0.1:0",
+            [binary, "--model=" + os.path.join(ROOT, model), "--listen=127.0.0.1:0",
              "--http_listen=127.0.0.1:0", "--log_format=json", *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
         self.early = []

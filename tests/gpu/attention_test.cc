@@ -29,6 +29,16 @@ class AttentionGpuTest : public TextsGpuTest {
   }
 
   Outputs Feed(const AttentionShape& s, const Texts& texts, Cut cut, uint64_t seed = 7) {
+    std::vector<int> lengths;
+    for (const AttentionText& text : texts) lengths.push_back(text.length);
+    Feeder feeder(lengths, cut);
+    return Feed(
+        s, texts, [&](std::vector<Rows>* rows) { return feeder.Next(rows); }, seed);
+  }
+
+  // next(&rows): as Feeder::Next().
+  template <class Next>
+  Outputs Feed(const AttentionShape& s, const Texts& texts, const Next& next, uint64_t seed) {
     const int q_width = s.num_heads * s.head_dim, kv_width = s.num_kv_heads * s.head_dim;
     Random random(seed);
     std::vector<int> lengths, rings, used;
@@ -47,9 +57,8 @@ class AttentionGpuTest : public TextsGpuTest {
     DeviceScratch scratch(
         gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context));
     Outputs outputs(lengths.size());
-    Feeder feeder(lengths, cut);
     std::vector<Rows> rows;
-    while (feeder.Next(&rows)) {
+    while (next(&rows)) {
       const DeviceStep step(&random, rows, no_tails);
       // Rows of k, q, v and something else.
       const int beside = random.Int(0, 3), stride = q_width + 2 * kv_width + beside;
@@ -130,6 +139,27 @@ TYPED_TEST(AttentionGpuTest, LongTexts) {
        {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 100}, AttentionShape{1, 1, 130, 40}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {140, 64}));
     if (this->HasFailure()) return;
+  }
+}
+
+// A piece that goes round its ring more than once, then single tokens that read what it left.
+TYPED_TEST(AttentionGpuTest, RingShorterThanThePiece) {
+  Random random(7);
+  for (const int window : {2, 18}) {
+    const AttentionShape s{1, 1, 8, window};
+    const int piece = 77, length = piece + 6;
+    const auto texts = this->MakeTexts(&random, s, {length});
+    const Outputs single = this->Feed(s, texts, Cut::kSingle);
+    this->ForEachOrder([&] {
+      int fed = 0;
+      const auto next = [&](std::vector<Rows>* rows) {
+        if (fed == length) return false;
+        *rows = {{0, fed == 0 ? piece : 1, fed}};
+        fed += (*rows)[0].num_tokens;
+        return true;
+      };
+      EXPECT_EQ(this->Feed(s, texts, next, 8), single);
+    });
   }
 }
 

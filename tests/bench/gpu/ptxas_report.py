@@ -132,7 +132,8 @@ def main():
     spills = 0
     for source in options.sources or sorted(glob.glob("kernels/*.cu")):
         rows, spilled = table(source, *compile_one(options.nvcc, options.arch, source))
-        print("\n".join(rows), flush=True)
+        if rows:
+            print("\n".join(rows), flush=True)
         spills += spilled
     print(f"\n{spills} kernels spill.")
     return 1 if spills else 0

@@ -218,6 +218,22 @@ TEST_F(MesaGpuTest, NaNStaysInItsSequenceAndIsSeenThere) {
   }
 }
 
+// A NaN is no reason to stop early: the work that a sequence gone bad makes is bounded, and told.
+TEST_F(MesaGpuTest, NaNGoesToTheStepLimit) {
+  Random random(14);
+  MesaLayer layer(&random, {1, 16, 1});
+  layer.cg_max_steps = 5;
+  layer.cg_tolerance = 1e9f;  // All others are solved at the start.
+  Texts texts;
+  texts.push_back(layer.RandomText(&random, 20, 3.0f));
+  texts[0].q[18 * 16 + 3] = kNaN;
+  for (const Cut cut : {Cut::kWhole, Cut::kSingle}) {
+    const Totals totals = Run(layer, texts, cut).totals[0];
+    EXPECT_EQ(totals.steps, 5);
+    EXPECT_EQ(totals.unconverged, 1);
+  }
+}
+
 // The sealed state by its documented layout: symmetric H_kk in blocks of its lower triangle, H_kv,
 // and zeros in the padding.
 TEST_F(MesaGpuTest, SealedStateHasItsLayout) {

@@ -73,13 +73,15 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global));
 #else
-  memcpy(shared, global, 16);
+  emulation::CopyAsync16(shared, global);
 #endif
 }
 // Ends a group of copies.
 __device__ __forceinline__ void CopyAsyncCommit() {
 #ifdef __CUDACC__
   asm volatile("cp.async.commit_group;");
+#else
+  emulation::CopyAsyncCommit();
 #endif
 }
 // Waits until at most kPending of the latest groups are under way.
@@ -87,6 +89,8 @@ template <int kPending>
 __device__ __forceinline__ void CopyAsyncWait() {
 #ifdef __CUDACC__
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#else
+  emulation::CopyAsyncWait(kPending);
 #endif
 }
 
@@ -103,7 +107,9 @@ __device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
   return v;
 #else
   uint4 v = {};
-  if (inside) memcpy(&v, p, sizeof v);
+  if (!inside) return v;
+  emulation::CheckAligned(p, sizeof v);
+  memcpy(&v, p, sizeof v);
   return v;
 #endif
 }
@@ -121,14 +127,23 @@ __device__ __forceinline__ BFloat16 FromFloat<BFloat16>(float x) {
   return __float2bfloat16(x);
 }
 
-// Eight neighbours, aligned to 8 * sizeof(T): 16 bytes of bfloat16 or 32 of float32.
+// Fails under emulation where a device would trap.
+__device__ __forceinline__ void CheckAligned16([[maybe_unused]] const void* p) {
+#ifndef __CUDACC__
+  emulation::CheckAligned(p, 16);
+#endif
+}
+
+// Eight neighbours, aligned to 16 bytes.
 __device__ __forceinline__ void Load8(const float* p, float* out) {
+  CheckAligned16(p);
   const float4 a = *reinterpret_cast<const float4*>(p);
   const float4 b = *reinterpret_cast<const float4*>(p + 4);
   out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
   out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
 }
 __device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
+  CheckAligned16(p);
   const uint4 a = *reinterpret_cast<const uint4*>(p);
   const unsigned words[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
@@ -140,10 +155,12 @@ __device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
 
 // Stores eight neighbours, aligned as for Load8().
 __device__ __forceinline__ void Store8(const float* values, float* p) {
+  CheckAligned16(p);
   *reinterpret_cast<float4*>(p) = make_float4(values[0], values[1], values[2], values[3]);
   *reinterpret_cast<float4*>(p + 4) = make_float4(values[4], values[5], values[6], values[7]);
 }
 __device__ __forceinline__ void Store8(const float* values, BFloat16* p) {
+  CheckAligned16(p);
   BFloat16 halves[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) halves[i] = __float2bfloat16(values[i]);

@@ -72,6 +72,13 @@ bool LaneAlive(int lane);
 // The block's dynamic shared memory, aligned to 128 bytes; NaNs at the block's start.
 std::byte* SharedMemory();
 [[noreturn]] void Fail(const char* format, ...);
+// A device traps on loads and stores off their alignment, which a CPU mostly does not.
+void CheckAligned(const void* p, size_t bytes);
+// kernels/device.cuh's operations of these names. A copy takes place in its thread's wait for it
+// and no sooner, so that what is read too early, or changed on the way, is seen to be.
+void CopyAsync16(void* shared, const void* global);
+void CopyAsyncCommit();
+void CopyAsyncWait(unsigned pending);
 
 inline int Lane() {
   return static_cast<int>(

@@ -64,6 +64,13 @@ constexpr int kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32;
 
 enum class Wait { kNothing, kBlock, kWarp, kReturned };
 
+// 16 bytes on their way to shared memory.
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned group;
+};
+
 struct Fiber {
   std::unique_ptr<std::byte[]> stack;
   void* sp = nullptr;
@@ -71,6 +78,8 @@ struct Fiber {
   uint3 index = {};
   Wait wait = Wait::kReturned;
   unsigned exchanges = 0;  // Warp operations so far; two generations of slots are kept.
+  std::vector<Copy> copies;
+  unsigned copy_groups = 0;  // Ended.
 };
 
 struct Block {
@@ -79,6 +88,7 @@ struct Block {
   unsigned took_part[kMaxWarps] = {};  // Lanes of each warp's latest warp operation.
   std::unique_ptr<std::byte[]> shared_memory{new std::byte[kSharedLimit + 256]};
   std::byte* shared = nullptr;
+  size_t shared_bytes = 0;
   int threads = 0, running = 0;
   void* scheduler_sp = nullptr;
   void* scheduler_fake_stack = nullptr;
@@ -138,6 +148,8 @@ void StartFiber(Fiber* fiber) {
   fiber->fake_stack = nullptr;  // The last block's was given up when its thread returned.
   fiber->wait = Wait::kNothing;
   fiber->exchanges = 0;
+  fiber->copies.clear();
+  fiber->copy_groups = 0;
 }
 
 // Notes who takes part in the operation that the warp is about to end: a lane may return from the
@@ -207,6 +219,31 @@ const std::byte* SyncWarp(const void* value, size_t bytes) {
   return slots;
 }
 
+void CheckAligned(const void* p, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) Fail("%p is not aligned to %zu bytes", p, bytes);
+}
+
+void CopyAsync16(void* shared, const void* global) {
+  CheckAligned(shared, 16);
+  CheckAligned(global, 16);
+  const auto* to = static_cast<const std::byte*>(shared);
+  if (to < block.shared || to + 16 > block.shared + block.shared_bytes) {
+    Fail("an asynchronous copy to %p, which is not in the block's shared memory", shared);
+  }
+  Fiber& fiber = block.fibers[block.running];
+  fiber.copies.push_back({shared, global, fiber.copy_groups});
+}
+void CopyAsyncCommit() { ++block.fibers[block.running].copy_groups; }
+void CopyAsyncWait(unsigned pending) {
+  Fiber& fiber = block.fibers[block.running];
+  size_t done = 0;
+  while (done < fiber.copies.size() && fiber.copies[done].group + pending < fiber.copy_groups) {
+    std::memcpy(fiber.copies[done].to, fiber.copies[done].from, 16);
+    ++done;
+  }
+  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<ptrdiff_t>(done));
+}
+
 void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
   current.block_dim = block_dim;
   current.grid_dim = grid;
@@ -214,6 +251,7 @@ void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function
   if (block.threads < 1 || block.threads > kMaxThreads)
     Fail("%d threads in a block", block.threads);
   if (shared_bytes > kSharedLimit) Fail("%zu bytes of shared memory in a block", shared_bytes);
+  block.shared_bytes = shared_bytes;
   block.body = &body;
   const auto base = reinterpret_cast<uintptr_t>(block.shared_memory.get());
   block.shared = block.shared_memory.get() + (128 - base % 128) % 128;

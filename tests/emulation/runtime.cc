@@ -9,6 +9,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "tests/emulation/block.h"
 #include "tests/emulation/emulation.h"
 
@@ -45,12 +49,29 @@ cudaError_t sticky = cudaSuccess, last = cudaSuccess, planned = cudaSuccess;
 CUstream_st default_stream;
 std::set<CUstream_st*> streams;
 
+// Shared memory that a block may have, by compute capability.
+size_t SharedLimit() {
+  const int capability = machine.major * 10 + machine.minor;
+  const bool small = capability == 86 || capability == 89 || machine.major == 12;
+  return (small ? 99 : machine.major == 8 ? 163 : 227) << 10;
+}
+
 size_t Mapped(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 cudaError_t Return(cudaError_t error) {
   if (sticky != cudaSuccess) error = sticky;
   if (error != cudaSuccess) last = error;
   return error;
+}
+
+// What follows an allocation in its last page, for AddressSanitizer.
+void ForbidTail([[maybe_unused]] std::byte* memory, [[maybe_unused]] size_t bytes,
+                [[maybe_unused]] bool forbid) {
+#if defined(__SANITIZE_ADDRESS__)
+  const size_t tail = Mapped(bytes) - bytes;
+  if (forbid) __asan_poison_memory_region(memory + bytes, tail);
+  if (!forbid) __asan_unpoison_memory_region(memory + bytes, tail);
+#endif
 }
 
 // The host's hands off the device's memory, but while work runs.
@@ -103,7 +124,7 @@ cudaError_t LaunchKernel(const char* name, dim3 grid, dim3 block, size_t shared_
                          cudaStream_t stream, Work body) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 ||
       block.x * block.y * block.z > 1024 || block.x * block.y * block.z == 0 ||
-      shared_bytes > (227 << 10)) {
+      shared_bytes > SharedLimit()) {
     return Return(cudaErrorInvalidValue);
   }
   return Enqueue(stream, [=, body = std::move(body)] {
@@ -163,7 +184,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->major = emulation::machine.major;
   properties->minor = emulation::machine.minor;
   properties->l2CacheSize = 1 << 20;
-  properties->sharedMemPerBlockOptin = 227 << 10;
+  properties->sharedMemPerBlockOptin = emulation::SharedLimit();
   return Return(cudaSuccess);
 }
 cudaError_t cudaDriverGetVersion(int* version) {
@@ -195,6 +216,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   if (mapping == MAP_FAILED) return Return(cudaErrorMemoryAllocation);
   std::memset(mapping, 0xFF, emulation::Mapped(bytes));
   mprotect(mapping, emulation::Mapped(bytes), PROT_NONE);
+  emulation::ForbidTail(static_cast<std::byte*>(mapping), bytes, true);
   emulation::device_memory[static_cast<std::byte*>(mapping)] = bytes;
   emulation::used += bytes;
   *memory = mapping;
@@ -209,6 +231,7 @@ cudaError_t cudaFree(void* memory) {
     if (!stream->capturing && !stream->queue.empty()) emulation::Drain(stream);
   }
   emulation::used -= found->second;
+  emulation::ForbidTail(found->first, found->second, false);
   munmap(memory, emulation::Mapped(found->second));
   emulation::device_memory.erase(found);
   return Return(cudaSuccess);

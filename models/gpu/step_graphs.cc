@@ -31,7 +31,9 @@ absl::StatusOr<cudaGraphExec_t> Capture(CudaStream stream,
 
 absl::Status StepGraphs::Launch(const StepSize& size, CudaStream stream,
                                 absl::FunctionRef<absl::Status()> launch) {
-  void*& graph = graphs_[size];
+  const auto [entry, first] = graphs_.emplace(size, nullptr);
+  if (first) return launch();
+  void*& graph = entry->second;
   if (graph == nullptr) {
     auto captured = Capture(stream, launch);
     if (!captured.ok()) return captured.status();

@@ -1,4 +1,6 @@
-// Captured steps: one CUDA graph for each size of step, made when the size is first seen.
+// Captured steps: one CUDA graph for each size of step, made when the size is seen again. The first
+// step of a size runs uncaptured, since the driver loads kernels when they are first used, which it
+// must not do during a capture; and a size that never comes again is not worth a graph.
 #ifndef PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
 #define PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
 
@@ -18,15 +20,15 @@ class StepGraphs {
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
 
-  // Queues the step of this size. `launch` queues its kernels on the stream; it is called once for
-  // each size, and what it reads from the host then is fixed.
+  // Queues the step of this size. `launch` queues its kernels on the stream; from the second call
+  // for a size on, what it read from the host is fixed.
   absl::Status Launch(const StepSize& size, CudaStream stream,
                       absl::FunctionRef<absl::Status()> launch);
   // Forgets all: addresses have changed. Nothing of them may still run.
   void Drop();
 
  private:
-  std::map<StepSize, void*> graphs_;  // cudaGraphExec_t
+  std::map<StepSize, void*> graphs_;  // cudaGraphExec_t; null: seen once.
 };
 
 }  // namespace packrat::gpu

@@ -23,6 +23,8 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
     )
     native.cc_test(
         name = name + "_device",
+        # A shared library of models/gpu would not find CUDA's runtime, which is linked statically.
+        linkstatic = True,
         srcs = srcs,
         copts = ["-DPACKRAT_GPU"],
         tags = ["cuda"] if CUDA_FOUND else ["manual"],

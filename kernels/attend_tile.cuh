@@ -143,8 +143,9 @@ struct AttendTile {
   template <class Layout>
   __host__ __device__ __forceinline__ AttendTile(Layout, std::byte* at, int n, int at_once,
                                                  bool decode) {
-    const auto begin = reinterpret_cast<uintptr_t>(at);
-    auto next = begin;
+    // By arithmetic on the pointer: from an integer the compiler would not know any more that it is
+    // shared memory.
+    std::byte* next = at;
     const auto take = [&next](size_t floats) {
       auto* taken = reinterpret_cast<float*>(next);
       next += (floats * sizeof(float) + 15) / 16 * 16;
@@ -159,7 +160,7 @@ struct AttendTile {
     joins = take(decode ? 4 * n * (kMaxRuns + 1) : 0);
     queries = reinterpret_cast<AttendQuery*>(take(n * sizeof(AttendQuery) / sizeof(float)));
     flag = reinterpret_cast<int*>(take(1));
-    bytes = next - begin;
+    bytes = static_cast<size_t>(next - at);
   }
 };
 

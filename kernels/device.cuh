@@ -43,7 +43,10 @@ absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block
   if (shared_bytes > (48 << 10)) {  // More than a block gets without asking.
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return ToStatus(error, name);
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // Reported here, not once more by the next launch.
+      return ToStatus(error, name);
+    }
   }
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(arguments)...);
   return ToStatus(cudaGetLastError(), name);

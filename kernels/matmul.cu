@@ -66,8 +66,8 @@ class Plan {
 
   bool supported() const { return supported_; }
 
-  absl::Status Run(cublasLtHandle_t handle, const MatMulArguments& m, void* workspace,
-                   CudaStream stream) {
+  cublasStatus_t Run(cublasLtHandle_t handle, const MatMulArguments& m, void* workspace,
+                     CudaStream stream) {
     const auto rows = static_cast<uint64_t>(m.rows);
     const float alpha = 1.0f, beta = m.accumulate ? 1.0f : 0.0f;
     cublasStatus_t status = SetBias(m.bias);
@@ -82,7 +82,7 @@ class Plan {
                               x_.get(), &beta, m.y, y_.get(), m.y, y_.get(), &algorithm_, workspace,
                               kWorkspaceBytes, stream);
     }
-    return LibraryStatus(status, "cublasLtMatmul");
+    return status;
   }
 
  private:
@@ -131,6 +131,12 @@ class Plan {
     if (status == CUBLAS_STATUS_SUCCESS) {
       status = cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                     &workspace, sizeof workspace);
+    }
+    // Partial sums stay float32.
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    if (status == CUBLAS_STATUS_SUCCESS) {
+      status = cublasLtMatmulPreferenceSetAttribute(
+          made, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
     }
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -193,11 +199,19 @@ class LibraryMatMul : public MatMul {
       return m.weight->type == DType::kBF16 ? MultiplyBf16(m, stream)
                                             : MultiplyFewRowsF32(m, stream);
     }
-    if (!Aligned(m)) return MultiplyByOwn(m, stream);
+    // The library takes a bias for one of y's type, and has no product of another.
+    if (!Aligned(m) || (m.bias != nullptr && m.y_type != DType::kF32)) {
+      return MultiplyByOwn(m, stream);
+    }
     const auto plan = FindPlan(m);
     if (!plan.ok()) return plan.status();
     if (!(*plan)->supported()) return MultiplyByOwn(m, stream);
-    return (*plan)->Run(handle_.get(), m, workspace_, stream);
+    const cublasStatus_t status = (*plan)->Run(handle_.get(), m, workspace_, stream);
+    // The algorithm was chosen for the bucket's number of rows, and may not like this one.
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
+      return MultiplyByOwn(m, stream);
+    }
+    return LibraryStatus(status, "cublasLtMatmul");
   }
   size_t workspace_bytes() const override { return kWorkspaceBytes; }
 

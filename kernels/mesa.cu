@@ -5,6 +5,8 @@
 // order.
 #include "kernels/mesa.h"
 
+#include <algorithm>
+
 #include "kernels/mesa_prompt.cuh"
 #include "kernels/mesa_solve.cuh"
 #include "kernels/mesa_state.cuh"
@@ -181,6 +183,14 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   return Launch("MesaKeep", MesaKeepKernel<S>, dim3(spans, heads), kKeepThreads, 0, stream, a);
 }
 
+template <int P>
+size_t SharedBytes(int head_dim, DType state_type) {
+  return state_type == DType::kF32
+             ? std::max(DecodeSharedBytes<P, float>(head_dim), SolveSharedBytes<P, float>(head_dim))
+             : std::max(DecodeSharedBytes<P, BFloat16>(head_dim),
+                        SolveSharedBytes<P, BFloat16>(head_dim));
+}
+
 template <class S>
 absl::Status LaunchesOfState(const MesaArguments& a, CudaStream stream) {
   if (a.shape.head_dim <= 64) return Launches<64, S>(a, stream);
@@ -205,6 +215,13 @@ struct ScratchLayout {
 size_t MesaScratchBytes(const MesaShape& shape, int max_spans, int max_tokens) {
   const ScratchLayout layout(shape, max_tokens);
   return (3 * layout.rows + 2 * layout.scalars + layout.states) * sizeof(float);
+}
+
+size_t MesaSharedBytes(const MesaShape& shape, DType state_type) {
+  const int dim = shape.head_dim;
+  if (dim <= 64) return SharedBytes<64>(dim, state_type);
+  if (dim <= 128) return SharedBytes<128>(dim, state_type);
+  return SharedBytes<256>(dim, state_type);
 }
 
 absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const GpuBatch& batch,

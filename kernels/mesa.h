@@ -128,6 +128,10 @@ struct MesaOperands {
 // Scratch of one Mesa(). Not read before it is written.
 size_t MesaScratchBytes(const MesaShape& shape, int max_spans, int max_tokens);
 
+// Shared memory that a block of its kernels takes, bytes: a device must offer as much
+// (cudaDeviceProp::sharedMemPerBlockOptin).
+size_t MesaSharedBytes(const MesaShape& shape, DType state_type);
+
 // weights: device pointers. stats: (spans), added to.
 absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const GpuBatch& batch,
                   const GpuParts& slots, const GpuParts& tails, const MesaOperands& operands,

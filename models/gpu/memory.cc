@@ -58,6 +58,7 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
   if (!status.ok()) return status;
   info.name = properties.name;
   info.multiprocessors = properties.multiProcessorCount;
+  info.shared_bytes = properties.sharedMemPerBlockOptin;
   info.compute_major = properties.major;
   info.compute_minor = properties.minor;
   if (info.compute_major < 8) {
@@ -113,7 +114,10 @@ absl::StatusOr<PinnedMemory> PinnedMemory::Allocate(size_t bytes, const std::str
   absl::Status status =
       CudaStatus(cudaHostAlloc(&data, bytes, cudaHostAllocDefault),
                  absl::StrCat("allocating ", bytes, " bytes of pinned memory for ", what));
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    cudaGetLastError();  // Not an error of what comes next.
+    return status;
+  }
   memory.data_ = static_cast<std::byte*>(data);
   memory.bytes_ = bytes;
   return memory;

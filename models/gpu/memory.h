@@ -21,6 +21,7 @@ struct DeviceInfo {
   std::string name;
   size_t total_bytes = 0, free_bytes = 0;
   int multiprocessors = 0;
+  size_t shared_bytes = 0;  // Shared memory that a block may have.
   int compute_major = 0, compute_minor = 0;
 };
 // Device 0 (CUDA_VISIBLE_DEVICES chooses). FAILED_PRECONDITION: no device, one below compute

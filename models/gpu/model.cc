@@ -14,6 +14,7 @@
 #include "models/checkpoint.h"
 #include "models/family_names.h"
 #include "models/gpu/device_batch.h"
+#include "models/gpu/device_fit.h"
 #include "models/gpu/layer.h"
 #include "models/gpu/memory.h"
 #include "models/gpu/sampling_rows.h"
@@ -359,16 +360,6 @@ size_t GpuModel::state_memory_limit() const {
   return device->free_bytes - std::min(device->free_bytes, reserve);
 }
 
-// What there is to say when the device's memory is too small.
-std::string Plan(const DeviceInfo& device, size_t weights, size_t scratch,
-                 const StateLayout& layout, int context) {
-  const auto mib = [](size_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, " MiB"); };
-  return absl::StrCat(device.name, " has ", mib(device.free_bytes), " of ", mib(device.total_bytes),
-                      " free; weights take ", mib(weights), ", scratch ", mib(scratch),
-                      ", the state of one sequence of ", context, " tokens ",
-                      mib(layout.SequenceBytes(context)));
-}
-
 absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,
                                                               const ModelOptions& options,
                                                               const GpuOptions& gpu_options) {
@@ -378,29 +369,26 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   if (!checkpoint.ok()) return checkpoint.status();
   auto device = OpenDevice();
   if (!device.ok()) return device.status();
+  absl::Status status = CheckSharedMemory(*config, gpu_options.mesa_state, *device);
+  if (!status.ok()) return status;
   const DType type = ActivationType(**checkpoint);
   const size_t bytes = WeightBytes(**checkpoint, type);
   std::unique_ptr<GpuModel> model(new GpuModel(*config, options, gpu_options, type, *device));
-  if (bytes > device->free_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("too little device memory: ",
-                     Plan(*device, bytes, 0, model->layout_, model->limits_.context)));
-  }
+  const int context = model->limits_.context;
+  // Scratch is known when the layers are there.
+  status = CheckMemory(bytes, 0, model->layout_, context, *device);
+  if (!status.ok()) return status;
   WeightLoader loader(checkpoint->get());
   auto weights = DeviceWeights::Create(&loader, type, bytes, gpu_options.progress);
   if (!weights.ok()) return weights.status();
   model->weights_ = *std::move(weights);
   model->LoadLayers(model->weights_.get());
-  if (absl::Status status = model->weights_->Finish(); !status.ok()) return status;
+  if (status = model->weights_->Finish(); !status.ok()) return status;
   model->weight_bytes_ = bytes;
   model->fingerprint_ = Fingerprint(*config, loader.hash());
-  const size_t scratch = model->CarveScratch(nullptr);
-  if (auto now = OpenDevice(); now.ok() && scratch > now->free_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("too little device memory: ",
-                     Plan(*device, bytes, scratch, model->layout_, model->limits_.context)));
-  }
-  if (absl::Status status = model->AllocateScratch(); !status.ok()) return status;
+  status = CheckMemory(bytes, model->CarveScratch(nullptr), model->layout_, context, *device);
+  if (!status.ok()) return status;
+  if (status = model->AllocateScratch(); !status.ok()) return status;
   return model;
 }
 

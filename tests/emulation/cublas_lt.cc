@@ -8,7 +8,7 @@ struct cublasLtContext {};
 struct cublasLtMatmulDescOpaque_t {
   cublasOperation_t transpose_a = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  const float* bias = nullptr;
+  const void* bias = nullptr;  // Of D's type, as in the library if nothing else is asked for.
 };
 struct cublasLtMatrixLayoutOpaque_t {
   cudaDataType type;
@@ -67,11 +67,9 @@ struct Product {
     return dense(a) && dense(b) && dense(c) && dense(d) && b.rows == inner() && d.rows == outer() &&
            d.cols == b.cols && c.rows == d.rows && c.cols == d.cols;
   }
-  // As in the library's table for CUBLAS_COMPUTE_32F: the bias is of D's type, so that a float32
-  // bias asks for a float32 D.
+  // As in the library's table for CUBLAS_COMPUTE_32F.
   bool Supported() const {
-    return a.type == b.type && c.type == d.type && (d.type == CUDA_R_32F || d.type == a.type) &&
-           (desc.epilogue == CUBLASLT_EPILOGUE_DEFAULT || d.type == CUDA_R_32F);
+    return a.type == b.type && c.type == d.type && (d.type == CUDA_R_32F || d.type == a.type);
   }
 };
 
@@ -94,7 +92,7 @@ void Compute(const Product& p, float alpha, const void* a, const void* b, float 
       }
       sum *= alpha;
       if (beta != 0.0f) sum = std::fma(beta, Load(c, p.c, row, col), sum);
-      if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += p.desc.bias[row];
+      if (p.desc.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += Load(p.desc.bias, p.d, row, 0);
       const uint64_t at = col * p.d.ld + row;
       if (p.d.type == CUDA_R_32F) {
         static_cast<float*>(d)[at] = sum;
@@ -181,6 +179,10 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     const void* value, size_t bytes) {
   if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) {
     return emulation::Set(&preference->workspace, value, bytes);
+  }
+  if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
+    uint32_t ignored;  // Sums are one float32 chain here.
+    return emulation::Set(&ignored, value, bytes);
   }
   return emulation::Set(
       &preference->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);

@@ -16,6 +16,7 @@ struct Machine {
   int driver = 13000, runtime = 13000;
   int major = 9, minor = 0;
   int multiprocessors = 4;
+  size_t shared_bytes = 0;  // Of a block; 0: what devices of this capability have.
 };
 extern Machine machine;
 void Reset();

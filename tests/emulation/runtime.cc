@@ -51,6 +51,7 @@ std::set<CUstream_st*> streams;
 
 // Shared memory that a block may have, by compute capability.
 size_t SharedLimit() {
+  if (machine.shared_bytes > 0) return machine.shared_bytes;
   const int capability = machine.major * 10 + machine.minor;
   const bool small = capability == 86 || capability == 89 || machine.major == 12;
   return (small ? 99 : machine.major == 8 ? 163 : 227) << 10;
@@ -269,9 +270,9 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   return emulation::Enqueue(stream, [=] { std::memset(memory, value, bytes); });
 }
+// Of device memory: it returns before it is done.
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
-  const cudaError_t error = cudaMemsetAsync(memory, value, bytes, nullptr);
-  return error != cudaSuccess ? error : emulation::Drain(&emulation::default_stream);
+  return cudaMemsetAsync(memory, value, bytes, nullptr);
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;

@@ -65,6 +65,7 @@ class DeviceArray {
   explicit DeviceArray(size_t n) : n_(n) {
     EXPECT_CUDA_OK(cudaMalloc(&memory_, bytes()));
     EXPECT_CUDA_OK(cudaMemset(memory_, 0xFF, bytes()));
+    EXPECT_CUDA_OK(cudaStreamSynchronize(nullptr));  // The tests' stream would not wait for it.
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) { Set(values); }
   ~DeviceArray() { cudaFree(memory_); }

@@ -196,6 +196,14 @@ TEST_F(GpuModelTest, OldDeviceIsSaid) {
   EXPECT_NE(gpu::DeviceUsable().message().find("compute capability 7.0"), absl::string_view::npos);
 }
 
+TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {
+  emulation::machine.shared_bytes = 10 << 10;
+  auto model = gpu::LoadGpuModel(kModel, Options(64), gpu::GpuOptions());
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(model.status().message().find("--mesa_state=bfloat16"), absl::string_view::npos)
+      << model.status();
+}
+
 TEST_F(GpuModelTest, TooLittleMemoryIsSaidWithThePlan) {
   for (const size_t memory : {size_t{100} << 10, size_t{2} << 20}) {
     emulation::machine.memory = memory;

@@ -99,6 +99,7 @@ absl::StatusOr<std::string> MesaBench::Solves(double* steps) {
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(
       cudaMemcpy(stats.data(), stats_.data(), bytes, cudaMemcpyDeviceToHost), "statistics"));
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaMemset(stats_.data(), 0, bytes), "statistics"));
+  BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaDeviceSynchronize(), "statistics"));
   double taken = 0, solves = 0, unconverged = 0;
   for (const GpuStats& s : stats) {
     taken += s.cg_steps, solves += s.cg_solves, unconverged += s.cg_unconverged;

@@ -121,17 +121,18 @@ __device__ __forceinline__ void FillOwn(const AttentionOperands& x, int token, i
   }
 }
 
-// Blocks: (spans, key heads times blocks of each, workers).
+// Blocks: (key heads times blocks of each, spans, workers): neighbours read neighbouring parts of
+// the same pages.
 template <class T, class L, int kQ>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
                                                   : kQ == 1      ? 4
                                                                  : 3)
     AttentionDecodeKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, AttentionOperands x,
                           AttendScratch scratch, float scale) {
-  const GpuSpan span = batch.spans[blockIdx.x];
+  const GpuSpan span = batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
   const HeadBlocks blocks(shape);
-  const int block = blockIdx.y, worker = blockIdx.z, kv_head = blocks.KvHead(block);
+  const int block = blockIdx.x, worker = blockIdx.z, kv_head = blocks.KvHead(block);
   const int first_head = blocks.First(block), n = blocks.Count(block);
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int end = span.position, first = FirstVisible(shape.window, end);
@@ -139,8 +140,8 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
   const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
   if (worker >= workers) return;
   const AttendTile tile(L(), SharedMemory(), blocks.at_once, kQ, true);
-  const PageRows<T> rows(pages, shape, padded, blockIdx.x, kv_head);
-  const int pair = blockIdx.x * gridDim.y + block;
+  const PageRows<T> rows(pages, shape, padded, blockIdx.y, kv_head);
+  const int pair = blockIdx.y * gridDim.x + block;
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(pair);
   AttendSplits<T, L, kQ>(
@@ -316,7 +317,7 @@ absl::Status LaunchDecode(const AttentionShape& shape, const GpuBatch& batch, co
   const int workers =
       AttendWorkers(batch.num_spans * blocks_each, visible, PadTo16(shape.head_dim));
   return Launch("AttentionDecode", AttentionDecodeKernel<T, L, kQ>,
-                dim3(batch.num_spans, blocks_each, workers), kAttendThreads,
+                dim3(blocks_each, batch.num_spans, workers), kAttendThreads,
                 AttendTile::Bytes<L>(blocks.at_once, kQ, true), stream, shape, batch, pages,
                 operands, scratch, scale);
 }

@@ -146,23 +146,23 @@ __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOpe
   }
 }
 
-// Blocks: (spans, heads, workers).
+// Blocks: (heads, spans, workers): neighbours read neighbouring parts of the same pages.
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
     RatDecodeKernel(RatShape shape, GpuBatch batch, GpuPages pages, GpuParts tails, RatOperands x,
                     AttendScratch scratch, float scale) {
-  const GpuSpan span = batch.spans[blockIdx.x];
+  const GpuSpan span = batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
-  const int head = blockIdx.y, worker = blockIdx.z;
+  const int head = blockIdx.x, worker = blockIdx.z;
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int finished = span.position / shape.chunk_size;
   const Runs runs(0, finished, L::kSplit);
   const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
   if (worker >= workers) return;
   const AttendTile tile(L(), SharedMemory(), 1, 1, true);
-  const RatRows<T> rows(pages, shape, padded, blockIdx.x, head);
+  const RatRows<T> rows(pages, shape, padded, blockIdx.y, head);
   const RatRow<T> row(shape, x, token, head);
-  const int pair = blockIdx.x * shape.num_heads + head;
+  const int pair = blockIdx.y * shape.num_heads + head;
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(pair);
   AttendSplits<T, L, 1>(
@@ -333,7 +333,7 @@ absl::Status Rat(const RatShape& shape, const GpuBatch& batch, const GpuPages& p
     using T = decltype(type);
     using L = decltype(layout);
     const absl::Status decoded =
-        Launch("RatDecode", RatDecodeKernel<T, L>, dim3(batch.num_spans, shape.num_heads, workers),
+        Launch("RatDecode", RatDecodeKernel<T, L>, dim3(shape.num_heads, batch.num_spans, workers),
                kAttendThreads, AttendTile::Bytes<L>(1, 1, true), stream, shape, batch, pages, tails,
                operands, attend, scale);
     if (!decoded.ok() || batch.max_span_tokens == 1) return decoded;

@@ -223,8 +223,8 @@ int InfoCommand(Connection* connection, const std::vector<std::string>& argument
   const v1::Limits& limits = info.limits();
   Print(absl::StrCat("model          ", info.name(), " (", info.family(), ", fingerprint ",
                      info.fingerprint(), ")\n"));
-  Print(absl::StrCat("server         ", info.server_version(), ", ", info.device(),
-                     ", numerics ", info.numerics_id(), "\n"));
+  Print(absl::StrCat("server         ", info.server_version(), ", ", info.device(), ", numerics ",
+                     info.numerics_id(), "\n"));
   Print(absl::StrCat("layers         ", layers, "\n"));
   Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",
                      info.hidden_size(), ", weights ", info.weight_bytes(), " bytes\n"));

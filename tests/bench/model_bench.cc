@@ -28,9 +28,7 @@ std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, int tok
 class Sequences {
  public:
   Sequences(LanguageModel* model, int count, int max_tokens)
-      : model_(model),
-        state_(*OwnedState::Create(model, count, max_tokens)),
-        position_(count, 0) {}
+      : model_(model), state_(*OwnedState::Create(model, count, max_tokens)), position_(count, 0) {}
 
   // Feeds `tokens` tokens to each of the first `count` sequences, all in one batch.
   SpanStats Feed(int count, int tokens) {

@@ -9,14 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 
-#ifdef PACKRAT_EMULATED
-// The emulated device has no clock: a millisecond passes between any two events.
-static cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 1.0f;
-  return cudaSuccess;
-}
-#endif
-
 namespace packrat::gpu_bench {
 namespace {
 

@@ -13,7 +13,7 @@ def gpu_bench(name, srcs, deps):
     native.cc_binary(
         name = name,
         srcs = srcs,
-        tags = [] if CUDA_FOUND else ["manual"],
+        tags = ["cuda"] if CUDA_FOUND else ["manual"],
         deps = deps + [
             "//kernels:gpu",
             "//models/gpu",

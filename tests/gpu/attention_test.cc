@@ -185,8 +185,9 @@ TYPED_TEST(AttentionGpuTest, LongRuns) {
   using S = Stored<TypeParam>;
   const int dim = 16, num = 4;
   Random random(5);
-  for (const auto& [position, window] :
+  for (const auto& [start, visible] :
        {std::pair(64 * 64 - 2, 0), {128 * 64 - 1, 0}, {5000, 64 * 64 + 3}, {8000, 100}}) {
+    const int position = start, window = visible;  // Bindings cannot be captured.
     const AttentionShape s{2, 1, dim, window};
     const int length = position + num;
     DevicePages<TypeParam> pages(&random, AttentionPageFloats(1, dim), {RingPages(s, length)});

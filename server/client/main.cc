@@ -61,7 +61,7 @@ void CancelOnInterrupt(Connection* connection) {
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   for (const auto& [name, run] :
-       {std::pair("logits", LogitsCommand), std::pair("perplexity", PerplexityCommand)}) {
+       {std::pair("logits", &LogitsCommand), std::pair("perplexity", &PerplexityCommand)}) {
     if (argc > 1 && std::string(argv[1]) == name) {
       return run(std::vector<std::string>(argv + 2, argv + argc));
     }

@@ -22,13 +22,8 @@ namespace {
 
 #ifdef PACKRAT_GPU
 // Little, since every test also runs on the emulated device.
-#ifdef __SANITIZE_ADDRESS__
-constexpr int kGenerated = 4, kCompany = 1;
-const char* const kModels[] = {"packrat"};
-#else
 constexpr int kGenerated = 20, kCompany = 5;
 const char* const kModels[] = {"mesa_net_hybrid", "packrat"};
-#endif
 const std::vector<int> kThreads = {1}, kBudgets = {19};
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,

@@ -59,12 +59,16 @@ class LanguageModel {
 
   // The two halves of a step, so that the caller has time of its own while the device works. `rows`
   // has an entry for each row of logits (sum of num_logits), in span order. What the arguments
-  // point to stays as it is until Wait().
+  // point to stays as it is until Wait(); where several steps may be in flight, until Start()
+  // returns.
   virtual absl::Status Start(const Batch& batch, const StateMemory& state,
                              absl::Span<const SamplingRow> rows) = 0;
-  // Waits for what was started. `stats` has one entry per span, `sampled` one per row; what a span
+  // Waits for the earliest step that was started. `stats` has one entry per span, `sampled` one per row; what a span
   // that is not finite sampled means nothing.
   virtual absl::Status Wait(SpanStats* stats, SampledToken* sampled) = 0;
+  // How many steps may be started before the first of them is waited for. They run in the order of
+  // their starts, and what they read and write of the state follows it.
+  virtual int max_steps_in_flight() const { return 1; }
   // Of the last Wait(): the seconds that went into sampling; 0 where they cannot be told apart.
   virtual double sampling_seconds() const { return 0; }
 

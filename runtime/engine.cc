@@ -101,12 +101,13 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
   // What a decoding step writes to.
   running.reserve(options.max_running);
   running_items.reserve(options.max_running);
-  admitted.reserve(options.max_running);
-  batch_sequences.reserve(options.max_running);
-  batch_spans.reserve(options.max_running);
-  sampling_rows.reserve(options.max_running);
   span_stats.reserve(options.max_running);
-  batch_tokens.reserve(options.max_batch_tokens);
+  for (Flight& flight : flights) {
+    flight.sequences.reserve(options.max_running);
+    flight.tokens.reserve(options.max_batch_tokens);
+    flight.spans.reserve(options.max_running);
+    flight.rows.reserve(options.max_running);
+  }
   touched.reserve(2 * options.max_running);
   plan.Reserve(options.max_running, static_cast<int>(total.pages.size()));
 }

@@ -54,11 +54,23 @@ struct Engine::Impl {
   std::vector<std::unique_ptr<Sequence>> waiting;
   std::vector<WaitingItem> waiting_items;
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
-  std::vector<std::unique_ptr<Sequence>> running;  // In order of admission.
+  std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   EngineStats stats;
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  // A step from its start to its results. Its sequences may end in between; they are kept until
+  // then, and what it computed for them is dropped.
+  struct Flight {
+    std::vector<std::shared_ptr<Sequence>> sequences;  // One per span.
+    std::vector<int32_t> tokens;
+    std::vector<Span> spans;
+    std::vector<SamplingRow> rows;  // One per row of logits, in the order of spans.
+  };
+  // Where a model takes steps ahead, one step is started before the results of the step before it
+  // are taken: the device need not wait for the host.
+  static constexpr int kMaxFlights = 2;
 
   // The phases of a step.
   bool TakeInbox();  // False where nothing came of it.
@@ -67,9 +79,11 @@ struct Engine::Impl {
   void Plan();
   void Expire();
   void Admit();
-  void BuildBatch();
-  absl::Status RunModel();
-  void TakeResults();
+  bool BuildBatch();  // False where nothing is to be computed.
+  bool NextStepNeedsResults() const;
+  void StartStep();
+  void FinishStep();
+  void TakeResults(const Flight& flight);
   void TakeToken(Sequence* sequence, const SampledToken& token);
   void Fail(const absl::Status& status);
   void Sweep();
@@ -78,6 +92,11 @@ struct Engine::Impl {
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
   void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
+  template <class F>
+  void ForEach(F visit) {
+    for (auto& sequence : waiting) visit(sequence.get());
+    for (auto& sequence : running) visit(sequence.get());
+  }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
 
   absl::Time step_time = absl::Now();
@@ -90,11 +109,9 @@ struct Engine::Impl {
   std::vector<RunningItem> running_items;
   PartCounts free_parts;
   StepPlan plan;
-  std::vector<Sequence*> admitted;
-  std::vector<Sequence*> batch_sequences;  // One per span.
-  std::vector<int32_t> batch_tokens;
-  std::vector<Span> batch_spans;
-  std::vector<SamplingRow> sampling_rows;  // One per row of logits, in the order of spans.
+  size_t first_admitted = 0;  // In `running`, of this step.
+  Flight flights[kMaxFlights];
+  int first_flight = 0, num_flights = 0;  // In flight: from first_flight on, in a ring.
   std::vector<SpanStats> span_stats;
   std::vector<SampledToken> sampled;             // (max_running)
   std::vector<std::shared_ptr<Outbox>> touched;  // To be notified.

@@ -11,31 +11,26 @@ namespace packrat {
 bool Engine::Impl::Step(absl::Time now) {
   step_time = now;
   step_start = Clock::now();
-  batch_spans.clear();
-  bool acted = TakeInbox();
+  bool acted = TakeInbox() || num_flights > 0;
+  if (num_flights > 0 && NextStepNeedsResults()) FinishStep();
+  bool started = false;
   if (!waiting.empty() || !running.empty()) {
     Plan();
     Expire();
     Admit();
-    BuildBatch();
-    if (!batch_spans.empty()) {
-      const absl::Status status = RunModel();
-      if (status.ok()) {
-        TakeResults();
-      } else {
-        Fail(status);
-      }
-    }
-    acted = acted || !batch_spans.empty() || sweep_waiting || sweep_running;
+    started = BuildBatch();
+    if (started) StartStep();
+    acted = acted || started || sweep_waiting || sweep_running;
     PACKRAT_CHECK(acted, "requests wait, nothing runs and nothing can be admitted");
     Sweep();
   }
+  const int stay = started ? model->max_steps_in_flight() - 1 : 0;
+  while (num_flights > stay) FinishStep();
   PublishStats();
-  // Where sequences still run, the next step starts a batch and tells the consumers then, while the
-  // device works: waking them takes longer than all else that the host does. (If it turns out to
-  // start none, this line does it.) Their tokens are in the outboxes already, and the statistics
-  // are published at every step's end, so whoever looks sees this step whole.
-  if (running.empty() || batch_spans.empty()) NotifyAll();
+  // Where sequences still run, the next step tells the consumers while the device works: waking
+  // them takes longer than all else that the host does. Their tokens are in the outboxes already,
+  // and the statistics are published at every step's end, so whoever looks sees this step whole.
+  if (running.empty() || !started) NotifyAll();
   time_in_steps += Now() - step_time;
   return acted;
 }
@@ -87,21 +82,16 @@ void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
 }
 
 void Engine::Impl::Cancel(uint64_t id) {
-  for (auto* sequences : {&waiting, &running}) {
-    for (auto& sequence : *sequences) {
-      if (sequence->id() == id && !sequence->finished()) {
-        Finish(sequence.get(), FinishReason::kCancelled, absl::CancelledError("cancelled"));
-      }
-    }
-  }
+  ForEach([&](Sequence* sequence) {
+    if (sequence->id() != id || sequence->finished()) return;
+    Finish(sequence, FinishReason::kCancelled, absl::CancelledError("cancelled"));
+  });
 }
 
 void Engine::Impl::FinishAll(const absl::Status& status) {
-  for (auto* sequences : {&waiting, &running}) {
-    for (auto& sequence : *sequences) {
-      if (!sequence->finished()) Finish(sequence.get(), FinishReason::kError, status);
-    }
-  }
+  ForEach([&](Sequence* sequence) {
+    if (!sequence->finished()) Finish(sequence, FinishReason::kError, status);
+  });
 }
 
 void Engine::Impl::Expire() {
@@ -114,65 +104,88 @@ void Engine::Impl::Expire() {
 }
 
 void Engine::Impl::Admit() {
-  admitted.clear();
+  first_admitted = running.size();
   for (int i : plan.admit) {
     Sequence* sequence = waiting[i].get();
     sequence->Admit(pool.get(), Now());
-    admitted.push_back(sequence);
-    running.push_back(std::move(waiting[i]));
     Touch(sequence);
+    running.push_back(std::move(waiting[i]));
     sweep_waiting = true;
   }
 }
 
-void Engine::Impl::BuildBatch() {
-  batch_sequences.clear();
-  batch_tokens.clear();
-  sampling_rows.clear();
+bool Engine::Impl::BuildBatch() {
+  Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
+  PACKRAT_CHECK(num_flights < kMaxFlights && flight.sequences.empty());
+  flight.tokens.clear();
+  flight.spans.clear();
+  flight.rows.clear();
   for (const Piece& piece : plan.pieces) {
-    Sequence* sequence = piece.admitted ? admitted[piece.index] : running[piece.index].get();
+    const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
     if (!sequence->decoding()) stats.prompt_tokens += piece.num_tokens;
-    batch_sequences.push_back(sequence);
-    batch_spans.push_back(sequence->NextSpan(piece.num_tokens, &batch_tokens));
-    if (batch_spans.back().num_logits > 0) sampling_rows.push_back(sequence->NextRow());
+    flight.sequences.push_back(sequence);
+    flight.spans.push_back(sequence->StartSpan(piece.num_tokens, &flight.tokens, &flight.rows));
   }
-  PACKRAT_CHECK(static_cast<int>(batch_tokens.size()) <= options.max_batch_tokens);
+  PACKRAT_CHECK(static_cast<int>(flight.tokens.size()) <= options.max_batch_tokens);
+  return !flight.spans.empty();
 }
 
-absl::Status Engine::Impl::RunModel() {
-  Batch batch;
-  batch.tokens = batch_tokens.data();
-  batch.num_tokens = static_cast<int32_t>(batch_tokens.size());
-  batch.spans = batch_spans.data();
-  batch.num_spans = static_cast<int32_t>(batch_spans.size());
+bool Engine::Impl::NextStepNeedsResults() const {
+  return std::any_of(running.begin(), running.end(),
+                     [](const auto& sequence) { return sequence->needs_last_token(); });
+}
+
+void Engine::Impl::StartStep() {
+  const Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
+  ++num_flights;
   ++stats.steps;
-  span_stats.assign(batch_spans.size(), SpanStats());
+  Batch batch;
+  batch.tokens = flight.tokens.data();
+  batch.num_tokens = static_cast<int32_t>(flight.tokens.size());
+  batch.spans = flight.spans.data();
+  batch.num_spans = static_cast<int32_t>(flight.spans.size());
   const Clock::time_point start = Clock::now();
-  absl::Status status = model->Start(batch, pool->memory(), sampling_rows);
-  const Clock::time_point started = Clock::now();
-  NotifyAll();  // Of the step before: see Step().
-  if (!status.ok()) return status;
-  const Clock::time_point wait = Clock::now();
-  status = model->Wait(span_stats.data(), sampled.data());
-  const absl::Duration sampling = absl::Seconds(model->sampling_seconds());
-  stats.model_time += absl::FromChrono((started - start) + (Clock::now() - wait)) - sampling;
-  stats.sample_time += sampling;
-  return status;
+  const absl::Status status = model->Start(batch, pool->memory(), flight.rows);
+  stats.model_time += absl::FromChrono(Clock::now() - start);
+  if (!status.ok()) Fail(status);
 }
 
-void Engine::Impl::TakeResults() {
+// Waits for the earliest step in flight and takes what it has computed.
+void Engine::Impl::FinishStep() {
+  NotifyAll();  // Of the step before: see Step().
+  Flight& flight = flights[first_flight];
+  span_stats.assign(flight.spans.size(), SpanStats());
+  const Clock::time_point start = Clock::now();
+  const absl::Status status = model->Wait(span_stats.data(), sampled.data());
+  const absl::Duration sampling = absl::Seconds(model->sampling_seconds());
+  stats.model_time += absl::FromChrono(Clock::now() - start) - sampling;
+  stats.sample_time += sampling;
+  if (status.ok()) {
+    TakeResults(flight);
+    flight.sequences.clear();
+    first_flight = (first_flight + 1) % kMaxFlights;
+    --num_flights;
+  } else {
+    Fail(status);
+  }
+  Sweep();
+}
+
+void Engine::Impl::TakeResults(const Flight& flight) {
   size_t row = 0;
-  for (size_t i = 0; i < batch_spans.size(); ++i) {
-    Sequence* sequence = batch_sequences[i];
-    const Span& span = batch_spans[i];
-    sequence->Advance(span, span_stats[i]);
+  for (size_t i = 0; i < flight.spans.size(); ++i) {
+    Sequence* sequence = flight.sequences[i].get();
+    const Span& span = flight.spans[i];
     stats.cg_solves += span_stats[i].cg_solves;
     stats.cg_steps += span_stats[i].cg_steps;
     stats.cg_unconverged += span_stats[i].cg_unconverged;
-    if (!span_stats[i].finite) {
-      Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
-    } else if (span.num_logits > 0) {
-      TakeToken(sequence, sampled[row]);
+    if (!sequence->finished()) {
+      sequence->AddUsage(span_stats[i]);
+      if (!span_stats[i].finite) {
+        Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
+      } else if (span.num_logits > 0) {
+        TakeToken(sequence, sampled[row]);
+      }
     }
     row += span.num_logits;
   }
@@ -202,8 +215,10 @@ void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
   }
 }
 
-// The device is lost, and with it all state.
+// The device is lost, and with it all state and what was in flight.
 void Engine::Impl::Fail(const absl::Status& status) {
+  for (Flight& flight : flights) flight.sequences.clear();
+  num_flights = 0;
   const absl::Status unavailable =
       absl::UnavailableError(absl::StrCat("the model's device is lost: ", status.message()));
   {
@@ -260,7 +275,7 @@ void Engine::Impl::PublishStats() {
   for (size_t c = 0; c < free_parts.pages.size(); ++c) set(2 + c, free_parts.pages[c]);
 
   MutexLock lock(&mutex);
-  busy = !waiting.empty() || !running.empty();
+  busy = !waiting.empty() || !running.empty() || num_flights > 0;
   waiting_count = static_cast<int>(inbox.size() + waiting.size());
   published = stats;
 }

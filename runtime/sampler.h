@@ -38,6 +38,8 @@ class SamplingState {
     if (penalties_) counts_.AddGenerated(token);
   }
   const SamplingParams& params() const { return params_; }
+  // Whether the tokens of the text change how the next is drawn.
+  bool depends_on_text() const { return penalties_; }
 
   // How the token at `position` is drawn; valid until the next AddGenerated(). `masked` ids are
   // excluded, this time, and stay where they are as long.

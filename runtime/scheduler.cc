@@ -80,7 +80,7 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   for (size_t i = 0; i < input.running.size(); ++i) {
     const RunningItem& item = input.running[i];
     const int index = static_cast<int>(i);
-    if (item.deadline <= input.now) continue;
+    if (item.deadline <= input.now || item.complete) continue;
     if (item.prompt_left > 0) {
       plan->prompts.push_back({item.rank, item.position, item.prompt_left, false, index});
     } else {

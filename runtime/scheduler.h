@@ -44,8 +44,9 @@ struct WaitingItem {
 struct RunningItem {
   Rank rank;
   absl::Time deadline;
-  int position;     // Tokens that its state holds.
-  int prompt_left;  // Prompt tokens not yet computed; 0: it decodes.
+  int position;           // Tokens that its state holds once all that was started is done.
+  int prompt_left;        // Prompt tokens not yet started; 0: it decodes.
+  bool complete = false;  // Nothing is left to start; its last token is on the way.
 };
 
 struct ScheduleInput {

@@ -64,7 +64,8 @@ int Sequence::PromptLeft() const {
   return std::max(0, static_cast<int>(request_.prompt.size()) - position_);
 }
 
-Span Sequence::NextSpan(int num_tokens, std::vector<int32_t>* tokens) const {
+Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
+                         std::vector<SamplingRow>* rows) {
   Span span;
   span.first_token = static_cast<int32_t>(tokens->size());
   span.num_tokens = num_tokens;
@@ -76,8 +77,8 @@ Span Sequence::NextSpan(int num_tokens, std::vector<int32_t>* tokens) const {
   span.cg_max_steps = request_.cg_max_steps;
   const int left = PromptLeft();
   if (left == 0) {
-    PACKRAT_CHECK(num_tokens == 1 && last_token_ >= 0);
-    tokens->push_back(last_token_);
+    PACKRAT_CHECK(num_tokens == 1 && (awaited_ > 0 || last_token_ >= 0));
+    tokens->push_back(awaited_ > 0 ? SampledInRow(last_row_) : last_token_);
     span.num_logits = 1;
   } else {
     PACKRAT_CHECK(num_tokens <= left);
@@ -85,30 +86,33 @@ Span Sequence::NextSpan(int num_tokens, std::vector<int32_t>* tokens) const {
     tokens->insert(tokens->end(), begin, begin + num_tokens);
     span.num_logits = num_tokens == left ? 1 : 0;  // The prompt's last token predicts the first.
   }
+  position_ += num_tokens;
+  if (span.num_logits > 0) {
+    last_row_ = static_cast<int>(rows->size());
+    rows->push_back(NextRow());
+    ++awaited_;
+  }
   return span;
 }
 
-void Sequence::Advance(const Span& span, const SpanStats& stats) {
-  position_ += span.num_tokens;
+void Sequence::AddUsage(const SpanStats& stats) {
   usage_.cg_solves += stats.cg_solves;
   usage_.cg_steps += stats.cg_steps;
   usage_.cg_unconverged += stats.cg_unconverged;
 }
 
-absl::Span<const int32_t> Sequence::MaskedIds() const {
-  if (usage_.completion_tokens >= request_.stop.min_tokens) return {};
-  return end_ids_;
-}
-
 SamplingRow Sequence::NextRow() const {
-  const uint64_t position = request_.prompt.size() + usage_.completion_tokens;
-  return sampling_.Row(MaskedIds(), position);
+  absl::Span<const int32_t> masked;
+  if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;
+  return sampling_.Row(masked, request_.prompt.size() + StartedTokens());
 }
 
 std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                              absl::Time now) {
   if (usage_.completion_tokens == 0) usage_.time_to_first_token = now - submitted_;
   ++usage_.completion_tokens;
+  PACKRAT_CHECK(awaited_ > 0);
+  --awaited_;
   last_token_ = token;
   sampling_.AddGenerated(token);
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
@@ -142,7 +146,8 @@ WaitingItem Sequence::AsWaiting(uint64_t arrival) {
 }
 
 RunningItem Sequence::AsRunning() const {
-  return {rank_, request_.deadline, position_, PromptLeft()};
+  const bool complete = StartedTokens() == request_.stop.max_tokens;
+  return {rank_, request_.deadline, position_, PromptLeft(), complete};
 }
 
 }  // namespace packrat

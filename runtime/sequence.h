@@ -29,16 +29,18 @@ class Sequence {
   void Admit(StatePool* pool, absl::Time now);
   void Release(StatePool* pool);
 
-  // The next span of the text: a decoding token or `num_tokens` of the prompt. Its tokens are
-  // appended to `tokens`, which has room for them.
-  Span NextSpan(int num_tokens, std::vector<int32_t>* tokens) const;
-  // The span has been computed.
-  void Advance(const Span& span, const SpanStats& stats);
+  // Takes the next span of the text to the step that is being built: a decoding token or
+  // `num_tokens` of the prompt. Appends its tokens and, if it samples, its row, which is valid until
+  // Accept(). From here on the sequence is where it will be when the step is done.
+  Span StartSpan(int num_tokens, std::vector<int32_t>* tokens, std::vector<SamplingRow>* rows);
+  // Whether the next span depends on a sampled token that has not come yet by more than its id.
+  bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
+  // A span has been computed.
+  void AddUsage(const SpanStats& stats);
 
-  // How the next token is drawn; valid until Accept().
-  SamplingRow NextRow() const;
   bool wants_logprobs() const { return request_.sampling.num_logprobs >= 0; }
-  // Takes a drawn token: emits it, unless it is an end or stop id. The reason if the text ends.
+  // Takes the earliest token that is awaited: emits it, unless it is an end or stop id. The reason
+  // if the text ends; what is still awaited then comes to nothing.
   std::optional<FinishReason> Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                      absl::Time now);
 
@@ -60,8 +62,10 @@ class Sequence {
 
  private:
   int PromptLeft() const;
-  // Ids that may not be drawn now: the end ids, before min_tokens.
-  absl::Span<const int32_t> MaskedIds() const;
+  // Tokens that were sampled or will be by what has been started.
+  int StartedTokens() const { return usage_.completion_tokens + awaited_; }
+  // How the next token is drawn.
+  SamplingRow NextRow() const;
 
   Request request_;
   SamplingState sampling_;
@@ -76,8 +80,10 @@ class Sequence {
   std::vector<PageTable> page_tables_;       // Views of pages_.
 
   Rank rank_;
-  int position_ = 0;  // Tokens that the state holds.
+  int position_ = 0;  // Tokens that the state holds when all that was started is done.
   int32_t last_token_ = -1;
+  int awaited_ = 0;   // Tokens that started spans sample and that have not come.
+  int last_row_ = 0;  // Of the last of them, in its step.
   bool admitted_ = false;
   bool finished_ = false;
   absl::Time submitted_;

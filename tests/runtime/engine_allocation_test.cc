@@ -18,8 +18,10 @@ TEST(EngineAllocations, TheCounterCounts) {
   EXPECT_GT(NumAllocations(), before);
 }
 
-TEST(EngineAllocations, NoneWhileDecoding) {
-  FakeModel model;
+void ExpectNoneWhileDecoding(bool ahead) {
+  FakeModel::Options model_options;
+  model_options.ahead = ahead;
+  FakeModel model(model_options);
   EngineOptions options;
   options.max_running = 8;
   options.max_batch_tokens = 64;
@@ -34,8 +36,10 @@ TEST(EngineAllocations, NoneWhileDecoding) {
     sampling.top_p = i % 2 ? 0.9f : 1.0f;
     sampling.top_k = i % 3 ? 20 : 0;
     sampling.min_p = i == 5 ? 0.1f : 0.0f;
-    sampling.frequency_penalty = i > 4 ? 0.5f : 0.0f;
-    sampling.repetition_penalty = i > 5 ? 1.1f : 1.0f;
+    if (!ahead) {  // These would hold it back.
+      sampling.frequency_penalty = i > 4 ? 0.5f : 0.0f;
+      sampling.repetition_penalty = i > 5 ? 1.1f : 1.0f;
+    }
     if (i == 3) sampling.logit_bias = {{5, 1.0f}};
     if (i == 4) sampling.allowed_ids = {5, 6, 7, 8, 9};
     if (i == 6) sampling.banned_ids = {5, 6, 7};
@@ -60,6 +64,9 @@ TEST(EngineAllocations, NoneWhileDecoding) {
     EXPECT_GE(consumer.tokens.size(), 80u);
   }
 }
+
+TEST(EngineAllocations, NoneWhileDecoding) { ExpectNoneWhileDecoding(/*ahead=*/false); }
+TEST(EngineAllocations, NoneWhileDecodingAhead) { ExpectNoneWhileDecoding(/*ahead=*/true); }
 
 }  // namespace
 }  // namespace packrat

@@ -24,7 +24,7 @@ struct Live {
 
 class Soak {
  public:
-  explicit Soak(uint64_t seed) : random_(seed) {
+  Soak(uint64_t seed, bool ahead) : random_(seed), model_(MakeModel(ahead)) {
     EngineOptions options;
     options.max_running = 1 + Pick(8);
     options.max_queue = 10;
@@ -51,6 +51,11 @@ class Soak {
   }
 
  private:
+  static FakeModel::Options MakeModel(bool ahead) {
+    FakeModel::Options options;
+    options.ahead = ahead;
+    return options;
+  }
   int Pick(int n) { return static_cast<int>(random_() % n); }
 
   void Submit() {
@@ -64,7 +69,7 @@ class Soak {
     if (!live->greedy) {
       request.sampling.temperature = 1.0f;
       request.sampling.top_p = 0.9f;
-      request.sampling.repetition_penalty = 1.2f;
+      if (Pick(4) == 0) request.sampling.repetition_penalty = 1.2f;
       request.sampling.seed = random_();
     }
     request.priority = Pick(3);
@@ -135,9 +140,9 @@ class Soak {
 };
 
 TEST(EngineSoak, RandomLives) {
-  for (uint64_t seed = 0; seed < 12; ++seed) {
+  for (uint64_t seed = 0; seed < 24; ++seed) {
     SCOPED_TRACE(seed);
-    Soak(seed).Run(250);
+    Soak(seed, /*ahead=*/seed % 2 == 1).Run(250);
   }
 }
 

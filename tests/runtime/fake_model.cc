@@ -57,7 +57,13 @@ ModelConfig FakeModel::MakeConfig(const Options& options) {
 FakeModel::FakeModel(const Options& options)
     : config_(MakeConfig(options)),
       layout_(config_),
-      logits_(static_cast<size_t>(options.max_logit_rows) * options.vocab) {
+      logits_(static_cast<size_t>(options.max_logit_rows) * options.vocab),
+      ahead_(options.ahead) {
+  for (Results& results : results_) {
+    results.stats.resize(options.max_batch_tokens);
+    results.sampled.resize(options.max_logit_rows);
+  }
+  tokens_.reserve(options.max_batch_tokens);
   options_.max_batch_tokens = options.max_batch_tokens;
   options_.max_logit_rows = options.max_logit_rows;
   options_.threads = 1;
@@ -80,11 +86,40 @@ void FakeModel::FillLogits(uint64_t hash, float* logits) const {
 absl::Status FakeModel::Start(const Batch& batch, const StateMemory& state,
                               absl::Span<const SamplingRow> rows) {
   if (!start_status.ok()) return start_status;
-  return HostModel::Start(batch, state, rows);
+  PACKRAT_CHECK(steps_started_ < steps_waited_for_ + max_steps_in_flight());
+  const Results& last = results_[(steps_started_ + 1) % 2];
+  Results& results = results_[steps_started_ % 2];
+  ++steps_started_;
+  if (!ahead_) return HostModel::Start(batch, state, rows);
+  Batch known = batch;
+  tokens_.assign(batch.tokens, batch.tokens + batch.num_tokens);
+  for (int32_t& token : tokens_) {
+    if (!IsSampledInRow(token)) continue;
+    PACKRAT_CHECK(steps_started_ - steps_waited_for_ == 2, "the step before is no longer there");
+    PACKRAT_CHECK(RowOf(token) < last.rows);
+    const SampledToken& sampled = last.sampled[RowOf(token)];
+    token = sampled.status == SampledToken::Status::kOk ? sampled.token : kNotFiniteToken;
+  }
+  known.tokens = tokens_.data();
+  results.spans = batch.num_spans;
+  results.rows = static_cast<int>(rows.size());
+  for (int i = 0; i < results.rows; ++i) {
+    results.sampled[i].status = SampledToken::Status::kNotFinite;
+  }
+  const absl::Status status = HostModel::Start(known, state, rows);
+  return status.ok() ? HostModel::Wait(results.stats.data(), results.sampled.data()) : status;
 }
 
 absl::Status FakeModel::Wait(SpanStats* stats, SampledToken* sampled) {
-  const absl::Status status = HostModel::Wait(stats, sampled);
+  PACKRAT_CHECK(steps_waited_for_ < steps_started_, "nothing was started");
+  const Results& results = results_[steps_waited_for_++ % 2];
+  absl::Status status;
+  if (ahead_) {
+    std::copy_n(results.stats.begin(), results.spans, stats);
+    std::copy_n(results.sampled.begin(), results.rows, sampled);
+  } else {
+    status = HostModel::Wait(stats, sampled);
+  }
   return wait_status.ok() ? status : wait_status;
 }
 
@@ -161,6 +196,7 @@ absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory&
     bool nan_logits = false;
     for (int t = 0; t < span.num_tokens; ++t) {
       const int32_t token = batch.tokens[span.first_token + t];
+      PACKRAT_CHECK(token >= 0 && token < config_.vocab_size) << token;
       if (token == kNotFiniteToken) stats[i].finite = false;
       if (token == kNanLogitsToken) nan_logits = true;
       const uint64_t hash = ComputeToken(span, span.position + t, token, state);

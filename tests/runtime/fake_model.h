@@ -27,6 +27,7 @@ class FakeModel : public HostModel {
     int max_logit_rows = 64;
     int vocab = kVocab;
     bool mesa = true, rat = true, window = true, full = true;
+    bool ahead = false;  // Two steps may be in flight: Start() computes, as a fast device would.
   };
   FakeModel() : FakeModel(Options()) {}
   explicit FakeModel(const Options& options);
@@ -48,6 +49,9 @@ class FakeModel : public HostModel {
   absl::Status Start(const Batch& batch, const StateMemory& state,
                      absl::Span<const SamplingRow> rows) override;
   absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
+  int max_steps_in_flight() const override { return ahead_ ? 2 : 1; }
+  int steps_started() const { return steps_started_; }
+  int steps_waited_for() const { return steps_waited_for_; }
 
   // The logits after `text`, from the tokens alone: what any way of serving must give.
   std::vector<float> LogitsAfter(const std::vector<int32_t>& text, int cg_max_steps = 64) const;
@@ -56,6 +60,11 @@ class FakeModel : public HostModel {
 
  private:
   struct View;  // What one token of a sequence sees.
+  struct Results {
+    int spans = 0, rows = 0;
+    std::vector<SpanStats> stats;       // (spans), and what is left of longer steps
+    std::vector<SampledToken> sampled;  // (rows), likewise
+  };
   void FillLogits(uint64_t hash, float* logits) const;
   uint64_t ComputeToken(const Span& span, int position, int32_t token, const StateMemory& state);
   uint64_t ReadPages(const Span& span, int position, int32_t token, uint64_t chunk_hash,
@@ -67,6 +76,10 @@ class FakeModel : public HostModel {
   ModelOptions options_;
   const std::string fingerprint_ = "fake";
   std::vector<float> logits_;
+  const bool ahead_;
+  Results results_[2];  // With `ahead`: of even and of odd steps.
+  std::vector<int32_t> tokens_;
+  int steps_started_ = 0, steps_waited_for_ = 0;
 };
 
 }  // namespace packrat

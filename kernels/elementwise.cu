@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels/device.cuh"
+#include "kernels/sampling.h"
 
 namespace packrat::gpu {
 namespace {
@@ -45,8 +46,13 @@ __device__ __forceinline__ void StoreGroup(const float* values, int i, int n, bo
 // A block for each row.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    EmbedKernel(const T* embedding, const int32_t* tokens, int n, bool whole, float* x) {
-  const int token = tokens[blockIdx.x];
+    EmbedKernel(const T* embedding, const int32_t* tokens, const SampledToken* sampled, int n,
+                bool whole, float* x) {
+  int token = tokens[blockIdx.x];
+  if (IsSampledInRow(token)) {
+    const SampledToken& drawn = sampled[RowOf(token)];
+    token = drawn.status == SampledToken::Status::kOk ? drawn.token : -1;
+  }
   const T* row = embedding + static_cast<size_t>(token < 0 ? 0 : token) * n;
   x += static_cast<size_t>(blockIdx.x) * n;
   for (int i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
@@ -168,16 +174,16 @@ dim3 RowsInParts(int rows, int n) {
 
 }  // namespace
 
-absl::Status Embed(const void* embedding, DType type, const int32_t* tokens, int rows, int n,
-                   float* x, CudaStream stream) {
+absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
+                   const SampledToken* sampled, int rows, int n, float* x, CudaStream stream) {
   if (rows == 0) return absl::OkStatus();
   const bool whole = WholeGroups(n, {embedding, x});
   if (type == DType::kF32) {
     return Launch("Embed", EmbedKernel<float>, dim3(rows), kThreads, 0, stream,
-                  static_cast<const float*>(embedding), tokens, n, whole, x);
+                  static_cast<const float*>(embedding), tokens, sampled, n, whole, x);
   }
   return Launch("Embed", EmbedKernel<BFloat16>, dim3(rows), kThreads, 0, stream,
-                static_cast<const BFloat16*>(embedding), tokens, n, whole, x);
+                static_cast<const BFloat16*>(embedding), tokens, sampled, n, whole, x);
 }
 
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,

@@ -9,6 +9,8 @@
 
 namespace packrat {
 
+struct SampledToken;  // kernels/sampling.h, where SampledInRow() is as well.
+
 // y = x * rsqrt(mean(x^2) + eps) * weight, row by row. x, y: (rows, n), dense; may be the same.
 void RmsNorm(const float* x, int rows, int n, const float* weight, float eps, float* y,
              KernelContext* context);
@@ -27,9 +29,10 @@ namespace gpu {
 // `type`, where there is one, is that of the activations: float32 or bfloat16. The residual stream
 // is always float32.
 
-// x[t] = row tokens[t] of the embedding (vocab, n), of `type`; zero for unused tokens (-1).
-absl::Status Embed(const void* embedding, DType type, const int32_t* tokens, int rows, int n,
-                   float* x, CudaStream stream);
+// x[t] = row tokens[t] of the embedding (vocab, n), of `type`; zero for unused tokens (-1), and for
+// a SampledInRow() that has nothing in `sampled`, the results of the step before.
+absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
+                   const SampledToken* sampled, int rows, int n, float* x, CudaStream stream);
 
 // y = x * rsqrt(mean(x^2) + eps) * weight. x: (rows, n) float32; y: (rows, n) of `type`.
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,

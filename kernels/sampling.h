@@ -69,6 +69,12 @@ struct SampledToken {
   TokenLogprob top[kMaxLogprobs];  // Best first; the first num_top.
 };
 
+// In place of a token's id where the host does not know it yet: what the step before this one
+// samples in its row `row`. -1 is no token at all.
+constexpr int32_t SampledInRow(int row) { return -2 - row; }
+constexpr bool IsSampledInRow(int32_t token) { return token <= -2; }
+constexpr int RowOf(int32_t token) { return -2 - token; }
+
 // INTERNAL with words for the status, or OK.
 absl::Status ToStatus(SampledToken::Status status);
 

@@ -29,14 +29,8 @@ struct Span {
   int32_t cg_max_steps = 64;         // ...or this many steps, whichever comes first.
 };
 
-// In place of a token that nobody knows yet: what row `row` of the step before this one samples.
-// Only where that step may still run (LanguageModel::max_steps_in_flight()).
-constexpr int32_t SampledInRow(int row) { return -2 - row; }
-constexpr bool IsSampledInRow(int32_t token) { return token <= -2; }
-constexpr int RowOf(int32_t token) { return -2 - token; }
-
 struct Batch {
-  const int32_t* tokens = nullptr;  // (num_tokens), each in [0, vocab_size) or SampledInRow()
+  const int32_t* tokens = nullptr;  // (num_tokens), each in [0, vocab_size), or SampledInRow()
   int32_t num_tokens = 0;           // At most ModelOptions::max_batch_tokens.
   const Span* spans = nullptr;      // A sequence appears at most once.
   int32_t num_spans = 0;

@@ -90,13 +90,15 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
     batch->strides_.push_back(std::max(1, c.PagesFor(limits.context)));
   }
   const size_t bytes = Parts().Carve(nullptr, limits, max_rows, batch->strides_);
-  auto staging = PinnedMemory::Allocate(bytes, "batches");
-  if (!staging.ok()) return staging.status();
   auto memory = DeviceMemory::Allocate(bytes, "batches");
   if (!memory.ok()) return memory.status();
-  batch->staging_ = *std::move(staging);
   batch->memory_ = *std::move(memory);
-  batch->host_.Carve(batch->staging_.data(), limits, max_rows, batch->strides_);
+  for (int turn = 0; turn < kMaxStepsInFlight; ++turn) {
+    auto staging = PinnedMemory::Allocate(bytes, "batches");
+    if (!staging.ok()) return staging.status();
+    batch->staging_[turn] = *std::move(staging);
+    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, max_rows, batch->strides_);
+  }
   batch->device_.Carve(batch->memory_.data(), limits, max_rows, batch->strides_);
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
     batch->tables_.push_back(
@@ -116,45 +118,48 @@ GpuBatch DeviceBatch::View(const StepSize& size) const {
   return view;
 }
 
-absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, CudaStream stream) {
+absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int turn,
+                                 CudaStream stream) {
   PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
-  std::fill_n(host_.spans, size.spans, GpuSpan());
-  std::fill_n(host_.token_span, size.tokens, -1);
-  std::fill_n(host_.tokens, size.tokens, -1);
-  std::fill_n(host_.rows, size.rows, -1);
-  std::copy_n(batch.tokens, batch.num_tokens, host_.tokens);
+  const Parts& host = host_[turn];
+  const std::byte* staging = staging_[turn].data();
+  std::fill_n(host.spans, size.spans, GpuSpan());
+  std::fill_n(host.token_span, size.tokens, -1);
+  std::fill_n(host.tokens, size.tokens, -1);
+  std::fill_n(host.rows, size.rows, -1);
+  std::copy_n(batch.tokens, batch.num_tokens, host.tokens);
   std::vector<size_t>& used = used_pages_;
   std::fill(used.begin(), used.end(), 0);
   int row = 0;
   for (int i = 0; i < batch.num_spans; ++i) {
     const Span& span = batch.spans[i];
-    host_.spans[i] = {
+    host.spans[i] = {
         span.first_token,           span.num_tokens, span.position,     std::max(span.slot_in, 0),
         std::max(span.slot_out, 0), span.tail,       span.cg_tolerance, span.cg_max_steps};
-    std::fill_n(host_.token_span + span.first_token, span.num_tokens, i);
+    std::fill_n(host.token_span + span.first_token, span.num_tokens, i);
     for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
-      host_.rows[row++] = span.first_token + t;
+      host.rows[row++] = span.first_token + t;
     }
     for (size_t c = 0; c < strides_.size(); ++c) {
       const PageTable& table = span.pages[c];
-      host_.rings[c * limits_.spans + i] = std::max(table.ring, 1);
+      host.rings[c * limits_.spans + i] = std::max(table.ring, 1);
       // A window's ring may be read anywhere, of other tables what the text has reached.
       const int pages = std::min(table.ring, classes_[c].PagesFor(span.position + span.num_tokens));
       PACKRAT_CHECK(pages <= strides_[c]);
-      std::copy_n(table.pages, pages, host_.tables[c] + static_cast<size_t>(i) * strides_[c]);
+      std::copy_n(table.pages, pages, host.tables[c] + static_cast<size_t>(i) * strides_[c]);
       used[c] = std::max(used[c], static_cast<size_t>(pages));
     }
   }
   // Everything before the tables in one copy, then of each table the corner that is in use.
-  const auto head = reinterpret_cast<std::byte*>(host_.rings + strides_.size() * limits_.spans);
+  const auto head = reinterpret_cast<std::byte*>(host.rings + strides_.size() * limits_.spans);
   absl::Status status =
-      CudaStatus(cudaMemcpyAsync(memory_.data(), staging_.data(), head - staging_.data(),
+      CudaStatus(cudaMemcpyAsync(memory_.data(), staging, head - staging,
                                  cudaMemcpyHostToDevice, stream),
                  "copying a batch");
   for (size_t c = 0; c < strides_.size() && status.ok(); ++c) {
     if (used[c] == 0) continue;
     const size_t pitch = strides_[c] * sizeof(int32_t);
-    status = CudaStatus(cudaMemcpy2DAsync(device_.tables[c], pitch, host_.tables[c], pitch,
+    status = CudaStatus(cudaMemcpy2DAsync(device_.tables[c], pitch, host.tables[c], pitch,
                                           used[c] * sizeof(int32_t), batch.num_spans,
                                           cudaMemcpyHostToDevice, stream),
                         "copying page tables");

@@ -34,8 +34,9 @@ class DeviceBatch {
   static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
                                                              const Limits& limits, int max_rows);
 
-  // Writes the batch and queues its copy. The memory may be written again when the copy is done.
-  absl::Status Upload(const Batch& batch, const StepSize& size, CudaStream stream);
+  // Writes the batch to the host's side `turn` and queues its copy, which must be done before that
+  // side is written again.
+  absl::Status Upload(const Batch& batch, const StepSize& size, int turn, CudaStream stream);
 
   GpuBatch View(const StepSize& size) const;
   const int32_t* tokens() const { return device_.tokens; }  // (tokens), -1: unused
@@ -44,7 +45,7 @@ class DeviceBatch {
   size_t bytes() const { return memory_.size(); }
 
  private:
-  // Places in one block of memory, the same on both sides.
+  // Places in one block of memory, the same on host and device.
   struct Parts {
     GpuSpan* spans;
     int32_t *token_span, *tokens, *rows, *rings;
@@ -58,9 +59,9 @@ class DeviceBatch {
   std::vector<PageClass> classes_;
   std::vector<int> strides_;        // Of page tables, per class.
   std::vector<size_t> used_pages_;  // Per class, of the step that is being built.
-  PinnedMemory staging_;
+  PinnedMemory staging_[kMaxStepsInFlight];
   DeviceMemory memory_;
-  Parts host_, device_;
+  Parts host_[kMaxStepsInFlight], device_;
   std::vector<DeviceTables> tables_;
 };
 

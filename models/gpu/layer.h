@@ -20,6 +20,9 @@ namespace packrat::gpu {
 
 inline constexpr size_t kActivationSlack = 2048;
 
+// The host prepares one while another runs.
+inline constexpr int kMaxStepsInFlight = 2;
+
 // The largest batch that scratch is made for.
 struct Limits {
   int spans = 0, tokens = 0, context = 0;

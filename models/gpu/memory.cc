@@ -131,4 +131,34 @@ PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
 }
 PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
 
+absl::StatusOr<Event> Event::Create() {
+  cudaEvent_t made = nullptr;
+  absl::Status status =
+      CudaStatus(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "making an event");
+  if (!status.ok()) return status;
+  Event event;
+  event.event_ = made;
+  return event;
+}
+
+Event::Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+
+Event& Event::operator=(Event&& other) noexcept {
+  std::swap(event_, other.event_);
+  return *this;
+}
+
+Event::~Event() {
+  if (event_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+}
+
+absl::Status Event::Record(CudaStream stream) {
+  return CudaStatus(cudaEventRecord(static_cast<cudaEvent_t>(event_), stream),
+                    "recording an event");
+}
+
+absl::Status Event::Wait(const std::string& what) {
+  return CudaStatus(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), what);
+}
+
 }  // namespace packrat::gpu

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/gpu.h"
 
 namespace packrat::gpu {
 
@@ -80,6 +81,24 @@ class PinnedMemory {
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// A point in the work of a stream.
+class Event {
+ public:
+  Event() = default;
+  static absl::StatusOr<Event> Create();
+  Event(Event&& other) noexcept;
+  Event& operator=(Event&& other) noexcept;
+  ~Event();
+
+  absl::Status Record(CudaStream stream);
+  // Until the work before the last Record() is done; at once if there was none. Errors of that work
+  // are of `what`.
+  absl::Status Wait(const std::string& what);
+
+ private:
+  void* event_ = nullptr;  // cudaEvent_t
 };
 
 }  // namespace packrat::gpu

@@ -15,6 +15,8 @@
 #include "models/family_names.h"
 #include "models/gpu/device_batch.h"
 #include "models/gpu/device_fit.h"
+#include "models/gpu/device_state.h"
+#include "models/gpu/flights.h"
 #include "models/gpu/layer.h"
 #include "models/gpu/memory.h"
 #include "models/gpu/sampling_rows.h"
@@ -53,10 +55,11 @@ class GpuModel : public LanguageModel {
   absl::Status Start(const Batch& batch, const StateMemory& state,
                      absl::Span<const SamplingRow> rows) override;
   absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
+  int max_steps_in_flight() const override { return kMaxStepsInFlight; }
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
                                  SpanStats* stats) override;
   absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) override;
-  size_t state_memory_limit() const override;
+  size_t state_memory_limit() const override { return DeviceStateLimit(); }
 
  private:
   GpuModel(const ModelConfig& config, const ModelOptions& options, const GpuOptions& gpu_options,
@@ -64,11 +67,11 @@ class GpuModel : public LanguageModel {
   void LoadLayers(DeviceWeights* weights);
   size_t CarveScratch(std::byte* base);
   absl::Status AllocateScratch();
+  void CheckTokens(const Batch& batch) const;
   // A step up to the logits, or with `rows` up to the sampled tokens.
   absl::Status QueueStep(const Batch& batch, const StateMemory& state,
                          const absl::Span<const SamplingRow>* rows);
   absl::Status LaunchKernels(const StepSize& size);
-  absl::Status Finish(SpanStats* stats);
 
   const ModelConfig config_;
   const ModelOptions options_;
@@ -87,6 +90,7 @@ class GpuModel : public LanguageModel {
   std::unique_ptr<MatMul> matmul_;
   std::unique_ptr<DeviceBatch> batch_;
   std::unique_ptr<SamplingRows> sampling_;
+  std::unique_ptr<Flights> flights_;
   DeviceMemory scratch_memory_;
   // Parts of it.
   float *x_ = nullptr, *logits_ = nullptr;
@@ -94,10 +98,9 @@ class GpuModel : public LanguageModel {
   GpuStats* stats_ = nullptr;
   RopeRows ropes_;
   KernelScratch scratch_;
-  PinnedMemory host_stats_, host_logits_;
+  PinnedMemory host_logits_;
   StateMemory state_;  // That of the captured graphs.
   StepGraphs graphs_;
-  int started_spans_ = 0, started_rows_ = 0;
   cudaStream_t stream_ = nullptr;
 };
 
@@ -177,9 +180,9 @@ absl::Status GpuModel::AllocateScratch() {
   if (!memory.ok()) return memory.status();
   scratch_memory_ = *std::move(memory);
   CarveScratch(scratch_memory_.data());
-  auto host = PinnedMemory::Allocate(limits_.spans * sizeof(GpuStats), "statistics");
-  if (!host.ok()) return host.status();
-  host_stats_ = *std::move(host);
+  auto flights = Flights::Create(limits_.spans);
+  if (!flights.ok()) return flights.status();
+  flights_ = *std::move(flights);
   auto batch = DeviceBatch::Create(layout_, limits_, options_.max_logit_rows);
   if (!batch.ok()) return batch.status();
   batch_ = *std::move(batch);
@@ -212,7 +215,8 @@ absl::Status GpuModel::LaunchKernels(const StepSize& size) {
   absl::Status status = CudaStatus(
       cudaMemsetAsync(stats_, 0, size.spans * sizeof(GpuStats), stream_), "clearing statistics");
   if (!status.ok()) return status;
-  status = Embed(embedding_.data, type_, batch_->tokens(), size.tokens, d, x_, stream_);
+  status = Embed(embedding_.data, type_, batch_->tokens(), sampling_->device_results(), size.tokens,
+                 d, x_, stream_);
   if (!status.ok()) return status;
   if (status = ropes_.Fill(step.batch, stream_); !status.ok()) return status;
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -233,22 +237,31 @@ absl::Status GpuModel::LaunchKernels(const StepSize& size) {
   return sampling_->Launch(size.rows, config_.vocab_size, logits_, stream_);
 }
 
+void GpuModel::CheckTokens(const Batch& batch) const {
+  const int rows = flights_->rows_before();
+  for (int t = 0; t < batch.num_tokens; ++t) {
+    const int32_t token = batch.tokens[t];
+    PACKRAT_CHECK(IsSampledInRow(token) ? RowOf(token) < rows
+                                        : token >= 0 && token < config_.vocab_size)
+        << token;
+  }
+}
+
 absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
                                  const absl::Span<const SamplingRow>* rows) {
-  for (int t = 0; t < batch.num_tokens; ++t) {
-    PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size) << batch.tokens[t];
-  }
+  CheckTokens(batch);
   StepSize size = SizeFor(batch, limits_, options_.max_logit_rows);
   size.sampled = rows != nullptr && !rows->empty();
-  started_spans_ = batch.num_spans;
-  started_rows_ = size.sampled ? static_cast<int>(rows->size()) : 0;
-  absl::Status status = batch_->Upload(batch, size, stream_);
+  const int turn = flights_->turn();
+  absl::Status status = batch_->Upload(batch, size, turn, stream_);
   if (!status.ok()) return status;
   bool moved = false;
-  if (size.sampled) status = sampling_->Upload(*rows, size.rows, stream_, &moved);
+  if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, stream_, &moved);
   if (!status.ok()) return status;
   if (moved || state.slots != state_.slots || state.tails != state_.tails ||
       state.pages != state_.pages) {
+    status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
+    if (!status.ok()) return status;
     graphs_.Drop();  // They hold other addresses.
     state_ = state;
   }
@@ -257,44 +270,28 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   } else {
     status = graphs_.Launch(size, stream_, [&] { return LaunchKernels(size); });
   }
-  if (!status.ok()) return status;
-  status =
-      CudaStatus(cudaMemcpyAsync(host_stats_.data(), stats_, batch.num_spans * sizeof(GpuStats),
-                                 cudaMemcpyDeviceToHost, stream_),
-                 "copying statistics");
-  if (!status.ok() || !size.sampled) return status;
-  return sampling_->Download(started_rows_, stream_);
-}
-
-absl::Status GpuModel::Finish(SpanStats* stats) {
-  absl::Status status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
-  if (!status.ok()) return status;
-  const auto* from = reinterpret_cast<const GpuStats*>(host_stats_.data());
-  for (int i = 0; i < started_spans_; ++i) {
-    SpanStats& to = stats[i];
-    to = SpanStats();
-    to.cg_solves = static_cast<int64_t>(from[i].cg_solves);
-    to.cg_steps = static_cast<int64_t>(from[i].cg_steps);
-    to.cg_unconverged = from[i].cg_unconverged;
-    std::memcpy(&to.max_residual, &from[i].max_residual_bits, sizeof to.max_residual);
-    to.finite = from[i].not_finite == 0;
-  }
-  return absl::OkStatus();
+  return status;
 }
 
 absl::Status GpuModel::Start(const Batch& batch, const StateMemory& state,
                              absl::Span<const SamplingRow> rows) {
-  return QueueStep(batch, state, &rows);
+  const int turn = flights_->turn();
+  const int sampled = static_cast<int>(rows.size());
+  absl::Status status = QueueStep(batch, state, &rows);
+  if (status.ok() && sampled > 0) status = sampling_->Download(sampled, turn, stream_);
+  return status.ok() ? flights_->Start(batch.num_spans, sampled, stats_, stream_) : status;
 }
 
 absl::Status GpuModel::Wait(SpanStats* stats, SampledToken* sampled) {
-  absl::Status status = Finish(stats);
-  if (status.ok()) std::copy_n(sampling_->results(), started_rows_, sampled);
+  int turn, rows;
+  absl::Status status = flights_->Finish(stats, &turn, &rows);
+  if (status.ok()) std::copy_n(sampling_->results(turn), rows, sampled);
   return status;
 }
 
 absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& state,
                                          SpanStats* stats) {
+  PACKRAT_CHECK(flights_->none(), "a step is in flight");
   const size_t row_bytes = config_.vocab_size * sizeof(float);
   if (host_logits_.size() == 0) {  // Only tools and tests ask for logits.
     auto memory = PinnedMemory::Allocate(options_.max_logit_rows * row_bytes, "logits");
@@ -309,8 +306,10 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
   status = CudaStatus(
       cudaMemcpyAsync(logits, logits_, rows * row_bytes, cudaMemcpyDeviceToHost, stream_),
       "copying logits");
+  if (status.ok()) status = flights_->Start(batch.num_spans, 0, stats_, stream_);
+  int turn, sampled;
+  if (status.ok()) status = flights_->Finish(stats, &turn, &sampled);
   if (!status.ok()) return status;
-  if (status = Finish(stats); !status.ok()) return status;
   const float* row = logits;
   for (int i = 0; i < batch.num_spans; ++i) {
     const size_t values = static_cast<size_t>(batch.spans[i].num_logits) * config_.vocab_size;
@@ -328,36 +327,8 @@ std::string GpuModel::numerics_id() const {
                       gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision);
 }
 
-// State on the device; filled in the order of the model's steps.
-class DeviceState : public StateBuffer {
- public:
-  DeviceState(DeviceMemory memory, cudaStream_t stream)
-      : memory_(std::move(memory)), stream_(stream) {}
-  std::byte* data() const override { return memory_.data(); }
-  size_t size() const override { return memory_.size(); }
-  void Fill(size_t offset, size_t bytes, unsigned char value) override {
-    PACKRAT_CHECK(offset + bytes <= memory_.size());
-    // An error shows at the next step, which waits for this.
-    cudaMemsetAsync(memory_.data() + offset, value, bytes, stream_);
-  }
-
- private:
-  DeviceMemory memory_;
-  cudaStream_t stream_;
-};
-
 absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t bytes) {
-  auto memory = DeviceMemory::Allocate(bytes, "the state of all sequences");
-  if (!memory.ok()) return memory.status();
-  return std::make_unique<DeviceState>(*std::move(memory), stream_);
-}
-
-// What is free, less a reserve for the library's and the driver's own needs.
-size_t GpuModel::state_memory_limit() const {
-  auto device = OpenDevice();
-  if (!device.ok()) return 0;
-  const size_t reserve = std::max(device->total_bytes / 32, size_t{256} << 20);
-  return device->free_bytes - std::min(device->free_bytes, reserve);
+  return AllocateDeviceState(bytes, stream_);
 }
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,

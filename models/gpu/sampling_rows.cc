@@ -18,9 +18,11 @@ absl::StatusOr<std::unique_ptr<SamplingRows>> SamplingRows::Create(int max_rows)
   const size_t plain = PackedSamplingBytes({}, max_rows);
   if (absl::Status status = rows->Grow(plain + kInitialBytes); !status.ok()) return status;
   const size_t bytes = static_cast<size_t>(max_rows) * sizeof(SampledToken);
-  auto host = PinnedMemory::Allocate(bytes, "sampled tokens");
-  if (!host.ok()) return host.status();
-  rows->host_results_ = *std::move(host);
+  for (PinnedMemory& results : rows->host_results_) {
+    auto host = PinnedMemory::Allocate(bytes, "sampled tokens");
+    if (!host.ok()) return host.status();
+    results = *std::move(host);
+  }
   auto device = DeviceMemory::AllocateZeroed(bytes, "sampled tokens");
   if (!device.ok()) return device.status();
   rows->results_ = *std::move(device);
@@ -28,27 +30,30 @@ absl::StatusOr<std::unique_ptr<SamplingRows>> SamplingRows::Create(int max_rows)
 }
 
 absl::Status SamplingRows::Grow(size_t bytes) {
-  auto host = PinnedMemory::Allocate(bytes, "sampling");
-  if (!host.ok()) return host.status();
+  for (PinnedMemory& packed : host_packed_) {
+    auto host = PinnedMemory::Allocate(bytes, "sampling");
+    if (!host.ok()) return host.status();
+    packed = *std::move(host);
+  }
   auto device = DeviceMemory::Allocate(bytes, "sampling parameters");
   if (!device.ok()) return device.status();
-  host_packed_ = *std::move(host);
   packed_ = *std::move(device);
   return absl::OkStatus();
 }
 
-absl::Status SamplingRows::Upload(absl::Span<const SamplingRow> rows, int places, CudaStream stream,
-                                  bool* moved) {
+absl::Status SamplingRows::Upload(absl::Span<const SamplingRow> rows, int places, int turn,
+                                  CudaStream stream, bool* moved) {
   const size_t bytes = PackedSamplingBytes(rows, places);
   *moved = bytes > packed_.size();
   if (*moved) {
-    absl::Status status = Grow(std::max(bytes, 2 * packed_.size()));
+    absl::Status status = CudaStatus(cudaStreamSynchronize(stream), "running a step");
+    if (status.ok()) status = Grow(std::max(bytes, 2 * packed_.size()));
     if (!status.ok()) return status;
   }
-  PackSampling(rows, places, host_packed_.data());
-  return CudaStatus(
-      cudaMemcpyAsync(packed_.data(), host_packed_.data(), bytes, cudaMemcpyHostToDevice, stream),
-      "copying sampling parameters");
+  std::byte* packed = host_packed_[turn].data();
+  PackSampling(rows, places, packed);
+  return CudaStatus(cudaMemcpyAsync(packed_.data(), packed, bytes, cudaMemcpyHostToDevice, stream),
+                    "copying sampling parameters");
 }
 
 absl::Status SamplingRows::Launch(int places, int vocab, float* logits, CudaStream stream) const {
@@ -56,8 +61,8 @@ absl::Status SamplingRows::Launch(int places, int vocab, float* logits, CudaStre
                 reinterpret_cast<SampledToken*>(results_.data()), stream);
 }
 
-absl::Status SamplingRows::Download(int rows, CudaStream stream) {
-  return CudaStatus(cudaMemcpyAsync(host_results_.data(), results_.data(),
+absl::Status SamplingRows::Download(int rows, int turn, CudaStream stream) {
+  return CudaStatus(cudaMemcpyAsync(host_results_[turn].data(), results_.data(),
                                     rows * sizeof(SampledToken), cudaMemcpyDeviceToHost, stream),
                     "copying sampled tokens");
 }

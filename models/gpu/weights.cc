@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace packrat::gpu {
@@ -50,28 +49,26 @@ absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Create(WeightLoade
   auto staging = PinnedMemory::Allocate(2 * kStagingBytes, "loading");
   if (!staging.ok()) return staging.status();
   weights->staging_ = *std::move(staging);
-  weights->Check(cudaStreamCreateWithFlags(&weights->stream_, cudaStreamNonBlocking), "a stream");
-  for (void*& event : weights->events_) {
-    weights->Check(
-        cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t*>(&event), cudaEventDisableTiming),
-        "an event");
+  for (Event& copied : weights->copied_) {
+    auto event = Event::Create();
+    if (!event.ok()) return event.status();
+    copied = *std::move(event);
   }
-  if (!weights->status_.ok()) return weights->status_;
+  absl::Status status = CudaStatus(
+      cudaStreamCreateWithFlags(&weights->stream_, cudaStreamNonBlocking), "making a stream");
+  if (!status.ok()) return status;
   return weights;
 }
 
 DeviceWeights::~DeviceWeights() {
-  for (void* event : events_) {
-    if (event != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event));
-  }
   if (stream_ != nullptr) {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
 }
 
-void DeviceWeights::Check(int error, const char* what) {
-  if (status_.ok()) status_ = CudaStatus(error, absl::StrCat("loading weights, ", what));
+void DeviceWeights::Check(absl::Status status) {
+  if (status_.ok()) status_ = std::move(status);
 }
 
 void* DeviceWeights::Take(size_t bytes) {
@@ -83,7 +80,7 @@ void* DeviceWeights::Take(size_t bytes) {
 
 std::byte* DeviceWeights::NextStaging() {
   turn_ = 1 - turn_;
-  Check(cudaEventSynchronize(static_cast<cudaEvent_t>(events_[turn_])), "waiting for a copy");
+  Check(copied_[turn_].Wait("copying weights"));
   return staging_.data() + turn_ * kStagingBytes;
 }
 
@@ -106,10 +103,10 @@ void DeviceWeights::Copy(const uint8_t* from, DType from_type, size_t elements, 
         out[i] = LoadAsFloat(element, 0, from_type);
       }
     }
-    Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done * to_size, staging, n * to_size,
-                          cudaMemcpyHostToDevice, stream_),
-          "copying");
-    Check(cudaEventRecord(static_cast<cudaEvent_t>(events_[turn_]), stream_), "recording");
+    Check(CudaStatus(cudaMemcpyAsync(static_cast<std::byte*>(to) + done * to_size, staging,
+                                     n * to_size, cudaMemcpyHostToDevice, stream_),
+                     "copying weights"));
+    Check(copied_[turn_].Record(stream_));
   }
   done_bytes_ += elements * to_size;
   if (progress_) progress_(std::min(done_bytes_, memory_.size()), memory_.size());
@@ -151,7 +148,7 @@ const float* DeviceWeights::Upload(const std::vector<float>& values) {
 
 absl::Status DeviceWeights::Finish() {
   if (absl::Status status = loader_->Finish(); !status.ok()) return status;
-  Check(cudaStreamSynchronize(stream_), "waiting");
+  Check(CudaStatus(cudaStreamSynchronize(stream_), "copying weights"));
   staging_ = PinnedMemory();
   // What was reserved for alignment never comes.
   if (progress_ && status_.ok()) progress_(memory_.size(), memory_.size());

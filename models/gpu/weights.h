@@ -65,14 +65,14 @@ class DeviceWeights {
   // Copies `elements` of `from` to `to`, widening float16 and bfloat16 where `to_type` is float32.
   void Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type, void* to);
   std::byte* NextStaging();
-  void Check(int error, const char* what);
+  void Check(absl::Status status);
 
   WeightLoader* loader_ = nullptr;
   DType type_ = DType::kF32;
   DeviceMemory memory_;
   size_t used_ = 0;
   PinnedMemory staging_;
-  void* events_[2] = {nullptr, nullptr};  // cudaEvent_t
+  Event copied_[2];  // Out of each half of it.
   int turn_ = 0;
   CudaStream stream_ = nullptr;
   Progress progress_;

@@ -40,6 +40,9 @@ struct Counters {
 };
 extern Counters counters;
 
+// The clock of events. Only products of the library take time, as much as a test says.
+extern double milliseconds;
+
 }  // namespace emulation
 
 #endif  // PACKRAT_TESTS_EMULATION_EMULATION_H_

@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -19,7 +21,7 @@
 using Work = std::function<void()>;
 
 struct CUstream_st {
-  std::vector<Work> queue;
+  std::deque<Work> queue;
   bool capturing = false;
   std::vector<Work> captured;
 };
@@ -30,13 +32,19 @@ struct CUgraphExec_st {
   std::vector<Work> work;
 };
 struct CUevent_st {
+  struct Mark {
+    bool passed = false;
+    double time = 0;
+  };
   CUstream_st* stream = nullptr;
+  std::shared_ptr<Mark> mark;  // Of the last record.
 };
 
 namespace emulation {
 
 Machine machine;
 Counters counters;
+double milliseconds = 0;
 
 namespace {
 
@@ -91,12 +99,17 @@ void Run(const Work& work) {
   work();
 }
 
-cudaError_t Drain(CUstream_st* stream) {
+// Runs the stream's work, until *done where that is given.
+cudaError_t Drain(CUstream_st* stream, const bool* done = nullptr) {
   if (stream->capturing) return Return(cudaErrorStreamCaptureUnsupported);
   ++counters.synchronisations;
   Protect(PROT_READ | PROT_WRITE);
-  const std::vector<Work> queue = std::exchange(stream->queue, {});
-  for (const Work& work : queue) Run(work);
+  while (!stream->queue.empty() && (done == nullptr || !*done) && sticky == cudaSuccess) {
+    const Work work = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    Run(work);
+  }
+  if (sticky != cudaSuccess) stream->queue.clear();
   Protect(PROT_NONE);
   return Return(cudaSuccess);
 }
@@ -117,7 +130,11 @@ void FailNextWork(cudaError_t error) { planned = error; }
 
 cudaError_t Enqueue(cudaStream_t stream, Work work) {
   CUstream_st* s = Of(stream);
-  (s->capturing ? s->captured : s->queue).push_back(std::move(work));
+  if (s->capturing) {
+    s->captured.push_back(std::move(work));
+  } else {
+    s->queue.push_back(std::move(work));
+  }
   return Return(cudaSuccess);
 }
 
@@ -325,13 +342,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = Of(stream);
+  event->mark = std::make_shared<CUevent_st::Mark>();
+  return emulation::Enqueue(stream, [mark = event->mark] {
+    mark->passed = true;
+    mark->time = emulation::milliseconds;
+  });
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (begin->mark == nullptr || end->mark == nullptr) return Return(cudaErrorInvalidValue);
+  if (!begin->mark->passed || !end->mark->passed) return Return(cudaErrorNotReady);
+  *milliseconds = static_cast<float>(end->mark->time - begin->mark->time);
   return Return(cudaSuccess);
 }
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 1.0f;
-  return Return(cudaSuccess);
-}
-// Later work of the stream runs as well, which the runtime allows.
+// Nothing that was queued after it runs.
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return event->stream != nullptr ? emulation::Drain(event->stream) : Return(cudaSuccess);
+  if (event->mark == nullptr) return Return(cudaSuccess);
+  return emulation::Drain(event->stream, &event->mark->passed);
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/rope.h"
+#include "kernels/sampling.h"
 #include "tests/gpu/gpu.h"
 #include "tests/kernels/random.h"
 
@@ -55,20 +56,26 @@ TYPED_TEST(ElementwiseGpuTest, EmbedCopiesRowsAndZerosUnusedOnes) {
   Random random(1);
   for (const int n : kWidths) {
     const int vocab = 11;
-    const std::vector<int32_t> tokens = {3, -1, 10, 0, 3};
+    const std::vector<int32_t> ids = {3, -1, 10, 0, 7, -1};
+    const std::vector<int32_t> tokens = {3, -1, 10, 0, SampledInRow(1), SampledInRow(0)};
+    std::vector<SampledToken> results(2);
+    results[0].status = SampledToken::Status::kNotFinite;
+    results[0].token = 1 << 30;
+    results[1].token = 7;
+    DeviceArray<SampledToken> sampled(results);
     const auto table = A::Stored(random.Normals(static_cast<size_t>(vocab) * n));
     const std::vector<float> floats = A::Floats(table);
     DeviceArray<TypeParam> device_table(table);
     DeviceArray<int32_t> device_tokens(tokens);
     DeviceArray<float> x(tokens.size() * n);
-    ASSERT_TRUE(gpu::Embed(device_table.data(), A::kType, device_tokens.data(), 5, n, x.data(),
-                           this->stream_)
+    ASSERT_TRUE(gpu::Embed(device_table.data(), A::kType, device_tokens.data(), sampled.data(), 6, n,
+                           x.data(), this->stream_)
                     .ok());
     this->Wait();
     const std::vector<float> out = x.Get();
     for (size_t r = 0; r < tokens.size(); ++r) {
       for (int i = 0; i < n; ++i) {
-        ASSERT_EQ(out[r * n + i], tokens[r] < 0 ? 0.0f : floats[tokens[r] * n + i]);
+        ASSERT_EQ(out[r * n + i], ids[r] < 0 ? 0.0f : floats[ids[r] * n + i]);
       }
     }
   }
@@ -359,7 +366,8 @@ TEST_F(GpuTest, ElementwiseIsCaptured) {
   cudaGraphExec_t exec = nullptr;
   EXPECT_CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
   EXPECT_TRUE(
-      gpu::Embed(device_table.data(), DType::kF32, tokens.data(), 2, n, x.data(), stream_).ok());
+      gpu::Embed(device_table.data(), DType::kF32, tokens.data(), nullptr, 2, n, x.data(), stream_)
+          .ok());
   EXPECT_TRUE(
       gpu::RmsNorm(x.data(), 2, n, weight.data(), 1e-6f, y.data(), DType::kF32, stream_).ok());
   EXPECT_CUDA_OK(cudaStreamEndCapture(stream_, &graph));
@@ -381,7 +389,7 @@ TEST_F(GpuTest, ElementwiseIsCaptured) {
 }
 
 TEST_F(GpuTest, NothingToDoIsFine) {
-  EXPECT_TRUE(gpu::Embed(nullptr, DType::kF32, nullptr, 0, 8, nullptr, stream_).ok());
+  EXPECT_TRUE(gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, nullptr, stream_).ok());
   EXPECT_TRUE(
       gpu::RmsNormRows(nullptr, nullptr, 0, 8, nullptr, 1e-6f, nullptr, DType::kBF16, stream_)
           .ok());

@@ -2,6 +2,8 @@
 // allocated while decoding.
 #include "models/gpu/model.h"
 
+#include <algorithm>
+#include <deque>
 #include <memory>
 #include <random>
 #include <string>
@@ -71,26 +73,39 @@ class Decoder {
   }
   // Feeds `n` tokens to each of `sequences` (their last token, over and over) and samples one.
   std::vector<int32_t> Step(const std::vector<int>& sequences, int n, float temperature = 0) {
+    Start(sequences, n, temperature);
+    return Wait();
+  }
+  // The halves of Step(). Where the step before has not been waited for, the sequences go on with
+  // what it samples, which `n` = 1 of them take.
+  void Start(const std::vector<int>& sequences, int n, float temperature = 0) {
     std::vector<int32_t> tokens;
+    const std::vector<int> before = started_.empty() ? std::vector<int>() : started_.back();
     std::vector<Span> spans;
     std::vector<SamplingRow> rows;
     for (int s : sequences) {
       spans.push_back(state_->SpanFor(s, static_cast<int>(tokens.size()), n, position_[s]));
       spans.back().num_logits = 1;
-      tokens.insert(tokens.end(), n, last_[s]);
+      const auto row = std::find(before.begin(), before.end(), s);
+      const int32_t drawn = SampledInRow(static_cast<int>(row - before.begin()));
+      tokens.insert(tokens.end(), n, row != before.end() ? drawn : last_[s]);
       position_[s] += n;
-      SamplingRow row;
-      row.num_ids = model_->config().vocab_size;
-      row.temperature = temperature;
-      row.seed = 5;
-      row.position = position_[s];
-      rows.push_back(row);
+      rows.emplace_back();
+      rows.back().num_ids = model_->config().vocab_size;
+      rows.back().temperature = temperature;
+      rows.back().seed = 5;
+      rows.back().position = position_[s];
     }
-    std::vector<SampledToken> sampled(rows.size());
-    stats.assign(rows.size(), SpanStats());
     status = model_->Start({tokens.data(), static_cast<int>(tokens.size()), spans.data(),
                             static_cast<int>(spans.size())},
                            state_->memory(), rows);
+    started_.push_back(sequences);
+  }
+  std::vector<int32_t> Wait() {
+    const std::vector<int> sequences = started_.front();
+    started_.pop_front();
+    std::vector<SampledToken> sampled(sequences.size());
+    stats.assign(sequences.size(), SpanStats());
     if (status.ok()) status = model_->Wait(stats.data(), sampled.data());
     std::vector<int32_t> drawn;
     for (size_t i = 0; i < sequences.size() && status.ok(); ++i) {
@@ -109,6 +124,7 @@ class Decoder {
   std::unique_ptr<OwnedState> state_;
   std::vector<int> position_;
   std::vector<int32_t> last_;
+  std::deque<std::vector<int>> started_;  // And not waited for.
 };
 
 constexpr char kModel[] = "tests/golden/packrat";
@@ -126,6 +142,30 @@ TEST_F(GpuModelTest, CompanyChangesNothing) {
         drawn[members[0] == 0 ? 0
                               : std::find(members.begin(), members.end(), 0) - members.begin()]);
   }
+  EXPECT_EQ(got, expected);
+}
+
+// With one step always in flight, sequences that come, change places and leave.
+TEST_F(GpuModelTest, AStepAheadSamplesTheSame) {
+  const auto model = Load(kModel, Deterministic());
+  EXPECT_EQ(model->max_steps_in_flight(), 2);
+  Decoder plain(model.get(), 4, 300), ahead(model.get(), 4, 300);
+  const auto members = [](int step) {
+    std::vector<int> all = {0, 1, 2, 3};
+    std::rotate(all.begin(), all.begin() + step % 4, all.end());
+    all.resize(1 + step * 7 % 4);
+    return all;
+  };
+  std::vector<std::vector<int32_t>> expected, got;
+  for (Decoder* decoder : {&plain, &ahead}) decoder->Step({0, 1, 2, 3}, 9, 0.8f);
+  ahead.Start(members(0), 1, 0.8f);
+  for (int step = 0; step < 40; ++step) {
+    expected.push_back(plain.Step(members(step), 1, 0.8f));
+    ahead.Start(members(step + 1), 1, 0.8f);
+    got.push_back(ahead.Wait());
+    EXPECT_TRUE(plain.status.ok() && ahead.status.ok());
+  }
+  ahead.Wait();
   EXPECT_EQ(got, expected);
 }
 

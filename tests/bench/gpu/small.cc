@@ -111,7 +111,7 @@ void BenchElementwise(Bench* bench) {
           BENCH_ASSIGN(gpu::DeviceMemory table, bench->Random(size_t(vocabulary) * d, type, 1.0f));
           return time(n * 6, [&](std::byte* a, std::byte*, CudaStream s) {
             return gpu::Embed(table.data(), type, reinterpret_cast<const int32_t*>(tokens.data()),
-                              rows, d, reinterpret_cast<float*>(a), s);
+                              nullptr, rows, d, reinterpret_cast<float*>(a), s);
           });
         });
   }

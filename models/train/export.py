@@ -16,7 +16,7 @@ from models.train import checkpoint, files
 from models.train.data import load_tokenizer
 from models.train.files import Mistake
 
-GENERATION = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": True, "temperature": 0.7,
+GENERATION = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": True, "temperature": 0.9,
               "top_p": 0.9}
 
 

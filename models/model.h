@@ -63,8 +63,8 @@ class LanguageModel {
   // returns.
   virtual absl::Status Start(const Batch& batch, const StateMemory& state,
                              absl::Span<const SamplingRow> rows) = 0;
-  // Waits for the earliest step that was started. `stats` has one entry per span, `sampled` one per row; what a span
-  // that is not finite sampled means nothing.
+  // Waits for the earliest step that was started. `stats` has one entry per span, `sampled` one per
+  // row; what a span that is not finite sampled means nothing.
   virtual absl::Status Wait(SpanStats* stats, SampledToken* sampled) = 0;
   // How many steps may be started before the first of them is waited for. They run in the order of
   // their starts, and what they read and write of the state follows it.

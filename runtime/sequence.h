@@ -30,8 +30,8 @@ class Sequence {
   void Release(StatePool* pool);
 
   // Takes the next span of the text to the step that is being built: a decoding token or
-  // `num_tokens` of the prompt. Appends its tokens and, if it samples, its row, which is valid until
-  // Accept(). From here on the sequence is where it will be when the step is done.
+  // `num_tokens` of the prompt. Appends its tokens and, if it samples, its row, which is valid
+  // until Accept(). From here on the sequence is where it will be when the step is done.
   Span StartSpan(int num_tokens, std::vector<int32_t>* tokens, std::vector<SamplingRow>* rows);
   // Whether the next span depends on a sampled token that has not come yet by more than its id.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }

@@ -152,10 +152,9 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
   }
   // Everything before the tables in one copy, then of each table the corner that is in use.
   const auto head = reinterpret_cast<std::byte*>(host.rings + strides_.size() * limits_.spans);
-  absl::Status status =
-      CudaStatus(cudaMemcpyAsync(memory_.data(), staging, head - staging,
-                                 cudaMemcpyHostToDevice, stream),
-                 "copying a batch");
+  absl::Status status = CudaStatus(
+      cudaMemcpyAsync(memory_.data(), staging, head - staging, cudaMemcpyHostToDevice, stream),
+      "copying a batch");
   for (size_t c = 0; c < strides_.size() && status.ok(); ++c) {
     if (used[c] == 0) continue;
     const size_t pitch = strides_[c] * sizeof(int32_t);

@@ -68,8 +68,8 @@ TYPED_TEST(ElementwiseGpuTest, EmbedCopiesRowsAndZerosUnusedOnes) {
     DeviceArray<TypeParam> device_table(table);
     DeviceArray<int32_t> device_tokens(tokens);
     DeviceArray<float> x(tokens.size() * n);
-    ASSERT_TRUE(gpu::Embed(device_table.data(), A::kType, device_tokens.data(), sampled.data(), 6, n,
-                           x.data(), this->stream_)
+    ASSERT_TRUE(gpu::Embed(device_table.data(), A::kType, device_tokens.data(), sampled.data(), 6,
+                           n, x.data(), this->stream_)
                     .ok());
     this->Wait();
     const std::vector<float> out = x.Get();

@@ -91,8 +91,8 @@ TEST_F(EngineAheadTest, TheTextsAreThoseOfStepAfterStep) {
       ASSERT_TRUE(c.finish.has_value());
       std::vector<float> logprobs;
       for (const TokenLogprobs& l : c.logprobs) logprobs.push_back(l.logprob);
-      texts[ahead].push_back({c.tokens, logprobs, c.finish->reason,
-                              static_cast<int>(c.finish->usage.cg_solves)});
+      texts[ahead].push_back(
+          {c.tokens, logprobs, c.finish->reason, static_cast<int>(c.finish->usage.cg_solves)});
       ends += c.finish->reason == FinishReason::kStopId || c.finish->reason == FinishReason::kEos;
     }
     ExpectAllFree();

@@ -149,7 +149,9 @@ TEST_F(GpuModelTest, CompanyChangesNothing) {
 TEST_F(GpuModelTest, AStepAheadSamplesTheSame) {
   const auto model = Load(kModel, Deterministic());
   EXPECT_EQ(model->max_steps_in_flight(), 2);
-  Decoder plain(model.get(), 4, 300), ahead(model.get(), 4, 300);
+  // Another model: a change of state would wait for what is in flight.
+  const auto other = Load(kModel, Deterministic());
+  Decoder plain(other.get(), 4, 300), ahead(model.get(), 4, 300);
   const auto members = [](int step) {
     std::vector<int> all = {0, 1, 2, 3};
     std::rotate(all.begin(), all.begin() + step % 4, all.end());

@@ -1,10 +1,11 @@
 // The part of cuBLASLt that this project uses, computed on the CPU from what the descriptors say.
-// Stands in for the toolkit's header of the same name; see README.md.
+// Stands in for the toolkit's header of the same name; see docs/gpu.md.
 #ifndef PACKRAT_TESTS_EMULATION_CUBLASLT_H_
 #define PACKRAT_TESTS_EMULATION_CUBLASLT_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "tests/emulation/cuda_runtime.h"
 
@@ -94,7 +95,15 @@ struct CublasLt {
   // What these calls return, instead of doing their work.
   cublasStatus_t create = CUBLAS_STATUS_SUCCESS, heuristic = CUBLAS_STATUS_SUCCESS,
                  matmul = CUBLAS_STATUS_SUCCESS;
+  // What the library proposes for any product: the time that an algorithm takes, and what its
+  // products return. Two, so that whatever uses the library also tunes.
+  struct Proposal {
+    double milliseconds = 1.0;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  };
+  std::vector<Proposal> proposals = {{}, {}};
   int64_t heuristics = 0, products = 0;  // Calls.
+  int last_proposal = -1;                // By which the last product was computed.
   int64_t objects = 0;                   // Handles, descriptors, layouts and preferences alive.
 };
 extern CublasLt cublas_lt;

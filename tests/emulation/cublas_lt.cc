@@ -3,6 +3,7 @@
 
 #include "tests/emulation/cublasLt.h"
 #include "tests/emulation/cuda_bf16.h"
+#include "tests/emulation/emulation.h"
 
 struct cublasLtContext {};
 struct cublasLtMatmulDescOpaque_t {
@@ -28,9 +29,11 @@ namespace {
 
 // What an algorithm of GetHeuristic() asks for, kept in its opaque words.
 struct Algorithm {
-  uint64_t magic = 0x5041434b52415431u, workspace = 0, alignment[4] = {};
+  uint64_t magic = 0x5041434b52415431u, workspace = 0;
+  uint32_t alignment[4] = {};
   // The inner sizes must be those that it was asked for; the number of columns may differ.
   uint64_t out = 0, in = 0;
+  uint64_t proposal = 0, reserved = 0;
 };
 static_assert(sizeof(Algorithm) == sizeof(cublasLtMatmulAlgo_t));
 
@@ -205,10 +208,12 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   for (int i = 0; i < 4; ++i) algorithm.alignment[i] = preference->alignment[i];
   algorithm.out = product.outer();
   algorithm.in = product.inner();
-  results[0] = cublasLtMatmulHeuristicResult_t();
-  results[0].workspaceSize = preference->workspace;
-  std::memcpy(&results[0].algo, &algorithm, sizeof algorithm);
-  *found = 1;
+  for (; *found < requested && *found < static_cast<int>(cublas_lt.proposals.size()); ++*found) {
+    algorithm.proposal = *found;
+    results[*found] = cublasLtMatmulHeuristicResult_t();
+    results[*found].workspaceSize = preference->workspace;
+    std::memcpy(&results[*found].algo, &algorithm, sizeof algorithm);
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -236,6 +241,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     suits &= reinterpret_cast<uintptr_t>(operands[i]) % algorithm.alignment[i] == 0;
   }
   if (!suits) return CUBLAS_STATUS_INVALID_VALUE;
+  const emulation::CublasLt::Proposal& proposal = cublas_lt.proposals.at(algorithm.proposal);
+  if (proposal.status != CUBLAS_STATUS_SUCCESS) return proposal.status;
+  cublas_lt.last_proposal = static_cast<int>(algorithm.proposal);
+  const double milliseconds = proposal.milliseconds;
   float alpha_value, beta_value;
   std::memcpy(&alpha_value, alpha, sizeof alpha_value);
   std::memcpy(&beta_value, beta, sizeof beta_value);
@@ -243,6 +252,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     // Nothing of the workspace is kept from one product to the next.
     std::memset(workspace, 0xFF, std::min<size_t>(workspace_bytes, 4096));
     emulation::Compute(product, alpha_value, a, b, beta_value, c, d);
+    emulation::milliseconds += milliseconds;
   });
   return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -1,6 +1,6 @@
 // The part of CUDA's runtime and device language that this project uses, on the CPU: kernels run
 // block by block, the threads of a block as fibers that change places at barriers and warp
-// operations only. Stands in for the toolkit's header of the same name; see README.md.
+// operations only. Stands in for the toolkit's header of the same name; see docs/gpu.md.
 #ifndef PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_
 #define PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_
 
@@ -253,6 +253,7 @@ enum cudaStreamCaptureMode {
   cudaStreamCaptureModeThreadLocal,
   cudaStreamCaptureModeRelaxed
 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 struct CUstream_st;
 struct CUevent_st;
 struct CUgraph_st;
@@ -307,6 +308,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long flags);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
@@ -316,7 +318,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
-// There is no clock here: a millisecond passes between any two events.
+// By emulation::milliseconds.
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 namespace emulation {

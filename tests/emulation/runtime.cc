@@ -201,7 +201,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->multiProcessorCount = emulation::machine.multiprocessors;
   properties->major = emulation::machine.major;
   properties->minor = emulation::machine.minor;
-  properties->l2CacheSize = 1 << 20;
+  properties->l2CacheSize = 1 << 16;
   properties->sharedMemPerBlockOptin = emulation::SharedLimit();
   return Return(cudaSuccess);
 }
@@ -311,6 +311,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   stream->capturing = false;
   *graph = new CUgraph_st{std::exchange(stream->captured, {})};
+  return Return(cudaSuccess);
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = Of(stream)->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return Return(cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {

@@ -161,6 +161,11 @@ class MatMulGpuTest : public GpuTest {
     EXPECT_TRUE(matmul.ok()) << matmul.status();
     return *std::move(matmul);
   }
+  static size_t FreeMemory() {
+    size_t free = 0, total = 0;
+    EXPECT_CUDA_OK(cudaMemGetInfo(&free, &total));
+    return free;
+  }
   std::vector<float> Run(gpu::MatMul* matmul, Case* c) {
     c->Reset();
     EXPECT_TRUE(matmul->Run(c->Arguments(), stream_).ok());
@@ -351,6 +356,7 @@ TEST_P(RowsTest, OneToEightRowsHaveTheSameBitsByDefault) {
 #ifdef PACKRAT_EMULATED
 
 TEST_F(MatMulGpuTest, TheLibraryIsAskedOncePerShape) {
+  emulation::cublas_lt.proposals.resize(1);  // With one proposal there is nothing to tune.
   Random random(8);
   const auto matmul = Make(false);
   const auto run = [&](const Shape& shape) {
@@ -376,6 +382,56 @@ TEST_F(MatMulGpuTest, TheLibraryIsAskedOncePerShape) {
   ASSERT_TRUE(matmul->Run(c.Arguments(), stream_).ok());
   EXPECT_EQ(emulation::counters.allocations - allocations, of_the_case) << "a product allocated";
   EXPECT_EQ(matmul->workspace_bytes(), size_t{32} << 20);
+}
+
+TEST_F(MatMulGpuTest, TheQuickestProposalIsKept) {
+  emulation::cublas_lt.proposals = {{3.0}, {1.0, CUBLAS_STATUS_NOT_SUPPORTED}, {2.5}, {2.0}, {2.0},
+                                    {4.0}};
+  Random random(11);
+  const auto matmul = Make(false);
+  Case c({DType::kBF16, 20, 16, 32, DType::kF32, true, /*accumulate=*/true}, &random);
+  const size_t free = FreeMemory();
+  Run(matmul.get(), &c);
+  c.ExpectRight();  // Added once, however often it was tried.
+  EXPECT_EQ(emulation::cublas_lt.last_proposal, 3);
+  EXPECT_EQ(FreeMemory(), free) << "memory of the trials was kept";
+  const int64_t products = emulation::cublas_lt.products;
+  const int64_t allocations = emulation::counters.allocations;
+  emulation::cublas_lt.proposals[3].milliseconds = 5.0;
+  Run(matmul.get(), &c);
+  EXPECT_EQ(emulation::cublas_lt.last_proposal, 3) << "chosen twice";
+  EXPECT_EQ(emulation::cublas_lt.products - products, 1);
+  EXPECT_EQ(emulation::counters.allocations, allocations);
+}
+
+// Trials must not be recorded: the first proposal serves until the shape is seen outside.
+TEST_F(MatMulGpuTest, ACaptureTakesTheFirstProposal) {
+  emulation::cublas_lt.proposals = {{3.0}, {2.0}};
+  Random random(12);
+  const auto matmul = Make(false);
+  Case c({DType::kBF16, 20, 16, 32}, &random);
+  cudaGraph_t graph = nullptr;
+  EXPECT_CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  EXPECT_TRUE(matmul->Run(c.Arguments(), stream_).ok());
+  EXPECT_CUDA_OK(cudaStreamEndCapture(stream_, &graph));
+  EXPECT_CUDA_OK(cudaGraphDestroy(graph));
+  EXPECT_EQ(emulation::cublas_lt.products, 1);
+  EXPECT_EQ(emulation::cublas_lt.last_proposal, 0);
+  Run(matmul.get(), &c);
+  c.ExpectRight();
+  EXPECT_EQ(emulation::cublas_lt.last_proposal, 1);
+}
+
+TEST_F(MatMulGpuTest, WithoutMemoryToTryTheFirstProposalServes) {
+  emulation::cublas_lt.proposals = {{3.0}, {2.0}};
+  Random random(13);
+  const auto matmul = Make(false);
+  Case c({DType::kBF16, 20, 16, 32}, &random);
+  emulation::machine.memory -= FreeMemory();
+  Run(matmul.get(), &c);
+  c.ExpectRight();
+  EXPECT_EQ(emulation::cublas_lt.last_proposal, 0);
+  EXPECT_EQ(emulation::cublas_lt.products, 1);
 }
 
 TEST_F(MatMulGpuTest, WhatTheLibraryDoesNotDoIsOurOwn) {

@@ -47,8 +47,8 @@ struct EngineStats {
   int64_t generated_tokens = 0;
   int64_t steps = 0;
   int64_t cg_solves = 0, cg_steps = 0, cg_unconverged = 0;
-  // Summed over steps: the model's step, sampling where the model tells it apart, everything else
-  // inside Step().
+  // Summed over steps: what the engine waited for the model, sampling where the model tells it
+  // apart, everything else inside Step(). A device that takes steps ahead works during the latter.
   absl::Duration model_time, sample_time, host_time;
 };
 

@@ -2,6 +2,7 @@
 // until something synchronises with them.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -53,7 +54,8 @@ constexpr size_t kPage = 4096;
 std::map<std::byte*, size_t> device_memory;  // Bytes asked for.
 std::map<void*, size_t> host_memory;
 size_t used = 0;
-cudaError_t sticky = cudaSuccess, last = cudaSuccess, planned = cudaSuccess;
+cudaError_t sticky = cudaSuccess, last = cudaSuccess;
+std::atomic<cudaError_t> planned{cudaSuccess};  // Also set by signal handlers.
 CUstream_st default_stream;
 std::set<CUstream_st*> streams;
 
@@ -92,11 +94,8 @@ void Protect(int protection) {
 
 void Run(const Work& work) {
   if (sticky != cudaSuccess) return;
-  if (planned != cudaSuccess) {
-    sticky = std::exchange(planned, cudaSuccess);
-    return;
-  }
-  work();
+  sticky = planned.exchange(cudaSuccess);
+  if (sticky == cudaSuccess) work();
 }
 
 // Runs the stream's work, until *done where that is given.
@@ -121,7 +120,8 @@ CUstream_st* Of(cudaStream_t stream) { return stream != nullptr ? stream : &defa
 void Reset() {
   machine = Machine();
   counters = Counters();
-  sticky = last = planned = cudaSuccess;
+  sticky = last = cudaSuccess;
+  planned = cudaSuccess;
   default_stream = CUstream_st();
   SetThreadOrder(0);
 }

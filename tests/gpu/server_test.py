@@ -1,6 +1,7 @@
 """The server with a GPU behind it, here the emulated one: flags, what it says of itself, answers."""
 
 import os
+import signal
 import unittest
 
 from tests.server.processes import ROOT, RealServer
@@ -44,6 +45,17 @@ class ServerTest(unittest.TestCase):
         with RealServer(GOLDEN, "--mesa_state=bfloat16", *SMALL, binary=EMULATED) as server:
             self.assertIn("mesa-bfloat16", server.json("info")["numerics_id"])
             self.assertEqual(len(ask(server, 20, "--temperature=0")), 20)
+
+    def test_a_lost_device_ends_the_process(self):
+        with RealServer(GOLDEN, *SMALL, binary=EMULATED) as server:
+            self.assertEqual(len(ask(server, 5)), 5)
+            server.process.send_signal(signal.SIGUSR1)
+            run = server.client("complete", "--token_ids=3,10", "--max_tokens=5")
+            self.assertEqual(run.returncode, 1, run.stderr)
+            self.assertIn("UNAVAILABLE", run.stderr)
+            _, log = server.process.communicate(timeout=60)
+            self.assertEqual(server.process.returncode, 1, log)
+            self.assertIn("cudaErrorIllegalAddress", log)
 
 
 if __name__ == "__main__":

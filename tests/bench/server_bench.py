@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The server under load, through gRPC: what streaming costs at batch 16, and 200 streams at once.
+"""The server under load, through gRPC: what streaming costs at batch 16, 200 streams at once, and
+256 and 1,000 streams of a small, fast model against the bare engine.
 
-usage: server_bench.py SERVER CLIENT MODEL_FOLDER
+usage: server_bench.py SERVER CLIENT ENGINE_BENCH MODEL_FOLDER SMALL_MODEL_FOLDER
 
 Prints rows like tests/bench/bench: benchmark, figure, unit, limit, share, note.
 """
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -103,11 +105,31 @@ def streams200(server, client, model):
         sum(v for k, v in after.items() if 'reason="length"' in k), "streams")
 
 
+def against_engine(server, client, engine_bench, model, streams, prompt=16, tokens=64):
+    bare = subprocess.run(
+        [engine_bench, f"--model={model}", f"--streams={streams}", f"--prompt_tokens={prompt}",
+         f"--max_tokens={tokens}"], check=True, capture_output=True, text=True).stdout
+    print(bare, end="", flush=True)
+    process = start(server, model, f"--max_running={streams}", f"--max_context={prompt + tokens}",
+                    f"--max_batch_tokens={max(512, streams)}")
+    try:
+        rates = [bench(client, streams, streams, prompt, tokens)[0]["output_tokens_per_second"]
+                 for _ in range(4)]
+    finally:
+        process.terminate()
+        process.wait()
+    row(f"{streams} streams through gRPC", statistics.median(rates[1:]), "tokens/s",
+        float(bare.split("\t")[1]), "limit: the bare engine; the client runs on the same cores")
+
+
 def main():
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 6:
         sys.exit(__doc__)
-    batch16(*sys.argv[1:])
-    streams200(*sys.argv[1:])
+    server, client, engine_bench, model, small_model = sys.argv[1:]
+    batch16(server, client, model)
+    streams200(server, client, model)
+    for streams in (256, 1000):
+        against_engine(server, client, engine_bench, small_model, streams)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,26 @@ TEST_F(EngineAheadTest, OneStepIsInFlight) {
   ExpectAllFree();
 }
 
+// An end that nobody foresaw: what was started in vain is waited for before the engine rests.
+TEST_F(EngineAheadTest, RestsWithNothingInFlight) {
+  StartAhead(Small());
+  Consumer c;
+  const auto prompt = RandomPrompt(&random_, 4);
+  Request request = c.Make(1, prompt, 40);
+  request.stop.stop_ids = {model_->GreedyAfter(prompt, 3).back()};
+  Submit(std::move(request));
+  while (!c.finish.has_value()) {
+    ASSERT_TRUE(Step());
+    c.Poll();
+  }
+  EXPECT_EQ(InFlight(), 1);
+  EXPECT_FALSE(engine_->idle());
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(InFlight(), 0);
+  EXPECT_TRUE(engine_->idle());
+  ExpectAllFree();
+}
+
 // Everything that a request may ask for, in company that comes and goes.
 TEST_F(EngineAheadTest, TheTextsAreThoseOfStepAfterStep) {
   struct Text {

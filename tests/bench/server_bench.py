@@ -2,11 +2,10 @@
 """The server under load, through gRPC: what streaming costs at batch 16, 200 streams at once, and
 256 and 1,000 streams of a small, fast model against the bare engine.
 
-usage: server_bench.py SERVER CLIENT ENGINE_BENCH MODEL_FOLDER SMALL_MODEL_FOLDER
-
 Prints rows like tests/bench/bench: benchmark, figure, unit, limit, share, note.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -123,13 +122,17 @@ def against_engine(server, client, engine_bench, model, streams, prompt=16, toke
 
 
 def main():
-    if len(sys.argv) != 6:
-        sys.exit(__doc__)
-    server, client, engine_bench, model, small_model = sys.argv[1:]
-    batch16(server, client, model)
-    streams200(server, client, model)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name in ("server", "client", "engine_bench", "small_model"):
+        parser.add_argument(name)
+    parser.add_argument("--model", help="folder of the larger model; without it, only the "
+                        "comparison with the bare engine is made")
+    args = parser.parse_args()
+    if args.model:
+        batch16(args.server, args.client, args.model)
+        streams200(args.server, args.client, args.model)
     for streams in (256, 1000):
-        against_engine(server, client, engine_bench, small_model, streams)
+        against_engine(args.server, args.client, args.engine_bench, args.small_model, streams)
 
 
 if __name__ == "__main__":

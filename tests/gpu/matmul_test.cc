@@ -432,6 +432,7 @@ TEST_F(MatMulGpuTest, WithoutMemoryToTryTheFirstProposalServes) {
   c.ExpectRight();
   EXPECT_EQ(emulation::cublas_lt.last_proposal, 0);
   EXPECT_EQ(emulation::cublas_lt.products, 1);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << "left for the next launch to find";
 }
 
 TEST_F(MatMulGpuTest, WhatTheLibraryDoesNotDoIsOurOwn) {

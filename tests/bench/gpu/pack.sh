@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Puts a folder together that runs on a machine with no more than a driver:
 #
-#   pack.sh DIR yes|no GPU_BENCH TEST...
+#   pack.sh DIR yes|no BINARY...
 #
-# DIR must not exist or be a pack. yes: with cuBLASLt (540 MB). GPU_BENCH and TEST are binaries as
-# Bazel leaves them, beside the trees of what they read.
+# DIR must not exist or be a pack. yes: with cuBLASLt (540 MB). BINARY is as Bazel leaves it, beside
+# the tree of what it reads; tests are called NAME_device.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../../.."
 
-dir=$1 with_cublas=$2 bench=$3
-shift 3
+dir=$1 with_cublas=$2
+shift 2
 if [[ -e $dir && ! -e $dir/MANIFEST ]]; then
   echo "$dir exists and is no pack" >&2
   exit 1
@@ -35,19 +35,22 @@ copy() {
   done < <(ldd "$1" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p')
 }
 
-copy "$bench" bin
-for test in "$@"; do
-  copy "$test" tests
+for binary in "$@"; do
+  if [[ $binary != *_device ]]; then
+    copy "$binary" bin
+    continue
+  fi
+  copy "$binary" tests
   # What it reads.
-  [[ ! -d $test.runfiles/packrat ]] || tar -C "$test.runfiles/packrat" -chf - \
-    --exclude="$(basename "$test")" --exclude='_solib*' . | tar -C "$dir/data" -xf -
+  [[ ! -d $binary.runfiles/packrat ]] || tar -C "$binary.runfiles/packrat" -chf - \
+    --exclude="$(basename "$binary")" --exclude='_solib*' . | tar -C "$dir/data" -xf -
 done
 mkdir -p "$dir/data/tests" "$dir/data/models"
 chmod -R u+w "$dir/data"
 cp -r tests/golden "$dir/data/tests/"
 cp -r models/demo "$dir/data/models/"
 install -m 755 tests/bench/gpu/run.sh "$dir/"
-install -m 644 tests/bench/gpu/reference.py "$dir/"
+install -m 644 tests/bench/gpu/reference.py tests/bench/server_bench.py "$dir/"
 {
   echo "packrat $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(
     git diff --quiet HEAD -- 2>/dev/null || echo ' with changes')"

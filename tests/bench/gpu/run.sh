@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs what ./dev gpu-pack has put beside it on a machine with a driver: the tests, by themselves
-# and under compute-sanitizer where there is one, the benchmarks, and PyTorch for comparison where
-# there is one. Everything is written into a folder; its summary.txt is also printed.
+# and under compute-sanitizer where there is one, the benchmarks, the server against the bare engine
+# where there is a Python, and PyTorch for comparison where there is one. Everything is written into a folder; its summary.txt is also printed.
 #
-#   ./run.sh [RESULTS] [--only=tests,bench,reference,sanitizer] [--seconds=N]
+#   ./run.sh [RESULTS] [--only=tests,bench,server,reference,sanitizer] [--seconds=N]
 #
 # RESULTS is ./results. All ends within N seconds (default 570); what does not fit is left out and
 # said so. Ends with 0: the tests passed (and the sanitizers found nothing), 1: they did not,
@@ -12,7 +12,7 @@ set -uo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 
-results=results only=tests,bench,reference,sanitizer seconds=570
+results=results only=tests,bench,server,reference,sanitizer seconds=570
 for argument in "$@"; do
   case $argument in
     --only=?*) only=${argument#*=} ;;
@@ -161,6 +161,21 @@ run_bench() {
   esac
 }
 
+run_server() {
+  local name row status=0 programs="$scratch/programs"
+  command -v python3 >/dev/null || { say "server: no Python on this machine"; return; }
+  mkdir -p "$programs"
+  for name in packrat_server packrat engine_bench; do
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "$here/lib:$scratch/lib" \
+      "$here/bin/$name" >"$programs/$name"
+    chmod +x "$programs/$name"
+  done
+  limited "$(share 45)" python3 "$here/server_bench.py" "$programs"/{packrat_server,packrat,engine_bench} \
+    "$here/data/models/demo" >"$scratch/rows" 2>>"$results/bench.log" || status=$?
+  while read -r row; do say "server: $row"; done <"$scratch/rows"
+  ((status == 0)) || say "server: ended with $status, see bench.log"
+}
+
 run_reference() {
   local python budget status=0 ours=()
   python=$(find_torch) || { say "reference: no PyTorch on this machine"; return; }
@@ -195,6 +210,7 @@ say "device: $(tail -n 1 "$scratch/check")"
 ! wanted tests || (($(left) <= 0)) || run_tests
 ((device != 0)) || {
   ! wanted bench || run_bench
+  ! wanted server || run_server
   ! wanted reference || run_reference
   ! wanted sanitizer || run_sanitizer
 }

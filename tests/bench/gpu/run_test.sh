@@ -61,6 +61,24 @@ says 'device: Some GPU'
 says 'bench: done'
 says '^passed$'
 
+# The server's programs find their libraries, Python its own.
+for name in packrat_server packrat engine_bench; do
+  program "$work/pack/bin/$name" <<'PROGRAM'
+[[ $LD_LIBRARY_PATH == */pack/lib:* ]] || exit 9
+echo "row of $(basename "$0") $*"
+PROGRAM
+done
+cat >"$work/pack/server_bench.py" <<'PROGRAM'
+import os, subprocess, sys
+assert "LD_LIBRARY_PATH" not in os.environ and sys.argv[4].endswith("/pack/data/models/demo")
+for program in sys.argv[1:4]:
+    subprocess.run([program, "arguments"], check=True)
+sys.exit(7)
+PROGRAM
+expect 0 --only=tests,server
+for name in packrat_server packrat engine_bench; do says "server: row of $name arguments"; done
+says 'server: ended with 7'
+
 # Another folder; a failing test; a test that ends without a word.
 program "$work/pack/tests/other_test" <<'PROGRAM'
 echo '[  FAILED  ] A.D (0 ms)'

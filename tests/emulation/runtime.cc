@@ -262,7 +262,10 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
 }
 cudaError_t cudaFreeHost(void* memory) {
   if (memory == nullptr) return cudaSuccess;
-  if (emulation::host_memory.erase(memory) == 0) std::abort();
+  const auto found = emulation::host_memory.find(memory);
+  if (found == emulation::host_memory.end()) std::abort();
+  std::memset(memory, 0xFF, found->second);  // Queued work that still reads it reads NaNs.
+  emulation::host_memory.erase(found);
   std::free(memory);
   return Return(cudaSuccess);
 }

@@ -95,6 +95,7 @@ class Decoder {
       rows.back().temperature = temperature;
       rows.back().seed = 5;
       rows.back().position = position_[s];
+      rows.back().banned = banned;
     }
     status = model_->Start({tokens.data(), static_cast<int>(tokens.size()), spans.data(),
                             static_cast<int>(spans.size())},
@@ -118,6 +119,7 @@ class Decoder {
   void set_position(int sequence, int position) { position_[sequence] = position; }
   absl::Status status;
   std::vector<SpanStats> stats;
+  std::vector<int32_t> banned;  // From all rows that are sampled from here on.
 
  private:
   LanguageModel* model_;
@@ -169,6 +171,19 @@ TEST_F(GpuModelTest, AStepAheadSamplesTheSame) {
   }
   ahead.Wait();
   EXPECT_EQ(got, expected);
+}
+
+// A list longer than the memory for lists moves that memory, to which captured steps point.
+TEST_F(GpuModelTest, AStepIsCapturedAgainWhenItsMemoryMoves) {
+  gpu::GpuOptions uncaptured = Deterministic();
+  uncaptured.graphs = false;
+  const auto model = Load(kModel, Deterministic()), other = Load(kModel, uncaptured);
+  Decoder captured(model.get(), 2, 300), plain(other.get(), 2, 300);
+  for (const size_t banned : {0, 0, 0, 400'000, 1, 0, 0}) {
+    for (Decoder* decoder : {&captured, &plain}) decoder->banned.assign(banned, 3);
+    EXPECT_EQ(captured.Step({0, 1}, 1, 0.8f), plain.Step({0, 1}, 1, 0.8f));
+    EXPECT_TRUE(captured.status.ok()) << captured.status;
+  }
 }
 
 // A sequence whose state is NaN fails alone.

@@ -76,11 +76,11 @@ PYTHON
   return 1
 }
 
-# A Python that has PyTorch.
-find_torch() {
+# find_python STATEMENT: a Python that can run it.
+find_python() {
   local python
   for python in python3 /opt/*/.venv/bin/python3 /opt/*/bin/python3; do
-    ! "$python" -c 'import torch' 2>/dev/null || { command -v "$python"; return; }
+    ! "$python" -c "$1" 2>/dev/null || { command -v "$python"; return; }
   done
   return 1
 }
@@ -162,23 +162,24 @@ run_bench() {
 }
 
 run_server() {
-  local name row status=0 programs="$scratch/programs"
-  command -v python3 >/dev/null || { say "server: no Python on this machine"; return; }
+  local python name row status=0 programs="$scratch/programs"
+  python=$(find_python 'import json') || { say "server: no Python on this machine"; return; }
   mkdir -p "$programs"
   for name in packrat_server packrat engine_bench; do
     printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "$here/lib:$scratch/lib" \
       "$here/bin/$name" >"$programs/$name"
     chmod +x "$programs/$name"
   done
-  limited "$(share 45)" python3 "$here/server_bench.py" "$programs"/{packrat_server,packrat,engine_bench} \
-    "$here/data/models/demo" >"$scratch/rows" 2>>"$results/bench.log" || status=$?
+  limited "$(share 45)" "$python" "$here/server_bench.py" \
+    "$programs"/{packrat_server,packrat,engine_bench} "$here/data/models/demo" \
+    >"$scratch/rows" 2>>"$results/bench.log" || status=$?
   while read -r row; do say "server: $row"; done <"$scratch/rows"
   ((status == 0)) || say "server: ended with $status, see bench.log"
 }
 
 run_reference() {
   local python budget status=0 ours=()
-  python=$(find_torch) || { say "reference: no PyTorch on this machine"; return; }
+  python=$(find_python 'import torch') || { say "reference: no PyTorch on this machine"; return; }
   budget=$(share 100)
   ((budget < $(left))) || budget=$(left)
   [[ ! -s $results/bench.jsonl ]] || ours=(--ours="$results/bench.jsonl")

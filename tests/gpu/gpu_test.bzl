@@ -3,7 +3,7 @@
 load("@cuda//:info.bzl", "CUDA_FOUND")
 
 def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
-    """Makes NAME_emulated and NAME_device.
+    """Makes NAME_emulated, and NAME_device unless cuda is None.
 
     Args:
       name: also of the source, unless srcs are given.
@@ -21,6 +21,8 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
         deps = deps + emulated + ["//tests/emulation", "@gtest"],
         **kwargs
     )
+    if cuda == None:
+        return
     native.cc_test(
         name = name + "_device",
         # A shared library of models/gpu would not find CUDA's runtime, which is linked statically.

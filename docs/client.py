@@ -25,11 +25,13 @@ def complete(stub, text, deadline=30.0, attempts=5, max_tokens=100, **sampling):
                 yield message.text
             return
         except grpc.RpcError as error:
-            # What has begun cannot be tried again: its text is out.
-            if begun or attempt == attempts or error.code() not in (
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+            # What has begun cannot be tried again: its text is out. A full queue says when to come
+            # back; a message that is too large is RESOURCE_EXHAUSTED as well, and does not.
+            wait = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+            if wait is None and error.code() == grpc.StatusCode.UNAVAILABLE:
+                wait = 1000
+            if begun or attempt == attempts or wait is None:
                 raise
-            wait = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms", 1000)
             time.sleep(int(wait) / 1000)
         finally:
             call.cancel()  # The server frees the sequence within one step; no effect once it ended.

@@ -98,6 +98,10 @@ absl::Status CheckOptions(const LogitsOptions& options) {
   if (options.threads < 0 || options.threads > 1024) {
     return refuse("threads", options.threads, "[0, 1024]");
   }
+  if (options.output == options.tokens || options.output == options.activations ||
+      (!options.activations.empty() && options.activations == options.tokens)) {
+    return absl::InvalidArgumentError("tokens, output and activations must be different files");
+  }
   return absl::OkStatus();
 }
 

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <unordered_set>
 
 #include "absl/strings/str_cat.h"
@@ -269,8 +271,17 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   uint8_t length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(uint64_t{header.size()} >> (8 * i));
 
-  // A reader never sees half a file: the name appears when all is written.
-  const std::string partial = path + ".partial";
+  // A reader never sees half a file: the name appears when all is written. A link stays one, and
+  // what is no file, as /dev/null, is not replaced by one.
+  std::error_code none;
+  const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, none);
+  const std::string target = none ? path : resolved.string();
+  const auto kind = std::filesystem::status(target, none).type();
+  if (kind != std::filesystem::file_type::regular &&
+      kind != std::filesystem::file_type::not_found) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write: it is not a file"));
+  }
+  const std::string partial = target + ".partial";
   std::FILE* file = std::fopen(partial.c_str(), "wbe");
   bool ok = file != nullptr && std::fwrite(length, 1, 8, file) == 8 &&
             std::fwrite(header.data(), 1, header.size(), file) == header.size();
@@ -281,7 +292,7 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   }
   int error = errno;
   if (file != nullptr && std::fclose(file) != 0) ok = false, error = errno;
-  if (ok && std::rename(partial.c_str(), path.c_str()) != 0) ok = false, error = errno;
+  if (ok && std::rename(partial.c_str(), target.c_str()) != 0) ok = false, error = errno;
   if (ok) return absl::OkStatus();
   std::remove(partial.c_str());
   return absl::InternalError(absl::StrCat(path, ": cannot write: ", std::strerror(error)));

@@ -55,6 +55,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& di
   if (byte_level) {
     path = dir + "/tokenizer.json";
     file = ReadSmallFile(path, kMaxModelBytes);
+    if (absl::IsNotFound(file.status())) {
+      return absl::NotFoundError(absl::StrCat(dir, ": neither tokenizer.model nor tokenizer.json"));
+    }
   }
   if (!file.ok()) return file.status();
   absl::StatusOr<TokenizerConfig> config = ReadConfig(dir);

@@ -44,9 +44,10 @@ ABSL_FLAG(int32_t, max_queue, 1024,
 ABSL_FLAG(int32_t, max_batch_tokens, 512,
           "Tokens of one step, decoding first, then prompts; range [16, 65536] and at least "
           "--max_running. Scratch memory grows with it.");
-ABSL_FLAG(int32_t, max_context, 0,
-          "Tokens of prompt and output together, per request; range [0, 2147483647]. 0: the "
-          "model's own limit.");
+ABSL_FLAG(
+    int32_t, max_context, 0,
+    "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
+    "for that limit.");
 ABSL_FLAG(int64_t, state_bytes, 0,
           "Bytes for the state of all sequences; range [0, 70368744177664]. 0: enough for "
           "--max_running sequences of --max_context tokens, but at most a quarter of the memory.");

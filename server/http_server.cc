@@ -60,7 +60,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
     impl->port = -1;
   }
   if (impl->port < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen at ", address, " (HTTP)"));
+    return absl::UnavailableError(
+        absl::StrCat("--http_listen: cannot listen at ", address, "; is the port taken?"));
   }
   impl->thread = std::thread([server = &impl->server] { server->listen_after_bind(); });
   // stop() has no effect before the loop runs.

@@ -79,7 +79,8 @@ absl::Status Server::Impl::StartGrpc() {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   grpc = builder.BuildAndStart();
   if (grpc == nullptr || grpc_port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen at ", options.listen, " (gRPC)"));
+    return absl::UnavailableError(
+        absl::StrCat("--listen: cannot listen at ", options.listen, "; is the port taken?"));
   }
   SetReady(false);
   return absl::OkStatus();

@@ -101,31 +101,49 @@ def _parse_mesa_net(c):
                      tie=c.get("tie_word_embeddings", False))
 
 
+def _size(c, name, where="", least=1, divides=None):
+    """A field that is an integer of at least `least`, and a divisor of (value, name) `divides`."""
+    value = c[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{where}{name}: is {value!r}; must be an integer of {least} or more")
+    if divides and divides[0] % value:
+        raise ValueError(f"{where}{name}: is {value}; must divide {divides[1]} {divides[0]}")
+    return value
+
+
 def _parse_packrat(c):
-    d = c["hidden_size"]
+    d = _size(c, "hidden_size")
     theta = float(c.get("rope_theta", 10000.0))
     layers = []
     for kind in c["layer_types"]:
-        o = c[kind]
-        heads = o["num_heads"]
+        if kind not in ("rat", "mesa", "local_attention", "attention"):
+            raise ValueError(f"layer_types: unknown layer {kind!r}")
+        o, where = c[kind], kind + "."
+        heads = _size(o, "num_heads", where, divides=None if kind == "mesa" else (d, "hidden_size"))
         if kind == "rat":
-            layer = LayerSpec("rat", heads, d // heads, o["num_groups"], rope_theta=theta,
-                              chunk_size=o["chunk_size"])
+            layer = LayerSpec(
+                "rat", heads, d // heads,
+                _size(o, "num_groups", where, divides=(heads, "num_heads")), rope_theta=theta,
+                chunk_size=_size(o, "chunk_size", where))
         elif kind == "mesa":
-            layer = LayerSpec("mesa", heads, o["head_dim"], conv_size=o["conv_size"],
+            layer = LayerSpec("mesa", heads, _size(o, "head_dim", where),
+                              conv_size=_size(o, "conv_size", where),
                               lambda_lower_bound=o["lambda_lower_bound"],
                               output_gate=o["use_output_gate"])
-        elif kind in ("local_attention", "attention"):
-            layer = LayerSpec("attention", heads, d // heads, o.get("num_kv_heads", heads),
-                              o["window_size"] if kind == "local_attention" else None, theta)
         else:
-            raise ValueError(f"layer_types: unknown layer {kind!r}")
+            kv_heads = _size(dict({"num_kv_heads": heads}, **o), "num_kv_heads", where,
+                             divides=(heads, "num_heads"))
+            window = _size(o, "window_size", where) if kind == "local_attention" else None
+            layer = LayerSpec("attention", heads, d // heads, kv_heads, window, theta)
+        if kind != "mesa" and layer.head_dim % 2:
+            raise ValueError(f"{where}num_heads: is {heads}; leaves heads of {layer.head_dim} "
+                             "channels, and rotary embeddings turn pairs of them")
         layers.append(layer)
     if len(layers) != c["num_hidden_layers"]:
         raise ValueError(f"layer_types: {len(layers)} layers, num_hidden_layers says "
                          f"{c['num_hidden_layers']}")
-    return ModelSpec(c["vocab_size"], d, c["intermediate_size"], layers, c.get("norm_eps", 1e-6),
-                     tie=c.get("tie_word_embeddings", True))
+    return ModelSpec(_size(c, "vocab_size"), d, _size(c, "intermediate_size"), layers,
+                     c.get("norm_eps", 1e-6), tie=c.get("tie_word_embeddings", True))
 
 
 def _rename_rat(c, tensors):

@@ -25,14 +25,19 @@ def save(path, state):
 
 
 def load(path, config=None):
-    """The state that was saved. Raises Mistake where it is damaged or of another config."""
+    """The state that was saved. Raises Mistake where it is damaged or of another config.
+
+    With `config`, to go on training with it.
+    """
+    anew = "; remove it to begin anew" if config is not None else ""
     try:
         state = torch.load(path, map_location="cpu")
     except FileNotFoundError as error:
         raise Mistake(f"{path}: no such file") from error
     except Exception as error:  # torch raises several kinds, by version and kind of damage
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Mistake(f"{path}: damaged, not a checkpoint ({reason}); {_ANEW}") from error
+        # What torch goes on to advise would run whatever code the file brings.
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        raise Mistake(f"{path}: damaged, not a checkpoint ({reason}){anew}") from error
     missing = [name for name in _PARTS if not isinstance(state, dict) or name not in state]
     if missing:
         raise Mistake(f"{path}: not a checkpoint of training (lacks {', '.join(missing)})")
@@ -42,7 +47,7 @@ def load(path, config=None):
         raise Mistake(f"{path}: made with another config (differs in {', '.join(different)}); "
                       "choose another --output")
     if "checksum" in state and state.pop("checksum") != _checksum(state):
-        raise Mistake(f"{path}: damaged, its tensors are not those that were saved; {_ANEW}")
+        raise Mistake(f"{path}: damaged, its tensors are not those that were saved{anew}")
     return state
 
 
@@ -50,9 +55,6 @@ def last_good(path):
     if os.path.exists(path):
         return f"the last good state is kept in {path}"
     return "there is no earlier checkpoint"
-
-
-_ANEW = "remove it to begin anew"
 
 
 def _checksum(value, crc=0):

@@ -37,10 +37,13 @@ def main():
     parser.add_argument("--text", required=True)
     parser.add_argument("--length", type=int, default=4095, help="tokens of a piece")
     args = parser.parse_args()
-    model, _ = load_model(args.model)
+    try:
+        model, _ = load_model(args.model)
+        tokenizer = sentencepiece.SentencePieceProcessor(
+            model_file=os.path.join(args.model, "tokenizer.model"))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise files.Mistake(f"{args.model}: not a model that can be scored: {error}") from error
     mesa_solver.options = mesa_solver.Options(steps=30)
-    tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=os.path.join(args.model, "tokenizer.model"))
     sums = {"short": [0, 0.0, 0, 0], "long": [0, 0.0, 0, 0]}  # documents, nats, bytes, tokens
     for text in filter(None, read_documents(args.text)):
         ids = tokenizer.encode(text)

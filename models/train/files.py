@@ -17,8 +17,12 @@ def replaced_by(path):
     """A name to write a file under that takes the place of `path` when the block ends well.
 
     Otherwise, and when the power fails, `path` stays what it was: the bytes are on the disk
-    before the name is. Raises Mistake where the disk is full or the folder cannot be written.
+    before the name is. A link stays one. Raises Mistake where the disk is full, the folder cannot
+    be written, or `path` is no file, as /dev/null.
     """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Mistake(f"{path}: cannot be written: it is not a file")
     temporary = path + ".tmp"
     try:
         yield temporary

@@ -45,6 +45,8 @@ def read_model(path):
     try:
         with open(path, encoding="utf-8") as f:
             config = json.load(f)
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
         return config, Model(families.parse_config(config))
     except OSError:
         raise
@@ -197,11 +199,29 @@ class Trainer:
                        seconds=round(time.time() - self.begun, 1))
 
 
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
+def _number(kind, accepts, range_text):
+    """A type of argparse."""
+    def parse(text):
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {range_text}")
+        return value
+    parse.__name__ = "whole number" if kind is int else "number"  # in argparse's own messages
+    return parse
+
+
+_positive = _number(int, lambda x: x >= 1, "1 or more")
+_count = _number(int, lambda x: x >= 0, "0 or more")
+_more_than_zero = _number(float, lambda x: 0 < x < math.inf, "more than 0")
+_share = _number(float, lambda x: 0 <= x <= 1, "from 0 to 1")
+
+
+def _device(name):
+    try:
+        torch.zeros(1, device=name)
+        return name
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{name!r}: {str(error).splitlines()[0]}") from error
 
 
 def parse_arguments(argv=None):
@@ -209,23 +229,24 @@ def parse_arguments(argv=None):
     parser.add_argument("--config", required=True, help="config.json of the model")
     parser.add_argument("--data", required=True, help="folder made by prepare.py")
     parser.add_argument("--output", required=True, help="folder of the checkpoint")
-    parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--minutes", type=_more_than_zero, default=90.0,
+                        help="of training (default 90)")
     parser.add_argument("--until", help="HH:MM in UTC, instead of --minutes")
-    parser.add_argument("--piece_minutes", type=float, default=0.0,
+    parser.add_argument("--piece_minutes", type=_more_than_zero, default=0.0,
                         help="leave with exit code 75 after so long; the same command goes on")
-    parser.add_argument("--steps", type=int, default=0, help="instead of a time budget")
+    parser.add_argument("--steps", type=_positive, default=0, help="instead of a time budget")
     parser.add_argument("--stop_after", type=int, default=-1, help="interrupt at this step")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
-    parser.add_argument("--bf16", type=int, default=1, help="matrix products in bfloat16")
+    parser.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=_count, default=0, help="0: all cores")
+    parser.add_argument("--bf16", type=int, choices=(0, 1), default=1, help="matrix products in bfloat16")
     parser.add_argument("--batch", type=_positive, default=4, help="sequences a step")
     parser.add_argument("--length", type=_positive, default=1024, help="tokens of a sequence")
-    parser.add_argument("--muon_lr", type=float, default=0.01)
-    parser.add_argument("--adam_lr", type=float, default=0.003)
+    parser.add_argument("--muon_lr", type=_more_than_zero, default=0.01)
+    parser.add_argument("--adam_lr", type=_more_than_zero, default=0.003)
     parser.add_argument("--warmup", type=_positive, default=50, help="steps")
-    parser.add_argument("--plain_start", type=float, default=0.4, help="share of plain stories")
-    parser.add_argument("--plain_end", type=float, default=0.9, help="the same, at the end")
-    parser.add_argument("--save_minutes", type=float, default=5.0)
+    parser.add_argument("--plain_start", type=_share, default=0.4, help="share of plain stories")
+    parser.add_argument("--plain_end", type=_share, default=0.9, help="the same, at the end")
+    parser.add_argument("--save_minutes", type=_more_than_zero, default=5.0)
     parser.add_argument("--log_every", type=_positive, default=10)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)

@@ -25,13 +25,17 @@ void Print(const std::string& text) {
 }
 
 // The arguments as one text; standard input where there are none or "-".
-std::string TextArgument(const std::vector<std::string>& arguments) {
-  if (!arguments.empty() && !(arguments.size() == 1 && arguments[0] == "-")) {
-    return absl::StrJoin(arguments, " ");
+absl::StatusOr<std::string> TextArgument(const std::vector<std::string>& arguments) {
+  std::string text;
+  if (arguments.empty() || (arguments.size() == 1 && arguments[0] == "-")) {
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    // The line break that an editor or `echo` puts at the end is not meant.
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+  } else {
+    text = absl::StrJoin(arguments, " ");
   }
-  std::string text(std::istreambuf_iterator<char>(std::cin), {});
-  // The line break that an editor or `echo` puts at the end is not meant.
-  if (!text.empty() && text.back() == '\n') text.pop_back();
+  const absl::Status status = CheckUtf8("the text", text);
+  if (!status.ok()) return status;
   return text;
 }
 
@@ -57,7 +61,7 @@ void PrintStats(const v1::Finished& finished) {
 // Streams a continuation to standard output and gathers it in `all`.
 Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
                            v1::GenerateResponse* all) {
-  return connection->Generate(request, [&](const v1::GenerateResponse& message) {
+  auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
     if (print) {
       // A model without a tokenizer speaks in ids.
       std::string text = message.text();
@@ -71,6 +75,8 @@ Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& re
     all->mutable_logprobs()->MergeFrom(message.logprobs());
     if (message.has_finished()) *all->mutable_finished() = message.finished();
   });
+  outcome.answered = outcome.answered || all->token_ids_size() > 0;
+  return outcome;
 }
 
 }  // namespace
@@ -130,7 +136,9 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   if (!EchoWanted(&echo)) return UsageError("--echo is yes, no or auto");
   v1::GenerateRequest request = RequestFromFlags();
   if (ids->empty()) {
-    request.set_text(TextArgument(arguments));
+    auto text = TextArgument(arguments);
+    if (!text.ok()) return UsageError(std::string(text.status().message()));
+    request.set_text(*std::move(text));
   } else if (arguments.empty()) {
     request.mutable_tokens()->mutable_ids()->Assign(ids->begin(), ids->end());
   } else {
@@ -141,7 +149,7 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   v1::GenerateResponse all;
   const Connection::Outcome outcome = Stream(connection, request, !json, &all);
   if (json && outcome.status.ok()) Print(ToJson(all));
-  if (!json || outcome.status.ok()) Print("\n");
+  if (outcome.status.ok() || (!json && all.token_ids_size() > 0)) Print("\n");
   if (outcome.status.ok()) PrintStats(all.finished());
   return Report(*connection, outcome);
 }
@@ -153,11 +161,14 @@ int ChatCommand(Connection* connection, const std::vector<std::string>& argument
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) Print("Write, and the model goes on from there; Ctrl-D ends.\n");
   v1::GenerateRequest request = RequestFromFlags();
-  // A reply is a paragraph, unless told otherwise.
+  // A reply is a paragraph, and not an empty one, unless told otherwise.
   if (request.stop().strings().empty()) request.mutable_stop()->add_strings("\n");
+  if (!request.stop().has_min_tokens()) request.mutable_stop()->set_min_tokens(1);
   std::string transcript;
   for (std::string line; Print(terminal ? "> " : ""), std::getline(std::cin, line);) {
     if (line.empty()) continue;
+    const absl::Status valid = CheckUtf8("the line", line);
+    if (!valid.ok()) return UsageError(std::string(valid.message()));
     absl::StrAppend(&transcript, transcript.empty() ? "" : "\n", absl::GetFlag(FLAGS_user_label),
                     line);
     const std::string reply_label = absl::GetFlag(FLAGS_reply_label);
@@ -177,7 +188,9 @@ int ChatCommand(Connection* connection, const std::vector<std::string>& argument
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {
   v1::TokenizeRequest request;
   FillFromFlags(&request);
-  request.set_text(TextArgument(arguments));
+  auto text = TextArgument(arguments);
+  if (!text.ok()) return UsageError(std::string(text.status().message()));
+  request.set_text(*std::move(text));
   v1::TokenizeResponse response;
   const Connection::Outcome outcome = connection->Tokenize(request, &response);
   if (!outcome.status.ok()) return Report(*connection, outcome);
@@ -193,9 +206,9 @@ int TokenizeCommand(Connection* connection, const std::vector<std::string>& argu
 }
 
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {
-  if (!arguments.empty()) return UsageError("detokenize takes --token_ids=1,2,3");
   const auto ids = TokenIdsFromFlags();
   if (!ids.ok()) return UsageError(std::string(ids.status().message()));
+  if (!arguments.empty() || ids->empty()) return UsageError("detokenize takes --token_ids=1,2,3");
   v1::DetokenizeRequest request;
   FillFromFlags(&request);
   request.mutable_token_ids()->Assign(ids->begin(), ids->end());

@@ -83,6 +83,8 @@ int Run(int argc, char** argv) {
   };
   for (const auto& [name, run] : commands) {
     if (command != name) continue;
+    const absl::Status status = CheckFlags();
+    if (!status.ok()) return UsageError(std::string(status.message()));
     // Before gRPC makes its threads, which inherit it.
     const sigset_t set = Interrupts();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);

@@ -1,21 +1,27 @@
 #include "server/client/request_flags.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "models/utf8.h"
 
 // What is not given is not sent: the server's and the model's defaults hold.
 ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server.");
 ABSL_FLAG(absl::Duration, deadline, absl::InfiniteDuration(),
           "Time that a call may take, e.g. 30s; the server stops working on it then.");
-ABSL_FLAG(std::string, caller, "", "Who calls, for the server's log.");
-ABSL_FLAG(std::string, request_id, "", "Id of the request, for the server's log.");
+ABSL_FLAG(std::string, caller, "",
+          "Who calls, for the server's log: up to 64 of A-Z a-z 0-9 . _ : - / @.");
+ABSL_FLAG(std::string, request_id, "",
+          "Id of the request, for the server's log: up to 128 of A-Z a-z 0-9 . _ : -.");
 ABSL_FLAG(bool, json, false, "Print one JSON object instead of text.");
 ABSL_FLAG(bool, stats, false, "complete, chat: tell tokens and times on standard error.");
 ABSL_FLAG(std::string, echo, "auto",
@@ -54,6 +60,46 @@ ABSL_FLAG(int32_t, prompt_tokens, 128, "bench: tokens of a prompt; range [1, 100
 
 namespace packrat {
 
+namespace {
+
+// As the contract has it: the server ignores other values, and gRPC aborts on some of them.
+// `marks`: allowed beside letters and digits, with spaces between.
+absl::Status CheckMetadata(const char* name, const std::string& value, size_t max_size,
+                           absl::string_view marks) {
+  const auto allowed = [marks](char c) {
+    return absl::ascii_isalnum(c) || (c != ' ' && absl::StrContains(marks, c));
+  };
+  if (value.size() <= max_size && std::all_of(value.begin(), value.end(), allowed)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", name, ": at most ", max_size, " of A-Z a-z 0-9 ", marks));
+}
+
+std::string Unescaped(const std::string& text) {
+  std::string plain;
+  return absl::CUnescape(text, &plain) ? plain : text;
+}
+
+}  // namespace
+
+absl::Status CheckFlags() {
+  absl::Status status = CheckMetadata("caller", absl::GetFlag(FLAGS_caller), 64, ". _ : - / @");
+  if (status.ok()) {
+    status = CheckMetadata("request_id", absl::GetFlag(FLAGS_request_id), 128, ". _ : -");
+  }
+  for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
+    if (status.ok()) status = CheckUtf8("--stop", Unescaped(text));
+  }
+  return status;
+}
+
+absl::Status CheckUtf8(const std::string& what, const std::string& text) {
+  const size_t at = FirstInvalidUtf8(text);
+  if (at == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " is not UTF-8 at byte ", at));
+}
+
 Connection::Options ConnectionFromFlags() {
   Connection::Options options;
   options.address = absl::GetFlag(FLAGS_address);
@@ -85,8 +131,7 @@ v1::GenerateRequest RequestFromFlags() {
   IfGiven(FLAGS_min_tokens, [&](int32_t x) { stop->set_min_tokens(x); });
   if (absl::GetFlag(FLAGS_ignore_eos)) stop->set_ignore_eos(true);
   for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
-    std::string plain;
-    stop->add_strings(absl::CUnescape(text, &plain) ? plain : text);
+    stop->add_strings(Unescaped(text));
   }
 
   v1::SamplingParams* sampling = request.mutable_sampling();

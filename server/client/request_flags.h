@@ -23,6 +23,11 @@ ABSL_DECLARE_FLAG(int32_t, prompt_tokens);
 
 namespace packrat {
 
+// INVALID_ARGUMENT names a flag whose value cannot be sent.
+absl::Status CheckFlags();
+// INVALID_ARGUMENT says where the text, called `what`, is not UTF-8, which gRPC would not send.
+absl::Status CheckUtf8(const std::string& what, const std::string& text);
+
 Connection::Options ConnectionFromFlags();
 
 // Everything but the prompt.

@@ -1,5 +1,6 @@
 """Runs every shell block of the README and of docs/, and checks the pages of options and metrics."""
 
+import json
 import os
 import re
 import subprocess
@@ -61,6 +62,24 @@ class ReferencePagesTest(unittest.TestCase):
         table = reference.options_table(shown)
         self.assertIn("`--model`", table)
         self.assertEqual(reference.generated(read("docs/options.md")), table, "run ./dev docs")
+
+    def test_readme_tells_the_bundled_model_s_state(self):
+        with tempfile.TemporaryDirectory() as folder:
+            checkout = live_server.Checkout(folder)
+            server = live_server.Server(
+                checkout, "./dev serve --listen=127.0.0.1:50051 --http_listen=127.0.0.1:8091")
+            try:
+                info = json.loads(checkout.run("./dev packrat info --json").stdout)
+            finally:
+                self.assertEqual(server.stop(), 0)
+        state = {name: int(value) for name, value in info["state"].items()}
+        # Keys and values of all heads in float32, in every layer.
+        full = len(info["layers"]) * 2 * 4 * info["hidden_size"]
+        self.assertIn("a sequence in {:,.0f} KB and {} bytes a token; full attention of the same "
+                      "shape would take {:,} bytes a token".format(
+                          (state["fixed_bytes"] + state["window_bytes"]) / 1000,
+                          state["bytes_per_token"], full),
+                      " ".join(read("README.md").split()))
 
     def test_metrics(self):
         with tempfile.TemporaryDirectory() as folder:

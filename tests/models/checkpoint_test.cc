@@ -101,6 +101,21 @@ TEST(Checkpoint, WritingSaysWhy) {
   EXPECT_FALSE(std::filesystem::exists(dir.File("x")));
 }
 
+TEST(Checkpoint, WritingKeepsLinksAndWhatIsNoFile) {
+  const TempDir dir;
+  const float x = 1;
+  const TensorToWrite tensor = {"x", TensorType::kF32, {1}, &x};
+  const std::string target = dir.File("target"), link = dir.File("link"), pipe = dir.File("pipe");
+  ASSERT_TRUE(WriteSafetensors(target, {}).ok());
+  std::filesystem::create_symlink("target", link);
+  EXPECT_TRUE(WriteSafetensors(link, {tensor}).ok());
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ((*Checkpoint::OpenFile(target))->tensors().size(), 1u);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(Message(WriteSafetensors(pipe, {tensor})), HasSubstr("pipe: cannot write"));
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+}
+
 TEST(Checkpoint, ReleasedTensorsCanStillBeRead) {
   const auto checkpoint = Checkpoint::Open("tests/golden/rat");
   ASSERT_TRUE(checkpoint.ok());

@@ -107,6 +107,30 @@ class WithServerTest(unittest.TestCase):
         self.assertIn("sampling.temperature is -1; range [0, 100]", error["message"])
         self.assertTrue(error["request_id"])
 
+    def test_what_cannot_be_sent_gives_2(self):
+        for flags, said in (
+                (["--caller=Zo\u00eb"], "--caller: at most 64 of A-Z a-z 0-9 . _ : - / @"),
+                (["--caller=a\nb"], "--caller: "), (["--request_id=a b"], "--request_id: at most 128"),
+                (["--request_id=" + 129 * "x"], "--request_id: "),
+                ([b"--stop=\xe9"], "--stop is not UTF-8 at byte 0")):
+            done = self.server.client("complete", *flags, "text")
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertIn(said, done.stderr)
+        for command in ("complete", "tokenize"):
+            done = self.server.client(command, b"caf\xe9 au lait")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("the text is not UTF-8 at byte 3", done.stderr)
+        self.assertEqual(self.server.client("detokenize").returncode, 2)
+
+    def test_chat_answers_with_more_than_its_stop_string(self):
+        flags = ["--temperature=0", "--ignore_eos"]
+        first = self.server.json("complete", *flags, "--max_tokens=1", "Once")["text"]
+        self.assertNotEqual(first, "")
+        done = self.server.client("chat", *flags, "--max_tokens=5", "--stop=" + first,
+                                  stdin="Once\n")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(done.stdout.startswith(first), done.stdout)
+
     def test_deadline_gives_4(self):
         with FakeServer("held") as held:
             done = held.client("complete", "--deadline=200ms", "text")

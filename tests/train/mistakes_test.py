@@ -1,5 +1,7 @@
 """Whatever is wrong with the input or the disk: one line that says it, and the old files stay."""
 
+import io
+import json
 import lzma
 import os
 import resource
@@ -125,6 +127,63 @@ class MistakesTest(TinyCase):
                 self.trainer("bad_config", config=self.write_config("bad.json", config))
         with self.assertRaisesRegex(files.Mistake, "half.json: not a config"):
             self.trainer("bad_config", config=self.write("half.json", b'{"model_type": '))
+        with self.assertRaisesRegex(files.Mistake, "list.json: not a config.*not an object"):
+            self.trainer("bad_config", config=self.write("list.json", b"[1]"))
+
+    def test_sizes_that_do_not_fit_are_named(self):
+        for kind, name, value, pattern in (
+                (None, "hidden_size", "32", "hidden_size: is '32'; must be an integer of 1"),
+                (None, "intermediate_size", 0, "intermediate_size: is 0"),
+                ("rat", "chunk_size", 0, "rat.chunk_size: is 0; must be an integer of 1 or more"),
+                ("rat", "num_groups", 0, "rat.num_groups: is 0"),
+                ("rat", "num_heads", 3, "rat.num_heads: is 3; must divide hidden_size 32"),
+                ("rat", "num_heads", 32, "rat.num_heads: is 32; leaves heads of 1 channels"),
+                ("attention", "num_kv_heads", 4, "attention.num_kv_heads: is 4; must divide num"),
+                ("local_attention", "window_size", 0, "local_attention.window_size: is 0"),
+                ("mesa", "conv_size", 0, "mesa.conv_size: is 0"),
+                ("mesa", "num_heads", -1, "mesa.num_heads: is -1")):
+            config = json.loads(json.dumps(CONFIG))
+            (config[kind] if kind else config)[name] = value
+            with self.assertRaisesRegex(files.Mistake, "bad.json: not a config.*: " + pattern):
+                self.trainer("bad_config", config=self.write_config("bad.json", config))
+
+    # Flags.
+
+    def test_flags_out_of_range(self):
+        for flag, value in (("--steps", "-4"), ("--minutes", "-3"), ("--piece_minutes", "-1"),
+                            ("--plain_start", "7"), ("--muon_lr", "nan"), ("--threads", "-3"),
+                            ("--device", "banana"), ("--bf16", "2"), ("--save_minutes", "x")):
+            with mock.patch("sys.stderr", io.StringIO()) as said, self.assertRaises(
+                    SystemExit) as caught:
+                self.trainer("bad_flags", flag, value)
+            self.assertEqual(caught.exception.code, 2)
+            self.assertIn("argument " + flag, said.getvalue())
+
+    # Outputs.
+
+    def test_links_are_followed_and_devices_kept(self):
+        target, link = os.path.join(self.root, "target"), os.path.join(self.root, "link")
+        os.symlink(target, link)
+        for text in ("new", "newer"):
+            files.write_text(link, text)
+            with open(target, encoding="utf-8") as f:
+                self.assertEqual(f.read(), text)
+        self.assertTrue(os.path.islink(link))
+        pipe = os.path.join(self.root, "pipe")
+        os.mkfifo(pipe)
+        with self.assertRaisesRegex(files.Mistake, "pipe: cannot be written: it is not a file"):
+            files.write_text(pipe, "text")
+
+    def test_a_model_that_cannot_be_scored(self):
+        folder = os.path.join(self.root, "broken")
+        os.makedirs(folder)
+        text = self.write("some.txt", b"The cat sat.\n")
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(CONFIG, f)
+        with open(os.path.join(folder, "model.safetensors"), "wb") as f:
+            f.write(b"junk")
+        self.assert_one_line(self.run_script("evaluate", "--model", folder, "--text", text),
+                             "broken: not a model.*not a safetensors file")
 
     # Checkpoints.
 

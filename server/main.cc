@@ -111,6 +111,10 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
 
   const absl::Time start = absl::Now();
   auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
+  if (!loaded.ok() && absl::IsFailedPrecondition(loaded.status()) && options.device == "cuda") {
+    return Fail(log, absl::FailedPreconditionError(
+                         absl::StrCat("--device=cuda: ", loaded.status().message())));
+  }
   if (!loaded.ok()) return Fail(log, loaded.status());
   model = *std::move(loaded);
   auto pieces = Tokenizer::Load(options.model_dir, model->config().vocab_size);

@@ -52,6 +52,9 @@ class WithoutServerTest(unittest.TestCase):
             self.assertIn(flag, done.stdout)
             done = run(command, "--piece=0")
             self.assertEqual(done.returncode, 2)
+        done = run("logits", "--model=x", "--tokens=a", "--output=b", "--activations=b")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("must be different files", done.stderr)
 
 
 class WithServerTest(unittest.TestCase):

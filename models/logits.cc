@@ -83,21 +83,7 @@ class Activations {
 }  // namespace
 
 absl::Status CheckOptions(const LogitsOptions& options) {
-  const auto refuse = [](const char* name, const auto& value, const char* range) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " must be in ", range, ", got ", value));
-  };
-  if (options.piece < 1 || options.piece > 65536) {
-    return refuse("piece", options.piece, "[1, 65536]");
-  }
-  if (!(options.cg_tolerance >= 1e-7f && options.cg_tolerance <= 0.1f)) {
-    return refuse("cg_tolerance", options.cg_tolerance, "[1e-7, 0.1]");
-  }
-  if (options.cg_max_steps < 1 || options.cg_max_steps > 1024) {
-    return refuse("cg_max_steps", options.cg_max_steps, "[1, 1024]");
-  }
-  if (options.threads < 0 || options.threads > 1024) {
-    return refuse("threads", options.threads, "[0, 1024]");
-  }
+  if (absl::Status status = CheckFeedOptions(options); !status.ok()) return status;
   if (options.output == options.tokens || options.output == options.activations ||
       (!options.activations.empty() && options.activations == options.tokens)) {
     return absl::InvalidArgumentError("tokens, output and activations must be different files");
@@ -108,9 +94,7 @@ absl::Status CheckOptions(const LogitsOptions& options) {
 absl::Status WriteLogits(const LogitsOptions& options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   std::unique_ptr<Activations> activations;
-  ModelOptions model_options;
-  model_options.max_batch_tokens = model_options.max_logit_rows = options.piece;
-  model_options.threads = options.threads;
+  ModelOptions model_options = ModelOptionsOf(options);
   if (!options.activations.empty()) {
     model_options.observe = [&](int layer, LayerPart part, const float* x) {
       activations->Observe(layer, part, x);
@@ -131,23 +115,15 @@ absl::Status WriteLogits(const LogitsOptions& options) {
   for (int64_t row = 0; row < texts->batch; ++row) {
     const int32_t* ids = texts->ids.data() + row * length;
     float* out = logits.data() + static_cast<size_t>(row) * length * vocab;
-    for (int done = 0, n; done < length; done += n) {
-      n = std::min(options.piece, length - done);
-      Span span = (*state)->SpanFor(0, 0, n, done);
-      span.num_logits = n;
-      span.cg_tolerance = options.cg_tolerance;
-      span.cg_max_steps = options.cg_max_steps;
-      if (activations != nullptr) activations->SetRows(row * length + done, n);
-      SpanStats stats;
-      const absl::StatusOr<float*> rows =
-          model->Forward({ids + done, n, &span, 1}, (*state)->memory(), &stats);
-      if (!rows.ok()) return rows.status();
-      if (!stats.finite) {
-        return absl::InternalError(absl::StrCat("row ", row, ", tokens ", done, " to ",
-                                                done + n - 1,
-                                                ": the model produced a non-finite value"));
+    for (TextFeed feed(model, state->get(), options, ids, length); !feed.done();) {
+      const int first = feed.first(), n = feed.size();
+      if (activations != nullptr) activations->SetRows(row * length + first, n);
+      const absl::StatusOr<float*> rows = feed.Next();
+      if (!rows.ok()) {
+        return absl::Status(rows.status().code(),
+                            absl::StrCat("row ", row, ", ", rows.status().message()));
       }
-      std::copy_n(*rows, n * vocab, out + done * vocab);
+      std::copy_n(*rows, n * vocab, out + first * vocab);
     }
   }
   if (activations != nullptr) {

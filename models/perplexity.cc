@@ -78,20 +78,13 @@ class Scorer {
   absl::Status Score(const int32_t* ids, int count, double* nats) {
     inputs_.assign(1, bos_);
     inputs_.insert(inputs_.end(), ids, ids + count - 1);
-    for (int done = 0, n; done < count; done += n) {
-      n = std::min(options_.piece, count - done);
-      Span span = state_->SpanFor(0, 0, n, done);
-      span.num_logits = n;
-      span.cg_tolerance = options_.cg_tolerance;
-      span.cg_max_steps = options_.cg_max_steps;
-      SpanStats stats;
-      const absl::StatusOr<float*> logits =
-          model_->Forward({inputs_.data() + done, n, &span, 1}, state_->memory(), &stats);
+    const int vocab = model_->config().vocab_size;
+    for (TextFeed feed(model_, state_, options_, inputs_.data(), count); !feed.done();) {
+      const int first = feed.first(), n = feed.size();
+      const absl::StatusOr<float*> logits = feed.Next();
       if (!logits.ok()) return logits.status();
-      if (!stats.finite) return absl::InternalError("the model produced a non-finite value");
-      const int vocab = model_->config().vocab_size;
       for (int t = 0; t < n; ++t) {
-        *nats += Nats(*logits + static_cast<size_t>(t) * vocab, vocab, ids[done + t]);
+        *nats += Nats(*logits + static_cast<size_t>(t) * vocab, vocab, ids[first + t]);
       }
     }
     return absl::OkStatus();
@@ -138,23 +131,11 @@ TextScore PerplexityScores::all() const {
 }
 
 absl::Status CheckOptions(const PerplexityOptions& options) {
-  const auto refuse = [](const char* name, const auto& value, const char* range) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " must be in ", range, ", got ", value));
-  };
-  if (options.length < 0) return refuse("length", options.length, "[0, the model's context]");
-  if (options.piece < 1 || options.piece > 65536) {
-    return refuse("piece", options.piece, "[1, 65536]");
+  if (options.length < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("length must be in [0, the model's context], got ", options.length));
   }
-  if (!(options.cg_tolerance >= 1e-7f && options.cg_tolerance <= 0.1f)) {
-    return refuse("cg_tolerance", options.cg_tolerance, "[1e-7, 0.1]");
-  }
-  if (options.cg_max_steps < 1 || options.cg_max_steps > 1024) {
-    return refuse("cg_max_steps", options.cg_max_steps, "[1, 1024]");
-  }
-  if (options.threads < 0 || options.threads > 1024) {
-    return refuse("threads", options.threads, "[0, 1024]");
-  }
-  return absl::OkStatus();
+  return CheckFeedOptions(options);
 }
 
 std::vector<std::string> DocumentsOf(const std::string& text) {
@@ -190,10 +171,7 @@ absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& opti
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   const auto documents = ReadDocuments(options.file);
   if (!documents.ok()) return documents.status();
-  ModelOptions model_options;
-  model_options.max_batch_tokens = model_options.max_logit_rows = options.piece;
-  model_options.threads = options.threads;
-  const auto model = LoadModel(options.model, model_options);
+  const auto model = LoadModel(options.model, ModelOptionsOf(options));
   if (!model.ok()) return model.status();
   const ModelConfig& config = (*model)->config();
   const auto tokenizer = Tokenizer::Load(options.model, config.vocab_size);

@@ -9,19 +9,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "models/text_feed.h"
 
 namespace packrat {
 
-struct PerplexityOptions {
-  std::string model;  // Folder with config.json, safetensors and a tokenizer that has a BOS token.
-  std::string file;   // UTF-8.
+struct PerplexityOptions : FeedOptions {  // The folder needs a tokenizer that has a BOS token.
+  std::string file;                       // UTF-8.
   // Tokens that are scored at a time; longer documents continue from nothing but BOS. 0: 4095, or
   // the model's max_context where that is less. Range [0, max_context].
   int length = 0;
-  int piece = 256;             // Tokens fed at a time. Range [1, 65536].
-  float cg_tolerance = 1e-4f;  // Mesa: relative residual. Range [1e-7, 0.1].
-  int cg_max_steps = 64;       // Range [1, 1024].
-  int threads = 0;             // 0: one per core. Range [0, 1024].
 };
 
 struct TextScore {

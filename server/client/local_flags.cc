@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "kernels/cpu_target.h"
 
 namespace packrat {
 
@@ -21,6 +22,15 @@ void LocalFlags::Integer(const std::string& name, int* target) {
 
 void LocalFlags::Number(const std::string& name, float* target) {
   flags_[name] = [target](const std::string& value) { return absl::SimpleAtof(value, target); };
+}
+
+void LocalFlags::Feed(FeedOptions* options) {
+  Text("model", &options->model, /*required=*/true);
+  Integer("piece", &options->piece);
+  Number("cg_tolerance", &options->cg_tolerance);
+  Integer("cg_max_steps", &options->cg_max_steps);
+  Integer("threads", &options->threads);
+  Text("cpu_target", &cpu_target_);
 }
 
 std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {
@@ -46,6 +56,8 @@ std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {
   for (const auto& [name, value] : required_) {
     if (value->empty()) return UsageError("--" + name + " is required");
   }
+  const absl::Status status = SetCpuTarget(cpu_target_);
+  if (!status.ok()) return UsageError(std::string(status.message()));
   return std::nullopt;
 }
 

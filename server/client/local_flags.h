@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "models/text_feed.h"
 
 namespace packrat {
 
@@ -23,6 +24,8 @@ class LocalFlags {
   void Text(const std::string& name, std::string* target, bool required = false);
   void Integer(const std::string& name, int* target);
   void Number(const std::string& name, float* target);
+  // What the commands share, --cpu_target too, which Parse() sets.
+  void Feed(FeedOptions* options);
 
   // `--name value` or `--name=value`. The exit code where the process ends here: 0 after --help, 2
   // after a mistake, which has been told.
@@ -36,6 +39,7 @@ class LocalFlags {
   const char* const usage_;
   std::map<std::string, std::function<bool(const std::string&)>> flags_;
   std::vector<std::pair<std::string, const std::string*>> required_;
+  std::string cpu_target_ = "auto";
 };
 
 }  // namespace packrat

@@ -1,6 +1,5 @@
 #include "server/client/logits_command.h"
 
-#include "kernels/cpu_target.h"
 #include "models/logits.h"
 #include "server/client/local_flags.h"
 
@@ -26,20 +25,13 @@ constexpr char kUsage[] =
 
 int LogitsCommand(const std::vector<std::string>& args) {
   LogitsOptions options;
-  std::string cpu_target = "auto";
   LocalFlags flags("packrat logits", kUsage);
-  flags.Text("model", &options.model, /*required=*/true);
+  flags.Feed(&options);
   flags.Text("tokens", &options.tokens, /*required=*/true);
   flags.Text("output", &options.output, /*required=*/true);
   flags.Text("activations", &options.activations);
-  flags.Integer("piece", &options.piece);
-  flags.Number("cg_tolerance", &options.cg_tolerance);
-  flags.Integer("cg_max_steps", &options.cg_max_steps);
-  flags.Integer("threads", &options.threads);
-  flags.Text("cpu_target", &cpu_target);
   if (const auto done = flags.Parse(args)) return *done;
   absl::Status status = CheckOptions(options);
-  if (status.ok()) status = SetCpuTarget(cpu_target);
   if (!status.ok()) return flags.UsageError(std::string(status.message()));
   status = WriteLogits(options);
   return status.ok() ? 0 : flags.Failed(status);

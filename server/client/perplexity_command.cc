@@ -2,7 +2,6 @@
 
 #include <cstdio>
 
-#include "kernels/cpu_target.h"
 #include "models/perplexity.h"
 #include "server/client/local_flags.h"
 
@@ -39,19 +38,12 @@ void Print(const char* name, const TextScore& score) {
 
 int PerplexityCommand(const std::vector<std::string>& args) {
   PerplexityOptions options;
-  std::string cpu_target = "auto";
   LocalFlags flags("packrat perplexity", kUsage);
-  flags.Text("model", &options.model, /*required=*/true);
+  flags.Feed(&options);
   flags.Text("file", &options.file, /*required=*/true);
   flags.Integer("length", &options.length);
-  flags.Integer("piece", &options.piece);
-  flags.Number("cg_tolerance", &options.cg_tolerance);
-  flags.Integer("cg_max_steps", &options.cg_max_steps);
-  flags.Integer("threads", &options.threads);
-  flags.Text("cpu_target", &cpu_target);
   if (const auto done = flags.Parse(args)) return *done;
   absl::Status status = CheckOptions(options);
-  if (status.ok()) status = SetCpuTarget(cpu_target);
   if (!status.ok()) return flags.UsageError(std::string(status.message()));
   const auto scores = MeasurePerplexity(options);
   if (!scores.ok()) return flags.Failed(scores.status());

@@ -3,6 +3,8 @@
 #ifndef PACKRAT_TESTS_KERNELS_MESA_REFERENCE_H_
 #define PACKRAT_TESTS_KERNELS_MESA_REFERENCE_H_
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -206,6 +208,44 @@ inline void MesaReference(const MesaLayer& layer, int steps, MesaText* text) {
   text->residual_error.assign(heads, 0.0);
   for (int head = 0; head < layer.shape.num_heads; ++head) {
     MesaReferenceHead(layer, head, steps, text);
+  }
+}
+
+// The sealed state after `tokens` of a text by its documented layout: symmetric H_kk in blocks of
+// its lower triangle, H_kv, and zeros in the padding. `slot`: all heads.
+inline void ExpectSealed(const MesaLayer& layer, const MesaText& text, int tokens,
+                         const float* slot) {
+  const int heads = layer.shape.num_heads, dim = layer.shape.head_dim,
+            padded = (dim + 15) / 16 * 16;
+  for (int head = 0; head < heads; ++head) {
+    Matrix hkk(padded, Vector(padded)), hkv = hkk;
+    for (int t = 0; t < tokens; ++t) {
+      const Vector k = Convolved(layer, text.k, layer.conv_k, layer.conv_k_bias, t, head);
+      const double beta = Sigmoid(text.beta[t * heads + head]),
+                   gamma = Sigmoid(text.gamma[t * heads + head]);
+      for (int i = 0; i < dim; ++i) {
+        for (int j = 0; j < dim; ++j) {
+          const double v = text.v[(t * heads + head) * dim + j];
+          hkk[i][j] = gamma * hkk[i][j] + beta * k[i] * k[j];
+          hkv[i][j] = gamma * hkv[i][j] + beta * k[i] * v;
+        }
+      }
+    }
+    // 40 roundings of the operands, 16 of a block's sum, 3 of each block, each relative to the
+    // norm.
+    const double roundings = 40 + 16 + 3.0 * tokens / 16;
+    const double hkk_tolerance = roundings * kUnit * Frobenius(hkk),
+                 hkv_tolerance = roundings * kUnit * Frobenius(hkv);
+    const float* at = slot + head * MesaHeadFloats(dim);
+    for (int i = 0; i < padded; ++i) {
+      for (int j = 0; j < padded; ++j) {
+        const int row = std::max(i, j) / 16, column = std::min(i, j) / 16;
+        const int r = row == i / 16 ? i % 16 : j % 16, c = row == i / 16 ? j % 16 : i % 16;
+        ASSERT_NEAR(at[(row * (row + 1) / 2 + column) * 256 + r * 16 + c], hkk[i][j],
+                    hkk_tolerance);
+        ASSERT_NEAR(at[MesaHkkFloats(dim) + i * padded + j], hkv[i][j], hkv_tolerance);
+      }
+    }
   }
 }
 

@@ -1,4 +1,6 @@
 // What is asked of cuBLASLt, and when: by the emulated library, which keeps count.
+#include "tests/emulation/cublasLt.h"
+#include "tests/emulation/emulation.h"
 #include "tests/gpu/matmul_case.h"
 
 namespace packrat {

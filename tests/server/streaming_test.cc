@@ -198,8 +198,9 @@ TEST(Streaming, ClientsThatVanishFreeTheirSequences) {
   const std::string client = DataPath("server/client/packrat");
   const std::string address = "--address=" + server.address();
   server.gate().Close();
-  const char* arguments[] = {client.c_str(),       "complete",      "--token_ids=5,6",
-                             "--max_tokens=50000", address.c_str(), nullptr};
+  const char* arguments[] = {client.c_str(), "complete",           "--token_ids=5,6",
+                             "--ignore_eos", "--max_tokens=50000", address.c_str(),
+                             nullptr};
   pid_t pid = 0;
   ASSERT_EQ(
       posix_spawn(&pid, client.c_str(), nullptr, nullptr, const_cast<char**>(arguments), environ),

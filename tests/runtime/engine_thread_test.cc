@@ -129,11 +129,18 @@ TEST_F(EngineThreadTest, WakesFromIdleness) {
 
 TEST_F(EngineThreadTest, AbortReachesEveryReader) {
   Reader a({5, 6, 7}), b({8});
+  // Else all 500 tokens may be there before the abort is.
+  std::atomic<bool> aborted{false};
+  int passes = 0;
+  model_.on_forward = [&](const Batch&) {
+    while (++passes > 5 && !aborted.load()) std::this_thread::yield();
+  };
   EngineThread thread(engine_.get());
   ASSERT_EQ(engine_->Submit(a.Make(1, 500), absl::Now()), absl::OkStatus());
   ASSERT_EQ(engine_->Submit(b.Make(2, 500), absl::Now()), absl::OkStatus());
   a.ReadUntil(1);
   engine_->AbortAll(absl::UnavailableError("stopping"));
+  aborted = true;
   a.ReadToEnd();
   b.ReadToEnd();
   EXPECT_TRUE(absl::IsUnavailable(a.finish().status));

@@ -92,13 +92,13 @@ TEST(Health, ALostDeviceIsNotReadyForGood) {
   TestServer::Options options;
   options.serve = false;
   TestServer server(options);
+  server.model().wait_status = absl::InternalError("cudaErrorLaunchFailure");
   ASSERT_TRUE(server.server().Serve(&server.model(), nullptr, [&] { ++told; }).ok());
   EXPECT_EQ(Health(server, "packrat.v1.Inference"), "SERVING");
   EXPECT_TRUE(server.server().failure().ok());
   Connection connection({server.address()});
   v1::GenerateRequest request;
   request.mutable_tokens()->add_ids(5);
-  server.model().wait_status = absl::InternalError("cudaErrorLaunchFailure");
   for (int i = 0; i < 2; ++i) {  // What runs, and what comes.
     int messages = 0;
     const auto status =

@@ -1,6 +1,7 @@
 // One step is started before the results of the step before it are taken: the same texts, and what
 // was started in vain leaves no trace.
 #include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -69,6 +70,18 @@ TEST_F(EngineAheadTest, RestsWithNothingInFlight) {
   EXPECT_EQ(InFlight(), 0);
   EXPECT_TRUE(engine_->idle());
   ExpectAllFree();
+}
+
+// Whoever stops an idle engine's thread must not take the last notification away with it.
+TEST_F(EngineAheadTest, WhoReadsIsToldBeforeTheEngineIsIdle) {
+  for (const bool ahead : {false, true}) {
+    StartAhead(Small(), ahead);
+    Consumer c;
+    c.outbox = std::make_shared<Outbox>([&c] { c.Poll(); });
+    Submit(c.Make(1, RandomPrompt(&random_, 4), 3));
+    while (!engine_->idle()) EXPECT_TRUE(Step());
+    EXPECT_TRUE(c.finish.has_value()) << "ahead " << ahead;
+  }
 }
 
 // Everything that a request may ask for, in company that comes and goes.

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <memory>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -84,8 +86,14 @@ class Activations {
 
 absl::Status CheckOptions(const LogitsOptions& options) {
   if (absl::Status status = CheckFeedOptions(options); !status.ok()) return status;
-  if (options.output == options.tokens || options.output == options.activations ||
-      (!options.activations.empty() && options.activations == options.tokens)) {
+  const auto resolved = [](const std::string& path) {
+    std::error_code error;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
+  };
+  const auto tokens = resolved(options.tokens), output = resolved(options.output),
+             activations = resolved(options.activations);
+  if (output == tokens ||
+      (!options.activations.empty() && (activations == tokens || activations == output))) {
     return absl::InvalidArgumentError("tokens, output and activations must be different files");
   }
   return absl::OkStatus();

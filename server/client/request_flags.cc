@@ -88,6 +88,9 @@ absl::Status CheckFlags() {
   if (status.ok()) {
     status = CheckMetadata("request_id", absl::GetFlag(FLAGS_request_id), 128, ". _ : -");
   }
+  if (status.ok() && absl::GetFlag(FLAGS_address).empty()) {
+    status = absl::InvalidArgumentError("--address: is empty; host:port of the server is meant");
+  }
   for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
     if (status.ok()) status = CheckUtf8("--stop", Unescaped(text));
   }

@@ -52,9 +52,14 @@ class WithoutServerTest(unittest.TestCase):
             self.assertIn(flag, done.stdout)
             done = run(command, "--piece=0")
             self.assertEqual(done.returncode, 2)
-        done = run("logits", "--model=x", "--tokens=a", "--output=b", "--activations=b")
+        for paths in (("a", "b", "./b"), ("a", "./a", "b"), ("a", "b", "c/../a")):
+            done = run("logits", "--model=x", *("--%s=%s" % pair for pair in zip(
+                ("tokens", "output", "activations"), paths)))
+            self.assertEqual(done.returncode, 2, paths)
+            self.assertIn("must be different files", done.stderr)
+        done = run("info", "--address=")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("must be different files", done.stderr)
+        self.assertIn("--address: is empty", done.stderr)
 
 
 class WithServerTest(unittest.TestCase):

@@ -1,10 +1,5 @@
 #include "server/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/server.h>
-#include <grpcpp/server_builder.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -15,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine_thread.h"
 #include "server/call_environment.h"
+#include "server/grpc/grpc_port.h"
 #include "server/http_server.h"
 #include "server/inference_service.h"
 #include "server/version.h"
@@ -54,34 +50,14 @@ struct Server::Impl {
   bool failed ABSL_GUARDED_BY(ready_mutex) = false;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EngineThread> engine_thread;
-  std::unique_ptr<grpc::Server> grpc;
-  int grpc_port = 0;
+  std::unique_ptr<GrpcPort> grpc;
   std::unique_ptr<HttpServer> http;
 };
 
 absl::Status Server::Impl::StartGrpc() {
-  // Process-wide settings of the library; they concern only servers built from here on.
-  grpc::EnableDefaultHealthCheckService(true);
-  static const bool reflection = [] {
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    return true;
-  }();
-  (void)reflection;
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &grpc_port);
-  builder.RegisterService(&service);
-  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
-  // Two servers on one port would each get half of the clients.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A client whose machine has vanished sends no reset: ask after half a minute of silence.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  grpc = builder.BuildAndStart();
-  if (grpc == nullptr || grpc_port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("--listen: cannot listen at ", options.listen, "; is the port taken?"));
-  }
+  auto started = GrpcPort::Start(options, &service);
+  if (!started.ok()) return started.status();
+  grpc = *std::move(started);
   SetReady(false);
   return absl::OkStatus();
 }
@@ -112,8 +88,7 @@ void Server::Impl::SetReady(bool ready) {
   MutexLock lock(&ready_mutex);
   ready = ready && !failed;
   metrics.SetReady(ready);
-  // The service "" stays SERVING: alive.
-  grpc->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), ready);
+  grpc->SetReady(ready);
 }
 
 void Server::Impl::Fail(const absl::Status& status, const std::function<void()>& on_failure) {
@@ -135,7 +110,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
   if (!status.ok()) return status;
   const std::string http_port = impl->http == nullptr ? "" : absl::StrCat(impl->http->port());
   log->Info("listening", {{"grpc", impl->options.listen},
-                          {"grpc_port", absl::StrCat(impl->grpc_port)},
+                          {"grpc_port", absl::StrCat(impl->grpc->port())},
                           {"http", impl->options.http_listen},
                           {"http_port", http_port}});
   return std::unique_ptr<Server>(new Server(std::move(impl)));
@@ -194,14 +169,13 @@ void Server::Drain() {
       s.environment.streams.WaitForNone(absl::Now() + absl::Seconds(1));
     }
   }
-  s.grpc->Shutdown(absl::ToChronoTime(absl::Now() + absl::Milliseconds(200)));
-  s.grpc->Wait();
+  s.grpc->Shutdown(absl::Milliseconds(200));
   s.http.reset();
   if (s.engine_thread != nullptr) s.engine_thread->Stop();
   s.log->Info("stopped");
 }
 
-int Server::grpc_port() const { return impl_->grpc_port; }
+int Server::grpc_port() const { return impl_->grpc->port(); }
 
 int Server::http_port() const { return impl_->http == nullptr ? 0 : impl_->http->port(); }
 

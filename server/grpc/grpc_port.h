@@ -1,0 +1,44 @@
+// The port on which gRPC is spoken: its settings, health and reflection.
+#ifndef PACKRAT_SERVER_GRPC_GRPC_PORT_H_
+#define PACKRAT_SERVER_GRPC_GRPC_PORT_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/options.h"
+
+namespace grpc {
+class Service;
+}
+
+namespace packrat {
+
+class GrpcPort {
+ public:
+  // Listens at `options.listen`; alive and not ready. `service` outlives the port. UNAVAILABLE: the
+  // address cannot be had.
+  static absl::StatusOr<std::unique_ptr<GrpcPort>> Start(const ServerOptions& options,
+                                                         grpc::Service* service);
+  // Shuts down first.
+  ~GrpcPort();
+
+  // What grpc.health.v1 answers: alive is the service "", ready is packrat.v1.Inference.
+  void SetAlive(bool alive);
+  void SetReady(bool ready);
+
+  // Takes no more connections; calls that still run at the end of `grace` are cut. Returns when all
+  // have ended. Later calls do nothing.
+  void Shutdown(absl::Duration grace);
+
+  int port() const;
+
+ private:
+  struct Impl;
+  explicit GrpcPort(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_GRPC_GRPC_PORT_H_

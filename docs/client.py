@@ -1,8 +1,7 @@
 #!/usr/bin/python3
 """Streams a completion: with a deadline, a cancel, and another try where the server asks for one.
 
-    ./dev build //proto:inference_py
-    PYTHONPATH=$(bazel info bazel-bin) python3 docs/client.py "Once upon a time"
+    ./dev python docs/client.py "Once upon a time"
 """
 import sys
 import time

@@ -1,18 +1,19 @@
 // packrat bench: many calls at once, and what they took.
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
 #include "runtime/mutex.h"
 #include "server/client/commands.h"
 #include "server/client/request_flags.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 namespace {
@@ -97,17 +98,19 @@ nlohmann::ordered_json Summary(const std::vector<Sample>& samples, int failed, d
           {"request_ms", Percentiles(samples, &Sample::total)}};
 }
 
-void PrintSummary(const nlohmann::ordered_json& summary) {
-  std::printf("%d requests in %.2f s (%d failed): %.1f prompt and %.1f output tokens/s\n",
-              summary["requests"].get<int>(), summary["seconds"].get<double>(),
-              summary["failed"].get<int>(), summary["prompt_tokens_per_second"].get<double>(),
-              summary["output_tokens_per_second"].get<double>());
-  std::printf("%-28s %10s %10s %10s\n", "", "p50", "p90", "p99");
+std::string ToText(const nlohmann::ordered_json& summary) {
+  std::string text = absl::StrFormat(
+      "%d requests in %.2f s (%d failed): %.1f prompt and %.1f output tokens/s\n",
+      summary["requests"].get<int>(), summary["seconds"].get<double>(),
+      summary["failed"].get<int>(), summary["prompt_tokens_per_second"].get<double>(),
+      summary["output_tokens_per_second"].get<double>());
+  absl::StrAppendFormat(&text, "%-28s %10s %10s %10s\n", "", "p50", "p90", "p99");
   for (const char* name : {"time_to_first_token_ms", "time_per_output_token_ms", "request_ms"}) {
     const auto& row = summary[name];
-    std::printf("%-28s %10.2f %10.2f %10.2f\n", name, row["p50"].get<double>(),
-                row["p90"].get<double>(), row["p99"].get<double>());
+    absl::StrAppendFormat(&text, "%-28s %10.2f %10.2f %10.2f\n", name, row["p50"].get<double>(),
+                          row["p90"].get<double>(), row["p99"].get<double>());
   }
+  return text;
 }
 
 }  // namespace
@@ -154,11 +157,7 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   MutexLock lock(&results.mutex);
   const nlohmann::ordered_json summary = Summary(results.samples, results.failed, seconds);
-  if (absl::GetFlag(FLAGS_json)) {
-    std::printf("%s\n", summary.dump().c_str());
-  } else {
-    PrintSummary(summary);
-  }
+  Print(absl::GetFlag(FLAGS_json) ? summary.dump() + "\n" : ToText(summary));
   return results.failed == 0 ? kExitOk : Report(*connection, results.first_failure);
 }
 

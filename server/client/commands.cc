@@ -10,18 +10,21 @@
 
 #include "absl/flags/flag.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "server/client/request_flags.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 namespace {
 
-void Print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+// A read that failed looks like the end of the input.
+absl::Status CheckStandardInput() {
+  if (std::ferror(stdin) == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("standard input cannot be read");
 }
 
 // The arguments as one text; standard input where there are none or "-".
@@ -29,6 +32,8 @@ absl::StatusOr<std::string> TextArgument(const std::vector<std::string>& argumen
   std::string text;
   if (arguments.empty() || (arguments.size() == 1 && arguments[0] == "-")) {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    const absl::Status read = CheckStandardInput();
+    if (!read.ok()) return read;
     // The line break that an editor or `echo` puts at the end is not meant.
     if (!text.empty() && text.back() == '\n') text.pop_back();
   } else {
@@ -90,6 +95,21 @@ std::string ToJson(const google::protobuf::Message& message) {
   return status.ok() ? json : absl::StrCat("{\"error\": \"", status.ToString(), "\"}");
 }
 
+namespace {
+
+// `message`: gRPC's.
+std::string WhyUnreached(const std::string& address, const std::string& message) {
+  if (absl::StartsWith(message, "DNS resolution failed")) {
+    // The resolver's own words stand at the end.
+    return absl::StrCat("the host of ", address, " is not found (",
+                        message.substr(message.rfind(": ") + 2), "); --address=HOST:PORT names it");
+  }
+  return absl::StrCat("no server answers at ", address, " (", message,
+                      "); is it running? --address=HOST:PORT names another one");
+}
+
+}  // namespace
+
 int UsageError(const std::string& message) {
   std::fprintf(stderr, "packrat: %s\nSee packrat help.\n", message.c_str());
   return kExitUsage;
@@ -104,8 +124,7 @@ int Report(const Connection& connection, const Connection::Outcome& outcome) {
     message = "interrupted";
     exit_code = kExitInterrupted;
   } else if (!outcome.answered) {
-    message = absl::StrCat("no server answers at ", connection.address(), " (", message,
-                           "); is it running? --address=HOST:PORT names another one");
+    message = WhyUnreached(connection.address(), message);
     exit_code = kExitNoServer;
   } else if (code == absl::StatusCode::kDeadlineExceeded) {
     exit_code = kExitDeadline;
@@ -181,6 +200,8 @@ int ChatCommand(Connection* connection, const std::vector<std::string>& argument
     PrintStats(reply.finished());
     absl::StrAppend(&transcript, reply.text());
   }
+  const absl::Status read = CheckStandardInput();
+  if (!read.ok()) return UsageError(std::string(read.message()));
   if (terminal) Print("\n");
   return kExitOk;
 }

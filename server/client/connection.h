@@ -16,7 +16,7 @@ namespace packrat {
 class Connection {
  public:
   struct Options {
-    std::string address;                                 // host:port
+    std::string address;                                 // A name that gRPC takes.
     absl::Duration deadline = absl::InfiniteDuration();  // Of each call.
     std::string caller;                                  // Label in the server's log; empty: none.
     std::string request_id;                              // Empty: the server makes one.

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "kernels/cpu_target.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 
@@ -36,7 +37,7 @@ void LocalFlags::Feed(FeedOptions* options) {
 std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {
   for (size_t i = 0; i < args.size(); ++i) {
     if (args[i] == "--help") {
-      std::fputs(usage_, stdout);
+      Print(usage_);
       return 0;
     }
     if (!absl::StartsWith(args[i], "--")) return UsageError("unexpected argument " + args[i]);

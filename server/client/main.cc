@@ -16,6 +16,7 @@
 #include "server/client/perplexity_command.h"
 #include "server/client/request_flags.h"
 #include "server/command_line.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 namespace {
@@ -99,4 +100,7 @@ int Run(int argc, char** argv) {
 }  // namespace
 }  // namespace packrat
 
-int main(int argc, char** argv) { return packrat::Run(argc, argv); }
+int main(int argc, char** argv) {
+  packrat::FillStandardDescriptors();
+  return packrat::Run(argc, argv);
+}

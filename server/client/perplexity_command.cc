@@ -1,9 +1,11 @@
 #include "server/client/perplexity_command.h"
 
-#include <cstdio>
+#include <string>
 
+#include "absl/strings/str_format.h"
 #include "models/perplexity.h"
 #include "server/client/local_flags.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 namespace {
@@ -24,14 +26,13 @@ constexpr char kUsage[] =
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
     "  --threads       0 to 1024; 0: one per core (default 0)\n";
 
-void Print(const char* name, const TextScore& score) {
+void PrintScore(const char* name, const TextScore& score) {
   if (score.documents == 0) return;
-  std::printf(
-      "%s: %lld documents, %lld bytes, %lld tokens, %.4f bits per byte, "
-      "%.4f nats per token, perplexity %.4f\n",
-      name, static_cast<long long>(score.documents), static_cast<long long>(score.bytes),
-      static_cast<long long>(score.tokens), score.bits_per_byte(), score.nats_per_token(),
-      score.perplexity());
+  Print(
+      absl::StrFormat("%s: %d documents, %d bytes, %d tokens, %.4f bits per byte, "
+                      "%.4f nats per token, perplexity %.4f\n",
+                      name, score.documents, score.bytes, score.tokens, score.bits_per_byte(),
+                      score.nats_per_token(), score.perplexity()));
 }
 
 }  // namespace
@@ -47,9 +48,9 @@ int PerplexityCommand(const std::vector<std::string>& args) {
   if (!status.ok()) return flags.UsageError(std::string(status.message()));
   const auto scores = MeasurePerplexity(options);
   if (!scores.ok()) return flags.Failed(scores.status());
-  Print("short", scores->short_ones);
-  Print("long", scores->long_ones);
-  Print("all", scores->all());
+  PrintScore("short", scores->short_ones);
+  PrintScore("long", scores->long_ones);
+  PrintScore("all", scores->all());
   return 0;
 }
 

@@ -13,9 +13,10 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "models/utf8.h"
+#include "server/client/address.h"
 
 // What is not given is not sent: the server's and the model's defaults hold.
-ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server.");
+ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server, or unix:PATH.");
 ABSL_FLAG(absl::Duration, deadline, absl::InfiniteDuration(),
           "Time that a call may take, e.g. 30s; the server stops working on it then.");
 ABSL_FLAG(std::string, caller, "",
@@ -88,8 +89,12 @@ absl::Status CheckFlags() {
   if (status.ok()) {
     status = CheckMetadata("request_id", absl::GetFlag(FLAGS_request_id), 128, ". _ : -");
   }
-  if (status.ok() && absl::GetFlag(FLAGS_address).empty()) {
-    status = absl::InvalidArgumentError("--address: is empty; host:port of the server is meant");
+  if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
+  const absl::Duration deadline = absl::GetFlag(FLAGS_deadline);
+  if (status.ok() && deadline <= absl::ZeroDuration()) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("--deadline is ", absl::FormatDuration(deadline),
+                     "; it must be above 0 (without the flag there is none)"));
   }
   for (const std::string& text : absl::GetFlag(FLAGS_stop)) {
     if (status.ok()) status = CheckUtf8("--stop", Unescaped(text));
@@ -105,7 +110,7 @@ absl::Status CheckUtf8(const std::string& what, const std::string& text) {
 
 Connection::Options ConnectionFromFlags() {
   Connection::Options options;
-  options.address = absl::GetFlag(FLAGS_address);
+  options.address = *ChannelTarget(absl::GetFlag(FLAGS_address));
   options.deadline = absl::GetFlag(FLAGS_deadline);
   options.caller = absl::GetFlag(FLAGS_caller);
   options.request_id = absl::GetFlag(FLAGS_request_id);

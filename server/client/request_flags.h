@@ -28,6 +28,7 @@ absl::Status CheckFlags();
 // INVALID_ARGUMENT says where the text, called `what`, is not UTF-8, which gRPC would not send.
 absl::Status CheckUtf8(const std::string& what, const std::string& text);
 
+// After CheckFlags().
 Connection::Options ConnectionFromFlags();
 
 // Everything but the prompt.

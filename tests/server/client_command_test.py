@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import unittest
@@ -10,10 +11,20 @@ from tests.server import processes
 from tests.server.processes import FakeServer
 
 
-def run(*arguments):
-    return subprocess.run([processes.CLIENT, *arguments], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                          timeout=60, check=False)
+def run(*arguments, **kwargs):
+    return subprocess.run([processes.CLIENT, *arguments],
+                          **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                             "stderr": subprocess.PIPE, "encoding": "utf-8", "timeout": 60,
+                             "check": False, **kwargs})
+
+
+# Every command that writes to standard output, of a model with a tokenizer.
+COMMANDS = (["complete", "--max_tokens=5", "Once"], ["complete", "--max_tokens=5", "--json", "Once"],
+            ["complete", "--max_tokens=5", "--echo=yes", "Once"], ["chat", "--max_tokens=5"],
+            ["tokenize", "Once"], ["tokenize", "--json", "Once"],
+            ["detokenize", "--token_ids=500,501"], ["info"], ["info", "--json"],
+            ["bench", "--requests=1", "--max_tokens=2"],
+            ["bench", "--requests=1", "--max_tokens=2", "--json"])
 
 
 class WithoutServerTest(unittest.TestCase):
@@ -57,9 +68,78 @@ class WithoutServerTest(unittest.TestCase):
                 ("tokens", "output", "activations"), paths)))
             self.assertEqual(done.returncode, 2, paths)
             self.assertIn("must be different files", done.stderr)
-        done = run("info", "--address=")
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("--address: is empty", done.stderr)
+
+    def test_an_address_that_means_nothing_gives_2(self):
+        for address, fault in (
+                ("", "it is empty"), ("localhost", "the port is missing"),
+                ("127.0.0.1:99999", "the port is not in [1, 65535]"),
+                ("localhost:0", "the port is not in [1, 65535]"),
+                ("localhost:grpc", "the port is not in [1, 65535]"),
+                ("::1", "an IPv6 address stands in brackets, e.g. [::1]:50051"),
+                ("[]:1", "the host is missing"), ("dns:///localhost", "the port is missing"),
+                ("http://localhost:50051", "it is a URL or a path"), ("a b:1", "it has a space"),
+                ("unix:", "nothing follows the colon"), ("unix://", "nothing follows the colon")):
+            for command in (["info"], ["complete", "x"], ["bench"]):
+                done = run(*command, "--address=" + address)
+                self.assertEqual((done.returncode, done.stdout), (2, ""), address)
+                self.assertIn('--address is "%s": %s; HOST:PORT is meant' % (address, fault),
+                              done.stderr)
+
+    def test_addresses_that_nobody_answers_give_3(self):
+        for address, named in (("[::1]:1", "[::1]:1"), (":1", "localhost:1"),
+                               ("dns:///localhost:1", "dns:///localhost:1"),
+                               ("ipv4:127.0.0.1:1", "ipv4:127.0.0.1:1"),
+                               ("unix:/no/such/socket", "unix:/no/such/socket")):
+            done = run("info", "--address=" + address)
+            self.assertEqual(done.returncode, 3, done.stderr)
+            self.assertIn("no server answers at %s (" % named, done.stderr)
+        # No name server is asked for either.
+        for host in ("x.onion", "a..b"):
+            done = run("info", "--address=%s:50051" % host)
+            self.assertEqual(done.returncode, 3)
+            self.assertRegex(done.stderr, r"the host of %s:50051 is not found \([A-Z][a-z ]*\); "
+                             r"--address=HOST:PORT names it" % re.escape(host))
+
+    def test_durations_need_a_unit_and_a_length(self):
+        for flags in (["--deadline=5"], ["--deadline", "5"], ["-deadline=5"]):
+            done = run("complete", *flags, "x")
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn('--deadline is "5"; a duration has a unit, e.g. 300ms, 5s, 1m or 1h30m',
+                          done.stderr)
+        for value in ("0", "-5s"):
+            done = run("complete", "--deadline=" + value, "x")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("--deadline is %s; it must be above 0" % value, done.stderr)
+        # A text is no flag.
+        self.assertEqual(run("complete", "--address=127.0.0.1:1", "--", "--deadline=5").returncode, 3)
+
+    def test_output_that_cannot_be_written_gives_1(self):
+        text = os.path.join(os.environ["TEST_TMPDIR"], "text.txt")
+        with open(text, "w", encoding="utf-8") as file:
+            file.write("Once upon a time there was a little dog.\n")
+        score = ["perplexity", "--file=" + text,
+                 "--model=" + os.path.join(processes.ROOT, "models/demo")]
+        done = run(*score)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("perplexity", done.stdout)
+        with open("/dev/full", "w") as full:
+            for command in (["help"], ["complete", "--help"], ["--version"], ["logits", "--help"],
+                            ["perplexity", "--help"], score,
+                            ["info", "--json", "--address=127.0.0.1:1"]):
+                done = run(*command, stdout=full)
+                self.assertEqual(done.returncode, 1, command)
+                self.assertEqual(done.stderr, "packrat: cannot write to standard output: "
+                                 "No space left on device\n")
+
+    def test_input_that_cannot_be_read_gives_2(self):
+        folder = os.open("/", os.O_RDONLY)
+        try:
+            for command in ("complete", "tokenize", "chat"):
+                done = run(command, stdin=folder)
+                self.assertEqual((done.returncode, done.stdout), (2, ""), command)
+                self.assertIn("standard input cannot be read", done.stderr)
+        finally:
+            os.close(folder)
 
 
 class WithServerTest(unittest.TestCase):
@@ -103,6 +183,51 @@ class WithServerTest(unittest.TestCase):
                                     "--ignore_eos")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len([int(word) for word in done.stdout.split()]), 8)
+
+    def test_output_that_cannot_be_written_gives_1(self):
+        before = self.server.metric("packrat_requests_running")
+        for command in COMMANDS:
+            for redirect, fault in ((">/dev/full", "No space left on device"),
+                                    (">&-", "Bad file descriptor")):
+                line = '"$@" ' + redirect
+                done = subprocess.run(["sh", "-c", line, "sh", processes.CLIENT, *command,
+                                       "--address=" + self.server.address], input="Once\n",
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                      encoding="utf-8", timeout=60, check=False)
+                self.assertEqual(done.returncode, 1, (command, redirect))
+                self.assertEqual(done.stderr,
+                                 "packrat: cannot write to standard output: %s\n" % fault)
+            # And what was to be written is written where it can be.
+            done = self.server.client(*command, stdin="Once\n")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertTrue(done.stdout.strip(), command)
+        # The calls of those who left have ended.
+        processes.wait_for(lambda: self.server.metric("packrat_requests_running") == before)
+
+    def test_a_server_that_dies_in_mid_stream_gives_1(self):
+        with FakeServer("some_steps") as server:
+            client = server.start_client("complete", "text", "--ignore_eos", "--temperature=0")
+            self.assertTrue(client.stdout.read(1))
+            server.process.kill()
+            _, errors = client.communicate(timeout=60)
+            self.assertEqual(client.returncode, 1, errors)
+            self.assertIn("UNAVAILABLE", errors)
+            self.assertNotIn("no server answers", errors)
+
+    def test_a_refusal_says_when_to_come_again(self):
+        with FakeServer("held", "narrow") as server:
+            # How many fit is the server's affair; once one is refused, all are.
+            clients = [server.start_client("complete", "text") for _ in range(5)]
+            processes.wait_for(lambda: any(client.poll() is not None for client in clients))
+            done = server.client("complete", "text")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("RESOURCE_EXHAUSTED", done.stderr)
+            self.assertIn("(try again in 1s)", done.stderr)
+            told = server.client("complete", "--json", "text")
+            self.assertEqual(json.loads(told.stdout)["error"]["retry_after_seconds"], 1)
+            for client in clients:
+                client.kill()
+                client.communicate()
 
     def test_refusals_give_1(self):
         done = self.ids_only.client("complete", "text")

@@ -1,8 +1,8 @@
 // A server with a fake model, as a process, for tests of clients. Prints its gRPC address and its
 // HTTP port when the ports are open; ends at SIGTERM.
-//   fake_server [loading] [ids] [held]
+//   fake_server [loading] [ids] [held] [some_steps] [narrow]
 // loading: stays in the state of loading until SIGUSR1. ids: without a tokenizer. held: no step of
-// the engine ends before SIGTERM.
+// the engine ends before SIGTERM. some_steps: three do. narrow: one request runs, one waits.
 #include <signal.h>
 
 #include <cstdio>
@@ -21,10 +21,15 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "loading") == 0) options.serve = false;
     if (std::strcmp(argv[i], "ids") == 0) options.tokenizer = false;
+    if (std::strcmp(argv[i], "narrow") == 0) {
+      options.server.engine.max_running = options.server.engine.max_queue = 1;
+    }
   }
   packrat::TestServer server(options);
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "held") == 0) server.gate().Close();
+    const bool some_steps = std::strcmp(argv[i], "some_steps") == 0;
+    if (some_steps || std::strcmp(argv[i], "held") == 0) server.gate().Close();
+    if (some_steps) server.gate().Allow(3);
   }
   std::printf("%s %d\n", server.address().c_str(), server.server().http_port());
   std::fflush(stdout);

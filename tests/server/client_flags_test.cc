@@ -1,0 +1,158 @@
+// Every flag of the client that describes a request, and every field of a request that has a flag.
+#include <google/protobuf/text_format.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/flags/reflection.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/client/connection.h"
+#include "server/client/request_flags.h"
+
+namespace packrat {
+namespace {
+
+void Set(const std::string& flag, const std::string& value) {
+  std::string error;
+  absl::CommandLineFlag* found = absl::FindCommandLineFlag(flag);
+  ASSERT_NE(found, nullptr) << flag;
+  ASSERT_TRUE(found->ParseFrom(value, &error)) << flag << ": " << error;
+}
+
+// `request`: what the flag adds to a request, as text.
+const struct {
+  const char* flag;
+  const char* value;
+  const char* request;
+} kRequestFlags[] = {
+    {"add_bos", "false", "add_bos: false"},
+    {"parse_special", "true", "parse_special: true"},
+    {"skip_special_tokens", "false", "skip_special_tokens: false"},
+    {"priority", "-7", "priority: -7"},
+    {"max_tokens", "9", "stop { max_tokens: 9 }"},
+    {"min_tokens", "4", "stop { min_tokens: 4 }"},
+    {"ignore_eos", "true", "stop { ignore_eos: true }"},
+    {"stop", "one,t\\nwo", R"(stop { strings: "one" strings: "t\nwo" })"},
+    {"temperature", "0.5", "sampling { temperature: 0.5 }"},
+    {"top_k", "40", "sampling { top_k: 40 }"},
+    {"top_p", "0.75", "sampling { top_p: 0.75 }"},
+    {"min_p", "0.125", "sampling { min_p: 0.125 }"},
+    {"repetition_penalty", "1.5", "sampling { repetition_penalty: 1.5 }"},
+    {"presence_penalty", "0.25", "sampling { presence_penalty: 0.25 }"},
+    {"frequency_penalty", "-0.25", "sampling { frequency_penalty: -0.25 }"},
+    {"seed", "18446744073709551615", "sampling { seed: 18446744073709551615 }"},
+    {"logprobs", "3", "sampling { num_logprobs: 3 }"},
+};
+
+v1::GenerateRequest FromText(const std::string& text) {
+  v1::GenerateRequest request;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &request)) << text;
+  return request;
+}
+
+TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
+  const v1::GenerateRequest nothing = RequestFromFlags();
+  EXPECT_EQ(nothing.SerializeAsString(), FromText("stop {} sampling {}").SerializeAsString());
+  for (const auto& row : kRequestFlags) {
+    absl::FlagSaver saver;
+    Set(row.flag, row.value);
+    v1::GenerateRequest wanted = nothing;
+    wanted.MergeFrom(FromText(row.request));
+    EXPECT_EQ(RequestFromFlags().DebugString(), wanted.DebugString()) << row.flag;
+  }
+}
+
+TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
+  // They describe the connection, the prompt, or what the client prints; tested below and in
+  // client_command_test.
+  std::set<std::string> known = {
+      "address",   "deadline",   "caller",   "request_id",    "json",        "stats",      "echo",
+      "token_ids", "user_label", "requests", "prompt_tokens", "reply_label", "concurrency"};
+  for (const auto& row : kRequestFlags) known.insert(row.flag);
+  int flags = 0;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::EndsWith(flag->Filename(), "server/client/request_flags.cc")) continue;
+    ++flags;
+    EXPECT_EQ(known.count(std::string(name)), 1u) << "give --" << name << " a row in this test";
+  }
+  EXPECT_GE(flags, 20);
+}
+
+void Leaves(const google::protobuf::Descriptor& type, const std::string& prefix,
+            std::set<std::string>* out) {
+  for (int i = 0; i < type.field_count(); ++i) {
+    const google::protobuf::FieldDescriptor& field = *type.field(i);
+    const std::string path = prefix + field.name();
+    if (field.message_type() == nullptr) {
+      out->insert(path);
+    } else {
+      Leaves(*field.message_type(), path + ".", out);
+    }
+  }
+}
+
+void LeavesThatAreSet(const google::protobuf::Message& message, const std::string& prefix,
+                      std::set<std::string>* out) {
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  message.GetReflection()->ListFields(message, &fields);
+  for (const google::protobuf::FieldDescriptor* field : fields) {
+    const std::string path = prefix + field->name();
+    if (field->message_type() == nullptr) {
+      out->insert(path);
+    } else {
+      LeavesThatAreSet(message.GetReflection()->GetMessage(message, field), path + ".", out);
+    }
+  }
+}
+
+TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
+  std::set<std::string> without, all;
+  Leaves(*v1::GenerateRequest::descriptor(), "", &all);
+  std::set<std::string> set;
+  for (const auto& row : kRequestFlags) LeavesThatAreSet(FromText(row.request), "", &set);
+  for (const std::string& path : all) {
+    if (set.count(path) == 0) without.insert(path);
+  }
+  EXPECT_EQ(without,
+            (std::set<std::string>{"text", "tokens.ids",  // The prompt.
+                                   "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
+                                   "sampling.allowed_token_ids", "sampling.banned_token_ids",
+                                   "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
+                                   // Refused by the server.
+                                   "session", "fork_from", "snapshot", "num_choices", "grammar",
+                                   "echo_prompt"}));
+}
+
+TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
+  absl::FlagSaver saver;
+  Set("address", ":77");
+  Set("deadline", "1m30s");
+  Set("caller", "a@b");
+  Set("request_id", "r-1");
+  Set("add_bos", "false");
+  Set("parse_special", "true");
+  Set("skip_special_tokens", "false");
+  Set("token_ids", "3, 1,2");
+  ASSERT_TRUE(CheckFlags().ok()) << CheckFlags();
+  const Connection::Options options = ConnectionFromFlags();
+  EXPECT_EQ(options.address, "localhost:77");
+  EXPECT_EQ(options.deadline, absl::Seconds(90));
+  EXPECT_EQ(options.caller, "a@b");
+  EXPECT_EQ(options.request_id, "r-1");
+  v1::TokenizeRequest tokenize;
+  FillFromFlags(&tokenize);
+  EXPECT_EQ(tokenize.ShortDebugString(), "add_bos: false parse_special: true");
+  v1::DetokenizeRequest detokenize;
+  FillFromFlags(&detokenize);
+  EXPECT_EQ(detokenize.ShortDebugString(), "skip_special_tokens: false");
+  const auto ids = TokenIdsFromFlags();
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(*ids, (std::vector<int32_t>{3, 1, 2}));
+}
+
+}  // namespace
+}  // namespace packrat

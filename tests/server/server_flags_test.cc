@@ -1,0 +1,103 @@
+// Every flag of the server arrives in its own option, and in no other.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/flags/reflection.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "server/flags.h"
+
+namespace packrat {
+namespace {
+
+using Options = ServerOptions;
+
+const struct Row {
+  const char* flag;
+  const char* value;  // Not the default; as `read` shows it.
+  std::function<std::string(const Options&)> read;
+} kRows[] = {
+    {"model", "some/folder", [](const Options& o) { return o.model_dir; }},
+    {"model_name", "a-name", [](const Options& o) { return o.model_name; }},
+    {"listen", "127.0.0.2:1", [](const Options& o) { return o.listen; }},
+    {"http_listen", "127.0.0.3:2", [](const Options& o) { return o.http_listen; }},
+    {"device", "cuda", [](const Options& o) { return o.device; }},
+    {"deterministic", "true", [](const Options& o) { return o.deterministic ? "true" : "false"; }},
+    {"mesa_state", "bfloat16", [](const Options& o) { return o.mesa_state; }},
+    {"threads", "3", [](const Options& o) { return absl::StrCat(o.threads); }},
+    {"cpu_target", "avx2", [](const Options& o) { return o.cpu_target; }},
+    {"max_running", "63", [](const Options& o) { return absl::StrCat(o.engine.max_running); }},
+    {"max_queue", "1000", [](const Options& o) { return absl::StrCat(o.engine.max_queue); }},
+    {"max_batch_tokens", "500",
+     [](const Options& o) { return absl::StrCat(o.engine.max_batch_tokens); }},
+    {"max_context", "400", [](const Options& o) { return absl::StrCat(o.engine.max_context); }},
+    {"state_bytes", "8000000000",
+     [](const Options& o) { return absl::StrCat(o.engine.state_bytes); }},
+    {"cg_tolerance", "0.001", [](const Options& o) { return absl::StrCat(o.cg_tolerance); }},
+    {"cg_max_steps", "65", [](const Options& o) { return absl::StrCat(o.cg_max_steps); }},
+    {"drain_grace", "29s", [](const Options& o) { return absl::FormatDuration(o.drain_grace); }},
+    {"stream_idle_timeout", "59s",
+     [](const Options& o) { return absl::FormatDuration(o.stream_idle_timeout); }},
+    {"max_message_bytes", "5000000",
+     [](const Options& o) { return absl::StrCat(o.max_message_bytes); }},
+    {"max_streams", "4095", [](const Options& o) { return absl::StrCat(o.max_streams); }},
+    {"log_format", "json", [](const Options& o) { return o.log_format; }},
+};
+
+// As from a command line; the flags are as before afterwards.
+Options Parse(std::vector<std::string> arguments) {
+  absl::FlagSaver saver;
+  arguments.insert(arguments.begin(), {"packrat_server", "--model=default/model"});
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  return OptionsFromCommandLine(static_cast<int>(arguments.size()), argv.data());
+}
+
+TEST(ServerFlags, EachOneArrivesInItsOptionAndInNoOther) {
+  const Options defaults = Parse({});
+  for (const Row& set : kRows) {
+    const Options options = Parse({absl::StrCat("--", set.flag, "=", set.value)});
+    EXPECT_EQ(set.read(options), set.value) << set.flag;
+    EXPECT_NE(set.read(defaults), set.value)
+        << set.flag << ": choose another value than the default";
+    for (const Row& other : kRows) {
+      if (&other == &set) continue;
+      // A model without a name is called after its folder.
+      const bool named =
+          std::string(set.flag) == "model" && std::string(other.flag) == "model_name";
+      EXPECT_EQ(other.read(options), named ? "folder" : other.read(defaults))
+          << set.flag << " changes " << other.flag;
+    }
+  }
+}
+
+TEST(ServerFlags, TogetherTooAndEveryoneIsInTheTable) {
+  std::vector<std::string> all;
+  std::set<std::string> known;
+  for (const Row& row : kRows) {
+    all.push_back(absl::StrCat("--", row.flag, "=", row.value));
+    known.insert(row.flag);
+  }
+  const Options options = Parse(all);
+  for (const Row& row : kRows) EXPECT_EQ(row.read(options), row.value) << row.flag;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::EndsWith(flag->Filename(), "server/flags.cc")) continue;
+    EXPECT_EQ(known.erase(std::string(name)), 1u)
+        << "give --" << name << " a row in this test: is it read at all?";
+  }
+  EXPECT_TRUE(known.empty()) << "no such flag: " << *known.begin();
+}
+
+TEST(ServerFlags, ADurationWithoutAUnitIsAMistakeThatIsExplained) {
+  EXPECT_EXIT(Parse({"--drain_grace=30"}), testing::ExitedWithCode(2),
+              "packrat_server: --drain_grace is \"30\"; a duration has a unit, e.g. 300ms, 5s");
+}
+
+}  // namespace
+}  // namespace packrat

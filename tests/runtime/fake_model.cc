@@ -80,7 +80,7 @@ void FakeModel::FillLogits(uint64_t hash, float* logits) const {
     logits[v] = static_cast<float>(Mix(hash, v) >> 40) * 0x1p-24f * 8.0f - 4.0f;
   }
   // Only prompts go bad.
-  logits[kNotFiniteToken] = logits[kNanLogitsToken] = -100.0f;
+  logits[kNotFiniteToken] = logits[kNanLogitsToken] = logits[kUnconvergedToken] = -100.0f;
 }
 
 absl::Status FakeModel::Start(const Batch& batch, const StateMemory& state,
@@ -198,6 +198,7 @@ absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory&
       const int32_t token = batch.tokens[span.first_token + t];
       PACKRAT_CHECK(token >= 0 && token < config_.vocab_size) << token;
       if (token == kNotFiniteToken) stats[i].finite = false;
+      if (token == kUnconvergedToken) ++stats[i].cg_unconverged;
       if (token == kNanLogitsToken) nan_logits = true;
       const uint64_t hash = ComputeToken(span, span.position + t, token, state);
       if (t < span.num_tokens - span.num_logits) continue;

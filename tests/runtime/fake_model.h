@@ -20,6 +20,8 @@ class FakeModel : public HostModel {
   // Tokens that make a sequence go bad: the pass says so, or only its logits are NaN.
   static constexpr int kNotFiniteToken = 90;
   static constexpr int kNanLogitsToken = 91;
+  // A token whose solve stops at its limit of steps. No text of the model has one of the three.
+  static constexpr int kUnconvergedToken = 92;
 
   struct Options {
     int max_context = 512;

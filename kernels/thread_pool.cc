@@ -1,7 +1,5 @@
 #include "kernels/thread_pool.h"
 
-#include <sched.h>
-
 #include "kernels/check.h"
 
 namespace packrat {
@@ -9,7 +7,9 @@ namespace {
 
 // A decode step runs hundreds of short parallel regions with a few microseconds of serial work
 // between them: a worker that slept after each would cost a futex wake (about 50 us) every time.
-// So it spins for about as long as such a wake takes, then sleeps.
+// So it spins for about as long as such a wake takes, then sleeps. Where threads share CPUs,
+// spinning takes the time from a thread that works, or from the group's quota, and all of them
+// stand still until its next period: there a worker sleeps at once.
 constexpr int kSpins = 2000;
 
 void Pause() {
@@ -18,18 +18,12 @@ void Pause() {
 #endif
 }
 
-int UsableCores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
-
 uint32_t Unclaimed(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : UsableCores()) {
+ThreadPool::ThreadPool(int threads, const Resources& resources)
+    : size_(threads > 0 ? threads : resources.DefaultThreads()), spins_(size_ <= resources.cpus) {
   for (int worker = 1; worker < size_; ++worker) {
     threads_.emplace_back([this, worker] { WorkerLoop(worker); });
   }
@@ -62,8 +56,17 @@ void ThreadPool::Run(int64_t count, Task task) {
     wake_.notify_all();
   }
   RunTasks(0);
+  WaitForOthers();
+}
+
+void ThreadPool::WaitForOthers() {
+  if (!spins_) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return unfinished_.load(std::memory_order_acquire) == 0; });
+    return;
+  }
   for (int spins = 0; unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
-    // Where there are fewer cores than threads, the last task's thread may need ours.
+    // The machine may be busy with others: the last task's thread may need our core.
     if (spins < kSpins) {
       Pause();
     } else {
@@ -78,7 +81,12 @@ void ThreadPool::RunTasks(int worker) {
     if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
     // The run cannot end before this task has: task_ stays valid.
     (*task_)(Unclaimed(ticket) - 1, worker);
-    unfinished_.fetch_sub(1, std::memory_order_release);
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1 && !spins_) {
+      // Under the lock: the caller may be between its look and its sleep. It is alive, and the pool
+      // with it, until this thread is joined.
+      std::lock_guard<std::mutex> lock(mutex_);
+      done_.notify_one();
+    }
     ticket = ticket_.load(std::memory_order_acquire);
   }
 }
@@ -86,7 +94,7 @@ void ThreadPool::RunTasks(int worker) {
 void ThreadPool::WorkerLoop(int worker) {
   const auto idle = [this] { return Unclaimed(ticket_.load()) == 0 && !stop_.load(); };
   while (!stop_.load(std::memory_order_relaxed)) {
-    for (int spins = 0; spins < kSpins && idle(); ++spins) Pause();
+    for (int spins = spins_ ? 0 : kSpins; spins < kSpins && idle(); ++spins) Pause();
     if (idle()) {
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "kernels/resources.h"
 
 namespace packrat {
 
@@ -17,8 +18,11 @@ class ThreadPool {
  public:
   using Task = absl::FunctionRef<void(int64_t index, int worker)>;
 
-  // `threads` includes the calling thread: 1 starts none. 0: one per core that the process may use.
-  explicit ThreadPool(int threads);
+  // `threads` includes the calling thread: 1 starts none. 0: as many as compute at once on `cpus`
+  // (Resources::DefaultThreads()). Where there are more threads than CPUs, a thread that waits
+  // sleeps instead of spinning: it would use up what the others need, and a quota above all.
+  explicit ThreadPool(int threads) : ThreadPool(threads, ReadResources()) {}
+  ThreadPool(int threads, const Resources& resources);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -34,8 +38,11 @@ class ThreadPool {
   void WorkerLoop(int worker);
   // Claims and runs tasks until none is left to claim.
   void RunTasks(int worker);
+  // For the tasks that other threads have claimed.
+  void WaitForOthers();
 
   const int size_;
+  const bool spins_;  // Every thread has a CPU.
   std::vector<std::thread> threads_;
   // Upper 32 bits: number of the run; lower 32: tasks not yet claimed. One word, so that a thread
   // that comes late to a run can never claim a task of the next one.
@@ -44,8 +51,8 @@ class ThreadPool {
   const Task* task_ = nullptr;  // Published by ticket_.
   std::atomic<bool> stop_{false};
   std::atomic<int> sleeping_{0};
-  std::mutex mutex_;  // Only for sleeping and waking.
-  std::condition_variable wake_;
+  std::mutex mutex_;                     // Only for sleeping and waking.
+  std::condition_variable wake_, done_;  // Workers wait for a run; the caller, for its end.
 };
 
 }  // namespace packrat

@@ -31,7 +31,7 @@ struct ModelOptions {
   int max_batch_tokens = 512;  // Tokens of one Forward(); scratch grows with it.
   int max_logit_rows = 512;    // Rows of logits of one Forward().
   int max_context = 0;         // Tokens of the longest text; 0: the model's own limit.
-  int threads = 0;             // Of the CPU; 0: one per core.
+  int threads = 0;             // Of the CPU; 0: Resources::DefaultThreads().
   ActivationObserver observe;  // Empty: nobody looks. CPU only.
 };
 

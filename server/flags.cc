@@ -35,7 +35,8 @@ ABSL_FLAG(std::string, mesa_state, "float32",
           "On a GPU, storage of Mesa's matrices: float32, or bfloat16 at half the memory and with "
           "some loss.");
 ABSL_FLAG(int32_t, threads, 0,
-          "Threads of the model on the CPU; range [0, 1024]. 0: one per core.");
+          "Threads of the model on the CPU; range [0, 1024]. 0: one per CPU that the process may "
+          "use, a quota of its cgroup included.");
 ABSL_FLAG(std::string, cpu_target, "auto",
           "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
 ABSL_FLAG(int32_t, max_running, 64, "Sequences that run together; range [1, 4096].");

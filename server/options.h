@@ -15,11 +15,11 @@ struct ServerOptions {
   std::string model_name;  // Label in metrics and answers. Empty: the folder's name.
   std::string listen = "127.0.0.1:50051";      // gRPC, host:port; port 0: any free one.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
-  int threads = 0;                             // Of the model; 0: one per core. Range [0, 1024].
-  std::string device = "auto";                 // auto, cpu, cuda.
-  bool deterministic = false;                  // On a GPU: equal bits alone and in company.
-  std::string mesa_state = "float32";          // On a GPU: float32, bfloat16.
-  std::string cpu_target = "auto";             // auto, sse4, avx2, avx512.
+  int threads = 0;                     // Of the model; 0: one per CPU it may use. Range [0, 1024].
+  std::string device = "auto";         // auto, cpu, cuda.
+  bool deterministic = false;          // On a GPU: equal bits alone and in company.
+  std::string mesa_state = "float32";  // On a GPU: float32, bfloat16.
+  std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
   EngineOptions engine;
   float cg_tolerance = 1e-4f;                      // Default of requests. Range [1e-7, 0.1].
   int cg_max_steps = 64;                           // Default of requests. Range [1, 1024].

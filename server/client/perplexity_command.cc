@@ -24,7 +24,7 @@ constexpr char kUsage[] =
     "  --piece         tokens fed at a time, 1 to 65536 (default 256)\n"
     "  --cg_tolerance  relative residual of the Mesa solves, 1e-7 to 0.1 (default 1e-4)\n"
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
-    "  --threads       0 to 1024; 0: one per core (default 0)\n";
+    "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n";
 
 void PrintScore(const char* name, const TextScore& score) {
   if (score.documents == 0) return;

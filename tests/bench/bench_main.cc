@@ -16,7 +16,7 @@
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
           "Folder for models of random weights (1 GB).");
 ABSL_FLAG(std::string, only, "", "Run one section: model, context. Default: all.");
-ABSL_FLAG(int, threads, 0, "Threads; 0: one per core.");
+ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
 
 int main(int argc, char** argv) {

@@ -1,21 +1,28 @@
 #include "kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
-#include <sched.h>
+#include <time.h>
 
 #include <chrono>
 #include <memory>
 
+#include "absl/time/time.h"
 #include "tests/kernels/random.h"
 
 namespace packrat {
 namespace {
 
+Resources Cpus(double cpus) {
+  Resources resources;
+  resources.cpus = cpus;
+  return resources;
+}
+
 // Tasks of runs whose counts differ from one to the next: a worker that comes late must not take
 // what belongs to another run. `calls` is plain memory, so that ThreadSanitizer sees every index
 // that two threads run and every result that Run() returns without.
-void RunMany(int threads, int runs, int largest) {
-  ThreadPool pool(threads);
+void RunMany(int threads, int runs, int largest, double cpus = 2) {
+  ThreadPool pool(threads, Cpus(cpus));
   ASSERT_EQ(pool.size(), threads);
   Random random(static_cast<uint64_t>(threads));
   std::vector<int> calls(largest), last_run(largest);
@@ -54,6 +61,10 @@ TEST(ThreadPoolTest, CrowdedClaims) {
 }
 
 TEST(ThreadPoolTest, MoreThreadsThanCores) { RunMany(13, 600, 40); }
+
+TEST(ThreadPoolTest, EveryIndexOnceWhereThreadsSleepAndWhereTheySpin) {
+  for (const double cpus : {1.0, 64.0}) RunMany(4, 1500, 9, cpus);
+}
 
 TEST(ThreadPoolTest, WakesSleepers) {
   ThreadPool pool(4);
@@ -94,11 +105,37 @@ TEST(ThreadPoolTest, StartsAndStops) {
   }
 }
 
-TEST(ThreadPoolTest, ZeroMeansTheUsableCores) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
-  EXPECT_EQ(ThreadPool(0).size(), CPU_COUNT(&set));
+TEST(ThreadPoolTest, ZeroMeansWhatMayBeUsed) {
+  EXPECT_EQ(ThreadPool(0).size(), ReadResources().DefaultThreads());
+  EXPECT_EQ(ThreadPool(0, Cpus(0.5)).size(), 1);
+  EXPECT_EQ(ThreadPool(0, Cpus(1)).size(), 1);
+  EXPECT_EQ(ThreadPool(0, Cpus(2.7)).size(), 3);
+  EXPECT_EQ(ThreadPool(5, Cpus(2)).size(), 5) << "what is asked for counts";
+}
+
+absl::Duration CpuTime() {
+  timespec time = {};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return absl::DurationFromTimespec(time);
+}
+
+// With more threads than CPUs, neither the caller that waits for a worker nor the workers that wait
+// for a run use CPU time.
+TEST(ThreadPoolTest, ShortOfCpusWaitingIsSleeping) {
+  ThreadPool pool(3, Cpus(1));
+  const auto sleep = [] { std::this_thread::sleep_for(std::chrono::milliseconds(300)); };
+  std::atomic<int> elsewhere{0};
+  const absl::Duration before = CpuTime();
+  pool.Run(3, [&](int64_t, int worker) {
+    if (worker == 0) {  // Leaves the long tasks to the others.
+      while (elsewhere.load() < 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } else {
+      elsewhere.fetch_add(1);
+      sleep();
+    }
+  });
+  sleep();  // Between runs.
+  EXPECT_LT(CpuTime() - before, absl::Milliseconds(150));
 }
 
 TEST(KernelContextTest, ScratchOfEachThreadIsItsOwn) {

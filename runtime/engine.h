@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
+#include "runtime/bucket_counts.h"
 #include "runtime/request.h"
 
 namespace packrat {
@@ -45,11 +46,19 @@ struct EngineStats {
   double state_utilization = 0;  // The fullest of the pools, 0 to 1.
   int64_t prompt_tokens = 0;     // Computed by the model.
   int64_t generated_tokens = 0;
+  int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;
   int64_t cg_solves = 0, cg_steps = 0, cg_unconverged = 0;
   // Summed over steps: what the engine waited for the model, sampling where the model tells it
   // apart, everything else inside Step(). A device that takes steps ahead works during the latter.
   absl::Duration model_time, sample_time, host_time;
+  // Times in seconds, each counted as it happens, not when its request is over.
+  BucketCounts queue_time{kSecondsBounds};  // Submit to admission, or to the end without it.
+  BucketCounts time_to_first_token{kSecondsBounds};     // Submit to the first token.
+  BucketCounts inter_token_time{kSecondsBounds};        // Between two tokens of a request.
+  BucketCounts step_time{kSecondsBounds};               // Of a Step() that had a part in a batch.
+  BucketCounts batch_sequences{kBatchSequencesBounds};  // Of a batch.
+  BucketCounts batch_tokens{kBatchTokensBounds};        // Of a batch.
 };
 
 class Engine {

@@ -85,6 +85,7 @@ struct Engine::Impl {
   void FinishStep();
   void TakeResults(const Flight& flight);
   void TakeToken(Sequence* sequence, const SampledToken& token);
+  void CountTokenTime(const Sequence& sequence, absl::Time now);
   void Fail(const absl::Status& status);
   void Sweep();
   void PublishStats();

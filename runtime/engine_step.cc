@@ -11,7 +11,8 @@ namespace packrat {
 bool Engine::Impl::Step(absl::Time now) {
   step_time = now;
   step_start = Clock::now();
-  bool acted = TakeInbox() || num_flights > 0;
+  const bool finishes = num_flights > 0;
+  bool acted = TakeInbox() || finishes;
   if (num_flights > 0 && NextStepNeedsResults()) FinishStep();
   bool started = false;
   if (!waiting.empty() || !running.empty()) {
@@ -26,6 +27,7 @@ bool Engine::Impl::Step(absl::Time now) {
   }
   const int stay = started ? model->max_steps_in_flight() - 1 : 0;
   while (num_flights > stay) FinishStep();
+  if (started || finishes) stats.step_time.Observe(absl::ToDoubleSeconds(Now() - step_time));
   PublishStats();
   // Where sequences still run, the next step tells the consumers while the device works: waking
   // them takes longer than all else that the host does. Their tokens are in the outboxes already,
@@ -108,6 +110,7 @@ void Engine::Impl::Admit() {
   for (int i : plan.admit) {
     Sequence* sequence = waiting[i].get();
     sequence->Admit(pool.get(), Now());
+    stats.queue_time.Observe(absl::ToDoubleSeconds(sequence->usage().queue_time));
     Touch(sequence);
     running.push_back(std::move(waiting[i]));
     sweep_waiting = true;
@@ -139,6 +142,8 @@ void Engine::Impl::StartStep() {
   const Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
   ++num_flights;
   ++stats.steps;
+  stats.batch_sequences.Observe(static_cast<double>(flight.spans.size()));
+  stats.batch_tokens.Observe(static_cast<double>(flight.tokens.size()));
   Batch batch;
   batch.tokens = flight.tokens.data();
   batch.num_tokens = static_cast<int32_t>(flight.tokens.size());
@@ -207,12 +212,21 @@ void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
     }
   }
   ++stats.generated_tokens;
-  const auto reason = sequence->Accept(token.token, std::move(logprobs), Now());
+  const absl::Time now = Now();
+  CountTokenTime(*sequence, now);
+  const auto reason = sequence->Accept(token.token, std::move(logprobs), now);
   if (reason.has_value()) {
     Finish(sequence, *reason, absl::OkStatus());
   } else {
     Touch(sequence);
   }
+}
+
+// Of a token that is about to be accepted.
+void Engine::Impl::CountTokenTime(const Sequence& sequence, absl::Time now) {
+  const bool first = sequence.usage().completion_tokens == 0;
+  BucketCounts* times = first ? &stats.time_to_first_token : &stats.inter_token_time;
+  times->Observe(absl::ToDoubleSeconds(now - sequence.last_progress()));
 }
 
 // The device is lost, and with it all state and what was in flight.
@@ -232,6 +246,10 @@ void Engine::Impl::Fail(const absl::Status& status) {
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
   sequence->Release(pool.get());
   sequence->Finish(reason, std::move(status), Now());
+  if (!sequence->admitted()) {
+    ++stats.ended_waiting;
+    stats.queue_time.Observe(absl::ToDoubleSeconds(sequence->usage().queue_time));
+  }
   Touch(sequence);
   sweep_waiting = sweep_running = true;
 }

@@ -22,7 +22,8 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
       sampling_(request_.sampling, request_.prompt, request_.stop.max_tokens, limits.num_ids),
       end_ids_(EndIds(request_.stop, limits.eos_ids)),
       need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
-      submitted_(now) {
+      submitted_(now),
+      last_progress_(now) {
   const StopParams& stop = request_.stop;
   if (!stop.ignore_eos) eos_ids_ = limits.eos_ids;
   if (!stop.stop_strings.empty()) {
@@ -110,6 +111,7 @@ SamplingRow Sequence::NextRow() const {
 std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                              absl::Time now) {
   if (usage_.completion_tokens == 0) usage_.time_to_first_token = now - submitted_;
+  last_progress_ = now;
   ++usage_.completion_tokens;
   PACKRAT_CHECK(awaited_ > 0);
   --awaited_;

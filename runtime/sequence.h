@@ -52,7 +52,11 @@ class Sequence {
   RunningItem AsRunning() const;
 
   uint64_t id() const { return request_.id; }
+  bool admitted() const { return admitted_; }
   bool finished() const { return finished_; }
+  const Usage& usage() const { return usage_; }
+  // When its latest token came; before the first one, when it was submitted.
+  absl::Time last_progress() const { return last_progress_; }
   bool decoding() const { return PromptLeft() == 0; }
   const PartCounts& need() const { return need_; }
   const std::shared_ptr<Outbox>& outbox() const { return request_.outbox; }
@@ -87,6 +91,7 @@ class Sequence {
   bool admitted_ = false;
   bool finished_ = false;
   absl::Time submitted_;
+  absl::Time last_progress_;
   Usage usage_;
 };
 

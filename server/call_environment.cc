@@ -19,6 +19,11 @@ void StreamCount::Leave() {
   if (--count_ == 0) none_.notify_all();
 }
 
+int StreamCount::count() const {
+  MutexLock lock(&mutex_);
+  return count_;
+}
+
 bool StreamCount::WaitForNone(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (count_ > 0) {

@@ -35,11 +35,12 @@ class StreamCount {
   // False at the limit.
   bool Enter(int limit);
   void Leave();
+  int count() const;
   // Blocks until there is none, or until `deadline`. False in the second case.
   bool WaitForNone(absl::Time deadline);
 
  private:
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable none_;
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -69,6 +69,10 @@ ABSL_FLAG(int32_t, max_message_bytes, 4 << 20,
 ABSL_FLAG(int32_t, max_streams, 4096,
           "Generate calls that are open, finished ones that are still being read included; range "
           "[1, 1000000].");
+ABSL_FLAG(
+    int32_t, metrics_by_caller, 0,
+    "Callers (x-caller, or who the key belongs to) whose calls and tokens are counted apart in "
+    "/metrics: the first so many, the rest as \"other\"; range [0, 1000]. 0: none.");
 ABSL_FLAG(std::string, log_format, "text", "Lines of the log, on standard error: text or json.");
 
 namespace packrat {
@@ -101,6 +105,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.stream_idle_timeout = absl::GetFlag(FLAGS_stream_idle_timeout);
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.max_streams = absl::GetFlag(FLAGS_max_streams);
+  options.metrics_by_caller = absl::GetFlag(FLAGS_metrics_by_caller);
   options.log_format = absl::GetFlag(FLAGS_log_format);
   absl::Status status = ValidateServerOptions(&options);
   if (status.ok() && !rest.empty()) {

@@ -242,7 +242,7 @@ void GenerateCall::OnDone() {
     record_.finish = status_.code() == absl::StatusCode::kDeadlineExceeded
                          ? FinishReasonName(FinishReason::kDeadline)
                          : FinishReasonName(finish.reason);
-    environment_->metrics->OnFinish(record_.finish, usage);
+    environment_->metrics->OnFinish(record_.finish, usage, record_.caller);
   }
   if (stalled_) {
     status_ = absl::CancelledError("the client did not read for stream_idle_timeout");
@@ -252,7 +252,7 @@ void GenerateCall::OnDone() {
   record_.status = StatusName(status_);
   record_.message = std::string(status_.message());
   record_.total = absl::Now() - started_;
-  environment_->metrics->OnCall(record_.call, record_.status);
+  environment_->metrics->OnCall(record_.call, record_.status, record_.caller);
   environment_->log->Access(record_);
   if (counted_) environment_->streams.Leave();
 }

@@ -25,7 +25,7 @@ grpc::ServerUnaryReactor* Answer(
   record.status = StatusName(status);
   record.message = std::string(status.message());
   record.total = absl::Now() - started;
-  environment->metrics->OnCall(record.call, record.status);
+  environment->metrics->OnCall(record.call, record.status, record.caller);
   environment->log->Access(record);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));

@@ -5,12 +5,18 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
-#include <unistd.h>
 
-#include <cstdio>
+#include <chrono>
+#include <iterator>
+#include <limits>
+#include <set>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "runtime/bucket_counts.h"
 #include "runtime/mutex.h"
+#include "server/process_stats.h"
 #include "server/version.h"
 
 namespace packrat {
@@ -22,23 +28,11 @@ using prometheus::Histogram;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-// Seconds. From half a millisecond, which a small model needs for one token, to what a long text on
-// a busy server takes.
-const Histogram::BucketBoundaries kSeconds = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
-                                              0.05,   0.1,   0.25,   0.5,   1,    2.5,
-                                              5,      10,    30,     60,    120,  300};
+const Histogram::BucketBoundaries kSeconds(std::begin(kSecondsBounds), std::end(kSecondsBounds));
+const Histogram::BucketBoundaries kTokens(std::begin(kTokensBounds), std::end(kTokensBounds));
 
-int64_t ResidentBytes() {
-  // Second number of statm: resident pages.
-  int64_t total = 0, resident = 0;
-  std::FILE* file = std::fopen("/proc/self/statm", "r");
-  if (file == nullptr) return 0;
-  if (std::fscanf(file, "%ld %ld", &total, &resident) != 2) resident = 0;
-  std::fclose(file);
-  return resident * sysconf(_SC_PAGESIZE);
-}
-
-// Builds the families that are read from elsewhere at the moment of a scrape.
+// Builds the families that are read from elsewhere at the moment of a scrape. With an empty `model`
+// they have no such label.
 class Snapshot {
  public:
   using Labels = std::vector<ClientMetric::Label>;
@@ -56,6 +50,18 @@ class Snapshot {
     metric.counter.value = value;
     Put(name, help, MetricType::Counter, std::move(metric), std::move(labels));
   }
+  void Histogram(const char* name, const char* help, const BucketCounts& counts) {
+    ClientMetric metric;
+    ClientMetric::Histogram& to = metric.histogram;
+    for (size_t i = 0; i <= counts.bounds().size(); ++i) {
+      to.sample_count += counts.count(i);
+      const bool beyond = i == counts.bounds().size();
+      to.bucket.push_back(
+          {to.sample_count, beyond ? std::numeric_limits<double>::infinity() : counts.bounds()[i]});
+    }
+    to.sample_sum = counts.sum();
+    Put(name, help, MetricType::Histogram, std::move(metric), {});
+  }
 
  private:
   void Put(const char* name, const char* help, MetricType type, ClientMetric metric,
@@ -67,7 +73,7 @@ class Snapshot {
       family.type = type;
       out_->push_back(std::move(family));
     }
-    metric.label.push_back({"model", model_});
+    if (!model_.empty()) metric.label.push_back({"model", model_});
     for (ClientMetric::Label& label : labels) metric.label.push_back(std::move(label));
     out_->back().metric.push_back(std::move(metric));
   }
@@ -78,22 +84,22 @@ class Snapshot {
 
 }  // namespace
 
-void RateWindow::Sample(absl::Time now, int64_t count) {
+void RateWindow::Sample(SteadyTime now, int64_t count) {
   samples_.emplace_back(now, count);
   while (samples_.front().first < now - window_) samples_.pop_front();
 }
 
-double RateWindow::Rate(absl::Time now, int64_t count) const {
+double RateWindow::Rate(SteadyTime now, int64_t count) const {
   for (const auto& [time, before] : samples_) {
     if (time < now - window_) continue;
-    const double seconds = absl::ToDoubleSeconds(now - time);
-    return seconds > 0 ? (count - before) / seconds : 0;
+    const double seconds = std::chrono::duration<double>(now - time).count();
+    return seconds > 0 ? static_cast<double>(count - before) / seconds : 0;
   }
   return 0;
 }
 
 struct Metrics::Impl {
-  explicit Impl(const std::string& model_name) : model(model_name) {}
+  explicit Impl(const ServerOptions& o) : options(o), model(o.model_name) {}
 
   prometheus::Family<Histogram>& AddHistogram(const char* name, const char* help) {
     return prometheus::BuildHistogram()
@@ -109,23 +115,27 @@ struct Metrics::Impl {
         .Labels({{"model", model}})
         .Register(registry);
   }
-  void CollectEngine(absl::Time now, std::vector<MetricFamily>* out);
-  void CollectProcess(std::vector<MetricFamily>* out);
+  std::string CallerLabel(const std::string& caller);
+  void CollectProcess(std::vector<MetricFamily>* out) const;
+  void CollectServer(std::vector<MetricFamily>* out);
+  void CollectEngine(SteadyTime now, std::vector<MetricFamily>* out);
 
+  const ServerOptions options;
   const std::string model;
   prometheus::Registry registry;
-  Histogram& first_token =
-      AddHistogram("packrat_time_to_first_token_seconds", "From the queue to the first token.")
-          .Add({}, kSeconds);
   Histogram& per_token = AddHistogram("packrat_time_per_output_token_seconds",
                                       "Mean time between a request's tokens after the first.")
                              .Add({}, kSeconds);
-  Histogram& queue =
-      AddHistogram("packrat_queue_time_seconds", "From the queue to admission to the batch.")
-          .Add({}, kSeconds);
   Histogram& duration =
       AddHistogram("packrat_request_duration_seconds", "From the queue to the last token.")
           .Add({}, kSeconds);
+  Histogram& prompt_length =
+      AddHistogram("packrat_request_prompt_tokens", "Length of a request's prompt.")
+          .Add({}, kTokens);
+  Histogram& output_length =
+      AddHistogram("packrat_request_generated_tokens",
+                   "Tokens that a request got, the ending token included; 0 where it got none.")
+          .Add({}, kTokens);
   prometheus::Family<Counter>& finished = AddCounter(
       "packrat_requests_finished_total", "Requests that left the engine, by why they ended.");
   prometheus::Family<Counter>& calls =
@@ -136,28 +146,47 @@ struct Metrics::Impl {
       AddCounter("packrat_cached_prompt_tokens_total",
                  "Prompt tokens that were not computed because a cache had them.")
           .Add({});
+  // Families without a member are not shown.
+  prometheus::Family<Counter>& caller_calls = AddCounter(
+      "packrat_caller_calls_total", "Calls answered, by caller and status (--metrics_by_caller).");
+  prometheus::Family<Counter>& caller_prompt_tokens =
+      AddCounter("packrat_caller_prompt_tokens_total",
+                 "Prompt tokens of requests that ended, by caller (--metrics_by_caller).");
+  prometheus::Family<Counter>& caller_generated_tokens =
+      AddCounter("packrat_caller_generated_tokens_total",
+                 "Generated tokens of requests that ended, by caller (--metrics_by_caller).");
 
   Mutex mutex;
   Source source ABSL_GUARDED_BY(mutex);
   bool ready ABSL_GUARDED_BY(mutex) = false;
-  RateWindow prompt_rate ABSL_GUARDED_BY(mutex){absl::Seconds(10)};
-  RateWindow output_rate ABSL_GUARDED_BY(mutex){absl::Seconds(10)};
+  std::set<std::string> callers ABSL_GUARDED_BY(mutex);  // With a label of their own.
+  struct Watched {
+    const char* name;
+    const char* help;
+    MetricType type;
+    std::function<double()> value;
+  };
+  std::vector<Watched> watched ABSL_GUARDED_BY(mutex);
+  RateWindow prompt_rate ABSL_GUARDED_BY(mutex){std::chrono::seconds(10)};
+  RateWindow output_rate ABSL_GUARDED_BY(mutex){std::chrono::seconds(10)};
 };
 
-Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(model_name)) {
-  // So that a rate over them has a first value.
+Metrics::Metrics(const ServerOptions& options) : impl_(std::make_unique<Impl>(options)) {
+  // All that can be counted is there from the start: a rate over a counter that appears with its
+  // first event misses it.
   for (FinishReason reason :
        {FinishReason::kLength, FinishReason::kEos, FinishReason::kStopId, FinishReason::kStopString,
         FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kError}) {
     impl_->finished.Add({{"reason", FinishReasonName(reason)}});
   }
-  for (const char* status :
-       {"CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"}) {
-    impl_->errors.Add({{"status", status}});
-  }
-  for (const char* call : {"Generate", "Tokenize", "Detokenize", "GetModelInfo"}) {
-    impl_->calls.Add({{"call", call}, {"status", "OK"}});
+  for (int code = 0; code <= static_cast<int>(absl::StatusCode::kUnauthenticated); ++code) {
+    const auto status = static_cast<absl::StatusCode>(code);
+    if (status == absl::StatusCode::kUnknown) continue;  // See ToGrpcStatus().
+    const std::string name = absl::StatusCodeToString(status);
+    if (code != 0) impl_->errors.Add({{"status", name}});
+    for (const char* call : {"Generate", "Tokenize", "Detokenize", "GetModelInfo"}) {
+      impl_->calls.Add({{"call", call}, {"status", name}});
+    }
   }
 }
 
@@ -173,24 +202,52 @@ void Metrics::SetReady(bool ready) {
   impl_->ready = ready;
 }
 
-void Metrics::OnFinish(const std::string& reason, const Usage& usage) {
+void Metrics::AddGauge(const char* name, const char* help, std::function<double()> value) {
+  MutexLock lock(&impl_->mutex);
+  impl_->watched.push_back({name, help, MetricType::Gauge, std::move(value)});
+}
+
+void Metrics::AddCounter(const char* name, const char* help, std::function<double()> value) {
+  MutexLock lock(&impl_->mutex);
+  impl_->watched.push_back({name, help, MetricType::Counter, std::move(value)});
+}
+
+// The first --metrics_by_caller names get a label of their own, for good: counters only grow.
+std::string Metrics::Impl::CallerLabel(const std::string& caller) {
+  if (caller.empty()) return "unknown";
+  MutexLock lock(&mutex);
+  if (callers.count(caller) > 0) return caller;
+  if (static_cast<int>(callers.size()) >= options.metrics_by_caller) return "other";
+  return *callers.insert(caller).first;
+}
+
+void Metrics::OnFinish(const std::string& reason, const Usage& usage, const std::string& caller) {
   impl_->finished.Add({{"reason", reason}}).Increment();
   impl_->cached_tokens.Increment(usage.cached_tokens);
   impl_->duration.Observe(absl::ToDoubleSeconds(usage.total_time));
-  if (usage.completion_tokens == 0) return;  // Ended before it had begun.
-  impl_->queue.Observe(absl::ToDoubleSeconds(usage.queue_time));
-  impl_->first_token.Observe(absl::ToDoubleSeconds(usage.time_to_first_token));
+  impl_->prompt_length.Observe(usage.prompt_tokens);
+  impl_->output_length.Observe(usage.completion_tokens);
+  if (impl_->options.metrics_by_caller > 0) {
+    const std::string label = impl_->CallerLabel(caller);
+    impl_->caller_prompt_tokens.Add({{"caller", label}}).Increment(usage.prompt_tokens);
+    impl_->caller_generated_tokens.Add({{"caller", label}}).Increment(usage.completion_tokens);
+  }
   if (usage.completion_tokens < 2) return;
   impl_->per_token.Observe(absl::ToDoubleSeconds(usage.total_time - usage.time_to_first_token) /
                            (usage.completion_tokens - 1));
 }
 
-void Metrics::OnCall(const std::string& call, const std::string& status_name) {
+void Metrics::OnCall(const std::string& call, const std::string& status_name,
+                     const std::string& caller) {
   impl_->calls.Add({{"call", call}, {"status", status_name}}).Increment();
   if (status_name != "OK") impl_->errors.Add({{"status", status_name}}).Increment();
+  if (impl_->options.metrics_by_caller > 0) {
+    impl_->caller_calls.Add({{"caller", impl_->CallerLabel(caller)}, {"status", status_name}})
+        .Increment();
+  }
 }
 
-void Metrics::Sample(absl::Time now) {
+void Metrics::Sample(SteadyTime now) {
   MutexLock lock(&impl_->mutex);
   if (!impl_->source.engine) return;
   const EngineStats stats = impl_->source.engine();
@@ -198,7 +255,25 @@ void Metrics::Sample(absl::Time now) {
   impl_->output_rate.Sample(now, stats.generated_tokens);
 }
 
-void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) {
+// Under the names, and without a label, that Prometheus' own clients have made the standard.
+void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) const {
+  const ProcessStats stats = ReadProcessStats();
+  Snapshot to("", out);
+  to.Counter("process_cpu_seconds_total", "Processor time used, user and system, in seconds.",
+             stats.cpu_seconds);
+  to.Gauge("process_resident_memory_bytes", "Resident memory size in bytes.", stats.resident_bytes);
+  to.Gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", stats.virtual_bytes);
+  to.Gauge("process_threads", "Threads of the process.", stats.threads);
+  to.Gauge("process_open_fds", "Open file descriptors.", stats.open_fds);
+  to.Gauge("process_max_fds", "Most open file descriptors that the system allows.", stats.max_fds);
+  to.Gauge("process_start_time_seconds", "Start of the process in seconds since the Unix epoch.",
+           stats.start_time_seconds);
+  Snapshot ours(model, out);
+  ours.Gauge("packrat_process_resident_memory_bytes",
+             "As process_resident_memory_bytes, with the model's name.", stats.resident_bytes);
+}
+
+void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
   MutexLock lock(&mutex);
   Snapshot to(model, out);
   to.Gauge("packrat_build_info", "Constant 1; the labels say what runs.", 1,
@@ -208,14 +283,26 @@ void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) {
             {"numerics_id", source.numerics_id},
             {"fingerprint", source.fingerprint}});
   to.Gauge("packrat_ready", "1 while requests are taken: neither loading nor draining.", ready);
-  to.Gauge("packrat_process_resident_memory_bytes", "Resident memory of the process.",
-           ResidentBytes());
+  to.Gauge("packrat_max_running", "Most sequences in the batch: --max_running.",
+           options.engine.max_running);
+  to.Gauge("packrat_max_queue", "Most requests in the queue: --max_queue.",
+           options.engine.max_queue);
+  to.Gauge("packrat_max_batch_tokens", "Most tokens of a step: --max_batch_tokens.",
+           options.engine.max_batch_tokens);
+  to.Gauge("packrat_max_streams", "Most open streams: --max_streams.", options.max_streams);
+  for (const Watched& metric : watched) {
+    if (metric.type == MetricType::Gauge) {
+      to.Gauge(metric.name, metric.help, metric.value());
+    } else {
+      to.Counter(metric.name, metric.help, metric.value());
+    }
+  }
 }
 
-void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out) {
+// While there is no engine, all is 0.
+void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out) {
   MutexLock lock(&mutex);
-  if (!source.engine) return;
-  const EngineStats stats = source.engine();
+  const EngineStats stats = source.engine ? source.engine() : EngineStats();
   Snapshot to(model, out);
   to.Gauge("packrat_requests_waiting", "Requests in the queue.", stats.waiting);
   to.Gauge("packrat_requests_running", "Sequences in the batch.", stats.running);
@@ -232,9 +319,10 @@ void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out
              static_cast<double>(pool.total * pool.bytes_each),
              {{"kind", pool.kind}, {"tier", "device"}});
   }
-  to.Gauge("packrat_weight_bytes", "Memory of the model's weights.", source.weight_bytes());
+  to.Gauge("packrat_weight_bytes", "Memory of the model's weights.",
+           source.weight_bytes ? source.weight_bytes() : 0);
   to.Gauge("packrat_scratch_bytes", "Memory of the model's intermediate results.",
-           source.scratch_bytes());
+           source.scratch_bytes ? source.scratch_bytes() : 0);
   to.Counter("packrat_prompt_tokens_total", "Prompt tokens computed.", stats.prompt_tokens);
   to.Counter("packrat_generated_tokens_total", "Tokens generated, ending tokens included.",
              stats.generated_tokens);
@@ -242,7 +330,24 @@ void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out
            prompt_rate.Rate(now, stats.prompt_tokens));
   to.Gauge("packrat_generated_tokens_per_second", "Generated tokens per second over the last 10 s.",
            output_rate.Rate(now, stats.generated_tokens));
+  to.Histogram("packrat_queue_time_seconds",
+               "From the queue to admission to the batch, or to the end of a request that was "
+               "never admitted.",
+               stats.queue_time);
+  to.Counter("packrat_requests_ended_waiting_total",
+             "Requests that were over before they were admitted to the batch.",
+             stats.ended_waiting);
+  to.Histogram("packrat_time_to_first_token_seconds", "From the queue to the first token.",
+               stats.time_to_first_token);
+  to.Histogram("packrat_inter_token_time_seconds",
+               "Between two tokens of a request, each by itself.", stats.inter_token_time);
   to.Counter("packrat_engine_steps_total", "Steps of the engine.", stats.steps);
+  to.Histogram("packrat_engine_step_duration_seconds", "Time of one step of the engine.",
+               stats.step_time);
+  to.Histogram("packrat_batch_sequences", "Sequences that a step computed together.",
+               stats.batch_sequences);
+  to.Histogram("packrat_batch_tokens", "Tokens that a step computed, of prompts and generated.",
+               stats.batch_tokens);
   const char* const step_help = "Time of the engine's steps, by part.";
   const char* const step_name = "packrat_engine_step_seconds_total";
   to.Counter(step_name, step_help, absl::ToDoubleSeconds(stats.model_time), {{"part", "model"}});
@@ -256,9 +361,10 @@ void Metrics::Impl::CollectEngine(absl::Time now, std::vector<MetricFamily>* out
              stats.cg_unconverged);
 }
 
-std::string Metrics::Render(absl::Time now) const {
+std::string Metrics::Render(SteadyTime now) const {
   std::vector<MetricFamily> families = impl_->registry.Collect();
   impl_->CollectProcess(&families);
+  impl_->CollectServer(&families);
   impl_->CollectEngine(now, &families);
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -1,8 +1,9 @@
 // Everything under /metrics. Only this file's source knows Prometheus. All names begin with
-// `packrat_` and carry the label `model`.
+// `packrat_` and carry the label `model`, but for the `process_*` that every service has.
 #ifndef PACKRAT_SERVER_METRICS_H_
 #define PACKRAT_SERVER_METRICS_H_
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -10,29 +11,33 @@
 #include <string>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "runtime/engine.h"
 #include "runtime/request.h"
+#include "server/options.h"
 
 namespace packrat {
 
-// The rate of a counter over the last `window`.
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+// The rate of a counter over the last `window`. On a clock that nobody sets: on the wall's, samples
+// of a time to come would stay in the window.
 class RateWindow {
  public:
-  explicit RateWindow(absl::Duration window) : window_(window) {}
+  explicit RateWindow(std::chrono::seconds window) : window_(window) {}
   // To be called at least a few times per window.
-  void Sample(absl::Time now, int64_t count);
+  void Sample(SteadyTime now, int64_t count);
   // Per second, from the oldest sample in the window to (now, count). 0 without one.
-  double Rate(absl::Time now, int64_t count) const;
+  double Rate(SteadyTime now, int64_t count) const;
 
  private:
-  const absl::Duration window_;
-  std::deque<std::pair<absl::Time, int64_t>> samples_;
+  const std::chrono::seconds window_;
+  std::deque<std::pair<SteadyTime, int64_t>> samples_;
 };
 
 class Metrics {
  public:
-  explicit Metrics(const std::string& model_name);
+  // Reads model_name, the limits and metrics_by_caller.
+  explicit Metrics(const ServerOptions& options);
   ~Metrics();
 
   // What is read at every scrape, from the time that there is a model.
@@ -47,16 +52,20 @@ class Metrics {
   };
   void SetSource(Source source);
   void SetReady(bool ready);
+  // A value that somebody else holds, read at every scrape, by any thread. Before the first scrape.
+  void AddGauge(const char* name, const char* help, std::function<double()> value);
+  void AddCounter(const char* name, const char* help, std::function<double()> value);
 
-  // A Generate call that the engine had, when it is over. `reason` as in FinishReasonName().
-  void OnFinish(const std::string& reason, const Usage& usage);
+  // A Generate call that the engine had, when it is over. `reason` as in FinishReasonName(),
+  // `caller` as the client or its key says; empty: it does not.
+  void OnFinish(const std::string& reason, const Usage& usage, const std::string& caller);
   // Any call of the service, when it is over.
-  void OnCall(const std::string& call, const std::string& status_name);
+  void OnCall(const std::string& call, const std::string& status_name, const std::string& caller);
   // Feeds the gauges of tokens per second; about once a second.
-  void Sample(absl::Time now);
+  void Sample(SteadyTime now);
 
   // Prometheus' text format.
-  std::string Render(absl::Time now) const;
+  std::string Render(SteadyTime now) const;
 
  private:
   struct Impl;

@@ -102,6 +102,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
                          absl::Milliseconds(10), absl::Hours(24)),
            CheckInt("max_message_bytes", options->max_message_bytes, 1024, 1 << 30),
            CheckInt("max_streams", options->max_streams, 1, 1000000),
+           CheckInt("metrics_by_caller", options->metrics_by_caller, 0, 1000),
            CheckChoice("log_format", options->log_format, {"text", "json"}),
        }) {
     if (!status.ok()) return status;

@@ -28,6 +28,7 @@ struct ServerOptions {
   int max_message_bytes = 4 << 20;                         // Of a request. Range [1024, 1 GiB].
   int max_streams = 4096;           // Generate calls that are open, finished ones that are still
                                     // being read included. Range [1, 1000000].
+  int metrics_by_caller = 0;        // Callers with metrics of their own. Range [0, 1000].
   std::string log_format = "text";  // text, json.
 };
 

@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -23,14 +24,20 @@ struct Server::Impl {
   Impl(ServerOptions o, Logger* l)
       : options(std::move(o)),
         log(l),
-        metrics(options.model_name),
+        metrics(options),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
-               [this](absl::Time now) { metrics.Sample(now); }),
+               [this](absl::Time) { metrics.Sample(std::chrono::steady_clock::now()); }),
         service(&environment) {
     environment.options = &options;
     environment.log = log;
     environment.metrics = &metrics;
     environment.writer = &writer;
+    metrics.AddGauge("packrat_streams_open",
+                     "Generate calls that are open, finished ones that are still being read "
+                     "included.",
+                     [this] { return environment.streams.count(); });
+    metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
+                     [this] { return environment.draining.load() ? 1 : 0; });
   }
 
   absl::Status StartGrpc();
@@ -65,7 +72,7 @@ absl::Status Server::Impl::StartGrpc() {
 absl::Status Server::Impl::StartHttp() {
   if (options.http_listen.empty()) return absl::OkStatus();
   HttpServer::Handlers handlers;
-  handlers.metrics = [this] { return metrics.Render(absl::Now()); };
+  handlers.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
   handlers.not_ready = [this] { return std::string(environment.Ready().message()); };
   handlers.version = [this] {
     nlohmann::ordered_json json = {{"version", kVersion}, {"model", options.model_name}};

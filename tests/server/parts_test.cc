@@ -1,4 +1,4 @@
-// Parts of the server by themselves: options, log lines, rates, the stream's messages.
+// Parts of the server by themselves: options, log lines, the stream's messages.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -10,7 +10,6 @@
 #include "nlohmann/json.hpp"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/log.h"
-#include "server/metrics.h"
 #include "server/options.h"
 #include "server/request_rules.h"
 #include "server/response_builder.h"
@@ -75,6 +74,8 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
        [](ServerOptions* o) { o->stream_idle_timeout = absl::InfiniteDuration(); }},
       {"--max_message_bytes", [](ServerOptions* o) { o->max_message_bytes = 10; }},
       {"--max_streams", [](ServerOptions* o) { o->max_streams = 0; }},
+      {"--metrics_by_caller is 1001; range [0, 1000]",
+       [](ServerOptions* o) { o->metrics_by_caller = 1001; }},
       {"--log_format is \"xml\"; one of: text, json",
        [](ServerOptions* o) { o->log_format = "xml"; }},
   };
@@ -108,19 +109,6 @@ TEST(Log, ALineHasOneReadingWhateverIsInIt) {
   EXPECT_EQ(parsed["caller"], record.caller);
   EXPECT_EQ(parsed["prompt_tokens"], 12);
   EXPECT_EQ(parsed["queue_ms"], 1.5);
-}
-
-TEST(RateWindow, IsTheMeanOfTheWindow) {
-  RateWindow window(absl::Seconds(10));
-  const absl::Time start = absl::FromUnixSeconds(1000);
-  EXPECT_EQ(window.Rate(start, 5), 0);
-  for (int s = 0; s <= 20; ++s)
-    window.Sample(start + absl::Seconds(s), s < 10 ? 0 : 100 * (s - 10));
-  // 100 a second for the last ten seconds.
-  EXPECT_DOUBLE_EQ(window.Rate(start + absl::Seconds(20), 1000), 100);
-  // It fades when nothing comes, and is 0 when the window holds nothing else.
-  EXPECT_DOUBLE_EQ(window.Rate(start + absl::Seconds(25), 1000), 50);
-  EXPECT_EQ(window.Rate(start + absl::Seconds(31), 1000), 0);
 }
 
 Outbox::Update Tokens(std::vector<int32_t> tokens) {

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -275,6 +276,41 @@ TEST(Http, MetricsPassPromtool) {
   const size_t size = fread(buffer, 1, sizeof(buffer), check);
   EXPECT_EQ(pclose(check), 0);
   EXPECT_EQ(std::string(buffer, size), "");
+}
+
+TEST(Http, ShowsWhatIsOpenAndWhoCalls) {
+  TestServer::Options options;
+  options.server.metrics_by_caller = 1;
+  options.server.max_streams = 77;
+  TestServer server(options);
+  EXPECT_EQ(server.Metric("packrat_max_streams"), 77);
+  EXPECT_EQ(server.Metric("packrat_streams_open"), 0);
+  EXPECT_EQ(server.Metric("packrat_draining"), 0);
+  v1::GenerateRequest request;
+  request.mutable_tokens()->add_ids(5);
+  request.mutable_stop()->set_max_tokens(3);
+  request.mutable_stop()->set_ignore_eos(true);
+  Connection::Options to;
+  to.address = server.address();
+  to.caller = "team-a";
+  Connection named(to);
+  server.gate().Close();
+  std::thread call([&] { named.Generate(request, [](const auto&) {}); });
+  server.gate().WaitUntilHeld();
+  EXPECT_EQ(server.Metric("packrat_streams_open"), 1);
+  server.gate().Open();
+  call.join();
+  EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_streams_open") == 0; }));
+  to.caller = "team-b";
+  Connection other(to);
+  v1::GetModelInfoResponse info;
+  ASSERT_TRUE(other.GetModelInfo(&info).status.ok());
+  EXPECT_EQ(server.Metric("packrat_caller_generated_tokens_total{model=\"fake\",caller=\"team-a\""),
+            3);
+  EXPECT_EQ(server.Metric("packrat_caller_calls_total{model=\"fake\",caller=\"team-a\""), 1);
+  EXPECT_EQ(server.Metric("packrat_caller_calls_total{model=\"fake\",caller=\"other\""), 1);
+  EXPECT_EQ(server.Metric("packrat_inter_token_time_seconds_count"), 2);
+  EXPECT_EQ(server.Metric("packrat_batch_sequences_count"), 3);
 }
 
 TEST(Http, TellsTheVersionAndNothingElse) {

@@ -1,6 +1,6 @@
 #include "models/load.h"
 
-#include "models/gpu/model.h"
+#include "models/cuda_library.h"
 
 namespace packrat {
 
@@ -9,10 +9,15 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModelOn(const std::string& di
   bool on_gpu = options.device == DeviceKind::kCuda;
   if (options.device == DeviceKind::kAuto) on_gpu = GpuUsable().ok();
   if (!on_gpu) return LoadModel(dir, options.model);
-  return gpu::LoadGpuModel(dir, options.model,
-                           {options.deterministic, options.mesa_state, true, options.progress});
+  auto backend = CudaBackend();
+  if (!backend.ok()) return absl::FailedPreconditionError(backend.status().message());
+  return (*backend)->load_model(
+      dir, options.model, {options.deterministic, options.mesa_state, true, options.progress});
 }
 
-absl::Status GpuUsable() { return gpu::DeviceUsable(); }
+absl::Status GpuUsable() {
+  auto backend = CudaBackend();
+  return backend.ok() ? (*backend)->device_usable() : backend.status();
+}
 
 }  // namespace packrat

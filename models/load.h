@@ -14,7 +14,7 @@
 
 namespace packrat {
 
-// kAuto: the GPU where this build and the machine have one that can be used, else the CPU.
+// kAuto: the GPU where there is one that can be used, and the CUDA backend's library, else the CPU.
 enum class DeviceKind { kAuto, kCpu, kCuda };
 
 struct LoadOptions {
@@ -26,7 +26,8 @@ struct LoadOptions {
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
 
-// OK if a GPU can be used, else why not: FAILED_PRECONDITION.
+// OK if a GPU can be used, else why not. NOT_FOUND: the CUDA backend is not installed;
+// FAILED_PRECONDITION: it cannot be loaded, or there is no device for it.
 absl::Status GpuUsable();
 
 // Errors as LoadModel(); FAILED_PRECONDITION where kCuda was asked for and there is none to use;

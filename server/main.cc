@@ -99,6 +99,13 @@ LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
   return load;
 }
 
+// Not where the backend is not installed: most machines have no GPU.
+void TellWhyNotOnGpu(Logger* log) {
+  const absl::Status status = GpuUsable();
+  if (status.ok() || absl::IsNotFound(status)) return;
+  log->Info("no GPU is used", {{"reason", std::string(status.message())}});
+}
+
 int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   absl::Status status = SetCpuTarget(options.cpu_target);
   if (!status.ok()) return Fail(log, status, 2);
@@ -110,6 +117,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   if (!server.ok()) return Fail(log, server.status());
 
   const absl::Time start = absl::Now();
+  if (options.device == "auto") TellWhyNotOnGpu(log);
   auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
   if (!loaded.ok() && absl::IsFailedPrecondition(loaded.status()) && options.device == "cuda") {
     return Fail(log, absl::FailedPreconditionError(

@@ -1,4 +1,4 @@
-"""CUDA: the toolkit of the machine as @cuda, and cuda_library, sources compiled by its nvcc."""
+"""CUDA: the toolkit of the machine as @cuda, sources compiled by its nvcc, and the backend's library."""
 
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 
@@ -115,3 +115,65 @@ cuda_library = rule(
     fragments = ["cpp"],
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
 )
+
+def _build_id_impl(ctx):
+    headers = [
+        f
+        for dep in ctx.attr.deps
+        for f in dep[CcInfo].compilation_context.headers.to_list()
+        if f.is_source and f.owner and not f.owner.workspace_name
+    ]
+    args = ctx.actions.args()
+    args.add(ctx.outputs.out)
+    args.add(ctx.var.get("PACKRAT_COMMIT", ""))
+    args.add_all(headers)
+    ctx.actions.run_shell(
+        command = """
+out=$1 commit=$2
+shift 2
+id=$(cat "$@" | sha256sum | cut -c 1-16)
+cat >"$out" <<END
+// Made by //deploy/bazel:cuda.bzl.
+#ifndef PACKRAT_MODELS_BUILD_ID_H_
+#define PACKRAT_MODELS_BUILD_ID_H_
+
+namespace packrat {
+
+// Equal for two binaries that were compiled with the same interfaces (and, in packages, from the
+// same commit).
+inline constexpr char kBuildId[] = "build-$id${commit:+-$commit}";
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_BUILD_ID_H_
+END""",
+        arguments = [args],
+        inputs = headers,
+        outputs = [ctx.outputs.out],
+    )
+
+# A header with kBuildId: a hash of all headers of this workspace that the deps show.
+build_id = rule(
+    implementation = _build_id_impl,
+    attrs = {
+        "out": attr.output(mandatory = True),
+        "deps": attr.label_list(providers = [CcInfo]),
+    },
+)
+
+def cuda_backend(name, deps, **kwargs):
+    """The shared library of the backend, which shows packrat_cuda_backend() and nothing else.
+
+    Args:
+      name: file name, libpackrat_cuda.so: a program finds the library that is beside it.
+      deps: the backend's libraries.
+      **kwargs: passed on to cc_binary.
+    """
+    exports = "//deploy/bazel:cuda_backend.lds"
+    native.cc_binary(
+        name = name,
+        linkshared = True,
+        linkopts = ["-Wl,--version-script=$(location %s)" % exports, "-Wl,-z,defs", "-Wl,-rpath,$$ORIGIN"],
+        deps = ["//models:cuda_backend"] + deps + [exports],
+        **kwargs
+    )

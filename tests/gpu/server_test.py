@@ -1,13 +1,19 @@
-"""The server with a GPU behind it, here the emulated one: flags, what it says of itself, answers."""
+"""The server with a GPU behind it, here the emulated one: flags, what it says of itself, answers; and
+the library in which the GPU comes, where it is missing or not the right one."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+import tempfile
 import unittest
 
 from tests.server.processes import ROOT, RealServer
 
 GOLDEN = "tests/golden/packrat"
 EMULATED = os.path.join(ROOT, "tests/gpu/packrat_server_emulated")
+LIBRARY = os.path.join(ROOT, "tests/gpu/libpackrat_cuda.so")
 SMALL = ("--max_running=4", "--max_batch_tokens=64", "--max_context=256")
 
 
@@ -56,6 +62,95 @@ class ServerTest(unittest.TestCase):
             _, log = server.process.communicate(timeout=60)
             self.assertEqual(server.process.returncode, 1, log)
             self.assertIn("cudaErrorIllegalAddress", log)
+
+
+class LibraryTest(unittest.TestCase):
+    """A server in a folder bin/, with libraries beside it or in lib/packrat."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = os.path.realpath(temporary.name)
+        self.beside = os.path.join(self.folder, "bin/libpackrat_cuda.so")
+        self.below = os.path.join(self.folder, "lib/packrat/libpackrat_cuda.so")
+        self.server = os.path.join(self.folder, "bin/packrat_server")
+        for path in (self.beside, self.below):
+            os.makedirs(os.path.dirname(path))
+        shutil.copy(EMULATED, self.server)
+        # The one library that it looks for where it was built.
+        ldd = subprocess.run(["ldd", EMULATED], stdout=subprocess.PIPE, check=True, encoding="utf-8")
+        private = re.search(r"=> (\S+)/libsentencepiece-p.so", ldd.stdout).group(1)
+        before = os.environ.get("LD_LIBRARY_PATH")
+        os.environ["LD_LIBRARY_PATH"] = private
+        self.addCleanup(lambda: os.environ.pop("LD_LIBRARY_PATH") if before is None
+                        else os.environ.update(LD_LIBRARY_PATH=before))
+
+    def refusal(self):
+        """What the server says that was told to use a GPU; it ends with 1."""
+        done = subprocess.run([self.server, "--model=" + os.path.join(ROOT, GOLDEN),
+                               "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
+                               "--device=cuda"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              check=False, encoding="utf-8", timeout=60)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("--device=cuda: ", done.stderr)
+        return done.stderr
+
+    def auto(self):
+        """The device that it takes by itself, and why it takes no GPU."""
+        with RealServer(GOLDEN, *SMALL, binary=self.server) as server:
+            device = server.json("info")["device"]
+            self.assertEqual(server.stop()[0], 0)
+        reasons = [line["reason"] for line in server.early if line["message"] == "no GPU is used"]
+        return device, reasons
+
+    def install(self, path, change=lambda data: data):
+        with open(LIBRARY, "rb") as file:
+            data = file.read()
+        with open(path, "wb") as file:
+            file.write(change(data))
+
+    def test_without_a_library(self):
+        log = self.refusal()
+        for words in ("libpackrat_cuda.so", "is not installed", self.beside, self.below,
+                      "--device=cpu"):
+            self.assertIn(words, log)
+        device, reasons = self.auto()
+        self.assertTrue(device.startswith("cpu"), device)
+        self.assertEqual(reasons, [])
+
+    def test_it_is_found_in_lib_and_first_beside(self):
+        self.install(self.below)
+        self.assertEqual(self.auto(), ("Emulated", []))
+        with open(self.beside, "w", encoding="utf-8") as file:
+            file.write("This is no library.\n" * 10)
+        device, reasons = self.auto()
+        self.assertTrue(device.startswith("cpu"), device)
+        self.assertIn("invalid ELF header", reasons[0])
+        self.assertIn(self.beside + " cannot be loaded", self.refusal())
+
+    def test_of_another_build(self):
+        def age(data):
+            ours = set(re.findall(rb"build-[0-9a-f]{16}", data))
+            self.assertEqual(len(ours), 1, ours)
+            return data.replace(ours.pop(), b"build-0123456789abcdef")
+        self.install(self.beside, age)
+        log = self.refusal()
+        self.assertIn(self.beside + " is of another build (build-0123456789abcdef", log)
+        device, reasons = self.auto()
+        self.assertTrue(device.startswith("cpu"), device)
+        self.assertIn("of another build", reasons[0])
+
+    def test_another_library_of_that_name(self):
+        with open("/proc/self/maps", encoding="utf-8") as file:
+            shutil.copy(re.search(r"\S+/libc\.so\.6", file.read()).group(), self.beside)
+        log = self.refusal()
+        self.assertIn(self.beside + " is no CUDA backend of Packrat", log)
+        self.assertIn("packrat_cuda_backend", log)
+
+    def test_it_shows_one_function(self):
+        shown = subprocess.run(["nm", "--dynamic", "--defined-only", "--format=just-symbols",
+                                LIBRARY], stdout=subprocess.PIPE, check=True, encoding="utf-8")
+        self.assertEqual(shown.stdout.split(), ["packrat_cuda_backend"])
 
 
 if __name__ == "__main__":

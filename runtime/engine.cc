@@ -144,21 +144,29 @@ Engine::~Engine() {
   impl_->Step(impl_->Now());
 }
 
+absl::Status Engine::Impl::TakesMore() const {
+  if (!failure.ok()) return failure;
+  if (draining) return absl::UnavailableError("the server is draining");
+  if (waiting_count < options.max_queue) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the queue is full: ", waiting_count, " requests wait (max_queue ", options.max_queue, ")"));
+}
+
 absl::Status Engine::Submit(Request request, absl::Time now) {
   PACKRAT_CHECK(request.outbox != nullptr);
   absl::Status status = ValidateRequest(request, impl_->limits);
   if (!status.ok()) return status;
+  {
+    MutexLock lock(&impl_->mutex);
+    status = impl_->TakesMore();  // Before any work for it; and again once that is done.
+    if (!status.ok()) return status;
+  }
   auto sequence = std::make_unique<Sequence>(std::move(request), impl_->limits, impl_->tokenizer,
                                              impl_->pool->layout(), now);
   {
     MutexLock lock(&impl_->mutex);
-    if (!impl_->failure.ok()) return impl_->failure;
-    if (impl_->draining) return absl::UnavailableError("the server is draining");
-    if (impl_->waiting_count >= impl_->options.max_queue) {
-      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", impl_->waiting_count,
-                                                       " requests wait (max_queue ",
-                                                       impl_->options.max_queue, ")"));
-    }
+    status = impl_->TakesMore();
+    if (!status.ok()) return status;
     ++impl_->waiting_count;
     impl_->inbox.push_back(std::move(sequence));
   }

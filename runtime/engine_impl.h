@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
 #include "runtime/scheduler.h"
@@ -26,6 +27,8 @@ struct Engine::Impl {
 
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
+  // Whether a request may join the queue, with the reason if not.
+  absl::Status TakesMore() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // The step's time plus what has passed since it began.
   absl::Time Now() const;
 
@@ -55,6 +58,7 @@ struct Engine::Impl {
   std::vector<WaitingItem> waiting_items;
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
+  absl::flat_hash_map<uint64_t, Sequence*> by_id;  // What waits or runs and has not finished.
   EngineStats stats;
 
  private:

@@ -74,6 +74,8 @@ void Engine::Impl::Plan() {
 }
 
 void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
+  PACKRAT_CHECK(by_id.emplace(sequence->id(), sequence.get()).second, "two requests of one id")
+      << sequence->id();
   const WaitingItem item = sequence->AsWaiting(next_arrival++);
   const auto at = std::upper_bound(
       waiting_items.begin(), waiting_items.end(), item,
@@ -84,10 +86,9 @@ void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
 }
 
 void Engine::Impl::Cancel(uint64_t id) {
-  ForEach([&](Sequence* sequence) {
-    if (sequence->id() != id || sequence->finished()) return;
-    Finish(sequence, FinishReason::kCancelled, absl::CancelledError("cancelled"));
-  });
+  const auto found = by_id.find(id);
+  if (found == by_id.end()) return;
+  Finish(found->second, FinishReason::kCancelled, absl::CancelledError("cancelled"));
 }
 
 void Engine::Impl::FinishAll(const absl::Status& status) {
@@ -244,6 +245,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
 }
 
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
+  by_id.erase(sequence->id());
   sequence->Release(pool.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {

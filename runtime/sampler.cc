@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/check.h"
-
 namespace packrat {
 namespace {
 
@@ -13,30 +11,36 @@ bool UsesPenalties(const SamplingParams& p) {
 
 }  // namespace
 
-void TokenCounts::Reserve(int max_distinct) {
-  entries_.clear();
-  entries_.reserve(max_distinct);
+void TokenCounts::Reserve(size_t distinct) {
   size_t size = 16;
-  while (size < 2 * static_cast<size_t>(max_distinct)) size *= 2;
+  while (size < 2 * distinct) size *= 2;
+  entries_.reserve(size / 2);
   index_.assign(size, -1);
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    index_[Place(entries_[i].token)] = static_cast<int32_t>(i);
+  }
+}
+
+size_t TokenCounts::Place(int32_t token) const {
+  const size_t mask = index_.size() - 1;
+  size_t i = (static_cast<uint32_t>(token) * uint64_t{0x9E3779B97F4A7C15u}) >> 32 & mask;
+  while (index_[i] >= 0 && entries_[index_[i]].token != token) i = (i + 1) & mask;
+  return i;
 }
 
 TokenCount* TokenCounts::Find(int32_t token) {
-  const size_t mask = index_.size() - 1;
-  size_t i = (static_cast<uint32_t>(token) * uint64_t{0x9E3779B97F4A7C15u}) >> 32 & mask;
-  while (index_[i] >= 0) {
-    TokenCount& entry = entries_[index_[i]];
-    if (entry.token == token) return &entry;
-    i = (i + 1) & mask;
+  const size_t place = Place(token);
+  if (index_[place] >= 0) return &entries_[index_[place]];
+  if (2 * (entries_.size() + 1) > index_.size()) {
+    Reserve(entries_.size() + 1);
+    return Find(token);
   }
-  PACKRAT_CHECK(entries_.size() < entries_.capacity(), "more distinct tokens than reserved");
-  index_[i] = static_cast<int32_t>(entries_.size());
+  index_[place] = static_cast<int32_t>(entries_.size());
   entries_.push_back({token, 0});
   return &entries_.back();
 }
 
-SamplingState::SamplingState(const SamplingParams& params, absl::Span<const int32_t> prompt,
-                             int max_tokens, int num_ids)
+SamplingState::SamplingState(const SamplingParams& params, int num_ids)
     : num_ids_(num_ids),
       params_(params),
       allow_list_(!params.allowed_ids.empty()),
@@ -46,11 +50,14 @@ SamplingState::SamplingState(const SamplingParams& params, absl::Span<const int3
   std::sort(allowed.begin(), allowed.end());
   allowed.erase(std::unique(allowed.begin(), allowed.end()), allowed.end());
   while (!allowed.empty() && allowed.back() >= num_ids) allowed.pop_back();
-  if (penalties_) {
-    // A text may be far longer than the vocabulary: no more distinct ids than that come from it.
-    counts_.Reserve(static_cast<int>(prompt.size()) + std::min(max_tokens, num_ids));
-    for (int32_t token : prompt) counts_.AddPrompt(token);
-  }
+}
+
+void SamplingState::Begin(absl::Span<const int32_t> prompt, int max_tokens) {
+  if (!penalties_) return;
+  // The prompt may be far longer than the vocabulary: most of its tokens come twice.
+  counts_.Reserve(std::min<size_t>(prompt.size(), num_ids_) +
+                  std::min(max_tokens, kReservedTokens));
+  for (int32_t token : prompt) counts_.AddPrompt(token);
 }
 
 SamplingRow SamplingState::Row(absl::Span<const int32_t> masked, uint64_t position) const {

@@ -11,29 +11,37 @@
 
 namespace packrat {
 
-// The distinct tokens of a sequence with their counts: a list and a hash index into it, sized once
-// by the number of tokens that may come (not by the vocabulary).
+// The distinct tokens of a sequence with their counts: a list and a hash index into it.
 class TokenCounts {
  public:
-  // Room for `max_distinct` distinct tokens.
-  void Reserve(int max_distinct);
+  // Room for so many distinct tokens, at least. More of them double it.
+  void Reserve(size_t distinct);
   void AddPrompt(int32_t token) { Find(token); }
   void AddGenerated(int32_t token) { ++Find(token)->generated; }
   absl::Span<const TokenCount> entries() const { return entries_; }
 
  private:
   TokenCount* Find(int32_t token);  // Added if new.
+  // Where `token` stands in the index, or would.
+  size_t Place(int32_t token) const;
   std::vector<TokenCount> entries_;
   std::vector<int32_t> index_;  // Into entries_, -1: empty. A power of two, at most half full.
 };
 
-// What a sequence brings along to be sampled: its parameters, put in order, and its tokens. All
-// memory is taken by the constructor.
+// What a sequence brings along to be sampled: its parameters, put in order, and its tokens.
+//
+// Tokens are counted from Begin() on: a request that waits has none. Nor is there room for
+// max_tokens of them, which is what a client claims, but for kReservedTokens: a text that brings
+// more distinct ones doubles the room. That is the one thing that decoding may allocate, once in
+// as many tokens as the text has, where everything else is taken at admission.
 class SamplingState {
  public:
+  static constexpr int kReservedTokens = 1024;
+
   // `params` valid (see validate.h); `num_ids`: ids from there on are never sampled.
-  SamplingState(const SamplingParams& params, absl::Span<const int32_t> prompt, int max_tokens,
-                int num_ids);
+  SamplingState(const SamplingParams& params, int num_ids);
+  // The text begins: takes room for its counts where they are needed. Once, before Row().
+  void Begin(absl::Span<const int32_t> prompt, int max_tokens);
   void AddGenerated(int32_t token) {
     if (penalties_) counts_.AddGenerated(token);
   }

@@ -19,7 +19,7 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
                    const StateLayout& layout, absl::Time now)
     : request_(std::move(request)),
-      sampling_(request_.sampling, request_.prompt, request_.stop.max_tokens, limits.num_ids),
+      sampling_(request_.sampling, limits.num_ids),
       end_ids_(EndIds(request_.stop, limits.eos_ids)),
       need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
       submitted_(now),
@@ -46,6 +46,7 @@ void Sequence::Admit(StatePool* pool, absl::Time now) {
     for (int32_t& page : pages_[c]) page = pool->TakePage(static_cast<int>(c));
     page_tables_[c] = {pages_[c].data(), need_.pages[c]};
   }
+  sampling_.Begin(request_.prompt, request_.stop.max_tokens);
   request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
   request_.outbox->Admit();
 }

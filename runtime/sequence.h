@@ -21,11 +21,13 @@ namespace packrat {
 
 class Sequence {
  public:
-  // Takes what memory the text needs, on the caller's thread. `request` is valid.
+  // On the caller's thread: puts in order what the request brought, and takes no memory for what it
+  // only claims. `request` is valid.
   Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
            const StateLayout& layout, absl::Time now);
 
-  // Takes all parts that `need()` names; Release() gives them back (if they were taken).
+  // Takes all that the text needs, and the parts that `need()` names; Release() gives them back (if
+  // they were taken).
   void Admit(StatePool* pool, absl::Time now);
   void Release(StatePool* pool);
 

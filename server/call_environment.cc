@@ -1,9 +1,11 @@
 #include "server/call_environment.h"
 
+#include <sys/random.h>
+
 #include <chrono>
-#include <random>
 
 #include "absl/time/clock.h"
+#include "kernels/check.h"
 
 namespace packrat {
 
@@ -34,17 +36,11 @@ bool StreamCount::WaitForNone(absl::Time deadline) {
   return true;
 }
 
-NumberSource::NumberSource() {
-  std::random_device device;
-  start_ = (static_cast<uint64_t>(device()) << 32) ^ device();
-}
-
-uint64_t NumberSource::Next() {
-  // SplitMix64: consecutive counts give unrelated numbers.
-  uint64_t z = start_ + 0x9e3779b97f4a7c15u * ++count_;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
+uint64_t RandomNumber() {
+  uint64_t number = 0;
+  // So few bytes come whole and at once; it fails only where the machine has just been switched on.
+  PACKRAT_CHECK(getrandom(&number, sizeof number, 0) == sizeof number, "no random numbers");
+  return number;
 }
 
 absl::Status CallEnvironment::Ready() const {

@@ -18,6 +18,7 @@
 #include "server/options.h"
 #include "server/request_rules.h"
 #include "server/stream_writer.h"
+#include "server/work_pool.h"
 
 namespace packrat {
 
@@ -45,24 +46,20 @@ class StreamCount {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// Unpredictable 64-bit numbers: seeds and request ids.
-class NumberSource {
- public:
-  NumberSource();
-  uint64_t Next();
-
- private:
-  uint64_t start_;
-  std::atomic<uint64_t> count_{0};
-};
+// An unpredictable 64-bit number, for a seed or a request id: what others are told of one says
+// nothing about the next. From the kernel's generator, a ChaCha20 that it keys anew now and then.
+uint64_t RandomNumber();
 
 struct CallEnvironment {
   const ServerOptions* options = nullptr;
   Logger* log = nullptr;
   Metrics* metrics = nullptr;
   StreamWriter* writer = nullptr;
+  // Long texts: those that wait to be generated from have a pool of their own, so that no number of
+  // Tokenize and Detokenize calls is in their way.
+  WorkPool* prompts = nullptr;
+  WorkPool* texts = nullptr;
   StreamCount streams;
-  NumberSource numbers;
   std::atomic<uint64_t> next_engine_id{1};
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
   std::atomic<bool> draining{false};

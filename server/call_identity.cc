@@ -29,13 +29,12 @@ std::string CleanMetadata(const grpc::ServerContextBase& context, const char* ke
 
 }  // namespace
 
-void IdentifyCall(const char* call, grpc::ServerContextBase* context, NumberSource* numbers,
-                  AccessRecord* record) {
+void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record) {
   record->call = call;
   record->peer = context->peer();
   record->caller = CleanMetadata(*context, "x-caller", 64, "._:-/@");
   record->id = CleanMetadata(*context, "x-request-id", 128, "._:-");
-  if (record->id.empty()) record->id = absl::StrFormat("%016x", numbers->Next());
+  if (record->id.empty()) record->id = absl::StrFormat("%016x", RandomNumber());
   context->AddTrailingMetadata("x-request-id", record->id);
 }
 

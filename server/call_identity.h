@@ -12,14 +12,12 @@ class ServerContextBase;
 
 namespace packrat {
 
-class NumberSource;
 struct AccessRecord;
 
 // Fills id, caller, peer and call of `record`, and puts the id into the trailers. To be called
 // before anything is sent. An id or label with other characters than the contract allows is
 // replaced or dropped: it would end up in other people's log tools.
-void IdentifyCall(const char* call, grpc::ServerContextBase* context, NumberSource* numbers,
-                  AccessRecord* record);
+void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record);
 
 // Trailers for a refusal that is worth another try: gRPC's own clients wait by this number.
 void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context);

@@ -73,6 +73,9 @@ ABSL_FLAG(
     int32_t, metrics_by_caller, 0,
     "Callers (x-caller, or who the key belongs to) whose calls and tokens are counted apart in "
     "/metrics: the first so many, the rest as \"other\"; range [0, 1000]. 0: none.");
+ABSL_FLAG(int32_t, max_text_queue, 256,
+          "Calls with long texts that wait to be tokenized, and as many that wait for Tokenize or "
+          "Detokenize; more are refused with RESOURCE_EXHAUSTED; range [1, 100000].");
 ABSL_FLAG(std::string, log_format, "text", "Lines of the log, on standard error: text or json.");
 
 namespace packrat {
@@ -106,6 +109,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.max_streams = absl::GetFlag(FLAGS_max_streams);
   options.metrics_by_caller = absl::GetFlag(FLAGS_metrics_by_caller);
+  options.max_text_queue = absl::GetFlag(FLAGS_max_text_queue);
   options.log_format = absl::GetFlag(FLAGS_log_format);
   absl::Status status = ValidateServerOptions(&options);
   if (status.ok() && !rest.empty()) {

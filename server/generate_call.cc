@@ -24,6 +24,10 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
 // call was on its way.
 constexpr absl::Duration kDeadlineSlack = absl::Milliseconds(20);
 
+absl::Status DeadlineStatus() {
+  return absl::DeadlineExceededError("the deadline passed before the end of the text");
+}
+
 v1::FinishReason WireReason(FinishReason reason) {
   switch (reason) {
     case FinishReason::kLength:
@@ -50,8 +54,8 @@ GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerCon
       started_(absl::Now()),
       deadline_(DeadlineOf(*context)),
       engine_id_(environment->next_engine_id++),
-      seed_(environment->numbers.Next()) {
-  IdentifyCall("Generate", context, &environment->numbers, &record_);
+      seed_(RandomNumber()) {
+  IdentifyCall("Generate", context, &record_);
 }
 
 GenerateCall* GenerateCall::Start(CallEnvironment* environment,
@@ -60,37 +64,68 @@ GenerateCall* GenerateCall::Start(CallEnvironment* environment,
   std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context));
   call->self_ = call;
   environment->writer->Watch(call);
-  const absl::Status status = call->Submit(request);
-  if (!status.ok()) call->Refuse(status);
+  absl::Status status = environment->Ready();
+  if (status.ok()) status = call->Enter();
+  const size_t bytes = request.ByteSizeLong();
+  if (!status.ok()) {
+    call->Refuse(status);
+  } else if (bytes <= WorkPool::kShortBytes) {
+    call->Begin(request);
+  } else {
+    // gRPC keeps the request until the call is done.
+    status = environment->prompts->Submit(bytes, [call, &request] { call->Begin(request); });
+    if (!status.ok()) call->Refuse(status);
+  }
   return call.get();
 }
 
+absl::Status GenerateCall::Enter() {
+  MutexLock lock(&mutex_);
+  const int limit = environment_->options->max_streams;
+  counted_ = environment_->streams.Enter(limit);
+  if (counted_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("all ", limit, " streams are in use"));
+}
+
+void GenerateCall::Begin(const v1::GenerateRequest& request) {
+  const absl::Status status = Submit(request);
+  if (!status.ok()) Refuse(status);
+}
+
 absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
-  const absl::Status ready = environment_->Ready();
-  if (!ready.ok()) return ready;
+  {
+    MutexLock lock(&mutex_);
+    if (cancelled_) return CancelledStatus();
+  }
   const ServedModel& served = *environment_->served.load();
   absl::StatusOr<Request> request = MakeRequest(wire, served.rules, seed_);
   if (!request.ok()) return request.status();
+  engine_ = served.engine;
+  outbox_ =
+      std::make_shared<Outbox>([writer = environment_->writer,
+                                weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
+  request->id = engine_id_;
+  request->deadline = deadline_;
+  request->outbox = outbox_;
   {
     MutexLock lock(&mutex_);
-    const int limit = environment_->options->max_streams;
-    counted_ = environment_->streams.Enter(limit);
-    if (!counted_) {
-      return absl::ResourceExhaustedError(absl::StrCat("all ", limit, " streams are in use"));
-    }
     record_.prompt_tokens = request->prompt.size();
     seed_ = request->sampling.seed;
     builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
                      request->stop.continues_text);
   }
-  outbox_ =
-      std::make_shared<Outbox>([writer = environment_->writer,
-                                weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
-  engine_ = served.engine;
-  request->id = engine_id_;
-  request->deadline = deadline_;
-  request->outbox = outbox_;
-  return engine_->Submit(*std::move(request), absl::Now());
+  const absl::Status status = engine_->Submit(*std::move(request), absl::Now());
+  if (!status.ok()) return status;
+  MutexLock lock(&mutex_);
+  submitted_ = true;
+  if (cancelled_) engine_->Cancel(engine_id_);
+  return absl::OkStatus();
+}
+
+void GenerateCall::CancelRequest() {
+  MutexLock lock(&mutex_);
+  cancelled_ = true;
+  if (submitted_) engine_->Cancel(engine_id_);
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
@@ -160,14 +195,18 @@ GenerateCall::Action GenerateCall::NextAction() {
   return Action::kWriteAndFinish;
 }
 
+absl::Status GenerateCall::CancelledStatus() const {
+  // gRPC cancels a call whose deadline has passed.
+  if (absl::Now() >= deadline_ - kDeadlineSlack) return DeadlineStatus();
+  return absl::CancelledError("cancelled by the client");
+}
+
 absl::Status GenerateCall::FinalStatus(const packrat::Finish& finish) const {
-  const bool late = absl::Now() >= deadline_ - kDeadlineSlack;
   switch (finish.reason) {
     case FinishReason::kCancelled:
-      if (!late) return absl::CancelledError("cancelled by the client");
-      [[fallthrough]];  // gRPC cancels a call whose deadline has passed.
+      return CancelledStatus();
     case FinishReason::kDeadline:
-      return absl::DeadlineExceededError("the deadline passed before the end of the text");
+      return DeadlineStatus();
     case FinishReason::kError:
       return finish.status;
     default:
@@ -205,7 +244,7 @@ void GenerateCall::OperationDone(bool ok) {
     just_broken = !ok && !broken_;
     broken_ = broken_ || !ok;
   }
-  if (just_broken) engine_->Cancel(engine_id_);
+  if (just_broken) CancelRequest();
   Pump();
 }
 
@@ -215,7 +254,7 @@ void GenerateCall::OnWriteDone(bool ok) { OperationDone(ok); }
 
 void GenerateCall::OnCancel() {
   // The engine closes the outbox with kCancelled, and that ends the call.
-  if (engine_ != nullptr) engine_->Cancel(engine_id_);
+  CancelRequest();
 }
 
 void GenerateCall::CheckReader(absl::Time now) {

@@ -44,10 +44,17 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   enum class Action { kNothing, kSendHeaders, kWrite, kWriteAndFinish, kFinish };
 
   GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context);
+  // Counts the call among the open streams: RESOURCE_EXHAUSTED if there are too many.
+  absl::Status Enter();
+  // Takes the request on, or refuses it; on the thread that may work on its text.
+  void Begin(const v1::GenerateRequest& request);
   absl::Status Submit(const v1::GenerateRequest& request);
+  // Now if the engine has the request, else as soon as it has.
+  void CancelRequest();
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OperationDone(bool ok);
   void Refuse(const absl::Status& status);
+  absl::Status CancelledStatus() const;
   absl::Status FinalStatus(const packrat::Finish& finish) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FillFinished(const packrat::Finish& finish, v1::Finished* finished) const
@@ -70,10 +77,12 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool pending_ ABSL_GUARDED_BY(mutex_) = false;  // An operation of gRPC is under way.
   absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // Finish() has been asked for.
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // A write failed: nobody listens.
-  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;   // Ended by the idle timeout.
-  bool counted_ ABSL_GUARDED_BY(mutex_) = false;   // Among environment_->streams.
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;   // Finish() has been asked for.
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;     // A write failed: nobody listens.
+  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;    // Ended by the idle timeout.
+  bool counted_ ABSL_GUARDED_BY(mutex_) = false;    // Among environment_->streams.
+  bool submitted_ ABSL_GUARDED_BY(mutex_) = false;  // The engine has had the request.
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;
   absl::Status status_;

@@ -1,8 +1,11 @@
 #include "server/inference_service.h"
 
+#include <atomic>
 #include <functional>
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/call_identity.h"
 #include "server/generate_call.h"
@@ -12,24 +15,75 @@
 namespace packrat {
 namespace {
 
-// The common part of the calls that answer at once: identity, readiness, the log and the metrics.
-grpc::ServerUnaryReactor* Answer(
-    const char* call, CallEnvironment* environment, grpc::CallbackServerContext* context,
-    const std::function<absl::Status(const ServedModel&, AccessRecord*)>& work) {
-  const absl::Time started = absl::Now();
-  AccessRecord record;
-  IdentifyCall(call, context, &environment->numbers, &record);
-  const ServedModel* served = environment->served.load();
-  absl::Status status = absl::UnavailableError("the model is still being loaded");
-  if (served != nullptr) status = work(*served, &record);
-  record.status = StatusName(status);
-  record.message = std::string(status.message());
-  record.total = absl::Now() - started;
-  environment->metrics->OnCall(record.call, record.status, record.caller);
-  environment->log->Access(record);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+// What gRPC's clients take by default, less some room for the frame around it: an answer that they
+// would drop is refused with words instead.
+constexpr size_t kMaxAnswerBytes = (size_t{4} << 20) - 4096;
+
+absl::Status CheckAnswer(const google::protobuf::Message& answer, const char* field) {
+  const size_t bytes = answer.ByteSizeLong();
+  if (bytes <= kMaxAnswerBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " would make an answer of ", bytes,
+                                                 " bytes; at most ", kMaxAnswerBytes,
+                                                 " (send it in pieces)"));
+}
+
+// A call with one answer: identity, readiness, the log and the metrics. Owned by itself until gRPC
+// is done with it.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  using Work = std::function<absl::Status(const ServedModel&)>;
+
+  UnaryCall(const char* call, CallEnvironment* environment, grpc::CallbackServerContext* context,
+            Work work)
+      : environment_(environment), context_(context), work_(std::move(work)) {
+    IdentifyCall(call, context, &record_);
+  }
+
+  // Does the work here if the request is short, else in the pool. The call may be over, and this
+  // object gone, when it returns.
+  void Start(size_t request_bytes) {
+    const ServedModel* served = environment_->served.load();
+    if (served == nullptr) {
+      Answer(absl::UnavailableError("the model is still being loaded"));
+    } else if (request_bytes <= WorkPool::kShortBytes) {
+      Answer(work_(*served));
+    } else {
+      const absl::Status status = environment_->texts->Submit(request_bytes, [this, served] {
+        Answer(cancelled_.load() ? absl::CancelledError("cancelled before its turn")
+                                 : work_(*served));
+      });
+      if (!status.ok()) Answer(status);
+    }
+  }
+
+  void OnCancel() override { cancelled_.store(true); }
+  void OnDone() override { delete this; }
+
+ private:
+  void Answer(const absl::Status& status) {
+    record_.status = StatusName(status);
+    record_.message = std::string(status.message());
+    record_.total = absl::Now() - started_;
+    environment_->metrics->OnCall(record_.call, record_.status, record_.caller);
+    environment_->log->Access(record_);
+    AddRetryTrailers(status, context_);
+    Finish(ToGrpcStatus(status));
+  }
+
+  CallEnvironment* const environment_;
+  grpc::CallbackServerContext* const context_;
+  const Work work_;
+  const absl::Time started_ = absl::Now();
+  AccessRecord record_;
+  std::atomic<bool> cancelled_{false};
+};
+
+grpc::ServerUnaryReactor* StartCall(const char* name, CallEnvironment* environment,
+                                    grpc::CallbackServerContext* context, size_t request_bytes,
+                                    UnaryCall::Work work) {
+  auto* call = new UnaryCall(name, environment, context, std::move(work));
+  call->Start(request_bytes);
+  return call;
 }
 
 }  // namespace
@@ -42,36 +96,38 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return Answer("Tokenize", environment_, context, [&](const ServedModel& served, AccessRecord*) {
-    auto ids = TokenizeChecked(*request, served.rules);
-    if (!ids.ok()) return ids.status();
-    for (int32_t id : *ids) {
-      response->add_token_ids(id);
-      response->add_pieces(served.tokenizer->PieceText(id));
-    }
-    return absl::OkStatus();
-  });
+  return StartCall("Tokenize", environment_, context, request->ByteSizeLong(),
+                   [request, response](const ServedModel& served) {
+                     auto ids = TokenizeChecked(*request, served.rules);
+                     if (!ids.ok()) return ids.status();
+                     for (int32_t id : *ids) {
+                       response->add_token_ids(id);
+                       response->add_pieces(served.tokenizer->PieceText(id));
+                     }
+                     return CheckAnswer(*response, "text");
+                   });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return Answer("Detokenize", environment_, context, [&](const ServedModel& served, AccessRecord*) {
-    auto text = DetokenizeChecked(*request, served.rules);
-    if (!text.ok()) return text.status();
-    response->set_text(*std::move(text));
-    return absl::OkStatus();
-  });
+  return StartCall("Detokenize", environment_, context, request->ByteSizeLong(),
+                   [request, response](const ServedModel& served) {
+                     auto text = DetokenizeChecked(*request, served.rules);
+                     if (!text.ok()) return text.status();
+                     response->set_text(*std::move(text));
+                     return CheckAnswer(*response, "token_ids");
+                   });
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
                                                          const v1::GetModelInfoRequest* request,
                                                          v1::GetModelInfoResponse* response) {
-  return Answer("GetModelInfo", environment_, context,
-                [&](const ServedModel& served, AccessRecord*) {
-                  FillModelInfo(served, *environment_->options, response);
-                  return absl::OkStatus();
-                });
+  return StartCall("GetModelInfo", environment_, context, 0,
+                   [environment = environment_, response](const ServedModel& served) {
+                     FillModelInfo(served, *environment->options, response);
+                     return absl::OkStatus();
+                   });
 }
 
 }  // namespace packrat

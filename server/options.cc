@@ -103,6 +103,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_message_bytes", options->max_message_bytes, 1024, 1 << 30),
            CheckInt("max_streams", options->max_streams, 1, 1000000),
            CheckInt("metrics_by_caller", options->metrics_by_caller, 0, 1000),
+           CheckInt("max_text_queue", options->max_text_queue, 1, 100000),
            CheckChoice("log_format", options->log_format, {"text", "json"}),
        }) {
     if (!status.ok()) return status;

@@ -29,6 +29,8 @@ struct ServerOptions {
   int max_streams = 4096;           // Generate calls that are open, finished ones that are still
                                     // being read included. Range [1, 1000000].
   int metrics_by_caller = 0;        // Callers with metrics of their own. Range [0, 1000].
+  int max_text_queue = 256;         // Calls with long texts that wait to be tokenized, and as many
+                                    // that wait for Tokenize or Detokenize. Range [1, 100000].
   std::string log_format = "text";  // text, json.
 };
 

@@ -27,6 +27,8 @@ struct Server::Impl {
         metrics(options),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
                [this](absl::Time) { metrics.Sample(std::chrono::steady_clock::now()); }),
+        prompts(TextPool(options)),
+        texts(TextPool(options)),
         service(&environment) {
     environment.options = &options;
     environment.log = log;
@@ -38,8 +40,15 @@ struct Server::Impl {
                      [this] { return environment.streams.count(); });
     metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
                      [this] { return environment.draining.load() ? 1 : 0; });
+    environment.prompts = &prompts;
+    environment.texts = &texts;
   }
 
+  static WorkPool::Options TextPool(const ServerOptions& options) {
+    WorkPool::Options pool;
+    pool.max_queue = options.max_text_queue;
+    return pool;
+  }
   absl::Status StartGrpc();
   absl::Status StartHttp();
   // Ready for good is only who has not failed.
@@ -51,6 +60,7 @@ struct Server::Impl {
   Metrics metrics;
   CallEnvironment environment;
   StreamWriter writer;
+  WorkPool prompts, texts;
   InferenceService service;
   ServedModel served;
   Mutex ready_mutex;

@@ -111,7 +111,8 @@ class SamplingGpuTest : public GpuTest {
     std::vector<std::unique_ptr<SamplingState>> states;
     std::vector<SamplingRow> rows;
     void Add(Case c, uint64_t position) {
-      states.push_back(std::make_unique<SamplingState>(c.params, c.prompt, 1000, c.num_ids));
+      states.push_back(std::make_unique<SamplingState>(c.params, c.num_ids));
+      states.back()->Begin(c.prompt, 1000);
       for (int32_t token : c.generated) states.back()->AddGenerated(token);
       cases.push_back(std::move(c));
       positions.push_back(position);

@@ -1,9 +1,10 @@
-// Decoding allocates nothing: what a sequence may need was taken at its admission.
+// Decoding allocates nothing: what a sequence may need was taken at its admission, and not before.
 #include <memory>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
+#include "runtime/sampler.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"
 #include "tests/tools/allocations.h"
@@ -67,6 +68,45 @@ void ExpectNoneWhileDecoding(bool ahead) {
 
 TEST(EngineAllocations, NoneWhileDecoding) { ExpectNoneWhileDecoding(/*ahead=*/false); }
 TEST(EngineAllocations, NoneWhileDecodingAhead) { ExpectNoneWhileDecoding(/*ahead=*/true); }
+
+// What waits takes no memory for what it claims, and what decodes little more than what it has.
+TEST(EngineAllocations, AClaimIsNoMemory) {
+  FakeModel::Options model_options;
+  model_options.max_context = 1 << 20;
+  model_options.vocab = 200000;
+  model_options.full = model_options.rat = false;
+  model_options.max_logit_rows = 1;
+  FakeModel model(model_options);
+  EngineOptions options;
+  options.max_running = 1;
+  options.max_queue = 10;
+  options.max_batch_tokens = 64;
+  auto engine = *Engine::Create(&model, nullptr, options);
+  const absl::Time now = absl::FromUnixSeconds(1);
+  std::vector<Consumer> consumers(20);
+  const int64_t before = NumAllocatedBytes();
+  for (int i = 0; i < 20; ++i) {
+    Request request = consumers[i].Make(i, {5}, 1000000);
+    request.sampling.repetition_penalty = 1.1f;
+    EXPECT_EQ(engine->Submit(std::move(request), now).ok(), i < 10);
+  }
+  EXPECT_LT(NumAllocatedBytes() - before, 200000);
+  engine->Step(now);
+  EXPECT_LT(NumAllocatedBytes() - before, 600000);
+}
+
+// The room for counted tokens doubles: a few times in a long text, not once for each token.
+TEST(EngineAllocations, CountsGrowNowAndThen) {
+  SamplingParams params;
+  params.repetition_penalty = 1.1f;
+  SamplingState state(params, 1 << 20);
+  state.Begin({}, 1 << 20);
+  const int64_t before = NumAllocations();
+  for (int i = 0; i < SamplingState::kReservedTokens; ++i) state.AddGenerated(i);
+  EXPECT_EQ(NumAllocations(), before);
+  for (int i = SamplingState::kReservedTokens; i < 100000; ++i) state.AddGenerated(i);
+  EXPECT_LE(NumAllocations() - before, 20);
+}
 
 }  // namespace
 }  // namespace packrat

@@ -143,6 +143,50 @@ TEST_F(EngineLifecycleTest, QueueIsBounded) {
   ExpectAllFree();
 }
 
+// What comes while a step runs counts at once.
+TEST_F(EngineLifecycleTest, QueueIsBoundedDuringAStep) {
+  EngineOptions options = Small();
+  options.max_queue = 3;
+  options.max_running = 1;
+  Start(options);
+  std::vector<Consumer> c(6);
+  Submit(c[0].Make(0, RandomPrompt(&random_, 4), 30));
+  Submit(c[1].Make(1, RandomPrompt(&random_, 4), 30));
+  model_->on_forward = [&](const Batch&) {
+    Submit(c[2].Make(2, RandomPrompt(&random_, 4), 30));
+    model_->on_forward = nullptr;
+  };
+  Step();  // The first runs, the second waits, and the third has come meanwhile.
+  EXPECT_EQ(engine_->stats().waiting, 2);
+  Submit(c[3].Make(3, RandomPrompt(&random_, 4), 30));
+  EXPECT_EQ(engine_->stats().waiting, 3);
+  EXPECT_TRUE(absl::IsResourceExhausted(SubmitStatus(c[4].Make(4, RandomPrompt(&random_, 4), 30))));
+  RunUntilIdle();
+  ExpectAllFree();
+}
+
+TEST_F(EngineLifecycleTest, ManyAreCancelledTogether) {
+  constexpr int kMany = 20000;
+  EngineOptions options = Small();
+  options.max_queue = kMany;
+  Start(options);
+  std::vector<Consumer> c(kMany);
+  for (int i = 0; i < kMany; ++i) Submit(c[i].Make(i, RandomPrompt(&random_, 4), 4));
+  Step();
+  for (int i = 0; i < kMany; ++i) {
+    if (i % 1000 != 0) engine_->Cancel(i);
+  }
+  engine_->Cancel(kMany + 1);  // Unknown.
+  RunUntilIdle();
+  for (int i = 0; i < kMany; ++i) {
+    c[i].Poll();
+    ASSERT_TRUE(c[i].finish.has_value()) << i;
+    ASSERT_EQ(c[i].finish->reason,
+              i % 1000 == 0 ? FinishReason::kLength : FinishReason::kCancelled);
+  }
+  ExpectAllFree();
+}
+
 TEST_F(EngineLifecycleTest, WhatCanNeverFitIsRefusedWithTheNumbers) {
   EngineOptions options = Small();
   options.max_context = 128;

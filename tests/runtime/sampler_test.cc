@@ -32,7 +32,8 @@ absl::Status Sample(Sampler* sampler, const SamplingState& state, absl::Span<con
 
 int32_t Draw(Sampler* sampler, const Case& c, uint64_t position,
              TokenLogprobs* logprobs = nullptr) {
-  SamplingState state(c.params, c.prompt, 100, c.num_ids);
+  SamplingState state(c.params, c.num_ids);
+  state.Begin(c.prompt, 100);
   for (int32_t token : c.generated) state.AddGenerated(token);
   std::vector<float> logits = c.logits;
   int32_t token = -1;
@@ -184,7 +185,7 @@ TEST(Sampler, NonFiniteLogitsAreAnError) {
                     -std::numeric_limits<float>::infinity()}) {
     std::vector<float> logits(40, 0.5f);
     logits[33] = bad;
-    SamplingState state(SamplingParams(), {}, 5, 40);
+    SamplingState state(SamplingParams(), 40);
     int32_t token = -1;
     EXPECT_EQ(Sample(&sampler, state, {}, 0, logits.data(), &token, nullptr),
               absl::InternalError("the model produced a non-finite value"));
@@ -194,7 +195,7 @@ TEST(Sampler, NonFiniteLogitsAreAnError) {
 TEST(Sampler, NothingLeftIsAnError) {
   Sampler sampler(3);
   std::vector<float> logits(3, 0.5f);
-  SamplingState state(SamplingParams(), {}, 5, 3);
+  SamplingState state(SamplingParams(), 3);
   int32_t token = -1;
   const int32_t masked[] = {0, 1, 2};
   EXPECT_EQ(Sample(&sampler, state, masked, 0, logits.data(), &token, nullptr),
@@ -220,7 +221,8 @@ TEST(SamplingState, CountsNoMoreTokensThanThereAre) {
   SamplingParams params;
   params.repetition_penalty = 1.5f;
   const std::vector<int32_t> prompt = {98, 99, 98};
-  SamplingState state(params, prompt, 1 << 30, /*num_ids=*/50);
+  SamplingState state(params, /*num_ids=*/50);
+  state.Begin(prompt, 1 << 30);
   for (int round = 0; round < 2; ++round) {
     for (int32_t id = 0; id < 50; ++id) state.AddGenerated(id);
   }
@@ -249,6 +251,19 @@ TEST(TokenCounts, CountsDistinctTokens) {
   }
   ASSERT_EQ(counts.entries().size(), expected.size());
   for (const auto& entry : counts.entries()) EXPECT_EQ(entry.generated, expected[entry.token]);
+}
+
+TEST(TokenCounts, GrowsWithWhatComes) {
+  TokenCounts counts;
+  counts.Reserve(3);
+  for (int round = 0; round < 2; ++round) {
+    for (int32_t token = 0; token < 5000; ++token) counts.AddGenerated(token * 7);
+  }
+  ASSERT_EQ(counts.entries().size(), 5000u);
+  for (int32_t i = 0; i < 5000; ++i) {
+    ASSERT_EQ(counts.entries()[i].token, 7 * i);
+    ASSERT_EQ(counts.entries()[i].generated, 2);
+  }
 }
 
 TEST(AnythingToSample, CountsWhatIsLeft) {

@@ -3,12 +3,14 @@
 
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "nlohmann/json.hpp"
 #include "proto/packrat/v1/inference.pb.h"
+#include "server/call_environment.h"
 #include "server/log.h"
 #include "server/options.h"
 #include "server/request_rules.h"
@@ -154,6 +156,30 @@ TEST(ResponseBuilder, AMessageEndsBeforeClientsRefuseIt) {
   }
   EXPECT_EQ(tokens, 100000);
   EXPECT_GT(messages, 1);
+}
+
+// The counter behind SplitMix64's `z`.
+uint64_t UndoSplitMix(uint64_t z) {
+  const auto undo_shift = [](uint64_t y, int shift) {
+    uint64_t x = y;
+    for (int known = shift; known < 64; known += shift) x = y ^ (x >> shift);
+    return x;
+  };
+  z = undo_shift(z, 31) * 0x319642b2d24d8ec3u;
+  z = undo_shift(z, 27) * 0x96de1b173f119089u;
+  return undo_shift(z, 30);
+}
+
+TEST(RandomNumber, IsNoFunctionOfTheOneBefore) {
+  std::set<uint64_t> seen;
+  uint64_t before = 0;
+  for (int i = 0; i < 10000; ++i) {
+    const uint64_t number = RandomNumber();
+    EXPECT_TRUE(seen.insert(number).second);
+    // A mixed counter would be found out by undoing the mix.
+    EXPECT_NE(UndoSplitMix(number) - UndoSplitMix(before), 0x9e3779b97f4a7c15u);
+    before = number;
+  }
 }
 
 }  // namespace

@@ -46,6 +46,8 @@ const struct Row {
     {"max_message_bytes", "5000000",
      [](const Options& o) { return absl::StrCat(o.max_message_bytes); }},
     {"max_streams", "4095", [](const Options& o) { return absl::StrCat(o.max_streams); }},
+    {"max_text_queue", "255", [](const Options& o) { return absl::StrCat(o.max_text_queue); }},
+    {"metrics_by_caller", "7", [](const Options& o) { return absl::StrCat(o.metrics_by_caller); }},
     {"log_format", "json", [](const Options& o) { return o.log_format; }},
 };
 

@@ -6,10 +6,11 @@
 
 namespace {
 
-std::atomic<int64_t> allocations{0};
+std::atomic<int64_t> allocations{0}, allocated_bytes{0};
 
 void* Allocate(size_t bytes) {
   allocations.fetch_add(1, std::memory_order_relaxed);
+  allocated_bytes.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
   void* memory = std::malloc(bytes > 0 ? bytes : 1);
   if (memory == nullptr) std::abort();
   return memory;
@@ -27,5 +28,6 @@ void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 namespace packrat {
 
 int64_t NumAllocations() { return allocations.load(); }
+int64_t NumAllocatedBytes() { return allocated_bytes.load(); }
 
 }  // namespace packrat

@@ -8,6 +8,8 @@ namespace packrat {
 
 // Calls of operator new so far, of all threads.
 int64_t NumAllocations();
+// Bytes that they asked for, given back or not.
+int64_t NumAllocatedBytes();
 
 }  // namespace packrat
 

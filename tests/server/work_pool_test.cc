@@ -1,0 +1,106 @@
+#include "server/work_pool.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <future>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+
+namespace packrat {
+namespace {
+
+// Keeps the pool's only thread busy until it is opened.
+class Blocker {
+ public:
+  explicit Blocker(WorkPool* pool) {
+    EXPECT_TRUE(pool->Submit(1,
+                             [this] {
+                               begun_.set_value();
+                               open_.get_future().wait();
+                             })
+                    .ok());
+    begun_.get_future().wait();
+  }
+  void Open() { open_.set_value(); }
+
+ private:
+  std::promise<void> begun_, open_;
+};
+
+WorkPool::Options Small() {
+  WorkPool::Options options;
+  options.threads = 1;
+  options.max_queue = 3;
+  options.max_bytes = 100;
+  return options;
+}
+
+TEST(WorkPool, WorksInOrderOfArrival) {
+  std::vector<int> order;
+  {
+    WorkPool pool(Small());
+    Blocker blocker(&pool);
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(pool.Submit(10, [&order, i] { order.push_back(i); }).ok());
+    }
+    blocker.Open();
+  }  // What waits is done.
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2}));
+}
+
+TEST(WorkPool, RefusesWhatIsTooMuch) {
+  WorkPool pool(Small());
+  Blocker blocker(&pool);
+  int done = 0;
+  const auto work = [&done] { ++done; };
+  ASSERT_TRUE(pool.Submit(40, work).ok());
+  ASSERT_TRUE(pool.Submit(60, work).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Submit(1, work)));  // Of the bytes.
+  ASSERT_TRUE(pool.Submit(0, work).ok());
+  const absl::Status full = pool.Submit(0, work);  // Of the places.
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_TRUE(absl::StrContains(full.message(), "max_text_queue 3")) << full;
+  blocker.Open();
+  std::promise<void> last;
+  while (!pool.Submit(0, [&] { last.set_value(); }).ok()) sched_yield();
+  last.get_future().wait();
+  EXPECT_EQ(done, 3);
+  // One that is larger than all bytes is taken where nothing else waits.
+  std::promise<void> large;
+  ASSERT_TRUE(pool.Submit(1000, [&] { large.set_value(); }).ok());
+  large.get_future().wait();
+}
+
+TEST(WorkPool, ItsThreadsYieldToTheOthers) {
+  const int nice = getpriority(PRIO_PROCESS, 0);
+  std::promise<std::pair<int, int>> inside;
+  {
+    WorkPool pool(Small());
+    ASSERT_TRUE(pool.Submit(0,
+                            [&] {
+                              inside.set_value(
+                                  {getpriority(PRIO_PROCESS, static_cast<id_t>(gettid())),
+                                   sched_getscheduler(gettid())});
+                            })
+                    .ok());
+  }
+  const auto [pool_nice, policy] = inside.get_future().get();
+  EXPECT_GE(pool_nice, 10);
+  EXPECT_EQ(policy, SCHED_BATCH);
+  EXPECT_EQ(getpriority(PRIO_PROCESS, 0), nice);
+}
+
+TEST(WorkPool, HasAThreadByDefault) {
+  std::promise<void> done;
+  WorkPool pool((WorkPool::Options()));
+  ASSERT_TRUE(pool.Submit(0, [&] { done.set_value(); }).ok());
+  done.get_future().wait();
+}
+
+}  // namespace
+}  // namespace packrat

@@ -20,10 +20,24 @@ ABSL_FLAG(std::string, model_name, "",
           "Name in answers, metrics and logs: 1 to 128 printable characters without spaces. "
           "Default: the name of the model's folder.");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
-          "host:port of gRPC; port in [0, 65535], 0 takes any free one.");
+          "Address of gRPC: host:port, [IPv6]:port, :port (every address of the machine) or "
+          "unix:/path; port in [0, 65535], 0 takes any free one.");
 ABSL_FLAG(std::string, http_listen, "127.0.0.1:8080",
-          "host:port of /metrics, /healthz, /readyz and /version; port in [0, 65535], 0 takes any "
-          "free one. Empty: no such port.");
+          "Address of /metrics, /healthz, /readyz and /version, written as for --listen. Empty: no "
+          "such port.");
+ABSL_FLAG(
+    int32_t, max_connections, 0,
+    "gRPC connections that are open; more are closed at once; range [0, 1000000]. 0: what the "
+    "limit of open files (ulimit -n) allows, at most 4096.");
+ABSL_FLAG(int32_t, max_connection_streams, 1024,
+          "Calls that are open on one connection; clients keep more to themselves until there is "
+          "room; range [1, 1000000].");
+ABSL_FLAG(absl::Duration, max_connection_age, absl::Minutes(5),
+          "Age, give or take 10 %, at which a gRPC connection is asked to end, so that its client "
+          "connects anew and a balancer can choose again; its calls go on. Range [1s, 24h], or 0: "
+          "never.");
+ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::InfiniteDuration(),
+          "Time that the calls of such a connection have to end, e.g. 1h; range [0, inf].");
 ABSL_FLAG(
     std::string, device, "auto",
     "What computes: cpu, cuda (the first device that CUDA_VISIBLE_DEVICES shows), or auto: the "
@@ -92,6 +106,10 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.model_name = absl::GetFlag(FLAGS_model_name);
   options.listen = absl::GetFlag(FLAGS_listen);
   options.http_listen = absl::GetFlag(FLAGS_http_listen);
+  options.max_connections = absl::GetFlag(FLAGS_max_connections);
+  options.max_connection_streams = absl::GetFlag(FLAGS_max_connection_streams);
+  options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
+  options.max_connection_age_grace = absl::GetFlag(FLAGS_max_connection_age_grace);
   options.threads = absl::GetFlag(FLAGS_threads);
   options.device = absl::GetFlag(FLAGS_device);
   options.deterministic = absl::GetFlag(FLAGS_deterministic);

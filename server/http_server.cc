@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/options.h"
+#include "server/net/listen_address.h"
 
 namespace packrat {
 
@@ -51,9 +51,10 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   impl->Route();
-  std::string host;
-  const absl::Status status = SplitAddress(address, &host, &impl->port);
-  if (!status.ok()) return status;
+  const auto parsed = ParseListenAddress(address);
+  if (!parsed.ok()) return parsed.status();
+  const std::string host = parsed->host.empty() ? "::" : parsed->host;
+  impl->port = parsed->port;
   if (impl->port == 0) {
     impl->port = impl->server.bind_to_any_port(host);
   } else if (!impl->server.bind_to_port(host, impl->port)) {

@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/net/listen_address.h"
 
 namespace packrat {
 namespace {
@@ -36,9 +37,7 @@ absl::Status CheckChoice(const char* flag, const std::string& value,
 }
 
 absl::Status CheckAddress(const char* flag, const std::string& value) {
-  std::string host;
-  int port;
-  const absl::Status status = SplitAddress(value, &host, &port);
+  const absl::Status status = ParseListenAddress(value).status();
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", status.message()));
 }
@@ -61,19 +60,6 @@ absl::Status CheckModelName(const std::string& name) {
 
 }  // namespace
 
-absl::Status SplitAddress(const std::string& address, std::string* host, int* port) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), port) || *port < 0 || *port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", absl::CHexEscape(address),
-                     "\" is not host:port with a port in [0, 65535] (0: any free one)"));
-  }
-  *host = address.substr(0, colon);
-  if (host->front() == '[' && host->back() == ']') *host = host->substr(1, host->size() - 2);
-  return absl::OkStatus();
-}
-
 absl::Status ValidateServerOptions(ServerOptions* options) {
   if (options->model_dir.empty()) {
     return absl::InvalidArgumentError(
@@ -87,6 +73,14 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckAddress("listen", options->listen),
            options->http_listen.empty() ? absl::OkStatus()
                                         : CheckAddress("http_listen", options->http_listen),
+           CheckInt("max_connections", options->max_connections, 0, 1000000),
+           CheckInt("max_connection_streams", options->max_connection_streams, 1, 1000000),
+           options->max_connection_age == absl::ZeroDuration()
+               ? absl::OkStatus()
+               : CheckDuration("max_connection_age", options->max_connection_age, absl::Seconds(1),
+                               absl::Hours(24)),
+           CheckDuration("max_connection_age_grace", options->max_connection_age_grace,
+                         absl::ZeroDuration(), absl::InfiniteDuration()),
            CheckInt("threads", options->threads, 0, 1024),
            CheckChoice("device", options->device, {"auto", "cpu", "cuda"}),
            CheckChoice("mesa_state", options->mesa_state, {"float32", "bfloat16"}),

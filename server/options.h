@@ -13,8 +13,15 @@ namespace packrat {
 struct ServerOptions {
   std::string model_dir;   // config.json, safetensors, tokenizer.
   std::string model_name;  // Label in metrics and answers. Empty: the folder's name.
-  std::string listen = "127.0.0.1:50051";      // gRPC, host:port; port 0: any free one.
+  // As ParseListenAddress() takes them.
+  std::string listen = "127.0.0.1:50051";      // gRPC.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
+  int max_connections = 0;  // Of gRPC; 0: what the limit of open files allows, at most 4096.
+  int max_connection_streams = 1024;  // Calls that are open on one. Range [1, 1000000].
+  // When a connection is asked to end, give or take 10 %; 0: never. Range [1 s, 24 h].
+  absl::Duration max_connection_age = absl::Minutes(5);
+  // What its calls then have to end. Range [0, inf].
+  absl::Duration max_connection_age_grace = absl::InfiniteDuration();
   int threads = 0;                     // Of the model; 0: one per CPU it may use. Range [0, 1024].
   std::string device = "auto";         // auto, cpu, cuda.
   bool deterministic = false;          // On a GPU: equal bits alone and in company.
@@ -36,9 +43,6 @@ struct ServerOptions {
 
 // INVALID_ARGUMENT names the flag, its value and its range. Fills in model_name.
 absl::Status ValidateServerOptions(ServerOptions* options);
-
-// "host:port", "[::1]:port" apart. INVALID_ARGUMENT where it is neither.
-absl::Status SplitAddress(const std::string& address, std::string* host, int* port);
 
 }  // namespace packrat
 

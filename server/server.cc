@@ -14,6 +14,7 @@
 #include "server/grpc/grpc_port.h"
 #include "server/http_server.h"
 #include "server/inference_service.h"
+#include "server/net/descriptors.h"
 #include "server/version.h"
 
 namespace packrat {
@@ -49,7 +50,7 @@ struct Server::Impl {
     pool.max_queue = options.max_text_queue;
     return pool;
   }
-  absl::Status StartGrpc();
+  absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp();
   // Ready for good is only who has not failed.
   void SetReady(bool ready);
@@ -71,10 +72,20 @@ struct Server::Impl {
   std::unique_ptr<HttpServer> http;
 };
 
-absl::Status Server::Impl::StartGrpc() {
-  auto started = GrpcPort::Start(options, &service);
+absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
+  auto started = GrpcPort::Start(options, shares.grpc, &service, log);
   if (!started.ok()) return started.status();
   grpc = *std::move(started);
+  metrics.AddGauge("packrat_connections_open", "gRPC connections that are open.",
+                   [this] { return grpc->open_connections(); });
+  metrics.AddGauge("packrat_connections_limit", "Most of them, as --max_connections says.",
+                   [limit = shares.grpc] { return limit; });
+  metrics.AddCounter("packrat_connections_refused_total",
+                     "gRPC connections beyond that limit, closed at once.",
+                     [this] { return grpc->refused_connections(); });
+  metrics.AddCounter("packrat_accept_failures_total",
+                     "Failed attempts to accept a gRPC connection.",
+                     [this] { return grpc->accept_failures(); });
   SetReady(false);
   return absl::OkStatus();
 }
@@ -83,7 +94,10 @@ absl::Status Server::Impl::StartHttp() {
   if (options.http_listen.empty()) return absl::OkStatus();
   HttpServer::Handlers handlers;
   handlers.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
-  handlers.not_ready = [this] { return std::string(environment.Ready().message()); };
+  handlers.not_ready = [this] {
+    if (grpc->deaf()) return std::string("connections to --listen cannot be accepted");
+    return std::string(environment.Ready().message());
+  };
   handlers.version = [this] {
     nlohmann::ordered_json json = {{"version", kVersion}, {"model", options.model_name}};
     const ServedModel* model = environment.served.load();
@@ -122,7 +136,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
   absl::Status status = ValidateServerOptions(&options);
   if (!status.ok()) return status;
   auto impl = std::make_unique<Impl>(std::move(options), log);
-  status = impl->StartGrpc();
+  const auto shares = ShareDescriptors(RaiseDescriptorLimit(), impl->options.max_connections);
+  if (!shares.ok()) return shares.status();
+  status = impl->StartGrpc(*shares);
   if (status.ok()) status = impl->StartHttp();
   if (!status.ok()) return status;
   const std::string http_port = impl->http == nullptr ? "" : absl::StrCat(impl->http->port());

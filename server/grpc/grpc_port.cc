@@ -4,15 +4,37 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
+#include "runtime/mutex.h"
+#include "server/net/listener.h"
+#include "server/net/open_sockets.h"
 
 namespace packrat {
 namespace {
+
+using std::chrono::steady_clock;
+
+// A connection that has not said a word of HTTP/2 by then is closed.
+constexpr int kHandshakeMs = 20000;
+// Clients may ask whether the server is there from every ten seconds on. The library counts a ping
+// that comes early as one of two strikes, and a ping that waited in the network makes the next one
+// early: half of the time is left to the network.
+constexpr int kPingIntervalMs = 5000;
+// A client whose machine has vanished sends no reset: ask after half a minute of silence.
+constexpr int kKeepaliveMs = 30000;
+constexpr int kKeepaliveTimeoutMs = 10000;
+// Between two lines about connections beyond the limit.
+constexpr std::chrono::seconds kTellAgain{10};
 
 // Process-wide settings of the library; they concern only servers built from here on.
 void SetUpLibrary() {
@@ -24,34 +46,113 @@ void SetUpLibrary() {
   (void)reflection;
 }
 
+int Milliseconds(absl::Duration duration) {
+  return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
+}
+
+void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(options.max_message_bytes);
+  // A compressed message is inflated whole before its size is looked at.
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_connection_streams);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kPingIntervalMs);
+  if (options.max_connection_age > absl::ZeroDuration()) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                                Milliseconds(options.max_connection_age));
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                                Milliseconds(options.max_connection_age_grace));
+  }
+}
+
 }  // namespace
 
 struct GrpcPort::Impl {
+  Impl(int max_connections, Logger* l) : log(l), limit(max_connections), open(max_connections) {}
+
+  void OnConnection(int fd);
+  void OnDeaf(bool deaf);
+  void UpdateHealth() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
+  Logger* const log;
+  const int limit;
+  OpenSockets open;
+  std::atomic<int64_t> refused{0};
+  steady_clock::time_point last_told;  // The listener's thread.
+  bool ever_told = false;              // Same.
+  Mutex mutex;
+  bool ready ABSL_GUARDED_BY(mutex) = false;
+  bool deaf ABSL_GUARDED_BY(mutex) = false;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
+  // Ends before the server, whose acceptor it calls.
+  std::unique_ptr<Listener> listener;
   int port = 0;
 };
 
-absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
-                                                          grpc::Service* service) {
-  SetUpLibrary();
-  auto impl = std::make_unique<Impl>();
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &impl->port);
-  builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
-  // Two servers on one port would each get half of the clients.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A client whose machine has vanished sends no reset: ask after half a minute of silence.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr || impl->port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("--listen: cannot listen at ", options.listen, "; is the port taken?"));
+void GrpcPort::Impl::OnConnection(int fd) {
+  const auto now = steady_clock::now();
+  if (open.Add(fd, now)) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.listener_fd = -1;
+    connection.fd = fd;
+    acceptor->HandleNewConnection(&connection);
+    return;
   }
+  close(fd);
+  const int64_t count = ++refused;
+  if (ever_told && now - last_told < kTellAgain) return;
+  ever_told = true;
+  last_told = now;
+  log->Error("connection refused: as many as --max_connections are open",
+             {{"limit", absl::StrCat(limit)}, {"refused", absl::StrCat(count)}});
+}
+
+void GrpcPort::Impl::OnDeaf(bool is_deaf) {
+  MutexLock lock(&mutex);
+  deaf = is_deaf;
+  UpdateHealth();
+}
+
+void GrpcPort::Impl::UpdateHealth() {
+  server->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(),
+                                                    ready && !deaf);
+}
+
+absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
+                                                          int max_connections,
+                                                          grpc::Service* service, Logger* log) {
+  SetUpLibrary();
+  auto impl = std::make_unique<Impl>(max_connections, log);
+  grpc::ServerBuilder builder;
+  SetLimits(options, &builder);
+  builder.RegisterService(service);
+  // Not the library's own listener: that of 1.51 stops listening, for good and in silence, at the
+  // first accept() that fails.
+  impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr) return absl::InternalError("gRPC does not start");
   auto port = std::unique_ptr<GrpcPort>(new GrpcPort(std::move(impl)));
   port->SetReady(false);
+
+  Impl* const i = port->impl_.get();
+  Listener::Options listen;
+  listen.flag = "--listen";
+  listen.address = options.listen;
+  listen.on_connection = [i](int fd) { i->OnConnection(fd); };
+  listen.on_deaf = [i](bool deaf) { i->OnDeaf(deaf); };
+  auto listener = Listener::Start(std::move(listen), log);
+  if (!listener.ok()) return listener.status();
+  i->listener = *std::move(listener);
+  i->port = i->listener->port();
   return port;
 }
 
@@ -64,15 +165,28 @@ void GrpcPort::SetAlive(bool alive) {
 }
 
 void GrpcPort::SetReady(bool ready) {
-  impl_->server->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(),
-                                                           ready);
+  MutexLock lock(&impl_->mutex);
+  impl_->ready = ready;
+  impl_->UpdateHealth();
 }
 
 void GrpcPort::Shutdown(absl::Duration grace) {
+  if (impl_->listener != nullptr) impl_->listener->Stop();
   impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   impl_->server->Wait();
 }
 
 int GrpcPort::port() const { return impl_->port; }
+
+bool GrpcPort::deaf() const {
+  MutexLock lock(&impl_->mutex);
+  return impl_->deaf;
+}
+
+int GrpcPort::open_connections() const { return impl_->open.Count(); }
+
+int64_t GrpcPort::refused_connections() const { return impl_->refused.load(); }
+
+int64_t GrpcPort::accept_failures() const { return impl_->listener->failures(); }
 
 }  // namespace packrat

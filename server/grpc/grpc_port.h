@@ -2,10 +2,12 @@
 #ifndef PACKRAT_SERVER_GRPC_GRPC_PORT_H_
 #define PACKRAT_SERVER_GRPC_GRPC_PORT_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/log.h"
 #include "server/options.h"
 
 namespace grpc {
@@ -16,14 +18,16 @@ namespace packrat {
 
 class GrpcPort {
  public:
-  // Listens at `options.listen`; alive and not ready. `service` outlives the port. UNAVAILABLE: the
-  // address cannot be had.
+  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `service` and
+  // `log` outlive the port. UNAVAILABLE: the address cannot be had.
   static absl::StatusOr<std::unique_ptr<GrpcPort>> Start(const ServerOptions& options,
-                                                         grpc::Service* service);
+                                                         int max_connections,
+                                                         grpc::Service* service, Logger* log);
   // Shuts down first.
   ~GrpcPort();
 
   // What grpc.health.v1 answers: alive is the service "", ready is packrat.v1.Inference.
+  // Not ready either while connections cannot be accepted.
   void SetAlive(bool alive);
   void SetReady(bool ready);
 
@@ -31,7 +35,13 @@ class GrpcPort {
   // have ended. Later calls do nothing.
   void Shutdown(absl::Duration grace);
 
-  int port() const;
+  int port() const;  // 0: a Unix domain socket.
+
+  // Connections cannot be accepted, for seconds now.
+  bool deaf() const;
+  int open_connections() const;
+  int64_t refused_connections() const;  // Beyond the limit; closed at once.
+  int64_t accept_failures() const;
 
  private:
   struct Impl;

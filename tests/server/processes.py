@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import time
 import urllib.error
@@ -70,10 +71,13 @@ class Process:
 class FakeServer(Process):
     """tests/server/fake_server.cc"""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, descriptors=None):
+        """`descriptors`: the limit of open files."""
+        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+                 ) if descriptors else None
         self.process = subprocess.Popen([os.path.join(ROOT, "tests/server/fake_server"), *arguments],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        encoding="utf-8")
+                                        encoding="utf-8", preexec_fn=limit)
         self.address, self.http_port = self.process.stdout.readline().split()
 
 

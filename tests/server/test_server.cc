@@ -61,6 +61,12 @@ bool Eventually(const std::function<bool()>& condition) {
   return true;
 }
 
+std::string ShortFolder() {
+  std::string folder = "/tmp/packrat-XXXXXX";
+  PACKRAT_CHECK(mkdtemp(folder.data()) != nullptr);
+  return folder;
+}
+
 std::string DataPath(const std::string& path) {
   const char* source = std::getenv("TEST_SRCDIR");
   const char* workspace = std::getenv("TEST_WORKSPACE");

@@ -1,0 +1,43 @@
+#include "server/net/open_sockets.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+namespace packrat {
+namespace {
+
+constexpr std::chrono::milliseconds kSweepPause{100};
+
+// 0: it is closed.
+ino_t InodeOf(int fd) {
+  struct stat file = {};
+  return fstat(fd, &file) == 0 ? file.st_ino : 0;
+}
+
+}  // namespace
+
+bool OpenSockets::Add(int fd, Time now) {
+  MutexLock lock(&mutex_);
+  if (static_cast<int>(sockets_.size()) >= limit_ && now - last_sweep_ >= kSweepPause) {
+    last_sweep_ = now;
+    Sweep();
+  }
+  if (static_cast<int>(sockets_.size()) >= limit_) return false;
+  sockets_.emplace_back(fd, InodeOf(fd));
+  return true;
+}
+
+int OpenSockets::Count() {
+  MutexLock lock(&mutex_);
+  Sweep();
+  return static_cast<int>(sockets_.size());
+}
+
+void OpenSockets::Sweep() {
+  sockets_.erase(std::remove_if(sockets_.begin(), sockets_.end(),
+                                [](const auto& s) { return InodeOf(s.first) != s.second; }),
+                 sockets_.end());
+}
+
+}  // namespace packrat

@@ -8,7 +8,8 @@ import time
 import urllib.error
 import urllib.request
 
-ROOT = os.path.join(os.environ["TEST_SRCDIR"], os.environ["TEST_WORKSPACE"])
+# Of the runfiles: two folders above this file's own, for tests and for what is run outside of them.
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLIENT = os.path.join(ROOT, "server/client/packrat")
 SERVER = os.path.join(ROOT, "server/packrat_server")
 

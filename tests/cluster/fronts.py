@@ -1,0 +1,207 @@
+"""What stands before the replicas: Envoy and HAProxy with the configurations of deploy/, gRPC's own
+balancing as in docs/client.py, and a balancer of connections. Each has a name and makes channels; those that
+check the replicas' health tell how many are ready."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+
+import grpc
+import yaml
+
+from tests.cluster.load import client
+from tests.cluster.replicas import ROOT, free_port, wait_until
+
+ENDPOINT = "    - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}\n"
+# Each channel has connections of its own; what fails is not tried again behind the back of the count.
+PLAIN = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+
+
+def replace(text, old, new):
+    """A configuration for the test; what it replaces must be there, once."""
+    if text.count(old) != 1:
+        raise ValueError("%r is there %d times" % (old, text.count(old)))
+    return text.replace(old, new)
+
+
+def accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        return True
+    except OSError:
+        return False
+
+
+class Front:
+    """A process that listens on self.port, with TLS if it has `tls`, the folder of certificates.make()."""
+
+    tls = None
+
+    def channel(self, more=()):
+        options = PLAIN + more
+        if not self.tls:
+            return grpc.insecure_channel(self.target, options=options)
+        with open(os.path.join(self.tls, "ca.crt"), "rb") as file:
+            credentials = grpc.ssl_channel_credentials(file.read())
+        return grpc.secure_channel(self.target, credentials, options=options)
+
+    def start(self, command, log, **more):
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, **more)
+        self.target = "127.0.0.1:%d" % self.port
+
+        def listens():
+            if self.process.poll() is not None:
+                with open(log, encoding="utf-8") as file:
+                    raise RuntimeError(file.read())
+            return accepts(self.port)
+        wait_until(listens, self.name + " listens")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+class Envoy(Front):
+    """deploy/envoy/envoy.yaml, or with `tls` envoy-tls.yaml, without TLS to the replicas if not `tls_inside`."""
+
+    name = "Envoy"
+
+    def __init__(self, folder, replicas, tls=None, tls_inside=False):
+        self.tls = tls
+        self.folder = os.path.join(folder, "envoy")
+        self.port, self.admin = free_port(), free_port()
+        source = os.path.join(ROOT, "deploy/envoy")
+        os.mkdir(self.folder)
+        for name in os.listdir(source):
+            with open(os.path.join(source, name), encoding="utf-8") as file:
+                text = file.read().replace("/etc/envoy", self.folder)
+            if name.startswith("envoy"):
+                text = replace(text, "address: 127.0.0.1, port_value: 9901",
+                               "address: 127.0.0.1, port_value: %d" % self.admin)
+                text = replace(text, "address: 0.0.0.0, port_value: 50051",
+                               "address: 127.0.0.1, port_value: %d" % self.port)
+            with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        config = os.path.join(self.folder, "envoy.yaml")
+        if tls:
+            os.symlink(tls, os.path.join(self.folder, "tls"))
+            os.replace(os.path.join(self.folder, "envoy-tls.yaml"), config)
+            if not tls_inside:
+                self.strip_tls_inside(config)
+        self.set_replicas(replicas)
+        self.start([os.path.join(os.environ["PACKRAT_PYTHON_ENV"], "bin/envoy"), "-c", config,
+                    "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"],
+                   os.path.join(folder, "envoy.log"))
+        wait_until(lambda: self.healthy() == len(replicas), "Envoy finds all replicas ready")
+
+    @staticmethod
+    def strip_tls_inside(path):
+        """As the head of the file tells people to do."""
+        with open(path, encoding="utf-8") as file:
+            config = yaml.safe_load(file)
+        for cluster in config["static_resources"]["clusters"]:
+            del cluster["transport_socket"]
+        with open(path, "w", encoding="utf-8") as file:
+            yaml.safe_dump(config, file)
+
+    def set_replicas(self, replicas):
+        """A new list, moved into the place of the old one."""
+        path = os.path.join(self.folder, "endpoints.yaml")
+        with open(path, encoding="utf-8") as file:
+            head = file.read().split("    - endpoint:")[0]
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(head + "".join(ENDPOINT % replica.port for replica in replicas))
+        os.replace(path + ".new", path)
+
+    def healthy(self):
+        return self.stat("cluster.packrat.membership_healthy")
+
+    def stat(self, name):
+        url = "http://127.0.0.1:%d/stats?format=json&filter=^%s$" % (self.admin, name)
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            stats = json.load(answer)["stats"]
+        return stats[0]["value"] if stats else 0
+
+
+class HAProxy(Front):
+    """deploy/haproxy/haproxy.cfg"""
+
+    name = "HAProxy"
+
+    def __init__(self, folder, replicas, tls=None, tls_inside=False):
+        self.tls = tls
+        self.port, self.stats = free_port(), free_port()
+        environment = dict(os.environ, PACKRAT_LISTEN="127.0.0.1:%d" % self.port,
+                           PACKRAT_STATS="127.0.0.1:%d" % self.stats)
+        for name, replica in zip("ABC", replicas):
+            environment["PACKRAT_%s" % name] = replica.address
+            environment["PACKRAT_%s_HTTP" % name] = str(replica.http_port)
+        if tls:
+            environment["PACKRAT_CERTIFICATE"] = os.path.join(tls, "both.pem")
+        if tls_inside:
+            environment["PACKRAT_REPLICA_CA"] = os.path.join(tls, "ca.crt")
+        config = os.path.join(ROOT, "deploy/haproxy/haproxy.cfg")
+        self.start(["/usr/sbin/haproxy", "-db", "-f", config], os.path.join(folder, "haproxy.log"),
+                   env=environment)
+        wait_until(lambda: self.healthy() == len(replicas), "HAProxy finds all replicas ready")
+
+    def healthy(self):
+        url = "http://127.0.0.1:%d/;csv" % self.stats
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            rows = [line.split(",") for line in answer.read().decode().splitlines()]
+        return sum(row[0] == "packrat" and row[1] in "abc" and row[17] == "UP" for row in rows)
+
+
+class ClientSide:
+    """gRPC's own balancing."""
+
+    name = "gRPC client"
+    def __init__(self, folder, replicas):
+        self.target = "ipv4:" + ",".join(replica.address for replica in replicas)
+
+    def channel(self):
+        options = client.BALANCED + (("grpc.use_local_subchannel_pool", 1),)
+        return grpc.insecure_channel(self.target, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        pass
+
+
+class Layer4(Front):
+    """HAProxy as a balancer that sees connections only, as most clouds' are."""
+
+    name = "layer 4"
+    CONFIG = """
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1h
+    timeout server 1h
+frontend grpc
+    bind 127.0.0.1:%d
+    default_backend packrat
+backend packrat
+    balance leastconn
+    option httpchk GET /readyz
+    default-server check inter 500ms fall 1 rise 1
+"""
+
+    def __init__(self, folder, replicas):
+        self.port = free_port()
+        config = os.path.join(folder, "layer4.cfg")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(self.CONFIG % self.port)
+            for replica in replicas:
+                file.write("    server %s %s port %d\n"
+                           % (replica.name, replica.address, replica.http_port))
+        self.start(["/usr/sbin/haproxy", "-db", "-f", config], os.path.join(folder, "layer4.log"))

@@ -167,6 +167,12 @@ void GenerateCall::Pump() {
   }
 }
 
+void GenerateCall::CountInterval() {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  if (last_message_ != SteadyTime()) environment_->metrics->OnMessage(now - last_message_);
+  last_message_ = now;
+}
+
 GenerateCall::Action GenerateCall::NextAction() {
   // What is new stays in the outbox, as token ids, until the client has read what was written.
   if (pending_ || finished_) return Action::kNothing;
@@ -184,6 +190,7 @@ GenerateCall::Action GenerateCall::NextAction() {
   pending_ = true;
   pending_since_ = absl::Now();
   headers_sent_ = true;
+  if (message_.token_ids_size() > 0) CountInterval();
   if (!news && !last) return Action::kSendHeaders;
   if (!last) return Action::kWrite;
   status_ = FinalStatus(*finish);

@@ -51,6 +51,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   absl::Status Submit(const v1::GenerateRequest& request);
   // Now if the engine has the request, else as soon as it has.
   void CancelRequest();
+  void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OperationDone(bool ok);
   void Refuse(const absl::Status& status);
@@ -77,11 +78,12 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool pending_ ABSL_GUARDED_BY(mutex_) = false;  // An operation of gRPC is under way.
   absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;   // Finish() has been asked for.
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;     // A write failed: nobody listens.
-  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;    // Ended by the idle timeout.
-  bool counted_ ABSL_GUARDED_BY(mutex_) = false;    // Among environment_->streams.
-  bool submitted_ ABSL_GUARDED_BY(mutex_) = false;  // The engine has had the request.
+  SteadyTime last_message_ ABSL_GUARDED_BY(mutex_);  // The epoch: there was none.
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;    // Finish() has been asked for.
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: nobody listens.
+  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
+  bool counted_ ABSL_GUARDED_BY(mutex_) = false;     // Among environment_->streams.
+  bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the request.
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;

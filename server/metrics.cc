@@ -129,6 +129,10 @@ struct Metrics::Impl {
   Histogram& duration =
       AddHistogram("packrat_request_duration_seconds", "From the queue to the last token.")
           .Add({}, kSeconds);
+  Histogram& message_interval =
+      AddHistogram("packrat_message_interval_seconds",
+                   "Between two messages with tokens of a stream, as they go out to its client.")
+          .Add({}, kSeconds);
   Histogram& prompt_length =
       AddHistogram("packrat_request_prompt_tokens", "Length of a request's prompt.")
           .Add({}, kTokens);
@@ -237,6 +241,10 @@ void Metrics::OnFinish(const std::string& reason, const Usage& usage, const std:
                            (usage.completion_tokens - 1));
 }
 
+void Metrics::OnMessage(std::chrono::steady_clock::duration interval) {
+  impl_->message_interval.Observe(std::chrono::duration<double>(interval).count());
+}
+
 void Metrics::OnCall(const std::string& call, const std::string& status_name,
                      const std::string& caller) {
   impl_->calls.Add({{"call", call}, {"status", status_name}}).Increment();
@@ -289,6 +297,8 @@ void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
            options.engine.max_queue);
   to.Gauge("packrat_max_batch_tokens", "Most tokens of a step: --max_batch_tokens.",
            options.engine.max_batch_tokens);
+  to.Gauge("packrat_max_text_queue", "Most texts that wait to be worked on: --max_text_queue.",
+           options.max_text_queue);
   to.Gauge("packrat_max_streams", "Most open streams: --max_streams.", options.max_streams);
   for (const Watched& metric : watched) {
     if (metric.type == MetricType::Gauge) {

@@ -59,6 +59,8 @@ class Metrics {
   // A Generate call that the engine had, when it is over. `reason` as in FinishReasonName(),
   // `caller` as the client or its key says; empty: it does not.
   void OnFinish(const std::string& reason, const Usage& usage, const std::string& caller);
+  // A message with tokens goes out, so long after the one before it in its stream.
+  void OnMessage(std::chrono::steady_clock::duration interval);
   // Any call of the service, when it is over.
   void OnCall(const std::string& call, const std::string& status_name, const std::string& caller);
   // Feeds the gauges of tokens per second; about once a second.

@@ -35,14 +35,9 @@ struct Server::Impl {
     environment.log = log;
     environment.metrics = &metrics;
     environment.writer = &writer;
-    metrics.AddGauge("packrat_streams_open",
-                     "Generate calls that are open, finished ones that are still being read "
-                     "included.",
-                     [this] { return environment.streams.count(); });
-    metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
-                     [this] { return environment.draining.load() ? 1 : 0; });
     environment.prompts = &prompts;
     environment.texts = &texts;
+    AddGauges();
   }
 
   static WorkPool::Options TextPool(const ServerOptions& options) {
@@ -50,6 +45,7 @@ struct Server::Impl {
     pool.max_queue = options.max_text_queue;
     return pool;
   }
+  void AddGauges();
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp();
   // Ready for good is only who has not failed.
@@ -72,13 +68,27 @@ struct Server::Impl {
   std::unique_ptr<HttpServer> http;
 };
 
+void Server::Impl::AddGauges() {
+  metrics.AddGauge(
+      "packrat_streams_open",
+      "Generate calls that are open, finished ones that are still being read included.",
+      [this] { return environment.streams.count(); });
+  metrics.AddGauge("packrat_prompts_waiting", "Long prompts that wait to be tokenized.",
+                   [this] { return prompts.waiting(); });
+  metrics.AddGauge("packrat_texts_waiting",
+                   "Long texts of Tokenize and Detokenize that wait to be worked on.",
+                   [this] { return texts.waiting(); });
+  metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
+                   [this] { return environment.draining.load() ? 1 : 0; });
+}
+
 absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
   auto started = GrpcPort::Start(options, shares.grpc, &service, log);
   if (!started.ok()) return started.status();
   grpc = *std::move(started);
   metrics.AddGauge("packrat_connections_open", "gRPC connections that are open.",
                    [this] { return grpc->open_connections(); });
-  metrics.AddGauge("packrat_connections_limit", "Most of them, as --max_connections says.",
+  metrics.AddGauge("packrat_max_connections", "Most open gRPC connections: --max_connections.",
                    [limit = shares.grpc] { return limit; });
   metrics.AddCounter("packrat_connections_refused_total",
                      "gRPC connections beyond that limit, closed at once.",

@@ -63,6 +63,11 @@ absl::Status WorkPool::Submit(size_t bytes, std::function<void()> work) {
   return absl::OkStatus();
 }
 
+int WorkPool::waiting() const {
+  MutexLock lock(&mutex_);
+  return static_cast<int>(queue_.size());
+}
+
 void WorkPool::Loop() {
   LowerPriority();
   for (;;) {

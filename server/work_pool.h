@@ -38,6 +38,8 @@ class WorkPool {
   // message that it keeps alive until then. RESOURCE_EXHAUSTED: too much waits, and `work` is not
   // called.
   absl::Status Submit(size_t bytes, std::function<void()> work);
+  // Pieces of work that no thread has begun.
+  int waiting() const;
 
  private:
   struct Item {
@@ -47,7 +49,7 @@ class WorkPool {
   void Loop();
 
   const Options options_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable wake_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

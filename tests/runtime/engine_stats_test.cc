@@ -137,5 +137,30 @@ TEST_F(EngineStatsTest, AnEndBeforeAdmissionIsCountedWhateverEndsIt) {
   EXPECT_EQ(Filled(engine_->stats().queue_time), "30:1 60:2");
 }
 
+// A model that says it samples for longer than there is time, so that each place where that is
+// counted shows.
+class SlowSampler : public FakeModel {
+ public:
+  double sampling_seconds() const override { return 1000; }
+};
+
+TEST(EngineStats, SamplingIsNotPartOfTheModelsTime) {
+  SlowSampler model;
+  EngineOptions options;
+  options.max_running = 2;
+  options.max_batch_tokens = 32;
+  auto engine = *Engine::Create(&model, nullptr, options);
+  std::mt19937_64 random(3);
+  Consumer consumer;
+  absl::Time now = absl::FromUnixSeconds(1);
+  ASSERT_EQ(engine->Submit(consumer.Make(1, RandomPrompt(&random, 5), 3), now), absl::OkStatus());
+  while (!engine->idle()) engine->Step(now += kStep);
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.sample_time, absl::Seconds(3 * 1000));
+  const double model_seconds = absl::ToDoubleSeconds(stats.model_time);
+  EXPECT_NEAR(model_seconds, -3 * 1000, kSlack);
+  EXPECT_NEAR(absl::ToDoubleSeconds(stats.host_time), 0, kSlack);
+}
+
 }  // namespace
 }  // namespace packrat

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -30,6 +31,7 @@ ServerOptions Options() {
   options.engine.max_queue = 32;
   options.engine.max_batch_tokens = 33;
   options.max_streams = 34;
+  options.max_text_queue = 35;
   return options;
 }
 
@@ -212,6 +214,8 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
   metrics.OnFinish("stop_string", first, "");
   metrics.OnFinish("eos", second, "");
   metrics.OnFinish("cancelled", third, "");
+  metrics.OnMessage(std::chrono::milliseconds(20));
+  metrics.OnMessage(std::chrono::seconds(3));
   metrics.OnCall("Generate", "OK", "");
   metrics.OnCall("Generate", "OK", "");
   metrics.OnCall("Generate", "CANCELLED", "");
@@ -226,6 +230,7 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
            {"packrat_max_queue{model=\"m\"}", 32},
            {"packrat_max_batch_tokens{model=\"m\"}", 33},
            {"packrat_max_streams{model=\"m\"}", 34},
+           {"packrat_max_text_queue{model=\"m\"}", 35},
            {"packrat_some_level{model=\"m\"}", 41},
            {"packrat_some_total{model=\"m\"}", 42},
            // Nothing has been sampled.
@@ -245,6 +250,7 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
   }
   AddHistogram("packrat_request_duration_seconds", kSecondsBounds, {0.13, 2, 400}, &expected);
   AddHistogram("packrat_time_per_output_token_seconds", kSecondsBounds, {0.1 / 4}, &expected);
+  AddHistogram("packrat_message_interval_seconds", kSecondsBounds, {0.02, 3}, &expected);
   AddHistogram("packrat_request_prompt_tokens", kTokensBounds, {100, 3, 9}, &expected);
   AddHistogram("packrat_request_generated_tokens", kTokensBounds, {5, 1, 0}, &expected);
   ExpectSamples(expected, Read(metrics.Render(kStart)));

@@ -295,7 +295,10 @@ TEST(Http, ShowsWhatIsOpenAndWhoCalls) {
   to.caller = "team-a";
   Connection named(to);
   server.gate().Close();
-  std::thread call([&] { named.Generate(request, [](const auto&) {}); });
+  int messages = 0;
+  std::thread call([&] {
+    named.Generate(request, [&](const auto& m) { messages += m.token_ids_size() > 0 ? 1 : 0; });
+  });
   server.gate().WaitUntilHeld();
   EXPECT_EQ(server.Metric("packrat_streams_open"), 1);
   server.gate().Open();
@@ -311,6 +314,7 @@ TEST(Http, ShowsWhatIsOpenAndWhoCalls) {
   EXPECT_EQ(server.Metric("packrat_caller_calls_total{model=\"fake\",caller=\"other\""), 1);
   EXPECT_EQ(server.Metric("packrat_inter_token_time_seconds_count"), 2);
   EXPECT_EQ(server.Metric("packrat_batch_sequences_count"), 3);
+  EXPECT_EQ(server.Metric("packrat_message_interval_seconds_count"), messages - 1);
 }
 
 TEST(Http, TellsTheVersionAndNothingElse) {

@@ -58,8 +58,10 @@ TEST(WorkPool, RefusesWhatIsTooMuch) {
   Blocker blocker(&pool);
   int done = 0;
   const auto work = [&done] { ++done; };
+  EXPECT_EQ(pool.waiting(), 0);  // What is worked on does not wait.
   ASSERT_TRUE(pool.Submit(40, work).ok());
   ASSERT_TRUE(pool.Submit(60, work).ok());
+  EXPECT_EQ(pool.waiting(), 2);
   EXPECT_TRUE(absl::IsResourceExhausted(pool.Submit(1, work)));  // Of the bytes.
   ASSERT_TRUE(pool.Submit(0, work).ok());
   const absl::Status full = pool.Submit(0, work);  // Of the places.

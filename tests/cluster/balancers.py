@@ -1,7 +1,7 @@
 """Three real replicas behind Envoy, HAProxy and gRPC's own balancing, under load: a table of what each
 loses when. `./dev cluster` runs it; docs/balancing.md has the result.
 
-    ./dev cluster [--only=SCENARIO,...] [--fronts=envoy,haproxy,client] [--calls=3000]
+    ./dev cluster [--only=SCENARIO,...] [--fronts=envoy,haproxy,client,layer4] [--calls=3000]
 """
 
 import argparse
@@ -11,42 +11,52 @@ import tempfile
 from tests.cluster import fronts, scenarios
 from tests.cluster.replicas import Cluster
 
-FRONTS = {"envoy": fronts.Envoy, "haproxy": fronts.HAProxy, "client": fronts.ClientSide}
+FRONTS = {"envoy": fronts.Envoy, "haproxy": fronts.HAProxy, "client": fronts.ClientSide,
+          "layer4": fronts.Layer4}
+AGE = 5
 
 
-def full(folder, make):
-    with Cluster(folder, flags=["--max_running=1", "--max_queue=1"]) as cluster:
-        with make(folder, cluster) as front:
-            # HAProxy does not read gRPC's statuses: there the client tries again.
-            return scenarios.full(cluster, front, 10 if make is fronts.HAProxy else 1)
+def scenarios_of(make, calls):
+    """{name: (scenario with a cluster and a front, what the cluster is like)}"""
+    if make is fronts.Layer4:
+        return {"late": (lambda *on: scenarios.late(*on, AGE),
+                         {"flags": ["--max_connection_age=%ds" % AGE], "started": 2}),
+                "roll": (lambda *on: scenarios.roll(*on, calls), {})}
+    # HAProxy does not read gRPC's statuses: where one replica has room the client tries again.
+    tries = 10 if make is fronts.HAProxy else 1
+    found = {
+        "spread": (scenarios.spread, {}),
+        "kill": (scenarios.kill, {}),
+        "roll": (lambda *on: scenarios.roll(*on, calls), {}),
+        "freeze": (scenarios.freeze, {}),
+        "long_freeze": (lambda *on: scenarios.freeze(*on, 20), {}),
+        "full": (lambda *on: scenarios.full(*on, tries), {"flags": ["--max_running=1", "--max_queue=1"]}),
+        "aging": (scenarios.aging, {"flags": ["--max_connection_age=1s"]}),
+        "sessions": (scenarios.sessions, {}),
+    }
+    if make is fronts.ClientSide:
+        del found["sessions"]  # gRPC's own balancing has none.
+    if make is fronts.HAProxy:
+        del found["aging"]  # It loses ends of streams: see haproxy.cfg.
+        for _, like in found.values():
+            like["flags"] = like.get("flags", []) + ["--max_connection_age=0"]
+    return found
 
 
 def run(make, only, calls):
     """The rows of one front."""
-    def in_cluster(scenario, *arguments):
-        with tempfile.TemporaryDirectory() as folder, Cluster(folder) as cluster:
+    for name, (scenario, cluster_of) in scenarios_of(make, calls).items():
+        if only and name not in only:
+            continue
+        with tempfile.TemporaryDirectory() as folder, Cluster(folder, **cluster_of) as cluster:
             with make(folder, cluster) as front:
-                return scenario(cluster, front, *arguments)
-    cases = {
-        "spread": lambda: in_cluster(scenarios.spread),
-        "kill": lambda: in_cluster(scenarios.kill),
-        "roll": lambda: in_cluster(scenarios.roll, calls),
-        "freeze": lambda: in_cluster(scenarios.freeze),
-        "long_freeze": lambda: in_cluster(scenarios.freeze, 20),
-        "sessions": lambda: in_cluster(scenarios.sessions),
-        "full": lambda: full(tempfile.mkdtemp(), make),
-    }
-    if make is fronts.ClientSide:
-        del cases["sessions"]  # gRPC's own balancing has none.
-    for name, case in cases.items():
-        if not only or name in only:
-            yield case()
+                yield scenario(cluster, front)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--only", default="", help="spread, kill, roll, freeze, long_freeze, sessions, full")
-    parser.add_argument("--fronts", default="envoy,haproxy,client")
+    parser.add_argument("--only", default="", help="spread, kill, roll, freeze, long_freeze, full, aging, sessions, late")
+    parser.add_argument("--fronts", default=",".join(FRONTS))
     parser.add_argument("--calls", type=int, default=3000, help="at least so many while rolling")
     arguments = parser.parse_args()
     only = [name for name in arguments.only.split(",") if name]

@@ -15,6 +15,7 @@ import yaml
 from tests.cluster.load import client
 from tests.cluster.replicas import ROOT, free_port, wait_until
 
+HAPROXY = "/usr/sbin/haproxy"
 ENDPOINT = "    - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}\n"
 # Each channel has connections of its own; what fails is not tried again behind the back of the count.
 PLAIN = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
@@ -130,7 +131,17 @@ class Envoy(Front):
         return stats[0]["value"] if stats else 0
 
 
-class HAProxy(Front):
+class HAProxyProcess(Front):
+    """HAProxy with a page of statistics on the port self.stats and a backend named packrat."""
+
+    def healthy(self):
+        url = "http://127.0.0.1:%d/;csv" % self.stats
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            rows = [line.split(",") for line in answer.read().decode().splitlines()]
+        return sum(row[0] == "packrat" and row[1] in "abc" and row[17] == "UP" for row in rows)
+
+
+class HAProxy(HAProxyProcess):
     """deploy/haproxy/haproxy.cfg"""
 
     name = "HAProxy"
@@ -148,15 +159,9 @@ class HAProxy(Front):
         if tls_inside:
             environment["PACKRAT_REPLICA_CA"] = os.path.join(tls, "ca.crt")
         config = os.path.join(ROOT, "deploy/haproxy/haproxy.cfg")
-        self.start(["/usr/sbin/haproxy", "-db", "-f", config], os.path.join(folder, "haproxy.log"),
+        self.start([HAPROXY, "-db", "-f", config], os.path.join(folder, "haproxy.log"),
                    env=environment)
         wait_until(lambda: self.healthy() == len(replicas), "HAProxy finds all replicas ready")
-
-    def healthy(self):
-        url = "http://127.0.0.1:%d/;csv" % self.stats
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            rows = [line.split(",") for line in answer.read().decode().splitlines()]
-        return sum(row[0] == "packrat" and row[1] in "abc" and row[17] == "UP" for row in rows)
 
 
 class ClientSide:
@@ -177,31 +182,40 @@ class ClientSide:
         pass
 
 
-class Layer4(Front):
+class Layer4(HAProxyProcess):
     """HAProxy as a balancer that sees connections only, as most clouds' are."""
 
     name = "layer 4"
     CONFIG = """
 defaults
-    mode tcp
     timeout connect 1s
     timeout client 1h
     timeout server 1h
+frontend stats
+    mode http
+    bind 127.0.0.1:%d
+    stats enable
+    stats uri /
 frontend grpc
+    mode tcp
     bind 127.0.0.1:%d
     default_backend packrat
 backend packrat
+    mode tcp
     balance leastconn
+    option redispatch 1
     option httpchk GET /readyz
     default-server check inter 500ms fall 1 rise 1
 """
 
     def __init__(self, folder, replicas):
-        self.port = free_port()
+        self.port, self.stats = free_port(), free_port()
         config = os.path.join(folder, "layer4.cfg")
         with open(config, "w", encoding="utf-8") as file:
-            file.write(self.CONFIG % self.port)
+            file.write(self.CONFIG % (self.stats, self.port))
             for replica in replicas:
                 file.write("    server %s %s port %d\n"
                            % (replica.name, replica.address, replica.http_port))
-        self.start(["/usr/sbin/haproxy", "-db", "-f", config], os.path.join(folder, "layer4.log"))
+        self.start([HAPROXY, "-db", "-f", config], os.path.join(folder, "layer4.log"))
+        running = sum(replica.process is not None for replica in replicas)
+        wait_until(lambda: self.healthy() == running, "layer 4 knows who runs")

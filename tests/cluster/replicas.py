@@ -109,12 +109,12 @@ class Replica(processes.Process):
 
 
 class Cluster:
-    """Replicas a, b, c, ..."""
+    """Replicas a, b, c, ..., of which the first `started` (default: all) run."""
 
-    def __init__(self, folder, count=3, flags=()):
+    def __init__(self, folder, count=3, flags=(), started=None):
         self.folder = folder
         self.replicas = [Replica("abcdefgh"[i], folder, *flags) for i in range(count)]
-        for replica in self.replicas:
+        for replica in self.replicas[:started]:
             replica.start()
 
     def __len__(self):
@@ -129,9 +129,12 @@ class Cluster:
     def wait_until_idle(self):
         wait_until(lambda: all(replica.idle() for replica in self), "no call runs or waits")
 
+    def end(self):
+        for replica in self:
+            replica.end()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *unused):
-        for replica in self:
-            replica.end()
+        self.end()

@@ -167,6 +167,38 @@ def sessions(cluster, front, count=12, each=4):
                "over %d replicas, each on one" % len(used), wrong)
 
 
+def late(cluster, front, age):
+    """A third replica is there later: behind a balancer of connections it gets work as these reach their age
+    (seconds; --max_connection_age of the replicas). Each thread is a client with one connection."""
+    running = load.Load(front, "late-" + front.name[0], threads=12, channels=12)
+    time.sleep(1)
+    cluster[2].start()
+    began = time.monotonic()
+    time.sleep(1.5 * age)
+    balanced = time.monotonic()
+    time.sleep(3)
+    calls = running.stop()
+    where = replica_of(cluster, calls)
+    mine = [a.begun for call in calls for a in call.attempts if where[a.id][0] == cluster[2].name]
+    after = sum(a.begun > balanced for call in calls for a in call.attempts)
+    share = sum(begun > balanced for begun in mine) / max(after, 1)
+    wrong = ["lost"] if broken(calls) else []
+    wrong += ["too few calls"] if share < 0.2 else []
+    first = "%.1f s" % (min(mine) - began) if mine else "never"
+    return row("a third replica later, connections live %d s" % age, front, calls,
+               "its first call after %s, its share after %.1f s: %.0f %%; broken: %s"
+               % (first, 1.5 * age, 100 * share, statuses(broken(calls)) or "none"), wrong)
+
+
+def aging(cluster, front, seconds=10):
+    """Replicas whose connections end all the time (--max_connection_age=1s): nobody may notice."""
+    running = load.Load(front, "aging-" + front.name[0])
+    time.sleep(seconds)
+    calls = running.stop()
+    return row("connections live 1 s", front, calls, statuses(broken(calls)),
+               ["lost"] if broken(calls) else [])
+
+
 class Full:
     """Fills replicas of one place and one seat in the queue, directly."""
 

@@ -14,8 +14,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/grpc/health/v1/health.pb.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "runtime/mutex.h"
+#include "server/grpc/reflection_service.h"
 #include "server/net/listener.h"
 #include "server/net/open_sockets.h"
 
@@ -40,10 +42,12 @@ constexpr std::chrono::seconds kTellAgain{10};
 void SetUpLibrary() {
   grpc::EnableDefaultHealthCheckService(true);
   static const bool reflection = [] {
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha.
     return true;
   }();
   (void)reflection;
+  // Reflection finds what is linked in; nobody else uses this.
+  grpc::health::v1::HealthCheckRequest::descriptor();
 }
 
 int Milliseconds(absl::Duration duration) {
@@ -82,6 +86,9 @@ struct GrpcPort::Impl {
 
   Logger* const log;
   const int limit;
+  ReflectionService reflection{{v1::Inference::service_full_name(), "grpc.health.v1.Health",
+                                "grpc.reflection.v1.ServerReflection",
+                                "grpc.reflection.v1alpha.ServerReflection"}};
   OpenSockets open;
   std::atomic<int64_t> refused{0};
   steady_clock::time_point last_told;  // The listener's thread.
@@ -133,6 +140,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& o
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
   builder.RegisterService(service);
+  builder.RegisterService(&impl->reflection);
   // Not the library's own listener: that of 1.51 stops listening, for good and in silence, at the
   // first accept() that fails.
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(

@@ -12,7 +12,8 @@
 #include "runtime/engine_thread.h"
 #include "server/call_environment.h"
 #include "server/grpc/grpc_port.h"
-#include "server/http_server.h"
+#include "server/http/http_server.h"
+#include "server/http/operator_pages.h"
 #include "server/inference_service.h"
 #include "server/net/descriptors.h"
 #include "server/version.h"
@@ -47,7 +48,7 @@ struct Server::Impl {
   }
   void AddGauges();
   absl::Status StartGrpc(const DescriptorShares& shares);
-  absl::Status StartHttp();
+  absl::Status StartHttp(const DescriptorShares& shares);
   // Ready for good is only who has not failed.
   void SetReady(bool ready);
   void Fail(const absl::Status& status, const std::function<void()>& on_failure);
@@ -100,15 +101,15 @@ absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
   return absl::OkStatus();
 }
 
-absl::Status Server::Impl::StartHttp() {
+absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   if (options.http_listen.empty()) return absl::OkStatus();
-  HttpServer::Handlers handlers;
-  handlers.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
-  handlers.not_ready = [this] {
+  OperatorPages pages;
+  pages.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
+  pages.not_ready = [this] {
     if (grpc->deaf()) return std::string("connections to --listen cannot be accepted");
     return std::string(environment.Ready().message());
   };
-  handlers.version = [this] {
+  pages.version = [this] {
     nlohmann::ordered_json json = {{"version", kVersion}, {"model", options.model_name}};
     const ServedModel* model = environment.served.load();
     if (model != nullptr) {
@@ -119,7 +120,10 @@ absl::Status Server::Impl::StartHttp() {
     }
     return json.dump();
   };
-  auto started = HttpServer::Start(options.http_listen, std::move(handlers));
+  HttpServer::Options http_options;
+  http_options.address = options.http_listen;
+  http_options.max_connections = shares.http;
+  auto started = HttpServer::Start(std::move(http_options), OperatorRoutes(pages), log);
   if (!started.ok()) return started.status();
   http = *std::move(started);
   return absl::OkStatus();
@@ -149,7 +153,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
   const auto shares = ShareDescriptors(RaiseDescriptorLimit(), impl->options.max_connections);
   if (!shares.ok()) return shares.status();
   status = impl->StartGrpc(*shares);
-  if (status.ok()) status = impl->StartHttp();
+  if (status.ok()) status = impl->StartHttp(*shares);
   if (!status.ok()) return status;
   const std::string http_port = impl->http == nullptr ? "" : absl::StrCat(impl->http->port());
   log->Info("listening", {{"grpc", impl->options.listen},

@@ -17,7 +17,7 @@ import sys
 LAYERS = ["kernels", "models", "runtime", "server", "tests"]
 CPP = (".h", ".cc", ".cu", ".cuh")
 LONG = 400
-NETWORK = re.compile(r"^(grpc|grpcpp|prometheus|google/protobuf|proto)/|^httplib\.h$")
+NETWORK = re.compile(r"^(grpc|grpcpp|prometheus|google/protobuf|proto)/|^boost/(asio|beast)/")
 FORBIDDEN = re.compile(r"^absl/(synchronization/|log/)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 

@@ -17,7 +17,7 @@ class CheckLayersTest(unittest.TestCase):
         self.assertEqual(broken("tests/runtime/a.cc", '#include "server/server.h"\n'), [])
 
     def test_only_the_server_knows_the_network(self):
-        for header in ("grpcpp/grpcpp.h", "prometheus/counter.h", "httplib.h", "proto/a.pb.h"):
+        for header in ("grpcpp/grpcpp.h", "prometheus/counter.h", "boost/beast/http.hpp", "proto/a.pb.h"):
             self.assertEqual(broken("runtime/a.cc", "#include <%s>\n" % header), [1], header)
             self.assertEqual(broken("server/a.cc", "#include <%s>\n" % header), [], header)
 

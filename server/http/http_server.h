@@ -1,0 +1,67 @@
+// HTTP/1.1 on one thread, asynchronous: a client that connects and says nothing, or a byte a
+// second, costs a few kilobytes and nobody else's time. Only its source knows the HTTP library.
+#ifndef PACKRAT_SERVER_HTTP_HTTP_SERVER_H_
+#define PACKRAT_SERVER_HTTP_HTTP_SERVER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/log.h"
+
+namespace packrat {
+
+struct HttpRequest {
+  std::string method;
+  std::string path;  // Without the query, as it was sent.
+};
+
+struct HttpAnswer {
+  int status = 200;
+  std::string content_type = "text/plain";
+  std::string body;
+};
+
+struct HttpRoute {
+  std::string path;
+  std::string method;  // GET answers HEAD as well.
+  // Called by the server's thread, which has nothing better to do meanwhile: milliseconds.
+  std::function<HttpAnswer(const HttpRequest&)> handle;
+};
+
+class HttpServer {
+ public:
+  struct Options {
+    std::string address;  // As ParseListenAddress() takes it.
+    // Of all connections. Beyond it the one that has asked for nothing for the longest time is
+    // closed, so that new ones get through.
+    int max_connections = 1024;
+    std::chrono::milliseconds idle{75000};     // Without a byte, between requests.
+    std::chrono::milliseconds request{10000};  // From a request's first byte to its last.
+    std::chrono::milliseconds answer{10000};   // Until the client has taken the whole of it.
+    int max_header_bytes = 8192;
+    int max_body_bytes = 1024;
+  };
+  // `log` outlives the server. INVALID_ARGUMENT: the address; UNAVAILABLE: it cannot be had.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options,
+                                                           std::vector<HttpRoute> routes,
+                                                           Logger* log);
+  // At once, whatever the clients do; answers that are under way are cut.
+  ~HttpServer();
+
+  int port() const;  // 0: a Unix domain socket.
+  int64_t accept_failures() const;
+
+ private:
+  struct Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_HTTP_HTTP_SERVER_H_

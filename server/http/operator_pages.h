@@ -1,0 +1,24 @@
+// What operators and their probes ask: /metrics, /healthz, /readyz, /version.
+#ifndef PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
+#define PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "server/http/http_server.h"
+
+namespace packrat {
+
+// Called by the HTTP server's thread.
+struct OperatorPages {
+  std::function<std::string()> metrics;    // Prometheus' text format.
+  std::function<std::string()> not_ready;  // Why not; empty: ready.
+  std::function<std::string()> version;    // JSON.
+};
+
+std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_

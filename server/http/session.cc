@@ -1,0 +1,145 @@
+#include "server/http/session.h"
+
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace packrat {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using Error = beast::error_code;
+
+// What an unwanted request may still send before its connection is closed under it.
+constexpr std::chrono::seconds kLinger{1};
+constexpr size_t kReadBytes = 4096;
+
+// The status for a request that could not be read; 0: there is nobody to tell.
+int StatusOf(const Error& error) {
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) return 431;
+  if (error == http::error::body_limit) return 413;
+  if (error == http::error::end_of_stream || error == http::error::partial_message) return 0;
+  // What is left of the parser's own errors is a malformed request.
+  const Error sample = http::error::bad_method;
+  return error.category() == sample.category() ? 400 : 0;
+}
+
+class PlainSession final : public Session, public std::enable_shared_from_this<PlainSession> {
+ public:
+  PlainSession(HttpSocket socket, SessionContext* context)
+      : stream_(std::move(socket)),
+        context_(*context),
+        buffer_(context->options.max_header_bytes + context->options.max_body_bytes + kReadBytes),
+        place_(context_.sessions.insert(context_.sessions.end(), this)) {}
+  ~PlainSession() override {
+    if (listed_) context_.sessions.erase(place_);
+  }
+
+  void Start() { AwaitRequest(); }
+
+  void Close() override {
+    if (listed_) context_.sessions.erase(place_);
+    listed_ = false;
+    stream_.close();
+  }
+
+ private:
+  void AwaitRequest() {
+    // The next request may have come with the last one.
+    if (buffer_.size() > 0) return ReadRequest();
+    stream_.expires_after(context_.options.idle);
+    stream_.async_read_some(buffer_.prepare(kReadBytes),
+                            [self = shared_from_this()](const Error& error, size_t bytes) {
+                              if (error) return;
+                              self->buffer_.commit(bytes);
+                              self->ReadRequest();
+                            });
+  }
+
+  void ReadRequest() {
+    parser_.emplace();
+    parser_->header_limit(context_.options.max_header_bytes);
+    parser_->body_limit(context_.options.max_body_bytes);
+    // For the whole of it: bytes that trickle in do not make it longer.
+    stream_.expires_after(context_.options.request);
+    http::async_read(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](const Error& error, size_t) { self->OnRequest(error); });
+  }
+
+  void OnRequest(const Error& error) {
+    if (error) {
+      const int status = StatusOf(error);
+      if (status == 0) return;
+      RoutedAnswer refusal;
+      refusal.answer.status = status;
+      refusal.answer.body = error.message() + "\n";
+      return Write(std::move(refusal), /*head=*/false, /*keep_alive=*/false, /*version=*/11);
+    }
+    // Whoever asks for something goes to the end of those to be closed.
+    if (listed_) context_.sessions.splice(context_.sessions.end(), context_.sessions, place_);
+    const auto& request = parser_->get();
+    Write(
+        context_.router.Answer(std::string(request.method_string()), std::string(request.target())),
+        request.method() == http::verb::head, request.keep_alive(), request.version());
+  }
+
+  void Write(RoutedAnswer routed, bool head, bool keep_alive, unsigned version) {
+    response_.emplace(static_cast<http::status>(routed.answer.status), version);
+    response_->set(http::field::content_type, routed.answer.content_type);
+    if (!routed.allow.empty()) response_->set(http::field::allow, routed.allow);
+    response_->body() = std::move(routed.answer.body);
+    response_->content_length(response_->body().size());
+    response_->keep_alive(keep_alive);
+    serializer_.emplace(*response_);
+    stream_.expires_after(context_.options.answer);
+    const auto done = [self = shared_from_this()](const Error& error, size_t) {
+      self->OnWritten(error);
+    };
+    if (head) {
+      http::async_write_header(stream_, *serializer_, done);
+    } else {
+      http::async_write(stream_, *serializer_, done);
+    }
+  }
+
+  void OnWritten(const Error& error) {
+    if (error) return;
+    if (response_->keep_alive()) return AwaitRequest();
+    // Closing a socket with unread bytes would take the answer back from the client's hands.
+    Error ignored;
+    stream_.socket().shutdown(HttpSocket::socket_type::shutdown_send, ignored);
+    stream_.expires_after(kLinger);
+    Discard();
+  }
+
+  void Discard() {
+    buffer_.clear();
+    stream_.async_read_some(buffer_.prepare(kReadBytes),
+                            [self = shared_from_this()](const Error& error, size_t) {
+                              if (!error) self->Discard();
+                            });
+  }
+
+  HttpSocket stream_;
+  SessionContext& context_;
+  beast::flat_buffer buffer_;
+  SessionList::iterator place_;
+  bool listed_ = true;
+  std::optional<http::request_parser<http::string_body>> parser_;
+  std::optional<http::response<http::string_body>> response_;
+  std::optional<http::response_serializer<http::string_body>> serializer_;
+};
+
+}  // namespace
+
+void StartSession(HttpSocket socket, SessionContext* context) {
+  std::make_shared<PlainSession>(std::move(socket), context)->Start();
+}
+
+}  // namespace packrat

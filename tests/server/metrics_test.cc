@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -334,6 +336,49 @@ TEST(Metrics, CallersAreCountedApartOnlyWhereAskedForAndBounded) {
   }
   EXPECT_EQ(
       samples.at("packrat_caller_calls_total{model=\"m\",caller=\"a\",status=\"UNAVAILABLE\"}"), 1);
+}
+
+TEST(Metrics, ThreadsCountAndReadTogether) {
+  ServerOptions options = Options();
+  options.metrics_by_caller = 3;
+  Metrics metrics(options);
+  std::atomic<int> level{0};
+  metrics.AddGauge("packrat_some_level", "A level.", [&level] { return level.load(); });
+  constexpr int kThreads = 4, kTimes = 500;
+  Usage usage;
+  usage.prompt_tokens = 2;
+  usage.completion_tokens = 3;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kTimes; ++i) {
+        metrics.OnFinish("eos", usage, absl::StrCat("caller", (t + i) % 5));
+        metrics.OnCall("Generate", i % 2 == 0 ? "OK" : "CANCELLED", absl::StrCat("caller", t));
+        metrics.OnMessage(std::chrono::milliseconds(1));
+        level = i;
+      }
+    });
+  }
+  threads.emplace_back([&] {
+    for (int i = 0; i < 50; ++i) {
+      if (i == 10) metrics.SetSource(KnownSource());
+      metrics.SetReady(i % 2 == 0);
+      metrics.Sample(kStart + std::chrono::milliseconds(i));
+      EXPECT_GT(Read(metrics.Render(kStart + std::chrono::milliseconds(i))).size(), 100u);
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  const Samples samples = Read(metrics.Render(kStart));
+  constexpr double kAll = kThreads * kTimes;
+  EXPECT_EQ(samples.at("packrat_requests_finished_total{model=\"m\",reason=\"eos\"}"), kAll);
+  EXPECT_EQ(samples.at("packrat_errors_total{model=\"m\",status=\"CANCELLED\"}"), kAll / 2);
+  EXPECT_EQ(samples.at("packrat_message_interval_seconds_count{model=\"m\"}"), kAll);
+  double prompts = 0;
+  for (const auto& [name, value] : samples) {
+    if (absl::StartsWith(name, "packrat_caller_prompt_tokens_total")) prompts += value;
+  }
+  EXPECT_EQ(prompts, 2 * kAll);
+  EXPECT_EQ(Callers(samples).size(), 4u);  // Three and "other".
 }
 
 TEST(RateWindow, IsTheMeanOfTheWindow) {

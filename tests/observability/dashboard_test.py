@@ -1,13 +1,41 @@
 """The dashboard's JSON as far as it can be checked without Grafana."""
 
+import glob
+import json
+import os
 import re
+import site
 import unittest
 
 from tests.observability import dashboard
 
+for _folder in glob.glob(os.path.join(os.environ["PACKRAT_PYTHON_ENV"],
+                                      "lib/python3*/site-packages")):
+    site.addsitedir(_folder)
+
+from grafana_foundation_sdk.cog import plugins  # noqa: E402
+from grafana_foundation_sdk.models import dashboard as grafana  # noqa: E402
+
 # Of Grafana's units (packages/grafana-data/src/valueFormats/categories.ts), those that are used here.
 UNITS = {"none", "s", "percentunit", "bytes", "reqps", "suffix:tok/s"}
 COLUMNS = 24
+# What Grafana's export adds for an import, and what its schema does not name.
+BESIDE_THE_SCHEMA = {"__inputs", "__requires", "id", "definition"}
+
+
+def differences(written, read, path=""):
+    """What became of a JSON value on its way through a typed model."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for name, value in written.items():
+            if name in read:
+                yield from differences(value, read[name], path + "." + name)
+            elif name not in BESIDE_THE_SCHEMA:
+                yield "%s.%s is not known" % (path, name)
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for i, (one, other) in enumerate(zip(written, read)):
+            yield from differences(one, other, "%s[%d]" % (path, i))
+    elif written != read:
+        yield "%s: %r became %r" % (path, written, read)
 
 
 class DashboardTest(unittest.TestCase):
@@ -23,6 +51,12 @@ class DashboardTest(unittest.TestCase):
         self.assertIsNone(self.dashboard["id"])  # A number is one installation's own.
         self.assertRegex(self.dashboard["uid"], r"^[\w-]{1,40}$")
         self.assertGreaterEqual(self.dashboard["schemaVersion"], 36)  # Data sources are objects.
+
+    def test_grafanas_own_types_know_every_field(self):
+        plugins.register_default_plugins()
+        read = json.loads(json.dumps(grafana.Dashboard.from_json(self.dashboard),
+                                     default=lambda each: each.to_json()))
+        self.assertEqual(list(differences(self.dashboard, read)), [])
 
     def test_variables(self):
         variables = {each["name"]: each for each in self.dashboard["templating"]["list"]}

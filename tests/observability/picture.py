@@ -20,14 +20,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 os.environ.setdefault("TEST_SRCDIR", os.path.dirname(ROOT))
 os.environ.setdefault("TEST_WORKSPACE", os.path.basename(ROOT))
 
-# pylint: disable=wrong-import-position
-import matplotlib
+import matplotlib  # noqa: E402
 matplotlib.use("Agg")
-from matplotlib import pyplot, ticker
-from PIL import Image
+from matplotlib import pyplot, ticker  # noqa: E402
+from PIL import Image  # noqa: E402
 
-from tests.observability import dashboard, monitoring
-from tests.server import processes
+from tests.observability import dashboard, monitoring  # noqa: E402
+from tests.server import processes  # noqa: E402
 
 REPLICAS = 3
 PROMPTS = ("Once upon a time", "The little dog", "One day, Tom and Lily went to the park. " * 12,

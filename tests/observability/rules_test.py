@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 import unittest
 
+from tests.observability import operator_rules
+
 FOLDER = "deploy/prometheus/"
 
 
@@ -59,6 +61,10 @@ class RulesTest(unittest.TestCase):
             # Those of other windows differ by the window alone; alerts are tested on them.
             record = re.sub(r"((?:calls_failed|first_tokens_slow):ratio_rate)\w+$", r"\g<1>5m", record)
             self.assertTrue(record in tests, record)
+
+    def test_kubernetes_has_the_same_rules(self):
+        self.assertTrue(read("deploy/kubernetes/monitoring/prometheus-rule.yaml")
+                        == operator_rules.wrap(read(FOLDER + "rules.yml")), "run ./dev docs")
 
     def test_every_alert_is_explained(self):
         page = read("docs/operations.md")

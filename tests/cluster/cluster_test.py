@@ -6,7 +6,9 @@ import unittest
 
 import yaml
 
+from proto.packrat.v1 import inference_pb2_grpc
 from tests.cluster import certificates, fronts, scenarios
+from tests.cluster.load import client
 from tests.cluster.replicas import ROOT, Cluster
 
 
@@ -34,7 +36,7 @@ class ThreeReplicasTest(Rows):
 
     def play(self, make):
         with make(self.folder.name, self.cluster) as front:
-            self.check(scenarios.spread(self.cluster, front, count=150))
+            self.check(scenarios.spread(self.cluster, front, count=100))
             if make is not fronts.ClientSide:
                 self.check(scenarios.sessions(self.cluster, front, count=8, each=2))
             self.check(scenarios.kill(self.cluster, front, seconds=1))
@@ -47,6 +49,22 @@ class ThreeReplicasTest(Rows):
 
     def test_grpc_client(self):
         self.play(fronts.ClientSide)
+
+    def test_a_text_goes_on_where_it_broke(self):
+        """docs/client.py; the replica that writes is killed in the middle."""
+        # No end token (2): 400 tokens take a second.
+        ask = {"text": "The little dog", "seed": 7, "max_tokens": 400, "banned_token_ids": [2]}
+        for make in (fronts.Envoy, fronts.HAProxy, fronts.ClientSide):
+            with make(self.folder.name, self.cluster) as front, front.channel() as channel:
+                stub = inference_pb2_grpc.InferenceStub(channel)
+                whole = "".join(client.complete(stub, **ask))
+                pieces = client.complete(stub, **ask)
+                text = next(pieces)
+                writing, = [r for r in self.cluster if r.metric("packrat_requests_running")]
+                writing.kill()
+                text += "".join(pieces)
+                writing.start()
+                self.assertEqual(text, whole)
 
 
 class OtherReplicasTest(Rows):

@@ -79,7 +79,7 @@ class Envoy(Front):
         self.folder = os.path.join(folder, "envoy")
         self.port, self.admin = free_port(), free_port()
         source = os.path.join(ROOT, "deploy/envoy")
-        os.mkdir(self.folder)
+        os.makedirs(self.folder, exist_ok=True)
         for name in os.listdir(source):
             with open(os.path.join(source, name), encoding="utf-8") as file:
                 text = file.read().replace("/etc/envoy", self.folder)

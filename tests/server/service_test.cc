@@ -317,6 +317,20 @@ TEST(Http, ShowsWhatIsOpenAndWhoCalls) {
   EXPECT_EQ(server.Metric("packrat_message_interval_seconds_count"), messages - 1);
 }
 
+TEST(Http, RatesAreSampledHoweverPatientStreamsAre) {
+  TestServer::Options options;
+  options.server.stream_idle_timeout = absl::Hours(24);
+  TestServer server(options);
+  Connection connection({server.address()});
+  v1::GenerateRequest request;
+  request.mutable_tokens()->add_ids(5);
+  request.mutable_stop()->set_max_tokens(3);
+  EXPECT_TRUE(Eventually([&] {
+    connection.Generate(request, [](const auto&) {});
+    return server.Metric("packrat_generated_tokens_per_second") > 0;
+  }));
+}
+
 TEST(Http, TellsTheVersionAndNothingElse) {
   TestServer server;
   const std::string version = server.Get("/version");

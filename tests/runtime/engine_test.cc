@@ -88,7 +88,7 @@ TEST_F(EngineTest, SampledTextDependsOnSeedAlone) {
     }
     Consumer a, b;
     for (Consumer* c : {&a, &b}) {
-      Request request = c->Make(1, prompt, 50);
+      Request request = c->Make(c == &a ? 1 : 2, prompt, 50);
       request.sampling.temperature = 1.5f;
       request.sampling.top_p = 0.95f;
       request.sampling.frequency_penalty = 0.1f;
@@ -104,6 +104,32 @@ TEST_F(EngineTest, SampledTextDependsOnSeedAlone) {
   EXPECT_EQ(texts[0].size(), 50u);
   EXPECT_EQ(texts[0], texts[1]);
   EXPECT_EQ(texts[0], texts[2]);
+}
+
+// What is drawn depends on the position in the whole text, not on where the prompt ended.
+TEST_F(EngineTest, APromptWithHalfOfItsAnswerGoesOnAsTheWholeDid) {
+  const auto answer = [&](const std::vector<int32_t>& prompt, int max_tokens) {
+    Start(Small());
+    Consumer consumer;
+    Request request = consumer.Make(1, prompt, max_tokens);
+    request.sampling.temperature = 1.5f;
+    request.sampling.seed = 42;
+    // Those that mean something to the fake model.
+    request.sampling.banned_ids = {FakeModel::kEos, FakeModel::kNotFiniteToken,
+                                   FakeModel::kNanLogitsToken};
+    Submit(std::move(request));
+    RunUntilIdle();
+    consumer.Poll();
+    return consumer.tokens;
+  };
+  const auto prompt = RandomPrompt(&random_, 21);
+  const auto whole = answer(prompt, 40);
+  ASSERT_EQ(whole.size(), 40u);
+  for (const int known : {1, 17, 39}) {
+    auto longer = prompt;
+    longer.insert(longer.end(), whole.begin(), whole.begin() + known);
+    EXPECT_EQ(answer(longer, 40 - known), std::vector<int32_t>(whole.begin() + known, whole.end()));
+  }
 }
 
 TEST_F(EngineTest, SolverOptionsReachTheModel) {

@@ -179,6 +179,38 @@ TEST(Sampler, PaddingIsNeverSampled) {
   }
 }
 
+// Penalties are added to bans, and more of the best are asked for than are left.
+TEST(Sampler, WhatIsBannedStaysSoUnderPenalties) {
+  for (const bool allow : {false, true}) {
+    Case c;
+    c.num_ids = 6;
+    c.logits = {1, -2, 3, -4, 5, 6};
+    c.prompt = {0, 1, 2, 3, 4, 5};
+    c.params.repetition_penalty = 1.7f;
+    c.params.presence_penalty = -5;
+    c.params.frequency_penalty = -5;
+    c.params.num_logprobs = 20;
+    c.params.temperature = 3;
+    if (allow) {
+      c.params.allowed_ids = {0, 1, 3};
+    } else {
+      c.params.banned_ids = {2, 4, 5};
+    }
+    c.generated = {2, 4, 5, 5, 1};
+    Sampler sampler(6);
+    for (int position = 0; position < 100; ++position) {
+      TokenLogprobs logprobs;
+      const int32_t token = Draw(&sampler, c, position, &logprobs);
+      EXPECT_TRUE(token == 0 || token == 1 || token == 3) << token;
+      ASSERT_EQ(logprobs.top.size(), 3u);
+      for (const auto& [id, logprob] : logprobs.top) {
+        EXPECT_TRUE(id == 0 || id == 1 || id == 3) << id;
+        EXPECT_TRUE(std::isfinite(logprob));
+      }
+    }
+  }
+}
+
 TEST(Sampler, NonFiniteLogitsAreAnError) {
   Sampler sampler(40);
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),

@@ -184,6 +184,37 @@ TEST(Values, ModelInfoTellsEveryNumberOfTheConfiguration) {
   for (int i = 0; i < 4; ++i) EXPECT_EQ(info.layers(i).ShortDebugString(), wanted[i]);
 }
 
+// The end id of the tokenizer (2) counts only where the configuration has none.
+TEST(Values, EndIdsAreTheConfigurationsOrElseTheTokenizers) {
+  TestServer::Options with_tokenizer;
+  with_tokenizer.tokenizer = true;
+  TestServer server(with_tokenizer);
+  for (const std::vector<int>& configured : {std::vector<int>{7}, std::vector<int>{}}) {
+    DescribedModel model;
+    model.described = FakeModel().config();
+    model.described.eos_ids = configured;
+    EngineOptions options;
+    options.max_batch_tokens = 64;
+    auto engine = Engine::Create(&model, server.tokenizer(), options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    for (const int32_t id : {2, 7}) {
+      Request request;
+      request.prompt = {5};
+      request.sampling.allowed_ids = {id};
+      request.stop.max_tokens = 3;
+      request.outbox = std::make_shared<Outbox>(nullptr);
+      ASSERT_TRUE((*engine)->Submit(request, absl::UnixEpoch()).ok());
+      while ((*engine)->Step(absl::UnixEpoch())) {
+      }
+      Outbox::Update update;
+      ASSERT_TRUE(request.outbox->Take(&update) && update.finish.has_value());
+      const bool ends = id == (configured.empty() ? 2 : 7);
+      EXPECT_EQ(update.finish->reason, ends ? FinishReason::kEos : FinishReason::kLength) << id;
+      EXPECT_EQ(update.tokens.size(), ends ? 0u : 3u);
+    }
+  }
+}
+
 TEST(Values, SolverDefaultsOfTheServerReachTheModel) {
   TestServer::Options options;
   options.server.cg_tolerance = 0.01f;

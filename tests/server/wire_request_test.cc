@@ -1,0 +1,145 @@
+// Every field of a GenerateRequest arrives in its own field of the engine's Request, and in no
+// other.
+#include <google/protobuf/text_format.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/request_rules.h"
+#include "tests/server/test_server.h"
+
+namespace packrat {
+namespace {
+
+using Fields = std::map<std::string, std::string>;
+
+// All that a wire request decides.
+Fields Show(const Request& r) {
+  const SamplingParams& p = r.sampling;
+  const StopParams& s = r.stop;
+  return {
+      {"prompt", absl::StrJoin(r.prompt, ",")},
+      {"priority", absl::StrCat(r.priority)},
+      {"cg_tolerance", absl::StrCat(r.cg_tolerance)},
+      {"cg_max_steps", absl::StrCat(r.cg_max_steps)},
+      {"temperature", absl::StrCat(p.temperature)},
+      {"top_k", absl::StrCat(p.top_k)},
+      {"top_p", absl::StrCat(p.top_p)},
+      {"min_p", absl::StrCat(p.min_p)},
+      {"repetition_penalty", absl::StrCat(p.repetition_penalty)},
+      {"presence_penalty", absl::StrCat(p.presence_penalty)},
+      {"frequency_penalty", absl::StrCat(p.frequency_penalty)},
+      {"logit_bias", absl::StrJoin(p.logit_bias, ",", absl::PairFormatter(":"))},
+      {"allowed_ids", absl::StrJoin(p.allowed_ids, ",")},
+      {"banned_ids", absl::StrJoin(p.banned_ids, ",")},
+      {"seed", absl::StrCat(p.seed)},
+      {"num_logprobs", absl::StrCat(p.num_logprobs)},
+      {"stop_strings", absl::StrJoin(s.stop_strings, ",")},
+      {"stop_ids", absl::StrJoin(s.stop_ids, ",")},
+      {"skip_special_tokens", absl::StrCat(s.skip_special_tokens)},
+      {"continues_text", absl::StrCat(s.continues_text)},
+      {"min_tokens", absl::StrCat(s.min_tokens)},
+      {"max_tokens", absl::StrCat(s.max_tokens)},
+      {"ignore_eos", absl::StrCat(s.ignore_eos)},
+  };
+}
+
+const struct {
+  const char* wire;   // Added to a request for the text "Hello".
+  const char* field;  // The one that changes ...
+  const char* value;  // ... to this.
+} kRows[] = {
+    {R"(text: "world")", "prompt", "1,1526"},
+    {"tokens { ids: 5 ids: 6 }", "prompt", "5,6"},
+    {"add_bos: false", "prompt", "22557"},
+    {R"(text: "</s>" parse_special: true)", "prompt", "1,2"},
+    {"skip_special_tokens: false", "skip_special_tokens", "0"},
+    {"priority: -7", "priority", "-7"},
+    {"sampling { temperature: 0.5 }", "temperature", "0.5"},
+    {"sampling { top_k: 40 }", "top_k", "40"},
+    {"sampling { top_p: 0.75 }", "top_p", "0.75"},
+    {"sampling { min_p: 0.125 }", "min_p", "0.125"},
+    {"sampling { repetition_penalty: 1.5 }", "repetition_penalty", "1.5"},
+    {"sampling { presence_penalty: 0.25 }", "presence_penalty", "0.25"},
+    {"sampling { frequency_penalty: -0.25 }", "frequency_penalty", "-0.25"},
+    {"sampling { logit_bias { token_id: 9 bias: -2 } logit_bias { token_id: 4 bias: 3 } }",
+     "logit_bias", "9:-2,4:3"},
+    {"sampling { allowed_token_ids: 7 allowed_token_ids: 8 }", "allowed_ids", "7,8"},
+    {"sampling { banned_token_ids: 9 banned_token_ids: 3 }", "banned_ids", "9,3"},
+    {"sampling { seed: 77 }", "seed", "77"},
+    {"sampling { num_logprobs: 3 }", "num_logprobs", "3"},
+    {R"(stop { strings: "one" strings: "two" })", "stop_strings", "one,two"},
+    {"stop { token_ids: 11 token_ids: 12 }", "stop_ids", "11,12"},
+    {"stop { min_tokens: 4 }", "min_tokens", "4"},
+    {"stop { max_tokens: 9 }", "max_tokens", "9"},
+    {"stop { ignore_eos: true }", "ignore_eos", "1"},
+    {"solver { cg_tolerance: 0.03125 }", "cg_tolerance", "0.03125"},
+    {"solver { cg_max_steps: 17 }", "cg_max_steps", "17"},
+};
+
+v1::GenerateRequest FromText(const std::string& text) {
+  v1::GenerateRequest request;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &request)) << text;
+  return request;
+}
+
+TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
+  TestServer::Options options;
+  options.tokenizer = true;
+  TestServer server(options);
+  const RequestRules rules = MakeRequestRules(32000, /*max_context=*/1024, server.tokenizer());
+  const v1::GenerateRequest plain = FromText(R"(text: "Hello")");
+  const auto shown = MakeRequest(plain, rules, /*seed=*/5);
+  ASSERT_TRUE(shown.ok()) << shown.status();
+  const Fields before = Show(*shown);
+  EXPECT_EQ(before.at("prompt"), "1,22557");
+  EXPECT_EQ(before.at("seed"), "5");
+  for (const auto& row : kRows) {
+    v1::GenerateRequest wire = plain;
+    wire.MergeFrom(FromText(row.wire));
+    const auto request = MakeRequest(wire, rules, /*seed=*/5);
+    ASSERT_TRUE(request.ok()) << row.wire << ": " << request.status();
+    Fields wanted = before;
+    EXPECT_NE(wanted.at(row.field), row.value) << "choose another value than the default";
+    wanted[row.field] = row.value;
+    EXPECT_EQ(Show(*request), wanted) << row.wire;
+  }
+}
+
+void Leaves(const google::protobuf::Descriptor& type, const std::string& prefix,
+            std::set<std::string>* out) {
+  for (int i = 0; i < type.field_count(); ++i) {
+    const google::protobuf::FieldDescriptor& field = *type.field(i);
+    const std::string path = prefix + field.name();
+    if (field.message_type() == nullptr) {
+      out->insert(path);
+    } else {
+      Leaves(*field.message_type(), path + ".", out);
+    }
+  }
+}
+
+TEST(WireRequest, EveryFieldIsInTheTable) {
+  std::set<std::string> all;
+  Leaves(*v1::GenerateRequest::descriptor(), "", &all);
+  std::string rows;
+  for (const auto& row : kRows) absl::StrAppend(&rows, " ", row.wire);
+  // Refused where they are set.
+  const std::set<std::string> unbuilt = {"session",     "fork_from", "snapshot",
+                                         "num_choices", "grammar",   "echo_prompt"};
+  for (const std::string& path : all) {
+    if (unbuilt.count(path) > 0) continue;
+    const std::string name = path.substr(path.rfind('.') + 1);
+    EXPECT_NE(rows.find(absl::StrCat(" ", name, ":")), std::string::npos)
+        << "give " << path << " a row in this test";
+  }
+}
+
+}  // namespace
+}  // namespace packrat

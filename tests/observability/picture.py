@@ -193,8 +193,8 @@ def draw_lines(frame, panel, lines, start, end):
             if defaults["unit"] == "bytes":
                 step = 2**math.ceil(math.log2(max(axes.get_ylim()[1], 2) / 5))
             axes.yaxis.set_major_locator(ticker.MultipleLocator(step))
-    # As many in a row as fit: about 60 letters, each line's mark taken for four of them.
-    columns = max(1, 60 // (4 + max((len(name) for name, _ in lines), default=0)))
+    # As many in a row as fit: about 72 letters, each line's mark taken for four of them.
+    columns = max(1, 72 // (4 + max((len(name) for name, _ in lines), default=0)))
     frame.legend(*axes.get_legend_handles_labels(), loc="lower left", ncol=columns, fontsize=6.5,
                  frameon=False, labelcolor=TEXT, handlelength=1, columnspacing=1,
                  borderaxespad=0.1, handletextpad=0.4)

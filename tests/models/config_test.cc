@@ -66,6 +66,19 @@ constexpr char kPackrat[] = R"({"model_type": "packrat", "vocab_size": 100, "hid
     "rat": {"num_heads": 4, "num_groups": 2, "chunk_size": 16},
     "mesa": {"num_heads": 2, "head_dim": 32}})";
 
+TEST(Limits, TheWidestHeadAndTheContextWhereNoneIsSaid) {
+  const ModelConfig widest = Parse(With(kRat, "\"d_model\": 64", "\"d_model\": 1024"));
+  EXPECT_EQ(Rat(widest, 0).head_dim, 256);
+  EXPECT_NE(Refusal(With(kRat, "\"d_model\": 64", "\"d_model\": 1032"))
+                .find("heads of 258 channels; must be even and at most 256"),
+            std::string::npos);
+  EXPECT_EQ(Parse(kPackrat).max_context, 4096);
+  EXPECT_EQ(
+      Parse(With(kPackrat, "\"vocab_size\"", "\"max_position_embeddings\": 77, \"vocab_size\""))
+          .max_context,
+      77);
+}
+
 TEST(Golden, Rat) {
   const ModelConfig config = LoadGolden("rat");
   EXPECT_EQ(config.family, Family::kRat);

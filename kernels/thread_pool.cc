@@ -31,6 +31,8 @@ ThreadPool::ThreadPool(int threads, const Resources& resources)
 
 ThreadPool::~ThreadPool() {
   {
+    // Without the lock a worker that has looked at stop_ and does not sleep yet would miss the
+    // wake-up: too seldom for a test to catch.
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
   }

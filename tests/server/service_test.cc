@@ -228,10 +228,10 @@ TEST(ModelInfo, TellsWhatAPlannerNeeds) {
   EXPECT_EQ(info.state().fixed_bytes(),
             static_cast<int64_t>(layout.slot_bytes + layout.tail_bytes));
   EXPECT_EQ(info.state().bytes_at_max_context(), static_cast<int64_t>(layout.SequenceBytes(512)));
-  // The parts make the whole, up to the rounding of a page of each class.
+  // The parts make the whole: 512 tokens fill their pages.
   const double sum = info.state().fixed_bytes() + info.state().window_bytes() +
                      512 * info.state().bytes_per_token();
-  EXPECT_NEAR(sum, info.state().bytes_at_max_context(), 0.1 * sum);
+  EXPECT_NEAR(sum, info.state().bytes_at_max_context(), 0.5);
   EXPECT_GT(info.state().pool_bytes(), info.state().bytes_at_max_context());
   EXPECT_EQ(info.limits().max_context(), 512);
   EXPECT_EQ(info.limits().max_running(), 16);

@@ -21,13 +21,13 @@ def scenarios_of(make, calls):
     if make is fronts.Layer4:
         return {"late": (lambda *on: scenarios.late(*on, AGE),
                          {"flags": ["--max_connection_age=%ds" % AGE], "started": 2}),
-                "roll": (lambda *on: scenarios.roll(*on, calls), {})}
+                "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls)[0], {})}
     # HAProxy does not read gRPC's statuses: where one replica has room the client tries again.
     tries = 10 if make is fronts.HAProxy else 1
     found = {
         "spread": (scenarios.spread, {}),
         "kill": (scenarios.kill, {}),
-        "roll": (lambda *on: scenarios.roll(*on, calls), {}),
+        "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls)[0], {}),
         "freeze": (scenarios.freeze, {}),
         "long_freeze": (lambda *on: scenarios.freeze(*on, 20), {}),
         "full": (lambda *on: scenarios.full(*on, tries), {"flags": ["--max_running=1", "--max_queue=1"]}),
@@ -55,7 +55,8 @@ def run(make, only, calls):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--only", default="", help="spread, kill, roll, freeze, long_freeze, full, aging, sessions, late")
+    parser.add_argument("--only", default="",
+                        help="spread, kill, roll, freeze, long_freeze, full, aging, sessions, late")
     parser.add_argument("--fronts", default=",".join(FRONTS))
     parser.add_argument("--calls", type=int, default=3000, help="at least so many while rolling")
     arguments = parser.parse_args()

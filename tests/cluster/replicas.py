@@ -5,10 +5,10 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
-import urllib.request
 
 from tests.server import processes
 from tests.server.processes import ROOT
@@ -40,9 +40,9 @@ def free_port():
 
 class Replica(processes.Process):
     """One server, through all of its lives, on the same two ports. Its log is a file: a pipe that nobody
-    reads fills up."""
+    reads fills up. `tls` is the folder of certificates.make(): it has TLS, and asks who calls for theirs."""
 
-    def __init__(self, name, folder, *flags, model=DEMO):
+    def __init__(self, name, folder, *flags, tls=None, model=DEMO):
         self.name = name
         self.port, self.http_port = free_port(), free_port()
         self.address = "127.0.0.1:%d" % self.port
@@ -51,6 +51,12 @@ class Replica(processes.Process):
                         "--listen=" + self.address, "--http_listen=127.0.0.1:%d" % self.http_port,
                         *flags]
         self.process = None
+        if tls:
+            authority, certificate, key = (os.path.join(tls, n) for n in ("ca.crt", "tls.crt", "tls.key"))
+            self.command += ["--tls_certificate=" + certificate, "--tls_key=" + key,
+                             "--tls_client_ca=" + authority]
+            self.context = ssl.create_default_context(cafile=authority)
+            self.context.load_cert_chain(certificate, key)
 
     def start(self, *flags):
         """Returns when it is ready. `flags` come after those of the constructor, for this life."""
@@ -90,9 +96,7 @@ class Replica(processes.Process):
 
     def metrics(self):
         """All series, by their name with labels."""
-        url = "http://127.0.0.1:%d/metrics" % self.http_port
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.get("/metrics").splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
@@ -111,9 +115,9 @@ class Replica(processes.Process):
 class Cluster:
     """Replicas a, b, c, ..., of which the first `started` (default: all) run."""
 
-    def __init__(self, folder, count=3, flags=(), started=None):
+    def __init__(self, folder, count=3, flags=(), started=None, tls=None):
         self.folder = folder
-        self.replicas = [Replica("abcdefgh"[i], folder, *flags) for i in range(count)]
+        self.replicas = [Replica("abcdefgh"[i], folder, *flags, tls=tls) for i in range(count)]
         for replica in self.replicas[:started]:
             replica.start()
 

@@ -99,22 +99,26 @@ def kill(cluster, front, seconds=2):
                "it had %d streams; broken: %s" % (had, statuses(lost) or "none"), wrong)
 
 
-def roll(cluster, front, at_least=3000, pause=2.0, **flags):
-    """SIGTERM and a new start of each replica in turn, under load; nobody tries again but the front."""
-    running = load.Load(front, "roll-" + front.name[0], **flags)
+def roll(cluster, fronts, at_least=3000, pause=2.0, **flags):
+    """SIGTERM and a new start of each replica in turn, with load through each of the fronts at once; nobody
+    tries again but they. Returns a row for each."""
+    running = [load.Load(front, "roll-" + front.name[0], **flags) for front in fronts]
     codes = []
     for replica in cluster:
         time.sleep(pause)
         codes.append(replica.stop())
         replica.start()
-        if hasattr(front, "healthy"):
-            wait_until(lambda: front.healthy() == 3, front.name + " finds it again")
+        for front in fronts:
+            wait_until(lambda f=front: f.healthy() in (len(cluster), None), front.name + " finds it again")
     time.sleep(pause)
-    wait_until(lambda: len(running.calls) >= at_least, "%d calls" % at_least, 600)
-    calls = running.stop()
-    wrong = ["lost"] if broken(calls) else []
-    wrong += ["exit codes %s" % codes] if any(codes) else []
-    return row("SIGTERM of all three in turn", front, calls, statuses(broken(calls)), wrong)
+    wait_until(lambda: min(len(each.calls) for each in running) >= at_least, "%d calls" % at_least, 900)
+    rows = []
+    for front, each in zip(fronts, running):
+        calls = each.stop()
+        wrong = ["lost"] if broken(calls) else []
+        wrong += ["exit codes %s" % codes] if any(codes) else []
+        rows.append(row("SIGTERM of all three in turn", front, calls, statuses(broken(calls)), wrong))
+    return rows
 
 
 def freeze(cluster, front, seconds=5):
@@ -125,11 +129,10 @@ def freeze(cluster, front, seconds=5):
     victim.freeze()
     frozen = time.monotonic()
     time.sleep(seconds)
-    out = not hasattr(front, "healthy") or front.healthy() == 2
+    out = front.healthy() in (2, None)
     victim.thaw()
     thawed = time.monotonic()
-    if hasattr(front, "healthy"):
-        wait_until(lambda: front.healthy() == 3, front.name + " finds it again")
+    wait_until(lambda: front.healthy() in (3, None), front.name + " finds it again")
     time.sleep(2)
     calls = running.stop()
     cluster.wait_until_idle()

@@ -23,18 +23,24 @@ def wait_for(condition):
 
 
 class Process:
-    """A server with an address and an HTTP port."""
+    """A server with an address and an HTTP port, which speaks TLS if there is a context for it."""
+
+    context = None
+
+    def get(self, path):
+        """The text of a page; another status than 200 raises."""
+        url = "%s://127.0.0.1:%s%s" % ("https" if self.context else "http", self.http_port, path)
+        with urllib.request.urlopen(url, timeout=60, context=self.context) as answer:
+            return answer.read().decode()
 
     def metric(self, name):
-        url = "http://127.0.0.1:%s/metrics" % self.http_port
-        with urllib.request.urlopen(url) as answer:
-            text = answer.read().decode()
-        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+        lines = self.get("/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     def ready(self):
         try:
-            with urllib.request.urlopen("http://127.0.0.1:%s/readyz" % self.http_port) as answer:
-                return answer.status == 200
+            self.get("/readyz")
+            return True
         except urllib.error.HTTPError:
             return False
 

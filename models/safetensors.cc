@@ -1,4 +1,6 @@
 // The safetensors header: reading (strict, without building a JSON value) and writing.
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -282,7 +284,10 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
     return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write: it is not a file"));
   }
   const std::string partial = target + ".partial";
-  std::FILE* file = std::fopen(partial.c_str(), "wbe");
+  // What an earlier run left, and a link that somebody laid there: it is not followed.
+  std::filesystem::remove(partial, none);
+  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  std::FILE* file = fd < 0 ? nullptr : fdopen(fd, "wb");
   bool ok = file != nullptr && std::fwrite(length, 1, 8, file) == 8 &&
             std::fwrite(header.data(), 1, header.size(), file) == header.size();
   for (const TensorToWrite& tensor : tensors) {
@@ -294,7 +299,7 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   if (file != nullptr && std::fclose(file) != 0) ok = false, error = errno;
   if (ok && std::rename(partial.c_str(), target.c_str()) != 0) ok = false, error = errno;
   if (ok) return absl::OkStatus();
-  std::remove(partial.c_str());
+  if (file != nullptr) std::remove(partial.c_str());
   return absl::InternalError(absl::StrCat(path, ": cannot write: ", std::strerror(error)));
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "tests/models/test_files.h"
@@ -110,6 +111,14 @@ TEST(Checkpoint, WritingKeepsLinksAndWhatIsNoFile) {
   std::filesystem::create_symlink("target", link);
   EXPECT_TRUE(WriteSafetensors(link, {tensor}).ok());
   EXPECT_TRUE(std::filesystem::is_symlink(link));
+  // Nor is the file under its first name written through a link.
+  const std::string precious = dir.File("precious");
+  std::ofstream(precious) << "keep";
+  std::filesystem::create_symlink("precious", dir.File("new.partial"));
+  EXPECT_TRUE(WriteSafetensors(dir.File("new"), {tensor}).ok());
+  EXPECT_EQ(std::filesystem::file_size(precious), 4u);
+  EXPECT_FALSE(std::filesystem::exists(dir.File("new.partial")));
+  EXPECT_TRUE(std::filesystem::is_regular_file(dir.File("new")));
   EXPECT_EQ((*Checkpoint::OpenFile(target))->tensors().size(), 1u);
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_THAT(Message(WriteSafetensors(pipe, {tensor})), HasSubstr("pipe: cannot write"));

@@ -169,6 +169,7 @@ absl::Status Engine::Submit(Request request, absl::Time now) {
     if (!status.ok()) return status;
     ++impl_->waiting_count;
     impl_->inbox.push_back(std::move(sequence));
+    impl_->has_work.store(true);
   }
   impl_->wake.notify_one();
   return absl::OkStatus();
@@ -232,6 +233,10 @@ EngineStats Engine::stats() const {
   EngineStats stats = impl_->published;
   stats.waiting = impl_->waiting_count;
   return stats;
+}
+
+EngineProgress Engine::progress() const {
+  return {impl_->has_work.load(), impl_->steps_taken.load()};
 }
 
 const EngineOptions& Engine::options() const { return impl_->options; }

@@ -1,8 +1,8 @@
 // The engine: takes requests, asks the scheduler what to do, runs the model once, which samples,
 // publishes and retires. Single-threaded: Step() is called by one thread (EngineThread in
 // production, the test itself in tests, with its own clock). Submit(), Cancel(), Drain(),
-// AbortAll(), Wake(), WaitForWork(), idle(), failure() and stats() may be called by any thread;
-// they hold the only lock for as long as a swap takes.
+// AbortAll(), Wake(), WaitForWork(), idle(), failure(), stats() and progress() may be called by any
+// thread; they hold the only lock for as long as a swap takes.
 #ifndef PACKRAT_RUNTIME_ENGINE_H_
 #define PACKRAT_RUNTIME_ENGINE_H_
 
@@ -61,6 +61,12 @@ struct EngineStats {
   BucketCounts batch_tokens{kBatchTokensBounds};        // Of a batch.
 };
 
+// Whether the engine has something to do, and how much it has done. Steps only ever grow.
+struct EngineProgress {
+  bool has_work = false;
+  int64_t steps = 0;
+};
+
 class Engine {
  public:
   // `model` and `tokenizer` outlive the engine; `tokenizer` may be null (stop strings are then
@@ -102,6 +108,8 @@ class Engine {
   absl::Status failure() const;
 
   EngineStats stats() const;
+  // For whoever watches over the engine: without the lock, which a step that hangs may hold.
+  EngineProgress progress() const;
   const EngineOptions& options() const;  // With defaults resolved.
 
   // That the pool's books agree with what the sequences hold. On the thread that calls Step().

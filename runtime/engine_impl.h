@@ -3,6 +3,7 @@
 #ifndef PACKRAT_RUNTIME_ENGINE_IMPL_H_
 #define PACKRAT_RUNTIME_ENGINE_IMPL_H_
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
+#include "runtime/steady_clock.h"
 #include "runtime/validate.h"
 
 namespace packrat {
@@ -48,6 +50,8 @@ struct Engine::Impl {
   bool busy ABSL_GUARDED_BY(mutex) = false;      // Something waits or runs beside the inbox.
   int waiting_count ABSL_GUARDED_BY(mutex) = 0;  // The inbox included.
   EngineStats published ABSL_GUARDED_BY(mutex);
+  std::atomic<bool> has_work{false};  // Written under the lock, read without.
+  std::atomic<int64_t> steps_taken{0};
   absl::Status failure ABSL_GUARDED_BY(mutex);  // Written by the engine's thread alone.
 
   // The rest belongs to the thread that calls Step().
@@ -104,7 +108,7 @@ struct Engine::Impl {
   }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
 
-  absl::Time step_time = absl::Now();
+  absl::Time step_time = SteadyNow();
   Clock::time_point step_start = Clock::now();
   absl::Duration time_in_steps;
   bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.

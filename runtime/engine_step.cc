@@ -298,6 +298,8 @@ void Engine::Impl::PublishStats() {
   busy = !waiting.empty() || !running.empty() || num_flights > 0;
   waiting_count = static_cast<int>(inbox.size() + waiting.size());
   published = stats;
+  has_work.store(busy || !inbox.empty());
+  steps_taken.store(stats.steps);
 }
 
 void Engine::Impl::NotifyAll() {

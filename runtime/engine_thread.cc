@@ -2,8 +2,9 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/steady_clock.h"
+#include "runtime/thread_name.h"
 
 namespace packrat {
 
@@ -19,9 +20,10 @@ void EngineThread::Stop() {
 }
 
 void EngineThread::Loop() {
+  SetThreadName("packrat-engine");
   while (!stop_.load()) {
     // An idle engine waits for a request or for Stop(), both of which wake it.
-    const bool acted = engine_->Step(absl::Now());
+    const bool acted = engine_->Step(SteadyNow());
     if (on_failure_ != nullptr) {
       if (const absl::Status failure = engine_->failure(); !failure.ok()) {
         std::exchange(on_failure_, nullptr)(failure);

@@ -12,8 +12,8 @@ namespace packrat {
 
 class EngineThread {
  public:
-  // Starts stepping `engine`, which outlives this object. `on_failure`, where given, is called once
-  // by the thread when the engine has failed.
+  // Starts stepping `engine`, which outlives this object, by the time of SteadyNow(). `on_failure`,
+  // where given, is called once by the thread when the engine has failed.
   explicit EngineThread(Engine* engine,
                         std::function<void(const absl::Status&)> on_failure = nullptr);
   // Stops.

@@ -146,7 +146,7 @@ struct Request {
   float cg_tolerance = 1e-4f;  // Range [1e-7, 0.1].
   int cg_max_steps = 64;       // Range [1, 1024].
   int priority = 0;            // Higher runs first; equal: first come, first served.
-  absl::Time deadline = absl::InfiniteFuture();
+  absl::Time deadline = absl::InfiniteFuture();  // By the clock of Engine::Step().
   std::shared_ptr<Outbox> outbox;
 };
 

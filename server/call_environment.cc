@@ -4,8 +4,9 @@
 
 #include <chrono>
 
-#include "absl/time/clock.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "runtime/steady_clock.h"
 
 namespace packrat {
 
@@ -29,7 +30,7 @@ int StreamCount::count() const {
 bool StreamCount::WaitForNone(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (count_ > 0) {
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     if (left <= absl::ZeroDuration()) return false;
     lock.WaitUntil(&none_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(left));
   }
@@ -43,11 +44,20 @@ uint64_t RandomNumber() {
   return number;
 }
 
-absl::Status CallEnvironment::Ready() const {
-  if (draining.load()) return absl::UnavailableError("the server is draining; ask another replica");
+absl::Status CallEnvironment::TakesCalls() const {
+  if (closed.load()) return absl::UnavailableError("the server is draining; ask another replica");
   const ServedModel* model = served.load();
   if (model == nullptr) return absl::UnavailableError("the model is still being loaded");
+  // Before the engine is asked: it may stand still with its lock held.
+  if (stalled.load()) {
+    return absl::UnavailableError(absl::StrCat("the engine has made no step for ",
+                                               absl::FormatDuration(options->stall_timeout)));
+  }
   return model->engine->failure();
+}
+
+absl::Status CallEnvironment::Ready() const {
+  return draining.load() ? absl::UnavailableError("draining") : TakesCalls();
 }
 
 }  // namespace packrat

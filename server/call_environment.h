@@ -37,7 +37,7 @@ class StreamCount {
   bool Enter(int limit);
   void Leave();
   int count() const;
-  // Blocks until there is none, or until `deadline`. False in the second case.
+  // Blocks until there is none, or until `deadline` as by SteadyNow(). False in the second case.
   bool WaitForNone(absl::Time deadline);
 
  private:
@@ -60,11 +60,16 @@ struct CallEnvironment {
   WorkPool* prompts = nullptr;
   WorkPool* texts = nullptr;
   StreamCount streams;
+  StreamCount answers;  // The calls with one answer, likewise.
   std::atomic<uint64_t> next_engine_id{1};
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
-  std::atomic<bool> draining{false};
+  std::atomic<bool> draining{false};                // From the signal to stop on.
+  std::atomic<bool> closed{false};                  // A while later: no new calls.
+  std::atomic<bool> stalled{false};                 // The engine stands still.
 
-  // UNAVAILABLE while loading or draining, or once the engine has failed.
+  // UNAVAILABLE where no calls are taken: while loading, once closed or failed, or stalled.
+  absl::Status TakesCalls() const;
+  // UNAVAILABLE where none should be sent: as TakesCalls(), and from draining on.
   absl::Status Ready() const;
 };
 

@@ -3,6 +3,7 @@
 #include <grpcpp/server_context.h>
 
 #include <cstring>
+#include <iterator>
 #include <string>
 
 #include "absl/strings/ascii.h"
@@ -10,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "server/call_environment.h"
 #include "server/grpc_status.h"
+#include "server/trace_context.h"
 
 namespace packrat {
 namespace {
@@ -27,6 +29,18 @@ std::string CleanMetadata(const grpc::ServerContextBase& context, const char* ke
   return value;
 }
 
+// A caller that has a trace finds this call's span in the log by the answer.
+void JoinTrace(grpc::ServerContextBase* context, AccessRecord* record) {
+  const auto [begin, end] = context->client_metadata().equal_range("traceparent");
+  if (begin == end || std::next(begin) != end) return;  // Of two, none can be believed.
+  const auto trace = ParseTraceparent({begin->second.data(), begin->second.size()});
+  if (!trace.has_value()) return;
+  record->trace_id = trace->trace_id;
+  record->span_id = absl::StrFormat("%016x", RandomNumber());
+  context->AddTrailingMetadata("traceresponse", absl::StrCat("00-", record->trace_id, "-",
+                                                             record->span_id, "-", trace->flags));
+}
+
 }  // namespace
 
 void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record) {
@@ -36,6 +50,7 @@ void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessReco
   record->id = CleanMetadata(*context, "x-request-id", 128, "._:-");
   if (record->id.empty()) record->id = absl::StrFormat("%016x", RandomNumber());
   context->AddTrailingMetadata("x-request-id", record->id);
+  JoinTrace(context, record);
 }
 
 void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context) {

@@ -14,9 +14,9 @@ namespace packrat {
 
 struct AccessRecord;
 
-// Fills id, caller, peer and call of `record`, and puts the id into the trailers. To be called
-// before anything is sent. An id or label with other characters than the contract allows is
-// replaced or dropped: it would end up in other people's log tools.
+// Fills id, caller, peer, call and the trace of `record`, and puts the id and the trace's span into
+// the trailers. To be called before anything is sent. An id or label with other characters than the
+// contract allows is replaced or dropped: it would end up in other people's log tools.
 void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record);
 
 // Trailers for a refusal that is worth another try: gRPC's own clients wait by this number.

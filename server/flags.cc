@@ -18,7 +18,7 @@ ABSL_FLAG(std::string, model, "",
           "tokenizer.json. Required.");
 ABSL_FLAG(std::string, model_name, "",
           "Name in answers, metrics and logs: 1 to 128 printable characters without spaces. "
-          "Default: the name of the model's folder.");
+          "Default: the name of the model's folder, with a dash where that has other characters.");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "Address of gRPC: host:port, [IPv6]:port, :port (every address of the machine) or "
           "unix:/path; port in [0, 65535], 0 takes any free one.");
@@ -71,10 +71,15 @@ ABSL_FLAG(double, cg_tolerance, 1e-4,
           "range [1e-7, 0.1].");
 ABSL_FLAG(int32_t, cg_max_steps, 64,
           "Most steps of that solver, where a request does not say; range [1, 1024].");
-ABSL_FLAG(
-    absl::Duration, drain_grace, absl::Seconds(30),
-    "Time that running requests have to end after SIGTERM or SIGINT, e.g. 30s; range [0, 1h]. "
-    "A second signal ends the process at once.");
+ABSL_FLAG(absl::Duration, drain_delay, absl::Seconds(5),
+          "Time after SIGTERM in which the server is not ready, but still takes calls, until all "
+          "balancers have noticed, e.g. 5s; range [0, 1h]. SIGINT (Ctrl-C) leaves it out.");
+ABSL_FLAG(absl::Duration, drain_grace, absl::Seconds(20),
+          "Time that running requests have to end once no more are taken, e.g. 20s; range [0, 1h]. "
+          "A second signal ends the process at once.");
+ABSL_FLAG(absl::Duration, stall_timeout, absl::Seconds(30),
+          "Time without a step of the engine, although there is work, after which the server is "
+          "neither alive nor ready, e.g. 30s; range [100ms, 24h]. No step should take as long.");
 ABSL_FLAG(absl::Duration, stream_idle_timeout, absl::Seconds(60),
           "Time after which a stream whose client does not read is ended, e.g. 60s; range [10ms, "
           "24h].");
@@ -122,7 +127,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes);
   options.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));
   options.cg_max_steps = absl::GetFlag(FLAGS_cg_max_steps);
+  options.drain_delay = absl::GetFlag(FLAGS_drain_delay);
   options.drain_grace = absl::GetFlag(FLAGS_drain_grace);
+  options.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);
   options.stream_idle_timeout = absl::GetFlag(FLAGS_stream_idle_timeout);
   options.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   options.max_streams = absl::GetFlag(FLAGS_max_streams);

@@ -7,22 +7,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/steady_clock.h"
+#include "server/call_deadline.h"
 #include "server/call_identity.h"
 #include "server/grpc_status.h"
 
 namespace packrat {
 namespace {
-
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto deadline = context.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
-                                                                  : absl::FromChrono(deadline);
-}
-
-// The client hangs up by its own clock, which may be as much ahead: its deadline began before the
-// call was on its way.
-constexpr absl::Duration kDeadlineSlack = absl::Milliseconds(20);
 
 absl::Status DeadlineStatus() {
   return absl::DeadlineExceededError("the deadline passed before the end of the text");
@@ -51,8 +42,8 @@ v1::FinishReason WireReason(FinishReason reason) {
 GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context)
     : environment_(environment),
       context_(context),
-      started_(absl::Now()),
-      deadline_(DeadlineOf(*context)),
+      started_(SteadyNow()),
+      deadline_(SteadyDeadline(context->raw_deadline())),
       engine_id_(environment->next_engine_id++),
       seed_(RandomNumber()) {
   IdentifyCall("Generate", context, &record_);
@@ -64,7 +55,7 @@ GenerateCall* GenerateCall::Start(CallEnvironment* environment,
   std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context));
   call->self_ = call;
   environment->writer->Watch(call);
-  absl::Status status = environment->Ready();
+  absl::Status status = environment->TakesCalls();
   if (status.ok()) status = call->Enter();
   const size_t bytes = request.ByteSizeLong();
   if (!status.ok()) {
@@ -114,7 +105,7 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
     builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
                      request->stop.continues_text);
   }
-  const absl::Status status = engine_->Submit(*std::move(request), absl::Now());
+  const absl::Status status = engine_->Submit(*std::move(request), SteadyNow());
   if (!status.ok()) return status;
   MutexLock lock(&mutex_);
   submitted_ = true;
@@ -135,7 +126,7 @@ void GenerateCall::Refuse(const absl::Status& status) {
     record_.finish = "refused";
     finished_ = true;
     pending_ = true;
-    pending_since_ = absl::Now();
+    pending_since_ = SteadyNow();
   }
   AddRetryTrailers(status, context_);
   Finish(ToGrpcStatus(status));
@@ -188,7 +179,7 @@ GenerateCall::Action GenerateCall::NextAction() {
   if (!news && !last && (headers_sent_ || !admitted_)) return Action::kNothing;
 
   pending_ = true;
-  pending_since_ = absl::Now();
+  pending_since_ = SteadyNow();
   headers_sent_ = true;
   if (message_.token_ids_size() > 0) CountInterval();
   if (!news && !last) return Action::kSendHeaders;
@@ -204,7 +195,7 @@ GenerateCall::Action GenerateCall::NextAction() {
 
 absl::Status GenerateCall::CancelledStatus() const {
   // gRPC cancels a call whose deadline has passed.
-  if (absl::Now() >= deadline_ - kDeadlineSlack) return DeadlineStatus();
+  if (SteadyNow() >= deadline_ - DeadlineSlack(deadline_ - started_)) return DeadlineStatus();
   return absl::CancelledError("cancelled by the client");
 }
 
@@ -297,7 +288,7 @@ void GenerateCall::OnDone() {
   }
   record_.status = StatusName(status_);
   record_.message = std::string(status_.message());
-  record_.total = absl::Now() - started_;
+  record_.total = SteadyNow() - started_;
   environment_->metrics->OnCall(record_.call, record_.status, record_.caller);
   environment_->log->Access(record_);
   if (counted_) environment_->streams.Leave();

@@ -2,11 +2,12 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/steady_clock.h"
 #include "server/call_identity.h"
 #include "server/generate_call.h"
 #include "server/grpc_status.h"
@@ -36,15 +37,17 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   UnaryCall(const char* call, CallEnvironment* environment, grpc::CallbackServerContext* context,
             Work work)
       : environment_(environment), context_(context), work_(std::move(work)) {
+    environment->answers.Enter(std::numeric_limits<int>::max());
     IdentifyCall(call, context, &record_);
   }
 
   // Does the work here if the request is short, else in the pool. The call may be over, and this
   // object gone, when it returns.
   void Start(size_t request_bytes) {
+    const absl::Status ready = environment_->TakesCalls();
     const ServedModel* served = environment_->served.load();
-    if (served == nullptr) {
-      Answer(absl::UnavailableError("the model is still being loaded"));
+    if (!ready.ok()) {
+      Answer(ready);
     } else if (request_bytes <= WorkPool::kShortBytes) {
       Answer(work_(*served));
     } else {
@@ -57,13 +60,16 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
 
   void OnCancel() override { cancelled_.store(true); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    environment_->answers.Leave();
+    delete this;
+  }
 
  private:
   void Answer(const absl::Status& status) {
     record_.status = StatusName(status);
     record_.message = std::string(status.message());
-    record_.total = absl::Now() - started_;
+    record_.total = SteadyNow() - started_;
     environment_->metrics->OnCall(record_.call, record_.status, record_.caller);
     environment_->log->Access(record_);
     AddRetryTrailers(status, context_);
@@ -73,7 +79,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
   const Work work_;
-  const absl::Time started_ = absl::Now();
+  const absl::Time started_ = SteadyNow();
   AccessRecord record_;
   std::atomic<bool> cancelled_{false};
 };

@@ -1,10 +1,11 @@
 #include "server/log.h"
 
-#include <cstdio>
+#include <unistd.h>
+
+#include <cmath>
 #include <string>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -13,31 +14,47 @@
 namespace packrat {
 namespace {
 
-void ToStderr(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
-
 // A value with a space, a quote or a control character is quoted, so that a line has one reading
 // whatever a client sends.
-std::string TextValue(const std::string& value) {
+std::string Quoted(const std::string& value) {
   bool plain = !value.empty();
   for (unsigned char c : value) plain = plain && c > 0x20 && c < 0x7f && c != '"' && c != '=';
   return plain ? value : absl::StrCat("\"", absl::CHexEscape(value), "\"");
 }
 
-std::string Millis(absl::Duration duration) {
-  return absl::StrFormat("%.3f", absl::ToDoubleMilliseconds(duration));
+std::string TextValue(const LogValue& value) {
+  if (const auto* text = std::get_if<std::string>(&value.get())) return Quoted(*text);
+  if (const auto* number = std::get_if<int64_t>(&value.get())) return absl::StrCat(*number);
+  return absl::StrFormat("%.3f", absl::ToDoubleMilliseconds(std::get<absl::Duration>(value.get())));
+}
+
+nlohmann::ordered_json JsonValue(const LogValue& value) {
+  if (const auto* text = std::get_if<std::string>(&value.get())) return *text;
+  if (const auto* number = std::get_if<int64_t>(&value.get())) return *number;
+  // To the microsecond.
+  return std::round(absl::ToDoubleMicroseconds(std::get<absl::Duration>(value.get()))) / 1000;
 }
 
 }  // namespace
 
-Logger::Logger(Format format, std::function<void(const std::string&)> sink)
-    : format_(format), sink_(sink ? std::move(sink) : ToStderr) {}
+Logger::Logger(Format format, std::function<void(std::string)> sink)
+    : format_(format),
+      writer_(sink ? nullptr
+                   : std::make_unique<LogWriter>(
+                         STDERR_FILENO,
+                         [this](int64_t count) {
+                           return Line("error", "log lines dropped", {{"count", count}});
+                         })),
+      sink_(sink ? std::move(sink)
+                 : [writer = writer_.get()](std::string line) { writer->Write(std::move(line)); }) {
+}
 
 void Logger::Info(const std::string& message, const Fields& fields) {
-  Write("info", message, fields);
+  sink_(Line("info", message, fields));
 }
 
 void Logger::Error(const std::string& message, const Fields& fields) {
-  Write("error", message, fields);
+  sink_(Line("error", message, fields));
 }
 
 void Logger::Access(const AccessRecord& record) {
@@ -46,43 +63,41 @@ void Logger::Access(const AccessRecord& record) {
                    {"peer", record.peer},
                    {"call", record.call},
                    {"status", record.status}};
+  if (!record.trace_id.empty()) {
+    fields.insert(fields.end(), {{"trace_id", record.trace_id}, {"span_id", record.span_id}});
+  }
   if (!record.finish.empty()) {
     fields.insert(fields.end(), {{"finish", record.finish},
-                                 {"prompt_tokens", absl::StrCat(record.prompt_tokens)},
-                                 {"cached_tokens", absl::StrCat(record.cached_tokens)},
-                                 {"generated_tokens", absl::StrCat(record.generated_tokens)},
-                                 {"solver_steps", absl::StrCat(record.solver_steps)},
-                                 {"queue_ms", Millis(record.queue)},
-                                 {"first_token_ms", Millis(record.first_token)}});
+                                 {"prompt_tokens", record.prompt_tokens},
+                                 {"cached_tokens", record.cached_tokens},
+                                 {"generated_tokens", record.generated_tokens},
+                                 {"solver_steps", record.solver_steps},
+                                 {"queue_ms", record.queue},
+                                 {"first_token_ms", record.first_token}});
   }
-  fields.emplace_back("total_ms", Millis(record.total));
+  fields.emplace_back("total_ms", record.total);
   if (!record.message.empty()) fields.emplace_back("error", record.message);
-  Write("info", "access", fields);
+  Info("access", fields);
 }
 
-void Logger::Write(const char* level, const std::string& message, const Fields& fields) {
+void Logger::Flush(absl::Duration timeout) {
+  if (writer_ != nullptr) writer_->Flush(timeout);
+}
+
+int64_t Logger::dropped_lines() const { return writer_ == nullptr ? 0 : writer_->dropped(); }
+
+std::string Logger::Line(const char* level, const std::string& message,
+                         const Fields& fields) const {
   const std::string time =
       absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-  std::string line;
   if (format_ == Format::kJson) {
     nlohmann::ordered_json json = {{"time", time}, {"level", level}, {"message", message}};
-    for (const auto& [name, value] : fields) {
-      // Counts and times are written by us as plain decimal numbers; ids may look like numbers too.
-      const bool number = absl::EndsWith(name, "_tokens") || absl::EndsWith(name, "_ms") ||
-                          absl::EndsWith(name, "_steps");
-      json[name] = number
-                       ? nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false)
-                       : nlohmann::ordered_json(value);
-    }
-    line = json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
-  } else {
-    line = absl::StrCat(time, " ", level, " ", message);
-    for (const auto& [name, value] : fields) {
-      absl::StrAppend(&line, " ", name, "=", TextValue(value));
-    }
+    for (const auto& [name, value] : fields) json[name] = JsonValue(value);
+    return json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   }
-  MutexLock lock(&mutex_);
-  sink_(line);
+  std::string line = absl::StrCat(time, " ", level, " ", message);
+  for (const auto& [name, value] : fields) absl::StrAppend(&line, " ", name, "=", TextValue(value));
+  return line;
 }
 
 }  // namespace packrat

@@ -1,15 +1,18 @@
-// Lines on standard error, as text or JSON. Never prompt text, never output text.
+// The log: one line for each event, as text or JSON. Never prompt text, never output text.
 #ifndef PACKRAT_SERVER_LOG_H_
 #define PACKRAT_SERVER_LOG_H_
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "runtime/mutex.h"
+#include "server/log_writer.h"
 
 namespace packrat {
 
@@ -18,6 +21,8 @@ struct AccessRecord {
   std::string id;
   std::string caller;  // As told by the client; empty: not told.
   std::string peer;
+  std::string trace_id;  // Of the caller's trace, and this call's span in it; empty: none.
+  std::string span_id;
   std::string call;     // Generate, Tokenize, ...
   std::string status;   // Name of the gRPC status.
   std::string finish;   // length, eos, ..., cancelled, deadline, error; refused where the
@@ -30,24 +35,49 @@ struct AccessRecord {
   absl::Duration queue, first_token, total;
 };
 
+// Text or a number; a duration is a number of milliseconds (the field's name then ends in _ms). In
+// JSON numbers are numbers, and text is text, whatever it looks like.
+class LogValue {
+ public:
+  // NOLINTBEGIN(google-explicit-constructor): a field is written {"name", value}.
+  LogValue(std::string text) : value_(std::move(text)) {}
+  LogValue(absl::string_view text) : value_(std::string(text)) {}
+  LogValue(const char* text) : value_(std::string(text)) {}
+  LogValue(int64_t number) : value_(number) {}
+  LogValue(int number) : value_(int64_t{number}) {}
+  LogValue(absl::Duration duration) : value_(duration) {}
+  // NOLINTEND(google-explicit-constructor)
+
+  const std::variant<std::string, int64_t, absl::Duration>& get() const { return value_; }
+
+ private:
+  std::variant<std::string, int64_t, absl::Duration> value_;
+};
+
 class Logger {
  public:
   enum class Format { kText, kJson };
-  using Fields = std::vector<std::pair<std::string, std::string>>;
+  using Fields = std::vector<std::pair<std::string, LogValue>>;
 
-  // `sink` takes whole lines without the line break; the default is standard error.
-  explicit Logger(Format format, std::function<void(const std::string&)> sink = nullptr);
+  // `sink` takes whole lines without the line break; the default is standard error, by a LogWriter.
+  explicit Logger(Format format, std::function<void(std::string)> sink = nullptr);
 
+  // They never wait for whoever reads the log.
   void Info(const std::string& message, const Fields& fields = {});
   void Error(const std::string& message, const Fields& fields = {});
   void Access(const AccessRecord& record);
 
+  // Waits until what was logged is written, but no longer than `timeout`.
+  void Flush(absl::Duration timeout);
+  // Lines that nobody took, ever.
+  int64_t dropped_lines() const;
+
  private:
-  void Write(const char* level, const std::string& message, const Fields& fields);
+  std::string Line(const char* level, const std::string& message, const Fields& fields) const;
 
   const Format format_;
-  Mutex mutex_;  // Lines stay whole.
-  const std::function<void(const std::string&)> sink_;
+  std::unique_ptr<LogWriter> writer_;  // Null where there is a sink.
+  const std::function<void(std::string)> sink_;
 };
 
 }  // namespace packrat

@@ -1,77 +1,25 @@
 // packrat_server: flags, signals, the model, and the server around it.
-#include <pthread.h>
 #include <signal.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
+#include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "kernels/cpu_target.h"
 #include "models/load.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "server/flags.h"
+#include "server/library_log.h"
 #include "server/log.h"
+#include "server/process.h"
 #include "server/server.h"
 
 namespace packrat {
 namespace {
-
-// Signals are taken by one thread that waits for them: nothing runs in a handler.
-class Signals {
- public:
-  // Before any other thread is made, so that all inherit the mask.
-  Signals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-    signal(SIGPIPE, SIG_IGN);
-  }
-
-  // Until the server is up there is nothing to drain: a signal ends the process. Later the first
-  // one ends Wait(), the second one the process.
-  void Start(Logger* log) {
-    std::thread([this, log] {
-      // One stop often arrives twice, from a wrapper such as timeout(1) and to the whole group.
-      absl::Time first = absl::InfinitePast();
-      for (;;) {
-        int number = 0;
-        sigwait(&set_, &number);
-        if (!serving_.load()) _exit(0);
-        const absl::Time now = absl::Now();
-        if (first == absl::InfinitePast()) {
-          first = now;
-          EndWait();
-        } else if (now - first > absl::Milliseconds(300)) {
-          log->Info("second signal: leaving at once");
-          _exit(1);
-        }
-      }
-    }).detach();
-  }
-
-  void EndWait() {
-    if (write(pipe_[1], "x", 1) != 1) _exit(1);
-  }
-  void Wait() {
-    char byte;
-    while (read(pipe_[0], &byte, 1) < 0 && errno == EINTR) {
-    }
-  }
-  bool MakePipe() { return pipe(pipe_) == 0; }
-  void SetServing() { serving_.store(true); }
-
- private:
-  sigset_t set_;
-  int pipe_[2] = {-1, -1};
-  std::atomic<bool> serving_{false};
-};
 
 // 2 says that a flag is wrong, 1 that the work failed.
 int Fail(Logger* log, const absl::Status& status, int exit_code = 1) {
@@ -94,7 +42,10 @@ LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
     const int now = static_cast<int>(10 * done / total);
     if (now == tenths) return;
     tenths = now;
-    log->Info("loading", {{"percent", absl::StrCat(10 * tenths)}});
+    log->Info("loading", {{"percent", 10 * tenths}});
+    // It goes on: another minute and a half, systemd's usual measure, for the next tenth.
+    NotifySystemd(
+        absl::StrCat("EXTEND_TIMEOUT_USEC=90000000\nSTATUS=loading, ", 10 * tenths, " %"));
   };
   return load;
 }
@@ -106,7 +57,7 @@ void TellWhyNotOnGpu(Logger* log) {
   log->Info("no GPU is used", {{"reason", std::string(status.message())}});
 }
 
-int Run(const ServerOptions& options, Signals* signals, Logger* log) {
+int Run(const ServerOptions& options, StopSignals* signals, Logger* log) {
   absl::Status status = SetCpuTarget(options.cpu_target);
   if (!status.ok()) return Fail(log, status, 2);
   // They outlive the server.
@@ -116,7 +67,7 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   auto server = Server::Start(options, log);
   if (!server.ok()) return Fail(log, server.status());
 
-  const absl::Time start = absl::Now();
+  const auto start = std::chrono::steady_clock::now();
   if (options.device == "auto") TellWhyNotOnGpu(log);
   auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
   if (!loaded.ok() && absl::IsFailedPrecondition(loaded.status()) && options.device == "cuda") {
@@ -135,12 +86,24 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
   }
   log->Info("loaded", {{"folder", options.model_dir},
                        {"device", model->device()},
-                       {"took", absl::FormatDuration(absl::Now() - start)},
+                       {"took_ms", absl::FromChrono(std::chrono::steady_clock::now() - start)},
                        {"fingerprint", model->fingerprint()}});
   status = (*server)->Serve(model.get(), tokenizer.get(), [signals] { signals->EndWait(); });
   if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
   signals->SetServing();  // From here on a signal drains.
-  signals->Wait();
+  NotifySystemd("READY=1\nSTATUS=serving");
+  // Nobody balances what a person stops at the terminal, and nothing is left of a lost device.
+  const absl::Duration delay =
+      signals->Wait() == SIGTERM ? options.drain_delay : absl::ZeroDuration();
+  NotifySystemd("STOPPING=1\nSTATUS=draining");
+  // Whatever clients do, and though the engine stands still.
+  constexpr absl::Duration kLastWords = absl::Seconds(3);
+  ExitAfter(delay + options.drain_grace + kLastWords, [log] {
+    log->Error("calls do not end: leaving without them");
+    log->Flush(absl::Milliseconds(200));
+  });
+  (*server)->AnnounceDrain();
+  absl::SleepFor(delay);
   (*server)->Drain();
   // A new process may find the device well again: whoever watches over this one starts it.
   return (*server)->failure().ok() ? 0 : 1;
@@ -149,12 +112,22 @@ int Run(const ServerOptions& options, Signals* signals, Logger* log) {
 }  // namespace
 }  // namespace packrat
 
+__attribute__((section(".preinit_array"),
+               used)) static void (*const kFirstOfAll)() = packrat::OpenStandardDescriptors;
+
 int main(int argc, char** argv) {
+  // Threads that outlive this function use both.
+  static auto* const signals = new packrat::StopSignals;
   const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
-  packrat::Logger log(options.log_format == "json" ? packrat::Logger::Format::kJson
-                                                   : packrat::Logger::Format::kText);
-  packrat::Signals signals;
-  if (!signals.MakePipe()) return 1;
-  signals.Start(&log);
-  return packrat::Run(options, &signals, &log);
+  static auto* const log =
+      new packrat::Logger(options.log_format == "json" ? packrat::Logger::Format::kJson
+                                                       : packrat::Logger::Format::kText);
+  packrat::LogForLibraries(log);
+  signals->Start([] {
+    log->Info("stopped while loading");
+    log->Flush(absl::Milliseconds(200));
+  });
+  const int exit_code = packrat::Run(options, signals, log);
+  log->Flush(absl::Seconds(1));
+  return exit_code;
 }

@@ -1,6 +1,8 @@
 #include "server/options.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <initializer_list>
 #include <string>
 
@@ -42,16 +44,30 @@ absl::Status CheckAddress(const char* flag, const std::string& value) {
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", status.message()));
 }
 
-std::string FolderName(std::string path) {
-  while (path.size() > 1 && path.back() == '/') path.pop_back();
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? path : path.substr(slash + 1);
-}
+constexpr size_t kMaxModelName = 128;
 
 // The name becomes a label of metrics and part of log lines.
+bool FitsModelName(unsigned char c) { return c > 0x20 && c < 0x7f && c != '"' && c != '\\'; }
+
+// A name for the model in this folder: the folder's own, with a dash for each run of what a name
+// cannot hold.
+std::string NameAfter(const std::string& folder) {
+  std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();  // It ended with a slash.
+  std::string name;
+  for (unsigned char c : path.filename().string()) {
+    if (FitsModelName(c)) {
+      name.push_back(static_cast<char>(c));
+    } else if (name.empty() || name.back() != '-') {
+      name.push_back('-');
+    }
+  }
+  return name.empty() ? "model" : name.substr(0, kMaxModelName);
+}
+
 absl::Status CheckModelName(const std::string& name) {
-  bool good = !name.empty() && name.size() <= 128;
-  for (unsigned char c : name) good = good && c > 0x20 && c < 0x7f && c != '"' && c != '\\';
+  const bool good = !name.empty() && name.size() <= kMaxModelName &&
+                    std::all_of(name.begin(), name.end(), FitsModelName);
   if (good) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "--model_name must be 1 to 128 printable ASCII characters without spaces, quotes or "
@@ -65,7 +81,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
     return absl::InvalidArgumentError(
         "--model is missing; a folder with config.json and model.safetensors");
   }
-  if (options->model_name.empty()) options->model_name = FolderName(options->model_dir);
+  if (options->model_name.empty()) options->model_name = NameAfter(options->model_dir);
   const EngineOptions& engine = options->engine;
   const int64_t max_int = INT32_MAX;
   for (const absl::Status& status : {
@@ -91,6 +107,9 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
            CheckInt("cg_max_steps", options->cg_max_steps, 1, 1024),
+           CheckDuration("drain_delay", options->drain_delay, absl::ZeroDuration(), absl::Hours(1)),
+           CheckDuration("stall_timeout", options->stall_timeout, absl::Milliseconds(100),
+                         absl::Hours(24)),
            CheckDuration("drain_grace", options->drain_grace, absl::ZeroDuration(), absl::Hours(1)),
            CheckDuration("stream_idle_timeout", options->stream_idle_timeout,
                          absl::Milliseconds(10), absl::Hours(24)),

@@ -28,9 +28,13 @@ struct ServerOptions {
   std::string mesa_state = "float32";  // On a GPU: float32, bfloat16.
   std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
   EngineOptions engine;
-  float cg_tolerance = 1e-4f;                      // Default of requests. Range [1e-7, 0.1].
-  int cg_max_steps = 64;                           // Default of requests. Range [1, 1024].
-  absl::Duration drain_grace = absl::Seconds(30);  // Range [0, 1 h].
+  float cg_tolerance = 1e-4f;  // Default of requests. Range [1e-7, 0.1].
+  int cg_max_steps = 64;       // Default of requests. Range [1, 1024].
+  // From the signal: first nothing but unready, for balancers to notice; then no new calls; then
+  // no calls at all. With the few seconds of the end it fits into the 30 s of Kubernetes.
+  absl::Duration drain_delay = absl::Seconds(5);           // Range [0, 1 h].
+  absl::Duration drain_grace = absl::Seconds(20);          // Range [0, 1 h].
+  absl::Duration stall_timeout = absl::Seconds(30);        // Without a step. Range [100 ms, 24 h].
   absl::Duration stream_idle_timeout = absl::Seconds(60);  // Range [10 ms, 24 h].
   int max_message_bytes = 4 << 20;                         // Of a request. Range [1024, 1 GiB].
   int max_streams = 4096;           // Generate calls that are open, finished ones that are still

@@ -19,7 +19,8 @@ absl::Status NoTokenizer(const char* what) {
 }
 
 std::string Number(double value) {
-  const bool whole = value == static_cast<double>(static_cast<int64_t>(value));
+  // Only what an integer can hold may become one; NaN is not below either.
+  const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
   return whole ? absl::StrCat(static_cast<int64_t>(value)) : absl::StrCat(value);
 }
 

@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "kernels/cpu_target.h"
 #include "nlohmann/json.hpp"
 #include "runtime/engine_thread.h"
+#include "runtime/steady_clock.h"
 #include "server/call_environment.h"
 #include "server/grpc/grpc_port.h"
 #include "server/http/http_server.h"
@@ -17,21 +17,22 @@
 #include "server/inference_service.h"
 #include "server/net/descriptors.h"
 #include "server/version.h"
+#include "server/watchdog.h"
 
 namespace packrat {
 
-// Members are destroyed from the last to the first: ports, then the engine's thread, then what both
-// use.
+// Members are destroyed from the last to the first: the ports, the threads that look at the engine
+// and step it, the engine, and then what all of them use.
 struct Server::Impl {
   Impl(ServerOptions o, Logger* l)
       : options(std::move(o)),
         log(l),
         metrics(options),
+        service(&environment),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
                [this](absl::Time) { metrics.Sample(std::chrono::steady_clock::now()); }),
         prompts(TextPool(options)),
-        texts(TextPool(options)),
-        service(&environment) {
+        texts(TextPool(options)) {
     environment.options = &options;
     environment.log = log;
     environment.metrics = &metrics;
@@ -49,21 +50,23 @@ struct Server::Impl {
   void AddGauges();
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp(const DescriptorShares& shares);
-  // Ready for good is only who has not failed.
-  void SetReady(bool ready);
+  // Tells health and metrics what the environment says.
+  void PublishHealth();
   void Fail(const absl::Status& status, const std::function<void()>& on_failure);
+  void SetStalled(bool stalled);
 
   ServerOptions options;
   Logger* const log;
   Metrics metrics;
   CallEnvironment environment;
-  StreamWriter writer;
-  WorkPool prompts, texts;
   InferenceService service;
   ServedModel served;
-  Mutex ready_mutex;
-  bool failed ABSL_GUARDED_BY(ready_mutex) = false;
+  Mutex health_mutex;
   std::unique_ptr<Engine> engine;
+  // They use the engine.
+  StreamWriter writer;
+  WorkPool prompts, texts;
+  std::unique_ptr<Watchdog> watchdog;
   std::unique_ptr<EngineThread> engine_thread;
   std::unique_ptr<GrpcPort> grpc;
   std::unique_ptr<HttpServer> http;
@@ -81,6 +84,12 @@ void Server::Impl::AddGauges() {
                    [this] { return texts.waiting(); });
   metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
                    [this] { return environment.draining.load() ? 1 : 0; });
+  metrics.AddGauge("packrat_engine_stalled",
+                   "1 while the engine has work and takes no steps: not alive.",
+                   [this] { return environment.stalled.load() ? 1 : 0; });
+  metrics.AddCounter("packrat_log_lines_dropped_total",
+                     "Lines of the log that were lost since nobody read them.",
+                     [this] { return static_cast<double>(log->dropped_lines()); });
 }
 
 absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
@@ -97,7 +106,7 @@ absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
   metrics.AddCounter("packrat_accept_failures_total",
                      "Failed attempts to accept a gRPC connection.",
                      [this] { return grpc->accept_failures(); });
-  SetReady(false);
+  PublishHealth();
   return absl::OkStatus();
 }
 
@@ -105,6 +114,10 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   if (options.http_listen.empty()) return absl::OkStatus();
   OperatorPages pages;
   pages.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
+  pages.not_alive = [this] {
+    return environment.stalled.load() ? std::string(environment.TakesCalls().message()) : "";
+  };
+  pages.draining = [this] { return environment.draining.load(); };
   pages.not_ready = [this] {
     if (grpc->deaf()) return std::string("connections to --listen cannot be accepted");
     return std::string(environment.Ready().message());
@@ -129,21 +142,30 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   return absl::OkStatus();
 }
 
-void Server::Impl::SetReady(bool ready) {
-  MutexLock lock(&ready_mutex);
-  ready = ready && !failed;
+void Server::Impl::PublishHealth() {
+  MutexLock lock(&health_mutex);
+  const bool ready = environment.Ready().ok();
   metrics.SetReady(ready);
   grpc->SetReady(ready);
+  grpc->SetAlive(!environment.stalled.load());
 }
 
 void Server::Impl::Fail(const absl::Status& status, const std::function<void()>& on_failure) {
-  {
-    MutexLock lock(&ready_mutex);
-    failed = true;
-  }
-  SetReady(false);
+  PublishHealth();
   log->Error("failed", {{"error", std::string(status.message())}});
   if (on_failure != nullptr) on_failure();
+}
+
+void Server::Impl::SetStalled(bool stalled) {
+  environment.stalled.store(stalled);
+  PublishHealth();
+  const Logger::Fields fields = {{"stall_timeout_ms", options.stall_timeout},
+                                 {"steps", engine->progress().steps}};
+  if (stalled) {
+    log->Error("the engine stands still", fields);
+  } else {
+    log->Info("the engine goes on", fields);
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Logger* log) {
@@ -155,11 +177,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
   status = impl->StartGrpc(*shares);
   if (status.ok()) status = impl->StartHttp(*shares);
   if (!status.ok()) return status;
-  const std::string http_port = impl->http == nullptr ? "" : absl::StrCat(impl->http->port());
-  log->Info("listening", {{"grpc", impl->options.listen},
-                          {"grpc_port", absl::StrCat(impl->grpc->port())},
-                          {"http", impl->options.http_listen},
-                          {"http_port", http_port}});
+  Logger::Fields fields = {{"grpc", impl->options.listen}, {"grpc_port", impl->grpc->port()}};
+  if (impl->http != nullptr) {
+    fields.insert(fields.end(),
+                  {{"http", impl->options.http_listen}, {"http_port", impl->http->port()}});
+  }
+  log->Info("listening", fields);
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
@@ -191,10 +214,13 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
                        model->fingerprint(), model->numerics_id(), model->device(),
                        CpuTargetName()});
   s.environment.served.store(&s.served);
-  s.SetReady(true);
+  s.watchdog = std::make_unique<Watchdog>(
+      s.options.stall_timeout, [&s] { return s.engine->progress(); },
+      [&s](bool stalled) { s.SetStalled(stalled); });
+  s.PublishHealth();
   s.log->Info("ready", {{"model", s.options.model_name},
-                        {"max_context", absl::StrCat(s.engine->options().max_context)},
-                        {"max_running", absl::StrCat(s.engine->options().max_running)},
+                        {"max_context", s.engine->options().max_context},
+                        {"max_running", s.engine->options().max_running},
                         {"device", model->device()}});
   return absl::OkStatus();
 }
@@ -203,18 +229,26 @@ absl::Status Server::failure() const {
   return impl_->engine == nullptr ? absl::OkStatus() : impl_->engine->failure();
 }
 
+void Server::AnnounceDrain() {
+  Impl& s = *impl_;
+  if (s.environment.draining.exchange(true)) return;
+  s.PublishHealth();
+  s.log->Info("draining");
+}
+
 void Server::Drain() {
   Impl& s = *impl_;
-  if (s.grpc == nullptr || s.environment.draining.exchange(true)) return;
-  s.SetReady(false);
+  if (s.grpc == nullptr || s.environment.closed.exchange(true)) return;
+  AnnounceDrain();
   if (s.engine != nullptr) {
-    s.log->Info("draining", {{"grace", absl::FormatDuration(s.options.drain_grace)}});
+    s.log->Info("no more calls are taken", {{"grace_ms", s.options.drain_grace}});
     s.engine->Drain();
-    if (!s.environment.streams.WaitForNone(absl::Now() + s.options.drain_grace)) {
+    if (!s.environment.streams.WaitForNone(SteadyNow() + s.options.drain_grace)) {
       s.engine->AbortAll(absl::UnavailableError("the server is shutting down"));
       // Time for the last words; a client that does not read is not waited for.
-      s.environment.streams.WaitForNone(absl::Now() + absl::Seconds(1));
+      s.environment.streams.WaitForNone(SteadyNow() + absl::Seconds(1));
     }
+    s.environment.answers.WaitForNone(SteadyNow() + absl::Seconds(1));
   }
   s.grpc->Shutdown(absl::Milliseconds(200));
   s.http.reset();

@@ -3,8 +3,11 @@
 //   Start()   ports are open, "alive" but not ready; calls get UNAVAILABLE
 //   Serve()   a model is there: ready
 //   (the model's device is lost: not ready, all that runs and comes gets UNAVAILABLE)
-//   Drain()   not ready, no new requests; what runs may end within the grace time, the rest gets
-//             UNAVAILABLE; then the ports close
+//   (the engine stands still: neither alive nor ready, until it goes on)
+//   AnnounceDrain()   not ready, but all goes on
+//   Drain()   calls that come get UNAVAILABLE, what runs may end within the grace time, and the
+//   rest
+//             gets UNAVAILABLE; then the ports close
 #ifndef PACKRAT_SERVER_SERVER_H_
 #define PACKRAT_SERVER_SERVER_H_
 
@@ -35,7 +38,11 @@ class Server {
   // OK, or that.
   absl::Status failure() const;
 
-  // Returns when both ports are closed. Later calls do nothing.
+  // Not ready from here on; all else goes on, so that balancers can take this server out before a
+  // call is refused.
+  void AnnounceDrain();
+  // Returns when both ports are closed, which takes drain_grace and about a second, or for ever
+  // where the engine stands still: calls that it holds cannot end. Later calls do nothing.
   void Drain();
 
   int grpc_port() const;

@@ -6,7 +6,8 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "runtime/steady_clock.h"
+#include "runtime/thread_name.h"
 
 namespace packrat {
 
@@ -40,6 +41,7 @@ void StreamWriter::Notify(std::weak_ptr<Stream> stream) {
 
 void StreamWriter::Run() {
   using Clock = std::chrono::steady_clock;
+  SetThreadName("packrat-writer");
   const auto interval = absl::ToChronoNanoseconds(interval_);
   Clock::time_point next_tick = Clock::now() + interval;
   std::vector<std::weak_ptr<Stream>> batch;
@@ -49,7 +51,7 @@ void StreamWriter::Run() {
     }
     batch.clear();
     if (Clock::now() >= next_tick) {
-      const absl::Time now = absl::Now();
+      const absl::Time now = SteadyNow();
       tick_(now);
       CheckReaders(now);
       next_tick = Clock::now() + interval;

@@ -20,7 +20,7 @@ class Stream {
   virtual ~Stream() = default;
   // Writes what there is, if no write is under way.
   virtual void Pump() = 0;
-  // Ends the stream if it has waited too long for its reader.
+  // Ends the stream if it has waited too long for its reader. `now` as by SteadyNow().
   virtual void CheckReader(absl::Time now) = 0;
 };
 

@@ -81,7 +81,7 @@ class Server:
         self._binaries = binaries
         self._process = subprocess.Popen(
             [binaries.server, "--model=" + model, "--listen=127.0.0.1:0",
-             "--http_listen=127.0.0.1:0", "--log_format=json", *flags],
+             "--http_listen=127.0.0.1:0", "--log_format=json", "--drain_delay=0s", *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
         lines = []
         for line in self._process.stderr:
@@ -90,8 +90,8 @@ class Server:
                 break
         else:
             raise Mistake(f"{model}: the server does not start: {''.join(lines[-3:])}")
-        self._address = "127.0.0.1:" + json.loads(lines[0])["grpc_port"]
-        # A line for each request: a pipe that nobody reads fills, and the server waits for it.
+        self._address = "127.0.0.1:%d" % json.loads(lines[0])["grpc_port"]
+        # A line for each request: the server drops them where nobody reads.
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
 
     def __enter__(self):

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,7 @@
 #include "proto/grpc/health/v1/health.pb.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "runtime/mutex.h"
+#include "runtime/steady_clock.h"
 #include "server/grpc/reflection_service.h"
 #include "server/net/listener.h"
 #include "server/net/open_sockets.h"
@@ -82,6 +84,7 @@ struct GrpcPort::Impl {
 
   void OnConnection(int fd);
   void OnDeaf(bool deaf);
+  void EndConnections(absl::Duration grace);
   void UpdateHealth() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   Logger* const log;
@@ -118,7 +121,7 @@ void GrpcPort::Impl::OnConnection(int fd) {
   ever_told = true;
   last_told = now;
   log->Error("connection refused: as many as --max_connections are open",
-             {{"limit", absl::StrCat(limit)}, {"refused", absl::StrCat(count)}});
+             {{"limit", limit}, {"refused", count}});
 }
 
 void GrpcPort::Impl::OnDeaf(bool is_deaf) {
@@ -130,6 +133,22 @@ void GrpcPort::Impl::OnDeaf(bool is_deaf) {
 void GrpcPort::Impl::UpdateHealth() {
   server->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(),
                                                     ready && !deaf);
+}
+
+// The library answers a call that comes while it shuts down with CANCELLED, which nobody tries
+// again. So the connections end before: what was written reaches the clients, then nothing more is
+// read, the library sees the ends of its inputs and closes them, and whoever calls meanwhile finds
+// the connection closed, which is UNAVAILABLE. Each of the two has `grace`.
+void GrpcPort::Impl::EndConnections(absl::Duration grace) {
+  const auto wait_while = [grace](const std::function<bool()>& condition) {
+    const absl::Time until = SteadyNow() + grace;
+    while (condition() && SteadyNow() < until) absl::SleepFor(absl::Milliseconds(5));
+  };
+  wait_while([this] { return open.AnyUnsent(); });
+  wait_while([this] {
+    open.EndReading();
+    return open.Count() > 0;
+  });
 }
 
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
@@ -180,6 +199,7 @@ void GrpcPort::SetReady(bool ready) {
 
 void GrpcPort::Shutdown(absl::Duration grace) {
   if (impl_->listener != nullptr) impl_->listener->Stop();
+  impl_->EndConnections(grace);
   impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   impl_->server->Wait();
 }

@@ -31,8 +31,9 @@ class GrpcPort {
   void SetAlive(bool alive);
   void SetReady(bool ready);
 
-  // Takes no more connections; calls that still run at the end of `grace` are cut. Returns when all
-  // have ended. Later calls do nothing.
+  // Takes no more connections, lets what was answered reach the clients, and ends the connections:
+  // a call that comes meanwhile is UNAVAILABLE to its client. Calls that still run a few times
+  // `grace` later are cut. Returns when all have ended. Later calls do nothing.
   void Shutdown(absl::Duration grace);
 
   int port() const;  // 0: a Unix domain socket.

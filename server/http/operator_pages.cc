@@ -4,9 +4,9 @@ namespace packrat {
 namespace {
 
 // 200 and `good` where there is no `trouble`, else that.
-HttpAnswer Probe(const std::string& trouble, const char* good) {
+HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 503) {
   HttpAnswer answer;
-  answer.status = trouble.empty() ? 200 : 503;
+  answer.status = trouble.empty() ? 200 : bad_status;
   answer.body = (trouble.empty() ? good : trouble) + "\n";
   return answer;
 }
@@ -19,8 +19,13 @@ std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
        [pages](const HttpRequest&) {
          return HttpAnswer{200, "text/plain; version=0.0.4; charset=utf-8", pages.metrics()};
        }},
-      {"/healthz", "GET", [](const HttpRequest&) { return Probe("", "ok"); }},
+      {"/healthz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); }},
       {"/readyz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); }},
+      // For balancers that cut the streams of a server that is down: draining is told apart.
+      {"/balancerz", "GET",
+       [pages](const HttpRequest&) {
+         return Probe(pages.not_ready(), "ready", pages.draining() ? 404 : 503);
+       }},
       {"/version", "GET",
        [pages](const HttpRequest&) {
          return HttpAnswer{200, "application/json", pages.version() + "\n"};

@@ -1,4 +1,5 @@
-// What operators and their probes ask: /metrics, /healthz, /readyz, /version.
+// What operators and their probes ask: /metrics, /healthz, /readyz, /balancerz,
+// /version.
 #ifndef PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 #define PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 
@@ -13,7 +14,9 @@ namespace packrat {
 // Called by the HTTP server's thread.
 struct OperatorPages {
   std::function<std::string()> metrics;    // Prometheus' text format.
+  std::function<std::string()> not_alive;  // Why not; empty: alive.
   std::function<std::string()> not_ready;  // Why not; empty: ready.
+  std::function<bool()> draining;          // Not ready, but what runs goes on.
   std::function<std::string()> version;    // JSON.
 };
 

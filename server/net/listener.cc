@@ -120,7 +120,7 @@ void Listener::OnFailure(int fd, int error) {
   if (answer.tell) {
     log_->Error("cannot accept connections", {{"flag", options_.flag},
                                               {"error", std::strerror(error)},
-                                              {"failures", absl::StrCat(health_.failures())}});
+                                              {"failures", health_.failures()}});
   }
   if (error == EMFILE || error == ENFILE) DropOne(fd);
 }

@@ -1,5 +1,8 @@
 #include "server/net/open_sockets.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -32,6 +35,21 @@ int OpenSockets::Count() {
   MutexLock lock(&mutex_);
   Sweep();
   return static_cast<int>(sockets_.size());
+}
+
+bool OpenSockets::AnyUnsent() {
+  MutexLock lock(&mutex_);
+  Sweep();
+  return std::any_of(sockets_.begin(), sockets_.end(), [](const auto& s) {
+    int bytes = 0;
+    return ioctl(s.first, SIOCOUTQ, &bytes) == 0 && bytes > 0;
+  });
+}
+
+void OpenSockets::EndReading() {
+  MutexLock lock(&mutex_);
+  Sweep();
+  for (const auto& [fd, inode] : sockets_) shutdown(fd, SHUT_RD);
 }
 
 void OpenSockets::Sweep() {

@@ -1,5 +1,5 @@
-// Counts sockets that somebody else closes without a word: gRPC keeps those that it was given, and
-// has no callback for their end.
+// Counts sockets that somebody else closes without a word, and ends them: gRPC keeps those that it
+// was given, and has no callback for their end.
 #ifndef PACKRAT_SERVER_NET_OPEN_SOCKETS_H_
 #define PACKRAT_SERVER_NET_OPEN_SOCKETS_H_
 
@@ -24,6 +24,11 @@ class OpenSockets {
   // second: a look takes a system call for each socket.
   bool Add(int fd, Time now);
   int Count();
+
+  // Something was written that the other end of one has not taken yet.
+  bool AnyUnsent();
+  // Whoever reads from one sees the end of the input, behind what has come.
+  void EndReading();
 
  private:
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -11,10 +11,10 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
-#include "absl/time/clock.h"
 #include "kernels/check.h"
 #include "models/load.h"
 #include "runtime/engine.h"
+#include "runtime/steady_clock.h"
 #include "tests/bench/report.h"
 
 ABSL_FLAG(std::string, model, "models/demo", "Model folder.");
@@ -44,7 +44,7 @@ absl::Status Run() {
   std::vector<double> rates;
   for (int run = 0; run < 4; ++run) {  // The first one warms.
     std::vector<std::shared_ptr<Outbox>> outboxes;
-    const absl::Time start = absl::Now();
+    const absl::Time start = SteadyNow();
     for (int i = 0; i < streams; ++i) {
       Request request;
       request.id = static_cast<uint64_t>(i);
@@ -57,12 +57,12 @@ absl::Status Run() {
       request.stop.max_tokens = absl::GetFlag(FLAGS_max_tokens);
       request.stop.ignore_eos = true;
       request.outbox = outboxes.emplace_back(std::make_shared<Outbox>(nullptr));
-      const absl::Status status = (*engine)->Submit(std::move(request), absl::Now());
+      const absl::Status status = (*engine)->Submit(std::move(request), SteadyNow());
       if (!status.ok()) return status;
     }
-    while ((*engine)->Step(absl::Now())) {
+    while ((*engine)->Step(SteadyNow())) {
     }
-    const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    const double seconds = absl::ToDoubleSeconds(SteadyNow() - start);
     int64_t tokens = 0;
     for (const auto& outbox : outboxes) {
       Outbox::Update update;

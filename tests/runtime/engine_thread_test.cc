@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
+#include "runtime/steady_clock.h"
 #include "tests/runtime/fake_model.h"
 
 namespace packrat {
@@ -96,7 +96,7 @@ TEST_F(EngineThreadTest, ServesManyCallers) {
       for (int round = 0; round < 12; ++round) {
         Reader reader(std::vector<int32_t>(1 + 7 * caller + round, 10 + caller));
         const uint64_t id = next_id.fetch_add(1);
-        ASSERT_EQ(engine_->Submit(reader.Make(id, 30), absl::Now()), absl::OkStatus());
+        ASSERT_EQ(engine_->Submit(reader.Make(id, 30), SteadyNow()), absl::OkStatus());
         const bool cancel = round % 3 == 2;
         if (cancel) {
           reader.ReadUntil(round);
@@ -121,7 +121,7 @@ TEST_F(EngineThreadTest, WakesFromIdleness) {
   EngineThread thread(engine_.get());
   for (int round = 0; round < 20; ++round) {
     Reader reader({5, 6, 7});
-    ASSERT_EQ(engine_->Submit(reader.Make(round, 2), absl::Now()), absl::OkStatus());
+    ASSERT_EQ(engine_->Submit(reader.Make(round, 2), SteadyNow()), absl::OkStatus());
     reader.ReadToEnd();  // Returns only if the submission woke the engine.
     EXPECT_EQ(reader.tokens().size(), 2u);
   }
@@ -136,8 +136,8 @@ TEST_F(EngineThreadTest, AbortReachesEveryReader) {
     while (++passes > 5 && !aborted.load()) std::this_thread::yield();
   };
   EngineThread thread(engine_.get());
-  ASSERT_EQ(engine_->Submit(a.Make(1, 500), absl::Now()), absl::OkStatus());
-  ASSERT_EQ(engine_->Submit(b.Make(2, 500), absl::Now()), absl::OkStatus());
+  ASSERT_EQ(engine_->Submit(a.Make(1, 500), SteadyNow()), absl::OkStatus());
+  ASSERT_EQ(engine_->Submit(b.Make(2, 500), SteadyNow()), absl::OkStatus());
   a.ReadUntil(1);
   engine_->AbortAll(absl::UnavailableError("stopping"));
   aborted = true;
@@ -148,11 +148,11 @@ TEST_F(EngineThreadTest, AbortReachesEveryReader) {
 }
 
 TEST_F(EngineThreadTest, StopsAtOnceWhenIdle) {
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   EngineThread thread(engine_.get());
   thread.Stop();
   thread.Stop();
-  EXPECT_LT(absl::Now() - start, absl::Seconds(9));  // Not the timeout of an idle wait.
+  EXPECT_LT(SteadyNow() - start, absl::Seconds(9));  // Not the timeout of an idle wait.
 }
 
 }  // namespace

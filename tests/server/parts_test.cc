@@ -1,6 +1,7 @@
-// Parts of the server by themselves: options, log lines, the stream's messages.
+// Parts of the server by themselves: options, the stream's messages.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <set>
@@ -8,13 +9,12 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "nlohmann/json.hpp"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/call_environment.h"
-#include "server/log.h"
 #include "server/options.h"
 #include "server/request_rules.h"
 #include "server/response_builder.h"
+#include "server/trace_context.h"
 
 namespace packrat {
 namespace {
@@ -51,6 +51,26 @@ TEST(Options, TheModelIsNamedAfterItsFolder) {
   EXPECT_EQ(options.model_name, "tiny");
 }
 
+TEST(Options, AFolderOfAnyNameGivesTheModelOne) {
+  const std::filesystem::path here = std::filesystem::current_path();
+  const std::pair<std::string, std::string> cases[] = {
+      {"/models/my model", "my-model"},
+      {"/models/my \t model/", "my-model"},
+      {"/models/\"quoted\\\"", "-quoted-"},
+      {"/models/Größe 7B", "Gr-e-7B"},
+      {"/models/v1/..", "models"},
+      {"/", "model"},
+      {".", here.filename().string()},
+      {"/models/" + std::string(200, 'x'), std::string(128, 'x')},
+  };
+  for (const auto& [folder, name] : cases) {
+    ServerOptions options;
+    options.model_dir = folder;
+    EXPECT_TRUE(ValidateServerOptions(&options).ok()) << folder;
+    EXPECT_EQ(options.model_name, name) << folder;
+  }
+}
+
 TEST(Options, EveryOneIsCheckedWithItsRange) {
   const std::pair<const char*, std::function<void(ServerOptions*)>> cases[] = {
       {"--model is missing", [](ServerOptions* o) { o->model_dir = ""; }},
@@ -72,6 +92,10 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"--cg_max_steps", [](ServerOptions* o) { o->cg_max_steps = 0; }},
       {"--drain_grace is -1s; range [0, 1h]",
        [](ServerOptions* o) { o->drain_grace = absl::Seconds(-1); }},
+      {"--drain_delay is 1h1s; range [0, 1h]",
+       [](ServerOptions* o) { o->drain_delay = absl::Seconds(3601); }},
+      {"--stall_timeout is 0; range [100ms, 24h]",
+       [](ServerOptions* o) { o->stall_timeout = absl::ZeroDuration(); }},
       {"--stream_idle_timeout",
        [](ServerOptions* o) { o->stream_idle_timeout = absl::InfiniteDuration(); }},
       {"--max_message_bytes", [](ServerOptions* o) { o->max_message_bytes = 10; }},
@@ -98,33 +122,32 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
   }
 }
 
-TEST(Log, ALineHasOneReadingWhateverIsInIt) {
-  AccessRecord record;
-  record.id = "7";
-  record.caller = "a b\n\"c\"=d";
-  record.call = "Generate";
-  record.status = "OK";
-  record.finish = "eos";
-  record.prompt_tokens = 12;
-  record.queue = absl::Microseconds(1500);
-  std::string text, json;
-  Logger(Logger::Format::kText, [&](const std::string& line) { text = line; }).Access(record);
-  EXPECT_TRUE(absl::StrContains(text, R"( access id=7 caller="a b\n\"c\"=d" peer="" )")) << text;
-  EXPECT_TRUE(absl::StrContains(text, " finish=eos prompt_tokens=12 ")) << text;
-  EXPECT_TRUE(absl::StrContains(text, " queue_ms=1.500 ")) << text;
-  Logger(Logger::Format::kJson, [&](const std::string& line) { json = line; }).Access(record);
-  EXPECT_EQ(json.find('\n'), std::string::npos);
-  const auto parsed = nlohmann::json::parse(json);
-  EXPECT_EQ(parsed["id"], "7");
-  EXPECT_EQ(parsed["caller"], record.caller);
-  EXPECT_EQ(parsed["prompt_tokens"], 12);
-  EXPECT_EQ(parsed["queue_ms"], 1.5);
-}
-
 Outbox::Update Tokens(std::vector<int32_t> tokens) {
   Outbox::Update update;
   update.tokens = std::move(tokens);
   return update;
+}
+
+TEST(TraceContext, IsWhatTheStandardSays) {
+  const std::string trace = "4bf92f3577b34da6a3ce929d0e0e4736", span = "00f067aa0ba902b7";
+  const std::string good = "00-" + trace + "-" + span + "-01";
+  const auto parsed = ParseTraceparent(good);
+  ASSERT_TRUE(parsed.has_value());
+  EXPECT_EQ(parsed->trace_id, trace);
+  EXPECT_EQ(parsed->parent_id, span);
+  EXPECT_EQ(parsed->flags, "01");
+  // Versions to come may say more.
+  EXPECT_TRUE(ParseTraceparent("cc" + good.substr(2)).has_value());
+  EXPECT_TRUE(ParseTraceparent("cc" + good.substr(2) + "-more").has_value());
+  for (const std::string& bad :
+       {std::string(), good.substr(1), good + "-more", good + "0", "ff" + good.substr(2),
+        "cc" + good.substr(2) + "more", "0x" + good.substr(2), "00_" + good.substr(3),
+        "00-" + trace + "_" + span + "-01", "00-" + trace + "-" + span + "_01",
+        "00-" + std::string(32, '0') + "-" + span + "-01",
+        "00-" + trace + "-" + std::string(16, '0') + "-01", "00-" + trace + "-" + span + "-0g",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + span + "-01", std::string(55, '\0')}) {
+    EXPECT_FALSE(ParseTraceparent(bad).has_value()) << bad;
+  }
 }
 
 TEST(ResponseBuilder, AMessageIsAllThatIsNew) {

@@ -91,11 +91,12 @@ class FakeServer(Process):
 class RealServer(Process):
     """packrat_server on free ports, with JSON lines; returns when it is ready."""
 
-    def __init__(self, model, *flags, binary=SERVER):
+    def __init__(self, model, *flags, binary=SERVER, env=None):
         self.process = subprocess.Popen(
             [binary, "--model=" + os.path.join(ROOT, model), "--listen=127.0.0.1:0",
-             "--http_listen=127.0.0.1:0", "--log_format=json", *flags],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+             "--http_listen=127.0.0.1:0", "--log_format=json", "--drain_delay=0s", *flags],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
+            env={**os.environ, **(env or {})})
         self.early = []
         for line in self.process.stderr:
             self.early.append(json.loads(line))
@@ -103,6 +104,6 @@ class RealServer(Process):
                 break
         else:
             raise RuntimeError(self.early)
-        listening = self.early[0]
-        self.address = "127.0.0.1:" + listening["grpc_port"]
+        listening = next(line for line in self.early if line["message"] == "listening")
+        self.address = "127.0.0.1:%d" % listening["grpc_port"]
         self.http_port = listening["http_port"]

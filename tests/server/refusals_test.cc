@@ -62,6 +62,8 @@ std::vector<Case> Cases() {
        "[0, 100]"},
       {"negative temperature", Sampling([](S* s) { s->set_temperature(-0.1f); }),
        "sampling.temperature", "[0, 100]"},
+      {"temperature beyond all integers", Sampling([](S* s) { s->set_temperature(1e30f); }),
+       "sampling.temperature is 1e+30", "[0, 100]"},
       {"infinite temperature", Sampling([](S* s) { s->set_temperature(kInf); }),
        "sampling.temperature", "[0, 100]"},
       {"negative top_k", Sampling([](S* s) { s->set_top_k(-1); }), "sampling.top_k", "[0, 101]"},

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/server/generate.h"
 
 namespace packrat {
@@ -56,6 +57,34 @@ TEST(Streaming, AnIdThatCouldNotStandInALogIsReplaced) {
   auto reader = stub->Generate(&context, Ids({5}, 1));
   ASSERT_TRUE(ReadAll(reader.get()).status.ok());
   EXPECT_EQ(Trailer(context, "x-request-id").size(), 16u);
+}
+
+TEST(Streaming, ACallJoinsTheTraceOfItsCaller) {
+  TestServer server;
+  auto stub = StubFor(server);
+  const std::string trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+  const std::string parent = "00-" + trace + "-00f067aa0ba902b7-01";
+  const auto response = [&](const std::vector<std::string>& parents) {
+    grpc::ClientContext context;
+    for (const std::string& value : parents) context.AddMetadata("traceparent", value);
+    EXPECT_TRUE(ReadAll(stub->Generate(&context, Ids({5}, 1)).get()).status.ok());
+    return Trailer(context, "traceresponse");
+  };
+  const std::string answer = response({parent});
+  ASSERT_EQ(answer.size(), parent.size());
+  EXPECT_EQ(answer.substr(0, 36), "00-" + trace + "-");
+  EXPECT_EQ(answer.substr(52), "-01");
+  const std::string span = answer.substr(36, 16);
+  EXPECT_NE(span, "00f067aa0ba902b7");
+  const std::string logged = absl::StrCat(" trace_id=", trace, " span_id=", span, " ");
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines(logged) == 1; }));
+  // None, a broken one, and two.
+  for (const std::vector<std::string>& parents :
+       {std::vector<std::string>(), {"00-" + trace + "-1-01"}, {parent, parent}}) {
+    EXPECT_EQ(response(parents), "");
+  }
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("Generate") == 4; }));
+  EXPECT_EQ(server.AccessLines("trace_id"), 1);
 }
 
 TEST(Streaming, TextIsThatOfTheTokensWhateverTheStopStrings) {

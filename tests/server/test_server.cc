@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "runtime/steady_clock.h"
 
 namespace packrat {
 
@@ -53,9 +54,9 @@ void Gate::Pass() {
 }
 
 bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time give_up = absl::Now() + absl::Seconds(30);
+  const absl::Time give_up = SteadyNow() + absl::Seconds(30);
   while (!condition()) {
-    if (absl::Now() > give_up) return false;
+    if (SteadyNow() > give_up) return false;
     absl::SleepFor(absl::Milliseconds(1));
   }
   return true;

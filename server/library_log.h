@@ -1,0 +1,15 @@
+// What the libraries have to say goes into the log, as lines of its format, and waits for nobody.
+#ifndef PACKRAT_SERVER_LIBRARY_LOG_H_
+#define PACKRAT_SERVER_LIBRARY_LOG_H_
+
+#include "server/log.h"
+
+namespace packrat {
+
+// From here on, the lines of gRPC and of Protocol Buffers go to `log`, which lives to the end of
+// the process. Once, before either is used.
+void LogForLibraries(Logger* log);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_LIBRARY_LOG_H_

@@ -1,0 +1,44 @@
+// Lines to a file descriptor, by a thread of its own: whoever logs never waits for whoever reads.
+#ifndef PACKRAT_SERVER_LOG_WRITER_H_
+#define PACKRAT_SERVER_LOG_WRITER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace packrat {
+
+class LogWriter {
+ public:
+  // Some ten thousand lines: a burst gets through, and memory stays small where nobody reads.
+  static constexpr size_t kMaxBytes = 4 << 20;
+
+  // `fd` stays the caller's, and open. `dropped_line` makes the line that says how many were
+  // dropped; the thread calls it.
+  LogWriter(int fd, std::function<std::string(int64_t)> dropped_line, size_t max_bytes = kMaxBytes);
+  // Waits for a second at most: what nobody reads is lost then.
+  ~LogWriter();
+  LogWriter(const LogWriter&) = delete;
+  LogWriter& operator=(const LogWriter&) = delete;
+
+  // `line` comes without its line break. Once `max_bytes` wait, lines are dropped until all that
+  // waits is written.
+  void Write(std::string line);
+  // Returns when all that came before is written, or after `timeout`. False in the second case.
+  bool Flush(absl::Duration timeout);
+  // Dropped or refused by the descriptor, ever.
+  int64_t dropped() const;
+
+ private:
+  struct State;
+  // Shared with the thread, which a descriptor that blocks for good keeps for ever.
+  const std::shared_ptr<State> state_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_LOG_WRITER_H_

@@ -1,0 +1,107 @@
+#include "server/process.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+#include "runtime/thread_name.h"
+
+namespace packrat {
+
+__attribute__((no_sanitize("address", "thread", "undefined"))) void OpenStandardDescriptors() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (syscall(SYS_fcntl, fd, F_GETFD) >= 0) continue;
+    // The lowest number that is free: this one.
+    if (syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR) != fd) syscall(SYS_exit_group, 1);
+  }
+}
+
+StopSignals::StopSignals() {
+  sigemptyset(&set_);
+  sigaddset(&set_, SIGTERM);
+  sigaddset(&set_, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  PACKRAT_CHECK(pipe2(pipe_, O_CLOEXEC) == 0);
+}
+
+void StopSignals::Start(std::function<void()> stopped) {
+  std::thread([this, stopped = std::move(stopped)] {
+    SetThreadName("packrat-signals");
+    Take(stopped);
+  }).detach();
+}
+
+void StopSignals::Take(const std::function<void()>& stopped) {
+  using Clock = std::chrono::steady_clock;
+  // One stop often arrives twice, from a wrapper such as timeout(1) and to the whole group.
+  constexpr auto kEcho = std::chrono::milliseconds(300);
+  std::optional<Clock::time_point> first;
+  for (;;) {
+    int number = 0;
+    sigwait(&set_, &number);
+    if (!serving_.load()) {
+      stopped();
+      _exit(0);
+    }
+    if (!first.has_value()) {
+      first = Clock::now();
+      const char byte = static_cast<char>(number);
+      if (write(pipe_[1], &byte, 1) != 1) _exit(1);
+    } else if (Clock::now() - *first > kEcho) {
+      _exit(1);
+    }
+  }
+}
+
+void ExitAfter(absl::Duration time, std::function<void()> last_words) {
+  std::thread([time, last_words = std::move(last_words)] {
+    absl::SleepFor(time);
+    last_words();
+    _exit(1);
+  }).detach();
+}
+
+void NotifySystemd(const std::string& lines) {
+  const char* path = getenv("NOTIFY_SOCKET");
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path == nullptr || (path[0] != '/' && path[0] != '@')) return;
+  const size_t size = std::strlen(path);
+  if (size >= sizeof(address.sun_path)) return;
+  std::memcpy(address.sun_path, path, size);
+  // The mark of a name that is in no file system.
+  if (path[0] == '@') address.sun_path[0] = '\0';
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return;
+  sendto(fd, lines.data(), lines.size(), MSG_NOSIGNAL, reinterpret_cast<const sockaddr*>(&address),
+         static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + size));
+  close(fd);
+}
+
+int StopSignals::Wait() {
+  char byte = 0;
+  while (read(pipe_[0], &byte, 1) < 0 && errno == EINTR) {
+  }
+  return byte;
+}
+
+void StopSignals::EndWait() {
+  if (write(pipe_[1], "", 1) != 1) _exit(1);
+}
+
+}  // namespace packrat

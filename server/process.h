@@ -1,0 +1,54 @@
+// What the server needs of its process: open descriptors, signals, an end, and whoever started it.
+#ifndef PACKRAT_SERVER_PROCESS_H_
+#define PACKRAT_SERVER_PROCESS_H_
+
+#include <signal.h>
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace packrat {
+
+// Opens the descriptors 0, 1 and 2 on /dev/null where they are closed: the first sockets and files
+// would get their numbers, and with them what is meant for the terminal. Ends the process where
+// that fails. Libraries open files before main(), so this is for .preinit_array, which runs before
+// all of them; it calls nothing that a sanitizer would have to prepare.
+void OpenStandardDescriptors();
+
+// Signals that end the server. They are taken by one thread that waits for them: nothing runs in a
+// handler, and the first process of a container, which has no default handlers, gets them too.
+class StopSignals {
+ public:
+  // Blocks them, in all threads that are made from here on. Lives to the end of the process.
+  StopSignals();
+
+  // Takes them from here on. The first one ends the process with 0 after `stopped`, until
+  // SetServing(); from then on it ends Wait(). The second ends the process with 1 and waits for
+  // nothing, unless it comes at once: it is then taken for an echo of the first.
+  void Start(std::function<void()> stopped);
+  void SetServing() { serving_.store(true); }
+
+  // Blocks until there is a signal or EndWait(). The signal's number, or 0.
+  int Wait();
+  void EndWait();
+
+ private:
+  void Take(const std::function<void()>& stopped);
+
+  sigset_t set_;
+  int pipe_[2] = {-1, -1};  // The signal's number as a byte.
+  std::atomic<bool> serving_{false};
+};
+
+// Ends the process with 1 after `time`, unless it has ended by then; calls `last_words` before.
+void ExitAfter(absl::Duration time, std::function<void()> last_words);
+
+// Sends lines of sd_notify(3) to the service manager that started this process, if there is one.
+void NotifySystemd(const std::string& lines);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_PROCESS_H_

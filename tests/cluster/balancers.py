@@ -21,7 +21,9 @@ def scenarios_of(make, calls):
     if make is fronts.Layer4:
         return {"late": (lambda *on: scenarios.late(*on, AGE),
                          {"flags": ["--max_connection_age=%ds" % AGE], "started": 2}),
-                "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls)[0], {})}
+                # A connection to a replica that drains lives until the process ends: all its calls are
+                # refused meanwhile.
+                "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls, tries=100)[0], {})}
     # HAProxy does not read gRPC's statuses: where one replica has room the client tries again.
     tries = 10 if make is fronts.HAProxy else 1
     found = {

@@ -26,8 +26,9 @@ class ThreeReplicasTest(Rows):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        # Behind HAProxy, connections have no age; see haproxy.cfg.
-        cls.cluster = Cluster(cls.folder.name, flags=["--max_connection_age=0"])
+        # Behind HAProxy, connections have no age; see haproxy.cfg. Both balancers notice within a second or
+        # two that a replica drains.
+        cls.cluster = Cluster(cls.folder.name, flags=["--max_connection_age=0", "--drain_delay=3s"])
 
     @classmethod
     def tearDownClass(cls):
@@ -49,6 +50,13 @@ class ThreeReplicasTest(Rows):
 
     def test_grpc_client(self):
         self.play(fronts.ClientSide)
+
+    def test_rolling_restart(self):
+        folder, cluster = self.folder.name, self.cluster
+        with fronts.Envoy(folder, cluster) as envoy, fronts.HAProxy(folder, cluster) as haproxy:
+            for row in scenarios.roll(cluster, [envoy, haproxy, fronts.ClientSide(folder, cluster)],
+                                      at_least=100, pause=0.5, threads=4, channels=2):
+                self.check(row)
 
     def test_a_text_goes_on_where_it_broke(self):
         """docs/client.py; the replica that writes is killed in the middle."""

@@ -4,8 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
-
-#include "kernels/check.h"
+#include <new>
 
 namespace packrat {
 namespace {
@@ -14,6 +13,13 @@ namespace {
 // with 4 KiB pages the TLB takes a tenth of it.
 constexpr size_t kMapFrom = size_t{4} << 20;
 
+// Makes the kernel give every page. It counts them against the cgroup's limit only now.
+void Touch(void* memory, size_t bytes) {
+  constexpr size_t kPage = 4096;  // The smallest; of larger ones, each is touched more than once.
+  auto* first = static_cast<volatile char*>(memory);
+  for (size_t i = 0; i < bytes; i += kPage) first[i] = 0;
+}
+
 }  // namespace
 
 AlignedBytes::AlignedBytes(size_t bytes) : bytes_(bytes) {
@@ -21,11 +27,12 @@ AlignedBytes::AlignedBytes(size_t bytes) : bytes_(bytes) {
   void* memory = nullptr;
   if (bytes >= kMapFrom) {
     memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    PACKRAT_CHECK(memory != MAP_FAILED) << "out of memory: " << bytes << " bytes";
-    madvise(memory, bytes, MADV_HUGEPAGE);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    madvise(memory, bytes, MADV_HUGEPAGE);  // A hint: may fail.
+    Touch(memory, bytes);
   } else {
     memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    PACKRAT_CHECK(memory != nullptr) << "out of memory: " << bytes << " bytes";
+    if (memory == nullptr) throw std::bad_alloc();
     std::memset(memory, 0, bytes);
   }
   data_ = static_cast<std::byte*>(memory);

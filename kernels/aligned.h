@@ -1,5 +1,5 @@
-// Memory of a fixed size, aligned to a cache line. Large blocks come from the kernel as zero pages
-// and cost nothing until touched.
+// Memory of a fixed size, aligned to a cache line. It is all there from the start: a page that the
+// kernel has promised and does not have would end the process when it is first used.
 #ifndef PACKRAT_KERNELS_ALIGNED_H_
 #define PACKRAT_KERNELS_ALIGNED_H_
 
@@ -12,7 +12,7 @@ namespace packrat {
 class AlignedBytes {
  public:
   AlignedBytes() = default;
-  explicit AlignedBytes(size_t bytes);  // Zeroed. Stops the process where memory is refused.
+  explicit AlignedBytes(size_t bytes);  // Zeroed. Throws std::bad_alloc, as new does.
   ~AlignedBytes();
   AlignedBytes(AlignedBytes&& other) noexcept { *this = std::move(other); }
   AlignedBytes& operator=(AlignedBytes&& other) noexcept {

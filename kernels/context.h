@@ -23,6 +23,10 @@ class KernelContext {
 
   float* scratch(int worker) { return scratch_.data() + scratch_floats_ * worker; }
   size_t bytes() const { return (packed.size() + scratch_.size()) * sizeof(float); }
+  // Of a context that is made with these.
+  static size_t Bytes(int threads, size_t packed_floats, size_t scratch_floats) {
+    return (packed_floats + RoundUp16(scratch_floats) * threads) * sizeof(float);
+  }
 
   ThreadPool pool;
   AlignedFloats packed;  // MatMul()'s copy of its left operand.

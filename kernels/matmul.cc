@@ -166,20 +166,21 @@ HWY_EXPORT(NumRowBlocks);
 HWY_EXPORT(InterleaveRows);
 HWY_EXPORT(MatMulPanel);
 
-PackedMatrix::PackedMatrix(const void* rows, DType type, int out, int in)
-    : type_(type),
-      out_(out),
-      in_(in),
-      data_(static_cast<size_t>((out + kPanel - 1) / kPanel) * kPanel * in * DTypeBytes(type)) {
-  const size_t size = DTypeBytes(type);
+PackedMatrix::PackedMatrix(DType type, int out, int in)
+    : type_(type), out_(out), in_(in), data_(Bytes(type, out, in)) {}
+
+void PackedMatrix::SetRows(int first, int count, const void* rows) {
+  PACKRAT_CHECK(first >= 0 && count >= 0 && count <= out_ - first) << first << " + " << count;
+  const size_t size = DTypeBytes(type_);
   const auto* source = static_cast<const std::byte*>(rows);
   const auto copy = [&](auto element) {
     using T = decltype(element);
-    for (int row = 0; row < out; ++row) {
+    for (int i = 0; i < count; ++i) {
+      const int row = first + i;
       auto* target = reinterpret_cast<T*>(data_.data()) +
-                     (static_cast<size_t>(row / kPanel) * in * kPanel + row % kPanel);
-      const std::byte* from = source + static_cast<size_t>(row) * in * size;
-      for (int k = 0; k < in; ++k) {
+                     (static_cast<size_t>(row / kPanel) * in_ * kPanel + row % kPanel);
+      const std::byte* from = source + static_cast<size_t>(i) * in_ * size;
+      for (int k = 0; k < in_; ++k) {
         std::memcpy(target + static_cast<size_t>(k) * kPanel, from + k * size, sizeof(T));
       }
     }

@@ -27,14 +27,24 @@ class PackedMatrix {
   static constexpr int kPanel = 32;
 
   PackedMatrix() = default;
+  // Zeros, to be filled by SetRows().
+  PackedMatrix(DType type, int out, int in);
   // `rows`: (out, in) row-major, of any alignment; not kept.
-  PackedMatrix(const void* rows, DType type, int out, int in);
+  PackedMatrix(const void* rows, DType type, int out, int in) : PackedMatrix(type, out, in) {
+    SetRows(0, out, rows);
+  }
+  // Rows [first, first + count) from `rows`, (count, in).
+  void SetRows(int first, int count, const void* rows);
 
   int out() const { return out_; }
   int in() const { return in_; }
   DType type() const { return type_; }
   size_t bytes() const { return data_.size(); }
-  int num_panels() const { return (out_ + kPanel - 1) / kPanel; }
+  // Of such a matrix.
+  static size_t Bytes(DType type, int out, int in) {
+    return static_cast<size_t>(Panels(out)) * kPanel * in * DTypeBytes(type);
+  }
+  int num_panels() const { return Panels(out_); }
   const std::byte* panel(int p) const {
     return data_.data() + static_cast<size_t>(p) * in_ * kPanel * DTypeBytes(type_);
   }
@@ -42,6 +52,8 @@ class PackedMatrix {
   void CopyRow(int row, float* out) const;
 
  private:
+  static int Panels(int out) { return (out + kPanel - 1) / kPanel; }
+
   DType type_ = DType::kF32;
   int out_ = 0, in_ = 0;
   AlignedBytes data_;

@@ -123,7 +123,7 @@ std::vector<Groups> FindGroups(const std::string& root, const std::string& contr
 // Takes limits of memory one after the other and keeps the tightest.
 class MemoryBounds {
  public:
-  MemoryBounds(Resources* to, int64_t held) : to_(to), held_(held) {
+  explicit MemoryBounds(Resources* to) : to_(to) {
     to_->memory_limit = to_->memory_available = std::numeric_limits<int64_t>::max();
   }
   // `used` of `limit` cannot be had, what this process holds included.
@@ -134,7 +134,7 @@ class MemoryBounds {
       to_->memory_limit_is_own = own;
     }
     const int64_t available =
-        std::clamp<int64_t>(limit - std::max(used - held_, int64_t{0}), 0, limit);
+        std::clamp<int64_t>(limit - std::max(used - to_->memory_held, int64_t{0}), 0, limit);
     if (available < to_->memory_available) {
       to_->memory_available = available;
       to_->memory_available_source = source;
@@ -143,7 +143,6 @@ class MemoryBounds {
 
  private:
   Resources* to_;
-  const int64_t held_;
 };
 
 void AddMachine(const std::string& root, MemoryBounds* bounds) {
@@ -152,7 +151,7 @@ void AddMachine(const std::string& root, MemoryBounds* bounds) {
   const int64_t bytes =
       total.has_value() ? *total << 10 : int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   const int64_t free = available.has_value() ? *available << 10 : bytes;
-  bounds->Add(bytes, bytes - free, "the machine's memory", false);
+  bounds->Add(bytes, bytes - free, "memory of the machine", false);
 }
 
 void AddMemoryGroups(const Groups& groups, MemoryBounds* bounds) {
@@ -181,19 +180,23 @@ void AddMemoryGroups(const Groups& groups, MemoryBounds* bounds) {
   }
 }
 
-// The kernel counts these by address space, of which a process takes more than of memory.
+// The kernel counts these by address space, of which a process takes more than of memory: a thread
+// that is yet to come has 8 MiB for its stack and 64 for its heap. A server was seen to take 150
+// MiB of it under load.
+constexpr int64_t kThreadSpace = int64_t{256} << 20;
+
 void AddResourceLimits(const std::string& root, const std::map<std::string, std::string>& status,
                        MemoryBounds* bounds) {
   const std::string limits = ReadText(root + "/proc/self/limits");
-  const auto add = [&](absl::string_view row, const char* used, const char* name) {
+  const auto add = [&](absl::string_view row, const char* used, int64_t more, const char* name) {
     const size_t at = limits.find(std::string(row));
     if (at == std::string::npos) return;
     const auto limit = Number(absl::string_view(limits).substr(at + row.size()));
     if (!limit.has_value()) return;
-    bounds->Add(*limit, Field(status, used).value_or(0) << 10, name, true);
+    bounds->Add(*limit, (Field(status, used).value_or(0) << 10) + more, name, true);
   };
-  add("Max address space", "VmSize", "RLIMIT_AS (ulimit -v)");
-  add("Max data size", "VmData", "RLIMIT_DATA (ulimit -d)");
+  add("Max address space", "VmSize", kThreadSpace, "RLIMIT_AS (ulimit -v)");
+  add("Max data size", "VmData", 0, "RLIMIT_DATA (ulimit -d)");
 }
 
 // "0-3,7" has 5.
@@ -242,11 +245,32 @@ int Resources::DefaultThreads() const {
   return std::max(1, static_cast<int>(std::floor(cpus + 0.5)));
 }
 
+void Resources::LimitMemory(int64_t bytes, const std::string& source) {
+  if (bytes < memory_limit) {
+    memory_limit = bytes;
+    memory_limit_source = source;
+    memory_limit_is_own = true;
+  }
+  if (bytes < memory_available) {
+    memory_available = bytes;
+    memory_available_source = source;
+  }
+}
+
+absl::Status Resources::CheckAvailable(int64_t bytes, const std::string& what) const {
+  const int64_t free = std::max(memory_available - memory_held, int64_t{0});
+  if (bytes <= free) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(what, " ", MiB(bytes),
+                                                   ", and this process can have ", MiB(free),
+                                                   " more (", memory_available_source, ")"));
+}
+
 Resources ReadResources(const std::string& root) {
   Resources resources;
   const auto status = ReadTable(root + "/proc/self/status", ":");
   // Memory of its own: pages of files are counted as page cache.
-  MemoryBounds bounds(&resources, Field(status, "RssAnon").value_or(0) << 10);
+  resources.memory_held = Field(status, "RssAnon").value_or(0) << 10;
+  MemoryBounds bounds(&resources);
   AddMachine(root, &bounds);
   for (const Groups& groups : FindGroups(root, "memory")) AddMemoryGroups(groups, &bounds);
   AddResourceLimits(root, status, &bounds);

@@ -27,7 +27,8 @@ class RopeTable {
   bool Is(double base, int head_dim, int divisor) const {
     return base == base_ && head_dim == head_dim_ && divisor == divisor_;
   }
-  size_t bytes() const { return table_.size() * sizeof(float); }
+  // For so many tokens.
+  size_t BytesFor(int tokens) const { return sizeof(float) * head_dim_ * tokens; }
 
  private:
   double base_;

@@ -68,9 +68,9 @@ Sampler::Sampler(int max_ids)
   PACKRAT_CHECK(max_ids >= 1);
 }
 
-size_t Sampler::bytes() const {
-  return (values_.size() + weights_.size()) * sizeof(float) +
-         (list_.size() + scratch_.size()) * sizeof(IndexedValue);
+size_t Sampler::Bytes(int max_ids) {
+  return max_ids * (2 * sizeof(float) + sizeof(IndexedValue)) +
+         TopKScratch(max_ids) * sizeof(IndexedValue);
 }
 
 void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {

@@ -134,7 +134,8 @@ class Sampler {
   explicit Sampler(int max_ids);
   // Changes `logits`.
   void Sample(const SamplingRow& row, float* logits, SampledToken* sampled);
-  size_t bytes() const;
+  // Of a sampler for max_ids.
+  static size_t Bytes(int max_ids);
 
  private:
   // What is left of a row.

@@ -1,7 +1,6 @@
 #include "models/checkpoint.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/check.h"
 #include "models/json.h"
 
 namespace packrat {
@@ -25,6 +25,23 @@ constexpr char kIndex[] = "model.safetensors.index.json";
 
 absl::Status Invalid(const std::string& file, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": ", why));
+}
+
+absl::Status ReadAt(int fd, size_t offset, size_t bytes, void* to, const std::string& path) {
+  auto* next = static_cast<char*>(to);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t n = pread(fd, next + done, bytes - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      return absl::InternalError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
+    }
+    if (n == 0) {
+      return Invalid(path, absl::StrCat("ends at byte ", offset + done,
+                                        " and had more when it was ", "opened: it has been cut"));
+    }
+    done += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
 }
 
 // Shard file name of every tensor, from the index's weight_map.
@@ -61,7 +78,7 @@ int64_t TensorView::NumElements() const {
 }
 
 Checkpoint::~Checkpoint() {
-  for (const Mapping& mapping : mappings_) munmap(mapping.base, mapping.bytes);
+  for (int file : files_) close(file);
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
@@ -113,12 +130,11 @@ absl::StatusOr<TensorView> Checkpoint::Find(const std::string& name) const {
   return Invalid(where_, absl::StrCat("tensor ", Quoted(name), ": missing"));
 }
 
-void Checkpoint::Release(const TensorView& tensor) const {
-  // Whole pages, also the ones shared with a neighbour: clean pages of a file come back on demand.
-  const uintptr_t page = sysconf(_SC_PAGESIZE);
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(tensor.data) + tensor.bytes;
-  if (tensor.bytes > 0) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+absl::Status Checkpoint::Read(const TensorView& tensor, size_t first, size_t bytes,
+                              void* to) const {
+  PACKRAT_CHECK(first <= tensor.bytes && bytes <= tensor.bytes - first)
+      << first << " + " << bytes << " of " << tensor.bytes;
+  return ReadAt(files_[tensor.file_number], tensor.offset + first, bytes, to, tensor.file);
 }
 
 absl::Status Checkpoint::AddFile(const std::string& path) {
@@ -128,40 +144,36 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
     const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
     return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
   }
+  files_.push_back(fd);
   struct stat info = {};
-  const bool regular = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
-  const uint64_t bytes = regular ? info.st_size : 0;
-  void* base = MAP_FAILED;
-  if (bytes >= 8) base = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int mmap_errno = errno;
-  close(fd);
-  if (!regular) return Invalid(path, "not a regular file");
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Invalid(path, "not a regular file");
+  const uint64_t bytes = info.st_size;
   if (bytes < 8) {
     return Invalid(path, absl::StrCat("has ", bytes, " bytes, too short for a safetensors file"));
   }
-  if (base == MAP_FAILED) {
-    return Invalid(path, absl::StrCat("cannot map: ", std::strerror(mmap_errno)));
-  }
-  mappings_.push_back({base, bytes});
-
-  const uint8_t* file = static_cast<const uint8_t*>(base);
+  uint8_t length[8];
+  absl::Status status = ReadAt(fd, 0, sizeof length, length, path);
+  if (!status.ok()) return status;
   uint64_t header_bytes = 0;
-  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | file[i];
+  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | length[i];
   if (header_bytes > bytes - 8 || header_bytes > kMaxHeaderBytes) {
     return Invalid(path,
                    absl::StrCat("header of ", header_bytes, " bytes, the limit is ",
                                 std::min(bytes - 8, kMaxHeaderBytes),
                                 header_bytes > bytes - 8 ? " (truncated or no safetensors)" : ""));
   }
+  std::string header(header_bytes, '\0');
+  if (status = ReadAt(fd, 8, header_bytes, header.data(), path); !status.ok()) return status;
   const size_t data_offset = 8 + header_bytes;
-  auto tensors = ParseSafetensorsHeader(reinterpret_cast<const char*>(file + 8), header_bytes,
-                                        file + data_offset, bytes - data_offset, path);
+  auto tensors =
+      ParseSafetensorsHeader(header.data(), header_bytes, data_offset, bytes - data_offset, path);
   if (!tensors.ok()) return tensors.status();
   for (auto& [name, view] : *tensors) {
     const auto found = tensors_.find(name);
     if (found != tensors_.end()) {
       return Invalid(path, absl::StrCat("tensor ", Quoted(name), ": also in ", found->second.file));
     }
+    view.file_number = static_cast<int>(files_.size()) - 1;
     tensors_.emplace(name, std::move(view));
   }
   return absl::OkStatus();

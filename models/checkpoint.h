@@ -1,6 +1,7 @@
-// Read-only view of a safetensors checkpoint: one file, or shards named by an index. Files are
-// memory-mapped; nothing is allocated by what a file claims. Format: 8 bytes little-endian header
-// length, a JSON header {name: {dtype, shape, data_offsets}}, then the data.
+// Read-only view of a safetensors checkpoint: one file, or shards named by an index. Tensors are
+// read, not mapped: a mapped file that somebody cuts short kills who reads it. Nothing is allocated
+// by what a file claims. Format: 8 bytes little-endian header length, a JSON header
+// {name: {dtype, shape, data_offsets}}, then the data.
 #ifndef PACKRAT_MODELS_CHECKPOINT_H_
 #define PACKRAT_MODELS_CHECKPOINT_H_
 
@@ -23,9 +24,10 @@ const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32"
 struct TensorView {
   TensorType type;
   std::vector<int64_t> shape;  // Row-major; empty for a scalar.
-  const uint8_t* data;         // Inside the mapping; may be unaligned.
+  size_t offset;               // Of its first byte, in the file.
   size_t bytes;
-  std::string file;  // For messages.
+  std::string file;     // Its path.
+  int file_number = 0;  // Among the checkpoint's files.
   int64_t NumElements() const;
 };
 
@@ -41,28 +43,25 @@ class Checkpoint {
   const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }
   // INVALID_ARGUMENT naming file and tensor if absent.
   absl::StatusOr<TensorView> Find(const std::string& name) const;
-  // Tells the kernel that the pages of this tensor are not needed any more (it has been packed).
-  void Release(const TensorView& tensor) const;
+  // Reads `bytes` of the tensor from its byte `first` on. INVALID_ARGUMENT where the file has been
+  // cut since it was opened, INTERNAL where it cannot be read. Any thread.
+  absl::Status Read(const TensorView& tensor, size_t first, size_t bytes, void* to) const;
 
  private:
-  struct Mapping {
-    void* base;
-    size_t bytes;
-  };
   Checkpoint() = default;
   absl::Status AddFile(const std::string& path);
 
   std::string where_;
-  std::vector<Mapping> mappings_;
+  std::vector<int> files_;  // Open for reading.
   std::unordered_map<std::string, TensorView> tensors_;
 };
 
-// Parses a safetensors header (the JSON alone). `data_bytes`: size of the file after the header.
-// Refuses overlapping, out-of-range or gapped offsets, sizes that disagree with dtype * shape,
-// unknown dtypes, negative or overflowing shapes, duplicate names. `data` points to the start of
-// the data section. This is what the fuzzer drives.
+// Parses a safetensors header (the JSON alone). The file's data begins at `data_offset` and has
+// `data_bytes`. Refuses overlapping, out-of-range or gapped offsets, sizes that disagree with dtype
+// * shape, unknown dtypes, negative or overflowing shapes, duplicate names. This is what the fuzzer
+// drives.
 absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
-    const char* header, size_t header_bytes, const uint8_t* data, size_t data_bytes,
+    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
     const std::string& file);
 
 // What WriteSafetensors needs of one tensor.

@@ -1,50 +1,55 @@
 #include "models/host_model.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cerrno>
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <new>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/aligned.h"
 #include "kernels/check.h"
 #include "kernels/cpu_target.h"
 
 namespace packrat {
 namespace {
 
-// From here on, huge pages save more page walks than the rounding up costs memory.
-constexpr size_t kHugePagesFrom = size_t{64} << 20;
+// What a process takes besides weights, scratch and state, as it serves: for who does not plan.
+constexpr int64_t kServingBytes = int64_t{64} << 20;
 
 class HostState : public StateBuffer {
  public:
-  HostState(void* mapping, size_t bytes) : mapping_(mapping), bytes_(bytes) {}
-  ~HostState() override { munmap(mapping_, bytes_); }
-  std::byte* data() const override { return static_cast<std::byte*>(mapping_); }
-  size_t size() const override { return bytes_; }
+  explicit HostState(size_t bytes) : memory_(bytes) {}
+  std::byte* data() const override { return memory_.data(); }
+  size_t size() const override { return memory_.size(); }
   void Fill(size_t offset, size_t bytes, unsigned char value) override {
-    PACKRAT_CHECK(offset <= bytes_ && bytes <= bytes_ - offset) << offset << " + " << bytes;
+    PACKRAT_CHECK(offset <= size() && bytes <= size() - offset) << offset << " + " << bytes;
     std::memset(data() + offset, value, bytes);
   }
 
  private:
-  void* const mapping_;
-  const size_t bytes_;
+  const AlignedBytes memory_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateHostState(size_t bytes) {
   PACKRAT_CHECK(bytes > 0);
-  void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) {
+  absl::Status status = ReadResources().CheckAvailable(static_cast<int64_t>(bytes),
+                                                       "the state of all sequences takes");
+  if (!status.ok()) return status;
+  try {
+    return std::make_unique<HostState>(bytes);
+  } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", bytes, " bytes of state: ", strerror(errno)));
+        absl::StrCat("the system refuses ", bytes, " bytes of memory for state"));
   }
-  if (bytes >= kHugePagesFrom) madvise(mapping, bytes, MADV_HUGEPAGE);  // A hint: may fail.
-  return std::make_unique<HostState>(mapping, bytes);
+}
+
+int64_t HostStateRoom(const Resources& resources, int64_t rest, int64_t to_take) {
+  int64_t room = resources.memory_limit - rest;
+  if (!resources.memory_limit_is_own) room = std::min(room, resources.memory_limit / 4);
+  const int64_t free = resources.memory_available - resources.memory_held - to_take;
+  return std::max(std::min(room, free), int64_t{0});
 }
 
 absl::Status HostModel::Start(const Batch& batch, const StateMemory& state,
@@ -91,8 +96,8 @@ std::string HostModel::numerics_id() const {
 std::string HostModel::device() const { return absl::StrCat("cpu ", CpuTargetName()); }
 
 size_t HostModel::state_memory_limit() const {
-  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)) /
-         4;
+  const Resources resources = ReadResources();
+  return HostStateRoom(resources, resources.memory_held + kServingBytes, 0);
 }
 
 }  // namespace packrat

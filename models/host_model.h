@@ -7,12 +7,19 @@
 #include <string>
 #include <vector>
 
+#include "kernels/resources.h"
 #include "models/model.h"
 
 namespace packrat {
 
-// Anonymous memory, in huge pages where it is large; taken from the machine as it is first used.
+// Memory of this process, all of it there. RESOURCE_EXHAUSTED where it cannot have so much.
 absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateHostState(size_t bytes);
+
+// Bytes that the state of all sequences may take if nobody says otherwise. A limit of this
+// process's own is there to be used, less `rest`, which is all else that the process will hold (as
+// far as it holds it already too); of memory that others share, a quarter. At most what can be had
+// now, when `to_take` of the rest is yet to come.
+int64_t HostStateRoom(const Resources& resources, int64_t rest, int64_t to_take);
 
 // For what is derived from it: Forward(), which is Wait()'s first half.
 class HostModel : public LanguageModel {
@@ -29,7 +36,6 @@ class HostModel : public LanguageModel {
  protected:
   // The sampler's memory; before the first Start().
   void TakeSampler(int vocab_size) { sampler_ = std::make_unique<Sampler>(vocab_size); }
-  size_t sampler_bytes() const { return sampler_ == nullptr ? 0 : sampler_->bytes(); }
 
  private:
   std::unique_ptr<Sampler> sampler_;

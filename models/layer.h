@@ -24,7 +24,8 @@ namespace packrat {
 // Rotary tables, one for each distinct (base, head_dim, divisor) of the layers.
 class RopeTables {
  public:
-  explicit RopeTables(int max_tokens) : max_tokens_(max_tokens) {}
+  // Without `allocate` they are there to be counted.
+  RopeTables(int max_tokens, bool allocate) : max_tokens_(max_tokens), allocate_(allocate) {}
   const RopeTable* Get(double base, int head_dim, int divisor);
   void Set(int token, int64_t position) {
     for (auto& table : tables_) table->Set(token, position);
@@ -32,7 +33,8 @@ class RopeTables {
   size_t bytes() const;
 
  private:
-  int max_tokens_;
+  const int max_tokens_;
+  const bool allocate_;
   std::vector<std::unique_ptr<RopeTable>> tables_;
 };
 

@@ -1,7 +1,6 @@
 #include "models/logits.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -37,7 +36,8 @@ absl::StatusOr<Texts> ReadTexts(const std::string& path, int vocab_size) {
   if (view->shape[1] > (1 << 24)) return refuse("has more than 2^24 tokens in a row");
   Texts texts{view->shape[0], view->shape[1], {}};
   texts.ids.resize(static_cast<size_t>(view->NumElements()));
-  std::memcpy(texts.ids.data(), view->data, view->bytes);
+  absl::Status status = (*file)->Read(*view, 0, view->bytes, texts.ids.data());
+  if (!status.ok()) return status;
   for (int32_t id : texts.ids) {
     if (id < 0 || id >= vocab_size) {
       return refuse(absl::StrCat("holds ", id, "; token ids must be in [0, ", vocab_size, ")"));

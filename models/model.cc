@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu_target.h"
 #include "kernels/elementwise.h"
+#include "kernels/resources.h"
 #include "models/checkpoint.h"
 #include "models/family_names.h"
 #include "models/host_model.h"
@@ -27,8 +29,12 @@ struct Layer {
 
 class CpuModel : public HostModel {
  public:
+  // With a loader that only measures, there is nothing but planned_scratch_bytes() to ask for.
   CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* weights)
-      : config_(config), options_(options), layout_(config), ropes_(options.max_batch_tokens) {
+      : config_(config),
+        options_(options),
+        layout_(config),
+        ropes_(options.max_batch_tokens, weights->mode() == WeightLoader::Mode::kLoad) {
     const FamilyNames names = NamesOf(config_.family);
     const int d = config_.hidden_size;
     embedding_ = weights->Matrix(names.embedding, config_.vocab_size, d);
@@ -49,29 +55,25 @@ class CpuModel : public HostModel {
   void AllocateScratch(std::string fingerprint) {
     fingerprint_ = std::move(fingerprint);
     const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
-    size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0, heads = 0;
-    int linear = std::max(config_.hidden_size, config_.intermediate_size);
-    for (const Layer& layer : layers_) {
-      per_token = std::max(per_token, layer.mixer->scratch_floats_per_token());
-      per_thread = std::max(per_thread, layer.mixer->thread_scratch_floats());
-      linear = std::max(linear, layer.mixer->max_linear_inputs());
-    }
-    for (const MixerSpec& spec : config_.layers) {
-      if (const auto* mesa = std::get_if<MesaSpec>(&spec)) {
-        heads = std::max(heads, static_cast<size_t>(mesa->num_heads));
-      }
-    }
-    scratch_.floats = AlignedFloats(tokens * per_token);
+    const ScratchSizes sizes = Sizes();
+    scratch_.floats = AlignedFloats(sizes.floats);
     scratch_.attention.reserve(tokens);
     scratch_.rat.reserve(tokens);
     scratch_.mesa.reserve(tokens);
-    scratch_.solves.resize(tokens * heads);
-    x_ = AlignedFloats(tokens * config_.hidden_size);
-    h_ = AlignedFloats(std::max<size_t>(tokens, options_.max_logit_rows) * config_.hidden_size);
-    logits_ = AlignedFloats(static_cast<size_t>(options_.max_logit_rows) * config_.vocab_size);
-    const size_t rows = std::max(options_.max_batch_tokens, options_.max_logit_rows);
-    context_ = std::make_unique<KernelContext>(options_.threads, rows * linear, per_thread);
+    scratch_.solves.resize(sizes.solves);
+    x_ = AlignedFloats(sizes.x);
+    h_ = AlignedFloats(sizes.h);
+    logits_ = AlignedFloats(sizes.logits);
+    context_ = std::make_unique<KernelContext>(options_.threads, sizes.packed, sizes.per_thread);
     TakeSampler(config_.vocab_size);
+  }
+
+  size_t planned_scratch_bytes() const {
+    const ScratchSizes sizes = Sizes();
+    return (sizes.floats + sizes.x + sizes.h + sizes.logits) * sizeof(float) +
+           sizes.solves * sizeof(MesaSolves) +
+           KernelContext::Bytes(options_.threads, sizes.packed, sizes.per_thread) + ropes_.bytes() +
+           Sampler::Bytes(config_.vocab_size);
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -82,7 +84,7 @@ class CpuModel : public HostModel {
   size_t scratch_bytes() const override {
     return (scratch_.floats.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
            scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes() +
-           sampler_bytes();
+           Sampler::Bytes(config_.vocab_size);
   }
 
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
@@ -117,6 +119,36 @@ class CpuModel : public HostModel {
   }
 
  private:
+  // Floats of each part, if not said otherwise.
+  struct ScratchSizes {
+    size_t floats, x, h, logits, packed, per_thread;
+    size_t solves;  // Of them.
+  };
+  ScratchSizes Sizes() const {
+    const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
+    const auto rows = static_cast<size_t>(options_.max_logit_rows);
+    const auto d = static_cast<size_t>(config_.hidden_size);
+    size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0, heads = 0;
+    int linear = std::max(config_.hidden_size, config_.intermediate_size);
+    for (const Layer& layer : layers_) {
+      per_token = std::max(per_token, layer.mixer->scratch_floats_per_token());
+      per_thread = std::max(per_thread, layer.mixer->thread_scratch_floats());
+      linear = std::max(linear, layer.mixer->max_linear_inputs());
+    }
+    for (const MixerSpec& spec : config_.layers) {
+      if (const auto* mesa = std::get_if<MesaSpec>(&spec)) {
+        heads = std::max(heads, static_cast<size_t>(mesa->num_heads));
+      }
+    }
+    return {tokens * per_token,
+            tokens * d,
+            std::max(tokens, rows) * d,
+            rows * config_.vocab_size,
+            std::max(tokens, rows) * linear,
+            per_thread,
+            tokens * heads};
+  }
+
   std::unique_ptr<Mixer> LoadMixer(const MixerSpec& spec, const std::string& prefix,
                                    WeightLoader* weights) {
     const int d = config_.hidden_size;
@@ -201,33 +233,80 @@ const RopeTable* RopeTables::Get(double base, int head_dim, int divisor) {
   for (const auto& table : tables_) {
     if (table->Is(base, head_dim, divisor)) return table.get();
   }
-  tables_.push_back(std::make_unique<RopeTable>(base, head_dim, divisor, max_tokens_));
+  tables_.push_back(
+      std::make_unique<RopeTable>(base, head_dim, divisor, allocate_ ? max_tokens_ : 0));
   return tables_.back().get();
 }
 
 size_t RopeTables::bytes() const {
   size_t bytes = 0;
-  for (const auto& table : tables_) bytes += table->bytes();
+  for (const auto& table : tables_) bytes += table->BytesFor(max_tokens_);
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
-                                                         const ModelOptions& options) {
+namespace {
+
+// A model's files, open, and what they will take.
+struct OpenModel {
+  ModelOptions options;  // With its defaults resolved.
+  std::unique_ptr<Checkpoint> checkpoint;
+  ModelMemory memory;
+};
+
+absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& options,
+                                    const Resources& resources) {
   for (const absl::Status& status :
        {CheckOption("max_batch_tokens", options.max_batch_tokens, 1, 1 << 16),
         CheckOption("max_logit_rows", options.max_logit_rows, 1, 1 << 16),
         CheckOption("threads", options.threads, 0, 1024)}) {
     if (!status.ok()) return status;
   }
+  OpenModel open;
+  open.options = options;
+  if (options.threads == 0) open.options.threads = resources.DefaultThreads();
   auto config = LoadModelConfig(dir);
   if (!config.ok()) return config.status();
+  open.memory.config = *std::move(config);
   auto checkpoint = Checkpoint::Open(dir);
   if (!checkpoint.ok()) return checkpoint.status();
-  WeightLoader weights(checkpoint->get());
-  auto model = std::make_unique<CpuModel>(*config, options, &weights);
+  open.checkpoint = *std::move(checkpoint);
+  WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
+  const CpuModel model(open.memory.config, open.options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
-  model->AllocateScratch(Fingerprint(*config, weights.hash()));
-  return model;
+  open.memory.weight_bytes = weights.bytes();
+  open.memory.scratch_bytes = model.planned_scratch_bytes();
+  return open;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options) {
+  auto open = OpenFiles(dir, options, ReadResources());
+  if (!open.ok()) return open.status();
+  return open->memory;
+}
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
+                                                         const ModelOptions& options) {
+  const Resources resources = ReadResources();
+  auto open = OpenFiles(dir, options, resources);
+  if (!open.ok()) return open.status();
+  const ModelMemory& memory = open->memory;
+  const std::string plan = absl::StrCat(dir, ": weights (", MiB(memory.weight_bytes),
+                                        ") and scratch (", MiB(memory.scratch_bytes), ") take");
+  const auto bytes = static_cast<int64_t>(memory.weight_bytes + memory.scratch_bytes);
+  if (absl::Status status = resources.CheckAvailable(bytes, plan); !status.ok()) return status;
+  // What was counted may yet be refused, by a limit that nobody told of.
+  try {
+    WeightLoader weights(open->checkpoint.get());
+    auto model = std::make_unique<CpuModel>(memory.config, open->options, &weights);
+    if (absl::Status status = weights.Finish(); !status.ok()) return status;
+    model->AllocateScratch(Fingerprint(memory.config, weights.hash()));
+    return model;
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(plan, " ", MiB(bytes), ", and the system refuses so much"));
+  }
 }
 
 }  // namespace packrat

@@ -80,7 +80,7 @@ class LanguageModel {
 
   // RESOURCE_EXHAUSTED: there is not so much. The buffer must be gone before the model.
   virtual absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) = 0;
-  // Bytes that state may take if nobody says otherwise. CPU: a quarter of the machine's memory.
+  // Bytes that state may take if nobody says otherwise.
   virtual size_t state_memory_limit() const = 0;
 
   virtual size_t weight_bytes() const = 0;
@@ -93,7 +93,19 @@ class LanguageModel {
   virtual std::string device() const = 0;
 };
 
-// Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason.
+// What a model that computes on the CPU takes, beside its state.
+struct ModelMemory {
+  ModelConfig config;
+  size_t weight_bytes = 0;
+  size_t scratch_bytes = 0;
+};
+
+// Tells it without loading the model. Errors as LoadModel(), of what it reads: config, names,
+// shapes.
+absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options);
+
+// Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason;
+// RESOURCE_EXHAUSTED where this process cannot have the memory.
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
                                                          const ModelOptions& options);
 

@@ -127,7 +127,7 @@ class HeaderSax : public StrictJsonSax {
 };
 
 // Checks one entry by itself and makes its view. The message lacks file and tensor.
-absl::StatusOr<TensorView> MakeView(const Entry& entry, const uint8_t* data, size_t data_bytes) {
+absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size_t data_bytes) {
   TensorView view;
   bool known = false;
   for (TensorType type :
@@ -170,7 +170,7 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, const uint8_t* data, siz
                                                    "] of ", entry.dtype, " takes ", bytes,
                                                    " bytes, data_offsets say ", end - begin));
   }
-  view.data = data + begin;
+  view.offset = data_offset + begin;
   view.bytes = end - begin;
   return view;
 }
@@ -235,7 +235,7 @@ const char* TensorTypeName(TensorType type) {
 }
 
 absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
-    const char* header, size_t header_bytes, const uint8_t* data, size_t data_bytes,
+    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
     const std::string& file) {
   std::vector<Entry> entries;
   HeaderSax sax(&entries);
@@ -245,7 +245,7 @@ absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHead
   std::unordered_map<std::string, TensorView> tensors;
   std::vector<const Entry*> order;
   for (const Entry& entry : entries) {
-    absl::StatusOr<TensorView> view = MakeView(entry, data, data_bytes);
+    absl::StatusOr<TensorView> view = MakeView(entry, data_offset, data_bytes);
     if (!view.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(file, ": tensor ", Quoted(entry.name), ": ", view.status().message()));

@@ -99,4 +99,13 @@ size_t StateLayout::SequenceBytes(int64_t tokens) const {
   return bytes;
 }
 
+int64_t StateLayout::TokensIn(int64_t bytes, int64_t most) const {
+  int64_t tokens = 0;
+  for (int64_t step = int64_t{1} << 30; step > 0; step /= 2) {
+    const auto needed = static_cast<int64_t>(SequenceBytes(tokens + step));
+    if (tokens + step <= most && needed <= bytes) tokens += step;
+  }
+  return tokens;
+}
+
 }  // namespace packrat

@@ -68,6 +68,9 @@ struct StateLayout {
 
   // All that a sequence of `tokens` tokens holds.
   size_t SequenceBytes(int64_t tokens) const;
+  // Tokens, up to `most`, of the longest sequence that takes at most so many bytes; 0 where not
+  // even an empty one does.
+  int64_t TokensIn(int64_t bytes, int64_t most) const;
 };
 
 }  // namespace packrat

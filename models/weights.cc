@@ -24,6 +24,37 @@ uint64_t Mix(uint64_t hash, uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
+// A tensor is read by pieces of about so many bytes.
+constexpr size_t kPieceBytes = size_t{1} << 20;
+
+// Index of the first NaN or infinity (all bits of the exponent are set), or n.
+template <class T>
+size_t FirstWithExponent(const uint8_t* data, size_t n, T exponent) {
+  const auto at = [&](size_t i) {
+    T bits;
+    std::memcpy(&bits, data + i * sizeof(T), sizeof(T));
+    return (bits & exponent) == exponent;
+  };
+  bool any = false;  // Without a branch for each, since there is next to never one.
+  for (size_t i = 0; i < n; ++i) any |= at(i);
+  if (!any) return n;
+  size_t i = 0;
+  while (!at(i)) ++i;
+  return i;
+}
+
+size_t FirstNotFinite(const uint8_t* data, size_t n, DType type) {
+  switch (type) {
+    case DType::kF32:
+      return FirstWithExponent<uint32_t>(data, n, 0x7f800000);
+    case DType::kBF16:
+      return FirstWithExponent<uint16_t>(data, n, 0x7f80);
+    case DType::kF16:
+      break;
+  }
+  return FirstWithExponent<uint16_t>(data, n, 0x7c00);
+}
+
 }  // namespace
 
 uint64_t HashBytes(uint64_t hash, const void* data, size_t bytes) {
@@ -74,45 +105,62 @@ PackedMatrix WeightLoader::Matrix(const std::string& name, int out, int in) {
 
 PackedMatrix WeightLoader::MatrixRows(const std::string& name, int out, int in, int first,
                                       int rows) {
-  const StoredRows stored = Rows(name, out, in, first, rows);
-  if (stored.data == nullptr) return PackedMatrix();
-  PackedMatrix matrix(stored.data, stored.type, rows, in);
-  Release(name);
-  bytes_ += matrix.bytes();
+  const TensorView* view = Take(name, {out, in});
+  if (view == nullptr) return PackedMatrix();
+  const DType type = ToDType(view->type);
+  bytes_ += PackedMatrix::Bytes(type, rows, in);
+  if (mode_ == Mode::kMeasure) return PackedMatrix();
+  PackedMatrix matrix(type, rows, in);
+  ReadRows(name, *view, in, first, rows,
+           [&](const Piece& piece) { matrix.SetRows(piece.first, piece.rows, piece.data); });
   return matrix;
 }
 
-WeightLoader::StoredRows WeightLoader::Rows(const std::string& name, int out, int in, int first,
-                                            int rows) {
+void WeightLoader::Rows(const std::string& name, int out, int in, int first, int rows,
+                        absl::FunctionRef<void(const Piece&)> take) {
   const TensorView* view = Take(name, {out, in});
-  if (view == nullptr) return StoredRows();
-  const DType type = ToDType(view->type);
-  const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
-  const StoredRows stored{view->data + static_cast<size_t>(first) * row_bytes, type,
-                          static_cast<size_t>(rows) * row_bytes};
-  hash_ = HashBytes(hash_, stored.data, stored.bytes);
-  return stored;
+  if (view != nullptr && mode_ == Mode::kLoad) ReadRows(name, *view, in, first, rows, take);
 }
 
-void WeightLoader::Release(const std::string& name) const {
-  const auto found = checkpoint_->tensors().find(name);
-  if (found != checkpoint_->tensors().end()) checkpoint_->Release(found->second);
+void WeightLoader::ReadRows(const std::string& name, const TensorView& view, int in, int first,
+                            int rows, absl::FunctionRef<void(const Piece&)> take) {
+  const DType type = ToDType(view.type);
+  const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
+  // Whole panels, which the fingerprint is made of, whoever loads.
+  const size_t panels = std::max<size_t>(1, kPieceBytes / (row_bytes * PackedMatrix::kPanel));
+  const int step = static_cast<int>(
+      std::min<size_t>(panels * PackedMatrix::kPanel, static_cast<size_t>(std::max(rows, 1))));
+  for (int done = 0; done < rows; done += step) {
+    const int n = std::min(step, rows - done);
+    if (!Read(name, view, (static_cast<size_t>(first) + done) * row_bytes, n * row_bytes)) return;
+    take({done, n, buffer_.data(), type});
+  }
+}
+
+bool WeightLoader::Read(const std::string& name, const TensorView& view, size_t first,
+                        size_t bytes) {
+  buffer_.resize(std::max(buffer_.size(), bytes));
+  status_ = checkpoint_->Read(view, first, bytes, buffer_.data());
+  if (!status_.ok()) return false;
+  hash_ = HashBytes(hash_, buffer_.data(), bytes);
+  const DType type = ToDType(view.type);
+  const size_t bad = FirstNotFinite(buffer_.data(), bytes / DTypeBytes(type), type);
+  if (bad == bytes / DTypeBytes(type)) return true;
+  status_ = absl::InvalidArgumentError(
+      absl::StrCat(view.file, ": tensor ", name, " is not finite: element ",
+                   first / DTypeBytes(type) + bad, " is ", LoadAsFloat(buffer_.data(), bad, type)));
+  return false;
 }
 
 std::vector<float> WeightLoader::Floats(const std::string& name,
                                         const std::vector<int64_t>& shape) {
   const TensorView* view = Take(name, shape);
-  if (view == nullptr) return std::vector<float>();
-  hash_ = HashBytes(hash_, view->data, view->bytes);
-  const DType type = ToDType(view->type);
-  std::vector<float> values(static_cast<size_t>(view->NumElements()));
-  // The mapping may be unaligned: through a copy of each element.
-  for (size_t i = 0; i < values.size(); ++i) {
-    alignas(4) unsigned char element[4];
-    std::memcpy(element, view->data + i * DTypeBytes(type), DTypeBytes(type));
-    values[i] = LoadAsFloat(element, 0, type);
-  }
-  bytes_ += values.size() * sizeof(float);
+  if (view == nullptr) return {};
+  const auto size = static_cast<size_t>(view->NumElements());
+  bytes_ += size * sizeof(float);
+  if (mode_ == Mode::kMeasure || !Read(name, *view, 0, view->bytes)) return {};
+  std::vector<float> values(size);
+  for (size_t i = 0; i < size; ++i) values[i] = LoadAsFloat(buffer_.data(), i, ToDType(view->type));
   return values;
 }
 

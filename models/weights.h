@@ -9,6 +9,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "kernels/matmul.h"
 #include "models/checkpoint.h"
@@ -17,25 +18,29 @@ namespace packrat {
 
 class WeightLoader {
  public:
-  explicit WeightLoader(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
+  // kMeasure: names, shapes and types are checked and bytes() counts, but nothing is read, and what
+  // is handed out is empty.
+  enum class Mode { kLoad, kMeasure };
+  explicit WeightLoader(const Checkpoint* checkpoint, Mode mode = Mode::kLoad)
+      : checkpoint_(checkpoint), mode_(mode) {}
 
   // A weight (out, in) in its stored type. With `first` and `rows`: only those of its rows.
   PackedMatrix Matrix(const std::string& name, int out, int in);
   PackedMatrix MatrixRows(const std::string& name, int out, int in, int first, int rows);
-  // The same rows as they are stored, of any alignment, without a copy; `data` is null after an
-  // error.
-  struct StoredRows {
-    const uint8_t* data = nullptr;
-    DType type = DType::kF32;
-    size_t bytes = 0;
+  // The same rows as they are stored, about a MiB after the other, in order. After an error the
+  // rest does not come.
+  struct Piece {
+    int first, rows;      // Counted from the first row that was asked for.
+    const uint8_t* data;  // (rows, in); valid during the call.
+    DType type;
   };
-  StoredRows Rows(const std::string& name, int out, int in, int first, int rows);
-  // The tensor is not needed any more.
-  void Release(const std::string& name) const;
+  void Rows(const std::string& name, int out, int in, int first, int rows,
+            absl::FunctionRef<void(const Piece&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
   bool Has(const std::string& name) const { return checkpoint_->tensors().count(name) > 0; }
 
+  Mode mode() const { return mode_; }
   const absl::Status& status() const { return status_; }
   // The first error, or INVALID_ARGUMENT for tensors that nobody has taken.
   absl::Status Finish() const;
@@ -46,8 +51,15 @@ class WeightLoader {
  private:
   // Null after an error.
   const TensorView* Take(const std::string& name, const std::vector<int64_t>& shape);
+  void ReadRows(const std::string& name, const TensorView& view, int in, int first, int rows,
+                absl::FunctionRef<void(const Piece&)> take);
+  // Reads `bytes` of a tensor from its byte `first` on into buffer_, which counts in hash(). Every
+  // value must be finite. False after an error.
+  bool Read(const std::string& name, const TensorView& view, size_t first, size_t bytes);
 
   const Checkpoint* checkpoint_;
+  const Mode mode_;
+  std::vector<uint8_t> buffer_;
   std::unordered_set<std::string> taken_;
   absl::Status status_;
   size_t bytes_ = 0;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/resources.h"
 #include "runtime/engine_impl.h"
 
 namespace packrat {
@@ -15,33 +16,6 @@ absl::Status CheckOption(absl::string_view name, int64_t value, int64_t low, int
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
-}
-
-// Fills in the defaults that depend on the model and the machine, and checks all.
-absl::Status ResolveOptions(const LanguageModel& model, EngineOptions* options) {
-  const ModelOptions& m = model.options();
-  const int model_context = model.config().max_context;
-  if (options->max_context == 0) options->max_context = model_context;
-  const absl::Status checks[] = {
-      CheckOption("max_running", options->max_running, 1, std::min(4096, m.max_logit_rows)),
-      CheckOption("max_queue", options->max_queue, 1, 1000000),
-      CheckOption("max_batch_tokens", options->max_batch_tokens, std::max(16, options->max_running),
-                  std::min(65536, m.max_batch_tokens)),
-      CheckOption("max_context", options->max_context, 2, model_context),
-      CheckOption("state_bytes", options->state_bytes, 0, INT64_MAX),
-  };
-  for (const absl::Status& status : checks) {
-    if (!status.ok()) return status;
-  }
-  if (options->state_bytes == 0) {
-    const double all =
-        static_cast<double>(options->max_running) *
-        static_cast<double>(model.state_layout().SequenceBytes(options->max_context));
-    const auto limit = static_cast<double>(model.state_memory_limit());
-    // At least 1, since 0 means this very choice.
-    options->state_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min(all, limit)));
-  }
-  return absl::OkStatus();
 }
 
 RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, int max_context) {
@@ -60,16 +34,10 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   return limits;
 }
 
-std::string MiB(int64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
-
 // What takes how much of the device's memory, and how long a text could be.
 std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
   const StateLayout& layout = model.state_layout();
-  int64_t fits = 0;  // Tokens.
-  for (int64_t step = int64_t{1} << 30; step > 0; step /= 2) {
-    const auto bytes = static_cast<int64_t>(layout.SequenceBytes(fits + step));
-    if (fits + step <= options.max_context && bytes <= options.state_bytes) fits += step;
-  }
+  const int64_t fits = layout.TokensIn(options.state_bytes, options.max_context);
   return absl::StrCat(
       "weights ", MiB(model.weight_bytes()), ", scratch ", MiB(model.scratch_bytes()),
       ", left for state ", MiB(model.state_memory_limit()), ", state_bytes ",
@@ -79,6 +47,32 @@ std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options)
 }
 
 }  // namespace
+
+absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions& model_options,
+                                  const StateLayout& layout, int64_t state_limit,
+                                  EngineOptions* options) {
+  if (options->max_context == 0) options->max_context = config.max_context;
+  const absl::Status checks[] = {
+      CheckOption("max_running", options->max_running, 1,
+                  std::min(4096, model_options.max_logit_rows)),
+      CheckOption("max_queue", options->max_queue, 1, 1000000),
+      CheckOption("max_batch_tokens", options->max_batch_tokens, std::max(16, options->max_running),
+                  std::min(65536, model_options.max_batch_tokens)),
+      CheckOption("max_context", options->max_context, 2, config.max_context),
+      CheckOption("state_bytes", options->state_bytes, 0, INT64_MAX),
+  };
+  for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  if (options->state_bytes == 0) {
+    const double all = static_cast<double>(options->max_running) *
+                       static_cast<double>(layout.SequenceBytes(options->max_context));
+    // At least 1, since 0 means this very choice.
+    options->state_bytes =
+        std::max<int64_t>(1, static_cast<int64_t>(std::min(all, static_cast<double>(state_limit))));
+  }
+  return absl::OkStatus();
+}
 
 Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
                    const RequestLimits& limits, std::unique_ptr<StatePool> state_pool)
@@ -116,7 +110,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
                                                        const Tokenizer* tokenizer,
                                                        const EngineOptions& requested) {
   EngineOptions options = requested;
-  absl::Status status = ResolveOptions(*model, &options);
+  absl::Status status =
+      ResolveEngineOptions(model->config(), model->options(), model->state_layout(),
+                           static_cast<int64_t>(model->state_memory_limit()), &options);
   if (!status.ok()) return status;
   StatePoolOptions pool_options;
   pool_options.max_running = options.max_running;

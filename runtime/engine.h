@@ -33,6 +33,12 @@ struct EngineOptions {
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
+// Fills in the defaults that depend on the model and the memory, and checks all: INVALID_ARGUMENT
+// names an option and its range. `state_limit`: bytes that state may take if state_bytes is 0.
+absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions& model_options,
+                                  const StateLayout& layout, int64_t state_limit,
+                                  EngineOptions* options);
+
 // A consistent reading of the engine after its last step. Counters only ever grow.
 struct EngineStats {
   int waiting = 0;

@@ -13,15 +13,15 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr unsigned char kPoisonByte = 0xFF;
 
-size_t PartBytes(const StateLayout& layout, const PartCounts& counts) {
+}  // namespace
+
+size_t PoolBytes(const StateLayout& layout, const PartCounts& counts) {
   size_t bytes = counts.slots * layout.slot_bytes + counts.tails * layout.tail_bytes;
   for (size_t c = 0; c < counts.pages.size(); ++c) {
     bytes += counts.pages[c] * layout.page_classes[c].page_bytes;
   }
   return bytes;
 }
-
-}  // namespace
 
 PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens) {
   PartCounts need;
@@ -34,7 +34,7 @@ PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens) {
 absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolOptions& options) {
   const PartCounts one = SequenceNeeds(layout, options.max_context);
   const int64_t fixed_bytes = layout.slot_bytes + layout.tail_bytes;
-  const int64_t page_bytes = PartBytes(layout, one) - fixed_bytes;
+  const int64_t page_bytes = PoolBytes(layout, one) - fixed_bytes;
   const int64_t budget = options.state_bytes;
   if (budget < fixed_bytes + page_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -67,7 +67,7 @@ absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(const StateLayout& 
                                                              const StateAllocator& allocate) {
   absl::StatusOr<PartCounts> total = PlanParts(layout, options);
   if (!total.ok()) return total.status();
-  auto buffer = allocate(std::max(PartBytes(layout, *total), kAlignment));
+  auto buffer = allocate(std::max(PoolBytes(layout, *total), kAlignment));
   if (!buffer.ok()) return buffer.status();
   std::unique_ptr<StatePool> pool(new StatePool(layout, *std::move(total), options.poison_freed));
   pool->buffer_ = *std::move(buffer);

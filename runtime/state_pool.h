@@ -45,6 +45,9 @@ PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens);
 // of max_context tokens fits.
 absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolOptions& options);
 
+// Bytes of so many parts.
+size_t PoolBytes(const StateLayout& layout, const PartCounts& counts);
+
 // Usually LanguageModel::AllocateState().
 using StateAllocator = std::function<absl::StatusOr<std::unique_ptr<StateBuffer>>(size_t bytes)>;
 

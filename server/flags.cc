@@ -11,6 +11,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "server/byte_size.h"
 #include "server/command_line.h"
 
 ABSL_FLAG(std::string, model, "",
@@ -63,9 +64,18 @@ ABSL_FLAG(
     int32_t, max_context, 0,
     "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
     "for that limit.");
-ABSL_FLAG(int64_t, state_bytes, 0,
-          "Bytes for the state of all sequences; range [0, 70368744177664]. 0: enough for "
-          "--max_running sequences of --max_context tokens, but at most a quarter of the memory.");
+ABSL_FLAG(packrat::ByteSize, state_bytes, {},
+          "Bytes for the state of all sequences, e.g. 2GiB; range [0, 70368744177664]. 0: enough "
+          "for --max_running sequences of --max_context tokens, but at most what the limit of the "
+          "process's memory leaves, or a quarter of the machine's memory where there is no limit.");
+ABSL_FLAG(packrat::ByteSize, memory_limit, {},
+          "Bytes that the process may take, e.g. 8GiB; range [0, 70368744177664]. 0: what its "
+          "cgroup, its resource limits and the machine allow. What does not fit is refused at the "
+          "start.");
+ABSL_FLAG(std::string, plan, "",
+          "text or json: says what a server with these flags takes of memory and CPU and how many "
+          "sequences of what length it holds at once, and serves nothing; of a model on the CPU. "
+          "With --memory_limit, for a machine that has so much.");
 ABSL_FLAG(double, cg_tolerance, 1e-4,
           "Relative residual at which Mesa layers stop solving, where a request does not say; "
           "range [1e-7, 0.1].");
@@ -103,7 +113,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   const std::vector<std::string> rest = ParseCommandLine(
       argc, argv, "packrat_server",
       "Serves a language model over gRPC (packrat.v1.Inference).\n\n"
-      "  packrat_server --model=DIR [flags]\n\n"
+      "  packrat_server --model=DIR [flags]\n"
+      "  packrat_server --model=DIR --plan=text [flags]\n\n"
       "Flags can stand in a file, one per line: --flagfile=FILE. Exit codes: 0 stopped by a "
       "signal,\n1 could not start, 2 a wrong flag.");
   ServerOptions options;
@@ -124,7 +135,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);
   options.engine.max_context = absl::GetFlag(FLAGS_max_context);
-  options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes);
+  options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes).bytes;
+  options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
+  options.plan = absl::GetFlag(FLAGS_plan);
   options.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));
   options.cg_max_steps = absl::GetFlag(FLAGS_cg_max_steps);
   options.drain_delay = absl::GetFlag(FLAGS_drain_delay);

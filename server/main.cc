@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -9,14 +10,17 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/cpu_target.h"
+#include "kernels/resources.h"
 #include "models/load.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "server/flags.h"
 #include "server/library_log.h"
 #include "server/log.h"
+#include "server/plan.h"
 #include "server/process.h"
 #include "server/server.h"
+#include "server/standard_output.h"
 
 namespace packrat {
 namespace {
@@ -29,10 +33,7 @@ int Fail(Logger* log, const absl::Status& status, int exit_code = 1) {
 
 LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
   LoadOptions load;
-  load.model.max_batch_tokens = options.engine.max_batch_tokens;
-  load.model.max_logit_rows = options.engine.max_running;
-  load.model.max_context = options.engine.max_context;
-  load.model.threads = options.threads;
+  load.model = ToModelOptions(options);
   load.device = options.device == "cpu"    ? DeviceKind::kCpu
                 : options.device == "cuda" ? DeviceKind::kCuda
                                            : DeviceKind::kAuto;
@@ -57,16 +58,57 @@ void TellWhyNotOnGpu(Logger* log) {
   log->Info("no GPU is used", {{"reason", std::string(status.message())}});
 }
 
-int Run(const ServerOptions& options, StopSignals* signals, Logger* log) {
+bool OnGpu(const ServerOptions& options) {
+  return options.device == "cuda" || (options.device == "auto" && GpuUsable().ok());
+}
+
+// Without serving anything.
+int TellPlan(const ServerOptions& options) {
+  if (OnGpu(options)) {
+    std::fprintf(stderr, "packrat_server: --plan tells of models on the CPU; say --device=cpu\n");
+    return 2;
+  }
+  ServerPlan plan;
+  const absl::Status status = PlanServer(options, ReadResources(), &plan);
+  Print(DescribePlan(options, plan, status, options.plan == "json"));
+  return ExitCode(plan, status);
+}
+
+void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
+  const MemoryPlan& memory = plan.memory;
+  log->Info("memory", {{"limit_bytes", memory.limit},
+                       {"limit_source", memory.limit_source},
+                       {"weight_bytes", memory.weights},
+                       {"scratch_bytes", memory.scratch},
+                       {"process_bytes", memory.process},
+                       {"state_bytes", memory.state},
+                       {"threads", plan.threads}});
+  if (asked_state_bytes >= 2 * memory.state) {
+    log->Info("--max_running sequences of --max_context tokens need less than --state_bytes",
+              {{"state_bytes", asked_state_bytes}, {"used_bytes", memory.state}});
+  }
+}
+
+int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   absl::Status status = SetCpuTarget(options.cpu_target);
   if (!status.ok()) return Fail(log, status, 2);
   // They outlive the server.
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Tokenizer> tokenizer;
-  // The ports come first, so that probes see a process that is alive and not ready.
+  ServerPlan plan;
+  const int64_t asked_state_bytes = options.engine.state_bytes;
+  const bool on_cpu = !OnGpu(options);
+  if (on_cpu) {  // Before any memory is taken: that there is enough.
+    status = PlanServer(options, ReadResources(), &plan);
+    if (!status.ok()) return Fail(log, status, ExitCode(plan, status));
+    options.engine.state_bytes = plan.memory.options.state_bytes;
+  }
+  // Loading takes long: the ports come first, so that probes see a process that is alive and not
+  // ready.
   auto server = Server::Start(options, log);
   if (!server.ok()) return Fail(log, server.status());
 
+  if (on_cpu) LogPlan(plan, asked_state_bytes, log);
   const auto start = std::chrono::steady_clock::now();
   if (options.device == "auto") TellWhyNotOnGpu(log);
   auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
@@ -119,6 +161,7 @@ int main(int argc, char** argv) {
   // Threads that outlive this function use both.
   static auto* const signals = new packrat::StopSignals;
   const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
+  if (!options.plan.empty()) return packrat::TellPlan(options);
   static auto* const log =
       new packrat::Logger(options.log_format == "json" ? packrat::Logger::Format::kJson
                                                        : packrat::Logger::Format::kText);

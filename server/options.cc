@@ -106,6 +106,9 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_batch_tokens", engine.max_batch_tokens, 16, 65536),
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
+           CheckInt("memory_limit", options->memory_limit, 0, int64_t{1} << 46),
+           options->plan.empty() ? absl::OkStatus()
+                                 : CheckChoice("plan", options->plan, {"text", "json"}),
            CheckInt("cg_max_steps", options->cg_max_steps, 1, 1024),
            CheckDuration("drain_delay", options->drain_delay, absl::ZeroDuration(), absl::Hours(1)),
            CheckDuration("stall_timeout", options->stall_timeout, absl::Milliseconds(100),

@@ -27,6 +27,8 @@ struct ServerOptions {
   bool deterministic = false;          // On a GPU: equal bits alone and in company.
   std::string mesa_state = "float32";  // On a GPU: float32, bfloat16.
   std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
+  int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.
+  std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;
   float cg_tolerance = 1e-4f;  // Default of requests. Range [1e-7, 0.1].
   int cg_max_steps = 64;       // Default of requests. Range [1, 1024].

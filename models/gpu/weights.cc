@@ -97,11 +97,7 @@ void DeviceWeights::Copy(const uint8_t* from, DType from_type, size_t elements, 
     } else {
       PACKRAT_CHECK(to_type == DType::kF32);
       auto* out = reinterpret_cast<float*>(staging);
-      for (size_t i = 0; i < n; ++i) {  // The mapping may be unaligned.
-        alignas(4) unsigned char element[4];
-        std::memcpy(element, source + i * from_size, from_size);
-        out[i] = LoadAsFloat(element, 0, from_type);
-      }
+      for (size_t i = 0; i < n; ++i) out[i] = LoadAsFloat(source, i, from_type);
     }
     Check(CudaStatus(cudaMemcpyAsync(static_cast<std::byte*>(to) + done * to_size, staging,
                                      n * to_size, cudaMemcpyHostToDevice, stream_),
@@ -119,13 +115,13 @@ Matrix DeviceWeights::NewMatrix(int out, int in) {
 
 void DeviceWeights::Fill(const Matrix& matrix, int at, const std::string& name, int out, int first,
                          int rows) {
-  const WeightLoader::StoredRows stored = loader_->Rows(name, out, matrix.in, first, rows);
-  if (stored.data == nullptr || !status_.ok()) return;
   PACKRAT_CHECK(at + rows <= matrix.out);
-  auto* to = static_cast<std::byte*>(const_cast<void*>(matrix.data)) +
-             static_cast<size_t>(at) * matrix.in * DTypeBytes(type_);
-  Copy(stored.data, stored.type, static_cast<size_t>(rows) * matrix.in, type_, to);
-  loader_->Release(name);
+  loader_->Rows(name, out, matrix.in, first, rows, [&](const WeightLoader::Piece& piece) {
+    if (!status_.ok()) return;
+    auto* to = static_cast<std::byte*>(const_cast<void*>(matrix.data)) +
+               static_cast<size_t>(at + piece.first) * matrix.in * DTypeBytes(type_);
+    Copy(piece.data, piece.type, static_cast<size_t>(piece.rows) * matrix.in, type_, to);
+  });
 }
 
 Matrix DeviceWeights::Load(const std::string& name, int out, int in) {

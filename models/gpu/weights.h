@@ -1,5 +1,5 @@
-// Brings a checkpoint's tensors to the device: out of the mapped file, through two pinned buffers
-// that take turns, so that reading the disk and copying go on side by side.
+// Brings a checkpoint's tensors to the device through two pinned buffers that take turns, so that
+// reading the disk and copying go on side by side.
 #ifndef PACKRAT_MODELS_GPU_WEIGHTS_H_
 #define PACKRAT_MODELS_GPU_WEIGHTS_H_
 

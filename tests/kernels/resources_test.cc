@@ -64,7 +64,7 @@ class ResourcesTest : public testing::Test {
 TEST_F(ResourcesTest, WithoutLimitsTheMachine) {
   const Resources r = Read();
   EXPECT_EQ(r.memory_limit, kMachine);
-  EXPECT_EQ(r.memory_limit_source, "the machine's memory");
+  EXPECT_EQ(r.memory_limit_source, "memory of the machine");
   EXPECT_FALSE(r.memory_limit_is_own);
   // With what the process holds already.
   EXPECT_EQ(r.memory_available, 6144 * kMiB + 10 * kMiB);
@@ -159,7 +159,8 @@ TEST_F(ResourcesTest, ResourceLimits) {
   EXPECT_EQ(r.memory_limit, 1024 * kMiB);
   EXPECT_EQ(r.memory_limit_source, "RLIMIT_AS (ulimit -v)");
   EXPECT_TRUE(r.memory_limit_is_own);
-  EXPECT_EQ(r.memory_available, (1024 - 200 + 10) * kMiB);
+  // Less what threads that are yet to come take of it.
+  EXPECT_EQ(r.memory_available, (1024 - 200 - 256 + 10) * kMiB);
   SetLimits("1073741824", "536870912");
   r = Read();
   EXPECT_EQ(r.memory_limit, 512 * kMiB);
@@ -182,6 +183,19 @@ TEST_F(ResourcesTest, MoreQuotaThanCpusIsNoMore) {
   UseV2("/");
   Put("sys/fs/cgroup/cpu.max", "6400000 100000\n");
   EXPECT_EQ(Read().cpus, 4);
+}
+
+TEST_F(ResourcesTest, WhatCanBeHadNow) {
+  UseV2("/a");
+  Put("sys/fs/cgroup/a/memory.max", "268435456\n");
+  Put("sys/fs/cgroup/a/memory.current", "104857600\n");
+  const Resources r = Read();
+  EXPECT_EQ(r.memory_held, 10 * kMiB);
+  EXPECT_TRUE(r.CheckAvailable(156 * kMiB, "it takes").ok());
+  const absl::Status status = r.CheckAvailable(157 * kMiB, "it takes");
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(),
+            "it takes 157 MiB, and this process can have 156 MiB more (memory.max of cgroup /a)");
 }
 
 TEST(ThisMachine, HasWhatTheSystemSays) {

@@ -35,8 +35,8 @@ inline Golden ReadGolden(const std::string& name) {
                 {}};
   golden.ids.resize(ids.bytes / 4);
   golden.logits.resize(logits.bytes / 4);
-  std::memcpy(golden.ids.data(), ids.data, ids.bytes);
-  std::memcpy(golden.logits.data(), logits.data, logits.bytes);
+  EXPECT_TRUE((*file)->Read(ids, 0, ids.bytes, golden.ids.data()).ok());
+  EXPECT_TRUE((*file)->Read(logits, 0, logits.bytes, golden.logits.data()).ok());
   return golden;
 }
 

@@ -5,16 +5,18 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "models/checkpoint.h"
 #include "models/model.h"
+#include "tests/models/model_files.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {
@@ -30,59 +32,22 @@ const std::vector<std::string>& Goldens() {
   return names;
 }
 
-// A golden model of which a test changes the tensors or the config before loading it.
-class Model {
+class Model : public ModelFiles {
  public:
-  explicit Model(const std::string& name) {
-    const std::string golden = "tests/golden/" + name;
-    std::ifstream file(golden + "/config.json");
-    config.assign(std::istreambuf_iterator<char>(file), {});
-    auto checkpoint = Checkpoint::Open(golden);
-    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-    checkpoint_ = *std::move(checkpoint);
-    for (const auto& [tensor, view] : checkpoint_->tensors()) {
-      tensors.push_back({tensor, view.type, view.shape, view.data});
-    }
-    std::sort(tensors.begin(), tensors.end(),
-              [](const auto& a, const auto& b) { return a.name < b.name; });
-  }
-
-  TensorToWrite& Tensor(const std::string& name) {
-    const auto found = std::find_if(tensors.begin(), tensors.end(),
-                                    [&](const auto& tensor) { return tensor.name == name; });
-    EXPECT_NE(found, tensors.end()) << name;
-    return *found;
-  }
-
-  void ReplaceInConfig(const std::string& from, const std::string& to) {
-    const size_t at = config.find(from);
-    ASSERT_NE(at, std::string::npos) << from;
-    config.replace(at, from.size(), to);
-  }
+  using ModelFiles::ModelFiles;
 
   absl::Status Load() {
-    dir_.Write("config.json", config);
-    const absl::Status written = WriteSafetensors(File(), tensors);
-    EXPECT_TRUE(written.ok()) << written;
+    Write();
     ModelOptions options;
     options.max_batch_tokens = options.max_logit_rows = 16;
     options.threads = 1;
-    return LoadModel(dir_.path(), options).status();
+    return LoadModel(dir().path(), options).status();
   }
   std::string Refusal() {
     const absl::Status status = Load();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     return std::string(status.message());
   }
-  std::string File() const { return dir_.File("model.safetensors"); }
-  const TempDir& dir() const { return dir_; }
-
-  std::string config;
-  std::vector<TensorToWrite> tensors;
-
- private:
-  std::unique_ptr<Checkpoint> checkpoint_;  // Owns the tensors' data.
-  TempDir dir_;
 };
 
 TEST(HostileModel, UnchangedGoldensLoad) {
@@ -139,6 +104,33 @@ TEST(HostileModel, EveryDtypeIsChecked) {
       tensor.type = TensorType::kF32;
     }
   }
+}
+
+// Wherever the value stands, in a matrix or not: else every answer would fail, or be noise.
+TEST(HostileModel, ValuesThatAreNotFiniteAreNamed) {
+  for (const float value : {NAN, INFINITY, -INFINITY}) {
+    for (const char* name : {"model.embeddings.weight", "model.norm.weight"}) {
+      Model model("packrat");
+      std::vector<uint8_t>& bytes = model.Bytes(name);
+      std::memcpy(bytes.data() + 4 * 37, &value, 4);
+      EXPECT_THAT(model.Refusal(), AllOf(StartsWith(model.File()), HasSubstr(name),
+                                         HasSubstr("not finite: element 37 is")));
+    }
+  }
+  // The last element of the largest type of each width is finite.
+  Model model("packrat");
+  std::vector<uint16_t> halves(257 * 64, 0x7f7f);
+  TensorToWrite& embedding = model.Tensor("model.embeddings.weight");
+  embedding.data = halves.data();
+  embedding.type = TensorType::kBF16;
+  EXPECT_TRUE(model.Load().ok());
+  halves.back() = 0xff80;
+  EXPECT_THAT(model.Refusal(), HasSubstr("not finite: element 16447 is -inf"));
+  embedding.type = TensorType::kF16;
+  std::fill(halves.begin(), halves.end(), 0x7bff);
+  EXPECT_TRUE(model.Load().ok());
+  halves.front() = 0x7c01;
+  EXPECT_THAT(model.Refusal(), HasSubstr("not finite: element 0 is nan"));
 }
 
 TEST(HostileModel, SurplusTensors) {

@@ -58,10 +58,10 @@ Golden ReadGolden(const std::string& name) {
   const int64_t tokens = ids.shape[1], vocab = logits.shape[2];
   Golden golden;
   golden.prompt.resize(tokens);
-  std::memcpy(golden.prompt.data(), ids.data, tokens * sizeof(int32_t));
+  EXPECT_TRUE((*file)->Read(ids, 0, tokens * sizeof(int32_t), golden.prompt.data()).ok());
+  const size_t row_bytes = vocab * sizeof(float);
   std::vector<float> last(vocab);
-  std::memcpy(last.data(), logits.data + (tokens - 1) * vocab * sizeof(float),
-              vocab * sizeof(float));
+  EXPECT_TRUE((*file)->Read(logits, (tokens - 1) * row_bytes, row_bytes, last.data()).ok());
   golden.next = static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin());
   return golden;
 }

@@ -91,12 +91,12 @@ class FakeServer(Process):
 class RealServer(Process):
     """packrat_server on free ports, with JSON lines; returns when it is ready."""
 
-    def __init__(self, model, *flags, binary=SERVER, env=None):
+    def __init__(self, model, *flags, binary=SERVER, env=None, **more):
         self.process = subprocess.Popen(
             [binary, "--model=" + os.path.join(ROOT, model), "--listen=127.0.0.1:0",
              "--http_listen=127.0.0.1:0", "--log_format=json", "--drain_delay=0s", *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
-            env={**os.environ, **(env or {})})
+            env={**os.environ, **(env or {})}, **more)
         self.early = []
         for line in self.process.stderr:
             self.early.append(json.loads(line))

@@ -4,12 +4,14 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/reflection.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "server/byte_size.h"
 #include "server/flags.h"
 
 namespace packrat {
@@ -38,6 +40,8 @@ const struct Row {
     {"max_context", "400", [](const Options& o) { return absl::StrCat(o.engine.max_context); }},
     {"state_bytes", "8000000000",
      [](const Options& o) { return absl::StrCat(o.engine.state_bytes); }},
+    {"memory_limit", "9000000000", [](const Options& o) { return absl::StrCat(o.memory_limit); }},
+    {"plan", "json", [](const Options& o) { return o.plan; }},
     {"cg_tolerance", "0.001", [](const Options& o) { return absl::StrCat(o.cg_tolerance); }},
     {"cg_max_steps", "65", [](const Options& o) { return absl::StrCat(o.cg_max_steps); }},
     {"drain_delay", "28s", [](const Options& o) { return absl::FormatDuration(o.drain_delay); }},
@@ -109,6 +113,30 @@ TEST(ServerFlags, TogetherTooAndEveryoneIsInTheTable) {
 TEST(ServerFlags, ADurationWithoutAUnitIsAMistakeThatIsExplained) {
   EXPECT_EXIT(Parse({"--drain_grace=30"}), testing::ExitedWithCode(2),
               "packrat_server: --drain_grace is \"30\"; a duration has a unit, e.g. 300ms, 5s");
+}
+
+TEST(ServerFlags, BytesMayHaveAUnit) {
+  const std::pair<const char*, int64_t> sizes[] = {
+      {"2048", 2048},
+      {"3KiB", int64_t{3} << 10},
+      {"512MiB", int64_t{512} << 20},
+      {"512Mi", int64_t{512} << 20},
+      {"7Gi", int64_t{7} << 30},
+      {"1TiB", int64_t{1} << 40},
+  };
+  for (const auto& [text, bytes] : sizes) {
+    const Options options =
+        Parse({absl::StrCat("--state_bytes=", text), absl::StrCat("--memory_limit=", text)});
+    EXPECT_EQ(options.engine.state_bytes, bytes) << text;
+    EXPECT_EQ(options.memory_limit, bytes) << text;
+  }
+  for (const std::string text :
+       {"", "x", "1.5GiB", "512M", "512MB", "MiB", "9999999999TiB", "1 GiB x"}) {
+    ByteSize size;
+    std::string error;
+    EXPECT_FALSE(AbslParseFlag(text, &size, &error)) << text;
+    EXPECT_NE(error.find("e.g. 536870912, 512MiB"), std::string::npos) << error;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,98 @@
+#include "runtime/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "models/host_model.h"
+
+namespace packrat {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+// Measured, with some room: a call that waits or runs takes 20 to 25 KB in gRPC and in the engine.
+constexpr int64_t kCallBytes = 24 << 10;
+// Before the model is loaded a process holds about 10 MiB, and 90 where cuBLASLt is linked in; with
+// the ports open, the tokenizer and some tens of streams, 20 more. In large steps, so that a plan
+// made before the start and the start itself agree.
+constexpr int64_t kProcessGrowth = 20 * kMiB, kProcessStep = 32 * kMiB;
+// Code and read-only data that a running server uses. The kernel can take these pages away and read
+// them again, which makes everything slow.
+constexpr int64_t kCodeBytes = 24 * kMiB;
+
+int64_t ProcessBytes(int64_t held, int calls) {
+  const int64_t steps = (held + kProcessGrowth + kProcessStep - 1) / kProcessStep;
+  return steps * kProcessStep + kCallBytes * calls;
+}
+
+std::string Parts(const MemoryPlan& plan) {
+  return absl::StrCat("weights ", MiB(plan.weights), ", scratch ", MiB(plan.scratch),
+                      ", the rest of the process ", MiB(plan.process));
+}
+
+// Of what is left for state: too little for one longest sequence.
+absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan) {
+  const int context = plan.options.max_context;
+  const auto one = static_cast<int64_t>(layout.SequenceBytes(context));
+  const int64_t fits = layout.TokensIn(plan.state_room, context);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "too little memory: ", Parts(plan), "; of ", MiB(plan.limit), " (", plan.limit_source,
+      ") that leaves ", MiB(plan.state_room), " for state, and one sequence of ", context,
+      " tokens takes ", MiB(one), ". ",
+      fits > 1 ? absl::StrCat("--max_context=", fits, " would fit")
+               : absl::StrCat("It takes ", MiB(plan.Total() + one + kMiB), " at least")));
+}
+
+}  // namespace
+
+int64_t MemoryPlan::Request() const { return (Total() + kCodeBytes + kMiB - 1) / kMiB * kMiB; }
+
+absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_options,
+                        const EngineOptions& options, int calls, const Resources& resources,
+                        MemoryPlan* plan) {
+  const StateLayout& layout = plan->layout.emplace(model.config);
+  plan->limit = resources.memory_limit;
+  plan->limit_source = resources.memory_limit_source;
+  plan->weights = static_cast<int64_t>(model.weight_bytes);
+  plan->scratch = static_cast<int64_t>(model.scratch_bytes);
+  plan->process = ProcessBytes(resources.memory_held, calls);
+  const int64_t model_bytes = plan->weights + plan->scratch;
+  plan->state_room = HostStateRoom(resources, model_bytes + plan->process, model_bytes);
+  plan->options = options;
+  absl::Status status =
+      ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);
+  if (!status.ok()) return status;
+  const EngineOptions& resolved = plan->options;
+  auto parts =
+      PlanParts(layout, {resolved.max_running, resolved.max_context, resolved.state_bytes});
+  if (!parts.ok()) {
+    return options.state_bytes > 0 ? parts.status() : TooLittleForState(layout, *plan);
+  }
+  plan->parts = *std::move(parts);
+  plan->state = static_cast<int64_t>(PoolBytes(layout, plan->parts));
+  const int64_t free = resources.memory_available - resources.memory_held;
+  if (plan->Total() <= plan->limit && model_bytes + plan->state <= free) return absl::OkStatus();
+  const bool too_large = plan->Total() > plan->limit;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("too little memory: ", Parts(*plan), ", state ", MiB(plan->state),
+                   " (--state_bytes), together ", MiB(plan->Total()), "; this process may hold ",
+                   MiB(plan->limit), " (", plan->limit_source, ")",
+                   too_large ? ""
+                             : absl::StrCat(" and can have ", MiB(free), " of it now (",
+                                            resources.memory_available_source, ")"),
+                   ". --state_bytes of at most ", plan->state_room, " would fit"));
+}
+
+int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t tokens) {
+  const PartCounts need = SequenceNeeds(layout, tokens);
+  int sequences = std::numeric_limits<int>::max();
+  const auto limit = [&](int32_t have, int32_t wanted) {
+    if (wanted > 0) sequences = std::min(sequences, have / wanted);
+  };
+  limit(parts.slots, need.slots);
+  limit(parts.tails, need.tails);
+  for (size_t c = 0; c < need.pages.size(); ++c) limit(parts.pages[c], need.pages[c]);
+  return sequences;
+}
+
+}  // namespace packrat

@@ -1,0 +1,30 @@
+#include "server/byte_size.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace packrat {
+
+bool AbslParseFlag(absl::string_view text, ByteSize* size, std::string* error) {
+  const absl::string_view all = text;
+  int shift = 0;
+  for (const char* unit : {"Ki", "Mi", "Gi", "Ti"}) {
+    shift += 10;
+    if (absl::ConsumeSuffix(&text, absl::StrCat(unit, "B")) || absl::ConsumeSuffix(&text, unit)) {
+      if (absl::SimpleAtoi(text, &size->bytes) &&
+          !__builtin_mul_overflow(size->bytes, int64_t{1} << shift, &size->bytes)) {
+        return true;
+      }
+      shift = 0;
+      break;
+    }
+  }
+  if (shift == 40 && absl::SimpleAtoi(text, &size->bytes)) return true;
+  *error = absl::StrCat("\"", all, "\" is no number of bytes; e.g. 536870912, 512MiB, 2GiB or 2Gi");
+  return false;
+}
+
+std::string AbslUnparseFlag(ByteSize size) { return absl::StrCat(size.bytes); }
+
+}  // namespace packrat

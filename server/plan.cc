@@ -1,0 +1,135 @@
+#include "server/plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
+namespace packrat {
+namespace {
+
+struct Capacity {
+  int tokens;
+  int64_t bytes;  // Of one sequence.
+  int sequences;  // At once.
+};
+
+// Of lengths from 256 tokens on, each four times the one before, up to the longest.
+std::vector<Capacity> CapacityOf(const MemoryPlan& plan) {
+  std::vector<Capacity> rows;
+  if (!plan.layout.has_value() || plan.state == 0) return rows;
+  const int longest = plan.options.max_context;
+  for (int64_t next = 256;; next *= 4) {
+    const int tokens = static_cast<int>(std::min<int64_t>(next, longest));
+    rows.push_back({tokens, static_cast<int64_t>(plan.layout->SequenceBytes(tokens)),
+                    SequencesOf(*plan.layout, plan.parts, tokens)});
+    if (tokens == longest) return rows;
+  }
+}
+
+std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
+                         const absl::Status& status) {
+  const MemoryPlan& memory = plan.memory;
+  nlohmann::ordered_json json = {{"model", options.model_dir},
+                                 {"fits", status.ok()},
+                                 {"message", std::string(status.message())},
+                                 {"memory",
+                                  {{"limit_bytes", memory.limit},
+                                   {"limit_source", memory.limit_source},
+                                   {"weight_bytes", memory.weights},
+                                   {"scratch_bytes", memory.scratch},
+                                   {"process_bytes", memory.process},
+                                   {"state_bytes", memory.state},
+                                   {"state_room_bytes", memory.state_room},
+                                   {"total_bytes", memory.Total()},
+                                   {"request_bytes", memory.Request()}}},
+                                 {"cpu",
+                                  {{"cpus", plan.resources.cpus},
+                                   {"source", plan.resources.cpus_source},
+                                   {"threads", plan.threads}}},
+                                 {"flags",
+                                  {{"max_running", memory.options.max_running},
+                                   {"max_context", memory.options.max_context},
+                                   {"max_batch_tokens", memory.options.max_batch_tokens},
+                                   {"state_bytes", memory.options.state_bytes},
+                                   {"threads", plan.threads}}}};
+  auto rows = nlohmann::ordered_json::array();
+  for (const Capacity& row : CapacityOf(memory)) {
+    rows.push_back(
+        {{"tokens", row.tokens}, {"sequence_bytes", row.bytes}, {"sequences", row.sequences}});
+  }
+  json["capacity"] = std::move(rows);
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
+                         const absl::Status& status) {
+  const MemoryPlan& memory = plan.memory;
+  if (!memory.layout.has_value()) return absl::StrCat(status.message(), "\n");
+  std::string text = absl::StrCat(options.model_dir, "\n");
+  const auto line = [&](const char* name, int64_t bytes, const std::string& remark) {
+    absl::StrAppendFormat(&text, "  %-20s %9s  %s\n", name, MiB(bytes), remark);
+  };
+  line("weights", memory.weights, "");
+  line("scratch", memory.scratch, "--max_batch_tokens, --max_running, --threads");
+  line("rest of the process", memory.process, "with the calls of --max_queue and --max_streams");
+  line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
+  line("together", memory.Total(), "");
+  line("limit", memory.limit, memory.limit_source);
+  if (!status.ok()) return absl::StrCat(text, "Does not fit: ", status.message(), "\n");
+  absl::StrAppend(&text, "A container asks for ", MiB(memory.Request()), " of memory and ",
+                  plan.threads, plan.threads == 1 ? " CPU" : " CPUs", " (--threads).\n\n",
+                  "     tokens   a sequence takes   sequences at once\n");
+  for (const Capacity& row : CapacityOf(memory)) {
+    absl::StrAppendFormat(&text, "  %9d %14.2f MiB %19d%s\n", row.tokens,
+                          static_cast<double>(row.bytes) / (1 << 20), row.sequences,
+                          row.sequences == memory.options.max_running ? "  (--max_running)" : "");
+  }
+  return text;
+}
+
+}  // namespace
+
+ModelOptions ToModelOptions(const ServerOptions& options) {
+  ModelOptions model;
+  model.max_batch_tokens = options.engine.max_batch_tokens;
+  model.max_logit_rows = options.engine.max_running;
+  model.max_context = options.engine.max_context;
+  model.threads = options.threads;
+  return model;
+}
+
+absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan) {
+  plan->resources = machine;
+  if (options.memory_limit > 0) {
+    // A plan is often for another machine, which may have more.
+    constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+    if (!options.plan.empty())
+      plan->resources.memory_limit = plan->resources.memory_available = kAny;
+    plan->resources.LimitMemory(options.memory_limit, "--memory_limit");
+  }
+  ModelOptions model_options = ToModelOptions(options);
+  if (model_options.threads == 0) model_options.threads = machine.DefaultThreads();
+  plan->threads = model_options.threads;
+  auto model = MeasureModel(options.model_dir, model_options);
+  if (!model.ok()) return model.status();
+  const int calls =
+      std::min(options.max_streams, options.engine.max_running + options.engine.max_queue);
+  return PlanMemory(*model, model_options, options.engine, calls, plan->resources, &plan->memory);
+}
+
+int ExitCode(const ServerPlan& plan, const absl::Status& status) {
+  if (status.ok()) return 0;
+  // With a layout the model's files are good.
+  return absl::IsInvalidArgument(status) && plan.memory.layout.has_value() ? 2 : 1;
+}
+
+std::string DescribePlan(const ServerOptions& options, const ServerPlan& plan,
+                         const absl::Status& status, bool json) {
+  return json ? DescribeJson(options, plan, status) : DescribeText(options, plan, status);
+}
+
+}  // namespace packrat

@@ -1,0 +1,71 @@
+// A golden model of which a test changes the tensors or the config before loading it.
+#ifndef PACKRAT_TESTS_MODELS_MODEL_FILES_H_
+#define PACKRAT_TESTS_MODELS_MODEL_FILES_H_
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "tests/models/test_files.h"
+
+namespace packrat {
+
+class ModelFiles {
+ public:
+  explicit ModelFiles(const std::string& name) {
+    const std::string golden = "tests/golden/" + name;
+    std::ifstream file(golden + "/config.json");
+    config.assign(std::istreambuf_iterator<char>(file), {});
+    auto checkpoint = Checkpoint::Open(golden);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const auto& [tensor, view] : (*checkpoint)->tensors()) {
+      auto& values = values_[tensor];
+      values.resize(view.bytes);
+      EXPECT_TRUE((*checkpoint)->Read(view, 0, view.bytes, values.data()).ok());
+      tensors.push_back({tensor, view.type, view.shape, values.data()});
+    }
+    std::sort(tensors.begin(), tensors.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+  }
+
+  TensorToWrite& Tensor(const std::string& name) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&](const auto& tensor) { return tensor.name == name; });
+    EXPECT_NE(found, tensors.end()) << name;
+    return *found;
+  }
+  // The stored bytes of a golden's tensor, to be changed: float32.
+  std::vector<uint8_t>& Bytes(const std::string& name) { return values_.at(name); }
+
+  void ReplaceInConfig(const std::string& from, const std::string& to) {
+    const size_t at = config.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    config.replace(at, from.size(), to);
+  }
+
+  // Writes the folder.
+  void Write() {
+    dir_.Write("config.json", config);
+    const absl::Status written = WriteSafetensors(File(), tensors);
+    EXPECT_TRUE(written.ok()) << written;
+  }
+  std::string File() const { return dir_.File("model.safetensors"); }
+  const TempDir& dir() const { return dir_; }
+
+  std::string config;
+  std::vector<TensorToWrite> tensors;
+
+ private:
+  std::map<std::string, std::vector<uint8_t>> values_;
+  TempDir dir_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_MODELS_MODEL_FILES_H_

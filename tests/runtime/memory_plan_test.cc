@@ -1,0 +1,181 @@
+#include "runtime/memory_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace packrat {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+constexpr int64_t kMiB = 1 << 20;
+
+// A model of 30 MiB with 10 of scratch on a machine that leaves it `limit`.
+class MemoryPlanTest : public testing::Test {
+ protected:
+  MemoryPlanTest() {
+    auto measured = MeasureModel("tests/golden/packrat", model_options_);
+    EXPECT_TRUE(measured.ok()) << measured.status();
+    model_ = *std::move(measured);
+    model_.weight_bytes = 30 * kMiB;
+    model_.scratch_bytes = 10 * kMiB;
+    options_.max_running = 64;
+    SetLimit(512 * kMiB);
+  }
+  void SetLimit(int64_t limit) {
+    resources_.memory_limit = resources_.memory_available = limit;
+    resources_.memory_limit_source = resources_.memory_available_source = "memory.max of cgroup /a";
+    resources_.memory_limit_is_own = true;
+    resources_.memory_held = 9 * kMiB;
+  }
+  absl::Status Plan() {
+    plan_ = MemoryPlan();
+    return PlanMemory(model_, model_options_, options_, 100, resources_, &plan_);
+  }
+  std::string Refusal() {
+    const absl::Status status = Plan();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    return std::string(status.message());
+  }
+  int64_t OneSequence() const {
+    return static_cast<int64_t>(
+        StateLayout(model_.config).SequenceBytes(model_.config.max_context));
+  }
+
+  ModelOptions model_options_;
+  ModelMemory model_;
+  EngineOptions options_;
+  Resources resources_;
+  MemoryPlan plan_;
+};
+
+TEST_F(MemoryPlanTest, EnoughForAll) {
+  SetLimit(4096 * kMiB);
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.limit, 4096 * kMiB);
+  EXPECT_EQ(plan_.limit_source, "memory.max of cgroup /a");
+  EXPECT_EQ(plan_.weights, 30 * kMiB);
+  EXPECT_EQ(plan_.scratch, 10 * kMiB);
+  EXPECT_EQ(plan_.process, 32 * kMiB + 100 * (24 << 10));
+  EXPECT_EQ(plan_.state, 64 * OneSequence());
+  EXPECT_EQ(plan_.options.state_bytes, plan_.state);
+  EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
+  EXPECT_EQ(plan_.Total(), plan_.weights + plan_.scratch + plan_.process + plan_.state);
+  // What a container asks for is enough for the same plan.
+  const int64_t state = plan_.state;
+  SetLimit(plan_.Request());
+  EXPECT_EQ(plan_.Request() % kMiB, 0);
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.state, state);
+}
+
+TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
+  SetLimit(plan_.limit = 76 * kMiB + 20 * OneSequence());
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_LE(plan_.Total(), plan_.limit);
+  EXPECT_GT(plan_.Total(), plan_.limit - OneSequence());
+  const StateLayout layout(model_.config);
+  EXPECT_GE(SequencesOf(layout, plan_.parts, 16), 20);
+  EXPECT_LE(SequencesOf(layout, plan_.parts, 16), 64);
+  EXPECT_GE(SequencesOf(layout, plan_.parts, model_.config.max_context), 1);
+  EXPECT_LE(SequencesOf(layout, plan_.parts, model_.config.max_context), 20);
+}
+
+// Both numbers are what a server that runs is held to: the pool is made by the same rules.
+TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
+  SetLimit(76 * kMiB + 5 * OneSequence());
+  ASSERT_TRUE(Plan().ok());
+  auto model = LoadModel("tests/golden/packrat", model_options_);
+  ASSERT_TRUE(model.ok());
+  auto engine = Engine::Create(model->get(), nullptr, plan_.options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  int64_t capacity = 0;
+  for (const EngineStats::Pool& pool : (*engine)->stats().pools) {
+    capacity += pool.total * pool.bytes_each;
+  }
+  EXPECT_EQ(capacity, plan_.state);
+}
+
+TEST_F(MemoryPlanTest, TooLittleForOneSequenceSaysWhatWouldFit) {
+  SetLimit(75 * kMiB + OneSequence() / 2);
+  const std::string message = Refusal();
+  EXPECT_THAT(message, AllOf(HasSubstr("weights 30 MiB, scratch 10 MiB"),
+                             HasSubstr("memory.max of cgroup /a"), HasSubstr("--max_context=")));
+  // What it names does fit.
+  options_.max_context = std::stoi(message.substr(message.find("--max_context=") + 14));
+  EXPECT_LT(options_.max_context, model_.config.max_context);
+  EXPECT_TRUE(Plan().ok());
+  ++options_.max_context;
+  while (options_.max_context % 16 != 1) ++options_.max_context;  // Into the next page.
+  Refusal();
+}
+
+TEST_F(MemoryPlanTest, TooLittleForTheModelSaysHowMuchItTakes) {
+  SetLimit(20 * kMiB);
+  const std::string message = Refusal();
+  EXPECT_THAT(message, HasSubstr("at least"));
+  const size_t at = message.find("It takes ");
+  ASSERT_NE(at, std::string::npos) << message;
+  SetLimit(std::stoll(message.substr(at + 9)) * kMiB);
+  EXPECT_TRUE(Plan().ok());
+}
+
+TEST_F(MemoryPlanTest, StateThatWasAskedForAndDoesNotFit) {
+  options_.state_bytes = 60 * OneSequence();
+  SetLimit(76 * kMiB + 10 * OneSequence());
+  const std::string message = Refusal();
+  EXPECT_THAT(message, AllOf(HasSubstr("--state_bytes"), HasSubstr("together")));
+  const std::string best = "--state_bytes of at most ";
+  options_.state_bytes = std::stoll(message.substr(message.find(best) + best.size()));
+  EXPECT_TRUE(Plan().ok());
+}
+
+// A machine with memory enough, which others hold.
+TEST_F(MemoryPlanTest, WhatOthersHoldIsMissing) {
+  SetLimit(4096 * kMiB);
+  options_.state_bytes = 200 * kMiB;
+  options_.max_running = 4096;
+  options_.max_batch_tokens = 4096;
+  model_options_.max_batch_tokens = model_options_.max_logit_rows = 4096;
+  ASSERT_TRUE(Plan().ok());
+  resources_.memory_available = 9 * kMiB + 30 * kMiB + 10 * kMiB + 100 * kMiB;
+  resources_.memory_available_source = "memory of the machine";
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr("can have 140 MiB of it now (memory of the machine)")));
+  // Left to the server, it is what there is.
+  options_.state_bytes = 0;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_LE(plan_.state, 100 * kMiB);
+  EXPECT_GT(plan_.state, 90 * kMiB);
+}
+
+TEST_F(MemoryPlanTest, OptionsOutOfRangeAreNamed) {
+  options_.max_context = model_.config.max_context + 1;
+  const absl::Status status = Plan();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("max_context must be in [2, "));
+}
+
+TEST_F(MemoryPlanTest, MoreCallsTakeMore) {
+  ASSERT_TRUE(Plan().ok());
+  const int64_t before = plan_.process;
+  ASSERT_TRUE(PlanMemory(model_, model_options_, options_, 1100, resources_, &plan_).ok());
+  EXPECT_EQ(plan_.process - before, 1000 * (24 << 10));
+}
+
+TEST(SequencesOf, TheScarcestPartDecides) {
+  const auto measured = MeasureModel("tests/golden/packrat", ModelOptions());
+  ASSERT_TRUE(measured.ok());
+  const StateLayout layout(measured->config);
+  PartCounts parts = SequenceNeeds(layout, 1000);
+  EXPECT_EQ(SequencesOf(layout, parts, 1000), 1);
+  EXPECT_EQ(SequencesOf(layout, parts, 2000), 0);
+  parts.slots = parts.tails = 7;
+  for (int32_t& pages : parts.pages) pages *= 3;
+  EXPECT_EQ(SequencesOf(layout, parts, 1000), 3);
+  parts.tails = 2;
+  EXPECT_EQ(SequencesOf(layout, parts, 1000), 2);
+}
+
+}  // namespace
+}  // namespace packrat

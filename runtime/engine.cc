@@ -91,6 +91,16 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
     stats.pools.push_back(
         {page_class.Name(), total.pages[c], 0, static_cast<int64_t>(page_class.page_bytes)});
   }
+  // Which of them the policy of the pool made smaller than max_running would like.
+  const PartCounts one = SequenceNeeds(layout, options.max_context);
+  const auto is_short = [&](int32_t have, int32_t need) {
+    return int64_t{have} < int64_t{need} * options.max_running;
+  };
+  stats.pools[0].short_of_memory = is_short(total.slots, one.slots);
+  stats.pools[1].short_of_memory = is_short(total.tails, one.tails);
+  for (size_t c = 0; c < total.pages.size(); ++c) {
+    stats.pools[2 + c].short_of_memory = is_short(total.pages[c], one.pages[c]);
+  }
   published = stats;
   // What a decoding step writes to.
   running.reserve(options.max_running);

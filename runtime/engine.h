@@ -18,6 +18,7 @@
 #include "models/tokenizer.h"
 #include "runtime/bucket_counts.h"
 #include "runtime/request.h"
+#include "runtime/scheduler.h"
 
 namespace packrat {
 
@@ -47,10 +48,15 @@ struct EngineStats {
     std::string kind;  // "slot", "tail", or the page class's name.
     int64_t total = 0, used = 0;
     int64_t bytes_each = 0;
+    // There are fewer than max_running sequences of max_context can use: memory is what bounds it.
+    bool short_of_memory = false;
   };
   std::vector<Pool> pools;
-  double state_utilization = 0;  // The fullest of the pools, 0 to 1.
-  int64_t prompt_tokens = 0;     // Computed by the model.
+  // How near memory is to being the limit: the fullest of the pools that are short of it, 0 to 1; 0
+  // where none is, since max_running is the limit then.
+  double state_utilization = 0;
+  Blocked blocked = Blocked::kNothing;  // What the first that waits for admission waits for.
+  int64_t prompt_tokens = 0;            // Computed by the model.
   int64_t generated_tokens = 0;
   int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;

@@ -280,12 +280,13 @@ void Engine::Impl::Sweep() {
 void Engine::Impl::PublishStats() {
   pool->CountFree(&free_parts);
   stats.running = static_cast<int>(running.size());
+  stats.blocked = waiting.empty() ? Blocked::kNothing : plan.blocked;
   stats.host_time = time_in_steps + (Now() - step_time) - stats.model_time - stats.sample_time;
   stats.state_utilization = 0;
   const auto set = [this](size_t i, int64_t free) {
     EngineStats::Pool& entry = stats.pools[i];
     entry.used = entry.total - free;
-    if (entry.total > 0) {
+    if (entry.total > 0 && entry.short_of_memory) {
       const double share = static_cast<double>(entry.used) / static_cast<double>(entry.total);
       stats.state_utilization = std::max(stats.state_utilization, share);
     }

@@ -40,7 +40,14 @@ void Admit(const ScheduleInput& input, StepPlan* plan) {
   for (size_t i = 0; i < input.waiting.size(); ++i) {
     const WaitingItem& item = input.waiting[i];
     if (item.deadline <= input.now) continue;
-    if (static_cast<int>(plan->admit.size()) >= places || !Fits(*item.need, plan->free)) break;
+    if (static_cast<int>(plan->admit.size()) >= places) {
+      plan->blocked = Blocked::kMaxRunning;
+      break;
+    }
+    if (!Fits(*item.need, plan->free)) {
+      plan->blocked = Blocked::kMemory;
+      break;
+    }
     Subtract(*item.need, &plan->free);
     plan->admit.push_back(i);
   }
@@ -71,6 +78,7 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   plan->expire_waiting.clear();
   plan->expire_running.clear();
   plan->admit.clear();
+  plan->blocked = Blocked::kNothing;
   plan->pieces.clear();
   plan->prompts.clear();
   Expire(input, plan);

@@ -60,6 +60,9 @@ struct ScheduleInput {
   absl::Time earliest_waiting_deadline = absl::InfinitePast();
 };
 
+// Why the first that waits is not admitted: the batch is full, or there is no memory for its state.
+enum class Blocked { kNothing, kMaxRunning, kMemory };
+
 // A piece of a sequence's text to compute: a decoding token or prompt tokens.
 struct Piece {
   bool admitted;  // `index` is into StepPlan::admit, else into ScheduleInput::running.
@@ -73,6 +76,7 @@ struct StepPlan {
   std::vector<int> expire_running;  // Indices into running, ascending.
   std::vector<int> admit;           // Indices into waiting, ascending.
   std::vector<Piece> pieces;        // Decoding first.
+  Blocked blocked = Blocked::kNothing;
 
   struct Prompt {
     Rank rank;

@@ -317,7 +317,15 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Gauge("packrat_requests_waiting", "Requests in the queue.", stats.waiting);
   to.Gauge("packrat_requests_running", "Sequences in the batch.", stats.running);
   to.Gauge("packrat_state_utilization_ratio",
-           "Used part of the fullest kind of sequence state, 0 to 1.", stats.state_utilization);
+           "How near memory is to being the limit: the used part of the fullest kind of state of "
+           "which there is too little for --max_running longest sequences; 0 where there is none.",
+           stats.state_utilization);
+  const auto blocked = [&](const char* by, Blocked reason) {
+    to.Gauge("packrat_queue_blocked", "1 while the first in the queue waits for this.",
+             stats.waiting > 0 && stats.blocked == reason ? 1 : 0, {{"by", by}});
+  };
+  blocked("max_running", Blocked::kMaxRunning);
+  blocked("memory", Blocked::kMemory);
   // One tier so far: the memory of the device that runs the model.
   for (const EngineStats::Pool& pool : stats.pools) {
     to.Gauge("packrat_state_used_bytes", "Sequence state in use, by kind and tier.",

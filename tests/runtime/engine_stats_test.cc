@@ -2,6 +2,7 @@
 // which what a step really takes is nothing.
 #include <algorithm>
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -35,6 +36,15 @@ std::string Filled(const BucketCounts& counts) {
 void ExpectSum(const BucketCounts& counts, double sum) {
   EXPECT_GE(counts.sum(), sum);
   EXPECT_LT(counts.sum(), sum + kSlack);
+}
+
+// The pools that are short of memory, by name.
+std::set<std::string> Short(const EngineStats& stats) {
+  std::set<std::string> names;
+  for (const EngineStats::Pool& pool : stats.pools) {
+    if (pool.short_of_memory) names.insert(pool.kind);
+  }
+  return names;
 }
 
 class EngineStatsTest : public EngineTest {
@@ -160,6 +170,54 @@ TEST(EngineStats, SamplingIsNotPartOfTheModelsTime) {
   const double model_seconds = absl::ToDoubleSeconds(stats.model_time);
   EXPECT_NEAR(model_seconds, -3 * 1000, kSlack);
   EXPECT_NEAR(absl::ToDoubleSeconds(stats.host_time), 0, kSlack);
+}
+
+// Memory for all that max_running lets in: however full the batch is, memory is not the limit.
+TEST_F(EngineStatsTest, AFullBatchIsNoFullMemory) {
+  EngineOptions options = Small();
+  options.max_running = 2;
+  Start(options);
+  EXPECT_TRUE(Short(engine_->stats()).empty());
+  Consumer consumers[3];
+  for (int i = 0; i < 3; ++i) Submit(consumers[i].Make(i, RandomPrompt(&random_, 400), 100));
+  Step();
+  const EngineStats stats = engine_->stats();
+  EXPECT_EQ(stats.running, 2);
+  EXPECT_EQ(stats.pools[0].used, stats.pools[0].total) << "every slot is taken";
+  EXPECT_EQ(stats.state_utilization, 0);
+  EXPECT_EQ(stats.blocked, Blocked::kMaxRunning);
+  engine_->AbortAll(absl::CancelledError("enough"));
+  Step();
+  EXPECT_EQ(engine_->stats().blocked, Blocked::kNothing);
+}
+
+// Memory for three of the longest, and places for eight: memory is the limit, and how near is the
+// fullest kind of state.
+TEST_F(EngineStatsTest, TooLittleMemoryShowsInItsUse) {
+  FakeModel probe;
+  EngineOptions options = Small();
+  options.max_running = 8;
+  options.state_bytes = 3 * static_cast<int64_t>(probe.state_layout().SequenceBytes(512));
+  Start(options);
+  EXPECT_FALSE(Short(engine_->stats()).empty());
+  Consumer consumers[5];
+  double before = 0;
+  for (int i = 0; i < 5; ++i) {
+    Submit(consumers[i].Make(i, RandomPrompt(&random_, 300), 200));
+    Step();
+    const EngineStats stats = engine_->stats();
+    double fullest = 0;
+    for (const EngineStats::Pool& pool : stats.pools) {
+      if (!pool.short_of_memory) continue;
+      fullest = std::max(fullest, static_cast<double>(pool.used) / static_cast<double>(pool.total));
+    }
+    EXPECT_DOUBLE_EQ(stats.state_utilization, fullest);
+    EXPECT_GE(fullest, before);
+    before = fullest;
+  }
+  EXPECT_LT(engine_->stats().running, 5);
+  EXPECT_GT(engine_->stats().state_utilization, 0.6);
+  EXPECT_EQ(engine_->stats().blocked, Blocked::kMemory);
 }
 
 }  // namespace

@@ -19,7 +19,12 @@ namespace {
 class Script : public FakeModel {
  public:
   Script(const Options& options, std::vector<int32_t> text)
-      : FakeModel(options), text_(std::move(text)) {}
+      : Script(options, std::move(text), {FakeModel::kEos}) {}
+  Script(const Options& options, std::vector<int32_t> text, std::vector<int32_t> eos_ids)
+      : FakeModel(options), text_(std::move(text)), config_(FakeModel::config()) {
+    config_.eos_ids = std::move(eos_ids);
+  }
+  const ModelConfig& config() const override { return config_; }
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
                                  SpanStats* stats) override {
     absl::StatusOr<float*> logits = FakeModel::Forward(batch, state, stats);
@@ -29,6 +34,7 @@ class Script : public FakeModel {
 
  private:
   std::vector<int32_t> text_;
+  ModelConfig config_;
   size_t next_ = 0;
 };
 
@@ -154,6 +160,30 @@ TEST_F(EngineStopTest, PaddingIsNeverSampled) {
   consumer.Poll();
   ASSERT_EQ(consumer.tokens.size(), 20u);
   for (int32_t token : consumer.tokens) EXPECT_LT(token, tokenizer_->num_pieces());
+}
+
+// The configuration names an end id of its own: that of the tokenizer is a token like any other.
+// Without one in the configuration, the tokenizer's ends a text.
+TEST_F(EngineStopTest, TheTokenizersEndIdCountsOnlyWhereTheModelHasNone) {
+  const int32_t end = tokenizer_->eos_id();
+  ASSERT_GE(end, 0);
+  for (const bool has_own : {true, false}) {
+    FakeModel::Options options;
+    options.vocab = kVocab;
+    Script model(options, {1000, end, 1001, 500},
+                 has_own ? std::vector<int32_t>{500} : std::vector<int32_t>{});
+    auto engine = *Engine::Create(&model, tokenizer_.get(), Small());
+    Consumer consumer;
+    Request request = consumer.Make(1, {1}, 4);
+    request.stop.ignore_eos = false;
+    EXPECT_EQ(engine->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+    while (!engine->idle()) engine->Step(absl::UnixEpoch());
+    consumer.Poll();
+    ASSERT_TRUE(consumer.finish.has_value());
+    EXPECT_EQ(consumer.finish->reason, FinishReason::kEos);
+    EXPECT_EQ(consumer.tokens,
+              has_own ? (std::vector<int32_t>{1000, end, 1001}) : (std::vector<int32_t>{1000}));
+  }
 }
 
 }  // namespace

@@ -166,6 +166,34 @@ TEST_F(EngineTest, DecodingNeverWaitsForALongPrompt) {
   EXPECT_EQ(prompt.tokens.size(), 5u);
 }
 
+// The random numbers go by the position in the text, not by how much of it was generated: a prompt
+// that holds the first tokens of an answer is continued as the answer was.
+TEST_F(EngineTest, APromptWithTheFirstHalfOfAnAnswerGoesOnAsTheAnswerDid) {
+  Start(Small());
+  const auto prompt = RandomPrompt(&random_, 21);
+  const auto run = [&](const std::vector<int32_t>& text, int tokens) {
+    Consumer c;
+    Request request = c.Make(1, text, tokens);
+    request.sampling.temperature = 2;
+    request.sampling.seed = 5;
+    // What makes the fake model go bad is not for a prompt.
+    request.sampling.banned_ids = {FakeModel::kNotFiniteToken, FakeModel::kNanLogitsToken,
+                                   FakeModel::kUnconvergedToken};
+    Submit(std::move(request));
+    RunUntilIdle();
+    c.Poll();
+    return c.tokens;
+  };
+  const std::vector<int32_t> whole = run(prompt, 40);
+  ASSERT_EQ(whole.size(), 40u);
+  EXPECT_NE(whole, model_->GreedyAfter(prompt, 40)) << "it must be drawn";
+  for (const int half : {1, 11, 20}) {
+    std::vector<int32_t> longer = prompt;
+    longer.insert(longer.end(), whole.begin(), whole.begin() + half);
+    EXPECT_EQ(run(longer, 40 - half), std::vector<int32_t>(whole.begin() + half, whole.end()));
+  }
+}
+
 TEST_F(EngineTest, EndIds) {
   Start(Small());
   // A prompt whose greedy continuation has a known token at index 5.

@@ -153,6 +153,26 @@ TEST_F(SchedulerTest, NoMoreThanMaxRunning) {
   EXPECT_THAT(Plan().admit, ElementsAre(0, 1));
 }
 
+TEST_F(SchedulerTest, SaysWhatTheHeadWaitsFor) {
+  max_running_ = 2;
+  free_ = {2, 2, {10}};
+  EXPECT_EQ(Plan().blocked, Blocked::kNothing) << "nobody waits";
+  Wait(10, 6);
+  EXPECT_EQ(Plan().blocked, Blocked::kNothing) << "it is admitted";
+  Wait(10, 6);
+  EXPECT_EQ(Plan().blocked, Blocked::kMemory) << "the pages are gone";
+  free_.pages[0] = 100;
+  Wait(10, 6);
+  EXPECT_EQ(Plan().blocked, Blocked::kMaxRunning);
+  Run(100, 0);
+  free_.pages[0] = 0;
+  EXPECT_EQ(Plan().blocked, Blocked::kMemory) << "one place is left, and no page";
+  Run(100, 0);
+  EXPECT_EQ(Plan().blocked, Blocked::kMaxRunning) << "the batch is full, whatever the memory";
+  waiting_.clear();
+  EXPECT_EQ(Plan().blocked, Blocked::kNothing);
+}
+
 TEST_F(SchedulerTest, NobodyOvertakesTheHead) {
   free_.pages[0] = 10;
   Wait(5, 11);  // Does not fit now.

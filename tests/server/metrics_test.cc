@@ -123,6 +123,7 @@ EngineStats KnownStats() {
   stats.running = 4;
   stats.pools = {{"slot", 10, 7, 1000}, {"rat_chunk16", 100, 20, 30}};
   stats.state_utilization = 0.75;
+  stats.blocked = Blocked::kMemory;
   stats.prompt_tokens = 1100;
   stats.generated_tokens = 2200;
   stats.ended_waiting = 6;
@@ -162,6 +163,8 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_requests_waiting{model=\"m\"}", 3},
            {"packrat_requests_running{model=\"m\"}", 4},
            {"packrat_state_utilization_ratio{model=\"m\"}", 0.75},
+           {"packrat_queue_blocked{model=\"m\",by=\"max_running\"}", 0},
+           {"packrat_queue_blocked{model=\"m\",by=\"memory\"}", 1},
            {"packrat_state_used_bytes{model=\"m\",kind=\"slot\",tier=\"device\"}", 7000},
            {"packrat_state_used_bytes{model=\"m\",kind=\"rat_chunk16\",tier=\"device\"}", 600},
            {"packrat_state_capacity_bytes{model=\"m\",kind=\"slot\",tier=\"device\"}", 10000},

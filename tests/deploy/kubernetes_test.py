@@ -170,6 +170,38 @@ class AgreementTest(unittest.TestCase):
             self.assertEqual(image.rpartition(":")[2], version + suffix)
 
 
+class ResourcesTest(unittest.TestCase):
+    """resources.py, with the model that overlays/cpu serves."""
+
+    def run_it(self, *flags):
+        return subprocess.run(["python3", os.path.join(manifests.sources(), "resources.py"),
+                               "--server=" + processes.SERVER, *flags], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, encoding="utf-8", timeout=120, check=False)
+
+    def test_the_overlay_has_what_the_model_takes(self):
+        model = "--model=" + os.path.join(processes.ROOT, "models/demo")
+        done = self.run_it("--cpus=3", "--", model)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        patch = manifests.yaml.safe_load(done.stdout)
+        resources = manifests.container(patch)["resources"]
+        self.assertEqual(resources["requests"], resources["limits"])
+        self.assertEqual(resources["limits"]["cpu"], "3")
+        taken = manifests.quantity(resources["limits"]["memory"])
+        deployed = manifests.container(manifests.find("overlays/cpu", "Deployment"))["resources"]
+        self.assertGreaterEqual(manifests.quantity(deployed["limits"]["memory"]), taken)
+        # More state takes more.
+        more = self.run_it("--gpus=1", "--", model, "--max_running=8", "--state_bytes=20000000")
+        limits = manifests.container(manifests.yaml.safe_load(more.stdout))["resources"]["limits"]
+        self.assertEqual(limits["nvidia.com/gpu"], 1)
+        self.assertLess(manifests.quantity(limits["memory"]), taken)
+
+    def test_a_server_that_does_not_start_is_told(self):
+        done = self.run_it("--", "--model=/no/such/folder")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stdout, "")
+        self.assertIn("/no/such/folder", done.stderr)
+
+
 class RunningServerTest(unittest.TestCase):
     """A server with the arguments of the Deployment."""
 

@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "server/call_environment.h"
 #include "server/grpc_status.h"
 #include "server/trace_context.h"
@@ -37,6 +38,7 @@ void JoinTrace(grpc::ServerContextBase* context, AccessRecord* record) {
   if (!trace.has_value()) return;
   record->trace_id = trace->trace_id;
   record->span_id = absl::StrFormat("%016x", RandomNumber());
+  record->parent_span_id = trace->parent_id;
   context->AddTrailingMetadata("traceresponse", absl::StrCat("00-", record->trace_id, "-",
                                                              record->span_id, "-", trace->flags));
 }
@@ -44,6 +46,7 @@ void JoinTrace(grpc::ServerContextBase* context, AccessRecord* record) {
 }  // namespace
 
 void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record) {
+  record->start = absl::Now();
   record->call = call;
   record->peer = context->peer();
   record->caller = CleanMetadata(*context, "x-caller", 64, "._:-/@");

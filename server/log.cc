@@ -64,7 +64,12 @@ void Logger::Access(const AccessRecord& record) {
                    {"call", record.call},
                    {"status", record.status}};
   if (!record.trace_id.empty()) {
-    fields.insert(fields.end(), {{"trace_id", record.trace_id}, {"span_id", record.span_id}});
+    fields.insert(
+        fields.end(),
+        {{"trace_id", record.trace_id},
+         {"span_id", record.span_id},
+         {"parent_span_id", record.parent_span_id},
+         {"start", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", record.start, absl::UTCTimeZone())}});
   }
   if (!record.finish.empty()) {
     fields.insert(fields.end(), {{"finish", record.finish},

@@ -21,8 +21,10 @@ struct AccessRecord {
   std::string id;
   std::string caller;  // As told by the client; empty: not told.
   std::string peer;
-  std::string trace_id;  // Of the caller's trace, and this call's span in it; empty: none.
-  std::string span_id;
+  std::string trace_id;  // Of the caller's trace; empty: none.
+  std::string span_id;   // This call's span in it.
+  std::string parent_span_id;
+  absl::Time start;     // By the wall clock; shown with a trace, where a span wants it.
   std::string call;     // Generate, Tokenize, ...
   std::string status;   // Name of the gRPC status.
   std::string finish;   // length, eos, ..., cancelled, deadline, error; refused where the

@@ -118,8 +118,8 @@ def number(value, unit):
     if unit == "percentunit":
         return "%.3g %%" % (100 * value)
     text = "%.3g" % value if abs(value) < 1000 else "{:,.0f}".format(value)
-    if unit == "reqps":
-        return text + " req/s"
+    if unit in ("reqps", "cps"):
+        return text + {"reqps": " req/s", "cps": " /s"}[unit]
     return text + " " + unit.split(":")[1] if unit.startswith("suffix:") else text
 
 

@@ -70,14 +70,25 @@ TEST(Streaming, ACallJoinsTheTraceOfItsCaller) {
     EXPECT_TRUE(ReadAll(stub->Generate(&context, Ids({5}, 1)).get()).status.ok());
     return Trailer(context, "traceresponse");
   };
+  const std::string before =
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
   const std::string answer = response({parent});
   ASSERT_EQ(answer.size(), parent.size());
   EXPECT_EQ(answer.substr(0, 36), "00-" + trace + "-");
   EXPECT_EQ(answer.substr(52), "-01");
   const std::string span = answer.substr(36, 16);
   EXPECT_NE(span, "00f067aa0ba902b7");
-  const std::string logged = absl::StrCat(" trace_id=", trace, " span_id=", span, " ");
+  const std::string logged = absl::StrCat(" trace_id=", trace, " span_id=", span,
+                                          " parent_span_id=00f067aa0ba902b7 start=");
   EXPECT_TRUE(Eventually([&] { return server.AccessLines(logged) == 1; }));
+  for (const std::string& line : server.log_lines()) {
+    const size_t at = line.find(logged);
+    if (at == std::string::npos) continue;
+    // Times of this form are in the order of their letters.
+    const std::string start = line.substr(at + logged.size(), before.size());
+    EXPECT_GE(start, before);
+    EXPECT_LT(start, line) << "it began before its line was written";
+  }
   // None, a broken one, and two.
   for (const std::vector<std::string>& parents :
        {std::vector<std::string>(), {"00-" + trace + "-1-01"}, {parent, parent}}) {

@@ -76,7 +76,7 @@ void Engine::Impl::Plan() {
 void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
   PACKRAT_CHECK(by_id.emplace(sequence->id(), sequence.get()).second, "two requests of one id")
       << sequence->id();
-  const WaitingItem item = sequence->AsWaiting(next_arrival++);
+  const WaitingItem item = sequence->AsWaiting(next_arrival++, Now());
   const auto at = std::upper_bound(
       waiting_items.begin(), waiting_items.end(), item,
       [](const WaitingItem& a, const WaitingItem& b) { return a.rank.Before(b.rank); });

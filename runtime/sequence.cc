@@ -143,7 +143,8 @@ void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) 
   request_.outbox->Close({reason, std::move(status), usage_});
 }
 
-WaitingItem Sequence::AsWaiting(uint64_t arrival) {
+WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now) {
+  submitted_ = last_progress_ = std::min(submitted_, now);
   rank_ = {request_.priority, arrival};
   return {rank_, request_.deadline, static_cast<int>(request_.prompt.size()), &need_};
 }

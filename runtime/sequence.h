@@ -49,8 +49,9 @@ class Sequence {
   // Closes the outbox. Parts are given back before.
   void Finish(FinishReason reason, absl::Status status, absl::Time now);
 
-  // `arrival`: its number in the order of arrival.
-  WaitingItem AsWaiting(uint64_t arrival);
+  // `arrival`: its number in the order of arrival. `now`: the engine's, which may be a little behind
+  // the time of submission; it is the same clock from here on, so that no duration is negative.
+  WaitingItem AsWaiting(uint64_t arrival, absl::Time now);
   RunningItem AsRunning() const;
 
   uint64_t id() const { return request_.id; }

@@ -130,9 +130,10 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
                        {"device", model->device()},
                        {"took_ms", absl::FromChrono(std::chrono::steady_clock::now() - start)},
                        {"fingerprint", model->fingerprint()}});
+  // From here on a signal drains: the first call comes before Serve() returns.
+  signals->SetServing();
   status = (*server)->Serve(model.get(), tokenizer.get(), [signals] { signals->EndWait(); });
   if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
-  signals->SetServing();  // From here on a signal drains.
   NotifySystemd("READY=1\nSTATUS=serving");
   // Nobody balances what a person stops at the terminal, and nothing is left of a lost device.
   const absl::Duration delay =

@@ -339,6 +339,28 @@ TEST_F(EngineLifecycleTest, AbortEndsAllWithTheStatus) {
   ExpectAllFree();
 }
 
+// The thread that steps may be held up between its look at the clock and the step.
+TEST_F(EngineLifecycleTest, TimesAreNotNegativeWhereTheStepsClockIsBehind) {
+  Start(Small());
+  Consumer admitted, cancelled;
+  Request request = admitted.Make(1, RandomPrompt(&random_, 4), 1);
+  ASSERT_EQ(engine_->Submit(std::move(request), now_ + absl::Hours(1)), absl::OkStatus());
+  request = cancelled.Make(2, RandomPrompt(&random_, 4), 1);
+  ASSERT_EQ(engine_->Submit(std::move(request), now_ + absl::Hours(1)), absl::OkStatus());
+  engine_->Cancel(2);
+  RunUntilIdle();
+  for (Consumer* c : {&admitted, &cancelled}) {
+    c->Poll();
+    ASSERT_TRUE(c->finish.has_value());
+    const Usage& usage = c->finish->usage;
+    for (absl::Duration time : {usage.queue_time, usage.time_to_first_token, usage.total_time}) {
+      EXPECT_GE(time, absl::ZeroDuration());
+      EXPECT_LT(time, absl::Minutes(30));
+    }
+  }
+  EXPECT_GE(engine_->stats().time_to_first_token.sum(), 0);
+}
+
 TEST_F(EngineLifecycleTest, DestructionEndsWhatIsLeft) {
   Start(Small());
   Consumer c;

@@ -1,5 +1,6 @@
 """deploy/kubernetes: every object meets its schema, and the files agree with each other and with the server."""
 
+import json
 import os
 import re
 import subprocess
@@ -180,26 +181,36 @@ class ResourcesTest(unittest.TestCase):
 
     def test_the_overlay_has_what_the_model_takes(self):
         model = "--model=" + os.path.join(processes.ROOT, "models/demo")
-        done = self.run_it("--cpus=3", "--", model)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        patch = manifests.yaml.safe_load(done.stdout)
-        resources = manifests.container(patch)["resources"]
-        self.assertEqual(resources["requests"], resources["limits"])
-        self.assertEqual(resources["limits"]["cpu"], "3")
-        taken = manifests.quantity(resources["limits"]["memory"])
         deployed = manifests.container(manifests.find("overlays/cpu", "Deployment"))["resources"]
-        self.assertGreaterEqual(manifests.quantity(deployed["limits"]["memory"]), taken)
-        # More state takes more.
-        more = self.run_it("--gpus=1", "--", model, "--max_running=8", "--state_bytes=20000000")
-        limits = manifests.container(manifests.yaml.safe_load(more.stdout))["resources"]["limits"]
-        self.assertEqual(limits["nvidia.com/gpu"], 1)
+        cpus = deployed["limits"]["cpu"]
+        done = self.run_it("--cpus=" + cpus, "--", model)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        resources = manifests.container(manifests.yaml.safe_load(done.stdout))["resources"]
+        self.assertEqual(resources["requests"], resources["limits"])
+        self.assertEqual(resources["limits"]["cpu"], cpus)
+        taken = manifests.quantity(resources["limits"]["memory"])
+        # Other processors need other scratch, but not much.
+        self.assertAlmostEqual(manifests.quantity(deployed["limits"]["memory"]), taken, delta=taken / 8)
+        # In a pod of that size the server starts, with room for the longest texts.
+        planned = subprocess.run([processes.SERVER, model, "--device=cpu", "--threads=" + cpus, "--plan=json",
+                                  "--memory_limit=%d" % taken], stdout=subprocess.PIPE, encoding="utf-8",
+                                 check=True)
+        plan = json.loads(planned.stdout)
+        self.assertTrue(plan["fits"], plan)
+        longest = max(plan["capacity"], key=lambda row: row["tokens"])
+        self.assertEqual(longest["sequences"], int(server_flags()["max_running"]))
+        # Less state takes less.
+        less = self.run_it("--", model, "--max_running=8", "--state_bytes=30000000")
+        self.assertEqual(less.returncode, 0, less.stderr)
+        limits = manifests.container(manifests.yaml.safe_load(less.stdout))["resources"]["limits"]
         self.assertLess(manifests.quantity(limits["memory"]), taken)
 
-    def test_a_server_that_does_not_start_is_told(self):
-        done = self.run_it("--", "--model=/no/such/folder")
-        self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stdout, "")
-        self.assertIn("/no/such/folder", done.stderr)
+    def test_what_cannot_be_planned_is_told(self):
+        for flag, said in (("--model=/no/such/folder", "/no/such/folder"), ("--modell=x", "modell")):
+            done = self.run_it("--", flag)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn("resources.py: ", done.stderr)
+            self.assertIn(said, done.stderr)
 
 
 class RunningServerTest(unittest.TestCase):

@@ -240,6 +240,18 @@ int DetokenizeCommand(Connection* connection, const std::vector<std::string>& ar
   return kExitOk;
 }
 
+int HealthCommand(Connection* connection, const std::vector<std::string>& arguments) {
+  using Health = grpc::health::v1::HealthCheckResponse;
+  if (!arguments.empty()) return UsageError("health takes no arguments");
+  Health health;
+  const Connection::Outcome outcome =
+      connection->CheckHealth(absl::GetFlag(FLAGS_live) ? "" : "packrat.v1.Inference", &health);
+  if (!outcome.status.ok()) return Report(*connection, outcome);
+  Print(absl::GetFlag(FLAGS_json) ? ToJson(health) + "\n"
+                                  : Health::ServingStatus_Name(health.status()) + "\n");
+  return health.status() == Health::SERVING ? kExitOk : kExitFailed;
+}
+
 int InfoCommand(Connection* connection, const std::vector<std::string>& arguments) {
   if (!arguments.empty()) return UsageError("info takes no arguments");
   v1::GetModelInfoResponse info;

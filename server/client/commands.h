@@ -29,6 +29,7 @@ int TokenizeCommand(Connection* connection, const std::vector<std::string>& argu
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int InfoCommand(Connection* connection, const std::vector<std::string>& arguments);
 int BenchCommand(Connection* connection, const std::vector<std::string>& arguments);
+int HealthCommand(Connection* connection, const std::vector<std::string>& arguments);
 
 // Tells what became of a call that did not end well, and gives the exit code for it.
 int Report(const Connection& connection, const Connection::Outcome& outcome);

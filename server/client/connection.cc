@@ -5,12 +5,14 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
+#include "proto/grpc/health/v1/health.grpc.pb.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "runtime/mutex.h"
 
@@ -43,12 +45,13 @@ struct Connection::Impl {
   explicit Impl(const Options& o)
       : options(o), channel(Connect(o.address)), stub(v1::Inference::NewStub(channel)) {}
 
-  // Runs `call` with a context that Cancel() can reach.
+  // Runs `call` with a context that Cancel() can reach, for `limit` and --deadline at most.
   template <typename Call>
-  Outcome Run(const Call& call) {
+  Outcome Run(const Call& call, absl::Duration limit = absl::InfiniteDuration()) {
     grpc::ClientContext context;
-    if (options.deadline < absl::InfiniteDuration()) {
-      context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
+    const absl::Duration deadline = std::min(options.deadline, limit);
+    if (deadline < absl::InfiniteDuration()) {
+      context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
     }
     if (!options.caller.empty()) context.AddMetadata("x-caller", options.caller);
     if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
@@ -115,6 +118,19 @@ Connection::Outcome Connection::GetModelInfo(v1::GetModelInfoResponse* response)
   return impl_->Run([&](grpc::ClientContext* context) {
     return impl_->stub->GetModelInfo(context, {}, response);
   });
+}
+
+Connection::Outcome Connection::CheckHealth(const std::string& service,
+                                            grpc::health::v1::HealthCheckResponse* response) {
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  // Who asks so wants to know now; a server that does not answer is not healthy.
+  constexpr absl::Duration kLimit = absl::Seconds(5);
+  return impl_->Run(
+      [&](grpc::ClientContext* context) {
+        return grpc::health::v1::Health::NewStub(impl_->channel)->Check(context, request, response);
+      },
+      kLimit);
 }
 
 void Connection::Cancel() {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "proto/grpc/health/v1/health.pb.h"
 #include "proto/packrat/v1/inference.pb.h"
 
 namespace packrat {
@@ -37,6 +38,8 @@ class Connection {
   Outcome Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   Outcome Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
   Outcome GetModelInfo(v1::GetModelInfoResponse* response);
+  // `service`: full name, or empty: the server as a whole. Takes five seconds at most.
+  Outcome CheckHealth(const std::string& service, grpc::health::v1::HealthCheckResponse* response);
 
   // Ends the calls that are under way, and those to come, with CANCELLED.
   void Cancel();

@@ -29,6 +29,7 @@ constexpr char kUsage[] =
     "  packrat detokenize          text of --token_ids\n"
     "  packrat info                what the server serves\n"
     "  packrat bench               many calls at once, and what they took\n"
+    "  packrat health              whether the server takes requests: exit code 0 if so\n"
     "  packrat logits              logits of a model on this machine, without a server\n"
     "                              (packrat logits --help)\n"
     "  packrat perplexity          how well a model predicts a text, without a server\n"
@@ -81,6 +82,7 @@ int Run(int argc, char** argv) {
   const std::pair<const char*, Command> commands[] = {
       {"complete", CompleteCommand},     {"chat", ChatCommand}, {"tokenize", TokenizeCommand},
       {"detokenize", DetokenizeCommand}, {"info", InfoCommand}, {"bench", BenchCommand},
+      {"health", HealthCommand},
   };
   for (const auto& [name, run] : commands) {
     if (command != name) continue;

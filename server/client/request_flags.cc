@@ -55,6 +55,7 @@ ABSL_FLAG(absl::optional<int32_t>, logprobs, absl::nullopt,
 ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt, "Range [-100, 100]; higher is first.");
 ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
+ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading or draining too.");
 ABSL_FLAG(int32_t, concurrency, 8, "bench: calls at the same time; range [1, 10000].");
 ABSL_FLAG(int32_t, requests, 64, "bench: calls in all; range [1, 10000000].");
 ABSL_FLAG(int32_t, prompt_tokens, 128, "bench: tokens of a prompt; range [1, 10000000].");

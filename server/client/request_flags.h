@@ -17,6 +17,7 @@ ABSL_DECLARE_FLAG(bool, stats);
 ABSL_DECLARE_FLAG(std::string, echo);
 ABSL_DECLARE_FLAG(std::string, user_label);
 ABSL_DECLARE_FLAG(std::string, reply_label);
+ABSL_DECLARE_FLAG(bool, live);
 ABSL_DECLARE_FLAG(int32_t, concurrency);
 ABSL_DECLARE_FLAG(int32_t, requests);
 ABSL_DECLARE_FLAG(int32_t, prompt_tokens);

@@ -22,7 +22,8 @@ def run(*arguments, **kwargs):
 COMMANDS = (["complete", "--max_tokens=5", "Once"], ["complete", "--max_tokens=5", "--json", "Once"],
             ["complete", "--max_tokens=5", "--echo=yes", "Once"], ["chat", "--max_tokens=5"],
             ["tokenize", "Once"], ["tokenize", "--json", "Once"],
-            ["detokenize", "--token_ids=500,501"], ["info"], ["info", "--json"],
+            ["detokenize", "--token_ids=500,501"], ["info"], ["info", "--json"], ["health"],
+            ["health", "--json"],
             ["bench", "--requests=1", "--max_tokens=2"],
             ["bench", "--requests=1", "--max_tokens=2", "--json"])
 
@@ -40,6 +41,7 @@ class WithoutServerTest(unittest.TestCase):
     def test_mistakes_give_2(self):
         for arguments in ([], ["no-such-command"], ["complete", "--no_such_flag"],
                           ["complete", "--max_tokens=many", "x"], ["info", "x"],
+                          ["health", "x"],
                           ["complete", "--token_ids=1,two"], ["complete", "--token_ids=1", "text"],
                           ["bench", "--requests=0"], ["complete", "--echo=perhaps", "x"]):
             done = run(*arguments)
@@ -48,7 +50,7 @@ class WithoutServerTest(unittest.TestCase):
             self.assertEqual(done.stdout, "", arguments)
 
     def test_no_server_is_said_clearly(self):
-        for command in (["complete", "x"], ["info"], ["tokenize", "x"], ["bench"]):
+        for command in (["complete", "x"], ["info"], ["tokenize", "x"], ["bench"], ["health"]):
             done = run(*command, "--address=127.0.0.1:1")
             self.assertEqual(done.returncode, 3, command)
             self.assertIn("no server answers at 127.0.0.1:1", done.stderr)
@@ -329,6 +331,29 @@ class WithServerTest(unittest.TestCase):
         one = self.server.json("complete", *flags, "--stop=\\n", "One")["text"]
         two = self.server.json("complete", *flags, "--stop=\\n", "One" + one + "\nTwo")["text"]
         self.assertEqual(done.stdout, one + "\n" + two + "\n")
+
+
+class HealthTest(unittest.TestCase):
+
+    def test_loading_then_ready(self):
+        with FakeServer("loading") as server:
+            def health(*flags):
+                done = server.client("health", *flags)
+                return done.returncode, done.stdout
+            self.assertEqual(health(), (1, "NOT_SERVING\n"))
+            self.assertEqual(health("--json"), (1, '{"status":"NOT_SERVING"}\n'))
+            self.assertEqual(health("--live"), (0, "SERVING\n"))
+            server.process.send_signal(signal.SIGUSR1)
+            processes.wait_for(lambda: health() == (0, "SERVING\n"))
+
+    def test_a_server_that_does_not_answer(self):
+        with FakeServer() as server:
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                done = server.client("health", "--live", "--deadline=100ms")
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            self.assertEqual(done.returncode, 4, done.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 
 namespace packrat {
 
-inline constexpr char kVersion[] = "0.1.0";
+// As semantic versioning writes it. In packages and images the day and the commit follow:
+// 0.1.0+20261126.1a2b3c4. The only place; packages ask the programs.
+extern const char* const kVersion;
 
 }  // namespace packrat
 

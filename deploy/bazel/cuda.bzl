@@ -141,7 +141,7 @@ namespace packrat {
 
 // Equal for two binaries that were compiled with the same interfaces (and, in packages, from the
 // same commit).
-inline constexpr char kBuildId[] = "build-$id${commit:+-$commit}";
+inline constexpr char kBuildId[] = "build-$id$commit";
 
 }  // namespace packrat
 

@@ -183,11 +183,14 @@ def soak(folder, minutes, say):
 
 
 def report(outcomes, before, after, growth):
-    print("kind\tcalls\tended as")
+    print("kind\tcalls\tended as\tseconds of those with OK: median, 99th percentile")
     for kind in sorted({one.kind for one in outcomes}):
-        ended = collections.Counter(one.status for one in outcomes if one.kind == kind)
-        print("%s\t%d\t%s" % (kind, sum(ended.values()),
-                              ", ".join("%d %s" % (n, status) for status, n in ended.most_common())))
+        mine = [one for one in outcomes if one.kind == kind]
+        ended = collections.Counter(one.status for one in mine)
+        times = sorted(one.ended - one.begun for one in mine if one.status == "OK")
+        print("%s\t%d\t%s\t%s" % (
+            kind, len(mine), ", ".join("%d %s" % (n, status) for status, n in ended.most_common()),
+            "%.2f, %.2f" % (times[len(times) // 2], times[len(times) * 99 // 100]) if times else "-"))
     print("replica\tMiB\tthreads\tfile descriptors")
     for name, was in before.items():
         now = after[name]

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 #include <variant>
@@ -44,10 +45,7 @@ class GpuModel : public LanguageModel {
   const StateLayout& state_layout() const override { return layout_; }
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
-  size_t scratch_bytes() const override {
-    return scratch_memory_.size() + batch_->bytes() + sampling_->bytes() +
-           matmul_->workspace_bytes();
-  }
+  size_t scratch_bytes() const override { return scratch_bytes_.load(std::memory_order_relaxed); }
   const std::string& fingerprint() const override { return fingerprint_; }
   std::string numerics_id() const override;
   std::string device() const override { return device_.name; }
@@ -72,6 +70,11 @@ class GpuModel : public LanguageModel {
   absl::Status QueueStep(const Batch& batch, const StateMemory& state,
                          const absl::Span<const SamplingRow>* rows);
   absl::Status LaunchKernels(const StepSize& size);
+  void CountScratch() {
+    scratch_bytes_.store(
+        scratch_memory_.size() + batch_->bytes() + sampling_->bytes() + matmul_->workspace_bytes(),
+        std::memory_order_relaxed);
+  }
 
   const ModelConfig config_;
   const ModelOptions options_;
@@ -82,6 +85,7 @@ class GpuModel : public LanguageModel {
   const Limits limits_;
   std::unique_ptr<DeviceWeights> weights_;
   size_t weight_bytes_ = 0;
+  std::atomic<size_t> scratch_bytes_{0};  // Any thread may ask while a step makes it grow.
   std::string fingerprint_;
   Matrix embedding_, head_;  // head_ is the embedding where tied.
   std::vector<Layer> layers_;
@@ -192,6 +196,7 @@ absl::Status GpuModel::AllocateScratch() {
   auto matmul = MatMul::Create({gpu_options_.deterministic});
   if (!matmul.ok()) return matmul.status();
   matmul_ = *std::move(matmul);
+  CountScratch();
   absl::Status status =
       CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   if (!status.ok()) return status;
@@ -258,6 +263,7 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   bool moved = false;
   if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, stream_, &moved);
   if (!status.ok()) return status;
+  if (moved) CountScratch();
   if (moved || state.slots != state_.slots || state.tails != state_.tails ||
       state.pages != state_.pages) {
     status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
@@ -336,6 +342,11 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
                                                               const GpuOptions& gpu_options) {
   auto config = LoadModelConfig(dir);
   if (!config.ok()) return config.status();
+  if (config->vocab_size > kMaxSampledVocab) {
+    return absl::InvalidArgumentError(absl::StrCat(dir, "/config.json: vocab_size is ",
+                                                   config->vocab_size, "; on a GPU at most ",
+                                                   kMaxSampledVocab, " (the CPU takes more)"));
+  }
   auto checkpoint = Checkpoint::Open(dir);
   if (!checkpoint.ok()) return checkpoint.status();
   auto device = OpenDevice();

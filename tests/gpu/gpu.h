@@ -77,6 +77,9 @@ class DeviceArray {
   void Set(const std::vector<T>& values) {
     EXPECT_EQ(values.size(), n_);
     EXPECT_CUDA_OK(cudaMemcpy(data(), values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
+    // From pageable memory it returns when the values are staged; kernels on the tests' stream do
+    // not wait for the rest of the way.
+    EXPECT_CUDA_OK(cudaStreamSynchronize(nullptr));
   }
   // After the work that writes it is done; checks the zones.
   std::vector<T> Get() const {

@@ -13,6 +13,7 @@
 #include "models/owned_state.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/golden.h"
+#include "tests/models/model_files.h"
 
 namespace packrat {
 namespace {
@@ -179,11 +180,13 @@ TEST_F(GpuModelTest, AStepIsCapturedAgainWhenItsMemoryMoves) {
   uncaptured.graphs = false;
   const auto model = Load(kModel, Deterministic()), other = Load(kModel, uncaptured);
   Decoder captured(model.get(), 2, 300), plain(other.get(), 2, 300);
+  const size_t scratch_before = model->scratch_bytes();
   for (const size_t banned : {0, 0, 0, 400'000, 1, 0, 0}) {
     for (Decoder* decoder : {&captured, &plain}) decoder->banned.assign(banned, 3);
     EXPECT_EQ(captured.Step({0, 1}, 1, 0.8f), plain.Step({0, 1}, 1, 0.8f));
     EXPECT_TRUE(captured.status.ok()) << captured.status;
   }
+  EXPECT_GE(model->scratch_bytes(), scratch_before + 400'000 * sizeof(int32_t));
 }
 
 // A sequence whose state is NaN fails alone.
@@ -251,6 +254,19 @@ TEST_F(GpuModelTest, OldDriverIsSaidWithTheVersions) {
 TEST_F(GpuModelTest, OldDeviceIsSaid) {
   emulation::machine.major = 7;
   EXPECT_NE(gpu::DeviceUsable().message().find("compute capability 7.0"), absl::string_view::npos);
+}
+
+// The kernels that sample count in fixed point, which has room for so many.
+TEST_F(GpuModelTest, AVocabularyThatCannotBeSampledIsRefusedAtLoad) {
+  ModelFiles files("packrat");
+  files.ReplaceInConfig("\"vocab_size\": 257", "\"vocab_size\": 524289");
+  files.Write();
+  const absl::Status status =
+      gpu::LoadGpuModel(files.dir().path(), Options(16), gpu::GpuOptions()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), files.dir().File("config.json") +
+                                  ": vocab_size is 524289; on a GPU at most 524288 (the CPU takes "
+                                  "more)");
 }
 
 TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {

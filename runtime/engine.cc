@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/resources.h"
 #include "runtime/engine_impl.h"
+#include "runtime/retry_after.h"
 
 namespace packrat {
 namespace {
@@ -63,6 +64,10 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
+  }
+  if (options->priority_step < absl::Milliseconds(1) || options->priority_step > absl::Hours(1)) {
+    return absl::InvalidArgumentError(absl::StrCat("priority_step must be in [1ms, 1h], got ",
+                                                   absl::FormatDuration(options->priority_step)));
   }
   if (options->state_bytes == 0) {
     const double all = static_cast<double>(options->max_running) *
@@ -150,12 +155,16 @@ Engine::~Engine() {
   impl_->Step(impl_->Now());
 }
 
-absl::Status Engine::Impl::TakesMore() const {
+absl::Status Engine::Impl::TakesMore(absl::Time now) const {
   if (!failure.ok()) return failure;
   if (draining) return absl::UnavailableError("the server is draining");
   if (waiting_count < options.max_queue) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the queue is full: ", waiting_count, " requests wait (max_queue ", options.max_queue, ")"));
+  // By when a tenth of the queue will have moved on, if it goes on as it does.
+  const absl::Duration wait = std::max(last_wait, now - oldest_arrival);
+  return WithRetryAfter(absl::ResourceExhaustedError(
+                            absl::StrCat("the queue is full: ", waiting_count,
+                                         " requests wait (max_queue ", options.max_queue, ")")),
+                        wait / 10);
 }
 
 absl::Status Engine::Submit(Request request, absl::Time now) {
@@ -164,14 +173,14 @@ absl::Status Engine::Submit(Request request, absl::Time now) {
   if (!status.ok()) return status;
   {
     MutexLock lock(&impl_->mutex);
-    status = impl_->TakesMore();  // Before any work for it; and again once that is done.
+    status = impl_->TakesMore(now);  // Before any work for it; and again once that is done.
     if (!status.ok()) return status;
   }
   auto sequence = std::make_unique<Sequence>(std::move(request), impl_->limits, impl_->tokenizer,
                                              impl_->pool->layout(), now);
   {
     MutexLock lock(&impl_->mutex);
-    status = impl_->TakesMore();
+    status = impl_->TakesMore(now);
     if (!status.ok()) return status;
     ++impl_->waiting_count;
     impl_->inbox.push_back(std::move(sequence));

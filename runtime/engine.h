@@ -31,6 +31,8 @@ struct EngineOptions {
   int64_t state_bytes = 0;     // For slots, tails and pages together; 0: enough for max_running
                                // sequences of max_context tokens, but at most what the model's
                                // device has for it (LanguageModel::state_memory_limit()).
+  absl::Duration priority_step = absl::Milliseconds(200);  // Waiting time that is worth one level
+                                                           // of priority. Range [1 ms, 1 h].
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 

@@ -19,6 +19,7 @@
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
 #include "runtime/steady_clock.h"
+#include "runtime/tenants.h"
 #include "runtime/validate.h"
 
 namespace packrat {
@@ -30,7 +31,7 @@ struct Engine::Impl {
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
   // Whether a request may join the queue, with the reason if not.
-  absl::Status TakesMore() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::Status TakesMore(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // The step's time plus what has passed since it began.
   absl::Time Now() const;
 
@@ -47,7 +48,10 @@ struct Engine::Impl {
   std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
   bool draining ABSL_GUARDED_BY(mutex) = false;
   bool woken ABSL_GUARDED_BY(mutex) = false;
-  bool busy ABSL_GUARDED_BY(mutex) = false;      // Something waits or runs beside the inbox.
+  bool busy ABSL_GUARDED_BY(mutex) = false;  // Something waits or runs beside the inbox.
+  // What the last that was admitted had waited, and since when the first of those that wait does.
+  absl::Duration last_wait ABSL_GUARDED_BY(mutex);
+  absl::Time oldest_arrival ABSL_GUARDED_BY(mutex) = absl::InfiniteFuture();
   int waiting_count ABSL_GUARDED_BY(mutex) = 0;  // The inbox included.
   EngineStats published ABSL_GUARDED_BY(mutex);
   std::atomic<bool> has_work{false};  // Written under the lock, read without.
@@ -57,9 +61,17 @@ struct Engine::Impl {
   // The rest belongs to the thread that calls Step().
   std::unique_ptr<StatePool> pool;
   uint64_t next_arrival = 0;
-  // In order of rank; the items are parallel, so that the scheduler reads them as they are.
-  std::vector<std::unique_ptr<Sequence>> waiting;
-  std::vector<WaitingItem> waiting_items;
+  Tenants tenants;
+  // What waits of one tenant at one priority, in order of arrival; the items are parallel, so that
+  // the scheduler reads them as they are.
+  struct Queue {
+    int tenant;
+    int priority;
+    absl::Time last_admission = absl::InfinitePast();
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    std::vector<WaitingItem> items;
+  };
+  std::vector<Queue> waiting;  // None of them empty.
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   absl::flat_hash_map<uint64_t, Sequence*> by_id;  // What waits or runs and has not finished.
@@ -100,10 +112,15 @@ struct Engine::Impl {
   void NotifyAll();
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
+  Queue* QueueOf(int tenant, int priority);
+  void SweepWaiting();
+  Sequence* At(WaitingIndex index) { return waiting[index.flow].sequences[index.item].get(); }
   void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
   template <class F>
   void ForEach(F visit) {
-    for (auto& sequence : waiting) visit(sequence.get());
+    for (Queue& queue : waiting) {
+      for (auto& sequence : queue.sequences) visit(sequence.get());
+    }
     for (auto& sequence : running) visit(sequence.get());
   }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
@@ -111,11 +128,13 @@ struct Engine::Impl {
   absl::Time step_time = SteadyNow();
   Clock::time_point step_start = Clock::now();
   absl::Duration time_in_steps;
+  absl::Duration admitted_after;                      // What the last that was admitted had waited.
   bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.
   // Scratch of a step, kept for its memory.
   std::vector<std::unique_ptr<Sequence>> taken;
   std::vector<uint64_t> taken_cancels;
   std::vector<RunningItem> running_items;
+  std::vector<Flow> flows;
   PartCounts free_parts;
   StepPlan plan;
   size_t first_admitted = 0;  // In `running`, of this step.

@@ -61,13 +61,19 @@ bool Engine::Impl::TakeInbox() {
 void Engine::Impl::Plan() {
   running_items.clear();
   for (const auto& sequence : running) running_items.push_back(sequence->AsRunning());
+  flows.clear();
+  for (const Queue& queue : waiting) {
+    flows.push_back({queue.tenant, queue.priority, queue.last_admission, queue.items});
+  }
   pool->CountFree(&free_parts);
   ScheduleInput input;
-  input.waiting = waiting_items;
+  input.flows = flows;
+  input.tenants = tenants.shares();
   input.running = running_items;
   input.free = &free_parts;
   input.max_running = options.max_running;
   input.max_batch_tokens = options.max_batch_tokens;
+  input.priority_step = options.priority_step;
   input.now = step_time;
   input.earliest_waiting_deadline = earliest_waiting_deadline;
   PlanStep(input, &plan);
@@ -76,13 +82,20 @@ void Engine::Impl::Plan() {
 void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
   PACKRAT_CHECK(by_id.emplace(sequence->id(), sequence.get()).second, "two requests of one id")
       << sequence->id();
-  const WaitingItem item = sequence->AsWaiting(next_arrival++, Now());
-  const auto at = std::upper_bound(
-      waiting_items.begin(), waiting_items.end(), item,
-      [](const WaitingItem& a, const WaitingItem& b) { return a.rank.Before(b.rank); });
-  waiting.insert(waiting.begin() + (at - waiting_items.begin()), std::move(sequence));
-  waiting_items.insert(at, item);
-  earliest_waiting_deadline = std::min(earliest_waiting_deadline, item.deadline);
+  const Request& request = sequence->request();
+  const int tenant = tenants.Join(request.tenant, request.tenant_weight);
+  Queue* queue = QueueOf(tenant, request.priority);
+  queue->items.push_back(sequence->AsWaiting(next_arrival++, Now(), tenant));
+  earliest_waiting_deadline = std::min(earliest_waiting_deadline, request.deadline);
+  queue->sequences.push_back(std::move(sequence));
+}
+
+Engine::Impl::Queue* Engine::Impl::QueueOf(int tenant, int priority) {
+  for (Queue& queue : waiting) {
+    if (queue.tenant == tenant && queue.priority == priority) return &queue;
+  }
+  waiting.push_back({tenant, priority});
+  return &waiting.back();
 }
 
 void Engine::Impl::Cancel(uint64_t id) {
@@ -102,19 +115,27 @@ void Engine::Impl::Expire() {
     Finish(sequence, FinishReason::kDeadline,
            absl::DeadlineExceededError("the request's deadline has passed"));
   };
-  for (int i : plan.expire_waiting) expire(waiting[i].get());
+  for (WaitingIndex index : plan.expire_waiting) expire(At(index));
   for (int i : plan.expire_running) expire(running[i].get());
 }
 
 void Engine::Impl::Admit() {
   first_admitted = running.size();
-  for (int i : plan.admit) {
-    Sequence* sequence = waiting[i].get();
+  for (WaitingIndex index : plan.admit) {
+    Queue& queue = waiting[index.flow];
+    Sequence* sequence = At(index);
+    queue.last_admission = step_time;
+    tenants.Charge(queue.tenant, sequence->cost());
     sequence->Admit(pool.get(), Now());
-    stats.queue_time.Observe(absl::ToDoubleSeconds(sequence->usage().queue_time));
+    admitted_after = sequence->usage().queue_time;
+    stats.queue_time.Observe(absl::ToDoubleSeconds(admitted_after));
     Touch(sequence);
-    running.push_back(std::move(waiting[i]));
+    running.push_back(std::move(queue.sequences[index.item]));
     sweep_waiting = true;
+  }
+  const int admitted = static_cast<int>(plan.admit.size());
+  for (const StepPlan::Overtaken& entry : plan.overtaken) {
+    waiting[entry.index.flow].items[entry.index.item].overtaken += admitted - entry.admitted_before;
   }
 }
 
@@ -246,6 +267,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
 
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
   by_id.erase(sequence->id());
+  tenants.Leave(sequence->tenant(), sequence->unused());
   sequence->Release(pool.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {
@@ -258,23 +280,34 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
 
 // Drops what has finished, and what has moved from `waiting` to `running`.
 void Engine::Impl::Sweep() {
-  if (sweep_waiting) {
-    size_t kept = 0;
-    earliest_waiting_deadline = absl::InfiniteFuture();
-    for (size_t i = 0; i < waiting.size(); ++i) {
-      if (waiting[i] == nullptr || waiting[i]->finished()) continue;
-      earliest_waiting_deadline = std::min(earliest_waiting_deadline, waiting_items[i].deadline);
-      if (kept != i) waiting[kept] = std::move(waiting[i]);
-      waiting_items[kept++] = waiting_items[i];
-    }
-    waiting.resize(kept);
-    waiting_items.resize(kept);
-  }
+  if (sweep_waiting) SweepWaiting();
   if (sweep_running) {
     const auto finished = [](const auto& sequence) { return sequence->finished(); };
     running.erase(std::remove_if(running.begin(), running.end(), finished), running.end());
   }
   sweep_waiting = sweep_running = false;
+}
+
+void Engine::Impl::SweepWaiting() {
+  earliest_waiting_deadline = absl::InfiniteFuture();
+  for (Queue& queue : waiting) {
+    size_t kept = 0;
+    for (size_t i = 0; i < queue.items.size(); ++i) {
+      std::unique_ptr<Sequence>& sequence = queue.sequences[i];
+      if (sequence == nullptr || sequence->finished()) continue;
+      earliest_waiting_deadline = std::min(earliest_waiting_deadline, queue.items[i].deadline);
+      if (kept != i) {
+        queue.sequences[kept] = std::move(sequence);
+        queue.items[kept] = queue.items[i];
+      }
+      ++kept;
+    }
+    queue.sequences.resize(kept);
+    queue.items.resize(kept);
+  }
+  waiting.erase(std::remove_if(waiting.begin(), waiting.end(),
+                               [](const Queue& queue) { return queue.items.empty(); }),
+                waiting.end());
 }
 
 void Engine::Impl::PublishStats() {
@@ -297,7 +330,13 @@ void Engine::Impl::PublishStats() {
 
   MutexLock lock(&mutex);
   busy = !waiting.empty() || !running.empty() || num_flights > 0;
-  waiting_count = static_cast<int>(inbox.size() + waiting.size());
+  waiting_count = static_cast<int>(inbox.size());
+  last_wait = admitted_after;
+  oldest_arrival = absl::InfiniteFuture();
+  for (const Queue& queue : waiting) {
+    waiting_count += static_cast<int>(queue.items.size());
+    oldest_arrival = std::min(oldest_arrival, queue.items.front().arrived);
+  }
   published = stats;
   has_work.store(busy || !inbox.empty());
   steps_taken.store(stats.steps);

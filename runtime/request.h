@@ -145,7 +145,9 @@ struct Request {
   StopParams stop;
   float cg_tolerance = 1e-4f;  // Range [1e-7, 0.1].
   int cg_max_steps = 64;       // Range [1, 1024].
-  int priority = 0;            // Higher runs first; equal: first come, first served.
+  int priority = 0;            // Higher runs first, but waiting counts: see scheduler.h.
+  std::string tenant;          // Who takes turns with the others; all that is empty is one.
+  double tenant_weight = 1;    // Its share beside that of others. Above 0.
   absl::Time deadline = absl::InfiniteFuture();  // By the clock of Engine::Step().
   std::shared_ptr<Outbox> outbox;
 };

@@ -1,6 +1,7 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -26,32 +27,137 @@ void Expire(const ScheduleInput& input, StepPlan* plan) {
     if (input.running[i].deadline <= input.now) plan->expire_running.push_back(i);
   }
   if (input.now < input.earliest_waiting_deadline) return;
-  for (size_t i = 0; i < input.waiting.size(); ++i) {
-    if (input.waiting[i].deadline <= input.now) plan->expire_waiting.push_back(i);
+  for (size_t f = 0; f < input.flows.size(); ++f) {
+    const absl::Span<const WaitingItem> waiting = input.flows[f].waiting;
+    for (size_t i = 0; i < waiting.size(); ++i) {
+      if (waiting[i].deadline > input.now) continue;
+      plan->expire_waiting.push_back({static_cast<int>(f), static_cast<int>(i)});
+    }
   }
 }
 
-// The parts of what expires in this step are free in the next.
-void Admit(const ScheduleInput& input, StepPlan* plan) {
-  plan->free.slots = input.free->slots;
-  plan->free.tails = input.free->tails;
-  plan->free.pages.assign(input.free->pages.begin(), input.free->pages.end());
-  const int places = input.max_running - static_cast<int>(input.running.size());
-  for (size_t i = 0; i < input.waiting.size(); ++i) {
-    const WaitingItem& item = input.waiting[i];
-    if (item.deadline <= input.now) continue;
-    if (static_cast<int>(plan->admit.size()) >= places) {
-      plan->blocked = Blocked::kMaxRunning;
-      break;
-    }
-    if (!Fits(*item.need, plan->free)) {
-      plan->blocked = Blocked::kMemory;
-      break;
-    }
-    Subtract(*item.need, &plan->free);
-    plan->admit.push_back(i);
-  }
+const WaitingItem& At(const ScheduleInput& input, WaitingIndex index) {
+  return input.flows[index.flow].waiting[index.item];
 }
+
+// Admission, one request at a time.
+class Admission {
+ public:
+  // The parts of what expires in this step are free in the next.
+  Admission(const ScheduleInput& input, StepPlan* plan) : input_(input), plan_(plan) {
+    plan->free.slots = input.free->slots;
+    plan->free.tails = input.free->tails;
+    plan->free.pages.assign(input.free->pages.begin(), input.free->pages.end());
+    plan->flows.clear();
+    for (const Flow& flow : input.flows) plan->flows.push_back({0, flow.last_admission});
+    plan->served.clear();
+    for (const TenantShare& tenant : input.tenants) plan->served.push_back(tenant.served);
+  }
+
+  void Run() {
+    const int places = std::min<int>(input_.max_running - static_cast<int>(input_.running.size()),
+                                     plan_->free.tails);
+    while (NumAdmitted() < places && !SomebodyHasWaitedEnough() &&
+           plan_->overtaken.size() < kMaxPassedOver) {
+      const int flow = NextFlow();
+      if (flow < 0) break;
+      const WaitingIndex index = {flow, plan_->flows[flow].next++};
+      const WaitingItem& item = At(input_, index);
+      if (item.deadline <= input_.now) continue;
+      if (Fits(*item.need, plan_->free)) {
+        Admit(index);
+        continue;
+      }
+      plan_->blocked = Blocked::kMemory;
+      if (item.overtaken >= kMaxOvertaken) break;
+      plan_->overtaken.push_back({index, NumAdmitted()});
+    }
+    if (plan_->blocked == Blocked::kNothing && SomebodyWaits()) {
+      const bool full =
+          NumAdmitted() + static_cast<int>(input_.running.size()) >= input_.max_running;
+      plan_->blocked = full ? Blocked::kMaxRunning : Blocked::kMemory;
+    }
+    while (!plan_->overtaken.empty() && plan_->overtaken.back().admitted_before == NumAdmitted()) {
+      plan_->overtaken.pop_back();
+    }
+  }
+
+ private:
+  int NumAdmitted() const { return static_cast<int>(plan_->admit.size()); }
+
+  bool Waits(size_t flow) const {
+    return plan_->flows[flow].next < static_cast<int>(input_.flows[flow].waiting.size());
+  }
+
+  // Of those that have not expired, beside those that were passed over.
+  bool SomebodyWaits() {
+    for (int flow = NextFlow(); flow >= 0; flow = NextFlow()) {
+      if (First(flow).deadline > input_.now) return true;
+      ++plan_->flows[flow].next;
+    }
+    return false;
+  }
+
+  const WaitingItem& First(size_t flow) const {
+    return input_.flows[flow].waiting[plan_->flows[flow].next];
+  }
+
+  // The priority that the flow has by now.
+  int64_t Level(size_t flow) const {
+    const absl::Time since = std::max(First(flow).arrived, plan_->flows[flow].last_admission);
+    absl::Duration rest;
+    const int64_t gained = absl::IDivDuration(input_.now - since, input_.priority_step, &rest);
+    return input_.flows[flow].priority + std::clamp<int64_t>(gained, 0, int64_t{1} << 32);
+  }
+
+  // Whose first comes next; -1: nothing waits.
+  int NextFlow() const {
+    // Of equal levels the lower priority: it has waited longer.
+    int64_t best_level = std::numeric_limits<int64_t>::min();
+    int priority = 0;
+    for (size_t f = 0; f < input_.flows.size(); ++f) {
+      if (!Waits(f)) continue;
+      const int64_t level = Level(f);
+      if (level < best_level || (level == best_level && input_.flows[f].priority >= priority)) {
+        continue;
+      }
+      best_level = level;
+      priority = input_.flows[f].priority;
+    }
+    int best = -1;
+    for (size_t f = 0; f < input_.flows.size(); ++f) {
+      if (!Waits(f) || input_.flows[f].priority != priority) continue;
+      if (best < 0 || HasTurnBefore(f, best)) best = static_cast<int>(f);
+    }
+    return best;
+  }
+
+  bool HasTurnBefore(size_t a, size_t b) const {
+    const double served_a = plan_->served[input_.flows[a].tenant];
+    const double served_b = plan_->served[input_.flows[b].tenant];
+    return served_a != served_b ? served_a < served_b : First(a).arrival < First(b).arrival;
+  }
+
+  void Admit(WaitingIndex index) {
+    const WaitingItem& item = At(input_, index);
+    const int tenant = input_.flows[index.flow].tenant;
+    Subtract(*item.need, &plan_->free);
+    plan_->flows[index.flow].last_admission = input_.now;
+    plan_->served[tenant] += static_cast<double>(item.cost) / input_.tenants[tenant].weight;
+    plan_->admit.push_back(index);
+  }
+
+  // Whether one more admission would be one too many for somebody who was passed over.
+  bool SomebodyHasWaitedEnough() const {
+    return std::any_of(plan_->overtaken.begin(), plan_->overtaken.end(), [&](const auto& entry) {
+      const int now = NumAdmitted() - entry.admitted_before;
+      return At(input_, entry.index).overtaken + now >= kMaxOvertaken;
+    });
+  }
+
+  const ScheduleInput& input_;
+  StepPlan* const plan_;
+};
 
 // Tokens of a prompt piece. Pieces end at block boundaries or the prompt's end, since blocks are
 // what the kernels compute at once; only a piece that would otherwise be empty, and that
@@ -63,11 +169,50 @@ int PieceTokens(int position, int left, int budget, bool must_move) {
   return must_move ? budget : 0;
 }
 
+// Gives a prompt what it can use of `tokens`; returns how many.
+int Give(StepPlan::Prompt* prompt, int tokens, bool must_move = false) {
+  const int given = PieceTokens(prompt->position + prompt->tokens, prompt->left - prompt->tokens,
+                                tokens, must_move);
+  prompt->tokens += given;
+  return given;
+}
+
+// plan->prompts: in order of admission.
+void SharePrompts(const ScheduleInput& input, int budget, StepPlan* plan) {
+  if (plan->prompts.empty() || budget == 0) return;
+  budget -= Give(&plan->prompts.front(), std::min<int>(budget, kBlockTokens), /*must_move=*/true);
+  std::sort(
+      plan->prompts.begin(), plan->prompts.end(),
+      [](const StepPlan::Prompt& a, const StepPlan::Prompt& b) { return a.rank.Before(b.rank); });
+  double weights = 0;
+  plan->shares.assign(input.tenants.size(), -1);
+  for (const StepPlan::Prompt& prompt : plan->prompts) {
+    if (plan->shares[prompt.tenant] == 0) continue;
+    plan->shares[prompt.tenant] = 0;
+    weights += input.tenants[prompt.tenant].weight;
+  }
+  for (size_t t = 0; t < plan->shares.size(); ++t) {
+    if (plan->shares[t] < 0) continue;
+    plan->shares[t] = static_cast<int>(budget * (input.tenants[t].weight / weights));
+  }
+  for (StepPlan::Prompt& prompt : plan->prompts) {
+    const int given = Give(&prompt, std::min(budget, plan->shares[prompt.tenant]));
+    plan->shares[prompt.tenant] -= given;
+    budget -= given;
+  }
+  for (StepPlan::Prompt& prompt : plan->prompts) budget -= Give(&prompt, budget);
+  for (const StepPlan::Prompt& prompt : plan->prompts) {
+    if (prompt.tokens == 0) continue;
+    plan->pieces.push_back({prompt.admitted, prompt.index, prompt.tokens});
+  }
+}
+
 }  // namespace
 
 void StepPlan::Reserve(int max_running, int page_classes) {
   expire_running.reserve(max_running);
   admit.reserve(max_running);
+  overtaken.reserve(kMaxPassedOver);
   pieces.reserve(max_running);
   prompts.reserve(max_running);
   free.pages.reserve(page_classes);
@@ -79,10 +224,11 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   plan->expire_running.clear();
   plan->admit.clear();
   plan->blocked = Blocked::kNothing;
+  plan->overtaken.clear();
   plan->pieces.clear();
   plan->prompts.clear();
   Expire(input, plan);
-  Admit(input, plan);
+  Admission(input, plan).Run();
 
   int budget = input.max_batch_tokens;
   for (size_t i = 0; i < input.running.size(); ++i) {
@@ -90,28 +236,25 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
     const int index = static_cast<int>(i);
     if (item.deadline <= input.now || item.complete) continue;
     if (item.prompt_left > 0) {
-      plan->prompts.push_back({item.rank, item.position, item.prompt_left, false, index});
+      plan->prompts.push_back(
+          {item.rank, item.tenant, item.position, item.prompt_left, false, index, 0});
     } else {
       plan->pieces.push_back({false, index, 1});
       --budget;
     }
   }
   for (size_t i = 0; i < plan->admit.size(); ++i) {
-    const WaitingItem& item = input.waiting[plan->admit[i]];
-    plan->prompts.push_back({item.rank, 0, item.prompt_tokens, true, static_cast<int>(i)});
+    const WaitingItem& item = At(input, plan->admit[i]);
+    const Flow& flow = input.flows[plan->admit[i].flow];
+    plan->prompts.push_back({{flow.priority, item.arrival},
+                             flow.tenant,
+                             0,
+                             item.prompt_tokens,
+                             true,
+                             static_cast<int>(i),
+                             0});
   }
-  std::sort(
-      plan->prompts.begin(), plan->prompts.end(),
-      [](const StepPlan::Prompt& a, const StepPlan::Prompt& b) { return a.rank.Before(b.rank); });
-  bool moved = false;
-  for (const StepPlan::Prompt& prompt : plan->prompts) {
-    if (budget == 0) break;
-    const int tokens = PieceTokens(prompt.position, prompt.left, budget, !moved);
-    if (tokens == 0) continue;
-    plan->pieces.push_back({prompt.admitted, prompt.index, tokens});
-    budget -= tokens;
-    moved = true;
-  }
+  SharePrompts(input, budget, plan);
 }
 
 }  // namespace packrat

@@ -1,17 +1,23 @@
 // What a step does, as a pure function of the queues, the pool's free parts and the time.
 //
-// The rules:
-//  - Order: higher priority first; within a priority first come, first served. Only this order
-//    counts: the first that waits is admitted as soon as all that it may need is free, and while it
-//    is not, nobody behind it is admitted. A large request at the head therefore waits for running
-//    sequences to end, but is never overtaken by small ones of the same or a lower priority; the
-//    price is memory that stays unused until it fits. Lower priorities may starve while higher ones
-//    keep coming: that is what priorities mean.
+// Requests wait in flows: those of one tenant and one priority, first come, first served. The
+// rules:
+//  - Higher priority first, but waiting counts: a flow gains one level of priority for each
+//    `priority_step` that it has been passed over, that is since its last admission or since its
+//    first request came, whichever is later. So a flow that is d levels below one that never ends
+//    is admitted from once in d * priority_step, however long the other goes on.
+//  - Among flows of one priority, tenants take turns: next is the tenant that has been served least
+//    for its weight. What counts is prompt tokens and the output that was asked for, less what was
+//    not used (see Tenants). One tenant's flood thus costs the others no more than one request of
+//    the same size would.
+//  - What does not fit yet is passed over, but only by kMaxOvertaken admissions; then nobody is
+//    admitted until it fits. So a large request neither keeps memory idle for long nor starves.
 //  - Admission takes everything that a sequence may need to its end, so what runs cannot fail for
 //    memory and is never evicted.
 //  - Every decoding sequence gets its token in every step. What is left of the token budget goes to
-//    prompts, in the order above, so a long prompt never makes decoding wait for more than one
-//    step of the budget's size.
+//    prompts, so a long prompt never makes decoding wait for more than one step of the budget's
+//    size: the one that was admitted first moves in any case, then each tenant gets its share by
+//    weight, in order of priority and arrival, and what is left over goes by that order alone.
 //  - A request whose deadline has come is expired, waiting or running.
 #ifndef PACKRAT_RUNTIME_SCHEDULER_H_
 #define PACKRAT_RUNTIME_SCHEDULER_H_
@@ -25,7 +31,12 @@
 
 namespace packrat {
 
-// A place in the order: higher priority first, then lower arrival number.
+// How many requests may be admitted past one that does not fit.
+inline constexpr int kMaxOvertaken = 16;
+// Of those that do not fit, so many are looked past in one step.
+inline constexpr int kMaxPassedOver = 64;
+
+// A place in the order of what runs: higher priority first, then lower arrival number.
 struct Rank {
   int priority = 0;
   uint64_t arrival = 0;
@@ -35,14 +46,31 @@ struct Rank {
 };
 
 struct WaitingItem {
-  Rank rank;
+  uint64_t arrival;  // Its number in the order of arrival.
+  absl::Time arrived;
   absl::Time deadline;
   int prompt_tokens;
+  int64_t cost;  // Tokens that its tenant is charged with: prompt and output.
   const PartCounts* need;
+  int overtaken = 0;  // Admissions past it while it did not fit.
+};
+
+// What waits of one tenant at one priority, in order of arrival. Not empty.
+struct Flow {
+  int tenant;  // Index into ScheduleInput::tenants.
+  int priority;
+  absl::Time last_admission = absl::InfinitePast();
+  absl::Span<const WaitingItem> waiting;
+};
+
+struct TenantShare {
+  double weight = 1;  // Above 0.
+  double served = 0;  // Tokens charged, by weight. Only differences between tenants count.
 };
 
 struct RunningItem {
   Rank rank;
+  int tenant;  // Index into ScheduleInput::tenants.
   absl::Time deadline;
   int position;           // Tokens that its state holds once all that was started is done.
   int prompt_left;        // Prompt tokens not yet started; 0: it decodes.
@@ -50,11 +78,13 @@ struct RunningItem {
 };
 
 struct ScheduleInput {
-  absl::Span<const WaitingItem> waiting;  // In order of rank.
-  absl::Span<const RunningItem> running;  // In any order.
+  absl::Span<const Flow> flows;  // In any order; one for a tenant and a priority.
+  absl::Span<const TenantShare> tenants;
+  absl::Span<const RunningItem> running;  // In order of admission.
   const PartCounts* free = nullptr;
   int max_running = 0;
-  int max_batch_tokens = 0;  // At least max_running.
+  int max_batch_tokens = 0;                                // At least max_running.
+  absl::Duration priority_step = absl::Milliseconds(200);  // Above 0.
   absl::Time now;
   // No waiting deadline is earlier; spares looking at all of a long queue in every step.
   absl::Time earliest_waiting_deadline = absl::InfinitePast();
@@ -62,6 +92,12 @@ struct ScheduleInput {
 
 // Why the first that waits is not admitted: the batch is full, or there is no memory for its state.
 enum class Blocked { kNothing, kMaxRunning, kMemory };
+
+// A request that waits.
+struct WaitingIndex {
+  int flow;  // Into ScheduleInput::flows.
+  int item;  // Into its `waiting`.
+};
 
 // A piece of a sequence's text to compute: a decoding token or prompt tokens.
 struct Piece {
@@ -72,20 +108,35 @@ struct Piece {
 
 // Reuse one plan, so that planning allocates nothing in the long run.
 struct StepPlan {
-  std::vector<int> expire_waiting;  // Indices into waiting, ascending.
-  std::vector<int> expire_running;  // Indices into running, ascending.
-  std::vector<int> admit;           // Indices into waiting, ascending.
-  std::vector<Piece> pieces;        // Decoding first.
+  std::vector<WaitingIndex> expire_waiting;  // Flow by flow, ascending.
+  std::vector<int> expire_running;           // Indices into running, ascending.
+  std::vector<WaitingIndex> admit;           // In order of admission.
+  struct Overtaken {
+    WaitingIndex index;
+    int admitted_before;  // Of `admit`: what comes after overtakes it.
+  };
+  std::vector<Overtaken> overtaken;  // What did not fit where something was admitted past it.
+  std::vector<Piece> pieces;         // Decoding first.
   Blocked blocked = Blocked::kNothing;
 
+  // Scratch.
+  struct FlowState {
+    int next;  // Into its `waiting`: the first that is neither admitted nor passed over.
+    absl::Time last_admission;
+  };
+  std::vector<FlowState> flows;
+  std::vector<double> served;  // By tenant.
   struct Prompt {
     Rank rank;
+    int tenant;
     int position, left;
     bool admitted;
     int index;
+    int tokens;  // Given so far.
   };
-  std::vector<Prompt> prompts;  // Scratch.
-  PartCounts free;              // Scratch.
+  std::vector<Prompt> prompts;
+  std::vector<int> shares;  // By tenant: tokens of the budget.
+  PartCounts free;
 
   void Reserve(int max_running, int page_classes);
 };

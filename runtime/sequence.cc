@@ -66,6 +66,11 @@ int Sequence::PromptLeft() const {
   return std::max(0, static_cast<int>(request_.prompt.size()) - position_);
 }
 
+int64_t Sequence::unused() const {
+  if (!admitted_) return 0;
+  return cost() - (usage_.prompt_tokens - PromptLeft()) - usage_.completion_tokens;
+}
+
 Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
                          std::vector<SamplingRow>* rows) {
   Span span;
@@ -143,15 +148,23 @@ void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) 
   request_.outbox->Close({reason, std::move(status), usage_});
 }
 
-WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now) {
+WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
   submitted_ = last_progress_ = std::min(submitted_, now);
   rank_ = {request_.priority, arrival};
-  return {rank_, request_.deadline, static_cast<int>(request_.prompt.size()), &need_};
+  tenant_ = tenant;
+  WaitingItem item;
+  item.arrival = arrival;
+  item.arrived = submitted_;
+  item.deadline = request_.deadline;
+  item.prompt_tokens = usage_.prompt_tokens;
+  item.cost = cost();
+  item.need = &need_;
+  return item;
 }
 
 RunningItem Sequence::AsRunning() const {
   const bool complete = StartedTokens() == request_.stop.max_tokens;
-  return {rank_, request_.deadline, position_, PromptLeft(), complete};
+  return {rank_, tenant_, request_.deadline, position_, PromptLeft(), complete};
 }
 
 }  // namespace packrat

@@ -49,9 +49,10 @@ class Sequence {
   // Closes the outbox. Parts are given back before.
   void Finish(FinishReason reason, absl::Status status, absl::Time now);
 
-  // `arrival`: its number in the order of arrival. `now`: the engine's, which may be a little behind
-  // the time of submission; it is the same clock from here on, so that no duration is negative.
-  WaitingItem AsWaiting(uint64_t arrival, absl::Time now);
+  // `arrival`: its number in the order of arrival. `now`: the engine's, which may be a little
+  // behind the time of submission; it is the same clock from here on, so that no duration is
+  // negative. `tenant`: by its number in Tenants.
+  WaitingItem AsWaiting(uint64_t arrival, absl::Time now, int tenant);
   RunningItem AsRunning() const;
 
   uint64_t id() const { return request_.id; }
@@ -60,6 +61,11 @@ class Sequence {
   const Usage& usage() const { return usage_; }
   // When its latest token came; before the first one, when it was submitted.
   absl::Time last_progress() const { return last_progress_; }
+  const Request& request() const { return request_; }
+  int tenant() const { return tenant_; }
+  // What its tenant is charged with at admission, and what of it was not needed in the end.
+  int64_t cost() const { return int64_t{usage_.prompt_tokens} + request_.stop.max_tokens; }
+  int64_t unused() const;
   bool decoding() const { return PromptLeft() == 0; }
   const PartCounts& need() const { return need_; }
   const std::shared_ptr<Outbox>& outbox() const { return request_.outbox; }
@@ -87,6 +93,7 @@ class Sequence {
   std::vector<PageTable> page_tables_;       // Views of pages_.
 
   Rank rank_;
+  int tenant_ = -1;
   int position_ = 0;  // Tokens that the state holds when all that was started is done.
   int32_t last_token_ = -1;
   int awaited_ = 0;   // Tokens that started spans sample and that have not come.

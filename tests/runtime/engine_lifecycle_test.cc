@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
+#include "runtime/retry_after.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/engine_fixture.h"
 #include "tests/runtime/fake_model.h"
@@ -141,6 +142,32 @@ TEST_F(EngineLifecycleTest, QueueIsBounded) {
   EXPECT_TRUE(absl::IsResourceExhausted(SubmitStatus(c[5].Make(5, RandomPrompt(&random_, 4), 30))));
   RunUntilIdle();
   ExpectAllFree();
+}
+
+// A tenth of what the queue takes: of the last that got through it, or of the one that waits now.
+TEST_F(EngineLifecycleTest, AFullQueueSaysWhenToComeAgain) {
+  EngineOptions options = Small();
+  options.max_queue = 1;
+  options.max_running = 1;
+  Start(options);
+  std::vector<Consumer> c(6);
+  const auto refused = [&](int i) {
+    const absl::Status status = SubmitStatus(c[i].Make(i, RandomPrompt(&random_, 4), 3));
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    return RetryAfter(status);
+  };
+  Submit(c[0].Make(0, RandomPrompt(&random_, 4), 3));
+  EXPECT_EQ(refused(1), kShortestRetryAfter);
+  Step();
+  Submit(c[2].Make(2, RandomPrompt(&random_, 4), 3));
+  Step();  // The engine has seen it.
+  now_ += absl::Seconds(40);
+  EXPECT_NEAR(absl::ToDoubleSeconds(refused(3)), 4, 0.1);
+  for (int i = 0; i < 3; ++i) Step();
+  EXPECT_EQ(engine_->stats().waiting, 0);
+  Submit(c[4].Make(4, RandomPrompt(&random_, 4), 3));
+  EXPECT_NEAR(absl::ToDoubleSeconds(refused(5)), 4, 0.1);
+  RunUntilIdle();
 }
 
 // What comes while a step runs counts at once.

@@ -68,14 +68,23 @@ TEST(ValidateRequest, EveryBoundIsNamedWithItsRange) {
        "repetition_penalty must be in (0, 10], got 0"},
       {[](R r) { r->sampling.repetition_penalty = kNan; },
        "repetition_penalty must be in (0, 10], got nan"},
+      {[](R r) { r->sampling.repetition_penalty = 11; },
+       "repetition_penalty must be in (0, 10], got 11"},
+      {[](R r) { r->sampling.presence_penalty = 11; },
+       "presence_penalty must be in [-10, 10], got 11"},
       {[](R r) { r->sampling.presence_penalty = -11; },
        "presence_penalty must be in [-10, 10], got -11"},
       {[](R r) { r->sampling.frequency_penalty = 11; },
        "frequency_penalty must be in [-10, 10], got 11"},
-      {[](R r) { r->sampling.presence_penalty = 11; },
-       "presence_penalty must be in [-10, 10], got 11"},
       {[](R r) { r->sampling.frequency_penalty = -11; },
        "frequency_penalty must be in [-10, 10], got -11"},
+      {[](R r) {
+         r->sampling.logit_bias = {{5, -1001}};
+       },
+       "logit_bias of token 5 must be in [-1000, 1000], got -1001"},
+      {[](R r) { r->sampling.temperature = 101; }, "temperature must be in [0, 100], got 101"},
+      {[](R r) { r->sampling.min_p = -0.5f; }, "min_p must be in [0, 1), got -0.5"},
+      {[](R r) { r->cg_tolerance = 0.2f; }, "cg_tolerance must be in [1e-07, 0.1], got 0.2"},
       {[](R r) { r->sampling.num_logprobs = 21; }, "num_logprobs must be in [-1, 20], got 21"},
       {[](R r) { r->sampling.num_logprobs = -2; }, "num_logprobs must be in [-1, 20], got -2"},
       {[](R r) {
@@ -159,6 +168,8 @@ TEST(ValidateRequest, TheEndsOfEveryRangePass) {
               r->stop.max_tokens = 63;
               r->sampling.temperature = 100;
               r->sampling.repetition_penalty = 10;
+              r->sampling.presence_penalty = 10;
+              r->sampling.frequency_penalty = -10;
               r->cg_tolerance = 0.1f;
               r->cg_max_steps = 1024;
               r->sampling.allowed_ids = {2};  // min_tokens 0: the end id alone is enough.

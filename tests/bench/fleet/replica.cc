@@ -1,6 +1,7 @@
 #include "tests/bench/fleet/replica.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "kernels/check.h"
@@ -27,33 +28,49 @@ bool Replica::Submit(std::unique_ptr<SimulatedCall> call) {
   const int computed = TakeCached(call->conversation) ? call->prompt_tokens - call->known_tokens
                                                       : call->prompt_tokens;
   call->computed_prompt = std::max(1, computed);
-  waiting_.push_back(
-      {{0, next_arrival_++}, absl::InfiniteFuture(), call->computed_prompt, &call->need});
+  WaitingItem item;
+  item.arrival = next_arrival_++;
+  item.arrived = absl::UnixEpoch() + absl::Seconds(call->arrived);
+  item.deadline = absl::InfiniteFuture();
+  item.prompt_tokens = call->computed_prompt;
+  item.cost = call->computed_prompt + call->reply_tokens;
+  item.need = &call->need;
+  waiting_.push_back(item);
   waiting_calls_.push_back(std::move(call));
   return true;
 }
 
 // Moves what the plan admits from the queue to the running calls, in the plan's order.
 void Replica::Admit(double now, FleetCounts* counts) {
-  for (const int i : plan_.admit) {
-    std::unique_ptr<SimulatedCall>& call = waiting_calls_[i];
+  const int admitted = static_cast<int>(plan_.admit.size());
+  for (const StepPlan::Overtaken& entry : plan_.overtaken) {
+    waiting_[entry.index.item].overtaken += admitted - entry.admitted_before;
+  }
+  for (const WaitingIndex index : plan_.admit) {
+    const WaitingItem& item = waiting_[index.item];
+    std::unique_ptr<SimulatedCall>& call = waiting_calls_[index.item];
     counts->wait.Add(now - call->arrived);
     counts->prompt_tokens += call->computed_prompt;
     counts->cached_tokens += call->prompt_tokens - call->computed_prompt;
     AddTo(call->need, -1, &free_);
-    running_.push_back({waiting_[i].rank, waiting_[i].deadline, 0, call->computed_prompt});
+    running_.push_back({{0, item.arrival}, 0, item.deadline, 0, call->computed_prompt});
     running_calls_.push_back(std::move(call));
   }
   for (auto i = plan_.admit.rbegin(); i != plan_.admit.rend(); ++i) {
-    waiting_.erase(waiting_.begin() + *i);
-    waiting_calls_.erase(waiting_calls_.begin() + *i);
+    waiting_.erase(waiting_.begin() + i->item);
+    waiting_calls_.erase(waiting_calls_.begin() + i->item);
   }
 }
 
 void Replica::StartStep(double now, FleetCounts* counts) {
   PACKRAT_CHECK(!in_step());
   ScheduleInput input;
-  input.waiting = waiting_;
+  // All are of one tenant and one priority.
+  const TenantShare tenant;
+  Flow flow = {/*tenant=*/0, /*priority=*/0};
+  flow.waiting = waiting_;
+  input.tenants = {&tenant, 1};
+  input.flows = {&flow, waiting_.empty() ? size_t{0} : size_t{1}};
   input.running = running_;
   input.free = &free_;
   input.max_running = options_.max_running;
@@ -116,10 +133,8 @@ void Replica::EndStep(FleetCounts* counts, std::vector<std::unique_ptr<Simulated
     AddTo(running_calls_[i]->need, 1, &free_);
     Keep(running_calls_[i]->conversation);
     ended->push_back(std::move(running_calls_[i]));
-    running_calls_[i] = std::move(running_calls_.back());
-    running_calls_.pop_back();
-    running_[i] = running_.back();
-    running_.pop_back();
+    running_calls_.erase(running_calls_.begin() + static_cast<std::ptrdiff_t>(i));
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
   }
   step_end_ = -1;
 }

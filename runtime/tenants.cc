@@ -1,0 +1,51 @@
+#include "runtime/tenants.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+
+namespace packrat {
+
+int Tenants::Join(const std::string& name, double weight) {
+  PACKRAT_CHECK(weight > 0);
+  const auto found = index_.find(name);
+  const int tenant = found != index_.end() ? found->second : Add(name);
+  TenantShare& share = shares_[tenant];
+  share.weight = weight;
+  if (accounts_[tenant].requests++ == 0) share.served = std::max(share.served, now_);
+  return tenant;
+}
+
+int Tenants::Add(const std::string& name) {
+  // The place of one that is idle and has nothing to pay for, if there is any: its account says
+  // nothing that a new one would not.
+  size_t place = 0;
+  while (place < accounts_.size() &&
+         (accounts_[place].requests > 0 || shares_[place].served > now_)) {
+    ++place;
+  }
+  if (place == accounts_.size()) {
+    accounts_.emplace_back();
+    shares_.emplace_back();
+  } else {
+    index_.erase(accounts_[place].name);
+  }
+  accounts_[place] = {name, 0};
+  shares_[place] = TenantShare();
+  index_.emplace(name, static_cast<int>(place));
+  return static_cast<int>(place);
+}
+
+void Tenants::Charge(int tenant, int64_t tokens) {
+  TenantShare& share = shares_[tenant];
+  now_ = std::max(now_, share.served);
+  share.served += static_cast<double>(tokens) / share.weight;
+}
+
+void Tenants::Leave(int tenant, int64_t unused) {
+  PACKRAT_CHECK(accounts_[tenant].requests > 0, "a tenant without requests") << tenant;
+  --accounts_[tenant].requests;
+  shares_[tenant].served -= static_cast<double>(unused) / shares_[tenant].weight;
+}
+
+}  // namespace packrat

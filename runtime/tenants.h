@@ -1,0 +1,46 @@
+// The accounts of tenants: who has been served how much. Start-time fair queueing: a tenant is
+// charged when a request of its is admitted, and who comes back from having nothing to do starts
+// where the others stand, so that idleness earns no credit.
+#ifndef PACKRAT_RUNTIME_TENANTS_H_
+#define PACKRAT_RUNTIME_TENANTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+#include "runtime/scheduler.h"
+
+namespace packrat {
+
+class Tenants {
+ public:
+  // A request has come: the index of its tenant, which is new or known by its name. `weight`, above
+  // 0, counts from here on.
+  int Join(const std::string& name, double weight);
+  // It has been admitted, which is charged with `tokens`.
+  void Charge(int tenant, int64_t tokens);
+  // It is over, and `unused` of the tokens were not needed. (0 if it was never charged.) The index
+  // may become that of another tenant once all of its requests are over.
+  void Leave(int tenant, int64_t unused);
+
+  // By index; places of tenants that have gone included.
+  absl::Span<const TenantShare> shares() const { return shares_; }
+
+ private:
+  struct Account {
+    std::string name;
+    int requests = 0;  // Waiting or running.
+  };
+  int Add(const std::string& name);
+
+  std::vector<Account> accounts_;
+  std::vector<TenantShare> shares_;  // Parallel.
+  absl::flat_hash_map<std::string, int> index_;
+  double now_ = 0;  // What whoever was admitted last had been served before.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_TENANTS_H_

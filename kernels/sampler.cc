@@ -64,17 +64,23 @@ absl::Status ToStatus(SampledToken::Status status) {
 }
 
 Sampler::Sampler(int max_ids)
-    : values_(max_ids), weights_(max_ids), list_(max_ids), scratch_(TopKScratch(max_ids)) {
+    : max_ids_(max_ids),
+      values_(new float[max_ids]),
+      weights_(new float[max_ids]),
+      list_(new IndexedValue[max_ids]),
+      scratch_(new IndexedValue[TopKScratch(max_ids)]),
+      sums_(new double[PickSums(max_ids)]) {
   PACKRAT_CHECK(max_ids >= 1);
 }
 
 size_t Sampler::Bytes(int max_ids) {
-  return max_ids * (2 * sizeof(float) + sizeof(IndexedValue)) +
-         TopKScratch(max_ids) * sizeof(IndexedValue);
+  const auto ids = static_cast<size_t>(max_ids);
+  return ids * (2 * sizeof(float) + sizeof(IndexedValue)) +
+         TopKScratch(max_ids) * sizeof(IndexedValue) + PickSums(max_ids) * sizeof(double);
 }
 
 void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {
-  PACKRAT_CHECK(row.num_ids >= 1 && row.num_ids <= static_cast<int>(values_.size()));
+  PACKRAT_CHECK(row.num_ids >= 1 && row.num_ids <= max_ids_);
   sampled->status = SampledToken::Status::kNotFinite;
   if (!AllFinite(logits, row.num_ids)) return;
   for (const auto& [id, bias] : row.logit_bias) logits[id] += bias;
@@ -84,7 +90,7 @@ void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sample
 
   Candidates all{logits, row.num_ids, nullptr};
   if (row.allow_list) {
-    all = {values_.data(), static_cast<int>(row.allowed.size()), row.allowed.data()};
+    all = {values_.get(), static_cast<int>(row.allowed.size()), row.allowed.data()};
     for (int i = 0; i < all.n; ++i) values_[i] = logits[all.ids[i]];
   }
   const IndexedValue best = all.n > 0 ? ArgMax(all.x, all.n) : IndexedValue{0, kExcluded};
@@ -104,8 +110,8 @@ int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedVal
                        double uniform) {
   const float scale = TemperatureScale(row.temperature);
   if (row.top_k > 0 && row.top_k < all.n) {
-    const IndexedValue cut = TopKCut(all.x, all.n, row.top_k, scratch_.data());
-    const int n = GatherFromCut(all.x, all.n, cut, list_.data());
+    const IndexedValue cut = TopKCut(all.x, all.n, row.top_k, scratch_.get());
+    const int n = GatherFromCut(all.x, all.n, cut, list_.get());
     double mass = 0;
     for (int i = 0; i < n; ++i) {
       list_[i].value = ExpNonPositive((list_[i].value - best.value) * scale);
@@ -113,26 +119,35 @@ int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedVal
     }
     return DrawFromList(row, n, mass, uniform);
   }
-  const double mass = ExpSum(all.x, all.n, best.value, scale, weights_.data());
+  const double mass = ExpSum(all.x, all.n, best.value, scale, weights_.get());
   if (row.top_p >= 1.0f && row.min_p <= 0.0f) {
-    return PickByMass(weights_.data(), all.n, uniform * mass);
+    return PickByMass(weights_.get(), all.n, uniform * mass);
   }
-  // Only what may survive goes on the list. All tokens below (1 - top_p) * mass / n together weigh
-  // less than the mass that top-p drops, so none of them is in the nucleus (the factor is for
-  // rounding).
-  const float bar =
-      row.top_p < 1.0f ? static_cast<float>((1.0 - row.top_p) * mass / all.n * 0.999) : row.min_p;
-  const IndexedValue cut{std::numeric_limits<int32_t>::max(), bar};
-  return DrawFromList(row, GatherFromCut(weights_.data(), all.n, cut, list_.data()), mass, uniform);
+  if (row.top_p >= 1.0f) {
+    const IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
+    return DrawFromList(row, GatherFromCut(weights_.get(), all.n, cut, list_.get()), mass, uniform);
+  }
+  return DrawFromWeights(row, all.n, mass, uniform);
+}
+
+// weights_[0, n): all candidates, of the `mass` that top-p, which is on, is a share of.
+int Sampler::DrawFromWeights(const SamplingRow& row, int n, double mass, double uniform) {
+  IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
+  const IndexedValue nucleus =
+      TopMassCut(weights_.get(), n, static_cast<double>(row.top_p) * mass, scratch_.get());
+  if (RanksBefore(nucleus, cut)) cut = nucleus;
+  const int chosen = PickFromCut(weights_.get(), n, cut, uniform, sums_.get());
+  PACKRAT_CHECK(chosen >= 0);
+  return chosen;
 }
 
 // list_[0, n): candidates and their weights, of the `mass` that top-p is a share of.
 int Sampler::DrawFromList(const SamplingRow& row, int n, double mass, double uniform) {
   IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
   if (row.top_p < 1.0f) {
-    std::copy_n(list_.begin(), n, scratch_.begin());
+    std::copy_n(list_.get(), n, scratch_.get());
     const IndexedValue nucleus =
-        TopMassCut(scratch_.data(), n, static_cast<double>(row.top_p) * mass);
+        TopMassCut(scratch_.get(), n, static_cast<double>(row.top_p) * mass);
     if (RanksBefore(nucleus, cut)) cut = nucleus;
   }
   int kept = 0;
@@ -163,8 +178,8 @@ void Sampler::FillLogprobs(const Candidates& all, IndexedValue best, int chosen,
   sampled->logprob = logprob(all.x[chosen]);
   sampled->num_top = 0;
   if (top < 1) return;
-  const int n = TopK(all.x, all.n, std::min(top, kMaxLogprobs), scratch_.data());
-  std::sort(scratch_.begin(), scratch_.begin() + n, RanksBefore);
+  const int n = TopK(all.x, all.n, std::min(top, kMaxLogprobs), scratch_.get());
+  std::sort(scratch_.get(), scratch_.get() + n, RanksBefore);
   for (int i = 0; i < n && scratch_[i].value > kExcluded; ++i) {
     const int index = scratch_[i].index;
     sampled->top[sampled->num_top++] = {all.ids != nullptr ? all.ids[index] : index,

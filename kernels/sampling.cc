@@ -189,4 +189,120 @@ IndexedValue TopMassCut(IndexedValue* list, int n, double mass) {
   return *(hi - 1);
 }
 
+namespace {
+
+// A histogram of weights in [0, 1] by their size, sixteen bins to a factor of two; all below 2^-40
+// share one. Four copies, so that neighbours, which often fall into one bin, need not wait for each
+// other's sum.
+class MassHistogram {
+ public:
+  static constexpr int kCopies = 4;
+
+  MassHistogram(const float* w, int n) {
+    int i = 0;
+    for (; i + kCopies <= n; i += kCopies) {
+      for (int c = 0; c < kCopies; ++c) mass_[c][Bin(w[i + c])] += w[i + c];
+    }
+    for (; i < n; ++i) mass_[0][Bin(w[i])] += w[i];
+  }
+
+  static int Bin(float w) {
+    uint32_t bits;
+    std::memcpy(&bits, &w, sizeof bits);
+    return std::clamp(static_cast<int>(bits >> kShift) - kFirst, 0, kBins - 1);
+  }
+
+  // The smallest weight of a bin; of the one after the last: more than 1.
+  static float Low(int bin) {
+    if (bin == 0) return 0.0f;
+    const uint32_t bits = static_cast<uint32_t>(bin + kFirst) << kShift;
+    float low;
+    std::memcpy(&low, &bits, sizeof low);
+    return low;
+  }
+
+  // The bin in which the sum from the largest weights down reaches `mass`, and the sum before it;
+  // the last that has any if it does not.
+  int Reaches(double mass, double* before) const {
+    double sum = 0;
+    int found = kBins - 1;
+    for (int bin = kBins - 1; bin >= 0; --bin) {
+      double in_bin = 0;
+      for (const auto& copy : mass_) in_bin += copy[bin];
+      if (in_bin == 0) continue;
+      found = bin;
+      *before = sum;
+      sum += in_bin;
+      if (sum >= mass) break;
+    }
+    return found;
+  }
+
+ private:
+  static constexpr int kShift = 23 - 4;                  // Sign, exponent, four bits.
+  static constexpr int kFirst = ((127 - 40) << 4) - 1;   // Of 2^-40, less the bin for all below.
+  static constexpr int kBins = (127 << 4) + 1 - kFirst;  // The last is that of 1.
+  double mass_[kCopies][kBins] = {};
+};
+
+}  // namespace
+
+IndexedValue TopMassCut(const float* w, int n, double mass, IndexedValue* scratch) {
+  double before = 0;
+  const int bin = MassHistogram(w, n).Reaches(mass, &before);
+  const float low = MassHistogram::Low(bin), high = MassHistogram::Low(bin + 1);
+  const auto inside = [&](int i) { return (w[i] >= low) & (w[i] < high); };
+  int size = 0, i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    int any = 0;
+    for (int l = 0; l < kLanes; ++l) any |= inside(i + l);
+    if (any == 0) continue;
+    for (int l = 0; l < kLanes; ++l) {
+      scratch[size] = {i + l, w[i + l]};
+      size += inside(i + l);
+    }
+  }
+  for (; i < n; ++i) {
+    scratch[size] = {i, w[i]};
+    size += inside(i);
+  }
+  return TopMassCut(scratch, size, mass - before);
+}
+
+int PickFromCut(const float* w, int n, IndexedValue cut, double uniform, double* sums) {
+  const auto kept = [&](int i) {
+    // No branch: which weights are kept follows no pattern.
+    const bool keep = (w[i] > cut.value) | ((w[i] == cut.value) & (i <= cut.index));
+    return w[i] * static_cast<float>(keep);
+  };
+  // A sum of one chain, whatever is left out: 0 changes nothing.
+  double total = 0;
+  int blocks = 0;
+  for (int begin = 0; begin < n; begin += kSumBlock) {
+    sums[blocks++] = total;
+    const int end = std::min(begin + kSumBlock, n);
+    for (int i = begin; i < end; ++i) total += kept(i);
+  }
+  sums[blocks] = total;
+  const double target = uniform * total;
+  // The first block at whose end the sum exceeds the target, or the last that adds anything.
+  int block = blocks - 1;
+  for (int b = 0; b < blocks; ++b) {
+    if (sums[b + 1] > target) {
+      block = b;
+      break;
+    }
+    if (sums[b + 1] > sums[b]) block = b;
+  }
+  double running = sums[block];
+  int chosen = -1;
+  for (int i = block * kSumBlock; i < std::min((block + 1) * kSumBlock, n); ++i) {
+    const float value = kept(i);
+    if (value > 0) chosen = i;
+    running += value;
+    if (running > target && chosen >= 0) break;
+  }
+  return chosen;
+}
+
 }  // namespace packrat

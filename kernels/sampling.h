@@ -10,8 +10,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -127,6 +127,17 @@ int PickByMass(const float* w, int n, double target);
 // Reorders the list.
 IndexedValue TopMassCut(IndexedValue* list, int n, double mass);
 
+// The same of all weights w[0, n), each at its index: without a list of them, in three passes of
+// which none branches on a weight. `scratch` has n elements. What the sum of so many weights rounds
+// to may differ from the above.
+IndexedValue TopMassCut(const float* w, int n, double mass, IndexedValue* scratch);
+
+// Of the weights w[0, n) that rank not after `cut`: the index at which their running sum, in index
+// order, first exceeds `uniform`, in [0, 1), times their sum; the last of them with w > 0 if
+// rounding lets it run past the end. -1 if there is none. `sums` has PickSums(n) elements.
+int PickFromCut(const float* w, int n, IndexedValue cut, double uniform, double* sums);
+constexpr int PickSums(int n) { return n / 256 + 2; }
+
 // Samples rows on the CPU, by one thread at a time. Allocates nothing after the constructor.
 class Sampler {
  public:
@@ -146,13 +157,17 @@ class Sampler {
   };
   int DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best, double uniform);
   int DrawFromList(const SamplingRow& row, int n, double mass, double uniform);
+  int DrawFromWeights(const SamplingRow& row, int n, double mass, double uniform);
   void FillLogprobs(const Candidates& all, IndexedValue best, int chosen, int top,
                     SampledToken* sampled);
 
-  std::vector<float> values_;          // (max_ids): logits of allowed ids.
-  std::vector<float> weights_;         // (max_ids)
-  std::vector<IndexedValue> list_;     // (max_ids): candidates in index order.
-  std::vector<IndexedValue> scratch_;  // For TopK() and TopMassCut().
+  const int max_ids_;
+  // Not written to before they are used: most rows need little of it, and every thread has its own.
+  std::unique_ptr<float[]> values_;          // (max_ids): logits of allowed ids.
+  std::unique_ptr<float[]> weights_;         // (max_ids)
+  std::unique_ptr<IndexedValue[]> list_;     // (max_ids): candidates in index order.
+  std::unique_ptr<IndexedValue[]> scratch_;  // For TopK() and TopMassCut().
+  std::unique_ptr<double[]> sums_;           // For PickFromCut().
 };
 
 // --- On the GPU: many rows at once. ---

@@ -55,7 +55,7 @@ int64_t HostStateRoom(const Resources& resources, int64_t rest, int64_t to_take)
 absl::Status HostModel::Start(const Batch& batch, const StateMemory& state,
                               absl::Span<const SamplingRow> rows) {
   PACKRAT_CHECK(!started_, "started twice");
-  PACKRAT_CHECK(sampler_ != nullptr);
+  PACKRAT_CHECK(!samplers_.empty());
   started_ = true;
   batch_ = batch;
   state_ = state;
@@ -70,17 +70,36 @@ absl::Status HostModel::Wait(SpanStats* stats, SampledToken* sampled) {
   if (!logits.ok()) return logits.status();
   const auto start = std::chrono::steady_clock::now();
   const auto vocab = static_cast<size_t>(config().vocab_size);
-  size_t row = 0;
+  int num_rows = 0;
+  sampled_rows_.clear();
   for (int i = 0; i < batch_.num_spans; ++i) {
-    for (int l = 0; l < batch_.spans[i].num_logits; ++l, ++row) {
-      PACKRAT_CHECK(row < rows_.size(), "fewer sampling rows than rows of logits");
-      if (stats[i].finite) sampler_->Sample(rows_[row], *logits + row * vocab, &sampled[row]);
+    for (int l = 0; l < batch_.spans[i].num_logits; ++l, ++num_rows) {
+      if (stats[i].finite) sampled_rows_.push_back(num_rows);
     }
   }
-  PACKRAT_CHECK(row == rows_.size()) << row << " rows of logits for " << rows_.size();
+  PACKRAT_CHECK(static_cast<size_t>(num_rows) == rows_.size())
+      << num_rows << " rows of logits for " << rows_.size();
+  const auto sample = [&](int64_t i, int worker) {
+    const int row = sampled_rows_[i];
+    samplers_[worker]->Sample(rows_[row], *logits + row * vocab, &sampled[row]);
+  };
+  const auto count = static_cast<int64_t>(sampled_rows_.size());
+  if (pool_ != nullptr) {
+    pool_->Run(count, sample);
+  } else {
+    for (int64_t i = 0; i < count; ++i) sample(i, 0);
+  }
   sampling_seconds_ =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return absl::OkStatus();
+}
+
+void HostModel::TakeSamplers(int vocab_size, ThreadPool* pool) {
+  pool_ = pool;
+  for (int i = pool == nullptr ? 1 : pool->size(); i > 0; --i) {
+    samplers_.push_back(std::make_unique<Sampler>(vocab_size));
+  }
+  sampled_rows_.reserve(options().max_logit_rows);
 }
 
 absl::StatusOr<std::unique_ptr<StateBuffer>> HostModel::AllocateState(size_t bytes) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/resources.h"
+#include "kernels/thread_pool.h"
 #include "models/model.h"
 
 namespace packrat {
@@ -34,11 +35,14 @@ class HostModel : public LanguageModel {
   std::string device() const override;
 
  protected:
-  // The sampler's memory; before the first Start().
-  void TakeSampler(int vocab_size) { sampler_ = std::make_unique<Sampler>(vocab_size); }
+  // The samplers' memory; before the first Start(). The threads of `pool`, which lives as long as
+  // this, share the rows; null: they are sampled one after the other.
+  void TakeSamplers(int vocab_size, ThreadPool* pool = nullptr);
 
  private:
-  std::unique_ptr<Sampler> sampler_;
+  ThreadPool* pool_ = nullptr;
+  std::vector<std::unique_ptr<Sampler>> samplers_;  // One for each thread.
+  std::vector<int> sampled_rows_;                   // Of the spans that are finite.
   bool started_ = false;
   // As started.
   Batch batch_;

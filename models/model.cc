@@ -65,7 +65,7 @@ class CpuModel : public HostModel {
     h_ = AlignedFloats(sizes.h);
     logits_ = AlignedFloats(sizes.logits);
     context_ = std::make_unique<KernelContext>(options_.threads, sizes.packed, sizes.per_thread);
-    TakeSampler(config_.vocab_size);
+    TakeSamplers(config_.vocab_size, &context_->pool);
   }
 
   size_t planned_scratch_bytes() const {
@@ -73,7 +73,7 @@ class CpuModel : public HostModel {
     return (sizes.floats + sizes.x + sizes.h + sizes.logits) * sizeof(float) +
            sizes.solves * sizeof(MesaSolves) +
            KernelContext::Bytes(options_.threads, sizes.packed, sizes.per_thread) + ropes_.bytes() +
-           Sampler::Bytes(config_.vocab_size);
+           options_.threads * Sampler::Bytes(config_.vocab_size);
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -84,7 +84,7 @@ class CpuModel : public HostModel {
   size_t scratch_bytes() const override {
     return (scratch_.floats.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
            scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes() +
-           Sampler::Bytes(config_.vocab_size);
+           options_.threads * Sampler::Bytes(config_.vocab_size);
   }
 
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,

@@ -12,10 +12,11 @@
 #include "tests/bench/machine.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/report.h"
+#include "tests/bench/sampling_bench.h"
 
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
           "Folder for models of random weights (1 GB).");
-ABSL_FLAG(std::string, only, "", "Run one section: model, context. Default: all.");
+ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context. Default: all.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
 
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
   Row("machine: mbw, read + written, 1 core", limits.mbw / 1e9, "GB/s");
   Row("machine: own FMA loop", limits.own_fma / 1e9, "GFLOP/s");
   Row("machine: OpenBLAS sgemm 2048", limits.sgemm / 1e9, "GFLOP/s");
+  if (only.empty() || only == "sampling") BenchSampling(threads);
   if (only.empty() || only == "model") BenchModel(dir, threads, limits);
   if (only.empty() || only == "context") BenchContext(dir, threads);
   return 0;

@@ -132,6 +132,35 @@ TEST_F(EngineTest, APromptWithHalfOfItsAnswerGoesOnAsTheWholeDid) {
   }
 }
 
+// Rows are sampled by whichever thread is free, and none of them is mixed up with another.
+TEST_F(EngineTest, TextsDoNotDependOnTheThreadsThatSample) {
+  std::vector<std::vector<int32_t>> texts;
+  for (int threads : {1, 4}) {
+    FakeModel::Options model_options;
+    model_options.threads = threads;
+    Start(Small(), model_options);
+    std::mt19937_64 random(7);
+    std::vector<Consumer> consumers(8);
+    for (int i = 0; i < 8; ++i) {
+      Request request = consumers[i].Make(i, RandomPrompt(&random, 3 + i), 60);
+      request.sampling.temperature = 1.0f;
+      request.sampling.top_p = i % 2 == 0 ? 0.9f : 1.0f;
+      request.sampling.top_k = i % 3 == 0 ? 20 : 0;
+      request.sampling.min_p = i % 4 == 1 ? 0.1f : 0.0f;
+      request.sampling.presence_penalty = i == 5 ? 1.0f : 0.0f;
+      request.sampling.seed = i;
+      Submit(std::move(request));
+    }
+    RunUntilIdle();
+    for (Consumer& consumer : consumers) {
+      consumer.Poll();
+      EXPECT_EQ(consumer.tokens.size(), 60u);
+      texts.push_back(consumer.tokens);
+    }
+  }
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(texts[i], texts[8 + i]) << i;
+}
+
 TEST_F(EngineTest, SolverOptionsReachTheModel) {
   Start(Small());
   Consumer c;

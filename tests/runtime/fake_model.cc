@@ -58,6 +58,7 @@ FakeModel::FakeModel(const Options& options)
     : config_(MakeConfig(options)),
       layout_(config_),
       logits_(static_cast<size_t>(options.max_logit_rows) * options.vocab),
+      threads_(options.threads),
       ahead_(options.ahead) {
   for (Results& results : results_) {
     results.stats.resize(options.max_batch_tokens);
@@ -67,7 +68,7 @@ FakeModel::FakeModel(const Options& options)
   options_.max_batch_tokens = options.max_batch_tokens;
   options_.max_logit_rows = options.max_logit_rows;
   options_.threads = 1;
-  TakeSampler(options.vocab);
+  TakeSamplers(options.vocab, options.threads > 1 ? &threads_ : nullptr);
   for (const PageClass& c : layout_.page_classes) {
     PACKRAT_CHECK(c.page_bytes >= kBlockTokens * sizeof(Entry));
   }

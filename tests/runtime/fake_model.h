@@ -29,6 +29,7 @@ class FakeModel : public HostModel {
     int max_logit_rows = 64;
     int vocab = kVocab;
     bool mesa = true, rat = true, window = true, full = true;
+    int threads = 1;     // That sample.
     bool ahead = false;  // Two steps may be in flight: Start() computes, as a fast device would.
   };
   FakeModel() : FakeModel(Options()) {}
@@ -78,6 +79,7 @@ class FakeModel : public HostModel {
   ModelOptions options_;
   const std::string fingerprint_ = "fake";
   std::vector<float> logits_;
+  ThreadPool threads_;
   const bool ahead_;
   Results results_[2];  // With `ahead`: of even and of odd steps.
   std::vector<int32_t> tokens_;

@@ -155,5 +155,67 @@ TEST(Sampling, TopMassCutIsTheShortestPrefix) {
   EXPECT_EQ(TopMassCut(one.data(), 1, 0.7).index, 7);
 }
 
+// Weights as a sampler has them: the largest is 1.
+std::vector<float> Weights(Rows* rows, std::vector<float> row) {
+  const float best = *std::max_element(row.begin(), row.end());
+  const float scale = rows->Pick(3) == 0 ? 20.0f : rows->Pick(2) == 0 ? 1.0f : 0.01f;
+  for (float& x : row) x = ExpNonPositive((x - best) * scale);
+  return row;
+}
+
+TEST(Sampling, TopMassCutOfAllWeightsIsThatOfTheirList) {
+  Rows rows;
+  std::vector<float> guarded;
+  for (int round = 0; round < 1000; ++round) {
+    const std::vector<float> row = Weights(&rows, rows.Next());
+    const int n = static_cast<int>(row.size());
+    double total = 0;
+    for (float x : row) total += x;
+    const double shares[] = {1e-9, 0.5, 0.95, 0.999999, 1.0, 1.1, rows.Pick(1000) / 1000.0};
+    const double mass = total * shares[round % std::size(shares)];
+    std::vector<IndexedValue> list = Ranked(row);
+    const IndexedValue expected = TopMassCut(list.data(), n, mass);
+    std::vector<IndexedValue> scratch(n);
+    const IndexedValue cut = TopMassCut(Rows::Guard(row, &guarded), n, mass, scratch.data());
+    if (mass < total * (1 - 1e-9)) {
+      ASSERT_EQ(cut.index, expected.index) << round;
+      ASSERT_EQ(cut.value, expected.value);
+    } else {
+      // How sums of all round decides where it ends: what is left out weighs next to nothing.
+      double after = 0;
+      for (int i = 0; i < n; ++i) after += RanksBefore(cut, {i, row[i]}) ? row[i] : 0.0f;
+      ASSERT_LE(after, 1e-9 * total);
+    }
+  }
+}
+
+TEST(Sampling, PickFromCutIsTheRunningSumOfWhatIsKept) {
+  Rows rows;
+  std::vector<float> guarded;
+  for (int round = 0; round < 1000; ++round) {
+    const std::vector<float> row = Weights(&rows, rows.Next());
+    const int n = static_cast<int>(row.size());
+    const std::vector<IndexedValue> ranked = Ranked(row);
+    const IndexedValue cut = ranked[rows.Pick(n)];
+    const double shares[] = {0.0, 0.5, 1 - 0x1p-53, rows.Pick(1000) / 1000.0};
+    const double uniform = shares[round % std::size(shares)];
+    double total = 0;
+    for (int i = 0; i < n; ++i) total += RanksBefore(cut, {i, row[i]}) ? 0.0f : row[i];
+    double running = 0;
+    int expected = -1;
+    for (int i = 0; i < n; ++i) {
+      if (RanksBefore(cut, {i, row[i]})) continue;
+      if (row[i] > 0) expected = i;
+      running += row[i];
+      if (running > uniform * total && expected >= 0) break;
+    }
+    std::vector<double> sums(PickSums(n));
+    ASSERT_EQ(PickFromCut(Rows::Guard(row, &guarded), n, cut, uniform, sums.data()), expected);
+  }
+  const std::vector<float> zeros(300, 0.0f);
+  double sums[PickSums(300)];
+  EXPECT_EQ(PickFromCut(zeros.data(), 300, {299, 0.0f}, 0.5, sums), -1);
+}
+
 }  // namespace
 }  // namespace packrat

@@ -1,0 +1,63 @@
+#include "tests/bench/sampling_bench.h"
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/sampling.h"
+#include "kernels/thread_pool.h"
+#include "tests/bench/machine.h"
+#include "tests/bench/report.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kVocab = 151936;
+constexpr int kMaxRows = 8;
+
+const struct Parameters {
+  const char* name;
+  float temperature, top_p, min_p;
+  int top_k;
+} kParameters[] = {
+    {"greedy", 0, 1, 0, 0},        {"temperature 1", 1, 1, 0, 0},
+    {"top_p .95", 1, 0.95f, 0, 0}, {"temperature 2, top_p .95", 2, 0.95f, 0, 0},
+    {"min_p .05", 1, 1, 0.05f, 0}, {"top_k 50, top_p .95", 1, 0.95f, 0, 50},
+};
+
+}  // namespace
+
+void BenchSampling(int threads) {
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> logits(static_cast<size_t>(kMaxRows) * kVocab);
+  for (float& x : logits) x = normal(random);
+  ThreadPool pool(threads);
+  std::vector<std::unique_ptr<Sampler>> samplers;
+  for (int i = 0; i < pool.size(); ++i) samplers.push_back(std::make_unique<Sampler>(kVocab));
+  std::vector<SampledToken> sampled(kMaxRows);
+  for (const Parameters& p : kParameters) {
+    SamplingRow row;
+    row.num_ids = kVocab;
+    row.temperature = p.temperature;
+    row.top_p = p.top_p;
+    row.min_p = p.min_p;
+    row.top_k = p.top_k;
+    for (int rows : {1, kMaxRows}) {
+      // Without biases and penalties a sampler leaves the logits as they are.
+      const double seconds = MedianSeconds(33, [&] {
+        ++row.position;
+        pool.Run(rows, [&](int64_t i, int worker) {
+          samplers[worker]->Sample(row, logits.data() + i * kVocab, &sampled[i]);
+        });
+      });
+      Row(absl::StrCat("sampling ", rows, rows == 1 ? " row of " : " rows of ", kVocab, ", ",
+                       p.name),
+          seconds * 1e3, "ms");
+    }
+  }
+}
+
+}  // namespace packrat

@@ -13,6 +13,7 @@
 #include "models/tokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
+#include "server/api_keys.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -55,6 +56,7 @@ struct CallEnvironment {
   Logger* log = nullptr;
   Metrics* metrics = nullptr;
   StreamWriter* writer = nullptr;
+  const ApiKeys* keys = nullptr;  // Null: whoever comes may call.
   // Long texts: those that wait to be generated from have a pool of their own, so that no number of
   // Tokenize and Detokenize calls is in their way.
   WorkPool* prompts = nullptr;

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "runtime/retry_after.h"
 #include "server/call_environment.h"
-#include "server/grpc_status.h"
 #include "server/trace_context.h"
 
 namespace packrat {
@@ -56,10 +56,23 @@ void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessReco
   JoinTrace(context, record);
 }
 
+absl::StatusOr<std::shared_ptr<ApiTenant>> AuthenticateCall(const ApiKeys* keys,
+                                                            const grpc::ServerContextBase& context,
+                                                            AccessRecord* record) {
+  if (keys == nullptr) return nullptr;
+  const auto found = context.client_metadata().find("authorization");
+  const bool given = found != context.client_metadata().end();
+  auto tenant = keys->Authenticate(
+      given ? absl::string_view(found->second.data(), found->second.size()) : "");
+  // What a client calls itself counts for nothing where keys say who it is.
+  record->caller = tenant.ok() ? (*tenant)->name() : "";
+  return tenant;
+}
+
 void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context) {
   if (status.code() != absl::StatusCode::kResourceExhausted) return;
   context->AddTrailingMetadata("grpc-retry-pushback-ms",
-                               absl::StrCat(absl::ToInt64Milliseconds(kRetryDelay)));
+                               absl::StrCat(absl::ToInt64Milliseconds(RetryAfter(status))));
 }
 
 }  // namespace packrat

@@ -2,9 +2,11 @@
 #ifndef PACKRAT_SERVER_CALL_IDENTITY_H_
 #define PACKRAT_SERVER_CALL_IDENTITY_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace grpc {
 class ServerContextBase;
@@ -12,12 +14,20 @@ class ServerContextBase;
 
 namespace packrat {
 
+class ApiKeys;
+class ApiTenant;
 struct AccessRecord;
 
 // Fills id, caller, peer, call and the trace of `record`, and puts the id and the trace's span into
 // the trailers. To be called before anything is sent. An id or label with other characters than the
 // contract allows is replaced or dropped: it would end up in other people's log tools.
 void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record);
+
+// Who calls, by the metadata `authorization`; becomes the caller of `record`. Null where the server
+// has no keys. UNAUTHENTICATED says what is wrong.
+absl::StatusOr<std::shared_ptr<ApiTenant>> AuthenticateCall(const ApiKeys* keys,
+                                                            const grpc::ServerContextBase& context,
+                                                            AccessRecord* record);
 
 // Trailers for a refusal that is worth another try: gRPC's own clients wait by this number.
 void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context);

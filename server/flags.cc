@@ -39,6 +39,13 @@ ABSL_FLAG(absl::Duration, max_connection_age, absl::Minutes(5),
           "never.");
 ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::InfiniteDuration(),
           "Time that the calls of such a connection have to end, e.g. 1h; range [0, inf].");
+ABSL_FLAG(std::string, api_keys, "",
+          "File of the API keys with which calls are let in, and of what each may use; read again "
+          "when it changes. Empty: whoever comes may call. See docs/running.md.");
+ABSL_FLAG(bool, metrics_need_key, false,
+          "Let only those who send a key of --api_keys read /metrics.");
+ABSL_FLAG(bool, reflection, true,
+          "Answer gRPC's server reflection, by which tools learn the calls; it needs no key.");
 ABSL_FLAG(
     std::string, device, "auto",
     "What computes: cpu, cuda (the first device that CUDA_VISIBLE_DEVICES shows), or auto: the "
@@ -60,6 +67,9 @@ ABSL_FLAG(int32_t, max_queue, 1024,
 ABSL_FLAG(int32_t, max_batch_tokens, 512,
           "Tokens of one step, decoding first, then prompts; range [16, 65536] and at least "
           "--max_running. Scratch memory grows with it.");
+ABSL_FLAG(absl::Duration, priority_step, absl::Milliseconds(200),
+          "Waiting time that is worth one level of a request's priority, so that none waits for "
+          "ever behind those of higher priority; range [1ms, 1h].");
 ABSL_FLAG(
     int32_t, max_context, 0,
     "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
@@ -126,6 +136,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.max_connection_streams = absl::GetFlag(FLAGS_max_connection_streams);
   options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
   options.max_connection_age_grace = absl::GetFlag(FLAGS_max_connection_age_grace);
+  options.api_keys = absl::GetFlag(FLAGS_api_keys);
+  options.metrics_need_key = absl::GetFlag(FLAGS_metrics_need_key);
+  options.reflection = absl::GetFlag(FLAGS_reflection);
   options.threads = absl::GetFlag(FLAGS_threads);
   options.device = absl::GetFlag(FLAGS_device);
   options.deterministic = absl::GetFlag(FLAGS_deterministic);
@@ -134,6 +147,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);
+  options.engine.priority_step = absl::GetFlag(FLAGS_priority_step);
   options.engine.max_context = absl::GetFlag(FLAGS_max_context);
   options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes).bytes;
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;

@@ -2,6 +2,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -55,8 +56,7 @@ GenerateCall* GenerateCall::Start(CallEnvironment* environment,
   std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context));
   call->self_ = call;
   environment->writer->Watch(call);
-  absl::Status status = environment->TakesCalls();
-  if (status.ok()) status = call->Enter();
+  absl::Status status = call->Enter();
   const size_t bytes = request.ByteSizeLong();
   if (!status.ok()) {
     call->Refuse(status);
@@ -72,10 +72,34 @@ GenerateCall* GenerateCall::Start(CallEnvironment* environment,
 
 absl::Status GenerateCall::Enter() {
   MutexLock lock(&mutex_);
+  auto tenant = AuthenticateCall(environment_->keys, *context_, &record_);
+  if (!tenant.ok()) return tenant.status();
+  absl::Status status = environment_->TakesCalls();
+  if (!status.ok()) return status;
   const int limit = environment_->options->max_streams;
+  use_.emplace(*std::move(tenant));
+  status = use_->EnterStream(limit);
+  if (!status.ok()) return status;
   counted_ = environment_->streams.Enter(limit);
   if (counted_) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("all ", limit, " streams are in use"));
+}
+
+absl::Status GenerateCall::ApplyTenant(const v1::GenerateRequest& wire, Request* request) {
+  const ApiTenant* tenant = use_->tenant();
+  if (tenant == nullptr) return absl::OkStatus();
+  const TenantLimits limits = tenant->limits();
+  if (!wire.has_priority()) {
+    request->priority = std::clamp(0, limits.min_priority, limits.max_priority);
+  } else if (request->priority < limits.min_priority || request->priority > limits.max_priority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", request->priority,
+                                                   "; range with this key [", limits.min_priority,
+                                                   ", ", limits.max_priority, "]"));
+  }
+  request->tenant = tenant->name();
+  request->tenant_weight = limits.weight;
+  const int64_t tokens = static_cast<int64_t>(request->prompt.size()) + request->stop.max_tokens;
+  return use_->EnterQueue(tokens, environment_->options->engine.max_queue, SteadyNow());
 }
 
 void GenerateCall::Begin(const v1::GenerateRequest& request) {
@@ -101,6 +125,8 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
   {
     MutexLock lock(&mutex_);
     record_.prompt_tokens = request->prompt.size();
+    const absl::Status allowed = ApplyTenant(wire, &*request);
+    if (!allowed.ok()) return allowed;
     seed_ = request->sampling.seed;
     builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
                      request->stop.continues_text);
@@ -170,6 +196,7 @@ GenerateCall::Action GenerateCall::NextAction() {
   Outbox::Update update;
   if (outbox_->Take(&update)) {
     admitted_ = admitted_ || update.admitted;
+    if (admitted_) use_->LeaveQueue();
     builder_->Add(std::move(update));
   }
   const std::optional<packrat::Finish>& finish = builder_->finish();
@@ -272,6 +299,7 @@ void GenerateCall::OnDone() {
     const packrat::Finish& finish = *builder_->finish();
     const Usage& usage = finish.usage;
     record_.cached_tokens = usage.cached_tokens;
+    if (admitted_) use_->UsedTokens(int64_t{usage.prompt_tokens} + usage.completion_tokens);
     record_.generated_tokens = usage.completion_tokens;
     record_.solver_steps = usage.cg_steps;
     record_.queue = usage.queue_time;
@@ -291,6 +319,7 @@ void GenerateCall::OnDone() {
   record_.total = SteadyNow() - started_;
   environment_->metrics->OnCall(record_.call, record_.status, record_.caller);
   environment_->log->Access(record_);
+  use_.reset();
   if (counted_) environment_->streams.Leave();
 }
 

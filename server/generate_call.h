@@ -44,8 +44,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   enum class Action { kNothing, kSendHeaders, kWrite, kWriteAndFinish, kFinish };
 
   GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context);
-  // Counts the call among the open streams: RESOURCE_EXHAUSTED if there are too many.
+  // Who calls; and counts the call among the open streams, unless there are too many.
   absl::Status Enter();
+  // What the caller's key allows of this request, and what it makes of it.
+  absl::Status ApplyTenant(const v1::GenerateRequest& wire, Request* request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the request on, or refuses it; on the thread that may work on its text.
   void Begin(const v1::GenerateRequest& request);
   absl::Status Submit(const v1::GenerateRequest& request);
@@ -84,6 +87,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
   bool counted_ ABSL_GUARDED_BY(mutex_) = false;     // Among environment_->streams.
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the request.
+  std::optional<TenantUse> use_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;

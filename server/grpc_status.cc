@@ -6,6 +6,7 @@
 
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
+#include "runtime/retry_after.h"
 
 namespace packrat {
 namespace {
@@ -23,7 +24,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.code() != absl::StatusCode::kResourceExhausted) return grpc::Status(code, message);
 
   google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(kRetryDelay));
+  const timespec after = absl::ToTimespec(RetryAfter(status));
+  retry.mutable_retry_delay()->set_seconds(after.tv_sec);
+  retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(after.tv_nsec));
   google::rpc::Status details;
   details.set_code(code);
   details.set_message(message);

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 
 namespace grpc {
 class Status;
@@ -13,11 +12,8 @@ class Status;
 
 namespace packrat {
 
-// What a refused caller is told to wait before the next try.
-inline constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
 // Codes have the same numbers on both sides; UNKNOWN, which says nothing, becomes INTERNAL.
-// RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo of kRetryDelay.
+// RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo of RetryAfter(status).
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "OK", "INVALID_ARGUMENT", ...: for the log and for metrics.

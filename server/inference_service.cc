@@ -44,14 +44,15 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // Does the work here if the request is short, else in the pool. The call may be over, and this
   // object gone, when it returns.
   void Start(size_t request_bytes) {
-    const absl::Status ready = environment_->TakesCalls();
+    absl::Status status = AuthenticateCall(environment_->keys, *context_, &record_).status();
+    if (status.ok()) status = environment_->TakesCalls();
     const ServedModel* served = environment_->served.load();
-    if (!ready.ok()) {
-      Answer(ready);
+    if (!status.ok()) {
+      Answer(status);
     } else if (request_bytes <= WorkPool::kShortBytes) {
       Answer(work_(*served));
     } else {
-      const absl::Status status = environment_->texts->Submit(request_bytes, [this, served] {
+      status = environment_->texts->Submit(request_bytes, [this, served] {
         Answer(cancelled_.load() ? absl::CancelledError("cancelled before its turn")
                                  : work_(*served));
       });

@@ -104,6 +104,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_running", engine.max_running, 1, 4096),
            CheckInt("max_queue", engine.max_queue, 1, 1000000),
            CheckInt("max_batch_tokens", engine.max_batch_tokens, 16, 65536),
+           CheckDuration("priority_step", engine.priority_step, absl::Milliseconds(1),
+                         absl::Hours(1)),
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
            CheckInt("memory_limit", options->memory_limit, 0, int64_t{1} << 46),

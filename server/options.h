@@ -22,9 +22,12 @@ struct ServerOptions {
   absl::Duration max_connection_age = absl::Minutes(5);
   // What its calls then have to end. Range [0, inf].
   absl::Duration max_connection_age_grace = absl::InfiniteDuration();
-  int threads = 0;                     // Of the model; 0: one per CPU it may use. Range [0, 1024].
-  std::string device = "auto";         // auto, cpu, cuda.
-  bool deterministic = false;          // On a GPU: equal bits alone and in company.
+  std::string api_keys;           // File of keys, see api_keys.h; empty: whoever comes may call.
+  bool metrics_need_key = false;  // Also for /metrics; needs api_keys.
+  bool reflection = true;         // gRPC's server reflection, which needs no key.
+  int threads = 0;                // Of the model; 0: one per CPU it may use. Range [0, 1024].
+  std::string device = "auto";    // auto, cpu, cuda.
+  bool deterministic = false;     // On a GPU: equal bits alone and in company.
   std::string mesa_state = "float32";  // On a GPU: float32, bfloat16.
   std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.

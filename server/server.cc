@@ -24,19 +24,24 @@ namespace packrat {
 // Members are destroyed from the last to the first: the ports, the threads that look at the engine
 // and step it, the engine, and then what all of them use.
 struct Server::Impl {
-  Impl(ServerOptions o, Logger* l)
+  Impl(ServerOptions o, Logger* l, std::unique_ptr<ApiKeys> k)
       : options(std::move(o)),
         log(l),
+        keys(std::move(k)),
         metrics(options),
         service(&environment),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
-               [this](absl::Time) { metrics.Sample(std::chrono::steady_clock::now()); }),
+               [this](absl::Time) {
+                 metrics.Sample(std::chrono::steady_clock::now());
+                 ReloadKeys();
+               }),
         prompts(TextPool(options)),
         texts(TextPool(options)) {
     environment.options = &options;
     environment.log = log;
     environment.metrics = &metrics;
     environment.writer = &writer;
+    environment.keys = keys.get();
     environment.prompts = &prompts;
     environment.texts = &texts;
     AddGauges();
@@ -48,6 +53,16 @@ struct Server::Impl {
     return pool;
   }
   void AddGauges();
+  void ReloadKeys() {
+    if (keys == nullptr) return;
+    const absl::StatusOr<bool> changed = keys->ReloadIfChanged();
+    if (!changed.ok()) {
+      log->Error("the API keys stay as they were",
+                 {{"error", std::string(changed.status().message())}});
+    } else if (*changed) {
+      log->Info("API keys read again", {{"file", options.api_keys}});
+    }
+  }
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp(const DescriptorShares& shares);
   // Tells health and metrics what the environment says.
@@ -57,6 +72,7 @@ struct Server::Impl {
 
   ServerOptions options;
   Logger* const log;
+  const std::unique_ptr<ApiKeys> keys;  // Null: none are asked for.
   Metrics metrics;
   CallEnvironment environment;
   InferenceService service;
@@ -114,6 +130,11 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   if (options.http_listen.empty()) return absl::OkStatus();
   OperatorPages pages;
   pages.metrics = [this] { return metrics.Render(std::chrono::steady_clock::now()); };
+  if (options.metrics_need_key) {
+    pages.may_read_metrics = [this](const std::string& authorization) {
+      return keys->Authenticate(authorization).status();
+    };
+  }
   pages.not_alive = [this] {
     return environment.stalled.load() ? std::string(environment.TakesCalls().message()) : "";
   };
@@ -171,7 +192,16 @@ void Server::Impl::SetStalled(bool stalled) {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Logger* log) {
   absl::Status status = ValidateServerOptions(&options);
   if (!status.ok()) return status;
-  auto impl = std::make_unique<Impl>(std::move(options), log);
+  if (options.metrics_need_key && options.api_keys.empty()) {
+    return absl::InvalidArgumentError("--metrics_need_key needs --api_keys, which is not given");
+  }
+  std::unique_ptr<ApiKeys> keys;
+  if (!options.api_keys.empty()) {
+    auto loaded = ApiKeys::Load(options.api_keys);
+    if (!loaded.ok()) return loaded.status();
+    keys = *std::move(loaded);
+  }
+  auto impl = std::make_unique<Impl>(std::move(options), log, std::move(keys));
   const auto shares = ShareDescriptors(RaiseDescriptorLimit(), impl->options.max_connections);
   if (!shares.ok()) return shares.status();
   status = impl->StartGrpc(*shares);

@@ -46,6 +46,9 @@ def system_libraries():
 
     # Only the benchmarks use it, as the yardstick for matrix products.
     pkg_config_library(name = "openblas", modules = ["openblas"])
+
+    # Also behind gRPC's TLS.
+    pkg_config_library(name = "openssl", modules = ["openssl"])
     pkg_config_library(name = "pcre2", modules = ["libpcre2-8"])
     pkg_config_library(name = "prometheus", modules = ["prometheus-cpp-core"])
     pkg_config_library(name = "protobuf", modules = ["protobuf"])

@@ -53,6 +53,9 @@ struct Connection::Impl {
     if (deadline < absl::InfiniteDuration()) {
       context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
     }
+    if (!options.api_key.empty()) {
+      context.AddMetadata("authorization", "Bearer " + options.api_key);
+    }
     if (!options.caller.empty()) context.AddMetadata("x-caller", options.caller);
     if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
     {

@@ -19,6 +19,7 @@ class Connection {
   struct Options {
     std::string address;                                 // A name that gRPC takes.
     absl::Duration deadline = absl::InfiniteDuration();  // Of each call.
+    std::string api_key;                                 // Empty: none.
     std::string caller;                                  // Label in the server's log; empty: none.
     std::string request_id;                              // Empty: the server makes one.
   };

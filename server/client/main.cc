@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/client/commands.h"
 #include "server/client/connection.h"
+#include "server/client/key_command.h"
 #include "server/client/logits_command.h"
 #include "server/client/perplexity_command.h"
 #include "server/client/request_flags.h"
@@ -34,6 +35,8 @@ constexpr char kUsage[] =
     "                              (packrat logits --help)\n"
     "  packrat perplexity          how well a model predicts a text, without a server\n"
     "                              (packrat perplexity --help)\n"
+    "  packrat key NAME            a new API key, and its line for the server's file of keys\n"
+    "                              (packrat key --help)\n"
     "  packrat help\n\n"
     "Put -- before a text that begins with a dash. Ctrl-C cancels the call. Exit codes: 0 done,\n"
     "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
@@ -63,7 +66,8 @@ void CancelOnInterrupt(Connection* connection) {
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   for (const auto& [name, run] :
-       {std::pair("logits", &LogitsCommand), std::pair("perplexity", &PerplexityCommand)}) {
+       {std::pair("logits", &LogitsCommand), std::pair("perplexity", &PerplexityCommand),
+        std::pair("key", &KeyCommand)}) {
     if (argc > 1 && std::string(argv[1]) == name) {
       return run(std::vector<std::string>(argv + 2, argv + argc));
     }

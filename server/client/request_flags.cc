@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/ascii.h"
@@ -21,6 +23,9 @@ ABSL_FLAG(absl::Duration, deadline, absl::InfiniteDuration(),
           "Time that a call may take, e.g. 30s; the server stops working on it then.");
 ABSL_FLAG(std::string, caller, "",
           "Who calls, for the server's log: up to 64 of A-Z a-z 0-9 . _ : - / @.");
+ABSL_FLAG(std::string, api_key_file, "",
+          "File whose first line is the API key to send. Default: what the environment variable "
+          "PACKRAT_API_KEY holds, if anything.");
 ABSL_FLAG(std::string, request_id, "",
           "Id of the request, for the server's log: up to 128 of A-Z a-z 0-9 . _ : -.");
 ABSL_FLAG(bool, json, false, "Print one JSON object instead of text.");
@@ -78,6 +83,25 @@ absl::Status CheckMetadata(const char* name, const std::string& value, size_t ma
       absl::StrCat("--", name, ": at most ", max_size, " of A-Z a-z 0-9 ", marks));
 }
 
+absl::StatusOr<std::string> ApiKeyFromFlags() {
+  const std::string path = absl::GetFlag(FLAGS_api_key_file);
+  const char* variable = std::getenv("PACKRAT_API_KEY");
+  std::string key = variable == nullptr ? "" : variable;
+  std::string name = "PACKRAT_API_KEY";
+  if (!path.empty()) {
+    name = absl::StrCat("--api_key_file: ", path);
+    std::ifstream file(path);
+    if (!std::getline(file, key)) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " cannot be read, or is empty"));
+    }
+  }
+  absl::StripAsciiWhitespace(&key);
+  const bool good = std::all_of(key.begin(), key.end(), absl::ascii_isgraph);
+  if (good && key.size() <= 1024 && (path.empty() || !key.empty())) return key;
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " holds no key: at most 1024 printable characters without spaces"));
+}
+
 std::string Unescaped(const std::string& text) {
   std::string plain;
   return absl::CUnescape(text, &plain) ? plain : text;
@@ -91,6 +115,7 @@ absl::Status CheckFlags() {
     status = CheckMetadata("request_id", absl::GetFlag(FLAGS_request_id), 128, ". _ : -");
   }
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
+  if (status.ok()) status = ApiKeyFromFlags().status();
   const absl::Duration deadline = absl::GetFlag(FLAGS_deadline);
   if (status.ok() && deadline <= absl::ZeroDuration()) {
     status = absl::InvalidArgumentError(
@@ -113,6 +138,7 @@ Connection::Options ConnectionFromFlags() {
   Connection::Options options;
   options.address = *ChannelTarget(absl::GetFlag(FLAGS_address));
   options.deadline = absl::GetFlag(FLAGS_deadline);
+  options.api_key = *ApiKeyFromFlags();
   options.caller = absl::GetFlag(FLAGS_caller);
   options.request_id = absl::GetFlag(FLAGS_request_id);
   return options;

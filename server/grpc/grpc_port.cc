@@ -41,15 +41,16 @@ constexpr int kKeepaliveTimeoutMs = 10000;
 constexpr std::chrono::seconds kTellAgain{10};
 
 // Process-wide settings of the library; they concern only servers built from here on.
-void SetUpLibrary() {
+void SetUpLibrary(bool reflection) {
   grpc::EnableDefaultHealthCheckService(true);
-  static const bool reflection = [] {
+  // Reflection finds what is linked in; nobody else uses this.
+  grpc::health::v1::HealthCheckRequest::descriptor();
+  if (!reflection) return;
+  static const bool reflected = [] {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha.
     return true;
   }();
-  (void)reflection;
-  // Reflection finds what is linked in; nobody else uses this.
-  grpc::health::v1::HealthCheckRequest::descriptor();
+  (void)reflected;
 }
 
 int Milliseconds(absl::Duration duration) {
@@ -154,12 +155,12 @@ void GrpcPort::Impl::EndConnections(absl::Duration grace) {
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
                                                           int max_connections,
                                                           grpc::Service* service, Logger* log) {
-  SetUpLibrary();
+  SetUpLibrary(options.reflection);
   auto impl = std::make_unique<Impl>(max_connections, log);
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
   builder.RegisterService(service);
-  builder.RegisterService(&impl->reflection);
+  if (options.reflection) builder.RegisterService(&impl->reflection);
   // Not the library's own listener: that of 1.51 stops listening, for good and in silence, at the
   // first accept() that fails.
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(

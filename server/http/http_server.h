@@ -17,13 +17,15 @@ namespace packrat {
 
 struct HttpRequest {
   std::string method;
-  std::string path;  // Without the query, as it was sent.
+  std::string path;           // Without the query, as it was sent.
+  std::string authorization;  // The header of this name; empty: none.
 };
 
 struct HttpAnswer {
   int status = 200;
   std::string content_type = "text/plain";
   std::string body;
+  std::string authenticate;  // The header WWW-Authenticate; empty: none.
 };
 
 struct HttpRoute {

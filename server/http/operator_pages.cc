@@ -16,7 +16,13 @@ HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 
 std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
   return {
       {"/metrics", "GET",
-       [pages](const HttpRequest&) {
+       [pages](const HttpRequest& request) {
+         if (pages.may_read_metrics != nullptr) {
+           const absl::Status status = pages.may_read_metrics(request.authorization);
+           if (!status.ok()) {
+             return HttpAnswer{401, "text/plain", std::string(status.message()) + "\n", "Bearer"};
+           }
+         }
          return HttpAnswer{200, "text/plain; version=0.0.4; charset=utf-8", pages.metrics()};
        }},
       {"/healthz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); }},

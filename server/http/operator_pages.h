@@ -7,13 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "server/http/http_server.h"
 
 namespace packrat {
 
 // Called by the HTTP server's thread.
 struct OperatorPages {
-  std::function<std::string()> metrics;    // Prometheus' text format.
+  std::function<std::string()> metrics;  // Prometheus' text format.
+  // Whether who sends this header `Authorization` may read them; null: whoever asks.
+  std::function<absl::Status(const std::string& authorization)> may_read_metrics;
   std::function<std::string()> not_alive;  // Why not; empty: alive.
   std::function<std::string()> not_ready;  // Why not; empty: ready.
   std::function<bool()> draining;          // Not ready, but what runs goes on.

@@ -16,8 +16,9 @@ std::string PathOf(const std::string& target) {
   return path.substr(0, path.find_first_of("?#"));
 }
 
-RoutedAnswer Router::Answer(const std::string& method, const std::string& target) const {
-  const HttpRequest request = {method, PathOf(target)};
+RoutedAnswer Router::Answer(const std::string& method, const std::string& target,
+                            const std::string& authorization) const {
+  const HttpRequest request = {method, PathOf(target), authorization};
   RoutedAnswer none;
   for (const HttpRoute& route : routes_) {
     if (route.path != request.path) continue;

@@ -21,7 +21,8 @@ class Router {
 
   // `target`: a path with or without a query, or a whole URL. 404 without a route for the path, 405
   // without one for the method.
-  RoutedAnswer Answer(const std::string& method, const std::string& target) const;
+  RoutedAnswer Answer(const std::string& method, const std::string& target,
+                      const std::string& authorization = "") const;
 
  private:
   const std::vector<HttpRoute> routes_;

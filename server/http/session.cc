@@ -85,7 +85,8 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
     if (listed_) context_.sessions.splice(context_.sessions.end(), context_.sessions, place_);
     const auto& request = parser_->get();
     Write(
-        context_.router.Answer(std::string(request.method_string()), std::string(request.target())),
+        context_.router.Answer(std::string(request.method_string()), std::string(request.target()),
+                               std::string(request[http::field::authorization])),
         request.method() == http::verb::head, request.keep_alive(), request.version());
   }
 
@@ -93,6 +94,9 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
     response_.emplace(static_cast<http::status>(routed.answer.status), version);
     response_->set(http::field::content_type, routed.answer.content_type);
     if (!routed.allow.empty()) response_->set(http::field::allow, routed.allow);
+    if (!routed.answer.authenticate.empty()) {
+      response_->set(http::field::www_authenticate, routed.answer.authenticate);
+    }
     response_->body() = std::move(routed.answer.body);
     response_->content_length(response_->body().size());
     response_->keep_alive(keep_alive);

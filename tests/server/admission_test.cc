@@ -6,8 +6,10 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
+#include "runtime/retry_after.h"
 #include "tests/server/generate.h"
 
 // While a thread is to be joined nothing here is an ASSERT: leaving the case would end the process.
@@ -41,8 +43,13 @@ TEST(Admission, AFullQueueSaysWhenToComeAgain) {
   EXPECT_EQ(details.details(0).type_url(), "type.googleapis.com/google.rpc.RetryInfo");
   google::rpc::RetryInfo retry;
   EXPECT_TRUE(details.details(0).UnpackTo(&retry));
-  EXPECT_EQ(retry.retry_delay().seconds(), 1);
-  EXPECT_EQ(Trailer(context, "grpc-retry-pushback-ms"), "1000");
+  // A tenth of what the queue takes, or the shortest that is told.
+  const absl::Duration delay =
+      absl::Seconds(retry.retry_delay().seconds()) + absl::Nanoseconds(retry.retry_delay().nanos());
+  EXPECT_GE(delay, kShortestRetryAfter);
+  EXPECT_LE(delay, absl::Seconds(10));
+  EXPECT_EQ(Trailer(context, "grpc-retry-pushback-ms"),
+            absl::StrCat(absl::ToInt64Milliseconds(delay)));
   EXPECT_TRUE(Eventually([&] { return server.AccessLines("finish=refused") == 1; }));
 
   // Nothing is sent before admission, so a client with a retry policy gets through by itself.

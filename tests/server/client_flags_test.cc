@@ -2,6 +2,8 @@
 #include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -69,9 +71,10 @@ TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
 TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   // They describe the connection, the prompt, or what the client prints; tested below and in
   // client_command_test.
-  std::set<std::string> known = {
-      "address",   "deadline",   "caller",   "request_id",    "json",        "stats",      "echo",
-      "token_ids", "user_label", "requests", "prompt_tokens", "reply_label", "concurrency"};
+  std::set<std::string> known = {"address",     "api_key_file", "deadline", "caller",
+                                 "request_id",  "json",         "stats",    "echo",
+                                 "token_ids",   "user_label",   "requests", "prompt_tokens",
+                                 "reply_label", "concurrency"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -133,6 +136,9 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   Set("deadline", "1m30s");
   Set("caller", "a@b");
   Set("request_id", "r-1");
+  const std::string key_file = testing::TempDir() + "/key";
+  std::ofstream(key_file) << "pk-1 \nnot this\n";
+  Set("api_key_file", key_file);
   Set("add_bos", "false");
   Set("parse_special", "true");
   Set("skip_special_tokens", "false");
@@ -143,6 +149,7 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   EXPECT_EQ(options.deadline, absl::Seconds(90));
   EXPECT_EQ(options.caller, "a@b");
   EXPECT_EQ(options.request_id, "r-1");
+  EXPECT_EQ(options.api_key, "pk-1");
   v1::TokenizeRequest tokenize;
   FillFromFlags(&tokenize);
   EXPECT_EQ(tokenize.ShortDebugString(), "add_bos: false parse_special: true");
@@ -152,6 +159,25 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   const auto ids = TokenIdsFromFlags();
   ASSERT_TRUE(ids.ok());
   EXPECT_EQ(*ids, (std::vector<int32_t>{3, 1, 2}));
+}
+
+TEST(ClientFlags, TheKeyComesFromTheEnvironmentOrAFile) {
+  absl::FlagSaver saver;
+  EXPECT_EQ(ConnectionFromFlags().api_key, "");
+  setenv("PACKRAT_API_KEY", "pk-2", 1);
+  EXPECT_EQ(ConnectionFromFlags().api_key, "pk-2");
+  setenv("PACKRAT_API_KEY", "two words", 1);
+  EXPECT_TRUE(absl::StrContains(CheckFlags().message(), "PACKRAT_API_KEY holds no key"));
+  const std::string key_file = testing::TempDir() + "/key";
+  Set("api_key_file", key_file + ".missing");
+  EXPECT_TRUE(absl::StrContains(CheckFlags().message(), "key.missing cannot be read"));
+  std::ofstream(key_file) << "\n";
+  Set("api_key_file", key_file);
+  EXPECT_TRUE(absl::StrContains(CheckFlags().message(), "holds no key"));
+  std::ofstream(key_file) << "pk-3";
+  EXPECT_TRUE(CheckFlags().ok());
+  EXPECT_EQ(ConnectionFromFlags().api_key, "pk-3");
+  unsetenv("PACKRAT_API_KEY");
 }
 
 }  // namespace

@@ -71,16 +71,16 @@ class Flood {
 TEST(LongTexts, AreNotInTheWayOfStreams) {
   TestServer server(WithTokenizer());
   auto stub = StubFor(server);
-  Flood flood(server, 24, 200000);
+  Flood flood(server, 12, 200000);
   ASSERT_TRUE(Eventually([&] { return flood.answered() > 0; }));
   // A short prompt, and one that is long itself, are through while most of the others still wait.
   v1::GenerateRequest request = Ids({5, 6}, 50);
   EXPECT_TRUE(Generate(stub.get(), request).status.ok());
   request.set_text(LongText(5000).text());
   EXPECT_TRUE(Generate(stub.get(), request).status.ok());
-  EXPECT_LT(flood.answered(), 20);
+  EXPECT_LT(flood.answered(), 10);
   flood.Join();
-  EXPECT_EQ(flood.answered(), 24);
+  EXPECT_EQ(flood.answered(), 12);
 }
 
 TEST(LongTexts, TooManyAreRefused) {
@@ -100,13 +100,13 @@ TEST(LongTexts, TooManyAreRefused) {
 
 TEST(LongTexts, WhoHasLeftIsNotWorkedFor) {
   TestServer server(WithTokenizer());
-  Flood flood(server, 24, 200000);
+  Flood flood(server, 12, 200000);
   ASSERT_TRUE(Eventually([&] { return flood.answered() > 0; }));
   flood.Cancel();
   flood.Join();
-  EXPECT_LT(flood.answered(), 20);
-  EXPECT_EQ(flood.answered() + flood.failed(), 24);
-  ASSERT_TRUE(Eventually([&] { return server.AccessLines("call=Tokenize") == 24; }));
+  EXPECT_LT(flood.answered(), 10);
+  EXPECT_EQ(flood.answered() + flood.failed(), 12);
+  ASSERT_TRUE(Eventually([&] { return server.AccessLines("call=Tokenize") == 12; }));
   EXPECT_GT(server.AccessLines("cancelled before its turn"), 0);
 }
 

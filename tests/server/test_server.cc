@@ -133,7 +133,7 @@ void TestServer::Serve() {
 
 std::string TestServer::address() const { return absl::StrCat("127.0.0.1:", server_->grpc_port()); }
 
-std::string TestServer::Get(const std::string& path) const {
+std::string TestServer::Get(const std::string& path, const std::string& headers) const {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in to = {};
   to.sin_family = AF_INET;
@@ -141,8 +141,8 @@ std::string TestServer::Get(const std::string& path) const {
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   std::string answer;
   if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) == 0) {
-    const std::string request =
-        absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    const std::string request = absl::StrCat(
+        "GET ", path, " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", headers, "\r\n");
     if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0) {
       char buffer[4096];
       for (ssize_t n; (n = recv(fd, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, n);

@@ -58,8 +58,8 @@ class TestServer {
   Gate& gate() { return gate_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
 
-  // The answer to GET, headers included.
-  std::string Get(const std::string& path) const;
+  // The answer to GET, headers included. `headers`: further ones to send, each with its line break.
+  std::string Get(const std::string& path, const std::string& headers = "") const;
   // The value of the line of /metrics that begins with `name`; -1 where there is none.
   double Metric(const std::string& name) const;
   // All bytes of state in use, of all kinds.

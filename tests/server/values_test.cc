@@ -316,6 +316,14 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"max_message_bytes", [](O o, int by) { o->max_message_bytes = (1 << 30) + by; }},
       {"max_streams low", [](O o, int by) { o->max_streams = 1 - by; }},
       {"max_streams", [](O o, int by) { o->max_streams = 1000000 + by; }},
+      {"max_text_queue low", [](O o, int by) { o->max_text_queue = 1 - by; }},
+      {"max_text_queue", [](O o, int by) { o->max_text_queue = 100000 + by; }},
+      {"priority_step low",
+       [](O o, int by) {
+         o->engine.priority_step = absl::Milliseconds(1) - absl::Nanoseconds(by);
+       }},
+      {"priority_step",
+       [](O o, int by) { o->engine.priority_step = absl::Hours(1) + absl::Nanoseconds(by); }},
       {"model_name low", [](O o, int by) { o->model_name = std::string(by > 0 ? 129 : 128, 'n'); }},
       {"listen", [](O o, int by) { o->listen = absl::StrCat("localhost:", 65535 + by); }},
       {"http_listen low", [](O o, int by) { o->http_listen = absl::StrCat("localhost:", 0 - by); }},

@@ -1,0 +1,84 @@
+// Who may call: bearer keys from a file. Knows no transport: whoever has a header or metadata
+// `authorization` asks here.
+//
+// The file has a key a line, and lines that are empty or begin with #:
+//
+//   NAME sha256:HEX [limit=value ...]
+//
+// NAME, of 1 to 64 letters, digits and . _ -, is who is called so in logs and metrics; several keys
+// of one name, with the same limits, are one tenant's, so that a key can be changed in peace. HEX
+// is the SHA-256 of the key. Limits: streams, tokens_per_minute, queue_share, weight and
+// priority=LOW..HIGH; see TenantLimits.
+#ifndef PACKRAT_SERVER_API_KEYS_H_
+#define PACKRAT_SERVER_API_KEYS_H_
+
+#include <sys/stat.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/mutex.h"
+#include "server/api_tenant.h"
+
+namespace packrat {
+
+inline constexpr int kMaxApiKeys = 10000;
+using KeyHash = std::array<unsigned char, 32>;  // SHA-256
+
+// A fresh key, and its line for the file.
+std::string MakeApiKey();
+KeyHash HashApiKey(absl::string_view key);
+std::string ApiKeyLine(absl::string_view name, absl::string_view key);
+// INVALID_ARGUMENT says what a name may be.
+absl::Status CheckTenantName(absl::string_view name);
+
+// One line of a file.
+struct ApiKeyEntry {
+  std::string name;
+  KeyHash hash;
+  TenantLimits limits;
+};
+// INVALID_ARGUMENT names the line.
+absl::StatusOr<std::vector<ApiKeyEntry>> ParseApiKeys(absl::string_view text);
+
+class ApiKeys {
+ public:
+  // Errors name the file and what is wrong with it.
+  static absl::StatusOr<std::unique_ptr<ApiKeys>> Load(const std::string& path);
+
+  // Whose key is in the value of `authorization`, which is "Bearer KEY"; empty where there is none.
+  // UNAUTHENTICATED says what is wrong with it. All keys are compared, each to its end, so the time
+  // tells nothing of them.
+  absl::StatusOr<std::shared_ptr<ApiTenant>> Authenticate(absl::string_view authorization) const;
+
+  // Reads the file again if it has changed. True if it had; if it is broken, the keys stay as they
+  // were, and the error is told once. What tenants use goes on being counted.
+  absl::StatusOr<bool> ReloadIfChanged();
+
+ private:
+  struct Key {
+    KeyHash hash;
+    std::shared_ptr<ApiTenant> tenant;
+  };
+  explicit ApiKeys(std::string path) : path_(std::move(path)) {}
+  absl::Status Read();
+
+  const std::string path_;
+  struct stat seen_ = {};  // Of the file that was read last. Belongs to whoever reloads.
+  // By name; those that have gone from the file are kept while somebody uses them.
+  std::map<std::string, std::weak_ptr<ApiTenant>> tenants_;
+  mutable Mutex mutex_;
+  std::shared_ptr<const std::vector<Key>> keys_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_API_KEYS_H_

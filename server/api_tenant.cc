@@ -1,0 +1,116 @@
+#include "server/api_tenant.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/retry_after.h"
+
+namespace packrat {
+
+ApiTenant::ApiTenant(std::string name, const TenantLimits& limits)
+    : name_(std::move(name)),
+      limits_(limits),
+      tokens_(static_cast<double>(limits.tokens_per_minute)) {}
+
+TenantLimits ApiTenant::limits() const {
+  MutexLock lock(&mutex_);
+  return limits_;
+}
+
+void ApiTenant::SetLimits(const TenantLimits& limits) {
+  MutexLock lock(&mutex_);
+  // What has been used of the minute's tokens stays used.
+  tokens_ += static_cast<double>(limits.tokens_per_minute - limits_.tokens_per_minute);
+  limits_ = limits;
+}
+
+absl::Status ApiTenant::EnterStream(int max_streams) {
+  MutexLock lock(&mutex_);
+  const int limit = limits_.streams > 0 ? limits_.streams : std::max(1, max_streams / 2);
+  if (streams_ >= limit) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("all ", limit, " streams of ", name_, " are in use"));
+  }
+  ++streams_;
+  return absl::OkStatus();
+}
+
+void ApiTenant::LeaveStream() {
+  MutexLock lock(&mutex_);
+  --streams_;
+}
+
+void ApiTenant::Refill(absl::Time now) {
+  const auto limit = static_cast<double>(limits_.tokens_per_minute);
+  if (filled_ != absl::InfinitePast() && now > filled_) {
+    tokens_ =
+        std::min(limit, tokens_ + limit * absl::FDivDuration(now - filled_, absl::Minutes(1)));
+  }
+  filled_ = std::max(filled_, now);
+}
+
+absl::Status ApiTenant::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
+  MutexLock lock(&mutex_);
+  const int places = std::max(1, static_cast<int>(limits_.queue_share * max_queue));
+  if (waiting_ >= places) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        waiting_, " requests of ", name_, " wait, which is all of its share of the queue"));
+  }
+  if (limits_.tokens_per_minute > 0) {
+    Refill(now);
+    const auto limit = static_cast<double>(limits_.tokens_per_minute);
+    const double lacking = std::min(static_cast<double>(tokens), limit) - tokens_;
+    if (lacking > 0) {
+      return WithRetryAfter(
+          absl::ResourceExhaustedError(absl::StrCat(
+              name_, " may use ", limits_.tokens_per_minute, " tokens a minute and has ",
+              static_cast<int64_t>(std::max(0.0, tokens_)), " left; this request may take ", tokens,
+              " (its prompt and max_tokens)")),
+          absl::Minutes(lacking / limit));
+    }
+    tokens_ -= static_cast<double>(tokens);
+  }
+  ++waiting_;
+  return absl::OkStatus();
+}
+
+void ApiTenant::LeaveQueue() {
+  MutexLock lock(&mutex_);
+  --waiting_;
+}
+
+void ApiTenant::ReturnTokens(int64_t tokens) {
+  MutexLock lock(&mutex_);
+  tokens_ = std::min(static_cast<double>(limits_.tokens_per_minute),
+                     tokens_ + static_cast<double>(tokens));
+}
+
+TenantUse::~TenantUse() {
+  LeaveQueue();
+  if (taken_ > used_) tenant_->ReturnTokens(taken_ - used_);
+  if (stream_) tenant_->LeaveStream();
+}
+
+absl::Status TenantUse::EnterStream(int max_streams) {
+  if (tenant_ == nullptr) return absl::OkStatus();
+  absl::Status status = tenant_->EnterStream(max_streams);
+  stream_ = status.ok();
+  return status;
+}
+
+absl::Status TenantUse::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
+  if (tenant_ == nullptr) return absl::OkStatus();
+  absl::Status status = tenant_->EnterQueue(tokens, max_queue, now);
+  if (status.ok()) {
+    waits_ = true;
+    taken_ = tokens;
+  }
+  return status;
+}
+
+void TenantUse::LeaveQueue() {
+  if (std::exchange(waits_, false)) tenant_->LeaveQueue();
+}
+
+}  // namespace packrat

@@ -1,0 +1,89 @@
+// Who owns a key, and how much they may use.
+#ifndef PACKRAT_SERVER_API_TENANT_H_
+#define PACKRAT_SERVER_API_TENANT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "runtime/mutex.h"
+
+namespace packrat {
+
+struct TenantLimits {
+  // Of what all may use together, so that one flood leaves room for the others.
+  double queue_share = 0.5;       // Of --max_queue. Range (0, 1].
+  int streams = 0;                // Open Generate calls; 0: half of --max_streams.
+  int64_t tokens_per_minute = 0;  // Prompt and output; 0: as many as they like.
+  double weight = 1;              // Share of the turns beside other tenants. Range [0.01, 100].
+  int min_priority = -100, max_priority = 100;  // That a request may have. Range [-100, 100].
+
+  bool operator==(const TenantLimits& o) const {
+    return queue_share == o.queue_share && streams == o.streams &&
+           tokens_per_minute == o.tokens_per_minute && weight == o.weight &&
+           min_priority == o.min_priority && max_priority == o.max_priority;
+  }
+};
+
+// Thread-safe. Time is passed in, and never goes back.
+class ApiTenant {
+ public:
+  ApiTenant(std::string name, const TenantLimits& limits);
+
+  const std::string& name() const { return name_; }
+  TenantLimits limits() const;
+  // What is in use stays so, even where it is more than is allowed now.
+  void SetLimits(const TenantLimits& limits);
+
+  // RESOURCE_EXHAUSTED, with what to wait, where a limit is reached; nothing is taken then.
+  absl::Status EnterStream(int max_streams);
+  // `tokens` of the minute's and a place in the queue. Tokens come back at an even rate. Whoever
+  // has a minute's tokens left may ask for more than that at once, and owes the rest.
+  absl::Status EnterQueue(int64_t tokens, int max_queue, absl::Time now);
+  void LeaveQueue();
+  void ReturnTokens(int64_t tokens);
+  void LeaveStream();
+
+ private:
+  void Refill(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string name_;
+  mutable Mutex mutex_;
+  TenantLimits limits_ ABSL_GUARDED_BY(mutex_);
+  int streams_ ABSL_GUARDED_BY(mutex_) = 0;
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  double tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // Left; below 0: owed.
+  absl::Time filled_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+// What one call has of its tenant's; gives it back when it is destroyed. Not thread-safe. Without a
+// tenant nothing is limited here.
+class TenantUse {
+ public:
+  TenantUse() = default;
+  explicit TenantUse(std::shared_ptr<ApiTenant> tenant) : tenant_(std::move(tenant)) {}
+  ~TenantUse();
+  TenantUse(const TenantUse&) = delete;
+  TenantUse& operator=(const TenantUse&) = delete;
+
+  // As above; each at most once, in this order.
+  absl::Status EnterStream(int max_streams);
+  absl::Status EnterQueue(int64_t tokens, int max_queue, absl::Time now);
+  void LeaveQueue();  // Later calls do nothing.
+  // So many of the tokens were used in the end: the rest goes back.
+  void UsedTokens(int64_t tokens) { used_ = tokens; }
+
+  const ApiTenant* tenant() const { return tenant_.get(); }
+
+ private:
+  const std::shared_ptr<ApiTenant> tenant_;
+  bool stream_ = false, waits_ = false;
+  int64_t taken_ = 0, used_ = 0;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_API_TENANT_H_

@@ -221,6 +221,22 @@ class BillTest(unittest.TestCase):
             self.assertEqual(json.load(file), self.bill)
 
 
+    def test_nothing_that_is_compiled_in_is_forgotten(self):
+        """The bill finds shared libraries by itself; who adds one of headers alone adds it by hand."""
+        with open(os.path.join(ROOT, "dev"), encoding="utf-8") as file:
+            names = re.search(r"^BUILD_PACKAGES=\((.*?)\)", file.read(), re.MULTILINE | re.DOTALL)
+        built_with = {name for name in names.group(1).split() if name.endswith("-dev")}
+        headers = built_with - {"libprotobuf-dev", "libgrpc++-dev", "libabsl-dev",
+                                "prometheus-cpp-dev", "libsentencepiece-dev", "libpcre2-dev",
+                                "libhwy-dev"}
+        # Boost's own package is but a name for that of a version.
+        listed = {re.sub(r"^libboost[\d.]+-dev$", "libboost-dev", name)
+                  for name in libraries.HEADERS_ONLY}
+        self.assertEqual(headers, listed)
+        names = {package["name"] for package in self.bill["packages"]}
+        self.assertLessEqual(set(libraries.HEADERS_ONLY), names)
+
+
 class DebianPackageTest(unittest.TestCase):
 
     def field(self, name):

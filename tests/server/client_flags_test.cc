@@ -74,7 +74,7 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   std::set<std::string> known = {"address",     "api_key_file", "deadline", "caller",
                                  "request_id",  "json",         "stats",    "echo",
                                  "token_ids",   "user_label",   "requests", "prompt_tokens",
-                                 "reply_label", "concurrency"};
+                                 "reply_label", "concurrency",  "live"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {

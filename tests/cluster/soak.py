@@ -150,7 +150,10 @@ def leaks(replica, before, after):
 
 def soak(folder, minutes, say):
     """Prints the tables; returns what is wrong, in words."""
-    with Cluster(folder, flags=FLAGS) as cluster, fronts.Envoy(folder, cluster) as front:
+    keys = os.path.join(folder, "keys")
+    with open(keys, "w", encoding="utf-8") as file:
+        file.write(traffic.KEYS)
+    with Cluster(folder, flags=FLAGS + ["--api_keys=" + keys]) as cluster, fronts.Envoy(folder, cluster) as front:
         # Everything once, before anything is measured.
         warm = traffic.Traffic(front)
         time.sleep(min(20, 15 * minutes))

@@ -1,7 +1,8 @@
 """Users of every kind, good and bad, for the soak. Each kind is a function of a Caller that makes one call
-and returns an Outcome."""
+and returns its Outcome, or several calls and a list."""
 
 import dataclasses
+import hashlib
 import random
 import socket
 import threading
@@ -13,6 +14,10 @@ from proto.packrat.v1 import inference_pb2_grpc
 from tests.cluster import load
 
 GENERATE = "/packrat.v1.Inference/Generate"
+# Keys of two tenants; KEYS is the servers' file of them.
+USERS, FLOOD = "the key of most users", "the key of one who sends too much"
+KEYS = "".join("%s sha256:%s %s\n" % (name, hashlib.sha256(key.encode()).hexdigest(), limits)
+               for name, key, limits in (("users", USERS, ""), ("flood", FLOOD, "streams=8")))
 
 
 @dataclasses.dataclass
@@ -28,7 +33,7 @@ class Outcome:
 
 
 class Caller:
-    """One thread's channel and random numbers."""
+    """One thread's channel and random numbers, and what calls have in common."""
 
     def __init__(self, front, name, seed):
         self.front, self.name = front, name
@@ -37,16 +42,21 @@ class Caller:
         self.stub = inference_pb2_grpc.InferenceStub(self.channel)
         self._number = 0
 
-    def next_id(self):
+    def metadata(self, key=USERS):
+        """A key, and a new id for the call."""
         self._number += 1
-        return "%s-%d" % (self.name, self._number)
+        return {"authorization": "Bearer " + key, "x-request-id": "%s-%d" % (self.name, self._number)}
 
-    def read(self, kind, request, expected=("OK",), each=None, timeout=120,
-             channel=None):
+    def read(self, kind, request, expected=("OK",), each=None, timeout=120, key=USERS, channel=None):
         """A call that reads its stream; `each(call, messages so far)` is called after each message."""
-        call_id, begun, tokens, messages = self.next_id(), time.monotonic(), 0, 0
+        metadata, begun = self.metadata(key), time.monotonic()
         stub = inference_pb2_grpc.InferenceStub(channel) if channel else self.stub
-        stream = stub.Generate(request, timeout=timeout, metadata=[("x-request-id", call_id)])
+        stream = stub.Generate(request, timeout=timeout, metadata=metadata.items())
+        return self.read_stream(kind, stream, metadata["x-request-id"], begun, expected, each)
+
+    @staticmethod
+    def read_stream(kind, stream, call_id, begun, expected, each=None):
+        tokens, messages = 0, 0
         try:
             if each:
                 each(stream, 0)
@@ -132,13 +142,28 @@ def garbage(caller):
     method, body, expected = ((GENERATE, b"\xff" * 100, ("UNIMPLEMENTED",)),  # So says gRPC.
                               ("/packrat.v1.Inference/Nothing", b"", ("UNIMPLEMENTED",)),
                               (GENERATE, b"\x0a" * (5 << 20), ("RESOURCE_EXHAUSTED",)))[what]
-    begun, call_id = time.monotonic(), caller.next_id()
+    begun, metadata = time.monotonic(), caller.metadata()
     try:
-        list(caller.channel.unary_stream(method)(body, timeout=60, metadata=[("x-request-id", call_id)]))
+        list(caller.channel.unary_stream(method)(body, timeout=60, metadata=metadata.items()))
         status, details = "OK", ""
     except grpc.RpcError as error:
         status, details = error.code().name, error.details()
-    return Outcome("garbage", call_id, status, details, 0, begun, time.monotonic(), expected)
+    return Outcome("garbage", metadata["x-request-id"], status, details, 0, begun, time.monotonic(), expected)
+
+
+def stranger(caller):
+    return caller.read("no such key", load.request_of(4, 1), ("UNAUTHENTICATED",), key="guessed")
+
+
+def flood(caller):
+    """Many calls at once of a tenant who may have few."""
+    streams = []
+    for _ in range(40):
+        metadata, begun = caller.metadata(FLOOD), time.monotonic()
+        stream = caller.stub.Generate(load.request_of(30, caller.rng.getrandbits(63)), timeout=120,
+                                      metadata=metadata.items())
+        streams.append((stream, metadata["x-request-id"], begun))
+    return [caller.read_stream("flood", *one, ("OK", "RESOURCE_EXHAUSTED")) for one in streams]
 
 
 def vanished(caller):
@@ -146,7 +171,7 @@ def vanished(caller):
     begun = time.monotonic()
     channel = caller.front.channel()
     stub = inference_pb2_grpc.InferenceStub(channel)
-    streams = [stub.Generate(load.request_of(3000, 1), metadata=[("x-request-id", caller.next_id())])
+    streams = [stub.Generate(load.request_of(3000, 1), metadata=caller.metadata().items())
                for _ in range(4)]
     time.sleep(caller.rng.uniform(0, 0.3))
     channel.close()
@@ -166,7 +191,7 @@ def noise(caller):
 
 # How often each comes.
 KINDS = {short: 50, long: 8, cancelled: 12, deadline: 8, slow: 4, silent: 1, bad: 8, garbage: 4,
-         vanished: 2, noise: 3}
+         vanished: 2, noise: 3, stranger: 3, flood: 1}
 
 
 class Traffic:
@@ -185,7 +210,8 @@ class Traffic:
         try:
             while not self._stop.is_set():
                 kind, = caller.rng.choices(list(KINDS), KINDS.values())
-                self.outcomes.append(kind(caller))
+                done = kind(caller)
+                self.outcomes.extend(done if isinstance(done, list) else [done])
         except Exception as error:  # pylint: disable=broad-except
             self._errors.append(error)
         finally:

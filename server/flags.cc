@@ -26,6 +26,19 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
 ABSL_FLAG(std::string, http_listen, "127.0.0.1:8080",
           "Address of /metrics, /healthz, /readyz and /version, written as for --listen. Empty: no "
           "such port.");
+ABSL_FLAG(std::string, tls_certificate, "",
+          "File of PEM: the server's certificate, then those that lead to its authority. With it "
+          "both ports speak TLS. Read again when it changes.");
+ABSL_FLAG(std::string, tls_key, "",
+          "File of PEM: the key of --tls_certificate, without a password. Read again when it "
+          "changes.");
+ABSL_FLAG(std::string, tls_client_ca, "",
+          "File of PEM: authorities, one of which must have signed a client's certificate. Empty: "
+          "clients need none. Read again when it changes.");
+ABSL_FLAG(bool, http_tls, true,
+          "With --tls_certificate: TLS at --http_listen too. Its /healthz, /readyz and /balancerz "
+          "are open to "
+          "clients without a certificate; its other pages are not, with --tls_client_ca.");
 ABSL_FLAG(
     int32_t, max_connections, 0,
     "gRPC connections that are open; more are closed at once; range [0, 1000000]. 0: what the "
@@ -132,6 +145,10 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.model_name = absl::GetFlag(FLAGS_model_name);
   options.listen = absl::GetFlag(FLAGS_listen);
   options.http_listen = absl::GetFlag(FLAGS_http_listen);
+  options.tls_certificate = absl::GetFlag(FLAGS_tls_certificate);
+  options.tls_key = absl::GetFlag(FLAGS_tls_key);
+  options.tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca);
+  options.http_tls = absl::GetFlag(FLAGS_http_tls);
   options.max_connections = absl::GetFlag(FLAGS_max_connections);
   options.max_connection_streams = absl::GetFlag(FLAGS_max_connection_streams);
   options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);

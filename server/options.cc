@@ -126,6 +126,14 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
        }) {
     if (!status.ok()) return status;
   }
+  if (options->tls_certificate.empty() != options->tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options->tls_key.empty() ? "--tls_key" : "--tls_certificate",
+                     " is missing; a certificate and its key come together"));
+  }
+  if (!options->tls_client_ca.empty() && options->tls_certificate.empty()) {
+    return absl::InvalidArgumentError("--tls_client_ca needs --tls_certificate and --tls_key");
+  }
   if (engine.max_batch_tokens < engine.max_running) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max_batch_tokens is ", engine.max_batch_tokens,

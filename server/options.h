@@ -16,7 +16,10 @@ struct ServerOptions {
   // As ParseListenAddress() takes them.
   std::string listen = "127.0.0.1:50051";      // gRPC.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
-  int max_connections = 0;  // Of gRPC; 0: what the limit of open files allows, at most 4096.
+  std::string tls_certificate, tls_key;        // Files of PEM, both or none; none: no TLS.
+  std::string tls_client_ca;  // Clients need a certificate of one of these; empty: they need none.
+  bool http_tls = true;       // With a certificate: at http_listen too.
+  int max_connections = 0;    // Of gRPC; 0: what the limit of open files allows, at most 4096.
   int max_connection_streams = 1024;  // Calls that are open on one. Range [1, 1000000].
   // When a connection is asked to end, give or take 10 %; 0: never. Range [1 s, 24 h].
   absl::Duration max_connection_age = absl::Minutes(5);

@@ -16,6 +16,7 @@
 #include "server/http/operator_pages.h"
 #include "server/inference_service.h"
 #include "server/net/descriptors.h"
+#include "server/net/tls_store.h"
 #include "server/version.h"
 #include "server/watchdog.h"
 
@@ -63,6 +64,7 @@ struct Server::Impl {
       log->Info("API keys read again", {{"file", options.api_keys}});
     }
   }
+  absl::Status OpenTls();
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp(const DescriptorShares& shares);
   // Tells health and metrics what the environment says.
@@ -84,6 +86,7 @@ struct Server::Impl {
   WorkPool prompts, texts;
   std::unique_ptr<Watchdog> watchdog;
   std::unique_ptr<EngineThread> engine_thread;
+  std::unique_ptr<TlsStore> tls;  // Null: none.
   std::unique_ptr<GrpcPort> grpc;
   std::unique_ptr<HttpServer> http;
 };
@@ -108,8 +111,17 @@ void Server::Impl::AddGauges() {
                      [this] { return static_cast<double>(log->dropped_lines()); });
 }
 
+absl::Status Server::Impl::OpenTls() {
+  if (options.tls_certificate.empty()) return absl::OkStatus();
+  auto opened =
+      TlsStore::Open({options.tls_certificate, options.tls_key, options.tls_client_ca}, log);
+  if (!opened.ok()) return opened.status();
+  tls = *std::move(opened);
+  return absl::OkStatus();
+}
+
 absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
-  auto started = GrpcPort::Start(options, shares.grpc, &service, log);
+  auto started = GrpcPort::Start(options, shares.grpc, tls.get(), &service, log);
   if (!started.ok()) return started.status();
   grpc = *std::move(started);
   metrics.AddGauge("packrat_connections_open", "gRPC connections that are open.",
@@ -156,8 +168,9 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   };
   HttpServer::Options http_options;
   http_options.address = options.http_listen;
+  if (options.http_tls) http_options.tls = tls.get();
   http_options.max_connections = shares.http;
-  auto started = HttpServer::Start(std::move(http_options), OperatorRoutes(pages), log);
+  auto started = HttpServer::Start(http_options, OperatorRoutes(pages), log);
   if (!started.ok()) return started.status();
   http = *std::move(started);
   return absl::OkStatus();
@@ -204,7 +217,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(keys));
   const auto shares = ShareDescriptors(RaiseDescriptorLimit(), impl->options.max_connections);
   if (!shares.ok()) return shares.status();
-  status = impl->StartGrpc(*shares);
+  status = impl->OpenTls();
+  if (status.ok()) status = impl->StartGrpc(*shares);
   if (status.ok()) status = impl->StartHttp(*shares);
   if (!status.ok()) return status;
   Logger::Fields fields = {{"grpc", impl->options.listen}, {"grpc_port", impl->grpc->port()}};

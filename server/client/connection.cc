@@ -32,18 +32,29 @@ absl::Duration RetryAfter(const grpc::Status& status) {
   return absl::ZeroDuration();
 }
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+std::shared_ptr<grpc::Channel> Connect(const Connection::Options& options) {
   grpc::ChannelArguments arguments;
   // The largest answer is one message of about a MiB of tokens; one of log-probabilities is larger.
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (!options.tls) {
+    return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+  if (!options.tls_server_name.empty()) {
+    arguments.SetSslTargetNameOverride(options.tls_server_name);
+  }
+  grpc::SslCredentialsOptions tls;
+  tls.pem_root_certs = options.tls_ca;
+  tls.pem_cert_chain = options.tls_certificate;
+  tls.pem_private_key = options.tls_key;
+  return grpc::CreateCustomChannel(options.address, grpc::SslCredentials(tls), arguments);
 }
 
 }  // namespace
 
 struct Connection::Impl {
   explicit Impl(const Options& o)
-      : options(o), channel(Connect(o.address)), stub(v1::Inference::NewStub(channel)) {}
+      : options(o), channel(Connect(o)), stub(v1::Inference::NewStub(channel)) {}
 
   // Runs `call` with a context that Cancel() can reach, for `limit` and --deadline at most.
   template <typename Call>

@@ -22,6 +22,10 @@ class Connection {
     std::string api_key;                                 // Empty: none.
     std::string caller;                                  // Label in the server's log; empty: none.
     std::string request_id;                              // Empty: the server makes one.
+    bool tls = false;
+    // PEM. Empty: the system's authorities; no certificate of one's own.
+    std::string tls_ca, tls_certificate, tls_key;
+    std::string tls_server_name;  // That the server must prove to have; empty: the address's.
   };
   // What became of a call.
   struct Outcome {

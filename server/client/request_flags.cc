@@ -16,6 +16,7 @@
 #include "absl/types/optional.h"
 #include "models/utf8.h"
 #include "server/client/address.h"
+#include "server/client/tls_flags.h"
 
 // What is not given is not sent: the server's and the model's defaults hold.
 ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server, or unix:PATH.");
@@ -116,6 +117,8 @@ absl::Status CheckFlags() {
   }
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
   if (status.ok()) status = ApiKeyFromFlags().status();
+  Connection::Options ignored;
+  if (status.ok()) status = FillTlsFromFlags(&ignored);
   const absl::Duration deadline = absl::GetFlag(FLAGS_deadline);
   if (status.ok() && deadline <= absl::ZeroDuration()) {
     status = absl::InvalidArgumentError(
@@ -141,6 +144,7 @@ Connection::Options ConnectionFromFlags() {
   options.api_key = *ApiKeyFromFlags();
   options.caller = absl::GetFlag(FLAGS_caller);
   options.request_id = absl::GetFlag(FLAGS_request_id);
+  FillTlsFromFlags(&options).IgnoreError();  // CheckFlags() has told.
   return options;
 }
 

@@ -20,6 +20,7 @@
 #include "runtime/mutex.h"
 #include "runtime/steady_clock.h"
 #include "server/grpc/reflection_service.h"
+#include "server/grpc/tls_credentials.h"
 #include "server/net/listener.h"
 #include "server/net/open_sockets.h"
 
@@ -153,7 +154,7 @@ void GrpcPort::Impl::EndConnections(absl::Duration grace) {
 }
 
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
-                                                          int max_connections,
+                                                          int max_connections, TlsStore* tls,
                                                           grpc::Service* service, Logger* log) {
   SetUpLibrary(options.reflection);
   auto impl = std::make_unique<Impl>(max_connections, log);
@@ -165,7 +166,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& o
   // first accept() that fails.
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+      tls == nullptr ? grpc::InsecureServerCredentials() : TlsCredentials(tls));
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) return absl::InternalError("gRPC does not start");
   auto port = std::unique_ptr<GrpcPort>(new GrpcPort(std::move(impl)));

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/log.h"
+#include "server/net/tls_store.h"
 #include "server/options.h"
 
 namespace grpc {
@@ -18,10 +19,10 @@ namespace packrat {
 
 class GrpcPort {
  public:
-  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `service` and
-  // `log` outlive the port. UNAVAILABLE: the address cannot be had.
+  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `tls` (null:
+  // none), `service` and `log` outlive the port. UNAVAILABLE: the address cannot be had.
   static absl::StatusOr<std::unique_ptr<GrpcPort>> Start(const ServerOptions& options,
-                                                         int max_connections,
+                                                         int max_connections, TlsStore* tls,
                                                          grpc::Service* service, Logger* log);
   // Shuts down first.
   ~GrpcPort();

@@ -26,8 +26,8 @@ int FamilyOf(int fd) {
 }  // namespace
 
 struct HttpServer::Impl {
-  Impl(Options options, std::vector<HttpRoute> routes)
-      : context{std::move(options), Router(std::move(routes)), {}} {}
+  Impl(const Options& options, std::vector<HttpRoute> routes)
+      : context{options, Router(std::move(routes)), {}, TlsContext(options.tls)} {}
 
   ~Impl() {
     if (listener != nullptr) listener->Stop();
@@ -60,10 +60,10 @@ struct HttpServer::Impl {
   std::thread thread;
 };
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options,
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const Options& options,
                                                               std::vector<HttpRoute> routes,
                                                               Logger* log) {
-  auto impl = std::make_unique<Impl>(std::move(options), std::move(routes));
+  auto impl = std::make_unique<Impl>(options, std::move(routes));
   Listener::Options listen;
   listen.flag = "--http_listen";
   listen.address = impl->context.options.address;

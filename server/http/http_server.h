@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/log.h"
+#include "server/net/tls_store.h"
 
 namespace packrat {
 
@@ -33,12 +34,15 @@ struct HttpRoute {
   std::string method;  // GET answers HEAD as well.
   // Called by the server's thread, which has nothing better to do meanwhile: milliseconds.
   std::function<HttpAnswer(const HttpRequest&)> handle;
+  // Also to clients without a certificate, where the server asks for one.
+  bool open_to_all = false;
 };
 
 class HttpServer {
  public:
   struct Options {
-    std::string address;  // As ParseListenAddress() takes it.
+    std::string address;      // As ParseListenAddress() takes it.
+    TlsStore* tls = nullptr;  // Null: no TLS. Outlives the server.
     // Of all connections. Beyond it the one that has asked for nothing for the longest time is
     // closed, so that new ones get through.
     int max_connections = 1024;
@@ -49,7 +53,7 @@ class HttpServer {
     int max_body_bytes = 1024;
   };
   // `log` outlives the server. INVALID_ARGUMENT: the address; UNAVAILABLE: it cannot be had.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options,
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const Options& options,
                                                            std::vector<HttpRoute> routes,
                                                            Logger* log);
   // At once, whatever the clients do; answers that are under way are cut.

@@ -13,6 +13,7 @@ HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 
 
 }  // namespace
 
+// Kubelets and balancers have no certificate; they learn whether the server is well, no more.
 std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
   return {
       {"/metrics", "GET",
@@ -25,13 +26,16 @@ std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
          }
          return HttpAnswer{200, "text/plain; version=0.0.4; charset=utf-8", pages.metrics()};
        }},
-      {"/healthz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); }},
-      {"/readyz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); }},
+      {"/healthz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); },
+       true},
+      {"/readyz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); },
+       true},
       // For balancers that cut the streams of a server that is down: draining is told apart.
       {"/balancerz", "GET",
        [pages](const HttpRequest&) {
          return Probe(pages.not_ready(), "ready", pages.draining() ? 404 : 503);
-       }},
+       },
+       true},
       {"/version", "GET",
        [pages](const HttpRequest&) {
          return HttpAnswer{200, "application/json", pages.version() + "\n"};

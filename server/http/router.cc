@@ -17,13 +17,16 @@ std::string PathOf(const std::string& target) {
 }
 
 RoutedAnswer Router::Answer(const std::string& method, const std::string& target,
-                            const std::string& authorization) const {
+                            const std::string& authorization, bool trusted) const {
   const HttpRequest request = {method, PathOf(target), authorization};
   RoutedAnswer none;
   for (const HttpRoute& route : routes_) {
     if (route.path != request.path) continue;
     const bool also_head = route.method == "GET" && method == "HEAD";
-    if (route.method == method || also_head) return {route.handle(request), ""};
+    if (route.method == method || also_head) {
+      if (trusted || route.open_to_all) return {route.handle(request), ""};
+      return {{403, "text/plain", "this page needs a client certificate\n"}, ""};
+    }
     absl::StrAppend(&none.allow, none.allow.empty() ? "" : ", ", route.method,
                     route.method == "GET" ? ", HEAD" : "");
   }

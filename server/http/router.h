@@ -20,9 +20,9 @@ class Router {
   explicit Router(std::vector<HttpRoute> routes) : routes_(std::move(routes)) {}
 
   // `target`: a path with or without a query, or a whole URL. 404 without a route for the path, 405
-  // without one for the method.
+  // without one for the method, 403 where the client must be `trusted` and is not.
   RoutedAnswer Answer(const std::string& method, const std::string& target,
-                      const std::string& authorization = "") const;
+                      const std::string& authorization, bool trusted) const;
 
  private:
   const std::vector<HttpRoute> routes_;

@@ -1,10 +1,15 @@
 #include "server/http/session.h"
 
+#include <openssl/ssl.h>
+
+#include <boost/asio/ssl/stream.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/beast/ssl/ssl_stream.hpp>
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace packrat {
@@ -29,32 +34,64 @@ int StatusOf(const Error& error) {
   return error.category() == sample.category() ? 400 : 0;
 }
 
-class PlainSession final : public Session, public std::enable_shared_from_this<PlainSession> {
+using TlsStream = beast::ssl_stream<HttpSocket>;
+
+// `Stream`: HttpSocket or TlsStream.
+template <typename Stream>
+class SessionOf final : public Session, public std::enable_shared_from_this<SessionOf<Stream>> {
  public:
-  PlainSession(HttpSocket socket, SessionContext* context)
-      : stream_(std::move(socket)),
+  static constexpr bool kTls = std::is_same_v<Stream, TlsStream>;
+
+  // `tls`: what the stream was made with.
+  SessionOf(Stream stream, std::shared_ptr<asio::ssl::context> tls, SessionContext* context)
+      : tls_(std::move(tls)),
+        stream_(std::move(stream)),
         context_(*context),
         buffer_(context->options.max_header_bytes + context->options.max_body_bytes + kReadBytes),
         place_(context_.sessions.insert(context_.sessions.end(), this)) {}
-  ~PlainSession() override {
+  ~SessionOf() override {
     if (listed_) context_.sessions.erase(place_);
   }
 
-  void Start() { AwaitRequest(); }
+  void Start() {
+    if constexpr (kTls) {
+      socket().expires_after(context_.options.request);
+      stream_.async_handshake(asio::ssl::stream_base::server,
+                              [self = this->shared_from_this()](const Error& error) {
+                                if (!error) self->AwaitRequest();
+                              });
+    } else {
+      AwaitRequest();
+    }
+  }
 
   void Close() override {
     if (listed_) context_.sessions.erase(place_);
     listed_ = false;
-    stream_.close();
+    socket().close();
   }
 
  private:
+  HttpSocket& socket() { return beast::get_lowest_layer(stream_); }
+
+  // True where nobody asks for a certificate as well.
+  bool Trusted() {
+    if constexpr (kTls) {
+      if (!context_.tls.asks_clients()) return true;
+      X509* const shown = SSL_get_peer_certificate(stream_.native_handle());  // Verified.
+      X509_free(shown);
+      return shown != nullptr;
+    } else {
+      return true;
+    }
+  }
+
   void AwaitRequest() {
     // The next request may have come with the last one.
     if (buffer_.size() > 0) return ReadRequest();
-    stream_.expires_after(context_.options.idle);
+    socket().expires_after(context_.options.idle);
     stream_.async_read_some(buffer_.prepare(kReadBytes),
-                            [self = shared_from_this()](const Error& error, size_t bytes) {
+                            [self = this->shared_from_this()](const Error& error, size_t bytes) {
                               if (error) return;
                               self->buffer_.commit(bytes);
                               self->ReadRequest();
@@ -66,10 +103,10 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
     parser_->header_limit(context_.options.max_header_bytes);
     parser_->body_limit(context_.options.max_body_bytes);
     // For the whole of it: bytes that trickle in do not make it longer.
-    stream_.expires_after(context_.options.request);
+    socket().expires_after(context_.options.request);
     http::async_read(
         stream_, buffer_, *parser_,
-        [self = shared_from_this()](const Error& error, size_t) { self->OnRequest(error); });
+        [self = this->shared_from_this()](const Error& error, size_t) { self->OnRequest(error); });
   }
 
   void OnRequest(const Error& error) {
@@ -86,7 +123,7 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
     const auto& request = parser_->get();
     Write(
         context_.router.Answer(std::string(request.method_string()), std::string(request.target()),
-                               std::string(request[http::field::authorization])),
+                               std::string(request[http::field::authorization]), Trusted()),
         request.method() == http::verb::head, request.keep_alive(), request.version());
   }
 
@@ -101,8 +138,8 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
     response_->content_length(response_->body().size());
     response_->keep_alive(keep_alive);
     serializer_.emplace(*response_);
-    stream_.expires_after(context_.options.answer);
-    const auto done = [self = shared_from_this()](const Error& error, size_t) {
+    socket().expires_after(context_.options.answer);
+    const auto done = [self = this->shared_from_this()](const Error& error, size_t) {
       self->OnWritten(error);
     };
     if (head) {
@@ -115,22 +152,27 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
   void OnWritten(const Error& error) {
     if (error) return;
     if (response_->keep_alive()) return AwaitRequest();
-    // Closing a socket with unread bytes would take the answer back from the client's hands.
-    Error ignored;
-    stream_.socket().shutdown(HttpSocket::socket_type::shutdown_send, ignored);
-    stream_.expires_after(kLinger);
-    Discard();
+    socket().expires_after(kLinger);
+    if constexpr (kTls) {
+      stream_.async_shutdown([self = this->shared_from_this()](const Error&) {});
+    } else {
+      // Closing a socket with unread bytes would take the answer back from the client's hands.
+      Error ignored;
+      socket().socket().shutdown(HttpSocket::socket_type::shutdown_send, ignored);
+      Discard();
+    }
   }
 
   void Discard() {
     buffer_.clear();
     stream_.async_read_some(buffer_.prepare(kReadBytes),
-                            [self = shared_from_this()](const Error& error, size_t) {
+                            [self = this->shared_from_this()](const Error& error, size_t) {
                               if (!error) self->Discard();
                             });
   }
 
-  HttpSocket stream_;
+  const std::shared_ptr<asio::ssl::context> tls_;
+  Stream stream_;
   SessionContext& context_;
   beast::flat_buffer buffer_;
   SessionList::iterator place_;
@@ -143,7 +185,12 @@ class PlainSession final : public Session, public std::enable_shared_from_this<P
 }  // namespace
 
 void StartSession(HttpSocket socket, SessionContext* context) {
-  std::make_shared<PlainSession>(std::move(socket), context)->Start();
+  if (!context->tls.on()) {
+    std::make_shared<SessionOf<HttpSocket>>(std::move(socket), nullptr, context)->Start();
+    return;
+  }
+  const auto tls = context->tls.Get();
+  std::make_shared<SessionOf<TlsStream>>(TlsStream(std::move(socket), *tls), tls, context)->Start();
 }
 
 }  // namespace packrat

@@ -9,6 +9,7 @@
 
 #include "server/http/http_server.h"
 #include "server/http/router.h"
+#include "server/http/tls_context.h"
 
 namespace packrat {
 
@@ -34,6 +35,7 @@ struct SessionContext {
   HttpServer::Options options;
   Router router;
   SessionList sessions;
+  TlsContext tls;
 };
 
 // Serves the socket until it ends. The session owns itself.

@@ -23,6 +23,7 @@ const struct Row {
   const char* flag;
   const char* value;  // Not the default; as `read` shows it.
   std::function<std::string(const Options&)> read;
+  bool tls = false;  // Only together with the others of them.
 } kRows[] = {
     {"model", "some/folder", [](const Options& o) { return o.model_dir; }},
     {"model_name", "a-name", [](const Options& o) { return o.model_name; }},
@@ -32,6 +33,10 @@ const struct Row {
     {"metrics_need_key", "true",
      [](const Options& o) { return o.metrics_need_key ? "true" : "false"; }},
     {"reflection", "false", [](const Options& o) { return o.reflection ? "true" : "false"; }},
+    {"tls_certificate", "a.pem", [](const Options& o) { return o.tls_certificate; }, true},
+    {"tls_key", "a.key", [](const Options& o) { return o.tls_key; }, true},
+    {"tls_client_ca", "ca.pem", [](const Options& o) { return o.tls_client_ca; }, true},
+    {"http_tls", "false", [](const Options& o) { return o.http_tls ? "true" : "false"; }},
     {"device", "cuda", [](const Options& o) { return o.device; }},
     {"deterministic", "true", [](const Options& o) { return o.deterministic ? "true" : "false"; }},
     {"mesa_state", "bfloat16", [](const Options& o) { return o.mesa_state; }},
@@ -82,9 +87,13 @@ Options Parse(std::vector<std::string> arguments) {
 }
 
 TEST(ServerFlags, EachOneArrivesInItsOptionAndInNoOther) {
-  const Options defaults = Parse({});
   for (const Row& set : kRows) {
-    const Options options = Parse({absl::StrCat("--", set.flag, "=", set.value)});
+    // The last value of a flag is the one that counts.
+    std::vector<std::string> arguments;
+    if (set.tls) arguments = {"--tls_certificate=1", "--tls_key=2", "--tls_client_ca=3"};
+    const Options defaults = Parse(arguments);
+    arguments.push_back(absl::StrCat("--", set.flag, "=", set.value));
+    const Options options = Parse(arguments);
     EXPECT_EQ(set.read(options), set.value) << set.flag;
     EXPECT_NE(set.read(defaults), set.value)
         << set.flag << ": choose another value than the default";

@@ -77,12 +77,15 @@ class ThreeReplicasTest(Rows):
 
 class OtherReplicasTest(Rows):
 
-    def test_tls_at_the_balancer(self):
-        with tempfile.TemporaryDirectory() as folder, Cluster(folder, 2) as cluster:
-            tls = certificates.make(folder)
-            for make in (fronts.Envoy, fronts.HAProxy):
-                with make(folder, cluster, tls=tls) as front:
-                    self.check(scenarios.spread(cluster, front, count=30))
+    def test_tls(self):
+        """At the balancer alone, and towards replicas that ask for its certificate as well."""
+        for inside in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                tls = certificates.make(folder)
+                with Cluster(folder, 2, ["--max_connection_age=0"], tls=tls if inside else None) as cluster:
+                    for make in (fronts.Envoy, fronts.HAProxy):
+                        with make(folder, cluster, tls=tls, tls_inside=inside) as front:
+                            self.check(scenarios.spread(cluster, front, count=30))
 
     def test_full_replicas(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """A server as a process, and clients that mean no good: memory, descriptors, silence."""
 
+import os
 import resource
 import socket
 import subprocess
@@ -53,7 +54,8 @@ class DescriptorsTest(unittest.TestCase):
 
     def test_a_low_limit_is_told(self):
         started = subprocess.run(
-            [processes.SERVER, "--model=/no/such", "--listen=127.0.0.1:0", "--http_listen="],
+            [processes.SERVER, "--model=" + os.path.join(processes.ROOT, "models/demo"),
+             "--listen=127.0.0.1:0", "--http_listen="],
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (255, 255)),
             stderr=subprocess.PIPE, encoding="utf-8", timeout=60, check=False)
         self.assertEqual(started.returncode, 1)

@@ -44,7 +44,7 @@ class ServerTest(unittest.TestCase):
         with RealServer(GOLDEN, *SMALL, binary=EMULATED) as server:
             self.assertEqual(server.json("info")["device"], "Emulated")
             loading = [line for line in server.early if line["message"] == "loading"]
-            self.assertEqual(loading[-1]["percent"], "100")
+            self.assertEqual(loading[-1]["percent"], 100)
             self.assertEqual(server.stop()[0], 0)
 
     def test_bfloat16_state_of_mesa(self):

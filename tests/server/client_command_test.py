@@ -224,9 +224,9 @@ class WithServerTest(unittest.TestCase):
             done = server.client("complete", "text")
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn("RESOURCE_EXHAUSTED", done.stderr)
-            self.assertIn("(try again in 1s)", done.stderr)
+            self.assertIn("(try again in 500ms)", done.stderr)
             told = server.client("complete", "--json", "text")
-            self.assertEqual(json.loads(told.stdout)["error"]["retry_after_seconds"], 1)
+            self.assertEqual(json.loads(told.stdout)["error"]["retry_after_seconds"], 0.5)
             for client in clients:
                 client.kill()
                 client.communicate()

@@ -127,16 +127,12 @@ class LogTest(unittest.TestCase):
 
 class SignalsTest(unittest.TestCase):
 
-    def loading(self):
-        """A model whose configuration never ends: a pipe that nobody writes to."""
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        os.mkfifo(os.path.join(folder.name, "config.json"))
-        return folder.name
+    # A server that loads for ever.
+    LOADING = {**os.environ, "LD_PRELOAD": os.path.join(ROOT, "tests/server/stuck_disk.so")}
 
     def test_while_it_loads_a_signal_ends_it_with_0(self):
         for number in (signal.SIGTERM, signal.SIGINT):
-            with Started(model=self.loading(), stderr=subprocess.PIPE, encoding="utf-8") as server:
+            with Started(env=self.LOADING, stderr=subprocess.PIPE, encoding="utf-8") as server:
                 for line in server.process.stderr:
                     if "listening" in line:
                         break
@@ -150,11 +146,11 @@ class SignalsTest(unittest.TestCase):
         unshare = ["unshare", "--pid", "--fork", "--kill-child"]
         if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
             self.skipTest("no namespaces of processes here")
-        for model, word in ((self.loading(), " listening "), (GOLDEN, " ready ")):
+        for environment, word in ((self.LOADING, " listening "), (None, " ready ")):
             with subprocess.Popen(
-                    [*unshare, processes.SERVER, "--model=" + os.path.join(ROOT, model),
-                     "--listen=127.0.0.1:0", "--http_listen="],
-                    stderr=subprocess.PIPE, encoding="utf-8") as outer:
+                    [*unshare, processes.SERVER, "--model=" + os.path.join(ROOT, GOLDEN),
+                     "--listen=127.0.0.1:0", "--http_listen=", "--drain_delay=0s"],
+                    stderr=subprocess.PIPE, encoding="utf-8", env=environment) as outer:
                 for line in outer.stderr:
                     if word in line:
                         break

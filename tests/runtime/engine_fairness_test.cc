@@ -11,8 +11,6 @@
 namespace packrat {
 namespace {
 
-using ::testing::ElementsAre;
-
 class EngineFairnessTest : public EngineTest {
  protected:
   // Adds a request to the end of those that FinishOrder() speaks of.

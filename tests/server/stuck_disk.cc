@@ -7,6 +7,8 @@
 extern "C" ssize_t pread(int fd, void* to, size_t bytes, off_t offset) {
   using Function = ssize_t (*)(int, void*, size_t, off_t);
   static const auto real = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "pread"));
-  while (offset > 8) pause();
+  if (offset > 8) {
+    for (;;) pause();
+  }
   return real(fd, to, bytes, offset);
 }

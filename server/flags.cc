@@ -23,9 +23,10 @@ ABSL_FLAG(std::string, model_name, "",
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "Address of gRPC: host:port, [IPv6]:port, :port (every address of the machine) or "
           "unix:/path; port in [0, 65535], 0 takes any free one.");
-ABSL_FLAG(std::string, http_listen, "127.0.0.1:8080",
-          "Address of /metrics, /healthz, /readyz and /version, written as for --listen. Empty: no "
-          "such port.");
+ABSL_FLAG(
+    std::string, http_listen, "127.0.0.1:8080",
+    "Address of /metrics, /healthz, /readyz, /balancerz and /version, written as for --listen. "
+    "Empty: no such port.");
 ABSL_FLAG(std::string, tls_certificate, "",
           "File of PEM: the server's certificate, then those that lead to its authority. With it "
           "both ports speak TLS. Read again when it changes.");

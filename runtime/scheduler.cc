@@ -69,7 +69,6 @@ class Admission {
         continue;
       }
       plan_->blocked = Blocked::kMemory;
-      if (item.overtaken >= kMaxOvertaken) break;
       plan_->overtaken.push_back({index, NumAdmitted()});
     }
     if (plan_->blocked == Blocked::kNothing && SomebodyWaits()) {

@@ -1,4 +1,6 @@
 // Who is admitted before whom.
+#include <algorithm>
+#include <cstdint>
 #include <random>
 #include <vector>
 
@@ -81,6 +83,15 @@ TEST_F(SchedulerTest, TurnsAreOfTokensByWeight) {
     tokens[number < 200 ? 0 : 1] += number < 200 ? 100 : 50;
   }
   EXPECT_NEAR(static_cast<double>(tokens[1]) / static_cast<double>(tokens[0]), 3, 0.2);
+}
+
+TEST_F(SchedulerTest, TurnsWithinAStepAreByWeight) {
+  tenants_ = {{1, 0}, {3, 0}};
+  for (int i = 0; i < 8; ++i) Wait(1, {.tenant = 0, .output = 99});
+  for (int i = 0; i < 8; ++i) Wait(1, {.tenant = 1, .output = 99});
+  const std::vector<uint64_t> numbers = Take();
+  EXPECT_EQ(numbers.size(), 8u);
+  EXPECT_EQ(std::count_if(numbers.begin(), numbers.end(), [](uint64_t n) { return n >= 8; }), 6);
 }
 
 TEST_F(SchedulerTest, APriorityIsAboveTurns) {

@@ -2,13 +2,14 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <string>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 
 namespace packrat {
@@ -93,8 +94,9 @@ int64_t Logger::dropped_lines() const { return writer_ == nullptr ? 0 : writer_-
 
 std::string Logger::Line(const char* level, const std::string& message,
                          const Fields& fields) const {
-  const std::string time =
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+  // Not absl::Now(): for seconds that one goes on by itself after the clock was set.
+  const absl::Time now = absl::FromChrono(std::chrono::system_clock::now());
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", now, absl::UTCTimeZone());
   if (format_ == Format::kJson) {
     nlohmann::ordered_json json = {{"time", time}, {"level", level}, {"message", message}};
     for (const auto& [name, value] : fields) json[name] = JsonValue(value);

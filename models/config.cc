@@ -6,8 +6,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "models/json.h"
-#include "models/json_fields.h"
+#include "models/files/json.h"
+#include "models/files/json_fields.h"
 
 namespace packrat {
 namespace {

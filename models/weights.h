@@ -12,7 +12,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "kernels/matmul.h"
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 
 namespace packrat {
 

@@ -15,7 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "models/model.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/bucket_counts.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"

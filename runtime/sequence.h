@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "models/batch.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/request.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"

@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "models/model.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
 #include "server/api_keys.h"

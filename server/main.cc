@@ -13,7 +13,7 @@
 #include "kernels/resources.h"
 #include "models/load.h"
 #include "models/model.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "server/flags.h"
 #include "server/library_log.h"
 #include "server/log.h"

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "models/config.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/request.h"
 
 namespace packrat {

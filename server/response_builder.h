@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/request.h"
 
 namespace packrat {

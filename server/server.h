@@ -17,7 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "models/model.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "server/log.h"
 #include "server/options.h"
 

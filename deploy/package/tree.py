@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from deploy.package import completion, flags, libraries, licences, man, sbom
 
 CUDA_LIBRARY = "libpackrat_cuda.so"
+TOOLS = "packrat_tools"
 MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.model",
          "tokenizer_config.json", "README.md", "curves.svg")
 # An image has no other users, and nothing that looks further.
@@ -46,6 +47,8 @@ class Tree:
         self.usr = self.root if self.kind == "bundle" else self.root / "usr"
         self.doc = self.usr / "share/doc/packrat"
         self.programs = {"packrat_server": arguments.server, "packrat": arguments.client}
+        # What the client becomes for some of its commands; nobody else starts it.
+        self.tools = os.path.join(os.path.dirname(os.path.realpath(arguments.client)), TOOLS)
         self.cuda = arguments.cuda
         # Roots beside the main one are packed apart, and are not in its bill of materials.
         self.cuda_usr = self.usr if self.kind == "bundle" else self.root.with_name("cuda") / "usr"
@@ -77,11 +80,13 @@ class Tree:
     def copy_programs(self):
         # DT_RPATH, not DT_RUNPATH: it holds for the libraries' own libraries too, which so stay the
         # files that Debian made, and LD_LIBRARY_PATH of some other program's does not come before it.
-        place = "$ORIGIN/../lib/packrat" if self.kind == "system" else "$ORIGIN/../lib"
-        for name, source in self.programs.items():
-            target = self.put(source, self.usr / "bin" / name, 0o755)
+        place = "lib/packrat" if self.kind == "system" else "lib"
+        for source, target in [(source, "bin/" + name) for name, source in self.programs.items()] + [
+                (self.tools, "lib/packrat/" + TOOLS)]:
+            target = self.put(source, self.usr / target, 0o755)
+            path = "$ORIGIN/" + os.path.relpath(self.usr / place, target.parent)
             subprocess.run(["strip", target], check=True)
-            subprocess.run(["patchelf", "--force-rpath", "--set-rpath", place, target], check=True)
+            subprocess.run(["patchelf", "--force-rpath", "--set-rpath", path, target], check=True)
 
     def copy_cuda(self):
         """The backend, with a bill of its own; cuBLASLt goes beside it, or is that of a toolkit."""
@@ -105,7 +110,7 @@ class Tree:
                    expression, [target], parts, [], self.created)
 
     def copy_libraries(self):
-        wanted = libraries.needed(self.programs.values(), self.kind == "image")
+        wanted = libraries.needed([*self.programs.values(), self.tools], self.kind == "image")
         if self.kind == "system":
             wanted = [library for library in wanted if library.name in libraries.PRIVATE]
         for library in wanted:
@@ -118,7 +123,7 @@ class Tree:
     def copy_libraries_of_cuda(self):
         """What the backend needs of Debian beyond what the programs do, as parts of a bill."""
         have = {library.name for library in
-                libraries.needed(self.programs.values(), self.kind == "image")}
+                libraries.needed([*self.programs.values(), self.tools], self.kind == "image")}
         parts = {}
         for library in libraries.needed([self.cuda], self.kind == "image"):
             if library.name not in have:

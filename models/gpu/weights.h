@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/dtype.h"
 #include "kernels/matmul.h"
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "models/gpu/memory.h"
 #include "models/weights.h"
 

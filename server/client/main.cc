@@ -13,9 +13,8 @@
 #include "server/client/commands.h"
 #include "server/client/connection.h"
 #include "server/client/key_command.h"
-#include "server/client/logits_command.h"
-#include "server/client/perplexity_command.h"
 #include "server/client/request_flags.h"
+#include "server/client/tools_program.h"
 #include "server/command_line.h"
 #include "server/standard_output.h"
 
@@ -65,14 +64,10 @@ void CancelOnInterrupt(Connection* connection) {
 
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
-  for (const auto& [name, run] :
-       {std::pair("logits", &LogitsCommand), std::pair("perplexity", &PerplexityCommand),
-        std::pair("key", &KeyCommand)}) {
-    if (argc > 1 && std::string(argv[1]) == name) {
-      return run(std::vector<std::string>(argv + 2, argv + argc));
-    }
-  }
-  if (argc == 2 && std::string(argv[1]) == "help") {
+  const std::string first = argc > 1 ? argv[1] : "";
+  if (first == "logits" || first == "perplexity") return BecomeTools(argv);
+  if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));
+  if (argc == 2 && first == "help") {
     char help[] = "--help";
     char* arguments[] = {argv[0], help, nullptr};
     ParseCommandLine(2, arguments, "packrat", kUsage);

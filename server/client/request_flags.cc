@@ -14,7 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
-#include "models/utf8.h"
+#include "models/text/utf8.h"
 #include "server/client/address.h"
 #include "server/client/tls_flags.h"
 

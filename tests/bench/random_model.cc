@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/check.h"
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 
 namespace packrat {
 namespace {

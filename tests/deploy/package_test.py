@@ -249,6 +249,10 @@ class DebianPackageTest(unittest.TestCase):
             path = os.path.join(INSTALLED, "usr/bin", program)
             self.assertNotIn("not found", run("ldd", path, env={}))
             self.assertIn(VERSION, run(path, "--version", env={}))
+        self.assertNotIn("not found", run(
+            "ldd", os.path.join(INSTALLED, "usr/lib/packrat/packrat_tools"), env={}))
+        for root in (INSTALLED + "/usr", BUNDLE):
+            self.assertIn("--tokens", run(root + "/bin/packrat", "logits", "--help", env={}))
         direct = set()
         for path in (SERVER, CLIENT):
             direct |= set(re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "--dynamic", path)))

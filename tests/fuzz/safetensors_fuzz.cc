@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 
 namespace packrat {
 namespace {

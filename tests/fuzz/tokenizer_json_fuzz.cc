@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "models/byte_level_bpe.h"
+#include "models/text/byte_level_bpe.h"
 
 namespace packrat {
 namespace {

@@ -1,6 +1,6 @@
 // tokenizer.json against what the library that writes such files makes of the same texts, and
 // against files that are wrong. tests/data/byte_level/expect.py tells what is compared.
-#include "models/byte_level_bpe.h"
+#include "models/text/byte_level_bpe.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,9 +9,9 @@
 #include <iterator>
 #include <random>
 
-#include "models/json.h"
-#include "models/tokenizer.h"
-#include "models/utf8.h"
+#include "models/files/json.h"
+#include "models/text/tokenizer.h"
+#include "models/text/utf8.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {

@@ -1,4 +1,4 @@
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

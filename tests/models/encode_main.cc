@@ -4,8 +4,8 @@
 #include <limits>
 #include <string>
 
-#include "models/json.h"
-#include "models/tokenizer.h"
+#include "models/files/json.h"
+#include "models/text/tokenizer.h"
 
 int main(int argc, char** argv) {
   if (argc < 2) return 2;

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "models/weights.h"
 #include "tests/models/test_files.h"
 

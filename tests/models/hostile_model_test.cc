@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "models/model.h"
 #include "tests/models/model_files.h"
 #include "tests/models/test_files.h"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <string>
 
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {

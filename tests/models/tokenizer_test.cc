@@ -1,4 +1,4 @@
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "models/utf8.h"
+#include "models/text/utf8.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {

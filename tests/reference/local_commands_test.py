@@ -1,4 +1,4 @@
-"""The client's commands that need no server: activations and perplexity against the PyTorch
+"""The commands that need no server: activations and perplexity against the PyTorch
 reference, and their exit codes."""
 
 import os
@@ -13,7 +13,7 @@ import torch
 from models.reference import mesa_solver, safetensors_io
 from models.reference.model import load_model
 
-TOOL = os.environ.get("PACKRAT_LOGITS", "tests/reference/logits")
+TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 GOLDEN = "tests/golden"
 CASES = ("rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide")
 DEMO = "models/demo"
@@ -65,7 +65,7 @@ class ActivationsTest(WithFolder):
         mesa_solver.options = mesa_solver.Options(exact=True)
 
     def write(self, case, *flags):
-        done = run("--model", os.path.join(GOLDEN, case), "--tokens",
+        done = run("logits", "--model", os.path.join(GOLDEN, case), "--tokens",
                    os.path.join(GOLDEN, case, "expected.safetensors"), "--output",
                    self.path("logits"), "--activations", self.path("activations"),
                    "--cg_tolerance", "1e-6", *flags)
@@ -160,7 +160,7 @@ class PerplexityTest(WithFolder):
 
 class UsageTest(unittest.TestCase):
     def test_mistakes_give_2_and_name_the_flag(self):
-        logits = ["--model", "m", "--tokens", "t", "--output", "o"]
+        logits = ["logits", "--model", "m", "--tokens", "t", "--output", "o"]
         perplexity = ["perplexity", "--model", "m", "--file", "f"]
         for arguments, name in ((logits + ["--piece", "0"], "piece"),
                                 (logits + ["--piece", "65537"], "piece"),
@@ -173,7 +173,7 @@ class UsageTest(unittest.TestCase):
                                 (logits + ["--piece", "x"], "--piece"),
                                 (logits + ["--pieces", "1"], "--pieces"),
                                 (logits + ["more"], "more"),
-                                (logits[:4], "--output"),
+                                (logits[:5], "--output"),
                                 (perplexity + ["--length", "-1"], "length"),
                                 (perplexity + ["--piece", "0"], "piece"),
                                 (perplexity + ["--cg_max_steps", "1025"], "cg_max_steps"),
@@ -186,7 +186,7 @@ class UsageTest(unittest.TestCase):
             self.assertEqual(done.stdout, "")
 
     def test_failures_give_1(self):
-        done = run("--model", "nowhere", "--tokens", "t", "--output", "o")
+        done = run("logits", "--model", "nowhere", "--tokens", "t", "--output", "o")
         self.assertEqual(done.returncode, 1)
         self.assertIn("nowhere", done.stderr)
         self.assertEqual(run("perplexity", "--help").returncode, 0)

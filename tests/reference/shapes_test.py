@@ -12,7 +12,7 @@ import torch
 from models.reference import families, mesa_solver, safetensors_io
 from models.reference.model import Model, load_model
 
-TOOL = os.environ.get("PACKRAT_LOGITS", "tests/reference/logits")
+TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 
 
 def packrat(layers, d, rat=None, local=None, full=None, mesa=None, **more):
@@ -123,7 +123,7 @@ class ShapesTest(unittest.TestCase):
 
     def logits(self, *flags):
         out = os.path.join(self.folder.name, "out.safetensors")
-        subprocess.run([TOOL, "--model", self.folder.name, "--tokens",
+        subprocess.run([TOOL, "logits", "--model", self.folder.name, "--tokens",
                         os.path.join(self.folder.name, "tokens"), "--output", out, *flags],
                        check=True)
         return safetensors_io.load(out)["logits"]

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "models/checkpoint.h"
+#include "models/files/checkpoint.h"
 #include "models/model.h"
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import unittest
@@ -70,6 +71,14 @@ class WithoutServerTest(unittest.TestCase):
                 ("tokens", "output", "activations"), paths)))
             self.assertEqual(done.returncode, 2, paths)
             self.assertIn("must be different files", done.stderr)
+
+    def test_the_program_with_the_model_in_it_may_be_missing(self):
+        alone = shutil.copy(processes.CLIENT, os.environ["TEST_TMPDIR"])
+        done = subprocess.run([alone, "logits", "--help"], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, encoding="utf-8", check=False)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(done.stderr, "packrat: logits is done by packrat_tools, beside this program "
+                         "or in ../lib/packrat: No such file or directory\n")
 
     def test_an_address_that_means_nothing_gives_2(self):
         for address, fault in (

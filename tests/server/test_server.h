@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "runtime/mutex.h"
 #include "server/log.h"
 #include "server/server.h"

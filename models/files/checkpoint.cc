@@ -1,0 +1,182 @@
+#include "models/files/checkpoint.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "models/files/json.h"
+
+namespace packrat {
+namespace {
+
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // As in the format's own library.
+constexpr size_t kMaxIndexBytes = 16 << 20;
+
+constexpr char kSingle[] = "model.safetensors";
+constexpr char kIndex[] = "model.safetensors.index.json";
+
+absl::Status Invalid(const std::string& file, const std::string& why) {
+  return absl::InvalidArgumentError(absl::StrCat(file, ": ", why));
+}
+
+absl::Status ReadAt(int fd, size_t offset, size_t bytes, void* to, const std::string& path) {
+  auto* next = static_cast<char*>(to);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t n = pread(fd, next + done, bytes - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      return absl::InternalError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
+    }
+    if (n == 0) {
+      return Invalid(path, absl::StrCat("ends at byte ", offset + done,
+                                        " and had more when it was ", "opened: it has been cut"));
+    }
+    done += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+// Shard file name of every tensor, from the index's weight_map.
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxIndexBytes);
+  if (!text.ok()) return text.status();
+  absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), path);
+  if (!json.ok()) return json.status();
+  if (!json->is_object() || !json->contains("weight_map") || !(*json)["weight_map"].is_object()) {
+    return Invalid(path, "weight_map must be an object of tensor names and file names");
+  }
+  std::map<std::string, std::string> shards;
+  for (const auto& [tensor, shard] : (*json)["weight_map"].items()) {
+    const std::string where = absl::StrCat(path, ": weight_map: tensor ", Quoted(tensor));
+    if (!shard.is_string()) return Invalid(where, "its file name must be a string");
+    const std::string& name = shard.get_ref<const std::string&>();
+    // Plain names only: an index must not reach outside its folder.
+    if (name.empty() || name == "." || name == ".." ||
+        name.find_first_of(std::string("/\0", 2)) != std::string::npos) {
+      return Invalid(where, absl::StrCat("file ", Quoted(name), " is no plain file name"));
+    }
+    shards[tensor] = name;
+  }
+  if (shards.empty()) return Invalid(path, "weight_map is empty");
+  return shards;
+}
+
+}  // namespace
+
+int64_t TensorView::NumElements() const {
+  int64_t n = 1;
+  for (int64_t dim : shape) n *= dim;
+  return n;
+}
+
+Checkpoint::~Checkpoint() {
+  for (int file : files_) close(file);
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->where_ = path;
+  const absl::Status status = checkpoint->AddFile(path);
+  if (!status.ok()) return status;
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir) {
+  const std::string single = dir + "/" + kSingle, index = dir + "/" + kIndex;
+  if (access(single.c_str(), F_OK) == 0) return OpenFile(single);
+  if (access(index.c_str(), F_OK) != 0) {
+    return absl::NotFoundError(absl::StrCat(dir, ": has neither ", kSingle, " nor ", kIndex));
+  }
+  absl::StatusOr<std::map<std::string, std::string>> shards = ReadIndex(index);
+  if (!shards.ok()) return shards.status();
+
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->where_ = index;
+  std::map<std::string, size_t> opened;  // Full path of a shard, to its number of listed tensors.
+  for (const auto& [tensor, shard] : *shards) {
+    const std::string path = dir + "/" + shard;
+    if (++opened[path] > 1) continue;
+    const absl::Status status = checkpoint->AddFile(path);
+    if (!status.ok()) return status;
+  }
+  for (const auto& [tensor, shard] : *shards) {
+    const auto found = checkpoint->tensors_.find(tensor);
+    if (found == checkpoint->tensors_.end() || found->second.file != dir + "/" + shard) {
+      return Invalid(
+          dir + "/" + shard,
+          absl::StrCat("tensor ", Quoted(tensor), ": not in this file, but ", kIndex, " says so"));
+    }
+  }
+  for (const auto& [tensor, view] : checkpoint->tensors_) {
+    if (shards->count(tensor) == 0) {
+      return Invalid(view.file, absl::StrCat("tensor ", Quoted(tensor),
+                                             ": not in the weight_map of ", kIndex));
+    }
+  }
+  return checkpoint;
+}
+
+absl::StatusOr<TensorView> Checkpoint::Find(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (found != tensors_.end()) return found->second;
+  return Invalid(where_, absl::StrCat("tensor ", Quoted(name), ": missing"));
+}
+
+absl::Status Checkpoint::Read(const TensorView& tensor, size_t first, size_t bytes,
+                              void* to) const {
+  PACKRAT_CHECK(first <= tensor.bytes && bytes <= tensor.bytes - first)
+      << first << " + " << bytes << " of " << tensor.bytes;
+  return ReadAt(files_[tensor.file_number], tensor.offset + first, bytes, to, tensor.file);
+}
+
+absl::Status Checkpoint::AddFile(const std::string& path) {
+  // O_NONBLOCK: a FIFO must not make us wait.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
+    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+  }
+  files_.push_back(fd);
+  struct stat info = {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Invalid(path, "not a regular file");
+  const uint64_t bytes = info.st_size;
+  if (bytes < 8) {
+    return Invalid(path, absl::StrCat("has ", bytes, " bytes, too short for a safetensors file"));
+  }
+  uint8_t length[8];
+  absl::Status status = ReadAt(fd, 0, sizeof length, length, path);
+  if (!status.ok()) return status;
+  uint64_t header_bytes = 0;
+  for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | length[i];
+  if (header_bytes > bytes - 8 || header_bytes > kMaxHeaderBytes) {
+    return Invalid(path,
+                   absl::StrCat("header of ", header_bytes, " bytes, the limit is ",
+                                std::min(bytes - 8, kMaxHeaderBytes),
+                                header_bytes > bytes - 8 ? " (truncated or no safetensors)" : ""));
+  }
+  std::string header(header_bytes, '\0');
+  if (status = ReadAt(fd, 8, header_bytes, header.data(), path); !status.ok()) return status;
+  const size_t data_offset = 8 + header_bytes;
+  auto tensors =
+      ParseSafetensorsHeader(header.data(), header_bytes, data_offset, bytes - data_offset, path);
+  if (!tensors.ok()) return tensors.status();
+  for (auto& [name, view] : *tensors) {
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) {
+      return Invalid(path, absl::StrCat("tensor ", Quoted(name), ": also in ", found->second.file));
+    }
+    view.file_number = static_cast<int>(files_.size()) - 1;
+    tensors_.emplace(name, std::move(view));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace packrat

@@ -1,0 +1,78 @@
+// Read-only view of a safetensors checkpoint: one file, or shards named by an index. Tensors are
+// read, not mapped: a mapped file that somebody cuts short kills who reads it. Nothing is allocated
+// by what a file claims. Format: 8 bytes little-endian header length, a JSON header
+// {name: {dtype, shape, data_offsets}}, then the data.
+#ifndef PACKRAT_MODELS_FILES_CHECKPOINT_H_
+#define PACKRAT_MODELS_FILES_CHECKPOINT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace packrat {
+
+// Element types that a file may hold. Weights are F32, BF16 or F16; I32 is for token ids.
+enum class TensorType { kF32, kBF16, kF16, kI32 };
+const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32"
+
+struct TensorView {
+  TensorType type;
+  std::vector<int64_t> shape;  // Row-major; empty for a scalar.
+  size_t offset;               // Of its first byte, in the file.
+  size_t bytes;
+  std::string file;     // Its path.
+  int file_number = 0;  // Among the checkpoint's files.
+  int64_t NumElements() const;
+};
+
+class Checkpoint {
+ public:
+  // A folder with model.safetensors, or with model.safetensors.index.json and the shards it names
+  // (plain file names inside the folder only).
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir);
+  // One safetensors file.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
+  ~Checkpoint();
+
+  const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }
+  // INVALID_ARGUMENT naming file and tensor if absent.
+  absl::StatusOr<TensorView> Find(const std::string& name) const;
+  // Reads `bytes` of the tensor from its byte `first` on. INVALID_ARGUMENT where the file has been
+  // cut since it was opened, INTERNAL where it cannot be read. Any thread.
+  absl::Status Read(const TensorView& tensor, size_t first, size_t bytes, void* to) const;
+
+ private:
+  Checkpoint() = default;
+  absl::Status AddFile(const std::string& path);
+
+  std::string where_;
+  std::vector<int> files_;  // Open for reading.
+  std::unordered_map<std::string, TensorView> tensors_;
+};
+
+// Parses a safetensors header (the JSON alone). The file's data begins at `data_offset` and has
+// `data_bytes`. Refuses overlapping, out-of-range or gapped offsets, sizes that disagree with dtype
+// * shape, unknown dtypes, negative or overflowing shapes, duplicate names. This is what the fuzzer
+// drives.
+absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
+    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
+    const std::string& file);
+
+// What WriteSafetensors needs of one tensor.
+struct TensorToWrite {
+  std::string name;
+  TensorType type;
+  std::vector<int64_t> shape;
+  const void* data;
+};
+absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_FILES_CHECKPOINT_H_

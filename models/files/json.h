@@ -1,0 +1,68 @@
+// JSON as this project reads it from files that it does not trust: no exceptions, no duplicate
+// keys, bounded depth.
+#ifndef PACKRAT_MODELS_FILES_JSON_H_
+#define PACKRAT_MODELS_FILES_JSON_H_
+
+#include <cstddef>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace packrat {
+
+using Json = nlohmann::json;
+
+inline constexpr int kMaxJsonDepth = 32;
+
+// Parses `text` strictly (no comments, no NaN, nothing after the value). INVALID_ARGUMENT begins
+// with `where` and says what is wrong: the position of a syntax error, the name of a duplicate key,
+// a number too large for a double, more than kMaxJsonDepth levels.
+absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where);
+
+// Checks a text while the library scans it, so that nothing is built of a bad one. Also the base of
+// handlers that never build a value (see safetensors.cc): they call these first.
+class StrictJsonSax : public nlohmann::json_sax<Json> {
+ public:
+  const std::string& error() const { return error_; }  // Why the scan stopped.
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override;
+  bool key(string_t& name) override;
+  bool end_object() override;
+  bool start_array(size_t) override;
+  bool end_array() override;
+  bool parse_error(size_t position, const std::string& token,
+                   const nlohmann::detail::exception& e) override;
+
+ protected:
+  bool Fail(const std::string& why);
+  int depth() const { return depth_; }  // Open objects and arrays.
+
+ private:
+  bool Enter();
+
+  std::vector<std::unordered_set<std::string>> keys_;  // Of the open objects.
+  int depth_ = 0;
+  std::string error_;
+};
+
+// Reads a whole file of at most `max_bytes`. NOT_FOUND if it does not exist, INVALID_ARGUMENT if it
+// is larger or not a regular file.
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
+
+// `name` in double quotes, control characters escaped and long names cut: for messages about what
+// a hostile file says.
+std::string Quoted(const std::string& name);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_FILES_JSON_H_

@@ -1,0 +1,112 @@
+// Reads the fields of a JSON object with their ranges, for configuration files.
+#ifndef PACKRAT_MODELS_FILES_JSON_FIELDS_H_
+#define PACKRAT_MODELS_FILES_JSON_FIELDS_H_
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "models/files/json.h"
+
+namespace packrat {
+
+// Reads fields of one JSON object; remembers the first thing that is wrong, so that a parser reads
+// like a list of fields and asks once at its end. A null counts as absent. After an error the
+// values returned are within their ranges, but mean nothing.
+class JsonFields {
+ public:
+  JsonFields(const Json& object, const std::string& prefix) : object_(object), prefix_(prefix) {
+    if (!object.is_object()) Fail("", "must be an object");
+  }
+
+  const absl::Status& status() const { return status_; }
+  void Fail(const std::string& name, const std::string& why) {
+    if (status_.ok()) {
+      const std::string field = name.empty() ? prefix_ : Name(name);
+      status_ =
+          absl::InvalidArgumentError(absl::StrCat(field.empty() ? "the file" : field, ": ", why));
+    }
+  }
+  std::string Name(const std::string& name) const {
+    return prefix_.empty() ? name : absl::StrCat(prefix_, ".", name);
+  }
+
+  const Json* Get(const std::string& name) const {
+    if (!object_.is_object()) return nullptr;
+    const auto found = object_.find(name);
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+  int Int(const std::string& name, int min, int max, std::optional<int> fallback = {}) {
+    const Json* value = Get(name);
+    if (value == nullptr) {
+      if (!fallback) Fail(name, absl::StrCat("missing; ", Range(min, max)));
+      return fallback.value_or(min);
+    }
+    int result;
+    if (ToInt(*value, min, max, &result)) return result;
+    Fail(name, absl::StrCat("is ", Shown(*value), "; ", Range(min, max)));
+    return min;
+  }
+
+  double Number(const std::string& name, double min, double max, double fallback) {
+    const Json* value = Get(name);
+    if (value == nullptr) return fallback;
+    const double number = value->is_number() ? value->get<double>() : std::nan("");
+    if (number >= min && number <= max) return number;  // False for a NaN.
+    Fail(name, absl::StrCat("is ", Shown(*value), "; must be a number from ", min, " to ", max));
+    return fallback;
+  }
+
+  bool Bool(const std::string& name, bool fallback) {
+    const Json* value = Get(name);
+    if (value == nullptr) return fallback;
+    if (value->is_boolean()) return value->get<bool>();
+    Fail(name, absl::StrCat("is ", Shown(*value), "; must be true or false"));
+    return fallback;
+  }
+
+  std::string String(const std::string& name, const std::string& fallback) {
+    const Json* value = Get(name);
+    if (value == nullptr) return fallback;
+    if (value->is_string()) return value->get<std::string>();
+    Fail(name, absl::StrCat("is ", Shown(*value), "; must be a string"));
+    return fallback;
+  }
+
+  static bool ToInt(const Json& value, int min, int max, int* result) {
+    double number = std::nan("");
+    if (value.is_number_unsigned()) {
+      const uint64_t n = value.get<uint64_t>();
+      if (n <= static_cast<uint64_t>(std::numeric_limits<int>::max())) number = n;
+    } else if (value.is_number()) {
+      number = value.get<double>();  // "2048.0" is fine, 2048.5 is not.
+    }
+    if (!(number >= min && number <= max) || number != std::floor(number)) return false;
+    *result = static_cast<int>(number);
+    return true;
+  }
+
+  static std::string Range(int min, int max) {
+    return absl::StrCat("must be an integer from ", min, " to ", max);
+  }
+  static std::string Shown(const Json& value) {
+    if (value.is_object()) return "an object";
+    if (value.is_array()) return "a list";
+    if (value.is_string()) return Quoted(value.get<std::string>());
+    return value.dump();
+  }
+
+ private:
+  const Json& object_;
+  std::string prefix_;
+  absl::Status status_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_FILES_JSON_FIELDS_H_

@@ -1,0 +1,306 @@
+// The safetensors header: reading (strict, without building a JSON value) and writing.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <unordered_set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "models/files/checkpoint.h"
+#include "models/files/json.h"
+
+namespace packrat {
+namespace {
+
+constexpr size_t kMaxRank = 8;
+constexpr size_t kMaxTensors = 1 << 17;
+
+size_t TypeBytes(TensorType type) {
+  return type == TensorType::kF32 || type == TensorType::kI32 ? 4 : 2;
+}
+
+// One entry as the header states it.
+struct Entry {
+  std::string name;
+  std::string dtype;
+  std::vector<uint64_t> shape;
+  std::vector<uint64_t> offsets;  // Begin and end, in bytes from the start of the data.
+  bool has_shape = false;
+};
+
+// Collects the entries of
+//   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"k":
+//   "v"}}
+// and stops at the first thing that does not belong in such a text.
+class HeaderSax : public StrictJsonSax {
+ public:
+  explicit HeaderSax(std::vector<Entry>* entries) : entries_(entries) {}
+
+  bool null() override { return Expect(kOther, "null"); }
+  bool boolean(bool) override { return Expect(kOther, "a boolean"); }
+  bool number_float(number_float_t, const string_t& text) override {
+    return Expect(kOther, "the number " + text.substr(0, 32));
+  }
+  bool number_integer(number_integer_t value) override {  // Called for negative numbers only.
+    return Expect(kOther, absl::StrCat("the negative number ", value));
+  }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (!Expect(kNumber, "a number")) return false;
+    Entry& entry = entries_->back();
+    std::vector<uint64_t>& list = field_ == "shape" ? entry.shape : entry.offsets;
+    if (list.size() == kMaxRank) {
+      return Fail(absl::StrCat(Where(), "more than ", kMaxRank, " numbers"));
+    }
+    list.push_back(value);
+    return true;
+  }
+  bool string(string_t& value) override {
+    if (!Expect(kString, "a string")) return false;
+    if (!in_metadata_) entries_->back().dtype = value.substr(0, 32);
+    return true;
+  }
+  bool start_object(size_t n) override {
+    return Expect(kObject, "an object") && StrictJsonSax::start_object(n);
+  }
+  bool start_array(size_t n) override {
+    if (!Expect(kArray, "an array")) return false;
+    if (field_ == "shape") entries_->back().has_shape = true;
+    return StrictJsonSax::start_array(n);
+  }
+  bool key(string_t& name) override {
+    if (depth() == 1) return StartEntry(name);
+    if (!StrictJsonSax::key(name)) return Fail(Where() + error());
+    if (in_metadata_) return true;
+    if (name != "dtype" && name != "shape" && name != "data_offsets") {
+      return Fail(absl::StrCat(Where(), "unknown field ", Quoted(name)));
+    }
+    field_ = name;
+    return true;
+  }
+  bool end_object() override {
+    field_.clear();
+    return StrictJsonSax::end_object();
+  }
+
+ private:
+  enum Kind { kObject, kArray, kString, kNumber, kOther };
+
+  bool StartEntry(string_t& name) {
+    if (!StrictJsonSax::key(name))
+      return Fail(absl::StrCat("tensor ", Quoted(name), ": ", error()));
+    in_metadata_ = name == "__metadata__";
+    if (in_metadata_) return true;
+    if (entries_->size() == kMaxTensors) {
+      return Fail(absl::StrCat("more than ", kMaxTensors, " tensors"));
+    }
+    entries_->emplace_back();
+    entries_->back().name = name;
+    return true;
+  }
+
+  bool Expect(Kind got, const std::string& what) {
+    Kind want = kObject;
+    if (depth() == 2) want = in_metadata_ || field_ == "dtype" ? kString : kArray;
+    if (depth() == 3) want = kNumber;
+    if (got == want) return true;
+    static constexpr const char* kNames[] = {"an object", "an array", "a string",
+                                             "a non-negative integer"};
+    return Fail(absl::StrCat(Where(), what, " where ", kNames[want], " belongs"));
+  }
+
+  std::string Where() const {
+    if (depth() == 0) return "";
+    if (in_metadata_) return "__metadata__: ";
+    if (entries_->empty()) return "";
+    return absl::StrCat("tensor ", Quoted(entries_->back().name), ": ", field_,
+                        field_.empty() ? "" : ": ");
+  }
+
+  std::vector<Entry>* entries_;
+  std::string field_;
+  bool in_metadata_ = false;
+};
+
+// Checks one entry by itself and makes its view. The message lacks file and tensor.
+absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size_t data_bytes) {
+  TensorView view;
+  bool known = false;
+  for (TensorType type :
+       {TensorType::kF32, TensorType::kBF16, TensorType::kF16, TensorType::kI32}) {
+    if (entry.dtype != TensorTypeName(type)) continue;
+    view.type = type;
+    known = true;
+  }
+  if (!known) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype ", Quoted(entry.dtype), " is not one of F32, BF16, F16, I32"));
+  }
+  if (!entry.has_shape) return absl::InvalidArgumentError("no shape");
+  if (entry.offsets.size() != 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data_offsets has ", entry.offsets.size(), " numbers, must have 2"));
+  }
+  const uint64_t begin = entry.offsets[0], end = entry.offsets[1];
+  if (begin > end || end > data_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("data_offsets [", begin, ", ", end,
+                                                   "] are outside the file's ", data_bytes,
+                                                   " bytes of data"));
+  }
+  // Dimensions are multiplied one by one, so that no zero among them hides an absurd one.
+  int64_t bytes = static_cast<int64_t>(TypeBytes(view.type));
+  bool empty = false;
+  for (uint64_t dim : entry.shape) {
+    int64_t product;
+    if (dim > INT64_MAX || __builtin_mul_overflow(bytes, std::max<int64_t>(dim, 1), &product)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("shape [", absl::StrJoin(entry.shape, ", "), "] is too large"));
+    }
+    bytes = product;
+    empty = empty || dim == 0;
+    view.shape.push_back(static_cast<int64_t>(dim));
+  }
+  if (empty) bytes = 0;
+  if (static_cast<uint64_t>(bytes) != end - begin) {
+    return absl::InvalidArgumentError(absl::StrCat("shape [", absl::StrJoin(entry.shape, ", "),
+                                                   "] of ", entry.dtype, " takes ", bytes,
+                                                   " bytes, data_offsets say ", end - begin));
+  }
+  view.offset = data_offset + begin;
+  view.bytes = end - begin;
+  return view;
+}
+
+// The format has no room for anything but the tensors: no gap, no overlap, nothing behind.
+absl::Status CheckCoverage(std::vector<const Entry*> entries, size_t data_bytes,
+                           const std::string& file) {
+  std::sort(entries.begin(), entries.end(), [](const Entry* a, const Entry* b) {
+    return a->offsets != b->offsets ? a->offsets < b->offsets : a->name < b->name;
+  });
+  uint64_t end = 0;
+  const Entry* before = nullptr;
+  for (const Entry* entry : entries) {
+    if (entry->offsets[0] != end) {
+      const std::string what = entry->offsets[0] > end
+                                   ? absl::StrCat("begins at byte ", entry->offsets[0],
+                                                  ", leaving a gap after byte ", end)
+                                   : absl::StrCat("overlaps tensor ", Quoted(before->name));
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": tensor ", Quoted(entry->name), ": ", what));
+    }
+    end = entry->offsets[1];
+    before = entry;
+  }
+  if (end == data_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ": ", data_bytes - end, " bytes after the last tensor belong to none"));
+}
+
+std::string HeaderOf(const std::vector<TensorToWrite>& tensors) {
+  std::string header = "{";
+  uint64_t begin = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    uint64_t end = TypeBytes(tensor.type);
+    for (int64_t dim : tensor.shape) end *= dim;
+    end += begin;
+    const std::string name = Json(tensor.name).dump(-1, ' ', false, Json::error_handler_t::replace);
+    absl::StrAppend(&header, header.size() > 1 ? "," : "", name, ":{\"dtype\":\"",
+                    TensorTypeName(tensor.type), "\",\"shape\":[", absl::StrJoin(tensor.shape, ","),
+                    "],\"data_offsets\":[", begin, ",", end, "]}");
+    begin = end;
+  }
+  header += "}";
+  header.resize((header.size() + 7) / 8 * 8, ' ');  // The data begins 8-byte aligned.
+  return header;
+}
+
+}  // namespace
+
+const char* TensorTypeName(TensorType type) {
+  switch (type) {
+    case TensorType::kF32:
+      return "F32";
+    case TensorType::kBF16:
+      return "BF16";
+    case TensorType::kF16:
+      return "F16";
+    case TensorType::kI32:
+      break;
+  }
+  return "I32";
+}
+
+absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
+    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
+    const std::string& file) {
+  std::vector<Entry> entries;
+  HeaderSax sax(&entries);
+  if (!Json::sax_parse(header, header + header_bytes, &sax)) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": header: ", sax.error()));
+  }
+  std::unordered_map<std::string, TensorView> tensors;
+  std::vector<const Entry*> order;
+  for (const Entry& entry : entries) {
+    absl::StatusOr<TensorView> view = MakeView(entry, data_offset, data_bytes);
+    if (!view.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": tensor ", Quoted(entry.name), ": ", view.status().message()));
+    }
+    view->file = file;
+    tensors.emplace(entry.name, *std::move(view));
+    order.push_back(&entry);
+  }
+  const absl::Status coverage = CheckCoverage(std::move(order), data_bytes, file);
+  if (!coverage.ok()) return coverage;
+  return tensors;
+}
+
+absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors) {
+  std::unordered_set<std::string> names;
+  for (const TensorToWrite& tensor : tensors) {
+    const bool negative =
+        std::any_of(tensor.shape.begin(), tensor.shape.end(), [](int64_t dim) { return dim < 0; });
+    if (negative || !names.insert(tensor.name).second) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", Quoted(tensor.name), ": ",
+                                                     negative ? "negative shape" : "given twice"));
+    }
+  }
+  const std::string header = HeaderOf(tensors);
+  uint8_t length[8];
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(uint64_t{header.size()} >> (8 * i));
+
+  // A reader never sees half a file: the name appears when all is written. A link stays one, and
+  // what is no file, as /dev/null, is not replaced by one.
+  std::error_code none;
+  const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, none);
+  const std::string target = none ? path : resolved.string();
+  const auto kind = std::filesystem::status(target, none).type();
+  if (kind != std::filesystem::file_type::regular &&
+      kind != std::filesystem::file_type::not_found) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write: it is not a file"));
+  }
+  const std::string partial = target + ".partial";
+  // What an earlier run left, and a link that somebody laid there: it is not followed.
+  std::filesystem::remove(partial, none);
+  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  std::FILE* file = fd < 0 ? nullptr : fdopen(fd, "wb");
+  bool ok = file != nullptr && std::fwrite(length, 1, 8, file) == 8 &&
+            std::fwrite(header.data(), 1, header.size(), file) == header.size();
+  for (const TensorToWrite& tensor : tensors) {
+    size_t bytes = TypeBytes(tensor.type);
+    for (int64_t dim : tensor.shape) bytes *= dim;
+    ok = ok && (bytes == 0 || std::fwrite(tensor.data, 1, bytes, file) == bytes);
+  }
+  int error = errno;
+  if (file != nullptr && std::fclose(file) != 0) ok = false, error = errno;
+  if (ok && std::rename(partial.c_str(), target.c_str()) != 0) ok = false, error = errno;
+  if (ok) return absl::OkStatus();
+  if (file != nullptr) std::remove(partial.c_str());
+  return absl::InternalError(absl::StrCat(path, ": cannot write: ", std::strerror(error)));
+}
+
+}  // namespace packrat

@@ -1,0 +1,162 @@
+#include "models/text/tokenizer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "models/files/json.h"
+#include "models/files/json_fields.h"
+#include "models/text/byte_level_bpe.h"
+#include "models/text/sentence_pieces_vocabulary.h"
+#include "models/text/utf8.h"
+
+namespace packrat {
+namespace {
+
+constexpr size_t kMaxModelBytes = 64 << 20;
+constexpr size_t kMaxConfigBytes = 16 << 20;
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
+
+// "<s>", or the object that older files write: {"content": "<s>", ...}.
+std::string TokenName(JsonFields* fields, const std::string& name) {
+  const Json* value = fields->Get(name);
+  if (value != nullptr && value->is_object() && value->contains("content")) {
+    value = &(*value)["content"];
+  }
+  if (value == nullptr) return "";
+  if (value->is_string()) return value->get<std::string>();
+  fields->Fail(name, "must be a token's name");
+  return "";
+}
+
+absl::StatusOr<TokenizerConfig> ReadConfig(const std::string& dir) {
+  TokenizerConfig config;
+  const std::string path = dir + "/tokenizer_config.json";
+  absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
+  if (absl::IsNotFound(text.status())) return config;
+  if (!text.ok()) return text.status();
+  absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), path);
+  if (!json.ok()) return json.status();
+  JsonFields fields(*json, "");
+  if (fields.Get("add_bos_token") != nullptr) config.add_bos = fields.Bool("add_bos_token", false);
+  config.bos_token = TokenName(&fields, "bos_token");
+  config.eos_token = TokenName(&fields, "eos_token");
+  if (fields.status().ok()) return config;
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", fields.status().message()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir, int vocab_size) {
+  std::string path = dir + "/tokenizer.model";
+  absl::StatusOr<std::string> file = ReadSmallFile(path, kMaxModelBytes);
+  const bool byte_level = absl::IsNotFound(file.status());
+  if (byte_level) {
+    path = dir + "/tokenizer.json";
+    file = ReadSmallFile(path, kMaxModelBytes);
+    if (absl::IsNotFound(file.status())) {
+      return absl::NotFoundError(absl::StrCat(dir, ": neither tokenizer.model nor tokenizer.json"));
+    }
+  }
+  if (!file.ok()) return file.status();
+  absl::StatusOr<TokenizerConfig> config = ReadConfig(dir);
+  if (!config.ok()) return config.status();
+  auto vocabulary = byte_level ? ByteLevelBpe::Load(*file, path, *config, vocab_size)
+                               : SentencePiecesVocabulary::Load(*file, path);
+  if (!vocabulary.ok()) return vocabulary.status();
+
+  std::unique_ptr<Tokenizer> tokenizer(new Tokenizer);
+  tokenizer->vocabulary_ = *std::move(vocabulary);
+  const int pieces = tokenizer->num_pieces();
+  if (pieces > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": has ", pieces, " pieces; the model's vocab_size is ", vocab_size));
+  }
+  tokenizer->vocab_size_ = vocab_size;
+  tokenizer->default_add_bos_ =
+      tokenizer->bos_id() >= 0 && config->add_bos.value_or(tokenizer->vocabulary_->adds_bos());
+  return tokenizer;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text,
+                                                       const EncodeOptions& options) const {
+  if (text.size() > kMaxTextBytes) {
+    return absl::InvalidArgumentError("text: more than 2^30 bytes");
+  }
+  const size_t valid = FirstInvalidUtf8(text);
+  if (valid != text.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("text: not valid UTF-8 at byte ", valid));
+  }
+  if (options.add_bos && bos_id() < 0) {
+    return absl::InvalidArgumentError("add_bos: this tokenizer has no BOS piece");
+  }
+  std::vector<int32_t> ids;
+  const absl::Status status = vocabulary_->Encode(text, options.parse_special, &ids);
+  if (!status.ok()) return status;
+  const bool has_bos = options.parse_special && !ids.empty() && ids[0] == bos_id();
+  if (options.add_bos && !has_bos) ids.insert(ids.begin(), bos_id());
+  return ids;
+}
+
+std::string Tokenizer::Decode(const std::vector<int32_t>& ids, bool skip_special,
+                              bool continues_text) const {
+  TextDecoder decoder(this, skip_special, continues_text);
+  std::string text;
+  for (int32_t id : ids) text += decoder.Push(id);
+  return text + decoder.Finish();
+}
+
+int Tokenizer::num_pieces() const { return vocabulary_->size(); }
+bool Tokenizer::default_add_bos() const { return default_add_bos_; }
+int Tokenizer::bos_id() const { return vocabulary_->bos_id(); }
+int Tokenizer::eos_id() const { return vocabulary_->eos_id(); }
+
+bool Tokenizer::IsSpecial(int32_t id) const {
+  PACKRAT_CHECK(id >= 0 && id < vocab_size_) << "token id " << id;
+  return id >= num_pieces() || vocabulary_->IsSpecial(id);
+}
+
+std::string Tokenizer::PieceText(int32_t id) const {
+  PACKRAT_CHECK(id >= 0 && id < vocab_size_) << "token id " << id;
+  return id < num_pieces() ? vocabulary_->Text(id) : "";
+}
+
+TextDecoder::TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool continues_text)
+    : tokenizer_(tokenizer),
+      skip_special_(skip_special),
+      at_start_(tokenizer->vocabulary_->adds_space() && !continues_text) {}
+
+std::string TextDecoder::Push(int32_t id) {
+  const bool special = tokenizer_->IsSpecial(id);
+  if (special && skip_special_) return "";
+  std::string bytes = tokenizer_->PieceText(id);
+  if (at_start_ && !special) {
+    if (tokenizer_->vocabulary_->MayBeginWithAddedSpace(id) && bytes[0] == ' ') bytes.erase(0, 1);
+    at_start_ = false;
+  }
+  pending_ += bytes;
+
+  std::string text;
+  size_t at = 0;
+  while (const int length = Utf8Length(pending_.data() + at, pending_.size() - at)) {
+    if (length > 0) {
+      text.append(pending_, at, length);
+      at += length;
+    } else {
+      text += kReplacement;
+      at += -length;
+    }
+  }
+  pending_.erase(0, at);
+  return text;
+}
+
+std::string TextDecoder::Finish() {
+  at_start_ = false;
+  const std::string text = pending_.empty() ? "" : kReplacement;
+  pending_.clear();
+  return text;
+}
+
+}  // namespace packrat

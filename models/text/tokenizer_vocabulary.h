@@ -1,0 +1,46 @@
+// What a Tokenizer is made of: a vocabulary, and the rule that cuts text into it. One class for
+// each kind of file.
+#ifndef PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
+#define PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace packrat {
+
+// DIR/tokenizer_config.json, as far as it is read. Empty: the file says nothing.
+struct TokenizerConfig {
+  std::optional<bool> add_bos;
+  std::string bos_token, eos_token;
+};
+
+// Ids are in [0, size()). Const members are thread-safe.
+class TokenizerVocabulary {
+ public:
+  virtual ~TokenizerVocabulary() = default;
+
+  // Appends the ids of `text`, which is valid UTF-8. Special tokens that are written in it become
+  // their ids only with `parse_special`.
+  virtual absl::Status Encode(const std::string& text, bool parse_special,
+                              std::vector<int32_t>* ids) const = 0;
+
+  virtual int size() const = 0;
+  virtual int bos_id() const = 0;  // -1 where there is none, also below.
+  virtual int eos_id() const = 0;
+  virtual bool adds_bos() const = 0;  // Where neither the request nor the config says it.
+  virtual bool IsSpecial(int32_t id) const = 0;
+  virtual std::string Text(int32_t id) const = 0;  // Raw bytes; the name of a special token.
+
+  // Whether Encode() puts a space before a text, which decoding then takes away again; and whether
+  // Text(id) may begin with it.
+  virtual bool adds_space() const = 0;
+  virtual bool MayBeginWithAddedSpace(int32_t id) const = 0;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_

@@ -1,0 +1,20 @@
+// packrat_tools: the commands of `packrat` that run a model on this machine. A program of its own,
+// so that the client has no model in it; the client starts it.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "server/standard_output.h"
+#include "server/tools/logits_command.h"
+#include "server/tools/perplexity_command.h"
+
+int main(int argc, char** argv) {
+  packrat::FillStandardDescriptors();
+  const std::string command = argc > 1 ? argv[1] : "";
+  const std::vector<std::string> arguments(argv + (argc > 1 ? 2 : 1), argv + argc);
+  if (command == "logits") return packrat::LogitsCommand(arguments);
+  if (command == "perplexity") return packrat::PerplexityCommand(arguments);
+  std::fputs("packrat_tools: which command? logits or perplexity; see packrat logits --help\n",
+             stderr);
+  return 2;
+}

@@ -38,17 +38,20 @@ class WeightLoader {
             absl::FunctionRef<void(const Piece&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
-  bool Has(const std::string& name) const { return checkpoint_->tensors().count(name) > 0; }
+  bool Has(const std::string& name) const { return checkpoint_->Has(name); }
 
   Mode mode() const { return mode_; }
   const absl::Status& status() const { return status_; }
-  // The first error, or INVALID_ARGUMENT for tensors that nobody has taken.
+  // The first error, or INVALID_ARGUMENT for tensors that nobody has taken. An output matrix
+  // (lm_head.weight) that is the embedding once more, in a model that ties them, does not count.
   absl::Status Finish() const;
   size_t bytes() const { return bytes_; }
   // Of all names, types, shapes and bits taken so far.
   uint64_t hash() const { return hash_; }
 
  private:
+  // Whether a tensor that was taken holds the same bytes in the same type and shape.
+  bool IsCopy(const TensorView& view) const;
   // Null after an error.
   const TensorView* Take(const std::string& name, const std::vector<int64_t>& shape);
   void ReadRows(const std::string& name, const TensorView& view, int in, int first, int rows,

@@ -10,6 +10,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "models/files/json.h"
@@ -22,6 +23,7 @@ constexpr size_t kMaxIndexBytes = 16 << 20;
 
 constexpr char kSingle[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
+constexpr char kComputed[] = "rotary_emb.inv_freq";
 
 absl::Status Invalid(const std::string& file, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": ", why));
@@ -91,8 +93,10 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::stri
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir) {
   const std::string single = dir + "/" + kSingle, index = dir + "/" + kIndex;
-  if (access(single.c_str(), F_OK) == 0) return OpenFile(single);
-  if (access(index.c_str(), F_OK) != 0) {
+  // A link to nowhere is there: it is refused by its name.
+  struct stat info;
+  if (lstat(single.c_str(), &info) == 0) return OpenFile(single);
+  if (lstat(index.c_str(), &info) != 0) {
     return absl::NotFoundError(absl::StrCat(dir, ": has neither ", kSingle, " nor ", kIndex));
   }
   absl::StatusOr<std::map<std::string, std::string>> shards = ReadIndex(index);
@@ -108,8 +112,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
     if (!status.ok()) return status;
   }
   for (const auto& [tensor, shard] : *shards) {
-    const auto found = checkpoint->tensors_.find(tensor);
-    if (found == checkpoint->tensors_.end() || found->second.file != dir + "/" + shard) {
+    if (!checkpoint->Knows(tensor, dir + "/" + shard)) {
       return Invalid(
           dir + "/" + shard,
           absl::StrCat("tensor ", Quoted(tensor), ": not in this file, but ", kIndex, " says so"));
@@ -124,9 +127,22 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   return checkpoint;
 }
 
+bool Checkpoint::Knows(const std::string& name, const std::string& file) const {
+  const auto found = tensors_.find(name);
+  if (found != tensors_.end()) return found->second.file == file;
+  const auto other = others_.find(name);
+  return other != others_.end() && other->second.file == file;
+}
+
 absl::StatusOr<TensorView> Checkpoint::Find(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found != tensors_.end()) return found->second;
+  const auto other = others_.find(name);
+  if (other != others_.end()) {
+    return Invalid(other->second.file,
+                   absl::StrCat("tensor ", Quoted(name), " has dtype ", other->second.dtype,
+                                "; a weight must be F32, BF16 or F16"));
+  }
   return Invalid(where_, absl::StrCat("tensor ", Quoted(name), ": missing"));
 }
 
@@ -140,10 +156,7 @@ absl::Status Checkpoint::Read(const TensorView& tensor, size_t first, size_t byt
 absl::Status Checkpoint::AddFile(const std::string& path) {
   // O_NONBLOCK: a FIFO must not make us wait.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-  }
+  if (fd < 0) return CannotOpen(path);
   files_.push_back(fd);
   struct stat info = {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Invalid(path, "not a regular file");
@@ -165,17 +178,22 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   std::string header(header_bytes, '\0');
   if (status = ReadAt(fd, 8, header_bytes, header.data(), path); !status.ok()) return status;
   const size_t data_offset = 8 + header_bytes;
-  auto tensors =
+  auto parsed =
       ParseSafetensorsHeader(header.data(), header_bytes, data_offset, bytes - data_offset, path);
-  if (!tensors.ok()) return tensors.status();
-  for (auto& [name, view] : *tensors) {
+  if (!parsed.ok()) return parsed.status();
+  for (auto& [name, view] : parsed->tensors) {
     const auto found = tensors_.find(name);
     if (found != tensors_.end()) {
       return Invalid(path, absl::StrCat("tensor ", Quoted(name), ": also in ", found->second.file));
     }
     view.file_number = static_cast<int>(files_.size()) - 1;
-    tensors_.emplace(name, std::move(view));
+    if (absl::EndsWith(name, kComputed)) {
+      others_[name] = {TensorTypeName(view.type), path};
+    } else {
+      tensors_.emplace(name, std::move(view));
+    }
   }
+  others_.merge(parsed->others);
   return absl::OkStatus();
 }
 

@@ -31,6 +31,12 @@ struct TensorView {
   int64_t NumElements() const;
 };
 
+// One that a model has no use for.
+struct OtherTensor {
+  std::string dtype;  // As the file calls it.
+  std::string file;
+};
+
 class Checkpoint {
  public:
   // A folder with model.safetensors, or with model.safetensors.index.json and the shards it names
@@ -40,8 +46,12 @@ class Checkpoint {
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
   ~Checkpoint();
 
+  // Without those that no model needs: counters and masks (of an integer type other than I32, or
+  // BOOL), and rotary_emb.inv_freq, which follows from the config and older files hold a copy of.
   const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }
-  // INVALID_ARGUMENT naming file and tensor if absent.
+  // Whether the files have such a tensor, needed or not.
+  bool Has(const std::string& name) const { return tensors_.count(name) + others_.count(name) > 0; }
+  // INVALID_ARGUMENT naming file and tensor if absent, and the type that kept it out.
   absl::StatusOr<TensorView> Find(const std::string& name) const;
   // Reads `bytes` of the tensor from its byte `first` on. INVALID_ARGUMENT where the file has been
   // cut since it was opened, INTERNAL where it cannot be read. Any thread.
@@ -53,16 +63,24 @@ class Checkpoint {
 
   std::string where_;
   std::vector<int> files_;  // Open for reading.
+  bool Knows(const std::string& name, const std::string& file) const;
+
   std::unordered_map<std::string, TensorView> tensors_;
+  std::unordered_map<std::string, OtherTensor> others_;
+};
+
+struct SafetensorsHeader {
+  std::unordered_map<std::string, TensorView> tensors;
+  std::unordered_map<std::string, OtherTensor> others;
 };
 
 // Parses a safetensors header (the JSON alone). The file's data begins at `data_offset` and has
 // `data_bytes`. Refuses overlapping, out-of-range or gapped offsets, sizes that disagree with dtype
-// * shape, unknown dtypes, negative or overflowing shapes, duplicate names. This is what the fuzzer
-// drives.
-absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
-    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
-    const std::string& file);
+// * shape, unknown dtypes, negative or overflowing shapes, duplicate names.
+// This is what the fuzzer drives.
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, size_t header_bytes,
+                                                         size_t data_offset, size_t data_bytes,
+                                                         const std::string& file);
 
 // What WriteSafetensors needs of one tensor.
 struct TensorToWrite {

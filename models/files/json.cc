@@ -4,12 +4,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <system_error>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/charconv.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace packrat {
 
@@ -55,8 +62,81 @@ bool StrictJsonSax::parse_error(size_t position, const std::string& token,
   return Fail(absl::StrCat("not valid JSON at byte ", position, ", near ", Quoted(near)));
 }
 
+namespace {
+
+bool InNumber(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '+' || c == '.';
+}
+
+// Infinity, -Infinity and NaN, as Python writes them, and numbers that no double holds.
+bool IsNotFinite(absl::string_view word) {
+  if (word == "Infinity" || word == "-Infinity" || word == "NaN") return true;
+  const absl::string_view digits = absl::StripPrefix(word, "-");
+  if (digits.size() > 1 && digits[0] == '0' && absl::ascii_isdigit(digits[1])) return false;
+  double value = 0;
+  const auto read = absl::from_chars(word.data(), word.data() + word.size(), value);
+  return read.ec == std::errc::result_out_of_range && std::abs(value) > 1 &&
+         read.ptr == word.data() + word.size();
+}
+
+// The text with such words in quotes, which JSON has no other place for: a field that nobody reads
+// may hold one, and who reads it as a number refuses it by the field's name. `quotes`: where they
+// stand. Empty where there is no such word.
+std::string QuoteNotFinite(absl::string_view text, std::vector<size_t>* quotes) {
+  std::string quoted;
+  size_t copied = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = at;
+    if (text[at] == '"') {
+      for (++at; at < text.size() && text[at] != '"'; ++at) at += text[at] == '\\' ? 1 : 0;
+      ++at;
+    } else if (InNumber(text[at])) {
+      while (at < text.size() && InNumber(text[at])) ++at;
+      if (!IsNotFinite(text.substr(begin, at - begin))) continue;
+      const size_t next = text.find_first_not_of(" \t\r\n", at);
+      if (next != text.npos && text[next] == ':') continue;  // Where a name belongs.
+      quoted.append(text.data() + copied, begin - copied);
+      quotes->push_back(quoted.size());
+      absl::StrAppend(&quoted, "\"", text.substr(begin, at - begin), "\"");
+      quotes->push_back(quoted.size() - 1);
+      copied = at;
+    } else {
+      ++at;
+    }
+  }
+  if (!quotes->empty()) quoted.append(text.data() + copied, text.size() - copied);
+  return quoted;
+}
+
+// Tells positions as they are in the file.
+class QuotedJsonSax : public StrictJsonSax {
+ public:
+  explicit QuotedJsonSax(const std::vector<size_t>& quotes) : quotes_(quotes) {}
+  bool parse_error(size_t position, const std::string& token,
+                   const nlohmann::detail::exception& e) override {
+    const auto after = std::lower_bound(quotes_.begin(), quotes_.end(), position);
+    return StrictJsonSax::parse_error(position - (after - quotes_.begin()), token, e);
+  }
+
+ private:
+  const std::vector<size_t>& quotes_;
+};
+
+}  // namespace
+
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where) {
-  StrictJsonSax checker;
+  // The library takes it for the end.
+  if (const void* nul = std::memchr(text, '\0', bytes); nul != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": not valid JSON: a NUL at byte ",
+                                                   static_cast<const char*>(nul) - text + 1));
+  }
+  std::vector<size_t> quotes;
+  const std::string quoted = QuoteNotFinite(absl::string_view(text, bytes), &quotes);
+  if (!quotes.empty()) {
+    text = quoted.data();
+    bytes = quoted.size();
+  }
+  QuotedJsonSax checker(quotes);
   if (!Json::sax_parse(text, text + bytes, &checker)) {
     return absl::InvalidArgumentError(absl::StrCat(where, ": ", checker.error()));
   }
@@ -67,13 +147,20 @@ absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string
   return json;
 }
 
+absl::Status CannotOpen(const std::string& path) {
+  const int error = errno;
+  struct stat link;
+  if (error == ENOENT && lstat(path.c_str(), &link) == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": a link to nowhere"));
+  }
+  const std::string message = absl::StrCat(path, ": ", std::strerror(error));
+  return error == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+}
+
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
   // O_NONBLOCK: a FIFO must not make us wait.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-  }
+  if (fd < 0) return CannotOpen(path);
   struct stat info;
   std::string error;
   std::string text;

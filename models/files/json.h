@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 
@@ -17,9 +18,10 @@ using Json = nlohmann::json;
 
 inline constexpr int kMaxJsonDepth = 32;
 
-// Parses `text` strictly (no comments, no NaN, nothing after the value). INVALID_ARGUMENT begins
-// with `where` and says what is wrong: the position of a syntax error, the name of a duplicate key,
-// a number too large for a double, more than kMaxJsonDepth levels.
+// Parses `text` strictly (no comments, nothing after the value, a NUL neither). INVALID_ARGUMENT
+// begins with `where` and says what is wrong: the position of a syntax error, the name of a
+// duplicate key, more than kMaxJsonDepth levels. Infinity, -Infinity, NaN (which Python writes) and
+// numbers too large for a double come as strings: no number for whoever reads the field.
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where);
 
 // Checks a text while the library scans it, so that nothing is built of a bad one. Also the base of
@@ -55,8 +57,12 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   std::string error_;
 };
 
-// Reads a whole file of at most `max_bytes`. NOT_FOUND if it does not exist, INVALID_ARGUMENT if it
-// is larger or not a regular file.
+// After a failed open(): NOT_FOUND if the file does not exist, INVALID_ARGUMENT with the reason
+// otherwise, also for a link to nowhere, which somebody meant to be a file.
+absl::Status CannotOpen(const std::string& path);
+
+// Reads a whole file of at most `max_bytes`. As CannotOpen(), and INVALID_ARGUMENT if it is larger
+// or not a regular file.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
 
 // `name` in double quotes, control characters escaped and long names cut: for messages about what

@@ -126,17 +126,32 @@ class HeaderSax : public StrictJsonSax {
   bool in_metadata_ = false;
 };
 
-// Checks one entry by itself and makes its view. The message lacks file and tensor.
+bool ReadType(const std::string& dtype, TensorType* type) {
+  for (TensorType known :
+       {TensorType::kF32, TensorType::kBF16, TensorType::kF16, TensorType::kI32}) {
+    if (dtype != TensorTypeName(known)) continue;
+    *type = known;
+    return true;
+  }
+  return false;
+}
+
+// Bytes of an element of the types that counters and masks have; 0: not one of them. Numbers of
+// other types might be weights, which must not be left out in silence.
+size_t OtherTypeBytes(const std::string& dtype) {
+  if (dtype == "BOOL" || dtype == "U8" || dtype == "I8") return 1;
+  if (dtype == "U16" || dtype == "I16") return 2;
+  if (dtype == "U32") return 4;
+  return dtype == "I64" || dtype == "U64" ? 8 : 0;
+}
+
+// Checks one entry by itself and makes its view, whose type means nothing where it is another. The
+// message lacks file and tensor.
 absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size_t data_bytes) {
   TensorView view;
-  bool known = false;
-  for (TensorType type :
-       {TensorType::kF32, TensorType::kBF16, TensorType::kF16, TensorType::kI32}) {
-    if (entry.dtype != TensorTypeName(type)) continue;
-    view.type = type;
-    known = true;
-  }
-  if (!known) {
+  const bool known = ReadType(entry.dtype, &view.type);
+  const size_t size = known ? TypeBytes(view.type) : OtherTypeBytes(entry.dtype);
+  if (size == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("dtype ", Quoted(entry.dtype), " is not one of F32, BF16, F16, I32"));
   }
@@ -152,7 +167,7 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size
                                                    " bytes of data"));
   }
   // Dimensions are multiplied one by one, so that no zero among them hides an absurd one.
-  int64_t bytes = static_cast<int64_t>(TypeBytes(view.type));
+  auto bytes = static_cast<int64_t>(size);
   bool empty = false;
   for (uint64_t dim : entry.shape) {
     int64_t product;
@@ -234,15 +249,19 @@ const char* TensorTypeName(TensorType type) {
   return "I32";
 }
 
-absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHeader(
-    const char* header, size_t header_bytes, size_t data_offset, size_t data_bytes,
-    const std::string& file) {
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, size_t header_bytes,
+                                                         size_t data_offset, size_t data_bytes,
+                                                         const std::string& file) {
   std::vector<Entry> entries;
   HeaderSax sax(&entries);
+  if (const void* nul = std::memchr(header, '\0', header_bytes); nul != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": header: not valid JSON: a NUL at byte ",
+                                                   static_cast<const char*>(nul) - header + 1));
+  }
   if (!Json::sax_parse(header, header + header_bytes, &sax)) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": header: ", sax.error()));
   }
-  std::unordered_map<std::string, TensorView> tensors;
+  SafetensorsHeader parsed;
   std::vector<const Entry*> order;
   for (const Entry& entry : entries) {
     absl::StatusOr<TensorView> view = MakeView(entry, data_offset, data_bytes);
@@ -251,12 +270,17 @@ absl::StatusOr<std::unordered_map<std::string, TensorView>> ParseSafetensorsHead
           absl::StrCat(file, ": tensor ", Quoted(entry.name), ": ", view.status().message()));
     }
     view->file = file;
-    tensors.emplace(entry.name, *std::move(view));
+    TensorType type;
+    if (ReadType(entry.dtype, &type)) {
+      parsed.tensors.emplace(entry.name, *std::move(view));
+    } else {
+      parsed.others[entry.name] = {entry.dtype, file};
+    }
     order.push_back(&entry);
   }
   const absl::Status coverage = CheckCoverage(std::move(order), data_bytes, file);
   if (!coverage.ok()) return coverage;
-  return tensors;
+  return parsed;
 }
 
 absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors) {

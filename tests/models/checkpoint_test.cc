@@ -174,6 +174,24 @@ TEST(Checkpoint, AFileMayHoldNothing) {
   EXPECT_THAT((*checkpoint)->tensors(), IsEmpty());
 }
 
+TEST(Checkpoint, TensorsThatNoModelNeedsAreNotAmongItsTensors) {
+  const TempDir dir;
+  const auto checkpoint = Checkpoint::OpenFile(dir.Write("a.safetensors", SafetensorsBytes(R"({
+      "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+      "mask": {"dtype": "BOOL", "shape": [3], "data_offsets": [4, 7]},
+      "steps": {"dtype": "I64", "shape": [], "data_offsets": [7, 15]},
+      "layer.rotary_emb.inv_freq": {"dtype": "F32", "shape": [1], "data_offsets": [15, 19]}})",
+                                                                                           19)));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ((*checkpoint)->tensors().size(), 1u);
+  EXPECT_TRUE((*checkpoint)->Has("mask"));
+  EXPECT_FALSE((*checkpoint)->Has("masks"));
+  // Whoever does need it is told why it cannot be had.
+  EXPECT_EQ(Message((*checkpoint)->Find("steps").status()),
+            dir.File("a.safetensors") +
+                ": tensor \"steps\" has dtype I64; a weight must be F32, BF16 or F16");
+}
+
 // --- What must be refused: the file as a whole. ---
 
 std::string RefusalOfFile(const std::string& bytes) {
@@ -239,7 +257,7 @@ TEST(HostileFile, NoRegularFile) {
 
 struct BadHeader {
   const char* name;
-  const char* header;
+  std::string header;
   size_t data_bytes;
   const char* message;
 };
@@ -259,6 +277,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"NotJson", "x", 0, "header: not valid JSON at byte 1"},
         BadHeader{"List", "[]", 0, "header: an array where an object belongs"},
         BadHeader{"Number", "12", 0, "header: a number where an object belongs"},
+        BadHeader{"Nul", std::string("{" A "}\0x", sizeof("{" A "}\0x") - 1), 8,
+                  "a NUL at byte 55"},
+        BadHeader{"OtherTypeTooSmall",
+                  "{\"a\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+                  "takes 16 bytes"},
         BadHeader{"Trailing", "{" A "}{}", 8, "header: not valid JSON"},
         BadHeader{"Unclosed", "{" A, 8, "header: not valid JSON"},
         BadHeader{"InvalidUtf8", "{\"\xff\":1}", 0, "header: not valid JSON"},

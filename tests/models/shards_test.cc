@@ -66,6 +66,28 @@ TEST_F(Shards, NoIndexAndNoFile) {
               AllOf(StartsWith(dir_.path()), HasSubstr("has neither model.safetensors nor")));
 }
 
+TEST_F(Shards, ALinkToNowhereIsNotAbsent) {
+  for (const char* name : {"model.safetensors.index.json", "model.safetensors"}) {
+    std::filesystem::create_symlink(dir_.File("nowhere"), dir_.File(name));
+    EXPECT_EQ(Message(Checkpoint::Open(dir_.path()).status()),
+              dir_.File(name) + ": a link to nowhere");
+  }
+}
+
+TEST_F(Shards, MayListTensorsThatNobodyNeeds) {
+  dir_.Write("three.safetensors",
+             SafetensorsBytes(R"({"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})", 8));
+  const std::string index = R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors",
+      "c": "two.safetensors", "n": "three.safetensors"}})";
+  WriteIndex(index);
+  const auto checkpoint = Checkpoint::Open(dir_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ((*checkpoint)->tensors().size(), 3u);
+  EXPECT_THAT(Refusal(R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors",
+                          "c": "two.safetensors", "n": "two.safetensors"}})"),
+              HasSubstr("tensor \"n\": not in this file"));
+}
+
 TEST_F(Shards, IndexThatPointsOutsideItsFolder) {
   for (const char* file :
        {"../two.safetensors", "/etc/passwd", "sub/two.safetensors", "..", ".", "", "a\\u0000b"}) {

@@ -231,6 +231,8 @@ TEST_F(Http, WhoAsksIsKeptBeforeWhoIsSilent) {
   std::vector<std::unique_ptr<Client>> silent;
   for (int i = 0; i < 40; ++i) {
     silent.push_back(std::make_unique<Client>(server_->port()));
+    // Connections are taken in order: once this one is answered, the silent one is there as well.
+    ASSERT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 ")) << i;
     asking.Send("GET /page HTTP/1.1\r\n\r\n");
     ASSERT_TRUE(absl::StartsWith(asking.ReadUntil("text\n"), "HTTP/1.1 200 ")) << i;
   }

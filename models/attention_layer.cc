@@ -6,13 +6,14 @@ namespace {
 // Full attention, sliding window and RAT's local attention.
 class AttentionMixer : public Mixer {
  public:
-  AttentionMixer(const AttentionSpec& spec, int hidden_size, const std::string& prefix,
-                 WeightLoader* weights, RopeTables* ropes)
+  AttentionMixer(const AttentionSpec& spec, const MixerLoad& load)
       : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window},
-        d_(hidden_size),
+        d_(load.hidden_size),
         q_width_(spec.num_heads * spec.head_dim),
         kv_width_(spec.num_kv_heads * spec.head_dim),
-        rope_(ropes->Get(spec.rope_base, spec.head_dim, 1)) {
+        rope_(load.ropes->Get(spec.rope_base, spec.head_dim, 1)) {
+    const std::string& prefix = load.prefix;
+    WeightLoader* weights = load.weights;
     if (spec.fused_in_proj) {  // v, q, k
       const std::string name = prefix + "in_proj.weight";
       const int all = q_width_ + 2 * kv_width_;
@@ -71,10 +72,8 @@ class AttentionMixer : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadAttention(const AttentionSpec& spec, int hidden_size,
-                                     const std::string& prefix, WeightLoader* weights,
-                                     RopeTables* ropes) {
-  return std::make_unique<AttentionMixer>(spec, hidden_size, prefix, weights, ropes);
+std::unique_ptr<Mixer> LoadMixer(const AttentionSpec& spec, const MixerLoad& load) {
+  return std::make_unique<AttentionMixer>(spec, load);
 }
 
 }  // namespace packrat

@@ -1,47 +1,16 @@
 // What a model is: config.json of any family, normalised to one description that the layer stack,
-// the state layout and the weight loader read. Families: `rat`, `mesa_net`, `packrat`.
+// the state layout and the weight loader read. Families: models/families/, one file each.
 #ifndef PACKRAT_MODELS_CONFIG_H_
 #define PACKRAT_MODELS_CONFIG_H_
 
+#include <cstdint>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/paged.h"
+#include "models/mixers/mixers.h"
 
 namespace packrat {
-
-enum class Family { kRat, kMesaNet, kPackrat };
-
-struct RatSpec {
-  int num_heads = 0;
-  int num_groups = 0;  // Query and key groups; head j uses group j % num_groups.
-  int head_dim = 0;
-  int chunk_size = 0;  // Tokens per chunk.
-  double rope_base = 10000.0;
-};
-
-// Full, sliding-window and RAT's local attention.
-struct AttentionSpec {
-  int num_heads = 0;
-  int num_kv_heads = 0;  // Query head j uses key head j / (num_heads / num_kv_heads).
-  int head_dim = 0;
-  int window = 0;  // Visible keys, the query's own included (RAT's window_size + 1); 0: all.
-  double rope_base = 10000.0;
-  bool qkv_bias = false;
-  bool fused_in_proj = false;  // RAT family: one in_proj.weight holding v, q, k in that order.
-};
-
-struct MesaSpec {
-  int num_heads = 0;
-  int head_dim = 0;
-  int conv_size = 0;  // Taps, the current token's included.
-  float lambda_lower_bound = 0.0f;
-  bool use_output_gate = false;
-};
-
-using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec>;
 
 // kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
 enum class Activation { kGelu, kSwiglu };
@@ -53,8 +22,19 @@ struct SamplingDefaults {
   float top_p = 1.0f;
 };
 
+// How a checkpoint calls its tensors. A layer's begin with `layers`, its number and a dot; a
+// mixer's go on with `mixer`.
+struct TensorNames {
+  std::string embedding, final_norm, head;
+  std::string layers, mixer_norm, mixer, feed_forward_norm;
+  // The feed-forward's matrices. The gate, of kSwiglu alone, has the name of `up` where one matrix
+  // holds both, the rows of `up` first.
+  std::string up, gate, down;
+};
+
 struct ModelConfig {
-  Family family = Family::kPackrat;
+  std::string family;  // As in model_type.
+  TensorNames names;
   int vocab_size = 0;
   int hidden_size = 0;
   int intermediate_size = 0;
@@ -66,20 +46,23 @@ struct ModelConfig {
   std::vector<int> eos_ids;  // From config.json, replaced by generation_config.json if there.
   SamplingDefaults sampling;
   std::vector<MixerSpec> layers;  // One mixer per layer, each followed by the feed-forward.
+  // What the files ask for and is done otherwise here, a sentence each, for the log.
+  std::vector<std::string> warnings;
 };
 
-// The name of a mixer as in `layer_types`: rat, local_attention, attention, mesa.
-const char* MixerName(const MixerSpec& spec);
-
 // Parses the text of a config.json. Refuses, with the field and the accepted range, everything that
-// the layer stack could not run: unknown model_type or layer type, non-positive or absurd sizes
-// (limits in config.cc), heads that do not divide, NaN or infinite numbers, duplicate keys,
-// use_short_conv false. Unknown fields are ignored, as in every reader of such files.
+// the layer stack could not run: unknown model_type or layer type, non-positive or absurd sizes,
+// heads that do not divide, NaN or infinite numbers, duplicate keys. A field that no family's
+// reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json (its eos_token_id, one id or
 // a list, wins; every id must be below vocab_size) and temperature, top_k, top_p.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
+
+// Of config and weights, hex; see LanguageModel::fingerprint(). `weights_hash`: of a WeightLoader
+// that has taken everything in the order of the layers.
+std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash);
 
 }  // namespace packrat
 

@@ -9,19 +9,12 @@ FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix,
       intermediate_size_(config.intermediate_size),
       activation_(config.activation) {
   const int d = hidden_size_, f = intermediate_size_;
-  if (config.family != Family::kRat) {
-    gate_ = weights->Matrix(prefix + "gate_proj.weight", f, d);
-    up_ = weights->Matrix(prefix + "up_proj.weight", f, d);
-    down_ = weights->Matrix(prefix + "down_proj.weight", d, f);
-    return;
-  }
-  if (activation_ == Activation::kSwiglu) {  // One matrix: the first half up, the second the gate.
-    up_ = weights->MatrixRows(prefix + "fc1.weight", 2 * f, d, 0, f);
-    gate_ = weights->MatrixRows(prefix + "fc1.weight", 2 * f, d, f, f);
-  } else {
-    up_ = weights->Matrix(prefix + "fc1.weight", f, d);
-  }
-  down_ = weights->Matrix(prefix + "fc2.weight", d, f);
+  const TensorNames& names = config.names;
+  const bool gated = activation_ == Activation::kSwiglu, fused = gated && names.gate == names.up;
+  if (gated && !fused) gate_ = weights->Matrix(prefix + names.gate, f, d);
+  up_ = weights->MatrixRows(prefix + names.up, fused ? 2 * f : f, d, 0, f);
+  if (fused) gate_ = weights->MatrixRows(prefix + names.gate, 2 * f, d, f, f);
+  down_ = weights->Matrix(prefix + names.down, d, f);
 }
 
 void FeedForward::Forward(const Step& step, const float* h, float* x) {

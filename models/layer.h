@@ -81,16 +81,20 @@ class Mixer {
   virtual size_t scratch_floats_per_token() const = 0;  // Of Scratch::floats.
   virtual size_t thread_scratch_floats() const = 0;     // Of KernelContext's, per thread.
   virtual int max_linear_inputs() const = 0;            // Widest input of a MatMul().
+  virtual int solves_per_span() const { return 0; }     // Of Scratch::solves.
 };
 
-// `prefix`: of tensor names, up to and including the dot.
-std::unique_ptr<Mixer> LoadRat(const RatSpec& spec, int hidden_size, const std::string& prefix,
-                               WeightLoader* weights, RopeTables* ropes);
-std::unique_ptr<Mixer> LoadAttention(const AttentionSpec& spec, int hidden_size,
-                                     const std::string& prefix, WeightLoader* weights,
-                                     RopeTables* ropes);
-std::unique_ptr<Mixer> LoadMesa(const MesaSpec& spec, int hidden_size, float norm_eps,
-                                const std::string& prefix, WeightLoader* weights);
+// What loading a mixer needs beside its spec.
+struct MixerLoad {
+  int hidden_size;
+  float norm_eps;
+  std::string prefix;  // Of tensor names, up to and including the dot.
+  WeightLoader* weights;
+  RopeTables* ropes;
+};
+std::unique_ptr<Mixer> LoadMixer(const RatSpec& spec, const MixerLoad& load);
+std::unique_ptr<Mixer> LoadMixer(const AttentionSpec& spec, const MixerLoad& load);
+std::unique_ptr<Mixer> LoadMixer(const MesaSpec& spec, const MixerLoad& load);
 
 // x += down(act(up(h))).
 class FeedForward {

@@ -1,20 +1,21 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "models/layer.h"
-#include "models/mesa_tensors.h"
 
 namespace packrat {
 namespace {
 
 class MesaMixer : public Mixer {
  public:
-  MesaMixer(const MesaSpec& spec, int hidden_size, float norm_eps, const std::string& prefix,
-            WeightLoader* weights)
+  MesaMixer(const MesaSpec& spec, const MixerLoad& load)
       : shape_{spec.num_heads, spec.head_dim, spec.conv_size},
-        d_(hidden_size),
+        d_(load.hidden_size),
         width_(shape_.width()),
-        norm_eps_(norm_eps) {
+        norm_eps_(load.norm_eps) {
+    const std::string& prefix = load.prefix;
+    WeightLoader* weights = load.weights;
     q_proj_ = weights->Matrix(prefix + "q_proj.weight", width_, d_);
     k_proj_ = weights->Matrix(prefix + "k_proj.weight", width_, d_);
     v_proj_ = weights->Matrix(prefix + "v_proj.weight", width_, d_);
@@ -24,7 +25,7 @@ class MesaMixer : public Mixer {
     b_bias_ = weights->Floats(prefix + "b_proj.bias", {shape_.num_heads});
     if (spec.use_output_gate) g_proj_ = weights->Matrix(prefix + "g_proj.weight", width_, d_);
     o_proj_ = weights->Matrix(prefix + "o_proj.weight", d_, width_);
-    tensors_ = LoadMesaTensors(spec, prefix, weights);
+    tensors_.emplace(spec, prefix, weights);
   }
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
@@ -55,7 +56,7 @@ class MesaMixer : public Mixer {
     MatMul(h, d_, step.batch.num_tokens, absl::MakeSpan(outputs).first(gated ? 6 : 5),
            step.context);
     const auto data = [](const std::vector<float>& w) { return w.empty() ? nullptr : w.data(); };
-    const MesaTensors& t = tensors_;
+    const MesaTensors& t = *tensors_;
     const MesaWeights weights{
         t.conv_q.data(), t.conv_k.data(), data(t.conv_q_bias), data(t.conv_k_bias), t.lambda.data(),
         t.o_norm.data(), norm_eps_};
@@ -72,6 +73,7 @@ class MesaMixer : public Mixer {
   size_t scratch_floats_per_token() const override { return 5 * width_ + 2 * shape_.num_heads; }
   size_t thread_scratch_floats() const override { return MesaScratchFloats(shape_.head_dim); }
   int max_linear_inputs() const override { return std::max(d_, width_); }
+  int solves_per_span() const override { return shape_.num_heads; }
 
  private:
   static void Count(const Span& span, const MesaSolves& solves, SpanStats* stats) {
@@ -87,14 +89,13 @@ class MesaMixer : public Mixer {
   const float norm_eps_;
   PackedMatrix q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;
   std::vector<float> a_bias_, b_bias_;  // (heads)
-  MesaTensors tensors_;
+  std::optional<MesaTensors> tensors_;
 };
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadMesa(const MesaSpec& spec, int hidden_size, float norm_eps,
-                                const std::string& prefix, WeightLoader* weights) {
-  return std::make_unique<MesaMixer>(spec, hidden_size, norm_eps, prefix, weights);
+std::unique_ptr<Mixer> LoadMixer(const MesaSpec& spec, const MixerLoad& load) {
+  return std::make_unique<MesaMixer>(spec, load);
 }
 
 }  // namespace packrat

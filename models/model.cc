@@ -11,7 +11,6 @@
 #include "kernels/cpu_target.h"
 #include "kernels/elementwise.h"
 #include "kernels/resources.h"
-#include "models/family_names.h"
 #include "models/files/checkpoint.h"
 #include "models/host_model.h"
 #include "models/layer.h"
@@ -35,16 +34,18 @@ class CpuModel : public HostModel {
         options_(options),
         layout_(config),
         ropes_(options.max_batch_tokens, weights->mode() == WeightLoader::Mode::kLoad) {
-    const FamilyNames names = NamesOf(config_.family);
+    const TensorNames& names = config_.names;
     const int d = config_.hidden_size;
     embedding_ = weights->Matrix(names.embedding, config_.vocab_size, d);
     for (size_t i = 0; i < config_.layers.size(); ++i) {
       const std::string prefix = absl::StrCat(names.layers, i, ".");
       std::vector<float> mixer_norm = weights->Floats(prefix + names.mixer_norm, {d});
-      auto mixer = LoadMixer(config_.layers[i], prefix + names.mixer, weights);
+      const MixerLoad load{d, config_.norm_eps, prefix + names.mixer, weights, &ropes_};
+      auto mixer =
+          std::visit([&](const auto& spec) { return LoadMixer(spec, load); }, config_.layers[i]);
       std::vector<float> ff_norm = weights->Floats(prefix + names.feed_forward_norm, {d});
       layers_.push_back({std::move(mixer_norm), std::move(mixer), std::move(ff_norm),
-                         FeedForward(config_, prefix + names.feed_forward, weights)});
+                         FeedForward(config_, prefix, weights)});
     }
     final_norm_ = weights->Floats(names.final_norm, {d});
     if (!config_.tie_embeddings) head_ = weights->Matrix(names.head, config_.vocab_size, d);
@@ -128,17 +129,14 @@ class CpuModel : public HostModel {
     const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
     const auto rows = static_cast<size_t>(options_.max_logit_rows);
     const auto d = static_cast<size_t>(config_.hidden_size);
-    size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0, heads = 0;
+    size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0;
+    int solves = 0;
     int linear = std::max(config_.hidden_size, config_.intermediate_size);
     for (const Layer& layer : layers_) {
       per_token = std::max(per_token, layer.mixer->scratch_floats_per_token());
       per_thread = std::max(per_thread, layer.mixer->thread_scratch_floats());
       linear = std::max(linear, layer.mixer->max_linear_inputs());
-    }
-    for (const MixerSpec& spec : config_.layers) {
-      if (const auto* mesa = std::get_if<MesaSpec>(&spec)) {
-        heads = std::max(heads, static_cast<size_t>(mesa->num_heads));
-      }
+      solves = std::max(solves, layer.mixer->solves_per_span());
     }
     return {tokens * per_token,
             tokens * d,
@@ -146,19 +144,7 @@ class CpuModel : public HostModel {
             rows * config_.vocab_size,
             std::max(tokens, rows) * linear,
             per_thread,
-            tokens * heads};
-  }
-
-  std::unique_ptr<Mixer> LoadMixer(const MixerSpec& spec, const std::string& prefix,
-                                   WeightLoader* weights) {
-    const int d = config_.hidden_size;
-    if (const auto* rat = std::get_if<RatSpec>(&spec)) {
-      return LoadRat(*rat, d, prefix, weights, &ropes_);
-    }
-    if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
-      return LoadAttention(*attention, d, prefix, weights, &ropes_);
-    }
-    return LoadMesa(std::get<MesaSpec>(spec), d, config_.norm_eps, prefix, weights);
+            tokens * solves};
   }
 
   void CheckBatch(const Batch& batch) const {

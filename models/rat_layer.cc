@@ -5,14 +5,13 @@ namespace {
 
 class RatMixer : public Mixer {
  public:
-  RatMixer(const RatSpec& spec, int hidden_size, const std::string& prefix, WeightLoader* weights,
-           RopeTables* ropes)
+  RatMixer(const RatSpec& spec, const MixerLoad& load)
       : shape_{spec.num_heads, spec.num_groups, spec.head_dim, spec.chunk_size},
-        d_(hidden_size),
-        rope_(ropes->Get(spec.rope_base, spec.head_dim, spec.chunk_size)),
-        in_proj_(weights->Matrix(prefix + "in_proj.weight", shape_.projection(), d_)),
-        gate_bias_(weights->Floats(prefix + "gate_bias", {d_})),
-        out_proj_(weights->Matrix(prefix + "out_proj.weight", d_, d_)) {}
+        d_(load.hidden_size),
+        rope_(load.ropes->Get(spec.rope_base, spec.head_dim, spec.chunk_size)),
+        in_proj_(load.weights->Matrix(load.prefix + "in_proj.weight", shape_.projection(), d_)),
+        gate_bias_(load.weights->Floats(load.prefix + "gate_bias", {d_})),
+        out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", d_, d_)) {}
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
     const int tokens = step.batch.num_tokens, width = shape_.projection();
@@ -44,9 +43,8 @@ class RatMixer : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadRat(const RatSpec& spec, int hidden_size, const std::string& prefix,
-                               WeightLoader* weights, RopeTables* ropes) {
-  return std::make_unique<RatMixer>(spec, hidden_size, prefix, weights, ropes);
+std::unique_ptr<Mixer> LoadMixer(const RatSpec& spec, const MixerLoad& load) {
+  return std::make_unique<RatMixer>(spec, load);
 }
 
 }  // namespace packrat

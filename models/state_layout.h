@@ -16,13 +16,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "kernels/attention.h"
-#include "kernels/dtype.h"
 #include "kernels/mesa.h"
 #include "models/config.h"
+#include "models/page_class.h"
 
 namespace packrat {
 
@@ -30,32 +29,12 @@ inline constexpr int kBlockTokens = kMesaBlock;
 static_assert(kMesaBlock == kPageTokens, "sealed blocks and attention pages end together");
 inline constexpr size_t kStateAlign = 64;  // Bytes; every part, slot, tail and page is a multiple.
 
-struct PageClass {
-  enum class Kind { kRat, kFull, kWindow };
-  Kind kind;
-  int tokens_per_page;  // RAT: the chunk length; attention: 16.
-  int window;           // kWindow: visible keys; else 0.
-  int num_layers;       // Layers that live in this class's pages.
-  size_t page_bytes;
-  std::string Name() const;  // "rat_chunk16", "attention", "window128": a label for metrics.
-
-  // Pages that a sequence of `tokens` tokens holds at most. RAT pages hold finished chunks only; a
-  // window keeps a ring of pages, page b of the text at ring position b % ring.
-  int PagesFor(int64_t tokens) const;
-};
-
 // Offsets of one layer's part, in bytes from the start of the sequence's slot, tail or page.
 struct LayerState {
   int page_class = -1;  // -1: no pages (Mesa).
   size_t page_offset = 0;
   size_t slot_offset = 0;  // Mesa only.
   size_t tail_offset = 0;  // Mesa and RAT.
-};
-
-// Storage types of state; tails are always float32.
-struct StateTypes {
-  DType pages = DType::kF32;
-  DType mesa = DType::kF32;  // Slots.
 };
 
 struct StateLayout {

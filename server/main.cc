@@ -126,6 +126,9 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   } else {
     return Fail(log, pieces.status());
   }
+  for (const std::string& warning : model->config().warnings) {
+    log->Info("warning", {{"folder", options.model_dir}, {"reason", warning}});
+  }
   log->Info("loaded", {{"folder", options.model_dir},
                        {"device", model->device()},
                        {"took_ms", absl::FromChrono(std::chrono::steady_clock::now() - start)},

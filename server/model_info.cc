@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <variant>
 
 #include "kernels/cpu_target.h"
 #include "models/config.h"
@@ -14,39 +13,6 @@
 
 namespace packrat {
 namespace {
-
-const char* FamilyName(Family family) {
-  switch (family) {
-    case Family::kRat:
-      return "rat";
-    case Family::kMesaNet:
-      return "mesa_net";
-    case Family::kPackrat:
-      return "packrat";
-  }
-  return "";
-}
-
-struct FillLayer {
-  v1::LayerInfo* info;
-
-  void operator()(const RatSpec& rat) const {
-    info->set_num_heads(rat.num_heads);
-    info->set_head_dim(rat.head_dim);
-    info->set_num_kv_heads(rat.num_groups);
-    info->set_chunk_size(rat.chunk_size);
-  }
-  void operator()(const AttentionSpec& attention) const {
-    info->set_num_heads(attention.num_heads);
-    info->set_head_dim(attention.head_dim);
-    info->set_num_kv_heads(attention.num_kv_heads);
-    info->set_window(attention.window);
-  }
-  void operator()(const MesaSpec& mesa) const {
-    info->set_num_heads(mesa.num_heads);
-    info->set_head_dim(mesa.head_dim);
-  }
-};
 
 void FillState(const StateLayout& layout, const Engine& engine, v1::StateInfo* info) {
   const int64_t max_context = engine.options().max_context;
@@ -77,7 +43,7 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   const ModelConfig& config = served.model->config();
   const EngineOptions& engine = served.engine->options();
   info->set_name(options.model_name);
-  info->set_family(FamilyName(config.family));
+  info->set_family(config.family);
   info->set_fingerprint(served.model->fingerprint());
   info->set_numerics_id(served.model->numerics_id());
   info->set_server_version(kVersion);
@@ -86,9 +52,14 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_vocab_size(config.vocab_size);
   info->set_hidden_size(config.hidden_size);
   for (const MixerSpec& mixer : config.layers) {
+    const MixerInfo from = InfoOf(mixer);
     v1::LayerInfo* layer = info->add_layers();
-    layer->set_type(MixerName(mixer));
-    std::visit(FillLayer{layer}, mixer);
+    layer->set_type(from.type);
+    layer->set_num_heads(from.num_heads);
+    layer->set_head_dim(from.head_dim);
+    layer->set_num_kv_heads(from.num_kv_heads);
+    layer->set_chunk_size(from.chunk_size);
+    layer->set_window(from.window);
   }
   FillState(served.model->state_layout(), *served.engine, info->mutable_state());
   v1::Limits* limits = info->mutable_limits();

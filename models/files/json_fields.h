@@ -4,9 +4,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <string>
+#include <unordered_set>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -19,6 +21,7 @@ namespace packrat {
 // values returned are within their ranges, but mean nothing.
 class JsonFields {
  public:
+  // `object` outlives it.
   JsonFields(const Json& object, const std::string& prefix) : object_(object), prefix_(prefix) {
     if (!object.is_object()) Fail("", "must be an object");
   }
@@ -31,14 +34,24 @@ class JsonFields {
           absl::InvalidArgumentError(absl::StrCat(field.empty() ? "the file" : field, ": ", why));
     }
   }
+  // Takes over what is wrong with a part of the object.
+  void Check(const absl::Status& part) {
+    if (status_.ok()) status_ = part;
+  }
   std::string Name(const std::string& name) const {
     return prefix_.empty() ? name : absl::StrCat(prefix_, ".", name);
   }
 
-  const Json* Get(const std::string& name) const {
+  const Json* Get(const std::string& name) {
+    const Json* value = Find(name);
+    return value == nullptr || value->is_null() ? nullptr : value;
+  }
+  // The same, but a null is there.
+  const Json* Find(const std::string& name) {
+    known_.insert(name);
     if (!object_.is_object()) return nullptr;
     const auto found = object_.find(name);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
+    return found == object_.end() ? nullptr : &*found;
   }
 
   int Int(const std::string& name, int min, int max, std::optional<int> fallback = {}) {
@@ -78,6 +91,32 @@ class JsonFields {
     return fallback;
   }
 
+  // A field of which one value alone can be served, which is also what its absence means.
+  void Only(const std::string& name, const Json& value) {
+    const Json* given = Get(name);
+    if (given == nullptr || *given == value) return;
+    Fail(name, absl::StrCat("is ", Shown(*given), "; only ", Shown(value), " is served"));
+  }
+
+  // Fields that do not matter: they may hold anything.
+  template <class Names>
+  void Ignore(const Names& names) {
+    for (const auto& name : names) known_.insert(name);
+  }
+  void Ignore(std::initializer_list<const char*> names) {
+    for (const char* name : names) known_.insert(name);
+  }
+
+  // Refuses what was neither read nor ignored: it is misspelt, or changes what the model computes
+  // in a way that nobody has thought of here.
+  void RefuseOthers() {
+    if (!object_.is_object()) return;
+    for (const auto& [name, value] : object_.items()) {
+      if (value.is_null() || known_.count(name) > 0) continue;
+      Fail(Shortened(name), "is unknown here; remove it if the model computes the same without it");
+    }
+  }
+
   static bool ToInt(const Json& value, int min, int max, int* result) {
     double number = std::nan("");
     if (value.is_number_unsigned()) {
@@ -102,8 +141,15 @@ class JsonFields {
   }
 
  private:
+  // As it is where it is a name, quoted where it is anything else.
+  static std::string Shortened(const std::string& name) {
+    const std::string quoted = Quoted(name);
+    return quoted.size() == name.size() + 2 ? name : quoted;
+  }
+
   const Json& object_;
   std::string prefix_;
+  std::unordered_set<std::string> known_;  // Read or ignored.
   absl::Status status_;
 };
 

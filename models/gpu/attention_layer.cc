@@ -85,7 +85,7 @@ class AttentionMixer : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadAttention(const AttentionSpec& spec, const MixerLoad& load) {
+std::unique_ptr<Mixer> LoadMixer(const AttentionSpec& spec, const MixerLoad& load) {
   return std::make_unique<AttentionMixer>(spec, load);
 }
 

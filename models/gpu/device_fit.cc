@@ -11,19 +11,26 @@ namespace {
 
 std::string MiB(size_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, " MiB"); }
 
+// Shared memory of a block, where a kind's kernels want more than every device has.
+size_t SharedBytes(const RatSpec&, DType) { return 0; }
+size_t SharedBytes(const AttentionSpec&, DType) { return 0; }
+size_t SharedBytes(const MesaSpec& mesa, DType state) {
+  return MesaSharedBytes({mesa.num_heads, mesa.head_dim, mesa.conv_size}, state);
+}
+
 }  // namespace
 
 absl::Status CheckSharedMemory(const ModelConfig& config, DType mesa_state,
                                const DeviceInfo& device) {
-  for (const MixerSpec& spec : config.layers) {
-    const auto* mesa = std::get_if<MesaSpec>(&spec);
-    if (mesa == nullptr) continue;
+  for (const MixerSpec& mixer : config.layers) {
     const size_t bytes =
-        MesaSharedBytes({mesa->num_heads, mesa->head_dim, mesa->conv_size}, mesa_state);
+        std::visit([&](const auto& spec) { return SharedBytes(spec, mesa_state); }, mixer);
     if (bytes <= device.shared_bytes) continue;
+    const MixerInfo info = InfoOf(mixer);
     return absl::FailedPreconditionError(absl::StrCat(
-        "Mesa heads of ", mesa->head_dim, " channels with ", DTypeName(mesa_state), " state need ",
-        bytes, " bytes of shared memory in a block; ", device.name, " has ", device.shared_bytes,
+        info.type, " heads of ", info.head_dim, " channels with ", DTypeName(mesa_state),
+        " state need ", bytes, " bytes of shared memory in a block; ", device.name, " has ",
+        device.shared_bytes,
         mesa_state == DType::kF32 ? "; --mesa_state=bfloat16 needs less" : ""));
   }
   return absl::OkStatus();

@@ -7,21 +7,13 @@ FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix,
                          DeviceWeights* weights)
     : intermediate_size_(config.intermediate_size), activation_(config.activation) {
   const int d = config.hidden_size, f = intermediate_size_;
-  const bool gated = activation_ == Activation::kSwiglu;
+  const TensorNames& names = config.names;
+  const bool gated = activation_ == Activation::kSwiglu, fused = gated && names.gate == names.up;
   up_ = weights->NewMatrix(gated ? 2 * f : f, d);
-  if (config.family != Family::kRat) {
-    weights->Fill(up_, 0, prefix + "gate_proj.weight", f);
-    weights->Fill(up_, f, prefix + "up_proj.weight", f);
-    down_ = weights->Load(prefix + "down_proj.weight", d, f);
-    return;
-  }
-  if (gated) {  // fc1: the first half up, the second the gate.
-    weights->Fill(up_, f, prefix + "fc1.weight", 2 * f, 0, f);
-    weights->Fill(up_, 0, prefix + "fc1.weight", 2 * f, f, f);
-  } else {
-    weights->Fill(up_, 0, prefix + "fc1.weight", f);
-  }
-  down_ = weights->Load(prefix + "fc2.weight", d, f);
+  if (gated && !fused) weights->Fill(up_, 0, prefix + names.gate, f);
+  weights->Fill(up_, gated ? f : 0, prefix + names.up, fused ? 2 * f : f, 0, f);
+  if (fused) weights->Fill(up_, 0, prefix + names.gate, 2 * f, f, f);
+  down_ = weights->Load(prefix + names.down, d, f);
 }
 
 absl::Status FeedForward::Forward(const Step& step, const void* h, float* x) const {

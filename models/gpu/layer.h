@@ -127,9 +127,9 @@ struct MixerLoad {
   RopeRows* ropes;
   KernelScratch* scratch;
 };
-std::unique_ptr<Mixer> LoadRat(const RatSpec& spec, const MixerLoad& load);
-std::unique_ptr<Mixer> LoadAttention(const AttentionSpec& spec, const MixerLoad& load);
-std::unique_ptr<Mixer> LoadMesa(const MesaSpec& spec, const MixerLoad& load);
+std::unique_ptr<Mixer> LoadMixer(const RatSpec& spec, const MixerLoad& load);
+std::unique_ptr<Mixer> LoadMixer(const AttentionSpec& spec, const MixerLoad& load);
+std::unique_ptr<Mixer> LoadMixer(const MesaSpec& spec, const MixerLoad& load);
 
 // x += down(act(up(h))).
 class FeedForward {

@@ -1,7 +1,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/mesa.h"
 #include "models/gpu/layer.h"
-#include "models/mesa_tensors.h"
 
 namespace packrat::gpu {
 namespace {
@@ -36,7 +35,7 @@ class MesaMixer : public Mixer {
     gates_bias_ = weights->Upload(bias);
     if (gated_) weights->Fill(in_proj_, 3 * width_, prefix + "g_proj.weight", width_);
     out_proj_ = weights->Load(prefix + "o_proj.weight", d, width_);
-    const MesaTensors tensors = LoadMesaTensors(spec, prefix, weights->loader());
+    const MesaTensors tensors(spec, prefix, weights->loader());
     weights_ = {weights->Upload(tensors.conv_q),
                 weights->Upload(tensors.conv_k),
                 weights->Upload(tensors.conv_q_bias),
@@ -97,7 +96,7 @@ class MesaMixer : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadMesa(const MesaSpec& spec, const MixerLoad& load) {
+std::unique_ptr<Mixer> LoadMixer(const MesaSpec& spec, const MixerLoad& load) {
   return std::make_unique<MesaMixer>(spec, load);
 }
 

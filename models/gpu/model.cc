@@ -12,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
-#include "models/family_names.h"
 #include "models/files/checkpoint.h"
 #include "models/gpu/device_batch.h"
 #include "models/gpu/device_fit.h"
@@ -134,7 +133,7 @@ GpuModel::~GpuModel() {
 }
 
 void GpuModel::LoadLayers(DeviceWeights* weights) {
-  const FamilyNames names = NamesOf(config_.family);
+  const TensorNames& names = config_.names;
   const int d = config_.hidden_size;
   embedding_ = weights->Load(names.embedding, config_.vocab_size, d);
   for (size_t i = 0; i < config_.layers.size(); ++i) {
@@ -143,17 +142,10 @@ void GpuModel::LoadLayers(DeviceWeights* weights) {
                          limits_,  prefix + names.mixer, weights, &ropes_,
                          &scratch_};
     const float* mixer_norm = weights->Floats(prefix + names.mixer_norm, {d});
-    std::unique_ptr<Mixer> mixer = std::visit(
-        [&](const auto& spec) {
-          using Spec = std::decay_t<decltype(spec)>;
-          if constexpr (std::is_same_v<Spec, RatSpec>) return LoadRat(spec, load);
-          if constexpr (std::is_same_v<Spec, AttentionSpec>) return LoadAttention(spec, load);
-          if constexpr (std::is_same_v<Spec, MesaSpec>) return LoadMesa(spec, load);
-        },
-        config_.layers[i]);
+    auto mixer =
+        std::visit([&](const auto& spec) { return LoadMixer(spec, load); }, config_.layers[i]);
     const float* norm = weights->Floats(prefix + names.feed_forward_norm, {d});
-    layers_.push_back({mixer_norm, std::move(mixer), norm,
-                       FeedForward(config_, prefix + names.feed_forward, weights)});
+    layers_.push_back({mixer_norm, std::move(mixer), norm, FeedForward(config_, prefix, weights)});
   }
   final_norm_ = weights->Floats(names.final_norm, {d});
   head_ = config_.tie_embeddings ? embedding_ : weights->Load(names.head, config_.vocab_size, d);

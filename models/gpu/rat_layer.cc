@@ -53,7 +53,7 @@ class RatMixer : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> LoadRat(const RatSpec& spec, const MixerLoad& load) {
+std::unique_ptr<Mixer> LoadMixer(const RatSpec& spec, const MixerLoad& load) {
   return std::make_unique<RatMixer>(spec, load);
 }
 

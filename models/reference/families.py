@@ -76,8 +76,6 @@ def _rat_layer_types(c):
 
 
 def _parse_mesa_net(c):
-    if not c.get("use_short_conv", True):
-        raise ValueError("use_short_conv: false is not supported")
     d = c["hidden_size"]
     mesa = LayerSpec(
         "mesa", c["num_heads"], c.get("head_dim") or d // c["num_heads"],

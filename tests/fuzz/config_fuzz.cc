@@ -16,6 +16,26 @@ void CheckHeads(int num_heads, int head_dim) {
   PACKRAT_CHECK(num_heads >= 1 && head_dim >= 1 && head_dim <= kMaxHeadDim);
 }
 
+void CheckMixer(const RatSpec& rat, int hidden_size) {
+  CheckHeads(rat.num_heads, rat.head_dim);
+  PACKRAT_CHECK(rat.num_heads * rat.head_dim == hidden_size);
+  PACKRAT_CHECK(rat.head_dim % 2 == 0 && rat.chunk_size >= 1);
+  PACKRAT_CHECK(rat.num_groups >= 1 && rat.num_heads % rat.num_groups == 0);
+}
+
+void CheckMixer(const AttentionSpec& attention, int hidden_size) {
+  CheckHeads(attention.num_heads, attention.head_dim);
+  PACKRAT_CHECK(attention.num_heads * attention.head_dim == hidden_size);
+  PACKRAT_CHECK(attention.head_dim % 2 == 0 && attention.window >= 0);
+  PACKRAT_CHECK(attention.num_kv_heads >= 1);
+  PACKRAT_CHECK(attention.num_heads % attention.num_kv_heads == 0);
+}
+
+void CheckMixer(const MesaSpec& mesa, int) {
+  CheckHeads(mesa.num_heads, mesa.head_dim);
+  PACKRAT_CHECK(mesa.conv_size >= 1 && mesa.lambda_lower_bound >= 0.0f);
+}
+
 void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
   PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);
@@ -24,22 +44,7 @@ void CheckConfig(const ModelConfig& config) {
   for (int id : config.eos_ids) PACKRAT_CHECK(id >= 0 && id < config.vocab_size);
   PACKRAT_CHECK(!config.layers.empty());
   for (const MixerSpec& layer : config.layers) {
-    if (const auto* rat = std::get_if<RatSpec>(&layer)) {
-      CheckHeads(rat->num_heads, rat->head_dim);
-      PACKRAT_CHECK(rat->num_heads * rat->head_dim == config.hidden_size);
-      PACKRAT_CHECK(rat->head_dim % 2 == 0 && rat->chunk_size >= 1);
-      PACKRAT_CHECK(rat->num_groups >= 1 && rat->num_heads % rat->num_groups == 0);
-    } else if (const auto* attention = std::get_if<AttentionSpec>(&layer)) {
-      CheckHeads(attention->num_heads, attention->head_dim);
-      PACKRAT_CHECK(attention->num_heads * attention->head_dim == config.hidden_size);
-      PACKRAT_CHECK(attention->head_dim % 2 == 0 && attention->window >= 0);
-      PACKRAT_CHECK(attention->num_kv_heads >= 1);
-      PACKRAT_CHECK(attention->num_heads % attention->num_kv_heads == 0);
-    } else {
-      const auto& mesa = std::get<MesaSpec>(layer);
-      CheckHeads(mesa.num_heads, mesa.head_dim);
-      PACKRAT_CHECK(mesa.conv_size >= 1 && mesa.lambda_lower_bound >= 0.0f);
-    }
+    std::visit([&](const auto& mixer) { CheckMixer(mixer, config.hidden_size); }, layer);
   }
   const StateLayout layout(config);
   PACKRAT_CHECK(layout.SequenceBytes(1) <= layout.SequenceBytes(config.max_context));

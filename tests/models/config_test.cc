@@ -27,7 +27,7 @@ const MesaSpec& Mesa(const ModelConfig& config, int layer) {
 }
 std::vector<std::string> Names(const ModelConfig& config) {
   std::vector<std::string> names;
-  for (const MixerSpec& layer : config.layers) names.push_back(MixerName(layer));
+  for (const MixerSpec& layer : config.layers) names.push_back(InfoOf(layer).type);
   return names;
 }
 
@@ -81,7 +81,7 @@ TEST(Limits, TheWidestHeadAndTheContextWhereNoneIsSaid) {
 
 TEST(Golden, Rat) {
   const ModelConfig config = LoadGolden("rat");
-  EXPECT_EQ(config.family, Family::kRat);
+  EXPECT_EQ(config.family, "rat");
   EXPECT_EQ(config.vocab_size, 257);
   EXPECT_EQ(config.hidden_size, 64);
   EXPECT_EQ(config.intermediate_size, 256);
@@ -112,7 +112,7 @@ TEST(Golden, RatLocalSeesOneKeyMoreThanItsWindowSize) {
 
 TEST(Golden, MesaNet) {
   const ModelConfig config = LoadGolden("mesa_net");
-  EXPECT_EQ(config.family, Family::kMesaNet);
+  EXPECT_EQ(config.family, "mesa_net");
   EXPECT_EQ(config.activation, Activation::kSwiglu);
   EXPECT_FALSE(config.tie_embeddings);
   EXPECT_EQ(config.max_context, 2048);
@@ -142,7 +142,7 @@ TEST(Golden, MesaNetHybrid) {
 
 TEST(Golden, Packrat) {
   const ModelConfig config = LoadGolden("packrat");
-  EXPECT_EQ(config.family, Family::kPackrat);
+  EXPECT_EQ(config.family, "packrat");
   EXPECT_TRUE(config.tie_embeddings);
   EXPECT_EQ(config.intermediate_size, 160);
   EXPECT_THAT(Names(config), ElementsAre("rat", "local_attention", "mesa", "attention"));
@@ -349,8 +349,13 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     MesaNet, Refused,
     testing::Values(
-        Bad{"NoShortConvolution", kMesaNet, "\"num_heads\"",
-            "\"use_short_conv\": false, \"num_heads\"", "use_short_conv: is false"},
+        Bad{"AttnresBlockSize", kMesaNet, "\"num_heads\"",
+            "\"attnres_block_size\": 4, \"num_heads\"", "attnres_block_size: is unknown here"},
+        Bad{"UnknownOfAttn", kMesaNet, "\"num_heads\"",
+            "\"attn\": {\"layers\": [1], \"num_heads\": 4, \"qk_norm\": true}, \"num_heads\"",
+            "attn.qk_norm: is unknown here"},
+        Bad{"Steps", kMesaNet, "\"num_heads\"", "\"max_cg_step_decoding\": 0, \"num_heads\"",
+            "max_cg_step_decoding: is 0"},
         Bad{"ConvSize", kMesaNet, "\"num_heads\"", "\"conv_size\": 17, \"num_heads\"",
             "conv_size: is 17; must be an integer from 1 to 16"},
         Bad{"HeadDim", kMesaNet, "\"head_dim\": 21", "\"head_dim\": 257", "head_dim: is 257"},
@@ -404,6 +409,101 @@ INSTANTIATE_TEST_SUITE_P(
                         "[\"rat\", \"local_attention\"], \"local_attention\": {\"num_heads\": 4}",
                         "local_attention.window_size: missing"}),
     [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Unknown, Refused,
+    testing::Values(
+        Bad{"Misspelt", kMesaNet, "\"num_heads\"", "\"lambda_lower_bond\": 0.1, \"num_heads\"",
+            "lambda_lower_bond: is unknown here"},
+        Bad{"Quantized", kPackrat, "\"rat\": {",
+            "\"quantization_config\": {\"quant_method\": \"awq\"}, \"rat\": {",
+            "quantization_config: is unknown here"},
+        Bad{"HiddenAct", kPackrat, "\"rat\": {", "\"hidden_act\": \"gelu\", \"rat\": {",
+            "hidden_act: is \"gelu\"; only \"silu\" is served"},
+        Bad{"AttentionBias", kPackrat, "\"rat\": {", "\"attention_bias\": true, \"rat\": {",
+            "attention_bias: is true; only false is served"},
+        Bad{"InAMixer", kPackrat, "\"chunk_size\": 16", "\"chunk_size\": 16, \"dilation\": 4",
+            "rat.dilation: is unknown here"},
+        Bad{"RopeScaling", kPackrat, "\"rat\": {",
+            "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, \"rat\": {",
+            "rope_scaling.type: is \"linear\"; only \"default\" is served"},
+        Bad{"RopeType", kPackrat, "\"rat\": {",
+            "\"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 5e5}, \"rat\": {",
+            "rope_parameters.rope_type: is \"llama3\"; only \"default\" is served"},
+        Bad{"RopeFactor", kPackrat, "\"rat\": {",
+            "\"rope_parameters\": {\"factor\": 2}, \"rat\": {",
+            "rope_parameters.factor: is unknown here"},
+        Bad{"RopePart", kPackrat, "\"rat\": {",
+            "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}, \"rat\": {",
+            "rope_parameters.partial_rotary_factor: is 0.5; only 1.0 is served"},
+        Bad{"RopeTwice", kPackrat, "\"rat\": {",
+            "\"rope_theta\": 10000, \"rope_parameters\": {\"rope_theta\": 5e5}, \"rat\": {",
+            "rope_parameters.rope_theta: is 500000, and rope_theta is 10000; must be the same"},
+        Bad{"RopeOfRat", kRat, "\"d_ffn\"", "\"rope_parameters\": {\"rope_theta\": 5e5}, \"d_ffn\"",
+            "rope_parameters: is unknown here"},
+        Bad{"RopeOfMesaNet", kMesaNet, "\"num_heads\"",
+            "\"rope_parameters\": {\"rope_theta\": 5e5}, \"num_heads\"",
+            "rope_parameters: is unknown here"},
+        Bad{"NameThatIsNone", kRat, "\"d_ffn\"", "\"a\\n\": 1, \"d_ffn\"",
+            "\"a\\n\": is unknown here"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Unknown, NullsAndListedFieldsMayBeThere) {
+  const ModelConfig plain = Parse(kPackrat);
+  const ModelConfig config = Parse(With(kPackrat, "\"rat\": {", R"("rope_scaling": null,
+      "attnres_block_size": null, "hidden_act": "silu", "attention_bias": false,
+      "architectures": ["PackratForCausalLM"], "dtype": "bfloat16", "use_cache": true,
+      "transformers_version": "5.1.0", "repetition_penalty": 1.5, "attention": "nobody's",
+      "rat": {)"));
+  EXPECT_EQ(Fingerprint(config, 1), Fingerprint(plain, 1));
+  EXPECT_THAT(config.warnings, IsEmpty());
+}
+
+TEST(Rope, ThetaIsReadWhereTransformers5WritesIt) {
+  const std::string five = R"("rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"})";
+  EXPECT_EQ(Rat(Parse(With(kPackrat, "\"rat\": {", five + ", \"rat\": {")), 0).rope_base, 5e5);
+  const ModelConfig hybrid =
+      Parse(With(kMesaNet, "\"num_heads\"",
+                 "\"attn\": {\"layers\": [0], \"num_heads\": 4, " + five + "}, \"num_heads\""));
+  EXPECT_EQ(Attention(hybrid, 0).rope_base, 5e5);
+  const std::string both = R"("rope_theta": 7.5, "rope_parameters": {"rope_theta": 7.5}, "rat": {)";
+  EXPECT_EQ(Rat(Parse(With(kPackrat, "\"rat\": {", both)), 0).rope_base, 7.5);
+}
+
+TEST(MesaNet, ShortConvolutionsAreThereWhateverTheFieldSays) {
+  const ModelConfig config =
+      Parse(With(kMesaNet, "\"num_heads\"", "\"use_short_conv\": false, \"num_heads\""));
+  EXPECT_EQ(Mesa(config, 0).conv_size, 4);
+}
+
+TEST(MesaNet, TheOutputGateByItsEarlierName) {
+  const auto gated = [](const std::string& fields) {
+    return Mesa(Parse(With(kMesaNet, "\"num_heads\"", fields + ", \"num_heads\"")), 0)
+        .use_output_gate;
+  };
+  EXPECT_TRUE(gated("\"use_gate\": true"));
+  EXPECT_FALSE(gated("\"use_gate\": false"));
+  EXPECT_FALSE(gated("\"use_gate\": true, \"use_output_gate\": false"));
+}
+
+TEST(MesaNet, FewSolverStepsAreWarnedOf) {
+  const auto warnings = [](const std::string& steps) {
+    return Parse(With(kMesaNet, "\"num_heads\"",
+                      "\"max_cg_step_decoding\": " + steps + ", \"num_heads\""))
+        .warnings;
+  };
+  EXPECT_THAT(warnings("10"), IsEmpty());
+  EXPECT_THAT(warnings("9"), ElementsAre(StartsWith("max_cg_step_decoding is 9")));
+}
+
+TEST(Fingerprint, TellsEveryDigitApart) {
+  const auto print = [](const std::string& theta) {
+    return Fingerprint(
+        Parse(With(kPackrat, "\"rat\": {", "\"rope_theta\": " + theta + ", \"rat\": {")), 1);
+  };
+  EXPECT_NE(print("1000000.5"), print("1000000"));
+  EXPECT_EQ(print("1000000.0"), print("1000000"));
+}
 
 TEST(Config, MessagesDoNotRepeatWhatAHostileFileSays) {
   const std::string message =

@@ -1,0 +1,121 @@
+#include "models/families/families.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kMaxIds = 256;
+constexpr double kMinEps = 1e-20;  // Positive also as a float32.
+
+}  // namespace
+
+std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size) {
+  const Json* value = fields->Get(name);
+  if (value == nullptr) return {};
+  if (value->is_array() && value->size() > size_t{kMaxIds}) {
+    fields->Fail(name, absl::StrCat("has ", value->size(), " ids; must be at most ", kMaxIds));
+    return {};
+  }
+  const std::vector<Json> list =
+      value->is_array() ? value->get<std::vector<Json>>() : std::vector<Json>{*value};
+  std::vector<int> ids;
+  for (const Json& item : list) {
+    int id;
+    if (!JsonFields::ToInt(item, 0, vocab_size - 1, &id)) {
+      fields->Fail(name, absl::StrCat("holds ", JsonFields::Shown(item), "; an id ",
+                                      JsonFields::Range(0, vocab_size - 1)));
+      return {};
+    }
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  }
+  return ids;
+}
+
+void ReadEndIds(JsonFields* fields, ModelConfig* config) {
+  config->bos_id = fields->Int("bos_token_id", 0, config->vocab_size - 1, -1);
+  config->eos_ids = ReadIds(fields, "eos_token_id", config->vocab_size);
+}
+
+float ReadNormEps(JsonFields* fields, const std::string& name) {
+  return static_cast<float>(fields->Number(name, kMinEps, 1.0, 1e-6));
+}
+
+std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
+  const Json* list = fields->Get("layer_types");
+  if (list == nullptr) return {};
+  std::vector<std::string> types;
+  if (list->is_array()) {
+    for (const Json& item : *list) {
+      types.push_back(item.is_string() ? item.get<std::string>() : JsonFields::Shown(item));
+    }
+  }
+  if (types.size() != static_cast<size_t>(num_layers)) {
+    fields->Fail("layer_types", absl::StrCat("must list the mixers of all ", num_layers,
+                                             " layers, has ", types.size()));
+    return {};
+  }
+  return types;
+}
+
+void FailLayerType(JsonFields* fields, size_t layer, const std::string& type,
+                   const std::vector<std::string>& accepted) {
+  fields->Fail("layer_types",
+               absl::StrCat("layer ", layer, " is ", Quoted(type), "; must be ", OneOf(accepted)));
+}
+
+void IgnoreBookkeeping(JsonFields* fields) {
+  fields->Ignore({"_name_or_path", "architectures", "auto_map", "dtype", "name_or_path",
+                  "torch_dtype", "transformers_version"});
+  // Training.
+  fields->Ignore({"attention_dropout", "dropout", "hidden_dropout", "initializer_range",
+                  "problem_type", "id2label", "label2id", "finetuning_task", "task_specific_params",
+                  "pretraining_tp"});
+  // How transformers runs a model and what it hands out.
+  fields->Ignore({"use_cache", "output_attentions", "output_hidden_states", "output_scores",
+                  "return_dict", "return_dict_in_generate", "torchscript", "use_bfloat16",
+                  "tf_legacy_loss", "chunk_size_feed_forward", "tokenizer_class", "prefix"});
+  // Ids that no request uses.
+  fields->Ignore({"pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id"});
+  // generate(): how tokens are drawn from the logits, which a request says here.
+  fields->Ignore({"do_sample",
+                  "temperature",
+                  "top_k",
+                  "top_p",
+                  "typical_p",
+                  "num_beams",
+                  "num_beam_groups",
+                  "num_return_sequences",
+                  "early_stopping",
+                  "diversity_penalty",
+                  "length_penalty",
+                  "repetition_penalty",
+                  "no_repeat_ngram_size",
+                  "encoder_no_repeat_ngram_size",
+                  "max_length",
+                  "min_length",
+                  "bad_words_ids",
+                  "remove_invalid_values",
+                  "exponential_decay_length_penalty",
+                  "suppress_tokens",
+                  "begin_suppress_tokens",
+                  "forced_bos_token_id",
+                  "forced_eos_token_id"});
+  for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder",
+                           "attention_bias", "mlp_bias"}) {
+    fields->Only(name, false);
+  }
+  fields->Ignore({"is_decoder", "cross_attention_hidden_size", "pruned_heads"});
+}
+
+std::string OneOf(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size(); ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
+  }
+  return text;
+}
+
+}  // namespace packrat

@@ -1,0 +1,55 @@
+// Kinds of checkpoints: a family reads its config.json and knows the names of its tensors. Each has
+// a file beside this one; models/config.cc lists them.
+#ifndef PACKRAT_MODELS_FAMILIES_FAMILIES_H_
+#define PACKRAT_MODELS_FAMILIES_FAMILIES_H_
+
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+#include "models/files/json_fields.h"
+
+namespace packrat {
+
+struct Family {
+  const char* name;  // model_type
+  // Fills `config` from the whole file. The caller refuses what was neither read nor ignored.
+  void (*read)(JsonFields* fields, ModelConfig* config);
+};
+
+// The RAT authors' models, in the form that models/convert writes.
+void ReadRatConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kRatFamily = {"rat", &ReadRatConfig};
+// MesaNetForCausalLM of flash-linear-attention, also with attention layers.
+void ReadMesaNetConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kMesaNetFamily = {"mesa_net", &ReadMesaNetConfig};
+// Our own: any mixers in any order.
+void ReadPackratConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kPackratFamily = {"packrat", &ReadPackratConfig};
+
+// What families have in common.
+
+inline constexpr int kMaxVocab = 1 << 20;
+inline constexpr int kMaxIntermediate = 1 << 19;
+inline constexpr int kMaxLayers = 1024;
+
+// Ids of `name`: one, a list, or none.
+std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size);
+// bos_token_id and eos_token_id, for which vocab_size must have been read.
+void ReadEndIds(JsonFields* fields, ModelConfig* config);
+float ReadNormEps(JsonFields* fields, const std::string& name);
+// `layer_types`: a name for each layer, or nothing.
+std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);
+void FailLayerType(JsonFields* fields, size_t layer, const std::string& type,
+                   const std::vector<std::string>& accepted);
+
+// Ignores what `transformers` writes into every config.json for its own use: names and versions,
+// settings of training and of generate(), which do not change what the model computes.
+void IgnoreBookkeeping(JsonFields* fields);
+
+// "a", "a or b", "a, b or c".
+std::string OneOf(const std::vector<std::string>& names);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_FAMILIES_FAMILIES_H_

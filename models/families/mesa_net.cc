@@ -1,0 +1,104 @@
+#include <algorithm>
+#include <string>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "models/families/families.h"
+
+namespace packrat {
+namespace {
+
+// At fewer steps than this, what the authors' code computes is no longer the solution that is
+// computed here (5 steps: a difference of 4.8e-2 in the logits).
+constexpr int kEnoughSteps = 10;
+
+// One object of `attn`: puts its mixer into the layers that it lists.
+void ReadAttentionLayers(const Json& json, const std::string& where, JsonFields* all,
+                         ModelConfig* config) {
+  JsonFields f(json, where);
+  const SharedFields shared{config->hidden_size, 10000.0};
+  AttentionSpec attention = AttentionSpec::Read("attention", &f, shared);
+  attention.window = f.Int("window_size", 1, AttentionSpec::kMaxWindow, 0);
+  attention.qkv_bias = f.Bool("qkv_bias", false);
+  const Json* layers = f.Get("layers");
+  const int last = static_cast<int>(config->layers.size()) - 1;
+  if (layers == nullptr || !layers->is_array()) {
+    f.Fail("layers", "must be a list of layer numbers");
+  } else {
+    for (const Json& item : *layers) {
+      int layer;
+      if (!JsonFields::ToInt(item, 0, last, &layer)) {
+        f.Fail("layers", absl::StrCat("holds ", JsonFields::Shown(item), "; a layer ",
+                                      JsonFields::Range(0, last)));
+      } else if (std::holds_alternative<AttentionSpec>(config->layers[layer])) {
+        f.Fail("layers", absl::StrCat("layer ", layer, " is listed twice"));
+      } else {
+        config->layers[layer] = attention;
+      }
+      if (!f.status().ok()) break;
+    }
+  }
+  f.RefuseOthers();
+  all->Check(f.status());
+}
+
+void ReadSteps(JsonFields* f, const std::string& name, ModelConfig* config) {
+  const int steps = f->Int(name, 1, 1 << 20, kEnoughSteps);
+  if (steps >= kEnoughSteps) return;
+  config->warnings.push_back(absl::StrCat(
+      name, " is ", steps,
+      ": the model's own code stops solving there, this server goes on to "
+      "cg_tolerance, so that its logits differ; cg_max_steps of a request sets such a limit"));
+}
+
+}  // namespace
+
+void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
+  config->names = {"model.embeddings.weight", "model.norm.weight",  "lm_head.weight",
+                   "model.layers.",           "attn_norm.weight",   "attn.",
+                   "mlp_norm.weight",         "mlp.up_proj.weight", "mlp.gate_proj.weight",
+                   "mlp.down_proj.weight"};
+  config->activation = Activation::kSwiglu;
+  config->vocab_size = f->Int("vocab_size", 1, kMaxVocab, 32000);
+  config->hidden_size = f->Int("hidden_size", 1, kMaxHidden, 2048);
+  config->norm_eps = ReadNormEps(f, "norm_eps");
+  config->tie_embeddings = f->Bool("tie_word_embeddings", false);
+  config->max_context = f->Int("max_position_embeddings", 1, kMaxContext, 2048);
+  ReadEndIds(f, config);
+  IgnoreBookkeeping(f);
+  // Which kernels compute it. Short convolutions are there whatever use_short_conv says, and their
+  // tensors tell whether they have biases.
+  f->Ignore({"attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
+             "fuse_linear_cross_entropy", "use_l2warp", "use_short_conv", "conv_bias"});
+  const std::string act = f->String("hidden_act", "swish");
+  if (act != "swish" && act != "silu") {
+    f->Fail("hidden_act", absl::StrCat("is ", Quoted(act), "; must be swish or silu"));
+  }
+  const double ratio = f->Number("hidden_ratio", 1e-3, 64.0, 4.0);
+  const int wide = static_cast<int>(config->hidden_size * ratio * 2 / 3);
+  config->intermediate_size =
+      f->Int("intermediate_size", 1, kMaxIntermediate, std::max((wide + 255) / 256, 1) * 256);
+  if (config->intermediate_size > kMaxIntermediate) {
+    f->Fail("hidden_ratio",
+            absl::StrCat("makes an intermediate size of ", config->intermediate_size,
+                         "; must be at most ", kMaxIntermediate));
+  }
+  ReadSteps(f, "max_cg_step_training", config);
+  ReadSteps(f, "max_cg_step_decoding", config);
+  const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 24);
+  MesaSpec mesa = MesaSpec::Read("mesa", f, {});
+  // Its name before use_output_gate.
+  if (f->Bool("use_gate", false) && f->Get("use_output_gate") == nullptr) {
+    mesa.use_output_gate = true;
+  }
+  config->layers.assign(num_layers, mesa);
+
+  const Json* attn = f->Get("attn");
+  if (attn == nullptr || !f->status().ok()) return;
+  if (!attn->is_array()) return ReadAttentionLayers(*attn, "attn", f, config);
+  for (size_t i = 0; i < attn->size(); ++i) {
+    ReadAttentionLayers((*attn)[i], absl::StrCat("attn[", i, "]"), f, config);
+  }
+}
+
+}  // namespace packrat

@@ -1,0 +1,35 @@
+// Softmax attention: full, sliding-window and RAT's local attention; kernels/attention.h.
+#ifndef PACKRAT_MODELS_MIXERS_ATTENTION_H_
+#define PACKRAT_MODELS_MIXERS_ATTENTION_H_
+
+#include <array>
+#include <string>
+
+#include "models/mixers/spec.h"
+
+namespace packrat {
+
+struct AttentionSpec {
+  int num_heads = 0;
+  int num_kv_heads = 0;  // Query head j uses key head j / (num_heads / num_kv_heads).
+  int head_dim = 0;
+  int window = 0;  // Visible keys, the query's own included; 0: all.
+  double rope_base = 10000.0;
+  bool qkv_bias = false;
+  bool fused_in_proj = false;  // One in_proj.weight holding v, q, k in that order.
+
+  static constexpr int kMaxWindow = kMaxContext;
+  static constexpr std::array kNames{"attention", "local_attention"};
+  static AttentionSpec Read(const std::string& type, JsonFields* fields,
+                            const SharedFields& shared);
+  MixerState State(const StateTypes& types) const;
+  MixerInfo Info() const;
+  std::string Identity() const;
+
+ private:
+  std::string type() const { return kNames[window > 0 ? 1 : 0]; }
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_MIXERS_ATTENTION_H_

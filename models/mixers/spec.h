@@ -1,0 +1,77 @@
+// What every kind of mixer says of itself. A spec is a struct of sizes with these members:
+//
+//   static constexpr std::array kNames{...};  Its names in `layer_types`.
+//   static Spec Read(type, fields, shared);   Reads its object of a config.json of our own family;
+//                                             other families fill the struct in their reader.
+//   MixerState State(StateTypes) const;       Its part of a sequence's state.
+//   MixerInfo Info() const;                   For clients.
+//   std::string Identity() const;             What its tensors do not tell, for the fingerprint.
+//
+// models/mixers/mixers.h lists the kinds; a kind that lacks a member does not compile.
+#ifndef PACKRAT_MODELS_MIXERS_SPEC_H_
+#define PACKRAT_MODELS_MIXERS_SPEC_H_
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "kernels/dtype.h"
+#include "models/files/json_fields.h"
+#include "models/page_class.h"
+
+namespace packrat {
+
+// Far above any real model, low enough that no product of two sizes leaves 40 bits.
+inline constexpr int kMaxHidden = 1 << 16;
+inline constexpr int kMaxHeads = 4096;
+inline constexpr int kMaxContext = 1 << 30;
+inline constexpr double kMaxRopeBase = 1e12;
+
+// What a model's layers share, as far as mixers read it.
+struct SharedFields {
+  int hidden_size = 0;
+  double rope_base = 10000.0;
+};
+
+// Storage types of state; tails are always float32.
+struct StateTypes {
+  DType pages = DType::kF32;
+  DType mesa = DType::kF32;  // Slots.
+};
+
+// A layer's part of a sequence's slot, tail and page, in bytes. 0: it has none.
+struct MixerState {
+  size_t slot_bytes = 0;
+  size_t tail_bytes = 0;
+  size_t page_bytes = 0;
+  PageClass page_class;  // Whose pages; read where page_bytes is not 0.
+};
+
+// What GetModelInfo tells; 0: does not apply.
+struct MixerInfo {
+  std::string type;  // As in `layer_types`.
+  int num_heads = 0;
+  int head_dim = 0;
+  int num_kv_heads = 0;
+  int chunk_size = 0;
+  int window = 0;
+};
+
+// The width of a head where heads divide the model's width. Rotate-half pairs the two halves of a
+// head, so an odd one cannot be rotated.
+int EvenHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size);
+
+// A number of groups that divides the heads. Required where there is no `fallback`.
+int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
+                   std::optional<int> fallback);
+
+// rope_theta: of a field of that name, or as transformers 5 writes it, within rope_parameters.
+// Refuses every scaling of positions: rope_scaling, other rope types, rotary on a part of a head.
+double ReadRopeTheta(JsonFields* fields, double fallback);
+
+// All digits of a number, for Identity().
+std::string Exact(double number);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_MIXERS_SPEC_H_

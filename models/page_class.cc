@@ -1,0 +1,34 @@
+#include "models/page_class.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/check.h"
+
+namespace packrat {
+
+std::string PageClass::Name() const {
+  switch (kind) {
+    case Kind::kRat:
+      return "rat_chunk" + std::to_string(tokens_per_page);
+    case Kind::kWindow:
+      return "window" + std::to_string(window);
+    case Kind::kFull:
+      break;
+  }
+  return "attention";
+}
+
+int PageClass::PagesFor(int64_t tokens) const {
+  PACKRAT_CHECK(tokens >= 0);
+  int64_t pages = tokens / tokens_per_page;
+  if (kind != Kind::kRat && tokens % tokens_per_page != 0) ++pages;
+  if (kind == Kind::kWindow) {
+    // A window of w keys that ends at any position touches at most this many pages.
+    pages =
+        std::min<int64_t>(pages, 1 + (int64_t{window} - 1 + tokens_per_page - 1) / tokens_per_page);
+  }
+  return static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int>::max()));
+}
+
+}  // namespace packrat

@@ -1,0 +1,27 @@
+// Pages by how long they live: pages of one class hold the same positions for all of its layers.
+#ifndef PACKRAT_MODELS_PAGE_CLASS_H_
+#define PACKRAT_MODELS_PAGE_CLASS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace packrat {
+
+struct PageClass {
+  enum class Kind { kRat, kFull, kWindow };
+  Kind kind;
+  int tokens_per_page;  // RAT: the chunk length; attention: 16.
+  int window;           // kWindow: visible keys; else 0.
+  int num_layers;       // Layers that live in this class's pages.
+  size_t page_bytes;
+  std::string Name() const;  // "rat_chunk16", "attention", "window128": a label for metrics.
+
+  // Pages that a sequence of `tokens` tokens holds at most. RAT pages hold finished chunks only; a
+  // window keeps a ring of pages, page b of the text at ring position b % ring.
+  int PagesFor(int64_t tokens) const;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_PAGE_CLASS_H_

@@ -7,14 +7,18 @@
 #ifndef PACKRAT_KERNELS_CHECK_H_
 #define PACKRAT_KERNELS_CHECK_H_
 
-#include <cstdio>
-#include <cstdlib>
 #include <sstream>
 #include <string>
 
-namespace packrat::internal {
+namespace packrat {
 
-// Collects the message; its destructor prints it and aborts.
+// Writes `text` as a line to standard error and aborts. Where nobody reads that, it waits for a
+// second and aborts without: a process that is broken must not hang on its last words.
+[[noreturn]] void Die(const std::string& text);
+
+namespace internal {
+
+// Collects the message; its destructor dies with it.
 class CheckFailure {
  public:
   CheckFailure(const char* file, int line, const char* condition, const char* message = "") {
@@ -24,12 +28,7 @@ class CheckFailure {
   }
   CheckFailure(const CheckFailure&) = delete;
   CheckFailure& operator=(const CheckFailure&) = delete;
-  [[noreturn]] ~CheckFailure() {
-    const std::string text = stream_.str();
-    std::fprintf(stderr, "%s\n", text.c_str());
-    std::fflush(stderr);
-    std::abort();
-  }
+  [[noreturn]] ~CheckFailure() { Die(stream_.str()); }
   std::ostream& stream() { return stream_; }
 
  private:
@@ -37,13 +36,13 @@ class CheckFailure {
 };
 
 // Turns the stream into void, so that both arms of the ?: below have one type. `&` binds weaker
-// than
-// `<<` and stronger than `?:`.
+// than `<<` and stronger than `?:`.
 struct Voidify {
   void operator&(std::ostream&) const {}
 };
 
-}  // namespace packrat::internal
+}  // namespace internal
+}  // namespace packrat
 
 // The condition is evaluated exactly once, in every build.
 #define PACKRAT_CHECK(...) \

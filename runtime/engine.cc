@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/resources.h"
 #include "runtime/engine_impl.h"
+#include "runtime/no_memory.h"
 #include "runtime/retry_after.h"
 
 namespace packrat {
@@ -169,24 +170,28 @@ absl::Status Engine::Impl::TakesMore(absl::Time now) const {
 
 absl::Status Engine::Submit(Request request, absl::Time now) {
   PACKRAT_CHECK(request.outbox != nullptr);
-  absl::Status status = ValidateRequest(request, impl_->limits);
+  return UnlessNoMemory([&] { return impl_->Submit(std::move(request), now); });
+}
+
+absl::Status Engine::Impl::Submit(Request request, absl::Time now) {
+  absl::Status status = ValidateRequest(request, limits);
   if (!status.ok()) return status;
   {
-    MutexLock lock(&impl_->mutex);
-    status = impl_->TakesMore(now);  // Before any work for it; and again once that is done.
+    MutexLock lock(&mutex);
+    status = TakesMore(now);  // Before any work for it; and again once that is done.
     if (!status.ok()) return status;
   }
-  auto sequence = std::make_unique<Sequence>(std::move(request), impl_->limits, impl_->tokenizer,
-                                             impl_->pool->layout(), now);
+  auto sequence =
+      std::make_shared<Sequence>(std::move(request), limits, tokenizer, pool->layout(), now);
   {
-    MutexLock lock(&impl_->mutex);
-    status = impl_->TakesMore(now);
+    MutexLock lock(&mutex);
+    status = TakesMore(now);
     if (!status.ok()) return status;
-    ++impl_->waiting_count;
-    impl_->inbox.push_back(std::move(sequence));
-    impl_->has_work.store(true);
+    inbox.push_back(std::move(sequence));
+    ++waiting_count;
+    has_work.store(true);
   }
-  impl_->wake.notify_one();
+  wake.notify_one();
   return absl::OkStatus();
 }
 

@@ -95,7 +95,8 @@ class Engine {
   // Hands a request over. Errors are immediate and leave nothing behind (the outbox stays silent):
   //   INVALID_ARGUMENT    a field out of range, named with the range; a prompt or prompt +
   //                       max_tokens over max_context; anything that can never fit, with numbers
-  //   RESOURCE_EXHAUSTED  the queue is full
+  //   RESOURCE_EXHAUSTED  the queue is full; or the system refuses the memory that it takes. Where
+  //                       that happens later, the request ends with this status (kError)
   //   UNAVAILABLE         draining, or failure()
   absl::Status Submit(Request request, absl::Time now);
 

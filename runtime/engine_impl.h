@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
 #include "runtime/scheduler.h"
@@ -28,6 +28,7 @@ struct Engine::Impl {
   Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
        const RequestLimits& limits, std::unique_ptr<StatePool> pool);
 
+  absl::Status Submit(Request request, absl::Time now);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
   // Whether a request may join the queue, with the reason if not.
@@ -40,10 +41,11 @@ struct Engine::Impl {
   const EngineOptions options;
   const RequestLimits limits;
 
-  // What other threads hand over, and what they may read.
+  // What other threads hand over, and what they may read. (Sequences are shared from the start,
+  // since a step in flight keeps those that it computes: to share them later takes memory.)
   mutable Mutex mutex;
   std::condition_variable wake;
-  std::vector<std::unique_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
+  std::vector<std::shared_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
   std::vector<uint64_t> cancels ABSL_GUARDED_BY(mutex);
   std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
   bool draining ABSL_GUARDED_BY(mutex) = false;
@@ -68,13 +70,14 @@ struct Engine::Impl {
     int tenant;
     int priority;
     absl::Time last_admission = absl::InfinitePast();
-    std::vector<std::unique_ptr<Sequence>> sequences;
+    std::vector<std::shared_ptr<Sequence>> sequences;
     std::vector<WaitingItem> items;
   };
   std::vector<Queue> waiting;  // None of them empty.
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
-  absl::flat_hash_map<uint64_t, Sequence*> by_id;  // What waits or runs and has not finished.
+  // What waits or runs and has not finished. Not Abseil's: see Tenants.
+  std::unordered_map<uint64_t, Sequence*> by_id;
   EngineStats stats;
 
  private:
@@ -111,7 +114,8 @@ struct Engine::Impl {
   void PublishStats();
   void NotifyAll();
 
-  void Enqueue(std::unique_ptr<Sequence> sequence);
+  // Ends the request where there is no memory for its place in the queue.
+  void Enqueue(std::shared_ptr<Sequence> sequence);
   Queue* QueueOf(int tenant, int priority);
   void SweepWaiting();
   Sequence* At(WaitingIndex index) { return waiting[index.flow].sequences[index.item].get(); }
@@ -131,7 +135,7 @@ struct Engine::Impl {
   absl::Duration admitted_after;                      // What the last that was admitted had waited.
   bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.
   // Scratch of a step, kept for its memory.
-  std::vector<std::unique_ptr<Sequence>> taken;
+  std::vector<std::shared_ptr<Sequence>> taken;
   std::vector<uint64_t> taken_cancels;
   std::vector<RunningItem> running_items;
   std::vector<Flow> flows;

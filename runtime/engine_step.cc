@@ -5,8 +5,22 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "runtime/engine_impl.h"
+#include "runtime/no_memory.h"
 
 namespace packrat {
+namespace {
+
+TokenLogprobs LogprobsOf(const SampledToken& token) {
+  TokenLogprobs logprobs;
+  logprobs.logprob = token.logprob;
+  logprobs.top.reserve(token.num_top);
+  for (int i = 0; i < token.num_top; ++i) {
+    logprobs.top.emplace_back(token.top[i].token, token.top[i].logprob);
+  }
+  return logprobs;
+}
+
+}  // namespace
 
 bool Engine::Impl::Step(absl::Time now) {
   step_time = now;
@@ -79,15 +93,25 @@ void Engine::Impl::Plan() {
   PlanStep(input, &plan);
 }
 
-void Engine::Impl::Enqueue(std::unique_ptr<Sequence> sequence) {
-  PACKRAT_CHECK(by_id.emplace(sequence->id(), sequence.get()).second, "two requests of one id")
-      << sequence->id();
+void Engine::Impl::Enqueue(std::shared_ptr<Sequence> sequence) {
   const Request& request = sequence->request();
-  const int tenant = tenants.Join(request.tenant, request.tenant_weight);
-  Queue* queue = QueueOf(tenant, request.priority);
-  queue->items.push_back(sequence->AsWaiting(next_arrival++, Now(), tenant));
-  earliest_waiting_deadline = std::min(earliest_waiting_deadline, request.deadline);
-  queue->sequences.push_back(std::move(sequence));
+  Queue* queue = nullptr;
+  const absl::Status status = UnlessNoMemory([&] {
+    PACKRAT_CHECK(by_id.emplace(request.id, sequence.get()).second, "two requests of one id")
+        << request.id;
+    const int tenant = tenants.Join(request.tenant, request.tenant_weight);
+    const WaitingItem item = sequence->AsWaiting(next_arrival++, Now(), tenant);
+    queue = QueueOf(tenant, request.priority);
+    queue->items.push_back(item);
+    queue->sequences.push_back(std::move(sequence));
+    return absl::OkStatus();
+  });
+  if (status.ok()) {
+    earliest_waiting_deadline = std::min(earliest_waiting_deadline, request.deadline);
+    return;
+  }
+  if (queue != nullptr) queue->items.resize(queue->sequences.size());
+  Finish(sequence.get(), FinishReason::kError, status);  // Sweep() drops a queue that is empty.
 }
 
 Engine::Impl::Queue* Engine::Impl::QueueOf(int tenant, int priority) {
@@ -125,11 +149,19 @@ void Engine::Impl::Admit() {
     Queue& queue = waiting[index.flow];
     Sequence* sequence = At(index);
     queue.last_admission = step_time;
-    tenants.Charge(queue.tenant, sequence->cost());
-    sequence->Admit(pool.get(), Now());
-    admitted_after = sequence->usage().queue_time;
-    stats.queue_time.Observe(absl::ToDoubleSeconds(admitted_after));
-    Touch(sequence);
+    const absl::Status status = UnlessNoMemory([&] {
+      sequence->Admit(pool.get(), Now());
+      return absl::OkStatus();
+    });
+    if (status.ok()) {
+      tenants.Charge(queue.tenant, sequence->cost());
+      admitted_after = sequence->usage().queue_time;
+      stats.queue_time.Observe(absl::ToDoubleSeconds(admitted_after));
+      Touch(sequence);
+    } else {
+      Finish(sequence, FinishReason::kError, status);
+    }
+    // Finished ones too, until the sweep: the plan's pieces count all that it admits.
     running.push_back(std::move(queue.sequences[index.item]));
     sweep_waiting = true;
   }
@@ -147,6 +179,7 @@ bool Engine::Impl::BuildBatch() {
   flight.rows.clear();
   for (const Piece& piece : plan.pieces) {
     const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
+    if (sequence->finished()) continue;  // There was no memory to admit it.
     if (!sequence->decoding()) stats.prompt_tokens += piece.num_tokens;
     flight.sequences.push_back(sequence);
     flight.spans.push_back(sequence->StartSpan(piece.num_tokens, &flight.tokens, &flight.rows));
@@ -224,20 +257,19 @@ void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
     return;
   }
   PACKRAT_CHECK(token.token >= 0 && token.token < limits.num_ids) << token.token;
-  std::optional<TokenLogprobs> logprobs;
-  if (sequence->wants_logprobs()) {
-    logprobs.emplace();
-    logprobs->logprob = token.logprob;
-    logprobs->top.reserve(token.num_top);
-    for (int i = 0; i < token.num_top; ++i) {
-      logprobs->top.emplace_back(token.top[i].token, token.top[i].logprob);
-    }
-  }
   ++stats.generated_tokens;
   const absl::Time now = Now();
   CountTokenTime(*sequence, now);
-  const auto reason = sequence->Accept(token.token, std::move(logprobs), now);
-  if (reason.has_value()) {
+  std::optional<FinishReason> reason;
+  const absl::Status status = UnlessNoMemory([&] {
+    std::optional<TokenLogprobs> logprobs;
+    if (sequence->wants_logprobs()) logprobs = LogprobsOf(token);
+    reason = sequence->Accept(token.token, std::move(logprobs), now);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) {
+    Finish(sequence, FinishReason::kError, status);
+  } else if (reason.has_value()) {
     Finish(sequence, *reason, absl::OkStatus());
   } else {
     Touch(sequence);
@@ -267,7 +299,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
 
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
   by_id.erase(sequence->id());
-  tenants.Leave(sequence->tenant(), sequence->unused());
+  if (sequence->tenant() >= 0) tenants.Leave(sequence->tenant(), sequence->unused());
   sequence->Release(pool.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {
@@ -293,7 +325,7 @@ void Engine::Impl::SweepWaiting() {
   for (Queue& queue : waiting) {
     size_t kept = 0;
     for (size_t i = 0; i < queue.items.size(); ++i) {
-      std::unique_ptr<Sequence>& sequence = queue.sequences[i];
+      std::shared_ptr<Sequence>& sequence = queue.sequences[i];
       if (sequence == nullptr || sequence->finished()) continue;
       earliest_waiting_deadline = std::min(earliest_waiting_deadline, queue.items[i].deadline);
       if (kept != i) {

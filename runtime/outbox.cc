@@ -41,8 +41,10 @@ void Outbox::Admit() {
 void Outbox::Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes) {
   MutexLock lock(&mutex_);
   PACKRAT_CHECK(!pending_.finish.has_value(), "a token after the finish");
-  pending_.tokens.push_back(token);
+  // In this order: where there is no memory for one of them, no token is without its
+  // log-probabilities.
   if (logprobs.has_value()) pending_.logprobs.push_back(*std::move(logprobs));
+  pending_.tokens.push_back(token);
   pending_.safe_text_bytes = safe_text_bytes;
   dirty_ = true;
 }

@@ -35,19 +35,22 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
 
 void Sequence::Admit(StatePool* pool, absl::Time now) {
   PACKRAT_CHECK(!admitted_, "admitted twice");
+  // First what can be refused.
+  std::vector<std::vector<int32_t>> pages(need_.pages.size());
+  for (size_t c = 0; c < pages.size(); ++c) pages[c].resize(need_.pages[c]);
+  page_tables_.resize(pages.size());
+  sampling_.Begin(request_.prompt, request_.stop.max_tokens);
+  request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
+
   admitted_ = true;
   usage_.queue_time = now - submitted_;
   if (need_.slots > 0) slot_ = pool->TakeSlot();
   tail_ = pool->TakeTail();
-  pages_.resize(need_.pages.size());
-  page_tables_.resize(need_.pages.size());
+  pages_ = std::move(pages);
   for (size_t c = 0; c < pages_.size(); ++c) {
-    pages_[c].resize(need_.pages[c]);
     for (int32_t& page : pages_[c]) page = pool->TakePage(static_cast<int>(c));
     page_tables_[c] = {pages_[c].data(), need_.pages[c]};
   }
-  sampling_.Begin(request_.prompt, request_.stop.max_tokens);
-  request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
   request_.outbox->Admit();
 }
 

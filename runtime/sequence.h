@@ -27,7 +27,7 @@ class Sequence {
            const StateLayout& layout, absl::Time now);
 
   // Takes all that the text needs, and the parts that `need()` names; Release() gives them back (if
-  // they were taken).
+  // they were taken). Takes no part where it throws std::bad_alloc.
   void Admit(StatePool* pool, absl::Time now);
   void Release(StatePool* pool);
 
@@ -62,7 +62,7 @@ class Sequence {
   // When its latest token came; before the first one, when it was submitted.
   absl::Time last_progress() const { return last_progress_; }
   const Request& request() const { return request_; }
-  int tenant() const { return tenant_; }
+  int tenant() const { return tenant_; }  // -1: it has not come to the queue yet.
   // What its tenant is charged with at admission, and what of it was not needed in the end.
   int64_t cost() const { return int64_t{usage_.prompt_tokens} + request_.stop.max_tokens; }
   int64_t unused() const;

@@ -1,6 +1,7 @@
 #include "runtime/tenants.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -24,15 +25,17 @@ int Tenants::Add(const std::string& name) {
          (accounts_[place].requests > 0 || shares_[place].served > now_)) {
     ++place;
   }
+  // Where memory is refused on the way, a place is left that is idle and not in the index.
+  Account account = {name, 0};
   if (place == accounts_.size()) {
-    accounts_.emplace_back();
-    shares_.emplace_back();
-  } else {
-    index_.erase(accounts_[place].name);
+    shares_.resize(place + 1);
+    accounts_.resize(place + 1);
   }
-  accounts_[place] = {name, 0};
-  shares_[place] = TenantShare();
+  const auto before = index_.find(accounts_[place].name);
+  if (before != index_.end() && before->second == static_cast<int>(place)) index_.erase(before);
   index_.emplace(name, static_cast<int>(place));
+  accounts_[place] = std::move(account);
+  shares_[place] = TenantShare();
   return static_cast<int>(place);
 }
 

@@ -6,9 +6,9 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "runtime/scheduler.h"
 
@@ -37,7 +37,8 @@ class Tenants {
 
   std::vector<Account> accounts_;
   std::vector<TenantShare> shares_;  // Parallel.
-  absl::flat_hash_map<std::string, int> index_;
+  // Not Abseil's: that one is broken by a refused allocation.
+  std::unordered_map<std::string, int> index_;
   double now_ = 0;  // What whoever was admitted last had been served before.
 };
 

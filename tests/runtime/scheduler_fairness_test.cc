@@ -135,6 +135,17 @@ TEST_F(SchedulerTest, AfterSoManyNobodyOvertakes) {
   EXPECT_EQ(Take()[0], large);
 }
 
+// The number that docs/running.md tells.
+TEST_F(SchedulerTest, SixteenOvertakeALargeRequest) {
+  free_.pages[0] = 50;
+  max_running_ = 100;
+  budget_ = 1000;
+  Wait(5, {.pages = 51});
+  for (int i = 0; i < 40; ++i) Wait(5, {.pages = 1});
+  EXPECT_EQ(Take().size(), 16u);
+  EXPECT_THAT(Take(), IsEmpty());
+}
+
 TEST_F(SchedulerTest, NothingThatFitsNothingThatIsOvertaken) {
   free_.pages[0] = 1;
   for (int i = 0; i < 200; ++i) Wait(5, {.pages = 2});

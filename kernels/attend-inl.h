@@ -31,6 +31,19 @@ constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 constexpr int kAhead = 16;  // Entries between the one in work and the one that is prefetched.
 
+// The pages of one span.
+struct SpanPages {
+  std::byte* base;
+  size_t page_bytes;
+  PageTable table;
+  SpanPages(const StatePages& pages, int span)
+      : base(pages.base), page_bytes(pages.page_bytes), table(pages.tables[span]) {}
+  float* Page(int b) const {
+    return reinterpret_cast<float*>(base +
+                                    static_cast<size_t>(table.pages[b % table.ring]) * page_bytes);
+  }
+};
+
 // One query's or one lane's visible entries: [first, end).
 struct Range {
   int first, end;

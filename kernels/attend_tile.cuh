@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "kernels/batch.h"
 #include "kernels/device.cuh"
-#include "kernels/paged.h"
 
 namespace packrat::gpu {
 

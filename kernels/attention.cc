@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/check.h"
+#include "kernels/rope.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention.cc"
 // Keep after the define.
@@ -16,55 +19,59 @@ namespace HWY_NAMESPACE {
 
 // Finds the key and value rows of one key head at a position.
 struct PagedEntry {
-  const PagedState& state;
+  SpanPages pages;
   size_t key, value;  // Offsets of this head within a page, floats.
   int padded;
 
   void operator()(int position, const float** k, const float** v) const {
-    const float* page = state.Page(position / kPageTokens);
-    const size_t row = static_cast<size_t>(position % kPageTokens) * padded;
+    const float* page = pages.Page(position / kBlockTokens);
+    const size_t row = static_cast<size_t>(position % kBlockTokens) * padded;
     *k = page + key + row;
     *v = page + value + row;
   }
   void Prefetch(int) const {}  // Rows follow each other: the hardware sees that by itself.
 };
 
+const float* HeadRow(const void* rows, const AttentionOperands& x, int token, int head, int dim) {
+  return static_cast<const float*>(rows) + static_cast<ptrdiff_t>(token) * x.stride + head * dim;
+}
+const float* RopeRow(const AttentionOperands& x, int token, int dim) {
+  return x.rope + static_cast<ptrdiff_t>(token) * dim;
+}
+
 // Rotates and appends the keys and values of tokens [t, t + n), all in one page.
-void AppendKeys(const AttentionShape& shape, const AttentionSequence& sequence,
-                const AttentionOperands& x, const RopeTable& rope, const PagedEntry& entry,
-                int kv_head, int t, int n) {
+void AppendKeys(const AttentionShape& shape, const BatchSpan& span, const AttentionOperands& x,
+                const PagedEntry& entry, int kv_head, int t, int n) {
   const int dim = shape.head_dim, padded = PadTo16(dim);
   for (int i = t; i < t + n; ++i) {
-    const int token = sequence.rows.first_token + i;
+    const int token = span.first_token + i;
     const float *k, *v;
-    entry(sequence.rows.position + i, &k, &v);
+    entry(span.position + i, &k, &v);
     auto *key = const_cast<float*>(k), *value = const_cast<float*>(v);
-    Rotate(x.k + token * x.k_stride + kv_head * dim, rope.row(token), dim, key);
-    std::copy_n(x.v + token * x.v_stride + kv_head * dim, dim, value);
+    Rotate(HeadRow(x.k, x, token, kv_head, dim), RopeRow(x, token, dim), dim, key);
+    std::copy_n(HeadRow(x.v, x, token, kv_head, dim), dim, value);
     std::fill(key + dim, key + padded, 0.0f);
     std::fill(value + dim, value + padded, 0.0f);
   }
 }
 
-// All tokens of a sequence for one key head and the query heads that share it. Page by page: a
+// All tokens of a span for one key head and the query heads that share it. Page by page: a
 // window's ring may hold less than a long prompt piece.
-void AttendSequence(const AttentionShape& shape, const AttentionSequence& sequence,
-                    const AttentionOperands& x, const RopeTable& rope, int kv_head,
-                    float* scratch) {
+void AttendSpan(const AttentionShape& shape, const BatchSpan& span, const StatePages& state,
+                int span_index, const AttentionOperands& x, int kv_head, float* scratch) {
   const int dim = shape.head_dim, padded = PadTo16(dim);
   const int shared = shape.num_heads / shape.num_kv_heads;
-  const size_t head_floats = static_cast<size_t>(kPageTokens) * padded;
-  const PagedEntry entry{sequence.state, kv_head * head_floats,
+  const size_t head_floats = static_cast<size_t>(kBlockTokens) * padded;
+  const PagedEntry entry{SpanPages(state, span_index), kv_head * head_floats,
                          (shape.num_kv_heads + kv_head) * head_floats, padded};
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  const Rows& rows = sequence.rows;
   float* q_rows = scratch + 16 * kTile;
   float* q_columns = q_rows + 16 * padded;
   float* out_columns = q_columns + 16 * padded;
-  for (int t = 0, n; t < rows.num_tokens; t += n) {
-    const int position = rows.position + t;
-    n = std::min(kPageTokens - position % kPageTokens, rows.num_tokens - t);
-    AppendKeys(shape, sequence, x, rope, entry, kv_head, t, n);
+  for (int t = 0, n; t < span.num_tokens; t += n) {
+    const int position = span.position + t;
+    n = std::min(kBlockTokens - position % kBlockTokens, span.num_tokens - t);
+    AppendKeys(shape, span, x, entry, kv_head, t, n);
     Range ranges[16];
     for (int i = 0; i < n; ++i) {
       const int end = position + i + 1;
@@ -72,13 +79,13 @@ void AttendSequence(const AttentionShape& shape, const AttentionSequence& sequen
     }
     for (int head = kv_head * shared; head < (kv_head + 1) * shared; ++head) {
       for (int i = 0; i < n; ++i) {
-        const int token = rows.first_token + t + i;
+        const int token = span.first_token + t + i;
         float* q = q_rows + i * padded;
-        Rotate(x.q + token * x.q_stride + head * dim, rope.row(token), dim, q);
+        Rotate(HeadRow(x.q, x, token, head, dim), RopeRow(x, token, dim), dim, q);
         std::fill(q + dim, q + padded, 0.0f);
       }
       const ptrdiff_t out_stride = static_cast<ptrdiff_t>(shape.num_heads) * dim;
-      float* out = x.out + (rows.first_token + t) * out_stride + head * dim;
+      float* out = static_cast<float*>(x.out) + (span.first_token + t) * out_stride + head * dim;
       if (n == 1) {
         AttendOne(q_rows, padded, ranges[0], scale, entry, out_columns);
         std::copy_n(out_columns, dim, out);
@@ -98,16 +105,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace packrat {
 
-HWY_EXPORT(AttendSequence);
+HWY_EXPORT(AttendSpan);
 
-void Attention(const AttentionShape& shape, absl::Span<const AttentionSequence> sequences,
-               const AttentionOperands& operands, const RopeTable& rope, KernelContext* context) {
-  const auto tasks = static_cast<int64_t>(sequences.size()) * shape.num_kv_heads;
+absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
+                       const AttentionOperands& operands, KernelContext* context) {
+  PACKRAT_CHECK(operands.type == DType::kF32);
+  const auto tasks = static_cast<int64_t>(batch.num_spans) * shape.num_kv_heads;
   context->pool.Run(tasks, [&](int64_t task, int worker) {
-    HWY_DYNAMIC_DISPATCH(AttendSequence)
-    (shape, sequences[task / shape.num_kv_heads], operands, rope,
-     static_cast<int>(task % shape.num_kv_heads), context->scratch(worker));
+    const auto span = static_cast<int>(task / shape.num_kv_heads);
+    if (batch.spans[span].num_tokens == 0) return;
+    HWY_DYNAMIC_DISPATCH(AttendSpan)
+    (shape, batch.spans[span], pages, span, operands, static_cast<int>(task % shape.num_kv_heads),
+     context->scratch(worker));
   });
+  return absl::OkStatus();
 }
 
 }  // namespace packrat

@@ -44,20 +44,20 @@ struct PageRows {
   const int32_t* table;
   int ring, padded;
   int key, value;  // Offsets within a page.
-  __device__ PageRows(const GpuPages& pages, const AttentionShape& s, int padded_dim, int span,
+  __device__ PageRows(const StatePages& pages, const AttentionShape& s, int padded_dim, int span,
                       int kv_head)
       : base(pages.base),
         page_bytes(pages.page_bytes),
-        table(pages.tables + static_cast<size_t>(span) * pages.table_stride),
-        ring(pages.rings[span]),
+        table(pages.tables[span].pages),
+        ring(pages.tables[span].ring),
         padded(padded_dim),
-        key(kv_head * kPageTokens * padded),
-        value((s.num_kv_heads + kv_head) * kPageTokens * padded) {}
+        key(kv_head * kBlockTokens * padded),
+        value((s.num_kv_heads + kv_head) * kBlockTokens * padded) {}
   // The row of a position, at an offset within its page.
   __device__ __forceinline__ T* Row(int position, int offset) const {
-    const int32_t place = table[position / kPageTokens % ring];
+    const int32_t place = table[position / kBlockTokens % ring];
     return reinterpret_cast<T*>(base + static_cast<size_t>(place) * page_bytes) + offset +
-           position % kPageTokens * padded;
+           position % kBlockTokens * padded;
   }
 };
 
@@ -127,9 +127,9 @@ template <class T, class L, int kQ>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
                                                   : kQ == 1      ? 4
                                                                  : 3)
-    AttentionDecodeKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, AttentionOperands x,
-                          AttendScratch scratch, float scale) {
-  const GpuSpan span = batch.spans[blockIdx.y];
+    AttentionDecodeKernel(AttentionShape shape, BatchView batch, StatePages pages,
+                          AttentionOperands x, AttendScratch scratch, float scale) {
+  const BatchSpan span = batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
   const HeadBlocks blocks(shape);
   const int block = blockIdx.x, worker = blockIdx.z, kv_head = blocks.KvHead(block);
@@ -185,7 +185,7 @@ __device__ __forceinline__ T* PieceRow(T* piece, const AttentionShape& s, int pa
 }
 
 // The span of a token of a prompt piece, or null.
-__device__ __forceinline__ const GpuSpan* PromptSpan(const GpuBatch& batch, int token) {
+__device__ __forceinline__ const BatchSpan* PromptSpan(const BatchView& batch, int token) {
   const int span = batch.token_span[token];
   return span < 0 || batch.spans[span].num_tokens == 1 ? nullptr : &batch.spans[span];
 }
@@ -193,7 +193,7 @@ __device__ __forceinline__ const GpuSpan* PromptSpan(const GpuBatch& batch, int 
 // Keys, rotated, and values of prompt pieces to scratch. Blocks: (tokens, parts of the key heads).
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
-    AttentionRotateKernel(AttentionShape shape, GpuBatch batch, AttentionOperands x, T* piece) {
+    AttentionRotateKernel(AttentionShape shape, BatchView batch, AttentionOperands x, T* piece) {
   const int token = blockIdx.x;
   if (PromptSpan(batch, token) == nullptr) return;
   const int dim = shape.head_dim, half = dim / 2, padded = PadTo16(dim), pairs = padded / 2;
@@ -220,9 +220,9 @@ __global__ void __launch_bounds__(kAttendThreads)
 // Blocks: (tokens, parts of a token's rows in eights of channels).
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
-    AttentionStoreKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, T* piece) {
+    AttentionStoreKernel(AttentionShape shape, BatchView batch, StatePages pages, T* piece) {
   const int token = blockIdx.x;
-  const GpuSpan* span = PromptSpan(batch, token);
+  const BatchSpan* span = PromptSpan(batch, token);
   if (span == nullptr) return;
   const int padded = PadTo16(shape.head_dim), eights = padded / 8;
   const int index = blockIdx.y * kAttendThreads + threadIdx.x, row = index / eights;
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const PageRows<T> rows(pages, shape, padded, batch.token_span[token], kv_head);
   const int position = span->position + token - span->first_token;
   const int last = span->position + span->num_tokens - 1;
-  if (position / kPageTokens + rows.ring <= last / kPageTokens) return;
+  if (position / kBlockTokens + rows.ring <= last / kBlockTokens) return;
   *reinterpret_cast<Packed8<T>*>(rows.Row(position, part == 0 ? rows.key : rows.value) + channel) =
       *reinterpret_cast<const Packed8<T>*>(PieceRow(piece, shape, padded, token, kv_head, part) +
                                            channel);
@@ -240,8 +240,8 @@ __global__ void __launch_bounds__(kAttendThreads)
 // Attention of prompt pieces. Blocks: (tiles of tokens, key heads times blocks of each).
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
-    AttentionPromptKernel(AttentionShape shape, GpuBatch batch, GpuPages pages, AttentionOperands x,
-                          T* piece, float scale) {
+    AttentionPromptKernel(AttentionShape shape, BatchView batch, StatePages pages,
+                          AttentionOperands x, T* piece, float scale) {
   const HeadBlocks blocks(shape);
   const int block = blockIdx.y, kv_head = blocks.KvHead(block);
   const int first_head = blocks.First(block), heads = blocks.Count(block);
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
   const AttendTile tile(L(), SharedMemory(), kTileQueries, 4, false);
   for (int token = tile_begin, tokens; token < tile_end; token += tokens) {
     tokens = 1;
-    const GpuSpan* span = PromptSpan(batch, token);
+    const BatchSpan* span = PromptSpan(batch, token);
     if (span == nullptr) continue;
     tokens = min(tile_end, span->first_token + span->num_tokens) - token;
     const int n = tokens * heads, begin = span->position;
@@ -307,9 +307,9 @@ dim3 TokensInParts(int tokens, int threads) {
 }
 
 template <class T, class L, int kQ>
-absl::Status LaunchDecode(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
-                          const AttentionOperands& operands, const AttendScratch& scratch,
-                          float scale, CudaStream stream) {
+absl::Status LaunchDecode(const AttentionShape& shape, const BatchView& batch,
+                          const StatePages& pages, const AttentionOperands& operands,
+                          const AttendScratch& scratch, float scale, CudaStream stream) {
   const HeadBlocks blocks(shape);
   const int blocks_each = shape.num_kv_heads * blocks.each;
   const int visible =
@@ -323,9 +323,9 @@ absl::Status LaunchDecode(const AttentionShape& shape, const GpuBatch& batch, co
 }
 
 template <class T, class L>
-absl::Status LaunchPrompt(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
-                          const AttentionOperands& operands, void* scratch, float scale,
-                          CudaStream stream) {
+absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
+                          const StatePages& pages, const AttentionOperands& operands, void* scratch,
+                          float scale, CudaStream stream) {
   const HeadBlocks blocks(shape);
   const int padded = PadTo16(shape.head_dim), tile_tokens = kTileQueries / blocks.at_once;
   auto* piece = static_cast<T*>(scratch);
@@ -353,7 +353,7 @@ size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max
   return CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece);
 }
 
-absl::Status Attention(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
                        const AttentionOperands& operands, void* scratch, CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
   const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));

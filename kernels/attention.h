@@ -4,20 +4,18 @@
 
 #include <cstddef>
 
-#include "absl/types/span.h"
+#include "absl/status/status.h"
+#include "kernels/batch.h"
 #include "kernels/context.h"
 #include "kernels/gpu.h"
-#include "kernels/paged.h"
-#include "kernels/rope.h"
 
 namespace packrat {
 
 inline constexpr int kAttendTile = 256;  // Entries that one step of the softmax takes.
-inline constexpr int kPageTokens = 16;   // Positions of a page.
 
 // A page: keys (num_kv_heads, 16, P), rotated, then values (num_kv_heads, 16, P); P = PadTo16(D).
 constexpr size_t AttentionPageFloats(int num_kv_heads, int head_dim) {
-  return size_t{2} * num_kv_heads * kPageTokens * PadTo16(head_dim);
+  return size_t{2} * num_kv_heads * kBlockTokens * PadTo16(head_dim);
 }
 
 struct AttentionShape {
@@ -28,35 +26,7 @@ struct AttentionShape {
   int window;        // Visible positions, the query's own included; 0: all.
 };
 
-struct AttentionSequence {
-  Rows rows;
-  PagedState state;  // The ring of a window holds at least 1 + ceil((window - 1) / 16) pages.
-};
-
-// Activations of the batch, row-major with their own strides (floats).
-struct AttentionOperands {
-  const float* q;  // (tokens, num_heads * head_dim), before rotation
-  ptrdiff_t q_stride;
-  const float* k;  // (tokens, num_kv_heads * head_dim), before rotation
-  ptrdiff_t k_stride;
-  const float* v;  // (tokens, num_kv_heads * head_dim)
-  ptrdiff_t v_stride;
-  float* out;  // (tokens, num_heads * head_dim), dense
-};
-
-// Floats of KernelContext scratch per thread.
-constexpr size_t AttentionScratchFloats(int head_dim) {
-  return size_t{16} * (kAttendTile + 4 * PadTo16(head_dim));
-}
-
-// Appends the new keys and values to the pages and attends; scale head_dim^-0.5. Sequences are
-// distinct. `rope` has rows for all tokens of the batch.
-void Attention(const AttentionShape& shape, absl::Span<const AttentionSequence> sequences,
-               const AttentionOperands& operands, const RopeTable& rope, KernelContext* context);
-
-namespace gpu {
-
-// Activations and pages have elements of `type` (float32 or bfloat16); page layout as on the CPU.
+// Activations and pages have elements of `type`: float32, and on a GPU bfloat16 too.
 struct AttentionOperands {
   const void* q;      // (tokens, num_heads * head_dim), before rotation
   const void* k;      // (tokens, num_kv_heads * head_dim), before rotation
@@ -67,11 +37,23 @@ struct AttentionOperands {
   DType type;
 };
 
+// Floats of KernelContext scratch per thread.
+constexpr size_t AttentionScratchFloats(int head_dim) {
+  return size_t{16} * (kAttendTile + 4 * PadTo16(head_dim));
+}
+
+// Appends the new keys and values to the pages and attends; scale head_dim^-0.5. The ring of a
+// window holds at least 1 + ceil((window - 1) / 16) pages.
+absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
+                       const AttentionOperands& operands, KernelContext* context);
+
+namespace gpu {
+
 // As for RatScratchBytes().
 size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens,
                              int max_context);
 
-absl::Status Attention(const AttentionShape& shape, const GpuBatch& batch, const GpuPages& pages,
+absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
                        const AttentionOperands& operands, void* scratch, CudaStream stream);
 
 }  // namespace gpu

@@ -130,6 +130,16 @@ __device__ __forceinline__ BFloat16 FromFloat<BFloat16>(float x) {
   return __float2bfloat16(x);
 }
 
+// Element i of an array of `type`.
+__device__ __forceinline__ float LoadValue(const void* p, size_t i, DType type) {
+  return type == DType::kF32 ? static_cast<const float*>(p)[i]
+                             : ToFloat(static_cast<const BFloat16*>(p)[i]);
+}
+
+__device__ __forceinline__ bool IsFinite(float x) {
+  return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
+}
+
 // Fails under emulation where a device would trap.
 __device__ __forceinline__ void CheckAligned16([[maybe_unused]] const void* p) {
 #ifndef __CUDACC__

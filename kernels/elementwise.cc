@@ -1,6 +1,9 @@
 #include "kernels/elementwise.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include "kernels/check.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/elementwise.cc"
@@ -26,10 +29,10 @@ void RmsNormRow(const float* x, int n, const float* weight, float eps, float* y)
   }
 }
 
-void SwiGluRow(float* gate, const float* up, int n) {
+void SwiGluRow(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; i += 16) {
     const V16 v = Mul(Silu(LoadFirst(gate + i, n - i)), LoadFirst(up + i, n - i));
-    StoreFirst(v, n - i, gate + i);
+    StoreFirst(v, n - i, y + i);
   }
 }
 
@@ -98,23 +101,63 @@ void ForRows(int rows, int n, KernelContext* context, const RowOp& op) {
   });
 }
 
+float* AsFloats(void* p, DType type) {
+  PACKRAT_CHECK(type == DType::kF32);
+  return static_cast<float*>(p);
+}
+
 }  // namespace
 
-void RmsNorm(const float* x, int rows, int n, const float* weight, float eps, float* y,
-             KernelContext* context) {
+absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
+                     DType type, KernelContext* context) {
+  auto* out = AsFloats(y, type);
   ForRows(rows, n, context, [&](int64_t r) {
-    HWY_DYNAMIC_DISPATCH(RmsNormRow)(x + r * n, n, weight, eps, y + r * n);
+    HWY_DYNAMIC_DISPATCH(RmsNormRow)(x + r * n, n, weight, eps, out + r * n);
   });
+  return absl::OkStatus();
 }
 
-void SwiGlu(float* gate, const float* up, int rows, int n, KernelContext* context) {
+absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n,
+                         const float* weight, float eps, void* y, DType type,
+                         KernelContext* context) {
+  auto* out = AsFloats(y, type);
   ForRows(rows, n, context, [&](int64_t r) {
-    HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + r * n, up + r * n, n);
+    if (indices[r] < 0) {
+      std::fill_n(out + r * n, n, 0.0f);
+    } else {
+      HWY_DYNAMIC_DISPATCH(RmsNormRow)
+      (x + static_cast<int64_t>(indices[r]) * n, n, weight, eps, out + r * n);
+    }
   });
+  return absl::OkStatus();
 }
 
-void Gelu(float* x, int rows, int n, KernelContext* context) {
-  ForRows(rows, n, context, [&](int64_t r) { HWY_DYNAMIC_DISPATCH(GeluRow)(x + r * n, n); });
+absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
+                    KernelContext* context) {
+  const auto* gate = static_cast<const float*>(gate_up);
+  auto* out = AsFloats(y, type);
+  ForRows(rows, n, context, [&](int64_t r) {
+    HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + 2 * r * n, gate + (2 * r + 1) * n, n, out + r * n);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Gelu(void* x, int rows, int n, DType type, KernelContext* context) {
+  auto* values = AsFloats(x, type);
+  ForRows(rows, n, context, [&](int64_t r) { HWY_DYNAMIC_DISPATCH(GeluRow)(values + r * n, n); });
+  return absl::OkStatus();
+}
+
+absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
+                         KernelContext*) {
+  for (int i = 0; i < batch.num_spans; ++i) {
+    const BatchSpan& span = batch.spans[i];
+    const auto width = static_cast<size_t>(n);
+    if (span.num_tokens > 0 && !AllFinite(x + span.first_token * width, span.num_tokens * width)) {
+      totals[i].not_finite = 1;
+    }
+  }
+  return absl::OkStatus();
 }
 
 bool AllFinite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(AllFiniteTarget)(x, n); }

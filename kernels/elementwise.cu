@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels/device.cuh"
+#include "kernels/rope.h"
 #include "kernels/sampling.h"
 
 namespace packrat::gpu {
@@ -126,13 +127,13 @@ __global__ void __launch_bounds__(kThreads) GeluKernel(T* x, int n, bool whole) 
 
 // A thread for each pair of a cosine and a sine.
 __global__ void __launch_bounds__(kThreads)
-    FillRopeKernel(GpuBatch batch, const double* frequencies, int half, int divisor, float* rope) {
+    FillRopeKernel(BatchView batch, const double* frequencies, int half, int divisor, float* rope) {
   const auto index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int token = static_cast<int>(index / half), i = static_cast<int>(index % half);
   if (token >= batch.num_tokens) return;
   const int span_index = batch.token_span[token];
   if (span_index < 0) return;
-  const GpuSpan& span = batch.spans[span_index];
+  const BatchSpan& span = batch.spans[span_index];
   const int position = span.position + token - span.first_token;
   double sine, cosine;
   sincos(static_cast<double>(position / divisor) * frequencies[i], &sine, &cosine);
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(kThreads)
 // A block for each row.
 __global__ void __launch_bounds__(kThreads)
     CheckFiniteKernel(const int32_t* token_span, const float* x, int n, bool whole,
-                      GpuStats* stats) {
+                      SpanTotals* stats) {
   const int span = token_span[blockIdx.x];
   if (span < 0) return;
   x += static_cast<size_t>(blockIdx.x) * n;
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
     LoadGroup(x, i, n, whole, v);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
-      finite &= (__float_as_uint(v[j]) & 0x7f800000u) != 0x7f800000u;
+      finite &= IsFinite(v[j]);
     }
   }
   if (!finite) atomicOr(&stats[span].not_finite, 1u);
@@ -222,7 +223,7 @@ absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream) {
                 static_cast<BFloat16*>(x), n, whole);
 }
 
-absl::Status FillRope(const GpuBatch& batch, const double* frequencies, int head_dim, int divisor,
+absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
                       float* rope, CudaStream stream) {
   const int half = head_dim / 2;
   const int64_t blocks = (int64_t{batch.num_tokens} * half + kThreads - 1) / kThreads;
@@ -231,7 +232,7 @@ absl::Status FillRope(const GpuBatch& batch, const double* frequencies, int head
                 stream, batch, frequencies, half, divisor, rope);
 }
 
-absl::Status CheckFinite(const GpuBatch& batch, const float* x, int n, GpuStats* stats,
+absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* stats,
                          CudaStream stream) {
   if (batch.num_tokens == 0) return absl::OkStatus();
   return Launch("CheckFinite", CheckFiniteKernel, dim3(batch.num_tokens), kThreads, 0, stream,

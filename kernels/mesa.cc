@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+
+#include "kernels/check.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/mesa.cc"
@@ -9,60 +12,57 @@
 #include "hwy/foreach_target.h"
 // Keep after foreach_target.h.
 #include "kernels/mesa_solve-inl.h"
+#include "kernels/short_conv-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace packrat {
 namespace HWY_NAMESPACE {
 
-// One head of one sequence.
+// One head of one span.
 struct Head {
   const MesaShape& shape;
   const MesaWeights& weights;
-  const MesaSequence& sequence;
+  const BatchSpan& span;
   const MesaOperands& x;
   int index, dim, padded;
   float *k, *v, *beta, *log_gamma;  // Tail, this head's part.
+  float *history_q, *history_k;     // Tail, of all heads.
+  ConvInput conv_q, conv_k;
 
-  Head(const MesaShape& s, const MesaWeights& w, const MesaSequence& sq, const MesaOperands& o,
-       int head)
+  Head(const MesaShape& s, const MesaWeights& w, const BatchSpan& sp, float* tail,
+       const MesaOperands& o, int head)
       : shape(s),
         weights(w),
-        sequence(sq),
+        span(sp),
         x(o),
         index(head),
         dim(s.head_dim),
         padded(PadTo16(s.head_dim)) {
     const MesaTailLayout layout(s.num_heads, s.head_dim, s.conv_size);
-    k = sq.tail + layout.k + static_cast<size_t>(head) * 16 * padded;
-    v = sq.tail + layout.v + static_cast<size_t>(head) * 16 * padded;
-    beta = sq.tail + layout.beta + head * 16;
-    log_gamma = sq.tail + layout.log_gamma + head * 16;
+    k = tail + layout.k + static_cast<size_t>(head) * 16 * padded;
+    v = tail + layout.v + static_cast<size_t>(head) * 16 * padded;
+    beta = tail + layout.beta + head * 16;
+    log_gamma = tail + layout.log_gamma + head * 16;
+    history_q = tail + layout.conv_q;
+    history_k = tail + layout.conv_k;
+    conv_q = {Row(x.q, 0),   x.stride,      history_q,   w.conv_q,
+              w.conv_q_bias, shape.width(), s.conv_size, span.position};
+    conv_k = {Row(x.k, 0),   x.stride,      history_k,   w.conv_k,
+              w.conv_k_bias, shape.width(), s.conv_size, span.position};
   }
-  size_t row(int t) const {  // Of token t of the sequence's rows in a (tokens, H * D) operand.
-    return static_cast<size_t>(sequence.rows.first_token + t) * shape.width() +
-           static_cast<size_t>(index) * dim;
+  // Token t of the span, of all heads, in q, k, v or the gate.
+  const float* Row(const void* rows, int t) const {
+    return static_cast<const float*>(rows) +
+           static_cast<ptrdiff_t>(span.first_token + t) * x.stride;
   }
+  int channel() const { return index * dim; }  // The head's first.
 };
 
-// Short convolution, silu and l2 norm of token t (of the rows) into out (P). `history`: this
-// layer's rows before the span, (conv_size - 1, H * D).
-void Convolve(const Head& h, const float* input, const float* history, const float* taps,
-              const float* bias, int t, float* out) {
-  const int width = h.shape.width(), conv = h.shape.conv_size, offset = h.index * h.dim;
+// Short convolution, silu and l2 norm of token t into out (P).
+void Convolve(const Head& h, const ConvInput& input, int t, float* out) {
   V16 norm = Zero();
   for (int d = 0; d < h.padded; d += 16) {
-    const int n = h.dim - d;
-    V16 sum = bias != nullptr ? LoadFirst(bias + offset + d, n) : Zero();
-    for (int tap = 0; tap < conv; ++tap) {
-      const int from = t - (conv - 1) + tap, position = h.sequence.rows.position + from;
-      if (position < 0) continue;  // Before the text there are zeros.
-      const float* row =
-          from >= 0 ? input + h.row(from)
-                    : history + static_cast<size_t>(position % (conv - 1)) * width + offset;
-      sum = MulAdd(LoadFirst(taps + static_cast<size_t>(tap) * width + offset + d, n),
-                   LoadFirst(row + d, n), sum);
-    }
-    const V16 y = Silu(sum);
+    const V16 y = ShortConv16(input, t, h.channel() + d, h.dim - d);
     norm = MulAdd(y, y, norm);
     Store(y, out + d);
   }
@@ -70,34 +70,19 @@ void Convolve(const Head& h, const float* input, const float* history, const flo
   for (int d = 0; d < h.padded; d += 16) Store(Mul(Load(out + d), scale), out + d);
 }
 
-// Keeps the convolutions' inputs of the last tokens for the next span.
-void KeepHistory(const Head& h, const float* input, float* history) {
-  const int keep = h.shape.conv_size - 1;
-  const Rows& rows = h.sequence.rows;
-  for (int t = std::max(0, rows.num_tokens - keep); t < rows.num_tokens; ++t) {
-    const int slot = (rows.position + t) % keep;
-    std::copy_n(input + h.row(t), h.dim,
-                history + static_cast<size_t>(slot) * h.shape.width() + h.index * h.dim);
-  }
-}
-
 // log(sigmoid(a)), without overflow.
 float LogSigmoid(float a) { return std::fmin(a, 0.0f) - std::log1p(std::exp(-std::fabs(a))); }
 
 // Rows of the tail for tokens [t, t + n), which lie at `slot` of their block, and their q (n, P).
 void FillTail(const Head& h, int t, int n, int slot, float* q) {
-  const MesaTailLayout layout(h.shape.num_heads, h.dim, h.shape.conv_size);
-  const float* history_q = h.sequence.tail + layout.conv_q;
-  const float* history_k = h.sequence.tail + layout.conv_k;
   for (int i = 0; i < n; ++i) {
     float *k = h.k + (slot + i) * h.padded, *v = h.v + (slot + i) * h.padded;
-    Convolve(h, h.x.q, history_q, h.weights.conv_q, h.weights.conv_q_bias, t + i, q + i * h.padded);
-    Convolve(h, h.x.k, history_k, h.weights.conv_k, h.weights.conv_k_bias, t + i, k);
-    for (int d = 0; d < h.padded; d += 16) {
-      Store(LoadFirst(h.x.v + h.row(t + i) + d, h.dim - d), v + d);
-    }
-    const size_t at =
-        static_cast<size_t>(h.sequence.rows.first_token + t + i) * h.shape.num_heads + h.index;
+    Convolve(h, h.conv_q, t + i, q + i * h.padded);
+    Convolve(h, h.conv_k, t + i, k);
+    const float* value = h.Row(h.x.v, t + i) + h.channel();
+    for (int d = 0; d < h.padded; d += 16) Store(LoadFirst(value + d, h.dim - d), v + d);
+    const ptrdiff_t at =
+        static_cast<ptrdiff_t>(h.span.first_token + t + i) * h.x.scalar_stride + h.index;
     h.beta[slot + i] = 1.0f / (1.0f + std::exp(-h.x.beta[at]));
     h.log_gamma[slot + i] = LogSigmoid(h.x.gamma[at]);
   }
@@ -139,7 +124,7 @@ HWY_INLINE void UpdateTile(const Head& h, bool sealed, const float* in, ptrdiff_
                            float* out) {
   for (int r = 0; r < 16; ++r) {
     V16 sum = sealed ? Mul(Load(in + r * stride), Set(decay)) : Zero();
-    for (int s = 0; s < kMesaBlock; ++s) {
+    for (int s = 0; s < kBlockTokens; ++s) {
       sum = MulAdd(Set(c[s] * left[s * h.padded + r]), Load(right + s * h.padded), sum);
     }
     Store(sum, out + r * stride);
@@ -149,8 +134,8 @@ HWY_INLINE void UpdateTile(const Head& h, bool sealed, const float* in, ptrdiff_
 // The sealed state after the block whose sixteen tokens fill the tail.
 void Seal(const Head& h, bool sealed, const float* cumulative, const float* in, float* out) {
   HWY_ALIGN float c[16], decay[16];
-  Store(Coefficients(h, cumulative, kMesaBlock - 1), c);
-  Store(Exp(Set(cumulative[kMesaBlock - 1])), decay);
+  Store(Coefficients(h, cumulative, kBlockTokens - 1), c);
+  Store(Exp(Set(cumulative[kBlockTokens - 1])), decay);
   for (int i = 0; i < h.padded; i += 16) {
     for (int j = 0; j <= i; j += 16, in += 256, out += 256) {
       UpdateTile(h, sealed, in, 16, decay[0], c, h.k + i, h.k + j, out);
@@ -164,21 +149,35 @@ void Seal(const Head& h, bool sealed, const float* cumulative, const float* in, 
   }
 }
 
+// What the solves of one head of a span came to.
+struct Solves {
+  int64_t steps = 0, unconverged = 0;
+  float max_residual = 0.0f;  // Relative, as the iteration carries it; NaN if any was.
+  bool finite = true;         // All outputs are.
+};
+
 // Output norm and gate of token t: o (P) to the operand's row.
-void Finish(const Head& h, const float* o, int t) {
+void Finish(const Head& h, const float* o, int t, Solves* solves) {
   V16 sum = Zero();
   for (int d = 0; d < h.padded; d += 16) sum = MulAdd(Load(o + d), Load(o + d), sum);
   const float mean = SumLanes(sum) / static_cast<float>(h.dim);
   const V16 scale = Set(1.0f / std::sqrt(mean + h.weights.norm_eps));
+  V16 finite = Zero();  // 0 * y is 0 for finite y and NaN otherwise.
+  float* out = static_cast<float*>(h.x.out) +
+               static_cast<ptrdiff_t>(h.span.first_token + t) * h.shape.width() + h.channel();
   for (int d = 0; d < h.padded; d += 16) {
     const int n = h.dim - d;
     V16 y = Mul(Mul(Load(o + d), scale), LoadFirst(h.weights.o_norm + d, n));
-    if (h.x.gate != nullptr) y = Mul(y, Silu(LoadFirst(h.x.gate + h.row(t) + d, n)));
-    StoreFirst(y, n, h.x.out + h.row(t) + d);
+    if (h.x.gate != nullptr) {
+      y = Mul(y, Silu(LoadFirst(h.Row(h.x.gate, t) + h.channel() + d, n)));
+    }
+    StoreFirst(y, n, out + d);
+    finite = MulAdd(y, Zero(), finite);
   }
+  if (SumLanes(finite) != 0.0f) solves->finite = false;
 }
 
-void Record(const Block& b, int steps, float squared_residual, MesaSolves* solves) {
+void Record(const Block& b, int steps, float squared_residual, Solves* solves) {
   const float residual = std::sqrt(squared_residual);
   solves->steps += steps;
   if (!(residual <= b.tolerance)) ++solves->unconverged;
@@ -188,7 +187,7 @@ void Record(const Block& b, int steps, float squared_residual, MesaSolves* solve
 
 // Solves and reads out tokens [t, t + n) of the rows, at `slot` of their block.
 void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, int n, int slot,
-                 const float* q, float* scratch, MesaSolves* solves) {
+                 const float* q, float* scratch, Solves* solves) {
   const int padded = h.padded;
   float* x = scratch;
   float* o = x + 16 * padded;
@@ -207,7 +206,7 @@ void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, 
       const int steps = SolveOne(own, decay[i], c, q + i * padded, x, work, &residual);
       Record(b, steps, residual, solves);
       ReadOne(own, b.hkv, b.v, decay[i], c, x, o);
-      Finish(h, o, t + i);
+      Finish(h, o, t + i, solves);
     }
     return;
   }
@@ -225,14 +224,35 @@ void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, 
   for (int i = 0; i < n; ++i) Record(b, steps[i], residual[i], solves);
   ReadMany(b, b.hkv, b.v, Load(decay), c, x, o);
   ColumnsToRows(o, n, padded, work, padded);
-  for (int i = 0; i < n; ++i) Finish(h, work + i * padded, t + i);
+  for (int i = 0; i < n; ++i) Finish(h, work + i * padded, t + i, solves);
 }
 
-// All tokens of a sequence for one head, block by block.
-void MesaSequenceHead(const MesaShape& shape, const MesaWeights& weights,
-                      const MesaSequence& sequence, const MesaOperands& x, int head, float* scratch,
-                      MesaSolves* solves) {
-  const Head h(shape, weights, sequence, x, head);
+// Other heads of the span add to the same totals.
+void AddTo(SpanTotals* totals, int num_solves, const Solves& solves) {
+  const auto add = [](auto* sum, auto x) { __atomic_fetch_add(sum, x, __ATOMIC_RELAXED); };
+  add(&totals->cg_solves, num_solves);
+  add(&totals->cg_steps, solves.steps);
+  add(&totals->cg_unconverged, solves.unconverged);
+  unsigned bits;
+  std::memcpy(&bits, &solves.max_residual, sizeof bits);
+  bits &= 0x7fffffffu;  // A NaN has any sign.
+  unsigned seen = __atomic_load_n(&totals->max_residual_bits, __ATOMIC_RELAXED);
+  while (seen < bits && !__atomic_compare_exchange_n(&totals->max_residual_bits, &seen, bits, true,
+                                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  if (!solves.finite || !std::isfinite(solves.max_residual)) {
+    __atomic_store_n(&totals->not_finite, 1u, __ATOMIC_RELAXED);
+  }
+}
+
+// All tokens of a span for one head, block by block.
+void MesaSpanHead(const MesaShape& shape, const MesaWeights& weights, const BatchSpan& span,
+                  const StateParts& slots, const StateParts& tails, const MesaOperands& x, int head,
+                  float* scratch, SpanTotals* totals) {
+  const auto part = [](const StateParts& parts, int i) {
+    return reinterpret_cast<float*>(parts.base + i * parts.stride);
+  };
+  const Head h(shape, weights, span, part(tails, span.tail), x, head);
   const int padded = h.padded;
   float* full = scratch;                                   // (P, P)
   float* q = full + static_cast<size_t>(padded) * padded;  // (16, P)
@@ -242,15 +262,14 @@ void MesaSequenceHead(const MesaShape& shape, const MesaWeights& weights,
   std::fill(lambda, lambda + padded, 1.0f);
   std::copy_n(weights.lambda + head * h.dim, h.dim, lambda);
 
-  *solves = MesaSolves();
-  const Rows& rows = sequence.rows;
-  const float* sealed_in = sequence.sealed_in + head * MesaHeadFloats(h.dim);
-  float* sealed_out = sequence.sealed_out + head * MesaHeadFloats(h.dim);
+  Solves solves;
+  const float* sealed_in = part(slots, span.slot_in) + head * MesaHeadFloats(h.dim);
+  float* sealed_out = part(slots, span.slot_out) + head * MesaHeadFloats(h.dim);
   bool unfolded = false;
-  for (int t = 0, n; t < rows.num_tokens; t += n) {
-    const int position = rows.position + t, slot = position % kMesaBlock;
-    n = std::min(kMesaBlock - slot, rows.num_tokens - t);
-    const bool sealed = position >= kMesaBlock;
+  for (int t = 0, n; t < span.num_tokens; t += n) {
+    const int position = span.position + t, slot = position % kBlockTokens;
+    n = std::min(kBlockTokens - slot, span.num_tokens - t);
+    const bool sealed = position >= kBlockTokens;
     FillTail(h, t, n, slot, q);
     const int tokens = slot + n;
     RowsToColumns(h.k, padded, tokens, padded, k_columns);
@@ -269,20 +288,20 @@ void MesaSequenceHead(const MesaShape& shape, const MesaWeights& weights,
                       h.v,
                       k_columns,
                       lambda,
-                      sequence.cg_tolerance,
-                      sequence.cg_max_steps};
-    SolveTokens(h, block, cumulative, t, n, slot, q, rest, solves);
-    if (tokens == kMesaBlock) {
+                      span.cg_tolerance,
+                      span.cg_max_steps};
+    SolveTokens(h, block, cumulative, t, n, slot, q, rest, &solves);
+    if (tokens == kBlockTokens) {
       Seal(h, sealed, cumulative, sealed_in, sealed_out);
       sealed_in = sealed_out;
       unfolded = false;
     }
   }
   if (shape.conv_size > 1) {
-    const MesaTailLayout layout(shape.num_heads, h.dim, shape.conv_size);
-    KeepHistory(h, x.q, sequence.tail + layout.conv_q);
-    KeepHistory(h, x.k, sequence.tail + layout.conv_k);
+    KeepConvInput(h.conv_q, span.num_tokens, h.channel(), h.dim, h.history_q);
+    KeepConvInput(h.conv_k, span.num_tokens, h.channel(), h.dim, h.history_k);
   }
+  AddTo(totals, span.num_tokens, solves);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -292,17 +311,21 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace packrat {
 
-HWY_EXPORT(MesaSequenceHead);
+HWY_EXPORT(MesaSpanHead);
 
-void Mesa(const MesaShape& shape, const MesaWeights& weights,
-          absl::Span<const MesaSequence> sequences, const MesaOperands& operands,
-          MesaSolves* solves, KernelContext* context) {
-  const auto tasks = static_cast<int64_t>(sequences.size()) * shape.num_heads;
+absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const BatchView& batch,
+                  const StateParts& slots, const StateParts& tails, const MesaOperands& operands,
+                  SpanTotals* totals, KernelContext* context) {
+  PACKRAT_CHECK(operands.type == DType::kF32 && operands.state_type == DType::kF32);
+  const auto tasks = static_cast<int64_t>(batch.num_spans) * shape.num_heads;
   context->pool.Run(tasks, [&](int64_t task, int worker) {
-    HWY_DYNAMIC_DISPATCH(MesaSequenceHead)
-    (shape, weights, sequences[task / shape.num_heads], operands,
-     static_cast<int>(task % shape.num_heads), context->scratch(worker), &solves[task]);
+    const auto span = static_cast<int>(task / shape.num_heads);
+    if (batch.spans[span].num_tokens == 0) return;
+    HWY_DYNAMIC_DISPATCH(MesaSpanHead)
+    (shape, weights, batch.spans[span], slots, tails, operands,
+     static_cast<int>(task % shape.num_heads), context->scratch(worker), &totals[span]);
   });
+  return absl::OkStatus();
 }
 
 }  // namespace packrat

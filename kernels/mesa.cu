@@ -33,7 +33,7 @@ size_t DecodeSharedBytes(int head_dim) {
 template <int P, class S>
 __device__ __forceinline__ void SealDecoded(const MesaHead& h, bool sealed, const S* hkk,
                                             const S* hkv, const MesaShared<P, 1>& shared, S* out) {
-  const float coefficient = shared.coefficients[Lane() % kMesaBlock];
+  const float coefficient = shared.coefficients[Lane() % kBlockTokens];
   const size_t hkk_floats = MesaHkkFloats(h.dim);
   for (int index = Warp(); index < MesaTiles(h.stored); index += P / kWarp) {
     const MesaTile tile = TileAt(index, h.stored);
@@ -63,14 +63,14 @@ __device__ __forceinline__ void SealDecoded(const MesaHead& h, bool sealed, cons
 // Blocks: (heads, spans).
 template <int P, class S>
 __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArguments a) {
-  const GpuSpan span = a.batch.spans[blockIdx.y];
+  const BatchSpan span = a.batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
   auto* memory = reinterpret_cast<DecodeShared<P>*>(SharedMemory());
   MesaShared<P, 1>& shared = memory->solver;
   const MesaHead h = OpenHead(a, span, blockIdx.x);
-  const int slot = span.position % kMesaBlock, blocks = h.stored / 16;
+  const int slot = span.position % kBlockTokens, blocks = h.stored / 16;
   const int channel = threadIdx.x;
-  const bool sealed = span.position >= kMesaBlock, mine = channel < h.stored;
+  const bool sealed = span.position >= kBlockTokens, mine = channel < h.stored;
 
   // What comes from far is asked for first.
   const S* hkk = SlotState<S>(a, span.slot_in, h.index);
@@ -92,9 +92,9 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
     CopyAsyncCommit();
   }
   CopyAsyncCommit();
-  float v[kMesaBlock];
+  float v[kBlockTokens];
 #pragma unroll
-  for (int s = 0; s < kMesaBlock; ++s) {
+  for (int s = 0; s < kBlockTokens; ++s) {
     v[s] = mine && s < slot ? h.v[s * h.stored + channel] : 0.0f;
   }
   const float gate = LoadGate(a, h, span.first_token);
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   const MesaToken token =
       PrepareToken<P>(a, h, span.first_token, span.position, span.position, shared.p);
   if (a.shape.conv_size > 1 && channel < h.dim) {
-    KeepHistory(a, h, channel, span.first_token, span.position);
+    KeepConvInputs(h, channel, span.first_token, span.position);
   }
   if (mine) {
     h.k[slot * h.stored + channel] = token.k;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   }
   if (channel == 0) h.beta[slot] = token.beta, h.log_gamma[slot] = token.log_gamma;
 #pragma unroll
-  for (int s = 0; s < kMesaBlock; ++s) {
+  for (int s = 0; s < kBlockTokens; ++s) {
     if (s == slot) v[s] = token.v;
     if (s == slot) shared.k[s * P + channel] = token.k;
     if (s > slot || (s < slot && !mine)) shared.k[s * P + channel] = 0.0f;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   if (Warp() == 0) {
     if (Lane() == slot) lane_log_gamma = token.log_gamma, lane_beta = token.beta;
     const float sum = Cumulative(lane_log_gamma), now = __shfl_sync(kAllLanes, sum, slot);
-    if (Lane() < kMesaBlock) {
+    if (Lane() < kBlockTokens) {
       shared.coefficients[Lane()] = Lane() <= slot ? expf(now - sum) * lane_beta : 0.0f;
     }
     if (Lane() == 0) shared.decay[0] = expf(now);
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   const MesaSolved solved = Solve<P, 1>(
       tile, {sealed, lambda, span.cg_tolerance, span.cg_max_steps}, 1, [&](int) { return token.q; },
       &shared);
-  GpuStats* stats = &a.stats[blockIdx.y];
+  SpanTotals* stats = &a.stats[blockIdx.y];
   if (Warp() == 0) Record(solved, 1, stats);
   CopyAsyncWait<0>();
   __syncthreads();
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   __syncthreads();
   const float squares = SumPartials<P>(shared.partial_a, 0);
   Finish(a, h, span.first_token, o, squares, norm, gate, stats);
-  if (slot == kMesaBlock - 1) {
+  if (slot == kBlockTokens - 1) {
     SealDecoded(h, sealed, hkk, hkv, shared, SlotState<S>(a, span.slot_out, h.index));
   }
 }
@@ -205,7 +205,7 @@ struct ScratchLayout {
     const size_t heads = shape.num_heads;
     rows = heads * tokens * PadTo16(shape.head_dim);
     scalars = (heads * tokens + 31) / 32 * 32;
-    states = (static_cast<size_t>(tokens) / kMesaBlock + 1) *
+    states = (static_cast<size_t>(tokens) / kBlockTokens + 1) *
              MesaSlotFloats(shape.num_heads, shape.head_dim);
   }
 };
@@ -224,9 +224,9 @@ size_t MesaSharedBytes(const MesaShape& shape, DType state_type) {
   return SharedBytes<256>(dim, state_type);
 }
 
-absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const GpuBatch& batch,
-                  const GpuParts& slots, const GpuParts& tails, const MesaOperands& operands,
-                  GpuStats* stats, void* scratch, CudaStream stream) {
+absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const BatchView& batch,
+                  const StateParts& slots, const StateParts& tails, const MesaOperands& operands,
+                  SpanTotals* stats, void* scratch, CudaStream stream) {
   if (batch.num_spans == 0 || batch.num_tokens == 0) return absl::OkStatus();
   const ScratchLayout layout(shape, batch.num_tokens);
   MesaArguments a{shape, weights, batch, slots, tails, operands, stats};

@@ -15,15 +15,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "absl/types/span.h"
+#include "absl/status/status.h"
+#include "kernels/batch.h"
 #include "kernels/context.h"
 #include "kernels/gpu.h"
-#include "kernels/paged.h"
+#include "kernels/short_conv.h"
 
 namespace packrat {
-
-inline constexpr int kMesaBlock = 16;  // Tokens.
-inline constexpr int kMaxConvSize = 16;
 
 struct MesaShape {
   int num_heads;  // H
@@ -46,9 +44,8 @@ constexpr size_t MesaSlotFloats(int num_heads, int head_dim) {
   return num_heads * MesaHeadFloats(head_dim);
 }
 
-// The tail: k (H, 16, P), v (H, 16, P), beta (H, 16), log_gamma (H, 16), then the inputs of the
-// short convolutions at the last conv_size - 1 positions: q (conv_size - 1, H * D), k likewise, row
-// (position mod (conv_size - 1)).
+// The tail: k (H, 16, P), v (H, 16, P), beta (H, 16), log_gamma (H, 16), then what the short
+// convolutions of q and of k keep (kernels/short_conv.h), H * D channels each.
 struct MesaTailLayout {
   size_t k, v, beta, log_gamma, conv_q, conv_k, end;  // Offsets, floats.
   constexpr MesaTailLayout(int num_heads, int head_dim, int conv_size)
@@ -57,8 +54,8 @@ struct MesaTailLayout {
         beta(2 * v),
         log_gamma(beta + static_cast<size_t>(num_heads) * 16),
         conv_q(log_gamma + static_cast<size_t>(num_heads) * 16),
-        conv_k(conv_q + static_cast<size_t>(PadTo16((conv_size - 1) * num_heads * head_dim))),
-        end(conv_k + static_cast<size_t>(PadTo16((conv_size - 1) * num_heads * head_dim))) {}
+        conv_k(conv_q + ShortConvTailFloats(num_heads * head_dim, conv_size)),
+        end(conv_k + ShortConvTailFloats(num_heads * head_dim, conv_size)) {}
 };
 
 struct MesaWeights {
@@ -71,46 +68,8 @@ struct MesaWeights {
   float norm_eps;
 };
 
-struct MesaSequence {
-  Rows rows;
-  const float* sealed_in;  // Read where the text has a finished block before these rows.
-  float* sealed_out;       // Written at each block's end; may be sealed_in.
-  float* tail;
-  float cg_tolerance;  // Residual, relative to max(|q|, 1e-10), at which a solve stops.
-  int cg_max_steps;
-};
-
-struct MesaOperands {
-  const float* q;  // (tokens, H * D), before the convolution
-  const float* k;
-  const float* v;
-  const float* beta;   // (tokens, H), before the sigmoid
-  const float* gamma;  // (tokens, H), before the logsigmoid
-  const float* gate;   // (tokens, H * D) before silu, or null where the layer has no output gate
-  float* out;          // (tokens, H * D)
-};
-
-// Solver statistics of one sequence and head.
-struct MesaSolves {
-  int64_t steps = 0;
-  int64_t unconverged = 0;    // Stopped by cg_max_steps.
-  float max_residual = 0.0f;  // Relative, as the iteration carries it; NaN if any was.
-};
-
-constexpr size_t MesaScratchFloats(int head_dim) {
-  const size_t padded = PadTo16(head_dim);
-  return padded * padded + 16 * (10 * padded + 64);
-}
-
-// solves: (sequences, H), written.
-void Mesa(const MesaShape& shape, const MesaWeights& weights,
-          absl::Span<const MesaSequence> sequences, const MesaOperands& operands,
-          MesaSolves* solves, KernelContext* context);
-
-namespace gpu {
-
-// Activations have elements of `type` (float32 or bfloat16). Slots have elements of `state_type`,
-// tails are float32; layouts are those of the CPU.
+// Activations have elements of `type` and slots of `state_type`: float32, and on a GPU bfloat16
+// too. Tails are float32.
 struct MesaOperands {
   const void* q;  // (tokens, H * D), before the convolution
   const void* k;
@@ -125,6 +84,19 @@ struct MesaOperands {
   DType state_type;
 };
 
+// Floats of KernelContext scratch per thread.
+constexpr size_t MesaScratchFloats(int head_dim) {
+  const size_t padded = PadTo16(head_dim);
+  return padded * padded + 16 * (10 * padded + 64);
+}
+
+// totals: (spans), added to.
+absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const BatchView& batch,
+                  const StateParts& slots, const StateParts& tails, const MesaOperands& operands,
+                  SpanTotals* totals, KernelContext* context);
+
+namespace gpu {
+
 // Scratch of one Mesa(). Not read before it is written.
 size_t MesaScratchBytes(const MesaShape& shape, int max_spans, int max_tokens);
 
@@ -132,10 +104,9 @@ size_t MesaScratchBytes(const MesaShape& shape, int max_spans, int max_tokens);
 // (cudaDeviceProp::sharedMemPerBlockOptin).
 size_t MesaSharedBytes(const MesaShape& shape, DType state_type);
 
-// weights: device pointers. stats: (spans), added to.
-absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const GpuBatch& batch,
-                  const GpuParts& slots, const GpuParts& tails, const MesaOperands& operands,
-                  GpuStats* stats, void* scratch, CudaStream stream);
+absl::Status Mesa(const MesaShape& shape, const MesaWeights& weights, const BatchView& batch,
+                  const StateParts& slots, const StateParts& tails, const MesaOperands& operands,
+                  SpanTotals* totals, void* scratch, CudaStream stream);
 
 }  // namespace gpu
 

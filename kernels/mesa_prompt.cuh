@@ -19,21 +19,21 @@ struct MesaBlocks {
   bool in_place;  // The last one's state goes where the first one's comes from.
   bool late;      // ... and waits for that in the first block's place of the scratch.
 };
-__device__ __forceinline__ MesaBlocks BlocksOf(const GpuSpan& span) {
+__device__ __forceinline__ MesaBlocks BlocksOf(const BatchSpan& span) {
   MesaBlocks b;
-  b.finished = (span.position + span.num_tokens) / kMesaBlock - span.position / kMesaBlock;
-  b.in_place = span.slot_in == span.slot_out && span.position >= kMesaBlock && b.finished > 0;
-  b.late = b.in_place && span.position % kMesaBlock == 0;
+  b.finished = (span.position + span.num_tokens) / kBlockTokens - span.position / kBlockTokens;
+  b.in_place = span.slot_in == span.slot_out && span.position >= kBlockTokens && b.finished > 0;
+  b.late = b.in_place && span.position % kBlockTokens == 0;
   return b;
 }
 // The scratch state that a whole block of the batch owns, given its first token: that which it
 // starts from or, for the first of a span, that which the span ends with.
 __device__ __forceinline__ int StateIndex(int token) {
-  return (token + kMesaBlock - 1) / kMesaBlock;
+  return (token + kBlockTokens - 1) / kBlockTokens;
 }
 
 template <class S>
-__device__ __forceinline__ S* LastState(const MesaArguments& a, const GpuSpan& span,
+__device__ __forceinline__ S* LastState(const MesaArguments& a, const BatchSpan& span,
                                         const MesaBlocks& blocks, int head) {
   return blocks.late ? ScratchState<S>(a, StateIndex(span.first_token), head)
                      : SlotState<S>(a, span.slot_out, head);
@@ -60,7 +60,7 @@ template <int P>
 __global__ void __launch_bounds__(P) MesaPrepareKernel(MesaArguments a) {
   const int row = blockIdx.x, head = blockIdx.y, index = a.batch.token_span[row];
   if (index < 0) return;
-  const GpuSpan span = a.batch.spans[index];
+  const BatchSpan span = a.batch.spans[index];
   if (span.num_tokens < 2) return;
   auto* scratch = reinterpret_cast<float*>(SharedMemory());
   const MesaHead h = OpenHead(a, span, head);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(P) MesaPrepareKernel(MesaArguments a) {
 // registers from block to block of the text.
 template <class S>
 __global__ void __launch_bounds__(kScanThreads) MesaScanKernel(MesaArguments a) {
-  const GpuSpan span = a.batch.spans[blockIdx.z];
+  const BatchSpan span = a.batch.spans[blockIdx.z];
   if (span.num_tokens < 2) return;
   const MesaBlocks blocks = BlocksOf(span);
   const int head = blockIdx.y, tokens = a.batch.num_tokens;
@@ -88,20 +88,20 @@ __global__ void __launch_bounds__(kScanThreads) MesaScanKernel(MesaArguments a) 
   const int index = blockIdx.x * (kScanThreads / kWarp) + Warp();
   if (blocks.finished == 0 || index >= MesaTiles(h.stored)) return;
   const MesaTile tile = TileAt(index, h.stored);
-  bool sealed = span.position >= kMesaBlock;
+  bool sealed = span.position >= kBlockTokens;
   float sum[8] = {};
   if (sealed) Load8(SlotState<S>(a, span.slot_in, head) + tile.offset, sum);
-  int from_tail = span.position % kMesaBlock;
+  int from_tail = span.position % kBlockTokens;
   int first = span.first_token - from_tail;
-  for (int b = 0; b < blocks.finished; ++b, first += kMesaBlock, from_tail = 0) {
+  for (int b = 0; b < blocks.finished; ++b, first += kBlockTokens, from_tail = 0) {
     const MesaRows k(h.k, a.k, head, tokens, first, from_tail, h.stored);
     const MesaRows v(h.v, a.v, head, tokens, first, from_tail, h.stored);
     const MesaRows beta(h.beta, a.beta, head, tokens, first, from_tail, 1);
     const MesaRows log_gamma(h.log_gamma, a.log_gamma, head, tokens, first, from_tail, 1);
     if (b > 0) Store8(sum, ScratchState<S>(a, StateIndex(first), head) + tile.offset);
-    const float cumulative = Cumulative(*log_gamma(Lane() % kMesaBlock));
-    const float end = __shfl_sync(kAllLanes, cumulative, kMesaBlock - 1);
-    const float coefficient = expf(end - cumulative) * *beta(Lane() % kMesaBlock);
+    const float cumulative = Cumulative(*log_gamma(Lane() % kBlockTokens));
+    const float end = __shfl_sync(kAllLanes, cumulative, kBlockTokens - 1);
+    const float coefficient = expf(end - cumulative) * *beta(Lane() % kBlockTokens);
     const auto left = [&](int s) { return k(s) + tile.i * 16; };
     if (tile.hkk) {
       UpdateTile(
@@ -124,15 +124,15 @@ __global__ void __launch_bounds__(kScanThreads) MesaScanKernel(MesaArguments a) 
 template <int P, class S>
 size_t SolveSharedBytes(int head_dim) {
   const size_t hkk = kTileInRegisters<P> ? MesaHkkFloats(head_dim) * sizeof(S) : 0;
-  const size_t partial = size_t{4} * kMesaBlock * P * sizeof(float);
-  return sizeof(MesaShared<P, kMesaBlock>) + (hkk > partial ? hkk : partial);
+  const size_t partial = size_t{4} * kBlockTokens * P * sizeof(float);
+  return sizeof(MesaShared<P, kBlockTokens>) + (hkk > partial ? hkk : partial);
 }
 
 // The tokens of one block of a span, by the block's first token in the batch.
 template <int P, class S>
-__device__ void SolveBlock(const MesaArguments& a, const GpuSpan& span, const MesaBlocks& blocks,
-                           int first, int head, GpuStats* stats) {
-  constexpr int N = kMesaBlock;
+__device__ void SolveBlock(const MesaArguments& a, const BatchSpan& span, const MesaBlocks& blocks,
+                           int first, int head, SpanTotals* stats) {
+  constexpr int N = kBlockTokens;
   MesaShared<P, N>& shared = *reinterpret_cast<MesaShared<P, N>*>(SharedMemory());
   auto* rest = reinterpret_cast<std::byte*>(&shared + 1);
   const MesaHead h = OpenHead(a, span, head);
@@ -214,12 +214,12 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1)
     MesaSolveKernel(MesaArguments a, bool early) {
   const int index = early ? static_cast<int>(blockIdx.x) : a.batch.token_span[blockIdx.x];
   if (index < 0) return;
-  const GpuSpan span = a.batch.spans[index];
+  const BatchSpan span = a.batch.spans[index];
   if (span.num_tokens < 2) return;
   const MesaBlocks blocks = BlocksOf(span);
   const int first = early ? span.first_token : static_cast<int>(blockIdx.x);
   const int offset = first - span.first_token;
-  if (offset != 0 && (span.position + offset) % kMesaBlock != 0) return;
+  if (offset != 0 && (span.position + offset) % kBlockTokens != 0) return;
   const bool overwritten = offset == 0 && blocks.in_place && !blocks.late;
   if (overwritten != early) return;
   SolveBlock<P, S>(a, span, blocks, first, blockIdx.y, &a.stats[index]);
@@ -229,11 +229,11 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1)
 // convolutions, and a state that had to wait. Blocks: (spans, heads).
 template <class S>
 __global__ void __launch_bounds__(kKeepThreads) MesaKeepKernel(MesaArguments a) {
-  const GpuSpan span = a.batch.spans[blockIdx.x];
+  const BatchSpan span = a.batch.spans[blockIdx.x];
   if (span.num_tokens < 2) return;
   const int head = blockIdx.y, tokens = a.batch.num_tokens;
   const MesaHead h = OpenHead(a, span, head);
-  const int end = span.position + span.num_tokens, slots = end % kMesaBlock;
+  const int end = span.position + span.num_tokens, slots = end % kBlockTokens;
   const int from = max(0, slots - span.num_tokens);  // Rows before are in the tail already.
   const int first = span.first_token + span.num_tokens - slots;
   const MesaRows k(nullptr, a.k, head, tokens, first, 0, h.stored);
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kKeepThreads) MesaKeepKernel(MesaArguments a) 
   const int keep = a.shape.conv_size - 1;
   for (int t = max(0, span.num_tokens - keep); t < span.num_tokens; ++t) {
     for (int d = threadIdx.x; d < h.dim; d += kKeepThreads) {
-      KeepHistory(a, h, d, span.first_token + t, span.position + t);
+      KeepConvInputs(h, d, span.first_token + t, span.position + t);
     }
   }
   const MesaBlocks blocks = BlocksOf(span);

@@ -20,12 +20,12 @@ constexpr bool kTileInRegisters = P <= 128;
 template <int P, int N>
 struct alignas(128) MesaShared {
   static constexpr int kMany = N > 1 ? N* P : 4;
-  float k[kMesaBlock * P];  // Rows of the block; zero beyond its tokens and its channels.
+  float k[kBlockTokens * P];  // Rows of the block; zero beyond its tokens and its channels.
   float p[N * P];
   float x[N * P];
   float r[kMany], y[kMany];
-  float coefficients[N * kMesaBlock];                // C_s of each system; zero beyond its token.
-  float weights[N * kMesaBlock];                     // C_s (k_s . p)
+  float coefficients[N * kBlockTokens];              // C_s of each system; zero beyond its token.
+  float weights[N * kBlockTokens];                   // C_s (k_s . p)
   float partial_a[N * P / 8], partial_b[N * P / 8];  // Sums of eight threads each.
   float decay[N];  // exp(G_t). Last, so that all else is aligned to 16 bytes.
 };
@@ -206,7 +206,7 @@ __device__ __forceinline__ void Apply(const SolverTile<P, S>& tile, bool sealed,
 #pragma unroll
     for (int j = 0; j < kTailRows; ++j) {
       if (lane == j && HasTailRows(P, group)) {
-        const int at = t[m] * kMesaBlock + group * kTailRows + j;
+        const int at = t[m] * kBlockTokens + group * kTailRows + j;
         const float weight = shared->coefficients[at] * dots[m][j];
         shared->weights[at] = weight;
         product = fmaf(weight, dots[m][j], product);
@@ -221,11 +221,11 @@ __device__ __forceinline__ void Apply(const SolverTile<P, S>& tile, bool sealed,
 // y + sum_s weights_s column_s
 template <int P, int N>
 __device__ __forceinline__ float AddTail(const MesaShared<P, N>& shared, int t,
-                                         const float (&column)[kMesaBlock], float y) {
+                                         const float (&column)[kBlockTokens], float y) {
 #pragma unroll
-  for (int s = 0; s < kMesaBlock; s += 4) {
+  for (int s = 0; s < kBlockTokens; s += 4) {
     float w[4];
-    Load4(&shared.weights[t * kMesaBlock + s], w);
+    Load4(&shared.weights[t * kBlockTokens + s], w);
 #pragma unroll
     for (int j = 0; j < 4; ++j) y = fmaf(w[j], column[s + j], y);
   }
@@ -261,9 +261,9 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
   const auto x = [&](int t) -> float& { return N == 1 ? x1 : shared->x[t * P + row]; };
   const auto r = [&](int t) -> float& { return N == 1 ? r1 : shared->r[t * P + row]; };
   const auto y = [&](int t) -> float& { return N == 1 ? y1 : shared->y[t * P + row]; };
-  float column[kMesaBlock];
+  float column[kBlockTokens];
 #pragma unroll
-  for (int s = 0; s < kMesaBlock; ++s) column[s] = shared->k[s * P + row];
+  for (int s = 0; s < kBlockTokens; ++s) column[s] = shared->k[s * P + row];
   const auto apply_each = [&](unsigned systems) {
     if constexpr (N == 1) {
       float result[1];
@@ -289,8 +289,8 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
   for (int t = 0; t < n; ++t) {
     float diagonal = system.sealed ? shared->decay[t] * tile.diagonal : 0.0f;
 #pragma unroll
-    for (int s = 0; s < kMesaBlock; ++s) {
-      diagonal = fmaf(shared->coefficients[t * kMesaBlock + s] * column[s], column[s], diagonal);
+    for (int s = 0; s < kBlockTokens; ++s) {
+      diagonal = fmaf(shared->coefficients[t * kBlockTokens + s] * column[s], column[s], diagonal);
     }
     const float query = q(t);
     x(t) = query / (diagonal + system.lambda);
@@ -349,7 +349,7 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
 }
 
 // Adds to the span's statistics what the lane's system did; by one warp.
-__device__ __forceinline__ void Record(const MesaSolved& solved, int n, GpuStats* stats) {
+__device__ __forceinline__ void Record(const MesaSolved& solved, int n, SpanTotals* stats) {
   if (Lane() >= n) return;
   atomicAdd(&stats->cg_steps, static_cast<unsigned long long>(solved.steps));
   atomicAdd(&stats->cg_solves, 1ull);
@@ -398,7 +398,7 @@ __device__ __forceinline__ void ReadSealed(const MesaShared<P, N>& shared, const
 // This channel of x_t' H_kv, from the four parts of ReadSealed() and the tail.
 template <int P, int N>
 __device__ __forceinline__ float ReadOut(const MesaShared<P, N>& shared, const float* partial,
-                                         bool sealed, int t, const float (&v)[kMesaBlock]) {
+                                         bool sealed, int t, const float (&v)[kBlockTokens]) {
   float sum = 0.0f;
   if (sealed) {
 #pragma unroll

@@ -7,6 +7,7 @@
 
 #include "kernels/device.cuh"
 #include "kernels/mesa.h"
+#include "kernels/short_conv.cuh"
 
 namespace packrat::gpu {
 
@@ -14,10 +15,10 @@ namespace packrat::gpu {
 struct MesaArguments {
   MesaShape shape;
   MesaWeights weights;
-  GpuBatch batch;
-  GpuParts slots, tails;
+  BatchView batch;
+  StateParts slots, tails;
   MesaOperands x;
-  GpuStats* stats;
+  SpanTotals* stats;
   float *q, *k, *v;         // (H, tokens, stored)
   float *beta, *log_gamma;  // (H, tokens)
   std::byte* states;        // (tokens / 16 + 1) slots
@@ -27,10 +28,10 @@ struct MesaArguments {
 struct MesaHead {
   int index, dim, stored, width;
   float *k, *v, *beta, *log_gamma;  // Tail.
-  float *conv_q, *conv_k;           // Tail, of all heads.
+  ConvInput conv_q, conv_k;         // Of all heads.
 };
 
-__device__ __forceinline__ MesaHead OpenHead(const MesaArguments& a, const GpuSpan& span,
+__device__ __forceinline__ MesaHead OpenHead(const MesaArguments& a, const BatchSpan& span,
                                              int head) {
   const MesaShape& s = a.shape;
   const MesaTailLayout layout(s.num_heads, s.head_dim, s.conv_size);
@@ -44,8 +45,12 @@ __device__ __forceinline__ MesaHead OpenHead(const MesaArguments& a, const GpuSp
   h.v = tail + layout.v + static_cast<size_t>(head) * 16 * h.stored;
   h.beta = tail + layout.beta + head * 16;
   h.log_gamma = tail + layout.log_gamma + head * 16;
-  h.conv_q = tail + layout.conv_q;
-  h.conv_k = tail + layout.conv_k;
+  h.conv_q = {
+      a.x.q,   a.x.stride, a.x.type, tail + layout.conv_q, a.weights.conv_q, a.weights.conv_q_bias,
+      h.width, s.conv_size};
+  h.conv_k = {
+      a.x.k,   a.x.stride, a.x.type, tail + layout.conv_k, a.weights.conv_k, a.weights.conv_k_bias,
+      h.width, s.conv_size};
   return h;
 }
 
@@ -59,14 +64,6 @@ template <class S>
 __device__ __forceinline__ S* ScratchState(const MesaArguments& a, int index, int head) {
   return reinterpret_cast<S*>(a.states) +
          (static_cast<size_t>(index) * a.shape.num_heads + head) * MesaHeadFloats(a.shape.head_dim);
-}
-
-__device__ __forceinline__ float LoadValue(const void* p, size_t i, DType type) {
-  return type == DType::kF32 ? static_cast<const float*>(p)[i]
-                             : ToFloat(static_cast<const BFloat16*>(p)[i]);
-}
-__device__ __forceinline__ bool IsFinite(float x) {
-  return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
 }
 
 // --- H_kk. ---
@@ -173,7 +170,7 @@ __device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, fl
 #pragma unroll
   for (int j = 0; j < 8; ++j) sum[j] = sealed ? sum[j] * decay : 0.0f;
 #pragma unroll 4
-  for (int s = 0; s < kMesaBlock; ++s) {
+  for (int s = 0; s < kBlockTokens; ++s) {
     const float c = __shfl_sync(kAllLanes, coefficient, s);
     const float l = left(s)[row];
     float r[8];
@@ -194,7 +191,7 @@ __device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, fl
 __device__ __forceinline__ float Cumulative(float log_gamma) {
   float sum = 0.0f, mine = 0.0f;
 #pragma unroll
-  for (int s = 0; s < kMesaBlock; ++s) {
+  for (int s = 0; s < kBlockTokens; ++s) {
     sum += __shfl_sync(kAllLanes, log_gamma, s);
     if (Lane() % 16 == s) mine = sum;
   }
@@ -206,27 +203,6 @@ __device__ __forceinline__ float Cumulative(float log_gamma) {
 // log(sigmoid(a)), without overflow.
 __device__ __forceinline__ float LogSigmoid(float a) {
   return fminf(a, 0.0f) - log1pf(expf(-fabsf(a)));
-}
-
-// Short convolution and silu of one channel of batch row `row`, at `position` of a text whose rows
-// in the batch begin at `first`. ring: position % (taps - 1).
-__device__ __forceinline__ float Convolve(const MesaArguments& a, const void* input,
-                                          const float* history, const float* taps,
-                                          const float* bias, int channel, int row, int position,
-                                          int first, int ring) {
-  const int width = a.shape.num_heads * a.shape.head_dim, conv = a.shape.conv_size;
-  float sum = bias != nullptr ? bias[channel] : 0.0f;
-  for (int tap = 0; tap < conv; ++tap) {
-    const int back = conv - 1 - tap, from = position - back;
-    const int slot = ring - back + (back > ring ? conv - 1 : 0);  // from % (conv - 1)
-    if (from < 0) continue;  // Before the text there are zeros.
-    const float x =
-        from >= first
-            ? LoadValue(input, static_cast<size_t>(row - back) * a.x.stride + channel, a.x.type)
-            : history[static_cast<size_t>(slot) * width + channel];
-    sum = fmaf(taps[static_cast<size_t>(tap) * width + channel], x, sum);
-  }
-  return Silu(sum);
 }
 
 struct MesaToken {
@@ -246,10 +222,8 @@ __device__ __forceinline__ MesaToken PrepareToken(const MesaArguments& a, const 
   const int ring = a.shape.conv_size > 1 ? position % (a.shape.conv_size - 1) : 0;
   if (static_cast<int>(threadIdx.x) < h.dim) {
     t.v = LoadValue(a.x.v, static_cast<size_t>(row) * a.x.stride + channel, a.x.type);
-    t.q = Convolve(a, a.x.q, h.conv_q, a.weights.conv_q, a.weights.conv_q_bias, channel, row,
-                   position, first, ring);
-    t.k = Convolve(a, a.x.k, h.conv_k, a.weights.conv_k, a.weights.conv_k_bias, channel, row,
-                   position, first, ring);
+    t.q = ShortConv(h.conv_q, channel, row, position, first, ring);
+    t.k = ShortConv(h.conv_k, channel, row, position, first, ring);
   }
   const float qq = WarpSum(t.q * t.q), kk = WarpSum(t.k * t.k);
   if (Lane() == 0) scratch[Warp()] = qq, scratch[P / kWarp + Warp()] = kk;
@@ -265,20 +239,17 @@ __device__ __forceinline__ MesaToken PrepareToken(const MesaArguments& a, const 
 }
 
 // Keeps the inputs of this channel's convolutions at `position` for later spans.
-__device__ __forceinline__ void KeepHistory(const MesaArguments& a, const MesaHead& h, int d,
-                                            int row, int position) {
+__device__ __forceinline__ void KeepConvInputs(const MesaHead& h, int d, int row, int position) {
   const int channel = h.index * h.dim + d;
-  const size_t from = static_cast<size_t>(row) * a.x.stride + channel;
-  const size_t to = static_cast<size_t>(position % (a.shape.conv_size - 1)) * h.width + channel;
-  h.conv_q[to] = LoadValue(a.x.q, from, a.x.type);
-  h.conv_k[to] = LoadValue(a.x.k, from, a.x.type);
+  KeepConvInput(h.conv_q, channel, row, position);
+  KeepConvInput(h.conv_k, channel, row, position);
 }
 
 // --- A token's output. ---
 
 // Output norm and gate of one channel; `o` (this channel's) and `squares`, the sum over all.
 __device__ __forceinline__ void Finish(const MesaArguments& a, const MesaHead& h, int row, float o,
-                                       float squares, float norm, float gate, GpuStats* stats) {
+                                       float squares, float norm, float gate, SpanTotals* stats) {
   if (static_cast<int>(threadIdx.x) >= h.dim) return;
   const float mean = squares / static_cast<float>(h.dim);
   float y = o * (1.0f / sqrtf(mean + a.weights.norm_eps)) * norm;

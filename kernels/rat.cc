@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/check.h"
+#include "kernels/rope.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rat.cc"
 // Keep after the define.
@@ -29,14 +32,14 @@ struct RatColumns {
 
 // Finds one head's key and value of a finished chunk, or of the running one.
 struct RatEntry {
-  const PagedState& state;
+  SpanPages pages;
   int key, value;  // Offset of this head's key within a page, and from there to its value; floats.
   int running;     // Index of the running chunk, whose rows are these:
   const float *running_key, *running_value;
   int padded;
 
   void operator()(int c, const float** k, const float** v) const {
-    *k = c < running ? state.Page(c) + key : running_key;
+    *k = c < running ? pages.Page(c) + key : running_key;
     *v = c < running ? *k + value : running_value;
   }
   // Every entry lies in a page of its own, which the hardware cannot foresee. Into the second
@@ -44,7 +47,7 @@ struct RatEntry {
   // best).
   void Prefetch(int c) const {
     if (c >= running) return;
-    const float* row = state.Page(c) + key;
+    const float* row = pages.Page(c) + key;
     for (int d = 0; d < padded; d += 16) {
       __builtin_prefetch(row + d, 0, 2);
       __builtin_prefetch(row + value + d, 0, 2);
@@ -71,17 +74,18 @@ void Accumulate(const float* row, const RatColumns& at, const float* gate_bias, 
   }
 }
 
-// All tokens of a sequence for one head, in tiles of up to sixteen tokens of one chunk.
-void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const float* projection,
-                     const float* gate_bias, const RopeTable& rope, int head, float* scratch,
-                     float* out) {
+// All tokens of a span for one head, in tiles of up to sixteen tokens of one chunk.
+void RatSpanHead(const RatShape& shape, const BatchSpan& span, const StatePages& state,
+                 int span_index, float* tail, const RatOperands& x, int head, float* scratch) {
+  const SpanPages pages(state, span_index);
   const int dim = shape.head_dim, padded = PadTo16(dim), chunk_size = shape.chunk_size;
   const ptrdiff_t stride = shape.projection(),
                   width = static_cast<ptrdiff_t>(shape.num_heads) * dim;
   const RatColumns at(shape, head);
-  const Rows& rows = sequence.rows;
-  float* running_key = sequence.tail + head * dim;
-  float* running_value = sequence.tail + PadTo16(shape.num_heads * dim) + head * dim;
+  const auto* projection = static_cast<const float*>(x.projection);
+  const float* gate_bias = x.gate_bias + head * dim;
+  float* running_key = tail + head * dim;
+  float* running_value = tail + PadTo16(shape.num_heads * dim) + head * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
 
   float* q = scratch + 16 * kTile;  // Rows of the tile's tokens (16, padded)...
@@ -93,23 +97,23 @@ void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const f
   float* own_scores = out_columns + 16 * padded;
   std::fill(q, q + 48 * padded, 0.0f);  // The padding of the rows.
 
-  for (int t = 0, n; t < rows.num_tokens; t += n) {
-    const int position = rows.position + t, chunk = position / chunk_size;
-    n = std::min({16, chunk_size - position % chunk_size, rows.num_tokens - t});
-    const RatEntry entry{sequence.state, head * padded, shape.num_heads * padded, chunk, keys,
-                         values,         padded};
-    const float* row = projection + (rows.first_token + t) * stride;
+  for (int t = 0, n; t < span.num_tokens; t += n) {
+    const int position = span.position + t, chunk = position / chunk_size;
+    n = std::min({16, chunk_size - position % chunk_size, span.num_tokens - t});
+    const RatEntry entry{pages,  head * padded, shape.num_heads * padded, chunk, keys,
+                         values, padded};
+    const float* row = projection + (span.first_token + t) * stride;
     for (int i = 0; i < n; ++i, row += stride) {
-      const float* cos_sin = rope.row(rows.first_token + t + i);
-      Accumulate(row, at, gate_bias + head * dim, dim, (position + i) % chunk_size == 0,
-                 running_key, running_value);
+      const float* cos_sin = x.rope + static_cast<ptrdiff_t>(span.first_token + t + i) * dim;
+      Accumulate(row, at, gate_bias, dim, (position + i) % chunk_size == 0, running_key,
+                 running_value);
       Rotate(row + at.q, cos_sin, dim, q + i * padded);
       Rotate(running_key, cos_sin, dim, keys + i * padded);
       std::copy_n(running_value, dim, values + i * padded);
     }
     float* attended = values;  // Rows again, when the values have been used.
     if ((position + n) % chunk_size == 0) {
-      float* page = sequence.state.Page(chunk);
+      float* page = pages.Page(chunk);
       std::copy_n(keys + (n - 1) * padded, padded, page + head * padded);
       std::copy_n(values + (n - 1) * padded, padded, page + (shape.num_heads + head) * padded);
     }
@@ -127,10 +131,10 @@ void RatSequenceHead(const RatShape& shape, const RatSequence& sequence, const f
       RowsToColumns(values, padded, n, padded, value_columns);
       AttendTile(q_columns, padded, n, ranges, scale, entry, {chunk, own_scores, value_columns},
                  scratch, out_columns);
-      ColumnsToRows(out_columns, n, padded, attended, padded);
+      ColumnsToRows(out_columns, n, dim, attended, padded);  // The padding stays zero.
     }
-    row = projection + (rows.first_token + t) * stride;
-    float* y = out + (rows.first_token + t) * width + head * dim;
+    row = projection + (span.first_token + t) * stride;
+    float* y = static_cast<float*>(x.out) + (span.first_token + t) * width + head * dim;
     for (int i = 0; i < n; ++i, row += stride, y += width) {
       for (int d = 0; d < dim; d += 16) {
         const V16 z = Sigmoid(LoadFirst(row + at.z + d, dim - d));
@@ -147,16 +151,22 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace packrat {
 
-HWY_EXPORT(RatSequenceHead);
+HWY_EXPORT(RatSpanHead);
 
-void Rat(const RatShape& shape, absl::Span<const RatSequence> sequences, const float* projection,
-         const float* gate_bias, const RopeTable& rope, float* out, KernelContext* context) {
-  const auto tasks = static_cast<int64_t>(sequences.size()) * shape.num_heads;
+absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
+                 const StateParts& tails, const RatOperands& operands, KernelContext* context) {
+  PACKRAT_CHECK(operands.type == DType::kF32);
+  const auto tasks = static_cast<int64_t>(batch.num_spans) * shape.num_heads;
   context->pool.Run(tasks, [&](int64_t task, int worker) {
-    HWY_DYNAMIC_DISPATCH(RatSequenceHead)
-    (shape, sequences[task / shape.num_heads], projection, gate_bias, rope,
-     static_cast<int>(task % shape.num_heads), context->scratch(worker), out);
+    const auto i = static_cast<int>(task / shape.num_heads);
+    const BatchSpan& span = batch.spans[i];
+    if (span.num_tokens == 0) return;
+    auto* tail = reinterpret_cast<float*>(tails.base + span.tail * tails.stride);
+    HWY_DYNAMIC_DISPATCH(RatSpanHead)
+    (shape, span, pages, i, tail, operands, static_cast<int>(task % shape.num_heads),
+     context->scratch(worker));
   });
+  return absl::OkStatus();
 }
 
 }  // namespace packrat

@@ -36,11 +36,11 @@ struct RatRows {
   size_t page_bytes;
   const int32_t* table;
   int ring, key, value;  // Offsets within a page.
-  __device__ RatRows(const GpuPages& pages, const RatShape& s, int padded, int span, int head)
+  __device__ RatRows(const StatePages& pages, const RatShape& s, int padded, int span, int head)
       : base(pages.base),
         page_bytes(pages.page_bytes),
-        table(pages.tables + static_cast<size_t>(span) * pages.table_stride),
-        ring(pages.rings[span]),
+        table(pages.tables[span].pages),
+        ring(pages.tables[span].ring),
         key(head * padded),
         value((s.num_heads + head) * padded) {}
   __device__ __forceinline__ T* Page(int chunk) const {
@@ -75,7 +75,7 @@ struct RunningPair {
 struct TailPair {
   float *key, *value;
   int half;
-  __device__ TailPair(const GpuParts& tails, const RatShape& s, int tail, int head, int i)
+  __device__ TailPair(const StateParts& tails, const RatShape& s, int tail, int head, int i)
       : half(s.head_dim / 2) {
     key = reinterpret_cast<float*>(tails.base + static_cast<size_t>(tail) * tails.stride) +
           head * s.head_dim + i;
@@ -114,7 +114,7 @@ __device__ __forceinline__ void StoreGated(const RatShape& s, const RatOperands&
 // and to the page if the chunk ends. A thread for each pair of channels.
 template <class T, class L>
 __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOperands& x,
-                                                 const GpuParts& tails, const GpuSpan& span,
+                                                 const StateParts& tails, const BatchSpan& span,
                                                  const RatRow<T>& row, const RatRows<T>& rows,
                                                  int head, int padded, float* own) {
   static_assert(kAttendThreads >= kMaxHeadDim / 2);
@@ -149,9 +149,9 @@ __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOpe
 // Blocks: (heads, spans, workers): neighbours read neighbouring parts of the same pages.
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
-    RatDecodeKernel(RatShape shape, GpuBatch batch, GpuPages pages, GpuParts tails, RatOperands x,
-                    AttendScratch scratch, float scale) {
-  const GpuSpan span = batch.spans[blockIdx.y];
+    RatDecodeKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
+                    RatOperands x, AttendScratch scratch, float scale) {
+  const BatchSpan span = batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
   const int head = blockIdx.x, worker = blockIdx.z;
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
@@ -193,11 +193,11 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
 // pairs of channels); those of a chunk's or span's first token do the whole chunk.
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
-    RatStateKernel(RatShape shape, GpuBatch batch, GpuPages pages, GpuParts tails, RatOperands x,
-                   float* running) {
+    RatStateKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
+                   RatOperands x, float* running) {
   const int span_index = batch.token_span[blockIdx.x];
   if (span_index < 0) return;
-  const GpuSpan span = batch.spans[span_index];
+  const BatchSpan span = batch.spans[span_index];
   if (span.num_tokens == 1) return;
   const int begin = static_cast<int>(blockIdx.x) - span.first_token, length = shape.chunk_size;
   const bool continues = span.position % length != 0;
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kAttendThreads)
 // Attention of prompt pieces. Blocks: (tiles of kTileQueries tokens, heads).
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
-    RatPromptKernel(RatShape shape, GpuBatch batch, GpuPages pages, RatOperands x,
+    RatPromptKernel(RatShape shape, BatchView batch, StatePages pages, RatOperands x,
                     const float* running, float scale) {
   const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
   const int tile_begin = blockIdx.x * kTileQueries;
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     n = 1;
     const int span_index = batch.token_span[token];
     if (span_index < 0) continue;
-    const GpuSpan span = batch.spans[span_index];
+    const BatchSpan span = batch.spans[span_index];
     if (span.num_tokens == 1) continue;
     n = min(tile_end, span.first_token + span.num_tokens) - token;
     const int position = span.position + token - span.first_token;
@@ -317,8 +317,8 @@ size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int
       static_cast<std::byte*>(nullptr));
 }
 
-absl::Status Rat(const RatShape& shape, const GpuBatch& batch, const GpuPages& pages,
-                 const GpuParts& tails, const RatOperands& operands, void* scratch,
+absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
+                 const StateParts& tails, const RatOperands& operands, void* scratch,
                  CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
   const int padded = PadTo16(shape.head_dim);

@@ -5,12 +5,11 @@
 
 #include <cstddef>
 
-#include "absl/types/span.h"
+#include "absl/status/status.h"
 #include "kernels/attention.h"
+#include "kernels/batch.h"
 #include "kernels/context.h"
 #include "kernels/gpu.h"
-#include "kernels/paged.h"
-#include "kernels/rope.h"
 
 namespace packrat {
 
@@ -32,38 +31,32 @@ constexpr size_t RatTailFloats(int num_heads, int head_dim) {
   return size_t{2} * PadTo16(num_heads * head_dim);
 }
 
-struct RatSequence {
-  Rows rows;
-  PagedState state;  // Page c: the entry of chunk c; written at the chunk's last token.
-  float* tail;
+// Activations and pages have elements of `type`: float32, and on a GPU bfloat16 too. Tails are
+// float32.
+struct RatOperands {
+  const void* projection;  // (tokens, shape.projection()), dense, before any activation
+  const float* gate_bias;  // (H * D)
+  const float* rope;       // (tokens, D): see FillRope(), by chunk index
+  void* out;               // (tokens, H * D), dense: sigmoid(z) * attention
+  DType type;
 };
 
+// Floats of KernelContext scratch per thread.
 constexpr size_t RatScratchFloats(int head_dim) {
   return size_t{16} * (kAttendTile + 6 * PadTo16(head_dim)) + 16;
 }
 
-// projection: (tokens, shape.projection()), dense, before any activation; gate_bias (H * D); `rope`
-// by chunk index; out (tokens, H * D), dense: sigmoid(z) * attention.
-void Rat(const RatShape& shape, absl::Span<const RatSequence> sequences, const float* projection,
-         const float* gate_bias, const RopeTable& rope, float* out, KernelContext* context);
+// Page c is the entry of chunk c; it is written at the chunk's last token.
+absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
+                 const StateParts& tails, const RatOperands& operands, KernelContext* context);
 
 namespace gpu {
-
-// Activations and pages have elements of `type` (float32 or bfloat16), tails float32; layouts are
-// those of the CPU.
-struct RatOperands {
-  const void* projection;  // (tokens, shape.projection()), before any activation
-  const float* gate_bias;  // (H * D)
-  const float* rope;       // (tokens, D): see FillRope(), by chunk index
-  void* out;               // (tokens, H * D): sigmoid(z) * attention
-  DType type;
-};
 
 // Scratch of one Rat(), zeroed once by its owner; every Rat() leaves zero what it needs zero.
 size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int max_context);
 
-absl::Status Rat(const RatShape& shape, const GpuBatch& batch, const GpuPages& pages,
-                 const GpuParts& tails, const RatOperands& operands, void* scratch,
+absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
+                 const StateParts& tails, const RatOperands& operands, void* scratch,
                  CudaStream stream);
 
 }  // namespace gpu

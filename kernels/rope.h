@@ -6,38 +6,31 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/aligned.h"
+#include "absl/status/status.h"
+#include "kernels/batch.h"
+#include "kernels/context.h"
+#include "kernels/gpu.h"
 
 namespace packrat {
 
+// base^(-2i / head_dim) for i in [0, head_dim / 2). head_dim even.
+std::vector<double> RopeFrequencies(double base, int head_dim);
+
 // Cosines and sines of the tokens of a batch, shared by all heads and by all layers of equal base
-// and head size. Angles are formed in double precision: position / base^(2i / head_dim).
-class RopeTable {
- public:
-  // head_dim even. `divisor`: RAT rotates by chunk index, position / chunk_size; else 1.
-  RopeTable(double base, int head_dim, int divisor, int max_tokens);
+// and head size: rope (tokens, head_dim), in each row (head_dim / 2) cosines, then as many sines,
+// of (position / divisor) * frequencies[i], formed in double precision. `divisor`: RAT rotates by
+// chunk index, position / chunk_size; else 1. Rows of unused places are not written.
+absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
+                      float* rope, KernelContext* context);
 
-  // Row `token` is set for a token at `position`.
-  void Set(int token, int64_t position);
+namespace gpu {
 
-  // (head_dim / 2) cosines, then as many sines.
-  const float* row(int token) const {
-    return table_.data() + static_cast<size_t>(token) * head_dim_;
-  }
-  bool Is(double base, int head_dim, int divisor) const {
-    return base == base_ && head_dim == head_dim_ && divisor == divisor_;
-  }
-  // For so many tokens.
-  size_t BytesFor(int tokens) const { return sizeof(float) * head_dim_ * tokens; }
+absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
+                      float* rope, CudaStream stream);
 
- private:
-  double base_;
-  int head_dim_, divisor_;
-  std::vector<double> frequencies_;  // (head_dim / 2)
-  AlignedFloats table_;              // (max_tokens, head_dim)
-};
+}  // namespace gpu
 
-// Rotates one head in place or to `out`. cos_sin: a RopeTable row.
+// Rotates one head in place or to `out`. cos_sin: a row of FillRope().
 inline void Rotate(const float* x, const float* cos_sin, int head_dim, float* out) {
   const int half = head_dim / 2;
   for (int i = 0; i < half; ++i) {

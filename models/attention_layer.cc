@@ -36,24 +36,19 @@ class AttentionMixer : public Mixer {
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
     const auto tokens = static_cast<size_t>(step.batch.num_tokens);
-    float* q = step.scratch->floats.data();
-    float* k = q + tokens * q_width_;
-    float* v = k + tokens * kv_width_;
-    float* o = v + tokens * kv_width_;
-    auto& sequences = step.scratch->attention;
-    sequences.clear();
-    for (int i = 0; i < step.batch.num_spans; ++i) {
-      const Span& span = step.batch.spans[i];
-      sequences.push_back({step.RowsOf(span), step.Pages(span, state)});
-    }
+    const int width = q_width_ + 2 * kv_width_;
+    float *q = step.activations, *k = q + q_width_, *v = k + kv_width_;
+    float* o = q + tokens * width;
     const auto bias = [](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
     MatMul(h, d_, step.batch.num_tokens,
-           {{&q_proj_, q, q_width_, bias(q_bias_)},
-            {&k_proj_, k, kv_width_, bias(k_bias_)},
-            {&v_proj_, v, kv_width_, bias(v_bias_)}},
+           {{&q_proj_, q, width, bias(q_bias_)},
+            {&k_proj_, k, width, bias(k_bias_)},
+            {&v_proj_, v, width, bias(v_bias_)}},
            step.context);
-    Attention(shape_, sequences, {q, q_width_, k, kv_width_, v, kv_width_, o}, *rope_,
-              step.context);
+    const absl::Status status =
+        Attention(shape_, step.batch, step.Pages(state),
+                  {q, k, v, width, rope_->rows.data(), o, DType::kF32}, step.context);
+    PACKRAT_CHECK(status.ok());
     MatMul(o, q_width_, step.batch.num_tokens, {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}},
            step.context);
   }
@@ -65,7 +60,7 @@ class AttentionMixer : public Mixer {
  private:
   const AttentionShape shape_;
   const int d_, q_width_, kv_width_;
-  const RopeTable* rope_;
+  const RopeTables::Table* rope_;
   PackedMatrix q_proj_, k_proj_, v_proj_, o_proj_;
   std::vector<float> q_bias_, k_bias_, v_bias_;  // Empty: no bias.
 };

@@ -4,15 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+
+#include "kernels/batch.h"
 
 namespace packrat {
-
-// Pages of one class that a sequence holds. Page b of the text (RAT: chunk b; attention: positions
-// 16b to 16b+15) is pool page `pages[b % ring]`; for all but windows, ring is the table's length.
-struct PageTable {
-  const int32_t* pages = nullptr;
-  int32_t ring = 0;
-};
 
 // Tokens [first_token, first_token + num_tokens) of the batch, which follow `position` tokens that
 // the sequence's state already holds. The state is updated in place.
@@ -24,9 +20,11 @@ struct Span {
   int32_t slot_in = -1;    // Where the sealed state is read; -1 where slot_bytes is 0.
   int32_t slot_out = -1;   // Where finished blocks are written: slot_in unless that is shared.
   int32_t tail = -1;
-  const PageTable* pages = nullptr;  // One per page class of the StateLayout.
-  float cg_tolerance = 1e-4f;        // Mesa: relative residual at which a solve stops...
-  int32_t cg_max_steps = 64;         // ...or this many steps, whichever comes first.
+  // One per page class of the StateLayout. Page b of the text (RAT: chunk b; attention: positions
+  // 16b to 16b+15); for all but windows, ring is the table's length.
+  const PageTable* pages = nullptr;
+  float cg_tolerance = 1e-4f;  // Mesa: relative residual at which a solve stops...
+  int32_t cg_max_steps = 64;   // ...or this many steps, whichever comes first.
 };
 
 struct Batch {
@@ -46,6 +44,15 @@ struct StateMemory {
 
 // What a forward pass says about one span besides its logits.
 struct SpanStats {
+  SpanStats() = default;
+  explicit SpanStats(const SpanTotals& totals)
+      : cg_solves(static_cast<int64_t>(totals.cg_solves)),
+        cg_steps(static_cast<int64_t>(totals.cg_steps)),
+        cg_unconverged(totals.cg_unconverged),
+        finite(totals.not_finite == 0) {
+    std::memcpy(&max_residual, &totals.max_residual_bits, sizeof max_residual);
+  }
+
   int64_t cg_solves = 0;       // Systems solved: tokens x Mesa heads x Mesa layers.
   int64_t cg_steps = 0;        // Steps over all of them.
   int64_t cg_unconverged = 0;  // Stopped by cg_max_steps.

@@ -19,17 +19,17 @@ FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix,
 
 void FeedForward::Forward(const Step& step, const float* h, float* x) {
   const int tokens = step.batch.num_tokens, f = intermediate_size_;
-  float* up = step.scratch->floats.data();
-  float* gate = up + static_cast<size_t>(tokens) * f;
-  float* inner = up;
+  float *up = step.activations, *inner = up;
+  absl::Status status;
   if (activation_ == Activation::kSwiglu) {
-    MatMul(h, hidden_size_, tokens, {{&gate_, gate, f}, {&up_, up, f}}, step.context);
-    SwiGlu(gate, up, tokens, f, step.context);
-    inner = gate;
+    MatMul(h, hidden_size_, tokens, {{&gate_, up, 2 * f}, {&up_, up + f, 2 * f}}, step.context);
+    inner = up + size_t{2} * tokens * f;
+    status = SwiGlu(up, tokens, f, inner, DType::kF32, step.context);
   } else {
     MatMul(h, hidden_size_, tokens, {{&up_, up, f}}, step.context);
-    Gelu(up, tokens, f, step.context);
+    status = Gelu(up, tokens, f, DType::kF32, step.context);
   }
+  PACKRAT_CHECK(status.ok());
   MatMul(inner, f, tokens, {{&down_, x, hidden_size_, nullptr, /*accumulate=*/true}}, step.context);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/batch.h"
 #include "kernels/check.h"
 #include "kernels/context.h"
 #include "kernels/matmul.h"
@@ -24,52 +25,44 @@ namespace packrat {
 // Rotary tables, one for each distinct (base, head_dim, divisor) of the layers.
 class RopeTables {
  public:
+  struct Table {
+    double base;
+    int head_dim, divisor;
+    std::vector<double> frequencies;  // (head_dim / 2)
+    AlignedFloats rows;               // (max_tokens, head_dim)
+  };
   // Without `allocate` they are there to be counted.
   RopeTables(int max_tokens, bool allocate) : max_tokens_(max_tokens), allocate_(allocate) {}
-  const RopeTable* Get(double base, int head_dim, int divisor);
-  void Set(int token, int64_t position) {
-    for (auto& table : tables_) table->Set(token, position);
-  }
+  const Table* Get(double base, int head_dim, int divisor);
+  void Fill(const BatchView& batch, KernelContext* context);
   size_t bytes() const;
 
  private:
   const int max_tokens_;
   const bool allocate_;
-  std::vector<std::unique_ptr<RopeTable>> tables_;
-};
-
-// Memory of a forward pass that layers use one after the other.
-struct Scratch {
-  AlignedFloats floats;                      // A layer's activations.
-  std::vector<AttentionSequence> attention;  // Room for a span each.
-  std::vector<RatSequence> rat;
-  std::vector<MesaSequence> mesa;
-  std::vector<MesaSolves> solves;  // (spans, heads)
+  std::vector<std::unique_ptr<Table>> tables_;
 };
 
 // What a layer's forward pass reads beside its input.
 struct Step {
-  const Batch& batch;
+  const BatchView& batch;
   const StateMemory& memory;
   const StateLayout& layout;
-  SpanStats* stats;
-  Scratch* scratch;
+  const std::vector<std::vector<PageTable>>& tables;  // Per page class: (spans).
+  SpanTotals* totals;                                 // (spans)
+  float* activations;                                 // A layer's.
   KernelContext* context;
 
-  Rows RowsOf(const Span& span) const { return {span.first_token, span.num_tokens, span.position}; }
-  // One layer's part of a span's pages and tail.
-  PagedState Pages(const Span& span, const LayerState& layer) const {
-    const PageTable& table = span.pages[layer.page_class];
+  // One layer's part of pages, slots and tails.
+  StatePages Pages(const LayerState& layer) const {
     return {memory.pages[layer.page_class] + layer.page_offset,
-            layout.page_classes[layer.page_class].page_bytes, table.pages, table.ring};
+            layout.page_classes[layer.page_class].page_bytes, tables[layer.page_class].data()};
   }
-  float* Tail(const Span& span, const LayerState& layer) const {
-    return reinterpret_cast<float*>(memory.tails + span.tail * layout.tail_bytes +
-                                    layer.tail_offset);
+  StateParts Slots(const LayerState& layer) const {
+    return {memory.slots + layer.slot_offset, layout.slot_bytes};
   }
-  float* Slot(int slot, const LayerState& layer) const {
-    PACKRAT_CHECK(slot >= 0);
-    return reinterpret_cast<float*>(memory.slots + slot * layout.slot_bytes + layer.slot_offset);
+  StateParts Tails(const LayerState& layer) const {
+    return {memory.tails + layer.tail_offset, layout.tail_bytes};
   }
 };
 
@@ -78,10 +71,9 @@ class Mixer {
   virtual ~Mixer() = default;
   // x += mixer(h). h, x: (tokens, hidden_size), dense.
   virtual void Forward(const Step& step, const LayerState& state, const float* h, float* x) = 0;
-  virtual size_t scratch_floats_per_token() const = 0;  // Of Scratch::floats.
+  virtual size_t scratch_floats_per_token() const = 0;  // Of Step::activations.
   virtual size_t thread_scratch_floats() const = 0;     // Of KernelContext's, per thread.
   virtual int max_linear_inputs() const = 0;            // Widest input of a MatMul().
-  virtual int solves_per_span() const { return 0; }     // Of Scratch::solves.
 };
 
 // What loading a mixer needs beside its spec.
@@ -102,7 +94,7 @@ class FeedForward {
   FeedForward(const ModelConfig& config, const std::string& prefix, WeightLoader* weights);
   void Forward(const Step& step, const float* h, float* x);
   static size_t ScratchFloatsPerToken(const ModelConfig& config) {
-    return size_t{2} * config.intermediate_size;
+    return size_t{3} * config.intermediate_size;
   }
 
  private:

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "models/layer.h"
@@ -30,29 +29,17 @@ class MesaMixer : public Mixer {
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
     const auto tokens = static_cast<size_t>(step.batch.num_tokens);
-    const int heads = shape_.num_heads;
-    float* q = step.scratch->floats.data();
-    float* k = q + tokens * width_;
-    float* v = k + tokens * width_;
-    float* g = v + tokens * width_;
-    float* o = g + tokens * width_;
-    float* a = o + tokens * width_;
-    float* b = a + tokens * heads;
-    auto& sequences = step.scratch->mesa;
-    sequences.clear();
-    for (int i = 0; i < step.batch.num_spans; ++i) {
-      const Span& span = step.batch.spans[i];
-      sequences.push_back({step.RowsOf(span), step.Slot(span.slot_in, state),
-                           step.Slot(span.slot_out, state), step.Tail(span, state),
-                           span.cg_tolerance, span.cg_max_steps});
-    }
     const bool gated = g_proj_.out() > 0;
-    const MatMulOutput outputs[] = {{&q_proj_, q, width_},
-                                    {&k_proj_, k, width_},
-                                    {&v_proj_, v, width_},
-                                    {&a_proj_, a, heads, a_bias_.data()},
-                                    {&b_proj_, b, heads, b_bias_.data()},
-                                    {&g_proj_, g, width_}};
+    const int heads = shape_.num_heads, stride = (gated ? 4 : 3) * width_;
+    float *q = step.activations, *k = q + width_, *v = k + width_, *g = v + width_;
+    float* o = q + tokens * stride;
+    float *a = o + tokens * width_, *b = a + heads;
+    const MatMulOutput outputs[] = {{&q_proj_, q, stride},
+                                    {&k_proj_, k, stride},
+                                    {&v_proj_, v, stride},
+                                    {&a_proj_, a, 2 * heads, a_bias_.data()},
+                                    {&b_proj_, b, 2 * heads, b_bias_.data()},
+                                    {&g_proj_, g, stride}};
     MatMul(h, d_, step.batch.num_tokens, absl::MakeSpan(outputs).first(gated ? 6 : 5),
            step.context);
     const auto data = [](const std::vector<float>& w) { return w.empty() ? nullptr : w.data(); };
@@ -60,30 +47,20 @@ class MesaMixer : public Mixer {
     const MesaWeights weights{
         t.conv_q.data(), t.conv_k.data(), data(t.conv_q_bias), data(t.conv_k_bias), t.lambda.data(),
         t.o_norm.data(), norm_eps_};
-    MesaSolves* solves = step.scratch->solves.data();
-    Mesa(shape_, weights, sequences, {q, k, v, b, a, gated ? g : nullptr, o}, solves, step.context);
+    const absl::Status status =
+        Mesa(shape_, weights, step.batch, step.Slots(state), step.Tails(state),
+             {q, k, v, gated ? g : nullptr, stride, b, a, 2 * heads, o, DType::kF32, DType::kF32},
+             step.totals, step.context);
+    PACKRAT_CHECK(status.ok());
     MatMul(o, width_, step.batch.num_tokens, {{&o_proj_, x, d_, nullptr, /*accumulate=*/true}},
            step.context);
-    for (int i = 0; i < step.batch.num_spans; ++i) {
-      for (int head = 0; head < heads; ++head)
-        Count(step.batch.spans[i], *solves++, &step.stats[i]);
-    }
   }
 
   size_t scratch_floats_per_token() const override { return 5 * width_ + 2 * shape_.num_heads; }
   size_t thread_scratch_floats() const override { return MesaScratchFloats(shape_.head_dim); }
   int max_linear_inputs() const override { return std::max(d_, width_); }
-  int solves_per_span() const override { return shape_.num_heads; }
 
  private:
-  static void Count(const Span& span, const MesaSolves& solves, SpanStats* stats) {
-    stats->cg_solves += span.num_tokens;
-    stats->cg_steps += solves.steps;
-    stats->cg_unconverged += solves.unconverged;
-    if (!(solves.max_residual <= stats->max_residual)) stats->max_residual = solves.max_residual;
-    if (!std::isfinite(solves.max_residual)) stats->finite = false;
-  }
-
   const MesaShape shape_;
   const int d_, width_;
   const float norm_eps_;

@@ -57,11 +57,11 @@ class CpuModel : public HostModel {
     fingerprint_ = std::move(fingerprint);
     const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
     const ScratchSizes sizes = Sizes();
-    scratch_.floats = AlignedFloats(sizes.floats);
-    scratch_.attention.reserve(tokens);
-    scratch_.rat.reserve(tokens);
-    scratch_.mesa.reserve(tokens);
-    scratch_.solves.resize(sizes.solves);
+    activations_ = AlignedFloats(sizes.floats);
+    spans_.resize(tokens);
+    totals_.resize(tokens);
+    rows_.resize(options_.max_logit_rows);
+    tables_.assign(layout_.page_classes.size(), std::vector<PageTable>(tokens));
     x_ = AlignedFloats(sizes.x);
     h_ = AlignedFloats(sizes.h);
     logits_ = AlignedFloats(sizes.logits);
@@ -72,7 +72,6 @@ class CpuModel : public HostModel {
   size_t planned_scratch_bytes() const {
     const ScratchSizes sizes = Sizes();
     return (sizes.floats + sizes.x + sizes.h + sizes.logits) * sizeof(float) +
-           sizes.solves * sizeof(MesaSolves) +
            KernelContext::Bytes(options_.threads, sizes.packed, sizes.per_thread) + ropes_.bytes() +
            options_.threads * Sampler::Bytes(config_.vocab_size);
   }
@@ -83,8 +82,8 @@ class CpuModel : public HostModel {
   size_t weight_bytes() const override { return weight_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
   size_t scratch_bytes() const override {
-    return (scratch_.floats.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
-           scratch_.solves.size() * sizeof(MesaSolves) + context_->bytes() + ropes_.bytes() +
+    return (activations_.size() + x_.size() + h_.size() + logits_.size()) * sizeof(float) +
+           context_->bytes() + ropes_.bytes() +
            options_.threads * Sampler::Bytes(config_.vocab_size);
   }
 
@@ -93,58 +92,75 @@ class CpuModel : public HostModel {
     CheckBatch(batch);
     const int d = config_.hidden_size, tokens = batch.num_tokens;
     float *x = x_.data(), *h = h_.data();
-    for (int i = 0; i < batch.num_spans; ++i) {
-      const Span& span = batch.spans[i];
-      stats[i] = SpanStats();
-      for (int t = 0; t < span.num_tokens; ++t) {
-        const int token = span.first_token + t;
-        ropes_.Set(token, span.position + t);
-        embedding_.CopyRow(batch.tokens[token], x + static_cast<size_t>(token) * d);
-      }
+    for (int t = 0; t < tokens; ++t) {
+      embedding_.CopyRow(batch.tokens[t], x + static_cast<size_t>(t) * d);
     }
-    const Step step{batch, state, layout_, stats, &scratch_, context_.get()};
+    const BatchView view = View(batch);
+    ropes_.Fill(view, context_.get());
+    std::fill_n(totals_.begin(), batch.num_spans, SpanTotals());
+    const Step step{view,          state, layout_, tables_, totals_.data(), activations_.data(),
+                    context_.get()};
     const auto observe = [&](int layer, LayerPart part) {
       if (options_.observe) options_.observe(layer, part, x);
     };
     observe(-1, LayerPart::kFeedForward);
     for (size_t i = 0; i < layers_.size(); ++i) {
       Layer& layer = layers_[i];
-      RmsNorm(x, tokens, d, layer.mixer_norm.data(), config_.norm_eps, h, context_.get());
+      Norm(layer.mixer_norm, tokens, h);
       layer.mixer->Forward(step, layout_.layers[i], h, x);
       observe(static_cast<int>(i), LayerPart::kMixer);
-      RmsNorm(x, tokens, d, layer.feed_forward_norm.data(), config_.norm_eps, h, context_.get());
+      Norm(layer.feed_forward_norm, tokens, h);
       layer.feed_forward.Forward(step, h, x);
       observe(static_cast<int>(i), LayerPart::kFeedForward);
     }
-    return Logits(batch, stats);
+    return Logits(view, batch, stats);
   }
 
  private:
-  // Floats of each part, if not said otherwise.
+  // The batch as the kernels see it.
+  BatchView View(const Batch& batch) {
+    BatchView view;
+    view.spans = spans_.data();
+    view.num_spans = batch.num_spans;
+    view.num_tokens = batch.num_tokens;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      spans_[i] = {span.first_token, span.num_tokens, span.position,     span.slot_in,
+                   span.slot_out,    span.tail,       span.cg_tolerance, span.cg_max_steps};
+      for (size_t c = 0; c < tables_.size(); ++c) tables_[c][i] = span.pages[c];
+      view.max_span_tokens = std::max(view.max_span_tokens, span.num_tokens);
+      view.max_context = std::max(view.max_context, span.position + span.num_tokens);
+    }
+    return view;
+  }
+
+  void Norm(const std::vector<float>& weight, int tokens, float* h) {
+    const absl::Status status = RmsNorm(x_.data(), tokens, config_.hidden_size, weight.data(),
+                                        config_.norm_eps, h, DType::kF32, context_.get());
+    PACKRAT_CHECK(status.ok());
+  }
+
+  // Floats of each part.
   struct ScratchSizes {
     size_t floats, x, h, logits, packed, per_thread;
-    size_t solves;  // Of them.
   };
   ScratchSizes Sizes() const {
     const auto tokens = static_cast<size_t>(options_.max_batch_tokens);
     const auto rows = static_cast<size_t>(options_.max_logit_rows);
     const auto d = static_cast<size_t>(config_.hidden_size);
     size_t per_token = FeedForward::ScratchFloatsPerToken(config_), per_thread = 0;
-    int solves = 0;
     int linear = std::max(config_.hidden_size, config_.intermediate_size);
     for (const Layer& layer : layers_) {
       per_token = std::max(per_token, layer.mixer->scratch_floats_per_token());
       per_thread = std::max(per_thread, layer.mixer->thread_scratch_floats());
       linear = std::max(linear, layer.mixer->max_linear_inputs());
-      solves = std::max(solves, layer.mixer->solves_per_span());
     }
     return {tokens * per_token,
             tokens * d,
             std::max(tokens, rows) * d,
             rows * config_.vocab_size,
             std::max(tokens, rows) * linear,
-            per_thread,
-            tokens * solves};
+            per_thread};
   }
 
   void CheckBatch(const Batch& batch) const {
@@ -154,6 +170,7 @@ class CpuModel : public HostModel {
       const Span& span = batch.spans[i];
       PACKRAT_CHECK(span.first_token == next && span.num_tokens > 0, "spans are not back to back");
       PACKRAT_CHECK(span.num_logits >= 0 && span.num_logits <= span.num_tokens);
+      PACKRAT_CHECK(layout_.slot_bytes == 0 || (span.slot_in >= 0 && span.slot_out >= 0));
       next += span.num_tokens;
       rows += span.num_logits;
     }
@@ -166,24 +183,27 @@ class CpuModel : public HostModel {
   }
 
   // Final norm and output matrix for the rows that were asked for.
-  float* Logits(const Batch& batch, SpanStats* stats) {
-    const auto d = static_cast<size_t>(config_.hidden_size);
+  float* Logits(const BatchView& view, const Batch& batch, SpanStats* stats) {
+    const int d = config_.hidden_size;
     const auto vocab = static_cast<size_t>(config_.vocab_size);
     float* h = h_.data();
     int rows = 0;
+    absl::Status status = CheckFinite(view, x_.data(), d, totals_.data(), context_.get());
+    PACKRAT_CHECK(status.ok());
     for (int i = 0; i < batch.num_spans; ++i) {
       const Span& span = batch.spans[i];
-      const float* x = x_.data() + span.first_token * d;
-      if (!AllFinite(x, span.num_tokens * d)) stats[i].finite = false;
-      const float* wanted = x + (span.num_tokens - span.num_logits) * d;
-      std::copy_n(wanted, span.num_logits * d, h + rows * d);
-      rows += span.num_logits;
+      stats[i] = SpanStats(totals_[i]);
+      for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
+        rows_[rows++] = span.first_token + t;
+      }
     }
     float* logits = logits_.data();
     if (rows == 0) return logits;
-    RmsNorm(h, rows, config_.hidden_size, final_norm_.data(), config_.norm_eps, h, context_.get());
+    status = RmsNormRows(x_.data(), rows_.data(), rows, d, final_norm_.data(), config_.norm_eps, h,
+                         DType::kF32, context_.get());
+    PACKRAT_CHECK(status.ok());
     const PackedMatrix& head = config_.tie_embeddings ? embedding_ : head_;
-    MatMul(h, config_.hidden_size, rows, {{&head, logits, config_.vocab_size}}, context_.get());
+    MatMul(h, d, rows, {{&head, logits, config_.vocab_size}}, context_.get());
     const float* row = logits;
     for (int i = 0; i < batch.num_spans; ++i) {
       const size_t values = batch.spans[i].num_logits * vocab;
@@ -203,7 +223,11 @@ class CpuModel : public HostModel {
   size_t weight_bytes_ = 0;
   std::string fingerprint_;
   AlignedFloats x_, h_, logits_;  // Residual stream, normed input, (max_logit_rows, vocab_size).
-  Scratch scratch_;
+  AlignedFloats activations_;
+  std::vector<BatchSpan> spans_;  // Room for max_batch_tokens each.
+  std::vector<SpanTotals> totals_;
+  std::vector<std::vector<PageTable>> tables_;  // Per page class: (spans).
+  std::vector<int32_t> rows_;                   // Tokens whose logits are wanted.
   std::unique_ptr<KernelContext> context_;
 };
 
@@ -215,18 +239,27 @@ absl::Status CheckOption(const char* name, int value, int low, int high) {
 
 }  // namespace
 
-const RopeTable* RopeTables::Get(double base, int head_dim, int divisor) {
-  for (const auto& table : tables_) {
-    if (table->Is(base, head_dim, divisor)) return table.get();
+const RopeTables::Table* RopeTables::Get(double base, int head_dim, int divisor) {
+  for (const auto& t : tables_) {
+    if (t->base == base && t->head_dim == head_dim && t->divisor == divisor) return t.get();
   }
-  tables_.push_back(
-      std::make_unique<RopeTable>(base, head_dim, divisor, allocate_ ? max_tokens_ : 0));
+  const size_t floats = allocate_ ? static_cast<size_t>(max_tokens_) * head_dim : 0;
+  tables_.push_back(std::make_unique<Table>(
+      Table{base, head_dim, divisor, RopeFrequencies(base, head_dim), AlignedFloats(floats)}));
   return tables_.back().get();
+}
+
+void RopeTables::Fill(const BatchView& batch, KernelContext* context) {
+  for (const auto& t : tables_) {
+    const absl::Status status =
+        FillRope(batch, t->frequencies.data(), t->head_dim, t->divisor, t->rows.data(), context);
+    PACKRAT_CHECK(status.ok());
+  }
 }
 
 size_t RopeTables::bytes() const {
   size_t bytes = 0;
-  for (const auto& table : tables_) bytes += table->BytesFor(max_tokens_);
+  for (const auto& table : tables_) bytes += sizeof(float) * table->head_dim * max_tokens_;
   return bytes;
 }
 

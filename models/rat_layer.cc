@@ -15,16 +15,13 @@ class RatMixer : public Mixer {
 
   void Forward(const Step& step, const LayerState& state, const float* h, float* x) override {
     const int tokens = step.batch.num_tokens, width = shape_.projection();
-    float* projection = step.scratch->floats.data();
+    float* projection = step.activations;
     float* o = projection + static_cast<size_t>(tokens) * width;
-    auto& sequences = step.scratch->rat;
-    sequences.clear();
-    for (int i = 0; i < step.batch.num_spans; ++i) {
-      const Span& span = step.batch.spans[i];
-      sequences.push_back({step.RowsOf(span), step.Pages(span, state), step.Tail(span, state)});
-    }
     MatMul(h, d_, tokens, {{&in_proj_, projection, width}}, step.context);
-    Rat(shape_, sequences, projection, gate_bias_.data(), *rope_, o, step.context);
+    const absl::Status status =
+        Rat(shape_, step.batch, step.Pages(state), step.Tails(state),
+            {projection, gate_bias_.data(), rope_->rows.data(), o, DType::kF32}, step.context);
+    PACKRAT_CHECK(status.ok());
     MatMul(o, d_, tokens, {{&out_proj_, x, d_, nullptr, /*accumulate=*/true}}, step.context);
   }
 
@@ -35,7 +32,7 @@ class RatMixer : public Mixer {
  private:
   const RatShape shape_;
   const int d_;
-  const RopeTable* rope_;
+  const RopeTables::Table* rope_;
   PackedMatrix in_proj_;
   std::vector<float> gate_bias_;
   PackedMatrix out_proj_;

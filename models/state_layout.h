@@ -25,8 +25,6 @@
 
 namespace packrat {
 
-inline constexpr int kBlockTokens = kMesaBlock;
-static_assert(kMesaBlock == kPageTokens, "sealed blocks and attention pages end together");
 inline constexpr size_t kStateAlign = 64;  // Bytes; every part, slot, tail and page is a multiple.
 
 // Offsets of one layer's part, in bytes from the start of the sequence's slot, tail or page.

@@ -66,15 +66,15 @@ StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows) {
 size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int max_rows,
                                  const std::vector<int>& strides) {
   Carver carver(base);
-  spans = carver.Take<GpuSpan>(limits.spans);
+  spans = carver.Take<BatchSpan>(limits.spans);
   token_span = carver.Take<int32_t>(limits.tokens);
   tokens = carver.Take<int32_t>(limits.tokens);
   rows = carver.Take<int32_t>(max_rows);
-  rings = carver.Take<int32_t>(strides.size() * limits.spans);
-  tables.clear();
+  tables = carver.Take<PageTable>(strides.size() * limits.spans);
+  pages.clear();
   // Last, since they are long and a step uses little of them.
   for (int stride : strides) {
-    tables.push_back(carver.Take<int32_t>(static_cast<size_t>(limits.spans) * stride));
+    pages.push_back(carver.Take<int32_t>(static_cast<size_t>(limits.spans) * stride));
   }
   return carver.used();
 }
@@ -101,14 +101,13 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
   }
   batch->device_.Carve(batch->memory_.data(), limits, max_rows, batch->strides_);
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
-    batch->tables_.push_back(
-        {batch->device_.tables[c], batch->device_.rings + c * limits.spans, batch->strides_[c]});
+    batch->tables_.push_back(batch->device_.tables + c * limits.spans);
   }
   return batch;
 }
 
-GpuBatch DeviceBatch::View(const StepSize& size) const {
-  GpuBatch view;
+BatchView DeviceBatch::View(const StepSize& size) const {
+  BatchView view;
   view.spans = device_.spans;
   view.token_span = device_.token_span;
   view.num_spans = size.spans;
@@ -123,7 +122,7 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
   PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
   const Parts& host = host_[turn];
   const std::byte* staging = staging_[turn].data();
-  std::fill_n(host.spans, size.spans, GpuSpan());
+  std::fill_n(host.spans, size.spans, BatchSpan());
   std::fill_n(host.token_span, size.tokens, -1);
   std::fill_n(host.tokens, size.tokens, -1);
   std::fill_n(host.rows, size.rows, -1);
@@ -142,26 +141,27 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
     }
     for (size_t c = 0; c < strides_.size(); ++c) {
       const PageTable& table = span.pages[c];
-      host.rings[c * limits_.spans + i] = std::max(table.ring, 1);
+      const size_t first = static_cast<size_t>(i) * strides_[c];
+      host.tables[c * limits_.spans + i] = {device_.pages[c] + first, std::max(table.ring, 1)};
       // A window's ring may be read anywhere, of other tables what the text has reached.
       const int pages = std::min(table.ring, classes_[c].PagesFor(span.position + span.num_tokens));
       PACKRAT_CHECK(pages <= strides_[c]);
-      std::copy_n(table.pages, pages, host.tables[c] + static_cast<size_t>(i) * strides_[c]);
+      std::copy_n(table.pages, pages, host.pages[c] + first);
       used[c] = std::max(used[c], static_cast<size_t>(pages));
     }
   }
-  // Everything before the tables in one copy, then of each table the corner that is in use.
-  const auto head = reinterpret_cast<std::byte*>(host.rings + strides_.size() * limits_.spans);
+  // Everything before the pages in one copy, then of each class the corner that is in use.
+  const auto head = reinterpret_cast<std::byte*>(host.tables + strides_.size() * limits_.spans);
   absl::Status status = CudaStatus(
       cudaMemcpyAsync(memory_.data(), staging, head - staging, cudaMemcpyHostToDevice, stream),
       "copying a batch");
   for (size_t c = 0; c < strides_.size() && status.ok(); ++c) {
     if (used[c] == 0) continue;
     const size_t pitch = strides_[c] * sizeof(int32_t);
-    status = CudaStatus(cudaMemcpy2DAsync(device_.tables[c], pitch, host.tables[c], pitch,
-                                          used[c] * sizeof(int32_t), batch.num_spans,
-                                          cudaMemcpyHostToDevice, stream),
-                        "copying page tables");
+    status = CudaStatus(
+        cudaMemcpy2DAsync(device_.pages[c], pitch, host.pages[c], pitch, used[c] * sizeof(int32_t),
+                          batch.num_spans, cudaMemcpyHostToDevice, stream),
+        "copying page tables");
   }
   return status;
 }

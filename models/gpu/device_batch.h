@@ -38,18 +38,19 @@ class DeviceBatch {
   // side is written again.
   absl::Status Upload(const Batch& batch, const StepSize& size, int turn, CudaStream stream);
 
-  GpuBatch View(const StepSize& size) const;
+  BatchView View(const StepSize& size) const;
   const int32_t* tokens() const { return device_.tokens; }  // (tokens), -1: unused
   const int32_t* rows() const { return device_.rows; }      // (rows): token of each, -1: unused
-  const std::vector<DeviceTables>& tables() const { return tables_; }
+  const std::vector<const PageTable*>& tables() const { return tables_; }
   size_t bytes() const { return memory_.size(); }
 
  private:
   // Places in one block of memory, the same on host and device.
   struct Parts {
-    GpuSpan* spans;
-    int32_t *token_span, *tokens, *rows, *rings;
-    std::vector<int32_t*> tables;  // Per page class.
+    BatchSpan* spans;
+    int32_t *token_span, *tokens, *rows;
+    PageTable* tables;            // (page classes, limits.spans)
+    std::vector<int32_t*> pages;  // What they point to, per page class: (spans, stride)
     size_t Carve(std::byte* base, const Limits& limits, int max_rows,
                  const std::vector<int>& strides);
   };
@@ -62,7 +63,7 @@ class DeviceBatch {
   PinnedMemory staging_[kMaxStepsInFlight];
   DeviceMemory memory_;
   Parts host_[kMaxStepsInFlight], device_;
-  std::vector<DeviceTables> tables_;
+  std::vector<const PageTable*> tables_;
 };
 
 }  // namespace packrat::gpu

@@ -12,7 +12,7 @@ namespace packrat::gpu {
 absl::StatusOr<std::unique_ptr<Flights>> Flights::Create(int max_spans) {
   std::unique_ptr<Flights> flights(new Flights);
   for (Flight& flight : flights->flights_) {
-    auto stats = PinnedMemory::Allocate(max_spans * sizeof(GpuStats), "statistics");
+    auto stats = PinnedMemory::Allocate(max_spans * sizeof(SpanTotals), "statistics");
     if (!stats.ok()) return stats.status();
     flight.stats = *std::move(stats);
     auto done = Event::Create();
@@ -31,13 +31,13 @@ int Flights::rows_before() const {
   return none() ? 0 : flights_[(started_ - 1) % kMaxStepsInFlight].rows;
 }
 
-absl::Status Flights::Start(int spans, int rows, const GpuStats* stats, CudaStream stream) {
+absl::Status Flights::Start(int spans, int rows, const SpanTotals* stats, CudaStream stream) {
   Flight& flight = flights_[turn()];
   ++started_;
   flight.spans = spans;
   flight.rows = rows;
   absl::Status status =
-      CudaStatus(cudaMemcpyAsync(flight.stats.data(), stats, spans * sizeof(GpuStats),
+      CudaStatus(cudaMemcpyAsync(flight.stats.data(), stats, spans * sizeof(SpanTotals),
                                  cudaMemcpyDeviceToHost, stream),
                  "copying statistics");
   return status.ok() ? flight.done.Record(stream) : status;
@@ -50,15 +50,9 @@ absl::Status Flights::Finish(SpanStats* stats, int* turn, int* rows) {
   *rows = flight.rows;
   absl::Status status = flight.done.Wait("running a step");
   if (!status.ok()) return status;
-  const auto* from = reinterpret_cast<const GpuStats*>(flight.stats.data());
+  const auto* from = reinterpret_cast<const SpanTotals*>(flight.stats.data());
   for (int i = 0; i < flight.spans; ++i) {
-    SpanStats& to = stats[i];
-    to = SpanStats();
-    to.cg_solves = static_cast<int64_t>(from[i].cg_solves);
-    to.cg_steps = static_cast<int64_t>(from[i].cg_steps);
-    to.cg_unconverged = from[i].cg_unconverged;
-    std::memcpy(&to.max_residual, &from[i].max_residual_bits, sizeof to.max_residual);
-    to.finite = from[i].not_finite == 0;
+    stats[i] = SpanStats(from[i]);
   }
   return absl::OkStatus();
 }

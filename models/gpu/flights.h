@@ -27,7 +27,7 @@ class Flights {
   int rows_before() const;
 
   // The next step is queued: queues the copy of `stats`, (spans), and marks the step's end.
-  absl::Status Start(int spans, int rows, const GpuStats* stats, CudaStream stream);
+  absl::Status Start(int spans, int rows, const SpanTotals* stats, CudaStream stream);
   // Waits for the earliest step in flight. `stats`: (spans); *rows of its results are on the side
   // *turn.
   absl::Status Finish(SpanStats* stats, int* turn, int* rows);
@@ -35,7 +35,7 @@ class Flights {
  private:
   struct Flight {
     int spans = 0, rows = 0;
-    PinnedMemory stats;  // (max_spans) GpuStats
+    PinnedMemory stats;  // (max_spans) SpanTotals
     Event done;
   };
   Flights() = default;

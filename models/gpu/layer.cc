@@ -2,9 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cmath>
-
-#include "kernels/elementwise.h"
+#include "kernels/rope.h"
 
 namespace packrat::gpu {
 
@@ -27,10 +25,7 @@ void RopeRows::Carve(int max_tokens, Carver* carver) {
 
 absl::Status RopeRows::Upload() const {
   for (const Table& t : tables_) {
-    std::vector<double> frequencies;
-    for (int i = 0; i < t.head_dim / 2; ++i) {
-      frequencies.push_back(std::pow(t.base, -2.0 * i / t.head_dim));
-    }
+    const std::vector<double> frequencies = RopeFrequencies(t.base, t.head_dim);
     absl::Status status =
         CudaStatus(cudaMemcpy(const_cast<double*>(t.frequencies), frequencies.data(),
                               frequencies.size() * sizeof(double), cudaMemcpyHostToDevice),
@@ -41,7 +36,7 @@ absl::Status RopeRows::Upload() const {
   return CudaStatus(cudaDeviceSynchronize(), "copying rotary frequencies");
 }
 
-absl::Status RopeRows::Fill(const GpuBatch& batch, CudaStream stream) const {
+absl::Status RopeRows::Fill(const BatchView& batch, CudaStream stream) const {
   for (const Table& t : tables_) {
     absl::Status status = FillRope(batch, t.frequencies, t.head_dim, t.divisor, t.rows, stream);
     if (!status.ok()) return status;
@@ -61,10 +56,9 @@ void KernelScratch::Carve(Carver* carver) {
   for (Region& region : regions_) region.memory = carver->Take<std::byte>(region.bytes);
 }
 
-GpuPages Step::Pages(const LayerState& layer) const {
-  const DeviceTables& t = tables[layer.page_class];
+StatePages Step::Pages(const LayerState& layer) const {
   return {memory.pages[layer.page_class] + layer.page_offset,
-          layout.page_classes[layer.page_class].page_bytes, t.tables, t.rings, t.stride};
+          layout.page_classes[layer.page_class].page_bytes, tables[layer.page_class]};
 }
 
 absl::Status Step::Multiply(const Matrix& weight, const void* x, void* y, const float* bias) const {

@@ -45,7 +45,7 @@ class RopeRows {
   void Carve(int max_tokens, Carver* carver);
   // After Carve() with memory: computes and uploads the frequencies.
   absl::Status Upload() const;
-  absl::Status Fill(const GpuBatch& batch, CudaStream stream) const;
+  absl::Status Fill(const BatchView& batch, CudaStream stream) const;
 
  private:
   std::vector<Table> tables_;
@@ -69,22 +69,15 @@ class KernelScratch {
   std::vector<Region> regions_;
 };
 
-// The page tables of one page class as they lie on the device.
-struct DeviceTables {
-  const int32_t* tables = nullptr;  // (spans, stride)
-  const int32_t* rings = nullptr;   // (spans)
-  int stride = 0;
-};
-
 // What a layer's forward pass reads beside its input.
 struct Step {
-  GpuBatch batch;
+  BatchView batch;
   StateMemory memory;
   const StateLayout& layout;
-  const std::vector<DeviceTables>& tables;  // One per page class.
-  GpuStats* stats;                          // (spans)
-  std::byte* activations;                   // A layer's: tokens * bytes_per_token(), and
-                                            // kActivationSlack for the alignment of its parts.
+  const std::vector<const PageTable*>& tables;  // One per page class: (spans)
+  SpanTotals* totals;                           // (spans)
+  std::byte* activations;                       // A layer's: tokens * bytes_per_token(), and
+                                                // kActivationSlack for the alignment of its parts.
   const RopeRows& ropes;
   const KernelScratch& scratch;
   MatMul* matmul;
@@ -92,11 +85,11 @@ struct Step {
   DType type;  // Of activations.
 
   // One layer's part of pages, slots and tails.
-  GpuPages Pages(const LayerState& layer) const;
-  GpuParts Slots(const LayerState& layer) const {
+  StatePages Pages(const LayerState& layer) const;
+  StateParts Slots(const LayerState& layer) const {
     return {memory.slots + layer.slot_offset, layout.slot_bytes};
   }
-  GpuParts Tails(const LayerState& layer) const {
+  StateParts Tails(const LayerState& layer) const {
     return {memory.tails + layer.tail_offset, layout.tail_bytes};
   }
   // y = x W' (+ bias), of the activations' type.

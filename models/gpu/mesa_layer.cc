@@ -71,7 +71,7 @@ class MesaMixer : public Mixer {
                                 type_,
                                 state_type_};
     status = Mesa(shape_, weights_, step.batch, step.Slots(state), step.Tails(state), operands,
-                  step.stats, step.scratch.region(scratch_), step.stream);
+                  step.totals, step.scratch.region(scratch_), step.stream);
     if (!status.ok()) return status;
     return step.Accumulate(out_proj_, o, x);
   }

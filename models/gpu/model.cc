@@ -98,7 +98,7 @@ class GpuModel : public LanguageModel {
   // Parts of it.
   float *x_ = nullptr, *logits_ = nullptr;
   std::byte *h_ = nullptr, *activations_ = nullptr;
-  GpuStats* stats_ = nullptr;
+  SpanTotals* stats_ = nullptr;
   RopeRows ropes_;
   KernelScratch scratch_;
   PinnedMemory host_logits_;
@@ -165,7 +165,7 @@ size_t GpuModel::CarveScratch(std::byte* base) {
   h_ = carver.Take<std::byte>(std::max(tokens, rows) * d * DTypeBytes(type_));
   activations_ = carver.Take<std::byte>(tokens * per_token + kActivationSlack);
   logits_ = carver.Take<float>(rows * config_.vocab_size);
-  stats_ = carver.Take<GpuStats>(limits_.spans);
+  stats_ = carver.Take<SpanTotals>(limits_.spans);
   ropes_.Carve(limits_.tokens, &carver);
   scratch_.Carve(&carver);
   return carver.used();
@@ -210,7 +210,7 @@ absl::Status GpuModel::LaunchKernels(const StepSize& size) {
                   stream_,
                   type_};
   absl::Status status = CudaStatus(
-      cudaMemsetAsync(stats_, 0, size.spans * sizeof(GpuStats), stream_), "clearing statistics");
+      cudaMemsetAsync(stats_, 0, size.spans * sizeof(SpanTotals), stream_), "clearing statistics");
   if (!status.ok()) return status;
   status = Embed(embedding_.data, type_, batch_->tokens(), sampling_->device_results(), size.tokens,
                  d, x_, stream_);

@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/paged.h"
+#include "kernels/batch.h"
 
 namespace packrat {
 

@@ -55,8 +55,8 @@ struct AttentionText {
 
 // The smallest ring that the contract allows.
 inline int RingPages(const AttentionShape& s, int length) {
-  const int all = (length + kPageTokens - 1) / kPageTokens;
-  return s.window == 0 ? all : 1 + (s.window - 1 + kPageTokens - 1) / kPageTokens;
+  const int all = (length + kBlockTokens - 1) / kBlockTokens;
+  return s.window == 0 ? all : 1 + (s.window - 1 + kBlockTokens - 1) / kBlockTokens;
 }
 
 }  // namespace packrat

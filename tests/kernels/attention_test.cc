@@ -1,166 +1,295 @@
 #include "kernels/attention.h"
 
-#include <gtest/gtest.h>
-
 #include <deque>
 
 #include "tests/kernels/attention_reference.h"
-#include "tests/kernels/random.h"
-#include "tests/kernels/texts.h"
+#include "tests/kernels/steps.h"
 
 namespace packrat {
 namespace {
 
-using Text = AttentionText;
+using Outputs = std::vector<std::vector<float>>;  // Per text (length, heads * dim).
 
-struct Outcome {
-  std::vector<std::vector<float>> out;  // Per text (length, heads * dim).
-};
+template <class T>
+class AttentionTest : public TextsTest {
+ protected:
+  static constexpr Storage kStorage{sizeof(T) == 2};
+  using Texts = std::deque<AttentionText>;
 
-Outcome Feed(const AttentionShape& s, const std::deque<Text>& texts, Cut cut, int threads) {
-  const int q_width = s.num_heads * s.head_dim, kv_width = s.num_kv_heads * s.head_dim;
-  Random random(7);
-  PoisonedContext context(threads, 0, AttentionScratchFloats(s.head_dim));
-  std::deque<Pages> pages;
-  std::vector<int> lengths;
-  std::vector<const std::vector<float>*> q, k, v;
-  for (const Text& text : texts) {
-    lengths.push_back(text.length);
-    q.push_back(&text.q), k.push_back(&text.k), v.push_back(&text.v);
-    pages.emplace_back(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim),
-                       RingPages(s, text.length));
+  static Texts MakeTexts(Random* random, const AttentionShape& s, const std::vector<int>& lengths,
+                         float scale = 1.0f) {
+    Texts texts;
+    for (const int n : lengths) {
+      texts.emplace_back(random, s, n, scale, kStorage, kDotRoundings);
+    }
+    return texts;
   }
-  Outcome outcome{std::vector<std::vector<float>>(texts.size())};
-  Feeder feeder(lengths, cut);
-  std::vector<Rows> rows;
-  while (feeder.Next(&rows)) {
-    const int tokens = NumTokens(rows);
-    const ptrdiff_t q_stride = q_width + random.Int(0, 3), k_stride = kv_width + random.Int(0, 3),
-                    v_stride = kv_width + random.Int(0, 3);
-    const auto batch_q = Gather(rows, q, q_width, q_stride);
-    const auto batch_k = Gather(rows, k, kv_width, k_stride);
-    const auto batch_v = Gather(rows, v, kv_width, v_stride);
-    RopeTable rope(kRopeBase, s.head_dim, 1, tokens);
-    std::vector<AttentionSequence> sequences;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      for (int t = 0; t < rows[i].num_tokens; ++t) {
-        rope.Set(rows[i].first_token + t, rows[i].position + t);
+
+  Outputs Feed(const AttentionShape& s, const Texts& texts, Cut cut, uint64_t seed = 7) {
+    std::vector<int> lengths;
+    for (const AttentionText& text : texts) lengths.push_back(text.length);
+    Feeder feeder(lengths, cut);
+    return Feed(
+        s, texts, [&](std::vector<Rows>* rows) { return feeder.Next(rows); }, seed);
+  }
+
+  // next(&rows): as Feeder::Next().
+  template <class Next>
+  Outputs Feed(const AttentionShape& s, const Texts& texts, const Next& next, uint64_t seed) {
+    const int q_width = s.num_heads * s.head_dim, kv_width = s.num_kv_heads * s.head_dim;
+    Random random(seed);
+    std::vector<int> lengths, rings, used;
+    std::vector<const std::vector<float>*> q, k, v;
+    int context = 0, tokens = 1;
+    for (const AttentionText& text : texts) {
+      lengths.push_back(text.length);
+      q.push_back(&text.q), k.push_back(&text.k), v.push_back(&text.v);
+      rings.push_back(RingPages(s, text.length));
+      used.push_back(std::min((text.length + kBlockTokens - 1) / kBlockTokens, rings.back()));
+      context = std::max(context, text.length);
+      tokens += text.length + 3;
+    }
+    DevicePages<T> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
+    const std::vector<int> no_tails(lengths.size());
+    Scratch scratch(PACKRAT_SCRATCH(
+        gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context),
+        AttentionScratchFloats(s.head_dim)));
+    scratch.Zero();
+    Outputs outputs(lengths.size());
+    std::vector<Rows> rows;
+    while (next(&rows)) {
+      const DeviceStep step(&random, rows, no_tails);
+      // Rows of k, q, v and something else.
+      const int beside = random.Int(0, 3), stride = q_width + 2 * kv_width + beside;
+      const std::vector<float> all_q = step.Gather(q, q_width), all_k = step.Gather(k, kv_width),
+                               all_v = step.Gather(v, kv_width);
+      std::vector<float> qkv;
+      for (int t = 0; t < step.num_tokens(); ++t) {
+        qkv.insert(qkv.end(), &all_k[t * kv_width], &all_k[t * kv_width] + kv_width);
+        qkv.insert(qkv.end(), &all_q[t * q_width], &all_q[t * q_width] + q_width);
+        qkv.insert(qkv.end(), &all_v[t * kv_width], &all_v[t * kv_width] + kv_width);
+        qkv.insert(qkv.end(), beside, kNaN);
       }
-      sequences.push_back({rows[i], pages[i].state()});
+      DeviceArray<T> device_qkv(Stored<T>::From(qkv));
+      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
+      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * q_width);
+      const StatePages tables = pages.For(step);
+      const T* rows_at = device_qkv.data();
+      const AttentionOperands operands{
+          rows_at + kv_width, rows_at,         rows_at + kv_width + q_width, stride, rope.data(),
+          out.data(),         Stored<T>::kType};
+      EXPECT_TRUE(Run(scratch, [&](auto... device) {
+                    return ops::Attention(s, step.batch(), tables, operands, device...);
+                  }).ok());
+      step.Scatter(out.Get(), q_width, &outputs);
     }
-    GuardedFloats out(static_cast<size_t>(tokens) * q_width);
-    Attention(
-        s, sequences,
-        {batch_q.data(), q_stride, batch_k.data(), k_stride, batch_v.data(), v_stride, out.data()},
-        rope, &context);
-    EXPECT_TRUE(out.GuardsIntact());
-    Scatter(rows, out.data(), q_width, &outcome.out);
+    pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
+    scratch.ExpectGuardsIntact();
+    return outputs;
   }
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const int used = (texts[i].length + kPageTokens - 1) / kPageTokens;
-    EXPECT_TRUE(pages[i].OthersIntact(std::min(used, RingPages(s, texts[i].length))));
+
+  void ExpectRightInEveryCut(const AttentionShape& s, const Texts& texts) {
+    SCOPED_TRACE(testing::Message()
+                 << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim " << s.head_dim
+                 << " window " << s.window << " text " << texts[0].length);
+    ForEachDevice([&] {
+      const Outputs whole = Feed(s, texts, Cut::kWhole);
+      for (size_t i = 0; i < texts.size(); ++i) {
+        ASSERT_EQ(whole[i].size(), texts[i].expected.size());
+        for (size_t j = 0; j < whole[i].size(); ++j) {
+          ASSERT_NEAR(whole[i][j], texts[i].expected[j], texts[i].tolerance[j])
+              << "text " << i << " element " << j;
+        }
+      }
+      ForEachCutAndOrder([&](Cut cut) {
+        EXPECT_EQ(Feed(s, texts, cut, 8), whole) << "cut " << static_cast<int>(cut);
+      });
+    });
   }
-  return outcome;
-}
+};
+TYPED_TEST_SUITE(AttentionTest, ActivationTypes);
 
-void ExpectRight(const std::deque<Text>& texts, const Outcome& outcome) {
-  for (size_t i = 0; i < texts.size(); ++i) {
-    ASSERT_EQ(outcome.out[i].size(), texts[i].expected.size());
-    for (size_t j = 0; j < texts[i].expected.size(); ++j) {
-      ASSERT_NEAR(outcome.out[i][j], texts[i].expected[j], texts[i].tolerance[j])
-          << "text " << i << " element " << j;
-    }
-  }
-}
-
-AttentionShape RandomShape(Random* random) {
-  const int kv_heads = random->Int(1, 3);
-  return {kv_heads * random->Int(1, 3), kv_heads,
-          random->OneOf<int>({2, 6, 8, 14, 16, 18, 24, 30, 32, 34, 64, 66, 128}),
-          random->OneOf<int>({0, 0, 1, 2, 5, 16, 17, 18, 33, 100, 1000})};
-}
-
-void ExpectRightInEveryCut(const AttentionShape& s, const std::deque<Text>& texts) {
-  SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim "
-                                  << s.head_dim << " window " << s.window << " text "
-                                  << texts[0].length);
-  ForEachCpu([&](int threads) {
-    const Outcome whole = Feed(s, texts, Cut::kWhole, threads);
-    ExpectRight(texts, whole);
-    for (const Cut cut : kCuts) {
-      EXPECT_EQ(Feed(s, texts, cut, threads).out, whole.out) << "cut " << static_cast<int>(cut);
-    }
-  });
-}
-
-TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
+TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
-  for (int i = 0; i < 40; ++i) {
-    const AttentionShape s = RandomShape(&random);
-    std::deque<Text> texts;
-    const float scale = random.OneOf<float>({0.1f, 1.0f, 4.0f});
-    for (int n = random.Int(1, 4); n > 0; --n) {
-      texts.emplace_back(&random, s, random.Int(1, 70), scale);
-    }
-    ExpectRightInEveryCut(s, texts);
-    if (HasFailure()) return;
+  const int windows[] = {0, 1, 2, 16, 17, 33, 1000};
+  const int dims[] = {2, 6, 34, 64, 66, 128, 256};
+  for (int i = 0; i < (kOnCpu ? 40 : 7); ++i) {
+    const int kv_heads = random.Int(1, 2);
+    const int dim = i < 7 ? dims[i] : 2 * random.Int(1, 35);
+    const AttentionShape s{kv_heads * random.Int(1, 3), kv_heads, dim,
+                           i < 7 ? windows[i] : random.OneOf<int>({0, 5, 18, 33, 100})};
+    const std::vector<int> lengths = {random.Int(20, kOnCpu ? 70 : 50), random.Int(1, 20)};
+    this->ExpectRightInEveryCut(
+        s, this->MakeTexts(&random, s, lengths, random.OneOf<float>({0.1f, 1.0f, 4.0f})));
+    if (this->HasFailure()) return;
   }
 }
 
-// Longer than one and two tiles of the softmax, and a window that crosses a tile's edge.
-TEST(AttentionTest, LongTexts) {
+// More query heads of a key head than a block takes.
+TYPED_TEST(AttentionTest, ManySharedHeads) {
   Random random(2);
-  for (const AttentionShape& s :
-       {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 300}, AttentionShape{1, 1, 6, 40}}) {
-    std::deque<Text> texts;
-    texts.emplace_back(&random, s, 545, 1.0f);
-    texts.emplace_back(&random, s, 256, 1.0f);
-    ExpectRightInEveryCut(s, texts);
-    if (HasFailure()) return;
+  for (const AttentionShape& s : {AttentionShape{16, 2, 10, 0}, AttentionShape{19, 1, 6, 20}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {30, 5}));
+    if (this->HasFailure()) return;
   }
 }
 
-// Scores far apart: the first tile's maximum is far below the second's, and the other way round.
-TEST(AttentionTest, MaximumMovesBetweenTiles) {
+// Several splits, full ones and not, windows that cross their edges, rings shorter than the piece;
+// on the CPU more than one and than two tiles of the softmax.
+TYPED_TEST(AttentionTest, LongTexts) {
+  Random random(3);
+  for (const AttentionShape& s :
+       {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 100}, AttentionShape{1, 1, 130, 40}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {140, 64}));
+    if (this->HasFailure()) return;
+  }
+  if (!kOnCpu) return;
+  for (const AttentionShape& s : {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 300}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {545, 256}));
+    if (this->HasFailure()) return;
+  }
+}
+
+// A piece that goes round its ring more than once, then single tokens that read what it left.
+TYPED_TEST(AttentionTest, RingShorterThanThePiece) {
+  Random random(7);
+  for (const int window : {2, 18}) {
+    const AttentionShape s{1, 1, 8, window};
+    const int piece = 77, length = piece + 6;
+    const auto texts = this->MakeTexts(&random, s, {length});
+    this->ForEachDevice([&] {
+      const Outputs single = this->Feed(s, texts, Cut::kSingle);
+      this->ForEachOrder([&] {
+        int fed = 0;
+        const auto next = [&](std::vector<Rows>* rows) {
+          if (fed == length) return false;
+          *rows = {{0, fed == 0 ? piece : 1, fed}};
+          fed += (*rows)[0].num_tokens;
+          return true;
+        };
+        EXPECT_EQ(this->Feed(s, texts, next, 8), single);
+      });
+    });
+  }
+}
+
+// Scores far apart: the maximum of the first split (on the CPU: tile) is far below the second's,
+// and the other way round.
+TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
   const AttentionShape s{1, 1, 16, 0};
   for (const bool rising : {true, false}) {
-    Random random(3);
-    std::deque<Text> texts;
-    texts.emplace_back(&random, s, 530, 1.0f);
-    Text& text = texts[0];
+    Random random(4);
+    const int length = kOnCpu ? 530 : 140, edge = kOnCpu ? 256 : 64;
+    auto texts = this->MakeTexts(&random, s, {length});
+    AttentionText& text = texts[0];
     for (int t = 0; t < text.length; ++t) {
-      const float scale = (t < 256) == rising ? 0.01f : 30.0f;
-      for (int d = 0; d < 16; ++d) text.k[t * 16 + d] *= scale;
+      for (int d = 0; d < 16; ++d) text.k[t * 16 + d] *= (t < edge) == rising ? 0x1p-6f : 32.0f;
     }
     text.expected.clear();
     text.tolerance.clear();
     for (int t = 0; t < text.length; ++t) text.Attend(s, t, 0);
-    ExpectRightInEveryCut(s, texts);
+    this->ExpectRightInEveryCut(s, texts);
   }
 }
 
-TEST(AttentionTest, NaNStaysInItsSequenceAndIsSeenThere) {
-  Random random(4);
-  const AttentionShape s{4, 2, 24, 20};
-  for (std::vector<float> Text::*operand : {&Text::q, &Text::k, &Text::v}) {
-    std::deque<Text> texts;
-    for (int i = 0; i < 3; ++i) texts.emplace_back(&random, s, 37, 1.0f);
-    std::deque<Text> bad = texts;
-    const int token = 21, width = static_cast<int>((bad[1].*operand).size()) / 37;
-    (bad[1].*operand)[token * width + 5] = kNaN;
-    ForEachCpu([&](int threads) {
-      for (const Cut cut : kCuts) {
-        const Outcome clean = Feed(s, texts, cut, threads), dirty = Feed(s, bad, cut, threads);
-        EXPECT_TRUE(SameBits(clean.out[0], dirty.out[0]));
-        EXPECT_TRUE(SameBits(clean.out[2], dirty.out[2]));
-        const float* row = dirty.out[1].data() + token * s.num_heads * s.head_dim;
-        EXPECT_TRUE(
-            std::any_of(row, row + s.num_heads * s.head_dim, [](float x) { return std::isnan(x); }))
-            << "a NaN vanished, cut " << static_cast<int>(cut);
-        if (cut == Cut::kSingle) {
-          EXPECT_TRUE(SameBits(clean.out[1].data(), dirty.out[1].data(),
-                               static_cast<size_t>(token) * s.num_heads * s.head_dim));
+// More splits than runs, as for RAT; the window's runs begin within a split.
+TYPED_TEST(AttentionTest, LongRuns) {
+  using S = Stored<TypeParam>;
+  const int dim = 16, num = 4;
+  Random random(5);
+  for (const auto& [start, visible] :
+       {std::pair(64 * 64 - 2, 0), {128 * 64 - 1, 0}, {5000, 64 * 64 + 3}, {8000, 100}}) {
+    const int position = start, window = visible;  // Bindings cannot be captured.
+    const AttentionShape s{2, 1, dim, window};
+    const int length = position + num;
+    DevicePages<TypeParam> pages(&random, AttentionPageFloats(1, dim), {RingPages(s, length)});
+    const std::vector<float> entries = pages.Fill(&random);
+    Scratch scratch(
+        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10, length), AttentionScratchFloats(dim)));
+    scratch.Zero();
+    std::vector<float> text(static_cast<size_t>(length) * 4 *
+                            dim);  // q, k, v; then from `position`.
+    const std::vector<float> fed = this->kStorage(random.Normals(num * 4 * dim));
+    std::copy(fed.begin(), fed.end(), text.end() - static_cast<ptrdiff_t>(fed.size()));
+    const auto feed = [&](int first, int n, Outputs* outputs) {
+      const DeviceStep step(&random, {{0, n, first}}, {0});
+      DeviceArray<TypeParam> qkv(S::From(step.Gather({&text}, 4 * dim)));
+      DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
+      DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * 2 * dim);
+      const StatePages tables = pages.For(step);
+      const AttentionOperands operands{qkv.data(), qkv.data() + 2 * dim, qkv.data() + 3 * dim,
+                                       4 * dim,    rope.data(),          out.data(),
+                                       S::kType};
+      EXPECT_TRUE(this->Run(scratch,
+                            [&](auto... device) {
+                              return ops::Attention(s, step.batch(), tables, operands, device...);
+                            })
+                      .ok());
+      step.Scatter(out.Get(), 2 * dim, outputs);
+    };
+    Outputs single(1);
+    for (int t = 0; t < num; ++t) feed(position + t, 1, &single);
+    SoftmaxList list(Rotated(&fed[0], dim, position, kRopeBase), kDotRoundings);
+    const int ring = RingPages(s, length), page_floats = 2 * kBlockTokens * dim;
+    for (int p = window == 0 ? 0 : position - window + 1; p < position; ++p) {
+      const float* key = &entries[static_cast<size_t>(p / kBlockTokens % ring) * page_floats +
+                                  p % kBlockTokens * dim];
+      const float* value = key + kBlockTokens * dim;
+      list.Add(Vector(key, key + dim), Vector(value, value + dim), 0, Vector(dim));
+    }
+    const Vector own = Rotated(&fed[2 * dim], dim, position, kRopeBase);
+    list.Add(own, Vector(&fed[3 * dim], &fed[3 * dim] + dim),
+             1.001 * this->kStorage.rounding() * Norm(own), Vector(dim));
+    Vector expected, tolerance;
+    list.Finish(&expected, &tolerance);
+    for (int d = 0; d < dim; ++d) {
+      ASSERT_NEAR(
+          single[0][d], expected[d],
+          tolerance[d] + this->kStorage.rounding() * (std::fabs(expected[d]) + tolerance[d]));
+    }
+    // A ring's pages that were taken since were not visible: the same again, now as a piece.
+    this->ForEachOrder([&] {
+      Outputs whole(1);
+      feed(position, num, &whole);
+      EXPECT_EQ(whole, single);
+    });
+  }
+}
+
+TYPED_TEST(AttentionTest, NaNStaysInItsSequenceAndIsSeenThere) {
+  Random random(6);
+  const AttentionShape s{4, 2, 24, 12};
+  const int width = 4 * 24;
+  const auto texts = this->MakeTexts(&random, s, {37, 37, 37});
+  for (const auto& [token, cut] : {std::pair(21, Cut::kWhole),
+                                   {21, Cut::kSingle},
+                                   {21, Cut::kRandom},
+                                   // The first token has no score but its own.
+                                   {0, Cut::kWhole},
+                                   {0, Cut::kSingle}}) {
+    const int at = token;  // Bindings cannot be captured.
+    const Cut how = cut;
+    this->ForEachDevice([&] {
+      const Outputs clean = this->Feed(s, texts, how);
+      for (std::vector<float> AttentionText::*operand :
+           {&AttentionText::q, &AttentionText::k, &AttentionText::v}) {
+        auto bad = texts;
+        const int columns = static_cast<int>((bad[1].*operand).size()) / 37;
+        (bad[1].*operand)[at * columns + 5] = kNaN;
+        const Outputs dirty = this->Feed(s, bad, how);
+        EXPECT_TRUE(SameBits(clean[0], dirty[0]));
+        EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+        // What comes later changes nothing of what came before, and beyond the window it is
+        // forgotten; on a GPU even in the same piece.
+        if (!kOnCpu || how == Cut::kSingle) {
+          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), at * width));
+          const size_t forgotten = (at + s.window) * width;
+          EXPECT_TRUE(SameBits(clean[1].data() + forgotten, dirty[1].data() + forgotten,
+                               clean[1].size() - forgotten));
         }
+        const float* row = dirty[1].data() + at * width;
+        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
+            << "a NaN vanished, cut " << static_cast<int>(how);
       }
     });
   }

@@ -1,144 +1,234 @@
 #include "kernels/rat.h"
 
-#include <gtest/gtest.h>
-
-#include <deque>
-
-#include "tests/kernels/random.h"
 #include "tests/kernels/rat_reference.h"
-#include "tests/kernels/texts.h"
+#include "tests/kernels/steps.h"
 
 namespace packrat {
 namespace {
 
-using Layer = RatLayer;
-using Text = RatText;
 using Outputs = std::vector<std::vector<float>>;
 
-Outputs Feed(const Layer& layer, Cut cut, int threads) {
-  const RatShape& s = layer.shape;
-  Random random(7);
-  PoisonedContext context(threads, 0, RatScratchFloats(s.head_dim));
-  std::deque<Pages> pages;
-  std::deque<GuardedFloats> tails;
-  std::vector<int> lengths;
-  std::vector<const std::vector<float>*> projections;
-  for (const Text& text : layer.texts) {
-    lengths.push_back(text.length);
-    projections.push_back(&text.projection);
-    // One page for each chunk that the text finishes, and never none.
-    pages.emplace_back(&random, RatPageFloats(s.num_heads, s.head_dim),
-                       std::max(1, text.length / s.chunk_size));
-    tails.emplace_back(RatTailFloats(s.num_heads, s.head_dim));
-  }
-  Outputs outputs(layer.texts.size());
-  Feeder feeder(lengths, cut);
-  std::vector<Rows> rows;
-  while (feeder.Next(&rows)) {
-    const int tokens = NumTokens(rows);
-    const auto projection = Gather(rows, projections, s.projection(), s.projection());
-    RopeTable rope(kRopeBase, s.head_dim, s.chunk_size, tokens);
-    std::vector<RatSequence> sequences;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      for (int t = 0; t < rows[i].num_tokens; ++t) {
-        rope.Set(rows[i].first_token + t, rows[i].position + t);
-      }
-      sequences.push_back({rows[i], pages[i].state(), tails[i].data()});
-    }
-    GuardedFloats out(static_cast<size_t>(tokens) * s.num_heads * s.head_dim);
-    Rat(s, sequences, projection.data(), layer.gate_bias.data(), rope, out.data(), &context);
-    EXPECT_TRUE(out.GuardsIntact());
-    Scatter(rows, out.data(), s.num_heads * s.head_dim, &outputs);
-  }
-  for (size_t i = 0; i < pages.size(); ++i) {
-    EXPECT_TRUE(pages[i].OthersIntact(lengths[i] / s.chunk_size));
-    EXPECT_TRUE(tails[i].GuardsIntact());
-  }
-  return outputs;
-}
+template <class T>
+class RatTest : public TextsTest {
+ protected:
+  static constexpr Storage kStorage{sizeof(T) == 2};
 
-void ExpectRightInEveryCut(const Layer& layer) {
-  const RatShape& s = layer.shape;
-  SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << " groups " << s.num_groups
-                                  << " dim " << s.head_dim << " chunk " << s.chunk_size << " text "
-                                  << layer.texts[0].length);
-  ForEachCpu([&](int threads) {
-    const Outputs whole = Feed(layer, Cut::kWhole, threads);
-    for (size_t i = 0; i < whole.size(); ++i) {
-      const Text& text = layer.texts[i];
-      ASSERT_EQ(whole[i].size(), text.expected.size());
-      for (size_t j = 0; j < whole[i].size(); ++j) {
-        ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
-            << "text " << i << " element " << j;
-      }
-    }
-    for (const Cut cut : kCuts) {
-      EXPECT_EQ(Feed(layer, cut, threads), whole) << "cut " << static_cast<int>(cut);
-    }
-  });
-}
+  static RatLayer MakeLayer(Random* random, const RatShape& shape, const std::vector<int>& lengths,
+                            float scale = 1.0f) {
+    return RatLayer(random, shape, lengths, scale, kStorage, kDotRoundings);
+  }
 
-TEST(RatTest, MeetsTheReferenceInEveryCut) {
+  Outputs Feed(const RatLayer& layer, Cut cut, uint64_t seed = 7) {
+    const RatShape& s = layer.shape;
+    const int width = s.num_heads * s.head_dim;
+    Random random(seed);
+    std::vector<int> lengths, rings, used;
+    std::vector<const std::vector<float>*> projections;
+    int context = 0, tokens = 1;
+    for (const RatText& text : layer.texts) {
+      lengths.push_back(text.length);
+      projections.push_back(&text.projection);
+      used.push_back(text.length / s.chunk_size);
+      rings.push_back(std::max(1, used.back()));
+      context = std::max(context, text.length);
+      tokens += text.length + 3;
+    }
+    DevicePages<T> pages(&random, RatPageFloats(s.num_heads, s.head_dim), rings);
+    DeviceTails tails(&random, RatTailFloats(s.num_heads, s.head_dim), lengths.size());
+    DeviceArray<float> gate_bias(layer.gate_bias);
+    Scratch scratch(PACKRAT_SCRATCH(
+        gpu::RatScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context),
+        RatScratchFloats(s.head_dim)));
+    scratch.Zero();
+    Outputs outputs(lengths.size());
+    Feeder feeder(lengths, cut);
+    std::vector<Rows> rows;
+    while (feeder.Next(&rows)) {
+      const DeviceStep step(&random, rows, tails.places());
+      DeviceArray<T> projection(Stored<T>::From(step.Gather(projections, s.projection())));
+      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, s.chunk_size));
+      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * width);
+      const StatePages tables = pages.For(step);
+      const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
+                                 Stored<T>::kType};
+      EXPECT_TRUE(Run(scratch, [&](auto... device) {
+                    return ops::Rat(s, step.batch(), tables, tails.parts(), operands, device...);
+                  }).ok());
+      step.Scatter(out.Get(), width, &outputs);
+    }
+    pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
+    tails.ExpectOthersIntact();
+    scratch.ExpectGuardsIntact();
+    return outputs;
+  }
+
+  void ExpectRightInEveryCut(const RatLayer& layer) {
+    const RatShape& s = layer.shape;
+    SCOPED_TRACE(testing::Message()
+                 << "heads " << s.num_heads << " groups " << s.num_groups << " dim " << s.head_dim
+                 << " chunk " << s.chunk_size << " text " << layer.texts[0].length);
+    ForEachDevice([&] {
+      const Outputs whole = Feed(layer, Cut::kWhole);
+      for (size_t i = 0; i < whole.size(); ++i) {
+        const RatText& text = layer.texts[i];
+        ASSERT_EQ(whole[i].size(), text.expected.size());
+        for (size_t j = 0; j < whole[i].size(); ++j) {
+          ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
+              << "text " << i << " element " << j;
+        }
+      }
+      ForEachCutAndOrder([&](Cut cut) {
+        EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut);
+      });
+    });
+  }
+};
+TYPED_TEST_SUITE(RatTest, ActivationTypes);
+
+TYPED_TEST(RatTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
-  for (int i = 0; i < 50; ++i) {
-    const int heads = random.Int(1, 5), groups = random.Int(1, heads);
-    const RatShape s = {heads, groups,
-                        random.OneOf<int>({2, 6, 8, 14, 16, 18, 24, 30, 32, 34, 64, 66, 128}),
-                        random.OneOf<int>({1, 2, 3, 5, 8, 15, 16, 17, 20, 31, 32, 33, 40})};
-    std::vector<int> lengths(random.Int(1, 4));
-    for (int& length : lengths) length = random.Int(1, 90);
-    ExpectRightInEveryCut(Layer(&random, s, lengths, random.OneOf<float>({0.3f, 1.0f, 3.0f})));
-    if (HasFailure()) return;
+  std::vector<int> dims = {2, 6, 34, 64, 66, 128, 256};
+  if (kOnCpu) dims.insert(dims.end(), {8, 14, 16, 18, 24, 30, 32, 10, 12, 20, 130, 48});
+  for (const int dim : dims) {
+    const int heads = random.Int(1, kOnCpu ? 5 : 3), groups = random.Int(1, heads);
+    const int chunk = random.OneOf<int>({1, 2, 3, 5, 16});
+    std::vector<int> lengths(random.Int(2, 3));
+    for (int& length : lengths) length = random.Int(1, kOnCpu ? 90 : 45);
+    this->ExpectRightInEveryCut(this->MakeLayer(&random, {heads, groups, dim, chunk}, lengths,
+                                                random.OneOf<float>({0.3f, 1.0f, 3.0f})));
+    if (this->HasFailure()) return;
   }
 }
 
-TEST(RatTest, EveryChunkLength) {
+TYPED_TEST(RatTest, ChunkLengths) {
   Random random(2);
-  for (int chunk = 1; chunk <= 40; ++chunk) {
-    ExpectRightInEveryCut(Layer(&random, {3, 2, 10, chunk}, {2 * chunk + 1, chunk}));
-    if (HasFailure()) return;
+  std::vector<int> chunks = {1, 2, 15, 16, 17, 40};
+  if (kOnCpu) {
+    chunks.resize(40);
+    std::iota(chunks.begin(), chunks.end(), 1);
+  }
+  for (const int chunk : chunks) {
+    this->ExpectRightInEveryCut(
+        this->MakeLayer(&random, {3, 2, 10, chunk}, {2 * chunk + 1, chunk, 1}));
+    if (this->HasFailure()) return;
   }
 }
 
-// More finished chunks than one and than two tiles of the softmax take.
-TEST(RatTest, ManyChunks) {
+// Several splits, which decoding on a GPU deals to several blocks, full ones and not; on the CPU
+// more than one and than two tiles of the softmax.
+TYPED_TEST(RatTest, ManyChunks) {
   Random random(3);
-  ExpectRightInEveryCut(Layer(&random, {2, 1, 12, 2}, {1100}));
-  ExpectRightInEveryCut(Layer(&random, {1, 1, 8, 1}, {258, 257, 255}));
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {2, 1, 12, 1}, {135, 64}));
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {1, 1, 130, 1}, {100}));
+  if (!kOnCpu) return;
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {2, 1, 12, 2}, {1100}));
+  this->ExpectRightInEveryCut(this->MakeLayer(&random, {1, 1, 8, 1}, {258, 257, 255}));
 }
 
-// Gates that keep all, and that keep nothing: the sigmoid's ends, where it is 1 or 0 in float32.
-TEST(RatTest, SaturatedGates) {
-  for (const float bias : {300.0f, 100.0f, 20.0f, -20.0f, -100.0f, -300.0f}) {
-    Random random(4);
-    Layer layer(&random, {2, 2, 10, 6}, {33});
+// More splits than runs: a run has one, two, three and four. Pages are given; of the text only the
+// last tokens are fed, as a piece and one by one.
+TYPED_TEST(RatTest, LongRuns) {
+  using S = Stored<TypeParam>;
+  const RatShape s = {1, 1, 16, 1};
+  const int dim = 16, num = 4;
+  Random random(4);
+  for (const int position : {64 * 64 - 2, 128 * 64 - 1, 192 * 64 - 2}) {
+    const int length = position + num;
+    // A gate of zero: the running chunk is the token's own key and value.
+    DeviceArray<float> gate_bias(std::vector<float>(dim, -300.0f));
+    DevicePages<TypeParam> pages(&random, RatPageFloats(1, dim), {length});
+    const std::vector<float> entries = pages.Fill(&random);
+    DeviceTails tails(&random, RatTailFloats(1, dim), 1);
+    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, 4, 10, length), RatScratchFloats(dim)));
+    scratch.Zero();
+    // Only rows from `position` on are looked at.
+    std::vector<float> text(static_cast<size_t>(length) * s.projection());
+    const std::vector<float> fed = this->kStorage(random.Normals(num * s.projection()));
+    std::copy(fed.begin(), fed.end(), text.end() - static_cast<ptrdiff_t>(fed.size()));
+    const auto feed = [&](int first, int n, Outputs* outputs) {
+      const DeviceStep step(&random, {{0, n, first}}, tails.places());
+      DeviceArray<TypeParam> projection(S::From(step.Gather({&text}, s.projection())));
+      DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
+      DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * dim);
+      const StatePages tables = pages.For(step);
+      const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
+                                 S::kType};
+      EXPECT_TRUE(this->Run(scratch,
+                            [&](auto... device) {
+                              return ops::Rat(s, step.batch(), tables, tails.parts(), operands,
+                                              device...);
+                            })
+                      .ok());
+      step.Scatter(out.Get(), dim, outputs);
+    };
+    Outputs whole(1);
+    feed(position, num, &whole);
+    this->ForEachOrder([&] {
+      Outputs single(1);
+      for (int t = 0; t < num; ++t) feed(position + t, 1, &single);
+      EXPECT_EQ(single, whole);
+    });
+    const float *v = &fed[dim], *q = &fed[3 * dim], *k = &fed[4 * dim];
+    SoftmaxList list(Rotated(q, dim, position, kRopeBase), kDotRoundings);
+    for (int c = 0; c < position; ++c) {
+      const float* entry = &entries[static_cast<size_t>(c) * 2 * dim];
+      list.Add(Vector(entry, entry + dim), Vector(entry + dim, entry + 2 * dim), 0, Vector(dim));
+    }
+    list.Add(Rotated(k, dim, position, kRopeBase), Vector(v, v + dim), 0, Vector(dim));
+    Vector expected, tolerance;
+    list.Finish(&expected, &tolerance);
+    for (int d = 0; d < dim; ++d) {
+      const double y = Sigmoid(fed[d]) * expected[d];
+      ASSERT_NEAR(
+          whole[0][d], y,
+          tolerance[d] + (6 * kUnit + this->kStorage.rounding()) * (std::fabs(y) + tolerance[d]));
+    }
+  }
+}
+
+TYPED_TEST(RatTest, SaturatedGates) {
+  for (const float bias : {300.0f, 20.0f, -20.0f, -300.0f}) {
+    Random random(5);
+    RatLayer layer = this->MakeLayer(&random, {2, 2, 10, 6}, {33});
     std::fill(layer.gate_bias.begin(), layer.gate_bias.end(), bias);
     for (int head = 0; head < 2; ++head) {
-      RunHead(layer.shape, layer.gate_bias, head, &layer.texts[0]);
+      RunHead(layer.shape, layer.gate_bias, head, &layer.texts[0], this->kStorage, kDotRoundings);
     }
-    ExpectRightInEveryCut(layer);
+    this->ExpectRightInEveryCut(layer);
   }
 }
 
-TEST(RatTest, NaNStaysInItsSequenceAndIsSeenThere) {
-  Random random(5);
-  const Layer layer(&random, {4, 2, 24, 8}, {37, 37, 37});
-  const int width = 4 * 24, token = 21;
-  // One column of each part: z, v, g, q, k.
-  for (const int column : {5, width + 5, 2 * width + 5, 3 * width + 5, 3 * width + 2 * 24 + 5}) {
-    Layer bad = layer;
-    bad.texts[1].projection[token * layer.shape.projection() + column] = kNaN;
-    ForEachCpu([&](int threads) {
-      for (const Cut cut : kCuts) {
-        const Outputs clean = Feed(layer, cut, threads), dirty = Feed(bad, cut, threads);
+TYPED_TEST(RatTest, NaNStaysInItsSequenceAndIsSeenThere) {
+  Random random(6);
+  const RatLayer layer = this->MakeLayer(&random, {4, 2, 24, 8}, {37, 37, 37});
+  const int width = 4 * 24;
+  for (const auto& [token, cut] : {std::pair(21, Cut::kWhole),
+                                   {21, Cut::kSingle},
+                                   {21, Cut::kRandom},
+                                   {21, Cut::kAlone},
+                                   // In the first chunk a token has no score but its own.
+                                   {3, Cut::kWhole},
+                                   {3, Cut::kSingle}}) {
+    const int at = token;  // Bindings cannot be captured.
+    const Cut how = cut;
+    this->ForEachDevice([&] {
+      const Outputs clean = this->Feed(layer, how);
+      // One column of each part: z, v, g, q, k.
+      for (const int column :
+           {5, width + 5, 2 * width + 5, 3 * width + 5, 3 * width + 2 * 24 + 5}) {
+        RatLayer bad = layer;
+        bad.texts[1].projection[at * layer.shape.projection() + column] = kNaN;
+        const Outputs dirty = this->Feed(bad, how);
         EXPECT_TRUE(SameBits(clean[0], dirty[0]));
         EXPECT_TRUE(SameBits(clean[2], dirty[2]));
-        const float* row = dirty[1].data() + token * width;
-        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-            << "a NaN vanished, cut " << static_cast<int>(cut) << " column " << column;
-        if (cut == Cut::kSingle) {
-          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), token * width));
+        // What comes later changes nothing of what came before; on a GPU not even in the same
+        // piece.
+        if (!kOnCpu || how == Cut::kSingle) {
+          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), at * width));
         }
+        const float* row = dirty[1].data() + at * width;
+        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
+            << "a NaN vanished, cut " << static_cast<int>(how) << " column " << column;
       }
     });
   }

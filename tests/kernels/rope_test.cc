@@ -7,48 +7,21 @@
 namespace packrat {
 namespace {
 
-// An angle in double precision: the frequency is good to a few units in its last place, times the
-// position; then one rounding to float32 of a value of at most one.
-double TableTolerance(double angle) { return kUnit / 2 + 8 * 0x1p-53 * std::fabs(angle); }
-
-TEST(RopeTableTest, CosinesAndSinesAtAnyPosition) {
-  for (const double base : {10000.0, 500000.0, 10.0}) {
-    for (const int dim : {2, 6, 64, 130}) {
-      for (const int divisor : {1, 3, 16}) {
-        RopeTable table(base, dim, divisor, 3);
-        EXPECT_TRUE(table.Is(base, dim, divisor));
-        EXPECT_FALSE(table.Is(base, dim, divisor + 1));
-        EXPECT_FALSE(table.Is(base, dim + 2, divisor));
-        EXPECT_FALSE(table.Is(base + 1, dim, divisor));
-        for (const int64_t position : {0, 1, 2, 3, 15, 16, 17, 4095, 1000000}) {
-          table.Set(1, position);
-          const int64_t index = position / divisor;
-          for (int i = 0; i < dim / 2; ++i) {
-            const long double angle = static_cast<long double>(index) /
-                                      std::pow(static_cast<long double>(base), 2.0L * i / dim);
-            const double tolerance = TableTolerance(static_cast<double>(angle));
-            ASSERT_NEAR(table.row(1)[i], static_cast<double>(std::cos(angle)), tolerance);
-            ASSERT_NEAR(table.row(1)[dim / 2 + i], static_cast<double>(std::sin(angle)), tolerance);
-          }
-          for (int i = 0; i < dim; ++i) {
-            ASSERT_EQ(table.row(0)[i], 0.0f) << "a neighbour's row";
-            ASSERT_EQ(table.row(2)[i], 0.0f) << "a neighbour's row";
-          }
-        }
-      }
-    }
-  }
-}
-
 TEST(RotateTest, RotatesHalves) {
   Random random(1);
   for (int dim = 2; dim <= 66; dim += 2) {
-    RopeTable table(10000.0, dim, 1, 1);
-    table.Set(0, random.Int(0, 1000));
-    const float* row = table.row(0);
+    std::vector<float> row(dim);
+    BatchSpan span;
+    span.num_tokens = 1;
+    span.position = random.Int(0, 1000);
+    BatchView batch;
+    batch.spans = &span;
+    batch.num_spans = batch.num_tokens = 1;
+    ASSERT_TRUE(
+        FillRope(batch, RopeFrequencies(10000.0, dim).data(), dim, 1, row.data(), nullptr).ok());
     const auto x = random.Normals(dim);
     GuardedFloats out(dim);
-    Rotate(x.data(), row, dim, out.data());
+    Rotate(x.data(), row.data(), dim, out.data());
     for (int i = 0; i < dim / 2; ++i) {
       const double x1 = x[i], x2 = x[i + dim / 2], c = row[i], s = row[i + dim / 2];
       const double tolerance = 2 * kUnit * (std::fabs(x1) + std::fabs(x2));
@@ -58,7 +31,7 @@ TEST(RotateTest, RotatesHalves) {
     EXPECT_TRUE(out.GuardsIntact());
     GuardedFloats in_place(dim);
     std::copy(x.begin(), x.end(), in_place.data());
-    Rotate(in_place.data(), row, dim, in_place.data());
+    Rotate(in_place.data(), row.data(), dim, in_place.data());
     EXPECT_TRUE(SameBits(out.data(), in_place.data(), dim));
   }
 }

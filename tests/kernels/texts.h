@@ -1,4 +1,4 @@
-// Texts fed to a kernel in pieces, alone or in company, and the pages that hold their state.
+// Texts fed to a kernel in pieces, alone or in company.
 #ifndef PACKRAT_TESTS_KERNELS_TEXTS_H_
 #define PACKRAT_TESTS_KERNELS_TEXTS_H_
 
@@ -8,10 +8,17 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/paged.h"
+#include "kernels/batch.h"
 #include "tests/kernels/random.h"
 
 namespace packrat {
+
+// The tokens of one text within a batch.
+struct Rows {
+  int first_token = 0;
+  int num_tokens = 0;
+  int position = 0;
+};
 
 // How texts are cut into steps of the batch.
 enum class Cut { kWhole, kAlone, kSingle, kRandom };
@@ -88,46 +95,6 @@ inline void Scatter(const std::vector<Rows>& rows, const float* batch, int width
                        from + static_cast<size_t>(rows[i].num_tokens) * width);
   }
 }
-
-// A text's pages: poisoned, in shuffled places among pages of others, each page a part of a longer
-// stride as in a pool that holds several layers.
-class Pages {
- public:
-  Pages(Random* random, size_t page_floats, int ring)
-      : page_floats_(page_floats),
-        stride_(page_floats + 32),
-        ring_(ring),
-        memory_(stride_ * (ring + 3)),
-        places_(ring + 3) {
-    std::iota(places_.begin(), places_.end(), 0);
-    random->Shuffle(&places_);
-  }
-  PagedState state() {
-    return {reinterpret_cast<std::byte*>(memory_.data() + kOffset), stride_ * sizeof(float),
-            places_.data(), ring_};
-  }
-  // Page `b` of the ring.
-  float* page(int b) { return memory_.data() + kOffset + places_[b] * stride_; }
-
-  // Is all untouched that is not one of the first `used` pages?
-  bool OthersIntact(int used) const {
-    for (size_t b = 0; b < places_.size(); ++b) {
-      const auto at = static_cast<ptrdiff_t>(places_[b] * stride_);
-      const auto begin = at + static_cast<ptrdiff_t>(kOffset);
-      const auto end = begin + static_cast<ptrdiff_t>(page_floats_);
-      if (!memory_.Unwritten(at, begin) || !memory_.Unwritten(end, at + stride_)) return false;
-      if (static_cast<int>(b) >= used && !memory_.Unwritten(begin, end)) return false;
-    }
-    return memory_.GuardsIntact();
-  }
-
- private:
-  static constexpr size_t kOffset = 16;
-  size_t page_floats_, stride_;
-  int ring_;
-  GuardedFloats memory_;
-  std::vector<int32_t> places_;
-};
 
 }  // namespace packrat
 

@@ -223,7 +223,7 @@ absl::StatusOr<gpu::DeviceMemory> Bench::Random(size_t elements, DType type, flo
 absl::StatusOr<SpanBatch> SpanBatch::Make(const std::vector<int>& positions, int tokens,
                                           int first_state, float tolerance, int steps) {
   const size_t n = positions.size();
-  std::vector<GpuSpan> spans(n);
+  std::vector<BatchSpan> spans(n);
   std::vector<int32_t> token_span(n * tokens);
   SpanBatch batch;
   batch.view_.max_span_tokens = tokens;
@@ -240,14 +240,14 @@ absl::StatusOr<SpanBatch> SpanBatch::Make(const std::vector<int>& positions, int
     std::fill_n(token_span.begin() + i * tokens, tokens, static_cast<int32_t>(i));
     batch.view_.max_context = std::max(batch.view_.max_context, positions[i] + tokens);
   }
-  std::vector<std::byte> bytes(n * sizeof(GpuSpan) + token_span.size() * sizeof(int32_t));
-  std::memcpy(bytes.data(), spans.data(), n * sizeof(GpuSpan));
-  std::memcpy(bytes.data() + n * sizeof(GpuSpan), token_span.data(),
+  std::vector<std::byte> bytes(n * sizeof(BatchSpan) + token_span.size() * sizeof(int32_t));
+  std::memcpy(bytes.data(), spans.data(), n * sizeof(BatchSpan));
+  std::memcpy(bytes.data() + n * sizeof(BatchSpan), token_span.data(),
               token_span.size() * sizeof(int32_t));
   BENCH_ASSIGN(batch.memory_, ToDevice(bytes.data(), bytes.size()));
-  batch.view_.spans = reinterpret_cast<const GpuSpan*>(batch.memory_.data());
+  batch.view_.spans = reinterpret_cast<const BatchSpan*>(batch.memory_.data());
   batch.view_.token_span =
-      reinterpret_cast<const int32_t*>(batch.memory_.data() + n * sizeof(GpuSpan));
+      reinterpret_cast<const int32_t*>(batch.memory_.data() + n * sizeof(BatchSpan));
   batch.view_.num_spans = static_cast<int>(n);
   batch.view_.num_tokens = static_cast<int>(n) * tokens;
   return batch;

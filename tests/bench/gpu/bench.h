@@ -104,11 +104,11 @@ class SpanBatch {
  public:
   static absl::StatusOr<SpanBatch> Make(const std::vector<int>& positions, int tokens,
                                         int first_state, float tolerance = 1e-4f, int steps = 64);
-  const GpuBatch& view() const { return view_; }
+  const BatchView& view() const { return view_; }
 
  private:
   gpu::DeviceMemory memory_;
-  GpuBatch view_;
+  BatchView view_;
 };
 
 absl::StatusOr<gpu::DeviceMemory> ToDevice(const void* data, size_t bytes);

@@ -42,7 +42,7 @@ absl::StatusOr<MesaBench> MesaBench::Make(Bench* bench, const MesaShape& shape, 
   BENCH_ASSIGN(b.lambda_, bench->Random(width, DType::kF32, 0.1f, 0.8f));
   BENCH_ASSIGN(b.norm_, bench->Random(shape.head_dim, DType::kF32, 0.1f, 1.0f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
-  BENCH_ASSIGN(b.stats_, allocate(spans * sizeof(GpuStats)));
+  BENCH_ASSIGN(b.stats_, allocate(spans * sizeof(SpanTotals)));
   BENCH_ASSIGN(b.scratch_,
                allocate(gpu::MesaScratchBytes(shape, spans, static_cast<int>(rows)) + 256));
   for (int copy = 0; copy < b.copies_; ++copy) {
@@ -51,7 +51,7 @@ absl::StatusOr<MesaBench> MesaBench::Make(Bench* bench, const MesaShape& shape, 
     b.prompts_.push_back(std::move(batch));
     if (only_prompt) continue;
     BENCH_RETURN_IF_ERROR(b.Run(b.prompts_.back(), copy, bench->stream()));
-    for (int t = 0; t < kMesaBlock; ++t) {
+    for (int t = 0; t < kBlockTokens; ++t) {
       BENCH_ASSIGN(SpanBatch decode,
                    SpanBatch::Make(std::vector<int>(spans, prompt + t), 1, copy * spans));
       b.decodes_.push_back(std::move(decode));
@@ -72,7 +72,7 @@ absl::Status MesaBench::Run(const SpanBatch& batch, int copy, CudaStream stream)
                             Floats(lambda_),
                             Floats(norm_),
                             1e-6f};
-  gpu::MesaOperands operands;
+  MesaOperands operands;
   const std::byte* rows = rows_.data();
   operands.q = rows, operands.k = rows + width * size, operands.v = rows + 2 * width * size;
   operands.gate = rows + 3 * width * size;
@@ -80,28 +80,28 @@ absl::Status MesaBench::Run(const SpanBatch& batch, int copy, CudaStream stream)
   operands.beta = Floats(scalars_), operands.gamma = Floats(scalars_) + shape_.num_heads;
   operands.scalar_stride = 2 * shape_.num_heads;
   operands.out = out_.data(), operands.type = type_, operands.state_type = state_;
-  const GpuParts slots{slots_.data(), SlotBytes(shape_, state_)};
-  const GpuParts tails{tails_.data(), TailBytes(shape_)};
+  const StateParts slots{slots_.data(), SlotBytes(shape_, state_)};
+  const StateParts tails{tails_.data(), TailBytes(shape_)};
   return gpu::Mesa(shape_, weights, batch.view(), slots, tails, operands,
-                   reinterpret_cast<GpuStats*>(stats_.data()), scratch_.data(), stream);
+                   reinterpret_cast<SpanTotals*>(stats_.data()), scratch_.data(), stream);
 }
 
 absl::Status MesaBench::RunDecode(int launch, CudaStream stream) {
   const int copy = launch % copies_, t = launch / copies_;
-  return Run(decodes_[size_t(copy) * kMesaBlock + t], copy, stream);
+  return Run(decodes_[size_t(copy) * kBlockTokens + t], copy, stream);
 }
 
 absl::Status MesaBench::RunPrompt(CudaStream stream) { return Run(prompts_[0], 0, stream); }
 
 absl::StatusOr<std::string> MesaBench::Solves(double* steps) {
-  std::vector<GpuStats> stats(spans_);
-  const size_t bytes = stats.size() * sizeof(GpuStats);
+  std::vector<SpanTotals> stats(spans_);
+  const size_t bytes = stats.size() * sizeof(SpanTotals);
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(
       cudaMemcpy(stats.data(), stats_.data(), bytes, cudaMemcpyDeviceToHost), "statistics"));
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaMemset(stats_.data(), 0, bytes), "statistics"));
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaDeviceSynchronize(), "statistics"));
   double taken = 0, solves = 0, unconverged = 0;
-  for (const GpuStats& s : stats) {
+  for (const SpanTotals& s : stats) {
     taken += s.cg_steps, solves += s.cg_solves, unconverged += s.cg_unconverged;
     if (s.not_finite != 0) return absl::InternalError("a solve is not finite");
   }
@@ -126,7 +126,7 @@ void BenchMesa(Bench* bench) {
             BENCH_ASSIGN(MesaBench mesa, MesaBench::Make(bench, shape, DType::kBF16, state, batch,
                                                          tiny ? 16 : 64, false));
             BENCH_ASSIGN(const double seconds,
-                         bench->Time(kMesaBlock * mesa.copies(),
+                         bench->Time(kBlockTokens * mesa.copies(),
                                      [&](int i, CudaStream s) { return mesa.RunDecode(i, s); }));
             BENCH_ASSIGN(const std::string solves, mesa.Solves());
             *note = absl::StrCat(mesa.copies(), " layers; ", solves);

@@ -32,19 +32,23 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, int spans, int
                                 " MiB are read from a pool of ", pages * page_bytes >> 20, " MiB");
   }
   BENCH_ASSIGN(pool.pool_, bench->Random(pages * page_bytes / DTypeBytes(type), type, 1.0f));
-  std::vector<int32_t> order(pages), tables(wanted), rings(spans, pool.pages_each_);
+  std::vector<int32_t> order(pages), dealt(wanted);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), std::mt19937(1));
-  for (size_t i = 0; i < wanted; ++i) tables[i] = order[i % pages];
-  BENCH_ASSIGN(pool.tables_, ToDevice(tables.data(), wanted * sizeof(int32_t)));
-  BENCH_ASSIGN(pool.rings_, ToDevice(rings.data(), spans * sizeof(int32_t)));
+  for (size_t i = 0; i < wanted; ++i) dealt[i] = order[i % pages];
+  BENCH_ASSIGN(pool.pages_, ToDevice(dealt.data(), wanted * sizeof(int32_t)));
+  std::vector<PageTable> tables;
+  for (size_t first = 0; first < wanted; first += pool.pages_each_) {
+    tables.push_back(
+        {reinterpret_cast<const int32_t*>(pool.pages_.data()) + first, pool.pages_each_});
+  }
+  BENCH_ASSIGN(pool.tables_, ToDevice(tables.data(), tables.size() * sizeof(PageTable)));
   return pool;
 }
 
-GpuPages PagePool::View(int copy) const {
-  const auto* tables = reinterpret_cast<const int32_t*>(tables_.data());
-  return {pool_.data(), page_bytes_, tables + size_t(copy) * spans_ * pages_each_,
-          reinterpret_cast<const int32_t*>(rings_.data()), pages_each_};
+StatePages PagePool::View(int copy) const {
+  const auto* tables = reinterpret_cast<const PageTable*>(tables_.data());
+  return {pool_.data(), page_bytes_, tables + size_t(copy) * spans_};
 }
 
 absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DType type, int spans,
@@ -77,9 +81,9 @@ absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DTy
 }
 
 absl::Status RatBench::Run(int copy, const void* projection, CudaStream stream) {
-  const gpu::RatOperands operands{projection, reinterpret_cast<const float*>(gate_bias_.data()),
-                                  reinterpret_cast<const float*>(rope_.data()), out_.data(), type_};
-  const GpuParts tails{tails_.data(), RatTailFloats(shape_.num_heads, shape_.head_dim) * 4};
+  const RatOperands operands{projection, reinterpret_cast<const float*>(gate_bias_.data()),
+                             reinterpret_cast<const float*>(rope_.data()), out_.data(), type_};
+  const StateParts tails{tails_.data(), RatTailFloats(shape_.num_heads, shape_.head_dim) * 4};
   return gpu::Rat(shape_, batches_[copy].view(), pool_.View(copy), tails, operands, scratch_.data(),
                   stream);
 }
@@ -93,14 +97,14 @@ absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const Attentio
   const size_t size = DTypeBytes(type), rows = size_t(spans) * tokens;
   const size_t heads = shape.num_heads + 2 * size_t(shape.num_kv_heads);
   const size_t page = AttentionPageFloats(shape.num_kv_heads, shape.head_dim) * size;
-  const int pages = context / kPageTokens + 1;
+  const int pages = context / kBlockTokens + 1;
   b.copies_ = tokens > 1 ? 1 : bench->Copies(double(spans) * pages * page, 1);
   BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, spans, pages, page, type));
   BENCH_ASSIGN(b.qkv_, bench->Random(rows * heads * shape.head_dim, type, 1.0f));
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * shape.num_heads * shape.head_dim, type, 1.0f));
   const size_t scratch =
-      gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows), context + kPageTokens);
+      gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows), context + kBlockTokens);
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   const std::vector<int> positions =
       tokens > 1 ? std::vector<int>(spans, 0) : DecodePositions(spans, position);
@@ -115,13 +119,13 @@ absl::Status AttentionBench::Run(int copy, CudaStream stream) {
   const size_t size = DTypeBytes(type_), d = shape_.head_dim;
   const size_t q = shape_.num_heads * d, kv = shape_.num_kv_heads * d;
   const std::byte* rows = qkv_.data();
-  const gpu::AttentionOperands operands{rows,
-                                        rows + q * size,
-                                        rows + (q + kv) * size,
-                                        static_cast<int>(q + 2 * kv),
-                                        reinterpret_cast<const float*>(rope_.data()),
-                                        out_.data(),
-                                        type_};
+  const AttentionOperands operands{rows,
+                                   rows + q * size,
+                                   rows + (q + kv) * size,
+                                   static_cast<int>(q + 2 * kv),
+                                   reinterpret_cast<const float*>(rope_.data()),
+                                   out_.data(),
+                                   type_};
   return gpu::Attention(shape_, batches_[copy].view(), pool_.View(copy), operands, scratch_.data(),
                         stream);
 }

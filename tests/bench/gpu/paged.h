@@ -15,12 +15,12 @@ class PagePool {
  public:
   static absl::StatusOr<PagePool> Make(Bench* bench, int copies, int spans, int pages_each,
                                        size_t page_bytes, DType type);
-  GpuPages View(int copy) const;
+  StatePages View(int copy) const;
   // A note on sharing, or nothing.
   std::string shared() const { return shared_; }
 
  private:
-  gpu::DeviceMemory pool_, tables_, rings_;
+  gpu::DeviceMemory pool_, pages_, tables_;
   size_t page_bytes_ = 0;
   int spans_ = 0, pages_each_ = 0;
   std::string shared_;

@@ -48,14 +48,14 @@ Work AttentionPrompt(const AttentionShape& s, int type_bytes, int tokens) {
 
 double MesaStateBytesPerHead(const MesaShape& s, int state_bytes) {
   const double d = s.head_dim, sealed = (d * (d + 1) / 2 + d * d) * state_bytes;
-  const double mean_rows = (kMesaBlock - 1) / 2.0;
+  const double mean_rows = (kBlockTokens - 1) / 2.0;
   const double tail = (mean_rows + 1) * (2 * d + 2) * 4;
   const double convolution = 2 * (s.conv_size - 1 + 1) * d * 4;  // Read, and one row written.
-  return sealed * (1 + 1.0 / kMesaBlock) + tail + convolution;
+  return sealed * (1 + 1.0 / kBlockTokens) + tail + convolution;
 }
 
 Work MesaToken(const MesaShape& s, int type_bytes, int state_bytes, double steps, bool gate) {
-  const double d = s.head_dim, rows = (kMesaBlock - 1) / 2.0 + 1;
+  const double d = s.head_dim, rows = (kBlockTokens - 1) / 2.0 + 1;
   Work work;
   work.bytes = s.num_heads * MesaStateBytesPerHead(s, state_bytes);
   work.bytes += s.width() * type_bytes * (gate ? 5.0 : 4.0) + s.num_heads * 2 * 4.0;
@@ -72,7 +72,7 @@ Work MesaPrompt(const MesaShape& s, int type_bytes, int state_bytes, double step
   Work work;
   work.bytes = tokens * (s.width() * type_bytes * (gate ? 5.0 : 4.0) + s.num_heads * 2 * 4.0);
   // Each block's sealed matrices are made once and read once by its solves.
-  work.bytes += 2.0 * tokens / kMesaBlock * s.num_heads * (d * (d + 1) / 2 + d * d) * state_bytes;
+  work.bytes += 2.0 * tokens / kBlockTokens * s.num_heads * (d * (d + 1) / 2 + d * d) * state_bytes;
   work.flops = MesaToken(s, type_bytes, state_bytes, steps, gate).flops * tokens;
   return work;
 }

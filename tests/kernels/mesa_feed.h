@@ -1,13 +1,13 @@
-// Texts fed to the GPU's Mesa kernels in every cut, with all that they touch checked.
-#ifndef PACKRAT_TESTS_GPU_MESA_FEED_H_
-#define PACKRAT_TESTS_GPU_MESA_FEED_H_
+// Texts fed to Mesa in every cut, with all that it touches checked.
+#ifndef PACKRAT_TESTS_KERNELS_MESA_FEED_H_
+#define PACKRAT_TESTS_KERNELS_MESA_FEED_H_
 
 #include <deque>
 #include <numeric>
 #include <set>
 
 #include "kernels/mesa.h"
-#include "tests/gpu/gpu.h"
+#include "tests/kernels/device.h"
 #include "tests/kernels/mesa_reference.h"
 #include "tests/kernels/texts.h"
 
@@ -42,7 +42,7 @@ struct Types {
 };
 
 inline std::vector<float> OnDevice(const std::vector<float>& values, DType type) {
-  return type == DType::kF32 ? values : ToFloats(ToBFloat16(values));
+  return Storage{type == DType::kBF16}(values);
 }
 
 // Parts of slots or tails: `n` of them in shuffled places of a pool with gaps, all of it NaN.
@@ -53,7 +53,7 @@ class Pool {
     std::iota(places_.begin(), places_.end(), 0);
     random->Shuffle(&places_);
   }
-  GpuParts parts() const {
+  StateParts parts() const {
     return {reinterpret_cast<std::byte*>(memory_.data()) + kOffset, stride_};
   }
   int place(int i) const { return places_[i]; }
@@ -88,7 +88,7 @@ class Pool {
 // Is sealed state written where it is read?
 enum class Placing { kAny, kInPlace, kElsewhere };
 
-class MesaGpuTest : public GpuTest {
+class MesaTest : public KernelTest {
  protected:
   struct Feed;
 
@@ -102,11 +102,11 @@ class MesaGpuTest : public GpuTest {
 };
 
 // A layer's weights on the device, the texts' state, and the feeding of one cut.
-struct MesaGpuTest::Feed {
+struct MesaTest::Feed {
   const MesaLayer& layer;
   const Texts& texts;
   const Types types;
-  const cudaStream_t stream;
+  MesaTest* const test;
   Random random;
   DeviceArray<float> conv_q, conv_k, bias_q, bias_k, lambda, o_norm;
   Pool slots, tails;
@@ -114,11 +114,11 @@ struct MesaGpuTest::Feed {
   std::vector<int> current;  // Of a text's two slots, the one with its state.
   Outcome outcome;
 
-  Feed(const MesaLayer& l, const Texts& t, Types ty, Cut cut, cudaStream_t s)
+  Feed(const MesaLayer& l, const Texts& t, Types ty, Cut cut, MesaTest* by)
       : layer(l),
         texts(t),
         types(ty),
-        stream(s),
+        test(by),
         random(static_cast<uint64_t>(cut) + 7),
         conv_q(l.conv_q),
         conv_k(l.conv_k),
@@ -163,7 +163,7 @@ struct MesaGpuTest::Feed {
     const int used = NumTokens(rows), tokens = used + 2, width = s.width();
     const int spans = static_cast<int>(rows.size()) + 2, stride = 4 * width + 3;
     // The first span and the last, and the last two tokens, are not used.
-    std::vector<GpuSpan> host_spans(spans);
+    std::vector<BatchSpan> host_spans(spans);
     host_spans.front().slot_in = host_spans.back().tail = 1 << 28;
     std::vector<int32_t> token_span(tokens, -1);
     std::vector<int> targets;
@@ -173,7 +173,7 @@ struct MesaGpuTest::Feed {
                         : placing == Placing::kInPlace ? current[i]
                                                        : 1 - current[i]);
       if (targets[i] != current[i]) slots.Poison(static_cast<int>(2 * i) + targets[i]);
-      GpuSpan& span = host_spans[i + 1];
+      BatchSpan& span = host_spans[i + 1];
       span = {rows[i].first_token,
               rows[i].num_tokens,
               rows[i].position,
@@ -194,19 +194,14 @@ struct MesaGpuTest::Feed {
       row[s.num_heads] = gamma[at];
     }
     const std::vector<float> packed = Packed(rows, tokens, stride);
-    const bool f32 = types.activations == DType::kF32;
-    DeviceArray<float> x(f32 ? packed : std::vector<float>(1));
-    DeviceArray<__nv_bfloat16> half(f32 ? std::vector<__nv_bfloat16>(1) : ToBFloat16(packed));
-    DeviceArray<float> device_scalars(scalars), out(static_cast<size_t>(tokens) * width);
-    DeviceArray<__nv_bfloat16> half_out(static_cast<size_t>(tokens) * width);
-    DeviceArray<GpuSpan> device_spans(host_spans);
+    const TypedArray x(packed, types.activations);
+    const TypedArray out(static_cast<size_t>(tokens) * width, types.activations);
+    DeviceArray<float> device_scalars(scalars);
+    DeviceArray<BatchSpan> device_spans(host_spans);
     DeviceArray<int32_t> device_token_span(token_span);
-    DeviceArray<GpuStats> stats(std::vector<GpuStats>(spans, GpuStats()));
-    DeviceArray<unsigned char> scratch(gpu::MesaScratchBytes(s, spans, tokens));
-    const auto part = [&](int i) -> const void* {
-      if (f32) return x.data() + i * width;
-      return half.data() + i * width;
-    };
+    DeviceArray<SpanTotals> stats(std::vector<SpanTotals>(spans, SpanTotals()));
+    const Scratch scratch(
+        PACKRAT_SCRATCH(gpu::MesaScratchBytes(s, spans, tokens), MesaScratchFloats(s.head_dim)));
     const MesaWeights weights{conv_q.data(),
                               conv_k.data(),
                               layer.conv_q_bias.empty() ? nullptr : bias_q.data(),
@@ -215,38 +210,46 @@ struct MesaGpuTest::Feed {
                               o_norm.data(),
                               layer.norm_eps};
     const Bytes slots_before = slots.Get(), tails_before = tails.Get();
-    const absl::Status status = gpu::Mesa(
-        s, weights,
-        {device_spans.data(), device_token_span.data(), spans, tokens, longest, 1 << 20},
-        slots.parts(), tails.parts(),
-        {part(0), part(1), part(2), layer.gated ? part(3) : nullptr, stride, device_scalars.data(),
-         device_scalars.data() + s.num_heads, 2 * s.num_heads,
-         f32 ? static_cast<void*>(out.data()) : half_out.data(), types.activations, types.state},
-        stats.data(), scratch.data(), stream);
+    const BatchView batch{
+        device_spans.data(), device_token_span.data(), spans, tokens, longest, 1 << 20};
+    const MesaOperands operands{x.data(),
+                                x.at(width),
+                                x.at(2 * width),
+                                layer.gated ? x.at(3 * width) : nullptr,
+                                stride,
+                                device_scalars.data(),
+                                device_scalars.data() + s.num_heads,
+                                2 * s.num_heads,
+                                out.data(),
+                                types.activations,
+                                types.state};
+    const absl::Status status = test->KernelTest::Run(scratch, [&](auto... device) {
+      return ops::Mesa(s, weights, batch, slots.parts(), tails.parts(), operands, stats.data(),
+                       device...);
+    });
     ASSERT_TRUE(status.ok()) << status.message();
-    EXPECT_CUDA_OK(cudaStreamSynchronize(stream));
-    const std::vector<float> result = f32 ? out.Get() : ToFloats(half_out.Get());
+    const std::vector<float> result = out.Get();
     for (size_t at = static_cast<size_t>(used) * width; at < result.size(); ++at) {
       EXPECT_TRUE(std::isnan(result[at])) << "an unused token was written";
     }
     Scatter(rows, result.data(), width, &outcome.out);
     AddTotals(stats.Get());
     CheckState(rows, targets, slots_before, tails_before);
-    scratch.Get();
+    scratch.ExpectGuardsIntact();
   }
 
   Outcome Finish() {
     const Bytes all = slots.Get();
     for (size_t i = 0; i < texts.size(); ++i) {
       outcome.sealed.emplace_back();
-      if (texts[i].length >= kMesaBlock) {
+      if (texts[i].length >= kBlockTokens) {
         outcome.sealed.back() = slots.Part(all, static_cast<int>(2 * i) + current[i]);
       }
     }
     return outcome;
   }
 
-  void AddTotals(const std::vector<GpuStats>& stats) {
+  void AddTotals(const std::vector<SpanTotals>& stats) {
     EXPECT_EQ(stats.front().cg_solves + stats.back().cg_solves, 0u);
     for (size_t i = 0; i < texts.size(); ++i) {
       Totals& t = outcome.totals[i];
@@ -265,7 +268,7 @@ struct MesaGpuTest::Feed {
     for (size_t i = 0; i < rows.size(); ++i) {
       const int end = rows[i].position + rows[i].num_tokens;
       if (rows[i].num_tokens > 0) fed_tails.insert(static_cast<int>(i));
-      if (end / kMesaBlock == rows[i].position / kMesaBlock) continue;
+      if (end / kBlockTokens == rows[i].position / kBlockTokens) continue;
       sealed_slots.insert(static_cast<int>(2 * i) + targets[i]);
       current[i] = targets[i];
     }
@@ -275,9 +278,9 @@ struct MesaGpuTest::Feed {
   }
 };
 
-inline Outcome MesaGpuTest::RunPieces(const MesaLayer& layer, const Texts& texts,
-                                      const std::vector<int>& pieces, Placing placing) {
-  Feed feed(layer, texts, {}, Cut::kWhole, stream_);
+inline Outcome MesaTest::RunPieces(const MesaLayer& layer, const Texts& texts,
+                                   const std::vector<int>& pieces, Placing placing) {
+  Feed feed(layer, texts, {}, Cut::kWhole, this);
   feed.placing = placing;
   int position = 0;
   for (const int n : pieces) {
@@ -287,12 +290,12 @@ inline Outcome MesaGpuTest::RunPieces(const MesaLayer& layer, const Texts& texts
   return feed.Finish();
 }
 
-inline Outcome MesaGpuTest::Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types,
-                                uint64_t order) {
+inline Outcome MesaTest::Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types,
+                             uint64_t order) {
 #ifdef PACKRAT_EMULATED
   emulation::SetThreadOrder(order);
 #endif
-  Feed feed(layer, texts, types, cut, stream_);
+  Feed feed(layer, texts, types, cut, this);
   std::vector<int> lengths;
   for (const MesaText& text : texts) lengths.push_back(text.length);
   Feeder feeder(lengths, cut);
@@ -327,29 +330,32 @@ inline void ExpectSame(const Outcome& a, const Outcome& b) {
   }
 }
 
-inline void MesaGpuTest::ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts,
-                                               Types types, double more) {
+inline void MesaTest::ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts, Types types,
+                                            double more) {
   const MesaShape& s = layer.shape;
   SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << " dim " << s.head_dim << " conv "
                                   << s.conv_size << " gated " << layer.gated << " tolerance "
                                   << layer.cg_tolerance);
-  const Outcome whole = Run(layer, texts, Cut::kWhole, types);
-  ExpectRight(layer, texts, whole, more);
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const Totals& t = whole.totals[i];
-    EXPECT_EQ(t.solves, int64_t{texts[i].length} * s.num_heads);
-    EXPECT_EQ(t.unconverged, 0);
-    EXPECT_LE(t.max_residual(), layer.cg_tolerance * (1 + 2 * kUnit));
-    EXPECT_EQ(t.not_finite, 0u);
-  }
-  uint64_t order = 0;
-  for (const Cut cut : kCuts) {
-    SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut));
-    order = order == 1 ? 7 : 1;  // Every cut but the first in another order of threads.
-    ExpectSame(Run(layer, texts, cut, types, order), whole);
-  }
+  ForEachDevice([&] {
+    const Outcome whole = Run(layer, texts, Cut::kWhole, types);
+    ExpectRight(layer, texts, whole, more);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const Totals& t = whole.totals[i];
+      EXPECT_EQ(t.solves, int64_t{texts[i].length} * s.num_heads);
+      EXPECT_EQ(t.unconverged, 0);
+      EXPECT_LE(t.steps, t.solves * layer.cg_max_steps);
+      EXPECT_LE(t.max_residual(), layer.cg_tolerance * (1 + 2 * kUnit));
+      EXPECT_EQ(t.not_finite, 0u);
+    }
+    uint64_t order = 0;
+    for (const Cut cut : kCuts) {
+      SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut));
+      order = order == 1 ? 7 : 1;  // Every cut but the first in another order of threads.
+      ExpectSame(Run(layer, texts, cut, types, order), whole);
+    }
+  });
 }
 
 }  // namespace packrat
 
-#endif  // PACKRAT_TESTS_GPU_MESA_FEED_H_
+#endif  // PACKRAT_TESTS_KERNELS_MESA_FEED_H_

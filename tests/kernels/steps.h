@@ -1,7 +1,7 @@
 // The steps of texts (tests/kernels/texts.h) as batches on a device, and the device memory that
 // holds their state.
-#ifndef PACKRAT_TESTS_GPU_STEPS_H_
-#define PACKRAT_TESTS_GPU_STEPS_H_
+#ifndef PACKRAT_TESTS_KERNELS_STEPS_H_
+#define PACKRAT_TESTS_KERNELS_STEPS_H_
 
 #include <algorithm>
 #include <cmath>
@@ -9,36 +9,16 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/gpu.h"
+#include "kernels/batch.h"
 #include "kernels/rope.h"
-#include "tests/gpu/gpu.h"
+#include "tests/kernels/device.h"
 #include "tests/kernels/random.h"
 #include "tests/kernels/texts.h"
 
 namespace packrat {
 
-// Values of an activations' type.
-template <class T>
-struct Stored;
-template <>
-struct Stored<float> {
-  static constexpr DType kType = DType::kF32;
-  static std::vector<float> From(const std::vector<float>& values) { return values; }
-  static std::vector<float> Floats(const std::vector<float>& values) { return values; }
-};
-template <>
-struct Stored<__nv_bfloat16> {
-  static constexpr DType kType = DType::kBF16;
-  static std::vector<__nv_bfloat16> From(const std::vector<float>& values) {
-    return ToBFloat16(values);
-  }
-  static std::vector<float> Floats(const std::vector<__nv_bfloat16>& values) {
-    return ToFloats(values);
-  }
-};
-
 // Tests of texts.
-class TextsGpuTest : public GpuTest {
+class TextsTest : public KernelTest {
  protected:
   // body(cut) for every cut, and in other orders of threads for both forms, prompts and decoding.
   template <class Body>
@@ -62,7 +42,7 @@ class DeviceStep {
       : rows_(std::move(rows)), places_(rows_.size(), -1), order_(rows_.size()) {
     std::iota(order_.begin(), order_.end(), 0);
     random->Shuffle(&order_);
-    GpuSpan unused;  // Whoever looks at it, reads or writes far away.
+    BatchSpan unused;  // Whoever looks at it, reads or writes far away.
     unused.first_token = unused.position = unused.tail = 1 << 30;
     unused.slot_in = unused.slot_out = 1 << 30;
     int token = 0, longest = 1, context = 1;
@@ -74,7 +54,7 @@ class DeviceStep {
       if (r.num_tokens == 0 || random->Int(0, 3) == 0) spans_.push_back(unused);
       if (r.num_tokens == 0) continue;
       places_[i] = static_cast<int>(spans_.size());
-      GpuSpan span;
+      BatchSpan span;
       span.first_token = r.first_token = token;
       span.num_tokens = r.num_tokens;
       span.position = r.position;
@@ -86,7 +66,7 @@ class DeviceStep {
       context = std::max(context, r.position + r.num_tokens);
     }
     if (token == 0) token_span_.push_back(-1);
-    device_spans_ = std::make_unique<DeviceArray<GpuSpan>>(spans_);
+    device_spans_ = std::make_unique<DeviceArray<BatchSpan>>(spans_);
     device_token_span_ = std::make_unique<DeviceArray<int32_t>>(token_span_);
     batch_.spans = device_spans_->data();
     batch_.token_span = device_token_span_->data();
@@ -97,7 +77,7 @@ class DeviceStep {
     batch_.max_context = context + random->OneOf<int>({0, 0, 100});
   }
 
-  const GpuBatch& batch() const { return batch_; }
+  const BatchView& batch() const { return batch_; }
   const std::vector<Rows>& rows() const { return rows_; }
   int num_spans() const { return batch_.num_spans; }
   int num_tokens() const { return batch_.num_tokens; }
@@ -116,15 +96,12 @@ class DeviceStep {
   // Rows of FillRope() by the table of the CPU, whose bits do not matter here; NaN for unused
   // tokens.
   std::vector<float> Rope(double base, int head_dim, int divisor) const {
-    RopeTable table(base, head_dim, divisor, num_tokens());
     std::vector<float> all(token_span_.size() * head_dim, kNaN);
-    for (const Rows& r : rows_) {
-      for (int t = 0; t < r.num_tokens; ++t) {
-        table.Set(r.first_token + t, r.position + t);
-        std::copy_n(table.row(r.first_token + t), head_dim,
-                    all.data() + static_cast<size_t>(r.first_token + t) * head_dim);
-      }
-    }
+    BatchView batch = batch_;
+    batch.spans = spans_.data();
+    EXPECT_TRUE(FillRope(batch, RopeFrequencies(base, head_dim).data(), head_dim, divisor,
+                         all.data(), nullptr)
+                    .ok());
     return all;
   }
   // As Scatter(); unused rows must not have been written.
@@ -144,11 +121,11 @@ class DeviceStep {
   std::vector<Rows> rows_;
   std::vector<int> places_;
   std::vector<size_t> order_;
-  std::vector<GpuSpan> spans_;
+  std::vector<BatchSpan> spans_;
   std::vector<int32_t> token_span_;
-  std::unique_ptr<DeviceArray<GpuSpan>> device_spans_;
+  std::unique_ptr<DeviceArray<BatchSpan>> device_spans_;
   std::unique_ptr<DeviceArray<int32_t>> device_token_span_;
-  GpuBatch batch_;
+  BatchView batch_;
 };
 
 // Pages of several texts in shuffled places among those of others, parts of a longer stride, all
@@ -168,22 +145,23 @@ class DevicePages {
   }
 
   // The tables for a step, valid until the next call.
-  GpuPages For(const DeviceStep& step) {
+  StatePages For(const DeviceStep& step) {
     const int longest = *std::max_element(rings_.begin(), rings_.end());
     // Entries that nobody may read lead far away.
-    std::vector<int32_t> tables(static_cast<size_t>(step.num_spans()) * longest, 1 << 30);
-    std::vector<int32_t> rings(step.num_spans(), 0);
+    std::vector<int32_t> pages(static_cast<size_t>(step.num_spans()) * longest, 1 << 30);
+    device_pages_ = std::make_unique<DeviceArray<int32_t>>(pages.size());
+    std::vector<PageTable> tables(step.num_spans());
     for (size_t i = 0, first = 0; i < rings_.size(); first += rings_[i++]) {
       if (step.place(i) < 0) continue;
-      rings[step.place(i)] = rings_[i];
+      tables[step.place(i)] = {device_pages_->data() + step.place(i) * longest, rings_[i]};
       const Rows& r = step.rows()[i];
       const int reached = std::min(rings_[i], r.position + r.num_tokens);
-      std::copy_n(places_.data() + first, reached, tables.data() + step.place(i) * longest);
+      std::copy_n(places_.data() + first, reached, pages.data() + step.place(i) * longest);
     }
-    device_tables_ = std::make_unique<DeviceArray<int32_t>>(tables);
-    device_rings_ = std::make_unique<DeviceArray<int32_t>>(rings);
+    device_pages_->Set(pages);
+    device_tables_ = std::make_unique<DeviceArray<PageTable>>(tables);
     return {reinterpret_cast<std::byte*>(memory_.data() + kOffset), stride_ * sizeof(T),
-            device_tables_->data(), device_rings_->data(), longest};
+            device_tables_->data()};
   }
 
   // Fills text 0's pages, and returns them as floats, one after the other.
@@ -234,7 +212,8 @@ class DevicePages {
   std::vector<int> rings_;
   std::vector<int32_t> places_;
   DeviceArray<T> memory_;
-  std::unique_ptr<DeviceArray<int32_t>> device_tables_, device_rings_;
+  std::unique_ptr<DeviceArray<int32_t>> device_pages_;
+  std::unique_ptr<DeviceArray<PageTable>> device_tables_;
 };
 
 // Tails of several texts, each a part of a longer stride, in shuffled places among others'.
@@ -246,7 +225,7 @@ class DeviceTails {
     random->Shuffle(&places_);
   }
   const std::vector<int>& places() const { return places_; }
-  GpuParts parts() const {
+  StateParts parts() const {
     return {reinterpret_cast<std::byte*>(memory_.data()), (floats_ + kBeside) * sizeof(float)};
   }
   void ExpectOthersIntact() const {
@@ -267,19 +246,6 @@ class DeviceTails {
   DeviceArray<float> memory_;
 };
 
-// Scratch as the contract has it: zero once, of exactly the size for these bounds.
-class DeviceScratch {
- public:
-  explicit DeviceScratch(size_t bytes) : memory_(bytes) {
-    memory_.Set(std::vector<unsigned char>(bytes, 0));
-  }
-  void* data() const { return memory_.data(); }
-  void ExpectGuardsIntact() const { memory_.Get(); }
-
- private:
-  DeviceArray<unsigned char> memory_;
-};
-
 }  // namespace packrat
 
-#endif  // PACKRAT_TESTS_GPU_STEPS_H_
+#endif  // PACKRAT_TESTS_KERNELS_STEPS_H_

@@ -1,0 +1,48 @@
+// The short convolution of one channel, for the GPU's mixers. See kernels/short_conv.h.
+#ifndef PACKRAT_KERNELS_SHORT_CONV_CUH_
+#define PACKRAT_KERNELS_SHORT_CONV_CUH_
+
+#include "kernels/device.cuh"
+#include "kernels/short_conv.h"
+
+namespace packrat::gpu {
+
+// A batch's input, and what one tail keeps of it.
+struct ConvInput {
+  const void* rows;  // (tokens, channels) of the batch
+  int stride;        // Elements from row to row.
+  DType type;
+  float* history;     // (conv_size - 1, channels)
+  const float* taps;  // (conv_size, channels): the current token's tap last
+  const float* bias;  // (channels) or null
+  int channels, conv_size;
+};
+
+// One channel of batch row `row`, at `position` of a text whose rows in the batch begin at position
+// `first`. ring: position % (conv_size - 1), 0 for a single tap.
+__device__ __forceinline__ float ShortConv(const ConvInput& x, int channel, int row, int position,
+                                           int first, int ring) {
+  float sum = x.bias != nullptr ? x.bias[channel] : 0.0f;
+  for (int tap = 0; tap < x.conv_size; ++tap) {
+    const int back = x.conv_size - 1 - tap, from = position - back;
+    const int slot = ring - back + (back > ring ? x.conv_size - 1 : 0);  // from % (conv_size - 1)
+    if (from < 0) continue;  // Before the text there are zeros.
+    const float in =
+        from >= first
+            ? LoadValue(x.rows, static_cast<size_t>(row - back) * x.stride + channel, x.type)
+            : x.history[static_cast<size_t>(slot) * x.channels + channel];
+    sum = fmaf(x.taps[static_cast<size_t>(tap) * x.channels + channel], in, sum);
+  }
+  return Silu(sum);
+}
+
+// Keeps a channel's input at `position`, which is that of batch row `row`.
+__device__ __forceinline__ void KeepConvInput(const ConvInput& x, int channel, int row,
+                                              int position) {
+  x.history[static_cast<size_t>(position % (x.conv_size - 1)) * x.channels + channel] =
+      LoadValue(x.rows, static_cast<size_t>(row) * x.stride + channel, x.type);
+}
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_SHORT_CONV_CUH_

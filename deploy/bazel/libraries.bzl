@@ -60,3 +60,4 @@ def system_libraries():
         hidden = ["6google8protobuf", "4absl"],
         module = "sentencepiece",
     )
+    pkg_config_library(name = "utf8proc", modules = ["libutf8proc"])

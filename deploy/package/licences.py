@@ -24,6 +24,7 @@ EXPRESSIONS = {
     "protobuf": "BSD-3-Clause",
     "re2": "BSD-3-Clause",
     "sentencepiece": "Apache-2.0 AND BSD-3-Clause AND BSD-2-Clause AND MIT",
+    "utf8proc": "MIT AND Unicode-DFS-2015",
     "zlib": "Zlib",
 }
 # What is no licence of SPDX's list.

@@ -22,9 +22,19 @@ bool SentencePieces::Encode(const std::string& text, std::vector<int32_t>* ids) 
   return true;
 }
 
+std::string SentencePieces::Decode(int id) const {
+  std::string text;
+  return processor_->p.Decode(std::vector<int>{id}, &text).ok() ? text : "";
+}
+
 int SentencePieces::size() const { return processor_->p.GetPieceSize(); }
 int SentencePieces::bos_id() const { return processor_->p.bos_id(); }
 int SentencePieces::eos_id() const { return processor_->p.eos_id(); }
+int SentencePieces::IdOf(const std::string& piece) const {
+  // The unknown piece's id where there is none.
+  const int id = processor_->p.PieceToId(piece);
+  return processor_->p.IdToPiece(id) == piece ? id : -1;
+}
 const std::string& SentencePieces::Piece(int id) const { return processor_->p.IdToPiece(id); }
 bool SentencePieces::IsControl(int id) const { return processor_->p.IsControl(id); }
 bool SentencePieces::IsUnknown(int id) const { return processor_->p.IsUnknown(id); }

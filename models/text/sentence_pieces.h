@@ -23,9 +23,13 @@ class SentencePieces {
   // Appends the ids of `text`, which is valid UTF-8. False if the library fails.
   bool Encode(const std::string& text, std::vector<int32_t>* ids) const;
 
+  // What the library makes of one piece alone.
+  std::string Decode(int id) const;
+
   int size() const;
   int bos_id() const;  // -1 where there is none, also below.
   int eos_id() const;
+  int IdOf(const std::string& piece) const;
   const std::string& Piece(int id) const;  // With U+2581 for a space.
   bool IsControl(int id) const;
   bool IsUnknown(int id) const;

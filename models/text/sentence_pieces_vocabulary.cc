@@ -1,16 +1,20 @@
 #include "models/text/sentence_pieces_vocabulary.h"
 
-#include <algorithm>
 #include <cstdlib>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "models/files/json.h"
 
 namespace packrat {
 namespace {
 
 constexpr char kSpace[] = "\xe2\x96\x81";  // U+2581, how SentencePiece writes a space.
 constexpr size_t kSpaceBytes = 3;
+// Behind a serialized model, whose later fields win: normalizer_spec (3) { add_dummy_prefix (3):
+// false }.
+const std::string kNoDummyPrefix("\x1a\x02\x18\x00", 4);
 
 bool StartsWith(const std::string& text, size_t at, const std::string& what) {
   return text.compare(at, what.size(), what) == 0;
@@ -32,60 +36,115 @@ std::string WithSpaces(const std::string& piece) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> SentencePiecesVocabulary::Load(
-    const std::string& serialized, const std::string& path) {
+    const std::string& serialized, const std::string& path, const TokenizerConfig& config,
+    int vocab_size) {
   std::unique_ptr<SentencePiecesVocabulary> made(new SentencePiecesVocabulary);
-  if (!made->pieces_.Load(serialized) || made->size() < 1) {
+  if (!made->pieces_.Load(serialized) || made->pieces_.size() < 1) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a SentencePiece model"));
   }
+  const absl::Status status = made->ReadTokens(config, vocab_size);
+  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
+
   // The library does not tell whether the model puts a space before a text, but shows it.
   std::vector<int32_t> probe;
-  made->adds_space_ = made->pieces_.Encode("a", &probe) && !probe.empty() &&
+  const bool spaced = made->pieces_.Encode("a", &probe) && !probe.empty() &&
                       StartsWith(made->pieces_.Piece(probe[0]), 0, kSpace);
-
-  for (int id = 0; id < made->size(); ++id) {
-    const std::string& name = made->pieces_.Piece(id);
-    if (made->pieces_.IsControl(id) && !name.empty()) made->control_.emplace_back(name, id);
+  made->adds_space_ = spaced && config.add_prefix_space;
+  made->legacy_ = config.legacy;
+  if (!spaced || (config.legacy && config.add_prefix_space)) return made;
+  made->unspaced_ = std::make_unique<SentencePieces>();
+  if (!made->unspaced_->Load(serialized + kNoDummyPrefix)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read without a prefix"));
   }
-  std::stable_sort(made->control_.begin(), made->control_.end(),
-                   [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
   return made;
 }
 
-absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text,
+absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config, int vocab_size) {
+  const int pieces = pieces_.size();
+  if (pieces > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("has ", pieces, " pieces; the model's vocab_size is ", vocab_size));
+  }
+  for (int id = 0; id < pieces; ++id) {
+    const std::string& name = pieces_.Piece(id);
+    if (pieces_.IsControl(id) && !name.empty()) all_.Add(name, id);
+  }
+  for (const AddedToken& token : config.added_tokens) {
+    if (token.id >= vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("the added token ", Quoted(token.content),
+                                                     " has the id ", token.id,
+                                                     "; the model's vocab_size is ", vocab_size));
+    }
+    if (token.id < pieces) {  // The library knows it.
+      if (pieces_.Piece(token.id) == token.content) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("the added token ", Quoted(token.content), " has the id ", token.id,
+                       ", which is the piece ", Quoted(pieces_.Piece(token.id))));
+    }
+    added_.resize(token.id - pieces + 1);
+    added_.back() = token;
+    all_.Add(token.content, token.id);
+    if (!token.special) always_.Add(token.content, token.id);
+  }
+  bos_id_ = config.bos_token.empty() ? pieces_.bos_id() : IdOf(config.bos_token);
+  eos_id_ = config.eos_token.empty() ? pieces_.eos_id() : IdOf(config.eos_token);
+  for (const auto& [id, field, name] : {std::make_tuple(bos_id_, "bos_token", config.bos_token),
+                                        std::make_tuple(eos_id_, "eos_token", config.eos_token)}) {
+    if (id >= 0 || name.empty()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", Quoted(name), " of tokenizer_config.json is no token"));
+  }
+  return absl::OkStatus();
+}
+
+int SentencePiecesVocabulary::IdOf(const std::string& name) const {
+  const int id = pieces_.IdOf(name);
+  if (id >= 0) return id;
+  for (const AddedToken& token : added_) {
+    if (token.content == name) return token.id;
+  }
+  return -1;
+}
+
+absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, bool first,
                                                    std::vector<int32_t>* ids) const {
   if (text.empty()) return absl::OkStatus();
-  if (!pieces_.Encode(text, ids))
+  const bool spaced = adds_space_ && (first || legacy_);
+  const SentencePieces& pieces = spaced || unspaced_ == nullptr ? pieces_ : *unspaced_;
+  if (!pieces.Encode(text, ids)) {
     return absl::InternalError("SentencePiece cannot encode the text");
+  }
   return absl::OkStatus();
 }
 
 absl::Status SentencePiecesVocabulary::Encode(const std::string& text, bool parse_special,
                                               std::vector<int32_t>* ids) const {
   size_t plain = 0;  // Where the plain text begins that is not encoded yet.
-  for (size_t at = 0; parse_special && at < text.size();) {
-    const auto control = std::find_if(
-        control_.begin(), control_.end(),
-        [&](const auto& name_and_id) { return StartsWith(text, at, name_and_id.first); });
-    if (control == control_.end()) {
-      ++at;
-      continue;
-    }
-    const absl::Status status = EncodePlain(text.substr(plain, at - plain), ids);
-    if (!status.ok()) return status;
-    ids->push_back(control->second);
-    at += control->first.size();
-    plain = at;
-  }
-  return EncodePlain(text.substr(plain), ids);
+  absl::Status status;
+  const AddedTokens& tokens = parse_special ? all_ : always_;
+  tokens.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) {
+    if (status.ok()) status = EncodePlain(text.substr(plain, at - plain), plain == 0, ids);
+    ids->push_back(id);
+    plain = at + size;
+  });
+  return status.ok() ? EncodePlain(text.substr(plain), plain == 0, ids) : status;
 }
 
 bool SentencePiecesVocabulary::IsSpecial(int32_t id) const {
-  return pieces_.IsControl(id) || pieces_.IsUnknown(id);
+  if (id < pieces_.size()) return pieces_.IsControl(id);
+  const AddedToken& token = added_[id - pieces_.size()];
+  return token.special || token.content.empty();
+}
+
+bool SentencePiecesVocabulary::MayBeginWithAddedSpace(int32_t id) const {
+  return id < pieces_.size() && !pieces_.IsByte(id) && !pieces_.IsUnknown(id);
 }
 
 std::string SentencePiecesVocabulary::Text(int32_t id) const {
+  if (id >= pieces_.size()) return added_[id - pieces_.size()].content;
   const std::string& piece = pieces_.Piece(id);
-  if (IsSpecial(id)) return piece;
+  if (pieces_.IsControl(id)) return piece;
+  if (pieces_.IsUnknown(id)) return pieces_.Decode(id);
   if (!pieces_.IsByte(id)) return WithSpaces(piece);
   // "<0x41>"; the library has checked that all such pieces look like this.
   return std::string(1, static_cast<char>(std::strtol(piece.c_str() + 1, nullptr, 16)));

@@ -5,41 +5,55 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/text/added_tokens.h"
 #include "models/text/sentence_pieces.h"
+#include "models/text/tokenizer_config.h"
 #include "models/text/tokenizer_vocabulary.h"
 
 namespace packrat {
 
 class SentencePiecesVocabulary : public TokenizerVocabulary {
  public:
-  // `serialized`: the file's bytes; `path` begins the message where they are no model.
+  // `serialized`: the file's bytes; `path` begins the message where they are no model, or where an
+  // id is not below `vocab_size`. Added tokens come behind the pieces, or name one of them.
   static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& serialized,
-                                                                   const std::string& path);
+                                                                   const std::string& path,
+                                                                   const TokenizerConfig& config,
+                                                                   int vocab_size);
 
   absl::Status Encode(const std::string& text, bool parse_special,
                       std::vector<int32_t>* ids) const override;
-  int size() const override { return pieces_.size(); }
-  int bos_id() const override { return pieces_.bos_id(); }
-  int eos_id() const override { return pieces_.eos_id(); }
-  bool adds_bos() const override { return bos_id() >= 0; }
+  int size() const override { return pieces_.size() + static_cast<int>(added_.size()); }
+  int bos_id() const override { return bos_id_; }
+  int eos_id() const override { return eos_id_; }
+  bool adds_bos() const override { return bos_id_ >= 0; }
   bool IsSpecial(int32_t id) const override;
+  // Of the unknown piece what SentencePiece writes: U+2047 between spaces, unless the model says
+  // otherwise.
   std::string Text(int32_t id) const override;
   bool adds_space() const override { return adds_space_; }
+  bool adds_space_once() const override { return !legacy_; }
   // A byte piece <0x20> is a space of the text itself, not the one that encoding added.
-  bool MayBeginWithAddedSpace(int32_t id) const override { return !pieces_.IsByte(id); }
+  bool MayBeginWithAddedSpace(int32_t id) const override;
 
  private:
   SentencePiecesVocabulary() = default;
-  // Appends the ids of plain text, in which nothing is special.
-  absl::Status EncodePlain(const std::string& text, std::vector<int32_t>* ids) const;
+  absl::Status ReadTokens(const TokenizerConfig& config, int vocab_size);
+  // Appends the ids of plain text, in which nothing is special. `first`: it is the text's
+  // beginning.
+  absl::Status EncodePlain(const std::string& text, bool first, std::vector<int32_t>* ids) const;
+  int IdOf(const std::string& name) const;  // Of a control piece or added token; -1: none.
 
   SentencePieces pieces_;
-  bool adds_space_ = false;
-  std::vector<std::pair<std::string, int32_t>> control_;  // Names of control pieces, longest first.
+  // The same without a space before the text; only where something is encoded so.
+  std::unique_ptr<SentencePieces> unspaced_;
+  bool adds_space_ = false, legacy_ = true;
+  int bos_id_ = -1, eos_id_ = -1;
+  std::vector<AddedToken> added_;  // By id, from pieces_.size() on; without content: no token.
+  AddedTokens always_, all_;       // What is found in a text: always, and with `parse_special`.
 };
 
 }  // namespace packrat

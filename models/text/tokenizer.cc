@@ -5,54 +5,25 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "models/files/json.h"
-#include "models/files/json_fields.h"
-#include "models/text/byte_level_bpe.h"
+#include "models/text/bpe.h"
 #include "models/text/sentence_pieces_vocabulary.h"
+#include "models/text/tokenizer_config.h"
 #include "models/text/utf8.h"
 
 namespace packrat {
 namespace {
 
 constexpr size_t kMaxModelBytes = 64 << 20;
-constexpr size_t kMaxConfigBytes = 16 << 20;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
-
-// "<s>", or the object that older files write: {"content": "<s>", ...}.
-std::string TokenName(JsonFields* fields, const std::string& name) {
-  const Json* value = fields->Get(name);
-  if (value != nullptr && value->is_object() && value->contains("content")) {
-    value = &(*value)["content"];
-  }
-  if (value == nullptr) return "";
-  if (value->is_string()) return value->get<std::string>();
-  fields->Fail(name, "must be a token's name");
-  return "";
-}
-
-absl::StatusOr<TokenizerConfig> ReadConfig(const std::string& dir) {
-  TokenizerConfig config;
-  const std::string path = dir + "/tokenizer_config.json";
-  absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
-  if (absl::IsNotFound(text.status())) return config;
-  if (!text.ok()) return text.status();
-  absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), path);
-  if (!json.ok()) return json.status();
-  JsonFields fields(*json, "");
-  if (fields.Get("add_bos_token") != nullptr) config.add_bos = fields.Bool("add_bos_token", false);
-  config.bos_token = TokenName(&fields, "bos_token");
-  config.eos_token = TokenName(&fields, "eos_token");
-  if (fields.status().ok()) return config;
-  return absl::InvalidArgumentError(absl::StrCat(path, ": ", fields.status().message()));
-}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir, int vocab_size) {
   std::string path = dir + "/tokenizer.model";
   absl::StatusOr<std::string> file = ReadSmallFile(path, kMaxModelBytes);
-  const bool byte_level = absl::IsNotFound(file.status());
-  if (byte_level) {
+  const bool is_json = absl::IsNotFound(file.status());
+  if (is_json) {
     path = dir + "/tokenizer.json";
     file = ReadSmallFile(path, kMaxModelBytes);
     if (absl::IsNotFound(file.status())) {
@@ -60,19 +31,14 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& di
     }
   }
   if (!file.ok()) return file.status();
-  absl::StatusOr<TokenizerConfig> config = ReadConfig(dir);
+  const absl::StatusOr<TokenizerConfig> config = LoadTokenizerConfig(dir);
   if (!config.ok()) return config.status();
-  auto vocabulary = byte_level ? ByteLevelBpe::Load(*file, path, *config, vocab_size)
-                               : SentencePiecesVocabulary::Load(*file, path);
+  auto vocabulary = is_json ? Bpe::Load(*file, path, *config, vocab_size)
+                            : SentencePiecesVocabulary::Load(*file, path, *config, vocab_size);
   if (!vocabulary.ok()) return vocabulary.status();
 
   std::unique_ptr<Tokenizer> tokenizer(new Tokenizer);
   tokenizer->vocabulary_ = *std::move(vocabulary);
-  const int pieces = tokenizer->num_pieces();
-  if (pieces > vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": has ", pieces, " pieces; the model's vocab_size is ", vocab_size));
-  }
   tokenizer->vocab_size_ = vocab_size;
   tokenizer->default_add_bos_ =
       tokenizer->bos_id() >= 0 && config->add_bos.value_or(tokenizer->vocabulary_->adds_bos());
@@ -135,6 +101,8 @@ std::string TextDecoder::Push(int32_t id) {
     if (tokenizer_->vocabulary_->MayBeginWithAddedSpace(id) && bytes[0] == ' ') bytes.erase(0, 1);
     at_start_ = false;
   }
+  // Padding shows nothing.
+  if (special && !bytes.empty() && tokenizer_->vocabulary_->adds_space_once()) at_start_ = false;
   pending_ += bytes;
 
   std::string text;

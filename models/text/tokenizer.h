@@ -1,5 +1,5 @@
 // Text to token ids and back: DIR/tokenizer.model by the SentencePiece library, or
-// DIR/tokenizer.json, the byte-level byte pairs of GPT-2 and Llama 3 (see byte_level_bpe.h).
+// DIR/tokenizer.json, byte pairs over bytes or characters (see bpe.h).
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_H_
 
@@ -38,13 +38,14 @@ class Tokenizer {
                      bool continues_text = false) const;
 
   int vocab_size() const { return vocab_size_; }
-  int num_pieces() const;            // Ids from here to vocab_size are padding: never sampled.
+  int num_pieces() const;            // With added tokens. Ids from here to vocab_size are padding:
+                                     // never sampled.
   bool default_add_bos() const;      // From tokenizer_config.json; where it says nothing: whether
                                      // tokenizer.model has a BOS piece, or tokenizer.json puts one
                                      // before a text.
   int bos_id() const;                // -1 where there is none.
   int eos_id() const;                // -1 where there is none.
-  bool IsSpecial(int32_t id) const;  // Control or unknown piece, or padding.
+  bool IsSpecial(int32_t id) const;  // Control piece, special added token, or padding.
   // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. Name of
   // a special piece; nothing for padding.
   std::string PieceText(int32_t id) const;
@@ -63,7 +64,7 @@ class Tokenizer {
 // Holds at most three bytes, whatever the length of the text. The tokenizer must outlive it.
 class TextDecoder {
  public:
-  // `skip_special`: ids of control and unknown pieces give nothing; otherwise their piece's name.
+  // `skip_special`: special ids give nothing; otherwise their piece's name.
   // Padding ids give nothing either way.
   // `continues_text`: the ids continue a prompt, so that the first piece's leading space is kept
   // (otherwise the space that encoding put before a text is dropped again).

@@ -4,19 +4,12 @@
 #define PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 
 namespace packrat {
-
-// DIR/tokenizer_config.json, as far as it is read. Empty: the file says nothing.
-struct TokenizerConfig {
-  std::optional<bool> add_bos;
-  std::string bos_token, eos_token;
-};
 
 // Ids are in [0, size()). Const members are thread-safe.
 class TokenizerVocabulary {
@@ -35,9 +28,11 @@ class TokenizerVocabulary {
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::string Text(int32_t id) const = 0;  // Raw bytes; the name of a special token.
 
-  // Whether Encode() puts a space before a text, which decoding then takes away again; and whether
-  // Text(id) may begin with it.
+  // Whether Encode() puts a space before a text, which decoding then takes away again; whether only
+  // before the text's beginning, so that what is shown of a special token there keeps it; and
+  // whether Text(id) may begin with it.
   virtual bool adds_space() const = 0;
+  virtual bool adds_space_once() const = 0;
   virtual bool MayBeginWithAddedSpace(int32_t id) const = 0;
 };
 

@@ -6,14 +6,15 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "models/text/byte_level_bpe.h"
+#include "models/text/bpe.h"
 
 namespace packrat {
 namespace {
 
 constexpr int kVocab = 4096;
 
-void CheckTokenizer(const TokenizerVocabulary& vocabulary) {
+// `may_be_unknown`: what is unknown has a token, which may be special.
+void CheckTokenizer(const TokenizerVocabulary& vocabulary, bool may_be_unknown) {
   PACKRAT_CHECK(vocabulary.size() > 0 && vocabulary.size() <= kVocab);
   PACKRAT_CHECK(vocabulary.bos_id() >= -1 && vocabulary.bos_id() < vocabulary.size());
   for (const char* text : {"", "a", " It's  12345\r\n\n\t x", "<|endoftext|> <s></s>",
@@ -25,7 +26,7 @@ void CheckTokenizer(const TokenizerVocabulary& vocabulary) {
         continue;  // The pattern took too long.
       for (int32_t id : ids) {
         PACKRAT_CHECK(id >= 0 && id < vocabulary.size());
-        PACKRAT_CHECK(parse_special || !vocabulary.IsSpecial(id));
+        PACKRAT_CHECK(parse_special || may_be_unknown || !vocabulary.IsSpecial(id));
       }
     }
   }
@@ -36,9 +37,9 @@ void CheckTokenizer(const TokenizerVocabulary& vocabulary) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string json(reinterpret_cast<const char*>(data), size);
-  const auto vocabulary = packrat::ByteLevelBpe::Load(json, "tokenizer.json", {}, packrat::kVocab);
+  const auto vocabulary = packrat::Bpe::Load(json, "tokenizer.json", {}, packrat::kVocab);
   if (vocabulary.ok()) {
-    packrat::CheckTokenizer(**vocabulary);
+    packrat::CheckTokenizer(**vocabulary, json.find("unk_token") != json.npos);
   } else {
     PACKRAT_CHECK(vocabulary.status().message().size() > std::string("tokenizer.json: ").size());
     PACKRAT_CHECK(vocabulary.status().message().size() < 4096);  // Not the input, repeated.

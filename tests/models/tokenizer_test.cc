@@ -133,6 +133,114 @@ TEST_F(TokenizerTest, MissingDamagedOrTooLarge) {
   EXPECT_EQ(Tokenizer::Load(dir_.path(), kVocab).status().code(), absl::StatusCode::kNotFound);
 }
 
+// --- What tokenizer_config.json says, as transformers 5.24 reads it. ---
+
+TEST_F(TokenizerTest, WithoutLegacyOnlyTheTextsBeginningGetsASpace) {
+  dir_.Write("tokenizer_config.json", R"({"legacy": false})");
+  Load();
+  EXPECT_THAT(Encode("a</s>b", false, true), ElementsAre(264, kEos, 28726));
+  EXPECT_THAT(Encode("</s> b", false, true), ElementsAre(kEos, 287));
+  EXPECT_THAT(Encode("<s>a", false, true), ElementsAre(kBos, 28708));
+  EXPECT_THAT(Encode("a</s>b"), ElementsAre(264, 700, 28713, 28767, 28726));
+  EXPECT_EQ(tokenizer_->Decode({264, kEos, 28726}, false), "a</s>b");
+  EXPECT_EQ(tokenizer_->Decode({264, kEos, 287}, false), "a</s> b");
+  EXPECT_EQ(tokenizer_->Decode({kEos, 287}, false), "</s> b");
+  EXPECT_EQ(tokenizer_->Decode({kEos, 287}, true), "b");
+  for (const std::string& text : Texts()) EXPECT_EQ(tokenizer_->Decode(Encode(text), true), text);
+  for (const char* legacy : {R"({"legacy": true})", R"({"legacy": null})", "{}"}) {
+    dir_.Write("tokenizer_config.json", legacy);
+    Load();
+    EXPECT_THAT(Encode("a</s>b", false, true), ElementsAre(264, kEos, 287));
+    EXPECT_EQ(tokenizer_->Decode({264, kEos, 287}, false), "a</s> b");
+  }
+}
+
+TEST_F(TokenizerTest, WithoutAPrefixSpaceNoTextGetsOne) {
+  for (const char* config :
+       {R"({"add_prefix_space": false})", R"({"add_prefix_space": false, "legacy": false})"}) {
+    dir_.Write("tokenizer_config.json", config);
+    Load();
+    EXPECT_THAT(Encode("a</s>b", false, true), ElementsAre(28708, kEos, 28726));
+    EXPECT_THAT(Encode(" a"), ElementsAre(264));
+    EXPECT_THAT(Encode("  a b"), ElementsAre(28705, 264, 287));  // SentencePiece's.
+    EXPECT_EQ(tokenizer_->Decode({264}, true), " a");
+    for (const std::string& text : Texts()) EXPECT_EQ(tokenizer_->Decode(Encode(text), true), text);
+  }
+}
+
+std::string Refusal(const TempDir& dir, int vocab = kVocab) {
+  const absl::Status status = Tokenizer::Load(dir.path(), vocab).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  return std::string(status.message());
+}
+
+TEST_F(TokenizerTest, AnEosBehindEveryTextIsRefused) {
+  dir_.Write("tokenizer_config.json", R"({"add_eos_token": true})");
+  EXPECT_THAT(Refusal(dir_),
+              StartsWith(dir_.File("tokenizer_config.json") + ": add_eos_token: true"));
+}
+
+TEST_F(TokenizerTest, AddedTokensComeBehindThePieces) {
+  dir_.Write("tokenizer_config.json", R"({"eos_token": "<|im_end|>", "added_tokens_decoder": {
+      "0": {"content": "<unk>", "special": true}, "1": {"content": "<s>", "special": true},
+      "32000": {"content": "<|im_end|>", "special": true, "lstrip": false},
+      "32001": {"content": "<|im_start|>", "special": true}, "32003": {"content": "<tool>"}}})");
+  Load();
+  EXPECT_EQ(tokenizer_->num_pieces(), 32004);
+  EXPECT_EQ(tokenizer_->bos_id(), kBos);
+  EXPECT_EQ(tokenizer_->eos_id(), 32000);
+  EXPECT_THAT(Encode("<|im_start|>a<|im_end|>", false, true), ElementsAre(32001, 264, 32000));
+  // Special ones only where they are asked for, others always.
+  EXPECT_THAT(Encode("<|im_start|>"), testing::SizeIs(7));
+  EXPECT_THAT(Encode("a<tool>a"), ElementsAre(264, 32003, 264));
+  EXPECT_TRUE(tokenizer_->IsSpecial(32001));
+  EXPECT_TRUE(tokenizer_->IsSpecial(32002));  // No token.
+  EXPECT_FALSE(tokenizer_->IsSpecial(32003));
+  EXPECT_EQ(tokenizer_->PieceText(32001), "<|im_start|>");
+  EXPECT_EQ(tokenizer_->PieceText(32002), "");
+  EXPECT_EQ(tokenizer_->Decode({32001, 264, 32003, 32000, 32002}, true), "a<tool>");
+  EXPECT_EQ(Refusal(dir_, 32003), dir_.File("tokenizer.model") +
+                                      ": the added token \"<tool>\" has the id 32003; the model's "
+                                      "vocab_size is 32003");
+}
+
+TEST_F(TokenizerTest, OlderFoldersHaveFilesOfAddedTokens) {
+  dir_.Write("added_tokens.json",
+             R"({"<|im_start|>": 32001, "<|im_end|>": 32000, "<tool>": 32002})");
+  dir_.Write("special_tokens_map.json", R"({"eos_token": {"content": "<|im_end|>"},
+                                            "additional_special_tokens": ["<|im_start|>"]})");
+  Load();
+  EXPECT_EQ(tokenizer_->num_pieces(), 32003);
+  EXPECT_TRUE(tokenizer_->IsSpecial(32000));
+  EXPECT_TRUE(tokenizer_->IsSpecial(32001));
+  EXPECT_FALSE(tokenizer_->IsSpecial(32002));
+  EXPECT_THAT(Encode("<|im_end|><tool>", false, true), ElementsAre(32000, 32002));
+}
+
+TEST_F(TokenizerTest, AddedTokensThatCannotBeMeantAreRefused) {
+  const auto config = [&](const std::string& tokens) {
+    dir_.Write("tokenizer_config.json", R"({"added_tokens_decoder": )" + tokens + "}");
+    return Refusal(dir_);
+  };
+  using testing::HasSubstr;
+  EXPECT_THAT(config("[]"), HasSubstr("added_tokens_decoder: must be an object"));
+  EXPECT_THAT(config(R"({"x": {"content": "a"}})"),
+              HasSubstr("the id of \"a\" must be an integer"));
+  EXPECT_THAT(config(R"({"-1": {"content": "a"}})"),
+              HasSubstr("added_tokens_decoder.-1: the id of"));
+  EXPECT_THAT(config(R"({"32000": {}})"),
+              HasSubstr("added_tokens_decoder.32000: a token must have"));
+  EXPECT_THAT(config(R"({"32000": {"content": "a", "rstrip": true}})"),
+              HasSubstr("added_tokens_decoder.32000.rstrip: true is not supported"));
+  EXPECT_THAT(config(R"({"32000": {"content": "a"}, "32001": {"content": "a"}})"),
+              HasSubstr("\"a\" and its id 32001 are there twice"));
+  EXPECT_THAT(config(R"({"2": {"content": "<eot>"}})"),
+              HasSubstr("\"<eot>\" has the id 2, which is the piece \"</s>\""));
+  dir_.Write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  EXPECT_THAT(Refusal(dir_),
+              HasSubstr("eos_token: \"<|im_end|>\" of tokenizer_config.json is no token"));
+}
+
 // --- Encoding. ---
 
 TEST_F(TokenizerTest, EncodesAsTheLibraryDoes) {
@@ -214,9 +322,11 @@ TEST_F(TokenizerTest, AContinuationKeepsItsLeadingSpace) {
 
 TEST_F(TokenizerTest, SpecialTokensShowTheirNameOnlyWhenAsked) {
   const std::vector<int32_t> ids = {kBos, 264, kEos, kUnk, 264, kPieces, kVocab - 1};
-  EXPECT_EQ(tokenizer_->Decode(ids, true), "a a");
-  EXPECT_EQ(tokenizer_->Decode(ids, false), "<s>a</s><unk> a");
-  EXPECT_TRUE(tokenizer_->IsSpecial(kUnk));
+  // The unknown piece is text, which SentencePiece writes so.
+  EXPECT_EQ(tokenizer_->Decode(ids, true), "a \xe2\x81\x87  a");
+  EXPECT_EQ(tokenizer_->Decode(ids, false), "<s>a</s> \xe2\x81\x87  a");
+  EXPECT_EQ(tokenizer_->Decode({kUnk}, true), " \xe2\x81\x87 ");
+  EXPECT_FALSE(tokenizer_->IsSpecial(kUnk));
   EXPECT_TRUE(tokenizer_->IsSpecial(kEos));
   EXPECT_TRUE(tokenizer_->IsSpecial(kPieces));
   EXPECT_FALSE(tokenizer_->IsSpecial(Byte('a')));
@@ -283,8 +393,8 @@ std::string DecodeAtOnce(const Tokenizer& tokenizer, const std::vector<int32_t>&
     if (special && skip_special) continue;
     std::string piece = tokenizer.PieceText(id);
     if (!special && start) {
-      const bool is_byte = id >= Byte(0) && id <= Byte(255);
-      if (!is_byte && piece[0] == ' ') piece.erase(0, 1);
+      const bool as_it_is = id == kUnk || (id >= Byte(0) && id <= Byte(255));
+      if (!as_it_is && piece[0] == ' ') piece.erase(0, 1);
       start = false;
     }
     bytes += piece;

@@ -8,7 +8,7 @@ import unittest
 
 from tests.server.processes import ROOT, RealServer
 
-BYTE_LEVEL = os.path.join(ROOT, "tests/data/byte_level")
+BYTE_LEVEL = os.path.join(ROOT, "tests/data/tokenizer_json")
 
 
 def make_folder(folder, tokenizer, **config):

@@ -1,12 +1,14 @@
-// Reads a tokenizer.json. It may come from anywhere: whatever is not known to be meant is refused.
+// Reads a tokenizer.json.
 #include <algorithm>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "models/files/json.h"
-#include "models/files/json_fields.h"
-#include "models/text/byte_level_bpe.h"
+#include "absl/strings/str_format.h"
+#include "models/text/bpe.h"
+#include "models/text/bpe_cuts.h"
+#include "models/text/tokenizer_json.h"
+#include "models/text/utf8.h"
 
 namespace packrat {
 namespace {
@@ -14,69 +16,47 @@ namespace {
 constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
-constexpr size_t kMaxSteps = 16;
-// What `use_regex` stands for.
-constexpr char kGpt2Pattern[] =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 // Bytes that valid UTF-8 has: all but C0, C1 and F5 to FF.
 bool OccursInUtf8(int byte) { return byte < 0xc0 || (byte >= 0xc2 && byte <= 0xf4); }
 
+// The byte of an entry like "<0x0A>"; -1 where it is none.
+int FallbackByte(const std::string& entry) {
+  for (int byte = 0; entry.size() == 6 && byte < 256; ++byte) {
+    if (entry == absl::StrFormat("<0x%02X>", byte)) return byte;
+  }
+  return -1;
+}
+
 }  // namespace
 
-// One use: fills a ByteLevelBpe from the parsed file. The first error stays in status_.
-class ByteLevelBpeFile {
+// One use: fills a Bpe from the parsed file.
+class BpeFile : private TokenizerJsonReader {
  public:
-  ByteLevelBpeFile(ByteLevelBpe* out, int vocab_size) : out_(out), vocab_size_(vocab_size) {}
+  BpeFile(Bpe* out, int vocab_size) : out_(out), vocab_size_(vocab_size) {}
 
   absl::Status Read(const Json& json, const TokenizerConfig& config) {
     JsonFields fields(json, "");
     Keep(fields);
     // `truncation` and `padding` shape batches of a trainer; a server has no use for them.
-    if (fields.Get("normalizer") != nullptr) {
-      Fail("normalizer",
-           absl::StrCat("type ", Type(json["normalizer"]), " is not supported; only null is"));
-    }
-    ReadModel(Member(json, "model"));
+    if (Ok()) status_ = BpeCuts(out_).Read(json);
+    if (Ok()) ReadDecoder(Member(json, "decoder"), "decoder");
+    if (Ok()) ReadModel(Member(json, "model"));
     ReadAddedTokens(Member(json, "added_tokens"));
-    if (Ok()) ReadPreTokenizer(Member(json, "pre_tokenizer"), "pre_tokenizer");
-    if (Ok() && !byte_level_) Fail("pre_tokenizer", "has no ByteLevel, which must come last");
+    // transformers adds what the file does not have yet.
+    for (const AddedToken& token : config.added_tokens) {
+      if (Ok() && added_contents_.count(token.content) == 0) {
+        AddToken("tokenizer_config.json: added_tokens_decoder", token.id, token.content,
+                 token.special, !token.special);
+      }
+    }
     if (Ok()) ReadPostProcessor(Member(json, "post_processor"), "post_processor");
-    if (Ok()) ReadDecoder(Member(json, "decoder"));
     if (Ok() && out_->bos_id_ < 0) out_->bos_id_ = NamedToken("bos_token", config.bos_token);
     if (Ok()) out_->eos_id_ = NamedToken("eos_token", config.eos_token);
     return status_;
   }
 
  private:
-  bool Ok() const { return status_.ok(); }
-  void Fail(const std::string& field, const std::string& why) {
-    if (Ok()) status_ = absl::InvalidArgumentError(absl::StrCat(field, ": ", why));
-  }
-  void Keep(const JsonFields& fields) {
-    if (Ok()) status_ = fields.status();
-  }
-  static const Json& Member(const Json& json, const std::string& name) {
-    static const Json null;
-    const auto found = json.is_object() ? json.find(name) : json.end();
-    return json.is_object() && found != json.end() ? *found : null;
-  }
-  static std::string Type(const Json& json) {
-    const Json& type = Member(json, "type");
-    return type.is_string() ? Quoted(type.get<std::string>()) : "(none)";
-  }
-  bool Is(const Json& json, const char* type) const {
-    const Json& found = Member(json, "type");
-    return found.is_string() && found.get_ref<const std::string&>() == type;
-  }
-  void OnlyKeys(const Json& json, const std::string& where, const std::set<std::string>& known) {
-    for (auto item = json.begin(); Ok() && json.is_object() && item != json.end(); ++item) {
-      if (known.count(item.key()) == 0) {
-        Fail(where, absl::StrCat("has the unknown field ", Quoted(item.key())));
-      }
-    }
-  }
-
   // --- The model: vocabulary and merges. ---
 
   void ReadModel(const Json& json) {
@@ -88,10 +68,12 @@ class ByteLevelBpeFile {
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       if (!fields.String(name, "").empty()) fields.Fail(name, "is not supported");
     }
-    if (fields.Bool("byte_fallback", false)) fields.Fail("byte_fallback", "is not supported");
-    // Every byte has a token, so that nothing is ever unknown.
-    fields.String("unk_token", "");
-    fields.Bool("fuse_unk", false);
+    byte_fallback_ = fields.Bool("byte_fallback", false);
+    if (byte_fallback_ && out_->over_bytes_) {
+      fields.Fail("byte_fallback", "is not supported with ByteLevel");
+    }
+    unknown_ = fields.String("unk_token", "");
+    out_->fuse_unknown_ = fields.Bool("fuse_unk", false);
     ignore_merges_ = fields.Bool("ignore_merges", false);
     Keep(fields);
     OnlyKeys(json, "model",
@@ -102,8 +84,8 @@ class ByteLevelBpeFile {
   }
 
   void ReadVocab(const Json& json) {
-    if (!json.is_object() || json.empty()) return Fail("model.vocab", "must be an object of ids");
     out_->byte_ids_.fill(-1);
+    if (!json.is_object() || json.empty()) return Fail("model.vocab", "must be an object of ids");
     std::string bytes;
     for (auto item = json.begin(); Ok() && item != json.end(); ++item) {
       int id = 0;
@@ -113,17 +95,39 @@ class ByteLevelBpeFile {
                                  JsonFields::Range(0, kMaxId)));
       }
       SetEntry("model.vocab", id, item.key());
-      if (BytesOfEntry(item.key(), &bytes)) {
+      if (!Ok()) return;
+      if (!out_->over_bytes_) {
+        ReadCharacters(item.key(), id);
+      } else if (BytesOfEntry(item.key(), &bytes)) {
         if (bytes.size() == 1) out_->byte_ids_[static_cast<unsigned char>(bytes[0])] = id;
         if (ignore_merges_) out_->words_.emplace(bytes, id);
-        if (Ok()) out_->entries_[id].bytes = bytes;
+        out_->entries_[id].bytes = bytes;
       }
     }
+    const auto unknown = ids_.find(unknown_);
+    if (unknown != ids_.end()) out_->unknown_id_ = unknown->second;
+    if (unknown_.empty() || unknown != ids_.end()) return;
+    // Old files name a token that is not there, and never need it.
     for (int byte = 0; Ok() && byte < 256; ++byte) {
       if (OccursInUtf8(byte) && out_->byte_ids_[byte] < 0) {
-        Fail("model.vocab", absl::StrCat("has no token for the byte ", byte));
+        Fail("model.unk_token", absl::StrCat(Quoted(unknown_), " is not in model.vocab"));
       }
     }
+  }
+
+  // An entry that is text, but for what the decoder makes of it.
+  void ReadCharacters(const std::string& entry, int id) {
+    if (ignore_merges_) out_->words_.emplace(entry, id);
+    const auto size = static_cast<size_t>(std::max(0, Utf8Length(entry.data(), entry.size())));
+    if (size > 0 && size == entry.size()) {
+      uint32_t key = 0;
+      for (char c : entry) key = key << 8 | static_cast<unsigned char>(c);
+      out_->characters_[key] = id;
+    }
+    const int byte = FallbackByte(entry);
+    if (byte >= 0 && byte_fallback_) out_->byte_ids_[byte] = id;
+    out_->entries_[id].bytes = byte >= 0 && decodes_bytes_ ? std::string(1, static_cast<char>(byte))
+                                                           : decoding_.Apply(entry);
   }
 
   // The text is the entry itself until it is known to be written in the bytes' characters.
@@ -133,7 +137,7 @@ class ByteLevelBpeFile {
                                       "; the model's vocab_size is ", vocab_size_));
     }
     if (id >= out_->size()) out_->entries_.resize(id + 1);
-    ByteLevelBpe::Entry& target = out_->entries_[id];
+    Bpe::Entry& target = out_->entries_[id];
     if (!target.special) {
       return Fail(where, absl::StrCat(Quoted(entry), " has the id ", id, ", as has another token"));
     }
@@ -156,8 +160,7 @@ class ByteLevelBpeFile {
       }
       merged_.emplace(both->second, i);
       // Of equal pairs the last counts.
-      out_->merges_[ByteLevelBpe::Pair(a->second, b->second)] = {static_cast<int32_t>(i),
-                                                                 both->second};
+      out_->merges_[Bpe::Pair(a->second, b->second)] = {static_cast<int32_t>(i), both->second};
     }
   }
 
@@ -183,7 +186,6 @@ class ByteLevelBpeFile {
     if (!json.is_array() || json.size() > kMaxAddedTokens) {
       return Fail("added_tokens", absl::StrCat("must be a list of at most ", kMaxAddedTokens));
     }
-    std::set<std::string> seen;
     for (size_t i = 0; Ok() && i < json.size(); ++i) {
       const std::string where = absl::StrCat("added_tokens[", i, "]");
       JsonFields fields(json[i], where);
@@ -200,7 +202,9 @@ class ByteLevelBpeFile {
       Keep(fields);
       OnlyKeys(json[i], where,
                {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
-      if (!seen.insert(content).second) Fail(where, Quoted(content) + " is there twice");
+      if (!added_contents_.insert(content).second) {
+        Fail(where, Quoted(content) + " is there twice");
+      }
       if (Ok()) AddToken(where, id, content, special, normalized);
     }
   }
@@ -216,95 +220,26 @@ class ByteLevelBpeFile {
     }
     if (!Ok()) return;
     out_->entries_[id].bytes = content;
-    out_->added_[normalized ? 1 : 0].Add(content, id);
+    const std::string found = normalized ? out_->normalizer_.Apply(content) : content;
+    if (found.empty()) return Fail(where, "nothing is left of it when it is normalized");
+    out_->added_[normalized ? 1 : 0].Add(found, id);
     if (!special) return;
     out_->entries_[id].special = true;
     out_->words_.erase(content);
+    // What nothing else stands for may be what it likes.
+    if (id == out_->unknown_id_) return;
     // Plain text must never become a special token.
     const auto& bytes = out_->byte_ids_;
-    if (std::find(bytes.begin(), bytes.end(), id) != bytes.end()) {
-      Fail(where, "a special token cannot be a single byte's");
+    const auto& characters = out_->characters_;
+    if (std::find(bytes.begin(), bytes.end(), id) != bytes.end() ||
+        std::any_of(characters.begin(), characters.end(),
+                    [id](const auto& item) { return item.second == id; })) {
+      Fail(where, "a special token cannot be a single byte's or character's");
     }
     const auto made = merged_.find(id);
     if (made != merged_.end()) {
       Fail(where,
            absl::StrCat("a special token cannot be made by model.merges[", made->second, "]"));
-    }
-  }
-
-  // --- How a text is cut. ---
-
-  void AddStep(bool prefix_space, const std::string& pattern, bool keep_gaps,
-               const std::string& where) {
-    if (out_->steps_.size() == kMaxSteps) return Fail(where, "too many steps");
-    ByteLevelBpe::Step step;
-    step.prefix_space = prefix_space;
-    if (!pattern.empty()) {
-      auto splitter = TextSplitter::Create(pattern, keep_gaps);
-      if (!splitter.ok()) return Fail(where, std::string(splitter.status().message()));
-      step.splitter = *std::move(splitter);
-    }
-    out_->steps_.push_back(std::move(step));
-  }
-
-  void ReadPreTokenizer(const Json& json, const std::string& where) {
-    if (byte_level_) return Fail(where, "nothing may come after ByteLevel");
-    if (json.is_null()) return Fail(where, "missing");
-    if (Is(json, "Sequence")) {
-      return ReadSequence(json, where, "pretokenizers", [this](const Json& item, const auto& name) {
-        ReadPreTokenizer(item, name);
-      });
-    }
-    JsonFields fields(json, where);
-    if (Is(json, "ByteLevel")) {
-      byte_level_ = true;
-      OnlyKeys(json, where, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
-      const bool prefix_space = fields.Bool("add_prefix_space", true);
-      const bool use_regex = fields.Bool("use_regex", true);
-      Keep(fields);
-      if (!prefix_space && !use_regex) return;
-      AddStep(prefix_space, use_regex ? kGpt2Pattern : "", true, where);
-    } else if (Is(json, "Split")) {
-      ReadSplit(json, where);
-    } else if (Is(json, "Digits")) {
-      OnlyKeys(json, where, {"type", "individual_digits"});
-      const bool each = fields.Bool("individual_digits", false);
-      Keep(fields);
-      if (Ok()) AddStep(false, each ? R"(\p{N})" : R"(\p{N}+)", true, where);
-    } else {
-      Fail(where + ".type", absl::StrCat(Type(json), " is not supported; ByteLevel, Split, Digits ",
-                                         "and Sequence are"));
-    }
-  }
-
-  void ReadSplit(const Json& json, const std::string& where) {
-    OnlyKeys(json, where, {"type", "pattern", "behavior", "invert"});
-    JsonFields fields(json, where);
-    const Json& pattern = Member(Member(json, "pattern"), "Regex");
-    if (!pattern.is_string()) {
-      fields.Fail("pattern", "must be an object with a Regex; nothing else is supported");
-    }
-    const std::string behavior = fields.String("behavior", "");
-    const bool invert = fields.Bool("invert", false);
-    // Removed and inverted: what lies between the matches is lost.
-    const bool removed = behavior == "Removed" && invert;
-    if (behavior != "Isolated" && !removed) {
-      fields.Fail("behavior",
-                  absl::StrCat("is ", Quoted(behavior),
-                               "; only Isolated, or Removed with invert, is supported"));
-    }
-    Keep(fields);
-    if (Ok()) AddStep(false, pattern.get<std::string>(), !removed, where + ".pattern.Regex");
-  }
-
-  template <class ReadItem>
-  void ReadSequence(const Json& json, const std::string& where, const std::string& list,
-                    const ReadItem& read) {
-    OnlyKeys(json, where, {"type", list});
-    const Json& items = Member(json, list);
-    if (!items.is_array()) return Fail(absl::StrCat(where, ".", list), "must be a list");
-    for (size_t i = 0; Ok() && i < items.size(); ++i) {
-      read(items[i], absl::StrCat(where, ".", list, "[", i, "]"));
     }
   }
 
@@ -342,10 +277,63 @@ class ByteLevelBpeFile {
     out_->adds_bos_ = true;
   }
 
-  void ReadDecoder(const Json& json) {
-    if (!Is(json, "ByteLevel")) {
-      Fail("decoder.type", absl::StrCat(Type(json), " is not supported; only ByteLevel is"));
+  // Over bytes there is nothing to do. Over characters: Replace, ByteFallback, Fuse and Strip, as
+  // far as they are there, in this order.
+  void ReadDecoder(const Json& json, const std::string& where) {
+    if (out_->over_bytes_) {
+      if (!Is(json, "ByteLevel")) {
+        Fail(where + ".type", absl::StrCat(Type(json), " is not supported; only ByteLevel is"));
+      }
+      return;
     }
+    if (!Is(json, "Sequence")) {
+      return Fail(where + ".type",
+                  absl::StrCat(Type(json), " is not supported; without a ByteLevel pre-tokenizer, ",
+                               "only Sequence is"));
+    }
+    int done = 0;
+    ReadSequence(json, where, "decoders", [&](const Json& item, const std::string& name) {
+      const int now = Is(item, "Replace")        ? 1
+                      : Is(item, "ByteFallback") ? 2
+                      : Is(item, "Fuse")         ? 3
+                      : Is(item, "Strip")        ? 4
+                                                 : 0;
+      // Without Fuse, every token would be stripped.
+      if (now < done || (now == 4 && done != 3)) {
+        return Fail(name + ".type",
+                    absl::StrCat(Type(item), " is not supported here; Replace, ",
+                                 "ByteFallback, Fuse and Strip are, in this order"));
+      }
+      done = now;
+      if (now == 1) ReadReplace(item, name);
+      if (now == 2) decodes_bytes_ = true;
+      if (now == 4) ReadStrip(item, name);
+    });
+    if (Ok() && done < 3) Fail(where, "has no Fuse");
+  }
+
+  void ReadReplace(const Json& json, const std::string& where) {
+    OnlyKeys(json, where, {"type", "pattern", "content"});
+    JsonFields fields(json, where);
+    const Json& from = Member(Member(json, "pattern"), "String");
+    const std::string to = fields.String("content", "");
+    if (!from.is_string() || from.get_ref<const std::string&>().empty()) {
+      fields.Fail("pattern", "must be an object with a String; nothing else is supported");
+    } else {
+      decoding_.AddReplace(from.get<std::string>(), to);
+    }
+    Keep(fields);
+  }
+
+  void ReadStrip(const Json& json, const std::string& where) {
+    OnlyKeys(json, where, {"type", "content", "start", "stop"});
+    JsonFields fields(json, where);
+    const int start = fields.Int("start", 0, 1);
+    if (fields.String("content", "") != " " || fields.Int("stop", 0, 1) != 0) {
+      fields.Fail("", "only a space at the start can be stripped");
+    }
+    Keep(fields);
+    out_->strips_space_ = start == 1;
   }
 
   // Id of a token that tokenizer_config.json names; -1 where it names none.
@@ -357,21 +345,25 @@ class ByteLevelBpeFile {
     return -1;
   }
 
-  ByteLevelBpe* const out_;
+  Bpe* const out_;
   const int vocab_size_;
-  absl::Status status_;
   absl::flat_hash_map<std::string, int32_t> ids_;  // By the file's way of writing.
   absl::flat_hash_map<int32_t, size_t> merged_;    // What merges make, and the first one's number.
-  bool ignore_merges_ = false, byte_level_ = false;
+  std::set<std::string> added_contents_;
+  bool ignore_merges_ = false, byte_fallback_ = false;
+  std::string unknown_;
+  bool decodes_bytes_ = false;
+  TextNormalizer decoding_;  // Of an entry to its text.
 };
 
-absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> ByteLevelBpe::Load(
-    const std::string& json, const std::string& path, const TokenizerConfig& config,
-    int vocab_size) {
+absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Bpe::Load(const std::string& json,
+                                                               const std::string& path,
+                                                               const TokenizerConfig& config,
+                                                               int vocab_size) {
   const absl::StatusOr<Json> parsed = ParseJson(json.data(), json.size(), path);
   if (!parsed.ok()) return parsed.status();
-  auto made = std::make_unique<ByteLevelBpe>();
-  const absl::Status status = ByteLevelBpeFile(made.get(), vocab_size).Read(*parsed, config);
+  auto made = std::make_unique<Bpe>();
+  const absl::Status status = BpeFile(made.get(), vocab_size).Read(*parsed, config);
   if (!status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
   }

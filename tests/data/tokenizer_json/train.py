@@ -1,6 +1,6 @@
 """Trains the byte-level tokenizers of this folder; needs the Python package `tokenizers`.
 
-    python3 tests/data/byte_level/train.py TEXT.xz [TEXT.xz ...]
+    python3 tests/data/tokenizer_json/train.py TEXT.xz [TEXT.xz ...]
 
 Writes gpt2.json (GPT-2's settings) and llama3.json (Llama 3's: its pattern, its post-processor,
 `ignore_merges`, merges as pairs), 4,096 tokens each with their special ones. tokens.py writes what

@@ -1,11 +1,11 @@
 """Writes expected.json: what the Python package `tokenizers` makes of texts; its test is
-tests/models/byte_level_bpe_test.cc.
+tests/models/bpe_test.cc.
 
-    python3 tests/data/byte_level/expect.py NOVELS.txt.xz
+    python3 tests/data/tokenizer_json/expect.py NOVELS.txt.xz
 
 `texts`: awkward ones (texts.py), then some hundred lines of novels in the public domain. `parts`:
 of which the test makes 10,000 further lines, as generated() does. For each case, a tokenizer of this
-folder with a JSON patch: `ids` of every text, and of every generated line a hash of four digits;
+folder with a JSON patch, and whether decoding gives `texts` back: `ids` of every text, and of every generated line a hash of four digits;
 or, to save space, one hash of each.
 """
 
@@ -29,6 +29,25 @@ def replace(path, value):
     return {"op": "replace", "path": path, "value": value}
 
 
+# Qwen's normalizer and patterns, of Qwen 2 and of Qwen 3.5.
+QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS+|\p{N}| ?[^\sMARKS\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def qwen(letters, marks):
+    return [replace("/normalizer", {"type": "NFC"}), replace("/model/ignore_merges", False),
+            replace(SPLIT + "pattern/Regex", QWEN.replace("LETTERS", letters).replace("MARKS", marks))]
+
+
+# Some bytes have no token any more. Their ids are given to others, so that there are no holes.
+NO_TOKEN = [step for i, entry in enumerate(["`", "ý", "Ą", "î"]) for step in (
+    {"op": "move", "from": "/model/vocab/" + entry, "path": "/model/vocab/q-%d-q" % i},)]
+# What `transformers` 4 wrote for SentencePiece's models, in place of Metaspace.
+PREPEND = [replace("/pre_tokenizer", None), replace("/normalizer", {"type": "Sequence", "normalizers": [
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]})]
+
+
 # Tokenizer, patch, whether special tokens are read, whether ids are written out.
 CASES = [
     ("gpt2", [], False, True),
@@ -46,7 +65,32 @@ CASES = [
      False),
     ("llama3", [replace(SPLIT + "behavior", "Removed"), replace(SPLIT + "invert", True),
                 replace(SPLIT + "pattern/Regex", r"\p{Lu}?[\p{Ll}\p{M}]+|\p{Nd}(?=\d)")], True, False),
+    ("llama3", qwen(r"\p{L}", ""), True, False),
+    ("llama3", qwen(r"[\p{L}\p{M}]", r"\p{M}"), False, False),
+    ("gpt2", NO_TOKEN, False, False),
+    ("gpt2", NO_TOKEN + [replace("/model/unk_token", "!")], False, False),
+    ("gpt2", NO_TOKEN + [replace("/model/unk_token", "!"), replace("/model/fuse_unk", True)], True, False),
+    ("llama", [], False, False),
+    ("llama", [], True, False),
+    ("llama", [replace("/pre_tokenizer/prepend_scheme", "always")], True, False),
+    ("llama", [replace("/pre_tokenizer/prepend_scheme", "never"), replace("/pre_tokenizer/split", True)],
+     True, False),
+    ("llama", PREPEND, False, False),
+    ("llama", PREPEND, True, False),
+    ("llama", PREPEND + [replace("/added_tokens/1/normalized", True)], True, False),
+    ("llama", PREPEND + [replace("/model/byte_fallback", False), replace("/model/unk_token", "<unk>")],
+     False, False),
+    ("llama", [replace("/model/byte_fallback", False), replace("/model/fuse_unk", False),
+               replace("/model/unk_token", "<unk>")], True, False),
 ]
+
+
+def found(data, pointer):
+    """What holds the place that a JSON pointer names, and its name there."""
+    *path, last = pointer.strip("/").split("/")
+    for part in path:
+        data = data[int(part) if isinstance(data, list) else part]
+    return data, last
 
 
 def generated(line):
@@ -84,17 +128,21 @@ def main():
         with open(os.path.join(HERE, name + ".json"), encoding="utf-8") as f:
             data = json.load(f)
         for step in patch:
-            *path, last = step["path"].strip("/").split("/")
-            target = data
-            for part in path:
-                target = target[int(part) if isinstance(target, list) else part]
-            target[last] = step["value"]
+            if step["op"] == "move":
+                target, last = found(data, step["from"])
+                value = target.pop(last)
+            else:
+                value = step["value"]
+            target, last = found(data, step["path"])
+            target[last] = value
         tokenizer = Tokenizer.from_str(json.dumps(data))
         tokenizer.encode_special_tokens = not special
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in inputs]
         hashes = [fnv(tokenizer.encode(text, add_special_tokens=False).ids) for text in lines]
+        lossless = all(tokenizer.decode(i, skip_special_tokens=False) == text
+                       for i, text in zip(ids, inputs))
         # Every list by its hash, so that its end is part of it.
-        case = {"tokenizer": name, "patch": patch, "special": special,
+        case = {"tokenizer": name, "patch": patch, "special": special, "lossless": lossless,
                 "hash": f"{fnv(h & 0xFFFFFFFF for h in [fnv(i) for i in ids] + hashes):016x}"}
         if verbatim:
             case.update(ids=ids, lines="".join(f"{h & 0xFFFF:04x}" for h in hashes))

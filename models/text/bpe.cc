@@ -1,0 +1,206 @@
+#include "models/text/bpe.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "models/text/utf8.h"
+
+namespace packrat {
+namespace {
+
+unsigned char Byte(absl::string_view text, size_t at) {
+  return static_cast<unsigned char>(text[at]);
+}
+
+// By character, from U+0000 to U+0143: its byte, or -1. Printable bytes stand for themselves, the
+// 68 others, in their order, for U+0100 and up.
+std::array<int, 0x144> BytesOfCharacters() {
+  std::array<int, 0x144> bytes;
+  bytes.fill(-1);
+  int next = 0x100;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
+    bytes[printable ? byte : next++] = byte;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+bool BytesOfEntry(const std::string& entry, std::string* bytes) {
+  static const std::array<int, 0x144> bytes_of = BytesOfCharacters();
+  bytes->clear();
+  for (size_t at = 0; at < entry.size();) {
+    size_t character = Byte(entry, at++);
+    if (character >= 0x80) {
+      if (character < 0xc0 || character >= 0xe0 || at == entry.size()) return false;
+      character = (character & 0x1f) << 6 | (Byte(entry, at++) & 0x3f);
+    }
+    if (character >= bytes_of.size() || bytes_of[character] < 0) return false;
+    bytes->push_back(static_cast<char>(bytes_of[character]));
+  }
+  return true;
+}
+
+// The tokens of a word as a list, and the pairs that could be merged as a heap, so that a word of n
+// bytes takes n log n steps.
+struct Bpe::Merger {
+  struct Token {
+    int32_t id, previous, next;  // Neighbours as indices, -1 at the ends.
+    bool merged_away;
+  };
+  struct Candidate {
+    int32_t rank, at, id;  // The pair at `at` and after it, which makes `id`.
+    bool operator<(const Candidate& other) const {  // The best is the largest.
+      return rank != other.rank ? rank > other.rank : at > other.at;
+    }
+  };
+  std::vector<int32_t> singles;
+  std::vector<Token> tokens;
+  std::vector<Candidate> heap;
+};
+
+absl::Status Bpe::Encode(const std::string& text, bool parse_special,
+                         std::vector<int32_t>* ids) const {
+  Merger merger;
+  absl::Status status;
+  // A special token that is not asked for stays text, together with what stands around it.
+  const auto cut = [&](int kind, const std::string& from, const auto& gap) {
+    size_t begin = 0;
+    added_[kind].Find(from, 0, from.size(), [&](size_t at, size_t size, int32_t id) {
+      if (IsSpecial(id) && !parse_special) return;
+      gap(begin, at);
+      ids->push_back(id);
+      begin = at + size;
+    });
+    gap(begin, from.size());
+  };
+  cut(0, text, [&](size_t text_begin, size_t text_end) {
+    if (text_begin == text_end) return;
+    const std::string part = normalizer_.Apply(text.substr(text_begin, text_end - text_begin));
+    cut(1, part, [&](size_t begin, size_t end) {
+      if (!status.ok() || begin == end) return;
+      const absl::string_view plain(part.data() + begin, end - begin);
+      status = EncodePlain(0, plain, text_begin == 0 && begin == 0, &merger, ids);
+    });
+  });
+  return status;
+}
+
+absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, bool first, Merger* merger,
+                              std::vector<int32_t>* ids) const {
+  if (step == steps_.size()) {
+    EncodeWord(text, merger, ids);
+    return absl::OkStatus();
+  }
+  const Step& cut = steps_[step];
+  std::string changed;
+  if (!cut.space.empty() && text.find(' ') != text.npos) {
+    text = changed = ReplaceAll(std::string(text), " ", cut.space);
+  }
+  const bool prefixed =
+      cut.where == Step::Prefix::kAlways || (cut.where == Step::Prefix::kFirst && first);
+  if (prefixed && !absl::StartsWith(text, cut.prefix)) {
+    text = changed = cut.prefix + std::string(text);
+  }
+  if (cut.before_spaces) {
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find(cut.space, begin + 1), text.size());
+      const absl::Status status =
+          EncodePlain(step + 1, text.substr(begin, end - begin), first && begin == 0, merger, ids);
+      if (!status.ok()) return status;
+      begin = end;
+    }
+    return absl::OkStatus();
+  }
+  if (cut.splitter == nullptr) return EncodePlain(step + 1, text, first, merger, ids);
+  return cut.splitter->Split(text.data(), text.size(), [&](size_t begin, size_t end) {
+    return EncodePlain(step + 1, text.substr(begin, end - begin), first && begin == 0, merger, ids);
+  });
+}
+
+int32_t Bpe::CharacterId(absl::string_view character) const {
+  uint32_t key = 0;
+  for (size_t i = 0; i < character.size(); ++i) key = key << 8 | Byte(character, i);
+  const auto found = characters_.find(key);
+  return found == characters_.end() ? -1 : found->second;
+}
+
+void Bpe::SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const {
+  ids->clear();
+  bool unknown = false;  // One is yet to be told.
+  for (size_t at = 0; at < word.size();) {
+    const size_t size =
+        over_bytes_ ? 1 : std::max(1, Utf8Length(word.data() + at, word.size() - at));
+    const absl::string_view character = word.substr(at, size);
+    at += size;
+    const int32_t id = over_bytes_ ? byte_ids_[Byte(character, 0)] : CharacterId(character);
+    if (id >= 0) {
+      if (unknown) ids->push_back(unknown_id_);
+      unknown = false;
+      ids->push_back(id);
+      continue;
+    }
+    const auto has_token = [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; };
+    if (!over_bytes_ && std::all_of(character.begin(), character.end(), has_token)) {
+      // As in the library, an unknown one before it comes after it.
+      for (char c : character) ids->push_back(byte_ids_[static_cast<unsigned char>(c)]);
+      continue;
+    }
+    if (unknown && !fuse_unknown_) ids->push_back(unknown_id_);
+    unknown = unknown_id_ >= 0;
+  }
+  if (unknown) ids->push_back(unknown_id_);
+}
+
+void Bpe::EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t>* ids) const {
+  if (!words_.empty()) {
+    const auto whole = words_.find(word);
+    if (whole != words_.end()) {
+      ids->push_back(whole->second);
+      return;
+    }
+  }
+  SingleTokens(word, &merger->singles);
+  if (merger->singles.empty()) return;
+  std::vector<Merger::Token>& tokens = merger->tokens;
+  std::vector<Merger::Candidate>& heap = merger->heap;
+  tokens.clear();
+  heap.clear();
+  const auto count = static_cast<int32_t>(merger->singles.size());
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t next = i + 1 < count ? i + 1 : -1;
+    tokens.push_back({merger->singles[i], i - 1, next, false});
+  }
+  const auto merge_at = [&](int32_t at) {
+    const int32_t next = at < 0 ? -1 : tokens[at].next;
+    return next < 0 ? merges_.end() : merges_.find(Pair(tokens[at].id, tokens[next].id));
+  };
+  const auto consider = [&](int32_t at) {
+    const auto merge = merge_at(at);
+    if (merge == merges_.end()) return;
+    heap.push_back({merge->second.rank, at, merge->second.id});
+    std::push_heap(heap.begin(), heap.end());
+  };
+  for (int32_t i = 0; i < count; ++i) consider(i);
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end());
+    const Merger::Candidate best = heap.back();
+    heap.pop_back();
+    Merger::Token& left = tokens[best.at];
+    if (left.merged_away) continue;
+    // A neighbour may have changed since.
+    const auto merge = merge_at(best.at);
+    if (merge == merges_.end() || merge->second.id != best.id) continue;
+    Merger::Token& right = tokens[left.next];
+    right.merged_away = true;
+    left.id = best.id;
+    left.next = right.next;
+    if (left.next >= 0) tokens[left.next].previous = best.at;
+    consider(left.previous);
+    consider(best.at);
+  }
+  for (int32_t i = 0; i >= 0; i = tokens[i].next) ids->push_back(tokens[i].id);
+}
+
+}  // namespace packrat

@@ -1,0 +1,111 @@
+// tokenizer.json: byte pairs, as GPT-2, Llama 3 and Qwen style models use them over bytes, and
+// Llama and Mistral style ones (SentencePiece's models, rewritten) over characters with bytes to
+// fall back to. The ids of a text are those of the `tokenizers` library that writes such files.
+//
+// A text is cut three times: at its added tokens ("<|endoftext|>"), then into words by the file's
+// pre-tokenizer, and a word into tokens by merging neighbours, the best pair first, from single
+// bytes or characters on. What lies between added tokens is normalized. What a file asks for beyond
+// that is refused when it is loaded.
+#ifndef PACKRAT_MODELS_TEXT_BPE_H_
+#define PACKRAT_MODELS_TEXT_BPE_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "models/text/added_tokens.h"
+#include "models/text/text_normalizer.h"
+#include "models/text/text_splitter.h"
+#include "models/text/tokenizer_config.h"
+#include "models/text/tokenizer_vocabulary.h"
+
+namespace packrat {
+
+// The bytes of a vocabulary's entry, which is written with a printable character for each byte
+// (U+0120 for a space); false where it is not.
+bool BytesOfEntry(const std::string& entry, std::string* bytes);
+
+class Bpe : public TokenizerVocabulary {
+ public:
+  // `json`: the file's bytes; `path` begins every message. INVALID_ARGUMENT names the field, also
+  // where an id is not below `vocab_size`.
+  static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& json,
+                                                                   const std::string& path,
+                                                                   const TokenizerConfig& config,
+                                                                   int vocab_size);
+
+  // Of what no token begins with, the unknown token's id, where there is one, is all that is left.
+  absl::Status Encode(const std::string& text, bool parse_special,
+                      std::vector<int32_t>* ids) const override;
+  int size() const override { return static_cast<int>(entries_.size()); }
+  int bos_id() const override { return bos_id_; }
+  int eos_id() const override { return eos_id_; }
+  bool adds_bos() const override { return adds_bos_; }
+  bool IsSpecial(int32_t id) const override { return entries_[id].special; }
+  std::string Text(int32_t id) const override { return entries_[id].bytes; }
+  // ByteLevel's `add_prefix_space` puts a space only where there is none, so that decoding cannot
+  // know; as in the library, it stays.
+  bool adds_space() const override { return strips_space_; }
+  bool adds_space_once() const override { return true; }
+  bool MayBeginWithAddedSpace(int32_t) const override { return true; }
+
+ private:
+  friend class BpeFile;
+  friend class BpeCuts;
+  struct Entry {
+    std::string bytes;
+    bool special = true;  // So is an id that the file gives to nothing.
+  };
+  struct Merge {
+    int32_t rank = 0, id = 0;
+  };
+  // One cut of the text between added tokens.
+  struct Step {
+    enum class Prefix { kNever, kFirst, kAlways };
+    // Put before a piece that does not begin with it; kFirst: only before the text's beginning.
+    std::string prefix;
+    Prefix where = Prefix::kNever;
+    std::string space;                       // What every space becomes; empty: it stays.
+    bool before_spaces = false;              // Cuts before every `space`.
+    std::unique_ptr<TextSplitter> splitter;  // Cuts by a pattern; may be null.
+  };
+  struct Merger;  // Memory of merging, reused for all words of a text.
+  static uint64_t Pair(int32_t left, int32_t right) {
+    return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
+  }
+
+  // `first`: the piece begins where the text begins.
+  absl::Status EncodePlain(size_t step, absl::string_view text, bool first, Merger* merger,
+                           std::vector<int32_t>* ids) const;
+  void EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t>* ids) const;
+  // What the merging begins with.
+  void SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const;
+  int32_t CharacterId(absl::string_view character) const;  // -1: there is none.
+
+  std::vector<Entry> entries_;  // By id.
+  // Over bytes, each one's token; over characters, the token to fall back to. -1: there is none.
+  std::array<int32_t, 256> byte_ids_;
+  bool over_bytes_ = false;
+  absl::flat_hash_map<uint32_t, int32_t> characters_;  // By their UTF-8, as a number.
+  int32_t unknown_id_ = -1;
+  bool fuse_unknown_ = false;                        // Neighbours that are unknown are one token.
+  absl::flat_hash_map<uint64_t, Merge> merges_;      // By Pair().
+  absl::flat_hash_map<std::string, int32_t> words_;  // Empty without `ignore_merges`.
+  // The second kind is found in the gaps of the first, after they have been normalized.
+  AddedTokens added_[2];
+  TextNormalizer normalizer_;
+  std::vector<Step> steps_;
+  bool strips_space_ = false;
+  int bos_id_ = -1, eos_id_ = -1;
+  bool adds_bos_ = false;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_BPE_H_

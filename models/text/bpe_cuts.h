@@ -1,0 +1,34 @@
+// The parts of a tokenizer.json that say how a text is changed and cut into words.
+#ifndef PACKRAT_MODELS_TEXT_BPE_CUTS_H_
+#define PACKRAT_MODELS_TEXT_BPE_CUTS_H_
+
+#include <string>
+
+#include "models/text/bpe.h"
+#include "models/text/tokenizer_json.h"
+
+namespace packrat {
+
+class BpeCuts : private TokenizerJsonReader {
+ public:
+  explicit BpeCuts(Bpe* out) : out_(out) {}
+
+  // Reads `normalizer` and `pre_tokenizer` of the file; tells whether words are made of bytes.
+  absl::Status Read(const Json& json);
+
+ private:
+  void ReadNormalizer(const Json& json, const std::string& where);
+  void ReadPreTokenizer(const Json& json, const std::string& where);
+  void ReadSplit(const Json& json, const std::string& where);
+  void ReadMetaspace(const Json& json, const std::string& where);
+  void AddStep(Bpe::Step step, const std::string& where);
+  // A step that cuts by a pattern.
+  void AddPattern(const std::string& pattern, bool keep_gaps, const std::string& where);
+
+  Bpe* const out_;
+  bool byte_level_ = false;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_BPE_CUTS_H_

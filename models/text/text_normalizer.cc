@@ -1,0 +1,102 @@
+#include "models/text/text_normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/check.h"
+
+namespace packrat {
+namespace {
+
+int CombiningClass(utf8proc_int32_t character) {
+  return utf8proc_get_property(character)->combining_class;
+}
+
+// The canonical decomposition of every character. Not by utf8proc_map(), which sorts marks in
+// quadratic time.
+std::vector<utf8proc_int32_t> Decomposed(const std::string& text) {
+  constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+  std::vector<utf8proc_int32_t> all;
+  all.reserve(text.size());
+  const auto* next = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
+  while (left > 0) {
+    utf8proc_int32_t character = 0;
+    const utf8proc_ssize_t bytes = utf8proc_iterate(next, left, &character);
+    PACKRAT_CHECK(bytes > 0) << "the text is not UTF-8";
+    utf8proc_int32_t parts[8];  // No character has more than four.
+    const utf8proc_ssize_t count = utf8proc_decompose_char(character, parts, 8, kOptions, nullptr);
+    PACKRAT_CHECK(count >= 0 && count <= 8);
+    all.insert(all.end(), parts, parts + count);
+    next += bytes;
+    left -= bytes;
+  }
+  return all;
+}
+
+void SortMarks(std::vector<utf8proc_int32_t>* characters) {
+  const auto by_class = [](utf8proc_int32_t a, utf8proc_int32_t b) {
+    return CombiningClass(a) < CombiningClass(b);
+  };
+  const auto is_mark = [](utf8proc_int32_t c) { return CombiningClass(c) != 0; };
+  for (auto at = characters->begin(); at != characters->end();) {
+    const auto begin = std::find_if(at, characters->end(), is_mark);
+    at = std::find_if_not(begin, characters->end(), is_mark);
+    std::stable_sort(begin, at, by_class);
+  }
+}
+
+}  // namespace
+
+std::string Nfc(const std::string& text) {
+  // Up to U+02FF (CB BF in UTF-8) nothing changes.
+  const auto may_change = [](char c) { return static_cast<unsigned char>(c) >= 0xcc; };
+  if (std::none_of(text.begin(), text.end(), may_change)) return text;
+  std::vector<utf8proc_int32_t> characters = Decomposed(text);
+  SortMarks(&characters);
+  const utf8proc_ssize_t count =
+      utf8proc_normalize_utf32(characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
+                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  PACKRAT_CHECK(count >= 0);
+  std::string composed;
+  composed.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < count; ++i) {
+    utf8proc_uint8_t bytes[4];
+    const utf8proc_ssize_t size = utf8proc_encode_char(characters[i], bytes);
+    composed.append(reinterpret_cast<const char*>(bytes), size);
+  }
+  return composed;
+}
+
+std::string ReplaceAll(const std::string& text, const std::string& from, const std::string& to) {
+  std::string replaced;
+  size_t done = 0;
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, done)) {
+    replaced.append(text, done, at - done);
+    replaced += to;
+    done = at + from.size();
+  }
+  return replaced.append(text, done, std::string::npos);
+}
+
+std::string TextNormalizer::Apply(std::string text) const {
+  if (text.empty()) return text;
+  for (const Step& step : steps_) {
+    switch (step.kind) {
+      case Kind::kNfc:
+        text = Nfc(text);
+        break;
+      case Kind::kPrepend:
+        text.insert(0, step.to);
+        break;
+      case Kind::kReplace:
+        text = ReplaceAll(text, step.from, step.to);
+        break;
+    }
+  }
+  return text;
+}
+
+}  // namespace packrat

@@ -1,0 +1,163 @@
+#include "models/text/tokenizer_config.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "models/files/json.h"
+#include "models/files/json_fields.h"
+
+namespace packrat {
+namespace {
+
+constexpr size_t kMaxBytes = 16 << 20;
+constexpr int kMaxId = (1 << 22) - 1;
+constexpr size_t kMaxAddedTokens = 1 << 16;
+constexpr size_t kMaxAddedBytes = 1024;
+
+// "<s>", or the object that older files write: {"content": "<s>", ...}. Empty where it is neither.
+std::string NameIn(const Json& value) {
+  const Json* name = &value;
+  if (value.is_object() && value.contains("content")) name = &value["content"];
+  return name->is_string() ? name->get<std::string>() : "";
+}
+
+std::string TokenName(JsonFields* fields, const std::string& name) {
+  const Json* value = fields->Get(name);
+  if (value == nullptr) return "";
+  const std::string token = NameIn(*value);
+  if (token.empty() && !(value->is_string())) fields->Fail(name, "must be a token's name");
+  return token;
+}
+
+// Adds the names that a file gives to special tokens.
+void CollectSpecial(const Json& json, std::set<std::string>* names) {
+  if (!json.is_object()) return;
+  for (const char* field : {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token",
+                            "cls_token", "mask_token"}) {
+    if (json.contains(field)) names->insert(NameIn(json[field]));
+  }
+  for (const char* field : {"additional_special_tokens", "extra_special_tokens"}) {
+    if (!json.contains(field) || !json[field].is_array()) continue;
+    for (const Json& item : json[field]) names->insert(NameIn(item));
+  }
+}
+
+// One use: reads the files into a TokenizerConfig. The first error stays in status_.
+class Reader {
+ public:
+  explicit Reader(const std::string& dir) : dir_(dir) {}
+
+  absl::StatusOr<TokenizerConfig> Read() {
+    const Json config = File("tokenizer_config.json");
+    CollectSpecial(config, &special_);
+    CollectSpecial(File("special_tokens_map.json"), &special_);
+    if (!config.is_null()) ReadConfig(config);
+    const Json added = File("added_tokens.json");
+    if (status_.ok() && !added.is_null()) ReadAdded(added);
+    if (!status_.ok()) return status_;
+    for (const auto& [id, token] : tokens_) config_.added_tokens.push_back(token);
+    return config_;
+  }
+
+ private:
+  // Null where there is no such file.
+  Json File(const std::string& name) {
+    const std::string path = dir_ + "/" + name;
+    const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
+    if (absl::IsNotFound(text.status()) || !status_.ok()) return Json();
+    absl::StatusOr<Json> json =
+        text.ok() ? ParseJson(text->data(), text->size(), path) : text.status();
+    if (json.ok() && !json->is_object()) {
+      json = absl::InvalidArgumentError(absl::StrCat(path, ": must be an object"));
+    }
+    if (json.ok()) return *std::move(json);
+    status_ = json.status();
+    return Json();
+  }
+
+  void Keep(const std::string& file, const JsonFields& fields) {
+    if (!status_.ok() || fields.status().ok()) return;
+    status_ =
+        absl::InvalidArgumentError(absl::StrCat(dir_, "/", file, ": ", fields.status().message()));
+  }
+
+  void ReadConfig(const Json& json) {
+    constexpr char kFile[] = "tokenizer_config.json";
+    JsonFields fields(json, "");
+    if (fields.Get("add_bos_token") != nullptr) {
+      config_.add_bos = fields.Bool("add_bos_token", false);
+    }
+    if (fields.Bool("add_eos_token", false)) {
+      fields.Fail("add_eos_token",
+                  "true is not supported: nothing continues a text that has ended");
+    }
+    config_.legacy = fields.Bool("legacy", true);
+    config_.add_prefix_space = fields.Bool("add_prefix_space", true);
+    config_.bos_token = TokenName(&fields, "bos_token");
+    config_.eos_token = TokenName(&fields, "eos_token");
+    const Json* decoder = fields.Get("added_tokens_decoder");
+    if (decoder != nullptr && !decoder->is_object()) {
+      fields.Fail("added_tokens_decoder", "must be an object of ids and tokens");
+    }
+    Keep(kFile, fields);
+    for (auto item = decoder == nullptr ? json.end() : decoder->begin();
+         status_.ok() && decoder != nullptr && item != decoder->end(); ++item) {
+      JsonFields token(item.value(), absl::StrCat("added_tokens_decoder.", item.key()));
+      int id = -1;
+      if (!absl::SimpleAtoi(item.key(), &id)) id = -1;
+      for (const char* name : {"single_word", "lstrip", "rstrip"}) {
+        if (token.Bool(name, false)) token.Fail(name, "true is not supported");
+      }
+      const std::string content = token.String("content", "");
+      Add(id, content, token.Bool("special", false) || special_.count(content) > 0, &token);
+      Keep(kFile, token);
+    }
+  }
+
+  // {"<|im_start|>": 32000}
+  void ReadAdded(const Json& json) {
+    JsonFields fields(json, "");
+    for (auto item = json.begin(); item != json.end() && fields.status().ok(); ++item) {
+      int id = -1;
+      if (!JsonFields::ToInt(item.value(), 0, kMaxId, &id)) id = -1;
+      const auto known = tokens_.find(id);
+      if (known != tokens_.end() && known->second.content == item.key()) continue;
+      Add(id, item.key(), special_.count(item.key()) > 0, &fields);
+    }
+    Keep("added_tokens.json", fields);
+  }
+
+  void Add(int id, const std::string& content, bool special, JsonFields* fields) {
+    if (content.empty() || content.size() > kMaxAddedBytes) {
+      fields->Fail("", absl::StrCat("a token must have 1 to ", kMaxAddedBytes, " bytes"));
+    } else if (id < 0 || id > kMaxId) {
+      fields->Fail("",
+                   absl::StrCat("the id of ", Quoted(content), " ", JsonFields::Range(0, kMaxId)));
+    } else if (tokens_.size() == kMaxAddedTokens) {
+      fields->Fail("", absl::StrCat("more than ", kMaxAddedTokens, " added tokens"));
+    } else if (tokens_.count(id) > 0 || !contents_.insert(content).second) {
+      fields->Fail("", absl::StrCat(Quoted(content), " and its id ", id, " are there twice"));
+    } else {
+      tokens_[id] = {id, content, special};
+    }
+  }
+
+  const std::string dir_;
+  absl::Status status_;
+  TokenizerConfig config_;
+  std::set<std::string> special_;
+  std::map<int, AddedToken> tokens_;
+  std::set<std::string> contents_;
+};
+
+}  // namespace
+
+absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir) {
+  return Reader(dir).Read();
+}
+
+}  // namespace packrat

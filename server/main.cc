@@ -1,6 +1,7 @@
 // packrat_server: flags, signals, the model, and the server around it.
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -149,7 +150,11 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
     log->Flush(absl::Milliseconds(200));
   });
   (*server)->AnnounceDrain();
-  absl::SleepFor(delay);
+  // Clients that go elsewhere in the last moment before calls are refused are not refused.
+  const absl::Duration last_moment = std::min(delay / 2, absl::Seconds(1));
+  absl::SleepFor(delay - last_moment);
+  if (delay > absl::ZeroDuration()) (*server)->DismissClients();
+  absl::SleepFor(last_moment);
   (*server)->Drain();
   // A new process may find the device well again: whoever watches over this one starts it.
   return (*server)->failure().ok() ? 0 : 1;

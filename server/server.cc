@@ -280,10 +280,15 @@ void Server::AnnounceDrain() {
   s.log->Info("draining");
 }
 
+void Server::DismissClients() {
+  AnnounceDrain();
+  impl_->grpc->Dismiss();
+}
+
 void Server::Drain() {
   Impl& s = *impl_;
   if (s.grpc == nullptr || s.environment.closed.exchange(true)) return;
-  AnnounceDrain();
+  DismissClients();
   if (s.engine != nullptr) {
     s.log->Info("no more calls are taken", {{"grace_ms", s.options.drain_grace}});
     s.engine->Drain();

@@ -5,9 +5,9 @@
 //   (the model's device is lost: not ready, all that runs and comes gets UNAVAILABLE)
 //   (the engine stands still: neither alive nor ready, until it goes on)
 //   AnnounceDrain()   not ready, but all goes on
+//   DismissClients()  clients are asked to connect anew, elsewhere; all goes on
 //   Drain()   calls that come get UNAVAILABLE, what runs may end within the grace time, and the
-//   rest
-//             gets UNAVAILABLE; then the ports close
+//             rest gets UNAVAILABLE; then the ports close
 #ifndef PACKRAT_SERVER_SERVER_H_
 #define PACKRAT_SERVER_SERVER_H_
 
@@ -41,8 +41,12 @@ class Server {
   // Not ready from here on; all else goes on, so that balancers can take this server out before a
   // call is refused.
   void AnnounceDrain();
-  // Returns when both ports are closed, which takes drain_grace and about a second, or for ever
-  // where the engine stands still: calls that it holds cannot end. Later calls do nothing.
+  // Sends GOAWAY on all gRPC connections, also on those that come from here on: clients that reach
+  // this server through a balancer of connections keep theirs otherwise, and are refused on it.
+  void DismissClients();
+  // Announces and dismisses first. Returns when both ports are closed, which takes drain_grace and
+  // about a second, or for ever where the engine stands still: calls that it holds cannot end.
+  // Later calls do nothing.
   void Drain();
 
   int grpc_port() const;

@@ -10,7 +10,9 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <condition_variable>
 #include <functional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,8 +21,11 @@
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "runtime/mutex.h"
 #include "runtime/steady_clock.h"
+#include "runtime/thread_name.h"
+#include "server/grpc/goaway.h"
 #include "server/grpc/reflection_service.h"
 #include "server/grpc/tls_credentials.h"
+#include "server/net/gentle_close.h"
 #include "server/net/listener.h"
 #include "server/net/open_sockets.h"
 
@@ -40,6 +45,9 @@ constexpr int kKeepaliveMs = 30000;
 constexpr int kKeepaliveTimeoutMs = 10000;
 // Between two lines about connections beyond the limit.
 constexpr std::chrono::seconds kTellAgain{10};
+// While clients are sent away: between two looks for new ones. They may come back at once, where
+// their balancer has not noticed yet.
+constexpr std::chrono::milliseconds kDismissAgain{500};
 
 // Process-wide settings of the library; they concern only servers built from here on.
 void SetUpLibrary(bool reflection) {
@@ -87,6 +95,7 @@ struct GrpcPort::Impl {
   void OnConnection(int fd);
   void OnDeaf(bool deaf);
   void EndConnections(absl::Duration grace);
+  void KeepDismissing();
   void UpdateHealth() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   Logger* const log;
@@ -106,11 +115,15 @@ struct GrpcPort::Impl {
   // Ends before the server, whose acceptor it calls.
   std::unique_ptr<Listener> listener;
   int port = 0;
+  bool stop ABSL_GUARDED_BY(mutex) = false;  // Ends the thread of Dismiss().
+  std::condition_variable stopping;
+  std::thread dismissing;
 };
 
 void GrpcPort::Impl::OnConnection(int fd) {
   const auto now = steady_clock::now();
   if (open.Add(fd, now)) {
+    CloseGently(fd);
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.listener_fd = -1;
     connection.fd = fd;
@@ -151,6 +164,17 @@ void GrpcPort::Impl::EndConnections(absl::Duration grace) {
     open.EndReading();
     return open.Count() > 0;
   });
+}
+
+void GrpcPort::Impl::KeepDismissing() {
+  SetThreadName("packrat-goaway");
+  for (;;) {
+    SendGoaways(server.get());
+    const auto until = steady_clock::now() + kDismissAgain;
+    MutexLock lock(&mutex);
+    while (!stop && steady_clock::now() < until) lock.WaitUntil(&stopping, until);
+    if (stop) return;
+  }
 }
 
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
@@ -199,11 +223,25 @@ void GrpcPort::SetReady(bool ready) {
   impl_->UpdateHealth();
 }
 
+void GrpcPort::Dismiss() {
+  if (impl_->dismissing.joinable()) return;
+  impl_->dismissing = std::thread([impl = impl_.get()] { impl->KeepDismissing(); });
+}
+
 void GrpcPort::Shutdown(absl::Duration grace) {
+  if (impl_->dismissing.joinable()) {
+    {
+      MutexLock lock(&impl_->mutex);
+      impl_->stop = true;
+    }
+    impl_->stopping.notify_all();
+    impl_->dismissing.join();
+  }
   if (impl_->listener != nullptr) impl_->listener->Stop();
   impl_->EndConnections(grace);
   impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   impl_->server->Wait();
+  WaitForGentleCloses(absl::ToChronoMilliseconds(grace));
 }
 
 int GrpcPort::port() const { return impl_->port; }

@@ -32,6 +32,10 @@ class GrpcPort {
   void SetAlive(bool alive);
   void SetReady(bool ready);
 
+  // Asks every client, also those that come from here on, to take its calls elsewhere. All goes on,
+  // and connections end with their last call. Later calls do nothing.
+  void Dismiss();
+
   // Takes no more connections, lets what was answered reach the clients, and ends the connections:
   // a call that comes meanwhile is UNAVAILABLE to its client. Calls that still run a few times
   // `grace` later are cut. Returns when all have ended. Later calls do nothing.

@@ -21,9 +21,7 @@ def scenarios_of(make, calls):
     if make is fronts.Layer4:
         return {"late": (lambda *on: scenarios.late(*on, AGE),
                          {"flags": ["--max_connection_age=%ds" % AGE], "started": 2}),
-                # A connection to a replica that drains lives until the process ends: all its calls are
-                # refused meanwhile.
-                "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls, tries=100)[0], {})}
+                "roll": (lambda cluster, front: scenarios.roll(cluster, [front], calls)[0], {})}
     # HAProxy does not read gRPC's statuses: where one replica has room the client tries again.
     tries = 10 if make is fronts.HAProxy else 1
     found = {
@@ -38,10 +36,6 @@ def scenarios_of(make, calls):
     }
     if make is fronts.ClientSide:
         del found["sessions"]  # gRPC's own balancing has none.
-    if make is fronts.HAProxy:
-        del found["aging"]  # It loses ends of streams: see haproxy.cfg.
-        for _, like in found.values():
-            like["flags"] = like.get("flags", []) + ["--max_connection_age=0"]
     return found
 
 

@@ -26,9 +26,8 @@ class ThreeReplicasTest(Rows):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        # Behind HAProxy, connections have no age; see haproxy.cfg. Both balancers notice within a second or
-        # two that a replica drains.
-        cls.cluster = Cluster(cls.folder.name, flags=["--max_connection_age=0", "--drain_delay=3s"])
+        # Both balancers notice within a second or two that a replica drains.
+        cls.cluster = Cluster(cls.folder.name, flags=["--drain_delay=3s"])
 
     @classmethod
     def tearDownClass(cls):
@@ -58,6 +57,12 @@ class ThreeReplicasTest(Rows):
                                       at_least=100, pause=0.5, threads=4, channels=2):
                 self.check(row)
 
+    def test_rolling_restart_behind_layer_4(self):
+        """Clients that reach one replica each, and are never told to try again."""
+        with fronts.Layer4(self.folder.name, self.cluster) as front:
+            for row in scenarios.roll(self.cluster, [front], at_least=100, pause=0.5, threads=4, channels=4):
+                self.check(row)
+
     def test_a_text_goes_on_where_it_broke(self):
         """docs/client.py; the replica that writes is killed in the middle."""
         # No end token (2): 400 tokens take a second.
@@ -82,7 +87,7 @@ class OtherReplicasTest(Rows):
         for inside in (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 tls = certificates.make(folder)
-                with Cluster(folder, 2, ["--max_connection_age=0"], tls=tls if inside else None) as cluster:
+                with Cluster(folder, 2, tls=tls if inside else None) as cluster:
                     for make in (fronts.Envoy, fronts.HAProxy):
                         with make(folder, cluster, tls=tls, tls_inside=inside) as front:
                             self.check(scenarios.spread(cluster, front, count=30))

@@ -47,10 +47,11 @@ class RawConnection {
     Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     SendFrame(kSettings, 0, "");
   }
-  void SendFrame(int type, int flags, const std::string& payload) {
-    Send(std::string{0, 0, static_cast<char>(payload.size()), static_cast<char>(type),
-                     static_cast<char>(flags), 0, 0, 0, 0} +
-         payload);
+  // False: the server has reset the connection.
+  bool SendFrame(int type, int flags, const std::string& payload) {
+    return Send(std::string{0, 0, static_cast<char>(payload.size()), static_cast<char>(type),
+                            static_cast<char>(flags), 0, 0, 0, 0} +
+                payload);
   }
   Frame Next() {
     const std::string head = Receive(9);
@@ -71,7 +72,10 @@ class RawConnection {
   }
 
  private:
-  void Send(const std::string& bytes) { send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  bool Send(const std::string& bytes) {
+    return send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(bytes.size());
+  }
   std::string Receive(size_t size) {
     std::string bytes(size, '\0');
     const ssize_t n = size == 0 ? 0 : recv(fd_, bytes.data(), size, MSG_WAITALL);
@@ -140,6 +144,58 @@ TEST(Connections, ThatAreOldEndAndTheirStreamsDoNot) {
   RawConnection raw(server.server().grpc_port());  // Younger than that of the call.
   raw.Hello();
   EXPECT_EQ(raw.Next(RawConnection::kGoAway).type, RawConnection::kGoAway);
+  server.gate().Open();
+  call.join();
+  EXPECT_TRUE(result.status.ok()) << result.status.error_message();
+  EXPECT_EQ(result.ids.size(), 20u);
+}
+
+// A client that has not read all yet may drop the rest when it meets a reset.
+TEST(Connections, AreNotResetWhileTheirClientsStillSend) {
+  TestServer::Options options;
+  options.server.max_connection_age = absl::Seconds(1);
+  TestServer server(options);
+  RawConnection raw(server.server().grpc_port());
+  raw.Hello();
+  // GOAWAY, a ping, and when that has an answer the last GOAWAY and the end.
+  for (RawConnection::Frame frame = raw.Next(); frame.type != -1; frame = raw.Next()) {
+    if (frame.type != RawConnection::kPing || frame.flags != 0) continue;
+    ASSERT_TRUE(raw.SendFrame(RawConnection::kPing, 1, frame.payload));
+  }
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_TRUE(raw.SendFrame(RawConnection::kPing, 0, "12345678")) << i;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+}
+
+TEST(Connections, OfASilentClientAreClosedNonetheless) {
+  TestServer::Options options;
+  options.server.max_connection_age = absl::Seconds(1);
+  TestServer server(options);
+  RawConnection raw(server.server().grpc_port());
+  raw.Hello();
+  for (RawConnection::Frame frame = raw.Next(); frame.type != -1; frame = raw.Next()) {
+    if (frame.type == RawConnection::kPing) raw.SendFrame(RawConnection::kPing, 1, frame.payload);
+  }
+  EXPECT_TRUE(Eventually([&] { return !raw.SendFrame(RawConnection::kPing, 0, "12345678"); }));
+}
+
+TEST(Connections, AreSentAwayBeforeCallsAreRefused) {
+  TestServer server;
+  server.gate().Close();
+  Result result;
+  std::thread call([&] { result = Generate(StubFor(server).get(), Ids({5, 6}, 20)); });
+  server.gate().WaitUntilHeld();
+  RawConnection early(server.server().grpc_port());
+  early.Hello();
+  EXPECT_EQ(early.Next(RawConnection::kSettings).type, RawConnection::kSettings);
+  server.server().DismissClients();
+  EXPECT_EQ(early.Next(RawConnection::kGoAway).type, RawConnection::kGoAway);
+  RawConnection late(server.server().grpc_port());
+  late.Hello();
+  EXPECT_EQ(late.Next(RawConnection::kGoAway).type, RawConnection::kGoAway);
+  // Whoever is here nonetheless is served.
+  EXPECT_TRUE(Info(server.address()).ok());
   server.gate().Open();
   call.join();
   EXPECT_TRUE(result.status.ok()) << result.status.error_message();

@@ -1,0 +1,29 @@
+#include "server/grpc/goaway.h"
+
+#include <grpc/byte_buffer.h>
+#include <grpc/slice.h>
+#include <grpcpp/server.h>
+
+// gRPC 1.51 has this function, and no public way to it but the shutdown of the whole server, which
+// answers calls that were on their way with CANCELLED. Linking fails where a version lacks it.
+namespace grpc_core {
+class Server {
+ public:
+  void SendGoaways();
+};
+}  // namespace grpc_core
+
+namespace packrat {
+
+// The library's own work needs its execution context, which it has while it destroys a buffer.
+void SendGoaways(grpc::Server* server) {
+  static char byte;
+  grpc_slice slice = grpc_slice_new_with_user_data(
+      &byte, sizeof(byte), [](void* core) { static_cast<grpc_core::Server*>(core)->SendGoaways(); },
+      server->c_server());
+  grpc_byte_buffer* const buffer = grpc_raw_byte_buffer_create(&slice, 1);
+  grpc_slice_unref(slice);
+  grpc_byte_buffer_destroy(buffer);
+}
+
+}  // namespace packrat

@@ -53,6 +53,9 @@ ABSL_FLAG(absl::Duration, max_connection_age, absl::Minutes(5),
           "never.");
 ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::InfiniteDuration(),
           "Time that the calls of such a connection have to end, e.g. 1h; range [0, inf].");
+ABSL_FLAG(absl::Duration, message_timeout, absl::Minutes(1),
+          "Time from the beginning of a call in which its message must have come whole, e.g. 1m; "
+          "range [100ms, 24h].");
 ABSL_FLAG(std::string, api_keys, "",
           "File of the API keys with which calls are let in, and of what each may use; read again "
           "when it changes. Empty: whoever comes may call. See docs/running.md.");
@@ -154,6 +157,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.max_connection_streams = absl::GetFlag(FLAGS_max_connection_streams);
   options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
   options.max_connection_age_grace = absl::GetFlag(FLAGS_max_connection_age_grace);
+  options.message_timeout = absl::GetFlag(FLAGS_message_timeout);
   options.api_keys = absl::GetFlag(FLAGS_api_keys);
   options.metrics_need_key = absl::GetFlag(FLAGS_metrics_need_key);
   options.reflection = absl::GetFlag(FLAGS_reflection);

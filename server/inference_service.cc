@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "runtime/steady_clock.h"
 #include "server/call_identity.h"
 #include "server/generate_call.h"
+#include "server/grpc/message_first.h"
 #include "server/grpc_status.h"
 #include "server/model_info.h"
 
@@ -94,6 +96,30 @@ grpc::ServerUnaryReactor* StartCall(const char* name, CallEnvironment* environme
 }
 
 }  // namespace
+
+InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* unread)
+    : environment_(environment) {
+  const auto* service = v1::GenerateRequest::descriptor()->file()->FindServiceByName("Inference");
+  const auto handle = [&](const char* method, auto handler) {
+    MarkMethodStreamed(service->FindMethodByName(method)->index(),
+                       MessageFirst(std::move(handler), unread).release());
+  };
+  using grpc::internal::CallbackServerStreamingHandler;
+  using grpc::internal::CallbackUnaryHandler;
+  handle(
+      "Generate",
+      std::make_unique<CallbackServerStreamingHandler<v1::GenerateRequest, v1::GenerateResponse>>(
+          [this](auto* context, auto* request) { return Generate(context, request); }));
+  handle("Tokenize",
+         std::make_unique<CallbackUnaryHandler<v1::TokenizeRequest, v1::TokenizeResponse>>(
+             [this](auto*... call) { return Tokenize(call...); }));
+  handle("Detokenize",
+         std::make_unique<CallbackUnaryHandler<v1::DetokenizeRequest, v1::DetokenizeResponse>>(
+             [this](auto*... call) { return Detokenize(call...); }));
+  handle("GetModelInfo",
+         std::make_unique<CallbackUnaryHandler<v1::GetModelInfoRequest, v1::GetModelInfoResponse>>(
+             [this](auto*... call) { return GetModelInfo(call...); }));
+}
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {

@@ -7,12 +7,14 @@
 #include "absl/status/status.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "server/call_environment.h"
+#include "server/grpc/unread_calls.h"
 
 namespace packrat {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(CallEnvironment* environment) : environment_(environment) {}
+  // Calls whose message is not there yet are counted among `unread`. Both outlive the service.
+  InferenceService(CallEnvironment* environment, UnreadCalls* unread);
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;

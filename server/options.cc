@@ -97,6 +97,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
                                absl::Hours(24)),
            CheckDuration("max_connection_age_grace", options->max_connection_age_grace,
                          absl::ZeroDuration(), absl::InfiniteDuration()),
+           CheckDuration("message_timeout", options->message_timeout, absl::Milliseconds(100),
+                         absl::Hours(24)),
            CheckInt("threads", options->threads, 0, 1024),
            CheckChoice("device", options->device, {"auto", "cpu", "cuda"}),
            CheckChoice("mesa_state", options->mesa_state, {"float32", "bfloat16"}),

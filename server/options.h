@@ -25,6 +25,8 @@ struct ServerOptions {
   absl::Duration max_connection_age = absl::Minutes(5);
   // What its calls then have to end. Range [0, inf].
   absl::Duration max_connection_age_grace = absl::InfiniteDuration();
+  // From the beginning of a call until its message is whole. Range [100 ms, 24 h].
+  absl::Duration message_timeout = absl::Minutes(1);
   std::string api_keys;           // File of keys, see api_keys.h; empty: whoever comes may call.
   bool metrics_need_key = false;  // Also for /metrics; needs api_keys.
   bool reflection = true;         // gRPC's server reflection, which needs no key.

@@ -12,6 +12,7 @@
 #include "runtime/steady_clock.h"
 #include "server/call_environment.h"
 #include "server/grpc/grpc_port.h"
+#include "server/grpc/unread_calls.h"
 #include "server/http/http_server.h"
 #include "server/http/operator_pages.h"
 #include "server/inference_service.h"
@@ -30,7 +31,8 @@ struct Server::Impl {
         log(l),
         keys(std::move(k)),
         metrics(options),
-        service(&environment),
+        unread(UnreadLimits(options)),
+        service(&environment, &unread),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
                [this](absl::Time) {
                  metrics.Sample(std::chrono::steady_clock::now());
@@ -52,6 +54,14 @@ struct Server::Impl {
     WorkPool::Options pool;
     pool.max_queue = options.max_text_queue;
     return pool;
+  }
+  static UnreadCalls::Options UnreadLimits(const ServerOptions& options) {
+    // What messages of slow calls may hold together.
+    constexpr int kSlowBytes = 256 << 20;
+    UnreadCalls::Options limits;
+    limits.timeout = absl::ToChronoMilliseconds(options.message_timeout);
+    limits.most_slow = std::clamp(kSlowBytes / options.max_message_bytes, 4, 1024);
+    return limits;
   }
   void AddGauges();
   void ReloadKeys() {
@@ -77,6 +87,7 @@ struct Server::Impl {
   const std::unique_ptr<ApiKeys> keys;  // Null: none are asked for.
   Metrics metrics;
   CallEnvironment environment;
+  UnreadCalls unread;
   InferenceService service;
   ServedModel served;
   Mutex health_mutex;
@@ -96,6 +107,12 @@ void Server::Impl::AddGauges() {
       "packrat_streams_open",
       "Generate calls that are open, finished ones that are still being read included.",
       [this] { return environment.streams.count(); });
+  metrics.AddGauge("packrat_calls_unread",
+                   "Calls that have begun and whose message is not there yet.",
+                   [this] { return unread.count(); });
+  metrics.AddCounter("packrat_calls_unread_ended_total",
+                     "Such calls that were ended: too old, or too many.",
+                     [this] { return static_cast<double>(unread.ended()); });
   metrics.AddGauge("packrat_prompts_waiting", "Long prompts that wait to be tokenized.",
                    [this] { return prompts.waiting(); });
   metrics.AddGauge("packrat_texts_waiting",
@@ -121,7 +138,7 @@ absl::Status Server::Impl::OpenTls() {
 }
 
 absl::Status Server::Impl::StartGrpc(const DescriptorShares& shares) {
-  auto started = GrpcPort::Start(options, shares.grpc, tls.get(), &service, log);
+  auto started = GrpcPort::Start(options, shares.grpc, tls.get(), &service, &unread, log);
   if (!started.ok()) return started.status();
   grpc = *std::move(started);
   metrics.AddGauge("packrat_connections_open", "gRPC connections that are open.",

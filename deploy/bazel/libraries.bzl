@@ -36,8 +36,7 @@ def system_libraries():
     pkg_config_library(name = "absl", modules = ["absl_" + m for m in _ABSL])
     pkg_config_library(name = "benchmark", modules = ["benchmark"])
 
-    # The reflection service has no module of its own; the health service is part of grpc++.
-    pkg_config_library(name = "grpc", modules = ["grpc++"], linkopts = ["-lgrpc++_reflection"])
+    pkg_config_library(name = "grpc", modules = ["grpc++"])
 
     # With GoogleMock, and a main() for tests that have none.
     pkg_config_library(name = "gtest", modules = ["gmock"], linkopts = ["-lgtest_main"])

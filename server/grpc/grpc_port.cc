@@ -1,7 +1,6 @@
 #include "server/grpc/grpc_port.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <unistd.h>
@@ -17,12 +16,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "proto/grpc/health/v1/health.pb.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "runtime/mutex.h"
 #include "runtime/steady_clock.h"
 #include "runtime/thread_name.h"
 #include "server/grpc/goaway.h"
+#include "server/grpc/health_service.h"
 #include "server/grpc/reflection_service.h"
 #include "server/grpc/tls_credentials.h"
 #include "server/net/gentle_close.h"
@@ -43,36 +42,32 @@ constexpr int kPingIntervalMs = 5000;
 // A client whose machine has vanished sends no reset: ask after half a minute of silence.
 constexpr int kKeepaliveMs = 30000;
 constexpr int kKeepaliveTimeoutMs = 10000;
+// What connections and calls may hold. UnreadCalls keeps them far below; against what is faster
+// than that the library ends calls, whichever it meets first.
+constexpr size_t kMostBytes = size_t{512} << 20;
 // Between two lines about connections beyond the limit.
 constexpr std::chrono::seconds kTellAgain{10};
-// While clients are sent away: between two looks for new ones. They may come back at once, where
-// their balancer has not noticed yet.
-constexpr std::chrono::milliseconds kDismissAgain{500};
-
-// Process-wide settings of the library; they concern only servers built from here on.
-void SetUpLibrary(bool reflection) {
-  grpc::EnableDefaultHealthCheckService(true);
-  // Reflection finds what is linked in; nobody else uses this.
-  grpc::health::v1::HealthCheckRequest::descriptor();
-  if (!reflection) return;
-  static const bool reflected = [] {
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha.
-    return true;
-  }();
-  (void)reflected;
-}
+// Between two looks at calls whose message does not come; and, while clients are sent away, for
+// new ones: they may come back at once, where their balancer has not noticed yet.
+constexpr std::chrono::milliseconds kLookAgain{500};
 
 int Milliseconds(absl::Duration duration) {
   return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
 }
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
+  grpc::ResourceQuota memory("packrat");
+  memory.Resize(kMostBytes);
+  builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   // A compressed message is inflated whole before its size is looked at.
   for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_connection_streams);
+  // No larger windows for fast clients: what is sent unasked stays below 64 KiB a call. A message
+  // that is read gets the room that it needs.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -90,19 +85,27 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct GrpcPort::Impl {
-  Impl(int max_connections, Logger* l) : log(l), limit(max_connections), open(max_connections) {}
+  Impl(int max_connections, UnreadCalls* u, Logger* l)
+      : unread(u),
+        log(l),
+        limit(max_connections),
+        reflection({v1::Inference::service_full_name(), "grpc.health.v1.Health",
+                    "grpc.reflection.v1.ServerReflection"},
+                   u),
+        health(u),
+        open(max_connections) {}
 
   void OnConnection(int fd);
   void OnDeaf(bool deaf);
   void EndConnections(absl::Duration grace);
-  void KeepDismissing();
+  void KeepHouse();
   void UpdateHealth() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
+  UnreadCalls* const unread;
   Logger* const log;
   const int limit;
-  ReflectionService reflection{{v1::Inference::service_full_name(), "grpc.health.v1.Health",
-                                "grpc.reflection.v1.ServerReflection",
-                                "grpc.reflection.v1alpha.ServerReflection"}};
+  ReflectionService reflection;
+  HealthService health;
   OpenSockets open;
   std::atomic<int64_t> refused{0};
   steady_clock::time_point last_told;  // The listener's thread.
@@ -115,9 +118,10 @@ struct GrpcPort::Impl {
   // Ends before the server, whose acceptor it calls.
   std::unique_ptr<Listener> listener;
   int port = 0;
-  bool stop ABSL_GUARDED_BY(mutex) = false;  // Ends the thread of Dismiss().
-  std::condition_variable stopping;
-  std::thread dismissing;
+  bool dismiss ABSL_GUARDED_BY(mutex) = false;
+  bool stop ABSL_GUARDED_BY(mutex) = false;
+  std::condition_variable changed;  // One of the two.
+  std::thread house;
 };
 
 void GrpcPort::Impl::OnConnection(int fd) {
@@ -146,8 +150,7 @@ void GrpcPort::Impl::OnDeaf(bool is_deaf) {
 }
 
 void GrpcPort::Impl::UpdateHealth() {
-  server->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(),
-                                                    ready && !deaf);
+  health.Set(v1::Inference::service_full_name(), ready && !deaf);
 }
 
 // The library answers a call that comes while it shuts down with CANCELLED, which nobody tries
@@ -166,26 +169,38 @@ void GrpcPort::Impl::EndConnections(absl::Duration grace) {
   });
 }
 
-void GrpcPort::Impl::KeepDismissing() {
-  SetThreadName("packrat-goaway");
+void GrpcPort::Impl::KeepHouse() {
+  SetThreadName("packrat-grpc");
   for (;;) {
-    SendGoaways(server.get());
-    const auto until = steady_clock::now() + kDismissAgain;
-    MutexLock lock(&mutex);
-    while (!stop && steady_clock::now() < until) lock.WaitUntil(&stopping, until);
-    if (stop) return;
+    bool send_away;
+    {
+      MutexLock lock(&mutex);
+      const auto until = steady_clock::now() + kLookAgain;
+      const bool before = dismiss;
+      while (!stop && dismiss == before && steady_clock::now() < until) {
+        lock.WaitUntil(&changed, until);
+      }
+      if (stop) return;
+      send_away = dismiss;
+    }
+    unread->Sweep(steady_clock::now());
+    if (send_away) SendGoaways(server.get());
   }
 }
 
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& options,
                                                           int max_connections, TlsStore* tls,
-                                                          grpc::Service* service, Logger* log) {
-  SetUpLibrary(options.reflection);
-  auto impl = std::make_unique<Impl>(max_connections, log);
+                                                          grpc::Service* service,
+                                                          UnreadCalls* unread, Logger* log) {
+  auto impl = std::make_unique<Impl>(max_connections, unread, log);
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
   builder.RegisterService(service);
-  if (options.reflection) builder.RegisterService(&impl->reflection);
+  builder.RegisterService(&impl->health);
+  if (options.reflection) {
+    builder.RegisterService(&impl->reflection);
+    builder.RegisterService(impl->reflection.predecessor());
+  }
   // Not the library's own listener: that of 1.51 stops listening, for good and in silence, at the
   // first accept() that fails.
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
@@ -194,6 +209,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& o
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) return absl::InternalError("gRPC does not start");
   auto port = std::unique_ptr<GrpcPort>(new GrpcPort(std::move(impl)));
+  port->SetAlive(true);
   port->SetReady(false);
 
   Impl* const i = port->impl_.get();
@@ -204,6 +220,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& o
   listen.on_deaf = [i](bool deaf) { i->OnDeaf(deaf); };
   auto listener = Listener::Start(std::move(listen), log);
   if (!listener.ok()) return listener.status();
+  i->house = std::thread([i] { i->KeepHouse(); });
   i->listener = *std::move(listener);
   i->port = i->listener->port();
   return port;
@@ -213,9 +230,7 @@ GrpcPort::GrpcPort(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 GrpcPort::~GrpcPort() { Shutdown(absl::ZeroDuration()); }
 
-void GrpcPort::SetAlive(bool alive) {
-  impl_->server->GetHealthCheckService()->SetServingStatus("", alive);
-}
+void GrpcPort::SetAlive(bool alive) { impl_->health.Set("", alive); }
 
 void GrpcPort::SetReady(bool ready) {
   MutexLock lock(&impl_->mutex);
@@ -224,19 +239,18 @@ void GrpcPort::SetReady(bool ready) {
 }
 
 void GrpcPort::Dismiss() {
-  if (impl_->dismissing.joinable()) return;
-  impl_->dismissing = std::thread([impl = impl_.get()] { impl->KeepDismissing(); });
+  MutexLock lock(&impl_->mutex);
+  impl_->dismiss = true;
+  impl_->changed.notify_all();
 }
 
 void GrpcPort::Shutdown(absl::Duration grace) {
-  if (impl_->dismissing.joinable()) {
-    {
-      MutexLock lock(&impl_->mutex);
-      impl_->stop = true;
-    }
-    impl_->stopping.notify_all();
-    impl_->dismissing.join();
+  {
+    MutexLock lock(&impl_->mutex);
+    impl_->stop = true;
+    impl_->changed.notify_all();
   }
+  if (impl_->house.joinable()) impl_->house.join();
   if (impl_->listener != nullptr) impl_->listener->Stop();
   impl_->EndConnections(grace);
   impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/grpc/unread_calls.h"
 #include "server/log.h"
 #include "server/net/tls_store.h"
 #include "server/options.h"
@@ -19,11 +20,14 @@ namespace packrat {
 
 class GrpcPort {
  public:
-  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `tls` (null:
-  // none), `service` and `log` outlive the port. UNAVAILABLE: the address cannot be had.
+  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `unread` are
+  // the calls of `service` whose message is not there yet, which the port ends in time. `tls`
+  // (null: none), `service`, `unread` and `log` outlive the port. UNAVAILABLE: the address cannot
+  // be had.
   static absl::StatusOr<std::unique_ptr<GrpcPort>> Start(const ServerOptions& options,
                                                          int max_connections, TlsStore* tls,
-                                                         grpc::Service* service, Logger* log);
+                                                         grpc::Service* service,
+                                                         UnreadCalls* unread, Logger* log);
   // Shuts down first.
   ~GrpcPort();
 

@@ -3,7 +3,11 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/descriptor.pb.h>
 
+#include <chrono>
 #include <set>
+
+#include "server/grpc/message_first.h"
+#include "server/grpc_status.h"
 
 namespace packrat {
 namespace {
@@ -87,36 +91,59 @@ void Answer(const std::vector<std::string>& services, const ServerReflectionRequ
   }
 }
 
-// One stream: a request, its answer, the next request. Deletes itself.
+// One stream: a request, its answer, the next request. While it waits for one it is a call whose
+// message is not there. Deletes itself.
 class Stream final
     : public grpc::ServerBidiReactor<ServerReflectionRequest, ServerReflectionResponse> {
  public:
-  explicit Stream(const std::vector<std::string>& services) : services_(services) {
-    StartRead(&request_);
+  Stream(const std::vector<std::string>& services, UnreadCalls* unread, grpc_call* call)
+      : services_(services), unread_(unread), call_(call) {
+    Read();
   }
 
   void OnReadDone(bool ok) override {
+    unread_->Leave(id_);
     if (!ok) return Finish(grpc::Status::OK);  // The client has no more, or has gone.
     Answer(services_, request_, &response_);
     StartWrite(&response_);
   }
   void OnWriteDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::OK);
-    StartRead(&request_);
+    Read();
   }
   void OnDone() override { delete this; }
 
  private:
+  void Read() {
+    id_ = unread_->Enter(std::chrono::steady_clock::now(), EndOf(call_));
+    if (id_ == 0) return Finish(ToGrpcStatus(UnreadCalls::TooMany()));
+    StartRead(&request_);
+  }
+
   const std::vector<std::string>& services_;
+  UnreadCalls* const unread_;
+  grpc_call* const call_;
+  uint64_t id_ = 0;
   ServerReflectionRequest request_;
   ServerReflectionResponse response_;
 };
 
 }  // namespace
 
+ReflectionService::Predecessor::Predecessor(ReflectionService* service) {
+  AddMethod(new grpc::internal::RpcServiceMethod(
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      grpc::internal::RpcMethod::BIDI_STREAMING, nullptr));
+  MarkMethodCallback(
+      0, new grpc::internal::CallbackBidiHandler<ServerReflectionRequest, ServerReflectionResponse>(
+             [service](grpc::CallbackServerContext* context) {
+               return service->ServerReflectionInfo(context);
+             }));
+}
+
 grpc::ServerBidiReactor<ServerReflectionRequest, ServerReflectionResponse>*
 ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
-  return new Stream(services_);
+  return new Stream(services_, unread_, context->c_call());
 }
 
 }  // namespace packrat

@@ -9,6 +9,7 @@
 
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -28,7 +29,7 @@ class RawConnection {
     int flags = 0;
     std::string payload;
   };
-  static constexpr int kSettings = 4, kPing = 6, kGoAway = 7;
+  static constexpr int kData = 0, kHeaders = 1, kSettings = 4, kPing = 6, kGoAway = 7;
 
   explicit RawConnection(int port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in to = {};
@@ -48,10 +49,26 @@ class RawConnection {
     SendFrame(kSettings, 0, "");
   }
   // False: the server has reset the connection.
-  bool SendFrame(int type, int flags, const std::string& payload) {
+  bool SendFrame(int type, int flags, const std::string& payload, int stream = 0) {
     return Send(std::string{0, 0, static_cast<char>(payload.size()), static_cast<char>(type),
-                            static_cast<char>(flags), 0, 0, 0, 0} +
+                            static_cast<char>(flags), 0, 0, 0, static_cast<char>(stream)} +
                 payload);
+  }
+  // The headers of a call.
+  void Call(const std::string& path, int stream) {
+    std::string block;
+    for (const std::pair<std::string, std::string>& header :
+         {std::pair<std::string, std::string>{":method", "POST"},
+          {":scheme", "http"},
+          {":path", path},
+          {":authority", "x"},
+          {"content-type", "application/grpc"},
+          {"te", "trailers"}}) {
+      block += '\0';  // Neither part is in a table.
+      block += static_cast<char>(header.first.size()) + header.first;
+      block += static_cast<char>(header.second.size()) + header.second;
+    }
+    SendFrame(kHeaders, 4, block, stream);
   }
   Frame Next() {
     const std::string head = Receive(9);
@@ -227,6 +244,65 @@ TEST(Connections, OverAUnixSocket) {
   TestServer server(options);
   EXPECT_EQ(server.server().grpc_port(), 0);
   EXPECT_TRUE(Info(path).ok()) << Info(path);
+}
+
+// 20 bytes that begin a message of 100.
+std::string HalfAMessage() { return std::string("\0\0\0\0\x64", 5) + std::string(15, 'x'); }
+
+const char* const kMethods[] = {"/packrat.v1.Inference/Generate",
+                                "/packrat.v1.Inference/Tokenize",
+                                "/packrat.v1.Inference/Detokenize",
+                                "/packrat.v1.Inference/GetModelInfo",
+                                "/grpc.health.v1.Health/Check",
+                                "/grpc.health.v1.Health/Watch",
+                                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"};
+
+TEST(Calls, WhoseMessageDoesNotComeEnd) {
+  TestServer::Options options;
+  options.server.message_timeout = absl::Seconds(2);
+  TestServer server(options);
+  RawConnection raw(server.server().grpc_port());
+  raw.Hello();
+  int stream = -1;
+  for (const char* method : kMethods) {
+    raw.Call(method, stream += 2);
+    raw.SendFrame(RawConnection::kData, 0, HalfAMessage(), stream);
+    raw.Call(method, stream += 2);  // And nothing at all.
+  }
+  EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_calls_unread") == 16; }));
+  for (int i = 0; i < 16; ++i) {
+    const std::string trailers = raw.Next(RawConnection::kHeaders).payload;
+    EXPECT_TRUE(absl::StrContains(trailers,
+                                  "grpc-status\x01"
+                                  "4"))
+        << trailers;
+    EXPECT_TRUE(absl::StrContains(trailers, "--message_timeout")) << trailers;
+  }
+  EXPECT_EQ(server.Metric("packrat_calls_unread"), 0);
+  EXPECT_EQ(server.Metric("packrat_calls_unread_ended_total"), 16);
+  EXPECT_TRUE(Info(server.address()).ok());
+}
+
+TEST(Calls, WhoseMessageComesSlowlyAreAnswered) {
+  TestServer server;
+  RawConnection raw(server.server().grpc_port());
+  raw.Hello();
+  raw.Call("/packrat.v1.Inference/Detokenize", 1);
+  // Field 9 is unknown: 18 bytes of it.
+  const std::string message = std::string("\0\0\0\0\x14\x4a\x12", 7) + std::string(18, 'x');
+  for (const char byte : message) {
+    absl::SleepFor(absl::Milliseconds(20));
+    raw.SendFrame(RawConnection::kData, 0, std::string(1, byte), 1);
+  }
+  raw.SendFrame(RawConnection::kData, 1, "", 1);
+  const std::string trailers = raw.Next(RawConnection::kHeaders).payload;
+  // This server has no tokenizer, which is an answer.
+  EXPECT_FALSE(absl::StrContains(trailers,
+                                 "grpc-status\x01"
+                                 "4"))
+      << trailers;
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("Detokenize") == 1; }));
 }
 
 TEST(Messages, CompressedOnesAreRefused) {

@@ -107,6 +107,8 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
        [](ServerOptions* o) { o->max_connection_age = absl::Milliseconds(999); }},
       {"--max_connection_age_grace is -1s; range [0, inf]",
        [](ServerOptions* o) { o->max_connection_age_grace = absl::Seconds(-1); }},
+      {"--message_timeout is 99ms; range [100ms, 24h]",
+       [](ServerOptions* o) { o->message_timeout = absl::Milliseconds(99); }},
       {"--max_streams", [](ServerOptions* o) { o->max_streams = 0; }},
       {"--metrics_by_caller is 1001; range [0, 1000]",
        [](ServerOptions* o) { o->metrics_by_caller = 1001; }},

@@ -98,9 +98,9 @@ TEST_F(Reflection, EveryListedServiceIsDescribed) {
     names.insert(service.name());
     EXPECT_FALSE(Files(AskSymbol(service.name())).empty()) << service.name();
   }
-  EXPECT_EQ(names, (std::set<std::string>{
-                       "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
-                       "grpc.reflection.v1alpha.ServerReflection", "packrat.v1.Inference"}));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                                   "packrat.v1.Inference"}));
 }
 
 TEST_F(Reflection, FindsFilesByWhatIsInThem) {

@@ -69,6 +69,8 @@ const struct Row {
      [](const Options& o) { return absl::FormatDuration(o.max_connection_age); }},
     {"max_connection_age_grace", "3m",
      [](const Options& o) { return absl::FormatDuration(o.max_connection_age_grace); }},
+    {"message_timeout", "58s",
+     [](const Options& o) { return absl::FormatDuration(o.message_timeout); }},
     {"max_connection_streams", "1000",
      [](const Options& o) { return absl::StrCat(o.max_connection_streams); }},
     {"max_text_queue", "255", [](const Options& o) { return absl::StrCat(o.max_text_queue); }},

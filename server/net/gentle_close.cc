@@ -29,8 +29,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kPatience{2};
-constexpr size_t kMost = 256;
+constexpr size_t kMost = 64;  // Descriptors beyond those of --max_connections.
 constexpr int kLookAgainMs = 100;
+constexpr std::chrono::milliseconds kLookPause{100};
 constexpr size_t kMostBytes = size_t{1} << 20;
 
 ino_t InodeOf(int fd) {
@@ -107,6 +108,10 @@ class GentleCloses {
       return epoll_ctl(poll, EPOLL_CTL_DEL, fd, nullptr) == 0;
     };
     if (std::any_of(polls_.begin(), polls_.end(), removed_from)) return true;
+    // A look at all descriptors takes milliseconds where there are thousands.
+    const auto now = Clock::now();
+    if (now - last_look_ < kLookPause) return false;
+    last_look_ = now;
     polls_ = EventPolls();
     return std::any_of(polls_.begin(), polls_.end(), removed_from);
   }
@@ -149,6 +154,7 @@ class GentleCloses {
   std::condition_variable none_left_;
   std::unordered_map<int, ino_t> chosen_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> polls_ ABSL_GUARDED_BY(mutex_);  // Those that watched one lately.
+  Clock::time_point last_look_ ABSL_GUARDED_BY(mutex_);
   std::vector<Socket> sockets_ ABSL_GUARDED_BY(mutex_);
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
   const int wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -153,7 +153,6 @@ class HAProxy(HAProxyProcess):
                            PACKRAT_STATS="127.0.0.1:%d" % self.stats)
         for name, replica in zip("ABC", replicas):
             environment["PACKRAT_%s" % name] = replica.address
-            environment["PACKRAT_%s_HTTP" % name] = str(replica.http_port)
         if tls:
             environment["PACKRAT_CERTIFICATE"] = os.path.join(tls, "both.pem")
         if tls_inside:

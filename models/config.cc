@@ -1,5 +1,6 @@
 #include "models/config.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -51,22 +52,18 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   absl::StatusOr<ModelConfig> config = ParseConfig(*text, path);
   if (!config.ok()) return config;
 
-  const std::string generation_path = dir + "/generation_config.json";
-  text = ReadSmallFile(generation_path, kMaxConfigBytes);
-  if (absl::IsNotFound(text.status())) return config;
-  if (!text.ok()) return text.status();
-  absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), generation_path);
-  if (!json.ok()) return json.status();
-  JsonFields f(*json, "");
-  const std::vector<int> eos_ids = ReadIds(&f, "eos_token_id", config->vocab_size);
-  SamplingDefaults& sampling = config->sampling;
-  sampling.temperature = static_cast<float>(f.Number("temperature", 0, 100, sampling.temperature));
-  sampling.top_k = f.Int("top_k", 0, config->vocab_size, sampling.top_k);
-  sampling.top_p = static_cast<float>(f.Number("top_p", 1e-6, 1, sampling.top_p));
-  if (!f.status().ok()) {
-    return Invalid(absl::StrCat(generation_path, ": ", f.status().message()));
+  absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(dir, config->vocab_size);
+  if (!generation.ok()) return generation.status();
+  for (int id : generation->eos_ids) {
+    if (std::count(config->eos_ids.begin(), config->eos_ids.end(), id) == 0) {
+      config->eos_ids.push_back(id);
+    }
   }
-  if (!eos_ids.empty()) config->eos_ids = eos_ids;
+  config->sampling = std::move(generation->sampling);
+  config->stop = std::move(generation->stop);
+  for (std::string& warning : generation->warnings) {
+    config->warnings.push_back(std::move(warning));
+  }
   return config;
 }
 

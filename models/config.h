@@ -8,19 +8,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/generation_config.h"
 #include "models/mixers/mixers.h"
 
 namespace packrat {
 
 // kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
 enum class Activation { kGelu, kSwiglu };
-
-// What the model's makers recommend, for requests that leave it open: generation_config.json.
-struct SamplingDefaults {
-  float temperature = 1.0f;
-  int top_k = 0;  // 0: off.
-  float top_p = 1.0f;
-};
 
 // How a checkpoint calls its tensors. A layer's begin with `layers`, its number and a dot; a
 // mixer's go on with `mixer`.
@@ -43,8 +37,9 @@ struct ModelConfig {
   bool tie_embeddings = false;
   int max_context = 0;       // Tokens: max_position_embeddings.
   int bos_id = -1;           // -1: none.
-  std::vector<int> eos_ids;  // From config.json, replaced by generation_config.json if there.
+  std::vector<int> eos_ids;  // Of config.json, then those that generation_config.json adds.
   SamplingDefaults sampling;
+  StopDefaults stop;
   std::vector<MixerSpec> layers;  // One mixer per layer, each followed by the feed-forward.
   // What the files ask for and is done otherwise here, a sentence each, for the log.
   std::vector<std::string> warnings;
@@ -56,8 +51,7 @@ struct ModelConfig {
 // reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
-// Reads DIR/config.json and, where present, DIR/generation_config.json (its eos_token_id, one id or
-// a list, wins; every id must be below vocab_size) and temperature, top_k, top_p.
+// Reads DIR/config.json and, where present, DIR/generation_config.json.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
 // Of config and weights, hex; see LanguageModel::fingerprint(). `weights_hash`: of a WeightLoader

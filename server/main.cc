@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -15,6 +16,7 @@
 #include "models/load.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
+#include "models/tokenizer_fit.h"
 #include "server/flags.h"
 #include "server/library_log.h"
 #include "server/log.h"
@@ -127,7 +129,16 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   } else {
     return Fail(log, pieces.status());
   }
-  for (const std::string& warning : model->config().warnings) {
+  std::vector<std::string> warnings = model->config().warnings;
+  if (tokenizer != nullptr) {
+    const auto more = CompareTokenizer(*tokenizer, model->config());
+    if (!more.ok()) {
+      return Fail(log, absl::InvalidArgumentError(
+                           absl::StrCat(options.model_dir, ": ", more.status().message())));
+    }
+    warnings.insert(warnings.end(), more->begin(), more->end());
+  }
+  for (const std::string& warning : warnings) {
     log->Info("warning", {{"folder", options.model_dir}, {"reason", warning}});
   }
   log->Info("loaded", {{"folder", options.model_dir},

@@ -81,6 +81,13 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   sampling->set_temperature(config.sampling.temperature);
   sampling->set_top_k(config.sampling.top_k);
   sampling->set_top_p(config.sampling.top_p);
+  sampling->set_min_p(config.sampling.min_p);
+  sampling->set_repetition_penalty(config.sampling.repetition_penalty);
+  for (int32_t id : config.sampling.banned_ids) sampling->add_banned_token_ids(id);
+  v1::StopParams* stop = info->mutable_stop_defaults();
+  for (const std::string& text : config.stop.strings) stop->add_strings(text);
+  stop->set_min_tokens(config.stop.min_tokens);
+  stop->set_max_tokens(config.stop.max_tokens > 0 ? config.stop.max_tokens : kDefaultMaxTokens);
 }
 
 }  // namespace packrat

@@ -90,6 +90,8 @@ SamplingParams MakeSampling(const v1::SamplingParams& wire, const RequestRules& 
   out.temperature = rules.sampling.temperature;
   out.top_k = rules.sampling.top_k;
   out.top_p = rules.sampling.top_p;
+  out.min_p = rules.sampling.min_p;
+  out.repetition_penalty = rules.sampling.repetition_penalty;
   if (wire.has_temperature()) out.temperature = wire.temperature();
   check->Range("sampling.temperature", out.temperature, 0, 100);
   if (wire.has_top_k()) out.top_k = wire.top_k();
@@ -126,7 +128,10 @@ SamplingParams MakeSampling(const v1::SamplingParams& wire, const RequestRules& 
     out.logit_bias.emplace_back(entry.token_id(), entry.bias());
   }
   out.allowed_ids.assign(wire.allowed_token_ids().begin(), wire.allowed_token_ids().end());
-  out.banned_ids.assign(wire.banned_token_ids().begin(), wire.banned_token_ids().end());
+  out.banned_ids = rules.sampling.banned_ids;
+  if (wire.banned_token_ids_size() > 0) {
+    out.banned_ids.assign(wire.banned_token_ids().begin(), wire.banned_token_ids().end());
+  }
   return out;
 }
 
@@ -147,9 +152,13 @@ StopParams MakeStop(const v1::StopParams& wire, const RequestRules& rules, Check
     }
   }
   if (!check->ok()) return out;
-  out.stop_strings.assign(wire.strings().begin(), wire.strings().end());
+  // Without a tokenizer the defaults mean nothing.
+  if (rules.tokenizer != nullptr) out.stop_strings = rules.stop.strings;
+  if (wire.strings_size() > 0) {
+    out.stop_strings.assign(wire.strings().begin(), wire.strings().end());
+  }
   out.stop_ids.assign(wire.token_ids().begin(), wire.token_ids().end());
-  out.min_tokens = wire.min_tokens();
+  out.min_tokens = wire.has_min_tokens() ? wire.min_tokens() : rules.stop.min_tokens;
   out.ignore_eos = wire.ignore_eos();
   return out;
 }
@@ -240,10 +249,15 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const Reque
                                                    rules.max_context - 1, "] (max_context ",
                                                    rules.max_context, ")"));
   }
-  out.stop.max_tokens = std::min<int64_t>(kDefaultMaxTokens, room);
+  const int64_t most = rules.stop.max_tokens > 0 ? rules.stop.max_tokens : kDefaultMaxTokens;
+  out.stop.max_tokens = std::min(most, room);
   if (wire.stop().has_max_tokens()) {
     check.Range("stop.max_tokens", wire.stop().max_tokens(), 1, room);
     out.stop.max_tokens = wire.stop().max_tokens();
+  }
+  // A default gives way to what is asked for.
+  if (!wire.stop().has_min_tokens()) {
+    out.stop.min_tokens = std::min(out.stop.min_tokens, out.stop.max_tokens);
   }
   check.Range("stop.min_tokens", out.stop.min_tokens, 0, out.stop.max_tokens);
   if (!check.ok()) return check.status();

@@ -29,7 +29,8 @@ inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what 
 // What requests are measured by.
 struct RequestRules {
   int vocab_size = 0;
-  SamplingDefaults sampling;  // For what a request leaves unset.
+  SamplingDefaults sampling;  // For what a request leaves unset, and below.
+  StopDefaults stop;
   int max_context = 0;
   const Tokenizer* tokenizer = nullptr;  // Null: token ids only.
   size_t max_text_bytes = 0;             // More than this cannot be max_context tokens.

@@ -267,6 +267,7 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   s.served.rules =
       MakeRequestRules(model->config().vocab_size, s.engine->options().max_context, tokenizer);
   s.served.rules.sampling = model->config().sampling;
+  s.served.rules.stop = model->config().stop;
   s.served.rules.cg_tolerance = s.options.cg_tolerance;
   s.served.rules.cg_max_steps = s.options.cg_max_steps;
   s.metrics.SetSource({[&s] { return s.engine->stats(); },

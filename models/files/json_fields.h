@@ -107,6 +107,9 @@ class JsonFields {
     for (const char* name : names) known_.insert(name);
   }
 
+  // Whether a field was read or ignored.
+  bool Knows(const std::string& name) const { return known_.count(name) > 0; }
+
   // Refuses what was neither read nor ignored: it is misspelt, or changes what the model computes
   // in a way that nobody has thought of here.
   void RefuseOthers() {

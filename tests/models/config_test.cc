@@ -232,25 +232,6 @@ TEST(Eos, OneIdAListOrNone) {
   EXPECT_THAT(with("[]"), IsEmpty());
 }
 
-TEST(Eos, GenerationConfigWins) {
-  const TempDir dir;
-  dir.Write("config.json", With(kRat, "\"d_ffn\"", "\"eos_token_id\": 1, \"d_ffn\""));
-  EXPECT_THAT(LoadModelConfig(dir.path())->eos_ids, ElementsAre(1));
-  dir.Write("generation_config.json", R"({"eos_token_id": [2, 99], "temperature": 0.5})");
-  EXPECT_THAT(LoadModelConfig(dir.path())->eos_ids, ElementsAre(2, 99));
-  dir.Write("generation_config.json", R"({"temperature": 0.5})");
-  EXPECT_THAT(LoadModelConfig(dir.path())->eos_ids, ElementsAre(1));
-  EXPECT_EQ(LoadModelConfig(dir.path())->sampling.temperature, 0.5f);
-  EXPECT_EQ(LoadModelConfig(dir.path())->sampling.top_p, 1.0f);
-  dir.Write("generation_config.json", R"({"top_p": 1.5})");
-  EXPECT_THAT(std::string(LoadModelConfig(dir.path()).status().message()),
-              HasSubstr("top_p: is 1.5"));
-  dir.Write("generation_config.json", R"({"eos_token_id": [2, 100]})");
-  const auto refused = LoadModelConfig(dir.path());
-  EXPECT_THAT(std::string(refused.status().message()),
-              StartsWith(dir.File("generation_config.json") + ": eos_token_id: holds 100"));
-}
-
 TEST(Load, NamesTheFile) {
   const TempDir dir;
   EXPECT_EQ(LoadModelConfig(dir.path()).status().code(), absl::StatusCode::kNotFound);

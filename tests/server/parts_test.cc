@@ -45,6 +45,40 @@ TEST(RequestRules, WhatARequestLeavesUnsetIsWhatTheModelRecommends) {
   EXPECT_EQ(request->sampling.top_p, 0.9f);
 }
 
+TEST(RequestRules, OtherRecommendationsAreDefaultsToo) {
+  RequestRules rules = MakeRequestRules(/*vocab_size=*/100, /*max_context=*/64, nullptr);
+  rules.sampling.min_p = 0.125f;
+  rules.sampling.repetition_penalty = 1.25f;
+  rules.sampling.banned_ids = {3, 5};
+  rules.stop = {{"END"}, 8, 20};
+  v1::GenerateRequest wire;
+  wire.mutable_tokens()->add_ids(7);
+  auto request = MakeRequest(wire, rules, /*seed=*/1);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.min_p, 0.125f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.25f);
+  EXPECT_EQ(request->sampling.banned_ids, (std::vector<int32_t>{3, 5}));
+  EXPECT_EQ(request->stop.min_tokens, 8);
+  EXPECT_EQ(request->stop.max_tokens, 20);
+  EXPECT_TRUE(request->stop.stop_strings.empty());  // Without a tokenizer there is no text.
+  // What is sent counts, zero included; a default gives way to it.
+  wire.mutable_sampling()->set_min_p(0);
+  wire.mutable_sampling()->add_banned_token_ids(9);
+  wire.mutable_stop()->set_max_tokens(5);
+  request = MakeRequest(wire, rules, /*seed=*/1);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.min_p, 0.0f);
+  EXPECT_EQ(request->sampling.banned_ids, (std::vector<int32_t>{9}));
+  EXPECT_EQ(request->stop.min_tokens, 5);
+  EXPECT_EQ(request->stop.max_tokens, 5);
+  // What does not fit beside the prompt is cut, as the server's own default is.
+  rules.stop.max_tokens = 1000;
+  wire.clear_stop();
+  request = MakeRequest(wire, rules, /*seed=*/1);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->stop.max_tokens, 63);
+}
+
 TEST(Options, TheModelIsNamedAfterItsFolder) {
   ServerOptions options = GoodOptions();
   EXPECT_TRUE(ValidateServerOptions(&options).ok());

@@ -144,7 +144,8 @@ TEST(Values, ModelInfoTellsEveryNumberOfTheConfiguration) {
   config.hidden_size = 1280;
   config.bos_id = 1;
   config.eos_ids = {2, 19};
-  config.sampling = {0.5f, 40, 0.75f};
+  config.sampling = {0.5f, 40, 0.75f, 0.125f, 1.25f, {3, 5}};
+  config.stop = {{"END"}, 8, 20};
   config.layers = {RatSpec{12, 4, 64, 16}, AttentionSpec{20, 5, 128, 257},
                    AttentionSpec{24, 6, 96, 0}, MesaSpec{10, 112, 4, 0.25f, true}};
   ServerOptions options;
@@ -168,6 +169,11 @@ TEST(Values, ModelInfoTellsEveryNumberOfTheConfiguration) {
   EXPECT_EQ(info.sampling_defaults().temperature(), 0.5f);
   EXPECT_EQ(info.sampling_defaults().top_k(), 40);
   EXPECT_EQ(info.sampling_defaults().top_p(), 0.75f);
+  EXPECT_EQ(info.sampling_defaults().min_p(), 0.125f);
+  EXPECT_EQ(info.sampling_defaults().repetition_penalty(), 1.25f);
+  EXPECT_EQ(info.sampling_defaults().banned_token_ids_size(), 2);
+  EXPECT_EQ(info.stop_defaults().ShortDebugString(),
+            R"(strings: "END" min_tokens: 8 max_tokens: 20)");
   EXPECT_EQ(info.solver_defaults().cg_tolerance(), 0.01f);
   EXPECT_EQ(info.solver_defaults().cg_max_steps(), 17);
   EXPECT_EQ(info.limits().max_context(), 300);

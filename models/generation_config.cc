@@ -1,0 +1,107 @@
+#include "models/generation_config.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "models/families/families.h"
+#include "models/files/json.h"
+#include "models/files/json_fields.h"
+
+namespace packrat {
+namespace {
+
+constexpr size_t kMaxBytes = 1 << 20;
+constexpr int kMaxTokens = 1 << 30;
+// As many as a request may have, of as many bytes.
+constexpr size_t kMaxStopStrings = 16, kMaxStopStringBytes = 256;
+
+// How transformers runs a model and what it hands out, and ids that no request uses.
+bool DoesNotMatter(const std::string& name) {
+  static const auto* const names = new std::set<std::string>{
+      "transformers_version", "bos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache",
+      "return_dict_in_generate", "return_legacy_cache", "low_memory", "cache_implementation",
+      "cache_config", "compile_config", "disable_compile", "prefill_chunk_size",
+      "trust_remote_code", "token_healing",
+      // Of an assistant model, which changes the time alone.
+      "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
+      "assistant_confidence_threshold", "prompt_lookup_num_tokens", "max_matching_ngram_size",
+      "assistant_early_exit", "assistant_lookbehind", "target_lookbehind",
+      // Of several beams, which `num_beams` asks for.
+      "length_penalty", "early_stopping", "diversity_penalty"};
+  return names->count(name) > 0 || absl::StartsWith(name, "_") || absl::StartsWith(name, "output_");
+}
+
+// Whether the value leaves a field of generate() off.
+bool IsOff(const std::string& name, const Json& value) {
+  static const auto* const ones =
+      new std::set<std::string>{"num_beams", "num_beam_groups", "num_return_sequences",
+                                "typical_p", "guidance_scale",  "encoder_repetition_penalty"};
+  if (value.is_null() || value == false || value == Json::array()) return true;
+  if (name == "max_length") return value == 20;  // What transformers writes for "not set".
+  return value == (ones->count(name) > 0 ? 1 : 0);
+}
+
+std::vector<std::string> ReadStopStrings(JsonFields* fields) {
+  const Json* value = fields->Get("stop_strings");
+  if (value == nullptr) return {};
+  std::vector<Json> list = {*value};
+  if (value->is_array()) list = value->get<std::vector<Json>>();
+  std::vector<std::string> strings;
+  for (const Json& item : list) {
+    if (item.is_string()) strings.push_back(item.get<std::string>());
+  }
+  const bool fit = std::all_of(strings.begin(), strings.end(), [](const std::string& text) {
+    return !text.empty() && text.size() <= kMaxStopStringBytes;
+  });
+  if (!fit || strings.size() != list.size() || strings.size() > kMaxStopStrings) {
+    fields->Fail("stop_strings", absl::StrCat("must be at most ", kMaxStopStrings,
+                                              " strings of 1 to ", kMaxStopStringBytes, " bytes"));
+  }
+  return strings;
+}
+
+GenerationConfig Read(JsonFields* f, int vocab_size) {
+  GenerationConfig config;
+  config.eos_ids = ReadIds(f, "eos_token_id", vocab_size);
+  SamplingDefaults& sampling = config.sampling;
+  const bool do_sample = f->Bool("do_sample", true);
+  sampling.temperature = static_cast<float>(f->Number("temperature", 0, 100, 1));
+  if (!do_sample) sampling.temperature = 0;
+  // transformers keeps all where there are fewer.
+  sampling.top_k = std::min(f->Int("top_k", 0, kMaxTokens, 0), vocab_size);
+  sampling.top_p = static_cast<float>(f->Number("top_p", 1e-6, 1, 1));
+  sampling.min_p = static_cast<float>(f->Number("min_p", 0, 0.999999, 0));
+  sampling.repetition_penalty = static_cast<float>(f->Number("repetition_penalty", 1e-6, 10, 1));
+  for (int id : ReadIds(f, "suppress_tokens", vocab_size)) sampling.banned_ids.push_back(id);
+  config.stop.strings = ReadStopStrings(f);
+  config.stop.min_tokens = f->Int("min_new_tokens", 0, kMaxTokens, 0);
+  config.stop.max_tokens = f->Int("max_new_tokens", 1, kMaxTokens, 0);
+  return config;
+}
+
+}  // namespace
+
+absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& dir, int vocab_size) {
+  const std::string path = dir + "/generation_config.json";
+  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
+  if (absl::IsNotFound(text.status())) return GenerationConfig();
+  if (!text.ok()) return text.status();
+  const absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), path);
+  if (!json.ok()) return json.status();
+  JsonFields fields(*json, "");
+  GenerationConfig config = Read(&fields, vocab_size);
+  if (!fields.status().ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", fields.status().message()));
+  }
+  for (const auto& [name, value] : json->items()) {
+    if (fields.Knows(name) || DoesNotMatter(name) || IsOff(name, value)) continue;
+    config.warnings.push_back(absl::StrCat("generation_config.json: ", name, " is ",
+                                           JsonFields::Shown(value), ", which is not honoured"));
+  }
+  return config;
+}
+
+}  // namespace packrat

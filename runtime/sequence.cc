@@ -29,6 +29,7 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
   if (!stop.stop_strings.empty()) {
     stop_matcher_.emplace(stop.stop_strings);
     decoder_.emplace(tokenizer, stop.skip_special_tokens, stop.continues_text);
+    decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
 }

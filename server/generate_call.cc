@@ -129,7 +129,7 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
     if (!allowed.ok()) return allowed;
     seed_ = request->sampling.seed;
     builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
-                     request->stop.continues_text);
+                     request->stop.continues_text, request->prompt);
   }
   const absl::Status status = engine_->Submit(*std::move(request), SteadyNow());
   if (!status.ok()) return status;

@@ -8,9 +8,12 @@
 
 namespace packrat {
 
-ResponseBuilder::ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text)
+ResponseBuilder::ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text,
+                                 const std::vector<int32_t>& prompt)
     : tokenizer_(tokenizer) {
-  if (tokenizer != nullptr) decoder_.emplace(tokenizer, skip_special, continues_text);
+  if (tokenizer == nullptr) return;
+  decoder_.emplace(tokenizer, skip_special, continues_text);
+  decoder_->Continue(prompt);
 }
 
 void ResponseBuilder::Add(Outbox::Update update) {

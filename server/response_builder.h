@@ -24,8 +24,9 @@ class ResponseBuilder {
   // exceed the 4 MiB that clients accept by default.
   static constexpr size_t kMessageBytes = 1 << 20;
 
-  // `tokenizer` may be null: no text.
-  ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
+  // `tokenizer` may be null: no text. `prompt`: what the text goes on from.
+  ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text,
+                  const std::vector<int32_t>& prompt = {});
 
   // Takes everything new.
   void Add(Outbox::Update update);

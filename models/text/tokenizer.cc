@@ -1,5 +1,6 @@
 #include "models/text/tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -92,6 +93,22 @@ TextDecoder::TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool con
     : tokenizer_(tokenizer),
       skip_special_(skip_special),
       at_start_(tokenizer->vocabulary_->adds_space() && !continues_text) {}
+
+void TextDecoder::Continue(const std::vector<int32_t>& prompt) {
+  // What may be the beginning of a character has three bytes at most.
+  std::string bytes;
+  for (size_t i = prompt.size(); i > 0 && bytes.size() < 3; --i) {
+    const int32_t id = prompt[i - 1];
+    if (tokenizer_->IsSpecial(id)) break;
+    bytes.insert(0, tokenizer_->PieceText(id));
+  }
+  for (size_t size = std::min<size_t>(3, bytes.size()); size > 0; --size) {
+    const std::string end = bytes.substr(bytes.size() - size);
+    if (Utf8Length(end.data(), size) != 0) continue;
+    pending_ = end;
+    break;
+  }
+}
 
 std::string TextDecoder::Push(int32_t id) {
   const bool special = tokenizer_->IsSpecial(id);

@@ -69,6 +69,9 @@ class TextDecoder {
   // `continues_text`: the ids continue a prompt, so that the first piece's leading space is kept
   // (otherwise the space that encoding put before a text is dropped again).
   TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
+  // Before the first Push(): takes over the character in the middle of which `prompt` ends, so that
+  // the bytes that complete it make it, and it is wholly part of the text that follows.
+  void Continue(const std::vector<int32_t>& prompt);
   std::string Push(int32_t id);
   std::string Finish();  // Then the decoder is as if just made for a text that continues.
 

@@ -383,6 +383,30 @@ TEST_F(TokenizerTest, CharactersAppearWithTheirLastByte) {
   EXPECT_EQ(decoder.Finish(), "");
 }
 
+TEST_F(TokenizerTest, ACharacterThatAPromptBeganIsWhole) {
+  const auto decode = [&](const std::string& prompt_bytes, const std::string& bytes,
+                          std::vector<int32_t> prompt = {264}) {
+    for (char c : prompt_bytes) prompt.push_back(Byte(c));
+    TextDecoder decoder(tokenizer_.get(), true, true);
+    decoder.Continue(prompt);
+    std::string text;
+    for (char c : bytes) text += decoder.Push(Byte(c));
+    return text + decoder.Finish();
+  };
+  const std::string face = "\xf0\x9f\x98\x80", bad = "\xef\xbf\xbd";
+  for (size_t cut = 1; cut < face.size(); ++cut) {
+    EXPECT_EQ(decode(face.substr(0, cut), face.substr(cut) + "a"), face + "a");
+    EXPECT_EQ(decode(face.substr(0, cut), face.substr(cut), {}), face);
+    EXPECT_EQ(decode("a" + face.substr(0, cut), "b"), bad + "b");
+  }
+  EXPECT_EQ(decode(face, "a"), "a");
+  EXPECT_EQ(decode("\xff", "a"), "a");
+  EXPECT_EQ(decode("\x9f\x98", "\x80"), bad);  // No beginning of any.
+  EXPECT_EQ(decode("", "\x80"), bad);
+  EXPECT_EQ(decode("", "\x80", {Byte(0xe2), Byte(0x82), kEos}), bad);
+  EXPECT_EQ(decode("", "a", {}), "a");
+}
+
 // What Decode() must give, worked out in another way: all bytes first, then repaired as a whole.
 std::string DecodeAtOnce(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
                          bool skip_special, bool continues_text) {

@@ -121,24 +121,6 @@ def write_index(folder, shards):
                {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def tokenizer_files(source):
-    """{name in the folder: path} for --tokenizer: a file, or a folder that has one."""
-    if os.path.isdir(source):
-        names = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json",
-                 "special_tokens_map.json")
-        found = {n: os.path.join(source, n) for n in names
-                 if os.path.isfile(os.path.join(source, n))}
-        if not {"tokenizer.model", "tokenizer.json"} & set(found):
-            raise ConvertError(f"{source}: has neither tokenizer.model nor tokenizer.json")
-        return found
-    if not os.path.isfile(source):
-        raise ConvertError(f"{source}: no such file")
-    for ending in (".model", ".json"):
-        if source.endswith(ending):
-            return {"tokenizer" + ending: source}
-    raise ConvertError(f"{source}: must be a SentencePiece .model or a tokenizer .json")
-
-
 def copy_files(files, folder):
     for name, source in files.items():
         with _naming(source):

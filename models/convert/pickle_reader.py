@@ -240,7 +240,9 @@ class _Machine:
             raise ValueError("a global whose name is no text")
         if (module, name) not in _ALLOWED:
             raise ConvertError(f"refused: the pickle names {shown(module)}.{shown(name)}, which is "
-                               "no part of a state dict; nothing of it was run")
+                               "no part of a state dict; nothing of it was run. If the file is "
+                               "yours, save the weights alone: torch.save({'task': state_dict}, "
+                               "FILE), and settings as plain dictionaries and numbers")
         self.push(_ALLOWED[module, name])
 
     def call(self):

@@ -3,7 +3,7 @@
     python3 -m models.convert.rat --checkpoint 190734.pth --output rat-1.3b [--tokenizer DIR]
 
 The checkpoint: a file of torch.save whose `task` entry is the state dict (or a bare state dict),
-names with or without `_orig_mod.`. Nothing of the file is run. See README.md in this folder.
+names with or without `_orig_mod.` and `module.`. Nothing of the file is run. See README.md in this folder.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from models.convert import output, rat_config
+from models.convert import output, rat_config, tokenizer
 from models.convert.errors import ConvertError, shown
 from models.convert.pickle_reader import Tensor
 from models.convert.torch_file import TorchFile
@@ -38,13 +38,15 @@ def state_dict(file):
                            f"itself; its entries: {keys or 'none'}")
     tensors = {}
     for key, value in raw.items():
+        # Left by torch.compile, and by DistributedDataParallel.
         name = str(key).replace("_orig_mod.", "")
+        name = name[len("module."):] if name.startswith("module.") else name
         if not isinstance(value, Tensor):
             raise ConvertError(f"{file.path}: tensor {shown(name)}: is a {type(value).__name__}, "
                                "not a tensor")
         if name in tensors:
             raise ConvertError(f"{file.path}: tensor {shown(name)}: there twice, with and without "
-                               "_orig_mod.")
+                               "_orig_mod. or module.")
         tensors[name] = value
     return tensors, rest.get("config")
 
@@ -66,7 +68,9 @@ def check_tensors(file, tensors, shapes):
     """Every tensor that the config asks for, and no other: shape, dtype, and bytes in the file."""
     missing = [name for name in shapes if name not in tensors]
     if missing:
-        raise ConvertError(f"{file.path}: tensor {missing[0]}: missing{_others(missing)}")
+        plus = "; without it this may be a RAT+ model, which is not served" \
+            if missing[0].endswith("gate_bias") else ""
+        raise ConvertError(f"{file.path}: tensor {missing[0]}: missing{_others(missing)}{plus}")
     surplus = [shown(name) for name in tensors if name not in shapes]
     if surplus:
         raise ConvertError(f"{file.path}: tensor {surplus[0]}: surplus, a RAT model has no place "
@@ -143,12 +147,13 @@ class _Writer:
 
 def convert(args):
     output.check_new(args.output)
-    tokenizer = output.tokenizer_files(args.tokenizer) if args.tokenizer else {}
+    files = tokenizer.tokenizer_files(args.tokenizer) if args.tokenizer else {}
     with TorchFile(args.checkpoint, check_crc=not args.skip_crc) as file:
         tensors, recorded = state_dict(file)
         drop_tied_head(file, tensors)
         config = rat_config.RatConfig(args.checkpoint, tensors, recorded, vars(args))
         check_tensors(file, tensors, config.shapes())
+        tokenizer.check(files, config.fields["vocab_size"])
         writer = _Writer(file, tensors, list(config.shapes()), args.dtype == "bfloat16")
         dtypes = {writer.dtype(name) for name in config.shapes()}
         config.fields["torch_dtype"] = _WEIGHTS[min(dtypes)] if len(dtypes) == 1 else None
@@ -157,9 +162,21 @@ def convert(args):
         with output.new_folder(args.output) as folder:
             writer.write(folder, args.shard_mib << 20)
             output.write_json(os.path.join(folder, "config.json"), config.fields)
-            output.copy_files(tokenizer, folder)
+            write_tokenizer(files, folder)
     say(f"{args.output}: done; peak memory "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def write_tokenizer(files, folder):
+    """The authors train and evaluate without a BOS token, whatever their tokenizer would do."""
+    if not files:
+        return
+    output.copy_files({name: path for name, path in files.items() if name != tokenizer.CONFIG},
+                      folder)
+    config = {**tokenizer.config_of(files), "add_bos_token": False}
+    output.write_json(os.path.join(folder, tokenizer.CONFIG), config)
+    say("add_bos_token = false (the authors train and evaluate without one; "
+        f"{tokenizer.CONFIG} sets another)")
 
 
 def report(config, writer):
@@ -184,6 +201,9 @@ def parse(arguments):
                         help="bfloat16 rounds float32 weights (default: as stored)")
     parser.add_argument("--shard_mib", type=_positive, default=4096,
                         help="largest weight file (default 4096 MiB)")
+    parser.add_argument("--attention", choices=("local", "full"), help="what layers are that are "
+                        "not RAT, which have the same shapes (default: what the checkpoint's own "
+                        "settings say, else local)")
     parser.add_argument("--skip_crc", action="store_true", help="do not check the checksums of the "
                         "archive, for files saved without them")
     for name in ("num_head", "chunk_size", "window_size", "rope_base", "max_position_embeddings",

@@ -21,6 +21,9 @@ _LIMITS = {"vocab_size": 1 << 20, "d_model": 1 << 16, "d_ffn": 1 << 19, "num_lay
 _MAX_HEAD_DIM = 256
 _PAPER = {"ngroups": 2, "chunk_size": 16, "window_size": 1024, "rope_base": 10000,
           "max_position_embeddings": 4096, "norm_eps": 1e-6}
+# What the authors call their layers; rat_slow is the same computation, token by token.
+_CELLS = {"rat": "rat", "rat_slow": "rat", "local_attention": "local_attention",
+          "attention": "attention"}
 _LLAMA2_VOCAB = 32000  # The paper's tokenizer, whose BOS and EOS are 1 and 2.
 
 
@@ -33,7 +36,7 @@ class RatConfig:
         self._path = path
         self._tensors = tensors
         self._flags = flags
-        self._recorded = _recorded_settings(recorded)
+        self._recorded = self._recorded_settings(recorded)
         self._read_embedding()
         kinds = self._layer_kinds()
         self._read_feed_forward()
@@ -92,7 +95,9 @@ class RatConfig:
         else:
             value, source = default, f"{reason}; --{name} sets another"
         if type(value) is not int and not (name == "rope_base" and type(value) is float):
-            self._fail(f"settings: {name} is {shown(value)}; must be a whole number")
+            text = ", a text" if isinstance(value, str) else ""
+            self._fail(f"settings: {name} is {shown(value)}{text}; must be a whole number; --{name} "
+                       "sets one")
         self.notes.append(f"{name} = {value} ({source})")
         return value
 
@@ -108,21 +113,37 @@ class RatConfig:
         self.fields["tie_embedding"] = HEAD not in self._tensors
 
     def _layer_kinds(self):
-        """RAT's projection has more rows than 3 d, local attention's exactly as many."""
+        """RAT's projection has more rows than 3 d, attention's exactly as many."""
         kinds, d = [], self.fields["d_model"]
         for i in range(self.fields["num_layers"]):
             name = f"backbone.layers.{i}.seq_layer.in_proj.weight"
             rows = self._shape(name, 2)[0]
             if rows < 3 * d:
-                self._fail(f"tensor {name}: has {rows} rows, must have 3 * {d} (local attention) "
+                self._fail(f"tensor {name}: has {rows} rows, must have 3 * {d} (attention) "
                            "or more (RAT)")
-            kinds.append("rat" if rows > 3 * d else "local_attention")
+            kinds.append("rat" if rows > 3 * d else "attention")
         if "rat" not in kinds:
             rnn = "backbone.layers.0.seq_layer.gate_bias" in self._tensors
             self._fail(f"no layer is RAT: every in_proj.weight has 3 * {d} rows, as in the "
                        f"authors' {'RNN' if rnn else 'attention'} models, which are not of this "
                        "family")
-        return kinds
+        other = self._other_kind() if "attention" in kinds else None
+        return [other if kind == "attention" else kind for kind in kinds]
+
+    def _other_kind(self):
+        """Layers that are not RAT: local attention, or full attention of the same shapes."""
+        flag, recorded = self._flags.get("attention"), self._recorded.get("other")
+        if flag is not None:
+            kind, source = {"local": "local_attention", "full": "attention"}[flag], "--attention"
+            if recorded not in (None, kind):
+                source += f"; the checkpoint's own settings say {recorded}"
+        elif recorded is not None:
+            kind, source = recorded, "the checkpoint's own settings"
+        else:
+            kind = "local_attention"
+            source = "as in the paper; full attention has the same shapes: --attention full"
+        self.notes.append(f"layers that are not RAT are {kind} ({source})")
+        return kind
 
     def _read_feed_forward(self):
         fc1, fc2 = (f"backbone.layers.0.hidden_layer.{n}.weight" for n in ("fc1", "fc2"))
@@ -133,6 +154,9 @@ class RatConfig:
         self._set("d_ffn", ffn)
         self._fc1_rows = rows
         self.fields["act_fn"] = "gelu" if rows == ffn else "swiglu"
+        if rows == ffn and "act_fn" not in self._recorded:
+            self.notes.append("act_fn = gelu (as in the paper; other activations, relu^2 for "
+                              "instance, have the same shapes and are not served)")
 
     def _read_heads(self, kinds):
         d = self.fields["d_model"]
@@ -190,9 +214,44 @@ class RatConfig:
         expected["ln"] = "rmsnorm"
         for name, value in expected.items():
             recorded = self._recorded.get(name)
-            if recorded is not None and recorded != value:
-                self._fail(f"settings: {name} is {shown(recorded)}; the weights and the family "
-                           f"ask for {value}")
+            if recorded is None or recorded == value:
+                continue
+            served = {"act_fn": ("gelu", "swiglu"), "ln": ("rmsnorm",)}.get(name)
+            if served and recorded not in served:
+                self._fail(f"settings: {name} is {shown(recorded)}, which is not served; only "
+                           f"{' and '.join(served)}")
+            self._fail(f"settings: {name} is {shown(recorded)}; the weights and the family ask for "
+                       f"{value}")
+
+    def _recorded_settings(self, config):
+        """The fields of interest of the trainer's settings, {} where there are none of that form."""
+        def at(*path):
+            value = config
+            for name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            return value
+
+        backbone = ("model", "backbone")
+        cells = {}
+        for cell in ("seq_cell", "seq_cell1"):
+            name = at(*backbone, cell, "_name_")
+            if name is None:
+                continue
+            if not isinstance(name, str) or name not in _CELLS:
+                self._fail(f"settings: {cell}._name_ is {shown(name)}; must be one of "
+                           f"{', '.join(_CELLS)}")
+            cells[_CELLS[name]] = at(*backbone, cell)
+        rat, local = cells.get("rat", {}), cells.get("local_attention", {})
+        found = {name: rat.get(name) for name in ("chunk_size", "num_head", "ngroups")}
+        found.update({name: at(*backbone, name) for name in ("d_model", "num_layers", "ln")})
+        found.update({name: at(*backbone, "hidden_cell", name) for name in ("d_ffn", "act_fn")})
+        others = sorted(set(cells) - {"rat"})
+        found["other"] = others[0] if len(others) == 1 else None
+        found["window_size"] = local.get("window_size")
+        found["rope_base"] = at("model", "embedding", "pe", "base")
+        found["vocab_size"] = at("data", "vocab_size")
+        found["max_position_embeddings"] = at("data", "seq_len")
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def _step(kinds):
@@ -202,26 +261,3 @@ def _step(kinds):
         return None
     step = rats[1] if len(rats) > 1 else len(kinds)
     return step if rats == list(range(0, len(kinds), step)) else None
-
-
-def _recorded_settings(config):
-    """The fields of interest of the trainer's settings, {} where there are none of that form."""
-    def at(*path):
-        value = config
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
-
-    backbone = ("model", "backbone")
-    cells = {at(*backbone, cell, "_name_"): at(*backbone, cell)
-             for cell in ("seq_cell", "seq_cell1")
-             if isinstance(at(*backbone, cell, "_name_"), str)}
-    rat, local = cells.get("rat", {}), cells.get("local_attention", {})
-    found = {name: rat.get(name) for name in ("chunk_size", "num_head", "ngroups")}
-    found.update({name: at(*backbone, name) for name in ("d_model", "num_layers", "ln")})
-    found.update({name: at(*backbone, "hidden_cell", name) for name in ("d_ffn", "act_fn")})
-    found["window_size"] = local.get("window_size")
-    found["rope_base"] = at("model", "embedding", "pe", "base")
-    found["vocab_size"] = at("data", "vocab_size")
-    found["max_position_embeddings"] = at("data", "seq_len")
-    return {name: value for name, value in found.items() if value is not None}

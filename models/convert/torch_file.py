@@ -98,6 +98,9 @@ class TorchFile:
             raise ConvertError(
                 f"{self.path}: PyTorch's format from before version 1.6, which is no zip file and "
                 "not read here; load it in PyTorch with weights_only=True and save it again")
+        if head.startswith(b"version https://"):
+            raise ConvertError(f"{self.path}: a Git LFS pointer, not the file; `git lfs pull` "
+                               "fetches it")
         if not head.startswith(b"PK\x03\x04"):
             raise ConvertError(f"{self.path}: no PyTorch zip file: begins with {head[:8].hex()!r}, "
                                "not with 504b0304")
@@ -174,7 +177,8 @@ class TorchFile:
             crc = zlib.crc32(piece, crc)
         if crc != member.CRC:
             raise ConvertError(f"{where}: damaged archive: {shown(member.filename)} has another "
-                               "checksum than was stored")
+                               "checksum than was stored (--skip_crc reads archives that were "
+                               "saved without checksums)")
         self._checked.add(member.filename)
 
     def _read(self, offset, count, where):

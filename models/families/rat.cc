@@ -57,13 +57,17 @@ void ReadRatConfig(JsonFields* f, ModelConfig* config) {
   if (std::count(types.begin(), types.end(), "local_attention") > 0) {
     local.window = f->Int("window_size", 0, AttentionSpec::kMaxWindow - 1) + 1;
   }
+  AttentionSpec full = local;
+  full.window = 0;
   for (size_t i = 0; i < types.size(); ++i) {
     if (types[i] == "rat") {
       config->layers.push_back(rat);
     } else if (types[i] == "local_attention") {
       config->layers.push_back(local);
+    } else if (types[i] == "attention") {
+      config->layers.push_back(full);
     } else {
-      FailLayerType(f, i, types[i], {"rat", "local_attention"});
+      FailLayerType(f, i, types[i], {"rat", "local_attention", "attention"});
     }
   }
 }

@@ -60,7 +60,8 @@ def _parse_rat(c):
         if kind == "rat":
             layer.chunk_size = c["chunk_size"]
         else:  # this family's window does not count the query's own key
-            layer = LayerSpec("attention", heads, d // heads, heads, c["window_size"] + 1, theta)
+            window = None if kind == "attention" else c["window_size"] + 1
+            layer = LayerSpec("attention", heads, d // heads, heads, window, theta)
         layers.append(layer)
     return ModelSpec(
         c["vocab_size"], d, c["d_ffn"], layers, c.get("norm_eps", 1e-6),

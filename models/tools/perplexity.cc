@@ -70,14 +70,21 @@ absl::string_view Strip(absl::string_view line) {
 // Scores texts, one after the other, with the state of one sequence.
 class Scorer {
  public:
-  // `state`: of one sequence, as long as what is scored at a time.
+  // `bos`: -1 for none. `state`: of one sequence, as long as what is scored at a time.
   Scorer(LanguageModel* model, const PerplexityOptions& options, int bos, OwnedState* state)
       : model_(model), options_(options), bos_(bos), state_(state) {}
 
-  // Adds the nats of ids[0, count), each given BOS and those before it.
+  // How many of the first ids are not scored.
+  int unscored() const { return bos_ < 0 ? 1 : 0; }
+
+  // Adds the nats of ids[unscored(), count), each given BOS and those before it.
   absl::Status Score(const int32_t* ids, int count, double* nats) {
-    inputs_.assign(1, bos_);
+    inputs_.clear();
+    if (bos_ >= 0) inputs_.push_back(bos_);
     inputs_.insert(inputs_.end(), ids, ids + count - 1);
+    ids += unscored();
+    count -= unscored();
+    if (count == 0) return absl::OkStatus();
     const int vocab = model_->config().vocab_size;
     for (TextFeed feed(model_, state_, options_, inputs_.data(), count); !feed.done();) {
       const int first = feed.first(), n = feed.size();
@@ -135,6 +142,10 @@ absl::Status CheckOptions(const PerplexityOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("length must be in [0, the model's context], got ", options.length));
   }
+  if (!options.bos.empty() && options.bos != "true" && options.bos != "false") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bos must be true or false, got ", Quoted(options.bos)));
+  }
   return CheckFeedOptions(options);
 }
 
@@ -176,11 +187,12 @@ absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& opti
   const ModelConfig& config = (*model)->config();
   const auto tokenizer = Tokenizer::Load(options.model, config.vocab_size);
   if (!tokenizer.ok()) return absl::InvalidArgumentError(tokenizer.status().message());
-  const int bos = (*tokenizer)->bos_id() >= 0 ? (*tokenizer)->bos_id() : config.bos_id;
-  if (bos < 0) {
+  int bos = (*tokenizer)->bos_id() >= 0 ? (*tokenizer)->bos_id() : config.bos_id;
+  if (options.bos == "true" && bos < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         options.model, ": neither the tokenizer nor config.json (bos_token_id) has a BOS token"));
   }
+  if (options.bos == "false" || (options.bos.empty() && !(*tokenizer)->default_add_bos())) bos = -1;
   if (options.length > config.max_context) {
     return absl::InvalidArgumentError(absl::StrCat("length must be in [0, ", config.max_context,
                                                    "], the model's context, got ", options.length));
@@ -191,6 +203,10 @@ absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& opti
   const auto state = OwnedState::Create(model->get(), 1, length);
   if (!state.ok()) return state.status();
   Scorer scorer(model->get(), options, bos, state->get());
+  // Encoding may put a space before a text.
+  const size_t added_space =
+      (*tokenizer)->Decode(*(*tokenizer)->Encode("a", {}), false, /*continues_text=*/true).size() -
+      1;
   PerplexityScores scores;
   for (const std::string& text : *documents) {
     const auto ids = (*tokenizer)->Encode(text, {});
@@ -201,6 +217,10 @@ absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& opti
       absl::Status status =
           scorer.Score(ids->data() + begin, std::min(length, count - begin), &score->nats);
       if (!status.ok()) return status;
+      if (scorer.unscored() == 0) continue;
+      score->tokens -= 1;
+      score->bytes -= static_cast<int64_t>((*tokenizer)->PieceText((*ids)[begin]).size() -
+                                           (begin == 0 ? added_space : 0));
     }
     score->documents += 1;
     score->bytes += static_cast<int64_t>(text.size());

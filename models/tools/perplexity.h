@@ -13,15 +13,18 @@
 
 namespace packrat {
 
-struct PerplexityOptions : FeedOptions {  // The folder needs a tokenizer that has a BOS token.
+struct PerplexityOptions : FeedOptions {  // The folder needs a tokenizer.
   std::string file;                       // UTF-8.
-  // Tokens that are scored at a time; longer documents continue from nothing but BOS. 0: 4095, or
-  // the model's max_context where that is less. Range [0, max_context].
+  // Tokens that are scored at a time; what a longer document has more begins anew. 0: 4095, or the
+  // model's max_context where that is less. Range [0, max_context].
   int length = 0;
+  // Whether each stretch begins with BOS, which is not scored; without it the first token of a
+  // stretch is not. "": as the server would put it before a text; "true", "false".
+  std::string bos;
 };
 
 struct TextScore {
-  int64_t documents = 0, bytes = 0, tokens = 0;  // BOS is not counted.
+  int64_t documents = 0, bytes = 0, tokens = 0;  // Of what is scored.
   double nats = 0;                               // Negative log-likelihood.
   // Of at least one document:
   double bits_per_byte() const;

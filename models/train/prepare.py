@@ -4,7 +4,9 @@
 
 Input: UTF-8 (optionally .xz), one paragraph a line, documents closed by a line `<|endoftext|>`.
 Output: DATA/tokenizer.model, DATA/plain.bin (short plain stories) and DATA/books.bin (the simpler
-part of the rest), both uint16 token ids, every document as <s> text </s>.
+part of the rest), both uint16 token ids, every document as <s> text </s>. Selection and cleaning are made
+for English stories; with --as_it_is any text is taken as it is, short documents in plain.bin and long ones in
+books.bin.
 """
 
 import argparse
@@ -112,6 +114,15 @@ def select(documents, books_fraction):
     return plain, books
 
 
+def divide(documents):
+    """(short documents, long ones); one kind alone is cut in halves, since both are trained on."""
+    short = [text for text in documents if len(text) <= _STORY_CHARS]
+    rest = [text for text in documents if len(text) > _STORY_CHARS]
+    if short and rest:
+        return short, rest
+    return documents[::2], documents[1::2]
+
+
 def train_tokenizer(plain, books, prefix, vocab_size, seed):
     # Identity normalisation and kept spaces: decoding gives back the very text. A newline has no
     # piece of its own and becomes the byte <0x0A>, which decodes to itself.
@@ -161,21 +172,29 @@ def main():
     parser.add_argument("--vocab_size", type=int, default=4096)
     parser.add_argument("--books_fraction", type=float, default=0.5,
                         help="share of the longer texts that is kept, the simplest first")
+    parser.add_argument("--as_it_is", action="store_true",
+                        help="take every document, of any language, and change nothing in it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     if args.vocab_size > 1 << 16:
         raise Mistake(f"--vocab_size: {args.vocab_size} ids do not fit 16 bits")
     files.make_folder(args.output)
-    documents = [clean(text) for path in args.corpus for text in read_documents(path)]
+    documents = [text if args.as_it_is else clean(text)
+                 for path in args.corpus for text in read_documents(path)]
     documents = list(dict.fromkeys(filter(None, documents)))
     if not documents:
         raise Mistake(f"{', '.join(args.corpus)}: empty, no text in it")
-    plain, books = select(documents, args.books_fraction)
-    for group, what in ((plain, f"short plain stories (30 words to {_STORY_CHARS} characters)"),
-                        (books, "longer texts (English prose of 200 characters or more)")):
+    plain, books = divide(documents) if args.as_it_is else select(documents, args.books_fraction)
+    for group, what in (
+            (plain, "short plain stories (30 words to 7,000 characters, 88 % of them among the 2,000 "
+                    "commonest words of stories that begin like 'Once upon a time', in English)"),
+            (books, "longer texts (English prose of 200 characters or more, 98 % of them a to z and "
+                    "common marks)")):
         if not group:
+            what = "two" if args.as_it_is else what
             raise Mistake(f"{', '.join(args.corpus)}: {len(documents)} documents, no {what} "
-                          f"among them; documents end with a line {END}")
+                          f"among them; documents end with a line {END}" +
+                          ("" if args.as_it_is else "; --as_it_is takes any text"))
     random.Random(args.seed).shuffle(plain)
     random.Random(args.seed).shuffle(books)
     prefix = os.path.join(args.output, "tokenizer")

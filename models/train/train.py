@@ -40,6 +40,31 @@ _REMEMBERED = ("steps", "minutes", "until", "batch", "length", "seed", "muon_lr"
                "warmup", "plain_start", "plain_end", "bf16")
 
 
+# What the server knows in such a file: whatever else is there is misspelt.
+_FIELDS = {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+           "layer_types", "norm_eps", "rope_theta", "tie_word_embeddings",
+           "max_position_embeddings", "bos_token_id", "eos_token_id", "torch_dtype", "dtype"}
+_MIXER_FIELDS = {
+    "rat": {"num_heads", "num_groups", "chunk_size"},
+    "local_attention": {"num_heads", "num_kv_heads", "window_size"},
+    "attention": {"num_heads", "num_kv_heads"},
+    "mesa": {"num_heads", "head_dim", "conv_size", "lambda_lower_bound", "use_output_gate"},
+}
+
+
+def refuse_unknown(config):
+    """Raises ValueError for a field of a packrat config that nobody reads."""
+    if config.get("model_type") != "packrat":
+        return
+    unknown = [name for name in config if name not in _FIELDS and name not in _MIXER_FIELDS]
+    for kind, known in _MIXER_FIELDS.items():
+        mixer = config.get(kind)
+        if kind in config.get("layer_types", []) and isinstance(mixer, dict):
+            unknown += [f"{kind}.{name}" for name in mixer if name not in known]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: unknown here")
+
+
 def read_model(path):
     """(config, model without weights) of a config.json."""
     try:
@@ -47,7 +72,9 @@ def read_model(path):
             config = json.load(f)
         if not isinstance(config, dict):
             raise ValueError("not an object")
-        return config, Model(families.parse_config(config))
+        model = Model(families.parse_config(config))
+        refuse_unknown(config)
+        return config, model
     except OSError:
         raise
     except KeyError as error:
@@ -237,7 +264,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--steps", type=_positive, default=0, help="instead of a time budget")
     parser.add_argument("--stop_after", type=int, default=-1, help="interrupt at this step")
     parser.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=_count, default=0, help="0: all cores")
+    parser.add_argument("--threads", type=_count, default=0, help="0: all cores that it may use")
     parser.add_argument("--bf16", type=int, choices=(0, 1), default=1, help="matrix products in bfloat16")
     parser.add_argument("--batch", type=_positive, default=4, help="sequences a step")
     parser.add_argument("--length", type=_positive, default=1024, help="tokens of a sequence")
@@ -261,8 +288,8 @@ def parse_arguments(argv=None):
 def main():
     args = parse_arguments()
     files.make_folder(args.output)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    # By itself Debian's torch takes one of two cores.
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     return Trainer(args).run()
 
 

@@ -12,15 +12,18 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: packrat perplexity --model DIR --file TEXT\n"
-    "                          [--length N] [--piece N] [--cg_tolerance X] [--cg_max_steps N]\n"
-    "                          [--threads N] [--cpu_target auto|sse4|avx2|avx512]\n"
+    "                          [--length N] [--bos true|false] [--piece N] [--cg_tolerance X]\n"
+    "                          [--cg_max_steps N] [--threads N] [--cpu_target "
+    "auto|sse4|avx2|avx512]\n"
     "\n"
     "Bits per byte and perplexity (per token) of the documents of TEXT, which is UTF-8; a line\n"
-    "<|endoftext|> ends a document. Each is scored on its own from the BOS token on, spaces at "
-    "the\n"
-    "ends of lines apart; short ones have less than 4,000 characters.\n"
-    "  --length        tokens scored at a time; what a document has more begins from BOS again\n"
-    "                  (default 4095, or the model's context where that is shorter)\n"
+    "<|endoftext|> ends a document. Each is scored on its own, spaces at the ends of lines\n"
+    "apart; short ones have less than 4,000 characters.\n"
+    "  --length        tokens scored at a time; what a document has more begins anew (default\n"
+    "                  4095, or the model's context where that is shorter)\n"
+    "  --bos           whether each stretch begins with the BOS token; without it, its first "
+    "token\n"
+    "                  is not scored (default: as the server would put it before a text)\n"
     "  --piece         tokens fed at a time, 1 to 65536 (default 256)\n"
     "  --cg_tolerance  relative residual of the Mesa solves, 1e-7 to 0.1 (default 1e-4)\n"
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
@@ -43,6 +46,7 @@ int PerplexityCommand(const std::vector<std::string>& args) {
   flags.Feed(&options);
   flags.Text("file", &options.file, /*required=*/true);
   flags.Integer("length", &options.length);
+  flags.Text("bos", &options.bos);
   if (const auto done = flags.Parse(args)) return *done;
   absl::Status status = CheckOptions(options);
   if (!status.ok()) return flags.UsageError(std::string(status.message()));

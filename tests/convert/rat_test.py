@@ -158,24 +158,90 @@ class RatTest(checkpoints.ConvertTest):
                          sum(t.numel() * 4 for t in state.values()))
         self.assert_same(state)
 
-    def test_tokenizers_are_copied(self):
+    def test_tokenizers_are_copied_and_put_no_bos(self):
         checkpoints.save(self.checkpoint, checkpoints.small_state())
         source = self.path("tokenizer")
         os.mkdir(source)
-        for name in ("tokenizer.json", "tokenizer_config.json", "pytorch_model.bin"):
+        files = {"tokenizer.json": tokenizer_json(), "pytorch_model.bin": "",
+                 "tokenizer_config.json": {"add_bos_token": True, "eos_token": "</s>"}}
+        for name, content in files.items():
             with open(os.path.join(source, name), "w", encoding="utf-8") as f:
-                f.write(name)
-        self.convert("--tokenizer", source, *checkpoints.SMALL_FLAGS)
+                json.dump(content, f)
+        errors = self.convert("--tokenizer", source, *checkpoints.SMALL_FLAGS)
+        self.assertIn("add_bos_token = false", errors)
         self.assertEqual(sorted(os.listdir(self.output)),
                          ["config.json", "model.safetensors", "tokenizer.json",
                           "tokenizer_config.json"])
+        self.assertEqual(self.json("tokenizer_config.json"),
+                         {"add_bos_token": False, "eos_token": "</s>"})
         spm = self.path("llama.model")
         with open(spm, "wb") as f:
-            f.write(b"pieces")
+            f.write(PIECES)
         self.output = self.path("other")
         self.convert("--tokenizer", spm, *checkpoints.SMALL_FLAGS)
         with open(os.path.join(self.output, "tokenizer.model"), "rb") as f:
-            self.assertEqual(f.read(), b"pieces")
+            self.assertEqual(f.read(), PIECES)
+        self.assertEqual(self.json("tokenizer_config.json"), {"add_bos_token": False})
+
+    def json(self, name):
+        with open(os.path.join(self.output, name), encoding="utf-8") as f:
+            return json.load(f)
+
+
+# Two pieces and a setting, as Protocol Buffers write them.
+PIECES = b"\x0a\x05\x0a\x03<s>\x0a\x03\x0a\x01a" + b"\x1a\x00"
+
+
+def tokenizer_json(**changes):
+    return {"model": {"type": "BPE", "vocab": {"a": 0, "b": 49}, "merges": []},
+            "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel"},
+            "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]}, **changes}
+
+
+class TokenizerTest(checkpoints.ConvertTest):
+    """What the server would refuse at its start is refused here."""
+
+    def setUp(self):
+        super().setUp()
+        checkpoints.save(self.checkpoint, checkpoints.small_state())
+
+    def refused_file(self, name, content, pattern):
+        path = self.path(name)
+        with open(path, "wb") as f:
+            f.write(content if isinstance(content, bytes) else json.dumps(content).encode())
+        self.refused(pattern, "--tokenizer", path, *checkpoints.SMALL_FLAGS)
+
+    def test_models(self):
+        for content in (b"", b"pieces", PIECES[:-4], PIECES + b"\x0a", b"\xff" * 20):
+            self.refused_file("a.model", content, "a.model: not a SentencePiece model")
+        self.refused_file("a.model", PIECES * 26, "has 52 pieces; the model's vocabulary is 50")
+        self.refused_file("a.model", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                          "a.model: a Git LFS pointer, not the file")
+
+    def test_json(self):
+        self.refused_file("a.json", b"{", "a.json: not valid JSON")
+        self.refused_file("a.json", [1], "a.json: must be an object")
+        for changes, pattern in (
+                ({"model": {"type": "Unigram", "vocab": []}}, "a.json: model: must be a BPE"),
+                ({"normalizer": {"type": "NFKC"}}, "normalizer: NFKC is not served"),
+                ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Strip"}]}},
+                 "normalizer: Strip is not served"),
+                ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer: Whitespace is not"),
+                ({"decoder": {"type": "WordPiece"}}, "decoder: WordPiece is not served"),
+                ({"post_processor": {"type": "BertProcessing"}}, "post_processor: BertProcessing"),
+                ({"added_tokens": [{"id": 50, "content": "<x>"}]},
+                 "<x> has the id 50; the model's vocabulary is 50")):
+            self.refused_file("a.json", tokenizer_json(**changes), pattern)
+
+    def test_an_eos_behind_every_text(self):
+        folder = self.path("folder")
+        os.mkdir(folder)
+        for name, content in (("tokenizer.json", tokenizer_json()),
+                              ("tokenizer_config.json", {"add_eos_token": True})):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+                json.dump(content, f)
+        self.refused("tokenizer_config.json: add_eos_token: true is not served", "--tokenizer",
+                     folder, *checkpoints.SMALL_FLAGS)
 
 
 def settings(**changes):
@@ -215,13 +281,43 @@ class RecordedSettingsTest(checkpoints.ConvertTest):
         self.assertEqual(self.config()["chunk_size"], 8)
         self.assertIn("the checkpoint's own settings say 5", errors)
 
+    def test_full_attention_is_not_taken_for_local(self):
+        self.save(settings(seq_cell={"_name_": "attention", "num_head": 4}))
+        errors = self.convert()
+        self.assertEqual(self.config()["layer_types"], ["rat", "attention", "rat"])
+        self.assertIsNone(self.config()["window_size"])
+        self.assertIn("layers that are not RAT are attention (the checkpoint's own", errors)
+        self.output = self.path("other")
+        errors = self.convert("--attention", "local", "--window_size", "9")
+        self.assertEqual(self.config()["layer_types"], ["rat", "local_attention", "rat"])
+        self.assertIn("(--attention; the checkpoint's own settings say attention)", errors)
+
+    def test_the_slow_rat_is_rat(self):
+        rat = {"_name_": "rat_slow", "num_head": 4, "ngroups": 2, "chunk_size": 7}
+        self.save(settings(seq_cell1=rat))
+        self.convert()
+        self.assertEqual(self.config()["chunk_size"], 7)
+
+    def test_what_a_bare_state_dict_does_not_say_is_assumed_aloud(self):
+        checkpoints.save(self.checkpoint, checkpoints.small_state())
+        errors = self.convert("--num_head", "4")
+        self.assertRegex(errors, r"act_fn = gelu \(as in the paper; .*relu\^2")
+        self.assertIn("layers that are not RAT are local_attention (as in the paper; full", errors)
+        self.save(settings())
+        self.output = self.path("other")
+        self.assertNotIn("act_fn", self.convert())
+
     def test_what_cannot_be_computed_is_refused(self):
         for change, message in (
-                ({"hidden_cell": {"act_fn": "fastgelu"}}, "act_fn is fastgelu"),
-                ({"ln": "layernorm"}, "ln is layernorm"),
+                ({"hidden_cell": {"act_fn": "relu2"}},
+                 "act_fn is relu2, which is not served; only gelu and swiglu"),
+                ({"hidden_cell": {"act_fn": "swiglu"}}, "act_fn is swiglu; the weights and"),
+                ({"ln": "layernorm"}, "ln is layernorm, which is not served; only rmsnorm"),
+                ({"seq_cell": {"_name_": "mamba"}}, "seq_cell._name_ is mamba; must be one of rat"),
+                ({"seq_cell1": {"_name_": 5}}, "seq_cell1._name_ is 5; must be one of"),
                 ({"d_model": 31}, "d_model is 31"),
                 ({"seq_cell1": {"_name_": "rat", "chunk_size": "5"}},
-                 "chunk_size is 5; must be a whole number")):
+                 "chunk_size is 5, a text; must be a whole number; --chunk_size sets one")):
             self.save(settings(**change))
             self.refused("settings: " + message, "--num_head", "4")
 

@@ -324,7 +324,7 @@ INSTANTIATE_TEST_SUITE_P(
             "layer_types: must list the mixers of all 4 layers, has 0"},
         Bad{"LayerType", kRat, "\"d_ffn\"",
             "\"layer_types\": [\"rat\", \"rat\", \"rat\", \"mesa\"], \"d_ffn\"",
-            "layer_types: layer 3 is \"mesa\"; must be rat or local_attention"}),
+            "layer_types: layer 3 is \"mesa\"; must be rat, local_attention or attention"}),
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(

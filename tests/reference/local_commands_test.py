@@ -1,8 +1,10 @@
 """The commands that need no server: activations and perplexity against the PyTorch
 reference, and their exit codes."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,18 +119,49 @@ def scores(text):
 
 
 class PerplexityTest(WithFolder):
-    def test_agrees_with_the_reference(self):
+    def both(self, model, *flags):
+        """What the reference and the command say of TEXT, and all that the command prints."""
         with open(self.path("text"), "w", encoding="utf-8", newline="") as f:
             f.write(TEXT)
+        reference = subprocess.run(
+            [sys.executable, "-m", "models.train.evaluate", "--model", model, "--text",
+             self.path("text"), *flags],
+            stdout=subprocess.PIPE, encoding="utf-8", check=True)
+        ours = run("perplexity", "--model", model, "--file", self.path("text"), "--piece", "37",
+                   *flags)
+        self.assertEqual(ours.returncode, 0, ours.stderr)
+        return scores(reference.stdout), scores(ours.stdout), ours
+
+    def test_a_short_context_and_no_bos_mean_the_same_to_both(self):
+        model = self.path("model")
+        shutil.copytree(DEMO, model)
+        for name, change in (("config.json", {"max_position_embeddings": 150}),
+                             ("tokenizer_config.json", {"add_bos_token": False})):
+            with open(os.path.join(model, name), encoding="utf-8") as f:
+                content = json.load(f)
+            os.chmod(model, 0o755)
+            os.remove(os.path.join(model, name))
+            with open(os.path.join(model, name), "w", encoding="utf-8") as f:
+                json.dump({**content, **change}, f)
+        seen = []
+        for flags in ((), ("--bos=true",), ("--bos=false", "--length=60")):
+            expected, measured, _ = self.both(model, *flags)
+            self.assertEqual(list(expected), list(measured))
+            for group, numbers in expected.items():
+                for unit in ("documents", "bytes", "tokens"):
+                    self.assertEqual(measured[group][unit], numbers[unit], (flags, group, unit))
+                for unit in ("bits per byte", "nats per token"):
+                    self.assertAlmostEqual(measured[group][unit], numbers[unit], delta=1.5e-4)
+            seen.append(measured["all"]["tokens"])
+        self.assertGreater(seen[1], seen[0])
+        self.assertGreater(seen[0], seen[2])
+        done = run("perplexity", "--model", model, "--file", self.path("text"), "--bos=yes")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('bos must be true or false, got "yes"', done.stderr)
+
+    def test_agrees_with_the_reference(self):
         for length in (4095, 100):
-            reference = subprocess.run(
-                [sys.executable, "-m", "models.train.evaluate", "--model", DEMO, "--text",
-                 self.path("text"), "--length", str(length)],
-                stdout=subprocess.PIPE, encoding="utf-8", check=True)
-            ours = run("perplexity", "--model", DEMO, "--file", self.path("text"), "--length",
-                       str(length), "--piece", "37")
-            self.assertEqual(ours.returncode, 0, ours.stderr)
-            expected, measured = scores(reference.stdout), scores(ours.stdout)
+            expected, measured, ours = self.both(DEMO, "--length", str(length))
             self.assertEqual(list(measured), ["short", "long", "all"])
             for group, numbers in expected.items():
                 for unit in ("documents", "bytes", "tokens"):

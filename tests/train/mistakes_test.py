@@ -11,9 +11,10 @@ import unittest
 from unittest import mock
 
 import numpy as np
+import sentencepiece
 import torch
 
-from models.train import checkpoint, export, files, prepare
+from models.train import checkpoint, export, files, prepare, train
 from tests.train.tiny import CONFIG, TinyCase, make_corpus
 
 
@@ -49,6 +50,26 @@ class MistakesTest(TinyCase):
         self.assertRegex(error, pattern)
         self.assertEqual(error.count("\n"), 1, error)
 
+    # Fields of the config.
+
+    def test_misspelt_fields(self):
+        for change, name in (({"vocabsize": 5}, "vocabsize"),
+                             ({"mesa": {**CONFIG["mesa"], "lambda_lower_bond": 0.5}},
+                              "mesa.lambda_lower_bond")):
+            path = self.write("misspelt.json", json.dumps({**CONFIG, **change}).encode())
+            with self.assertRaisesRegex(files.Mistake, f"misspelt.json: .*{name}: unknown here"):
+                train.read_model(path)
+
+    def test_all_cores_means_all_that_it_may_use(self):
+        before = torch.get_num_threads()
+        self.addCleanup(torch.set_num_threads, before)
+        torch.set_num_threads(1)
+        args = ["train", "--config", self.write("c.json", json.dumps(CONFIG).encode()), "--data",
+                "/nowhere", "--output", self.root]
+        with mock.patch.object(sys, "argv", args), self.assertRaises((files.Mistake, OSError)):
+            train.main()
+        self.assertEqual(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+
     # Text.
 
     def refuse_corpus(self, data, pattern, name="bad.txt"):
@@ -69,9 +90,27 @@ class MistakesTest(TinyCase):
         self.refuse_corpus(b"no xz", "bad.txt.xz: damaged", "bad.txt.xz")
         whole = lzma.compress(b"A cat sat on the mat.\n" * 5000)
         self.refuse_corpus(whole[: len(whole) // 2], "bad.txt.xz: damaged", "bad.txt.xz")
-        self.refuse_corpus(b"Once.\n", "1 documents, no short plain stories")
+        self.refuse_corpus(b"Once.\n", "1 documents, no short plain stories .*88 %.*--as_it_is takes")
         story = b"Once upon a time. " + b"The cat sat and the dog ran. " * 20
         self.refuse_corpus(story + b"\n", "no longer texts")
+
+    def test_text_of_another_kind_is_taken_as_it_is(self):
+        text = "*Der* Hund \u201elief\u201c zum Haus, und die Katze\nsa\u00df im Garten.\n" * 40
+        path = self.write("german.txt", (text + "<|endoftext|>\n").encode() * 1 +
+                          ("Zweitens. " + text).encode())
+        self.refuse_corpus(text.encode(), "no short plain stories")
+        output = os.path.join(self.root, "german")
+        arguments = ["prepare", "--corpus", path, "--output", output, "--vocab_size", "284",
+                     "--as_it_is"]
+        with mock.patch.object(sys, "argv", arguments):
+            prepare.main()
+        tokenizer = sentencepiece.SentencePieceProcessor(
+            model_file=os.path.join(output, "tokenizer.model"))
+        texts = []
+        for name in ("plain.bin", "books.bin"):
+            ids = np.fromfile(os.path.join(output, name), dtype=np.uint16).tolist()
+            texts.append(tokenizer.decode(ids))
+        self.assertEqual(sorted(texts), sorted([text.strip(), "Zweitens. " + text.strip()]))
 
     def test_too_little_text_for_the_tokenizer(self):
         with self.assertRaisesRegex(files.Mistake, "60000 pieces.*more text"):

@@ -27,12 +27,10 @@ class Reading final : public grpc_completion_queue_functor {
 
   void Start() {
     grpc_call* const call = call_.call->call();
-    const UnreadCalls::End end = EndOf(call);
-    id_ = calls_->Enter(std::chrono::steady_clock::now(), end);
+    id_ = calls_->Enter(std::chrono::steady_clock::now(), EndOf(call));
     grpc_op read = {};
     read.op = GRPC_OP_RECV_MESSAGE;
     read.data.recv_message.recv_message = &message_;
-    if (id_ == 0) end(UnreadCalls::TooMany());
     // From here on this object may be gone.
     PACKRAT_CHECK(grpc_call_start_batch(call, &read, 1, this, nullptr) == GRPC_CALL_OK);
   }

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "server/grpc/message_first.h"
-#include "server/grpc_status.h"
 
 namespace packrat {
 namespace {
@@ -116,7 +115,6 @@ class Stream final
  private:
   void Read() {
     id_ = unread_->Enter(std::chrono::steady_clock::now(), EndOf(call_));
-    if (id_ == 0) return Finish(ToGrpcStatus(UnreadCalls::TooMany()));
     StartRead(&request_);
   }
 

@@ -5,19 +5,29 @@
 #include "absl/strings/str_cat.h"
 
 namespace packrat {
+namespace {
 
-absl::Status UnreadCalls::TooMany() {
+absl::Status TooMany() {
   return absl::ResourceExhaustedError("too many calls whose message is not there yet");
 }
 
+}  // namespace
+
 uint64_t UnreadCalls::Enter(Time now, End end) {
-  MutexLock lock(&mutex_);
-  if (static_cast<int>(calls_.size()) >= options_.most) {
-    ++ended_;
-    return 0;
+  std::map<uint64_t, Call>::node_type oldest;
+  uint64_t id;
+  {
+    MutexLock lock(&mutex_);
+    if (static_cast<int>(calls_.size()) >= options_.most) oldest = calls_.extract(calls_.begin());
+    id = next_++;
+    calls_[id] = {now, std::move(end)};
   }
-  calls_[next_] = {now, std::move(end)};
-  return next_++;
+  // Not under the lock: what a call does at its end may come back here.
+  if (!oldest.empty()) {
+    ++ended_;
+    oldest.mapped().end(TooMany());
+  }
+  return id;
 }
 
 void UnreadCalls::Leave(uint64_t id) {
@@ -49,7 +59,6 @@ void UnreadCalls::Sweep(Time now) {
     }
   }
   ended_ += static_cast<int64_t>(ends.size());
-  // Not under the lock: what a call does at its end may come back here.
   for (const auto& [end, status] : ends) end(status);
 }
 

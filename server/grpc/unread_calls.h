@@ -24,7 +24,8 @@ class UnreadCalls {
 
   struct Options {
     Duration timeout{60000};  // For the whole message.
-    // Of all calls, however young; a further one is refused.
+    // Of all calls, however young; with a further one the oldest ends. A message that comes at
+    // once is there long before its call is the oldest of so many.
     int most = 4096;
     // A message on its way is there in less; a call that is older is slow.
     Duration young{2000};
@@ -35,16 +36,15 @@ class UnreadCalls {
 
   // Ends a call with a status, by any thread and without waiting for anything.
   using End = std::function<void(const absl::Status&)>;
-  // What names the call to Leave(); 0: too many, and RESOURCE_EXHAUSTED is its status.
+  // What names the call to Leave().
   uint64_t Enter(Time now, End end);
   // Its message is there, or it is over. `end` is not called after this, but may be under way.
   void Leave(uint64_t id);
   // Ends those that are too old, or too many; to be called a few times a second.
   void Sweep(Time now);
 
-  static absl::Status TooMany();
   int count() const;
-  int64_t ended() const { return ended_.load(); }  // By Sweep() or refused, of all times.
+  int64_t ended() const { return ended_.load(); }  // Of all times.
 
  private:
   struct Call {

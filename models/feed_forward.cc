@@ -1,36 +1,37 @@
-#include "kernels/elementwise.h"
-#include "models/layer.h"
+#include "models/feed_forward.h"
 
 namespace packrat {
 
-FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix,
-                         WeightLoader* weights)
-    : hidden_size_(config.hidden_size),
-      intermediate_size_(config.intermediate_size),
-      activation_(config.activation) {
-  const int d = hidden_size_, f = intermediate_size_;
+FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix, const Device& device,
+                         DeviceWeights* weights)
+    : width_(config.intermediate_size), activation_(config.activation), type_(device.type()) {
+  const int d = config.hidden_size, f = width_;
   const TensorNames& names = config.names;
-  const bool gated = activation_ == Activation::kSwiglu, fused = gated && names.gate == names.up;
-  if (gated && !fused) gate_ = weights->Matrix(prefix + names.gate, f, d);
-  up_ = weights->MatrixRows(prefix + names.up, fused ? 2 * f : f, d, 0, f);
-  if (fused) gate_ = weights->MatrixRows(prefix + names.gate, 2 * f, d, f, f);
+  if (activation_ == Activation::kGelu) {
+    up_ = weights->Matrix(prefix + names.up, f, d);
+  } else if (names.gate == names.up) {
+    up_ = weights->Stack({{prefix + names.up, 2 * f, f, f}, {prefix + names.up, 2 * f, 0, f}}, d);
+  } else {
+    up_ = weights->Stack({{prefix + names.gate, f}, {prefix + names.up, f}}, d);
+  }
   down_ = weights->Matrix(prefix + names.down, d, f);
 }
 
-void FeedForward::Forward(const Step& step, const float* h, float* x) {
-  const int tokens = step.batch.num_tokens, f = intermediate_size_;
-  float *up = step.activations, *inner = up;
-  absl::Status status;
-  if (activation_ == Activation::kSwiglu) {
-    MatMul(h, hidden_size_, tokens, {{&gate_, up, 2 * f}, {&up_, up + f, 2 * f}}, step.context);
-    inner = up + size_t{2} * tokens * f;
-    status = SwiGlu(up, tokens, f, inner, DType::kF32, step.context);
+absl::Status FeedForward::Forward(const Step& step, const void* h, float* x) const {
+  const auto rows = static_cast<size_t>(step.tokens()) * DTypeBytes(type_);
+  Carver memory(step.activations);
+  void* up = memory.Take<std::byte>(rows * up_.out);
+  void* inner = up;
+  absl::Status status = step.device->Multiply(h, step.tokens(), {{up_, up, type_}});
+  if (!status.ok()) return status;
+  if (activation_ == Activation::kGelu) {
+    status = step.device->Gelu(up, step.tokens(), width_);
   } else {
-    MatMul(h, hidden_size_, tokens, {{&up_, up, f}}, step.context);
-    status = Gelu(up, tokens, f, DType::kF32, step.context);
+    inner = memory.Take<std::byte>(rows * width_);
+    status = step.device->SwiGlu(up, step.tokens(), width_, inner);
   }
-  PACKRAT_CHECK(status.ok());
-  MatMul(inner, f, tokens, {{&down_, x, hidden_size_, nullptr, /*accumulate=*/true}}, step.context);
+  if (!status.ok()) return status;
+  return step.device->AddProduct(down_, inner, step.tokens(), x);
 }
 
 }  // namespace packrat

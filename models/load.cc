@@ -1,14 +1,15 @@
 #include "models/load.h"
 
+#include "models/cpu_model.h"
 #include "models/cuda_library.h"
 
 namespace packrat {
 
-absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModelOn(const std::string& dir,
-                                                           const LoadOptions& options) {
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
+                                                         const LoadOptions& options) {
   bool on_gpu = options.device == DeviceKind::kCuda;
   if (options.device == DeviceKind::kAuto) on_gpu = GpuUsable().ok();
-  if (!on_gpu) return LoadModel(dir, options.model);
+  if (!on_gpu) return LoadCpuModel(dir, options.model);
   auto backend = CudaBackend();
   if (!backend.ok()) return absl::FailedPreconditionError(backend.status().message());
   return (*backend)->load_model(

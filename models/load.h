@@ -30,10 +30,11 @@ struct LoadOptions {
 // FAILED_PRECONDITION: it cannot be loaded, or there is no device for it.
 absl::Status GpuUsable();
 
-// Errors as LoadModel(); FAILED_PRECONDITION where kCuda was asked for and there is none to use;
+// Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason;
+// FAILED_PRECONDITION where kCuda was asked for and there is none to use;
 // RESOURCE_EXHAUSTED where the device's memory is too small, with the plan.
-absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModelOn(const std::string& dir,
-                                                           const LoadOptions& options);
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
+                                                         const LoadOptions& options);
 
 }  // namespace packrat
 

@@ -32,7 +32,7 @@ struct ModelOptions {
   int max_logit_rows = 512;    // Rows of logits of one Forward().
   int max_context = 0;         // Tokens of the longest text; 0: the model's own limit.
   int threads = 0;             // Of the CPU; 0: Resources::DefaultThreads().
-  ActivationObserver observe;  // Empty: nobody looks. CPU only.
+  ActivationObserver observe;  // Empty: nobody looks.
 };
 
 // Memory for sequences' state, where the model's device reads it.
@@ -99,15 +99,6 @@ struct ModelMemory {
   size_t weight_bytes = 0;
   size_t scratch_bytes = 0;
 };
-
-// Tells it without loading the model. Errors as LoadModel(), of what it reads: config, names,
-// shapes.
-absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options);
-
-// Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason;
-// RESOURCE_EXHAUSTED where this process cannot have the memory.
-absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
-                                                         const ModelOptions& options);
 
 }  // namespace packrat
 

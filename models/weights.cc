@@ -100,32 +100,16 @@ const TensorView* WeightLoader::Take(const std::string& name, const std::vector<
   return &view;
 }
 
-PackedMatrix WeightLoader::Matrix(const std::string& name, int out, int in) {
-  return MatrixRows(name, out, in, 0, out);
-}
-
-PackedMatrix WeightLoader::MatrixRows(const std::string& name, int out, int in, int first,
-                                      int rows) {
-  const TensorView* view = Take(name, {out, in});
-  if (view == nullptr) return PackedMatrix();
-  const DType type = ToDType(view->type);
-  bytes_ += PackedMatrix::Bytes(type, rows, in);
-  if (mode_ == Mode::kMeasure) return PackedMatrix();
-  PackedMatrix matrix(type, rows, in);
-  ReadRows(name, *view, in, first, rows,
-           [&](const Piece& piece) { matrix.SetRows(piece.first, piece.rows, piece.data); });
-  return matrix;
+DType WeightLoader::TypeOf(const std::string& name) const {
+  const auto found = checkpoint_->tensors().find(name);
+  return found == checkpoint_->tensors().end() ? DType::kF32 : ToDType(found->second.type);
 }
 
 void WeightLoader::Rows(const std::string& name, int out, int in, int first, int rows,
                         absl::FunctionRef<void(const Piece&)> take) {
   const TensorView* view = Take(name, {out, in});
-  if (view != nullptr && mode_ == Mode::kLoad) ReadRows(name, *view, in, first, rows, take);
-}
-
-void WeightLoader::ReadRows(const std::string& name, const TensorView& view, int in, int first,
-                            int rows, absl::FunctionRef<void(const Piece&)> take) {
-  const DType type = ToDType(view.type);
+  if (view == nullptr || mode_ == Mode::kMeasure) return;
+  const DType type = ToDType(view->type);
   const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
   // Whole panels, which the fingerprint is made of, whoever loads.
   const size_t panels = std::max<size_t>(1, kPieceBytes / (row_bytes * PackedMatrix::kPanel));
@@ -133,7 +117,7 @@ void WeightLoader::ReadRows(const std::string& name, const TensorView& view, int
       std::min<size_t>(panels * PackedMatrix::kPanel, static_cast<size_t>(std::max(rows, 1))));
   for (int done = 0; done < rows; done += step) {
     const int n = std::min(step, rows - done);
-    if (!Read(name, view, (static_cast<size_t>(first) + done) * row_bytes, n * row_bytes)) return;
+    if (!Read(name, *view, (static_cast<size_t>(first) + done) * row_bytes, n * row_bytes)) return;
     take({done, n, buffer_.data(), type});
   }
 }
@@ -158,7 +142,7 @@ std::vector<float> WeightLoader::Floats(const std::string& name,
   const TensorView* view = Take(name, shape);
   if (view == nullptr) return {};
   const auto size = static_cast<size_t>(view->NumElements());
-  bytes_ += size * sizeof(float);
+  float_bytes_ += size * sizeof(float);
   if (mode_ == Mode::kMeasure || !Read(name, *view, 0, view->bytes)) return {};
   std::vector<float> values(size);
   for (size_t i = 0; i < size; ++i) values[i] = LoadAsFloat(buffer_.data(), i, ToDType(view->type));

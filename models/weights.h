@@ -18,17 +18,14 @@ namespace packrat {
 
 class WeightLoader {
  public:
-  // kMeasure: names, shapes and types are checked and bytes() counts, but nothing is read, and what
-  // is handed out is empty.
+  // kMeasure: names, shapes and types are checked and float_bytes() counts, but nothing is read,
+  // and what is handed out is empty.
   enum class Mode { kLoad, kMeasure };
   explicit WeightLoader(const Checkpoint* checkpoint, Mode mode = Mode::kLoad)
       : checkpoint_(checkpoint), mode_(mode) {}
 
-  // A weight (out, in) in its stored type. With `first` and `rows`: only those of its rows.
-  PackedMatrix Matrix(const std::string& name, int out, int in);
-  PackedMatrix MatrixRows(const std::string& name, int out, int in, int first, int rows);
-  // The same rows as they are stored, about a MiB after the other, in order. After an error the
-  // rest does not come.
+  // Rows [first, first + rows) of a weight (out, in) as they are stored, about a MiB after the
+  // other, in order. After an error the rest does not come.
   struct Piece {
     int first, rows;      // Counted from the first row that was asked for.
     const uint8_t* data;  // (rows, in); valid during the call.
@@ -38,6 +35,8 @@ class WeightLoader {
             absl::FunctionRef<void(const Piece&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
+  // How a tensor is stored; float32 where there is none.
+  DType TypeOf(const std::string& name) const;
   bool Has(const std::string& name) const { return checkpoint_->Has(name); }
 
   Mode mode() const { return mode_; }
@@ -45,7 +44,7 @@ class WeightLoader {
   // The first error, or INVALID_ARGUMENT for tensors that nobody has taken. An output matrix
   // (lm_head.weight) that is the embedding once more, in a model that ties them, does not count.
   absl::Status Finish() const;
-  size_t bytes() const { return bytes_; }
+  size_t float_bytes() const { return float_bytes_; }  // Of all Floats().
   // Of all names, types, shapes and bits taken so far.
   uint64_t hash() const { return hash_; }
 
@@ -54,8 +53,6 @@ class WeightLoader {
   bool IsCopy(const TensorView& view) const;
   // Null after an error.
   const TensorView* Take(const std::string& name, const std::vector<int64_t>& shape);
-  void ReadRows(const std::string& name, const TensorView& view, int in, int first, int rows,
-                absl::FunctionRef<void(const Piece&)> take);
   // Reads `bytes` of a tensor from its byte `first` on into buffer_, which counts in hash(). Every
   // value must be finite. False after an error.
   bool Read(const std::string& name, const TensorView& view, size_t first, size_t bytes);
@@ -65,7 +62,7 @@ class WeightLoader {
   std::vector<uint8_t> buffer_;
   std::unordered_set<std::string> taken_;
   absl::Status status_;
-  size_t bytes_ = 0;
+  size_t float_bytes_ = 0;
   uint64_t hash_ = 0;
 };
 

@@ -114,7 +114,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   if (on_cpu) LogPlan(plan, asked_state_bytes, log);
   const auto start = std::chrono::steady_clock::now();
   if (options.device == "auto") TellWhyNotOnGpu(log);
-  auto loaded = LoadModelOn(options.model_dir, ToLoadOptions(options, log));
+  auto loaded = LoadModel(options.model_dir, ToLoadOptions(options, log));
   if (!loaded.ok() && absl::IsFailedPrecondition(loaded.status()) && options.device == "cuda") {
     return Fail(log, absl::FailedPreconditionError(
                          absl::StrCat("--device=cuda: ", loaded.status().message())));

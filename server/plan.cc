@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "models/cpu_model.h"
 #include "nlohmann/json.hpp"
 
 namespace packrat {

@@ -37,7 +37,7 @@ bool StepSize::operator<(const StepSize& o) const {
          std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.sampled);
 }
 
-StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows) {
+StepSize SizeFor(const Batch& batch, const Limits& limits) {
   StepSize size;
   size.spans = batch.num_spans;
   size.tokens = batch.num_tokens;
@@ -53,23 +53,23 @@ StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows) {
   }
   PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
   PACKRAT_CHECK(size.max_context <= limits.context) << size.max_context;
-  PACKRAT_CHECK(size.rows <= max_rows) << size.rows << " rows of logits";
+  PACKRAT_CHECK(size.rows <= limits.rows) << size.rows << " rows of logits";
   if (size.max_span_tokens > 1) return size;
   const int spans =
-      std::min({RoundUpSpans(batch.num_spans), limits.spans, limits.tokens, max_rows});
+      std::min({RoundUpSpans(batch.num_spans), limits.spans, limits.tokens, limits.rows});
   if (spans < batch.num_spans) return size;
   size.spans = size.tokens = size.rows = spans;
   size.max_context = std::min(RoundUpContext(size.max_context), limits.context);
   return size;
 }
 
-size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int max_rows,
+size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits,
                                  const std::vector<int>& strides) {
   Carver carver(base);
   spans = carver.Take<BatchSpan>(limits.spans);
   token_span = carver.Take<int32_t>(limits.tokens);
   tokens = carver.Take<int32_t>(limits.tokens);
-  rows = carver.Take<int32_t>(max_rows);
+  rows = carver.Take<int32_t>(limits.rows);
   tables = carver.Take<PageTable>(strides.size() * limits.spans);
   pages.clear();
   // Last, since they are long and a step uses little of them.
@@ -80,8 +80,7 @@ size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int max_
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayout& layout,
-                                                                 const Limits& limits,
-                                                                 int max_rows) {
+                                                                 const Limits& limits) {
   std::unique_ptr<DeviceBatch> batch(new DeviceBatch);
   batch->limits_ = limits;
   batch->classes_ = layout.page_classes;
@@ -89,7 +88,7 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
   for (const PageClass& c : layout.page_classes) {
     batch->strides_.push_back(std::max(1, c.PagesFor(limits.context)));
   }
-  const size_t bytes = Parts().Carve(nullptr, limits, max_rows, batch->strides_);
+  const size_t bytes = Parts().Carve(nullptr, limits, batch->strides_);
   auto memory = DeviceMemory::Allocate(bytes, "batches");
   if (!memory.ok()) return memory.status();
   batch->memory_ = *std::move(memory);
@@ -97,9 +96,9 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
     auto staging = PinnedMemory::Allocate(bytes, "batches");
     if (!staging.ok()) return staging.status();
     batch->staging_[turn] = *std::move(staging);
-    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, max_rows, batch->strides_);
+    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, batch->strides_);
   }
-  batch->device_.Carve(batch->memory_.data(), limits, max_rows, batch->strides_);
+  batch->device_.Carve(batch->memory_.data(), limits, batch->strides_);
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
     batch->tables_.push_back(batch->device_.tables + c * limits.spans);
   }

@@ -10,7 +10,8 @@
 #include "absl/status/status.h"
 #include "kernels/gpu.h"
 #include "models/batch.h"
-#include "models/gpu/layer.h"
+#include "models/device.h"
+#include "models/gpu/flights.h"
 #include "models/gpu/memory.h"
 #include "models/state_layout.h"
 
@@ -26,13 +27,13 @@ struct StepSize {
 };
 
 // The size of this batch: rounded up if it only decodes, exact otherwise.
-StepSize SizeFor(const Batch& batch, const Limits& limits, int max_rows);
+StepSize SizeFor(const Batch& batch, const Limits& limits);
 
 class DeviceBatch {
  public:
-  // `max_rows`: of logits. A page table has room for the pages of limits.context tokens.
+  // A page table has room for the pages of limits.context tokens.
   static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
-                                                             const Limits& limits, int max_rows);
+                                                             const Limits& limits);
 
   // Writes the batch to the host's side `turn` and queues its copy, which must be done before that
   // side is written again.
@@ -51,8 +52,7 @@ class DeviceBatch {
     int32_t *token_span, *tokens, *rows;
     PageTable* tables;            // (page classes, limits.spans)
     std::vector<int32_t*> pages;  // What they point to, per page class: (spans, stride)
-    size_t Carve(std::byte* base, const Limits& limits, int max_rows,
-                 const std::vector<int>& strides);
+    size_t Carve(std::byte* base, const Limits& limits, const std::vector<int>& strides);
   };
   DeviceBatch() = default;
 

@@ -9,10 +9,11 @@
 #include "absl/status/statusor.h"
 #include "kernels/gpu.h"
 #include "models/batch.h"
-#include "models/gpu/layer.h"
 #include "models/gpu/memory.h"
 
 namespace packrat::gpu {
+
+inline constexpr int kMaxStepsInFlight = 2;
 
 class Flights {
  public:

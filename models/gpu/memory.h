@@ -48,24 +48,6 @@ class DeviceMemory {
   size_t bytes_ = 0;
 };
 
-// Cuts a block into parts aligned to 256 bytes. Without memory it only counts, so that one function
-// both plans a layout and hands it out.
-class Carver {
- public:
-  explicit Carver(std::byte* base = nullptr) : base_(base) {}
-  template <class T>
-  T* Take(size_t n) {
-    std::byte* part = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (n * sizeof(T) + 255) / 256 * 256;
-    return reinterpret_cast<T*>(part);
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
-
 // Host memory that the device reads and writes directly.
 class PinnedMemory {
  public:

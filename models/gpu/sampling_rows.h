@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/sampling.h"
-#include "models/gpu/layer.h"
+#include "models/gpu/flights.h"
 #include "models/gpu/memory.h"
 
 namespace packrat::gpu {

@@ -35,13 +35,10 @@ size_t WeightBytes(const Checkpoint& checkpoint, DType type) {
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Create(WeightLoader* loader,
-                                                                     DType type,
-                                                                     size_t weight_bytes,
-                                                                     Progress progress) {
-  std::unique_ptr<DeviceWeights> weights(new DeviceWeights);
-  weights->loader_ = loader;
-  weights->type_ = type;
+absl::StatusOr<std::unique_ptr<GpuWeights>> GpuWeights::Create(WeightLoader* loader, DType type,
+                                                               size_t weight_bytes,
+                                                               Progress progress) {
+  auto weights = std::make_unique<GpuWeights>(loader, type);
   weights->progress_ = std::move(progress);
   auto memory = DeviceMemory::Allocate(weight_bytes, "the weights");
   if (!memory.ok()) return memory.status();
@@ -60,32 +57,32 @@ absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Create(WeightLoade
   return weights;
 }
 
-DeviceWeights::~DeviceWeights() {
+GpuWeights::~GpuWeights() {
   if (stream_ != nullptr) {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
 }
 
-void DeviceWeights::Check(absl::Status status) {
+void GpuWeights::Check(absl::Status status) {
   if (status_.ok()) status_ = std::move(status);
 }
 
-void* DeviceWeights::Take(size_t bytes) {
+void* GpuWeights::Take(size_t bytes) {
   void* part = memory_.data() + used_;
   used_ += Aligned(bytes);
   PACKRAT_CHECK(used_ <= memory_.size(), "more weights than the checkpoint has");
   return part;
 }
 
-std::byte* DeviceWeights::NextStaging() {
+std::byte* GpuWeights::NextStaging() {
   turn_ = 1 - turn_;
   Check(copied_[turn_].Wait("copying weights"));
   return staging_.data() + turn_ * kStagingBytes;
 }
 
-void DeviceWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type,
-                         void* to) {
+void GpuWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type,
+                      void* to) {
   const size_t from_size = DTypeBytes(from_type), to_size = DTypeBytes(to_type);
   const size_t step = kStagingBytes / std::max(from_size, to_size);
   for (size_t done = 0; done < elements && status_.ok(); done += step) {
@@ -108,33 +105,27 @@ void DeviceWeights::Copy(const uint8_t* from, DType from_type, size_t elements, 
   if (progress_) progress_(std::min(done_bytes_, memory_.size()), memory_.size());
 }
 
-Matrix DeviceWeights::NewMatrix(int out, int in) {
-  if (!status_.ok() || !loader_->status().ok()) return {nullptr, type_, out, in};
-  return {Take(static_cast<size_t>(out) * in * DTypeBytes(type_)), type_, out, in};
+Weight GpuWeights::Stack(const std::vector<Rows>& parts, int in) {
+  int out = 0;
+  for (const Rows& part : parts) out += part.rows;
+  Weight weight{nullptr, type_, out, in};
+  std::byte* to = nullptr;
+  if (loader_->mode() == WeightLoader::Mode::kLoad && status_.ok() && loader_->status().ok()) {
+    to = static_cast<std::byte*>(Take(static_cast<size_t>(out) * in * DTypeBytes(type_)));
+    weight.data = to;
+  }
+  for (const Rows& part : parts) {
+    loader_->Rows(part.name, part.out, in, part.first, part.rows,
+                  [&](const WeightLoader::Piece& piece) {
+                    const auto elements = static_cast<size_t>(piece.rows) * in;
+                    if (status_.ok()) Copy(piece.data, piece.type, elements, type_, to);
+                    to += elements * DTypeBytes(type_);
+                  });
+  }
+  return weight;
 }
 
-void DeviceWeights::Fill(const Matrix& matrix, int at, const std::string& name, int out, int first,
-                         int rows) {
-  PACKRAT_CHECK(at + rows <= matrix.out);
-  loader_->Rows(name, out, matrix.in, first, rows, [&](const WeightLoader::Piece& piece) {
-    if (!status_.ok()) return;
-    auto* to = static_cast<std::byte*>(const_cast<void*>(matrix.data)) +
-               static_cast<size_t>(at + piece.first) * matrix.in * DTypeBytes(type_);
-    Copy(piece.data, piece.type, static_cast<size_t>(piece.rows) * matrix.in, type_, to);
-  });
-}
-
-Matrix DeviceWeights::Load(const std::string& name, int out, int in) {
-  const Matrix matrix = NewMatrix(out, in);
-  Fill(matrix, 0, name, out);
-  return matrix;
-}
-
-const float* DeviceWeights::Floats(const std::string& name, const std::vector<int64_t>& shape) {
-  return Upload(loader_->Floats(name, shape));
-}
-
-const float* DeviceWeights::Upload(const std::vector<float>& values) {
+const float* GpuWeights::Upload(std::vector<float> values) {
   if (values.empty() || !status_.ok()) return nullptr;
   void* to = Take(values.size() * sizeof(float));
   Copy(reinterpret_cast<const uint8_t*>(values.data()), DType::kF32, values.size(), DType::kF32,
@@ -142,7 +133,7 @@ const float* DeviceWeights::Upload(const std::vector<float>& values) {
   return static_cast<const float*>(to);
 }
 
-absl::Status DeviceWeights::Finish() {
+absl::Status GpuWeights::Finish() {
   if (absl::Status status = loader_->Finish(); !status.ok()) return status;
   Check(CudaStatus(cudaStreamSynchronize(stream_), "copying weights"));
   staging_ = PinnedMemory();

@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/dtype.h"
-#include "kernels/matmul.h"
+#include "models/device.h"
 #include "models/files/checkpoint.h"
 #include "models/gpu/memory.h"
 #include "models/weights.h"
@@ -26,49 +26,37 @@ DType ActivationType(const Checkpoint& checkpoint);
 // Device memory that the checkpoint's tensors take at most, matrices having elements of `type`.
 size_t WeightBytes(const Checkpoint& checkpoint, DType type);
 
-// As WeightLoader: the first error is kept and makes everything after it a no-op.
-class DeviceWeights {
+class GpuWeights : public DeviceWeights {
  public:
   // Told after each tensor how much of the checkpoint is on the device.
   using Progress = std::function<void(size_t done_bytes, size_t total_bytes)>;
 
   // `loader` outlives it.
-  static absl::StatusOr<std::unique_ptr<DeviceWeights>> Create(WeightLoader* loader, DType type,
-                                                               size_t weight_bytes,
-                                                               Progress progress);
-  ~DeviceWeights();
-  DeviceWeights(const DeviceWeights&) = delete;
-  DeviceWeights& operator=(const DeviceWeights&) = delete;
+  static absl::StatusOr<std::unique_ptr<GpuWeights>> Create(WeightLoader* loader, DType type,
+                                                            size_t weight_bytes, Progress progress);
+  // To plan with: nothing is read or copied.
+  GpuWeights(WeightLoader* measuring, DType type) : DeviceWeights(measuring), type_(type) {}
+  ~GpuWeights() override;
+  GpuWeights(const GpuWeights&) = delete;
+  GpuWeights& operator=(const GpuWeights&) = delete;
 
-  // An empty matrix (out, in), to be filled by rows: products that share an input become one.
-  Matrix NewMatrix(int out, int in);
-  // Fills rows [at, at + rows) of `matrix` with rows [first, first + rows) of the tensor (out, in).
-  void Fill(const Matrix& matrix, int at, const std::string& name, int out, int first, int rows);
-  void Fill(const Matrix& matrix, int at, const std::string& name, int out) {
-    Fill(matrix, at, name, out, 0, out);
-  }
-  Matrix Load(const std::string& name, int out, int in);
-  // A tensor of this shape as float32.
-  const float* Floats(const std::string& name, const std::vector<int64_t>& shape);
-  // Values made on the host.
-  const float* Upload(const std::vector<float>& values);
+  DType type() const { return type_; }  // Of matrices.
+  Weight Stack(const std::vector<Rows>& parts, int in) override;
+  const float* Upload(std::vector<float> values) override;
 
-  WeightLoader* loader() { return loader_; }
   // Waits for all copies. The loader's errors first.
   absl::Status Finish();
 
  private:
   static constexpr size_t kStagingBytes = size_t{16} << 20;
 
-  DeviceWeights() = default;
   void* Take(size_t bytes);
   // Copies `elements` of `from` to `to`, widening float16 and bfloat16 where `to_type` is float32.
   void Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type, void* to);
   std::byte* NextStaging();
   void Check(absl::Status status);
 
-  WeightLoader* loader_ = nullptr;
-  DType type_ = DType::kF32;
+  const DType type_;
   DeviceMemory memory_;
   size_t used_ = 0;
   PinnedMemory staging_;

@@ -3,8 +3,10 @@
 #define PACKRAT_MODELS_MIXERS_ATTENTION_H_
 
 #include <array>
+#include <memory>
 #include <string>
 
+#include "models/layer.h"
 #include "models/mixers/spec.h"
 
 namespace packrat {
@@ -25,6 +27,7 @@ struct AttentionSpec {
   MixerState State(const StateTypes& types) const;
   MixerInfo Info() const;
   std::string Identity() const;
+  std::unique_ptr<Mixer> Load(const MixerLoad& load) const;
 
  private:
   std::string type() const { return kNames[window > 0 ? 1 : 0]; }

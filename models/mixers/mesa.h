@@ -3,11 +3,11 @@
 #define PACKRAT_MODELS_MIXERS_MESA_H_
 
 #include <array>
+#include <memory>
 #include <string>
-#include <vector>
 
+#include "models/layer.h"
 #include "models/mixers/spec.h"
-#include "models/weights.h"
 
 namespace packrat {
 
@@ -24,17 +24,7 @@ struct MesaSpec {
   MixerState State(const StateTypes& types) const;
   MixerInfo Info() const;
   std::string Identity() const;
-};
-
-// The small tensors of a layer in the form that the kernels read, for every device.
-struct MesaTensors {
-  // `prefix`: of tensor names, up to and including the dot.
-  MesaTensors(const MesaSpec& spec, const std::string& prefix, WeightLoader* weights);
-
-  std::vector<float> conv_q, conv_k;            // (conv_size, width)
-  std::vector<float> conv_q_bias, conv_k_bias;  // (width), or empty
-  std::vector<float> lambda;                    // (width): softplus(lambda_params) + lower bound
-  std::vector<float> o_norm;                    // (head_dim)
+  std::unique_ptr<Mixer> Load(const MixerLoad& load) const;
 };
 
 }  // namespace packrat

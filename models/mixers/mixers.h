@@ -3,6 +3,7 @@
 #ifndef PACKRAT_MODELS_MIXERS_MIXERS_H_
 #define PACKRAT_MODELS_MIXERS_MIXERS_H_
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -32,6 +33,10 @@ inline MixerInfo InfoOf(const MixerSpec& mixer) {
 }
 inline std::string IdentityOf(const MixerSpec& mixer) {
   return std::visit([](const auto& spec) { return spec.Identity(); }, mixer);
+}
+
+inline std::unique_ptr<Mixer> LoadMixer(const MixerSpec& mixer, const MixerLoad& load) {
+  return std::visit([&](const auto& spec) { return spec.Load(load); }, mixer);
 }
 
 }  // namespace packrat

@@ -4,6 +4,53 @@
 #include "kernels/rat.h"
 
 namespace packrat {
+namespace {
+
+class RatMixer : public Mixer {
+ public:
+  RatMixer(const RatSpec& spec, const MixerLoad& load)
+      : shape_{spec.num_heads, spec.num_groups, spec.head_dim, spec.chunk_size},
+        width_(spec.num_heads * spec.head_dim),
+        type_(load.device->type()),
+        plan_(load.device->Plan(shape_)),
+        rope_(load.device->PlanRope(spec.rope_base, spec.head_dim, spec.chunk_size)),
+        in_proj_(load.weights->Matrix(load.prefix + "in_proj.weight", shape_.projection(),
+                                      load.hidden_size)),
+        gate_bias_(load.weights->Floats(load.prefix + "gate_bias", {load.hidden_size})),
+        out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size, width_)) {
+  }
+
+  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+    Device& device = *step.device;
+    const int tokens = step.tokens();
+    Carver memory(step.activations);
+    void* projection =
+        memory.Take<std::byte>(size_t{1} * tokens * shape_.projection() * DTypeBytes(type_));
+    void* o = memory.Take<std::byte>(size_t{1} * tokens * width_ * DTypeBytes(type_));
+    absl::Status status = device.Multiply(h, tokens, {{in_proj_, projection, type_}});
+    if (!status.ok()) return status;
+    status =
+        device.Rat(plan_, shape_, step, {projection, gate_bias_, device.rope(rope_), o, type_});
+    if (!status.ok()) return status;
+    return device.AddProduct(out_proj_, o, tokens, x);
+  }
+
+  size_t bytes_per_token() const override {
+    return (shape_.projection() + width_) * DTypeBytes(type_);
+  }
+
+ private:
+  const RatShape shape_;
+  const int width_;
+  const DType type_;
+  const int plan_;
+  const int rope_;
+  const Weight in_proj_;
+  const float* const gate_bias_;
+  const Weight out_proj_;
+};
+
+}  // namespace
 
 RatSpec RatSpec::Read(const std::string&, JsonFields* fields, const SharedFields& shared) {
   RatSpec rat;
@@ -27,6 +74,10 @@ MixerInfo RatSpec::Info() const { return {kNames[0], num_heads, head_dim, num_gr
 
 std::string RatSpec::Identity() const {
   return absl::StrCat(kNames[0], " ", num_heads, " ", chunk_size, " ", Exact(rope_base));
+}
+
+std::unique_ptr<Mixer> RatSpec::Load(const MixerLoad& load) const {
+  return std::make_unique<RatMixer>(*this, load);
 }
 
 }  // namespace packrat

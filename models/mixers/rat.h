@@ -3,8 +3,10 @@
 #define PACKRAT_MODELS_MIXERS_RAT_H_
 
 #include <array>
+#include <memory>
 #include <string>
 
+#include "models/layer.h"
 #include "models/mixers/spec.h"
 
 namespace packrat {
@@ -22,6 +24,7 @@ struct RatSpec {
   MixerState State(const StateTypes& types) const;
   MixerInfo Info() const;
   std::string Identity() const;
+  std::unique_ptr<Mixer> Load(const MixerLoad& load) const;
 };
 
 }  // namespace packrat

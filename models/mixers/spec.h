@@ -6,6 +6,7 @@
 //   MixerState State(StateTypes) const;       Its part of a sequence's state.
 //   MixerInfo Info() const;                   For clients.
 //   std::string Identity() const;             What its tensors do not tell, for the fingerprint.
+//   std::unique_ptr<Mixer> Load(const MixerLoad&) const;
 //
 // models/mixers/mixers.h lists the kinds; a kind that lacks a member does not compile.
 #ifndef PACKRAT_MODELS_MIXERS_SPEC_H_
@@ -36,7 +37,7 @@ struct SharedFields {
 // Storage types of state; tails are always float32.
 struct StateTypes {
   DType pages = DType::kF32;
-  DType mesa = DType::kF32;  // Slots.
+  DType slots = DType::kF32;
 };
 
 // A layer's part of a sequence's slot, tail and page, in bytes. 0: it has none.
@@ -44,7 +45,7 @@ struct MixerState {
   size_t slot_bytes = 0;
   size_t tail_bytes = 0;
   size_t page_bytes = 0;
-  PageClass page_class;  // Whose pages; read where page_bytes is not 0.
+  PageClass page_class{};  // Whose pages; read where page_bytes is not 0.
 };
 
 // What GetModelInfo tells; 0: does not apply.

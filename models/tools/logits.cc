@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/aligned.h"
+#include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
-#include "models/model.h"
 #include "models/owned_state.h"
 
 namespace packrat {
@@ -108,7 +108,7 @@ absl::Status WriteLogits(const LogitsOptions& options) {
       activations->Observe(layer, part, x);
     };
   }
-  auto loaded = LoadModel(options.model, model_options);
+  auto loaded = LoadCpuModel(options.model, model_options);
   if (!loaded.ok()) return loaded.status();
   LanguageModel* model = loaded->get();
   const auto vocab = static_cast<size_t>(model->config().vocab_size);

@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "models/cpu_model.h"
 #include "models/files/json.h"
-#include "models/model.h"
 #include "models/owned_state.h"
 #include "models/text/tokenizer.h"
 #include "models/text/utf8.h"
@@ -182,7 +182,7 @@ absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& opti
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   const auto documents = ReadDocuments(options.file);
   if (!documents.ok()) return documents.status();
-  const auto model = LoadModel(options.model, ModelOptionsOf(options));
+  const auto model = LoadCpuModel(options.model, ModelOptionsOf(options));
   if (!model.ok()) return model.status();
   const ModelConfig& config = (*model)->config();
   const auto tokenizer = Tokenizer::Load(options.model, config.vocab_size);

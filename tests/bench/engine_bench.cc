@@ -35,7 +35,7 @@ absl::Status Run() {
   load.model.max_batch_tokens = options.max_batch_tokens;
   load.model.max_logit_rows = options.max_running;
   load.model.max_context = options.max_context;
-  auto model = LoadModelOn(absl::GetFlag(FLAGS_model), load);
+  auto model = LoadModel(absl::GetFlag(FLAGS_model), load);
   if (!model.ok()) return model.status();
   auto engine = Engine::Create(model->get(), nullptr, options);
   if (!engine.ok()) return engine.status();

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "models/model.h"
+#include "models/cpu_model.h"
 #include "models/owned_state.h"
 #include "tests/bench/random_model.h"
 #include "tests/bench/report.h"
@@ -19,7 +19,7 @@ std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, int tok
   options.threads = threads;
   options.max_batch_tokens = tokens;
   options.max_logit_rows = 64;
-  auto model = LoadModel(dir, options);
+  auto model = LoadCpuModel(dir, options);
   PACKRAT_CHECK(model.ok()) << model.status().ToString();
   return std::move(*model);
 }

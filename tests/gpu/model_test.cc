@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "models/model.h"
+#include "models/cpu_model.h"
 #include "models/owned_state.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/golden.h"
@@ -257,6 +257,27 @@ TEST_F(GpuModelTest, OldDeviceIsSaid) {
 }
 
 // The kernels that sample count in fixed point, which has room for so many.
+// Tools look into a model on either device. Rounded-up places are not of the batch.
+TEST_F(GpuModelTest, ActivationsAreThoseOfTheCpu) {
+  const Golden golden = ReadGolden("packrat");
+  const auto observed = [&](bool on_gpu) {
+    std::vector<std::vector<float>> seen;
+    ModelOptions options = Options(64);
+    size_t width = 0;
+    options.observe = [&](int, LayerPart, const float* x) { seen.emplace_back(x, x + width); };
+    auto model = on_gpu ? gpu::LoadGpuModel(kModel, options, gpu::GpuOptions())
+                        : LoadCpuModel(kModel, options);
+    EXPECT_TRUE(model.ok()) << model.status();
+    width = (*model)->config().hidden_size;
+    Feed(model->get(), golden, false, [] { return 1; });
+    return seen;
+  };
+  const auto cpu = observed(false), gpu = observed(true);
+  ASSERT_EQ(gpu.size(), cpu.size());
+  ASSERT_GT(cpu.size(), 0u);
+  for (size_t i = 0; i < cpu.size(); ++i) EXPECT_LT(RelativeError(gpu[i], cpu[i]), 1e-4) << i;
+}
+
 TEST_F(GpuModelTest, AVocabularyThatCannotBeSampledIsRefusedAtLoad) {
   ModelFiles files("packrat");
   files.ReplaceInConfig("\"vocab_size\": 257", "\"vocab_size\": 524289");

@@ -47,7 +47,8 @@ class Fingerprint : public testing::Test {
     auto checkpoint = Checkpoint::Open(dir.path());
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     WeightLoader loader(checkpoint->get());
-    loader.Matrix(matrix, static_cast<int>(shape_[0]), static_cast<int>(shape_[1]));
+    const int out = static_cast<int>(shape_[0]), in = static_cast<int>(shape_[1]);
+    loader.Rows(matrix, out, in, 0, out, [](const WeightLoader::Piece&) {});
     loader.Floats(floats, shape_);
     EXPECT_TRUE(loader.status().ok()) << loader.status();
     return loader.hash();

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "models/model.h"
+#include "models/cpu_model.h"
 #include "models/owned_state.h"
 #include "tests/tools/allocations.h"
 
@@ -18,7 +18,7 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
   options.max_batch_tokens = 64;
   options.threads = 2;
   const int64_t at_start = NumAllocations();
-  auto loaded = LoadModel(std::string("tests/golden/") + GetParam(), options);
+  auto loaded = LoadCpuModel(std::string("tests/golden/") + GetParam(), options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_GT(NumAllocations(), at_start) << "the counter does not count";
   LanguageModel* model = loaded->get();

@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu_target.h"
-#include "models/model.h"
+#include "models/cpu_model.h"
 #include "tests/models/golden.h"
 
 namespace packrat {
@@ -17,7 +17,7 @@ std::unique_ptr<LanguageModel> Load(const std::string& name, int threads) {
   ModelOptions options;
   options.max_batch_tokens = options.max_logit_rows = 1024;
   options.threads = threads;
-  auto model = LoadModel("tests/golden/" + name, options);
+  auto model = LoadCpuModel("tests/golden/" + name, options);
   EXPECT_TRUE(model.ok()) << model.status();
   return std::move(*model);
 }

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
-#include "models/model.h"
 #include "tests/models/model_files.h"
 #include "tests/models/test_files.h"
 
@@ -41,7 +41,7 @@ class Model : public ModelFiles {
     ModelOptions options;
     options.max_batch_tokens = options.max_logit_rows = 16;
     options.threads = 1;
-    return LoadModel(dir().path(), options).status();
+    return LoadCpuModel(dir().path(), options).status();
   }
   std::string Refusal() {
     const absl::Status status = Load();
@@ -225,13 +225,13 @@ TEST(HostileModel, NanAndOtherConfigErrorsNameTheConfig) {
 
 TEST(HostileModel, MissingFilesAreNamed) {
   const TempDir dir;
-  absl::Status status = LoadModel(dir.path(), ModelOptions()).status();
+  absl::Status status = LoadCpuModel(dir.path(), ModelOptions()).status();
   EXPECT_THAT(std::string(status.message()), StartsWith(dir.File("config.json")));
   std::filesystem::copy_file("tests/golden/rat/config.json", dir.File("config.json"));
-  status = LoadModel(dir.path(), ModelOptions()).status();
+  status = LoadCpuModel(dir.path(), ModelOptions()).status();
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr(dir.path()), HasSubstr("model.safetensors")));
-  status = LoadModel(dir.File("config.json"), ModelOptions()).status();
+  status = LoadCpuModel(dir.File("config.json"), ModelOptions()).status();
   EXPECT_THAT(std::string(status.message()), StartsWith(dir.File("config.json")));
   EXPECT_FALSE(status.ok());
 }
@@ -259,7 +259,7 @@ TEST(HostileModel, DamagedBytes) {
     if (round % 3 == 0) config[below(config.size())] ^= static_cast<char>(1 << below(8));
     model.dir().Write("model.safetensors", bytes);
     model.dir().Write("config.json", config);
-    if (!LoadModel(model.dir().path(), options).ok()) ++refused;
+    if (!LoadCpuModel(model.dir().path(), options).ok()) ++refused;
   }
   EXPECT_GT(refused, 100);
 }

@@ -11,8 +11,8 @@
 
 #include "kernels/aligned.h"
 #include "kernels/resources.h"
+#include "models/cpu_model.h"
 #include "models/host_model.h"
-#include "models/model.h"
 #include "tests/models/model_files.h"
 
 namespace packrat {
@@ -79,7 +79,7 @@ TEST(MeasureModel, SaysWhatALoadedModelTakes) {
       const std::string dir = std::string("tests/golden/") + name;
       const auto measured = MeasureModel(dir, options);
       ASSERT_TRUE(measured.ok()) << measured.status();
-      const auto model = LoadModel(dir, options);
+      const auto model = LoadCpuModel(dir, options);
       ASSERT_TRUE(model.ok()) << model.status();
       EXPECT_EQ(measured->weight_bytes, (*model)->weight_bytes()) << name;
       EXPECT_EQ(measured->scratch_bytes, (*model)->scratch_bytes()) << name;
@@ -94,7 +94,7 @@ TEST(MeasureModel, RefusesWhatLoadingRefuses) {
   files.Write();
   const absl::Status status = MeasureModel(files.dir().path(), ModelOptions()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(status, LoadModel(files.dir().path(), ModelOptions()).status());
+  EXPECT_EQ(status, LoadCpuModel(files.dir().path(), ModelOptions()).status());
 }
 
 // Runs `body` in a process that may take `bytes` more than it holds. True if it ends well.
@@ -121,7 +121,7 @@ TEST(LoadModel, TooLittleMemoryIsRefusedBeforeItIsTaken) {
   options.max_batch_tokens = options.max_logit_rows = 1 << 16;
   options.threads = 1;
   EXPECT_TRUE(WithLittleMemory(100 * kMiB, [&] {
-    const absl::Status status = LoadModel("tests/golden/packrat", options).status();
+    const absl::Status status = LoadCpuModel("tests/golden/packrat", options).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
     EXPECT_THAT(std::string(status.message()),
                 AllOf(HasSubstr("weights ("), HasSubstr("scratch ("), HasSubstr("RLIMIT_DATA")));

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
-#include "models/model.h"
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
 #ifdef PACKRAT_GPU
@@ -40,7 +40,7 @@ const char* const kModels[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_h
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
                                                     const ModelOptions& options) {
-  return LoadModel(dir, options);
+  return LoadCpuModel(dir, options);
 }
 #endif
 

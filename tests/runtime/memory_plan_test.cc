@@ -1,4 +1,5 @@
 #include "runtime/memory_plan.h"
+#include "models/cpu_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -86,7 +87,7 @@ TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
 TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
   SetLimit(76 * kMiB + 5 * OneSequence());
   ASSERT_TRUE(Plan().ok());
-  auto model = LoadModel("tests/golden/packrat", model_options_);
+  auto model = LoadCpuModel("tests/golden/packrat", model_options_);
   ASSERT_TRUE(model.ok());
   auto engine = Engine::Create(model->get(), nullptr, plan_.options);
   ASSERT_TRUE(engine.ok()) << engine.status();

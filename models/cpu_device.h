@@ -1,0 +1,111 @@
+// The CPU as a Device: kernels/*.cc on a pool of threads, activations and state in float32.
+#ifndef PACKRAT_MODELS_CPU_DEVICE_H_
+#define PACKRAT_MODELS_CPU_DEVICE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "kernels/context.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+#include "kernels/rope.h"
+#include "models/device.h"
+
+namespace packrat {
+
+// Weights in the types that they are stored in, packed. With a loader that only measures, they are
+// empty, and bytes() is what they would take.
+class CpuWeights : public DeviceWeights {
+ public:
+  explicit CpuWeights(WeightLoader* loader) : DeviceWeights(loader) {}
+  Weight Stack(const std::vector<Rows>& parts, int in) override;
+  const float* Upload(std::vector<float> values) override;
+  size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
+  int widest() const { return widest_; }  // The largest `in` of them.
+
+ private:
+  std::deque<PackedMatrix> matrices_;  // At fixed addresses.
+  std::deque<std::vector<float>> floats_;
+  size_t matrix_bytes_ = 0;
+  int widest_ = 0;
+};
+
+class CpuDevice : public Device {
+ public:
+  CpuDevice() : Device(DType::kF32, DType::kF32) {}
+
+  // Memory of its own for products of up to `rows` rows of up to `widest` values, and of what was
+  // planned. Allocate() before anything runs.
+  size_t Bytes(int threads, int rows, int widest) const {
+    return KernelContext::Bytes(threads, Packed(rows, widest), thread_floats_);
+  }
+  void Allocate(int threads, int rows, int widest) {
+    context_ = std::make_unique<KernelContext>(threads, Packed(rows, widest), thread_floats_);
+  }
+  ThreadPool* pool() { return &context_->pool; }
+
+  int Plan(const RatShape& s) override { return PlanThreads(RatScratchFloats(s.head_dim)); }
+  int Plan(const AttentionShape& s) override {
+    return PlanThreads(AttentionScratchFloats(s.head_dim));
+  }
+  int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
+  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override;
+  absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
+  absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
+  absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
+                    float eps, void* y) override {
+    return indices == nullptr
+               ? RmsNorm(x, rows, n, weight, eps, y, type(), context_.get())
+               : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), context_.get());
+  }
+  absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
+    return packrat::SwiGlu(gate_up, rows, n, y, type(), context_.get());
+  }
+  absl::Status Gelu(void* x, int rows, int n) override {
+    return packrat::Gelu(x, rows, n, type(), context_.get());
+  }
+  absl::Status Rat(int, const RatShape& shape, const Step& s,
+                   const RatOperands& operands) override {
+    return packrat::Rat(shape, s.batch, s.pages, s.tails, operands, context_.get());
+  }
+  absl::Status Attention(int, const AttentionShape& shape, const Step& s,
+                         const AttentionOperands& operands) override {
+    return packrat::Attention(shape, s.batch, s.pages, operands, context_.get());
+  }
+  absl::Status Mesa(int, const MesaShape& shape, const MesaWeights& weights, const Step& s,
+                    const MesaOperands& operands) override {
+    return packrat::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
+                         context_.get());
+  }
+  absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
+                           SpanTotals* totals) override {
+    return packrat::CheckFinite(batch, x, n, totals, context_.get());
+  }
+  absl::StatusOr<const float*> Read(const float* x, size_t) override { return x; }
+
+ protected:
+  void CarveScratch(Carver*) override {}
+  absl::Status Write(const void* from, size_t bytes, void* to) const override;
+  absl::Status Clear(void* to, size_t bytes) override;
+  absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
+                        int divisor, float* rope) override {
+    return packrat::FillRope(batch, frequencies, head_dim, divisor, rope, context_.get());
+  }
+
+ private:
+  static size_t Packed(int rows, int widest) { return static_cast<size_t>(rows) * widest; }
+  int PlanThreads(size_t floats) {
+    thread_floats_ = std::max(thread_floats_, floats);
+    return 0;
+  }
+
+  size_t thread_floats_ = 0;  // The most that an operation takes of a thread's scratch.
+  std::unique_ptr<KernelContext> context_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_CPU_DEVICE_H_

@@ -1,0 +1,205 @@
+#include "models/cpu_model.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/aligned.h"
+#include "kernels/check.h"
+#include "kernels/elementwise.h"
+#include "kernels/resources.h"
+#include "models/cpu_device.h"
+#include "models/files/checkpoint.h"
+#include "models/host_model.h"
+#include "models/layer_stack.h"
+#include "models/weights.h"
+
+namespace packrat {
+namespace {
+
+class CpuModel : public HostModel {
+ public:
+  // With a loader that only measures, there is nothing but weight_bytes() and scratch_bytes() to
+  // ask for.
+  CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* loader)
+      : config_(config),
+        options_(options),
+        limits_{options.max_batch_tokens, options.max_batch_tokens, options.max_logit_rows, 0},
+        layout_(config_),
+        weights_(loader),
+        stack_(config_, layout_, &device_, &weights_),
+        stack_bytes_(stack_.Carve(limits_, nullptr)) {}
+
+  // After the weights are known to be good: what a forward pass needs.
+  void AllocateScratch(std::string fingerprint) {
+    fingerprint_ = std::move(fingerprint);
+    scratch_ = AlignedBytes(stack_bytes_);
+    stack_.Carve(limits_, scratch_.data());
+    device_.Allocate(options_.threads, most_rows(), weights_.widest());
+    const absl::Status status = device_.FillTables();
+    PACKRAT_CHECK(status.ok());
+    spans_.resize(limits_.spans);
+    rows_.resize(limits_.rows);
+    page_tables_.assign(layout_.page_classes.size(), std::vector<PageTable>(limits_.spans));
+    for (const auto& tables : page_tables_) tables_.push_back(tables.data());
+    TakeSamplers(config_.vocab_size, device_.pool());
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const StateLayout& state_layout() const override { return layout_; }
+  const ModelOptions& options() const override { return options_; }
+  size_t weight_bytes() const override { return weights_.bytes(); }
+  const std::string& fingerprint() const override { return fingerprint_; }
+  size_t scratch_bytes() const override {
+    return stack_bytes_ + device_.Bytes(options_.threads, most_rows(), weights_.widest()) +
+           options_.threads * Sampler::Bytes(config_.vocab_size);
+  }
+
+  absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
+                                 SpanStats* stats) override {
+    CheckBatch(batch);
+    int num_rows = 0;
+    const BatchView view = View(batch, &num_rows);
+    absl::Status status = stack_.Forward(
+        {view, batch.tokens, rows_.data(), num_rows, state, tables_}, options_.observe);
+    if (!status.ok()) return status;
+    const float* row = stack_.logits();
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const size_t values = size_t{1} * batch.spans[i].num_logits * config_.vocab_size;
+      stats[i] = SpanStats(stack_.totals()[i]);
+      if (!AllFinite(row, values)) stats[i].finite = false;
+      row += values;
+    }
+    return stack_.logits();
+  }
+
+ private:
+  int most_rows() const { return std::max(limits_.tokens, limits_.rows); }
+
+  // The batch as the kernels see it, and the rows of logits that it wants.
+  BatchView View(const Batch& batch, int* num_rows) {
+    BatchView view;
+    view.spans = spans_.data();
+    view.num_spans = batch.num_spans;
+    view.num_tokens = batch.num_tokens;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      spans_[i] = {span.first_token, span.num_tokens, span.position,     span.slot_in,
+                   span.slot_out,    span.tail,       span.cg_tolerance, span.cg_max_steps};
+      for (size_t c = 0; c < page_tables_.size(); ++c) page_tables_[c][i] = span.pages[c];
+      view.max_span_tokens = std::max(view.max_span_tokens, span.num_tokens);
+      view.max_context = std::max(view.max_context, span.position + span.num_tokens);
+      for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
+        rows_[(*num_rows)++] = span.first_token + t;
+      }
+    }
+    return view;
+  }
+
+  void CheckBatch(const Batch& batch) const {
+    PACKRAT_CHECK(batch.num_tokens <= options_.max_batch_tokens) << batch.num_tokens;
+    int next = 0, rows = 0;
+    for (int i = 0; i < batch.num_spans; ++i) {
+      const Span& span = batch.spans[i];
+      PACKRAT_CHECK(span.first_token == next && span.num_tokens > 0, "spans are not back to back");
+      PACKRAT_CHECK(span.num_logits >= 0 && span.num_logits <= span.num_tokens);
+      PACKRAT_CHECK(layout_.slot_bytes == 0 || (span.slot_in >= 0 && span.slot_out >= 0));
+      next += span.num_tokens;
+      rows += span.num_logits;
+    }
+    PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
+    PACKRAT_CHECK(rows <= options_.max_logit_rows) << rows << " rows of logits";
+    for (int t = 0; t < batch.num_tokens; ++t) {
+      PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size)
+          << batch.tokens[t];
+    }
+  }
+
+  const ModelConfig config_;
+  const ModelOptions options_;
+  const Limits limits_;
+  const StateLayout layout_;
+  CpuDevice device_;
+  CpuWeights weights_;
+  LayerStack stack_;
+  const size_t stack_bytes_;
+  std::string fingerprint_;
+  AlignedBytes scratch_;
+  std::vector<BatchSpan> spans_;
+  std::vector<int32_t> rows_;                        // Tokens whose logits are wanted.
+  std::vector<std::vector<PageTable>> page_tables_;  // Per page class: (spans).
+  std::vector<const PageTable*> tables_;
+};
+
+absl::Status CheckOption(const char* name, int value, int low, int high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
+}
+
+// A model's files, open, and what they will take.
+struct OpenModel {
+  ModelOptions options;  // With its defaults resolved.
+  std::unique_ptr<Checkpoint> checkpoint;
+  ModelMemory memory;
+};
+
+absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& options,
+                                    const Resources& resources) {
+  for (const absl::Status& status :
+       {CheckOption("max_batch_tokens", options.max_batch_tokens, 1, 1 << 16),
+        CheckOption("max_logit_rows", options.max_logit_rows, 1, 1 << 16),
+        CheckOption("threads", options.threads, 0, 1024)}) {
+    if (!status.ok()) return status;
+  }
+  OpenModel open;
+  open.options = options;
+  if (options.threads == 0) open.options.threads = resources.DefaultThreads();
+  auto config = LoadModelConfig(dir);
+  if (!config.ok()) return config.status();
+  open.memory.config = *std::move(config);
+  auto checkpoint = Checkpoint::Open(dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  open.checkpoint = *std::move(checkpoint);
+  WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
+  const CpuModel model(open.memory.config, open.options, &weights);
+  if (absl::Status status = weights.Finish(); !status.ok()) return status;
+  open.memory.weight_bytes = model.weight_bytes();
+  open.memory.scratch_bytes = model.scratch_bytes();
+  return open;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options) {
+  auto open = OpenFiles(dir, options, ReadResources());
+  if (!open.ok()) return open.status();
+  return open->memory;
+}
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(const std::string& dir,
+                                                            const ModelOptions& options) {
+  const Resources resources = ReadResources();
+  auto open = OpenFiles(dir, options, resources);
+  if (!open.ok()) return open.status();
+  const ModelMemory& memory = open->memory;
+  const std::string plan = absl::StrCat(dir, ": weights (", MiB(memory.weight_bytes),
+                                        ") and scratch (", MiB(memory.scratch_bytes), ") take");
+  const auto bytes = static_cast<int64_t>(memory.weight_bytes + memory.scratch_bytes);
+  if (absl::Status status = resources.CheckAvailable(bytes, plan); !status.ok()) return status;
+  // What was counted may yet be refused, by a limit that nobody told of.
+  try {
+    WeightLoader weights(open->checkpoint.get());
+    auto model = std::make_unique<CpuModel>(memory.config, open->options, &weights);
+    if (absl::Status status = weights.Finish(); !status.ok()) return status;
+    model->AllocateScratch(Fingerprint(memory.config, weights.hash()));
+    return model;
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(plan, " ", MiB(bytes), ", and the system refuses so much"));
+  }
+}
+
+}  // namespace packrat

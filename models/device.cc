@@ -1,0 +1,45 @@
+#include "models/device.h"
+
+#include "kernels/rope.h"
+
+namespace packrat {
+
+int Device::PlanRope(double base, int head_dim, int divisor) {
+  for (size_t i = 0; i < ropes_.size(); ++i) {
+    const Rope& r = ropes_[i];
+    if (r.base == base && r.head_dim == head_dim && r.divisor == divisor) {
+      return static_cast<int>(i);
+    }
+  }
+  ropes_.push_back({base, head_dim, divisor});
+  return static_cast<int>(ropes_.size()) - 1;
+}
+
+void Device::Carve(int max_tokens, Carver* carver) {
+  for (Rope& r : ropes_) {
+    r.frequencies = carver->Take<double>(r.head_dim / 2);
+    r.rows = carver->Take<float>(static_cast<size_t>(max_tokens) * r.head_dim);
+  }
+  CarveScratch(carver);
+}
+
+absl::Status Device::FillTables() const {
+  for (const Rope& r : ropes_) {
+    const std::vector<double> frequencies = RopeFrequencies(r.base, r.head_dim);
+    absl::Status status =
+        Write(frequencies.data(), frequencies.size() * sizeof(double), r.frequencies);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
+  absl::Status status = Clear(totals, batch.num_spans * sizeof(SpanTotals));
+  for (size_t i = 0; i < ropes_.size() && status.ok(); ++i) {
+    const Rope& r = ropes_[i];
+    status = FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.rows);
+  }
+  return status;
+}
+
+}  // namespace packrat

@@ -1,0 +1,179 @@
+// What layers are written over: weights that a device keeps, and the operations of kernels/ as it
+// runs them. The contract of each is in kernels/; here they come without what is the device's own
+// affair (threads, streams, scratch). Pointers are to the device's memory.
+//
+// Statuses are those of the operations: on the CPU always OK.
+#ifndef PACKRAT_MODELS_DEVICE_H_
+#define PACKRAT_MODELS_DEVICE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/attention.h"
+#include "kernels/batch.h"
+#include "kernels/dtype.h"
+#include "kernels/mesa.h"
+#include "kernels/rat.h"
+#include "models/weights.h"
+
+namespace packrat {
+
+// Cuts a block into parts aligned to 256 bytes. Without memory it only counts, so that one function
+// both plans a layout and hands it out.
+class Carver {
+ public:
+  explicit Carver(std::byte* base = nullptr) : base_(base) {}
+  template <class T>
+  T* Take(size_t n) {
+    std::byte* part = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (n * sizeof(T) + 255) / 256 * 256;
+    return reinterpret_cast<T*>(part);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+// The largest batch that scratch is made for.
+struct Limits {
+  int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
+  int context = 0;                      // Tokens of the longest text.
+};
+
+// A matrix (out, in) in the form that its device reads: packed panels, or rows.
+struct Weight {
+  const void* data = nullptr;
+  DType type = DType::kF32;
+  int out = 0, in = 0;
+};
+
+// Brings a checkpoint's tensors to a device. As WeightLoader: the first error is kept and makes
+// everything after it a no-op.
+class DeviceWeights {
+ public:
+  explicit DeviceWeights(WeightLoader* loader) : loader_(loader) {}
+  virtual ~DeviceWeights() = default;
+
+  // Rows [first, first + rows) of a tensor (out, in).
+  struct Rows {
+    Rows(std::string name, int out) : Rows(std::move(name), out, 0, out) {}
+    Rows(std::string name, int out, int first, int rows)
+        : name(std::move(name)), out(out), first(first), rows(rows) {}
+    std::string name;
+    int out, first, rows;
+  };
+  // They follow each other: products that share an input become one.
+  virtual Weight Stack(const std::vector<Rows>& parts, int in) = 0;
+  Weight Matrix(const std::string& name, int out, int in) { return Stack({{name, out}}, in); }
+  // Values made on the host; null where there are none.
+  virtual const float* Upload(std::vector<float> values) = 0;
+  // A tensor of this shape as float32.
+  const float* Floats(const std::string& name, const std::vector<int64_t>& shape) {
+    return Upload(loader_->Floats(name, shape));
+  }
+  WeightLoader* loader() { return loader_; }
+
+ protected:
+  WeightLoader* const loader_;
+};
+
+// One product of Device::Multiply(): y = x W' (+ bias).
+struct Product {
+  const Weight& weight;
+  void* y;                      // (rows, out), dense
+  DType type;                   // Of y: that of activations, or float32.
+  const float* bias = nullptr;  // (out)
+};
+
+class Device;
+
+// A step as a layer sees it, beside its input: the batch, and the layer's part of the sequences'
+// state, of which what its kind does not have means nothing.
+struct Step {
+  Device* device;
+  const BatchView& batch;
+  StatePages pages;
+  StateParts slots, tails;
+  SpanTotals* totals;      // (spans)
+  std::byte* activations;  // As much for each token as the layer said, and kActivationSlack.
+
+  int tokens() const { return batch.num_tokens; }
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  DType type() const { return type_; }              // Of activations and pages.
+  DType state_type() const { return state_type_; }  // Of slots.
+
+  // While layers are loaded: what they will ask for. The number is the first argument then.
+  virtual int Plan(const RatShape& shape) = 0;
+  virtual int Plan(const AttentionShape& shape) = 0;
+  virtual int Plan(const MesaShape& shape) = 0;
+  // The number of a rotary table, which layers of equal base, head size and divisor share.
+  int PlanRope(double base, int head_dim, int divisor);
+
+  // After that: hands out the scratch of steps of up to `max_tokens` tokens; then fills in what
+  // stays as it is.
+  void Carve(int max_tokens, Carver* carver);
+  absl::Status FillTables() const;
+
+  // Before a step: clears `totals`, and fills the rotary tables for the batch's tokens.
+  absl::Status Begin(const BatchView& batch, SpanTotals* totals);
+  const float* rope(int table) const { return ropes_[table].rows; }
+
+  // x (rows, in): rows of the embedding.
+  virtual absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows,
+                             float* x) = 0;
+  // Products of one x (rows, in). At most four.
+  virtual absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) = 0;
+  // x += h W'. x: (rows, out), the residual stream.
+  virtual absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) = 0;
+  // RmsNorm(), or with `indices` RmsNormRows().
+  virtual absl::Status Norm(const float* x, const int32_t* indices, int rows, int n,
+                            const float* weight, float eps, void* y) = 0;
+  virtual absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) = 0;
+  virtual absl::Status Gelu(void* x, int rows, int n) = 0;
+  virtual absl::Status Rat(int plan, const RatShape& shape, const Step& step,
+                           const RatOperands& operands) = 0;
+  virtual absl::Status Attention(int plan, const AttentionShape& shape, const Step& step,
+                                 const AttentionOperands& operands) = 0;
+  virtual absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights,
+                            const Step& step, const MesaOperands& operands) = 0;
+  virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
+                                   SpanTotals* totals) = 0;
+  // n values of x on the host, once all that was asked for is done; valid until the next call. For
+  // tools: it may wait and allocate.
+  virtual absl::StatusOr<const float*> Read(const float* x, size_t n) = 0;
+
+ protected:
+  Device(DType type, DType state_type) : type_(type), state_type_(state_type) {}
+  virtual void CarveScratch(Carver* carver) = 0;
+  virtual absl::Status Write(const void* from, size_t bytes, void* to) const = 0;
+  virtual absl::Status Clear(void* to, size_t bytes) = 0;
+  virtual absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
+                                int divisor, float* rope) = 0;
+
+ private:
+  struct Rope {
+    double base;
+    int head_dim, divisor;
+    double* frequencies = nullptr;  // (head_dim / 2)
+    float* rows = nullptr;          // (tokens, head_dim)
+  };
+  const DType type_, state_type_;
+  std::vector<Rope> ropes_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_DEVICE_H_

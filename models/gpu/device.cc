@@ -1,0 +1,92 @@
+#include "models/gpu/device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace packrat::gpu {
+
+GpuDevice::~GpuDevice() {
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+absl::Status GpuDevice::Open(bool deterministic) {
+  auto matmul = MatMul::Create({deterministic});
+  if (!matmul.ok()) return matmul.status();
+  matmul_ = *std::move(matmul);
+  return CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+}
+
+int GpuDevice::PlanRegion(const std::string& key, size_t bytes) {
+  for (size_t i = 0; i < regions_.size(); ++i) {
+    if (regions_[i].key == key) return static_cast<int>(i);
+  }
+  regions_.push_back({key, bytes});
+  return static_cast<int>(regions_.size()) - 1;
+}
+
+int GpuDevice::Plan(const RatShape& s) {
+  return PlanRegion(absl::StrCat("rat ", s.num_heads, " ", s.head_dim, " ", s.chunk_size),
+                    RatScratchBytes(s, limits_.spans, limits_.tokens, limits_.context));
+}
+
+int GpuDevice::Plan(const AttentionShape& s) {
+  return PlanRegion(
+      absl::StrCat("attention ", s.num_heads, " ", s.num_kv_heads, " ", s.head_dim, " ", s.window),
+      AttentionScratchBytes(s, limits_.spans, limits_.tokens, limits_.context));
+}
+
+int GpuDevice::Plan(const MesaShape& s) {
+  const size_t bytes = MesaSharedBytes(s, state_type());
+  if (bytes > info_.shared_bytes && plan_status_.ok()) {
+    plan_status_ = absl::FailedPreconditionError(absl::StrCat(
+        "Mesa heads of ", s.head_dim, " channels with ", DTypeName(state_type()), " state need ",
+        bytes, " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes,
+        state_type() == DType::kF32 ? "; --mesa_state=bfloat16 needs less" : ""));
+  }
+  return PlanRegion(absl::StrCat("mesa ", s.num_heads, " ", s.head_dim, " ", s.conv_size),
+                    MesaScratchBytes(s, limits_.spans, limits_.tokens));
+}
+
+void GpuDevice::CarveScratch(Carver* carver) {
+  for (Region& region : regions_) region.memory = carver->Take<std::byte>(region.bytes);
+}
+
+absl::Status GpuDevice::Clear(void* to, size_t bytes) {
+  return CudaStatus(cudaMemsetAsync(to, 0, bytes, stream_), "clearing statistics");
+}
+
+absl::Status GpuDevice::Write(const void* from, size_t bytes, void* to) const {
+  absl::Status status =
+      CudaStatus(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copying tables");
+  // A copy of little memory may return before it is done, and other streams would not wait for it.
+  return status.ok() ? CudaStatus(cudaDeviceSynchronize(), "copying tables") : status;
+}
+
+absl::StatusOr<const float*> GpuDevice::Read(const float* x, size_t n) {
+  read_.resize(n);
+  absl::Status status = CudaStatus(cudaStreamSynchronize(stream_), "running a step");
+  if (!status.ok()) return status;
+  status = CudaStatus(cudaMemcpy(read_.data(), x, n * sizeof(float), cudaMemcpyDeviceToHost),
+                      "copying activations");
+  if (!status.ok()) return status;
+  return read_.data();
+}
+
+absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
+  for (const Product& p : products) {
+    const Matrix weight{p.weight.data, p.weight.type, p.weight.out, p.weight.in};
+    absl::Status status = matmul_->Run({&weight, x, rows, p.y, p.type, p.bias}, stream_);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows, float* x) {
+  const Matrix matrix{weight.data, weight.type, weight.out, weight.in};
+  return matmul_->Run({&matrix, h, rows, x, DType::kF32, nullptr, /*accumulate=*/true}, stream_);
+}
+
+}  // namespace packrat::gpu

@@ -1,0 +1,105 @@
+// A CUDA device as a Device: kernels/*.cu, queued on one stream.
+#ifndef PACKRAT_MODELS_GPU_DEVICE_H_
+#define PACKRAT_MODELS_GPU_DEVICE_H_
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/elementwise.h"
+#include "kernels/gpu.h"
+#include "kernels/matmul.h"
+#include "kernels/rope.h"
+#include "kernels/sampling.h"
+#include "models/device.h"
+#include "models/gpu/memory.h"
+
+namespace packrat::gpu {
+
+class GpuDevice : public Device {
+ public:
+  // To plan with. `type`: of matrices and activations.
+  GpuDevice(const DeviceInfo& info, const Limits& limits, DType type, DType state_type)
+      : Device(type, state_type), info_(info), limits_(limits) {}
+  ~GpuDevice() override;
+  // FAILED_PRECONDITION: an operation that was planned wants more than the device has.
+  const absl::Status& plan_status() const { return plan_status_; }
+
+  // Makes the stream and the library's handle, before anything runs.
+  absl::Status Open(bool deterministic);
+  CudaStream stream() const { return stream_; }
+  size_t workspace_bytes() const { return matmul_->workspace_bytes(); }
+  // Where Embed() finds a SampledInRow().
+  void SetSampled(const SampledToken* sampled) { sampled_ = sampled; }
+
+  int Plan(const RatShape& shape) override;
+  int Plan(const AttentionShape& shape) override;
+  int Plan(const MesaShape& shape) override;
+  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override {
+    return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, x, stream_);
+  }
+  absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
+  absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
+  absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
+                    float eps, void* y) override {
+    return indices == nullptr ? RmsNorm(x, rows, n, weight, eps, y, type(), stream_)
+                              : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), stream_);
+  }
+  absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
+    return gpu::SwiGlu(gate_up, rows, n, y, type(), stream_);
+  }
+  absl::Status Gelu(void* x, int rows, int n) override {
+    return gpu::Gelu(x, rows, n, type(), stream_);
+  }
+  absl::Status Rat(int plan, const RatShape& shape, const Step& s,
+                   const RatOperands& operands) override {
+    return gpu::Rat(shape, s.batch, s.pages, s.tails, operands, regions_[plan].memory, stream_);
+  }
+  absl::Status Attention(int plan, const AttentionShape& shape, const Step& s,
+                         const AttentionOperands& operands) override {
+    return gpu::Attention(shape, s.batch, s.pages, operands, regions_[plan].memory, stream_);
+  }
+  absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights, const Step& s,
+                    const MesaOperands& operands) override {
+    return gpu::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
+                     regions_[plan].memory, stream_);
+  }
+  absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
+                           SpanTotals* totals) override {
+    return gpu::CheckFinite(batch, x, n, totals, stream_);
+  }
+  absl::StatusOr<const float*> Read(const float* x, size_t n) override;
+
+ protected:
+  void CarveScratch(Carver* carver) override;
+  absl::Status Write(const void* from, size_t bytes, void* to) const override;
+  absl::Status Clear(void* to, size_t bytes) override;
+  absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
+                        int divisor, float* rope) override {
+    return gpu::FillRope(batch, frequencies, head_dim, divisor, rope, stream_);
+  }
+
+ private:
+  // Memory of kernels between their launches, one region for each kind and shape of mixer: layers
+  // that are alike use it one after the other, and leave it as the next one expects it.
+  struct Region {
+    std::string key;
+    size_t bytes;
+    std::byte* memory = nullptr;
+  };
+  int PlanRegion(const std::string& key, size_t bytes);
+
+  const DeviceInfo info_;
+  const Limits limits_;
+  absl::Status plan_status_;
+  std::vector<Region> regions_;
+  std::unique_ptr<MatMul> matmul_;
+  CudaStream stream_ = nullptr;
+  const SampledToken* sampled_ = nullptr;
+  std::vector<float> read_;
+};
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_MODELS_GPU_DEVICE_H_

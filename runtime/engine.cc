@@ -39,11 +39,12 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
 // What takes how much of the device's memory, and how long a text could be.
 std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
   const StateLayout& layout = model.state_layout();
-  const int64_t fits = layout.TokensIn(options.state_bytes, options.max_context);
+  const auto room = static_cast<int64_t>(model.state_memory_limit());
+  const int64_t fits = layout.TokensIn(std::min(options.state_bytes, room), options.max_context);
   return absl::StrCat(
       "weights ", MiB(model.weight_bytes()), ", scratch ", MiB(model.scratch_bytes()),
-      ", left for state ", MiB(model.state_memory_limit()), ", state_bytes ",
-      MiB(options.state_bytes), "; one sequence of ", options.max_context, " tokens takes ",
+      ", left for state ", MiB(room), ", state_bytes ", MiB(options.state_bytes),
+      "; one sequence of ", options.max_context, " tokens takes ",
       MiB(layout.SequenceBytes(options.max_context)), ", and ",
       fits > 0 ? absl::StrCat("one of ", fits, " tokens would fit") : "not even an empty one fits");
 }

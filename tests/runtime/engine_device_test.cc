@@ -170,6 +170,11 @@ TEST(EngineMemory, TooLittleForOneSequenceSaysWhatWouldFit) {
   EXPECT_THAT(message, HasSubstr("one of 207 tokens would fit"));
   EXPECT_THAT(message, HasSubstr("one sequence of 512 tokens takes"));
   EXPECT_THAT(message, HasSubstr("left for state"));
+  // The same where more is asked for than the device has.
+  EngineOptions options = Options();
+  options.state_bytes = int64_t{1} << 40;
+  EXPECT_THAT(std::string(Engine::Create(&model, nullptr, options).status().message()),
+              HasSubstr("one of 207 tokens would fit"));
 }
 
 }  // namespace

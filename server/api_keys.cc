@@ -90,8 +90,10 @@ absl::StatusOr<ApiKeyEntry> ParseLine(absl::string_view line) {
   const bool digits = absl::ConsumePrefix(&hex, "sha256:") && hex.size() == 64 &&
                       std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit);
   if (!digits) {
-    return Wrong("the second word", words.size() > 1 ? words[1] : "",
-                 "sha256: and 64 hexadecimal digits");
+    // Not shown: who takes the key for its line has written a secret here.
+    return absl::InvalidArgumentError(
+        "the second word must be sha256: and 64 hexadecimal digits, as `packrat key` prints them "
+        "below the key");
   }
   const std::string bytes = absl::HexStringToBytes(hex);
   std::memcpy(entry.hash.data(), bytes.data(), entry.hash.size());

@@ -50,13 +50,14 @@ void ApiTenant::Refill(absl::Time now) {
   filled_ = std::max(filled_, now);
 }
 
-absl::Status ApiTenant::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
+absl::StatusOr<int64_t> ApiTenant::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
   MutexLock lock(&mutex_);
   const int places = std::max(1, static_cast<int>(limits_.queue_share * max_queue));
   if (waiting_ >= places) {
     return absl::ResourceExhaustedError(absl::StrCat(
         waiting_, " requests of ", name_, " wait, which is all of its share of the queue"));
   }
+  int64_t taken = 0;
   if (limits_.tokens_per_minute > 0) {
     Refill(now);
     const auto limit = static_cast<double>(limits_.tokens_per_minute);
@@ -69,10 +70,11 @@ absl::Status ApiTenant::EnterQueue(int64_t tokens, int max_queue, absl::Time now
               " (its prompt and max_tokens)")),
           absl::Minutes(lacking / limit));
     }
-    tokens_ -= static_cast<double>(tokens);
+    taken = tokens;
+    tokens_ -= static_cast<double>(taken);
   }
   ++waiting_;
-  return absl::OkStatus();
+  return taken;
 }
 
 void ApiTenant::LeaveQueue() {
@@ -101,12 +103,11 @@ absl::Status TenantUse::EnterStream(int max_streams) {
 
 absl::Status TenantUse::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
   if (tenant_ == nullptr) return absl::OkStatus();
-  absl::Status status = tenant_->EnterQueue(tokens, max_queue, now);
-  if (status.ok()) {
-    waits_ = true;
-    taken_ = tokens;
-  }
-  return status;
+  const absl::StatusOr<int64_t> taken = tenant_->EnterQueue(tokens, max_queue, now);
+  if (!taken.ok()) return taken.status();
+  waits_ = true;
+  taken_ = *taken;
+  return absl::OkStatus();
 }
 
 void TenantUse::LeaveQueue() {

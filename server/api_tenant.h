@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/mutex.h"
 
@@ -41,10 +42,11 @@ class ApiTenant {
   // RESOURCE_EXHAUSTED, with what to wait, where a limit is reached; nothing is taken then.
   absl::Status EnterStream(int max_streams);
   // `tokens` of the minute's and a place in the queue. Tokens come back at an even rate. Whoever
-  // has a minute's tokens left may ask for more than that at once, and owes the rest.
-  absl::Status EnterQueue(int64_t tokens, int max_queue, absl::Time now);
+  // has a minute's tokens left may ask for more than that at once, and owes the rest. Returns how
+  // many were taken: none where they are not limited.
+  absl::StatusOr<int64_t> EnterQueue(int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue();
-  void ReturnTokens(int64_t tokens);
+  void ReturnTokens(int64_t tokens);  // Of those that were taken.
   void LeaveStream();
 
  private:

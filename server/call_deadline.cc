@@ -9,12 +9,12 @@ absl::Time SteadyDeadline(gpr_timespec deadline) {
   return absl::UnixEpoch() + absl::Seconds(steady.tv_sec) + absl::Nanoseconds(steady.tv_nsec);
 }
 
-absl::Duration DeadlineSlack(absl::Duration timeout) {
+bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now) {
   // The client hangs up by its own clock, whose deadline began before the call was on its way ...
   constexpr absl::Duration kAhead = absl::Milliseconds(20);
   // ... and which is exact, while gRPC sends a timeout to three digits, rounded up: of a second
   // and more, that is by a hundredth at most.
-  return kAhead + timeout / 100;
+  return now >= deadline - kAhead - (deadline - arrival) / 100;
 }
 
 }  // namespace packrat

@@ -11,9 +11,9 @@ namespace packrat {
 // As SteadyNow(). InfiniteFuture() where there is none.
 absl::Time SteadyDeadline(gpr_timespec deadline);
 
-// A call that is cancelled so long before its deadline, or later, was cancelled by the deadline.
-// `timeout`: from the call's arrival to its deadline.
-absl::Duration DeadlineSlack(absl::Duration timeout);
+// Whether a call that arrived at `arrival` and is cancelled at `now` was cancelled by its deadline:
+// that is over, or will be within what a client's deadline may differ from the server's.
+bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now);
 
 }  // namespace packrat
 

@@ -1,16 +1,19 @@
 #include "server/command_line.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "absl/flags/parse.h"
 #include "absl/flags/reflection.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -58,23 +61,62 @@ std::string Help(const std::string& usage) {
   return help;
 }
 
-// Abseil says of a duration without a unit only that it is illegal. Everything else is left to it.
-void CheckDurations(int argc, char** argv, const std::string& program) {
-  for (int i = 1; i < argc && std::strcmp(argv[i], "--") != 0; ++i) {
-    absl::string_view argument = argv[i];
+[[noreturn]] void Refuse(const std::string& program, const std::string& message) {
+  std::fprintf(stderr, "%s: %s\n", program.c_str(), message.c_str());
+  std::exit(2);
+}
+
+void CheckDuration(const std::string& program, absl::string_view name, const std::string& value) {
+  absl::Duration duration;
+  if (absl::ParseDuration(value, &duration)) return;
+  Refuse(program, absl::StrCat("--", name, " is \"", value,
+                               "\"; a duration has a unit, e.g. 300ms, 5s, 1m or 1h30m"));
+}
+
+using Arguments = std::vector<std::string>;
+
+void CheckArguments(const std::string& program, const Arguments& arguments, int depth);
+
+void CheckFlagFile(const std::string& program, const std::string& path, int depth) {
+  constexpr int kDeepest = 16;
+  struct stat file = {};
+  if (stat(path.c_str(), &file) != 0) return;  // Abseil's to tell.
+  if (S_ISDIR(file.st_mode)) Refuse(program, absl::StrCat("--flagfile: ", path, " is a folder"));
+  if (!S_ISREG(file.st_mode)) return;  // A pipe, say, which is read only once.
+  if (depth == kDeepest) {
+    Refuse(program, absl::StrCat("--flagfile: ", path, " is the last of ", kDeepest,
+                                 " files that include each other"));
+  }
+  std::ifstream lines(path);
+  Arguments arguments;
+  for (std::string line; std::getline(lines, line);) {
+    arguments.emplace_back(absl::StripAsciiWhitespace(line));
+  }
+  CheckArguments(program, arguments, depth + 1);
+}
+
+// Abseil says of a duration without a unit only that it is illegal, reads a folder as an empty file
+// of flags, and files that include each other for ever. Everything else is left to it.
+void CheckArguments(const std::string& program, const Arguments& arguments, int depth) {
+  for (size_t i = 0; i < arguments.size() && arguments[i] != "--"; ++i) {
+    absl::string_view argument = arguments[i];
     if (!absl::ConsumePrefix(&argument, "-")) continue;
     absl::ConsumePrefix(&argument, "-");
     const size_t equals = argument.find('=');
-    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(argument.substr(0, equals));
-    if (flag == nullptr || !flag->IsOfType<absl::Duration>()) continue;
-    if (equals == absl::string_view::npos && i + 1 == argc) continue;
-    const std::string value(equals == absl::string_view::npos ? argv[++i]
+    const absl::string_view name = argument.substr(0, equals);
+    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+    const bool is_file = name == "flagfile";
+    if (flag == nullptr || (!is_file && !flag->IsOfType<absl::Duration>())) continue;
+    if (equals == absl::string_view::npos && i + 1 == arguments.size()) continue;
+    const std::string value(equals == absl::string_view::npos ? arguments[++i]
                                                               : argument.substr(equals + 1));
-    absl::Duration duration;
-    if (absl::ParseDuration(value, &duration)) continue;
-    std::fprintf(stderr, "%s: --%s is \"%s\"; a duration has a unit, e.g. 300ms, 5s, 1m or 1h30m\n",
-                 program.c_str(), std::string(flag->Name()).c_str(), value.c_str());
-    std::exit(2);
+    if (!is_file) {
+      CheckDuration(program, name, value);
+      continue;
+    }
+    for (const std::string& path : Arguments(absl::StrSplit(value, ','))) {
+      CheckFlagFile(program, path, depth);
+    }
   }
 }
 
@@ -92,7 +134,7 @@ std::vector<std::string> ParseCommandLine(int argc, char** argv, const std::stri
       std::exit(0);
     }
   }
-  CheckDurations(argc, argv, program);
+  CheckArguments(program, Arguments(argv + 1, argv + argc), /*depth=*/0);
   std::atexit(TurnParseErrorIntoTwo);
   g_parsing = true;
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);

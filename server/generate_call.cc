@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/no_memory.h"
 #include "runtime/steady_clock.h"
 #include "server/call_deadline.h"
 #include "server/call_identity.h"
@@ -103,7 +104,7 @@ absl::Status GenerateCall::ApplyTenant(const v1::GenerateRequest& wire, Request*
 }
 
 void GenerateCall::Begin(const v1::GenerateRequest& request) {
-  const absl::Status status = Submit(request);
+  const absl::Status status = UnlessNoMemory([&] { return Submit(request); });
   if (!status.ok()) Refuse(status);
 }
 
@@ -222,7 +223,7 @@ GenerateCall::Action GenerateCall::NextAction() {
 
 absl::Status GenerateCall::CancelledStatus() const {
   // gRPC cancels a call whose deadline has passed.
-  if (SteadyNow() >= deadline_ - DeadlineSlack(deadline_ - started_)) return DeadlineStatus();
+  if (CancelledByDeadline(started_, deadline_, SteadyNow())) return DeadlineStatus();
   return absl::CancelledError("cancelled by the client");
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/no_memory.h"
 #include "runtime/steady_clock.h"
 #include "server/call_identity.h"
 #include "server/generate_call.h"
@@ -52,11 +53,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     if (!status.ok()) {
       Answer(status);
     } else if (request_bytes <= WorkPool::kShortBytes) {
-      Answer(work_(*served));
+      Answer(DoWork(*served));
     } else {
       status = environment_->texts->Submit(request_bytes, [this, served] {
         Answer(cancelled_.load() ? absl::CancelledError("cancelled before its turn")
-                                 : work_(*served));
+                                 : DoWork(*served));
       });
       if (!status.ok()) Answer(status);
     }
@@ -69,6 +70,10 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
 
  private:
+  absl::Status DoWork(const ServedModel& served) {
+    return UnlessNoMemory([&] { return work_(served); });
+  }
+
   void Answer(const absl::Status& status) {
     record_.status = StatusName(status);
     record_.message = std::string(status.message());

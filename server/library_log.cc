@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -23,14 +24,18 @@ void Write(bool error, const char* library, absl::string_view text, absl::string
   error ? g_log->Error("library", fields) : g_log->Info("library", fields);
 }
 
+// Both libraries end the process by themselves after words that are their last.
+void FlushLastWords() { g_log->Flush(absl::Milliseconds(200)); }
+
 void FromGrpc(gpr_log_func_args* args) {
   Write(args->severity == GPR_LOG_SEVERITY_ERROR, "grpc", args->message, args->file, args->line);
+  if (absl::StartsWith(args->message, "assertion failed")) FlushLastWords();
 }
 
-// It ends the process by itself after a fatal one.
 void FromProtobuf(google::protobuf::LogLevel level, const char* file, int line,
                   const std::string& message) {
   Write(level >= google::protobuf::LOGLEVEL_ERROR, "protobuf", message, file, line);
+  if (level == google::protobuf::LOGLEVEL_FATAL) FlushLastWords();
 }
 
 }  // namespace

@@ -2,10 +2,13 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -77,6 +80,12 @@ int TellPlan(const ServerOptions& options) {
   return ExitCode(plan, status);
 }
 
+// What a server under load was seen to start, gRPC's share growing with the CPUs, and some more.
+int ThreadsOf(int model_threads) {
+  const int cpus = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
+  return model_threads + 16 + 6 * cpus;
+}
+
 void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
   const MemoryPlan& memory = plan.memory;
   log->Info("memory", {{"limit_bytes", memory.limit},
@@ -106,6 +115,8 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));
     options.engine.state_bytes = plan.memory.options.state_bytes;
   }
+  status = CheckThreads(ThreadsOf(on_cpu ? plan.threads : 1));
+  if (!status.ok()) return Fail(log, status);
   // Loading takes long: the ports come first, so that probes see a process that is alive and not
   // ready.
   auto server = Server::Start(options, log);
@@ -156,7 +167,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   NotifySystemd("STOPPING=1\nSTATUS=draining");
   // Whatever clients do, and though the engine stands still.
   constexpr absl::Duration kLastWords = absl::Seconds(3);
-  ExitAfter(delay + options.drain_grace + kLastWords, [log] {
+  signals->ExitAfter(delay + options.drain_grace + kLastWords, [log] {
     log->Error("calls do not end: leaving without them");
     log->Flush(absl::Milliseconds(200));
   });
@@ -178,18 +189,24 @@ __attribute__((section(".preinit_array"),
                used)) static void (*const kFirstOfAll)() = packrat::OpenStandardDescriptors;
 
 int main(int argc, char** argv) {
+  std::set_terminate(packrat::DieOfException);
   // Threads that outlive this function use both.
   static auto* const signals = new packrat::StopSignals;
-  const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
-  if (!options.plan.empty()) return packrat::TellPlan(options);
-  static auto* const log =
-      new packrat::Logger(options.log_format == "json" ? packrat::Logger::Format::kJson
-                                                       : packrat::Logger::Format::kText);
-  packrat::LogForLibraries(log);
+  static std::atomic<packrat::Logger*> logger{nullptr};
+  // Before any file is read: what hangs must be able to be ended.
   signals->Start([] {
+    packrat::Logger* const log = logger.load();
+    if (log == nullptr) return;
     log->Info("stopped while loading");
     log->Flush(absl::Milliseconds(200));
   });
+  const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
+  if (!options.plan.empty()) return packrat::TellPlan(options);
+  auto* const log =
+      new packrat::Logger(options.log_format == "json" ? packrat::Logger::Format::kJson
+                                                       : packrat::Logger::Format::kText);
+  logger.store(log);
+  packrat::LogForLibraries(log);
   const int exit_code = packrat::Run(options, signals, log);
   log->Flush(absl::Seconds(1));
   return exit_code;

@@ -4,19 +4,25 @@
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <future>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "runtime/thread_name.h"
 
@@ -30,12 +36,48 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) void OpenStandard
   }
 }
 
+void DieOfException() {
+  std::string what = "terminated without an exception";
+  try {
+    if (const std::exception_ptr exception = std::current_exception()) {
+      what = "an exception that nobody catches";
+      std::rethrow_exception(exception);
+    }
+  } catch (const std::exception& exception) {
+    absl::StrAppend(&what, ": ", exception.what());
+  } catch (...) {
+  }
+  Die(what);
+}
+
+absl::Status CheckThreads(int count) {
+  std::promise<void> end;
+  const std::shared_future<void> ended = end.get_future().share();
+  std::vector<std::thread> threads;
+  try {
+    while (static_cast<int>(threads.size()) < count) {
+      threads.emplace_back([ended] { ended.wait(); });
+    }
+  } catch (const std::system_error&) {
+  }
+  end.set_value();
+  for (std::thread& thread : threads) thread.join();
+  const int started = static_cast<int>(threads.size());
+  if (started == count) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "only ", started, " more threads can be started, and ", count,
+      " are needed: a limit of processes (ulimit -u, pids.max of the cgroup, TasksMax= of "
+      "systemd) or of address space (ulimit -v) is too low"));
+}
+
 StopSignals::StopSignals() {
   sigemptyset(&set_);
   sigaddset(&set_, SIGTERM);
   sigaddset(&set_, SIGINT);
+  sigaddset(&set_, SIGALRM);
   pthread_sigmask(SIG_BLOCK, &set_, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   PACKRAT_CHECK(pipe2(pipe_, O_CLOEXEC) == 0);
 }
 
@@ -54,6 +96,12 @@ void StopSignals::Take(const std::function<void()>& stopped) {
   for (;;) {
     int number = 0;
     sigwait(&set_, &number);
+    if (number == SIGALRM) {
+      MutexLock lock(&mutex_);
+      if (!last_words_) continue;  // Somebody else's.
+      last_words_();
+      _exit(1);
+    }
     if (!serving_.load()) {
       stopped();
       _exit(0);
@@ -68,12 +116,13 @@ void StopSignals::Take(const std::function<void()>& stopped) {
   }
 }
 
-void ExitAfter(absl::Duration time, std::function<void()> last_words) {
-  std::thread([time, last_words = std::move(last_words)] {
-    absl::SleepFor(time);
-    last_words();
-    _exit(1);
-  }).detach();
+void StopSignals::ExitAfter(absl::Duration time, std::function<void()> last_words) {
+  MutexLock lock(&mutex_);
+  last_words_ = std::move(last_words);
+  itimerval timer = {};
+  // 0 would be no timer.
+  timer.it_value = absl::ToTimeval(std::max(time, absl::Microseconds(1)));
+  PACKRAT_CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
 }
 
 void NotifySystemd(const std::string& lines) {

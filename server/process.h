@@ -8,7 +8,9 @@
 #include <functional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "runtime/mutex.h"
 
 namespace packrat {
 
@@ -18,11 +20,20 @@ namespace packrat {
 // all of them; it calls nothing that a sanitizer would have to prepare.
 void OpenStandardDescriptors();
 
+// Ends the process with the message of the exception that nobody has caught, as a failed check
+// does; for std::set_terminate.
+[[noreturn]] void DieOfException();
+
+// RESOURCE_EXHAUSTED unless so many threads more can be started, which it tries: who cannot start
+// one later, under load or while it drains, has to abort.
+absl::Status CheckThreads(int count);
+
 // Signals that end the server. They are taken by one thread that waits for them: nothing runs in a
 // handler, and the first process of a container, which has no default handlers, gets them too.
 class StopSignals {
  public:
-  // Blocks them, in all threads that are made from here on. Lives to the end of the process.
+  // Blocks them, in all threads that are made from here on. Lives to the end of the process. A pipe
+  // without a reader and a file at its limit (ulimit -f) are errors of whoever writes, no signals.
   StopSignals();
 
   // Takes them from here on. The first one ends the process with 0 after `stopped`, until
@@ -35,16 +46,19 @@ class StopSignals {
   int Wait();
   void EndWait();
 
+  // Ends the process with 1 after `time`, unless it has ended by then; calls `last_words` before.
+  // Once. By the thread of the signals, since there may be no other one to be had by then.
+  void ExitAfter(absl::Duration time, std::function<void()> last_words);
+
  private:
   void Take(const std::function<void()>& stopped);
 
   sigset_t set_;
   int pipe_[2] = {-1, -1};  // The signal's number as a byte.
   std::atomic<bool> serving_{false};
+  Mutex mutex_;
+  std::function<void()> last_words_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Ends the process with 1 after `time`, unless it has ended by then; calls `last_words` before.
-void ExitAfter(absl::Duration time, std::function<void()> last_words);
 
 // Sends lines of sd_notify(3) to the service manager that started this process, if there is one.
 void NotifySystemd(const std::string& lines);

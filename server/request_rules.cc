@@ -208,11 +208,11 @@ RequestRules MakeRequestRules(int vocab_size, int max_context, const Tokenizer* 
   rules.vocab_size = vocab_size;
   rules.max_context = max_context;
   rules.tokenizer = tokenizer;
-  size_t longest = 4;  // A character that has no piece becomes as many byte pieces.
   for (int id = 0; tokenizer != nullptr && id < tokenizer->num_pieces(); ++id) {
-    longest = std::max(longest, tokenizer->PieceText(id).size());
+    rules.max_piece_bytes = std::max(rules.max_piece_bytes, tokenizer->PieceText(id).size());
   }
-  rules.max_text_bytes = longest * max_context;
+  // A character that has no piece becomes up to four byte pieces.
+  rules.max_text_bytes = std::max<size_t>(4, rules.max_piece_bytes) * max_context;
   return rules;
 }
 

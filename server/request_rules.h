@@ -33,12 +33,13 @@ struct RequestRules {
   StopDefaults stop;
   int max_context = 0;
   const Tokenizer* tokenizer = nullptr;  // Null: token ids only.
+  size_t max_piece_bytes = 0;            // The tokenizer's longest piece.
   size_t max_text_bytes = 0;             // More than this cannot be max_context tokens.
   float cg_tolerance = 1e-4f;            // Defaults of the server.
   int cg_max_steps = 64;
 };
 
-// Fills in max_text_bytes.
+// Fills in max_piece_bytes and max_text_bytes.
 RequestRules MakeRequestRules(int vocab_size, int max_context, const Tokenizer* tokenizer);
 
 // All of a Request but id, deadline and outbox; `seed` is taken where the client sent none.

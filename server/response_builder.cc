@@ -40,7 +40,8 @@ void ResponseBuilder::DecodeNext() {
   text_bytes_ += held_text_.size();
 }
 
-void ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
+size_t ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
+  size_t bytes = 16 + held_text_.size();
   message->add_token_ids(tokens_[next_]);
   message->mutable_text()->append(held_text_);
   if (!logprobs_.empty()) {
@@ -53,10 +54,12 @@ void ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
       top->set_logprob(logprob);
       if (tokenizer_ != nullptr) top->set_piece(tokenizer_->PieceText(id));
     }
+    bytes += to->ByteSizeLong();
   }
   held_ = false;
   held_text_.clear();
   ++next_;
+  return bytes;
 }
 
 bool ResponseBuilder::Build(v1::GenerateResponse* message) {
@@ -65,9 +68,7 @@ bool ResponseBuilder::Build(v1::GenerateResponse* message) {
   while (held_ || next_ < tokens_.size()) {
     if (!held_) DecodeNext();
     if (text_bytes_ > safe_bytes_) break;
-    const size_t tops = logprobs_.empty() ? 0 : logprobs_[next_].top.size();
-    bytes += 16 + held_text_.size() + 32 * tops;
-    EmitToken(message);
+    bytes += EmitToken(message);
     if (bytes >= kMessageBytes) return true;
   }
   if (held_) {

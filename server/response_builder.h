@@ -20,11 +20,15 @@ class GenerateResponse;
 
 class ResponseBuilder {
  public:
-  // A message stops growing at about this size: a stream that was not read for long must not
-  // exceed the 4 MiB that clients accept by default.
+  // A message stops growing at this size, with the token that reaches it: a stream that was not
+  // read for long must not exceed the 4 MiB that clients accept by default.
   static constexpr size_t kMessageBytes = 1 << 20;
+  // Of a tokenizer's piece. A token has the text of one, in which each byte may become a U+FFFD of
+  // three, and kMaxLogprobs further ones beside it: less than 1.5 MiB together.
+  static constexpr size_t kMaxPieceBytes = 64 << 10;
 
-  // `tokenizer` may be null: no text. `prompt`: what the text goes on from.
+  // `tokenizer` may be null: no text. Else it has no piece of more than kMaxPieceBytes.
+  // `prompt`: what the text goes on from.
   ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text,
                   const std::vector<int32_t>& prompt = {});
 
@@ -41,7 +45,8 @@ class ResponseBuilder {
 
  private:
   void DecodeNext();
-  void EmitToken(v1::GenerateResponse* message);
+  // Returns about how many bytes the message grows by.
+  size_t EmitToken(v1::GenerateResponse* message);
 
   const Tokenizer* const tokenizer_;
   std::optional<TextDecoder> decoder_;   // Absent without a tokenizer.

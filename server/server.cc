@@ -18,6 +18,7 @@
 #include "server/inference_service.h"
 #include "server/net/descriptors.h"
 #include "server/net/tls_store.h"
+#include "server/response_builder.h"
 #include "server/version.h"
 #include "server/watchdog.h"
 
@@ -266,6 +267,11 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   s.served.engine = s.engine.get();
   s.served.rules =
       MakeRequestRules(model->config().vocab_size, s.engine->options().max_context, tokenizer);
+  if (s.served.rules.max_piece_bytes > ResponseBuilder::kMaxPieceBytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the tokenizer has a piece of ", s.served.rules.max_piece_bytes, " bytes; at most ",
+        ResponseBuilder::kMaxPieceBytes, ", so that answers fit into what clients accept"));
+  }
   s.served.rules.sampling = model->config().sampling;
   s.served.rules.stop = model->config().stop;
   s.served.rules.cg_tolerance = s.options.cg_tolerance;

@@ -57,7 +57,7 @@ TEST(ParseApiKeys, NamesTheLineAndWhatIsWrong) {
   } cases[] = {
       {"", "there is no key in it"},
       {"# nothing\n", "there is no key in it"},
-      {"me", "line 1: the second word is \"\"; sha256: and 64"},
+      {"me", "line 1: the second word must be sha256: and 64"},
       {"\nme sha256:abc", "line 2: the second word"},
       {"me " + std::string(64, 'a'), "the second word"},
       {"me sha256:" + std::string(64, 'g'), "the second word"},
@@ -257,6 +257,27 @@ TEST(ApiTenant, NewLimitsCountAtOnceAndForgetNothing) {
   EXPECT_TRUE(TenantUse(tenant).EnterQueue(500, 100, kNow).ok());
 }
 
+TEST(ApiKeys, AKeyInThePlaceOfItsLineIsNotShown) {
+  const absl::Status status = ParseApiKeys("me pk-secret").status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_FALSE(absl::StrContains(status.message(), "pk-secret")) << status;
+}
+
+TEST(ApiTenant, WhatWasNotTakenDoesNotComeBack) {
+  TenantLimits limits;
+  auto tenant = std::make_shared<ApiTenant>("me", limits);
+  {
+    TenantUse before(tenant);
+    ASSERT_TRUE(before.EnterQueue(1000, 100, kNow).ok());
+    limits.tokens_per_minute = 600;
+    tenant->SetLimits(limits);
+    TenantUse use(tenant);
+    ASSERT_TRUE(use.EnterQueue(600, 100, kNow).ok());
+    use.UsedTokens(600);
+  }
+  EXPECT_FALSE(TenantUse(tenant).EnterQueue(1, 100, kNow).ok());
+}
+
 TEST(TenantUse, WithoutATenantNothingIsLimited) {
   for (int i = 0; i < 3; ++i) {
     TenantUse use;
@@ -266,15 +287,6 @@ TEST(TenantUse, WithoutATenantNothingIsLimited) {
     use.UsedTokens(5);
     EXPECT_EQ(use.tenant(), nullptr);
   }
-}
-
-TEST(RetryAfter, IsCarriedByTheStatusWithinBounds) {
-  const absl::Status plain = absl::ResourceExhaustedError("full");
-  EXPECT_EQ(RetryAfter(plain), kDefaultRetryAfter);
-  EXPECT_EQ(RetryAfter(WithRetryAfter(plain, absl::Milliseconds(1234))), absl::Milliseconds(1234));
-  EXPECT_EQ(RetryAfter(WithRetryAfter(plain, absl::ZeroDuration())), kShortestRetryAfter);
-  EXPECT_EQ(RetryAfter(WithRetryAfter(plain, absl::InfiniteDuration())), kLongestRetryAfter);
-  EXPECT_EQ(WithRetryAfter(plain, absl::Seconds(3)).message(), "full");
 }
 
 }  // namespace

@@ -81,18 +81,29 @@ class ByteLevelModelTest(unittest.TestCase):
 
 class StartTest(unittest.TestCase):
 
-    def test_what_is_not_supported_is_told(self):
+    def assert_refused(self, message, spoil):
         with tempfile.TemporaryDirectory() as folder:
             make_folder(folder, "gpt2")
             path = os.path.join(folder, "tokenizer.json")
             with open(path, encoding="utf-8") as f:
                 tokens = json.load(f)
-            tokens["normalizer"] = {"type": "NFC"}
+            spoil(tokens)
             with open(path, "w", encoding="utf-8") as f:
                 json.dump(tokens, f)
-            with self.assertRaisesRegex(RuntimeError, 'tokenizer.json: normalizer: type "NFC" is '
-                                                      'not supported'.replace('"', r'.?"')):
+            with self.assertRaisesRegex(RuntimeError, message.replace('"', r'.?"')):
                 RealServer(folder)
+
+    def test_what_is_not_supported_is_told(self):
+        self.assert_refused('tokenizer.json: normalizer: type "NFC" is not supported',
+                            lambda tokens: tokens.update(normalizer={"type": "NFC"}))
+
+    def test_a_piece_too_long_for_an_answer_is_refused(self):
+        def lengthen(tokens):
+            vocabulary = tokens["model"]["vocab"]
+            last = max(vocabulary, key=vocabulary.get)
+            tokens["model"]["merges"].pop()  # Which makes it.
+            vocabulary["x" * 65537] = vocabulary.pop(last)
+        self.assert_refused("a piece of 65537 bytes; at most 65536", lengthen)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 // Every flag of the client that describes a request, and every field of a request that has a flag.
-#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -14,6 +13,7 @@
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/client/connection.h"
 #include "server/client/request_flags.h"
+#include "tests/server/wire_fields.h"
 
 namespace packrat {
 namespace {
@@ -50,20 +50,15 @@ const struct {
     {"logprobs", "3", "sampling { num_logprobs: 3 }"},
 };
 
-v1::GenerateRequest FromText(const std::string& text) {
-  v1::GenerateRequest request;
-  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &request)) << text;
-  return request;
-}
-
 TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
   const v1::GenerateRequest nothing = RequestFromFlags();
-  EXPECT_EQ(nothing.SerializeAsString(), FromText("stop {} sampling {}").SerializeAsString());
+  EXPECT_EQ(nothing.SerializeAsString(),
+            RequestFromText("stop {} sampling {}").SerializeAsString());
   for (const auto& row : kRequestFlags) {
     absl::FlagSaver saver;
     Set(row.flag, row.value);
     v1::GenerateRequest wanted = nothing;
-    wanted.MergeFrom(FromText(row.request));
+    wanted.MergeFrom(RequestFromText(row.request));
     EXPECT_EQ(RequestFromFlags().DebugString(), wanted.DebugString()) << row.flag;
   }
 }
@@ -85,21 +80,8 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   EXPECT_GE(flags, 20);
 }
 
-void Leaves(const google::protobuf::Descriptor& type, const std::string& prefix,
-            std::set<std::string>* out) {
-  for (int i = 0; i < type.field_count(); ++i) {
-    const google::protobuf::FieldDescriptor& field = *type.field(i);
-    const std::string path = prefix + field.name();
-    if (field.message_type() == nullptr) {
-      out->insert(path);
-    } else {
-      Leaves(*field.message_type(), path + ".", out);
-    }
-  }
-}
-
-void LeavesThatAreSet(const google::protobuf::Message& message, const std::string& prefix,
-                      std::set<std::string>* out) {
+void AddFieldsThatAreSet(const google::protobuf::Message& message, const std::string& prefix,
+                         std::set<std::string>* out) {
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   message.GetReflection()->ListFields(message, &fields);
   for (const google::protobuf::FieldDescriptor* field : fields) {
@@ -107,17 +89,15 @@ void LeavesThatAreSet(const google::protobuf::Message& message, const std::strin
     if (field->message_type() == nullptr) {
       out->insert(path);
     } else {
-      LeavesThatAreSet(message.GetReflection()->GetMessage(message, field), path + ".", out);
+      AddFieldsThatAreSet(message.GetReflection()->GetMessage(message, field), path + ".", out);
     }
   }
 }
 
 TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
-  std::set<std::string> without, all;
-  Leaves(*v1::GenerateRequest::descriptor(), "", &all);
-  std::set<std::string> set;
-  for (const auto& row : kRequestFlags) LeavesThatAreSet(FromText(row.request), "", &set);
-  for (const std::string& path : all) {
+  std::set<std::string> set, without;
+  for (const auto& row : kRequestFlags) AddFieldsThatAreSet(RequestFromText(row.request), "", &set);
+  for (const std::string& path : FieldsOfARequest()) {
     if (set.count(path) == 0) without.insert(path);
   }
   EXPECT_EQ(without,

@@ -1,5 +1,6 @@
 // The log: lines with one reading, and a writer that nobody waits for.
 #include <fcntl.h>
+#include <grpc/support/log.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "server/library_log.h"
 #include "server/log.h"
 #include "server/log_writer.h"
 
@@ -149,6 +151,16 @@ TEST(LogWriter, CountsWhatADescriptorRefuses) {
   EXPECT_EQ(text, "line\ndropped 10\n");
   ASSERT_TRUE(writer.Flush(absl::Seconds(30)));
   close(full);
+}
+
+// The process ends right after them, and lines wait for a thread to write them.
+TEST(LibraryLogDeathTest, TheLastWordsOfALibraryAreWritten) {
+  const auto die = [] {
+    LogForLibraries(new Logger(Logger::Format::kText));
+    gpr_log_verbosity_init();  // As gRPC does when it is first used.
+    GPR_ASSERT(1 == 2);
+  };
+  EXPECT_DEATH(die(), "library=grpc text=\"assertion failed: 1 == 2\"");
 }
 
 }  // namespace

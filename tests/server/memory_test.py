@@ -116,15 +116,17 @@ class Cgroup:
             os.mkdir(os.path.join(base, name))
             self.path = os.path.join(base, name)
             for file, value in settings[v2]:
-                with open(os.path.join(self.path, file), "w", encoding="utf-8") as out:
-                    out.write(str(value))
+                self.write(file, value)
         except OSError as error:
             self.__exit__()
             raise unittest.SkipTest("no cgroup can be made here: %s" % error) from error
 
+    def write(self, file, value):
+        with open(os.path.join(self.path, file), "w", encoding="utf-8") as out:
+            out.write(str(value))
+
     def enter(self):
-        with open(os.path.join(self.path, "cgroup.procs"), "w", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
+        self.write("cgroup.procs", os.getpid())
 
     def __enter__(self):
         return self
@@ -132,6 +134,10 @@ class Cgroup:
     def __exit__(self, *unused):
         if self.path is not None:
             os.rmdir(self.path)
+
+
+def pids_group(limit):
+    return Cgroup("pids", ([("pids.max", limit)],) * 2)
 
 
 def memory_group(limit):
@@ -167,6 +173,19 @@ class CgroupTest(unittest.TestCase):
                 self.assertEqual(told["cpu"]["cpus"], quota / 100_000)
                 self.assertEqual(told["cpu"]["threads"], threads)
                 self.assertIn("cgroup", told["cpu"]["source"])
+
+    def test_refuses_a_limit_of_processes_that_is_too_small(self):
+        with pids_group(20) as group:
+            done = run_server(preexec_fn=group.enter)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertRegex(done.stderr, r"only \d+ more threads can be started, and \d+ are")
+            self.assertNotIn("listening", done.stderr)
+
+    def test_its_end_needs_no_further_thread(self):
+        with pids_group(1000) as group:
+            with RealServer(DEMO, "--device=cpu", preexec_fn=group.enter) as server:
+                group.write("pids.max", 1)
+                self.assertEqual(server.stop()[0], 0)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "models/text/tokenizer.h"
+#include "nlohmann/json.hpp"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/call_environment.h"
 #include "server/options.h"
@@ -223,6 +227,45 @@ TEST(ResponseBuilder, AMessageEndsBeforeClientsRefuseIt) {
   }
   EXPECT_EQ(tokens, 100000);
   EXPECT_GT(messages, 1);
+}
+
+// A tokenizer whose last ids are pieces of `bytes` bytes.
+std::unique_ptr<Tokenizer> WithLongPieces(size_t bytes) {
+  std::ifstream file("tests/data/byte_level/gpt2.json");
+  auto json = nlohmann::json::parse(file);
+  for (int i = 0; i < kMaxLogprobs; ++i) {
+    const std::string piece = std::string(bytes - 1, 'x') + static_cast<char>('a' + i);
+    json["model"]["vocab"][piece] = 4096 + i;
+  }
+  const std::string folder = testing::TempDir() + "/long_pieces";
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/tokenizer.json") << json;
+  auto tokenizer = Tokenizer::Load(folder, 4096 + kMaxLogprobs);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST(ResponseBuilder, LongPiecesFitToo) {
+  constexpr size_t kBytes = ResponseBuilder::kMaxPieceBytes;
+  const auto tokenizer = WithLongPieces(kBytes);
+  EXPECT_EQ(MakeRequestRules(4096 + kMaxLogprobs, 64, tokenizer.get()).max_piece_bytes, kBytes);
+  TokenLogprobs logprobs;
+  for (int i = 0; i < kMaxLogprobs; ++i) logprobs.top.emplace_back(4096 + i, -1.0f);
+  ResponseBuilder builder(tokenizer.get(), true, true);
+  // The worst token after a message that is nearly full.
+  Outbox::Update update = Tokens(std::vector<int32_t>(60, 4096));
+  update.logprobs.assign(15, TokenLogprobs());
+  update.logprobs.resize(60, logprobs);
+  update.finish = Finish{FinishReason::kLength, absl::OkStatus(), {}};
+  builder.Add(std::move(update));
+  size_t text = 0;
+  while (!builder.done()) {
+    v1::GenerateResponse message;
+    builder.Build(&message);
+    EXPECT_LT(message.ByteSizeLong(), 3u << 20);
+    text += message.text().size();
+  }
+  EXPECT_EQ(text, 60 * kBytes);
 }
 
 // The counter behind SplitMix64's `z`.

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -104,6 +105,15 @@ class LogTest(unittest.TestCase):
             self.assertEqual(server.process.returncode, 1)
             client.communicate(timeout=60)
 
+    def test_a_file_at_its_limit_takes_no_more_lines_and_stops_nothing(self):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with tempfile.TemporaryFile() as file:
+            with Started(stderr=file, preexec_fn=limit) as server:
+                self.fill(server)
+                processes.wait_for(lambda: server.metric("packrat_log_lines_dropped_total") >= 100)
+                server.process.terminate()
+                self.assertEqual(server.process.wait(timeout=60), 0)
+
     def test_lines_of_libraries_are_lines_of_the_log(self):
         with RealServer(GOLDEN, env={"GRPC_VERBOSITY": "DEBUG", "GRPC_TRACE": "http"}) as server:
             with grpc.insecure_channel(server.address) as channel:
@@ -141,6 +151,16 @@ class SignalsTest(unittest.TestCase):
                 _, log = server.process.communicate(timeout=60)
                 self.assertEqual(server.process.returncode, 0)
                 self.assertIn("stopped while loading", log)
+
+    def test_while_it_reads_its_flags_a_signal_ends_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = os.path.join(folder, "flags")
+            os.mkfifo(pipe)
+            with subprocess.Popen([processes.SERVER, "--flagfile=" + pipe]) as process:
+                # Opening it from here as well says that it is being read.
+                with open(pipe, "wb"):
+                    process.terminate()
+                    self.assertEqual(process.wait(timeout=60), 0)
 
     def test_as_the_first_process_of_a_container(self):
         unshare = ["unshare", "--pid", "--fork", "--kill-child"]

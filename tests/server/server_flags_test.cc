@@ -1,6 +1,7 @@
 // Every flag of the server arrives in its own option, and in no other.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 #include <set>
 #include <string>
@@ -130,6 +131,20 @@ TEST(ServerFlags, TogetherTooAndEveryoneIsInTheTable) {
 TEST(ServerFlags, ADurationWithoutAUnitIsAMistakeThatIsExplained) {
   EXPECT_EXIT(Parse({"--drain_grace=30"}), testing::ExitedWithCode(2),
               "packrat_server: --drain_grace is \"30\"; a duration has a unit, e.g. 300ms, 5s");
+}
+
+TEST(ServerFlags, FilesOfFlagsAreCheckedAsTheCommandLineIs) {
+  const std::string path = testing::TempDir() + "server_flags";
+  const auto write = [&](const std::string& lines) { std::ofstream(path) << lines; };
+  const auto read = [&] { return Parse({"--flagfile=" + path}); };
+  write("# What a service has.\n  --model=folder  \n--drain_grace=7s\n");
+  EXPECT_EQ(read().drain_grace, absl::Seconds(7));
+  write("--model=folder\n--drain_grace=7\n");
+  EXPECT_EXIT(read(), testing::ExitedWithCode(2), "--drain_grace is \"7\"; a duration has a unit");
+  write("--model=folder\n--flagfile=" + path + "\n");
+  EXPECT_EXIT(read(), testing::ExitedWithCode(2), "files that include each other");
+  EXPECT_EXIT(Parse({"--flagfile=" + testing::TempDir()}), testing::ExitedWithCode(2),
+              "is a folder");
 }
 
 TEST(ServerFlags, BytesMayHaveAUnit) {

@@ -1,6 +1,5 @@
 // Every field of a GenerateRequest arrives in its own field of the engine's Request, and in no
 // other.
-#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -13,6 +12,7 @@
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/request_rules.h"
 #include "tests/server/test_server.h"
+#include "tests/server/wire_fields.h"
 
 namespace packrat {
 namespace {
@@ -83,18 +83,12 @@ const struct {
     {"solver { cg_max_steps: 17 }", "cg_max_steps", "17"},
 };
 
-v1::GenerateRequest FromText(const std::string& text) {
-  v1::GenerateRequest request;
-  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &request)) << text;
-  return request;
-}
-
 TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
   TestServer::Options options;
   options.tokenizer = true;
   TestServer server(options);
   const RequestRules rules = MakeRequestRules(32000, /*max_context=*/1024, server.tokenizer());
-  const v1::GenerateRequest plain = FromText(R"(text: "Hello")");
+  const v1::GenerateRequest plain = RequestFromText(R"(text: "Hello")");
   const auto shown = MakeRequest(plain, rules, /*seed=*/5);
   ASSERT_TRUE(shown.ok()) << shown.status();
   const Fields before = Show(*shown);
@@ -102,7 +96,7 @@ TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
   EXPECT_EQ(before.at("seed"), "5");
   for (const auto& row : kRows) {
     v1::GenerateRequest wire = plain;
-    wire.MergeFrom(FromText(row.wire));
+    wire.MergeFrom(RequestFromText(row.wire));
     const auto request = MakeRequest(wire, rules, /*seed=*/5);
     ASSERT_TRUE(request.ok()) << row.wire << ": " << request.status();
     Fields wanted = before;
@@ -112,28 +106,13 @@ TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
   }
 }
 
-void Leaves(const google::protobuf::Descriptor& type, const std::string& prefix,
-            std::set<std::string>* out) {
-  for (int i = 0; i < type.field_count(); ++i) {
-    const google::protobuf::FieldDescriptor& field = *type.field(i);
-    const std::string path = prefix + field.name();
-    if (field.message_type() == nullptr) {
-      out->insert(path);
-    } else {
-      Leaves(*field.message_type(), path + ".", out);
-    }
-  }
-}
-
 TEST(WireRequest, EveryFieldIsInTheTable) {
-  std::set<std::string> all;
-  Leaves(*v1::GenerateRequest::descriptor(), "", &all);
   std::string rows;
   for (const auto& row : kRows) absl::StrAppend(&rows, " ", row.wire);
   // Refused where they are set.
   const std::set<std::string> unbuilt = {"session",     "fork_from", "snapshot",
                                          "num_choices", "grammar",   "echo_prompt"};
-  for (const std::string& path : all) {
+  for (const std::string& path : FieldsOfARequest()) {
     if (unbuilt.count(path) > 0) continue;
     const std::string name = path.substr(path.rfind('.') + 1);
     EXPECT_NE(rows.find(absl::StrCat(" ", name, ":")), std::string::npos)

@@ -54,6 +54,8 @@ class DailyTest(unittest.TestCase):
                            ("docs/page.md", "page"), ("WORKSPACE", "")):
             self.write(name, text)
         shutil.copy("dev", self.checkout)
+        os.mkdir(os.path.join(self.checkout, "deploy"))
+        shutil.copy("deploy/install.sh", os.path.join(self.checkout, "deploy"))
         self.environment = dict(os.environ, HOME=self.folder,
                                 PATH=os.path.join(self.folder, "bin") + ":/usr/bin:/bin")
         for name in ("XDG_CACHE_HOME", "PACKRAT_BAZEL_FLAGS"):

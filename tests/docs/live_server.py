@@ -33,6 +33,8 @@ class Checkout:
         self.folder = folder
         source = os.getcwd()  # The runfiles of the test, laid out like the checkout.
         shutil.copy(os.path.join(source, "dev"), folder)
+        os.mkdir(os.path.join(folder, "deploy"))
+        shutil.copy(os.path.join(source, "deploy/install.sh"), os.path.join(folder, "deploy"))
         for name in ("docs", "models", "README.md", "tests"):
             os.symlink(os.path.join(source, name), os.path.join(folder, name))
         tools = os.path.join(folder, ".bin")

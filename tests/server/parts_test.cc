@@ -231,7 +231,7 @@ TEST(ResponseBuilder, AMessageEndsBeforeClientsRefuseIt) {
 
 // A tokenizer whose last ids are pieces of `bytes` bytes.
 std::unique_ptr<Tokenizer> WithLongPieces(size_t bytes) {
-  std::ifstream file("tests/data/byte_level/gpt2.json");
+  std::ifstream file("tests/data/tokenizer_json/gpt2.json");
   auto json = nlohmann::json::parse(file);
   for (int i = 0; i < kMaxLogprobs; ++i) {
     const std::string piece = std::string(bytes - 1, 'x') + static_cast<char>('a' + i);

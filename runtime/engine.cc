@@ -196,6 +196,41 @@ absl::Status Engine::Impl::Submit(Request request, absl::Time now) {
   return absl::OkStatus();
 }
 
+absl::Status Engine::Impl::CheckIntegrity() const {
+  absl::Status status = pool->CheckIntegrity();
+  if (!status.ok()) return status;
+  // Every part is free or held by exactly one running sequence, since nothing is shared yet.
+  PartCounts held;
+  held.pages.resize(pool->total().pages.size());
+  for (const auto& sequence : running) {
+    bool single = pool->tail_refs(sequence->tail()) == 1;
+    held.tails += 1;
+    if (sequence->slot() >= 0) {
+      single = single && pool->slot_refs(sequence->slot()) == 1;
+      held.slots += 1;
+    }
+    for (size_t c = 0; c < held.pages.size(); ++c) {
+      for (int32_t page : sequence->pages()[c]) {
+        single = single && pool->page_refs(static_cast<int>(c), page) == 1;
+        held.pages[c] += 1;
+      }
+    }
+    if (!single) {
+      return absl::InternalError(
+          absl::StrCat("request ", sequence->id(), " holds a part that is not its own"));
+    }
+  }
+  PartCounts free;
+  pool->CountFree(&free);
+  bool sums = held.slots + free.slots == pool->total().slots &&
+              held.tails + free.tails == pool->total().tails;
+  for (size_t c = 0; c < held.pages.size(); ++c) {
+    sums = sums && held.pages[c] + free.pages[c] == pool->total().pages[c];
+  }
+  if (!sums) return absl::InternalError("parts are neither free nor held by a running sequence");
+  return absl::OkStatus();
+}
+
 void Engine::Cancel(uint64_t id) {
   {
     MutexLock lock(&impl_->mutex);

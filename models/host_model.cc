@@ -1,5 +1,7 @@
 #include "models/host_model.h"
 
+#include <gnu/libc-version.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -106,10 +108,24 @@ absl::StatusOr<std::unique_ptr<StateBuffer>> HostModel::AllocateState(size_t byt
   return AllocateHostState(bytes);
 }
 
+namespace {
+
+// The C library's exp, sin, cos and their like, which it has several of: they round differently,
+// and it takes one by what the processor has.
+std::string MathLibrary() {
+  const char* variant = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2") ? "-fma"
+                        : __builtin_cpu_supports("fma4")                                ? "-fma4"
+                                                                                        : "";
+  return absl::StrCat("libm", gnu_get_libc_version(), variant);
+}
+
+}  // namespace
+
 std::string HostModel::numerics_id() const {
   // Raise it with every change of what is added to what, or in which order, in any kernel.
   constexpr int kRevision = 1;
-  return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-r", kRevision);
+  return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-", MathLibrary(), "-r",
+                      kRevision);
 }
 
 std::string HostModel::device() const { return absl::StrCat("cpu ", CpuTargetName()); }

@@ -1,0 +1,345 @@
+#include "kernels/gated_delta.h"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "kernels/check.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/gated_delta.cc"
+// Keep after the define.
+#include "hwy/foreach_target.h"
+// Keep after foreach_target.h.
+#include "kernels/short_conv-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace packrat {
+namespace HWY_NAMESPACE {
+
+// One span, for one key head and the value heads that share it.
+struct DeltaSpan {
+  const GatedDeltaShape& shape;
+  const GatedDeltaWeights& weights;
+  const BatchSpan& span;
+  const GatedDeltaOperands& x;
+  int key_head, key_padded, value_padded;
+  float *k, *history;  // Tail: the key head's rows, and what the convolution keeps.
+  float *all_u, *all_log_decay;
+  ConvInput conv;
+
+  DeltaSpan(const GatedDeltaShape& s, const GatedDeltaWeights& w, const BatchSpan& sp, float* tail,
+            const GatedDeltaOperands& o, int head)
+      : shape(s),
+        weights(w),
+        span(sp),
+        x(o),
+        key_head(head),
+        key_padded(PadTo16(s.key_dim)),
+        value_padded(PadTo16(s.value_dim)) {
+    const GatedDeltaTailLayout layout(s);
+    k = tail + layout.k + static_cast<size_t>(head) * kBlockTokens * key_padded;
+    history = tail + layout.conv;
+    all_u = tail + layout.u;
+    all_log_decay = tail + layout.log_decay;
+    conv = {static_cast<const float*>(x.qkv) + static_cast<ptrdiff_t>(span.first_token) * x.stride,
+            x.stride,
+            history,
+            w.conv,
+            w.conv_bias,
+            s.channels(),
+            s.conv_size,
+            span.position};
+  }
+  // First channels of the convolution.
+  int q_channel() const { return key_head * shape.key_dim; }
+  int k_channel() const { return shape.keys() + q_channel(); }
+  int v_channel(int head) const { return 2 * shape.keys() + head * shape.value_dim; }
+  ptrdiff_t token(int t) const { return span.first_token + t; }
+};
+
+// Tokens [t, t + n) of a span, which lie at `slot` of their block.
+struct DeltaTokens {
+  int t, n, slot;
+  int end() const { return slot + n; }
+};
+
+// The convolution of (dim) channels of token t, at length `length`, to out (padded).
+void ConvolveUnit(const ConvInput& conv, int t, int channel, int dim, float length, float* out) {
+  const int padded = PadTo16(dim);
+  V16 norm = Zero();
+  for (int d = 0; d < padded; d += 16) {
+    const V16 y = ShortConv16(conv, t, channel + d, dim - d);
+    norm = MulAdd(y, y, norm);
+    Store(y, out + d);
+  }
+  const V16 scale = Set(length / std::sqrt(SumLanes(norm) + 1e-6f));
+  for (int d = 0; d < padded; d += 16) Store(Mul(Load(out + d), scale), out + d);
+}
+
+// log g of a token.
+float LogDecay(float rate, float a) {
+  return -rate * (std::fmax(a, 0.0f) + std::log1p(std::exp(-std::fabs(a))));
+}
+
+// out_r (value_padded) = row_r S for kRows rows, each sum in order of the key channel.
+template <int kRows>
+HWY_INLINE void ReadState(const float* const* rows, const float* state, int key_dim,
+                          int value_padded, float* const* out) {
+  constexpr int kColumns = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 2 : 4;
+  int d = 0;
+  const auto columns = [&](auto width) HWY_ATTR {
+    constexpr int kWidth = decltype(width)::value;
+    V16 sum[kRows][kWidth];
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kWidth; ++c) sum[r][c] = Zero();
+    }
+    const float* line = state + d;
+    for (int i = 0; i < key_dim; ++i, line += value_padded) {
+      V16 s[kWidth];
+      for (int c = 0; c < kWidth; ++c) s[c] = Load(line + c * 16);
+      for (int r = 0; r < kRows; ++r) {
+        const V16 x = Set(rows[r][i]);
+        for (int c = 0; c < kWidth; ++c) sum[r][c] = MulAdd(x, s[c], sum[r][c]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kWidth; ++c) Store(sum[r][c], out[r] + d + c * 16);
+    }
+    d += kWidth * 16;
+  };
+  while (d + kColumns * 16 <= value_padded) columns(std::integral_constant<int, kColumns>());
+  while (d < value_padded) columns(std::integral_constant<int, 1>());
+}
+
+// Scratch of a block.
+struct DeltaScratch {
+  float* q;                  // (16, key_padded)
+  float *k_dots, *q_dots;    // (16, 16): of token t's key and query with key s
+  float *k_state, *q_state;  // (16, value_padded): k_t S, q_t S
+  float *v, *o;              // (16, value_padded)
+};
+
+// Keys to the tail, queries to scratch, and the dot products with all keys up to their own.
+void FillKeys(const DeltaSpan& h, const DeltaTokens& at, const DeltaScratch& scratch) {
+  const int dim = h.shape.key_dim, padded = h.key_padded;
+  const float length = 1.0f / std::sqrt(static_cast<float>(dim));
+  for (int i = 0; i < at.n; ++i) {
+    const int t = at.slot + i;
+    float *k = h.k + t * padded, *q = scratch.q + t * padded;
+    ConvolveUnit(h.conv, at.t + i, h.k_channel(), dim, 1.0f, k);
+    ConvolveUnit(h.conv, at.t + i, h.q_channel(), dim, length, q);
+    for (int s = 0; s <= t; ++s) {
+      const float* key = h.k + s * padded;
+      if (s < t) scratch.k_dots[t * 16 + s] = Dot(k, key, padded);
+      scratch.q_dots[t * 16 + s] = Dot(q, key, padded);
+    }
+  }
+}
+
+// k_t S and q_t S of the block's new tokens; two tokens at once read S half as often.
+void ReadSealed(const DeltaSpan& h, const DeltaTokens& at, const float* state,
+                const DeltaScratch& scratch) {
+  const int keys = h.key_padded, values = h.value_padded;
+  const auto k = [&](int t) { return h.k + t * keys; };
+  const auto q = [&](int t) { return scratch.q + t * keys; };
+  const auto k_out = [&](int t) { return scratch.k_state + t * values; };
+  const auto q_out = [&](int t) { return scratch.q_state + t * values; };
+  int t = at.slot;
+  for (; t + 2 <= at.end(); t += 2) {
+    const float* rows[] = {k(t), q(t), k(t + 1), q(t + 1)};
+    float* out[] = {k_out(t), q_out(t), k_out(t + 1), q_out(t + 1)};
+    ReadState<4>(rows, state, h.shape.key_dim, values, out);
+  }
+  for (; t < at.end(); ++t) {
+    const float* rows[] = {k(t), q(t)};
+    float* out[] = {k_out(t), q_out(t)};
+    ReadState<2>(rows, state, h.shape.key_dim, values, out);
+  }
+}
+
+// How far a block's tokens decay, as logarithms: since[s] is the sum of log g over (s, t], and
+// `all` that over [0, t]. Sums of their own, not differences, since G loses its small steps where a
+// large one came before.
+struct Decays {
+  HWY_ALIGN float since[kBlockTokens] = {};
+  float all = 0.0f;
+  // Goes on to token t, of which log g is log_decay.
+  void Advance(int t, float log_decay) {
+    for (int s = 0; s < t; ++s) since[s] += log_decay;
+    all = t > 0 ? all + log_decay : log_decay;
+  }
+  void Exponentials(float* c, float* decay) const {
+    HWY_ALIGN float lanes[16];
+    Store(Exp(Load(since)), c);
+    Store(Exp(Set(all)), lanes);
+    *decay = lanes[0];
+  }
+};
+
+// out = decay * state (zero where there is none) + sum_{s < count} (c_s dots_s) u_s.
+HWY_INLINE V16 WithBlock(bool sealed, float decay, const float* state, const float* c,
+                         const float* dots, const float* u, int stride, int count) {
+  V16 sum = sealed ? Mul(Load(state), Set(decay)) : Zero();
+  for (int s = 0; s < count; ++s) sum = MulAdd(Set(c[s] * dots[s]), Load(u + s * stride), sum);
+  return sum;
+}
+
+// Output norm and gate of token t; false if it is not finite.
+bool FinishDelta(const DeltaSpan& h, int head, const float* o, int t) {
+  V16 squares = Zero(), finite = Zero();  // 0 * y is 0 for finite y and NaN otherwise.
+  for (int d = 0; d < h.value_padded; d += 16) squares = MulAdd(Load(o + d), Load(o + d), squares);
+  const float mean = SumLanes(squares) / static_cast<float>(h.shape.value_dim);
+  const V16 scale = Set(1.0f / std::sqrt(mean + h.weights.norm_eps));
+  const float* gate =
+      static_cast<const float*>(h.x.gate) + h.token(t) * h.x.stride + head * h.shape.value_dim;
+  float* out =
+      static_cast<float*>(h.x.out) + h.token(t) * h.shape.values() + head * h.shape.value_dim;
+  for (int d = 0; d < h.value_padded; d += 16) {
+    const int n = h.shape.value_dim - d;
+    const V16 normed = Mul(Mul(Load(o + d), scale), LoadFirst(h.weights.norm + d, n));
+    const V16 y = Mul(normed, Silu(LoadFirst(gate + d, n)));
+    StoreFirst(y, n, out + d);
+    finite = MulAdd(y, Zero(), finite);
+  }
+  return SumLanes(finite) == 0.0f;
+}
+
+// The sealed state after the block whose sixteen tokens fill the tail.
+void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const float* u,
+               const float* in, float* out) {
+  HWY_ALIGN float c[16];
+  float decay;
+  decays.Exponentials(c, &decay);
+  const int values = h.value_padded;
+  constexpr int kRows = 4;  // Of S, which share what they load of u; key_padded is a multiple.
+  for (int i = 0; i < h.key_padded; i += kRows) {
+    HWY_ALIGN float weight[kBlockTokens * kRows];
+    for (int s = 0; s < kBlockTokens; ++s) {
+      for (int r = 0; r < kRows; ++r) weight[s * kRows + r] = c[s] * h.k[s * h.key_padded + i + r];
+    }
+    for (int d = 0; d < values; d += 16) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * values + d;
+      V16 sum[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = sealed ? Mul(Load(in + at + r * values), Set(decay)) : Zero();
+      }
+      for (int s = 0; s < kBlockTokens; ++s) {
+        const V16 row = Load(u + s * values + d);
+        for (int r = 0; r < kRows; ++r) sum[r] = MulAdd(Set(weight[s * kRows + r]), row, sum[r]);
+      }
+      for (int r = 0; r < kRows; ++r) Store(sum[r], out + at + r * values);
+    }
+  }
+}
+
+// One value head's part of a block: its tokens' corrected values, outputs, and the block's end.
+bool ValueHead(const DeltaSpan& h, const DeltaTokens& at, int head, bool sealed, const float* in,
+               float* out, const DeltaScratch& scratch) {
+  const int values = h.value_padded, dim = h.shape.value_dim;
+  float* u = h.all_u + static_cast<size_t>(head) * kBlockTokens * values;
+  float* log_decay = h.all_log_decay + head * kBlockTokens;
+  float beta[kBlockTokens];
+  for (int i = 0; i < at.n; ++i) {
+    for (int d = 0; d < values; d += 16) {
+      Store(ShortConv16(h.conv, at.t + i, h.v_channel(head) + d, dim - d),
+            scratch.v + (at.slot + i) * values + d);
+    }
+    const ptrdiff_t scalar = h.token(at.t + i) * h.x.scalar_stride + head;
+    beta[at.slot + i] = 1.0f / (1.0f + std::exp(-h.x.beta[scalar]));
+    log_decay[at.slot + i] =
+        LogDecay(h.weights.decay_rate[head], h.x.decay[scalar] + h.weights.dt_bias[head]);
+  }
+  Decays decays;
+  for (int s = 0; s < at.slot; ++s) decays.Advance(s, log_decay[s]);
+  if (sealed) ReadSealed(h, at, in, scratch);
+  bool finite = true;
+  for (int t = at.slot; t < at.end(); ++t) {
+    HWY_ALIGN float c[16];
+    float decay;
+    decays.Advance(t, log_decay[t]);
+    decays.Exponentials(c, &decay);
+    for (int d = 0; d < values; d += 16) {
+      const V16 read = WithBlock(sealed, decay, scratch.k_state + t * values + d, c,
+                                 scratch.k_dots + t * 16, u + d, values, t);
+      Store(Mul(Set(beta[t]), Sub(Load(scratch.v + t * values + d), read)), u + t * values + d);
+      Store(WithBlock(sealed, decay, scratch.q_state + t * values + d, c, scratch.q_dots + t * 16,
+                      u + d, values, t + 1),
+            scratch.o + d);
+    }
+    finite &= FinishDelta(h, head, scratch.o, at.t + t - at.slot);
+  }
+  if (at.end() == kBlockTokens) SealDelta(h, sealed, decays, u, in, out);
+  return finite;
+}
+
+// All tokens of a span for one key head, block by block.
+void DeltaSpanHead(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                   const BatchSpan& span, const StateParts& slots, const StateParts& tails,
+                   const GatedDeltaOperands& x, int key_head, float* memory, SpanTotals* totals) {
+  const auto part = [](const StateParts& parts, int i) {
+    return reinterpret_cast<float*>(parts.base + i * parts.stride);
+  };
+  const DeltaSpan h(shape, weights, span, part(tails, span.tail), x, key_head);
+  const int shared = shape.num_value_heads / shape.num_key_heads;
+  DeltaScratch scratch;
+  scratch.q = memory;
+  scratch.k_dots = scratch.q + kBlockTokens * h.key_padded;
+  scratch.q_dots = scratch.k_dots + kBlockTokens * kBlockTokens;
+  scratch.k_state = scratch.q_dots + kBlockTokens * kBlockTokens;
+  scratch.q_state = scratch.k_state + kBlockTokens * h.value_padded;
+  scratch.v = scratch.q_state + kBlockTokens * h.value_padded;
+  scratch.o = scratch.v + kBlockTokens * h.value_padded;
+
+  const float* in = part(slots, span.slot_in);
+  float* out = part(slots, span.slot_out);
+  bool finite = true;
+  for (DeltaTokens at = {}; at.t < span.num_tokens; at.t += at.n) {
+    const int position = span.position + at.t;
+    at.slot = position % kBlockTokens;
+    at.n = std::min(kBlockTokens - at.slot, span.num_tokens - at.t);
+    FillKeys(h, at, scratch);
+    for (int head = key_head * shared; head < (key_head + 1) * shared; ++head) {
+      const size_t state = head * GatedDeltaHeadFloats(shape);
+      finite &= ValueHead(h, at, head, position >= kBlockTokens, in + state, out + state, scratch);
+    }
+    if (at.end() == kBlockTokens) in = out;
+  }
+  if (shape.conv_size > 1) {
+    const auto keep = [&](int channel, int n) {
+      KeepConvInput(h.conv, span.num_tokens, channel, n, h.history);
+    };
+    keep(h.q_channel(), shape.key_dim);
+    keep(h.k_channel(), shape.key_dim);
+    keep(h.v_channel(key_head * shared), shared * shape.value_dim);
+  }
+  if (!finite) __atomic_store_n(&totals->not_finite, 1u, __ATOMIC_RELAXED);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace packrat
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace packrat {
+
+HWY_EXPORT(DeltaSpanHead);
+
+absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                        const BatchView& batch, const StateParts& slots, const StateParts& tails,
+                        const GatedDeltaOperands& operands, SpanTotals* totals,
+                        KernelContext* context) {
+  PACKRAT_CHECK(operands.type == DType::kF32 && operands.state_type == DType::kF32);
+  const auto tasks = static_cast<int64_t>(batch.num_spans) * shape.num_key_heads;
+  context->pool.Run(tasks, [&](int64_t task, int worker) {
+    const auto span = static_cast<int>(task / shape.num_key_heads);
+    if (batch.spans[span].num_tokens == 0) return;
+    HWY_DYNAMIC_DISPATCH(DeltaSpanHead)
+    (shape, weights, batch.spans[span], slots, tails, operands,
+     static_cast<int>(task % shape.num_key_heads), context->scratch(worker), &totals[span]);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace packrat
+#endif  // HWY_ONCE

@@ -86,7 +86,8 @@ class GpuModel : public LanguageModel {
   std::unique_ptr<Flights> flights_;
   DeviceMemory scratch_memory_;
   PinnedMemory host_logits_;
-  StateMemory state_;  // That of the captured graphs.
+  StateMemory state_;                   // That of the captured graphs...
+  std::vector<std::byte*> page_bases_;  // ...with the addresses of pages as they were then.
   StepGraphs graphs_;
 };
 
@@ -183,12 +184,14 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, device_->stream(), &moved);
   if (!status.ok()) return status;
   if (moved) CountScratch();
+  const size_t classes = layout_.page_classes.size();
   if (moved || state.slots != state_.slots || state.tails != state_.tails ||
-      state.pages != state_.pages) {
+      !std::equal(page_bases_.begin(), page_bases_.end(), state.pages, state.pages + classes)) {
     status = CudaStatus(cudaStreamSynchronize(device_->stream()), "running a step");
     if (!status.ok()) return status;
     graphs_.Drop();  // They hold other addresses.
-    state_ = state;
+    page_bases_.assign(state.pages, state.pages + classes);
+    state_ = {state.slots, state.tails, page_bases_.data()};
   }
   if (size.max_span_tokens > 1 || !gpu_options_.graphs || options_.observe) {
     status = LaunchKernels(size);

@@ -113,6 +113,14 @@ cudaError_t Drain(CUstream_st* stream, const bool* done = nullptr) {
   return Return(cudaSuccess);
 }
 
+bool IsPinned(const void* memory) {
+  auto block = host_memory.upper_bound(const_cast<void*>(memory));
+  if (block == host_memory.begin()) return false;
+  --block;
+  return static_cast<const std::byte*>(memory) <
+         static_cast<const std::byte*>(block->first) + block->second;
+}
+
 CUstream_st* Of(cudaStream_t stream) { return stream != nullptr ? stream : &default_stream; }
 
 }  // namespace
@@ -218,7 +226,13 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total - std::min(*total, emulation::used);
   return Return(cudaSuccess);
 }
-cudaError_t cudaDeviceSynchronize() { return emulation::Drain(&emulation::default_stream); }
+cudaError_t cudaDeviceSynchronize() {
+  cudaError_t error = emulation::Drain(&emulation::default_stream);
+  for (CUstream_st* stream : emulation::streams) {
+    if (!stream->capturing && !stream->queue.empty()) error = emulation::Drain(stream);
+  }
+  return error;
+}
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   ++counters.allocations;
@@ -245,6 +259,7 @@ cudaError_t cudaFree(void* memory) {
   const auto found = emulation::device_memory.find(static_cast<std::byte*>(memory));
   if (found == emulation::device_memory.end()) std::abort();
   // As the runtime does, waits for all that may still use the memory.
+  if (!emulation::default_stream.queue.empty()) emulation::Drain(&emulation::default_stream);
   for (CUstream_st* stream : emulation::streams) {
     if (!stream->capturing && !stream->queue.empty()) emulation::Drain(stream);
   }
@@ -269,9 +284,15 @@ cudaError_t cudaFreeHost(void* memory) {
   std::free(memory);
   return Return(cudaSuccess);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  return emulation::Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  if (kind != cudaMemcpyHostToDevice || emulation::IsPinned(from)) {
+    return emulation::Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  }
+  // From pageable memory the values are staged at once, and go on their way later.
+  const auto* begin = static_cast<const std::byte*>(from);
+  auto staged = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
+  return emulation::Enqueue(stream, [=] { std::memcpy(to, staged->data(), bytes); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
@@ -285,7 +306,10 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-  return error != cudaSuccess ? error : emulation::Drain(&emulation::default_stream);
+  // It returns when pageable values are staged: who reads them on a stream that does not wait for
+  // the default one must synchronise.
+  const bool staged = kind == cudaMemcpyHostToDevice && !emulation::IsPinned(from);
+  return error != cudaSuccess || staged ? error : emulation::Drain(&emulation::default_stream);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   return emulation::Enqueue(stream, [=] { std::memset(memory, value, bytes); });

@@ -132,6 +132,32 @@ class Decoder {
 
 constexpr char kModel[] = "tests/golden/packrat";
 
+// The caller's array of addresses may stay where it is and say something else.
+TEST_F(GpuModelTest, GraphsGoByTheAddressesOfPages) {
+  const auto model = Load("tests/golden/packrat", gpu::GpuOptions());
+  const auto state = *OwnedState::Create(model.get(), 1, 64);
+  const auto poisoned = *OwnedState::Create(model.get(), 1, 64);
+  poisoned->Poison();
+  const size_t classes = model->state_layout().page_classes.size();
+  ASSERT_GT(classes, 0u);
+  std::vector<std::byte*> pages(state->memory().pages, state->memory().pages + classes);
+  StateMemory memory = state->memory();
+  memory.pages = pages.data();
+  int position = 0;
+  const auto feed = [&](int n) {
+    const std::vector<int32_t> tokens(n, 3);
+    Span span = state->SpanFor(0, 0, n, position);
+    span.num_logits = 1;
+    position += n;
+    SpanStats stats;
+    EXPECT_TRUE(model->Forward({tokens.data(), n, &span, 1}, memory, &stats).ok());
+    return stats.finite;
+  };
+  for (const int n : {20, 1, 1, 1}) EXPECT_TRUE(feed(n));
+  std::copy_n(poisoned->memory().pages, classes, pages.begin());
+  EXPECT_FALSE(feed(1)) << "a graph read the pages of before";
+}
+
 TEST_F(GpuModelTest, CompanyChangesNothing) {
   const auto model = Load(kModel, Deterministic());
   Decoder alone(model.get(), 1, 300), company(model.get(), 5, 300);

@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily, kMesaNetFamily, kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily, kMesaNetFamily, kLlamaFamily, kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 

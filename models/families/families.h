@@ -26,6 +26,9 @@ inline constexpr Family kMesaNetFamily = {"mesa_net", &ReadMesaNetConfig};
 // Our own: any mixers in any order.
 void ReadPackratConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kPackratFamily = {"packrat", &ReadPackratConfig};
+// LlamaForCausalLM of transformers: Llama, SmolLM and their like.
+void ReadLlamaConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kLlamaFamily = {"llama", &ReadLlamaConfig};
 
 // What families have in common.
 
@@ -37,6 +40,8 @@ inline constexpr int kMaxLayers = 1024;
 std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size);
 // bos_token_id and eos_token_id, for which vocab_size must have been read.
 void ReadEndIds(JsonFields* fields, ModelConfig* config);
+// Channels of a head where the configuration may say it; else heads divide `hidden_size`.
+int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size);
 float ReadNormEps(JsonFields* fields, const std::string& name);
 // `layer_types`: a name for each layer, or nothing.
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);

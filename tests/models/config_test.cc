@@ -286,8 +286,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Rat, Refused,
     testing::Values(
-        Bad{"UnknownFamily", kRat, "\"rat\"", "\"llama\"",
-            "model_type: is \"llama\"; must be rat, mesa_net or packrat"},
+        Bad{"UnknownFamily", kRat, "\"rat\"", "\"gpt2\"",
+            "model_type: is \"gpt2\"; must be rat, mesa_net, llama or packrat"},
         Bad{"NoFamily", kRat, "\"model_type\"", "\"type\"", "model_type: is \"\""},
         Bad{"FamilyOfWrongType", kRat, "\"rat\"", "3", "model_type: is 3; must be a string"},
         Bad{"Missing", kRat, "\"d_model\"", "\"dmodel\"",

@@ -15,8 +15,8 @@
 
 namespace packrat {
 
-inline const std::string kGoldenCases[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_hybrid",
-                                           "packrat", "packrat_wide"};
+inline const std::string kGoldenCases[] = {"rat",     "rat_local",    "mesa_net", "mesa_net_hybrid",
+                                           "packrat", "packrat_wide", "llama"};
 
 struct Golden {
   int batch, tokens, vocab;

@@ -1,4 +1,4 @@
-// The six golden cases: weights, tokens and the logits of every position that the server must meet,
+// The golden cases: weights, tokens and the logits of every position that the server must meet,
 // fed whole, in pieces, token by token, and in company, on every instruction set of this machine.
 // All ways must give the same bits.
 #include <memory>

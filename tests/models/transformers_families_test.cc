@@ -1,0 +1,125 @@
+// The families whose folders `transformers` writes: what their config.json says and is read as.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <variant>
+
+#include "models/config.h"
+
+namespace packrat {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// SmolLM2-135M's, shortened in layers.
+constexpr char kSmol[] = R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": [0, 2], "hidden_act": "silu",
+  "hidden_size": 576, "initializer_range": 0.04, "intermediate_size": 1536,
+  "is_llama_config": true, "max_position_embeddings": 8192, "model_type": "llama",
+  "num_attention_heads": 9, "num_hidden_layers": 2, "num_key_value_heads": 3, "pretraining_tp": 1,
+  "rms_norm_eps": 1e-05, "rope_interleaved": false, "rope_scaling": null, "rope_theta": 100000,
+  "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers.js_config": {"dtype": 1},
+  "transformers_version": "4.40.1", "use_cache": true, "vocab_size": 49152})";
+
+absl::StatusOr<ModelConfig> ParseWith(const std::string& from, const std::string& to) {
+  std::string text = kSmol;
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return ParseModelConfig(text.replace(at, from.size(), to));
+}
+
+const AttentionSpec& FirstLayer(const ModelConfig& config) {
+  return std::get<AttentionSpec>(config.layers.at(0));
+}
+
+TEST(Llama, ReadsAllFields) {
+  const auto config = ParseModelConfig(kSmol);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "llama");
+  EXPECT_EQ(config->vocab_size, 49152);
+  EXPECT_EQ(config->hidden_size, 576);
+  EXPECT_EQ(config->intermediate_size, 1536);
+  EXPECT_EQ(config->activation, Activation::kSwiglu);
+  EXPECT_EQ(config->norm_eps, 1e-5f);
+  EXPECT_TRUE(config->tie_embeddings);
+  EXPECT_EQ(config->max_context, 8192);
+  EXPECT_EQ(config->bos_id, 0);
+  EXPECT_THAT(config->eos_ids, ElementsAre(0, 2));
+  ASSERT_EQ(config->layers.size(), 2u);
+  const AttentionSpec& attention = FirstLayer(*config);
+  EXPECT_EQ(attention.num_heads, 9);
+  EXPECT_EQ(attention.num_kv_heads, 3);
+  EXPECT_EQ(attention.head_dim, 64);
+  EXPECT_EQ(attention.window, 0);
+  EXPECT_EQ(attention.rope_base, 100000.0);
+  EXPECT_FALSE(attention.qkv_bias);
+}
+
+TEST(Llama, DefaultsAreThoseOfTransformers) {
+  const auto config = ParseModelConfig(R"({"model_type": "llama"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab_size, 32000);
+  EXPECT_EQ(config->hidden_size, 4096);
+  EXPECT_EQ(config->intermediate_size, 11008);
+  EXPECT_EQ(config->norm_eps, 1e-6f);
+  EXPECT_FALSE(config->tie_embeddings);
+  EXPECT_EQ(config->max_context, 2048);
+  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(FirstLayer(*config).num_heads, 32);
+  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
+  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
+  EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+}
+
+TEST(Llama, HeadsNeedNotDivideTheModel) {
+  const auto config = ParseWith("\"hidden_size\": 576", "\"head_dim\": 80, \"hidden_size\": 575");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(FirstLayer(*config).head_dim, 80);
+}
+
+struct Change {
+  const char* name;
+  const char* from;
+  const char* to;
+  const char* message;
+};
+
+class LlamaRefused : public testing::TestWithParam<Change> {};
+
+TEST_P(LlamaRefused, ByName) {
+  const auto config = ParseWith(GetParam().from, GetParam().to);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, LlamaRefused,
+    testing::Values(
+        Change{"Scaling", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0})",
+               "rope_scaling.rope_type: is \"llama3\"; only \"default\" is served"},
+        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+               "attention_bias: is true; only false is served"},
+        Change{"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
+               "mlp_bias: is true; only false is served"},
+        Change{"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
+               "rope_interleaved: is true"},
+        Change{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+        Change{"Quantised", "\"use_cache\"", "\"quantization_config\": {}, \"use_cache\"",
+               "quantization_config: is unknown here"},
+        Change{"Window", "\"use_cache\"", "\"sliding_window\": 512, \"use_cache\"",
+               "sliding_window: is unknown here"},
+        Change{"HeadsDoNotDivide", "\"hidden_size\": 576", "\"hidden_size\": 575",
+               "num_attention_heads: is 9; must divide the hidden size 575"},
+        Change{"OddHeads", "\"use_cache\"", "\"head_dim\": 63, \"use_cache\"",
+               "head_dim: is 63; must be even"},
+        Change{"WideHeads", "\"use_cache\"", "\"head_dim\": 258, \"use_cache\"",
+               "head_dim: is 258; must be an integer from 2 to 256"},
+        Change{"KeyHeads", "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 2",
+               "num_key_value_heads: is 2; must divide the 9 heads"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace packrat

@@ -4,6 +4,7 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -42,6 +43,11 @@ std::string LastError() {
 }
 
 absl::StatusOr<std::string> ReadAll(const char* flag, const std::string& path) {
+  // A pipe would be waited for, at a reload too.
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    return Wrong(flag, path, "is not a regular file");
+  }
   const Owned<std::FILE> file(std::fopen(path.c_str(), "rb"));
   if (file == nullptr) return Wrong(flag, path, std::strerror(errno));
   std::string bytes(kMostBytes + 1, '\0');

@@ -181,10 +181,13 @@ class TlsTest(unittest.TestCase):
         empty = self.path("empty.pem")
         with open(empty, "w", encoding="ascii"):
             pass
+        pipe = self.path("pipe.pem")
+        os.mkfifo(pipe)
         for flags, code, words in (
                 ((certificate, ""), 2, "--tls_key is missing"),
                 (("", key), 2, "--tls_certificate is missing"),
                 (("/no/such.pem", key), 1, "--tls_certificate: /no/such.pem: No such file"),
+                ((pipe, key), 1, "--tls_certificate: %s: is not a regular file" % pipe),
                 ((certificate, "/no/such.key"), 1, "--tls_key: /no/such.key: No such file"),
                 ((certificate, self.client_pair[1]), 1,
                  self.client_pair[1] + ": is not the key of the certificate in " + certificate),

@@ -32,7 +32,7 @@ struct GpuOptions {
 absl::Status DeviceUsable();
 
 // FAILED_PRECONDITION: no device that can run it. RESOURCE_EXHAUSTED: too little device memory,
-// with the plan. INVALID_ARGUMENT as LoadModel().
+// with the plan. INVALID_ARGUMENT as LoadCpuModel().
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
                                                             const ModelOptions& options,
                                                             const GpuOptions& gpu_options);

@@ -117,8 +117,9 @@ Weight GpuWeights::Stack(const std::vector<Rows>& parts, int in) {
   for (const Rows& part : parts) {
     loader_->Rows(part.name, part.out, in, part.first, part.rows,
                   [&](const WeightLoader::Piece& piece) {
+                    if (!status_.ok()) return;
                     const auto elements = static_cast<size_t>(piece.rows) * in;
-                    if (status_.ok()) Copy(piece.data, piece.type, elements, type_, to);
+                    Copy(piece.data, piece.type, elements, type_, to);
                     to += elements * DTypeBytes(type_);
                   });
   }

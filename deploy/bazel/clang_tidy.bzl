@@ -27,7 +27,9 @@ def _clang_tidy_impl(target, ctx):
     for src in files:
         if not src.is_source or src.extension != "cc":
             continue
-        stamp = ctx.actions.declare_file("_tidy/%s/%s.ok" % (ctx.rule.attr.name, src.basename))
+        # By its path in the package: sources of a target in two folders may have one name.
+        name = src.short_path[len(target.label.package) + 1:].replace("/", "_")
+        stamp = ctx.actions.declare_file("_tidy/%s/%s.ok" % (ctx.rule.attr.name, name))
         own = ctx.actions.args()
         own.add_all([stamp, src])
         ctx.actions.run(

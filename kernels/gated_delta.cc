@@ -87,8 +87,7 @@ template <int kRows>
 HWY_INLINE void ReadState(const float* const* rows, const float* state, int key_dim,
                           int value_padded, float* const* out) {
   constexpr int kColumns = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 2 : 4;
-  int d = 0;
-  const auto columns = [&](auto width) HWY_ATTR {
+  const auto columns = [&](int d, auto width) HWY_ATTR {
     constexpr int kWidth = decltype(width)::value;
     V16 sum[kRows][kWidth];
     for (int r = 0; r < kRows; ++r) {
@@ -106,10 +105,12 @@ HWY_INLINE void ReadState(const float* const* rows, const float* state, int key_
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kWidth; ++c) Store(sum[r][c], out[r] + d + c * 16);
     }
-    d += kWidth * 16;
   };
-  while (d + kColumns * 16 <= value_padded) columns(std::integral_constant<int, kColumns>());
-  while (d < value_padded) columns(std::integral_constant<int, 1>());
+  int d = 0;
+  for (; d + kColumns * 16 <= value_padded; d += kColumns * 16) {
+    columns(d, std::integral_constant<int, kColumns>());
+  }
+  for (; d < value_padded; d += 16) columns(d, std::integral_constant<int, 1>());
 }
 
 // Scratch of a block.

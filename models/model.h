@@ -87,8 +87,8 @@ class LanguageModel {
   virtual size_t scratch_bytes() const = 0;
   // Hash of config and weights, hex. Together with numerics_id() it names whose state is whose.
   virtual const std::string& fingerprint() const = 0;
-  // Build, device type, instruction set and C library. Equal ids promise equal bits on a CPU, and on
-  // a GPU that is deterministic; other GPUs choose their products' algorithms by timing, so that
+  // Build, device type, instruction set and C library. Equal ids promise equal bits on a CPU, and
+  // on a GPU that is deterministic; other GPUs choose their products' algorithms by timing, so that
   // two processes may differ by rounding.
   virtual std::string numerics_id() const = 0;
   // What computes, for people: "cpu avx512", or a GPU's name.

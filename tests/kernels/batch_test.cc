@@ -71,9 +71,10 @@ TEST_F(BatchTest, FillRopeSetsTheRowsOfTokens) {
             }
             const BatchSpan span = Spans()[token_span_[token]];
             const int position = span.position + static_cast<int>(token) - span.first_token;
+            const int step = position / divisor;
             for (int i = 0; i < half; ++i) {
               const long double angle =
-                  static_cast<long double>(position / divisor) /
+                  static_cast<long double>(step) /
                   std::pow(static_cast<long double>(base), 2.0L * i / head_dim);
               const double tolerance =
                   kUnit / 2 + 8 * 0x1p-53 * (1 + static_cast<double>(std::fabs(angle)));

@@ -36,6 +36,12 @@ void SwiGluRow(const float* gate, const float* up, int n, float* y) {
   }
 }
 
+void SigmoidGateRow(const float* gate, int n, float* y) {
+  for (int i = 0; i < n; i += 16) {
+    StoreFirst(Mul(LoadFirst(y + i, n - i), Sigmoid(LoadFirst(gate + i, n - i))), n - i, y + i);
+  }
+}
+
 // erf in float32 to two units in the last place: x times a polynomial in x^2 near zero, else
 // 1 - exp(polynomial), which is exactly 1 from 4 on. Both are minimax fits, by reweighted least
 // squares, of erf(x) / x and log(erfc(x)).
@@ -81,6 +87,7 @@ namespace packrat {
 
 HWY_EXPORT(RmsNormRow);
 HWY_EXPORT(SwiGluRow);
+HWY_EXPORT(SigmoidGateRow);
 HWY_EXPORT(GeluRow);
 HWY_EXPORT(AllFiniteTarget);
 
@@ -132,12 +139,32 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
   return absl::OkStatus();
 }
 
+absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                          const float* weight, float eps, DType type, KernelContext* context) {
+  auto* values = AsFloats(x, type);
+  ForRows(rows * heads, head_dim, context, [&](int64_t i) {
+    float* head = values + i / heads * stride + i % heads * head_dim;
+    HWY_DYNAMIC_DISPATCH(RmsNormRow)(head, head_dim, weight, eps, head);
+  });
+  return absl::OkStatus();
+}
+
 absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
                     KernelContext* context) {
   const auto* gate = static_cast<const float*>(gate_up);
   auto* out = AsFloats(y, type);
   ForRows(rows, n, context, [&](int64_t r) {
     HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + 2 * r * n, gate + (2 * r + 1) * n, n, out + r * n);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
+                         KernelContext* context) {
+  auto* out = AsFloats(y, type);
+  ForRows(rows, n, context, [&](int64_t r) {
+    HWY_DYNAMIC_DISPATCH(SigmoidGateRow)
+    (static_cast<const float*>(gate) + r * stride, n, out + r * n);
   });
   return absl::OkStatus();
 }

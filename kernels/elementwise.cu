@@ -96,6 +96,32 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A warp for each head of a row.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    RmsNormHeadsKernel(T* x, int stride, int64_t all_heads, int heads, int n, const float* weight,
+                       float eps, bool whole) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + Warp();
+  if (index >= all_heads) return;
+  T* head = x + index / heads * stride + index % heads * n;
+  const int begin = Lane() * kGroup, step = kWarp * kGroup;
+  float v[kGroup], w[kGroup];
+  float sum = 0.0f;
+  for (int i = begin; i < n; i += step) {
+    LoadGroup(head, i, n, whole, v);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) sum = fmaf(v[j], v[j], sum);
+  }
+  const float scale = rsqrtf(WarpSum(sum) / static_cast<float>(n) + eps);
+  for (int i = begin; i < n; i += step) {
+    LoadGroup(head, i, n, whole, v);
+    LoadGroup(weight, i, n, whole, w);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) v[j] = v[j] * scale * w[j];
+    StoreGroup(v, i, n, whole, head);
+  }
+}
+
 // Blocks: (rows, parts of a row).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -109,6 +135,20 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int j = 0; j < kGroup; ++j) gate[j] = Silu(gate[j]) * up[j];
   StoreGroup(gate, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    SigmoidGateKernel(const T* gate, int stride, int n, bool whole, T* y) {
+  const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
+  if (i >= n) return;
+  y += static_cast<size_t>(blockIdx.x) * n;
+  float v[kGroup], g[kGroup];
+  LoadGroup(y, i, n, whole, v);
+  LoadGroup(gate + static_cast<size_t>(blockIdx.x) * stride, i, n, whole, g);
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) v[j] *= Sigmoid(g[j]);
+  StoreGroup(v, i, n, whole, y);
 }
 
 template <class T>
@@ -169,6 +209,17 @@ absl::Status LaunchRmsNorm(const char* name, const float* x, const int32_t* indi
                 static_cast<T*>(y));
 }
 
+template <class T>
+absl::Status LaunchRmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                                const float* weight, float eps, CudaStream stream) {
+  constexpr int kHeads = kThreads / kWarp;  // Of a block.
+  const int64_t all_heads = int64_t{rows} * heads;
+  const bool whole = WholeGroups(head_dim, {x, weight}) && stride % kGroup == 0;
+  return Launch("RmsNormHeads", RmsNormHeadsKernel<T>,
+                dim3(static_cast<unsigned>((all_heads + kHeads - 1) / kHeads)), kThreads, 0, stream,
+                static_cast<T*>(x), stride, all_heads, heads, head_dim, weight, eps, whole);
+}
+
 dim3 RowsInParts(int rows, int n) {
   return dim3(rows, (n + kThreads * kGroup - 1) / (kThreads * kGroup));
 }
@@ -201,6 +252,14 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
   return launch("RmsNormRows", x, indices, rows, n, weight, eps, y, stream);
 }
 
+absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                          const float* weight, float eps, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const auto launch =
+      type == DType::kF32 ? LaunchRmsNormHeads<float> : LaunchRmsNormHeads<BFloat16>;
+  return launch(x, stride, rows, heads, head_dim, weight, eps, stream);
+}
+
 absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, CudaStream stream) {
   if (rows == 0) return absl::OkStatus();
   const bool whole = WholeGroups(n, {gate_up, y});
@@ -210,6 +269,20 @@ absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, C
   }
   return Launch("SwiGlu", SwiGluKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream,
                 static_cast<const BFloat16*>(gate_up), n, whole, static_cast<BFloat16*>(y));
+}
+
+absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
+                         CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {gate, y}) && stride % kGroup == 0;
+  if (type == DType::kF32) {
+    return Launch("SigmoidGate", SigmoidGateKernel<float>, RowsInParts(rows, n), kThreads, 0,
+                  stream, static_cast<const float*>(gate), stride, n, whole,
+                  static_cast<float*>(y));
+  }
+  return Launch("SigmoidGate", SigmoidGateKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0,
+                stream, static_cast<const BFloat16*>(gate), stride, n, whole,
+                static_cast<BFloat16*>(y));
 }
 
 absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream) {

@@ -26,9 +26,19 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
                          const float* weight, float eps, void* y, DType type,
                          KernelContext* context);
 
+// In place, each of the first `heads` heads of each row by itself: x = x * rsqrt(mean(x^2) + eps) *
+// weight. x: (rows, heads, head_dim), `stride` elements from row to row; weight: (head_dim).
+absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                          const float* weight, float eps, DType type, KernelContext* context);
+
 // y (rows, n) = silu(gate) * up; gate_up: (rows, 2n), the gate first in each row.
 absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
                     KernelContext* context);
+
+// In place: y = y * sigmoid(gate). y: (rows, n); gate: (rows, n), `stride` elements from row to
+// row.
+absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
+                         KernelContext* context);
 
 // In place: x = x * (1 + erf(x / sqrt 2)) / 2, the exact GELU. x: (rows, n).
 absl::Status Gelu(void* x, int rows, int n, DType type, KernelContext* context);
@@ -51,7 +61,11 @@ absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float
                      DType type, CudaStream stream);
 absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n,
                          const float* weight, float eps, void* y, DType type, CudaStream stream);
+absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                          const float* weight, float eps, DType type, CudaStream stream);
 absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, CudaStream stream);
+absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
+                         CudaStream stream);
 absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream);
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
                          CudaStream stream);

@@ -61,6 +61,13 @@ class CpuDevice : public Device {
                ? RmsNorm(x, rows, n, weight, eps, y, type(), context_.get())
                : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), context_.get());
   }
+  absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                         const float* weight, float eps) override {
+    return RmsNormHeads(x, stride, rows, heads, head_dim, weight, eps, type(), context_.get());
+  }
+  absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) override {
+    return packrat::SigmoidGate(gate, stride, rows, n, y, type(), context_.get());
+  }
   absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
     return packrat::SwiGlu(gate_up, rows, n, y, type(), context_.get());
   }

@@ -141,6 +141,10 @@ class Device {
   // RmsNorm(), or with `indices` RmsNormRows().
   virtual absl::Status Norm(const float* x, const int32_t* indices, int rows, int n,
                             const float* weight, float eps, void* y) = 0;
+  // kernels/elementwise.h.
+  virtual absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                                 const float* weight, float eps) = 0;
+  virtual absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) = 0;
   virtual absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) = 0;
   virtual absl::Status Gelu(void* x, int rows, int n) = 0;
   virtual absl::Status Rat(int plan, const RatShape& shape, const Step& step,

@@ -46,6 +46,13 @@ class GpuDevice : public Device {
     return indices == nullptr ? RmsNorm(x, rows, n, weight, eps, y, type(), stream_)
                               : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), stream_);
   }
+  absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
+                         const float* weight, float eps) override {
+    return RmsNormHeads(x, stride, rows, heads, head_dim, weight, eps, type(), stream_);
+  }
+  absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) override {
+    return gpu::SigmoidGate(gate, stride, rows, n, y, type(), stream_);
+  }
   absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
     return gpu::SwiGlu(gate_up, rows, n, y, type(), stream_);
   }

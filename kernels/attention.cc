@@ -35,8 +35,15 @@ struct PagedEntry {
 const float* HeadRow(const void* rows, const AttentionOperands& x, int token, int head, int dim) {
   return static_cast<const float*>(rows) + static_cast<ptrdiff_t>(token) * x.stride + head * dim;
 }
-const float* RopeRow(const AttentionOperands& x, int token, int dim) {
-  return x.rope + static_cast<ptrdiff_t>(token) * dim;
+
+// One head of a token, its first channels rotated, to `out`; zero up to the padding.
+void RotateHead(const AttentionShape& shape, const AttentionOperands& x, const void* rows,
+                int token, int head, float* out) {
+  const int dim = shape.head_dim, rotary = shape.rotary_dim;
+  const float* row = HeadRow(rows, x, token, head, dim);
+  Rotate(row, x.rope + static_cast<ptrdiff_t>(token) * rotary, rotary, out);
+  std::copy(row + rotary, row + dim, out + rotary);
+  std::fill(out + dim, out + PadTo16(dim), 0.0f);
 }
 
 // Rotates and appends the keys and values of tokens [t, t + n), all in one page.
@@ -48,9 +55,8 @@ void AppendKeys(const AttentionShape& shape, const BatchSpan& span, const Attent
     const float *k, *v;
     entry(span.position + i, &k, &v);
     auto *key = const_cast<float*>(k), *value = const_cast<float*>(v);
-    Rotate(HeadRow(x.k, x, token, kv_head, dim), RopeRow(x, token, dim), dim, key);
+    RotateHead(shape, x, x.k, token, kv_head, key);
     std::copy_n(HeadRow(x.v, x, token, kv_head, dim), dim, value);
-    std::fill(key + dim, key + padded, 0.0f);
     std::fill(value + dim, value + padded, 0.0f);
   }
 }
@@ -79,10 +85,7 @@ void AttendSpan(const AttentionShape& shape, const BatchSpan& span, const StateP
     }
     for (int head = kv_head * shared; head < (kv_head + 1) * shared; ++head) {
       for (int i = 0; i < n; ++i) {
-        const int token = span.first_token + t + i;
-        float* q = q_rows + i * padded;
-        Rotate(HeadRow(x.q, x, token, head, dim), RopeRow(x, token, dim), dim, q);
-        std::fill(q + dim, q + padded, 0.0f);
+        RotateHead(shape, x, x.q, span.first_token + t + i, head, q_rows + i * padded);
       }
       const ptrdiff_t out_stride = static_cast<ptrdiff_t>(shape.num_heads) * dim;
       float* out = static_cast<float*>(x.out) + (span.first_token + t) * out_stride + head * dim;

@@ -67,15 +67,40 @@ __device__ __forceinline__ const T* HeadRow(const void* x, int stride, int token
   return static_cast<const T*>(x) + static_cast<size_t>(token) * stride + head * dim;
 }
 
+// Pair `i` of a head's channels: two that are rotated with each other, then neighbours that stay as
+// they are, then neighbours that pad.
+struct ChannelPair {
+  int first, second;
+  bool rotated;
+  __device__ __forceinline__ ChannelPair(int i, int rotary_dim)
+      : first(2 * i < rotary_dim ? i : 2 * i),
+        second(2 * i < rotary_dim ? rotary_dim / 2 + i : 2 * i + 1),
+        rotated(2 * i < rotary_dim) {}
+};
+
+// Pair i of a token's head, rotated where it is.
+template <class T>
+__device__ __forceinline__ void LoadPair(const AttentionShape& s, const AttentionOperands& x,
+                                         const T* row, int token, int i, const ChannelPair& pair,
+                                         float* first, float* second) {
+  const float x1 = ToFloat(row[pair.first]), x2 = ToFloat(row[pair.second]);
+  if (pair.rotated) {
+    RotatePair(x1, x2, x.rope + static_cast<size_t>(token) * s.rotary_dim, i, s.rotary_dim / 2,
+               first, second);
+  } else {
+    *first = x1, *second = x2;
+  }
+}
+
 // A query head of one token, rotated, to (kChannels) floats.
 template <class T, class L>
-__device__ __forceinline__ void FillQuery(const AttentionOperands& x, int token, int head, int dim,
-                                          float* q) {
+__device__ __forceinline__ void FillQuery(const AttentionShape& s, const AttentionOperands& x,
+                                          int token, int head, float* q) {
+  const int dim = s.head_dim;
   const T* row = HeadRow<T>(x.q, x.stride, token, head, dim);
-  const float* cos_sin = x.rope + static_cast<size_t>(token) * dim;
-  const int half = dim / 2;
-  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
-    RotatePair(ToFloat(row[i]), ToFloat(row[half + i]), cos_sin, i, half, &q[i], &q[half + i]);
+  for (int i = threadIdx.x; i < dim / 2; i += kAttendThreads) {
+    const ChannelPair pair(i, s.rotary_dim);
+    LoadPair(s, x, row, token, i, pair, &q[pair.first], &q[pair.second]);
   }
   for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) q[d] = 0.0f;
 }
@@ -95,20 +120,19 @@ __device__ __forceinline__ void Store(const AttentionShape& s, const AttentionOp
 // The own entry of a decode step to `own` (2, kChannels), and to the rows of its page if they are
 // not null.
 template <class T, class L>
-__device__ __forceinline__ void FillOwn(const AttentionOperands& x, int token, int kv_head, int dim,
-                                        int padded, float* own, T* key_row, T* value_row) {
+__device__ __forceinline__ void FillOwn(const AttentionShape& s, const AttentionOperands& x,
+                                        int token, int kv_head, int padded, float* own, T* key_row,
+                                        T* value_row) {
+  const int dim = s.head_dim;
   const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
   const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
-  const float* cos_sin = x.rope + static_cast<size_t>(token) * dim;
-  const int half = dim / 2;
   for (int i = threadIdx.x; i < L::kChannels / 2; i += kAttendThreads) {
-    const bool padding = i >= half;
-    const int d[2] = {padding ? dim + 2 * (i - half) : i,
-                      padding ? dim + 2 * (i - half) + 1 : half + i};
+    const ChannelPair pair(i, s.rotary_dim);
+    const int d[2] = {pair.first, pair.second};
     float key[2] = {};
     T value[2] = {FromFloat<T>(0.0f), FromFloat<T>(0.0f)};
-    if (!padding) {
-      RotatePair(ToFloat(k[d[0]]), ToFloat(k[d[1]]), cos_sin, i, half, &key[0], &key[1]);
+    if (2 * i < dim) {
+      LoadPair(s, x, k, token, i, pair, &key[0], &key[1]);
       value[0] = v[d[0]], value[1] = v[d[1]];
     }
 #pragma unroll
@@ -154,11 +178,11 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
           tile.queries[threadIdx.x].end = end;
         }
         for (int i = 0; i < n; ++i) {
-          FillQuery<T, L>(x, token, first_head + i, dim, tile.q + i * L::kChannels);
+          FillQuery<T, L>(shape, x, token, first_head + i, tile.q + i * L::kChannels);
         }
         if (worker == 0) {
           const bool append = block % blocks.each == 0;
-          FillOwn<T, L>(x, token, kv_head, dim, padded, tile.own,
+          FillOwn<T, L>(shape, x, token, kv_head, padded, tile.own,
                         append ? rows.Row(end, rows.key) : nullptr,
                         append ? rows.Row(end, rows.value) : nullptr);
         }
@@ -196,24 +220,24 @@ __global__ void __launch_bounds__(kAttendThreads)
     AttentionRotateKernel(AttentionShape shape, BatchView batch, AttentionOperands x, T* piece) {
   const int token = blockIdx.x;
   if (PromptSpan(batch, token) == nullptr) return;
-  const int dim = shape.head_dim, half = dim / 2, padded = PadTo16(dim), pairs = padded / 2;
+  const int dim = shape.head_dim, padded = PadTo16(dim), pairs = padded / 2;
   const int index = blockIdx.y * kAttendThreads + threadIdx.x;
   const int kv_head = index / pairs, i = index % pairs;
   if (kv_head >= shape.num_kv_heads) return;
   T* key = PieceRow(piece, shape, padded, token, kv_head, 0);
   T* value = PieceRow(piece, shape, padded, token, kv_head, 1);
-  if (i >= half) {  // Two channels of padding.
-    const int d = dim + 2 * (i - half);
-    key[d] = key[d + 1] = value[d] = value[d + 1] = FromFloat<T>(0.0f);
+  const ChannelPair pair(i, shape.rotary_dim);
+  const int d1 = pair.first, d2 = pair.second;
+  if (2 * i >= dim) {  // Padding.
+    key[d1] = key[d2] = value[d1] = value[d2] = FromFloat<T>(0.0f);
     return;
   }
   const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
   const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
   float k1, k2;
-  RotatePair(ToFloat(k[i]), ToFloat(k[half + i]), x.rope + static_cast<size_t>(token) * dim, i,
-             half, &k1, &k2);
-  key[i] = FromFloat<T>(k1), key[half + i] = FromFloat<T>(k2);
-  value[i] = v[i], value[half + i] = v[half + i];
+  LoadPair(shape, x, k, token, i, pair, &k1, &k2);
+  key[d1] = FromFloat<T>(k1), key[d2] = FromFloat<T>(k2);
+  value[d1] = v[d1], value[d2] = v[d2];
 }
 
 // From scratch to pages, where no later token of the piece takes the page's place in the ring.
@@ -273,7 +297,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
             tile.queries[threadIdx.x].end = own;
           }
           for (int i = 0; i < n; ++i) {
-            FillQuery<T, L>(x, token + i / heads, first_head + i % heads, dim,
+            FillQuery<T, L>(shape, x, token + i / heads, first_head + i % heads,
                             tile.q + i * L::kChannels);
           }
         });

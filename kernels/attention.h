@@ -24,6 +24,7 @@ struct AttentionShape {
                      // num_kv_heads).
   int head_dim;      // Even.
   int window;        // Visible positions, the query's own included; 0: all.
+  int rotary_dim;    // First channels of a head that are rotated, among themselves. Even.
 };
 
 // Activations and pages have elements of `type`: float32, and on a GPU bfloat16 too.
@@ -32,7 +33,7 @@ struct AttentionOperands {
   const void* k;      // (tokens, num_kv_heads * head_dim), before rotation
   const void* v;      // (tokens, num_kv_heads * head_dim)
   int stride;         // Elements from row to row of q, k and v.
-  const float* rope;  // (tokens, head_dim): see FillRope()
+  const float* rope;  // (tokens, rotary_dim): see FillRope()
   void* out;          // (tokens, num_heads * head_dim), dense
   DType type;
 };

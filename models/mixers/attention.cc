@@ -5,34 +5,50 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/attention.h"
+#include "kernels/check.h"
 
 namespace packrat {
 namespace {
 
-// One product makes q, k and v, side by side in the order of the family's tensors.
+// The scales of a norm over a head.
+const float* LoadHeadNorm(const AttentionSpec& spec, const std::string& name,
+                          DeviceWeights* weights) {
+  std::vector<float> scales = weights->loader()->Floats(name, {spec.head_dim});
+  if (spec.norm_plus_one) {
+    for (float& scale : scales) scale += 1.0f;
+  }
+  return weights->Upload(std::move(scales));
+}
+
+// One product makes q, k, v and the output gate, side by side in the order of the family's tensors.
 class AttentionMixer : public Mixer {
  public:
   AttentionMixer(const AttentionSpec& spec, const MixerLoad& load)
-      : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window},
+      : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window,
+               spec.rotary_dim.value_or(spec.head_dim)},
         q_width_(spec.num_heads * spec.head_dim),
         kv_width_(spec.num_kv_heads * spec.head_dim),
         type_(load.device->type()),
         plan_(load.device->Plan(shape_)),
-        rope_(load.device->PlanRope(spec.rope_base, spec.head_dim, 1)) {
+        rope_(load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1)),
+        norm_eps_(load.norm_eps) {
+    PACKRAT_CHECK(!spec.output_gate || (!spec.qkv_bias && !spec.fused_in_proj));
     const int d = load.hidden_size;
     const std::string& prefix = load.prefix;
     if (spec.fused_in_proj) {
       v_at_ = 0, q_at_ = kv_width_, k_at_ = kv_width_ + q_width_;
-      in_proj_ = load.weights->Matrix(prefix + "in_proj.weight", width(), d);
+      in_proj_ = load.weights->Matrix(prefix + "in_proj.weight", q_width_ + 2 * kv_width_, d);
       out_proj_ = load.weights->Matrix(prefix + "out_proj.weight", d, q_width_);
       return;
     }
     q_at_ = 0, k_at_ = q_width_, v_at_ = q_width_ + kv_width_;
-    in_proj_ = load.weights->Stack({{prefix + "q_proj.weight", q_width_},
-                                    {prefix + "k_proj.weight", kv_width_},
-                                    {prefix + "v_proj.weight", kv_width_}},
-                                   d);
+    in_proj_ = load.weights->Stack(InProjection(spec, prefix), d);
     out_proj_ = load.weights->Matrix(prefix + "o_proj.weight", d, q_width_);
+    if (spec.output_gate) gate_at_ = v_at_ + kv_width_;
+    if (spec.qk_norm) {
+      q_norm_ = LoadHeadNorm(spec, prefix + "q_norm.weight", load.weights);
+      k_norm_ = LoadHeadNorm(spec, prefix + "k_norm.weight", load.weights);
+    }
     if (!spec.qkv_bias) return;
     std::vector<float> bias;
     for (const auto& [name, n] : {std::pair<const char*, int>{"q_proj.bias", q_width_},
@@ -51,28 +67,69 @@ class AttentionMixer : public Mixer {
     Carver memory(step.activations);
     auto* qkv = memory.Take<std::byte>(tokens * width() * element);
     auto* o = memory.Take<std::byte>(tokens * q_width_ * element);
+    const auto column = [&](int at) { return qkv + at * element; };
     absl::Status status = device.Multiply(h, tokens, {{in_proj_, qkv, type_, bias_}});
     if (!status.ok()) return status;
-    status = device.Attention(plan_, shape_, step,
-                              {qkv + q_at_ * element, qkv + k_at_ * element, qkv + v_at_ * element,
-                               width(), device.rope(rope_), o, type_});
+    if (q_norm_ != nullptr) {
+      status = NormHeads(device, column(q_at_), tokens, shape_.num_heads, q_norm_);
+      if (!status.ok()) return status;
+      status = NormHeads(device, column(k_at_), tokens, shape_.num_kv_heads, k_norm_);
+      if (!status.ok()) return status;
+    }
+    status = device.Attention(
+        plan_, shape_, step,
+        {column(q_at_), column(k_at_), column(v_at_), width(), device.rope(rope_), o, type_});
     if (!status.ok()) return status;
+    if (gate_at_ > 0) {
+      status = device.SigmoidGate(column(gate_at_), width(), tokens, q_width_, o);
+      if (!status.ok()) return status;
+    }
     return device.AddProduct(out_proj_, o, tokens, x);
   }
 
   size_t bytes_per_token() const override { return (width() + q_width_) * DTypeBytes(type_); }
 
  private:
-  int width() const { return q_width_ + 2 * kv_width_; }
+  // All queries come first and all gates last, so that heads of either follow each other.
+  static std::vector<DeviceWeights::Rows> InProjection(const AttentionSpec& spec,
+                                                       const std::string& prefix) {
+    const std::string q = prefix + "q_proj.weight";
+    const int dim = spec.head_dim, heads = spec.num_heads, kv_width = spec.num_kv_heads * dim;
+    std::vector<DeviceWeights::Rows> parts;
+    const auto add_heads = [&](int first) {
+      for (int i = 0; i < heads; ++i) {
+        parts.emplace_back(q, heads * 2 * dim, i * 2 * dim + first, dim);
+      }
+    };
+    if (spec.output_gate) {
+      add_heads(0);
+    } else {
+      parts.emplace_back(q, heads * dim);
+    }
+    parts.emplace_back(prefix + "k_proj.weight", kv_width);
+    parts.emplace_back(prefix + "v_proj.weight", kv_width);
+    if (spec.output_gate) add_heads(dim);
+    return parts;
+  }
+
+  absl::Status NormHeads(Device& device, void* x, int tokens, int heads,
+                         const float* weight) const {
+    return device.NormHeads(x, width(), tokens, heads, shape_.head_dim, weight, norm_eps_);
+  }
+
+  int width() const { return in_proj_.out; }
 
   const AttentionShape shape_;
   const int q_width_, kv_width_;
   const DType type_;
   const int plan_;
   const int rope_;
+  const float norm_eps_;
   int q_at_ = 0, k_at_ = 0, v_at_ = 0;  // Columns of the product.
+  int gate_at_ = 0;                     // 0: there is none.
   Weight in_proj_, out_proj_;
   const float* bias_ = nullptr;
+  const float *q_norm_ = nullptr, *k_norm_ = nullptr;
 };
 
 }  // namespace
@@ -102,7 +159,11 @@ MixerInfo AttentionSpec::Info() const {
 }
 
 std::string AttentionSpec::Identity() const {
-  return absl::StrCat(type(), " ", num_heads, " ", window, " ", Exact(rope_base));
+  std::string text = absl::StrCat(type(), " ", num_heads, " ", window, " ", Exact(rope_base));
+  // Not said where it does not apply: sessions of older models stay readable.
+  if (rotary_dim.has_value()) absl::StrAppend(&text, " rotary ", *rotary_dim);
+  if (norm_plus_one) absl::StrAppend(&text, " plus_one");
+  return text;
 }
 
 std::unique_ptr<Mixer> AttentionSpec::Load(const MixerLoad& load) const {

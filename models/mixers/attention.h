@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "models/layer.h"
@@ -17,7 +18,14 @@ struct AttentionSpec {
   int head_dim = 0;
   int window = 0;  // Visible keys, the query's own included; 0: all.
   double rope_base = 10000.0;
+  std::optional<int> rotary_dim;  // First channels of a head that are rotated; all if not said.
   bool qkv_bias = false;
+  // RMSNorm of each query and key head before rotation: q_norm.weight, k_norm.weight (head_dim).
+  bool qk_norm = false;
+  bool norm_plus_one = false;  // Scaled by 1 + weight.
+  // Each query head of q_proj is followed by a gate: the head's result times sigmoid(gate) goes to
+  // o_proj. Without qkv_bias.
+  bool output_gate = false;
   bool fused_in_proj = false;  // One in_proj.weight holding v, q, k in that order.
 
   static constexpr int kMaxWindow = kMaxContext;

@@ -12,6 +12,12 @@ namespace packrat {
 
 inline constexpr double kRopeBase = 10000.0;
 
+inline Vector RotatedHead(const float* x, const AttentionShape& s, int index) {
+  Vector y = Rotated(x, s.rotary_dim, index, kRopeBase);
+  y.insert(y.end(), x + s.rotary_dim, x + s.head_dim);
+  return y;
+}
+
 struct AttentionText {
   int length;
   Storage storage;
@@ -35,12 +41,12 @@ struct AttentionText {
   void Attend(const AttentionShape& s, int t, int head) {
     const int dim = s.head_dim, kv = head / (s.num_heads / s.num_kv_heads);
     const float* query = &q[(static_cast<size_t>(t) * s.num_heads + head) * dim];
-    SoftmaxList list(Rotated(query, dim, t, kRopeBase), dot_roundings);
+    SoftmaxList list(RotatedHead(query, s, t), dot_roundings);
     for (int p = 0; p <= t; ++p) {
       if (s.window != 0 && t - p >= s.window) continue;
       const size_t at = (static_cast<size_t>(p) * s.num_kv_heads + kv) * dim;
       // The page's rounding is of what was computed, whose error is far below a part in 1,000.
-      const Vector key = Rotated(&k[at], dim, p, kRopeBase);
+      const Vector key = RotatedHead(&k[at], s, p);
       list.Add(key, Vector(&v[at], &v[at] + dim), 1.001 * storage.rounding() * Norm(key),
                Vector(dim));
     }

@@ -71,7 +71,7 @@ class AttentionTest : public TextsTest {
         qkv.insert(qkv.end(), beside, kNaN);
       }
       DeviceArray<T> device_qkv(Stored<T>::From(qkv));
-      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
+      DeviceArray<float> rope(step.Rope(kRopeBase, s.rotary_dim, 1));
       DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * q_width);
       const StatePages tables = pages.For(step);
       const T* rows_at = device_qkv.data();
@@ -89,9 +89,9 @@ class AttentionTest : public TextsTest {
   }
 
   void ExpectRightInEveryCut(const AttentionShape& s, const Texts& texts) {
-    SCOPED_TRACE(testing::Message()
-                 << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim " << s.head_dim
-                 << " window " << s.window << " text " << texts[0].length);
+    SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim "
+                                    << s.head_dim << " rotary " << s.rotary_dim << " window "
+                                    << s.window << " text " << texts[0].length);
     ForEachDevice([&] {
       const Outputs whole = Feed(s, texts, Cut::kWhole);
       for (size_t i = 0; i < texts.size(); ++i) {
@@ -117,7 +117,7 @@ TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
     const int kv_heads = random.Int(1, 2);
     const int dim = i < 7 ? dims[i] : 2 * random.Int(1, 35);
     const AttentionShape s{kv_heads * random.Int(1, 3), kv_heads, dim,
-                           i < 7 ? windows[i] : random.OneOf<int>({0, 5, 18, 33, 100})};
+                           i < 7 ? windows[i] : random.OneOf<int>({0, 5, 18, 33, 100}), dim};
     const std::vector<int> lengths = {random.Int(20, kOnCpu ? 70 : 50), random.Int(1, 20)};
     this->ExpectRightInEveryCut(
         s, this->MakeTexts(&random, s, lengths, random.OneOf<float>({0.1f, 1.0f, 4.0f})));
@@ -125,10 +125,21 @@ TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
   }
 }
 
+// The first channels of a head are rotated, half, few or none of them; the others stay.
+TYPED_TEST(AttentionTest, RotaryOnAPartOfTheHead) {
+  Random random(8);
+  for (const AttentionShape& s : {AttentionShape{4, 2, 32, 0, 8}, AttentionShape{3, 1, 18, 20, 10},
+                                  AttentionShape{1, 1, 6, 0, 0}, AttentionShape{2, 2, 130, 0, 2}}) {
+    this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {40, 7}));
+    if (this->HasFailure()) return;
+  }
+}
+
 // More query heads of a key head than a block takes.
 TYPED_TEST(AttentionTest, ManySharedHeads) {
   Random random(2);
-  for (const AttentionShape& s : {AttentionShape{16, 2, 10, 0}, AttentionShape{19, 1, 6, 20}}) {
+  for (const AttentionShape& s :
+       {AttentionShape{16, 2, 10, 0, 10}, AttentionShape{19, 1, 6, 20, 6}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {30, 5}));
     if (this->HasFailure()) return;
   }
@@ -138,13 +149,14 @@ TYPED_TEST(AttentionTest, ManySharedHeads) {
 // on the CPU more than one and than two tiles of the softmax.
 TYPED_TEST(AttentionTest, LongTexts) {
   Random random(3);
-  for (const AttentionShape& s :
-       {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 100}, AttentionShape{1, 1, 130, 40}}) {
+  for (const AttentionShape& s : {AttentionShape{2, 1, 18, 0, 18}, AttentionShape{1, 1, 8, 100, 8},
+                                  AttentionShape{1, 1, 130, 40, 130}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {140, 64}));
     if (this->HasFailure()) return;
   }
   if (!kOnCpu) return;
-  for (const AttentionShape& s : {AttentionShape{2, 1, 18, 0}, AttentionShape{1, 1, 8, 300}}) {
+  for (const AttentionShape& s :
+       {AttentionShape{2, 1, 18, 0, 18}, AttentionShape{1, 1, 8, 300, 8}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {545, 256}));
     if (this->HasFailure()) return;
   }
@@ -154,7 +166,7 @@ TYPED_TEST(AttentionTest, LongTexts) {
 TYPED_TEST(AttentionTest, RingShorterThanThePiece) {
   Random random(7);
   for (const int window : {2, 18}) {
-    const AttentionShape s{1, 1, 8, window};
+    const AttentionShape s{1, 1, 8, window, 8};
     const int piece = 77, length = piece + 6;
     const auto texts = this->MakeTexts(&random, s, {length});
     this->ForEachDevice([&] {
@@ -176,7 +188,7 @@ TYPED_TEST(AttentionTest, RingShorterThanThePiece) {
 // Scores far apart: the maximum of the first split (on the CPU: tile) is far below the second's,
 // and the other way round.
 TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
-  const AttentionShape s{1, 1, 16, 0};
+  const AttentionShape s{1, 1, 16, 0, 16};
   for (const bool rising : {true, false}) {
     Random random(4);
     const int length = kOnCpu ? 530 : 140, edge = kOnCpu ? 256 : 64;
@@ -200,7 +212,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
   for (const auto& [start, visible] :
        {std::pair(64 * 64 - 2, 0), {128 * 64 - 1, 0}, {5000, 64 * 64 + 3}, {8000, 100}}) {
     const int position = start, window = visible;  // Bindings cannot be captured.
-    const AttentionShape s{2, 1, dim, window};
+    const AttentionShape s{2, 1, dim, window, dim};
     const int length = position + num;
     DevicePages<TypeParam> pages(&random, AttentionPageFloats(1, dim), {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
@@ -258,7 +270,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
 
 TYPED_TEST(AttentionTest, NaNStaysInItsSequenceAndIsSeenThere) {
   Random random(6);
-  const AttentionShape s{4, 2, 24, 12};
+  const AttentionShape s{4, 2, 24, 12, 24};
   const int width = 4 * 24;
   const auto texts = this->MakeTexts(&random, s, {37, 37, 37});
   for (const auto& [token, cut] : {std::pair(21, Cut::kWhole),

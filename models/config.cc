@@ -16,7 +16,8 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily, kMesaNetFamily, kLlamaFamily, kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily, kMesaNetFamily, kLlamaFamily, kQwen3Family,
+                                kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 

@@ -39,11 +39,12 @@ void ReadEndIds(JsonFields* fields, ModelConfig* config) {
   config->eos_ids = ReadIds(fields, "eos_token_id", config->vocab_size);
 }
 
-int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size) {
-  if (fields->Get("head_dim") == nullptr) {
+int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size,
+                std::optional<int> fallback) {
+  if (!fallback && fields->Get("head_dim") == nullptr) {
     return EvenHeadDim(fields, heads_name, num_heads, hidden_size);
   }
-  const int head_dim = fields->Int("head_dim", 2, kMaxHeadDim);
+  const int head_dim = fields->Int("head_dim", 2, kMaxHeadDim, fallback);
   if (head_dim % 2 != 0) {
     fields->Fail("head_dim", absl::StrCat("is ", head_dim, "; must be even"));
   } else if (head_dim > kMaxHidden / num_heads) {

@@ -3,6 +3,7 @@
 #ifndef PACKRAT_MODELS_FAMILIES_FAMILIES_H_
 #define PACKRAT_MODELS_FAMILIES_FAMILIES_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ inline constexpr Family kPackratFamily = {"packrat", &ReadPackratConfig};
 // LlamaForCausalLM of transformers: Llama, SmolLM and their like.
 void ReadLlamaConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kLlamaFamily = {"llama", &ReadLlamaConfig};
+// Qwen3ForCausalLM of transformers.
+void ReadQwen3Config(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen3Family = {"qwen3", &ReadQwen3Config};
 
 // What families have in common.
 
@@ -40,8 +44,10 @@ inline constexpr int kMaxLayers = 1024;
 std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size);
 // bos_token_id and eos_token_id, for which vocab_size must have been read.
 void ReadEndIds(JsonFields* fields, ModelConfig* config);
-// Channels of a head where the configuration may say it; else heads divide `hidden_size`.
-int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size);
+// Channels of a head where the configuration may say it; else `fallback`, or heads divide
+// `hidden_size`.
+int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size,
+                std::optional<int> fallback = {});
 float ReadNormEps(JsonFields* fields, const std::string& name);
 // `layer_types`: a name for each layer, or nothing.
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);

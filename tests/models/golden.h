@@ -16,7 +16,7 @@
 namespace packrat {
 
 inline const std::string kGoldenCases[] = {"rat",     "rat_local",    "mesa_net", "mesa_net_hybrid",
-                                           "packrat", "packrat_wide", "llama"};
+                                           "packrat", "packrat_wide", "llama",    "qwen3"};
 
 struct Golden {
   int batch, tokens, vocab;

@@ -5,12 +5,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "kernels/dtype.h"
 #include "models/files/checkpoint.h"
 #include "tests/models/test_files.h"
 
@@ -42,6 +45,22 @@ class ModelFiles {
   }
   // The stored bytes of a golden's tensor, to be changed: float32.
   std::vector<uint8_t>& Bytes(const std::string& name) { return values_.at(name); }
+
+  // Stores bfloat16 tensors as float32, which holds them exactly.
+  void Widen() {
+    for (TensorToWrite& tensor : tensors) {
+      if (tensor.type != TensorType::kBF16) continue;
+      std::vector<uint8_t>& bytes = values_.at(tensor.name);
+      std::vector<uint8_t> wide(2 * bytes.size());
+      for (size_t i = 0; i < bytes.size() / 2; ++i) {
+        const float value = LoadAsFloat(bytes.data(), i, DType::kBF16);
+        std::memcpy(&wide[i * sizeof value], &value, sizeof value);
+      }
+      bytes = std::move(wide);
+      tensor.type = TensorType::kF32;
+      tensor.data = bytes.data();
+    }
+  }
 
   void ReplaceInConfig(const std::string& from, const std::string& to) {
     const size_t at = config.find(from);

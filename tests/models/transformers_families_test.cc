@@ -2,8 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "models/config.h"
 
@@ -23,16 +25,28 @@ constexpr char kSmol[] = R"({"architectures": ["LlamaForCausalLM"], "attention_b
   "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers.js_config": {"dtype": 1},
   "transformers_version": "4.40.1", "use_cache": true, "vocab_size": 49152})";
 
-absl::StatusOr<ModelConfig> ParseWith(const std::string& from, const std::string& to) {
-  std::string text = kSmol;
+// Qwen3-0.6B's, shortened in layers.
+constexpr char kQwen3[] = R"({"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128,
+  "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
+  "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 1,
+  "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 3,
+  "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 1000000,
+  "sliding_window": null, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+  "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false,
+  "vocab_size": 151936})";
+
+absl::StatusOr<ModelConfig> ParseWith(std::string text, const std::string& from,
+                                      const std::string& to) {
   const size_t at = text.find(from);
   EXPECT_NE(at, std::string::npos) << from;
   return ParseModelConfig(text.replace(at, from.size(), to));
 }
 
-const AttentionSpec& FirstLayer(const ModelConfig& config) {
-  return std::get<AttentionSpec>(config.layers.at(0));
+const AttentionSpec& Layer(const ModelConfig& config, int i) {
+  return std::get<AttentionSpec>(config.layers.at(i));
 }
+const AttentionSpec& FirstLayer(const ModelConfig& config) { return Layer(config, 0); }
 
 TEST(Llama, ReadsAllFields) {
   const auto config = ParseModelConfig(kSmol);
@@ -55,6 +69,7 @@ TEST(Llama, ReadsAllFields) {
   EXPECT_EQ(attention.window, 0);
   EXPECT_EQ(attention.rope_base, 100000.0);
   EXPECT_FALSE(attention.qkv_bias);
+  EXPECT_FALSE(attention.qk_norm);
 }
 
 TEST(Llama, DefaultsAreThoseOfTransformers) {
@@ -74,7 +89,8 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
 }
 
 TEST(Llama, HeadsNeedNotDivideTheModel) {
-  const auto config = ParseWith("\"hidden_size\": 576", "\"head_dim\": 80, \"hidden_size\": 575");
+  const auto config =
+      ParseWith(kSmol, "\"hidden_size\": 576", "\"head_dim\": 80, \"hidden_size\": 575");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(FirstLayer(*config).head_dim, 80);
 }
@@ -89,7 +105,7 @@ struct Change {
 class LlamaRefused : public testing::TestWithParam<Change> {};
 
 TEST_P(LlamaRefused, ByName) {
-  const auto config = ParseWith(GetParam().from, GetParam().to);
+  const auto config = ParseWith(kSmol, GetParam().from, GetParam().to);
   EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(config.status().message()), HasSubstr(GetParam().message));
 }
@@ -119,6 +135,128 @@ INSTANTIATE_TEST_SUITE_P(
                "head_dim: is 258; must be an integer from 2 to 256"},
         Change{"KeyHeads", "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 2",
                "num_key_value_heads: is 2; must divide the 9 heads"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Qwen3, ReadsAllFields) {
+  const auto config = ParseModelConfig(kQwen3);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "qwen3");
+  EXPECT_EQ(config->vocab_size, 151936);
+  EXPECT_EQ(config->hidden_size, 1024);
+  EXPECT_EQ(config->intermediate_size, 3072);
+  EXPECT_EQ(config->activation, Activation::kSwiglu);
+  EXPECT_EQ(config->norm_eps, 1e-5f);
+  EXPECT_TRUE(config->tie_embeddings);
+  EXPECT_EQ(config->max_context, 40960);
+  EXPECT_EQ(config->bos_id, 151643);
+  EXPECT_THAT(config->eos_ids, ElementsAre(151645));
+  ASSERT_EQ(config->layers.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    const AttentionSpec& attention = Layer(*config, i);
+    EXPECT_EQ(attention.num_heads, 16);
+    EXPECT_EQ(attention.num_kv_heads, 8);
+    EXPECT_EQ(attention.head_dim, 128);
+    EXPECT_EQ(attention.window, 0);
+    EXPECT_EQ(attention.rope_base, 1000000.0);
+    EXPECT_EQ(attention.rotary_dim, std::nullopt);
+    EXPECT_TRUE(attention.qk_norm);
+    EXPECT_FALSE(attention.norm_plus_one);
+    EXPECT_FALSE(attention.output_gate);
+    EXPECT_FALSE(attention.qkv_bias);
+  }
+}
+
+TEST(Qwen3, DefaultsAreThoseOfTransformers) {
+  const auto config = ParseModelConfig(R"({"model_type": "qwen3"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab_size, 151936);
+  EXPECT_EQ(config->hidden_size, 4096);
+  EXPECT_EQ(config->intermediate_size, 22016);
+  EXPECT_EQ(config->norm_eps, 1e-6f);
+  EXPECT_FALSE(config->tie_embeddings);
+  EXPECT_EQ(config->max_context, 32768);
+  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(FirstLayer(*config).num_heads, 32);
+  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
+  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
+  EXPECT_EQ(FirstLayer(*config).window, 0);
+  EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+}
+
+TEST(Qwen3, HeadsDoNotFollowTheModelsWidth) {
+  const auto config = ParseWith(kQwen3, "\"head_dim\": 128,", "");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
+}
+
+TEST(Qwen3, KeyHeadsOfNullAreThoseOfQueries) {
+  const auto config =
+      ParseWith(kQwen3, "\"num_key_value_heads\": 8", "\"num_key_value_heads\": null");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 16);
+}
+
+std::vector<int> Windows(const absl::StatusOr<ModelConfig>& config) {
+  EXPECT_TRUE(config.ok()) << config.status();
+  std::vector<int> windows;
+  for (size_t i = 0; config.ok() && i < config->layers.size(); ++i) {
+    windows.push_back(Layer(*config, static_cast<int>(i)).window);
+  }
+  return windows;
+}
+
+TEST(Qwen3, SlidingWindows) {
+  const std::string off = "\"use_sliding_window\": false", on = "\"use_sliding_window\": true";
+  EXPECT_THAT(Windows(ParseWith(kQwen3, "\"sliding_window\": null", "\"sliding_window\": 7")),
+              ElementsAre(0, 0, 0));
+  // A window of null is none, one that is not there has its default.
+  EXPECT_THAT(Windows(ParseWith(kQwen3, off, on)), ElementsAre(0, 0, 0));
+  std::string text = kQwen3;
+  text.replace(text.find(off), off.size(), on);
+  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null, ", "")),
+              ElementsAre(0, 4096, 4096));
+  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null", "\"sliding_window\": 7")),
+              ElementsAre(0, 7, 7));
+  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null",
+                                R"("sliding_window": 7, "layer_types": ["sliding_attention",
+                                   "full_attention", "sliding_attention"])")),
+              ElementsAre(7, 0, 7));
+}
+
+class Qwen3Refused : public testing::TestWithParam<Change> {};
+
+TEST_P(Qwen3Refused, ByName) {
+  const auto config = ParseWith(kQwen3, GetParam().from, GetParam().to);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, Qwen3Refused,
+    testing::Values(
+        Change{"Scaling", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
+               "rope_scaling.rope_type: is \"yarn\"; only \"default\" is served"},
+        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+               "attention_bias: is true; only false is served"},
+        Change{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+        Change{"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
+               "partial_rotary_factor: is unknown here"},
+        Change{"OddHeads", "\"head_dim\": 128", "\"head_dim\": 63",
+               "head_dim: is 63; must be even"},
+        Change{"KeyHeads", "\"num_key_value_heads\": 8", "\"num_key_value_heads\": 3",
+               "num_key_value_heads: is 3; must divide the 16 heads"},
+        Change{"KeyHeadsByDefault", "\"num_key_value_heads\": 8, ", "",
+               "num_key_value_heads: is 32; must divide the 16 heads"},
+        Change{"SlidingWithoutWindow", "\"sliding_window\": null",
+               R"("layer_types": ["full_attention", "sliding_attention", "full_attention"])",
+               "layer_types: layer 1 is \"sliding_attention\"; must be full_attention"},
+        Change{"OtherLayers", "\"sliding_window\": null",
+               R"("layer_types": ["full_attention", "full_attention", "linear_attention"])",
+               "layer_types: layer 2 is \"linear_attention\"; must be full_attention"},
+        Change{"LayersOfAnotherNumber", "\"sliding_window\": null",
+               R"("layer_types": ["full_attention"])",
+               "layer_types: must list the mixers of all 3 layers, has 1"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -1,8 +1,17 @@
 #include "models/device.h"
 
+#include <utility>
+
 #include "kernels/rope.h"
 
 namespace packrat {
+
+const float* DeviceWeights::Taps(const std::string& name, int channels, int taps) {
+  const std::vector<float> stored = loader_->Floats(name, {channels, 1, taps});
+  std::vector<float> out(stored.size());
+  for (size_t i = 0; i < stored.size(); ++i) out[i % taps * channels + i / taps] = stored[i];
+  return Upload(std::move(out));
+}
 
 int Device::PlanRope(double base, int head_dim, int divisor) {
   for (size_t i = 0; i < ropes_.size(); ++i) {

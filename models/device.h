@@ -79,6 +79,9 @@ class DeviceWeights {
   const float* Floats(const std::string& name, const std::vector<int64_t>& shape) {
     return Upload(loader_->Floats(name, shape));
   }
+  // The taps of a short convolution, (channels, 1, taps) as stored, tap-major
+  // (kernels/short_conv.h).
+  const float* Taps(const std::string& name, int channels, int taps);
   WeightLoader* loader() { return loader_; }
 
  protected:

@@ -2,8 +2,11 @@
 // part looks inside is the kernels' business (kernels/mesa.h, rat.h, attention.h); this puts the
 // parts of all layers together, and the layer stack, admission and the memory metrics read it.
 //
-//   slot   sealed Mesa matrices of all Mesa layers as of the last finished block of 16 tokens
-//   tail   the unfinished block: Mesa rows k, v, beta, log_gamma; RAT's running chunk; the rows
+//   slot   sealed matrices of all layers that have some (Mesa, gated delta networks), as of the
+//   last
+//          finished block of 16 tokens
+//   tail   the unfinished block: the rows that such layers go on from; RAT's running chunk; the
+//   rows
 //          that the short convolutions still see. Private to a sequence.
 //   page   of a class: RAT entries (one finished chunk), full attention or one window length (16
 //          positions of keys and values), for all layers of that class. The page of an unfinished
@@ -29,16 +32,16 @@ inline constexpr size_t kStateAlign = 64;  // Bytes; every part, slot, tail and 
 
 // Offsets of one layer's part, in bytes from the start of the sequence's slot, tail or page.
 struct LayerState {
-  int page_class = -1;  // -1: no pages (Mesa).
+  int page_class = -1;  // -1: no pages.
   size_t page_offset = 0;
-  size_t slot_offset = 0;  // Mesa only.
-  size_t tail_offset = 0;  // Mesa and RAT.
+  size_t slot_offset = 0;
+  size_t tail_offset = 0;
 };
 
 struct StateLayout {
   explicit StateLayout(const ModelConfig& config, StateTypes types = StateTypes());
 
-  size_t slot_bytes = 0;  // 0 where the model has no Mesa layer.
+  size_t slot_bytes = 0;  // 0 where no layer has a part in it.
   size_t tail_bytes = 0;
   std::vector<PageClass> page_classes;  // In order of first use by a layer.
   std::vector<LayerState> layers;       // One per layer.

@@ -12,14 +12,6 @@
 namespace packrat {
 namespace {
 
-// (channels, 1, taps) as stored to (taps, channels).
-std::vector<float> Taps(const std::string& name, int channels, int taps, WeightLoader* weights) {
-  const std::vector<float> stored = weights->Floats(name, {channels, 1, taps});
-  std::vector<float> out(stored.size());
-  for (size_t i = 0; i < stored.size(); ++i) out[i % taps * channels + i / taps] = stored[i];
-  return out;
-}
-
 // One product makes q, k, v and the output gate; another the two gates of the state, whose results
 // are float32, since they decide how fast the state decays.
 class MesaMixer : public Mixer {
@@ -82,7 +74,7 @@ class MesaMixer : public Mixer {
     for (auto [name, taps, bias] :
          {std::tuple{"q_conv1d.", &weights_.conv_q, &weights_.conv_q_bias},
           std::tuple{"k_conv1d.", &weights_.conv_k, &weights_.conv_k_bias}}) {
-      *taps = weights->Upload(Taps(prefix + name + "weight", width_, spec.conv_size, loader));
+      *taps = weights->Taps(prefix + name + "weight", width_, spec.conv_size);
       const std::string bias_name = prefix + name + "bias";
       if (loader->Has(bias_name)) *bias = weights->Floats(bias_name, {width_});
     }

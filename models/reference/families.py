@@ -10,18 +10,19 @@ from typing import List, Optional
 
 @dataclasses.dataclass
 class LayerSpec:
-    kind: str  # "rat", "attention" (full or windowed) or "mesa"
-    num_heads: int
-    head_dim: int
-    kv_heads: int = 0  # attention: key heads; rat: groups of shared queries and keys
+    kind: str  # "rat", "attention" (full or windowed), "mesa" or "gated_delta_net"
+    num_heads: int  # gated_delta_net: of values
+    head_dim: int  # gated_delta_net: of values
+    kv_heads: int = 0  # attention, gated_delta_net: key heads; rat: groups of queries and keys
     window: Optional[int] = None  # attention: visible keys, the query's own included
     rope_theta: float = 10000.0
     qkv_bias: bool = False
     chunk_size: int = 16  # rat
-    conv_size: int = 4  # mesa
+    conv_size: int = 4  # mesa, gated_delta_net
     conv_bias: bool = False
     lambda_lower_bound: float = 0.25
     output_gate: bool = True
+    key_dim: int = 0  # gated_delta_net
 
 
 @dataclasses.dataclass
@@ -115,9 +116,16 @@ def _parse_packrat(c):
     theta = float(c.get("rope_theta", 10000.0))
     layers = []
     for kind in c["layer_types"]:
-        if kind not in ("rat", "mesa", "local_attention", "attention"):
+        if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net"):
             raise ValueError(f"layer_types: unknown layer {kind!r}")
         o, where = c[kind], kind + "."
+        if kind == "gated_delta_net":
+            heads = _size(o, "num_value_heads", where)
+            layers.append(LayerSpec(
+                kind, heads, _size(o, "value_dim", where),
+                _size(o, "num_key_heads", where, divides=(heads, "num_value_heads")),
+                key_dim=_size(o, "key_dim", where), conv_size=_size(o, "conv_size", where)))
+            continue
         heads = _size(o, "num_heads", where, divides=None if kind == "mesa" else (d, "hidden_size"))
         if kind == "rat":
             layer = LayerSpec(

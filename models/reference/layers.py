@@ -1,4 +1,4 @@
-"""The four mixers, parallel over the sequence and differentiable: layers.md sections 1 to 4.
+"""The mixers, differentiable, and parallel over the sequence where a model is trained by them.
 
 Shapes: B sequences, T tokens, d model width, H heads of D channels. Every mixer takes the
 normalised input (B, T, d) and returns (B, T, d). Projections follow autocast where the caller asks
@@ -168,6 +168,10 @@ class ShortConv(nn.Module):
         return F.silu(out if self.bias is None else out + self.bias)
 
 
+def unit(x):
+    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
+
+
 class Mesa(nn.Module):
     def __init__(self, spec, d, eps):
         super().__init__()
@@ -193,9 +197,6 @@ class Mesa(nn.Module):
         def heads(x):
             return x.float().view(B, T, s.num_heads, s.head_dim).transpose(1, 2)
 
-        def unit(x):
-            return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
-
         q = unit(heads(self.q_conv1d(self.q_proj(h))))
         k = unit(heads(self.k_conv1d(self.k_proj(h))))
         v = heads(self.v_proj(h))
@@ -207,3 +208,42 @@ class Mesa(nn.Module):
         if s.output_gate:
             o = o * F.silu(self.g_proj(h).float())
         return self.o_proj(o)
+
+
+class GatedDelta(nn.Module):
+    """The gated delta rule, token by token as kernels/gated_delta.h states it, in double precision."""
+
+    def __init__(self, spec, d, eps):
+        super().__init__()
+        self.spec = spec
+        keys, values = spec.kv_heads * spec.key_dim, spec.num_heads * spec.head_dim
+        self.widths = [keys, keys, values]
+        self.in_proj_qkv = linear(d, 2 * keys + values)
+        self.in_proj_z = linear(d, values)
+        self.in_proj_b = linear(d, spec.num_heads)
+        self.in_proj_a = linear(d, spec.num_heads)
+        self.conv1d = ShortConv(2 * keys + values, spec.conv_size, False)
+        self.A_log = nn.Parameter(torch.zeros(spec.num_heads))
+        self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))
+        self.norm = RmsNorm(spec.head_dim, eps)
+        self.out_proj = linear(values, d)
+
+    def forward(self, h):
+        s = self.spec
+        q, k, v = self.conv1d(self.in_proj_qkv(h)).double().split(self.widths, -1)
+        shared = s.num_heads // s.kv_heads  # value head j uses key head j / shared
+        q = unit(q.unflatten(-1, (s.kv_heads, -1))).repeat_interleave(shared, 2) * s.key_dim ** -0.5
+        k = unit(k.unflatten(-1, (s.kv_heads, -1))).repeat_interleave(shared, 2)
+        v = v.unflatten(-1, (s.num_heads, -1))
+        beta = torch.sigmoid(self.in_proj_b(h).double())
+        log_decay = -self.A_log.double().exp() * F.softplus(self.in_proj_a(h) + self.dt_bias).double()
+        state = q.new_zeros(h.shape[0], s.num_heads, s.key_dim, s.head_dim)
+        rows = []
+        for t in range(h.shape[1]):
+            state = state * log_decay[:, t, :, None, None].exp()
+            read = torch.einsum("bhe,bhed->bhd", k[:, t], state)
+            corrected = beta[:, t, :, None] * (v[:, t] - read)
+            state = state + k[:, t, :, :, None] * corrected[:, :, None]
+            rows.append(torch.einsum("bhe,bhed->bhd", q[:, t], state))
+        gate = F.silu(self.in_proj_z(h).float()).unflatten(-1, (s.num_heads, -1))
+        return self.out_proj((self.norm(torch.stack(rows, 1)) * gate).flatten(2))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.reference import families, safetensors_io
-from models.reference.layers import Attention, Mesa, Rat, RmsNorm, linear
+from models.reference.layers import Attention, GatedDelta, Mesa, Rat, RmsNorm, linear
 
 
 class FeedForward(nn.Module):
@@ -35,6 +35,8 @@ class Block(nn.Module):
             self.mixer = Rat(layer, d)
         elif layer.kind == "attention":
             self.mixer = Attention(layer, d)
+        elif layer.kind == "gated_delta_net":
+            self.mixer = GatedDelta(layer, d, eps)
         else:
             self.mixer = Mesa(layer, d, eps)
         self.mlp = FeedForward(d, spec.intermediate_size, spec.ffn)

@@ -13,7 +13,8 @@ from models.reference.model import load_model
 from models.reference.scan import decaying_sum
 
 GOLDEN = os.environ.get("PACKRAT_GOLDEN", "tests/golden")
-CASES = ("rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide")
+CASES = ("rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide",
+         "gated_delta_net")
 
 
 def relative_error(out, reference):

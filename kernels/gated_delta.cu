@@ -269,6 +269,10 @@ size_t GatedDeltaScratchBytes(const GatedDeltaShape& shape, int max_spans, int m
                                                 kBlockTokens * PadTo16(shape.key_dim));
 }
 
+size_t GatedDeltaSharedBytes(const GatedDeltaShape& shape) {
+  return DeltaShared::Bytes(PadTo16(shape.key_dim), 2);
+}
+
 absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
                         const BatchView& batch, const StateParts& slots, const StateParts& tails,
                         const GatedDeltaOperands& operands, SpanTotals* totals, void* scratch,

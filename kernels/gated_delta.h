@@ -98,6 +98,10 @@ namespace gpu {
 // Scratch of one GatedDelta(). Not read before it is written.
 size_t GatedDeltaScratchBytes(const GatedDeltaShape& shape, int max_spans, int max_tokens);
 
+// Shared memory that a block of its kernels takes, bytes: a device must offer as much
+// (cudaDeviceProp::sharedMemPerBlockOptin).
+size_t GatedDeltaSharedBytes(const GatedDeltaShape& shape);
+
 absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
                         const BatchView& batch, const StateParts& slots, const StateParts& tails,
                         const GatedDeltaOperands& operands, SpanTotals* totals, void* scratch,

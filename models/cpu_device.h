@@ -52,6 +52,7 @@ class CpuDevice : public Device {
     return PlanThreads(AttentionScratchFloats(s.head_dim));
   }
   int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
+  int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override;
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
@@ -86,6 +87,11 @@ class CpuDevice : public Device {
                     const MesaOperands& operands) override {
     return packrat::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
                          context_.get());
+  }
+  absl::Status GatedDelta(int, const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                          const Step& s, const GatedDeltaOperands& operands) override {
+    return packrat::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
+                               context_.get());
   }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {

@@ -18,6 +18,7 @@
 #include "kernels/attention.h"
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
+#include "kernels/gated_delta.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
 #include "models/weights.h"
@@ -122,6 +123,7 @@ class Device {
   virtual int Plan(const RatShape& shape) = 0;
   virtual int Plan(const AttentionShape& shape) = 0;
   virtual int Plan(const MesaShape& shape) = 0;
+  virtual int Plan(const GatedDeltaShape& shape) = 0;
   // The number of a rotary table, which layers of equal base, head size and divisor share.
   int PlanRope(double base, int head_dim, int divisor);
 
@@ -156,6 +158,9 @@ class Device {
                                  const AttentionOperands& operands) = 0;
   virtual absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights,
                             const Step& step, const MesaOperands& operands) = 0;
+  virtual absl::Status GatedDelta(int plan, const GatedDeltaShape& shape,
+                                  const GatedDeltaWeights& weights, const Step& step,
+                                  const GatedDeltaOperands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
   // n values of x on the host, once all that was asked for is done; valid until the next call. For

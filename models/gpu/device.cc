@@ -50,6 +50,18 @@ int GpuDevice::Plan(const MesaShape& s) {
                     MesaScratchBytes(s, limits_.spans, limits_.tokens));
 }
 
+int GpuDevice::Plan(const GatedDeltaShape& s) {
+  const size_t bytes = GatedDeltaSharedBytes(s);
+  if (bytes > info_.shared_bytes && plan_status_.ok()) {
+    plan_status_ = absl::FailedPreconditionError(absl::StrCat(
+        "gated delta heads of ", s.key_dim, " key channels need ", bytes,
+        " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes));
+  }
+  return PlanRegion(absl::StrCat("gated delta ", s.num_key_heads, " ", s.num_value_heads, " ",
+                                 s.key_dim, " ", s.value_dim, " ", s.conv_size),
+                    GatedDeltaScratchBytes(s, limits_.spans, limits_.tokens));
+}
+
 void GpuDevice::CarveScratch(Carver* carver) {
   for (Region& region : regions_) region.memory = carver->Take<std::byte>(region.bytes);
 }

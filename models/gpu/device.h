@@ -36,6 +36,7 @@ class GpuDevice : public Device {
   int Plan(const RatShape& shape) override;
   int Plan(const AttentionShape& shape) override;
   int Plan(const MesaShape& shape) override;
+  int Plan(const GatedDeltaShape& shape) override;
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override {
     return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, x, stream_);
   }
@@ -71,6 +72,11 @@ class GpuDevice : public Device {
                     const MesaOperands& operands) override {
     return gpu::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
                      regions_[plan].memory, stream_);
+  }
+  absl::Status GatedDelta(int plan, const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                          const Step& s, const GatedDeltaOperands& operands) override {
+    return gpu::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
+                           regions_[plan].memory, stream_);
   }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {

@@ -10,13 +10,14 @@
 #include <vector>
 
 #include "models/mixers/attention.h"
+#include "models/mixers/gated_delta.h"
 #include "models/mixers/mesa.h"
 #include "models/mixers/rat.h"
 #include "models/mixers/spec.h"
 
 namespace packrat {
 
-using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec>;
+using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec>;
 
 // All names of `layer_types`.
 std::vector<std::string> MixerNames();

@@ -23,9 +23,9 @@ void CheckMixer(const RatSpec& rat, int hidden_size) {
   PACKRAT_CHECK(rat.num_groups >= 1 && rat.num_heads % rat.num_groups == 0);
 }
 
-void CheckMixer(const AttentionSpec& attention, int hidden_size) {
+void CheckMixer(const AttentionSpec& attention, int) {
   CheckHeads(attention.num_heads, attention.head_dim);
-  PACKRAT_CHECK(attention.num_heads * attention.head_dim == hidden_size);
+  PACKRAT_CHECK(attention.num_heads * attention.head_dim <= kMaxHidden);
   PACKRAT_CHECK(attention.head_dim % 2 == 0 && attention.window >= 0);
   PACKRAT_CHECK(attention.num_kv_heads >= 1);
   PACKRAT_CHECK(attention.num_heads % attention.num_kv_heads == 0);
@@ -34,6 +34,14 @@ void CheckMixer(const AttentionSpec& attention, int hidden_size) {
 void CheckMixer(const MesaSpec& mesa, int) {
   CheckHeads(mesa.num_heads, mesa.head_dim);
   PACKRAT_CHECK(mesa.conv_size >= 1 && mesa.lambda_lower_bound >= 0.0f);
+}
+
+void CheckMixer(const GatedDeltaSpec& delta, int) {
+  CheckHeads(delta.num_key_heads, delta.key_dim);
+  CheckHeads(delta.num_value_heads, delta.value_dim);
+  PACKRAT_CHECK(delta.num_value_heads % delta.num_key_heads == 0);
+  PACKRAT_CHECK(delta.shape().keys() <= kMaxHidden && delta.shape().values() <= kMaxHidden);
+  PACKRAT_CHECK(delta.conv_size >= 1 && delta.conv_size <= kMaxConvSize);
 }
 
 void CheckConfig(const ModelConfig& config) {

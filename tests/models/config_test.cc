@@ -25,6 +25,9 @@ const AttentionSpec& Attention(const ModelConfig& config, int layer) {
 const MesaSpec& Mesa(const ModelConfig& config, int layer) {
   return std::get<MesaSpec>(config.layers.at(layer));
 }
+const GatedDeltaSpec& GatedDelta(const ModelConfig& config, int layer) {
+  return std::get<GatedDeltaSpec>(config.layers.at(layer));
+}
 std::vector<std::string> Names(const ModelConfig& config) {
   std::vector<std::string> names;
   for (const MixerSpec& layer : config.layers) names.push_back(InfoOf(layer).type);
@@ -156,6 +159,20 @@ TEST(Golden, Packrat) {
   EXPECT_EQ(Mesa(wide, 2).lambda_lower_bound, 0.1f);
   EXPECT_EQ(Rat(wide, 1).chunk_size, 8);
   EXPECT_EQ(Attention(wide, 3).window, 100);
+}
+
+TEST(Golden, GatedDeltaNet) {
+  const ModelConfig config = LoadGolden("gated_delta_net");
+  EXPECT_THAT(Names(config), ElementsAre("gated_delta_net", "attention", "gated_delta_net"));
+  EXPECT_EQ(GatedDelta(config, 0).num_key_heads, 2);
+  EXPECT_EQ(GatedDelta(config, 0).num_value_heads, 6);
+  EXPECT_EQ(GatedDelta(config, 0).key_dim, 12);
+  EXPECT_EQ(GatedDelta(config, 0).value_dim, 20);
+  EXPECT_EQ(GatedDelta(config, 0).conv_size, 3);
+  const MixerInfo info = InfoOf(config.layers[0]);
+  EXPECT_EQ(info.num_heads, 6);
+  EXPECT_EQ(info.head_dim, 20);
+  EXPECT_EQ(info.num_kv_heads, 2);
 }
 
 TEST(Rat, LayersFollowInterleaveStepWhereNoListSaysOtherwise) {
@@ -389,6 +406,30 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"Window", kPackrat, "[\"rat\", \"mesa\"]",
                         "[\"rat\", \"local_attention\"], \"local_attention\": {\"num_heads\": 4}",
                         "local_attention.window_size: missing"}),
+    [](const auto& info) { return info.param.name; });
+
+constexpr char kGatedDelta[] = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 1, "layer_types": ["gated_delta_net"],
+    "gated_delta_net": {"num_key_heads": 300, "num_value_heads": 600, "key_dim": 100,
+                        "value_dim": 100, "conv_size": 4}})";
+
+INSTANTIATE_TEST_SUITE_P(
+    GatedDelta, Refused,
+    testing::Values(
+        Bad{"KeyHeads", kGatedDelta, "300", "400",
+            "gated_delta_net.num_key_heads: is 400; must divide the 600 heads"},
+        Bad{"NoValueHeads", kGatedDelta, "600", "0",
+            "gated_delta_net.num_value_heads: is 0; must be an integer from 1 to 4096"},
+        Bad{"KeyDim", kGatedDelta, "\"key_dim\": 100", "\"key_dim\": 257",
+            "gated_delta_net.key_dim: is 257; must be an integer from 1 to 256"},
+        Bad{"WideKeys", kGatedDelta, "\"key_dim\": 100", "\"key_dim\": 219",
+            "num_key_heads: is 300; num_key_heads * key_dim must be at most 65536"},
+        Bad{"WideValues", kGatedDelta, "\"value_dim\": 100", "\"value_dim\": 110",
+            "num_value_heads: is 600; num_value_heads * value_dim must be at most 65536"},
+        Bad{"NoTaps", kGatedDelta, "\"conv_size\": 4", "\"conv_size\": 0",
+            "gated_delta_net.conv_size: is 0; must be an integer from 1 to 16"},
+        Bad{"Missing", kGatedDelta, ", \"conv_size\": 4", "",
+            "gated_delta_net.conv_size: missing"}),
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(

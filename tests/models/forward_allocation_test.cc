@@ -40,7 +40,8 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ForwardAllocationTest,
-                         testing::Values("rat_local", "mesa_net_hybrid", "packrat"),
+                         testing::Values("rat_local", "mesa_net_hybrid", "packrat",
+                                         "gated_delta_net"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -15,8 +15,9 @@
 
 namespace packrat {
 
-inline const std::string kGoldenCases[] = {"rat",     "rat_local",    "mesa_net", "mesa_net_hybrid",
-                                           "packrat", "packrat_wide", "llama",    "qwen3"};
+inline const std::string kGoldenCases[] = {
+    "rat",          "rat_local", "mesa_net", "mesa_net_hybrid", "packrat",
+    "packrat_wide", "llama",     "qwen3",    "gated_delta_net"};
 
 struct Golden {
   int batch, tokens, vocab;

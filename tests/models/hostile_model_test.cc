@@ -27,8 +27,9 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 const std::vector<std::string>& Goldens() {
-  static const std::vector<std::string> names = {"rat",     "rat_local",    "mesa_net",
-                                                 "packrat", "packrat_wide", "mesa_net_hybrid"};
+  static const std::vector<std::string> names = {
+      "rat",          "rat_local",       "mesa_net",       "packrat",
+      "packrat_wide", "mesa_net_hybrid", "gated_delta_net"};
   return names;
 }
 

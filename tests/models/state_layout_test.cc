@@ -40,6 +40,15 @@ TEST(StateLayout, MesaWithPaddedHeads) {
   EXPECT_EQ(layout.tail_bytes, (2u * 5 * 16 * 32 + 2 * 5 * 16) * 4);
 }
 
+TEST(StateLayout, GatedDeltaSlotAndTail) {
+  // Keys of 24 channels are padded to 32, values of 40 to 48; the convolution sees three rows of
+  // 2 * 2 * 24 + 6 * 40 channels, padded to 1008.
+  const StateLayout layout = Layout({GatedDeltaSpec{2, 6, 24, 40, 4}});
+  EXPECT_EQ(layout.slot_bytes, 6u * 32 * 48 * 4);
+  EXPECT_EQ(layout.tail_bytes, (2u * 16 * 32 + 6 * 16 * 48 + 6 * 16 + 1008) * 4);
+  EXPECT_TRUE(layout.page_classes.empty());
+}
+
 TEST(StateLayout, RatEntryOfThePapersModels) {
   std::vector<MixerSpec> layers(24, Rat(16, 128, 16));
   const StateLayout layout = Layout(layers);

@@ -15,12 +15,13 @@ from models.reference.model import Model, load_model
 TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 
 
-def packrat(layers, d, rat=None, local=None, full=None, mesa=None, **more):
+def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, **more):
     return {"model_type": "packrat", "vocab_size": 77, "hidden_size": d, "intermediate_size": 50,
             "num_hidden_layers": len(layers), "layer_types": layers, "norm_eps": 1e-6,
             "rope_theta": 10000.0, "tie_word_embeddings": True, "max_position_embeddings": 4096,
             **{name: value for name, value in (("rat", rat), ("local_attention", local),
-                                               ("attention", full), ("mesa", mesa)) if value},
+                                               ("attention", full), ("mesa", mesa),
+                                               ("gated_delta_net", delta)) if value},
             **more}
 
 
@@ -36,6 +37,11 @@ def attention(heads, kv_heads, window=None):
 def mesa(heads, dim, conv, gate=True, bound=0.25):
     return {"num_heads": heads, "head_dim": dim, "conv_size": conv, "lambda_lower_bound": bound,
             "use_output_gate": gate}
+
+
+def delta(key_heads, value_heads, key_dim, value_dim, conv):
+    return {"num_key_heads": key_heads, "num_value_heads": value_heads, "key_dim": key_dim,
+            "value_dim": value_dim, "conv_size": conv}
 
 
 MESA_NET = {"model_type": "mesa_net", "hidden_size": 60, "num_heads": 3, "head_dim": 20,
@@ -62,6 +68,9 @@ CASES = {
     "mesa_odd": (packrat(["mesa", "mesa"], 30, mesa=mesa(3, 13, 2, gate=False, bound=0.05)), 100),
     "mesa_wide": (packrat(["mesa"], 16, mesa=mesa(2, 136, 4)), 60),
     "mesa_conv_16": (packrat(["mesa", "mesa"], 30, mesa=mesa(2, 7, 16)), 60),
+    "gated_delta_odd": (packrat(["gated_delta_net"] * 2, 30, delta=delta(3, 3, 13, 21, 1)), 60),
+    "gated_delta_shared": (packrat(["gated_delta_net", "rat"], 32, delta=delta(2, 8, 40, 7, 5),
+                                   rat=rat(2, 1, 16)), 70),
     "one_token": (packrat(["rat", "mesa", "attention"], 32, rat=rat(2, 1, 16), mesa=mesa(2, 16, 4),
                           full=attention(2, 2)), 1),
     "mesa_net": (MESA_NET, 80),

@@ -35,8 +35,8 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
 #else
 constexpr int kGenerated = 40, kCompany = 16;
 const std::vector<int> kThreads = {1, 2}, kBudgets = {19, 64};
-const char* const kModels[] = {"rat",     "rat_local",   "mesa_net", "mesa_net_hybrid",
-                               "packrat", "packrat_wide"};
+const char* const kModels[] = {"rat",     "rat_local",    "mesa_net",       "mesa_net_hybrid",
+                               "packrat", "packrat_wide", "gated_delta_net"};
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
                                                     const ModelOptions& options) {

@@ -1,0 +1,113 @@
+#include "models/mixers/gated_delta.h"
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace packrat {
+namespace {
+
+// One product makes q, k, v and the output gate; another the two gates of the state, whose results
+// are float32, since they decide how fast the state decays.
+class GatedDeltaMixer : public Mixer {
+ public:
+  GatedDeltaMixer(const GatedDeltaSpec& spec, const MixerLoad& load)
+      : shape_(spec.shape()), type_(load.device->type()), plan_(load.device->Plan(shape_)) {
+    const int d = load.hidden_size, heads = shape_.num_value_heads;
+    const std::string& prefix = load.prefix;
+    DeviceWeights* weights = load.weights;
+    in_proj_ = weights->Stack({{prefix + "in_proj_qkv.weight", shape_.channels()},
+                               {prefix + "in_proj_z.weight", shape_.values()}},
+                              d);
+    gates_ = weights->Stack(
+        {{prefix + "in_proj_b.weight", heads}, {prefix + "in_proj_a.weight", heads}}, d);
+    weights_.conv = weights->Taps(prefix + "conv1d.weight", shape_.channels(), shape_.conv_size);
+    std::vector<float> rate = weights->loader()->Floats(prefix + "A_log", {heads});
+    for (float& a : rate) a = std::exp(a);
+    weights_.decay_rate = weights->Upload(std::move(rate));
+    weights_.dt_bias = weights->Floats(prefix + "dt_bias", {heads});
+    weights_.norm = weights->Floats(prefix + "norm.weight", {shape_.value_dim});
+    weights_.norm_eps = load.norm_eps;
+    out_proj_ = weights->Matrix(prefix + "out_proj.weight", d, shape_.values());
+  }
+
+  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+    Device& device = *step.device;
+    const auto tokens = static_cast<size_t>(step.tokens());
+    const size_t element = DTypeBytes(type_);
+    const int heads = shape_.num_value_heads, stride = in_proj_.out;
+    Carver memory(step.activations);
+    auto* gates = memory.Take<float>(tokens * 2 * heads);
+    auto* qkvz = memory.Take<std::byte>(tokens * stride * element);
+    auto* o = memory.Take<std::byte>(tokens * shape_.values() * element);
+    absl::Status status =
+        device.Multiply(h, step.tokens(), {{in_proj_, qkvz, type_}, {gates_, gates, DType::kF32}});
+    if (!status.ok()) return status;
+    const GatedDeltaOperands operands{qkvz,          qkvz + shape_.channels() * element,
+                                      stride,
+                                      gates,          // beta
+                                      gates + heads,  // decay
+                                      2 * heads,     o,
+                                      type_,         device.state_type()};
+    status = device.GatedDelta(plan_, shape_, weights_, step, operands);
+    if (!status.ok()) return status;
+    return device.AddProduct(out_proj_, o, step.tokens(), x);
+  }
+
+  size_t bytes_per_token() const override {
+    return 2 * shape_.num_value_heads * sizeof(float) +
+           (in_proj_.out + shape_.values()) * DTypeBytes(type_);
+  }
+
+ private:
+  const GatedDeltaShape shape_;
+  const DType type_;
+  const int plan_;
+  Weight in_proj_, gates_, out_proj_;
+  GatedDeltaWeights weights_{};
+};
+
+// Heads together as wide as a model may be.
+void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
+                const std::string& dim_name, int dim) {
+  if (heads <= kMaxHidden / dim) return;
+  fields->Fail(heads_name, absl::StrCat("is ", heads, "; ", heads_name, " * ", dim_name,
+                                        " must be at most ", kMaxHidden));
+}
+
+}  // namespace
+
+GatedDeltaSpec GatedDeltaSpec::Read(const std::string&, JsonFields* fields, const SharedFields&) {
+  GatedDeltaSpec delta;
+  delta.num_value_heads = fields->Int("num_value_heads", 1, kMaxHeads);
+  delta.num_key_heads = DivisorOfHeads(fields, "num_key_heads", delta.num_value_heads, {});
+  delta.key_dim = fields->Int("key_dim", 1, kMaxHeadDim);
+  delta.value_dim = fields->Int("value_dim", 1, kMaxHeadDim);
+  delta.conv_size = fields->Int("conv_size", 1, kMaxConvSize);
+  CheckWidth(fields, "num_key_heads", delta.num_key_heads, "key_dim", delta.key_dim);
+  CheckWidth(fields, "num_value_heads", delta.num_value_heads, "value_dim", delta.value_dim);
+  return delta;
+}
+
+MixerState GatedDeltaSpec::State(const StateTypes& types) const {
+  MixerState state;
+  state.slot_bytes = GatedDeltaSlotFloats(shape()) * DTypeBytes(types.slots);
+  state.tail_bytes = GatedDeltaTailLayout(shape()).end * sizeof(float);
+  return state;
+}
+
+MixerInfo GatedDeltaSpec::Info() const {
+  return {kNames[0], num_value_heads, value_dim, num_key_heads};
+}
+
+std::string GatedDeltaSpec::Identity() const {
+  return absl::StrCat(kNames[0], " ", num_key_heads, " ", num_value_heads);
+}
+
+std::unique_ptr<Mixer> GatedDeltaSpec::Load(const MixerLoad& load) const {
+  return std::make_unique<GatedDeltaMixer>(*this, load);
+}
+
+}  // namespace packrat

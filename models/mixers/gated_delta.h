@@ -1,0 +1,38 @@
+// Gated delta networks: a decayed sum of outer products of which every token first takes out what
+// its key already reads; kernels/gated_delta.h.
+#ifndef PACKRAT_MODELS_MIXERS_GATED_DELTA_H_
+#define PACKRAT_MODELS_MIXERS_GATED_DELTA_H_
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "kernels/gated_delta.h"
+#include "models/layer.h"
+#include "models/mixers/spec.h"
+
+namespace packrat {
+
+struct GatedDeltaSpec {
+  int num_key_heads = 0;
+  int num_value_heads = 0;  // Value head j uses key head j / (num_value_heads / num_key_heads).
+  int key_dim = 0;          // Of a head.
+  int value_dim = 0;        // Of a head.
+  int conv_size = 0;        // Taps, the current token's included.
+
+  static constexpr std::array kNames{"gated_delta_net"};
+  static GatedDeltaSpec Read(const std::string& type, JsonFields* fields,
+                             const SharedFields& shared);
+  MixerState State(const StateTypes& types) const;
+  MixerInfo Info() const;
+  std::string Identity() const;
+  std::unique_ptr<Mixer> Load(const MixerLoad& load) const;
+
+  GatedDeltaShape shape() const {
+    return {num_key_heads, num_value_heads, key_dim, value_dim, conv_size};
+  }
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_MIXERS_GATED_DELTA_H_

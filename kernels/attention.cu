@@ -67,41 +67,17 @@ __device__ __forceinline__ const T* HeadRow(const void* x, int stride, int token
   return static_cast<const T*>(x) + static_cast<size_t>(token) * stride + head * dim;
 }
 
-// Pair `i` of a head's channels: two that are rotated with each other, then neighbours that stay as
-// they are, then neighbours that pad.
-struct ChannelPair {
-  int first, second;
-  bool rotated;
-  __device__ __forceinline__ ChannelPair(int i, int rotary_dim)
-      : first(2 * i < rotary_dim ? i : 2 * i),
-        second(2 * i < rotary_dim ? rotary_dim / 2 + i : 2 * i + 1),
-        rotated(2 * i < rotary_dim) {}
-};
-
-// Pair i of a token's head, rotated where it is.
-template <class T>
-__device__ __forceinline__ void LoadPair(const AttentionShape& s, const AttentionOperands& x,
-                                         const T* row, int token, int i, const ChannelPair& pair,
-                                         float* first, float* second) {
-  const float x1 = ToFloat(row[pair.first]), x2 = ToFloat(row[pair.second]);
-  if (pair.rotated) {
-    RotatePair(x1, x2, x.rope + static_cast<size_t>(token) * s.rotary_dim, i, s.rotary_dim / 2,
-               first, second);
-  } else {
-    *first = x1, *second = x2;
-  }
-}
-
-// A query head of one token, rotated, to (kChannels) floats.
+// A query head of one token, its first channels rotated, to (kChannels) floats.
 template <class T, class L>
 __device__ __forceinline__ void FillQuery(const AttentionShape& s, const AttentionOperands& x,
                                           int token, int head, float* q) {
-  const int dim = s.head_dim;
+  const int dim = s.head_dim, rotary = s.rotary_dim, half = rotary / 2;
   const T* row = HeadRow<T>(x.q, x.stride, token, head, dim);
-  for (int i = threadIdx.x; i < dim / 2; i += kAttendThreads) {
-    const ChannelPair pair(i, s.rotary_dim);
-    LoadPair(s, x, row, token, i, pair, &q[pair.first], &q[pair.second]);
+  const float* cos_sin = x.rope + static_cast<size_t>(token) * rotary;
+  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
+    RotatePair(ToFloat(row[i]), ToFloat(row[half + i]), cos_sin, i, half, &q[i], &q[half + i]);
   }
+  for (int d = rotary + threadIdx.x; d < dim; d += kAttendThreads) q[d] = ToFloat(row[d]);
   for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) q[d] = 0.0f;
 }
 
@@ -126,22 +102,23 @@ __device__ __forceinline__ void FillOwn(const AttentionShape& s, const Attention
   const int dim = s.head_dim;
   const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
   const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
-  for (int i = threadIdx.x; i < L::kChannels / 2; i += kAttendThreads) {
-    const ChannelPair pair(i, s.rotary_dim);
-    const int d[2] = {pair.first, pair.second};
-    float key[2] = {};
-    T value[2] = {FromFloat<T>(0.0f), FromFloat<T>(0.0f)};
-    if (2 * i < dim) {
-      LoadPair(s, x, k, token, i, pair, &key[0], &key[1]);
-      value[0] = v[d[0]], value[1] = v[d[1]];
-    }
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const T stored = FromFloat<T>(key[j]);
-      own[d[j]] = ToFloat(stored);
-      own[L::kChannels + d[j]] = ToFloat(value[j]);
-      if (key_row != nullptr && d[j] < padded) key_row[d[j]] = stored, value_row[d[j]] = value[j];
-    }
+  const int rotary = s.rotary_dim, half = rotary / 2;
+  const float* cos_sin = x.rope + static_cast<size_t>(token) * rotary;
+  const auto put = [&](int d, float key, T value) {
+    const T stored = FromFloat<T>(key);
+    own[d] = ToFloat(stored);
+    own[L::kChannels + d] = ToFloat(value);
+    if (key_row != nullptr && d < padded) key_row[d] = stored, value_row[d] = value;
+  };
+  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
+    float k1, k2;
+    RotatePair(ToFloat(k[i]), ToFloat(k[half + i]), cos_sin, i, half, &k1, &k2);
+    put(i, k1, v[i]);
+    put(half + i, k2, v[half + i]);
+  }
+  for (int d = rotary + threadIdx.x; d < L::kChannels; d += kAttendThreads) {
+    const bool padding = d >= dim;
+    put(d, padding ? 0.0f : ToFloat(k[d]), padding ? FromFloat<T>(0.0f) : v[d]);
   }
 }
 
@@ -226,16 +203,19 @@ __global__ void __launch_bounds__(kAttendThreads)
   if (kv_head >= shape.num_kv_heads) return;
   T* key = PieceRow(piece, shape, padded, token, kv_head, 0);
   T* value = PieceRow(piece, shape, padded, token, kv_head, 1);
-  const ChannelPair pair(i, shape.rotary_dim);
-  const int d1 = pair.first, d2 = pair.second;
+  const int half = shape.rotary_dim / 2;
+  const bool rotated = i < half;
+  const int d1 = rotated ? i : 2 * i, d2 = rotated ? half + i : 2 * i + 1;
   if (2 * i >= dim) {  // Padding.
     key[d1] = key[d2] = value[d1] = value[d2] = FromFloat<T>(0.0f);
     return;
   }
   const T* k = HeadRow<T>(x.k, x.stride, token, kv_head, dim);
   const T* v = HeadRow<T>(x.v, x.stride, token, kv_head, dim);
-  float k1, k2;
-  LoadPair(shape, x, k, token, i, pair, &k1, &k2);
+  float k1 = ToFloat(k[d1]), k2 = ToFloat(k[d2]);
+  if (rotated) {
+    RotatePair(k1, k2, x.rope + static_cast<size_t>(token) * shape.rotary_dim, i, half, &k1, &k2);
+  }
   key[d1] = FromFloat<T>(k1), key[d2] = FromFloat<T>(k2);
   value[d1] = v[d1], value[d2] = v[d2];
 }

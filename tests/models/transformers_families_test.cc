@@ -223,6 +223,24 @@ TEST(Qwen3, SlidingWindows) {
               ElementsAre(7, 0, 7));
 }
 
+// Snapshots belong to a model by it: what tensors do not tell is in it, and what older models do
+// not have leaves theirs as it was.
+TEST(Attention, IdentityTellsWhatTensorsDoNot) {
+  AttentionSpec attention;
+  attention.num_heads = 4;
+  attention.head_dim = 32;
+  const std::string plain = attention.Identity();
+  EXPECT_EQ(plain, "attention 4 0 10000");
+  attention.rotary_dim = 8;
+  const std::string partial = attention.Identity();
+  EXPECT_NE(partial, plain);
+  attention.rotary_dim = 16;
+  EXPECT_NE(attention.Identity(), partial);
+  attention.rotary_dim.reset();
+  attention.norm_plus_one = true;
+  EXPECT_NE(attention.Identity(), plain);
+}
+
 class Qwen3Refused : public testing::TestWithParam<Change> {};
 
 TEST_P(Qwen3Refused, ByName) {

@@ -16,8 +16,8 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily, kMesaNetFamily, kLlamaFamily, kQwen3Family,
-                                kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily,        kMesaNetFamily, kLlamaFamily,  kQwen3Family,
+                                kQwen35TextFamily, kQwen35Family,  kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
@@ -76,6 +76,9 @@ std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
     const std::string identity = IdentityOf(mixer);
     hash = HashBytes(hash, identity.data(), identity.size());
   }
+  // Where it does not apply it is not said, so that what was saved of older models can be read.
+  const std::string norm = config.norm_plus_one ? "1 + norm" : "";
+  if (!norm.empty()) hash = HashBytes(hash, norm.data(), norm.size());
   return absl::StrFormat("%016x", HashBytes(hash, &config.norm_eps, sizeof config.norm_eps));
 }
 

@@ -29,11 +29,17 @@ struct TensorNames {
 struct ModelConfig {
   std::string family;  // As in model_type.
   TensorNames names;
+  std::vector<std::string> mixer_names;  // Of each layer, for `names.mixer`, where they differ.
+  // A checkpoint of more than a language model has `nested` where `names` say "model.", and the
+  // rest under names that begin with one of `others`. Empty: there are none of the family.
+  std::string nested;
+  std::vector<std::string> others;
   int vocab_size = 0;
   int hidden_size = 0;
   int intermediate_size = 0;
   Activation activation = Activation::kSwiglu;
   float norm_eps = 1e-6f;
+  bool norm_plus_one = false;  // Norms of the residual stream are scaled by 1 + weight.
   bool tie_embeddings = false;
   int max_context = 0;       // Tokens: max_position_embeddings.
   int bos_id = -1;           // -1: none.

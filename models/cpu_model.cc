@@ -163,6 +163,8 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   auto checkpoint = Checkpoint::Open(dir);
   if (!checkpoint.ok()) return checkpoint.status();
   open.checkpoint = *std::move(checkpoint);
+  const ModelConfig& read = open.memory.config;
+  if (!read.nested.empty()) open.checkpoint->Unnest(read.nested, "model.", read.others);
   WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
   const CpuModel model(open.memory.config, open.options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;

@@ -6,6 +6,14 @@
 
 namespace packrat {
 
+const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one) {
+  std::vector<float> scales = loader_->Floats(name, {n});
+  if (plus_one) {
+    for (float& scale : scales) scale += 1.0f;
+  }
+  return Upload(std::move(scales));
+}
+
 const float* DeviceWeights::Taps(const std::string& name, int channels, int taps) {
   const std::vector<float> stored = loader_->Floats(name, {channels, 1, taps});
   std::vector<float> out(stored.size());

@@ -80,6 +80,8 @@ class DeviceWeights {
   const float* Floats(const std::string& name, const std::vector<int64_t>& shape) {
     return Upload(loader_->Floats(name, shape));
   }
+  // The scales (n) of a norm: what is stored, or 1 + that.
+  const float* Norm(const std::string& name, int n, bool plus_one = false);
   // The taps of a short convolution, (channels, 1, taps) as stored, tap-major
   // (kernels/short_conv.h).
   const float* Taps(const std::string& name, int channels, int taps);

@@ -16,14 +16,14 @@ LayerStack::LayerStack(const ModelConfig& config, const StateLayout& layout, Dev
   embedding_ = weights->Matrix(names.embedding, config.vocab_size, d);
   for (size_t i = 0; i < config.layers.size(); ++i) {
     const std::string prefix = absl::StrCat(names.layers, i, ".");
-    const float* mixer_norm = weights->Floats(prefix + names.mixer_norm, {d});
-    auto mixer =
-        LoadMixer(config.layers[i], {d, config.norm_eps, prefix + names.mixer, device, weights});
-    const float* norm = weights->Floats(prefix + names.feed_forward_norm, {d});
+    const float* mixer_norm = weights->Norm(prefix + names.mixer_norm, d, config.norm_plus_one);
+    const std::string& name = config.mixer_names.empty() ? names.mixer : config.mixer_names[i];
+    auto mixer = LoadMixer(config.layers[i], {d, config.norm_eps, prefix + name, device, weights});
+    const float* norm = weights->Norm(prefix + names.feed_forward_norm, d, config.norm_plus_one);
     layers_.push_back(
         {mixer_norm, std::move(mixer), norm, FeedForward(config, prefix, *device, weights)});
   }
-  final_norm_ = weights->Floats(names.final_norm, {d});
+  final_norm_ = weights->Norm(names.final_norm, d, config.norm_plus_one);
   head_ = config.tie_embeddings ? embedding_ : weights->Matrix(names.head, config.vocab_size, d);
 }
 

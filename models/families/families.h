@@ -34,6 +34,13 @@ inline constexpr Family kLlamaFamily = {"llama", &ReadLlamaConfig};
 void ReadQwen3Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen3Family = {"qwen3", &ReadQwen3Config};
 
+// Qwen3_5ForCausalLM of transformers, and the language model within
+// Qwen3_5ForConditionalGeneration.
+void ReadQwen35TextConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen35TextFamily = {"qwen3_5_text", &ReadQwen35TextConfig};
+void ReadQwen35Config(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen35Family = {"qwen3_5", &ReadQwen35Config};
+
 // What families have in common.
 
 inline constexpr int kMaxVocab = 1 << 20;

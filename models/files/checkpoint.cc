@@ -197,4 +197,18 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   return absl::OkStatus();
 }
 
+void Checkpoint::Unnest(const std::string& nested, const std::string& plain,
+                        const std::vector<std::string>& others) {
+  std::unordered_map<std::string, TensorView> tensors;
+  for (auto& [name, view] : tensors_) {
+    const auto begins = [&n = name](const std::string& other) {
+      return absl::StartsWith(n, other);
+    };
+    if (std::any_of(others.begin(), others.end(), begins)) continue;
+    const std::string renamed = begins(nested) ? plain + name.substr(nested.size()) : name;
+    tensors.emplace(tensors_.count(renamed) > 0 ? name : renamed, std::move(view));
+  }
+  tensors_ = std::move(tensors);
+}
+
 }  // namespace packrat

@@ -46,6 +46,12 @@ class Checkpoint {
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
   ~Checkpoint();
 
+  // Takes the language model out of a checkpoint that may hold more: what is named `nested` and
+  // more goes by the name with `plain` in its place, if that is free, and what is named one of
+  // `others` and more is left out.
+  void Unnest(const std::string& nested, const std::string& plain,
+              const std::vector<std::string>& others);
+
   // Without those that no model needs: counters and masks (of an integer type other than I32, or
   // BOOL), and rotary_emb.inv_freq, which follows from the config and older files hold a copy of.
   const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }

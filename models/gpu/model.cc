@@ -272,6 +272,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   }
   auto checkpoint = Checkpoint::Open(dir);
   if (!checkpoint.ok()) return checkpoint.status();
+  if (!config->nested.empty()) (*checkpoint)->Unnest(config->nested, "model.", config->others);
   auto info = OpenDevice();
   if (!info.ok()) return info.status();
   const DType type = ActivationType(**checkpoint);

@@ -10,16 +10,6 @@
 namespace packrat {
 namespace {
 
-// The scales of a norm over a head.
-const float* LoadHeadNorm(const AttentionSpec& spec, const std::string& name,
-                          DeviceWeights* weights) {
-  std::vector<float> scales = weights->loader()->Floats(name, {spec.head_dim});
-  if (spec.norm_plus_one) {
-    for (float& scale : scales) scale += 1.0f;
-  }
-  return weights->Upload(std::move(scales));
-}
-
 // One product makes q, k, v and the output gate, side by side in the order of the family's tensors.
 class AttentionMixer : public Mixer {
  public:
@@ -46,8 +36,8 @@ class AttentionMixer : public Mixer {
     out_proj_ = load.weights->Matrix(prefix + "o_proj.weight", d, q_width_);
     if (spec.output_gate) gate_at_ = v_at_ + kv_width_;
     if (spec.qk_norm) {
-      q_norm_ = LoadHeadNorm(spec, prefix + "q_norm.weight", load.weights);
-      k_norm_ = LoadHeadNorm(spec, prefix + "k_norm.weight", load.weights);
+      q_norm_ = load.weights->Norm(prefix + "q_norm.weight", spec.head_dim, spec.norm_plus_one);
+      k_norm_ = load.weights->Norm(prefix + "k_norm.weight", spec.head_dim, spec.norm_plus_one);
     }
     if (!spec.qkv_bias) return;
     std::vector<float> bias;

@@ -80,14 +80,28 @@ void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
 }  // namespace
 
 GatedDeltaSpec GatedDeltaSpec::Read(const std::string&, JsonFields* fields, const SharedFields&) {
+  return Read(fields, {"num_key_heads", "num_value_heads", "key_dim", "value_dim", "conv_size"},
+              std::nullopt);
+}
+
+GatedDeltaSpec GatedDeltaSpec::Read(JsonFields* fields, const Names& names,
+                                    const std::optional<GatedDeltaSpec>& fallback) {
+  const auto or_missing = [&](int GatedDeltaSpec::*field) {
+    return fallback ? std::optional<int>((*fallback).*field) : std::nullopt;
+  };
   GatedDeltaSpec delta;
-  delta.num_value_heads = fields->Int("num_value_heads", 1, kMaxHeads);
-  delta.num_key_heads = DivisorOfHeads(fields, "num_key_heads", delta.num_value_heads, {});
-  delta.key_dim = fields->Int("key_dim", 1, kMaxHeadDim);
-  delta.value_dim = fields->Int("value_dim", 1, kMaxHeadDim);
-  delta.conv_size = fields->Int("conv_size", 1, kMaxConvSize);
-  CheckWidth(fields, "num_key_heads", delta.num_key_heads, "key_dim", delta.key_dim);
-  CheckWidth(fields, "num_value_heads", delta.num_value_heads, "value_dim", delta.value_dim);
+  delta.num_value_heads = fields->Int(names.num_value_heads, 1, kMaxHeads,
+                                      or_missing(&GatedDeltaSpec::num_value_heads));
+  delta.num_key_heads = DivisorOfHeads(fields, names.num_key_heads, delta.num_value_heads,
+                                       or_missing(&GatedDeltaSpec::num_key_heads));
+  delta.key_dim = fields->Int(names.key_dim, 1, kMaxHeadDim, or_missing(&GatedDeltaSpec::key_dim));
+  delta.value_dim =
+      fields->Int(names.value_dim, 1, kMaxHeadDim, or_missing(&GatedDeltaSpec::value_dim));
+  delta.conv_size =
+      fields->Int(names.conv_size, 1, kMaxConvSize, or_missing(&GatedDeltaSpec::conv_size));
+  CheckWidth(fields, names.num_key_heads, delta.num_key_heads, names.key_dim, delta.key_dim);
+  CheckWidth(fields, names.num_value_heads, delta.num_value_heads, names.value_dim,
+             delta.value_dim);
   return delta;
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kernels/gated_delta.h"
@@ -23,6 +24,12 @@ struct GatedDeltaSpec {
   static constexpr std::array kNames{"gated_delta_net"};
   static GatedDeltaSpec Read(const std::string& type, JsonFields* fields,
                              const SharedFields& shared);
+  // The same where the fields have other names, and are as in `fallback` where they are missing.
+  struct Names {
+    const char *num_key_heads, *num_value_heads, *key_dim, *value_dim, *conv_size;
+  };
+  static GatedDeltaSpec Read(JsonFields* fields, const Names& names,
+                             const std::optional<GatedDeltaSpec>& fallback);
   MixerState State(const StateTypes& types) const;
   MixerInfo Info() const;
   std::string Identity() const;

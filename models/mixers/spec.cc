@@ -27,22 +27,32 @@ int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
   return count;
 }
 
-double ReadRopeTheta(JsonFields* fields, double fallback) {
+double ReadRopeTheta(JsonFields* fields, double fallback, double* part) {
   double theta = fields->Number("rope_theta", 1.0, kMaxRopeBase, fallback);
+  if (part != nullptr) *part = fields->Number("partial_rotary_factor", 0.0, 1.0, *part);
   for (const char* name : {"rope_parameters", "rope_scaling"}) {
     const Json* object = fields->Get(name);
     if (object == nullptr) continue;
     JsonFields rope(*object, fields->Name(name));
+    // A field that may be outside too, where it must say the same.
+    const auto read = [&](const char* field, double min, double max, double outer) {
+      const bool twice = fields->Get(field) != nullptr && rope.Get(field) != nullptr;
+      const double inner = rope.Number(field, min, max, outer);
+      if (twice && inner != outer) {
+        rope.Fail(field, absl::StrCat("is ", inner, ", and ", fields->Name(field), " is ", outer,
+                                      "; must be the same"));
+      }
+      return inner;
+    };
     rope.Only("rope_type", "default");
     rope.Only("type", "default");  // As older files call it.
-    rope.Only("partial_rotary_factor", 1.0);
-    const bool twice = fields->Get("rope_theta") != nullptr && rope.Get("rope_theta") != nullptr;
-    const double inner = rope.Number("rope_theta", 1.0, kMaxRopeBase, theta);
-    if (twice && inner != theta) {
-      rope.Fail("rope_theta", absl::StrCat("is ", inner, ", and ", fields->Name("rope_theta"),
-                                           " is ", theta, "; must be the same"));
+    if (part != nullptr) {
+      *part = read("partial_rotary_factor", 0.0, 1.0, *part);
+      rope.Ignore({"mrope_section", "mrope_interleaved"});
+    } else {
+      rope.Only("partial_rotary_factor", 1.0);
     }
-    theta = inner;
+    theta = read("rope_theta", 1.0, kMaxRopeBase, theta);
     rope.RefuseOthers();
     fields->Check(rope.status());
   }

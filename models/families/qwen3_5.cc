@@ -1,0 +1,114 @@
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "models/families/families.h"
+
+namespace packrat {
+namespace {
+
+AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
+  AttentionSpec attention;
+  attention.qk_norm = attention.norm_plus_one = attention.output_gate = true;
+  attention.num_heads = f->Int("num_attention_heads", 1, kMaxHeads, 16);
+  attention.num_kv_heads = DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, 4);
+  attention.head_dim = ReadHeadDim(f, "num_attention_heads", attention.num_heads, hidden_size, 256);
+  f->Only("attn_output_gate", true);
+  double part = 0.25;
+  attention.rope_base = ReadRopeTheta(f, 10000.0, &part);
+  attention.rotary_dim = static_cast<int>(attention.head_dim * part);
+  if (*attention.rotary_dim < 2 || *attention.rotary_dim % 2 != 0) {
+    f->Fail("partial_rotary_factor",
+            absl::StrCat("is ", part, ", which rotates ", *attention.rotary_dim, " of a head's ",
+                         attention.head_dim, " channels; must be an even number of them"));
+  }
+  return attention;
+}
+
+}  // namespace
+
+// Defaults are those of transformers' Qwen3_5TextConfig.
+void ReadQwen35TextConfig(JsonFields* f, ModelConfig* config) {
+  config->names = {"model.embed_tokens.weight",
+                   "model.norm.weight",
+                   "lm_head.weight",
+                   "model.layers.",
+                   "input_layernorm.weight",
+                   "",
+                   "post_attention_layernorm.weight",
+                   "mlp.up_proj.weight",
+                   "mlp.gate_proj.weight",
+                   "mlp.down_proj.weight"};
+  config->nested = "model.language_model.";
+  config->others = {"model.visual.", "mtp."};  // What sees, and what guesses tokens ahead.
+  config->activation = Activation::kSwiglu;
+  config->norm_plus_one = true;
+  config->vocab_size = f->Int("vocab_size", 1, kMaxVocab, 248320);
+  config->hidden_size = f->Int("hidden_size", 1, kMaxHidden, 4096);
+  config->intermediate_size = f->Int("intermediate_size", 1, kMaxIntermediate, 12288);
+  config->norm_eps = ReadNormEps(f, "rms_norm_eps");
+  config->tie_embeddings = f->Bool("tie_word_embeddings", false);
+  config->max_context = f->Int("max_position_embeddings", 1, kMaxContext, 32768);
+  ReadEndIds(f, config);
+  IgnoreBookkeeping(f);
+  f->Only("hidden_act", "silu");
+  f->Only("mlp_only_layers", Json::array());
+  // Guessing ahead, and a type of state that is float32 here in any case.
+  f->Ignore({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"});
+
+  const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 32);
+  const AttentionSpec attention = ReadFullAttention(f, config->hidden_size);
+  const GatedDeltaSpec delta =
+      GatedDeltaSpec::Read(f,
+                           {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",
+                            "linear_value_head_dim", "linear_conv_kernel_dim"},
+                           GatedDeltaSpec{16, 32, 128, 128, 4});
+  std::vector<std::string> types = ReadLayerTypes(f, num_layers);
+  f->Ignore({"full_attention_interval"});  // Where there is a list.
+  if (types.empty()) {
+    const int interval = f->Int("full_attention_interval", 1, kMaxLayers, 4);
+    for (int i = 1; i <= num_layers; ++i) {
+      types.emplace_back(i % interval == 0 ? "full_attention" : "linear_attention");
+    }
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (types[i] == "linear_attention") {
+      config->layers.emplace_back(delta);
+      config->mixer_names.emplace_back("linear_attn.");
+    } else if (types[i] == "full_attention") {
+      config->layers.emplace_back(attention);
+      config->mixer_names.emplace_back("self_attn.");
+    } else {
+      return FailLayerType(f, i, types[i], {"linear_attention", "full_attention"});
+    }
+  }
+}
+
+void ReadQwen35Config(JsonFields* f, ModelConfig* config) {
+  const Json* object = f->Get("text_config");
+  if (object == nullptr) return f->Fail("text_config", "missing; must say the language model");
+  JsonFields text(*object, "text_config");
+  text.Only("model_type", "qwen3_5_text");
+  ReadQwen35TextConfig(&text, config);
+  text.RefuseOthers();
+  f->Check(text.status());
+  IgnoreBookkeeping(f);
+  f->Ignore({"vision_config", "image_token_id", "video_token_id", "vision_start_token_id",
+             "vision_end_token_id", "language_model_only"});
+  if (!f->status().ok()) return;
+
+  // They may be in either place.
+  const bool tied = f->Bool("tie_word_embeddings", config->tie_embeddings);
+  if (text.Get("tie_word_embeddings") != nullptr && tied != config->tie_embeddings) {
+    f->Fail("tie_word_embeddings", "is not as in text_config; must be the same");
+  }
+  config->tie_embeddings = tied;
+  config->bos_id = f->Int("bos_token_id", 0, config->vocab_size - 1, config->bos_id);
+  for (int id : ReadIds(f, "eos_token_id", config->vocab_size)) {
+    std::vector<int>& ids = config->eos_ids;
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  }
+}
+
+}  // namespace packrat

@@ -1,0 +1,281 @@
+// The family qwen3_5: its config.json, alone and within a multimodal one, and the names of tensors
+// in checkpoints that hold more than the language model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "models/config.h"
+#include "models/cpu_model.h"
+#include "tests/models/model_files.h"
+
+namespace packrat {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr char kText[] = R"({"model_type": "qwen3_5_text", "attention_bias": false,
+  "attention_dropout": 0.0, "attn_output_gate": true, "dtype": "bfloat16", "eos_token_id": 44,
+  "full_attention_interval": 2, "head_dim": 64, "hidden_act": "silu", "hidden_size": 96,
+  "initializer_range": 0.02, "intermediate_size": 352,
+  "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+  "linear_conv_kernel_dim": 3, "linear_key_head_dim": 24, "linear_num_key_heads": 2,
+  "linear_num_value_heads": 6, "linear_value_head_dim": 40, "mamba_ssm_dtype": "float32",
+  "max_position_embeddings": 262144, "mlp_only_layers": [], "mtp_num_hidden_layers": 1,
+  "mtp_use_dedicated_embeddings": false, "num_attention_heads": 6, "num_hidden_layers": 3,
+  "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_parameters": {"mrope_interleaved": true,
+  "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.5, "rope_theta": 10000000,
+  "rope_type": "default"}, "tie_word_embeddings": true, "use_cache": true, "vocab_size": 500})";
+
+std::string Multimodal(const std::string& text, const std::string& more = "") {
+  return R"({"architectures": ["Qwen3_5ForConditionalGeneration"], "image_token_id": 50,
+    "model_type": "qwen3_5", "text_config": )" +
+         text + R"(, "transformers_version": "5.2.0", "video_token_id": 51, "vision_config":
+    {"depth": 27, "model_type": "qwen3_5"}, "vision_end_token_id": 52,
+    "vision_start_token_id": 53)" +
+         more + "}";
+}
+
+std::string With(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return at == std::string::npos ? text : text.replace(at, from.size(), to);
+}
+
+std::string Refusal(const std::string& text) {
+  const auto config = ParseModelConfig(text);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << config.status();
+  return std::string(config.status().message());
+}
+
+std::vector<std::string> Kinds(const ModelConfig& config) {
+  std::vector<std::string> kinds;
+  for (const MixerSpec& layer : config.layers) kinds.push_back(InfoOf(layer).type);
+  return kinds;
+}
+
+void ExpectAllFields(const ModelConfig& config) {
+  EXPECT_EQ(config.vocab_size, 500);
+  EXPECT_EQ(config.hidden_size, 96);
+  EXPECT_EQ(config.intermediate_size, 352);
+  EXPECT_EQ(config.activation, Activation::kSwiglu);
+  EXPECT_EQ(config.norm_eps, 1e-5f);
+  EXPECT_TRUE(config.norm_plus_one);
+  EXPECT_TRUE(config.tie_embeddings);
+  EXPECT_EQ(config.max_context, 262144);
+  EXPECT_THAT(config.eos_ids, ElementsAre(44));
+  ASSERT_THAT(Kinds(config), ElementsAre("gated_delta_net", "attention", "gated_delta_net"));
+  EXPECT_THAT(config.mixer_names, ElementsAre("linear_attn.", "self_attn.", "linear_attn."));
+  const auto& delta = std::get<GatedDeltaSpec>(config.layers[2]);
+  EXPECT_EQ(delta.num_key_heads, 2);
+  EXPECT_EQ(delta.num_value_heads, 6);
+  EXPECT_EQ(delta.key_dim, 24);
+  EXPECT_EQ(delta.value_dim, 40);
+  EXPECT_EQ(delta.conv_size, 3);
+  const auto& attention = std::get<AttentionSpec>(config.layers[1]);
+  EXPECT_EQ(attention.num_heads, 6);
+  EXPECT_EQ(attention.num_kv_heads, 2);
+  EXPECT_EQ(attention.head_dim, 64);
+  EXPECT_EQ(attention.window, 0);
+  EXPECT_EQ(attention.rotary_dim, 32);
+  EXPECT_EQ(attention.rope_base, 1e7);
+  EXPECT_TRUE(attention.qk_norm && attention.norm_plus_one && attention.output_gate);
+  EXPECT_FALSE(attention.qkv_bias);
+}
+
+TEST(Qwen35, ReadsAllFields) {
+  const auto config = ParseModelConfig(kText);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ExpectAllFields(*config);
+}
+
+TEST(Qwen35, ReadsTheLanguageModelOfAMultimodalOne) {
+  const auto config = ParseModelConfig(Multimodal(kText));
+  ASSERT_TRUE(config.ok()) << config.status();
+  ExpectAllFields(*config);
+}
+
+TEST(Qwen35, DefaultsAreThoseOfTransformers) {
+  const auto config = ParseModelConfig(R"({"model_type": "qwen3_5_text"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab_size, 248320);
+  EXPECT_EQ(config->hidden_size, 4096);
+  EXPECT_EQ(config->intermediate_size, 12288);
+  EXPECT_EQ(config->norm_eps, 1e-6f);
+  EXPECT_FALSE(config->tie_embeddings);
+  EXPECT_EQ(config->max_context, 32768);
+  EXPECT_THAT(config->eos_ids, IsEmpty());
+  ASSERT_EQ(config->layers.size(), 32u);
+  const auto& delta = std::get<GatedDeltaSpec>(config->layers[30]);
+  EXPECT_EQ(delta.num_key_heads, 16);
+  EXPECT_EQ(delta.num_value_heads, 32);
+  EXPECT_EQ(delta.key_dim, 128);
+  EXPECT_EQ(delta.value_dim, 128);
+  EXPECT_EQ(delta.conv_size, 4);
+  const auto& attention = std::get<AttentionSpec>(config->layers[31]);
+  EXPECT_EQ(attention.num_heads, 16);
+  EXPECT_EQ(attention.num_kv_heads, 4);
+  EXPECT_EQ(attention.head_dim, 256);
+  EXPECT_EQ(attention.rotary_dim, 64);
+  EXPECT_EQ(attention.rope_base, 10000.0);
+}
+
+TEST(Qwen35, LayersFollowTheIntervalWhereNoListSaysOtherwise) {
+  const auto config = ParseModelConfig(
+      R"({"model_type": "qwen3_5_text", "num_hidden_layers": 4, "full_attention_interval": 2})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(Kinds(*config),
+              ElementsAre("gated_delta_net", "attention", "gated_delta_net", "attention"));
+}
+
+TEST(Qwen35, RotaryOnAPartIsReadInsideAndOutside) {
+  const std::string outside =
+      With(kText, "\"use_cache\"", "\"partial_rotary_factor\": 0.25, \"use_cache\"");
+  EXPECT_THAT(Refusal(outside), HasSubstr("rope_parameters.partial_rotary_factor: is 0.5, and "
+                                          "partial_rotary_factor is 0.25; must be the same"));
+  const auto config = ParseModelConfig(With(outside, "\"partial_rotary_factor\": 0.5, ", ""));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(std::get<AttentionSpec>(config->layers[1]).rotary_dim, 16);
+}
+
+TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {
+  const std::string loose = With(kText, "\"tie_word_embeddings\": true, ", "");
+  EXPECT_FALSE(ParseModelConfig(Multimodal(loose))->tie_embeddings);
+  EXPECT_TRUE(
+      ParseModelConfig(Multimodal(loose, ", \"tie_word_embeddings\": true"))->tie_embeddings);
+  EXPECT_THAT(Refusal(Multimodal(kText, ", \"tie_word_embeddings\": false")),
+              HasSubstr("tie_word_embeddings: is not as in text_config"));
+  const auto ends =
+      ParseModelConfig(Multimodal(kText, ", \"bos_token_id\": 7, \"eos_token_id\": [44, 45]"));
+  ASSERT_TRUE(ends.ok()) << ends.status();
+  EXPECT_THAT(ends->eos_ids, ElementsAre(44, 45));
+  EXPECT_EQ(ends->bos_id, 7);
+}
+
+struct Change {
+  const char* name;
+  const char* from;
+  const char* to;
+  const char* message;
+};
+
+class Qwen35Refused : public testing::TestWithParam<Change> {};
+
+TEST_P(Qwen35Refused, ByName) {
+  const std::string text = With(kText, GetParam().from, GetParam().to);
+  EXPECT_THAT(Refusal(text), HasSubstr(GetParam().message));
+  EXPECT_THAT(Refusal(Multimodal(text)),
+              HasSubstr(std::string("text_config.") + GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, Qwen35Refused,
+    testing::Values(
+        Change{"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
+               "attn_output_gate: is false; only true is served"},
+        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+               "attention_bias: is true; only false is served"},
+        Change{"Experts", "\"mlp_only_layers\": []", "\"num_experts\": 4",
+               "num_experts: is unknown here"},
+        Change{"OddRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.05",
+               "partial_rotary_factor: is 0.05, which rotates 3 of a head's 64 channels; must be "
+               "an even number of them"},
+        Change{"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
+               "partial_rotary_factor: is 0, which rotates 0 of"},
+        Change{"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
+               "rope_parameters.rope_type: is \"yarn\"; only \"default\" is served"},
+        Change{"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
+               "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
+               "full_attention"},
+        Change{"KeyHeads", "\"linear_num_key_heads\": 2", "\"linear_num_key_heads\": 4",
+               "linear_num_key_heads: is 4; must divide the 6 heads"},
+        Change{"WideKeys", "\"linear_key_head_dim\": 24", "\"linear_key_head_dim\": 512",
+               "linear_key_head_dim: is 512; must be an integer from 1 to 256"},
+        Change{"Unknown", "\"use_cache\"", "\"sliding_window\": 4, \"use_cache\"",
+               "sliding_window: is unknown here"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Qwen35, RefusesWhatIsNoMultimodalConfig) {
+  EXPECT_THAT(Refusal(R"({"model_type": "qwen3_5"})"), HasSubstr("text_config: missing"));
+  EXPECT_THAT(Refusal(R"({"model_type": "qwen3_5", "text_config": 3})"),
+              HasSubstr("text_config: must be an object"));
+  EXPECT_THAT(Refusal(Multimodal(With(kText, "qwen3_5_text", "qwen3_5_moe_text"))),
+              HasSubstr("text_config.model_type: is \"qwen3_5_moe_text\"; only \"qwen3_5_text\""));
+  EXPECT_THAT(Refusal(Multimodal(kText, ", \"quantization_config\": {}")),
+              HasSubstr("quantization_config: is unknown here"));
+}
+
+// A golden as a multimodal checkpoint holds it.
+class Nested : public ModelFiles {
+ public:
+  Nested() : ModelFiles("qwen3_5") {
+    for (TensorToWrite& tensor : tensors) {
+      tensor.name = With(tensor.name, "model.", "model.language_model.");
+    }
+    config = Multimodal(config);
+    Add("model.visual.patch_embed.proj.weight", {2, 3, 2, 1, 1});
+    Add("mtp.fc.weight", {4, 8});
+  }
+  void Add(const std::string& name, const std::vector<int64_t>& shape) {
+    tensors.push_back({name, TensorType::kF32, shape, values_});
+  }
+  absl::StatusOr<std::unique_ptr<LanguageModel>> Load() {
+    Write();
+    return LoadCpuModel(dir().path(), Options());
+  }
+  static ModelOptions Options() {
+    ModelOptions options;
+    options.max_batch_tokens = options.max_logit_rows = 16;
+    options.threads = 1;
+    return options;
+  }
+
+ private:
+  const float values_[32] = {};
+};
+
+TEST(Qwen35, TheLanguageModelOfAMultimodalCheckpointIsTheSame) {
+  const auto plain = LoadCpuModel("tests/golden/qwen3_5", Nested::Options());
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  Nested files;
+  const auto model = files.Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->fingerprint(), (*plain)->fingerprint());
+}
+
+TEST(Qwen35, NestedNamesDoNotHideOthers) {
+  Nested surplus;
+  surplus.Add("model.audio.weight", {4});
+  EXPECT_THAT(std::string(surplus.Load().status().message()), HasSubstr("model.audio.weight"));
+  Nested twice;
+  twice.Add("model.norm.weight", {32});
+  EXPECT_THAT(std::string(twice.Load().status().message()), HasSubstr("model.norm.weight"));
+}
+
+// What other families' checkpoints hold beside the model stays surplus.
+TEST(Qwen35, OtherFamiliesLeaveNothingOut) {
+  ModelFiles files("llama");
+  const float values[4] = {};
+  files.tensors.push_back({"mtp.fc.weight", TensorType::kF32, {4}, values});
+  files.Write();
+  const auto model = LoadCpuModel(files.dir().path(), Nested::Options());
+  EXPECT_THAT(std::string(model.status().message()), HasSubstr("mtp.fc.weight"));
+}
+
+// The scales of norms are stored without the 1: read plainly, the model is another one.
+TEST(Qwen35, TheFingerprintTellsPlainNormsApart) {
+  const auto config = LoadModelConfig("tests/golden/qwen3_5");
+  ASSERT_TRUE(config.ok()) << config.status();
+  ModelConfig plain = *config;
+  plain.norm_plus_one = false;
+  EXPECT_NE(Fingerprint(*config, 1), Fingerprint(plain, 1));
+}
+
+}  // namespace
+}  // namespace packrat

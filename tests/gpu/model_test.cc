@@ -341,6 +341,11 @@ TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {
   EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(model.status().message().find("--mesa_state=bfloat16"), absl::string_view::npos)
       << model.status();
+  model = gpu::LoadGpuModel("tests/golden/gated_delta_net", Options(64), gpu::GpuOptions());
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(model.status().message().find("gated delta heads of 12 key channels need"),
+            absl::string_view::npos)
+      << model.status();
 }
 
 TEST_F(GpuModelTest, TooLittleMemoryIsSaidWithThePlan) {

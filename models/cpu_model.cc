@@ -30,6 +30,7 @@ class CpuModel : public HostModel {
         layout_(config_),
         weights_(loader),
         stack_(config_, layout_, &device_, &weights_),
+        weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {}
 
   // After the weights are known to be good: what a forward pass needs.
@@ -50,7 +51,7 @@ class CpuModel : public HostModel {
   const ModelConfig& config() const override { return config_; }
   const StateLayout& state_layout() const override { return layout_; }
   const ModelOptions& options() const override { return options_; }
-  size_t weight_bytes() const override { return weights_.bytes(); }
+  size_t weight_bytes() const override { return weight_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
   size_t scratch_bytes() const override {
     return stack_bytes_ + device_.Bytes(options_.threads, most_rows(), weights_.widest()) +
@@ -122,9 +123,9 @@ class CpuModel : public HostModel {
   const Limits limits_;
   const StateLayout layout_;
   CpuDevice device_;
-  CpuWeights weights_;
+  CpuWeights weights_;  // Its loader is gone once all is loaded.
   LayerStack stack_;
-  const size_t stack_bytes_;
+  const size_t weight_bytes_, stack_bytes_;
   std::string fingerprint_;
   AlignedBytes scratch_;
   std::vector<BatchSpan> spans_;

@@ -18,6 +18,10 @@ from tests.server.processes import CLIENT, SERVER
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
 
+def setUpModule():
+    packed.make()
+
+
 class DebianPackageTest(unittest.TestCase):
 
     def field(self, name):

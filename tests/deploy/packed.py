@@ -1,5 +1,7 @@
 """What ./dev package makes, made once for the tests of it, and ways to run what is inside."""
 
+import atexit
+import functools
 import hashlib
 import json
 import os
@@ -7,7 +9,6 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-import unittest
 
 from deploy.package import flags
 from tests.server.processes import CLIENT, ROOT, SERVER
@@ -74,10 +75,11 @@ class Running:
         assert self.process.returncode == 0, self.process.returncode
 
 
+@functools.lru_cache(maxsize=None)
 def make():
-    """To be called once, before anything of it is used."""
+    """To be called by every module that uses it, before that; it is made for the first."""
     folder = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(folder.cleanup)
+    atexit.register(folder.cleanup)
     global MADE, TAR, DEB, BUNDLE, INSTALLED, VERSION  # pylint: disable=global-variable-undefined
     VERSION = flags.version(SERVER)
     MADE = os.path.join(folder.name, "made")

@@ -18,7 +18,7 @@ TEST(SlowReader, WhoReadsNowAndThenIsNotIdle) {
   TestServer server(options);
   grpc::ClientContext context;
   v1::GenerateRequest request = Ids({5, 6}, 60000);
-  request.mutable_sampling()->set_num_logprobs(20);  // A megabyte is some 1,600 tokens.
+  request.mutable_sampling()->set_num_logprobs(20);  // A megabyte is some 4,600 tokens.
   auto narrow = NarrowStubFor(server);
   auto reader = narrow->Generate(&context, request);
   v1::GenerateResponse message;
@@ -30,7 +30,7 @@ TEST(SlowReader, WhoReadsNowAndThenIsNotIdle) {
     tokens += message.token_ids_size();
     // Small messages, which a slow engine makes, fit the window by the hundred: the one behind them
     // would wait for all of them.
-    if (message.token_ids_size() > 1000) absl::SleepFor(absl::Milliseconds(300));
+    if (message.token_ids_size() > 1000) absl::SleepFor(absl::Milliseconds(600));
   }
   EXPECT_LT(tokens, 60000) << "the reader was not slow";
   const Result rest = ReadAll(reader.get());

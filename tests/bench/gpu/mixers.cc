@@ -12,7 +12,8 @@ namespace {
 
 const RatShape kRat{16, 2, 128, 16};
 const RatShape kTinyRat{2, 1, 16, 16};
-const AttentionShape kFull{16, 16, 128, 0, 128};  // Keys and values of the model's width, as in RAT.
+const AttentionShape kFull{16, 16, 128, 0,
+                           128};  // Keys and values of the model's width, as in RAT.
 const AttentionShape kTinyFull{2, 2, 16, 0, 16};
 
 struct Point {

@@ -292,7 +292,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   // From pageable memory the values are staged at once, and go on their way later.
   const auto* begin = static_cast<const std::byte*>(from);
   auto staged = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
-  return emulation::Enqueue(stream, [=] { std::memcpy(to, staged->data(), bytes); });
+  return emulation::Enqueue(
+      stream, [=] { std::copy(staged->begin(), staged->end(), static_cast<std::byte*>(to)); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {

@@ -2,6 +2,7 @@
 // until something synchronises with them.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <deque>

@@ -124,12 +124,17 @@ class QuotedJsonSax : public StrictJsonSax {
 
 }  // namespace
 
+absl::Status CheckNoNul(const char* text, size_t bytes, const std::string& where) {
+  const char* const end = text + bytes;
+  const char* const nul = std::find(text, end, '\0');
+  if (nul == end) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ": not valid JSON: a NUL at byte ", nul - text + 1));
+}
+
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where) {
-  // The library takes it for the end.
-  if (const void* nul = std::memchr(text, '\0', bytes); nul != nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": not valid JSON: a NUL at byte ",
-                                                   static_cast<const char*>(nul) - text + 1));
-  }
+  const absl::Status no_nul = CheckNoNul(text, bytes, where);
+  if (!no_nul.ok()) return no_nul;
   std::vector<size_t> quotes;
   const std::string quoted = QuoteNotFinite(absl::string_view(text, bytes), &quotes);
   if (!quotes.empty()) {

@@ -24,6 +24,10 @@ inline constexpr int kMaxJsonDepth = 32;
 // numbers too large for a double come as strings: no number for whoever reads the field.
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where);
 
+// INVALID_ARGUMENT, beginning with `where`, if there is a NUL in `text`: the library takes it for
+// the end. `text` may be null if `bytes` is 0.
+absl::Status CheckNoNul(const char* text, size_t bytes, const std::string& where);
+
 // Checks a text while the library scans it, so that nothing is built of a bad one. Also the base of
 // handlers that never build a value (see safetensors.cc): they call these first.
 class StrictJsonSax : public nlohmann::json_sax<Json> {

@@ -252,12 +252,10 @@ const char* TensorTypeName(TensorType type) {
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, size_t header_bytes,
                                                          size_t data_offset, size_t data_bytes,
                                                          const std::string& file) {
+  const absl::Status no_nul = CheckNoNul(header, header_bytes, file + ": header");
+  if (!no_nul.ok()) return no_nul;
   std::vector<Entry> entries;
   HeaderSax sax(&entries);
-  if (const void* nul = std::memchr(header, '\0', header_bytes); nul != nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": header: not valid JSON: a NUL at byte ",
-                                                   static_cast<const char*>(nul) - header + 1));
-  }
   if (!Json::sax_parse(header, header + header_bytes, &sax)) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": header: ", sax.error()));
   }

@@ -1,235 +1,68 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/matmul_kernel.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/matmul.cc"
-// Keep after the define.
-#include "hwy/foreach_target.h"
-// Keep after foreach_target.h.
-#include "kernels/vec16-inl.h"
-
-HWY_BEFORE_NAMESPACE();
 namespace packrat {
-namespace HWY_NAMESPACE {
+namespace {
 
-constexpr int kPanel = PackedMatrix::kPanel;
-// Registers decide how many rows are multiplied at once: their accumulators, the weights of one k
-// and a broadcast must fit in 32 (AVX-512) or 16.
-constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
-
-HWY_INLINE Vec LoadWeights(const float* p) { return hn::LoadU(Lanes(), p); }
-HWY_INLINE Vec LoadWeights(const hwy::bfloat16_t* p) {
-  const hn::Rebind<hwy::bfloat16_t, Lanes> half;
-  return hn::PromoteTo(Lanes(), hn::LoadU(half, p));
-}
-HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
-  const hn::Rebind<hwy::float16_t, Lanes> half;
-  const Vec v = hn::PromoteTo(Lanes(), hn::LoadU(half, p));
-#if HWY_TARGET == HWY_SSE4
-  // No instruction for it: Highway's emulation takes infinities and NaNs for numbers from 2^16 on.
-  const Vec infinity = hn::BitCast(Lanes(), hn::Set(hn::RebindToUnsigned<Lanes>(), 0x7f800000u));
-  return hn::IfThenElse(hn::Ge(hn::Abs(v), hn::Set(Lanes(), 65536.0f)), hn::Or(v, infinity), v);
-#else
-  return v;
-#endif
-}
-
-// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved.
-template <int kRows, int kCount, class T>
-HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in,
-                     float* HWY_RESTRICT out) {
-  const Lanes d;
-  Vec acc[kRows][kCount];
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kCount; ++c) acc[r][c] = hn::Zero(d);
+// The one table of what multiplies what. A kernel knows the formats of weights that it reads.
+MatMulKernel KernelOf(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kFloat32:
+      return Float32Kernel();
   }
-  for (int k = 0; k < in; ++k) {
-    Vec weights[kCount];
-    for (int c = 0; c < kCount; ++c) weights[c] = LoadWeights(w + k * kPanel + c * kVecLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec value = hn::Set(d, x[k * kRows + r]);
-      for (int c = 0; c < kCount; ++c) acc[r][c] = hn::MulAdd(value, weights[c], acc[r][c]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kCount; ++c) hn::StoreU(acc[r][c], d, out + r * kPanel + c * kVecLanes);
-  }
+  PACKRAT_CHECK(false);
+  return {};
 }
 
-// out: (kRows, 32), the products of kRows rows with a whole panel.
-template <int kRows, class T>
-void RowsTimesPanel(const float* x, const T* w, int in, float* out) {
-  constexpr int kPanelVecs = kPanel / kVecLanes;
-  // With few rows the whole panel at once, so that the weights stream; else two vectors.
-  constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
-  for (int c = 0; c < kPanelVecs; c += kCount) {
-    Tile<kRows, kCount>(x, w + c * kVecLanes, in, out + c * kVecLanes);
-  }
-}
-
-template <class T>
-void PanelRows(const float* x, int rows, const std::byte* panel, int in, float* out) {
-  const T* w = reinterpret_cast<const T*>(panel);
-  switch (rows) {
-    case 1:
-      return RowsTimesPanel<1>(x, w, in, out);
-    case 2:
-      return RowsTimesPanel<2>(x, w, in, out);
-    case 3:
-      return RowsTimesPanel<3>(x, w, in, out);
-    case 4:
-      return RowsTimesPanel<4>(x, w, in, out);
-    case 5:
-      return RowsTimesPanel<5>(x, w, in, out);
-    case 6:
-      return RowsTimesPanel<6>(x, w, in, out);
-#if HWY_TARGET == HWY_AVX3
-    case 7:
-      return RowsTimesPanel<7>(x, w, in, out);
-    case 8:
-      return RowsTimesPanel<8>(x, w, in, out);
-    case 9:
-      return RowsTimesPanel<9>(x, w, in, out);
-    case 10:
-      return RowsTimesPanel<10>(x, w, in, out);
-    case 11:
-      return RowsTimesPanel<11>(x, w, in, out);
-    case 12:
-      return RowsTimesPanel<12>(x, w, in, out);
-#endif
-  }
-}
-
-// Rows are cut into blocks of nearly equal size, at most kMaxRows: block b of n covers rows
-// [b * rows / n, (b + 1) * rows / n).
-int NumRowBlocks(int rows) { return (rows + kMaxRows - 1) / kMaxRows; }
-
-HWY_INLINE int BlockStart(int block, int blocks, int rows) {
-  return static_cast<int>(static_cast<int64_t>(block) * rows / blocks);
-}
-
-// x (n, in) to (in, n): a tile then reads its rows as one stream. Reading n rows a power of two
-// apart would map them all to one set of the first cache.
-void InterleaveRows(const float* x, ptrdiff_t stride, int n, int in, float* out) {
-  for (int k = 0; k < in; ++k) {
-    for (int r = 0; r < n; ++r) out[k * n + r] = x[r * stride + k];
-  }
-}
-
-// One panel of one output for all rows. packed: the interleaved blocks one after the other.
-void MatMulPanel(const float* packed, int rows, const MatMulOutput& output, int panel) {
-  const PackedMatrix& weight = *output.weight;
-  const int in = weight.in();
-  const int blocks = NumRowBlocks(rows);
-  const int first = panel * kPanel;
-  const int count = weight.out() - first < kPanel ? weight.out() - first : kPanel;
-  HWY_ALIGN float out[kMaxRows * kPanel];
-  for (int b = 0; b < blocks; ++b) {
-    const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
-    const float* x = packed + static_cast<ptrdiff_t>(row) * in;
-    switch (weight.type()) {
-      case DType::kF32:
-        PanelRows<float>(x, n, weight.panel(panel), in, out);
-        break;
-      case DType::kBF16:
-        PanelRows<hwy::bfloat16_t>(x, n, weight.panel(panel), in, out);
-        break;
-      case DType::kF16:
-        PanelRows<hwy::float16_t>(x, n, weight.panel(panel), in, out);
-        break;
-    }
-    for (int r = 0; r < n; ++r) {
-      float* y = output.y + (row + r) * output.y_stride + first;
-      for (int c = 0; c < count; c += 16) {
-        const int lanes = count - c < 16 ? count - c : 16;
-        V16 sum = Load(out + r * kPanel + c);
-        if (output.bias != nullptr) sum = Add(sum, LoadFirst(output.bias + first + c, lanes));
-        if (output.accumulate) sum = Add(sum, LoadFirst(y + c, lanes));
-        StoreFirst(sum, lanes, y + c);
-      }
-    }
-  }
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace packrat
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace packrat {
-
-HWY_EXPORT(NumRowBlocks);
-HWY_EXPORT(InterleaveRows);
-HWY_EXPORT(MatMulPanel);
-
-PackedMatrix::PackedMatrix(DType type, int out, int in)
-    : type_(type), out_(out), in_(in), data_(Bytes(type, out, in)) {}
-
-void PackedMatrix::SetRows(int first, int count, const void* rows) {
-  PACKRAT_CHECK(first >= 0 && count >= 0 && count <= out_ - first) << first << " + " << count;
-  const size_t size = DTypeBytes(type_);
-  const auto* source = static_cast<const std::byte*>(rows);
-  const auto copy = [&](auto element) {
-    using T = decltype(element);
-    for (int i = 0; i < count; ++i) {
-      const int row = first + i;
-      auto* target = reinterpret_cast<T*>(data_.data()) +
-                     (static_cast<size_t>(row / kPanel) * in_ * kPanel + row % kPanel);
-      const std::byte* from = source + static_cast<size_t>(i) * in_ * size;
-      for (int k = 0; k < in_; ++k) {
-        std::memcpy(target + static_cast<size_t>(k) * kPanel, from + k * size, sizeof(T));
-      }
-    }
-  };
-  if (size == 4) {
-    copy(uint32_t{});
-  } else {
-    copy(uint16_t{});
-  }
-}
-
-void PackedMatrix::CopyRow(int row, float* out) const {
-  const std::byte* from = panel(row / kPanel);
-  for (int k = 0; k < in_; ++k) {
-    out[k] = LoadAsFloat(from, static_cast<size_t>(k) * kPanel + row % kPanel, type_);
-  }
-}
-
-void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
-            KernelContext* context) {
-  if (rows == 0) return;
+// Products of one arithmetic.
+void Multiply(const MatMulKernel& kernel, const float* x, ptrdiff_t x_stride, int rows,
+              absl::Span<const MatMulOutput> outputs, KernelContext* context) {
   const int in = outputs[0].weight->in();
-  const float* packed = x;
-  if (rows > 1) {
-    PACKRAT_CHECK(static_cast<size_t>(rows) * in <= context->packed.size());
-    float* target = context->packed.data();
-    const int blocks = HWY_DYNAMIC_DISPATCH(NumRowBlocks)(rows);
-    context->pool.Run(blocks, [&](int64_t b, int) {
-      const int64_t row = b * rows / blocks, end = (b + 1) * rows / blocks;
-      HWY_DYNAMIC_DISPATCH(InterleaveRows)
-      (x + row * x_stride, x_stride, static_cast<int>(end - row), in, target + row * in);
-    });
-    packed = target;
-  }
+  const int row_floats = kernel.row_floats(in);
+  PACKRAT_CHECK(static_cast<size_t>(rows) * row_floats <= context->packed.size());
+  float* packed = context->packed.data();
+  const int blocks = NumRowBlocks(rows, kernel.max_rows);
+  context->pool.Run(blocks, [&](int64_t b, int) {
+    const int row = BlockStart(static_cast<int>(b), blocks, rows);
+    const int end = BlockStart(static_cast<int>(b) + 1, blocks, rows);
+    kernel.pack(x + row * x_stride, x_stride, end - row, in,
+                packed + static_cast<ptrdiff_t>(row) * row_floats);
+  });
   // Consecutive panels of one output go to one thread, a few at a time: memory is read in order,
   // and a thread that was held up leaves work to the others.
   int64_t panels = 0;
   for (const MatMulOutput& output : outputs) panels += output.weight->num_panels();
   const int64_t grain = std::max<int64_t>(1, panels / (context->pool.size() * 8));
   context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int) {
-    const int64_t end = std::min(panels, (task + 1) * grain);
-    for (int64_t p = task * grain; p < end; ++p) {
-      int64_t panel = p;
-      const MatMulOutput* output = outputs.data();
-      for (; panel >= output->weight->num_panels(); ++output) panel -= output->weight->num_panels();
-      HWY_DYNAMIC_DISPATCH(MatMulPanel)(packed, rows, *output, static_cast<int>(panel));
+    int64_t first = task * grain, end = std::min(panels, first + grain);
+    for (const MatMulOutput& output : outputs) {  // Both count from its first panel.
+      const int64_t count = output.weight->num_panels();
+      if (first < count && end > 0) {
+        kernel.multiply(packed, rows, output, static_cast<int>(std::max<int64_t>(first, 0)),
+                        static_cast<int>(std::min(end, count)));
+      }
+      first -= count;
+      end -= count;
     }
   });
 }
 
+}  // namespace
+
+void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
+            KernelContext* context) {
+  if (rows == 0) return;
+  while (!outputs.empty()) {  // Neighbours of equal arithmetic share their packed rows.
+    const Arithmetic arithmetic = outputs[0].weight->arithmetic();
+    size_t n = 1;
+    while (n < outputs.size() && outputs[n].weight->arithmetic() == arithmetic) ++n;
+    Multiply(KernelOf(arithmetic), x, x_stride, rows, outputs.first(n), context);
+    outputs.remove_prefix(n);
+  }
+}
+
 }  // namespace packrat
-#endif  // HWY_ONCE

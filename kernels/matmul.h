@@ -1,8 +1,11 @@
 // Linear layers: y = x W', with W in its stored type (float32, bfloat16, float16) and float32
 // accumulation.
 //
-// Every output is one chain acc = fma(x[k], w[k], acc) for k = 0, 1, ... in this order, whatever
-// the number of rows or threads: one row alone gives the same bits as the same row among many.
+// On the CPU every output is one chain of additions in one order, whatever the number of rows or
+// threads: one row alone gives the same bits as the same row among many. What is added follows from
+// the arithmetic that a weight was packed for:
+// - kFloat32: acc = fma(x[k], w[k], acc) for k = 0, 1, ...; one rounding where the instruction set
+//   has it.
 #ifndef PACKRAT_KERNELS_MATMUL_H_
 #define PACKRAT_KERNELS_MATMUL_H_
 
@@ -13,51 +16,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kernels/aligned.h"
 #include "kernels/context.h"
 #include "kernels/dtype.h"
 #include "kernels/gpu.h"
+#include "kernels/packed_matrix.h"
 
 namespace packrat {
-
-// A weight (out, in), rearranged so that its memory is read once, in order, for any number of rows:
-// panels of 32 outputs, (ceil(out / 32), in, 32), the last panel padded with zeros.
-class PackedMatrix {
- public:
-  static constexpr int kPanel = 32;
-
-  PackedMatrix() = default;
-  // Zeros, to be filled by SetRows().
-  PackedMatrix(DType type, int out, int in);
-  // `rows`: (out, in) row-major, of any alignment; not kept.
-  PackedMatrix(const void* rows, DType type, int out, int in) : PackedMatrix(type, out, in) {
-    SetRows(0, out, rows);
-  }
-  // Rows [first, first + count) from `rows`, (count, in).
-  void SetRows(int first, int count, const void* rows);
-
-  int out() const { return out_; }
-  int in() const { return in_; }
-  DType type() const { return type_; }
-  size_t bytes() const { return data_.size(); }
-  // Of such a matrix.
-  static size_t Bytes(DType type, int out, int in) {
-    return static_cast<size_t>(Panels(out)) * kPanel * in * DTypeBytes(type);
-  }
-  int num_panels() const { return Panels(out_); }
-  const std::byte* panel(int p) const {
-    return data_.data() + static_cast<size_t>(p) * in_ * kPanel * DTypeBytes(type_);
-  }
-  // Row `row` (in) as float32: an embedding's lookup.
-  void CopyRow(int row, float* out) const;
-
- private:
-  static int Panels(int out) { return (out + kPanel - 1) / kPanel; }
-
-  DType type_ = DType::kF32;
-  int out_ = 0, in_ = 0;
-  AlignedBytes data_;
-};
 
 // One product of MatMul(): y (rows, out) with row stride y_stride (floats).
 struct MatMulOutput {

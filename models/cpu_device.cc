@@ -17,9 +17,10 @@ Weight CpuWeights::Stack(const std::vector<Rows>& parts, int in) {
     if (loader_->TypeOf(part.name) != type) type = DType::kF32;
   }
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
+  const Arithmetic arithmetic = Arithmetic::kFloat32;
   PackedMatrix& matrix =
-      matrices_.emplace_back(load ? PackedMatrix(type, out, in) : PackedMatrix());
-  matrix_bytes_ += PackedMatrix::Bytes(type, out, in);
+      matrices_.emplace_back(load ? PackedMatrix(type, arithmetic, out, in) : PackedMatrix());
+  matrix_bytes_ += PackedMatrix::Bytes(type, arithmetic, out, in);
   widest_ = std::max(widest_, in);
   int at = 0;
   std::vector<float> wide;

@@ -11,7 +11,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "kernels/matmul.h"
+#include "kernels/dtype.h"
 #include "models/files/checkpoint.h"
 
 namespace packrat {

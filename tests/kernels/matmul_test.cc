@@ -46,7 +46,8 @@ struct Product {
         y(static_cast<size_t>(stride) * rows) {
     std::vector<char> storage;
     const DType type = kTypes[random->Int(0, 2)];
-    weight = PackedMatrix(RandomWeights(random, type, values.size(), &storage), type, out, in);
+    weight = PackedMatrix(RandomWeights(random, type, values.size(), &storage), type,
+                          Arithmetic::kFloat32, out, in);
     for (int o = 0; o < out; ++o) weight.CopyRow(o, values.data() + static_cast<size_t>(o) * in);
     if (random->Int(0, 1) == 1) bias = random->Normals(out);
     before = random->Normals(static_cast<size_t>(rows) * out);
@@ -205,7 +206,7 @@ TEST(MatMulTest, EveryHalfIsWidenedExactly) {
   std::vector<uint16_t> halves(65536);
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
   for (const DType type : {DType::kBF16, DType::kF16}) {
-    const PackedMatrix weight(halves.data(), type, 65536, 1);
+    const PackedMatrix weight(halves.data(), type, Arithmetic::kFloat32, 65536, 1);
     GuardedFloats y(2 * 65536), row(1);
     ForEachCpu([&](int threads) {
       PoisonedContext context(threads, 2, 0);
@@ -236,7 +237,7 @@ TEST(PackedMatrixTest, CopyRowReturnsTheRow) {
     for (const DType type : kTypes) {
       std::vector<char> storage;
       const void* rows = RandomWeights(&random, type, static_cast<size_t>(out) * in, &storage);
-      const PackedMatrix weight(rows, type, out, in);
+      const PackedMatrix weight(rows, type, Arithmetic::kFloat32, out, in);
       EXPECT_EQ(weight.out(), out);
       EXPECT_EQ(weight.in(), in);
       EXPECT_EQ(weight.type(), type);

@@ -1,0 +1,166 @@
+// Products in float32 multiply-adds, of weights in any floating-point type.
+#include "kernels/matmul_kernel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/matmul_f32.cc"
+// Keep after the define.
+#include "hwy/foreach_target.h"
+// Keep after foreach_target.h.
+#include "kernels/vec16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace packrat {
+namespace HWY_NAMESPACE {
+
+constexpr int kPanel = PackedMatrix::kPanel;
+// Registers decide how many rows are multiplied at once: their accumulators, the weights of one k
+// and a broadcast must fit in 32 (AVX-512) or 16.
+constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
+
+HWY_INLINE Vec LoadWeights(const float* p) { return hn::LoadU(Lanes(), p); }
+HWY_INLINE Vec LoadWeights(const hwy::bfloat16_t* p) {
+  const hn::Rebind<hwy::bfloat16_t, Lanes> half;
+  return hn::PromoteTo(Lanes(), hn::LoadU(half, p));
+}
+HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
+  const hn::Rebind<hwy::float16_t, Lanes> half;
+  const Vec v = hn::PromoteTo(Lanes(), hn::LoadU(half, p));
+#if HWY_TARGET == HWY_SSE4
+  // No instruction for it: Highway's emulation takes infinities and NaNs for numbers from 2^16 on.
+  const Vec infinity = hn::BitCast(Lanes(), hn::Set(hn::RebindToUnsigned<Lanes>(), 0x7f800000u));
+  return hn::IfThenElse(hn::Ge(hn::Abs(v), hn::Set(Lanes(), 65536.0f)), hn::Or(v, infinity), v);
+#else
+  return v;
+#endif
+}
+
+// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved.
+template <int kRows, int kCount, class T>
+HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in,
+                     float* HWY_RESTRICT out) {
+  const Lanes d;
+  Vec acc[kRows][kCount];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kCount; ++c) acc[r][c] = hn::Zero(d);
+  }
+  for (int k = 0; k < in; ++k) {
+    Vec weights[kCount];
+    for (int c = 0; c < kCount; ++c) weights[c] = LoadWeights(w + k * kPanel + c * kVecLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = hn::Set(d, x[k * kRows + r]);
+      for (int c = 0; c < kCount; ++c) acc[r][c] = hn::MulAdd(value, weights[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kCount; ++c) hn::StoreU(acc[r][c], d, out + r * kPanel + c * kVecLanes);
+  }
+}
+
+// out: (kRows, 32), the products of kRows rows with a whole panel.
+template <int kRows, class T>
+void RowsTimesPanel(const float* x, const T* w, int in, float* out) {
+  constexpr int kPanelVecs = kPanel / kVecLanes;
+  // With few rows the whole panel at once, so that the weights stream; else two vectors.
+  constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
+  for (int c = 0; c < kPanelVecs; c += kCount) {
+    Tile<kRows, kCount>(x, w + c * kVecLanes, in, out + c * kVecLanes);
+  }
+}
+
+template <class T>
+void PanelRows(const float* x, int rows, const std::byte* panel, int in, float* out) {
+  const T* w = reinterpret_cast<const T*>(panel);
+  switch (rows) {
+    case 1:
+      return RowsTimesPanel<1>(x, w, in, out);
+    case 2:
+      return RowsTimesPanel<2>(x, w, in, out);
+    case 3:
+      return RowsTimesPanel<3>(x, w, in, out);
+    case 4:
+      return RowsTimesPanel<4>(x, w, in, out);
+    case 5:
+      return RowsTimesPanel<5>(x, w, in, out);
+    case 6:
+      return RowsTimesPanel<6>(x, w, in, out);
+#if HWY_TARGET == HWY_AVX3
+    case 7:
+      return RowsTimesPanel<7>(x, w, in, out);
+    case 8:
+      return RowsTimesPanel<8>(x, w, in, out);
+    case 9:
+      return RowsTimesPanel<9>(x, w, in, out);
+    case 10:
+      return RowsTimesPanel<10>(x, w, in, out);
+    case 11:
+      return RowsTimesPanel<11>(x, w, in, out);
+    case 12:
+      return RowsTimesPanel<12>(x, w, in, out);
+#endif
+  }
+}
+
+// x (n, in) to (in, n): a tile then reads its rows as one stream. Reading n rows a power of two
+// apart would map them all to one set of the first cache.
+void InterleaveRows(const float* x, ptrdiff_t stride, int n, int in, float* out) {
+  for (int k = 0; k < in; ++k) {
+    for (int r = 0; r < n; ++r) out[k * n + r] = x[r * stride + k];
+  }
+}
+
+// One panel of one output for all rows.
+void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, int panel) {
+  const PackedMatrix& weight = *output.weight;
+  const int in = weight.in();
+  const int blocks = NumRowBlocks(rows, kMaxRows);
+  const int first = panel * kPanel;
+  const int count = weight.out() - first < kPanel ? weight.out() - first : kPanel;
+  HWY_ALIGN float out[kMaxRows * kPanel];
+  for (int b = 0; b < blocks; ++b) {
+    const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
+    const float* x = packed + static_cast<ptrdiff_t>(row) * in;
+    switch (weight.type()) {
+      case DType::kF32:
+        PanelRows<float>(x, n, weight.panel(panel), in, out);
+        break;
+      case DType::kBF16:
+        PanelRows<hwy::bfloat16_t>(x, n, weight.panel(panel), in, out);
+        break;
+      case DType::kF16:
+        PanelRows<hwy::float16_t>(x, n, weight.panel(panel), in, out);
+        break;
+    }
+    for (int r = 0; r < n; ++r) {
+      float* y = output.y + (row + r) * output.y_stride + first;
+      for (int c = 0; c < count; c += 16) {
+        const int lanes = count - c < 16 ? count - c : 16;
+        V16 sum = Load(out + r * kPanel + c);
+        if (output.bias != nullptr) sum = Add(sum, LoadFirst(output.bias + first + c, lanes));
+        if (output.accumulate) sum = Add(sum, LoadFirst(y + c, lanes));
+        StoreFirst(sum, lanes, y + c);
+      }
+    }
+  }
+}
+
+int RowFloats(int in) { return in; }
+
+void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
+  for (int panel = first; panel < end; ++panel) MultiplyPanel(packed, rows, output, panel);
+}
+
+MatMulKernel Kernel() { return {kMaxRows, RowFloats, InterleaveRows, MultiplyPanels}; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace packrat
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace packrat {
+
+HWY_EXPORT(Kernel);
+
+MatMulKernel Float32Kernel() { return HWY_DYNAMIC_DISPATCH(Kernel)(); }
+
+}  // namespace packrat
+#endif  // HWY_ONCE

@@ -1,0 +1,36 @@
+// What MatMul() asks of an arithmetic. Kernels are behind kernels/matmul.h; nobody else includes
+// this.
+#ifndef PACKRAT_KERNELS_MATMUL_KERNEL_H_
+#define PACKRAT_KERNELS_MATMUL_KERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/matmul.h"
+
+namespace packrat {
+
+// Rows are packed and multiplied in blocks of nearly equal size, so that a tile's accumulators stay
+// in registers.
+struct MatMulKernel {
+  int max_rows;  // Of a block.
+  // Floats of memory that a packed row takes; at most `in`.
+  int (*row_floats)(int in);
+  // Packs one block: x (n, in), row stride x_stride.
+  void (*pack)(const float* x, ptrdiff_t x_stride, int n, int in, float* packed);
+  // Panels [first, end) of one output for all rows; packed: their blocks, one after the other.
+  void (*multiply)(const float* packed, int rows, const MatMulOutput& output, int first, int end);
+};
+
+// Block b of n covers rows [BlockStart(b), BlockStart(b + 1)).
+inline int NumRowBlocks(int rows, int max_rows) { return (rows + max_rows - 1) / max_rows; }
+inline int BlockStart(int block, int blocks, int rows) {
+  return static_cast<int>(static_cast<int64_t>(block) * rows / blocks);
+}
+
+// For the instruction set that was chosen.
+MatMulKernel Float32Kernel();
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_MATMUL_KERNEL_H_

@@ -1,0 +1,46 @@
+#include "kernels/packed_matrix.h"
+
+#include <cstring>
+
+#include "kernels/check.h"
+
+namespace packrat {
+
+PackedMatrix::PackedMatrix(DType type, Arithmetic arithmetic, int out, int in)
+    : type_(type),
+      arithmetic_(arithmetic),
+      out_(out),
+      in_(in),
+      data_(Bytes(type, arithmetic, out, in)) {}
+
+void PackedMatrix::SetRows(int first, int count, const void* rows) {
+  PACKRAT_CHECK(first >= 0 && count >= 0 && count <= out_ - first) << first << " + " << count;
+  const size_t size = DTypeBytes(type_);
+  const auto* source = static_cast<const std::byte*>(rows);
+  const auto copy = [&](auto element) {
+    using T = decltype(element);
+    for (int i = 0; i < count; ++i) {
+      const int row = first + i;
+      auto* target = reinterpret_cast<T*>(data_.data()) +
+                     (static_cast<size_t>(row / kPanel) * in_ * kPanel + row % kPanel);
+      const std::byte* from = source + static_cast<size_t>(i) * in_ * size;
+      for (int k = 0; k < in_; ++k) {
+        std::memcpy(target + static_cast<size_t>(k) * kPanel, from + k * size, sizeof(T));
+      }
+    }
+  };
+  if (size == 4) {
+    copy(uint32_t{});
+  } else {
+    copy(uint16_t{});
+  }
+}
+
+void PackedMatrix::CopyRow(int row, float* out) const {
+  const std::byte* from = panel(row / kPanel);
+  for (int k = 0; k < in_; ++k) {
+    out[k] = LoadAsFloat(from, static_cast<size_t>(k) * kPanel + row % kPanel, type_);
+  }
+}
+
+}  // namespace packrat

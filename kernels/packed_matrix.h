@@ -1,0 +1,65 @@
+// A weight as the CPU's products read it. Its form follows from how it is stored and from what it
+// is multiplied in, so both are chosen before it is filled, when a model is loaded.
+#ifndef PACKRAT_KERNELS_PACKED_MATRIX_H_
+#define PACKRAT_KERNELS_PACKED_MATRIX_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/aligned.h"
+#include "kernels/dtype.h"
+
+namespace packrat {
+
+// What a product multiplies in. kernels/matmul.h says what each promises, KernelOf() in matmul.cc
+// which kernel it is.
+enum class Arithmetic : uint8_t { kFloat32 };
+
+// A weight (out, in), rearranged so that its memory is read once, in order, for any number of rows:
+// panels of 32 outputs, the last one padded with zeros. A panel is (in, 32).
+class PackedMatrix {
+ public:
+  static constexpr int kPanel = 32;
+
+  PackedMatrix() = default;
+  // Zeros, to be filled by SetRows().
+  PackedMatrix(DType type, Arithmetic arithmetic, int out, int in);
+  // `rows`: (out, in) row-major, of any alignment; not kept.
+  PackedMatrix(const void* rows, DType type, Arithmetic arithmetic, int out, int in)
+      : PackedMatrix(type, arithmetic, out, in) {
+    SetRows(0, out, rows);
+  }
+  // Rows [first, first + count) from `rows`, (count, in).
+  void SetRows(int first, int count, const void* rows);
+
+  int out() const { return out_; }
+  int in() const { return in_; }
+  DType type() const { return type_; }
+  Arithmetic arithmetic() const { return arithmetic_; }
+  size_t bytes() const { return data_.size(); }
+  // Of such a matrix.
+  static size_t Bytes(DType type, Arithmetic arithmetic, int out, int in) {
+    return static_cast<size_t>(Panels(out)) * PanelBytes(type, arithmetic, in);
+  }
+  int num_panels() const { return Panels(out_); }
+  const std::byte* panel(int p) const {
+    return data_.data() + static_cast<size_t>(p) * PanelBytes(type_, arithmetic_, in_);
+  }
+  // Row `row` (in) as float32, exactly as stored: an embedding's lookup.
+  void CopyRow(int row, float* out) const;
+
+ private:
+  static int Panels(int out) { return (out + kPanel - 1) / kPanel; }
+  static size_t PanelBytes(DType type, Arithmetic, int in) {
+    return static_cast<size_t>(in) * kPanel * DTypeBytes(type);
+  }
+
+  DType type_ = DType::kF32;
+  Arithmetic arithmetic_ = Arithmetic::kFloat32;
+  int out_ = 0, in_ = 0;
+  AlignedBytes data_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_KERNELS_PACKED_MATRIX_H_

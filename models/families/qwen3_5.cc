@@ -98,12 +98,9 @@ void ReadQwen35Config(JsonFields* f, ModelConfig* config) {
              "vision_end_token_id", "language_model_only"});
   if (!f->status().ok()) return;
 
-  // They may be in either place.
-  const bool tied = f->Bool("tie_word_embeddings", config->tie_embeddings);
-  if (text.Get("tie_word_embeddings") != nullptr && tied != config->tie_embeddings) {
-    f->Fail("tie_word_embeddings", "is not as in text_config; must be the same");
-  }
-  config->tie_embeddings = tied;
+  // They may be in either place. transformers writes tie_word_embeddings in both, and the outer one
+  // decides, whatever text_config says.
+  config->tie_embeddings = f->Bool("tie_word_embeddings", config->tie_embeddings);
   config->bos_id = f->Int("bos_token_id", 0, config->vocab_size - 1, config->bos_id);
   for (int id : ReadIds(f, "eos_token_id", config->vocab_size)) {
     std::vector<int>& ids = config->eos_ids;

@@ -55,8 +55,8 @@ class AttentionMixer : public Mixer {
     const int tokens = step.tokens();
     const size_t element = DTypeBytes(type_);
     Carver memory(step.activations);
-    auto* qkv = memory.Take<std::byte>(tokens * width() * element);
-    auto* o = memory.Take<std::byte>(tokens * q_width_ * element);
+    auto* qkv = memory.Take<std::byte>(size_t{1} * tokens * width() * element);
+    auto* o = memory.Take<std::byte>(size_t{1} * tokens * q_width_ * element);
     const auto column = [&](int at) { return qkv + at * element; };
     absl::Status status = device.Multiply(h, tokens, {{in_proj_, qkv, type_, bias_}});
     if (!status.ok()) return status;

@@ -1,13 +1,25 @@
 #include "kernels/rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace packrat {
 
-std::vector<double> RopeFrequencies(double base, int head_dim) {
+bool RopeScaling::operator==(const RopeScaling& other) const {
+  return factor == other.factor && low_freq_factor == other.low_freq_factor &&
+         high_freq_factor == other.high_freq_factor && original_context == other.original_context;
+}
+
+std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling& scaling) {
+  constexpr double kTurn = 6.283185307179586;
   std::vector<double> frequencies;
   for (int i = 0; i < head_dim / 2; ++i) {
-    frequencies.push_back(std::pow(base, -2.0 * i / head_dim));
+    const double frequency = std::pow(base, -2.0 * i / head_dim);
+    const double turns = scaling.original_context * frequency / kTurn;
+    const double fast = std::clamp(
+        (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor),
+        0.0, 1.0);
+    frequencies.push_back(frequency * (fast + (1.0 - fast) / scaling.factor));
   }
   return frequencies;
 }

@@ -13,8 +13,21 @@
 
 namespace packrat {
 
-// base^(-2i / head_dim) for i in [0, head_dim / 2). head_dim even.
-std::vector<double> RopeFrequencies(double base, int head_dim);
+// How a model trained on short texts is made to read long ones: channels that turn fast keep their
+// frequency, slow ones turn `factor` times more slowly, and between the two one goes over into the
+// other (Llama 3.1; transformers' "llama3"). Fast: a turn takes at most original_context /
+// high_freq_factor positions. Slow: at least original_context / low_freq_factor. Without an
+// original context all are slow ("linear").
+struct RopeScaling {
+  double factor = 1.0;                                   // 1: nothing is scaled.
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // The latter is larger.
+  int original_context = 0;
+
+  bool operator==(const RopeScaling& other) const;
+};
+
+// base^(-2i / head_dim) for i in [0, head_dim / 2), scaled. head_dim even.
+std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling& scaling = {});
 
 // Cosines and sines of the tokens of a batch, shared by all heads and by all layers of equal base
 // and head size: rope (tokens, head_dim), in each row (head_dim / 2) cosines, then as many sines,

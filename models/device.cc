@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "kernels/rope.h"
-
 namespace packrat {
 
 const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one) {
@@ -21,14 +19,14 @@ const float* DeviceWeights::Taps(const std::string& name, int channels, int taps
   return Upload(std::move(out));
 }
 
-int Device::PlanRope(double base, int head_dim, int divisor) {
+int Device::PlanRope(double base, int head_dim, int divisor, const RopeScaling& scaling) {
   for (size_t i = 0; i < ropes_.size(); ++i) {
     const Rope& r = ropes_[i];
-    if (r.base == base && r.head_dim == head_dim && r.divisor == divisor) {
+    if (r.base == base && r.head_dim == head_dim && r.divisor == divisor && r.scaling == scaling) {
       return static_cast<int>(i);
     }
   }
-  ropes_.push_back({base, head_dim, divisor});
+  ropes_.push_back({base, head_dim, divisor, scaling});
   return static_cast<int>(ropes_.size()) - 1;
 }
 
@@ -42,7 +40,7 @@ void Device::Carve(int max_tokens, Carver* carver) {
 
 absl::Status Device::FillTables() const {
   for (const Rope& r : ropes_) {
-    const std::vector<double> frequencies = RopeFrequencies(r.base, r.head_dim);
+    const std::vector<double> frequencies = RopeFrequencies(r.base, r.head_dim, r.scaling);
     absl::Status status =
         Write(frequencies.data(), frequencies.size() * sizeof(double), r.frequencies);
     if (!status.ok()) return status;

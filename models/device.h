@@ -21,6 +21,7 @@
 #include "kernels/gated_delta.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
+#include "kernels/rope.h"
 #include "models/weights.h"
 
 namespace packrat {
@@ -126,8 +127,8 @@ class Device {
   virtual int Plan(const AttentionShape& shape) = 0;
   virtual int Plan(const MesaShape& shape) = 0;
   virtual int Plan(const GatedDeltaShape& shape) = 0;
-  // The number of a rotary table, which layers of equal base, head size and divisor share.
-  int PlanRope(double base, int head_dim, int divisor);
+  // The number of a rotary table, which layers of equal arguments share.
+  int PlanRope(double base, int head_dim, int divisor, const RopeScaling& scaling = {});
 
   // After that: hands out the scratch of steps of up to `max_tokens` tokens; then fills in what
   // stays as it is.
@@ -181,6 +182,7 @@ class Device {
   struct Rope {
     double base;
     int head_dim, divisor;
+    RopeScaling scaling;
     double* frequencies = nullptr;  // (head_dim / 2)
     float* rows = nullptr;          // (tokens, head_dim)
   };

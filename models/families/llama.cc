@@ -36,7 +36,7 @@ void ReadLlamaConfig(JsonFields* f, ModelConfig* config) {
       DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, attention.num_heads);
   attention.head_dim =
       ReadHeadDim(f, "num_attention_heads", attention.num_heads, config->hidden_size);
-  attention.rope_base = ReadRopeTheta(f, 10000.0);
+  attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);
   config->layers.assign(num_layers, attention);
 }
 

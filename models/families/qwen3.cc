@@ -38,7 +38,7 @@ void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
   attention.num_kv_heads = DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, kv_heads);
   attention.head_dim =
       ReadHeadDim(f, "num_attention_heads", attention.num_heads, config->hidden_size, 128);
-  attention.rope_base = ReadRopeTheta(f, 10000.0);
+  attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);
   config->layers.assign(num_layers, attention);
 
   // Without use_sliding_window the other fields of windows mean nothing. A window that is null is

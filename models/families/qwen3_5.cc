@@ -16,7 +16,7 @@ AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
   attention.head_dim = ReadHeadDim(f, "num_attention_heads", attention.num_heads, hidden_size, 256);
   f->Only("attn_output_gate", true);
   double part = 0.25;
-  attention.rope_base = ReadRopeTheta(f, 10000.0, &part);
+  attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling, &part);
   attention.rotary_dim = static_cast<int>(attention.head_dim * part);
   if (*attention.rotary_dim < 2 || *attention.rotary_dim % 2 != 0) {
     f->Fail("partial_rotary_factor",

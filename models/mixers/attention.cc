@@ -20,7 +20,7 @@ class AttentionMixer : public Mixer {
         kv_width_(spec.num_kv_heads * spec.head_dim),
         type_(load.device->type()),
         plan_(load.device->Plan(shape_)),
-        rope_(load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1)),
+        rope_(load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1, spec.rope_scaling)),
         norm_eps_(load.norm_eps) {
     PACKRAT_CHECK(!spec.output_gate || (!spec.qkv_bias && !spec.fused_in_proj));
     const int d = load.hidden_size;
@@ -153,6 +153,10 @@ std::string AttentionSpec::Identity() const {
   // Not said where it does not apply: sessions of older models stay readable.
   if (rotary_dim.has_value()) absl::StrAppend(&text, " rotary ", *rotary_dim);
   if (norm_plus_one) absl::StrAppend(&text, " plus_one");
+  if (const RopeScaling& s = rope_scaling; s.factor != 1.0) {
+    absl::StrAppend(&text, " scaled ", Exact(s.factor), " ", Exact(s.low_freq_factor), " ",
+                    Exact(s.high_freq_factor), " ", s.original_context);
+  }
   return text;
 }
 

@@ -18,6 +18,7 @@ struct AttentionSpec {
   int head_dim = 0;
   int window = 0;  // Visible keys, the query's own included; 0: all.
   double rope_base = 10000.0;
+  RopeScaling rope_scaling;
   std::optional<int> rotary_dim;  // First channels of a head that are rotated; all if not said.
   bool qkv_bias = false;
   // RMSNorm of each query and key head before rotation: q_norm.weight, k_norm.weight (head_dim).

@@ -27,15 +27,54 @@ int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
   return count;
 }
 
-double ReadRopeTheta(JsonFields* fields, double fallback, double* part) {
+namespace {
+
+// Of a rope_parameters or rope_scaling.
+RopeScaling ReadRopeScaling(JsonFields* rope) {
+  // "type", as older files call it.
+  const char* name = rope->Get("rope_type") == nullptr ? "type" : "rope_type";
+  const std::string type = rope->String(name, "default");
+  rope->Only("type", type);
+  RopeScaling scaling;
+  if (type == "default") return scaling;
+  const bool by_parts = type == "llama3";
+  if (!by_parts && type != "linear") {
+    rope->Fail(name, absl::StrCat("is ", Quoted(type), "; must be default, linear or llama3"));
+    return scaling;
+  }
+  const auto number = [rope](const char* field, double min) {
+    if (rope->Get(field) == nullptr) rope->Fail(field, "missing");
+    return rope->Number(field, min, 1e6, min);
+  };
+  scaling.factor = number("factor", 1.0);
+  if (!by_parts) return scaling;
+  scaling.low_freq_factor = number("low_freq_factor", 1e-6);
+  scaling.high_freq_factor = number("high_freq_factor", 1e-6);
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    rope->Fail("high_freq_factor",
+               absl::StrCat("is ", scaling.high_freq_factor,
+                            "; must be more than low_freq_factor, ", scaling.low_freq_factor));
+  }
+  scaling.original_context = rope->Int("original_max_position_embeddings", 1, kMaxContext);
+  return scaling;
+}
+
+}  // namespace
+
+double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, double* part) {
   double theta = fields->Number("rope_theta", 1.0, kMaxRopeBase, fallback);
   if (part != nullptr) *part = fields->Number("partial_rotary_factor", 0.0, 1.0, *part);
+  const Json* read = nullptr;
   for (const char* name : {"rope_parameters", "rope_scaling"}) {
     const Json* object = fields->Get(name);
     if (object == nullptr) continue;
+    if (read != nullptr && *read != *object) {
+      fields->Fail(name, "is not as rope_parameters; must be the same");
+    }
+    read = object;
     JsonFields rope(*object, fields->Name(name));
     // A field that may be outside too, where it must say the same.
-    const auto read = [&](const char* field, double min, double max, double outer) {
+    const auto inner_or_outer = [&](const char* field, double min, double max, double outer) {
       const bool twice = fields->Get(field) != nullptr && rope.Get(field) != nullptr;
       const double inner = rope.Number(field, min, max, outer);
       if (twice && inner != outer) {
@@ -44,15 +83,19 @@ double ReadRopeTheta(JsonFields* fields, double fallback, double* part) {
       }
       return inner;
     };
-    rope.Only("rope_type", "default");
-    rope.Only("type", "default");  // As older files call it.
+    if (scaling != nullptr) {
+      *scaling = ReadRopeScaling(&rope);
+    } else {
+      rope.Only("rope_type", "default");
+      rope.Only("type", "default");
+    }
     if (part != nullptr) {
-      *part = read("partial_rotary_factor", 0.0, 1.0, *part);
+      *part = inner_or_outer("partial_rotary_factor", 0.0, 1.0, *part);
       rope.Ignore({"mrope_section", "mrope_interleaved"});
     } else {
       rope.Only("partial_rotary_factor", 1.0);
     }
-    theta = read("rope_theta", 1.0, kMaxRopeBase, theta);
+    theta = inner_or_outer("rope_theta", 1.0, kMaxRopeBase, theta);
     rope.RefuseOthers();
     fields->Check(rope.status());
   }

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "kernels/dtype.h"
+#include "kernels/rope.h"
 #include "models/files/json_fields.h"
 #include "models/page_class.h"
 
@@ -67,11 +68,12 @@ int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
                    std::optional<int> fallback);
 
 // rope_theta: of a field of that name, or as transformers 5 writes it, within rope_parameters.
-// Refuses every scaling of positions: rope_scaling and other rope types. With `part`, which holds
-// the fallback, partial_rotary_factor may say on which part of a head rotary is, and sections of
-// channels for the axes of a picture are ignored: a text's positions are the same on all; without,
-// rotary on a part is refused too.
-double ReadRopeTheta(JsonFields* fields, double fallback, double* part = nullptr);
+// With `scaling`, rope_parameters or the older rope_scaling may ask for one that RopeScaling can
+// say; without, every one is refused. With `part`, which holds the fallback, partial_rotary_factor
+// may say on which part of a head rotary is, and sections of channels for the axes of a picture are
+// ignored: a text's positions are the same on all; without, rotary on a part is refused too.
+double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling = nullptr,
+                     double* part = nullptr);
 
 // All digits of a number, for Identity().
 std::string Exact(double number);

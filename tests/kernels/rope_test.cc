@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <vector>
+
 #include "tests/kernels/random.h"
 
 namespace packrat {
@@ -34,6 +37,35 @@ TEST(RotateTest, RotatesHalves) {
     Rotate(in_place.data(), row.data(), dim, in_place.data());
     EXPECT_TRUE(SameBits(out.data(), in_place.data(), dim));
   }
+}
+
+// By wavelength, as the rule was published: short waves stay, long ones get `factor` times as long,
+// between them the frequency goes over in a straight line.
+TEST(RopeFrequenciesTest, SlowChannelsAreScaled) {
+  const RopeScaling scaling = {8.0, 1.0, 4.0, 8192};
+  const auto plain = RopeFrequencies(500000.0, 128);
+  const auto scaled = RopeFrequencies(500000.0, 128, scaling);
+  int kept = 0, between = 0, slowed = 0;
+  for (int i = 0; i < 64; ++i) {
+    const double wave = 2 * M_PI / plain[i];
+    if (wave < 8192 / 4.0) {
+      EXPECT_EQ(scaled[i], plain[i]) << i;
+      ++kept;
+    } else if (wave > 8192) {
+      EXPECT_EQ(scaled[i], plain[i] / 8) << i;
+      ++slowed;
+    } else {
+      const double smooth = (8192 / wave - 1) / 3;
+      const double expected = (1 - smooth) * plain[i] / 8 + smooth * plain[i];
+      EXPECT_NEAR(scaled[i], expected, 1e-14 * plain[i]) << i;
+      ++between;
+    }
+  }
+  EXPECT_GT(kept, 0);
+  EXPECT_GT(between, 0);
+  EXPECT_GT(slowed, 0);
+  const auto linear = RopeFrequencies(500000.0, 128, {4.0});
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(linear[i], plain[i] / 4) << i;
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
                "partial_rotary_factor: is 0, which rotates 0 of"},
         Change{"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
-               "rope_parameters.rope_type: is \"yarn\"; only \"default\" is served"},
+               "rope_parameters.rope_type: is \"yarn\"; must be default, linear or llama3"},
         Change{"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
                "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
                "full_attention"},

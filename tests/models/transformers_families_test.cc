@@ -95,6 +95,26 @@ TEST(Llama, HeadsNeedNotDivideTheModel) {
   EXPECT_EQ(FirstLayer(*config).head_dim, 80);
 }
 
+// Llama 3.1's, as transformers 4 and 5 write it.
+TEST(Llama, RotaryPositionsMayBeScaled) {
+  const std::string scaling =
+      R"("factor": 32.0, "high_freq_factor": 4.5, "low_freq_factor": 1.5,
+         "original_max_position_embeddings": 2048, "rope_type": "llama3")";
+  for (const std::string& object :
+       {"\"rope_scaling\": {" + scaling + "}",
+        "\"rope_parameters\": {\"rope_theta\": 100000, " + scaling + "}",
+        "\"rope_scaling\": {\"type\": \"llama3\", " + scaling + "}"}) {
+    const auto config = ParseWith(kSmol, "\"rope_scaling\": null", object);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(FirstLayer(*config).rope_base, 100000.0);
+    EXPECT_EQ(FirstLayer(*config).rope_scaling, (RopeScaling{32.0, 1.5, 4.5, 2048}));
+  }
+  const auto linear = ParseWith(kSmol, "\"rope_scaling\": null",
+                                R"("rope_scaling": {"type": "linear", "factor": 4})");
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  EXPECT_EQ(FirstLayer(*linear).rope_scaling, (RopeScaling{4.0}));
+}
+
 struct Change {
   const char* name;
   const char* from;
@@ -113,9 +133,35 @@ TEST_P(LlamaRefused, ByName) {
 INSTANTIATE_TEST_SUITE_P(
     Fields, LlamaRefused,
     testing::Values(
-        Change{"Scaling", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0})",
-               "rope_scaling.rope_type: is \"llama3\"; only \"default\" is served"},
+        Change{"Yarn", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
+               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
+        Change{"Dynamic", "\"rope_scaling\": null",
+               R"("rope_scaling": {"type": "dynamic", "factor": 8.0})",
+               "rope_scaling.type: is \"dynamic\"; must be default, linear or llama3"},
+        Change{"TwoTypes", "\"rope_scaling\": null",
+               R"("rope_scaling": {"type": "linear", "rope_type": "llama3", "factor": 8.0})",
+               "rope_scaling.type: is \"linear\"; only \"llama3\" is served"},
+        Change{"TwoScalings", "\"rope_scaling\": null",
+               R"("rope_parameters": {"rope_type": "default"},
+                  "rope_scaling": {"rope_type": "linear", "factor": 8.0})",
+               "rope_scaling: is not as rope_parameters; must be the same"},
+        Change{"HalfAScaling", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                  "high_freq_factor": 4.0})",
+               "rope_scaling.original_max_position_embeddings: missing"},
+        Change{"NoFactor", "\"rope_scaling\": null", R"("rope_scaling": {"rope_type": "linear"})",
+               "rope_scaling.factor: missing"},
+        Change{"ScalingUpsideDown", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+                  "high_freq_factor": 4.0, "original_max_position_embeddings": 64})",
+               "rope_scaling.high_freq_factor: is 4; must be more than low_freq_factor, 4"},
+        Change{"FactorBelowOne", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "linear", "factor": 0.5})",
+               "rope_scaling.factor: is 0.5; must be a number from 1 to 1e+06"},
+        Change{"OneTypeWithTheFieldsOfAnother", "\"rope_scaling\": null",
+               R"("rope_scaling": {"rope_type": "linear", "factor": 2, "low_freq_factor": 4.0})",
+               "rope_scaling.low_freq_factor: is unknown here"},
         Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
                "attention_bias: is true; only false is served"},
         Change{"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
@@ -237,6 +283,12 @@ TEST(Attention, IdentityTellsWhatTensorsDoNot) {
   attention.rotary_dim = 16;
   EXPECT_NE(attention.Identity(), partial);
   attention.rotary_dim.reset();
+  attention.rope_scaling = {8.0, 1.0, 4.0, 8192};
+  const std::string scaled = attention.Identity();
+  EXPECT_NE(scaled, plain);
+  attention.rope_scaling.original_context = 4096;
+  EXPECT_NE(attention.Identity(), scaled);
+  attention.rope_scaling = {};
   attention.norm_plus_one = true;
   EXPECT_NE(attention.Identity(), plain);
 }
@@ -254,7 +306,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Change{"Scaling", "\"rope_scaling\": null",
                R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
-               "rope_scaling.rope_type: is \"yarn\"; only \"default\" is served"},
+               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
         Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
                "attention_bias: is true; only false is served"},
         Change{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},

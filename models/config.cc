@@ -16,8 +16,8 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily,        kMesaNetFamily, kLlamaFamily,  kQwen3Family,
-                                kQwen35TextFamily, kQwen35Family,  kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily,   kMesaNetFamily,    kLlamaFamily,  kQwen2Family,
+                                kQwen3Family, kQwen35TextFamily, kQwen35Family, kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 

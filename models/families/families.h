@@ -30,6 +30,9 @@ inline constexpr Family kPackratFamily = {"packrat", &ReadPackratConfig};
 // LlamaForCausalLM of transformers: Llama, SmolLM and their like.
 void ReadLlamaConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kLlamaFamily = {"llama", &ReadLlamaConfig};
+// Qwen2ForCausalLM of transformers: Qwen2 and Qwen2.5.
+void ReadQwen2Config(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen2Family = {"qwen2", &ReadQwen2Config};
 // Qwen3ForCausalLM of transformers.
 void ReadQwen3Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen3Family = {"qwen3", &ReadQwen3Config};

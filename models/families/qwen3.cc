@@ -1,13 +1,17 @@
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "models/families/families.h"
 
 namespace packrat {
+namespace {
 
-// Defaults are those of transformers' Qwen3Config.
-void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
+// What qwen2 and qwen3 have in common. `attention` says how a layer differs; `head_dim` is that of
+// a configuration without one, where heads do not divide the model's width.
+void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
+              std::optional<int> head_dim) {
   config->names = {"model.embed_tokens.weight",
                    "model.norm.weight",
                    "lm_head.weight",
@@ -30,14 +34,12 @@ void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
   f->Only("hidden_act", "silu");
   const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 32);
 
-  AttentionSpec attention;
-  attention.qk_norm = true;
   attention.num_heads = f->Int("num_attention_heads", 1, kMaxHeads, 32);
   // null: one for each head.
   const int kv_heads = f->Find("num_key_value_heads") == nullptr ? 32 : attention.num_heads;
   attention.num_kv_heads = DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, kv_heads);
   attention.head_dim =
-      ReadHeadDim(f, "num_attention_heads", attention.num_heads, config->hidden_size, 128);
+      ReadHeadDim(f, "num_attention_heads", attention.num_heads, config->hidden_size, head_dim);
   attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);
   config->layers.assign(num_layers, attention);
 
@@ -66,6 +68,23 @@ void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
     }
     if (types[i] == "sliding_attention") config->layers[i] = sliding;
   }
+}
+
+}  // namespace
+
+// Defaults are those of transformers' Qwen2Config: heads divide the model's width.
+void ReadQwen2Config(JsonFields* f, ModelConfig* config) {
+  f->Only("use_mrope", false);
+  AttentionSpec attention;
+  attention.qkv_bias = true;
+  ReadQwen(f, config, attention, std::nullopt);
+}
+
+// Defaults are those of transformers' Qwen3Config: heads have a width of their own.
+void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
+  AttentionSpec attention;
+  attention.qk_norm = true;
+  ReadQwen(f, config, attention, 128);
 }
 
 }  // namespace packrat

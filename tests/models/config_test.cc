@@ -304,8 +304,8 @@ INSTANTIATE_TEST_SUITE_P(
     Rat, Refused,
     testing::Values(
         Bad{"UnknownFamily", kRat, "\"rat\"", "\"gpt2\"",
-            "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen3, qwen3_5_text, "
-            "qwen3_5 or packrat"},
+            "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen2, qwen3, "
+            "qwen3_5_text, qwen3_5 or packrat"},
         Bad{"NoFamily", kRat, "\"model_type\"", "\"type\"", "model_type: is \"\""},
         Bad{"FamilyOfWrongType", kRat, "\"rat\"", "3", "model_type: is 3; must be a string"},
         Bad{"Missing", kRat, "\"d_model\"", "\"dmodel\"",

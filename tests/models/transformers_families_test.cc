@@ -183,6 +183,57 @@ INSTANTIATE_TEST_SUITE_P(
                "num_key_value_heads: is 2; must divide the 9 heads"}),
     [](const auto& info) { return info.param.name; });
 
+// Qwen2.5-0.5B's, shortened in layers.
+constexpr char kQwen2[] = R"({"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+  "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896,
+  "initializer_range": 0.02, "intermediate_size": 4864, "max_position_embeddings": 32768,
+  "max_window_layers": 2, "model_type": "qwen2", "num_attention_heads": 14,
+  "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+  "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+  "transformers_version": "4.40.1", "use_cache": true, "use_mrope": false,
+  "use_sliding_window": false, "vocab_size": 151936})";
+
+TEST(Qwen2, ReadsAllFields) {
+  const auto config = ParseModelConfig(kQwen2);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "qwen2");
+  EXPECT_EQ(config->hidden_size, 896);
+  EXPECT_TRUE(config->tie_embeddings);
+  ASSERT_EQ(config->layers.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    const AttentionSpec& attention = Layer(*config, i);
+    EXPECT_EQ(attention.num_heads, 14);
+    EXPECT_EQ(attention.num_kv_heads, 2);
+    EXPECT_EQ(attention.head_dim, 64);
+    EXPECT_EQ(attention.window, 0);
+    EXPECT_EQ(attention.rope_base, 1000000.0);
+    EXPECT_TRUE(attention.qkv_bias);
+    EXPECT_FALSE(attention.qk_norm);
+  }
+  const auto windows =
+      ParseWith(kQwen2, "\"use_sliding_window\": false", "\"use_sliding_window\": true");
+  ASSERT_TRUE(windows.ok()) << windows.status();
+  EXPECT_EQ(Layer(*windows, 1).window, 0);
+  EXPECT_EQ(Layer(*windows, 2).window, 32768);
+  EXPECT_TRUE(Layer(*windows, 2).qkv_bias);
+}
+
+TEST(Qwen2, DefaultsAreThoseOfTransformers) {
+  const auto config = ParseModelConfig(R"({"model_type": "qwen2"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab_size, 151936);
+  EXPECT_EQ(config->intermediate_size, 22016);
+  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
+  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
+}
+
+TEST(Qwen2, RefusesWhatIsNotServed) {
+  const auto config = ParseWith(kQwen2, "\"use_mrope\": false", "\"use_mrope\": true");
+  EXPECT_THAT(std::string(config.status().message()),
+              HasSubstr("use_mrope: is true; only false is served"));
+}
+
 TEST(Qwen3, ReadsAllFields) {
   const auto config = ParseModelConfig(kQwen3);
   ASSERT_TRUE(config.ok()) << config.status();

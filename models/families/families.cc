@@ -82,8 +82,9 @@ void FailLayerType(JsonFields* fields, size_t layer, const std::string& type,
 }
 
 void IgnoreBookkeeping(JsonFields* fields) {
-  fields->Ignore({"_name_or_path", "architectures", "auto_map", "dtype", "name_or_path",
-                  "torch_dtype", "transformers_version"});
+  fields->Ignore({"_attn_implementation_autoset", "_name_or_path", "architectures", "auto_map",
+                  "dtype", "name_or_path", "torch_dtype", "transformers_version", "unsloth_fixed",
+                  "unsloth_version"});
   // Training.
   fields->Ignore({"attention_dropout", "dropout", "hidden_dropout", "initializer_range",
                   "problem_type", "id2label", "label2id", "finetuning_task", "task_specific_params",

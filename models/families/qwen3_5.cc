@@ -54,6 +54,7 @@ void ReadQwen35TextConfig(JsonFields* f, ModelConfig* config) {
   IgnoreBookkeeping(f);
   f->Only("hidden_act", "silu");
   f->Only("mlp_only_layers", Json::array());
+  f->Only("output_gate_type", "swish");
   // Guessing ahead, and a type of state that is float32 here in any case.
   f->Ignore({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"});
 

@@ -37,17 +37,18 @@ struct MatMulOutput {
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context);
 
-namespace gpu {
-
-// A weight (out, in), row-major, in device memory. float32 or bfloat16.
-struct Matrix {
+// A weight (out, in) in the form that its device reads: a PackedMatrix, or on a GPU rows, row-major,
+// float32 or bfloat16.
+struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
   int out = 0, in = 0;
 };
 
+namespace gpu {
+
 struct MatMulArguments {
-  const Matrix* weight;
+  const Weight* weight;
   const void* x;  // (rows, in), dense, of the weight's type
   int rows;
   void* y;                      // (rows, out), dense

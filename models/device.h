@@ -19,6 +19,7 @@
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
 #include "kernels/gated_delta.h"
+#include "kernels/matmul.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
 #include "kernels/rope.h"
@@ -48,13 +49,6 @@ class Carver {
 struct Limits {
   int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
   int context = 0;                      // Tokens of the longest text.
-};
-
-// A matrix (out, in) in the form that its device reads: packed panels, or rows.
-struct Weight {
-  const void* data = nullptr;
-  DType type = DType::kF32;
-  int out = 0, in = 0;
 };
 
 // Brings a checkpoint's tensors to a device. As WeightLoader: the first error is kept and makes

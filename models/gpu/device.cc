@@ -89,16 +89,14 @@ absl::StatusOr<const float*> GpuDevice::Read(const float* x, size_t n) {
 
 absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
   for (const Product& p : products) {
-    const Matrix weight{p.weight.data, p.weight.type, p.weight.out, p.weight.in};
-    absl::Status status = matmul_->Run({&weight, x, rows, p.y, p.type, p.bias}, stream_);
+    absl::Status status = matmul_->Run({&p.weight, x, rows, p.y, p.type, p.bias}, stream_);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows, float* x) {
-  const Matrix matrix{weight.data, weight.type, weight.out, weight.in};
-  return matmul_->Run({&matrix, h, rows, x, DType::kF32, nullptr, /*accumulate=*/true}, stream_);
+  return matmul_->Run({&weight, h, rows, x, DType::kF32, nullptr, /*accumulate=*/true}, stream_);
 }
 
 }  // namespace packrat::gpu

@@ -139,7 +139,7 @@ class Case {
   Shape shape_;
   std::vector<float> values_, x_, bias_, before_;
   Stored weight_, device_x_, device_bias_, y_;
-  gpu::Matrix matrix_;
+  Weight matrix_;
 };
 
 inline std::string Describe(const Shape& s) {

@@ -28,7 +28,7 @@ std::string ShapeText(const Point& p) {
   return absl::StrCat("batch ", p.batch, ", position ", p.position);
 }
 
-gpu::Matrix MatrixOf(const gpu::DeviceMemory& memory, int out, int in) {
+Weight MatrixOf(const gpu::DeviceMemory& memory, int out, int in) {
   return {memory.data(), DType::kBF16, out, in};
 }
 
@@ -47,7 +47,7 @@ absl::StatusOr<double> TimeLayer(Bench* bench, int rows, int in_width, int width
   BENCH_ASSIGN(gpu::DeviceMemory x, bench->Random(size_t(rows) * width, DType::kF32, 1.0f));
   BENCH_ASSIGN(std::unique_ptr<gpu::MatMul> products, gpu::MatMul::Create({}));
   return bench->Time(std::max(copies, weights), [&](int i, CudaStream stream) -> absl::Status {
-    gpu::Matrix a = MatrixOf(in, in_width, width), b = MatrixOf(out, width, width);
+    Weight a = MatrixOf(in, in_width, width), b = MatrixOf(out, width, width);
     a.data = in.data() + (i % weights) * in_size * 2;
     b.data = out.data() + (i % weights) * out_size * 2;
     gpu::MatMulArguments first{&a, h.data(), rows, (mixer.*input)(), DType::kBF16};

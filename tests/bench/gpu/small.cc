@@ -23,7 +23,7 @@ absl::StatusOr<double> TimeProduct(Bench* bench, gpu::MatMul* products, const Pr
   BENCH_ASSIGN(gpu::DeviceMemory y,
                gpu::DeviceMemory::Allocate(size_t(rows) * p.out * 2, "a product"));
   return bench->Time(copies, [&](int i, CudaStream stream) {
-    const gpu::Matrix weight{weights.data() + i * size * 2, DType::kBF16, p.out, p.in};
+    const Weight weight{weights.data() + i * size * 2, DType::kBF16, p.out, p.in};
     return products->Run({&weight, x.data(), rows, y.data(), DType::kBF16}, stream);
   });
 }

@@ -139,12 +139,9 @@ template <class Entry>
 HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* ranges, float scale,
                            const Entry& entry, const OwnEntry& own, float* HWY_RESTRICT scratch,
                            float* HWY_RESTRICT out) {
-  HWY_ALIGN float first[16], last[16];
   Range all = ranges[0], common = ranges[0];  // Entries that some, that all queries see.
-  for (int t = 0; t < 16; ++t) {
-    const Range range = ranges[t < n ? t : 0];
-    first[t] = static_cast<float>(range.first);
-    last[t] = static_cast<float>(range.end - 1);
+  for (int t = 0; t < n; ++t) {
+    const Range range = ranges[t];
     all.first = range.first < all.first ? range.first : all.first;
     all.end = range.end > all.end ? range.end : all.end;
     common.first = range.first > common.first ? range.first : common.first;
@@ -156,6 +153,13 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
   for (int tile = all.first / kTile * kTile; tile < all.end; tile += kTile) {
     const int begin = (all.first > tile ? all.first : tile) - tile;
     const int end = all.end - tile < kTile ? all.end - tile : kTile;
+    // Counted from the tile: a float holds positions up to 2^24 only.
+    HWY_ALIGN float first[16], last[16];
+    for (int t = 0; t < 16; ++t) {
+      const Range range = ranges[t < n ? t : 0];
+      first[t] = static_cast<float>(range.first - tile);
+      last[t] = static_cast<float>(range.end - 1 - tile);
+    }
     V16 new_maximum = maximum;
     for (int j = begin; j < end; ++j) {
       V16 score;
@@ -168,7 +172,7 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
       }
       score = Mul(score, Set(scale));
       if (tile + j < common.first || tile + j >= common.end) {
-        const V16 index = Set(static_cast<float>(tile + j)), hidden = Set(kHidden);
+        const V16 index = Set(static_cast<float>(j)), hidden = Set(kHidden);
         score = IfGreater(Load(first), index, hidden, score);
         score = IfGreater(index, Load(last), hidden, score);
       }

@@ -204,13 +204,18 @@ TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
   }
 }
 
-// More splits than runs, as for RAT; the window's runs begin within a split.
+// More splits than runs, as for RAT; the window's runs begin within a split. The last two positions
+// are beyond 2^24, where a float32 no longer tells two integers apart.
 TYPED_TEST(AttentionTest, LongRuns) {
   using S = Stored<TypeParam>;
   const int dim = 16, num = 4;
   Random random(5);
-  for (const auto& [start, visible] :
-       {std::pair(64 * 64 - 2, 0), {128 * 64 - 1, 0}, {5000, 64 * 64 + 3}, {8000, 100}}) {
+  for (const auto& [start, visible] : {std::pair(64 * 64 - 2, 0),
+                                       {128 * 64 - 1, 0},
+                                       {5000, 64 * 64 + 3},
+                                       {8000, 100},
+                                       {(1 << 24) + 1, 20},
+                                       {(1 << 30) - 20, 20}}) {
     const int position = start, window = visible;  // Bindings cannot be captured.
     const AttentionShape s{2, 1, dim, window, dim};
     const int length = position + num;
@@ -219,13 +224,11 @@ TYPED_TEST(AttentionTest, LongRuns) {
     Scratch scratch(
         PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10, length), AttentionScratchFloats(dim)));
     scratch.Zero();
-    std::vector<float> text(static_cast<size_t>(length) * 4 *
-                            dim);  // q, k, v; then from `position`.
+    // q, k, v of the tokens from `position` on.
     const std::vector<float> fed = this->kStorage(random.Normals(num * 4 * dim));
-    std::copy(fed.begin(), fed.end(), text.end() - static_cast<ptrdiff_t>(fed.size()));
     const auto feed = [&](int first, int n, Outputs* outputs) {
       const DeviceStep step(&random, {{0, n, first}}, {0});
-      DeviceArray<TypeParam> qkv(S::From(step.Gather({&text}, 4 * dim)));
+      DeviceArray<TypeParam> qkv(S::From(step.Gather({&fed}, 4 * dim, position)));
       DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
       DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * 2 * dim);
       const StatePages tables = pages.For(step);

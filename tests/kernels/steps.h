@@ -83,11 +83,12 @@ class DeviceStep {
   int num_tokens() const { return batch_.num_tokens; }
   int place(size_t text) const { return places_[text]; }  // Of its span, or -1.
 
-  // As Gather(), NaN for unused tokens.
-  std::vector<float> Gather(const std::vector<const std::vector<float>*>& texts, int width) const {
+  // As Gather(), NaN for unused tokens. The texts' rows begin with that of position `from`.
+  std::vector<float> Gather(const std::vector<const std::vector<float>*>& texts, int width,
+                            int from = 0) const {
     std::vector<float> all(token_span_.size() * width, kNaN);
     for (size_t i = 0; i < rows_.size(); ++i) {
-      std::copy_n(texts[i]->data() + static_cast<size_t>(rows_[i].position) * width,
+      std::copy_n(texts[i]->data() + static_cast<size_t>(rows_[i].position - from) * width,
                   static_cast<size_t>(rows_[i].num_tokens) * width,
                   all.data() + static_cast<size_t>(rows_[i].first_token) * width);
     }

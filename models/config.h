@@ -16,14 +16,21 @@ namespace packrat {
 // kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
 enum class Activation { kGelu, kSwiglu };
 
-// How a checkpoint calls its tensors. A layer's begin with `layers`, its number and a dot; a
-// mixer's go on with `mixer`.
+// How a checkpoint calls its tensors: as transformers' Llama does, unless its family says
+// otherwise. A layer's begin with `layers`, its number and a dot; a mixer's go on with `mixer`.
 struct TensorNames {
-  std::string embedding, final_norm, head;
-  std::string layers, mixer_norm, mixer, feed_forward_norm;
+  std::string embedding = "model.embed_tokens.weight";
+  std::string final_norm = "model.norm.weight";
+  std::string head = "lm_head.weight";
+  std::string layers = "model.layers.";
+  std::string mixer_norm = "input_layernorm.weight";
+  std::string mixer = "self_attn.";
+  std::string feed_forward_norm = "post_attention_layernorm.weight";
   // The feed-forward's matrices. The gate, of kSwiglu alone, has the name of `up` where one matrix
   // holds both, the rows of `up` first.
-  std::string up, gate, down;
+  std::string up = "mlp.up_proj.weight";
+  std::string gate = "mlp.gate_proj.weight";
+  std::string down = "mlp.down_proj.weight";
 };
 
 struct ModelConfig {

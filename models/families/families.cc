@@ -10,6 +10,21 @@ namespace {
 constexpr int kMaxIds = 256;
 constexpr double kMinEps = 1e-20;  // Positive also as a float32.
 
+// Channels of a head where the configuration may say it.
+int ReadHeadDim(JsonFields* fields, int num_heads, int hidden_size, std::optional<int> fallback) {
+  if (!fallback && fields->Get("head_dim") == nullptr) {
+    return EvenHeadDim(fields, "num_attention_heads", num_heads, hidden_size);
+  }
+  const int head_dim = fields->Int("head_dim", 2, kMaxHeadDim, fallback);
+  if (head_dim % 2 != 0) {
+    fields->Fail("head_dim", absl::StrCat("is ", head_dim, "; must be even"));
+  } else if (head_dim > kMaxHidden / num_heads) {
+    fields->Fail("head_dim", absl::StrCat("is ", head_dim, ", with ", num_heads,
+                                          " heads; together at most ", kMaxHidden));
+  }
+  return head_dim;
+}
+
 }  // namespace
 
 std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size) {
@@ -39,23 +54,31 @@ void ReadEndIds(JsonFields* fields, ModelConfig* config) {
   config->eos_ids = ReadIds(fields, "eos_token_id", config->vocab_size);
 }
 
-int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size,
-                std::optional<int> fallback) {
-  if (!fallback && fields->Get("head_dim") == nullptr) {
-    return EvenHeadDim(fields, heads_name, num_heads, hidden_size);
-  }
-  const int head_dim = fields->Int("head_dim", 2, kMaxHeadDim, fallback);
-  if (head_dim % 2 != 0) {
-    fields->Fail("head_dim", absl::StrCat("is ", head_dim, "; must be even"));
-  } else if (head_dim > kMaxHidden / num_heads) {
-    fields->Fail("head_dim", absl::StrCat("is ", head_dim, ", with ", num_heads,
-                                          " heads; together at most ", kMaxHidden));
-  }
-  return head_dim;
-}
-
 float ReadNormEps(JsonFields* fields, const std::string& name) {
   return static_cast<float>(fields->Number(name, kMinEps, 1.0, 1e-6));
+}
+
+int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* config) {
+  config->vocab_size = fields->Int("vocab_size", 1, kMaxVocab, defaults.vocab_size);
+  config->hidden_size = fields->Int("hidden_size", 1, kMaxHidden, defaults.hidden_size);
+  config->intermediate_size =
+      fields->Int("intermediate_size", 1, kMaxIntermediate, defaults.intermediate_size);
+  config->norm_eps = ReadNormEps(fields, defaults.norm_eps_name);
+  config->tie_embeddings = fields->Bool("tie_word_embeddings", false);
+  config->max_context =
+      fields->Int("max_position_embeddings", 1, kMaxContext, defaults.max_context);
+  ReadEndIds(fields, config);
+  IgnoreBookkeeping(fields);
+  return fields->Int("num_hidden_layers", 1, kMaxLayers, defaults.num_layers);
+}
+
+void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size,
+               AttentionSpec* attention) {
+  const int heads = fields->Int("num_attention_heads", 1, kMaxHeads, defaults.num_heads);
+  attention->num_heads = heads;
+  attention->num_kv_heads =
+      DivisorOfHeads(fields, "num_key_value_heads", heads, defaults.num_kv_heads.value_or(heads));
+  attention->head_dim = ReadHeadDim(fields, heads, hidden_size, defaults.head_dim);
 }
 
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
@@ -75,10 +98,20 @@ std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
   return types;
 }
 
-void FailLayerType(JsonFields* fields, size_t layer, const std::string& type,
-                   const std::vector<std::string>& accepted) {
-  fields->Fail("layer_types",
-               absl::StrCat("layer ", layer, " is ", Quoted(type), "; must be ", OneOf(accepted)));
+void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
+               const std::vector<LayerType>& accepted, ModelConfig* config) {
+  for (size_t i = 0; i < types.size(); ++i) {
+    const auto found = std::find_if(accepted.begin(), accepted.end(),
+                                    [&](const LayerType& type) { return type.name == types[i]; });
+    if (found == accepted.end()) {
+      std::vector<std::string> names;
+      for (const LayerType& type : accepted) names.push_back(type.name);
+      return fields->Fail("layer_types", absl::StrCat("layer ", i, " is ", Quoted(types[i]),
+                                                      "; must be ", OneOf(names)));
+    }
+    config->layers.push_back(found->mixer);
+    if (!found->tensors.empty()) config->mixer_names.push_back(found->tensors);
+  }
 }
 
 void IgnoreBookkeeping(JsonFields* fields) {

@@ -54,15 +54,37 @@ inline constexpr int kMaxLayers = 1024;
 std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size);
 // bos_token_id and eos_token_id, for which vocab_size must have been read.
 void ReadEndIds(JsonFields* fields, ModelConfig* config);
-// Channels of a head where the configuration may say it; else `fallback`, or heads divide
-// `hidden_size`.
-int ReadHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads, int hidden_size,
-                std::optional<int> fallback = {});
 float ReadNormEps(JsonFields* fields, const std::string& name);
+
+// What a field is where the file does not say it; a field without one must be there.
+struct SizeDefaults {
+  std::optional<int> vocab_size, hidden_size, intermediate_size, num_layers;
+  int max_context = 0;
+  const char* norm_eps_name = "rms_norm_eps";
+};
+// Reads the sizes of a model, its norms' eps, its tying and its ids under the names that
+// transformers gives them, and ignores its bookkeeping. Returns the number of layers.
+int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* config);
+
+// The same for its attention: without `num_kv_heads` there are as many as heads, without `head_dim`
+// the heads divide `hidden_size`.
+struct HeadDefaults {
+  int num_heads;
+  std::optional<int> num_kv_heads, head_dim;
+};
+void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size,
+               AttentionSpec* attention);
+
 // `layer_types`: a name for each layer, or nothing.
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);
-void FailLayerType(JsonFields* fields, size_t layer, const std::string& type,
-                   const std::vector<std::string>& accepted);
+struct LayerType {
+  std::string name;
+  MixerSpec mixer;
+  std::string tensors;  // For ModelConfig::mixer_names; empty: as in `names`.
+};
+// Gives each layer the mixer of its type; refuses a type that is not `accepted`.
+void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
+               const std::vector<LayerType>& accepted, ModelConfig* config);
 
 // Ignores what `transformers` writes into every config.json for its own use: names and versions,
 // settings of training and of generate(), which do not change what the model computes.

@@ -54,18 +54,11 @@ void ReadSteps(JsonFields* f, const std::string& name, ModelConfig* config) {
 }  // namespace
 
 void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
-  config->names = {"model.embeddings.weight", "model.norm.weight",  "lm_head.weight",
-                   "model.layers.",           "attn_norm.weight",   "attn.",
-                   "mlp_norm.weight",         "mlp.up_proj.weight", "mlp.gate_proj.weight",
-                   "mlp.down_proj.weight"};
-  config->activation = Activation::kSwiglu;
-  config->vocab_size = f->Int("vocab_size", 1, kMaxVocab, 32000);
-  config->hidden_size = f->Int("hidden_size", 1, kMaxHidden, 2048);
-  config->norm_eps = ReadNormEps(f, "norm_eps");
-  config->tie_embeddings = f->Bool("tie_word_embeddings", false);
-  config->max_context = f->Int("max_position_embeddings", 1, kMaxContext, 2048);
-  ReadEndIds(f, config);
-  IgnoreBookkeeping(f);
+  config->names.embedding = "model.embeddings.weight";
+  config->names.mixer_norm = "attn_norm.weight";
+  config->names.mixer = "attn.";
+  config->names.feed_forward_norm = "mlp_norm.weight";
+  const int num_layers = ReadSizes(f, {32000, 2048, 0, 24, 2048, "norm_eps"}, config);
   // Which kernels compute it. Short convolutions are there whatever use_short_conv says, and their
   // tensors tell whether they have biases.
   f->Ignore({"attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
@@ -75,17 +68,17 @@ void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
     f->Fail("hidden_act", absl::StrCat("is ", Quoted(act), "; must be swish or silu"));
   }
   const double ratio = f->Number("hidden_ratio", 1e-3, 64.0, 4.0);
-  const int wide = static_cast<int>(config->hidden_size * ratio * 2 / 3);
-  config->intermediate_size =
-      f->Int("intermediate_size", 1, kMaxIntermediate, std::max((wide + 255) / 256, 1) * 256);
-  if (config->intermediate_size > kMaxIntermediate) {
-    f->Fail("hidden_ratio",
-            absl::StrCat("makes an intermediate size of ", config->intermediate_size,
-                         "; must be at most ", kMaxIntermediate));
+  if (config->intermediate_size == 0) {
+    const int wide = static_cast<int>(config->hidden_size * ratio * 2 / 3);
+    config->intermediate_size = std::max((wide + 255) / 256, 1) * 256;
+    if (config->intermediate_size > kMaxIntermediate) {
+      f->Fail("hidden_ratio",
+              absl::StrCat("makes an intermediate size of ", config->intermediate_size,
+                           "; must be at most ", kMaxIntermediate));
+    }
   }
   ReadSteps(f, "max_cg_step_training", config);
   ReadSteps(f, "max_cg_step_decoding", config);
-  const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 24);
   MesaSpec mesa = MesaSpec::Read("mesa", f, {});
   // Its name before use_output_gate.
   if (f->Bool("use_gate", false) && f->Get("use_output_gate") == nullptr) {

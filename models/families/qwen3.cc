@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,41 +11,18 @@ namespace {
 // a configuration without one, where heads do not divide the model's width.
 void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
               std::optional<int> head_dim) {
-  config->names = {"model.embed_tokens.weight",
-                   "model.norm.weight",
-                   "lm_head.weight",
-                   "model.layers.",
-                   "input_layernorm.weight",
-                   "self_attn.",
-                   "post_attention_layernorm.weight",
-                   "mlp.up_proj.weight",
-                   "mlp.gate_proj.weight",
-                   "mlp.down_proj.weight"};
-  config->activation = Activation::kSwiglu;
-  config->vocab_size = f->Int("vocab_size", 1, kMaxVocab, 151936);
-  config->hidden_size = f->Int("hidden_size", 1, kMaxHidden, 4096);
-  config->intermediate_size = f->Int("intermediate_size", 1, kMaxIntermediate, 22016);
-  config->norm_eps = ReadNormEps(f, "rms_norm_eps");
-  config->tie_embeddings = f->Bool("tie_word_embeddings", false);
-  config->max_context = f->Int("max_position_embeddings", 1, kMaxContext, 32768);
-  ReadEndIds(f, config);
-  IgnoreBookkeeping(f);
+  const int num_layers = ReadSizes(f, {151936, 4096, 22016, 32, 32768}, config);
   f->Only("hidden_act", "silu");
-  const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 32);
-
-  attention.num_heads = f->Int("num_attention_heads", 1, kMaxHeads, 32);
-  // null: one for each head.
-  const int kv_heads = f->Find("num_key_value_heads") == nullptr ? 32 : attention.num_heads;
-  attention.num_kv_heads = DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, kv_heads);
-  attention.head_dim =
-      ReadHeadDim(f, "num_attention_heads", attention.num_heads, config->hidden_size, head_dim);
+  // Key heads that are null are as many as heads.
+  std::optional<int> kv_heads;
+  if (f->Find("num_key_value_heads") == nullptr) kv_heads = 32;
+  ReadHeads(f, {32, kv_heads, head_dim}, config->hidden_size, &attention);
   attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);
-  config->layers.assign(num_layers, attention);
 
   // Without use_sliding_window the other fields of windows mean nothing. A window that is null is
   // none.
   AttentionSpec sliding = attention;
-  std::vector<std::string> accepted = {"full_attention"};
+  std::vector<LayerType> accepted = {{"full_attention", attention}};
   int first_sliding = num_layers;
   const bool windowed =
       f->Bool("use_sliding_window", false) &&
@@ -54,7 +30,7 @@ void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
   if (windowed) {
     sliding.window = f->Int("sliding_window", 1, AttentionSpec::kMaxWindow, 4096);
     first_sliding = f->Int("max_window_layers", 0, kMaxContext, 28);
-    accepted.emplace_back("sliding_attention");
+    accepted.push_back({"sliding_attention", sliding});
   } else {
     f->Ignore({"sliding_window", "max_window_layers"});
   }
@@ -62,12 +38,7 @@ void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
   for (int i = static_cast<int>(types.size()); i < num_layers; ++i) {
     types.emplace_back(i < first_sliding ? "full_attention" : "sliding_attention");
   }
-  for (int i = 0; i < num_layers; ++i) {
-    if (std::find(accepted.begin(), accepted.end(), types[i]) == accepted.end()) {
-      return FailLayerType(f, i, types[i], accepted);
-    }
-    if (types[i] == "sliding_attention") config->layers[i] = sliding;
-  }
+  SetLayers(f, types, accepted, config);
 }
 
 }  // namespace

@@ -10,10 +10,8 @@ namespace {
 
 AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
   AttentionSpec attention;
+  ReadHeads(f, {16, 4, 256}, hidden_size, &attention);
   attention.qk_norm = attention.norm_plus_one = attention.output_gate = true;
-  attention.num_heads = f->Int("num_attention_heads", 1, kMaxHeads, 16);
-  attention.num_kv_heads = DivisorOfHeads(f, "num_key_value_heads", attention.num_heads, 4);
-  attention.head_dim = ReadHeadDim(f, "num_attention_heads", attention.num_heads, hidden_size, 256);
   f->Only("attn_output_gate", true);
   double part = 0.25;
   attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling, &part);
@@ -30,35 +28,16 @@ AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
 
 // Defaults are those of transformers' Qwen3_5TextConfig.
 void ReadQwen35TextConfig(JsonFields* f, ModelConfig* config) {
-  config->names = {"model.embed_tokens.weight",
-                   "model.norm.weight",
-                   "lm_head.weight",
-                   "model.layers.",
-                   "input_layernorm.weight",
-                   "",
-                   "post_attention_layernorm.weight",
-                   "mlp.up_proj.weight",
-                   "mlp.gate_proj.weight",
-                   "mlp.down_proj.weight"};
   config->nested = "model.language_model.";
   config->others = {"model.visual.", "mtp."};  // What sees, and what guesses tokens ahead.
-  config->activation = Activation::kSwiglu;
   config->norm_plus_one = true;
-  config->vocab_size = f->Int("vocab_size", 1, kMaxVocab, 248320);
-  config->hidden_size = f->Int("hidden_size", 1, kMaxHidden, 4096);
-  config->intermediate_size = f->Int("intermediate_size", 1, kMaxIntermediate, 12288);
-  config->norm_eps = ReadNormEps(f, "rms_norm_eps");
-  config->tie_embeddings = f->Bool("tie_word_embeddings", false);
-  config->max_context = f->Int("max_position_embeddings", 1, kMaxContext, 32768);
-  ReadEndIds(f, config);
-  IgnoreBookkeeping(f);
+  const int num_layers = ReadSizes(f, {248320, 4096, 12288, 32, 32768}, config);
   f->Only("hidden_act", "silu");
   f->Only("mlp_only_layers", Json::array());
   f->Only("output_gate_type", "swish");
   // Guessing ahead, and a type of state that is float32 here in any case.
   f->Ignore({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"});
 
-  const int num_layers = f->Int("num_hidden_layers", 1, kMaxLayers, 32);
   const AttentionSpec attention = ReadFullAttention(f, config->hidden_size);
   const GatedDeltaSpec delta =
       GatedDeltaSpec::Read(f,
@@ -73,17 +52,10 @@ void ReadQwen35TextConfig(JsonFields* f, ModelConfig* config) {
       types.emplace_back(i % interval == 0 ? "full_attention" : "linear_attention");
     }
   }
-  for (size_t i = 0; i < types.size(); ++i) {
-    if (types[i] == "linear_attention") {
-      config->layers.emplace_back(delta);
-      config->mixer_names.emplace_back("linear_attn.");
-    } else if (types[i] == "full_attention") {
-      config->layers.emplace_back(attention);
-      config->mixer_names.emplace_back("self_attn.");
-    } else {
-      return FailLayerType(f, i, types[i], {"linear_attention", "full_attention"});
-    }
-  }
+  SetLayers(
+      f, types,
+      {{"linear_attention", delta, "linear_attn."}, {"full_attention", attention, "self_attn."}},
+      config);
 }
 
 void ReadQwen35Config(JsonFields* f, ModelConfig* config) {

@@ -59,17 +59,7 @@ void ReadRatConfig(JsonFields* f, ModelConfig* config) {
   }
   AttentionSpec full = local;
   full.window = 0;
-  for (size_t i = 0; i < types.size(); ++i) {
-    if (types[i] == "rat") {
-      config->layers.push_back(rat);
-    } else if (types[i] == "local_attention") {
-      config->layers.push_back(local);
-    } else if (types[i] == "attention") {
-      config->layers.push_back(full);
-    } else {
-      FailLayerType(f, i, types[i], {"rat", "local_attention", "attention"});
-    }
-  }
+  SetLayers(f, types, {{"rat", rat}, {"local_attention", local}, {"attention", full}}, config);
 }
 
 }  // namespace packrat

@@ -4,23 +4,16 @@
 #include <deque>
 
 #include "tests/kernels/gated_delta_reference.h"
-#include "tests/kernels/sealed.h"
+#include "tests/kernels/sealed_feed.h"
 
 namespace packrat {
 namespace {
 
 using Texts = std::deque<DeltaText>;
 
-// What came of feeding texts, each text's part by itself.
-struct Outcome {
-  std::vector<std::vector<float>> out;  // (length, H * D)
-  std::vector<Bytes> sealed;            // The slot, if a block was finished.
-  std::vector<unsigned> not_finite;
-};
-
 class GatedDeltaTest : public KernelTest {
  protected:
-  struct Feed;
+  class Feed;
 
   Outcome Run(const DeltaLayer& layer, const Texts& texts, Cut cut, Types types = {});
   Outcome RunPieces(const DeltaLayer& layer, const Texts& texts, const std::vector<int>& pieces,
@@ -29,108 +22,63 @@ class GatedDeltaTest : public KernelTest {
                              double more = 0);
 };
 
-struct GatedDeltaTest::Feed {
-  const DeltaLayer& layer;
-  const Texts& texts;
-  const Types types;
-  GatedDeltaTest* const test;
-  Random random;
-  DeviceArray<float> conv, conv_bias, decay_rate, dt_bias, norm;
-  SealedState state;
-  Outcome outcome;
+class GatedDeltaTest::Feed : public SealedFeed<DeltaText> {
+ public:
+  Feed(const DeltaLayer& l, const Texts& texts, Types types, Cut cut, GatedDeltaTest* test)
+      : SealedFeed(texts, types, static_cast<uint64_t>(cut) + 7, GatedDeltaSlotFloats(l.shape),
+                   GatedDeltaTailLayout(l.shape).end),
+        layer_(l),
+        test_(test),
+        conv_(l.conv),
+        conv_bias_(l.conv_bias.empty() ? std::vector<float>{kNaN} : l.conv_bias),
+        decay_rate_(l.decay_rate),
+        dt_bias_(l.dt_bias),
+        norm_(l.norm) {}
 
-  Feed(const DeltaLayer& l, const Texts& t, Types ty, Cut cut, GatedDeltaTest* by)
-      : layer(l),
-        texts(t),
-        types(ty),
-        test(by),
-        random(static_cast<uint64_t>(cut) + 7),
-        conv(l.conv),
-        conv_bias(l.conv_bias.empty() ? std::vector<float>{kNaN} : l.conv_bias),
-        decay_rate(l.decay_rate),
-        dt_bias(l.dt_bias),
-        norm(l.norm),
-        state(&random, static_cast<int>(t.size()),
-              GatedDeltaSlotFloats(l.shape) * DTypeBytes(ty.state),
-              GatedDeltaTailLayout(l.shape).end * sizeof(float)) {
-    outcome.out.resize(t.size());
-    outcome.not_finite.resize(t.size());
-  }
-
-  std::vector<float> Batch(const std::vector<Rows>& rows, std::vector<float> DeltaText::*operand,
-                           int width) const {
-    std::vector<const std::vector<float>*> parts;
-    for (const DeltaText& text : texts) parts.push_back(&(text.*operand));
-    return Gather(rows, parts, width, width);
-  }
-
-  void Step(const std::vector<Rows>& rows) {
-    const GatedDeltaShape& s = layer.shape;
-    state.Begin(rows);
-    const BatchView& batch = state.batch();
-    const int tokens = batch.num_tokens, heads = s.num_value_heads, beside = random.Int(0, 3);
+ private:
+  std::vector<float> Step(const std::vector<Rows>& rows) override {
+    const GatedDeltaShape& s = layer_.shape;
+    const BatchView& batch = state_.batch();
+    const int tokens = batch.num_tokens, heads = s.num_value_heads, beside = random_.Int(0, 3);
     const TypedArray x(SideBySide({Batch(rows, &DeltaText::qkv, s.channels()),
                                    Batch(rows, &DeltaText::gate, s.values())},
                                   {s.channels(), s.values()}, tokens, beside),
-                       types.activations);
+                       types_.activations);
     const DeviceArray<float> scalars(
         SideBySide({Batch(rows, &DeltaText::beta, heads), Batch(rows, &DeltaText::decay, heads)},
                    {heads, heads}, tokens, beside));
-    const TypedArray out(static_cast<size_t>(tokens) * s.values(), types.activations);
+    const TypedArray out(static_cast<size_t>(tokens) * s.values(), types_.activations);
     const Scratch scratch(PACKRAT_SCRATCH(gpu::GatedDeltaScratchBytes(s, batch.num_spans, tokens),
                                           GatedDeltaScratchFloats(s)));
     const GatedDeltaWeights weights{
-        conv.data(),       layer.conv_bias.empty() ? nullptr : conv_bias.data(),
-        decay_rate.data(), dt_bias.data(),
-        norm.data(),       layer.norm_eps};
+        conv_.data(),       layer_.conv_bias.empty() ? nullptr : conv_bias_.data(),
+        decay_rate_.data(), dt_bias_.data(),
+        norm_.data(),       layer_.norm_eps};
     const GatedDeltaOperands operands{
         x.data(),       x.at(s.channels()),     s.channels() + s.values() + beside,
         scalars.data(), scalars.data() + heads, 2 * heads + beside,
-        out.data(),     types.activations,      types.state};
-    const absl::Status status = test->KernelTest::Run(scratch, [&](auto... device) {
-      return ops::GatedDelta(s, weights, batch, state.slots(), state.tails(), operands,
-                             state.totals(), device...);
+        out.data(),     types_.activations,     types_.state};
+    const absl::Status status = test_->KernelTest::Run(scratch, [&](auto... device) {
+      return ops::GatedDelta(s, weights, batch, state_.slots(), state_.tails(), operands,
+                             state_.totals(), device...);
     });
-    ASSERT_TRUE(status.ok()) << status.message();
-    const std::vector<float> result = out.Get();
-    for (size_t at = static_cast<size_t>(NumTokens(rows)) * s.values(); at < result.size(); ++at) {
-      EXPECT_TRUE(std::isnan(result[at])) << "an unused token was written";
-    }
-    Scatter(rows, result.data(), s.values(), &outcome.out);
-    const std::vector<SpanTotals> totals = state.End(rows);
-    for (size_t i = 0; i < texts.size(); ++i) outcome.not_finite[i] |= totals[i].not_finite;
+    EXPECT_TRUE(status.ok()) << status.message();
     scratch.ExpectGuardsIntact();
+    return out.Get();
   }
 
-  Outcome Finish() {
-    for (size_t i = 0; i < texts.size(); ++i) {
-      outcome.sealed.emplace_back();
-      if (texts[i].length >= kBlockTokens) outcome.sealed.back() = state.Slot(static_cast<int>(i));
-    }
-    return outcome;
-  }
+  const DeltaLayer& layer_;
+  GatedDeltaTest* const test_;
+  DeviceArray<float> conv_, conv_bias_, decay_rate_, dt_bias_, norm_;
 };
 
 Outcome GatedDeltaTest::Run(const DeltaLayer& layer, const Texts& texts, Cut cut, Types types) {
-  Feed feed(layer, texts, types, cut, this);
-  std::vector<int> lengths;
-  for (const DeltaText& text : texts) lengths.push_back(text.length);
-  Feeder feeder(lengths, cut);
-  std::vector<Rows> rows;
-  while (feeder.Next(&rows)) feed.Step(rows);
-  return feed.Finish();
+  return Feed(layer, texts, types, cut, this).Run(cut);
 }
 
 Outcome GatedDeltaTest::RunPieces(const DeltaLayer& layer, const Texts& texts,
                                   const std::vector<int>& pieces, Placing placing) {
-  Feed feed(layer, texts, {}, Cut::kWhole, this);
-  feed.state.placing = placing;
-  int position = 0;
-  for (const int n : pieces) {
-    feed.Step({Rows{0, n, position}});
-    position += n;
-  }
-  return feed.Finish();
+  return Feed(layer, texts, {}, Cut::kWhole, this).RunPieces(pieces, placing);
 }
 
 std::vector<float> Floats(const Bytes& bytes) {
@@ -165,30 +113,11 @@ void ExpectSealedState(const DeltaLayer& layer, const DeltaText& text, const Byt
 // more: of what the outputs' storage adds, relative to a row.
 void ExpectRight(const DeltaLayer& layer, const Texts& texts, const Outcome& outcome,
                  double more = 0) {
-  const GatedDeltaShape& s = layer.shape;
+  ExpectRowsRight(texts, outcome, layer.shape.values(), layer.shape.value_dim, more);
   for (size_t i = 0; i < texts.size(); ++i) {
-    ASSERT_EQ(outcome.out[i].size(), texts[i].expected.size());
-    EXPECT_EQ(outcome.not_finite[i], 0u);
-    for (size_t at = 0; at < texts[i].expected.size(); at += s.value_dim) {
-      double squared = 0, norm = 0;
-      for (int d = 0; d < s.value_dim; ++d) {
-        squared += std::pow(outcome.out[i][at + d] - texts[i].expected[at + d], 2);
-        norm += std::pow(texts[i].expected[at + d], 2);
-      }
-      ASSERT_LE(std::sqrt(squared), texts[i].tolerance[at] + more * std::sqrt(norm))
-          << "text " << i << " token " << at / s.values() << " head "
-          << at % s.values() / s.value_dim;
-    }
+    EXPECT_EQ(outcome.totals[i].not_finite, 0u);
     ExpectSealedState(layer, texts[i], outcome.sealed[i]);
   }
-}
-
-void ExpectSame(const Outcome& a, const Outcome& b) {
-  for (size_t i = 0; i < a.out.size(); ++i) {
-    EXPECT_TRUE(SameBits(a.out[i], b.out[i])) << "text " << i;
-    EXPECT_TRUE(a.sealed[i] == b.sealed[i]) << "text " << i;
-  }
-  EXPECT_EQ(a.not_finite, b.not_finite);
 }
 
 void GatedDeltaTest::ExpectRightInEveryCut(const DeltaLayer& layer, const Texts& texts, Types types,
@@ -268,12 +197,7 @@ TEST_F(GatedDeltaTest, BFloat16State) {
   for (const Cut cut : {Cut::kSingle, Cut::kRandom}) {
     ExpectSame(Run(layer, texts, cut, types), whole);
   }
-  double lost = 0, size = 0;
-  for (size_t at = 0; at < exact.out[0].size(); ++at) {
-    lost += std::pow(whole.out[0][at] - exact.out[0][at], 2);
-    size += std::pow(exact.out[0][at], 2);
-  }
-  const double loss = std::sqrt(lost / size);
+  const double loss = RelativeLoss(whole, exact);
   EXPECT_GT(loss, 0);
   EXPECT_LT(loss, 0x1p-9 * texts[0].length / kBlockTokens);
 }
@@ -321,19 +245,16 @@ TEST_F(GatedDeltaTest, ExtremeBetas) {
   }
 }
 
-// Pieces that begin and end at and across the ends of blocks, and finish none, one or several.
 TEST_F(GatedDeltaTest, PiecesAroundTheEndsOfBlocks) {
   Random random(6);
   const DeltaLayer layer(&random, {1, 2, 20, 17, 4});
   Texts texts;
   texts.push_back(layer.RandomText(&random, 180, -4.0f));
   DeltaReference(layer, &texts[0]);
-  const std::vector<std::vector<int>> cuts = {
-      {16, 32, 5, 40, 3, 37, 1, 2, 28, 16}, {31, 2, 15, 16, 17, 47, 33, 19}, {1, 64, 1, 63, 3, 48}};
   ForEachDevice([&] {
     const Outcome whole = Run(layer, texts, Cut::kWhole);
     ExpectRight(layer, texts, whole);
-    for (const std::vector<int>& pieces : cuts) {
+    for (const std::vector<int>& pieces : kPiecesAroundBlocks) {
       for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
         SCOPED_TRACE(testing::Message()
                      << "pieces from " << pieces[0] << ", placing " << static_cast<int>(placing));
@@ -365,13 +286,13 @@ TEST_F(GatedDeltaTest, NaNStaysInItsSequenceAndIsSeenThere) {
           for (const size_t other : {size_t{0}, size_t{2}}) {
             EXPECT_TRUE(SameBits(clean.out[other], dirty.out[other]));
             EXPECT_TRUE(clean.sealed[other] == dirty.sealed[other]);
-            EXPECT_EQ(dirty.not_finite[other], 0u);
+            EXPECT_EQ(dirty.totals[other].not_finite, 0u);
           }
           EXPECT_TRUE(SameBits(clean.out[1].data(), dirty.out[1].data(), token * width));
           const float* row = dirty.out[1].data() + token * width;
           EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
               << "a NaN vanished, cut " << static_cast<int>(cut);
-          EXPECT_EQ(dirty.not_finite[1], 1u);
+          EXPECT_EQ(dirty.totals[1].not_finite, 1u);
         }
       }
     }

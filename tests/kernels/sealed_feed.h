@@ -1,0 +1,167 @@
+// Texts fed in every cut to an operation that seals a state at each block's end, with all that it
+// touches checked.
+#ifndef PACKRAT_TESTS_KERNELS_SEALED_FEED_H_
+#define PACKRAT_TESTS_KERNELS_SEALED_FEED_H_
+
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "tests/kernels/device.h"
+#include "tests/kernels/sealed.h"
+#include "tests/kernels/texts.h"
+
+namespace packrat {
+
+struct Totals {
+  int64_t steps = 0, solves = 0, unconverged = 0;
+  uint32_t residual_bits = 0, not_finite = 0;
+  float max_residual() const {
+    float residual;
+    std::memcpy(&residual, &residual_bits, sizeof residual);
+    return residual;
+  }
+  void Add(const SpanTotals& step) {
+    steps += static_cast<int64_t>(step.cg_steps);
+    solves += static_cast<int64_t>(step.cg_solves);
+    unconverged += step.cg_unconverged;
+    residual_bits = std::max(residual_bits, step.max_residual_bits);
+    not_finite |= step.not_finite;
+  }
+  bool operator==(const Totals& o) const {
+    return steps == o.steps && solves == o.solves && unconverged == o.unconverged &&
+           residual_bits == o.residual_bits && not_finite == o.not_finite;
+  }
+};
+
+// What came of feeding texts, each text's part by itself.
+struct Outcome {
+  std::vector<std::vector<float>> out;  // (length, width)
+  std::vector<Bytes> sealed;            // The slot, if a block was finished.
+  std::vector<Totals> totals;
+};
+
+inline void ExpectSame(const Outcome& a, const Outcome& b) {
+  for (size_t i = 0; i < a.out.size(); ++i) {
+    EXPECT_TRUE(SameBits(a.out[i], b.out[i])) << "text " << i;
+    EXPECT_TRUE(a.sealed[i] == b.sealed[i]) << "text " << i;
+    EXPECT_TRUE(a.totals[i] == b.totals[i]) << "text " << i;
+  }
+}
+
+// The rows of every head, (length, width / dim, dim), by their norms. more: of what the outputs'
+// storage adds, relative to a row.
+template <class Text>
+void ExpectRowsRight(const std::deque<Text>& texts, const Outcome& outcome, int width, int dim,
+                     double more) {
+  for (size_t i = 0; i < texts.size(); ++i) {
+    ASSERT_EQ(outcome.out[i].size(), texts[i].expected.size());
+    for (size_t at = 0; at < texts[i].expected.size(); at += dim) {
+      double squared = 0, norm = 0;
+      for (int d = 0; d < dim; ++d) {
+        squared += std::pow(outcome.out[i][at + d] - texts[i].expected[at + d], 2);
+        norm += std::pow(texts[i].expected[at + d], 2);
+      }
+      ASSERT_LE(std::sqrt(squared), texts[i].tolerance[at] + more * std::sqrt(norm))
+          << "text " << i << " token " << at / width << " head " << at % width / dim;
+    }
+  }
+}
+
+// Of text 0: every element's error, relative to all of them.
+inline double RelativeLoss(const Outcome& outcome, const Outcome& exact) {
+  double lost = 0, size = 0;
+  for (size_t at = 0; at < exact.out[0].size(); ++at) {
+    lost += std::pow(outcome.out[0][at] - exact.out[0][at], 2);
+    size += std::pow(exact.out[0][at], 2);
+  }
+  return std::sqrt(lost / size);
+}
+
+// Cuts of 180 tokens that begin and end at and across the ends of blocks, and finish none, one or
+// several.
+inline const std::vector<std::vector<int>> kPiecesAroundBlocks = {
+    {16, 32, 5, 40, 3, 37, 1, 2, 28, 16}, {31, 2, 15, 16, 17, 47, 33, 19}, {1, 64, 1, 63, 3, 48}};
+
+// The texts' state, and the feeding of one cut. An operation adds its weights and Step().
+template <class Text>
+class SealedFeed {
+ public:
+  using Texts = std::deque<Text>;
+  SealedFeed(const Texts& texts, Types types, uint64_t seed, size_t slot_floats, size_t tail_floats)
+      : texts_(texts),
+        types_(types),
+        random_(seed),
+        state_(&random_, static_cast<int>(texts.size()), slot_floats * DTypeBytes(types.state),
+               tail_floats * sizeof(float)) {
+    outcome_.out.resize(texts.size());
+    outcome_.totals.resize(texts.size());
+  }
+  virtual ~SealedFeed() = default;
+
+  Outcome Run(Cut cut) {
+    std::vector<int> lengths;
+    for (const Text& text : texts_) lengths.push_back(text.length);
+    Feeder feeder(lengths, cut);
+    std::vector<Rows> rows;
+    while (feeder.Next(&rows)) Feed(rows);
+    return Finish();
+  }
+  // One text, in the pieces given.
+  Outcome RunPieces(const std::vector<int>& pieces, Placing placing) {
+    state_.placing = placing;
+    int position = 0;
+    for (const int n : pieces) {
+      Feed({Rows{0, n, position}});
+      position += n;
+    }
+    EXPECT_EQ(position, texts_[0].length);
+    return Finish();
+  }
+
+ protected:
+  // Runs the operation on state_.batch(); its output, (tokens, width) as Get() returns it, with
+  // NaN in the unused tokens at the end.
+  virtual std::vector<float> Step(const std::vector<Rows>& rows) = 0;
+
+  std::vector<float> Batch(const std::vector<Rows>& rows, std::vector<float> Text::*operand,
+                           int width) const {
+    std::vector<const std::vector<float>*> parts;
+    for (const Text& text : texts_) parts.push_back(&(text.*operand));
+    return Gather(rows, parts, width, width);
+  }
+
+  const Texts& texts_;
+  const Types types_;
+  Random random_;
+  SealedState state_;
+
+ private:
+  void Feed(const std::vector<Rows>& rows) {
+    state_.Begin(rows);
+    const std::vector<float> result = Step(rows);
+    const size_t width = result.size() / state_.batch().num_tokens;
+    for (size_t at = NumTokens(rows) * width; at < result.size(); ++at) {
+      EXPECT_TRUE(std::isnan(result[at])) << "an unused token was written";
+    }
+    Scatter(rows, result.data(), static_cast<int>(width), &outcome_.out);
+    const std::vector<SpanTotals> totals = state_.End(rows);
+    for (size_t i = 0; i < texts_.size(); ++i) outcome_.totals[i].Add(totals[i]);
+  }
+
+  Outcome Finish() {
+    for (size_t i = 0; i < texts_.size(); ++i) {
+      outcome_.sealed.emplace_back();
+      if (texts_[i].length < kBlockTokens) continue;
+      outcome_.sealed.back() = state_.Slot(static_cast<int>(i));
+    }
+    return outcome_;
+  }
+
+  Outcome outcome_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_KERNELS_SEALED_FEED_H_

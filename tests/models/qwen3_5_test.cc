@@ -11,6 +11,7 @@
 
 #include "models/config.h"
 #include "models/cpu_model.h"
+#include "tests/models/config_text.h"
 #include "tests/models/model_files.h"
 
 namespace packrat {
@@ -41,24 +42,6 @@ std::string Multimodal(const std::string& text, const std::string& more = "") {
     {"depth": 27, "model_type": "qwen3_5"}, "vision_end_token_id": 52,
     "vision_start_token_id": 53)" +
          more + "}";
-}
-
-std::string With(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return at == std::string::npos ? text : text.replace(at, from.size(), to);
-}
-
-std::string Refusal(const std::string& text) {
-  const auto config = ParseModelConfig(text);
-  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << config.status();
-  return std::string(config.status().message());
-}
-
-std::vector<std::string> Kinds(const ModelConfig& config) {
-  std::vector<std::string> kinds;
-  for (const MixerSpec& layer : config.layers) kinds.push_back(InfoOf(layer).type);
-  return kinds;
 }
 
 void ExpectAllFields(const ModelConfig& config) {
@@ -161,20 +144,12 @@ TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {
   EXPECT_EQ(ends->bos_id, 7);
 }
 
-struct Change {
-  const char* name;
-  const char* from;
-  const char* to;
-  const char* message;
-};
-
 class Qwen35Refused : public testing::TestWithParam<Change> {};
 
 TEST_P(Qwen35Refused, ByName) {
-  const std::string text = With(kText, GetParam().from, GetParam().to);
-  EXPECT_THAT(Refusal(text), HasSubstr(GetParam().message));
-  EXPECT_THAT(Refusal(Multimodal(text)),
-              HasSubstr(std::string("text_config.") + GetParam().message));
+  ExpectRefused(kText, GetParam());
+  const std::string inside = std::string("text_config.") + GetParam().message;
+  EXPECT_THAT(Refusal(Multimodal(With(kText, GetParam().from, GetParam().to))), HasSubstr(inside));
 }
 
 INSTANTIATE_TEST_SUITE_P(

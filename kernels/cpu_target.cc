@@ -62,4 +62,8 @@ std::string CpuTargetName() {
   return "";
 }
 
+bool CpuHasBFloat16() {
+  return CpuTargetName() == "avx512" && __builtin_cpu_supports("avx512bf16") != 0;
+}
+
 }  // namespace packrat

@@ -18,6 +18,10 @@ absl::Status SetCpuTarget(const std::string& name);
 // bits.
 std::string CpuTargetName();
 
+// Whether there are dot products of bfloat16 (AVX512-BF16) beside it: this machine has them, and
+// avx512 is in use.
+bool CpuHasBFloat16();
+
 // Those that this machine has, best first.
 std::vector<std::string> SupportedCpuTargets();
 

@@ -13,6 +13,8 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::kFloat32:
       return Float32Kernel();
+    case Arithmetic::kBFloat16:
+      return BFloat16Kernel();
   }
   PACKRAT_CHECK(false);
   return {};

@@ -6,6 +6,10 @@
 // the arithmetic that a weight was packed for:
 // - kFloat32: acc = fma(x[k], w[k], acc) for k = 0, 1, ...; one rounding where the instruction set
 //   has it.
+// - kBFloat16, for weights in bfloat16: x is rounded to bfloat16 (to nearest even, subnormals to
+//   zero), and acc = x[k] w[k] + (x[k + 1] w[k + 1] + acc) for k = 0, 2, ..., each sum rounded to
+//   nearest even, with subnormal weights and sums taken for zero. Where CpuHasBFloat16()
+//   (kernels/cpu_target.h).
 #ifndef PACKRAT_KERNELS_MATMUL_H_
 #define PACKRAT_KERNELS_MATMUL_H_
 

@@ -30,6 +30,8 @@ inline int BlockStart(int block, int blocks, int rows) {
 
 // For the instruction set that was chosen.
 MatMulKernel Float32Kernel();
+// Only where CpuHasBFloat16() (kernels/cpu_target.h).
+MatMulKernel BFloat16Kernel();
 
 }  // namespace packrat
 

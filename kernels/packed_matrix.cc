@@ -11,7 +11,9 @@ PackedMatrix::PackedMatrix(DType type, Arithmetic arithmetic, int out, int in)
       arithmetic_(arithmetic),
       out_(out),
       in_(in),
-      data_(Bytes(type, arithmetic, out, in)) {}
+      data_(Bytes(type, arithmetic, out, in)) {
+  PACKRAT_CHECK(ArithmeticFor(type, arithmetic) == arithmetic) << DTypeName(type);
+}
 
 void PackedMatrix::SetRows(int first, int count, const void* rows) {
   PACKRAT_CHECK(first >= 0 && count >= 0 && count <= out_ - first) << first << " + " << count;
@@ -21,12 +23,10 @@ void PackedMatrix::SetRows(int first, int count, const void* rows) {
     using T = decltype(element);
     for (int i = 0; i < count; ++i) {
       const int row = first + i;
-      auto* target = reinterpret_cast<T*>(data_.data()) +
-                     (static_cast<size_t>(row / kPanel) * in_ * kPanel + row % kPanel);
+      auto* target =
+          reinterpret_cast<T*>(data_.data() + row / kPanel * PanelBytes(type_, arithmetic_, in_));
       const std::byte* from = source + static_cast<size_t>(i) * in_ * size;
-      for (int k = 0; k < in_; ++k) {
-        std::memcpy(target + static_cast<size_t>(k) * kPanel, from + k * size, sizeof(T));
-      }
+      for (int k = 0; k < in_; ++k) std::memcpy(target + Index(row, k), from + k * size, sizeof(T));
     }
   };
   if (size == 4) {
@@ -38,9 +38,7 @@ void PackedMatrix::SetRows(int first, int count, const void* rows) {
 
 void PackedMatrix::CopyRow(int row, float* out) const {
   const std::byte* from = panel(row / kPanel);
-  for (int k = 0; k < in_; ++k) {
-    out[k] = LoadAsFloat(from, static_cast<size_t>(k) * kPanel + row % kPanel, type_);
-  }
+  for (int k = 0; k < in_; ++k) out[k] = LoadAsFloat(from, Index(row, k), type_);
 }
 
 }  // namespace packrat

@@ -13,10 +13,23 @@ namespace packrat {
 
 // What a product multiplies in. kernels/matmul.h says what each promises, KernelOf() in matmul.cc
 // which kernel it is.
-enum class Arithmetic : uint8_t { kFloat32 };
+enum class Arithmetic : uint8_t { kFloat32, kBFloat16 };
+
+constexpr const char* ArithmeticName(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::kFloat32 ? "float32" : "bfloat16";
+}
+
+// What a weight of this type is multiplied in where `wanted` is what was asked for: activations are
+// rounded to bfloat16 only where weights are no finer.
+constexpr Arithmetic ArithmeticFor(DType type, Arithmetic wanted) {
+  return type == DType::kBF16 ? wanted : Arithmetic::kFloat32;
+}
 
 // A weight (out, in), rearranged so that its memory is read once, in order, for any number of rows:
-// panels of 32 outputs, the last one padded with zeros. A panel is (in, 32).
+// panels of 32 outputs, the last one padded with zeros. A panel is
+// - (in, 32) for float32;
+// - (ceil(in / 2), 32, 2) for bfloat16, whose dot products take pairs; an odd `in` is padded with a
+//   zero.
 class PackedMatrix {
  public:
   static constexpr int kPanel = 32;
@@ -50,8 +63,16 @@ class PackedMatrix {
 
  private:
   static int Panels(int out) { return (out + kPanel - 1) / kPanel; }
-  static size_t PanelBytes(DType type, Arithmetic, int in) {
-    return static_cast<size_t>(in) * kPanel * DTypeBytes(type);
+  // Consecutive inputs that lie side by side.
+  static int Group(Arithmetic arithmetic) { return arithmetic == Arithmetic::kBFloat16 ? 2 : 1; }
+  static size_t PanelBytes(DType type, Arithmetic arithmetic, int in) {
+    const int group = Group(arithmetic);
+    return static_cast<size_t>((in + group - 1) / group * group) * kPanel * DTypeBytes(type);
+  }
+  // Of an element in its panel.
+  size_t Index(int row, int k) const {
+    const int group = Group(arithmetic_);
+    return static_cast<size_t>(k / group * kPanel + row % kPanel) * group + k % group;
   }
 
   DType type_ = DType::kF32;

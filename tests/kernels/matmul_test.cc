@@ -5,11 +5,25 @@
 #include <memory>
 
 #include "tests/kernels/random.h"
+#include "tests/kernels/reference.h"
 
 namespace packrat {
 namespace {
 
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+struct Format {
+  DType type;
+  Arithmetic arithmetic;
+};
+
+// What this machine can multiply.
+std::vector<Format> Formats() {
+  std::vector<Format> formats;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    formats.push_back({type, Arithmetic::kFloat32});
+  }
+  if (CpuHasBFloat16()) formats.push_back({DType::kBF16, Arithmetic::kBFloat16});
+  return formats;
+}
 
 // n weights in their stored type, starting at an odd address of `storage`; about unit size, among
 // the halves also subnormals.
@@ -45,9 +59,10 @@ struct Product {
         stride(out + random->Int(0, 5)),
         y(static_cast<size_t>(stride) * rows) {
     std::vector<char> storage;
-    const DType type = kTypes[random->Int(0, 2)];
-    weight = PackedMatrix(RandomWeights(random, type, values.size(), &storage), type,
-                          Arithmetic::kFloat32, out, in);
+    static const std::vector<Format> formats = Formats();
+    const auto [type, arithmetic] = random->OneOf(formats);
+    weight = PackedMatrix(RandomWeights(random, type, values.size(), &storage), type, arithmetic,
+                          out, in);
     for (int o = 0; o < out; ++o) weight.CopyRow(o, values.data() + static_cast<size_t>(o) * in);
     if (random->Int(0, 1) == 1) bias = random->Normals(out);
     before = random->Normals(static_cast<size_t>(rows) * out);
@@ -68,17 +83,19 @@ struct Product {
   // the products there are their own rounding (without FMA), the bias and the old value.
   void ExpectRight(const std::vector<float>& x, ptrdiff_t x_stride, int rows) {
     const int in = weight.in(), out = weight.out();
+    const Storage stored{weight.arithmetic() == Arithmetic::kBFloat16};  // x, as multiplied.
     for (int r = 0; r < rows; ++r) {
       for (int o = 0; o < out; ++o) {
         double sum = 0, magnitude = 0;
         const auto add = [&](double term) { sum += term, magnitude += std::fabs(term); };
         for (int k = 0; k < in; ++k) {
-          add(double{x[r * x_stride + k]} * values[static_cast<size_t>(o) * in + k]);
+          add(double{stored(x[r * x_stride + k])} * values[static_cast<size_t>(o) * in + k]);
         }
         if (!bias.empty()) add(bias[o]);
         if (accumulate) add(before[static_cast<size_t>(r) * out + o]);
         ASSERT_NEAR(y[r * stride + o], sum, (in + 3) * kUnit * magnitude)
-            << "row " << r << " output " << o << " " << DTypeName(weight.type());
+            << "row " << r << " output " << o << " " << DTypeName(weight.type()) << " in "
+            << ArithmeticName(weight.arithmetic());
       }
       ASSERT_TRUE(y.Unwritten(r * stride + out, (r + 1) * stride)) << "written between the rows";
     }
@@ -179,6 +196,52 @@ TEST(MatMulTest, NaNStaysInItsRow) {
   }
 }
 
+// One of any size: within some powers of two of 1, or of the smallest or the largest.
+float Wild(Random* random) {
+  const int exponent = random->OneOf<int>({-130, 0, 120}) + random->Int(-4, 6);
+  return std::ldexp(random->Normal(), exponent);
+}
+
+// The instruction as kernels/matmul_bf16.cc states it, on a scalar.
+float Flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x; }
+float AddPair(float sum, const float* x, const float* w) {
+  for (const int k : {1, 0}) sum = Flushed(std::fma(Flushed(x[k]), Flushed(w[k]), sum));
+  return sum;
+}
+
+TEST(MatMulTest, BFloat16PairsAreAddedInTheStatedOrder) {
+  if (!CpuHasBFloat16()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Random random(6);
+  for (int i = 0; i < 300; ++i) {
+    const int rows = random.Int(1, 30), in = random.Int(1, 70), out = random.Int(1, 100);
+    std::vector<uint16_t> weights(static_cast<size_t>(out) * in);
+    for (uint16_t& w : weights) {
+      const float value = Wild(&random);
+      std::memcpy(&w, reinterpret_cast<const char*>(&value) + 2, 2);
+    }
+    const PackedMatrix weight(weights.data(), DType::kBF16, Arithmetic::kBFloat16, out, in);
+    std::vector<float> x(static_cast<size_t>(rows) * in);
+    for (float& value : x) value = Wild(&random);
+    PoisonedContext context(3, x.size() + rows, 0);
+    GuardedFloats y(static_cast<size_t>(rows) * out);
+    MatMul(x.data(), in, rows, {{&weight, y.data(), out}}, &context);
+    for (int r = 0; r < rows; ++r) {
+      std::vector<float> left(in + 1, 0.0f), right(in + 1);  // Padded to whole pairs.
+      for (int k = 0; k < in; ++k) left[k] = Storage{true}(Flushed(x[r * in + k]));
+      for (int o = 0; o < out; ++o) {
+        std::fill(right.begin(), right.end(), 0.0f);
+        weight.CopyRow(o, right.data());
+        float sum = 0;
+        for (int k = 0; k < in; k += 2) sum = AddPair(sum, &left[k], &right[k]);
+        const float is = y[static_cast<size_t>(r) * out + o];
+        ASSERT_TRUE(std::isnan(sum) ? std::isnan(is) : SameBits(&is, &sum, 1))
+            << is << " for " << sum << ", row " << r << " output " << o << " in " << in;
+      }
+    }
+    EXPECT_TRUE(y.GuardsIntact());
+  }
+}
+
 TEST(MatMulTest, NoRows) {
   Random random(4);
   Case c(&random, 1);
@@ -234,14 +297,16 @@ TEST(PackedMatrixTest, CopyRowReturnsTheRow) {
   Random random(5);
   for (int i = 0; i < 60; ++i) {
     const int out = random.Int(1, 100), in = random.Int(1, 50);
-    for (const DType type : kTypes) {
+    for (const auto& [type, arithmetic] : Formats()) {
       std::vector<char> storage;
       const void* rows = RandomWeights(&random, type, static_cast<size_t>(out) * in, &storage);
-      const PackedMatrix weight(rows, type, Arithmetic::kFloat32, out, in);
+      const PackedMatrix weight(rows, type, arithmetic, out, in);
       EXPECT_EQ(weight.out(), out);
       EXPECT_EQ(weight.in(), in);
       EXPECT_EQ(weight.type(), type);
-      EXPECT_EQ(weight.bytes(), (out + 31) / 32 * 32u * in * DTypeBytes(type));
+      const int padded = arithmetic == Arithmetic::kBFloat16 ? (in + 1) / 2 * 2 : in;
+      EXPECT_EQ(weight.arithmetic(), arithmetic);
+      EXPECT_EQ(weight.bytes(), (out + 31) / 32 * 32u * padded * DTypeBytes(type));
       std::vector<char> aligned(storage.begin() + 1, storage.end());
       for (int o = 0; o < out; ++o) {
         GuardedFloats row(in);

@@ -41,8 +41,8 @@ struct MatMulOutput {
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context);
 
-// A weight (out, in) in the form that its device reads: a PackedMatrix, or on a GPU rows, row-major,
-// float32 or bfloat16.
+// A weight (out, in) as its device reads it: a PackedMatrix, or on a GPU rows of float32 or
+// bfloat16.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;

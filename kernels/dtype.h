@@ -1,4 +1,5 @@
-// Storage types of weights. Arithmetic is always float32; only storage differs.
+// Types of what is stored: activations, state and weights, and the formats that only weights have
+// (kernels/quantized.h).
 #ifndef PACKRAT_KERNELS_DTYPE_H_
 #define PACKRAT_KERNELS_DTYPE_H_
 
@@ -8,12 +9,28 @@
 
 namespace packrat {
 
-enum class DType : uint8_t { kF32, kBF16, kF16 };
+enum class DType : uint8_t { kF32, kBF16, kF16, kInt8, kInt4 };
 
+// Whether values are stored in groups that share a scale.
+constexpr bool IsQuantized(DType type) { return type == DType::kInt8 || type == DType::kInt4; }
+
+// Of an element that is stored by itself.
 constexpr size_t DTypeBytes(DType type) { return type == DType::kF32 ? 4 : 2; }
 
 constexpr const char* DTypeName(DType type) {
-  return type == DType::kF32 ? "float32" : type == DType::kBF16 ? "bfloat16" : "float16";
+  switch (type) {
+    case DType::kF32:
+      return "float32";
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    case DType::kInt8:
+      return "int8";
+    case DType::kInt4:
+      break;
+  }
+  return "int4";
 }
 
 // Exact widening of one stored element at `data[index]`.

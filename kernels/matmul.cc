@@ -15,6 +15,8 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
       return Float32Kernel();
     case Arithmetic::kBFloat16:
       return BFloat16Kernel();
+    case Arithmetic::kInt8:
+      return Int8Kernel();
   }
   PACKRAT_CHECK(false);
   return {};

@@ -1,4 +1,4 @@
-// Linear layers: y = x W', with W in its stored type (float32, bfloat16, float16) and float32
+// Linear layers: y = x W', with W in its stored format (kernels/dtype.h) and float32
 // accumulation.
 //
 // On the CPU every output is one chain of additions in one order, whatever the number of rows or
@@ -10,6 +10,8 @@
 //   zero), and acc = x[k] w[k] + (x[k + 1] w[k + 1] + acc) for k = 0, 2, ..., each sum rounded to
 //   nearest even, with subnormal weights and sums taken for zero. Where CpuHasBFloat16()
 //   (kernels/cpu_target.h).
+// - kInt8, of quantised weights: exact sums over groups of inputs rounded to 8 bits, which
+//   kernels/quantized.h defines; equal bits on every instruction set.
 #ifndef PACKRAT_KERNELS_MATMUL_H_
 #define PACKRAT_KERNELS_MATMUL_H_
 

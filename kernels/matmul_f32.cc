@@ -1,5 +1,6 @@
-// Products in float32 multiply-adds, of weights in any floating-point type.
+// Products in float32 multiply-adds, of weights in any format.
 #include "kernels/matmul_kernel.h"
+#include "kernels/quantized.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/matmul_f32.cc"
@@ -34,14 +35,17 @@ HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
 #endif
 }
 
-// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved.
+// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved. `begins`: the
+// sums begin with zero, else with `out`.
 template <int kRows, int kCount, class T>
-HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in,
+HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in, bool begins,
                      float* HWY_RESTRICT out) {
   const Lanes d;
   Vec acc[kRows][kCount];
   for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kCount; ++c) acc[r][c] = hn::Zero(d);
+    for (int c = 0; c < kCount; ++c) {
+      acc[r][c] = begins ? hn::Zero(d) : hn::LoadU(d, out + r * kPanel + c * kVecLanes);
+    }
   }
   for (int k = 0; k < in; ++k) {
     Vec weights[kCount];
@@ -58,45 +62,86 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
 
 // out: (kRows, 32), the products of kRows rows with a whole panel.
 template <int kRows, class T>
-void RowsTimesPanel(const float* x, const T* w, int in, float* out) {
+void RowsTimesPanel(const float* x, const T* w, int in, bool begins, float* out) {
   constexpr int kPanelVecs = kPanel / kVecLanes;
   // With few rows the whole panel at once, so that the weights stream; else two vectors.
   constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
   for (int c = 0; c < kPanelVecs; c += kCount) {
-    Tile<kRows, kCount>(x, w + c * kVecLanes, in, out + c * kVecLanes);
+    Tile<kRows, kCount>(x, w + c * kVecLanes, in, begins, out + c * kVecLanes);
   }
 }
 
 template <class T>
-void PanelRows(const float* x, int rows, const std::byte* panel, int in, float* out) {
-  const T* w = reinterpret_cast<const T*>(panel);
+void PanelRows(const float* x, int rows, const T* w, int in, bool begins, float* out) {
   switch (rows) {
     case 1:
-      return RowsTimesPanel<1>(x, w, in, out);
+      return RowsTimesPanel<1>(x, w, in, begins, out);
     case 2:
-      return RowsTimesPanel<2>(x, w, in, out);
+      return RowsTimesPanel<2>(x, w, in, begins, out);
     case 3:
-      return RowsTimesPanel<3>(x, w, in, out);
+      return RowsTimesPanel<3>(x, w, in, begins, out);
     case 4:
-      return RowsTimesPanel<4>(x, w, in, out);
+      return RowsTimesPanel<4>(x, w, in, begins, out);
     case 5:
-      return RowsTimesPanel<5>(x, w, in, out);
+      return RowsTimesPanel<5>(x, w, in, begins, out);
     case 6:
-      return RowsTimesPanel<6>(x, w, in, out);
+      return RowsTimesPanel<6>(x, w, in, begins, out);
 #if HWY_TARGET == HWY_AVX3
     case 7:
-      return RowsTimesPanel<7>(x, w, in, out);
+      return RowsTimesPanel<7>(x, w, in, begins, out);
     case 8:
-      return RowsTimesPanel<8>(x, w, in, out);
+      return RowsTimesPanel<8>(x, w, in, begins, out);
     case 9:
-      return RowsTimesPanel<9>(x, w, in, out);
+      return RowsTimesPanel<9>(x, w, in, begins, out);
     case 10:
-      return RowsTimesPanel<10>(x, w, in, out);
+      return RowsTimesPanel<10>(x, w, in, begins, out);
     case 11:
-      return RowsTimesPanel<11>(x, w, in, out);
+      return RowsTimesPanel<11>(x, w, in, begins, out);
     case 12:
-      return RowsTimesPanel<12>(x, w, in, out);
+      return RowsTimesPanel<12>(x, w, in, begins, out);
 #endif
+  }
+}
+
+// The weights of a quantised block, (32 inputs, 32 outputs).
+void WidenBlock(const std::byte* block, DType type, float* HWY_RESTRICT wide) {
+  const Lanes d;
+  const hn::RebindToSigned<Lanes> di;
+  const auto* halves = reinterpret_cast<const hwy::float16_t*>(
+      block + (type == DType::kInt8 ? kInt8Scales : kInt4Scales));
+  for (int c = 0; c < kPanel; c += kVecLanes) {
+    const Vec scale = LoadWeights(halves + c);
+    if (type == DType::kInt8) {
+      for (int quad = 0; quad < 8; ++quad) {
+        auto bytes = hn::LoadU(di, reinterpret_cast<const int32_t*>(block + quad * 128 + c * 4));
+        for (int k = quad * 4; k < quad * 4 + 4; ++k, bytes = hn::ShiftRight<8>(bytes)) {
+          const auto q = hn::Sub(hn::And(bytes, hn::Set(di, 255)), hn::Set(di, 128));
+          hn::StoreU(hn::Mul(scale, hn::ConvertTo(d, q)), d, wide + k * kPanel + c);
+        }
+      }
+      continue;
+    }
+    const Vec minimum = LoadWeights(halves + kPanel + c);
+    for (int pair = 0; pair < 4; ++pair) {
+      auto bytes = hn::LoadU(di, reinterpret_cast<const int32_t*>(block + pair * 128 + c * 4));
+      for (int k = pair * 8; k < pair * 8 + 4; ++k) {
+        for (const int at : {k, k + 4}) {  // Low halves, high halves.
+          const Vec q = hn::ConvertTo(d, hn::And(bytes, hn::Set(di, 15)));
+          hn::StoreU(hn::MulAdd(scale, q, minimum), d, wide + at * kPanel + c);
+          bytes = hn::ShiftRight<4>(bytes);
+        }
+      }
+    }
+  }
+}
+
+// A block at a time, widened into the first cache, so that memory is read in its own format.
+void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType type, int in,
+                        float* out) {
+  HWY_ALIGN float wide[kQuantGroup * kPanel];
+  for (int k = 0; k < in; k += kQuantGroup, panel += QuantBlockBytes(type)) {
+    WidenBlock(panel, type, wide);
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup, k == 0, out);
   }
 }
 
@@ -119,15 +164,20 @@ void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, in
   for (int b = 0; b < blocks; ++b) {
     const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
     const float* x = packed + static_cast<ptrdiff_t>(row) * in;
+    const std::byte* w = weight.panel(panel);
     switch (weight.type()) {
       case DType::kF32:
-        PanelRows<float>(x, n, weight.panel(panel), in, out);
+        PanelRows(x, n, reinterpret_cast<const float*>(w), in, true, out);
         break;
       case DType::kBF16:
-        PanelRows<hwy::bfloat16_t>(x, n, weight.panel(panel), in, out);
+        PanelRows(x, n, reinterpret_cast<const hwy::bfloat16_t*>(w), in, true, out);
         break;
       case DType::kF16:
-        PanelRows<hwy::float16_t>(x, n, weight.panel(panel), in, out);
+        PanelRows(x, n, reinterpret_cast<const hwy::float16_t*>(w), in, true, out);
+        break;
+      case DType::kInt8:
+      case DType::kInt4:
+        QuantizedPanelRows(x, n, w, weight.type(), in, out);
         break;
     }
     for (int r = 0; r < n; ++r) {

@@ -32,6 +32,7 @@ inline int BlockStart(int block, int blocks, int rows) {
 MatMulKernel Float32Kernel();
 // Only where CpuHasBFloat16() (kernels/cpu_target.h).
 MatMulKernel BFloat16Kernel();
+MatMulKernel Int8Kernel();
 
 }  // namespace packrat
 

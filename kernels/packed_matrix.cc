@@ -13,10 +13,12 @@ PackedMatrix::PackedMatrix(DType type, Arithmetic arithmetic, int out, int in)
       in_(in),
       data_(Bytes(type, arithmetic, out, in)) {
   PACKRAT_CHECK(ArithmeticFor(type, arithmetic) == arithmetic) << DTypeName(type);
+  PACKRAT_CHECK(!IsQuantized(type) || in % kQuantGroup == 0) << in;
 }
 
 void PackedMatrix::SetRows(int first, int count, const void* rows) {
   PACKRAT_CHECK(first >= 0 && count >= 0 && count <= out_ - first) << first << " + " << count;
+  PACKRAT_CHECK(!IsQuantized(type_)) << DTypeName(type_);
   const size_t size = DTypeBytes(type_);
   const auto* source = static_cast<const std::byte*>(rows);
   const auto copy = [&](auto element) {
@@ -36,8 +38,23 @@ void PackedMatrix::SetRows(int first, int count, const void* rows) {
   }
 }
 
+void PackedMatrix::SetGroup(int row, int group, const QuantGroup& values) {
+  PACKRAT_CHECK(row >= 0 && row < out_ && group >= 0 && group < in_ / kQuantGroup)
+      << row << ", " << group;
+  PACKRAT_CHECK(IsQuantized(type_)) << DTypeName(type_);
+  PutQuantGroup(values, type_, row % kPanel,
+                data_.data() + row / kPanel * PanelBytes(type_, arithmetic_, in_) +
+                    group * QuantBlockBytes(type_));
+}
+
 void PackedMatrix::CopyRow(int row, float* out) const {
   const std::byte* from = panel(row / kPanel);
+  if (IsQuantized(type_)) {
+    for (int k = 0; k < in_; k += kQuantGroup, from += QuantBlockBytes(type_)) {
+      WidenQuantGroup(TakeQuantGroup(from, type_, row % kPanel), type_, out + k);
+    }
+    return;
+  }
   for (int k = 0; k < in_; ++k) out[k] = LoadAsFloat(from, Index(row, k), type_);
 }
 

@@ -8,28 +8,34 @@
 
 #include "kernels/aligned.h"
 #include "kernels/dtype.h"
+#include "kernels/quantized.h"
 
 namespace packrat {
 
 // What a product multiplies in. kernels/matmul.h says what each promises, KernelOf() in matmul.cc
 // which kernel it is.
-enum class Arithmetic : uint8_t { kFloat32, kBFloat16 };
+enum class Arithmetic : uint8_t { kFloat32, kBFloat16, kInt8 };
 
 constexpr const char* ArithmeticName(Arithmetic arithmetic) {
-  return arithmetic == Arithmetic::kFloat32 ? "float32" : "bfloat16";
+  return arithmetic == Arithmetic::kFloat32    ? "float32"
+         : arithmetic == Arithmetic::kBFloat16 ? "bfloat16"
+                                               : "int8";
 }
 
 // What a weight of this type is multiplied in where `wanted` is what was asked for: activations are
-// rounded to bfloat16 only where weights are no finer.
+// rounded to bfloat16, or to 8 bits, only where weights are no finer.
 constexpr Arithmetic ArithmeticFor(DType type, Arithmetic wanted) {
-  return type == DType::kBF16 ? wanted : Arithmetic::kFloat32;
+  if (wanted == Arithmetic::kFloat32) return wanted;
+  if (IsQuantized(type)) return Arithmetic::kInt8;
+  return type == DType::kBF16 && wanted == Arithmetic::kBFloat16 ? wanted : Arithmetic::kFloat32;
 }
 
 // A weight (out, in), rearranged so that its memory is read once, in order, for any number of rows:
 // panels of 32 outputs, the last one padded with zeros. A panel is
 // - (in, 32) for float32;
 // - (ceil(in / 2), 32, 2) for bfloat16, whose dot products take pairs; an odd `in` is padded with a
-//   zero.
+//   zero;
+// - of quantised weights, for either arithmetic, blocks (kernels/quantized.h).
 class PackedMatrix {
  public:
   static constexpr int kPanel = 32;
@@ -42,8 +48,10 @@ class PackedMatrix {
       : PackedMatrix(type, arithmetic, out, in) {
     SetRows(0, out, rows);
   }
-  // Rows [first, first + count) from `rows`, (count, in).
+  // Rows [first, first + count) from `rows`, (count, in). Of quantised weights: SetGroup().
   void SetRows(int first, int count, const void* rows);
+  // Inputs [32 * group, 32 * group + 32) of a row.
+  void SetGroup(int row, int group, const QuantGroup& values);
 
   int out() const { return out_; }
   int in() const { return in_; }
@@ -66,6 +74,7 @@ class PackedMatrix {
   // Consecutive inputs that lie side by side.
   static int Group(Arithmetic arithmetic) { return arithmetic == Arithmetic::kBFloat16 ? 2 : 1; }
   static size_t PanelBytes(DType type, Arithmetic arithmetic, int in) {
+    if (IsQuantized(type)) return QuantPanelBytes(type, in);
     const int group = Group(arithmetic);
     return static_cast<size_t>((in + group - 1) / group * group) * kPanel * DTypeBytes(type);
   }

@@ -2,19 +2,32 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/packed_matrix.h"
+#include "kernels/quantized.h"
 
 namespace packrat {
 namespace {
 
 DType ToDType(TensorType type) {
-  return type == TensorType::kBF16  ? DType::kBF16
-         : type == TensorType::kF16 ? DType::kF16
-                                    : DType::kF32;
+  switch (type) {
+    case TensorType::kBF16:
+      return DType::kBF16;
+    case TensorType::kF16:
+      return DType::kF16;
+    case TensorType::kInt8:
+      return DType::kInt8;
+    case TensorType::kInt4:
+      return DType::kInt4;
+    case TensorType::kF32:
+    case TensorType::kI32:
+      break;
+  }
+  return DType::kF32;
 }
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
@@ -45,8 +58,16 @@ size_t FirstWithExponent(const uint8_t* data, size_t n, T exponent) {
   return i;
 }
 
+// Of quantised types: the first group whose scale or minimum is not finite.
 size_t FirstNotFinite(const uint8_t* data, size_t n, DType type) {
   switch (type) {
+    case DType::kInt8:
+    case DType::kInt4:
+      for (size_t i = 0; i < n; ++i) {
+        const QuantGroup group = LoadQuantGroup(data + i * StoredGroupBytes(type), type);
+        if ((group.scale & 0x7c00) == 0x7c00 || (group.minimum & 0x7c00) == 0x7c00) return i;
+      }
+      return n;
     case DType::kF32:
       return FirstWithExponent<uint32_t>(data, n, 0x7f800000);
     case DType::kBF16:
@@ -106,12 +127,19 @@ DType WeightLoader::TypeOf(const std::string& name) const {
   return found == checkpoint_->tensors().end() ? DType::kF32 : ToDType(found->second.type);
 }
 
+bool WeightLoader::HasQuantized() const {
+  const auto& tensors = checkpoint_->tensors();
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [](const auto& tensor) { return IsQuantized(ToDType(tensor.second.type)); });
+}
+
 void WeightLoader::Rows(const std::string& name, int out, int in, int first, int rows,
                         absl::FunctionRef<void(const Piece&)> take) {
   const TensorView* view = Take(name, {out, in});
   if (view == nullptr || mode_ == Mode::kMeasure) return;
   const DType type = ToDType(view->type);
-  const size_t row_bytes = static_cast<size_t>(in) * DTypeBytes(type);
+  const size_t row_bytes = IsQuantized(type) ? in / kQuantGroup * StoredGroupBytes(type)
+                                             : static_cast<size_t>(in) * DTypeBytes(type);
   // Whole panels, which the fingerprint is made of, whoever loads.
   const size_t panels = std::max<size_t>(1, kPieceBytes / (row_bytes * PackedMatrix::kPanel));
   const int step = static_cast<int>(
@@ -129,19 +157,42 @@ bool WeightLoader::Read(const std::string& name, const TensorView& view, size_t 
   status_ = checkpoint_->Read(view, first, bytes, buffer_.data());
   if (!status_.ok()) return false;
   hash_ = HashBytes(hash_, buffer_.data(), bytes);
+  done_bytes_ += bytes;
+  // A tied matrix is read twice.
+  if (progress_) progress_(std::min(done_bytes_, total_bytes_), total_bytes_);
   const DType type = ToDType(view.type);
-  const size_t bad = FirstNotFinite(buffer_.data(), bytes / DTypeBytes(type), type);
-  if (bad == bytes / DTypeBytes(type)) return true;
-  status_ = absl::InvalidArgumentError(
-      absl::StrCat(view.file, ": tensor ", name, " is not finite: element ",
-                   first / DTypeBytes(type) + bad, " is ", LoadAsFloat(buffer_.data(), bad, type)));
+  const size_t unit = IsQuantized(type) ? StoredGroupBytes(type) : DTypeBytes(type);
+  const size_t bad = FirstNotFinite(buffer_.data(), bytes / unit, type);
+  if (bad == bytes / unit) return true;
+  const std::string what = IsQuantized(type)
+                               ? absl::StrCat("the scale or minimum of group ", first / unit + bad)
+                               : absl::StrCat("element ", first / unit + bad, " is ",
+                                              LoadAsFloat(buffer_.data(), bad, type));
+  Refuse(name, absl::StrCat("is not finite: ", what));
   return false;
+}
+
+void WeightLoader::ReportTo(Progress progress) {
+  progress_ = std::move(progress);
+  for (const auto& [name, view] : checkpoint_->tensors()) total_bytes_ += view.bytes;
+}
+
+void WeightLoader::Refuse(const std::string& name, const std::string& why) {
+  if (!status_.ok()) return;
+  const auto found = checkpoint_->tensors().find(name);
+  const std::string file =
+      found == checkpoint_->tensors().end() ? "" : absl::StrCat(found->second.file, ": ");
+  status_ = absl::InvalidArgumentError(absl::StrCat(file, "tensor ", name, " ", why));
 }
 
 std::vector<float> WeightLoader::Floats(const std::string& name,
                                         const std::vector<int64_t>& shape) {
   const TensorView* view = Take(name, shape);
   if (view == nullptr) return {};
+  if (IsQuantized(ToDType(view->type))) {
+    Refuse(name, "is quantised; it must be F32, BF16 or F16");
+    return {};
+  }
   const auto size = static_cast<size_t>(view->NumElements());
   float_bytes_ += size * sizeof(float);
   if (mode_ == Mode::kMeasure || !Read(name, *view, 0, view->bytes)) return {};

@@ -5,6 +5,7 @@
 #define PACKRAT_MODELS_WEIGHTS_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -24,19 +25,26 @@ class WeightLoader {
   explicit WeightLoader(const Checkpoint* checkpoint, Mode mode = Mode::kLoad)
       : checkpoint_(checkpoint), mode_(mode) {}
 
+  // Told after each piece how much of the checkpoint was read.
+  using Progress = std::function<void(size_t done_bytes, size_t total_bytes)>;
+  void ReportTo(Progress progress);
+
   // Rows [first, first + rows) of a weight (out, in) as they are stored, about a MiB after the
   // other, in order. After an error the rest does not come.
   struct Piece {
     int first, rows;      // Counted from the first row that was asked for.
-    const uint8_t* data;  // (rows, in); valid during the call.
+    const uint8_t* data;  // (rows, in); valid during the call. Quantised: as in the file.
     DType type;
   };
   void Rows(const std::string& name, int out, int in, int first, int rows,
             absl::FunctionRef<void(const Piece&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
+  // An error of a tensor that whoever takes it finds.
+  void Refuse(const std::string& name, const std::string& why);
   // How a tensor is stored; float32 where there is none.
   DType TypeOf(const std::string& name) const;
+  bool HasQuantized() const;  // Any tensor.
   bool Has(const std::string& name) const { return checkpoint_->Has(name); }
 
   Mode mode() const { return mode_; }
@@ -62,6 +70,8 @@ class WeightLoader {
   std::vector<uint8_t> buffer_;
   std::unordered_set<std::string> taken_;
   absl::Status status_;
+  Progress progress_;
+  size_t done_bytes_ = 0, total_bytes_ = 0;
   size_t float_bytes_ = 0;
   uint64_t hash_ = 0;
 };

@@ -17,13 +17,22 @@
 
 namespace packrat {
 
-// Element types that a file may hold. Weights are F32, BF16 or F16; I32 is for token ids.
-enum class TensorType { kF32, kBF16, kF16, kI32 };
-const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32"
+// Element types that a file may hold. Weights are F32, BF16 or F16, or quantised in groups of 32
+// (kernels/quantized.h); I32 is for token ids.
+//
+// A file with quantised weights says so in its metadata, "packrat_quantization": "1", which is the
+// version of what follows: a weight (out, in) is a tensor of U8, (out, in / 32, 34) in int8 and
+// (out, in / 32, 20) in int4, each group with the bytes of GGUF's Q8_0 and Q4_1.
+enum class TensorType { kF32, kBF16, kF16, kI32, kInt8, kInt4 };
+const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32", "int8", "int4"
+inline constexpr char kQuantizationKey[] = "packrat_quantization";
+inline constexpr char kQuantizationVersion[] = "1";
+// What a tensor takes in a file. Of quantised types the last dimension is a multiple of 32.
+size_t TensorBytes(TensorType type, const std::vector<int64_t>& shape);
 
 struct TensorView {
   TensorType type;
-  std::vector<int64_t> shape;  // Row-major; empty for a scalar.
+  std::vector<int64_t> shape;  // Row-major; empty for a scalar. Quantised: (out, in).
   size_t offset;               // Of its first byte, in the file.
   size_t bytes;
   std::string file;     // Its path.

@@ -20,8 +20,23 @@ namespace {
 constexpr size_t kMaxRank = 8;
 constexpr size_t kMaxTensors = 1 << 17;
 
+constexpr int64_t kGroup = 32;  // Of quantised weights.
+
+bool IsQuantized(TensorType type) { return type == TensorType::kInt8 || type == TensorType::kInt4; }
+
+int64_t GroupBytes(TensorType type) { return type == TensorType::kInt8 ? 34 : 20; }
+
+// Of types that are not quantised.
 size_t TypeBytes(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kI32 ? 4 : 2;
+}
+
+// Its shape as a file states it.
+std::vector<int64_t> StoredShape(TensorType type, std::vector<int64_t> shape) {
+  if (!IsQuantized(type)) return shape;
+  shape.back() /= kGroup;
+  shape.push_back(GroupBytes(type));
+  return shape;
 }
 
 // One entry as the header states it.
@@ -39,7 +54,8 @@ struct Entry {
 // and stops at the first thing that does not belong in such a text.
 class HeaderSax : public StrictJsonSax {
  public:
-  explicit HeaderSax(std::vector<Entry>* entries) : entries_(entries) {}
+  HeaderSax(std::vector<Entry>* entries, std::string* quantization)
+      : entries_(entries), quantization_(quantization) {}
 
   bool null() override { return Expect(kOther, "null"); }
   bool boolean(bool) override { return Expect(kOther, "a boolean"); }
@@ -62,6 +78,7 @@ class HeaderSax : public StrictJsonSax {
   bool string(string_t& value) override {
     if (!Expect(kString, "a string")) return false;
     if (!in_metadata_) entries_->back().dtype = value.substr(0, 32);
+    if (in_metadata_ && field_ == kQuantizationKey) *quantization_ = value.substr(0, 32);
     return true;
   }
   bool start_object(size_t n) override {
@@ -75,7 +92,10 @@ class HeaderSax : public StrictJsonSax {
   bool key(string_t& name) override {
     if (depth() == 1) return StartEntry(name);
     if (!StrictJsonSax::key(name)) return Fail(Where() + error());
-    if (in_metadata_) return true;
+    if (in_metadata_) {
+      field_ = name;
+      return true;
+    }
     if (name != "dtype" && name != "shape" && name != "data_offsets") {
       return Fail(absl::StrCat(Where(), "unknown field ", Quoted(name)));
     }
@@ -122,6 +142,7 @@ class HeaderSax : public StrictJsonSax {
   }
 
   std::vector<Entry>* entries_;
+  std::string* quantization_;  // The version that the metadata states.
   std::string field_;
   bool in_metadata_ = false;
 };
@@ -190,6 +211,20 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size
   return view;
 }
 
+// A tensor of U8 in a file with quantised weights, as the weight that it is.
+absl::Status Quantized(TensorView* view) {
+  const std::vector<int64_t>& shape = view->shape;
+  for (const TensorType type : {TensorType::kInt8, TensorType::kInt4}) {
+    if (shape.size() != 3 || shape[2] != GroupBytes(type)) continue;
+    view->type = type;
+    view->shape = {shape[0], shape[1] * kGroup};  // Less than its bytes.
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("shape [", absl::StrJoin(shape, ", "),
+                   "] of U8 is no quantised weight; it must be [out, groups, 34 or 20]"));
+}
+
 // The format has no room for anything but the tensors: no gap, no overlap, nothing behind.
 absl::Status CheckCoverage(std::vector<const Entry*> entries, size_t data_bytes,
                            const std::string& file) {
@@ -217,14 +252,19 @@ absl::Status CheckCoverage(std::vector<const Entry*> entries, size_t data_bytes,
 
 std::string HeaderOf(const std::vector<TensorToWrite>& tensors) {
   std::string header = "{";
+  const bool quantized = std::any_of(tensors.begin(), tensors.end(),
+                                     [](const auto& tensor) { return IsQuantized(tensor.type); });
+  if (quantized) {
+    absl::StrAppend(&header, "\"__metadata__\":{\"", kQuantizationKey, "\":\"",
+                    kQuantizationVersion, "\"}");
+  }
   uint64_t begin = 0;
   for (const TensorToWrite& tensor : tensors) {
-    uint64_t end = TypeBytes(tensor.type);
-    for (int64_t dim : tensor.shape) end *= dim;
-    end += begin;
+    const uint64_t end = begin + TensorBytes(tensor.type, tensor.shape);
     const std::string name = Json(tensor.name).dump(-1, ' ', false, Json::error_handler_t::replace);
     absl::StrAppend(&header, header.size() > 1 ? "," : "", name, ":{\"dtype\":\"",
-                    TensorTypeName(tensor.type), "\",\"shape\":[", absl::StrJoin(tensor.shape, ","),
+                    IsQuantized(tensor.type) ? "U8" : TensorTypeName(tensor.type), "\",\"shape\":[",
+                    absl::StrJoin(StoredShape(tensor.type, tensor.shape), ","),
                     "],\"data_offsets\":[", begin, ",", end, "]}");
     begin = end;
   }
@@ -244,9 +284,19 @@ const char* TensorTypeName(TensorType type) {
     case TensorType::kF16:
       return "F16";
     case TensorType::kI32:
+      return "I32";
+    case TensorType::kInt8:
+      return "int8";
+    case TensorType::kInt4:
       break;
   }
-  return "I32";
+  return "int4";
+}
+
+size_t TensorBytes(TensorType type, const std::vector<int64_t>& shape) {
+  size_t bytes = IsQuantized(type) ? 1 : TypeBytes(type);
+  for (const int64_t dim : StoredShape(type, shape)) bytes *= dim;
+  return bytes;
 }
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, size_t header_bytes,
@@ -255,9 +305,15 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, siz
   const absl::Status no_nul = CheckNoNul(header, header_bytes, file + ": header");
   if (!no_nul.ok()) return no_nul;
   std::vector<Entry> entries;
-  HeaderSax sax(&entries);
+  std::string quantization;
+  HeaderSax sax(&entries, &quantization);
   if (!Json::sax_parse(header, header + header_bytes, &sax)) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": header: ", sax.error()));
+  }
+  if (!quantization.empty() && quantization != kQuantizationVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": __metadata__: ", kQuantizationKey, " is ", Quoted(quantization),
+                     "; this version reads ", Quoted(kQuantizationVersion)));
   }
   SafetensorsHeader parsed;
   std::vector<const Entry*> order;
@@ -268,8 +324,15 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, siz
           absl::StrCat(file, ": tensor ", Quoted(entry.name), ": ", view.status().message()));
     }
     view->file = file;
+    const bool quantized = !quantization.empty() && entry.dtype == "U8";
+    if (quantized) {
+      if (absl::Status status = Quantized(&*view); !status.ok()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(file, ": tensor ", Quoted(entry.name), ": ", status.message()));
+      }
+    }
     TensorType type;
-    if (ReadType(entry.dtype, &type)) {
+    if (quantized || ReadType(entry.dtype, &type)) {
       parsed.tensors.emplace(entry.name, *std::move(view));
     } else {
       parsed.others[entry.name] = {entry.dtype, file};
@@ -313,8 +376,7 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   bool ok = file != nullptr && std::fwrite(length, 1, 8, file) == 8 &&
             std::fwrite(header.data(), 1, header.size(), file) == header.size();
   for (const TensorToWrite& tensor : tensors) {
-    size_t bytes = TypeBytes(tensor.type);
-    for (int64_t dim : tensor.shape) bytes *= dim;
+    const size_t bytes = TensorBytes(tensor.type, tensor.shape);
     ok = ok && (bytes == 0 || std::fwrite(tensor.data, 1, bytes, file) == bytes);
   }
   int error = errno;

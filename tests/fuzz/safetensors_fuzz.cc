@@ -17,9 +17,8 @@ constexpr size_t kMaxData = 1 << 24;
 void CheckTensors(const SafetensorsHeader& parsed, size_t data_offset, size_t data_bytes) {
   std::vector<std::pair<size_t, size_t>> parts;
   for (const auto& [name, view] : parsed.tensors) {
-    const int64_t size = view.type == TensorType::kF32 || view.type == TensorType::kI32 ? 4 : 2;
     for (int64_t dim : view.shape) PACKRAT_CHECK(dim >= 0);
-    PACKRAT_CHECK(static_cast<uint64_t>(view.NumElements() * size) == view.bytes);
+    PACKRAT_CHECK(TensorBytes(view.type, view.shape) == view.bytes);
     parts.emplace_back(view.offset, view.bytes);
   }
   std::sort(parts.begin(), parts.end());

@@ -21,6 +21,12 @@ constexpr int PadTo16(int n) { return (n + 15) / 16 * 16; }
 
 inline constexpr int kMaxHeadDim = 256;  // Bounds what lies on kernels' stacks.
 
+// How exactly Mesa layers solve their systems; named as on the wire and on the command line.
+struct SolverOptions {
+  float cg_tolerance = 1e-4f;  // A solve stops at this residual, relative to max(|q|, 1e-10)...
+  int32_t cg_max_steps = 64;   // ...or after so many steps, whichever comes first.
+};
+
 // The tokens of one sequence within a batch: rows [first_token, first_token + num_tokens) of every
 // activation.
 struct BatchSpan {
@@ -31,8 +37,7 @@ struct BatchSpan {
   // to slot_out, which may be the same, at each block's end.
   int32_t slot_in = 0, slot_out = 0;
   int32_t tail = 0;
-  float cg_tolerance = 0.0f;  // Residual, relative to max(|q|, 1e-10), at which a solve stops.
-  int32_t cg_max_steps = 0;
+  SolverOptions solver;
 };
 
 // Spans are of distinct sequences.
@@ -68,12 +73,13 @@ struct StateParts {
 
 // What the operations of a forward pass say about one span; zeroed before it, added to by them.
 struct SpanTotals {
-  unsigned long long cg_steps = 0;   // Over all systems.
-  unsigned long long cg_solves = 0;  // Systems.
-  unsigned cg_unconverged = 0;       // Stopped by cg_max_steps.
-  unsigned max_residual_bits = 0;    // Of the largest relative residual, a non-negative float32 (or
-                                     // NaN): such bits order as the numbers do, NaN above all.
-  unsigned not_finite = 0;           // 1: a NaN or infinity was seen.
+  unsigned long long solver_steps = 0;   // Over all systems.
+  unsigned long long solver_solves = 0;  // Systems.
+  unsigned solver_unconverged = 0;       // Stopped by cg_max_steps.
+  unsigned max_residual_bits = 0;        // Of the largest relative residual, a non-negative float32
+                                         // (or NaN): such bits order as the numbers do, NaN above
+                                         // all.
+  unsigned not_finite = 0;               // 1: a NaN or infinity was seen.
 };
 
 }  // namespace packrat

@@ -230,9 +230,9 @@ void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, 
 // Other heads of the span add to the same totals.
 void AddTo(SpanTotals* totals, int num_solves, const Solves& solves) {
   const auto add = [](auto* sum, auto x) { __atomic_fetch_add(sum, x, __ATOMIC_RELAXED); };
-  add(&totals->cg_solves, num_solves);
-  add(&totals->cg_steps, solves.steps);
-  add(&totals->cg_unconverged, solves.unconverged);
+  add(&totals->solver_solves, num_solves);
+  add(&totals->solver_steps, solves.steps);
+  add(&totals->solver_unconverged, solves.unconverged);
   unsigned bits;
   std::memcpy(&bits, &solves.max_residual, sizeof bits);
   bits &= 0x7fffffffu;  // A NaN has any sign.
@@ -288,8 +288,8 @@ void MesaSpanHead(const MesaShape& shape, const MesaWeights& weights, const Batc
                       h.v,
                       k_columns,
                       lambda,
-                      span.cg_tolerance,
-                      span.cg_max_steps};
+                      span.solver.cg_tolerance,
+                      span.solver.cg_max_steps};
     SolveTokens(h, block, cumulative, t, n, slot, q, rest, &solves);
     if (tokens == kBlockTokens) {
       Seal(h, sealed, cumulative, sealed_in, sealed_out);

@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   if (sealed) LoadTile(hkk, blocks, &tile);
   LoadTailRows(shared.k, &tile);
   const MesaSolved solved = Solve<P, 1>(
-      tile, {sealed, lambda, span.cg_tolerance, span.cg_max_steps}, 1, [&](int) { return token.q; },
-      &shared);
+      tile, {sealed, lambda, span.solver.cg_tolerance, span.solver.cg_max_steps}, 1,
+      [&](int) { return token.q; }, &shared);
   SpanTotals* stats = &a.stats[blockIdx.y];
   if (Warp() == 0) Record(solved, 1, stats);
   CopyAsyncWait<0>();

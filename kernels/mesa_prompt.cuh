@@ -179,7 +179,7 @@ __device__ void SolveBlock(const MesaArguments& a, const BatchSpan& span, const 
   const float lambda = channel < h.dim ? a.weights.lambda[head * h.dim + channel] : 1.0f;
   const float* q = a.q + (static_cast<size_t>(head) * tokens + first) * h.stored + channel;
   const MesaSolved solved = Solve<P, N>(
-      tile, {sealed, lambda, span.cg_tolerance, span.cg_max_steps}, n,
+      tile, {sealed, lambda, span.solver.cg_tolerance, span.solver.cg_max_steps}, n,
       [&](int t) { return mine ? q[t * h.stored] : 0.0f; }, &shared);
   if (Warp() == 0) Record(solved, n, stats);
   __syncthreads();

@@ -351,9 +351,9 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
 // Adds to the span's statistics what the lane's system did; by one warp.
 __device__ __forceinline__ void Record(const MesaSolved& solved, int n, SpanTotals* stats) {
   if (Lane() >= n) return;
-  atomicAdd(&stats->cg_steps, static_cast<unsigned long long>(solved.steps));
-  atomicAdd(&stats->cg_solves, 1ull);
-  if (!solved.converged) atomicAdd(&stats->cg_unconverged, 1u);
+  atomicAdd(&stats->solver_steps, static_cast<unsigned long long>(solved.steps));
+  atomicAdd(&stats->solver_solves, 1ull);
+  if (!solved.converged) atomicAdd(&stats->solver_unconverged, 1u);
   atomicMax(&stats->max_residual_bits, __float_as_uint(solved.residual) & 0x7fffffffu);
   if (!IsFinite(solved.residual)) atomicOr(&stats->not_finite, 1u);
 }

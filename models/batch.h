@@ -23,8 +23,7 @@ struct Span {
   // One per page class of the StateLayout. Page b of the text (RAT: chunk b; attention: positions
   // 16b to 16b+15); for all but windows, ring is the table's length.
   const PageTable* pages = nullptr;
-  float cg_tolerance = 1e-4f;  // Mesa: relative residual at which a solve stops...
-  int32_t cg_max_steps = 64;   // ...or this many steps, whichever comes first.
+  SolverOptions solver;
 };
 
 struct Batch {
@@ -42,22 +41,33 @@ struct StateMemory {
   std::byte* const* pages = nullptr;  // Base of each page class.
 };
 
+// What Mesa layers solved.
+struct SolverStats {
+  int64_t solves = 0;       // Systems: tokens x Mesa heads x Mesa layers.
+  int64_t steps = 0;        // Over all of them.
+  int64_t unconverged = 0;  // Systems that cg_max_steps stopped.
+
+  SolverStats& operator+=(const SolverStats& other) {
+    solves += other.solves;
+    steps += other.steps;
+    unconverged += other.unconverged;
+    return *this;
+  }
+};
+
 // What a forward pass says about one span besides its logits.
 struct SpanStats {
   SpanStats() = default;
   explicit SpanStats(const SpanTotals& totals)
-      : cg_solves(static_cast<int64_t>(totals.cg_solves)),
-        cg_steps(static_cast<int64_t>(totals.cg_steps)),
-        cg_unconverged(totals.cg_unconverged),
+      : solver{static_cast<int64_t>(totals.solver_solves),
+               static_cast<int64_t>(totals.solver_steps), totals.solver_unconverged},
         finite(totals.not_finite == 0) {
     std::memcpy(&max_residual, &totals.max_residual_bits, sizeof max_residual);
   }
 
-  int64_t cg_solves = 0;       // Systems solved: tokens x Mesa heads x Mesa layers.
-  int64_t cg_steps = 0;        // Steps over all of them.
-  int64_t cg_unconverged = 0;  // Stopped by cg_max_steps.
-  float max_residual = 0.0f;   // Largest carried relative residual at the stop.
-  bool finite = true;          // False: a NaN or infinity; the sequence must fail.
+  SolverStats solver;
+  float max_residual = 0.0f;  // Largest carried relative residual at the stop.
+  bool finite = true;         // False: a NaN or infinity; the sequence must fail.
 };
 
 }  // namespace packrat

@@ -87,8 +87,8 @@ class CpuModel : public HostModel {
     view.num_tokens = batch.num_tokens;
     for (int i = 0; i < batch.num_spans; ++i) {
       const Span& span = batch.spans[i];
-      spans_[i] = {span.first_token, span.num_tokens, span.position,     span.slot_in,
-                   span.slot_out,    span.tail,       span.cg_tolerance, span.cg_max_steps};
+      spans_[i] = {span.first_token, span.num_tokens, span.position, span.slot_in,
+                   span.slot_out,    span.tail,       span.solver};
       for (size_t c = 0; c < page_tables_.size(); ++c) page_tables_[c][i] = span.pages[c];
       view.max_span_tokens = std::max(view.max_span_tokens, span.num_tokens);
       view.max_context = std::max(view.max_context, span.position + span.num_tokens);

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "models/bounds.h"
 #include "models/families/families.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
@@ -15,8 +16,6 @@ namespace {
 
 constexpr size_t kMaxBytes = 1 << 20;
 constexpr int kMaxTokens = 1 << 30;
-// As many as a request may have, of as many bytes.
-constexpr size_t kMaxStopStrings = 16, kMaxStopStringBytes = 256;
 
 // How transformers runs a model and what it hands out, and ids that no request uses.
 bool DoesNotMatter(const std::string& name) {
@@ -54,11 +53,13 @@ std::vector<std::string> ReadStopStrings(JsonFields* fields) {
     if (item.is_string()) strings.push_back(item.get<std::string>());
   }
   const bool fit = std::all_of(strings.begin(), strings.end(), [](const std::string& text) {
-    return !text.empty() && text.size() <= kMaxStopStringBytes;
+    return bounds::kStopStringBytes.Holds(static_cast<double>(text.size()));
   });
-  if (!fit || strings.size() != list.size() || strings.size() > kMaxStopStrings) {
-    fields->Fail("stop_strings", absl::StrCat("must be at most ", kMaxStopStrings,
-                                              " strings of 1 to ", kMaxStopStringBytes, " bytes"));
+  if (!fit || strings.size() != list.size() ||
+      !bounds::kStopStrings.Holds(static_cast<double>(strings.size()))) {
+    fields->Fail("stop_strings", absl::StrCat("must be at most ", bounds::kStopStrings.high,
+                                              " strings of ", bounds::kStopStringBytes.low, " to ",
+                                              bounds::kStopStringBytes.high, " bytes"));
   }
   return strings;
 }
@@ -68,13 +69,19 @@ GenerationConfig Read(JsonFields* f, int vocab_size) {
   config.eos_ids = ReadIds(f, "eos_token_id", vocab_size);
   SamplingDefaults& sampling = config.sampling;
   const bool do_sample = f->Bool("do_sample", true);
-  sampling.temperature = static_cast<float>(f->Number("temperature", 0, 100, 1));
+  // Where a range lacks an end of its own, the nearest value that a file would write.
+  const auto number = [f](const char* name, const Bound& bound, double value) {
+    return static_cast<float>(f->Number(name, bound.low + (bound.ends == Bound::kNotLow ? 1e-6 : 0),
+                                        bound.high - (bound.ends == Bound::kNotHigh ? 1e-6 : 0),
+                                        value));
+  };
+  sampling.temperature = number("temperature", bounds::kTemperature, 1);
   if (!do_sample) sampling.temperature = 0;
   // transformers keeps all where there are fewer.
   sampling.top_k = std::min(f->Int("top_k", 0, kMaxTokens, 0), vocab_size);
-  sampling.top_p = static_cast<float>(f->Number("top_p", 1e-6, 1, 1));
-  sampling.min_p = static_cast<float>(f->Number("min_p", 0, 0.999999, 0));
-  sampling.repetition_penalty = static_cast<float>(f->Number("repetition_penalty", 1e-6, 10, 1));
+  sampling.top_p = number("top_p", bounds::kTopP, 1);
+  sampling.min_p = number("min_p", bounds::kMinP, 0);
+  sampling.repetition_penalty = number("repetition_penalty", bounds::kRepetitionPenalty, 1);
   for (int id : ReadIds(f, "suppress_tokens", vocab_size)) sampling.banned_ids.push_back(id);
   config.stop.strings = ReadStopStrings(f);
   config.stop.min_tokens = f->Int("min_new_tokens", 0, kMaxTokens, 0);

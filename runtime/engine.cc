@@ -14,12 +14,6 @@
 namespace packrat {
 namespace {
 
-absl::Status CheckOption(absl::string_view name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
-}
-
 RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, int max_context) {
   RequestLimits limits;
   limits.vocab_size = model.config().vocab_size;
@@ -55,21 +49,30 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                                   const StateLayout& layout, int64_t state_limit,
                                   EngineOptions* options) {
   if (options->max_context == 0) options->max_context = config.max_context;
+  const auto check = [](const Bound& bound, int value, int most) {
+    return bound.UpTo(std::min<double>(bound.high, most)).Check(bound.field, value);
+  };
+  Bound batch_tokens = bounds::kMaxBatchTokens;
+  batch_tokens.low = std::max<double>(batch_tokens.low, options->max_running);
   const absl::Status checks[] = {
-      CheckOption("max_running", options->max_running, 1,
-                  std::min(4096, model_options.max_logit_rows)),
-      CheckOption("max_queue", options->max_queue, 1, 1000000),
-      CheckOption("max_batch_tokens", options->max_batch_tokens, std::max(16, options->max_running),
-                  std::min(65536, model_options.max_batch_tokens)),
-      CheckOption("max_context", options->max_context, 2, config.max_context),
-      CheckOption("state_bytes", options->state_bytes, 0, INT64_MAX),
+      check(bounds::kMaxRunning, options->max_running, model_options.max_logit_rows),
+      bounds::kMaxQueue.Check("max_queue", options->max_queue),
+      check(batch_tokens, options->max_batch_tokens, model_options.max_batch_tokens),
+      check(bounds::kMaxContext, options->max_context, config.max_context),
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
   }
-  if (options->priority_step < absl::Milliseconds(1) || options->priority_step > absl::Hours(1)) {
-    return absl::InvalidArgumentError(absl::StrCat("priority_step must be in [1ms, 1h], got ",
-                                                   absl::FormatDuration(options->priority_step)));
+  if (options->state_bytes < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("state_bytes is ", options->state_bytes, "; it must be at least 0"));
+  }
+  if (options->priority_step < bounds::kShortestPriorityStep ||
+      options->priority_step > bounds::kLongestPriorityStep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority_step is ", absl::FormatDuration(options->priority_step), "; range [",
+                     absl::FormatDuration(bounds::kShortestPriorityStep), ", ",
+                     absl::FormatDuration(bounds::kLongestPriorityStep), "]"));
   }
   if (options->state_bytes == 0) {
     const double all = static_cast<double>(options->max_running) *
@@ -296,6 +299,8 @@ EngineProgress Engine::progress() const {
 }
 
 const EngineOptions& Engine::options() const { return impl_->options; }
+
+const RequestLimits& Engine::limits() const { return impl_->limits; }
 
 absl::Status Engine::CheckIntegrity() const { return impl_->CheckIntegrity(); }
 

@@ -14,27 +14,40 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "models/bounds.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "runtime/bucket_counts.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
+#include "runtime/validate.h"
 
 namespace packrat {
 
 struct EngineOptions {
-  int max_running = 64;        // Sequences in a batch. Range [1, 4096].
-  int max_queue = 1024;        // Requests that wait. Range [1, 1000000].
-  int max_batch_tokens = 512;  // Token budget of a step; decoding first. Range [16, 65536] and at
-                               // least max_running.
+  int max_running = 64;        // Sequences in a batch.
+  int max_queue = 1024;        // Requests that wait.
+  int max_batch_tokens = 512;  // Token budget of a step; decoding first. At least max_running.
   int max_context = 0;         // Tokens per sequence; 0: the model's.
   int64_t state_bytes = 0;     // For slots, tails and pages together; 0: enough for max_running
                                // sequences of max_context tokens, but at most what the model's
                                // device has for it (LanguageModel::state_memory_limit()).
   absl::Duration priority_step = absl::Milliseconds(200);  // Waiting time that is worth one level
-                                                           // of priority. Range [1 ms, 1 h].
+                                                           // of priority.
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
+
+namespace bounds {
+
+// Where the model does not set a narrower one.
+inline constexpr Bound kMaxRunning = {"max_running", 1, 4096};
+inline constexpr Bound kMaxQueue = {"max_queue", 1, 1000000};
+inline constexpr Bound kMaxBatchTokens = {"max_batch_tokens", 16, 65536};
+inline constexpr Bound kMaxContext = {"max_context", 2, kOpen};  // The model's.
+inline constexpr absl::Duration kShortestPriorityStep = absl::Milliseconds(1);
+inline constexpr absl::Duration kLongestPriorityStep = absl::Hours(1);
+
+}  // namespace bounds
 
 // Fills in the defaults that depend on the model and the memory, and checks all: INVALID_ARGUMENT
 // names an option and its range. `state_limit`: bytes that state may take if state_bytes is 0.
@@ -62,7 +75,7 @@ struct EngineStats {
   int64_t generated_tokens = 0;
   int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;
-  int64_t cg_solves = 0, cg_steps = 0, cg_unconverged = 0;
+  SolverStats solver;
   // Summed over steps: what the engine waited for the model, sampling where the model tells it
   // apart, everything else inside Step(). A device that takes steps ahead works during the latter.
   absl::Duration model_time, sample_time, host_time;
@@ -126,6 +139,7 @@ class Engine {
   // For whoever watches over the engine: without the lock, which a step that hangs may hold.
   EngineProgress progress() const;
   const EngineOptions& options() const;  // With defaults resolved.
+  const RequestLimits& limits() const;   // Of the requests that it takes.
 
   // That the pool's books agree with what the sequences hold. On the thread that calls Step().
   absl::Status CheckIntegrity() const;

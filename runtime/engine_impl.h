@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
+#include "runtime/outbox.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"

@@ -236,11 +236,9 @@ void Engine::Impl::TakeResults(const Flight& flight) {
   for (size_t i = 0; i < flight.spans.size(); ++i) {
     Sequence* sequence = flight.sequences[i].get();
     const Span& span = flight.spans[i];
-    stats.cg_solves += span_stats[i].cg_solves;
-    stats.cg_steps += span_stats[i].cg_steps;
-    stats.cg_unconverged += span_stats[i].cg_unconverged;
+    stats.solver += span_stats[i].solver;
     if (!sequence->finished()) {
-      sequence->AddUsage(span_stats[i]);
+      sequence->AddUsage(span_stats[i].solver);
       if (!span_stats[i].finite) {
         Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
       } else if (span.num_logits > 0) {

@@ -9,8 +9,8 @@
 
 namespace packrat {
 
-// What `work`, which returns an absl::Status, says; RESOURCE_EXHAUSTED where it throws
-// std::bad_alloc, before which it has left everything in order.
+// Returns what `work` returns, an absl::Status; RESOURCE_EXHAUSTED if it throws std::bad_alloc,
+// before which it must leave everything in order.
 template <typename Work>
 absl::Status UnlessNoMemory(Work&& work) {
   try {

@@ -1,10 +1,31 @@
+#include "runtime/outbox.h"
+
 #include <algorithm>
 #include <utility>
 
 #include "kernels/check.h"
-#include "runtime/request.h"
 
 namespace packrat {
+
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kStopId:
+      return "stop_id";
+    case FinishReason::kStopString:
+      return "stop_string";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kError:
+      break;
+  }
+  return "error";
+}
 
 bool Outbox::Take(Update* update) {
   MutexLock lock(&mutex_);

@@ -24,11 +24,11 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
       need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
       submitted_(now),
       last_progress_(now) {
-  const StopParams& stop = request_.stop;
-  if (!stop.ignore_eos) eos_ids_ = limits.eos_ids;
-  if (!stop.stop_strings.empty()) {
-    stop_matcher_.emplace(stop.stop_strings);
-    decoder_.emplace(tokenizer, stop.skip_special_tokens, stop.continues_text);
+  if (!request_.stop.ignore_eos) eos_ids_ = limits.eos_ids;
+  const TextParams& text = request_.text;
+  if (!text.stop_strings.empty()) {
+    stop_matcher_.emplace(text.stop_strings);
+    decoder_.emplace(tokenizer, text.skip_special_tokens, text.continues_text);
     decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
@@ -84,8 +84,7 @@ Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
   span.slot_in = span.slot_out = slot_;  // In place: nobody shares it yet.
   span.tail = tail_;
   span.pages = page_tables_.data();
-  span.cg_tolerance = request_.cg_tolerance;
-  span.cg_max_steps = request_.cg_max_steps;
+  span.solver = request_.solver;
   const int left = PromptLeft();
   if (left == 0) {
     PACKRAT_CHECK(num_tokens == 1 && (awaited_ > 0 || last_token_ >= 0));
@@ -106,12 +105,6 @@ Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
   return span;
 }
 
-void Sequence::AddUsage(const SpanStats& stats) {
-  usage_.cg_solves += stats.cg_solves;
-  usage_.cg_steps += stats.cg_steps;
-  usage_.cg_unconverged += stats.cg_unconverged;
-}
-
 SamplingRow Sequence::NextRow() const {
   absl::Span<const int32_t> masked;
   if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;
@@ -129,7 +122,7 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   sampling_.AddGenerated(token);
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
   if (may_stop && Contains(eos_ids_, token)) return FinishReason::kEos;
-  if (may_stop && Contains(request_.stop.stop_ids, token)) return FinishReason::kStopId;
+  if (may_stop && Contains(request_.stop.ids, token)) return FinishReason::kStopId;
 
   bool stopped = false;
   size_t safe_text_bytes = std::numeric_limits<size_t>::max();

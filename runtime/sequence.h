@@ -10,8 +10,9 @@
 #include "absl/time/time.h"
 #include "models/batch.h"
 #include "models/text/tokenizer.h"
+#include "runtime/outbox.h"
 #include "runtime/request.h"
-#include "runtime/sampler.h"
+#include "runtime/sampling_state.h"
 #include "runtime/scheduler.h"
 #include "runtime/state_pool.h"
 #include "runtime/stop_matcher.h"
@@ -38,9 +39,9 @@ class Sequence {
   // Whether the next span depends on a sampled token that has not come yet by more than its id.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
   // A span has been computed.
-  void AddUsage(const SpanStats& stats);
+  void AddUsage(const SolverStats& solved) { usage_.solver += solved; }
 
-  bool wants_logprobs() const { return request_.sampling.num_logprobs >= 0; }
+  bool wants_logprobs() const { return request_.sampling.num_logprobs.has_value(); }
   // Takes the earliest token that is awaited: emits it, unless it is an end or stop id. The reason
   // if the text ends; what is still awaited then comes to nothing.
   std::optional<FinishReason> Accept(int32_t token, std::optional<TokenLogprobs> logprobs,

@@ -21,8 +21,8 @@ class Tenants {
   int Join(const std::string& name, double weight);
   // It has been admitted, which is charged with `tokens`.
   void Charge(int tenant, int64_t tokens);
-  // It is over, and `unused` of the tokens were not needed. (0 if it was never charged.) The index
-  // may become that of another tenant once all of its requests are over.
+  // The request is over, and `unused` of the tokens were not needed (0 if it was never charged).
+  // Once all requests of a tenant are over, its index may become that of another one.
   void Leave(int tenant, int64_t unused);
 
   // By index; places of tenants that have gone included.

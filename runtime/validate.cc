@@ -2,148 +2,163 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/sampler.h"
+#include "kernels/sampling.h"
+#include "models/bounds.h"
+#include "runtime/sampling_state.h"
 
 namespace packrat {
 namespace {
 
-// `range` as text, so that "(0, 10]" reads as such; `ok` decides.
-template <typename T>
-absl::Status Check(bool ok, absl::string_view field, absl::string_view range, T got) {
-  if (ok) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " must be in ", range, ", got ", got));
-}
+static_assert(bounds::kNumLogprobs.high == kMaxLogprobs);
 
-// False for NaN.
-bool Within(float x, float low, float high) { return x >= low && x <= high; }
+// Keeps the first error.
+class Checker {
+ public:
+  Checker(int vocab_size, FieldNames names) : vocab_size_(vocab_size), names_(names) {}
 
-absl::Status CheckIds(const std::vector<int32_t>& ids, absl::string_view field, int vocab_size) {
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab_size) {
-      return Check(false, absl::StrCat(field, "[", i, "]"), absl::StrCat("[0, ", vocab_size, ")"),
-                   ids[i]);
+  void Check(const Bound& bound, double value, absl::string_view remark = "") {
+    if (status_.ok() && !bound.Holds(value)) {
+      status_ = bound.Check(names_(bound.field), value, remark);
     }
   }
-  return absl::OkStatus();
-}
-
-absl::Status CheckLogitBias(const SamplingParams& params, int vocab_size) {
-  std::vector<int32_t> ids;
-  for (const auto& [id, bias] : params.logit_bias) {
-    ids.push_back(id);
-    absl::Status status = Check(Within(bias, -1000, 1000), absl::StrCat("logit_bias of token ", id),
-                                "[-1000, 1000]", bias);
-    if (!status.ok()) return status;
+  void CheckItem(const Bound& bound, size_t index, double value, absl::string_view part = "") {
+    if (status_.ok() && !bound.Holds(value)) {
+      status_ = bound.Check(absl::StrCat(names_(bound.field), "[", index, "]", part), value);
+    }
   }
-  absl::Status status = CheckIds(ids, "logit_bias", vocab_size);
-  if (!status.ok()) return status;
+  // How many there are, and each.
+  void CheckIds(const Bound& count, const std::vector<int32_t>& ids) {
+    Check(count, static_cast<double>(ids.size()));
+    if (status_.ok()) status_ = ValidateIds(ids, names_(count.field), vocab_size_);
+  }
+  void Fail(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+  bool ok() const { return status_.ok(); }
+  std::string Name(const Bound& bound) const { return names_(bound.field); }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const int vocab_size_;
+  const FieldNames names_;
+  absl::Status status_;
+};
+
+void CheckLogitBias(const SamplingParams& params, Checker* check) {
+  check->Check(bounds::kLogitBias, static_cast<double>(params.logit_bias.size()));
+  if (!check->ok()) return;
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < params.logit_bias.size(); ++i) {
+    ids.push_back(params.logit_bias[i].first);
+    check->CheckItem(bounds::kBias, i, params.logit_bias[i].second, ".bias");
+  }
+  check->CheckIds(bounds::kLogitBias, ids);
   std::sort(ids.begin(), ids.end());
   const auto twice = std::adjacent_find(ids.begin(), ids.end());
-  if (twice == ids.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("logit_bias must name each token once, got token ", *twice, " twice"));
+  if (twice == ids.end()) return;
+  check->Fail(
+      absl::InvalidArgumentError(absl::StrCat(check->Name(bounds::kLogitBias), " names token ",
+                                              *twice, " more than once; ids must be distinct")));
 }
 
-absl::Status CheckSampling(const SamplingParams& p, int vocab_size) {
-  const absl::Status checks[] = {
-      Check(Within(p.temperature, 0, 100), "temperature", "[0, 100]", p.temperature),
-      Check(p.top_k >= 0 && p.top_k <= vocab_size, "top_k", absl::StrCat("[0, ", vocab_size, "]"),
-            p.top_k),
-      Check(p.top_p > 0 && p.top_p <= 1, "top_p", "(0, 1]", p.top_p),
-      Check(p.min_p >= 0 && p.min_p < 1, "min_p", "[0, 1)", p.min_p),
-      Check(p.repetition_penalty > 0 && p.repetition_penalty <= 10, "repetition_penalty", "(0, 10]",
-            p.repetition_penalty),
-      Check(Within(p.presence_penalty, -10, 10), "presence_penalty", "[-10, 10]",
-            p.presence_penalty),
-      Check(Within(p.frequency_penalty, -10, 10), "frequency_penalty", "[-10, 10]",
-            p.frequency_penalty),
-      Check(p.num_logprobs >= -1 && p.num_logprobs <= kMaxLogprobs, "num_logprobs",
-            absl::StrCat("[-1, ", kMaxLogprobs, "]"), p.num_logprobs),
-      CheckLogitBias(p, vocab_size),
-      CheckIds(p.allowed_ids, "allowed_ids", vocab_size),
-      CheckIds(p.banned_ids, "banned_ids", vocab_size),
-  };
-  for (const absl::Status& status : checks) {
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
+void CheckSampling(const SamplingParams& p, int vocab_size, Checker* check) {
+  check->Check(bounds::kTemperature, p.temperature);
+  check->Check(bounds::kTopK.UpTo(vocab_size), p.top_k);
+  check->Check(bounds::kTopP, p.top_p);
+  check->Check(bounds::kMinP, p.min_p);
+  check->Check(bounds::kRepetitionPenalty, p.repetition_penalty);
+  check->Check(bounds::kPresencePenalty, p.presence_penalty);
+  check->Check(bounds::kFrequencyPenalty, p.frequency_penalty);
+  if (p.num_logprobs.has_value()) check->Check(bounds::kNumLogprobs, *p.num_logprobs);
+  CheckLogitBias(p, check);
+  check->CheckIds(bounds::kAllowedIds.UpTo(vocab_size), p.allowed_ids);
+  check->CheckIds(bounds::kBannedIds.UpTo(vocab_size), p.banned_ids);
 }
 
-absl::Status CheckStop(const StopParams& stop, const RequestLimits& limits) {
-  if (!stop.stop_strings.empty() && !limits.has_tokenizer) {
-    return absl::FailedPreconditionError("stop_strings need a tokenizer, and the model has none");
-  }
-  absl::Status status =
-      Check(stop.stop_strings.size() <= kMaxStopStrings, "stop_strings",
-            absl::StrCat("[0, ", kMaxStopStrings, "] strings"), stop.stop_strings.size());
-  for (size_t i = 0; status.ok() && i < stop.stop_strings.size(); ++i) {
-    const size_t bytes = stop.stop_strings[i].size();
-    status =
-        Check(bytes >= 1 && bytes <= kMaxStopStringBytes, absl::StrCat("stop_strings[", i, "]"),
-              absl::StrCat("[1, ", kMaxStopStringBytes, "] bytes"), bytes);
-  }
-  if (status.ok()) {
-    status = Check(stop.stop_ids.size() <= kMaxStopIds, "stop_ids",
-                   absl::StrCat("[0, ", kMaxStopIds, "] ids"), stop.stop_ids.size());
-  }
-  if (status.ok()) status = CheckIds(stop.stop_ids, "stop_ids", limits.vocab_size);
-  if (status.ok()) {
-    status = Check(stop.min_tokens >= 0 && stop.min_tokens <= stop.max_tokens, "min_tokens",
-                   absl::StrCat("[0, max_tokens = ", stop.max_tokens, "]"), stop.min_tokens);
-  }
-  return status;
+void CheckStop(const StopParams& stop, int max_context, Checker* check) {
+  check->CheckIds(bounds::kStopIds, stop.ids);
+  check->Check(bounds::kMaxTokens.UpTo(max_context - 1), stop.max_tokens);
+  check->Check(bounds::kMinTokens.UpTo(stop.max_tokens), stop.min_tokens);
 }
 
-absl::Status CheckLength(const Request& request, int max_context) {
-  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt < 1 || prompt >= max_context) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt must have 1 to ", max_context - 1,
-                                                   " tokens (max_context ", max_context,
-                                                   " less one to generate), got ", prompt));
+void CheckText(const TextParams& text, bool has_tokenizer, Checker* check) {
+  check->Check(bounds::kStopStrings, static_cast<double>(text.stop_strings.size()));
+  for (size_t i = 0; check->ok() && i < text.stop_strings.size(); ++i) {
+    check->CheckItem(bounds::kStopStringBytes, i, static_cast<double>(text.stop_strings[i].size()));
   }
-  const int64_t room = max_context - prompt;
-  return Check(request.stop.max_tokens >= 1 && request.stop.max_tokens <= room, "max_tokens",
-               absl::StrCat("[1, ", room, "] (max_context ", max_context, " less ", prompt,
-                            " tokens of prompt)"),
-               request.stop.max_tokens);
+  if (text.stop_strings.empty() || has_tokenizer) return;
+  check->Fail(absl::FailedPreconditionError(
+      absl::StrCat(check->Name(bounds::kStopStrings),
+                   " needs a tokenizer, and this model has none; send token ids")));
+}
+
+// That something is left to draw.
+void CheckChoice(const Request& request, const RequestLimits& limits, Checker* check) {
+  if (!check->ok()) return;
+  const std::string lists = absl::StrCat(check->Name(bounds::kAllowedIds), " and ",
+                                         check->Name(bounds::kBannedIds), " leave no ");
+  if (!AnythingToSample(request.sampling, {}, limits.num_ids)) {
+    check->Fail(absl::InvalidArgumentError(absl::StrCat(lists, "token to sample")));
+  }
+  if (request.stop.min_tokens > 0 &&
+      !AnythingToSample(request.sampling, EndIds(request.stop, limits.eos_ids), limits.num_ids)) {
+    check->Fail(absl::InvalidArgumentError(absl::StrCat(check->Name(bounds::kMinTokens),
+                                                        " excludes the end and stop ids, and ",
+                                                        lists, "other token to sample")));
+  }
 }
 
 }  // namespace
 
+std::string NameInRequest(absl::string_view field) { return std::string(field); }
+
+absl::Status ValidateIds(const std::vector<int32_t>& ids, absl::string_view name, int vocab_size) {
+  const Bound bound = {"", 0, static_cast<double>(vocab_size), Bound::kNotHigh};
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    return bound.Check(absl::StrCat(name, "[", i, "]"), ids[i]);
+  }
+  return absl::OkStatus();
+}
+
 std::vector<int32_t> EndIds(const StopParams& stop, const std::vector<int32_t>& eos_ids) {
-  std::vector<int32_t> ids = stop.stop_ids;
+  std::vector<int32_t> ids = stop.ids;
   if (!stop.ignore_eos) ids.insert(ids.end(), eos_ids.begin(), eos_ids.end());
   return ids;
 }
 
-absl::Status ValidateRequest(const Request& request, const RequestLimits& limits) {
-  absl::Status status = CheckLength(request, limits.max_context);
-  if (status.ok()) status = CheckIds(request.prompt, "prompt", limits.vocab_size);
-  if (status.ok()) status = CheckSampling(request.sampling, limits.vocab_size);
-  if (status.ok()) status = CheckStop(request.stop, limits);
-  if (status.ok()) {
-    status = Check(Within(request.cg_tolerance, 1e-7f, 0.1f), "cg_tolerance", "[1e-07, 0.1]",
-                   request.cg_tolerance);
-  }
-  if (status.ok()) {
-    status = Check(request.cg_max_steps >= 1 && request.cg_max_steps <= 1024, "cg_max_steps",
-                   "[1, 1024]", request.cg_max_steps);
-  }
-  if (!status.ok()) return status;
-  if (!AnythingToSample(request.sampling, {}, limits.num_ids)) {
-    return absl::InvalidArgumentError(
-        "allowed_token_ids and banned_token_ids leave no token to sample");
-  }
-  if (request.stop.min_tokens > 0 &&
-      !AnythingToSample(request.sampling, EndIds(request.stop, limits.eos_ids), limits.num_ids)) {
-    return absl::InvalidArgumentError(
-        "min_tokens excludes the end and stop ids, and allowed_token_ids and banned_token_ids "
-        "leave no other "
-        "token to sample");
-  }
-  return absl::OkStatus();
+absl::Status ValidateOptions(const Request& request, const RequestLimits& limits,
+                             FieldNames names) {
+  Checker check(limits.vocab_size, names);
+  CheckSampling(request.sampling, limits.vocab_size, &check);
+  CheckStop(request.stop, limits.max_context, &check);
+  CheckText(request.text, limits.has_tokenizer, &check);
+  check.Check(bounds::kCgTolerance, request.solver.cg_tolerance);
+  check.Check(bounds::kCgMaxSteps, request.solver.cg_max_steps);
+  check.Check(bounds::kPriority, request.priority);
+  CheckChoice(request, limits, &check);
+  return check.status();
+}
+
+absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits, FieldNames names) {
+  const auto length = static_cast<double>(request.prompt.size());
+  const std::string context = absl::StrCat(" (max_context ", limits.max_context);
+  Checker check(limits.vocab_size, names);
+  check.Check(bounds::kPrompt.UpTo(limits.max_context - 1), length, context + ")");
+  check.Check(bounds::kMaxTokens.UpTo(limits.max_context - length), request.stop.max_tokens,
+              absl::StrCat(context, " less ", request.prompt.size(), " tokens of prompt)"));
+  check.Check(bounds::kMinTokens.UpTo(request.stop.max_tokens), request.stop.min_tokens);
+  if (!check.ok()) return check.status();
+  return ValidateIds(request.prompt, check.Name(bounds::kPrompt), limits.vocab_size);
+}
+
+absl::Status ValidateRequest(const Request& request, const RequestLimits& limits,
+                             FieldNames names) {
+  const absl::Status status = ValidateOptions(request, limits, names);
+  return status.ok() ? ValidatePrompt(request, limits, names) : status;
 }
 
 }  // namespace packrat

@@ -20,6 +20,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/check.h"
+#include "models/bounds.h"
 
 namespace packrat {
 namespace {
@@ -36,11 +37,14 @@ absl::Status Wrong(absl::string_view what, absl::string_view value, absl::string
 absl::Status ParsePriority(absl::string_view value, TenantLimits* limits) {
   const std::vector<absl::string_view> ends = absl::StrSplit(value, "..");
   if (ends.size() == 2 && absl::SimpleAtoi(ends[0], &limits->min_priority) &&
-      absl::SimpleAtoi(ends[1], &limits->max_priority) && limits->min_priority >= -100 &&
-      limits->min_priority <= limits->max_priority && limits->max_priority <= 100) {
+      absl::SimpleAtoi(ends[1], &limits->max_priority) &&
+      bounds::kPriority.Holds(limits->min_priority) &&
+      limits->min_priority <= limits->max_priority &&
+      bounds::kPriority.Holds(limits->max_priority)) {
     return absl::OkStatus();
   }
-  return Wrong("priority", value, "LOW..HIGH with both in [-100, 100]");
+  return Wrong("priority", value,
+               absl::StrCat("LOW..HIGH with both in ", bounds::kPriority.Range()));
 }
 
 absl::Status ParseLimit(absl::string_view option, TenantLimits* limits) {

@@ -20,7 +20,8 @@ struct TenantLimits {
   int streams = 0;                // Open Generate calls; 0: half of --max_streams.
   int64_t tokens_per_minute = 0;  // Prompt and output; 0: as many as they like.
   double weight = 1;              // Share of the turns beside other tenants. Range [0.01, 100].
-  int min_priority = -100, max_priority = 100;  // That a request may have. Range [-100, 100].
+  // That a request may have; within bounds::kPriority.
+  int min_priority = -100, max_priority = 100;
 
   bool operator==(const TenantLimits& o) const {
     return queue_share == o.queue_share && streams == o.streams &&

@@ -47,8 +47,8 @@ class StreamCount {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// An unpredictable 64-bit number, for a seed or a request id: what others are told of one says
-// nothing about the next. From the kernel's generator, a ChaCha20 that it keys anew now and then.
+// An unpredictable 64-bit number, for a seed or a request id: whoever learns one knows nothing
+// about the next. From the kernel's generator, a ChaCha20 that it keys anew now and then.
 uint64_t RandomNumber();
 
 struct CallEnvironment {

@@ -11,6 +11,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "models/bounds.h"
 #include "server/byte_size.h"
 #include "server/command_line.h"
 
@@ -78,23 +79,30 @@ ABSL_FLAG(int32_t, threads, 0,
           "use, a quota of its cgroup included.");
 ABSL_FLAG(std::string, cpu_target, "auto",
           "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
-ABSL_FLAG(int32_t, max_running, 64, "Sequences that run together; range [1, 4096].");
+ABSL_FLAG(int32_t, max_running, 64,
+          absl::StrCat("Sequences that run together; range ", packrat::bounds::kMaxRunning.Range(),
+                       "."));
 ABSL_FLAG(int32_t, max_queue, 1024,
-          "Requests that wait; more are refused with RESOURCE_EXHAUSTED; range [1, 1000000].");
+          absl::StrCat("Requests that wait; more are refused with RESOURCE_EXHAUSTED; range ",
+                       packrat::bounds::kMaxQueue.Range(), "."));
 ABSL_FLAG(int32_t, max_batch_tokens, 512,
-          "Tokens of one step, decoding first, then prompts; range [16, 65536] and at least "
-          "--max_running. Scratch memory grows with it.");
+          absl::StrCat("Tokens of one step, decoding first, then prompts; range ",
+                       packrat::bounds::kMaxBatchTokens.Range(),
+                       " and at least --max_running. Scratch memory grows with it."));
 ABSL_FLAG(absl::Duration, priority_step, absl::Milliseconds(200),
-          "Waiting time that is worth one level of a request's priority, so that none waits for "
-          "ever behind those of higher priority; range [1ms, 1h].");
+          absl::StrCat("Waiting time that is worth one level of a request's priority, so that none "
+                       "waits for ever behind those of higher priority; range [",
+                       absl::FormatDuration(packrat::bounds::kShortestPriorityStep), ", ",
+                       absl::FormatDuration(packrat::bounds::kLongestPriorityStep), "]."));
 ABSL_FLAG(
     int32_t, max_context, 0,
     "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
     "for that limit.");
 ABSL_FLAG(packrat::ByteSize, state_bytes, {},
           "Bytes for the state of all sequences, e.g. 2GiB; range [0, 70368744177664]. 0: enough "
-          "for --max_running sequences of --max_context tokens, but at most what the limit of the "
-          "process's memory leaves, or a quarter of the machine's memory where there is no limit.");
+          "for --max_running sequences of --max_context tokens, but at most what there is. On the "
+          "CPU that is what the limit of the process's memory leaves, or a quarter of the "
+          "machine's memory where there is no limit; on a GPU, what the device has left.");
 ABSL_FLAG(packrat::ByteSize, memory_limit, {},
           "Bytes that the process may take, e.g. 8GiB; range [0, 70368744177664]. 0: what its "
           "cgroup, its resource limits and the machine allow. What does not fit is refused at the "
@@ -104,10 +112,12 @@ ABSL_FLAG(std::string, plan, "",
           "sequences of what length it holds at once, and serves nothing; of a model on the CPU. "
           "With --memory_limit, for a machine that has so much.");
 ABSL_FLAG(double, cg_tolerance, 1e-4,
-          "Relative residual at which Mesa layers stop solving, where a request does not say; "
-          "range [1e-7, 0.1].");
+          absl::StrCat("Relative residual at which Mesa layers stop solving, where a request does "
+                       "not say; range ",
+                       packrat::bounds::kCgTolerance.Range(), "."));
 ABSL_FLAG(int32_t, cg_max_steps, 64,
-          "Most steps of that solver, where a request does not say; range [1, 1024].");
+          absl::StrCat("Most steps of that solver, where a request does not say; range ",
+                       packrat::bounds::kCgMaxSteps.Range(), "."));
 ABSL_FLAG(absl::Duration, drain_delay, absl::Seconds(5),
           "Time after SIGTERM in which the server is not ready, but still takes calls, until all "
           "balancers have noticed, e.g. 5s; range [0, 1h]. SIGINT (Ctrl-C) leaves it out.");
@@ -174,8 +184,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes).bytes;
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
   options.plan = absl::GetFlag(FLAGS_plan);
-  options.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));
-  options.cg_max_steps = absl::GetFlag(FLAGS_cg_max_steps);
+  options.solver.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));
+  options.solver.cg_max_steps = absl::GetFlag(FLAGS_cg_max_steps);
   options.drain_delay = absl::GetFlag(FLAGS_drain_delay);
   options.drain_grace = absl::GetFlag(FLAGS_drain_grace);
   options.stall_timeout = absl::GetFlag(FLAGS_stall_timeout);

@@ -129,8 +129,8 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
     const absl::Status allowed = ApplyTenant(wire, &*request);
     if (!allowed.ok()) return allowed;
     seed_ = request->sampling.seed;
-    builder_.emplace(served.tokenizer, request->stop.skip_special_tokens,
-                     request->stop.continues_text, request->prompt);
+    builder_.emplace(served.tokenizer, request->text.skip_special_tokens,
+                     request->text.continues_text, request->prompt);
   }
   const absl::Status status = engine_->Submit(*std::move(request), SteadyNow());
   if (!status.ok()) return status;
@@ -250,9 +250,9 @@ void GenerateCall::FillFinished(const packrat::Finish& finish, v1::Finished* fin
   usage->set_prompt_tokens(from.prompt_tokens);
   usage->set_cached_tokens(from.cached_tokens);
   usage->set_completion_tokens(from.completion_tokens);
-  usage->set_solver_solves(from.cg_solves);
-  usage->set_solver_steps(from.cg_steps);
-  usage->set_solver_unconverged(from.cg_unconverged);
+  usage->set_solver_solves(from.solver.solves);
+  usage->set_solver_steps(from.solver.steps);
+  usage->set_solver_unconverged(from.solver.unconverged);
   v1::Timings* timings = finished->mutable_timings();
   timings->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
   timings->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));
@@ -302,7 +302,7 @@ void GenerateCall::OnDone() {
     record_.cached_tokens = usage.cached_tokens;
     if (admitted_) use_->UsedTokens(int64_t{usage.prompt_tokens} + usage.completion_tokens);
     record_.generated_tokens = usage.completion_tokens;
-    record_.solver_steps = usage.cg_steps;
+    record_.solver_steps = usage.solver.steps;
     record_.queue = usage.queue_time;
     record_.first_token = usage.time_to_first_token;
     record_.finish = status_.code() == absl::StatusCode::kDeadlineExceeded

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/mutex.h"
+#include "runtime/outbox.h"
 #include "runtime/request.h"
 #include "server/call_environment.h"
 #include "server/response_builder.h"

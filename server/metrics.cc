@@ -371,12 +371,13 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Counter(step_name, step_help, absl::ToDoubleSeconds(stats.model_time), {{"part", "model"}});
   to.Counter(step_name, step_help, absl::ToDoubleSeconds(stats.sample_time), {{"part", "sample"}});
   to.Counter(step_name, step_help, absl::ToDoubleSeconds(stats.host_time), {{"part", "host"}});
-  to.Counter("packrat_solver_solves_total", "Systems that Mesa layers solved.", stats.cg_solves);
+  to.Counter("packrat_solver_solves_total", "Systems that Mesa layers solved.",
+             stats.solver.solves);
   to.Counter("packrat_solver_steps_total", "Steps of Mesa's solver over all systems.",
-             stats.cg_steps);
+             stats.solver.steps);
   to.Counter("packrat_solver_unconverged_total",
              "Systems that were left at the step limit instead of the tolerance.",
-             stats.cg_unconverged);
+             stats.solver.unconverged);
 }
 
 std::string Metrics::Render(SteadyTime now) const {

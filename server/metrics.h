@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "runtime/engine.h"
-#include "runtime/request.h"
+#include "runtime/outbox.h"
 #include "server/options.h"
 
 namespace packrat {

@@ -75,8 +75,8 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_bos_token_id(config.bos_id);
   for (int id : config.eos_ids) info->add_eos_token_ids(id);
   info->set_weight_bytes(served.model->weight_bytes());
-  info->mutable_solver_defaults()->set_cg_tolerance(options.cg_tolerance);
-  info->mutable_solver_defaults()->set_cg_max_steps(options.cg_max_steps);
+  info->mutable_solver_defaults()->set_cg_tolerance(options.solver.cg_tolerance);
+  info->mutable_solver_defaults()->set_cg_max_steps(options.solver.cg_max_steps);
   v1::SamplingParams* sampling = info->mutable_sampling_defaults();
   sampling->set_temperature(config.sampling.temperature);
   sampling->set_top_k(config.sampling.top_k);

@@ -9,15 +9,19 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "models/bounds.h"
 #include "server/net/listen_address.h"
 
 namespace packrat {
 namespace {
 
+absl::Status Check(const char* flag, const Bound& bound, double value) {
+  return bound.Check(absl::StrCat("--", flag), value);
+}
+
 absl::Status CheckInt(const char* flag, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " is ", value, "; range [", low, ", ", high, "]"));
+  return Check(flag, {flag, static_cast<double>(low), static_cast<double>(high)},
+               static_cast<double>(value));
 }
 
 absl::Status CheckDuration(const char* flag, absl::Duration value, absl::Duration low,
@@ -113,7 +117,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("memory_limit", options->memory_limit, 0, int64_t{1} << 46),
            options->plan.empty() ? absl::OkStatus()
                                  : CheckChoice("plan", options->plan, {"text", "json"}),
-           CheckInt("cg_max_steps", options->cg_max_steps, 1, 1024),
+           Check("cg_tolerance", bounds::kCgTolerance, options->solver.cg_tolerance),
+           Check("cg_max_steps", bounds::kCgMaxSteps, options->solver.cg_max_steps),
            CheckDuration("drain_delay", options->drain_delay, absl::ZeroDuration(), absl::Hours(1)),
            CheckDuration("stall_timeout", options->stall_timeout, absl::Milliseconds(100),
                          absl::Hours(24)),
@@ -140,10 +145,6 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max_batch_tokens is ", engine.max_batch_tokens,
                      "; it must be at least --max_running, ", engine.max_running));
-  }
-  if (!(options->cg_tolerance >= 1e-7f && options->cg_tolerance <= 0.1f)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--cg_tolerance is ", options->cg_tolerance, "; range [1e-7, 0.1]"));
   }
   return absl::OkStatus();
 }

@@ -38,8 +38,7 @@ struct ServerOptions {
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;
-  float cg_tolerance = 1e-4f;  // Default of requests. Range [1e-7, 0.1].
-  int cg_max_steps = 64;       // Default of requests. Range [1, 1024].
+  SolverOptions solver;  // Default of requests, whose bounds it has.
   // From the signal: first nothing but unready, for balancers to notice; then no new calls; then
   // no calls at all. With the few seconds of the end it fits into the 30 s of Kubernetes.
   absl::Duration drain_delay = absl::Seconds(5);           // Range [0, 1 h].

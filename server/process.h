@@ -24,8 +24,8 @@ void OpenStandardDescriptors();
 // does; for std::set_terminate.
 [[noreturn]] void DieOfException();
 
-// RESOURCE_EXHAUSTED unless so many threads more can be started, which it tries: who cannot start
-// one later, under load or while it drains, has to abort.
+// RESOURCE_EXHAUSTED unless so many more threads can be started, which it tries: a server that
+// could not start one later, under load or while it drains, would have to abort.
 absl::Status CheckThreads(int count);
 
 // Signals that end the server. They are taken by one thread that waits for them: nothing runs in a
@@ -37,8 +37,8 @@ class StopSignals {
   StopSignals();
 
   // Takes them from here on. The first one ends the process with 0 after `stopped`, until
-  // SetServing(); from then on it ends Wait(). The second ends the process with 1 and waits for
-  // nothing, unless it comes at once: it is then taken for an echo of the first.
+  // SetServing(); from then on it ends Wait(). The second ends the process with 1 at once, unless
+  // it comes so soon that it must be an echo of the first.
   void Start(std::function<void()> stopped);
   void SetServing() { serving_.store(true); }
 

@@ -1,5 +1,5 @@
-// From the wire to a Request of the engine: every bound is checked here, before anything is
-// allocated by what a client claims.
+// From the wire to a Request of the engine, checked before anything is allocated by what a client
+// claims.
 #ifndef PACKRAT_SERVER_REQUEST_RULES_H_
 #define PACKRAT_SERVER_REQUEST_RULES_H_
 
@@ -13,6 +13,7 @@
 #include "models/config.h"
 #include "models/text/tokenizer.h"
 #include "runtime/request.h"
+#include "runtime/validate.h"
 
 namespace packrat {
 
@@ -22,28 +23,27 @@ class TokenizeRequest;
 class DetokenizeRequest;
 }  // namespace v1
 
-inline constexpr int kMaxLogitBias = 1024;
 inline constexpr int kDefaultMaxTokens = 256;
 inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what fits a prompt.
 
 // What requests are measured by.
 struct RequestRules {
-  int vocab_size = 0;
-  SamplingDefaults sampling;  // For what a request leaves unset, and below.
+  RequestLimits limits;  // The engine's.
+  // For what a request leaves unset: what the model recommends, and the server's options.
+  SamplingDefaults sampling;
   StopDefaults stop;
-  int max_context = 0;
+  SolverOptions solver;
   const Tokenizer* tokenizer = nullptr;  // Null: token ids only.
   size_t max_piece_bytes = 0;            // The tokenizer's longest piece.
   size_t max_text_bytes = 0;             // More than this cannot be max_context tokens.
-  float cg_tolerance = 1e-4f;            // Defaults of the server.
-  int cg_max_steps = 64;
 };
 
 // Fills in max_piece_bytes and max_text_bytes.
-RequestRules MakeRequestRules(int vocab_size, int max_context, const Tokenizer* tokenizer);
+RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer);
 
-// All of a Request but id, deadline and outbox; `seed` is taken where the client sent none.
-// INVALID_ARGUMENT names field and range; FAILED_PRECONDITION: text without a tokenizer.
+// All of a Request but id, deadline and outbox; `seed` is taken where the client sent none. What it
+// returns, ValidateRequest() passes. INVALID_ARGUMENT names the field as the wire has it, and its
+// range; FAILED_PRECONDITION: text without a tokenizer.
 absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const RequestRules& rules,
                                     uint64_t seed);
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "models/text/tokenizer.h"
-#include "runtime/request.h"
+#include "runtime/outbox.h"
 
 namespace packrat {
 

@@ -265,8 +265,7 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   s.served.model = model;
   s.served.tokenizer = tokenizer;
   s.served.engine = s.engine.get();
-  s.served.rules =
-      MakeRequestRules(model->config().vocab_size, s.engine->options().max_context, tokenizer);
+  s.served.rules = MakeRequestRules(s.engine->limits(), tokenizer);
   if (s.served.rules.max_piece_bytes > ResponseBuilder::kMaxPieceBytes) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the tokenizer has a piece of ", s.served.rules.max_piece_bytes, " bytes; at most ",
@@ -274,8 +273,7 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   }
   s.served.rules.sampling = model->config().sampling;
   s.served.rules.stop = model->config().stop;
-  s.served.rules.cg_tolerance = s.options.cg_tolerance;
-  s.served.rules.cg_max_steps = s.options.cg_max_steps;
+  s.served.rules.solver = s.options.solver;
   s.metrics.SetSource({[&s] { return s.engine->stats(); },
                        [model] { return static_cast<int64_t>(model->weight_bytes()); },
                        [model] { return static_cast<int64_t>(model->scratch_bytes()); },
@@ -318,7 +316,7 @@ void Server::Drain() {
     s.engine->Drain();
     if (!s.environment.streams.WaitForNone(SteadyNow() + s.options.drain_grace)) {
       s.engine->AbortAll(absl::UnavailableError("the server is shutting down"));
-      // Time for the last words; a client that does not read is not waited for.
+      // Time for the last messages. A client that does not read is not waited for.
       s.environment.streams.WaitForNone(SteadyNow() + absl::Seconds(1));
     }
     s.environment.answers.WaitForNone(SteadyNow() + absl::Seconds(1));

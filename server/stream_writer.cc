@@ -35,7 +35,7 @@ void StreamWriter::Notify(std::weak_ptr<Stream> stream) {
     was_empty = notified_.empty();
     notified_.push_back(std::move(stream));
   }
-  // One wake-up for the whole of a step's news where the thread has not come round yet.
+  // One wake-up for all of a step's news if the thread has not come round yet.
   if (was_empty) wake_.notify_one();
 }
 

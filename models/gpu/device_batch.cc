@@ -132,8 +132,8 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
   for (int i = 0; i < batch.num_spans; ++i) {
     const Span& span = batch.spans[i];
     host.spans[i] = {
-        span.first_token,           span.num_tokens, span.position,     std::max(span.slot_in, 0),
-        std::max(span.slot_out, 0), span.tail,       span.cg_tolerance, span.cg_max_steps};
+        span.first_token,           span.num_tokens, span.position, std::max(span.slot_in, 0),
+        std::max(span.slot_out, 0), span.tail,       span.solver};
     std::fill_n(host.token_span + span.first_token, span.num_tokens, i);
     for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
       host.rows[row++] = span.first_token + t;

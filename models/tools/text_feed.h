@@ -15,11 +15,10 @@
 namespace packrat {
 
 struct FeedOptions {
-  std::string model;           // Folder with config.json and safetensors.
-  int piece = 256;             // Tokens fed at a time; 1 is pure decoding. Range [1, 65536].
-  float cg_tolerance = 1e-4f;  // Mesa: relative residual. Range [1e-7, 0.1].
-  int cg_max_steps = 64;       // Range [1, 1024].
-  int threads = 0;             // 0: one per CPU that it may use. Range [0, 1024].
+  std::string model;  // Folder with config.json and safetensors.
+  int piece = 256;    // Tokens fed at a time; 1 is pure decoding. Range [1, 65536].
+  SolverOptions solver;
+  int threads = 0;  // 0: one per CPU that it may use. Range [0, 1024].
 };
 
 // INVALID_ARGUMENT names the option and its range.

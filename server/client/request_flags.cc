@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "models/bounds.h"
 #include "models/text/utf8.h"
 #include "server/client/address.h"
 #include "server/client/tls_flags.h"
@@ -47,18 +48,26 @@ ABSL_FLAG(bool, ignore_eos, false, "The model's end tokens do not end the text."
 ABSL_FLAG(std::vector<std::string>, stop, {},
           "Strings that end the text, separated by commas; \\n and the like are understood.");
 ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt,
-          "Range [0, 100]; 0 always takes the most likely token.");
+          absl::StrCat("Range ", packrat::bounds::kTemperature.Range(),
+                       "; 0 always takes the most likely token."));
 ABSL_FLAG(absl::optional<int32_t>, top_k, absl::nullopt, "Draw from so many; 0: all.");
-ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt, "Range (0, 1].");
-ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt, "Range [0, 1).");
-ABSL_FLAG(absl::optional<double>, repetition_penalty, absl::nullopt, "Range (0, 10]; 1: none.");
-ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt, "Range [-10, 10].");
-ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt, "Range [-10, 10].");
+ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kTopP.Range(), "."));
+ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kMinP.Range(), "."));
+ABSL_FLAG(absl::optional<double>, repetition_penalty, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kRepetitionPenalty.Range(), "; 1: none."));
+ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kPresencePenalty.Range(), "."));
+ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kFrequencyPenalty.Range(), "."));
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt,
           "The same seed gives the same text. bench: of the prompts too.");
 ABSL_FLAG(absl::optional<int32_t>, logprobs, absl::nullopt,
-          "With --json: log-probabilities of so many best tokens; range [0, 20].");
-ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt, "Range [-100, 100]; higher is first.");
+          absl::StrCat("With --json: log-probabilities of so many best tokens; range ",
+                       packrat::bounds::kNumLogprobs.Range(), "."));
+ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt,
+          absl::StrCat("Range ", packrat::bounds::kPriority.Range(), "; higher is first."));
 ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
 ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading or draining too.");

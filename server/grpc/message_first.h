@@ -1,8 +1,8 @@
 // Calls with one message that are known from their beginning.
 //
-// gRPC's callback interface shows such a call only when its message is whole: until then nobody
-// counts it, and nothing but its client's deadline ends it. To the library itself it is a stream
-// that is read once, which it shows at once.
+// gRPC's callback interface shows such a call only when its message is whole. Until then nobody
+// counts it, and only its client's deadline ends it. So the library is told that it is a stream,
+// which it shows at once, and one message of it is read.
 #ifndef PACKRAT_SERVER_GRPC_MESSAGE_FIRST_H_
 #define PACKRAT_SERVER_GRPC_MESSAGE_FIRST_H_
 

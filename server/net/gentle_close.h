@@ -13,9 +13,9 @@
 
 namespace packrat {
 
-// From here on shutdown(fd, SHUT_RDWR) closes the own direction only. The socket stays open, though
+// From here on shutdown(fd, SHUT_RDWR) closes our direction only. The socket stays open, though
 // `fd` is closed, until the peer has closed its own, has sent a megabyte, or two seconds are over;
-// what it sends is thrown away. Of at most 64 sockets at a time: more are closed as ever.
+// what it sends is thrown away. Holds for at most 64 sockets at a time: others are closed at once.
 void CloseGently(int fd);
 
 // Waits until no such socket is left, at most so long.

@@ -28,8 +28,8 @@ void LocalFlags::Number(const std::string& name, float* target) {
 void LocalFlags::Feed(FeedOptions* options) {
   Text("model", &options->model, /*required=*/true);
   Integer("piece", &options->piece);
-  Number("cg_tolerance", &options->cg_tolerance);
-  Integer("cg_max_steps", &options->cg_max_steps);
+  Number("cg_tolerance", &options->solver.cg_tolerance);
+  Integer("cg_max_steps", &options->solver.cg_max_steps);
   Integer("threads", &options->threads);
   Text("cpu_target", &cpu_target_);
 }

@@ -14,6 +14,7 @@
 #include "kernels/check.h"
 #include "models/load.h"
 #include "runtime/engine.h"
+#include "runtime/outbox.h"
 #include "runtime/steady_clock.h"
 #include "tests/bench/report.h"
 

@@ -98,7 +98,7 @@ void BenchModel(const std::string& dir, int threads, const MachineLimits& limits
     const double rate = moved / Median(seconds);
     Row("decode batch 1", rate / 1e9, "GB/s", rate / Median(shares) / 1e9,
         absl::StrCat(1 / Median(seconds), " tokens/s; limit read between the steps; solver steps ",
-                     static_cast<double>(stats.cg_steps) / stats.cg_solves));
+                     static_cast<double>(stats.solver.steps) / stats.solver.solves));
   }
   {
     Sequences many(model.get(), 16, 1024);

@@ -118,7 +118,7 @@ TEST_F(BatchTest, CheckFiniteFindsOneAtEveryPlace) {
             for (int s = 0; s < 4; ++s) {
               ASSERT_EQ(found[s].not_finite, s == span)
                   << bad << " at " << i << " of token " << token;
-              ASSERT_EQ(found[s].cg_steps, 0u);
+              ASSERT_EQ(found[s].solver_steps, 0u);
             }
             x[token * n + i] = kept;
           }

@@ -101,8 +101,7 @@ class SealedState {
                     slots_.place(slot + current_[i]),
                     slots_.place(slot + targets_[i]),
                     tails_.place(static_cast<int>(i)),
-                    cg_tolerance,
-                    cg_max_steps};
+                    {cg_tolerance, cg_max_steps}};
       std::fill_n(token_span.begin() + rows[i].first_token, rows[i].num_tokens, i + 1);
       longest = std::max(longest, rows[i].num_tokens);
     }
@@ -133,7 +132,7 @@ class SealedState {
         << "a slot changed that should not";
     EXPECT_TRUE(tails_.OthersIntact(tails_before_, tails_.Get(), fed));
     const std::vector<SpanTotals> totals = totals_->Get();
-    EXPECT_EQ(totals.front().cg_solves + totals.back().cg_solves, 0u);
+    EXPECT_EQ(totals.front().solver_solves + totals.back().solver_solves, 0u);
     EXPECT_EQ(totals.front().not_finite + totals.back().not_finite, 0u);
     return std::vector<SpanTotals>(totals.begin() + 1, totals.end() - 1);
   }

@@ -23,9 +23,9 @@ struct Totals {
     return residual;
   }
   void Add(const SpanTotals& step) {
-    steps += static_cast<int64_t>(step.cg_steps);
-    solves += static_cast<int64_t>(step.cg_solves);
-    unconverged += step.cg_unconverged;
+    steps += static_cast<int64_t>(step.solver_steps);
+    solves += static_cast<int64_t>(step.solver_solves);
+    unconverged += step.solver_unconverged;
     residual_bits = std::max(residual_bits, step.max_residual_bits);
     not_finite |= step.not_finite;
   }

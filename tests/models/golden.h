@@ -57,7 +57,7 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
       if (n <= 0) continue;
       Span span = state->SpanFor(row, static_cast<int>(tokens.size()), n, done[row]);
       span.num_logits = n;
-      span.cg_tolerance = 1e-6f;
+      span.solver.cg_tolerance = 1e-6f;
       spans.push_back(span);
       const auto* from = golden.ids.data() + row * golden.tokens + done[row];
       tokens.insert(tokens.end(), from, from + n);

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/outbox.h"
 #include "runtime/request.h"
 
 namespace packrat {

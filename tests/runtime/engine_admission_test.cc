@@ -91,11 +91,10 @@ TEST_F(EngineAdmissionTest, WhatCanNeverFitIsRefusedWithTheNumbers) {
   Consumer c;
   absl::Status status = SubmitStatus(c.Make(1, RandomPrompt(&random_, 128), 1));
   EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("prompt must have 1 to 127 tokens"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("got 128"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("prompt has 128 tokens; range [1, 127]"));
   status = SubmitStatus(c.Make(1, RandomPrompt(&random_, 100), 29));
   EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("max_tokens must be in [1, 28]"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("max_tokens is 29; range [1, 28]"));
   EXPECT_FALSE(c.Poll());
   EXPECT_TRUE(engine_->idle());
   Submit(c.Make(1, RandomPrompt(&random_, 100), 28));
@@ -126,20 +125,20 @@ TEST_F(EngineAdmissionTest, OptionsAreChecked) {
     return std::string(status.message());
   };
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_running = 0; }),
-            "max_running must be in [1, 64], got 0");
+            "max_running is 0; range [1, 64]");
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_queue = 0; }),
-            "max_queue must be in [1, 1000000], got 0");
+            "max_queue is 0; range [1, 1000000]");
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_batch_tokens = 15; }),
-            "max_batch_tokens must be in [16, 64], got 15");
+            "max_batch_tokens is 15; range [16, 64]");
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_batch_tokens = 65; }),
-            "max_batch_tokens must be in [16, 64], got 65");
+            "max_batch_tokens is 65; range [16, 64]");
   EXPECT_EQ(refused([](EngineOptions* o) {
               o->max_running = 33;
               o->max_batch_tokens = 32;
             }),
-            "max_batch_tokens must be in [33, 64], got 32");
+            "max_batch_tokens is 32; range [33, 64]");
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_context = 513; }),
-            "max_context must be in [2, 512], got 513");
+            "max_context is 513; range [2, 512]");
 }
 
 // Memory for about three of the longest: they run three at a time, all to the end.

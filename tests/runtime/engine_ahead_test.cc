@@ -46,7 +46,7 @@ TEST_F(EngineAheadTest, OneStepIsInFlight) {
   EXPECT_EQ(c.tokens, model_->GreedyAfter(prompt, 4));
   EXPECT_EQ(InFlight(), 0);
   EXPECT_EQ(model_->steps_started(), 4);
-  EXPECT_EQ(c.finish->usage.cg_solves, 4 + 3);
+  EXPECT_EQ(c.finish->usage.solver.solves, 4 + 3);
   EXPECT_TRUE(engine_->idle());
   EXPECT_FALSE(Step());
   ExpectAllFree();
@@ -58,7 +58,7 @@ TEST_F(EngineAheadTest, RestsWithNothingInFlight) {
   Consumer c;
   const auto prompt = RandomPrompt(&random_, 4);
   Request request = c.Make(1, prompt, 40);
-  request.stop.stop_ids = {model_->GreedyAfter(prompt, 3).back()};
+  request.stop.ids = {model_->GreedyAfter(prompt, 3).back()};
   Submit(std::move(request));
   while (!c.finish.has_value()) {
     ASSERT_TRUE(Step());
@@ -108,10 +108,10 @@ TEST_F(EngineAheadTest, TheTextsAreThoseOfStepAfterStep) {
       Request request = consumers[i].Make(i, RandomPrompt(&random, 1 + random() % 60), 40);
       request.sampling.temperature = i % 4 == 0 ? 0.0f : 1.0f;
       request.sampling.seed = i;
-      request.sampling.num_logprobs = i % 3 == 0 ? 2 : -1;
+      if (i % 3 == 0) request.sampling.num_logprobs = 2;
       request.sampling.frequency_penalty = i % 10 == 9 ? 0.4f : 0.0f;
       request.stop.ignore_eos = i % 2 == 0;
-      request.stop.stop_ids = {static_cast<int32_t>(random() % 80), 11, 12};
+      request.stop.ids = {static_cast<int32_t>(random() % 80), 11, 12};
       request.stop.min_tokens = i % 5 == 0 ? 15 : 0;
       if (i % 7 == 3) request.prompt.back() = FakeModel::kNotFiniteToken;
       if (i % 7 == 4) request.prompt.back() = FakeModel::kNanLogitsToken;
@@ -125,7 +125,7 @@ TEST_F(EngineAheadTest, TheTextsAreThoseOfStepAfterStep) {
       std::vector<float> logprobs;
       for (const TokenLogprobs& l : c.logprobs) logprobs.push_back(l.logprob);
       texts[ahead].push_back(
-          {c.tokens, logprobs, c.finish->reason, static_cast<int>(c.finish->usage.cg_solves)});
+          {c.tokens, logprobs, c.finish->reason, static_cast<int>(c.finish->usage.solver.solves)});
       ends += c.finish->reason == FinishReason::kStopId || c.finish->reason == FinishReason::kEos;
     }
     ExpectAllFree();

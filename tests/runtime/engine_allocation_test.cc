@@ -4,7 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
-#include "runtime/sampler.h"
+#include "runtime/sampling_state.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"
 #include "tests/tools/allocations.h"
@@ -45,7 +45,7 @@ void ExpectNoneWhileDecoding(bool ahead) {
     if (i == 4) sampling.allowed_ids = {5, 6, 7, 8, 9};
     if (i == 6) sampling.banned_ids = {5, 6, 7};
     request.stop.min_tokens = 100;
-    request.stop.stop_ids = {1};
+    request.stop.ids = {1};
     request.deadline = now + absl::Hours(1);
     ASSERT_EQ(engine->Submit(std::move(request), now), absl::OkStatus());
   }

@@ -85,7 +85,7 @@ TEST_F(EngineFairnessTest, WhatIsNotUsedIsNotCharged) {
     consumers_.push_back(std::make_unique<Consumer>());
     Request request = consumers_.back()->Make(i, RandomPrompt(&random_, 4), 200);
     request.tenant = "asks";
-    for (int32_t id = 0; id < 101; ++id) request.stop.stop_ids.push_back(id);
+    for (int32_t id = 0; id < 101; ++id) request.stop.ids.push_back(id);
     Submit(std::move(request));  // Any token ends it.
   }
   for (int i = 0; i < 20; ++i) Add("uses", 1);

@@ -98,7 +98,7 @@ class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
   Request Make(Consumer* consumer, uint64_t id, const std::vector<int32_t>& prompt, int count) {
     Request request = consumer->Make(id, prompt, count);
     request.sampling.num_logprobs = 5;  // Their bits tell more than the tokens.
-    request.cg_tolerance = 1e-6f;
+    request.solver.cg_tolerance = 1e-6f;
     return request;
   }
 

@@ -43,8 +43,8 @@ class EngineMemoryTest : public ::testing::Test {
     request.sampling.frequency_penalty = 0.5f;
     request.sampling.num_logprobs = 3;
     request.sampling.logit_bias = {{5, 1.0f}};
-    request.stop.stop_strings = {"no text of this model has so long a stop string in it"};
-    request.stop.stop_ids = {1};
+    request.text.stop_strings = {"no text of this model has so long a stop string in it"};
+    request.stop.ids = {1};
     return request;
   }
   void Step() {

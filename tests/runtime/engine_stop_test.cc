@@ -64,8 +64,9 @@ class EngineStopTest : public ::testing::Test {
     std::string shown;  // Bytes that were safe, at the end.
     int tokens;
   };
-  // What a reader sees of this text under these stop parameters.
-  Result Run(const std::string& text, const StopParams& stop) {
+  // What a reader sees of this text with these stop strings.
+  Result Run(const std::string& text, const std::vector<std::string>& stop_strings,
+             int min_tokens = 0) {
     auto ids = tokenizer_->Encode(text, {});
     EXPECT_TRUE(ids.ok());
     const int max_tokens = static_cast<int>(ids->size());
@@ -75,9 +76,10 @@ class EngineStopTest : public ::testing::Test {
     auto engine = *Engine::Create(&model, tokenizer_.get(), Small());
     Consumer consumer;
     Request request = consumer.Make(1, {1}, max_tokens);
-    request.stop = stop;
-    request.stop.max_tokens = max_tokens;
-    request.stop.continues_text = false;
+    request.stop.ignore_eos = false;
+    request.stop.min_tokens = min_tokens;
+    request.text.stop_strings = stop_strings;
+    request.text.continues_text = false;
     EXPECT_EQ(engine->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
     std::string shown;
     TextDecoder decoder(tokenizer_.get(), true, false);
@@ -92,8 +94,8 @@ class EngineStopTest : public ::testing::Test {
       const std::string now = decoded.substr(0, std::min(decoded.size(), consumer.safe_text_bytes));
       EXPECT_EQ(now.substr(0, shown.size()), shown) << "what was shown was taken back";
       shown = now;
-      if (stop.min_tokens > 0) continue;
-      for (const std::string& s : stop.stop_strings) {
+      if (min_tokens > 0) continue;
+      for (const std::string& s : stop_strings) {
         EXPECT_LE(shown.size(), std::min(text.find(s), text.size())) << "shown: " << shown;
       }
     }
@@ -103,38 +105,30 @@ class EngineStopTest : public ::testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 
-StopParams Stops(std::vector<std::string> strings, int min_tokens = 0) {
-  StopParams stop;
-  stop.stop_strings = std::move(strings);
-  stop.min_tokens = min_tokens;
-  return stop;
-}
-
 TEST_F(EngineStopTest, CutsBeforeTheStopString) {
   const std::string text = "The quick brown fox.\nUser: next";
-  const Result r = Run(text, Stops({"\nUser:"}));
+  const Result r = Run(text, {"\nUser:"});
   EXPECT_EQ(r.finish.reason, FinishReason::kStopString);
   EXPECT_EQ(r.shown, "The quick brown fox.");
   EXPECT_EQ(r.finish.usage.completion_tokens, r.tokens);
 }
 
 TEST_F(EngineStopTest, InTheMiddleOfATokenAndAcrossTokens) {
-  EXPECT_EQ(Run("Understanding matters", Stops({"stand"})).shown, "Under");
-  EXPECT_EQ(Run("one two three four", Stops({"wo three f"})).shown, "one t");
+  EXPECT_EQ(Run("Understanding matters", {"stand"}).shown, "Under");
+  EXPECT_EQ(Run("one two three four", {"wo three f"}).shown, "one t");
 }
 
 TEST_F(EngineStopTest, OverlappingPrefixes) {
-  EXPECT_EQ(Run("x aabaabaac y", Stops({"aabaac"})).shown, "x aab");
-  EXPECT_EQ(Run("a -- b --- c", Stops({"---"})).shown, "a -- b ");
+  EXPECT_EQ(Run("x aabaabaac y", {"aabaac"}).shown, "x aab");
+  EXPECT_EQ(Run("a -- b --- c", {"---"}).shown, "a -- b ");
 }
 
 TEST_F(EngineStopTest, Utf8) {
-  EXPECT_EQ(Run("caf\xC3\xA9 \xF0\x9F\x90\x80 end", Stops({"\xF0\x9F\x90\x80"})).shown,
-            "caf\xC3\xA9 ");
+  EXPECT_EQ(Run("caf\xC3\xA9 \xF0\x9F\x90\x80 end", {"\xF0\x9F\x90\x80"}).shown, "caf\xC3\xA9 ");
 }
 
 TEST_F(EngineStopTest, WhatWasHeldBackIsShownAtTheEnd) {
-  const Result r = Run("It ends with a line\n\nUse", Stops({"\n\nUser:"}));
+  const Result r = Run("It ends with a line\n\nUse", {"\n\nUser:"});
   EXPECT_EQ(r.finish.reason, FinishReason::kLength);
   EXPECT_EQ(r.shown, "It ends with a line\n\nUse");
 }
@@ -142,10 +136,10 @@ TEST_F(EngineStopTest, WhatWasHeldBackIsShownAtTheEnd) {
 TEST_F(EngineStopTest, NotBeforeMinTokens) {
   const std::string text = "a b c STOP d e f STOP g";
   const int tokens_of_first = static_cast<int>(tokenizer_->Encode("a b c STOP", {})->size());
-  const Result early = Run(text, Stops({"STOP"}, tokens_of_first));
+  const Result early = Run(text, {"STOP"}, tokens_of_first);
   EXPECT_EQ(early.finish.reason, FinishReason::kStopString);
   EXPECT_EQ(early.shown, "a b c STOP d e f ");
-  EXPECT_EQ(Run(text, Stops({"STOP"}, tokens_of_first - 1)).shown, "a b c ");
+  EXPECT_EQ(Run(text, {"STOP"}, tokens_of_first - 1).shown, "a b c ");
 }
 
 TEST_F(EngineStopTest, PaddingIsNeverSampled) {

@@ -31,8 +31,8 @@ TEST_F(EngineTest, GreedyTextIsTheModels) {
   EXPECT_EQ(c.finish->usage.prompt_tokens, 50);
   EXPECT_EQ(c.finish->usage.completion_tokens, 40);
   // All but the last generated token went through the model.
-  EXPECT_EQ(c.finish->usage.cg_solves, 50 + 39);
-  EXPECT_EQ(c.finish->usage.cg_steps, 2 * (50 + 39));
+  EXPECT_EQ(c.finish->usage.solver.solves, 50 + 39);
+  EXPECT_EQ(c.finish->usage.solver.steps, 2 * (50 + 39));
   EXPECT_TRUE(c.admitted);
   ExpectAllFree();
   const EngineStats stats = engine_->stats();
@@ -166,7 +166,7 @@ TEST_F(EngineTest, SolverOptionsReachTheModel) {
   Consumer c;
   const auto prompt = RandomPrompt(&random_, 5);
   Request request = c.Make(1, prompt, 1);
-  request.cg_max_steps = 17;
+  request.solver.cg_max_steps = 17;
   Submit(std::move(request));
   RunUntilIdle();
   c.Poll();
@@ -232,7 +232,7 @@ TEST_F(EngineTest, EndIds) {
   const auto first = std::find(text.begin(), text.end(), stop) - text.begin();
   Consumer c;
   Request request = c.Make(1, prompt, 30);
-  request.stop.stop_ids = {stop};
+  request.stop.ids = {stop};
   Submit(std::move(request));
   RunUntilIdle();
   c.Poll();

@@ -9,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/engine.h"
+#include "runtime/outbox.h"
 #include "runtime/steady_clock.h"
 #include "tests/runtime/fake_model.h"
 

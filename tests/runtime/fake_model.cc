@@ -179,7 +179,7 @@ uint64_t FakeModel::ComputeToken(const Span& span, int position, int32_t token,
     }
     if ((position + 1) % kBlockTokens == 0) *slot(span.slot_out) = {block + 1, tail.text_hash};
   }
-  return Mix(hash, span.cg_max_steps);
+  return Mix(hash, span.solver.cg_max_steps);
 }
 
 absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory& state,
@@ -192,14 +192,14 @@ absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory&
     PACKRAT_CHECK(span.first_token == next_token && span.num_tokens >= 1);
     next_token += span.num_tokens;
     stats[i] = SpanStats();
-    stats[i].cg_solves = span.num_tokens;
-    stats[i].cg_steps = 2 * span.num_tokens;
+    stats[i].solver.solves = span.num_tokens;
+    stats[i].solver.steps = 2 * span.num_tokens;
     bool nan_logits = false;
     for (int t = 0; t < span.num_tokens; ++t) {
       const int32_t token = batch.tokens[span.first_token + t];
       PACKRAT_CHECK(token >= 0 && token < config_.vocab_size) << token;
       if (token == kNotFiniteToken) stats[i].finite = false;
-      if (token == kUnconvergedToken) ++stats[i].cg_unconverged;
+      if (token == kUnconvergedToken) ++stats[i].solver.unconverged;
       if (token == kNanLogitsToken) nan_logits = true;
       const uint64_t hash = ComputeToken(span, span.position + t, token, state);
       if (t < span.num_tokens - span.num_logits) continue;

@@ -5,7 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "runtime/request.h"
+#include "runtime/outbox.h"
 
 namespace packrat {
 namespace {

@@ -1,4 +1,4 @@
-#include "runtime/sampler.h"
+#include "runtime/sampling_state.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/sampling.h"
+#include "runtime/outbox.h"
 #include "tests/runtime/sampling_reference.h"
 
 namespace packrat {
@@ -156,7 +157,7 @@ TEST(Sampler, Logprobs) {
     EXPECT_NEAR(logprobs.logprob, std::log(p[token]), 2e-5);
     const size_t possible =
         std::count_if(scores.begin(), scores.end(), [](double x) { return std::isfinite(x); });
-    ASSERT_EQ(logprobs.top.size(), std::min<size_t>(c.params.num_logprobs, possible));
+    ASSERT_EQ(logprobs.top.size(), std::min<size_t>(*c.params.num_logprobs, possible));
     std::vector<double> sorted = p;
     std::sort(sorted.rbegin(), sorted.rend());
     for (size_t i = 0; i < logprobs.top.size(); ++i) {

@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "runtime/sampler.h"
+#include "runtime/sampling_state.h"
 
 namespace packrat {
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace packrat {
@@ -42,103 +43,115 @@ TEST(ValidateRequest, EveryBoundIsNamedWithItsRange) {
     std::function<void(R)> change;
     const char* message;
   } kCases[] = {
-      {[](R r) { r->prompt.clear(); },
-       "prompt must have 1 to 63 tokens (max_context 64 less one to generate), got 0"},
+      {[](R r) { r->prompt.clear(); }, "prompt has 0 tokens; range [1, 63] (max_context 64)"},
       {[](R r) { r->prompt.assign(64, 1); },
-       "prompt must have 1 to 63 tokens (max_context 64 less one to generate), got 64"},
-      {[](R r) { r->prompt[1] = -1; }, "prompt[1] must be in [0, 100), got -1"},
-      {[](R r) { r->prompt[2] = 100; }, "prompt[2] must be in [0, 100), got 100"},
-      {[](R r) { r->stop.max_tokens = 0; },
-       "max_tokens must be in [1, 61] (max_context 64 less 3 tokens of prompt), got 0"},
+       "prompt has 64 tokens; range [1, 63] (max_context 64)"},
+      {[](R r) { r->prompt[1] = -1; }, "prompt[1] is -1; range [0, 100)"},
+      {[](R r) { r->prompt[2] = 100; }, "prompt[2] is 100; range [0, 100)"},
+      {[](R r) { r->stop.max_tokens = 0; }, "stop.max_tokens is 0; range [1, 63]"},
       {[](R r) { r->stop.max_tokens = 62; },
-       "max_tokens must be in [1, 61] (max_context 64 less 3 tokens of prompt), got 62"},
-      {[](R r) { r->stop.min_tokens = 11; }, "min_tokens must be in [0, max_tokens = 10], got 11"},
-      {[](R r) { r->stop.min_tokens = -1; }, "min_tokens must be in [0, max_tokens = 10], got -1"},
-      {[](R r) { r->sampling.temperature = kNan; }, "temperature must be in [0, 100], got nan"},
-      {[](R r) { r->sampling.temperature = -0.5f; }, "temperature must be in [0, 100], got -0.5"},
-      {[](R r) { r->sampling.temperature = kInf; }, "temperature must be in [0, 100], got inf"},
-      {[](R r) { r->sampling.top_k = -1; }, "top_k must be in [0, 100], got -1"},
-      {[](R r) { r->sampling.top_k = 101; }, "top_k must be in [0, 100], got 101"},
-      {[](R r) { r->sampling.top_p = 0; }, "top_p must be in (0, 1], got 0"},
-      {[](R r) { r->sampling.top_p = 1.5f; }, "top_p must be in (0, 1], got 1.5"},
-      {[](R r) { r->sampling.top_p = kNan; }, "top_p must be in (0, 1], got nan"},
-      {[](R r) { r->sampling.min_p = 1; }, "min_p must be in [0, 1), got 1"},
-      {[](R r) { r->sampling.min_p = kNan; }, "min_p must be in [0, 1), got nan"},
+       "stop.max_tokens is 62; range [1, 61] (max_context 64 less 3 tokens of prompt)"},
+      {[](R r) { r->stop.min_tokens = 11; }, "stop.min_tokens is 11; range [0, 10]"},
+      {[](R r) { r->stop.min_tokens = -1; }, "stop.min_tokens is -1; range [0, 10]"},
+      {[](R r) { r->sampling.temperature = kNan; }, "sampling.temperature is nan; range [0, 100]"},
+      {[](R r) { r->sampling.temperature = -0.5f; },
+       "sampling.temperature is -0.5; range [0, 100]"},
+      {[](R r) { r->sampling.temperature = kInf; }, "sampling.temperature is inf; range [0, 100]"},
+      {[](R r) { r->sampling.top_k = -1; }, "sampling.top_k is -1; range [0, 100]"},
+      {[](R r) { r->sampling.top_k = 101; }, "sampling.top_k is 101; range [0, 100]"},
+      {[](R r) { r->sampling.top_p = 0; }, "sampling.top_p is 0; range (0, 1]"},
+      {[](R r) { r->sampling.top_p = 1.5f; }, "sampling.top_p is 1.5; range (0, 1]"},
+      {[](R r) { r->sampling.top_p = kNan; }, "sampling.top_p is nan; range (0, 1]"},
+      {[](R r) { r->sampling.min_p = 1; }, "sampling.min_p is 1; range [0, 1)"},
+      {[](R r) { r->sampling.min_p = kNan; }, "sampling.min_p is nan; range [0, 1)"},
       {[](R r) { r->sampling.repetition_penalty = 0; },
-       "repetition_penalty must be in (0, 10], got 0"},
+       "sampling.repetition_penalty is 0; range (0, 10]"},
       {[](R r) { r->sampling.repetition_penalty = kNan; },
-       "repetition_penalty must be in (0, 10], got nan"},
+       "sampling.repetition_penalty is nan; range (0, 10]"},
       {[](R r) { r->sampling.repetition_penalty = 11; },
-       "repetition_penalty must be in (0, 10], got 11"},
+       "sampling.repetition_penalty is 11; range (0, 10]"},
       {[](R r) { r->sampling.presence_penalty = 11; },
-       "presence_penalty must be in [-10, 10], got 11"},
+       "sampling.presence_penalty is 11; range [-10, 10]"},
       {[](R r) { r->sampling.presence_penalty = -11; },
-       "presence_penalty must be in [-10, 10], got -11"},
+       "sampling.presence_penalty is -11; range [-10, 10]"},
       {[](R r) { r->sampling.frequency_penalty = 11; },
-       "frequency_penalty must be in [-10, 10], got 11"},
+       "sampling.frequency_penalty is 11; range [-10, 10]"},
       {[](R r) { r->sampling.frequency_penalty = -11; },
-       "frequency_penalty must be in [-10, 10], got -11"},
+       "sampling.frequency_penalty is -11; range [-10, 10]"},
       {[](R r) {
          r->sampling.logit_bias = {{5, -1001}};
        },
-       "logit_bias of token 5 must be in [-1000, 1000], got -1001"},
-      {[](R r) { r->sampling.temperature = 101; }, "temperature must be in [0, 100], got 101"},
-      {[](R r) { r->sampling.min_p = -0.5f; }, "min_p must be in [0, 1), got -0.5"},
-      {[](R r) { r->cg_tolerance = 0.2f; }, "cg_tolerance must be in [1e-07, 0.1], got 0.2"},
-      {[](R r) { r->sampling.num_logprobs = 21; }, "num_logprobs must be in [-1, 20], got 21"},
-      {[](R r) { r->sampling.num_logprobs = -2; }, "num_logprobs must be in [-1, 20], got -2"},
+       "sampling.logit_bias[0].bias is -1001; range [-1000, 1000]"},
+      {[](R r) { r->sampling.temperature = 101; }, "sampling.temperature is 101; range [0, 100]"},
+      {[](R r) { r->sampling.min_p = -0.5f; }, "sampling.min_p is -0.5; range [0, 1)"},
+      {[](R r) { r->solver.cg_tolerance = 0.2f; }, "solver.cg_tolerance is 0.2; range [1e-7, 0.1]"},
+      {[](R r) { r->sampling.num_logprobs = 21; }, "sampling.num_logprobs is 21; range [0, 20]"},
+      {[](R r) { r->sampling.num_logprobs = -1; }, "sampling.num_logprobs is -1; range [0, 20]"},
       {[](R r) {
          r->sampling.logit_bias = {{5, 1001}};
        },
-       "logit_bias of token 5 must be in [-1000, 1000], got 1001"},
+       "sampling.logit_bias[0].bias is 1001; range [-1000, 1000]"},
       {[](R r) {
          r->sampling.logit_bias = {{5, kNan}};
        },
-       "logit_bias of token 5 must be in [-1000, 1000], got nan"},
+       "sampling.logit_bias[0].bias is nan; range [-1000, 1000]"},
       {[](R r) {
          r->sampling.logit_bias = {{5, 1}, {100, 1}};
        },
-       "logit_bias[1] must be in [0, 100), got 100"},
+       "sampling.logit_bias[1] is 100; range [0, 100)"},
       {[](R r) {
          r->sampling.logit_bias = {{5, 1}, {6, 1}, {5, 2}};
        },
-       "logit_bias must name each token once, got token 5 twice"},
+       "sampling.logit_bias names token 5 more than once; ids must be distinct"},
       {[](R r) {
          r->sampling.allowed_ids = {5, 100};
        },
-       "allowed_ids[1] must be in [0, 100), got 100"},
-      {[](R r) { r->sampling.banned_ids = {-7}; }, "banned_ids[0] must be in [0, 100), got -7"},
-      {[](R r) { r->stop.stop_ids = {100}; }, "stop_ids[0] must be in [0, 100), got 100"},
-      {[](R r) { r->stop.stop_ids.assign(257, 1); }, "stop_ids must be in [0, 256] ids, got 257"},
-      {[](R r) { r->stop.stop_strings.assign(1000, "x"); },
-       "stop_strings must be in [0, 16] strings, got 1000"},
+       "sampling.allowed_ids[1] is 100; range [0, 100)"},
+      {[](R r) { r->sampling.banned_ids = {-7}; }, "sampling.banned_ids[0] is -7; range [0, 100)"},
+      {[](R r) { r->stop.ids = {100}; }, "stop.ids[0] is 100; range [0, 100)"},
+      {[](R r) { r->stop.ids.assign(257, 1); }, "stop.ids has 257 ids; range [0, 256]"},
+      {[](R r) { r->text.stop_strings.assign(1000, "x"); },
+       "text.stop_strings has 1000 strings; range [0, 16]"},
       {[](R r) {
-         r->stop.stop_strings = {"x", ""};
+         r->text.stop_strings = {"x", ""};
        },
-       "stop_strings[1] must be in [1, 256] bytes, got 0"},
-      {[](R r) { r->stop.stop_strings = {std::string(257, 'x')}; },
-       "stop_strings[0] must be in [1, 256] bytes, got 257"},
-      {[](R r) { r->cg_tolerance = 0; }, "cg_tolerance must be in [1e-07, 0.1], got 0"},
-      {[](R r) { r->cg_tolerance = kNan; }, "cg_tolerance must be in [1e-07, 0.1], got nan"},
-      {[](R r) { r->cg_max_steps = 0; }, "cg_max_steps must be in [1, 1024], got 0"},
-      {[](R r) { r->cg_max_steps = 1025; }, "cg_max_steps must be in [1, 1024], got 1025"},
+       "text.stop_strings[1] has 0 bytes; range [1, 256]"},
+      {[](R r) { r->text.stop_strings = {std::string(257, 'x')}; },
+       "text.stop_strings[0] has 257 bytes; range [1, 256]"},
+      {[](R r) { r->solver.cg_tolerance = 0; }, "solver.cg_tolerance is 0; range [1e-7, 0.1]"},
+      {[](R r) { r->solver.cg_tolerance = kNan; }, "solver.cg_tolerance is nan; range [1e-7, 0.1]"},
+      {[](R r) { r->solver.cg_max_steps = 0; }, "solver.cg_max_steps is 0; range [1, 1024]"},
+      {[](R r) { r->solver.cg_max_steps = 1025; }, "solver.cg_max_steps is 1025; range [1, 1024]"},
+      {[](R r) { r->priority = 101; }, "priority is 101; range [-100, 100]"},
+      {[](R r) { r->priority = -101; }, "priority is -101; range [-100, 100]"},
+      {[](R r) { r->sampling.logit_bias.resize(1025); },
+       "sampling.logit_bias has 1025 entries; range [0, 1024]"},
+      {[](R r) { r->sampling.allowed_ids.assign(101, 1); },
+       "sampling.allowed_ids has 101 ids; range [0, 100]"},
+      {[](R r) { r->sampling.banned_ids.assign(101, 1); },
+       "sampling.banned_ids has 101 ids; range [0, 100]"},
+      {[](R r) {
+         r->prompt.assign(60, 1);
+         r->stop.max_tokens = 4;
+         r->stop.min_tokens = 5;
+       },
+       "stop.min_tokens is 5; range [0, 4]"},
       {[](R r) {
          r->sampling.allowed_ids = {5, 97};
          r->sampling.banned_ids = {5};
        },
-       "allowed_token_ids and banned_token_ids leave no token to sample"},
+       "sampling.allowed_ids and sampling.banned_ids leave no token to sample"},
       {[](R r) {
          for (int i = 0; i < 96; ++i) r->sampling.banned_ids.push_back(i);
        },
-       "allowed_token_ids and banned_token_ids leave no token to sample"},
+       "sampling.allowed_ids and sampling.banned_ids leave no token to sample"},
       {[](R r) {
          r->sampling.allowed_ids = {2, 7};
-         r->stop.stop_ids = {7};
+         r->stop.ids = {7};
          r->stop.min_tokens = 1;
        },
-       "min_tokens excludes the end and stop ids, and allowed_token_ids and banned_token_ids leave "
-       "no other "
-       "token to sample"},
+       "stop.min_tokens excludes the end and stop ids, and sampling.allowed_ids and "
+       "sampling.banned_ids leave no other token to sample"},
   };
   for (const auto& c : kCases) EXPECT_EQ(Message(c.change), c.message);
 }
@@ -157,10 +170,10 @@ TEST(ValidateRequest, TheEndsOfEveryRangePass) {
               r->sampling.frequency_penalty = 10;
               r->sampling.num_logprobs = 20;
               r->sampling.logit_bias = {{0, -1000}, {99, 1000}};
-              r->stop.stop_strings.assign(16, std::string(256, 'x'));
-              r->stop.stop_ids.assign(256, 0);
-              r->cg_tolerance = 1e-7f;
-              r->cg_max_steps = 1;
+              r->text.stop_strings.assign(16, std::string(256, 'x'));
+              r->stop.ids.assign(256, 0);
+              r->solver.cg_tolerance = 1e-7f;
+              r->solver.cg_max_steps = 1;
             }),
             "");
   EXPECT_EQ(Message([](Request* r) {
@@ -170,11 +183,39 @@ TEST(ValidateRequest, TheEndsOfEveryRangePass) {
               r->sampling.repetition_penalty = 10;
               r->sampling.presence_penalty = 10;
               r->sampling.frequency_penalty = -10;
-              r->cg_tolerance = 0.1f;
-              r->cg_max_steps = 1024;
+              r->solver.cg_tolerance = 0.1f;
+              r->solver.cg_max_steps = 1024;
               r->sampling.allowed_ids = {2};  // min_tokens 0: the end id alone is enough.
             }),
             "");
+}
+
+// What a front end calls a field is what the message says.
+TEST(ValidateRequest, NamesAreTheFrontEnds) {
+  const FieldNames names = [](absl::string_view field) { return absl::StrCat("<", field, ">"); };
+  const auto message = [&](const std::function<void(Request*)>& change) {
+    Request request;
+    request.prompt = {1};
+    request.stop.max_tokens = 4;
+    change(&request);
+    return std::string(ValidateRequest(request, Limits(), names).message());
+  };
+  using R = Request*;
+  EXPECT_EQ(message([](R r) { r->sampling.top_p = 2; }), "<sampling.top_p> is 2; range (0, 1]");
+  EXPECT_EQ(message([](R r) { r->stop.ids = {-1}; }), "<stop.ids>[0] is -1; range [0, 100)");
+  EXPECT_EQ(message([](R r) { r->prompt.clear(); }),
+            "<prompt> has 0 tokens; range [1, 63] (max_context 64)");
+  EXPECT_EQ(message([](R r) { r->prompt = {100}; }), "<prompt>[0] is 100; range [0, 100)");
+}
+
+// A prompt that is not there yet is not missing.
+TEST(ValidateRequest, OptionsGoBeforeThePrompt) {
+  Request request;
+  request.stop.max_tokens = 63;
+  EXPECT_TRUE(ValidateOptions(request, Limits(), NameInRequest).ok());
+  request.stop.max_tokens = 64;
+  EXPECT_EQ(ValidateOptions(request, Limits(), NameInRequest).message(),
+            "stop.max_tokens is 64; range [1, 63]");
 }
 
 TEST(ValidateRequest, StopStringsNeedATokenizer) {
@@ -183,7 +224,7 @@ TEST(ValidateRequest, StopStringsNeedATokenizer) {
   Request request;
   request.prompt = {1};
   request.stop.max_tokens = 4;
-  request.stop.stop_strings = {"x"};
+  request.text.stop_strings = {"x"};
   EXPECT_TRUE(absl::IsFailedPrecondition(ValidateRequest(request, limits)));
 }
 

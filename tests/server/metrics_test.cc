@@ -128,9 +128,9 @@ EngineStats KnownStats() {
   stats.generated_tokens = 2200;
   stats.ended_waiting = 6;
   stats.steps = 17;
-  stats.cg_solves = 19;
-  stats.cg_steps = 89;
-  stats.cg_unconverged = 2;
+  stats.solver.solves = 19;
+  stats.solver.steps = 89;
+  stats.solver.unconverged = 2;
   stats.model_time = absl::Milliseconds(1500);
   stats.sample_time = absl::Milliseconds(250);
   stats.host_time = absl::Milliseconds(125);

@@ -30,7 +30,8 @@ ServerOptions GoodOptions() {
 }
 
 TEST(RequestRules, WhatARequestLeavesUnsetIsWhatTheModelRecommends) {
-  RequestRules rules = MakeRequestRules(/*vocab_size=*/100, /*max_context=*/64, nullptr);
+  RequestRules rules =
+      MakeRequestRules({/*vocab_size=*/100, /*num_ids=*/100, /*max_context=*/64}, nullptr);
   rules.sampling = {0.5f, 40, 0.9f};
   v1::GenerateRequest wire;
   wire.mutable_tokens()->add_ids(7);
@@ -50,7 +51,8 @@ TEST(RequestRules, WhatARequestLeavesUnsetIsWhatTheModelRecommends) {
 }
 
 TEST(RequestRules, OtherRecommendationsAreDefaultsToo) {
-  RequestRules rules = MakeRequestRules(/*vocab_size=*/100, /*max_context=*/64, nullptr);
+  RequestRules rules =
+      MakeRequestRules({/*vocab_size=*/100, /*num_ids=*/100, /*max_context=*/64}, nullptr);
   rules.sampling.min_p = 0.125f;
   rules.sampling.repetition_penalty = 1.25f;
   rules.sampling.banned_ids = {3, 5};
@@ -64,7 +66,7 @@ TEST(RequestRules, OtherRecommendationsAreDefaultsToo) {
   EXPECT_EQ(request->sampling.banned_ids, (std::vector<int32_t>{3, 5}));
   EXPECT_EQ(request->stop.min_tokens, 8);
   EXPECT_EQ(request->stop.max_tokens, 20);
-  EXPECT_TRUE(request->stop.stop_strings.empty());  // Without a tokenizer there is no text.
+  EXPECT_TRUE(request->text.stop_strings.empty());  // Without a tokenizer there is no text.
   // What is sent counts, zero included; a default gives way to it.
   wire.mutable_sampling()->set_min_p(0);
   wire.mutable_sampling()->add_banned_token_ids(9);
@@ -124,10 +126,10 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"at least --max_running", [](ServerOptions* o) { o->engine.max_batch_tokens = 32; }},
       {"--max_context", [](ServerOptions* o) { o->engine.max_context = -1; }},
       {"--state_bytes", [](ServerOptions* o) { o->engine.state_bytes = -1; }},
-      {"--cg_tolerance", [](ServerOptions* o) { o->cg_tolerance = 0; }},
+      {"--cg_tolerance", [](ServerOptions* o) { o->solver.cg_tolerance = 0; }},
       {"--cg_tolerance",
-       [](ServerOptions* o) { o->cg_tolerance = std::numeric_limits<float>::quiet_NaN(); }},
-      {"--cg_max_steps", [](ServerOptions* o) { o->cg_max_steps = 0; }},
+       [](ServerOptions* o) { o->solver.cg_tolerance = std::numeric_limits<float>::quiet_NaN(); }},
+      {"--cg_max_steps", [](ServerOptions* o) { o->solver.cg_max_steps = 0; }},
       {"--drain_grace is -1s; range [0, 1h]",
        [](ServerOptions* o) { o->drain_grace = absl::Seconds(-1); }},
       {"--drain_delay is 1h1s; range [0, 1h]",
@@ -248,7 +250,9 @@ std::unique_ptr<Tokenizer> WithLongPieces(size_t bytes) {
 TEST(ResponseBuilder, LongPiecesFitToo) {
   constexpr size_t kBytes = ResponseBuilder::kMaxPieceBytes;
   const auto tokenizer = WithLongPieces(kBytes);
-  EXPECT_EQ(MakeRequestRules(4096 + kMaxLogprobs, 64, tokenizer.get()).max_piece_bytes, kBytes);
+  EXPECT_EQ(MakeRequestRules({4096 + kMaxLogprobs, 4096 + kMaxLogprobs, 64, true}, tokenizer.get())
+                .max_piece_bytes,
+            kBytes);
   TokenLogprobs logprobs;
   for (int i = 0; i < kMaxLogprobs; ++i) logprobs.top.emplace_back(4096 + i, -1.0f);
   ResponseBuilder builder(tokenizer.get(), true, true);

@@ -86,9 +86,9 @@ std::vector<Case> Cases() {
       {"bias of an unknown id", Sampling([](S* s) { s->add_logit_bias()->set_token_id(101); }),
        "sampling.logit_bias[0]", "[0, 101)"},
       {"bias too large", Sampling([](S* s) { s->add_logit_bias()->set_bias(1001); }),
-       "sampling.logit_bias.bias", "[-1000, 1000]"},
+       "sampling.logit_bias[0].bias", "[-1000, 1000]"},
       {"NaN bias", Sampling([](S* s) { s->add_logit_bias()->set_bias(kNan); }),
-       "sampling.logit_bias.bias", "[-1000, 1000]"},
+       "sampling.logit_bias[0].bias", "[-1000, 1000]"},
       {"bias twice", Sampling([](S* s) {
          s->add_logit_bias();
          s->add_logit_bias();
@@ -97,7 +97,7 @@ std::vector<Case> Cases() {
       {"bias too often", Sampling([](S* s) {
          for (int i = 0; i < 1025; ++i) s->add_logit_bias();
        }),
-       "sampling.logit_bias", "at most 1024"},
+       "sampling.logit_bias", "[0, 1024]"},
       {"allowed unknown id", Sampling([](S* s) { s->add_allowed_token_ids(-3); }),
        "sampling.allowed_token_ids[0]", "[0, 101)"},
       {"banned unknown id", Sampling([](S* s) { s->add_banned_token_ids(1 << 30); }),
@@ -105,7 +105,7 @@ std::vector<Case> Cases() {
       {"banned too often", Sampling([](S* s) {
          for (int i = 0; i < 102; ++i) s->add_banned_token_ids(1);
        }),
-       "sampling.banned_token_ids", "at most 101"},
+       "sampling.banned_token_ids", "[0, 101]"},
       {"everything banned", Sampling([](S* s) {
          for (int i = 0; i < 101; ++i) s->add_banned_token_ids(i);
        }),
@@ -113,7 +113,7 @@ std::vector<Case> Cases() {
       {"1000 stop strings", Stop([](T* t) {
          for (int i = 0; i < 1000; ++i) t->add_strings("x");
        }),
-       "stop.strings", "at most 16"},
+       "stop.strings", "[0, 16]"},
       {"empty stop string", Stop([](T* t) { t->add_strings(""); }), "stop.strings[0]", "[1, 256]"},
       {"long stop string", Stop([](T* t) { t->add_strings(std::string(257, 'x')); }),
        "stop.strings[0]", "[1, 256]"},
@@ -124,7 +124,7 @@ std::vector<Case> Cases() {
       {"too many stop ids", Stop([](T* t) {
          for (int i = 0; i < 257; ++i) t->add_token_ids(1);
        }),
-       "stop.token_ids", "at most 256"},
+       "stop.token_ids", "[0, 256]"},
       {"max_tokens 0", Stop([](T* t) { t->set_max_tokens(0); }), "stop.max_tokens", "[1, 511]"},
       {"max_tokens -5", Stop([](T* t) { t->set_max_tokens(-5); }), "stop.max_tokens", "[1, 511]"},
       {"max_tokens beyond the context", Stop([](T* t) { t->set_max_tokens(511); }),
@@ -136,9 +136,9 @@ std::vector<Case> Cases() {
        }),
        "stop.min_tokens", "[0, 5]"},
       {"cg_tolerance 0", [](R* r) { r->mutable_solver()->set_cg_tolerance(0); },
-       "solver.cg_tolerance", "1e-07, 0.1]"},
+       "solver.cg_tolerance", "1e-7, 0.1]"},
       {"NaN cg_tolerance", [](R* r) { r->mutable_solver()->set_cg_tolerance(kNan); },
-       "solver.cg_tolerance", "1e-07, 0.1]"},
+       "solver.cg_tolerance", "1e-7, 0.1]"},
       {"cg_max_steps 0", [](R* r) { r->mutable_solver()->set_cg_max_steps(0); },
        "solver.cg_max_steps", "[1, 1024]"},
       {"cg_max_steps 1025", [](R* r) { r->mutable_solver()->set_cg_max_steps(1025); },

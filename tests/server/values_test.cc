@@ -151,8 +151,8 @@ TEST(Values, ModelInfoTellsEveryNumberOfTheConfiguration) {
   ServerOptions options;
   options.model_name = "a-name";
   options.max_message_bytes = 123456;
-  options.cg_tolerance = 0.01f;
-  options.cg_max_steps = 17;
+  options.solver.cg_tolerance = 0.01f;
+  options.solver.cg_max_steps = 17;
   ServedModel served;
   served.model = &model;
   served.engine = engine->get();
@@ -223,14 +223,14 @@ TEST(Values, EndIdsAreTheConfigurationsOrElseTheTokenizers) {
 
 TEST(Values, SolverDefaultsOfTheServerReachTheModel) {
   TestServer::Options options;
-  options.server.cg_tolerance = 0.01f;
-  options.server.cg_max_steps = 17;
+  options.server.solver.cg_tolerance = 0.01f;
+  options.server.solver.cg_max_steps = 17;
   TestServer server(options);
   Mutex mutex;
   std::vector<std::pair<float, int>> seen;
   server.model().on_forward = [&](const Batch& batch) {
     MutexLock lock(&mutex);
-    seen.emplace_back(batch.spans[0].cg_tolerance, batch.spans[0].cg_max_steps);
+    seen.emplace_back(batch.spans[0].solver.cg_tolerance, batch.spans[0].solver.cg_max_steps);
   };
   const auto stub = StubFor(server);
   v1::GenerateRequest request = Ids({5}, 1);
@@ -304,12 +304,12 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"max_context low", [](O o, int by) { o->engine.max_context = 0 - by; }},
       {"state_bytes low", [](O o, int by) { o->engine.state_bytes = 0 - by; }},
       {"state_bytes", [](O o, int by) { o->engine.state_bytes = (int64_t{1} << 46) + by; }},
-      {"cg_max_steps low", [](O o, int by) { o->cg_max_steps = 1 - by; }},
-      {"cg_max_steps", [](O o, int by) { o->cg_max_steps = 1024 + by; }},
+      {"cg_max_steps low", [](O o, int by) { o->solver.cg_max_steps = 1 - by; }},
+      {"cg_max_steps", [](O o, int by) { o->solver.cg_max_steps = 1024 + by; }},
       {"cg_tolerance low",
-       [](O o, int by) { o->cg_tolerance = by > 0 ? std::nextafter(1e-7f, 0.0f) : 1e-7f; }},
+       [](O o, int by) { o->solver.cg_tolerance = by > 0 ? std::nextafter(1e-7f, 0.0f) : 1e-7f; }},
       {"cg_tolerance",
-       [](O o, int by) { o->cg_tolerance = by > 0 ? std::nextafter(0.1f, 1.0f) : 0.1f; }},
+       [](O o, int by) { o->solver.cg_tolerance = by > 0 ? std::nextafter(0.1f, 1.0f) : 0.1f; }},
       {"drain_grace low", [](O o, int by) { o->drain_grace = -absl::Nanoseconds(by); }},
       {"drain_grace", [](O o, int by) { o->drain_grace = absl::Hours(1) + absl::Nanoseconds(by); }},
       {"stream_idle_timeout low",

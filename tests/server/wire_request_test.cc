@@ -26,8 +26,8 @@ Fields Show(const Request& r) {
   return {
       {"prompt", absl::StrJoin(r.prompt, ",")},
       {"priority", absl::StrCat(r.priority)},
-      {"cg_tolerance", absl::StrCat(r.cg_tolerance)},
-      {"cg_max_steps", absl::StrCat(r.cg_max_steps)},
+      {"cg_tolerance", absl::StrCat(r.solver.cg_tolerance)},
+      {"cg_max_steps", absl::StrCat(r.solver.cg_max_steps)},
       {"temperature", absl::StrCat(p.temperature)},
       {"top_k", absl::StrCat(p.top_k)},
       {"top_p", absl::StrCat(p.top_p)},
@@ -39,11 +39,11 @@ Fields Show(const Request& r) {
       {"allowed_ids", absl::StrJoin(p.allowed_ids, ",")},
       {"banned_ids", absl::StrJoin(p.banned_ids, ",")},
       {"seed", absl::StrCat(p.seed)},
-      {"num_logprobs", absl::StrCat(p.num_logprobs)},
-      {"stop_strings", absl::StrJoin(s.stop_strings, ",")},
-      {"stop_ids", absl::StrJoin(s.stop_ids, ",")},
-      {"skip_special_tokens", absl::StrCat(s.skip_special_tokens)},
-      {"continues_text", absl::StrCat(s.continues_text)},
+      {"num_logprobs", absl::StrCat(p.num_logprobs.value_or(-1))},
+      {"stop_strings", absl::StrJoin(r.text.stop_strings, ",")},
+      {"stop_ids", absl::StrJoin(s.ids, ",")},
+      {"skip_special_tokens", absl::StrCat(r.text.skip_special_tokens)},
+      {"continues_text", absl::StrCat(r.text.continues_text)},
       {"min_tokens", absl::StrCat(s.min_tokens)},
       {"max_tokens", absl::StrCat(s.max_tokens)},
       {"ignore_eos", absl::StrCat(s.ignore_eos)},
@@ -87,7 +87,9 @@ TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
   TestServer::Options options;
   options.tokenizer = true;
   TestServer server(options);
-  const RequestRules rules = MakeRequestRules(32000, /*max_context=*/1024, server.tokenizer());
+  const RequestRules rules = MakeRequestRules(
+      {/*vocab_size=*/32000, /*num_ids=*/32000, /*max_context=*/1024, /*has_tokenizer=*/true},
+      server.tokenizer());
   const v1::GenerateRequest plain = RequestFromText(R"(text: "Hello")");
   const auto shown = MakeRequest(plain, rules, /*seed=*/5);
   ASSERT_TRUE(shown.ok()) << shown.status();

@@ -102,7 +102,7 @@ absl::StatusOr<std::string> MesaBench::Solves(double* steps) {
   BENCH_RETURN_IF_ERROR(gpu::CudaStatus(cudaDeviceSynchronize(), "statistics"));
   double taken = 0, solves = 0, unconverged = 0;
   for (const SpanTotals& s : stats) {
-    taken += s.cg_steps, solves += s.cg_solves, unconverged += s.cg_unconverged;
+    taken += s.solver_steps, solves += s.solver_solves, unconverged += s.solver_unconverged;
     if (s.not_finite != 0) return absl::InternalError("a solve is not finite");
   }
   const double mean = solves > 0 ? taken / solves : 0;

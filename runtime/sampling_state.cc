@@ -1,4 +1,4 @@
-#include "runtime/sampler.h"
+#include "runtime/sampling_state.h"
 
 #include <algorithm>
 
@@ -72,7 +72,7 @@ SamplingRow SamplingState::Row(absl::Span<const int32_t> masked, uint64_t positi
   row.frequency_penalty = params_.frequency_penalty;
   row.seed = params_.seed;
   row.position = position;
-  row.num_logprobs = params_.num_logprobs;
+  row.num_logprobs = params_.num_logprobs.value_or(-1);
   row.logit_bias = params_.logit_bias;
   row.banned = params_.banned_ids;
   row.masked = masked;

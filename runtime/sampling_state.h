@@ -1,6 +1,6 @@
 // What a sequence brings along to have its rows of logits sampled (see kernels/sampling.h).
-#ifndef PACKRAT_RUNTIME_SAMPLER_H_
-#define PACKRAT_RUNTIME_SAMPLER_H_
+#ifndef PACKRAT_RUNTIME_SAMPLING_STATE_H_
+#define PACKRAT_RUNTIME_SAMPLING_STATE_H_
 
 #include <cstdint>
 #include <vector>
@@ -67,4 +67,4 @@ bool AnythingToSample(const SamplingParams& params, absl::Span<const int32_t> ma
 
 }  // namespace packrat
 
-#endif  // PACKRAT_RUNTIME_SAMPLER_H_
+#endif  // PACKRAT_RUNTIME_SAMPLING_STATE_H_

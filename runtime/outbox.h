@@ -1,0 +1,102 @@
+// What the engine gives back for a request, and the channel to whoever reads it.
+#ifndef PACKRAT_RUNTIME_OUTBOX_H_
+#define PACKRAT_RUNTIME_OUTBOX_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "models/batch.h"
+#include "runtime/mutex.h"
+
+namespace packrat {
+
+enum class FinishReason {
+  kLength,  // max_tokens reached
+  kEos,     // one of the model's end ids
+  kStopId,
+  kStopString,
+  kCancelled,
+  kDeadline,
+  kError,  // `status` says what
+};
+const char* FinishReasonName(FinishReason reason);  // "length", "eos", "stop_id", ...
+
+struct TokenLogprobs {
+  float logprob = 0;  // Of the chosen token, natural log, under the distribution after bias, bans
+                      // and penalties, before temperature and cuts.
+  std::vector<std::pair<int32_t, float>> top;  // Best first.
+};
+
+// Final words on a request. The end id or stop id that ended the text is counted in
+// `completion_tokens` (it was computed) but is not among the emitted tokens. The token that
+// completes a stop string is emitted, since it may begin with text that stands before the string;
+// its safe_text_bytes ends where the stop string begins.
+struct Usage {
+  int prompt_tokens = 0;
+  int cached_tokens = 0;      // Prompt tokens not computed because a cache had them.
+  int completion_tokens = 0;  // Generated, the ending token included.
+  SolverStats solver;
+  absl::Duration queue_time;           // Submit to admission.
+  absl::Duration time_to_first_token;  // Submit to the first token.
+  absl::Duration total_time;           // Submit to finish.
+};
+
+struct Finish {
+  FinishReason reason;
+  absl::Status status;  // Not OK for kCancelled, kDeadline and kError.
+  Usage usage;
+};
+
+// The channel from the engine to one consumer. The engine appends and never waits; a consumer that
+// does not read leaves here its token ids (at most max_tokens of them) and nothing else.
+class Outbox {
+ public:
+  struct Update {
+    bool admitted = false;                // The request has left the queue at some time.
+    std::vector<int32_t> tokens;          // New since the last Take().
+    std::vector<TokenLogprobs> logprobs;  // Parallel to tokens where asked for, else empty.
+    // Bytes of the whole generated text (from its first byte) that may be shown: what may still
+    // become a stop string is held back. Max where there are no stop strings, and with every finish
+    // but kStopString.
+    size_t safe_text_bytes = std::numeric_limits<size_t>::max();
+    std::optional<Finish> finish;  // Set once, with or after the last token.
+  };
+
+  // `notify` is called by the engine's thread after each change, without locks held; it must be
+  // quick and must not call the engine. At most one notification is outstanding: none is sent
+  // between one notification and the next Take().
+  explicit Outbox(std::function<void()> notify) : notify_(std::move(notify)) {}
+
+  // Consumer: everything new since the last call. False if there is nothing new.
+  bool Take(Update* update);
+
+  // Engine side.
+  // Makes room for so many tokens, or for kReservedTokens if that is less, so that Append()
+  // allocates nothing but the lists inside TokenLogprobs while fewer wait to be read. No more than
+  // that, since a client can claim any max_tokens.
+  static constexpr int kReservedTokens = 16384;
+  void Reserve(int max_tokens, bool logprobs);
+  void Admit();
+  void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
+  void Close(Finish finish);  // Last call.
+  void Notify();              // Sends the notification if something is new and none is outstanding.
+
+ private:
+  const std::function<void()> notify_;
+  Mutex mutex_;
+  Update pending_ ABSL_GUARDED_BY(mutex_);
+  bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
+  bool outstanding_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_OUTBOX_H_

@@ -22,7 +22,7 @@ struct LoadOptions {
   DeviceKind device = DeviceKind::kAuto;
   // The rest is for GPUs; the CPU is always exact in these ways.
   bool deterministic = false;      // One order of additions for every batch size.
-  DType mesa_state = DType::kF32;  // Storage of Mesa's sealed matrices; or kBF16.
+  DType state_type = DType::kF32;  // Of Mesa's and gated delta's sealed matrices; or kBF16.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
 

@@ -71,9 +71,9 @@ ABSL_FLAG(
 ABSL_FLAG(bool, deterministic, false,
           "On a GPU: one order of additions for every batch size, so that an answer is the same "
           "alone and in company; costs speed. The CPU always answers so.");
-ABSL_FLAG(std::string, mesa_state, "float32",
-          "On a GPU, storage of Mesa's matrices: float32, or bfloat16 at half the memory and with "
-          "some loss.");
+ABSL_FLAG(std::string, state_type, "float32",
+          "On a GPU, how the matrices in the state of Mesa and gated delta layers are stored: "
+          "float32, or bfloat16, which halves their memory and loses some precision.");
 ABSL_FLAG(int32_t, threads, 0,
           "Threads of the model on the CPU; range [0, 1024]. 0: one per CPU that the process may "
           "use, a quota of its cgroup included.");
@@ -174,7 +174,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.threads = absl::GetFlag(FLAGS_threads);
   options.device = absl::GetFlag(FLAGS_device);
   options.deterministic = absl::GetFlag(FLAGS_deterministic);
-  options.mesa_state = absl::GetFlag(FLAGS_mesa_state);
+  options.state_type = absl::GetFlag(FLAGS_state_type);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);

@@ -33,7 +33,7 @@ struct ServerOptions {
   int threads = 0;                // Of the model; 0: one per CPU it may use. Range [0, 1024].
   std::string device = "auto";    // auto, cpu, cuda.
   bool deterministic = false;     // On a GPU: equal bits alone and in company.
-  std::string mesa_state = "float32";  // On a GPU: float32, bfloat16.
+  std::string state_type = "float32";  // Of matrices, on a GPU: float32, bfloat16.
   std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.

@@ -44,7 +44,7 @@ int GpuDevice::Plan(const MesaShape& s) {
     plan_status_ = absl::FailedPreconditionError(absl::StrCat(
         "Mesa heads of ", s.head_dim, " channels with ", DTypeName(state_type()), " state need ",
         bytes, " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes,
-        state_type() == DType::kF32 ? "; --mesa_state=bfloat16 needs less" : ""));
+        state_type() == DType::kF32 ? "; --state_type=bfloat16 needs less" : ""));
   }
   return PlanRegion(absl::StrCat("mesa ", s.num_heads, " ", s.head_dim, " ", s.conv_size),
                     MesaScratchBytes(s, limits_.spans, limits_.tokens));

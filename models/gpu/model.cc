@@ -110,10 +110,10 @@ GpuModel::GpuModel(const ModelConfig& config, const ModelOptions& options,
       options_(options),
       gpu_options_(gpu_options),
       info_(info),
-      layout_(config_, {weights->type(), gpu_options.mesa_state}),
+      layout_(config_, {weights->type(), gpu_options.state_type}),
       limits_(LimitsOf(config, options)),
       weights_(std::move(weights)),
-      device_(std::make_unique<GpuDevice>(info, limits_, weights_->type(), gpu_options.mesa_state)),
+      device_(std::make_unique<GpuDevice>(info, limits_, weights_->type(), gpu_options.state_type)),
       stack_(config_, layout_, device_.get(), weights_.get()) {}
 
 GpuModel::~GpuModel() {
@@ -252,7 +252,7 @@ std::string GpuModel::numerics_id() const {
   // Raise it with every change of what is added to what, or in which order, in any kernel.
   constexpr int kRevision = 1;
   return absl::StrCat("cuda-sm", info_.compute_major, info_.compute_minor, "-",
-                      DTypeName(weights_->type()), "-mesa-", DTypeName(gpu_options_.mesa_state),
+                      DTypeName(weights_->type()), "-state-", DTypeName(gpu_options_.state_type),
                       gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision);
 }
 

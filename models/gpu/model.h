@@ -20,9 +20,9 @@ struct GpuOptions {
   // One order of additions for every number of rows: the logits of a sequence are the same bits
   // alone and in company.
   bool deterministic = false;
-  // Storage of Mesa's sealed matrices: float32, or bfloat16 at half the memory and traffic, with a
-  // measured loss (docs/design.md).
-  DType mesa_state = DType::kF32;
+  // Of the sealed matrices of Mesa and gated delta: float32, or bfloat16 at half the memory and
+  // traffic, with some loss.
+  DType state_type = DType::kF32;
   bool graphs = true;  // Off: every kernel is launched by itself, for finding faults.
   // Told while loading how many bytes of weights are on the device.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;

@@ -339,7 +339,7 @@ TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {
   emulation::machine.shared_bytes = 10 << 10;
   auto model = gpu::LoadGpuModel(kModel, Options(64), gpu::GpuOptions());
   EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(model.status().message().find("--mesa_state=bfloat16"), absl::string_view::npos)
+  EXPECT_NE(model.status().message().find("--state_type=bfloat16"), absl::string_view::npos)
       << model.status();
   model = gpu::LoadGpuModel("tests/golden/gated_delta_net", Options(64), gpu::GpuOptions());
   EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);

@@ -48,7 +48,7 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(server.stop()[0], 0)
 
     def test_bfloat16_state_of_mesa(self):
-        with RealServer(GOLDEN, "--mesa_state=bfloat16", *SMALL, binary=EMULATED) as server:
+        with RealServer(GOLDEN, "--state_type=bfloat16", *SMALL, binary=EMULATED) as server:
             self.assertIn("mesa-bfloat16", server.json("info")["numerics_id"])
             self.assertEqual(len(ask(server, 20, "--temperature=0")), 20)
 

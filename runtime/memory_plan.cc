@@ -10,8 +10,7 @@ namespace packrat {
 namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
-// Measured, with some room: a call that waits or runs takes 20 to 25 KB in gRPC and in the engine.
-constexpr int64_t kCallBytes = 24 << 10;
+constexpr int64_t kMostMessageBytes = 512 * kMiB;
 // Before the model is loaded a process holds about 10 MiB, and 90 where cuBLASLt is linked in; with
 // the ports open, the tokenizer and some tens of streams, 20 more. In large steps, so that a plan
 // made before the start and the start itself agree.
@@ -27,7 +26,14 @@ int64_t ProcessBytes(int64_t held, int calls) {
 
 std::string Parts(const MemoryPlan& plan) {
   return absl::StrCat("weights ", MiB(plan.weights), ", scratch ", MiB(plan.scratch),
-                      ", the rest of the process ", MiB(plan.process));
+                      ", the rest of the process ", MiB(plan.process), ", messages ",
+                      MiB(plan.messages));
+}
+
+// The smallest limit that leaves `bytes` beside its MessageBytes(), which are a fifteenth of the
+// rest where they are a sixteenth of the limit.
+int64_t SmallestLimit(int64_t bytes, int64_t largest_message) {
+  return bytes + std::max(2 * largest_message, std::min((bytes + 14) / 15, kMostMessageBytes));
 }
 
 // Of what is left for state: too little for one longest sequence.
@@ -40,24 +46,37 @@ absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan
       ") that leaves ", MiB(plan.state_room), " for state, and one sequence of ", context,
       " tokens takes ", MiB(one), ". ",
       fits > 1 ? absl::StrCat("--max_context=", fits, " would fit")
-               : absl::StrCat("It takes ", MiB(plan.Total() + one + kMiB), " at least")));
+               : absl::StrCat("It takes ",
+                              MiB(SmallestLimit(plan.Total() - plan.messages + one + kMiB,
+                                                plan.calls.largest_message)),
+                              " at least")));
 }
 
 }  // namespace
 
-int64_t MemoryPlan::Request() const { return (Total() + kCodeBytes + kMiB - 1) / kMiB * kMiB; }
+int64_t MessageBytes(int64_t limit, int64_t largest_message) {
+  return std::max(2 * largest_message, std::min(limit / 16, kMostMessageBytes));
+}
+
+int64_t MemoryPlan::Request() const {
+  const int64_t limit = SmallestLimit(Total() - messages + kCodeBytes, calls.largest_message);
+  return (limit + kMiB - 1) / kMiB * kMiB;
+}
 
 absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_options,
-                        const EngineOptions& options, int calls, const Resources& resources,
-                        MemoryPlan* plan) {
+                        const EngineOptions& options, const CallLimits& calls,
+                        const Resources& resources, MemoryPlan* plan) {
   const StateLayout& layout = plan->layout.emplace(model.config);
   plan->limit = resources.memory_limit;
   plan->limit_source = resources.memory_limit_source;
   plan->weights = static_cast<int64_t>(model.weight_bytes);
   plan->scratch = static_cast<int64_t>(model.scratch_bytes);
-  plan->process = ProcessBytes(resources.memory_held, calls);
+  plan->calls = calls;
+  plan->process = ProcessBytes(resources.memory_held, calls.calls);
+  plan->messages = MessageBytes(plan->limit, calls.largest_message);
   const int64_t model_bytes = plan->weights + plan->scratch;
-  plan->state_room = HostStateRoom(resources, model_bytes + plan->process, model_bytes);
+  plan->state_room =
+      HostStateRoom(resources, model_bytes + plan->process + plan->messages, model_bytes);
   plan->options = options;
   absl::Status status =
       ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);

@@ -1,5 +1,6 @@
-// Where the memory of a server goes whose model computes on the CPU: planned before any of it is
-// taken, so that too little is a refusal at the start, and told to who sizes a container.
+// Where the memory of a server goes whose model computes on the CPU. It is planned before any of it
+// is taken, so that a server with too little refuses to start, and shown to whoever sizes a
+// container.
 #ifndef PACKRAT_RUNTIME_MEMORY_PLAN_H_
 #define PACKRAT_RUNTIME_MEMORY_PLAN_H_
 
@@ -17,29 +18,44 @@
 
 namespace packrat {
 
+// What clients may have under way.
+struct CallLimits {
+  int calls = 0;                // That are open at once, the waiting ones included.
+  int64_t largest_message = 0;  // Bytes.
+};
+
+// Measured, with some room: a call that waits or runs takes 20 to 25 KB in gRPC and in the engine.
+inline constexpr int64_t kCallBytes = 24 << 10;
+
+// Bytes that messages which have not come whole may hold together, where the process may hold
+// `limit`: a sixteenth of that and at most 512 MiB, but always room for two of the largest.
+int64_t MessageBytes(int64_t limit, int64_t largest_message);
+
 struct MemoryPlan {
   int64_t limit = 0;  // What the process may hold at most, in bytes as all here...
   std::string limit_source;
   int64_t weights = 0;
   int64_t scratch = 0;
   int64_t process = 0;     // The rest of the process, with the calls that it may have open.
+  int64_t messages = 0;    // MessageBytes() of `limit`.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
-  // As it runs, with the page cache that keeps the program's own code at hand.
-  int64_t Total() const { return weights + scratch + process + state; }
+  int64_t Total() const { return weights + scratch + process + messages + state; }
+  // What a container asks for: the smallest limit under which a server takes as much state. Less
+  // than Total() where that has more for messages.
   int64_t Request() const;
 
   EngineOptions options;  // With defaults resolved; of state_bytes the pool takes `state`.
   std::optional<StateLayout> layout;
   PartCounts parts;  // Of the pool.
+  CallLimits calls;
 };
 
-// `calls`: that may be open at once, the waiting ones included. Errors leave in `plan` what is
-// known by then: INVALID_ARGUMENT names an option and its range; RESOURCE_EXHAUSTED says where the
-// memory goes, what the limit is, and what would fit.
+// Errors leave in `plan` what is known by then: INVALID_ARGUMENT names an option and its range;
+// RESOURCE_EXHAUSTED says where the memory goes, what the limit is, and what would fit.
 absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_options,
-                        const EngineOptions& options, int calls, const Resources& resources,
-                        MemoryPlan* plan);
+                        const EngineOptions& options, const CallLimits& calls,
+                        const Resources& resources, MemoryPlan* plan);
 
 // Sequences of `tokens` tokens that a pool of these parts holds at once.
 int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t tokens);

@@ -93,6 +93,7 @@ void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
                        {"weight_bytes", memory.weights},
                        {"scratch_bytes", memory.scratch},
                        {"process_bytes", memory.process},
+                       {"message_bytes", memory.messages},
                        {"state_bytes", memory.state},
                        {"threads", plan.threads}});
   if (asked_state_bytes >= 2 * memory.state) {
@@ -110,8 +111,11 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   ServerPlan plan;
   const int64_t asked_state_bytes = options.engine.state_bytes;
   const bool on_cpu = !OnGpu(options);
+  const Resources machine = ReadResources();
+  options.message_bytes =
+      MessageBytes(ResourcesOf(options, machine).memory_limit, options.max_message_bytes);
   if (on_cpu) {  // Before any memory is taken: that there is enough.
-    status = PlanServer(options, ReadResources(), &plan);
+    status = PlanServer(options, machine, &plan);
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));
     options.engine.state_bytes = plan.memory.options.state_bytes;
   }

@@ -80,6 +80,10 @@ absl::Status CheckModelName(const std::string& name) {
 
 }  // namespace
 
+int OpenCalls(const ServerOptions& options) {
+  return std::min(options.max_streams, options.engine.max_running + options.engine.max_queue);
+}
+
 absl::Status ValidateServerOptions(ServerOptions* options) {
   if (options->model_dir.empty()) {
     return absl::InvalidArgumentError(

@@ -46,6 +46,9 @@ struct ServerOptions {
   absl::Duration stall_timeout = absl::Seconds(30);        // Without a step. Range [100 ms, 24 h].
   absl::Duration stream_idle_timeout = absl::Seconds(60);  // Range [10 ms, 24 h].
   int max_message_bytes = 4 << 20;                         // Of a request. Range [1024, 1 GiB].
+  // What messages that have not come whole may hold together. No flag: MessageBytes() of the
+  // memory that the process may take.
+  int64_t message_bytes = int64_t{512} << 20;
   int max_streams = 4096;           // Generate calls that are open, finished ones that are still
                                     // being read included. Range [1, 1000000].
   int metrics_by_caller = 0;        // Callers with metrics of their own. Range [0, 1000].
@@ -53,6 +56,9 @@ struct ServerOptions {
                                     // that wait for Tokenize or Detokenize. Range [1, 100000].
   std::string log_format = "text";  // text, json.
 };
+
+// Generate calls that may wait or run at once.
+int OpenCalls(const ServerOptions& options);
 
 // INVALID_ARGUMENT names the flag, its value and its range. Fills in model_name.
 absl::Status ValidateServerOptions(ServerOptions* options);

@@ -43,6 +43,7 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
                                    {"weight_bytes", memory.weights},
                                    {"scratch_bytes", memory.scratch},
                                    {"process_bytes", memory.process},
+                                   {"message_bytes", memory.messages},
                                    {"state_bytes", memory.state},
                                    {"state_room_bytes", memory.state_room},
                                    {"total_bytes", memory.Total()},
@@ -77,6 +78,8 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   line("weights", memory.weights, "");
   line("scratch", memory.scratch, "--max_batch_tokens, --max_running, --threads");
   line("rest of the process", memory.process, "with the calls of --max_queue and --max_streams");
+  line("messages", memory.messages,
+       "that have not come whole: a sixteenth of the limit, or two of --max_message_bytes");
   line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
   line("together", memory.Total(), "");
   line("limit", memory.limit, memory.limit_source);
@@ -103,23 +106,26 @@ ModelOptions ToModelOptions(const ServerOptions& options) {
   return model;
 }
 
+Resources ResourcesOf(const ServerOptions& options, const Resources& machine) {
+  Resources resources = machine;
+  if (options.memory_limit == 0) return resources;
+  // A plan is often for another machine, which may have more.
+  constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+  if (!options.plan.empty()) resources.memory_limit = resources.memory_available = kAny;
+  resources.LimitMemory(options.memory_limit, "--memory_limit");
+  return resources;
+}
+
 absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan) {
-  plan->resources = machine;
-  if (options.memory_limit > 0) {
-    // A plan is often for another machine, which may have more.
-    constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
-    if (!options.plan.empty())
-      plan->resources.memory_limit = plan->resources.memory_available = kAny;
-    plan->resources.LimitMemory(options.memory_limit, "--memory_limit");
-  }
+  plan->resources = ResourcesOf(options, machine);
   ModelOptions model_options = ToModelOptions(options);
   if (model_options.threads == 0) model_options.threads = machine.DefaultThreads();
   plan->threads = model_options.threads;
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
-  const int calls =
-      std::min(options.max_streams, options.engine.max_running + options.engine.max_queue);
-  return PlanMemory(*model, model_options, options.engine, calls, plan->resources, &plan->memory);
+  return PlanMemory(*model, model_options, options.engine,
+                    {OpenCalls(options), options.max_message_bytes}, plan->resources,
+                    &plan->memory);
 }
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {

@@ -14,6 +14,9 @@ namespace packrat {
 
 ModelOptions ToModelOptions(const ServerOptions& options);
 
+// Those of the machine, less what --memory_limit takes away.
+Resources ResourcesOf(const ServerOptions& options, const Resources& machine);
+
 struct ServerPlan {
   Resources resources;  // --memory_limit included.
   int threads = 0;      // Of the model.

@@ -57,11 +57,11 @@ struct Server::Impl {
     return pool;
   }
   static UnreadCalls::Options UnreadLimits(const ServerOptions& options) {
-    // What messages of slow calls may hold together.
-    constexpr int kSlowBytes = 256 << 20;
     UnreadCalls::Options limits;
     limits.timeout = absl::ToChronoMilliseconds(options.message_timeout);
-    limits.most_slow = std::clamp(kSlowBytes / options.max_message_bytes, 4, 1024);
+    // Slow ones have half of what there is: the other half lets the rest through.
+    const int64_t messages = options.message_bytes / 2 / options.max_message_bytes;
+    limits.most_slow = static_cast<int>(std::clamp<int64_t>(messages, 1, 1024));
     return limits;
   }
   void AddGauges();

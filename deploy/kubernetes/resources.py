@@ -16,7 +16,8 @@ MIB = 1 << 20
 STEP = 16  # MiB
 
 PATCH = """\
-# By ./dev k8s-resources: weights {weights} MiB, scratch {scratch}, state {state}, process {process}.
+# By ./dev k8s-resources: weights {weights} MiB, scratch {scratch}, state {state}, process {process};
+# the rest for messages and for the pages of the program.
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: packrat}}

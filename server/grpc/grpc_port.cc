@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
+#include "runtime/memory_plan.h"
 #include "runtime/mutex.h"
 #include "runtime/steady_clock.h"
 #include "runtime/thread_name.h"
@@ -42,9 +43,6 @@ constexpr int kPingIntervalMs = 5000;
 // A client whose machine has vanished sends no reset: ask after half a minute of silence.
 constexpr int kKeepaliveMs = 30000;
 constexpr int kKeepaliveTimeoutMs = 10000;
-// What connections and calls may hold. UnreadCalls keeps them far below; against what is faster
-// than that the library ends calls, whichever it meets first.
-constexpr size_t kMostBytes = size_t{512} << 20;
 // Between two lines about connections beyond the limit.
 constexpr std::chrono::seconds kTellAgain{10};
 // Between two looks at calls whose message does not come; and, while clients are sent away, for
@@ -56,8 +54,11 @@ int Milliseconds(absl::Duration duration) {
 }
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
+  // What messages and calls may hold; both are in the memory plan. UnreadCalls keeps slow messages
+  // to half of theirs; against what is faster than that the library ends calls, whichever it meets
+  // first.
   grpc::ResourceQuota memory("packrat");
-  memory.Resize(kMostBytes);
+  memory.Resize(options.message_bytes + kCallBytes * OpenCalls(options));
   builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   // A compressed message is inflated whole before its size is looked at.

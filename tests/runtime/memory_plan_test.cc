@@ -32,7 +32,7 @@ class MemoryPlanTest : public testing::Test {
   }
   absl::Status Plan() {
     plan_ = MemoryPlan();
-    return PlanMemory(model_, model_options_, options_, 100, resources_, &plan_);
+    return PlanMemory(model_, model_options_, options_, calls_, resources_, &plan_);
   }
   std::string Refusal() {
     const absl::Status status = Plan();
@@ -47,6 +47,7 @@ class MemoryPlanTest : public testing::Test {
   ModelOptions model_options_;
   ModelMemory model_;
   EngineOptions options_;
+  CallLimits calls_{100, 4 * kMiB};
   Resources resources_;
   MemoryPlan plan_;
 };
@@ -62,7 +63,9 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.state, 64 * OneSequence());
   EXPECT_EQ(plan_.options.state_bytes, plan_.state);
   EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
-  EXPECT_EQ(plan_.Total(), plan_.weights + plan_.scratch + plan_.process + plan_.state);
+  EXPECT_EQ(plan_.messages, 256 * kMiB);
+  EXPECT_EQ(plan_.Total(),
+            plan_.weights + plan_.scratch + plan_.process + plan_.messages + plan_.state);
   // What a container asks for is enough for the same plan.
   const int64_t state = plan_.state;
   SetLimit(plan_.Request());
@@ -72,7 +75,7 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
 }
 
 TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
-  SetLimit(plan_.limit = 76 * kMiB + 20 * OneSequence());
+  SetLimit(plan_.limit = 84 * kMiB + 20 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   EXPECT_LE(plan_.Total(), plan_.limit);
   EXPECT_GT(plan_.Total(), plan_.limit - OneSequence());
@@ -85,7 +88,7 @@ TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
 
 // Both numbers are what a server that runs is held to: the pool is made by the same rules.
 TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
-  SetLimit(76 * kMiB + 5 * OneSequence());
+  SetLimit(84 * kMiB + 5 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   auto model = LoadCpuModel("tests/golden/packrat", model_options_);
   ASSERT_TRUE(model.ok());
@@ -99,7 +102,7 @@ TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
 }
 
 TEST_F(MemoryPlanTest, TooLittleForOneSequenceSaysWhatWouldFit) {
-  SetLimit(75 * kMiB + OneSequence() / 2);
+  SetLimit(83 * kMiB + OneSequence() / 2);
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("weights 30 MiB, scratch 10 MiB"),
                              HasSubstr("memory.max of cgroup /a"), HasSubstr("--max_context=")));
@@ -124,7 +127,7 @@ TEST_F(MemoryPlanTest, TooLittleForTheModelSaysHowMuchItTakes) {
 
 TEST_F(MemoryPlanTest, StateThatWasAskedForAndDoesNotFit) {
   options_.state_bytes = 60 * OneSequence();
-  SetLimit(76 * kMiB + 10 * OneSequence());
+  SetLimit(84 * kMiB + 10 * OneSequence());
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("--state_bytes"), HasSubstr("together")));
   const std::string best = "--state_bytes of at most ";
@@ -161,8 +164,29 @@ TEST_F(MemoryPlanTest, OptionsOutOfRangeAreNamed) {
 TEST_F(MemoryPlanTest, MoreCallsTakeMore) {
   ASSERT_TRUE(Plan().ok());
   const int64_t before = plan_.process;
-  ASSERT_TRUE(PlanMemory(model_, model_options_, options_, 1100, resources_, &plan_).ok());
+  calls_.calls = 1100;
+  ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.process - before, 1000 * (24 << 10));
+}
+
+// Messages that have not come whole take what the plan says, and that follows the limit.
+TEST_F(MemoryPlanTest, MessagesHaveAShareOfTheLimit) {
+  EXPECT_EQ(MessageBytes(1024 * kMiB, 4 * kMiB), 64 * kMiB);
+  EXPECT_EQ(MessageBytes(int64_t{1} << 40, 4 * kMiB), 512 * kMiB);
+  EXPECT_EQ(MessageBytes(16 * kMiB, 4 * kMiB), 8 * kMiB);
+  EXPECT_EQ(MessageBytes(1024 * kMiB, 1024 * kMiB), 2048 * kMiB);
+
+  SetLimit(128 * kMiB);
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.messages, 8 * kMiB);
+  EXPECT_LE(plan_.Total(), plan_.limit);
+  const int64_t room = plan_.state_room;
+  // Larger messages leave less for state, in the end too little.
+  calls_.largest_message = 12 * kMiB;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.state_room, room - 16 * kMiB);
+  calls_.largest_message = 64 * kMiB;
+  EXPECT_THAT(Refusal(), HasSubstr("messages 128 MiB"));
 }
 
 TEST(SequencesOf, TheScarcestPartDecides) {

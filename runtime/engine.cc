@@ -30,7 +30,7 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   return limits;
 }
 
-// What takes how much of the device's memory, and how long a text could be.
+// What takes how much of the device's memory, and how long a text would fit.
 std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
   const StateLayout& layout = model.state_layout();
   const auto room = static_cast<int64_t>(model.state_memory_limit());
@@ -101,7 +101,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
     stats.pools.push_back(
         {page_class.Name(), total.pages[c], 0, static_cast<int64_t>(page_class.page_bytes)});
   }
-  // Which of them the policy of the pool made smaller than max_running would like.
+  // Which of them the pool's policy made smaller than max_running sequences could use.
   const PartCounts one = SequenceNeeds(layout, options.max_context);
   const auto is_short = [&](int32_t have, int32_t need) {
     return int64_t{have} < int64_t{need} * options.max_running;
@@ -155,7 +155,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Engine::~Engine() {
-  // Nobody is left waiting for an outbox that nobody serves.
+  // So that nobody waits for an outbox that nobody serves.
   AbortAll(absl::UnavailableError("the server is shutting down"));
   impl_->Step(impl_->Now());
 }
@@ -164,7 +164,7 @@ absl::Status Engine::Impl::TakesMore(absl::Time now) const {
   if (!failure.ok()) return failure;
   if (draining) return absl::UnavailableError("the server is draining");
   if (waiting_count < options.max_queue) return absl::OkStatus();
-  // By when a tenth of the queue will have moved on, if it goes on as it does.
+  // The time in which a tenth of the queue moves on, at its present rate.
   const absl::Duration wait = std::max(last_wait, now - oldest_arrival);
   return WithRetryAfter(absl::ResourceExhaustedError(
                             absl::StrCat("the queue is full: ", waiting_count,

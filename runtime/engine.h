@@ -63,12 +63,12 @@ struct EngineStats {
     std::string kind;  // "slot", "tail", or the page class's name.
     int64_t total = 0, used = 0;
     int64_t bytes_each = 0;
-    // There are fewer than max_running sequences of max_context can use: memory is what bounds it.
+    // There are fewer than max_running sequences of max_context could use.
     bool short_of_memory = false;
   };
   std::vector<Pool> pools;
-  // How near memory is to being the limit: the fullest of the pools that are short of it, 0 to 1; 0
-  // where none is, since max_running is the limit then.
+  // How near memory is to being the limit, 0 to 1: the fullest of the pools that are short of it. 0
+  // where none is: the limit is max_running then.
   double state_utilization = 0;
   Blocked blocked = Blocked::kNothing;  // What the first that waits for admission waits for.
   int64_t prompt_tokens = 0;            // Computed by the model.
@@ -76,8 +76,8 @@ struct EngineStats {
   int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;
   SolverStats solver;
-  // Summed over steps: what the engine waited for the model, sampling where the model tells it
-  // apart, everything else inside Step(). A device that takes steps ahead works during the latter.
+  // Summed over steps: waiting for the model, sampling (where the model tells it apart), and
+  // everything else inside Step(), during which a device that takes steps ahead goes on working.
   absl::Duration model_time, sample_time, host_time;
   // Times in seconds, each counted as it happens, not when its request is over.
   BucketCounts queue_time{kSecondsBounds};  // Submit to admission, or to the end without it.
@@ -136,12 +136,12 @@ class Engine {
   absl::Status failure() const;
 
   EngineStats stats() const;
-  // For whoever watches over the engine: without the lock, which a step that hangs may hold.
+  // For a watchdog: takes no lock, since a step that hangs may hold it.
   EngineProgress progress() const;
   const EngineOptions& options() const;  // With defaults resolved.
   const RequestLimits& limits() const;   // Of the requests that it takes.
 
-  // That the pool's books agree with what the sequences hold. On the thread that calls Step().
+  // Checks that the pool's books agree with what the sequences hold. On the thread of Step().
   absl::Status CheckIntegrity() const;
 
   struct Impl;

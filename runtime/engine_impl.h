@@ -42,8 +42,8 @@ struct Engine::Impl {
   const EngineOptions options;
   const RequestLimits limits;
 
-  // What other threads hand over, and what they may read. (Sequences are shared from the start,
-  // since a step in flight keeps those that it computes: to share them later takes memory.)
+  // What other threads hand over, and what they may read. Sequences are shared pointers from the
+  // start: a step in flight keeps those that it computes, and sharing them later would take memory.
   mutable Mutex mutex;
   std::condition_variable wake;
   std::vector<std::shared_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
@@ -52,7 +52,7 @@ struct Engine::Impl {
   bool draining ABSL_GUARDED_BY(mutex) = false;
   bool woken ABSL_GUARDED_BY(mutex) = false;
   bool busy ABSL_GUARDED_BY(mutex) = false;  // Something waits or runs beside the inbox.
-  // What the last that was admitted had waited, and since when the first of those that wait does.
+  // How long the last admitted request had waited, and since when the oldest waiting one waits.
   absl::Duration last_wait ABSL_GUARDED_BY(mutex);
   absl::Time oldest_arrival ABSL_GUARDED_BY(mutex) = absl::InfiniteFuture();
   int waiting_count ABSL_GUARDED_BY(mutex) = 0;  // The inbox included.
@@ -77,15 +77,15 @@ struct Engine::Impl {
   std::vector<Queue> waiting;  // None of them empty.
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
-  // What waits or runs and has not finished. Not Abseil's: see Tenants.
+  // What waits or runs and has not finished. Not Abseil's map: see Tenants.
   std::unordered_map<uint64_t, Sequence*> by_id;
   EngineStats stats;
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A step from its start to its results. Its sequences may end in between; they are kept until
-  // then, and what it computed for them is dropped.
+  // A step from its start to its results. A sequence that ends in between is kept until then, and
+  // what the step computed for it is dropped.
   struct Flight {
     std::vector<std::shared_ptr<Sequence>> sequences;  // One per span.
     std::vector<int32_t> tokens;
@@ -133,7 +133,7 @@ struct Engine::Impl {
   absl::Time step_time = SteadyNow();
   Clock::time_point step_start = Clock::now();
   absl::Duration time_in_steps;
-  absl::Duration admitted_after;                      // What the last that was admitted had waited.
+  absl::Duration admitted_after;                      // How long the last admitted had waited.
   bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.
   // Scratch of a step, kept for its memory.
   std::vector<std::shared_ptr<Sequence>> taken;

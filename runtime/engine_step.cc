@@ -43,9 +43,9 @@ bool Engine::Impl::Step(absl::Time now) {
   while (num_flights > stay) FinishStep();
   if (started || finishes) stats.step_time.Observe(absl::ToDoubleSeconds(Now() - step_time));
   PublishStats();
-  // Where sequences still run, the next step tells the consumers while the device works: waking
-  // them takes longer than all else that the host does. Their tokens are in the outboxes already,
-  // and the statistics are published at every step's end, so whoever looks sees this step whole.
+  // Where sequences still run, the next step notifies the consumers while the device works: waking
+  // them takes longer than all else that the host does. Their tokens are already in the outboxes,
+  // and statistics are published at the end of every step, so a reader sees this step whole.
   if (running.empty() || !started) NotifyAll();
   time_in_steps += Now() - step_time;
   return acted;
@@ -161,7 +161,7 @@ void Engine::Impl::Admit() {
     } else {
       Finish(sequence, FinishReason::kError, status);
     }
-    // Finished ones too, until the sweep: the plan's pieces count all that it admits.
+    // Finished ones too, until the sweep: the plan's pieces count all that were admitted.
     running.push_back(std::move(queue.sequences[index.item]));
     sweep_waiting = true;
   }
@@ -291,7 +291,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
     MutexLock lock(&mutex);
     failure = unavailable;
   }
-  Sweep();  // What was admitted in this step has left holes where it waited.
+  Sweep();  // What was admitted in this step has left holes in the queues.
   FinishAll(unavailable);
 }
 
@@ -308,7 +308,7 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
   sweep_waiting = sweep_running = true;
 }
 
-// Drops what has finished, and what has moved from `waiting` to `running`.
+// Drops what has finished, and from `waiting` what has moved to `running`.
 void Engine::Impl::Sweep() {
   if (sweep_waiting) SweepWaiting();
   if (sweep_running) {

@@ -36,7 +36,7 @@ int64_t SmallestLimit(int64_t bytes, int64_t largest_message) {
   return bytes + std::max(2 * largest_message, std::min((bytes + 14) / 15, kMostMessageBytes));
 }
 
-// Of what is left for state: too little for one longest sequence.
+// What is left for state is too little for one sequence of the greatest length.
 absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan) {
   const int context = plan.options.max_context;
   const auto one = static_cast<int64_t>(layout.SequenceBytes(context));

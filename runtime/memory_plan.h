@@ -32,8 +32,9 @@ inline constexpr int64_t kCallBytes = 24 << 10;
 int64_t MessageBytes(int64_t limit, int64_t largest_message);
 
 struct MemoryPlan {
-  int64_t limit = 0;  // What the process may hold at most, in bytes as all here...
-  std::string limit_source;
+  // All in bytes.
+  int64_t limit = 0;         // What the process may hold at most...
+  std::string limit_source;  // ...and what says so.
   int64_t weights = 0;
   int64_t scratch = 0;
   int64_t process = 0;     // The rest of the process, with the calls that it may have open.

@@ -1,5 +1,4 @@
-// Memory that the system refuses while it is taken for one request ends that request, not the
-// process.
+// If the system refuses memory for one request, that request ends, not the process.
 #ifndef PACKRAT_RUNTIME_NO_MEMORY_H_
 #define PACKRAT_RUNTIME_NO_MEMORY_H_
 

@@ -35,7 +35,7 @@ struct TokenLogprobs {
   std::vector<std::pair<int32_t, float>> top;  // Best first.
 };
 
-// Final words on a request. The end id or stop id that ended the text is counted in
+// What a request has used. The end id or stop id that ended the text is counted in
 // `completion_tokens` (it was computed) but is not among the emitted tokens. The token that
 // completes a stop string is emitted, since it may begin with text that stands before the string;
 // its safe_text_bytes ends where the stop string begins.
@@ -55,17 +55,17 @@ struct Finish {
   Usage usage;
 };
 
-// The channel from the engine to one consumer. The engine appends and never waits; a consumer that
-// does not read leaves here its token ids (at most max_tokens of them) and nothing else.
+// The channel from the engine to one consumer. The engine appends and never waits. What a consumer
+// does not read stays here: its token ids, at most max_tokens of them, and nothing else.
 class Outbox {
  public:
   struct Update {
     bool admitted = false;                // The request has left the queue at some time.
     std::vector<int32_t> tokens;          // New since the last Take().
     std::vector<TokenLogprobs> logprobs;  // Parallel to tokens where asked for, else empty.
-    // Bytes of the whole generated text (from its first byte) that may be shown: what may still
-    // become a stop string is held back. Max where there are no stop strings, and with every finish
-    // but kStopString.
+    // How many bytes of the whole generated text may be shown, counted from its first: what may
+    // still become a stop string is held back. The largest size_t where there are no stop strings,
+    // and with every finish but kStopString.
     size_t safe_text_bytes = std::numeric_limits<size_t>::max();
     std::optional<Finish> finish;  // Set once, with or after the last token.
   };
@@ -87,7 +87,7 @@ class Outbox {
   void Admit();
   void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
   void Close(Finish finish);  // Last call.
-  void Notify();              // Sends the notification if something is new and none is outstanding.
+  void Notify();              // Notifies if something is new and no notification is outstanding.
 
  private:
   const std::function<void()> notify_;

@@ -1,4 +1,4 @@
-// A request inside of the engine: what it asked for, what it holds, how far it is.
+// A request inside the engine: what it asked for, what it holds, how far it has come.
 #ifndef PACKRAT_RUNTIME_SEQUENCE_H_
 #define PACKRAT_RUNTIME_SEQUENCE_H_
 
@@ -22,21 +22,21 @@ namespace packrat {
 
 class Sequence {
  public:
-  // On the caller's thread: puts in order what the request brought, and takes no memory for what it
-  // only claims. `request` is valid.
+  // On the caller's thread: prepares what the request brought, and takes no memory for what it only
+  // claims. `request` is valid.
   Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
            const StateLayout& layout, absl::Time now);
 
-  // Takes all that the text needs, and the parts that `need()` names; Release() gives them back (if
-  // they were taken). Takes no part where it throws std::bad_alloc.
+  // Takes the memory that the text needs, and the parts that need() names; Release() gives back the
+  // parts, if they were taken. Takes no part if it throws std::bad_alloc.
   void Admit(StatePool* pool, absl::Time now);
   void Release(StatePool* pool);
 
-  // Takes the next span of the text to the step that is being built: a decoding token or
+  // Puts the next span of the text into the step that is being built: a decoding token or
   // `num_tokens` of the prompt. Appends its tokens and, if it samples, its row, which is valid
-  // until Accept(). From here on the sequence is where it will be when the step is done.
+  // until Accept(). From here on the sequence counts as being where the step will bring it.
   Span StartSpan(int num_tokens, std::vector<int32_t>* tokens, std::vector<SamplingRow>* rows);
-  // Whether the next span depends on a sampled token that has not come yet by more than its id.
+  // Whether the next span needs more of a sampled token that has not come yet than its place.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
   // A span has been computed.
   void AddUsage(const SolverStats& solved) { usage_.solver += solved; }
@@ -47,12 +47,12 @@ class Sequence {
   std::optional<FinishReason> Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                      absl::Time now);
 
-  // Closes the outbox. Parts are given back before.
+  // Closes the outbox. The parts must have been given back.
   void Finish(FinishReason reason, absl::Status status, absl::Time now);
 
-  // `arrival`: its number in the order of arrival. `now`: the engine's, which may be a little
-  // behind the time of submission; it is the same clock from here on, so that no duration is
-  // negative. `tenant`: by its number in Tenants.
+  // `arrival`: its number in the order of arrival. `now`: the engine's time, which may be a little
+  // behind that of submission; from here on all times are the engine's, so that no duration is
+  // negative. `tenant`: its number in Tenants.
   WaitingItem AsWaiting(uint64_t arrival, absl::Time now, int tenant);
   RunningItem AsRunning() const;
 
@@ -63,7 +63,7 @@ class Sequence {
   // When its latest token came; before the first one, when it was submitted.
   absl::Time last_progress() const { return last_progress_; }
   const Request& request() const { return request_; }
-  int tenant() const { return tenant_; }  // -1: it has not come to the queue yet.
+  int tenant() const { return tenant_; }  // -1: it has not reached the queue yet.
   // What its tenant is charged with at admission, and what of it was not needed in the end.
   int64_t cost() const { return int64_t{usage_.prompt_tokens} + request_.stop.max_tokens; }
   int64_t unused() const;

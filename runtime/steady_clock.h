@@ -1,5 +1,5 @@
-// The clock of deadlines and durations. The wall clock can be set at any time, so it serves for the
-// dates of log lines alone.
+// The clock of deadlines and durations. The wall clock can be set at any time, so only the dates of
+// log lines come from it.
 #ifndef PACKRAT_RUNTIME_STEADY_CLOCK_H_
 #define PACKRAT_RUNTIME_STEADY_CLOCK_H_
 
@@ -9,7 +9,7 @@
 
 namespace packrat {
 
-// Comes from std::chrono::steady_clock, and compares with itself alone: it is no date.
+// std::chrono::steady_clock as an absl::Time. It is no date: compare it with its own readings only.
 inline absl::Time SteadyNow() {
   return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }

@@ -18,14 +18,14 @@ int Tenants::Join(const std::string& name, double weight) {
 }
 
 int Tenants::Add(const std::string& name) {
-  // The place of one that is idle and has nothing to pay for, if there is any: its account says
+  // Take the place of a tenant that is idle and owes nothing, if there is one: its account says
   // nothing that a new one would not.
   size_t place = 0;
   while (place < accounts_.size() &&
          (accounts_[place].requests > 0 || shares_[place].served > now_)) {
     ++place;
   }
-  // Where memory is refused on the way, a place is left that is idle and not in the index.
+  // If memory is refused on the way, what remains is a place that is idle and not in the index.
   Account account = {name, 0};
   if (place == accounts_.size()) {
     shares_.resize(place + 1);

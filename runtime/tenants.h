@@ -1,6 +1,6 @@
-// The accounts of tenants: who has been served how much. Start-time fair queueing: a tenant is
-// charged when a request of its is admitted, and who comes back from having nothing to do starts
-// where the others stand, so that idleness earns no credit.
+// The accounts of tenants: how much each has been served. Start-time fair queueing: a tenant is
+// charged when one of its requests is admitted, and one that had nothing to do for a while starts
+// again where the others stand, so that idleness earns no credit.
 #ifndef PACKRAT_RUNTIME_TENANTS_H_
 #define PACKRAT_RUNTIME_TENANTS_H_
 
@@ -19,13 +19,13 @@ class Tenants {
   // A request has come: the index of its tenant, which is new or known by its name. `weight`, above
   // 0, counts from here on.
   int Join(const std::string& name, double weight);
-  // It has been admitted, which is charged with `tokens`.
+  // The request has been admitted: charges `tokens`.
   void Charge(int tenant, int64_t tokens);
   // The request is over, and `unused` of the tokens were not needed (0 if it was never charged).
   // Once all requests of a tenant are over, its index may become that of another one.
   void Leave(int tenant, int64_t unused);
 
-  // By index; places of tenants that have gone included.
+  // By index, including the places of tenants that have gone.
   absl::Span<const TenantShare> shares() const { return shares_; }
 
  private:
@@ -39,7 +39,7 @@ class Tenants {
   std::vector<TenantShare> shares_;  // Parallel.
   // Not Abseil's: that one is broken by a refused allocation.
   std::unordered_map<std::string, int> index_;
-  double now_ = 0;  // What whoever was admitted last had been served before.
+  double now_ = 0;  // What the tenant that was charged last had been served until then.
 };
 
 }  // namespace packrat

@@ -94,7 +94,7 @@ absl::StatusOr<ApiKeyEntry> ParseLine(absl::string_view line) {
   const bool digits = absl::ConsumePrefix(&hex, "sha256:") && hex.size() == 64 &&
                       std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit);
   if (!digits) {
-    // Not shown: who takes the key for its line has written a secret here.
+    // Not shown: somebody who took the key for its line would have written a secret here.
     return absl::InvalidArgumentError(
         "the second word must be sha256: and 64 hexadecimal digits, as `packrat key` prints them "
         "below the key");
@@ -186,7 +186,7 @@ absl::Status ApiKeys::Read() {
   const auto refuse = [&](absl::string_view why) {
     return absl::InvalidArgumentError(absl::StrCat("--api_keys: ", path_, ": ", why));
   };
-  // Before it is read: what is written meanwhile is seen as a change.
+  // Before it is read, so that what is written meanwhile counts as a change.
   struct stat now = {};
   if (stat(path_.c_str(), &now) != 0) {
     seen_ = now;

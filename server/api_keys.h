@@ -1,5 +1,5 @@
-// Who may call: bearer keys from a file. Knows no transport: whoever has a header or metadata
-// `authorization` asks here.
+// Who may call: bearer keys from a file. Knows no transport: a front end passes the value of its
+// header or metadata `authorization`.
 //
 // The file has a key a line, and lines that are empty or begin with #:
 //
@@ -56,11 +56,11 @@ class ApiKeys {
 
   // Whose key is in the value of `authorization`, which is "Bearer KEY"; empty where there is none.
   // UNAUTHENTICATED says what is wrong with it. All keys are compared, each to its end, so the time
-  // tells nothing of them.
+  // that it takes tells nothing about them.
   absl::StatusOr<std::shared_ptr<ApiTenant>> Authenticate(absl::string_view authorization) const;
 
   // Reads the file again if it has changed. True if it had; if it is broken, the keys stay as they
-  // were, and the error is told once. What tenants use goes on being counted.
+  // were, and the error is returned once. What tenants use is counted on.
   absl::StatusOr<bool> ReloadIfChanged();
 
  private:

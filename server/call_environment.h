@@ -1,4 +1,4 @@
-// What every call needs of the server, and nothing of gRPC.
+// What every call needs from the server. Knows nothing of gRPC.
 #ifndef PACKRAT_SERVER_CALL_ENVIRONMENT_H_
 #define PACKRAT_SERVER_CALL_ENVIRONMENT_H_
 
@@ -38,7 +38,7 @@ class StreamCount {
   bool Enter(int limit);
   void Leave();
   int count() const;
-  // Blocks until there is none, or until `deadline` as by SteadyNow(). False in the second case.
+  // Blocks until there is none, or until `deadline` on the clock of SteadyNow(): false then.
   bool WaitForNone(absl::Time deadline);
 
  private:
@@ -57,12 +57,12 @@ struct CallEnvironment {
   Metrics* metrics = nullptr;
   StreamWriter* writer = nullptr;
   const ApiKeys* keys = nullptr;  // Null: whoever comes may call.
-  // Long texts: those that wait to be generated from have a pool of their own, so that no number of
-  // Tokenize and Detokenize calls is in their way.
+  // For long texts. Prompts have a pool of their own, so that no number of Tokenize and Detokenize
+  // calls holds them up.
   WorkPool* prompts = nullptr;
   WorkPool* texts = nullptr;
   StreamCount streams;
-  StreamCount answers;  // The calls with one answer, likewise.
+  StreamCount answers;  // Calls with a single answer.
   std::atomic<uint64_t> next_engine_id{1};
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
   std::atomic<bool> draining{false};                // From the signal to stop on.

@@ -33,7 +33,7 @@ std::string CleanMetadata(const grpc::ServerContextBase& context, const char* ke
 // A caller that has a trace finds this call's span in the log by the answer.
 void JoinTrace(grpc::ServerContextBase* context, AccessRecord* record) {
   const auto [begin, end] = context->client_metadata().equal_range("traceparent");
-  if (begin == end || std::next(begin) != end) return;  // Of two, none can be believed.
+  if (begin == end || std::next(begin) != end) return;  // If there are two, neither counts.
   const auto trace = ParseTraceparent({begin->second.data(), begin->second.size()});
   if (!trace.has_value()) return;
   record->trace_id = trace->trace_id;
@@ -64,7 +64,7 @@ absl::StatusOr<std::shared_ptr<ApiTenant>> AuthenticateCall(const ApiKeys* keys,
   const bool given = found != context.client_metadata().end();
   auto tenant = keys->Authenticate(
       given ? absl::string_view(found->second.data(), found->second.size()) : "");
-  // What a client calls itself counts for nothing where keys say who it is.
+  // Where keys say who a client is, what it calls itself does not count.
   record->caller = tenant.ok() ? (*tenant)->name() : "";
   return tenant;
 }

@@ -1,4 +1,4 @@
-// Who calls, from the metadata of a call; and the answer to it in the trailers.
+// Who calls, by the metadata of a call, and what the trailers say in return.
 #ifndef PACKRAT_SERVER_CALL_IDENTITY_H_
 #define PACKRAT_SERVER_CALL_IDENTITY_H_
 

@@ -1,4 +1,4 @@
-// What both binaries do with their command line.
+// How the server and the client parse their command lines.
 #ifndef PACKRAT_SERVER_COMMAND_LINE_H_
 #define PACKRAT_SERVER_COMMAND_LINE_H_
 

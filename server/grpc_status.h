@@ -1,4 +1,4 @@
-// The one place that turns a status of the house into one of gRPC.
+// The one place that turns an absl::Status into one of gRPC's.
 #ifndef PACKRAT_SERVER_GRPC_STATUS_H_
 #define PACKRAT_SERVER_GRPC_STATUS_H_
 

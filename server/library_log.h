@@ -1,4 +1,4 @@
-// What the libraries have to say goes into the log, as lines of its format, and waits for nobody.
+// Messages of the libraries go into the log, as lines of its format, without waiting for anybody.
 #ifndef PACKRAT_SERVER_LIBRARY_LOG_H_
 #define PACKRAT_SERVER_LIBRARY_LOG_H_
 

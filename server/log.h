@@ -64,14 +64,14 @@ class Logger {
   // `sink` takes whole lines without the line break; the default is standard error, by a LogWriter.
   explicit Logger(Format format, std::function<void(std::string)> sink = nullptr);
 
-  // They never wait for whoever reads the log.
+  // None of them waits for a reader of the log.
   void Info(const std::string& message, const Fields& fields = {});
   void Error(const std::string& message, const Fields& fields = {});
   void Access(const AccessRecord& record);
 
   // Waits until what was logged is written, but no longer than `timeout`.
   void Flush(absl::Duration timeout);
-  // Lines that nobody took, ever.
+  // Lines that were lost since the start because nobody read them.
   int64_t dropped_lines() const;
 
  private:

@@ -1,4 +1,4 @@
-// Lines to a file descriptor, by a thread of its own: whoever logs never waits for whoever reads.
+// Writes lines to a file descriptor on a thread of its own: logging never waits for a reader.
 #ifndef PACKRAT_SERVER_LOG_WRITER_H_
 #define PACKRAT_SERVER_LOG_WRITER_H_
 
@@ -20,7 +20,7 @@ class LogWriter {
   // `fd` stays the caller's, and open. `dropped_line` makes the line that says how many were
   // dropped; the thread calls it.
   LogWriter(int fd, std::function<std::string(int64_t)> dropped_line, size_t max_bytes = kMaxBytes);
-  // Waits for a second at most: what nobody reads is lost then.
+  // Waits for a second at most; what nobody has read by then is lost.
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;

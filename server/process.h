@@ -1,4 +1,4 @@
-// What the server needs of its process: open descriptors, signals, an end, and whoever started it.
+// The server as a process: its standard descriptors, signals, its end, and its service manager.
 #ifndef PACKRAT_SERVER_PROCESS_H_
 #define PACKRAT_SERVER_PROCESS_H_
 
@@ -47,7 +47,7 @@ class StopSignals {
   void EndWait();
 
   // Ends the process with 1 after `time`, unless it has ended by then; calls `last_words` before.
-  // Once. By the thread of the signals, since there may be no other one to be had by then.
+  // Once. On the thread of the signals, since it may be impossible to start another one by then.
   void ExitAfter(absl::Duration time, std::function<void()> last_words);
 
  private:

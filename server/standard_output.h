@@ -1,4 +1,4 @@
-// What programs write for their user, as opposed to the log.
+// Output of programs for their user, as opposed to the log.
 #ifndef PACKRAT_SERVER_STANDARD_OUTPUT_H_
 #define PACKRAT_SERVER_STANDARD_OUTPUT_H_
 
@@ -11,8 +11,8 @@ namespace packrat {
 // do now, nobody would see.
 void Print(const std::string& text);
 
-// First thing in main: a descriptor of 0 to 2 that is closed would be given to the next socket,
-// and text would be written into that. In their place stands one that fails when it is used.
+// First thing in main: if one of the descriptors 0 to 2 is closed, the next socket would get its
+// number, and text would be written into it. Puts one in its place that fails when it is used.
 void FillStandardDescriptors();
 
 }  // namespace packrat

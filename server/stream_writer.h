@@ -1,5 +1,5 @@
-// One thread that turns news in outboxes into writes, so that the engine's thread only leaves a
-// note, and that looks now and then after streams whose client does not read.
+// One thread that writes to streams whatever is new in their outboxes, so that the engine's thread
+// only leaves a note. Now and then it also looks for streams whose client does not read.
 #ifndef PACKRAT_SERVER_STREAM_WRITER_H_
 #define PACKRAT_SERVER_STREAM_WRITER_H_
 
@@ -20,7 +20,7 @@ class Stream {
   virtual ~Stream() = default;
   // Writes what there is, if no write is under way.
   virtual void Pump() = 0;
-  // Ends the stream if it has waited too long for its reader. `now` as by SteadyNow().
+  // Ends the stream if it has waited too long for its reader. `now` is SteadyNow()'s.
   virtual void CheckReader(absl::Time now) = 0;
 };
 

@@ -5,8 +5,8 @@
 namespace packrat {
 
 // Becomes packrat_tools, with the same arguments: the file of that name in the folder of this
-// program or, where programs are installed, in ../lib/packrat. Returns only where there is none
-// that runs: the exit code, 1, after a word on standard error.
+// program or, where programs are installed, in ../lib/packrat. Returns only if none can be run: the
+// exit code, 1, after a message on standard error.
 int BecomeTools(char** argv);
 
 }  // namespace packrat

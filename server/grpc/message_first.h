@@ -1,4 +1,4 @@
-// Calls with one message that are known from their beginning.
+// Calls with one message that the server knows from their beginning.
 //
 // gRPC's callback interface shows such a call only when its message is whole. Until then nobody
 // counts it, and only its client's deadline ends it. So the library is told that it is a stream,

@@ -1,5 +1,4 @@
-// What operators and their probes ask: /metrics, /healthz, /readyz, /balancerz,
-// /version.
+// Pages for operators and their probes: /metrics, /healthz, /readyz, /balancerz, /version.
 #ifndef PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 #define PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 
@@ -15,7 +14,7 @@ namespace packrat {
 // Called by the HTTP server's thread.
 struct OperatorPages {
   std::function<std::string()> metrics;  // Prometheus' text format.
-  // Whether who sends this header `Authorization` may read them; null: whoever asks.
+  // Whether a client that sends this header `Authorization` may read them; null: every client may.
   std::function<absl::Status(const std::string& authorization)> may_read_metrics;
   std::function<std::string()> not_alive;  // Why not; empty: alive.
   std::function<std::string()> not_ready;  // Why not; empty: ready.

@@ -1,4 +1,4 @@
-// Which handler answers a request, and what is said where none does.
+// Which handler answers a request, and the answer where there is none.
 #ifndef PACKRAT_SERVER_HTTP_ROUTER_H_
 #define PACKRAT_SERVER_HTTP_ROUTER_H_
 

@@ -1,4 +1,4 @@
-// The limit of open files, and who may have how many of them.
+// The limit of open files, and how it is shared out.
 #ifndef PACKRAT_SERVER_NET_DESCRIPTORS_H_
 #define PACKRAT_SERVER_NET_DESCRIPTORS_H_
 
@@ -8,7 +8,7 @@
 
 namespace packrat {
 
-// Raises the process's soft limit to the hard one, at most to a million. The limit that holds now.
+// Raises the process's soft limit to the hard one, at most to a million. Returns the new limit.
 int64_t RaiseDescriptorLimit();
 
 struct DescriptorShares {

@@ -3,9 +3,9 @@
 // gRPC closes a connection in both directions as soon as it has nothing more to say. What its peer
 // sends a moment later, a window update say, is answered by the kernel with a reset, and a peer
 // that meets a reset may drop what it has not looked at yet: HAProxy 2.6 lost the ends of 5 in
-// 2,500 streams so. Right is to close the own direction, and the other one when the peer has. The
-// library has no hook for that, so the program's own shutdown() takes the place of the C
-// library's, for the sockets that are named here.
+// 2,500 streams that way. The right way is to close our direction first, and the other one when the
+// peer has closed its own. The library has no hook for that, so our shutdown() takes the place of
+// the C library's, for the sockets that are named here.
 #ifndef PACKRAT_SERVER_NET_GENTLE_CLOSE_H_
 #define PACKRAT_SERVER_NET_GENTLE_CLOSE_H_
 

@@ -1,5 +1,5 @@
-// Accepts connections at an address, whatever accept() says: no failure ends it. Both ports are
-// built on it; what is done with a connection is theirs.
+// Accepts connections at an address; no failure of accept() ends it. Both ports are built on it and
+// decide what to do with a connection.
 #ifndef PACKRAT_SERVER_NET_LISTENER_H_
 #define PACKRAT_SERVER_NET_LISTENER_H_
 
@@ -27,7 +27,7 @@ class Listener {
     AcceptHealth::Duration patience{5000};                 // Until failures make it deaf.
     std::function<int(int fd)> accept;                     // Null: accept4(). For tests.
   };
-  // INVALID_ARGUMENT: the address has no form that we know; UNAVAILABLE: it cannot be had. `log`
+  // INVALID_ARGUMENT: the address has no known form; UNAVAILABLE: it cannot be had. `log`
   // outlives the listener.
   static absl::StatusOr<std::unique_ptr<Listener>> Start(Options options, Logger* log);
   // Stops first.

@@ -1,4 +1,4 @@
-// Counts sockets that somebody else closes without a word, and ends them: gRPC keeps those that it
+// Counts sockets that somebody else closes without telling, and ends them: gRPC keeps those that it
 // was given, and has no callback for their end.
 #ifndef PACKRAT_SERVER_NET_OPEN_SOCKETS_H_
 #define PACKRAT_SERVER_NET_OPEN_SOCKETS_H_

@@ -147,19 +147,20 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     common.first = range.first > common.first ? range.first : common.first;
     common.end = range.end < common.end ? range.end : common.end;
   }
+  // Counted from the bounds of `common`, to which the queries of a tile are near: a float holds
+  // positions up to 2^24 only.
+  HWY_ALIGN float first[16], end_of[16];
+  for (int t = 0; t < 16; ++t) {
+    const Range range = ranges[t < n ? t : 0];
+    first[t] = static_cast<float>(range.first - common.first);
+    end_of[t] = static_cast<float>(range.end - common.end);
+  }
   const float* values[kTile];
   V16 maximum = Set(kNoMaximum), total = Zero();
   for (int d = 0; d < padded; ++d) Store(Zero(), out + d * 16);
   for (int tile = all.first / kTile * kTile; tile < all.end; tile += kTile) {
     const int begin = (all.first > tile ? all.first : tile) - tile;
     const int end = all.end - tile < kTile ? all.end - tile : kTile;
-    // Counted from the tile: a float holds positions up to 2^24 only.
-    HWY_ALIGN float first[16], last[16];
-    for (int t = 0; t < 16; ++t) {
-      const Range range = ranges[t < n ? t : 0];
-      first[t] = static_cast<float>(range.first - tile);
-      last[t] = static_cast<float>(range.end - 1 - tile);
-    }
     V16 new_maximum = maximum;
     for (int j = begin; j < end; ++j) {
       V16 score;
@@ -172,9 +173,11 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
       }
       score = Mul(score, Set(scale));
       if (tile + j < common.first || tile + j >= common.end) {
-        const V16 index = Set(static_cast<float>(j)), hidden = Set(kHidden);
-        score = IfGreater(Load(first), index, hidden, score);
-        score = IfGreater(index, Load(last), hidden, score);
+        const V16 hidden = Set(kHidden);
+        score =
+            IfGreater(Load(first), Set(static_cast<float>(tile + j - common.first)), hidden, score);
+        score =
+            IfGreater(Load(end_of), Set(static_cast<float>(tile + j - common.end)), score, hidden);
       }
       Store(score, scratch + j * 16);
       new_maximum = Max(new_maximum, score);

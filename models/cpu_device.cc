@@ -17,7 +17,8 @@ Weight CpuWeights::Stack(const std::vector<Rows>& parts, int in) {
     if (loader_->TypeOf(part.name) != type) type = DType::kF32;
   }
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
-  const Arithmetic arithmetic = Arithmetic::kFloat32;
+  const Arithmetic arithmetic = ArithmeticFor(type, wanted_);
+  round_activations_ |= arithmetic == Arithmetic::kBFloat16;
   PackedMatrix& matrix =
       matrices_.emplace_back(load ? PackedMatrix(type, arithmetic, out, in) : PackedMatrix());
   matrix_bytes_ += PackedMatrix::Bytes(type, arithmetic, out, in);

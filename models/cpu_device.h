@@ -20,17 +20,23 @@ namespace packrat {
 // empty, and bytes() is what they would take.
 class CpuWeights : public DeviceWeights {
  public:
-  explicit CpuWeights(WeightLoader* loader) : DeviceWeights(loader) {}
+  // Those that can be are packed for products in `arithmetic`.
+  CpuWeights(WeightLoader* loader, Arithmetic arithmetic)
+      : DeviceWeights(loader), wanted_(arithmetic) {}
   Weight Stack(const std::vector<Rows>& parts, int in) override;
   const float* Upload(std::vector<float> values) override;
   size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
   int widest() const { return widest_; }  // The largest `in` of them.
+  // Whether products with any of them round their activations.
+  bool round_activations() const { return round_activations_; }
 
  private:
+  const Arithmetic wanted_;
   std::deque<PackedMatrix> matrices_;  // At fixed addresses.
   std::deque<std::vector<float>> floats_;
   size_t matrix_bytes_ = 0;
   int widest_ = 0;
+  bool round_activations_ = false;
 };
 
 class CpuDevice : public Device {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/aligned.h"
 #include "kernels/check.h"
+#include "kernels/cpu_target.h"
 #include "kernels/elementwise.h"
 #include "kernels/resources.h"
 #include "models/cpu_device.h"
@@ -19,6 +20,12 @@
 namespace packrat {
 namespace {
 
+Arithmetic ArithmeticOf(ActivationType activations) {
+  const bool bfloat16 = activations == ActivationType::kBFloat16 ||
+                        (activations == ActivationType::kAuto && CpuHasBFloat16());
+  return bfloat16 ? Arithmetic::kBFloat16 : Arithmetic::kFloat32;
+}
+
 class CpuModel : public HostModel {
  public:
   // With a loader that only measures, there is nothing but weight_bytes() and scratch_bytes() to
@@ -28,7 +35,7 @@ class CpuModel : public HostModel {
         options_(options),
         limits_{options.max_batch_tokens, options.max_batch_tokens, options.max_logit_rows, 0},
         layout_(config_),
-        weights_(loader),
+        weights_(loader, ArithmeticOf(options.activations)),
         stack_(config_, layout_, &device_, &weights_),
         weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {}
@@ -53,6 +60,10 @@ class CpuModel : public HostModel {
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
+  bool round_activations() const { return weights_.round_activations(); }
+  std::string numerics_id() const override {
+    return absl::StrCat(HostModel::numerics_id(), round_activations() ? "-bfloat16" : "");
+  }
   size_t scratch_bytes() const override {
     return stack_bytes_ + device_.Bytes(options_.threads, most_rows(), weights_.widest()) +
            options_.threads * Sampler::Bytes(config_.vocab_size);
@@ -155,6 +166,13 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
         CheckOption("threads", options.threads, 0, 1024)}) {
     if (!status.ok()) return status;
   }
+  const bool bfloat16 = options.activations == ActivationType::kBFloat16;
+  if (bfloat16 && !CpuHasBFloat16()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("activations: bfloat16 takes a processor with AVX512-BF16 (and cpu_target "
+                     "avx512), this is ",
+                     CpuTargetName(), " without it; say float32 or auto"));
+  }
   OpenModel open;
   open.options = options;
   if (options.threads == 0) open.options.threads = resources.DefaultThreads();
@@ -169,12 +187,25 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
   const CpuModel model(open.memory.config, open.options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
+  if (bfloat16 && !model.round_activations()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("activations: bfloat16 is for weights stored in bfloat16, and ", dir,
+                     " has no such matrix; say float32 or auto"));
+  }
   open.memory.weight_bytes = model.weight_bytes();
   open.memory.scratch_bytes = model.scratch_bytes();
   return open;
 }
 
 }  // namespace
+
+absl::StatusOr<ActivationType> ActivationTypeOf(const std::string& name) {
+  if (name == "auto") return ActivationType::kAuto;
+  if (name == "float32") return ActivationType::kFloat32;
+  if (name == "bfloat16") return ActivationType::kBFloat16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("activations is \"", name, "\"; one of: auto, float32, bfloat16"));
+}
 
 absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options) {
   auto open = OpenFiles(dir, options, ReadResources());

@@ -27,11 +27,17 @@ namespace packrat {
 enum class LayerPart { kMixer, kFeedForward };
 using ActivationObserver = std::function<void(int layer, LayerPart part, const float* x)>;
 
+// What products multiply in on the CPU (kernels/matmul.h): in float32, which loses nothing, or
+// where weights are stored in bfloat16 in its dot products, for which activations are rounded.
+// kAuto: the quicker one, bfloat16 where the processor has it.
+enum class ActivationType { kAuto, kFloat32, kBFloat16 };
+
 struct ModelOptions {
   int max_batch_tokens = 512;  // Tokens of one Forward(); scratch grows with it.
   int max_logit_rows = 512;    // Rows of logits of one Forward().
   int max_context = 0;         // Tokens of the longest text; 0: the model's own limit.
   int threads = 0;             // Of the CPU; 0: Resources::DefaultThreads().
+  ActivationType activations = ActivationType::kFloat32;
   ActivationObserver observe;  // Empty: nobody looks.
 };
 
@@ -87,9 +93,9 @@ class LanguageModel {
   virtual size_t scratch_bytes() const = 0;
   // Hash of config and weights, hex. Together with numerics_id() it names whose state is whose.
   virtual const std::string& fingerprint() const = 0;
-  // Build, device type, instruction set and C library. Equal ids promise equal bits on a CPU, and
-  // on a GPU that is deterministic; other GPUs choose their products' algorithms by timing, so that
-  // two processes may differ by rounding.
+  // Build, device type, instruction set, activations and C library. Equal ids promise equal bits on
+  // a CPU, and on a GPU that is deterministic; other GPUs choose their products' algorithms by
+  // timing, so that two processes may differ by rounding.
   virtual std::string numerics_id() const = 0;
   // What computes, for people: "cpu avx512", or a GPU's name.
   virtual std::string device() const = 0;

@@ -79,6 +79,10 @@ ABSL_FLAG(int32_t, threads, 0,
           "use, a quota of its cgroup included.");
 ABSL_FLAG(std::string, cpu_target, "auto",
           "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
+ABSL_FLAG(
+    std::string, activations, "auto",
+    "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "
+    "stored in bfloat16, on processors with AVX512-BF16), or auto: bfloat16 where it can be.");
 ABSL_FLAG(int32_t, max_running, 64,
           absl::StrCat("Sequences that run together; range ", packrat::bounds::kMaxRunning.Range(),
                        "."));
@@ -176,6 +180,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.deterministic = absl::GetFlag(FLAGS_deterministic);
   options.state_type = absl::GetFlag(FLAGS_state_type);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
+  options.activations = absl::GetFlag(FLAGS_activations);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);

@@ -111,6 +111,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckChoice("device", options->device, {"auto", "cpu", "cuda"}),
            CheckChoice("state_type", options->state_type, {"float32", "bfloat16"}),
            CheckChoice("cpu_target", options->cpu_target, {"auto", "sse4", "avx2", "avx512"}),
+           CheckChoice("activations", options->activations, {"auto", "float32", "bfloat16"}),
            Check("max_running", bounds::kMaxRunning, engine.max_running),
            Check("max_queue", bounds::kMaxQueue, engine.max_queue),
            Check("max_batch_tokens", bounds::kMaxBatchTokens, engine.max_batch_tokens),

@@ -35,6 +35,7 @@ struct ServerOptions {
   bool deterministic = false;     // On a GPU: equal bits alone and in company.
   std::string state_type = "float32";  // Of matrices, on a GPU: float32, bfloat16.
   std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
+  std::string activations = "auto";    // On the CPU: auto, float32, bfloat16.
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;

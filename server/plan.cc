@@ -103,6 +103,7 @@ ModelOptions ToModelOptions(const ServerOptions& options) {
   model.max_logit_rows = options.engine.max_running;
   model.max_context = options.engine.max_context;
   model.threads = options.threads;
+  model.activations = ActivationTypeOf(options.activations).value();
   return model;
 }
 

@@ -91,10 +91,9 @@ absl::Status CheckOptions(const LogitsOptions& options) {
     return std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error);
   };
   const auto tokens = resolved(options.tokens), output = resolved(options.output),
-             activations = resolved(options.activations);
-  if (output == tokens ||
-      (!options.activations.empty() && (activations == tokens || activations == output))) {
-    return absl::InvalidArgumentError("tokens, output and activations must be different files");
+             layers = resolved(options.layers);
+  if (output == tokens || (!options.layers.empty() && (layers == tokens || layers == output))) {
+    return absl::InvalidArgumentError("tokens, output and layers must be different files");
   }
   return absl::OkStatus();
 }
@@ -103,7 +102,7 @@ absl::Status WriteLogits(const LogitsOptions& options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   std::unique_ptr<Activations> activations;
   ModelOptions model_options = ModelOptionsOf(options);
-  if (!options.activations.empty()) {
+  if (!options.layers.empty()) {
     model_options.observe = [&](int layer, LayerPart part, const float* x) {
       activations->Observe(layer, part, x);
     };
@@ -135,7 +134,7 @@ absl::Status WriteLogits(const LogitsOptions& options) {
     }
   }
   if (activations != nullptr) {
-    absl::Status status = activations->Write(options.activations);
+    absl::Status status = activations->Write(options.layers);
     if (!status.ok()) return status;
   }
   return WriteSafetensors(options.output,

@@ -16,7 +16,7 @@ struct LogitsOptions : FeedOptions {  // The folder needs no tokenizer.
   // each: `embeddings`, and for each layer i `layers.{i}.mixer`, after its mixer, and `layers.{i}`,
   // after its feed-forward, which is what the next layer reads. The first tensor that differs from
   // another implementation's names the part that does.
-  std::string activations;
+  std::string layers;
 };
 
 // INVALID_ARGUMENT where an option is out of its range.

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
+#include "models/cpu_model.h"
 
 namespace packrat {
 
@@ -16,13 +17,14 @@ absl::Status CheckFeedOptions(const FeedOptions& options) {
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  return ActivationTypeOf(options.activations).status();
 }
 
 ModelOptions ModelOptionsOf(const FeedOptions& options) {
   ModelOptions model;
   model.max_batch_tokens = model.max_logit_rows = options.piece;
   model.threads = options.threads;
+  model.activations = ActivationTypeOf(options.activations).value();
   return model;
 }
 

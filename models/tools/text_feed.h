@@ -18,7 +18,8 @@ struct FeedOptions {
   std::string model;  // Folder with config.json and safetensors.
   int piece = 256;    // Tokens fed at a time; 1 is pure decoding. Range [1, 65536].
   SolverOptions solver;
-  int threads = 0;  // 0: one per CPU that it may use. Range [0, 1024].
+  int threads = 0;                      // 0: one per CPU that it may use. Range [0, 1024].
+  std::string activations = "float32";  // See ActivationTypeOf().
 };
 
 // INVALID_ARGUMENT names the option and its range.

@@ -32,6 +32,7 @@ void LocalFlags::Feed(FeedOptions* options) {
   Integer("cg_max_steps", &options->solver.cg_max_steps);
   Integer("threads", &options->threads);
   Text("cpu_target", &cpu_target_);
+  Text("activations", &options->activations);
 }
 
 std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {

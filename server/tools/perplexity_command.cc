@@ -15,6 +15,7 @@ constexpr char kUsage[] =
     "                          [--length N] [--bos true|false] [--piece N] [--cg_tolerance X]\n"
     "                          [--cg_max_steps N] [--threads N] [--cpu_target "
     "auto|sse4|avx2|avx512]\n"
+    "                          [--activations auto|float32|bfloat16]\n"
     "\n"
     "Bits per byte and perplexity (per token) of the documents of TEXT, which is UTF-8; a line\n"
     "<|endoftext|> ends a document. Each is scored on its own, spaces at the ends of lines\n"
@@ -27,7 +28,9 @@ constexpr char kUsage[] =
     "  --piece         tokens fed at a time, 1 to 65536 (default 256)\n"
     "  --cg_tolerance  relative residual of the Mesa solves, 1e-7 to 0.1 (default 1e-4)\n"
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
-    "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n";
+    "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n"
+    "  --activations   what products multiply in; a server's default is auto, which is bfloat16\n"
+    "                  where weights are stored so and the processor has it (default float32)\n";
 
 void PrintScore(const char* name, const TextScore& score) {
   if (score.documents == 0) return;

@@ -62,6 +62,23 @@ class ModelFiles {
     }
   }
 
+  // Stores float32 tensors as bfloat16, to nearest even.
+  void Narrow() {
+    for (TensorToWrite& tensor : tensors) {
+      if (tensor.type != TensorType::kF32) continue;
+      std::vector<uint8_t>& bytes = values_.at(tensor.name);
+      for (size_t i = 0; i < bytes.size() / 4; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, &bytes[i * 4], 4);
+        const auto half = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+        std::memcpy(&bytes[i * 2], &half, 2);
+      }
+      bytes.resize(bytes.size() / 2);
+      tensor.type = TensorType::kBF16;
+      tensor.data = bytes.data();
+    }
+  }
+
   void ReplaceInConfig(const std::string& from, const std::string& to) {
     const size_t at = config.find(from);
     ASSERT_NE(at, std::string::npos) << from;

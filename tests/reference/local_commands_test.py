@@ -35,7 +35,7 @@ def run(*arguments):
 
 
 def residual_stream(model, ids):
-    """The reference's residual stream under the names of `packrat logits --activations`."""
+    """The reference's residual stream under the names of `packrat logits --layers`."""
     seen = {}
     hooks = [model.model.embeddings.register_forward_hook(
         lambda module, inputs, output: seen.update({"embeddings": output}))]
@@ -70,7 +70,7 @@ class ActivationsTest(WithFolder):
     def write(self, case, *flags):
         done = run("logits", "--model", os.path.join(GOLDEN, case), "--tokens",
                    os.path.join(GOLDEN, case, "expected.safetensors"), "--output",
-                   self.path("logits"), "--activations", self.path("activations"),
+                   self.path("logits"), "--layers", self.path("activations"),
                    "--cg_tolerance", "1e-6", *flags)
         self.assertEqual(done.returncode, 0, done.stderr)
         return safetensors_io.load(self.path("activations"))

@@ -60,7 +60,7 @@ class WithoutServerTest(unittest.TestCase):
         self.assertIn("no server answers", json.loads(done.stdout)["error"]["message"])
 
     def test_some_commands_need_no_server(self):
-        for command, flag in (("logits", "--activations"), ("perplexity", "--file")):
+        for command, flag in (("logits", "--layers"), ("perplexity", "--file")):
             done = run(command, "--help")
             self.assertEqual(done.returncode, 0)
             self.assertIn(flag, done.stdout)
@@ -68,7 +68,7 @@ class WithoutServerTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2)
         for paths in (("a", "b", "./b"), ("a", "./a", "b"), ("a", "b", "c/../a")):
             done = run("logits", "--model=x", *("--%s=%s" % pair for pair in zip(
-                ("tokens", "output", "activations"), paths)))
+                ("tokens", "output", "layers"), paths)))
             self.assertEqual(done.returncode, 2, paths)
             self.assertIn("must be different files", done.stderr)
 

@@ -43,6 +43,7 @@ const struct Row {
     {"state_type", "bfloat16", [](const Options& o) { return o.state_type; }},
     {"threads", "3", [](const Options& o) { return absl::StrCat(o.threads); }},
     {"cpu_target", "avx2", [](const Options& o) { return o.cpu_target; }},
+    {"activations", "float32", [](const Options& o) { return o.activations; }},
     {"max_running", "63", [](const Options& o) { return absl::StrCat(o.engine.max_running); }},
     {"max_queue", "1000", [](const Options& o) { return absl::StrCat(o.engine.max_queue); }},
     {"max_batch_tokens", "500",

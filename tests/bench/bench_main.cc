@@ -9,6 +9,7 @@
 #include "absl/flags/usage.h"
 #include "kernels/cpu_target.h"
 #include "kernels/thread_pool.h"
+#include "models/cpu_model.h"
 #include "tests/bench/machine.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/report.h"
@@ -19,14 +20,17 @@ ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
 ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context. Default: all.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
+ABSL_FLAG(std::string, activations, "auto", "auto, float32 or bfloat16.");
 
 int main(int argc, char** argv) {
   using namespace packrat;  // NOLINT
   absl::SetProgramUsageMessage("benchmarks of the CPU backend");
   absl::ParseCommandLine(argc, argv);
   const absl::Status status = SetCpuTarget(absl::GetFlag(FLAGS_cpu_target));
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  const auto activations = ActivationTypeOf(absl::GetFlag(FLAGS_activations));
+  for (const absl::Status& flag : {status, activations.status()}) {
+    if (flag.ok()) continue;
+    std::fprintf(stderr, "%s\n", flag.ToString().c_str());
     return 2;
   }
   const std::string dir = absl::GetFlag(FLAGS_dir), only = absl::GetFlag(FLAGS_only);
@@ -43,8 +47,9 @@ int main(int argc, char** argv) {
   Row("machine: mbw, read + written, 1 core", limits.mbw / 1e9, "GB/s");
   Row("machine: own FMA loop", limits.own_fma / 1e9, "GFLOP/s");
   Row("machine: OpenBLAS sgemm 2048", limits.sgemm / 1e9, "GFLOP/s");
+  Row("machine: own loop of bfloat16 dots", limits.bfloat16_flops_per_second / 1e9, "GFLOP/s");
   if (only.empty() || only == "sampling") BenchSampling(threads);
-  if (only.empty() || only == "model") BenchModel(dir, threads, limits);
+  if (only.empty() || only == "model") BenchModel(dir, threads, *activations, limits);
   if (only.empty() || only == "context") BenchContext(dir, threads);
   return 0;
 }

@@ -12,6 +12,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "kernels/check.h"
+#include "models/cpu_model.h"
 #include "models/load.h"
 #include "runtime/engine.h"
 #include "runtime/outbox.h"
@@ -19,6 +20,7 @@
 #include "tests/bench/report.h"
 
 ABSL_FLAG(std::string, model, "models/demo", "Model folder.");
+ABSL_FLAG(std::string, activations, "auto", "Of the CPU: auto, float32 or bfloat16.");
 ABSL_FLAG(int, streams, 256, "Requests, which all run together.");
 ABSL_FLAG(int, prompt_tokens, 16, "Of each, drawn at random.");
 ABSL_FLAG(int, max_tokens, 64, "Generated for each.");
@@ -32,7 +34,10 @@ absl::Status Run() {
   options.max_running = streams;
   options.max_batch_tokens = std::max(options.max_batch_tokens, streams);
   options.max_context = absl::GetFlag(FLAGS_prompt_tokens) + absl::GetFlag(FLAGS_max_tokens);
+  const auto activations = ActivationTypeOf(absl::GetFlag(FLAGS_activations));
+  if (!activations.ok()) return activations.status();
   LoadOptions load;
+  load.model.activations = *activations;
   load.model.max_batch_tokens = options.max_batch_tokens;
   load.model.max_logit_rows = options.max_running;
   load.model.max_context = options.max_context;
@@ -74,7 +79,7 @@ absl::Status Run() {
   }
   std::sort(rates.begin(), rates.end());
   Row(std::to_string(streams) + " streams, the bare engine", rates[rates.size() / 2], "tokens/s", 0,
-      (*model)->device());
+      (*model)->device() + ", " + (*model)->numerics_id());
   return absl::OkStatus();
 }
 

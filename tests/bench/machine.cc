@@ -9,6 +9,8 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/cpu_target.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/bench/machine.cc"
 // Keep after the define.
@@ -31,19 +33,26 @@ float SumFloats(const float* p, size_t n) {
   return SumLanes(sums[0]);
 }
 
-// rounds * kChains * kVecLanes multiply-adds on registers.
-constexpr int kChains = HWY_TARGET == HWY_AVX3 ? 24 : 12;
+// rounds * kGroups * kChains * kVecLanes multiply-adds on registers. The compiler unrolls a loop of
+// up to sixteen rounds and would keep the accumulators of a longer one in memory: hence two.
+constexpr int kGroups = HWY_TARGET == HWY_AVX3 ? 2 : 1, kChains = 12;
 float FmaLoop(int64_t rounds, double* flops) {
   const Lanes d;
-  Vec acc[kChains];
-  for (int c = 0; c < kChains; ++c) acc[c] = hn::Set(d, 1.0f + 0.01f * c);
+  Vec acc[kGroups][kChains], sum = hn::Zero(d);
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kChains; ++c) acc[g][c] = hn::Set(d, 1.0f + 0.01f * c);
+  }
   const Vec a = hn::Set(d, 0.999f), b = hn::Set(d, 0.001f);
   for (int64_t r = 0; r < rounds; ++r) {
-    for (int c = 0; c < kChains; ++c) acc[c] = hn::MulAdd(acc[c], a, b);
+    for (int g = 0; g < kGroups; ++g) {
+      for (int c = 0; c < kChains; ++c) acc[g][c] = hn::MulAdd(acc[g][c], a, b);
+    }
   }
-  for (int c = 1; c < kChains; ++c) acc[0] = hn::Add(acc[0], acc[c]);
-  *flops = 2.0 * rounds * kChains * kVecLanes;
-  return hn::GetLane(acc[0]);
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kChains; ++c) sum = hn::Add(sum, acc[g][c]);
+  }
+  *flops = 2.0 * rounds * kGroups * kChains * kVecLanes;
+  return hn::GetLane(sum);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -51,6 +60,9 @@ float FmaLoop(int64_t rounds, double* flops) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+// Keep before the attributes.
+#include <immintrin.h>
+
 extern "C" void openblas_set_num_threads(int);
 
 namespace packrat {
@@ -59,6 +71,35 @@ HWY_EXPORT(SumFloats);
 HWY_EXPORT(FmaLoop);
 
 namespace {
+
+float Float32Loop(int64_t rounds, double* flops) {
+  return HWY_DYNAMIC_DISPATCH(FmaLoop)(rounds, flops);
+}
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bf16")
+
+// The same of dot products of bfloat16 pairs.
+float BFloat16Loop(int64_t rounds, double* flops) {
+  constexpr int kGroups = 2, kDots = 12, kLanes = 16;
+  __m512 acc[kGroups][kDots], sum = _mm512_setzero_ps();
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_set1_ps(0.01f * c);
+  }
+  const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f803f80));
+  const auto b = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x30803080));
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int g = 0; g < kGroups; ++g) {
+      for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_dpbf16_ps(acc[g][c], a, b);
+    }
+  }
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kDots; ++c) sum = _mm512_add_ps(sum, acc[g][c]);
+  }
+  *flops = 4.0 * rounds * kGroups * kDots * kLanes;
+  return _mm512_cvtss_f32(sum);
+}
+
+HWY_POP_ATTRIBUTES
 
 constexpr int kRuns = 7;
 volatile float sink;  // NOLINT: keeps results alive.
@@ -80,12 +121,12 @@ double Mbw() {
   return 2 * best * (1 << 20);
 }
 
-double OwnFma(ThreadPool* pool) {
+double OwnPeak(ThreadPool* pool, float (*loop)(int64_t rounds, double* flops)) {
   double flops = 0;
   const double seconds = MedianSeconds(kRuns, [&] {
     pool->Run(pool->size(), [&](int64_t, int worker) {
       double mine;
-      sink = HWY_DYNAMIC_DISPATCH(FmaLoop)(20'000'000, &mine);
+      sink = loop(20'000'000, &mine);
       if (worker == 0) flops = mine;
     });
   });
@@ -147,7 +188,8 @@ MachineLimits MeasureMachine(int threads) {
   limits.own_read = Median(passes);
   ThreadPool pool(threads);
   limits.mbw = Mbw();
-  limits.own_fma = OwnFma(&pool);
+  limits.own_fma = OwnPeak(&pool, Float32Loop);
+  if (CpuHasBFloat16()) limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
   limits.sgemm = Sgemm(pool.size());
   limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);
   limits.flops_per_second = std::max(limits.own_fma, limits.sgemm);

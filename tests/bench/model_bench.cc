@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cpu_target.h"
 #include "models/cpu_model.h"
 #include "models/owned_state.h"
 #include "tests/bench/random_model.h"
@@ -14,8 +15,10 @@
 namespace packrat {
 namespace {
 
-std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, int tokens) {
+std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, ActivationType activations,
+                                    int tokens) {
   ModelOptions options;
+  options.activations = activations;
   options.threads = threads;
   options.max_batch_tokens = tokens;
   options.max_logit_rows = 64;
@@ -73,10 +76,14 @@ double FlopsPerToken(const LanguageModel& model, bool logits) {
 
 }  // namespace
 
-void BenchModel(const std::string& dir, int threads, const MachineLimits& limits) {
+void BenchModel(const std::string& dir, int threads, ActivationType activations,
+                const MachineLimits& limits) {
   WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
   const double start = Now();
-  auto model = Load(dir + "/hybrid350m", threads, 512);
+  auto model = Load(dir + "/hybrid350m", threads, activations, 512);
+  const double peak = activations != ActivationType::kFloat32 && CpuHasBFloat16()
+                          ? limits.bfloat16_flops_per_second
+                          : limits.flops_per_second;
   Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
   const auto bytes = static_cast<double>(model->weight_bytes());
   {
@@ -105,7 +112,7 @@ void BenchModel(const std::string& dir, int threads, const MachineLimits& limits
     for (int i = 0; i < 8; ++i) many.Feed(16, 32);
     const double seconds = MedianSeconds(33, [&] { many.Feed(16, 1); });
     const double by_bytes = bytes / limits.read_bytes_per_second;
-    const double by_flops = 16 * FlopsPerToken(*model, true) / limits.flops_per_second;
+    const double by_flops = 16 * FlopsPerToken(*model, true) / peak;
     Row("decode batch 16", 16 / seconds, "tokens/s", 16 / std::max(by_bytes, by_flops),
         by_flops > by_bytes ? "bound by the matrix peak" : "bound by bandwidth");
   }
@@ -116,7 +123,7 @@ void BenchModel(const std::string& dir, int threads, const MachineLimits& limits
       for (int done = 0; done < tokens; done += 512) one.Feed(1, 512);
     });
     Row(absl::StrCat("prompt of ", tokens), tokens * FlopsPerToken(*model, false) / seconds / 1e9,
-        "GFLOP/s", limits.flops_per_second / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
+        "GFLOP/s", peak / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
   }
 }
 
@@ -130,7 +137,7 @@ void BenchContext(const std::string& dir, int threads) {
     shape.intermediate_size = 256;
     shape.vocab_size = 256;
     WriteRandomModel(dir + "/context_" + type, shape);
-    auto model = Load(dir + "/context_" + type, threads, 512);
+    auto model = Load(dir + "/context_" + type, threads, ActivationType::kFloat32, 512);
     Sequences one(model.get(), 1, 17408);
     double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
     int fed = 0;

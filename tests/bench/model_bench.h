@@ -4,12 +4,14 @@
 
 #include <string>
 
+#include "models/model.h"
 #include "tests/bench/machine.h"
 
 namespace packrat {
 
 // `dir`: scratch folder for models of random weights; a gigabyte.
-void BenchModel(const std::string& dir, int threads, const MachineLimits& limits);
+void BenchModel(const std::string& dir, int threads, ActivationType activations,
+                const MachineLimits& limits);
 void BenchContext(const std::string& dir, int threads);
 
 }  // namespace packrat

@@ -4,43 +4,101 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/quantized.h"
 
 namespace packrat {
 
-Weight CpuWeights::Stack(const std::vector<Rows>& parts, int in) {
-  // Parts of different types meet in float32, which holds them all exactly.
-  DType type = loader_->TypeOf(parts[0].name);
+CpuWeights::CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options)
+    : DeviceWeights(loader),
+      wanted_(arithmetic),
+      format_(options.weights),
+      output_format_(options.output_weights.value_or(
+          format_ != WeightFormat::kStored || loader->HasQuantized() ? WeightFormat::kInt8
+                                                                     : WeightFormat::kStored)) {}
+
+DType CpuWeights::FormatOf(DType stored, Use use) const {
+  WeightFormat format = use == Use::kProduct ? format_ : WeightFormat::kStored;
+  if (use == Use::kOutput) format = output_format_;
+  if (format == WeightFormat::kStored || IsQuantized(stored)) return stored;
+  return format == WeightFormat::kInt8 ? DType::kInt8 : DType::kInt4;
+}
+
+Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use) {
+  // Parts of different types meet in float32, which holds them all.
+  DType type = FormatOf(loader_->TypeOf(parts[0].name), use);
   int out = 0;
   for (const Rows& part : parts) {
     out += part.rows;
-    if (loader_->TypeOf(part.name) != type) type = DType::kF32;
+    if (FormatOf(loader_->TypeOf(part.name), use) != type) type = DType::kF32;
+  }
+  if (IsQuantized(type) && in % kQuantGroup != 0) {
+    loader_->Refuse(parts[0].name, absl::StrCat("has rows of ", in, " values; ", DTypeName(type),
+                                                " takes multiples of ", kQuantGroup));
+    type = DType::kF32;
   }
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
   const Arithmetic arithmetic = ArithmeticFor(type, wanted_);
-  round_activations_ |= arithmetic == Arithmetic::kBFloat16;
+  arithmetics_[static_cast<size_t>(arithmetic)] = true;
   PackedMatrix& matrix =
       matrices_.emplace_back(load ? PackedMatrix(type, arithmetic, out, in) : PackedMatrix());
   matrix_bytes_ += PackedMatrix::Bytes(type, arithmetic, out, in);
   widest_ = std::max(widest_, in);
   int at = 0;
-  std::vector<float> wide;
   for (const Rows& part : parts) {
+    if (IsQuantized(type) && loader_->TypeOf(part.name) != type) quantized_[part.name] = type;
     loader_->Rows(part.name, part.out, in, part.first, part.rows,
-                  [&](const WeightLoader::Piece& piece) {
-                    const void* rows = piece.data;
-                    if (piece.type != type) {
-                      wide.resize(static_cast<size_t>(piece.rows) * in);
-                      for (size_t i = 0; i < wide.size(); ++i) {
-                        wide[i] = LoadAsFloat(piece.data, i, piece.type);
-                      }
-                      rows = wide.data();
-                    }
-                    matrix.SetRows(at + piece.first, piece.rows, rows);
-                  });
+                  [&](const WeightLoader::Piece& piece) { Set(part, piece, at, &matrix); });
     at += part.rows;
   }
   return {&matrix, type, out, in};
+}
+
+// The piece's rows as rows of a matrix that may have another type. `at`: its part's first one
+// there.
+void CpuWeights::Set(const Rows& part, const WeightLoader::Piece& piece, int at,
+                     PackedMatrix* matrix) {
+  const int first = at + piece.first, in = matrix->in(), groups = in / kQuantGroup;
+  const size_t values = static_cast<size_t>(piece.rows) * in;
+  const auto group_at = [&](size_t i) {
+    return LoadQuantGroup(piece.data + i * StoredGroupBytes(piece.type), piece.type);
+  };
+  if (piece.type == matrix->type() && !IsQuantized(piece.type)) {
+    return matrix->SetRows(first, piece.rows, piece.data);
+  }
+  if (piece.type == matrix->type()) {
+    for (int i = 0; i < piece.rows * groups; ++i) {
+      matrix->SetGroup(first + i / groups, i % groups, group_at(i));
+    }
+    return;
+  }
+  wide_.resize(values);
+  if (IsQuantized(piece.type)) {
+    for (size_t i = 0; i < values / kQuantGroup; ++i) {
+      WidenQuantGroup(group_at(i), piece.type, &wide_[i * kQuantGroup]);
+    }
+  } else {
+    for (size_t i = 0; i < values; ++i) wide_[i] = LoadAsFloat(piece.data, i, piece.type);
+  }
+  if (!IsQuantized(matrix->type())) return matrix->SetRows(first, piece.rows, wide_.data());
+  for (int i = 0; i < piece.rows * groups; ++i) {
+    QuantGroup group;
+    absl::Status status =
+        QuantizeGroup(&wide_[size_t{1} * i * kQuantGroup], matrix->type(), &group);
+    if (!status.ok()) {
+      return loader_->Refuse(part.name, absl::StrCat("row ", part.first + piece.first + i / groups,
+                                                     ": ", status.message()));
+    }
+    matrix->SetGroup(first + i / groups, i % groups, group);
+  }
+}
+
+Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {
+  if (FormatOf(embedding.type, Use::kOutput) == embedding.type) return embedding;
+  const Weight output = Output(name, embedding.out, embedding.in);
+  quantized_.erase(name);
+  return output;
 }
 
 const float* CpuWeights::Upload(std::vector<float> values) {

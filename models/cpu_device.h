@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <deque>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/context.h"
@@ -13,30 +15,43 @@
 #include "kernels/matmul.h"
 #include "kernels/rope.h"
 #include "models/device.h"
+#include "models/model.h"
 
 namespace packrat {
 
-// Weights in the types that they are stored in, packed. With a loader that only measures, they are
-// empty, and bytes() is what they would take.
+// Weights packed, in the types that they are stored in or quantised. With a loader that only
+// measures, they are empty, and bytes() is what they would take.
 class CpuWeights : public DeviceWeights {
  public:
   // Those that can be are packed for products in `arithmetic`.
-  CpuWeights(WeightLoader* loader, Arithmetic arithmetic)
-      : DeviceWeights(loader), wanted_(arithmetic) {}
-  Weight Stack(const std::vector<Rows>& parts, int in) override;
+  CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options);
+  Weight Tied(const Weight& embedding, const std::string& name) override;
   const float* Upload(std::vector<float> values) override;
   size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
   int widest() const { return widest_; }  // The largest `in` of them.
-  // Whether products with any of them round their activations.
-  bool round_activations() const { return round_activations_; }
+  WeightFormat output_format() const { return output_format_; }
+  // Tensors that are stored otherwise than they are kept, and what they are kept in.
+  const std::map<std::string, DType>& quantized() const { return quantized_; }
+  // Whether products with any of them round their activations so.
+  bool multiplies_in(Arithmetic arithmetic) const {
+    return arithmetics_[static_cast<size_t>(arithmetic)];
+  }
 
  private:
+  Weight Load(const std::vector<Rows>& parts, int in, Use use) override;
+  // The format of a matrix that is stored in `stored`.
+  DType FormatOf(DType stored, Use use) const;
+  void Set(const Rows& part, const WeightLoader::Piece& piece, int at, PackedMatrix* matrix);
+
   const Arithmetic wanted_;
+  const WeightFormat format_, output_format_;
   std::deque<PackedMatrix> matrices_;  // At fixed addresses.
   std::deque<std::vector<float>> floats_;
+  std::vector<float> wide_;  // While they are loaded.
   size_t matrix_bytes_ = 0;
   int widest_ = 0;
-  bool round_activations_ = false;
+  bool arithmetics_[3] = {};
+  std::map<std::string, DType> quantized_;
 };
 
 class CpuDevice : public Device {

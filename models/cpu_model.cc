@@ -1,6 +1,7 @@
 #include "models/cpu_model.h"
 
 #include <algorithm>
+#include <map>
 #include <new>
 #include <utility>
 #include <vector>
@@ -21,9 +22,9 @@ namespace packrat {
 namespace {
 
 Arithmetic ArithmeticOf(ActivationType activations) {
-  const bool bfloat16 = activations == ActivationType::kBFloat16 ||
-                        (activations == ActivationType::kAuto && CpuHasBFloat16());
-  return bfloat16 ? Arithmetic::kBFloat16 : Arithmetic::kFloat32;
+  if (activations == ActivationType::kFloat32) return Arithmetic::kFloat32;
+  // Quantised weights take bytes then in any case.
+  return CpuHasBFloat16() ? Arithmetic::kBFloat16 : Arithmetic::kInt8;
 }
 
 class CpuModel : public HostModel {
@@ -35,7 +36,7 @@ class CpuModel : public HostModel {
         options_(options),
         limits_{options.max_batch_tokens, options.max_batch_tokens, options.max_logit_rows, 0},
         layout_(config_),
-        weights_(loader, ArithmeticOf(options.activations)),
+        weights_(loader, ArithmeticOf(options.activations), options),
         stack_(config_, layout_, &device_, &weights_),
         weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {}
@@ -60,9 +61,21 @@ class CpuModel : public HostModel {
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
-  bool round_activations() const { return weights_.round_activations(); }
+  bool multiplies_in(Arithmetic arithmetic) const { return weights_.multiplies_in(arithmetic); }
+  const std::map<std::string, DType>& quantized() const { return weights_.quantized(); }
   std::string numerics_id() const override {
-    return absl::StrCat(HostModel::numerics_id(), round_activations() ? "-bfloat16" : "");
+    std::string id = HostModel::numerics_id();
+    for (const Arithmetic arithmetic : {Arithmetic::kBFloat16, Arithmetic::kInt8}) {
+      if (multiplies_in(arithmetic)) absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
+    }
+    // As it was asked for; what a checkpoint itself has is in the fingerprint.
+    if (options_.weights != WeightFormat::kStored) {
+      absl::StrAppend(&id, "-weights-", WeightFormatName(options_.weights));
+    }
+    if (weights_.output_format() != WeightFormat::kStored) {
+      absl::StrAppend(&id, "-output-", WeightFormatName(weights_.output_format()));
+    }
+    return id;
   }
   size_t scratch_bytes() const override {
     return stack_bytes_ + device_.Bytes(options_.threads, most_rows(), weights_.widest()) +
@@ -156,6 +169,7 @@ struct OpenModel {
   ModelOptions options;  // With its defaults resolved.
   std::unique_ptr<Checkpoint> checkpoint;
   ModelMemory memory;
+  std::map<std::string, DType> quantized;
 };
 
 absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& options,
@@ -187,13 +201,14 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
   const CpuModel model(open.memory.config, open.options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
-  if (bfloat16 && !model.round_activations()) {
+  if (bfloat16 && !model.multiplies_in(Arithmetic::kBFloat16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("activations: bfloat16 is for weights stored in bfloat16, and ", dir,
                      " has no such matrix; say float32 or auto"));
   }
   open.memory.weight_bytes = model.weight_bytes();
   open.memory.scratch_bytes = model.scratch_bytes();
+  open.quantized = model.quantized();
   return open;
 }
 
@@ -207,14 +222,47 @@ absl::StatusOr<ActivationType> ActivationTypeOf(const std::string& name) {
       absl::StrCat("activations is \"", name, "\"; one of: auto, float32, bfloat16"));
 }
 
+absl::Status SetWeightFormats(const std::string& weights, const std::string& output_weights,
+                              ModelOptions* options) {
+  const auto read = [](const std::string& name, auto* to) {
+    for (const WeightFormat format :
+         {WeightFormat::kStored, WeightFormat::kInt8, WeightFormat::kInt4}) {
+      if (name != WeightFormatName(format)) continue;
+      *to = format;
+      return true;
+    }
+    return false;
+  };
+  if (!read(weights, &options->weights)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights is \"", weights, "\"; one of: stored, int8, int4"));
+  }
+  if (output_weights == "auto") {
+    options->output_weights.reset();
+  } else if (!read(output_weights, &options->output_weights)) {
+    return absl::InvalidArgumentError(absl::StrCat("output_weights is \"", output_weights,
+                                                   "\"; one of: auto, stored, int8, int4"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::map<std::string, DType>> QuantizedTensors(const std::string& dir,
+                                                              const ModelOptions& options) {
+  const Resources resources = ReadResources();
+  auto open = OpenFiles(dir, options, resources);
+  if (!open.ok()) return open.status();
+  return std::move(open->quantized);
+}
+
 absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options) {
   auto open = OpenFiles(dir, options, ReadResources());
   if (!open.ok()) return open.status();
   return open->memory;
 }
 
-absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(const std::string& dir,
-                                                            const ModelOptions& options) {
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
+    const std::string& dir, const ModelOptions& options,
+    std::function<void(size_t done_bytes, size_t total_bytes)> progress) {
   const Resources resources = ReadResources();
   auto open = OpenFiles(dir, options, resources);
   if (!open.ok()) return open.status();
@@ -226,6 +274,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(const std::string& d
   // What was counted may yet be refused, by a limit that nobody told of.
   try {
     WeightLoader weights(open->checkpoint.get());
+    if (progress && options.weights != WeightFormat::kStored) weights.ReportTo(std::move(progress));
     auto model = std::make_unique<CpuModel>(memory.config, open->options, &weights);
     if (absl::Status status = weights.Finish(); !status.ok()) return status;
     model->AllocateScratch(Fingerprint(memory.config, weights.hash()));

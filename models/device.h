@@ -66,9 +66,17 @@ class DeviceWeights {
     std::string name;
     int out, first, rows;
   };
-  // They follow each other: products that share an input become one.
-  virtual Weight Stack(const std::vector<Rows>& parts, int in) = 0;
+  // They follow each other: products that share an input become one. A device may keep it in
+  // another format than the checkpoint does.
+  Weight Stack(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kProduct); }
   Weight Matrix(const std::string& name, int out, int in) { return Stack({{name, out}}, in); }
+  // What stays as it is stored: gates, which are small, and the embedding.
+  Weight Stored(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kStored); }
+  // The output matrix; tied: the embedding once more, which is given back where it will do.
+  Weight Output(const std::string& name, int out, int in) {
+    return Load({{name, out}}, in, Use::kOutput);
+  }
+  virtual Weight Tied(const Weight& embedding, const std::string& name) { return embedding; }
   // Values made on the host; null where there are none.
   virtual const float* Upload(std::vector<float> values) = 0;
   // A tensor of this shape as float32.
@@ -83,6 +91,9 @@ class DeviceWeights {
   WeightLoader* loader() { return loader_; }
 
  protected:
+  enum class Use { kProduct, kStored, kOutput };
+  virtual Weight Load(const std::vector<Rows>& parts, int in, Use use) = 0;
+
   WeightLoader* const loader_;
 };
 

@@ -13,7 +13,7 @@ LayerStack::LayerStack(const ModelConfig& config, const StateLayout& layout, Dev
     : config_(config), layout_(layout), device_(device) {
   const TensorNames& names = config.names;
   const int d = config.hidden_size;
-  embedding_ = weights->Matrix(names.embedding, config.vocab_size, d);
+  embedding_ = weights->Stored({{names.embedding, config.vocab_size}}, d);
   for (size_t i = 0; i < config.layers.size(); ++i) {
     const std::string prefix = absl::StrCat(names.layers, i, ".");
     const float* mixer_norm = weights->Norm(prefix + names.mixer_norm, d, config.norm_plus_one);
@@ -24,7 +24,8 @@ LayerStack::LayerStack(const ModelConfig& config, const StateLayout& layout, Dev
         {mixer_norm, std::move(mixer), norm, FeedForward(config, prefix, *device, weights)});
   }
   final_norm_ = weights->Norm(names.final_norm, d, config.norm_plus_one);
-  head_ = config.tie_embeddings ? embedding_ : weights->Matrix(names.head, config.vocab_size, d);
+  head_ = config.tie_embeddings ? weights->Tied(embedding_, names.embedding)
+                                : weights->Output(names.head, config.vocab_size, d);
 }
 
 size_t LayerStack::Carve(const Limits& limits, std::byte* base) {

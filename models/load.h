@@ -23,6 +23,7 @@ struct LoadOptions {
   // The rest is for GPUs; the CPU is always exact in these ways.
   bool deterministic = false;      // One order of additions for every batch size.
   DType state_type = DType::kF32;  // Of Mesa's and gated delta's sealed matrices; or kBF16.
+  // On the CPU too, where it quantises.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -29,8 +30,18 @@ using ActivationObserver = std::function<void(int layer, LayerPart part, const f
 
 // What products multiply in on the CPU (kernels/matmul.h): in float32, which loses nothing, or
 // where weights are stored in bfloat16 in its dot products, for which activations are rounded.
-// kAuto: the quicker one, bfloat16 where the processor has it.
+// kAuto: the quicker one, bfloat16 where the processor has it. For quantised weights activations
+// are rounded to 8 bits, but with kFloat32.
 enum class ActivationType { kAuto, kFloat32, kBFloat16 };
+
+// How the CPU keeps matrices: as the checkpoint has them, or quantised while it is read
+// (kernels/quantized.h). Embedding, norms, gates and convolutions stay as stored in any case.
+enum class WeightFormat { kStored, kInt8, kInt4 };
+constexpr const char* WeightFormatName(WeightFormat format) {
+  return format == WeightFormat::kStored ? "stored"
+         : format == WeightFormat::kInt8 ? "int8"
+                                         : "int4";
+}
 
 struct ModelOptions {
   int max_batch_tokens = 512;  // Tokens of one Forward(); scratch grows with it.
@@ -38,6 +49,9 @@ struct ModelOptions {
   int max_context = 0;         // Tokens of the longest text; 0: the model's own limit.
   int threads = 0;             // Of the CPU; 0: Resources::DefaultThreads().
   ActivationType activations = ActivationType::kFloat32;
+  WeightFormat weights = WeightFormat::kStored;  // Of the layers' matrices.
+  // Of the output matrix. None: int8 where those of the layers are quantised, else stored.
+  std::optional<WeightFormat> output_weights;
   ActivationObserver observe;  // Empty: nobody looks.
 };
 

@@ -83,6 +83,13 @@ ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "
     "stored in bfloat16, on processors with AVX512-BF16), or auto: bfloat16 where it can be.");
+ABSL_FLAG(std::string, weights, "stored",
+          "How the CPU keeps the layers' matrices: stored (as the model's files have them), or "
+          "quantised while they are read: int8 (8.5 bits a weight) or int4 (5 bits). Embedding, "
+          "norms, gates and convolutions stay as stored.");
+ABSL_FLAG(std::string, output_weights, "auto",
+          "How the CPU keeps the output matrix: stored, int8, int4, or auto: int8 where --weights "
+          "quantises, else stored.");
 ABSL_FLAG(int32_t, max_running, 64,
           absl::StrCat("Sequences that run together; range ", packrat::bounds::kMaxRunning.Range(),
                        "."));
@@ -181,6 +188,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.state_type = absl::GetFlag(FLAGS_state_type);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
   options.activations = absl::GetFlag(FLAGS_activations);
+  options.weights = absl::GetFlag(FLAGS_weights);
+  options.output_weights = absl::GetFlag(FLAGS_output_weights);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);

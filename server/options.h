@@ -33,9 +33,11 @@ struct ServerOptions {
   int threads = 0;                // Of the model; 0: one per CPU it may use. Range [0, 1024].
   std::string device = "auto";    // auto, cpu, cuda.
   bool deterministic = false;     // On a GPU: equal bits alone and in company.
-  std::string state_type = "float32";  // Of matrices, on a GPU: float32, bfloat16.
-  std::string cpu_target = "auto";     // auto, sse4, avx2, avx512.
-  std::string activations = "auto";    // On the CPU: auto, float32, bfloat16.
+  std::string state_type = "float32";   // Of matrices, on a GPU: float32, bfloat16.
+  std::string cpu_target = "auto";      // auto, sse4, avx2, avx512.
+  std::string activations = "auto";     // On the CPU: auto, float32, bfloat16.
+  std::string weights = "stored";       // On the CPU: stored, int8, int4.
+  std::string output_weights = "auto";  // Of the output matrix: auto, stored, int8, int4.
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: what machine and cgroup allow.
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;

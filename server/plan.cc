@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/check.h"
 #include "models/cpu_model.h"
 #include "nlohmann/json.hpp"
 
@@ -104,6 +105,7 @@ ModelOptions ToModelOptions(const ServerOptions& options) {
   model.max_context = options.engine.max_context;
   model.threads = options.threads;
   model.activations = ActivationTypeOf(options.activations).value();
+  PACKRAT_CHECK(SetWeightFormats(options.weights, options.output_weights, &model).ok());
   return model;
 }
 

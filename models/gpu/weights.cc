@@ -105,9 +105,14 @@ void GpuWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DTy
   if (progress_) progress_(std::min(done_bytes_, memory_.size()), memory_.size());
 }
 
-Weight GpuWeights::Stack(const std::vector<Rows>& parts, int in) {
+Weight GpuWeights::Load(const std::vector<Rows>& parts, int in, Use) {
   int out = 0;
-  for (const Rows& part : parts) out += part.rows;
+  for (const Rows& part : parts) {
+    out += part.rows;
+    if (IsQuantized(loader_->TypeOf(part.name))) {
+      loader_->Refuse(part.name, "is quantised, which only the CPU multiplies by");
+    }
+  }
   Weight weight{nullptr, type_, out, in};
   std::byte* to = nullptr;
   if (loader_->mode() == WeightLoader::Mode::kLoad && status_.ok() && loader_->status().ok()) {

@@ -41,7 +41,6 @@ class GpuWeights : public DeviceWeights {
   GpuWeights& operator=(const GpuWeights&) = delete;
 
   DType type() const { return type_; }  // Of matrices.
-  Weight Stack(const std::vector<Rows>& parts, int in) override;
   const float* Upload(std::vector<float> values) override;
 
   // Waits for all copies. The loader's errors first.
@@ -50,6 +49,7 @@ class GpuWeights : public DeviceWeights {
  private:
   static constexpr size_t kStagingBytes = size_t{16} << 20;
 
+  Weight Load(const std::vector<Rows>& parts, int in, Use use) override;
   void* Take(size_t bytes);
   // Copies `elements` of `from` to `to`, widening float16 and bfloat16 where `to_type` is float32.
   void Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type, void* to);

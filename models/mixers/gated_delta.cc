@@ -21,7 +21,7 @@ class GatedDeltaMixer : public Mixer {
     in_proj_ = weights->Stack({{prefix + "in_proj_qkv.weight", shape_.channels()},
                                {prefix + "in_proj_z.weight", shape_.values()}},
                               d);
-    gates_ = weights->Stack(
+    gates_ = weights->Stored(
         {{prefix + "in_proj_b.weight", heads}, {prefix + "in_proj_a.weight", heads}}, d);
     weights_.conv = weights->Taps(prefix + "conv1d.weight", shape_.channels(), shape_.conv_size);
     std::vector<float> rate = weights->loader()->Floats(prefix + "A_log", {heads});

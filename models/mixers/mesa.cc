@@ -30,7 +30,7 @@ class MesaMixer : public Mixer {
     if (spec.use_output_gate) in.emplace_back(prefix + "g_proj.weight", width_);
     in_proj_ = weights->Stack(in, d);
     gates_ =
-        weights->Stack({{prefix + "a_proj.weight", heads}, {prefix + "b_proj.weight", heads}}, d);
+        weights->Stored({{prefix + "a_proj.weight", heads}, {prefix + "b_proj.weight", heads}}, d);
     std::vector<float> bias = weights->loader()->Floats(prefix + "a_proj.bias", {heads});
     const std::vector<float> b = weights->loader()->Floats(prefix + "b_proj.bias", {heads});
     bias.insert(bias.end(), b.begin(), b.end());

@@ -1,6 +1,7 @@
 #include "models/tools/text_feed.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/check.h"
 #include "models/bounds.h"
 #include "models/cpu_model.h"
 
@@ -17,7 +18,9 @@ absl::Status CheckFeedOptions(const FeedOptions& options) {
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
   }
-  return ActivationTypeOf(options.activations).status();
+  ModelOptions model;
+  absl::Status status = SetWeightFormats(options.weights, options.output_weights, &model);
+  return status.ok() ? ActivationTypeOf(options.activations).status() : status;
 }
 
 ModelOptions ModelOptionsOf(const FeedOptions& options) {
@@ -25,6 +28,7 @@ ModelOptions ModelOptionsOf(const FeedOptions& options) {
   model.max_batch_tokens = model.max_logit_rows = options.piece;
   model.threads = options.threads;
   model.activations = ActivationTypeOf(options.activations).value();
+  PACKRAT_CHECK(SetWeightFormats(options.weights, options.output_weights, &model).ok());
   return model;
 }
 

@@ -20,6 +20,7 @@ struct FeedOptions {
   SolverOptions solver;
   int threads = 0;                      // 0: one per CPU that it may use. Range [0, 1024].
   std::string activations = "float32";  // See ActivationTypeOf().
+  std::string weights = "stored", output_weights = "auto";  // See SetWeightFormats().
 };
 
 // INVALID_ARGUMENT names the option and its range.

@@ -34,6 +34,8 @@ constexpr char kUsage[] =
     "                              (packrat logits --help)\n"
     "  packrat perplexity          how well a model predicts a text, without a server\n"
     "                              (packrat perplexity --help)\n"
+    "  packrat quantize            a model's folder once more, in 8 or 4 bits a weight\n"
+    "                              (packrat quantize --help)\n"
     "  packrat key NAME            a new API key, and its line for the server's file of keys\n"
     "                              (packrat key --help)\n"
     "  packrat help\n\n"
@@ -65,7 +67,9 @@ void CancelOnInterrupt(Connection* connection) {
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   const std::string first = argc > 1 ? argv[1] : "";
-  if (first == "logits" || first == "perplexity") return BecomeTools(argv);
+  for (const char* tool : {"logits", "perplexity", "quantize"}) {
+    if (first == tool) return BecomeTools(argv);
+  }
   if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));
   if (argc == 2 && first == "help") {
     char help[] = "--help";

@@ -33,6 +33,8 @@ void LocalFlags::Feed(FeedOptions* options) {
   Integer("threads", &options->threads);
   Text("cpu_target", &cpu_target_);
   Text("activations", &options->activations);
+  Text("weights", &options->weights);
+  Text("output_weights", &options->output_weights);
 }
 
 std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {

@@ -10,7 +10,8 @@ constexpr char kUsage[] =
     "usage: packrat logits --model DIR --tokens IN.safetensors --output OUT.safetensors\n"
     "                      [--layers OUT.safetensors] [--piece N] [--cg_tolerance X]\n"
     "                      [--cg_max_steps N] [--threads N] [--cpu_target auto|sse4|avx2|avx512]\n"
-    "                      [--activations auto|float32|bfloat16]\n"
+    "                      [--activations auto|float32|bfloat16] [--weights stored|int8|int4]\n"
+    "                      [--output_weights auto|stored|int8|int4]\n"
     "\n"
     "Reads input_ids [B, T] int32 and writes logits [B, T, vocab] float32.\n"
     "  --layers        also write the residual stream [B, T, width] float32: embeddings, and of\n"
@@ -22,6 +23,9 @@ constexpr char kUsage[] =
     "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n"
     "  --activations   what products multiply in; a server's default is auto, which is bfloat16\n"
     "                  where weights are stored so and the processor has it (default float32)\n"
+    "  --weights, --output_weights\n"
+    "                  formats of the layers' matrices and of the output matrix, quantised while\n"
+    "                  they are read (default stored; auto: int8 where --weights quantises)\n"
     "The bytes written do not depend on --piece or --threads.\n";
 
 }  // namespace

@@ -1,5 +1,5 @@
-// packrat_tools: the commands of `packrat` that run a model on this machine. A program of its own,
-// so that the client has no model in it; the client starts it.
+// packrat_tools: the commands of `packrat` that work on a model on this machine. A program of its
+// own, so that the client has no model in it; the client starts it.
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -7,6 +7,7 @@
 #include "server/standard_output.h"
 #include "server/tools/logits_command.h"
 #include "server/tools/perplexity_command.h"
+#include "server/tools/quantize_command.h"
 
 int main(int argc, char** argv) {
   packrat::FillStandardDescriptors();
@@ -14,7 +15,10 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "logits") return packrat::LogitsCommand(arguments);
   if (command == "perplexity") return packrat::PerplexityCommand(arguments);
-  std::fputs("packrat_tools: which command? logits or perplexity; see packrat logits --help\n",
-             stderr);
+  if (command == "quantize") return packrat::QuantizeCommand(arguments);
+  std::fputs(
+      "packrat_tools: which command? logits, perplexity or quantize; see packrat logits "
+      "--help\n",
+      stderr);
   return 2;
 }

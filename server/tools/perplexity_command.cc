@@ -15,7 +15,8 @@ constexpr char kUsage[] =
     "                          [--length N] [--bos true|false] [--piece N] [--cg_tolerance X]\n"
     "                          [--cg_max_steps N] [--threads N] [--cpu_target "
     "auto|sse4|avx2|avx512]\n"
-    "                          [--activations auto|float32|bfloat16]\n"
+    "                          [--activations auto|float32|bfloat16] [--weights stored|int8|int4]\n"
+    "                          [--output_weights auto|stored|int8|int4]\n"
     "\n"
     "Bits per byte and perplexity (per token) of the documents of TEXT, which is UTF-8; a line\n"
     "<|endoftext|> ends a document. Each is scored on its own, spaces at the ends of lines\n"
@@ -30,7 +31,10 @@ constexpr char kUsage[] =
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
     "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n"
     "  --activations   what products multiply in; a server's default is auto, which is bfloat16\n"
-    "                  where weights are stored so and the processor has it (default float32)\n";
+    "                  where weights are stored so and the processor has it (default float32)\n"
+    "  --weights, --output_weights\n"
+    "                  formats of the layers' matrices and of the output matrix, quantised while\n"
+    "                  they are read (default stored; auto: int8 where --weights quantises)\n";
 
 void PrintScore(const char* name, const TextScore& score) {
   if (score.documents == 0) return;

@@ -66,6 +66,13 @@ class WithoutServerTest(unittest.TestCase):
             self.assertIn(flag, done.stdout)
             done = run(command, "--piece=0")
             self.assertEqual(done.returncode, 2)
+        for command, flag in (("quantize", "--weights"),):
+            done = run(command, "--help")
+            self.assertEqual(done.returncode, 0)
+            self.assertIn(flag, done.stdout)
+            done = run(command, "--output=x")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(" is required", done.stderr)
         for paths in (("a", "b", "./b"), ("a", "./a", "b"), ("a", "b", "c/../a")):
             done = run("logits", "--model=x", *("--%s=%s" % pair for pair in zip(
                 ("tokens", "output", "layers"), paths)))

@@ -120,6 +120,8 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"--http_listen", [](ServerOptions* o) { o->http_listen = "80"; }},
       {"--threads is -1; range [0, 1024]", [](ServerOptions* o) { o->threads = -1; }},
       {"--cpu_target", [](ServerOptions* o) { o->cpu_target = "neon"; }},
+      {"--weights", [](ServerOptions* o) { o->weights = "int5"; }},
+      {"--output_weights", [](ServerOptions* o) { o->output_weights = "float32"; }},
       {"--max_running is 0; range [1, 4096]", [](ServerOptions* o) { o->engine.max_running = 0; }},
       {"--max_queue", [](ServerOptions* o) { o->engine.max_queue = 0; }},
       {"--max_batch_tokens is 8; range", [](ServerOptions* o) { o->engine.max_batch_tokens = 8; }},

@@ -1,0 +1,31 @@
+// Writes a model's folder once more with its matrices quantised, so that loading it takes no time
+// for that and reads less.
+#ifndef PACKRAT_MODELS_TOOLS_QUANTIZE_H_
+#define PACKRAT_MODELS_TOOLS_QUANTIZE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace packrat {
+
+struct QuantizeOptions {
+  std::string model;    // Folder with config.json and safetensors.
+  std::string output;   // Folder to be made; it may be there, and must then be empty.
+  std::string weights;  // int8 or int4: of the layers' matrices.
+  // Of the output matrix: auto (int8), stored, int8, int4. One that is tied to the embedding stays
+  // with it, as stored; a server quantises it when it loads.
+  std::string output_weights = "auto";
+};
+
+// INVALID_ARGUMENT naming the option, or file, tensor and reason. What else lies in the folder
+// (tokenizer, configs; not other weights) is copied.
+absl::Status QuantizeModel(const QuantizeOptions& options);
+
+// Makes `dir` for a model to be written to. INVALID_ARGUMENT where it is there and not empty, or
+// cannot be made.
+absl::Status MakeModelFolder(const std::string& dir);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TOOLS_QUANTIZE_H_

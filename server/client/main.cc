@@ -36,6 +36,7 @@ constexpr char kUsage[] =
     "                              (packrat perplexity --help)\n"
     "  packrat quantize            a model's folder once more, in 8 or 4 bits a weight\n"
     "                              (packrat quantize --help)\n"
+    "  packrat convert             a GGUF file as a model's folder (packrat convert --help)\n"
     "  packrat key NAME            a new API key, and its line for the server's file of keys\n"
     "                              (packrat key --help)\n"
     "  packrat help\n\n"
@@ -67,7 +68,7 @@ void CancelOnInterrupt(Connection* connection) {
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   const std::string first = argc > 1 ? argv[1] : "";
-  for (const char* tool : {"logits", "perplexity", "quantize"}) {
+  for (const char* tool : {"logits", "perplexity", "quantize", "convert"}) {
     if (first == tool) return BecomeTools(argv);
   }
   if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "server/standard_output.h"
+#include "server/tools/convert_command.h"
 #include "server/tools/logits_command.h"
 #include "server/tools/perplexity_command.h"
 #include "server/tools/quantize_command.h"
@@ -15,9 +16,10 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "logits") return packrat::LogitsCommand(arguments);
   if (command == "perplexity") return packrat::PerplexityCommand(arguments);
+  if (command == "convert") return packrat::ConvertCommand(arguments);
   if (command == "quantize") return packrat::QuantizeCommand(arguments);
   std::fputs(
-      "packrat_tools: which command? logits, perplexity or quantize; see packrat logits "
+      "packrat_tools: which command? logits, perplexity, quantize or convert; see packrat logits "
       "--help\n",
       stderr);
   return 2;

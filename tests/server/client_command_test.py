@@ -66,7 +66,7 @@ class WithoutServerTest(unittest.TestCase):
             self.assertIn(flag, done.stdout)
             done = run(command, "--piece=0")
             self.assertEqual(done.returncode, 2)
-        for command, flag in (("quantize", "--weights"),):
+        for command, flag in (("quantize", "--weights"), ("convert", "--gguf")):
             done = run(command, "--help")
             self.assertEqual(done.returncode, 0)
             self.assertIn(flag, done.stdout)

@@ -1,0 +1,94 @@
+// Reads GGUF files, in which llama.cpp keeps models: metadata, and tensors of which many are
+// quantised in blocks. Little-endian, versions 2 and 3.
+#ifndef PACKRAT_MODELS_FILES_GGUF_H_
+#define PACKRAT_MODELS_FILES_GGUF_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace packrat {
+
+// The types that are read, by the numbers that files call them.
+enum class GgufType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ8_0 = 8,
+  kQ4_K = 12,
+  kQ6_K = 14,
+  kBF16 = 30,
+};
+const char* GgufTypeName(GgufType type);
+int GgufBlock(GgufType type);          // Elements of a block; 1 where there are none.
+size_t GgufBlockBytes(GgufType type);  // Of that block.
+// The elements of a block as float32, as the format defines them.
+void WidenGgufBlock(GgufType type, const uint8_t* block, float* values);
+
+// Of Q4_K, which has eight groups of 32 in a block: w = scale * q - minimum.
+struct GgufScale {
+  float scale, minimum;
+};
+GgufScale GgufScaleOf(const uint8_t* block, int group);
+int GgufQuarter(const uint8_t* block, int k);  // The q of weight k.
+
+struct GgufTensor {
+  GgufType type;
+  std::vector<int64_t> shape;  // Row-major, as in safetensors: the rows' length comes last.
+  uint64_t offset;             // Of its first byte, in the file.
+  uint64_t bytes;
+};
+
+struct GgufValue {
+  enum class Kind { kInteger, kFloat, kBool, kString, kNumbers, kStrings };
+  Kind kind;
+  int64_t integer = 0;  // And kBool.
+  double number = 0;
+  std::string text;
+  std::vector<double> numbers;  // Of integers and booleans too, which are exact up to 2^53.
+  std::vector<std::string> texts;
+};
+
+struct GgufHeader {
+  std::map<std::string, GgufValue> metadata;
+  std::map<std::string, GgufTensor> tensors;
+};
+
+// Parses the header from the first `size` of a file's `file_bytes` bytes. OUT_OF_RANGE where the
+// header goes on beyond `size` and the file does too; INVALID_ARGUMENT, naming the file, for what
+// is wrong with it: also a tensor's type that is not read, overlapping tensors, or tensors outside
+// of the file. Allocates no more than a few times what it reads. This is what the fuzzer drives.
+absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uint64_t file_bytes,
+                                           const std::string& file);
+
+// An open file.
+class GgufFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
+  ~GgufFile();
+  GgufFile(const GgufFile&) = delete;
+  GgufFile& operator=(const GgufFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const GgufHeader& header() const { return header_; }
+  // All bytes of a tensor.
+  absl::StatusOr<std::vector<uint8_t>> Read(const GgufTensor& tensor) const;
+
+ private:
+  GgufFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+
+  const std::string path_;
+  const int fd_;
+  GgufHeader header_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_FILES_GGUF_H_

@@ -1,0 +1,41 @@
+// Turns a GGUF file into a folder that every other command loads: config.json, model.safetensors,
+// and tokenizer.json as far as the file carries one.
+//
+// F32, F16, BF16, Q8_0, Q4_0 and Q4_1 lose nothing. Q4_K keeps its values and rounds the product of
+// its two scales to float16; Q6_K, which has no like here, is quantised once more, in int8.
+#ifndef PACKRAT_MODELS_TOOLS_CONVERT_GGUF_H_
+#define PACKRAT_MODELS_TOOLS_CONVERT_GGUF_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "models/files/checkpoint.h"
+#include "models/files/gguf.h"
+
+namespace packrat {
+
+struct ConvertOptions {
+  std::string gguf;    // One file.
+  std::string output;  // Folder to be made; it may be there, and must then be empty.
+};
+
+// INVALID_ARGUMENT naming the file and what of it is not supported: architectures other than llama
+// and qwen3, scaled rotary embeddings, experts, tensors that the architecture does not have,
+// tokenizers other than byte pairs over bytes ("gpt2") with a way of cutting words that is known.
+absl::Status ConvertGguf(const ConvertOptions& options);
+
+// The rows of a weight (out, in), `data` as the file has them, in the type that ours holds best.
+// INVALID_ARGUMENT, without the tensor's name, for a value that it cannot hold.
+struct ConvertedTensor {
+  TensorType type;
+  std::vector<uint8_t> bytes;
+};
+absl::StatusOr<ConvertedTensor> ConvertGgufTensor(const GgufTensor& tensor,
+                                                  const std::vector<uint8_t>& data);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TOOLS_CONVERT_GGUF_H_

@@ -1,0 +1,29 @@
+#include "server/tools/convert_command.h"
+
+#include "models/tools/convert_gguf.h"
+#include "server/tools/local_flags.h"
+
+namespace packrat {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: packrat convert --gguf FILE --output DIR\n"
+    "\n"
+    "Turns a GGUF file of the llama or qwen3 architecture into a folder that all commands load.\n"
+    "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 lose nothing; of Q4_K the scales are rounded to float16,\n"
+    "Q6_K is quantised once more, in int8.\n"
+    "  --output  a folder that is made; if it is there, it must be empty\n";
+
+}  // namespace
+
+int ConvertCommand(const std::vector<std::string>& args) {
+  ConvertOptions options;
+  LocalFlags flags("packrat convert", kUsage);
+  flags.Text("gguf", &options.gguf, /*required=*/true);
+  flags.Text("output", &options.output, /*required=*/true);
+  if (const auto done = flags.Parse(args)) return *done;
+  const absl::Status status = ConvertGguf(options);
+  return status.ok() ? 0 : flags.Failed(status);
+}
+
+}  // namespace packrat

@@ -1,5 +1,6 @@
 """Which licence each library is under, and the texts that go with copies of them."""
 
+import gzip
 import os
 import re
 import shutil
@@ -32,6 +33,8 @@ OTHERS = {
     "LicenseRef-NVIDIA-CUDA-EULA": "NVIDIA's end user licence agreement for CUDA toolkits; the text is beside "
                                    "this file where the toolkit had it.",
 }
+# Larger texts are packed: Boost's, of all its libraries, has 2 MB.
+_LONGEST_PLAIN = 64 << 10
 _DOC = "/usr/share/doc"
 _COMMON = "/usr/share/common-licenses"
 
@@ -45,14 +48,16 @@ def expression(package):
 
 
 def copy_texts(packages, folder):
-    """Writes folder/PACKAGE for each package, and the texts that those refer to."""
+    """Writes folder/PACKAGE, or PACKAGE.gz, for each package, and the texts that those refer to."""
     common = set()
     os.makedirs(folder, exist_ok=True)
     for package in packages:
-        target = os.path.join(folder, package.name)
-        shutil.copyfile(os.path.join(_DOC, package.name, "copyright"), target)
-        with open(target, encoding="utf-8", errors="replace") as file:
-            common.update(re.findall(_COMMON + r"/([\w.+-]*\w)", file.read()))
+        with open(os.path.join(_DOC, package.name, "copyright"), "rb") as file:
+            text = file.read()
+        common.update(re.findall(_COMMON + r"/([\w.+-]*\w)", text.decode(errors="replace")))
+        packed = len(text) > _LONGEST_PLAIN
+        with open(os.path.join(folder, package.name + (".gz" if packed else "")), "wb") as file:
+            file.write(gzip.compress(text, mtime=0) if packed else text)
     os.makedirs(os.path.join(folder, "common"), exist_ok=True)
     for name in sorted(common):
         source = os.path.join(_COMMON, name)

@@ -47,9 +47,9 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(loading[-1]["percent"], 100)
             self.assertEqual(server.stop()[0], 0)
 
-    def test_bfloat16_state_of_mesa(self):
+    def test_bfloat16_state(self):
         with RealServer(GOLDEN, "--state_type=bfloat16", *SMALL, binary=EMULATED) as server:
-            self.assertIn("mesa-bfloat16", server.json("info")["numerics_id"])
+            self.assertIn("state-bfloat16", server.json("info")["numerics_id"])
             self.assertEqual(len(ask(server, 20, "--temperature=0")), 20)
 
     def test_a_lost_device_ends_the_process(self):

@@ -97,8 +97,8 @@ void PanelRows(const int32_t* rows, int n, const std::byte* panel, int groups, f
   if constexpr (kRows > 1) PanelRows<kFormat, kRows - 1>(rows, n, panel, groups, out);
 }
 
-void Multiply(DType format, const int32_t* rows, int n, const std::byte* panel, int in,
-              float* out) {
+inline void Multiply(DType format, const int32_t* rows, int n, const std::byte* panel, int in,
+                     float* out) {
   const int groups = in / kQuantGroup;
   if (format == DType::kInt8) {
     PanelRows<DType::kInt8>(rows, n, panel, groups, out);

@@ -73,7 +73,7 @@ GgufValue Scalar(uint32_t type, const uint8_t* p) {
       value.integer = Load<uint8_t>(p);
       break;
     case kI8:
-      value.integer = Load<int8_t>(p);
+      value.integer = Load<int8_t>(p);  // NOLINT(bugprone-signed-char-misuse): no character.
       break;
     case kU16:
       value.integer = Load<uint16_t>(p);

@@ -54,10 +54,10 @@ void WidenQ6K(const uint8_t* block, float* values) {
   for (int k = 0; k < 256; ++k) {
     // Halves of 128: the low four bits of k and k + 64 share a byte, the high two of k, k + 32,
     // k + 64 and k + 96.
-    const int half = k / 128, in = k % 128;
+    const int half = k / 128, in = k % 128, group = k / 16;
     const int four = low[half * 64 + in % 64] >> (in / 64 * 4) & 15;
     const int two = high[half * 32 + in % 32] >> (in / 32 * 2) & 3;
-    values[k] = d * static_cast<float>(scales[k / 16]) * static_cast<float>((four | two << 4) - 32);
+    values[k] = d * static_cast<float>(scales[group]) * static_cast<float>((four | two << 4) - 32);
   }
 }
 

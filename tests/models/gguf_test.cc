@@ -180,7 +180,7 @@ TEST(GgufTest, AFileBecomesAFolderThatGivesTheSameBits) {
   }
 }
 
-void ExpectRefused(GgufWriter writer, const std::string& part) {
+void ExpectRefused(const GgufWriter& writer, const std::string& part) {
   TempDir temp;
   const std::string file = temp.Write("model.gguf", writer.File());
   const absl::Status status = ConvertGguf({file, temp.File("out")});

@@ -3,6 +3,8 @@
 64 callers, and prompt tokens per second, as ratios.
 
 All servers are up at once and measured in turn; those that do not have theirs are stopped (SIGSTOP).
+Packrat may run several times, with other flags each (--packrat_flags=--weights=int8), and llama.cpp with
+other files.
 Each row is a median of rounds, and so is each ratio: of what was measured in one round, since the
 machine may be another one in the next. Prompts are random ids, decoding is greedy, nothing ends early
 and nothing is cached. Packrat is called by its own client, which streams; the others answer whole.
@@ -15,6 +17,7 @@ one with --llama_server where you can.
 import argparse
 import concurrent.futures
 import http.client
+import itertools
 import json
 import os
 import random
@@ -26,7 +29,7 @@ import time
 
 ROWS = {"1": (1, 128, 128), "8": (8, 128, 128), "32": (32, 128, 128), "64": (64, 128, 128),
         "prompts": (8, 512, 1)}
-MAX_CALLERS, CONTEXT = 64, 1024
+MAX_CALLERS, CONTEXT = 64, 768
 # xllamacpp's server, as a program: `python -c` PORT THREADS MODEL.
 XLLAMACPP = f"""
 import signal, sys, xllamacpp
@@ -34,7 +37,7 @@ params = xllamacpp.CommonParams()
 params.port, params.cpuparams.n_threads = int(sys.argv[1]), int(sys.argv[2])
 params.cpuparams_batch.n_threads = params.cpuparams.n_threads
 params.model.path = sys.argv[3]
-params.n_parallel, params.n_ctx, params.cont_batching = {MAX_CALLERS}, {MAX_CALLERS * CONTEXT // 2}, True
+params.n_parallel, params.n_ctx, params.cont_batching = {MAX_CALLERS}, {MAX_CALLERS * CONTEXT}, True
 server = xllamacpp.Server(params)
 signal.pause()
 """
@@ -114,11 +117,12 @@ class Server:
 
 
 class Packrat(Server):
-    def __init__(self, args, log):
-        self.client, self.grpc = args.client, args.port + 1
-        super().__init__("packrat", args.port,
-                         [args.server, f"--model={args.model}", f"--http_listen=127.0.0.1:{args.port}",
-                          f"--listen=127.0.0.1:{self.grpc}", *args.packrat_flags.split()], log)
+    def __init__(self, args, flags, port, log):
+        self.client, self.grpc = args.client, port + 1
+        super().__init__(f"packrat {flags}".strip(), port,
+                         [args.server, f"--model={args.model}", f"--http_listen=127.0.0.1:{port}",
+                          f"--listen=127.0.0.1:{self.grpc}", f"--max_context={CONTEXT}",
+                          *flags.split()], log)
 
     def ready_path(self):
         return "/readyz"
@@ -167,15 +171,15 @@ def start_vllm(args, port, log):
          "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(os.sched_getaffinity(0)) - 1}"})
 
 
-def start_llama(args, port, log):
+def start_llama(args, gguf, port, log):
     threads = str(len(os.sched_getaffinity(0)))
     if args.llama_server:
-        command = [args.llama_server, "--model", args.gguf, "--port", str(port), "--parallel",
-                   str(MAX_CALLERS), "--ctx-size", str(MAX_CALLERS * CONTEXT // 2), "--threads", threads]
+        command = [args.llama_server, "--model", gguf, "--port", str(port), "--parallel",
+                   str(MAX_CALLERS), "--ctx-size", str(MAX_CALLERS * CONTEXT), "--threads", threads]
     else:
         python = environment(args.dir, "xllamacpp", lambda p: pip(p, "xllamacpp"))
-        command = [python, "-c", XLLAMACPP, str(port), threads, args.gguf]
-    return Server("llama.cpp", port, command, log)
+        command = [python, "-c", XLLAMACPP, str(port), threads, gguf]
+    return Server(f"llama.cpp {os.path.basename(gguf)}", port, command, log)
 
 
 def measure(servers, rows, rounds, vocab):
@@ -202,14 +206,17 @@ def report(rates):
     print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
     for row, by_server in rates.items():
         name = "prompts of 512, 8 callers" if row == "prompts" else f"{row} callers"
-        own = by_server["packrat"]
-        note = []
-        for peer, theirs in by_server.items():
-            if peer == "packrat":
+        for server, own in by_server.items():
+            if not server.startswith("packrat"):
                 continue
-            ratio = statistics.median(a / b for a, b in zip(own, theirs))
-            note.append(f"{ratio:.2f} x {peer}'s {statistics.median(theirs):.1f}")
-        print(f"peers: {name}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t{', '.join(note)}")
+            note = []
+            for peer, theirs in by_server.items():
+                if not peer.startswith("packrat"):
+                    ratio = statistics.median(a / b for a, b in zip(own, theirs))
+                    note.append(f"{ratio:.2f} x {peer}'s {statistics.median(theirs):.1f}")
+            flags = server.removeprefix("packrat")
+            print(f"peers: {name}{flags}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t"
+                  f"{', '.join(note)}")
 
 
 def main():
@@ -218,14 +225,16 @@ def main():
     parser.add_argument("server", help="packrat_server")
     parser.add_argument("client", help="packrat")
     parser.add_argument("--model", required=True, help="folder that Packrat and transformers load")
-    parser.add_argument("--gguf", help="the same weights for llama.cpp; without it, no llama.cpp")
+    parser.add_argument("--gguf", action="append", default=[],
+                        help="the same weights for llama.cpp, any number of files")
     parser.add_argument("--llama_server", help="llama.cpp's server; without it, PyPI's xllamacpp")
     parser.add_argument("--peers", default="vllm,llama.cpp")
     parser.add_argument("--rows", default=",".join(ROWS), help=", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
+    parser.add_argument("--packrat_flags", action="append",
+                        help="further flags for a server of Packrat's, any number of times")
     parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
-    parser.add_argument("--port", type=int, default=8970, help="the first of four")
+    parser.add_argument("--port", type=int, default=8970, help="the first of those used")
     args = parser.parse_args()
     args.dir = os.path.abspath(args.dir)
     os.makedirs(args.dir, exist_ok=True)
@@ -244,11 +253,14 @@ def main():
         servers[-1].signal(signal.SIGSTOP)
 
     try:
-        add("packrat", lambda log: Packrat(args, log))
+        ports = itertools.count(args.port, 2)
+        for number, flags in enumerate(args.packrat_flags or [""]):
+            add(f"packrat{number}", lambda log: Packrat(args, flags, next(ports), log))
         if "vllm" in peers:
-            add("vllm", lambda log: start_vllm(args, args.port + 2, log))
-        if "llama.cpp" in peers and args.gguf:
-            add("llama", lambda log: start_llama(args, args.port + 3, log))
+            add("vllm", lambda log: start_vllm(args, next(ports), log))
+        if "llama.cpp" in peers:
+            for number, gguf in enumerate(args.gguf):
+                add(f"llama{number}", lambda log: start_llama(args, gguf, next(ports), log))
         report(measure(servers, rows, args.rounds, vocab))
     finally:
         for server in servers:

@@ -39,6 +39,7 @@ void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* pac
     if (place < static_cast<int>(rows.size())) {
       const SamplingRow& row = rows[place];
       PACKRAT_CHECK(row.num_ids >= 1 && row.num_logprobs <= kMaxLogprobs);
+      PACKRAT_CHECK(row.given < row.num_ids && !(row.given >= 0 && row.allow_list)) << row.given;
       to.num_ids = row.num_ids;
       if (row.temperature > 0) {
         to.uniform = CounterUniform(row.seed, row.position);
@@ -51,6 +52,7 @@ void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* pac
       to.presence_penalty = row.presence_penalty;
       to.frequency_penalty = row.frequency_penalty;
       to.num_logprobs = row.num_logprobs;
+      to.given = row.given;
       to.biases = offset();
       for (const auto& [id, bias] : row.logit_bias) {
         const PackedBias entry = {id, bias};

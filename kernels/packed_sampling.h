@@ -20,6 +20,7 @@ struct PackedRow {
   float top_p, min_p;
   float repetition_penalty, presence_penalty, frequency_penalty;
   int32_t num_logprobs;
+  int32_t given;
   int32_t num_biases, num_excluded, num_counts;
   int32_t num_allowed;  // -1: all are.
   uint32_t biases;      // PackedBias

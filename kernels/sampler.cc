@@ -25,6 +25,14 @@ void ApplyPenalties(const SamplingRow& row, float* logits) {
   }
 }
 
+// The largest of x[0, n) but x[best]; -inf where there is no other.
+float NextBest(const float* x, int n, int best) {
+  float next = kExcluded;
+  if (best > 0) next = ArgMax(x, best).value;
+  if (best + 1 < n) next = std::max(next, ArgMax(x + best + 1, n - best - 1).value);
+  return next;
+}
+
 }  // namespace
 
 double CounterUniform(uint64_t seed, uint64_t position) {
@@ -81,6 +89,7 @@ size_t Sampler::Bytes(int max_ids) {
 
 void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {
   PACKRAT_CHECK(row.num_ids >= 1 && row.num_ids <= max_ids_);
+  PACKRAT_CHECK(row.given < row.num_ids && !(row.given >= 0 && row.allow_list)) << row.given;
   sampled->status = SampledToken::Status::kNotFinite;
   if (!AllFinite(logits, row.num_ids)) return;
   for (const auto& [id, bias] : row.logit_bias) logits[id] += bias;
@@ -98,10 +107,24 @@ void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sample
   if (best.value == kExcluded) return;
 
   int chosen = best.index;
-  if (row.temperature > 0) {
+  if (row.given >= 0) {
+    chosen = row.given;
+  } else if (row.temperature > 0) {
     chosen = DrawIndex(row, all, best, CounterUniform(row.seed, row.position));
   }
-  if (row.num_logprobs >= 0) FillLogprobs(all, best, chosen, row.num_logprobs, sampled);
+  if (row.num_logprobs >= 0 || row.given >= 0) {
+    const double sum = ExpSum(all.x, all.n, best.value, 1.0f, nullptr);
+    const double log_sum = std::log(sum);
+    if (row.num_logprobs >= 0) {
+      FillLogprobs(all, best, log_sum, chosen, row.num_logprobs, sampled);
+    }
+    if (row.given >= 0) {
+      sampled->best = best.index;
+      const double share = EntropySum(all.x, all.n, best.value) / sum;
+      sampled->entropy = static_cast<float>(log_sum + share);
+      sampled->margin = best.value - NextBest(all.x, all.n, best.index);
+    }
+  }
   sampled->token = all.ids != nullptr ? all.ids[chosen] : chosen;
   sampled->status = SampledToken::Status::kOk;
 }
@@ -169,9 +192,8 @@ int Sampler::DrawFromList(const SamplingRow& row, int n, double mass, double uni
   return chosen;
 }
 
-void Sampler::FillLogprobs(const Candidates& all, IndexedValue best, int chosen, int top,
-                           SampledToken* sampled) {
-  const double log_sum = std::log(ExpSum(all.x, all.n, best.value, 1.0f, nullptr));
+void Sampler::FillLogprobs(const Candidates& all, IndexedValue best, double log_sum, int chosen,
+                           int top, SampledToken* sampled) {
   const auto logprob = [&](float x) {
     return static_cast<float>(static_cast<double>(x) - best.value - log_sum);
   };

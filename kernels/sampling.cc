@@ -131,6 +131,18 @@ double ExpSum(const float* x, int n, float shift, float scale, float* w) {
   return sum;
 }
 
+double EntropySum(const float* x, int n, float shift) {
+  double sum = 0;
+  float block[kSumBlock];
+  for (int i = 0; i < n; i += kSumBlock) {
+    const int count = std::min(kSumBlock, n - i);
+    ExpBlock(x + i, count, shift, 1.0f, block);
+    for (int j = 0; j < count; ++j) block[j] = block[j] > 0 ? block[j] * (shift - x[i + j]) : 0;
+    sum += BlockSum(block, count);
+  }
+  return sum;
+}
+
 int PickByMass(const float* w, int n, double target) {
   int begin = -1;  // The block to look into.
   double before = 0, sum = 0;

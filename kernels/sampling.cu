@@ -353,10 +353,41 @@ __device__ __forceinline__ int IdOf(const Row& row, int index) {
   return row.ids != nullptr ? row.ids[index] : index;
 }
 
-__device__ __forceinline__ void Logprobs(const Row& row, int chosen, Shared* s,
+// What the weights at temperature 1 sum to.
+__device__ __forceinline__ U64 WeightSum(const Row& row, Shared* s) {
+  return Total(row, s, [&](int, float x) { return Mass(ExpNonPositive(x - row.best)); });
+}
+__device__ __forceinline__ double LogSum(U64 weights) {
+  return log(static_cast<double>(weights) * (1.0 / kMassUnits));
+}
+
+// Where the row's token is given. `weights`: WeightSum(), `best_key`: of the likeliest.
+__device__ __forceinline__ void Spread(const Row& row, U64 weights, U64 best_key, Shared* s,
+                                       SampledToken* sampled) {
+  // exp(-d) * d is below 1.
+  const U64 parts = Total(row, s, [&](int, float x) {
+    const float w = ExpNonPositive(x - row.best);
+    return w > 0.0f ? Mass(w * (row.best - x)) : U64{0};
+  });
+  U64 next = 0;
+  ForEachGroup(row.x, row.n, [&](int i, const float* v) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      const U64 key = i + j < row.n ? RankKey(v[j], i + j) : 0;
+      if (key < best_key) next = Max(next, key);
+    }
+  });
+  next = Reduce<true>(next, s);
+  if (threadIdx.x != 0) return;
+  sampled->best = IndexOf(best_key);
+  sampled->entropy = static_cast<float>(LogSum(weights) +
+                                        static_cast<double>(parts) / static_cast<double>(weights));
+  sampled->margin = row.best - (next == 0 ? MinusInfinity() : ValueOf(next));
+}
+
+__device__ __forceinline__ void Logprobs(const Row& row, U64 weights, int chosen, Shared* s,
                                          SampledToken* sampled) {
-  const U64 all = Total(row, s, [&](int, float x) { return Mass(ExpNonPositive(x - row.best)); });
-  const double log_sum = log(static_cast<double>(all) * (1.0 / kMassUnits));
+  const double log_sum = LogSum(weights);
   const auto logprob = [&](float x) {
     return static_cast<float>(static_cast<double>(x) - row.best - log_sum);
   };
@@ -416,8 +447,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (threadIdx.x == 0) sampled->status = SampledToken::Status::kNothingLeft;
     return;
   }
-  const int chosen = p.scale > 0.0f ? Draw(row, s) : IndexOf(key);
-  if (p.num_logprobs >= 0) Logprobs(row, chosen, s, sampled);
+  int chosen = IndexOf(key);
+  if (p.given >= 0) {
+    chosen = p.given;
+  } else if (p.scale > 0.0f) {
+    chosen = Draw(row, s);
+  }
+  if (p.num_logprobs >= 0 || p.given >= 0) {
+    const U64 weights = WeightSum(row, s);
+    if (p.num_logprobs >= 0) Logprobs(row, weights, chosen, s, sampled);
+    if (p.given >= 0) Spread(row, weights, key, s, sampled);
+  }
   if (threadIdx.x == 0) {
     sampled->token = IdOf(row, chosen);
     sampled->status = SampledToken::Status::kOk;

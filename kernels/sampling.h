@@ -47,6 +47,9 @@ struct SamplingRow {
   bool allow_list = false;                                 // Only `allowed` may be sampled.
   absl::Span<const int32_t> allowed;                       // Ascending, distinct, below num_ids.
   absl::Span<const TokenCount> counts;                     // Tokens distinct. Empty: no penalties.
+  // -1: a token is drawn. Else, below num_ids, this one is taken, and what the distribution says of
+  // it is told beside it; nothing of how to draw matters then. Not with allow_list.
+  int32_t given = -1;
 };
 
 struct TokenLogprob {
@@ -67,6 +70,10 @@ struct SampledToken {
   float logprob;
   int32_t num_top;
   TokenLogprob top[kMaxLogprobs];  // Best first; the first num_top.
+  // Of the same distribution. Only where SamplingRow::given >= 0.
+  int32_t best;   // The likeliest token; of equals the lowest id.
+  float entropy;  // Nats.
+  float margin;   // The best token's log-probability less the next one's; infinite for one token.
 };
 
 // In place of a token's id where the host does not know it yet: what the step before this one
@@ -118,6 +125,10 @@ int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out);
 // PickByMass() uses. shift >= all x, scale > 0 and finite. `w` may be `x`; null: only the sum.
 double ExpSum(const float* x, int n, float shift, float scale, float* w);
 
+// The sum of exp(x[i] - shift) * (shift - x[i]), to which -inf adds 0: what the entropy is made of.
+// shift >= all x.
+double EntropySum(const float* x, int n, float shift);
+
 // The index i of w[0, n) at which the running sum first exceeds `target`, in [0, sum of w). If
 // rounding lets it run past the end, the last with w > 0; -1 if all are 0.
 int PickByMass(const float* w, int n, double target);
@@ -158,7 +169,7 @@ class Sampler {
   int DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best, double uniform);
   int DrawFromList(const SamplingRow& row, int n, double mass, double uniform);
   int DrawFromWeights(const SamplingRow& row, int n, double mass, double uniform);
-  void FillLogprobs(const Candidates& all, IndexedValue best, int chosen, int top,
+  void FillLogprobs(const Candidates& all, IndexedValue best, double log_sum, int chosen, int top,
                     SampledToken* sampled);
 
   const int max_ids_;
@@ -183,7 +194,7 @@ void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* pac
 inline constexpr int kMaxSampledVocab = 1 << 19;
 
 // Samples row i of `logits`, (places, vocab_stride) float32, which it changes, to sampled[i]: of
-// num_ids, token, status and the asked-for log-probabilities; what an unused place has is not
+// num_ids, token, status and what else the row asks for; what an unused place has is not
 // touched. `packed` as above, on the device and aligned to 8 bytes. Sums are of integers, so the
 // token does not depend on the order of anything; it is the CPU's but where the uniform number
 // comes within rounding of the border between two tokens.

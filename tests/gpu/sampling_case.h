@@ -121,9 +121,11 @@ class SamplingGpuTest : public GpuTest {
       rows.clear();
       for (size_t i = 0; i < cases.size(); ++i) {
         rows.push_back(states[i]->Row(cases[i].masked, positions[i]));
+        if (i < given.size()) rows.back().given = given[i];
       }
     }
     std::vector<uint64_t> positions;
+    std::vector<int32_t> given;  // Empty: all are drawn.
   };
 
   // What the device makes of them, in each thread order, with `unused` places after them and

@@ -179,6 +179,62 @@ TEST_F(SamplingGpuTest, NothingLeft) {
   EXPECT_EQ(sampled[3].token, 0);
 }
 
+// Rows with a given token, against double precision and against the CPU.
+TEST_F(SamplingGpuTest, GivenTokensAreScored) {
+  for (const auto& [vocab, rounds] :
+       {std::pair<int, int>{20, 40}, {301, 40}, {5000, 12}, {9001, 4}, {150001, 1}}) {
+    SCOPED_TRACE(testing::Message() << "vocabulary " << vocab);
+    Batch batch;
+    for (int i = 0; i < rounds; ++i) {
+      Case c = RandomCase(&random_, vocab);
+      c.params.allowed_ids.clear();
+      if (Pick(2)) c.params.num_logprobs = Pick(kMaxLogprobs + 1);
+      if (i == 1) c.params.banned_ids = {0, 1, 1};  // Perhaps what is given.
+      if (i == 2 || i == 3) {                       // One token, and all equal.
+        c.params = SamplingParams();
+        c.prompt = c.generated = c.masked = {};
+        std::fill(c.logits.begin(), c.logits.end(), 0.25f);
+        if (i == 2) c.num_ids = 1;
+      }
+      batch.given.push_back(i == 1 || i == 2 ? 0 : i % 4 == 0 ? c.num_ids - 1 : Pick(c.num_ids));
+      batch.Add(std::move(c), Pick(1000));
+    }
+    const std::vector<SampledToken> sampled = Sample(&batch, Pick(3), Pick(5));
+    for (int i = 0; i < rounds; ++i) {
+      SCOPED_TRACE(testing::Message() << "row " << i);
+      const Case& c = batch.cases[i];
+      const SampledToken& got = sampled[i];
+      ASSERT_EQ(got.status, Status::kOk);
+      ASSERT_EQ(got.token, batch.given[i]);
+      const ReferenceScore expected = ScoreOf(c, batch.given[i]);
+      // As in CheckReference(); each part of the entropy is off by as much of itself.
+      const double tolerance = 40 * 4 * 0x1p-24 + 87 * 0x1p-24 + 3e-7;
+      EXPECT_EQ(got.best, expected.best);
+      EXPECT_NEAR(got.entropy, expected.entropy, tolerance * (1 + expected.entropy));
+      if (c.num_ids == 1) {
+        EXPECT_EQ(got.margin, kInf);
+      } else {
+        EXPECT_NEAR(got.margin, expected.margin, 2 * tolerance);
+      }
+      if (c.params.num_logprobs.has_value()) {
+        if (std::isfinite(expected.logprob)) {
+          EXPECT_NEAR(got.logprob, expected.logprob, tolerance);
+        } else {
+          EXPECT_EQ(got.logprob, -kInf);
+        }
+      }
+      Sampler sampler(c.num_ids);
+      std::vector<float> logits = c.logits;
+      SampledToken cpu;
+      sampler.Sample(batch.rows[i], logits.data(), &cpu);
+      EXPECT_EQ(cpu.token, got.token);
+      EXPECT_EQ(cpu.best, got.best);
+      EXPECT_EQ(cpu.margin, got.margin);
+      EXPECT_NEAR(cpu.entropy, got.entropy, tolerance * (1 + expected.entropy));
+    }
+  }
+}
+
 // 150000 logits: 74 tiles. The hostile row has all in one bin of every first digit.
 TEST_F(SamplingGpuTest, LargeVocabularies) {
   Batch batch;

@@ -167,6 +167,51 @@ TEST(Sampler, Logprobs) {
   }
 }
 
+TEST(Sampler, GivenTokensAreScored) {
+  std::mt19937_64 random(41);
+  for (int round = 0; round < 300; ++round) {
+    Case c = RandomCase(&random, round % 3 == 0 ? 20 : 700);
+    c.params.allowed_ids.clear();
+    c.params.num_logprobs = 3;
+    const auto given = static_cast<int32_t>(random() % c.num_ids);
+    SamplingState state(c.params, c.num_ids);
+    state.Begin(c.prompt, 100);
+    for (int32_t token : c.generated) state.AddGenerated(token);
+    SamplingRow row = state.Row(c.masked, round);
+    row.given = given;
+    Sampler sampler(c.num_ids);
+    std::vector<float> logits = c.logits;
+    SampledToken got;
+    sampler.Sample(row, logits.data(), &got);
+    ASSERT_EQ(got.status, SampledToken::Status::kOk);
+    EXPECT_EQ(got.token, given);
+    const ReferenceScore expected = ScoreOf(c, given);
+    EXPECT_EQ(got.best, got.top[0].token);
+    EXPECT_EQ(got.best, expected.best);
+    // As for log-probabilities; each part of the entropy is off by as much of itself.
+    EXPECT_NEAR(got.entropy, expected.entropy, 2e-5 * (1 + expected.entropy));
+    EXPECT_NEAR(got.margin, expected.margin, 2e-5);
+    if (std::isfinite(expected.logprob)) {
+      EXPECT_NEAR(got.logprob, expected.logprob, 2e-5);
+    } else {
+      EXPECT_EQ(got.logprob, expected.logprob);  // It is banned.
+    }
+  }
+}
+
+TEST(Sampler, OfOneTokenTheMarginIsInfinite) {
+  SamplingRow row;
+  row.num_ids = 1;
+  row.given = 0;
+  Sampler sampler(1);
+  float logit = 3;
+  SampledToken got;
+  sampler.Sample(row, &logit, &got);
+  EXPECT_EQ(got.best, 0);
+  EXPECT_EQ(got.entropy, 0);
+  EXPECT_EQ(got.margin, std::numeric_limits<float>::infinity());
+}
+
 TEST(Sampler, PaddingIsNeverSampled) {
   Case c;
   c.num_ids = 3;

@@ -92,6 +92,27 @@ inline std::vector<double> ReferenceProbabilities(const Case& c, double top_p) {
   return p;
 }
 
+// What is said of a given token.
+struct ReferenceScore {
+  int32_t best = -1;
+  double logprob = 0, entropy = 0, margin = 0;
+};
+inline ReferenceScore ScoreOf(const Case& c, int32_t given) {
+  const std::vector<double> scores = ReferenceScores(c), p = Softmax(scores, 1.0);
+  ReferenceScore out;
+  out.logprob = std::log(p[given]);
+  for (size_t i = 0; i < p.size(); ++i) {
+    if (p[i] > 0) out.entropy -= p[i] * std::log(p[i]);
+    if (out.best < 0 || scores[i] > scores[out.best]) out.best = static_cast<int32_t>(i);
+  }
+  double next = -std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < p.size(); ++i) {
+    if (static_cast<int32_t>(i) != out.best) next = std::max(next, scores[i]);
+  }
+  out.margin = scores[out.best] - next;
+  return out;
+}
+
 inline Case RandomCase(std::mt19937_64* random, int vocab) {
   const auto pick = [&](int n) { return static_cast<int>((*random)() % n); };
   const auto uniform = [&] { return std::uniform_real_distribution<float>(0, 1)(*random); };

@@ -24,11 +24,26 @@ class HostState : public StateBuffer {
   std::byte* data() const override { return memory_.data(); }
   size_t size() const override { return memory_.size(); }
   void Fill(size_t offset, size_t bytes, unsigned char value) override {
-    PACKRAT_CHECK(offset <= size() && bytes <= size() - offset) << offset << " + " << bytes;
-    std::memset(data() + offset, value, bytes);
+    std::memset(At(offset, bytes), value, bytes);
+  }
+  void Copy(size_t from, size_t to, size_t bytes) override {
+    PACKRAT_CHECK(from <= to ? bytes <= to - from : bytes <= from - to)
+        << from << " and " << to << " are less than " << bytes << " apart";
+    std::memcpy(At(to, bytes), At(from, bytes), bytes);
+  }
+  void Write(size_t to, const std::byte* from, size_t bytes) override {
+    std::memcpy(At(to, bytes), from, bytes);
+  }
+  absl::Status Read(size_t from, std::byte* to, size_t bytes) override {
+    std::memcpy(to, At(from, bytes), bytes);
+    return absl::OkStatus();
   }
 
  private:
+  std::byte* At(size_t offset, size_t bytes) const {
+    PACKRAT_CHECK(offset <= size() && bytes <= size() - offset) << offset << " + " << bytes;
+    return data() + offset;
+  }
   const AlignedBytes memory_;
 };
 

@@ -55,14 +55,21 @@ struct ModelOptions {
   ActivationObserver observe;  // Empty: nobody looks.
 };
 
-// Memory for sequences' state, where the model's device reads it.
+// Memory for sequences' state, where the model's device reads it. Offsets and sizes are in bytes
+// and within size(). All that changes or reads it here comes after the steps that were started
+// before and before those that are started after; where only one step may be in flight, none is.
 class StateBuffer {
  public:
   virtual ~StateBuffer() = default;
   virtual std::byte* data() const = 0;  // Aligned to 64 bytes. An address of the device's.
   virtual size_t size() const = 0;
-  // After the steps before it, before those after it.
   virtual void Fill(size_t offset, size_t bytes, unsigned char value) = 0;
+  // The two ranges have no byte in common.
+  virtual void Copy(size_t from, size_t to, size_t bytes) = 0;
+  // `from` is ordinary (pageable) memory of the process, which may change again afterwards.
+  virtual void Write(size_t to, const std::byte* from, size_t bytes) = 0;
+  // Waits until `to`, memory of the process, has the bytes. An error says that the device is lost.
+  virtual absl::Status Read(size_t from, std::byte* to, size_t bytes) = 0;
 };
 
 // What the engine runs. An interface so that the scheduler and engine are tested with a fake. One

@@ -11,7 +11,7 @@
 
 namespace packrat::gpu {
 
-// RESOURCE_EXHAUSTED: the device has not so much. Fill() works in the order of `stream`.
+// RESOURCE_EXHAUSTED: the device has not so much. What it does is in the order of `stream`.
 absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateDeviceState(size_t bytes, CudaStream stream);
 
 // Bytes that are free, less a reserve for the library's and the driver's own needs.

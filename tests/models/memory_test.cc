@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <functional>
+#include <vector>
 
 #include "kernels/aligned.h"
 #include "kernels/resources.h"
@@ -45,6 +47,33 @@ TEST(HostState, IsAllThereAndZero) {
   const AlignedFloats scratch(bytes / 4);
   EXPECT_GE(ResidentBytes(reinterpret_cast<const std::byte*>(scratch.data()), bytes),
             bytes - 2 * 4096);
+}
+
+TEST(HostState, IsFilledCopiedWrittenAndRead) {
+  const auto state = *AllocateHostState(256);
+  std::vector<std::byte> bytes(256);
+  for (int i = 0; i < 256; ++i) bytes[i] = std::byte(i);
+  state->Write(0, bytes.data(), 256);
+  state->Copy(3, 200, 50);
+  state->Copy(100, 64, 36);  // Neighbours.
+  state->Fill(254, 2, 0xFF);
+  std::memcpy(&bytes[200], &bytes[3], 50);
+  std::memcpy(&bytes[64], &bytes[100], 36);
+  bytes[254] = bytes[255] = std::byte{0xFF};
+  std::vector<std::byte> read(256);
+  EXPECT_EQ(state->Read(1, &read[1], 255), absl::OkStatus());
+  EXPECT_EQ(read, bytes);  // Byte 0 is zero.
+}
+
+TEST(HostStateDeathTest, NothingIsOutsideAndCopiesDoNotOverlap) {
+  const auto state = *AllocateHostState(256);
+  std::byte byte{};
+  EXPECT_DEATH(state->Fill(250, 7, 0), "250 \\+ 7");
+  EXPECT_DEATH(state->Write(256, &byte, 1), "256 \\+ 1");
+  EXPECT_DEATH(state->Read(~size_t{0}, &byte, 1).IgnoreError(), "\\+ 1");
+  EXPECT_DEATH(state->Copy(200, 0, 57), "200 \\+ 57");
+  EXPECT_DEATH(state->Copy(10, 19, 10), "10 and 19 are less than 10 apart");
+  EXPECT_DEATH(state->Copy(19, 10, 10), "19 and 10 are less than 10 apart");
 }
 
 TEST(HostState, MoreThanThereIsIsRefusedWithTheNumbers) {

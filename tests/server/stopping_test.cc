@@ -105,6 +105,13 @@ class WatchedState : public StateBuffer {
   void Fill(size_t offset, size_t bytes, unsigned char value) override {
     state_->Fill(offset, bytes, value);
   }
+  void Copy(size_t from, size_t to, size_t bytes) override { state_->Copy(from, to, bytes); }
+  void Write(size_t to, const std::byte* from, size_t bytes) override {
+    state_->Write(to, from, bytes);
+  }
+  absl::Status Read(size_t from, std::byte* to, size_t bytes) override {
+    return state_->Read(from, to, bytes);
+  }
 
  private:
   const std::unique_ptr<StateBuffer> state_;

@@ -60,7 +60,7 @@ struct Bpe::Merger {
   std::vector<Candidate> heap;
 };
 
-absl::Status Bpe::Encode(const std::string& text, bool parse_special,
+absl::Status Bpe::Encode(const std::string& text, TextPlace place, bool parse_special,
                          std::vector<int32_t>* ids) const {
   Merger merger;
   absl::Status status;
@@ -77,17 +77,19 @@ absl::Status Bpe::Encode(const std::string& text, bool parse_special,
   };
   cut(0, text, [&](size_t text_begin, size_t text_end) {
     if (text_begin == text_end) return;
-    const std::string part = normalizer_.Apply(text.substr(text_begin, text_end - text_begin));
+    const TextPlace part_place = text_begin == 0 ? place : TextPlace::kInside;
+    const std::string part = normalizer_.Apply(text.substr(text_begin, text_end - text_begin),
+                                               part_place != TextPlace::kContinuation);
     cut(1, part, [&](size_t begin, size_t end) {
       if (!status.ok() || begin == end) return;
       const absl::string_view plain(part.data() + begin, end - begin);
-      status = EncodePlain(0, plain, text_begin == 0 && begin == 0, &merger, ids);
+      status = EncodePlain(0, plain, begin == 0 ? part_place : TextPlace::kInside, &merger, ids);
     });
   });
   return status;
 }
 
-absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, bool first, Merger* merger,
+absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, TextPlace place, Merger* merger,
                               std::vector<int32_t>* ids) const {
   if (step == steps_.size()) {
     EncodeWord(text, merger, ids);
@@ -98,24 +100,25 @@ absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, bool first, M
   if (!cut.space.empty() && text.find(' ') != text.npos) {
     text = changed = ReplaceAll(std::string(text), " ", cut.space);
   }
-  const bool prefixed =
-      cut.where == Step::Prefix::kAlways || (cut.where == Step::Prefix::kFirst && first);
+  const bool prefixed = (cut.where == Step::Prefix::kAlways && place != TextPlace::kContinuation) ||
+                        (cut.where == Step::Prefix::kFirst && place == TextPlace::kBegin);
   if (prefixed && !absl::StartsWith(text, cut.prefix)) {
     text = changed = cut.prefix + std::string(text);
   }
+  const auto place_of = [&](size_t begin) { return begin == 0 ? place : TextPlace::kInside; };
   if (cut.before_spaces) {
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = std::min(text.find(cut.space, begin + 1), text.size());
       const absl::Status status =
-          EncodePlain(step + 1, text.substr(begin, end - begin), first && begin == 0, merger, ids);
+          EncodePlain(step + 1, text.substr(begin, end - begin), place_of(begin), merger, ids);
       if (!status.ok()) return status;
       begin = end;
     }
     return absl::OkStatus();
   }
-  if (cut.splitter == nullptr) return EncodePlain(step + 1, text, first, merger, ids);
+  if (cut.splitter == nullptr) return EncodePlain(step + 1, text, place, merger, ids);
   return cut.splitter->Split(text.data(), text.size(), [&](size_t begin, size_t end) {
-    return EncodePlain(step + 1, text.substr(begin, end - begin), first && begin == 0, merger, ids);
+    return EncodePlain(step + 1, text.substr(begin, end - begin), place_of(begin), merger, ids);
   });
 }
 

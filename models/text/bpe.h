@@ -41,7 +41,7 @@ class Bpe : public TokenizerVocabulary {
                                                                    int vocab_size);
 
   // Of what no token begins with, the unknown token's id, where there is one, is all that is left.
-  absl::Status Encode(const std::string& text, bool parse_special,
+  absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return static_cast<int>(entries_.size()); }
   int bos_id() const override { return bos_id_; }
@@ -80,8 +80,7 @@ class Bpe : public TokenizerVocabulary {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
 
-  // `first`: the piece begins where the text begins.
-  absl::Status EncodePlain(size_t step, absl::string_view text, bool first, Merger* merger,
+  absl::Status EncodePlain(size_t step, absl::string_view text, TextPlace place, Merger* merger,
                            std::vector<int32_t>* ids) const;
   void EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t>* ids) const;
   // What the merging begins with.

@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> SentencePiecesVocabulary::L
                       StartsWith(made->pieces_.Piece(probe[0]), 0, kSpace);
   made->adds_space_ = spaced && config.add_prefix_space;
   made->legacy_ = config.legacy;
-  if (!spaced || (config.legacy && config.add_prefix_space)) return made;
+  if (!spaced) return made;
   made->unspaced_ = std::make_unique<SentencePieces>();
   if (!made->unspaced_->Load(serialized + kNoDummyPrefix)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read without a prefix"));
@@ -106,10 +106,11 @@ int SentencePiecesVocabulary::IdOf(const std::string& name) const {
   return -1;
 }
 
-absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, bool first,
+absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, TextPlace place,
                                                    std::vector<int32_t>* ids) const {
   if (text.empty()) return absl::OkStatus();
-  const bool spaced = adds_space_ && (first || legacy_);
+  const bool spaced =
+      adds_space_ && (place == TextPlace::kBegin || (place == TextPlace::kInside && legacy_));
   const SentencePieces& pieces = spaced || unspaced_ == nullptr ? pieces_ : *unspaced_;
   if (!pieces.Encode(text, ids)) {
     return absl::InternalError("SentencePiece cannot encode the text");
@@ -117,17 +118,18 @@ absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, bool
   return absl::OkStatus();
 }
 
-absl::Status SentencePiecesVocabulary::Encode(const std::string& text, bool parse_special,
-                                              std::vector<int32_t>* ids) const {
+absl::Status SentencePiecesVocabulary::Encode(const std::string& text, TextPlace place,
+                                              bool parse_special, std::vector<int32_t>* ids) const {
+  const auto place_of = [&](size_t at) { return at == 0 ? place : TextPlace::kInside; };
   size_t plain = 0;  // Where the plain text begins that is not encoded yet.
   absl::Status status;
   const AddedTokens& tokens = parse_special ? all_ : always_;
   tokens.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) {
-    if (status.ok()) status = EncodePlain(text.substr(plain, at - plain), plain == 0, ids);
+    if (status.ok()) status = EncodePlain(text.substr(plain, at - plain), place_of(plain), ids);
     ids->push_back(id);
     plain = at + size;
   });
-  return status.ok() ? EncodePlain(text.substr(plain), plain == 0, ids) : status;
+  return status.ok() ? EncodePlain(text.substr(plain), place_of(plain), ids) : status;
 }
 
 bool SentencePiecesVocabulary::IsSpecial(int32_t id) const {

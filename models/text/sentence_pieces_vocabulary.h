@@ -24,7 +24,7 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
                                                                    const TokenizerConfig& config,
                                                                    int vocab_size);
 
-  absl::Status Encode(const std::string& text, bool parse_special,
+  absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return pieces_.size() + static_cast<int>(added_.size()); }
   int bos_id() const override { return bos_id_; }
@@ -42,13 +42,13 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
  private:
   SentencePiecesVocabulary() = default;
   absl::Status ReadTokens(const TokenizerConfig& config, int vocab_size);
-  // Appends the ids of plain text, in which nothing is special. `first`: it is the text's
-  // beginning.
-  absl::Status EncodePlain(const std::string& text, bool first, std::vector<int32_t>* ids) const;
+  // Appends the ids of plain text, in which nothing is special.
+  absl::Status EncodePlain(const std::string& text, TextPlace place,
+                           std::vector<int32_t>* ids) const;
   int IdOf(const std::string& name) const;  // Of a control piece or added token; -1: none.
 
   SentencePieces pieces_;
-  // The same without a space before the text; only where something is encoded so.
+  // The same without a space before the text; null where pieces_ puts none there.
   std::unique_ptr<SentencePieces> unspaced_;
   bool adds_space_ = false, legacy_ = true;
   int bos_id_ = -1, eos_id_ = -1;

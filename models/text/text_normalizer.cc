@@ -81,7 +81,7 @@ std::string ReplaceAll(const std::string& text, const std::string& from, const s
   return replaced.append(text, done, std::string::npos);
 }
 
-std::string TextNormalizer::Apply(std::string text) const {
+std::string TextNormalizer::Apply(std::string text, bool prepend) const {
   if (text.empty()) return text;
   for (const Step& step : steps_) {
     switch (step.kind) {
@@ -89,7 +89,7 @@ std::string TextNormalizer::Apply(std::string text) const {
         text = Nfc(text);
         break;
       case Kind::kPrepend:
-        text.insert(0, step.to);
+        if (prepend) text.insert(0, step.to);
         break;
       case Kind::kReplace:
         text = ReplaceAll(text, step.from, step.to);

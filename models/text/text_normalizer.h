@@ -25,8 +25,8 @@ class TextNormalizer {
   }
 
   bool empty() const { return steps_.empty(); }
-  // An empty text stays empty.
-  std::string Apply(std::string text) const;
+  // An empty text stays empty. Without `prepend` nothing is put before it.
+  std::string Apply(std::string text, bool prepend = true) const;
 
  private:
   enum class Kind { kNfc, kPrepend, kReplace };

@@ -59,7 +59,8 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text,
     return absl::InvalidArgumentError("add_bos: this tokenizer has no BOS piece");
   }
   std::vector<int32_t> ids;
-  const absl::Status status = vocabulary_->Encode(text, options.parse_special, &ids);
+  const TextPlace place = options.continues_text ? TextPlace::kContinuation : TextPlace::kBegin;
+  const absl::Status status = vocabulary_->Encode(text, place, options.parse_special, &ids);
   if (!status.ok()) return status;
   const bool has_bos = options.parse_special && !ids.empty() && ids[0] == bos_id();
   if (options.add_bos && !has_bos) ids.insert(ids.begin(), bos_id());

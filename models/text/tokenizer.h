@@ -25,6 +25,8 @@ class Tokenizer {
     bool add_bos = false;        // Prepend the BOS id, unless parse_special found it there already.
     bool parse_special = false;  // Control tokens written in the text (e.g. "</s>") become their
                                  // ids; otherwise they stay plain text.
+    bool continues_text = false;  // The text goes on from another one, so that no space is put
+                                  // before it.
   };
   // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8 or longer than 2^30 bytes.
   // SentencePiece reads U+2581, by which it writes a space, as one.

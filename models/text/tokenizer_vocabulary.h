@@ -11,14 +11,19 @@
 
 namespace packrat {
 
+// Where a piece of text stands, which decides whether a space is put before it: at the beginning of
+// a text, at that of one that continues another (never a space), or behind a token of the same
+// text.
+enum class TextPlace { kBegin, kContinuation, kInside };
+
 // Ids are in [0, size()). Const members are thread-safe.
 class TokenizerVocabulary {
  public:
   virtual ~TokenizerVocabulary() = default;
 
-  // Appends the ids of `text`, which is valid UTF-8. Special tokens that are written in it become
-  // their ids only with `parse_special`.
-  virtual absl::Status Encode(const std::string& text, bool parse_special,
+  // Appends the ids of `text`, which is valid UTF-8 and stands at `place`. Special tokens that are
+  // written in it become their ids only with `parse_special`.
+  virtual absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
                               std::vector<int32_t>* ids) const = 0;
 
   virtual int size() const = 0;

@@ -149,6 +149,8 @@ TEST(LibraryCases, LlamaIsTheModelItWasMadeOf) {
     const auto ids = Encode(*json, text);
     ASSERT_EQ(ids, Encode(**model, text)) << text;
     ASSERT_EQ(json->Decode(ids, true), (*model)->Decode(ids, true)) << text;
+    const Tokenizer::EncodeOptions on = {false, false, /*continues_text=*/true};
+    ASSERT_EQ(*json->Encode(text, on), *(*model)->Encode(text, on)) << text;
   }
 }
 
@@ -221,6 +223,22 @@ TEST(Bpe, LlamaProperties) {
   EXPECT_EQ(tokenizer->Decode({1, ids[0]}, false), "<s> the");
   EXPECT_EQ(tokenizer->Decode({1, ids[0]}, true), "the");
   EXPECT_EQ(tokenizer->Decode({3 + 0xf0, 3 + 0x9f, 3 + 0x98, 3 + 0x80}, true), "\xf0\x9f\x98\x80");
+}
+
+TEST(Bpe, ATextThatGoesOnFromAnotherGetsNoSpace) {
+  const Tokenizer::EncodeOptions on = {false, false, /*continues_text=*/true};
+  for (const char* scheme : {"always", "first"}) {
+    const auto tokenizer =
+        Load("llama",
+             {{{"op", "replace"}, {"path", "/pre_tokenizer/prepend_scheme"}, {"value", scheme}}});
+    EXPECT_EQ(tokenizer->PieceText(Encode(*tokenizer, "the")[0]), " the");
+    EXPECT_EQ(tokenizer->Decode(*tokenizer->Encode("the the", on), true, true), "the the");
+    EXPECT_EQ(tokenizer->Decode(*tokenizer->Encode(" the", on), true, true), " the");
+  }
+  const auto spaced = Load(
+      "gpt2", {{{"op", "replace"}, {"path", "/pre_tokenizer/add_prefix_space"}, {"value", true}}});
+  EXPECT_EQ(spaced->Decode(Encode(*spaced, "the"), true), " the");
+  EXPECT_EQ(spaced->Decode(*spaced->Encode("the", on), true), "the");
 }
 
 // As of SmolLM2: neither refused, nor an error where they occur.

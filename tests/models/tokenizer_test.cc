@@ -320,6 +320,27 @@ TEST_F(TokenizerTest, AContinuationKeepsItsLeadingSpace) {
   }
 }
 
+TEST_F(TokenizerTest, ATextThatGoesOnFromAnotherGetsNoSpace) {
+  const auto encode_on = [&](const std::string& text, bool parse_special = false) {
+    return *tokenizer_->Encode(text, {false, parse_special, /*continues_text=*/true});
+  };
+  EXPECT_THAT(encode_on("a"), ElementsAre(28708));
+  EXPECT_THAT(encode_on(" a"), ElementsAre(264));
+  EXPECT_THAT(encode_on(""), IsEmpty());
+  // What this tokenizer puts behind special tokens stays.
+  EXPECT_THAT(encode_on("</s>a", true), ElementsAre(kEos, 264));
+  for (const std::string& text : Texts()) {
+    for (const std::string& more : Texts()) {
+      std::vector<int32_t> ids = Encode(text, /*add_bos=*/true);
+      const std::vector<int32_t> added = encode_on(more);
+      ids.insert(ids.end(), added.begin(), added.end());
+      // Where there was no text, the first space of what follows is taken for one that was added.
+      if (text.empty() && more[0] == ' ') continue;
+      ASSERT_EQ(tokenizer_->Decode(ids, true), text + more);
+    }
+  }
+}
+
 TEST_F(TokenizerTest, SpecialTokensShowTheirNameOnlyWhenAsked) {
   const std::vector<int32_t> ids = {kBos, 264, kEos, kUnk, 264, kPieces, kVocab - 1};
   // The unknown piece is text, which SentencePiece writes so.

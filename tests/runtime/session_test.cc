@@ -1,0 +1,472 @@
+#include "runtime/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using Tokens = std::vector<int32_t>;
+
+class SessionTest : public ::testing::Test {
+ protected:
+  explicit SessionTest(const SessionOptions& options = {4, 100, absl::Minutes(10)})
+      : sessions_(options, [this] { return random_(); }) {}
+
+  std::string Make(const SessionOwner& owner = {}) {
+    const auto info = sessions_.Create(owner, std::nullopt, now_);
+    EXPECT_TRUE(info.ok()) << info.status();
+    return info.ok() ? info->handle : "";
+  }
+  absl::Status TakeTurn(const std::string& handle, const Tokens& prompt, const Tokens& reply,
+                        const SessionOwner& owner = {}) {
+    auto turn = sessions_.Begin(owner, handle, now_);
+    if (!turn.ok()) return turn.status();
+    const absl::Status status = turn->Promise(prompt, static_cast<int>(reply.size()));
+    if (!status.ok()) return status;
+    turn->Append(reply);
+    turn->Keep(now_);
+    return absl::OkStatus();
+  }
+  Tokens TextOf(const std::string& handle, const SessionOwner& owner = {}) {
+    Tokens text;
+    const auto info = sessions_.Get(owner, handle, now_, &text);
+    EXPECT_TRUE(info.ok()) << info.status();
+    EXPECT_EQ(info.value_or(SessionInfo()).tokens, static_cast<int32_t>(text.size()));
+    return text;
+  }
+  Tokens TurnsOf(const std::string& handle) {
+    return sessions_.Get({}, handle, now_).value().turns;
+  }
+
+  std::mt19937_64 random_{7};
+  absl::Time now_ = absl::UnixEpoch();
+  Sessions sessions_;
+};
+
+TEST_F(SessionTest, TurnsJoinTheText) {
+  const std::string handle = Make();
+  EXPECT_EQ(handle.size(), 22u);
+  EXPECT_THAT(TextOf(handle), IsEmpty());
+  ASSERT_TRUE(TakeTurn(handle, {1, 2}, {3}).ok());
+  ASSERT_TRUE(TakeTurn(handle, {4}, {}).ok());  // The text ended at once.
+  ASSERT_TRUE(TakeTurn(handle, {}, {5, 6}).ok());
+  ASSERT_TRUE(TakeTurn(handle, {}, {}).ok());  // No turn: it brought nothing.
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THAT(TurnsOf(handle), ElementsAre(3, 4, 6));
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->num_turns, 3);
+  EXPECT_EQ(sessions_.stats().tokens, 6);
+}
+
+TEST_F(SessionTest, ATurnThatIsNotKeptLeavesNoTrace) {
+  const std::string handle = Make();
+  ASSERT_TRUE(TakeTurn(handle, {1}, {2}).ok());
+  {
+    auto turn = sessions_.Begin({}, handle, now_);
+    ASSERT_TRUE(turn.ok());
+    EXPECT_THAT(turn->text(), ElementsAre(1, 2));
+    ASSERT_TRUE(turn->Promise({3}, 10).ok());
+    turn->Append({4, 5});
+    EXPECT_EQ(turn->generated(), 2);
+    EXPECT_EQ(sessions_.stats().tokens, 2 + 11);
+    EXPECT_EQ(sessions_.stats().busy, 1);
+  }
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2));
+  EXPECT_EQ(sessions_.stats().tokens, 2);
+  EXPECT_EQ(sessions_.stats().busy, 0);
+  EXPECT_TRUE(TakeTurn(handle, {3}, {4}).ok());
+}
+
+TEST_F(SessionTest, WhatATurnDidNotUseIsFreeAgain) {
+  const std::string handle = Make();
+  auto turn = sessions_.Begin({}, handle, now_);
+  ASSERT_TRUE(turn->Promise({1}, 99).ok());
+  turn->Append({2});
+  turn->Keep(now_);
+  { const Sessions::Turn ended = *std::move(turn); }
+  EXPECT_EQ(sessions_.stats().tokens, 2);
+  EXPECT_TRUE(TakeTurn(handle, Tokens(98, 1), {}).ok());
+}
+
+TEST_F(SessionTest, OneCallAtATime) {
+  const std::string handle = Make();
+  ASSERT_TRUE(TakeTurn(handle, {1, 2}, {3}).ok());
+  auto turn = sessions_.Begin({}, handle, now_);
+  ASSERT_TRUE(turn->Promise({4}, 1).ok());
+  for (const absl::Status& status :
+       {sessions_.Begin({}, handle, now_).status(), sessions_.Rewind({}, handle, 1, now_).status(),
+        sessions_.RewindTurns({}, handle, 0, now_).status(), sessions_.Delete({}, handle, now_)}) {
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "session is busy")) << status;
+  }
+  // It may be looked at, and forked as it was before.
+  EXPECT_TRUE(sessions_.Get({}, handle, now_)->busy);
+  const auto fork = sessions_.Fork({}, handle, now_);
+  ASSERT_TRUE(fork.ok()) << fork.status();
+  EXPECT_FALSE(fork->busy);
+  EXPECT_THAT(TextOf(fork->handle), ElementsAre(1, 2, 3));
+  turn->Append({5});
+  turn->Keep(now_);
+  { const Sessions::Turn ended = *std::move(turn); }
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(TextOf(fork->handle), ElementsAre(1, 2, 3));
+  EXPECT_TRUE(sessions_.Delete({}, handle, now_).ok());
+}
+
+TEST_F(SessionTest, AForkGoesItsOwnWay) {
+  const std::string one = Make();
+  ASSERT_TRUE(TakeTurn(one, {1}, {2}).ok());
+  const std::string other = sessions_.Fork({}, one, now_)->handle;
+  EXPECT_NE(one, other);
+  ASSERT_TRUE(TakeTurn(one, {3}, {4}).ok());
+  ASSERT_TRUE(TakeTurn(other, {5}, {6}).ok());
+  EXPECT_THAT(TextOf(one), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(TextOf(other), ElementsAre(1, 2, 5, 6));
+  EXPECT_THAT(TurnsOf(other), ElementsAre(2, 4));
+  EXPECT_TRUE(sessions_.Delete({}, one, now_).ok());
+  EXPECT_THAT(TextOf(other), ElementsAre(1, 2, 5, 6));
+  EXPECT_EQ(sessions_.stats().tokens, 4);
+}
+
+TEST_F(SessionTest, RewindingCutsTheTextAndItsTurns) {
+  const std::string handle = Make();
+  ASSERT_TRUE(TakeTurn(handle, {1, 2}, {3}).ok());
+  ASSERT_TRUE(TakeTurn(handle, {4}, {5, 6}).ok());
+  ASSERT_TRUE(TakeTurn(handle, {7}, {8}).ok());
+  EXPECT_THAT(sessions_.RewindTurns({}, handle, 3, now_)->turns, ElementsAre(3, 6, 8));
+  EXPECT_THAT(sessions_.RewindTurns({}, handle, 2, now_)->turns, ElementsAre(3, 6));
+  // Into the middle of a turn: it ends there.
+  EXPECT_THAT(sessions_.Rewind({}, handle, 4, now_)->turns, ElementsAre(3, 4));
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3, 4));
+  EXPECT_EQ(sessions_.stats().tokens, 4);
+  EXPECT_THAT(sessions_.Rewind({}, handle, 3, now_)->turns, ElementsAre(3));
+  ASSERT_TRUE(TakeTurn(handle, {9}, {}).ok());
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3, 9));
+
+  for (const auto& [status, message] :
+       {std::make_pair(sessions_.Rewind({}, handle, 5, now_).status(), "tokens is 5; range [0, 4]"),
+        std::make_pair(sessions_.Rewind({}, handle, -1, now_).status(),
+                       "tokens is -1; range [0, 4]"),
+        std::make_pair(sessions_.RewindTurns({}, handle, 3, now_).status(),
+                       "turns is 3; range [0, 2]"),
+        std::make_pair(sessions_.RewindTurns({}, handle, -1, now_).status(),
+                       "turns is -1; range [0, 2]")}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_EQ(status.message(), message);
+  }
+  EXPECT_THAT(sessions_.RewindTurns({}, handle, 0, now_)->turns, IsEmpty());
+  EXPECT_THAT(TextOf(handle), IsEmpty());
+  EXPECT_TRUE(sessions_.Rewind({}, handle, 0, now_).ok());
+  EXPECT_EQ(sessions_.stats().tokens, 0);
+}
+
+TEST_F(SessionTest, WhatIsNotUsedExpires) {
+  const std::string used = Make(), looked_at = Make();
+  const auto brief = sessions_.Create({}, absl::Minutes(1), now_);
+  ASSERT_TRUE(brief.ok());
+  EXPECT_EQ(brief->ttl, absl::Minutes(1));
+  now_ += absl::Minutes(1) - absl::Nanoseconds(1);
+  EXPECT_TRUE(sessions_.Get({}, brief->handle, now_).ok());
+  now_ += absl::Nanoseconds(1);
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Get({}, brief->handle, now_).status()));
+  now_ += absl::Minutes(8);
+  ASSERT_TRUE(TakeTurn(used, {1}, {2}).ok());
+  EXPECT_EQ(sessions_.Get({}, looked_at, now_)->idle, absl::Minutes(9));
+  now_ += absl::Minutes(1);
+  EXPECT_TRUE(absl::IsNotFound(TakeTurn(looked_at, {1}, {2})));
+  const auto info = sessions_.Get({}, used, now_);
+  EXPECT_EQ(info->idle, absl::Minutes(1));
+  EXPECT_EQ(info->age, absl::Minutes(10));
+  // Forks and rewinds are uses; a fork lives as long as what it was made from.
+  const auto fork = sessions_.Fork({}, used, now_);
+  EXPECT_EQ(fork->ttl, absl::Minutes(10));
+  now_ += absl::Minutes(9);
+  ASSERT_TRUE(sessions_.Rewind({}, used, 1, now_).ok());
+  now_ += absl::Minutes(9);
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Get({}, fork->handle, now_).status()));
+  EXPECT_TRUE(sessions_.Get({}, used, now_).ok());
+  now_ += absl::Minutes(1);
+  sessions_.Expire(now_);
+  EXPECT_EQ(sessions_.stats().sessions, 0);
+  EXPECT_EQ(sessions_.stats().tokens, 0);
+  EXPECT_EQ(sessions_.stats().created, 4);
+  EXPECT_EQ(sessions_.stats().expired, 4);
+}
+
+TEST_F(SessionTest, ABusySessionDoesNotExpire) {
+  const std::string handle = Make();
+  {
+    auto turn = sessions_.Begin({}, handle, now_);
+    ASSERT_TRUE(turn->Promise({1}, 1).ok());
+    now_ += absl::Hours(5);
+    sessions_.Expire(now_);
+    turn->Append({2});
+    turn->Keep(now_);
+  }
+  now_ += absl::Minutes(9);
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2));
+  now_ += absl::Minutes(1);
+  EXPECT_FALSE(sessions_.Get({}, handle, now_).ok());
+}
+
+TEST_F(SessionTest, TheTimeToLiveHasARange) {
+  for (absl::Duration ttl : {absl::ZeroDuration(), absl::Seconds(-1),
+                             absl::Minutes(10) + absl::Nanoseconds(1), absl::InfiniteDuration()}) {
+    const absl::Status status = sessions_.Create({}, ttl, now_).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "range (0, 10m]")) << status;
+  }
+}
+
+TEST_F(SessionTest, OthersSessionsAreUnknownInTheSameWords) {
+  const SessionOwner a = {"a", 0.5}, b = {"b", 0.5};
+  const std::string handle = Make(a);
+  ASSERT_TRUE(TakeTurn(handle, {1}, {2}, a).ok());
+  const absl::Status never = sessions_.Get(b, "AAAAAAAAAAAAAAAAAAAAAA", now_).status();
+  ASSERT_TRUE(absl::IsNotFound(never));
+  for (const SessionOwner& other : {b, SessionOwner{}}) {
+    for (const absl::Status& status :
+         {sessions_.Get(other, handle, now_).status(), sessions_.Fork(other, handle, now_).status(),
+          sessions_.Rewind(other, handle, 0, now_).status(),
+          sessions_.RewindTurns(other, handle, 9, now_).status(),
+          sessions_.Delete(other, handle, now_), sessions_.Begin(other, handle, now_).status()}) {
+      EXPECT_EQ(status, never);
+    }
+    int total = -1;
+    EXPECT_THAT(sessions_.List(other, 10, now_, &total), IsEmpty());
+    EXPECT_EQ(total, 0);
+  }
+  // Busy, to its owner alone.
+  const auto turn = sessions_.Begin(a, handle, now_);
+  EXPECT_EQ(sessions_.Delete(b, handle, now_), never);
+  EXPECT_THAT(TextOf(handle, a), ElementsAre(1, 2));
+}
+
+TEST_F(SessionTest, HostileHandlesAreUnknown) {
+  const std::string handle = Make();
+  std::string other_bits = handle;  // The last character has four bits that stand for nothing.
+  const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  other_bits.back() = digits[digits.find(other_bits.back()) ^ 1];
+  for (const std::string& hostile :
+       {std::string(), std::string("x"), std::string(22, '\0'), std::string(22, 'A'),
+        std::string(22, '.'), handle.substr(0, 21), handle + "A", handle + "==", handle + "\n",
+        " " + handle, other_bits, std::string("../../etc/passwd"), std::string(1 << 20, 'A'),
+        std::string("\xff\xfe\xfd")}) {
+    const absl::Status status = sessions_.Get({}, hostile, now_).status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    // A log must not repeat what somebody may use.
+    EXPECT_EQ(status, sessions_.Get({}, "never", now_).status());
+  }
+  EXPECT_TRUE(sessions_.Get({}, handle, now_).ok());
+}
+
+TEST_F(SessionTest, HandlesAreAllBitsOfTheRandomNumbers) {
+  std::vector<uint64_t> numbers = {0, 0, 1, 0, 1, 0, 0xf8, 0, 0, uint64_t{1} << 63};
+  size_t next = 0;
+  Sessions sessions({4, 100, absl::Minutes(1)}, [&] { return numbers.at(next++); });
+  std::set<std::string> handles;
+  // Zeros are no handle, none is given twice, and none begins with a dash.
+  for (int i = 0; i < 2; ++i) {
+    handles.insert(sessions.Create({}, std::nullopt, now_)->handle);
+  }
+  EXPECT_THAT(handles, ElementsAre("AAAAAAAAAAAAAAAAAAAAgA", "AQAAAAAAAAAAAAAAAAAAAA"));
+}
+
+TEST_F(SessionTest, SessionsAreLimitedInAllAndForEach) {
+  const SessionOwner a = {"a", 0.5}, b = {"b", 0.75};
+  const std::string first = Make(a);
+  Make(a);
+  absl::Status status = sessions_.Create(a, std::nullopt, now_).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(status.message(),
+            "a has 2 sessions; at most 2; delete some, or wait until they expire");
+  EXPECT_EQ(sessions_.Fork(a, first, now_).status(), status);
+  Make(b);
+  Make(b);
+  status = sessions_.Create(b, std::nullopt, now_).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(status.message(), "all 4 sessions are in use");
+  ASSERT_TRUE(sessions_.Delete(a, first, now_).ok());
+  Make(b);
+  // A share is never nothing.
+  now_ += absl::Minutes(10);
+  Make({"c", 0.001});
+}
+
+TEST_F(SessionTest, TokensAreLimitedInAllAndForEach) {
+  const SessionOwner a = {"a", 0.5}, b = {"b", 0.9};
+  const std::string of_a = Make(a), of_b = Make(b);
+  ASSERT_TRUE(TakeTurn(of_a, Tokens(40, 1), {}, a).ok());
+  absl::Status status = TakeTurn(of_a, Tokens(5, 1), Tokens(6, 1), a);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(status.message(),
+            "a has 40 tokens in sessions, and this takes 11 more; at most 50; delete some, or wait "
+            "until they expire");
+  EXPECT_TRUE(absl::IsResourceExhausted(sessions_.Fork(a, of_a, now_).status()));
+  status = TakeTurn(of_b, Tokens(61, 1), {}, b);
+  EXPECT_EQ(status.message(),
+            "all have 40 tokens in sessions, and this takes 61 more; at most 100");
+  EXPECT_TRUE(TakeTurn(of_b, Tokens(60, 1), {}, b).ok());
+  EXPECT_EQ(TextOf(of_a, a).size(), 40u);
+  // What is promised counts.
+  ASSERT_TRUE(sessions_.Rewind(b, of_b, 0, now_).ok());
+  auto turn = sessions_.Begin(b, of_b, now_);
+  ASSERT_TRUE(turn->Promise({1}, 59).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(TakeTurn(of_a, {1}, {}, a)));
+}
+
+TEST_F(SessionTest, TheListHasTheLatestFirst) {
+  const std::string a = Make(), b = Make(), c = Make();
+  now_ += absl::Seconds(1);
+  ASSERT_TRUE(TakeTurn(b, {1}, {2}).ok());
+  now_ += absl::Seconds(1);
+  ASSERT_TRUE(TakeTurn(a, {1}, {}).ok());
+  int total = 0;
+  const auto list = sessions_.List({}, 2, now_, &total);
+  EXPECT_EQ(total, 3);
+  ASSERT_EQ(list.size(), 2u);
+  EXPECT_EQ(list[0].handle, a);
+  EXPECT_EQ(list[1].handle, b);
+  EXPECT_EQ(list[1].tokens, 2);
+  EXPECT_EQ(list[1].num_turns, 1);
+  EXPECT_THAT(list[1].turns, IsEmpty());
+  EXPECT_EQ(list[1].idle, absl::Seconds(1));
+  EXPECT_EQ(sessions_.List({}, 10, now_, &total).size(), 3u);
+}
+
+// What a session is, said as plainly as can be.
+struct Plain {
+  Tokens text, turns;
+  absl::Time used;
+};
+
+class SessionStormTest : public SessionTest {
+ protected:
+  SessionStormTest() : SessionTest({12, 200, absl::Minutes(10)}) {}
+  int Below(int n) { return static_cast<int>(random_() % n); }
+};
+
+TEST_F(SessionStormTest, RandomOperationsKeepTheBooks) {
+  std::map<std::string, Plain> plain;
+  for (int i = 0; i < 100000; ++i) {
+    now_ += absl::Seconds(Below(40));
+    for (auto it = plain.begin(); it != plain.end();) {
+      it = it->second.used + absl::Minutes(10) <= now_ ? plain.erase(it) : std::next(it);
+    }
+    int64_t held = 0;
+    for (const auto& [handle, session] : plain) held += session.text.size();
+    const std::string handle =
+        plain.empty() ? "none" : std::next(plain.begin(), Below(plain.size()))->first;
+    Plain* known = plain.empty() ? nullptr : &plain[handle];
+    switch (Below(6)) {
+      case 0: {
+        const auto made = sessions_.Create({}, std::nullopt, now_);
+        ASSERT_EQ(made.ok(), plain.size() < 12);
+        if (made.ok()) plain[made->handle] = {{}, {}, now_};
+        break;
+      }
+      case 1: {
+        const auto made = sessions_.Fork({}, handle, now_);
+        const bool fits = known != nullptr && plain.size() < 12 &&
+                          held + static_cast<int64_t>(known->text.size()) <= 200;
+        ASSERT_EQ(made.ok(), fits);
+        if (!fits) break;
+        known->used = now_;
+        plain[made->handle] = Plain(*known);
+        break;
+      }
+      case 2: {
+        if (known == nullptr) break;
+        const int tokens = Below(static_cast<int>(known->text.size()) + 1);
+        ASSERT_TRUE(sessions_.Rewind({}, handle, tokens, now_).ok());
+        known->text.resize(tokens);
+        while (!known->turns.empty() && known->turns.back() > tokens) known->turns.pop_back();
+        const int end = known->turns.empty() ? 0 : known->turns.back();
+        if (end < tokens) known->turns.push_back(tokens);
+        known->used = now_;
+        break;
+      }
+      case 3:
+        ASSERT_EQ(sessions_.Delete({}, handle, now_).ok(), known != nullptr);
+        plain.erase(handle);
+        break;
+      default: {
+        auto turn = sessions_.Begin({}, handle, now_);
+        ASSERT_EQ(turn.ok(), known != nullptr);
+        if (known == nullptr) break;
+        known->used = now_;
+        ASSERT_EQ(turn->text(), known->text);
+        const Tokens prompt(Below(10), Below(100));
+        const int most = Below(20);
+        const bool fits = held + static_cast<int64_t>(prompt.size()) + most <= 200;
+        ASSERT_EQ(turn->Promise(prompt, most).ok(), fits);
+        if (!fits) break;
+        const Tokens reply(Below(most + 1), Below(100));
+        turn->Append(reply);
+        now_ += absl::Seconds(Below(5));
+        if (Below(4) == 0) break;
+        turn->Keep(now_);
+        known->text.insert(known->text.end(), prompt.begin(), prompt.end());
+        known->text.insert(known->text.end(), reply.begin(), reply.end());
+        if (prompt.size() + reply.size() > 0) known->turns.push_back(known->text.size());
+        known->used = now_;
+        break;
+      }
+    }
+    int64_t tokens = 0;
+    for (const auto& [name, session] : plain) {
+      if (session.used + absl::Minutes(10) <= now_) continue;
+      Tokens text;
+      const auto info = sessions_.Get({}, name, now_, &text);
+      ASSERT_TRUE(info.ok());
+      ASSERT_EQ(text, session.text);
+      ASSERT_EQ(info->turns, session.turns);
+      tokens += text.size();
+    }
+    sessions_.Expire(now_);
+    ASSERT_EQ(sessions_.stats().tokens, tokens);
+    ASSERT_EQ(sessions_.stats().busy, 0);
+  }
+}
+
+TEST_F(SessionTest, ThreadsMeetInOneSession) {
+  const std::string handle = Make();
+  std::atomic<int> kept{0}, aborted{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 500; ++i) {
+        const absl::Status status = TakeTurn(handle, {t}, {t});
+        if (status.ok()) ++kept;
+        if (absl::IsAborted(status)) ++aborted;
+        // Room for more.
+        if (absl::IsResourceExhausted(status)) {
+          sessions_.Rewind({}, handle, 0, now_).status().IgnoreError();
+        }
+        sessions_.Get({}, handle, now_).status().IgnoreError();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(kept, 0);
+  // Turns are whole: no other came between its two tokens.
+  const Tokens text = TextOf(handle);
+  for (size_t i = 0; i < text.size(); i += 2) EXPECT_EQ(text[i], text[i + 1]);
+  EXPECT_EQ(sessions_.stats().tokens, static_cast<int64_t>(text.size()));
+}
+
+}  // namespace
+}  // namespace packrat

@@ -57,6 +57,14 @@ inline constexpr Bound kStopStringBytes = {"text.stop_strings", 1, 256, Bound::k
 inline constexpr Bound kCgTolerance = {"solver.cg_tolerance", 1e-7f, 0.1f};
 inline constexpr Bound kCgMaxSteps = {"solver.cg_max_steps", 1, 1024};
 
+// Of a request that scores: the first scored token, and max_tokens, which may be 0.
+inline constexpr Bound kScoreFrom = {"score_from", 1, kOpen};  // Tokens of the prompt.
+inline constexpr Bound kMaxTokensBesideScores = {"stop.max_tokens", 0, kOpen};
+
+inline constexpr Bound kNumChoices = {"num_choices", 1, 16};
+inline constexpr Bound kCandidates = {"candidates", 0, 256, Bound::kBoth, "candidates"};
+inline constexpr Bound kCandidate = {"candidates", 1, kOpen, Bound::kBoth, "tokens"};  // Of one.
+
 inline constexpr Bound kPriority = {"priority", -100, 100};
 inline constexpr Bound kPrompt = {"prompt", 1, kOpen, Bound::kBoth, "tokens"};  // max_context - 1
 

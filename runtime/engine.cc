@@ -91,7 +91,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       options(options),
       limits(limits),
       pool(std::move(state_pool)),
-      sampled(options.max_running) {
+      sampled(model->options().max_logit_rows) {
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
   stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
@@ -120,7 +120,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
     flight.sequences.reserve(options.max_running);
     flight.tokens.reserve(options.max_batch_tokens);
     flight.spans.reserve(options.max_running);
-    flight.rows.reserve(options.max_running);
+    flight.rows.reserve(model->options().max_logit_rows);
   }
   touched.reserve(2 * options.max_running);
   plan.Reserve(options.max_running, static_cast<int>(total.pages.size()));
@@ -160,10 +160,14 @@ Engine::~Engine() {
   impl_->Step(impl_->Now());
 }
 
-absl::Status Engine::Impl::TakesMore(absl::Time now) const {
+absl::Status Engine::Impl::TakesMore(size_t requests, absl::Time now) const {
   if (!failure.ok()) return failure;
   if (draining) return absl::UnavailableError("the server is draining");
-  if (waiting_count < options.max_queue) return absl::OkStatus();
+  if (requests > static_cast<size_t>(options.max_queue)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(requests, " requests at once, and max_queue is ", options.max_queue));
+  }
+  if (waiting_count + requests <= static_cast<size_t>(options.max_queue)) return absl::OkStatus();
   // The time in which a tenth of the queue moves on, at its present rate.
   const absl::Duration wait = std::max(last_wait, now - oldest_arrival);
   return WithRetryAfter(absl::ResourceExhaustedError(
@@ -172,27 +176,43 @@ absl::Status Engine::Impl::TakesMore(absl::Time now) const {
                         wait / 10);
 }
 
-absl::Status Engine::Submit(Request request, absl::Time now) {
-  PACKRAT_CHECK(request.outbox != nullptr);
-  return UnlessNoMemory([&] { return impl_->Submit(std::move(request), now); });
+absl::Status Engine::Submit(std::vector<Request> requests, absl::Time now) {
+  for (const Request& request : requests) PACKRAT_CHECK(request.outbox != nullptr);
+  return UnlessNoMemory([&] { return impl_->Submit(std::move(requests), now); });
 }
 
-absl::Status Engine::Impl::Submit(Request request, absl::Time now) {
-  absl::Status status = ValidateRequest(request, limits);
-  if (!status.ok()) return status;
-  {
-    MutexLock lock(&mutex);
-    status = TakesMore(now);  // Before any work for it; and again once that is done.
+absl::Status Engine::Submit(Request request, absl::Time now) {
+  return UnlessNoMemory([&] {
+    std::vector<Request> one;
+    one.push_back(std::move(request));
+    return Submit(std::move(one), now);
+  });
+}
+
+absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now) {
+  for (const Request& request : requests) {
+    const absl::Status status = ValidateRequest(request, limits);
     if (!status.ok()) return status;
   }
-  auto sequence =
-      std::make_shared<Sequence>(std::move(request), limits, tokenizer, pool->layout(), now);
   {
     MutexLock lock(&mutex);
-    status = TakesMore(now);
+    const absl::Status status = TakesMore(requests.size(), now);
+    if (!status.ok()) return status;  // Before any work for them; and again once that is done.
+  }
+  std::vector<std::shared_ptr<Sequence>> sequences;
+  for (Request& request : requests) {
+    sequences.push_back(
+        std::make_shared<Sequence>(std::move(request), limits, tokenizer, pool->layout(), now));
+  }
+  {
+    MutexLock lock(&mutex);
+    const absl::Status status = TakesMore(sequences.size(), now);
     if (!status.ok()) return status;
-    inbox.push_back(std::move(sequence));
-    ++waiting_count;
+    // So that all of them come in, or none.
+    const size_t size = inbox.size() + sequences.size();
+    if (size > inbox.capacity()) inbox.reserve(2 * size);
+    for (auto& sequence : sequences) inbox.push_back(std::move(sequence));
+    waiting_count += static_cast<int>(sequences.size());
     has_work.store(true);
   }
   wake.notify_one();

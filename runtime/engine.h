@@ -73,6 +73,7 @@ struct EngineStats {
   Blocked blocked = Blocked::kNothing;  // What the first that waits for admission waits for.
   int64_t prompt_tokens = 0;            // Computed by the model.
   int64_t generated_tokens = 0;
+  int64_t scored_tokens = 0;
   int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;
   SolverStats solver;
@@ -105,13 +106,16 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
-  // Hands a request over. Errors are immediate and leave nothing behind (the outbox stays silent):
+  // Hands requests over, all or none. Errors are immediate and leave nothing behind (the outboxes
+  // stay silent):
   //   INVALID_ARGUMENT    a field out of range, named with the range; a prompt or prompt +
   //                       max_tokens over max_context; anything that can never fit, with numbers
+  //                       more requests than max_queue
   //   RESOURCE_EXHAUSTED  the queue is full; or the system refuses the memory that it takes. Where
   //                       that happens later, the request ends with this status (kError)
   //   UNAVAILABLE         draining, or failure()
-  absl::Status Submit(Request request, absl::Time now);
+  absl::Status Submit(std::vector<Request> requests, absl::Time now);
+  absl::Status Submit(Request request, absl::Time now);  // One.
 
   // The request ends with kCancelled within one step, whatever its state. Unknown ids are ignored
   // (it may just have finished).

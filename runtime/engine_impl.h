@@ -29,11 +29,12 @@ struct Engine::Impl {
   Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
        const RequestLimits& limits, std::unique_ptr<StatePool> pool);
 
-  absl::Status Submit(Request request, absl::Time now);
+  absl::Status Submit(std::vector<Request> requests, absl::Time now);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
-  // Whether a request may join the queue, with the reason if not.
-  absl::Status TakesMore(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // Whether so many requests may join the queue, with the reason if not.
+  absl::Status TakesMore(size_t requests, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // The step's time plus what has passed since it began.
   absl::Time Now() const;
 
@@ -108,6 +109,7 @@ struct Engine::Impl {
   void StartStep();
   void FinishStep();
   void TakeResults(const Flight& flight);
+  void TakeScore(Sequence* sequence, const SampledToken& scored);
   void TakeToken(Sequence* sequence, const SampledToken& token);
   void CountTokenTime(const Sequence& sequence, absl::Time now);
   void Fail(const absl::Status& status);
@@ -146,7 +148,7 @@ struct Engine::Impl {
   Flight flights[kMaxFlights];
   int first_flight = 0, num_flights = 0;  // In flight: from first_flight on, in a ring.
   std::vector<SpanStats> span_stats;
-  std::vector<SampledToken> sampled;             // (max_running)
+  std::vector<SampledToken> sampled;             // (max_logit_rows)
   std::vector<std::shared_ptr<Outbox>> touched;  // To be notified.
 };
 

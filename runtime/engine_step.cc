@@ -87,6 +87,7 @@ void Engine::Impl::Plan() {
   input.free = &free_parts;
   input.max_running = options.max_running;
   input.max_batch_tokens = options.max_batch_tokens;
+  input.max_logit_rows = model->options().max_logit_rows;
   input.priority_step = options.priority_step;
   input.now = step_time;
   input.earliest_waiting_deadline = earliest_waiting_deadline;
@@ -185,6 +186,7 @@ bool Engine::Impl::BuildBatch() {
     flight.spans.push_back(sequence->StartSpan(piece.num_tokens, &flight.tokens, &flight.rows));
   }
   PACKRAT_CHECK(static_cast<int>(flight.tokens.size()) <= options.max_batch_tokens);
+  PACKRAT_CHECK(flight.rows.size() <= sampled.size());
   return !flight.spans.empty();
 }
 
@@ -241,11 +243,38 @@ void Engine::Impl::TakeResults(const Flight& flight) {
       sequence->AddUsage(span_stats[i].solver);
       if (!span_stats[i].finite) {
         Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
-      } else if (span.num_logits > 0) {
-        TakeToken(sequence, sampled[row]);
       }
+      for (size_t r = row; r < row + span.num_logits && !sequence->finished(); ++r) {
+        if (flight.rows[r].given >= 0) {
+          TakeScore(sequence, sampled[r]);
+        } else {
+          TakeToken(sequence, sampled[r]);
+        }
+      }
+      const bool only_scores =
+          span.num_logits > 0 && flight.rows[row + span.num_logits - 1].given >= 0;
+      if (only_scores && !sequence->finished()) Touch(sequence);
     }
     row += span.num_logits;
+  }
+}
+
+void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
+  if (scored.status != SampledToken::Status::kOk) {
+    Finish(sequence, FinishReason::kError, ToStatus(scored.status));
+    return;
+  }
+  ++stats.scored_tokens;
+  std::optional<FinishReason> reason;
+  const absl::Status status = UnlessNoMemory([&] {
+    reason = sequence->AcceptScore(
+        {scored.token, LogprobsOf(scored), scored.best, scored.entropy, scored.margin});
+    return absl::OkStatus();
+  });
+  if (!status.ok()) {
+    Finish(sequence, FinishReason::kError, status);
+  } else if (reason.has_value()) {
+    Finish(sequence, *reason, absl::OkStatus());
   }
 }
 

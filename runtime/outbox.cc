@@ -39,6 +39,8 @@ bool Outbox::Take(Update* update) {
   for (TokenLogprobs& logprobs : pending_.logprobs) {
     update->logprobs.push_back(std::move(logprobs));
   }
+  update->scores.clear();
+  update->scores.swap(pending_.scores);
   update->safe_text_bytes = pending_.safe_text_bytes;
   update->finish = pending_.finish;
   pending_.tokens.clear();
@@ -67,6 +69,13 @@ void Outbox::Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t
   if (logprobs.has_value()) pending_.logprobs.push_back(*std::move(logprobs));
   pending_.tokens.push_back(token);
   pending_.safe_text_bytes = safe_text_bytes;
+  dirty_ = true;
+}
+
+void Outbox::AppendScore(TokenScore score) {
+  MutexLock lock(&mutex_);
+  PACKRAT_CHECK(!pending_.finish.has_value(), "a score after the finish");
+  pending_.scores.push_back(std::move(score));
   dirty_ = true;
 }
 

@@ -35,6 +35,16 @@ struct TokenLogprobs {
   std::vector<std::pair<int32_t, float>> top;  // Best first.
 };
 
+// What the model makes of a token of the prompt, given those before it: by its distribution over
+// all of the vocabulary as it is, whatever the request says of sampling.
+struct TokenScore {
+  int32_t token = -1;
+  TokenLogprobs logprobs;  // Of the token itself, and of the best.
+  int32_t best = -1;       // The likeliest; of equals the lowest id.
+  float entropy = 0;       // Nats.
+  float margin = 0;        // The best log-probability less the next one's.
+};
+
 // What a request has used. The end id or stop id that ended the text is counted in
 // `completion_tokens` (it was computed) but is not among the emitted tokens. The token that
 // completes a stop string is emitted, since it may begin with text that stands before the string;
@@ -56,13 +66,15 @@ struct Finish {
 };
 
 // The channel from the engine to one consumer. The engine appends and never waits. What a consumer
-// does not read stays here: its token ids, at most max_tokens of them, and nothing else.
+// does not read stays here: its token ids, at most max_tokens of them, what was asked for of each,
+// and scores of the prompt.
 class Outbox {
  public:
   struct Update {
     bool admitted = false;                // The request has left the queue at some time.
     std::vector<int32_t> tokens;          // New since the last Take().
     std::vector<TokenLogprobs> logprobs;  // Parallel to tokens where asked for, else empty.
+    std::vector<TokenScore> scores;       // New, of the prompt from Request::score_from on.
     // How many bytes of the whole generated text may be shown, counted from its first: what may
     // still become a stop string is held back. The largest size_t where there are no stop strings,
     // and with every finish but kStopString.
@@ -81,11 +93,12 @@ class Outbox {
   // Engine side.
   // Makes room for so many tokens, or for kReservedTokens if that is less, so that Append()
   // allocates nothing but the lists inside TokenLogprobs while fewer wait to be read. No more than
-  // that, since a client can claim any max_tokens.
+  // that, since a client can claim any max_tokens. Scores take their room as they come.
   static constexpr int kReservedTokens = 16384;
   void Reserve(int max_tokens, bool logprobs);
   void Admit();
   void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
+  void AppendScore(TokenScore score);
   void Close(Finish finish);  // Last call.
   void Notify();              // Notifies if something is new and no notification is outstanding.
 

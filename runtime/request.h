@@ -60,6 +60,9 @@ struct Request {
   StopParams stop;
   TextParams text;
   SolverOptions solver;
+  // The tokens of the prompt from this one on are scored: see TokenScore in outbox.h, with
+  // sampling.num_logprobs of the best tokens. Then max_tokens may be 0: nothing is generated.
+  std::optional<int> score_from;
   int priority = 0;          // Higher runs first, but waiting counts: see scheduler.h.
   std::string tenant;        // Who takes turns with the others; all that is empty is one.
   double tenant_weight = 1;  // Its share beside that of others. Above 0.

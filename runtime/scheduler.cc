@@ -168,38 +168,54 @@ int PieceTokens(int position, int left, int budget, bool must_move) {
   return must_move ? budget : 0;
 }
 
-// Gives a prompt what it can use of `tokens`; returns how many.
-int Give(StepPlan::Prompt* prompt, int tokens, bool must_move = false) {
-  const int given = PieceTokens(prompt->position + prompt->tokens, prompt->left - prompt->tokens,
-                                tokens, must_move);
+// Whether it has more rows of logits to come than the one that is kept for it.
+bool SharesRows(const StepPlan::Prompt& prompt) {
+  return prompt.first_row < prompt.position + prompt.left - 1;
+}
+
+// Gives a prompt what it can use of `budget`, but at most `share`, and takes it from both.
+void Give(StepPlan::Budget* budget, StepPlan::Budget* share, StepPlan::Prompt* prompt,
+          bool must_move = false) {
+  const int position = prompt->position + prompt->tokens;
+  const int without_row = std::max(prompt->first_row - position, 0);
+  const bool shares_rows = SharesRows(*prompt);
+  int most = std::min(budget->tokens, share->tokens);
+  if (shares_rows) most = std::min(most, without_row + std::min(budget->rows, share->rows));
+  const int given = PieceTokens(position, prompt->left - prompt->tokens, most, must_move);
   prompt->tokens += given;
-  return given;
+  const int rows = shares_rows ? std::max(given - without_row, 0) : 0;
+  for (StepPlan::Budget* from : {budget, share}) {
+    from->tokens -= given;
+    from->rows -= rows;
+  }
 }
 
 // plan->prompts: in order of admission.
-void SharePrompts(const ScheduleInput& input, int budget, StepPlan* plan) {
-  if (plan->prompts.empty() || budget == 0) return;
-  budget -= Give(&plan->prompts.front(), std::min<int>(budget, kBlockTokens), /*must_move=*/true);
+void SharePrompts(const ScheduleInput& input, StepPlan::Budget budget, StepPlan* plan) {
+  if (plan->prompts.empty() || budget.tokens == 0) return;
+  StepPlan::Budget share = {kBlockTokens, budget.rows};
+  Give(&budget, &share, &plan->prompts.front(), /*must_move=*/true);
   std::sort(
       plan->prompts.begin(), plan->prompts.end(),
       [](const StepPlan::Prompt& a, const StepPlan::Prompt& b) { return a.rank.Before(b.rank); });
   double weights = 0;
-  plan->shares.assign(input.tenants.size(), -1);
+  plan->shares.assign(input.tenants.size(), {-1, -1});
   for (const StepPlan::Prompt& prompt : plan->prompts) {
-    if (plan->shares[prompt.tenant] == 0) continue;
-    plan->shares[prompt.tenant] = 0;
+    if (plan->shares[prompt.tenant].tokens == 0) continue;
+    plan->shares[prompt.tenant] = {0, 0};
     weights += input.tenants[prompt.tenant].weight;
   }
   for (size_t t = 0; t < plan->shares.size(); ++t) {
-    if (plan->shares[t] < 0) continue;
-    plan->shares[t] = static_cast<int>(budget * (input.tenants[t].weight / weights));
+    if (plan->shares[t].tokens < 0) continue;
+    const double part = input.tenants[t].weight / weights;
+    plan->shares[t] = {static_cast<int>(budget.tokens * part),
+                       static_cast<int>(budget.rows * part)};
   }
   for (StepPlan::Prompt& prompt : plan->prompts) {
-    const int given = Give(&prompt, std::min(budget, plan->shares[prompt.tenant]));
-    plan->shares[prompt.tenant] -= given;
-    budget -= given;
+    Give(&budget, &plan->shares[prompt.tenant], &prompt);
   }
-  for (StepPlan::Prompt& prompt : plan->prompts) budget -= Give(&prompt, budget);
+  share = budget;
+  for (StepPlan::Prompt& prompt : plan->prompts) Give(&budget, &share, &prompt);
   for (const StepPlan::Prompt& prompt : plan->prompts) {
     if (prompt.tokens == 0) continue;
     plan->pieces.push_back({prompt.admitted, prompt.index, prompt.tokens});
@@ -219,6 +235,7 @@ void StepPlan::Reserve(int max_running, int page_classes) {
 
 void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   PACKRAT_CHECK(input.max_batch_tokens >= input.max_running);
+  PACKRAT_CHECK(input.max_logit_rows >= input.max_running);
   plan->expire_waiting.clear();
   plan->expire_running.clear();
   plan->admit.clear();
@@ -229,17 +246,18 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   Expire(input, plan);
   Admission(input, plan).Run();
 
-  int budget = input.max_batch_tokens;
+  StepPlan::Budget budget = {input.max_batch_tokens, input.max_logit_rows};
   for (size_t i = 0; i < input.running.size(); ++i) {
     const RunningItem& item = input.running[i];
     const int index = static_cast<int>(i);
     if (item.deadline <= input.now || item.complete) continue;
     if (item.prompt_left > 0) {
-      plan->prompts.push_back(
-          {item.rank, item.tenant, item.position, item.prompt_left, false, index, 0});
+      plan->prompts.push_back({item.rank, item.tenant, item.position, item.prompt_left,
+                               item.first_row, false, index, 0});
     } else {
       plan->pieces.push_back({false, index, 1});
-      --budget;
+      --budget.tokens;
+      --budget.rows;
     }
   }
   for (size_t i = 0; i < plan->admit.size(); ++i) {
@@ -249,9 +267,13 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
                              flow.tenant,
                              0,
                              item.prompt_tokens,
+                             item.first_row,
                              true,
                              static_cast<int>(i),
                              0});
+  }
+  for (const StepPlan::Prompt& prompt : plan->prompts) {
+    if (!SharesRows(prompt)) --budget.rows;
   }
   SharePrompts(input, budget, plan);
 }

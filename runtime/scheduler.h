@@ -18,11 +18,14 @@
 //    prompts, so a long prompt never makes decoding wait for more than one step of the budget's
 //    size: the one that was admitted first moves in any case, then each tenant gets its share by
 //    weight, in order of priority and arrival, and what is left over goes by that order alone.
+//  - Rows of logits are a budget beside tokens. One is kept for every sequence that generates; what
+//    is left is shared likewise by the prompts whose tokens are scored.
 //  - A request whose deadline has come is expired, waiting or running.
 #ifndef PACKRAT_RUNTIME_SCHEDULER_H_
 #define PACKRAT_RUNTIME_SCHEDULER_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -35,6 +38,9 @@ namespace packrat {
 inline constexpr int kMaxOvertaken = 16;
 // Of those that do not fit, so many are looked past in one step.
 inline constexpr int kMaxPassedOver = 64;
+
+// Of a prompt of which only the last token predicts one.
+inline constexpr int kLastToken = std::numeric_limits<int>::max();
 
 // A place in the order of what runs: higher priority first, then lower arrival number.
 struct Rank {
@@ -52,7 +58,8 @@ struct WaitingItem {
   int prompt_tokens;
   int64_t cost;  // Tokens that its tenant is charged with: prompt and output.
   const PartCounts* need;
-  int overtaken = 0;  // Admissions past it while it did not fit.
+  int overtaken = 0;           // Admissions past it while it did not fit.
+  int first_row = kLastToken;  // As in RunningItem.
 };
 
 // What waits of one tenant at one priority, in order of arrival. Not empty.
@@ -75,6 +82,8 @@ struct RunningItem {
   int position;           // Tokens that its state holds once all that was started is done.
   int prompt_left;        // Prompt tokens not yet started; 0: it decodes.
   bool complete = false;  // Nothing is left to start; its last token is on the way.
+  // From this position on each token of the prompt has a row of logits, and its last in any case.
+  int first_row = kLastToken;
 };
 
 struct ScheduleInput {
@@ -83,7 +92,8 @@ struct ScheduleInput {
   absl::Span<const RunningItem> running;  // In order of admission.
   const PartCounts* free = nullptr;
   int max_running = 0;
-  int max_batch_tokens = 0;                                // At least max_running.
+  int max_batch_tokens = 0;                                // At least max_running...
+  int max_logit_rows = std::numeric_limits<int>::max();    // ...and so is this.
   absl::Duration priority_step = absl::Milliseconds(200);  // Above 0.
   absl::Time now;
   // No waiting deadline is earlier; spares looking at all of a long queue in every step.
@@ -129,13 +139,17 @@ struct StepPlan {
   struct Prompt {
     Rank rank;
     int tenant;
-    int position, left;
+    int position, left, first_row;
     bool admitted;
     int index;
     int tokens;  // Given so far.
   };
   std::vector<Prompt> prompts;
-  std::vector<int> shares;  // By tenant: tokens of the budget.
+  // What a step has left to give. Of rows, those that are not kept for anybody.
+  struct Budget {
+    int tokens, rows;
+  };
+  std::vector<Budget> shares;  // By tenant.
   PartCounts free;
 
   void Reserve(int max_running, int page_classes);

@@ -19,6 +19,10 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
                    const StateLayout& layout, absl::Time now)
     : request_(std::move(request)),
+      vocab_size_(limits.vocab_size),
+      // Where nothing is generated, nobody asks what the last token predicts.
+      prompt_end_(static_cast<int>(request_.prompt.size()) - (request_.stop.max_tokens == 0)),
+      first_row_(request_.score_from.value_or(static_cast<int>(request_.prompt.size())) - 1),
       sampling_(request_.sampling, limits.num_ids),
       end_ids_(EndIds(request_.stop, limits.eos_ids)),
       need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
@@ -66,9 +70,7 @@ void Sequence::Release(StatePool* pool) {
   page_tables_.clear();
 }
 
-int Sequence::PromptLeft() const {
-  return std::max(0, static_cast<int>(request_.prompt.size()) - position_);
-}
+int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - position_); }
 
 int64_t Sequence::unused() const {
   if (!admitted_) return 0;
@@ -94,10 +96,15 @@ Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
     PACKRAT_CHECK(num_tokens <= left);
     const auto begin = request_.prompt.begin() + position_;
     tokens->insert(tokens->end(), begin, begin + num_tokens);
-    span.num_logits = num_tokens == left ? 1 : 0;  // The prompt's last token predicts the first.
   }
   position_ += num_tokens;
-  if (span.num_logits > 0) {
+  span.num_logits = std::min(num_tokens, std::max(0, position_ - first_row_));
+  const auto prompt_size = static_cast<int>(request_.prompt.size());
+  for (int next = position_ - span.num_logits + 1; next <= position_; ++next) {
+    if (next < prompt_size) {
+      rows->push_back(ScoreRow(next));
+      continue;
+    }
     last_row_ = static_cast<int>(rows->size());
     rows->push_back(NextRow());
     ++awaited_;
@@ -109,6 +116,22 @@ SamplingRow Sequence::NextRow() const {
   absl::Span<const int32_t> masked;
   if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;
   return sampling_.Row(masked, request_.prompt.size() + StartedTokens());
+}
+
+SamplingRow Sequence::ScoreRow(int index) const {
+  SamplingRow row;
+  row.num_ids = vocab_size_;
+  row.num_logprobs = request_.sampling.num_logprobs.value_or(0);
+  row.given = request_.prompt[index];
+  return row;
+}
+
+std::optional<FinishReason> Sequence::AcceptScore(TokenScore score) {
+  request_.outbox->AppendScore(std::move(score));
+  ++scored_;
+  const bool all = scored_ == static_cast<int>(request_.prompt.size()) - *request_.score_from;
+  if (all && request_.stop.max_tokens == 0) return FinishReason::kLength;
+  return std::nullopt;
 }
 
 std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
@@ -153,15 +176,16 @@ WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
   item.arrival = arrival;
   item.arrived = submitted_;
   item.deadline = request_.deadline;
-  item.prompt_tokens = usage_.prompt_tokens;
+  item.prompt_tokens = prompt_end_;
+  item.first_row = first_row_;
   item.cost = cost();
   item.need = &need_;
   return item;
 }
 
 RunningItem Sequence::AsRunning() const {
-  const bool complete = StartedTokens() == request_.stop.max_tokens;
-  return {rank_, tenant_, request_.deadline, position_, PromptLeft(), complete};
+  const bool complete = PromptLeft() == 0 && StartedTokens() == request_.stop.max_tokens;
+  return {rank_, tenant_, request_.deadline, position_, PromptLeft(), complete, first_row_};
 }
 
 }  // namespace packrat

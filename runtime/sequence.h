@@ -33,8 +33,9 @@ class Sequence {
   void Release(StatePool* pool);
 
   // Puts the next span of the text into the step that is being built: a decoding token or
-  // `num_tokens` of the prompt. Appends its tokens and, if it samples, its row, which is valid
-  // until Accept(). From here on the sequence counts as being where the step will bring it.
+  // `num_tokens` of the prompt. Appends its tokens, and a row for each that it scores and for one
+  // that it samples, which is valid until Accept(). From here on the sequence counts as being where
+  // the step will bring it.
   Span StartSpan(int num_tokens, std::vector<int32_t>* tokens, std::vector<SamplingRow>* rows);
   // Whether the next span needs more of a sampled token that has not come yet than its place.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
@@ -46,6 +47,9 @@ class Sequence {
   // if the text ends; what is still awaited then comes to nothing.
   std::optional<FinishReason> Accept(int32_t token, std::optional<TokenLogprobs> logprobs,
                                      absl::Time now);
+
+  // Takes the score of the prompt's next token. The reason if the request ends with it.
+  std::optional<FinishReason> AcceptScore(TokenScore score);
 
   // Closes the outbox. The parts must have been given back.
   void Finish(FinishReason reason, absl::Status status, absl::Time now);
@@ -80,8 +84,13 @@ class Sequence {
   int StartedTokens() const { return usage_.completion_tokens + awaited_; }
   // How the next token is drawn.
   SamplingRow NextRow() const;
+  // What is asked about the prompt's token `index`.
+  SamplingRow ScoreRow(int index) const;
 
   Request request_;
+  const int vocab_size_;
+  const int prompt_end_;  // Tokens of the prompt that are computed.
+  const int first_row_;   // From this position on each token has a row of logits.
   SamplingState sampling_;
   std::vector<int32_t> eos_ids_;  // Empty where they are ignored.
   std::vector<int32_t> end_ids_;  // With the stop ids.
@@ -97,6 +106,7 @@ class Sequence {
   int tenant_ = -1;
   int position_ = 0;  // Tokens that the state holds when all that was started is done.
   int32_t last_token_ = -1;
+  int scored_ = 0;    // Scores that have come.
   int awaited_ = 0;   // Tokens that started spans sample and that have not come.
   int last_row_ = 0;  // Of the last of them, in its step.
   bool admitted_ = false;

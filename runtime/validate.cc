@@ -78,9 +78,15 @@ void CheckSampling(const SamplingParams& p, int vocab_size, Checker* check) {
   check->CheckIds(bounds::kBannedIds.UpTo(vocab_size), p.banned_ids);
 }
 
-void CheckStop(const StopParams& stop, int max_context, Checker* check) {
+// max_tokens, which is 0 where a prompt is only scored.
+const Bound& MaxTokens(const Request& request) {
+  return request.score_from.has_value() ? bounds::kMaxTokensBesideScores : bounds::kMaxTokens;
+}
+
+void CheckStop(const Request& request, int max_context, Checker* check) {
+  const StopParams& stop = request.stop;
   check->CheckIds(bounds::kStopIds, stop.ids);
-  check->Check(bounds::kMaxTokens.UpTo(max_context - 1), stop.max_tokens);
+  check->Check(MaxTokens(request).UpTo(max_context - 1), stop.max_tokens);
   check->Check(bounds::kMinTokens.UpTo(stop.max_tokens), stop.min_tokens);
 }
 
@@ -134,7 +140,7 @@ absl::Status ValidateOptions(const Request& request, const RequestLimits& limits
                              FieldNames names) {
   Checker check(limits.vocab_size, names);
   CheckSampling(request.sampling, limits.vocab_size, &check);
-  CheckStop(request.stop, limits.max_context, &check);
+  CheckStop(request, limits.max_context, &check);
   CheckText(request.text, limits.has_tokenizer, &check);
   check.Check(bounds::kCgTolerance, request.solver.cg_tolerance);
   check.Check(bounds::kCgMaxSteps, request.solver.cg_max_steps);
@@ -147,8 +153,15 @@ absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits,
   const auto length = static_cast<double>(request.prompt.size());
   const std::string context = absl::StrCat(" (max_context ", limits.max_context);
   Checker check(limits.vocab_size, names);
-  check.Check(bounds::kPrompt.UpTo(limits.max_context - 1), length, context + ")");
-  check.Check(bounds::kMaxTokens.UpTo(limits.max_context - length), request.stop.max_tokens,
+  // Where nothing is generated, the last token is scored and not computed.
+  const bool only_scored = request.stop.max_tokens == 0;
+  Bound prompt = bounds::kPrompt.UpTo(limits.max_context - !only_scored);
+  prompt.low += only_scored;
+  check.Check(prompt, length, context + ")");
+  if (request.score_from.has_value()) {
+    check.Check(bounds::kScoreFrom.UpTo(length - only_scored), *request.score_from);
+  }
+  check.Check(MaxTokens(request).UpTo(limits.max_context - length), request.stop.max_tokens,
               absl::StrCat(context, " less ", request.prompt.size(), " tokens of prompt)"));
   check.Check(bounds::kMinTokens.UpTo(request.stop.max_tokens), request.stop.min_tokens);
   if (!check.ok()) return check.status();

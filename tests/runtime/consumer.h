@@ -2,6 +2,7 @@
 #ifndef PACKRAT_TESTS_RUNTIME_CONSUMER_H_
 #define PACKRAT_TESTS_RUNTIME_CONSUMER_H_
 
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
@@ -33,6 +34,7 @@ struct Consumer {
     admitted = admitted || update.admitted;
     tokens.insert(tokens.end(), update.tokens.begin(), update.tokens.end());
     logprobs.insert(logprobs.end(), update.logprobs.begin(), update.logprobs.end());
+    std::move(update.scores.begin(), update.scores.end(), std::back_inserter(scores));
     safe_text_bytes = update.safe_text_bytes;
     if (update.finish.has_value()) finish = update.finish;
     return true;
@@ -42,6 +44,7 @@ struct Consumer {
   bool admitted = false;
   std::vector<int32_t> tokens;
   std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenScore> scores;
   size_t safe_text_bytes = 0;
   std::optional<Finish> finish;
 };

@@ -70,6 +70,7 @@ class SchedulerTest : public ::testing::Test {
     input.free = &free_;
     input.max_running = max_running_;
     input.max_batch_tokens = budget_;
+    input.max_logit_rows = rows_;
     input.priority_step = kPriorityStep;
     input.now = now;
     PlanStep(input, &plan_);
@@ -119,6 +120,7 @@ class SchedulerTest : public ::testing::Test {
   PartCounts free_ = {100, 100, {100}};
   int max_running_ = 8;
   int budget_ = 64;
+  int rows_ = 1000;
   uint64_t next_ = 0;
   std::deque<PartCounts> needs_;
   struct Queue {

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
@@ -30,6 +31,9 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   return limits;
 }
 
+// Of texts, in the prefix cache: 4 MiB.
+constexpr int64_t kRememberedTokens = int64_t{1} << 20;
+
 // What takes how much of the device's memory, and how long a text would fit.
 std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
   const StateLayout& layout = model.state_layout();
@@ -57,6 +61,7 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
   const absl::Status checks[] = {
       check(bounds::kMaxRunning, options->max_running, model_options.max_logit_rows),
       bounds::kMaxQueue.Check("max_queue", options->max_queue),
+      bounds::kCacheSequences.Check("cache_sequences", options->cache_sequences),
       check(batch_tokens, options->max_batch_tokens, model_options.max_batch_tokens),
       check(bounds::kMaxContext, options->max_context, config.max_context),
   };
@@ -75,7 +80,7 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                      absl::FormatDuration(bounds::kLongestPriorityStep), "]"));
   }
   if (options->state_bytes == 0) {
-    const double all = static_cast<double>(options->max_running) *
+    const double all = (static_cast<double>(options->max_running) + options->cache_sequences) *
                        static_cast<double>(layout.SequenceBytes(options->max_context));
     // At least 1, since 0 means this very choice.
     options->state_bytes =
@@ -91,7 +96,12 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       options(options),
       limits(limits),
       pool(std::move(state_pool)),
+      cache(options.prefix_cache
+                ? std::make_unique<PrefixCache>(
+                      pool.get(), std::max<int64_t>(kRememberedTokens, 4 * options.max_context))
+                : nullptr),
       sampled(model->options().max_logit_rows) {
+  if (cache != nullptr) pool->SetReclaim([this] { return cache->DropOne(); });
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
   stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
@@ -139,6 +149,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
   pool_options.max_context = options.max_context;
   pool_options.state_bytes = options.state_bytes;
   pool_options.poison_freed = options.poison_freed_state;
+  pool_options.cache_sequences = options.cache_sequences;
   absl::StatusOr<std::unique_ptr<StatePool>> pool =
       StatePool::Create(model->state_layout(), pool_options,
                         [model](size_t bytes) { return model->AllocateState(bytes); });
@@ -222,35 +233,30 @@ absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now)
 absl::Status Engine::Impl::CheckIntegrity() const {
   absl::Status status = pool->CheckIntegrity();
   if (!status.ok()) return status;
-  // Every part is free or held by exactly one running sequence, since nothing is shared yet.
-  PartCounts held;
-  held.pages.resize(pool->total().pages.size());
+  // Every reference is a running sequence's or a snapshot's, and those are all.
+  std::vector<std::vector<std::array<int32_t, 2>>> refs(pool->kinds());  // All, the cache's.
+  for (int kind = 0; kind < pool->kinds(); ++kind) refs[kind].resize(pool->total()[kind]);
   for (const auto& sequence : running) {
-    bool single = pool->tail_refs(sequence->tail()) == 1;
-    held.tails += 1;
-    if (sequence->slot() >= 0) {
-      single = single && pool->slot_refs(sequence->slot()) == 1;
-      held.slots += 1;
-    }
-    for (size_t c = 0; c < held.pages.size(); ++c) {
-      for (int32_t page : sequence->pages()[c]) {
-        single = single && pool->page_refs(static_cast<int>(c), page) == 1;
-        held.pages[c] += 1;
-      }
-    }
-    if (!single) {
-      return absl::InternalError(
-          absl::StrCat("request ", sequence->id(), " holds a part that is not its own"));
+    sequence->state().ForEachPart([&](int kind, int32_t part) { ++refs[kind][part][0]; });
+  }
+  if (cache != nullptr) {
+    cache->ForEachSnapshot([&](const Snapshot& snapshot) {
+      snapshot.ForEachPart([&](int kind, int32_t part) {
+        ++refs[kind][part][0];
+        ++refs[kind][part][1];
+      });
+    });
+  }
+  for (int kind = 0; kind < pool->kinds(); ++kind) {
+    for (int32_t part = 0; part < pool->total()[kind]; ++part) {
+      const auto& [all, cached] = refs[kind][part];
+      if (pool->refs(kind, part) == all && pool->cache_refs(kind, part) == cached) continue;
+      return absl::InternalError(absl::StrCat("part ", part, " of kind ", kind, " is held by ", all,
+                                              ", of which the cache's are ", cached,
+                                              "; the pool counts ", pool->refs(kind, part), " and ",
+                                              pool->cache_refs(kind, part)));
     }
   }
-  PartCounts free;
-  pool->CountFree(&free);
-  bool sums = held.slots + free.slots == pool->total().slots &&
-              held.tails + free.tails == pool->total().tails;
-  for (size_t c = 0; c < held.pages.size(); ++c) {
-    sums = sums && held.pages[c] + free.pages[c] == pool->total().pages[c];
-  }
-  if (!sums) return absl::InternalError("parts are neither free nor held by a running sequence");
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "runtime/bucket_counts.h"
+#include "runtime/outbox.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
 #include "runtime/validate.h"
@@ -34,6 +35,9 @@ struct EngineOptions {
                                // device has for it (LanguageModel::state_memory_limit()).
   absl::Duration priority_step = absl::Milliseconds(200);  // Waiting time that is worth one level
                                                            // of priority.
+  bool prefix_cache = true;  // States of texts are kept for others that begin alike.
+  int cache_sequences = 0;   // Parts of the pool for so many states beside max_running sequences;
+                             // without any, the cache has what these do not use.
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
@@ -42,6 +46,7 @@ namespace bounds {
 // Where the model does not set a narrower one.
 inline constexpr Bound kMaxRunning = {"max_running", 1, 4096};
 inline constexpr Bound kMaxQueue = {"max_queue", 1, 1000000};
+inline constexpr Bound kCacheSequences = {"cache_sequences", 0, 1000000};
 inline constexpr Bound kMaxBatchTokens = {"max_batch_tokens", 16, 65536};
 inline constexpr Bound kMaxContext = {"max_context", 2, kOpen};  // The model's.
 inline constexpr absl::Duration kShortestPriorityStep = absl::Milliseconds(1);
@@ -60,9 +65,10 @@ struct EngineStats {
   int waiting = 0;
   int running = 0;
   struct Pool {
-    std::string kind;  // "slot", "tail", or the page class's name.
-    int64_t total = 0, used = 0;
+    std::string kind;             // "slot", "tail", or the page class's name.
+    int64_t total = 0, used = 0;  // used: by sequences that run.
     int64_t bytes_each = 0;
+    int64_t cached = 0;  // By the prefix cache alone, which gives way.
     // There are fewer than max_running sequences of max_context could use.
     bool short_of_memory = false;
   };
@@ -87,6 +93,13 @@ struct EngineStats {
   BucketCounts step_time{kSecondsBounds};               // Of a Step() that had a part in a batch.
   BucketCounts batch_sequences{kBatchSequencesBounds};  // Of a batch.
   BucketCounts batch_tokens{kBatchTokensBounds};        // Of a batch.
+  struct Cache {
+    int64_t lookups[kNumCacheMisses] = {};  // Requests admitted, by CacheMiss.
+    int64_t cached_tokens = 0;              // Of their prompts.
+    int64_t snapshots = 0;                  // That are kept.
+    int64_t remembered_tokens = 0;          // Of the texts that are remembered.
+    int64_t dropped = 0;                    // Snapshots, for room.
+  } cache;
 };
 
 // Whether the engine has something to do, and how much it has done. Steps only ever grow.

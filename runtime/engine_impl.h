@@ -16,6 +16,7 @@
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
 #include "runtime/outbox.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
@@ -64,6 +65,7 @@ struct Engine::Impl {
 
   // The rest belongs to the thread that calls Step().
   std::unique_ptr<StatePool> pool;
+  std::unique_ptr<PrefixCache> cache;  // Null: off.
   uint64_t next_arrival = 0;
   Tenants tenants;
   // What waits of one tenant at one priority, in order of arrival; the items are parallel, so that
@@ -105,6 +107,7 @@ struct Engine::Impl {
   void Expire();
   void Admit();
   bool BuildBatch();  // False where nothing is to be computed.
+  void SnapIfDue(Sequence* sequence);
   bool NextStepNeedsResults() const;
   void StartStep();
   void FinishStep();

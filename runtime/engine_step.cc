@@ -79,7 +79,7 @@ void Engine::Impl::Plan() {
   for (const Queue& queue : waiting) {
     flows.push_back({queue.tenant, queue.priority, queue.last_admission, queue.items});
   }
-  pool->CountFree(&free_parts);
+  pool->CountAvailable(&free_parts);
   ScheduleInput input;
   input.flows = flows;
   input.tenants = tenants.shares();
@@ -151,13 +151,15 @@ void Engine::Impl::Admit() {
     Sequence* sequence = At(index);
     queue.last_admission = step_time;
     const absl::Status status = UnlessNoMemory([&] {
-      sequence->Admit(pool.get(), Now());
+      sequence->Admit(pool.get(), cache.get(), Now());
       return absl::OkStatus();
     });
     if (status.ok()) {
       tenants.Charge(queue.tenant, sequence->cost());
       admitted_after = sequence->usage().queue_time;
       stats.queue_time.Observe(absl::ToDoubleSeconds(admitted_after));
+      ++stats.cache.lookups[static_cast<int>(sequence->usage().cache_miss)];
+      stats.cache.cached_tokens += sequence->usage().cached_tokens;
       Touch(sequence);
     } else {
       Finish(sequence, FinishReason::kError, status);
@@ -181,13 +183,24 @@ bool Engine::Impl::BuildBatch() {
   for (const Piece& piece : plan.pieces) {
     const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
     if (sequence->finished()) continue;  // There was no memory to admit it.
-    if (!sequence->decoding()) stats.prompt_tokens += piece.num_tokens;
+    SnapIfDue(sequence.get());
+    const int tokens = piece.admitted ? sequence->PieceTokens(piece.num_tokens) : piece.num_tokens;
+    if (tokens == 0) continue;  // Its rows of logits come in the next step.
+    if (!sequence->decoding()) stats.prompt_tokens += tokens;
     flight.sequences.push_back(sequence);
-    flight.spans.push_back(sequence->StartSpan(piece.num_tokens, &flight.tokens, &flight.rows));
+    flight.spans.push_back(sequence->StartSpan(tokens, pool.get(), &flight.tokens, &flight.rows));
   }
   PACKRAT_CHECK(static_cast<int>(flight.tokens.size()) <= options.max_batch_tokens);
   PACKRAT_CHECK(flight.rows.size() <= sampled.size());
   return !flight.spans.empty();
+}
+
+// Where the sequence stands, all that was admitted has its parts, and what is left is the cache's:
+// but for the slots that its admission may still need.
+void Engine::Impl::SnapIfDue(Sequence* sequence) {
+  if (cache == nullptr || !sequence->SnapshotDue()) return;
+  const auto places = options.max_running - static_cast<int>(running.size());
+  sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > places, pool.get(), cache.get());
 }
 
 bool Engine::Impl::NextStepNeedsResults() const {
@@ -239,6 +252,7 @@ void Engine::Impl::TakeResults(const Flight& flight) {
     Sequence* sequence = flight.sequences[i].get();
     const Span& span = flight.spans[i];
     stats.solver += span_stats[i].solver;
+    if (!span_stats[i].finite && cache != nullptr) cache->DropOf(sequence->id());
     if (!sequence->finished()) {
       sequence->AddUsage(span_stats[i].solver);
       if (!span_stats[i].finite) {
@@ -261,6 +275,7 @@ void Engine::Impl::TakeResults(const Flight& flight) {
 
 void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
   if (scored.status != SampledToken::Status::kOk) {
+    if (cache != nullptr) cache->DropOf(sequence->id());
     Finish(sequence, FinishReason::kError, ToStatus(scored.status));
     return;
   }
@@ -280,6 +295,7 @@ void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
 
 void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
   if (token.status != SampledToken::Status::kOk) {
+    if (cache != nullptr) cache->DropOf(sequence->id());
     Finish(sequence, FinishReason::kError, ToStatus(token.status));
     return;
   }
@@ -314,6 +330,7 @@ void Engine::Impl::CountTokenTime(const Sequence& sequence, absl::Time now) {
 void Engine::Impl::Fail(const absl::Status& status) {
   for (Flight& flight : flights) flight.sequences.clear();
   num_flights = 0;
+  if (cache != nullptr) cache->Clear();
   const absl::Status unavailable =
       absl::UnavailableError(absl::StrCat("the model's device is lost: ", status.message()));
   {
@@ -327,7 +344,7 @@ void Engine::Impl::Fail(const absl::Status& status) {
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
   by_id.erase(sequence->id());
   if (sequence->tenant() >= 0) tenants.Leave(sequence->tenant(), sequence->unused());
-  sequence->Release(pool.get());
+  sequence->Release(/*keep=*/reason != FinishReason::kError, pool.get(), cache.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {
     ++stats.ended_waiting;
@@ -370,22 +387,24 @@ void Engine::Impl::SweepWaiting() {
 }
 
 void Engine::Impl::PublishStats() {
-  pool->CountFree(&free_parts);
   stats.running = static_cast<int>(running.size());
   stats.blocked = waiting.empty() ? Blocked::kNothing : plan.blocked;
   stats.host_time = time_in_steps + (Now() - step_time) - stats.model_time - stats.sample_time;
   stats.state_utilization = 0;
-  const auto set = [this](size_t i, int64_t free) {
-    EngineStats::Pool& entry = stats.pools[i];
-    entry.used = entry.total - free;
+  for (int kind = 0; kind < pool->kinds(); ++kind) {
+    EngineStats::Pool& entry = stats.pools[kind];
+    entry.used = entry.total - pool->available(kind);
+    entry.cached = pool->reclaimable(kind);
     if (entry.total > 0 && entry.short_of_memory) {
       const double share = static_cast<double>(entry.used) / static_cast<double>(entry.total);
       stats.state_utilization = std::max(stats.state_utilization, share);
     }
-  };
-  set(0, free_parts.slots);
-  set(1, free_parts.tails);
-  for (size_t c = 0; c < free_parts.pages.size(); ++c) set(2 + c, free_parts.pages[c]);
+  }
+  if (cache != nullptr) {
+    stats.cache.snapshots = cache->num_snapshots();
+    stats.cache.remembered_tokens = cache->num_tokens();
+    stats.cache.dropped = cache->num_dropped();
+  }
 
   MutexLock lock(&mutex);
   busy = !waiting.empty() || !running.empty() || num_flights > 0;

@@ -7,6 +7,22 @@
 
 namespace packrat {
 
+const char* CacheMissName(CacheMiss miss) {
+  switch (miss) {
+    case CacheMiss::kNone:
+      return "none";
+    case CacheMiss::kOff:
+      return "off";
+    case CacheMiss::kFirstUse:
+      return "first_use";
+    case CacheMiss::kNoSnapshot:
+      return "no_snapshot";
+    case CacheMiss::kEvicted:
+      break;
+  }
+  return "evicted";
+}
+
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kLength:

@@ -45,13 +45,25 @@ struct TokenScore {
   float margin = 0;        // The best log-probability less the next one's.
 };
 
+// Why no part of a prompt came from the prefix cache.
+enum class CacheMiss {
+  kNone,        // Some did.
+  kOff,         // The server or the request does not use it.
+  kFirstUse,    // No text began alike, or only with less than a block.
+  kNoSnapshot,  // One did, but no state was kept where they part.
+  kEvicted,     // A state was, and had to give way since.
+};
+inline constexpr int kNumCacheMisses = 5;
+const char* CacheMissName(CacheMiss miss);  // "none", "off", "first_use", ...
+
 // What a request has used. The end id or stop id that ended the text is counted in
 // `completion_tokens` (it was computed) but is not among the emitted tokens. The token that
 // completes a stop string is emitted, since it may begin with text that stands before the string;
 // its safe_text_bytes ends where the stop string begins.
 struct Usage {
   int prompt_tokens = 0;
-  int cached_tokens = 0;      // Prompt tokens not computed because a cache had them.
+  int cached_tokens = 0;  // Prompt tokens not computed because the prefix cache had them.
+  CacheMiss cache_miss = CacheMiss::kOff;
   int completion_tokens = 0;  // Generated, the ending token included.
   SolverStats solver;
   absl::Duration queue_time;           // Submit to admission.

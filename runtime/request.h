@@ -53,6 +53,18 @@ struct TextParams {
   bool continues_text = true;
 };
 
+// How a request uses the states that are kept of texts (prefix_cache.h). What it gets is the same
+// with and without.
+struct CacheParams {
+  bool use = true;   // False: it begins from nothing and leaves nothing behind.
+  std::string salt;  // Shares states with requests of the same tenant and salt only.
+  // Above 0: the state at its end is dropped only after all of less importance.
+  int importance = 0;
+  // A snapshot is made after so many tokens of the prompt, for others that begin like it; 0: where
+  // it seems worth it.
+  int snapshot_at = 0;
+};
+
 struct Request {
   uint64_t id = 0;  // Unique; names the request in Cancel().
   std::vector<int32_t> prompt;
@@ -63,6 +75,7 @@ struct Request {
   // The tokens of the prompt from this one on are scored: see TokenScore in outbox.h, with
   // sampling.num_logprobs of the best tokens. Then max_tokens may be 0: nothing is generated.
   std::optional<int> score_from;
+  CacheParams cache;
   int priority = 0;          // Higher runs first, but waiting counts: see scheduler.h.
   std::string tenant;        // Who takes turns with the others; all that is empty is one.
   double tenant_weight = 1;  // Its share beside that of others. Above 0.

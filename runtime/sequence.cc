@@ -2,16 +2,39 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <string>
 #include <utility>
 
 #include "kernels/check.h"
+#include "runtime/no_memory.h"
 
 namespace packrat {
 namespace {
 
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// A long prompt is snapped after so many tokens, where a piece of it ends.
+constexpr int kSnapshotEvery = 4096;
+// A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
+constexpr int kWorthSaving = kBlockTokens;
+
+// What decides whether two texts have the same state: whose they are, and what states depend on
+// beside the tokens. No part of it can be taken for another.
+std::string CacheSpace(const Request& request) {
+  std::string space;
+  const auto add = [&space](const void* data, size_t size) {
+    space.append(static_cast<const char*>(data), size);
+  };
+  const size_t tenant_size = request.tenant.size();
+  add(&tenant_size, sizeof tenant_size);
+  space += request.tenant;
+  add(&request.solver.cg_tolerance, sizeof request.solver.cg_tolerance);
+  add(&request.solver.cg_max_steps, sizeof request.solver.cg_max_steps);
+  space += request.cache.salt;
+  return space;
 }
 
 }  // namespace
@@ -36,56 +59,132 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
     decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
+  if (request_.cache.use) cache_space_ = CacheSpace(request_);
 }
 
-void Sequence::Admit(StatePool* pool, absl::Time now) {
+void Sequence::Admit(StatePool* pool, PrefixCache* cache, absl::Time now) {
   PACKRAT_CHECK(!admitted_, "admitted twice");
   // First what can be refused.
-  std::vector<std::vector<int32_t>> pages(need_.pages.size());
-  for (size_t c = 0; c < pages.size(); ++c) pages[c].resize(need_.pages[c]);
-  page_tables_.resize(pages.size());
+  state_.Prepare(pool->layout(), need_);
+  if (cache == nullptr) cache_space_.clear();
+  if (!cache_space_.empty()) {
+    generated_.reserve(std::min(request_.stop.max_tokens, SamplingState::kReservedTokens));
+  }
   sampling_.Begin(request_.prompt, request_.stop.max_tokens);
   request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
 
   admitted_ = true;
   usage_.queue_time = now - submitted_;
-  if (need_.slots > 0) slot_ = pool->TakeSlot();
-  tail_ = pool->TakeTail();
-  pages_ = std::move(pages);
-  for (size_t c = 0; c < pages_.size(); ++c) {
-    for (int32_t& page : pages_[c]) page = pool->TakePage(static_cast<int>(c));
-    page_tables_[c] = {pages_[c].data(), need_.pages[c]};
-  }
+  if (!cache_space_.empty()) Resume(pool, cache);
+  state_.Take(pool);
   request_.outbox->Admit();
 }
 
-void Sequence::Release(StatePool* pool) {
-  if (slot_ >= 0) pool->UnrefSlot(slot_);
-  if (tail_ >= 0) pool->FreeTail(tail_);
-  for (size_t c = 0; c < pages_.size(); ++c) {
-    for (int32_t page : pages_[c]) pool->UnrefPage(static_cast<int>(c), page);
+// Begins with the longest part of the prompt whose state is kept, and decides where the rest of it
+// is cut: once, where the prompt leaves what others have begun with too.
+void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
+  // Whose logits are wanted is computed.
+  const absl::Span<const int32_t> prompt = request_.prompt;
+  const PrefixCache::Found found = cache->Find(cache_space_, prompt.subspan(0, first_row_ + 1));
+  usage_.cache_miss = found.miss;
+  if (found.node != nullptr) {
+    state_.Resume(PrefixCache::SnapshotAt(found.node), pool);
+    if (!state_.FitsBesideSnapshot(*pool)) cache->Drop(found.node);
+    usage_.cached_tokens = snapped_ = state_.position();
   }
-  slot_ = tail_ = -1;
-  pages_.clear();
-  page_tables_.clear();
+  const int shared = std::min(found.shared, first_row_) / kBlockTokens * kBlockTokens;
+  if (shared >= snapped_ + kWorthSaving) cut_ = shared;
+  const int asked = std::min(request_.cache.snapshot_at, prompt_end_);
+  if (asked > snapped_) cut_ = asked;
+  // So that the next one sees what it shares with this one. Without memory for it, it does not.
+  (void)UnlessNoMemory([&] {
+    cache->Remember(cache_space_, prompt);
+    return absl::OkStatus();
+  });
 }
 
-int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - position_); }
+bool Sequence::SnapshotDue() const {
+  const int position = state_.position(), saved = position - snapped_;
+  if (cache_space_.empty() || position > prompt_tokens() || position < kMinSnapshotTokens) {
+    return false;
+  }
+  if (position == cut_ && position > snapped_) return true;
+  return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);
+}
+
+void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
+  snapped_ = state_.position();
+  (void)UnlessNoMemory([&] {
+    PrefixCache::Node* const node = cache->Remember(
+        cache_space_, absl::MakeConstSpan(request_.prompt).subspan(0, state_.position()));
+    if (node == nullptr || !state_.CanSnap(*pool)) return absl::OkStatus();
+    Snapshot snapshot = state_.Snap(share_slot, pool);
+    Keep(node, &snapshot, /*importance=*/0, pool, cache);
+    return absl::OkStatus();
+  });
+}
+
+void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
+  // What was only scored is hardly asked for again.
+  const bool worth_it = state_.position() >= kMinSnapshotTokens && request_.stop.max_tokens > 0;
+  if (keep && !cache_space_.empty() && worth_it) {
+    (void)UnlessNoMemory([&] {
+      PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
+      if (node == nullptr) return absl::OkStatus();
+      Snapshot snapshot = state_.HandOver(pool);
+      Keep(node, &snapshot, request_.cache.importance, pool, cache);
+      return absl::OkStatus();
+    });
+  }
+  state_.Release(pool);
+}
+
+void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, StatePool* pool,
+                    PrefixCache* cache) {
+  try {
+    cache->Put(node, snapshot, request_.id, importance);
+  } catch (const std::bad_alloc&) {
+    snapshot->Release(pool);
+  }
+}
+
+std::vector<int32_t> Sequence::Text() const {
+  const int position = state_.position(), from_prompt = std::min(position, prompt_tokens());
+  std::vector<int32_t> text(position);
+  PACKRAT_CHECK(position - from_prompt <= static_cast<int>(generated_.size()));
+  std::copy_n(request_.prompt.begin(), from_prompt, text.begin());
+  std::copy_n(generated_.begin(), position - from_prompt, text.begin() + from_prompt);
+  return text;
+}
+
+int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - state_.position()); }
+
+int Sequence::PieceLeft() const {
+  return state_.position() < cut_ ? cut_ - state_.position() : PromptLeft();
+}
+
+int Sequence::PieceTokens(int planned) const {
+  const int position = state_.position();
+  int most = std::min(planned, PieceLeft());
+  // No more rows of logits than were planned.
+  if (first_row_ < prompt_end_ - 1) {
+    most = std::min(most, first_row_ - position + std::max(planned - first_row_, 0));
+  }
+  if (most == PieceLeft()) return most;
+  const int end = (position + most) / kBlockTokens * kBlockTokens;
+  return end > position ? end - position : most;
+}
 
 int64_t Sequence::unused() const {
   if (!admitted_) return 0;
-  return cost() - (usage_.prompt_tokens - PromptLeft()) - usage_.completion_tokens;
+  return cost() - (prompt_tokens() - PromptLeft() - usage_.cached_tokens) -
+         usage_.completion_tokens;
 }
 
-Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
+Span Sequence::StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* tokens,
                          std::vector<SamplingRow>* rows) {
   Span span;
   span.first_token = static_cast<int32_t>(tokens->size());
-  span.num_tokens = num_tokens;
-  span.position = position_;
-  span.slot_in = span.slot_out = slot_;  // In place: nobody shares it yet.
-  span.tail = tail_;
-  span.pages = page_tables_.data();
   span.solver = request_.solver;
   const int left = PromptLeft();
   if (left == 0) {
@@ -94,14 +193,14 @@ Span Sequence::StartSpan(int num_tokens, std::vector<int32_t>* tokens,
     span.num_logits = 1;
   } else {
     PACKRAT_CHECK(num_tokens <= left);
-    const auto begin = request_.prompt.begin() + position_;
+    const auto begin = request_.prompt.begin() + state_.position();
     tokens->insert(tokens->end(), begin, begin + num_tokens);
   }
-  position_ += num_tokens;
-  span.num_logits = std::min(num_tokens, std::max(0, position_ - first_row_));
-  const auto prompt_size = static_cast<int>(request_.prompt.size());
-  for (int next = position_ - span.num_logits + 1; next <= position_; ++next) {
-    if (next < prompt_size) {
+  state_.StartSpan(num_tokens, pool, &span);
+  const int position = state_.position();
+  span.num_logits = std::min(num_tokens, std::max(0, position - first_row_));
+  for (int next = position - span.num_logits + 1; next <= position; ++next) {
+    if (next < prompt_tokens()) {
       rows->push_back(ScoreRow(next));
       continue;
     }
@@ -143,6 +242,7 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   --awaited_;
   last_token_ = token;
   sampling_.AddGenerated(token);
+  if (!cache_space_.empty()) generated_.push_back(token);
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
   if (may_stop && Contains(eos_ids_, token)) return FinishReason::kEos;
   if (may_stop && Contains(request_.stop.ids, token)) return FinishReason::kStopId;
@@ -161,7 +261,7 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
 }
 
 void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) {
-  PACKRAT_CHECK(!finished_ && tail_ < 0);
+  PACKRAT_CHECK(!finished_ && !state_.holds_parts());
   finished_ = true;
   usage_.total_time = now - submitted_;
   if (!admitted_) usage_.queue_time = usage_.total_time;
@@ -185,7 +285,7 @@ WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
 
 RunningItem Sequence::AsRunning() const {
   const bool complete = PromptLeft() == 0 && StartedTokens() == request_.stop.max_tokens;
-  return {rank_, tenant_, request_.deadline, position_, PromptLeft(), complete, first_row_};
+  return {rank_, tenant_, request_.deadline, state_.position(), PieceLeft(), complete, first_row_};
 }
 
 }  // namespace packrat

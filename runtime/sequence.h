@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -11,9 +12,11 @@
 #include "models/batch.h"
 #include "models/text/tokenizer.h"
 #include "runtime/outbox.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/request.h"
 #include "runtime/sampling_state.h"
 #include "runtime/scheduler.h"
+#include "runtime/sequence_state.h"
 #include "runtime/state_pool.h"
 #include "runtime/stop_matcher.h"
 #include "runtime/validate.h"
@@ -27,16 +30,25 @@ class Sequence {
   Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
            const StateLayout& layout, absl::Time now);
 
-  // Takes the memory that the text needs, and the parts that need() names; Release() gives back the
-  // parts, if they were taken. Takes no part if it throws std::bad_alloc.
-  void Admit(StatePool* pool, absl::Time now);
-  void Release(StatePool* pool);
+  // Takes the memory that the text needs, and the parts that need() names, with the help of the
+  // cache (null: there is none). Takes no part if it throws std::bad_alloc.
+  void Admit(StatePool* pool, PrefixCache* cache, absl::Time now);
 
+  // Of a prompt piece of so many tokens that was planned before it was known where the text begins:
+  // how many to take of it.
+  int PieceTokens(int planned) const;
   // Puts the next span of the text into the step that is being built: a decoding token or
   // `num_tokens` of the prompt. Appends its tokens, and a row for each that it scores and for one
   // that it samples, which is valid until Accept(). From here on the sequence counts as being where
   // the step will bring it.
-  Span StartSpan(int num_tokens, std::vector<int32_t>* tokens, std::vector<SamplingRow>* rows);
+  Span StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* tokens,
+                 std::vector<SamplingRow>* rows);
+  // Whether a snapshot is to be made before the next span.
+  bool SnapshotDue() const;
+  // Makes it, if it has not been made yet and there is room. `share_slot`: see SequenceState.
+  void Snap(bool share_slot, StatePool* pool, PrefixCache* cache);
+  // Gives back the parts, if they were taken; with `keep` to the cache, if that is worth it.
+  void Release(bool keep, StatePool* pool, PrefixCache* cache);
   // Whether the next span needs more of a sampled token that has not come yet than its place.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
   // A span has been computed.
@@ -74,12 +86,19 @@ class Sequence {
   bool decoding() const { return PromptLeft() == 0; }
   const PartCounts& need() const { return need_; }
   const std::shared_ptr<Outbox>& outbox() const { return request_.outbox; }
-  int32_t slot() const { return slot_; }
-  int32_t tail() const { return tail_; }
-  const std::vector<std::vector<int32_t>>& pages() const { return pages_; }
+  const SequenceState& state() const { return state_; }
 
  private:
+  int prompt_tokens() const { return usage_.prompt_tokens; }
   int PromptLeft() const;
+  // To the prompt's end, or to where it is cut.
+  int PieceLeft() const;
+  // The tokens that the state holds.
+  std::vector<int32_t> Text() const;
+  void Resume(StatePool* pool, PrefixCache* cache);
+  // Keeps a snapshot, or gives it back where there is no memory to list it.
+  void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, StatePool* pool,
+            PrefixCache* cache);
   // Tokens that were sampled or will be by what has been started.
   int StartedTokens() const { return usage_.completion_tokens + awaited_; }
   // How the next token is drawn.
@@ -97,14 +116,15 @@ class Sequence {
   std::optional<StopMatcher> stop_matcher_;
   std::optional<TextDecoder> decoder_;
 
-  PartCounts need_;
-  int32_t slot_ = -1, tail_ = -1;
-  std::vector<std::vector<int32_t>> pages_;  // Per page class.
-  std::vector<PageTable> page_tables_;       // Views of pages_.
+  const PartCounts need_;
+  SequenceState state_;
+  std::string cache_space_;         // Whose states it shares; empty: it does not use the cache.
+  std::vector<int32_t> generated_;  // Only where it does.
+  int cut_ = 0;                     // A piece of the prompt ends here, for a snapshot.
+  int snapped_ = 0;                 // Where it began, or has last been snapped.
 
   Rank rank_;
   int tenant_ = -1;
-  int position_ = 0;  // Tokens that the state holds when all that was started is done.
   int32_t last_token_ = -1;
   int scored_ = 0;    // Scores that have come.
   int awaited_ = 0;   // Tokens that started spans sample and that have not come.

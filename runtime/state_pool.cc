@@ -42,7 +42,7 @@ absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolO
         options.max_context, ") tokens, which takes ", fixed_bytes + page_bytes, " bytes: ",
         layout.slot_bytes, " slot, ", layout.tail_bytes, " tail, ", page_bytes, " pages"));
   }
-  int64_t sequences = options.max_running;
+  int64_t sequences = int64_t{options.max_running} + options.cache_sequences;
   if (fixed_bytes > 0) {
     const int64_t whole = budget / (fixed_bytes + page_bytes);
     sequences = std::min(sequences, std::max(whole, budget / 2 / fixed_bytes));
@@ -80,42 +80,81 @@ StatePool::StatePool(const StateLayout& layout, PartCounts total, bool poison_fr
 
 void StatePool::Carve() {
   std::byte* next = buffer_->data();
-  const auto carve = [&](Parts* parts, const char* kind, size_t stride, int32_t count) {
+  parts_.resize(total_.kinds());
+  for (int kind = 0; kind < kinds(); ++kind) {
+    const size_t stride = kind == kSlotParts   ? layout_.slot_bytes
+                          : kind == kTailParts ? layout_.tail_bytes
+                                               : layout_.page_classes[kind - kPageParts].page_bytes;
     PACKRAT_CHECK(stride % kAlignment == 0, "the state layout breaks the alignment");
-    parts->Init(kind, next, stride, count);
-    next += stride * count;
-  };
-  carve(&slots_, "slot", layout_.slot_bytes, total_.slots);
-  carve(&tails_, "tail", layout_.tail_bytes, total_.tails);
-  pages_.resize(total_.pages.size());
-  for (size_t c = 0; c < pages_.size(); ++c) {
-    carve(&pages_[c], "page", layout_.page_classes[c].page_bytes, total_.pages[c]);
-    page_bases_.push_back(pages_[c].base);
+    const char* name = kind == kSlotParts ? "slot" : kind == kTailParts ? "tail" : "page";
+    parts_[kind].Init(name, next, stride, total_[kind]);
+    next += stride * total_[kind];
+    if (kind >= kPageParts) page_bases_.push_back(parts_[kind].base);
   }
-  memory_ = {slots_.base, tails_.base, page_bases_.data()};
+  memory_ = {parts_[kSlotParts].base, parts_[kTailParts].base, page_bases_.data()};
   if (poison_freed_) buffer_->Fill(0, bytes(), kPoisonByte);
 }
 
-void StatePool::Unref(Parts* parts, int32_t part) {
-  if (parts->Drop(part) && poison_freed_) {
-    buffer_->Fill(parts->base + part * parts->stride - buffer_->data(), parts->stride, kPoisonByte);
-  }
+size_t StatePool::OffsetOf(int kind, int32_t part) const {
+  return parts_[kind].base + part * parts_[kind].stride - buffer_->data();
 }
 
-void StatePool::CountFree(PartCounts* counts) const {
-  counts->slots = static_cast<int32_t>(slots_.free.size());
-  counts->tails = static_cast<int32_t>(tails_.free.size());
-  counts->pages.resize(pages_.size());
-  for (size_t c = 0; c < pages_.size(); ++c) {
-    counts->pages[c] = static_cast<int32_t>(pages_[c].free.size());
+int32_t StatePool::Take(int kind) {
+  Parts& parts = parts_[kind];
+  while (parts.free.empty()) {
+    const bool reclaimed = reclaim_ && reclaim_();
+    PACKRAT_CHECK(reclaimed, "a sequence was admitted without its parts") << parts.kind;
+  }
+  const int32_t part = parts.free.back();
+  parts.free.pop_back();
+  PACKRAT_CHECK(parts.refs[part].all == 0, "a free part is in use") << parts.kind << " " << part;
+  parts.refs[part].all = 1;
+  return part;
+}
+
+void StatePool::Ref(int kind, int32_t part, Holder holder) {
+  PACKRAT_CHECK(refs(kind, part) > 0, "a free part gets no references")
+      << parts_[kind].kind << " " << part;
+  parts_[kind].Change(part, 1, holder == Holder::kCache ? 1 : 0);
+}
+
+void StatePool::Unref(int kind, int32_t part, Holder holder) {
+  Parts& parts = parts_[kind];
+  PACKRAT_CHECK(part >= 0 && part < static_cast<int32_t>(parts.refs.size()))
+      << parts.kind << " " << part;
+  PACKRAT_CHECK(parts.refs[part].all > 0, "freed twice") << parts.kind << " " << part;
+  parts.Change(part, -1, holder == Holder::kCache ? -1 : 0);
+  if (parts.refs[part].all > 0) return;
+  parts.free.push_back(part);  // Within the capacity of Init().
+  if (poison_freed_) buffer_->Fill(OffsetOf(kind, part), parts.stride, kPoisonByte);
+}
+
+void StatePool::GiveToCache(int kind, int32_t part) { parts_[kind].Change(part, 0, 1); }
+
+int32_t StatePool::Copy(int kind, int32_t part) {
+  const int32_t copy = Take(kind);
+  buffer_->Copy(OffsetOf(kind, part), OffsetOf(kind, copy), parts_[kind].stride);
+  return copy;
+}
+
+int32_t StatePool::available(int kind) const {
+  return static_cast<int32_t>(parts_[kind].free.size()) + parts_[kind].reclaimable;
+}
+
+void StatePool::CountAvailable(PartCounts* counts) const {
+  counts->slots = available(kSlotParts);
+  counts->tails = available(kTailParts);
+  counts->pages.resize(kinds() - kPageParts);
+  for (int kind = kPageParts; kind < kinds(); ++kind) {
+    counts->pages[kind - kPageParts] = available(kind);
   }
 }
 
 absl::Status StatePool::CheckIntegrity() const {
-  absl::Status status = slots_.Check();
-  if (status.ok()) status = tails_.Check();
-  for (size_t c = 0; c < pages_.size() && status.ok(); ++c) status = pages_[c].Check();
-  return status;
+  for (const Parts& parts : parts_) {
+    if (absl::Status status = parts.Check(); !status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 void StatePool::Parts::Init(const char* kind_name, std::byte* memory, size_t bytes_each,
@@ -123,31 +162,19 @@ void StatePool::Parts::Init(const char* kind_name, std::byte* memory, size_t byt
   kind = kind_name;
   base = memory;
   stride = bytes_each;
-  refs.assign(count, 0);
+  refs.assign(count, Refs());
   free.resize(count);
   for (int32_t i = 0; i < count; ++i) free[i] = count - 1 - i;  // The first is taken first.
 }
 
-int32_t StatePool::Parts::Take() {
-  PACKRAT_CHECK(!free.empty(), "a sequence was admitted without its parts") << kind;
-  const int32_t part = free.back();
-  free.pop_back();
-  PACKRAT_CHECK(refs[part] == 0, "a free part is in use") << kind << " " << part;
-  refs[part] = 1;
-  return part;
-}
-
-void StatePool::Parts::Ref(int32_t part) {
-  PACKRAT_CHECK(refs[part] > 0, "a free part gets no references") << kind << " " << part;
-  ++refs[part];
-}
-
-bool StatePool::Parts::Drop(int32_t part) {
-  PACKRAT_CHECK(part >= 0 && part < static_cast<int32_t>(refs.size())) << kind << " " << part;
-  PACKRAT_CHECK(refs[part] > 0, "freed twice") << kind << " " << part;
-  if (--refs[part] > 0) return false;
-  free.push_back(part);  // Within the capacity of Init().
-  return true;
+void StatePool::Parts::Change(int32_t part, int all, int cache) {
+  Refs& of = refs[part];
+  reclaimable -= of.reclaimable() ? 1 : 0;
+  of.all += all;
+  of.cache += cache;
+  PACKRAT_CHECK(of.cache >= 0 && of.cache <= of.all, "a reference of another holder")
+      << kind << " " << part;
+  reclaimable += of.reclaimable() ? 1 : 0;
 }
 
 absl::Status StatePool::Parts::Check() const {
@@ -158,14 +185,19 @@ absl::Status StatePool::Parts::Check() const {
     }
     listed[part] = true;
   }
+  int32_t count = 0;
   for (size_t part = 0; part < refs.size(); ++part) {
-    if (refs[part] < 0 || listed[part] != (refs[part] == 0)) {
-      return absl::InternalError(absl::StrCat(kind, " ", part, " has ", refs[part],
-                                              " references and is ", listed[part] ? "" : "not ",
-                                              "on the free list"));
+    const Refs& of = refs[part];
+    count += of.reclaimable() ? 1 : 0;
+    if (of.cache < 0 || of.all < of.cache || listed[part] != (of.all == 0)) {
+      return absl::InternalError(absl::StrCat(kind, " ", part, " has ", of.all, " references, ",
+                                              of.cache, " of the cache, and is ",
+                                              listed[part] ? "" : "not ", "on the free list"));
     }
   }
-  return absl::OkStatus();
+  if (count == reclaimable) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat(count, " of kind ", kind, " are the cache's, ", reclaimable, " are counted"));
 }
 
 }  // namespace packrat

@@ -1,12 +1,15 @@
 // All state memory of an engine: one allocation of the model's device at start-up, cut into slots,
 // tails and pages of each class (see models/state_layout.h), with free lists and reference counts.
-// Nothing is allocated afterwards, and nothing of the memory is read or written here. Not
-// thread-safe: it belongs to the engine's thread.
+// Nothing is allocated afterwards. Not thread-safe: it belongs to the engine's thread.
 //
-// Policy: slots and tails for every one of max_running sequences, pages for what they need at
-// max_context, all of it if state_bytes allows. Otherwise slots and tails get at most half of the
-// memory (but never fewer of them than as many whole sequences as fit), and pages share the rest in
-// the proportion in which a sequence of max_context needs them.
+// A part is referred to by sequences and by the prefix cache, and is free again when the last
+// reference is dropped. What the cache alone refers to can be reclaimed: it counts as available,
+// and Take() has the cache drop states until a part is free.
+//
+// Policy: slots and tails for every one of max_running sequences and of cache_sequences more, pages
+// for what they need at max_context, all of it if state_bytes allows. Otherwise slots and tails get
+// at most half of the memory (but never fewer of them than as many whole sequences as fit), and
+// pages share the rest in the proportion in which a sequence of max_context needs them.
 #ifndef PACKRAT_RUNTIME_STATE_POOL_H_
 #define PACKRAT_RUNTIME_STATE_POOL_H_
 
@@ -14,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,13 +33,21 @@ struct StatePoolOptions {
   int max_context = 1;        // Tokens of the longest.
   int64_t state_bytes = 0;    // Limit on the whole.
   bool poison_freed = false;  // Fill what is free with 0xFF bytes: NaNs in every float format.
+  int cache_sequences = 0;    // Parts of so many more, which the cache has also at full load.
 };
+
+// Kinds of parts by number: slots, tails, then the pages of each class.
+inline constexpr int kSlotParts = 0, kTailParts = 1, kPageParts = 2;
 
 // Numbers of parts: what a sequence needs, or what a pool has.
 struct PartCounts {
   int32_t slots = 0;
   int32_t tails = 0;
   std::vector<int32_t> pages;  // One per page class.
+  int kinds() const { return kPageParts + static_cast<int>(pages.size()); }
+  int32_t operator[](int kind) const {
+    return kind == kSlotParts ? slots : kind == kTailParts ? tails : pages[kind - kPageParts];
+  }
 };
 
 // What a sequence of `tokens` tokens may hold to its end.
@@ -60,58 +72,70 @@ class StatePool {
   StatePool(const StatePool&) = delete;
   StatePool& operator=(const StatePool&) = delete;
 
-  // A sealed part (slot, page) comes with one reference and is free again when the last is dropped.
-  // Tails are private. Taking what is not there is a broken invariant: ask free() first.
-  int32_t TakeSlot() { return slots_.Take(); }
-  void RefSlot(int32_t slot) { slots_.Ref(slot); }
-  void UnrefSlot(int32_t slot) { Unref(&slots_, slot); }
-  int32_t slot_refs(int32_t slot) const { return slots_.refs[slot]; }
+  enum class Holder { kSequence, kCache };
 
-  int32_t TakeTail() { return tails_.Take(); }
-  void FreeTail(int32_t tail) { Unref(&tails_, tail); }
-  int32_t tail_refs(int32_t tail) const { return tails_.refs[tail]; }
+  // Called where nothing of a kind is free: drops one of the cache's states; false: it has none.
+  void SetReclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
 
-  int32_t TakePage(int page_class) { return pages_[page_class].Take(); }
-  void RefPage(int page_class, int32_t page) { pages_[page_class].Ref(page); }
-  void UnrefPage(int page_class, int32_t page) { Unref(&pages_[page_class], page); }
-  int32_t page_refs(int page_class, int32_t page) const { return pages_[page_class].refs[page]; }
+  // A part with one reference, a sequence's. Taking what is not there is a broken invariant: ask
+  // available() first.
+  int32_t Take(int kind);
+  void Ref(int kind, int32_t part, Holder holder);  // Somebody refers to it already.
+  void Unref(int kind, int32_t part, Holder holder);
+  // A sequence's reference becomes the cache's.
+  void GiveToCache(int kind, int32_t part);
+  // A new part, as Take() gives it, with the bytes of this one: in the order of steps.
+  int32_t Copy(int kind, int32_t part);
 
-  // Writes the numbers of free parts; allocates only if `counts` has no room for the page classes.
-  void CountFree(PartCounts* counts) const;
+  int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
+  int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }
+  // Parts that Take() can give: free ones, and those that only the cache refers to.
+  int32_t available(int kind) const;
+  // Parts that only the cache refers to.
+  int32_t reclaimable(int kind) const { return parts_[kind].reclaimable; }
+  // Writes available() of all kinds; allocates only if `counts` has no room for the page classes.
+  void CountAvailable(PartCounts* counts) const;
+
+  int kinds() const { return static_cast<int>(parts_.size()); }
   const PartCounts& total() const { return total_; }
   const StateLayout& layout() const { return layout_; }
   const StateMemory& memory() const { return memory_; }
   size_t bytes() const { return buffer_->size(); }
 
   // INTERNAL naming the part whose books are wrong: a free part that is referenced or listed twice,
-  // or a part that is neither free nor referenced.
+  // a part that is neither free nor referenced, or a wrong number of those to reclaim.
   absl::Status CheckIntegrity() const;
 
  private:
+  struct Refs {
+    int32_t all = 0;    // 0: free.
+    int32_t cache = 0;  // Of them, the cache's.
+    bool reclaimable() const { return all > 0 && all == cache; }
+  };
   // Parts of one kind: `stride` bytes each from `base`.
   struct Parts {
     const char* kind = "";
     std::byte* base = nullptr;
     size_t stride = 0;
-    std::vector<int32_t> refs;  // 0: free.
+    std::vector<Refs> refs;
     std::vector<int32_t> free;  // A stack: what was used last is warm.
+    int32_t reclaimable = 0;
     void Init(const char* kind, std::byte* base, size_t stride, int32_t count);
-    int32_t Take();
-    void Ref(int32_t part);
-    bool Drop(int32_t part);  // True if that was the last reference.
+    // Adds to the references of a part.
+    void Change(int32_t part, int all, int cache);
     absl::Status Check() const;
   };
 
   StatePool(const StateLayout& layout, PartCounts total, bool poison_freed);
   void Carve();
-  void Unref(Parts* parts, int32_t part);
+  size_t OffsetOf(int kind, int32_t part) const;
 
   const StateLayout layout_;
   const PartCounts total_;
   const bool poison_freed_;
   std::unique_ptr<StateBuffer> buffer_;
-  Parts slots_, tails_;
-  std::vector<Parts> pages_;
+  std::vector<Parts> parts_;  // By kind.
+  std::function<bool()> reclaim_;
   std::vector<std::byte*> page_bases_;
   StateMemory memory_;
 };

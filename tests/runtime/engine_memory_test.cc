@@ -29,15 +29,21 @@ class EngineMemoryTest : public ::testing::Test {
     FakeModel::Options model_options;
     model_options.vocab = kVocab;
     model_ = std::make_unique<FakeModel>(model_options);
+  }
+  void Start(bool prefix_cache) {
     EngineOptions options;
     options.max_running = 4;
     options.max_batch_tokens = 64;
+    options.prefix_cache = prefix_cache;
     engine_ = *Engine::Create(model_.get(), tokenizer_.get(), options);
   }
 
   // With all that a request can make the engine take memory for.
   Request Large(Consumer* consumer) {
-    Request request = consumer->Make(++id_, {5, 6, 7, 8}, kTokens);
+    // As long as what the cache keeps, and like the one before for the most part.
+    std::vector<int32_t> prompt(40, 5);
+    prompt.back() = static_cast<int32_t>(6 + id_ % 50);
+    Request request = consumer->Make(++id_, prompt, kTokens);
     request.tenant = "a name that does not fit into the string itself " + std::to_string(id_);
     request.priority = static_cast<int>(id_ % 3);
     request.sampling.frequency_penalty = 0.5f;
@@ -68,6 +74,7 @@ class EngineMemoryTest : public ::testing::Test {
 // Every allocation of a request's way through the engine fails once: its copy, its place in the
 // queue, its counts, its outbox, its tokens.
 TEST_F(EngineMemoryTest, OneRefusedAllocationEndsOneRequest) {
+  Start(/*prefix_cache=*/false);
   int refused_at_the_door = 0, refused_later = 0;
   bool failed = true;
   for (int n = 0; failed; ++n) {
@@ -103,6 +110,39 @@ TEST_F(EngineMemoryTest, OneRefusedAllocationEndsOneRequest) {
   }
   EXPECT_GT(refused_at_the_door, 5);
   EXPECT_GT(refused_later, 20);
+}
+
+// What the cache cannot remember or keep, it does without: the request goes on.
+TEST_F(EngineMemoryTest, TheCacheDoesWithout) {
+  Start(/*prefix_cache=*/true);
+  int done_without = 0;
+  bool failed = true;
+  for (int n = 0; failed; ++n) {
+    SCOPED_TRACE(n);
+    Consumer neighbour, consumer;
+    ASSERT_EQ(engine_->Submit(neighbour.Make(++id_, {9, 9}, 2 * kTokens), now_), absl::OkStatus());
+    Step();
+    Request request = Large(&consumer);
+    request.tenant = "one";
+    FailAllocation(n);
+    const absl::Status submitted = engine_->Submit(std::move(request), now_);
+    for (int i = 0; i < kTokens + 3; ++i) engine_->Step(now_ += absl::Milliseconds(1));
+    failed = AllocationFailed();
+    FailAllocation(-1);
+    while (!engine_->idle()) Step();
+    Step();
+    consumer.Poll();
+    const absl::Status end = submitted.ok() ? consumer.finish->status : submitted;
+    if (end.ok()) {
+      EXPECT_EQ(consumer.tokens.size(), static_cast<size_t>(kTokens));
+      done_without += failed;
+    } else {
+      EXPECT_EQ(end.code(), absl::StatusCode::kResourceExhausted) << end;
+    }
+    ExpectNothingHeld();
+  }
+  EXPECT_GT(done_without, 10);
+  EXPECT_GT(engine_->stats().cache.cached_tokens, 0);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using Holder = StatePool::Holder;
 
 ModelConfig Config(bool mesa) {
   ModelConfig config;
@@ -100,7 +101,7 @@ class StatePoolTest : public ::testing::Test {
   }
   PartCounts Free() {
     PartCounts free;
-    pool_->CountFree(&free);
+    pool_->CountAvailable(&free);
     return free;
   }
 
@@ -119,12 +120,13 @@ TEST_F(StatePoolTest, PartsAreDistinctAlignedAndWithinTheMemory) {
     std::memset(address, 0x5A, stride);
   };
   for (int i = 0; i < 3; ++i) {
-    take(memory.slots, layout_.slot_bytes, pool_->TakeSlot());
-    take(memory.tails, layout_.tail_bytes, pool_->TakeTail());
+    take(memory.slots, layout_.slot_bytes, pool_->Take(kSlotParts));
+    take(memory.tails, layout_.tail_bytes, pool_->Take(kTailParts));
   }
   for (size_t c = 0; c < layout_.page_classes.size(); ++c) {
     for (int i = 0; i < pool_->total().pages[c]; ++i) {
-      take(memory.pages[c], layout_.page_classes[c].page_bytes, pool_->TakePage(c));
+      take(memory.pages[c], layout_.page_classes[c].page_bytes,
+           pool_->Take(kPageParts + static_cast<int>(c)));
     }
   }
   EXPECT_EQ(pool_->bytes(), 3 * layout_.SequenceBytes(100));
@@ -133,24 +135,24 @@ TEST_F(StatePoolTest, PartsAreDistinctAlignedAndWithinTheMemory) {
 }
 
 TEST_F(StatePoolTest, SealedPartsLiveAsLongAsTheirReferences) {
-  const int32_t slot = pool_->TakeSlot();
-  const int32_t page = pool_->TakePage(1);
-  pool_->RefSlot(slot);
-  pool_->RefPage(1, page);
-  EXPECT_EQ(pool_->slot_refs(slot), 2);
-  pool_->UnrefSlot(slot);
-  pool_->UnrefPage(1, page);
+  const int32_t slot = pool_->Take(kSlotParts);
+  const int32_t page = pool_->Take(kPageParts + 1);
+  pool_->Ref(kSlotParts, slot, Holder::kSequence);
+  pool_->Ref(kPageParts + 1, page, Holder::kSequence);
+  EXPECT_EQ(pool_->refs(kSlotParts, slot), 2);
+  pool_->Unref(kSlotParts, slot, Holder::kSequence);
+  pool_->Unref(kPageParts + 1, page, Holder::kSequence);
   EXPECT_EQ(Free().slots, 2);
   EXPECT_EQ(Free().pages[1], pool_->total().pages[1] - 1);
   EXPECT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
-  pool_->UnrefSlot(slot);
-  pool_->UnrefPage(1, page);
+  pool_->Unref(kSlotParts, slot, Holder::kSequence);
+  pool_->Unref(kPageParts + 1, page, Holder::kSequence);
   EXPECT_EQ(Free().slots, 3);
   EXPECT_EQ(Free().pages[1], pool_->total().pages[1]);
 }
 
 TEST_F(StatePoolTest, WhatIsFreeIsPoisoned) {
-  const int32_t tail = pool_->TakeTail();
+  const int32_t tail = pool_->Take(kTailParts);
   std::byte* memory = pool_->memory().tails + tail * layout_.tail_bytes;
   const auto poisoned = [&] {
     for (size_t i = 0; i < layout_.tail_bytes; ++i) {
@@ -161,20 +163,73 @@ TEST_F(StatePoolTest, WhatIsFreeIsPoisoned) {
   EXPECT_TRUE(poisoned());
   std::memset(memory, 0, layout_.tail_bytes);
   EXPECT_FALSE(poisoned());
-  pool_->FreeTail(tail);
+  pool_->Unref(kTailParts, tail, Holder::kSequence);
   EXPECT_TRUE(poisoned());
+}
+
+// What only the cache refers to counts as available, and is given up where it is asked for.
+TEST_F(StatePoolTest, WhatTheCacheHoldsCanBeReclaimed) {
+  std::vector<int32_t> cached;
+  for (int i = 0; i < 3; ++i) cached.push_back(pool_->Take(kSlotParts));
+  EXPECT_EQ(pool_->available(kSlotParts), 0);
+  for (int32_t slot : cached) pool_->GiveToCache(kSlotParts, slot);
+  EXPECT_EQ(pool_->available(kSlotParts), 3);
+  EXPECT_EQ(pool_->reclaimable(kSlotParts), 3);
+  pool_->Ref(kSlotParts, cached[0], Holder::kSequence);  // A sequence begins with it.
+  EXPECT_EQ(pool_->available(kSlotParts), 2);
+  EXPECT_EQ(pool_->cache_refs(kSlotParts, cached[0]), 1);
+  EXPECT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
+
+  int reclaimed = 0;
+  pool_->SetReclaim([&] {
+    if (reclaimed == 3) return false;
+    pool_->Unref(kSlotParts, cached[reclaimed++], Holder::kCache);
+    return true;
+  });
+  // The first that is given up is still in use.
+  EXPECT_EQ(pool_->Take(kSlotParts), cached[1]);
+  EXPECT_EQ(reclaimed, 2);
+  EXPECT_EQ(pool_->available(kSlotParts), 1);
+  pool_->Unref(kSlotParts, cached[0], Holder::kSequence);
+  EXPECT_EQ(pool_->available(kSlotParts), 2);
+  EXPECT_EQ(pool_->reclaimable(kSlotParts), 1);
+  EXPECT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
+}
+
+TEST_F(StatePoolTest, CopiesAreOfThePartAlone) {
+  const int kind = kPageParts + 1;
+  const int32_t page = pool_->Take(kind), next = pool_->Take(kind);
+  const size_t bytes = layout_.page_classes[1].page_bytes;
+  std::byte* const base = pool_->memory().pages[1];
+  std::memset(base + page * bytes, 0x5A, bytes);
+  std::memset(base + next * bytes, 0x66, bytes);
+  const int32_t copy = pool_->Copy(kind, page);
+  EXPECT_EQ(std::memcmp(base + copy * bytes, base + page * bytes, bytes), 0);
+  EXPECT_EQ(base[next * bytes], std::byte{0x66});
+  EXPECT_EQ(base[(next + 1) * bytes - 1], std::byte{0x66});
+  EXPECT_EQ(pool_->refs(kind, copy), 1);
+}
+
+TEST_F(StatePoolTest, MoreForTheCache) {
+  options_.cache_sequences = 2;
+  options_.state_bytes = 5 * layout_.SequenceBytes(100);
+  pool_ = *StatePool::Create(layout_, options_, AllocateHostState);
+  EXPECT_EQ(pool_->total().slots, 5);
+  EXPECT_EQ(pool_->total().tails, 5);
+  EXPECT_EQ(pool_->bytes(), 5 * layout_.SequenceBytes(100));
 }
 
 using StatePoolDeathTest = StatePoolTest;
 
 TEST_F(StatePoolDeathTest, BrokenBooksStopTheProcess) {
-  const int32_t slot = pool_->TakeSlot();
-  pool_->UnrefSlot(slot);
-  EXPECT_DEATH(pool_->UnrefSlot(slot), "freed twice");
-  EXPECT_DEATH(pool_->RefSlot(slot), "free part");
-  EXPECT_DEATH(pool_->FreeTail(99), "tail 99");
-  for (int i = 0; i < 3; ++i) pool_->TakeSlot();
-  EXPECT_DEATH(pool_->TakeSlot(), "admitted without its parts");
+  const int32_t slot = pool_->Take(kSlotParts);
+  pool_->Unref(kSlotParts, slot, Holder::kSequence);
+  EXPECT_DEATH(pool_->Unref(kSlotParts, slot, Holder::kSequence), "freed twice");
+  EXPECT_DEATH(pool_->Ref(kSlotParts, slot, Holder::kSequence), "free part");
+  EXPECT_DEATH(pool_->Unref(kTailParts, 99, Holder::kSequence), "tail 99");
+  for (int i = 0; i < 3; ++i) pool_->Take(kSlotParts);
+  EXPECT_DEATH(pool_->Unref(kSlotParts, slot, Holder::kCache), "another holder");
+  EXPECT_DEATH(pool_->Take(kSlotParts), "admitted without its parts");
 }
 
 }  // namespace

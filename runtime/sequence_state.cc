@@ -1,0 +1,211 @@
+#include "runtime/sequence_state.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace packrat {
+
+using Holder = StatePool::Holder;
+
+PagesInUse::PagesInUse(const PageClass& page_class, int tokens) {
+  const int per_page = page_class.tokens_per_page;
+  first = 0;
+  unfinished = tokens / per_page;
+  end = page_class.kind == PageClass::Kind::kRat ? unfinished : (tokens + per_page - 1) / per_page;
+  if (page_class.kind == PageClass::Kind::kWindow) {
+    // The next token sees as many positions as the window has, its own included.
+    first = std::max(0, tokens + 1 - page_class.window) / per_page;
+    first = std::min(first, end);
+    unfinished = first;  // The ring is written over.
+  }
+}
+
+void Snapshot::Release(StatePool* pool) {
+  ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kCache); });
+  *this = Snapshot();
+}
+
+int64_t Snapshot::Bytes(const StateLayout& layout, int position, int before) {
+  auto bytes = static_cast<int64_t>(layout.slot_bytes + layout.tail_bytes);
+  for (const PageClass& c : layout.page_classes) {
+    const PagesInUse use(c, position);
+    const int shared = std::clamp(PagesInUse(c, before).unfinished, use.first, use.unfinished);
+    bytes += static_cast<int64_t>(use.end - shared) * static_cast<int64_t>(c.page_bytes);
+  }
+  return bytes;
+}
+
+void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need) {
+  PACKRAT_CHECK(!holds_parts());
+  layout_ = &layout;
+  has_slot_ = need.slots > 0;
+  pages_.resize(need.pages.size());
+  tables_.resize(need.pages.size());
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    pages_[c].assign(need.pages[c], -1);
+    tables_[c] = {pages_[c].data(), need.pages[c]};
+  }
+}
+
+void SequenceState::Resume(const Snapshot& from, StatePool* pool) {
+  PACKRAT_CHECK(!holds_parts() && position_ == 0);
+  from.ForEachPart([pool](int kind, int32_t part) { pool->Ref(kind, part, Holder::kSequence); });
+  position_ = from.position;
+  slot_ = from.slot;
+  tail_ = from.tail;
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.first; b < use.end; ++b) {
+      int32_t& page = pages_[c][b % pages_[c].size()];
+      PACKRAT_CHECK(page < 0, "a snapshot is longer than the sequence that begins with it");
+      page = from.pages[c][b - use.first];
+    }
+  }
+}
+
+bool SequenceState::FitsBesideSnapshot(const StatePool& pool) const {
+  const auto takes = [&](int kind, int32_t part) {
+    return part < 0 || pool.refs(kind, part) > 1 ? 1 : 0;
+  };
+  if (has_slot_ && takes(kSlotParts, slot_) > pool.available(kSlotParts)) return false;
+  if (takes(kTailParts, tail_) > pool.available(kTailParts)) return false;
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    auto missing = static_cast<int32_t>(std::count(pages_[c].begin(), pages_[c].end(), -1));
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.unfinished; b < use.end; ++b) {
+      missing += takes(kind, pages_[c][b % pages_[c].size()]);
+    }
+    if (missing > pool.available(kind)) return false;
+  }
+  return true;
+}
+
+void SequenceState::Take(StatePool* pool) {
+  const auto own = [&](int kind, int32_t* part) {
+    if (*part < 0) {
+      *part = pool->Take(kind);
+    } else if (pool->refs(kind, *part) > 1) {
+      const int32_t copy = pool->Copy(kind, *part);
+      pool->Unref(kind, *part, Holder::kSequence);
+      *part = copy;
+    }
+  };
+  if (has_slot_) own(kSlotParts, &slot_);
+  own(kTailParts, &tail_);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.unfinished; b < use.end; ++b) own(kind, &pages_[c][b % pages_[c].size()]);
+    for (int32_t& page : pages_[c]) {
+      if (page < 0) page = pool->Take(kind);
+    }
+  }
+}
+
+void SequenceState::Release(StatePool* pool) {
+  ForEachPart([pool](int kind, int32_t part) {
+    if (part >= 0) pool->Unref(kind, part, Holder::kSequence);
+  });
+  slot_ = read_slot_ = tail_ = -1;
+  pages_.clear();
+  tables_.clear();
+}
+
+void SequenceState::DropReadSlot(StatePool* pool) {
+  if (read_slot_ < 0 || !sealed_) return;
+  pool->Unref(kSlotParts, read_slot_, Holder::kSequence);
+  read_slot_ = -1;
+}
+
+void SequenceState::StartSpan(int num_tokens, StatePool* pool, Span* span) {
+  // Only now: the span that sealed its own has been started, and what is freed is written to after.
+  DropReadSlot(pool);
+  span->num_tokens = num_tokens;
+  span->position = position_;
+  span->slot_in = read_slot_ >= 0 ? read_slot_ : slot_;
+  span->slot_out = slot_;
+  span->tail = tail_;
+  span->pages = tables_.data();
+  sealed_ = sealed_ || (position_ + num_tokens) / kBlockTokens > position_ / kBlockTokens;
+  position_ += num_tokens;
+}
+
+bool SequenceState::CanSnap(const StatePool& pool) const {
+  if (has_slot_ && pool.available(kSlotParts) < 1) return false;
+  if (pool.available(kTailParts) < 1) return false;
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const PagesInUse use(layout_->page_classes[c], position_);
+    if (pool.available(kPageParts + static_cast<int>(c)) < use.end - use.unfinished) return false;
+  }
+  return true;
+}
+
+Snapshot SequenceState::EmptySnapshot() const {
+  Snapshot to;
+  to.position = position_;
+  to.pages.resize(pages_.size());
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const PagesInUse use(layout_->page_classes[c], position_);
+    to.pages[c].reserve(use.end - use.first);
+  }
+  return to;
+}
+
+Snapshot SequenceState::Snap(bool share_slot, StatePool* pool) {
+  PACKRAT_CHECK(position_ >= kMinSnapshotTokens) << position_;
+  Snapshot to = EmptySnapshot();
+  const auto copy = [pool](int kind, int32_t part) {
+    const int32_t copied = pool->Copy(kind, part);
+    pool->GiveToCache(kind, copied);
+    return copied;
+  };
+  DropReadSlot(pool);
+  if (has_slot_ && (share_slot || read_slot_ >= 0)) {
+    if (read_slot_ < 0) {
+      read_slot_ = slot_;
+      sealed_ = false;
+      slot_ = pool->Take(kSlotParts);
+    }
+    pool->Ref(kSlotParts, read_slot_, Holder::kCache);
+    to.slot = read_slot_;
+  } else if (has_slot_) {
+    to.slot = copy(kSlotParts, slot_);
+  }
+  to.tail = copy(kTailParts, tail_);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.first; b < use.end; ++b) {
+      const int32_t page = pages_[c][b % pages_[c].size()];
+      if (b < use.unfinished) pool->Ref(kind, page, Holder::kCache);
+      to.pages[c].push_back(b < use.unfinished ? page : copy(kind, page));
+    }
+  }
+  return to;
+}
+
+Snapshot SequenceState::HandOver(StatePool* pool) {
+  PACKRAT_CHECK(position_ >= kMinSnapshotTokens) << position_;
+  Snapshot to = EmptySnapshot();
+  const auto give = [pool](int kind, int32_t* part) {
+    pool->GiveToCache(kind, *part);
+    return std::exchange(*part, -1);
+  };
+  DropReadSlot(pool);
+  if (has_slot_) to.slot = give(kSlotParts, read_slot_ >= 0 ? &read_slot_ : &slot_);
+  to.tail = give(kTailParts, &tail_);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.first; b < use.end; ++b) {
+      to.pages[c].push_back(
+          give(kPageParts + static_cast<int>(c), &pages_[c][b % pages_[c].size()]));
+    }
+  }
+  Release(pool);
+  return to;
+}
+
+}  // namespace packrat

@@ -1,0 +1,114 @@
+// The state of one sequence, apart from the request that it is for: the parts of the pool that it
+// holds (models/state_layout.h says what is in them) and how far the text in them goes. It can be
+// kept as a Snapshot at any position, and begin as a copy of one.
+//
+// What is shared and what is copied: finished pages never change, so snapshots and sequences refer
+// to them together. What goes on being written is its writer's own: the tail, the page of an
+// unfinished block, and the pages of windows, which are written over. So a snapshot costs the same
+// at any length of text, but for the list of its pages. The slot is written at the end of a block
+// only, and not where it is read (`slot_in` and `slot_out`, models/batch.h): who was snapped goes
+// on reading the slot that the snapshot has, and writes to a new one.
+#ifndef PACKRAT_RUNTIME_SEQUENCE_STATE_H_
+#define PACKRAT_RUNTIME_SEQUENCE_STATE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "models/batch.h"
+#include "models/state_layout.h"
+#include "runtime/state_pool.h"
+
+namespace packrat {
+
+// The shortest text that is worth a snapshot: before its end nothing is sealed.
+inline constexpr int kMinSnapshotTokens = kBlockTokens;
+
+// The pages that a text of `tokens` tokens still needs, by their number in the text: [first, end).
+// Those from `unfinished` on will be written to again.
+struct PagesInUse {
+  PagesInUse(const PageClass& page_class, int tokens);
+  int first, unfinished, end;
+};
+
+// The state after a text of `position` tokens, held by the cache's references.
+struct Snapshot {
+  int position = 0;
+  int32_t slot = -1, tail = -1;             // slot -1: the model has none.
+  std::vector<std::vector<int32_t>> pages;  // Per class, those of PagesInUse.
+
+  void Release(StatePool* pool);
+  // Bytes of its parts beyond those of a snapshot of the same text's first `before` tokens.
+  static int64_t Bytes(const StateLayout& layout, int position, int before);
+
+  template <class F>  // visit(kind, part)
+  void ForEachPart(F visit) const {
+    if (slot >= 0) visit(kSlotParts, slot);
+    if (tail >= 0) visit(kTailParts, tail);
+    for (size_t c = 0; c < pages.size(); ++c) {
+      for (int32_t page : pages[c]) visit(kPageParts + static_cast<int>(c), page);
+    }
+  }
+};
+
+class SequenceState {
+ public:
+  // Memory for what Take() takes of the pool. Throws std::bad_alloc.
+  void Prepare(const StateLayout& layout, const PartCounts& need);
+
+  // Begins as `from`, all of whose parts it shares until Take(); without it, with an empty text.
+  void Resume(const Snapshot& from, StatePool* pool);
+  // Whether Take() will find what it takes without the cache giving up the snapshot that it begins
+  // with. If not, the snapshot must be dropped first: its parts are then the sequence's alone.
+  bool FitsBesideSnapshot(const StatePool& pool) const;
+  // All that the sequence may need to its end: Prepare()'s `need`, at most.
+  void Take(StatePool* pool);
+  void Release(StatePool* pool);
+
+  // Fills in the state of a span of the next `num_tokens` tokens. From here on the text counts as
+  // being where the span brings it.
+  void StartSpan(int num_tokens, StatePool* pool, Span* span);
+
+  // A snapshot of where it stands, at least kMinSnapshotTokens. With `share_slot` the sequence
+  // leaves its slot to it and takes a new one, of which it can be that both are held until the end
+  // of the block; otherwise the slot is copied, and the cache can give back all that was taken.
+  bool CanSnap(const StatePool& pool) const;
+  Snapshot Snap(bool share_slot, StatePool* pool);
+  // A snapshot at the end: it takes over the parts, and what it has no use for is given back. Takes
+  // nothing if it throws std::bad_alloc.
+  Snapshot HandOver(StatePool* pool);
+
+  int position() const {
+    return position_;
+  }  // Tokens that the state holds once all is done that
+     // was started.
+  bool holds_parts() const { return tail_ >= 0; }
+
+  template <class F>  // visit(kind, part)
+  void ForEachPart(F visit) const {
+    if (slot_ >= 0) visit(kSlotParts, slot_);
+    if (read_slot_ >= 0) visit(kSlotParts, read_slot_);
+    if (tail_ >= 0) visit(kTailParts, tail_);
+    for (size_t c = 0; c < pages_.size(); ++c) {
+      for (int32_t page : pages_[c]) visit(kPageParts + static_cast<int>(c), page);
+    }
+  }
+
+ private:
+  // Drops what was shared for reading once the sequence has written its own.
+  void DropReadSlot(StatePool* pool);
+  // With the memory for all that it will list. Throws std::bad_alloc.
+  Snapshot EmptySnapshot() const;
+  const StateLayout* layout_ = nullptr;
+  bool has_slot_ = false;
+  int position_ = 0;
+  int32_t slot_ = -1;       // Written at the ends of blocks.
+  int32_t read_slot_ = -1;  // A snapshot's, read until then. -1: slot_ is read.
+  bool sealed_ = false;     // A block has ended since.
+  int32_t tail_ = -1;
+  std::vector<std::vector<int32_t>> pages_;  // Per class; -1: not taken yet.
+  std::vector<PageTable> tables_;            // Views of pages_.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_SEQUENCE_STATE_H_

@@ -1,0 +1,158 @@
+// A storm of conversations against small engines with little memory: turns, forks, retries, texts
+// that share a beginning, cancellations, deadlines and sequences that go bad, in one batch. Every
+// text must be the model's, to the token; after every step each reference must be accounted for.
+// What is free is poisoned, and the fake model says whether a state is another's, late or stale.
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/engine.h"
+#include "tests/runtime/consumer.h"
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+namespace {
+
+using Text = std::vector<int32_t>;
+
+struct Live {
+  Consumer consumer;
+  Text prompt;
+  uint64_t id = 0;
+  int tenant = 0;
+  bool bad = false;
+};
+
+class Storm {
+ public:
+  Storm(uint64_t seed, const FakeModel::Options& model_options)
+      : random_(seed), model_(model_options), crowded_(seed % 3 == 0) {
+    EngineOptions options;
+    options.max_running = 1 + Pick(8);
+    options.max_queue = 12;
+    options.max_batch_tokens = 16 + Pick(48);
+    options.max_context = 300;
+    options.cache_sequences = Pick(3) * Pick(6);
+    options.poison_freed_state = true;
+    options.state_bytes =
+        static_cast<int64_t>(model_.state_layout().SequenceBytes(300)) * (2 + Pick(30)) / 2;
+    engine_ = *Engine::Create(&model_, nullptr, options);
+    for (int i = 0; i < 3; ++i) texts_[0].push_back(RandomPrompt(&random_, 20 + Pick(100)));
+    texts_[1] = texts_[0];
+  }
+
+  void Run(int steps) {
+    // Few enough to find what was kept, or more than can be admitted.
+    for (int i = 0; i < steps && !::testing::Test::HasFailure(); ++i) {
+      if (crowded_ || Pick(6) == 0) Submit();
+      if (Pick(10) == 0 && !live_.empty()) engine_->Cancel(live_[Pick(live_.size())]->id);
+      Step();
+    }
+    while (!engine_->idle() && !::testing::Test::HasFailure()) Step();
+    for (auto& live : live_) live->consumer.Poll();
+    Reap();
+    EXPECT_TRUE(live_.empty());
+    for (const EngineStats::Pool& pool : engine_->stats().pools) EXPECT_EQ(pool.used, 0);
+  }
+
+  int64_t hits() const { return engine_->stats().cache.lookups[0]; }
+  int64_t dropped() const { return engine_->stats().cache.dropped; }
+  int64_t completed() const { return completed_; }
+
+ private:
+  int Pick(size_t n) { return static_cast<int>(random_() % n); }
+
+  void Submit() {
+    auto live = std::make_unique<Live>();
+    live->tenant = Pick(6) == 0;
+    std::vector<Text>& texts = texts_[live->tenant];
+    live->prompt = texts[Pick(texts.size())];
+    if (Pick(3) == 0) live->prompt.resize(1 + Pick(live->prompt.size()));  // A fork.
+    if (Pick(4) != 0) {
+      const Text more = RandomPrompt(&random_, 1 + Pick(Pick(3) == 0 ? 60 : 6));
+      live->prompt.insert(live->prompt.end(), more.begin(), more.end());
+    }
+    if (live->prompt.size() > 240) live->prompt = RandomPrompt(&random_, 1 + Pick(50));
+    live->bad = Pick(25) == 0;
+    if (live->bad) live->prompt[Pick(live->prompt.size())] = FakeModel::kNotFiniteToken;
+    live->id = next_id_++;
+    Request request = live->consumer.Make(live->id, live->prompt, 1 + Pick(40));
+    // Too small to change a logit, but steps ahead wait for the token.
+    if (Pick(5) == 0) request.sampling.frequency_penalty = 1e-12f;
+    request.tenant = live->tenant ? "b" : "a";
+    request.cache.use = Pick(12) != 0;
+    request.cache.importance = Pick(5) == 0;
+    if (Pick(6) == 0) request.cache.snapshot_at = Pick(live->prompt.size());
+    if (Pick(12) == 0) request.deadline = now_ + absl::Milliseconds(Pick(40));
+    if (engine_->Submit(std::move(request), now_).ok()) live_.push_back(std::move(live));
+  }
+
+  void Step() {
+    engine_->Step(now_ += absl::Milliseconds(1));
+    ASSERT_EQ(engine_->CheckIntegrity(), absl::OkStatus());
+    for (auto& live : live_) live->consumer.Poll();
+    Reap();
+  }
+
+  void Reap() {
+    std::vector<std::unique_ptr<Live>> left;
+    for (auto& live : live_) {
+      const Consumer& consumer = live->consumer;
+      if (!consumer.finish.has_value()) {
+        left.push_back(std::move(live));
+        continue;
+      }
+      ASSERT_EQ(consumer.tokens,
+                model_.GreedyAfter(live->prompt, static_cast<int>(consumer.tokens.size())));
+      ASSERT_LT(consumer.finish->usage.cached_tokens, static_cast<int>(live->prompt.size()));
+      if (live->bad) {
+        EXPECT_NE(consumer.finish->reason, FinishReason::kLength);
+        continue;
+      }
+      EXPECT_NE(consumer.finish->reason, FinishReason::kError) << consumer.finish->status;
+      completed_ += consumer.finish->status.ok() ? 1 : 0;
+      Text text = live->prompt;
+      text.insert(text.end(), consumer.tokens.begin(), consumer.tokens.end());
+      texts_[live->tenant].push_back(std::move(text));
+      if (texts_[live->tenant].size() > 12) {
+        texts_[live->tenant].erase(texts_[live->tenant].begin() + Pick(12));
+      }
+    }
+    live_.swap(left);
+  }
+
+  std::mt19937_64 random_;
+  FakeModel model_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<Text> texts_[2];
+  std::vector<std::unique_ptr<Live>> live_;
+  uint64_t next_id_ = 1;
+  int64_t completed_ = 0;
+  const bool crowded_;
+  absl::Time now_ = absl::FromUnixSeconds(5000);
+};
+
+TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
+  int64_t hits = 0, dropped = 0, completed = 0;
+  for (uint64_t seed = 0; seed < 40 && !::testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    FakeModel::Options options;
+    options.ahead = seed % 2 == 1;
+    // Models without a kind of layer have parts of fewer kinds.
+    options.mesa = seed % 4 != 2;
+    options.window = seed % 5 != 3;
+    options.full = seed % 3 != 1;
+    Storm storm(seed, options);
+    storm.Run(2500);
+    hits += storm.hits();
+    dropped += storm.dropped();
+    completed += storm.completed();
+  }
+  EXPECT_GT(completed, 5000);
+  EXPECT_GT(hits, 1000);
+  EXPECT_GT(dropped, 5000);
+}
+
+}  // namespace
+}  // namespace packrat

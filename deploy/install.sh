@@ -9,7 +9,7 @@ PYTHON_LIST=deploy/requirements-test.txt
 BUILD_PACKAGES=(python3 bazel-bootstrap bazel-rules-java g++ pkg-config protobuf-compiler
   protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev prometheus-cpp-dev
   libsentencepiece-dev libpcre2-dev libutf8proc-dev libhwy-dev libboost-dev libssl-dev
-  nlohmann-json3-dev)
+  nlohmann-json3-dev libhiredis-dev)
 # ... what makes packages and images of them, ...
 PACKAGE_PACKAGES=(git patchelf binutils dpkg-dev debhelper buildah)
 # ... what Python clients need, ...
@@ -18,7 +18,7 @@ PYTHON_PACKAGES=(python3-grpcio python3-protobuf)
 TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev libopenblas-dev mbw clang
   libclang-rt-14-dev prometheus haproxy openssl python3-yaml python3-numpy python3-torch
   python3-sentencepiece python3-venv lintian mandoc man-db systemd
-  clang-tidy clang-format shellcheck procps curl)
+  clang-tidy clang-format shellcheck procps curl redis-server)
 # Debian's kubectl, unless there is another one, whose package would be in its way.
 command -v kubectl >/dev/null || TEST_PACKAGES+=(kubernetes-client)
 

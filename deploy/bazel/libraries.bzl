@@ -40,6 +40,7 @@ def system_libraries():
 
     # With GoogleMock, and a main() for tests that have none.
     pkg_config_library(name = "gtest", modules = ["gmock"], linkopts = ["-lgtest_main"])
+    pkg_config_library(name = "hiredis", modules = ["hiredis"])
     pkg_config_library(name = "hwy", modules = ["libhwy"])
     pkg_config_library(name = "nlohmann_json", modules = ["nlohmann_json"])
 

@@ -18,6 +18,7 @@ EXPRESSIONS = {
     "glibc": "LGPL-2.1-or-later",
     "grpc": "Apache-2.0 AND BSD-3-Clause AND MIT",
     "highway": "Apache-2.0",
+    "hiredis": "BSD-3-Clause",
     "nlohmann-json3": "MIT",
     "openssl": "Apache-2.0",
     "pcre2": "BSD-3-Clause",

@@ -157,7 +157,7 @@ class BillTest(unittest.TestCase):
         built_with = {name for name in names.group(1).split() if name.endswith("-dev")}
         headers = built_with - {"libprotobuf-dev", "libgrpc++-dev", "libabsl-dev",
                                 "prometheus-cpp-dev", "libsentencepiece-dev", "libpcre2-dev",
-                                "libhwy-dev", "libssl-dev", "libutf8proc-dev"}
+                                "libhwy-dev", "libssl-dev", "libutf8proc-dev", "libhiredis-dev"}
         # Boost's own package is but a name for that of a version.
         listed = {re.sub(r"^libboost[\d.]+-dev$", "libboost-dev", name)
                   for name in libraries.HEADERS_ONLY}

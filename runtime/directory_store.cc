@@ -1,0 +1,238 @@
+#include "runtime/directory_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+#include "models/weights.h"
+#include "runtime/pending_file.h"
+
+namespace packrat {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Before the bytes of a session in its file.
+struct Header {
+  char magic[8] = {'P', 'R', 'S', 'T', 'O', 'R', 'E', '1'};
+  int64_t version = 0;
+  int64_t expires_us = 0;  // Since 1970.
+  uint64_t bytes_hash = 0;
+  uint64_t hash = 0;  // Of the numbers before.
+};
+static_assert(sizeof(Header) == 40);
+
+uint64_t HashOf(const Header& header) { return HashBytes(0, &header.version, 3 * sizeof(int64_t)); }
+uint64_t HashOf(absl::string_view bytes) { return HashBytes(0, bytes.data(), bytes.size()); }
+
+absl::Status Damaged() { return absl::DataLossError("the stored session is damaged"); }
+
+// The header at the beginning of the file's bytes, if its session is alive.
+absl::StatusOr<Header> HeaderIn(absl::string_view bytes, absl::Time now) {
+  Header header;
+  if (bytes.size() < sizeof header) return Damaged();
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (std::memcmp(header.magic, Header().magic, sizeof header.magic) != 0 ||
+      HashOf(header) != header.hash) {
+    return Damaged();
+  }
+  if (absl::FromUnixMicros(header.expires_us) <= now) {
+    return absl::NotFoundError("there is no such session");
+  }
+  return header;
+}
+
+absl::string_view AsBytes(const Header& header) {
+  return {reinterpret_cast<const char*>(&header), sizeof header};
+}
+
+// A tenant may have any name; as a name in a folder it has letters and digits.
+std::string Escaped(absl::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    if (absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_') {
+      out += c;
+    } else {
+      absl::StrAppendFormat(&out, "%%%02x", static_cast<unsigned char>(c));
+    }
+  }
+  return out;
+}
+
+// What a disk says is no fault of the caller's.
+absl::Status AsStoreStatus(const absl::Status& status) {
+  if (status.ok() || absl::IsResourceExhausted(status)) return status;
+  return absl::UnavailableError(absl::StrCat("the session store fails: ", status.message()));
+}
+
+// Held while versions are compared and files take their names.
+class FolderLock {
+ public:
+  FolderLock(const std::string& folder, absl::Duration timeout)
+      : fd_(open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+    constexpr absl::Duration kNap = absl::Milliseconds(2);
+    for (int64_t naps = timeout / kNap; fd_ >= 0 && flock(fd_, LOCK_EX | LOCK_NB) != 0; --naps) {
+      if ((errno != EWOULDBLOCK && errno != EINTR) || naps <= 0) {
+        close(fd_);
+        fd_ = -1;
+        break;
+      }
+      absl::SleepFor(kNap);
+    }
+  }
+  ~FolderLock() {
+    if (fd_ >= 0) close(fd_);
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+  absl::Status status() const {
+    return fd_ >= 0 ? absl::OkStatus()
+                    : absl::UnavailableError("the session store is locked by another process");
+  }
+
+ private:
+  int fd_;
+};
+
+absl::StatusOr<Header> ReadHeader(const std::string& path, absl::Time now) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && errno == ENOENT) return absl::NotFoundError("there is no such session");
+  if (fd < 0) return absl::ErrnoToStatus(errno, path);
+  char bytes[sizeof(Header)];
+  const ssize_t got = read(fd, bytes, sizeof bytes);
+  close(fd);
+  return HeaderIn(absl::string_view(bytes, std::max<ssize_t>(got, 0)), now);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
+    DirectoryStoreOptions options) {
+  std::error_code error;
+  fs::create_directories(options.folder, error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), absl::StrCat(options.folder, ": cannot be made"));
+  }
+  if (access(options.folder.c_str(), R_OK | W_OK | X_OK) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat(options.folder, ": cannot be written"));
+  }
+  return std::unique_ptr<DirectoryStore>(new DirectoryStore(std::move(options)));
+}
+
+std::string DirectoryStore::FolderOf(const StoreKey& key) const {
+  return absl::StrCat(options_.folder, "/tenant-", Escaped(key.tenant));
+}
+
+std::string DirectoryStore::PathOf(const StoreKey& key) const {
+  // A handle is checked where it comes in; here it becomes a path.
+  PACKRAT_CHECK(!key.handle.empty() && Escaped(key.handle) == key.handle) << key.handle;
+  return absl::StrCat(FolderOf(key), "/", key.handle);
+}
+
+bool DirectoryStore::SweepIsDue() {
+  const absl::Time now = options_.now();
+  const MutexLock lock(&mutex_);
+  if (now < last_sweep_ + options_.sweep_interval) return false;
+  last_sweep_ = now;
+  return true;
+}
+
+absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version,
+                                 absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
+  if (SweepIsDue()) RemoveExpired();
+  const std::string path = PathOf(key);
+  std::error_code error;
+  fs::create_directory(FolderOf(key), error);
+  Header header;
+  header.version = version;
+  header.expires_us = absl::ToUnixMicros(options_.now() + ttl);
+  const std::string joined = pieces.size() == 1 ? "" : absl::StrJoin(pieces, "");
+  const absl::string_view bytes = pieces.size() == 1 ? pieces[0] : joined;
+  header.bytes_hash = HashOf(bytes);
+  header.hash = HashOf(header);
+  auto file = PendingFile::Write(path, {AsBytes(header), bytes});
+  if (!file.ok()) return AsStoreStatus(file.status());
+
+  const FolderLock lock(options_.folder, options_.lock_timeout);
+  if (!lock.status().ok()) return lock.status();
+  const absl::StatusOr<Header> before = ReadHeader(path, options_.now());
+  if (before.ok() && before->version >= version) {
+    return absl::AbortedError(absl::StrCat("the store has version ", before->version,
+                                           " of the session; this is ", version));
+  }
+  return AsStoreStatus(file->Commit());
+}
+
+absl::StatusOr<StoredSession> DirectoryStore::Get(const StoreKey& key) {
+  const std::string path = PathOf(key);
+  auto bytes = ReadWholeFile(path, options_.max_bytes + sizeof(Header));
+  if (absl::IsNotFound(bytes.status())) return absl::NotFoundError("there is no such session");
+  if (!bytes.ok()) return AsStoreStatus(bytes.status());
+  const absl::StatusOr<Header> header = HeaderIn(*bytes, options_.now());
+  if (!header.ok()) return header.status();
+  bytes->erase(0, sizeof(Header));
+  if (HashOf(*bytes) != header->bytes_hash) return Damaged();
+  return StoredSession{header->version, *std::move(bytes)};
+}
+
+absl::StatusOr<int64_t> DirectoryStore::Version(const StoreKey& key) {
+  const absl::StatusOr<Header> header = ReadHeader(PathOf(key), options_.now());
+  if (header.ok()) return header->version;
+  const bool told = absl::IsNotFound(header.status()) || absl::IsDataLoss(header.status());
+  return told ? header.status() : AsStoreStatus(header.status());
+}
+
+absl::Status DirectoryStore::Delete(const StoreKey& key) {
+  const std::string path = PathOf(key);
+  const FolderLock lock(options_.folder, options_.lock_timeout);
+  if (!lock.status().ok()) return lock.status();
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return AsStoreStatus(absl::ErrnoToStatus(errno, path));
+}
+
+int DirectoryStore::RemoveExpired() {
+  const absl::Time now = options_.now();
+  int removed = 0;
+  std::error_code error;
+  // Not by a range, which throws what goes wrong.
+  using Folder = fs::directory_iterator;
+  for (Folder tenant(options_.folder, error); tenant != Folder(); tenant.increment(error)) {
+    if (!tenant->is_directory(error)) continue;
+    for (Folder it(tenant->path(), error); it != Folder(); it.increment(error)) {
+      const fs::directory_entry& entry = *it;
+      const std::string path = entry.path().string();
+      if (absl::StartsWith(entry.path().filename().string(), PendingFile::kPrefix)) {
+        // Nobody writes one session for an hour.
+        if (fs::file_time_type::clock::now() - entry.last_write_time(error) >
+            std::chrono::hours(1)) {
+          fs::remove(entry.path(), error);
+        }
+        continue;
+      }
+      // Again under the lock: it may just have been written anew.
+      if (!absl::IsNotFound(ReadHeader(path, now).status())) continue;
+      const FolderLock lock(options_.folder, options_.lock_timeout);
+      if (!lock.status().ok()) return removed;
+      if (!absl::IsNotFound(ReadHeader(path, now).status())) continue;
+      if (unlink(path.c_str()) == 0) ++removed;
+    }
+  }
+  return removed;
+}
+
+}  // namespace packrat

@@ -1,0 +1,103 @@
+#include "runtime/pending_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+
+namespace packrat {
+namespace {
+
+absl::Status Failed(absl::string_view path, absl::string_view what) {
+  const int error = errno;
+  const std::string message = absl::StrCat(path, ": cannot ", what);
+  if (error == EDQUOT || error == EFBIG) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(message, ": ", absl::ErrnoToStatus(error, "").message()));
+  }
+  return absl::ErrnoToStatus(error, message);
+}
+
+std::string FolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+}
+
+absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return Failed(path, "write");
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<PendingFile> PendingFile::Write(const std::string& path,
+                                               absl::Span<const absl::string_view> pieces) {
+  std::string temporary = absl::StrCat(FolderOf(path), "/", kPrefix, "XXXXXX");
+  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
+  if (fd < 0) return Failed(path, "make a file beside it");
+  PendingFile file(path, std::move(temporary));
+  absl::Status status;
+  for (size_t i = 0; i < pieces.size() && status.ok(); ++i) status = WriteAll(fd, pieces[i], path);
+  if (status.ok() && fsync(fd) != 0) status = Failed(path, "write");
+  if (close(fd) != 0 && status.ok()) status = Failed(path, "write");
+  if (!status.ok()) return status;
+  return file;
+}
+
+PendingFile::PendingFile(PendingFile&& other) noexcept
+    : path_(std::move(other.path_)), temporary_(std::exchange(other.temporary_, "")) {}
+
+PendingFile::~PendingFile() {
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+absl::Status PendingFile::Commit() {
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Failed(path_, "write");
+  temporary_.clear();
+  // The name is on the disk once its folder is.
+  const int folder = open(FolderOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return Failed(path_, "open its folder");
+  absl::Status status;
+  if (fsync(folder) != 0) status = Failed(path_, "write its folder");
+  close(folder);
+  return status;
+}
+
+absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_bytes) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return Failed(path, "open");
+  absl::Cleanup close_it = [fd] { close(fd); };
+  struct stat stat;
+  if (fstat(fd, &stat) != 0) return Failed(path, "read");
+  if (!S_ISREG(stat.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is no file"));
+  const auto size = static_cast<size_t>(stat.st_size);
+  if (size > max_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path, ": has ", size, " bytes; range [0, ", max_bytes, "]"));
+  }
+  std::string bytes(size, '\0');
+  size_t read_bytes = 0;
+  while (read_bytes < size) {
+    const ssize_t got = read(fd, bytes.data() + read_bytes, size - read_bytes);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return Failed(path, "read");
+    if (got == 0) break;  // It has become shorter.
+    read_bytes += static_cast<size_t>(got);
+  }
+  bytes.resize(read_bytes);
+  return bytes;
+}
+
+}  // namespace packrat

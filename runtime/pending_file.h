@@ -1,0 +1,44 @@
+// A file that appears under its name all at once: whoever reads it, also after a crash, finds all
+// of the old bytes or all of the new ones.
+#ifndef PACKRAT_RUNTIME_PENDING_FILE_H_
+#define PACKRAT_RUNTIME_PENDING_FILE_H_
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace packrat {
+
+class PendingFile {
+ public:
+  // Writes the pieces, one after the other, onto the disk that will have `path`, readable by this
+  // user alone. Errors say path and reason: RESOURCE_EXHAUSTED where the disk is full.
+  static absl::StatusOr<PendingFile> Write(const std::string& path,
+                                           absl::Span<const absl::string_view> pieces);
+  PendingFile(PendingFile&& other) noexcept;
+  PendingFile& operator=(PendingFile&& other) = delete;
+  ~PendingFile();  // Removes what was not committed.
+
+  // Replaces what was there; once it returns OK, a crash does not undo it.
+  absl::Status Commit();
+
+  // A crash leaves files that begin so in the folder.
+  static constexpr absl::string_view kPrefix = ".pending-";
+
+ private:
+  PendingFile(std::string path, std::string temporary)
+      : path_(std::move(path)), temporary_(std::move(temporary)) {}
+  std::string path_;
+  std::string temporary_;  // Empty once it is gone.
+};
+
+// All of a file of at most `max_bytes`. NOT_FOUND: there is none.
+absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_bytes);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_PENDING_FILE_H_

@@ -1,0 +1,51 @@
+// Where sessions outlive the replica that holds them, so that another one can go on: bytes under a
+// tenant's handle. Calls wait, for a bounded time; any thread that may wait can make them.
+//
+// Every entry has a version, which grows with the session (by its turns). A replica that was cut
+// off and comes back cannot put its old session over a newer one, and can ask whether there is one.
+#ifndef PACKRAT_RUNTIME_SESSION_STORE_H_
+#define PACKRAT_RUNTIME_SESSION_STORE_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+
+namespace packrat {
+
+struct StoreKey {
+  std::string tenant;  // Any bytes.
+  std::string handle;  // Letters, digits, '-' and '_'; not empty.
+};
+
+struct StoredSession {
+  int64_t version = 0;
+  std::string bytes;
+};
+
+// All calls may say UNAVAILABLE: the store does not answer, or not in time; the same call may do
+// better later. None ends in another way that depends on the store's health.
+class SessionStore {
+ public:
+  virtual ~SessionStore() = default;
+
+  // Keeps the pieces, one after the other, for `ttl` (above 0) from now on, in place of what an
+  // earlier version left. ABORTED: this version or a later one is there already, which stays.
+  // RESOURCE_EXHAUSTED: the store has no room for it.
+  virtual absl::Status Put(const StoreKey& key, int64_t version,
+                           absl::Span<const absl::string_view> pieces, absl::Duration ttl) = 0;
+  // NOT_FOUND: there is none, or its time is over. DATA_LOSS: what is there is damaged.
+  virtual absl::StatusOr<StoredSession> Get(const StoreKey& key) = 0;
+  // The version alone; errors as of Get().
+  virtual absl::StatusOr<int64_t> Version(const StoreKey& key) = 0;
+  // OK also where there is none.
+  virtual absl::Status Delete(const StoreKey& key) = 0;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_SESSION_STORE_H_

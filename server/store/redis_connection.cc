@@ -1,0 +1,126 @@
+#include "server/store/redis_connection.h"
+
+#include <fcntl.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/steady_clock.h"
+
+namespace packrat {
+namespace {
+
+absl::Status Unavailable(absl::string_view why) {
+  return absl::UnavailableError(absl::StrCat("the session store does not answer: ", why));
+}
+
+absl::Status ErrorOf(const redisReply& reply) {
+  const absl::string_view text(reply.str, reply.len);
+  const std::string message = absl::StrCat("the session store refuses: ", text);
+  if (absl::StartsWith(text, "OOM")) return absl::ResourceExhaustedError(message);
+  for (const char* passing :
+       {"LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
+        "MISCONF", "NOAUTH", "NOPERM", "WRONGPASS"}) {
+    if (absl::StartsWith(text, passing)) return absl::UnavailableError(message);
+  }
+  return absl::InternalError(message);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RedisConnection>> RedisConnection::Open(const RedisAddress& address,
+                                                                       absl::Time deadline) {
+  const absl::Duration left = std::max(deadline - SteadyNow(), absl::Milliseconds(1));
+  const timeval timeout = absl::ToTimeval(left);
+  redisContext* context = address.path.empty()
+                              ? redisConnectWithTimeout(address.host.c_str(), address.port, timeout)
+                              : redisConnectUnixWithTimeout(address.path.c_str(), timeout);
+  if (context == nullptr) return Unavailable("there is no memory for a connection");
+  std::unique_ptr<RedisConnection> connection(new RedisConnection(context));
+  if (context->err != 0) return Unavailable(context->errstr);
+  // From here on poll() waits, as long as the deadline says; hiredis' own timeouts begin anew with
+  // every byte.
+  fcntl(context->fd, F_SETFL, fcntl(context->fd, F_GETFL) | O_NONBLOCK);
+  fcntl(context->fd, F_SETFD, FD_CLOEXEC);
+  context->flags &= ~REDIS_BLOCK;
+
+  std::vector<Command> greeting;
+  if (!address.password.empty()) {
+    Command auth = {"AUTH"};
+    if (!address.username.empty()) auth.push_back(address.username);
+    auth.push_back(address.password);
+    greeting.push_back(std::move(auth));
+  }
+  const std::string database = absl::StrCat(address.database);
+  greeting.push_back({"SELECT", database});
+  const absl::Status status = connection->Call(greeting, deadline).status();
+  if (!status.ok()) return absl::UnavailableError(status.message());
+  return connection;
+}
+
+absl::Status RedisConnection::Wait(short events, absl::Time deadline) {
+  while (true) {
+    const absl::Duration left = deadline - SteadyNow();
+    if (left <= absl::ZeroDuration()) return Unavailable("it takes too long");
+    pollfd fd = {context_->fd, events, 0};
+    // One millisecond more, since the division rounds down.
+    const int ready = poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    if (ready > 0) return absl::OkStatus();
+    if (ready < 0 && errno != EINTR) return Unavailable(std::strerror(errno));
+  }
+}
+
+absl::Status RedisConnection::Send(absl::Time deadline) {
+  int done = 0;
+  while (true) {
+    if (redisBufferWrite(context_.get(), &done) != REDIS_OK) return Unavailable(context_->errstr);
+    if (done != 0) return absl::OkStatus();
+    if (absl::Status status = Wait(POLLOUT, deadline); !status.ok()) return status;
+  }
+}
+
+absl::StatusOr<RedisConnection::Reply> RedisConnection::Receive(absl::Time deadline) {
+  while (true) {
+    void* reply = nullptr;
+    if (redisGetReplyFromReader(context_.get(), &reply) != REDIS_OK) {
+      return Unavailable(context_->errstr);
+    }
+    if (reply != nullptr) return Reply(static_cast<redisReply*>(reply), freeReplyObject);
+    if (absl::Status status = Wait(POLLIN, deadline); !status.ok()) return status;
+    if (redisBufferRead(context_.get()) != REDIS_OK) return Unavailable(context_->errstr);
+  }
+}
+
+absl::StatusOr<std::vector<RedisConnection::Reply>> RedisConnection::Call(
+    const std::vector<Command>& commands, absl::Time deadline) {
+  for (const Command& command : commands) {
+    std::vector<const char*> data;
+    std::vector<size_t> sizes;
+    for (const absl::string_view part : command) {
+      data.push_back(part.data() != nullptr ? part.data() : "");
+      sizes.push_back(part.size());
+    }
+    if (redisAppendCommandArgv(context_.get(), static_cast<int>(data.size()), data.data(),
+                               sizes.data()) != REDIS_OK) {
+      return Unavailable(context_->errstr);
+    }
+  }
+  if (absl::Status status = Send(deadline); !status.ok()) return status;
+  std::vector<Reply> replies;
+  absl::Status error;
+  for (size_t i = 0; i < commands.size(); ++i) {
+    absl::StatusOr<Reply> reply = Receive(deadline);
+    if (!reply.ok()) return reply.status();
+    if ((*reply)->type == REDIS_REPLY_ERROR && error.ok()) error = ErrorOf(**reply);
+    replies.push_back(*std::move(reply));
+  }
+  if (!error.ok()) return error;
+  return replies;
+}
+
+}  // namespace packrat

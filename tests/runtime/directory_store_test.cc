@@ -1,0 +1,169 @@
+#include "runtime/directory_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "runtime/pending_file.h"
+#include "tests/runtime/session_store_contract.h"
+
+namespace packrat {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class DirectoryStoreTest : public testing::Test {
+ protected:
+  DirectoryStoreTest() {
+    std::string name = testing::TempDir() + "/storeXXXXXX";
+    folder_ = mkdtemp(name.data());
+    store_ = Open();
+  }
+  ~DirectoryStoreTest() override { fs::remove_all(folder_); }
+  std::unique_ptr<DirectoryStore> Open() {
+    DirectoryStoreOptions options;
+    options.folder = folder_ + "/sessions";
+    options.now = [this] { return now_; };
+    options.lock_timeout = absl::Milliseconds(50);
+    options.max_bytes = 100000;
+    auto store = DirectoryStore::Open(options);
+    EXPECT_TRUE(store.ok()) << store.status();
+    return *std::move(store);
+  }
+  absl::Status Put(const std::string& handle, absl::Duration ttl, int64_t version = 1) {
+    return store_->Put({"t", handle}, version, {"bytes"}, ttl);
+  }
+  std::string Path(const std::string& handle) { return folder_ + "/sessions/tenant-t/" + handle; }
+
+  absl::Time now_ = absl::FromUnixSeconds(1800000000);
+  std::string folder_;
+  std::unique_ptr<DirectoryStore> store_;
+};
+
+TEST_F(DirectoryStoreTest, KeepsSessions) { CheckStoreKeepsSessions(store_.get()); }
+
+TEST_F(DirectoryStoreTest, KeepsTenantsApart) { CheckStoreKeepsTenantsApart(store_.get()); }
+
+TEST_F(DirectoryStoreTest, TheNewestVersionWins) {
+  const auto second = Open(), third = Open();
+  CheckNewestVersionWins({store_.get(), second.get(), third.get()});
+}
+
+TEST_F(DirectoryStoreTest, AnotherProcessGoesOn) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  store_ = Open();
+  EXPECT_EQ(store_->Get({"t", "h"})->bytes, "bytes");
+  struct stat stat;
+  ASSERT_EQ(::stat(Path("h").c_str(), &stat), 0);
+  EXPECT_EQ(stat.st_mode & 0777, 0600u);  // A conversation is nobody else's.
+}
+
+TEST_F(DirectoryStoreTest, WhatHasExpiredIsGoneAndSweptAway) {
+  EXPECT_EQ(Put("short", absl::Seconds(10)), absl::OkStatus());
+  EXPECT_EQ(Put("long", absl::Seconds(100), 5), absl::OkStatus());
+  now_ += absl::Seconds(10);
+  EXPECT_TRUE(absl::IsNotFound(store_->Get({"t", "short"}).status()));
+  EXPECT_TRUE(absl::IsNotFound(store_->Version({"t", "short"}).status()));
+  EXPECT_TRUE(store_->Get({"t", "long"}).ok());
+  EXPECT_TRUE(fs::exists(Path("short")));
+  EXPECT_EQ(store_->RemoveExpired(), 1);
+  EXPECT_FALSE(fs::exists(Path("short")));
+  EXPECT_TRUE(store_->Get({"t", "long"}).ok());
+  // Its version no longer counts; the sweep comes with a Put().
+  now_ += absl::Minutes(5);
+  EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
+  EXPECT_FALSE(fs::exists(Path("long")));
+  EXPECT_EQ(Put("long", absl::Seconds(100), 1), absl::OkStatus());
+}
+
+TEST_F(DirectoryStoreTest, DamageIsFoundAndCanBeReplaced) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  const std::string whole = *ReadWholeFile(Path("h"), 1000);
+  for (size_t bit = 0; bit < whole.size() * 8; ++bit) {
+    std::string bytes = whole;
+    bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    std::ofstream(Path("h"), std::ios::binary) << bytes;
+    const absl::Status status = store_->Get({"t", "h"}).status();
+    ASSERT_TRUE(absl::IsDataLoss(status)) << "bit " << bit << ": " << status;
+  }
+  for (size_t size = 0; size < whole.size(); ++size) {
+    std::ofstream(Path("h"), std::ios::binary) << whole.substr(0, size);
+    const absl::Status status = store_->Get({"t", "h"}).status();
+    ASSERT_TRUE(absl::IsDataLoss(status)) << "cut after " << size << ": " << status;
+  }
+  EXPECT_EQ(store_->RemoveExpired(), 0);  // Somebody may want to look at it.
+  EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
+  EXPECT_EQ(store_->Get({"t", "h"})->bytes, "bytes");
+}
+
+TEST_F(DirectoryStoreTest, WhoCannotHaveTheLockSaysSo) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  const int fd = open((folder_ + "/sessions/lock").c_str(), O_RDWR);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1), 2)));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Delete({"t", "h"})));
+  EXPECT_EQ(store_->Get({"t", "h"})->version, 1);
+  close(fd);
+  EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
+  // Nothing half done was left.
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ + "/sessions/tenant-t"), {}), 1);
+}
+
+TEST_F(DirectoryStoreTest, AFolderThatIsGoneIsUnavailable) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  fs::remove_all(folder_ + "/sessions");
+  EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1))));
+  EXPECT_TRUE(absl::IsNotFound(store_->Get({"t", "h"}).status()));
+}
+
+TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {
+  std::ofstream(folder_ + "/file") << "x";
+  DirectoryStoreOptions options;
+  options.folder = folder_ + "/file/sessions";
+  const absl::Status status = DirectoryStore::Open(options).status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()), HasSubstr("file/sessions: cannot be made"));
+}
+
+TEST_F(DirectoryStoreTest, HandlesAreNoPaths) {
+  EXPECT_DEATH(store_->Delete({"t", "../h"}).IgnoreError(), "\\.\\./h");
+  EXPECT_DEATH(store_->Delete({"t", ""}).IgnoreError(), "handle");
+}
+
+TEST(PendingFile, AppearsWhenItIsCommittedOrNever) {
+  std::string name = testing::TempDir() + "/pendingXXXXXX";
+  const std::string folder = mkdtemp(name.data());
+  const std::string path = folder + "/file";
+  {
+    auto file = PendingFile::Write(path, {"first", "", " try"});
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_FALSE(fs::exists(path));
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1);
+  }
+  EXPECT_TRUE(fs::is_empty(folder));
+  for (const char* text : {"old", "newer"}) {
+    auto file = PendingFile::Write(path, {text});
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_EQ(file->Commit(), absl::OkStatus());
+    EXPECT_EQ(*ReadWholeFile(path, 5), text);
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(ReadWholeFile(path, 4).status()));
+  EXPECT_TRUE(absl::IsNotFound(ReadWholeFile(folder + "/other", 4).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ReadWholeFile(folder, 1 << 20).status()));
+  const absl::Status status = PendingFile::Write(folder + "/none/file", {"x"}).status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/none/file: cannot make a file beside it"));
+  fs::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,0 +1,151 @@
+#include "runtime/saved_state.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class SavedStateTest : public testing::Test {
+ protected:
+  SavedStateTest() : owner_(OwnerOf(model_)) {}
+
+  // A text of `size` tokens whose state has come to `position`.
+  SavedState State(int size, int position) {
+    SavedState state;
+    for (int i = 0; i < size; ++i) state.tokens.push_back(i * 7 % FakeModel::kVocab);
+    if (size > 1) state.turns = {1, size};
+    state.solver.cg_tolerance = 1e-5f;
+    state.solver.cg_max_steps = 7;
+    state.position = position;
+    state.parts.resize(SavedPartBytes(owner_.layout, position));
+    for (size_t i = 0; i < state.parts.size(); ++i) state.parts[i] = static_cast<char>(i * i + 3);
+    return state;
+  }
+  std::string Bytes(const SavedState& state) { return EncodeHeader(state, owner_) + state.parts; }
+  absl::Status Refusal(std::string bytes) {
+    return DecodeSavedState(std::move(bytes), owner_).status();
+  }
+
+  FakeModel model_;
+  StateOwner owner_;
+};
+
+TEST_F(SavedStateTest, ComesBackAsItWas) {
+  for (int position : {0, 1, 15, 16, 17, 31, 32, 40, 200}) {
+    const SavedState state = State(position + 3, position);
+    auto read = DecodeSavedState(Bytes(state), owner_);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->tokens, state.tokens);
+    EXPECT_EQ(read->turns, state.turns);
+    EXPECT_EQ(read->solver.cg_tolerance, state.solver.cg_tolerance);
+    EXPECT_EQ(read->solver.cg_max_steps, state.solver.cg_max_steps);
+    EXPECT_EQ(read->position, position);
+    EXPECT_EQ(read->parts, state.parts);
+  }
+}
+
+TEST_F(SavedStateTest, HasWhatWasWrittenAndNothingElse) {
+  const StateLayout& layout = owner_.layout;
+  ASSERT_GT(layout.slot_bytes, 0u);
+  EXPECT_EQ(SavedPartBytes(layout, 0), 0u);
+  EXPECT_EQ(SavedPartBytes(layout, 15), layout.SequenceBytes(15) - layout.slot_bytes);
+  EXPECT_EQ(SavedPartBytes(layout, 16), layout.SequenceBytes(16));
+  FakeModel::Options options;
+  options.mesa = false;
+  const FakeModel without(options);
+  EXPECT_FALSE(SavesSlot(without.state_layout(), 100));
+  EXPECT_EQ(SavedPartBytes(without.state_layout(), 5), without.state_layout().SequenceBytes(5));
+}
+
+TEST_F(SavedStateTest, CutAnywhereOrTooLongItIsDamaged) {
+  const std::string bytes = Bytes(State(20, 17));
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    const absl::Status status = Refusal(bytes.substr(0, size));
+    ASSERT_TRUE(absl::IsDataLoss(status)) << "cut after " << size << ": " << status;
+  }
+  EXPECT_TRUE(absl::IsDataLoss(Refusal(bytes + '\0')));
+}
+
+TEST_F(SavedStateTest, ABitAnywhereIsDamage) {
+  std::string bytes = Bytes(State(20, 17));
+  ASSERT_GT(bytes.size(), 4000u);  // Many ways through the hash's lanes.
+  for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+    bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    const absl::Status status = Refusal(bytes);
+    ASSERT_TRUE(absl::IsDataLoss(status)) << "bit " << bit << ": " << status;
+    bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
+  }
+  EXPECT_EQ(Refusal(bytes), absl::OkStatus());
+}
+
+TEST_F(SavedStateTest, OfAnotherModelItIsRefusedWithBothNames) {
+  const std::string bytes = Bytes(State(20, 17));
+  const auto refused = [&](const StateOwner& owner) {
+    const absl::Status status = DecodeSavedState(bytes, owner).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    return std::string(status.message());
+  };
+  StateOwner other = owner_;
+  other.fingerprint = "0123";
+  EXPECT_THAT(refused(other), AllOf(HasSubstr("model 'fake'"), HasSubstr("'0123'")));
+  other = owner_;
+  other.numerics_id = "gpu";
+  EXPECT_THAT(refused(other), AllOf(HasSubstr(owner_.numerics_id), HasSubstr("'gpu'")));
+  other = owner_;
+  other.layout.page_classes[0].page_bytes += 64;
+  EXPECT_THAT(refused(other), HasSubstr("state layout"));
+  other = owner_;
+  other.max_context = 19;
+  EXPECT_THAT(refused(other), AllOf(HasSubstr("20 tokens"), HasSubstr("up to 19")));
+}
+
+TEST_F(SavedStateTest, OfALaterVersionItIsRefused) {
+  // What a later server would write: only the first 24 bytes are the same in all versions.
+  const absl::Status status =
+      Refusal(std::string("PACKRAT\x1a\x02\0\0\0\x03\0\0\0\x3a\x00\x9e\x47\x18\xad\x40\xc1"
+                          "new",
+                          8 + 4 + 4 + 8 + 3));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format 2; this server reads 1"));
+}
+
+// Whoever forges the hashes too meets the same bounds as any request.
+TEST_F(SavedStateTest, WhatNoModelCanHaveComeToIsDamaged) {
+  const auto damaged = [&](SavedState state, const std::string& why) {
+    const absl::Status status = Refusal(Bytes(state));
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(why));
+  };
+  SavedState state = State(20, 17);
+  state.tokens[3] = FakeModel::kVocab;
+  damaged(state, "token 3 is 101; range [0, 100]");
+  state.tokens[3] = -1;
+  damaged(state, "token 3 is -1");
+  state = State(20, 17);
+  state.turns = {5, 5};
+  damaged(state, "a turn ends at token 5; range [6, 20]");
+  state.turns = {0};
+  damaged(state, "a turn ends at token 0");
+  state.turns = {21};
+  damaged(state, "a turn ends at token 21");
+  damaged(State(20, 21), "its position is 21; range [0, 20]");
+}
+
+TEST(SavedStateDeathTest, PartsOfAnotherPositionAreABrokenInvariant) {
+  const FakeModel model;
+  SavedState state;
+  state.tokens = {1, 2};
+  state.position = 2;
+  EXPECT_DEATH(EncodeHeader(state, OwnerOf(model)), "0 bytes at position 2");
+}
+
+}  // namespace
+}  // namespace packrat

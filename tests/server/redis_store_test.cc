@@ -1,0 +1,268 @@
+// The session store on a real redis-server: up, down, frozen, full, with a password; and on what is
+// no Redis at all.
+#include "server/store/redis_store.h"
+
+#include <arpa/inet.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runtime/steady_clock.h"
+#include "tests/runtime/session_store_contract.h"
+
+namespace packrat {
+namespace {
+
+using testing::HasSubstr;
+
+// A redis-server that keeps nothing on disk.
+class RedisProcess {
+ public:
+  explicit RedisProcess(const std::string& password = "") : password_(password) {
+    std::string name = "/tmp/packrat-redisXXXXXX";
+    folder_ = mkdtemp(name.data());
+    Start();
+  }
+  ~RedisProcess() {
+    Kill();
+    std::filesystem::remove_all(folder_);
+  }
+  void Start() {
+    pid_ = fork();
+    if (pid_ == 0) {
+      const std::string socket = Path();
+      const char* arguments[] = {"redis-server",    "--port",    "0",         "--unixsocket",
+                                 socket.c_str(),    "--save",    "",          "--dir",
+                                 folder_.c_str(),   "--logfile", "redis.log", "--requirepass",
+                                 password_.c_str(), nullptr};
+      if (password_.empty()) arguments[11] = nullptr;
+      execvp(arguments[0], const_cast<char**>(arguments));
+      _exit(127);
+    }
+    RedisAddress address;
+    address.path = Path();
+    address.password = password_;
+    while (!RedisConnection::Open(address, SteadyNow() + absl::Seconds(5)).ok()) {
+      ASSERT_EQ(waitpid(pid_, nullptr, WNOHANG), 0) << "is redis-server installed?";
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  void Kill() {
+    if (pid_ > 0) kill(pid_, SIGKILL), waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+  void Signal(int signal) { kill(pid_, signal); }
+  std::string Path() const { return folder_ + "/socket"; }
+
+ private:
+  const std::string password_;
+  std::string folder_;
+  pid_t pid_ = 0;
+};
+
+class RedisStoreTest : public testing::Test {
+ protected:
+  RedisStoreTest() {
+    signal(SIGPIPE, SIG_IGN);
+    options_.address.path = redis_.Path();
+    options_.retry_after = absl::ZeroDuration();
+  }
+  absl::Status Put(RedisStore* store, int64_t version) {
+    return store->Put(key_, version, {"bytes"}, absl::Hours(1));
+  }
+  void ExpectUnavailable(RedisStore* store) {
+    EXPECT_TRUE(absl::IsUnavailable(Put(store, 100)));
+    EXPECT_TRUE(absl::IsUnavailable(store->Get(key_).status()));
+    EXPECT_TRUE(absl::IsUnavailable(store->Version(key_).status()));
+    EXPECT_TRUE(absl::IsUnavailable(store->Delete(key_)));
+  }
+  // Sends what a store has no name for.
+  void Tell(const RedisConnection::Command& command) {
+    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+    auto connection = RedisConnection::Open(options_.address, deadline);
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    EXPECT_EQ((*connection)->Call({command}, deadline).status(), absl::OkStatus());
+  }
+
+  const StoreKey key_{"tenant", "handle"};
+  RedisProcess redis_;
+  RedisStoreOptions options_;
+};
+
+TEST_F(RedisStoreTest, KeepsSessions) {
+  RedisStore store(options_);
+  CheckStoreKeepsSessions(&store);
+}
+
+TEST_F(RedisStoreTest, KeepsTenantsApart) {
+  RedisStore store(options_);
+  CheckStoreKeepsTenantsApart(&store);
+}
+
+TEST_F(RedisStoreTest, TheNewestVersionWins) {
+  RedisStore first(options_), second(options_);
+  CheckNewestVersionWins({&first, &first, &second, &second});
+}
+
+TEST_F(RedisStoreTest, KeepsLargeSessions) {
+  RedisStore store(options_);
+  const std::string bytes(40 << 20, 'x');
+  ASSERT_EQ(store.Put(key_, 1, {bytes, "end"}, absl::Hours(1)), absl::OkStatus());
+  EXPECT_EQ(store.Get(key_)->bytes, bytes + "end");
+}
+
+TEST_F(RedisStoreTest, WhatHasExpiredIsGone) {
+  RedisStore store(options_);
+  EXPECT_EQ(store.Put(key_, 5, {"short"}, absl::Milliseconds(1)), absl::OkStatus());
+  while (!absl::IsNotFound(store.Get(key_).status())) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_TRUE(absl::IsNotFound(store.Version(key_).status()));
+  EXPECT_EQ(Put(&store, 1), absl::OkStatus());
+  EXPECT_EQ(store.Get(key_)->bytes, "bytes");
+}
+
+TEST_F(RedisStoreTest, DownItIsUnavailableAndUpAgainItGoesOn) {
+  RedisStore store(options_);
+  EXPECT_EQ(Put(&store, 1), absl::OkStatus());
+  redis_.Kill();
+  ExpectUnavailable(&store);
+  redis_.Start();
+  EXPECT_EQ(Put(&store, 2), absl::OkStatus());
+  // Every connection that it keeps is broken; nobody notices.
+  redis_.Kill();
+  redis_.Start();
+  EXPECT_TRUE(absl::IsNotFound(store.Get(key_).status()));
+  EXPECT_EQ(Put(&store, 3), absl::OkStatus());
+}
+
+TEST_F(RedisStoreTest, FrozenItIsUnavailableAndAwakeItGoesOn) {
+  options_.timeout = absl::Milliseconds(100);
+  RedisStore store(options_);
+  const std::string large(20 << 20, 'x');  // More than the system takes on the way.
+  EXPECT_EQ(Put(&store, 1), absl::OkStatus());
+  redis_.Signal(SIGSTOP);
+  ExpectUnavailable(&store);
+  EXPECT_TRUE(absl::IsUnavailable(store.Put(key_, 7, {large}, absl::Hours(1))));
+  redis_.Signal(SIGCONT);
+  absl::StatusOr<StoredSession> session;
+  do {  // It may be busy with what it missed.
+    session = store.Get(key_);
+  } while (absl::IsUnavailable(session.status()));
+  // The Delete() that nobody waited for may have been done.
+  EXPECT_TRUE(session.ok() || absl::IsNotFound(session.status())) << session.status();
+}
+
+TEST_F(RedisStoreTest, ForAMomentAfterAFailureNobodyTries) {
+  options_.retry_after = absl::Hours(1);
+  RedisStore store(options_);
+  redis_.Kill();
+  EXPECT_TRUE(absl::IsUnavailable(Put(&store, 1)));
+  redis_.Start();
+  const absl::Status status = Put(&store, 1);
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("a moment ago"));
+}
+
+TEST_F(RedisStoreTest, FullItHasNoRoom) {
+  RedisStore store(options_);
+  Tell({"CONFIG", "SET", "maxmemory", "1"});
+  absl::Status status = Put(&store, 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_TRUE(absl::IsNotFound(store.Get(key_).status()));  // Reading goes on.
+  Tell({"CONFIG", "SET", "maxmemory", "0"});
+  EXPECT_EQ(Put(&store, 1), absl::OkStatus());
+  options_.max_bytes = 4;
+  status = RedisStore(options_).Put(key_, 2, {"abc", "de"}, absl::Hours(1));
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("5 bytes; the session store takes up to 4"));
+}
+
+TEST_F(RedisStoreTest, WhatOthersPutThereIsDamage) {
+  RedisStore store(options_);
+  Tell({"HSET", "packrat:tenant:handle", "v", "x"});
+  EXPECT_TRUE(absl::IsDataLoss(store.Get(key_).status()));
+  EXPECT_TRUE(absl::IsDataLoss(Put(&store, 1)));
+  Tell({"HSET", "packrat:tenant:handle", "v", "1"});
+  EXPECT_TRUE(absl::IsDataLoss(store.Get(key_).status()));
+  EXPECT_EQ(Put(&store, 2), absl::OkStatus());
+}
+
+TEST(RedisStore, APasswordLetsIn) {
+  signal(SIGPIPE, SIG_IGN);
+  const RedisProcess redis("secret");
+  RedisStoreOptions options;
+  options.address.path = redis.Path();
+  options.retry_after = absl::ZeroDuration();
+  for (const char* password : {"", "wrong"}) {
+    options.address.password = password;
+    const absl::Status status = RedisStore(options).Get({"t", "h"}).status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the session store refuses"));
+  }
+  options.address.password = "secret";
+  for (const char* user : {"", "default"}) {
+    options.address.username = user;
+    EXPECT_TRUE(absl::IsNotFound(RedisStore(options).Get({"t", "h"}).status()));
+  }
+}
+
+// Bytes that never stop coming do not keep a call alive.
+TEST(RedisStore, ADripIsUnavailable) {
+  signal(SIGPIPE, SIG_IGN);
+  const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(bind(listening, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(listening, 1), 0);
+  ASSERT_EQ(getsockname(listening, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  std::atomic<bool> stop{false};
+  std::thread drip([&] {
+    const int fd = accept(listening, nullptr, nullptr);
+    if (fd < 0) return;
+    EXPECT_GT(write(fd, "$100000\r\n", 9), 0);
+    while (!stop && write(fd, "x", 1) == 1) absl::SleepFor(absl::Milliseconds(5));
+    close(fd);
+  });
+  RedisStoreOptions options;
+  options.address.port = ntohs(address.sin_port);
+  options.timeout = absl::Milliseconds(200);
+  const absl::Status status = RedisStore(options).Get({"t", "h"}).status();
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("takes too long"));
+  stop = true;
+  drip.join();
+  close(listening);
+}
+
+TEST(RedisAddress, SaysHostPortUserAndDatabase) {
+  const auto parse = [](const std::string& text) {
+    const auto a = ParseRedisAddress(text);
+    return a.ok() ? absl::StrCat(a->username, "@", a->host, ":", a->port, a->path, "/", a->database)
+                  : std::string(a.status().message());
+  };
+  EXPECT_EQ(parse("redis://store"), "@store:6379/0");
+  EXPECT_EQ(parse("redis://me@10.0.0.1:7000/3"), "me@10.0.0.1:7000/3");
+  EXPECT_EQ(parse("redis://[::1]"), "@::1:6379/0");
+  EXPECT_EQ(parse("redis://[::1]:1/2"), "@::1:1/2");
+  EXPECT_EQ(parse("redis+unix:/run/redis.sock"), "@127.0.0.1:6379/run/redis.sock/0");
+  for (const char* wrong :
+       {"", "store", "http://store", "redis://", "redis://:6379", "redis://store:0",
+        "redis://store:99999", "redis://store/x", "redis://store/-1", "redis://me:secret@store",
+        "redis://@store", "redis+unix:relative", "redis://unix:/path"}) {
+    EXPECT_THAT(parse(wrong), HasSubstr("no address of Redis")) << wrong;
+  }
+}
+
+}  // namespace
+}  // namespace packrat

@@ -154,7 +154,7 @@ absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits,
   const std::string context = absl::StrCat(" (max_context ", limits.max_context);
   Checker check(limits.vocab_size, names);
   // Where nothing is generated, the last token is scored and not computed.
-  const bool only_scored = request.stop.max_tokens == 0;
+  const bool only_scored = request.score_from.has_value() && request.stop.max_tokens == 0;
   Bound prompt = bounds::kPrompt.UpTo(limits.max_context - !only_scored);
   prompt.low += only_scored;
   check.Check(prompt, length, context + ")");

@@ -50,10 +50,11 @@ void ApiTenant::Refill(absl::Time now) {
   filled_ = std::max(filled_, now);
 }
 
-absl::StatusOr<int64_t> ApiTenant::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
+absl::StatusOr<int64_t> ApiTenant::EnterQueue(int places, int64_t tokens, int max_queue,
+                                              absl::Time now) {
   MutexLock lock(&mutex_);
-  const int places = std::max(1, static_cast<int>(limits_.queue_share * max_queue));
-  if (waiting_ >= places) {
+  const int share = static_cast<int>(limits_.queue_share * max_queue);
+  if (waiting_ > 0 && waiting_ + places > share) {
     return absl::ResourceExhaustedError(absl::StrCat(
         waiting_, " requests of ", name_, " wait, which is all of its share of the queue"));
   }
@@ -73,13 +74,13 @@ absl::StatusOr<int64_t> ApiTenant::EnterQueue(int64_t tokens, int max_queue, abs
     taken = tokens;
     tokens_ -= static_cast<double>(taken);
   }
-  ++waiting_;
+  waiting_ += places;
   return taken;
 }
 
-void ApiTenant::LeaveQueue() {
+void ApiTenant::LeaveQueue(int places) {
   MutexLock lock(&mutex_);
-  --waiting_;
+  waiting_ -= places;
 }
 
 void ApiTenant::ReturnTokens(int64_t tokens) {
@@ -101,17 +102,17 @@ absl::Status TenantUse::EnterStream(int max_streams) {
   return status;
 }
 
-absl::Status TenantUse::EnterQueue(int64_t tokens, int max_queue, absl::Time now) {
+absl::Status TenantUse::EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now) {
   if (tenant_ == nullptr) return absl::OkStatus();
-  const absl::StatusOr<int64_t> taken = tenant_->EnterQueue(tokens, max_queue, now);
+  const absl::StatusOr<int64_t> taken = tenant_->EnterQueue(places, tokens, max_queue, now);
   if (!taken.ok()) return taken.status();
-  waits_ = true;
+  places_ = places;
   taken_ = *taken;
   return absl::OkStatus();
 }
 
 void TenantUse::LeaveQueue() {
-  if (std::exchange(waits_, false)) tenant_->LeaveQueue();
+  if (const int places = std::exchange(places_, 0); places > 0) tenant_->LeaveQueue(places);
 }
 
 }  // namespace packrat

@@ -42,11 +42,12 @@ class ApiTenant {
 
   // RESOURCE_EXHAUSTED, with what to wait, where a limit is reached; nothing is taken then.
   absl::Status EnterStream(int max_streams);
-  // `tokens` of the minute's and a place in the queue. Tokens come back at an even rate. Whoever
+  // `tokens` of the minute's and so many places in the queue. A call may have its places where
+  // nothing else waits, however many. Tokens come back at an even rate. Whoever
   // has a minute's tokens left may ask for more than that at once, and owes the rest. Returns how
   // many were taken: none where they are not limited.
-  absl::StatusOr<int64_t> EnterQueue(int64_t tokens, int max_queue, absl::Time now);
-  void LeaveQueue();
+  absl::StatusOr<int64_t> EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
+  void LeaveQueue(int places);
   void ReturnTokens(int64_t tokens);  // Of those that were taken.
   void LeaveStream();
 
@@ -74,7 +75,7 @@ class TenantUse {
 
   // As above; each at most once, in this order.
   absl::Status EnterStream(int max_streams);
-  absl::Status EnterQueue(int64_t tokens, int max_queue, absl::Time now);
+  absl::Status EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue();  // Later calls do nothing.
   // So many of the tokens were used in the end: the rest goes back.
   void UsedTokens(int64_t tokens) { used_ = tokens; }
@@ -83,7 +84,8 @@ class TenantUse {
 
  private:
   const std::shared_ptr<ApiTenant> tenant_;
-  bool stream_ = false, waits_ = false;
+  bool stream_ = false;
+  int places_ = 0;
   int64_t taken_ = 0, used_ = 0;
 };
 

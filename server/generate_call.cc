@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -41,31 +42,29 @@ v1::FinishReason WireReason(FinishReason reason) {
 
 }  // namespace
 
-GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context)
+GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                           Ask ask)
     : environment_(environment),
       context_(context),
       started_(SteadyNow()),
       deadline_(SteadyDeadline(context->raw_deadline())),
-      engine_id_(environment->next_engine_id++),
-      seed_(RandomNumber()) {
-  IdentifyCall("Generate", context, &record_);
+      ask_(std::move(ask)) {
+  IdentifyCall(ask_.call, context, &record_);
 }
 
 GenerateCall* GenerateCall::Start(CallEnvironment* environment,
-                                  grpc::CallbackServerContext* context,
-                                  const v1::GenerateRequest& request) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context));
+                                  grpc::CallbackServerContext* context, Ask ask) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context, std::move(ask)));
   call->self_ = call;
   environment->writer->Watch(call);
   absl::Status status = call->Enter();
-  const size_t bytes = request.ByteSizeLong();
+  const size_t bytes = call->ask_.bytes;
   if (!status.ok()) {
     call->Refuse(status);
   } else if (bytes <= WorkPool::kShortBytes) {
-    call->Begin(request);
+    call->Begin();
   } else {
-    // gRPC keeps the request until the call is done.
-    status = environment->prompts->Submit(bytes, [call, &request] { call->Begin(request); });
+    status = environment->prompts->Submit(bytes, [call] { call->Begin(); });
     if (!status.ok()) call->Refuse(status);
   }
   return call.get();
@@ -86,64 +85,76 @@ absl::Status GenerateCall::Enter() {
   return absl::ResourceExhaustedError(absl::StrCat("all ", limit, " streams are in use"));
 }
 
-absl::Status GenerateCall::ApplyTenant(const v1::GenerateRequest& wire, Request* request) {
+absl::Status GenerateCall::ApplyTenant(std::vector<Request>* requests) {
   const ApiTenant* tenant = use_->tenant();
   if (tenant == nullptr) return absl::OkStatus();
   const TenantLimits limits = tenant->limits();
-  if (!wire.has_priority()) {
-    request->priority = std::clamp(0, limits.min_priority, limits.max_priority);
-  } else if (request->priority < limits.min_priority || request->priority > limits.max_priority) {
-    return absl::InvalidArgumentError(absl::StrCat("priority is ", request->priority,
-                                                   "; range with this key [", limits.min_priority,
-                                                   ", ", limits.max_priority, "]"));
+  int64_t tokens = 0;
+  for (Request& request : *requests) {
+    if (!ask_.has_priority) {
+      request.priority = std::clamp(0, limits.min_priority, limits.max_priority);
+    } else if (request.priority < limits.min_priority || request.priority > limits.max_priority) {
+      return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority,
+                                                     "; range with this key [", limits.min_priority,
+                                                     ", ", limits.max_priority, "]"));
+    }
+    request.tenant = tenant->name();
+    request.tenant_weight = limits.weight;
+    tokens += static_cast<int64_t>(request.prompt.size()) + request.stop.max_tokens;
   }
-  request->tenant = tenant->name();
-  request->tenant_weight = limits.weight;
-  const int64_t tokens = static_cast<int64_t>(request->prompt.size()) + request->stop.max_tokens;
-  return use_->EnterQueue(tokens, environment_->options->engine.max_queue, SteadyNow());
+  return use_->EnterQueue(static_cast<int>(requests->size()), tokens,
+                          environment_->options->engine.max_queue, SteadyNow());
 }
 
-void GenerateCall::Begin(const v1::GenerateRequest& request) {
-  const absl::Status status = UnlessNoMemory([&] { return Submit(request); });
+void GenerateCall::Begin() {
+  const absl::Status status = UnlessNoMemory([&] { return Submit(); });
   if (!status.ok()) Refuse(status);
 }
 
-absl::Status GenerateCall::Submit(const v1::GenerateRequest& wire) {
+absl::Status GenerateCall::Submit() {
   {
     MutexLock lock(&mutex_);
     if (cancelled_) return CancelledStatus();
   }
   const ServedModel& served = *environment_->served.load();
-  absl::StatusOr<Request> request = MakeRequest(wire, served.rules, seed_);
-  if (!request.ok()) return request.status();
+  absl::StatusOr<std::vector<Request>> requests = ask_.make(served.rules, RandomNumber());
+  if (!requests.ok()) return requests.status();
   engine_ = served.engine;
-  outbox_ =
-      std::make_shared<Outbox>([writer = environment_->writer,
-                                weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
-  request->id = engine_id_;
-  request->deadline = deadline_;
-  request->outbox = outbox_;
   {
     MutexLock lock(&mutex_);
-    record_.prompt_tokens = request->prompt.size();
-    const absl::Status allowed = ApplyTenant(wire, &*request);
+    for (const Request& request : *requests) record_.prompt_tokens += request.prompt.size();
+    const absl::Status allowed = ApplyTenant(&*requests);
     if (!allowed.ok()) return allowed;
-    seed_ = request->sampling.seed;
-    builder_.emplace(served.tokenizer, request->text.skip_special_tokens,
-                     request->text.continues_text, request->prompt);
+    choices_.reserve(requests->size());
+    for (Request& request : *requests) {
+      request.id = environment_->next_engine_id++;
+      request.deadline = deadline_;
+      request.outbox =
+          std::make_shared<Outbox>([writer = environment_->writer,
+                                    weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
+      choices_.push_back({request.id, request.sampling.seed, request.outbox,
+                          ResponseBuilder(served.tokenizer, request.text.skip_special_tokens,
+                                          request.text.continues_text, request.prompt)});
+    }
   }
-  const absl::Status status = engine_->Submit(*std::move(request), SteadyNow());
+  const absl::Status status = engine_->Submit(*std::move(requests), SteadyNow());
   if (!status.ok()) return status;
   MutexLock lock(&mutex_);
   submitted_ = true;
-  if (cancelled_) engine_->Cancel(engine_id_);
+  if (cancelled_) CancelChoices();
   return absl::OkStatus();
 }
 
-void GenerateCall::CancelRequest() {
+void GenerateCall::CancelRequests() {
   MutexLock lock(&mutex_);
   cancelled_ = true;
-  if (submitted_) engine_->Cancel(engine_id_);
+  if (submitted_) CancelChoices();
+}
+
+void GenerateCall::CancelChoices() {
+  for (const Choice& choice : choices_) {
+    if (!choice.builder.finish().has_value()) engine_->Cancel(choice.id);
+  }
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
@@ -191,34 +202,67 @@ void GenerateCall::CountInterval() {
   last_message_ = now;
 }
 
-GenerateCall::Action GenerateCall::NextAction() {
-  // What is new stays in the outbox, as token ids, until the client has read what was written.
-  if (pending_ || finished_) return Action::kNothing;
-  Outbox::Update update;
-  if (outbox_->Take(&update)) {
-    admitted_ = admitted_ || update.admitted;
-    if (admitted_) use_->LeaveQueue();
-    builder_->Add(std::move(update));
+void GenerateCall::TakeNews() {
+  bool waits = false;
+  for (Choice& choice : choices_) {
+    Outbox::Update update;
+    if (choice.outbox->Take(&update)) {
+      choice.admitted = choice.admitted || update.admitted;
+      admitted_ = admitted_ || update.admitted;
+      choice.builder.Add(std::move(update));
+    }
+    waits = waits || (!choice.admitted && !choice.builder.finish().has_value());
   }
-  const std::optional<packrat::Finish>& finish = builder_->finish();
+  if (!waits) use_->LeaveQueue();
+}
+
+GenerateCall::Choice* GenerateCall::NextMessage() {
   message_.Clear();
-  const bool news = !broken_ && builder_->Build(&message_);
-  const bool last = finish.has_value() && (broken_ || builder_->done());
+  const size_t first = next_choice_;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const size_t index = (first + i) % choices_.size();
+    Choice& choice = choices_[index];
+    if (choice.done) continue;
+    const bool news = !broken_ && choice.builder.Build(&message_);
+    const std::optional<packrat::Finish>& finish = choice.builder.finish();
+    const bool last = finish.has_value() && (broken_ || choice.builder.done());
+    if (!news && !last) continue;
+    message_.set_choice(static_cast<int32_t>(index));
+    next_choice_ = index + 1;
+    if (!last) return &choice;
+    choice.done = true;
+    const absl::Status status = FinalStatus(*finish);
+    if (status.ok()) {
+      FillFinished(choice, message_.mutable_finished());
+      return &choice;
+    }
+    if (status_.ok()) {
+      status_ = status;
+      CancelChoices();
+    }
+    // Tokens that came before a failure still go out, in a message of their own.
+    if (news) return &choice;
+  }
+  return nullptr;
+}
+
+GenerateCall::Action GenerateCall::NextAction() {
+  // What is new stays in the outboxes, as token ids, until the client has read what was written.
+  if (pending_ || finished_) return Action::kNothing;
+  TakeNews();
+  const bool news = NextMessage() != nullptr;
+  const bool last = std::all_of(choices_.begin(), choices_.end(),
+                                [](const Choice& choice) { return choice.done; });
   if (!news && !last && (headers_sent_ || !admitted_)) return Action::kNothing;
 
   pending_ = true;
   pending_since_ = SteadyNow();
   headers_sent_ = true;
   if (message_.token_ids_size() > 0) CountInterval();
-  if (!news && !last) return Action::kSendHeaders;
-  if (!last) return Action::kWrite;
-  status_ = FinalStatus(*finish);
-  // Tokens that came before a failure still go out, in a message of their own.
-  if (!status_.ok() && news) return Action::kWrite;
+  if (news && !(last && status_.ok())) return Action::kWrite;
+  if (!last) return Action::kSendHeaders;
   finished_ = true;
-  if (!status_.ok()) return Action::kFinish;
-  FillFinished(*finish, message_.mutable_finished());
-  return Action::kWriteAndFinish;
+  return news ? Action::kWriteAndFinish : Action::kFinish;
 }
 
 absl::Status GenerateCall::CancelledStatus() const {
@@ -241,10 +285,11 @@ absl::Status GenerateCall::FinalStatus(const packrat::Finish& finish) const {
   }
 }
 
-void GenerateCall::FillFinished(const packrat::Finish& finish, v1::Finished* finished) const {
+void GenerateCall::FillFinished(const Choice& choice, v1::Finished* finished) const {
+  const packrat::Finish& finish = *choice.builder.finish();
   const Usage& from = finish.usage;
   finished->set_reason(WireReason(finish.reason));
-  finished->set_seed(seed_);
+  finished->set_seed(choice.seed);
   finished->set_request_id(record_.id);
   v1::Usage* usage = finished->mutable_usage();
   usage->set_prompt_tokens(from.prompt_tokens);
@@ -257,6 +302,13 @@ void GenerateCall::FillFinished(const packrat::Finish& finish, v1::Finished* fin
   timings->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
   timings->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));
   timings->set_total_seconds(absl::ToDoubleSeconds(from.total_time));
+  const ResponseBuilder::Score& score = choice.builder.score();
+  if (score.tokens == 0) return;
+  v1::ScoreSum* sum = finished->mutable_score();
+  sum->set_tokens(score.tokens);
+  sum->set_logprob(score.logprob);
+  sum->set_perplexity(std::exp(-score.logprob / score.tokens));
+  sum->set_greedy(score.greedy);
 }
 
 void GenerateCall::OperationDone(bool ok) {
@@ -270,7 +322,7 @@ void GenerateCall::OperationDone(bool ok) {
     just_broken = !ok && !broken_;
     broken_ = broken_ || !ok;
   }
-  if (just_broken) CancelRequest();
+  if (just_broken) CancelRequests();
   Pump();
 }
 
@@ -279,8 +331,8 @@ void GenerateCall::OnSendInitialMetadataDone(bool ok) { OperationDone(ok); }
 void GenerateCall::OnWriteDone(bool ok) { OperationDone(ok); }
 
 void GenerateCall::OnCancel() {
-  // The engine closes the outbox with kCancelled, and that ends the call.
-  CancelRequest();
+  // The engine closes the outboxes with kCancelled, and that ends the call.
+  CancelRequests();
 }
 
 void GenerateCall::CheckReader(absl::Time now) {
@@ -292,24 +344,34 @@ void GenerateCall::CheckReader(absl::Time now) {
   context_->TryCancel();
 }
 
+void GenerateCall::Account() {
+  int64_t used = 0;
+  for (const Choice& choice : choices_) {
+    if (!choice.builder.finish().has_value()) continue;  // The engine did not take it.
+    const packrat::Finish& finish = *choice.builder.finish();
+    const Usage& usage = finish.usage;
+    if (choice.admitted) used += int64_t{usage.prompt_tokens} + usage.completion_tokens;
+    record_.cached_tokens += usage.cached_tokens;
+    record_.generated_tokens += usage.completion_tokens;
+    record_.solver_steps += usage.solver.steps;
+    if (&choice == &choices_.front()) {
+      record_.queue = usage.queue_time;
+      record_.first_token = usage.time_to_first_token;
+    }
+    const char* reason = status_.code() == absl::StatusCode::kDeadlineExceeded
+                             ? FinishReasonName(FinishReason::kDeadline)
+                             : FinishReasonName(finish.reason);
+    record_.finish = reason;
+    environment_->metrics->OnFinish(reason, usage, record_.caller);
+  }
+  if (use_.has_value()) use_->UsedTokens(used);
+}
+
 void GenerateCall::OnDone() {
   std::shared_ptr<GenerateCall> self = std::move(self_);
   MutexLock lock(&mutex_);
   pending_ = false;
-  if (builder_.has_value() && builder_->finish().has_value()) {
-    const packrat::Finish& finish = *builder_->finish();
-    const Usage& usage = finish.usage;
-    record_.cached_tokens = usage.cached_tokens;
-    if (admitted_) use_->UsedTokens(int64_t{usage.prompt_tokens} + usage.completion_tokens);
-    record_.generated_tokens = usage.completion_tokens;
-    record_.solver_steps = usage.solver.steps;
-    record_.queue = usage.queue_time;
-    record_.first_token = usage.time_to_first_token;
-    record_.finish = status_.code() == absl::StatusCode::kDeadlineExceeded
-                         ? FinishReasonName(FinishReason::kDeadline)
-                         : FinishReasonName(finish.reason);
-    environment_->metrics->OnFinish(record_.finish, usage, record_.caller);
-  }
+  Account();
   if (stalled_) {
     status_ = absl::CancelledError("the client did not read for stream_idle_timeout");
   } else if (status_.ok() && context_->IsCancelled()) {

@@ -1,14 +1,19 @@
-// One Generate call: hands its request to the engine and its tokens to the network.
+// One Generate or Score call: hands its requests to the engine, one for each choice, and what comes
+// of them to the network.
 #ifndef PACKRAT_SERVER_GENERATE_CALL_H_
 #define PACKRAT_SERVER_GENERATE_CALL_H_
 
 #include <grpcpp/support/server_callback.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/mutex.h"
@@ -24,13 +29,21 @@ class CallbackServerContext;
 namespace packrat {
 
 // Owned by itself until gRPC is done with it (OnDone). That is after Finish(), which is called only
-// when the engine is done with the request: so the engine never holds a request without a call, and
-// a call that ends has freed its sequence.
+// when the engine is done with the requests: so the engine never holds one without a call, and a
+// call that ends has freed its sequences. Where a request fails the others are cancelled, and the
+// call ends with its status.
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>, public Stream {
  public:
+  // What a call asks for. The requests lack id, deadline and outbox.
+  struct Ask {
+    const char* call;  // "Generate"
+    size_t bytes;      // Of its message.
+    bool has_priority;
+    std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed)> make;
+  };
   // Never fails: a refused call is one that finishes at once.
   static GenerateCall* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
-                             const v1::GenerateRequest& request);
+                             Ask ask);
 
   void OnSendInitialMetadataDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -44,17 +57,30 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // What to ask of gRPC next; at most one operation is under way.
   enum class Action { kNothing, kSendHeaders, kWrite, kWriteAndFinish, kFinish };
 
-  GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context);
+  // A request, and what has come of it.
+  struct Choice {
+    uint64_t id;  // The engine's.
+    uint64_t seed;
+    std::shared_ptr<Outbox> outbox;
+    ResponseBuilder builder;
+    bool admitted = false;
+    bool done = false;  // All that will ever be said of it is in a message.
+  };
+
+  GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context, Ask ask);
   // Who calls; and counts the call among the open streams, unless there are too many.
   absl::Status Enter();
-  // What the caller's key allows of this request, and what it makes of it.
-  absl::Status ApplyTenant(const v1::GenerateRequest& wire, Request* request)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes the request on, or refuses it; on the thread that may work on its text.
-  void Begin(const v1::GenerateRequest& request);
-  absl::Status Submit(const v1::GenerateRequest& request);
-  // Now if the engine has the request, else as soon as it has.
-  void CancelRequest();
+  // What the caller's key allows of these requests, and what it makes of them.
+  absl::Status ApplyTenant(std::vector<Request>* requests) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the requests on, or refuses them; on the thread that may work on their texts.
+  void Begin();
+  absl::Status Submit();
+  // Now if the engine has the requests, else as soon as it has.
+  void CancelRequests();
+  void CancelChoices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeNews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Puts what is new of one choice into message_. Null: there is nothing new.
+  Choice* NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OperationDone(bool ok);
@@ -62,21 +88,22 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   absl::Status CancelledStatus() const;
   absl::Status FinalStatus(const packrat::Finish& finish) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FillFinished(const packrat::Finish& finish, v1::Finished* finished) const
+  void FillFinished(const Choice& choice, v1::Finished* finished) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Into record_, metrics and the key's account.
+  void Account() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   CallEnvironment* const environment_;
   grpc::CallbackServerContext* const context_;
   const absl::Time started_;
   const absl::Time deadline_;
-  const uint64_t engine_id_;
+  const Ask ask_;
   Engine* engine_ = nullptr;
-  uint64_t seed_ = 0;
-  std::shared_ptr<Outbox> outbox_;
   std::shared_ptr<GenerateCall> self_;
 
   Mutex mutex_;
-  std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Choice> choices_ ABSL_GUARDED_BY(mutex_);
+  size_t next_choice_ ABSL_GUARDED_BY(mutex_) = 0;  // Whose turn it is to be written first.
   AccessRecord record_ ABSL_GUARDED_BY(mutex_);
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;
   bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
@@ -87,12 +114,12 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: nobody listens.
   bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
   bool counted_ ABSL_GUARDED_BY(mutex_) = false;     // Among environment_->streams.
-  bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the request.
+  bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.
   std::optional<TenantUse> use_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;
-  absl::Status status_;
+  absl::Status status_;  // Of the first choice that failed.
 };
 
 }  // namespace packrat

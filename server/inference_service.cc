@@ -115,6 +115,9 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
       "Generate",
       std::make_unique<CallbackServerStreamingHandler<v1::GenerateRequest, v1::GenerateResponse>>(
           [this](auto* context, auto* request) { return Generate(context, request); }));
+  handle("Score",
+         std::make_unique<CallbackServerStreamingHandler<v1::ScoreRequest, v1::GenerateResponse>>(
+             [this](auto* context, auto* request) { return Score(context, request); }));
   handle("Tokenize",
          std::make_unique<CallbackUnaryHandler<v1::TokenizeRequest, v1::TokenizeResponse>>(
              [this](auto*... call) { return Tokenize(call...); }));
@@ -128,7 +131,20 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  return GenerateCall::Start(environment_, context, *request);
+  // gRPC keeps the request until the call is done.
+  return GenerateCall::Start(environment_, context,
+                             {"Generate", request->ByteSizeLong(), request->has_priority(),
+                              [request](const RequestRules& rules, uint64_t seed) {
+                                return MakeRequests(*request, rules, seed);
+                              }});
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Score(
+    grpc::CallbackServerContext* context, const v1::ScoreRequest* request) {
+  return GenerateCall::Start(
+      environment_, context,
+      {"Score", request->ByteSizeLong(), request->has_priority(),
+       [request](const RequestRules& rules, uint64_t) { return MakeRequests(*request, rules); }});
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

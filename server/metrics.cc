@@ -344,6 +344,8 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Counter("packrat_prompt_tokens_total", "Prompt tokens computed.", stats.prompt_tokens);
   to.Counter("packrat_generated_tokens_total", "Tokens generated, ending tokens included.",
              stats.generated_tokens);
+  to.Counter("packrat_scored_tokens_total", "Given tokens scored, of prompts and candidates.",
+             stats.scored_tokens);
   to.Gauge("packrat_prompt_tokens_per_second", "Prompt tokens per second over the last 10 s.",
            prompt_rate.Rate(now, stats.prompt_tokens));
   to.Gauge("packrat_generated_tokens_per_second", "Generated tokens per second over the last 10 s.",

@@ -101,7 +101,10 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
 ModelOptions ToModelOptions(const ServerOptions& options) {
   ModelOptions model;
   model.max_batch_tokens = options.engine.max_batch_tokens;
-  model.max_logit_rows = options.engine.max_running;
+  // A row for each sequence; and where they are few, some more for texts that are scored.
+  constexpr int kRowsOfScores = 64;
+  model.max_logit_rows = std::max(options.engine.max_running,
+                                  std::min(options.engine.max_batch_tokens, kRowsOfScores));
   model.max_context = options.engine.max_context;
   model.threads = options.threads;
   model.activations = ActivationTypeOf(options.activations).value();

@@ -31,12 +31,17 @@ std::string NameOnWire(absl::string_view field) {
   return std::string(field);
 }
 
+std::string NameInScore(absl::string_view field) {
+  return field == bounds::kNumLogprobs.field ? "num_logprobs" : NameOnWire(field);
+}
+
 // Fields that have a number on the wire but no code behind them yet.
 absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
   const std::pair<const char*, bool> unbuilt[] = {
-      {"session", wire.has_session()},   {"fork_from", wire.has_fork_from()},
-      {"snapshot", wire.has_snapshot()}, {"num_choices", wire.has_num_choices()},
-      {"grammar", wire.has_grammar()},   {"echo_prompt", wire.has_echo_prompt()},
+      {"session", wire.has_session()},
+      {"fork_from", wire.has_fork_from()},
+      {"snapshot", wire.has_snapshot()},
+      {"grammar", wire.has_grammar()},
   };
   for (const auto& [field, set] : unbuilt) {
     if (!set) continue;
@@ -103,12 +108,13 @@ absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& 
                    rules.limits.max_context, " tokens of the longest piece)"));
 }
 
-absl::StatusOr<std::vector<int32_t>> MakePrompt(const v1::GenerateRequest& wire,
-                                                const RequestRules& rules) {
-  if (wire.prompt_case() == v1::GenerateRequest::PROMPT_NOT_SET) {
+// Of GenerateRequest and ScoreRequest, which name these fields alike.
+template <class Wire>
+absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestRules& rules) {
+  if (wire.prompt_case() == Wire::PROMPT_NOT_SET) {
     return absl::InvalidArgumentError("prompt is missing; set text or tokens");
   }
-  if (wire.prompt_case() == v1::GenerateRequest::kTokens) {
+  if (wire.has_tokens()) {
     for (const auto& [field, set] : {std::make_pair("add_bos", wire.has_add_bos()),
                                      std::make_pair("parse_special", wire.has_parse_special())}) {
       if (set) {
@@ -130,6 +136,36 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const v1::GenerateRequest& wire,
   return rules.tokenizer->Encode(wire.text(), options);
 }
 
+template <class Wire>
+SolverOptions MakeSolver(const Wire& wire, SolverOptions solver) {
+  if (wire.solver().has_cg_tolerance()) solver.cg_tolerance = wire.solver().cg_tolerance();
+  if (wire.solver().has_cg_max_steps()) solver.cg_max_steps = wire.solver().cg_max_steps();
+  return solver;
+}
+
+// `name`: "candidates[3]".
+absl::StatusOr<std::vector<int32_t>> MakeCandidate(const v1::Candidate& wire,
+                                                   const std::string& name,
+                                                   const RequestRules& rules) {
+  if (wire.candidate_case() == v1::Candidate::CANDIDATE_NOT_SET) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is missing; set text or tokens"));
+  }
+  if (wire.has_tokens()) {
+    std::vector<int32_t> ids(wire.tokens().ids().begin(), wire.tokens().ids().end());
+    const absl::Status status =
+        ValidateIds(ids, absl::StrCat(name, ".tokens.ids"), rules.limits.vocab_size);
+    if (!status.ok()) return status;
+    return ids;
+  }
+  const std::string field = absl::StrCat(name, ".text");
+  if (rules.tokenizer == nullptr) return NoTokenizer(field.c_str());
+  const absl::Status size = CheckTextBytes(field.c_str(), wire.text().size(), rules);
+  if (!size.ok()) return size;
+  Tokenizer::EncodeOptions options;
+  options.continues_text = true;
+  return rules.tokenizer->Encode(wire.text(), options);
+}
+
 }  // namespace
 
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer) {
@@ -144,18 +180,19 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
   return rules;
 }
 
-absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const RequestRules& rules,
-                                    uint64_t seed) {
+absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
+                                                  const RequestRules& rules, uint64_t seed) {
   absl::Status status = CheckUnbuilt(wire);
+  if (!status.ok()) return status;
+  const int choices = wire.has_num_choices() ? wire.num_choices() : 1;
+  status = bounds::kNumChoices.Check(bounds::kNumChoices.field, choices);
   if (!status.ok()) return status;
   const int max_context = rules.limits.max_context;
   Request out;
   out.sampling = MakeSampling(wire.sampling(), rules.sampling, seed);
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - 1);
   out.text = MakeText(wire, rules);
-  out.solver = rules.solver;
-  if (wire.solver().has_cg_tolerance()) out.solver.cg_tolerance = wire.solver().cg_tolerance();
-  if (wire.solver().has_cg_max_steps()) out.solver.cg_max_steps = wire.solver().cg_max_steps();
+  out.solver = MakeSolver(wire, rules.solver);
   out.priority = wire.priority();
   // Before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
@@ -167,7 +204,63 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const Reque
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - static_cast<int>(out.prompt.size()));
   status = ValidatePrompt(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
-  return out;
+  std::vector<Request> requests(choices, out);
+  for (int i = 0; i < choices; ++i) requests[i].sampling.seed += i;
+  if (wire.echo_prompt()) requests[0].score_from = 1;
+  return requests;
+}
+
+absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
+                                                  const RequestRules& rules) {
+  Request out;
+  if (wire.has_num_logprobs()) out.sampling.num_logprobs = wire.num_logprobs();
+  out.solver = MakeSolver(wire, rules.solver);
+  out.priority = wire.priority();
+  out.stop.max_tokens = 0;
+  out.score_from = 1;
+  absl::Status status = ValidateOptions(out, rules.limits, NameInScore);
+  if (!status.ok()) return status;
+  const int count = wire.candidates_size();
+  status = bounds::kCandidates.Check(bounds::kCandidates.field, count);
+  if (!status.ok()) return status;
+
+  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules);
+  if (!prompt.ok()) return prompt.status();
+  out.prompt = *std::move(prompt);
+  const int max_context = rules.limits.max_context;
+  if (count == 0) {
+    status = ValidatePrompt(out, rules.limits, NameInScore);
+    if (!status.ok()) return status;
+    return std::vector<Request>{std::move(out)};
+  }
+  const auto size = static_cast<int>(out.prompt.size());
+  status =
+      bounds::kPrompt.UpTo(max_context - 1)
+          .Check(bounds::kPrompt.field, size, absl::StrCat(" (max_context ", max_context, ")"));
+  if (!status.ok()) return status;
+  out.score_from = size;
+  const int64_t most = std::max<int64_t>(kMaxScoreTokens, int64_t{4} * max_context);
+  int64_t tokens = 0;
+  std::vector<Request> requests;
+  for (int i = 0; i < count; ++i) {
+    const std::string name = absl::StrCat(bounds::kCandidate.field, "[", i, "]");
+    auto candidate = MakeCandidate(wire.candidates(i), name, rules);
+    if (!candidate.ok()) return candidate.status();
+    status = bounds::kCandidate.UpTo(max_context - size)
+                 .Check(name, static_cast<double>(candidate->size()),
+                        absl::StrCat(" (max_context ", max_context, " less ", size,
+                                     " tokens of prompt)"));
+    if (!status.ok()) return status;
+    tokens += size + static_cast<int64_t>(candidate->size());
+    if (tokens > most) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("candidates, each with its prompt, have more than ", most,
+                       " tokens together; send them in several calls"));
+    }
+    requests.push_back(out);
+    requests[i].prompt.insert(requests[i].prompt.end(), candidate->begin(), candidate->end());
+  }
+  return requests;
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,

@@ -19,11 +19,14 @@ namespace packrat {
 
 namespace v1 {
 class GenerateRequest;
+class ScoreRequest;
 class TokenizeRequest;
 class DetokenizeRequest;
 }  // namespace v1
 
 inline constexpr int kDefaultMaxTokens = 256;
+// Of a Score call, over its candidates; or 4 times max_context if that is more.
+inline constexpr int64_t kMaxScoreTokens = 65536;
 inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what fits a prompt.
 
 // What requests are measured by.
@@ -41,11 +44,14 @@ struct RequestRules {
 // Fills in max_piece_bytes and max_text_bytes.
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer);
 
-// All of a Request but id, deadline and outbox; `seed` is taken where the client sent none. What it
-// returns, ValidateRequest() passes. INVALID_ARGUMENT names the field as the wire has it, and its
-// range; FAILED_PRECONDITION: text without a tokenizer.
-absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& wire, const RequestRules& rules,
-                                    uint64_t seed);
+// A Request for each choice, with all but id, deadline and outbox; `seed` is taken where the client
+// sent none. What they return, ValidateRequest() passes. INVALID_ARGUMENT names the field as the
+// wire has it, and its range; FAILED_PRECONDITION: text without a tokenizer.
+absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
+                                                  const RequestRules& rules, uint64_t seed);
+// Likewise for each candidate, or for the prompt where there is none.
+absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
+                                                  const RequestRules& rules);
 
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,
                                                      const RequestRules& rules);

@@ -7,6 +7,20 @@
 #include "proto/packrat/v1/inference.pb.h"
 
 namespace packrat {
+namespace {
+
+// `tokenizer` may be null.
+void FillTop(const TokenLogprobs& from, const Tokenizer* tokenizer,
+             google::protobuf::RepeatedPtrField<v1::TopLogprob>* to) {
+  for (const auto& [id, logprob] : from.top) {
+    v1::TopLogprob* top = to->Add();
+    top->set_token_id(id);
+    top->set_logprob(logprob);
+    if (tokenizer != nullptr) top->set_piece(tokenizer->PieceText(id));
+  }
+}
+
+}  // namespace
 
 ResponseBuilder::ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text,
                                  const std::vector<int32_t>& prompt)
@@ -22,6 +36,11 @@ void ResponseBuilder::Add(Outbox::Update update) {
     if (!logprobs_.empty()) logprobs_.erase(logprobs_.begin(), logprobs_.begin() + next_);
     next_ = 0;
   }
+  if (next_score_ > 0) {
+    scores_.erase(scores_.begin(), scores_.begin() + next_score_);
+    next_score_ = 0;
+  }
+  std::move(update.scores.begin(), update.scores.end(), std::back_inserter(scores_));
   tokens_.insert(tokens_.end(), update.tokens.begin(), update.tokens.end());
   std::move(update.logprobs.begin(), update.logprobs.end(), std::back_inserter(logprobs_));
   safe_bytes_ = update.safe_text_bytes;
@@ -40,6 +59,22 @@ void ResponseBuilder::DecodeNext() {
   text_bytes_ += held_text_.size();
 }
 
+size_t ResponseBuilder::EmitScore(v1::GenerateResponse* message) {
+  const TokenScore& from = scores_[next_score_++];
+  v1::TokenScore* to = message->add_scores();
+  to->set_token_id(from.token);
+  if (tokenizer_ != nullptr) to->set_piece(tokenizer_->PieceText(from.token));
+  to->set_logprob(from.logprobs.logprob);
+  FillTop(from.logprobs, tokenizer_, to->mutable_top());
+  to->set_best_token_id(from.best);
+  to->set_entropy(from.entropy);
+  to->set_margin(from.margin);
+  ++score_.tokens;
+  score_.logprob += from.logprobs.logprob;
+  score_.greedy = score_.greedy && from.best == from.token;
+  return to->ByteSizeLong();
+}
+
 size_t ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
   size_t bytes = 16 + held_text_.size();
   message->add_token_ids(tokens_[next_]);
@@ -48,12 +83,7 @@ size_t ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
     const TokenLogprobs& from = logprobs_[next_];
     v1::TokenLogprobs* to = message->add_logprobs();
     to->set_logprob(from.logprob);
-    for (const auto& [id, logprob] : from.top) {
-      v1::TopLogprob* top = to->add_top();
-      top->set_token_id(id);
-      top->set_logprob(logprob);
-      if (tokenizer_ != nullptr) top->set_piece(tokenizer_->PieceText(id));
-    }
+    FillTop(from, tokenizer_, to->mutable_top());
     bytes += to->ByteSizeLong();
   }
   held_ = false;
@@ -65,6 +95,10 @@ size_t ResponseBuilder::EmitToken(v1::GenerateResponse* message) {
 bool ResponseBuilder::Build(v1::GenerateResponse* message) {
   if (done_) return false;
   size_t bytes = 0;
+  while (next_score_ < scores_.size()) {
+    bytes += EmitScore(message);
+    if (bytes >= kMessageBytes) return true;
+  }
   while (held_ || next_ < tokens_.size()) {
     if (!held_) DecodeNext();
     if (text_bytes_ > safe_bytes_) break;
@@ -85,7 +119,7 @@ bool ResponseBuilder::Build(v1::GenerateResponse* message) {
       message->mutable_text()->append(decoder_->Finish());
     }
   }
-  return message->token_ids_size() > 0 || !message->text().empty();
+  return message->scores_size() > 0 || message->token_ids_size() > 0 || !message->text().empty();
 }
 
 }  // namespace packrat

@@ -42,10 +42,18 @@ class ResponseBuilder {
   // Everything that will ever be sent has been; the outbox is closed.
   bool done() const { return finish_.has_value() && done_; }
   const std::optional<Finish>& finish() const { return finish_; }
+  // Of the scores that messages have carried.
+  struct Score {
+    int tokens = 0;
+    double logprob = 0;
+    bool greedy = true;
+  };
+  const Score& score() const { return score_; }
 
  private:
   void DecodeNext();
-  // Returns about how many bytes the message grows by.
+  // Both return about how many bytes the message grows by.
+  size_t EmitScore(v1::GenerateResponse* message);
   size_t EmitToken(v1::GenerateResponse* message);
 
   const Tokenizer* const tokenizer_;
@@ -53,6 +61,9 @@ class ResponseBuilder {
   std::vector<int32_t> tokens_;          // From next_ on: not decoded yet.
   std::vector<TokenLogprobs> logprobs_;  // Parallel to tokens_, or empty.
   size_t next_ = 0;
+  std::vector<TokenScore> scores_;  // From next_score_ on: not sent.
+  size_t next_score_ = 0;
+  Score score_;
   bool held_ = false;      // tokens_[next_] is decoded and not sent.
   std::string held_text_;  // What of its text is not sent.
   size_t text_bytes_ = 0;  // Of all decoded tokens, held_text_ included.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <string>
 
 #include "absl/flags/flag.h"
@@ -75,16 +76,43 @@ Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& re
       }
       Print(text);
     }
-    all->mutable_token_ids()->MergeFrom(message.token_ids());
-    all->mutable_text()->append(message.text());
-    all->mutable_logprobs()->MergeFrom(message.logprobs());
-    if (message.has_finished()) *all->mutable_finished() = message.finished();
+    Gather(message, all);
   });
   outcome.answered = outcome.answered || all->token_ids_size() > 0;
   return outcome;
 }
 
+// Several continuations: each whole, in order, once all are there.
+int CompleteChoices(Connection* connection, const v1::GenerateRequest& request) {
+  std::map<int32_t, v1::GenerateResponse> choices;
+  const auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
+    Gather(message, &choices[message.choice()]);
+  });
+  if (!outcome.status.ok()) return Report(*connection, outcome);
+  for (const auto& [index, choice] : choices) {
+    if (absl::GetFlag(FLAGS_json)) {
+      Print(ToJson(choice) + "\n");
+      continue;
+    }
+    const std::string text = request.has_tokens() && choice.text().empty()
+                                 ? absl::StrJoin(choice.token_ids(), " ")
+                                 : choice.text();
+    Print(absl::StrCat("[", index, "] ", text, "\n"));
+    PrintStats(choice.finished());
+  }
+  return kExitOk;
+}
+
 }  // namespace
+
+void Gather(const v1::GenerateResponse& message, v1::GenerateResponse* all) {
+  all->set_choice(message.choice());
+  all->mutable_token_ids()->MergeFrom(message.token_ids());
+  all->mutable_text()->append(message.text());
+  all->mutable_logprobs()->MergeFrom(message.logprobs());
+  all->mutable_scores()->MergeFrom(message.scores());
+  if (message.has_finished()) *all->mutable_finished() = message.finished();
+}
 
 std::string ToJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
@@ -163,6 +191,7 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   } else {
     return UsageError("a prompt is text or --token_ids, not both");
   }
+  if (request.has_num_choices()) return CompleteChoices(connection, request);
   const bool json = absl::GetFlag(FLAGS_json);
   if (echo && !json) Print(request.text());
   v1::GenerateResponse all;

@@ -25,12 +25,15 @@ enum ExitCode {
 // `arguments`: what stands after the command's name and is no flag.
 int CompleteCommand(Connection* connection, const std::vector<std::string>& arguments);
 int ChatCommand(Connection* connection, const std::vector<std::string>& arguments);
+int ScoreCommand(Connection* connection, const std::vector<std::string>& arguments);
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int InfoCommand(Connection* connection, const std::vector<std::string>& arguments);
 int BenchCommand(Connection* connection, const std::vector<std::string>& arguments);
 int HealthCommand(Connection* connection, const std::vector<std::string>& arguments);
 
+// Adds what a message says to what those before it have said.
+void Gather(const v1::GenerateResponse& message, v1::GenerateResponse* all);
 // Tells what became of a call that did not end well, and gives the exit code for it.
 int Report(const Connection& connection, const Connection::Outcome& outcome);
 int UsageError(const std::string& message);

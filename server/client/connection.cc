@@ -99,6 +99,17 @@ struct Connection::Impl {
   bool cancelled ABSL_GUARDED_BY(mutex) = false;
 };
 
+namespace {
+
+grpc::Status ReadAll(grpc::ClientReader<v1::GenerateResponse>* reader,
+                     const std::function<void(const v1::GenerateResponse&)>& on_message) {
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) on_message(message);
+  return reader->Finish();
+}
+
+}  // namespace
+
 Connection::Connection(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
 
 Connection::~Connection() = default;
@@ -107,10 +118,15 @@ Connection::Outcome Connection::Generate(
     const v1::GenerateRequest& request,
     const std::function<void(const v1::GenerateResponse&)>& on_message) {
   return impl_->Run([&](grpc::ClientContext* context) {
-    auto reader = impl_->stub->Generate(context, request);
-    v1::GenerateResponse message;
-    while (reader->Read(&message)) on_message(message);
-    return reader->Finish();
+    return ReadAll(impl_->stub->Generate(context, request).get(), on_message);
+  });
+}
+
+Connection::Outcome Connection::Score(
+    const v1::ScoreRequest& request,
+    const std::function<void(const v1::GenerateResponse&)>& on_message) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    return ReadAll(impl_->stub->Score(context, request).get(), on_message);
   });
 }
 

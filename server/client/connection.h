@@ -40,6 +40,8 @@ class Connection {
 
   Outcome Generate(const v1::GenerateRequest& request,
                    const std::function<void(const v1::GenerateResponse&)>& on_message);
+  Outcome Score(const v1::ScoreRequest& request,
+                const std::function<void(const v1::GenerateResponse&)>& on_message);
   Outcome Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   Outcome Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
   Outcome GetModelInfo(v1::GetModelInfoResponse* response);

@@ -25,6 +25,8 @@ constexpr char kUsage[] =
     "packrat: client of a Packrat server\n\n"
     "  packrat complete [TEXT]     continue TEXT (or standard input), streamed as it comes\n"
     "  packrat chat                turn by turn from standard input\n"
+    "  packrat score TEXT [CANDIDATE...]\n"
+    "                              log-probabilities of what may follow TEXT, or of TEXT itself\n"
     "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
     "  packrat detokenize          text of --token_ids\n"
     "  packrat info                what the server serves\n"
@@ -84,9 +86,10 @@ int Run(int argc, char** argv) {
 
   using Command = int (*)(Connection*, const std::vector<std::string>&);
   const std::pair<const char*, Command> commands[] = {
-      {"complete", CompleteCommand},     {"chat", ChatCommand}, {"tokenize", TokenizeCommand},
-      {"detokenize", DetokenizeCommand}, {"info", InfoCommand}, {"bench", BenchCommand},
-      {"health", HealthCommand},
+      {"complete", CompleteCommand},     {"chat", ChatCommand},
+      {"score", ScoreCommand},           {"tokenize", TokenizeCommand},
+      {"detokenize", DetokenizeCommand}, {"info", InfoCommand},
+      {"bench", BenchCommand},           {"health", HealthCommand},
   };
   for (const auto& [name, run] : commands) {
     if (command != name) continue;

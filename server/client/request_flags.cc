@@ -35,7 +35,7 @@ ABSL_FLAG(bool, stats, false, "complete, chat: tell tokens and times on standard
 ABSL_FLAG(std::string, echo, "auto",
           "complete: print the prompt before its continuation: yes, no, or auto (on a terminal).");
 ABSL_FLAG(std::string, token_ids, "",
-          "complete, detokenize: ids separated by commas or spaces, in place of text.");
+          "complete, score, detokenize: ids separated by commas or spaces, in place of text.");
 ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt,
           "Put the BOS token before the text: true or false.");
 ABSL_FLAG(bool, parse_special, false,
@@ -64,10 +64,15 @@ ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt,
           "The same seed gives the same text. bench: of the prompts too.");
 ABSL_FLAG(absl::optional<int32_t>, logprobs, absl::nullopt,
-          absl::StrCat("With --json: log-probabilities of so many best tokens; range ",
+          absl::StrCat("complete --json, score: log-probabilities of so many best tokens; range ",
                        packrat::bounds::kNumLogprobs.Range(), "."));
 ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt,
           absl::StrCat("Range ", packrat::bounds::kPriority.Range(), "; higher is first."));
+ABSL_FLAG(absl::optional<int32_t>, num_choices, absl::nullopt,
+          absl::StrCat("complete: so many continuations, shown when all are there; range ",
+                       packrat::bounds::kNumChoices.Range(), "."));
+ABSL_FLAG(std::string, candidates, "",
+          "score: file with a candidate in each line; \\n and the like are understood.");
 ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
 ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading or draining too.");
@@ -192,6 +197,16 @@ v1::GenerateRequest RequestFromFlags() {
   IfGiven(FLAGS_frequency_penalty, [&](double x) { sampling->set_frequency_penalty(x); });
   IfGiven(FLAGS_seed, [&](uint64_t x) { sampling->set_seed(x); });
   IfGiven(FLAGS_logprobs, [&](int32_t x) { sampling->set_num_logprobs(x); });
+  IfGiven(FLAGS_num_choices, [&](int32_t x) { request.set_num_choices(x); });
+  return request;
+}
+
+v1::ScoreRequest ScoreFromFlags() {
+  v1::ScoreRequest request;
+  IfGiven(FLAGS_add_bos, [&](bool x) { request.set_add_bos(x); });
+  if (absl::GetFlag(FLAGS_parse_special)) request.set_parse_special(true);
+  IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
+  IfGiven(FLAGS_logprobs, [&](int32_t x) { request.set_num_logprobs(x); });
   return request;
 }
 

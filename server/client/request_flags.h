@@ -17,6 +17,7 @@ ABSL_DECLARE_FLAG(bool, stats);
 ABSL_DECLARE_FLAG(std::string, echo);
 ABSL_DECLARE_FLAG(std::string, user_label);
 ABSL_DECLARE_FLAG(std::string, reply_label);
+ABSL_DECLARE_FLAG(std::string, candidates);
 ABSL_DECLARE_FLAG(bool, live);
 ABSL_DECLARE_FLAG(int32_t, concurrency);
 ABSL_DECLARE_FLAG(int32_t, requests);
@@ -34,6 +35,8 @@ Connection::Options ConnectionFromFlags();
 
 // Everything but the prompt.
 v1::GenerateRequest RequestFromFlags();
+// Everything but the prompt and the candidates.
+v1::ScoreRequest ScoreFromFlags();
 
 // --token_ids; empty where it is not given. INVALID_ARGUMENT where it is no list of numbers.
 absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags();

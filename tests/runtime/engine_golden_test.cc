@@ -2,6 +2,7 @@
 // token, and the same bits alone, in company, whatever the token budget and the number of threads.
 // With PACKRAT_GPU the same on a GPU (tests/gpu).
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -47,6 +48,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
 // A prompt and, of the reference's logits, the best token after it.
 struct Golden {
   std::vector<int32_t> prompt;
+  std::vector<float> logits;  // (prompt, vocab)
   int32_t next;
 };
 
@@ -59,10 +61,11 @@ Golden ReadGolden(const std::string& name) {
   Golden golden;
   golden.prompt.resize(tokens);
   EXPECT_TRUE((*file)->Read(ids, 0, tokens * sizeof(int32_t), golden.prompt.data()).ok());
-  const size_t row_bytes = vocab * sizeof(float);
-  std::vector<float> last(vocab);
-  EXPECT_TRUE((*file)->Read(logits, (tokens - 1) * row_bytes, row_bytes, last.data()).ok());
-  golden.next = static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin());
+  golden.logits.resize(tokens * vocab);
+  EXPECT_TRUE(
+      (*file)->Read(logits, 0, golden.logits.size() * sizeof(float), golden.logits.data()).ok());
+  const auto last = golden.logits.end() - vocab;
+  golden.next = static_cast<int32_t>(std::max_element(last, golden.logits.end()) - last);
   return golden;
 }
 
@@ -166,6 +169,50 @@ TEST_P(EngineGoldenTest, SameBitsAloneAndInCompany) {
       const auto company = Run(golden.prompt, kCompany, 10 * threads + budget);
       ExpectSameBits(*alone, *company);
     }
+  }
+}
+
+// What was generated, when it is scored, has the log-probabilities that it was generated with, and
+// the prompt those of the reference.
+TEST_P(EngineGoldenTest, ScoresAreThoseOfGeneration) {
+  const Golden golden = ReadGolden(GetParam());
+  for (const int budget : kBudgets) {
+    Start(/*threads=*/1, budget);
+    const auto generated = Run(golden.prompt, 0, 0);
+    std::vector<int32_t> text = golden.prompt;
+    text.insert(text.end(), generated->tokens.begin(), generated->tokens.end());
+    Consumer scored, company;
+    Request request = Make(&scored, 1, text, 0);
+    request.score_from = 1;
+    ASSERT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+    request = Make(&company, 2, golden.prompt, 3);
+    request.score_from = 3;
+    ASSERT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+    while (!engine_->idle()) Step();
+    scored.Poll();
+    ASSERT_EQ(scored.scores.size(), text.size() - 1);
+    for (size_t i = 0; i < generated->tokens.size(); ++i) {
+      const TokenScore& score = scored.scores[golden.prompt.size() - 1 + i];
+      EXPECT_EQ(score.token, generated->tokens[i]);
+      EXPECT_EQ(score.best, generated->tokens[i]);
+      EXPECT_EQ(score.logprobs.logprob, generated->logprobs[i].logprob) << i;
+      EXPECT_EQ(score.logprobs.top, generated->logprobs[i].top) << i;
+    }
+#ifndef PACKRAT_GPU
+    // The golden test bounds the error of all logits by so much of their norm.
+    double norm = 0;
+    for (float x : golden.logits) norm += static_cast<double>(x) * x;
+    const double tolerance = 2 * 5e-6 * std::sqrt(norm);
+    const size_t vocab = golden.logits.size() / golden.prompt.size();
+    for (size_t t = 1; t < golden.prompt.size(); ++t) {
+      const float* logits = &golden.logits[(t - 1) * vocab];
+      double sum = 0;
+      for (size_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(logits[v]));
+      EXPECT_NEAR(scored.scores[t - 1].logprobs.logprob, logits[golden.prompt[t]] - std::log(sum),
+                  tolerance)
+          << t;
+    }
+#endif
   }
 }
 

@@ -200,7 +200,7 @@ TEST(ApiTenant, TheShareOfTheQueue) {
   std::vector<std::unique_ptr<TenantUse>> uses;
   const auto enter = [&] {
     uses.push_back(std::make_unique<TenantUse>(tenant));
-    return uses.back()->EnterQueue(10, /*max_queue=*/8, kNow);
+    return uses.back()->EnterQueue(1, 10, /*max_queue=*/8, kNow);
   };
   EXPECT_TRUE(enter().ok());
   EXPECT_TRUE(enter().ok());
@@ -221,7 +221,7 @@ TEST(ApiTenant, TokensOfAMinuteComeBackEvenly) {
   auto tenant = std::make_shared<ApiTenant>("me", limits);
   const auto take = [&](int64_t tokens, int64_t used, absl::Time now) {
     TenantUse use(tenant);
-    const absl::Status status = use.EnterQueue(tokens, 100, now);
+    const absl::Status status = use.EnterQueue(1, tokens, 100, now);
     use.UsedTokens(used);
     return status;
   };
@@ -249,12 +249,12 @@ TEST(ApiTenant, NewLimitsCountAtOnceAndForgetNothing) {
   limits.tokens_per_minute = 600;
   auto tenant = std::make_shared<ApiTenant>("me", limits);
   TenantUse use(tenant);
-  ASSERT_TRUE(use.EnterQueue(500, 100, kNow).ok());
+  ASSERT_TRUE(use.EnterQueue(1, 500, 100, kNow).ok());
   use.UsedTokens(500);
   limits.tokens_per_minute = 1000;
   tenant->SetLimits(limits);
-  EXPECT_FALSE(TenantUse(tenant).EnterQueue(501, 100, kNow).ok());
-  EXPECT_TRUE(TenantUse(tenant).EnterQueue(500, 100, kNow).ok());
+  EXPECT_FALSE(TenantUse(tenant).EnterQueue(1, 501, 100, kNow).ok());
+  EXPECT_TRUE(TenantUse(tenant).EnterQueue(1, 500, 100, kNow).ok());
 }
 
 TEST(ApiKeys, AKeyInThePlaceOfItsLineIsNotShown) {
@@ -268,21 +268,21 @@ TEST(ApiTenant, WhatWasNotTakenDoesNotComeBack) {
   auto tenant = std::make_shared<ApiTenant>("me", limits);
   {
     TenantUse before(tenant);
-    ASSERT_TRUE(before.EnterQueue(1000, 100, kNow).ok());
+    ASSERT_TRUE(before.EnterQueue(1, 1000, 100, kNow).ok());
     limits.tokens_per_minute = 600;
     tenant->SetLimits(limits);
     TenantUse use(tenant);
-    ASSERT_TRUE(use.EnterQueue(600, 100, kNow).ok());
+    ASSERT_TRUE(use.EnterQueue(1, 600, 100, kNow).ok());
     use.UsedTokens(600);
   }
-  EXPECT_FALSE(TenantUse(tenant).EnterQueue(1, 100, kNow).ok());
+  EXPECT_FALSE(TenantUse(tenant).EnterQueue(1, 1, 100, kNow).ok());
 }
 
 TEST(TenantUse, WithoutATenantNothingIsLimited) {
   for (int i = 0; i < 3; ++i) {
     TenantUse use;
     EXPECT_TRUE(use.EnterStream(1).ok());
-    EXPECT_TRUE(use.EnterQueue(1 << 30, 1, kNow).ok());
+    EXPECT_TRUE(use.EnterQueue(1, 1 << 30, 1, kNow).ok());
     use.LeaveQueue();
     use.UsedTokens(5);
     EXPECT_EQ(use.tenant(), nullptr);

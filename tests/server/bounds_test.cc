@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "server/request_rules.h"
 
 namespace packrat {
 namespace {
@@ -55,6 +56,11 @@ TEST(Bounds, TheContractSaysThem) {
       {"SolverParams", "cg_tolerance", bounds::kCgTolerance.Range()},
       {"SolverParams", "cg_max_steps", bounds::kCgMaxSteps.Range()},
       {"GenerateRequest", "priority", bounds::kPriority.Range()},
+      {"GenerateRequest", "num_choices", bounds::kNumChoices.Range()},
+      {"ScoreRequest", "num_logprobs", bounds::kNumLogprobs.Range()},
+      {"ScoreRequest", "priority", bounds::kPriority.Range()},
+      {"ScoreRequest", "parse_special", absl::StrCat("At most ", bounds::kCandidates.high)},
+      {"ScoreRequest", "parse_special", absl::StrCat(kMaxScoreTokens, " tokens at most")},
   };
   for (const auto& c : kCases) {
     EXPECT_TRUE(absl::StrContains(FieldIn(c.message, c.field), c.words))

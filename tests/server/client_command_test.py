@@ -1,11 +1,13 @@
 """The client's command line: what it prints, and its exit codes."""
 
+import base64
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import unittest
 
 from tests.server import processes
@@ -22,6 +24,8 @@ def run(*arguments, **kwargs):
 # Every command that writes to standard output, of a model with a tokenizer.
 COMMANDS = (["complete", "--max_tokens=5", "Once"], ["complete", "--max_tokens=5", "--json", "Once"],
             ["complete", "--max_tokens=5", "--echo=yes", "Once"], ["chat", "--max_tokens=5"],
+            ["score", "Once", " upon"], ["score", "--json", "Once", " upon"],
+            ["complete", "--max_tokens=5", "--num_choices=2", "Once"],
             ["tokenize", "Once"], ["tokenize", "--json", "Once"],
             ["detokenize", "--token_ids=500,501"], ["info"], ["info", "--json"], ["health"],
             ["health", "--json"],
@@ -187,6 +191,46 @@ class WithServerTest(unittest.TestCase):
         self.assertEqual(piped.stdout, "Once upon" + text.stdout)
         told = self.server.client("complete", *flags, "--stats", "Once upon")
         self.assertIn("20 generated", told.stderr)
+
+    def test_num_choices(self):
+        flags = ["--max_tokens=8", "--ignore_eos"]
+        alone = [self.server.json("complete", *flags, "--seed=%d" % seed, "Once")["text"]
+                 for seed in (5, 6, 7)]
+        several = self.server.client("complete", *flags, "--seed=5", "--num_choices=3", "--json", "Once")
+        choices = [json.loads(line) for line in several.stdout.splitlines()]
+        self.assertEqual([choice["text"] for choice in choices], alone)
+        self.assertEqual([choice["finished"]["seed"] for choice in choices], ["5", "6", "7"])
+        shown = self.server.client("complete", *flags, "--seed=5", "--num_choices=3", "Once")
+        self.assertEqual(shown.stdout, "".join("[%d] %s\n" % pair for pair in enumerate(alone)))
+
+    def test_score(self):
+        done = self.server.client("score", "--json", "--logprobs=2", "Once", " upon a time", "x")
+        candidates = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([c["choice"] for c in candidates], [0, 1])
+        for candidate, text in zip(candidates, (" upon a time", "x")):
+            self.assertEqual("".join(base64.b64decode(score["piece"]).decode()
+                                     for score in candidate["scores"]), text)
+            self.assertEqual([len(score["top"]) for score in candidate["scores"]],
+                             [2] * len(candidate["scores"]))
+            self.assertAlmostEqual(sum(score["logprob"] for score in candidate["scores"]),
+                                   candidate["finished"]["score"]["logprob"], places=3)
+        # A file of candidates, and the table.
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write(" upon\\n\nx\n")
+            file.flush()
+            table = self.server.client("score", "Once", "--candidates=" + file.name)
+        self.assertEqual(table.returncode, 0, table.stderr)
+        lines = table.stdout.splitlines()
+        self.assertEqual(lines[0].split(), ["logprob", "tokens", "perplexity", "greedy", "text"])
+        self.assertEqual([line.split("  ")[-1].strip() for line in lines[1:]], [" upon\\n".strip(), "x"])
+        # The text itself, token by token.
+        own = self.server.client("score", "Once upon").stdout
+        self.assertIn("entropy", own)
+        ids = self.ids_only.client("score", "--token_ids=5,6,7", "--json")
+        self.assertEqual(len(json.loads(ids.stdout)["scores"]), 2)
+        for arguments in (["score"], ["score", "x", "--candidates=/no/such/file"],
+                          ["score", "--token_ids=1,two"]):
+            self.assertEqual(run(*arguments).returncode, 2, arguments)
 
     def test_stop_strings(self):
         flags = ["--max_tokens=30", "--ignore_eos", "--temperature=0"]

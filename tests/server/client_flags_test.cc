@@ -35,6 +35,7 @@ const struct {
     {"parse_special", "true", "parse_special: true"},
     {"skip_special_tokens", "false", "skip_special_tokens: false"},
     {"priority", "-7", "priority: -7"},
+    {"num_choices", "3", "num_choices: 3"},
     {"max_tokens", "9", "stop { max_tokens: 9 }"},
     {"min_tokens", "4", "stop { min_tokens: 4 }"},
     {"ignore_eos", "true", "stop { ignore_eos: true }"},
@@ -69,7 +70,7 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   std::set<std::string> known = {"address",     "api_key_file", "deadline", "caller",
                                  "request_id",  "json",         "stats",    "echo",
                                  "token_ids",   "user_label",   "requests", "prompt_tokens",
-                                 "reply_label", "concurrency",  "live"};
+                                 "reply_label", "concurrency",  "live",     "candidates"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -106,8 +107,7 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
                                    "sampling.allowed_token_ids", "sampling.banned_token_ids",
                                    "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
                                    // Refused by the server.
-                                   "session", "fork_from", "snapshot", "num_choices", "grammar",
-                                   "echo_prompt"}));
+                                   "session", "fork_from", "snapshot", "grammar", "echo_prompt"}));
 }
 
 TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
@@ -119,6 +119,8 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   const std::string key_file = testing::TempDir() + "/key";
   std::ofstream(key_file) << "pk-1 \nnot this\n";
   Set("api_key_file", key_file);
+  Set("priority", "-7");
+  Set("logprobs", "3");
   Set("add_bos", "false");
   Set("parse_special", "true");
   Set("skip_special_tokens", "false");
@@ -139,6 +141,9 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   const auto ids = TokenIdsFromFlags();
   ASSERT_TRUE(ids.ok());
   EXPECT_EQ(*ids, (std::vector<int32_t>{3, 1, 2}));
+  const v1::ScoreRequest score = ScoreFromFlags();
+  EXPECT_EQ(score.ShortDebugString(),
+            "add_bos: false parse_special: true num_logprobs: 3 priority: -7");
 }
 
 TEST(ClientFlags, TheKeyComesFromTheEnvironmentOrAFile) {

@@ -126,6 +126,7 @@ EngineStats KnownStats() {
   stats.blocked = Blocked::kMemory;
   stats.prompt_tokens = 1100;
   stats.generated_tokens = 2200;
+  stats.scored_tokens = 330;
   stats.ended_waiting = 6;
   stats.steps = 17;
   stats.solver.solves = 19;
@@ -173,6 +174,7 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_scratch_bytes{model=\"m\"}", 600},
            {"packrat_prompt_tokens_total{model=\"m\"}", 1100},
            {"packrat_generated_tokens_total{model=\"m\"}", 2200},
+           {"packrat_scored_tokens_total{model=\"m\"}", 330},
            {"packrat_requests_ended_waiting_total{model=\"m\"}", 6},
            {"packrat_engine_steps_total{model=\"m\"}", 17},
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"model\"}", 1.5},

@@ -35,19 +35,19 @@ TEST(RequestRules, WhatARequestLeavesUnsetIsWhatTheModelRecommends) {
   rules.sampling = {0.5f, 40, 0.9f};
   v1::GenerateRequest wire;
   wire.mutable_tokens()->add_ids(7);
-  auto request = MakeRequest(wire, rules, /*seed=*/1);
+  auto request = MakeRequests(wire, rules, /*seed=*/1);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->sampling.temperature, 0.5f);
-  EXPECT_EQ(request->sampling.top_k, 40);
-  EXPECT_EQ(request->sampling.top_p, 0.9f);
+  EXPECT_EQ(request->at(0).sampling.temperature, 0.5f);
+  EXPECT_EQ(request->at(0).sampling.top_k, 40);
+  EXPECT_EQ(request->at(0).sampling.top_p, 0.9f);
   // Zero is a value like any other.
   wire.mutable_sampling()->set_temperature(0);
   wire.mutable_sampling()->set_top_k(0);
-  request = MakeRequest(wire, rules, /*seed=*/1);
+  request = MakeRequests(wire, rules, /*seed=*/1);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->sampling.temperature, 0.0f);
-  EXPECT_EQ(request->sampling.top_k, 0);
-  EXPECT_EQ(request->sampling.top_p, 0.9f);
+  EXPECT_EQ(request->at(0).sampling.temperature, 0.0f);
+  EXPECT_EQ(request->at(0).sampling.top_k, 0);
+  EXPECT_EQ(request->at(0).sampling.top_p, 0.9f);
 }
 
 TEST(RequestRules, OtherRecommendationsAreDefaultsToo) {
@@ -59,30 +59,30 @@ TEST(RequestRules, OtherRecommendationsAreDefaultsToo) {
   rules.stop = {{"END"}, 8, 20};
   v1::GenerateRequest wire;
   wire.mutable_tokens()->add_ids(7);
-  auto request = MakeRequest(wire, rules, /*seed=*/1);
+  auto request = MakeRequests(wire, rules, /*seed=*/1);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->sampling.min_p, 0.125f);
-  EXPECT_EQ(request->sampling.repetition_penalty, 1.25f);
-  EXPECT_EQ(request->sampling.banned_ids, (std::vector<int32_t>{3, 5}));
-  EXPECT_EQ(request->stop.min_tokens, 8);
-  EXPECT_EQ(request->stop.max_tokens, 20);
-  EXPECT_TRUE(request->text.stop_strings.empty());  // Without a tokenizer there is no text.
+  EXPECT_EQ(request->at(0).sampling.min_p, 0.125f);
+  EXPECT_EQ(request->at(0).sampling.repetition_penalty, 1.25f);
+  EXPECT_EQ(request->at(0).sampling.banned_ids, (std::vector<int32_t>{3, 5}));
+  EXPECT_EQ(request->at(0).stop.min_tokens, 8);
+  EXPECT_EQ(request->at(0).stop.max_tokens, 20);
+  EXPECT_TRUE(request->at(0).text.stop_strings.empty());  // Without a tokenizer there is no text.
   // What is sent counts, zero included; a default gives way to it.
   wire.mutable_sampling()->set_min_p(0);
   wire.mutable_sampling()->add_banned_token_ids(9);
   wire.mutable_stop()->set_max_tokens(5);
-  request = MakeRequest(wire, rules, /*seed=*/1);
+  request = MakeRequests(wire, rules, /*seed=*/1);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->sampling.min_p, 0.0f);
-  EXPECT_EQ(request->sampling.banned_ids, (std::vector<int32_t>{9}));
-  EXPECT_EQ(request->stop.min_tokens, 5);
-  EXPECT_EQ(request->stop.max_tokens, 5);
+  EXPECT_EQ(request->at(0).sampling.min_p, 0.0f);
+  EXPECT_EQ(request->at(0).sampling.banned_ids, (std::vector<int32_t>{9}));
+  EXPECT_EQ(request->at(0).stop.min_tokens, 5);
+  EXPECT_EQ(request->at(0).stop.max_tokens, 5);
   // What does not fit beside the prompt is cut, as the server's own default is.
   rules.stop.max_tokens = 1000;
   wire.clear_stop();
-  request = MakeRequest(wire, rules, /*seed=*/1);
+  request = MakeRequests(wire, rules, /*seed=*/1);
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->stop.max_tokens, 63);
+  EXPECT_EQ(request->at(0).stop.max_tokens, 63);
 }
 
 TEST(Options, TheModelIsNamedAfterItsFolder) {

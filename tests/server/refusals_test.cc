@@ -148,9 +148,9 @@ std::vector<Case> Cases() {
       {"session", [](R* r) { r->set_session(""); }, "session", "not supported"},
       {"fork_from", [](R* r) { r->set_fork_from("a"); }, "fork_from", "not supported"},
       {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "not supported"},
-      {"num_choices", [](R* r) { r->set_num_choices(1); }, "num_choices", "not supported"},
+      {"num_choices", [](R* r) { r->set_num_choices(17); }, "num_choices is 17", "[1, 16]"},
+      {"no choices", [](R* r) { r->set_num_choices(0); }, "num_choices is 0", "[1, 16]"},
       {"grammar", [](R* r) { r->set_grammar("a"); }, "grammar", "not supported"},
-      {"echo_prompt", [](R* r) { r->set_echo_prompt(false); }, "echo_prompt", "not supported"},
   };
 }
 

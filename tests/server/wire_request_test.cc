@@ -47,6 +47,7 @@ Fields Show(const Request& r) {
       {"min_tokens", absl::StrCat(s.min_tokens)},
       {"max_tokens", absl::StrCat(s.max_tokens)},
       {"ignore_eos", absl::StrCat(s.ignore_eos)},
+      {"score_from", absl::StrCat(r.score_from.value_or(-1))},
   };
 }
 
@@ -81,6 +82,7 @@ const struct {
     {"stop { ignore_eos: true }", "ignore_eos", "1"},
     {"solver { cg_tolerance: 0.03125 }", "cg_tolerance", "0.03125"},
     {"solver { cg_max_steps: 17 }", "cg_max_steps", "17"},
+    {"echo_prompt: true", "score_from", "1"},
 };
 
 TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
@@ -91,29 +93,42 @@ TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
       {/*vocab_size=*/32000, /*num_ids=*/32000, /*max_context=*/1024, /*has_tokenizer=*/true},
       server.tokenizer());
   const v1::GenerateRequest plain = RequestFromText(R"(text: "Hello")");
-  const auto shown = MakeRequest(plain, rules, /*seed=*/5);
+  const auto shown = MakeRequests(plain, rules, /*seed=*/5);
   ASSERT_TRUE(shown.ok()) << shown.status();
-  const Fields before = Show(*shown);
+  const Fields before = Show(shown->at(0));
   EXPECT_EQ(before.at("prompt"), "1,22557");
   EXPECT_EQ(before.at("seed"), "5");
   for (const auto& row : kRows) {
     v1::GenerateRequest wire = plain;
     wire.MergeFrom(RequestFromText(row.wire));
-    const auto request = MakeRequest(wire, rules, /*seed=*/5);
+    const auto request = MakeRequests(wire, rules, /*seed=*/5);
     ASSERT_TRUE(request.ok()) << row.wire << ": " << request.status();
     Fields wanted = before;
     EXPECT_NE(wanted.at(row.field), row.value) << "choose another value than the default";
     wanted[row.field] = row.value;
-    EXPECT_EQ(Show(*request), wanted) << row.wire;
+    EXPECT_EQ(Show(request->at(0)), wanted) << row.wire;
+  }
+}
+
+TEST(WireRequest, ChoicesDifferInTheirSeedsAlone) {
+  const RequestRules rules = MakeRequestRules({100, 100, 64}, nullptr);
+  const auto requests = MakeRequests(
+      RequestFromText("tokens { ids: 5 } num_choices: 3 echo_prompt: true"), rules, /*seed=*/7);
+  ASSERT_TRUE(requests.ok()) << requests.status();
+  ASSERT_EQ(requests->size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    Fields shown = Show(requests->at(i));
+    EXPECT_EQ(shown["seed"], absl::StrCat(7 + i));
+    EXPECT_EQ(shown["score_from"], i == 0 ? "1" : "-1");  // The prompt is scored once.
+    EXPECT_EQ(shown["prompt"], "5");
   }
 }
 
 TEST(WireRequest, EveryFieldIsInTheTable) {
-  std::string rows;
+  std::string rows = " num_choices:";  // It arrives as so many requests.
   for (const auto& row : kRows) absl::StrAppend(&rows, " ", row.wire);
   // Refused where they are set.
-  const std::set<std::string> unbuilt = {"session",     "fork_from", "snapshot",
-                                         "num_choices", "grammar",   "echo_prompt"};
+  const std::set<std::string> unbuilt = {"session", "fork_from", "snapshot", "grammar"};
   for (const std::string& path : FieldsOfARequest()) {
     if (unbuilt.count(path) > 0) continue;
     const std::string name = path.substr(path.rfind('.') + 1);

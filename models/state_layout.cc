@@ -28,6 +28,8 @@ StateLayout::StateLayout(const ModelConfig& config, StateTypes types) {
       layer.page_class = FindOrAdd(&page_classes, state.page_class);
       PageClass& page_class = page_classes[layer.page_class];
       layer.page_offset = page_class.page_bytes;
+      layer.page_bytes = state.page_bytes;
+      layer.page_row_bytes = state.page_row_bytes;
       page_class.page_bytes += Aligned(state.page_bytes);
       ++page_class.num_layers;
     }

@@ -289,7 +289,8 @@ void Engine::WaitForWork(absl::Duration timeout) {
                    absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24)));
   MutexLock lock(&impl_->mutex);
   while (!impl_->woken && !impl_->busy && impl_->inbox.empty() && impl_->cancels.empty() &&
-         !impl_->abort.has_value() && std::chrono::steady_clock::now() < end) {
+         impl_->tasks.empty() && !impl_->abort.has_value() &&
+         std::chrono::steady_clock::now() < end) {
     lock.WaitUntil(&impl_->wake, end);
   }
   impl_->woken = false;

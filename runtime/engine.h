@@ -20,6 +20,7 @@
 #include "runtime/bucket_counts.h"
 #include "runtime/outbox.h"
 #include "runtime/request.h"
+#include "runtime/saved_state.h"
 #include "runtime/scheduler.h"
 #include "runtime/validate.h"
 
@@ -133,6 +134,14 @@ class Engine {
   // The request ends with kCancelled within one step, whatever its state. Unknown ids are ignored
   // (it may just have finished).
   void Cancel(uint64_t id);
+
+  // A text leaves with the state that is kept of the longest beginning of it (position 0: of none),
+  // and comes: what begins like it goes on from its state then, as long as the prefix cache keeps
+  // it. `done` is called once: by the next Step(), which is held up by the copy, or the one at this
+  // engine's end. RESOURCE_EXHAUSTED: no memory, or no room in the pool. UNAVAILABLE: as Submit().
+  void SaveState(StateSpace space, std::vector<int32_t> text,
+                 std::function<void(absl::StatusOr<SavedState>)> done);
+  void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);
 
   // No new requests from now on; what is queued and running goes on.
   void Drain();

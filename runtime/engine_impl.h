@@ -31,6 +31,11 @@ struct Engine::Impl {
        const RequestLimits& limits, std::unique_ptr<StatePool> pool);
 
   absl::Status Submit(std::vector<Request> requests, absl::Time now);
+  // Does it between two steps; it is told why where the engine does no more.
+  using Task = std::function<void(const absl::Status&)>;
+  void Post(Task task);
+  absl::StatusOr<SavedState> SaveState(const StateSpace& space, std::vector<int32_t> text);
+  absl::Status LoadState(const StateSpace& space, const SavedState& state);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
   // Whether so many requests may join the queue, with the reason if not.
@@ -50,6 +55,7 @@ struct Engine::Impl {
   std::condition_variable wake;
   std::vector<std::shared_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
   std::vector<uint64_t> cancels ABSL_GUARDED_BY(mutex);
+  std::vector<Task> tasks ABSL_GUARDED_BY(mutex);
   std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
   bool draining ABSL_GUARDED_BY(mutex) = false;
   bool woken ABSL_GUARDED_BY(mutex) = false;
@@ -143,6 +149,7 @@ struct Engine::Impl {
   // Scratch of a step, kept for its memory.
   std::vector<std::shared_ptr<Sequence>> taken;
   std::vector<uint64_t> taken_cancels;
+  std::vector<Task> taken_tasks;
   std::vector<RunningItem> running_items;
   std::vector<Flow> flows;
   PartCounts free_parts;

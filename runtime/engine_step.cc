@@ -57,16 +57,19 @@ bool Engine::Impl::TakeInbox() {
     MutexLock lock(&mutex);
     taken.swap(inbox);
     taken_cancels.swap(cancels);
+    taken_tasks.swap(tasks);
     abort_status.swap(abort);
     if (!failure.ok()) abort_status = failure;
     busy = busy || !taken.empty();
   }
-  const bool any = !taken.empty();
+  const bool any = !taken.empty() || !taken_tasks.empty();
   for (auto& sequence : taken) Enqueue(std::move(sequence));
   taken.clear();
   for (uint64_t id : taken_cancels) Cancel(id);
   taken_cancels.clear();
   if (abort_status.has_value()) FinishAll(*abort_status);
+  for (const Task& task : taken_tasks) task(abort_status.value_or(absl::OkStatus()));
+  taken_tasks.clear();
   const bool ended = sweep_waiting || sweep_running;
   Sweep();
   return any || ended;

@@ -65,6 +65,16 @@ struct CacheParams {
   int snapshot_at = 0;
 };
 
+// What decides whether two texts have the same state: whose they are, and what states depend on
+// beside the tokens.
+struct StateSpace {
+  std::string tenant;
+  std::string salt;
+  SolverOptions solver;
+  // No two spaces have the same.
+  std::string Key() const;
+};
+
 struct Request {
   uint64_t id = 0;  // Unique; names the request in Cancel().
   std::vector<int32_t> prompt;

@@ -123,8 +123,9 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
     }
     last = turn;
   }
-  if (state.position < 0 || state.position > size) {
-    return Damaged(absl::StrCat("its position is ", state.position, "; range [0, ", size, "]"));
+  if (state.position != 0 && (state.position < kMinSnapshotTokens || state.position > size)) {
+    return Damaged(absl::StrCat("its position is ", state.position, "; range [", kMinSnapshotTokens,
+                                ", ", size, "], or 0"));
   }
   return absl::OkStatus();
 }
@@ -137,14 +138,8 @@ StateOwner OwnerOf(const LanguageModel& model) {
           most > 0 ? most : model.config().max_context};
 }
 
-bool SavesSlot(const StateLayout& layout, int32_t position) {
-  return layout.slot_bytes > 0 && position >= kBlockTokens;
-}
-
 size_t SavedPartBytes(const StateLayout& layout, int32_t position) {
-  if (position == 0) return 0;
-  const size_t slot = SavesSlot(layout, position) ? 0 : layout.slot_bytes;
-  return layout.SequenceBytes(position) - slot;
+  return position == 0 ? 0 : Snapshot::Bytes(layout, position, /*before=*/0);
 }
 
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {

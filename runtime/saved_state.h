@@ -21,6 +21,7 @@
 #include "models/batch.h"
 #include "models/model.h"
 #include "models/state_layout.h"
+#include "runtime/sequence_state.h"
 
 namespace packrat {
 
@@ -39,13 +40,10 @@ struct SavedState {
   std::vector<int32_t> turns;   // Where turns of a conversation end: tokens before, increasing.
   SolverOptions solver;         // With which the state came to be.
   int32_t position = 0;         // The state is that after so many tokens; 0: there is none.
-  // One after the other: the slot, if SavesSlot(); the tail; of each page class, PagesFor(position)
-  // pages in the order of the text, those of a window in the order of its ring.
+  // Of the snapshot at that position (sequence_state.h): its slot, its tail, its pages by class.
   std::string parts;
 };
 
-// Before the first block's end nothing was written to the slot.
-bool SavesSlot(const StateLayout& layout, int32_t position);
 // Of SavedState::parts.
 size_t SavedPartBytes(const StateLayout& layout, int32_t position);
 

@@ -21,22 +21,6 @@ constexpr int kSnapshotEvery = 4096;
 // A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
 constexpr int kWorthSaving = kBlockTokens;
 
-// What decides whether two texts have the same state: whose they are, and what states depend on
-// beside the tokens. No part of it can be taken for another.
-std::string CacheSpace(const Request& request) {
-  std::string space;
-  const auto add = [&space](const void* data, size_t size) {
-    space.append(static_cast<const char*>(data), size);
-  };
-  const size_t tenant_size = request.tenant.size();
-  add(&tenant_size, sizeof tenant_size);
-  space += request.tenant;
-  add(&request.solver.cg_tolerance, sizeof request.solver.cg_tolerance);
-  add(&request.solver.cg_max_steps, sizeof request.solver.cg_max_steps);
-  space += request.cache.salt;
-  return space;
-}
-
 }  // namespace
 
 Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
@@ -59,7 +43,8 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
     decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
-  if (request_.cache.use) cache_space_ = CacheSpace(request_);
+  if (request_.cache.use)
+    cache_space_ = StateSpace{request_.tenant, request_.cache.salt, request_.solver}.Key();
 }
 
 void Sequence::Admit(StatePool* pool, PrefixCache* cache, absl::Time now) {

@@ -92,7 +92,12 @@ void StatePool::Carve() {
     if (kind >= kPageParts) page_bases_.push_back(parts_[kind].base);
   }
   memory_ = {parts_[kSlotParts].base, parts_[kTailParts].base, page_bases_.data()};
-  if (poison_freed_) buffer_->Fill(0, bytes(), kPoisonByte);
+  for (int kind = 0; kind < kinds(); ++kind) {
+    const Parts& parts = parts_[kind];
+    if (!parts.refs.empty() && parts.stride > 0 && (poison_freed_ || kind == kTailParts)) {
+      buffer_->Fill(OffsetOf(kind, 0), parts.stride * parts.refs.size(), kPoisonByte);
+    }
+  }
 }
 
 size_t StatePool::OffsetOf(int kind, int32_t part) const {
@@ -126,7 +131,11 @@ void StatePool::Unref(int kind, int32_t part, Holder holder) {
   parts.Change(part, -1, holder == Holder::kCache ? -1 : 0);
   if (parts.refs[part].all > 0) return;
   parts.free.push_back(part);  // Within the capacity of Init().
-  if (poison_freed_) buffer_->Fill(OffsetOf(kind, part), parts.stride, kPoisonByte);
+  // A tail goes out whole where a state is saved, rows that were never written included: what the
+  // last text left there is nobody else's.
+  if (poison_freed_ || kind == kTailParts) {
+    buffer_->Fill(OffsetOf(kind, part), parts.stride, kPoisonByte);
+  }
 }
 
 void StatePool::GiveToCache(int kind, int32_t part) { parts_[kind].Change(part, 0, 1); }
@@ -135,6 +144,14 @@ int32_t StatePool::Copy(int kind, int32_t part) {
   const int32_t copy = Take(kind);
   buffer_->Copy(OffsetOf(kind, part), OffsetOf(kind, copy), parts_[kind].stride);
   return copy;
+}
+
+absl::Status StatePool::Read(int kind, int32_t part, std::byte* to) {
+  return buffer_->Read(OffsetOf(kind, part), to, parts_[kind].stride);
+}
+
+void StatePool::Write(int kind, int32_t part, const std::byte* from) {
+  buffer_->Write(OffsetOf(kind, part), from, parts_[kind].stride);
 }
 
 int32_t StatePool::available(int kind) const {

@@ -87,6 +87,11 @@ class StatePool {
   // A new part, as Take() gives it, with the bytes of this one: in the order of steps.
   int32_t Copy(int kind, int32_t part);
 
+  // The bytes of a part, between the steps before and after; see StateBuffer.
+  size_t part_bytes(int kind) const { return parts_[kind].stride; }
+  absl::Status Read(int kind, int32_t part, std::byte* to);
+  void Write(int kind, int32_t part, const std::byte* from);
+
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
   int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }
   // Parts that Take() can give: free ones, and those that only the cache refers to.

@@ -139,6 +139,7 @@ AttentionSpec AttentionSpec::Read(const std::string& type, JsonFields* fields,
 MixerState AttentionSpec::State(const StateTypes& types) const {
   MixerState state;
   state.page_bytes = AttentionPageFloats(num_kv_heads, head_dim) * DTypeBytes(types.pages);
+  state.page_row_bytes = PadTo16(head_dim) * DTypeBytes(types.pages);
   state.page_class = {window > 0 ? PageClass::Kind::kWindow : PageClass::Kind::kFull, kBlockTokens,
                       window, 0, 0};
   return state;

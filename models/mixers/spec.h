@@ -46,6 +46,9 @@ struct MixerState {
   size_t slot_bytes = 0;
   size_t tail_bytes = 0;
   size_t page_bytes = 0;
+  // Where pages fill up token by token: the bytes of a row, 16 of which stand together. 0: a page
+  // is written at once.
+  size_t page_row_bytes = 0;
   PageClass page_class{};  // Whose pages; read where page_bytes is not 0.
 };
 

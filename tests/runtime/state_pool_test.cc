@@ -219,6 +219,24 @@ TEST_F(StatePoolTest, MoreForTheCache) {
   EXPECT_EQ(pool_->bytes(), 5 * layout_.SequenceBytes(100));
 }
 
+// What is saved of a tail goes out of the process with the rows that its text did not write.
+TEST_F(StatePoolTest, TailsAreBlankEvenWhereNothingIsPoisoned) {
+  options_.poison_freed = false;
+  pool_ = *StatePool::Create(layout_, options_, AllocateHostState);
+  std::vector<std::byte> bytes(layout_.tail_bytes);
+  const std::vector<std::byte> blank(layout_.tail_bytes, std::byte{0xFF});
+  const std::vector<std::byte> mine(layout_.tail_bytes, std::byte{0x5A});
+  for (int i = 0; i < 4; ++i) {
+    const int32_t tail = pool_->Take(kTailParts);
+    EXPECT_EQ(pool_->Read(kTailParts, tail, bytes.data()), absl::OkStatus());
+    EXPECT_EQ(bytes, blank);
+    pool_->Write(kTailParts, tail, mine.data());
+    EXPECT_EQ(pool_->Read(kTailParts, tail, bytes.data()), absl::OkStatus());
+    EXPECT_EQ(bytes, mine);
+    pool_->Unref(kTailParts, tail, StatePool::Holder::kSequence);
+  }
+}
+
 using StatePoolDeathTest = StatePoolTest;
 
 TEST_F(StatePoolDeathTest, BrokenBooksStopTheProcess) {

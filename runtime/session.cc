@@ -49,6 +49,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.tokens = static_cast<int32_t>(session.text.size());
   info.num_turns = static_cast<int32_t>(session.turns.size());
   if (turns) info.turns = session.turns;
+  info.revision = session.revision;
   info.busy = session.busy;
   info.ttl = session.ttl;
   // Callers read the clock before they wait for the lock.
@@ -95,16 +96,20 @@ void Sessions::Count(const std::string& tenant, int sessions, int64_t tokens) {
   if (counted.sessions == 0) accounts_.erase(account);
 }
 
-absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, Session session,
-                                          absl::Time now) {
-  const auto tokens = static_cast<int64_t>(session.text.size());
-  const absl::Status room = CheckRoom(owner, 1, tokens);
-  if (!room.ok()) return room;
+Sessions::Key Sessions::NewKey() {
   Key key;
   // One that begins with a dash would be taken for a flag.
   do {
     key = {random_(), random_()};
   } while (key == Key() || HandleOf(key)[0] == '-' || sessions_.count(key) > 0);
+  return key;
+}
+
+absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, const Key& key,
+                                          Session session, absl::Time now) {
+  const auto tokens = static_cast<int64_t>(session.text.size());
+  const absl::Status room = CheckRoom(owner, 1, tokens);
+  if (!room.ok()) return room;
   session.tenant = owner.tenant;
   session.created = session.used = now;
   // All memory is taken before anything is changed.
@@ -176,7 +181,7 @@ absl::StatusOr<SessionInfo> Sessions::Create(const SessionOwner& owner,
   }
   MutexLock lock(&mutex_);
   DropExpired(now);
-  return Add(owner, std::move(session), now);
+  return Add(owner, NewKey(), std::move(session), now);
 }
 
 absl::StatusOr<SessionInfo> Sessions::Get(const SessionOwner& owner, absl::string_view handle,
@@ -215,9 +220,39 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.text = source.text;
   copy.turns = source.turns;
   copy.ttl = source.ttl;
-  auto info = Add(owner, std::move(copy), now);
+  auto info = Add(owner, NewKey(), std::move(copy), now);
   if (info.ok()) Use(&source, now);
   return info;
+}
+
+absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::string_view handle,
+                                            int64_t revision, std::vector<int32_t> text,
+                                            std::vector<int32_t> turns, absl::Time now) {
+  const Key key = KeyOf(handle);
+  if (key == Key()) return Unknown();
+  MutexLock lock(&mutex_);
+  DropExpired(now);
+  if (sessions_.count(key) == 0) {
+    Session session;
+    session.text = std::move(text);
+    session.turns = std::move(turns);
+    session.revision = revision;
+    session.ttl = options_.ttl;
+    return Add(owner, key, std::move(session), now);
+  }
+  const auto at = FindIdle(owner, handle, now);
+  if (!at.ok()) return at.status();
+  Session& here = (*at)->second;
+  if (here.revision >= revision) return Describe(**at, now);
+  const auto more = static_cast<int64_t>(text.size()) - static_cast<int64_t>(here.text.size());
+  const absl::Status room = more > 0 ? CheckRoom(owner, 0, more) : absl::OkStatus();
+  if (!room.ok()) return room;
+  Count(here.tenant, 0, more);
+  here.text = std::move(text);
+  here.turns = std::move(turns);
+  here.revision = revision;
+  Use(&here, now);
+  return Describe(**at, now);
 }
 
 SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
@@ -232,6 +267,7 @@ SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
   Count(session.tenant, 0, tokens - static_cast<int64_t>(session.text.size()));
   session.text = std::move(text);
   session.turns = std::move(turns);
+  ++session.revision;
   Use(&session, now);
   return Describe(*at, now);
 }
@@ -336,6 +372,7 @@ void Sessions::Turn::Keep(absl::Time now) {
     text.reserve(text.size() + added_.size());
     text.insert(text.end(), added_.begin(), added_.end());
     turns.push_back(static_cast<int32_t>(text.size()));
+    ++session_->revision;
   }
   promised_ -= static_cast<int64_t>(added_.size());
   sessions_->Use(session_, now);

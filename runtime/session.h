@@ -42,6 +42,7 @@ struct SessionInfo {
   std::string handle;  // 128 random bits in base64url: 22 characters.
   int32_t tokens = 0, num_turns = 0;
   std::vector<int32_t> turns;  // Where each ends, in tokens; the last where the text does.
+  int64_t revision = 0;        // Grows whenever the text changes.
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
@@ -69,6 +70,13 @@ class Sessions {
   // A new session with the same text, turns and ttl. Of a busy one: as it was before its turn.
   absl::StatusOr<SessionInfo> Fork(const SessionOwner& owner, absl::string_view handle,
                                    absl::Time now);
+  // A session that another replica had, under the handle that it has there; one that is here makes
+  // place for it, unless it is as new. Its ttl is options.ttl. ABORTED: that one is busy.
+  absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
+                                    int64_t revision, std::vector<int32_t> text,
+                                    std::vector<int32_t> turns, absl::Time now);
+  // Whether Create() may give such a handle.
+  static bool IsHandle(absl::string_view handle) { return !(KeyOf(handle) == Key()); }
   // Cuts the text to its first `tokens`, in [0, tokens], or to its first `turns`.
   absl::StatusOr<SessionInfo> Rewind(const SessionOwner& owner, absl::string_view handle,
                                      int64_t tokens, absl::Time now);
@@ -109,6 +117,7 @@ class Sessions {
     std::string tenant;
     std::vector<int32_t> text;
     std::vector<int32_t> turns;
+    int64_t revision = 0;
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
@@ -125,8 +134,9 @@ class Sessions {
   // The same, and it is not busy.
   absl::StatusOr<Map::iterator> FindIdle(const SessionOwner& owner, absl::string_view handle,
                                          absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<SessionInfo> Add(const SessionOwner& owner, Session session, absl::Time now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Key NewKey() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<SessionInfo> Add(const SessionOwner& owner, const Key& key, Session session,
+                                  absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(Map::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionInfo Cut(Map::iterator at, int64_t tokens, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

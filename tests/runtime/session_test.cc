@@ -468,5 +468,32 @@ TEST_F(SessionTest, ThreadsMeetInOneSession) {
   EXPECT_EQ(sessions_.stats().tokens, static_cast<int64_t>(text.size()));
 }
 
+TEST_F(SessionTest, ASessionOfAnotherReplicaIsAdoptedUnlessThisOneIsAsNew) {
+  const std::string handle = Make();
+  EXPECT_EQ(TakeTurn(handle, {1, 2}, {3}), absl::OkStatus());
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 1);
+  ASSERT_TRUE(sessions_.Adopt({}, handle, 1, {9}, {1}, now_).ok());
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3));
+  ASSERT_TRUE(sessions_.Adopt({}, handle, 2, {9, 8}, {2}, now_).ok());
+  EXPECT_THAT(TextOf(handle), ElementsAre(9, 8));
+  EXPECT_THAT(TurnsOf(handle), ElementsAre(2));
+  EXPECT_EQ(sessions_.stats().tokens, 2);
+  ASSERT_TRUE(sessions_.Rewind({}, handle, 1, now_).ok());
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 3);
+
+  // Under a handle that is not here; of the same owner only.
+  EXPECT_EQ(sessions_.Delete({}, handle, now_), absl::OkStatus());
+  ASSERT_TRUE(sessions_.Adopt({"a"}, handle, 7, {4, 5}, {2}, now_).ok());
+  EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"b"}, handle, 8, {6}, {1}, now_).status()));
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"a"}, "no handle", 1, {6}, {1}, now_).status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      sessions_.Adopt({"a"}, handle, 8, Tokens(101), {101}, now_).status()));
+  const auto turn = sessions_.Begin({"a"}, handle, now_);
+  EXPECT_TRUE(absl::IsAborted(sessions_.Adopt({"a"}, handle, 9, {6}, {1}, now_).status()));
+  EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
+  EXPECT_EQ(sessions_.stats().tokens, 2);
+}
+
 }  // namespace
 }  // namespace packrat

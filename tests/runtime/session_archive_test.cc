@@ -1,0 +1,188 @@
+// Conversations that change their replica between turns, through a store: killed, cut off and come
+// back, with the tokens of one that never moved.
+#include "runtime/session_archive.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/directory_store.h"
+#include "runtime/engine_thread.h"
+#include "runtime/steady_clock.h"
+#include "tests/runtime/consumer.h"
+#include "tests/runtime/fake_model.h"
+
+namespace packrat {
+namespace {
+
+using Text = std::vector<int32_t>;
+
+// What a process has; the store's folder outlives it.
+struct Replica {
+  Replica(const std::string& folder, uint64_t seed, const SessionArchiveOptions& options)
+      : random(seed), sessions({8, 100000, absl::Hours(1)}, [this] { return random(); }) {
+    EngineOptions engine_options;
+    engine_options.max_running = 4;
+    engine_options.max_batch_tokens = 32;
+    engine_options.poison_freed_state = true;
+    engine = *Engine::Create(&model, nullptr, engine_options);
+    thread = std::make_unique<EngineThread>(engine.get());
+    DirectoryStoreOptions store_options;
+    store_options.folder = folder;
+    store_options.now = [] { return absl::FromUnixSeconds(1800000000); };
+    store = *DirectoryStore::Open(store_options);
+    archive = std::make_unique<SessionArchive>(&sessions, engine.get(), OwnerOf(model), store.get(),
+                                               options);
+  }
+
+  std::mt19937_64 random;
+  FakeModel model;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<EngineThread> thread;
+  Sessions sessions;
+  std::unique_ptr<DirectoryStore> store;
+  std::unique_ptr<SessionArchive> archive;
+};
+
+class SessionArchiveTest : public testing::Test {
+ protected:
+  SessionArchiveTest() {
+    std::string name = testing::TempDir() + "/archiveXXXXXX";
+    folder_ = mkdtemp(name.data());
+  }
+  ~SessionArchiveTest() override { std::filesystem::remove_all(folder_); }
+  std::unique_ptr<Replica> Start() {
+    return std::make_unique<Replica>(folder_ + "/store", ++seed_, options_);
+  }
+
+  // A turn of what a server would do. Its tokens, and how many of its prompt were not computed.
+  struct Turn {
+    absl::Status status;
+    Text tokens;
+    int cached = 0;
+  };
+  Turn Say(Replica* replica, const std::string& handle, const Text& prompt, bool put = true) {
+    Turn said;
+    said.status = replica->archive->Fetch(owner_, handle, space_, now_);
+    if (!said.status.ok()) return said;
+    auto turn = replica->sessions.Begin(owner_, handle, now_);
+    said.status = turn.status();
+    if (!turn.ok()) return said;
+    Text text = turn->text();
+    text.insert(text.end(), prompt.begin(), prompt.end());
+    EXPECT_EQ(turn->Promise(prompt, 5), absl::OkStatus());
+    Consumer consumer;
+    Request request = consumer.Make(++last_id_, text, 5);
+    request.tenant = space_.tenant;
+    EXPECT_EQ(replica->engine->Submit(std::move(request), SteadyNow()), absl::OkStatus());
+    while (!consumer.finish.has_value()) consumer.Poll();
+    turn->Append(consumer.tokens);
+    turn->Keep(now_);
+    { const Sessions::Turn over = *std::move(turn); }
+    said.tokens = consumer.tokens;
+    said.cached = consumer.finish->usage.cached_tokens;
+    EXPECT_EQ(said.tokens, replica->model.GreedyAfter(text, 5));
+    if (put) said.status = replica->archive->Put(owner_, handle, space_, now_);
+    return said;
+  }
+  Text TextAt(Replica* replica, const std::string& handle) {
+    Text text;
+    EXPECT_TRUE(replica->sessions.Get(owner_, handle, now_, &text).ok());
+    return text;
+  }
+
+  std::string folder_;
+  SessionArchiveOptions options_;
+  const SessionOwner owner_{"tenant"};
+  const StateSpace space_{"tenant", "", {}};
+  const absl::Time now_ = SteadyNow();
+  uint64_t seed_ = 0, last_id_ = 0;
+  std::mt19937_64 random_{3};
+};
+
+TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
+  std::unique_ptr<Replica> replicas[] = {Start(), Start(), Start()};
+  const std::string handle = replicas[0]->sessions.Create(owner_, {}, now_)->handle;
+  Text all;
+  int home = 0;
+  for (int i = 0; i < 12; ++i) {
+    SCOPED_TRACE(i);
+    const Text prompt = RandomPrompt(&random_, 1 + static_cast<int>(random_() % 40));
+    const Turn turn = Say(replicas[home].get(), handle, prompt);
+    ASSERT_EQ(turn.status, absl::OkStatus());
+    // All but what is new, and the last token, which was never computed.
+    EXPECT_EQ(turn.cached, all.size() <= kMinSnapshotTokens ? 0 : static_cast<int>(all.size()) - 1);
+    all.insert(all.end(), prompt.begin(), prompt.end());
+    all.insert(all.end(), turn.tokens.begin(), turn.tokens.end());
+    EXPECT_EQ(TextAt(replicas[home].get(), handle), all);
+    EXPECT_EQ(replicas[home]->sessions.Get(owner_, handle, now_)->num_turns, i + 1);
+    if (random_() % 2) replicas[home] = Start();  // It is killed, and begins anew.
+    home = static_cast<int>(random_() % 3);
+  }
+}
+
+TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {
+  options_.max_state_bytes = 0;
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
+  const Turn turn = Say(second.get(), handle, RandomPrompt(&random_, 3));
+  EXPECT_EQ(turn.status, absl::OkStatus());
+  EXPECT_EQ(turn.cached, 0);
+}
+
+TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {8}).status, absl::OkStatus());
+  const Text newest = TextAt(second.get(), handle);
+  // It is asked for its old one, to put it there: in vain, and then it catches up.
+  EXPECT_TRUE(absl::IsAborted(first->archive->Put(owner_, handle, space_, now_)));
+  ASSERT_EQ(Say(first.get(), handle, {9}).status, absl::OkStatus());
+  const Text text = TextAt(first.get(), handle);
+  EXPECT_EQ(Text(text.begin(), text.begin() + newest.size()), newest);
+}
+
+TEST_F(SessionArchiveTest, ATextThatWasCutIsNewer) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  ASSERT_TRUE(second->sessions.Rewind(owner_, handle, 3, now_).ok());
+  ASSERT_EQ(second->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  ASSERT_EQ(first->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_EQ(TextAt(first.get(), handle).size(), 3u);
+}
+
+TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  // A file where the tenant's folder was: whatever is asked fails.
+  std::filesystem::remove_all(folder_ + "/store/tenant-tenant");
+  std::filesystem::create_symlink("tenant-tenant", folder_ + "/store/tenant-tenant");
+  EXPECT_EQ(Say(first.get(), handle, {7}, /*put=*/false).status, absl::OkStatus());
+  EXPECT_TRUE(absl::IsUnavailable(first->archive->Put(owner_, handle, space_, now_)));
+  EXPECT_TRUE(absl::IsUnavailable(Say(second.get(), handle, {7}).status));
+}
+
+TEST_F(SessionArchiveTest, NobodyElseFindsIt) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  const absl::Status theirs = second->archive->Fetch({"other"}, handle, {"other", "", {}}, now_);
+  EXPECT_TRUE(absl::IsNotFound(theirs)) << theirs;
+  EXPECT_EQ(theirs, second->archive->Fetch(owner_, "../../etc/passwd", space_, now_));
+  EXPECT_EQ(first->archive->Delete(owner_, handle), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(second->archive->Fetch(owner_, handle, space_, now_)));
+}
+
+}  // namespace
+}  // namespace packrat

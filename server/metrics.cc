@@ -33,11 +33,11 @@ const Histogram::BucketBoundaries kTokens(std::begin(kTokensBounds), std::end(kT
 
 // Builds the families that are read from elsewhere at the moment of a scrape. With an empty `model`
 // they have no such label.
-class Snapshot {
+class Reading {
  public:
   using Labels = std::vector<ClientMetric::Label>;
 
-  Snapshot(std::string model, std::vector<MetricFamily>* out)
+  Reading(std::string model, std::vector<MetricFamily>* out)
       : model_(std::move(model)), out_(out) {}
 
   void Gauge(const char* name, const char* help, double value, Labels labels = {}) {
@@ -266,7 +266,7 @@ void Metrics::Sample(SteadyTime now) {
 // Under the names, and without a label, that Prometheus' own clients have made the standard.
 void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) const {
   const ProcessStats stats = ReadProcessStats();
-  Snapshot to("", out);
+  Reading to("", out);
   to.Counter("process_cpu_seconds_total", "Processor time used, user and system, in seconds.",
              stats.cpu_seconds);
   to.Gauge("process_resident_memory_bytes", "Resident memory size in bytes.", stats.resident_bytes);
@@ -276,14 +276,14 @@ void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) const {
   to.Gauge("process_max_fds", "Most open file descriptors that the system allows.", stats.max_fds);
   to.Gauge("process_start_time_seconds", "Start of the process in seconds since the Unix epoch.",
            stats.start_time_seconds);
-  Snapshot ours(model, out);
+  Reading ours(model, out);
   ours.Gauge("packrat_process_resident_memory_bytes",
              "As process_resident_memory_bytes, with the model's name.", stats.resident_bytes);
 }
 
 void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
   MutexLock lock(&mutex);
-  Snapshot to(model, out);
+  Reading to(model, out);
   to.Gauge("packrat_build_info", "Constant 1; the labels say what runs.", 1,
            {{"version", kVersion},
             {"cpu_target", source.cpu_target},
@@ -313,7 +313,7 @@ void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
 void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out) {
   MutexLock lock(&mutex);
   const EngineStats stats = source.engine ? source.engine() : EngineStats();
-  Snapshot to(model, out);
+  Reading to(model, out);
   to.Gauge("packrat_requests_waiting", "Requests in the queue.", stats.waiting);
   to.Gauge("packrat_requests_running", "Sequences in the batch.", stats.running);
   to.Gauge("packrat_state_utilization_ratio",

@@ -23,7 +23,9 @@ uint32_t Unclaimed(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 }  // namespace
 
 ThreadPool::ThreadPool(int threads, const Resources& resources)
-    : size_(threads > 0 ? threads : resources.DefaultThreads()), spins_(size_ <= resources.cpus) {
+    : size_(threads > 0 ? threads : resources.DefaultThreads()),
+      spins_(size_ <= resources.cpus),
+      parts_(size_) {
   for (int worker = 1; worker < size_; ++worker) {
     threads_.emplace_back([this, worker] { WorkerLoop(worker); });
   }
@@ -48,12 +50,17 @@ void ThreadPool::Run(int64_t count, Task task) {
   }
   PACKRAT_CHECK(count <= UINT32_MAX);
   task_ = &task;
+  count_ = count;
   unfinished_.store(count, std::memory_order_relaxed);
-  const uint64_t run = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  // Sequentially consistent with the sleeper's increment of sleeping_: either it sees the tasks or
-  // we see the sleeper.
-  ticket_.store(run << 32 | static_cast<uint64_t>(count));
-  if (sleeping_.load() > 0) {
+  const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  for (int part = size_ - 1; part >= 0; --part) {
+    const int64_t tasks = End(part) - (part == 0 ? 0 : End(part - 1));
+    parts_[part].ticket.store(uint64_t{run} << 32 | static_cast<uint64_t>(tasks),
+                              std::memory_order_release);
+  }
+  run_.store(run, std::memory_order_release);
+  // One word that the sleeper increments as well: either it sees the run or we see it.
+  if (sleeping_.fetch_add(0) > 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
@@ -78,23 +85,35 @@ void ThreadPool::WaitForOthers() {
 }
 
 void ThreadPool::RunTasks(int worker) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  for (int i = 0; i < size_; ++i) RunPart((worker + i) % size_, worker);
+}
+
+void ThreadPool::RunPart(int part, int worker) {
+  std::atomic<uint64_t>& next = parts_[part].ticket;
+  uint64_t ticket = next.load(std::memory_order_acquire);
+  int64_t done = 0;
   while (Unclaimed(ticket) > 0) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-    // The run cannot end before this task has: task_ stays valid.
-    (*task_)(Unclaimed(ticket) - 1, worker);
-    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1 && !spins_) {
-      // Under the lock: the caller may be between its look and its sleep. It is alive, and the pool
-      // with it, until this thread is joined.
-      std::lock_guard<std::mutex> lock(mutex_);
-      done_.notify_one();
+    if (!next.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+                                    std::memory_order_acquire)) {
+      continue;
     }
-    ticket = ticket_.load(std::memory_order_acquire);
+    // The run cannot end before this task is counted: task_ and count_ stay valid.
+    (*task_)(End(part) - Unclaimed(ticket), worker);
+    ++done;
+    ticket = next.load(std::memory_order_acquire);
+  }
+  if (done == 0) return;
+  if (unfinished_.fetch_sub(done, std::memory_order_acq_rel) == done && !spins_) {
+    // Under the lock: the caller may be between its look and its sleep. It is alive, and the pool
+    // with it, until this thread is joined.
+    std::lock_guard<std::mutex> lock(mutex_);
+    done_.notify_one();
   }
 }
 
 void ThreadPool::WorkerLoop(int worker) {
-  const auto idle = [this] { return Unclaimed(ticket_.load()) == 0 && !stop_.load(); };
+  uint32_t seen = 0;
+  const auto idle = [&] { return run_.load(std::memory_order_acquire) == seen && !stop_.load(); };
   while (!stop_.load(std::memory_order_relaxed)) {
     for (int spins = spins_ ? 0 : kSpins; spins < kSpins && idle(); ++spins) Pause();
     if (idle()) {
@@ -103,6 +122,7 @@ void ThreadPool::WorkerLoop(int worker) {
       wake_.wait(lock, [&] { return !idle(); });
       sleeping_.fetch_sub(1);
     }
+    seen = run_.load(std::memory_order_acquire);
     RunTasks(worker);
   }
 }

@@ -35,22 +35,35 @@ class ThreadPool {
   void Run(int64_t count, Task task);
 
  private:
+  // The tasks of a run that a thread takes before it helps the others: consecutive ones, so that it
+  // reads memory in order. Each has a cache line of its own, which only helpers write besides.
+  struct alignas(64) Part {
+    // Upper 32 bits: number of the run; lower 32: tasks not yet claimed. One word, so that a thread
+    // that comes late to a run can never claim a task of the next one.
+    std::atomic<uint64_t> ticket{0};
+  };
+
   void WorkerLoop(int worker);
   // Claims and runs tasks until none is left to claim.
   void RunTasks(int worker);
+  void RunPart(int part, int worker);
   // For the tasks that other threads have claimed.
   void WaitForOthers();
+  // One past the last task of a part.
+  int64_t End(int part) const { return count_ * (part + 1) / size_; }
 
   const int size_;
   const bool spins_;  // Every thread has a CPU.
   std::vector<std::thread> threads_;
-  // Upper 32 bits: number of the run; lower 32: tasks not yet claimed. One word, so that a thread
-  // that comes late to a run can never claim a task of the next one.
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<int64_t> unfinished_{0};
-  const Task* task_ = nullptr;  // Published by ticket_.
+  std::vector<Part> parts_;  // (size_)
+  // Published by the tickets.
+  const Task* task_ = nullptr;
+  int64_t count_ = 0;
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  // Number of the run, once all of its tasks can be claimed: what workers wait for.
+  alignas(64) std::atomic<uint32_t> run_{0};
   std::atomic<bool> stop_{false};
-  std::atomic<int> sleeping_{0};
+  alignas(64) std::atomic<int> sleeping_{0};
   std::mutex mutex_;                     // Only for sleeping and waking.
   std::condition_variable wake_, done_;  // Workers wait for a run; the caller, for its end.
 };

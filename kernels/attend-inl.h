@@ -29,7 +29,7 @@ constexpr int kTile = kAttendTile;  // Entries.
 constexpr float kNoMaximum = -1e30f;
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
-constexpr int kAhead = 16;  // Entries between the one in work and the one that is prefetched.
+constexpr int kAhead = 32;  // Entries between the one in work and the one that is prefetched.
 
 // The pages of one span.
 struct SpanPages {
@@ -49,64 +49,104 @@ struct Range {
   int first, end;
 };
 
-// out (padded) = softmax(scale * q . keys) . values over [range.first, range.end), not empty.
-// entry(j, &key, &value) gives row pointers of (padded) floats, padded a multiple of 16;
-// entry.Prefetch(j) asks for the rows of an entry that will be read soon.
+constexpr int kMaxShared = 16;  // Queries of one AttendOne().
+
+// Dot() of one query with sixteen rows.
+HWY_INLINE V16 DotRows(const float* q, const float* const* rows, int n) {
+  return SumRows([&](const int* four, V16* sums) HWY_ATTR {
+    for (int r = 0; r < 4; ++r) sums[r] = Zero();
+    for (int i = 0; i < n; i += 16) {
+      const V16 x = Load(q + i);
+      for (int r = 0; r < 4; ++r) sums[r] = MulAdd(x, Load(rows[four[r]] + i), sums[r]);
+    }
+  });
+}
+
+// out (padded) += weights[j] * rows[j] for j in [first, last), one after the other.
+HWY_INLINE void AddWeighted(const float* weights, const float* const* rows, int first, int last,
+                            int padded, float* out) {
+  constexpr int kGroup = HWY_TARGET == HWY_SSE4 ? 2 : 4;  // Accumulators that fit in registers.
+  int d = 0;
+  for (; d + 16 * kGroup <= padded; d += 16 * kGroup) {
+    V16 acc[kGroup];
+    for (int g = 0; g < kGroup; ++g) acc[g] = Load(out + d + g * 16);
+    for (int j = first; j < last; ++j) {
+      const V16 p = Set(weights[j]);
+      for (int g = 0; g < kGroup; ++g) acc[g] = MulAdd(p, Load(rows[j] + d + g * 16), acc[g]);
+    }
+    for (int g = 0; g < kGroup; ++g) Store(acc[g], out + d + g * 16);
+  }
+  for (; d < padded; d += 16) {
+    V16 acc = Load(out + d);
+    for (int j = first; j < last; ++j) acc = MulAdd(Set(weights[j]), Load(rows[j] + d), acc);
+    Store(acc, out + d);
+  }
+}
+
+// out (heads, padded) = softmax(scale * q . keys) . values over [range.first, range.end), not
+// empty, for queries q (heads, padded), which share their entries. entry(j, &key, &value) gives row
+// pointers of (padded) floats, padded a multiple of 16; entry.Prefetch(j) asks for the rows of an
+// entry that will be read soon. scratch: heads * kTile floats.
+//
+// Sixteen entries at a time, so that all heads find them in the first cache.
 template <class Entry>
-HWY_INLINE void AttendOne(const float* q, int padded, Range range, float scale, const Entry& entry,
+HWY_INLINE void AttendOne(const float* q, int heads, int padded, Range range, float scale,
+                          const Entry& entry, float* HWY_RESTRICT scratch,
                           float* HWY_RESTRICT out) {
-  HWY_ALIGN float weights[kTile];
+  HWY_ALIGN float maximum[kMaxShared], total[kMaxShared];
   const float* values[kTile];
-  float maximum = kNoMaximum, total = 0.0f;
-  for (int d = 0; d < padded; d += 16) Store(Zero(), out + d);
+  for (int h = 0; h < heads; ++h) maximum[h] = kNoMaximum, total[h] = 0.0f;
+  for (int d = 0; d < heads * padded; d += 16) Store(Zero(), out + d);
   for (int tile = range.first / kTile * kTile; tile < range.end; tile += kTile) {
     const int begin = (range.first > tile ? range.first : tile) - tile;
     const int end = range.end - tile < kTile ? range.end - tile : kTile;
     const int begin16 = begin / 16 * 16, end16 = (end + 15) / 16 * 16;
-    for (int j = begin16; j < end16; j += 16) Store(Set(kHidden), weights + j);
-    for (int j = begin; j < end; ++j) {
-      const float* key;
-      if (tile + j + kAhead < range.end) entry.Prefetch(tile + j + kAhead);
-      entry(tile + j, &key, &values[j]);
-      weights[j] = Dot(q, key, padded) * scale;
+    for (int block = begin16; block < end16; block += 16) {
+      // Of an entry that is not seen, the nearest that is.
+      const float* keys[16];
+      for (int j = 0; j < 16; ++j) {
+        const int seen = block + j < begin ? begin : block + j < end ? block + j : end - 1;
+        if (tile + block + j + kAhead < range.end) entry.Prefetch(tile + block + j + kAhead);
+        entry(tile + seen, &keys[j], &values[block + j]);
+      }
+      for (int h = 0; h < heads; ++h) {
+        Store(Mul(DotRows(q + h * padded, keys, padded), Set(scale)), scratch + h * kTile + block);
+      }
     }
-    V16 best = Set(maximum);
-    for (int j = begin16; j < end16; j += 16) best = Max(best, Load(weights + j));
-    const float new_maximum = MaxLanes(best);
-    V16 sum = Zero();
-    for (int j = begin16; j < end16; j += 16) {
-      const V16 p = Exp(Sub(Load(weights + j), Set(new_maximum)));
-      Store(p, weights + j);
-      sum = Add(sum, p);
+    for (int h = 0; h < heads; ++h) {
+      float* weights = scratch + h * kTile;
+      for (int j = begin16; j < begin; ++j) weights[j] = kHidden;
+      for (int j = end; j < end16; ++j) weights[j] = kHidden;
+      V16 best = Set(maximum[h]);
+      for (int j = begin16; j < end16; j += 16) best = Max(best, Load(weights + j));
+      const float new_maximum = MaxLanes(best);
+      V16 sum = Zero();
+      for (int j = begin16; j < end16; j += 16) {
+        const V16 p = Exp(Sub(Load(weights + j), Set(new_maximum)));
+        Store(p, weights + j);
+        sum = Add(sum, p);
+      }
+      const V16 shrink = Exp(Sub(Set(maximum[h]), Set(new_maximum)));
+      HWY_ALIGN float factor[16];
+      Store(shrink, factor);
+      total[h] = total[h] * factor[0] + SumLanes(sum);
+      maximum[h] = new_maximum;
+      for (int d = h * padded; d < (h + 1) * padded; d += 16) {
+        Store(Mul(Load(out + d), shrink), out + d);
+      }
     }
-    const V16 shrink = Exp(Sub(Set(maximum), Set(new_maximum)));
-    HWY_ALIGN float factor[16];
-    Store(shrink, factor);
-    total = total * factor[0] + SumLanes(sum);
-    maximum = new_maximum;
-    constexpr int kGroup = HWY_TARGET == HWY_SSE4 ? 2 : 4;  // Accumulators that fit in registers.
-    for (int d = 0; d < padded; d += 16 * kGroup) {
-      const int group = (padded - d) / 16 < kGroup ? (padded - d) / 16 : kGroup;
-      if (group == kGroup) {
-        V16 acc[kGroup];
-        for (int g = 0; g < kGroup; ++g) acc[g] = Mul(Load(out + d + g * 16), shrink);
-        for (int j = begin; j < end; ++j) {
-          const V16 p = Set(weights[j]);
-          for (int g = 0; g < kGroup; ++g) acc[g] = MulAdd(p, Load(values[j] + d + g * 16), acc[g]);
-        }
-        for (int g = 0; g < kGroup; ++g) Store(acc[g], out + d + g * 16);
-      } else {
-        for (int g = 0; g < group; ++g) {
-          V16 acc = Mul(Load(out + d + g * 16), shrink);
-          for (int j = begin; j < end; ++j) {
-            acc = MulAdd(Set(weights[j]), Load(values[j] + d + g * 16), acc);
-          }
-          Store(acc, out + d + g * 16);
-        }
+    for (int block = begin16; block < end16; block += 16) {
+      const int first = block < begin ? begin : block, last = end < block + 16 ? end : block + 16;
+      for (int h = 0; h < heads; ++h) {
+        AddWeighted(scratch + h * kTile, values, first, last, padded, out + h * padded);
       }
     }
   }
-  for (int d = 0; d < padded; d += 16) Store(Div(Load(out + d), Set(total)), out + d);
+  for (int h = 0; h < heads; ++h) {
+    for (int d = h * padded; d < (h + 1) * padded; d += 16) {
+      Store(Div(Load(out + d), Set(total[h])), out + d);
+    }
+  }
 }
 
 // A query's own entry, which differs from lane to lane (RAT's running chunk); index `index` is the
@@ -117,20 +157,30 @@ struct OwnEntry {
   const float* values = nullptr;  // (padded, 16)
 };
 
-// Dot(q_lane, key) for sixteen queries in columns (padded, 16).
-HWY_INLINE V16 DotLanes(const float* q, const float* key, int padded) {
-  V16 quarter[4];
+// Keys that DotLanes() takes at once, so that what it loads of the queries serves several.
+constexpr int kKeys = HWY_TARGET == HWY_AVX3 ? 4 : 1;
+
+// scores[i] = Dot(q_lane, keys[i]) for sixteen queries in columns (padded, 16).
+HWY_INLINE void DotLanes(const float* q, const float* const* keys, int padded, V16* scores) {
+  V16 quarter[4][kKeys];
   for (int l = 0; l < 4; ++l) {
-    V16 a = Zero(), b = Zero(), c = Zero(), e = Zero();
-    for (int i = l; i < padded; i += 16) {
-      a = MulAdd(Load(q + i * 16), Set(key[i]), a);
-      b = MulAdd(Load(q + (i + 4) * 16), Set(key[i + 4]), b);
-      c = MulAdd(Load(q + (i + 8) * 16), Set(key[i + 8]), c);
-      e = MulAdd(Load(q + (i + 12) * 16), Set(key[i + 12]), e);
+    V16 acc[4][kKeys];
+    for (int c = 0; c < 4; ++c) {
+      for (int i = 0; i < kKeys; ++i) acc[c][i] = Zero();
     }
-    quarter[l] = Add(Add(a, c), Add(b, e));
+    for (int d = l; d < padded; d += 16) {
+      for (int c = 0; c < 4; ++c) {
+        const V16 x = Load(q + (d + 4 * c) * 16);
+        for (int i = 0; i < kKeys; ++i) acc[c][i] = MulAdd(x, Set(keys[i][d + 4 * c]), acc[c][i]);
+      }
+    }
+    for (int i = 0; i < kKeys; ++i) {
+      quarter[l][i] = Add(Add(acc[0][i], acc[2][i]), Add(acc[1][i], acc[3][i]));
+    }
   }
-  return Add(Add(quarter[0], quarter[2]), Add(quarter[1], quarter[3]));
+  for (int i = 0; i < kKeys; ++i) {
+    scores[i] = Add(Add(quarter[0][i], quarter[2][i]), Add(quarter[1][i], quarter[3][i]));
+  }
 }
 
 // q, out: (padded, 16), lane t is query t of `n`; ranges[t] as in AttendOne(). scratch: kTile * 16
@@ -162,25 +212,29 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     const int begin = (all.first > tile ? all.first : tile) - tile;
     const int end = all.end - tile < kTile ? all.end - tile : kTile;
     V16 new_maximum = maximum;
-    for (int j = begin; j < end; ++j) {
-      V16 score;
-      if (own.scores != nullptr && tile + j == own.index) {
-        score = Load(own.scores);
-      } else {
-        const float* key;
-        entry(tile + j, &key, &values[j]);
-        score = DotLanes(q, key, padded);
+    for (int j = begin; j < end; j += kKeys) {
+      const int count = end - j < kKeys ? end - j : kKeys;
+      const float* keys[kKeys];
+      for (int i = 0; i < kKeys; ++i) {
+        keys[i] = i < count ? q : keys[0];  // q: anything, for an own entry, or none.
+        const int index = tile + j + i;
+        if (i < count && index != own.index) entry(index, &keys[i], &values[j + i]);
       }
-      score = Mul(score, Set(scale));
-      if (tile + j < common.first || tile + j >= common.end) {
-        const V16 hidden = Set(kHidden);
-        score =
-            IfGreater(Load(first), Set(static_cast<float>(tile + j - common.first)), hidden, score);
-        score =
-            IfGreater(Load(end_of), Set(static_cast<float>(tile + j - common.end)), score, hidden);
+      V16 scores[kKeys];
+      DotLanes(q, keys, padded, scores);
+      for (int i = 0; i < count; ++i) {
+        const int index = tile + j + i;
+        const bool is_own = own.scores != nullptr && index == own.index;
+        V16 score = Mul(is_own ? Load(own.scores) : scores[i], Set(scale));
+        if (index < common.first || index >= common.end) {
+          const V16 hidden = Set(kHidden), at_first = Set(static_cast<float>(index - common.first)),
+                    at_end = Set(static_cast<float>(index - common.end));
+          score = IfGreater(Load(first), at_first, hidden, score);
+          score = IfGreater(Load(end_of), at_end, score, hidden);
+        }
+        Store(score, scratch + (j + i) * 16);
+        new_maximum = Max(new_maximum, score);
       }
-      Store(score, scratch + j * 16);
-      new_maximum = Max(new_maximum, score);
     }
     V16 lanes[16];
     for (int l = 0; l < 16; ++l) lanes[l] = Zero();
@@ -192,7 +246,7 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     const V16 shrink = Exp(Sub(maximum, new_maximum));
     total = Add(Mul(total, shrink), TreeSum([&](int l) HWY_ATTR { return lanes[l]; }));
     maximum = new_maximum;
-    constexpr int kGroup = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
+    constexpr int kGroup = HWY_TARGET == HWY_AVX3 ? 16 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
     const bool with_own = own.values != nullptr && own.index >= tile && own.index < tile + kTile;
     const int shared_end = with_own ? own.index - tile : end;
     for (int d = 0; d < padded; d += kGroup) {

@@ -10,6 +10,7 @@
 
 #include "hwy/base.h"
 #include "kernels/matmul_kernel.h"
+#include "kernels/transpose16.h"
 // Keep before the attributes.
 #include <immintrin.h>
 
@@ -38,24 +39,6 @@ __m512i RoundPairs(const float* x, int k, int in) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
-// Sixteen registers as a 16 x 16 matrix of 32-bit values, mirrored at its diagonal.
-void Transpose(__m512i* rows) {
-  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  for (int s = 8; s > 0; s /= 2) {  // Swaps the off-diagonal squares of size s.
-    const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(s));
-    const __m512i step = _mm512_set1_epi32(16 - s), lift = _mm512_set1_epi32(16);
-    const __m512i low = _mm512_mask_add_epi32(lane, upper, lane, step);
-    const __m512i high =
-        _mm512_mask_add_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(s)), upper, lane, lift);
-    for (int i = 0; i < 16; ++i) {
-      if ((i & s) != 0) continue;
-      const __m512i a = rows[i], b = rows[i + s];
-      rows[i] = _mm512_permutex2var_epi32(a, low, b);
-      rows[i + s] = _mm512_permutex2var_epi32(a, high, b);
-    }
-  }
-}
-
 // x (n, in) to (pairs, n, 2): a tile then reads its rows as one stream.
 void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
   const int pairs = Pairs(in);
@@ -69,7 +52,7 @@ void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
     for (int r = 0; r < 16; ++r) {
       rows[r] = r < n ? RoundPairs(x + r * stride, 2 * k, in) : _mm512_setzero_si512();
     }
-    Transpose(rows);
+    Transpose16(rows);
     for (int i = 0; i < count; ++i) {
       _mm512_mask_storeu_epi32(packed + static_cast<ptrdiff_t>(k + i) * n, FirstLanes(n), rows[i]);
     }

@@ -18,6 +18,9 @@
 #include "hwy/highway.h"
 // Keep after highway.h.
 #include "hwy/contrib/math/math-inl.h"
+#if HWY_TARGET == HWY_AVX3
+#include "kernels/transpose16.h"
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace packrat {
@@ -125,6 +128,43 @@ HWY_INLINE float MaxLanes(const V16& a) {
   return Reduce(a, [](float x, float y) { return x > y ? x : y; });
 }
 
+// Lane r of the result is SumLanes() of vector r of sixteen. sums(four, v) gives vectors four[0] to
+// four[3] in v[0] to v[3].
+template <class Sums>
+HWY_INLINE V16 SumRows(const Sums& sums) {
+#if HWY_TARGET == HWY_AVX3
+  // The halves of two vectors are added at once, then the quarters of four, and so on.
+  __m512 quarters[4];
+  for (int i = 0; i < 4; ++i) {
+    const int four[] = {i, i + 4, i + 8, i + 12};
+    V16 v[4];
+    sums(four, v);
+    const auto add = [](__m512 a, __m512 b) HWY_ATTR { return _mm512_add_ps(a, b); };
+    const __m512 v0 = v[0].v[0].raw, v1 = v[1].v[0].raw, v2 = v[2].v[0].raw, v3 = v[3].v[0].raw;
+    const __m512 low = add(_mm512_shuffle_f32x4(v0, v1, 0x44), _mm512_shuffle_f32x4(v0, v1, 0xee));
+    const __m512 high = add(_mm512_shuffle_f32x4(v2, v3, 0x44), _mm512_shuffle_f32x4(v2, v3, 0xee));
+    quarters[i] = add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  }
+  const auto halve = [](__m512 a, __m512 b) HWY_ATTR {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+  };
+  const __m512 low = halve(quarters[0], quarters[1]), high = halve(quarters[2], quarters[3]);
+  V16 result;
+  result.v[0] =
+      Vec{_mm512_add_ps(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xdd))};
+  return result;
+#else
+  HWY_ALIGN float lanes[16];
+  for (int i = 0; i < 16; i += 4) {
+    const int four[] = {i, i + 1, i + 2, i + 3};
+    V16 v[4];
+    sums(four, v);
+    for (int r = 0; r < 4; ++r) lanes[i + r] = SumLanes(v[r]);
+  }
+  return Load(lanes);
+#endif
+}
+
 // SumLanes() with the sixteen lanes lying in sixteen vectors: part(l) is vector l.
 template <class Part>
 HWY_INLINE V16 TreeSum(const Part& part) {
@@ -154,15 +194,35 @@ HWY_INLINE V16 DotColumns(const float* a, const float* b, int n) {
 // Copies rows (n, width) with a stride to columns (width, 16) and zero in columns from n on.
 HWY_INLINE void RowsToColumns(const float* rows, ptrdiff_t stride, int n, int width,
                               float* columns) {
-  for (int i = 0; i < width; ++i) {
+  int i = 0;
+#if HWY_TARGET == HWY_AVX3
+  for (; i + 16 <= width; i += 16) {
+    __m512i v[16];
+    for (int t = 0; t < 16; ++t) {
+      v[t] = t < n ? _mm512_loadu_si512(rows + t * stride + i) : _mm512_setzero_si512();
+    }
+    Transpose16(v);
+    for (int c = 0; c < 16; ++c) _mm512_storeu_si512(columns + (i + c) * 16, v[c]);
+  }
+#endif
+  for (; i < width; ++i) {
     for (int t = 0; t < n; ++t) columns[i * 16 + t] = rows[t * stride + i];
     for (int t = n; t < 16; ++t) columns[i * 16 + t] = 0.0f;
   }
 }
 HWY_INLINE void ColumnsToRows(const float* columns, int n, int width, float* rows,
                               ptrdiff_t stride) {
+  int i = 0;
+#if HWY_TARGET == HWY_AVX3
+  for (; i + 16 <= width; i += 16) {
+    __m512i v[16];
+    for (int c = 0; c < 16; ++c) v[c] = _mm512_loadu_si512(columns + (i + c) * 16);
+    Transpose16(v);
+    for (int t = 0; t < n; ++t) _mm512_storeu_si512(rows + t * stride + i, v[t]);
+  }
+#endif
   for (int t = 0; t < n; ++t) {
-    for (int i = 0; i < width; ++i) rows[t * stride + i] = columns[i * 16 + t];
+    for (int c = i; c < width; ++c) rows[t * stride + c] = columns[c * 16 + t];
   }
 }
 

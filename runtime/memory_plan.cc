@@ -19,9 +19,9 @@ constexpr int64_t kProcessGrowth = 20 * kMiB, kProcessStep = 32 * kMiB;
 // them again, which makes everything slow.
 constexpr int64_t kCodeBytes = 24 * kMiB;
 
-int64_t ProcessBytes(int64_t held, int calls) {
+int64_t ProcessBytes(int64_t held, const CallLimits& calls) {
   const int64_t steps = (held + kProcessGrowth + kProcessStep - 1) / kProcessStep;
-  return steps * kProcessStep + kCallBytes * calls;
+  return steps * kProcessStep + kCallBytes * calls.calls + calls.session_bytes;
 }
 
 std::string Parts(const MemoryPlan& plan) {
@@ -72,7 +72,7 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   plan->weights = static_cast<int64_t>(model.weight_bytes);
   plan->scratch = static_cast<int64_t>(model.scratch_bytes);
   plan->calls = calls;
-  plan->process = ProcessBytes(resources.memory_held, calls.calls);
+  plan->process = ProcessBytes(resources.memory_held, calls);
   plan->messages = MessageBytes(plan->limit, calls.largest_message);
   const int64_t model_bytes = plan->weights + plan->scratch;
   plan->state_room =

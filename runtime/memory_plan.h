@@ -22,6 +22,7 @@ namespace packrat {
 struct CallLimits {
   int calls = 0;                // That are open at once, the waiting ones included.
   int64_t largest_message = 0;  // Bytes.
+  int64_t session_bytes = 0;    // SessionOptions::Bytes().
 };
 
 // Measured, with some room: a call that waits or runs takes 20 to 25 KB in gRPC and in the engine.
@@ -37,8 +38,8 @@ struct MemoryPlan {
   std::string limit_source;  // ...and what says so.
   int64_t weights = 0;
   int64_t scratch = 0;
-  int64_t process = 0;     // The rest of the process, with the calls that it may have open.
-  int64_t messages = 0;    // MessageBytes() of `limit`.
+  int64_t process = 0;   // The rest of the process, with calls and sessions that it may have open.
+  int64_t messages = 0;  // MessageBytes() of `limit`.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
   int64_t Total() const { return weights + scratch + process + messages + state; }

@@ -149,20 +149,25 @@ absl::Status ValidateOptions(const Request& request, const RequestLimits& limits
   return check.status();
 }
 
-absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits, FieldNames names) {
+absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits, FieldNames names,
+                            size_t from_session) {
   const auto length = static_cast<double>(request.prompt.size());
   const std::string context = absl::StrCat(" (max_context ", limits.max_context);
+  const std::string parts = from_session == 0
+                                ? ""
+                                : absl::StrCat(": ", from_session, " of the session and ",
+                                               request.prompt.size() - from_session, " new");
   Checker check(limits.vocab_size, names);
   // Where nothing is generated, the last token is scored and not computed.
   const bool only_scored = request.score_from.has_value() && request.stop.max_tokens == 0;
   Bound prompt = bounds::kPrompt.UpTo(limits.max_context - !only_scored);
   prompt.low += only_scored;
-  check.Check(prompt, length, context + ")");
+  check.Check(prompt, length, absl::StrCat(context, ")", parts));
   if (request.score_from.has_value()) {
     check.Check(bounds::kScoreFrom.UpTo(length - only_scored), *request.score_from);
   }
   check.Check(MaxTokens(request).UpTo(limits.max_context - length), request.stop.max_tokens,
-              absl::StrCat(context, " less ", request.prompt.size(), " tokens of prompt)"));
+              absl::StrCat(context, " less ", request.prompt.size(), " tokens of prompt)", parts));
   check.Check(bounds::kMinTokens.UpTo(request.stop.max_tokens), request.stop.min_tokens);
   if (!check.ok()) return check.status();
   return ValidateIds(request.prompt, check.Name(bounds::kPrompt), limits.vocab_size);

@@ -2,6 +2,7 @@
 #ifndef PACKRAT_RUNTIME_VALIDATE_H_
 #define PACKRAT_RUNTIME_VALIDATE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -32,9 +33,11 @@ absl::Status ValidateRequest(const Request& request, const RequestLimits& limits
                              FieldNames names = NameInRequest);
 
 // Its two parts, for a front end that makes the prompt only once the rest is known to be good. The
-// first allows max_tokens what the shortest prompt would leave to it.
+// first allows max_tokens what the shortest prompt would leave to it. `from_session`: so many of
+// the prompt's tokens, its first, are a session's, which the message then says.
 absl::Status ValidateOptions(const Request& request, const RequestLimits& limits, FieldNames names);
-absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits, FieldNames names);
+absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits, FieldNames names,
+                            size_t from_session = 0);
 
 // INVALID_ARGUMENT names the first that is not in [0, vocab_size), as "NAME[3]".
 absl::Status ValidateIds(const std::vector<int32_t>& ids, absl::string_view name, int vocab_size);

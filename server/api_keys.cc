@@ -65,11 +65,9 @@ absl::Status ParseLimit(absl::string_view option, TenantLimits* limits) {
     }
     return Wrong(name, value, "range [1, 1000000000000]");
   }
-  if (name == "queue_share") {
-    if (absl::SimpleAtod(value, &limits->queue_share) && limits->queue_share > 0 &&
-        limits->queue_share <= 1) {
-      return absl::OkStatus();
-    }
+  if (name == "queue_share" || name == "session_share") {
+    double& share = name == "queue_share" ? limits->queue_share : limits->session_share;
+    if (absl::SimpleAtod(value, &share) && share > 0 && share <= 1) return absl::OkStatus();
     return Wrong(name, value, "range (0, 1]");
   }
   if (name == "weight") {
@@ -81,7 +79,8 @@ absl::Status ParseLimit(absl::string_view option, TenantLimits* limits) {
   }
   if (name == "priority") return ParsePriority(value, limits);
   return Wrong("limit", option,
-               "one of streams=, tokens_per_minute=, queue_share=, weight=, priority=");
+               "one of streams=, tokens_per_minute=, queue_share=, session_share=, weight=, "
+               "priority=");
 }
 
 absl::StatusOr<ApiKeyEntry> ParseLine(absl::string_view line) {

@@ -8,7 +8,7 @@
 // NAME, of 1 to 64 letters, digits and . _ -, is the tenant's name in logs and metrics. Several
 // keys of one name, with the same limits, belong to one tenant, so that a new key can overlap with
 // the old one. HEX is the SHA-256 of the key. Limits: streams, tokens_per_minute, queue_share,
-// weight and priority=LOW..HIGH; see TenantLimits.
+// session_share, weight and priority=LOW..HIGH; see TenantLimits.
 #ifndef PACKRAT_SERVER_API_KEYS_H_
 #define PACKRAT_SERVER_API_KEYS_H_
 

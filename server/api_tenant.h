@@ -19,14 +19,15 @@ struct TenantLimits {
   double queue_share = 0.5;       // Of --max_queue. Range (0, 1].
   int streams = 0;                // Open Generate calls; 0: half of --max_streams.
   int64_t tokens_per_minute = 0;  // Prompt and output; 0: as many as they like.
+  double session_share = 0.5;     // Of --max_sessions and --max_session_tokens. Range (0, 1].
   double weight = 1;              // Share of the turns beside other tenants. Range [0.01, 100].
   // That a request may have; within bounds::kPriority.
   int min_priority = -100, max_priority = 100;
 
   bool operator==(const TenantLimits& o) const {
     return queue_share == o.queue_share && streams == o.streams &&
-           tokens_per_minute == o.tokens_per_minute && weight == o.weight &&
-           min_priority == o.min_priority && max_priority == o.max_priority;
+           tokens_per_minute == o.tokens_per_minute && session_share == o.session_share &&
+           weight == o.weight && min_priority == o.min_priority && max_priority == o.max_priority;
   }
 };
 

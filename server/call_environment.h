@@ -13,6 +13,7 @@
 #include "models/text/tokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
+#include "runtime/session.h"
 #include "server/api_keys.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -56,6 +57,7 @@ struct CallEnvironment {
   Logger* log = nullptr;
   Metrics* metrics = nullptr;
   StreamWriter* writer = nullptr;
+  Sessions* sessions = nullptr;
   const ApiKeys* keys = nullptr;  // Null: whoever comes may call.
   // For long texts. Prompts have a pool of their own, so that no number of Tokenize and Detokenize
   // calls holds them up.

@@ -105,6 +105,14 @@ ABSL_FLAG(absl::Duration, priority_step, absl::Milliseconds(200),
                        "waits for ever behind those of higher priority; range [",
                        absl::FormatDuration(packrat::bounds::kShortestPriorityStep), ", ",
                        absl::FormatDuration(packrat::bounds::kLongestPriorityStep), "]."));
+ABSL_FLAG(int32_t, max_sessions, 4096,
+          "Sessions that are kept; more are refused with RESOURCE_EXHAUSTED; range [1, 1000000].");
+ABSL_FLAG(int64_t, max_session_tokens, int64_t{4} << 20,
+          "Tokens of all their texts together, at 4 to 8 bytes of the process's memory each; range "
+          "[1, 68719476736].");
+ABSL_FLAG(absl::Duration, session_ttl, absl::Hours(1),
+          "Time after its last use at which a session expires, and the longest that a client may "
+          "ask for, e.g. 1h; range [1s, 720h].");
 ABSL_FLAG(
     int32_t, max_context, 0,
     "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
@@ -196,6 +204,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.engine.priority_step = absl::GetFlag(FLAGS_priority_step);
   options.engine.max_context = absl::GetFlag(FLAGS_max_context);
   options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes).bytes;
+  options.sessions.max_sessions = absl::GetFlag(FLAGS_max_sessions);
+  options.sessions.max_tokens = absl::GetFlag(FLAGS_max_session_tokens);
+  options.sessions.ttl = absl::GetFlag(FLAGS_session_ttl);
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
   options.plan = absl::GetFlag(FLAGS_plan);
   options.solver.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));

@@ -14,6 +14,7 @@
 #include "server/call_deadline.h"
 #include "server/call_identity.h"
 #include "server/grpc_status.h"
+#include "server/session_calls.h"
 
 namespace packrat {
 namespace {
@@ -111,13 +112,26 @@ void GenerateCall::Begin() {
   if (!status.ok()) Refuse(status);
 }
 
+absl::StatusOr<std::vector<int32_t>> GenerateCall::BeginTurn() {
+  if (ask_.session == nullptr) return std::vector<int32_t>();
+  MutexLock lock(&mutex_);
+  auto turn = environment_->sessions->Begin(OwnerOf(use_->tenant()), *ask_.session, SteadyNow());
+  if (!turn.ok()) return turn.status();
+  turn_.emplace(*std::move(turn));
+  return turn_->text();
+}
+
 absl::Status GenerateCall::Submit() {
   {
     MutexLock lock(&mutex_);
     if (cancelled_) return CancelledStatus();
   }
   const ServedModel& served = *environment_->served.load();
-  absl::StatusOr<std::vector<Request>> requests = ask_.make(served.rules, RandomNumber());
+  absl::StatusOr<std::vector<int32_t>> history = BeginTurn();
+  if (!history.ok()) return history.status();
+  const size_t from_session = history->size();
+  absl::StatusOr<std::vector<Request>> requests =
+      ask_.make(served.rules, RandomNumber(), *std::move(history));
   if (!requests.ok()) return requests.status();
   engine_ = served.engine;
   {
@@ -125,6 +139,12 @@ absl::Status GenerateCall::Submit() {
     for (const Request& request : *requests) record_.prompt_tokens += request.prompt.size();
     const absl::Status allowed = ApplyTenant(&*requests);
     if (!allowed.ok()) return allowed;
+    if (turn_.has_value()) {
+      const std::vector<int32_t>& prompt = requests->front().prompt;
+      const absl::Status promised = turn_->Promise({prompt.begin() + from_session, prompt.end()},
+                                                   requests->front().stop.max_tokens);
+      if (!promised.ok()) return promised;
+    }
     choices_.reserve(requests->size());
     for (Request& request : *requests) {
       request.id = environment_->next_engine_id++;
@@ -160,6 +180,7 @@ void GenerateCall::CancelChoices() {
 void GenerateCall::Refuse(const absl::Status& status) {
   {
     MutexLock lock(&mutex_);
+    turn_.reset();
     status_ = status;
     record_.finish = "refused";
     finished_ = true;
@@ -246,6 +267,20 @@ GenerateCall::Choice* GenerateCall::NextMessage() {
   return nullptr;
 }
 
+void GenerateCall::EndTurn() {
+  if (!turn_.has_value()) return;
+  Sessions::Turn& turn = *turn_;
+  const FinishReason reason = choices_.front().builder.finish()->reason;
+  const bool cut_short = reason == FinishReason::kCancelled || reason == FinishReason::kDeadline;
+  if (cut_short ? turn.generated() > 0 : reason != FinishReason::kError) {
+    status_.Update(UnlessNoMemory([&turn] {
+      turn.Keep(SteadyNow());
+      return absl::OkStatus();
+    }));
+  }
+  turn_.reset();
+}
+
 GenerateCall::Action GenerateCall::NextAction() {
   // What is new stays in the outboxes, as token ids, until the client has read what was written.
   if (pending_ || finished_) return Action::kNothing;
@@ -259,6 +294,8 @@ GenerateCall::Action GenerateCall::NextAction() {
   pending_since_ = SteadyNow();
   headers_sent_ = true;
   if (message_.token_ids_size() > 0) CountInterval();
+  if (turn_.has_value()) turn_->Append(message_.token_ids());
+  if (last) EndTurn();
   if (news && !(last && status_.ok())) return Action::kWrite;
   if (!last) return Action::kSendHeaders;
   finished_ = true;

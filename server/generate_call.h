@@ -19,6 +19,7 @@
 #include "runtime/mutex.h"
 #include "runtime/outbox.h"
 #include "runtime/request.h"
+#include "runtime/session.h"
 #include "server/call_environment.h"
 #include "server/response_builder.h"
 
@@ -39,7 +40,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     const char* call;  // "Generate"
     size_t bytes;      // Of its message.
     bool has_priority;
-    std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed)> make;
+    const std::string* session;  // A handle; the call is then of one request. Null: none.
+    // `history`: what the session holds.
+    std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed,
+                                                       std::vector<int32_t> history)>
+        make;
   };
   // Never fails: a refused call is one that finishes at once.
   static GenerateCall* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
@@ -75,6 +80,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // Takes the requests on, or refuses them; on the thread that may work on their texts.
   void Begin();
   absl::Status Submit();
+  // What the session holds, which is busy from here on; nothing without one.
+  absl::StatusOr<std::vector<int32_t>> BeginTurn();
   // Now if the engine has the requests, else as soon as it has.
   void CancelRequests();
   void CancelChoices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -82,6 +89,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // Puts what is new of one choice into message_. Null: there is nothing new.
   Choice* NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Keeps the turn of a session, if there is one and it ended so that it is kept, and lets others
+  // use the session: before the client hears of the end.
+  void EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OperationDone(bool ok);
   void Refuse(const absl::Status& status);
@@ -117,6 +127,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.
   std::optional<TenantUse> use_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<Sessions::Turn> turn_ ABSL_GUARDED_BY(mutex_);
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;
   absl::Status status_;  // Of the first choice that failed.

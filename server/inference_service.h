@@ -2,12 +2,15 @@
 #ifndef PACKRAT_SERVER_INFERENCE_SERVICE_H_
 #define PACKRAT_SERVER_INFERENCE_SERVICE_H_
 
-#include <grpcpp/server_context.h>
+#include <grpcpp/impl/rpc_service_method.h>
+
+#include <memory>
 
 #include "absl/status/status.h"
 #include "proto/packrat/v1/inference.grpc.pb.h"
 #include "server/call_environment.h"
 #include "server/grpc/unread_calls.h"
+#include "server/unary_call.h"
 
 namespace packrat {
 
@@ -16,22 +19,15 @@ class InferenceService final : public v1::Inference::CallbackService {
   // Calls whose message is not there yet are counted among `unread`. Both outlive the service.
   InferenceService(CallEnvironment* environment, UnreadCalls* unread);
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Score(grpc::CallbackServerContext* context,
-                                                        const v1::ScoreRequest* request) override;
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
-                                       const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override;
-  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
-                                         const v1::GetModelInfoRequest* request,
-                                         v1::GetModelInfoResponse* response) override;
-
  private:
+  void Serve(const char* method, std::unique_ptr<grpc::internal::MethodHandler> handler);
+  // A method with one answer, which `work` makes.
+  template <typename Request, typename Response>
+  void Serve(const char* method,
+             absl::Status (*work)(const CallContext&, const Request&, Response*));
+
   CallEnvironment* const environment_;
+  UnreadCalls* const unread_;
 };
 
 }  // namespace packrat

@@ -188,7 +188,9 @@ Metrics::Metrics(const ServerOptions& options) : impl_(std::make_unique<Impl>(op
     if (status == absl::StatusCode::kUnknown) continue;  // See ToGrpcStatus().
     const std::string name = absl::StatusCodeToString(status);
     if (code != 0) impl_->errors.Add({{"status", name}});
-    for (const char* call : {"Generate", "Tokenize", "Detokenize", "GetModelInfo"}) {
+    for (const char* call :
+         {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo", "CreateSession",
+          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession"}) {
       impl_->calls.Add({{"call", call}, {"status", name}});
     }
   }
@@ -299,6 +301,9 @@ void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
            options.engine.max_batch_tokens);
   to.Gauge("packrat_max_text_queue", "Most texts that wait to be worked on: --max_text_queue.",
            options.max_text_queue);
+  to.Gauge("packrat_max_sessions", "Most sessions: --max_sessions.", options.sessions.max_sessions);
+  to.Gauge("packrat_max_session_tokens", "Most tokens of all sessions: --max_session_tokens.",
+           static_cast<double>(options.sessions.max_tokens));
   to.Gauge("packrat_max_streams", "Most open streams: --max_streams.", options.max_streams);
   for (const Watched& metric : watched) {
     if (metric.type == MetricType::Gauge) {

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runtime/engine.h"
+#include "runtime/session.h"
 
 namespace packrat {
 
@@ -42,6 +43,8 @@ struct ServerOptions {
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;
   SolverOptions solver;  // Default of requests, whose bounds it has.
+  // Ranges: sessions [1, 1000000], tokens [1, 2^36], ttl [1 s, 720 h].
+  SessionOptions sessions;
   // From the signal: first nothing but unready, for balancers to notice; then no new calls; then
   // no calls at all. With the few seconds of the end it fits into the 30 s of Kubernetes.
   absl::Duration drain_delay = absl::Seconds(5);           // Range [0, 1 h].

@@ -130,8 +130,8 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
   return PlanMemory(*model, model_options, options.engine,
-                    {OpenCalls(options), options.max_message_bytes}, plan->resources,
-                    &plan->memory);
+                    {OpenCalls(options), options.max_message_bytes, options.sessions.Bytes()},
+                    plan->resources, &plan->memory);
 }
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {

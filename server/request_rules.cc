@@ -38,7 +38,6 @@ std::string NameInScore(absl::string_view field) {
 // Fields that have a number on the wire but no code behind them yet.
 absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
   const std::pair<const char*, bool> unbuilt[] = {
-      {"session", wire.has_session()},
       {"fork_from", wire.has_fork_from()},
       {"snapshot", wire.has_snapshot()},
       {"grammar", wire.has_grammar()},
@@ -75,7 +74,7 @@ SamplingParams MakeSampling(const v1::SamplingParams& wire, const SamplingDefaul
   return out;
 }
 
-TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules) {
+TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules, bool continues) {
   TextParams out;
   // Without a tokenizer the defaults mean nothing.
   if (rules.tokenizer != nullptr) out.stop_strings = rules.stop.strings;
@@ -84,16 +83,17 @@ TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules) 
   }
   out.skip_special_tokens = !wire.has_skip_special_tokens() || wire.skip_special_tokens();
   // An empty text is no text to continue: the first word then needs no space before it.
-  out.continues_text = !(wire.has_text() && wire.text().empty());
+  out.continues_text = continues || !(wire.has_text() && wire.text().empty());
   return out;
 }
 
-// With `room` tokens behind the prompt, to which the defaults give way.
+// With `room` tokens behind the prompt, to which the defaults give way; where there is none, it is
+// the prompt that is too long.
 StopParams MakeStop(const v1::StopParams& wire, const StopDefaults& defaults, int room) {
   StopParams out;
   out.ids.assign(wire.token_ids().begin(), wire.token_ids().end());
   const int most = defaults.max_tokens > 0 ? defaults.max_tokens : kDefaultMaxTokens;
-  out.max_tokens = wire.has_max_tokens() ? wire.max_tokens() : std::min(most, room);
+  out.max_tokens = wire.has_max_tokens() ? wire.max_tokens() : std::clamp(room, 1, most);
   out.min_tokens =
       wire.has_min_tokens() ? wire.min_tokens() : std::min(defaults.min_tokens, out.max_tokens);
   out.ignore_eos = wire.ignore_eos();
@@ -108,10 +108,13 @@ absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& 
                    rules.limits.max_context, " tokens of the longest piece)"));
 }
 
-// Of GenerateRequest and ScoreRequest, which name these fields alike.
+// What GenerateRequest and ScoreRequest bring, which name these fields alike. `continues`: behind
+// the text of a session.
 template <class Wire>
-absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestRules& rules) {
+absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestRules& rules,
+                                                bool continues = false) {
   if (wire.prompt_case() == Wire::PROMPT_NOT_SET) {
+    if (continues) return std::vector<int32_t>();
     return absl::InvalidArgumentError("prompt is missing; set text or tokens");
   }
   if (wire.has_tokens()) {
@@ -131,8 +134,10 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
   const absl::Status size = CheckTextBytes("text", wire.text().size(), rules);
   if (!size.ok()) return size;
   Tokenizer::EncodeOptions options;
-  options.add_bos = wire.has_add_bos() ? wire.add_bos() : rules.tokenizer->default_add_bos();
+  options.add_bos =
+      wire.has_add_bos() ? wire.add_bos() : !continues && rules.tokenizer->default_add_bos();
   options.parse_special = wire.parse_special();
+  options.continues_text = continues;
   return rules.tokenizer->Encode(wire.text(), options);
 }
 
@@ -181,29 +186,40 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
 }
 
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
-                                                  const RequestRules& rules, uint64_t seed) {
+                                                  const RequestRules& rules, uint64_t seed,
+                                                  std::vector<int32_t> history) {
   absl::Status status = CheckUnbuilt(wire);
   if (!status.ok()) return status;
   const int choices = wire.has_num_choices() ? wire.num_choices() : 1;
   status = bounds::kNumChoices.Check(bounds::kNumChoices.field, choices);
   if (!status.ok()) return status;
+  if (wire.has_session() && choices > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("num_choices is ", choices,
+                                                   "; 1 in a session, which goes on with one; fork "
+                                                   "the session for others"));
+  }
   const int max_context = rules.limits.max_context;
+  const size_t from_session = history.size();
+  const bool continues = from_session > 0;
   Request out;
   out.sampling = MakeSampling(wire.sampling(), rules.sampling, seed);
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - 1);
-  out.text = MakeText(wire, rules);
+  out.text = MakeText(wire, rules, continues);
   out.solver = MakeSolver(wire, rules.solver);
   out.priority = wire.priority();
   // Before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
 
-  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules);
+  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, continues);
   if (!prompt.ok()) return prompt.status();
-  out.prompt = *std::move(prompt);
+  out.prompt = std::move(history);
+  out.prompt.insert(out.prompt.end(), prompt->begin(), prompt->end());
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - static_cast<int>(out.prompt.size()));
-  status = ValidatePrompt(out, rules.limits, NameOnWire);
+  status = ValidatePrompt(out, rules.limits, NameOnWire, from_session);
   if (!status.ok()) return status;
+  // Who began a session means to go on.
+  if (wire.has_session()) out.cache.importance = 1;
   std::vector<Request> requests(choices, out);
   for (int i = 0; i < choices; ++i) requests[i].sampling.seed += i;
   if (wire.echo_prompt()) requests[0].score_from = 1;

@@ -45,10 +45,12 @@ struct RequestRules {
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer);
 
 // A Request for each choice, with all but id, deadline and outbox; `seed` is taken where the client
-// sent none. What they return, ValidateRequest() passes. INVALID_ARGUMENT names the field as the
+// sent none; their prompts begin with `history`, what the session holds. What they return,
+// ValidateRequest() passes. INVALID_ARGUMENT names the field as the
 // wire has it, and its range; FAILED_PRECONDITION: text without a tokenizer.
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
-                                                  const RequestRules& rules, uint64_t seed);
+                                                  const RequestRules& rules, uint64_t seed,
+                                                  std::vector<int32_t> history = {});
 // Likewise for each candidate, or for the prompt where there is none.
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
                                                   const RequestRules& rules);

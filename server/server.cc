@@ -32,11 +32,13 @@ struct Server::Impl {
         log(l),
         keys(std::move(k)),
         metrics(options),
+        sessions(options.sessions, &RandomNumber),
         unread(UnreadLimits(options)),
         service(&environment, &unread),
         writer(std::min(options.stream_idle_timeout / 4, absl::Seconds(1)),
                [this](absl::Time) {
                  metrics.Sample(std::chrono::steady_clock::now());
+                 sessions.Expire(SteadyNow());
                  ReloadKeys();
                }),
         prompts(TextPool(options)),
@@ -45,6 +47,7 @@ struct Server::Impl {
     environment.log = log;
     environment.metrics = &metrics;
     environment.writer = &writer;
+    environment.sessions = &sessions;
     environment.keys = keys.get();
     environment.prompts = &prompts;
     environment.texts = &texts;
@@ -87,6 +90,7 @@ struct Server::Impl {
   Logger* const log;
   const std::unique_ptr<ApiKeys> keys;  // Null: none are asked for.
   Metrics metrics;
+  Sessions sessions;
   CallEnvironment environment;
   UnreadCalls unread;
   InferenceService service;
@@ -119,6 +123,18 @@ void Server::Impl::AddGauges() {
   metrics.AddGauge("packrat_texts_waiting",
                    "Long texts of Tokenize and Detokenize that wait to be worked on.",
                    [this] { return texts.waiting(); });
+  metrics.AddGauge("packrat_sessions", "Sessions that are kept.",
+                   [this] { return sessions.stats().sessions; });
+  metrics.AddGauge("packrat_sessions_busy", "Sessions in which a call generates.",
+                   [this] { return sessions.stats().busy; });
+  metrics.AddGauge("packrat_session_tokens",
+                   "Tokens of all sessions, with what running calls may add.",
+                   [this] { return static_cast<double>(sessions.stats().tokens); });
+  metrics.AddCounter("packrat_sessions_created_total", "Sessions that were made, by forks too.",
+                     [this] { return static_cast<double>(sessions.stats().created); });
+  metrics.AddCounter("packrat_sessions_expired_total",
+                     "Sessions that were dropped since nobody used them for so long.",
+                     [this] { return static_cast<double>(sessions.stats().expired); });
   metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
                    [this] { return environment.draining.load() ? 1 : 0; });
   metrics.AddGauge("packrat_engine_stalled",

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <set>
+#include <type_traits>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -68,6 +69,7 @@ struct Connection::Impl {
       context.AddMetadata("authorization", "Bearer " + options.api_key);
     }
     if (!options.caller.empty()) context.AddMetadata("x-caller", options.caller);
+    if (!options.affinity.empty()) context.AddMetadata("x-session", options.affinity);
     if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
     {
       MutexLock lock(&mutex);
@@ -89,6 +91,16 @@ struct Connection::Impl {
     outcome.answered = status.error_code() != grpc::StatusCode::UNAVAILABLE || id != trailers.end();
     outcome.retry_after = RetryAfter(status);
     return outcome;
+  }
+
+  // A method with one answer.
+  template <typename Request, typename Response>
+  Outcome Unary(grpc::Status (v1::Inference::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                            Response*),
+                const typename std::decay<Request>::type& request, Response* response) {
+    return Run([&](grpc::ClientContext* context) {
+      return (stub.get()->*method)(context, request, response);
+    });
   }
 
   const Options options;
@@ -132,22 +144,46 @@ Connection::Outcome Connection::Score(
 
 Connection::Outcome Connection::Tokenize(const v1::TokenizeRequest& request,
                                          v1::TokenizeResponse* response) {
-  return impl_->Run([&](grpc::ClientContext* context) {
-    return impl_->stub->Tokenize(context, request, response);
-  });
+  return impl_->Unary(&v1::Inference::Stub::Tokenize, request, response);
 }
 
 Connection::Outcome Connection::Detokenize(const v1::DetokenizeRequest& request,
                                            v1::DetokenizeResponse* response) {
-  return impl_->Run([&](grpc::ClientContext* context) {
-    return impl_->stub->Detokenize(context, request, response);
-  });
+  return impl_->Unary(&v1::Inference::Stub::Detokenize, request, response);
 }
 
 Connection::Outcome Connection::GetModelInfo(v1::GetModelInfoResponse* response) {
-  return impl_->Run([&](grpc::ClientContext* context) {
-    return impl_->stub->GetModelInfo(context, {}, response);
-  });
+  return impl_->Unary(&v1::Inference::Stub::GetModelInfo, {}, response);
+}
+
+Connection::Outcome Connection::CreateSession(const v1::CreateSessionRequest& request,
+                                              v1::Session* response) {
+  return impl_->Unary(&v1::Inference::Stub::CreateSession, request, response);
+}
+
+Connection::Outcome Connection::ListSessions(const v1::ListSessionsRequest& request,
+                                             v1::ListSessionsResponse* response) {
+  return impl_->Unary(&v1::Inference::Stub::ListSessions, request, response);
+}
+
+Connection::Outcome Connection::GetSession(const v1::GetSessionRequest& request,
+                                           v1::Session* response) {
+  return impl_->Unary(&v1::Inference::Stub::GetSession, request, response);
+}
+
+Connection::Outcome Connection::ForkSession(const v1::ForkSessionRequest& request,
+                                            v1::Session* response) {
+  return impl_->Unary(&v1::Inference::Stub::ForkSession, request, response);
+}
+
+Connection::Outcome Connection::RewindSession(const v1::RewindSessionRequest& request,
+                                              v1::Session* response) {
+  return impl_->Unary(&v1::Inference::Stub::RewindSession, request, response);
+}
+
+Connection::Outcome Connection::DeleteSession(const v1::DeleteSessionRequest& request) {
+  v1::DeleteSessionResponse nothing;
+  return impl_->Unary(&v1::Inference::Stub::DeleteSession, request, &nothing);
 }
 
 Connection::Outcome Connection::CheckHealth(const std::string& service,

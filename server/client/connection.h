@@ -22,6 +22,7 @@ class Connection {
     std::string api_key;                                 // Empty: none.
     std::string caller;                                  // Label in the server's log; empty: none.
     std::string request_id;                              // Empty: the server makes one.
+    std::string affinity;  // x-session: balancers send equal ones to one replica; empty: none.
     bool tls = false;
     // PEM. Empty: the system's authorities; no certificate of one's own.
     std::string tls_ca, tls_certificate, tls_key;
@@ -45,6 +46,12 @@ class Connection {
   Outcome Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   Outcome Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
   Outcome GetModelInfo(v1::GetModelInfoResponse* response);
+  Outcome CreateSession(const v1::CreateSessionRequest& request, v1::Session* response);
+  Outcome ListSessions(const v1::ListSessionsRequest& request, v1::ListSessionsResponse* response);
+  Outcome GetSession(const v1::GetSessionRequest& request, v1::Session* response);
+  Outcome ForkSession(const v1::ForkSessionRequest& request, v1::Session* response);
+  Outcome RewindSession(const v1::RewindSessionRequest& request, v1::Session* response);
+  Outcome DeleteSession(const v1::DeleteSessionRequest& request);
   // `service`: full name, or empty: the server as a whole. Takes five seconds at most.
   Outcome CheckHealth(const std::string& service, grpc::health::v1::HealthCheckResponse* response);
 

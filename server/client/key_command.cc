@@ -19,6 +19,7 @@ constexpr char kUsage[] =
     "  streams            open Generate calls (default: half of --max_streams)\n"
     "  tokens_per_minute  of prompts and output (default: as many as they like)\n"
     "  queue_share        of the places in the queue, above 0 and at most 1 (default 0.5)\n"
+    "  session_share      of --max_sessions and --max_session_tokens, as above (default 0.5)\n"
     "  weight             share of the turns beside others, 0.01 to 100 (default 1)\n"
     "  priority           LOW..HIGH, of requests (default -100..100)\n";
 

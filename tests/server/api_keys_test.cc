@@ -29,10 +29,11 @@ TEST(MakeApiKey, IsLongAndNeverTheSame) {
 }
 
 TEST(ParseApiKeys, ReadsNamesHashesAndLimits) {
-  const auto entries = ParseApiKeys(absl::StrCat(
-      "# who may call\n\n", ApiKeyLine("team-a", "one"),
-      " streams=3 tokens_per_minute=6000\tqueue_share=0.25 weight=2.5 priority=-5..10\r\n  ",
-      ApiKeyLine("team.b_2", "two"), "  \n"));
+  const auto entries =
+      ParseApiKeys(absl::StrCat("# who may call\n\n", ApiKeyLine("team-a", "one"),
+                                " streams=3 tokens_per_minute=6000\tqueue_share=0.25 "
+                                "session_share=0.75 weight=2.5 priority=-5..10\r\n  ",
+                                ApiKeyLine("team.b_2", "two"), "  \n"));
   ASSERT_TRUE(entries.ok()) << entries.status();
   ASSERT_EQ(entries->size(), 2u);
   const TenantLimits& a = (*entries)[0].limits;
@@ -41,6 +42,7 @@ TEST(ParseApiKeys, ReadsNamesHashesAndLimits) {
   EXPECT_EQ(a.streams, 3);
   EXPECT_EQ(a.tokens_per_minute, 6000);
   EXPECT_EQ(a.queue_share, 0.25);
+  EXPECT_EQ(a.session_share, 0.75);
   EXPECT_EQ(a.weight, 2.5);
   EXPECT_EQ(a.min_priority, -5);
   EXPECT_EQ(a.max_priority, 10);
@@ -67,6 +69,7 @@ TEST(ParseApiKeys, NamesTheLineAndWhatIsWrong) {
       {good + " streams=", "streams is \"\""},
       {good + " tokens_per_minute=-1", "tokens_per_minute is \"-1\""},
       {good + " queue_share=1.5", "queue_share is \"1.5\"; range (0, 1]"},
+      {good + " session_share=0", "session_share is \"0\"; range (0, 1]"},
       {good + " queue_share=nan", "queue_share is \"nan\""},
       {good + " weight=0", "weight is \"0\"; range [0.01, 100]"},
       {good + " weight=nan", "weight is \"nan\""},

@@ -33,6 +33,8 @@ ServerOptions Options() {
   options.engine.max_queue = 32;
   options.engine.max_batch_tokens = 33;
   options.max_streams = 34;
+  options.sessions.max_sessions = 36;
+  options.sessions.max_tokens = 37;
   options.max_text_queue = 35;
   return options;
 }
@@ -88,7 +90,9 @@ void AddZeros(Samples* samples) {
         "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}) {
     const std::string label = absl::StrCat("status=\"", status, "\"}");
     if (label != "status=\"OK\"}") (*samples)["packrat_errors_total{model=\"m\"," + label] = 0;
-    for (const char* call : {"Generate", "Tokenize", "Detokenize", "GetModelInfo"}) {
+    for (const char* call :
+         {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo", "CreateSession",
+          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession"}) {
       (*samples)[absl::StrCat("packrat_calls_total{model=\"m\",call=\"", call, "\",", label)] = 0;
     }
   }
@@ -237,6 +241,8 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
            {"packrat_max_queue{model=\"m\"}", 32},
            {"packrat_max_batch_tokens{model=\"m\"}", 33},
            {"packrat_max_streams{model=\"m\"}", 34},
+           {"packrat_max_sessions{model=\"m\"}", 36},
+           {"packrat_max_session_tokens{model=\"m\"}", 37},
            {"packrat_max_text_queue{model=\"m\"}", 35},
            {"packrat_some_level{model=\"m\"}", 41},
            {"packrat_some_total{model=\"m\"}", 42},

@@ -145,7 +145,6 @@ std::vector<Case> Cases() {
        "solver.cg_max_steps", "[1, 1024]"},
       {"priority", [](R* r) { r->set_priority(101); }, "priority", "[-100, 100]"},
       // Known, not built: refused even where they say the default.
-      {"session", [](R* r) { r->set_session(""); }, "session", "not supported"},
       {"fork_from", [](R* r) { r->set_fork_from("a"); }, "fork_from", "not supported"},
       {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "not supported"},
       {"num_choices", [](R* r) { r->set_num_choices(17); }, "num_choices is 17", "[1, 16]"},

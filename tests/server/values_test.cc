@@ -324,6 +324,14 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"max_streams", [](O o, int by) { o->max_streams = 1000000 + by; }},
       {"max_text_queue low", [](O o, int by) { o->max_text_queue = 1 - by; }},
       {"max_text_queue", [](O o, int by) { o->max_text_queue = 100000 + by; }},
+      {"max_sessions low", [](O o, int by) { o->sessions.max_sessions = 1 - by; }},
+      {"max_sessions", [](O o, int by) { o->sessions.max_sessions = 1000000 + by; }},
+      {"max_session_tokens low", [](O o, int by) { o->sessions.max_tokens = 1 - by; }},
+      {"max_session_tokens", [](O o, int by) { o->sessions.max_tokens = (int64_t{1} << 36) + by; }},
+      {"session_ttl low",
+       [](O o, int by) { o->sessions.ttl = absl::Seconds(1) - absl::Nanoseconds(by); }},
+      {"session_ttl",
+       [](O o, int by) { o->sessions.ttl = absl::Hours(720) + absl::Nanoseconds(by); }},
       {"priority_step low",
        [](O o, int by) {
          o->engine.priority_step = absl::Milliseconds(1) - absl::Nanoseconds(by);

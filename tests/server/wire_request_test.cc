@@ -128,13 +128,53 @@ TEST(WireRequest, EveryFieldIsInTheTable) {
   std::string rows = " num_choices:";  // It arrives as so many requests.
   for (const auto& row : kRows) absl::StrAppend(&rows, " ", row.wire);
   // Refused where they are set.
-  const std::set<std::string> unbuilt = {"session", "fork_from", "snapshot", "grammar"};
+  const std::set<std::string> unbuilt = {"fork_from", "snapshot", "grammar"};
   for (const std::string& path : FieldsOfARequest()) {
     if (unbuilt.count(path) > 0) continue;
+    if (path == "session") continue;  // Not the engine's: see below, and sessions_test.cc.
     const std::string name = path.substr(path.rfind('.') + 1);
     EXPECT_NE(rows.find(absl::StrCat(" ", name, ":")), std::string::npos)
         << "give " << path << " a row in this test";
   }
+}
+
+// Behind the text of a session.
+TEST(WireRequest, ATurnJoinsTheTextAsItIs) {
+  TestServer::Options options;
+  options.tokenizer = true;
+  TestServer server(options);
+  const RequestRules rules =
+      MakeRequestRules({/*vocab_size=*/32000, /*num_ids=*/32000, /*max_context=*/10,
+                        /*has_tokenizer=*/true},
+                       server.tokenizer());
+  const std::vector<int32_t> history = {1, 22557};  // "Hello"
+  const auto prompt = [&](const std::string& wire) {
+    const auto requests = MakeRequests(RequestFromText(wire), rules, 5, history);
+    EXPECT_TRUE(requests.ok()) << wire << ": " << requests.status();
+    const Request* request = &requests->front();
+    EXPECT_TRUE(request->text.continues_text);
+    return absl::StrJoin(request->prompt, ",");
+  };
+  EXPECT_EQ(prompt(R"(text: " Hello")"), "1,22557,22557");
+  EXPECT_EQ(prompt(R"(text: "!")"), "1,22557,28808");
+  EXPECT_EQ(prompt(R"(text: "!" add_bos: true)"), "1,22557,1,28808");
+  EXPECT_EQ(prompt("tokens { ids: 5 }"), "1,22557,5");
+  // What the session holds goes on by itself.
+  EXPECT_EQ(prompt(""), "1,22557");
+  EXPECT_EQ(prompt(R"(text: "")"), "1,22557");
+  EXPECT_EQ(prompt("tokens {}"), "1,22557");
+
+  const auto refusal = [&](const std::string& wire) {
+    return std::string(MakeRequests(RequestFromText(wire), rules, 5, history).status().message());
+  };
+  EXPECT_EQ(refusal("tokens { ids: [5, 5, 5, 5, 5, 5, 5, 5] }"),
+            "prompt has 10 tokens; range [1, 9] (max_context 10): 2 of the session and 8 new");
+  EXPECT_EQ(
+      refusal("tokens { ids: 5 } session: 'x' num_choices: 2"),
+      "num_choices is 2; 1 in a session, which goes on with one; fork the session for others");
+  EXPECT_EQ(refusal("tokens { ids: [5, 5] } stop { max_tokens: 7 }"),
+            "stop.max_tokens is 7; range [1, 6] (max_context 10 less 4 tokens of prompt): 2 of the "
+            "session and 2 new");
 }
 
 }  // namespace

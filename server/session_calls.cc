@@ -1,0 +1,106 @@
+#include "server/session_calls.h"
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "models/bounds.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "runtime/steady_clock.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kDefaultListed = 1000;
+constexpr Bound kListed = {"limit", 1, 10000};
+
+void Fill(const SessionInfo& info, v1::Session* session) {
+  session->set_session(info.handle);
+  session->set_tokens(info.tokens);
+  session->set_num_turns(info.num_turns);
+  session->mutable_turn_ends()->Assign(info.turns.begin(), info.turns.end());
+  session->set_busy(info.busy);
+  session->set_age_seconds(absl::ToDoubleSeconds(info.age));
+  session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
+  session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
+}
+
+absl::Status Fill(const absl::StatusOr<SessionInfo>& info, v1::Session* session) {
+  if (info.ok()) Fill(*info, session);
+  return info.status();
+}
+
+Sessions& SessionsOf(const CallContext& call) { return *call.environment->sessions; }
+
+}  // namespace
+
+SessionOwner OwnerOf(const ApiTenant* tenant) {
+  if (tenant == nullptr) return {};
+  return {tenant->name(), tenant->limits().session_share};
+}
+
+absl::Status CreateSession(const CallContext& call, const v1::CreateSessionRequest& request,
+                           v1::Session* response) {
+  std::optional<absl::Duration> ttl;
+  if (request.has_ttl_seconds()) {
+    // What is no number has no length.
+    const double seconds = std::isnan(request.ttl_seconds()) ? 0 : request.ttl_seconds();
+    ttl = absl::Seconds(seconds);
+  }
+  return Fill(SessionsOf(call).Create(OwnerOf(call.tenant), ttl, SteadyNow()), response);
+}
+
+absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest& request,
+                          v1::ListSessionsResponse* response) {
+  const int limit = request.has_limit() ? request.limit() : kDefaultListed;
+  const absl::Status status = kListed.Check("limit", limit);
+  if (!status.ok()) return status;
+  int total = 0;
+  for (const SessionInfo& info :
+       SessionsOf(call).List(OwnerOf(call.tenant), limit, SteadyNow(), &total)) {
+    Fill(info, response->add_sessions());
+  }
+  response->set_total(total);
+  return absl::OkStatus();
+}
+
+absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& request,
+                        v1::Session* response) {
+  std::vector<int32_t> text;
+  const absl::Status status =
+      Fill(SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
+                                request.include_token_ids() ? &text : nullptr),
+           response);
+  response->mutable_token_ids()->Assign(text.begin(), text.end());
+  return status.ok() ? CheckAnswer(*response, "include_token_ids") : status;
+}
+
+absl::Status ForkSession(const CallContext& call, const v1::ForkSessionRequest& request,
+                         v1::Session* response) {
+  return Fill(SessionsOf(call).Fork(OwnerOf(call.tenant), request.session(), SteadyNow()),
+              response);
+}
+
+absl::Status RewindSession(const CallContext& call, const v1::RewindSessionRequest& request,
+                           v1::Session* response) {
+  Sessions& sessions = SessionsOf(call);
+  const SessionOwner owner = OwnerOf(call.tenant);
+  switch (request.to_case()) {
+    case v1::RewindSessionRequest::kTurns:
+      return Fill(sessions.RewindTurns(owner, request.session(), request.turns(), SteadyNow()),
+                  response);
+    case v1::RewindSessionRequest::kTokens:
+      return Fill(sessions.Rewind(owner, request.session(), request.tokens(), SteadyNow()),
+                  response);
+    case v1::RewindSessionRequest::TO_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("to is missing; set turns or tokens");
+}
+
+absl::Status DeleteSession(const CallContext& call, const v1::DeleteSessionRequest& request,
+                           v1::DeleteSessionResponse*) {
+  return SessionsOf(call).Delete(OwnerOf(call.tenant), request.session(), SteadyNow());
+}
+
+}  // namespace packrat

@@ -1,0 +1,68 @@
+// A call with one message and one answer: identity, readiness, the log and the metrics.
+#ifndef PACKRAT_SERVER_UNARY_CALL_H_
+#define PACKRAT_SERVER_UNARY_CALL_H_
+
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "runtime/steady_clock.h"
+#include "server/call_environment.h"
+
+namespace google::protobuf {
+class Message;
+}
+namespace grpc {
+class CallbackServerContext;
+}
+
+namespace packrat {
+
+// What the work of a call is done with.
+struct CallContext {
+  CallEnvironment* environment;
+  const ServedModel& served;
+  const ApiTenant* tenant;  // Null: the server has no keys.
+};
+
+// INVALID_ARGUMENT: an answer that gRPC's clients would drop, since by default they take 4 MiB.
+// `field`: of the request, to blame.
+absl::Status CheckAnswer(const google::protobuf::Message& answer, const char* field);
+
+// Owned by itself until gRPC is done with it.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  using Work = std::function<absl::Status(const CallContext&)>;
+
+  // Does the work here if the request is short, else in the pool. `name`: the method's.
+  static UnaryCall* Start(const char* name, CallEnvironment* environment,
+                          grpc::CallbackServerContext* context, size_t request_bytes, Work work);
+
+  void OnCancel() override { cancelled_.store(true); }
+  void OnDone() override;
+
+ private:
+  UnaryCall(const char* name, CallEnvironment* environment, grpc::CallbackServerContext* context,
+            Work work);
+  // The call may be over, and this object gone, when it returns.
+  void Begin(size_t request_bytes);
+  absl::Status DoWork(const ServedModel& served);
+  void Answer(const absl::Status& status);
+
+  CallEnvironment* const environment_;
+  grpc::CallbackServerContext* const context_;
+  const Work work_;
+  const absl::Time started_ = SteadyNow();
+  std::shared_ptr<ApiTenant> tenant_;
+  AccessRecord record_;
+  std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_UNARY_CALL_H_

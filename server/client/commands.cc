@@ -56,12 +56,12 @@ void PrintStats(const v1::Finished& finished) {
   const v1::Usage& usage = finished.usage();
   const v1::Timings& timings = finished.timings();
   std::fprintf(stderr,
-               "[%s; %d prompt tokens, %d generated; first token after %.1f ms, all after %.1f ms; "
-               "seed %llu; request %s]\n",
+               "[%s; %d prompt tokens (%d cached), %d generated; first token after %.1f ms, "
+               "all after %.1f ms; seed %llu; request %s]\n",
                v1::FinishReason_Name(finished.reason()).c_str(), usage.prompt_tokens(),
-               usage.completion_tokens(), 1e3 * timings.time_to_first_token_seconds(),
-               1e3 * timings.total_seconds(), static_cast<unsigned long long>(finished.seed()),
-               finished.request_id().c_str());
+               usage.cached_tokens(), usage.completion_tokens(),
+               1e3 * timings.time_to_first_token_seconds(), 1e3 * timings.total_seconds(),
+               static_cast<unsigned long long>(finished.seed()), finished.request_id().c_str());
 }
 
 // Streams a continuation to standard output and gathers it in `all`.
@@ -192,6 +192,8 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
     return UsageError("a prompt is text or --token_ids, not both");
   }
   if (request.has_num_choices()) return CompleteChoices(connection, request);
+  const Connection::Outcome session = MakeSessionIfNew(connection, &request);
+  if (!session.status.ok()) return Report(*connection, session);
   const bool json = absl::GetFlag(FLAGS_json);
   if (echo && !json) Print(request.text());
   v1::GenerateResponse all;
@@ -202,32 +204,63 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   return Report(*connection, outcome);
 }
 
-// The whole transcript goes out with every turn; the server keeps nothing between calls.
+namespace {
+
+// What a turn is written behind: in a session the server has the text, else it goes out whole.
+struct Chat {
+  bool in_session = false;
+  bool empty = true;
+  std::string transcript;
+
+  // The next turn, for a request.
+  std::string Say(const std::string& line) {
+    const std::string reply_label = absl::GetFlag(FLAGS_reply_label);
+    const std::string turn = absl::StrCat(empty ? "" : "\n", absl::GetFlag(FLAGS_user_label), line,
+                                          reply_label.empty() ? "" : "\n", reply_label);
+    empty = false;
+    transcript += turn;
+    return in_session ? turn : transcript;
+  }
+};
+
+Connection::Outcome OpenChat(Connection* connection, v1::GenerateRequest* request, Chat* chat) {
+  chat->in_session = request->has_session();
+  if (!chat->in_session || request->session() == "new") {
+    return MakeSessionIfNew(connection, request);
+  }
+  v1::GetSessionRequest get;
+  get.set_session(request->session());
+  v1::Session session;
+  Connection::Outcome outcome = connection->GetSession(get, &session);
+  chat->empty = session.tokens() == 0;
+  return outcome;
+}
+
+}  // namespace
+
 int ChatCommand(Connection* connection, const std::vector<std::string>& arguments) {
   if (!arguments.empty()) return UsageError("chat reads its turns from standard input");
   if (absl::GetFlag(FLAGS_json)) return UsageError("chat speaks text only; complete has --json");
+  v1::GenerateRequest request = RequestFromFlags();
+  Chat chat;
+  const Connection::Outcome opened = OpenChat(connection, &request, &chat);
+  if (!opened.status.ok()) return Report(*connection, opened);
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) Print("Write, and the model goes on from there; Ctrl-D ends.\n");
-  v1::GenerateRequest request = RequestFromFlags();
   // A reply is a paragraph, and not an empty one, unless told otherwise.
   if (request.stop().strings().empty()) request.mutable_stop()->add_strings("\n");
   if (!request.stop().has_min_tokens()) request.mutable_stop()->set_min_tokens(1);
-  std::string transcript;
   for (std::string line; Print(terminal ? "> " : ""), std::getline(std::cin, line);) {
     if (line.empty()) continue;
     const absl::Status valid = CheckUtf8("the line", line);
     if (!valid.ok()) return UsageError(std::string(valid.message()));
-    absl::StrAppend(&transcript, transcript.empty() ? "" : "\n", absl::GetFlag(FLAGS_user_label),
-                    line);
-    const std::string reply_label = absl::GetFlag(FLAGS_reply_label);
-    if (!reply_label.empty()) absl::StrAppend(&transcript, "\n", reply_label);
-    request.set_text(transcript);
+    request.set_text(chat.Say(line));
     v1::GenerateResponse reply;
     const Connection::Outcome outcome = Stream(connection, request, /*print=*/true, &reply);
     Print("\n");
     if (!outcome.status.ok()) return Report(*connection, outcome);
     PrintStats(reply.finished());
-    absl::StrAppend(&transcript, reply.text());
+    chat.transcript += reply.text();
   }
   const absl::Status read = CheckStandardInput();
   if (!read.ok()) return UsageError(std::string(read.message()));

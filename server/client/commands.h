@@ -29,11 +29,17 @@ int ScoreCommand(Connection* connection, const std::vector<std::string>& argumen
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int InfoCommand(Connection* connection, const std::vector<std::string>& arguments);
+int SessionsCommand(Connection* connection, const std::vector<std::string>& arguments);
 int BenchCommand(Connection* connection, const std::vector<std::string>& arguments);
 int HealthCommand(Connection* connection, const std::vector<std::string>& arguments);
 
 // Adds what a message says to what those before it have said.
 void Gather(const v1::GenerateResponse& message, v1::GenerateResponse* all);
+
+// Where the request is for the session "new": makes one, names it in the request, and tells its
+// handle on standard error.
+Connection::Outcome MakeSessionIfNew(Connection* connection, v1::GenerateRequest* request);
+
 // Tells what became of a call that did not end well, and gives the exit code for it.
 int Report(const Connection& connection, const Connection::Outcome& outcome);
 int UsageError(const std::string& message);

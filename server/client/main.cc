@@ -27,6 +27,8 @@ constexpr char kUsage[] =
     "  packrat chat                turn by turn from standard input\n"
     "  packrat score TEXT [CANDIDATE...]\n"
     "                              log-probabilities of what may follow TEXT, or of TEXT itself\n"
+    "  packrat sessions WHAT       texts that the server keeps: create, list; with a HANDLE show,\n"
+    "                              fork, rewind, delete (complete and chat take --session)\n"
     "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
     "  packrat detokenize          text of --token_ids\n"
     "  packrat info                what the server serves\n"
@@ -86,10 +88,11 @@ int Run(int argc, char** argv) {
 
   using Command = int (*)(Connection*, const std::vector<std::string>&);
   const std::pair<const char*, Command> commands[] = {
-      {"complete", CompleteCommand},     {"chat", ChatCommand},
-      {"score", ScoreCommand},           {"tokenize", TokenizeCommand},
-      {"detokenize", DetokenizeCommand}, {"info", InfoCommand},
-      {"bench", BenchCommand},           {"health", HealthCommand},
+      {"complete", CompleteCommand}, {"chat", ChatCommand},
+      {"score", ScoreCommand},       {"sessions", SessionsCommand},
+      {"tokenize", TokenizeCommand}, {"detokenize", DetokenizeCommand},
+      {"info", InfoCommand},         {"bench", BenchCommand},
+      {"health", HealthCommand},
   };
   for (const auto& [name, run] : commands) {
     if (command != name) continue;

@@ -75,6 +75,21 @@ ABSL_FLAG(std::string, candidates, "",
           "score: file with a candidate in each line; \\n and the like are understood.");
 ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
+ABSL_FLAG(
+    std::string, session, "",
+    "complete, chat: handle of the session in which the text goes on, or new: one is made, and "
+    "its handle told on standard error.");
+ABSL_FLAG(std::string, affinity, "",
+          "Sent as x-session, by which balancers keep calls on one replica: the same in all calls "
+          "about a session, its creation included; up to 128 of A-Z a-z 0-9 . _ : -.");
+ABSL_FLAG(absl::Duration, ttl, absl::ZeroDuration(),
+          "sessions create: time after its last use at which it expires, e.g. 10m. Default: the "
+          "server's.");
+ABSL_FLAG(absl::optional<int32_t>, keep_turns, absl::nullopt,
+          "sessions rewind: keep so many of the first turns.");
+ABSL_FLAG(absl::optional<int32_t>, keep_tokens, absl::nullopt,
+          "sessions rewind: keep so many of the first tokens.");
+ABSL_FLAG(int32_t, limit, 0, "sessions list: most to list. Default: the server's, 1000.");
 ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading or draining too.");
 ABSL_FLAG(int32_t, concurrency, 8, "bench: calls at the same time; range [1, 10000].");
 ABSL_FLAG(int32_t, requests, 64, "bench: calls in all; range [1, 10000000].");
@@ -129,6 +144,10 @@ absl::Status CheckFlags() {
   if (status.ok()) {
     status = CheckMetadata("request_id", absl::GetFlag(FLAGS_request_id), 128, ". _ : -");
   }
+  if (status.ok()) {
+    status = CheckMetadata("affinity", absl::GetFlag(FLAGS_affinity), 128, ". _ : -");
+  }
+  if (status.ok()) status = CheckUtf8("--session", absl::GetFlag(FLAGS_session));
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
   if (status.ok()) status = ApiKeyFromFlags().status();
   Connection::Options ignored;
@@ -158,6 +177,7 @@ Connection::Options ConnectionFromFlags() {
   options.api_key = *ApiKeyFromFlags();
   options.caller = absl::GetFlag(FLAGS_caller);
   options.request_id = absl::GetFlag(FLAGS_request_id);
+  options.affinity = absl::GetFlag(FLAGS_affinity);
   FillTlsFromFlags(&options).IgnoreError();  // CheckFlags() has told.
   return options;
 }
@@ -178,6 +198,9 @@ v1::GenerateRequest RequestFromFlags() {
   if (absl::GetFlag(FLAGS_parse_special)) request.set_parse_special(true);
   IfGiven(FLAGS_skip_special_tokens, [&](bool x) { request.set_skip_special_tokens(x); });
   IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
+
+  const std::string session = absl::GetFlag(FLAGS_session);
+  if (!session.empty()) request.set_session(session);
 
   v1::StopParams* stop = request.mutable_stop();
   IfGiven(FLAGS_max_tokens, [&](int32_t x) { stop->set_max_tokens(x); });

@@ -9,6 +9,8 @@
 #include "absl/flags/declare.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/client/connection.h"
 
@@ -19,6 +21,10 @@ ABSL_DECLARE_FLAG(std::string, user_label);
 ABSL_DECLARE_FLAG(std::string, reply_label);
 ABSL_DECLARE_FLAG(std::string, candidates);
 ABSL_DECLARE_FLAG(bool, live);
+ABSL_DECLARE_FLAG(absl::Duration, ttl);
+ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_turns);
+ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_tokens);
+ABSL_DECLARE_FLAG(int32_t, limit);
 ABSL_DECLARE_FLAG(int32_t, concurrency);
 ABSL_DECLARE_FLAG(int32_t, requests);
 ABSL_DECLARE_FLAG(int32_t, prompt_tokens);

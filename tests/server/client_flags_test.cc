@@ -36,6 +36,7 @@ const struct {
     {"skip_special_tokens", "false", "skip_special_tokens: false"},
     {"priority", "-7", "priority: -7"},
     {"num_choices", "3", "num_choices: 3"},
+    {"session", "a-1_", "session: 'a-1_'"},
     {"max_tokens", "9", "stop { max_tokens: 9 }"},
     {"min_tokens", "4", "stop { min_tokens: 4 }"},
     {"ignore_eos", "true", "stop { ignore_eos: true }"},
@@ -67,10 +68,11 @@ TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
 TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   // They describe the connection, the prompt, or what the client prints; tested below and in
   // client_command_test.
-  std::set<std::string> known = {"address",     "api_key_file", "deadline", "caller",
-                                 "request_id",  "json",         "stats",    "echo",
-                                 "token_ids",   "user_label",   "requests", "prompt_tokens",
-                                 "reply_label", "concurrency",  "live",     "candidates"};
+  std::set<std::string> known = {
+      "address",     "api_key_file", "deadline",  "caller",     "request_id", "json",
+      "stats",       "echo",         "token_ids", "user_label", "requests",   "prompt_tokens",
+      "reply_label", "concurrency",  "live",      "affinity",   "ttl",        "keep_turns",
+      "keep_tokens", "limit",        "candidates"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -107,7 +109,7 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
                                    "sampling.allowed_token_ids", "sampling.banned_token_ids",
                                    "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
                                    // Refused by the server.
-                                   "session", "fork_from", "snapshot", "grammar", "echo_prompt"}));
+                                   "fork_from", "snapshot", "grammar", "echo_prompt"}));
 }
 
 TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
@@ -116,6 +118,7 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   Set("deadline", "1m30s");
   Set("caller", "a@b");
   Set("request_id", "r-1");
+  Set("affinity", "user-1");
   const std::string key_file = testing::TempDir() + "/key";
   std::ofstream(key_file) << "pk-1 \nnot this\n";
   Set("api_key_file", key_file);
@@ -131,6 +134,7 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   EXPECT_EQ(options.deadline, absl::Seconds(90));
   EXPECT_EQ(options.caller, "a@b");
   EXPECT_EQ(options.request_id, "r-1");
+  EXPECT_EQ(options.affinity, "user-1");
   EXPECT_EQ(options.api_key, "pk-1");
   v1::TokenizeRequest tokenize;
   FillFromFlags(&tokenize);

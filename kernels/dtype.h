@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/check.h"
+
 namespace packrat {
 
 enum class DType : uint8_t { kF32, kBF16, kF16, kInt8, kInt4 };
@@ -14,8 +16,11 @@ enum class DType : uint8_t { kF32, kBF16, kF16, kInt8, kInt4 };
 // Whether values are stored in groups that share a scale.
 constexpr bool IsQuantized(DType type) { return type == DType::kInt8 || type == DType::kInt4; }
 
-// Of an element that is stored by itself.
-constexpr size_t DTypeBytes(DType type) { return type == DType::kF32 ? 4 : 2; }
+// The size of one element. Elements of quantised types have none: they are stored in groups.
+constexpr size_t DTypeBytes(DType type) {
+  PACKRAT_CHECK(!IsQuantized(type), "an element of a quantised type has no size of its own");
+  return type == DType::kF32 ? 4 : 2;
+}
 
 constexpr const char* DTypeName(DType type) {
   switch (type) {
@@ -33,7 +38,7 @@ constexpr const char* DTypeName(DType type) {
   return "int4";
 }
 
-// Exact widening of one stored element at `data[index]`.
+// Exact widening of the element `data[index]`, which is not of a quantised type.
 inline float LoadAsFloat(const void* data, size_t index, DType type) {
   if (type == DType::kF32) return static_cast<const float*>(data)[index];
   const uint16_t half = static_cast<const uint16_t*>(data)[index];
@@ -41,6 +46,7 @@ inline float LoadAsFloat(const void* data, size_t index, DType type) {
   if (type == DType::kBF16) {
     bits = uint32_t{half} << 16;
   } else {
+    PACKRAT_CHECK(type == DType::kF16);
     const uint32_t sign = uint32_t{half & 0x8000u} << 16;
     uint32_t exponent = (half >> 10) & 31u, mantissa = half & 0x3ffu;
     if (exponent == 31) {

@@ -37,7 +37,7 @@ int8_t Nearest(float value, int low, int high) {
   return static_cast<int8_t>(std::clamp(static_cast<int>(std::lrint(value)), low, high));
 }
 
-// The scale is rounded up, so that 127 of it reach the largest value.
+// The scale is rounded up, so that 127 times it reaches the largest value.
 void QuantizeInt8(const float* values, float largest, QuantGroup* group) {
   group->scale = ToHalf(largest / 127);
   if (FromHalf(group->scale) * 127 < largest) ++group->scale;
@@ -62,8 +62,8 @@ float PutOnGrid(const float* values, float scale, float minimum, float* q) {
   return error;
 }
 
-// Tries ranges from the whole one down, since a few outliers may cost all others their precision;
-// each is fitted once by least squares.
+// Tries the whole range and smaller ones, since a few outliers may cost all other values their
+// precision. Each is fitted once by least squares.
 void QuantizeInt4(const float* values, float low, float high, QuantGroup* group) {
   constexpr float kShares[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f};
   const float center = low / 2 + high / 2, half = high / 2 - low / 2;
@@ -144,6 +144,11 @@ void StoreQuantGroup(const QuantGroup& group, DType format, uint8_t* to) {
   }
 }
 
+void AppendQuantGroup(const QuantGroup& group, DType format, std::vector<uint8_t>* to) {
+  to->resize(to->size() + StoredGroupBytes(format));
+  StoreQuantGroup(group, format, &*to->end() - StoredGroupBytes(format));
+}
+
 QuantGroup LoadQuantGroup(const uint8_t* from, DType format) {
   QuantGroup group = {};
   std::memcpy(&group.scale, from, 2);
@@ -204,7 +209,18 @@ void WidenQuantGroup(const QuantGroup& group, DType format, float* values) {
   for (int k = 0; k < kQuantGroup; ++k) values[k] = scale * group.q[k] + minimum;
 }
 
-// 128-bit vectors everywhere: a row is rounded once for all the outputs that it is multiplied with.
+void WidenStored(const uint8_t* from, DType type, size_t n, float* values) {
+  if (!IsQuantized(type)) {
+    for (size_t i = 0; i < n; ++i) values[i] = LoadAsFloat(from, i, type);
+    return;
+  }
+  for (size_t i = 0; i < n; i += kQuantGroup, from += StoredGroupBytes(type)) {
+    WidenQuantGroup(LoadQuantGroup(from, type), type, values + i);
+  }
+}
+
+// 128-bit vectors on every instruction set: a row is rounded only once for all its outputs, so
+// wider ones would gain little.
 HWY_PUSH_ATTRIBUTES("sse4.1,ssse3")
 void QuantizeRows(const float* x, ptrdiff_t stride, int n, int in, int32_t* to) {
   const __m128i magnitude = _mm_set1_epi32(0x7fffffff);

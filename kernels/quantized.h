@@ -17,8 +17,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/check.h"
 #include "kernels/dtype.h"
 
 namespace packrat {
@@ -34,8 +36,12 @@ struct QuantGroup {
 
 // The same in a file, the bytes of GGUF's Q8_0 and Q4_1: scale, for int4 minimum, and the values;
 // for int4 byte j has value j in its low half and value j + 16 in its high half.
-constexpr size_t StoredGroupBytes(DType format) { return format == DType::kInt8 ? 34 : 20; }
+constexpr size_t StoredGroupBytes(DType format) {
+  PACKRAT_CHECK(IsQuantized(format));
+  return format == DType::kInt8 ? 34 : 20;
+}
 void StoreQuantGroup(const QuantGroup& group, DType format, uint8_t* to);
+void AppendQuantGroup(const QuantGroup& group, DType format, std::vector<uint8_t>* to);
 QuantGroup LoadQuantGroup(const uint8_t* from, DType format);
 
 // Blocks of a panel: 32 outputs times one group.
@@ -48,7 +54,7 @@ inline constexpr int kInt8Scales = 1024, kInt4Scales = 512;  // Where they begin
 constexpr size_t QuantBlockBytes(DType format) {
   return format == DType::kInt8 ? kInt8Scales + 64 : kInt4Scales + 64 + 64;
 }
-// Of a panel: its blocks, one after the other. `in` is a multiple of 32.
+// A panel is its blocks, one after the other. `in` is a multiple of 32.
 constexpr size_t QuantPanelBytes(DType format, int in) {
   return QuantBlockBytes(format) * static_cast<size_t>(in / kQuantGroup);
 }
@@ -65,12 +71,14 @@ void PutQuantGroup(const QuantGroup& group, DType format, int lane, std::byte* b
 QuantGroup TakeQuantGroup(const std::byte* block, DType format, int lane);
 // Its 32 weights, exactly.
 void WidenQuantGroup(const QuantGroup& group, DType format, float* values);
+// n values of any type as a file holds them, exactly. Of quantised types n is a multiple of 32.
+void WidenStored(const uint8_t* from, DType type, size_t n, float* values);
 
 // Rows of inputs rounded to 8 bits, n rows together for one tile: for each group (kQuantWords, n)
 // words of 4 bytes:
 //   0..7  four inputs each, q = x / scale to the nearest, ties to even, in [-127, 127]
 //   8     scale = largest magnitude / 127, float32
-//   9     -128 * sum of the q, int32: what the + 128 of int8 weights adds too much
+//   9     -128 * sum of the q, int32: takes out what the + 128 of int8 weights adds
 //   10    scale * sum of the q, float32
 // A group whose magnitudes are all below 2^-100 counts as zeros; one that holds a NaN or an
 // infinity has the scale NaN.
@@ -90,7 +98,8 @@ struct QuantKernels {
                    float* out);
 };
 extern const QuantKernels kQuantVnni, kQuantAvx2, kQuantSse4;
-// The one that goes with CpuTargetName(): for avx512 VNNI's, or that of avx2 where there is none.
+// The kernel for CpuTargetName(). For avx512 it is VNNI's, or that of avx2 on a machine without
+// VNNI.
 const QuantKernels& ChosenQuantKernels();
 
 }  // namespace packrat

@@ -33,6 +33,14 @@ struct Batch {
   int32_t num_spans = 0;
 };
 
+// How large a batch is. Checks that its spans follow each other and cover its tokens.
+struct BatchSizes {
+  int rows = 0;  // Of logits.
+  int max_span_tokens = 1;
+  int max_context = 1;  // The largest position + num_tokens.
+};
+BatchSizes SizesOf(const Batch& batch);
+
 // The memory behind slots, tails and pages; owned by the caller, 64-byte aligned, strides multiples
 // of 64 bytes.
 struct StateMemory {
@@ -55,7 +63,7 @@ struct SolverStats {
   }
 };
 
-// What a forward pass says about one span besides its logits.
+// What a forward pass reports about one span besides its logits.
 struct SpanStats {
   SpanStats() = default;
   explicit SpanStats(const SpanTotals& totals)

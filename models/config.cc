@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "models/families/families.h"
+#include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
 #include "models/weights.h"
@@ -68,15 +69,16 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   return config;
 }
 
-// Shapes follow from the config, so names, shapes and bits say nearly all; the rest is what only
-// numbers in the config tell.
+// Shapes follow from the config, so the names, shapes and bits of the tensors say nearly
+// everything. Added here is what only numbers in the config say.
 std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
   uint64_t hash = weights_hash;
   for (const MixerSpec& mixer : config.layers) {
     const std::string identity = IdentityOf(mixer);
     hash = HashBytes(hash, identity.data(), identity.size());
   }
-  // Where it does not apply it is not said, so that what was saved of older models can be read.
+  // Left out where it does not apply: the fingerprints of older models stay as they were, and what
+  // was saved for them can be read.
   const std::string norm = config.norm_plus_one ? "1 + norm" : "";
   if (!norm.empty()) hash = HashBytes(hash, norm.data(), norm.size());
   return absl::StrFormat("%016x", HashBytes(hash, &config.norm_eps, sizeof config.norm_eps));

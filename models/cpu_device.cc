@@ -26,7 +26,7 @@ DType CpuWeights::FormatOf(DType stored, Use use) const {
 }
 
 Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use) {
-  // Parts of different types meet in float32, which holds them all.
+  // Parts of different types become float32, which holds them all.
   DType type = FormatOf(loader_->TypeOf(parts[0].name), use);
   int out = 0;
   for (const Rows& part : parts) {
@@ -48,50 +48,27 @@ Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use) {
   int at = 0;
   for (const Rows& part : parts) {
     if (IsQuantized(type) && loader_->TypeOf(part.name) != type) quantized_[part.name] = type;
-    loader_->Rows(part.name, part.out, in, part.first, part.rows,
-                  [&](const WeightLoader::Piece& piece) { Set(part, piece, at, &matrix); });
+    if (IsQuantized(type)) {
+      loader_->Groups(part.name, part.out, in, part.first, part.rows, type,
+                      [&](int row, int group, const QuantGroup& values) {
+                        matrix.SetGroup(at + row, group, values);
+                      });
+    } else {
+      loader_->Rows(
+          part.name, part.out, in, part.first, part.rows,
+          [&](const WeightLoader::Piece& piece) { SetRows(piece, at + piece.first, &matrix); });
+    }
     at += part.rows;
   }
   return {&matrix, type, out, in};
 }
 
-// The piece's rows as rows of a matrix that may have another type. `at`: its part's first one
-// there.
-void CpuWeights::Set(const Rows& part, const WeightLoader::Piece& piece, int at,
-                     PackedMatrix* matrix) {
-  const int first = at + piece.first, in = matrix->in(), groups = in / kQuantGroup;
-  const size_t values = static_cast<size_t>(piece.rows) * in;
-  const auto group_at = [&](size_t i) {
-    return LoadQuantGroup(piece.data + i * StoredGroupBytes(piece.type), piece.type);
-  };
-  if (piece.type == matrix->type() && !IsQuantized(piece.type)) {
-    return matrix->SetRows(first, piece.rows, piece.data);
-  }
-  if (piece.type == matrix->type()) {
-    for (int i = 0; i < piece.rows * groups; ++i) {
-      matrix->SetGroup(first + i / groups, i % groups, group_at(i));
-    }
-    return;
-  }
-  wide_.resize(values);
-  if (IsQuantized(piece.type)) {
-    for (size_t i = 0; i < values / kQuantGroup; ++i) {
-      WidenQuantGroup(group_at(i), piece.type, &wide_[i * kQuantGroup]);
-    }
-  } else {
-    for (size_t i = 0; i < values; ++i) wide_[i] = LoadAsFloat(piece.data, i, piece.type);
-  }
-  if (!IsQuantized(matrix->type())) return matrix->SetRows(first, piece.rows, wide_.data());
-  for (int i = 0; i < piece.rows * groups; ++i) {
-    QuantGroup group;
-    absl::Status status =
-        QuantizeGroup(&wide_[size_t{1} * i * kQuantGroup], matrix->type(), &group);
-    if (!status.ok()) {
-      return loader_->Refuse(part.name, absl::StrCat("row ", part.first + piece.first + i / groups,
-                                                     ": ", status.message()));
-    }
-    matrix->SetGroup(first + i / groups, i % groups, group);
-  }
+// The piece's rows as rows `first` and on of a matrix, of its type or of float32.
+void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first, PackedMatrix* matrix) {
+  if (piece.type == matrix->type()) return matrix->SetRows(first, piece.rows, piece.data);
+  wide_.resize(static_cast<size_t>(piece.rows) * matrix->in());
+  WidenStored(piece.data, piece.type, wide_.size(), wide_.data());
+  matrix->SetRows(first, piece.rows, wide_.data());
 }
 
 Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {

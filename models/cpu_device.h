@@ -19,20 +19,20 @@
 
 namespace packrat {
 
-// Weights packed, in the types that they are stored in or quantised. With a loader that only
-// measures, they are empty, and bytes() is what they would take.
+// Weights packed for products, in the types that they are stored in, or quantised. With a loader
+// that only measures they stay empty, and bytes() is what they would take.
 class CpuWeights : public DeviceWeights {
  public:
-  // Those that can be are packed for products in `arithmetic`.
+  // Weights whose type allows it are packed for products in `arithmetic`.
   CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options);
   Weight Tied(const Weight& embedding, const std::string& name) override;
   const float* Upload(std::vector<float> values) override;
   size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
   int widest() const { return widest_; }  // The largest `in` of them.
   WeightFormat output_format() const { return output_format_; }
-  // Tensors that are stored otherwise than they are kept, and what they are kept in.
+  // The tensors that were quantised here, and to what.
   const std::map<std::string, DType>& quantized() const { return quantized_; }
-  // Whether products with any of them round their activations so.
+  // Whether any of them is multiplied in `arithmetic`.
   bool multiplies_in(Arithmetic arithmetic) const {
     return arithmetics_[static_cast<size_t>(arithmetic)];
   }
@@ -41,7 +41,7 @@ class CpuWeights : public DeviceWeights {
   Weight Load(const std::vector<Rows>& parts, int in, Use use) override;
   // The format of a matrix that is stored in `stored`.
   DType FormatOf(DType stored, Use use) const;
-  void Set(const Rows& part, const WeightLoader::Piece& piece, int at, PackedMatrix* matrix);
+  void SetRows(const WeightLoader::Piece& piece, int first, PackedMatrix* matrix);
 
   const Arithmetic wanted_;
   const WeightFormat format_, output_format_;
@@ -58,8 +58,8 @@ class CpuDevice : public Device {
  public:
   CpuDevice() : Device(DType::kF32, DType::kF32) {}
 
-  // Memory of its own for products of up to `rows` rows of up to `widest` values, and of what was
-  // planned. Allocate() before anything runs.
+  // The memory for products of up to `rows` rows of up to `widest` values and for what was planned.
+  // Call Allocate() before anything runs.
   size_t Bytes(int threads, int rows, int widest) const {
     return KernelContext::Bytes(threads, Packed(rows, widest), thread_floats_);
   }
@@ -136,7 +136,7 @@ class CpuDevice : public Device {
     return 0;
   }
 
-  size_t thread_floats_ = 0;  // The most that an operation takes of a thread's scratch.
+  size_t thread_floats_ = 0;  // The most scratch that an operation takes of a thread.
   std::unique_ptr<KernelContext> context_;
 };
 

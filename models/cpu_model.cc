@@ -13,9 +13,9 @@
 #include "kernels/elementwise.h"
 #include "kernels/resources.h"
 #include "models/cpu_device.h"
-#include "models/files/checkpoint.h"
 #include "models/host_model.h"
 #include "models/layer_stack.h"
+#include "models/model_folder.h"
 #include "models/weights.h"
 
 namespace packrat {
@@ -23,14 +23,13 @@ namespace {
 
 Arithmetic ArithmeticOf(ActivationType activations) {
   if (activations == ActivationType::kFloat32) return Arithmetic::kFloat32;
-  // Quantised weights take bytes then in any case.
+  // In both cases quantised weights are multiplied in bytes.
   return CpuHasBFloat16() ? Arithmetic::kBFloat16 : Arithmetic::kInt8;
 }
 
 class CpuModel : public HostModel {
  public:
-  // With a loader that only measures, there is nothing but weight_bytes() and scratch_bytes() to
-  // ask for.
+  // With a loader that only measures, only weight_bytes() and scratch_bytes() may be asked.
   CpuModel(const ModelConfig& config, const ModelOptions& options, WeightLoader* loader)
       : config_(config),
         options_(options),
@@ -41,7 +40,7 @@ class CpuModel : public HostModel {
         weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {}
 
-  // After the weights are known to be good: what a forward pass needs.
+  // Allocates what a forward pass needs, once the weights are known to be good.
   void AllocateScratch(std::string fingerprint) {
     fingerprint_ = std::move(fingerprint);
     scratch_ = AlignedBytes(stack_bytes_);
@@ -68,7 +67,7 @@ class CpuModel : public HostModel {
     for (const Arithmetic arithmetic : {Arithmetic::kBFloat16, Arithmetic::kInt8}) {
       if (multiplies_in(arithmetic)) absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
     }
-    // As it was asked for; what a checkpoint itself has is in the fingerprint.
+    // What was asked for. The types in the checkpoint itself are part of the fingerprint.
     if (options_.weights != WeightFormat::kStored) {
       absl::StrAppend(&id, "-weights-", WeightFormatName(options_.weights));
     }
@@ -84,11 +83,11 @@ class CpuModel : public HostModel {
 
   absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
                                  SpanStats* stats) override {
-    CheckBatch(batch);
-    int num_rows = 0;
-    const BatchView view = View(batch, &num_rows);
-    absl::Status status = stack_.Forward(
-        {view, batch.tokens, rows_.data(), num_rows, state, tables_}, options_.observe);
+    const BatchSizes sizes = SizesOf(batch);
+    CheckBatch(batch, sizes);
+    absl::Status status =
+        stack_.Forward({View(batch, sizes), batch.tokens, rows_.data(), sizes.rows, state, tables_},
+                       options_.observe);
     if (!status.ok()) return status;
     const float* row = stack_.logits();
     for (int i = 0; i < batch.num_spans; ++i) {
@@ -103,39 +102,34 @@ class CpuModel : public HostModel {
  private:
   int most_rows() const { return std::max(limits_.tokens, limits_.rows); }
 
-  // The batch as the kernels see it, and the rows of logits that it wants.
-  BatchView View(const Batch& batch, int* num_rows) {
+  // The batch as the kernels see it. Fills rows_ as well.
+  BatchView View(const Batch& batch, const BatchSizes& sizes) {
     BatchView view;
     view.spans = spans_.data();
     view.num_spans = batch.num_spans;
     view.num_tokens = batch.num_tokens;
+    view.max_span_tokens = sizes.max_span_tokens;
+    view.max_context = sizes.max_context;
+    int row = 0;
     for (int i = 0; i < batch.num_spans; ++i) {
       const Span& span = batch.spans[i];
       spans_[i] = {span.first_token, span.num_tokens, span.position, span.slot_in,
                    span.slot_out,    span.tail,       span.solver};
       for (size_t c = 0; c < page_tables_.size(); ++c) page_tables_[c][i] = span.pages[c];
-      view.max_span_tokens = std::max(view.max_span_tokens, span.num_tokens);
-      view.max_context = std::max(view.max_context, span.position + span.num_tokens);
       for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
-        rows_[(*num_rows)++] = span.first_token + t;
+        rows_[row++] = span.first_token + t;
       }
     }
     return view;
   }
 
-  void CheckBatch(const Batch& batch) const {
+  void CheckBatch(const Batch& batch, const BatchSizes& sizes) const {
     PACKRAT_CHECK(batch.num_tokens <= options_.max_batch_tokens) << batch.num_tokens;
-    int next = 0, rows = 0;
+    PACKRAT_CHECK(sizes.rows <= options_.max_logit_rows) << sizes.rows << " rows of logits";
     for (int i = 0; i < batch.num_spans; ++i) {
       const Span& span = batch.spans[i];
-      PACKRAT_CHECK(span.first_token == next && span.num_tokens > 0, "spans are not back to back");
-      PACKRAT_CHECK(span.num_logits >= 0 && span.num_logits <= span.num_tokens);
       PACKRAT_CHECK(layout_.slot_bytes == 0 || (span.slot_in >= 0 && span.slot_out >= 0));
-      next += span.num_tokens;
-      rows += span.num_logits;
     }
-    PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
-    PACKRAT_CHECK(rows <= options_.max_logit_rows) << rows << " rows of logits";
     for (int t = 0; t < batch.num_tokens; ++t) {
       PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size)
           << batch.tokens[t];
@@ -147,7 +141,7 @@ class CpuModel : public HostModel {
   const Limits limits_;
   const StateLayout layout_;
   CpuDevice device_;
-  CpuWeights weights_;  // Its loader is gone once all is loaded.
+  CpuWeights weights_;  // Its loader must not be used after the constructor.
   LayerStack stack_;
   const size_t weight_bytes_, stack_bytes_;
   std::string fingerprint_;
@@ -164,7 +158,7 @@ absl::Status CheckOption(const char* name, int value, int low, int high) {
       absl::StrCat(name, " must be in [", low, ", ", high, "], got ", value));
 }
 
-// A model's files, open, and what they will take.
+// A model's files, opened, and the memory that it will take.
 struct OpenModel {
   ModelOptions options;  // With its defaults resolved.
   std::unique_ptr<Checkpoint> checkpoint;
@@ -190,14 +184,10 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   OpenModel open;
   open.options = options;
   if (options.threads == 0) open.options.threads = resources.DefaultThreads();
-  auto config = LoadModelConfig(dir);
-  if (!config.ok()) return config.status();
-  open.memory.config = *std::move(config);
-  auto checkpoint = Checkpoint::Open(dir);
-  if (!checkpoint.ok()) return checkpoint.status();
-  open.checkpoint = *std::move(checkpoint);
-  const ModelConfig& read = open.memory.config;
-  if (!read.nested.empty()) open.checkpoint->Unnest(read.nested, "model.", read.others);
+  auto folder = OpenModelFolder(dir);
+  if (!folder.ok()) return folder.status();
+  open.memory.config = std::move(folder->config);
+  open.checkpoint = std::move(folder->checkpoint);
   WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
   const CpuModel model(open.memory.config, open.options, &weights);
   if (absl::Status status = weights.Finish(); !status.ok()) return status;
@@ -271,7 +261,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
                                         ") and scratch (", MiB(memory.scratch_bytes), ") take");
   const auto bytes = static_cast<int64_t>(memory.weight_bytes + memory.scratch_bytes);
   if (absl::Status status = resources.CheckAvailable(bytes, plan); !status.ok()) return status;
-  // What was counted may yet be refused, by a limit that nobody told of.
+  // The system may still refuse it, by a limit that could not be read.
   try {
     WeightLoader weights(open->checkpoint.get());
     if (progress && options.weights != WeightFormat::kStored) weights.ReportTo(std::move(progress));
@@ -281,7 +271,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
     return model;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(plan, " ", MiB(bytes), ", and the system refuses so much"));
+        absl::StrCat(plan, " ", MiB(bytes), ", and the system refuses that much"));
   }
 }
 

@@ -15,27 +15,27 @@
 
 namespace packrat {
 
-// INVALID_ARGUMENT for another name than auto, float32 or bfloat16.
+// The type called auto, float32 or bfloat16; INVALID_ARGUMENT for any other name.
 absl::StatusOr<ActivationType> ActivationTypeOf(const std::string& name);
 
-// Sets the formats of weights from names: stored, int8 or int4, for the output matrix also auto.
-// INVALID_ARGUMENT for another name.
+// Sets the formats of weights by name: stored, int8 or int4, and for the output matrix also auto.
+// INVALID_ARGUMENT for any other name.
 absl::Status SetWeightFormats(const std::string& weights, const std::string& output_weights,
                               ModelOptions* options);
 
-// The tensors that loading would quantise, and to what; without a tied output matrix, whose tensor
-// is the embedding too. Errors as MeasureModel().
+// The tensors that loading would quantise, and to what. A tied output matrix is not among them,
+// since its tensor is the embedding too. Errors as MeasureModel().
 absl::StatusOr<std::map<std::string, DType>> QuantizedTensors(const std::string& dir,
                                                               const ModelOptions& options);
 
-// What it would take, without loading it. Errors as LoadCpuModel(), of what it reads: config,
-// names, shapes.
+// The memory that the model would take, without loading it. Errors as LoadCpuModel(), as far as
+// they show in config, names and shapes.
 absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options);
 
 // Loads DIR/config.json and its safetensors onto the CPU. INVALID_ARGUMENT naming file, tensor and
-// reason; FAILED_PRECONDITION where the processor has not what options.activations asks for;
-// RESOURCE_EXHAUSTED where this process cannot have the memory. `progress`, which may be empty, is
-// told how much was read where weights are quantised meanwhile, which takes its time.
+// reason; FAILED_PRECONDITION if the processor lacks what options.activations asks for;
+// RESOURCE_EXHAUSTED if this process cannot have the memory. `progress`, which may be empty, is
+// told how much was read if weights are quantised on the way, which takes a while.
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
     const std::string& dir, const ModelOptions& options,
     std::function<void(size_t done_bytes, size_t total_bytes)> progress = nullptr);

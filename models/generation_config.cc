@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
 #include "models/families/families.h"
+#include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
 
@@ -24,16 +25,16 @@ bool DoesNotMatter(const std::string& name) {
       "return_dict_in_generate", "return_legacy_cache", "low_memory", "cache_implementation",
       "cache_config", "compile_config", "disable_compile", "prefill_chunk_size",
       "trust_remote_code", "token_healing",
-      // Of an assistant model, which changes the time alone.
+      // For an assistant model, which changes only the time that it takes.
       "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
       "assistant_confidence_threshold", "prompt_lookup_num_tokens", "max_matching_ngram_size",
       "assistant_early_exit", "assistant_lookbehind", "target_lookbehind",
-      // Of several beams, which `num_beams` asks for.
+      // They matter only with several beams, and then `num_beams` is warned of.
       "length_penalty", "early_stopping", "diversity_penalty"};
   return names->count(name) > 0 || absl::StartsWith(name, "_") || absl::StartsWith(name, "output_");
 }
 
-// Whether the value leaves a field of generate() off.
+// Whether this value leaves the field's feature of generate() off.
 bool IsOff(const std::string& name, const Json& value) {
   static const auto* const ones =
       new std::set<std::string>{"num_beams", "num_beam_groups", "num_return_sequences",
@@ -69,7 +70,7 @@ GenerationConfig Read(JsonFields* f, int vocab_size) {
   config.eos_ids = ReadIds(f, "eos_token_id", vocab_size);
   SamplingDefaults& sampling = config.sampling;
   const bool do_sample = f->Bool("do_sample", true);
-  // Where a range lacks an end of its own, the nearest value that a file would write.
+  // Where an end does not belong to the range, the nearest value that a file would hold.
   const auto number = [f](const char* name, const Bound& bound, double value) {
     return static_cast<float>(f->Number(name, bound.low + (bound.ends == Bound::kNotLow ? 1e-6 : 0),
                                         bound.high - (bound.ends == Bound::kNotHigh ? 1e-6 : 0),
@@ -77,7 +78,7 @@ GenerationConfig Read(JsonFields* f, int vocab_size) {
   };
   sampling.temperature = number("temperature", bounds::kTemperature, 1);
   if (!do_sample) sampling.temperature = 0;
-  // transformers keeps all where there are fewer.
+  // Like transformers, takes a top_k above the vocabulary's size to mean all of it.
   sampling.top_k = std::min(f->Int("top_k", 0, kMaxTokens, 0), vocab_size);
   sampling.top_p = number("top_p", bounds::kTopP, 1);
   sampling.min_p = number("min_p", bounds::kMinP, 0);

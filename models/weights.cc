@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/packed_matrix.h"
-#include "kernels/quantized.h"
 
 namespace packrat {
 namespace {
@@ -148,7 +147,33 @@ void WeightLoader::Rows(const std::string& name, int out, int in, int first, int
     const int n = std::min(step, rows - done);
     if (!Read(name, *view, (static_cast<size_t>(first) + done) * row_bytes, n * row_bytes)) return;
     take({done, n, buffer_.data(), type});
+    if (!status_.ok()) return;
   }
+}
+
+void WeightLoader::Groups(const std::string& name, int out, int in, int first, int rows,
+                          DType format,
+                          absl::FunctionRef<void(int row, int group, const QuantGroup&)> take) {
+  const int groups = in / kQuantGroup;  // Of a row.
+  Rows(name, out, in, first, rows, [&](const Piece& piece) {
+    const bool stored = piece.type == format;
+    wide_.resize(stored ? 0 : static_cast<size_t>(piece.rows) * in);
+    WidenStored(piece.data, piece.type, wide_.size(), wide_.data());
+    for (int i = 0; i < piece.rows * groups; ++i) {
+      const int row = piece.first + i / groups;
+      QuantGroup group;
+      if (stored) {
+        group = LoadQuantGroup(piece.data + i * StoredGroupBytes(format), format);
+      } else {
+        const float* values = &wide_[static_cast<size_t>(i) * kQuantGroup];
+        absl::Status status = QuantizeGroup(values, format, &group);
+        if (!status.ok()) {
+          return Refuse(name, absl::StrCat("row ", first + row, ": ", status.message()));
+        }
+      }
+      take(row, i % groups, group);
+    }
+  });
 }
 
 bool WeightLoader::Read(const std::string& name, const TensorView& view, size_t first,
@@ -197,7 +222,7 @@ std::vector<float> WeightLoader::Floats(const std::string& name,
   float_bytes_ += size * sizeof(float);
   if (mode_ == Mode::kMeasure || !Read(name, *view, 0, view->bytes)) return {};
   std::vector<float> values(size);
-  for (size_t i = 0; i < size; ++i) values[i] = LoadAsFloat(buffer_.data(), i, ToDType(view->type));
+  WidenStored(buffer_.data(), ToDType(view->type), size, values.data());
   return values;
 }
 

@@ -1,12 +1,8 @@
 #include "models/files/checkpoint.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <map>
 #include <utility>
 
@@ -27,23 +23,6 @@ constexpr char kComputed[] = "rotary_emb.inv_freq";
 
 absl::Status Invalid(const std::string& file, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": ", why));
-}
-
-absl::Status ReadAt(int fd, size_t offset, size_t bytes, void* to, const std::string& path) {
-  auto* next = static_cast<char*>(to);
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t n = pread(fd, next + done, bytes - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      return absl::InternalError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
-    }
-    if (n == 0) {
-      return Invalid(path, absl::StrCat("ends at byte ", offset + done,
-                                        " and had more when it was ", "opened: it has been cut"));
-    }
-    done += static_cast<size_t>(n);
-  }
-  return absl::OkStatus();
 }
 
 // Shard file name of every tensor, from the index's weight_map.
@@ -77,10 +56,6 @@ int64_t TensorView::NumElements() const {
   int64_t n = 1;
   for (int64_t dim : shape) n *= dim;
   return n;
-}
-
-Checkpoint::~Checkpoint() {
-  for (int file : files_) close(file);
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
@@ -150,22 +125,19 @@ absl::Status Checkpoint::Read(const TensorView& tensor, size_t first, size_t byt
                               void* to) const {
   PACKRAT_CHECK(first <= tensor.bytes && bytes <= tensor.bytes - first)
       << first << " + " << bytes << " of " << tensor.bytes;
-  return ReadAt(files_[tensor.file_number], tensor.offset + first, bytes, to, tensor.file);
+  return files_[tensor.file_number].Read(tensor.offset + first, bytes, to);
 }
 
 absl::Status Checkpoint::AddFile(const std::string& path) {
-  // O_NONBLOCK: a FIFO must not make us wait.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return CannotOpen(path);
-  files_.push_back(fd);
-  struct stat info = {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Invalid(path, "not a regular file");
-  const uint64_t bytes = info.st_size;
+  absl::StatusOr<File> opened = File::Open(path);
+  if (!opened.ok()) return opened.status();
+  const File& file = files_.emplace_back(*std::move(opened));
+  const uint64_t bytes = file.bytes();
   if (bytes < 8) {
     return Invalid(path, absl::StrCat("has ", bytes, " bytes, too short for a safetensors file"));
   }
   uint8_t length[8];
-  absl::Status status = ReadAt(fd, 0, sizeof length, length, path);
+  absl::Status status = file.Read(0, sizeof length, length);
   if (!status.ok()) return status;
   uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | length[i];
@@ -176,7 +148,7 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
                                 header_bytes > bytes - 8 ? " (truncated or no safetensors)" : ""));
   }
   std::string header(header_bytes, '\0');
-  if (status = ReadAt(fd, 8, header_bytes, header.data(), path); !status.ok()) return status;
+  if (status = file.Read(8, header_bytes, header.data()); !status.ok()) return status;
   const size_t data_offset = 8 + header_bytes;
   auto parsed =
       ParseSafetensorsHeader(header.data(), header_bytes, data_offset, bytes - data_offset, path);

@@ -1,6 +1,5 @@
-// Read-only view of a safetensors checkpoint: one file, or shards named by an index. Tensors are
-// read, not mapped: a mapped file that somebody cuts short kills who reads it. Nothing is allocated
-// by what a file claims. Format: 8 bytes little-endian header length, a JSON header
+// Read-only view of a safetensors checkpoint: one file, or shards named by an index. No allocation
+// follows the word of a file alone. Format: 8 bytes of little-endian header length, a JSON header
 // {name: {dtype, shape, data_offsets}}, then the data.
 #ifndef PACKRAT_MODELS_FILES_CHECKPOINT_H_
 #define PACKRAT_MODELS_FILES_CHECKPOINT_H_
@@ -14,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "models/files/file.h"
 
 namespace packrat {
 
@@ -40,7 +40,7 @@ struct TensorView {
   int64_t NumElements() const;
 };
 
-// One that a model has no use for.
+// A tensor that no model has a use for.
 struct OtherTensor {
   std::string dtype;  // As the file calls it.
   std::string file;
@@ -53,16 +53,15 @@ class Checkpoint {
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir);
   // One safetensors file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
-  ~Checkpoint();
 
-  // Takes the language model out of a checkpoint that may hold more: what is named `nested` and
-  // more goes by the name with `plain` in its place, if that is free, and what is named one of
-  // `others` and more is left out.
+  // Takes the language model out of a checkpoint that may hold more. In names that begin with
+  // `nested`, that is replaced by `plain`, unless a tensor has the new name already. Tensors whose
+  // names begin with one of `others` are left out.
   void Unnest(const std::string& nested, const std::string& plain,
               const std::vector<std::string>& others);
 
-  // Without those that no model needs: counters and masks (of an integer type other than I32, or
-  // BOOL), and rotary_emb.inv_freq, which follows from the config and older files hold a copy of.
+  // Without tensors that no model needs: counters and masks (of an integer type other than I32, or
+  // BOOL), and rotary_emb.inv_freq, a copy in older files of what follows from the config.
   const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }
   // Whether the files have such a tensor, needed or not.
   bool Has(const std::string& name) const { return tensors_.count(name) + others_.count(name) > 0; }
@@ -76,10 +75,11 @@ class Checkpoint {
   Checkpoint() = default;
   absl::Status AddFile(const std::string& path);
 
-  std::string where_;
-  std::vector<int> files_;  // Open for reading.
+  // Whether the file of that path has such a tensor, needed or not.
   bool Knows(const std::string& name, const std::string& file) const;
 
+  std::string where_;
+  std::vector<File> files_;
   std::unordered_map<std::string, TensorView> tensors_;
   std::unordered_map<std::string, OtherTensor> others_;
 };

@@ -1,11 +1,6 @@
 #include "models/files/gguf.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -164,7 +159,7 @@ class Reader {
     const size_t each = texts ? 8 : ScalarBytes(type);  // At least.
     if (each == 0) Fail(absl::StrCat(what, " is an array of the unknown type ", type));
     if (!ok()) return value;
-    // So many must be there before any is taken, else a number would allocate.
+    // The file must have room for all of them; otherwise a mere number could make us allocate.
     if (count > (file_bytes_ - at_) / each) {
       Fail(absl::StrCat(what, " has ", count, " entries, more than the file has room for"));
       return value;
@@ -234,7 +229,8 @@ GgufTensor ReadTensor(Reader* reader, const std::string& what) {
   return tensor;
 }
 
-// Where each begins is known: they are within the file and do not overlap.
+// Checks that all tensors are within the file and do not overlap. Their offsets are those in the
+// file.
 absl::Status CheckPlaces(const GgufHeader& header, uint64_t file_bytes, const std::string& file) {
   std::vector<std::pair<uint64_t, const std::string*>> order;
   for (const auto& [name, tensor] : header.tensors) {
@@ -306,44 +302,21 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uin
   return header;
 }
 
-namespace {
-
-absl::Status ReadAt(int fd, uint64_t offset, size_t bytes, uint8_t* to, const std::string& path) {
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t n = pread(fd, to + done, bytes - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      return absl::InternalError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
-    }
-    if (n == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": has been cut"));
-    done += static_cast<size_t>(n);
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-GgufFile::~GgufFile() { close(fd_); }
-
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return CannotOpen(path);
-  std::unique_ptr<GgufFile> file(new GgufFile(path, fd));
-  struct stat info = {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
-  }
-  const auto file_bytes = static_cast<uint64_t>(info.st_size);
-  // How long the header is, it does not say: what was read may be too little.
+  absl::StatusOr<File> opened = File::Open(path);
+  if (!opened.ok()) return opened.status();
+  std::unique_ptr<GgufFile> gguf(new GgufFile(*std::move(opened)));
+  const File& file = gguf->file_;
+  // The file does not say how long its header is, so what was read may be too little.
   for (uint64_t size = 4 << 20;; size *= 4) {
-    size = std::min(size, file_bytes);
+    size = std::min<uint64_t>(size, file.bytes());
     std::vector<uint8_t> data(size);
-    absl::Status status = ReadAt(fd, 0, size, data.data(), path);
+    absl::Status status = file.Read(0, size, data.data());
     if (!status.ok()) return status;
-    auto header = ParseGgufHeader(data.data(), size, file_bytes, path);
+    auto header = ParseGgufHeader(data.data(), size, file.bytes(), path);
     if (header.ok()) {
-      file->header_ = *std::move(header);
-      return file;
+      gguf->header_ = *std::move(header);
+      return gguf;
     }
     if (header.status().code() != absl::StatusCode::kOutOfRange) return header.status();
   }
@@ -351,7 +324,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
 
 absl::StatusOr<std::vector<uint8_t>> GgufFile::Read(const GgufTensor& tensor) const {
   std::vector<uint8_t> bytes(tensor.bytes);
-  absl::Status status = ReadAt(fd_, tensor.offset, bytes.size(), bytes.data(), path_);
+  absl::Status status = file_.Read(tensor.offset, bytes.size(), bytes.data());
   if (!status.ok()) return status;
   return bytes;
 }

@@ -8,10 +8,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "models/files/file.h"
 
 namespace packrat {
 
@@ -61,10 +63,10 @@ struct GgufHeader {
   std::map<std::string, GgufTensor> tensors;
 };
 
-// Parses the header from the first `size` of a file's `file_bytes` bytes. OUT_OF_RANGE where the
-// header goes on beyond `size` and the file does too; INVALID_ARGUMENT, naming the file, for what
-// is wrong with it: also a tensor's type that is not read, overlapping tensors, or tensors outside
-// of the file. Allocates no more than a few times what it reads. This is what the fuzzer drives.
+// Parses the header from the first `size` of a file's `file_bytes` bytes. OUT_OF_RANGE if the
+// header goes on beyond `size` and so does the file. INVALID_ARGUMENT, naming the file, for what is
+// wrong with it, a type of tensor that is not read and tensors that overlap or lie outside of the
+// file included. Allocates no more than a few times what it reads. This is what the fuzzer drives.
 absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uint64_t file_bytes,
                                            const std::string& file);
 
@@ -72,20 +74,16 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uin
 class GgufFile {
  public:
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
-  ~GgufFile();
-  GgufFile(const GgufFile&) = delete;
-  GgufFile& operator=(const GgufFile&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
   const GgufHeader& header() const { return header_; }
   // All bytes of a tensor.
   absl::StatusOr<std::vector<uint8_t>> Read(const GgufTensor& tensor) const;
 
  private:
-  GgufFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  explicit GgufFile(File file) : file_(std::move(file)) {}
 
-  const std::string path_;
-  const int fd_;
+  const File file_;
   GgufHeader header_;
 };
 

@@ -1,13 +1,7 @@
 #include "models/files/json.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <system_error>
 
 #include "absl/status/status.h"
@@ -150,45 +144,6 @@ absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string
     return absl::InvalidArgumentError(absl::StrCat(where, ": not valid JSON"));
   }
   return json;
-}
-
-absl::Status CannotOpen(const std::string& path) {
-  const int error = errno;
-  struct stat link;
-  if (error == ENOENT && lstat(path.c_str(), &link) == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": a link to nowhere"));
-  }
-  const std::string message = absl::StrCat(path, ": ", std::strerror(error));
-  return error == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-}
-
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
-  // O_NONBLOCK: a FIFO must not make us wait.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return CannotOpen(path);
-  struct stat info;
-  std::string error;
-  std::string text;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    error = "not a regular file";
-  } else if (static_cast<size_t>(info.st_size) > max_bytes) {
-    error = absl::StrCat("has ", info.st_size, " bytes, more than the ", max_bytes, " allowed");
-  } else {
-    text.resize(info.st_size);
-    size_t done = 0;
-    while (done < text.size()) {
-      const ssize_t n = read(fd, &text[done], text.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) {
-        error = n < 0 ? std::strerror(errno) : "shrank while it was read";
-        break;
-      }
-      done += n;
-    }
-  }
-  close(fd);
-  if (!error.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", error));
-  return text;
 }
 
 std::string Quoted(const std::string& name) {

@@ -61,14 +61,6 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   std::string error_;
 };
 
-// After a failed open(): NOT_FOUND if the file does not exist, INVALID_ARGUMENT with the reason
-// otherwise, also for a link to nowhere, which somebody meant to be a file.
-absl::Status CannotOpen(const std::string& path);
-
-// Reads a whole file of at most `max_bytes`. As CannotOpen(), and INVALID_ARGUMENT if it is larger
-// or not a regular file.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
-
 // `name` in double quotes, control characters escaped and long names cut: for messages about what
 // a hostile file says.
 std::string Quoted(const std::string& name);

@@ -94,8 +94,9 @@ class GpuDevice : public Device {
   }
 
  private:
-  // Memory of kernels between their launches, one region for each kind and shape of mixer: layers
-  // that are alike use it one after the other, and leave it as the next one expects it.
+  // Memory that kernels keep from launch to launch, a region for each kind and shape of mixer.
+  // Layers of equal shape use it one after the other, and each leaves it as the next one expects
+  // it.
   struct Region {
     std::string key;
     size_t bytes;

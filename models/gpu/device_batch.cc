@@ -38,20 +38,9 @@ bool StepSize::operator<(const StepSize& o) const {
 }
 
 StepSize SizeFor(const Batch& batch, const Limits& limits) {
-  StepSize size;
-  size.spans = batch.num_spans;
-  size.tokens = batch.num_tokens;
-  int next = 0;
-  for (int i = 0; i < batch.num_spans; ++i) {
-    const Span& span = batch.spans[i];
-    PACKRAT_CHECK(span.first_token == next && span.num_tokens > 0, "spans are not back to back");
-    PACKRAT_CHECK(span.num_logits >= 0 && span.num_logits <= span.num_tokens);
-    next += span.num_tokens;
-    size.rows += span.num_logits;
-    size.max_span_tokens = std::max(size.max_span_tokens, span.num_tokens);
-    size.max_context = std::max(size.max_context, span.position + span.num_tokens);
-  }
-  PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");
+  const BatchSizes sizes = SizesOf(batch);
+  StepSize size = {batch.num_spans, batch.num_tokens, sizes.rows, sizes.max_span_tokens,
+                   sizes.max_context};
   PACKRAT_CHECK(size.max_context <= limits.context) << size.max_context;
   PACKRAT_CHECK(size.rows <= limits.rows) << size.rows << " rows of logits";
   if (size.max_span_tokens > 1) return size;

@@ -92,7 +92,7 @@ absl::StatusOr<DeviceMemory> DeviceMemory::AllocateZeroed(size_t bytes, const st
   auto memory = Allocate(bytes, what);
   if (!memory.ok() || bytes == 0) return memory;
   absl::Status status = CudaStatus(cudaMemset(memory->data(), 0, bytes), what);
-  // The default stream does not order what other streams do.
+  // Other streams do not wait for the default stream.
   if (status.ok()) status = CudaStatus(cudaDeviceSynchronize(), what);
   if (!status.ok()) return status;
   return memory;

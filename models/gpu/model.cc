@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
-#include "models/files/checkpoint.h"
+#include "kernels/resources.h"
 #include "models/gpu/device.h"
 #include "models/gpu/device_batch.h"
 #include "models/gpu/device_state.h"
@@ -21,6 +21,7 @@
 #include "models/gpu/step_graphs.h"
 #include "models/gpu/weights.h"
 #include "models/layer_stack.h"
+#include "models/model_folder.h"
 
 namespace packrat::gpu {
 namespace {
@@ -51,7 +52,7 @@ class GpuModel : public LanguageModel {
   size_t state_memory_limit() const override { return DeviceStateLimit(); }
 
  private:
-  // With weights that only measure, there is nothing to ask for but what it will take.
+  // With weights that only measure, it can only say what it will take.
   GpuModel(const ModelConfig& config, const ModelOptions& options, const GpuOptions& gpu_options,
            const DeviceInfo& info, std::unique_ptr<GpuWeights> weights);
   // FAILED_PRECONDITION, or RESOURCE_EXHAUSTED with the plan: the device has too little for it.
@@ -90,8 +91,6 @@ class GpuModel : public LanguageModel {
   std::vector<std::byte*> page_bases_;  // ...with the addresses of pages as they were then.
   StepGraphs graphs_;
 };
-
-std::string MiB(size_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, " MiB"); }
 
 Limits LimitsOf(const ModelConfig& config, const ModelOptions& options) {
   Limits limits;
@@ -263,33 +262,32 @@ absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t byte
 absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,
                                                               const ModelOptions& options,
                                                               const GpuOptions& gpu_options) {
-  auto config = LoadModelConfig(dir);
-  if (!config.ok()) return config.status();
-  if (config->vocab_size > kMaxSampledVocab) {
+  auto folder = OpenModelFolder(dir);
+  if (!folder.ok()) return folder.status();
+  const ModelConfig& config = folder->config;
+  if (config.vocab_size > kMaxSampledVocab) {
     return absl::InvalidArgumentError(absl::StrCat(dir, "/config.json: vocab_size is ",
-                                                   config->vocab_size, "; on a GPU at most ",
+                                                   config.vocab_size, "; on a GPU at most ",
                                                    kMaxSampledVocab, " (the CPU takes more)"));
   }
-  auto checkpoint = Checkpoint::Open(dir);
-  if (!checkpoint.ok()) return checkpoint.status();
-  if (!config->nested.empty()) (*checkpoint)->Unnest(config->nested, "model.", config->others);
   auto info = OpenDevice();
   if (!info.ok()) return info.status();
-  const DType type = ActivationType(**checkpoint);
-  const size_t bytes = WeightBytes(**checkpoint, type);
+  const Checkpoint& checkpoint = *folder->checkpoint;
+  const DType type = ActivationType(checkpoint);
+  const size_t bytes = WeightBytes(checkpoint, type);
   // What it will take is known before gigabytes are read.
-  WeightLoader measure(checkpoint->get(), WeightLoader::Mode::kMeasure);
-  GpuModel plan(*config, options, gpu_options, *info, std::make_unique<GpuWeights>(&measure, type));
+  WeightLoader measure(&checkpoint, WeightLoader::Mode::kMeasure);
+  GpuModel plan(config, options, gpu_options, *info, std::make_unique<GpuWeights>(&measure, type));
   if (absl::Status status = measure.Finish(); !status.ok()) return status;
   if (absl::Status status = plan.CheckFit(bytes); !status.ok()) return status;
-  WeightLoader loader(checkpoint->get());
+  WeightLoader loader(&checkpoint);
   auto weights = GpuWeights::Create(&loader, type, bytes, gpu_options.progress);
   if (!weights.ok()) return weights.status();
   std::unique_ptr<GpuModel> model(
-      new GpuModel(*config, options, gpu_options, *info, *std::move(weights)));
+      new GpuModel(config, options, gpu_options, *info, *std::move(weights)));
   if (absl::Status status = model->weights_->Finish(); !status.ok()) return status;
   model->weight_bytes_ = bytes;
-  model->fingerprint_ = Fingerprint(*config, loader.hash());
+  model->fingerprint_ = Fingerprint(config, loader.hash());
   if (absl::Status status = model->AllocateScratch(); !status.ok()) return status;
   return model;
 }

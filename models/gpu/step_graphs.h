@@ -1,6 +1,6 @@
-// Captured steps: one CUDA graph for each size of step, made when the size is seen again. The first
-// step of a size runs uncaptured, since the driver loads kernels when they are first used, which it
-// must not do during a capture; and a size that never comes again is not worth a graph.
+// Captured steps: one CUDA graph for each size of step, made when the size comes a second time. The
+// first step of a size runs uncaptured: the driver loads kernels when they are first used, which it
+// must not do during a capture, and a size that never comes again is not worth a graph.
 #ifndef PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
 #define PACKRAT_MODELS_GPU_STEP_GRAPHS_H_
 
@@ -24,7 +24,7 @@ class StepGraphs {
   // for a size on, what it read from the host is fixed.
   absl::Status Launch(const StepSize& size, CudaStream stream,
                       absl::FunctionRef<absl::Status()> launch);
-  // Forgets all: addresses have changed. Nothing of them may still run.
+  // Forgets all graphs, because addresses have changed. None of them may still run.
   void Drop();
 
  private:

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/quantized.h"
 
 namespace packrat::gpu {
 namespace {
@@ -93,8 +94,7 @@ void GpuWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DTy
       std::memcpy(staging, source, n * to_size);
     } else {
       PACKRAT_CHECK(to_type == DType::kF32);
-      auto* out = reinterpret_cast<float*>(staging);
-      for (size_t i = 0; i < n; ++i) out[i] = LoadAsFloat(source, i, from_type);
+      WidenStored(source, from_type, n, reinterpret_cast<float*>(staging));
     }
     Check(CudaStatus(cudaMemcpyAsync(static_cast<std::byte*>(to) + done * to_size, staging,
                                      n * to_size, cudaMemcpyHostToDevice, stream_),
@@ -143,7 +143,7 @@ absl::Status GpuWeights::Finish() {
   if (absl::Status status = loader_->Finish(); !status.ok()) return status;
   Check(CudaStatus(cudaStreamSynchronize(stream_), "copying weights"));
   staging_ = PinnedMemory();
-  // What was reserved for alignment never comes.
+  // Part of the memory was reserved for alignment, so the pieces do not add up to all of it.
   if (progress_ && status_.ok()) progress_(memory_.size(), memory_.size());
   return status_;
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/text/bpe.h"
 #include "models/text/sentence_pieces_vocabulary.h"

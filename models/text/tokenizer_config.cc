@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
 

@@ -120,7 +120,8 @@ absl::StatusOr<Json> Converter::Config() {
   };
   for (const char* end : {"bos", "eos"}) {
     const int64_t id = Integer(absl::StrCat("tokenizer.ggml.", end, "_token_id"));
-    if (id >= 0) config[absl::StrCat(end, "_token_id")] = id;
+    // Null: there is none. Left out, it would be the family's default.
+    config[absl::StrCat(end, "_token_id")] = id >= 0 ? Json(id) : Json();
   }
   return config;
 }
@@ -141,7 +142,7 @@ void Converter::SplitPairs(const std::string& name, const GgufTensor& tensor,
   const bool q = absl::EndsWith(name, "attn_q.weight"), k = absl::EndsWith(name, "attn_k.weight");
   const int64_t rows = tensor.shape[0];
   if (architecture_ != "llama" || (!q && !k) || rows != (q ? heads_ : kv_heads_) * head_dim_) {
-    return;  // Of a wrong shape: whoever loads it says so.
+    return;  // A wrong shape is refused when the folder is loaded.
   }
   const size_t row_bytes = converted->bytes.size() / static_cast<size_t>(rows);
   std::vector<uint8_t> split(converted->bytes.size());

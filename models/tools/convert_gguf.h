@@ -1,8 +1,9 @@
 // Turns a GGUF file into a folder that every other command loads: config.json, model.safetensors,
 // and tokenizer.json as far as the file carries one.
 //
-// F32, F16, BF16, Q8_0, Q4_0 and Q4_1 lose nothing. Q4_K keeps its values and rounds the product of
-// its two scales to float16; Q6_K, which has no like here, is quantised once more, in int8.
+// F32, F16, BF16, Q8_0, Q4_0 and Q4_1 lose nothing. Q4_K keeps its values, but the product of its
+// two scales is rounded to float16. Q6_K has no counterpart here and is quantised once more, to
+// int8.
 #ifndef PACKRAT_MODELS_TOOLS_CONVERT_GGUF_H_
 #define PACKRAT_MODELS_TOOLS_CONVERT_GGUF_H_
 
@@ -27,8 +28,8 @@ struct ConvertOptions {
 // tokenizers other than byte pairs over bytes ("gpt2") with a way of cutting words that is known.
 absl::Status ConvertGguf(const ConvertOptions& options);
 
-// The rows of a weight (out, in), `data` as the file has them, in the type that ours holds best.
-// INVALID_ARGUMENT, without the tensor's name, for a value that it cannot hold.
+// The rows of a weight (out, in), `data` as the file has them, in the type of ours that holds them
+// best. INVALID_ARGUMENT, without the tensor's name, for a value that it cannot hold.
 struct ConvertedTensor {
   TensorType type;
   std::vector<uint8_t> bytes;

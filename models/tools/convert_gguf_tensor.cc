@@ -33,8 +33,7 @@ absl::Status FromQ4K(const uint8_t* block, std::vector<uint8_t>* to) {
     for (int k = 0; k < kQuantGroup; ++k) {
       group.q[k] = static_cast<int8_t>(GgufQuarter(block, g * kQuantGroup + k));
     }
-    to->resize(to->size() + StoredGroupBytes(DType::kInt4));
-    StoreQuantGroup(group, DType::kInt4, &*to->end() - StoredGroupBytes(DType::kInt4));
+    AppendQuantGroup(group, DType::kInt4, to);
   }
   return absl::OkStatus();
 }
@@ -46,8 +45,7 @@ absl::Status FromQ6K(const uint8_t* block, std::vector<uint8_t>* to) {
     QuantGroup group;
     absl::Status status = QuantizeGroup(values + g * kQuantGroup, DType::kInt8, &group);
     if (!status.ok()) return status;
-    to->resize(to->size() + StoredGroupBytes(DType::kInt8));
-    StoreQuantGroup(group, DType::kInt8, &*to->end() - StoredGroupBytes(DType::kInt8));
+    AppendQuantGroup(group, DType::kInt8, to);
   }
   return absl::OkStatus();
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "models/cpu_model.h"
+#include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/owned_state.h"
 #include "models/text/tokenizer.h"

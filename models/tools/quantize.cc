@@ -10,9 +10,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/quantized.h"
-#include "models/config.h"
 #include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
+#include "models/model_folder.h"
 
 namespace packrat {
 namespace {
@@ -39,23 +39,8 @@ absl::Status Quantize(const Checkpoint& checkpoint, const std::string& name, con
                       DType format, std::vector<uint8_t>* to) {
   const auto out = static_cast<int>(view.shape[0]), in = static_cast<int>(view.shape[1]);
   WeightLoader loader(&checkpoint);
-  std::vector<float> values(kQuantGroup);
-  loader.Rows(name, out, in, 0, out, [&](const WeightLoader::Piece& piece) {
-    const size_t groups = static_cast<size_t>(piece.rows) * in / kQuantGroup;
-    for (size_t i = 0; i < groups; ++i) {
-      for (int k = 0; k < kQuantGroup; ++k) {
-        values[k] = LoadAsFloat(piece.data, i * kQuantGroup + k, piece.type);
-      }
-      QuantGroup group;
-      absl::Status status = QuantizeGroup(values.data(), format, &group);
-      if (!status.ok()) {
-        const size_t row = piece.first + i * kQuantGroup / in;
-        return loader.Refuse(name, absl::StrCat("row ", row, ": ", status.message()));
-      }
-      to->resize(to->size() + StoredGroupBytes(format));
-      StoreQuantGroup(group, format, &*to->end() - StoredGroupBytes(format));
-    }
-  });
+  loader.Groups(name, out, in, 0, out, format,
+                [&](int, int, const QuantGroup& group) { AppendQuantGroup(group, format, to); });
   return loader.status();
 }
 
@@ -83,15 +68,13 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
   }
   auto formats = QuantizedTensors(options.model, model);
   if (!formats.ok()) return formats.status();
-  auto config = LoadModelConfig(options.model);
-  if (!config.ok()) return config.status();
-  auto checkpoint = Checkpoint::Open(options.model);
-  if (!checkpoint.ok()) return checkpoint.status();
-  if (!config->nested.empty()) (*checkpoint)->Unnest(config->nested, "model.", config->others);
+  auto folder = OpenModelFolder(options.model);
+  if (!folder.ok()) return folder.status();
+  const Checkpoint& checkpoint = *folder->checkpoint;
   if (status = MakeModelFolder(options.output); !status.ok()) return status;
 
-  const std::map<std::string, TensorView> sorted((*checkpoint)->tensors().begin(),
-                                                 (*checkpoint)->tensors().end());
+  const std::map<std::string, TensorView> sorted(checkpoint.tensors().begin(),
+                                                 checkpoint.tensors().end());
   std::deque<std::vector<uint8_t>> data;
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, view] : sorted) {
@@ -100,11 +83,11 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
     TensorType type = view.type;
     if (format == formats->end()) {
       bytes.resize(view.bytes);
-      status = (*checkpoint)->Read(view, 0, view.bytes, bytes.data());
+      status = checkpoint.Read(view, 0, view.bytes, bytes.data());
     } else {
       type = format->second == DType::kInt8 ? TensorType::kInt8 : TensorType::kInt4;
       bytes.reserve(TensorBytes(type, view.shape));
-      status = Quantize(**checkpoint, name, view, format->second, &bytes);
+      status = Quantize(checkpoint, name, view, format->second, &bytes);
     }
     if (!status.ok()) return status;
     tensors.push_back({name, type, view.shape, bytes.data()});

@@ -1,5 +1,5 @@
-// Writes a model's folder once more with its matrices quantised, so that loading it takes no time
-// for that and reads less.
+// Writes a copy of a model's folder with its matrices quantised, so that loading it need not
+// quantise and reads less.
 #ifndef PACKRAT_MODELS_TOOLS_QUANTIZE_H_
 #define PACKRAT_MODELS_TOOLS_QUANTIZE_H_
 
@@ -22,7 +22,7 @@ struct QuantizeOptions {
 // (tokenizer, configs; not other weights) is copied.
 absl::Status QuantizeModel(const QuantizeOptions& options);
 
-// Makes `dir` for a model to be written to. INVALID_ARGUMENT where it is there and not empty, or
+// Makes the folder `dir` for a model to be written to. INVALID_ARGUMENT if it is not empty or
 // cannot be made.
 absl::Status MakeModelFolder(const std::string& dir);
 

@@ -43,6 +43,18 @@ Values RandomGroup(Random* random) {
   return values;
 }
 
+// An element of a quantised type has no size of its own, and other types have no groups.
+TEST(QuantizedDeathTest, SizesOfTheWrongKind) {
+  for (const DType type : {DType::kInt8, DType::kInt4}) {
+    float value = 1.0f;
+    EXPECT_DEATH(DTypeBytes(type), "has no size of its own");
+    EXPECT_DEATH(value = LoadAsFloat(&value, 0, type), "check failed");
+  }
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    EXPECT_DEATH(StoredGroupBytes(type), "IsQuantized");
+  }
+}
+
 TEST(QuantizeGroupTest, Int8IsWithinHalfAScale) {
   Random random(1);
   for (int i = 0; i < 5000; ++i) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "models/files/file.h"
 #include "models/files/json_fields.h"
 #include "tests/models/test_files.h"
 

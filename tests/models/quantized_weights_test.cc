@@ -10,6 +10,7 @@
 #include "kernels/quantized.h"
 #include "models/cpu_model.h"
 #include "models/tools/quantize.h"
+#include "models/weights.h"
 #include "tests/models/golden.h"
 #include "tests/models/model_files.h"
 
@@ -175,6 +176,24 @@ TEST(QuantizedWeights, WhatCannotBeIsRefusedByName) {
   ModelOptions any;
   ExpectRefused(SetWeightFormats("int5", "auto", &any), "weights is \"int5\"");
   ExpectRefused(SetWeightFormats("int8", "Int8", &any), "output_weights is \"Int8\"");
+}
+
+// A matrix is read by pieces of about a MiB: an error in the first is not forgotten with the last.
+TEST(QuantizedWeights, AnErrorStaysWhileTheRestIsRead) {
+  const TempDir temp;
+  constexpr int kOut = 4096, kIn = 128;
+  std::vector<float> values(kOut * kIn, 0.5f);
+  values[3 * kIn + 70] = 1e30f;
+  ASSERT_TRUE(WriteSafetensors(temp.File("model.safetensors"),
+                               {{"w", TensorType::kF32, {kOut, kIn}, values.data()}})
+                  .ok());
+  const auto checkpoint = *Checkpoint::Open(temp.path());
+  WeightLoader loader(checkpoint.get());
+  int groups = 0;
+  loader.Groups("w", kOut, kIn, 0, kOut, DType::kInt8,
+                [&](int, int, const QuantGroup&) { ++groups; });
+  ExpectRefused(loader.status(), "tensor w row 3: value 1e+30 is too large for int8");
+  EXPECT_EQ(groups, 3 * 4 + 2);
 }
 
 // A folder quantised ahead, of which one byte of the first group of a tensor is changed.

@@ -49,9 +49,15 @@ std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_
   return ids;
 }
 
-void ReadEndIds(JsonFields* fields, ModelConfig* config) {
-  config->bos_id = fields->Int("bos_token_id", 0, config->vocab_size - 1, -1);
+void ReadEndIds(JsonFields* fields, ModelConfig* config, int default_bos, int default_eos) {
+  // A default beyond the vocabulary is no token's.
+  const auto takes = [&](const char* name, int id) {
+    return id >= 0 && id < config->vocab_size && fields->Find(name) == nullptr;
+  };
+  config->bos_id = fields->Int("bos_token_id", 0, config->vocab_size - 1,
+                               takes("bos_token_id", default_bos) ? default_bos : -1);
   config->eos_ids = ReadIds(fields, "eos_token_id", config->vocab_size);
+  if (takes("eos_token_id", default_eos)) config->eos_ids = {default_eos};
 }
 
 float ReadNormEps(JsonFields* fields, const std::string& name) {
@@ -67,7 +73,7 @@ int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* con
   config->tie_embeddings = fields->Bool("tie_word_embeddings", false);
   config->max_context =
       fields->Int("max_position_embeddings", 1, kMaxContext, defaults.max_context);
-  ReadEndIds(fields, config);
+  ReadEndIds(fields, config, defaults.bos_id, defaults.eos_id);
   IgnoreBookkeeping(fields);
   return fields->Int("num_hidden_layers", 1, kMaxLayers, defaults.num_layers);
 }

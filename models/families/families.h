@@ -50,24 +50,27 @@ inline constexpr int kMaxVocab = 1 << 20;
 inline constexpr int kMaxIntermediate = 1 << 19;
 inline constexpr int kMaxLayers = 1024;
 
-// Ids of `name`: one, a list, or none.
+// The ids of field `name`: one, a list, or none.
 std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_size);
-// bos_token_id and eos_token_id, for which vocab_size must have been read.
-void ReadEndIds(JsonFields* fields, ModelConfig* config);
+// bos_token_id and eos_token_id, for which vocab_size must have been read. Where the file does not
+// name one, it is the default, -1 for none; a null says that there is none.
+void ReadEndIds(JsonFields* fields, ModelConfig* config, int default_bos = -1,
+                int default_eos = -1);
 float ReadNormEps(JsonFields* fields, const std::string& name);
 
-// What a field is where the file does not say it; a field without one must be there.
+// The values of fields that the file leaves out. A field without a default must be there.
 struct SizeDefaults {
   std::optional<int> vocab_size, hidden_size, intermediate_size, num_layers;
   int max_context = 0;
+  int bos_id = -1, eos_id = -1;  // As in ReadEndIds().
   const char* norm_eps_name = "rms_norm_eps";
 };
 // Reads the sizes of a model, its norms' eps, its tying and its ids under the names that
 // transformers gives them, and ignores its bookkeeping. Returns the number of layers.
 int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* config);
 
-// The same for its attention: without `num_kv_heads` there are as many as heads, without `head_dim`
-// the heads divide `hidden_size`.
+// The same for its attention. Without a default for `num_kv_heads` there are as many as heads;
+// without one for `head_dim`, the heads divide `hidden_size`.
 struct HeadDefaults {
   int num_heads;
   std::optional<int> num_kv_heads, head_dim;
@@ -86,8 +89,9 @@ struct LayerType {
 void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
                const std::vector<LayerType>& accepted, ModelConfig* config);
 
-// Ignores what `transformers` writes into every config.json for its own use: names and versions,
-// settings of training and of generate(), which do not change what the model computes.
+// Ignores what `transformers` writes into every config.json and what does not change what the model
+// computes: names and versions, and settings of training and of generate(). Refuses what it may
+// write there and what would change it, as biases.
 void IgnoreBookkeeping(JsonFields* fields);
 
 // "a", "a or b", "a, b or c".

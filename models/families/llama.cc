@@ -4,7 +4,7 @@ namespace packrat {
 
 // Defaults are those of transformers' LlamaConfig.
 void ReadLlamaConfig(JsonFields* f, ModelConfig* config) {
-  const int num_layers = ReadSizes(f, {32000, 4096, 11008, 32, 2048}, config);
+  const int num_layers = ReadSizes(f, {32000, 4096, 11008, 32, 2048, 1, 2}, config);
   f->Ignore({"is_llama_config", "transformers.js_config"});
   f->Only("hidden_act", "silu");
   f->Only("rope_interleaved", false);

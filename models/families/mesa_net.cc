@@ -8,8 +8,8 @@
 namespace packrat {
 namespace {
 
-// At fewer steps than this, what the authors' code computes is no longer the solution that is
-// computed here (5 steps: a difference of 4.8e-2 in the logits).
+// With fewer steps, what the authors' code computes is no longer the solution that is computed here
+// (5 steps: a difference of 4.8e-2 in the logits).
 constexpr int kEnoughSteps = 10;
 
 // One object of `attn`: puts its mixer into the layers that it lists.
@@ -58,7 +58,7 @@ void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
   config->names.mixer_norm = "attn_norm.weight";
   config->names.mixer = "attn.";
   config->names.feed_forward_norm = "mlp_norm.weight";
-  const int num_layers = ReadSizes(f, {32000, 2048, 0, 24, 2048, "norm_eps"}, config);
+  const int num_layers = ReadSizes(f, {32000, 2048, 0, 24, 2048, 1, 2, "norm_eps"}, config);
   // Which kernels compute it. Short convolutions are there whatever use_short_conv says, and their
   // tensors tell whether they have biases.
   f->Ignore({"attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
@@ -80,7 +80,7 @@ void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
   ReadSteps(f, "max_cg_step_training", config);
   ReadSteps(f, "max_cg_step_decoding", config);
   MesaSpec mesa = MesaSpec::Read("mesa", f, {});
-  // Its name before use_output_gate.
+  // An earlier name of use_output_gate.
   if (f->Bool("use_gate", false) && f->Get("use_output_gate") == nullptr) {
     mesa.use_output_gate = true;
   }

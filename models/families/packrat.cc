@@ -11,7 +11,7 @@ void ReadPackratConfig(JsonFields* f, ModelConfig* config) {
   config->names.mixer_norm = "mixer_norm.weight";
   config->names.mixer = "mixer.";
   config->names.feed_forward_norm = "mlp_norm.weight";
-  const int num_layers = ReadSizes(f, {{}, {}, {}, {}, 4096, "norm_eps"}, config);
+  const int num_layers = ReadSizes(f, {{}, {}, {}, {}, 4096, -1, -1, "norm_eps"}, config);
   f->Only("hidden_act", "silu");
   const SharedFields shared{config->hidden_size, ReadRopeTheta(f, 10000.0)};
   const std::vector<std::string> types = ReadLayerTypes(f, num_layers);

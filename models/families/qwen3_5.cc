@@ -29,7 +29,7 @@ AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
 // Defaults are those of transformers' Qwen3_5TextConfig.
 void ReadQwen35TextConfig(JsonFields* f, ModelConfig* config) {
   config->nested = "model.language_model.";
-  config->others = {"model.visual.", "mtp."};  // What sees, and what guesses tokens ahead.
+  config->others = {"model.visual.", "mtp."};  // The vision model, and guessing of tokens ahead.
   config->norm_plus_one = true;
   const int num_layers = ReadSizes(f, {248320, 4096, 12288, 32, 32768}, config);
   f->Only("hidden_act", "silu");

@@ -187,6 +187,9 @@ TEST(MesaNet, DefaultsAreThoseOfFlashLinearAttention) {
   EXPECT_EQ(Mesa(config, 0).head_dim, 128);
   EXPECT_EQ(Mesa(config, 0).conv_size, 4);
   EXPECT_FALSE(config.tie_embeddings);
+  EXPECT_EQ(config.max_context, 2048);
+  EXPECT_EQ(config.bos_id, 1);
+  EXPECT_THAT(config.eos_ids, ElementsAre(2));
 }
 
 TEST(MesaNet, IntermediateSizeFromRatio) {

@@ -50,10 +50,27 @@ struct Change {
   const char* from;
   const char* to;
   const char* message;
+  std::string config = "";  // Of Changes().
 };
 
-inline void ExpectRefused(const std::string& text, const Change& change) {
-  EXPECT_THAT(Refusal(With(text, change.from, change.to)), testing::HasSubstr(change.message));
+inline void ExpectRefused(const Change& change) {
+  const std::string message = Refusal(With(change.config, change.from, change.to));
+  EXPECT_THAT(message, testing::StartsWith("config.json: "));
+  EXPECT_THAT(message, testing::HasSubstr(change.message));
+}
+
+// A table of changes to one configuration:
+//   TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
+//   INSTANTIATE_TEST_SUITE_P(Rat, Refused, Changes(kRat, {{"Zero", "100", "0", "vocab_size: is 0"},
+//                                                         ...}), NameOfChange);
+class Refused : public testing::TestWithParam<Change> {};
+
+inline auto Changes(const std::string& config, std::vector<Change> changes) {
+  for (Change& change : changes) change.config = config;
+  return testing::ValuesIn(changes);
+}
+inline std::string NameOfChange(const testing::TestParamInfo<Change>& info) {
+  return info.param.name;
 }
 
 // The kinds of a model's layers.

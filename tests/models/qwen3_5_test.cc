@@ -94,6 +94,7 @@ TEST(Qwen35, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->norm_eps, 1e-6f);
   EXPECT_FALSE(config->tie_embeddings);
   EXPECT_EQ(config->max_context, 32768);
+  EXPECT_EQ(config->bos_id, -1);
   EXPECT_THAT(config->eos_ids, IsEmpty());
   ASSERT_EQ(config->layers.size(), 32u);
   const auto& delta = std::get<GatedDeltaSpec>(config->layers[30]);
@@ -144,42 +145,43 @@ TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {
   EXPECT_EQ(ends->bos_id, 7);
 }
 
-class Qwen35Refused : public testing::TestWithParam<Change> {};
-
-TEST_P(Qwen35Refused, ByName) {
-  ExpectRefused(kText, GetParam());
-  const std::string inside = std::string("text_config.") + GetParam().message;
-  EXPECT_THAT(Refusal(Multimodal(With(kText, GetParam().from, GetParam().to))), HasSubstr(inside));
+TEST_P(Refused, ByNameAloneAndWithin) {
+  Change change = GetParam();
+  ExpectRefused(change);
+  change.config = Multimodal(change.config);
+  const std::string inside = std::string("text_config.") + change.message;
+  change.message = inside.c_str();
+  ExpectRefused(change);
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Fields, Qwen35Refused,
-    testing::Values(
-        Change{"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
-               "attn_output_gate: is false; only true is served"},
-        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-               "attention_bias: is true; only false is served"},
-        Change{"OutputGate", "\"output_gate_type\": \"swish\"", "\"output_gate_type\": \"sigmoid\"",
-               "output_gate_type: is \"sigmoid\"; only \"swish\" is served"},
-        Change{"Experts", "\"mlp_only_layers\": []", "\"num_experts\": 4",
-               "num_experts: is unknown here"},
-        Change{"OddRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.05",
-               "partial_rotary_factor: is 0.05, which rotates 3 of a head's 64 channels; must be "
-               "an even number of them"},
-        Change{"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
-               "partial_rotary_factor: is 0, which rotates 0 of"},
-        Change{"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
-               "rope_parameters.rope_type: is \"yarn\"; must be default, linear or llama3"},
-        Change{"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
-               "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
-               "full_attention"},
-        Change{"KeyHeads", "\"linear_num_key_heads\": 2", "\"linear_num_key_heads\": 4",
-               "linear_num_key_heads: is 4; must divide the 6 heads"},
-        Change{"WideKeys", "\"linear_key_head_dim\": 24", "\"linear_key_head_dim\": 512",
-               "linear_key_head_dim: is 512; must be an integer from 1 to 256"},
-        Change{"Unknown", "\"use_cache\"", "\"sliding_window\": 4, \"use_cache\"",
-               "sliding_window: is unknown here"}),
-    [](const auto& info) { return info.param.name; });
+    Qwen35, Refused,
+    Changes(kText,
+            {{"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
+              "attn_output_gate: is false; only true is served"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+              "attention_bias: is true; only false is served"},
+             {"OutputGate", "\"output_gate_type\": \"swish\"", "\"output_gate_type\": \"sigmoid\"",
+              "output_gate_type: is \"sigmoid\"; only \"swish\" is served"},
+             {"Experts", "\"mlp_only_layers\": []", "\"num_experts\": 4",
+              "num_experts: is unknown here"},
+             {"OddRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.05",
+              "partial_rotary_factor: is 0.05, which rotates 3 of a head's 64 channels; must be "
+              "an even number of them"},
+             {"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
+              "partial_rotary_factor: is 0, which rotates 0 of"},
+             {"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
+              "rope_parameters.rope_type: is \"yarn\"; must be default, linear or llama3"},
+             {"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
+              "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
+              "full_attention"},
+             {"KeyHeads", "\"linear_num_key_heads\": 2", "\"linear_num_key_heads\": 4",
+              "linear_num_key_heads: is 4; must divide the 6 heads"},
+             {"WideKeys", "\"linear_key_head_dim\": 24", "\"linear_key_head_dim\": 512",
+              "linear_key_head_dim: is 512; must be an integer from 1 to 256"},
+             {"Unknown", "\"use_cache\"", "\"sliding_window\": 4, \"use_cache\"",
+              "sliding_window: is unknown here"}}),
+    NameOfChange);
 
 TEST(Qwen35, RefusesWhatIsNoMultimodalConfig) {
   EXPECT_THAT(Refusal(R"({"model_type": "qwen3_5"})"), HasSubstr("text_config: missing"));

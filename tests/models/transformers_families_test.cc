@@ -14,6 +14,7 @@ namespace packrat {
 namespace {
 
 using testing::ElementsAre;
+using testing::IsEmpty;
 
 // SmolLM2-135M's, shortened in layers.
 constexpr char kSmol[] = R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
@@ -79,11 +80,24 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->norm_eps, 1e-6f);
   EXPECT_FALSE(config->tie_embeddings);
   EXPECT_EQ(config->max_context, 2048);
+  EXPECT_EQ(config->bos_id, 1);
+  EXPECT_THAT(config->eos_ids, ElementsAre(2));
   EXPECT_EQ(config->layers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_heads, 32);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
   EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+}
+
+// transformers writes both, null where there is none; one that is left out is that of LlamaConfig.
+TEST(Llama, AnEndOfNullIsNone) {
+  const ModelConfig none = Parse(R"({"model_type": "llama", "bos_token_id": null,
+      "eos_token_id": null})");
+  EXPECT_EQ(none.bos_id, -1);
+  EXPECT_THAT(none.eos_ids, IsEmpty());
+  const ModelConfig small = Parse(R"({"model_type": "llama", "vocab_size": 2})");
+  EXPECT_EQ(small.bos_id, 1);
+  EXPECT_THAT(small.eos_ids, IsEmpty());  // 2 is no token of it.
 }
 
 TEST(Llama, HeadsNeedNotDivideTheModel) {
@@ -113,62 +127,60 @@ TEST(Llama, RotaryPositionsMayBeScaled) {
   EXPECT_EQ(FirstLayer(*linear).rope_scaling, (RopeScaling{4.0}));
 }
 
-class LlamaRefused : public testing::TestWithParam<Change> {};
-
-TEST_P(LlamaRefused, ByName) { ExpectRefused(kSmol, GetParam()); }
+TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(
-    Fields, LlamaRefused,
-    testing::Values(
-        Change{"Yarn", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
-               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
-        Change{"Dynamic", "\"rope_scaling\": null",
-               R"("rope_scaling": {"type": "dynamic", "factor": 8.0})",
-               "rope_scaling.type: is \"dynamic\"; must be default, linear or llama3"},
-        Change{"TwoTypes", "\"rope_scaling\": null",
-               R"("rope_scaling": {"type": "linear", "rope_type": "llama3", "factor": 8.0})",
-               "rope_scaling.type: is \"linear\"; only \"llama3\" is served"},
-        Change{"TwoScalings", "\"rope_scaling\": null",
-               R"("rope_parameters": {"rope_type": "default"},
+    Llama, Refused,
+    Changes(kSmol,
+            {{"Yarn", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
+              "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
+             {"Dynamic", "\"rope_scaling\": null",
+              R"("rope_scaling": {"type": "dynamic", "factor": 8.0})",
+              "rope_scaling.type: is \"dynamic\"; must be default, linear or llama3"},
+             {"TwoTypes", "\"rope_scaling\": null",
+              R"("rope_scaling": {"type": "linear", "rope_type": "llama3", "factor": 8.0})",
+              "rope_scaling.type: is \"linear\"; only \"llama3\" is served"},
+             {"TwoScalings", "\"rope_scaling\": null",
+              R"("rope_parameters": {"rope_type": "default"},
                   "rope_scaling": {"rope_type": "linear", "factor": 8.0})",
-               "rope_scaling: is not as rope_parameters; must be the same"},
-        Change{"HalfAScaling", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+              "rope_scaling: is not as rope_parameters; must be the same"},
+             {"HalfAScaling", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                   "high_freq_factor": 4.0})",
-               "rope_scaling.original_max_position_embeddings: missing"},
-        Change{"NoFactor", "\"rope_scaling\": null", R"("rope_scaling": {"rope_type": "linear"})",
-               "rope_scaling.factor: missing"},
-        Change{"ScalingUpsideDown", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+              "rope_scaling.original_max_position_embeddings: missing"},
+             {"NoFactor", "\"rope_scaling\": null", R"("rope_scaling": {"rope_type": "linear"})",
+              "rope_scaling.factor: missing"},
+             {"ScalingUpsideDown", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
                   "high_freq_factor": 4.0, "original_max_position_embeddings": 64})",
-               "rope_scaling.high_freq_factor: is 4; must be more than low_freq_factor, 4"},
-        Change{"FactorBelowOne", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "linear", "factor": 0.5})",
-               "rope_scaling.factor: is 0.5; must be a number from 1 to 1e+06"},
-        Change{"OneTypeWithTheFieldsOfAnother", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "linear", "factor": 2, "low_freq_factor": 4.0})",
-               "rope_scaling.low_freq_factor: is unknown here"},
-        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-               "attention_bias: is true; only false is served"},
-        Change{"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
-               "mlp_bias: is true; only false is served"},
-        Change{"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
-               "rope_interleaved: is true"},
-        Change{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
-        Change{"Quantised", "\"use_cache\"", "\"quantization_config\": {}, \"use_cache\"",
-               "quantization_config: is unknown here"},
-        Change{"Window", "\"use_cache\"", "\"sliding_window\": 512, \"use_cache\"",
-               "sliding_window: is unknown here"},
-        Change{"HeadsDoNotDivide", "\"hidden_size\": 576", "\"hidden_size\": 575",
-               "num_attention_heads: is 9; must divide the hidden size 575"},
-        Change{"OddHeads", "\"use_cache\"", "\"head_dim\": 63, \"use_cache\"",
-               "head_dim: is 63; must be even"},
-        Change{"WideHeads", "\"use_cache\"", "\"head_dim\": 258, \"use_cache\"",
-               "head_dim: is 258; must be an integer from 2 to 256"},
-        Change{"KeyHeads", "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 2",
-               "num_key_value_heads: is 2; must divide the 9 heads"}),
-    [](const auto& info) { return info.param.name; });
+              "rope_scaling.high_freq_factor: is 4; must be more than low_freq_factor, 4"},
+             {"FactorBelowOne", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "linear", "factor": 0.5})",
+              "rope_scaling.factor: is 0.5; must be a number from 1 to 1e+06"},
+             {"OneTypeWithTheFieldsOfAnother", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "linear", "factor": 2, "low_freq_factor": 4.0})",
+              "rope_scaling.low_freq_factor: is unknown here"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+              "attention_bias: is true; only false is served"},
+             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
+              "mlp_bias: is true; only false is served"},
+             {"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
+              "rope_interleaved: is true"},
+             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+             {"Quantised", "\"use_cache\"", "\"quantization_config\": {}, \"use_cache\"",
+              "quantization_config: is unknown here"},
+             {"Window", "\"use_cache\"", "\"sliding_window\": 512, \"use_cache\"",
+              "sliding_window: is unknown here"},
+             {"HeadsDoNotDivide", "\"hidden_size\": 576", "\"hidden_size\": 575",
+              "num_attention_heads: is 9; must divide the hidden size 575"},
+             {"OddHeads", "\"use_cache\"", "\"head_dim\": 63, \"use_cache\"",
+              "head_dim: is 63; must be even"},
+             {"WideHeads", "\"use_cache\"", "\"head_dim\": 258, \"use_cache\"",
+              "head_dim: is 258; must be an integer from 2 to 256"},
+             {"KeyHeads", "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 2",
+              "num_key_value_heads: is 2; must divide the 9 heads"}}),
+    NameOfChange);
 
 // Qwen2.5-0.5B's, shortened in layers.
 constexpr char kQwen2[] = R"({"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
@@ -213,12 +225,14 @@ TEST(Qwen2, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->layers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
+  EXPECT_EQ(config->bos_id, -1);
+  EXPECT_THAT(config->eos_ids, IsEmpty());
 }
 
-TEST(Qwen2, RefusesWhatIsNotServed) {
-  ExpectRefused(kQwen2, {"Mrope", "\"use_mrope\": false", "\"use_mrope\": true",
-                         "use_mrope: is true; only false is served"});
-}
+INSTANTIATE_TEST_SUITE_P(Qwen2, Refused,
+                         Changes(kQwen2, {{"Mrope", "\"use_mrope\": false", "\"use_mrope\": true",
+                                           "use_mrope: is true; only false is served"}}),
+                         NameOfChange);
 
 TEST(Qwen3, ReadsAllFields) {
   const auto config = ParseModelConfig(kQwen3);
@@ -258,6 +272,8 @@ TEST(Qwen3, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->norm_eps, 1e-6f);
   EXPECT_FALSE(config->tie_embeddings);
   EXPECT_EQ(config->max_context, 32768);
+  EXPECT_EQ(config->bos_id, -1);
+  EXPECT_THAT(config->eos_ids, IsEmpty());
   EXPECT_EQ(config->layers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_heads, 32);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
@@ -330,37 +346,32 @@ TEST(Attention, IdentityTellsWhatTensorsDoNot) {
   EXPECT_NE(attention.Identity(), plain);
 }
 
-class Qwen3Refused : public testing::TestWithParam<Change> {};
-
-TEST_P(Qwen3Refused, ByName) { ExpectRefused(kQwen3, GetParam()); }
-
 INSTANTIATE_TEST_SUITE_P(
-    Fields, Qwen3Refused,
-    testing::Values(
-        Change{"Scaling", "\"rope_scaling\": null",
-               R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
-               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
-        Change{"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-               "attention_bias: is true; only false is served"},
-        Change{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
-        Change{"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
-               "partial_rotary_factor: is unknown here"},
-        Change{"OddHeads", "\"head_dim\": 128", "\"head_dim\": 63",
-               "head_dim: is 63; must be even"},
-        Change{"KeyHeads", "\"num_key_value_heads\": 8", "\"num_key_value_heads\": 3",
-               "num_key_value_heads: is 3; must divide the 16 heads"},
-        Change{"KeyHeadsByDefault", "\"num_key_value_heads\": 8, ", "",
-               "num_key_value_heads: is 32; must divide the 16 heads"},
-        Change{"SlidingWithoutWindow", "\"sliding_window\": null",
-               R"("layer_types": ["full_attention", "sliding_attention", "full_attention"])",
-               "layer_types: layer 1 is \"sliding_attention\"; must be full_attention"},
-        Change{"OtherLayers", "\"sliding_window\": null",
-               R"("layer_types": ["full_attention", "full_attention", "linear_attention"])",
-               "layer_types: layer 2 is \"linear_attention\"; must be full_attention"},
-        Change{"LayersOfAnotherNumber", "\"sliding_window\": null",
-               R"("layer_types": ["full_attention"])",
-               "layer_types: must list the mixers of all 3 layers, has 1"}),
-    [](const auto& info) { return info.param.name; });
+    Qwen3, Refused,
+    Changes(kQwen3,
+            {{"Scaling", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
+              "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
+              "attention_bias: is true; only false is served"},
+             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+             {"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
+              "partial_rotary_factor: is unknown here"},
+             {"OddHeads", "\"head_dim\": 128", "\"head_dim\": 63", "head_dim: is 63; must be even"},
+             {"KeyHeads", "\"num_key_value_heads\": 8", "\"num_key_value_heads\": 3",
+              "num_key_value_heads: is 3; must divide the 16 heads"},
+             {"KeyHeadsByDefault", "\"num_key_value_heads\": 8, ", "",
+              "num_key_value_heads: is 32; must divide the 16 heads"},
+             {"SlidingWithoutWindow", "\"sliding_window\": null",
+              R"("layer_types": ["full_attention", "sliding_attention", "full_attention"])",
+              "layer_types: layer 1 is \"sliding_attention\"; must be full_attention"},
+             {"OtherLayers", "\"sliding_window\": null",
+              R"("layer_types": ["full_attention", "full_attention", "linear_attention"])",
+              "layer_types: layer 2 is \"linear_attention\"; must be full_attention"},
+             {"LayersOfAnotherNumber", "\"sliding_window\": null",
+              R"("layer_types": ["full_attention"])",
+              "layer_types: must list the mixers of all 3 layers, has 1"}}),
+    NameOfChange);
 
 }  // namespace
 }  // namespace packrat

@@ -1,19 +1,16 @@
-// tokenizer.json against what the library that writes such files makes of the same texts, and
-// against files that are wrong. tests/data/tokenizer_json/expect.py tells what is compared.
+// tokenizer.json against what the library that writes such files makes of the same texts;
+// tests/data/tokenizer_json/expect.py tells what is compared.
 #include "models/text/bpe.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
+#include <utility>
 
-#include "models/files/json.h"
-#include "models/text/tokenizer.h"
 #include "models/text/utf8.h"
-#include "tests/models/test_files.h"
+#include "tests/models/tokenizer_json.h"
 
 namespace packrat {
 namespace {
@@ -21,26 +18,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr char kFolder[] = "tests/data/tokenizer_json/";
-constexpr int kVocab = 4200;  // With padding.
 constexpr int kLines = 10000;
-
-Json ReadJson(const std::string& name) {
-  std::ifstream file(kFolder + name, std::ios::binary);
-  EXPECT_TRUE(file) << name;
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  auto json = ParseJson(text.data(), text.size(), name);
-  EXPECT_TRUE(json.ok()) << json.status();
-  return *json;
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJson(const Json& json, const std::string& config,
-                                                    int vocab_size = kVocab) {
-  const TempDir dir;
-  dir.Write("tokenizer.json", json.dump());
-  if (!config.empty()) dir.Write("tokenizer_config.json", config);
-  return Tokenizer::Load(dir.path(), vocab_size);
-}
 
 std::unique_ptr<Tokenizer> Load(const std::string& name, const Json& patch = Json::array(),
                                 const std::string& config = "") {
@@ -338,140 +316,6 @@ TEST(Bpe, LongWordsTakeNoLongTime) {
       EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text) << part;
     }
   }
-}
-
-// --- Files that are refused. ---
-
-struct Wrong {
-  std::string path;  // JSON pointer.
-  Json value;
-  std::string error;  // What the message contains.
-};
-
-void PrintTo(const Wrong& wrong, std::ostream* os) { *os << wrong.path; }
-
-class RefusedTest : public testing::TestWithParam<Wrong> {};
-
-TEST_P(RefusedTest, WithTheField) {
-  const Wrong& wrong = GetParam();
-  const Json patch = {{{"op", "add"}, {"path", wrong.path}, {"value", wrong.value}}};
-  const auto tokenizer = LoadJson(ReadJson("llama3.json").patch(patch), "");
-  ASSERT_FALSE(tokenizer.ok());
-  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(tokenizer.status().message()),
-              HasSubstr("/tokenizer.json: " + wrong.error));
-}
-
-Json SplitBy(const std::string& pattern) { return {{"Regex", pattern}}; }
-constexpr char kPattern[] = "/pre_tokenizer/pretokenizers/0/pattern";
-
-INSTANTIATE_TEST_SUITE_P(
-    Files, RefusedTest,
-    testing::Values(
-        Wrong{"/normalizer", {{"type", "NFKC"}}, R"(normalizer.type: "NFKC" is not supported)"},
-        Wrong{"/normalizer",
-              {{"type", "Sequence"}, {"normalizers", {{{"type", "Prepend"}, {"prepend", ""}}}}},
-              "normalizer.normalizers[0].prepend: must have 1 to 64 bytes"},
-        Wrong{"/normalizer",
-              {{"type", "Replace"}, {"pattern", {{"Regex", " "}}}, {"content", "_"}},
-              "normalizer.pattern: must be an object with a String"},
-        Wrong{"/model/type", "WordPiece", R"(model.type: is "WordPiece"; only BPE)"},
-        Wrong{"/model/dropout", 0.1, "model.dropout: is not supported"},
-        Wrong{"/model/byte_fallback", true, "model.byte_fallback: is not supported with ByteLevel"},
-        Wrong{"/model/end_of_word_suffix", "</w>", "model.end_of_word_suffix: is not supported"},
-        Wrong{"/model/continuing_subword_prefix", "##", "model.continuing_subword_prefix: is not"},
-        Wrong{"/model/lattice", 1, R"(model: has the unknown field "lattice")"},
-        Wrong{"/model/vocab", Json::array(), "model.vocab: must be an object"},
-        Wrong{"/model/vocab", {{"a", 0}}, "model.merges[0]: "},
-        Wrong{"/model/vocab/a", -1, R"(model.vocab: "a" is -1; must be an integer)"},
-        Wrong{"/model/vocab/a", 5000,
-              R"(model.vocab: "a" has the id 5000; the model's vocab_size)"},
-        Wrong{"/model/vocab/a", 7, R"(model.vocab: "a" has the id 7, as has another token)"},
-        Wrong{"/model/merges", 1, "model.merges: must be a list"},
-        Wrong{"/model/merges/1", "a b c", "model.merges[1]: must be"},
-        Wrong{"/model/merges/1", {"a"}, "model.merges[1]: must be"},
-        Wrong{"/model/merges/1", {"a", "qqq"}, R"(model.merges[1]: "qqq" is not in model.vocab)"},
-        Wrong{"/added_tokens/0/lstrip", true, "added_tokens[0].lstrip: true is not supported"},
-        Wrong{"/added_tokens/0/single_word", true, "added_tokens[0].single_word: true is not"},
-        Wrong{"/added_tokens/0/content", "", "added_tokens[0].content: must have 1 to"},
-        Wrong{"/added_tokens/0/id", 9999, "added_tokens[0]: \"<|begin_of_text|>\" has the id 9999"},
-        Wrong{"/added_tokens/0/id", "x", "added_tokens[0].id: is \"x\""},
-        Wrong{"/added_tokens/0/content", "a", "added_tokens[0]: \"a\" has the id 4092, in model"},
-        Wrong{"/added_tokens/1/content", "<|begin_of_text|>", "added_tokens[1]: \"<|begin"},
-        Wrong{"/added_tokens/0",
-              {{"id", 64}, {"content", "a"}, {"special", true}},
-              "added_tokens[0]: a special token cannot be a single byte's"},
-        Wrong{"/pre_tokenizer", nullptr, R"(decoder.type: "ByteLevel" is not supported; without)"},
-        Wrong{"/pre_tokenizer", {{"type", "Whitespace"}}, R"(pre_tokenizer.type: "Whitespace" is)"},
-        Wrong{"/pre_tokenizer/pretokenizers/1",
-              {{"type", "Metaspace"}, {"prepend_scheme", "last"}},
-              R"(pre_tokenizer.pretokenizers[1].prepend_scheme: is "last"; must be always)"},
-        Wrong{"/pre_tokenizer/pretokenizers/1",
-              {{"type", "Metaspace"}, {"prepend_scheme", "never"}, {"add_prefix_space", true}},
-              "pre_tokenizer.pretokenizers[1].prepend_scheme: and add_prefix_space contradict"},
-        Wrong{"/pre_tokenizer/pretokenizers/0",
-              {{"type", "ByteLevel"}},
-              "pre_tokenizer.pretokenizers[1]: nothing may come after ByteLevel"},
-        Wrong{"/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext",
-              "pre_tokenizer.pretokenizers[0].behavior: is \"MergedWithNext\""},
-        Wrong{kPattern, {{"String", " "}}, "pre_tokenizer.pretokenizers[0].pattern: must be an"},
-        Wrong{kPattern, SplitBy("(a+)+b"),
-              "pre_tokenizer.pretokenizers[0].pattern.Regex: a repeated group"},
-        Wrong{"/post_processor", {{"type", "BertProcessing"}}, R"(post_processor.type: "BertPro)"},
-        Wrong{"/post_processor/processors/1/single", Json::array(),
-              "post_processor.processors[1].single: must be the text"},
-        Wrong{"/post_processor/processors/1/special_tokens", Json::object(),
-              "post_processor.processors[1].special_tokens: must give"},
-        Wrong{"/decoder", nullptr, "decoder.type: (none) is not supported"}));
-
-TEST(Refused, BrokenFilesAndNames) {
-  const TempDir dir;
-  dir.Write("tokenizer.json", "{\"model\": ");
-  EXPECT_THAT(std::string(Tokenizer::Load(dir.path(), kVocab).status().message()),
-              HasSubstr("/tokenizer.json: not valid JSON"));
-  EXPECT_THAT(std::string(LoadJson(ReadJson("gpt2.json"), "", 4095).status().message()),
-              HasSubstr("\"<|endoftext|>\" has the id 4095; the model's vocab_size is 4095"));
-  EXPECT_TRUE(LoadJson(ReadJson("gpt2.json"), "", 4096).ok());
-  EXPECT_THAT(
-      std::string(LoadJson(ReadJson("gpt2.json"), R"({"eos_token": "</s>"})").status().message()),
-      HasSubstr("eos_token: \"</s>\" of tokenizer_config.json is no token"));
-}
-
-// --- Patterns. ---
-
-TEST(Pattern, WhatIsAccepted) {
-  for (const char* pattern :
-       {"a", "[^a-z]+", R"(\p{L}|\P{Nd}{2}|\s{2,}|\S{1,3})", "(a|b)?c", "(?:ab)", "(?=a)b",
-        "(?<!a)b++", "a+?", R"(\u4e00)", R"([\\\]\[-]x)"}) {
-    EXPECT_TRUE(TextSplitter::Create(pattern, true).ok()) << pattern;
-  }
-  EXPECT_EQ(*TranslatePattern(R"([^\s\p{L}\u4e00] ?\S)"),
-            R"([^\p{White_Space}\p{L}\x{4e00}] ?\P{White_Space})");
-}
-
-TEST(Pattern, WhatIsRefused) {
-  for (const char* pattern :
-       {"",        "a*",         "a?",      "(a)*",    "(?:a)+", "(a){2}",      "a**",
-        "a{2}{3}", "a{2}?",      "a{,2}",   "a{",      "a{x}",   "(",           ")",
-        "(a",      "[",          "[]",      "[a",      "[a[b]]", "[[:alpha:]]", "[a&&b]",
-        "^a",      "a$",         ".",       "]",       "}",      "(?>a)",       "(?P<n>a)",
-        "(?#c)",   "(*ACCEPT)a", "(?-i:a)", R"(\w)",   R"(\b)",  R"(\1)",       R"(\Qa)",
-        R"(\R)",   R"(\X)",      R"(\C)",   R"(\K)",   R"(\pL)", R"(\p{Han})",  R"(\p{^L})",
-        R"(\p{})", R"(\p{L)",    R"(\u12)", R"(\x41)", "\\",     "(?<=a+)b",    "[z-a]"}) {
-    EXPECT_FALSE(TextSplitter::Create(pattern, true).ok()) << pattern;
-  }
-  EXPECT_FALSE(TextSplitter::Create(std::string(5000, 'a'), true).ok());
-}
-
-// What no rule about groups forbids, but takes the fourth power of the text's length.
-TEST(Pattern, ASearchGivesUp) {
-  auto splitter = TextSplitter::Create("a+a+a+a+a+[bc]", true);
-  ASSERT_TRUE(splitter.ok()) << splitter.status();
-  const std::string text(3000, 'a');
-  const absl::Status status =
-      (*splitter)->Split(text.data(), text.size(), [](size_t, size_t) { return absl::OkStatus(); });
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be cut into words"));
 }
 
 }  // namespace

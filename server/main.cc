@@ -190,7 +190,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
 }  // namespace packrat
 
 __attribute__((section(".preinit_array"),
-               used)) static void (*const kFirstOfAll)() = packrat::OpenStandardDescriptors;
+               used)) static void (*const kFirstOfAll)() = packrat::FillStandardDescriptors;
 
 int main(int argc, char** argv) {
   std::set_terminate(packrat::DieOfException);

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -27,14 +26,6 @@
 #include "runtime/thread_name.h"
 
 namespace packrat {
-
-__attribute__((no_sanitize("address", "thread", "undefined"))) void OpenStandardDescriptors() {
-  for (int fd = 0; fd <= 2; ++fd) {
-    if (syscall(SYS_fcntl, fd, F_GETFD) >= 0) continue;
-    // The lowest number that is free: this one.
-    if (syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR) != fd) syscall(SYS_exit_group, 1);
-  }
-}
 
 void DieOfException() {
   std::string what = "terminated without an exception";

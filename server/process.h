@@ -1,4 +1,4 @@
-// The server as a process: its standard descriptors, signals, its end, and its service manager.
+// The server as a process: its threads, signals, its end, and its service manager.
 #ifndef PACKRAT_SERVER_PROCESS_H_
 #define PACKRAT_SERVER_PROCESS_H_
 
@@ -13,12 +13,6 @@
 #include "runtime/mutex.h"
 
 namespace packrat {
-
-// Opens the descriptors 0, 1 and 2 on /dev/null where they are closed: the first sockets and files
-// would get their numbers, and with them what is meant for the terminal. Ends the process where
-// that fails. Libraries open files before main(), so this is for .preinit_array, which runs before
-// all of them; it calls nothing that a sanitizer would have to prepare.
-void OpenStandardDescriptors();
 
 // Ends the process with the message of the exception that nobody has caught, as a failed check
 // does; for std::set_terminate.

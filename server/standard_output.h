@@ -11,8 +11,10 @@ namespace packrat {
 // do now, nobody would see.
 void Print(const std::string& text);
 
-// First thing in main: if one of the descriptors 0 to 2 is closed, the next socket would get its
-// number, and text would be written into it. Puts one in its place that fails when it is used.
+// If one of the descriptors 0 to 2 is closed, the next file or socket gets its number, and what is
+// meant for the terminal is written into it. Puts one in its place that fails when it is used; ends
+// the process where it cannot. First thing in main, or in .preinit_array where libraries open files
+// before main: it calls nothing that a sanitizer would have to prepare.
 void FillStandardDescriptors();
 
 }  // namespace packrat

@@ -62,8 +62,17 @@ class DescriptorsTest(unittest.TestCase):
             self.assertEqual([os.readlink("/proc/%d/fd/%d" % (pid, fd)) for fd in range(3)],
                              ["/dev/null"] * 3)
             self.assertEqual(server.json("info")["name"], "packrat")
+            # What was said meanwhile is lost, and counts as lost.
+            self.assertGreater(server.metric("packrat_log_lines_dropped_total"), 0)
             server.process.terminate()
             self.assertEqual(server.process.wait(timeout=60), 0)
+
+    def test_a_plan_that_cannot_be_written_gives_1(self):
+        done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", processes.SERVER, "--plan",
+                               "--model=" + GOLDEN], stderr=subprocess.PIPE, encoding="utf-8",
+                              timeout=60, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("cannot write to standard output: Bad file descriptor", done.stderr)
 
 
 class LogTest(unittest.TestCase):

@@ -9,13 +9,13 @@
 namespace packrat {
 namespace {
 
-// From here on, own pages with the wish for huge ones: a decode step reads gigabytes in order, and
-// with 4 KiB pages the TLB takes a tenth of it.
+// From this size on, memory is mapped by itself and asks for huge pages: a decode step reads
+// gigabytes in order, and with pages of 4 KiB a tenth of its time goes to TLB misses.
 constexpr size_t kMapFrom = size_t{4} << 20;
 
-// Makes the kernel give every page. It counts them against the cgroup's limit only now.
+// Makes the system provide every page; only then does it count against the cgroup's limit.
 void Touch(void* memory, size_t bytes) {
-  constexpr size_t kPage = 4096;  // The smallest; of larger ones, each is touched more than once.
+  constexpr size_t kPage = 4096;  // The smallest. A larger page is touched more than once.
   auto* first = static_cast<volatile char*>(memory);
   for (size_t i = 0; i < bytes; i += kPage) first[i] = 0;
 }

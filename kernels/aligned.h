@@ -1,5 +1,6 @@
-// Memory of a fixed size, aligned to a cache line. It is all there from the start: a page that the
-// kernel has promised and does not have would end the process when it is first used.
+// Memory of a fixed size, aligned to a cache line. Every page is touched when it is allocated:
+// otherwise the system may promise a page that it does not have, and kill the process when the page
+// is first used.
 #ifndef PACKRAT_KERNELS_ALIGNED_H_
 #define PACKRAT_KERNELS_ALIGNED_H_
 

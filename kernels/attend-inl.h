@@ -189,7 +189,7 @@ template <class Entry>
 HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* ranges, float scale,
                            const Entry& entry, const OwnEntry& own, float* HWY_RESTRICT scratch,
                            float* HWY_RESTRICT out) {
-  Range all = ranges[0], common = ranges[0];  // Entries that some, that all queries see.
+  Range all = ranges[0], common = ranges[0];  // Entries that some queries see, that all see.
   for (int t = 0; t < n; ++t) {
     const Range range = ranges[t];
     all.first = range.first < all.first ? range.first : all.first;
@@ -197,8 +197,8 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     common.first = range.first > common.first ? range.first : common.first;
     common.end = range.end < common.end ? range.end : common.end;
   }
-  // Counted from the bounds of `common`, to which the queries of a tile are near: a float holds
-  // positions up to 2^24 only.
+  // Relative to the bounds of `common`, which are close to those of every query of the tile: a
+  // float holds whole numbers up to 2^24 only.
   HWY_ALIGN float first[16], end_of[16];
   for (int t = 0; t < 16; ++t) {
     const Range range = ranges[t < n ? t : 0];

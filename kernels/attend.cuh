@@ -38,9 +38,9 @@ __device__ __forceinline__ void LoadRows(const Row& row, int split, int first, i
   }
 }
 
-// Adds kValues values at once over lanes at `kFrom`, kFrom / 2, ... `kTo` from each other: as a
-// butterfly would, but halving the values that a lane carries while there are some to halve.
-// Returns the index of the first value that is left here.
+// Sums kValues values at once over lanes at distances kFrom, kFrom / 2, ..., kTo, as a butterfly
+// would, but each exchange halves the values that a lane carries while there is more than one.
+// Returns the index of the first value that this lane is left with.
 template <int kValues, int kFrom, int kTo>
 __device__ __forceinline__ int AddOverLanes(float* values) {
   int left = kValues, first = 0;
@@ -91,7 +91,7 @@ __device__ __forceinline__ void Scores(const AttendTile& tile, int n, const Pack
   }
 }
 
-// Of one query, by lane 0 of its warp: how the split joins its run and that the result.
+// For one query, by lane 0 of its warp: how the split joins its run, and the run the result.
 template <class L>
 __device__ __forceinline__ void JoinSplit(AttendQuery* query, int index, float max, float sum,
                                           const AttendPartials& partials) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ void JoinSplit(AttendQuery* query, int index, float m
   }
 }
 
-// Makes weights of a split's scores, a warp for each query.
+// Turns a split's scores into weights, a warp for each query.
 template <class L>
 __device__ __forceinline__ void Weights(const AttendTile& tile, int n, int split, float scale,
                                         const AttendPartials& partials) {
@@ -223,10 +223,10 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
 
 // --- The whole. ---
 
-// All splits of `walk` for n queries, of which none sees entries outside [first, end). key(entry)
+// All splits of `walk` for n queries, none of which sees entries outside [first, end). key(entry)
 // and value(entry) give rows of `padded` elements. prepare() fills tile.q and the queries' first
-// and end; it runs once the first loads are under way. Results are in tile.result and the queries
-// or, unless `partials` is empty, there.
+// and end; it runs once the first loads are under way. The results go to tile.result and the
+// queries or, if `partials` is not empty, there.
 template <class T, class L, int kQ, class Key, class Value, class Prepare>
 __device__ __forceinline__ void AttendSplits(const AttendTile& tile, int n, const SplitWalk& walk,
                                              int first, int end, int padded, float scale,

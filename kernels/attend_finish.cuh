@@ -1,5 +1,5 @@
-// The ends of attention on the GPU (attend.cuh): the own entry, and the joining of what several
-// blocks have found.
+// How attention on the GPU (attend.cuh) ends: the query's own entry, and the joining of what
+// several blocks have found.
 #ifndef PACKRAT_KERNELS_ATTEND_FINISH_CUH_
 #define PACKRAT_KERNELS_ATTEND_FINISH_CUH_
 

@@ -11,7 +11,7 @@
 namespace packrat::gpu {
 
 inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / kWarp;
-inline constexpr int kMaxRuns = 64;         // Of a query, its own entry apart.
+inline constexpr int kMaxRuns = 64;         // Of a query, without its own entry.
 inline constexpr int kTileQueries = 16;     // Of a block, at most.
 inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
                                             // sequences and heads, several blocks share one.
@@ -143,8 +143,8 @@ struct AttendTile {
   template <class Layout>
   __host__ __device__ __forceinline__ AttendTile(Layout, std::byte* at, int n, int at_once,
                                                  bool decode) {
-    // By arithmetic on the pointer: from an integer the compiler would not know any more that it is
-    // shared memory.
+    // By arithmetic on the pointer: if it went through an integer, the compiler could no longer
+    // tell that this is shared memory.
     std::byte* next = at;
     const auto take = [&next](size_t floats) {
       auto* taken = reinterpret_cast<float*>(next);

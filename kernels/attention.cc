@@ -51,7 +51,7 @@ void RotateHead(const AttentionShape& shape, const AttentionOperands& x, const v
   const int dim = shape.head_dim, rotary = shape.rotary_dim;
   const float* row = HeadRow(rows, x, token, head, dim);
   Rotate(row, x.rope + static_cast<ptrdiff_t>(token) * rotary, rotary, out);
-  // Not std::copy(): a call for nothing cost 2 % of a prompt where all channels are rotated.
+  // Not std::copy(): where all channels are rotated, its calls for nothing cost 2 % of a prompt.
   for (int i = rotary; i < dim; ++i) out[i] = row[i];
   std::fill(out + dim, out + PadTo16(dim), 0.0f);
 }

@@ -12,8 +12,8 @@
 
 namespace packrat {
 
-// Positions are cut into blocks of so many tokens, at whose ends state is sealed; a page of
-// attention holds as many.
+// Positions are cut into blocks of this many tokens. State is sealed at the end of a block, and a
+// page of attention holds one block.
 inline constexpr int kBlockTokens = 16;
 
 // Heads are padded to whole groups of sixteen lanes wherever they are stored; padding is zero.
@@ -24,7 +24,7 @@ inline constexpr int kMaxHeadDim = 256;  // Bounds what lies on kernels' stacks.
 // How exactly Mesa layers solve their systems; named as on the wire and on the command line.
 struct SolverOptions {
   float cg_tolerance = 1e-4f;  // A solve stops at this residual, relative to max(|q|, 1e-10)...
-  int32_t cg_max_steps = 64;   // ...or after so many steps, whichever comes first.
+  int32_t cg_max_steps = 64;   // ...or after this many steps, whichever comes first.
 };
 
 // The tokens of one sequence within a batch: rows [first_token, first_token + num_tokens) of every
@@ -47,8 +47,8 @@ struct BatchView {
                                         // CPU goes by spans and does not read it.
   int num_spans = 0;                    // Unused places included, as in num_tokens.
   int num_tokens = 0;
-  int max_span_tokens = 1;  // No span has more; 1: all decode.
-  int max_context = 1;      // No span's position + num_tokens is more.
+  int max_span_tokens = 1;  // At least the tokens of every span; 1: all decode.
+  int max_context = 1;      // At least position + num_tokens of every span.
 };
 
 // The pages of one class that a sequence holds: page b of the text is pool page pages[b % ring].
@@ -71,14 +71,15 @@ struct StateParts {
   size_t stride = 0;          // Bytes.
 };
 
-// What the operations of a forward pass say about one span; zeroed before it, added to by them.
+// What the operations of a forward pass report about one span. Zero before the pass; each operation
+// adds to it.
 struct SpanTotals {
   unsigned long long solver_steps = 0;   // Over all systems.
   unsigned long long solver_solves = 0;  // Systems.
   unsigned solver_unconverged = 0;       // Stopped by cg_max_steps.
-  unsigned max_residual_bits = 0;        // Of the largest relative residual, a non-negative float32
-                                         // (or NaN): such bits order as the numbers do, NaN above
-                                         // all.
+  unsigned max_residual_bits = 0;        // Of the largest relative residual. The bits of float32
+                                         // numbers that are not negative are ordered as the numbers
+                                         // are; a NaN is above all of them.
   unsigned not_finite = 0;               // 1: a NaN or infinity was seen.
 };
 

@@ -14,8 +14,8 @@ void Die(const std::string& text) {
   using Clock = std::chrono::steady_clock;
   const std::string line = text + "\n";
   const Clock::time_point end = Clock::now() + std::chrono::seconds(1);
-  // Not stdio: another thread may hold its lock in a write that never returns. The mode belongs to
-  // all who have this pipe or terminal, so it is put back.
+  // Not stdio: another thread may hold its lock in a write that never returns. All processes that
+  // have this pipe or terminal share its mode, so it is put back.
   const int mode = fcntl(STDERR_FILENO, F_GETFL);
   fcntl(STDERR_FILENO, F_SETFL, mode | O_NONBLOCK);
   for (size_t done = 0; done < line.size();) {

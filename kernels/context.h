@@ -1,4 +1,4 @@
-// What every operation on the CPU needs beside its operands: threads and scratch, made once.
+// What every operation on the CPU needs besides its operands: threads and scratch, made once.
 #ifndef PACKRAT_KERNELS_CONTEXT_H_
 #define PACKRAT_KERNELS_CONTEXT_H_
 
@@ -23,7 +23,7 @@ class KernelContext {
 
   float* scratch(int worker) { return scratch_.data() + scratch_floats_ * worker; }
   size_t bytes() const { return (packed.size() + scratch_.size()) * sizeof(float); }
-  // Of a context that is made with these.
+  // The memory of a context that is made with these arguments.
   static size_t Bytes(int threads, size_t packed_floats, size_t scratch_floats) {
     return (packed_floats + RoundUp16(scratch_floats) * threads) * sizeof(float);
   }

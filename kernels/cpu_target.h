@@ -18,11 +18,11 @@ absl::Status SetCpuTarget(const std::string& name);
 // bits.
 std::string CpuTargetName();
 
-// Whether there are dot products of bfloat16 (AVX512-BF16) beside it: this machine has them, and
-// avx512 is in use.
+// Whether dot products of bfloat16 (AVX512-BF16) can be used: this machine has them, and avx512 is
+// in use.
 bool CpuHasBFloat16();
 
-// Those that this machine has, best first.
+// The instruction sets that this machine has, best first.
 std::vector<std::string> SupportedCpuTargets();
 
 }  // namespace packrat

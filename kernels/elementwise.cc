@@ -93,7 +93,7 @@ HWY_EXPORT(AllFiniteTarget);
 
 namespace {
 
-// Below this many values a parallel region costs more than it saves.
+// With fewer values a parallel region costs more than it saves.
 constexpr int64_t kParallelFrom = 1 << 14;
 
 template <class RowOp>

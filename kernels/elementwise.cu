@@ -15,7 +15,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kGroup = 8;
 
-// Can rows of n, one after the other from each of these addresses on, be moved in whole groups?
+// Whether rows of n that begin at each of these addresses can be moved in whole groups.
 bool WholeGroups(int n, std::initializer_list<const void*> addresses) {
   bool whole = n % kGroup == 0;
   for (const void* p : addresses) whole &= reinterpret_cast<uintptr_t>(p) % 16 == 0;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   x += static_cast<size_t>(row) * n;
-  // The first group of the weights is asked for before the sum is known: it comes from far away.
+  // The first group of the weights is loaded before the sum is known, since it takes long to come.
   if (begin < n) LoadGroup(weight, begin, n, whole, w);
   float sum = 0.0f;
   for (int i = begin; i < n; i += step) {

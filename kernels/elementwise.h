@@ -1,4 +1,4 @@
-// Operations on rows that look at one row alone.
+// Operations that compute each row from that row alone.
 #ifndef PACKRAT_KERNELS_ELEMENTWISE_H_
 #define PACKRAT_KERNELS_ELEMENTWISE_H_
 
@@ -43,7 +43,7 @@ absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y,
 // In place: x = x * (1 + erf(x / sqrt 2)) / 2, the exact GELU. x: (rows, n).
 absl::Status Gelu(void* x, int rows, int n, DType type, KernelContext* context);
 
-// Sets not_finite of every span of which one of the rows of x (tokens, n) has a NaN or infinity.
+// Sets not_finite of every span that has a NaN or an infinity in one of its rows of x (tokens, n).
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
                          KernelContext* context);
 

@@ -64,7 +64,7 @@ struct DeltaTokens {
   int end() const { return slot + n; }
 };
 
-// The convolution of (dim) channels of token t, at length `length`, to out (padded).
+// The convolution of (dim) channels of token t, scaled to length `length`, to out (padded).
 void ConvolveUnit(const ConvInput& conv, int t, int channel, int dim, float length, float* out) {
   const int padded = PadTo16(dim);
   V16 norm = Zero();
@@ -121,7 +121,8 @@ struct DeltaScratch {
   float *v, *o;              // (16, value_padded)
 };
 
-// Keys to the tail, queries to scratch, and the dot products with all keys up to their own.
+// Writes keys to the tail and queries to scratch, and the dot products of both with every key up to
+// the token's own.
 void FillKeys(const DeltaSpan& h, const DeltaTokens& at, const DeltaScratch& scratch) {
   const int dim = h.shape.key_dim, padded = h.key_padded;
   const float length = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -159,13 +160,13 @@ void ReadSealed(const DeltaSpan& h, const DeltaTokens& at, const float* state,
   }
 }
 
-// How far a block's tokens decay, as logarithms: since[s] is the sum of log g over (s, t], and
-// `all` that over [0, t]. Sums of their own, not differences, since G loses its small steps where a
-// large one came before.
+// How far a block's tokens have decayed, as logarithms: since[s] is the sum of log g over (s, t],
+// and `all` the sum over [0, t]. Each is summed by itself rather than taken as a difference of G:
+// after a large step, G no longer holds the small ones.
 struct Decays {
   HWY_ALIGN float since[kBlockTokens] = {};
   float all = 0.0f;
-  // Goes on to token t, of which log g is log_decay.
+  // Moves on to token t, whose log g is log_decay.
   void Advance(int t, float log_decay) {
     for (int s = 0; s < t; ++s) since[s] += log_decay;
     all = t > 0 ? all + log_decay : log_decay;
@@ -213,7 +214,7 @@ void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const floa
   float decay;
   decays.Exponentials(c, &decay);
   const int values = h.value_padded;
-  constexpr int kRows = 4;  // Of S, which share what they load of u; key_padded is a multiple.
+  constexpr int kRows = 4;  // Rows of S that share a load of u. They divide key_padded.
   for (int i = 0; i < h.key_padded; i += kRows) {
     HWY_ALIGN float weight[kBlockTokens * kRows];
     for (int s = 0; s < kBlockTokens; ++s) {
@@ -234,7 +235,8 @@ void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const floa
   }
 }
 
-// One value head's part of a block: its tokens' corrected values, outputs, and the block's end.
+// One value head's part of a block: the corrected values and outputs of its tokens, and the sealing
+// where the block ends.
 bool ValueHead(const DeltaSpan& h, const DeltaTokens& at, int head, bool sealed, const float* in,
                float* out, const DeltaScratch& scratch) {
   const int values = h.value_padded, dim = h.shape.value_dim;

@@ -1,12 +1,12 @@
-// The gated delta mixer on a GPU, in two launches for decoding and for prompts alike. In the first
-// a block of threads goes through a span for 64 value channels of one value head, which need
-// nothing of the others: it convolves keys, queries and its values, reads the sealed state once for
-// a few tokens at a time, corrects the values, and seals at the ends of blocks. In the second the
-// outputs, which lie in scratch, are normed, and the tail is brought up to date, which blocks of
-// the first launch may still have been reading.
+// The gated delta mixer on a GPU, in two launches for decoding and for prompts alike. In the first,
+// a block of threads goes through a span for 64 value channels of one value head, which do not
+// depend on the others: it convolves keys, queries and its values, reads the sealed state once for
+// a few tokens at a time, corrects the values, and seals at the ends of blocks. In the second, the
+// outputs in scratch are normed, and the tail is brought up to date; blocks of the first launch
+// still read it.
 //
-// A sum over key channels is that of sixteen slices (channel modulo 16), each in order, joined in
-// order: the same for every number of tokens.
+// A sum over key channels is made of sixteen slices (channel modulo 16), each summed in order and
+// then joined in order: the same for every number of tokens.
 #include "kernels/gated_delta.h"
 
 #include <algorithm>
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kDeltaThreads, 4) GatedDeltaKernel(DeltaArgume
     const int n = min(kBlockTokens - slot, b.span.num_tokens - t);
     end = slot + n;
     const bool sealed = position >= kBlockTokens;
-    __syncthreads();  // The block before has been sealed, or the tail has come.
+    __syncthreads();  // The block before has been sealed, or the tail has been loaded.
     FillTokens(a, b, shared, t, n, slot);
     if (sealed) {
       for (int token = slot; token < end; token += N) {
@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(kDeltaThreads, 4) GatedDeltaKernel(DeltaArgume
       in = out;
     }
   }
-  // What the tail keeps of the last block; its keys go by way of scratch, since others may still
-  // read those of before.
+  // What the tail keeps of the last block. Its keys go by way of scratch, since other blocks of
+  // threads may still read the old ones.
   for (int i = threadIdx.x; i < end * b.columns; i += kDeltaThreads) {
     const int token = i / b.columns, column = i % b.columns;
     b.tail_u[token * b.value_padded + column] = shared.u[token * kDeltaColumns + column];

@@ -108,7 +108,7 @@ __device__ __forceinline__ float WarpDot(const float* a, const float* b, int n) 
 }
 
 // Keys, queries, values and gates of tokens [t, t + n), which lie at `slot` of their block, and
-// what they have to do with the block's earlier ones.
+// their dot products and decays with the block's earlier tokens.
 __device__ __forceinline__ void FillTokens(const DeltaArguments& a, const DeltaBlock& b,
                                            const DeltaShared& shared, int t, int n, int slot) {
   const GatedDeltaShape& s = a.shape;
@@ -141,8 +141,8 @@ __device__ __forceinline__ void FillTokens(const DeltaArguments& a, const DeltaB
     const float q_dot = WarpDot(shared.q + token * b.key_padded, key, b.key_padded);
     if (Lane() == 0) shared.k_dots[pair] = k_dot, shared.q_dots[pair] = q_dot;
   }
-  // Sums of their own, not differences, since a sum from the block's start loses its small steps
-  // where a large one came before.
+  // Each is summed by itself rather than taken as a difference of sums from the block's start:
+  // after a large step, those no longer hold the small ones.
   for (int pair = slot * kBlockTokens + threadIdx.x; pair < end * kBlockTokens;
        pair += kDeltaThreads) {
     const int token = pair / kBlockTokens, other = pair % kBlockTokens;

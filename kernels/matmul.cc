@@ -8,7 +8,7 @@
 namespace packrat {
 namespace {
 
-// The one table of what multiplies what. A kernel knows the formats of weights that it reads.
+// The one table of kernels. Each knows by itself which formats of weights it can read.
 MatMulKernel KernelOf(Arithmetic arithmetic) {
   switch (arithmetic) {
     case Arithmetic::kFloat32:
@@ -36,8 +36,8 @@ void Multiply(const MatMulKernel& kernel, const float* x, ptrdiff_t x_stride, in
     kernel.pack(x + row * x_stride, x_stride, end - row, in,
                 packed + static_cast<ptrdiff_t>(row) * row_floats);
   });
-  // Consecutive panels of one output go to one thread, a few at a time: memory is read in order,
-  // and a thread that was held up leaves work to the others.
+  // A thread takes a few consecutive panels of one output at a time: memory is read in order, and
+  // the others take over what a thread that was held up leaves.
   int64_t panels = 0;
   for (const MatMulOutput& output : outputs) panels += output.weight->num_panels();
   const int64_t grain = std::max<int64_t>(1, panels / (context->pool.size() * 8));

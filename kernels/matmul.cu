@@ -12,8 +12,8 @@
 namespace packrat::gpu {
 namespace {
 
-// Row counts for which the library's products are tuned once: steps of an eighth to a half of the
-// number, so that prompts of many lengths share a few.
+// Rounds a number of rows up to one for which the library's products are tuned: to a multiple of an
+// eighth to a half of it, so that prompts of many lengths share a few.
 int RowBucket(int rows) {
   int step = 8;
   while (step * 8 < rows) step *= 2;

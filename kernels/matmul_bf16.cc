@@ -18,12 +18,12 @@ namespace packrat {
 namespace {
 
 constexpr int kPanel = PackedMatrix::kPanel;
-constexpr int kLanes = 16;  // float32 in a register, and pairs.
+constexpr int kLanes = 16;  // float32 in a register, or pairs of bfloat16.
 constexpr int kVecs = kPanel / kLanes;
 // Accumulators of a block's rows, the weights of one pair and a broadcast fill 27 of 32 registers.
 constexpr int kMaxRows = 12;
 constexpr ptrdiff_t kLine = 64;    // Bytes: a cache line, and a register.
-constexpr ptrdiff_t kSoon = 8192;  // Bytes ahead of one block: some hundred nanoseconds.
+constexpr ptrdiff_t kSoon = 8192;  // How far ahead to ask, in bytes: some hundred nanoseconds.
 
 int Pairs(int in) { return (in + 1) / 2; }
 
@@ -59,7 +59,7 @@ void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
   }
 }
 
-// What a tile asks memory for while it computes: so many cache lines for every kStrip pairs.
+// What a tile asks memory for while it computes: this many cache lines for every kStrip pairs.
 constexpr int kStrip = 8;
 struct Ahead {
   const std::byte* from;
@@ -113,11 +113,11 @@ constexpr void (*kTiles[])(const float*, const MatMulOutput&, int, int, Ahead) =
     Tile<1>, Tile<2>, Tile<3>, Tile<4>,  Tile<5>,  Tile<6>,
     Tile<7>, Tile<8>, Tile<9>, Tile<10>, Tile<11>, Tile<12>};
 
-// Computing and reading from memory take turns unless something asks ahead: the processor itself
-// looks no further than some strips. One block of rows asks for what it will read soon; of several,
-// which read a panel once from memory and then from the cache, each asks for a part of the next
-// panel: a fifth of the time of 16 rows, a tenth of 8. One or two rows hardly compute, and would
-// lose as much by asking.
+// Unless something asks ahead, computing and reading from memory take turns: the processor itself
+// looks only a few strips ahead. A single block of rows asks for what it will read soon. Several
+// blocks read a panel once from memory and then from the cache, so each of them asks for a part of
+// the next panel. That saves a fifth of the time of 16 rows and a tenth of that of 8. One or two
+// rows compute so little that asking costs as much as it saves.
 void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
   const int blocks = NumRowBlocks(rows, kMaxRows), pairs = Pairs(output.weight->in());
   const int lines = rows < 3 ? 0 : (kStrip * kVecs + blocks - 1) / blocks;

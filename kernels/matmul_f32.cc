@@ -14,8 +14,8 @@ namespace packrat {
 namespace HWY_NAMESPACE {
 
 constexpr int kPanel = PackedMatrix::kPanel;
-// Registers decide how many rows are multiplied at once: their accumulators, the weights of one k
-// and a broadcast must fit in 32 (AVX-512) or 16.
+// How many rows are multiplied at once follows from the registers: the rows' accumulators, the
+// weights of one k and a broadcast must fit in 32 of them (AVX-512) or 16.
 constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
 
 HWY_INLINE Vec LoadWeights(const float* p) { return hn::LoadU(Lanes(), p); }
@@ -135,7 +135,7 @@ void WidenBlock(const std::byte* block, DType type, float* HWY_RESTRICT wide) {
   }
 }
 
-// A block at a time, widened into the first cache, so that memory is read in its own format.
+// Widens one block at a time into the first-level cache, so that memory is read as it is stored.
 void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType type, int in,
                         float* out) {
   HWY_ALIGN float wide[kQuantGroup * kPanel];
@@ -146,7 +146,7 @@ void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType 
 }
 
 // x (n, in) to (in, n): a tile then reads its rows as one stream. Reading n rows a power of two
-// apart would map them all to one set of the first cache.
+// apart would map them all to one set of the first-level cache.
 void InterleaveRows(const float* x, ptrdiff_t stride, int n, int in, float* out) {
   for (int k = 0; k < in; ++k) {
     for (int r = 0; r < n; ++r) out[k * n + r] = x[r * stride + k];

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads) FewRowsF32Kernel(Product p) {
   const float* weights[kOutputs];
   const float* xs[kRows];
 #pragma unroll
-  for (int o = 0; o < kOutputs; ++o) {  // A place without an output computes the last one again.
+  for (int o = 0; o < kOutputs; ++o) {  // Beyond the last output, it is computed once more.
     weights[o] = p.weight + static_cast<size_t>(min(first + o, p.out - 1)) * p.in;
   }
 #pragma unroll

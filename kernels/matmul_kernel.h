@@ -1,5 +1,5 @@
-// What MatMul() asks of an arithmetic. Kernels are behind kernels/matmul.h; nobody else includes
-// this.
+// What MatMul() needs of a kernel. Only kernels/matmul*.cc include this; all others go through
+// kernels/matmul.h.
 #ifndef PACKRAT_KERNELS_MATMUL_KERNEL_H_
 #define PACKRAT_KERNELS_MATMUL_KERNEL_H_
 

@@ -138,7 +138,7 @@ cublasStatus_t MatMulPlan::SetRows(int rows) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// Asks the library, whose having no proposal is not an error.
+// Asks the library. It is no error if it has no proposal.
 cublasStatus_t MatMulPlan::Propose() {
   cublasLtMatmulPreference_t made = nullptr;
   cublasStatus_t status = cublasLtMatmulPreferenceCreate(&made);
@@ -200,7 +200,7 @@ void MatMulPlan::Tune(const MatMulArguments& m, CudaStream stream) {
     }
   }
   cudaFree(result);
-  cudaGetLastError();  // A lack of memory is over with it; a lost device tells every later call.
+  cudaGetLastError();  // Clears a lack of memory. A lost device shows in every later call.
   proposals_ = {proposals_[best]};
 }
 

@@ -149,7 +149,7 @@ void Seal(const Head& h, bool sealed, const float* cumulative, const float* in, 
   }
 }
 
-// What the solves of one head of a span came to.
+// What the solves of one head of a span report.
 struct Solves {
   int64_t steps = 0, unconverged = 0;
   float max_residual = 0.0f;  // Relative, as the iteration carries it; NaN if any was.
@@ -181,7 +181,7 @@ void Record(const Block& b, int steps, float squared_residual, Solves* solves) {
   const float residual = std::sqrt(squared_residual);
   solves->steps += steps;
   if (!(residual <= b.tolerance)) ++solves->unconverged;
-  // A NaN is taken, and no number replaces it.
+  // Once it is a NaN, it stays one.
   if (residual > solves->max_residual || std::isnan(residual)) solves->max_residual = residual;
 }
 
@@ -195,7 +195,7 @@ void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, 
   HWY_ALIGN float decay[16] = {};
   for (int i = 0; i < n; ++i) decay[i] = cumulative[slot + i];
   Store(Exp(Load(decay)), decay);
-  // Few systems: one at a time costs less than sixteen lanes of which most are empty.
+  // One at a time, a few systems cost less than in sixteen lanes of which most are empty.
   if (n <= 3) {
     for (int i = 0; i < n; ++i) {
       HWY_ALIGN float c[16];

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   const int channel = threadIdx.x;
   const bool sealed = span.position >= kBlockTokens, mine = channel < h.stored;
 
-  // What comes from far is asked for first.
+  // What takes longest to come is loaded first.
   const S* hkk = SlotState<S>(a, span.slot_in, h.index);
   const S* hkv = hkk + MesaHkkFloats(h.dim);
   for (int at = threadIdx.x * 4; at < slot * h.stored; at += P * 4) {

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kScanThreads) MesaScanKernel(MesaArguments a) 
           tile, sealed, expf(end), coefficient, left, [&](int s) { return v(s) + tile.j * 16; },
           sum);
     }
-    // As it would be read back.
+    // Rounded as if it were written and read back.
 #pragma unroll
     for (int j = 0; j < 8; ++j) sum[j] = ToFloat(FromFloat<S>(sum[j]));
     sealed = true;

@@ -273,7 +273,7 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
       while (systems != 0) {
         int t[kTogether];
 #pragma unroll
-        for (int m = 0; m < kTogether; ++m) {  // The last one twice, if they are odd in number.
+        for (int m = 0; m < kTogether; ++m) {  // If their number is odd, the last one twice.
           t[m] = systems != 0 ? __ffs(static_cast<int>(systems)) - 1 : t[0];
           systems &= systems - 1u;
         }

@@ -12,8 +12,8 @@
 
 namespace packrat {
 
-// What a product multiplies in. kernels/matmul.h says what each promises, KernelOf() in matmul.cc
-// which kernel it is.
+// What a product multiplies in. kernels/matmul.h says what each promises, and KernelOf() in
+// matmul.cc which kernel computes it.
 enum class Arithmetic : uint8_t { kFloat32, kBFloat16, kInt8 };
 
 constexpr const char* ArithmeticName(Arithmetic arithmetic) {
@@ -22,8 +22,8 @@ constexpr const char* ArithmeticName(Arithmetic arithmetic) {
                                                : "int8";
 }
 
-// What a weight of this type is multiplied in where `wanted` is what was asked for: activations are
-// rounded to bfloat16, or to 8 bits, only where weights are no finer.
+// What a weight of this type is multiplied in if `wanted` was asked for. Activations are rounded to
+// bfloat16 or to 8 bits only where the weights are no finer.
 constexpr Arithmetic ArithmeticFor(DType type, Arithmetic wanted) {
   if (wanted == Arithmetic::kFloat32) return wanted;
   if (IsQuantized(type)) return Arithmetic::kInt8;
@@ -58,7 +58,7 @@ class PackedMatrix {
   DType type() const { return type_; }
   Arithmetic arithmetic() const { return arithmetic_; }
   size_t bytes() const { return data_.size(); }
-  // Of such a matrix.
+  // The size of such a matrix.
   static size_t Bytes(DType type, Arithmetic arithmetic, int out, int in) {
     return static_cast<size_t>(Panels(out)) * PanelBytes(type, arithmetic, in);
   }
@@ -71,14 +71,14 @@ class PackedMatrix {
 
  private:
   static int Panels(int out) { return (out + kPanel - 1) / kPanel; }
-  // Consecutive inputs that lie side by side.
+  // How many consecutive inputs of an output lie side by side.
   static int Group(Arithmetic arithmetic) { return arithmetic == Arithmetic::kBFloat16 ? 2 : 1; }
   static size_t PanelBytes(DType type, Arithmetic arithmetic, int in) {
     if (IsQuantized(type)) return QuantPanelBytes(type, in);
     const int group = Group(arithmetic);
     return static_cast<size_t>((in + group - 1) / group * group) * kPanel * DTypeBytes(type);
   }
-  // Of an element in its panel.
+  // Of an element within its panel.
   size_t Index(int row, int k) const {
     const int group = Group(arithmetic_);
     return static_cast<size_t>(k / group * kPanel + row % kPanel) * group + k % group;

@@ -16,8 +16,8 @@ HWY_INLINE Int LoadInt(const std::byte* p) { return _mm512_loadu_si512(p); }
 HWY_INLINE Int BroadcastInt(int32_t x) { return _mm512_set1_epi32(x); }
 HWY_INLINE Int LowHalves(Int x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 HWY_INLINE Int HighHalves(Int x) { return LowHalves(_mm512_srli_epi16(x, 4)); }
-// With a mask of all lanes, since gcc says of the forms without one that they read what they do not
-// set. It compiles to the same instruction.
+// The intrinsics without a mask make gcc warn of uninitialised values. With a mask of all lanes
+// they compile to the same instruction.
 constexpr __mmask16 kAll = 0xffff;
 HWY_INLINE Vec LoadHalves(const std::byte* p) {
   return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

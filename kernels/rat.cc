@@ -17,7 +17,7 @@ HWY_BEFORE_NAMESPACE();
 namespace packrat {
 namespace HWY_NAMESPACE {
 
-// Where the parts of one head lie in a projection row.
+// Where one head's parts lie in a row of the projection.
 struct RatColumns {
   int z, v, g, q, k;
   RatColumns(const RatShape& s, int head) {

@@ -54,8 +54,8 @@ std::optional<int64_t> Field(const std::map<std::string, std::string>& table, co
   return found == table.end() ? std::nullopt : Number(found->second);
 }
 
-// The folders of the group that this process is in and of those above it, as far as this process
-// sees them, inmost first.
+// The folders of this process's group and of the groups above it, as far as the process sees them,
+// the innermost first.
 struct Groups {
   bool v2 = false;
   std::vector<std::string> folders;  // Below the root.
@@ -67,8 +67,9 @@ bool IsBelow(const std::string& path, const std::string& folder) {
   return path == folder || path.compare(0, folder.size() + 1, folder + "/") == 0;
 }
 
-// Walks from `path` up to the mount point. `mount_root`: the folder of the hierarchy that is
-// mounted: in a container often its own group, so that `path` may name what it does not see.
+// Walks from `path` up to the mount point. `mount_root` is the folder of the hierarchy that is
+// mounted. In a container that is often its own group, and `path` may name folders that it cannot
+// see.
 void Walk(const std::string& root, const std::string& mount_root, const std::string& mount_point,
           std::string path, Groups* groups) {
   if (!IsBelow(path, mount_root)) {
@@ -85,8 +86,8 @@ void Walk(const std::string& root, const std::string& mount_root, const std::str
   }
 }
 
-// Groups of `controller`: "memory" or "cpu". A machine may have both hierarchies, the controller
-// being in one of them.
+// The groups of `controller`: "memory" or "cpu". A machine may have both hierarchies; the
+// controller is in one of them.
 std::vector<Groups> FindGroups(const std::string& root, const std::string& controller) {
   std::map<std::string, std::string> v1_paths;  // By controller.
   std::optional<std::string> v2_path;
@@ -126,7 +127,7 @@ class MemoryBounds {
   explicit MemoryBounds(Resources* to) : to_(to) {
     to_->memory_limit = to_->memory_available = std::numeric_limits<int64_t>::max();
   }
-  // `used` of `limit` cannot be had, what this process holds included.
+  // Of `limit`, `used` is taken, by this process or by others.
   void Add(int64_t limit, int64_t used, const std::string& source, bool own) {
     if (limit < to_->memory_limit) {
       to_->memory_limit = limit;
@@ -160,7 +161,7 @@ void AddMemoryGroups(const Groups& groups, MemoryBounds* bounds) {
     const auto stat = ReadTable(folder + "/memory.stat", " ");
     const auto used =
         Number(ReadText(folder + (groups.v2 ? "/memory.current" : "/memory.usage_in_bytes")));
-    // Page cache of files is taken back where memory is wanted.
+    // The system takes back the page cache of files when it needs the memory.
     const char* const prefix = groups.v2 ? "" : "total_";
     const int64_t cache = Field(stat, absl::StrCat(prefix, "active_file").c_str()).value_or(0) +
                           Field(stat, absl::StrCat(prefix, "inactive_file").c_str()).value_or(0);
@@ -174,15 +175,15 @@ void AddMemoryGroups(const Groups& groups, MemoryBounds* bounds) {
       add(Number(ReadText(folder + "/memory.high")), "memory.high");
     } else {
       add(Number(ReadText(folder + "/memory.limit_in_bytes")), "memory.limit_in_bytes");
-      // With the limits of groups above that are not mounted here.
+      // This one includes the limits of groups above that are not mounted here.
       add(Field(stat, "hierarchical_memory_limit"), "hierarchical_memory_limit");
     }
   }
 }
 
-// The kernel counts these by address space, of which a process takes more than of memory: a thread
-// that is yet to come has 8 MiB for its stack and 64 for its heap. A server was seen to take 150
-// MiB of it under load.
+// These limits count address space, and a process takes more of that than of memory: every thread
+// reserves 8 MiB for its stack and 64 MiB for its heap. A server under load was seen to take 150
+// MiB for threads that were started later.
 constexpr int64_t kThreadSpace = int64_t{256} << 20;
 
 void AddResourceLimits(const std::string& root, const std::map<std::string, std::string>& status,

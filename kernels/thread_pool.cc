@@ -6,10 +6,10 @@ namespace packrat {
 namespace {
 
 // A decode step runs hundreds of short parallel regions with a few microseconds of serial work
-// between them: a worker that slept after each would cost a futex wake (about 50 us) every time.
-// So it spins for about as long as such a wake takes, then sleeps. Where threads share CPUs,
-// spinning takes the time from a thread that works, or from the group's quota, and all of them
-// stand still until its next period: there a worker sleeps at once.
+// between them. If a worker slept after each, every region would cost a futex wake (about 50 us).
+// So a worker spins for about as long as a wake takes, then sleeps. Where threads share CPUs,
+// spinning takes time from a thread that works, or from the group's quota, after which all threads
+// stand still until its next period. There a worker sleeps at once.
 constexpr int kSpins = 2000;
 
 void Pause() {
@@ -33,8 +33,8 @@ ThreadPool::ThreadPool(int threads, const Resources& resources)
 
 ThreadPool::~ThreadPool() {
   {
-    // Without the lock a worker that has looked at stop_ and does not sleep yet would miss the
-    // wake-up: too seldom for a test to catch.
+    // Without the lock, a worker between its look at stop_ and its sleep would miss the wake-up.
+    // That is too rare for a test to catch.
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
   }
@@ -75,7 +75,7 @@ void ThreadPool::WaitForOthers() {
     return;
   }
   for (int spins = 0; unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
-    // The machine may be busy with others: the last task's thread may need our core.
+    // The machine may be busy: the thread of the last task may need our core.
     if (spins < kSpins) {
       Pause();
     } else {

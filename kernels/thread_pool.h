@@ -18,9 +18,9 @@ class ThreadPool {
  public:
   using Task = absl::FunctionRef<void(int64_t index, int worker)>;
 
-  // `threads` includes the calling thread: 1 starts none. 0: as many as compute at once on `cpus`
-  // (Resources::DefaultThreads()). Where there are more threads than CPUs, a thread that waits
-  // sleeps instead of spinning: it would use up what the others need, and a quota above all.
+  // `threads` includes the calling thread: 1 starts none. 0: Resources::DefaultThreads(). Where
+  // there are more threads than CPUs, a thread that waits sleeps: if it spun, it would use up CPU
+  // time, and quota, that the others need.
   explicit ThreadPool(int threads) : ThreadPool(threads, ReadResources()) {}
   ThreadPool(int threads, const Resources& resources);
   ~ThreadPool();

@@ -68,7 +68,7 @@ HWY_INLINE V16 IfGreater(const V16& a, const V16& b, const V16& yes, const V16& 
   PACKRAT_V16(hn::IfThenElse(hn::Gt(a.v[i], b.v[i]), yes.v[i], no.v[i]));
 }
 // exp(a) for a <= 104 (garbage beyond); 0 for large negative arguments, -infinity included. A NaN
-// stays one, which Highway would make 0: a score or gate gone bad must be seen in the result.
+// stays a NaN (Highway's Exp() makes it 0), so that a bad score or gate shows in the result.
 HWY_INLINE V16 Exp(const V16& a) {
   PACKRAT_V16(hn::IfThenElse(hn::Eq(a.v[i], a.v[i]), hn::Exp(d, a.v[i]), a.v[i]));
 }
@@ -95,7 +95,7 @@ HWY_INLINE void StoreFirst(const V16& a, int n, float* p) {
   std::memcpy(p, lanes, sizeof(float) * static_cast<size_t>(n > 0 ? n : 0));
 }
 
-// Combines sixteen partial results in the one order of this project: lanes l and l + 8, then l and
+// Combines sixteen partial results in the order that all kernels use: lanes l and l + 8, then l and
 // l + 4, l + 2, l + 1. TreeSum() below does the same over vectors.
 template <class Op>
 HWY_INLINE float Reduce(const V16& a, const Op& op) {

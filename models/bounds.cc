@@ -10,7 +10,7 @@ namespace packrat {
 namespace {
 
 std::string Number(double value) {
-  // Only what an integer can hold may become one; NaN is not below either.
+  // Converted only if an integer can hold it; NaN and infinity fail the comparison.
   const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
   return whole ? absl::StrCat(static_cast<int64_t>(value))
                : absl::StrReplaceAll(absl::StrCat(value), {{"e-0", "e-"}});

@@ -1,5 +1,5 @@
-// What callers may ask of a model, each range stated once: requests, the defaults of a server and
-// of a generation_config.json, the tools and the help of flags take it from here.
+// What callers may ask of a model. Each range is stated once, here: for requests, the defaults of a
+// server and of a generation_config.json, the tools, and the help of flags.
 #ifndef PACKRAT_MODELS_BOUNDS_H_
 #define PACKRAT_MODELS_BOUNDS_H_
 
@@ -12,20 +12,20 @@
 namespace packrat {
 
 struct Bound {
-  // Whether both ends belong to the range, or all but its low or its high end.
+  // Which ends belong to the range: both, not the low one, or not the high one.
   enum Ends { kBoth, kNotLow, kNotHigh };
 
   const char* field;  // As runtime/request.h names it.
   double low, high;
   Ends ends = kBoth;
-  const char* unit = "";  // Of what is counted: "strings". Empty: the field's value is bounded.
+  const char* unit = "";  // What is counted: "strings". Empty: the field's value itself is bounded.
 
-  // The same up to a value that the model or another field sets.
+  // The same range, with a high end that the model or another field sets.
   constexpr Bound UpTo(double most) const { return {field, low, most, ends, unit}; }
   bool Holds(double value) const;  // False for NaN.
   std::string Range() const;       // "[0, 100]", "(0, 1]".
-  // INVALID_ARGUMENT unless it holds: "NAME is 101; range [0, 100]", of what is counted "NAME has
-  // 17 strings; range [0, 16]". `remark`: further words at the end.
+  // INVALID_ARGUMENT unless it holds: "NAME is 101; range [0, 100]", or for what is counted "NAME
+  // has 17 strings; range [0, 16]". `remark` is put at the end.
   absl::Status Check(absl::string_view name, double value, absl::string_view remark = "") const;
 };
 
@@ -53,7 +53,7 @@ inline constexpr Bound kMaxTokens = {"stop.max_tokens", 1, kOpen};  // max_conte
 inline constexpr Bound kStopStrings = {"text.stop_strings", 0, 16, Bound::kBoth, "strings"};
 inline constexpr Bound kStopStringBytes = {"text.stop_strings", 1, 256, Bound::kBoth, "bytes"};
 
-// As floats: 1e-7 as a client writes it is inside.
+// As floats, so that the 1e-7 that a client writes is inside.
 inline constexpr Bound kCgTolerance = {"solver.cg_tolerance", 1e-7f, 0.1f};
 inline constexpr Bound kCgMaxSteps = {"solver.cg_max_steps", 1, 1024};
 

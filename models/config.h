@@ -16,8 +16,9 @@ namespace packrat {
 // kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
 enum class Activation { kGelu, kSwiglu };
 
-// How a checkpoint calls its tensors: as transformers' Llama does, unless its family says
-// otherwise. A layer's begin with `layers`, its number and a dot; a mixer's go on with `mixer`.
+// What a checkpoint calls its tensors: the names of transformers' Llama, unless its family says
+// otherwise. A layer's names begin with `layers`, its number and a dot; a mixer's go on with
+// `mixer`.
 struct TensorNames {
   std::string embedding = "model.embed_tokens.weight";
   std::string final_norm = "model.norm.weight";
@@ -26,8 +27,8 @@ struct TensorNames {
   std::string mixer_norm = "input_layernorm.weight";
   std::string mixer = "self_attn.";
   std::string feed_forward_norm = "post_attention_layernorm.weight";
-  // The feed-forward's matrices. The gate, of kSwiglu alone, has the name of `up` where one matrix
-  // holds both, the rows of `up` first.
+  // The feed-forward's matrices. Only kSwiglu has a gate. It has the name of `up` where one matrix
+  // holds both, with the rows of `up` first.
   std::string up = "mlp.up_proj.weight";
   std::string gate = "mlp.gate_proj.weight";
   std::string down = "mlp.down_proj.weight";
@@ -36,9 +37,9 @@ struct TensorNames {
 struct ModelConfig {
   std::string family;  // As in model_type.
   TensorNames names;
-  std::vector<std::string> mixer_names;  // Of each layer, for `names.mixer`, where they differ.
-  // A checkpoint of more than a language model has `nested` where `names` say "model.", and the
-  // rest under names that begin with one of `others`. Empty: there are none of the family.
+  std::vector<std::string> mixer_names;  // `names.mixer` for each layer. Empty: all have the same.
+  // A checkpoint that holds more than a language model has `nested` where `names` say "model.", and
+  // everything else under names that begin with one of `others`. Empty: the family has none such.
   std::string nested;
   std::vector<std::string> others;
   int vocab_size = 0;
@@ -54,7 +55,7 @@ struct ModelConfig {
   SamplingDefaults sampling;
   StopDefaults stop;
   std::vector<MixerSpec> layers;  // One mixer per layer, each followed by the feed-forward.
-  // What the files ask for and is done otherwise here, a sentence each, for the log.
+  // A sentence for the log about each thing that the files ask for and that is done differently.
   std::vector<std::string> warnings;
 };
 
@@ -67,8 +68,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 // Reads DIR/config.json and, where present, DIR/generation_config.json.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
-// Of config and weights, hex; see LanguageModel::fingerprint(). `weights_hash`: of a WeightLoader
-// that has taken everything in the order of the layers.
+// LanguageModel::fingerprint() of config and weights. `weights_hash` comes from a WeightLoader that
+// has taken everything in the order of the layers.
 std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash);
 
 }  // namespace packrat

@@ -18,7 +18,8 @@ constexpr char kName[] = "libpackrat_cuda.so";
 constexpr char kFunction[] = "packrat_cuda_backend";
 
 absl::StatusOr<const gpu::Backend*> Open(const std::string& path) {
-  // What is missing is told now, not by a crash later; and nobody else sees its symbols.
+  // RTLD_NOW: a missing symbol is an error now rather than a crash later. RTLD_LOCAL: no other
+  // library sees its symbols.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(path, " cannot be loaded: ", dlerror()));

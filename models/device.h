@@ -1,6 +1,6 @@
-// What layers are written over: weights that a device keeps, and the operations of kernels/ as it
-// runs them. The contract of each is in kernels/; here they come without what is the device's own
-// affair (threads, streams, scratch). Pointers are to the device's memory.
+// What layers are written over: the weights that a device keeps, and the operations of kernels/ as
+// it runs them. Their contracts are in kernels/. Here they have no arguments for what only the
+// device cares about (threads, streams, scratch). Pointers are to the device's memory.
 //
 // Statuses are those of the operations: on the CPU always OK.
 #ifndef PACKRAT_MODELS_DEVICE_H_
@@ -27,8 +27,8 @@
 
 namespace packrat {
 
-// Cuts a block into parts aligned to 256 bytes. Without memory it only counts, so that one function
-// both plans a layout and hands it out.
+// Cuts a block of memory into parts aligned to 256 bytes. Without memory it only counts, so that
+// one function both measures a layout and hands it out.
 class Carver {
  public:
   explicit Carver(std::byte* base = nullptr) : base_(base) {}
@@ -66,18 +66,19 @@ class DeviceWeights {
     std::string name;
     int out, first, rows;
   };
-  // They follow each other: products that share an input become one. A device may keep it in
-  // another format than the checkpoint does.
+  // The parts one after the other, so that products that share an input become one. The device may
+  // keep the weight in another format than the checkpoint.
   Weight Stack(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kProduct); }
   Weight Matrix(const std::string& name, int out, int in) { return Stack({{name, out}}, in); }
   // What stays as it is stored: gates, which are small, and the embedding.
   Weight Stored(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kStored); }
-  // The output matrix; tied: the embedding once more, which is given back where it will do.
+  // The output matrix. Tied() is for one that is the embedding: it returns that, or the same tensor
+  // in another format.
   Weight Output(const std::string& name, int out, int in) {
     return Load({{name, out}}, in, Use::kOutput);
   }
   virtual Weight Tied(const Weight& embedding, const std::string& name) { return embedding; }
-  // Values made on the host; null where there are none.
+  // Values made on the host; null if there are none.
   virtual const float* Upload(std::vector<float> values) = 0;
   // A tensor of this shape as float32.
   const float* Floats(const std::string& name, const std::vector<int64_t>& shape) {
@@ -107,15 +108,16 @@ struct Product {
 
 class Device;
 
-// A step as a layer sees it, beside its input: the batch, and the layer's part of the sequences'
-// state, of which what its kind does not have means nothing.
+// A step as a layer sees it, besides its input: the batch, and the layer's part of the sequences'
+// state. A layer whose kind has no pages, slots or tails ignores those.
 struct Step {
   Device* device;
   const BatchView& batch;
   StatePages pages;
   StateParts slots, tails;
-  SpanTotals* totals;      // (spans)
-  std::byte* activations;  // As much for each token as the layer said, and kActivationSlack.
+  SpanTotals* totals;  // (spans)
+  std::byte*
+      activations;  // The bytes_per_token() of the layer for each token, and kActivationSlack.
 
   int tokens() const { return batch.num_tokens; }
 };
@@ -127,16 +129,17 @@ class Device {
   DType type() const { return type_; }              // Of activations and pages.
   DType state_type() const { return state_type_; }  // Of slots.
 
-  // While layers are loaded: what they will ask for. The number is the first argument then.
+  // While layers are loaded, they announce what they will run. The number that is returned is the
+  // first argument of the operation.
   virtual int Plan(const RatShape& shape) = 0;
   virtual int Plan(const AttentionShape& shape) = 0;
   virtual int Plan(const MesaShape& shape) = 0;
   virtual int Plan(const GatedDeltaShape& shape) = 0;
-  // The number of a rotary table, which layers of equal arguments share.
+  // The number of a rotary table. Layers with equal arguments share one.
   int PlanRope(double base, int head_dim, int divisor, const RopeScaling& scaling = {});
 
-  // After that: hands out the scratch of steps of up to `max_tokens` tokens; then fills in what
-  // stays as it is.
+  // After that, Carve() hands out the scratch for steps of up to `max_tokens` tokens, and
+  // FillTables() fills in what does not change from step to step.
   void Carve(int max_tokens, Carver* carver);
   absl::Status FillTables() const;
 
@@ -171,8 +174,8 @@ class Device {
                                   const GatedDeltaOperands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
-  // n values of x on the host, once all that was asked for is done; valid until the next call. For
-  // tools: it may wait and allocate.
+  // n values of x on the host, after all operations so far; valid until the next call. For tools:
+  // it may wait and allocate.
   virtual absl::StatusOr<const float*> Read(const float* x, size_t n) = 0;
 
  protected:

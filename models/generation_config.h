@@ -1,4 +1,4 @@
-// generation_config.json: what the model's makers recommend for requests that leave it open.
+// generation_config.json: what the model's makers recommend where a request does not say.
 #ifndef PACKRAT_MODELS_GENERATION_CONFIG_H_
 #define PACKRAT_MODELS_GENERATION_CONFIG_H_
 
@@ -29,7 +29,7 @@ struct GenerationConfig {
   std::vector<int> eos_ids;
   SamplingDefaults sampling;
   StopDefaults stop;
-  // A sentence for each field that asks for what no request can ask for.
+  // A sentence for each field that asks for something that no request can ask for.
   std::vector<std::string> warnings;
 };
 

@@ -15,7 +15,7 @@
 namespace packrat {
 namespace {
 
-// What a process takes besides weights, scratch and state, as it serves: for who does not plan.
+// What a serving process takes besides weights, scratch and state, for callers without a plan.
 constexpr int64_t kServingBytes = int64_t{64} << 20;
 
 class HostState : public StateBuffer {
@@ -125,8 +125,8 @@ absl::StatusOr<std::unique_ptr<StateBuffer>> HostModel::AllocateState(size_t byt
 
 namespace {
 
-// The C library's exp, sin, cos and their like, which it has several of: they round differently,
-// and it takes one by what the processor has.
+// Which exp, sin and cos the C library uses. It has several versions, which round differently, and
+// chooses by what the processor has.
 std::string MathLibrary() {
   const char* variant = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2") ? "-fma"
                         : __builtin_cpu_supports("fma4")                                ? "-fma4"

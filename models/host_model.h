@@ -13,16 +13,16 @@
 
 namespace packrat {
 
-// Memory of this process, all of it there. RESOURCE_EXHAUSTED where it cannot have so much.
+// Memory of this process, every page of it touched. RESOURCE_EXHAUSTED if it cannot have that much.
 absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateHostState(size_t bytes);
 
-// Bytes that the state of all sequences may take if nobody says otherwise. A limit of this
-// process's own is there to be used, less `rest`, which is all else that the process will hold (as
-// far as it holds it already too); of memory that others share, a quarter. At most what can be had
-// now, when `to_take` of the rest is yet to come.
+// Bytes that the state of all sequences takes if no option says otherwise. Of a limit that is this
+// process's own: everything but `rest`, which is all else that the process will hold, what it holds
+// already included. Of memory that it shares with others: at most a quarter. Never more than is
+// free now, less `to_take`, the part of `rest` that is not taken yet.
 int64_t HostStateRoom(const Resources& resources, int64_t rest, int64_t to_take);
 
-// For what is derived from it: Forward(), which is Wait()'s first half.
+// A derived class adds Forward(), which is the first half of Wait().
 class HostModel : public LanguageModel {
  public:
   absl::Status Start(const Batch& batch, const StateMemory& state,
@@ -35,8 +35,8 @@ class HostModel : public LanguageModel {
   std::string device() const override;
 
  protected:
-  // The samplers' memory; before the first Start(). The threads of `pool`, which lives as long as
-  // this, share the rows; null: they are sampled one after the other.
+  // Makes the samplers; before the first Start(). The threads of `pool`, which outlives this
+  // object, share the rows. If it is null, the rows are sampled one after the other.
   void TakeSamplers(int vocab_size, ThreadPool* pool = nullptr);
 
  private:

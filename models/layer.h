@@ -1,5 +1,5 @@
-// The parts of a layer: a mixer, which sees other tokens, and a feed-forward, which does not. They
-// are written once, over a Device; a mixer's file is that of its spec (models/mixers).
+// The parts of a layer: a mixer, which sees other tokens, and a feed-forward, which does not. Both
+// are written once, over a Device. A mixer is in the same file as its spec (models/mixers).
 #ifndef PACKRAT_MODELS_LAYER_H_
 #define PACKRAT_MODELS_LAYER_H_
 
@@ -23,7 +23,7 @@ class Mixer {
   virtual size_t bytes_per_token() const = 0;  // Of Step::activations.
 };
 
-// What loading a mixer needs beside its spec.
+// What loading a mixer needs besides its spec.
 struct MixerLoad {
   int hidden_size;
   float norm_eps;

@@ -20,13 +20,13 @@ namespace packrat {
 
 class LayerStack {
  public:
-  // Takes every tensor out of `weights`, whose error says how it went. `config`, `layout` and
+  // Takes every tensor out of `weights`, which keeps the first error. `config`, `layout` and
   // `device` outlive it.
   LayerStack(const ModelConfig& config, const StateLayout& layout, Device* device,
              DeviceWeights* weights);
 
-  // Hands out the parts of the scratch memory, the device's among them; without memory, tells how
-  // many bytes that is.
+  // Hands out the parts of the scratch memory, the device's included, and returns their size.
+  // Without memory it only returns the size.
   size_t Carve(const Limits& limits, std::byte* base);
 
   // A batch where the device reads it.

@@ -14,16 +14,16 @@
 
 namespace packrat {
 
-// kAuto: the GPU where there is one that can be used, and the CUDA backend's library, else the CPU.
+// kAuto: a GPU if there is one that can be used and the CUDA backend is installed, else the CPU.
 enum class DeviceKind { kAuto, kCpu, kCuda };
 
 struct LoadOptions {
   ModelOptions model;
   DeviceKind device = DeviceKind::kAuto;
-  // The rest is for GPUs; the CPU is always exact in these ways.
+  // For GPUs; the CPU always does as with `deterministic` and float32.
   bool deterministic = false;      // One order of additions for every batch size.
   DType state_type = DType::kF32;  // Of Mesa's and gated delta's sealed matrices; or kBF16.
-  // On the CPU too, where it quantises.
+  // Called on a GPU, and on the CPU if it quantises.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
 
@@ -32,8 +32,8 @@ struct LoadOptions {
 absl::Status GpuUsable();
 
 // Loads DIR/config.json and its safetensors. INVALID_ARGUMENT naming file, tensor and reason;
-// FAILED_PRECONDITION where kCuda was asked for and there is none to use;
-// RESOURCE_EXHAUSTED where the device's memory is too small, with the plan.
+// FAILED_PRECONDITION if kCuda was asked for and no GPU can be used; RESOURCE_EXHAUSTED, with the
+// plan, if the device's memory is too small.
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
                                                          const LoadOptions& options);
 

@@ -24,18 +24,18 @@
 namespace packrat {
 
 // For tools: sees the residual stream x (num_tokens of the batch, hidden_size) of a Forward(), on
-// the host: as it begins (layer -1), then of each layer after its mixer and after its feed-forward.
+// the host: at its beginning (layer -1), then after each layer's mixer and after its feed-forward.
 enum class LayerPart { kMixer, kFeedForward };
 using ActivationObserver = std::function<void(int layer, LayerPart part, const float* x)>;
 
-// What products multiply in on the CPU (kernels/matmul.h): in float32, which loses nothing, or
-// where weights are stored in bfloat16 in its dot products, for which activations are rounded.
-// kAuto: the quicker one, bfloat16 where the processor has it. For quantised weights activations
-// are rounded to 8 bits, but with kFloat32.
+// What products multiply in on the CPU (kernels/matmul.h). kFloat32 rounds no activation. kBFloat16
+// uses dot products of bfloat16 for weights that are stored in bfloat16, and rounds the activations
+// for them. kAuto is the quicker of the two: bfloat16 if the processor has it. Unless it is
+// kFloat32, activations are rounded to 8 bits for quantised weights.
 enum class ActivationType { kAuto, kFloat32, kBFloat16 };
 
-// How the CPU keeps matrices: as the checkpoint has them, or quantised while it is read
-// (kernels/quantized.h). Embedding, norms, gates and convolutions stay as stored in any case.
+// How the CPU keeps matrices: as the checkpoint has them, or quantised while they are read
+// (kernels/quantized.h). Embedding, norms, gates and convolutions always stay as stored.
 enum class WeightFormat { kStored, kInt8, kInt4 };
 constexpr const char* WeightFormatName(WeightFormat format) {
   return format == WeightFormat::kStored ? "stored"
@@ -50,9 +50,9 @@ struct ModelOptions {
   int threads = 0;             // Of the CPU; 0: Resources::DefaultThreads().
   ActivationType activations = ActivationType::kFloat32;
   WeightFormat weights = WeightFormat::kStored;  // Of the layers' matrices.
-  // Of the output matrix. None: int8 where those of the layers are quantised, else stored.
+  // Of the output matrix. None: int8 if the layers' matrices are quantised, else stored.
   std::optional<WeightFormat> output_weights;
-  ActivationObserver observe;  // Empty: nobody looks.
+  ActivationObserver observe;  // May be empty.
 };
 
 // Memory for sequences' state, where the model's device reads it. Offsets and sizes are in bytes
@@ -61,7 +61,7 @@ struct ModelOptions {
 class StateBuffer {
  public:
   virtual ~StateBuffer() = default;
-  virtual std::byte* data() const = 0;  // Aligned to 64 bytes. An address of the device's.
+  virtual std::byte* data() const = 0;  // An address on the device, aligned to 64 bytes.
   virtual size_t size() const = 0;
   virtual void Fill(size_t offset, size_t bytes, unsigned char value) = 0;
   // The two ranges have no byte in common.
@@ -72,11 +72,11 @@ class StateBuffer {
   virtual absl::Status Read(size_t from, std::byte* to, size_t bytes) = 0;
 };
 
-// What the engine runs. An interface so that the scheduler and engine are tested with a fake. One
-// thread at a time.
+// What the engine runs. It is an interface so that scheduler and engine can be tested with a fake.
+// For one thread at a time.
 //
-// A status that is not OK from Forward(), Start() or Wait() says that the device is lost: nothing
-// that it computed may be used, and no later call will do better.
+// If Forward(), Start() or Wait() returns an error, the device is lost: nothing that it computed
+// may be used, and later calls fail too.
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
@@ -84,45 +84,44 @@ class LanguageModel {
   virtual const StateLayout& state_layout() const = 0;
   virtual const ModelOptions& options() const = 0;
 
-  // The two halves of a step, so that the caller has time of its own while the device works. `rows`
-  // has an entry for each row of logits (sum of num_logits), in span order. What the arguments
-  // point to stays as it is until Wait(); where several steps may be in flight, until Start()
-  // returns.
+  // The two halves of a step, so that the caller can work while the device does. `rows` has an
+  // entry for each row of logits (sum of num_logits), in span order. What the arguments point to
+  // must not change until Wait(), or, where several steps may be in flight, until Start() returns.
   virtual absl::Status Start(const Batch& batch, const StateMemory& state,
                              absl::Span<const SamplingRow> rows) = 0;
   // Waits for the earliest step that was started. `stats` has one entry per span, `sampled` one per
-  // row; what a span that is not finite sampled means nothing.
+  // row; the tokens of a span that is not finite mean nothing.
   virtual absl::Status Wait(SpanStats* stats, SampledToken* sampled) = 0;
-  // How many steps may be started before the first of them is waited for. They run in the order of
-  // their starts, and what they read and write of the state follows it.
+  // How many steps may be started before the first of them is waited for. They run, and read and
+  // write the state, in the order in which they were started.
   virtual int max_steps_in_flight() const { return 1; }
-  // Of the last Wait(): the seconds that went into sampling; 0 where they cannot be told apart.
+  // The seconds of the last Wait() that went into sampling; 0 if the model cannot tell.
   virtual double sampling_seconds() const { return 0; }
 
-  // A step at once, for tools and tests: runs the batch and returns the logits (sum of num_logits,
-  // vocab_size), on the host, rows in span order, valid until the next call; the caller may write
-  // to them.
+  // A whole step, for tools and tests: runs the batch and returns the logits (sum of num_logits,
+  // vocab_size) on the host, rows in span order. They are valid until the next call, and the caller
+  // may write to them.
   virtual absl::StatusOr<float*> Forward(const Batch& batch, const StateMemory& state,
                                          SpanStats* stats) = 0;
 
-  // RESOURCE_EXHAUSTED: there is not so much. The buffer must be gone before the model.
+  // RESOURCE_EXHAUSTED if there is not that much. The buffer must be destroyed before the model.
   virtual absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateState(size_t bytes) = 0;
-  // Bytes that state may take if nobody says otherwise.
+  // Bytes that state takes at most if no option says otherwise.
   virtual size_t state_memory_limit() const = 0;
 
   virtual size_t weight_bytes() const = 0;
   virtual size_t scratch_bytes() const = 0;
-  // Hash of config and weights, hex. Together with numerics_id() it names whose state is whose.
+  // A hash of config and weights, in hex. State fits a model if this and numerics_id() are equal.
   virtual const std::string& fingerprint() const = 0;
   // Build, device type, instruction set, activations and C library. Equal ids promise equal bits on
   // a CPU, and on a GPU that is deterministic; other GPUs choose their products' algorithms by
   // timing, so that two processes may differ by rounding.
   virtual std::string numerics_id() const = 0;
-  // What computes, for people: "cpu avx512", or a GPU's name.
+  // The device, for people: "cpu avx512", or a GPU's name.
   virtual std::string device() const = 0;
 };
 
-// What a model that computes on the CPU takes, beside its state.
+// The memory that a model on the CPU takes besides its state.
 struct ModelMemory {
   ModelConfig config;
   size_t weight_bytes = 0;

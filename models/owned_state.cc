@@ -29,7 +29,8 @@ absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* mo
     for (const PageClass& page_class : layout.page_classes) {
       const int count = page_class.PagesFor(max_tokens);
       std::vector<int32_t> ids(count);
-      // Neighbours in the text are not neighbours in memory, as in a pool that has been in use.
+      // Pages that follow each other in the text do not in memory, as in a pool that has been in
+      // use.
       for (int i = 0; i < count; ++i) ids[i] = (count - 1 - i) * sequences + s;
       state->page_ids_.push_back(std::move(ids));
     }

@@ -5,7 +5,7 @@ namespace {
 
 size_t Aligned(size_t bytes) { return (bytes + kStateAlign - 1) / kStateAlign * kStateAlign; }
 
-// Index of the class whose pages live as long, which is added if there is none.
+// The index of the class whose pages live as long as `wanted`; adds it if there is none.
 int FindOrAdd(std::vector<PageClass>* classes, const PageClass& wanted) {
   for (size_t i = 0; i < classes->size(); ++i) {
     const PageClass& c = (*classes)[i];

@@ -151,7 +151,7 @@ MixerInfo AttentionSpec::Info() const {
 
 std::string AttentionSpec::Identity() const {
   std::string text = absl::StrCat(type(), " ", num_heads, " ", window, " ", Exact(rope_base));
-  // Not said where it does not apply: sessions of older models stay readable.
+  // Left out where it does not apply, so that sessions of older models stay readable.
   if (rotary_dim.has_value()) absl::StrAppend(&text, " rotary ", *rotary_dim);
   if (norm_plus_one) absl::StrAppend(&text, " plus_one");
   if (const RopeScaling& s = rope_scaling; s.factor != 1.0) {

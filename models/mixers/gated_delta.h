@@ -1,4 +1,4 @@
-// Gated delta networks: a decayed sum of outer products of which every token first takes out what
+// Gated delta networks: a decayed sum of outer products from which every token first takes out what
 // its key already reads; kernels/gated_delta.h.
 #ifndef PACKRAT_MODELS_MIXERS_GATED_DELTA_H_
 #define PACKRAT_MODELS_MIXERS_GATED_DELTA_H_
@@ -24,7 +24,7 @@ struct GatedDeltaSpec {
   static constexpr std::array kNames{"gated_delta_net"};
   static GatedDeltaSpec Read(const std::string& type, JsonFields* fields,
                              const SharedFields& shared);
-  // The same where the fields have other names, and are as in `fallback` where they are missing.
+  // The same for fields of other names. Fields that are missing are as in `fallback`.
   struct Names {
     const char *num_key_heads, *num_value_heads, *key_dim, *value_dim, *conv_size;
   };

@@ -1,11 +1,11 @@
-// What every kind of mixer says of itself. A spec is a struct of sizes with these members:
+// What every kind of mixer declares. A spec is a struct of sizes with these members:
 //
 //   static constexpr std::array kNames{...};  Its names in `layer_types`.
 //   static Spec Read(type, fields, shared);   Reads its object of a config.json of our own family;
 //                                             other families fill the struct in their reader.
 //   MixerState State(StateTypes) const;       Its part of a sequence's state.
 //   MixerInfo Info() const;                   For clients.
-//   std::string Identity() const;             What its tensors do not tell, for the fingerprint.
+//   std::string Identity() const;             What its tensors do not show, for the fingerprint.
 //   std::unique_ptr<Mixer> Load(const MixerLoad&) const;
 //
 // models/mixers/mixers.h lists the kinds; a kind that lacks a member does not compile.
@@ -29,7 +29,7 @@ inline constexpr int kMaxHeads = 4096;
 inline constexpr int kMaxContext = 1 << 30;
 inline constexpr double kMaxRopeBase = 1e12;
 
-// What a model's layers share, as far as mixers read it.
+// Fields of a model that its mixers read.
 struct SharedFields {
   int hidden_size = 0;
   double rope_base = 10000.0;
@@ -52,7 +52,7 @@ struct MixerState {
   PageClass page_class{};  // Whose pages; read where page_bytes is not 0.
 };
 
-// What GetModelInfo tells; 0: does not apply.
+// What GetModelInfo reports; 0: does not apply.
 struct MixerInfo {
   std::string type;  // As in `layer_types`.
   int num_heads = 0;
@@ -70,11 +70,12 @@ int EvenHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads
 int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
                    std::optional<int> fallback);
 
-// rope_theta: of a field of that name, or as transformers 5 writes it, within rope_parameters.
-// With `scaling`, rope_parameters or the older rope_scaling may ask for one that RopeScaling can
-// say; without, every one is refused. With `part`, which holds the fallback, partial_rotary_factor
-// may say on which part of a head rotary is, and sections of channels for the axes of a picture are
-// ignored: a text's positions are the same on all; without, rotary on a part is refused too.
+// rope_theta, from a field of that name or, as transformers 5 writes it, from within
+// rope_parameters. With `scaling`, rope_parameters or the older rope_scaling may ask for any
+// scaling that RopeScaling can express; without it, all scaling is refused. With `part`, which
+// holds the fallback, partial_rotary_factor may say which part of a head is rotated, and sections
+// of channels for the axes of a picture are ignored, since a text's positions are the same on all
+// axes; without it, rotary on a part is refused too.
 double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling = nullptr,
                      double* part = nullptr);
 

@@ -1,7 +1,7 @@
 // Who may call: bearer keys from a file. Knows no transport: a front end passes the value of its
 // header or metadata `authorization`.
 //
-// The file has a key a line, and lines that are empty or begin with #:
+// The file has one key per line. Empty lines and lines that begin with # are skipped:
 //
 //   NAME sha256:HEX [limit=value ...]
 //
@@ -54,13 +54,13 @@ class ApiKeys {
   // Errors name the file and what is wrong with it.
   static absl::StatusOr<std::unique_ptr<ApiKeys>> Load(const std::string& path);
 
-  // Whose key is in the value of `authorization`, which is "Bearer KEY"; empty where there is none.
-  // UNAUTHENTICATED says what is wrong with it. All keys are compared, each to its end, so the time
-  // that it takes tells nothing about them.
+  // The owner of the key in the value of `authorization`, which is "Bearer KEY", or empty if the
+  // call has none. UNAUTHENTICATED says what is wrong with it. All keys are compared, each to its
+  // end, so that the time it takes tells nothing about them.
   absl::StatusOr<std::shared_ptr<ApiTenant>> Authenticate(absl::string_view authorization) const;
 
-  // Reads the file again if it has changed. True if it had; if it is broken, the keys stay as they
-  // were, and the error is returned once. What tenants use is counted on.
+  // Reads the file again if it has changed, and returns whether it had. If the file is broken, the
+  // keys stay as they were, and the error is returned once. What tenants use stays counted.
   absl::StatusOr<bool> ReloadIfChanged();
 
  private:
@@ -72,8 +72,8 @@ class ApiKeys {
   absl::Status Read();
 
   const std::string path_;
-  struct stat seen_ = {};  // Of the file that was read last. Belongs to whoever reloads.
-  // By name; those that have gone from the file are kept while somebody uses them.
+  struct stat seen_ = {};  // Of the file that was read last. Only the thread that reloads uses it.
+  // By name. A tenant that has gone from the file is kept as long as a call of it runs.
   std::map<std::string, std::weak_ptr<ApiTenant>> tenants_;
   mutable Mutex mutex_;
   std::shared_ptr<const std::vector<Key>> keys_ ABSL_GUARDED_BY(mutex_);

@@ -1,4 +1,4 @@
-// Who owns a key, and how much they may use.
+// The owner of keys, and how much it may use.
 #ifndef PACKRAT_SERVER_API_TENANT_H_
 #define PACKRAT_SERVER_API_TENANT_H_
 
@@ -15,7 +15,7 @@
 namespace packrat {
 
 struct TenantLimits {
-  // Of what all may use together, so that one flood leaves room for the others.
+  // Its share of what all tenants may use together, so that one flood leaves room for the others.
   double queue_share = 0.5;       // Of --max_queue. Range (0, 1].
   int streams = 0;                // Open Generate calls; 0: half of --max_streams.
   int64_t tokens_per_minute = 0;  // Prompt and output; 0: as many as they like.
@@ -38,10 +38,10 @@ class ApiTenant {
 
   const std::string& name() const { return name_; }
   TenantLimits limits() const;
-  // What is in use stays so, even where it is more than is allowed now.
+  // What is in use stays in use, even if it is now more than is allowed.
   void SetLimits(const TenantLimits& limits);
 
-  // RESOURCE_EXHAUSTED, with what to wait, where a limit is reached; nothing is taken then.
+  // RESOURCE_EXHAUSTED, with the time to wait, if a limit is reached; then nothing is taken.
   absl::Status EnterStream(int max_streams);
   // `tokens` of the minute's and so many places in the queue. A call may have its places where
   // nothing else waits, however many. Tokens come back at an even rate. Whoever
@@ -64,8 +64,8 @@ class ApiTenant {
   absl::Time filled_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
-// What one call has of its tenant's; gives it back when it is destroyed. Not thread-safe. Without a
-// tenant nothing is limited here.
+// What one call has taken from its tenant's limits. Gives it back when it is destroyed. Not
+// thread-safe. Without a tenant nothing is limited here.
 class TenantUse {
  public:
   TenantUse() = default;
@@ -78,7 +78,7 @@ class TenantUse {
   absl::Status EnterStream(int max_streams);
   absl::Status EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue();  // Later calls do nothing.
-  // So many of the tokens were used in the end: the rest goes back.
+  // How many of the tokens were used in the end; the others go back.
   void UsedTokens(int64_t tokens) { used_ = tokens; }
 
   const ApiTenant* tenant() const { return tenant_.get(); }

@@ -12,7 +12,8 @@ namespace packrat {
 absl::Time SteadyDeadline(gpr_timespec deadline);
 
 // Whether a call that arrived at `arrival` and is cancelled at `now` was cancelled by its deadline:
-// that is over, or will be within what a client's deadline may differ from the server's.
+// the deadline has passed, or will pass within the time by which a client's deadline and the
+// server's may differ.
 bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now);
 
 }  // namespace packrat

@@ -24,7 +24,7 @@
 
 namespace packrat {
 
-// A model that is loaded and has its engine. All outlive the server's calls.
+// A loaded model with its engine. All of it outlives the server's calls.
 struct ServedModel {
   LanguageModel* model = nullptr;
   const Tokenizer* tokenizer = nullptr;
@@ -48,8 +48,8 @@ class StreamCount {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// An unpredictable 64-bit number, for a seed or a request id: whoever learns one knows nothing
-// about the next. From the kernel's generator, a ChaCha20 that it keys anew now and then.
+// An unpredictable 64-bit number, for a seed or a request id: one number tells nothing about the
+// next. It comes from the kernel's generator, a ChaCha20 that is given a new key from time to time.
 uint64_t RandomNumber();
 
 struct CallEnvironment {
@@ -71,9 +71,9 @@ struct CallEnvironment {
   std::atomic<bool> closed{false};                  // A while later: no new calls.
   std::atomic<bool> stalled{false};                 // The engine stands still.
 
-  // UNAVAILABLE where no calls are taken: while loading, once closed or failed, or stalled.
+  // UNAVAILABLE if no calls are taken: while loading, after closing or a failure, or while stalled.
   absl::Status TakesCalls() const;
-  // UNAVAILABLE where none should be sent: as TakesCalls(), and from draining on.
+  // UNAVAILABLE if clients should send no calls: as TakesCalls(), and once draining has begun.
   absl::Status Ready() const;
 };
 

@@ -121,7 +121,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);
   SteadyTime last_message_ ABSL_GUARDED_BY(mutex_);  // The epoch: there was none.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;    // Finish() has been asked for.
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: nobody listens.
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: the client has gone.
   bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
   bool counted_ ABSL_GUARDED_BY(mutex_) = false;     // Among environment_->streams.
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.

@@ -1,4 +1,4 @@
-// The one place that turns an absl::Status into one of gRPC's.
+// The one place that turns an absl::Status into a grpc::Status.
 #ifndef PACKRAT_SERVER_GRPC_STATUS_H_
 #define PACKRAT_SERVER_GRPC_STATUS_H_
 

@@ -16,7 +16,7 @@ namespace packrat {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  // Calls whose message is not there yet are counted among `unread`. Both outlive the service.
+  // Calls whose message has not arrived yet are counted in `unread`. Both outlive the service.
   InferenceService(CallEnvironment* environment, UnreadCalls* unread);
 
  private:

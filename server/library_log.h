@@ -1,4 +1,5 @@
-// Messages of the libraries go into the log, as lines of its format, without waiting for anybody.
+// Puts the messages of libraries into the log, as lines in its format, without waiting for a
+// reader.
 #ifndef PACKRAT_SERVER_LIBRARY_LOG_H_
 #define PACKRAT_SERVER_LIBRARY_LOG_H_
 
@@ -7,7 +8,7 @@
 namespace packrat {
 
 // From here on, the lines of gRPC and of Protocol Buffers go to `log`, which lives to the end of
-// the process. Once, before either is used.
+// the process. Call it once, before either is used.
 void LogForLibraries(Logger* log);
 
 }  // namespace packrat

@@ -27,9 +27,9 @@ struct AccessRecord {
   absl::Time start;     // By the wall clock; shown with a trace, where a span wants it.
   std::string call;     // Generate, Tokenize, ...
   std::string status;   // Name of the gRPC status.
-  std::string finish;   // length, eos, ..., cancelled, deadline, error; refused where the
-                        // engine never had it.
-  std::string message;  // Of the status where it is not OK.
+  std::string finish;   // length, eos, ..., cancelled, deadline, error; refused if the engine
+                        // never had it.
+  std::string message;  // Of the status, if that is not OK.
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t generated_tokens = 0;  // The ending token included.
@@ -64,7 +64,7 @@ class Logger {
   // `sink` takes whole lines without the line break; the default is standard error, by a LogWriter.
   explicit Logger(Format format, std::function<void(std::string)> sink = nullptr);
 
-  // None of them waits for a reader of the log.
+  // None of these waits for a reader of the log.
   void Info(const std::string& message, const Fields& fields = {});
   void Error(const std::string& message, const Fields& fields = {});
   void Access(const AccessRecord& record);

@@ -14,19 +14,19 @@ namespace packrat {
 
 class LogWriter {
  public:
-  // Some ten thousand lines: a burst gets through, and memory stays small where nobody reads.
+  // Some ten thousand lines: enough for a burst, and little memory if nobody reads them.
   static constexpr size_t kMaxBytes = 4 << 20;
 
-  // `fd` stays the caller's, and open. `dropped_line` makes the line that says how many were
-  // dropped; the thread calls it.
+  // `fd` must stay open; the caller closes it. `dropped_line` makes the line that says how many
+  // were dropped; the writer's thread calls it.
   LogWriter(int fd, std::function<std::string(int64_t)> dropped_line, size_t max_bytes = kMaxBytes);
-  // Waits for a second at most; what nobody has read by then is lost.
+  // Waits for at most a second. What is not written by then is lost.
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
 
-  // `line` comes without its line break. Once `max_bytes` wait, lines are dropped until all that
-  // waits is written.
+  // `line` has no line break. Once `max_bytes` wait, lines are dropped until all that waits is
+  // written.
   void Write(std::string line);
   // Returns when all that came before is written, or after `timeout`. False in the second case.
   bool Flush(absl::Duration timeout);
@@ -35,7 +35,7 @@ class LogWriter {
 
  private:
   struct State;
-  // Shared with the thread, which a descriptor that blocks for good keeps for ever.
+  // Shared with the thread, which never ends if the descriptor blocks for ever.
   const std::shared_ptr<State> state_;
 };
 

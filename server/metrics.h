@@ -19,12 +19,12 @@ namespace packrat {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// The rate of a counter over the last `window`. On a clock that nobody sets: on the wall's, samples
-// of a time to come would stay in the window.
+// The rate of a counter over the last `window`, on the steady clock: if the wall clock were set
+// back, samples from the future would stay in the window.
 class RateWindow {
  public:
   explicit RateWindow(std::chrono::seconds window) : window_(window) {}
-  // To be called at least a few times per window.
+  // Call it at least a few times per window.
   void Sample(SteadyTime now, int64_t count);
   // Per second, from the oldest sample in the window to (now, count). 0 without one.
   double Rate(SteadyTime now, int64_t count) const;
@@ -40,7 +40,7 @@ class Metrics {
   explicit Metrics(const ServerOptions& options);
   ~Metrics();
 
-  // What is read at every scrape, from the time that there is a model.
+  // What is read at every scrape, once there is a model.
   struct Source {
     std::function<EngineStats()> engine;
     std::function<int64_t()> weight_bytes;
@@ -52,16 +52,16 @@ class Metrics {
   };
   void SetSource(Source source);
   void SetReady(bool ready);
-  // A value that somebody else holds, read at every scrape, by any thread. Before the first scrape.
+  // Adds a value that is read at every scrape, by any thread. Before the first scrape.
   void AddGauge(const char* name, const char* help, std::function<double()> value);
   void AddCounter(const char* name, const char* help, std::function<double()> value);
 
-  // A Generate call that the engine had, when it is over. `reason` as in FinishReasonName(),
-  // `caller` as the client or its key says; empty: it does not.
+  // A Generate call that the engine had is over. `reason` as in FinishReasonName(), `caller` as the
+  // client or its key names it, or empty.
   void OnFinish(const std::string& reason, const Usage& usage, const std::string& caller);
-  // A message with tokens goes out, so long after the one before it in its stream.
+  // A message with tokens goes out, `interval` after the one before it in its stream.
   void OnMessage(std::chrono::steady_clock::duration interval);
-  // Any call of the service, when it is over.
+  // Any call of the service is over.
   void OnCall(const std::string& call, const std::string& status_name, const std::string& caller);
   // Feeds the gauges of tokens per second; about once a second.
   void Sample(SteadyTime now);

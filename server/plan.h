@@ -1,5 +1,5 @@
-// What a server with these options takes of memory and CPU: checked as it starts, and told by
-// packrat_server --plan without starting one.
+// The memory and CPU that a server takes with its options. Checked when it starts, and printed by
+// packrat_server --plan without starting it.
 #ifndef PACKRAT_SERVER_PLAN_H_
 #define PACKRAT_SERVER_PLAN_H_
 
@@ -14,7 +14,7 @@ namespace packrat {
 
 ModelOptions ToModelOptions(const ServerOptions& options);
 
-// Those of the machine, less what --memory_limit takes away.
+// The resources of the machine, reduced by --memory_limit.
 Resources ResourcesOf(const ServerOptions& options, const Resources& machine);
 
 struct ServerPlan {
@@ -23,14 +23,14 @@ struct ServerPlan {
   MemoryPlan memory;
 };
 
-// For a model on the CPU. Errors of MeasureModel(), and of PlanMemory(), after which `plan` holds
-// what is known.
+// For a model on the CPU. Errors as MeasureModel() and PlanMemory(); after those of the latter,
+// `plan` holds what is known.
 absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan);
 
-// Of the process that ends for it: 2 where an option is wrong, else 1; 0 where all is well.
+// The exit code of the process: 0 if all is well, 2 if an option is wrong, else 1.
 int ExitCode(const ServerPlan& plan, const absl::Status& status);
 
-// For people, or as one JSON object where `json`. `status`: of PlanServer().
+// As text for people, or with `json` as one JSON object. `status` is what PlanServer() returned.
 std::string DescribePlan(const ServerOptions& options, const ServerPlan& plan,
                          const absl::Status& status, bool json);
 

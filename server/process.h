@@ -14,34 +14,36 @@
 
 namespace packrat {
 
-// Ends the process with the message of the exception that nobody has caught, as a failed check
-// does; for std::set_terminate.
+// Ends the process as a failed check does, with the message of the uncaught exception. For
+// std::set_terminate.
 [[noreturn]] void DieOfException();
 
-// RESOURCE_EXHAUSTED unless so many more threads can be started, which it tries: a server that
-// could not start one later, under load or while it drains, would have to abort.
+// RESOURCE_EXHAUSTED unless `count` more threads can be started, which it tries. A server that
+// could not start a thread later, under load or while it drains, would have to abort.
 absl::Status CheckThreads(int count);
 
-// Signals that end the server. They are taken by one thread that waits for them: nothing runs in a
-// handler, and the first process of a container, which has no default handlers, gets them too.
+// Signals that end the server. One thread waits for them, so nothing runs in a handler, and the
+// first process of a container, which has no default handlers, gets them too.
 class StopSignals {
  public:
-  // Blocks them, in all threads that are made from here on. Lives to the end of the process. A pipe
-  // without a reader and a file at its limit (ulimit -f) are errors of whoever writes, no signals.
+  // Blocks them in this thread and in all that it starts later. Lives to the end of the process.
+  // From here on, writing to a pipe without a reader or to a file at its limit (ulimit -f) is an
+  // error of that write, and no signal.
   StopSignals();
 
-  // Takes them from here on. The first one ends the process with 0 after `stopped`, until
-  // SetServing(); from then on it ends Wait(). The second ends the process with 1 at once, unless
-  // it comes so soon that it must be an echo of the first.
+  // Starts to take them. Before SetServing(), the first signal calls `stopped` and ends the process
+  // with 0; after it, the first signal ends Wait(). The second ends the process with 1 at once,
+  // unless it comes so soon that it must be an echo of the first.
   void Start(std::function<void()> stopped);
   void SetServing() { serving_.store(true); }
 
-  // Blocks until there is a signal or EndWait(). The signal's number, or 0.
+  // Blocks until a signal or EndWait(). Returns the signal's number, or 0.
   int Wait();
   void EndWait();
 
-  // Ends the process with 1 after `time`, unless it has ended by then; calls `last_words` before.
-  // Once. On the thread of the signals, since it may be impossible to start another one by then.
+  // If the process has not ended after `time`, calls `last_words` and ends it with 1. May be called
+  // once. It uses the thread of the signals, since it may be impossible to start another one by
+  // then.
   void ExitAfter(absl::Duration time, std::function<void()> last_words);
 
  private:

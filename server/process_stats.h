@@ -1,4 +1,4 @@
-// What the operating system says of this process: the source of the process_* metrics.
+// What the operating system reports about this process: the source of the process_* metrics.
 #ifndef PACKRAT_SERVER_PROCESS_STATS_H_
 #define PACKRAT_SERVER_PROCESS_STATS_H_
 

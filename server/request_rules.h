@@ -1,5 +1,5 @@
-// From the wire to a Request of the engine, checked before anything is allocated by what a client
-// claims.
+// Turns a request on the wire into a Request of the engine. Everything is checked before anything
+// is allocated by a number that a client sent.
 #ifndef PACKRAT_SERVER_REQUEST_RULES_H_
 #define PACKRAT_SERVER_REQUEST_RULES_H_
 
@@ -29,7 +29,7 @@ inline constexpr int kDefaultMaxTokens = 256;
 inline constexpr int64_t kMaxScoreTokens = 65536;
 inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what fits a prompt.
 
-// What requests are measured by.
+// What requests are checked against.
 struct RequestRules {
   RequestLimits limits;  // The engine's.
   // For what a request leaves unset: what the model recommends, and the server's options.

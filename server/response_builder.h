@@ -1,5 +1,6 @@
-// From an Outbox to the messages of a stream: detokenizes as it goes and holds back what may still
-// become a stop string. Between messages it holds token ids, and the text of one token at most.
+// Makes the messages of a stream from its Outbox: turns tokens into text as they come, and holds
+// back what may still become a stop string. Between messages it holds token ids, and the text of at
+// most one token.
 #ifndef PACKRAT_SERVER_RESPONSE_BUILDER_H_
 #define PACKRAT_SERVER_RESPONSE_BUILDER_H_
 
@@ -27,16 +28,16 @@ class ResponseBuilder {
   // three, and kMaxLogprobs further ones beside it: less than 1.5 MiB together.
   static constexpr size_t kMaxPieceBytes = 64 << 10;
 
-  // `tokenizer` may be null: no text. Else it has no piece of more than kMaxPieceBytes.
-  // `prompt`: what the text goes on from.
+  // `tokenizer` may be null: then there is no text. Its pieces have at most kMaxPieceBytes. The
+  // text continues `prompt`.
   ResponseBuilder(const Tokenizer* tokenizer, bool skip_special, bool continues_text,
                   const std::vector<int32_t>& prompt = {});
 
   // Takes everything new.
   void Add(Outbox::Update update);
 
-  // Moves into `message` what may be sent now. False if that is nothing. Call again until it
-  // returns false.
+  // Moves what may be sent now into `message`. False if there is nothing. Call it until it returns
+  // false.
   bool Build(v1::GenerateResponse* message);
 
   // Everything that will ever be sent has been; the outbox is closed.
@@ -65,7 +66,7 @@ class ResponseBuilder {
   size_t next_score_ = 0;
   Score score_;
   bool held_ = false;      // tokens_[next_] is decoded and not sent.
-  std::string held_text_;  // What of its text is not sent.
+  std::string held_text_;  // The part of its text that is not sent yet.
   size_t text_bytes_ = 0;  // Of all decoded tokens, held_text_ included.
   size_t safe_bytes_ = 0;
   std::optional<Finish> finish_;

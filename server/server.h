@@ -2,12 +2,12 @@
 //
 //   Start()   ports are open, "alive" but not ready; calls get UNAVAILABLE
 //   Serve()   a model is there: ready
-//   (the model's device is lost: not ready, all that runs and comes gets UNAVAILABLE)
-//   (the engine stands still: neither alive nor ready, until it goes on)
-//   AnnounceDrain()   not ready, but all goes on
-//   DismissClients()  clients are asked to connect anew, elsewhere; all goes on
-//   Drain()   calls that come get UNAVAILABLE, what runs may end within the grace time, and the
-//             rest gets UNAVAILABLE; then the ports close
+//   (if the model's device is lost: not ready; running and new calls get UNAVAILABLE)
+//   (while the engine stands still: neither alive nor ready)
+//   AnnounceDrain()   not ready, but everything goes on
+//   DismissClients()  clients are asked to connect again, elsewhere; everything goes on
+//   Drain()   new calls get UNAVAILABLE; running ones may end within the grace time, and get
+//             UNAVAILABLE if they do not; then the ports close
 #ifndef PACKRAT_SERVER_SERVER_H_
 #define PACKRAT_SERVER_SERVER_H_
 
@@ -31,21 +31,21 @@ class Server {
   ~Server();
 
   // Once. `tokenizer` may be null; both outlive the server. Errors as in Engine::Create().
-  // `on_failure` is called by another thread, once, when the model's device is lost; there is
-  // nothing left but to Drain() and begin anew.
+  // If the model's device is lost, another thread calls `on_failure` once; all that can be done
+  // then is to Drain() and start again.
   absl::Status Serve(LanguageModel* model, const Tokenizer* tokenizer,
                      std::function<void()> on_failure = nullptr);
-  // OK, or that.
+  // Why the device is lost; OK if it is not.
   absl::Status failure() const;
 
-  // Not ready from here on; all else goes on, so that balancers can take this server out before a
-  // call is refused.
+  // Not ready from here on. Everything else goes on, so that balancers can take this server out
+  // before it refuses a call.
   void AnnounceDrain();
-  // Sends GOAWAY on all gRPC connections, also on those that come from here on: clients that reach
-  // this server through a balancer of connections keep theirs otherwise, and are refused on it.
+  // Sends GOAWAY on all gRPC connections, new ones included. Otherwise clients that reach this
+  // server through a balancer of connections keep theirs, and are refused on them.
   void DismissClients();
-  // Announces and dismisses first. Returns when both ports are closed, which takes drain_grace and
-  // about a second, or for ever where the engine stands still: calls that it holds cannot end.
+  // Announces and dismisses first. Returns when both ports are closed. That takes drain_grace and
+  // about a second, or for ever if the engine stands still: the calls that it holds cannot end.
   // Later calls do nothing.
   void Drain();
 

@@ -6,9 +6,9 @@
 
 namespace packrat {
 
-// Writes `text` to standard output at once. Where that cannot be written (the disk is full, the
-// descriptor is closed), says so on standard error and ends the process with 1: whatever it would
-// do now, nobody would see.
+// Writes `text` to standard output at once. If that fails (the disk is full, the descriptor is
+// closed), says so on standard error and ends the process with 1: nobody would see what it does
+// next.
 void Print(const std::string& text);
 
 // If one of the descriptors 0 to 2 is closed, the next file or socket gets its number, and what is

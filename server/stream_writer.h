@@ -1,5 +1,5 @@
-// One thread that writes to streams whatever is new in their outboxes, so that the engine's thread
-// only leaves a note. Now and then it also looks for streams whose client does not read.
+// One thread that writes to streams what is new in their outboxes, so that the engine's thread only
+// leaves a note. From time to time it also looks for streams whose client does not read.
 #ifndef PACKRAT_SERVER_STREAM_WRITER_H_
 #define PACKRAT_SERVER_STREAM_WRITER_H_
 

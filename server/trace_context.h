@@ -1,4 +1,4 @@
-// W3C Trace Context: which trace of its caller a call belongs to.
+// W3C Trace Context: the caller's trace that a call belongs to.
 #ifndef PACKRAT_SERVER_TRACE_CONTEXT_H_
 #define PACKRAT_SERVER_TRACE_CONTEXT_H_
 
@@ -15,7 +15,7 @@ struct TraceContext {
   std::string flags;      // 2; the last bit says that the caller records the trace.
 };
 
-// The value of `traceparent`; nothing where it is not one, which is to be ignored as if absent.
+// Reads a value of `traceparent`. Nothing if it is malformed: it is then ignored as if absent.
 std::optional<TraceContext> ParseTraceparent(absl::string_view value);
 
 }  // namespace packrat

@@ -3,8 +3,8 @@
 
 namespace packrat {
 
-// As semantic versioning writes it. In packages and images the day and the commit follow:
-// 0.1.0+20261126.1a2b3c4. The only place; packages ask the programs.
+// In the form of semantic versioning. In packages and images the day and the commit follow:
+// 0.1.0+20261126.1a2b3c4. It is stated only here; packages ask the programs.
 extern const char* const kVersion;
 
 }  // namespace packrat

@@ -14,13 +14,13 @@
 
 namespace packrat {
 
-// The judgement alone, with the time passed in.
+// The decision by itself; the time is passed in.
 class StallDetector {
  public:
   // Update() is called every `interval`, a small part of `timeout`.
   StallDetector(absl::Duration timeout, absl::Duration interval)
       : timeout_(timeout), longest_gap_(2 * interval) {}
-  // True where there has been work and no step for `timeout`.
+  // True if there has been work and no step for `timeout`.
   bool Update(absl::Time now, const EngineProgress& progress);
 
  private:
@@ -33,8 +33,8 @@ class StallDetector {
 
 class Watchdog {
  public:
-  // Watches from here on. Its thread calls both: `progress` must not wait for the engine, and
-  // `on_change` is told true where the engine has stood still for `timeout`, false once it goes on.
+  // Watches from here on. Its thread calls both functions. `progress` must not wait for the engine.
+  // `on_change` gets true when the engine has stood still for `timeout`, false once it goes on.
   Watchdog(absl::Duration timeout, std::function<EngineProgress()> progress,
            std::function<void(bool)> on_change);
   ~Watchdog();

@@ -1,7 +1,7 @@
-// Threads for work that a caller makes long: texts to tokenize, ids to turn into text. gRPC's own
-// threads carry every stream's writes, so nothing that takes milliseconds may run there. A pool has
-// few threads, below the priority of the engine's, which may have as many threads as there are
-// cores; and what waits for them is bounded.
+// Threads for work whose length the caller decides: texts to tokenize, ids to turn into text.
+// gRPC's own threads carry the writes of every stream, so nothing that takes milliseconds may run
+// there. A pool has few threads, at a lower priority than the engine's, which may have one for
+// every core. The work that waits for them is bounded.
 #ifndef PACKRAT_SERVER_WORK_POOL_H_
 #define PACKRAT_SERVER_WORK_POOL_H_
 
@@ -19,8 +19,8 @@ namespace packrat {
 
 class WorkPool {
  public:
-  // Work on a message of at most so many bytes takes about a millisecond, less than going through a
-  // pool behind others: it may be done where it arrives.
+  // Work on a message of at most this many bytes takes about a millisecond, less than waiting in a
+  // pool behind others. It may be done where it arrives.
   static constexpr size_t kShortBytes = 4096;
 
   struct Options {
@@ -29,16 +29,16 @@ class WorkPool {
     size_t max_bytes = size_t{64} << 20;  // Of their messages together.
   };
   explicit WorkPool(const Options& options);
-  // Does first what still waits: whoever handed it over waits for its end.
+  // Finishes the work that still waits: its callers wait for it.
   ~WorkPool();
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
 
-  // `work` is called once, by a thread of the pool, in the order of arrival. `bytes`: of the
+  // A thread of the pool calls `work` once, in the order of arrival. `bytes` is the size of the
   // message that it keeps alive until then. RESOURCE_EXHAUSTED: too much waits, and `work` is not
   // called.
   absl::Status Submit(size_t bytes, std::function<void()> work);
-  // Pieces of work that no thread has begun.
+  // Pieces of work that no thread has started.
   int waiting() const;
 
  private:

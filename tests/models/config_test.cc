@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <variant>
 
 #include "tests/models/config_text.h"
@@ -280,6 +281,30 @@ TEST(MesaNet, FewSolverStepsAreWarnedOf) {
   };
   EXPECT_THAT(warnings("10"), IsEmpty());
   EXPECT_THAT(warnings("9"), ElementsAre(StartsWith("max_cg_step_decoding is 9")));
+}
+
+// Two models with the same tensors differ by these alone.
+TEST(Fingerprint, TellsWhatTensorsDoNotShow) {
+  const std::string text = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 4, "norm_eps": 1e-6, "rope_theta": 10000,
+    "layer_types": ["rat", "local_attention", "mesa", "gated_delta_net"],
+    "rat": {"num_heads": 4, "num_groups": 2, "chunk_size": 16},
+    "local_attention": {"num_heads": 8, "window_size": 9},
+    "mesa": {"num_heads": 2, "head_dim": 32, "lambda_lower_bound": 0.5},
+    "gated_delta_net": {"num_key_heads": 3, "num_value_heads": 6, "key_dim": 16, "value_dim": 16,
+                        "conv_size": 4}})";
+  const std::string plain = Fingerprint(Parse(text), 1);
+  for (const auto& [from, to] : {std::pair{"1e-6", "1e-5"},
+                                 {"\"rope_theta\": 10000", "\"rope_theta\": 20000"},
+                                 {"\"num_heads\": 4", "\"num_heads\": 2"},
+                                 {"\"chunk_size\": 16", "\"chunk_size\": 8"},
+                                 {"\"num_heads\": 8", "\"num_heads\": 4"},
+                                 {"\"window_size\": 9", "\"window_size\": 10"},
+                                 {"\"lambda_lower_bound\": 0.5", "\"lambda_lower_bound\": 0.25"},
+                                 {"\"num_key_heads\": 3", "\"num_key_heads\": 2"},
+                                 {"\"num_value_heads\": 6", "\"num_value_heads\": 12"}}) {
+    EXPECT_NE(Fingerprint(Parse(With(text, from, to)), 1), plain) << to;
+  }
 }
 
 TEST(Fingerprint, TellsEveryDigitApart) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/mesa_prompt.cuh"
+#include "kernels/mesa_read.cuh"
 #include "kernels/mesa_solve.cuh"
 #include "kernels/mesa_state.cuh"
 

@@ -6,6 +6,7 @@
 
 #include "kernels/device.cuh"
 #include "kernels/mesa.h"
+#include "kernels/mesa_read.cuh"
 #include "kernels/mesa_solve.cuh"
 #include "kernels/mesa_state.cuh"
 

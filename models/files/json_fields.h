@@ -138,7 +138,7 @@ class JsonFields {
   }
   static std::string Shown(const Json& value) {
     if (value.is_object()) return "an object";
-    if (value.is_array()) return "a list";
+    if (value.is_array()) return value.empty() ? "an empty list" : "a list";
     if (value.is_string()) return Quoted(value.get<std::string>());
     return value.dump();
   }

@@ -9,6 +9,14 @@
 namespace packrat {
 namespace {
 
+// 257 equal ids.
+const char* const kManyEnds = [] {
+  static std::string text = "\"eos_token_id\": [1";
+  for (int i = 0; i < 256; ++i) text += ", 1";
+  text += "], \"d_ffn\"";
+  return text.c_str();
+}();
+
 TEST_P(Refused, WithFieldAndRange) { ExpectRefused(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -30,7 +38,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Rat, Refused,
     Changes(kRat,
-            {{"UnknownFamily", "\"rat\"", "\"gpt2\"",
+            {{"ManyEnds", "\"d_ffn\"", kManyEnds, "eos_token_id: has 257 ids; must be at most 256"},
+             {"UnknownFamily", "\"rat\"", "\"gpt2\"",
               "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen2, qwen3, "
               "qwen3_5_text, qwen3_5 or packrat"},
              {"NoFamily", "\"model_type\"", "\"type\"", "model_type: is \"\""},
@@ -80,7 +89,9 @@ INSTANTIATE_TEST_SUITE_P(
     MesaNet, Refused,
     Changes(
         kMesaNet,
-        {{"AttnresBlockSize", "\"num_heads\"", "\"attnres_block_size\": 4, \"num_heads\"",
+        {{"WideFeedForward", "\"hidden_size\": 64", "\"hidden_size\": 65536, \"hidden_ratio\": 64",
+          "hidden_ratio: makes an intermediate size of 2796288; must be at most 524288"},
+         {"AttnresBlockSize", "\"num_heads\"", "\"attnres_block_size\": 4, \"num_heads\"",
           "attnres_block_size: is unknown here"},
          {"UnknownOfAttn", "\"num_heads\"",
           "\"attn\": {\"layers\": [1], \"num_heads\": 4, \"qk_norm\": true}, \"num_heads\"",

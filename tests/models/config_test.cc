@@ -157,6 +157,8 @@ TEST(Rat, LayersFollowInterleaveStepWhereNoListSaysOtherwise) {
 
 TEST(Rat, DefaultsAndOptions) {
   const ModelConfig config = Parse(kRat);
+  EXPECT_EQ(config.max_context, 4096);
+  EXPECT_EQ(Rat(config, 0).rope_base, 10000.0);
   EXPECT_EQ(config.activation, Activation::kGelu);
   EXPECT_EQ(config.norm_eps, 1e-6f);
   EXPECT_TRUE(config.tie_embeddings);
@@ -178,6 +180,14 @@ TEST(Rat, FieldsOfMixersThatNoLayerUsesMayBeAbsent) {
               HasSubstr("window_size: missing"));
 }
 
+TEST(Rat, FullAttentionHasNoWindow) {
+  const ModelConfig config = Parse(With(kRat, "\"num_layers\"", R"("window_size": 8,
+      "layer_types": ["local_attention", "attention", "rat", "rat"], "num_layers")"));
+  EXPECT_EQ(Attention(config, 0).window, 9);
+  EXPECT_EQ(Attention(config, 1).window, 0);
+  EXPECT_TRUE(Attention(config, 1).fused_in_proj);
+}
+
 TEST(MesaNet, DefaultsAreThoseOfFlashLinearAttention) {
   const ModelConfig config = Parse(R"({"model_type": "mesa_net"})");
   EXPECT_EQ(config.vocab_size, 32000);
@@ -196,7 +206,9 @@ TEST(MesaNet, DefaultsAreThoseOfFlashLinearAttention) {
 TEST(MesaNet, IntermediateSizeFromRatio) {
   EXPECT_EQ(Parse(kMesaNet).intermediate_size, 256);  // int(170.67) rounded up
   const std::string wide = With(kMesaNet, "\"num_heads\"", "\"hidden_ratio\": 8, \"num_heads\"");
-  EXPECT_EQ(Parse(wide).intermediate_size, 512);     // int(341.3) rounded up
+  EXPECT_EQ(Parse(wide).intermediate_size, 512);  // int(341.3) rounded up
+  const std::string even = With(kMesaNet, "\"hidden_size\": 64", "\"hidden_size\": 96");
+  EXPECT_EQ(Parse(even).intermediate_size, 256);     // 256 is a multiple itself.
   EXPECT_EQ(Mesa(Parse(kMesaNet), 0).head_dim, 21);  // Odd is fine where nothing is rotated.
 }
 
@@ -208,6 +220,14 @@ TEST(MesaNet, AttentionMayBeOneObject) {
   EXPECT_TRUE(Attention(config, 0).qkv_bias);
   EXPECT_EQ(Attention(config, 0).rope_base, 1000.5);
   EXPECT_EQ(Attention(config, 0).window, 0);
+}
+
+TEST(MesaNet, AttentionIsPlainByDefault) {
+  const ModelConfig config = Parse(
+      With(kMesaNet, "\"num_heads\"", R"("attn": {"layers": [2], "num_heads": 4}, "num_heads")"));
+  EXPECT_FALSE(Attention(config, 2).qkv_bias);
+  EXPECT_EQ(Attention(config, 2).rope_base, 10000.0);
+  EXPECT_EQ(Attention(config, 2).num_kv_heads, 4);
 }
 
 TEST(Eos, OneIdAListOrNone) {

@@ -1,25 +1,17 @@
-// GGUF files: what their blocks mean, by the `gguf` package; files as folders; bad files.
+// GGUF files: what their blocks mean, by the `gguf` package, and bad files.
 #include "models/files/gguf.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <map>
-#include <memory>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/quantized.h"
-#include "models/cpu_model.h"
-#include "models/files/checkpoint.h"
-#include "models/files/json.h"
-#include "models/tools/convert_gguf.h"
 #include "tests/models/gguf_writer.h"
 #include "tests/models/golden.h"
-#include "tests/models/model_files.h"
+#include "tests/models/test_files.h"
 
 namespace packrat {
 namespace {
@@ -61,183 +53,6 @@ TEST(GgufTest, BlocksMeanWhatTheirPackageSays) {
     }
     EXPECT_TRUE(SameBits(values, expected)) << name;
   }
-}
-
-TEST(GgufTest, WhatBecomesOfThem) {
-  const auto file = *GgufFile::Open(kBlocks);
-  for (const auto& [name, tensor] : file->header().tensors) {
-    const auto converted = ConvertGgufTensor(tensor, *file->Read(tensor));
-    ASSERT_TRUE(converted.ok()) << converted.status();
-    EXPECT_EQ(converted->bytes.size(), TensorBytes(converted->type, tensor.shape)) << name;
-    const std::vector<float> expected = Expected(name);
-    if (GgufBlock(tensor.type) == 1) {
-      EXPECT_EQ(TensorTypeName(converted->type), name);
-      continue;
-    }
-    const bool eight = name == "Q8_0" || name == "Q6_K";
-    ASSERT_EQ(converted->type, eight ? TensorType::kInt8 : TensorType::kInt4) << name;
-    const DType format = eight ? DType::kInt8 : DType::kInt4;
-    for (size_t i = 0; i < expected.size(); i += kQuantGroup) {
-      const QuantGroup group =
-          LoadQuantGroup(&converted->bytes[i / kQuantGroup * StoredGroupBytes(format)], format);
-      float wide[kQuantGroup];
-      WidenQuantGroup(group, format, wide);
-      const double scale = std::fabs(LoadAsFloat(&group.scale, 0, DType::kF16));
-      const double minimum = std::fabs(LoadAsFloat(&group.minimum, 0, DType::kF16));
-      for (int k = 0; k < kQuantGroup; ++k) {
-        // Of Q4_K, two roundings to float16 and those of float32; of Q6_K, to the nearest.
-        const double error = name == "Q4_K"   ? 0x1.01p-11 * (15 * scale + minimum) + 16 * 0x1p-25
-                             : name == "Q6_K" ? scale * 0.5001
-                                              : 0;
-        ASSERT_NEAR(wide[k], expected[i + k], error) << name << " " << i + k;
-      }
-    }
-  }
-}
-
-TEST(GgufTest, ScalesThatDoNotFitAreRefused) {
-  const GgufTensor tensor{GgufType::kQ4_0, {1, 32}, 0, 18};
-  std::vector<uint8_t> data(18);
-  data[1] = 0x70;  // 8,192: eight times that is 65,536.
-  EXPECT_EQ(ConvertGgufTensor(tensor, data).status().code(), absl::StatusCode::kInvalidArgument);
-  data[1] = 0x6c;
-  EXPECT_TRUE(ConvertGgufTensor(tensor, data).ok());
-}
-
-// A golden as a GGUF file, all in the type that it is stored in.
-GgufWriter FromGolden(const std::string& name) {
-  const Json config = Json::parse(std::ifstream("tests/golden/" + name + "/config.json"));
-  const ModelFiles files(name);
-  GgufWriter writer;
-  writer.Text("general.architecture", name);
-  for (const auto& [key, field] :
-       std::map<std::string, std::string>{{"block_count", "num_hidden_layers"},
-                                          {"embedding_length", "hidden_size"},
-                                          {"feed_forward_length", "intermediate_size"},
-                                          {"attention.head_count", "num_attention_heads"},
-                                          {"attention.head_count_kv", "num_key_value_heads"},
-                                          {"attention.key_length", "head_dim"},
-                                          {"context_length", "max_position_embeddings"}}) {
-    writer.Integer(name + "." + key, config.at(field));
-  }
-  const Json rope = config.value("rope_parameters", config);
-  writer.Number(name + ".rope.freq_base", rope.at("rope_theta"));
-  writer.Number(name + ".attention.layer_norm_rms_epsilon", config.at("rms_norm_eps"));
-  const std::map<std::string, std::string> names = {{"model.embed_tokens.", "token_embd."},
-                                                    {"model.norm.", "output_norm."},
-                                                    {"lm_head.", "output."},
-                                                    {"input_layernorm.", "attn_norm."},
-                                                    {"self_attn.q_proj.", "attn_q."},
-                                                    {"self_attn.k_proj.", "attn_k."},
-                                                    {"self_attn.v_proj.", "attn_v."},
-                                                    {"self_attn.o_proj.", "attn_output."},
-                                                    {"self_attn.q_norm.", "attn_q_norm."},
-                                                    {"self_attn.k_norm.", "attn_k_norm."},
-                                                    {"mlp.gate_proj.", "ffn_gate."},
-                                                    {"mlp.up_proj.", "ffn_up."},
-                                                    {"mlp.down_proj.", "ffn_down."},
-                                                    {"model.layers.", "blk."},
-                                                    {"post_attention_layernorm.", "ffn_norm."}};
-  const int dim = config.at("head_dim");
-  for (const TensorToWrite& tensor : files.tensors) {
-    std::string renamed = tensor.name;
-    for (const auto& [ours, theirs] : names) {
-      const size_t at = renamed.find(ours);
-      if (at != std::string::npos) renamed.replace(at, ours.size(), theirs);
-    }
-    const size_t bytes = TensorBytes(tensor.type, tensor.shape);
-    std::string data(static_cast<const char*>(tensor.data), bytes);
-    // Llamas' rotary pairs, half a head apart, lie side by side there.
-    if (name == "llama" && (renamed.find("attn_q.") != std::string::npos ||
-                            renamed.find("attn_k.") != std::string::npos)) {
-      const size_t row = bytes / tensor.shape[0];
-      for (int r = 0; r < tensor.shape[0]; ++r) {
-        const int from = r / dim * dim + r % dim / 2 + r % 2 * (dim / 2);
-        std::memcpy(&data[r * row], static_cast<const char*>(tensor.data) + from * row, row);
-      }
-    }
-    const GgufType type = tensor.type == TensorType::kF32 ? GgufType::kF32 : GgufType::kBF16;
-    writer.Tensor(renamed, type, tensor.shape, data);
-  }
-  return writer;
-}
-
-TEST(GgufTest, AFileBecomesAFolderThatGivesTheSameBits) {
-  for (const std::string name : {"llama", "qwen3"}) {
-    TempDir temp;
-    const std::string file = temp.Write("model.gguf", FromGolden(name).File());
-    const absl::Status status = ConvertGguf({file, temp.File("out")});
-    ASSERT_TRUE(status.ok()) << status;
-    const Golden golden = ReadGolden(name);
-    ModelOptions options;
-    options.max_batch_tokens = options.max_logit_rows = 1024;
-    const auto logits = [&](const std::string& dir) {
-      const auto model = LoadCpuModel(dir, options);
-      EXPECT_TRUE(model.ok()) << model.status();
-      return Feed(model->get(), golden, false, [] { return 1000; });
-    };
-    EXPECT_TRUE(SameBits(logits(temp.File("out")), logits("tests/golden/" + name))) << name;
-  }
-}
-
-void ExpectRefused(const GgufWriter& writer, const std::string& part) {
-  TempDir temp;
-  const std::string file = temp.Write("model.gguf", writer.File());
-  const absl::Status status = ConvertGguf({file, temp.File("out")});
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
-  EXPECT_NE(status.message().find(file + ": " + part), std::string::npos) << status;
-  EXPECT_FALSE(std::filesystem::exists(temp.File("out")));
-}
-
-TEST(GgufTest, WhatIsNotSupportedIsRefusedByName) {
-  GgufWriter none;
-  none.Text("general.architecture", "mamba");
-  ExpectRefused(none, "general.architecture is \"mamba\"; llama and qwen3 are read");
-  GgufWriter scaled = FromGolden("llama");
-  scaled.Text("llama.rope.scaling.type", "yarn");
-  ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"");
-  GgufWriter experts = FromGolden("llama");
-  experts.Integer("llama.expert_count", 8);
-  ExpectRefused(experts, "llama.expert_count");
-  GgufWriter extra = FromGolden("qwen3");
-  extra.Tensor("rope_freqs.weight", GgufType::kF32, {16}, std::string(64, '\0'));
-  ExpectRefused(extra, "tensor \"rope_freqs.weight\" has no place in a qwen3");
-  GgufWriter partial = FromGolden("qwen3");
-  partial.Integer("qwen3.rope.dimension_count", 16);
-  ExpectRefused(partial, "qwen3.rope.dimension_count is 16 of 32 channels");
-  GgufWriter pieces = FromGolden("llama");
-  pieces.Text("tokenizer.ggml.model", "llama");
-  ExpectRefused(pieces, "tokenizer.ggml.model is \"llama\"; only gpt2 is read");
-  GgufWriter words = FromGolden("llama");
-  words.Text("tokenizer.ggml.model", "gpt2");
-  words.Text("tokenizer.ggml.pre", "unheard-of");
-  ExpectRefused(words, "tokenizer.ggml.pre is \"unheard-of\"");
-}
-
-TEST(GgufTest, ATokenizerComesAlong) {
-  GgufWriter writer = FromGolden("llama");
-  writer.Text("tokenizer.ggml.model", "gpt2");
-  writer.Text("tokenizer.ggml.pre", "smollm");
-  writer.Texts("tokenizer.ggml.tokens", {"<|end|>", "a", "b", "ab"});
-  writer.Integers("tokenizer.ggml.token_type", {3, 1, 1, 1});
-  writer.Texts("tokenizer.ggml.merges", {"a b"});
-  writer.Integer("tokenizer.ggml.eos_token_id", 0);
-  writer.Text("tokenizer.chat_template", "{{ messages }}");
-  TempDir temp;
-  const absl::Status status =
-      ConvertGguf({temp.Write("model.gguf", writer.File()), temp.File("out")});
-  ASSERT_TRUE(status.ok()) << status;
-  const Json json = Json::parse(std::ifstream(temp.File("out/tokenizer.json")));
-  EXPECT_EQ(json["model"]["vocab"], Json({{"<|end|>", 0}, {"a", 1}, {"b", 2}, {"ab", 3}}));
-  EXPECT_EQ(json["model"]["merges"], Json({"a b"}));
-  ASSERT_EQ(json["added_tokens"].size(), 1u);
-  EXPECT_EQ(json["added_tokens"][0]["content"], "<|end|>");
-  EXPECT_EQ(json["added_tokens"][0]["special"], true);
-  EXPECT_EQ(json["pre_tokenizer"]["pretokenizers"][0]["type"], "Digits");
-  const Json config = Json::parse(std::ifstream(temp.File("out/tokenizer_config.json")));
-  EXPECT_EQ(config["eos_token"], "<|end|>");
-  EXPECT_EQ(config["add_bos_token"], false);
-  EXPECT_EQ(config["chat_template"], "{{ messages }}");
 }
 
 absl::Status Parse(const std::string& bytes, size_t given, uint64_t file_bytes) {
@@ -304,9 +119,113 @@ TEST(GgufTest, BadHeadersAreRefused) {
   ASSERT_NE(at, std::string::npos);
   overlap[at] = 4;
   refused(overlap, "tensor \"u\" overlaps tensor \"t\"");
-  GgufWriter odd;
-  odd.Integer("general.alignment", 24);
-  refused(odd.File(), "general.alignment is 24");
+  overlap[at] = 31;  // By one byte.
+  refused(overlap, "tensor \"u\" overlaps tensor \"t\"");
+  overlap.replace(at, 8, std::string("\xe0\xff\xff\xff\xff\xff\xff\xff"));  // 32 less than 2^64.
+  refused(overlap, "tensor \"u\" ends beyond the file's");
+  GgufWriter same = with_tensor(0, {8}, 32);
+  same.Tensor("t", GgufType::kF32, {8}, std::string(32, '\0'));
+  refused(same.File(), "tensor \"t\" is there twice");
+  for (const uint32_t alignment : {0u, 24u, 1u << 21}) {
+    GgufWriter odd;
+    odd.Integer("general.alignment", alignment);
+    refused(odd.File(), "general.alignment is " + std::to_string(alignment));
+  }
+  bad = good;
+  bad[23] = 1;  // 2^56 metadata.
+  refused(bad, "has 72057594037927937 metadata");
+}
+
+// Numbers in a file must not make us allocate, nor ask for more of a file that has no more.
+TEST(GgufTest, LengthsThatNoFileHasAreRefused) {
+  const auto array = [](uint32_t type, uint64_t count) {
+    GgufWriter writer;
+    writer.RawArray("k", type, count, std::string(64, '\0'));
+    const std::string bytes = writer.File();
+    return Parse(bytes, bytes.size(), bytes.size());
+  };
+  for (const uint32_t type : {0u, 2u, 4u, 8u, 12u}) {
+    const absl::Status status = array(type, uint64_t{1} << 61);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << type;
+    EXPECT_NE(status.message().find("more than the file has room for"), std::string::npos);
+  }
+  EXPECT_NE(array(77, 1).message().find("is an array of the unknown type 77"), std::string::npos);
+  GgufWriter text;
+  text.Raw("k", 8, std::string("\1\0\0\4\0\0\0\0", 8));  // 64 MiB and a byte.
+  const std::string bytes = text.File();
+  const absl::Status status = Parse(bytes, bytes.size(), uint64_t{1} << 40);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_NE(status.message().find("has 67108865 bytes, the limit is 67108864"), std::string::npos);
+}
+
+TEST(GgufTest, NumbersOfEveryType) {
+  const struct {
+    uint32_t type;
+    std::string first, second;
+    double a, b;
+  } kTypes[] = {
+      {0, "\xfe", "\x02", 254, 2},
+      {1, "\xfe", "\x02", -2, 2},
+      {2, "\xfe\xff", {"\2\0", 2}, 65534, 2},
+      {3, "\xfe\xff", {"\2\0", 2}, -2, 2},
+      {4, "\xfe\xff\xff\xff", {"\2\0\0\0", 4}, 4294967294.0, 2},
+      {5, "\xfe\xff\xff\xff", {"\2\0\0\0", 4}, -2, 2},
+      {6, {"\0\0\xc0\x3f", 4}, {"\0\0\0\xc0", 4}, 1.5, -2},
+      {7, {"\0", 1}, "\x02", 0, 1},
+      {10, {"\0\0\0\0\1\0\0\0", 8}, {"\2\0\0\0\0\0\0\0", 8}, 4294967296.0, 2},
+      {11, "\xfe\xff\xff\xff\xff\xff\xff\xff", {"\0\0\0\0\1\0\0\0", 8}, -2, 4294967296.0},
+      {12, {"\0\0\0\0\0\0\xf8\x3f", 8}, {"\0\0\0\0\0\0\0\xc0", 8}, 1.5, -2},
+  };
+  GgufWriter writer;
+  for (const auto& t : kTypes) {
+    const std::string key = std::to_string(t.type);
+    writer.Raw("a" + key, t.type, t.first);
+    writer.Raw("b" + key, t.type, t.second);
+    writer.RawArray("list" + key, t.type, 2, t.first + t.second);
+  }
+  const std::string bytes = writer.File();
+  const auto header = ParseGgufHeader(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(),
+                                      bytes.size(), "FILE");
+  ASSERT_TRUE(header.ok()) << header.status();
+  for (const auto& t : kTypes) {
+    const std::string key = std::to_string(t.type);
+    EXPECT_EQ(header->metadata.at("a" + key).number, t.a) << key;
+    EXPECT_EQ(header->metadata.at("b" + key).number, t.b) << key;
+    EXPECT_EQ(header->metadata.at("list" + key).numbers, (std::vector<double>{t.a, t.b})) << key;
+    if (t.a != 1.5) {
+      EXPECT_EQ(header->metadata.at("a" + key).integer, t.a) << key;
+    }
+  }
+}
+
+TEST(GgufTest, VersionAndAlignmentAreRead) {
+  GgufWriter writer;
+  writer.Integer("general.alignment", 64);
+  writer.Tensor("t", GgufType::kF32, {8}, std::string(32, '\0'));
+  std::string bytes = writer.File() + std::string(64, '\0');
+  bytes[4] = 2;
+  const auto header = ParseGgufHeader(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(),
+                                      bytes.size(), "FILE");
+  ASSERT_TRUE(header.ok()) << header.status();
+  const size_t end = 24 + 8 + 17 + 4 + 4 + 8 + 1 + 4 + 8 + 4 + 8;  // Of the header.
+  EXPECT_EQ(header->tensors.at("t").offset, (end + 63) / 64 * 64);
+}
+
+TEST(GgufTest, FilesAreReadToTheirEnd) {
+  TempDir temp;
+  EXPECT_NE(GgufFile::Open(temp.path()).status().message().find("not a regular file"),
+            std::string::npos);
+  // The header goes on beyond what is read of it at first.
+  GgufWriter writer;
+  writer.Text("long", std::string(5 << 20, 'x'));
+  writer.Tensor("t", GgufType::kF32, {8}, std::string(32, '\1'));
+  const std::string path = temp.Write("model.gguf", writer.File());
+  const auto file = GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const GgufTensor& tensor = (*file)->header().tensors.at("t");
+  EXPECT_EQ(*(*file)->Read(tensor), std::vector<uint8_t>(32, 1));
+  std::filesystem::resize_file(path, tensor.offset + 16);
+  EXPECT_NE((*file)->Read(tensor).status().message().find("it has been cut"), std::string::npos);
 }
 
 }  // namespace

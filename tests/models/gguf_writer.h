@@ -37,6 +37,17 @@ class GgufWriter {
     Put(&values_, uint64_t{integers.size()});
     for (const int32_t integer : integers) Put(&values_, integer);
   }
+  // A value of any type, or an array of `count` of them, as the file has it.
+  void Raw(const std::string& key, uint32_t type, const std::string& bytes) {
+    Begin(key, type);
+    values_ += bytes;
+  }
+  void RawArray(const std::string& key, uint32_t type, uint64_t count, const std::string& bytes) {
+    Begin(key, 9);
+    Put(&values_, type);
+    Put(&values_, count);
+    values_ += bytes;
+  }
   // `shape`: row-major.
   void Tensor(const std::string& name, GgufType type, std::vector<int64_t> shape,
               const std::string& bytes) {

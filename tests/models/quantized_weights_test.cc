@@ -1,10 +1,18 @@
 // Models whose matrices are quantised, when they are loaded or ahead: the promise about bits, that
 // the right tensors are, and who is refused.
+#include <sys/resource.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/quantized.h"
@@ -124,6 +132,11 @@ TEST_P(QuantizedWeightsTest, AFolderQuantisedAheadIsTheSame) {
     const auto now = *LoadCpuModel(dir, Options(format, std::nullopt, ActivationType::kAuto));
     EXPECT_TRUE(SameBits(Logits(ahead->get(), golden), Logits(now.get(), golden)));
     EXPECT_EQ((*ahead)->weight_bytes(), now->weight_bytes());
+    // What is quantised stays so, whatever the server is asked for.
+    const auto other = *LoadCpuModel(
+        output, Options(format == WeightFormat::kInt8 ? WeightFormat::kInt4 : WeightFormat::kInt8,
+                        std::nullopt, ActivationType::kAuto));
+    EXPECT_TRUE(SameBits(Logits(other.get(), golden), Logits(now.get(), golden)));
     EXPECT_NE((*ahead)->fingerprint(), now->fingerprint());
     // Twice is refused, since the folder is not empty then.
     const absl::Status twice = QuantizeModel({dir, output, WeightFormatName(format)});
@@ -134,6 +147,72 @@ TEST_P(QuantizedWeightsTest, AFolderQuantisedAheadIsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, QuantizedWeightsTest, testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param; });
+
+// A tied output matrix is the embedding, quantised for itself.
+TEST(QuantizedWeights, ATiedOutputMatrixIsQuantised) {
+  const Golden golden = ReadGolden("llama");
+  ModelFiles loose("llama");
+  loose.ReplaceInConfig("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  TensorToWrite head = loose.Tensor("model.embed_tokens.weight");
+  head.name = "lm_head.weight";
+  loose.tensors.push_back(head);
+  loose.Write();
+  for (const auto output : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const ModelOptions options = Options(WeightFormat::kInt8, output, ActivationType::kAuto);
+    const auto tied = *LoadCpuModel("tests/golden/llama", options);
+    const auto expected = *LoadCpuModel(loose.dir().path(), options);
+    EXPECT_TRUE(SameBits(Logits(tied.get(), golden), Logits(expected.get(), golden)));
+  }
+}
+
+// Parts of one product that are stored in different types meet in float32.
+TEST(QuantizedWeights, PartsOfDifferentTypes) {
+  const Golden golden = ReadGolden("llama");
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  ModelFiles plain("llama"), mixed("llama");
+  std::vector<uint8_t>& bytes = plain.Bytes(name);
+  std::vector<uint8_t> halves;
+  for (size_t i = 0; i < bytes.size(); i += 4) {
+    bytes[i] = bytes[i + 1] = 0;  // Cut to bfloat16.
+    halves.insert(halves.end(), {bytes[i + 2], bytes[i + 3]});
+  }
+  TensorToWrite& tensor = mixed.Tensor(name);
+  tensor.type = TensorType::kBF16;
+  tensor.data = halves.data();
+  plain.Write();
+  mixed.Write();
+  const ModelOptions options = Options(WeightFormat::kStored, std::nullopt, ActivationType::kAuto);
+  const auto expected = *LoadCpuModel(plain.dir().path(), options);
+  const auto model = *LoadCpuModel(mixed.dir().path(), options);
+  EXPECT_TRUE(SameBits(Logits(model.get(), golden), Logits(expected.get(), golden)));
+}
+
+TEST(QuantizedWeights, LoadingTellsHowFarItIs) {
+  size_t last = 0, total = 0;
+  const auto model = LoadCpuModel("tests/golden/qwen3",
+                                  Options(WeightFormat::kInt8, std::nullopt, ActivationType::kAuto),
+                                  [&](size_t done, size_t all) {
+                                    EXPECT_GE(done, last);
+                                    last = done;
+                                    total = all;
+                                  });
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_GT(total, 0u);
+  EXPECT_EQ(last, total);
+}
+
+TEST(SetWeightFormats, TakesBothByName) {
+  ModelOptions options;
+  ASSERT_TRUE(SetWeightFormats("int8", "int4", &options).ok());
+  EXPECT_EQ(options.weights, WeightFormat::kInt8);
+  EXPECT_EQ(options.output_weights, WeightFormat::kInt4);
+  ASSERT_TRUE(SetWeightFormats("int4", "stored", &options).ok());
+  EXPECT_EQ(options.weights, WeightFormat::kInt4);
+  EXPECT_EQ(options.output_weights, WeightFormat::kStored);
+  ASSERT_TRUE(SetWeightFormats("stored", "auto", &options).ok());
+  EXPECT_EQ(options.weights, WeightFormat::kStored);
+  EXPECT_EQ(options.output_weights, std::nullopt);
+}
 
 TEST(QuantizedWeights, ThePlanCountsThem) {
   size_t before = SIZE_MAX;
@@ -194,6 +273,60 @@ TEST(QuantizedWeights, AnErrorStaysWhileTheRestIsRead) {
                 [&](int, int, const QuantGroup&) { ++groups; });
   ExpectRefused(loader.status(), "tensor w row 3: value 1e+30 is too large for int8");
   EXPECT_EQ(groups, 3 * 4 + 2);
+  // Rows are counted from the tensor's first, wherever one begins.
+  WeightLoader late(checkpoint.get());
+  late.Groups("w", kOut, kIn, 2, 10, DType::kInt4, [](int, int, const QuantGroup&) {});
+  ExpectRefused(late.status(), "tensor w row 3: value 1e+30 is too large for int4");
+  WeightLoader behind(checkpoint.get());
+  behind.Groups("w", kOut, kIn, 4, kOut - 4, DType::kInt4, [](int, int, const QuantGroup&) {});
+  EXPECT_TRUE(behind.status().ok()) << behind.status();
+}
+
+TEST(QuantizeModel, CopiesWhatIsNoWeight) {
+  ModelFiles files("qwen3");
+  files.Write();
+  const TempDir& from = files.dir();
+  from.Write("tokenizer.json", "{}");
+  from.Write("other.safetensors", "x");
+  from.Write("model.safetensors.index.json", "x");
+  std::filesystem::create_directory(from.File("original"));
+  TempDir temp;
+  const std::string out = temp.File("out");
+  const absl::Status status = QuantizeModel({from.path(), out, "int8", "int4"});
+  ASSERT_TRUE(status.ok()) << status;
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(out)) {
+    names.insert(entry.path().filename());
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json"}));
+  const auto checkpoint = *Checkpoint::Open(out);
+  const auto type = [&](const std::string& name) { return checkpoint->Find(name)->type; };
+  EXPECT_EQ(type("lm_head.weight"), TensorType::kInt4);
+  EXPECT_EQ(type("model.layers.0.mlp.up_proj.weight"), TensorType::kInt8);
+  EXPECT_EQ(type("model.embed_tokens.weight"), TensorType::kBF16);
+}
+
+TEST(QuantizeModel, SaysWhatItCannotWrite) {
+  const TempDir temp;
+  const std::string file = temp.Write("file", "x");
+  ExpectRefused(QuantizeModel({"tests/golden/llama", file, "int8"}),
+                "output: cannot make folder " + file);
+  ExpectRefused(QuantizeModel({"tests/golden/llama", temp.File("out"), "int8", "none"}),
+                "output_weights is \"none\"");
+  // A disk that is full, as it were: no file may be longer than a page.
+  ModelFiles files("llama");
+  files.Write();
+  files.dir().Write("tokenizer.json", std::string(100'000, ' '));
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small = {4096, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status full = QuantizeModel({files.dir().path(), temp.File("out"), "int8"});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(full.code(), absl::StatusCode::kInternal) << full;
+  EXPECT_NE(full.message().find("cannot copy to it"), std::string::npos) << full;
 }
 
 // A folder quantised ahead, of which one byte of the first group of a tensor is changed.

@@ -11,6 +11,7 @@
 
 #include "models/config.h"
 #include "models/cpu_model.h"
+#include "models/tools/quantize.h"
 #include "tests/models/config_text.h"
 #include "tests/models/model_files.h"
 
@@ -157,7 +158,9 @@ TEST_P(Refused, ByNameAloneAndWithin) {
 INSTANTIATE_TEST_SUITE_P(
     Qwen35, Refused,
     Changes(kText,
-            {{"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
+            {{"PlainLayers", "\"mlp_only_layers\": []", "\"mlp_only_layers\": [1]",
+              "mlp_only_layers: is a list; only an empty list is served"},
+             {"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
               "attn_output_gate: is false; only true is served"},
              {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
               "attention_bias: is true; only false is served"},
@@ -229,6 +232,20 @@ TEST(Qwen35, TheLanguageModelOfAMultimodalCheckpointIsTheSame) {
   const auto model = files.Load();
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->fingerprint(), (*plain)->fingerprint());
+}
+
+TEST(Qwen35, QuantisingTakesTheLanguageModelOutOfAMultimodalOne) {
+  Nested files;
+  files.Write();
+  TempDir temp;
+  absl::Status status = QuantizeModel({files.dir().path(), temp.File("nested"), "int8"});
+  ASSERT_TRUE(status.ok()) << status;
+  status = QuantizeModel({"tests/golden/qwen3_5", temp.File("plain"), "int8"});
+  ASSERT_TRUE(status.ok()) << status;
+  const auto nested = LoadCpuModel(temp.File("nested"), Nested::Options());
+  ASSERT_TRUE(nested.ok()) << nested.status();
+  EXPECT_EQ((*nested)->fingerprint(),
+            (*LoadCpuModel(temp.File("plain"), Nested::Options()))->fingerprint());
 }
 
 TEST(Qwen35, NestedNamesDoNotHideOthers) {

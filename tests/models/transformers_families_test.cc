@@ -132,7 +132,10 @@ TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 INSTANTIATE_TEST_SUITE_P(
     Llama, Refused,
     Changes(kSmol,
-            {{"Yarn", "\"rope_scaling\": null",
+            {{"WideHeadsTogether", "\"num_attention_heads\": 9",
+              "\"head_dim\": 256, \"num_attention_heads\": 258",
+              "head_dim: is 256, with 258 heads; together at most 65536"},
+             {"Yarn", "\"rope_scaling\": null",
               R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
              {"Dynamic", "\"rope_scaling\": null",
@@ -316,6 +319,14 @@ TEST(Qwen3, SlidingWindows) {
               ElementsAre(0, 4096, 4096));
   EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null", "\"sliding_window\": 7")),
               ElementsAre(0, 7, 7));
+  // The first 28 layers have none unless the file says otherwise.
+  const std::string thirty =
+      With(With(text, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 30"),
+           "\"max_window_layers\": 1,", "");
+  const auto windows =
+      Windows(ParseWith(thirty, "\"sliding_window\": null", "\"sliding_window\": 7"));
+  ASSERT_EQ(windows.size(), 30u);
+  EXPECT_EQ(std::vector<int>(windows.begin() + 26, windows.end()), (std::vector<int>{0, 0, 7, 7}));
   EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null",
                                 R"("sliding_window": 7, "layer_types": ["sliding_attention",
                                    "full_attention", "sliding_attention"])")),

@@ -136,6 +136,23 @@ TEST(ValidateRequest, EveryBoundIsNamedWithItsRange) {
          r->stop.min_tokens = 5;
        },
        "stop.min_tokens is 5; range [0, 4]"},
+      // The first error counts.
+      {[](R r) {
+         r->sampling.logit_bias = {{5, 1001}, {6, kNan}, {5, 1}};
+       },
+       "sampling.logit_bias[0].bias is 1001; range [-1000, 1000]"},
+      {[](R r) {
+         r->sampling.temperature = 101;
+         r->sampling.banned_ids = {-1};
+         r->text.stop_strings = {""};
+       },
+       "sampling.temperature is 101; range [0, 100]"},
+      {[](R r) {
+         r->sampling.allowed_ids = {2, 97};
+         r->stop.min_tokens = 1;
+       },
+       "stop.min_tokens excludes the end and stop ids, and sampling.allowed_ids and "
+       "sampling.banned_ids leave no other token to sample"},
       {[](R r) {
          r->sampling.allowed_ids = {5, 97};
          r->sampling.banned_ids = {5};
@@ -188,6 +205,12 @@ TEST(ValidateRequest, TheEndsOfEveryRangePass) {
               r->sampling.allowed_ids = {2};  // min_tokens 0: the end id alone is enough.
             }),
             "");
+  EXPECT_EQ(Message([](Request* r) {
+              r->sampling.allowed_ids = {2};
+              r->stop.min_tokens = 1;
+              r->stop.ignore_eos = true;  // It ends nothing then.
+            }),
+            "");
 }
 
 // What a front end calls a field is what the message says.
@@ -216,6 +239,14 @@ TEST(ValidateRequest, OptionsGoBeforeThePrompt) {
   request.stop.max_tokens = 64;
   EXPECT_EQ(ValidateOptions(request, Limits(), NameInRequest).message(),
             "stop.max_tokens is 64; range [1, 63]");
+  request.stop.max_tokens = 4;
+  request.stop.min_tokens = 5;
+  EXPECT_EQ(ValidateOptions(request, Limits(), NameInRequest).message(),
+            "stop.min_tokens is 5; range [0, 4]");
+  // max_tokens may only be known with the prompt.
+  request.prompt = {1};
+  EXPECT_EQ(ValidatePrompt(request, Limits(), NameInRequest).message(),
+            "stop.min_tokens is 5; range [0, 4]");
 }
 
 TEST(ValidateRequest, StopStringsNeedATokenizer) {
@@ -226,6 +257,9 @@ TEST(ValidateRequest, StopStringsNeedATokenizer) {
   request.stop.max_tokens = 4;
   request.text.stop_strings = {"x"};
   EXPECT_TRUE(absl::IsFailedPrecondition(ValidateRequest(request, limits)));
+  request.sampling.temperature = 101;
+  EXPECT_EQ(ValidateRequest(request, limits).message(),
+            "sampling.temperature is 101; range [0, 100]");
 }
 
 }  // namespace

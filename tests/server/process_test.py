@@ -68,7 +68,7 @@ class DescriptorsTest(unittest.TestCase):
             self.assertEqual(server.process.wait(timeout=60), 0)
 
     def test_a_plan_that_cannot_be_written_gives_1(self):
-        done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", processes.SERVER, "--plan",
+        done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", processes.SERVER, "--plan=text",
                                "--model=" + GOLDEN], stderr=subprocess.PIPE, encoding="utf-8",
                               timeout=60, check=False)
         self.assertEqual(done.returncode, 1, done.stderr)

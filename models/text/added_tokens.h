@@ -15,10 +15,10 @@ namespace packrat {
 
 class AddedTokens {
  public:
-  // `text` is not empty. Of equal texts the first counts.
+  // `text` is not empty. If it was added before, the first id stays.
   void Add(const std::string& text, int32_t id);
-  // Calls `found` with the beginning, size and id of every one in text[begin, end), in order: at
-  // each place the longest.
+  // Calls `found` with the beginning, size and id of every token in text[begin, end), in order.
+  // Where several begin, it is the longest.
   void Find(const std::string& text, size_t begin, size_t end,
             const std::function<void(size_t, size_t, int32_t)>& found) const;
 

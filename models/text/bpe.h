@@ -4,8 +4,8 @@
 //
 // A text is cut three times: at its added tokens ("<|endoftext|>"), then into words by the file's
 // pre-tokenizer, and a word into tokens by merging neighbours, the best pair first, from single
-// bytes or characters on. What lies between added tokens is normalized. What a file asks for beyond
-// that is refused when it is loaded.
+// bytes or characters on. The text between added tokens is normalized. A file that asks for
+// anything else is refused when it is loaded.
 #ifndef PACKRAT_MODELS_TEXT_BPE_H_
 #define PACKRAT_MODELS_TEXT_BPE_H_
 
@@ -27,8 +27,8 @@
 
 namespace packrat {
 
-// The bytes of a vocabulary's entry, which is written with a printable character for each byte
-// (U+0120 for a space); false where it is not.
+// The bytes of a vocabulary's entry, which has a printable character for each byte (U+0120 for a
+// space). False if it has another character.
 bool BytesOfEntry(const std::string& entry, std::string* bytes);
 
 class Bpe : public TokenizerVocabulary {
@@ -40,7 +40,8 @@ class Bpe : public TokenizerVocabulary {
                                                                    const TokenizerConfig& config,
                                                                    int vocab_size);
 
-  // Of what no token begins with, the unknown token's id, where there is one, is all that is left.
+  // Bytes or characters that no token begins with become the unknown token, or nothing if there is
+  // none.
   absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return static_cast<int>(entries_.size()); }
@@ -60,7 +61,7 @@ class Bpe : public TokenizerVocabulary {
   friend class BpeCuts;
   struct Entry {
     std::string bytes;
-    bool special = true;  // So is an id that the file gives to nothing.
+    bool special = true;  // Also true for ids that the file does not use.
   };
   struct Merge {
     int32_t rank = 0, id = 0;
@@ -75,7 +76,7 @@ class Bpe : public TokenizerVocabulary {
     bool before_spaces = false;              // Cuts before every `space`.
     std::unique_ptr<TextSplitter> splitter;  // Cuts by a pattern; may be null.
   };
-  struct Merger;  // Memory of merging, reused for all words of a text.
+  struct Merger;  // The memory that merging uses, the same for all words of a text.
   static uint64_t Pair(int32_t left, int32_t right) {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
@@ -83,7 +84,7 @@ class Bpe : public TokenizerVocabulary {
   absl::Status EncodePlain(size_t step, absl::string_view text, TextPlace place, Merger* merger,
                            std::vector<int32_t>* ids) const;
   void EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t>* ids) const;
-  // What the merging begins with.
+  // The tokens with which merging begins.
   void SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const;
   int32_t CharacterId(absl::string_view character) const;  // -1: there is none.
 

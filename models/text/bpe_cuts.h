@@ -13,7 +13,7 @@ class BpeCuts : private TokenizerJsonReader {
  public:
   explicit BpeCuts(Bpe* out) : out_(out) {}
 
-  // Reads `normalizer` and `pre_tokenizer` of the file; tells whether words are made of bytes.
+  // Reads the file's `normalizer` and `pre_tokenizer`, and whether words are made of bytes.
   absl::Status Read(const Json& json);
 
  private:

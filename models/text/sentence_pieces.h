@@ -16,14 +16,14 @@ class SentencePieces {
   SentencePieces();
   ~SentencePieces();
 
-  // False where `serialized` (the bytes of a tokenizer.model) is no usable model: then only the
+  // False if `serialized` (the bytes of a tokenizer.model) is no usable model. Then only the
   // destructor may be called.
   bool Load(const std::string& serialized);
 
   // Appends the ids of `text`, which is valid UTF-8. False if the library fails.
   bool Encode(const std::string& text, std::vector<int32_t>* ids) const;
 
-  // What the library makes of one piece alone.
+  // The library's text for one piece alone.
   std::string Decode(int id) const;
 
   int size() const;

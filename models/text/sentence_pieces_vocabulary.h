@@ -17,8 +17,8 @@ namespace packrat {
 
 class SentencePiecesVocabulary : public TokenizerVocabulary {
  public:
-  // `serialized`: the file's bytes; `path` begins the message where they are no model, or where an
-  // id is not below `vocab_size`. Added tokens come behind the pieces, or name one of them.
+  // `serialized` has the file's bytes. The message begins with `path` if they are no model, or if
+  // an id is not below `vocab_size`. Added tokens come after the pieces, or name one of them.
   static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& serialized,
                                                                    const std::string& path,
                                                                    const TokenizerConfig& config,
@@ -31,8 +31,8 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
   int eos_id() const override { return eos_id_; }
   bool adds_bos() const override { return bos_id_ >= 0; }
   bool IsSpecial(int32_t id) const override;
-  // Of the unknown piece what SentencePiece writes: U+2047 between spaces, unless the model says
-  // otherwise.
+  // For the unknown piece it is what SentencePiece writes: U+2047 between spaces, unless the model
+  // says otherwise.
   std::string Text(int32_t id) const override;
   bool adds_space() const override { return adds_space_; }
   bool adds_space_once() const override { return !legacy_; }

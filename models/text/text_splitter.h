@@ -15,17 +15,17 @@ namespace packrat {
 // Const members are thread-safe.
 class TextSplitter {
  public:
-  // `pattern`: as the `tokenizers` library writes them, for its own engine (Oniguruma). Accepted is
-  // the part of the language that means the same to both engines, and that cannot take exponential
-  // time: literals, classes, \s \d \p{L} and the like by general category, groups with ?: ?i: and
-  // look-around, and repetition of anything but a group. INVALID_ARGUMENT says what is not.
+  // `pattern` is as the `tokenizers` library writes it, for its own engine (Oniguruma). It may use
+  // the part of the language that means the same to both engines and cannot take exponential time:
+  // literals, classes, \s \d \p{L} and the like by general category, groups with ?: ?i: and
+  // look-around, and repetition of anything but a group. INVALID_ARGUMENT says what else it uses.
   // `keep_gaps`: text between matches becomes a piece too, otherwise it is lost.
   static absl::StatusOr<std::unique_ptr<TextSplitter>> Create(const std::string& pattern,
                                                               bool keep_gaps);
   ~TextSplitter();
 
   // Calls `piece(begin, end)` for the pieces of text[0, size), valid UTF-8, in order; stops at the
-  // first error. INVALID_ARGUMENT where the search gives up (some 10^7 steps for one match).
+  // first error. INVALID_ARGUMENT if the search gives up (after some 10^7 steps for one match).
   absl::Status Split(const char* text, size_t size,
                      const std::function<absl::Status(size_t begin, size_t end)>& piece) const;
 

@@ -42,14 +42,14 @@ class Tokenizer {
   int vocab_size() const { return vocab_size_; }
   int num_pieces() const;            // With added tokens. Ids from here to vocab_size are padding:
                                      // never sampled.
-  bool default_add_bos() const;      // From tokenizer_config.json; where it says nothing: whether
+  bool default_add_bos() const;      // From tokenizer_config.json. If that says nothing: whether
                                      // tokenizer.model has a BOS piece, or tokenizer.json puts one
                                      // before a text.
   int bos_id() const;                // -1 where there is none.
   int eos_id() const;                // -1 where there is none.
   bool IsSpecial(int32_t id) const;  // Control piece, special added token, or padding.
-  // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. Name of
-  // a special piece; nothing for padding.
+  // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. For a
+  // special piece its name, for padding nothing.
   std::string PieceText(int32_t id) const;
 
  private:
@@ -61,9 +61,10 @@ class Tokenizer {
   bool default_add_bos_ = false;
 };
 
-// Incremental detokenization: Push() returns the text that is certain now, never half a UTF-8
-// character; what it returned and Finish() concatenate to exactly Tokenizer::Decode() of all ids.
-// Holds at most three bytes, whatever the length of the text. The tokenizer must outlive it.
+// Turns ids into text as they come. Push() returns the text that is certain now, never half a UTF-8
+// character. Everything that Push() and Finish() return is together exactly Tokenizer::Decode() of
+// all ids. It holds at most three bytes, whatever the length of the text. The tokenizer must
+// outlive it.
 class TextDecoder {
  public:
   // `skip_special`: special ids give nothing; otherwise their piece's name.
@@ -71,11 +72,11 @@ class TextDecoder {
   // `continues_text`: the ids continue a prompt, so that the first piece's leading space is kept
   // (otherwise the space that encoding put before a text is dropped again).
   TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
-  // Before the first Push(): takes over the character in the middle of which `prompt` ends, so that
-  // the bytes that complete it make it, and it is wholly part of the text that follows.
+  // To be called before the first Push(). If `prompt` ends in the middle of a character, the bytes
+  // that complete it give the whole character, which then belongs to the text that follows.
   void Continue(const std::vector<int32_t>& prompt);
   std::string Push(int32_t id);
-  std::string Finish();  // Then the decoder is as if just made for a text that continues.
+  std::string Finish();  // Afterwards the decoder is like a new one for a text that continues.
 
  private:
   const Tokenizer* tokenizer_;

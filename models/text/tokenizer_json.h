@@ -1,5 +1,5 @@
-// What the readers of a tokenizer.json's parts have in common. Such a file may come from anywhere:
-// whatever is not known to be meant is refused.
+// What the readers of a tokenizer.json's parts have in common. Such a file may come from anywhere,
+// so everything in it that is not known here is refused.
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_JSON_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_JSON_H_
 

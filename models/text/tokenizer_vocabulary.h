@@ -33,9 +33,9 @@ class TokenizerVocabulary {
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::string Text(int32_t id) const = 0;  // Raw bytes; the name of a special token.
 
-  // Whether Encode() puts a space before a text, which decoding then takes away again; whether only
-  // before the text's beginning, so that what is shown of a special token there keeps it; and
-  // whether Text(id) may begin with it.
+  // Whether Encode() puts a space before a text, which decoding takes away again; whether it does
+  // so only at the text's beginning, so that text after a special token that is shown there keeps
+  // its space; and whether Text(id) may begin with that space.
   virtual bool adds_space() const = 0;
   virtual bool adds_space_once() const = 0;
   virtual bool MayBeginWithAddedSpace(int32_t id) const = 0;

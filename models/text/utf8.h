@@ -33,7 +33,8 @@ inline int Utf8Length(const char* text, size_t size) {
   return length;
 }
 
-// Position of the first byte that is not part of valid UTF-8; the text's size where all is.
+// Position of the first byte that is not part of valid UTF-8; the text's size if all of it is
+// valid.
 inline size_t FirstInvalidUtf8(const std::string& text) {
   size_t at = 0;
   while (at < text.size()) {

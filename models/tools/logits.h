@@ -1,4 +1,4 @@
-// The logits of given texts, written to a file: what a person who ports a model compares with.
+// Writes the logits of given texts to a file, for people who port a model and compare.
 #ifndef PACKRAT_MODELS_TOOLS_LOGITS_H_
 #define PACKRAT_MODELS_TOOLS_LOGITS_H_
 
@@ -15,7 +15,7 @@ struct LogitsOptions : FeedOptions {  // The folder needs no tokenizer.
   // If not empty: safetensors file to write with the residual stream, (B, T, hidden_size) float32
   // each: `embeddings`, and for each layer i `layers.{i}.mixer`, after its mixer, and `layers.{i}`,
   // after its feed-forward, which is what the next layer reads. The first tensor that differs from
-  // another implementation's names the part that does.
+  // another implementation's shows which part differs.
   std::string layers;
 };
 

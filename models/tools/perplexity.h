@@ -15,18 +15,18 @@ namespace packrat {
 
 struct PerplexityOptions : FeedOptions {  // The folder needs a tokenizer.
   std::string file;                       // UTF-8.
-  // Tokens that are scored at a time; what a longer document has more begins anew. 0: 4095, or the
-  // model's max_context where that is less. Range [0, max_context].
+  // Tokens that are scored at a time. A longer document is scored in stretches, each from an empty
+  // context. 0: 4095, or the model's max_context if that is less. Range [0, max_context].
   int length = 0;
-  // Whether each stretch begins with BOS, which is not scored; without it the first token of a
-  // stretch is not. "": as the server would put it before a text; "true", "false".
+  // Whether each stretch begins with BOS: "true", "false", or "" for what the server would do. A
+  // BOS is not scored; without one, the first token of a stretch is not.
   std::string bos;
 };
 
 struct TextScore {
-  int64_t documents = 0, bytes = 0, tokens = 0;  // Of what is scored.
+  int64_t documents = 0, bytes = 0, tokens = 0;  // That are scored.
   double nats = 0;                               // Negative log-likelihood.
-  // Of at least one document:
+  // If there is at least one document:
   double bits_per_byte() const;
   double nats_per_token() const { return nats / tokens; }
   double perplexity() const;  // Per token.
@@ -43,7 +43,7 @@ absl::Status CheckOptions(const PerplexityOptions& options);
 // INVALID_ARGUMENT, with the file, also where there is nothing to score.
 absl::StatusOr<PerplexityScores> MeasurePerplexity(const PerplexityOptions& options);
 
-// The documents of a text, closed by lines `<|endoftext|>` (the last need not be): lines without
+// The documents of a text. A line `<|endoftext|>` closes each (the last may lack it): lines without
 // the white space around them, joined by line breaks. Empty ones are left out.
 std::vector<std::string> DocumentsOf(const std::string& text);
 

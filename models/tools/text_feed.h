@@ -1,4 +1,4 @@
-// Texts fed to a model piece by piece, without an engine: for tools that want the logits of all
+// Feeds texts to a model piece by piece, without an engine, for tools that want the logits of all
 // tokens.
 #ifndef PACKRAT_MODELS_TOOLS_TEXT_FEED_H_
 #define PACKRAT_MODELS_TOOLS_TEXT_FEED_H_

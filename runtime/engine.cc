@@ -214,6 +214,11 @@ absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now)
   for (Request& request : requests) {
     sequences.push_back(
         std::make_shared<Sequence>(std::move(request), limits, tokenizer, pool->layout(), now));
+    const Sequence& first = *sequences.front();
+    const bool shares = cache != nullptr && first.request().cache.use;
+    if (shares && sequences.size() > 1 && first.request().cache.snapshot_at > 0) {
+      sequences.back()->Follow(sequences.front());
+    }
   }
   {
     MutexLock lock(&mutex);

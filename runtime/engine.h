@@ -120,8 +120,10 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
-  // Hands requests over, all or none. Errors are immediate and leave nothing behind (the outboxes
-  // stay silent):
+  // Hands requests over, all or none. Where the first has cache.snapshot_at, the others are queued
+  // when it is past that point or over, so that they begin with the state that it has left there;
+  // and only so many at a time that it has room beside them. Errors are immediate and leave nothing
+  // behind (the outboxes stay silent):
   //   INVALID_ARGUMENT    a field out of range, named with the range; a prompt or prompt +
   //                       max_tokens over max_context; anything that can never fit, with numbers
   //                       more requests than max_queue

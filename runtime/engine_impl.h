@@ -83,7 +83,8 @@ struct Engine::Impl {
     std::vector<std::shared_ptr<Sequence>> sequences;
     std::vector<WaitingItem> items;
   };
-  std::vector<Queue> waiting;  // None of them empty.
+  std::vector<Queue> waiting;                        // None of them empty.
+  std::vector<std::shared_ptr<Sequence>> followers;  // Not queued yet: Sequence::MustWait().
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   // What waits or runs and has not finished. Not Abseil's map: see Tenants.
@@ -107,6 +108,8 @@ struct Engine::Impl {
 
   // The phases of a step.
   bool TakeInbox();  // False where nothing came of it.
+  // Queues what has been taken, and those followers whose turn it is.
+  void EnqueueAll();
   void Cancel(uint64_t id);
   void FinishAll(const absl::Status& status);
   void Plan();
@@ -137,6 +140,7 @@ struct Engine::Impl {
     for (Queue& queue : waiting) {
       for (auto& sequence : queue.sequences) visit(sequence.get());
     }
+    for (auto& sequence : followers) visit(sequence.get());
     for (auto& sequence : running) visit(sequence.get());
   }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }

@@ -63,8 +63,7 @@ bool Engine::Impl::TakeInbox() {
     busy = busy || !taken.empty();
   }
   const bool any = !taken.empty() || !taken_tasks.empty();
-  for (auto& sequence : taken) Enqueue(std::move(sequence));
-  taken.clear();
+  EnqueueAll();
   for (uint64_t id : taken_cancels) Cancel(id);
   taken_cancels.clear();
   if (abort_status.has_value()) FinishAll(*abort_status);
@@ -73,6 +72,35 @@ bool Engine::Impl::TakeInbox() {
   const bool ended = sweep_waiting || sweep_running;
   Sweep();
   return any || ended;
+}
+
+void Engine::Impl::EnqueueAll() {
+  for (auto& sequence : taken) {
+    // Without memory to wait in it does not wait.
+    const auto follow = [&] {
+      followers.push_back(sequence);
+      return absl::OkStatus();
+    };
+    if (!sequence->follows() || !UnlessNoMemory(follow).ok()) Enqueue(std::move(sequence));
+  }
+  taken.clear();
+  if (followers.empty()) return;
+  // One place is left free for the state that they begin with.
+  const int most = std::max(1, options.max_running - 1);
+  int at_work = 0;
+  ForEach([&](Sequence* sequence) {
+    at_work += sequence->in_group() && !sequence->follows() && !sequence->finished();
+  });
+  size_t kept = 0;
+  for (auto& sequence : followers) {
+    if (sequence->MustWait() || at_work >= most) {
+      followers[kept++] = std::move(sequence);
+    } else {
+      ++at_work;
+      Enqueue(std::move(sequence));
+    }
+  }
+  followers.resize(kept);
 }
 
 void Engine::Impl::Plan() {
@@ -128,7 +156,13 @@ Engine::Impl::Queue* Engine::Impl::QueueOf(int tenant, int priority) {
 
 void Engine::Impl::Cancel(uint64_t id) {
   const auto found = by_id.find(id);
-  if (found == by_id.end()) return;
+  if (found == by_id.end()) {
+    for (const auto& sequence : followers) {
+      if (sequence->id() != id || sequence->finished()) continue;
+      Finish(sequence.get(), FinishReason::kCancelled, absl::CancelledError("cancelled"));
+    }
+    return;
+  }
   Finish(found->second, FinishReason::kCancelled, absl::CancelledError("cancelled"));
 }
 
@@ -368,6 +402,9 @@ void Engine::Impl::Sweep() {
 }
 
 void Engine::Impl::SweepWaiting() {
+  followers.erase(std::remove_if(followers.begin(), followers.end(),
+                                 [](const auto& sequence) { return sequence->finished(); }),
+                  followers.end());
   earliest_waiting_deadline = absl::InfiniteFuture();
   for (Queue& queue : waiting) {
     size_t kept = 0;
@@ -410,8 +447,8 @@ void Engine::Impl::PublishStats() {
   }
 
   MutexLock lock(&mutex);
-  busy = !waiting.empty() || !running.empty() || num_flights > 0;
-  waiting_count = static_cast<int>(inbox.size());
+  busy = !waiting.empty() || !followers.empty() || !running.empty() || num_flights > 0;
+  waiting_count = static_cast<int>(inbox.size() + followers.size());
   last_wait = admitted_after;
   oldest_arrival = absl::InfiniteFuture();
   for (const Queue& queue : waiting) {

@@ -255,6 +255,7 @@ void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) 
 
 WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
   submitted_ = last_progress_ = std::min(submitted_, now);
+  leader_.reset();
   rank_ = {request_.priority, arrival};
   tenant_ = tenant;
   WaitingItem item;

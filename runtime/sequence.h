@@ -3,8 +3,10 @@
 #define PACKRAT_RUNTIME_SEQUENCE_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -83,6 +85,17 @@ class Sequence {
   // What its tenant is charged with at admission, and what of it was not needed in the end.
   int64_t cost() const { return int64_t{usage_.prompt_tokens} + request_.stop.max_tokens; }
   int64_t unused() const;
+  // It is not to be queued before `leader` has passed its cache.snapshot_at, or is over.
+  void Follow(std::shared_ptr<Sequence> leader) {
+    in_group_ = leader->in_group_ = true;
+    leader_ = std::move(leader);
+  }
+  bool in_group() const { return in_group_; }
+  bool follows() const { return leader_ != nullptr; }  // It has not been queued.
+  bool MustWait() const {
+    return leader_ != nullptr && !leader_->finished() &&
+           leader_->state_.position() <= leader_->request_.cache.snapshot_at;
+  }
   bool decoding() const { return PromptLeft() == 0; }
   const PartCounts& need() const { return need_; }
   const std::shared_ptr<Outbox>& outbox() const { return request_.outbox; }
@@ -123,6 +136,8 @@ class Sequence {
   int cut_ = 0;                     // A piece of the prompt ends here, for a snapshot.
   int snapped_ = 0;                 // Where it began, or has last been snapped.
 
+  std::shared_ptr<Sequence> leader_;
+  bool in_group_ = false;  // It follows or is followed.
   Rank rank_;
   int tenant_ = -1;
   int32_t last_token_ = -1;

@@ -141,6 +141,12 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
   return rules.tokenizer->Encode(wire.text(), options);
 }
 
+// Where texts that go on from one prompt part with the state of the first: at the end of a block
+// before the last token, which each of them computes for its logits.
+int LastBlockEnd(size_t prompt_tokens) {
+  return static_cast<int>((prompt_tokens - 1) / kBlockTokens * kBlockTokens);
+}
+
 template <class Wire>
 SolverOptions MakeSolver(const Wire& wire, SolverOptions solver) {
   if (wire.solver().has_cg_tolerance()) solver.cg_tolerance = wire.solver().cg_tolerance();
@@ -221,7 +227,10 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   // Who began a session means to go on.
   if (wire.has_session()) out.cache.importance = 1;
   std::vector<Request> requests(choices, out);
-  for (int i = 0; i < choices; ++i) requests[i].sampling.seed += i;
+  for (int i = 0; i < choices; ++i) {
+    requests[i].sampling.seed += i;
+    if (choices > 1) requests[i].cache.snapshot_at = LastBlockEnd(out.prompt.size());
+  }
   if (wire.echo_prompt()) requests[0].score_from = 1;
   return requests;
 }
@@ -255,6 +264,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
           .Check(bounds::kPrompt.field, size, absl::StrCat(" (max_context ", max_context, ")"));
   if (!status.ok()) return status;
   out.score_from = size;
+  if (count > 1) out.cache.snapshot_at = LastBlockEnd(size);
   const int64_t most = std::max<int64_t>(kMaxScoreTokens, int64_t{4} * max_context);
   int64_t tokens = 0;
   std::vector<Request> requests;

@@ -168,6 +168,92 @@ TEST_F(EngineScoreTest, SameBitsForEveryCutAndInCompany) {
   }
 }
 
+// Of several requests that begin alike the first computes what they share, and the others wait for
+// that alone.
+TEST_F(EngineScoreTest, OnePrefillForAllThatGoOnFromAPrompt) {
+  for (const bool ahead : {false, true}) {
+    for (const bool cache : {true, false}) {
+      SCOPED_TRACE(testing::Message() << (ahead ? "ahead" : "") << (cache ? " cache" : ""));
+      EngineOptions options = Small();
+      options.prefix_cache = cache;
+      FakeModel::Options model;
+      model.ahead = ahead;
+      Start(options, model);
+      const auto prompt = RandomPrompt(&random_, 100);
+      std::vector<Consumer> consumers(12);
+      std::vector<Request> requests;
+      std::vector<std::vector<int32_t>> texts;
+      for (size_t i = 0; i < consumers.size(); ++i) {
+        texts.push_back(prompt);
+        for (int t : RandomPrompt(&random_, 5)) texts.back().push_back(t);
+        requests.push_back(Score(&consumers[i], 1 + i, texts.back(), 100));
+        requests.back().cache.snapshot_at = 96;
+      }
+      ASSERT_EQ(engine_->Submit(std::move(requests), now_), absl::OkStatus());
+      EXPECT_EQ(engine_->stats().waiting, 12);
+      Step();
+      EXPECT_EQ(engine_->stats().running, cache ? 1 : 8);
+      RunUntilIdle();
+      for (size_t i = 0; i < consumers.size(); ++i) {
+        consumers[i].Poll();
+        ExpectScores(consumers[i].scores, texts[i], 100);
+        EXPECT_EQ(consumers[i].finish->usage.cached_tokens, cache && i > 0 ? 96 : 0) << i;
+      }
+      // The prompt once, and what each has of its own: 4 tokens of the prompt's last block, and 4
+      // of 5.
+      EXPECT_EQ(engine_->stats().prompt_tokens, cache ? 96 + 12 * 8 : 12 * 104);
+    }
+  }
+}
+
+TEST_F(EngineScoreTest, WhoFollowsOneThatFailsGoesOnAlone) {
+  for (const bool cancel : {false, true}) {
+    Start(Small());
+    const auto good = RandomPrompt(&random_, 100);
+    auto bad = good;
+    bad[10] = FakeModel::kNotFiniteToken;
+    std::vector<Consumer> consumers(4);
+    std::vector<Request> requests;
+    for (int i = 0; i < 4; ++i) {
+      requests.push_back(Score(&consumers[i], 1 + i, i == 0 && !cancel ? bad : good, 98));
+      requests.back().cache.snapshot_at = 96;
+    }
+    ASSERT_EQ(engine_->Submit(std::move(requests), now_), absl::OkStatus());
+    if (cancel) {
+      Step();
+      engine_->Cancel(1);
+      engine_->Cancel(3);  // Which has not been queued yet.
+    }
+    RunUntilIdle();
+    for (int i = 0; i < 4; ++i) {
+      consumers[i].Poll();
+      const FinishReason reason = cancel && i % 2 == 0 ? FinishReason::kCancelled
+                                  : i == 0             ? FinishReason::kError
+                                                       : FinishReason::kLength;
+      EXPECT_EQ(consumers[i].finish->reason, reason) << i;
+    }
+    ExpectAllFree();
+  }
+  // An end for all finds those that wait, too.
+  Start(Small());
+  std::vector<Consumer> consumers(3);
+  std::vector<Request> requests;
+  const auto text = RandomPrompt(&random_, 100);
+  for (int i = 0; i < 3; ++i) {
+    requests.push_back(Score(&consumers[i], 1 + i, text, 98));
+    requests.back().cache.snapshot_at = 96;
+  }
+  ASSERT_EQ(engine_->Submit(std::move(requests), now_), absl::OkStatus());
+  Step();
+  engine_->AbortAll(absl::UnavailableError("enough"));
+  RunUntilIdle();
+  for (Consumer& c : consumers) {
+    c.Poll();
+    EXPECT_EQ(c.finish->status.message(), "enough");
+  }
+  ExpectAllFree();
+}
+
 // A flood of scores does not hold up who only wants an answer.
 TEST_F(EngineScoreTest, WhoGeneratesHasItsRow) {
   EngineOptions options = Small();

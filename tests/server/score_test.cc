@@ -235,6 +235,34 @@ TEST(Choices, AreWhatTheirSeedsGive) {
   EXPECT_NE(answer.choices.at(0).ids, answer.choices.at(1).ids);
 }
 
+// What the texts of a call have in common is computed once, as usage and metrics say.
+TEST(Choices, OnePrefillServesAll) {
+  TestServer server;
+  auto stub = StubFor(server);
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 100; ++i) prompt.push_back(3 + i * 7 % 80);
+  v1::GenerateRequest request = Ids(prompt, 5);
+  request.mutable_sampling()->set_temperature(1);
+  request.set_num_choices(6);
+  Answer answer = Choices(stub.get(), request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  ASSERT_EQ(answer.choices.size(), 6u);
+  for (const auto& [index, choice] : answer.choices) {
+    EXPECT_EQ(choice.last.usage().prompt_tokens(), 100);
+    EXPECT_EQ(choice.last.usage().cached_tokens(), index == 0 ? 0 : 96);
+    EXPECT_EQ(choice.ids.size(), 5u);
+  }
+  // Each computes what is behind the last block's end.
+  EXPECT_EQ(server.Metric("packrat_prompt_tokens_total"), 96 + 6 * 4);
+  for (int32_t& id : prompt) id = 83 - id % 40;
+  answer = Score(stub.get(), Of(prompt, {{5}, {6, 7}, {8}}));
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  for (const auto& [index, choice] : answer.choices) {
+    EXPECT_EQ(choice.last.usage().cached_tokens(), index == 0 ? 0 : 96);
+  }
+  EXPECT_EQ(server.Metric("packrat_prompt_tokens_total"), 96 + 6 * 4 + 96 + 4 + 5 + 4);
+}
+
 TEST(Choices, EndTogetherWhereTheClientLeaves) {
   TestServer server(LongTexts());
   auto stub = StubFor(server);

@@ -85,7 +85,8 @@ def main():
     args = parser.parse_args()
     with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
         vocab = json.load(file)["vocab_size"]
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+    # Gigabytes of logits, where /tmp may be memory.
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
         tokens = os.path.join(folder, "ids.safetensors")
         write_ids(tokens, ids_of(args, vocab).reshape(args.rows, LENGTH))
         print("| flags | bits per byte | largest difference of a logit | "

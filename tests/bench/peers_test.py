@@ -1,0 +1,63 @@
+import contextlib
+import io
+import unittest
+
+from tests.bench import peers
+
+# Rounds of a machine that gets slower: ratios are of one round, so they do not see it.
+RATES = {
+    "8": {
+        "packrat": [300.0, 200.0, 90.0],
+        "packrat --weights=int8": [600.0, 100.0, 120.0],
+        "vllm": [150.0, 100.0, 30.0],
+        "llama.cpp m.gguf": [100.0, 50.0, 45.0],
+    },
+    "prompts": {"packrat": [1000.0], "vllm": [800.0]},
+}
+
+
+class PeersTest(unittest.TestCase):
+
+    def report(self, rates):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            peers.report(rates)
+        return [line.split("\t") for line in out.getvalue().splitlines()]
+
+    def test_medians_and_ratios_round_by_round(self):
+        header, bare, int8, prompts = self.report(RATES)
+        self.assertEqual(header, ["benchmark", "median", "unit", "limit", "share", "note"])
+        self.assertEqual(bare, ["peers: 8 callers", "200.0", "tokens/s", "-", "-",
+                                "2.00 x vllm's 100.0, 3.00 x llama.cpp m.gguf's 50.0"])
+        self.assertEqual(int8, ["peers: 8 callers --weights=int8", "120.0", "tokens/s", "-", "-",
+                                "4.00 x vllm's 100.0, 2.67 x llama.cpp m.gguf's 50.0"])
+        self.assertEqual(prompts[0], "peers: prompts of 512, 8 callers")
+        self.assertEqual(prompts[5], "1.25 x vllm's 800.0")
+
+    def test_without_peers_there_are_no_ratios(self):
+        self.assertEqual(self.report({"1": {"packrat": [5.0, 7.0]}})[1],
+                         ["peers: 1 callers", "6.0", "tokens/s", "-", "-", ""])
+
+    def test_tokens_of_a_row_over_the_time_of_all_callers(self):
+        class Server:
+            name, signals = "packrat", []
+
+            def signal(self, number):
+                self.signals.append(number)
+
+            def seconds(self, callers, prompt_tokens, tokens, vocab):
+                self.asked = callers, prompt_tokens, tokens
+                return 2.0
+
+        server = Server()
+        with contextlib.redirect_stderr(io.StringIO()):
+            rates = peers.measure([server], ["8", "prompts"], 2, 100)
+        # 8 x 128 generated tokens, 8 x 512 of prompts; the round that warms is not counted.
+        self.assertEqual(rates, {"8": {"packrat": [512.0, 512.0]},
+                                 "prompts": {"packrat": [2048.0, 2048.0]}})
+        self.assertEqual(server.asked, (8, 512, 1))
+        self.assertEqual(server.signals, [peers.signal.SIGCONT, peers.signal.SIGSTOP] * 6)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -66,7 +66,11 @@ absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view ha
   SavedState state = WithState(space, std::move(text));
   state.turns = info->turns;
   const std::string header = EncodeHeader(state, model_);
-  return store_->Put(KeyOf(owner, handle), info->revision, {header, state.parts}, options_.ttl);
+  const absl::Status status =
+      store_->Put(KeyOf(owner, handle), info->revision, {header, state.parts}, options_.ttl);
+  // Their revisions may be one number and two texts: the next turn here begins with the stored one.
+  if (absl::IsAborted(status)) sessions_->Delete(owner, handle, now).IgnoreError();
+  return status;
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {

@@ -44,8 +44,8 @@ class SessionArchive {
   // is here, it goes on as it stands. Errors of DecodeSavedState() and Sessions::Adopt().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle, const StateSpace& space,
                      absl::Time now);
-  // After it was changed. ABORTED: another replica has changed it as well, and its session stays.
-  // Errors of SessionStore::Put().
+  // After it was changed. ABORTED: another replica has changed it as well; what that one made of it
+  // stays, and this replica forgets its own. Errors of SessionStore::Put().
   absl::Status Put(const SessionOwner& owner, absl::string_view handle, const StateSpace& space,
                    absl::Time now);
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);

@@ -150,6 +150,20 @@ TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {
   EXPECT_EQ(Text(text.begin(), text.begin() + newest.size()), newest);
 }
 
+TEST_F(SessionArchiveTest, OfTwoTurnsAtOnceOneStays) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {7}, /*put=*/false).status, absl::OkStatus());
+  ASSERT_EQ(Say(first.get(), handle, {8}, /*put=*/false).status, absl::OkStatus());
+  const Text text = TextAt(first.get(), handle);
+  ASSERT_NE(TextAt(second.get(), handle), text);
+  EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_TRUE(absl::IsAborted(second->archive->Put(owner_, handle, space_, now_)));
+  EXPECT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_EQ(TextAt(second.get(), handle), text);
+}
+
 TEST_F(SessionArchiveTest, ATextThatWasCutIsNewer) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;

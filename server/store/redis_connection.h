@@ -1,5 +1,5 @@
 // A connection to Redis or Valkey on which every call ends by its deadline, whatever the other side
-// does. Not thread-safe. The process ignores SIGPIPE.
+// does. Not thread-safe.
 #ifndef PACKRAT_SERVER_STORE_REDIS_CONNECTION_H_
 #define PACKRAT_SERVER_STORE_REDIS_CONNECTION_H_
 
@@ -44,7 +44,7 @@ class RedisConnection {
  private:
   explicit RedisConnection(redisContext* context) : context_(context, redisFree) {}
   absl::Status Wait(short events, absl::Time deadline);
-  absl::Status Send(absl::Time deadline);
+  absl::Status Send(absl::string_view bytes, absl::Time deadline);
   absl::StatusOr<Reply> Receive(absl::Time deadline);
 
   const std::unique_ptr<redisContext, void (*)(redisContext*)> context_;

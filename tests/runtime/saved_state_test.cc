@@ -114,7 +114,7 @@ TEST_F(SavedStateTest, OfALaterVersionItIsRefused) {
 
 // Whoever forges the hashes too meets the same bounds as any request.
 TEST_F(SavedStateTest, WhatNoModelCanHaveComeToIsDamaged) {
-  const auto damaged = [&](SavedState state, const std::string& why) {
+  const auto damaged = [&](const SavedState& state, const std::string& why) {
     const absl::Status status = Refusal(Bytes(state));
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(why));

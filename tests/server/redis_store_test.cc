@@ -73,7 +73,6 @@ class RedisProcess {
 class RedisStoreTest : public testing::Test {
  protected:
   RedisStoreTest() {
-    signal(SIGPIPE, SIG_IGN);
     options_.address.path = redis_.Path();
     options_.retry_after = absl::ZeroDuration();
   }
@@ -197,7 +196,6 @@ TEST_F(RedisStoreTest, WhatOthersPutThereIsDamage) {
 }
 
 TEST(RedisStore, APasswordLetsIn) {
-  signal(SIGPIPE, SIG_IGN);
   const RedisProcess redis("secret");
   RedisStoreOptions options;
   options.address.path = redis.Path();
@@ -217,7 +215,6 @@ TEST(RedisStore, APasswordLetsIn) {
 
 // Bytes that never stop coming do not keep a call alive.
 TEST(RedisStore, ADripIsUnavailable) {
-  signal(SIGPIPE, SIG_IGN);
   const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;

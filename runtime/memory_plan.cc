@@ -82,8 +82,12 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
       ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);
   if (!status.ok()) return status;
   const EngineOptions& resolved = plan->options;
-  auto parts =
-      PlanParts(layout, {resolved.max_running, resolved.max_context, resolved.state_bytes});
+  StatePoolOptions pool;
+  pool.max_running = resolved.max_running;
+  pool.max_context = resolved.max_context;
+  pool.state_bytes = resolved.state_bytes;
+  pool.cache_sequences = resolved.cache_sequences;
+  auto parts = PlanParts(layout, pool);
   if (!parts.ok()) {
     return options.state_bytes > 0 ? parts.status() : TooLittleForState(layout, *plan);
   }

@@ -26,6 +26,9 @@ struct PrefixCache::Node {
 
 namespace {
 
+// A node takes some 250 bytes, so many tokens take 256.
+constexpr int kTokensPerNode = 64;
+
 size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
   const size_t most = std::min(a.size(), b.size());
   return std::mismatch(a.begin(), a.begin() + most, b.begin()).first - a.begin();
@@ -34,7 +37,10 @@ size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
 }  // namespace
 
 PrefixCache::PrefixCache(StatePool* pool, int64_t max_tokens)
-    : pool_(pool), max_tokens_(max_tokens), list_(std::make_unique<Node>()) {
+    : pool_(pool),
+      max_tokens_(max_tokens),
+      max_nodes_(16 + max_tokens / kTokensPerNode),
+      list_(std::make_unique<Node>()) {
   list_->before = list_->after = list_.get();
 }
 
@@ -83,6 +89,7 @@ PrefixCache::Node* PrefixCache::Split(Node* child, size_t at) {
   child->parent = middle.get();
   child->edge.erase(child->edge.begin(), child->edge.begin() + at);
   place = std::move(middle);
+  ++nodes_;
   LinkFirst(place.get());  // Whoever splits touches it.
   return place.get();
 }
@@ -110,6 +117,7 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
       Node* const added_leaf = leaf.get();
       node->children.emplace(text[at], std::move(leaf));
       tokens_ += static_cast<int64_t>(added_leaf->edge.size());
+      ++nodes_;
       LinkFirst(added_leaf);
       node = added_leaf;
       break;
@@ -120,8 +128,10 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
     node = shared < child->edge.size() ? Split(child, shared) : child;
   }
   Touch(node);
-  // The text itself is not longer than all that may be remembered, and stands before the others.
-  while (tokens_ > max_tokens_) Forget(list_->before);
+  // The text itself stands before the others, its end last.
+  while ((tokens_ > max_tokens_ || nodes_ > max_nodes_) && list_->before != node) {
+    Forget(list_->before);
+  }
   return node->has_snapshot() ? nullptr : node;
 }
 
@@ -206,6 +216,7 @@ void PrefixCache::Forget(Node* leaf) {
   }
   Unlink(leaf);
   tokens_ -= static_cast<int64_t>(leaf->edge.size());
+  --nodes_;
   Node* const parent = leaf->parent;
   parent->children.erase(leaf->edge[0]);
   if (parent->parent == nullptr && parent->children.empty()) {

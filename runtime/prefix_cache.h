@@ -4,7 +4,8 @@
 // in one is not seen from another, nor does anything tell whether it is there.
 //
 // Texts are remembered without a snapshot too, so that two prompts that begin alike show where a
-// snapshot is worth it. Nodes are bounded by their tokens: the least recently used are forgotten.
+// snapshot is worth it. Nodes are bounded in number and tokens: the least recently used are
+// forgotten.
 //
 // What is dropped first where the pool needs parts: a snapshot of least importance, among those the
 // one of least priority, which is the clock plus the tokens that it saves (beyond the next shorter
@@ -33,7 +34,8 @@ namespace packrat {
 
 class PrefixCache {
  public:
-  // Both outlive it. `max_tokens`: of all texts that it remembers.
+  // The pool outlives it. `max_tokens`: of all texts that it remembers, at 4 bytes each and as many
+  // for the nodes.
   PrefixCache(StatePool* pool, int64_t max_tokens);
   ~PrefixCache();
   PrefixCache(const PrefixCache&) = delete;
@@ -67,6 +69,7 @@ class PrefixCache {
   void Clear();
 
   int64_t num_snapshots() const { return static_cast<int64_t>(kept_.size()); }
+  int64_t num_nodes() const { return nodes_; }
   int64_t num_tokens() const { return tokens_; }    // That are remembered.
   int64_t num_dropped() const { return dropped_; }  // Snapshots, for room.
 
@@ -84,13 +87,13 @@ class PrefixCache {
   void Forget(Node* leaf);
 
   StatePool* const pool_;
-  const int64_t max_tokens_;
+  const int64_t max_tokens_, max_nodes_;
   // Not Abseil's maps, which end the process where there is no memory.
   std::unordered_map<std::string, std::unique_ptr<Node>> spaces_;  // The roots.
   // All but roots, most recently used first. A node stands before those below it.
   std::unique_ptr<Node> list_;  // The ring's own place.
   std::vector<Node*> kept_;     // With a snapshot.
-  int64_t tokens_ = 0;
+  int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   double clock_ = 0;
 };

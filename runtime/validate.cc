@@ -145,6 +145,7 @@ absl::Status ValidateOptions(const Request& request, const RequestLimits& limits
   check.Check(bounds::kCgTolerance, request.solver.cg_tolerance);
   check.Check(bounds::kCgMaxSteps, request.solver.cg_max_steps);
   check.Check(bounds::kPriority, request.priority);
+  check.Check(bounds::kCacheSalt, static_cast<double>(request.cache.salt.size()));
   CheckChoice(request, limits, &check);
   return check.status();
 }

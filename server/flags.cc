@@ -119,9 +119,17 @@ ABSL_FLAG(
     "for that limit.");
 ABSL_FLAG(packrat::ByteSize, state_bytes, {},
           "Bytes for the state of all sequences, e.g. 2GiB; range [0, 70368744177664]. 0: enough "
-          "for --max_running sequences of --max_context tokens, but at most what there is. On the "
+          "for --max_running and --cache_sequences sequences of --max_context tokens, but at most "
+          "what there is. On the "
           "CPU that is what the limit of the process's memory leaves, or a quarter of the "
           "machine's memory where there is no limit; on a GPU, what the device has left.");
+ABSL_FLAG(bool, prefix_cache, true,
+          "Keep the states of texts for later requests that begin alike, of the same tenant; they "
+          "give way where running sequences need their memory.");
+ABSL_FLAG(int32_t, cache_sequences, 0,
+          absl::StrCat("Room in the state's memory for so many kept states beside --max_running "
+                       "sequences; without it they have what these do not use; range ",
+                       packrat::bounds::kCacheSequences.Range(), "."));
 ABSL_FLAG(packrat::ByteSize, memory_limit, {},
           "Bytes that the process may take, e.g. 8GiB; range [0, 70368744177664]. 0: what its "
           "cgroup, its resource limits and the machine allow. What does not fit is refused at the "
@@ -207,6 +215,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.sessions.max_sessions = absl::GetFlag(FLAGS_max_sessions);
   options.sessions.max_tokens = absl::GetFlag(FLAGS_max_session_tokens);
   options.sessions.ttl = absl::GetFlag(FLAGS_session_ttl);
+  options.engine.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
+  options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences);
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
   options.plan = absl::GetFlag(FLAGS_plan);
   options.solver.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));

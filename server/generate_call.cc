@@ -41,6 +41,22 @@ v1::FinishReason WireReason(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
+v1::CacheMiss WireMiss(CacheMiss miss) {
+  switch (miss) {
+    case CacheMiss::kOff:
+      return v1::CACHE_MISS_OFF;
+    case CacheMiss::kFirstUse:
+      return v1::CACHE_MISS_FIRST_USE;
+    case CacheMiss::kNoSnapshot:
+      return v1::CACHE_MISS_NO_SNAPSHOT;
+    case CacheMiss::kEvicted:
+      return v1::CACHE_MISS_EVICTED;
+    case CacheMiss::kNone:
+      break;
+  }
+  return v1::CACHE_MISS_UNSPECIFIED;
+}
+
 }  // namespace
 
 GenerateCall::GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
@@ -149,6 +165,8 @@ absl::Status GenerateCall::Submit() {
     for (Request& request : *requests) {
       request.id = environment_->next_engine_id++;
       request.deadline = deadline_;
+      // The next turn goes on from the state at this one's end.
+      request.cache.importance = turn_.has_value() ? 1 : 0;
       request.outbox =
           std::make_shared<Outbox>([writer = environment_->writer,
                                     weak = std::weak_ptr<Stream>(self_)] { writer->Notify(weak); });
@@ -335,6 +353,7 @@ void GenerateCall::FillFinished(const Choice& choice, v1::Finished* finished) co
   usage->set_solver_solves(from.solver.solves);
   usage->set_solver_steps(from.solver.steps);
   usage->set_solver_unconverged(from.solver.unconverged);
+  usage->set_cache_miss(WireMiss(from.cache_miss));
   v1::Timings* timings = finished->mutable_timings();
   timings->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
   timings->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));

@@ -342,6 +342,28 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
              static_cast<double>(pool.total * pool.bytes_each),
              {{"kind", pool.kind}, {"tier", "device"}});
   }
+  for (const EngineStats::Pool& pool : stats.pools) {
+    to.Gauge("packrat_state_cached_bytes",
+             "Room for sequence state that only the prefix cache holds, by kind and tier; it gives "
+             "way to sequences and is not counted as used.",
+             static_cast<double>(pool.cached * pool.bytes_each),
+             {{"kind", pool.kind}, {"tier", "device"}});
+  }
+  for (int miss = 0; miss < kNumCacheMisses; ++miss) {
+    to.Counter("packrat_prefix_cache_lookups_total",
+               "Requests admitted, by why the prefix cache had no part of their prompt; none: it "
+               "had one.",
+               static_cast<double>(stats.cache.lookups[miss]),
+               {{"miss", CacheMissName(static_cast<CacheMiss>(miss))}});
+  }
+  to.Gauge("packrat_prefix_cache_snapshots", "States that the prefix cache keeps.",
+           static_cast<double>(stats.cache.snapshots));
+  to.Gauge("packrat_prefix_cache_remembered_tokens",
+           "Tokens of the texts that the prefix cache remembers, with a state or without.",
+           static_cast<double>(stats.cache.remembered_tokens));
+  to.Counter("packrat_prefix_cache_dropped_total",
+             "States that the prefix cache dropped where room was needed.",
+             static_cast<double>(stats.cache.dropped));
   to.Gauge("packrat_weight_bytes", "Memory of the model's weights.",
            source.weight_bytes ? source.weight_bytes() : 0);
   to.Gauge("packrat_scratch_bytes", "Memory of the model's intermediate results.",

@@ -125,6 +125,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
                          bounds::kLongestPriorityStep),
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
+           Check("cache_sequences", bounds::kCacheSequences, engine.cache_sequences),
            CheckInt("memory_limit", options->memory_limit, 0, int64_t{1} << 46),
            options->plan.empty() ? absl::OkStatus()
                                  : CheckChoice("plan", options->plan, {"text", "json"}),

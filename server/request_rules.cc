@@ -24,6 +24,7 @@ std::string NameOnWire(absl::string_view field) {
       {bounds::kBannedIds.field, "sampling.banned_token_ids"},
       {bounds::kStopIds.field, "stop.token_ids"},
       {bounds::kStopStrings.field, "stop.strings"},
+      {bounds::kCacheSalt.field, "cache_salt"},
   };
   for (const auto& [ours, wire] : kNames) {
     if (field == ours) return wire;
@@ -213,6 +214,8 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   out.text = MakeText(wire, rules, continues);
   out.solver = MakeSolver(wire, rules.solver);
   out.priority = wire.priority();
+  out.cache.use = !wire.has_use_cache() || wire.use_cache();
+  out.cache.salt = wire.cache_salt();
   // Before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;

@@ -73,6 +73,10 @@ ABSL_FLAG(absl::optional<int32_t>, num_choices, absl::nullopt,
                        packrat::bounds::kNumChoices.Range(), "."));
 ABSL_FLAG(std::string, candidates, "",
           "score: file with a candidate in each line; \\n and the like are understood.");
+ABSL_FLAG(absl::optional<bool>, use_cache, absl::nullopt,
+          "Begin with the state of an earlier text that began alike; default: true.");
+ABSL_FLAG(absl::optional<std::string>, cache_salt, absl::nullopt,
+          "Share states only with requests of the same salt.");
 ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
 ABSL_FLAG(
@@ -198,6 +202,8 @@ v1::GenerateRequest RequestFromFlags() {
   if (absl::GetFlag(FLAGS_parse_special)) request.set_parse_special(true);
   IfGiven(FLAGS_skip_special_tokens, [&](bool x) { request.set_skip_special_tokens(x); });
   IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
+  IfGiven(FLAGS_use_cache, [&](bool x) { request.set_use_cache(x); });
+  IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
 
   const std::string session = absl::GetFlag(FLAGS_session);
   if (!session.empty()) request.set_session(session);

@@ -21,6 +21,7 @@ struct Live {
   Text prompt;
   uint64_t id = 0;
   int tenant = 0;
+  int score_from = 0;  // 0: nothing is scored.
   bool bad = false;
 };
 
@@ -84,6 +85,10 @@ class Storm {
     request.cache.use = Pick(12) != 0;
     request.cache.importance = Pick(5) == 0;
     if (Pick(6) == 0) request.cache.snapshot_at = Pick(live->prompt.size());
+    if (Pick(6) == 0 && !live->bad && live->prompt.size() > 1) {
+      request.score_from = live->score_from = 1 + Pick(live->prompt.size() - 1);
+      if (Pick(2)) request.stop.max_tokens = 0;
+    }
     if (Pick(12) == 0) request.deadline = now_ + absl::Milliseconds(Pick(40));
     if (engine_->Submit(std::move(request), now_).ok()) live_.push_back(std::move(live));
   }
@@ -106,6 +111,7 @@ class Storm {
       ASSERT_EQ(consumer.tokens,
                 model_.GreedyAfter(live->prompt, static_cast<int>(consumer.tokens.size())));
       ASSERT_LT(consumer.finish->usage.cached_tokens, static_cast<int>(live->prompt.size()));
+      CheckScores(*live);
       if (live->bad) {
         EXPECT_NE(consumer.finish->reason, FinishReason::kLength);
         continue;
@@ -120,6 +126,21 @@ class Storm {
       }
     }
     live_.swap(left);
+  }
+
+  // The scores that have come: what is best where each of them stands.
+  void CheckScores(const Live& live) {
+    const std::vector<TokenScore>& scores = live.consumer.scores;
+    const size_t all = live.score_from == 0 ? 0 : live.prompt.size() - live.score_from;
+    if (live.consumer.finish->status.ok()) {
+      ASSERT_EQ(scores.size(), all);
+    }
+    ASSERT_LE(scores.size(), all);
+    for (size_t i = 0; i < scores.size(); i += 1 + Pick(9)) {
+      const auto begin = live.prompt.begin();
+      EXPECT_EQ(scores[i].token, live.prompt[live.score_from + i]);
+      ASSERT_EQ(scores[i].best, model_.GreedyAfter({begin, begin + live.score_from + i}, 1)[0]);
+    }
   }
 
   std::mt19937_64 random_;
@@ -143,6 +164,7 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
     options.mesa = seed % 4 != 2;
     options.window = seed % 5 != 3;
     options.full = seed % 3 != 1;
+    options.max_logit_rows = 8 + static_cast<int>(seed);  // Fewer than some want at once.
     Storm storm(seed, options);
     storm.Run(2500);
     hits += storm.hits();

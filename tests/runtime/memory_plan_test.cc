@@ -74,6 +74,14 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.state, state);
 }
 
+TEST_F(MemoryPlanTest, RoomForTheCache) {
+  SetLimit(4096 * kMiB);
+  options_.cache_sequences = 10;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.state, 74 * OneSequence());
+  EXPECT_EQ(SequencesOf(StateLayout(model_.config), plan_.parts, model_.config.max_context), 74);
+}
+
 TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
   SetLimit(plan_.limit = 84 * kMiB + 20 * OneSequence());
   ASSERT_TRUE(Plan().ok());

@@ -223,6 +223,26 @@ TEST_F(PrefixCacheTest, ForgetsTheOldestTexts) {
   ExpectNothingHeld();
 }
 
+TEST_F(PrefixCacheTest, NodesAreBoundedToo) {
+  Start(6400);
+  for (int i = 0; i < 1000; ++i) cache_->Remember("", {i});
+  EXPECT_EQ(cache_->num_nodes(), 116);
+  EXPECT_EQ(cache_->num_tokens(), 116);
+  EXPECT_EQ(Shared({999, 5}), 1);
+  EXPECT_EQ(Shared({5, 5}), 0);
+  // One text with a branch at each of its tokens is left with none of them.
+  const Text text = Range(5000, 500);
+  cache_->Remember("", text);
+  for (int i = 1; i < 500; ++i) {
+    Text branch(text.begin(), text.begin() + i);
+    branch.push_back(1);
+    cache_->Remember("", branch);
+    cache_->Remember("", text);
+  }
+  EXPECT_LE(cache_->num_nodes(), 502);
+  EXPECT_EQ(Shared(text), 500);
+}
+
 // Against a list of all texts: the longest kept proper prefix is found, as long as nothing had to
 // go.
 TEST_F(PrefixCacheTest, RandomTexts) {
@@ -262,6 +282,7 @@ TEST_F(PrefixCacheTest, RandomTexts) {
         cache_->Clear();
         kept.clear();
         EXPECT_EQ(cache_->num_tokens(), 0);
+        EXPECT_EQ(cache_->num_nodes(), 0);
       }
       ASSERT_EQ(pool_->CheckIntegrity(), absl::OkStatus());
       EXPECT_EQ(pool_->total().slots - pool_->available(kSlotParts), 0);  // All could be had.

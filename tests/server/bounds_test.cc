@@ -61,6 +61,7 @@ TEST(Bounds, TheContractSaysThem) {
       {"ScoreRequest", "priority", bounds::kPriority.Range()},
       {"ScoreRequest", "parse_special", absl::StrCat("At most ", bounds::kCandidates.high)},
       {"ScoreRequest", "parse_special", absl::StrCat(kMaxScoreTokens, " tokens at most")},
+      {"GenerateRequest", "cache_salt", absl::StrCat("At most ", bounds::kCacheSalt.high)},
   };
   for (const auto& c : kCases) {
     EXPECT_TRUE(absl::StrContains(FieldIn(c.message, c.field), c.words))

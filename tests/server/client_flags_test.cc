@@ -37,6 +37,8 @@ const struct {
     {"priority", "-7", "priority: -7"},
     {"num_choices", "3", "num_choices: 3"},
     {"session", "a-1_", "session: 'a-1_'"},
+    {"use_cache", "false", "use_cache: false"},
+    {"cache_salt", "pepper", R"(cache_salt: "pepper")"},
     {"max_tokens", "9", "stop { max_tokens: 9 }"},
     {"min_tokens", "4", "stop { min_tokens: 4 }"},
     {"ignore_eos", "true", "stop { ignore_eos: true }"},

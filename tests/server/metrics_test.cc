@@ -125,7 +125,11 @@ EngineStats KnownStats() {
   EngineStats stats;
   stats.waiting = 3;
   stats.running = 4;
-  stats.pools = {{"slot", 10, 7, 1000}, {"rat_chunk16", 100, 20, 30}};
+  stats.pools = {{"slot", 10, 7, 1000, 2}, {"rat_chunk16", 100, 20, 30, 50}};
+  for (int miss = 0; miss < kNumCacheMisses; ++miss) stats.cache.lookups[miss] = 310 + miss;
+  stats.cache.snapshots = 41;
+  stats.cache.remembered_tokens = 4242;
+  stats.cache.dropped = 43;
   stats.state_utilization = 0.75;
   stats.blocked = Blocked::kMemory;
   stats.prompt_tokens = 1100;
@@ -174,6 +178,16 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_state_used_bytes{model=\"m\",kind=\"rat_chunk16\",tier=\"device\"}", 600},
            {"packrat_state_capacity_bytes{model=\"m\",kind=\"slot\",tier=\"device\"}", 10000},
            {"packrat_state_capacity_bytes{model=\"m\",kind=\"rat_chunk16\",tier=\"device\"}", 3000},
+           {"packrat_state_cached_bytes{model=\"m\",kind=\"slot\",tier=\"device\"}", 2000},
+           {"packrat_state_cached_bytes{model=\"m\",kind=\"rat_chunk16\",tier=\"device\"}", 1500},
+           {"packrat_prefix_cache_lookups_total{model=\"m\",miss=\"none\"}", 310},
+           {"packrat_prefix_cache_lookups_total{model=\"m\",miss=\"off\"}", 311},
+           {"packrat_prefix_cache_lookups_total{model=\"m\",miss=\"first_use\"}", 312},
+           {"packrat_prefix_cache_lookups_total{model=\"m\",miss=\"no_snapshot\"}", 313},
+           {"packrat_prefix_cache_lookups_total{model=\"m\",miss=\"evicted\"}", 314},
+           {"packrat_prefix_cache_snapshots{model=\"m\"}", 41},
+           {"packrat_prefix_cache_remembered_tokens{model=\"m\"}", 4242},
+           {"packrat_prefix_cache_dropped_total{model=\"m\"}", 43},
            {"packrat_weight_bytes{model=\"m\"}", 5000},
            {"packrat_scratch_bytes{model=\"m\"}", 600},
            {"packrat_prompt_tokens_total{model=\"m\"}", 1100},
@@ -284,6 +298,7 @@ TEST(Metrics, AllIsThereAtZeroBeforeThereIsAModel) {
   for (const auto& [name, value] : Read(metrics.Render(kStart))) {
     if (absl::StartsWith(name, "packrat_state_used") ||
         absl::StartsWith(name, "packrat_state_capacity") ||
+        absl::StartsWith(name, "packrat_state_cached") ||
         absl::StartsWith(name, "packrat_build_info{")) {
       continue;
     }

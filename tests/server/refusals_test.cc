@@ -144,6 +144,8 @@ std::vector<Case> Cases() {
       {"cg_max_steps 1025", [](R* r) { r->mutable_solver()->set_cg_max_steps(1025); },
        "solver.cg_max_steps", "[1, 1024]"},
       {"priority", [](R* r) { r->set_priority(101); }, "priority", "[-100, 100]"},
+      {"cache_salt", [](R* r) { r->set_cache_salt(std::string(257, 'a')); }, "cache_salt",
+       "[0, 256]"},
       // Known, not built: refused even where they say the default.
       {"fork_from", [](R* r) { r->set_fork_from("a"); }, "fork_from", "not supported"},
       {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "not supported"},

@@ -53,6 +53,7 @@ TEST(Values, TheLastMessageAndTheLogTellWhatTheEngineCounted) {
   const v1::Usage& usage = result.finished.usage();
   EXPECT_EQ(usage.prompt_tokens(), 3);
   EXPECT_EQ(usage.cached_tokens(), 0);
+  EXPECT_EQ(usage.cache_miss(), v1::CACHE_MISS_FIRST_USE);
   EXPECT_EQ(usage.completion_tokens(), 4);
   EXPECT_EQ(usage.solver_solves(), 6);
   EXPECT_EQ(usage.solver_steps(), 12);

@@ -26,6 +26,8 @@ Fields Show(const Request& r) {
   return {
       {"prompt", absl::StrJoin(r.prompt, ",")},
       {"priority", absl::StrCat(r.priority)},
+      {"use_cache", absl::StrCat(r.cache.use)},
+      {"cache_salt", r.cache.salt},
       {"cg_tolerance", absl::StrCat(r.solver.cg_tolerance)},
       {"cg_max_steps", absl::StrCat(r.solver.cg_max_steps)},
       {"temperature", absl::StrCat(p.temperature)},
@@ -62,6 +64,8 @@ const struct {
     {R"(text: "</s>" parse_special: true)", "prompt", "1,2"},
     {"skip_special_tokens: false", "skip_special_tokens", "0"},
     {"priority: -7", "priority", "-7"},
+    {"use_cache: false", "use_cache", "0"},
+    {R"(cache_salt: "pepper")", "cache_salt", "pepper"},
     {"sampling { temperature: 0.5 }", "temperature", "0.5"},
     {"sampling { top_k: 40 }", "top_k", "40"},
     {"sampling { top_p: 0.75 }", "top_p", "0.75"},

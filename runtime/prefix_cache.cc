@@ -144,7 +144,7 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
   node->writer = writer;
   node->importance = importance;
   for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
-    above->importance = 0;
+    above->importance = std::min(above->importance, 0);
   }
   SetPriority(node);
 }

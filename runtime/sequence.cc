@@ -104,7 +104,9 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
         cache_space_, absl::MakeConstSpan(request_.prompt).subspan(0, state_.position()));
     if (node == nullptr || !state_.CanSnap(*pool)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
-    Keep(node, &snapshot, /*importance=*/0, pool, cache);
+    // What only stands on the way of a long prompt has served its turn once the prompt is through.
+    const bool on_the_way = snapped_ != cut_ && snapped_ != prompt_tokens();
+    Keep(node, &snapshot, on_the_way ? -1 : 0, pool, cache);
     return absl::OkStatus();
   });
 }

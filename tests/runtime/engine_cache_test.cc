@@ -99,6 +99,30 @@ TEST_F(EngineCacheTest, NothingIsCutWithoutAReason) {
   EXPECT_EQ(cuts, (std::vector<int>{32, 32, 11, 1, 1}));
 }
 
+// What stands on the way of a long prompt goes first, not the state at its end.
+TEST_F(EngineCacheTest, ALongPromptLeavesItsEnd) {
+  EngineOptions options = Small();
+  options.max_running = 1;
+  options.cache_sequences = 2;
+  FakeModel::Options model;
+  model.max_context = 10000;
+  model.full = false;  // It takes time by the square of the length.
+  Start(options, model);
+  Text text = RandomPrompt(&random_, 9000);
+  Consumer c;
+  Submit(c.Make(++id_, text, 1));
+  RunUntilIdle();
+  EXPECT_EQ(engine_->stats().cache.snapshots, 3);  // At 4096, 8192 and the end.
+  for (int turn = 0; turn < 3; ++turn) {
+    Consumer next;
+    text.push_back(5 + turn);
+    Submit(next.Make(++id_, text, 1));
+    RunUntilIdle();
+    next.Poll();
+    EXPECT_EQ(Cached(next), 9000 + turn);
+  }
+}
+
 TEST_F(EngineCacheTest, TheSamePromptAgainComputesItsEndAlone) {
   Start(Small());
   const Text prompt = RandomPrompt(&random_, 60);

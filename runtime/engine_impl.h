@@ -1,5 +1,5 @@
 // The inside of the engine: what its thread owns, and what it shares behind the lock. Private to
-// engine.cc and engine_step.cc.
+// engine.cc, engine_requests.cc, engine_state.cc and engine_step.cc.
 #ifndef PACKRAT_RUNTIME_ENGINE_IMPL_H_
 #define PACKRAT_RUNTIME_ENGINE_IMPL_H_
 

@@ -144,7 +144,9 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
   node->writer = writer;
   node->importance = importance;
   for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
-    above->importance = std::min(above->importance, 0);
+    if (above->importance <= 0) continue;
+    above->importance = 0;
+    if (above->has_snapshot()) SetPriority(above);
   }
   SetPriority(node);
 }
@@ -154,7 +156,8 @@ void PrefixCache::SetPriority(Node* node) {
   while (above->parent != nullptr && !above->has_snapshot()) above = above->parent;
   const auto bytes =
       static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
-  node->priority = clock_ + (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
+  const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
+  node->priority = clock_ + worth * (node->importance > 0 ? kImportantWorth : 1);
 }
 
 void PrefixCache::Drop(Node* node) {
@@ -175,8 +178,8 @@ bool PrefixCache::DropOne() {
   if (kept_.empty()) return false;
   Node* const least =
       *std::min_element(kept_.begin(), kept_.end(), [](const Node* a, const Node* b) {
-        return a->importance != b->importance ? a->importance < b->importance
-                                              : a->priority < b->priority;
+        const bool a_first = a->importance < 0, b_first = b->importance < 0;
+        return a_first != b_first ? a_first : a->priority < b->priority;
       });
   clock_ = std::max(clock_, least->priority);
   Drop(least);

@@ -7,11 +7,12 @@
 // snapshot is worth it. Nodes are bounded in number and tokens: the least recently used are
 // forgotten.
 //
-// What is dropped first where the pool needs parts: a snapshot of least importance, among those the
-// one of least priority, which is the clock plus the tokens that it saves (beyond the next shorter
+// What is dropped first where the pool needs parts: snapshots of negative importance, then the one
+// of least priority, which is the clock plus the tokens that it saves (beyond the next shorter
 // snapshot of its text) for each byte that it holds; using a snapshot renews its priority, dropping
 // one sets the clock to that one's priority. So what is unused ages, dear ones faster (GreedyDual
-// by size: Cao and Irani, 1997).
+// by size: Cao and Irani, 1997). Of positive importance a snapshot counts kImportantWorth times: it
+// outlives many others, but what nobody comes back to does not stay for ever.
 //
 // Not thread-safe: it belongs to the engine's thread. It holds references to the pool's parts, the
 // cache's, and reads and writes no memory of it.
@@ -31,6 +32,8 @@
 #include "runtime/state_pool.h"
 
 namespace packrat {
+
+inline constexpr int kImportantWorth = 16;
 
 class PrefixCache {
  public:

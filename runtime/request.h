@@ -58,7 +58,7 @@ struct TextParams {
 struct CacheParams {
   bool use = true;   // False: it begins from nothing and leaves nothing behind.
   std::string salt;  // Shares states with requests of the same tenant and salt only.
-  // Above 0: the state at its end is dropped only after all of less importance.
+  // Above 0: the state at its end is kept longer than others (prefix_cache.h).
   int importance = 0;
   // A snapshot is made after so many tokens of the prompt, for others that begin like it; 0: where
   // it seems worth it.

@@ -163,8 +163,8 @@ TEST_F(PrefixCacheTest, TheLeastRecentlyUsedGoesFirst) {
   }
 }
 
-// Of two that were used alike, the one that saves less for its bytes goes first; importance counts
-// before both.
+// Of two that were used alike, the one that saves less for its bytes goes first; importance makes
+// one dearer.
 TEST_F(PrefixCacheTest, WhatSavesLittleGoesFirst) {
   Keep(Range(0, 400));
   Keep(Range(5000, 20));
@@ -181,21 +181,29 @@ TEST_F(PrefixCacheTest, WhatSavesLittleGoesFirst) {
   ExpectNothingHeld();
 }
 
-// A dear one outlives cheap ones that are newer, but not for ever.
+// A dear one outlives cheap ones that are newer, but not for ever; and so does an important one.
 TEST_F(PrefixCacheTest, WhatIsUnusedAges) {
-  Keep(Range(0, 400));
-  const auto is_there = [&] {
-    bool found = false;
-    cache_->ForEachSnapshot([&](const Snapshot& snapshot) { found |= snapshot.position == 400; });
-    return found;
+  const auto outlives = [&](int tokens, int importance) {
+    Start(1 << 20);
+    Keep(Range(0, tokens), 1, importance);
+    const auto is_there = [&] {
+      bool found = false;
+      cache_->ForEachSnapshot(
+          [&](const Snapshot& snapshot) { found |= snapshot.position == tokens; });
+      return found;
+    };
+    int newer = 0;
+    for (; is_there() && newer < 1000; ++newer) {
+      Keep(Range(10000 + 100 * newer, 20));
+      if (newer >= 4) cache_->DropOne();
+    }
+    return newer;
   };
-  int newer = 0;
-  for (; is_there() && newer < 1000; ++newer) {
-    Keep(Range(10000 + 100 * newer, 20));
-    if (newer >= 4) cache_->DropOne();
-  }
-  EXPECT_GT(newer, 10);
-  EXPECT_LT(newer, 1000);
+  const int plain = outlives(24, 0), dear = outlives(400, 0), important = outlives(24, 1);
+  EXPECT_GT(dear, 10);
+  EXPECT_LT(dear, 1000);
+  EXPECT_GT(important, 8 * plain);
+  EXPECT_LT(important, 1000);
 }
 
 TEST_F(PrefixCacheTest, ImportancePassesOnToTheLongerText) {

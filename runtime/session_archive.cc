@@ -14,7 +14,7 @@ StoreKey KeyOf(const SessionOwner& owner, absl::string_view handle) {
 }  // namespace
 
 absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view handle,
-                                   const StateSpace& space, absl::Time now) {
+                                   const std::optional<StateSpace>& space, absl::Time now) {
   if (!Sessions::IsHandle(handle)) return sessions_->Get(owner, handle, now).status();
   const auto here = sessions_->Get(owner, handle, now);
   const absl::StatusOr<int64_t> version = store_->Version(KeyOf(owner, handle));
@@ -30,7 +30,8 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   const auto adopted =
       sessions_->Adopt(owner, handle, stored->version, state->tokens, std::move(state->turns), now);
   if (!adopted.ok()) return adopted.status();
-  StateSpace from = space;
+  if (!space.has_value()) return absl::OkStatus();
+  StateSpace from = *space;
   from.solver = state->solver;  // With which it came to be.
   // Whether it finds room or not, the text is here.
   auto done = std::make_shared<std::promise<void>>();
@@ -41,13 +42,15 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   return absl::OkStatus();
 }
 
-SavedState SessionArchive::WithState(const StateSpace& space, std::vector<int32_t> text) {
+SavedState SessionArchive::WithState(const std::optional<StateSpace>& space,
+                                     std::vector<int32_t> text) {
   SavedState alone;
   alone.tokens = text;
-  alone.solver = space.solver;
+  if (!space.has_value()) return alone;
+  alone.solver = space->solver;
   auto done = std::make_shared<std::promise<absl::StatusOr<SavedState>>>();
   auto saved = done->get_future();
-  engine_->SaveState(space, std::move(text), [done](absl::StatusOr<SavedState> state) {
+  engine_->SaveState(*space, std::move(text), [done](absl::StatusOr<SavedState> state) {
     done->set_value(std::move(state));
   });
   const auto timeout = absl::ToChronoNanoseconds(options_.engine_timeout);
@@ -59,7 +62,7 @@ SavedState SessionArchive::WithState(const StateSpace& space, std::vector<int32_
 }
 
 absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view handle,
-                                 const StateSpace& space, absl::Time now) {
+                                 const std::optional<StateSpace>& space, absl::Time now) {
   std::vector<int32_t> text;
   const auto info = sessions_->Get(owner, handle, now, &text);
   if (!info.ok()) return info.status();
@@ -68,9 +71,21 @@ absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view ha
   const std::string header = EncodeHeader(state, model_);
   const absl::Status status =
       store_->Put(KeyOf(owner, handle), info->revision, {header, state.parts}, options_.ttl);
+  if (!absl::IsAborted(status)) return status;
+  // By another call about it here, or nothing was changed.
+  if (IsStored(owner, handle, now)) return absl::OkStatus();
   // Their revisions may be one number and two texts: the next turn here begins with the stored one.
-  if (absl::IsAborted(status)) sessions_->Delete(owner, handle, now).IgnoreError();
+  sessions_->Delete(owner, handle, now).IgnoreError();
   return status;
+}
+
+bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now) {
+  std::vector<int32_t> text;
+  const auto here = sessions_->Get(owner, handle, now, &text);
+  absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
+  if (!here.ok() || !stored.ok() || stored->version != here->revision) return false;
+  const auto state = DecodeSavedState(std::move(stored->bytes), model_);
+  return state.ok() && state->tokens == text && state->turns == here->turns;
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {

@@ -7,6 +7,7 @@
 #define PACKRAT_RUNTIME_SESSION_ARCHIVE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -39,20 +40,25 @@ class SessionArchive {
         store_(store),
         options_(options) {}
 
-  // Before a session is used. NOT_FOUND: neither this replica nor the store has it. ABORTED: a turn
-  // is being generated in it. UNAVAILABLE: it is not here, and the store does not answer; where it
-  // is here, it goes on as it stands. Errors of DecodeSavedState() and Sessions::Adopt().
-  absl::Status Fetch(const SessionOwner& owner, absl::string_view handle, const StateSpace& space,
-                     absl::Time now);
-  // After it was changed. ABORTED: another replica has changed it as well; what that one made of it
-  // stays, and this replica forgets its own. Errors of SessionStore::Put().
-  absl::Status Put(const SessionOwner& owner, absl::string_view handle, const StateSpace& space,
-                   absl::Time now);
+  // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
+  // as for those who only look at it. NOT_FOUND: neither this replica nor the store has it.
+  // ABORTED: a turn is being generated in it. UNAVAILABLE: it is not here, and the store does not
+  // answer; where it is here, it goes on as it stands. Errors of DecodeSavedState() and
+  // Sessions::Adopt().
+  absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
+                     const std::optional<StateSpace>& space, absl::Time now);
+  // After it was changed, with what `space` keeps of its state; nullopt: its text alone. ABORTED:
+  // another replica has changed it as well; what that one made of it stays, and this replica
+  // forgets its own, unless its turn is not over yet. Errors of SessionStore::Put().
+  absl::Status Put(const SessionOwner& owner, absl::string_view handle,
+                   const std::optional<StateSpace>& space, absl::Time now);
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
  private:
   // The text with its state, or alone.
-  SavedState WithState(const StateSpace& space, std::vector<int32_t> text);
+  SavedState WithState(const std::optional<StateSpace>& space, std::vector<int32_t> text);
+  // Whether the store has the session as it is here.
+  bool IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now);
 
   Sessions* const sessions_;
   Engine* const engine_;

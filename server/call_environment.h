@@ -19,6 +19,7 @@
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/request_rules.h"
+#include "server/stored_sessions.h"
 #include "server/stream_writer.h"
 #include "server/work_pool.h"
 
@@ -67,6 +68,7 @@ struct CallEnvironment {
   StreamCount answers;  // Calls with a single answer.
   std::atomic<uint64_t> next_engine_id{1};
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
+  std::atomic<StoredSessions*> stored{nullptr};     // There before `served`; null: no store.
   std::atomic<bool> draining{false};                // From the signal to stop on.
   std::atomic<bool> closed{false};                  // A while later: no new calls.
   std::atomic<bool> stalled{false};                 // The engine stands still.

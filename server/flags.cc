@@ -113,6 +113,12 @@ ABSL_FLAG(int64_t, max_session_tokens, int64_t{4} << 20,
 ABSL_FLAG(absl::Duration, session_ttl, absl::Hours(1),
           "Time after its last use at which a session expires, and the longest that a client may "
           "ask for, e.g. 1h; range [1s, 720h].");
+ABSL_FLAG(std::string, session_store, "",
+          "Where sessions are kept so that another replica goes on with them: the absolute path of "
+          "a folder that all of them have, or redis://[USER@]HOST[:PORT][/DATABASE]. Empty: each "
+          "ends with its process. See docs/sessions.md.");
+ABSL_FLAG(std::string, session_store_password_file, "",
+          "File whose first line is the password of that Redis. Empty: it asks for none.");
 ABSL_FLAG(
     int32_t, max_context, 0,
     "Tokens of prompt and output together, per request; range [2, the model's own limit], or 0 "
@@ -215,6 +221,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
   options.sessions.max_sessions = absl::GetFlag(FLAGS_max_sessions);
   options.sessions.max_tokens = absl::GetFlag(FLAGS_max_session_tokens);
   options.sessions.ttl = absl::GetFlag(FLAGS_session_ttl);
+  options.session_store = absl::GetFlag(FLAGS_session_store);
+  options.session_store_password_file = absl::GetFlag(FLAGS_session_store_password_file);
   options.engine.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences);
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;

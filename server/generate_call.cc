@@ -14,7 +14,6 @@
 #include "server/call_deadline.h"
 #include "server/call_identity.h"
 #include "server/grpc_status.h"
-#include "server/session_calls.h"
 
 namespace packrat {
 namespace {
@@ -76,8 +75,12 @@ GenerateCall* GenerateCall::Start(CallEnvironment* environment,
   environment->writer->Watch(call);
   absl::Status status = call->Enter();
   const size_t bytes = call->ask_.bytes;
+  StoredSessions* const stored = environment->stored.load();
   if (!status.ok()) {
     call->Refuse(status);
+  } else if (stored != nullptr && call->ask_.session != nullptr) {
+    status = stored->Submit(bytes, [call, stored] { call->FetchAndBegin(stored); });
+    if (!status.ok()) call->Refuse(status);
   } else if (bytes <= WorkPool::kShortBytes) {
     call->Begin();
   } else {
@@ -128,15 +131,6 @@ void GenerateCall::Begin() {
   if (!status.ok()) Refuse(status);
 }
 
-absl::StatusOr<std::vector<int32_t>> GenerateCall::BeginTurn() {
-  if (ask_.session == nullptr) return std::vector<int32_t>();
-  MutexLock lock(&mutex_);
-  auto turn = environment_->sessions->Begin(OwnerOf(use_->tenant()), *ask_.session, SteadyNow());
-  if (!turn.ok()) return turn.status();
-  turn_.emplace(*std::move(turn));
-  return turn_->text();
-}
-
 absl::Status GenerateCall::Submit() {
   {
     MutexLock lock(&mutex_);
@@ -160,6 +154,8 @@ absl::Status GenerateCall::Submit() {
       const absl::Status promised = turn_->Promise({prompt.begin() + from_session, prompt.end()},
                                                    requests->front().stop.max_tokens);
       if (!promised.ok()) return promised;
+      const Request& request = requests->front();
+      turn_space_ = {request.tenant, request.cache.salt, request.solver};
     }
     choices_.reserve(requests->size());
     for (Request& request : *requests) {
@@ -215,10 +211,18 @@ void GenerateCall::Pump() {
     MutexLock lock(&mutex_);
     action = NextAction();
   }
+  Do(action);
+}
+
+void GenerateCall::Do(Action action) {
   // Outside the lock: gRPC may do the whole write in this call. While pending_ is set nobody else
   // starts an operation, so this object stays alive and message_ and status_ are ours.
   switch (action) {
     case Action::kNothing:
+      break;
+    case Action::kStore:
+    case Action::kStoreAndWrite:
+      StoreTurn(action == Action::kStoreAndWrite);
       break;
     case Action::kSendHeaders:
       StartSendInitialMetadata();
@@ -285,20 +289,6 @@ GenerateCall::Choice* GenerateCall::NextMessage() {
   return nullptr;
 }
 
-void GenerateCall::EndTurn() {
-  if (!turn_.has_value()) return;
-  Sessions::Turn& turn = *turn_;
-  const FinishReason reason = choices_.front().builder.finish()->reason;
-  const bool cut_short = reason == FinishReason::kCancelled || reason == FinishReason::kDeadline;
-  if (cut_short ? turn.generated() > 0 : reason != FinishReason::kError) {
-    status_.Update(UnlessNoMemory([&turn] {
-      turn.Keep(SteadyNow());
-      return absl::OkStatus();
-    }));
-  }
-  turn_.reset();
-}
-
 GenerateCall::Action GenerateCall::NextAction() {
   // What is new stays in the outboxes, as token ids, until the client has read what was written.
   if (pending_ || finished_) return Action::kNothing;
@@ -313,9 +303,13 @@ GenerateCall::Action GenerateCall::NextAction() {
   headers_sent_ = true;
   if (message_.token_ids_size() > 0) CountInterval();
   if (turn_.has_value()) turn_->Append(message_.token_ids());
-  if (last) EndTurn();
-  if (news && !(last && status_.ok())) return Action::kWrite;
-  if (!last) return Action::kSendHeaders;
+  if (!last) return news ? Action::kWrite : Action::kSendHeaders;
+  if (EndTurn()) return news ? Action::kStoreAndWrite : Action::kStore;
+  return LastAction(news);
+}
+
+GenerateCall::Action GenerateCall::LastAction(bool news) {
+  if (news && !status_.ok()) return Action::kWrite;
   finished_ = true;
   return news ? Action::kWriteAndFinish : Action::kFinish;
 }

@@ -40,7 +40,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     const char* call;  // "Generate"
     size_t bytes;      // Of its message.
     bool has_priority;
-    const std::string* session;  // A handle; the call is then of one request. Null: none.
+    const std::string* session;     // A handle; the call is then of one request. Null: none.
+    const std::string* cache_salt;  // Beside a session.
     // `history`: what the session holds.
     std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed,
                                                        std::vector<int32_t> history)>
@@ -60,7 +61,15 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
  private:
   // What to ask of gRPC next; at most one operation is under way.
-  enum class Action { kNothing, kSendHeaders, kWrite, kWriteAndFinish, kFinish };
+  enum class Action {
+    kNothing,
+    kSendHeaders,
+    kWrite,
+    kStore,          // The turn of a session; then what is left to do.
+    kStoreAndWrite,  // The same, and there is a message.
+    kWriteAndFinish,
+    kFinish
+  };
 
   // A request, and what has come of it.
   struct Choice {
@@ -80,6 +89,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // Takes the requests on, or refuses them; on the thread that may work on their texts.
   void Begin();
   absl::Status Submit();
+  // Begin() once the session is here. By a thread that may wait.
+  void FetchAndBegin(StoredSessions* stored);
   // What the session holds, which is busy from here on; nothing without one.
   absl::StatusOr<std::vector<int32_t>> BeginTurn();
   // Now if the engine has the requests, else as soon as it has.
@@ -90,9 +101,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   Choice* NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the turn of a session, if there is one and it ended so that it is kept, and lets others
-  // use the session: before the client hears of the end.
-  void EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // use the session: before the client hears of the end. True: it has to be stored first.
+  bool EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What EndTurn() has kept, as an operation that is under way; by another thread. `news`: message_
+  // is to be sent then.
+  void StoreTurn(bool news);
+  void TurnIsStored(const absl::Status& status, bool news);
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // That of the call's end.
+  Action LastAction(bool news) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Do(Action action);
   void OperationDone(bool ok);
   void Refuse(const absl::Status& status);
   absl::Status CancelledStatus() const;
@@ -128,6 +146,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   std::optional<TenantUse> use_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Sessions::Turn> turn_ ABSL_GUARDED_BY(mutex_);
+  StateSpace turn_space_;  // Of its state; as Submit() leaves it.
   // Belong to the operation that is under way, and to whoever holds mutex_ where there is none.
   v1::GenerateResponse message_;
   absl::Status status_;  // Of the first choice that failed.

@@ -51,7 +51,7 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
             return GenerateCall::Start(
                 environment, context,
                 {"Generate", request->ByteSizeLong(), request->has_priority(),
-                 request->has_session() ? &request->session() : nullptr,
+                 request->has_session() ? &request->session() : nullptr, &request->cache_salt(),
                  [request](const RequestRules& rules, uint64_t seed, std::vector<int32_t> history) {
                    return MakeRequests(*request, rules, seed, std::move(history));
                  }});
@@ -61,7 +61,7 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
             [environment](auto* context, auto* request) {
               return GenerateCall::Start(
                   environment, context,
-                  {"Score", request->ByteSizeLong(), request->has_priority(), nullptr,
+                  {"Score", request->ByteSizeLong(), request->has_priority(), nullptr, nullptr,
                    [request](const RequestRules& rules, uint64_t, const auto&) {
                      return MakeRequests(*request, rules);
                    }});
@@ -70,12 +70,12 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
   Serve("Tokenize", &packrat::Tokenize);
   Serve("Detokenize", &packrat::Detokenize);
   Serve("GetModelInfo", &packrat::GetModelInfo);
-  Serve("CreateSession", &packrat::CreateSession);
+  Serve("CreateSession", &packrat::CreateSession, UnaryCall::Place::kMayAskStore);
   Serve("ListSessions", &packrat::ListSessions);
-  Serve("GetSession", &packrat::GetSession);
-  Serve("ForkSession", &packrat::ForkSession);
-  Serve("RewindSession", &packrat::RewindSession);
-  Serve("DeleteSession", &packrat::DeleteSession);
+  Serve("GetSession", &packrat::GetSession, UnaryCall::Place::kMayAskStore);
+  Serve("ForkSession", &packrat::ForkSession, UnaryCall::Place::kMayAskStore);
+  Serve("RewindSession", &packrat::RewindSession, UnaryCall::Place::kMayAskStore);
+  Serve("DeleteSession", &packrat::DeleteSession, UnaryCall::Place::kMayAskStore);
 }
 
 void InferenceService::Serve(const char* method,
@@ -87,13 +87,14 @@ void InferenceService::Serve(const char* method,
 
 template <typename Request, typename Response>
 void InferenceService::Serve(const char* method,
-                             absl::Status (*work)(const CallContext&, const Request&, Response*)) {
+                             absl::Status (*work)(const CallContext&, const Request&, Response*),
+                             UnaryCall::Place place) {
   // gRPC keeps request and response until the call is done.
   Serve(method, std::make_unique<grpc::internal::CallbackUnaryHandler<Request, Response>>(
-                    [this, method, work](grpc::CallbackServerContext* context,
-                                         const Request* request, Response* response) {
+                    [this, method, work, place](grpc::CallbackServerContext* context,
+                                                const Request* request, Response* response) {
                       return UnaryCall::Start(method, environment_, context,
-                                              request->ByteSizeLong(),
+                                              request->ByteSizeLong(), place,
                                               [work, request, response](const CallContext& call) {
                                                 return work(call, *request, response);
                                               });

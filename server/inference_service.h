@@ -24,7 +24,8 @@ class InferenceService final : public v1::Inference::CallbackService {
   // A method with one answer, which `work` makes.
   template <typename Request, typename Response>
   void Serve(const char* method,
-             absl::Status (*work)(const CallContext&, const Request&, Response*));
+             absl::Status (*work)(const CallContext&, const Request&, Response*),
+             UnaryCall::Place place = UnaryCall::Place::kByLength);
 
   CallEnvironment* const environment_;
   UnreadCalls* const unread_;

@@ -82,6 +82,7 @@ void Logger::Access(const AccessRecord& record) {
                                  {"first_token_ms", record.first_token}});
   }
   fields.emplace_back("total_ms", record.total);
+  if (!record.not_stored.empty()) fields.emplace_back("not_stored", record.not_stored);
   if (!record.message.empty()) fields.emplace_back("error", record.message);
   Info("access", fields);
 }

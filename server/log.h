@@ -35,6 +35,7 @@ struct AccessRecord {
   int64_t generated_tokens = 0;  // The ending token included.
   int64_t solver_steps = 0;
   absl::Duration queue, first_token, total;
+  std::string not_stored;  // Why the store does not have what became of a session; empty: it has.
 };
 
 // Text or a number; a duration is a number of milliseconds (the field's name then ends in _ms). In

@@ -45,6 +45,8 @@ struct ServerOptions {
   SolverOptions solver;  // Default of requests, whose bounds it has.
   // Ranges: sessions [1, 1000000], tokens [1, 2^36], ttl [1 s, 720 h].
   SessionOptions sessions;
+  std::string session_store;                // As OpenSessionStore() takes it; empty: none.
+  std::string session_store_password_file;  // Empty: none.
   // From the signal: first nothing but unready, for balancers to notice; then no new calls; then
   // no calls at all. With the few seconds of the end it fits into the 30 s of Kubernetes.
   absl::Duration drain_delay = absl::Seconds(5);           // Range [0, 1 h].

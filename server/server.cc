@@ -19,6 +19,8 @@
 #include "server/net/descriptors.h"
 #include "server/net/tls_store.h"
 #include "server/response_builder.h"
+#include "server/store/open_store.h"
+#include "server/stored_sessions.h"
 #include "server/version.h"
 #include "server/watchdog.h"
 
@@ -96,10 +98,12 @@ struct Server::Impl {
   InferenceService service;
   ServedModel served;
   Mutex health_mutex;
+  std::unique_ptr<SessionStore> store;  // Until there is a model for it. Null: none.
   std::unique_ptr<Engine> engine;
   // They use the engine.
   StreamWriter writer;
   WorkPool prompts, texts;
+  std::unique_ptr<StoredSessions> stored;  // Null: none.
   std::unique_ptr<Watchdog> watchdog;
   std::unique_ptr<EngineThread> engine_thread;
   std::unique_ptr<TlsStore> tls;  // Null: none.
@@ -135,6 +139,24 @@ void Server::Impl::AddGauges() {
   metrics.AddCounter("packrat_sessions_expired_total",
                      "Sessions that were dropped since nobody used them for so long.",
                      [this] { return static_cast<double>(sessions.stats().expired); });
+  const auto add_of_store = [this](const char* name, const char* help,
+                                   int64_t (*value)(const StoredSessions&)) {
+    metrics.AddCounter(name, help, [this, value] {
+      const StoredSessions* stored = environment.stored.load();
+      return stored == nullptr ? 0 : static_cast<double>(value(*stored));
+    });
+  };
+  add_of_store("packrat_sessions_fetched_total", "Sessions that came from the session store.",
+               [](const StoredSessions& s) { return s.stats().fetched.load(); });
+  add_of_store("packrat_sessions_stored_total",
+               "Sessions that were put into the session store, once for each change.",
+               [](const StoredSessions& s) { return s.stats().stored.load(); });
+  add_of_store("packrat_sessions_not_stored_total",
+               "Changes of sessions that the session store did not take.",
+               [](const StoredSessions& s) { return s.not_stored(); });
+  add_of_store("packrat_session_store_failures_total",
+               "Calls that the session store did not answer.",
+               [](const StoredSessions& s) { return s.stats().failures.load(); });
   metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
                    [this] { return environment.draining.load() ? 1 : 0; });
   metrics.AddGauge("packrat_engine_stalled",
@@ -248,7 +270,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
     if (!loaded.ok()) return loaded.status();
     keys = *std::move(loaded);
   }
+  std::unique_ptr<SessionStore> store;
+  if (!options.session_store.empty()) {
+    auto opened = OpenSessionStore(options.session_store, options.session_store_password_file);
+    if (!opened.ok()) return opened.status();
+    store = *std::move(opened);
+  } else if (!options.session_store_password_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--session_store_password_file needs --session_store, which is not given");
+  }
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(keys));
+  impl->store = std::move(store);
   const auto shares = ShareDescriptors(RaiseDescriptorLimit(), impl->options.max_connections);
   if (!shares.ok()) return shares.status();
   status = impl->OpenTls();
@@ -295,6 +327,12 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
                        [model] { return static_cast<int64_t>(model->scratch_bytes()); },
                        model->fingerprint(), model->numerics_id(), model->device(),
                        CpuTargetName()});
+  if (s.store != nullptr) {
+    s.stored = std::make_unique<StoredSessions>(
+        std::move(s.store), &s.sessions, s.engine.get(), OwnerOf(*model),
+        StoredSessions::Options{s.options.sessions.ttl, s.options.max_streams}, s.log);
+    s.environment.stored.store(s.stored.get());
+  }
   s.environment.served.store(&s.served);
   s.watchdog = std::make_unique<Watchdog>(
       s.options.stall_timeout, [&s] { return s.engine->progress(); },

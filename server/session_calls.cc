@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "models/bounds.h"
@@ -30,6 +31,27 @@ absl::Status Fill(const absl::StatusOr<SessionInfo>& info, v1::Session* session)
   return info.status();
 }
 
+// Before a session is used, and after it was changed, where there is a store. Texts go and come
+// alone: the state of one may be that of a cache_salt, which these calls do not know.
+absl::Status Fetch(const CallContext& call, const std::string& handle) {
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored == nullptr) return absl::OkStatus();
+  return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt);
+}
+
+absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& changed,
+                   v1::Session* response) {
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored != nullptr && changed.ok()) {
+    // It is changed here in any case, and /metrics counts what was not stored.
+    const absl::Status status = stored->Put(OwnerOf(call.tenant), changed->handle, std::nullopt);
+    if (absl::IsAborted(status)) {
+      return absl::AbortedError("another replica changed the session at the same time");
+    }
+  }
+  return Fill(changed, response);
+}
+
 Sessions& SessionsOf(const CallContext& call) { return *call.environment->sessions; }
 
 }  // namespace
@@ -47,7 +69,7 @@ absl::Status CreateSession(const CallContext& call, const v1::CreateSessionReque
     const double seconds = std::isnan(request.ttl_seconds()) ? 0 : request.ttl_seconds();
     ttl = absl::Seconds(seconds);
   }
-  return Fill(SessionsOf(call).Create(OwnerOf(call.tenant), ttl, SteadyNow()), response);
+  return Store(call, SessionsOf(call).Create(OwnerOf(call.tenant), ttl, SteadyNow()), response);
 }
 
 absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest& request,
@@ -66,32 +88,38 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
 
 absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& request,
                         v1::Session* response) {
+  absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
   std::vector<int32_t> text;
-  const absl::Status status =
-      Fill(SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
-                                request.include_token_ids() ? &text : nullptr),
-           response);
+  status = Fill(SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
+                                     request.include_token_ids() ? &text : nullptr),
+                response);
   response->mutable_token_ids()->Assign(text.begin(), text.end());
   return status.ok() ? CheckAnswer(*response, "include_token_ids") : status;
 }
 
 absl::Status ForkSession(const CallContext& call, const v1::ForkSessionRequest& request,
                          v1::Session* response) {
-  return Fill(SessionsOf(call).Fork(OwnerOf(call.tenant), request.session(), SteadyNow()),
-              response);
+  const absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
+  return Store(call, SessionsOf(call).Fork(OwnerOf(call.tenant), request.session(), SteadyNow()),
+               response);
 }
 
 absl::Status RewindSession(const CallContext& call, const v1::RewindSessionRequest& request,
                            v1::Session* response) {
   Sessions& sessions = SessionsOf(call);
   const SessionOwner owner = OwnerOf(call.tenant);
+  const absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
   switch (request.to_case()) {
     case v1::RewindSessionRequest::kTurns:
-      return Fill(sessions.RewindTurns(owner, request.session(), request.turns(), SteadyNow()),
-                  response);
+      return Store(call,
+                   sessions.RewindTurns(owner, request.session(), request.turns(), SteadyNow()),
+                   response);
     case v1::RewindSessionRequest::kTokens:
-      return Fill(sessions.Rewind(owner, request.session(), request.tokens(), SteadyNow()),
-                  response);
+      return Store(call, sessions.Rewind(owner, request.session(), request.tokens(), SteadyNow()),
+                   response);
     case v1::RewindSessionRequest::TO_NOT_SET:
       break;
   }
@@ -100,7 +128,12 @@ absl::Status RewindSession(const CallContext& call, const v1::RewindSessionReque
 
 absl::Status DeleteSession(const CallContext& call, const v1::DeleteSessionRequest& request,
                            v1::DeleteSessionResponse*) {
-  return SessionsOf(call).Delete(OwnerOf(call.tenant), request.session(), SteadyNow());
+  const SessionOwner owner = OwnerOf(call.tenant);
+  absl::Status status = Fetch(call, request.session());
+  if (status.ok()) status = SessionsOf(call).Delete(owner, request.session(), SteadyNow());
+  StoredSessions* const stored = call.environment->stored.load();
+  if (!status.ok() || stored == nullptr) return status;
+  return stored->Delete(owner, request.session());
 }
 
 }  // namespace packrat

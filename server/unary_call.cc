@@ -32,13 +32,14 @@ UnaryCall::UnaryCall(const char* name, CallEnvironment* environment,
 }
 
 UnaryCall* UnaryCall::Start(const char* name, CallEnvironment* environment,
-                            grpc::CallbackServerContext* context, size_t request_bytes, Work work) {
+                            grpc::CallbackServerContext* context, size_t request_bytes, Place place,
+                            Work work) {
   auto* call = new UnaryCall(name, environment, context, std::move(work));
-  call->Begin(request_bytes);
+  call->Begin(request_bytes, place);
   return call;
 }
 
-void UnaryCall::Begin(size_t request_bytes) {
+void UnaryCall::Begin(size_t request_bytes, Place place) {
   auto tenant = AuthenticateCall(environment_->keys, *context_, &record_);
   absl::Status status = tenant.status();
   if (status.ok()) {
@@ -46,15 +47,18 @@ void UnaryCall::Begin(size_t request_bytes) {
     status = environment_->TakesCalls();
   }
   const ServedModel* served = environment_->served.load();
+  StoredSessions* stored = place == Place::kMayAskStore ? environment_->stored.load() : nullptr;
   if (!status.ok()) {
     Answer(status);
-  } else if (request_bytes <= WorkPool::kShortBytes) {
+  } else if (stored == nullptr && request_bytes <= WorkPool::kShortBytes) {
     Answer(DoWork(*served));
   } else {
-    status = environment_->texts->Submit(request_bytes, [this, served] {
+    auto work = [this, served] {
       Answer(cancelled_.load() ? absl::CancelledError("cancelled before its turn")
                                : DoWork(*served));
-    });
+    };
+    status = stored != nullptr ? stored->Submit(request_bytes, work)
+                               : environment_->texts->Submit(request_bytes, work);
     if (!status.ok()) Answer(status);
   }
 }

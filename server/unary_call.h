@@ -39,9 +39,15 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
   using Work = std::function<absl::Status(const CallContext&)>;
 
-  // Does the work here if the request is short, else in the pool. `name`: the method's.
+  // Where the work is done.
+  enum class Place {
+    kByLength,    // Here if the request is short, else in the pool for texts.
+    kMayAskStore  // By a thread that may wait, if there is a session store.
+  };
+  // `name`: the method's.
   static UnaryCall* Start(const char* name, CallEnvironment* environment,
-                          grpc::CallbackServerContext* context, size_t request_bytes, Work work);
+                          grpc::CallbackServerContext* context, size_t request_bytes, Place place,
+                          Work work);
 
   void OnCancel() override { cancelled_.store(true); }
   void OnDone() override;
@@ -50,7 +56,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   UnaryCall(const char* name, CallEnvironment* environment, grpc::CallbackServerContext* context,
             Work work);
   // The call may be over, and this object gone, when it returns.
-  void Begin(size_t request_bytes);
+  void Begin(size_t request_bytes, Place place);
   absl::Status DoWork(const ServedModel& served);
   void Answer(const absl::Status& status);
 

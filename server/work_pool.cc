@@ -52,9 +52,9 @@ absl::Status WorkPool::Submit(size_t bytes, std::function<void()> work) {
     if (waiting >= static_cast<size_t>(options_.max_queue) ||
         (waiting > 0 && queued_bytes_ + bytes > options_.max_bytes)) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("too many long texts: ", waiting, " calls of ", queued_bytes_,
-                       " bytes wait for theirs (max_text_queue ", options_.max_queue, ", at most ",
-                       options_.max_bytes, " bytes)"));
+          absl::StrCat("too many ", options_.what, ": ", waiting, " calls of ", queued_bytes_,
+                       " bytes wait for theirs (", options_.limit, " ", options_.max_queue,
+                       ", at most ", options_.max_bytes, " bytes)"));
     }
     queue_.push_back({bytes, std::move(work)});
     queued_bytes_ += bytes;

@@ -24,9 +24,11 @@ class WorkPool {
   static constexpr size_t kShortBytes = 4096;
 
   struct Options {
-    int threads = 0;                      // 0: one for four cores, in [1, 4].
-    int max_queue = 256;                  // Pieces of work that wait.
-    size_t max_bytes = size_t{64} << 20;  // Of their messages together.
+    int threads = 0;                       // 0: one for four cores, in [1, 4].
+    int max_queue = 256;                   // Pieces of work that wait.
+    size_t max_bytes = size_t{64} << 20;   // Of their messages together.
+    const char* what = "long texts";       // Of which too many wait, and the limit's flag: for the
+    const char* limit = "max_text_queue";  // message.
   };
   explicit WorkPool(const Options& options);
   // Finishes the work that still waits: its callers wait for it.

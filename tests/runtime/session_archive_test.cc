@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -187,11 +188,22 @@ TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
   EXPECT_TRUE(absl::IsUnavailable(Say(second.get(), handle, {7}).status));
 }
 
+TEST_F(SessionArchiveTest, WhatIsThereAlreadyIsStored) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  // And comes without its state where nobody goes on from that.
+  EXPECT_EQ(second->archive->Fetch(owner_, handle, std::nullopt, now_), absl::OkStatus());
+  EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
+}
+
 TEST_F(SessionArchiveTest, NobodyElseFindsIt) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
-  const absl::Status theirs = second->archive->Fetch({"other"}, handle, {"other", "", {}}, now_);
+  const absl::Status theirs =
+      second->archive->Fetch({"other"}, handle, StateSpace{"other", "", {}}, now_);
   EXPECT_TRUE(absl::IsNotFound(theirs)) << theirs;
   EXPECT_EQ(theirs, second->archive->Fetch(owner_, "../../etc/passwd", space_, now_));
   EXPECT_EQ(first->archive->Delete(owner_, handle), absl::OkStatus());

@@ -1,0 +1,54 @@
+#include "server/store/open_store.h"
+
+#include <chrono>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/directory_store.h"
+#include "server/store/redis_store.h"
+
+namespace packrat {
+namespace {
+
+absl::Status Wrong(absl::string_view flag, const absl::Status& status) {
+  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string& where,
+                                                               const std::string& password_file) {
+  if (absl::StartsWith(where, "/")) {
+    if (!password_file.empty()) {
+      return absl::InvalidArgumentError(
+          "--session_store_password_file is for Redis; --session_store is a folder");
+    }
+    DirectoryStoreOptions options;
+    options.folder = where;
+    options.now = [] { return absl::FromChrono(std::chrono::system_clock::now()); };
+    auto store = DirectoryStore::Open(std::move(options));
+    if (!store.ok()) return Wrong("--session_store", store.status());
+    return std::unique_ptr<SessionStore>(*std::move(store));
+  }
+  if (!absl::StartsWith(where, "redis")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--session_store is \"", where,
+        "\"; the absolute path of a folder, or redis://[USER@]HOST[:PORT][/DATABASE]"));
+  }
+  const auto address = ParseRedisAddress(where);
+  if (!address.ok()) return Wrong("--session_store", address.status());
+  RedisStoreOptions options;
+  options.address = *address;
+  if (!password_file.empty()) {
+    std::ifstream file(password_file);
+    if (!std::getline(file, options.address.password) || options.address.password.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--session_store_password_file: no password can be read from \"", password_file, "\""));
+    }
+  }
+  return std::make_unique<RedisStore>(std::move(options));
+}
+
+}  // namespace packrat

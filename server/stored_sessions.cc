@@ -1,0 +1,110 @@
+#include "server/stored_sessions.h"
+
+#include <string>
+#include <utility>
+
+#include "runtime/steady_clock.h"
+
+namespace packrat {
+namespace {
+
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+WorkPool::Options PoolOptions(int max_waiting) {
+  WorkPool::Options options;
+  options.threads = 4;  // They wait more than they work; each may hold a state.
+  options.max_queue = max_waiting;
+  options.what = "calls about sessions";
+  options.limit = "max_streams";
+  return options;
+}
+
+SessionArchiveOptions ArchiveOptions(absl::Duration ttl) {
+  SessionArchiveOptions options;
+  options.ttl = ttl;
+  return options;
+}
+
+}  // namespace
+
+absl::Status GuardedStore::Guard(const std::function<absl::Status()>& call) {
+  {
+    MutexLock lock(&mutex_);
+    if (SteadyNow() < down_until_) {
+      return absl::UnavailableError("the session store did not answer a moment ago");
+    }
+  }
+  const absl::Status status = call();
+  if (!absl::IsUnavailable(status)) return status;
+  ++stats_.failures;
+  MutexLock lock(&mutex_);
+  if (SteadyNow() >= down_until_) {
+    log_->Error("the session store fails", {{"error", std::string(status.message())}});
+  }
+  down_until_ = SteadyNow() + kRetryAfter;
+  return status;
+}
+
+absl::Status GuardedStore::Put(const StoreKey& key, int64_t version,
+                               absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
+  const absl::Status status = Guard([&] { return store_->Put(key, version, pieces, ttl); });
+  if (status.ok()) ++stats_.stored;
+  return status;
+}
+
+absl::StatusOr<StoredSession> GuardedStore::Get(const StoreKey& key) {
+  absl::StatusOr<StoredSession> session;
+  const absl::Status status = Guard([&] {
+    session = store_->Get(key);
+    return session.status();
+  });
+  if (!status.ok()) return status;
+  ++stats_.fetched;
+  return session;
+}
+
+absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {
+  absl::StatusOr<int64_t> version;
+  const absl::Status status = Guard([&] {
+    version = store_->Version(key);
+    return version.status();
+  });
+  if (!status.ok()) return status;
+  return version;
+}
+
+absl::Status GuardedStore::Delete(const StoreKey& key) {
+  return Guard([&] { return store_->Delete(key); });
+}
+
+StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,
+                               Engine* engine, StateOwner model, const Options& options,
+                               Logger* log)
+    : store_(std::move(store), log),
+      archive_(sessions, engine, std::move(model), &store_, ArchiveOptions(options.ttl)),
+      pool_(PoolOptions(options.max_waiting)) {}
+
+absl::Status StoredSessions::Fetch(const SessionOwner& owner, absl::string_view handle,
+                                   const std::optional<StateSpace>& space) {
+  const absl::Status status = archive_.Fetch(owner, handle, space, SteadyNow());
+  if (!absl::IsUnavailable(status)) return status;
+  // The log has the reason, in which there may be paths and addresses.
+  return absl::UnavailableError(
+      "the session is not at this replica, and the session store does not answer");
+}
+
+absl::Status StoredSessions::Put(const SessionOwner& owner, absl::string_view handle,
+                                 const std::optional<StateSpace>& space) {
+  const absl::Status status = archive_.Put(owner, handle, space, SteadyNow());
+  if (!status.ok()) ++not_stored_;
+  return status;
+}
+
+absl::Status StoredSessions::Delete(const SessionOwner& owner, absl::string_view handle) {
+  const absl::Status status = archive_.Delete(owner, handle);
+  if (!absl::IsUnavailable(status)) return status;
+  return absl::UnavailableError(
+      "the session store, which may have the session too, does not answer");
+}
+
+}  // namespace packrat

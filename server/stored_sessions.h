@@ -1,0 +1,89 @@
+// Sessions that go on at another replica, as calls use them: the archive behind threads that may
+// wait, and a store that is down costs calls little.
+#ifndef PACKRAT_SERVER_STORED_SESSIONS_H_
+#define PACKRAT_SERVER_STORED_SESSIONS_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "runtime/session_archive.h"
+#include "server/log.h"
+#include "server/work_pool.h"
+
+namespace packrat {
+
+// Passes calls on; for a moment after one was UNAVAILABLE all are, at once, so that a store that is
+// frozen holds up a few calls and not a queue of them. Counts.
+class GuardedStore : public SessionStore {
+ public:
+  struct Stats {
+    std::atomic<int64_t> fetched{0}, stored{0}, failures{0};
+  };
+  // `log` outlives it.
+  GuardedStore(std::unique_ptr<SessionStore> store, Logger* log)
+      : store_(std::move(store)), log_(log) {}
+
+  absl::Status Put(const StoreKey& key, int64_t version, absl::Span<const absl::string_view> pieces,
+                   absl::Duration ttl) override;
+  absl::StatusOr<StoredSession> Get(const StoreKey& key) override;
+  absl::StatusOr<int64_t> Version(const StoreKey& key) override;
+  absl::Status Delete(const StoreKey& key) override;
+  const Stats& stats() const { return stats_; }
+
+ private:
+  absl::Status Guard(const std::function<absl::Status()>& call);
+
+  const std::unique_ptr<SessionStore> store_;
+  Logger* const log_;
+  Stats stats_;
+  Mutex mutex_;
+  absl::Time down_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+// Thread-safe. Fetch(), Put() and Delete() wait, for a bounded time: call them by work that
+// Submit() was given.
+class StoredSessions {
+ public:
+  struct Options {
+    absl::Duration ttl;
+    int max_waiting;  // Pieces of work.
+  };
+  // All outlive it.
+  StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, Engine* engine,
+                 StateOwner model, const Options& options, Logger* log);
+
+  // RESOURCE_EXHAUSTED: too much waits, and `work` is not called.
+  absl::Status Submit(size_t bytes, std::function<void()> work) {
+    return pool_.Submit(bytes, std::move(work));
+  }
+  // Makes sure that the session is here as the store has it, if it is anywhere. `space`: whose
+  // requests go on from its state; nullopt: its text is enough. UNAVAILABLE: it is not here, and
+  // the store does not answer. Other errors as of SessionArchive::Fetch().
+  absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
+                     const std::optional<StateSpace>& space);
+  // After it has changed. ABORTED: another replica has changed it too, and that is what stays.
+  // Other errors: it is as it was in the store.
+  absl::Status Put(const SessionOwner& owner, absl::string_view handle,
+                   const std::optional<StateSpace>& space);
+  absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
+
+  const GuardedStore::Stats& stats() const { return store_.stats(); }
+  int64_t not_stored() const { return not_stored_.load(); }
+  int waiting() const { return pool_.waiting(); }
+
+ private:
+  GuardedStore store_;
+  SessionArchive archive_;
+  std::atomic<int64_t> not_stored_{0};
+  WorkPool pool_;  // The last: its work uses the others.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_STORED_SESSIONS_H_

@@ -1,0 +1,287 @@
+// Sessions that change their server between turns, through a folder and through a real
+// redis-server: at the other one they say what a fresh text says. And servers whose store is down.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/client/connection.h"
+#include "tests/server/generate.h"
+#include "tests/server/redis_process.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::HasSubstr;
+using Tokens = std::vector<int32_t>;
+
+Tokens operator+(Tokens a, const Tokens& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// A handle that might be somebody's.
+std::string Unknown() { return std::string(21, 'B') + "A"; }
+
+// A server of those that share a store, and a client of it.
+struct Replica {
+  explicit Replica(const TestServer::Options& options)
+      : server(std::make_unique<TestServer>(options)) {
+    Connection::Options to;
+    to.address = server->address();
+    connection = std::make_unique<Connection>(to);
+  }
+
+  struct Turn {
+    absl::Status status;
+    Tokens ids;
+    v1::Finished finished;
+  };
+  Turn Say(const std::string& session, const Tokens& prompt, int max_tokens = 9) {
+    v1::GenerateRequest request = Ids(prompt, max_tokens);
+    if (!session.empty()) request.set_session(session);
+    Turn turn;
+    turn.status = connection
+                      ->Generate(request,
+                                 [&](const v1::GenerateResponse& message) {
+                                   turn.ids = turn.ids + Tokens(message.token_ids().begin(),
+                                                                message.token_ids().end());
+                                   if (message.has_finished()) turn.finished = message.finished();
+                                 })
+                      .status;
+    return turn;
+  }
+  // A turn that ends well, as a fresh text would; it joins *text.
+  Turn Continue(const std::string& session, const Tokens& prompt, Tokens* text) {
+    Turn turn = Say(session, prompt);
+    EXPECT_TRUE(turn.status.ok()) << turn.status;
+    *text = *text + prompt;
+    EXPECT_EQ(turn.ids, server->model().GreedyAfter(*text, 9));
+    *text = *text + turn.ids;
+    return turn;
+  }
+  std::string Create() {
+    v1::Session session;
+    const absl::Status status = connection->CreateSession({}, &session).status;
+    EXPECT_TRUE(status.ok()) << status;
+    return session.session();
+  }
+  absl::Status Show(const std::string& handle, v1::Session* session) {
+    v1::GetSessionRequest request;
+    request.set_session(handle);
+    request.set_include_token_ids(true);
+    return connection->GetSession(request, session).status;
+  }
+  Tokens TextOf(const std::string& handle) {
+    v1::Session session;
+    const absl::Status status = Show(handle, &session);
+    EXPECT_TRUE(status.ok()) << status;
+    return {session.token_ids().begin(), session.token_ids().end()};
+  }
+  std::string Fork(const std::string& handle) {
+    v1::ForkSessionRequest request;
+    request.set_session(handle);
+    v1::Session session;
+    const absl::Status status = connection->ForkSession(request, &session).status;
+    EXPECT_TRUE(status.ok()) << status;
+    return session.session();
+  }
+  absl::Status Rewind(const std::string& handle, int turns) {
+    v1::RewindSessionRequest request;
+    request.set_session(handle);
+    request.set_turns(turns);
+    v1::Session session;
+    return connection->RewindSession(request, &session).status;
+  }
+  absl::Status Delete(const std::string& handle) {
+    v1::DeleteSessionRequest request;
+    request.set_session(handle);
+    return connection->DeleteSession(request).status;
+  }
+
+  std::unique_ptr<TestServer> server;
+  std::unique_ptr<Connection> connection;
+};
+
+// In a folder, and in Redis.
+class StoredSessionsTest : public ::testing::TestWithParam<bool> {
+ protected:
+  StoredSessionsTest() : folder_(ShortFolder()) {
+    if (GetParam()) {
+      redis_ = std::make_unique<RedisProcess>("secret");
+      std::ofstream(folder_ + "/password") << "secret\n";
+      options_.server.session_store = "redis+unix:" + redis_->Path();
+      options_.server.session_store_password_file = folder_ + "/password";
+    } else {
+      options_.server.session_store = Store();
+    }
+  }
+  ~StoredSessionsTest() override { std::filesystem::remove_all(folder_); }
+  std::unique_ptr<Replica> Start() { return std::make_unique<Replica>(options_); }
+  std::string Store() const { return folder_ + "/store"; }
+  // Whatever is asked of the store then fails.
+  void Break() {
+    if (redis_ != nullptr) {
+      redis_->Kill();
+    } else {
+      std::filesystem::rename(Store(), Store() + "-away");
+      std::filesystem::create_symlink("store", Store());
+    }
+  }
+  void Mend() {
+    if (redis_ != nullptr) {
+      redis_->Start();
+    } else {
+      std::filesystem::remove(Store());
+      std::filesystem::rename(Store() + "-away", Store());
+    }
+  }
+
+  const std::string folder_;
+  std::unique_ptr<RedisProcess> redis_;
+  TestServer::Options options_;
+};
+
+TEST_P(StoredSessionsTest, ASessionGoesOnWhereItsHomeIsGone) {
+  auto home = Start();
+  const auto other = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, Tokens(40, 5), &text);
+  home->Continue(session, {6, 7}, &text);
+  home.reset();
+  const int before = static_cast<int>(text.size());
+  const Replica::Turn turn = other->Continue(session, {8, 9}, &text);
+  // All but the last token, which nobody had computed.
+  EXPECT_EQ(turn.finished.usage().cached_tokens(), before - 1);
+  v1::Session told;
+  ASSERT_TRUE(other->Show(session, &told).ok());
+  EXPECT_EQ(told.num_turns(), 3);
+  EXPECT_EQ(other->server->Metric("packrat_sessions_fetched_total"), 1);
+  EXPECT_EQ(other->server->Metric("packrat_sessions_stored_total"), 1);
+  EXPECT_EQ(other->server->Metric("packrat_sessions_not_stored_total"), 0);
+}
+
+// A server may be killed as soon as the client has the answer: the store has the turn then.
+TEST_P(StoredSessionsTest, WhatTheClientHasHeardIsStored) {
+  const std::unique_ptr<Replica> replicas[] = {Start(), Start()};
+  const std::string session = replicas[0]->Create();
+  Tokens text;
+  for (int i = 0; i < 20; ++i) replicas[(i + 1) % 2]->Continue(session, {5 + i, 6}, &text);
+}
+
+TEST_P(StoredSessionsTest, AllCallsFindIt) {
+  const auto home = Start();
+  std::vector<std::string> sessions;
+  Tokens first, text;
+  for (int i = 0; i < 4; ++i) {
+    sessions.push_back(home->Create());
+    text.clear();
+    home->Continue(sessions[i], {5, 6, 7}, &text);
+    first = text;
+    home->Continue(sessions[i], {8}, &text);
+  }
+  const auto other = Start(), third = Start();
+  EXPECT_EQ(other->TextOf(sessions[0]), text);
+  const std::string fork = other->Fork(sessions[1]);
+  ASSERT_TRUE(other->Rewind(sessions[2], 1).ok());
+  EXPECT_TRUE(other->Delete(sessions[3]).ok());
+  // And what they make of it is stored.
+  Tokens of_fork = text;
+  third->Continue(fork, {9}, &of_fork);
+  EXPECT_EQ(third->TextOf(sessions[2]), first);
+  v1::Session none;
+  EXPECT_TRUE(absl::IsNotFound(third->Show(sessions[3], &none)));
+  EXPECT_TRUE(absl::IsNotFound(third->Delete(sessions[3])));
+  EXPECT_TRUE(absl::IsNotFound(third->Say(Unknown(), {5}).status));
+}
+
+// What is there already is stored, whoever put it there.
+TEST_P(StoredSessionsTest, WhatChangesNothingIsStored) {
+  const auto home = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, {5, 6, 7}, &text);
+  EXPECT_EQ(home->Rewind(session, 1), absl::OkStatus());
+  EXPECT_EQ(home->TextOf(session), text);
+  EXPECT_EQ(home->Rewind(session, 0), absl::OkStatus());
+  EXPECT_EQ(home->Rewind(session, 0), absl::OkStatus());
+  EXPECT_EQ(Start()->TextOf(session), Tokens());
+}
+
+TEST_P(StoredSessionsTest, WithoutItsStoreAServerGoesOnAlone) {
+  const auto home = Start(), other = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, {5, 6, 7}, &text);
+  Break();
+  home->Continue(session, {8}, &text);
+  EXPECT_EQ(home->server->Metric("packrat_sessions_not_stored_total"), 1);
+  EXPECT_GT(home->server->Metric("packrat_session_store_failures_total"), 0);
+  EXPECT_TRUE(
+      Eventually([&] { return home->server->AccessLines("not_stored=\"the session store") == 1; }));
+  const absl::Status status = other->Say(session, {8}).status;
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("not at this replica, and the session store does not answer"));
+  Tokens fresh;
+  other->Continue("", {5, 6}, &fresh);  // Without a session.
+  Mend();
+  // For a moment nobody asks it.
+  for (Replica* replica : {home.get(), other.get()}) {
+    v1::Session none;
+    EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(replica->Show(Unknown(), &none)); }));
+  }
+  home->Continue(session, {9}, &text);
+  other->Continue(session, {10}, &text);
+}
+
+TEST_P(StoredSessionsTest, OfTwoTurnsAtOnceOneIsToldThatItIsLost) {
+  const auto home = Start(), other = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, {5, 6, 7}, &text);
+  home->server->gate().Close();
+  Replica::Turn late;
+  std::thread running([&] { late = home->Say(session, {8}); });
+  home->server->gate().WaitUntilHeld();
+  other->Continue(session, {9}, &text);
+  home->server->gate().Open();
+  running.join();
+  EXPECT_TRUE(absl::IsAborted(late.status)) << late.status;
+  EXPECT_FALSE(late.finished.has_usage());
+  home->Continue(session, {10}, &text);
+}
+
+INSTANTIATE_TEST_SUITE_P(Store, StoredSessionsTest, ::testing::Bool());
+
+TEST(SessionStoreFlags, WrongOnesAreNamed) {
+  Logger log(Logger::Format::kText, [](const std::string&) {});
+  const struct {
+    std::string store, password_file, message;
+  } kCases[] = {
+      {"some/folder", "", "--session_store is \"some/folder\"; the absolute path"},
+      {"/dev/null/folder", "", "--session_store: "},
+      {"redis://", "", "--session_store: 'redis://' is no address"},
+      {"/tmp", "/dev/null", "--session_store_password_file is for Redis"},
+      {"redis://localhost", "/dev/null", "no password can be read from \"/dev/null\""},
+      {"", "/dev/null", "--session_store_password_file needs --session_store"},
+  };
+  for (const auto& wrong : kCases) {
+    ServerOptions options = TestServer::Options().server;
+    options.session_store = wrong.store;
+    options.session_store_password_file = wrong.password_file;
+    const absl::Status status = Server::Start(options, &log).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << wrong.store << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(wrong.message));
+  }
+}
+
+}  // namespace
+}  // namespace packrat

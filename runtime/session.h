@@ -29,7 +29,8 @@ struct SessionOptions {
   absl::Duration ttl = absl::Hours(1);    // After its last use; the longest that one may ask for.
 
   // Of memory at most: each token may be a turn, with an end of its own.
-  int64_t Bytes() const { return 8 * max_tokens + int64_t{400} * max_sessions; }
+  static constexpr int64_t kTokenBytes = 8;
+  int64_t Bytes() const { return kTokenBytes * max_tokens + int64_t{400} * max_sessions; }
 };
 
 // Who asks. To everybody else a session is as unknown as one that never was.

@@ -107,9 +107,9 @@ ABSL_FLAG(absl::Duration, priority_step, absl::Milliseconds(200),
                        absl::FormatDuration(packrat::bounds::kLongestPriorityStep), "]."));
 ABSL_FLAG(int32_t, max_sessions, 4096,
           "Sessions that are kept; more are refused with RESOURCE_EXHAUSTED; range [1, 1000000].");
-ABSL_FLAG(int64_t, max_session_tokens, int64_t{4} << 20,
+ABSL_FLAG(int64_t, max_session_tokens, 0,
           "Tokens of all their texts together, at 4 to 8 bytes of the process's memory each; range "
-          "[1, 68719476736].");
+          "[0, 68719476736]. 0: as many as a 64th of the process's memory holds, at most 4194304.");
 ABSL_FLAG(absl::Duration, session_ttl, absl::Hours(1),
           "Time after its last use at which a session expires, and the longest that a client may "
           "ask for, e.g. 1h; range [1s, 720h].");

@@ -112,8 +112,9 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   const int64_t asked_state_bytes = options.engine.state_bytes;
   const bool on_cpu = !OnGpu(options);
   const Resources machine = ReadResources();
-  options.message_bytes =
-      MessageBytes(ResourcesOf(options, machine).memory_limit, options.max_message_bytes);
+  const Resources resources = ResourcesOf(options, machine);
+  options.message_bytes = MessageBytes(resources.memory_limit, options.max_message_bytes);
+  options.sessions = SessionsOf(options, resources);
   if (on_cpu) {  // Before any memory is taken: that there is enough.
     status = PlanServer(options, machine, &plan);
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));

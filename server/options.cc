@@ -119,7 +119,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            Check("max_queue", bounds::kMaxQueue, engine.max_queue),
            Check("max_batch_tokens", bounds::kMaxBatchTokens, engine.max_batch_tokens),
            CheckInt("max_sessions", options->sessions.max_sessions, 1, 1000000),
-           CheckInt("max_session_tokens", options->sessions.max_tokens, 1, int64_t{1} << 36),
+           CheckInt("max_session_tokens", options->sessions.max_tokens, 0, int64_t{1} << 36),
            CheckDuration("session_ttl", options->sessions.ttl, absl::Seconds(1), absl::Hours(720)),
            CheckDuration("priority_step", engine.priority_step, bounds::kShortestPriorityStep,
                          bounds::kLongestPriorityStep),

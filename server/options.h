@@ -43,7 +43,7 @@ struct ServerOptions {
   std::string plan;          // text, json: tell the plan and serve nothing. Empty: serve.
   EngineOptions engine;
   SolverOptions solver;  // Default of requests, whose bounds it has.
-  // Ranges: sessions [1, 1000000], tokens [1, 2^36], ttl [1 s, 720 h].
+  // Ranges: sessions [1, 1000000], tokens [0, 2^36], ttl [1 s, 720 h]. Tokens 0: SessionsOf().
   SessionOptions sessions;
   std::string session_store;                // As OpenSessionStore() takes it; empty: none.
   std::string session_store_password_file;  // Empty: none.

@@ -122,6 +122,15 @@ Resources ResourcesOf(const ServerOptions& options, const Resources& machine) {
   return resources;
 }
 
+SessionOptions SessionsOf(const ServerOptions& options, const Resources& resources) {
+  SessionOptions sessions = options.sessions;
+  if (sessions.max_tokens == 0) {
+    sessions.max_tokens = std::min<int64_t>(
+        resources.memory_limit / 64 / SessionOptions::kTokenBytes, int64_t{4} << 20);
+  }
+  return sessions;
+}
+
 absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan) {
   plan->resources = ResourcesOf(options, machine);
   ModelOptions model_options = ToModelOptions(options);
@@ -129,9 +138,10 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
   plan->threads = model_options.threads;
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
-  return PlanMemory(*model, model_options, options.engine,
-                    {OpenCalls(options), options.max_message_bytes, options.sessions.Bytes()},
-                    plan->resources, &plan->memory);
+  return PlanMemory(
+      *model, model_options, options.engine,
+      {OpenCalls(options), options.max_message_bytes, SessionsOf(options, plan->resources).Bytes()},
+      plan->resources, &plan->memory);
 }
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {

@@ -17,6 +17,10 @@ ModelOptions ToModelOptions(const ServerOptions& options);
 // The resources of the machine, reduced by --memory_limit.
 Resources ResourcesOf(const ServerOptions& options, const Resources& machine);
 
+// What it may hold of sessions: as the options say, or where they leave it open, as fits
+// `resources`.
+SessionOptions SessionsOf(const ServerOptions& options, const Resources& resources);
+
 struct ServerPlan {
   Resources resources;  // --memory_limit included.
   int threads = 0;      // Of the model.

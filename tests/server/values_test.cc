@@ -327,7 +327,7 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"max_text_queue", [](O o, int by) { o->max_text_queue = 100000 + by; }},
       {"max_sessions low", [](O o, int by) { o->sessions.max_sessions = 1 - by; }},
       {"max_sessions", [](O o, int by) { o->sessions.max_sessions = 1000000 + by; }},
-      {"max_session_tokens low", [](O o, int by) { o->sessions.max_tokens = 1 - by; }},
+      {"max_session_tokens low", [](O o, int by) { o->sessions.max_tokens = 0 - by; }},
       {"max_session_tokens", [](O o, int by) { o->sessions.max_tokens = (int64_t{1} << 36) + by; }},
       {"session_ttl low",
        [](O o, int by) { o->sessions.ttl = absl::Seconds(1) - absl::Nanoseconds(by); }},

@@ -25,7 +25,8 @@ uint32_t Unclaimed(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 ThreadPool::ThreadPool(int threads, const Resources& resources)
     : size_(threads > 0 ? threads : resources.DefaultThreads()),
       spins_(size_ <= resources.cpus),
-      parts_(size_) {
+      parts_(size_),
+      words_(std::make_unique<Words>()) {
   for (int worker = 1; worker < size_; ++worker) {
     threads_.emplace_back([this, worker] { WorkerLoop(worker); });
   }
@@ -51,16 +52,16 @@ void ThreadPool::Run(int64_t count, Task task) {
   PACKRAT_CHECK(count <= UINT32_MAX);
   task_ = &task;
   count_ = count;
-  unfinished_.store(count, std::memory_order_relaxed);
-  const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  words_->unfinished.store(count, std::memory_order_relaxed);
+  const uint32_t run = words_->run.load(std::memory_order_relaxed) + 1;
   for (int part = size_ - 1; part >= 0; --part) {
     const int64_t tasks = End(part) - (part == 0 ? 0 : End(part - 1));
     parts_[part].ticket.store(uint64_t{run} << 32 | static_cast<uint64_t>(tasks),
                               std::memory_order_release);
   }
-  run_.store(run, std::memory_order_release);
+  words_->run.store(run, std::memory_order_release);
   // One word that the sleeper increments as well: either it sees the run or we see it.
-  if (sleeping_.fetch_add(0) > 0) {
+  if (words_->sleeping.fetch_add(0) > 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
@@ -71,10 +72,10 @@ void ThreadPool::Run(int64_t count, Task task) {
 void ThreadPool::WaitForOthers() {
   if (!spins_) {
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return unfinished_.load(std::memory_order_acquire) == 0; });
+    done_.wait(lock, [this] { return words_->unfinished.load(std::memory_order_acquire) == 0; });
     return;
   }
-  for (int spins = 0; unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
+  for (int spins = 0; words_->unfinished.load(std::memory_order_acquire) > 0; ++spins) {
     // The machine may be busy: the thread of the last task may need our core.
     if (spins < kSpins) {
       Pause();
@@ -103,7 +104,7 @@ void ThreadPool::RunPart(int part, int worker) {
     ticket = next.load(std::memory_order_acquire);
   }
   if (done == 0) return;
-  if (unfinished_.fetch_sub(done, std::memory_order_acq_rel) == done && !spins_) {
+  if (words_->unfinished.fetch_sub(done, std::memory_order_acq_rel) == done && !spins_) {
     // Under the lock: the caller may be between its look and its sleep. It is alive, and the pool
     // with it, until this thread is joined.
     std::lock_guard<std::mutex> lock(mutex_);
@@ -113,16 +114,18 @@ void ThreadPool::RunPart(int part, int worker) {
 
 void ThreadPool::WorkerLoop(int worker) {
   uint32_t seen = 0;
-  const auto idle = [&] { return run_.load(std::memory_order_acquire) == seen && !stop_.load(); };
+  const auto idle = [&] {
+    return words_->run.load(std::memory_order_acquire) == seen && !stop_.load();
+  };
   while (!stop_.load(std::memory_order_relaxed)) {
     for (int spins = spins_ ? 0 : kSpins; spins < kSpins && idle(); ++spins) Pause();
     if (idle()) {
       std::unique_lock<std::mutex> lock(mutex_);
-      sleeping_.fetch_add(1);
+      words_->sleeping.fetch_add(1);
       wake_.wait(lock, [&] { return !idle(); });
-      sleeping_.fetch_sub(1);
+      words_->sleeping.fetch_sub(1);
     }
-    seen = run_.load(std::memory_order_acquire);
+    seen = words_->run.load(std::memory_order_acquire);
     RunTasks(worker);
   }
 }

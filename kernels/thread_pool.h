@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -43,6 +44,15 @@ class ThreadPool {
     std::atomic<uint64_t> ticket{0};
   };
 
+  // What all threads write, each in a cache line of its own. Not within the pool: such an alignment
+  // would then be the pool's, and gcc's address sanitizer does not give it to what is on a stack.
+  struct Words {
+    alignas(64) std::atomic<int64_t> unfinished{0};
+    // Number of the run, once all of its tasks can be claimed: what workers wait for.
+    alignas(64) std::atomic<uint32_t> run{0};
+    alignas(64) std::atomic<int> sleeping{0};
+  };
+
   void WorkerLoop(int worker);
   // Claims and runs tasks until none is left to claim.
   void RunTasks(int worker);
@@ -59,11 +69,8 @@ class ThreadPool {
   // Published by the tickets.
   const Task* task_ = nullptr;
   int64_t count_ = 0;
-  alignas(64) std::atomic<int64_t> unfinished_{0};
-  // Number of the run, once all of its tasks can be claimed: what workers wait for.
-  alignas(64) std::atomic<uint32_t> run_{0};
+  const std::unique_ptr<Words> words_;
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<int> sleeping_{0};
   std::mutex mutex_;                     // Only for sleeping and waking.
   std::condition_variable wake_, done_;  // Workers wait for a run; the caller, for its end.
 };

@@ -6,7 +6,8 @@ say more, all of the conversation being sent anew in each turn.
 
 Prints, for Packrat with and without its prefix cache and for the peers (see peers.py, with their caches
 on): the prompt tokens that were computed as a share of those that were sent, and the time to the first
-token, of a user's first turn and of later ones. What users say are random ids, half of a first turn the
+token, of a user's first turn and of later ones. All users take their first turn, then all their second,
+and so on: whoever comes back was away meanwhile. What users say are random ids, half of a first turn the
 same for all of them (a system prompt); answers are greedy. The servers are measured one after the other,
 each from its start.
 """
@@ -55,14 +56,18 @@ def packrat(server, prompt, tokens):
         return turn
 
 
-def events(server, path, body):
-    """What an HTTP server streams as server-sent events."""
+def post(server, path, body):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     if answer.status != 200:
         sys.exit(f"{server.name}: {answer.status} {answer.read()[:500]}")
-    for line in answer:
+    return answer
+
+
+def events(server, path, body):
+    """What an HTTP server streams as server-sent events."""
+    for line in post(server, path, body):
         if line.startswith(b"data: {"):
             yield json.loads(line[6:])
 
@@ -81,42 +86,48 @@ def vllm(server, prompt, tokens):
 
 
 def llama(server, prompt, tokens):
-    turn = Turn(time.monotonic())
-    for event in events(server, "/completion", {
-            "prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0, "stream": True,
-            "return_tokens": True, "cache_prompt": True}):
-        turn.add(event.get("tokens") or [])
-        if "timings" in event:
-            turn.computed = event["timings"]["prompt_n"]
+    # Whole, since of a streamed answer it leaves out ids that end inside a character.
+    begin = time.monotonic()
+    answer = post(server, "/completion", {
+        "prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0,
+        "return_tokens": True, "cache_prompt": True})
+    answer = json.loads(answer.read())
+    turn = Turn(begin)
+    turn.ids, turn.computed = answer["tokens"], answer["timings"]["prompt_n"]
+    turn.first = time.monotonic() - begin - answer["timings"]["predicted_ms"] / 1000
     return turn
 
 
-def chat(args, take_turn, server, vocab, shared, number):
-    """The turns of one user."""
-    own = random.Random(number)
+class User:
+    """A conversation."""
 
-    def says(count):
-        return [own.randrange(vocab) for _ in range(count)]
+    def __init__(self, number, args, vocab, shared):
+        self.own, self.args, self.vocab = random.Random(number), args, vocab
+        self.text = shared + self.says(args.said - len(shared))
+        self.turns = []
 
-    text, turns = shared + says(args.said - len(shared)), []
-    for _ in range(args.turns):
-        turn = take_turn(server, text, args.answered)
-        if len(turn.ids) != args.answered:
-            raise RuntimeError(f"{server.name} answered {len(turn.ids)} tokens, not {args.answered}")
-        turns.append((len(text), turn))
-        text = text + turn.ids + says(args.said)
-    return turns
+    def says(self, count):
+        return [self.own.randrange(self.vocab) for _ in range(count)]
+
+    def take_turn(self, ask, server):
+        turn = ask(server, self.text, self.args.answered)
+        if len(turn.ids) != self.args.answered:
+            raise RuntimeError(
+                f"{server.name} answered {len(turn.ids)} tokens, not {self.args.answered}")
+        self.turns.append((len(self.text), turn))
+        self.text = self.text + turn.ids + self.says(self.args.said)
 
 
-def measure(args, take_turn, server, vocab):
+def measure(args, ask, server, vocab):
     shared = [random.Random("shared").randrange(vocab) for _ in range(args.said // 2)]
+    users = [User(number, args, vocab, shared) for number in range(args.users)]
     with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
-        users = list(pool.map(lambda n: chat(args, take_turn, server, vocab, shared, n),
-                              range(args.users)))
-    sent = sum(length for user in users for length, _ in user)
-    computed = sum(turn.computed for user in users for _, turn in user)
-    first = statistics.median(user[0][1].first for user in users)
-    later = statistics.median(turn.first for user in users for _, turn in user[1:])
+        for _ in range(args.turns):
+            list(pool.map(lambda user: user.take_turn(ask, server), users))
+    sent = sum(length for user in users for length, _ in user.turns)
+    computed = sum(turn.computed for user in users for _, turn in user.turns)
+    first = statistics.median(user.turns[0][1].first for user in users)
+    later = statistics.median(turn.first for user in users for _, turn in user.turns[1:])
     return sent, computed, first, later
 
 
@@ -160,10 +171,10 @@ def main():
         runs.append(("llama.cpp, cache on", llama,
                      lambda: peers.start_llama(args, args.gguf, args.port, log("llama"))))
     print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
-    for name, take_turn, start in runs:
+    for name, ask, start in runs:
         server = start()
         try:
-            sent, computed, first, later = measure(args, take_turn, server, vocab)
+            sent, computed, first, later = measure(args, ask, server, vocab)
         finally:
             server.end()
         print(f"chats: {args.users} x {args.turns} turns, {name}\t{computed}\ttokens computed\t{sent}\t"

@@ -16,10 +16,10 @@ bool Fits(const PartCounts& need, const PartCounts& free) {
   return true;
 }
 
-void Subtract(const PartCounts& need, PartCounts* free) {
-  free->slots -= need.slots;
-  free->tails -= need.tails;
-  for (size_t c = 0; c < need.pages.size(); ++c) free->pages[c] -= need.pages[c];
+void Add(const PartCounts& parts, int times, PartCounts* free) {
+  free->slots += times * parts.slots;
+  free->tails += times * parts.tails;
+  for (size_t c = 0; c < parts.pages.size(); ++c) free->pages[c] += times * parts.pages[c];
 }
 
 void Expire(const ScheduleInput& input, StepPlan* plan) {
@@ -55,27 +55,23 @@ class Admission {
   }
 
   void Run() {
-    const int places = std::min<int>(input_.max_running - static_cast<int>(input_.running.size()),
-                                     plan_->free.tails);
-    while (NumAdmitted() < places && !SomebodyHasWaitedEnough() &&
+    FindParkable();
+    while ((Places() > 0 || MayPark()) && !SomebodyHasWaitedEnough() &&
            plan_->overtaken.size() < kMaxPassedOver) {
       const int flow = NextFlow();
       if (flow < 0) break;
+      const int64_t level = Level(flow);
       const WaitingIndex index = {flow, plan_->flows[flow].next++};
       const WaitingItem& item = At(input_, index);
       if (item.deadline <= input_.now) continue;
-      if (Fits(*item.need, plan_->free)) {
-        Admit(index);
+      if (HasRoom(item) || ParkFor(index, level)) {
+        Admit(index, level);
         continue;
       }
-      plan_->blocked = Blocked::kMemory;
+      if (plan_->blocked == Blocked::kNothing) plan_->blocked = WhatIsMissing();
       plan_->overtaken.push_back({index, NumAdmitted()});
     }
-    if (plan_->blocked == Blocked::kNothing && SomebodyWaits()) {
-      const bool full =
-          NumAdmitted() + static_cast<int>(input_.running.size()) >= input_.max_running;
-      plan_->blocked = full ? Blocked::kMaxRunning : Blocked::kMemory;
-    }
+    if (plan_->blocked == Blocked::kNothing && SomebodyWaits()) plan_->blocked = WhatIsMissing();
     while (!plan_->overtaken.empty() && plan_->overtaken.back().admitted_before == NumAdmitted()) {
       plan_->overtaken.pop_back();
     }
@@ -83,6 +79,20 @@ class Admission {
 
  private:
   int NumAdmitted() const { return static_cast<int>(plan_->admit.size()); }
+
+  // In the batch.
+  int FreePlaces() const {
+    const size_t running = input_.running.size() - plan_->park.size() + plan_->admit.size();
+    return input_.max_running - static_cast<int>(running);
+  }
+  // A tail is needed in any case.
+  int Places() const { return std::min<int>(FreePlaces(), plan_->free.tails); }
+  bool HasRoom(const WaitingItem& item) const {
+    return FreePlaces() > 0 && Fits(*item.need, plan_->free);
+  }
+  Blocked WhatIsMissing() const {
+    return FreePlaces() > 0 ? Blocked::kMemory : Blocked::kMaxRunning;
+  }
 
   bool Waits(size_t flow) const {
     return plan_->flows[flow].next < static_cast<int>(input_.flows[flow].waiting.size());
@@ -101,9 +111,20 @@ class Admission {
     return input_.flows[flow].waiting[plan_->flows[flow].next];
   }
 
+  // What is parked joins its flow in front, and later than those behind it came.
+  absl::Time WaitsSince(size_t flow) const {
+    const absl::Span<const WaitingItem> waiting = input_.flows[flow].waiting;
+    absl::Time since = absl::InfiniteFuture();
+    for (size_t i = plan_->flows[flow].next; i < waiting.size(); ++i) {
+      since = std::min(since, waiting[i].arrived);
+      if (waiting[i].position == 0) break;
+    }
+    return since;
+  }
+
   // The priority that the flow has by now.
   int64_t Level(size_t flow) const {
-    const absl::Time since = std::max(First(flow).arrived, plan_->flows[flow].last_admission);
+    const absl::Time since = std::max(WaitsSince(flow), plan_->flows[flow].last_admission);
     absl::Duration rest;
     const int64_t gained = absl::IDivDuration(input_.now - since, input_.priority_step, &rest);
     return input_.flows[flow].priority + std::clamp<int64_t>(gained, 0, int64_t{1} << 32);
@@ -137,13 +158,75 @@ class Admission {
     return served_a != served_b ? served_a < served_b : First(a).arrival < First(b).arrival;
   }
 
-  void Admit(WaitingIndex index) {
+  // Who might be parked for somebody, lowest rank first.
+  void FindParkable() {
+    plan_->parkable.clear();
+    if (input_.park_room == 0) return;
+    for (size_t i = 0; i < input_.running.size(); ++i) {
+      const RunningItem& item = input_.running[i];
+      const bool ends = item.complete || item.deadline <= input_.now;
+      if (ends || item.frees == nullptr || item.progress < kParkTokens) continue;
+      if (item.bytes <= input_.park_room) plan_->parkable.push_back(static_cast<int>(i));
+    }
+    std::sort(plan_->parkable.begin(), plan_->parkable.end(),
+              [&](int a, int b) { return input_.running[b].rank.Before(input_.running[a].rank); });
+  }
+
+  bool MayPark() const { return !plan_->parkable.empty() && plan_->park.size() < kMaxParks; }
+
+  bool GivesWay(const RunningItem& running, WaitingIndex index, int64_t level) const {
+    const Flow& flow = input_.flows[index.flow];
+    const WaitingItem& item = At(input_, index);
+    if (running.rank.priority < flow.priority && running.level < level) return true;
+    return IsUrgent(item, input_.now) && running.rank.priority <= flow.priority &&
+           running.deadline > item.deadline &&
+           plan_->served[running.tenant] >= plan_->served[flow.tenant];
+  }
+
+  void Park(int running) {
+    plan_->park.push_back(running);
+    Add(*input_.running[running].frees, 1, &plan_->free);
+    park_room_ -= input_.running[running].bytes;
+  }
+  void TakeBack(size_t place) {
+    const int running = plan_->park[place];
+    plan_->park.erase(plan_->park.begin() + place);
+    Add(*input_.running[running].frees, -1, &plan_->free);
+    park_room_ += input_.running[running].bytes;
+  }
+
+  // Parks as few as make room for it. False: that cannot be done, and nobody is parked for it.
+  bool ParkFor(WaitingIndex index, int64_t level) {
+    const WaitingItem& item = At(input_, index);
+    const size_t before = plan_->park.size();
+    for (int running : plan_->parkable) {
+      if (HasRoom(item) || plan_->park.size() == kMaxParks) break;
+      const RunningItem& candidate = input_.running[running];
+      if (candidate.bytes > park_room_ || IsParked(running)) continue;
+      if (GivesWay(candidate, index, level)) Park(running);
+    }
+    const bool enough = HasRoom(item);
+    // Who was parked first may not have been needed in the end.
+    for (size_t i = plan_->park.size(); i-- > before;) {
+      const int running = plan_->park[i];
+      TakeBack(i);
+      if (enough && !HasRoom(item)) Park(running);
+    }
+    return enough;
+  }
+
+  bool IsParked(int running) const {
+    return std::find(plan_->park.begin(), plan_->park.end(), running) != plan_->park.end();
+  }
+
+  void Admit(WaitingIndex index, int64_t level) {
     const WaitingItem& item = At(input_, index);
     const int tenant = input_.flows[index.flow].tenant;
-    Subtract(*item.need, &plan_->free);
+    Add(*item.need, -1, &plan_->free);
     plan_->flows[index.flow].last_admission = input_.now;
     plan_->served[tenant] += static_cast<double>(item.cost) / input_.tenants[tenant].weight;
     plan_->admit.push_back(index);
+    plan_->levels.push_back(level);
   }
 
   // Whether one more admission would be one too many for somebody who was passed over.
@@ -156,6 +239,7 @@ class Admission {
 
   const ScheduleInput& input_;
   StepPlan* const plan_;
+  int64_t park_room_ = input_.park_room;
 };
 
 // Tokens of a prompt piece. Pieces end at block boundaries or the prompt's end, since blocks are
@@ -224,9 +308,24 @@ void SharePrompts(const ScheduleInput& input, StepPlan::Budget budget, StepPlan*
 
 }  // namespace
 
+void StepPlan::Clear() {
+  expire_waiting.clear();
+  expire_running.clear();
+  park.clear();
+  admit.clear();
+  levels.clear();
+  blocked = Blocked::kNothing;
+  overtaken.clear();
+  pieces.clear();
+  prompts.clear();
+}
+
 void StepPlan::Reserve(int max_running, int page_classes) {
   expire_running.reserve(max_running);
+  park.reserve(kMaxParks);
   admit.reserve(max_running);
+  levels.reserve(max_running);
+  parkable.reserve(max_running);
   overtaken.reserve(kMaxPassedOver);
   pieces.reserve(max_running);
   prompts.reserve(max_running);
@@ -236,41 +335,44 @@ void StepPlan::Reserve(int max_running, int page_classes) {
 void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   PACKRAT_CHECK(input.max_batch_tokens >= input.max_running);
   PACKRAT_CHECK(input.max_logit_rows >= input.max_running);
-  plan->expire_waiting.clear();
-  plan->expire_running.clear();
-  plan->admit.clear();
-  plan->blocked = Blocked::kNothing;
-  plan->overtaken.clear();
-  plan->pieces.clear();
-  plan->prompts.clear();
+  plan->Clear();
   Expire(input, plan);
   Admission(input, plan).Run();
 
   StepPlan::Budget budget = {input.max_batch_tokens, input.max_logit_rows};
+  const auto decode = [&](bool admitted, int index) {
+    plan->pieces.push_back({admitted, index, 1});
+    --budget.tokens;
+    --budget.rows;
+  };
   for (size_t i = 0; i < input.running.size(); ++i) {
     const RunningItem& item = input.running[i];
     const int index = static_cast<int>(i);
-    if (item.deadline <= input.now || item.complete) continue;
+    const bool parked = std::find(plan->park.begin(), plan->park.end(), index) != plan->park.end();
+    if (item.deadline <= input.now || item.complete || parked) continue;
     if (item.prompt_left > 0) {
       plan->prompts.push_back({item.rank, item.tenant, item.position, item.prompt_left,
                                item.first_row, false, index, 0});
     } else {
-      plan->pieces.push_back({false, index, 1});
-      --budget.tokens;
-      --budget.rows;
+      decode(false, index);
     }
   }
   for (size_t i = 0; i < plan->admit.size(); ++i) {
     const WaitingItem& item = At(input, plan->admit[i]);
     const Flow& flow = input.flows[plan->admit[i].flow];
-    plan->prompts.push_back({{flow.priority, item.arrival},
-                             flow.tenant,
-                             0,
-                             item.prompt_tokens,
-                             item.first_row,
-                             true,
-                             static_cast<int>(i),
-                             0});
+    const int index = static_cast<int>(i);
+    if (item.prompt_left > 0) {
+      plan->prompts.push_back({{flow.priority, item.arrival},
+                               flow.tenant,
+                               item.position,
+                               item.prompt_left,
+                               item.first_row,
+                               true,
+                               index,
+                               0});
+    } else {
+      decode(true, index);
+    }
   }
   for (const StepPlan::Prompt& prompt : plan->prompts) {
     if (!SharesRows(prompt)) --budget.rows;

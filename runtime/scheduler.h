@@ -13,7 +13,14 @@
 //  - What does not fit yet is passed over, but only by kMaxOvertaken admissions; then nobody is
 //    admitted until it fits. So a large request neither keeps memory idle for long nor starves.
 //  - Admission takes everything that a sequence may need to its end, so what runs cannot fail for
-//    memory and is never evicted.
+//    memory.
+//  - Who does not fit may have sequences parked for it, lowest rank first: those of lower priority
+//    that were admitted at a lower level than it has come to. And once half of its time is over,
+//    those of no higher priority with a later deadline, whose tenants have not been served less
+//    than its own. So equals never park each other, and what has waited long is not parked at once
+//    by who has just come.
+//  - A parked sequence waits as a request does, in its place by arrival, and goes on where it
+//    stopped. It is parked again only after kParkTokens more, and a step parks kMaxParks at most.
 //  - Every decoding sequence gets its token in every step. What is left of the token budget goes to
 //    prompts, so a long prompt never makes decoding wait for more than one step of the budget's
 //    size: the one that was admitted first moves in any case, then each tenant gets its share by
@@ -38,6 +45,10 @@ namespace packrat {
 inline constexpr int kMaxOvertaken = 16;
 // Of those that do not fit, so many are looked past in one step.
 inline constexpr int kMaxPassedOver = 64;
+// A step parks so many at most...
+inline constexpr int kMaxParks = 4;
+// ...and nobody who has not had so many tokens computed since its (last) admission.
+inline constexpr int kParkTokens = 32;
 
 // Of a prompt of which only the last token predicts one.
 inline constexpr int kLastToken = std::numeric_limits<int>::max();
@@ -52,11 +63,12 @@ struct Rank {
 };
 
 struct WaitingItem {
-  uint64_t arrival;  // Its number in the order of arrival.
-  absl::Time arrived;
+  uint64_t arrival;    // Its number in the order of arrival.
+  absl::Time arrived;  // Since when it waits.
   absl::Time deadline;
-  int prompt_tokens;
-  int64_t cost;  // Tokens that its tenant is charged with: prompt and output.
+  int position = 0;  // Tokens that its state holds: above 0 it was parked.
+  int prompt_left;   // Prompt tokens to compute; 0: it decodes.
+  int64_t cost;      // Tokens that its tenant is charged with: prompt and output.
   const PartCounts* need;
   int overtaken = 0;           // Admissions past it while it did not fit.
   int first_row = kLastToken;  // As in RunningItem.
@@ -84,6 +96,11 @@ struct RunningItem {
   bool complete = false;  // Nothing is left to start; its last token is on the way.
   // From this position on each token of the prompt has a row of logits, and its last in any case.
   int first_row = kLastToken;
+  int64_t level = 0;  // At which it was admitted: StepPlan::levels.
+  int progress = 0;   // Tokens that were started since.
+  int64_t bytes = 0;  // That it would take where it is parked.
+  // The parts that would then be free; null: it is not to be parked.
+  const PartCounts* frees = nullptr;
 };
 
 struct ScheduleInput {
@@ -95,6 +112,7 @@ struct ScheduleInput {
   int max_batch_tokens = 0;                                // At least max_running...
   int max_logit_rows = std::numeric_limits<int>::max();    // ...and so is this.
   absl::Duration priority_step = absl::Milliseconds(200);  // Above 0.
+  int64_t park_room = 0;  // Bytes for what is parked; 0: nobody is.
   absl::Time now;
   // No waiting deadline is earlier; spares looking at all of a long queue in every step.
   absl::Time earliest_waiting_deadline = absl::InfinitePast();
@@ -102,6 +120,11 @@ struct ScheduleInput {
 
 // Why the first that waits is not admitted: the batch is full, or there is no memory for its state.
 enum class Blocked { kNothing, kMaxRunning, kMemory };
+
+// Whether so little of its time is left that it may have others parked.
+inline bool IsUrgent(const WaitingItem& item, absl::Time now) {
+  return item.deadline < absl::InfiniteFuture() && now - item.arrived >= item.deadline - now;
+}
 
 // A request that waits.
 struct WaitingIndex {
@@ -120,7 +143,9 @@ struct Piece {
 struct StepPlan {
   std::vector<WaitingIndex> expire_waiting;  // Flow by flow, ascending.
   std::vector<int> expire_running;           // Indices into running, ascending.
-  std::vector<WaitingIndex> admit;           // In order of admission.
+  std::vector<int> park;            // Indices into running. What they give back, `admit` counts on.
+  std::vector<WaitingIndex> admit;  // In order of admission.
+  std::vector<int64_t> levels;      // Parallel: priority, and what waiting has added to it.
   struct Overtaken {
     WaitingIndex index;
     int admitted_before;  // Of `admit`: what comes after overtakes it.
@@ -136,6 +161,7 @@ struct StepPlan {
   };
   std::vector<FlowState> flows;
   std::vector<double> served;  // By tenant.
+  std::vector<int> parkable;   // Indices into running, lowest rank first.
   struct Prompt {
     Rank rank;
     int tenant;
@@ -152,6 +178,7 @@ struct StepPlan {
   std::vector<Budget> shares;  // By tenant.
   PartCounts free;
 
+  void Clear();  // Nothing is to be done.
   void Reserve(int max_running, int page_classes);
 };
 

@@ -264,7 +264,7 @@ WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
   item.arrival = arrival;
   item.arrived = submitted_;
   item.deadline = request_.deadline;
-  item.prompt_tokens = prompt_end_;
+  item.prompt_left = prompt_end_;
   item.first_row = first_row_;
   item.cost = cost();
   item.need = &need_;

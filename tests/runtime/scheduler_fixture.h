@@ -40,7 +40,7 @@ class SchedulerTest : public ::testing::Test {
     item.arrival = next_++;
     item.arrived = w.arrived;
     item.deadline = w.deadline;
-    item.prompt_tokens = prompt;
+    item.prompt_left = prompt;
     item.cost = prompt + w.output;
     item.need = &needs_.back();
     item.overtaken = w.overtaken;
@@ -58,6 +58,26 @@ class SchedulerTest : public ::testing::Test {
            int tenant = 0) {
     running_.push_back({{priority, next_++}, tenant, deadline, position, prompt_left});
   }
+  struct Runs {
+    int priority = 0;
+    int tenant = 0;
+    absl::Time deadline = kNever;
+    int64_t level = 0;
+    int progress = kParkTokens;
+    int64_t bytes = 1;
+    int pages = 1;
+    bool complete = false;
+  };
+  // Decodes, and can be parked.
+  void Run(const Runs& r) {
+    needs_.push_back(Need(r.pages));
+    RunningItem item = {{r.priority, next_++}, r.tenant, r.deadline, 100, 0, r.complete};
+    item.level = r.level;
+    item.progress = r.progress;
+    item.bytes = r.bytes;
+    item.frees = &needs_.back();
+    running_.push_back(item);
+  }
   const StepPlan& Plan(absl::Time now = kNow) {
     flows_.clear();
     for (auto& [key, queue] : waiting_) {
@@ -72,6 +92,7 @@ class SchedulerTest : public ::testing::Test {
     input.max_batch_tokens = budget_;
     input.max_logit_rows = rows_;
     input.priority_step = kPriorityStep;
+    input.park_room = park_room_;
     input.now = now;
     PlanStep(input, &plan_);
     return plan_;
@@ -121,6 +142,7 @@ class SchedulerTest : public ::testing::Test {
   int max_running_ = 8;
   int budget_ = 64;
   int rows_ = 1000;
+  int64_t park_room_ = 0;
   uint64_t next_ = 0;
   std::deque<PartCounts> needs_;
   struct Queue {

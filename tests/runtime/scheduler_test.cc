@@ -196,7 +196,7 @@ TEST_F(SchedulerTest, InvariantsOnRandomInputs) {
     int total = 0, decoding = 0, prompts = 0, inside = 0;
     bool seen_prompt = false;
     for (const Piece& piece : plan_.pieces) {
-      const int left = piece.admitted ? At(plan_.admit[piece.index]).prompt_tokens
+      const int left = piece.admitted ? At(plan_.admit[piece.index]).prompt_left
                                       : running_[piece.index].prompt_left;
       const int position = piece.admitted ? 0 : running_[piece.index].position;
       total += piece.num_tokens;

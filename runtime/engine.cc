@@ -72,6 +72,10 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
     return absl::InvalidArgumentError(
         absl::StrCat("state_bytes is ", options->state_bytes, "; it must be at least 0"));
   }
+  if (options->park_memory < EngineOptions::kAutoParkMemory) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("park_memory is ", options->park_memory, "; it must be at least 0"));
+  }
   if (options->priority_step < bounds::kShortestPriorityStep ||
       options->priority_step > bounds::kLongestPriorityStep) {
     return absl::InvalidArgumentError(
@@ -79,12 +83,16 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                      absl::FormatDuration(bounds::kShortestPriorityStep), ", ",
                      absl::FormatDuration(bounds::kLongestPriorityStep), "]"));
   }
+  const double all = (static_cast<double>(options->max_running) + options->cache_sequences) *
+                     static_cast<double>(layout.SequenceBytes(options->max_context));
   if (options->state_bytes == 0) {
-    const double all = (static_cast<double>(options->max_running) + options->cache_sequences) *
-                       static_cast<double>(layout.SequenceBytes(options->max_context));
     // At least 1, since 0 means this very choice.
     options->state_bytes =
         std::max<int64_t>(1, static_cast<int64_t>(std::min(all, static_cast<double>(state_limit))));
+  }
+  if (options->park_memory == EngineOptions::kAutoParkMemory) {
+    options->park_memory =
+        static_cast<int64_t>(std::min(all, static_cast<double>(options->state_bytes)) / 8);
   }
   return absl::OkStatus();
 }
@@ -123,8 +131,10 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
   }
   published = stats;
   // What a decoding step writes to.
-  running.reserve(options.max_running);
+  running.reserve(options.max_running + kMaxParks);
   running_items.reserve(options.max_running);
+  frees.resize(options.max_running);
+  for (PartCounts& parts : frees) parts.pages.reserve(total.pages.size());
   span_stats.reserve(options.max_running);
   for (Flight& flight : flights) {
     flight.sequences.reserve(options.max_running);
@@ -144,6 +154,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
       ResolveEngineOptions(model->config(), model->options(), model->state_layout(),
                            static_cast<int64_t>(model->state_memory_limit()), &options);
   if (!status.ok()) return status;
+  if (requested.park_memory == EngineOptions::kAutoParkMemory) {
+    options.park_memory = std::min(options.park_memory, ReadResources().memory_limit / 16);
+  }
   StatePoolOptions pool_options;
   pool_options.max_running = options.max_running;
   pool_options.max_context = options.max_context;
@@ -251,6 +264,18 @@ absl::Status Engine::Impl::CheckIntegrity() const {
         ++refs[kind][part][1];
       });
     });
+  }
+  int64_t parked_bytes = 0;
+  for (const Queue& queue : waiting) {
+    for (const auto& sequence : queue.sequences) {
+      if (sequence->state().holds_parts()) return absl::InternalError("who waits holds parts");
+      if (sequence->parked()) parked_bytes += sequence->state().ParkedBytes();
+    }
+  }
+  if (parked_bytes != stats.parking.bytes || parked_bytes > options.park_memory) {
+    return absl::InternalError(absl::StrCat(parked_bytes, " bytes are parked; counted are ",
+                                            stats.parking.bytes, " of at most ",
+                                            options.park_memory));
   }
   for (int kind = 0; kind < pool->kinds(); ++kind) {
     for (int32_t part = 0; part < pool->total()[kind]; ++part) {

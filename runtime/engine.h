@@ -39,6 +39,11 @@ struct EngineOptions {
   bool prefix_cache = true;  // States of texts are kept for others that begin alike.
   int cache_sequences = 0;   // Parts of the pool for so many states beside max_running sequences;
                              // without any, the cache has what these do not use.
+  // Bytes of the process's memory for states of sequences that make way for others (scheduler.h);
+  // 0: none does. kAutoParkMemory: an eighth of state_bytes, but of the process's memory at most a
+  // sixteenth.
+  static constexpr int64_t kAutoParkMemory = -1;
+  int64_t park_memory = kAutoParkMemory;
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
@@ -101,6 +106,12 @@ struct EngineStats {
     int64_t remembered_tokens = 0;          // Of the texts that are remembered.
     int64_t dropped = 0;                    // Snapshots, for room.
   } cache;
+  struct Parking {
+    int64_t parks = 0, resumes = 0;
+    int sequences = 0;                  // That are parked; they count among `waiting`.
+    int64_t bytes = 0;                  // That these take.
+    BucketCounts time{kSecondsBounds};  // From a park to its end.
+  } parking;
 };
 
 // Whether the engine has something to do, and how much it has done. Steps only ever grow.

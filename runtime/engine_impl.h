@@ -1,5 +1,5 @@
 // The inside of the engine: what its thread owns, and what it shares behind the lock. Private to
-// engine.cc, engine_requests.cc, engine_state.cc and engine_step.cc.
+// engine.cc and the engine_*.cc but for the thread.
 #ifndef PACKRAT_RUNTIME_ENGINE_IMPL_H_
 #define PACKRAT_RUNTIME_ENGINE_IMPL_H_
 
@@ -112,7 +112,11 @@ struct Engine::Impl {
   void EnqueueAll();
   void Cancel(uint64_t id);
   void FinishAll(const absl::Status& status);
-  void Plan();
+  void Plan(bool may_park);
+  void FindParkable();
+  void Park();
+  bool ParkOne(Sequence* sequence, absl::Status* lost);
+  void QueueParked();
   void Expire();
   void Admit();
   bool BuildBatch();  // False where nothing is to be computed.
@@ -133,6 +137,8 @@ struct Engine::Impl {
   void Enqueue(std::shared_ptr<Sequence> sequence);
   Queue* QueueOf(int tenant, int priority);
   void SweepWaiting();
+  // Goes on, or ends: its bytes are free.
+  void CountUnparked(const Sequence& sequence);
   Sequence* At(WaitingIndex index) { return waiting[index.flow].sequences[index.item].get(); }
   void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
   template <class F>
@@ -155,6 +161,7 @@ struct Engine::Impl {
   std::vector<uint64_t> taken_cancels;
   std::vector<Task> taken_tasks;
   std::vector<RunningItem> running_items;
+  std::vector<PartCounts> frees;  // (max_running) What parking them would give back.
   std::vector<Flow> flows;
   PartCounts free_parts;
   StepPlan plan;

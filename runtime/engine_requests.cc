@@ -110,6 +110,7 @@ void Engine::Impl::FinishAll(const absl::Status& status) {
 void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status status) {
   by_id.erase(sequence->id());
   if (sequence->tenant() >= 0) tenants.Leave(sequence->tenant(), sequence->unused());
+  if (sequence->parked()) CountUnparked(*sequence);
   sequence->Release(/*keep=*/reason != FinishReason::kError, pool.get(), cache.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {
@@ -120,12 +121,14 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
   sweep_waiting = sweep_running = true;
 }
 
-// Drops what has finished, and from `waiting` what has moved to `running`.
+// Drops what has finished, and what has moved from `waiting` to `running` or back.
 void Engine::Impl::Sweep() {
   if (sweep_waiting) SweepWaiting();
   if (sweep_running) {
-    const auto finished = [](const auto& sequence) { return sequence->finished(); };
-    running.erase(std::remove_if(running.begin(), running.end(), finished), running.end());
+    const auto gone = [](const auto& sequence) {
+      return sequence->finished() || sequence->parked();
+    };
+    running.erase(std::remove_if(running.begin(), running.end(), gone), running.end());
   }
   sweep_waiting = sweep_running = false;
 }

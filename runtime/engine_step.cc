@@ -30,9 +30,11 @@ bool Engine::Impl::Step(absl::Time now) {
   if (num_flights > 0 && NextStepNeedsResults()) FinishStep();
   bool started = false;
   if (!waiting.empty() || !running.empty()) {
-    Plan();
+    Plan(/*may_park=*/true);
+    Park();
     Expire();
     Admit();
+    QueueParked();
     started = BuildBatch();
     if (started) StartStep();
     acted = acted || started || sweep_waiting || sweep_running;
@@ -51,9 +53,11 @@ bool Engine::Impl::Step(absl::Time now) {
   return acted;
 }
 
-void Engine::Impl::Plan() {
+void Engine::Impl::Plan(bool may_park) {
   running_items.clear();
   for (const auto& sequence : running) running_items.push_back(sequence->AsRunning());
+  const int64_t park_room = may_park ? options.park_memory - stats.parking.bytes : 0;
+  if (park_room > 0) FindParkable();
   flows.clear();
   for (const Queue& queue : waiting) {
     flows.push_back({queue.tenant, queue.priority, queue.last_admission, queue.items});
@@ -68,6 +72,7 @@ void Engine::Impl::Plan() {
   input.max_batch_tokens = options.max_batch_tokens;
   input.max_logit_rows = model->options().max_logit_rows;
   input.priority_step = options.priority_step;
+  input.park_room = park_room;
   input.now = step_time;
   input.earliest_waiting_deadline = earliest_waiting_deadline;
   PlanStep(input, &plan);
@@ -84,24 +89,34 @@ void Engine::Impl::Expire() {
 
 void Engine::Impl::Admit() {
   first_admitted = running.size();
-  for (WaitingIndex index : plan.admit) {
+  for (size_t i = 0; i < plan.admit.size(); ++i) {
+    const WaitingIndex index = plan.admit[i];
     Queue& queue = waiting[index.flow];
     Sequence* sequence = At(index);
     queue.last_admission = step_time;
+    const bool resumes = sequence->parked();
     const absl::Status status = UnlessNoMemory([&] {
-      sequence->Admit(pool.get(), cache.get(), Now());
+      if (resumes) {
+        CountUnparked(*sequence);
+        ++stats.parking.resumes;
+        sequence->Unpark(pool.get(), Now());
+      } else {
+        sequence->Admit(pool.get(), cache.get(), Now());
+      }
       return absl::OkStatus();
     });
     if (status.ok()) {
-      tenants.Charge(queue.tenant, sequence->cost());
+      tenants.Charge(queue.tenant, queue.items[index.item].cost);
+      sequence->SetLevel(plan.levels[i]);
+    }
+    if (status.ok() && !resumes) {
       admitted_after = sequence->usage().queue_time;
       stats.queue_time.Observe(absl::ToDoubleSeconds(admitted_after));
       ++stats.cache.lookups[static_cast<int>(sequence->usage().cache_miss)];
       stats.cache.cached_tokens += sequence->usage().cached_tokens;
       Touch(sequence);
-    } else {
-      Finish(sequence, FinishReason::kError, status);
     }
+    if (!status.ok()) Finish(sequence, FinishReason::kError, status);
     // Finished ones too, until the sweep: the plan's pieces count all that were admitted.
     running.push_back(std::move(queue.sequences[index.item]));
     sweep_waiting = true;
@@ -137,7 +152,7 @@ bool Engine::Impl::BuildBatch() {
 // but for the slots that its admission may still need.
 void Engine::Impl::SnapIfDue(Sequence* sequence) {
   if (cache == nullptr || !sequence->SnapshotDue()) return;
-  const auto places = options.max_running - static_cast<int>(running.size());
+  const int places = options.max_running - static_cast<int>(running.size() - plan.park.size());
   sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > places, pool.get(), cache.get());
 }
 

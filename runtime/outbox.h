@@ -67,6 +67,7 @@ struct Usage {
   int completion_tokens = 0;  // Generated, the ending token included.
   SolverStats solver;
   absl::Duration queue_time;           // Submit to admission.
+  absl::Duration parked_time;          // In which others had its place.
   absl::Duration time_to_first_token;  // Submit to the first token.
   absl::Duration total_time;           // Submit to finish.
 };

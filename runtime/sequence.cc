@@ -65,6 +65,19 @@ void Sequence::Admit(StatePool* pool, PrefixCache* cache, absl::Time now) {
   request_.outbox->Admit();
 }
 
+absl::Status Sequence::Park(StatePool* pool, absl::Time now) {
+  PACKRAT_CHECK(awaited_ == 0, "a sequence is parked with results on the way") << awaited_;
+  const absl::Status status = state_.Park(pool);
+  if (status.ok()) parked_at_ = now;
+  return status;
+}
+
+void Sequence::Unpark(StatePool* pool, absl::Time now) {
+  state_.Unpark(pool);
+  resumed_ = true;
+  usage_.parked_time += now - std::exchange(parked_at_, absl::InfiniteFuture());
+}
+
 // Begins with the longest part of the prompt whose state is kept, and decides where the rest of it
 // is cut: once, where the prompt leaves what others have begun with too.
 void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
@@ -114,7 +127,7 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
 void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
   // What was only scored is hardly asked for again.
   const bool worth_it = state_.position() >= kMinSnapshotTokens && request_.stop.max_tokens > 0;
-  if (keep && !cache_space_.empty() && worth_it) {
+  if (keep && !cache_space_.empty() && worth_it && state_.holds_parts()) {
     (void)UnlessNoMemory([&] {
       PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
       if (node == nullptr) return absl::OkStatus();
@@ -151,6 +164,7 @@ int Sequence::PieceLeft() const {
 }
 
 int Sequence::PieceTokens(int planned) const {
+  if (resumed_) return planned;  // It was known.
   const int position = state_.position();
   int most = std::min(planned, PieceLeft());
   // No more rows of logits than were planned.
@@ -162,11 +176,13 @@ int Sequence::PieceTokens(int planned) const {
   return end > position ? end - position : most;
 }
 
-int64_t Sequence::unused() const {
-  if (!admitted_) return 0;
-  return cost() - (prompt_tokens() - PromptLeft() - usage_.cached_tokens) -
-         usage_.completion_tokens;
+int64_t Sequence::Left() const {
+  const int64_t all = int64_t{prompt_tokens()} + request_.stop.max_tokens;
+  if (!admitted_) return all;
+  return all - (prompt_tokens() - PromptLeft() - usage_.cached_tokens) - usage_.completion_tokens;
 }
+
+int64_t Sequence::unused() const { return admitted_ && !parked() ? Left() : 0; }
 
 Span Sequence::StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* tokens,
                          std::vector<SamplingRow>* rows) {
@@ -248,9 +264,10 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
 }
 
 void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) {
-  PACKRAT_CHECK(!finished_ && !state_.holds_parts());
+  PACKRAT_CHECK(!finished_ && !state_.holds_parts() && !parked());
   finished_ = true;
   usage_.total_time = now - submitted_;
+  if (parked_at_ < absl::InfiniteFuture()) usage_.parked_time += now - parked_at_;
   if (!admitted_) usage_.queue_time = usage_.total_time;
   request_.outbox->Close({reason, std::move(status), usage_});
 }
@@ -260,20 +277,32 @@ WaitingItem Sequence::AsWaiting(uint64_t arrival, absl::Time now, int tenant) {
   leader_.reset();
   rank_ = {request_.priority, arrival};
   tenant_ = tenant;
+  return AsItem(submitted_);
+}
+
+WaitingItem Sequence::AsWaitingParked() const { return AsItem(parked_at_); }
+
+WaitingItem Sequence::AsItem(absl::Time arrived) const {
   WaitingItem item;
-  item.arrival = arrival;
-  item.arrived = submitted_;
+  item.arrival = rank_.arrival;
+  item.arrived = arrived;
   item.deadline = request_.deadline;
-  item.prompt_left = prompt_end_;
+  item.position = state_.position();
+  item.prompt_left = PieceLeft();
   item.first_row = first_row_;
-  item.cost = cost();
+  item.cost = Left();
   item.need = &need_;
   return item;
 }
 
 RunningItem Sequence::AsRunning() const {
   const bool complete = PromptLeft() == 0 && StartedTokens() == request_.stop.max_tokens;
-  return {rank_, tenant_, request_.deadline, state_.position(), PieceLeft(), complete, first_row_};
+  RunningItem item = {rank_,       tenant_,  request_.deadline, state_.position(),
+                      PieceLeft(), complete, first_row_};
+  item.level = level_;
+  item.progress = state_.position() - entered_at_;
+  item.bytes = state_.ParkedBytes();
+  return item;
 }
 
 }  // namespace packrat

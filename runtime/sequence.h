@@ -36,8 +36,20 @@ class Sequence {
   // cache (null: there is none). Takes no part if it throws std::bad_alloc.
   void Admit(StatePool* pool, PrefixCache* cache, absl::Time now);
 
-  // Of a prompt piece of so many tokens that was planned before it was known where the text begins:
-  // how many to take of it.
+  // Its parts leave the pool as bytes of the process, until it goes on; see SequenceState. What it
+  // has started must have come.
+  absl::Status Park(StatePool* pool, absl::Time now);
+  void Unpark(StatePool* pool, absl::Time now);
+  bool parked() const { return state_.parked(); }
+  absl::Time parked_at() const { return parked_at_; }
+  // At which level the scheduler has let it in, for the first time or once more.
+  void SetLevel(int64_t level) {
+    level_ = level;
+    entered_at_ = state_.position();
+  }
+
+  // Of a piece of so many tokens that was planned before it was known where the text begins: how
+  // many to take of it.
   int PieceTokens(int planned) const;
   // Puts the next span of the text into the step that is being built: a decoding token or
   // `num_tokens` of the prompt. Appends its tokens, and a row for each that it scores and for one
@@ -65,13 +77,16 @@ class Sequence {
   // Takes the score of the prompt's next token. The reason if the request ends with it.
   std::optional<FinishReason> AcceptScore(TokenScore score);
 
-  // Closes the outbox. The parts must have been given back.
+  // Closes the outbox. The parts and bytes must have been given back.
   void Finish(FinishReason reason, absl::Status status, absl::Time now);
 
   // `arrival`: its number in the order of arrival. `now`: the engine's time, which may be a little
   // behind that of submission; from here on all times are the engine's, so that no duration is
   // negative. `tenant`: its number in Tenants.
   WaitingItem AsWaiting(uint64_t arrival, absl::Time now, int tenant);
+  // It was parked, in its old place in the order of arrival.
+  WaitingItem AsWaitingParked() const;
+  // Without what it frees.
   RunningItem AsRunning() const;
 
   uint64_t id() const { return request_.id; }
@@ -82,8 +97,7 @@ class Sequence {
   absl::Time last_progress() const { return last_progress_; }
   const Request& request() const { return request_; }
   int tenant() const { return tenant_; }  // -1: it has not reached the queue yet.
-  // What its tenant is charged with at admission, and what of it was not needed in the end.
-  int64_t cost() const { return int64_t{usage_.prompt_tokens} + request_.stop.max_tokens; }
+  // What of that which its tenant was charged with at admission has not been needed.
   int64_t unused() const;
   // It is not to be queued before `leader` has passed its cache.snapshot_at, or is over.
   void Follow(std::shared_ptr<Sequence> leader) {
@@ -106,6 +120,9 @@ class Sequence {
   int PromptLeft() const;
   // To the prompt's end, or to where it is cut.
   int PieceLeft() const;
+  // Tokens of prompt and output that were not computed for it yet.
+  int64_t Left() const;
+  WaitingItem AsItem(absl::Time arrived) const;
   // The tokens that the state holds.
   std::vector<int32_t> Text() const;
   void Resume(StatePool* pool, PrefixCache* cache);
@@ -140,11 +157,15 @@ class Sequence {
   bool in_group_ = false;  // It follows or is followed.
   Rank rank_;
   int tenant_ = -1;
+  int64_t level_ = 0;
+  int entered_at_ = 0;                             // Its position then.
+  absl::Time parked_at_ = absl::InfiniteFuture();  // Since when it is parked.
   int32_t last_token_ = -1;
   int scored_ = 0;    // Scores that have come.
   int awaited_ = 0;   // Tokens that started spans sample and that have not come.
   int last_row_ = 0;  // Of the last of them, in its step.
   bool admitted_ = false;
+  bool resumed_ = false;  // It has been parked and goes on.
   bool finished_ = false;
   absl::Time submitted_;
   absl::Time last_progress_;

@@ -105,6 +105,59 @@ void SequenceState::Take(StatePool* pool) {
   }
 }
 
+template <class F>
+void SequenceState::ForEachUsedPart(F visit) const {
+  if (has_slot_) visit(kSlotParts, read_slot_ >= 0 ? read_slot_ : slot_);
+  visit(kTailParts, tail_);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    const PagesInUse use(layout_->page_classes[c], position_);
+    for (int b = use.first; b < use.end; ++b) {
+      visit(kPageParts + static_cast<int>(c), pages_[c][b % pages_[c].size()]);
+    }
+  }
+}
+
+absl::Status SequenceState::Park(StatePool* pool) {
+  PACKRAT_CHECK(holds_parts() && position_ >= kMinSnapshotTokens) << position_;
+  std::unique_ptr<std::byte[]> bytes(new std::byte[ParkedBytes()]);
+  DropReadSlot(pool);
+  std::byte* next = bytes.get();
+  absl::Status status;
+  ForEachUsedPart([&](int kind, int32_t part) {
+    if (status.ok()) status = pool->Read(kind, part, next);
+    next += pool->part_bytes(kind);
+  });
+  if (!status.ok()) return status;
+  PACKRAT_CHECK(next == bytes.get() + ParkedBytes());
+  ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kSequence); });
+  slot_ = read_slot_ = tail_ = -1;
+  for (std::vector<int32_t>& pages : pages_) std::fill(pages.begin(), pages.end(), -1);
+  parked_ = std::move(bytes);
+  return absl::OkStatus();
+}
+
+void SequenceState::Unpark(StatePool* pool) {
+  PACKRAT_CHECK(parked() && !holds_parts());
+  Take(pool);
+  const std::byte* next = parked_.get();
+  ForEachUsedPart([&](int kind, int32_t part) {
+    pool->Write(kind, part, next);
+    next += pool->part_bytes(kind);
+  });
+  parked_.reset();
+}
+
+void SequenceState::CountOwn(const StatePool& pool, PartCounts* counts) const {
+  counts->slots = counts->tails = 0;
+  counts->pages.assign(pages_.size(), 0);
+  ForEachPart([&](int kind, int32_t part) {
+    if (pool.refs(kind, part) - pool.cache_refs(kind, part) > 1) return;  // Another sequence's too.
+    ++(kind == kSlotParts   ? counts->slots
+       : kind == kTailParts ? counts->tails
+                            : counts->pages[kind - kPageParts]);
+  });
+}
+
 void SequenceState::Release(StatePool* pool) {
   ForEachPart([pool](int kind, int32_t part) {
     if (part >= 0) pool->Unref(kind, part, Holder::kSequence);
@@ -112,6 +165,7 @@ void SequenceState::Release(StatePool* pool) {
   slot_ = read_slot_ = tail_ = -1;
   pages_.clear();
   tables_.clear();
+  parked_.reset();
 }
 
 void SequenceState::DropReadSlot(StatePool* pool) {

@@ -11,9 +11,12 @@
 #ifndef PACKRAT_RUNTIME_SEQUENCE_STATE_H_
 #define PACKRAT_RUNTIME_SEQUENCE_STATE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "models/batch.h"
 #include "models/state_layout.h"
 #include "runtime/state_pool.h"
@@ -64,6 +67,18 @@ class SequenceState {
   void Take(StatePool* pool);
   void Release(StatePool* pool);
 
+  // Leaves the pool: what it holds is kept as bytes of the process until Unpark(), which takes all
+  // of Take() again, allocates nothing, and goes on with the same bits. At least kMinSnapshotTokens
+  // must have been computed, and nothing of it may be in flight. Throws std::bad_alloc, and has
+  // then changed nothing; so has an error, which says that the device is lost.
+  absl::Status Park(StatePool* pool);
+  void Unpark(StatePool* pool);
+  bool parked() const { return parked_ != nullptr; }
+  // What it takes while it is parked, where it stands.
+  int64_t ParkedBytes() const { return Snapshot::Bytes(*layout_, position_, 0); }
+  // The parts that Release() and Park() make available.
+  void CountOwn(const StatePool& pool, PartCounts* counts) const;
+
   // Fills in the state of a span of the next `num_tokens` tokens. From here on the text counts as
   // being where the span brings it.
   void StartSpan(int num_tokens, StatePool* pool, Span* span);
@@ -94,6 +109,10 @@ class SequenceState {
   }
 
  private:
+  // The parts that will be read again, in the order of their bytes where it is parked: visit(kind,
+  // part).
+  template <class F>
+  void ForEachUsedPart(F visit) const;
   // Drops what was shared for reading once the sequence has written its own.
   void DropReadSlot(StatePool* pool);
   // With the memory for all that it will list. Throws std::bad_alloc.
@@ -107,6 +126,7 @@ class SequenceState {
   int32_t tail_ = -1;
   std::vector<std::vector<int32_t>> pages_;  // Per class; -1: not taken yet.
   std::vector<PageTable> tables_;            // Views of pages_.
+  std::unique_ptr<std::byte[]> parked_;
 };
 
 }  // namespace packrat

@@ -45,10 +45,14 @@ void Tenants::Charge(int tenant, int64_t tokens) {
   share.served += static_cast<double>(tokens) / share.weight;
 }
 
+void Tenants::Refund(int tenant, int64_t tokens) {
+  shares_[tenant].served -= static_cast<double>(tokens) / shares_[tenant].weight;
+}
+
 void Tenants::Leave(int tenant, int64_t unused) {
   PACKRAT_CHECK(accounts_[tenant].requests > 0, "a tenant without requests") << tenant;
   --accounts_[tenant].requests;
-  shares_[tenant].served -= static_cast<double>(unused) / shares_[tenant].weight;
+  Refund(tenant, unused);
 }
 
 }  // namespace packrat

@@ -21,6 +21,8 @@ class Tenants {
   int Join(const std::string& name, double weight);
   // The request has been admitted: charges `tokens`.
   void Charge(int tenant, int64_t tokens);
+  // The request makes way for others with so many of them to go.
+  void Refund(int tenant, int64_t tokens);
   // The request is over, and `unused` of the tokens were not needed (0 if it was never charged).
   // Once all requests of a tenant are over, its index may become that of another one.
   void Leave(int tenant, int64_t unused);

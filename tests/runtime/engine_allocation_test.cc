@@ -1,5 +1,6 @@
 // Decoding allocates nothing: what a sequence may need was taken at its admission, and not before.
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -26,6 +27,7 @@ void ExpectNoneWhileDecoding(bool ahead) {
   EngineOptions options;
   options.max_running = 8;
   options.max_batch_tokens = 64;
+  options.park_memory = 1;  // Is looked at in every step, and is too little.
   auto engine = *Engine::Create(&model, nullptr, options);
   absl::Time now = absl::FromUnixSeconds(1);
   std::mt19937_64 random(4);
@@ -49,8 +51,14 @@ void ExpectNoneWhileDecoding(bool ahead) {
     request.deadline = now + absl::Hours(1);
     ASSERT_EQ(engine->Submit(std::move(request), now), absl::OkStatus());
   }
+  engine->Step(now += absl::Milliseconds(1));
+  Consumer waits;
+  Request above = waits.Make(8, {5}, 10);
+  above.priority = 1;
+  ASSERT_EQ(engine->Submit(std::move(above), now), absl::OkStatus());
   for (int i = 0; i < 10; ++i) engine->Step(now += absl::Milliseconds(1));
   ASSERT_EQ(engine->stats().running, 8);
+  ASSERT_EQ(engine->stats().waiting, 1);
   for (int i = 0; i < 80; ++i) {
     now += absl::Milliseconds(1);
     const int64_t before = NumAllocations();

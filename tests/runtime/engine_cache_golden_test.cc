@@ -1,7 +1,7 @@
 // The prefix cache on the golden models, with the real kernels: conversations that go on, fork and
-// come again, in one batch and with little memory, get what each of their requests gets alone from
-// an engine that keeps nothing: the same tokens, and the same bits of their log-probabilities. With
-// PACKRAT_GPU the same on a GPU (tests/gpu).
+// come again, in one batch and with little memory, parked for others of higher priority, get what
+// each of their requests gets alone from an engine that keeps nothing: the same tokens, and the
+// same bits of their log-probabilities. With PACKRAT_GPU the same on a GPU (tests/gpu).
 #include <memory>
 #include <random>
 #include <string>
@@ -22,7 +22,7 @@ using Text = std::vector<int32_t>;
 
 #ifdef PACKRAT_GPU
 // Little, since every test also runs on the emulated device.
-constexpr int kRequests = 10, kLongest = 60, kMostGenerated = 12, kBudget = 40;
+constexpr int kRequests = 10, kLongest = 60, kMostGenerated = 12, kBudget = 40, kLeastParks = 0;
 const char* const kModels[] = {"mesa_net_hybrid", "packrat", "gated_delta_net"};
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
   return gpu::LoadGpuModel(dir, options, gpu_options);
 }
 #else
-constexpr int kRequests = 60, kLongest = 160, kMostGenerated = 40, kBudget = 96;
+constexpr int kRequests = 60, kLongest = 160, kMostGenerated = 40, kBudget = 96, kLeastParks = 5;
 const char* const kModels[] = {"rat",     "rat_local",    "mesa_net", "mesa_net_hybrid",
                                "packrat", "packrat_wide", "llama",    "llama3",
                                "qwen2",   "qwen3",        "qwen3_5",  "gated_delta_net"};
@@ -47,6 +47,7 @@ struct Case {
   Text prompt;
   int count;
   float temperature;
+  int priority;
   Consumer consumer;
 };
 
@@ -69,6 +70,7 @@ class EngineCacheGoldenTest : public ::testing::TestWithParam<const char*> {
     options.poison_freed_state = true;
     options.prefix_cache = cached;
     options.cache_sequences = 5;
+    options.park_memory = int64_t{1} << 30;
     // Less than the texts want, so that states have to give way.
     options.state_bytes = 6 * static_cast<int64_t>(model_->state_layout().SequenceBytes(256));
     auto engine = Engine::Create(model_.get(), nullptr, options);
@@ -82,6 +84,7 @@ class EngineCacheGoldenTest : public ::testing::TestWithParam<const char*> {
     request.sampling.seed = id;
     request.sampling.num_logprobs = 5;  // Their bits tell more than the tokens.
     request.solver.cg_tolerance = 1e-6f;
+    request.priority = from.priority;
     return request;
   }
 
@@ -135,6 +138,7 @@ TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) {
       next->prompt = NextPrompt(cases);
       next->count = 1 + Pick(kMostGenerated);
       next->temperature = Pick(2) ? 1.0f : 0.0f;
+      next->priority = Pick(3);
       Request request = Make(&next->consumer, cases.size(), *next);
       if (Pick(4) == 0) request.cache.snapshot_at = Pick(next->prompt.size());
       ASSERT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
@@ -147,6 +151,7 @@ TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) {
   const EngineStats::Cache stats = engine_->stats().cache;
   EXPECT_GT(stats.lookups[static_cast<int>(CacheMiss::kNone)], kRequests / 5);
   EXPECT_GT(stats.dropped, kRequests / 5);
+  EXPECT_GT(engine_->stats().parking.parks, kLeastParks);
 
   Start(/*cached=*/false);
   int compared = 0;

@@ -1,7 +1,9 @@
 // A storm of conversations against small engines with little memory: turns, forks, retries, texts
-// that share a beginning, cancellations, deadlines and sequences that go bad, in one batch. Every
+// that share a beginning, priorities for which others are parked, cancellations, deadlines and
+// sequences that go bad, in one batch. Every
 // text must be the model's, to the token; after every step each reference must be accounted for.
 // What is free is poisoned, and the fake model says whether a state is another's, late or stale.
+#include <array>
 #include <memory>
 #include <random>
 #include <vector>
@@ -36,6 +38,9 @@ class Storm {
     options.max_context = 300;
     options.cache_sequences = Pick(3) * Pick(6);
     options.poison_freed_state = true;
+    // None, little or much.
+    options.park_memory = static_cast<int64_t>(model_.state_layout().SequenceBytes(300)) *
+                          std::array{0, 1, 3, 20}[Pick(4)] / 2;
     options.state_bytes =
         static_cast<int64_t>(model_.state_layout().SequenceBytes(300)) * (2 + Pick(30)) / 2;
     engine_ = *Engine::Create(&model_, nullptr, options);
@@ -55,11 +60,13 @@ class Storm {
     Reap();
     EXPECT_TRUE(live_.empty());
     for (const EngineStats::Pool& pool : engine_->stats().pools) EXPECT_EQ(pool.used, 0);
+    EXPECT_EQ(engine_->stats().parking.bytes, 0);
   }
 
   int64_t hits() const { return engine_->stats().cache.lookups[0]; }
   int64_t dropped() const { return engine_->stats().cache.dropped; }
   int64_t completed() const { return completed_; }
+  int64_t parks() const { return engine_->stats().parking.parks; }
 
  private:
   int Pick(size_t n) { return static_cast<int>(random_() % n); }
@@ -82,6 +89,7 @@ class Storm {
     // Too small to change a logit, but steps ahead wait for the token.
     if (Pick(5) == 0) request.sampling.frequency_penalty = 1e-12f;
     request.tenant = live->tenant ? "b" : "a";
+    request.priority = Pick(4) * Pick(2);
     request.cache.use = Pick(12) != 0;
     request.cache.importance = Pick(5) == 0;
     if (Pick(6) == 0) request.cache.snapshot_at = Pick(live->prompt.size());
@@ -155,7 +163,7 @@ class Storm {
 };
 
 TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
-  int64_t hits = 0, dropped = 0, completed = 0;
+  int64_t hits = 0, dropped = 0, completed = 0, parks = 0;
   for (uint64_t seed = 0; seed < 40 && !::testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     FakeModel::Options options;
@@ -170,10 +178,12 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
     hits += storm.hits();
     dropped += storm.dropped();
     completed += storm.completed();
+    parks += storm.parks();
   }
   EXPECT_GT(completed, 5000);
   EXPECT_GT(hits, 1000);
   EXPECT_GT(dropped, 5000);
+  EXPECT_GT(parks, 500);
 }
 
 }  // namespace

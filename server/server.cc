@@ -140,23 +140,28 @@ void Server::Impl::AddGauges() {
                      "Sessions that were dropped since nobody used them for so long.",
                      [this] { return static_cast<double>(sessions.stats().expired); });
   const auto add_of_store = [this](const char* name, const char* help,
-                                   int64_t (*value)(const StoredSessions&)) {
+                                   double (*value)(const StoredSessions&)) {
     metrics.AddCounter(name, help, [this, value] {
       const StoredSessions* stored = environment.stored.load();
-      return stored == nullptr ? 0 : static_cast<double>(value(*stored));
+      return stored == nullptr ? 0 : value(*stored);
     });
   };
   add_of_store("packrat_sessions_fetched_total", "Sessions that came from the session store.",
-               [](const StoredSessions& s) { return s.stats().fetched.load(); });
+               [](const StoredSessions& s) -> double { return s.stats().fetched.load(); });
   add_of_store("packrat_sessions_stored_total",
                "Sessions that were put into the session store, once for each change.",
-               [](const StoredSessions& s) { return s.stats().stored.load(); });
+               [](const StoredSessions& s) -> double { return s.stats().stored.load(); });
   add_of_store("packrat_sessions_not_stored_total",
                "Changes of sessions that the session store did not take.",
-               [](const StoredSessions& s) { return s.not_stored(); });
+               [](const StoredSessions& s) -> double { return s.not_stored(); });
   add_of_store("packrat_session_store_failures_total",
                "Calls that the session store did not answer.",
-               [](const StoredSessions& s) { return s.stats().failures.load(); });
+               [](const StoredSessions& s) -> double { return s.stats().failures.load(); });
+  add_of_store("packrat_session_store_calls_total",
+               "Calls to the session store, those that it did not answer included.",
+               [](const StoredSessions& s) -> double { return s.stats().calls.load(); });
+  add_of_store("packrat_session_store_seconds_total", "Time that these calls took.",
+               [](const StoredSessions& s) { return 1e-9 * s.stats().nanoseconds.load(); });
   metrics.AddGauge("packrat_draining", "1 from the signal to stop on.",
                    [this] { return environment.draining.load() ? 1 : 0; });
   metrics.AddGauge("packrat_engine_stalled",

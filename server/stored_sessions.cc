@@ -34,7 +34,10 @@ absl::Status GuardedStore::Guard(const std::function<absl::Status()>& call) {
       return absl::UnavailableError("the session store did not answer a moment ago");
     }
   }
+  const absl::Time start = SteadyNow();
   const absl::Status status = call();
+  stats_.nanoseconds += absl::ToInt64Nanoseconds(SteadyNow() - start);
+  ++stats_.calls;
   if (!absl::IsUnavailable(status)) return status;
   ++stats_.failures;
   MutexLock lock(&mutex_);

@@ -24,6 +24,7 @@ class GuardedStore : public SessionStore {
  public:
   struct Stats {
     std::atomic<int64_t> fetched{0}, stored{0}, failures{0};
+    std::atomic<int64_t> calls{0}, nanoseconds{0};  // That reached the store, failures included.
   };
   // `log` outlives it.
   GuardedStore(std::unique_ptr<SessionStore> store, Logger* log)

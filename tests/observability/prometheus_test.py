@@ -14,6 +14,7 @@ from tests.server import processes
 REPLICAS = ("packrat-0", "packrat-1", "packrat-2")
 TOKENS = 24
 CALLS = 6  # Of each replica, of which two run at a time.
+SAID = ("Once upon a time there was a little dog who had a red ball.", " The dog", " One day")  # Turns.
 
 
 def traffic(server):
@@ -23,10 +24,15 @@ def traffic(server):
                            "--ignore_eos", "--temperature=0")
     with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
         answers = list(pool.map(complete, range(CALLS)))
+    session = server.client("sessions", "create").stdout.strip()
+    turns = [server.json("complete", text, "--session=" + session, "--max_tokens=%d" % TOKENS,
+                         "--ignore_eos", "--temperature=0") for text in SAID]
     assert server.client("complete", "Once", "--temperature=-1").returncode == 1
     assert server.client("complete", "Once", "--max_tokens=1000", "--ignore_eos",
                          "--deadline=100ms").returncode == 4
-    return sum(int(answer["finished"]["usage"]["completion_tokens"]) for answer in answers)
+    usages = [answer["finished"]["usage"] for answer in answers + turns]
+    return {name: sum(int(usage.get(name, 0)) for usage in usages)
+            for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}
 
 
 def selectors(query):
@@ -51,9 +57,12 @@ class PrometheusTest(unittest.TestCase):
 
     @classmethod
     def start_all(cls):
+        store = cls.stack.enter_context(tempfile.TemporaryDirectory())
+
         def start(_):
             return processes.RealServer("models/demo", "--max_running=2", "--threads=1",
-                                        "--model_name=demo", "--drain_grace=0s")
+                                        "--model_name=demo", "--drain_grace=0s",
+                                        "--session_store=" + store)
         with concurrent.futures.ThreadPoolExecutor(len(REPLICAS)) as pool:
             started = list(pool.map(start, REPLICAS))
         cls.servers = {name: cls.stack.enter_context(server)
@@ -68,7 +77,7 @@ class PrometheusTest(unittest.TestCase):
             cls.tokens = dict(zip(REPLICAS, pool.map(traffic, cls.servers.values())))
         # All is over, counted and scraped.
         processes.wait_for(lambda: cls.prometheus.sum("packrat_requests_finished_total")
-                           == len(REPLICAS) * (CALLS + 1))
+                           == len(REPLICAS) * (CALLS + len(SAID) + 1))
         over = time.time()
         processes.wait_for(lambda: cls.prometheus.sum("min(timestamp(packrat_ready))") > over)
         cls.end = time.time() + 1
@@ -80,16 +89,30 @@ class PrometheusTest(unittest.TestCase):
     def test_numbers_are_those_of_the_clients(self):
         for name, tokens in self.tokens.items():
             of = '{instance="%s"}' % name
-            late = self.prometheus.sum("packrat_generated_tokens_total" + of) - tokens
+            late = (self.prometheus.sum("packrat_generated_tokens_total" + of)
+                    - tokens["completion_tokens"])
             self.assertGreaterEqual(late, 0)  # Of the call that its deadline ended.
             self.assertLess(late, 1000)
             self.assertEqual(self.prometheus.sum(
-                'packrat_requests_finished_total{instance="%s",reason="length"}' % name), CALLS)
+                'packrat_requests_finished_total{instance="%s",reason="length"}' % name),
+                             CALLS + len(SAID))
             self.assertEqual(self.prometheus.sum(
                 'packrat_errors_total{instance="%s",status="INVALID_ARGUMENT"}' % name), 1)
             # Two run at a time; the rest had to wait.
             self.assertEqual(self.prometheus.sum("packrat_queue_time_seconds_count" + of),
-                             CALLS + 1)
+                             CALLS + len(SAID) + 1)
+
+    def test_kept_states_and_sessions_are_those_of_the_clients(self):
+        for name, tokens in self.tokens.items():
+            # The second turn and the third began with a state, and computed what they brought.
+            self.assertGreater(tokens["cached_tokens"], TOKENS)
+            for metric, value in (
+                    ("packrat_cached_prompt_tokens_total{", tokens["cached_tokens"]),
+                    ('packrat_prefix_cache_lookups_total{miss="none",', len(SAID) - 1),
+                    ("packrat_prefix_cache_lookups_total{", CALLS + len(SAID) + 1),
+                    ("packrat_sessions{", 1), ("packrat_sessions_stored_total{", 1 + len(SAID)),
+                    ("packrat_session_store_failures_total{", 0)):
+                self.assertEqual(self.prometheus.sum(metric + 'instance="%s"}' % name), value, metric)
 
     def test_every_panel_shows_something(self):
         for panel in dashboard.panels(dashboard.load()):

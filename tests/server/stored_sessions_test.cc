@@ -166,6 +166,8 @@ TEST_P(StoredSessionsTest, ASessionGoesOnWhereItsHomeIsGone) {
   EXPECT_EQ(other->server->Metric("packrat_sessions_fetched_total"), 1);
   EXPECT_EQ(other->server->Metric("packrat_sessions_stored_total"), 1);
   EXPECT_EQ(other->server->Metric("packrat_sessions_not_stored_total"), 0);
+  EXPECT_GE(other->server->Metric("packrat_session_store_calls_total"), 2);
+  EXPECT_GT(other->server->Metric("packrat_session_store_seconds_total"), 0);
 }
 
 // A server may be killed as soon as the client has the answer: the store has the turn then.
@@ -223,7 +225,9 @@ TEST_P(StoredSessionsTest, WithoutItsStoreAServerGoesOnAlone) {
   Break();
   home->Continue(session, {8}, &text);
   EXPECT_EQ(home->server->Metric("packrat_sessions_not_stored_total"), 1);
-  EXPECT_GT(home->server->Metric("packrat_session_store_failures_total"), 0);
+  const double failures = home->server->Metric("packrat_session_store_failures_total");
+  EXPECT_GT(failures, 0);
+  EXPECT_GT(home->server->Metric("packrat_session_store_calls_total"), failures);
   EXPECT_TRUE(
       Eventually([&] { return home->server->AccessLines("not_stored=\"the session store") == 1; }));
   const absl::Status status = other->Say(session, {8}).status;

@@ -1,6 +1,7 @@
 #include "runtime/prefix_cache.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "kernels/check.h"
@@ -20,6 +21,7 @@ struct PrefixCache::Node {
   uint64_t writer = 0;
   int importance = 0;
   double priority = 0;
+  uint64_t last_use = 0;
   size_t kept_at = 0;  // In kept_.
   bool has_snapshot() const { return snapshot.position > 0; }
 };
@@ -68,7 +70,10 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
     had_one = had_one || child->had_one;
   }
   if (last->parent != nullptr) Touch(last);
-  if (found.node != nullptr) SetPriority(found.node);
+  if (found.node != nullptr) {
+    found.node->importance = std::max(found.node->importance, 0);
+    SetPriority(found.node);
+  }
   found.miss = found.node != nullptr                ? CacheMiss::kNone
                : had_one                            ? CacheMiss::kEvicted
                : found.shared >= kMinSnapshotTokens ? CacheMiss::kNoSnapshot
@@ -144,20 +149,21 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
   node->writer = writer;
   node->importance = importance;
   for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
-    if (above->importance <= 0) continue;
-    above->importance = 0;
-    if (above->has_snapshot()) SetPriority(above);
+    if (above->importance > 0) above->importance = -1;
   }
   SetPriority(node);
 }
 
 void PrefixCache::SetPriority(Node* node) {
   const Node* above = node->parent;
-  while (above->parent != nullptr && !above->has_snapshot()) above = above->parent;
+  while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
+    above = above->parent;
+  }
   const auto bytes =
       static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
   const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
   node->priority = clock_ + worth * (node->importance > 0 ? kImportantWorth : 1);
+  node->last_use = ++uses_;
 }
 
 void PrefixCache::Drop(Node* node) {
@@ -179,9 +185,10 @@ bool PrefixCache::DropOne() {
   Node* const least =
       *std::min_element(kept_.begin(), kept_.end(), [](const Node* a, const Node* b) {
         const bool a_first = a->importance < 0, b_first = b->importance < 0;
-        return a_first != b_first ? a_first : a->priority < b->priority;
+        if (a_first != b_first) return a_first;
+        return std::tie(a->priority, a->last_use) < std::tie(b->priority, b->last_use);
       });
-  clock_ = std::max(clock_, least->priority);
+  if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
   Drop(least);
   ++dropped_;
   return true;

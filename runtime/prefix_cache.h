@@ -7,12 +7,15 @@
 // snapshot is worth it. Nodes are bounded in number and tokens: the least recently used are
 // forgotten.
 //
-// What is dropped first where the pool needs parts: snapshots of negative importance, then the one
-// of least priority, which is the clock plus the tokens that it saves (beyond the next shorter
-// snapshot of its text) for each byte that it holds; using a snapshot renews its priority, dropping
-// one sets the clock to that one's priority. So what is unused ages, dear ones faster (GreedyDual
-// by size: Cao and Irani, 1997). Of positive importance a snapshot counts kImportantWorth times: it
-// outlives many others, but what nobody comes back to does not stay for ever.
+// What is dropped first where the pool needs parts: snapshots of negative importance, which nobody
+// is expected to begin with; if somebody does, they are as others from then on. Then the one of
+// least priority, which is the clock plus the tokens that it saves (beyond the next shorter
+// snapshot of its text that is not dropped first) for each byte that it holds; using a snapshot
+// renews its priority, dropping one sets the clock to that one's priority. So what is unused ages,
+// dear ones faster (GreedyDual by size: Cao and Irani, 1997). Of positive importance a snapshot
+// counts kImportantWorth times: it outlives many others, but what nobody comes back to does not
+// stay for ever. Of equals the least recently used goes first. Where one is kept, the important
+// ones of shorter texts on its way have served their turn: they are dropped first.
 //
 // Not thread-safe: it belongs to the engine's thread. It holds references to the pool's parts, the
 // cache's, and reads and writes no memory of it.
@@ -60,8 +63,8 @@ class PrefixCache {
   // Remembers a text. Its end, if there may be a snapshot; null: there is one already, or the text
   // has no room. Throws std::bad_alloc, then all is as before but for a part of the text.
   Node* Remember(const std::string& space, absl::Span<const int32_t> text);
-  // Keeps a snapshot there. `writer`: see DropOf(). Snapshots of shorter texts on the way lose
-  // their importance to one that has some. Throws std::bad_alloc, and has then not taken it.
+  // Keeps a snapshot there. `writer`: see DropOf(). One of importance makes those on its way that
+  // had some the first to be dropped. Throws std::bad_alloc, and has then not taken it.
   void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance);
 
   // Drops one snapshot: this one, those of one writer, or the least worth keeping; false: there is
@@ -98,6 +101,7 @@ class PrefixCache {
   std::vector<Node*> kept_;     // With a snapshot.
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
+  uint64_t uses_ = 0;  // Of snapshots.
   double clock_ = 0;
 };
 

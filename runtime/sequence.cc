@@ -115,10 +115,12 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
   (void)UnlessNoMemory([&] {
     PrefixCache::Node* const node = cache->Remember(
         cache_space_, absl::MakeConstSpan(request_.prompt).subspan(0, state_.position()));
-    if (node == nullptr || !state_.CanSnap(*pool)) return absl::OkStatus();
+    // What only stands on the way has served its turn once the text goes on: in a long prompt, and
+    // at the end of one whose text goes on with its answer. No other state makes room for it.
+    const bool goes_on = snapped_ < prompt_tokens() || request_.cache.importance > 0;
+    const bool on_the_way = snapped_ != cut_ && goes_on;
+    if (node == nullptr || !state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
-    // What only stands on the way of a long prompt has served its turn once the prompt is through.
-    const bool on_the_way = snapped_ != cut_ && snapped_ != prompt_tokens();
     Keep(node, &snapshot, on_the_way ? -1 : 0, pool, cache);
     return absl::OkStatus();
   });

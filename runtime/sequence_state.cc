@@ -187,12 +187,14 @@ void SequenceState::StartSpan(int num_tokens, StatePool* pool, Span* span) {
   position_ += num_tokens;
 }
 
-bool SequenceState::CanSnap(const StatePool& pool) const {
-  if (has_slot_ && pool.available(kSlotParts) < 1) return false;
-  if (pool.available(kTailParts) < 1) return false;
+bool SequenceState::CanSnap(const StatePool& pool, bool free) const {
+  const auto has = [&](int kind, int parts) {
+    return (free ? pool.free(kind) : pool.available(kind)) >= parts;
+  };
+  if ((has_slot_ && !has(kSlotParts, 1)) || !has(kTailParts, 1)) return false;
   for (size_t c = 0; c < pages_.size(); ++c) {
     const PagesInUse use(layout_->page_classes[c], position_);
-    if (pool.available(kPageParts + static_cast<int>(c)) < use.end - use.unfinished) return false;
+    if (!has(kPageParts + static_cast<int>(c), use.end - use.unfinished)) return false;
   }
   return true;
 }

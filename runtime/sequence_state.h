@@ -86,7 +86,8 @@ class SequenceState {
   // A snapshot of where it stands, at least kMinSnapshotTokens. With `share_slot` the sequence
   // leaves its slot to it and takes a new one, of which it can be that both are held until the end
   // of the block; otherwise the slot is copied, and the cache can give back all that was taken.
-  bool CanSnap(const StatePool& pool) const;
+  // CanSnap() says whether the parts are there; with `free`, without the cache giving up any.
+  bool CanSnap(const StatePool& pool, bool free) const;
   Snapshot Snap(bool share_slot, StatePool* pool);
   // A snapshot at the end: it takes over the parts, and what it has no use for is given back. Takes
   // nothing if it throws std::bad_alloc.

@@ -154,10 +154,6 @@ void StatePool::Write(int kind, int32_t part, const std::byte* from) {
   buffer_->Write(OffsetOf(kind, part), from, parts_[kind].stride);
 }
 
-int32_t StatePool::available(int kind) const {
-  return static_cast<int32_t>(parts_[kind].free.size()) + parts_[kind].reclaimable;
-}
-
 void StatePool::CountAvailable(PartCounts* counts) const {
   counts->slots = available(kSlotParts);
   counts->tails = available(kTailParts);

@@ -94,8 +94,9 @@ class StatePool {
 
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
   int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }
+  int32_t free(int kind) const { return static_cast<int32_t>(parts_[kind].free.size()); }
   // Parts that Take() can give: free ones, and those that only the cache refers to.
-  int32_t available(int kind) const;
+  int32_t available(int kind) const { return free(kind) + reclaimable(kind); }
   // Parts that only the cache refers to.
   int32_t reclaimable(int kind) const { return parts_[kind].reclaimable; }
   // Writes available() of all kinds; allocates only if `counts` has no room for the page classes.

@@ -206,13 +206,73 @@ TEST_F(PrefixCacheTest, WhatIsUnusedAges) {
   EXPECT_LT(important, 1000);
 }
 
+TEST_F(PrefixCacheTest, OfEqualsTheLeastRecentlyUsedGoesFirst) {
+  const auto tails = [&] {
+    std::set<int32_t> all;
+    cache_->ForEachSnapshot([&](const Snapshot& snapshot) { all.insert(snapshot.tail); });
+    return all;
+  };
+  std::vector<int32_t> tail_of;  // They are taken in turn.
+  for (int i = 0; i < 5; ++i) {
+    Keep(Range(1000 * i, 40));
+    tail_of.push_back(*tails().rbegin());
+  }
+  EXPECT_EQ(Hit(Range(0, 41)), 40);
+  EXPECT_EQ(Hit(Range(2000, 41)), 40);
+  std::set<int32_t> left = tails();
+  for (const int next : {1, 3, 4, 0, 2}) {
+    EXPECT_TRUE(cache_->DropOne());
+    left.erase(tail_of[next]);
+    EXPECT_EQ(tails(), left) << next;
+  }
+}
+
+// What an important text leaves behind goes before all others, even dear ones.
 TEST_F(PrefixCacheTest, ImportancePassesOnToTheLongerText) {
-  Keep(Range(0, 40), 1, 1);
-  Keep(Range(0, 80), 1, 1);
+  Keep(Range(0, 400), 1, 1);
+  Keep(Range(0, 416), 1, 1);
   Keep(Range(5000, 20), 1, 0);
   cache_->DropOne();
+  EXPECT_EQ(Hit(Range(0, 416)), 0);
+  EXPECT_EQ(Hit(Range(5000, 21)), 20);
   cache_->DropOne();
-  EXPECT_EQ(Hit(Range(0, 100)), 80);
+  EXPECT_EQ(Hit(Range(5000, 21)), 0);
+  EXPECT_EQ(Hit(Range(0, 417)), 416);
+}
+
+// It is worth all of its text, since the shorter ones of it go first.
+TEST_F(PrefixCacheTest, WhatGoesFirstDoesNotLessenOthers) {
+  Keep(Range(0, 400), 1, -1);
+  Keep(Range(0, 416));
+  Keep(Range(5000, 200));
+  cache_->DropOne();
+  cache_->DropOne();
+  EXPECT_EQ(Hit(Range(0, 417)), 416);
+  EXPECT_EQ(Hit(Range(5000, 201)), 0);
+}
+
+// Somebody began with what was to go first, for instance a fork: it is as others from then on.
+TEST_F(PrefixCacheTest, WhatSomebodyBeginsWithDoesNotGoFirst) {
+  Keep(Range(0, 200), 1, -1);
+  Keep(Range(5000, 20));
+  EXPECT_EQ(Hit(Range(0, 201)), 200);
+  cache_->DropOne();
+  EXPECT_EQ(Hit(Range(0, 201)), 200);
+  EXPECT_EQ(Hit(Range(5000, 21)), 0);
+}
+
+// As many conversations as there is room for stay, turn after turn, whatever each leaves behind.
+TEST_F(PrefixCacheTest, EveryConversationKeepsItsLastState) {
+  constexpr int kUsers = 40;
+  for (int turn = 1; turn <= 10; ++turn) {
+    for (int user = 0; user < kUsers; ++user) {
+      const auto text = [&](int tokens) { return Range(1000 * user, tokens); };
+      EXPECT_EQ(Hit(text(20 * turn)), 20 * (turn - 1)) << user;
+      Keep(text(20 * turn - 2), 1, -1);  // The end of its prompt,
+      Keep(text(20 * turn), 1, 1);       // and of the answer.
+      while (cache_->num_snapshots() > kUsers) cache_->DropOne();
+    }
+  }
 }
 
 TEST_F(PrefixCacheTest, ForgetsTheOldestTexts) {

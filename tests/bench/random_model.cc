@@ -60,6 +60,18 @@ void AddMixer(const std::string& type, const std::string& prefix, const RandomMo
     writer->Linear(prefix + "out_proj.weight", d, d);
     return;
   }
+  if (type == "gated_delta_net") {
+    writer->Linear(prefix + "in_proj_qkv.weight", 3 * d, d);
+    writer->Linear(prefix + "in_proj_z.weight", d, d);
+    writer->Linear(prefix + "in_proj_b.weight", s.heads, d);
+    writer->Linear(prefix + "in_proj_a.weight", s.heads, d);
+    writer->Add(prefix + "conv1d.weight", {3 * d, 1, 4}, 0.5f);
+    writer->Add(prefix + "A_log", {s.heads}, 0.5f);
+    writer->Add(prefix + "dt_bias", {s.heads}, 0.5f, -3.0f);
+    writer->Add(prefix + "norm.weight", {dim}, 0.1f, 1.0f);
+    writer->Linear(prefix + "out_proj.weight", d, d);
+    return;
+  }
   const int64_t kv_width = type == "mesa" ? d : kv;
   writer->Linear(prefix + "q_proj.weight", d, d);
   writer->Linear(prefix + "k_proj.weight", kv_width, d);
@@ -103,7 +115,10 @@ void WriteRandomModel(const std::string& dir, const RandomModelShape& s) {
       R"(, "window_size": )", s.window, R"(}, "attention": {"num_heads": )", s.heads,
       R"(, "num_kv_heads": )", s.kv_heads, R"(},)", R"( "mesa": {"num_heads": )", s.heads,
       R"(, "head_dim": )", s.hidden_size / s.heads,
-      R"(, "conv_size": 4, "lambda_lower_bound": 0.25, "use_output_gate": true}})");
+      R"(, "conv_size": 4, "lambda_lower_bound": 0.25, "use_output_gate": true},)",
+      R"( "gated_delta_net": {"num_key_heads": )", s.heads, R"(, "num_value_heads": )", s.heads,
+      R"(, "key_dim": )", s.hidden_size / s.heads, R"(, "value_dim": )", s.hidden_size / s.heads,
+      R"(, "conv_size": 4}})");
   std::ifstream old(dir + "/config.json");
   if (std::string((std::istreambuf_iterator<char>(old)), {}) == config) return;
   Writer writer;

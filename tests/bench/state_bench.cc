@@ -14,6 +14,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "kernels/check.h"
 #include "models/cpu_model.h"
 #include "runtime/engine.h"
@@ -24,11 +25,16 @@
 
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench", "Folder for models of random weights.");
 ABSL_FLAG(std::string, model, "", "Measure this model alone.");
+ABSL_FLAG(std::vector<std::string>, kinds,
+          std::vector<std::string>({"rat", "mesa", "gated_delta_net", "attention",
+                                    "local_attention"}),
+          "Kinds of layers of the models of random weights.");
 ABSL_FLAG(int, text_tokens, 10000, "Before the turn.");
 ABSL_FLAG(int, turn_tokens, 32, "Of the turn's own.");
-ABSL_FLAG(int, rounds, 5, "Of each measurement.");
-ABSL_FLAG(int, streams, 16, "Requests that share nothing, which run together.");
-ABSL_FLAG(bool, misses, true, "Measure requests that share nothing too.");
+ABSL_FLAG(int, rounds, 5, "Of the turn.");
+ABSL_FLAG(bool, turn, true, "Measure the turn.");
+ABSL_FLAG(int, pairs, 60, "Of requests that share nothing, with and without the cache; 0: none.");
+ABSL_FLAG(int, streams, 8, "Of them that run together.");
 
 namespace packrat {
 namespace {
@@ -129,24 +135,31 @@ void BenchTurn(LanguageModel* model, const std::string& name) {
                    model->state_layout().tail_bytes / 1024, " KiB tail"));
 }
 
-// Requests that share nothing, in engines with and without a cache by turns.
+// Requests that share nothing, in engines with and without a cache by turns: what the machine does
+// besides, and for longer than a pair takes, it does to both.
 void BenchMisses(LanguageModel* model, const std::string& name, int prompt, int output) {
   const int vocab = model->config().vocab_size, streams = absl::GetFlag(FLAGS_streams);
   Bench with(model, streams, prompt + output, true),
       without(model, streams, prompt + output, false);
   std::vector<double> ratios;
-  for (int i = 0; i < 2 * absl::GetFlag(FLAGS_rounds) + 1; ++i) {
+  for (int i = 0; i < absl::GetFlag(FLAGS_pairs) + 2; ++i) {
     double seconds[2];
     for (const int j : {i % 2, 1 - i % 2}) {
       std::vector<Text> prompts;
       for (int s = 0; s < streams; ++s) prompts.push_back(RandomText(prompt, vocab));
       seconds[j] = (j == 1 ? with : without).Run(prompts, output);
     }
-    if (i > 0) ratios.push_back(seconds[0] / seconds[1]);
+    if (i > 1) ratios.push_back(seconds[0] / seconds[1]);
   }
+  std::sort(ratios.begin(), ratios.end());
+  const auto at = [&](double share) {
+    return ratios[static_cast<size_t>(share * static_cast<double>(ratios.size()))];
+  };
   Row(absl::StrCat(name, ": ", streams, " streams of ", prompt, " + ", output,
                    " tokens that share nothing, speed with the cache by that without"),
-      Median(ratios), "");
+      at(0.5), "", 0,
+      absl::StrFormat("%d pairs; quarters end at %.3f and %.3f", ratios.size(), at(0.25),
+                      at(0.75)));
 }
 
 absl::Status Run() {
@@ -155,7 +168,7 @@ absl::Status Run() {
     models.emplace_back(absl::GetFlag(FLAGS_model), absl::GetFlag(FLAGS_model));
   } else {
     std::filesystem::create_directories(absl::GetFlag(FLAGS_dir));
-    for (const char* type : {"rat", "mesa", "attention", "local_attention"}) {
+    for (const std::string& type : absl::GetFlag(FLAGS_kinds)) {
       RandomModelShape shape;
       shape.layer_types.assign(8, type);
       shape.hidden_size = 384;
@@ -173,8 +186,8 @@ absl::Status Run() {
     ModelOptions options;
     auto model = LoadCpuModel(dir, options);
     if (!model.ok()) return model.status();
-    BenchTurn(model->get(), name);
-    if (!absl::GetFlag(FLAGS_misses)) continue;
+    if (absl::GetFlag(FLAGS_turn)) BenchTurn(model->get(), name);
+    if (absl::GetFlag(FLAGS_pairs) == 0) continue;
     BenchMisses(model->get(), name, 64, 32);
     BenchMisses(model->get(), name, 16, 64);
   }

@@ -1,0 +1,185 @@
+// What a snapshot costs and what it costs to begin with one, at any length of text, beside a plain
+// copy of as many bytes in the same moment. No model computes: the parts are copied as they are.
+// Caches are cleared before each measurement, as between two turns of a conversation.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/check.h"
+#include "models/config.h"
+#include "models/host_model.h"
+#include "models/state_layout.h"
+#include "runtime/sequence_state.h"
+#include "runtime/session.h"
+#include "runtime/state_pool.h"
+#include "tests/bench/report.h"
+
+ABSL_FLAG(int, rounds, 25, "Of each measurement.");
+ABSL_FLAG(int, session_tokens, 10000, "Of the session that is forked.");
+
+namespace packrat {
+namespace {
+
+constexpr int kLengths[] = {100, 10000, 1000000};
+// What sequences may take besides.
+constexpr int kMoreTokens = 1024;
+
+double Microseconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+double Median(std::vector<double> of) {
+  std::sort(of.begin(), of.end());
+  return of[of.size() / 2];
+}
+
+// Larger than the caches.
+void ClearCaches() {
+  static std::vector<int64_t> memory(size_t{96} << 17, 1);
+  for (int64_t& value : memory) ++value;
+}
+
+// What a snapshot at this position copies.
+size_t CopiedBytes(const StateLayout& layout, int position) {
+  size_t bytes = layout.slot_bytes + layout.tail_bytes;
+  for (const PageClass& c : layout.page_classes) {
+    const PagesInUse use(c, position);
+    bytes += (use.end - use.unfinished) * c.page_bytes;
+  }
+  return bytes;
+}
+
+void BenchSnapshot(const std::string& name, const StateLayout& layout, int position) {
+  const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
+  StatePoolOptions options;
+  options.max_running = 3;
+  options.max_context = position + kMoreTokens;
+  options.state_bytes = 3 * static_cast<int64_t>(layout.SequenceBytes(options.max_context));
+  auto pool = StatePool::Create(layout, options, AllocateHostState);
+  PACKRAT_CHECK(pool.ok()) << pool.status();
+  StatePool* const parts = pool->get();
+  SequenceState sequence;
+  sequence.Prepare(layout, need);
+  sequence.Take(parts);
+  Span span;
+  sequence.StartSpan(position, parts, &span);
+  // Memory that was never written would be copied at no cost.
+  std::vector<std::byte> bytes;
+  sequence.ForEachPart([&](int kind, int32_t part) {
+    bytes.assign(parts->part_bytes(kind), std::byte{1});
+    if (!bytes.empty()) parts->Write(kind, part, bytes.data());
+  });
+
+  const size_t copied = CopiedBytes(layout, position);
+  std::vector<std::byte> from(copied, std::byte{1}), to(copied, std::byte{2});
+  std::vector<double> snap, restore, give_back, copy;
+  for (int round = 0; round < absl::GetFlag(FLAGS_rounds) + 2; ++round) {
+    Snapshot snapshot;
+    SequenceState resumed;
+    double took[4];
+    ClearCaches();
+    took[0] = Microseconds([&] { snapshot = sequence.Snap(/*share_slot=*/false, parts); });
+    ClearCaches();
+    took[1] = Microseconds([&] {
+      resumed.Prepare(layout, need);
+      resumed.Resume(snapshot, parts);
+      resumed.Take(parts);
+    });
+    ClearCaches();
+    took[2] = Microseconds([&] {
+      resumed.Release(parts);
+      snapshot.Release(parts);
+    });
+    ClearCaches();
+    took[3] = Microseconds([&] { std::memcpy(to.data(), from.data(), copied); });
+    if (round < 2) continue;  // Memory that is new to the process.
+    std::vector<double>* const into[] = {&snap, &restore, &give_back, &copy};
+    for (int i = 0; i < 4; ++i) into[i]->push_back(took[i]);
+  }
+  const int64_t listed = std::accumulate(need.pages.begin(), need.pages.end(), int64_t{0}) * 4;
+  const double mb = static_cast<double>(copied) / 1e6;
+  const auto row = [&](const char* what, const std::vector<double>& times) {
+    Row(absl::StrCat(name, ": ", what, " ", position, " tokens"), Median(times), "us", 0,
+        absl::StrFormat("%.1f KB copied, %.1f KB of page numbers; %.0f us per MB, memcpy %.0f; "
+                        "ratio %.2f",
+                        1e3 * mb, 1e-3 * static_cast<double>(listed), Median(times) / mb,
+                        Median(copy) / mb, Median(times) / Median(copy)));
+  };
+  row("snapshot of", snap);
+  row("begin with the snapshot of", restore);
+  Row(absl::StrCat(name, ": give both back, ", position, " tokens"), Median(give_back), "us");
+  sequence.Release(parts);
+}
+
+// The text alone; its state is begun with as above.
+void BenchFork() {
+  uint64_t random = 1;
+  Sessions sessions(SessionOptions(),
+                    [&random] { return random = random * 6364136223846793005u + 1442695041u; });
+  const SessionOwner owner;
+  const absl::Time now = absl::UnixEpoch();
+  const auto home = sessions.Create(owner, std::nullopt, now);
+  PACKRAT_CHECK(home.ok()) << home.status();
+  {
+    auto turn = sessions.Begin(owner, home->handle, now);
+    PACKRAT_CHECK(turn.ok());
+    std::vector<int32_t> text(absl::GetFlag(FLAGS_session_tokens), 7);
+    PACKRAT_CHECK(turn->Promise(std::move(text), 1).ok());
+    turn->Keep(now);
+  }
+  std::vector<double> fork;
+  for (int round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
+    ClearCaches();
+    std::string handle;
+    fork.push_back(Microseconds([&] { handle = sessions.Fork(owner, home->handle, now)->handle; }));
+    PACKRAT_CHECK(sessions.Delete(owner, handle, now).ok());
+  }
+  Row(absl::StrCat("fork of a session of ", absl::GetFlag(FLAGS_session_tokens), " tokens"),
+      Median(fork), "us");
+}
+
+void Run() {
+  const RatSpec rat{6, 2, 64, 16};
+  const AttentionSpec attention{6, 2, 64, 0}, window{6, 2, 64, 128};
+  const MesaSpec mesa{6, 64, 4, 0.25f, true}, small_mesa{4, 64, 4, 0.25f, true};
+  const GatedDeltaSpec delta{6, 6, 64, 64, 4};
+  const std::pair<const char*, std::vector<MixerSpec>> models[] = {
+      {"bundled model", {rat, window, small_mesa, rat, window, small_mesa, rat, window}},
+      {"8 layers of Mesa", std::vector<MixerSpec>(8, mesa)},
+      {"8 layers of gated delta", std::vector<MixerSpec>(8, delta)},
+      {"8 layers of RAT", std::vector<MixerSpec>(8, rat)},
+      {"8 layers of window 128", std::vector<MixerSpec>(8, window)},
+      {"1 layer of attention", {attention}},
+  };
+  for (const auto& [name, layers] : models) {
+    ModelConfig config;
+    config.layers = layers;
+    const StateLayout layout(config);
+    for (const int position : kLengths) BenchSnapshot(name, layout, position);
+  }
+  BenchFork();
+}
+
+}  // namespace
+}  // namespace packrat
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("what snapshots cost by the length of their text");
+  absl::ParseCommandLine(argc, argv);
+  packrat::Run();
+  return 0;
+}

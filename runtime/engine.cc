@@ -31,9 +31,6 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   return limits;
 }
 
-// Of texts, in the prefix cache: 4 MiB.
-constexpr int64_t kRememberedTokens = int64_t{1} << 20;
-
 // What takes how much of the device's memory, and how long a text would fit.
 std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options) {
   const StateLayout& layout = model.state_layout();
@@ -48,6 +45,12 @@ std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options)
 }
 
 }  // namespace
+
+int64_t RememberedTokens(const EngineOptions& options) {
+  constexpr int64_t kAlways = int64_t{1} << 20;
+  if (!options.prefix_cache) return 0;
+  return std::max<int64_t>(kAlways, int64_t{4} * options.max_context);
+}
 
 absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions& model_options,
                                   const StateLayout& layout, int64_t state_limit,
@@ -105,8 +108,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       limits(limits),
       pool(std::move(state_pool)),
       cache(options.prefix_cache
-                ? std::make_unique<PrefixCache>(
-                      pool.get(), std::max<int64_t>(kRememberedTokens, 4 * options.max_context))
+                ? std::make_unique<PrefixCache>(pool.get(), RememberedTokens(options))
                 : nullptr),
       sampled(model->options().max_logit_rows) {
   if (cache != nullptr) pool->SetReclaim([this] { return cache->DropOne(); });

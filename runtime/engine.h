@@ -66,6 +66,9 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                                   const StateLayout& layout, int64_t state_limit,
                                   EngineOptions* options);
 
+// Tokens of the texts that the prefix cache remembers, with a state or without.
+int64_t RememberedTokens(const EngineOptions& options);
+
 // A consistent reading of the engine after its last step. Counters only ever grow.
 struct EngineStats {
   int waiting = 0;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/host_model.h"
+#include "runtime/sequence_state.h"
 
 namespace packrat {
 namespace {
@@ -109,13 +110,17 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
 int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t tokens) {
   const PartCounts need = SequenceNeeds(layout, tokens);
   int sequences = std::numeric_limits<int>::max();
-  const auto limit = [&](int32_t have, int32_t wanted) {
-    if (wanted > 0) sequences = std::min(sequences, have / wanted);
-  };
-  limit(parts.slots, need.slots);
-  limit(parts.tails, need.tails);
-  for (size_t c = 0; c < need.pages.size(); ++c) limit(parts.pages[c], need.pages[c]);
+  for (int kind = 0; kind < need.kinds(); ++kind) {
+    if (need[kind] > 0) sequences = std::min(sequences, parts[kind] / need[kind]);
+  }
   return sequences;
+}
+
+int KeptStatesOf(const MemoryPlan& plan, int tokens) {
+  if (tokens < kMinSnapshotTokens) return 0;
+  const int64_t remembered = RememberedTokens(plan.options) / tokens;
+  return static_cast<int>(
+      std::min<int64_t>(remembered, SequencesOf(*plan.layout, plan.parts, tokens)));
 }
 
 }  // namespace packrat

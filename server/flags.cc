@@ -179,14 +179,9 @@ ABSL_FLAG(std::string, log_format, "text", "Lines of the log, on standard error:
 
 namespace packrat {
 
-ServerOptions OptionsFromCommandLine(int argc, char** argv) {
-  const std::vector<std::string> rest = ParseCommandLine(
-      argc, argv, "packrat_server",
-      "Serves a language model over gRPC (packrat.v1.Inference).\n\n"
-      "  packrat_server --model=DIR [flags]\n"
-      "  packrat_server --model=DIR --plan=text [flags]\n\n"
-      "Flags can stand in a file, one per line: --flagfile=FILE. Exit codes: 0 stopped by a "
-      "signal,\n1 could not start, 2 a wrong flag.");
+ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& program,
+                                     const std::string& usage) {
+  const std::vector<std::string> rest = ParseCommandLine(argc, argv, program, usage);
   ServerOptions options;
   options.model_dir = absl::GetFlag(FLAGS_model);
   options.model_name = absl::GetFlag(FLAGS_model_name);
@@ -244,8 +239,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv) {
         absl::StrCat("unexpected argument \"", rest[0], "\"; flags are written --name=value"));
   }
   if (!status.ok()) {
-    std::fprintf(stderr, "packrat_server: %s\nSee packrat_server --help.\n",
-                 std::string(status.message()).c_str());
+    std::fprintf(stderr, "%s: %s\nSee %s --help.\n", program.c_str(),
+                 std::string(status.message()).c_str(), program.c_str());
     std::exit(2);
   }
   return options;

@@ -1,14 +1,17 @@
-// The command line of packrat_server.
+// The command line of packrat_server, and of what tells its plan.
 #ifndef PACKRAT_SERVER_FLAGS_H_
 #define PACKRAT_SERVER_FLAGS_H_
+
+#include <string>
 
 #include "server/options.h"
 
 namespace packrat {
 
-// Parses the command line (--flagfile too). Answers --help and --version itself and exits with 0;
-// anything wrong is said on standard error and exits with 2.
-ServerOptions OptionsFromCommandLine(int argc, char** argv);
+// Parses the command line of `program` (--flagfile too), of which `usage` tells. Answers --help and
+// --version itself and exits with 0; anything wrong is said on standard error and exits with 2.
+ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& program,
+                                     const std::string& usage);
 
 }  // namespace packrat
 

@@ -31,6 +31,13 @@
 namespace packrat {
 namespace {
 
+constexpr char kUsage[] =
+    "Serves a language model over gRPC (packrat.v1.Inference).\n\n"
+    "  packrat_server --model=DIR [flags]\n"
+    "  packrat_server --model=DIR --plan=text [flags]\n\n"
+    "Flags can stand in a file, one per line: --flagfile=FILE. Exit codes: 0 stopped by a "
+    "signal,\n1 could not start, 2 a wrong flag.";
+
 // 2 says that a flag is wrong, 1 that the work failed.
 int Fail(Logger* log, const absl::Status& status, int exit_code = 1) {
   log->Error("cannot serve", {{"error", std::string(status.message())}});
@@ -205,7 +212,8 @@ int main(int argc, char** argv) {
     log->Info("stopped while loading");
     log->Flush(absl::Milliseconds(200));
   });
-  const packrat::ServerOptions options = packrat::OptionsFromCommandLine(argc, argv);
+  const packrat::ServerOptions options =
+      packrat::OptionsFromCommandLine(argc, argv, "packrat_server", packrat::kUsage);
   if (!options.plan.empty()) return packrat::TellPlan(options);
   auto* const log =
       new packrat::Logger(options.log_format == "json" ? packrat::Logger::Format::kJson

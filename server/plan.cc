@@ -15,19 +15,23 @@ namespace {
 
 struct Capacity {
   int tokens;
-  int64_t bytes;  // Of one sequence.
-  int sequences;  // At once.
+  int64_t bytes;      // Of one sequence.
+  int sequences;      // At once.
+  int kept_states;    // While nothing runs.
+  int idle_sessions;  // Texts, whose states may have been dropped.
 };
 
 // Of lengths from 256 tokens on, each four times the one before, up to the longest.
-std::vector<Capacity> CapacityOf(const MemoryPlan& plan) {
+std::vector<Capacity> CapacityOf(const MemoryPlan& plan, const SessionOptions& sessions) {
   std::vector<Capacity> rows;
   if (!plan.layout.has_value() || plan.state == 0) return rows;
-  const int longest = plan.options.max_context;
+  const int longest = plan.options.max_context, most = plan.options.max_running;
   for (int64_t next = 256;; next *= 4) {
     const int tokens = static_cast<int>(std::min<int64_t>(next, longest));
-    rows.push_back({tokens, static_cast<int64_t>(plan.layout->SequenceBytes(tokens)),
-                    SequencesOf(*plan.layout, plan.parts, tokens)});
+    rows.push_back(
+        {tokens, static_cast<int64_t>(plan.layout->SequenceBytes(tokens)),
+         std::min(most, SequencesOf(*plan.layout, plan.parts, tokens)), KeptStatesOf(plan, tokens),
+         static_cast<int>(std::min<int64_t>(sessions.max_sessions, sessions.max_tokens / tokens))});
     if (tokens == longest) return rows;
   }
 }
@@ -58,11 +62,17 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
                                    {"max_context", memory.options.max_context},
                                    {"max_batch_tokens", memory.options.max_batch_tokens},
                                    {"state_bytes", memory.options.state_bytes},
+                                   {"cache_sequences", memory.options.cache_sequences},
+                                   {"max_sessions", plan.sessions.max_sessions},
+                                   {"max_session_tokens", plan.sessions.max_tokens},
                                    {"threads", plan.threads}}}};
   auto rows = nlohmann::ordered_json::array();
-  for (const Capacity& row : CapacityOf(memory)) {
-    rows.push_back(
-        {{"tokens", row.tokens}, {"sequence_bytes", row.bytes}, {"sequences", row.sequences}});
+  for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
+    rows.push_back({{"tokens", row.tokens},
+                    {"sequence_bytes", row.bytes},
+                    {"sequences", row.sequences},
+                    {"kept_states", row.kept_states},
+                    {"idle_sessions", row.idle_sessions}});
   }
   json["capacity"] = std::move(rows);
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
@@ -85,14 +95,20 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   line("together", memory.Total(), "");
   line("limit", memory.limit, memory.limit_source);
   if (!status.ok()) return absl::StrCat(text, "Does not fit: ", status.message(), "\n");
-  absl::StrAppend(&text, "A container asks for ", MiB(memory.Request()), " of memory and ",
-                  plan.threads, plan.threads == 1 ? " CPU" : " CPUs", " (--threads).\n\n",
-                  "     tokens   a sequence takes   sequences at once\n");
-  for (const Capacity& row : CapacityOf(memory)) {
-    absl::StrAppendFormat(&text, "  %9d %14.2f MiB %19d%s\n", row.tokens,
+  absl::StrAppend(
+      &text, "A container asks for ", MiB(memory.Request()), " of memory and ", plan.threads,
+      plan.threads == 1 ? " CPU" : " CPUs", " (--threads).\n\n",
+      "     tokens   a sequence takes   sequences at once   states kept   idle sessions\n");
+  for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
+    absl::StrAppendFormat(&text, "  %9d %14.2f MiB %19d %13d %15d\n", row.tokens,
                           static_cast<double>(row.bytes) / (1 << 20), row.sequences,
-                          row.sequences == memory.options.max_running ? "  (--max_running)" : "");
+                          row.kept_states, row.idle_sessions);
   }
+  absl::StrAppend(&text,
+                  "At most --max_running sequences run at once. Of so many texts the state is kept "
+                  "while nothing\nruns: who comes back to them computes new tokens alone. Sessions "
+                  "beyond those are texts, which\ntheir next turn computes anew (--max_sessions, "
+                  "--max_session_tokens).\n");
   return text;
 }
 
@@ -133,15 +149,15 @@ SessionOptions SessionsOf(const ServerOptions& options, const Resources& resourc
 
 absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan) {
   plan->resources = ResourcesOf(options, machine);
+  plan->sessions = SessionsOf(options, plan->resources);
   ModelOptions model_options = ToModelOptions(options);
   if (model_options.threads == 0) model_options.threads = machine.DefaultThreads();
   plan->threads = model_options.threads;
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
-  return PlanMemory(
-      *model, model_options, options.engine,
-      {OpenCalls(options), options.max_message_bytes, SessionsOf(options, plan->resources).Bytes()},
-      plan->resources, &plan->memory);
+  return PlanMemory(*model, model_options, options.engine,
+                    {OpenCalls(options), options.max_message_bytes, plan->sessions.Bytes()},
+                    plan->resources, &plan->memory);
 }
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {

@@ -24,6 +24,7 @@ SessionOptions SessionsOf(const ServerOptions& options, const Resources& resourc
 struct ServerPlan {
   Resources resources;  // --memory_limit included.
   int threads = 0;      // Of the model.
+  SessionOptions sessions;
   MemoryPlan memory;
 };
 

@@ -38,6 +38,8 @@ constexpr char kUsage[] =
     "                              (packrat logits --help)\n"
     "  packrat perplexity          how well a model predicts a text, without a server\n"
     "                              (packrat perplexity --help)\n"
+    "  packrat plan                how many sequences, states and sessions fit into a memory\n"
+    "                              (packrat plan --help)\n"
     "  packrat quantize            a model's folder once more, in 8 or 4 bits a weight\n"
     "                              (packrat quantize --help)\n"
     "  packrat convert             a GGUF file as a model's folder (packrat convert --help)\n"
@@ -72,7 +74,7 @@ void CancelOnInterrupt(Connection* connection) {
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   const std::string first = argc > 1 ? argv[1] : "";
-  for (const char* tool : {"logits", "perplexity", "quantize", "convert"}) {
+  for (const char* tool : {"logits", "perplexity", "plan", "quantize", "convert"}) {
     if (first == tool) return BecomeTools(argv);
   }
   if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));

@@ -8,6 +8,7 @@
 #include "server/tools/convert_command.h"
 #include "server/tools/logits_command.h"
 #include "server/tools/perplexity_command.h"
+#include "server/tools/plan_command.h"
 #include "server/tools/quantize_command.h"
 
 int main(int argc, char** argv) {
@@ -17,10 +18,11 @@ int main(int argc, char** argv) {
   if (command == "logits") return packrat::LogitsCommand(arguments);
   if (command == "perplexity") return packrat::PerplexityCommand(arguments);
   if (command == "convert") return packrat::ConvertCommand(arguments);
+  if (command == "plan") return packrat::PlanCommand(arguments);
   if (command == "quantize") return packrat::QuantizeCommand(arguments);
   std::fputs(
-      "packrat_tools: which command? logits, perplexity, quantize or convert; see packrat logits "
-      "--help\n",
+      "packrat_tools: which command? logits, perplexity, plan, quantize or convert; see packrat "
+      "logits --help\n",
       stderr);
   return 2;
 }

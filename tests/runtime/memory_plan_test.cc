@@ -1,5 +1,7 @@
 #include "runtime/memory_plan.h"
+
 #include "models/cpu_model.h"
+#include "runtime/sequence_state.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -80,6 +82,25 @@ TEST_F(MemoryPlanTest, RoomForTheCache) {
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.state, 74 * OneSequence());
   EXPECT_EQ(SequencesOf(StateLayout(model_.config), plan_.parts, model_.config.max_context), 74);
+}
+
+TEST_F(MemoryPlanTest, KeptStates) {
+  SetLimit(4096 * kMiB);
+  options_.max_running = 4;
+  options_.cache_sequences = 6;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(KeptStatesOf(plan_, model_.config.max_context), 10);
+  EXPECT_EQ(KeptStatesOf(plan_, kMinSnapshotTokens), 10);
+  EXPECT_EQ(KeptStatesOf(plan_, kMinSnapshotTokens - 1), 0);  // Nothing is kept of them.
+  for (int32_t& pages : plan_.parts.pages) pages /= 2;
+  EXPECT_EQ(KeptStatesOf(plan_, model_.config.max_context), 5);
+  // The texts of them have a bound of their own.
+  plan_.parts.slots = plan_.parts.tails = 1 << 20;
+  for (int32_t& pages : plan_.parts.pages) pages = 1 << 30;
+  EXPECT_EQ(KeptStatesOf(plan_, 1024), 1024);
+  options_.prefix_cache = false;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(KeptStatesOf(plan_, 1024), 0);
 }
 
 TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {

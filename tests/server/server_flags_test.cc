@@ -101,7 +101,8 @@ Options Parse(std::vector<std::string> arguments) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
-  return OptionsFromCommandLine(static_cast<int>(arguments.size()), argv.data());
+  return OptionsFromCommandLine(static_cast<int>(arguments.size()), argv.data(), "packrat_server",
+                                "");
 }
 
 TEST(ServerFlags, EachOneArrivesInItsOptionAndInNoOther) {

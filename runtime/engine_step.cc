@@ -101,7 +101,8 @@ void Engine::Impl::Admit() {
         ++stats.parking.resumes;
         sequence->Unpark(pool.get(), Now());
       } else {
-        sequence->Admit(pool.get(), cache.get(), Now());
+        const int places = options.max_running - static_cast<int>(running.size()) - 1;
+        sequence->Admit(pool.get(), cache.get(), places, Now());
       }
       return absl::OkStatus();
     });

@@ -47,7 +47,7 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
     cache_space_ = StateSpace{request_.tenant, request_.cache.salt, request_.solver}.Key();
 }
 
-void Sequence::Admit(StatePool* pool, PrefixCache* cache, absl::Time now) {
+void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time now) {
   PACKRAT_CHECK(!admitted_, "admitted twice");
   // First what can be refused.
   state_.Prepare(pool->layout(), need_);
@@ -61,7 +61,7 @@ void Sequence::Admit(StatePool* pool, PrefixCache* cache, absl::Time now) {
   admitted_ = true;
   usage_.queue_time = now - submitted_;
   if (!cache_space_.empty()) Resume(pool, cache);
-  state_.Take(pool);
+  state_.Take(pool, /*share_slot=*/pool->available(kSlotParts) > places);
   request_.outbox->Admit();
 }
 

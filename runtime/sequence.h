@@ -33,8 +33,9 @@ class Sequence {
            const StateLayout& layout, absl::Time now);
 
   // Takes the memory that the text needs, and the parts that need() names, with the help of the
-  // cache (null: there is none). Takes no part if it throws std::bad_alloc.
-  void Admit(StatePool* pool, PrefixCache* cache, absl::Time now);
+  // cache (null: there is none); a slot more only if `places` are left. Takes no part if it throws
+  // std::bad_alloc.
+  void Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time now);
 
   // Its parts leave the pool as bytes of the process, until it goes on; see SequenceState. What it
   // has started must have come.

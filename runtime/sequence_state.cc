@@ -83,7 +83,13 @@ bool SequenceState::FitsBesideSnapshot(const StatePool& pool) const {
   return true;
 }
 
-void SequenceState::Take(StatePool* pool) {
+void SequenceState::LeaveSlot(StatePool* pool) {
+  read_slot_ = slot_;
+  sealed_ = false;
+  slot_ = pool->Take(kSlotParts);
+}
+
+void SequenceState::Take(StatePool* pool, bool share_slot) {
   const auto own = [&](int kind, int32_t* part) {
     if (*part < 0) {
       *part = pool->Take(kind);
@@ -93,7 +99,11 @@ void SequenceState::Take(StatePool* pool) {
       *part = copy;
     }
   };
-  if (has_slot_) own(kSlotParts, &slot_);
+  if (has_slot_ && share_slot && slot_ >= 0 && pool->refs(kSlotParts, slot_) > 1) {
+    LeaveSlot(pool);
+  } else if (has_slot_) {
+    own(kSlotParts, &slot_);
+  }
   own(kTailParts, &tail_);
   for (size_t c = 0; c < pages_.size(); ++c) {
     const int kind = kPageParts + static_cast<int>(c);
@@ -220,11 +230,7 @@ Snapshot SequenceState::Snap(bool share_slot, StatePool* pool) {
   };
   DropReadSlot(pool);
   if (has_slot_ && (share_slot || read_slot_ >= 0)) {
-    if (read_slot_ < 0) {
-      read_slot_ = slot_;
-      sealed_ = false;
-      slot_ = pool->Take(kSlotParts);
-    }
+    if (read_slot_ < 0) LeaveSlot(pool);
     pool->Ref(kSlotParts, read_slot_, Holder::kCache);
     to.slot = read_slot_;
   } else if (has_slot_) {

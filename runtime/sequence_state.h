@@ -63,8 +63,10 @@ class SequenceState {
   // Whether Take() will find what it takes without the cache giving up the snapshot that it begins
   // with. If not, the snapshot must be dropped first: its parts are then the sequence's alone.
   bool FitsBesideSnapshot(const StatePool& pool) const;
-  // All that the sequence may need to its end: Prepare()'s `need`, at most.
-  void Take(StatePool* pool);
+  // All that the sequence may need to its end: Prepare()'s `need`, at most. With `share_slot` it
+  // goes on reading the slot of the snapshot that it begins with, which is held besides until the
+  // end of the block; otherwise that is copied.
+  void Take(StatePool* pool, bool share_slot = false);
   void Release(StatePool* pool);
 
   // Leaves the pool: what it holds is kept as bytes of the process until Unpark(), which takes all
@@ -84,8 +86,8 @@ class SequenceState {
   void StartSpan(int num_tokens, StatePool* pool, Span* span);
 
   // A snapshot of where it stands, at least kMinSnapshotTokens. With `share_slot` the sequence
-  // leaves its slot to it and takes a new one, of which it can be that both are held until the end
-  // of the block; otherwise the slot is copied, and the cache can give back all that was taken.
+  // leaves its slot to it, takes a new one, and holds both until the end of the block; otherwise
+  // the slot is copied, and the cache can give back all that was taken.
   // CanSnap() says whether the parts are there; with `free`, without the cache giving up any.
   bool CanSnap(const StatePool& pool, bool free) const;
   Snapshot Snap(bool share_slot, StatePool* pool);
@@ -114,6 +116,8 @@ class SequenceState {
   // part).
   template <class F>
   void ForEachUsedPart(F visit) const;
+  // The slot is read from here on, and a new one written to.
+  void LeaveSlot(StatePool* pool);
   // Drops what was shared for reading once the sequence has written its own.
   void DropReadSlot(StatePool* pool);
   // With the memory for all that it will list. Throws std::bad_alloc.

@@ -119,6 +119,10 @@ struct Engine::Impl {
   void QueueParked();
   void Expire();
   void Admit();
+  // In the batch, while a step is planned: whom it has parked is still in `running`.
+  int FreePlaces() const {
+    return options.max_running - static_cast<int>(running.size() - plan.park.size());
+  }
   bool BuildBatch();  // False where nothing is to be computed.
   void SnapIfDue(Sequence* sequence);
   bool NextStepNeedsResults() const;

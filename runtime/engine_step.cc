@@ -101,7 +101,7 @@ void Engine::Impl::Admit() {
         ++stats.parking.resumes;
         sequence->Unpark(pool.get(), Now());
       } else {
-        const int places = options.max_running - static_cast<int>(running.size()) - 1;
+        const int places = FreePlaces() - 1;
         sequence->Admit(pool.get(), cache.get(), places, Now());
       }
       return absl::OkStatus();
@@ -153,8 +153,8 @@ bool Engine::Impl::BuildBatch() {
 // but for the slots that its admission may still need.
 void Engine::Impl::SnapIfDue(Sequence* sequence) {
   if (cache == nullptr || !sequence->SnapshotDue()) return;
-  const int places = options.max_running - static_cast<int>(running.size() - plan.park.size());
-  sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > places, pool.get(), cache.get());
+  sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > FreePlaces(), pool.get(),
+                 cache.get());
 }
 
 bool Engine::Impl::NextStepNeedsResults() const {

@@ -151,11 +151,12 @@ class Engine {
   // (it may just have finished).
   void Cancel(uint64_t id);
 
-  // A text leaves with the state that is kept of the longest beginning of it (position 0: of none),
-  // and comes: what begins like it goes on from its state then, as long as the prefix cache keeps
-  // it. `done` is called once: by the next Step(), which is held up by the copy, or the one at this
-  // engine's end. RESOURCE_EXHAUSTED: no memory, or no room in the pool. UNAVAILABLE: as Submit().
-  void SaveState(StateSpace space, std::vector<int32_t> text,
+  // A text leaves with the state that is kept of the longest beginning of it (position 0: there is
+  // none, or it has more than `max_bytes`), and comes: what begins like it goes on from its state
+  // then, as long as the prefix cache keeps it. `done` is called once: by the next Step(), which is
+  // held up by the copy, or the one at this engine's end. RESOURCE_EXHAUSTED: no memory, or no room
+  // in the pool. UNAVAILABLE: as Submit().
+  void SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                  std::function<void(absl::StatusOr<SavedState>)> done);
   void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);
 

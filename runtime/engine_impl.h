@@ -34,7 +34,8 @@ struct Engine::Impl {
   // Does it between two steps; it is told why where the engine does no more.
   using Task = std::function<void(const absl::Status&)>;
   void Post(Task task);
-  absl::StatusOr<SavedState> SaveState(const StateSpace& space, std::vector<int32_t> text);
+  absl::StatusOr<SavedState> SaveState(const StateSpace& space, std::vector<int32_t> text,
+                                       int64_t max_bytes);
   absl::Status LoadState(const StateSpace& space, const SavedState& state);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;

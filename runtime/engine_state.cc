@@ -17,16 +17,17 @@ void Engine::Impl::Post(Task task) {
   wake.notify_one();
 }
 
-void Engine::SaveState(StateSpace space, std::vector<int32_t> text,
+void Engine::SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                        std::function<void(absl::StatusOr<SavedState>)> done) {
-  impl_->Post([this, space = std::move(space), text = std::move(text),
-               done = std::move(done)](const absl::Status& status) {
-    done(status.ok() ? impl_->SaveState(space, text) : status);
+  // The text is moved, since a copy for which there is no memory would end the process here.
+  impl_->Post([this, space = std::move(space), text = std::move(text), max_bytes,
+               done = std::move(done)](const absl::Status& status) mutable {
+    done(status.ok() ? impl_->SaveState(space, std::move(text), max_bytes) : status);
   });
 }
 
 absl::StatusOr<SavedState> Engine::Impl::SaveState(const StateSpace& space,
-                                                   std::vector<int32_t> text) {
+                                                   std::vector<int32_t> text, int64_t max_bytes) {
   SavedState state;
   const absl::Status status = UnlessNoMemory([&] {
     state.solver = space.solver;
@@ -36,6 +37,8 @@ absl::StatusOr<SavedState> Engine::Impl::SaveState(const StateSpace& space,
     text.pop_back();
     if (found.node == nullptr) return absl::OkStatus();
     const Snapshot& snapshot = PrefixCache::SnapshotAt(found.node);
+    const size_t bytes = SavedPartBytes(pool->layout(), snapshot.position);
+    if (bytes > static_cast<uint64_t>(max_bytes)) return absl::OkStatus();
     state.position = snapshot.position;
     return ReadParts(snapshot, pool.get(), &state.parts);
   });

@@ -206,9 +206,17 @@ void Engine::Impl::TakeResults(const Flight& flight) {
     Sequence* sequence = flight.sequences[i].get();
     const Span& span = flight.spans[i];
     stats.solver += span_stats[i].solver;
-    if (!span_stats[i].finite && cache != nullptr) cache->DropOf(sequence->id());
+    sequence->ReadSpan(span_stats[i].solver);
+    const auto is_bad = [](const SampledToken& s) { return s.status != SampledToken::Status::kOk; };
+    const auto first_row = sampled.begin() + static_cast<ptrdiff_t>(row);
+    if (cache != nullptr) {
+      if (!span_stats[i].finite || std::any_of(first_row, first_row + span.num_logits, is_bad)) {
+        cache->DropOf(sequence->id());
+      } else if (sequence->finished() && sequence->all_read()) {
+        cache->Settle(sequence->id());
+      }
+    }
     if (!sequence->finished()) {
-      sequence->AddUsage(span_stats[i].solver);
       if (!span_stats[i].finite) {
         Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
       }
@@ -229,7 +237,6 @@ void Engine::Impl::TakeResults(const Flight& flight) {
 
 void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
   if (scored.status != SampledToken::Status::kOk) {
-    if (cache != nullptr) cache->DropOf(sequence->id());
     Finish(sequence, FinishReason::kError, ToStatus(scored.status));
     return;
   }
@@ -249,7 +256,6 @@ void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
 
 void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
   if (token.status != SampledToken::Status::kOk) {
-    if (cache != nullptr) cache->DropOf(sequence->id());
     Finish(sequence, FinishReason::kError, ToStatus(token.status));
     return;
   }

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "kernels/check.h"
 
 namespace packrat {
@@ -18,6 +19,7 @@ struct PrefixCache::Node {
 
   Snapshot snapshot;  // position 0: none.
   bool had_one = false;
+  bool unread = false;
   uint64_t writer = 0;
   int importance = 0;
   double priority = 0;
@@ -66,7 +68,7 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
     last = child;
     if (shared < child->edge.size()) break;
     if (at == text.size()) break;  // The last token is computed in any case.
-    if (child->has_snapshot()) found.node = child;
+    if (child->has_snapshot() && !child->unread) found.node = child;
     had_one = had_one || child->had_one;
   }
   if (last->parent != nullptr) Touch(last);
@@ -95,20 +97,19 @@ PrefixCache::Node* PrefixCache::Split(Node* child, size_t at) {
   child->edge.erase(child->edge.begin(), child->edge.begin() + at);
   place = std::move(middle);
   ++nodes_;
-  LinkFirst(place.get());  // Whoever splits touches it.
+  LinkBefore(place.get(), child);
   return place.get();
 }
 
 PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<const int32_t> text) {
   if (text.empty() || static_cast<int64_t>(text.size()) > max_tokens_) return nullptr;
-  const auto [root, added] = spaces_.try_emplace(space);
-  if (added) {
-    try {
-      root->second = std::make_unique<Node>();
-    } catch (...) {
-      spaces_.erase(root);
-      throw;
-    }
+  const auto root = spaces_.try_emplace(space).first;
+  // A space without texts is none, also where there was no memory for its first.
+  const absl::Cleanup forget_space = [&] {
+    if (root->second == nullptr || root->second->children.empty()) spaces_.erase(root);
+  };
+  if (root->second == nullptr) {
+    root->second = std::make_unique<Node>();
     root->second->space = &root->first;
   }
   Node* node = root->second.get();
@@ -123,7 +124,7 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
       node->children.emplace(text[at], std::move(leaf));
       tokens_ += static_cast<int64_t>(added_leaf->edge.size());
       ++nodes_;
-      LinkFirst(added_leaf);
+      LinkBefore(added_leaf, list_->after);
       node = added_leaf;
       break;
     }
@@ -140,18 +141,32 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
   return node->has_snapshot() ? nullptr : node;
 }
 
-void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance) {
+void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance,
+                      bool unread) {
   PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
+  if (unread) unread_.reserve(unread_.size() + 1);
   kept_.push_back(node);
+  if (unread) unread_.push_back(node);
   node->kept_at = kept_.size() - 1;
   node->snapshot = std::exchange(*snapshot, Snapshot());
-  node->had_one = true;
+  node->unread = unread;
+  node->had_one = node->had_one || !unread;
   node->writer = writer;
   node->importance = importance;
   for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
     if (above->importance > 0) above->importance = -1;
   }
   SetPriority(node);
+}
+
+void PrefixCache::Settle(uint64_t writer) {
+  for (size_t i = unread_.size(); i-- > 0;) {
+    Node* const node = unread_[i];
+    if (node->writer != writer) continue;
+    node->unread = false;
+    node->had_one = true;
+    unread_.erase(unread_.begin() + i);
+  }
 }
 
 void PrefixCache::SetPriority(Node* node) {
@@ -171,6 +186,8 @@ void PrefixCache::Drop(Node* node) {
   kept_.back()->kept_at = node->kept_at;
   std::swap(kept_[node->kept_at], kept_.back());
   kept_.pop_back();
+  if (node->unread) unread_.erase(std::find(unread_.begin(), unread_.end(), node));
+  node->unread = false;
   node->snapshot.Release(pool_);
 }
 
@@ -206,15 +223,16 @@ void PrefixCache::Unlink(Node* node) {
   node->after->before = node->before;
 }
 
-void PrefixCache::LinkFirst(Node* node) {
+void PrefixCache::LinkBefore(Node* node, Node* next) {
+  if (node == next) return;
   Unlink(node);
-  node->before = list_.get();
-  node->after = list_->after;
+  node->before = next->before;
+  node->after = next;
   node->before->after = node->after->before = node;
 }
 
 void PrefixCache::Touch(Node* node) {
-  for (; node->parent != nullptr; node = node->parent) LinkFirst(node);
+  for (; node->parent != nullptr; node = node->parent) LinkBefore(node, list_->after);
 }
 
 // The least recently used has nothing below it, since whatever is used is used with all above it.

@@ -63,9 +63,12 @@ class PrefixCache {
   // Remembers a text. Its end, if there may be a snapshot; null: there is one already, or the text
   // has no room. Throws std::bad_alloc, then all is as before but for a part of the text.
   Node* Remember(const std::string& space, absl::Span<const int32_t> text);
-  // Keeps a snapshot there. `writer`: see DropOf(). One of importance makes those on its way that
-  // had some the first to be dropped. Throws std::bad_alloc, and has then not taken it.
-  void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance);
+  // Keeps a snapshot there. `writer`: see DropOf(). `unread`: the results of its last step are not
+  // known, so nobody finds it before Settle(). One of importance makes those on its way that had
+  // some the first to be dropped. Throws std::bad_alloc, and has then not taken it.
+  void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread = false);
+  // All that the writer has left is good.
+  void Settle(uint64_t writer);
 
   // Drops one snapshot: this one, those of one writer, or the least worth keeping; false: there is
   // none.
@@ -88,8 +91,8 @@ class PrefixCache {
   Node* Split(Node* child, size_t at);
   void SetPriority(Node* node);
   void Unlink(Node* node);
-  void LinkFirst(Node* node);
-  void Touch(Node* node);  // And all above it.
+  void LinkBefore(Node* node, Node* next);  // In order of use.
+  void Touch(Node* node);                   // And all above it.
   void Forget(Node* leaf);
 
   StatePool* const pool_;
@@ -99,6 +102,7 @@ class PrefixCache {
   // All but roots, most recently used first. A node stands before those below it.
   std::unique_ptr<Node> list_;  // The ring's own place.
   std::vector<Node*> kept_;     // With a snapshot.
+  std::vector<Node*> unread_;   // Of them, those that are not settled.
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   uint64_t uses_ = 0;  // Of snapshots.

@@ -87,7 +87,12 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   usage_.cache_miss = found.miss;
   if (found.node != nullptr) {
     state_.Resume(PrefixCache::SnapshotAt(found.node), pool);
-    if (!state_.FitsBesideSnapshot(*pool)) cache->Drop(found.node);
+    if (!state_.FitsBesideSnapshot(*pool)) {
+      cache->Drop(found.node);
+      // Others may hold the slot of that one too, and nothing else is there to copy it to.
+      while (!state_.FitsBesideSnapshot(*pool) && cache->DropOne()) {
+      }
+    }
     usage_.cached_tokens = snapped_ = state_.position();
   }
   const int shared = std::min(found.shared, first_row_) / kBlockTokens * kBlockTokens;
@@ -121,7 +126,8 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
     const bool on_the_way = snapped_ != cut_ && goes_on;
     if (node == nullptr || !state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
-    Keep(node, &snapshot, on_the_way ? -1 : 0, pool, cache);
+    // The steps that led here are read at the end of this one, before anybody looks for it.
+    Keep(node, &snapshot, on_the_way ? -1 : 0, /*unread=*/false, pool, cache);
     return absl::OkStatus();
   });
 }
@@ -134,17 +140,17 @@ void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
       PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
       if (node == nullptr) return absl::OkStatus();
       Snapshot snapshot = state_.HandOver(pool);
-      Keep(node, &snapshot, request_.cache.importance, pool, cache);
+      Keep(node, &snapshot, request_.cache.importance, /*unread=*/!all_read(), pool, cache);
       return absl::OkStatus();
     });
   }
   state_.Release(pool);
 }
 
-void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, StatePool* pool,
-                    PrefixCache* cache) {
+void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
+                    StatePool* pool, PrefixCache* cache) {
   try {
-    cache->Put(node, snapshot, request_.id, importance);
+    cache->Put(node, snapshot, request_.id, importance, unread);
   } catch (const std::bad_alloc&) {
     snapshot->Release(pool);
   }
@@ -202,6 +208,7 @@ Span Sequence::StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* 
     tokens->insert(tokens->end(), begin, begin + num_tokens);
   }
   state_.StartSpan(num_tokens, pool, &span);
+  ++unread_;
   const int position = state_.position();
   span.num_logits = std::min(num_tokens, std::max(0, position - first_row_));
   for (int next = position - span.num_logits + 1; next <= position; ++next) {

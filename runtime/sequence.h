@@ -66,8 +66,13 @@ class Sequence {
   void Release(bool keep, StatePool* pool, PrefixCache* cache);
   // Whether the next span needs more of a sampled token that has not come yet than its place.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
-  // A span has been computed.
-  void AddUsage(const SolverStats& solved) { usage_.solver += solved; }
+  // The results of the earliest span that was started, and was not read yet, are there.
+  void ReadSpan(const SolverStats& solved) {
+    --unread_;
+    if (!finished_) usage_.solver += solved;
+  }
+  // Whether all that was started has been read.
+  bool all_read() const { return unread_ == 0; }
 
   bool wants_logprobs() const { return request_.sampling.num_logprobs.has_value(); }
   // Takes the earliest token that is awaited: emits it, unless it is an end or stop id. The reason
@@ -128,8 +133,8 @@ class Sequence {
   std::vector<int32_t> Text() const;
   void Resume(StatePool* pool, PrefixCache* cache);
   // Keeps a snapshot, or gives it back where there is no memory to list it.
-  void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, StatePool* pool,
-            PrefixCache* cache);
+  void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
+            StatePool* pool, PrefixCache* cache);
   // Tokens that were sampled or will be by what has been started.
   int StartedTokens() const { return usage_.completion_tokens + awaited_; }
   // How the next token is drawn.
@@ -162,6 +167,7 @@ class Sequence {
   int entered_at_ = 0;                             // Its position then.
   absl::Time parked_at_ = absl::InfiniteFuture();  // Since when it is parked.
   int32_t last_token_ = -1;
+  int unread_ = 0;    // Spans that were started and whose results have not been read.
   int scored_ = 0;    // Scores that have come.
   int awaited_ = 0;   // Tokens that started spans sample and that have not come.
   int last_row_ = 0;  // Of the last of them, in its step.

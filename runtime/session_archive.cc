@@ -50,15 +50,13 @@ SavedState SessionArchive::WithState(const std::optional<StateSpace>& space,
   alone.solver = space->solver;
   auto done = std::make_shared<std::promise<absl::StatusOr<SavedState>>>();
   auto saved = done->get_future();
-  engine_->SaveState(*space, std::move(text), [done](absl::StatusOr<SavedState> state) {
-    done->set_value(std::move(state));
-  });
+  engine_->SaveState(
+      *space, std::move(text), options_.max_state_bytes,
+      [done](absl::StatusOr<SavedState> state) { done->set_value(std::move(state)); });
   const auto timeout = absl::ToChronoNanoseconds(options_.engine_timeout);
   if (saved.wait_for(timeout) != std::future_status::ready) return alone;
   absl::StatusOr<SavedState> state = saved.get();
-  const bool fits =
-      state.ok() && static_cast<int64_t>(state->parts.size()) <= options_.max_state_bytes;
-  return fits ? *std::move(state) : alone;
+  return state.ok() ? *std::move(state) : alone;
 }
 
 absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view handle,

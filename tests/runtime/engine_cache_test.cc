@@ -2,6 +2,7 @@
 // what they do not compute is what is counted.
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -232,6 +233,72 @@ TEST_F(EngineCacheTest, ABadStateIsNeverKept) {
       EXPECT_EQ(Cached(Run(prompt, 5)), 0);
     }
   }
+}
+
+// What was computed last is not known to be good when its request is cancelled: until it is known,
+// the state goes nowhere.
+TEST_F(EngineCacheTest, AStateIsNobodysBeforeItsLastStepIsRead) {
+  for (const int32_t bad : {FakeModel::kNotFiniteToken, FakeModel::kNanLogitsToken}) {
+    FakeModel::Options model;
+    model.ahead = true;
+    Start(Small(), model);
+    Text prompt = RandomPrompt(&random_, 40);
+    prompt.back() = bad;
+    Consumer cancelled, heir;
+    Submit(cancelled.Make(++id_, prompt, 5));
+    Step();
+    Step();  // It starts the bad token.
+    engine_->Cancel(id_);
+    // Whoever would begin with the state has not to compute that token.
+    Submit(heir.Make(++id_, Join(prompt, {5, 6, 7}), 5));
+    absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
+    engine_->SaveState({}, prompt, 1 << 30, [&](auto state) { saved = std::move(state); });
+    Step();
+    cancelled.Poll();
+    EXPECT_EQ(cancelled.finish->reason, FinishReason::kCancelled);
+    ASSERT_TRUE(saved.ok()) << saved.status();
+    EXPECT_EQ(saved->position, 0);
+    RunUntilIdle();
+    heir.Poll();
+    EXPECT_EQ(heir.finish->usage.cached_tokens, 0);
+    EXPECT_EQ(engine_->stats().cache.snapshots, 0);
+  }
+}
+
+// Two states of one block have one slot. Where that is the only one left, who begins with one of
+// them takes it over, and the other goes too.
+TEST_F(EngineCacheTest, AStateWhoseSlotAnotherHasToo) {
+  EngineOptions options = Small();
+  options.max_running = 3;
+  options.cache_sequences = 2;
+  Start(options);
+  CacheParams cache;
+  cache.snapshot_at = 128;
+  cache.importance = 1;
+  Text text = RandomPrompt(&random_, 130);
+  text = Join(text, Run(text, 12, cache).tokens);  // At 128 and at 141.
+  ASSERT_EQ(engine_->stats().cache.snapshots, 2);
+  ASSERT_EQ(engine_->stats().pools[kSlotParts].cached, 1);
+  // They hold a slot for themselves and one that a state of theirs has, until their block ends.
+  Consumer others[2], heir;
+  for (const int used : {2, 4}) {
+    Request request = others[used / 2 - 1].Make(++id_, RandomPrompt(&random_, 66), 12);
+    request.cache.snapshot_at = 64;
+    Submit(std::move(request));
+    for (int i = 0; i < 6 && engine_->stats().pools[kSlotParts].used < used; ++i) Step();
+    ASSERT_EQ(engine_->stats().pools[kSlotParts].used, used);
+  }
+  ASSERT_EQ(engine_->stats().pools[kSlotParts].total, 5);
+  ASSERT_EQ(engine_->stats().pools[kSlotParts].cached, 1);
+  text = Join(text, {5, 6, 7});
+  Submit(heir.Make(++id_, text, 5));
+  Step();
+  EXPECT_EQ(engine_->stats().pools[kSlotParts].used, 5);
+  RunUntilIdle();
+  heir.Poll();
+  EXPECT_EQ(Cached(heir), 141);
+  EXPECT_EQ(heir.tokens, model_->GreedyAfter(text, 5));
+  ExpectAllFree();
 }
 
 // Sequences that run leave nothing, but room for the cache beside them makes no difference to how

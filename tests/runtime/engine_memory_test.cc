@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -143,6 +144,48 @@ TEST_F(EngineMemoryTest, TheCacheDoesWithout) {
   }
   EXPECT_GT(done_without, 10);
   EXPECT_GT(engine_->stats().cache.cached_tokens, 0);
+}
+
+// A state that finds no memory on its way out or in stays where it is, and whoever waits is told.
+TEST_F(EngineMemoryTest, StatesThatLeaveAndCome) {
+  const std::vector<int32_t> text(40, 5);
+  const StateSpace there{"a tenant whose name does not fit into the string itself", "", {}};
+  absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
+  int refused[2] = {};
+  for (const bool comes : {false, true}) {
+    const SavedState state = comes ? *saved : SavedState();
+    bool failed = true;
+    for (int n = 0; failed; ++n) {
+      SCOPED_TRACE(n);
+      Start(/*prefix_cache=*/true);
+      Consumer consumer;
+      ASSERT_EQ(engine_->Submit(consumer.Make(++id_, text, 1), now_), absl::OkStatus());
+      while (!engine_->idle()) Step();
+      absl::Status status = absl::UnknownError("not called");
+      if (comes) {
+        engine_->LoadState(there, state, [&](const absl::Status& s) { status = s; });
+      } else {
+        engine_->SaveState({}, text, 1 << 30, [&](absl::StatusOr<SavedState> s) {
+          status = s.status();
+          saved = std::move(s);
+        });
+      }
+      FailAllocation(n);
+      engine_->Step(now_);
+      failed = AllocationFailed();
+      FailAllocation(-1);
+      EXPECT_EQ(status.code(),
+                failed ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk)
+          << status;
+      refused[comes] += failed;
+      ASSERT_EQ(engine_->CheckIntegrity(), absl::OkStatus());
+      ExpectNothingHeld();
+    }
+    ASSERT_TRUE(saved.ok()) << saved.status();
+    EXPECT_EQ(saved->position, 40);
+  }
+  EXPECT_GT(refused[0], 2);
+  EXPECT_GT(refused[1], 5);
 }
 
 }  // namespace

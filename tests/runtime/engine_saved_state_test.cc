@@ -109,7 +109,7 @@ class EngineSavedStateTest : public ::testing::TestWithParam<const char*> {
 
   std::string Save(const Replica& replica, const Text& text) {
     std::string bytes;
-    replica.engine->SaveState(space_, text, [&](absl::StatusOr<SavedState> state) {
+    replica.engine->SaveState(space_, text, 1 << 30, [&](absl::StatusOr<SavedState> state) {
       ASSERT_TRUE(state.ok()) << state.status();
       bytes = EncodeHeader(*state, OwnerOf(*replica.model)) + state->parts;
     });

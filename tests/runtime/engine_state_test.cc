@@ -17,7 +17,8 @@ class EngineStateTest : public EngineTest {
  protected:
   absl::StatusOr<SavedState> Save(const Text& text, const StateSpace& space = {}) {
     absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
-    engine_->SaveState(space, text, [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
+    engine_->SaveState(space, text, max_bytes_,
+                       [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
     Step();
     return saved;
   }
@@ -38,6 +39,7 @@ class EngineStateTest : public EngineTest {
     prompt.insert(prompt.end(), consumer.tokens.begin(), consumer.tokens.end());
     return prompt;
   }
+  int64_t max_bytes_ = 1 << 30;
   uint64_t last_id_ = 0;
   int cached_tokens_ = 0;
 };
@@ -75,6 +77,19 @@ TEST_F(EngineStateTest, ATextIsFoundWhereItWasLoadedAndNowhereElse) {
   EXPECT_EQ(engine_->stats().cache.snapshots, 1);
   Run(text);
   EXPECT_EQ(cached_tokens_, 54);
+}
+
+TEST_F(EngineStateTest, ALargeStateIsNotEvenRead) {
+  Start(Small());
+  const Text text = Run(RandomPrompt(&random_, 50));
+  max_bytes_ = static_cast<int64_t>(Save(text)->parts.size());
+  EXPECT_EQ(Save(text)->position, 54);
+  --max_bytes_;
+  const auto saved = Save(text);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_EQ(saved->tokens, text);
+  EXPECT_EQ(saved->position, 0);
+  EXPECT_EQ(saved->parts, "");
 }
 
 // Step by step, while others run and take what they need.

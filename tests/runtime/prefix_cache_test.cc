@@ -1,6 +1,7 @@
 #include "runtime/prefix_cache.h"
 
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <set>
@@ -10,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "models/host_model.h"
 #include "models/state_layout.h"
+#include "tests/tools/allocations.h"
 
 namespace packrat {
 namespace {
@@ -54,11 +56,11 @@ class PrefixCacheTest : public ::testing::Test {
     return state.HandOver(pool_.get());
   }
   bool Keep(const Text& text, uint64_t writer = 1, int importance = 0,
-            const std::string& space = "") {
+            const std::string& space = "", bool unread = false) {
     PrefixCache::Node* node = cache_->Remember(space, text);
     if (node == nullptr) return false;
     Snapshot snapshot = Make(text);
-    cache_->Put(node, &snapshot, writer, importance);
+    cache_->Put(node, &snapshot, writer, importance, unread);
     EXPECT_EQ(snapshot.position, 0);
     return true;
   }
@@ -146,6 +148,52 @@ TEST_F(PrefixCacheTest, DropsWhatAWriterLeft) {
   EXPECT_EQ(cache_->num_snapshots(), 1);
   cache_->DropOf(2);
   ExpectNothingHeld();
+}
+
+TEST_F(PrefixCacheTest, WhatIsUnreadIsNotFound) {
+  Keep(Range(0, 20), 1);
+  Keep(Range(0, 40), 1, 0, "", /*unread=*/true);
+  Keep(Range(500, 20), 2, 0, "", /*unread=*/true);
+  EXPECT_EQ(Hit(Range(0, 50)), 20);
+  EXPECT_EQ(Miss(Range(500, 30)), CacheMiss::kNoSnapshot);
+  cache_->Settle(1);
+  EXPECT_EQ(Hit(Range(0, 50)), 40);
+  EXPECT_EQ(Hit(Range(500, 30)), 0);
+  cache_->DropOf(2);
+  cache_->Settle(2);  // What is gone stays so.
+  EXPECT_EQ(Miss(Range(500, 30)), CacheMiss::kNoSnapshot);
+  // It gives way like others, though nobody has found it.
+  Keep(Range(500, 20), 3, 0, "", /*unread=*/true);
+  while (cache_->DropOne()) {
+  }
+  cache_->Settle(3);
+  ExpectNothingHeld();
+}
+
+// Where a text found no memory, others can still be forgotten, from their ends.
+TEST_F(PrefixCacheTest, ATextThatFoundNoMemoryLeavesOrder) {
+  bool failed = true;
+  int refused = 0;
+  for (int n = 0; failed; ++n) {
+    SCOPED_TRACE(n);
+    Start(100);
+    cache_->Remember("", Range(0, 50));
+    cache_->Remember("", Range(0, 40) + Range(300, 10));
+    const Text text = Range(0, 45) + Range(600, 10);
+    FailAllocation(n);
+    try {
+      cache_->Remember("", text);
+    } catch (const std::bad_alloc&) {
+      ++refused;
+    }
+    failed = AllocationFailed();
+    FailAllocation(-1);
+    EXPECT_LE(cache_->num_tokens(), 70);
+    cache_->Remember("", Range(900, 100));
+    EXPECT_EQ(cache_->num_tokens(), 100);
+    EXPECT_EQ(cache_->num_nodes(), 1);
+  }
+  EXPECT_GT(refused, 4);
 }
 
 TEST_F(PrefixCacheTest, TheLeastRecentlyUsedGoesFirst) {

@@ -115,8 +115,10 @@ absl::StatusOr<Header> ReadHeader(const std::string& path, absl::Time now) {
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
   char bytes[sizeof(Header)];
   const ssize_t got = read(fd, bytes, sizeof bytes);
+  const int error = errno;
   close(fd);
-  return HeaderIn(absl::string_view(bytes, std::max<ssize_t>(got, 0)), now);
+  if (got < 0) return absl::ErrnoToStatus(error, path);
+  return HeaderIn(absl::string_view(bytes, static_cast<size_t>(got)), now);
 }
 
 }  // namespace
@@ -218,8 +220,8 @@ int DirectoryStore::RemoveExpired() {
       const std::string path = entry.path().string();
       if (absl::StartsWith(entry.path().filename().string(), PendingFile::kPrefix)) {
         // Nobody writes one session for an hour.
-        if (fs::file_time_type::clock::now() - entry.last_write_time(error) >
-            std::chrono::hours(1)) {
+        const fs::file_time_type written = entry.last_write_time(error);
+        if (!error && fs::file_time_type::clock::now() - written > std::chrono::hours(1)) {
           fs::remove(entry.path(), error);
         }
         continue;

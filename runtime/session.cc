@@ -345,6 +345,14 @@ Sessions::Turn::~Turn() {
   sessions_->SetBusy(session_, false);
 }
 
+void Sessions::Turn::Drop() {
+  MutexLock lock(&sessions_->mutex_);
+  Session* const session = std::exchange(session_, nullptr);
+  sessions_->Count(session->tenant, 0, -promised_);
+  sessions_->SetBusy(session, false);
+  sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
+}
+
 absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens) {
   const auto tokens = static_cast<int64_t>(prompt.size()) + max_tokens;
   MutexLock lock(&sessions_->mutex_);

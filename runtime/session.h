@@ -176,13 +176,15 @@ class Sessions::Turn {
   // What was promised and appended joins the text. The last call. If it throws std::bad_alloc the
   // session stays as it was.
   void Keep(absl::Time now);
+  // The session goes, with all that it holds, before anybody else can use it. The last call.
+  void Drop();
 
  private:
   friend class Sessions;
   Turn(Sessions* sessions, Session* session, double share, std::vector<int32_t> text);
 
   Sessions* const sessions_;
-  Session* session_;  // Busy, so that nobody removes it. Null: moved from.
+  Session* session_;  // Busy, so that nobody removes it. Null: moved from, or dropped.
   const double share_;
   std::vector<int32_t> text_;
   std::vector<int32_t> added_;

@@ -79,16 +79,16 @@ void GenerateCall::TurnIsStored(const absl::Status& status, bool news) {
   {
     MutexLock lock(&mutex_);
     pending_since_ = SteadyNow();  // Nobody waited for the client meanwhile.
-    turn_.reset();
     if (!status.ok()) record_.not_stored = std::string(status.message());
     if (absl::IsAborted(status)) {
-      // What the other replica made of it stays: the next turn here begins with that.
-      environment_->sessions->Delete(OwnerOf(use_->tenant()), *ask_.session, SteadyNow())
-          .IgnoreError();
+      // What the other replica made of it stays: the next turn here begins with that, and none
+      // begins before with what is dropped.
+      turn_->Drop();
       status_.Update(absl::AbortedError(
           "another replica changed the session at the same time, and this turn is not in it"));
       message_.clear_finished();
     }
+    turn_.reset();
     action = LastAction(news);
   }
   Do(action);

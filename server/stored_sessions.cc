@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_replace.h"
 #include "runtime/steady_clock.h"
 
 namespace packrat {
@@ -27,7 +28,7 @@ SessionArchiveOptions ArchiveOptions(absl::Duration ttl) {
 
 }  // namespace
 
-absl::Status GuardedStore::Guard(const std::function<absl::Status()>& call) {
+absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::Status()>& call) {
   {
     MutexLock lock(&mutex_);
     if (SteadyNow() < down_until_) {
@@ -35,9 +36,13 @@ absl::Status GuardedStore::Guard(const std::function<absl::Status()>& call) {
     }
   }
   const absl::Time start = SteadyNow();
-  const absl::Status status = call();
+  const absl::Status told = call();
   stats_.nanoseconds += absl::ToInt64Nanoseconds(SteadyNow() - start);
   ++stats_.calls;
+  if (told.ok()) return told;
+  // A path of a file has it, and what Redis says of a command. Whoever has it may use the session.
+  const absl::Status status(told.code(),
+                            absl::StrReplaceAll(told.message(), {{key.handle, "..."}}));
   if (!absl::IsUnavailable(status)) return status;
   ++stats_.failures;
   MutexLock lock(&mutex_);
@@ -50,14 +55,14 @@ absl::Status GuardedStore::Guard(const std::function<absl::Status()>& call) {
 
 absl::Status GuardedStore::Put(const StoreKey& key, int64_t version,
                                absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
-  const absl::Status status = Guard([&] { return store_->Put(key, version, pieces, ttl); });
+  const absl::Status status = Guard(key, [&] { return store_->Put(key, version, pieces, ttl); });
   if (status.ok()) ++stats_.stored;
   return status;
 }
 
 absl::StatusOr<StoredSession> GuardedStore::Get(const StoreKey& key) {
   absl::StatusOr<StoredSession> session;
-  const absl::Status status = Guard([&] {
+  const absl::Status status = Guard(key, [&] {
     session = store_->Get(key);
     return session.status();
   });
@@ -68,7 +73,7 @@ absl::StatusOr<StoredSession> GuardedStore::Get(const StoreKey& key) {
 
 absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {
   absl::StatusOr<int64_t> version;
-  const absl::Status status = Guard([&] {
+  const absl::Status status = Guard(key, [&] {
     version = store_->Version(key);
     return version.status();
   });
@@ -77,7 +82,7 @@ absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {
 }
 
 absl::Status GuardedStore::Delete(const StoreKey& key) {
-  return Guard([&] { return store_->Delete(key); });
+  return Guard(key, [&] { return store_->Delete(key); });
 }
 
 StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,

@@ -38,7 +38,8 @@ class GuardedStore : public SessionStore {
   const Stats& stats() const { return stats_; }
 
  private:
-  absl::Status Guard(const std::function<absl::Status()>& call);
+  // No message that comes of it shows the handle.
+  absl::Status Guard(const StoreKey& key, const std::function<absl::Status()>& call);
 
   const std::unique_ptr<SessionStore> store_;
   Logger* const log_;

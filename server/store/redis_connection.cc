@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/steady_clock.h"
@@ -118,8 +119,8 @@ absl::StatusOr<std::vector<RedisConnection::Reply>> RedisConnection::Call(
     const int size =
         redisFormatCommandArgv(&text, static_cast<int>(data.size()), data.data(), sizes.data());
     if (size < 0) return Unavailable("there is no memory for a command");
+    const absl::Cleanup free_text = [text] { redisFreeCommand(text); };
     bytes.append(text, static_cast<size_t>(size));
-    redisFreeCommand(text);
   }
   if (absl::Status status = Send(bytes, deadline); !status.ok()) return status;
   std::vector<Reply> replies;

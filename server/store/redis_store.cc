@@ -14,8 +14,6 @@
 namespace packrat {
 namespace {
 
-constexpr int kAttempts = 3;  // Of a transaction that others come between.
-
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 
 // Of a field of a hash that may not be there.
@@ -124,7 +122,9 @@ absl::Status RedisStore::Put(const StoreKey& key, int64_t version,
   const std::string name = NameOf(key), number = absl::StrCat(version);
   const std::string milliseconds =
       absl::StrCat(std::max<int64_t>(1, absl::ToInt64Milliseconds(ttl)));
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+  // Until nobody has come between. Each time the store has got something, and what it has soon is
+  // newer than this: nothing is wrong with it.
+  do {
     Connection connection;
     absl::StatusOr<Replies> seen =
         Begin({{"WATCH", name}, {"HGET", name, "v"}}, deadline, &connection);
@@ -143,9 +143,8 @@ absl::Status RedisStore::Put(const StoreKey& key, int64_t version,
                                                     deadline);
     if (!done.ok()) return done.status();
     Keep(std::move(connection));
-    if (done->at(3)->type != REDIS_REPLY_NIL)
-      return absl::OkStatus();  // Else somebody came between.
-  }
+    if (done->at(3)->type != REDIS_REPLY_NIL) return absl::OkStatus();
+  } while (SteadyNow() < deadline);
   return absl::UnavailableError("others change the session in the store all the time");
 }
 

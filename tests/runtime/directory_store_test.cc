@@ -27,11 +27,11 @@ class DirectoryStoreTest : public testing::Test {
     store_ = Open();
   }
   ~DirectoryStoreTest() override { fs::remove_all(folder_); }
-  std::unique_ptr<DirectoryStore> Open() {
+  std::unique_ptr<DirectoryStore> Open(absl::Duration lock_timeout = absl::Milliseconds(50)) {
     DirectoryStoreOptions options;
     options.folder = folder_ + "/sessions";
     options.now = [this] { return now_; };
-    options.lock_timeout = absl::Milliseconds(50);
+    options.lock_timeout = lock_timeout;
     options.max_bytes = 100000;
     auto store = DirectoryStore::Open(options);
     EXPECT_TRUE(store.ok()) << store.status();
@@ -52,8 +52,8 @@ TEST_F(DirectoryStoreTest, KeepsSessions) { CheckStoreKeepsSessions(store_.get()
 TEST_F(DirectoryStoreTest, KeepsTenantsApart) { CheckStoreKeepsTenantsApart(store_.get()); }
 
 TEST_F(DirectoryStoreTest, TheNewestVersionWins) {
-  const auto second = Open(), third = Open();
-  CheckNewestVersionWins({store_.get(), second.get(), third.get()});
+  const auto first = Open(absl::Minutes(1)), second = Open(absl::Minutes(1));
+  CheckNewestVersionWins({first.get(), first.get(), second.get()});
 }
 
 TEST_F(DirectoryStoreTest, AnotherProcessGoesOn) {
@@ -122,6 +122,13 @@ TEST_F(DirectoryStoreTest, AFolderThatIsGoneIsUnavailable) {
   fs::remove_all(folder_ + "/sessions");
   EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1))));
   EXPECT_TRUE(absl::IsNotFound(store_->Get({"t", "h"}).status()));
+}
+
+TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNoDamage) {
+  EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
+  fs::create_directory(Path("h"));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Version({"t", "h"}).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Get({"t", "h"}).status()));
 }
 
 TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {

@@ -165,6 +165,24 @@ TEST_F(SessionArchiveTest, OfTwoTurnsAtOnceOneStays) {
   EXPECT_EQ(TextAt(second.get(), handle), text);
 }
 
+// A turn that lost takes its session along in one go: nobody begins in between, with a text whose
+// revision another replica has used for another one.
+TEST_F(SessionArchiveTest, ATurnThatIsDroppedTakesItsSessionAlong) {
+  const auto replica = Start();
+  const std::string handle = replica->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(replica.get(), handle, {5, 6}).status, absl::OkStatus());
+  auto turn = replica->sessions.Begin(owner_, handle, now_);
+  ASSERT_TRUE(turn.ok()) << turn.status();
+  EXPECT_EQ(turn->Promise({7}, 5), absl::OkStatus());
+  turn->Append({8});
+  turn->Keep(now_);
+  turn->Drop();
+  EXPECT_TRUE(absl::IsNotFound(replica->sessions.Get(owner_, handle, now_).status()));
+  const Sessions::Stats stats = replica->sessions.stats();
+  EXPECT_EQ(stats.sessions + stats.busy, 0);
+  EXPECT_EQ(stats.tokens, 0);
+}
+
 TEST_F(SessionArchiveTest, ATextThatWasCutIsNewer) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;

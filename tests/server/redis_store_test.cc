@@ -62,8 +62,9 @@ TEST_F(RedisStoreTest, KeepsTenantsApart) {
 }
 
 TEST_F(RedisStoreTest, TheNewestVersionWins) {
+  options_.timeout = absl::Seconds(60);
   RedisStore first(options_), second(options_);
-  CheckNewestVersionWins({&first, &first, &second, &second});
+  CheckNewestVersionWins({&first, &first, &first, &first, &second, &second, &second, &second});
 }
 
 TEST_F(RedisStoreTest, KeepsLargeSessions) {

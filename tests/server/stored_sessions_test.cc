@@ -19,6 +19,7 @@ namespace packrat {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Tokens = std::vector<int32_t>;
 
 Tokens operator+(Tokens a, const Tokens& b) {
@@ -234,6 +235,12 @@ TEST_P(StoredSessionsTest, WithoutItsStoreAServerGoesOnAlone) {
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("not at this replica, and the session store does not answer"));
+  // Whoever has the handle may use the session: no log shows it.
+  for (const Replica* replica : {home.get(), other.get()}) {
+    for (const std::string& line : replica->server->log_lines()) {
+      EXPECT_THAT(line, Not(HasSubstr(session)));
+    }
+  }
   Tokens fresh;
   other->Continue("", {5, 6}, &fresh);  // Without a session.
   Mend();

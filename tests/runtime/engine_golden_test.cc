@@ -1,117 +1,60 @@
 // The engine on the golden models, with the real kernels: what a request gets is the reference's
 // token, and the same bits alone, in company, whatever the token budget and the number of threads.
-// With PACKRAT_GPU the same on a GPU (tests/gpu).
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "models/cpu_model.h"
-#include "models/files/checkpoint.h"
 #include "runtime/engine.h"
-#include "tests/runtime/consumer.h"
-#ifdef PACKRAT_GPU
-#include "models/gpu/model.h"
-#endif
+#include "tests/models/golden.h"
+#include "tests/runtime/golden_engine.h"
 
 namespace packrat {
 namespace {
 
-#ifdef PACKRAT_GPU
-// Little, since every test also runs on the emulated device.
-constexpr int kGenerated = 20, kCompany = 5;
-const char* const kModels[] = {"mesa_net_hybrid", "packrat"};
-const std::vector<int> kThreads = {1}, kBudgets = {19};
+// Little on a GPU, since every test also runs on the emulated device.
+constexpr int kGenerated = kOnGpu ? 20 : 40, kCompany = kOnGpu ? 5 : 16;
+const std::vector<int> kThreads = kOnGpu ? std::vector<int>{1} : std::vector<int>{1, 2};
+const std::vector<int> kBudgets = kOnGpu ? std::vector<int>{19} : std::vector<int>{19, 64};
+const std::vector<std::string> kModels =
+    kOnGpu
+        ? std::vector<std::string>{"mesa_net_hybrid", "packrat"}
+        : std::vector<std::string>{"rat",     "rat_local",    "mesa_net",       "mesa_net_hybrid",
+                                   "packrat", "packrat_wide", "gated_delta_net"};
 
-absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
-                                                    const ModelOptions& options) {
-  gpu::GpuOptions gpu_options;
-  gpu_options.deterministic = true;
-  return gpu::LoadGpuModel(dir, options, gpu_options);
-}
-#else
-constexpr int kGenerated = 40, kCompany = 16;
-const std::vector<int> kThreads = {1, 2}, kBudgets = {19, 64};
-const char* const kModels[] = {"rat",     "rat_local",    "mesa_net",       "mesa_net_hybrid",
-                               "packrat", "packrat_wide", "gated_delta_net"};
-
-absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::string& dir,
-                                                    const ModelOptions& options) {
-  return LoadCpuModel(dir, options);
-}
-#endif
-
-// A prompt and, of the reference's logits, the best token after it.
-struct Golden {
-  std::vector<int32_t> prompt;
-  std::vector<float> logits;  // (prompt, vocab)
-  int32_t next;
-};
-
-// The first row of the golden case, all of it.
-Golden ReadGolden(const std::string& name) {
-  auto file = Checkpoint::OpenFile("tests/golden/" + name + "/expected.safetensors");
-  EXPECT_TRUE(file.ok()) << file.status();
-  const TensorView ids = *(*file)->Find("input_ids"), logits = *(*file)->Find("logits");
-  const int64_t tokens = ids.shape[1], vocab = logits.shape[2];
-  Golden golden;
-  golden.prompt.resize(tokens);
-  EXPECT_TRUE((*file)->Read(ids, 0, tokens * sizeof(int32_t), golden.prompt.data()).ok());
-  golden.logits.resize(tokens * vocab);
-  EXPECT_TRUE(
-      (*file)->Read(logits, 0, golden.logits.size() * sizeof(float), golden.logits.data()).ok());
-  const auto last = golden.logits.end() - vocab;
-  golden.next = static_cast<int32_t>(std::max_element(last, golden.logits.end()) - last);
-  return golden;
-}
-
-class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
+class EngineGoldenTest : public GoldenEngineTest {
  protected:
-#ifdef PACKRAT_GPU
-  void SetUp() override {
-    if (!gpu::DeviceUsable().ok()) GTEST_SKIP() << gpu::DeviceUsable().message();
+  // The prompt is the first row of the golden case, all of it.
+  EngineGoldenTest()
+      : golden_(ReadGolden(GetParam())),
+        prompt_(golden_.ids.begin(), golden_.ids.begin() + golden_.tokens) {}
+  const float* LogitsAt(int position) const {
+    return &golden_.logits[static_cast<size_t>(position) * golden_.vocab];
   }
-#endif
 
-  void Start(int threads, int max_batch_tokens) {
+  void StartEngine(int threads, int max_batch_tokens) {
     engine_.reset();
-    model_.reset();
     ModelOptions model_options;
     model_options.max_batch_tokens = max_batch_tokens;
     model_options.max_logit_rows = 32;
     model_options.threads = threads;
     model_options.max_context = 512;
-    auto model = Load(std::string("tests/golden/") + GetParam(), model_options);
-    ASSERT_TRUE(model.ok()) << model.status();
-    model_ = *std::move(model);
+    model_ = Load(model_options);
+    ASSERT_NE(model_, nullptr);
     EngineOptions options;
     options.max_running = 12;  // Some of the company has to wait.
     options.max_batch_tokens = max_batch_tokens;
     options.max_context = 512;
     options.poison_freed_state = true;
-    auto engine = Engine::Create(model_.get(), nullptr, options);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = *std::move(engine);
-  }
-
-  Request Make(Consumer* consumer, uint64_t id, const std::vector<int32_t>& prompt, int count) {
-    Request request = consumer->Make(id, prompt, count);
-    request.sampling.num_logprobs = 5;  // Their bits tell more than the tokens.
-    request.solver.cg_tolerance = 1e-6f;
-    return request;
-  }
-
-  void Step() {
-    engine_->Step(absl::UnixEpoch());
-    ASSERT_EQ(engine_->CheckIntegrity(), absl::OkStatus());
+    engine_ = Start(model_.get(), options);
   }
 
   // The request, with `others` that arrive at random before it and while it runs.
-  std::unique_ptr<Consumer> Run(const std::vector<int32_t>& prompt, int others, uint64_t seed) {
+  std::unique_ptr<Consumer> Run(int others, uint64_t seed) {
     std::mt19937_64 random(seed);
     const int vocab = model_->config().vocab_size;
     std::vector<std::unique_ptr<Consumer>> company;
@@ -121,18 +64,17 @@ class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
       company.push_back(std::make_unique<Consumer>());
       Request request = Make(company.back().get(), 100 + company.size(), other, 1 + random() % 50);
       request.sampling.temperature = company.size() % 2 ? 1.0f : 0.0f;
-      EXPECT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+      Submit(engine_.get(), std::move(request));
     };
     auto consumer = std::make_unique<Consumer>();
     const int before = others > 0 ? others / 2 : 0;
     for (int i = 0; i < before; ++i) {
       add_other();
-      if (random() % 2) Step();
+      if (random() % 2) Step(engine_.get());
     }
-    EXPECT_EQ(engine_->Submit(Make(consumer.get(), 1, prompt, kGenerated), absl::UnixEpoch()),
-              absl::OkStatus());
-    while (!engine_->idle()) {
-      Step();
+    Submit(engine_.get(), Make(consumer.get(), 1, prompt_, kGenerated));
+    while (!engine_->idle() && !HasFatalFailure()) {
+      Step(engine_.get());
       if (static_cast<int>(company.size()) < others && random() % 3 == 0) add_other();
       if (!company.empty() && random() % 40 == 0) engine_->Cancel(100 + 1 + random() % others);
     }
@@ -141,33 +83,27 @@ class EngineGoldenTest : public ::testing::TestWithParam<const char*> {
     return consumer;
   }
 
+  const Golden golden_;
+  const Text prompt_;
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Engine> engine_;
 };
 
-void ExpectSameBits(const Consumer& a, const Consumer& b) {
-  EXPECT_EQ(a.tokens, b.tokens);
-  ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
-  for (size_t i = 0; i < a.logprobs.size(); ++i) {
-    ASSERT_EQ(a.logprobs[i].logprob, b.logprobs[i].logprob) << "token " << i;
-    ASSERT_EQ(a.logprobs[i].top, b.logprobs[i].top) << "token " << i;
-  }
-}
-
 TEST_P(EngineGoldenTest, SameBitsAloneAndInCompany) {
-  const Golden golden = ReadGolden(GetParam());
-  Start(/*threads=*/1, /*max_batch_tokens=*/256);
-  const auto alone = Run(golden.prompt, 0, 0);
+  StartEngine(/*threads=*/1, /*max_batch_tokens=*/256);
+  const auto alone = Run(0, 0);
   ASSERT_TRUE(alone->finish.has_value());
   EXPECT_EQ(alone->finish->reason, FinishReason::kLength) << alone->finish->status;
   ASSERT_EQ(alone->tokens.size(), static_cast<size_t>(kGenerated));
-  EXPECT_EQ(alone->tokens[0], golden.next);
+  const float* const last = LogitsAt(golden_.tokens - 1);
+  EXPECT_EQ(alone->tokens[0], std::max_element(last, last + golden_.vocab) - last);
   for (int threads : kThreads) {
     for (int budget : kBudgets) {
       SCOPED_TRACE(::testing::Message() << threads << " threads, budget " << budget);
-      Start(threads, budget);
-      const auto company = Run(golden.prompt, kCompany, 10 * threads + budget);
-      ExpectSameBits(*alone, *company);
+      StartEngine(threads, budget);
+      const auto company = Run(kCompany, 10 * threads + budget);
+      EXPECT_EQ(company->tokens, alone->tokens);
+      ExpectSameBits(*alone, *company, kGenerated);
     }
   }
 }
@@ -175,49 +111,46 @@ TEST_P(EngineGoldenTest, SameBitsAloneAndInCompany) {
 // What was generated, when it is scored, has the log-probabilities that it was generated with, and
 // the prompt those of the reference.
 TEST_P(EngineGoldenTest, ScoresAreThoseOfGeneration) {
-  const Golden golden = ReadGolden(GetParam());
   for (const int budget : kBudgets) {
-    Start(/*threads=*/1, budget);
-    const auto generated = Run(golden.prompt, 0, 0);
-    std::vector<int32_t> text = golden.prompt;
+    StartEngine(/*threads=*/1, budget);
+    const auto generated = Run(0, 0);
+    Text text = prompt_;
     text.insert(text.end(), generated->tokens.begin(), generated->tokens.end());
     Consumer scored, company;
     Request request = Make(&scored, 1, text, 0);
     request.score_from = 1;
-    ASSERT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
-    request = Make(&company, 2, golden.prompt, 3);
+    Submit(engine_.get(), std::move(request));
+    request = Make(&company, 2, prompt_, 3);
     request.score_from = 3;
-    ASSERT_EQ(engine_->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
-    while (!engine_->idle()) Step();
+    Submit(engine_.get(), std::move(request));
+    RunUntilIdle(engine_.get());
     scored.Poll();
     ASSERT_EQ(scored.scores.size(), text.size() - 1);
     for (size_t i = 0; i < generated->tokens.size(); ++i) {
-      const TokenScore& score = scored.scores[golden.prompt.size() - 1 + i];
+      const TokenScore& score = scored.scores[prompt_.size() - 1 + i];
       EXPECT_EQ(score.token, generated->tokens[i]);
       EXPECT_EQ(score.best, generated->tokens[i]);
       EXPECT_EQ(score.logprobs.logprob, generated->logprobs[i].logprob) << i;
       EXPECT_EQ(score.logprobs.top, generated->logprobs[i].top) << i;
     }
-#ifndef PACKRAT_GPU
+    if (kOnGpu) continue;
     // The golden test bounds the error of all logits by so much of their norm.
     double norm = 0;
-    for (float x : golden.logits) norm += static_cast<double>(x) * x;
+    for (const float* x = LogitsAt(0); x != LogitsAt(golden_.tokens); ++x) norm += double{*x} * *x;
     const double tolerance = 2 * 5e-6 * std::sqrt(norm);
-    const size_t vocab = golden.logits.size() / golden.prompt.size();
-    for (size_t t = 1; t < golden.prompt.size(); ++t) {
-      const float* logits = &golden.logits[(t - 1) * vocab];
+    for (int t = 1; t < golden_.tokens; ++t) {
+      const float* const logits = LogitsAt(t - 1);
       double sum = 0;
-      for (size_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(logits[v]));
-      EXPECT_NEAR(scored.scores[t - 1].logprobs.logprob, logits[golden.prompt[t]] - std::log(sum),
+      for (int v = 0; v < golden_.vocab; ++v) sum += std::exp(double{logits[v]});
+      EXPECT_NEAR(scored.scores[t - 1].logprobs.logprob, logits[prompt_[t]] - std::log(sum),
                   tolerance)
           << t;
     }
-#endif
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenTest, ::testing::ValuesIn(kModels),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace packrat

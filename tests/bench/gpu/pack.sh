@@ -50,7 +50,7 @@ chmod -R u+w "$dir/data"
 cp -r tests/golden "$dir/data/tests/"
 cp -r models/demo "$dir/data/models/"
 install -m 755 tests/bench/gpu/run.sh "$dir/"
-install -m 644 tests/bench/gpu/reference.py tests/bench/server_bench.py "$dir/"
+install -m 644 tests/bench/gpu/{reference,yardsticks}.py tests/bench/server_bench.py "$dir/"
 {
   echo "packrat $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(
     git diff --quiet HEAD -- 2>/dev/null || echo ' with changes')"

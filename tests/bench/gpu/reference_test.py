@@ -10,7 +10,7 @@ import unittest
 
 import torch
 
-from tests.bench.gpu import reference
+from tests.bench.gpu import reference, yardsticks
 
 
 class Tiny(unittest.TestCase):
@@ -44,9 +44,9 @@ class Mathematics(unittest.TestCase):
         self.addCleanup(self.bench.file.close)
 
     def test_mesa_solves(self):
-        q, k, v, gate, beta, ridge, hkk = reference.mesa_operands(self.bench, 2, 3, 16)
+        q, k, v, gate, beta, ridge, hkk = yardsticks.mesa_operands(self.bench, 2, 3, 16)
         hkv = torch.randn_like(hkk)
-        out, new_kk, new_kv = reference.mesa_step_torch(q, k, v, gate, beta, ridge, hkk, hkv, 30)
+        out, new_kk, new_kv = yardsticks.mesa_step_torch(q, k, v, gate, beta, ridge, hkk, hkv, 30)
         system = new_kk + torch.diag_embed(ridge.expand(2, 3, 16))
         x = torch.linalg.solve(system.double(), q.double())
         expected = (new_kv.double().transpose(-1, -2) @ x[..., None])[..., 0]
@@ -54,7 +54,7 @@ class Mathematics(unittest.TestCase):
 
     def test_rat_steps_meet_the_whole(self):
         """37 steps of the cached form against sums over all positions, written out."""
-        model = reference.RatModel(self.bench, 1, 32, 2, 1, 48, 50, 2, 36)
+        model = yardsticks.RatModel(self.bench, 1, 32, 2, 1, 48, 50, 2, 36)
         layer, heads, dim = model.layers[0], 2, 16
         inputs = torch.randn(37, 2, 32)
         projected = inputs @ layer["in"].T
@@ -79,7 +79,7 @@ class Mathematics(unittest.TestCase):
 
                     def turned(x, c):
                         a = c * model.frequencies
-                        return reference.rotate(x, a.cos(), a.sin())
+                        return yardsticks.rotate(x, a.cos(), a.sin())
 
                     query = turned(q[t, b], t // 16)
                     scores = torch.stack([query @ turned(states[e][0, b, part], e // 16)

@@ -25,7 +25,7 @@ absl::Status Invalid(const std::string& file, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": ", why));
 }
 
-// Shard file name of every tensor, from the index's weight_map.
+// The shard of every tensor, from the index's weight_map.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
   absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxIndexBytes);
   if (!text.ok()) return text.status();
@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::stri
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& dir) {
   const std::string single = dir + "/" + kSingle, index = dir + "/" + kIndex;
-  // A link to nowhere is there: it is refused by its name.
+  // lstat(), so that a link to nothing is found, and then refused by name.
   struct stat info;
   if (lstat(single.c_str(), &info) == 0) return OpenFile(single);
   if (lstat(index.c_str(), &info) != 0) {

@@ -1,6 +1,6 @@
-// Read-only view of a safetensors checkpoint: one file, or shards named by an index. No allocation
-// follows the word of a file alone. Format: 8 bytes of little-endian header length, a JSON header
-// {name: {dtype, shape, data_offsets}}, then the data.
+// A safetensors checkpoint, opened for reading: one file, or shards that an index names. How much
+// memory is allocated never depends on what a file claims alone. Format: 8 bytes of little-endian
+// header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data.
 #ifndef PACKRAT_MODELS_FILES_CHECKPOINT_H_
 #define PACKRAT_MODELS_FILES_CHECKPOINT_H_
 
@@ -20,14 +20,14 @@ namespace packrat {
 // Element types that a file may hold. Weights are F32, BF16 or F16, or quantised in groups of 32
 // (kernels/quantized.h); I32 is for token ids.
 //
-// A file with quantised weights says so in its metadata, "packrat_quantization": "1", which is the
-// version of what follows: a weight (out, in) is a tensor of U8, (out, in / 32, 34) in int8 and
-// (out, in / 32, 20) in int4, each group with the bytes of GGUF's Q8_0 and Q4_1.
+// A file with quantised weights has "packrat_quantization": "1" in its metadata. "1" is the version
+// of this format: a weight (out, in) is a tensor of U8, (out, in / 32, 34) for int8 and (out, in /
+// 32, 20) for int4. Each group has the bytes of GGUF's Q8_0 or Q4_1.
 enum class TensorType { kF32, kBF16, kF16, kI32, kInt8, kInt4 };
 const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32", "int8", "int4"
 inline constexpr char kQuantizationKey[] = "packrat_quantization";
 inline constexpr char kQuantizationVersion[] = "1";
-// What a tensor takes in a file. Of quantised types the last dimension is a multiple of 32.
+// Bytes of a tensor in a file. For quantised types the last dimension is a multiple of 32.
 size_t TensorBytes(TensorType type, const std::vector<int64_t>& shape);
 
 struct TensorView {
@@ -40,7 +40,7 @@ struct TensorView {
   int64_t NumElements() const;
 };
 
-// A tensor that no model has a use for.
+// A tensor that no model needs.
 struct OtherTensor {
   std::string dtype;  // As the file calls it.
   std::string file;
@@ -54,21 +54,21 @@ class Checkpoint {
   // One safetensors file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
 
-  // Takes the language model out of a checkpoint that may hold more. In names that begin with
-  // `nested`, that is replaced by `plain`, unless a tensor has the new name already. Tensors whose
-  // names begin with one of `others` are left out.
+  // Keeps only the language model of a checkpoint that may hold more. Names that begin with
+  // `nested` begin with `plain` instead, unless another tensor has that name. Tensors whose names
+  // begin with one of `others` are left out.
   void Unnest(const std::string& nested, const std::string& plain,
               const std::vector<std::string>& others);
 
-  // Without tensors that no model needs: counters and masks (of an integer type other than I32, or
-  // BOOL), and rotary_emb.inv_freq, a copy in older files of what follows from the config.
+  // Without tensors that no model needs: counters and masks (of BOOL, or of an integer type other
+  // than I32), and rotary_emb.inv_freq, which older files have although the config determines it.
   const std::unordered_map<std::string, TensorView>& tensors() const { return tensors_; }
   // Whether the files have such a tensor, needed or not.
   bool Has(const std::string& name) const { return tensors_.count(name) + others_.count(name) > 0; }
-  // INVALID_ARGUMENT naming file and tensor if absent, and the type that kept it out.
+  // INVALID_ARGUMENT names file and tensor if it is absent, and its type if that kept it out.
   absl::StatusOr<TensorView> Find(const std::string& name) const;
-  // Reads `bytes` of the tensor from its byte `first` on. INVALID_ARGUMENT where the file has been
-  // cut since it was opened, INTERNAL where it cannot be read. Any thread.
+  // Reads `bytes` of the tensor from its byte `first` on. INVALID_ARGUMENT if the file was cut
+  // since it was opened, INTERNAL if it cannot be read. Any thread may call it.
   absl::Status Read(const TensorView& tensor, size_t first, size_t bytes, void* to) const;
 
  private:
@@ -90,9 +90,9 @@ struct SafetensorsHeader {
 };
 
 // Parses a safetensors header (the JSON alone). The file's data begins at `data_offset` and has
-// `data_bytes`. Refuses overlapping, out-of-range or gapped offsets, sizes that disagree with dtype
-// * shape, unknown dtypes, negative or overflowing shapes, duplicate names.
-// This is what the fuzzer drives.
+// `data_bytes`. Refuses offsets that overlap, leave gaps or are out of range, sizes that differ
+// from dtype * shape, unknown dtypes, shapes that are negative or overflow, and duplicate names.
+// The fuzzer calls this.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, size_t header_bytes,
                                                          size_t data_offset, size_t data_bytes,
                                                          const std::string& file);

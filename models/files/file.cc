@@ -20,7 +20,7 @@ absl::Status Invalid(const std::string& path, const std::string& why) {
 }  // namespace
 
 absl::StatusOr<File> File::Open(const std::string& path) {
-  // O_NONBLOCK: a FIFO must not make us wait.
+  // O_NONBLOCK, so that opening a FIFO does not wait.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat info = {};
   if (fd < 0) {

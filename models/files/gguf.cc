@@ -11,7 +11,7 @@ namespace packrat {
 namespace {
 
 constexpr uint64_t kMaxMetadata = 1 << 16, kMaxTensors = 1 << 17, kMaxRank = 4;
-constexpr uint64_t kMaxText = 64 << 20;  // Bytes of one; chat templates are some kilobytes.
+constexpr uint64_t kMaxText = 64 << 20;  // Bytes of one string; chat templates have some kilobytes.
 
 // Types of metadata.
 enum ValueType : uint32_t {
@@ -59,7 +59,7 @@ T Load(const uint8_t* from) {
   return value;
 }
 
-// A scalar that is no string.
+// A scalar that is not a string.
 GgufValue Scalar(uint32_t type, const uint8_t* p) {
   using Kind = GgufValue::Kind;
   GgufValue value{Kind::kInteger};
@@ -68,7 +68,7 @@ GgufValue Scalar(uint32_t type, const uint8_t* p) {
       value.integer = Load<uint8_t>(p);
       break;
     case kI8:
-      value.integer = Load<int8_t>(p);  // NOLINT(bugprone-signed-char-misuse): no character.
+      value.integer = Load<int8_t>(p);  // NOLINT(bugprone-signed-char-misuse): not a character.
       break;
     case kU16:
       value.integer = Load<uint16_t>(p);
@@ -82,7 +82,7 @@ GgufValue Scalar(uint32_t type, const uint8_t* p) {
     case kI32:
       value.integer = Load<int32_t>(p);
       break;
-    case kU64:  // Beyond 2^63 it is negative, which no count may be.
+    case kU64:  // From 2^63 on it becomes negative, and no count may be.
     case kI64:
       value.integer = Load<int64_t>(p);
       break;
@@ -99,7 +99,7 @@ GgufValue Scalar(uint32_t type, const uint8_t* p) {
   return value;
 }
 
-// Reads one thing after the other. The first error is kept and makes everything after it a no-op.
+// Reads one value after the other. After the first error, which is kept, nothing is read.
 class Reader {
  public:
   Reader(const uint8_t* data, size_t size, uint64_t file_bytes, const std::string& file)
@@ -159,7 +159,8 @@ class Reader {
     const size_t each = texts ? 8 : ScalarBytes(type);  // At least.
     if (each == 0) Fail(absl::StrCat(what, " is an array of the unknown type ", type));
     if (!ok()) return value;
-    // The file must have room for all of them; otherwise a mere number could make us allocate.
+    // The file must be large enough for all of them. Otherwise a number alone could make us
+    // allocate memory.
     if (count > (file_bytes_ - at_) / each) {
       Fail(absl::StrCat(what, " has ", count, " entries, more than the file has room for"));
       return value;
@@ -193,7 +194,7 @@ bool Known(uint32_t type) {
   return false;
 }
 
-// One entry of the list of tensors; its offset counts from where the data begins.
+// One entry of the list of tensors. Its offset is from the beginning of the data.
 GgufTensor ReadTensor(Reader* reader, const std::string& what) {
   GgufTensor tensor = {};
   const auto rank = reader->Number<uint32_t>(what);
@@ -229,8 +230,8 @@ GgufTensor ReadTensor(Reader* reader, const std::string& what) {
   return tensor;
 }
 
-// Checks that all tensors are within the file and do not overlap. Their offsets are those in the
-// file.
+// Checks that all tensors are within the file and do not overlap. Offsets are from the beginning of
+// the file.
 absl::Status CheckPlaces(const GgufHeader& header, uint64_t file_bytes, const std::string& file) {
   std::vector<std::pair<uint64_t, const std::string*>> order;
   for (const auto& [name, tensor] : header.tensors) {
@@ -307,7 +308,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   if (!opened.ok()) return opened.status();
   std::unique_ptr<GgufFile> gguf(new GgufFile(*std::move(opened)));
   const File& file = gguf->file_;
-  // The file does not say how long its header is, so what was read may be too little.
+  // The file does not say how long its header is, so we may have read too little.
   for (uint64_t size = 4 << 20;; size *= 4) {
     size = std::min<uint64_t>(size, file.bytes());
     std::vector<uint8_t> data(size);

@@ -1,5 +1,5 @@
-// Reads GGUF files, in which llama.cpp keeps models: metadata, and tensors of which many are
-// quantised in blocks. Little-endian, versions 2 and 3.
+// Reads GGUF files, the format of llama.cpp: metadata, and tensors, many of them quantised in
+// blocks. Little-endian, versions 2 and 3.
 #ifndef PACKRAT_MODELS_FILES_GGUF_H_
 #define PACKRAT_MODELS_FILES_GGUF_H_
 
@@ -17,7 +17,7 @@
 
 namespace packrat {
 
-// The types that are read, by the numbers that files call them.
+// The types that can be read, with the numbers that files use for them.
 enum class GgufType : uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -29,12 +29,12 @@ enum class GgufType : uint32_t {
   kBF16 = 30,
 };
 const char* GgufTypeName(GgufType type);
-int GgufBlock(GgufType type);          // Elements of a block; 1 where there are none.
+int GgufBlock(GgufType type);          // Elements of a block; 1 if the type has no blocks.
 size_t GgufBlockBytes(GgufType type);  // Of that block.
 // The elements of a block as float32, as the format defines them.
 void WidenGgufBlock(GgufType type, const uint8_t* block, float* values);
 
-// Of Q4_K, which has eight groups of 32 in a block: w = scale * q - minimum.
+// Q4_K has eight groups of 32 weights in a block: w = scale * q - minimum.
 struct GgufScale {
   float scale, minimum;
 };
@@ -54,7 +54,7 @@ struct GgufValue {
   int64_t integer = 0;  // And kBool.
   double number = 0;
   std::string text;
-  std::vector<double> numbers;  // Of integers and booleans too, which are exact up to 2^53.
+  std::vector<double> numbers;  // Integers and booleans too; they are exact up to 2^53.
   std::vector<std::string> texts;
 };
 
@@ -64,9 +64,9 @@ struct GgufHeader {
 };
 
 // Parses the header from the first `size` of a file's `file_bytes` bytes. OUT_OF_RANGE if the
-// header goes on beyond `size` and so does the file. INVALID_ARGUMENT, naming the file, for what is
-// wrong with it, a type of tensor that is not read and tensors that overlap or lie outside of the
-// file included. Allocates no more than a few times what it reads. This is what the fuzzer drives.
+// header is longer than `size`, and the file too. INVALID_ARGUMENT names the file and what is
+// wrong, such as a tensor of an unknown type, or tensors that overlap or lie outside of the file.
+// Allocates at most a few times what it reads. The fuzzer calls this.
 absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uint64_t file_bytes,
                                            const std::string& file);
 

@@ -1,5 +1,5 @@
-// What GGUF's blocks mean. Weights of 32 or 256 share what stands in the block: float16 scales, and
-// in the K formats smaller scales of their own for 16 or 32 weights, in 6 or 8 bits.
+// Decodes GGUF's blocks. A block has 32 or 256 weights and their float16 scales. The K formats also
+// have a scale of 6 or 8 bits for every 16 or 32 weights.
 #include <cstring>
 
 #include "kernels/dtype.h"
@@ -68,8 +68,8 @@ int GgufBlock(GgufType type) { return Info(type).block; }
 size_t GgufBlockBytes(GgufType type) { return Info(type).bytes; }
 
 GgufScale GgufScaleOf(const uint8_t* block, int group) {
-  // Six bits each for eight groups in 12 bytes: those of the first four as they are, of the others
-  // four bits, and two above the six of the first.
+  // Eight groups have six bits each, in 12 bytes. The first four groups have theirs in one piece.
+  // The others have four bits in one place, and two above the six bits of the first groups.
   const uint8_t* packed = block + 4;
   int scale, minimum;
   if (group < 4) {

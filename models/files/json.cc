@@ -30,7 +30,7 @@ bool StrictJsonSax::end_object() {
   return true;
 }
 
-// The library itself would silently keep the last of two equal keys.
+// The library would silently keep the last of two equal keys.
 bool StrictJsonSax::key(string_t& name) {
   if (keys_.back().insert(name).second) return true;
   return Fail(absl::StrCat("duplicate key ", Quoted(name)));
@@ -50,7 +50,7 @@ bool StrictJsonSax::end_array() {
 
 bool StrictJsonSax::parse_error(size_t position, const std::string& token,
                                 const nlohmann::detail::exception& e) {
-  // The library's own text begins with its error code and repeats much of the input.
+  // The library's message begins with an error code and repeats much of the input.
   if (e.id == 406) return Fail(absl::StrCat("number out of range: ", Quoted(token)));
   const std::string near = token.size() > 20 ? token.substr(token.size() - 20) : token;
   return Fail(absl::StrCat("not valid JSON at byte ", position, ", near ", Quoted(near)));
@@ -62,7 +62,7 @@ bool InNumber(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '+' || c == '.';
 }
 
-// Infinity, -Infinity and NaN, as Python writes them, and numbers that no double holds.
+// Finds Infinity, -Infinity and NaN, as Python writes them, and numbers too large for a double.
 bool IsNotFinite(absl::string_view word) {
   if (word == "Infinity" || word == "-Infinity" || word == "NaN") return true;
   const absl::string_view digits = absl::StripPrefix(word, "-");
@@ -73,9 +73,9 @@ bool IsNotFinite(absl::string_view word) {
          read.ptr == word.data() + word.size();
 }
 
-// The text with such words in quotes, which JSON has no other place for: a field that nobody reads
-// may hold one, and who reads it as a number refuses it by the field's name. `quotes`: where they
-// stand. Empty where there is no such word.
+// The text with such words in quotes, since JSON cannot hold them otherwise. A field that nobody
+// reads may then hold one, and a field that must be a number refuses it by name. `quotes`: their
+// positions. The result is empty if there is no such word.
 std::string QuoteNotFinite(absl::string_view text, std::vector<size_t>* quotes) {
   std::string quoted;
   size_t copied = 0;
@@ -88,7 +88,7 @@ std::string QuoteNotFinite(absl::string_view text, std::vector<size_t>* quotes) 
       while (at < text.size() && InNumber(text[at])) ++at;
       if (!IsNotFinite(text.substr(begin, at - begin))) continue;
       const size_t next = text.find_first_not_of(" \t\r\n", at);
-      if (next != text.npos && text[next] == ':') continue;  // Where a name belongs.
+      if (next != text.npos && text[next] == ':') continue;  // It stands where a name must be.
       quoted.append(text.data() + copied, begin - copied);
       quotes->push_back(quoted.size());
       absl::StrAppend(&quoted, "\"", text.substr(begin, at - begin), "\"");
@@ -102,7 +102,7 @@ std::string QuoteNotFinite(absl::string_view text, std::vector<size_t>* quotes) 
   return quoted;
 }
 
-// Tells positions as they are in the file.
+// Reports positions as they are in the file.
 class QuotedJsonSax : public StrictJsonSax {
  public:
   explicit QuotedJsonSax(const std::vector<size_t>& quotes) : quotes_(quotes) {}

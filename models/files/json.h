@@ -1,5 +1,5 @@
-// JSON as this project reads it from files that it does not trust: no exceptions, no duplicate
-// keys, bounded depth.
+// Reads JSON from files that are not trusted: without exceptions, duplicate keys or unbounded
+// depth.
 #ifndef PACKRAT_MODELS_FILES_JSON_H_
 #define PACKRAT_MODELS_FILES_JSON_H_
 
@@ -18,18 +18,19 @@ using Json = nlohmann::json;
 
 inline constexpr int kMaxJsonDepth = 32;
 
-// Parses `text` strictly (no comments, nothing after the value, a NUL neither). INVALID_ARGUMENT
-// begins with `where` and says what is wrong: the position of a syntax error, the name of a
-// duplicate key, more than kMaxJsonDepth levels. Infinity, -Infinity, NaN (which Python writes) and
-// numbers too large for a double come as strings: no number for whoever reads the field.
+// Parses `text` strictly: no comments, nothing after the value, no NUL. The message of
+// INVALID_ARGUMENT begins with `where` and gives the position of a syntax error, the name of a
+// duplicate key, or the limit of kMaxJsonDepth levels. Infinity, -Infinity and NaN (which Python
+// writes) and numbers too large for a double become strings, so a field that must be a number
+// refuses them.
 absl::StatusOr<Json> ParseJson(const char* text, size_t bytes, const std::string& where);
 
-// INVALID_ARGUMENT, beginning with `where`, if there is a NUL in `text`: the library takes it for
-// the end. `text` may be null if `bytes` is 0.
+// INVALID_ARGUMENT, beginning with `where`, if `text` has a NUL, which the library takes for the
+// end. `text` may be null if `bytes` is 0.
 absl::Status CheckNoNul(const char* text, size_t bytes, const std::string& where);
 
-// Checks a text while the library scans it, so that nothing is built of a bad one. Also the base of
-// handlers that never build a value (see safetensors.cc): they call these first.
+// Checks a text while the library scans it, so that nothing is built from a bad text. Also the base
+// of handlers that build no value (see safetensors.cc); these call the base's functions first.
 class StrictJsonSax : public nlohmann::json_sax<Json> {
  public:
   const std::string& error() const { return error_; }  // Why the scan stopped.
@@ -61,8 +62,8 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   std::string error_;
 };
 
-// `name` in double quotes, control characters escaped and long names cut: for messages about what
-// a hostile file says.
+// `name` in double quotes, with control characters escaped and long names cut: for messages that
+// show what a hostile file contains.
 std::string Quoted(const std::string& name);
 
 }  // namespace packrat

@@ -16,9 +16,9 @@
 
 namespace packrat {
 
-// Reads fields of one JSON object; remembers the first thing that is wrong, so that a parser reads
-// like a list of fields and asks once at its end. A null counts as absent. After an error the
-// values returned are within their ranges, but mean nothing.
+// Reads fields of one JSON object and keeps the first error. So a parser is a list of fields, and
+// asks for the status once, at its end. A null counts as absent. After an error the values returned
+// are within their ranges, but have no meaning.
 class JsonFields {
  public:
   // `object` outlives it.
@@ -34,7 +34,7 @@ class JsonFields {
           absl::InvalidArgumentError(absl::StrCat(field.empty() ? "the file" : field, ": ", why));
     }
   }
-  // Takes over what is wrong with a part of the object.
+  // Takes over the error of a part of the object.
   void Check(const absl::Status& part) {
     if (status_.ok()) status_ = part;
   }
@@ -46,7 +46,7 @@ class JsonFields {
     const Json* value = Find(name);
     return value == nullptr || value->is_null() ? nullptr : value;
   }
-  // The same, but a null is there.
+  // The same, but a null counts as present.
   const Json* Find(const std::string& name) {
     known_.insert(name);
     if (!object_.is_object()) return nullptr;
@@ -91,14 +91,14 @@ class JsonFields {
     return fallback;
   }
 
-  // A field of which one value alone can be served, which is also what its absence means.
+  // A field of which only one value is supported. If the field is absent, it has this value.
   void Only(const std::string& name, const Json& value) {
     const Json* given = Get(name);
     if (given == nullptr || *given == value) return;
     Fail(name, absl::StrCat("is ", Shown(*given), "; only ", Shown(value), " is served"));
   }
 
-  // Fields that do not matter: they may hold anything.
+  // Fields that do not matter. They may hold anything.
   template <class Names>
   void Ignore(const Names& names) {
     for (const auto& name : names) known_.insert(name);
@@ -110,8 +110,8 @@ class JsonFields {
   // Whether a field was read or ignored.
   bool Knows(const std::string& name) const { return known_.count(name) > 0; }
 
-  // Refuses what was neither read nor ignored: it is misspelt, or changes what the model computes
-  // in a way that nobody has thought of here.
+  // Refuses fields that were neither read nor ignored. Such a field is misspelt, or changes what
+  // the model computes in a way that is not supported.
   void RefuseOthers() {
     if (!object_.is_object()) return;
     for (const auto& [name, value] : object_.items()) {
@@ -144,7 +144,7 @@ class JsonFields {
   }
 
  private:
-  // As it is where it is a name, quoted where it is anything else.
+  // A plain name as it is; anything else in quotes.
   static std::string Shortened(const std::string& name) {
     const std::string quoted = Quoted(name);
     return quoted.size() == name.size() + 2 ? name : quoted;

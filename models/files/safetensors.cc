@@ -1,4 +1,4 @@
-// The safetensors header: reading (strict, without building a JSON value) and writing.
+// Reads the safetensors header, strictly and without building a JSON value, and writes it.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -26,12 +26,12 @@ bool IsQuantized(TensorType type) { return type == TensorType::kInt8 || type == 
 
 int64_t GroupBytes(TensorType type) { return type == TensorType::kInt8 ? 34 : 20; }
 
-// Of types that are not quantised.
+// For types that are not quantised.
 size_t TypeBytes(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kI32 ? 4 : 2;
 }
 
-// Its shape as a file states it.
+// The shape that a file has for it.
 std::vector<int64_t> StoredShape(TensorType type, std::vector<int64_t> shape) {
   if (!IsQuantized(type)) return shape;
   shape.back() /= kGroup;
@@ -48,10 +48,8 @@ struct Entry {
   bool has_shape = false;
 };
 
-// Collects the entries of
-//   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"k":
-//   "v"}}
-// and stops at the first thing that does not belong in such a text.
+// Collects the entries of {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+// "__metadata__": {"k": "v"}} and stops at the first thing that must not be in such a text.
 class HeaderSax : public StrictJsonSax {
  public:
   HeaderSax(std::vector<Entry>* entries, std::string* quantization)
@@ -157,8 +155,8 @@ bool ReadType(const std::string& dtype, TensorType* type) {
   return false;
 }
 
-// Bytes of an element of the types that counters and masks have; 0: not one of them. Numbers of
-// other types might be weights, which must not be left out in silence.
+// Bytes of an element, for the types of counters and masks; 0 for other types. Numbers of other
+// types might be weights, which must not be left out silently.
 size_t OtherTypeBytes(const std::string& dtype) {
   if (dtype == "BOOL" || dtype == "U8" || dtype == "I8") return 1;
   if (dtype == "U16" || dtype == "I16") return 2;
@@ -166,8 +164,8 @@ size_t OtherTypeBytes(const std::string& dtype) {
   return dtype == "I64" || dtype == "U64" ? 8 : 0;
 }
 
-// Checks one entry by itself and makes its view, whose type means nothing where it is another. The
-// message lacks file and tensor.
+// Checks one entry by itself and makes its view. The view's type has no meaning if the entry has
+// none of our types. Messages do not name file and tensor.
 absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size_t data_bytes) {
   TensorView view;
   const bool known = ReadType(entry.dtype, &view.type);
@@ -187,7 +185,7 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size
                                                    "] are outside the file's ", data_bytes,
                                                    " bytes of data"));
   }
-  // Dimensions are multiplied one by one, so that no zero among them hides an absurd one.
+  // A zero counts as one here, so that it cannot hide an absurd dimension.
   auto bytes = static_cast<int64_t>(size);
   bool empty = false;
   for (uint64_t dim : entry.shape) {
@@ -211,7 +209,7 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size
   return view;
 }
 
-// A tensor of U8 in a file with quantised weights, as the weight that it is.
+// Turns a tensor of U8 into the quantised weight that it holds.
 absl::Status Quantized(TensorView* view) {
   const std::vector<int64_t>& shape = view->shape;
   for (const TensorType type : {TensorType::kInt8, TensorType::kInt4}) {
@@ -225,7 +223,7 @@ absl::Status Quantized(TensorView* view) {
                    "] of U8 is no quantised weight; it must be [out, groups, 34 or 20]"));
 }
 
-// The format has no room for anything but the tensors: no gap, no overlap, nothing behind.
+// The format allows tensors only: no gap, no overlap, nothing behind the last.
 absl::Status CheckCoverage(std::vector<const Entry*> entries, size_t data_bytes,
                            const std::string& file) {
   std::sort(entries.begin(), entries.end(), [](const Entry* a, const Entry* b) {
@@ -358,8 +356,8 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   uint8_t length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(uint64_t{header.size()} >> (8 * i));
 
-  // A reader never sees half a file: the name appears when all is written. A link stays one, and
-  // what is no file, as /dev/null, is not replaced by one.
+  // The file gets its name when all is written, so a reader never sees half a file. A link stays a
+  // link, and something else, such as /dev/null, is not replaced by a file.
   std::error_code none;
   const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, none);
   const std::string target = none ? path : resolved.string();
@@ -369,7 +367,8 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
     return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write: it is not a file"));
   }
   const std::string partial = target + ".partial";
-  // What an earlier run left, and a link that somebody laid there: it is not followed.
+  // Removes what an earlier run left. If somebody put a link there, it is removed too, not
+  // followed.
   std::filesystem::remove(partial, none);
   const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   std::FILE* file = fd < 0 ? nullptr : fdopen(fd, "wb");

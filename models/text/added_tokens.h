@@ -1,4 +1,4 @@
-// Tokens that are found in a text before a tokenizer cuts the rest.
+// Finds added tokens in a text. A tokenizer looks for them first and then cuts the rest.
 #ifndef PACKRAT_MODELS_TEXT_ADDED_TOKENS_H_
 #define PACKRAT_MODELS_TEXT_ADDED_TOKENS_H_
 
@@ -15,16 +15,16 @@ namespace packrat {
 
 class AddedTokens {
  public:
-  // `text` is not empty. If it was added before, the first id stays.
+  // `text` is not empty. If it was added before, it keeps its first id.
   void Add(const std::string& text, int32_t id);
   // Calls `found` with the beginning, size and id of every token in text[begin, end), in order.
-  // Where several begin, it is the longest.
+  // Where several tokens begin at one place, the longest is taken.
   void Find(const std::string& text, size_t begin, size_t end,
             const std::function<void(size_t, size_t, int32_t)>& found) const;
 
  private:
   absl::flat_hash_map<std::string, int32_t> ids_;
-  std::array<std::vector<size_t>, 256> sizes_;  // By first byte: those that occur, longest first.
+  std::array<std::vector<size_t>, 256> sizes_;  // By first byte: sizes of tokens, longest first.
 };
 
 }  // namespace packrat

@@ -12,8 +12,8 @@ unsigned char Byte(absl::string_view text, size_t at) {
   return static_cast<unsigned char>(text[at]);
 }
 
-// By character, from U+0000 to U+0143: its byte, or -1. Printable bytes stand for themselves, the
-// 68 others, in their order, for U+0100 and up.
+// The byte that each character from U+0000 to U+0143 stands for, or -1. Printable bytes stand for
+// themselves. The 68 others, in order, are written as U+0100 and up.
 std::array<int, 0x144> BytesOfCharacters() {
   std::array<int, 0x144> bytes;
   bytes.fill(-1);
@@ -42,16 +42,16 @@ bool BytesOfEntry(const std::string& entry, std::string* bytes) {
   return true;
 }
 
-// The tokens of a word as a list, and the pairs that could be merged as a heap, so that a word of n
+// The tokens of a word are a list, and the pairs that could be merged are a heap. So a word of n
 // bytes takes n log n steps.
 struct Bpe::Merger {
   struct Token {
-    int32_t id, previous, next;  // Neighbours as indices, -1 at the ends.
+    int32_t id, previous, next;  // Neighbours by index, -1 at the ends.
     bool merged_away;
   };
   struct Candidate {
-    int32_t rank, at, id;  // The pair at `at` and after it, which makes `id`.
-    bool operator<(const Candidate& other) const {  // The best is the largest.
+    int32_t rank, at, id;                           // The tokens at and after `at` make `id`.
+    bool operator<(const Candidate& other) const {  // The best candidate is the largest.
       return rank != other.rank ? rank > other.rank : at > other.at;
     }
   };
@@ -64,7 +64,7 @@ absl::Status Bpe::Encode(const std::string& text, TextPlace place, bool parse_sp
                          std::vector<int32_t>* ids) const {
   Merger merger;
   absl::Status status;
-  // A special token that is not asked for stays text, together with what stands around it.
+  // Without parse_special a special token stays text, together with the text around it.
   const auto cut = [&](int kind, const std::string& from, const auto& gap) {
     size_t begin = 0;
     added_[kind].Find(from, 0, from.size(), [&](size_t at, size_t size, int32_t id) {
@@ -131,7 +131,7 @@ int32_t Bpe::CharacterId(absl::string_view character) const {
 
 void Bpe::SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const {
   ids->clear();
-  bool unknown = false;  // One is yet to be told.
+  bool unknown = false;  // An unknown token is still to be appended.
   for (size_t at = 0; at < word.size();) {
     const size_t size =
         over_bytes_ ? 1 : std::max(1, Utf8Length(word.data() + at, word.size() - at));
@@ -146,7 +146,7 @@ void Bpe::SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const 
     }
     const auto has_token = [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; };
     if (!over_bytes_ && std::all_of(character.begin(), character.end(), has_token)) {
-      // As in the library, an unknown one before it comes after it.
+      // As in the library, an unknown token from before these bytes comes after them.
       for (char c : character) ids->push_back(byte_ids_[static_cast<unsigned char>(c)]);
       continue;
     }
@@ -192,7 +192,7 @@ void Bpe::EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t
     heap.pop_back();
     Merger::Token& left = tokens[best.at];
     if (left.merged_away) continue;
-    // A neighbour may have changed since.
+    // A neighbour may have changed since this candidate was added.
     const auto merge = merge_at(best.at);
     if (merge == merges_.end() || merge->second.id != best.id) continue;
     Merger::Token& right = tokens[left.next];

@@ -1,10 +1,10 @@
-// tokenizer.json: byte pairs, as GPT-2, Llama 3 and Qwen style models use them over bytes, and
-// Llama and Mistral style ones (SentencePiece's models, rewritten) over characters with bytes to
-// fall back to. The ids of a text are those of the `tokenizers` library that writes such files.
+// Reads tokenizer.json files with byte pair encoding. GPT-2, Llama 3 and Qwen merge bytes. Llama 2
+// and Mistral, whose files were made from SentencePiece models, merge characters and fall back to
+// bytes. A text gets the same ids as from the `tokenizers` library, which writes such files.
 //
-// A text is cut three times: at its added tokens ("<|endoftext|>"), then into words by the file's
-// pre-tokenizer, and a word into tokens by merging neighbours, the best pair first, from single
-// bytes or characters on. The text between added tokens is normalized. A file that asks for
+// A text is cut in three steps: at added tokens ("<|endoftext|>"), then into words by the file's
+// pre-tokenizer, then into tokens. A word starts as single bytes or characters, and neighbours are
+// merged, the best pair first. The text between added tokens is normalized. A file that asks for
 // anything else is refused when it is loaded.
 #ifndef PACKRAT_MODELS_TEXT_BPE_H_
 #define PACKRAT_MODELS_TEXT_BPE_H_
@@ -27,21 +27,20 @@
 
 namespace packrat {
 
-// The bytes of a vocabulary's entry, which has a printable character for each byte (U+0120 for a
-// space). False if it has another character.
+// Decodes an entry of a vocabulary, which writes each byte as one printable character (U+0120 for a
+// space). False if the entry has any other character.
 bool BytesOfEntry(const std::string& entry, std::string* bytes);
 
 class Bpe : public TokenizerVocabulary {
  public:
-  // `json`: the file's bytes; `path` begins every message. INVALID_ARGUMENT names the field, also
-  // where an id is not below `vocab_size`.
+  // `json`: the file's bytes. Messages begin with `path`. INVALID_ARGUMENT names the field; ids
+  // must be below `vocab_size`.
   static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& json,
                                                                    const std::string& path,
                                                                    const TokenizerConfig& config,
                                                                    int vocab_size);
 
-  // Bytes or characters that no token begins with become the unknown token, or nothing if there is
-  // none.
+  // A byte or character without a token becomes the unknown token, or nothing if there is none.
   absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return static_cast<int>(entries_.size()); }
@@ -50,8 +49,8 @@ class Bpe : public TokenizerVocabulary {
   bool adds_bos() const override { return adds_bos_; }
   bool IsSpecial(int32_t id) const override { return entries_[id].special; }
   std::string Text(int32_t id) const override { return entries_[id].bytes; }
-  // ByteLevel's `add_prefix_space` puts a space only where there is none, so that decoding cannot
-  // know; as in the library, it stays.
+  // ByteLevel's `add_prefix_space` adds a space only if the text does not begin with one. Decoding
+  // cannot know which was the case, so it keeps the space, as the library does.
   bool adds_space() const override { return strips_space_; }
   bool adds_space_once() const override { return true; }
   bool MayBeginWithAddedSpace(int32_t) const override { return true; }
@@ -69,14 +68,14 @@ class Bpe : public TokenizerVocabulary {
   // One cut of the text between added tokens.
   struct Step {
     enum class Prefix { kNever, kFirst, kAlways };
-    // Put before a piece that does not begin with it; kFirst: only before the text's beginning.
+    // Added before a piece that does not begin with it. kFirst: only at the beginning of the text.
     std::string prefix;
     Prefix where = Prefix::kNever;
     std::string space;                       // What every space becomes; empty: it stays.
     bool before_spaces = false;              // Cuts before every `space`.
     std::unique_ptr<TextSplitter> splitter;  // Cuts by a pattern; may be null.
   };
-  struct Merger;  // The memory that merging uses, the same for all words of a text.
+  struct Merger;  // Memory for merging, reused for all words of a text.
   static uint64_t Pair(int32_t left, int32_t right) {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
@@ -84,20 +83,20 @@ class Bpe : public TokenizerVocabulary {
   absl::Status EncodePlain(size_t step, absl::string_view text, TextPlace place, Merger* merger,
                            std::vector<int32_t>* ids) const;
   void EncodeWord(absl::string_view word, Merger* merger, std::vector<int32_t>* ids) const;
-  // The tokens with which merging begins.
+  // The tokens that merging starts from.
   void SingleTokens(absl::string_view word, std::vector<int32_t>* ids) const;
   int32_t CharacterId(absl::string_view character) const;  // -1: there is none.
 
   std::vector<Entry> entries_;  // By id.
-  // Over bytes, each one's token; over characters, the token to fall back to. -1: there is none.
+  // The token of each byte; where characters are merged, the one to fall back to. -1: none.
   std::array<int32_t, 256> byte_ids_;
   bool over_bytes_ = false;
   absl::flat_hash_map<uint32_t, int32_t> characters_;  // By their UTF-8, as a number.
   int32_t unknown_id_ = -1;
-  bool fuse_unknown_ = false;                        // Neighbours that are unknown are one token.
+  bool fuse_unknown_ = false;                        // Unknown neighbours become one token.
   absl::flat_hash_map<uint64_t, Merge> merges_;      // By Pair().
   absl::flat_hash_map<std::string, int32_t> words_;  // Empty without `ignore_merges`.
-  // The second kind is found in the gaps of the first, after they have been normalized.
+  // Tokens of the second kind are looked for between those of the first, in normalized text.
   AddedTokens added_[2];
   TextNormalizer normalizer_;
   std::vector<Step> steps_;

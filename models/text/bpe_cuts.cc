@@ -6,8 +6,8 @@ namespace packrat {
 namespace {
 
 constexpr size_t kMaxSteps = 16;
-constexpr size_t kMaxInserted = 64;  // Bytes that a step may insert at a place.
-// What `use_regex` stands for.
+constexpr size_t kMaxInserted = 64;  // Bytes that a step may insert at one place.
+// The pattern that `use_regex` means.
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -115,7 +115,7 @@ void BpeCuts::ReadSplit(const Json& json, const std::string& where) {
   }
   const std::string behavior = fields.String("behavior", "");
   const bool invert = fields.Bool("invert", false);
-  // Removed and inverted: what lies between the matches is lost.
+  // Removed with invert: the text between matches is dropped.
   const bool removed = behavior == "Removed" && invert;
   if (behavior != "Isolated" && !removed) {
     fields.Fail("behavior", absl::StrCat("is ", Quoted(behavior),
@@ -126,7 +126,7 @@ void BpeCuts::ReadSplit(const Json& json, const std::string& where) {
 }
 
 void BpeCuts::ReadMetaspace(const Json& json, const std::string& where) {
-  // Files of before `prepend_scheme` have `add_prefix_space`.
+  // Files older than `prepend_scheme` have `add_prefix_space`.
   OnlyKeys(json, where, {"type", "replacement", "prepend_scheme", "split", "add_prefix_space"});
   JsonFields fields(json, where);
   Bpe::Step step;

@@ -1,4 +1,4 @@
-// The parts of a tokenizer.json that say how a text is changed and cut into words.
+// Reads the parts of a tokenizer.json that say how a text is normalized and cut into words.
 #ifndef PACKRAT_MODELS_TEXT_BPE_CUTS_H_
 #define PACKRAT_MODELS_TEXT_BPE_CUTS_H_
 

@@ -17,10 +17,10 @@ constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
 
-// Bytes that valid UTF-8 has: all but C0, C1 and F5 to FF.
+// Bytes that occur in valid UTF-8: all except C0, C1 and F5 to FF.
 bool OccursInUtf8(int byte) { return byte < 0xc0 || (byte >= 0xc2 && byte <= 0xf4); }
 
-// The byte of an entry like "<0x0A>"; -1 where it is none.
+// The byte that an entry like "<0x0A>" means; -1 for any other entry.
 int FallbackByte(const std::string& entry) {
   for (int byte = 0; entry.size() == 6 && byte < 256; ++byte) {
     if (entry == absl::StrFormat("<0x%02X>", byte)) return byte;
@@ -30,7 +30,7 @@ int FallbackByte(const std::string& entry) {
 
 }  // namespace
 
-// One use: fills a Bpe from the parsed file.
+// Fills a Bpe from the parsed file. Use it once.
 class BpeFile : private TokenizerJsonReader {
  public:
   BpeFile(Bpe* out, int vocab_size) : out_(out), vocab_size_(vocab_size) {}
@@ -38,12 +38,12 @@ class BpeFile : private TokenizerJsonReader {
   absl::Status Read(const Json& json, const TokenizerConfig& config) {
     JsonFields fields(json, "");
     Keep(fields);
-    // `truncation` and `padding` shape batches of a trainer; a server has no use for them.
+    // `truncation` and `padding` are for training; a server does not need them.
     if (Ok()) status_ = BpeCuts(out_).Read(json);
     if (Ok()) ReadDecoder(Member(json, "decoder"), "decoder");
     if (Ok()) ReadModel(Member(json, "model"));
     ReadAddedTokens(Member(json, "added_tokens"));
-    // transformers adds what the file does not have yet.
+    // transformers adds the tokens that the file lacks.
     for (const AddedToken& token : config.added_tokens) {
       if (Ok() && added_contents_.count(token.content) == 0) {
         AddToken("tokenizer_config.json: added_tokens_decoder", token.id, token.content,
@@ -107,7 +107,7 @@ class BpeFile : private TokenizerJsonReader {
     const auto unknown = ids_.find(unknown_);
     if (unknown != ids_.end()) out_->unknown_id_ = unknown->second;
     if (unknown_.empty() || unknown != ids_.end()) return;
-    // Old files name a token that is not there, and never need it.
+    // Old files name a token that does not exist, and never need it.
     for (int byte = 0; Ok() && byte < 256; ++byte) {
       if (OccursInUtf8(byte) && out_->byte_ids_[byte] < 0) {
         Fail("model.unk_token", absl::StrCat(Quoted(unknown_), " is not in model.vocab"));
@@ -115,7 +115,7 @@ class BpeFile : private TokenizerJsonReader {
     }
   }
 
-  // An entry that is text, but for what the decoder makes of it.
+  // Adds an entry of characters. Its text is what the decoder makes of it.
   void ReadCharacters(const std::string& entry, int id) {
     if (ignore_merges_) out_->words_.emplace(entry, id);
     const auto size = static_cast<size_t>(std::max(0, Utf8Length(entry.data(), entry.size())));
@@ -130,7 +130,7 @@ class BpeFile : private TokenizerJsonReader {
                                                            : decoding_.Apply(entry);
   }
 
-  // The text is the entry itself until it is known to be written in the bytes' characters.
+  // The text is the entry itself until we know that entries write bytes as characters.
   void SetEntry(const std::string& where, int id, const std::string& entry) {
     if (id >= vocab_size_) {
       return Fail(where, absl::StrCat(Quoted(entry), " has the id ", id,
@@ -159,7 +159,7 @@ class BpeFile : private TokenizerJsonReader {
         if (found == ids_.end()) return Fail(where, Quoted(entry) + " is not in model.vocab");
       }
       merged_.emplace(both->second, i);
-      // Of equal pairs the last counts.
+      // If a pair comes twice, the last one counts.
       out_->merges_[Bpe::Pair(a->second, b->second)] = {static_cast<int32_t>(i), both->second};
     }
   }
@@ -226,7 +226,7 @@ class BpeFile : private TokenizerJsonReader {
     if (!special) return;
     out_->entries_[id].special = true;
     out_->words_.erase(content);
-    // What nothing else stands for may be what it likes.
+    // The unknown token is an exception: text without a token becomes it.
     if (id == out_->unknown_id_) return;
     // Plain text must never become a special token.
     const auto& bytes = out_->byte_ids_;
@@ -243,10 +243,10 @@ class BpeFile : private TokenizerJsonReader {
     }
   }
 
-  // --- What comes before a text, and back to text. ---
+  // --- Tokens before a text, and decoding. ---
 
   void ReadPostProcessor(const Json& json, const std::string& where) {
-    if (json.is_null() || Is(json, "ByteLevel")) return;  // The latter only moves offsets.
+    if (json.is_null() || Is(json, "ByteLevel")) return;  // ByteLevel changes offsets only.
     if (Is(json, "Sequence")) {
       return ReadSequence(json, where, "processors", [this](const Json& item, const auto& name) {
         ReadPostProcessor(item, name);
@@ -277,8 +277,8 @@ class BpeFile : private TokenizerJsonReader {
     out_->adds_bos_ = true;
   }
 
-  // Over bytes there is nothing to do. Over characters: Replace, ByteFallback, Fuse and Strip, as
-  // far as they are there, in this order.
+  // A model of bytes needs ByteLevel only. A model of characters has some of Replace, ByteFallback,
+  // Fuse and Strip, in this order.
   void ReadDecoder(const Json& json, const std::string& where) {
     if (out_->over_bytes_) {
       if (!Is(json, "ByteLevel")) {
@@ -336,7 +336,7 @@ class BpeFile : private TokenizerJsonReader {
     out_->strips_space_ = start == 1;
   }
 
-  // Id of a token that tokenizer_config.json names; -1 where it names none.
+  // The id of a token that tokenizer_config.json names; -1 if it names none.
   int NamedToken(const std::string& field, const std::string& name) {
     if (name.empty()) return -1;
     const auto found = ids_.find(name);
@@ -347,13 +347,13 @@ class BpeFile : private TokenizerJsonReader {
 
   Bpe* const out_;
   const int vocab_size_;
-  absl::flat_hash_map<std::string, int32_t> ids_;  // By the file's way of writing.
-  absl::flat_hash_map<int32_t, size_t> merged_;    // What merges make, and the first one's number.
+  absl::flat_hash_map<std::string, int32_t> ids_;  // By the entry as the file writes it.
+  absl::flat_hash_map<int32_t, size_t> merged_;  // Ids that merges make, with the first such merge.
   std::set<std::string> added_contents_;
   bool ignore_merges_ = false, byte_fallback_ = false;
   std::string unknown_;
   bool decodes_bytes_ = false;
-  TextNormalizer decoding_;  // Of an entry to its text.
+  TextNormalizer decoding_;  // Turns an entry into its text.
 };
 
 absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Bpe::Load(const std::string& json,

@@ -31,7 +31,7 @@ int SentencePieces::size() const { return processor_->p.GetPieceSize(); }
 int SentencePieces::bos_id() const { return processor_->p.bos_id(); }
 int SentencePieces::eos_id() const { return processor_->p.eos_id(); }
 int SentencePieces::IdOf(const std::string& piece) const {
-  // The unknown piece's id where there is none.
+  // Without such a piece the library gives the id of the unknown piece.
   const int id = processor_->p.PieceToId(piece);
   return processor_->p.IdToPiece(id) == piece ? id : -1;
 }

@@ -1,5 +1,5 @@
-// What this project uses of the SentencePiece library. A wall between the two: the library's header
-// declares names in namespace absl, so that no source may include it and Abseil.
+// The parts of the SentencePiece library that this project uses. Its header declares names in
+// namespace absl, so no source can include both it and Abseil. Only sentence_pieces.cc includes it.
 #ifndef PACKRAT_MODELS_TEXT_SENTENCE_PIECES_H_
 #define PACKRAT_MODELS_TEXT_SENTENCE_PIECES_H_
 
@@ -16,8 +16,8 @@ class SentencePieces {
   SentencePieces();
   ~SentencePieces();
 
-  // False if `serialized` (the bytes of a tokenizer.model) is no usable model. Then only the
-  // destructor may be called.
+  // `serialized`: the bytes of a tokenizer.model. False if they are not a usable model; then only
+  // the destructor may be called.
   bool Load(const std::string& serialized);
 
   // Appends the ids of `text`, which is valid UTF-8. False if the library fails.
@@ -27,7 +27,7 @@ class SentencePieces {
   std::string Decode(int id) const;
 
   int size() const;
-  int bos_id() const;  // -1 where there is none, also below.
+  int bos_id() const;  // -1 if there is none; the same below.
   int eos_id() const;
   int IdOf(const std::string& piece) const;
   const std::string& Piece(int id) const;  // With U+2581 for a space.

@@ -12,8 +12,8 @@ namespace {
 
 constexpr char kSpace[] = "\xe2\x96\x81";  // U+2581, how SentencePiece writes a space.
 constexpr size_t kSpaceBytes = 3;
-// Behind a serialized model, whose later fields win: normalizer_spec (3) { add_dummy_prefix (3):
-// false }.
+// Appended to a serialized model, in which later fields win: normalizer_spec (3) { add_dummy_prefix
+// (3): false }.
 const std::string kNoDummyPrefix("\x1a\x02\x18\x00", 4);
 
 bool StartsWith(const std::string& text, size_t at, const std::string& what) {
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> SentencePiecesVocabulary::L
   const absl::Status status = made->ReadTokens(config, vocab_size);
   if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
 
-  // The library does not tell whether the model puts a space before a text, but shows it.
+  // The library does not say whether the model adds a space before a text, but encoding shows it.
   std::vector<int32_t> probe;
   const bool spaced = made->pieces_.Encode("a", &probe) && !probe.empty() &&
                       StartsWith(made->pieces_.Piece(probe[0]), 0, kSpace);
@@ -121,7 +121,7 @@ absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, Text
 absl::Status SentencePiecesVocabulary::Encode(const std::string& text, TextPlace place,
                                               bool parse_special, std::vector<int32_t>* ids) const {
   const auto place_of = [&](size_t at) { return at == 0 ? place : TextPlace::kInside; };
-  size_t plain = 0;  // Where the plain text begins that is not encoded yet.
+  size_t plain = 0;  // Where the plain text that is not encoded yet begins.
   absl::Status status;
   const AddedTokens& tokens = parse_special ? all_ : always_;
   tokens.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) {

@@ -17,8 +17,9 @@ namespace packrat {
 
 class SentencePiecesVocabulary : public TokenizerVocabulary {
  public:
-  // `serialized` has the file's bytes. The message begins with `path` if they are no model, or if
-  // an id is not below `vocab_size`. Added tokens come after the pieces, or name one of them.
+  // `serialized`: the file's bytes. An error, whose message begins with `path`, if they are not a
+  // model or an id is not below `vocab_size`. Added tokens have ids after the pieces, or name one
+  // of them.
   static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& serialized,
                                                                    const std::string& path,
                                                                    const TokenizerConfig& config,
@@ -31,18 +32,18 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
   int eos_id() const override { return eos_id_; }
   bool adds_bos() const override { return bos_id_ >= 0; }
   bool IsSpecial(int32_t id) const override;
-  // For the unknown piece it is what SentencePiece writes: U+2047 between spaces, unless the model
-  // says otherwise.
+  // The unknown piece gives what SentencePiece writes for it: U+2047 between spaces, unless the
+  // model says otherwise.
   std::string Text(int32_t id) const override;
   bool adds_space() const override { return adds_space_; }
   bool adds_space_once() const override { return !legacy_; }
-  // A byte piece <0x20> is a space of the text itself, not the one that encoding added.
+  // A byte piece <0x20> is a space of the text itself, not one that encoding added.
   bool MayBeginWithAddedSpace(int32_t id) const override;
 
  private:
   SentencePiecesVocabulary() = default;
   absl::Status ReadTokens(const TokenizerConfig& config, int vocab_size);
-  // Appends the ids of plain text, in which nothing is special.
+  // Appends the ids of text without special tokens.
   absl::Status EncodePlain(const std::string& text, TextPlace place,
                            std::vector<int32_t>* ids) const;
   int IdOf(const std::string& name) const;  // Of a control piece or added token; -1: none.
@@ -52,8 +53,9 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
   std::unique_ptr<SentencePieces> unspaced_;
   bool adds_space_ = false, legacy_ = true;
   int bos_id_ = -1, eos_id_ = -1;
-  std::vector<AddedToken> added_;  // By id, from pieces_.size() on; without content: no token.
-  AddedTokens always_, all_;       // What is found in a text: always, and with `parse_special`.
+  std::vector<AddedToken>
+      added_;                 // By id, starting at pieces_.size(). No content: the id is unused.
+  AddedTokens always_, all_;  // Tokens to look for: always, and with `parse_special`.
 };
 
 }  // namespace packrat

@@ -14,8 +14,7 @@ int CombiningClass(utf8proc_int32_t character) {
   return utf8proc_get_property(character)->combining_class;
 }
 
-// The canonical decomposition of every character. Not by utf8proc_map(), which sorts marks in
-// quadratic time.
+// Decomposes every character canonically. utf8proc_map() would sort marks in quadratic time.
 std::vector<utf8proc_int32_t> Decomposed(const std::string& text) {
   constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
   std::vector<utf8proc_int32_t> all;

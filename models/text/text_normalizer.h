@@ -1,4 +1,4 @@
-// What a tokenizer does to a text before it cuts it.
+// Changes that a tokenizer makes to a text before it cuts it.
 #ifndef PACKRAT_MODELS_TEXT_TEXT_NORMALIZER_H_
 #define PACKRAT_MODELS_TEXT_TEXT_NORMALIZER_H_
 
@@ -8,11 +8,11 @@
 
 namespace packrat {
 
-// Unicode's canonical composition (NFC) of valid UTF-8, in time that is linear in the text's length
-// but for the sorting of marks that follow one another.
+// Unicode's canonical composition (NFC) of valid UTF-8. The time is linear in the text's length,
+// except that runs of combining marks are sorted.
 std::string Nfc(const std::string& text);
 
-// Every `from`, which is not empty, replaced by `to`.
+// Replaces every `from`, which is not empty, by `to`.
 std::string ReplaceAll(const std::string& text, const std::string& from, const std::string& to);
 
 // Steps that are applied in the order in which they were added.
@@ -25,7 +25,7 @@ class TextNormalizer {
   }
 
   bool empty() const { return steps_.empty(); }
-  // An empty text stays empty. Without `prepend` nothing is put before it.
+  // An empty text stays empty. Without `prepend` nothing is added before the text.
   std::string Apply(std::string text, bool prepend = true) const;
 
  private:

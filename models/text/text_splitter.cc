@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMaxPatternBytes = 4096;
 
-// Walks through a pattern and writes its translation; refuses what it does not know, since two
+// Reads a pattern and writes its translation. It refuses what it does not know, since the two
 // engines agree on little beyond the basics.
 class Translator {
  public:
@@ -77,7 +77,7 @@ class Translator {
     if (Next("*") || Next("+") || Next("?") || Next("{")) Fail("a repeated repetition");
   }
 
-  // {2}, {2,} or {2,3}; what may follow means different things to the engines.
+  // {2}, {2,} or {2,3}. A suffix such as ? means different things to the engines.
   void Count() {
     const size_t end = in_.find('}', at_);
     if (end == std::string::npos) return Fail("\"{\" without an end");
@@ -105,7 +105,7 @@ class Translator {
 
   void Escape() {
     const char c = at_ + 1 < in_.size() ? in_[at_ + 1] : '\0';
-    // To PCRE2's \s belongs U+180E, which is no white space since Unicode 6.3.
+    // PCRE2's \s includes U+180E, which has not been white space since Unicode 6.3.
     if (c == 's' || c == 'S') {
       out_ += c == 's' ? "\\p{White_Space}" : "\\P{White_Space}";
       at_ += 2;
@@ -190,7 +190,7 @@ absl::StatusOr<std::unique_ptr<TextSplitter>> TextSplitter::Create(const std::st
     return absl::InvalidArgumentError(
         "the pattern may match an empty text, which is not supported");
   }
-  // Where memory cannot be made executable this fails, and the interpreter finds the same.
+  // This fails if memory cannot be made executable. The interpreter then finds the same.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
   return made;
 }

@@ -97,7 +97,7 @@ TextDecoder::TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool con
       at_start_(tokenizer->vocabulary_->adds_space() && !continues_text) {}
 
 void TextDecoder::Continue(const std::vector<int32_t>& prompt) {
-  // What may be the beginning of a character has three bytes at most.
+  // The beginning of a character has three bytes at most.
   std::string bytes;
   for (size_t i = prompt.size(); i > 0 && bytes.size() < 3; --i) {
     const int32_t id = prompt[i - 1];
@@ -120,7 +120,7 @@ std::string TextDecoder::Push(int32_t id) {
     if (tokenizer_->vocabulary_->MayBeginWithAddedSpace(id) && bytes[0] == ' ') bytes.erase(0, 1);
     at_start_ = false;
   }
-  // Padding shows nothing.
+  // Padding has no text.
   if (special && !bytes.empty() && tokenizer_->vocabulary_->adds_space_once()) at_start_ = false;
   pending_ += bytes;
 

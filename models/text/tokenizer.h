@@ -1,5 +1,5 @@
-// Text to token ids and back: DIR/tokenizer.model by the SentencePiece library, or
-// DIR/tokenizer.json, byte pairs over bytes or characters (see bpe.h).
+// Turns text into token ids and back, as DIR/tokenizer.model says (with the SentencePiece library)
+// or DIR/tokenizer.json (byte pairs, see bpe.h).
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_H_
 
@@ -16,26 +16,27 @@ namespace packrat {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.model, and tokenizer.json only where there is none. NOT_FOUND if DIR has
-  // neither (such a folder serves token ids only); INVALID_ARGUMENT, with the file and the field,
-  // if it is damaged, asks for what is not supported, or has more pieces than `vocab_size`.
+  // Reads tokenizer.model, or tokenizer.json if there is no tokenizer.model. NOT_FOUND if DIR has
+  // neither; such a model can be served with token ids only. INVALID_ARGUMENT names file and field
+  // if the file is damaged, needs something that is not supported, or has more pieces than
+  // `vocab_size`.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& dir, int vocab_size);
 
   struct EncodeOptions {
-    bool add_bos = false;        // Prepend the BOS id, unless parse_special found it there already.
-    bool parse_special = false;  // Control tokens written in the text (e.g. "</s>") become their
-                                 // ids; otherwise they stay plain text.
+    bool add_bos = false;         // Prepend the BOS id, unless parse_special found it already.
+    bool parse_special = false;   // Control tokens written in the text (e.g. "</s>") become their
+                                  // ids; otherwise they stay plain text.
     bool continues_text = false;  // The text goes on from another one, so that no space is put
                                   // before it.
   };
   // Thread-safe. INVALID_ARGUMENT where `text` is not valid UTF-8 or longer than 2^30 bytes.
-  // SentencePiece reads U+2581, by which it writes a space, as one.
+  // SentencePiece writes a space as U+2581, and so reads U+2581 as a space.
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               const EncodeOptions& options) const;
 
-  // The whole text of `ids`: a TextDecoder's output with the same arguments, concatenated. Always
-  // valid UTF-8; byte pieces that do not make a character become U+FFFD (one per maximal invalid
-  // sequence, as in Unicode's recommendation). Ids must be in [0, vocab_size).
+  // The text of `ids`: all that a TextDecoder with the same arguments returns. It is always valid
+  // UTF-8. Byte pieces that do not make a character become U+FFFD, one for each maximal invalid
+  // sequence, as Unicode recommends. Ids must be in [0, vocab_size).
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special,
                      bool continues_text = false) const;
 
@@ -48,8 +49,8 @@ class Tokenizer {
   int bos_id() const;                // -1 where there is none.
   int eos_id() const;                // -1 where there is none.
   bool IsSpecial(int32_t id) const;  // Control piece, special added token, or padding.
-  // For log-probabilities: the raw bytes of one token alone, which need not be valid UTF-8. For a
-  // special piece its name, for padding nothing.
+  // The raw bytes of one token alone, which need not be valid UTF-8: for lists of
+  // log-probabilities. A special piece gives its name, padding gives nothing.
   std::string PieceText(int32_t id) const;
 
  private:
@@ -61,19 +62,17 @@ class Tokenizer {
   bool default_add_bos_ = false;
 };
 
-// Turns ids into text as they come. Push() returns the text that is certain now, never half a UTF-8
-// character. Everything that Push() and Finish() return is together exactly Tokenizer::Decode() of
-// all ids. It holds at most three bytes, whatever the length of the text. The tokenizer must
-// outlive it.
+// Turns ids into text one by one. Push() returns the text that is certain so far, never half a
+// UTF-8 character. What Push() and Finish() return adds up to Tokenizer::Decode() of all ids. The
+// decoder holds at most three bytes, however long the text is. The tokenizer must outlive it.
 class TextDecoder {
  public:
-  // `skip_special`: special ids give nothing; otherwise their piece's name.
-  // Padding ids give nothing either way.
-  // `continues_text`: the ids continue a prompt, so that the first piece's leading space is kept
-  // (otherwise the space that encoding put before a text is dropped again).
+  // `skip_special`: special ids give nothing, otherwise the name of their piece. Padding ids never
+  // give anything. `continues_text`: the ids continue a prompt, so the leading space of the first
+  // piece is kept. Otherwise it is dropped, since encoding added it.
   TextDecoder(const Tokenizer* tokenizer, bool skip_special, bool continues_text);
-  // To be called before the first Push(). If `prompt` ends in the middle of a character, the bytes
-  // that complete it give the whole character, which then belongs to the text that follows.
+  // Call it before the first Push(). If `prompt` ends in the middle of a character, the whole
+  // character is returned once its other bytes come.
   void Continue(const std::vector<int32_t>& prompt);
   std::string Push(int32_t id);
   std::string Finish();  // Afterwards the decoder is like a new one for a text that continues.

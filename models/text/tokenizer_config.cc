@@ -19,7 +19,7 @@ constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
 
-// "<s>", or the object that older files write: {"content": "<s>", ...}. Empty where it is neither.
+// "<s>", or the object that older files write: {"content": "<s>", ...}. Empty if it is neither.
 std::string NameIn(const Json& value) {
   const Json* name = &value;
   if (value.is_object() && value.contains("content")) name = &value["content"];
@@ -47,7 +47,7 @@ void CollectSpecial(const Json& json, std::set<std::string>* names) {
   }
 }
 
-// One use: reads the files into a TokenizerConfig. The first error stays in status_.
+// Reads the files into a TokenizerConfig. Use it once. status_ keeps the first error.
 class Reader {
  public:
   explicit Reader(const std::string& dir) : dir_(dir) {}
@@ -65,7 +65,7 @@ class Reader {
   }
 
  private:
-  // Null where there is no such file.
+  // Null if there is no such file.
   Json File(const std::string& name) {
     const std::string path = dir_ + "/" + name;
     const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);

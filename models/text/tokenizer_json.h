@@ -1,5 +1,5 @@
-// What the readers of a tokenizer.json's parts have in common. Such a file may come from anywhere,
-// so everything in it that is not known here is refused.
+// What the readers of the parts of a tokenizer.json share. Such a file may come from anywhere, so
+// unknown content is refused.
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_JSON_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_JSON_H_
 
@@ -13,7 +13,7 @@
 
 namespace packrat {
 
-// One use. The first error stays in status_.
+// Use it once. status_ keeps the first error.
 class TokenizerJsonReader {
  protected:
   bool Ok() const { return status_.ok(); }

@@ -1,5 +1,5 @@
-// What a Tokenizer is made of: a vocabulary, and the rule that cuts text into it. One class for
-// each kind of file.
+// A vocabulary, and the rule that cuts a text into its tokens. There is a class for each kind of
+// file.
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
 
@@ -11,9 +11,9 @@
 
 namespace packrat {
 
-// Where a piece of text stands, which decides whether a space is put before it: at the beginning of
-// a text, at that of one that continues another (never a space), or behind a token of the same
-// text.
+// Where a piece of text stands. This decides whether a space is added before it. kBegin: at the
+// beginning of a text. kContinuation: at the beginning of a text that continues another; no space
+// is added. kInside: behind a token of the same text.
 enum class TextPlace { kBegin, kContinuation, kInside };
 
 // Ids are in [0, size()). Const members are thread-safe.
@@ -27,15 +27,15 @@ class TokenizerVocabulary {
                               std::vector<int32_t>* ids) const = 0;
 
   virtual int size() const = 0;
-  virtual int bos_id() const = 0;  // -1 where there is none, also below.
+  virtual int bos_id() const = 0;  // -1 if there is none; the same below.
   virtual int eos_id() const = 0;
-  virtual bool adds_bos() const = 0;  // Where neither the request nor the config says it.
+  virtual bool adds_bos() const = 0;  // If neither the request nor the config says so.
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::string Text(int32_t id) const = 0;  // Raw bytes; the name of a special token.
 
-  // Whether Encode() puts a space before a text, which decoding takes away again; whether it does
-  // so only at the text's beginning, so that text after a special token that is shown there keeps
-  // its space; and whether Text(id) may begin with that space.
+  // adds_space(): Encode() adds a space before a text, and decoding removes it. adds_space_once():
+  // it does so at the beginning only, so text after a special token keeps its space.
+  // MayBeginWithAddedSpace(): Text(id) may begin with that space.
   virtual bool adds_space() const = 0;
   virtual bool adds_space_once() const = 0;
   virtual bool MayBeginWithAddedSpace(int32_t id) const = 0;

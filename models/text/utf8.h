@@ -7,11 +7,10 @@
 
 namespace packrat {
 
-// Length of the character that text[0, size) begins with: 1 to 4. 0 where the text ends inside a
-// character that could still become valid (and where size is 0). -k where the first k bytes belong
-// to no character: the "maximal subpart" of the Unicode Standard, so that replacing it by one
-// U+FFFD gives what other software gives. Surrogates, overlong forms and anything above U+10FFFF
-// are invalid.
+// Length of the character that text[0, size) begins with: 1 to 4. 0 if the text ends inside a
+// character that could still become valid, or if size is 0. -k if the first k bytes belong to no
+// character. They are the "maximal subpart" of the Unicode Standard, which other software also
+// replaces by one U+FFFD. Surrogates, overlong forms and anything above U+10FFFF are invalid.
 inline int Utf8Length(const char* text, size_t size) {
   if (size == 0) return 0;
   const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
@@ -33,8 +32,7 @@ inline int Utf8Length(const char* text, size_t size) {
   return length;
 }
 
-// Position of the first byte that is not part of valid UTF-8; the text's size if all of it is
-// valid.
+// Position of the first byte that is not valid UTF-8, or the text's size if all of it is valid.
 inline size_t FirstInvalidUtf8(const std::string& text) {
   size_t at = 0;
   while (at < text.size()) {

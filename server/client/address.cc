@@ -10,7 +10,7 @@
 namespace packrat {
 namespace {
 
-// Empty, or what is wrong with host:port.
+// What is wrong with host:port; empty if nothing is.
 std::string FaultOfEndpoint(absl::string_view endpoint) {
   const size_t colon = endpoint.rfind(':');
   if (colon == absl::string_view::npos) return "the port is missing";

@@ -8,9 +8,10 @@
 
 namespace packrat {
 
-// The name of the channel for what a user wrote: host:port, [ipv6]:port, :port (this machine), or
-// one of gRPC's own: dns:, ipv4:, ipv6:, unix:, unix-abstract:. INVALID_ARGUMENT says what is meant
-// where gRPC would go elsewhere: without a port it takes 443, of 99999 the lower 16 bits.
+// Turns what a user wrote into a name for gRPC: host:port, [ipv6]:port, :port (this machine), or
+// one of gRPC's own forms: dns:, ipv4:, ipv6:, unix:, unix-abstract:. INVALID_ARGUMENT says what to
+// write where gRPC would use another address: without a port it takes 443, and of 99999 the lower
+// 16 bits.
 absl::StatusOr<std::string> ChannelTarget(const std::string& address);
 
 }  // namespace packrat

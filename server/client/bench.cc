@@ -1,4 +1,4 @@
-// packrat bench: many calls at once, and what they took.
+// packrat bench: makes many calls at once and measures them.
 #include <algorithm>
 #include <atomic>
 #include <string>
@@ -34,7 +34,7 @@ struct Results {
   Connection::Outcome first_failure ABSL_GUARDED_BY(mutex);
 };
 
-// Token `position` of call `call`: any ids will do, but the same ones for the same seed.
+// Token `position` of call `call`. Any ids will do, but equal seeds give equal ids.
 int32_t PromptToken(uint64_t seed, int call, int position, int vocab_size) {
   uint64_t z = seed + 0x9e3779b97f4a7c15u * (call * 1000003u + position + 1);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -135,7 +135,7 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
   const int vocab = info.has_tokenizer() ? info.tokenizer().num_pieces() : info.vocab_size();
 
   v1::GenerateRequest base = RequestFromFlags();
-  base.mutable_stop()->set_ignore_eos(true);  // Every call shall do the same amount of work.
+  base.mutable_stop()->set_ignore_eos(true);  // So every call does the same amount of work.
   Results results;
   std::atomic<int> next{0};
   const absl::Time start = absl::Now();

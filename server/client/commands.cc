@@ -22,20 +22,20 @@
 namespace packrat {
 namespace {
 
-// A read that failed looks like the end of the input.
+// A failed read looks like the end of the input.
 absl::Status CheckStandardInput() {
   if (std::ferror(stdin) == 0) return absl::OkStatus();
   return absl::InvalidArgumentError("standard input cannot be read");
 }
 
-// The arguments as one text; standard input where there are none or "-".
+// The arguments as one text; standard input if there are none, or "-".
 absl::StatusOr<std::string> TextArgument(const std::vector<std::string>& arguments) {
   std::string text;
   if (arguments.empty() || (arguments.size() == 1 && arguments[0] == "-")) {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
     const absl::Status read = CheckStandardInput();
     if (!read.ok()) return read;
-    // The line break that an editor or `echo` puts at the end is not meant.
+    // An editor or `echo` adds a line break at the end, which is not part of the text.
     if (!text.empty() && text.back() == '\n') text.pop_back();
   } else {
     text = absl::StrJoin(arguments, " ");
@@ -64,12 +64,12 @@ void PrintStats(const v1::Finished& finished) {
                static_cast<unsigned long long>(finished.seed()), finished.request_id().c_str());
 }
 
-// Streams a continuation to standard output and gathers it in `all`.
+// Writes a continuation to standard output as it comes, and collects it in `all`.
 Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
                            v1::GenerateResponse* all) {
   auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
     if (print) {
-      // A model without a tokenizer speaks in ids.
+      // A model without a tokenizer gives ids only.
       std::string text = message.text();
       if (request.has_tokens() && text.empty()) {
         for (int32_t id : message.token_ids()) absl::StrAppend(&text, id, " ");
@@ -82,7 +82,7 @@ Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& re
   return outcome;
 }
 
-// Several continuations: each whole, in order, once all are there.
+// Several continuations are written one after the other once all are complete.
 int CompleteChoices(Connection* connection, const v1::GenerateRequest& request) {
   std::map<int32_t, v1::GenerateResponse> choices;
   const auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
@@ -128,7 +128,7 @@ namespace {
 // `message`: gRPC's.
 std::string WhyUnreached(const std::string& address, const std::string& message) {
   if (absl::StartsWith(message, "DNS resolution failed")) {
-    // The resolver's own words stand at the end.
+    // The resolver's message is at the end.
     return absl::StrCat("the host of ", address, " is not found (",
                         message.substr(message.rfind(": ") + 2), "); --address=HOST:PORT names it");
   }
@@ -206,7 +206,7 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
 
 namespace {
 
-// What a turn is written behind: in a session the server has the text, else it goes out whole.
+// The text before a turn. In a session the server has it; otherwise each turn sends all of it.
 struct Chat {
   bool in_session = false;
   bool empty = true;
@@ -247,7 +247,7 @@ int ChatCommand(Connection* connection, const std::vector<std::string>& argument
   if (!opened.status.ok()) return Report(*connection, opened);
   const bool terminal = isatty(STDIN_FILENO);
   if (terminal) Print("Write, and the model goes on from there; Ctrl-D ends.\n");
-  // A reply is a paragraph, and not an empty one, unless told otherwise.
+  // A reply is a paragraph that is not empty, unless flags say otherwise.
   if (request.stop().strings().empty()) request.mutable_stop()->add_strings("\n");
   if (!request.stop().has_min_tokens()) request.mutable_stop()->set_min_tokens(1);
   for (std::string line; Print(terminal ? "> " : ""), std::getline(std::cin, line);) {

@@ -35,7 +35,7 @@ absl::Duration RetryAfter(const grpc::Status& status) {
 
 std::shared_ptr<grpc::Channel> Connect(const Connection::Options& options) {
   grpc::ChannelArguments arguments;
-  // The largest answer is one message of about a MiB of tokens; one of log-probabilities is larger.
+  // The largest answer is a message with about a MiB of tokens; log-probabilities make it larger.
   arguments.SetMaxReceiveMessageSize(64 << 20);
   if (!options.tls) {
     return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
@@ -57,7 +57,7 @@ struct Connection::Impl {
   explicit Impl(const Options& o)
       : options(o), channel(Connect(o)), stub(v1::Inference::NewStub(channel)) {}
 
-  // Runs `call` with a context that Cancel() can reach, for `limit` and --deadline at most.
+  // Runs `call` with a context that Cancel() can cancel, for at most `limit` and --deadline.
   template <typename Call>
   Outcome Run(const Call& call, absl::Duration limit = absl::InfiniteDuration()) {
     grpc::ClientContext context;
@@ -87,7 +87,7 @@ struct Connection::Impl {
     const auto& trailers = context.GetServerTrailingMetadata();
     const auto id = trailers.find("x-request-id");
     if (id != trailers.end()) outcome.request_id.assign(id->second.data(), id->second.size());
-    // The server signs whatever it answers, a refusal too.
+    // The server puts its id into every answer, also into a refusal.
     outcome.answered = status.error_code() != grpc::StatusCode::UNAVAILABLE || id != trailers.end();
     outcome.retry_after = RetryAfter(status);
     return outcome;
@@ -190,7 +190,7 @@ Connection::Outcome Connection::CheckHealth(const std::string& service,
                                             grpc::health::v1::HealthCheckResponse* response) {
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(service);
-  // Who asks so wants to know now; a server that does not answer is not healthy.
+  // The caller wants to know now. A server that does not answer is not healthy.
   constexpr absl::Duration kLimit = absl::Seconds(5);
   return impl_->Run(
       [&](grpc::ClientContext* context) {

@@ -1,5 +1,5 @@
-// The client's side of a channel: blocking calls, cancelled by Cancel() from any thread. Only its
-// source knows gRPC.
+// The client's side of a channel. Calls block, and Cancel(), from any thread, ends them. Only
+// connection.cc knows gRPC.
 #ifndef PACKRAT_SERVER_CLIENT_CONNECTION_H_
 #define PACKRAT_SERVER_CLIENT_CONNECTION_H_
 
@@ -17,23 +17,24 @@ namespace packrat {
 class Connection {
  public:
   struct Options {
-    std::string address;                                 // A name that gRPC takes.
+    std::string address;                                 // A name that gRPC accepts.
     absl::Duration deadline = absl::InfiniteDuration();  // Of each call.
     std::string api_key;                                 // Empty: none.
     std::string caller;                                  // Label in the server's log; empty: none.
     std::string request_id;                              // Empty: the server makes one.
-    std::string affinity;  // x-session: balancers send equal ones to one replica; empty: none.
+    std::string affinity;  // x-session: balancers send equal values to one replica; empty: none.
     bool tls = false;
-    // PEM. Empty: the system's authorities; no certificate of one's own.
+    // PEM. Empty: the system's authorities, and no certificate.
     std::string tls_ca, tls_certificate, tls_key;
-    std::string tls_server_name;  // That the server must prove to have; empty: the address's.
+    std::string
+        tls_server_name;  // The name that the server's certificate must have; empty: the address's.
   };
-  // What became of a call.
+  // How a call ended.
   struct Outcome {
     absl::Status status;
     bool answered = true;        // False: no server was reached.
-    std::string request_id;      // As told by the server; empty where it did not get that far.
-    absl::Duration retry_after;  // From RetryInfo; zero where there was none.
+    std::string request_id;      // From the server; empty if the call did not get so far.
+    absl::Duration retry_after;  // From RetryInfo; zero if there was none.
   };
 
   explicit Connection(const Options& options);
@@ -55,7 +56,7 @@ class Connection {
   // `service`: full name, or empty: the server as a whole. Takes five seconds at most.
   Outcome CheckHealth(const std::string& service, grpc::health::v1::HealthCheckResponse* response);
 
-  // Ends the calls that are under way, and those to come, with CANCELLED.
+  // Ends running and later calls with CANCELLED.
   void Cancel();
   bool cancelled() const;
 

@@ -7,7 +7,7 @@
 
 namespace packrat {
 
-// Returns the exit code. `args`: what stands behind "packrat key".
+// Returns the exit code. `args`: what follows "packrat key".
 int KeyCommand(const std::vector<std::string>& args);
 
 }  // namespace packrat

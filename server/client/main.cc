@@ -58,14 +58,14 @@ sigset_t Interrupts() {
   return set;
 }
 
-// Ctrl-C ends the calls, so that the server frees what they hold.
+// Ctrl-C ends the calls, so that the server frees their memory.
 void CancelOnInterrupt(Connection* connection) {
   std::thread([connection] {
     const sigset_t set = Interrupts();
     int number = 0;
     sigwait(&set, &number);
     connection->Cancel();
-    // The command may also sit in a read of standard input, which nothing cancels.
+    // The command may also be reading standard input, which nothing cancels.
     sleep(1);
     _exit(kExitInterrupted);
   }).detach();
@@ -100,7 +100,7 @@ int Run(int argc, char** argv) {
     if (command != name) continue;
     const absl::Status status = CheckFlags();
     if (!status.ok()) return UsageError(std::string(status.message()));
-    // Before gRPC makes its threads, which inherit it.
+    // This comes before gRPC makes its threads, which inherit it.
     const sigset_t set = Interrupts();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     // Outlives the thread that waits for Ctrl-C.

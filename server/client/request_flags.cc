@@ -19,7 +19,7 @@
 #include "server/client/address.h"
 #include "server/client/tls_flags.h"
 
-// What is not given is not sent: the server's and the model's defaults hold.
+// Flags that are not given are not sent, so the defaults of server and model apply.
 ABSL_FLAG(std::string, address, "127.0.0.1:50051", "host:port of the server, or unix:PATH.");
 ABSL_FLAG(absl::Duration, deadline, absl::InfiniteDuration(),
           "Time that a call may take, e.g. 30s; the server stops working on it then.");
@@ -103,8 +103,8 @@ namespace packrat {
 
 namespace {
 
-// As the contract has it: the server ignores other values, and gRPC aborts on some of them.
-// `marks`: allowed beside letters and digits, with spaces between.
+// As the API requires. The server ignores other values, and gRPC aborts on some of them. `marks`:
+// allowed beside letters and digits, with spaces between.
 absl::Status CheckMetadata(const char* name, const std::string& value, size_t max_size,
                            absl::string_view marks) {
   const auto allowed = [marks](char c) {
@@ -182,7 +182,7 @@ Connection::Options ConnectionFromFlags() {
   options.caller = absl::GetFlag(FLAGS_caller);
   options.request_id = absl::GetFlag(FLAGS_request_id);
   options.affinity = absl::GetFlag(FLAGS_affinity);
-  FillTlsFromFlags(&options).IgnoreError();  // CheckFlags() has told.
+  FillTlsFromFlags(&options).IgnoreError();  // CheckFlags() has reported errors.
   return options;
 }
 

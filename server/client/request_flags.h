@@ -33,10 +33,11 @@ namespace packrat {
 
 // INVALID_ARGUMENT names a flag whose value cannot be sent.
 absl::Status CheckFlags();
-// INVALID_ARGUMENT says where the text, called `what`, is not UTF-8, which gRPC would not send.
+// INVALID_ARGUMENT says where the text is not UTF-8, which gRPC would not send. `what` names the
+// text.
 absl::Status CheckUtf8(const std::string& what, const std::string& text);
 
-// After CheckFlags().
+// Call CheckFlags() before.
 Connection::Options ConnectionFromFlags();
 
 // Everything but the prompt.
@@ -44,7 +45,7 @@ v1::GenerateRequest RequestFromFlags();
 // Everything but the prompt and the candidates.
 v1::ScoreRequest ScoreFromFlags();
 
-// --token_ids; empty where it is not given. INVALID_ARGUMENT where it is no list of numbers.
+// --token_ids; empty if it is not given. INVALID_ARGUMENT if it is not a list of numbers.
 absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags();
 
 // The fields that Tokenize and Detokenize share with the prompt.

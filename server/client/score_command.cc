@@ -1,4 +1,4 @@
-// packrat score: how likely a model finds given texts.
+// packrat score: asks how likely given texts are.
 #include <algorithm>
 #include <fstream>
 #include <string>
@@ -40,7 +40,7 @@ absl::StatusOr<std::vector<std::string>> Candidates(const std::vector<std::strin
   return candidates;
 }
 
-// As it stands in a table: a piece where there is a tokenizer, else the id.
+// A token as a table shows it: its text if there is a tokenizer, else its id.
 std::string Shown(const std::string& piece, int32_t id) {
   return piece.empty() ? absl::StrCat(id) : absl::Utf8SafeCEscape(piece);
 }

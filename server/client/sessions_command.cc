@@ -26,7 +26,7 @@ std::string Describe(const v1::Session& session) {
                          Seconds(session.ttl_seconds()), session.busy() ? ", busy" : "");
 }
 
-// Reports the outcome; prints, where it is good, `text` or the message as JSON.
+// Reports an error, or prints `text` or the message as JSON.
 int Answer(const Connection& connection, const Connection::Outcome& outcome,
            const google::protobuf::Message& message, const std::string& text) {
   if (!outcome.status.ok()) return Report(connection, outcome);
@@ -46,7 +46,7 @@ int List(Connection* connection) {
   return Answer(*connection, outcome, response, text);
 }
 
-// The text of the session; of a model without a tokenizer its ids.
+// The text of the session, or its ids if the model has no tokenizer.
 int Show(Connection* connection, const std::string& handle) {
   v1::GetSessionRequest request;
   request.set_session(handle);

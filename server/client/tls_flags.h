@@ -1,4 +1,4 @@
-// --tls and its like.
+// --tls and the flags that belong to it.
 #ifndef PACKRAT_SERVER_CLIENT_TLS_FLAGS_H_
 #define PACKRAT_SERVER_CLIENT_TLS_FLAGS_H_
 
@@ -7,8 +7,8 @@
 
 namespace packrat {
 
-// Fills what concerns TLS. INVALID_ARGUMENT names a flag that lacks another, or whose file cannot
-// be read.
+// Sets the options of TLS. INVALID_ARGUMENT names a flag that needs another one, or whose file
+// cannot be read.
 absl::Status FillTlsFromFlags(Connection::Options* options);
 
 }  // namespace packrat

@@ -4,8 +4,9 @@
 #include <grpc/slice.h>
 #include <grpcpp/server.h>
 
-// gRPC 1.51 has this function, and no public way to it but the shutdown of the whole server, which
-// answers calls that were on their way with CANCELLED. Linking fails where a version lacks it.
+// gRPC 1.51 has this function but makes it public only as part of shutting down the whole server,
+// which answers calls that were on their way with CANCELLED. With a version that lacks it, linking
+// fails.
 namespace grpc_core {
 class Server {
  public:
@@ -15,7 +16,8 @@ class Server {
 
 namespace packrat {
 
-// The library's own work needs its execution context, which it has while it destroys a buffer.
+// The function needs the library's execution context. The library has one while it destroys a
+// buffer.
 void SendGoaways(grpc::Server* server) {
   static char byte;
   grpc_slice slice = grpc_slice_new_with_user_data(

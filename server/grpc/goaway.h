@@ -1,4 +1,4 @@
-// Asks clients to take their calls elsewhere.
+// Asks clients to send their calls elsewhere.
 #ifndef PACKRAT_SERVER_GRPC_GOAWAY_H_
 #define PACKRAT_SERVER_GRPC_GOAWAY_H_
 
@@ -8,9 +8,9 @@ class Server;
 
 namespace packrat {
 
-// Sends GOAWAY on every connection: its client makes a new one for the calls to come. Calls that
-// run, and those that were on their way, go on; the connection is closed after the last one. Again:
-// nothing, but for connections that are new.
+// Sends GOAWAY on every connection, so that its client makes a new one for later calls. Calls that
+// run or were on their way go on, and the connection is closed after the last one. Later calls of
+// this function affect new connections only.
 void SendGoaways(grpc::Server* server);
 
 }  // namespace packrat

@@ -34,19 +34,18 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// A connection that has not said a word of HTTP/2 by then is closed.
+// A connection that has sent no HTTP/2 by then is closed.
 constexpr int kHandshakeMs = 20000;
-// Clients may ask whether the server is there from every ten seconds on. The library counts a ping
-// that comes early as one of two strikes, and a ping that waited in the network makes the next one
-// early: half of the time is left to the network.
+// Clients may ping every ten seconds. The library allows two pings that come early, and after a
+// ping that was delayed in the network the next one seems early. So the library is told half.
 constexpr int kPingIntervalMs = 5000;
-// A client whose machine has vanished sends no reset: ask after half a minute of silence.
+// A client whose machine is gone sends no reset, so we ping after half a minute of silence.
 constexpr int kKeepaliveMs = 30000;
 constexpr int kKeepaliveTimeoutMs = 10000;
-// Between two lines about connections beyond the limit.
+// Time between two lines of the log about connections beyond the limit.
 constexpr std::chrono::seconds kTellAgain{10};
-// Between two looks at calls whose message does not come; and, while clients are sent away, for
-// new ones: they may come back at once, where their balancer has not noticed yet.
+// Time between two looks for calls whose message does not come and, while clients are sent away,
+// for new connections. Clients may come back at once if their balancer has not noticed yet.
 constexpr std::chrono::milliseconds kLookAgain{500};
 
 int Milliseconds(absl::Duration duration) {
@@ -54,20 +53,19 @@ int Milliseconds(absl::Duration duration) {
 }
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
-  // What messages and calls may hold; both are in the memory plan. UnreadCalls keeps slow messages
-  // to half of theirs; against what is faster than that the library ends calls, whichever it meets
-  // first.
+  // The memory of messages and of calls; the memory plan has both. UnreadCalls limits slow messages
+  // to half of theirs. If fast messages need more, the library ends calls, no matter which.
   grpc::ResourceQuota memory("packrat");
   memory.Resize(options.message_bytes + kCallBytes * OpenCalls(options));
   builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
-  // A compressed message is inflated whole before its size is looked at.
+  // The library would inflate a compressed message before it checks the size.
   for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_connection_streams);
-  // No larger windows for fast clients: what is sent unasked stays below 64 KiB a call. A message
-  // that is read gets the room that it needs.
+  // Windows do not grow for fast clients, so a call sends at most 64 KiB unasked. A message that is
+  // being read gets the window that it needs.
   builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
@@ -116,12 +114,12 @@ struct GrpcPort::Impl {
   bool deaf ABSL_GUARDED_BY(mutex) = false;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
-  // Ends before the server, whose acceptor it calls.
+  // Ends before the server, since it calls the server's acceptor.
   std::unique_ptr<Listener> listener;
   int port = 0;
   bool dismiss ABSL_GUARDED_BY(mutex) = false;
   bool stop ABSL_GUARDED_BY(mutex) = false;
-  std::condition_variable changed;  // One of the two.
+  std::condition_variable changed;  // One of the two has changed.
   std::thread house;
 };
 
@@ -154,10 +152,11 @@ void GrpcPort::Impl::UpdateHealth() {
   health.Set(v1::Inference::service_full_name(), ready && !deaf);
 }
 
-// The library answers a call that comes while it shuts down with CANCELLED, which nobody tries
-// again. So the connections end before: what was written reaches the clients, then nothing more is
-// read, the library sees the ends of its inputs and closes them, and whoever calls meanwhile finds
-// the connection closed, which is UNAVAILABLE. Each of the two has `grace`.
+// While it shuts down, the library answers new calls with CANCELLED, which clients do not retry. So
+// the connections end before that. First, what was written reaches the clients. Then nothing more
+// is read, and the library sees the end of its inputs and closes the connections. A client that
+// calls meanwhile finds its connection closed, which is UNAVAILABLE. Each of the two steps has
+// `grace`.
 void GrpcPort::Impl::EndConnections(absl::Duration grace) {
   const auto wait_while = [grace](const std::function<bool()>& condition) {
     const absl::Time until = SteadyNow() + grace;
@@ -202,7 +201,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Start(const ServerOptions& o
     builder.RegisterService(&impl->reflection);
     builder.RegisterService(impl->reflection.predecessor());
   }
-  // Not the library's own listener: that of 1.51 stops listening, for good and in silence, at the
+  // We do not use the library's listener: in 1.51 it silently stops listening for good after the
   // first accept() that fails.
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,

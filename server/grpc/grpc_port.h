@@ -1,4 +1,4 @@
-// The port on which gRPC is spoken: its settings, health and reflection.
+// The gRPC port: its settings, health and reflection.
 #ifndef PACKRAT_SERVER_GRPC_GRPC_PORT_H_
 #define PACKRAT_SERVER_GRPC_GRPC_PORT_H_
 
@@ -20,10 +20,10 @@ namespace packrat {
 
 class GrpcPort {
  public:
-  // Listens at `options.listen` for at most `max_connections`; alive and not ready. `unread` are
-  // the calls of `service` whose message is not there yet, which the port ends in time. `tls`
-  // (null: none), `service`, `unread` and `log` outlive the port. UNAVAILABLE: the address cannot
-  // be had.
+  // Listens at `options.listen` for at most `max_connections`. At first it is alive and not ready.
+  // `unread`: the calls of `service` whose message has not arrived yet; the port ends those that
+  // take too long. `tls` (null: none), `service`, `unread` and `log` outlive the port. UNAVAILABLE:
+  // the address cannot be used.
   static absl::StatusOr<std::unique_ptr<GrpcPort>> Start(const ServerOptions& options,
                                                          int max_connections, TlsStore* tls,
                                                          grpc::Service* service,
@@ -31,23 +31,23 @@ class GrpcPort {
   // Shuts down first.
   ~GrpcPort();
 
-  // What grpc.health.v1 answers: alive is the service "", ready is packrat.v1.Inference.
-  // Not ready either while connections cannot be accepted.
+  // The answers of grpc.health.v1: alive for the service "", ready for packrat.v1.Inference. While
+  // connections cannot be accepted it is not ready in any case.
   void SetAlive(bool alive);
   void SetReady(bool ready);
 
-  // Asks every client, also those that come from here on, to take its calls elsewhere. All goes on,
-  // and connections end with their last call. Later calls do nothing.
+  // Asks all clients, also those that come later, to send their calls elsewhere. Running calls go
+  // on, and a connection ends with its last call. Later calls of this function do nothing.
   void Dismiss();
 
-  // Takes no more connections, lets what was answered reach the clients, and ends the connections:
-  // a call that comes meanwhile is UNAVAILABLE to its client. Calls that still run a few times
-  // `grace` later are cut. Returns when all have ended. Later calls do nothing.
+  // Accepts no more connections, waits until answers have reached the clients, and ends the
+  // connections. A call that comes meanwhile is UNAVAILABLE to its client. Calls that still run a
+  // few times `grace` later are cut. Returns when all have ended. Later calls do nothing.
   void Shutdown(absl::Duration grace);
 
   int port() const;  // 0: a Unix domain socket.
 
-  // Connections cannot be accepted, for seconds now.
+  // Whether connections could not be accepted for seconds.
   bool deaf() const;
   int open_connections() const;
   int64_t refused_connections() const;  // Beyond the limit; closed at once.

@@ -10,8 +10,8 @@ namespace packrat {
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
-// One Watch: the status of now, then each change that is still true when it can be sent. Deletes
-// itself.
+// One Watch. Sends the current status, then each change that still holds when it can be sent.
+// Deletes itself.
 class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
   Watcher(HealthService* health, std::string service)
@@ -66,7 +66,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  // What was sent last; UNKNOWN, which is never sent, at first.
+  // The status that was sent last; at first UNKNOWN, which is never sent.
   HealthCheckResponse message_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,5 +1,6 @@
-// grpc.health.v1: what balancers and probes ask. Not the library's own, whose calls are known only
-// when their message is there (message_first.h), and whose watches have no limit.
+// grpc.health.v1, for balancers and probes. We do not use the library's service, since it does not
+// limit watches, and since its calls are unknown to us until their message has arrived
+// (message_first.h).
 #ifndef PACKRAT_SERVER_GRPC_HEALTH_SERVICE_H_
 #define PACKRAT_SERVER_GRPC_HEALTH_SERVICE_H_
 
@@ -16,7 +17,7 @@ namespace packrat {
 // Thread-safe.
 class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:
-  // Most watches at a time; a further one is refused with RESOURCE_EXHAUSTED.
+  // Most watches at a time; more are refused with RESOURCE_EXHAUSTED.
   static constexpr size_t kMostWatches = 4096;
 
   // `unread` outlives the service.

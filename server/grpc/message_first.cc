@@ -15,7 +15,7 @@ namespace {
 
 using Handler = grpc::internal::MethodHandler;
 
-// Deletes itself when the message is there, or will not come.
+// Deletes itself when the message has arrived or will not come.
 class Reading final : public grpc_completion_queue_functor {
  public:
   Reading(Handler* handler, UnreadCalls* calls, const Handler::HandlerParameter& call)
@@ -31,7 +31,7 @@ class Reading final : public grpc_completion_queue_functor {
     grpc_op read = {};
     read.op = GRPC_OP_RECV_MESSAGE;
     read.data.recv_message.recv_message = &message_;
-    // From here on this object may be gone.
+    // This object may be gone from here on.
     PACKRAT_CHECK(grpc_call_start_batch(call, &read, 1, this, nullptr) == GRPC_CALL_OK);
   }
 
@@ -40,7 +40,7 @@ class Reading final : public grpc_completion_queue_functor {
     calls_->Leave(id_);
     grpc::Status status;
     if (!ok || message_ == nullptr) {
-      // The handlers want a message, also of a call that they only end.
+      // The handlers need a message, even for a call that they only end.
       if (message_ != nullptr) grpc_byte_buffer_destroy(message_);
       message_ = grpc_raw_byte_buffer_create(nullptr, 0);
       status = grpc::Status(grpc::StatusCode::CANCELLED, "there is no message");

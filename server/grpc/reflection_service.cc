@@ -90,8 +90,8 @@ void Answer(const std::vector<std::string>& services, const ServerReflectionRequ
   }
 }
 
-// One stream: a request, its answer, the next request. While it waits for one it is a call whose
-// message is not there. Deletes itself.
+// One stream of requests and answers. While it waits for a request it counts as a call whose
+// message has not arrived. Deletes itself.
 class Stream final
     : public grpc::ServerBidiReactor<ServerReflectionRequest, ServerReflectionResponse> {
  public:
@@ -102,7 +102,7 @@ class Stream final
 
   void OnReadDone(bool ok) override {
     unread_->Leave(id_);
-    if (!ok) return Finish(grpc::Status::OK);  // The client has no more, or has gone.
+    if (!ok) return Finish(grpc::Status::OK);  // The client has no more requests, or has gone.
     Answer(services_, request_, &response_);
     StartWrite(&response_);
   }

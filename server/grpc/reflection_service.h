@@ -1,4 +1,4 @@
-// grpc.reflection.v1: what the server's services and messages look like, for grpcurl and its like.
+// grpc.reflection.v1: describes the server's services and messages to tools such as grpcurl.
 #ifndef PACKRAT_SERVER_GRPC_REFLECTION_SERVICE_H_
 #define PACKRAT_SERVER_GRPC_REFLECTION_SERVICE_H_
 
@@ -17,7 +17,7 @@ class ReflectionService final : public grpc::reflection::v1::ServerReflection::C
   ReflectionService(std::vector<std::string> services, UnreadCalls* unread)
       : services_(std::move(services)), unread_(unread) {}
 
-  // The same as grpc.reflection.v1alpha, whose messages are the same; many tools know no other.
+  // The same as grpc.reflection.v1alpha, which has the same messages. Many tools know only that.
   grpc::Service* predecessor() { return &predecessor_; }
 
   grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,

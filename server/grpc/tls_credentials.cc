@@ -11,9 +11,9 @@
 namespace packrat {
 namespace {
 
-// The library asks before each handshake whether there are new files. Its C++ interface has only a
-// watcher of its own, which takes whatever the files say: a broken certificate would end all
-// handshakes.
+// The library asks before each handshake whether there are new files. Its C++ interface only offers
+// a watcher that takes whatever the files contain: with a broken certificate all handshakes would
+// fail.
 class Credentials final : public grpc::ServerCredentials {
  public:
   explicit Credentials(TlsStore* store) : store_(store) {}
@@ -45,8 +45,8 @@ class Credentials final : public grpc::ServerCredentials {
     auto files = store_->files();
     if (files == given_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {files->key.c_str(), files->certificate.c_str()};
-    // The library wants authorities even where it asks clients for nothing; then it uses them for
-    // nothing.
+    // The library needs authorities even if it asks clients for no certificate. Then it does not
+    // use them.
     const std::string& roots = files->client_ca.empty() ? files->certificate : files->client_ca;
     *config = grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
     given_ = std::move(files);

@@ -22,7 +22,7 @@ uint64_t UnreadCalls::Enter(Time now, End end) {
     id = next_++;
     calls_[id] = {now, std::move(end)};
   }
-  // Not under the lock: what a call does at its end may come back here.
+  // Without the lock, since a call that ends may call this object.
   if (!oldest.empty()) {
     ++ended_;
     oldest.mapped().end(TooMany());
@@ -31,7 +31,7 @@ uint64_t UnreadCalls::Enter(Time now, End end) {
 }
 
 void UnreadCalls::Leave(uint64_t id) {
-  std::map<uint64_t, Call>::node_type left;  // Destroyed without the lock.
+  std::map<uint64_t, Call>::node_type left;  // Destroyed after the lock is released.
   MutexLock lock(&mutex_);
   left = calls_.extract(id);
 }

@@ -1,6 +1,6 @@
-// Calls that have begun and whose message is not there yet: how many there may be, and for how
-// long. Each holds some kilobytes and up to --max_message_bytes of its message, so that whoever
-// opens them and never ends a message could take any amount of memory.
+// Limits the number and age of calls that have begun and whose message has not arrived yet. Each
+// holds some kilobytes and up to --max_message_bytes of its message. Without a limit, a client that
+// never finishes its messages could use any amount of memory.
 #ifndef PACKRAT_SERVER_GRPC_UNREAD_CALLS_H_
 #define PACKRAT_SERVER_GRPC_UNREAD_CALLS_H_
 
@@ -24,27 +24,27 @@ class UnreadCalls {
 
   struct Options {
     Duration timeout{60000};  // For the whole message.
-    // Of all calls, however young; with a further one the oldest ends. A message that comes at
-    // once is there long before its call is the oldest of so many.
+    // Most calls, however young; one more ends the oldest. A message that is sent at once arrives
+    // long before its call is the oldest of so many.
     int most = 4096;
-    // A message on its way is there in less; a call that is older is slow.
+    // A call older than this is slow: a message needs less time to arrive.
     Duration young{2000};
-    // Of slow calls; beyond it the oldest end. What they hold is at most this many messages.
+    // Most slow calls; beyond this the oldest end. They hold at most this many messages.
     int most_slow = 64;
   };
   explicit UnreadCalls(Options options) : options_(options) {}
 
-  // Ends a call with a status, by any thread and without waiting for anything.
+  // Ends a call with a status. Any thread may call it, and it does not wait.
   using End = std::function<void(const absl::Status&)>;
-  // What names the call to Leave().
+  // Returns the number of the call, for Leave().
   uint64_t Enter(Time now, End end);
-  // Its message is there, or it is over. `end` is not called after this, but may be under way.
+  // Its message has arrived, or it is over. `end` is not called after this, but may be running.
   void Leave(uint64_t id);
-  // Ends those that are too old, or too many; to be called a few times a second.
+  // Ends calls that are too old or too many. Call it a few times a second.
   void Sweep(Time now);
 
   int count() const;
-  int64_t ended() const { return ended_.load(); }  // Of all times.
+  int64_t ended() const { return ended_.load(); }  // Since the start.
 
  private:
   struct Call {

@@ -35,7 +35,7 @@ struct HttpServer::Impl {
     if (thread.joinable()) thread.join();
   }
 
-  // By the listener's thread.
+  // Called by the listener's thread.
   void Take(int fd) {
     HttpSocket socket(io.get_executor());
     boost::system::error_code error;
@@ -53,7 +53,7 @@ struct HttpServer::Impl {
   }
 
   SessionContext context;
-  // Destroyed before the context: with it go the sessions that still wait for something.
+  // Destroyed before the context, together with the sessions that still wait for something.
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(io);
   std::unique_ptr<Listener> listener;

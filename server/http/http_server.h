@@ -1,5 +1,5 @@
-// HTTP/1.1 on one thread, asynchronous: a client that connects and says nothing, or a byte a
-// second, costs a few kilobytes and nobody else's time. Only its source knows the HTTP library.
+// An asynchronous HTTP/1.1 server on one thread. A client that sends nothing, or a byte a second,
+// costs a few kilobytes and delays nobody. Only http_server.cc knows the HTTP library.
 #ifndef PACKRAT_SERVER_HTTP_HTTP_SERVER_H_
 #define PACKRAT_SERVER_HTTP_HTTP_SERVER_H_
 
@@ -32,9 +32,9 @@ struct HttpAnswer {
 struct HttpRoute {
   std::string path;
   std::string method;  // GET answers HEAD as well.
-  // Called by the server's thread, which has nothing better to do meanwhile: milliseconds.
+  // Called by the server's thread, which serves nobody else meanwhile. It may take milliseconds.
   std::function<HttpAnswer(const HttpRequest&)> handle;
-  // Also to clients without a certificate, where the server asks for one.
+  // Also for clients without a certificate if the server asks for one.
   bool open_to_all = false;
 };
 
@@ -43,20 +43,21 @@ class HttpServer {
   struct Options {
     std::string address;      // As ParseListenAddress() takes it.
     TlsStore* tls = nullptr;  // Null: no TLS. Outlives the server.
-    // Of all connections. Beyond it the one that has asked for nothing for the longest time is
-    // closed, so that new ones get through.
+    // At the limit, the connection that has sent no request for the longest time is closed, so that
+    // new clients get through.
     int max_connections = 1024;
-    std::chrono::milliseconds idle{75000};     // Without a byte, between requests.
+    std::chrono::milliseconds idle{75000};     // Between requests, without a byte.
     std::chrono::milliseconds request{10000};  // From a request's first byte to its last.
     std::chrono::milliseconds answer{10000};   // Until the client has taken the whole of it.
     int max_header_bytes = 8192;
     int max_body_bytes = 1024;
   };
-  // `log` outlives the server. INVALID_ARGUMENT: the address; UNAVAILABLE: it cannot be had.
+  // `log` outlives the server. INVALID_ARGUMENT: the address is wrong; UNAVAILABLE: it cannot be
+  // used.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const Options& options,
                                                            std::vector<HttpRoute> routes,
                                                            Logger* log);
-  // At once, whatever the clients do; answers that are under way are cut.
+  // Stops at once, whatever the clients do. Answers that are being sent are cut.
   ~HttpServer();
 
   int port() const;  // 0: a Unix domain socket.

@@ -3,7 +3,7 @@
 namespace packrat {
 namespace {
 
-// 200 and `good` where there is no `trouble`, else that.
+// 200 and `good`, or `bad_status` and `trouble` if there is some.
 HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 503) {
   HttpAnswer answer;
   answer.status = trouble.empty() ? 200 : bad_status;
@@ -13,7 +13,7 @@ HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 
 
 }  // namespace
 
-// Kubelets and balancers have no certificate; they learn whether the server is well, no more.
+// Kubelets and balancers have no certificate. They learn only whether the server is well.
 std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
   return {
       {"/metrics", "GET",
@@ -30,7 +30,8 @@ std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
        true},
       {"/readyz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); },
        true},
-      // For balancers that cut the streams of a server that is down: draining is told apart.
+      // For balancers that cut the streams of a server that is down. So draining has an answer of
+      // its own.
       {"/balancerz", "GET",
        [pages](const HttpRequest&) {
          return Probe(pages.not_ready(), "ready", pages.draining() ? 404 : 503);

@@ -14,11 +14,11 @@ namespace packrat {
 // Called by the HTTP server's thread.
 struct OperatorPages {
   std::function<std::string()> metrics;  // Prometheus' text format.
-  // Whether a client that sends this header `Authorization` may read them; null: every client may.
+  // Whether a client with this header `Authorization` may read them; null: every client may.
   std::function<absl::Status(const std::string& authorization)> may_read_metrics;
-  std::function<std::string()> not_alive;  // Why not; empty: alive.
-  std::function<std::string()> not_ready;  // Why not; empty: ready.
-  std::function<bool()> draining;          // Not ready, but what runs goes on.
+  std::function<std::string()> not_alive;  // The reason; empty: it is alive.
+  std::function<std::string()> not_ready;  // The reason; empty: it is ready.
+  std::function<bool()> draining;          // Not ready, but running calls go on.
   std::function<std::string()> version;    // JSON.
 };
 

@@ -1,4 +1,4 @@
-// Which handler answers a request, and the answer where there is none.
+// Finds the handler of a request, or the answer if there is none.
 #ifndef PACKRAT_SERVER_HTTP_ROUTER_H_
 #define PACKRAT_SERVER_HTTP_ROUTER_H_
 
@@ -19,8 +19,8 @@ class Router {
  public:
   explicit Router(std::vector<HttpRoute> routes) : routes_(std::move(routes)) {}
 
-  // `target`: a path with or without a query, or a whole URL. 404 without a route for the path, 405
-  // without one for the method, 403 where the client must be `trusted` and is not.
+  // `target`: a path with or without a query, or a whole URL. 404: no route has the path; 405: none
+  // has the method; 403: the client must be `trusted` and is not.
   RoutedAnswer Answer(const std::string& method, const std::string& target,
                       const std::string& authorization, bool trusted) const;
 

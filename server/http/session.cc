@@ -20,16 +20,16 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using Error = beast::error_code;
 
-// What an unwanted request may still send before its connection is closed under it.
+// Bytes that a refused request may still send before its connection is closed.
 constexpr std::chrono::seconds kLinger{1};
 constexpr size_t kReadBytes = 4096;
 
-// The status for a request that could not be read; 0: there is nobody to tell.
+// The status for a request that could not be read; 0: the client has gone.
 int StatusOf(const Error& error) {
   if (error == http::error::header_limit || error == http::error::buffer_overflow) return 431;
   if (error == http::error::body_limit) return 413;
   if (error == http::error::end_of_stream || error == http::error::partial_message) return 0;
-  // What is left of the parser's own errors is a malformed request.
+  // All other errors of the parser mean a malformed request.
   const Error sample = http::error::bad_method;
   return error.category() == sample.category() ? 400 : 0;
 }
@@ -42,7 +42,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
  public:
   static constexpr bool kTls = std::is_same_v<Stream, TlsStream>;
 
-  // `tls`: what the stream was made with.
+  // `tls`: the context of the stream.
   SessionOf(Stream stream, std::shared_ptr<asio::ssl::context> tls, SessionContext* context)
       : tls_(std::move(tls)),
         stream_(std::move(stream)),
@@ -74,7 +74,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
  private:
   HttpSocket& socket() { return beast::get_lowest_layer(stream_); }
 
-  // True where nobody asks for a certificate as well.
+  // Also true if the server asks for no certificate.
   bool Trusted() {
     if constexpr (kTls) {
       if (!context_.tls.asks_clients()) return true;
@@ -102,7 +102,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     parser_.emplace();
     parser_->header_limit(context_.options.max_header_bytes);
     parser_->body_limit(context_.options.max_body_bytes);
-    // For the whole of it: bytes that trickle in do not make it longer.
+    // The limit is for the whole request; bytes that trickle in do not extend it.
     socket().expires_after(context_.options.request);
     http::async_read(
         stream_, buffer_, *parser_,
@@ -118,7 +118,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
       refusal.answer.body = error.message() + "\n";
       return Write(std::move(refusal), /*head=*/false, /*keep_alive=*/false, /*version=*/11);
     }
-    // Whoever asks for something goes to the end of those to be closed.
+    // A connection with a request is the last to be closed.
     if (listed_) context_.sessions.splice(context_.sessions.end(), context_.sessions, place_);
     const auto& request = parser_->get();
     Write(
@@ -156,7 +156,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     if constexpr (kTls) {
       stream_.async_shutdown([self = this->shared_from_this()](const Error&) {});
     } else {
-      // Closing a socket with unread bytes would take the answer back from the client's hands.
+      // If a socket is closed with unread bytes, the client may lose the answer.
       Error ignored;
       socket().socket().shutdown(HttpSocket::socket_type::shutdown_send, ignored);
       Discard();

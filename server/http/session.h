@@ -1,4 +1,4 @@
-// One connection: requests and answers in turn, each within its time. Private to server/http.
+// One connection: requests and answers in turn, each with a time limit. Private to server/http.
 #ifndef PACKRAT_SERVER_HTTP_SESSION_H_
 #define PACKRAT_SERVER_HTTP_SESSION_H_
 
@@ -19,18 +19,18 @@ using HttpSocket = boost::beast::basic_stream<boost::asio::generic::stream_proto
 
 class Session;
 
-// The connections that are open, those that have asked for nothing for the longest time first.
-// One thread.
+// The open connections. First are those that have sent no request for the longest time. For one
+// thread.
 using SessionList = std::list<Session*>;
 
 class Session {
  public:
   virtual ~Session() = default;
-  // Ends what it waits for; it goes soon after.
+  // Ends its waiting; it ends itself soon after.
   virtual void Close() = 0;
 };
 
-// What all sessions share; outlives them.
+// Shared by all sessions; it outlives them.
 struct SessionContext {
   HttpServer::Options options;
   Router router;
@@ -38,7 +38,7 @@ struct SessionContext {
   TlsContext tls;
 };
 
-// Serves the socket until it ends. The session owns itself.
+// Serves the socket until its end. The session owns itself.
 void StartSession(HttpSocket socket, SessionContext* context);
 
 }  // namespace packrat

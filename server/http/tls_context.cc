@@ -22,20 +22,21 @@ int ChooseHttp11(SSL*, const unsigned char** chosen, unsigned char* size,
   return SSL_TLSEXT_ERR_OK;
 }
 
-// The files have been checked: what fails here now is a broken invariant, and throws.
+// The files were checked before. If something fails here an invariant is broken, and it throws.
 std::shared_ptr<ssl::context> Make(const TlsFiles& files) {
   auto context = std::make_shared<ssl::context>(ssl::context::tls_server);
   SSL_CTX* const native = context->native_handle();
   SSL_CTX_set_min_proto_version(native, TLS1_2_VERSION);
   SSL_CTX_set_alpn_select_cb(native, &ChooseHttp11, nullptr);
-  // Probes gain nothing by resuming, and would bring back certificates of long ago.
+  // Probes gain nothing by resuming a session, and would keep using old certificates.
   SSL_CTX_set_session_cache_mode(native, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_options(native, SSL_OP_NO_TICKET);
   context->use_certificate_chain(boost::asio::buffer(files.certificate));
   context->use_private_key(boost::asio::buffer(files.key), ssl::context::pem);
   if (!files.client_ca.empty()) {
     context->add_certificate_authority(boost::asio::buffer(files.client_ca));
-    // None is fine here, a wrong one is not: the pages say who may see them.
+    // A client without a certificate is fine here, one with a wrong certificate is not. Each page
+    // decides who may see it.
     context->set_verify_mode(ssl::verify_peer);
   }
   return context;

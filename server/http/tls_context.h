@@ -1,4 +1,4 @@
-// OpenSSL's context for the certificates of now.
+// OpenSSL's context for the current certificates.
 #ifndef PACKRAT_SERVER_HTTP_TLS_CONTEXT_H_
 #define PACKRAT_SERVER_HTTP_TLS_CONTEXT_H_
 
@@ -16,9 +16,9 @@ class TlsContext {
   explicit TlsContext(TlsStore* store) : store_(store) {}
 
   bool on() const { return store_ != nullptr; }
-  // Whether a client has to show a certificate for what is not open to all.
+  // Whether a client needs a certificate for pages that are not open to all.
   bool asks_clients() const { return on() && store_->asks_clients(); }
-  // Made anew when the files have changed; connections keep theirs.
+  // There is a new context after the files have changed. Connections keep theirs.
   std::shared_ptr<boost::asio::ssl::context> Get();
 
  private:

@@ -19,7 +19,7 @@ AcceptHealth::Answer AcceptHealth::OnFailure(Time now) {
     last_told_ = now;
     told_ = ever_told_ = true;
   }
-  // 2^10 ms is beyond the longest wait.
+  // 2^10 ms is more than the longest wait.
   return {std::min(Duration(1 << std::min(in_a_row_ - 1, 10)), kLongestWait), tell};
 }
 

@@ -1,5 +1,5 @@
-// What to make of accept()'s failures: when to try again, when to tell, when the port counts as
-// deaf. Time is passed in.
+// Decides what to do when accept() fails: when to try again, when to log, and when the port counts
+// as deaf. The caller passes the time.
 #ifndef PACKRAT_SERVER_NET_ACCEPT_HEALTH_H_
 #define PACKRAT_SERVER_NET_ACCEPT_HEALTH_H_
 
@@ -13,7 +13,7 @@ class AcceptHealth {
   using Time = std::chrono::steady_clock::time_point;
   using Duration = std::chrono::milliseconds;
 
-  // Deaf: no success for so long since the first of the failures.
+  // The port is deaf after failing for so long without a success.
   explicit AcceptHealth(Duration patience) : patience_(patience) {}
 
   struct Answer {
@@ -21,17 +21,17 @@ class AcceptHealth {
     bool tell;      // Once in 10 s.
   };
   Answer OnFailure(Time now);
-  // A connection came, or there was none to take. True: tell that it works again.
+  // A connection came, or none was waiting. True: log that it works again.
   bool OnSuccess();
 
   bool failing() const { return in_a_row_ > 0; }
   bool Deaf(Time now) const { return failing() && now - since_ >= patience_; }
-  int64_t failures() const { return failures_; }  // Of all times.
+  int64_t failures() const { return failures_; }  // Since the start.
 
  private:
   const Duration patience_;
   int in_a_row_ = 0;
-  Time since_;  // The first of those in a row.
+  Time since_;  // The first failure since the last success.
   Time last_told_;
   bool told_ = false;
   bool ever_told_ = false;

@@ -9,7 +9,7 @@
 namespace packrat {
 namespace {
 
-// The model's files, the log, gRPC's and the engine's own: about 30 in use.
+// For the model's files, the log, gRPC and the engine, which use about 30.
 constexpr int64_t kOwn = 128;
 constexpr int64_t kLowest = 256;
 constexpr int64_t kMostHttp = 1024;

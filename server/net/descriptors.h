@@ -1,4 +1,4 @@
-// The limit of open files, and how it is shared out.
+// The limit of open files, and how it is divided.
 #ifndef PACKRAT_SERVER_NET_DESCRIPTORS_H_
 #define PACKRAT_SERVER_NET_DESCRIPTORS_H_
 
@@ -16,8 +16,8 @@ struct DescriptorShares {
   int http = 0;  // Connections.
 };
 
-// `max_connections`: of gRPC; 0: what fits, at most 4096. RESOURCE_EXHAUSTED names the flag, or
-// the limit where that is too low for any server.
+// `max_connections`: of gRPC; 0: as many as fit, at most 4096. RESOURCE_EXHAUSTED names the flag,
+// or the limit if it is too low for any server.
 absl::StatusOr<DescriptorShares> ShareDescriptors(int64_t limit, int max_connections);
 
 }  // namespace packrat

@@ -77,8 +77,8 @@ class GentleCloses {
     if (found == chosen_.end()) return PlainShutdown(fd, how);
     const bool same = found->second == InodeOf(fd);
     chosen_.erase(found);
-    // The library's poll would go on to tell of a socket that is open, although it was closed
-    // under this number.
+    // The library's poll would still report this socket, since it stays open after its number was
+    // closed.
     if (!same || sockets_.size() >= kMost || !Unwatch(fd)) return PlainShutdown(fd, how);
     const int kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (kept < 0) return PlainShutdown(fd, how);
@@ -102,13 +102,13 @@ class GentleCloses {
     size_t bytes;
   };
 
-  // False: nobody polls it, or in a way that cannot be ended.
+  // False: nobody polls it, or we cannot end the polling.
   bool Unwatch(int fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const auto removed_from = [fd](int poll) {
       return epoll_ctl(poll, EPOLL_CTL_DEL, fd, nullptr) == 0;
     };
     if (std::any_of(polls_.begin(), polls_.end(), removed_from)) return true;
-    // A look at all descriptors takes milliseconds where there are thousands.
+    // With thousands of descriptors, looking at all takes milliseconds.
     const auto now = Clock::now();
     if (now - last_look_ < kLookPause) return false;
     last_look_ = now;
@@ -153,7 +153,7 @@ class GentleCloses {
   Mutex mutex_;
   std::condition_variable none_left_;
   std::unordered_map<int, ino_t> chosen_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int> polls_ ABSL_GUARDED_BY(mutex_);  // Those that watched one lately.
+  std::vector<int> polls_ ABSL_GUARDED_BY(mutex_);  // Polls that watched one lately.
   Clock::time_point last_look_ ABSL_GUARDED_BY(mutex_);
   std::vector<Socket> sockets_ ABSL_GUARDED_BY(mutex_);
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
@@ -168,7 +168,7 @@ void WaitForGentleCloses(std::chrono::milliseconds time) { GentleCloses::Get().W
 
 }  // namespace packrat
 
-// In the place of the C library's, for the whole process.
+// Replaces the C library's function in the whole process.
 extern "C" int shutdown(int fd, int how) noexcept {
   return packrat::GentleCloses::Get().Shutdown(fd, how);
 }

@@ -1,11 +1,11 @@
-// Lets the last words of a connection arrive.
+// Makes sure that the last bytes of a connection arrive.
 //
-// gRPC closes a connection in both directions as soon as it has nothing more to say. What its peer
-// sends a moment later, a window update say, is answered by the kernel with a reset, and a peer
-// that meets a reset may drop what it has not looked at yet: HAProxy 2.6 lost the ends of 5 in
-// 2,500 streams that way. The right way is to close our direction first, and the other one when the
-// peer has closed its own. The library has no hook for that, so our shutdown() takes the place of
-// the C library's, for the sockets that are named here.
+// gRPC closes a connection in both directions when it has nothing more to send. If the peer then
+// sends something, such as a window update, the kernel answers with a reset, and the peer may drop
+// bytes that it has not read yet. HAProxy 2.6 lost the ends of 5 in 2,500 streams in this way. The
+// right way is to close our direction first, and the other one after the peer has closed its own.
+// The library has no hook for this, so our shutdown() replaces that of the C library, for the
+// sockets that are named here.
 #ifndef PACKRAT_SERVER_NET_GENTLE_CLOSE_H_
 #define PACKRAT_SERVER_NET_GENTLE_CLOSE_H_
 
@@ -13,12 +13,13 @@
 
 namespace packrat {
 
-// From here on shutdown(fd, SHUT_RDWR) closes our direction only. The socket stays open, though
-// `fd` is closed, until the peer has closed its own, has sent a megabyte, or two seconds are over;
-// what it sends is thrown away. Holds for at most 64 sockets at a time: others are closed at once.
+// From here on shutdown(fd, SHUT_RDWR) closes our direction only. Though `fd` is closed, the socket
+// stays open until the peer has closed its direction or sent a megabyte, or two seconds have
+// passed. What it sends is thrown away. At most 64 sockets are kept open in this way; others are
+// closed at once.
 void CloseGently(int fd);
 
-// Waits until no such socket is left, at most so long.
+// Waits until no such socket is left, but not longer than this.
 void WaitForGentleCloses(std::chrono::milliseconds time);
 
 }  // namespace packrat

@@ -20,7 +20,7 @@ absl::Status Wrong(const std::string& text, const std::string& why) {
 absl::StatusOr<ListenAddress> ParseUnix(const std::string& text) {
   ListenAddress address;
   address.path = text.substr(sizeof("unix:") - 1);
-  // The form of a URI, which gRPC's clients take as well.
+  // A URI, as gRPC's clients accept it too.
   if (absl::StartsWith(address.path, "///")) address.path.erase(0, 2);
   const size_t most = sizeof(sockaddr_un::sun_path) - 1;
   if (address.path.empty() || absl::StartsWith(address.path, "//")) {

@@ -1,4 +1,4 @@
-// Where to listen, as flags say it: "host:port", "[::1]:port", ":port", "unix:/path".
+// An address to listen at, as flags give it: "host:port", "[::1]:port", ":port", "unix:/path".
 #ifndef PACKRAT_SERVER_NET_LISTEN_ADDRESS_H_
 #define PACKRAT_SERVER_NET_LISTEN_ADDRESS_H_
 
@@ -14,7 +14,7 @@ struct ListenAddress {
   std::string path;  // Of a Unix domain socket; empty: TCP.
 };
 
-// INVALID_ARGUMENT says which forms there are.
+// INVALID_ARGUMENT lists the known forms.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& text);
 
 }  // namespace packrat

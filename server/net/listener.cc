@@ -17,7 +17,7 @@
 namespace packrat {
 namespace {
 
-// The most that are taken from one socket before the others and the end have their turn.
+// Connections taken from one socket before the other sockets, and Stop(), get their turn.
 constexpr int kBurst = 64;
 
 int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
@@ -73,7 +73,8 @@ void Listener::Stop() {
 
 void Listener::Loop() {
   for (;;) {
-    // While it fails, the time alone says when to try: the queue may be empty, or be what fails.
+    // While it fails, only the time decides when to try again. The queue may be empty, or may be
+    // the cause.
     const bool stop =
         health_.failing() ? Wait(static_cast<int>(pause_.count()), false) : Wait(-1, true);
     if (stop) return;
@@ -111,8 +112,8 @@ bool Listener::AcceptWaiting(int fd) {
   return true;
 }
 
-// Some of these failures are of one connection (ECONNABORTED, EPERM by a firewall), some of the
-// process (EMFILE) or the machine (ENFILE, ENOMEM). What helps is the same.
+// Some failures concern one connection (ECONNABORTED, EPERM by a firewall), others the process
+// (EMFILE) or the machine (ENFILE, ENOMEM). All are handled in the same way.
 void Listener::OnFailure(int fd, int error) {
   const AcceptHealth::Answer answer = health_.OnFailure(std::chrono::steady_clock::now());
   failures_.store(health_.failures());
@@ -125,7 +126,7 @@ void Listener::OnFailure(int fd, int error) {
   if (error == EMFILE || error == ENFILE) DropOne(fd);
 }
 
-// A client that is turned away can ask another replica; one that is left waiting cannot.
+// A client that is refused can ask another replica; one that waits cannot.
 void Listener::DropOne(int fd) {
   if (spare_ < 0) return;
   close(spare_);

@@ -1,5 +1,5 @@
-// Accepts connections at an address; no failure of accept() ends it. Both ports are built on it and
-// decide what to do with a connection.
+// Accepts connections at an address. It goes on when accept() fails. Both ports use it and decide
+// what to do with a connection.
 #ifndef PACKRAT_SERVER_NET_LISTENER_H_
 #define PACKRAT_SERVER_NET_LISTENER_H_
 
@@ -19,20 +19,21 @@ namespace packrat {
 class Listener {
  public:
   struct Options {
-    std::string flag;     // Whose value the address is; for messages and the log.
+    std::string flag;     // The flag that gave the address; for messages and the log.
     std::string address;  // As ParseListenAddress() takes it.
-    // Both are called by the listener's thread. The first owns the socket, which does not block.
+    // The listener's thread calls both. The first becomes the owner of the socket, which does not
+    // block.
     std::function<void(int fd)> on_connection;
-    std::function<void(bool deaf)> on_deaf = [](bool) {};  // Told when it changes.
-    AcceptHealth::Duration patience{5000};                 // Until failures make it deaf.
-    std::function<int(int fd)> accept;                     // Null: accept4(). For tests.
+    std::function<void(bool deaf)> on_deaf = [](bool) {};  // Called when it changes.
+    AcceptHealth::Duration patience{5000};  // How long failures may last before it is deaf.
+    std::function<int(int fd)> accept;      // Null: accept4(). For tests.
   };
-  // INVALID_ARGUMENT: the address has no known form; UNAVAILABLE: it cannot be had. `log`
-  // outlives the listener.
+  // INVALID_ARGUMENT: the address has no known form; UNAVAILABLE: it cannot be used. `log` outlives
+  // the listener.
   static absl::StatusOr<std::unique_ptr<Listener>> Start(Options options, Logger* log);
   // Stops first.
   ~Listener();
-  // Closes the address; no callback comes after it. Later calls do nothing.
+  // Closes the address. No callback is called after this. Later calls do nothing.
   void Stop();
 
   int port() const { return port_; }  // 0: a Unix domain socket.
@@ -42,9 +43,9 @@ class Listener {
  private:
   Listener(Options options, Logger* log, ListeningSockets sockets, int wake);
   void Loop();
-  // True: stop. A negative time is forever.
+  // True: stop. A negative time means forever.
   bool Wait(int milliseconds, bool for_connections);
-  // False: a failure.
+  // False: accept() failed.
   bool AcceptWaiting(int fd);
   void OnFailure(int fd, int error);
   void DropOne(int fd);
@@ -55,7 +56,7 @@ class Listener {
   ListeningSockets sockets_;
   const int port_;
   const int wake_;  // An eventfd.
-  int spare_;       // A descriptor to be given up where there are none left; -1: given up.
+  int spare_;       // A descriptor to close when no other is left; -1: it is closed.
   AcceptHealth health_;
   AcceptHealth::Duration pause_{0};
   std::atomic<int64_t> failures_{0};

@@ -18,7 +18,7 @@
 namespace packrat {
 namespace {
 
-// Connections that wait to be accepted; the kernel takes less where it allows less.
+// Connections that may wait to be accepted. The kernel may have a lower limit.
 constexpr int kBacklog = 4096;
 constexpr int kSocketType = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
 
@@ -28,7 +28,7 @@ absl::Status Failed(int error) {
 }
 
 void Set(int fd, int level, int option, int value) {
-  // What a kernel does not know, it does without.
+  // Ignored by a kernel that does not know it.
   setsockopt(fd, level, option, &value, sizeof(value));
 }
 
@@ -53,13 +53,13 @@ int BindAndListen(const sockaddr* address, socklen_t size) {
   const int fd = socket(address->sa_family, kSocketType, 0);
   if (fd < 0) return -1;
   if (address->sa_family != AF_UNIX) {
-    // A restarted server takes its port although old connections linger. Not SO_REUSEPORT: two
-    // servers on one port would each get half of the clients.
+    // A restarted server can use its port although old connections linger. We do not set
+    // SO_REUSEPORT, with which two servers on one port would each get half of the clients.
     Set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    // Accepted sockets inherit it: a token must not wait for the acknowledgement of the last one.
+    // Accepted sockets inherit this. A token must not wait until the last one is acknowledged.
     Set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   }
-  // Without this the system's setting says whether "::" takes IPv4 as well.
+  // Otherwise a system setting decides whether "::" includes IPv4.
   if (address->sa_family == AF_INET6) Set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
   if (bind(fd, address, size) == 0 && listen(fd, kBacklog) == 0) return fd;
   const int error = errno;
@@ -91,7 +91,7 @@ absl::StatusOr<ListeningSockets> ListeningSockets::Open(const ListenAddress& add
   if (!address.path.empty()) {
     status = sockets.OpenUnix(address.path);
   } else if (address.host.empty()) {
-    // One socket for both families; a machine without IPv6 has IPv4 alone.
+    // One socket serves both families. A machine without IPv6 gets IPv4 only.
     status = sockets.OpenTcp({"::", address.port, ""});
     if (!status.ok() && sockets.fds_.empty() && errno == EAFNOSUPPORT) {
       status = sockets.OpenTcp({"0.0.0.0", address.port, ""});
@@ -109,7 +109,7 @@ absl::Status ListeningSockets::OpenTcp(const ListenAddress& address) {
   port_ = address.port;
   int last_error = EADDRNOTAVAIL;
   for (const addrinfo* at = found->get(); at != nullptr; at = at->ai_next) {
-    SetPort(at->ai_addr, port_);  // Of the first one, where any was asked for.
+    SetPort(at->ai_addr, port_);  // If any port will do, all use that of the first.
     const int fd = BindAndListen(at->ai_addr, at->ai_addrlen);
     if (fd >= 0) {
       fds_.push_back(fd);
@@ -117,7 +117,8 @@ absl::Status ListeningSockets::OpenTcp(const ListenAddress& address) {
       continue;
     }
     last_error = errno;
-    // "localhost" is ::1 as well, which a container often lacks; half of a taken port is no port.
+    // "localhost" includes ::1, which a container often lacks. But if one of the addresses is in
+    // use we do not listen at the others.
     if (last_error != EADDRNOTAVAIL && last_error != EAFNOSUPPORT) return Failed(last_error);
   }
   errno = last_error;
@@ -133,7 +134,7 @@ absl::Status ListeningSockets::OpenUnix(const std::string& path) {
   struct stat file = {};
   if (fd < 0 && errno == EADDRINUSE && lstat(path.c_str(), &file) == 0) {
     if (!S_ISSOCK(file.st_mode)) return absl::UnavailableError("there is a file of that name");
-    // Left behind by a server that was killed, if nobody answers.
+    // If nobody answers, a server that was killed left it behind.
     const int probe = socket(AF_UNIX, kSocketType, 0);
     const bool dead =
         probe >= 0 && connect(probe, generic, sizeof(address)) != 0 && errno == ECONNREFUSED;
@@ -155,7 +156,7 @@ ListeningSockets::ListeningSockets(ListeningSockets&& other) noexcept
 ListeningSockets::~ListeningSockets() { Close(); }
 
 void ListeningSockets::Close() {
-  // The file first: whoever finds it finds a listener.
+  // The file goes first, so that whoever finds it finds a listener.
   if (!path_.empty()) unlink(path_.c_str());
   path_.clear();
   for (const int fd : fds_) close(fd);

@@ -1,4 +1,4 @@
-// The sockets that an address stands for, bound and listening.
+// The sockets of an address, bound and listening.
 #ifndef PACKRAT_SERVER_NET_LISTENING_SOCKETS_H_
 #define PACKRAT_SERVER_NET_LISTENING_SOCKETS_H_
 
@@ -13,10 +13,10 @@ namespace packrat {
 // Closes them, and removes the file of a Unix domain socket.
 class ListeningSockets {
  public:
-  // All addresses of the host's name; without a host, or with "::", IPv4 and IPv6 together. No
-  // other process can share the port. A Unix domain socket that nobody listens at any more is
-  // replaced. UNAVAILABLE: the address is taken, or not of this machine; the message has the
-  // reason.
+  // Listens at all addresses of the host's name. Without a host, or with "::", these are IPv4 and
+  // IPv6 together. No other process can share the port. An old Unix domain socket is replaced if
+  // nobody listens at it. UNAVAILABLE, with the reason: the address is in use, or not of this
+  // machine.
   static absl::StatusOr<ListeningSockets> Open(const ListenAddress& address);
   ListeningSockets(ListeningSockets&& other) noexcept;
   ListeningSockets& operator=(ListeningSockets&&) = delete;

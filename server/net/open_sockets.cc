@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kSweepPause{100};
 
-// 0: it is closed.
+// 0 if it is closed.
 ino_t InodeOf(int fd) {
   struct stat file = {};
   return fstat(fd, &file) == 0 ? file.st_ino : 0;

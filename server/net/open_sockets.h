@@ -1,5 +1,4 @@
-// Counts sockets that somebody else closes without telling, and ends them: gRPC keeps those that it
-// was given, and has no callback for their end.
+// Counts and ends sockets that gRPC owns: it closes them itself and has no callback for that.
 #ifndef PACKRAT_SERVER_NET_OPEN_SOCKETS_H_
 #define PACKRAT_SERVER_NET_OPEN_SOCKETS_H_
 
@@ -20,14 +19,14 @@ class OpenSockets {
 
   explicit OpenSockets(int limit) : limit_(limit) {}
 
-  // False: as many as allowed are open. At the limit it looks for closed ones only ten times a
-  // second: a look takes a system call for each socket.
+  // False: as many as allowed are open. At the limit it looks for closed sockets only ten times a
+  // second, since this takes a system call for each.
   bool Add(int fd, Time now);
   int Count();
 
-  // Something was written that the other end of one has not taken yet.
+  // Whether something was written to one that its other end has not received yet.
   bool AnyUnsent();
-  // Whoever reads from one sees the end of the input, behind what has come.
+  // From now on, reading from one gives what has arrived and then the end of the input.
   void EndReading();
 
  private:
@@ -35,8 +34,8 @@ class OpenSockets {
 
   const int limit_;
   Mutex mutex_;
-  // A descriptor and the inode behind it: numbers of descriptors are used again, those of sockets
-  // only after 2^32 more.
+  // A descriptor and its inode. Numbers of descriptors are soon reused, inodes of sockets only
+  // after 2^32 more.
   std::vector<std::pair<int, ino_t>> sockets_ ABSL_GUARDED_BY(mutex_);
   Time last_sweep_ ABSL_GUARDED_BY(mutex_);
 };

@@ -34,7 +34,7 @@ absl::Status Wrong(const char* flag, const std::string& path, const std::string&
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", path, ": ", why));
 }
 
-// What OpenSSL says of its last failure; empties its list.
+// OpenSSL's message about its last failure. Clears its list of errors.
 std::string LastError() {
   const char* reason = ERR_reason_error_string(ERR_peek_error());
   const std::string text = reason == nullptr ? "unknown error" : reason;
@@ -43,7 +43,7 @@ std::string LastError() {
 }
 
 absl::StatusOr<std::string> ReadAll(const char* flag, const std::string& path) {
-  // A pipe would be waited for, at a reload too.
+  // Reading a pipe would wait, also when the files are read again.
   struct stat info;
   if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
     return Wrong(flag, path, "is not a regular file");
@@ -75,7 +75,7 @@ absl::StatusOr<std::vector<Owned<X509>>> Certificates(const char* flag, const st
   return found;
 }
 
-// For keys with a password: there is nobody to ask.
+// For keys with a password, since nobody is there to enter it.
 int NoPassword(char*, int, int, void*) { return -1; }
 
 absl::Status CheckPair(const TlsPaths& paths, const TlsFiles& files, X509* certificate) {

@@ -8,7 +8,7 @@
 namespace packrat {
 namespace {
 
-// From here on the log speaks of the certificate's end as of a fault.
+// With less time left, the log reports the certificate's end as an error.
 constexpr absl::Duration kSoon = absl::Hours(24 * 7);
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The TLS files that hold now: read at the start, and again whenever they change.
+// The current TLS files. They are read at the start, and again whenever they change.
 #ifndef PACKRAT_SERVER_NET_TLS_STORE_H_
 #define PACKRAT_SERVER_NET_TLS_STORE_H_
 
@@ -24,12 +24,12 @@ class TlsStore {
       TlsPaths paths, Logger* log, std::chrono::milliseconds interval = std::chrono::seconds(2));
   ~TlsStore();
 
-  // Another object after each change, never null.
+  // Never null. There is a new object after each change.
   std::shared_ptr<const TlsFiles> files() const;
   bool asks_clients() const { return !paths_.client_ca.empty(); }
 
-  // Takes what the files say now. What does not fit together is told and changes nothing; at the
-  // second look, since whoever replaces two files may be between them.
+  // Reads the files. If they do not fit together nothing changes. This is logged only at the second
+  // look, since somebody who replaces two files may have replaced only one of them yet.
   void Look();
 
  private:
@@ -42,8 +42,8 @@ class TlsStore {
   const std::chrono::milliseconds interval_;
   mutable Mutex mutex_;
   std::shared_ptr<const TlsFiles> files_ ABSL_GUARDED_BY(mutex_);
-  std::string last_error_ ABSL_GUARDED_BY(mutex_);  // Of the last look; empty: it was good.
-  bool told_ ABSL_GUARDED_BY(mutex_) = false;       // That error.
+  std::string last_error_ ABSL_GUARDED_BY(mutex_);  // Of the last look; empty: there was none.
+  bool told_ ABSL_GUARDED_BY(mutex_) = false;       // Whether it was logged.
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::condition_variable stopping_;
   std::thread thread_;

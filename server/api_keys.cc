@@ -93,7 +93,7 @@ absl::StatusOr<ApiKeyEntry> ParseLine(absl::string_view line) {
   const bool digits = absl::ConsumePrefix(&hex, "sha256:") && hex.size() == 64 &&
                       std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit);
   if (!digits) {
-    // Not shown: somebody who took the key for its line would have written a secret here.
+    // The value is not shown: it may be a secret, if somebody wrote the key itself here.
     return absl::InvalidArgumentError(
         "the second word must be sha256: and 64 hexadecimal digits, as `packrat key` prints them "
         "below the key");
@@ -185,7 +185,7 @@ absl::Status ApiKeys::Read() {
   const auto refuse = [&](absl::string_view why) {
     return absl::InvalidArgumentError(absl::StrCat("--api_keys: ", path_, ": ", why));
   };
-  // Before it is read, so that what is written meanwhile counts as a change.
+  // This comes before reading, so that what is written meanwhile counts as a change.
   struct stat now = {};
   if (stat(path_.c_str(), &now) != 0) {
     seen_ = now;
@@ -225,7 +225,7 @@ absl::Status ApiKeys::Read() {
 
 absl::StatusOr<bool> ApiKeys::ReloadIfChanged() {
   struct stat now = {};
-  stat(path_.c_str(), &now);  // All zero where it has gone.
+  stat(path_.c_str(), &now);  // All zero if the file is gone.
   if (SameFile(now, seen_)) return false;
   absl::Status status = Read();
   if (!status.ok()) return status;

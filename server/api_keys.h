@@ -1,5 +1,5 @@
-// Who may call: bearer keys from a file. Knows no transport: a front end passes the value of its
-// header or metadata `authorization`.
+// Decides who may call, by bearer keys from a file. A front end passes the value of its header or
+// metadata `authorization`.
 //
 // The file has one key per line. Empty lines and lines that begin with # are skipped:
 //
@@ -37,7 +37,7 @@ using KeyHash = std::array<unsigned char, 32>;  // SHA-256
 std::string MakeApiKey();
 KeyHash HashApiKey(absl::string_view key);
 std::string ApiKeyLine(absl::string_view name, absl::string_view key);
-// INVALID_ARGUMENT says what a name may be.
+// INVALID_ARGUMENT says which names are allowed.
 absl::Status CheckTenantName(absl::string_view name);
 
 // One line of a file.
@@ -56,7 +56,7 @@ class ApiKeys {
 
   // The owner of the key in the value of `authorization`, which is "Bearer KEY", or empty if the
   // call has none. UNAUTHENTICATED says what is wrong with it. All keys are compared, each to its
-  // end, so that the time it takes tells nothing about them.
+  // end, so the time tells nothing about them.
   absl::StatusOr<std::shared_ptr<ApiTenant>> Authenticate(absl::string_view authorization) const;
 
   // Reads the file again if it has changed, and returns whether it had. If the file is broken, the
@@ -73,7 +73,7 @@ class ApiKeys {
 
   const std::string path_;
   struct stat seen_ = {};  // Of the file that was read last. Only the thread that reloads uses it.
-  // By name. A tenant that has gone from the file is kept as long as a call of it runs.
+  // By name. A tenant that is no longer in the file is kept while a call of it runs.
   std::map<std::string, std::weak_ptr<ApiTenant>> tenants_;
   mutable Mutex mutex_;
   std::shared_ptr<const std::vector<Key>> keys_ ABSL_GUARDED_BY(mutex_);

@@ -20,7 +20,7 @@ TenantLimits ApiTenant::limits() const {
 
 void ApiTenant::SetLimits(const TenantLimits& limits) {
   MutexLock lock(&mutex_);
-  // What has been used of the minute's tokens stays used.
+  // Tokens that were used in this minute stay used.
   tokens_ += static_cast<double>(limits.tokens_per_minute - limits_.tokens_per_minute);
   limits_ = limits;
 }

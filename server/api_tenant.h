@@ -18,10 +18,10 @@ struct TenantLimits {
   // Its share of what all tenants may use together, so that one flood leaves room for the others.
   double queue_share = 0.5;       // Of --max_queue. Range (0, 1].
   int streams = 0;                // Open Generate calls; 0: half of --max_streams.
-  int64_t tokens_per_minute = 0;  // Prompt and output; 0: as many as they like.
+  int64_t tokens_per_minute = 0;  // Prompt and output; 0: no limit.
   double session_share = 0.5;     // Of --max_sessions and --max_session_tokens. Range (0, 1].
-  double weight = 1;              // Share of the turns beside other tenants. Range [0.01, 100].
-  // That a request may have; within bounds::kPriority.
+  double weight = 1;  // Share of the turns, relative to other tenants. Range [0.01, 100].
+  // Priorities that a request may have, within bounds::kPriority.
   int min_priority = -100, max_priority = 100;
 
   bool operator==(const TenantLimits& o) const {
@@ -31,22 +31,22 @@ struct TenantLimits {
   }
 };
 
-// Thread-safe. Time is passed in, and never goes back.
+// Thread-safe. The caller passes the time, which never goes back.
 class ApiTenant {
  public:
   ApiTenant(std::string name, const TenantLimits& limits);
 
   const std::string& name() const { return name_; }
   TenantLimits limits() const;
-  // What is in use stays in use, even if it is now more than is allowed.
+  // What is in use stays in use, even if it is more than the new limits.
   void SetLimits(const TenantLimits& limits);
 
   // RESOURCE_EXHAUSTED, with the time to wait, if a limit is reached; then nothing is taken.
   absl::Status EnterStream(int max_streams);
-  // `tokens` of the minute's and so many places in the queue. A call may have its places where
-  // nothing else waits, however many. Tokens come back at an even rate. Whoever
-  // has a minute's tokens left may ask for more than that at once, and owes the rest. Returns how
-  // many were taken: none where they are not limited.
+  // Takes `tokens` of the minute's and so many places in the queue. If nothing else of the tenant
+  // waits, a call gets its places, however many. Tokens come back at an even rate. A tenant with a
+  // whole minute's tokens left may take more at once, and then owes the rest. Returns how many were
+  // taken: none if they are not limited.
   absl::StatusOr<int64_t> EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue(int places);
   void ReturnTokens(int64_t tokens);  // Of those that were taken.
@@ -74,11 +74,11 @@ class TenantUse {
   TenantUse(const TenantUse&) = delete;
   TenantUse& operator=(const TenantUse&) = delete;
 
-  // As above; each at most once, in this order.
+  // As above. Call each at most once, in this order.
   absl::Status EnterStream(int max_streams);
   absl::Status EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue();  // Later calls do nothing.
-  // How many of the tokens were used in the end; the others go back.
+  // Says how many of the tokens were used. The others are given back.
   void UsedTokens(int64_t tokens) { used_ = tokens; }
 
   const ApiTenant* tenant() const { return tenant_.get(); }

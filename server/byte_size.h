@@ -1,4 +1,4 @@
-// A flag that is a number of bytes: "536870912", "512MiB" or, as Kubernetes writes it, "512Mi".
+// A flag's value in bytes: "536870912", "512MiB" or, as Kubernetes writes it, "512Mi".
 #ifndef PACKRAT_SERVER_BYTE_SIZE_H_
 #define PACKRAT_SERVER_BYTE_SIZE_H_
 

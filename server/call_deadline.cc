@@ -10,10 +10,10 @@ absl::Time SteadyDeadline(gpr_timespec deadline) {
 }
 
 bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now) {
-  // The client hangs up by its own clock, whose deadline began before the call was on its way ...
+  // The client cancels by its own clock, and its deadline began before the call was sent ...
   constexpr absl::Duration kAhead = absl::Milliseconds(20);
-  // ... and which is exact, while gRPC sends a timeout to three digits, rounded up: of a second
-  // and more, that is by a hundredth at most.
+  // ... and is exact. gRPC sends the timeout with three digits, rounded up: from a second on, by at
+  // most a hundredth.
   return now >= deadline - kAhead - (deadline - arrival) / 100;
 }
 

@@ -8,7 +8,7 @@
 
 namespace packrat {
 
-// As SteadyNow(). InfiniteFuture() where there is none.
+// On the clock of SteadyNow(). InfiniteFuture() if there is none.
 absl::Time SteadyDeadline(gpr_timespec deadline);
 
 // Whether a call that arrived at `arrival` and is cancelled at `now` was cancelled by its deadline:

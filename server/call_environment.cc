@@ -39,7 +39,7 @@ bool StreamCount::WaitForNone(absl::Time deadline) {
 
 uint64_t RandomNumber() {
   uint64_t number = 0;
-  // So few bytes come whole and at once, but for the first moments after the machine has booted.
+  // So few bytes come at once and complete, except just after the machine has booted.
   PACKRAT_CHECK(getrandom(&number, sizeof number, 0) == sizeof number, "no random numbers");
   return number;
 }
@@ -48,7 +48,7 @@ absl::Status CallEnvironment::TakesCalls() const {
   if (closed.load()) return absl::UnavailableError("the server is draining; ask another replica");
   const ServedModel* model = served.load();
   if (model == nullptr) return absl::UnavailableError("the model is still being loaded");
-  // Before asking the engine, which may stand still with its lock held.
+  // Asked before the engine, which may stand still and hold its lock.
   if (stalled.load()) {
     return absl::UnavailableError(absl::StrCat("the engine has made no step for ",
                                                absl::FormatDuration(options->stall_timeout)));

@@ -1,4 +1,4 @@
-// What every call needs from the server. Knows nothing of gRPC.
+// What every call needs from the server. It does not depend on gRPC.
 #ifndef PACKRAT_SERVER_CALL_ENVIRONMENT_H_
 #define PACKRAT_SERVER_CALL_ENVIRONMENT_H_
 
@@ -59,18 +59,18 @@ struct CallEnvironment {
   Metrics* metrics = nullptr;
   StreamWriter* writer = nullptr;
   Sessions* sessions = nullptr;
-  const ApiKeys* keys = nullptr;  // Null: whoever comes may call.
-  // For long texts. Prompts have a pool of their own, so that no number of Tokenize and Detokenize
-  // calls holds them up.
+  const ApiKeys* keys = nullptr;  // Null: anybody may call.
+  // For long texts. Prompts have their own pool, so that Tokenize and Detokenize calls cannot delay
+  // them.
   WorkPool* prompts = nullptr;
   WorkPool* texts = nullptr;
   StreamCount streams;
   StreamCount answers;  // Calls with a single answer.
   std::atomic<uint64_t> next_engine_id{1};
   std::atomic<const ServedModel*> served{nullptr};  // Null while loading.
-  std::atomic<StoredSessions*> stored{nullptr};     // There before `served`; null: no store.
-  std::atomic<bool> draining{false};                // From the signal to stop on.
-  std::atomic<bool> closed{false};                  // A while later: no new calls.
+  std::atomic<StoredSessions*> stored{nullptr};     // Set before `served`; null: no store.
+  std::atomic<bool> draining{false};                // Set by the signal to stop.
+  std::atomic<bool> closed{false};                  // Set a while later: no new calls.
   std::atomic<bool> stalled{false};                 // The engine stands still.
 
   // UNAVAILABLE if no calls are taken: while loading, after closing or a failure, or while stalled.

@@ -30,7 +30,7 @@ std::string CleanMetadata(const grpc::ServerContextBase& context, const char* ke
   return value;
 }
 
-// A caller that has a trace finds this call's span in the log by the answer.
+// The answer tells a caller with a trace which span this call has in the log.
 void JoinTrace(grpc::ServerContextBase* context, AccessRecord* record) {
   const auto [begin, end] = context->client_metadata().equal_range("traceparent");
   if (begin == end || std::next(begin) != end) return;  // If there are two, neither counts.
@@ -64,7 +64,7 @@ absl::StatusOr<std::shared_ptr<ApiTenant>> AuthenticateCall(const ApiKeys* keys,
   const bool given = found != context.client_metadata().end();
   auto tenant = keys->Authenticate(
       given ? absl::string_view(found->second.data(), found->second.size()) : "");
-  // Where keys say who a client is, what it calls itself does not count.
+  // If a key says who a client is, the name that it gives itself is ignored.
   record->caller = tenant.ok() ? (*tenant)->name() : "";
   return tenant;
 }

@@ -1,4 +1,4 @@
-// Who calls, according to a call's metadata, and the trailers that answer it.
+// Finds out who calls, from a call's metadata, and adds trailers for the caller.
 #ifndef PACKRAT_SERVER_CALL_IDENTITY_H_
 #define PACKRAT_SERVER_CALL_IDENTITY_H_
 
@@ -23,14 +23,13 @@ struct AccessRecord;
 // does not allow is replaced or dropped: it would end up in other people's log tools.
 void IdentifyCall(const char* call, grpc::ServerContextBase* context, AccessRecord* record);
 
-// Who calls, by the metadata `authorization`; becomes the caller of `record`. Null where the server
-// has no keys. UNAUTHENTICATED says what is wrong.
+// The tenant that calls, by the metadata `authorization`; it becomes the caller of `record`. Null
+// if the server has no keys. UNAUTHENTICATED says what is wrong.
 absl::StatusOr<std::shared_ptr<ApiTenant>> AuthenticateCall(const ApiKeys* keys,
                                                             const grpc::ServerContextBase& context,
                                                             AccessRecord* record);
 
-// Trailers for a refusal that is worth another try. gRPC's own clients wait for as long as they
-// say.
+// Adds trailers to a refusal that a client may retry. They tell gRPC's clients how long to wait.
 void AddRetryTrailers(const absl::Status& status, grpc::ServerContextBase* context);
 
 }  // namespace packrat

@@ -27,8 +27,8 @@ namespace {
 
 bool g_parsing = false;
 
-// Abseil exits with 1 on a flag that it cannot take; for the caller of a command 2 is a mistake in
-// the command and 1 a failure of the work.
+// Abseil exits with 1 on a wrong flag. Our commands exit with 2 for a mistake in the command, and
+// with 1 if the work fails.
 void TurnParseErrorIntoTwo() {
   if (!g_parsing) return;
   std::fflush(nullptr);
@@ -80,9 +80,9 @@ void CheckArguments(const std::string& program, const Arguments& arguments, int 
 void CheckFlagFile(const std::string& program, const std::string& path, int depth) {
   constexpr int kDeepest = 16;
   struct stat file = {};
-  if (stat(path.c_str(), &file) != 0) return;  // Abseil's to tell.
+  if (stat(path.c_str(), &file) != 0) return;  // Abseil will report it.
   if (S_ISDIR(file.st_mode)) Refuse(program, absl::StrCat("--flagfile: ", path, " is a folder"));
-  if (!S_ISREG(file.st_mode)) return;  // A pipe, say, which is read only once.
+  if (!S_ISREG(file.st_mode)) return;  // A pipe, for example, can be read only once.
   if (depth == kDeepest) {
     Refuse(program, absl::StrCat("--flagfile: ", path, " is the last of ", kDeepest,
                                  " files that include each other"));
@@ -95,8 +95,8 @@ void CheckFlagFile(const std::string& program, const std::string& path, int dept
   CheckArguments(program, arguments, depth + 1);
 }
 
-// Abseil says of a duration without a unit only that it is illegal, reads a folder as an empty file
-// of flags, and files that include each other for ever. Everything else is left to it.
+// Checks what Abseil does not handle well: it calls a duration without a unit just illegal, takes a
+// folder for an empty file of flags, and never stops reading files that include each other.
 void CheckArguments(const std::string& program, const Arguments& arguments, int depth) {
   for (size_t i = 0; i < arguments.size() && arguments[i] != "--"; ++i) {
     absl::string_view argument = arguments[i];

@@ -9,7 +9,7 @@ namespace packrat {
 
 // Parses Abseil's flags (--flagfile too) and returns the other arguments. --help prints `usage` and
 // the flags that are defined in this project, --version the version; both exit with 0. A wrong flag
-// is told on standard error and exits with 2.
+// is reported on standard error, and the exit code is 2.
 std::vector<std::string> ParseCommandLine(int argc, char** argv, const std::string& program,
                                           const std::string& usage);
 

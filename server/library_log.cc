@@ -12,7 +12,7 @@
 namespace packrat {
 namespace {
 
-// The libraries take plain functions.
+// The libraries accept only plain functions.
 Logger* g_log = nullptr;
 
 void Write(bool error, const char* library, absl::string_view text, absl::string_view file,
@@ -24,7 +24,7 @@ void Write(bool error, const char* library, absl::string_view text, absl::string
   error ? g_log->Error("library", fields) : g_log->Info("library", fields);
 }
 
-// Both libraries end the process by themselves after words that are their last.
+// After a fatal message, both libraries end the process by themselves.
 void FlushLastWords() { g_log->Flush(absl::Milliseconds(200)); }
 
 void FromGrpc(gpr_log_func_args* args) {

@@ -7,8 +7,8 @@
 
 namespace packrat {
 
-// From here on, the lines of gRPC and of Protocol Buffers go to `log`, which lives to the end of
-// the process. Call it once, before either is used.
+// From now on, messages of gRPC and of Protocol Buffers go to `log`, which lives to the end of the
+// process. Call it once, before either is used.
 void LogForLibraries(Logger* log);
 
 }  // namespace packrat

@@ -15,8 +15,8 @@
 namespace packrat {
 namespace {
 
-// A value with a space, a quote or a control character is quoted, so that a line has one reading
-// whatever a client sends.
+// A value with a space, a quote or a control character is quoted, so that every line has one
+// meaning, whatever a client sends.
 std::string Quoted(const std::string& value) {
   bool plain = !value.empty();
   for (unsigned char c : value) plain = plain && c > 0x20 && c < 0x7f && c != '"' && c != '=';
@@ -95,7 +95,7 @@ int64_t Logger::dropped_lines() const { return writer_ == nullptr ? 0 : writer_-
 
 std::string Logger::Line(const char* level, const std::string& message,
                          const Fields& fields) const {
-  // Not absl::Now(): for seconds that one goes on by itself after the clock was set.
+  // absl::Now() may ignore for seconds that the clock was set.
   const absl::Time now = absl::FromChrono(std::chrono::system_clock::now());
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", now, absl::UTCTimeZone());
   if (format_ == Format::kJson) {

@@ -19,12 +19,12 @@ namespace packrat {
 // One request, when it is over.
 struct AccessRecord {
   std::string id;
-  std::string caller;  // As told by the client; empty: not told.
+  std::string caller;  // As the client names itself; empty: it does not.
   std::string peer;
   std::string trace_id;  // Of the caller's trace; empty: none.
   std::string span_id;   // This call's span in it.
   std::string parent_span_id;
-  absl::Time start;     // By the wall clock; shown with a trace, where a span wants it.
+  absl::Time start;     // By the wall clock; shown with a trace, whose span needs it.
   std::string call;     // Generate, Tokenize, ...
   std::string status;   // Name of the gRPC status.
   std::string finish;   // length, eos, ..., cancelled, deadline, error; refused if the engine
@@ -35,7 +35,7 @@ struct AccessRecord {
   int64_t generated_tokens = 0;  // The ending token included.
   int64_t solver_steps = 0;
   absl::Duration queue, first_token, total;
-  std::string not_stored;  // Why the store does not have what became of a session; empty: it has.
+  std::string not_stored;  // Why the store does not have the session's change; empty: it has.
 };
 
 // Text or a number; a duration is a number of milliseconds (the field's name then ends in _ms). In
@@ -65,7 +65,7 @@ class Logger {
   // `sink` takes whole lines without the line break; the default is standard error, by a LogWriter.
   explicit Logger(Format format, std::function<void(std::string)> sink = nullptr);
 
-  // None of these waits for a reader of the log.
+  // These functions do not wait for a reader of the log.
   void Info(const std::string& message, const Fields& fields = {});
   void Error(const std::string& message, const Fields& fields = {});
   void Access(const AccessRecord& record);
@@ -79,7 +79,7 @@ class Logger {
   std::string Line(const char* level, const std::string& message, const Fields& fields) const;
 
   const Format format_;
-  std::unique_ptr<LogWriter> writer_;  // Null where there is a sink.
+  std::unique_ptr<LogWriter> writer_;  // Null if there is a sink.
   const std::function<void(std::string)> sink_;
 };
 

@@ -15,7 +15,7 @@
 namespace packrat {
 namespace {
 
-// False where the descriptor takes no more: a full disk, a reader that has gone.
+// False if the descriptor takes no more: the disk is full, or the reader has gone.
 bool WriteAll(int fd, const std::string& text) {
   size_t done = 0;
   while (done < text.size()) {
@@ -41,7 +41,7 @@ struct LogWriter::State {
   const size_t max_bytes;
   Mutex mutex;
   std::condition_variable news, written;
-  std::deque<std::string> lines ABSL_GUARDED_BY(mutex);  // The first, empty, may be under way.
+  std::deque<std::string> lines ABSL_GUARDED_BY(mutex);  // The first, if empty, is being written.
   size_t bytes ABSL_GUARDED_BY(mutex) = 0;               // Of `lines`, and of that one.
   bool dropping ABSL_GUARDED_BY(mutex) = false;
   bool broken ABSL_GUARDED_BY(mutex) = false;  // The last write failed.
@@ -97,7 +97,7 @@ LogWriter::~LogWriter() {
 
 void LogWriter::Write(std::string line) {
   MutexLock lock(&state_->mutex);
-  // Until all is written, not until the first has gone: or every second line would be a report.
+  // Drops until all is written. If it stopped after one line, every second line would be a report.
   if (state_->dropping || state_->bytes + line.size() > state_->max_bytes) {
     state_->dropping = true;
     ++state_->dropped;

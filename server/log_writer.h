@@ -1,4 +1,4 @@
-// Writes lines to a file descriptor on a thread of its own: logging never waits for a reader.
+// Writes lines to a file descriptor on its own thread, so that logging never waits for a reader.
 #ifndef PACKRAT_SERVER_LOG_WRITER_H_
 #define PACKRAT_SERVER_LOG_WRITER_H_
 

@@ -57,14 +57,15 @@ LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
     if (now == tenths) return;
     tenths = now;
     log->Info("loading", {{"percent", 10 * tenths}});
-    // It goes on: another minute and a half, systemd's usual measure, for the next tenth.
+    // Loading makes progress: ask for another minute and a half, systemd's default, for the next
+    // tenth.
     NotifySystemd(
         absl::StrCat("EXTEND_TIMEOUT_USEC=90000000\nSTATUS=loading, ", 10 * tenths, " %"));
   };
   return load;
 }
 
-// Not where the backend is not installed: most machines have no GPU.
+// Not if the backend is not installed, since most machines have no GPU.
 void TellWhyNotOnGpu(Logger* log) {
   const absl::Status status = GpuUsable();
   if (status.ok() || absl::IsNotFound(status)) return;
@@ -87,7 +88,7 @@ int TellPlan(const ServerOptions& options) {
   return ExitCode(plan, status);
 }
 
-// What a server under load was seen to start, gRPC's share growing with the CPUs, and some more.
+// More threads than a server was seen to start under load. gRPC starts more with more CPUs.
 int ThreadsOf(int model_threads) {
   const int cpus = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
   return model_threads + 16 + 6 * cpus;
@@ -122,14 +123,14 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   const Resources resources = ResourcesOf(options, machine);
   options.message_bytes = MessageBytes(resources.memory_limit, options.max_message_bytes);
   options.sessions = SessionsOf(options, resources);
-  if (on_cpu) {  // Before any memory is taken: that there is enough.
+  if (on_cpu) {  // Check that there is enough memory before taking any.
     status = PlanServer(options, machine, &plan);
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));
     options.engine.state_bytes = plan.memory.options.state_bytes;
   }
   status = CheckThreads(ThreadsOf(on_cpu ? plan.threads : 1));
   if (!status.ok()) return Fail(log, status);
-  // Loading takes long: the ports come first, so that probes see a process that is alive and not
+  // Loading takes long. So the ports open first, and probes see a process that is alive and not
   // ready.
   auto server = Server::Start(options, log);
   if (!server.ok()) return Fail(log, server.status());
@@ -168,29 +169,30 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
                        {"device", model->device()},
                        {"took_ms", absl::FromChrono(std::chrono::steady_clock::now() - start)},
                        {"fingerprint", model->fingerprint()}});
-  // From here on a signal drains: the first call comes before Serve() returns.
+  // From here on a signal drains, since the first call comes before Serve() returns.
   signals->SetServing();
   status = (*server)->Serve(model.get(), tokenizer.get(), [signals] { signals->EndWait(); });
   if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
   NotifySystemd("READY=1\nSTATUS=serving");
-  // Nobody balances what a person stops at the terminal, and nothing is left of a lost device.
+  // No time is needed for balancers if a person stops the server at a terminal, or if the device is
+  // lost.
   const absl::Duration delay =
       signals->Wait() == SIGTERM ? options.drain_delay : absl::ZeroDuration();
   NotifySystemd("STOPPING=1\nSTATUS=draining");
-  // Whatever clients do, and though the engine stands still.
+  // This ends the process whatever clients do, and even if the engine stands still.
   constexpr absl::Duration kLastWords = absl::Seconds(3);
   signals->ExitAfter(delay + options.drain_grace + kLastWords, [log] {
     log->Error("calls do not end: leaving without them");
     log->Flush(absl::Milliseconds(200));
   });
   (*server)->AnnounceDrain();
-  // Clients that go elsewhere in the last moment before calls are refused are not refused.
+  // Clients that move at the last moment are not refused.
   const absl::Duration last_moment = std::min(delay / 2, absl::Seconds(1));
   absl::SleepFor(delay - last_moment);
   if (delay > absl::ZeroDuration()) (*server)->DismissClients();
   absl::SleepFor(last_moment);
   (*server)->Drain();
-  // A new process may find the device well again: whoever watches over this one starts it.
+  // A new process may find the device working again. The service manager starts it.
   return (*server)->failure().ok() ? 0 : 1;
 }
 
@@ -205,7 +207,7 @@ int main(int argc, char** argv) {
   // Threads that outlive this function use both.
   static auto* const signals = new packrat::StopSignals;
   static std::atomic<packrat::Logger*> logger{nullptr};
-  // Before any file is read: what hangs must be able to be ended.
+  // This comes before any file is read, so that a signal can end a read that hangs.
   signals->Start([] {
     packrat::Logger* const log = logger.load();
     if (log == nullptr) return;

@@ -31,8 +31,7 @@ using prometheus::MetricType;
 const Histogram::BucketBoundaries kSeconds(std::begin(kSecondsBounds), std::end(kSecondsBounds));
 const Histogram::BucketBoundaries kTokens(std::begin(kTokensBounds), std::end(kTokensBounds));
 
-// Builds the families that are read from elsewhere at the moment of a scrape. With an empty `model`
-// they have no such label.
+// Builds families of values that are read at a scrape. If `model` is empty they have no such label.
 class Reading {
  public:
   using Labels = std::vector<ClientMetric::Label>;
@@ -176,8 +175,8 @@ struct Metrics::Impl {
 };
 
 Metrics::Metrics(const ServerOptions& options) : impl_(std::make_unique<Impl>(options)) {
-  // All that can be counted is there from the start: a rate over a counter that appears with its
-  // first event misses it.
+  // All counters exist from the start. If one appeared with its first event, a rate would miss that
+  // event.
   for (FinishReason reason :
        {FinishReason::kLength, FinishReason::kEos, FinishReason::kStopId, FinishReason::kStopString,
         FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kError}) {
@@ -218,7 +217,8 @@ void Metrics::AddCounter(const char* name, const char* help, std::function<doubl
   impl_->watched.push_back({name, help, MetricType::Counter, std::move(value)});
 }
 
-// The first --metrics_by_caller names get a label of their own, for good: counters only grow.
+// The first --metrics_by_caller names get labels of their own and keep them, since counters never
+// shrink.
 std::string Metrics::Impl::CallerLabel(const std::string& caller) {
   if (caller.empty()) return "unknown";
   MutexLock lock(&mutex);
@@ -265,7 +265,7 @@ void Metrics::Sample(SteadyTime now) {
   impl_->output_rate.Sample(now, stats.generated_tokens);
 }
 
-// Under the names, and without a label, that Prometheus' own clients have made the standard.
+// With the names that Prometheus' own clients use, and like them without labels.
 void Metrics::Impl::CollectProcess(std::vector<MetricFamily>* out) const {
   const ProcessStats stats = ReadProcessStats();
   Reading to("", out);
@@ -314,7 +314,7 @@ void Metrics::Impl::CollectServer(std::vector<MetricFamily>* out) {
   }
 }
 
-// While there is no engine, all is 0.
+// All values are 0 while there is no engine.
 void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out) {
   MutexLock lock(&mutex);
   const EngineStats stats = source.engine ? source.engine() : EngineStats();

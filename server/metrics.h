@@ -1,5 +1,5 @@
-// Everything under /metrics. Only this file's source knows Prometheus. All names begin with
-// `packrat_` and carry the label `model`, but for the `process_*` that every service has.
+// All metrics of /metrics. Only metrics.cc knows Prometheus. All names begin with `packrat_` and
+// have the label `model`, except `process_*`, which every service has.
 #ifndef PACKRAT_SERVER_METRICS_H_
 #define PACKRAT_SERVER_METRICS_H_
 
@@ -19,8 +19,8 @@ namespace packrat {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// The rate of a counter over the last `window`, on the steady clock: if the wall clock were set
-// back, samples from the future would stay in the window.
+// The rate of a counter over the last `window`. It uses the steady clock: after the wall clock is
+// set back, samples from the future would stay in the window.
 class RateWindow {
  public:
   explicit RateWindow(std::chrono::seconds window) : window_(window) {}
@@ -40,7 +40,7 @@ class Metrics {
   explicit Metrics(const ServerOptions& options);
   ~Metrics();
 
-  // What is read at every scrape, once there is a model.
+  // Values that are read at every scrape, once there is a model.
   struct Source {
     std::function<EngineStats()> engine;
     std::function<int64_t()> weight_bytes;
@@ -52,7 +52,7 @@ class Metrics {
   };
   void SetSource(Source source);
   void SetReady(bool ready);
-  // Adds a value that is read at every scrape, by any thread. Before the first scrape.
+  // Adds a value that any thread reads at every scrape. Call it before the first scrape.
   void AddGauge(const char* name, const char* help, std::function<double()> value);
   void AddCounter(const char* name, const char* help, std::function<double()> value);
 

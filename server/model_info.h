@@ -1,4 +1,4 @@
-// What GetModelInfo tells.
+// The answer of GetModelInfo.
 #ifndef PACKRAT_SERVER_MODEL_INFO_H_
 #define PACKRAT_SERVER_MODEL_INFO_H_
 

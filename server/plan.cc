@@ -21,7 +21,7 @@ struct Capacity {
   int idle_sessions;  // Texts, whose states may have been dropped.
 };
 
-// Of lengths from 256 tokens on, each four times the one before, up to the longest.
+// For lengths of 256 tokens, then four times as many each, up to the longest.
 std::vector<Capacity> CapacityOf(const MemoryPlan& plan, const SessionOptions& sessions) {
   std::vector<Capacity> rows;
   if (!plan.layout.has_value() || plan.state == 0) return rows;
@@ -117,7 +117,7 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
 ModelOptions ToModelOptions(const ServerOptions& options) {
   ModelOptions model;
   model.max_batch_tokens = options.engine.max_batch_tokens;
-  // A row for each sequence; and where they are few, some more for texts that are scored.
+  // A row for each sequence. If there are few, some more for texts that are scored.
   constexpr int kRowsOfScores = 64;
   model.max_logit_rows = std::max(options.engine.max_running,
                                   std::min(options.engine.max_batch_tokens, kRowsOfScores));
@@ -131,7 +131,7 @@ ModelOptions ToModelOptions(const ServerOptions& options) {
 Resources ResourcesOf(const ServerOptions& options, const Resources& machine) {
   Resources resources = machine;
   if (options.memory_limit == 0) return resources;
-  // A plan is often for another machine, which may have more.
+  // A plan is often for another machine, which may have more memory.
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   if (!options.plan.empty()) resources.memory_limit = resources.memory_available = kAny;
   resources.LimitMemory(options.memory_limit, "--memory_limit");
@@ -162,7 +162,7 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {
   if (status.ok()) return 0;
-  // With a layout the model's files are good.
+  // If there is a layout, the model's files are good.
   return absl::IsInvalidArgument(status) && plan.memory.layout.has_value() ? 2 : 1;
 }
 

@@ -1,5 +1,5 @@
-// The memory and CPU that a server takes with its options. Checked when it starts, and printed by
-// packrat_server --plan without starting it.
+// The memory and CPUs that a server needs with its options. The server checks this at its start;
+// packrat_server --plan prints it.
 #ifndef PACKRAT_SERVER_PLAN_H_
 #define PACKRAT_SERVER_PLAN_H_
 
@@ -28,8 +28,8 @@ struct ServerPlan {
   MemoryPlan memory;
 };
 
-// For a model on the CPU. Errors as MeasureModel() and PlanMemory(); after those of the latter,
-// `plan` holds what is known.
+// For a model on the CPU. Errors as of MeasureModel() and PlanMemory(). After an error of
+// PlanMemory(), `plan` holds what is known.
 absl::Status PlanServer(const ServerOptions& options, const Resources& machine, ServerPlan* plan);
 
 // The exit code of the process: 0 if all is well, 2 if an option is wrong, else 1.

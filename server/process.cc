@@ -81,7 +81,7 @@ void StopSignals::Start(std::function<void()> stopped) {
 
 void StopSignals::Take(const std::function<void()>& stopped) {
   using Clock = std::chrono::steady_clock;
-  // One stop often arrives twice, from a wrapper such as timeout(1) and to the whole group.
+  // A stop often arrives twice: wrappers such as timeout(1) signal the process and its group.
   constexpr auto kEcho = std::chrono::milliseconds(300);
   std::optional<Clock::time_point> first;
   for (;;) {
@@ -89,7 +89,7 @@ void StopSignals::Take(const std::function<void()>& stopped) {
     sigwait(&set_, &number);
     if (number == SIGALRM) {
       MutexLock lock(&mutex_);
-      if (!last_words_) continue;  // Somebody else's.
+      if (!last_words_) continue;  // It belongs to another timer.
       last_words_();
       _exit(1);
     }
@@ -111,7 +111,7 @@ void StopSignals::ExitAfter(absl::Duration time, std::function<void()> last_word
   MutexLock lock(&mutex_);
   last_words_ = std::move(last_words);
   itimerval timer = {};
-  // 0 would be no timer.
+  // 0 would set no timer.
   timer.it_value = absl::ToTimeval(std::max(time, absl::Microseconds(1)));
   PACKRAT_CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
 }
@@ -124,7 +124,7 @@ void NotifySystemd(const std::string& lines) {
   const size_t size = std::strlen(path);
   if (size >= sizeof(address.sun_path)) return;
   std::memcpy(address.sun_path, path, size);
-  // The mark of a name that is in no file system.
+  // Marks a name that is not in the file system.
   if (path[0] == '@') address.sun_path[0] = '\0';
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return;

@@ -1,4 +1,4 @@
-// The server as a process: its threads, signals, its end, and its service manager.
+// The server's process: threads, signals, its end, and its service manager.
 #ifndef PACKRAT_SERVER_PROCESS_H_
 #define PACKRAT_SERVER_PROCESS_H_
 
@@ -31,9 +31,9 @@ class StopSignals {
   // error of that write, and no signal.
   StopSignals();
 
-  // Starts to take them. Before SetServing(), the first signal calls `stopped` and ends the process
-  // with 0; after it, the first signal ends Wait(). The second ends the process with 1 at once,
-  // unless it comes so soon that it must be an echo of the first.
+  // Starts to handle signals. Before SetServing(), the first signal calls `stopped` and ends the
+  // process with 0; after it, the first signal ends Wait(). The second ends the process with 1 at
+  // once, unless it comes so soon that it must be an echo of the first.
   void Start(std::function<void()> stopped);
   void SetServing() { serving_.store(true); }
 

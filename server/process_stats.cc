@@ -23,8 +23,8 @@ std::string ReadFile(const char* path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// The numbers of /proc/self/stat as proc(5) counts them, from the third on: what stands before is
-// the number of the process and its name in brackets, which may hold anything.
+// The fields of /proc/self/stat, numbered as in proc(5), from the third on. Before them are the
+// number of the process and its name in brackets, which may contain anything.
 class ProcStat {
  public:
   ProcStat() {
@@ -79,19 +79,19 @@ double MaxFds() {
 
 double OpenFds() {
   DIR* folder = opendir("/proc/self/fd");
-  // Looking takes a descriptor itself; where none is left, all are in use.
+  // Listing them needs a descriptor. If none is left, all are in use.
   if (folder == nullptr) return errno == EMFILE ? MaxFds() : 0;
   int entries = 0;
   while (readdir(folder) != nullptr) ++entries;
   closedir(folder);
-  return entries - 3;  // ".", ".." and the one that looked.
+  return entries - 3;  // Without ".", ".." and the descriptor of the listing.
 }
 
 }  // namespace
 
 ProcessStats ReadProcessStats() {
-  // The time of boot, as the kernel tells it, moves when the wall clock is set; a start that moves
-  // would look like a restart.
+  // It is read once. The kernel's time of boot changes when the wall clock is set, and a start time
+  // that changes would look like a restart.
   static const double start_time = StartTime();
   const ProcStat stat;
   ProcessStats stats;

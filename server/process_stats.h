@@ -14,7 +14,7 @@ struct ProcessStats {
   double start_time_seconds = 0;  // Since the Unix epoch. The same at every reading.
 };
 
-// What cannot be read is 0.
+// Values that cannot be read are 0.
 ProcessStats ReadProcessStats();
 
 }  // namespace packrat

@@ -17,7 +17,7 @@ absl::Status NoTokenizer(const char* what) {
       absl::StrCat(what, " needs a tokenizer, and this model has none; send token ids"));
 }
 
-// Where the wire has another name than the Request.
+// Fields that have another name on the wire than in Request.
 std::string NameOnWire(absl::string_view field) {
   constexpr std::pair<absl::string_view, const char*> kNames[] = {
       {bounds::kAllowedIds.field, "sampling.allowed_token_ids"},
@@ -36,7 +36,7 @@ std::string NameInScore(absl::string_view field) {
   return field == bounds::kNumLogprobs.field ? "num_logprobs" : NameOnWire(field);
 }
 
-// Fields that have a number on the wire but no code behind them yet.
+// Fields that are in the API but not implemented yet.
 absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
   const std::pair<const char*, bool> unbuilt[] = {
       {"fork_from", wire.has_fork_from()},
@@ -77,19 +77,19 @@ SamplingParams MakeSampling(const v1::SamplingParams& wire, const SamplingDefaul
 
 TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules, bool continues) {
   TextParams out;
-  // Without a tokenizer the defaults mean nothing.
+  // Without a tokenizer the defaults have no meaning.
   if (rules.tokenizer != nullptr) out.stop_strings = rules.stop.strings;
   if (wire.stop().strings_size() > 0) {
     out.stop_strings.assign(wire.stop().strings().begin(), wire.stop().strings().end());
   }
   out.skip_special_tokens = !wire.has_skip_special_tokens() || wire.skip_special_tokens();
-  // An empty text is no text to continue: the first word then needs no space before it.
+  // An empty prompt is not continued, so the first word needs no space before it.
   out.continues_text = continues || !(wire.has_text() && wire.text().empty());
   return out;
 }
 
-// With `room` tokens behind the prompt, to which the defaults give way; where there is none, it is
-// the prompt that is too long.
+// `room`: tokens left behind the prompt. Defaults are cut to it. If there is none, the prompt is
+// too long.
 StopParams MakeStop(const v1::StopParams& wire, const StopDefaults& defaults, int room) {
   StopParams out;
   out.ids.assign(wire.token_ids().begin(), wire.token_ids().end());
@@ -109,8 +109,8 @@ absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& 
                    rules.limits.max_context, " tokens of the longest piece)"));
 }
 
-// What GenerateRequest and ScoreRequest bring, which name these fields alike. `continues`: behind
-// the text of a session.
+// The prompt of a GenerateRequest or ScoreRequest, which name its fields alike. `continues`: the
+// prompt follows the text of a session.
 template <class Wire>
 absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestRules& rules,
                                                 bool continues = false) {
@@ -142,8 +142,8 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
   return rules.tokenizer->Encode(wire.text(), options);
 }
 
-// Where texts that go on from one prompt part with the state of the first: at the end of a block
-// before the last token, which each of them computes for its logits.
+// Where texts with the same prompt start from the state of the first: at the end of a block, before
+// the last token, which each of them computes for its logits.
 int LastBlockEnd(size_t prompt_tokens) {
   return static_cast<int>((prompt_tokens - 1) / kBlockTokens * kBlockTokens);
 }
@@ -187,7 +187,7 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
   for (int id = 0; tokenizer != nullptr && id < tokenizer->num_pieces(); ++id) {
     rules.max_piece_bytes = std::max(rules.max_piece_bytes, tokenizer->PieceText(id).size());
   }
-  // A character that has no piece becomes up to four byte pieces.
+  // A character without a piece becomes up to four byte pieces.
   rules.max_text_bytes = std::max<size_t>(4, rules.max_piece_bytes) * limits.max_context;
   return rules;
 }
@@ -216,7 +216,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   out.priority = wire.priority();
   out.cache.use = !wire.has_use_cache() || wire.use_cache();
   out.cache.salt = wire.cache_salt();
-  // Before any text is tokenized.
+  // This comes before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
 
@@ -227,7 +227,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - static_cast<int>(out.prompt.size()));
   status = ValidatePrompt(out, rules.limits, NameOnWire, from_session);
   if (!status.ok()) return status;
-  // Who began a session means to go on.
+  // A client that makes a session wants to continue it.
   if (wire.has_session()) out.cache.importance = 1;
   std::vector<Request> requests(choices, out);
   for (int i = 0; i < choices; ++i) {
@@ -295,7 +295,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,
                                                      const RequestRules& rules) {
   if (rules.tokenizer == nullptr) return NoTokenizer("text");
-  // More than fits a prompt may be counted, but not so much that one call holds up the others.
+  // More tokens than fit a prompt are allowed, but not so many that one call delays the others.
   if (wire.text().size() > std::max(rules.max_text_bytes, kMaxTokenizeBytes)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "text has ", wire.text().size(), " bytes; at most ",

@@ -25,14 +25,15 @@ class DetokenizeRequest;
 }  // namespace v1
 
 inline constexpr int kDefaultMaxTokens = 256;
-// Of a Score call, over its candidates; or 4 times max_context if that is more.
+// For all candidates of a Score call together; or 4 times max_context if that is more.
 inline constexpr int64_t kMaxScoreTokens = 65536;
-inline constexpr size_t kMaxTokenizeBytes = 256 << 10;  // Of Tokenize, or what fits a prompt.
+// For Tokenize; or what fits a prompt if that is more.
+inline constexpr size_t kMaxTokenizeBytes = 256 << 10;
 
 // What requests are checked against.
 struct RequestRules {
   RequestLimits limits;  // The engine's.
-  // For what a request leaves unset: what the model recommends, and the server's options.
+  // For fields that a request leaves unset: the model's recommendations, and the server's options.
   SamplingDefaults sampling;
   StopDefaults stop;
   SolverOptions solver;
@@ -44,14 +45,14 @@ struct RequestRules {
 // Fills in max_piece_bytes and max_text_bytes.
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer);
 
-// A Request for each choice, with all but id, deadline and outbox; `seed` is taken where the client
-// sent none; their prompts begin with `history`, what the session holds. What they return,
-// ValidateRequest() passes. INVALID_ARGUMENT names the field as the
-// wire has it, and its range; FAILED_PRECONDITION: text without a tokenizer.
+// Makes a Request for each choice, with all fields but id, deadline and outbox. `seed` is used if
+// the client sent none. Prompts begin with `history`, the text of the session. ValidateRequest()
+// accepts the result. INVALID_ARGUMENT names the field as on the wire, and its range.
+// FAILED_PRECONDITION: text, but no tokenizer.
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
                                                   const RequestRules& rules, uint64_t seed,
                                                   std::vector<int32_t> history = {});
-// Likewise for each candidate, or for the prompt where there is none.
+// The same for each candidate, or for the prompt if there are none.
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
                                                   const RequestRules& rules);
 

@@ -106,8 +106,8 @@ bool ResponseBuilder::Build(v1::GenerateResponse* message) {
     if (bytes >= kMessageBytes) return true;
   }
   if (held_) {
-    // The text before a possible stop string may end inside a token: its certain part goes, the
-    // token waits.
+    // The text before a possible stop string may end inside a token. Its certain part is sent, and
+    // the token waits.
     const size_t sent = text_bytes_ - held_text_.size();
     const size_t certain = safe_bytes_ > sent ? safe_bytes_ - sent : 0;
     message->mutable_text()->append(held_text_, 0, certain);

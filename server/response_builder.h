@@ -24,8 +24,8 @@ class ResponseBuilder {
   // A message stops growing at this size, with the token that reaches it: a stream that was not
   // read for long must not exceed the 4 MiB that clients accept by default.
   static constexpr size_t kMessageBytes = 1 << 20;
-  // Of a tokenizer's piece. A token has the text of one, in which each byte may become a U+FFFD of
-  // three, and kMaxLogprobs further ones beside it: less than 1.5 MiB together.
+  // Most bytes of a tokenizer's piece. A token has the text of one piece, in which each byte may
+  // become a U+FFFD of three bytes, and kMaxLogprobs other pieces: less than 1.5 MiB together.
   static constexpr size_t kMaxPieceBytes = 64 << 10;
 
   // `tokenizer` may be null: then there is no text. Its pieces have at most kMaxPieceBytes. The

@@ -64,7 +64,7 @@ struct Server::Impl {
   static UnreadCalls::Options UnreadLimits(const ServerOptions& options) {
     UnreadCalls::Options limits;
     limits.timeout = absl::ToChronoMilliseconds(options.message_timeout);
-    // Slow ones have half of what there is: the other half lets the rest through.
+    // Slow messages may use half of the memory. The other half is for the rest.
     const int64_t messages = options.message_bytes / 2 / options.max_message_bytes;
     limits.most_slow = static_cast<int>(std::clamp<int64_t>(messages, 1, 1024));
     return limits;
@@ -83,7 +83,7 @@ struct Server::Impl {
   absl::Status OpenTls();
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp(const DescriptorShares& shares);
-  // Tells health and metrics what the environment says.
+  // Updates health and metrics from the environment.
   void PublishHealth();
   void Fail(const absl::Status& status, const std::function<void()>& on_failure);
   void SetStalled(bool stalled);
@@ -98,7 +98,7 @@ struct Server::Impl {
   InferenceService service;
   ServedModel served;
   Mutex health_mutex;
-  std::unique_ptr<SessionStore> store;  // Until there is a model for it. Null: none.
+  std::unique_ptr<SessionStore> store;  // Kept here until there is a model. Null: none.
   std::unique_ptr<Engine> engine;
   // They use the engine.
   StreamWriter writer;

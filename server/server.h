@@ -30,7 +30,7 @@ class Server {
   // Drains first.
   ~Server();
 
-  // Once. `tokenizer` may be null; both outlive the server. Errors as in Engine::Create().
+  // Call it once. `tokenizer` may be null; both outlive the server. Errors as in Engine::Create().
   // If the model's device is lost, another thread calls `on_failure` once; all that can be done
   // then is to Drain() and start again.
   absl::Status Serve(LanguageModel* model, const Tokenizer* tokenizer,

@@ -15,7 +15,7 @@ void Print(const std::string& text) {
   if (written && std::fflush(stdout) == 0) return;
   std::fprintf(stderr, "%s: cannot write to standard output: %s\n", program_invocation_short_name,
                std::strerror(errno));
-  // Not exit(): other threads may be at work.
+  // exit() is not safe while other threads work.
   _exit(1);
 }
 

@@ -1,4 +1,4 @@
-// Output of programs for their user, as opposed to the log.
+// Output of programs for their user; this is not the log.
 #ifndef PACKRAT_SERVER_STANDARD_OUTPUT_H_
 #define PACKRAT_SERVER_STANDARD_OUTPUT_H_
 
@@ -11,10 +11,10 @@ namespace packrat {
 // next.
 void Print(const std::string& text);
 
-// If one of the descriptors 0 to 2 is closed, the next file or socket gets its number, and what is
-// meant for the terminal is written into it. Puts one in its place that fails when it is used; ends
-// the process where it cannot. First thing in main, or in .preinit_array where libraries open files
-// before main: it calls nothing that a sanitizer would have to prepare.
+// If one of the descriptors 0 to 2 is closed, the next file or socket gets its number, and output
+// for the terminal would go into it. This opens a descriptor in its place that fails when it is
+// used, or ends the process. Call it first in main, or in .preinit_array if libraries open files
+// before main: it calls nothing that a sanitizer must prepare.
 void FillStandardDescriptors();
 
 }  // namespace packrat

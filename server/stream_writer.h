@@ -1,5 +1,5 @@
-// One thread that writes to streams what is new in their outboxes, so that the engine's thread only
-// leaves a note. From time to time it also looks for streams whose client does not read.
+// A thread that writes what is new in outboxes to their streams. The engine's thread only notifies
+// it. From time to time it looks for streams whose client does not read.
 #ifndef PACKRAT_SERVER_STREAM_WRITER_H_
 #define PACKRAT_SERVER_STREAM_WRITER_H_
 
@@ -26,12 +26,12 @@ class Stream {
 
 class StreamWriter {
  public:
-  // Every `interval`, `tick` is called and each stream's CheckReader().
+  // Every `interval` it calls `tick` and each stream's CheckReader().
   StreamWriter(absl::Duration interval, std::function<void(absl::Time)> tick);
   ~StreamWriter();
 
   void Watch(std::weak_ptr<Stream> stream);
-  // Pump() soon. Quick; called by the engine's thread.
+  // Has Pump() called soon. It is quick; the engine's thread calls it.
   void Notify(std::weak_ptr<Stream> stream);
 
  private:

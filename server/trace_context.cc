@@ -5,7 +5,7 @@
 namespace packrat {
 namespace {
 
-// Upper case is no digit there.
+// Upper case digits are not allowed.
 bool IsHex(absl::string_view text) {
   return std::all_of(text.begin(), text.end(),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });

@@ -15,7 +15,7 @@
 namespace packrat {
 
 absl::Status CheckAnswer(const google::protobuf::Message& answer, const char* field) {
-  // Less some room for the frame around it.
+  // Minus some room for the frame around it.
   constexpr size_t kMaxAnswerBytes = (size_t{4} << 20) - 4096;
   const size_t bytes = answer.ByteSizeLong();
   if (bytes <= kMaxAnswerBytes) return absl::OkStatus();

@@ -1,4 +1,4 @@
-// A call with one message and one answer: identity, readiness, the log and the metrics.
+// A call with one message and one answer. It handles identity, readiness, log and metrics.
 #ifndef PACKRAT_SERVER_UNARY_CALL_H_
 #define PACKRAT_SERVER_UNARY_CALL_H_
 
@@ -23,15 +23,15 @@ class CallbackServerContext;
 
 namespace packrat {
 
-// What the work of a call is done with.
+// What a call's work may use.
 struct CallContext {
   CallEnvironment* environment;
   const ServedModel& served;
   const ApiTenant* tenant;  // Null: the server has no keys.
 };
 
-// INVALID_ARGUMENT: an answer that gRPC's clients would drop, since by default they take 4 MiB.
-// `field`: of the request, to blame.
+// INVALID_ARGUMENT if the answer is larger than the 4 MiB that gRPC's clients accept by default.
+// `field`: the field of the request that made it so large.
 absl::Status CheckAnswer(const google::protobuf::Message& answer, const char* field);
 
 // Owned by itself until gRPC is done with it.
@@ -41,8 +41,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   // Where the work is done.
   enum class Place {
-    kByLength,    // Here if the request is short, else in the pool for texts.
-    kMayAskStore  // By a thread that may wait, if there is a session store.
+    kByLength,    // At once if the request is short, else in the pool for texts.
+    kMayAskStore  // If there is a session store, by a thread that may wait.
   };
   // `name`: the method's.
   static UnaryCall* Start(const char* name, CallEnvironment* environment,

@@ -10,8 +10,8 @@
 namespace packrat {
 
 bool StallDetector::Update(absl::Time now, const EngineProgress& progress) {
-  // Where the whole process was stopped, or the machine asleep, the engine is not to blame: no more
-  // than a look or two is counted for it.
+  // If the process was stopped, or the machine slept, the engine is not to blame. So at most a look
+  // or two count.
   const absl::Duration passed = std::min(now - last_, longest_gap_);
   last_ = now;
   if (!progress.has_work || progress.steps != steps_) {

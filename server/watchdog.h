@@ -1,4 +1,4 @@
-// Watches the engine's steps: a process whose engine stands still is neither alive nor ready,
+// Watches the engine's steps. A process whose engine stands still is neither alive nor ready,
 // whatever its ports answer.
 #ifndef PACKRAT_SERVER_WATCHDOG_H_
 #define PACKRAT_SERVER_WATCHDOG_H_
@@ -14,7 +14,7 @@
 
 namespace packrat {
 
-// The decision by itself; the time is passed in.
+// Makes the decision. The caller passes the time.
 class StallDetector {
  public:
   // Update() is called every `interval`, a small part of `timeout`.
@@ -28,12 +28,12 @@ class StallDetector {
   const absl::Duration longest_gap_;
   absl::Time last_ = absl::InfinitePast();
   int64_t steps_ = 0;
-  absl::Duration still_;  // For how long there has been work and no step.
+  absl::Duration still_;  // How long there has been work and no step.
 };
 
 class Watchdog {
  public:
-  // Watches from here on. Its thread calls both functions. `progress` must not wait for the engine.
+  // Starts to watch. Its thread calls both functions. `progress` must not wait for the engine.
   // `on_change` gets true when the engine has stood still for `timeout`, false once it goes on.
   Watchdog(absl::Duration timeout, std::function<EngineProgress()> progress,
            std::function<void(bool)> on_change);

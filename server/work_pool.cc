@@ -13,12 +13,13 @@
 namespace packrat {
 namespace {
 
-// A tenth of the processor's time where a thread of the usual priority wants all of it, and all of
-// it where none does.
+// A tenth of a CPU's time if a thread of normal priority needs all of it, and all of it if none
+// does.
 constexpr int kNice = 10;
 
-// Of the calling thread; on Linux each has its own. Hints: where they are refused, the work is done
-// all the same. Batch: a thread that wakes up interrupts nobody.
+// Lowers the priority of the calling thread; on Linux each thread has its own. The system may
+// refuse this, and the work is done all the same. With SCHED_BATCH a thread that wakes up
+// interrupts nobody.
 void LowerPriority() {
   const sched_param none = {};
   pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);

@@ -1,7 +1,7 @@
-// Threads for work whose length the caller decides: texts to tokenize, ids to turn into text.
-// gRPC's own threads carry the writes of every stream, so nothing that takes milliseconds may run
-// there. A pool has few threads, at a lower priority than the engine's, which may have one for
-// every core. The work that waits for them is bounded.
+// Threads for work whose length a client decides, such as texts to tokenize. gRPC's own threads do
+// the writes of every stream, so nothing that takes milliseconds may run there. A pool has few
+// threads. Their priority is lower than that of the engine's threads, which may use every core. The
+// amount of waiting work is limited.
 #ifndef PACKRAT_SERVER_WORK_POOL_H_
 #define PACKRAT_SERVER_WORK_POOL_H_
 
@@ -31,7 +31,7 @@ class WorkPool {
     const char* limit = "max_text_queue";  // message.
   };
   explicit WorkPool(const Options& options);
-  // Finishes the work that still waits: its callers wait for it.
+  // Finishes the waiting work first, since its callers wait for it.
   ~WorkPool();
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
@@ -40,7 +40,7 @@ class WorkPool {
   // message that it keeps alive until then. RESOURCE_EXHAUSTED: too much waits, and `work` is not
   // called.
   absl::Status Submit(size_t bytes, std::function<void()> work);
-  // Pieces of work that no thread has started.
+  // Pieces of work that have not been started.
   int waiting() const;
 
  private:

@@ -1,4 +1,4 @@
-// The store that a flag names.
+// Opens the store that a flag names.
 #ifndef PACKRAT_SERVER_STORE_OPEN_STORE_H_
 #define PACKRAT_SERVER_STORE_OPEN_STORE_H_
 

@@ -45,8 +45,8 @@ absl::StatusOr<std::unique_ptr<RedisConnection>> RedisConnection::Open(const Red
   if (context == nullptr) return Unavailable("there is no memory for a connection");
   std::unique_ptr<RedisConnection> connection(new RedisConnection(context));
   if (context->err != 0) return Unavailable(context->errstr);
-  // From here on poll() waits, as long as the deadline says; hiredis' own timeouts begin anew with
-  // every byte.
+  // From here on poll() waits until the deadline. hiredis' own timeouts would begin anew with every
+  // byte.
   fcntl(context->fd, F_SETFL, fcntl(context->fd, F_GETFL) | O_NONBLOCK);
   fcntl(context->fd, F_SETFD, FD_CLOEXEC);
   context->flags &= ~REDIS_BLOCK;
@@ -105,8 +105,8 @@ absl::StatusOr<RedisConnection::Reply> RedisConnection::Receive(absl::Time deadl
 
 absl::StatusOr<std::vector<RedisConnection::Reply>> RedisConnection::Call(
     const std::vector<Command>& commands, absl::Time deadline) {
-  // Not through hiredis' own buffer, which moves what is left of it after each piece: at 100 MB
-  // that takes longer than all else.
+  // We do not use hiredis' buffer, which moves the rest of its bytes after each piece. At 100 MB
+  // this takes longer than everything else.
   std::string bytes;
   for (const Command& command : commands) {
     std::vector<const char*> data;

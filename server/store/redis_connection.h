@@ -35,9 +35,9 @@ class RedisConnection {
   static absl::StatusOr<std::unique_ptr<RedisConnection>> Open(const RedisAddress& address,
                                                                absl::Time deadline);
 
-  // Sends the commands and waits for a reply to each; none is an error of Redis. UNAVAILABLE: the
-  // connection is of no use any more. Errors of Redis: RESOURCE_EXHAUSTED where it has no memory,
-  // UNAVAILABLE where it cannot serve now, INTERNAL else.
+  // Sends the commands and waits for a reply to each. On success no reply is an error. UNAVAILABLE:
+  // the connection is of no use any more. Errors of Redis: RESOURCE_EXHAUSTED if it has no memory,
+  // UNAVAILABLE if it cannot serve now, otherwise INTERNAL.
   absl::StatusOr<std::vector<Reply>> Call(const std::vector<Command>& commands,
                                           absl::Time deadline);
 

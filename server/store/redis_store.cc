@@ -16,7 +16,7 @@ namespace {
 
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 
-// Of a field of a hash that may not be there.
+// The version in a field of a hash, which may not exist.
 absl::StatusOr<int64_t> VersionIn(const redisReply& reply) {
   if (reply.type == REDIS_REPLY_NIL) return NoSuchSession();
   int64_t version;
@@ -62,7 +62,7 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(absl::string_view text) {
 }
 
 std::string RedisStore::NameOf(const StoreKey& key) const {
-  // A handle has no colon: what is before the last one is the tenant.
+  // A handle has no colon, so the tenant is what stands before the last one.
   return absl::StrCat(options_.prefix, key.tenant, ":", key.handle);
 }
 
@@ -94,7 +94,7 @@ absl::StatusOr<RedisStore::Replies> RedisStore::Begin(
   if (*connection != nullptr) {
     absl::StatusOr<Replies> replies = (*connection)->Call(commands, deadline);
     if (!absl::IsUnavailable(replies.status()) || SteadyNow() >= deadline) return replies;
-    // It has been closed since it was used last; so have the others, if the store began anew.
+    // The connection was closed since it was last used. If the store was restarted, all were.
     const MutexLock lock(&mutex_);
     idle_.clear();
   }
@@ -122,8 +122,8 @@ absl::Status RedisStore::Put(const StoreKey& key, int64_t version,
   const std::string name = NameOf(key), number = absl::StrCat(version);
   const std::string milliseconds =
       absl::StrCat(std::max<int64_t>(1, absl::ToInt64Milliseconds(ttl)));
-  // Until nobody has come between. Each time the store has got something, and what it has soon is
-  // newer than this: nothing is wrong with it.
+  // Again, while others change the session at the same time. This is no failure of the store: their
+  // versions grow, and soon one is newer than ours.
   do {
     Connection connection;
     absl::StatusOr<Replies> seen =

@@ -1,6 +1,6 @@
-// A session store for many replicas: Redis, Valkey or what speaks their protocol, from version 4
-// on. A session is a hash under PREFIX TENANT : HANDLE with its version (v) and bytes (b). No TLS:
-// keep the way there within a private network.
+// A session store for many replicas: Redis from version 4 on, Valkey, or another server with their
+// protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v) and bytes (b).
+// There is no TLS, so the store should be in a private network.
 #ifndef PACKRAT_SERVER_STORE_REDIS_STORE_H_
 #define PACKRAT_SERVER_STORE_REDIS_STORE_H_
 
@@ -20,13 +20,13 @@ struct RedisStoreOptions {
   RedisAddress address;
   std::string prefix = "packrat:";
   absl::Duration timeout = absl::Seconds(2);      // Of a call, connecting included.
-  absl::Duration retry_after = absl::Seconds(1);  // Calls fail at once after one could not connect.
+  absl::Duration retry_after = absl::Seconds(1);  // Without asking, after a failure to connect.
   int max_idle = 16;                              // Connections that are kept open.
   int64_t max_bytes = int64_t{512} << 20;  // Of one session; Redis takes no more as one value.
 };
 
-// "redis://[USER@]HOST[:PORT][/DATABASE]" or "redis+unix:/PATH". INVALID_ARGUMENT: neither. A
-// password stands in no address, since processes' arguments can be read.
+// "redis://[USER@]HOST[:PORT][/DATABASE]" or "redis+unix:/PATH". INVALID_ARGUMENT: neither. An
+// address has no password, since others can read a process's arguments.
 absl::StatusOr<RedisAddress> ParseRedisAddress(absl::string_view text);
 
 // Thread-safe.
@@ -45,10 +45,10 @@ class RedisStore : public SessionStore {
   using Replies = std::vector<RedisConnection::Reply>;
 
   std::string NameOf(const StoreKey& key) const;
-  // Connects; at once UNAVAILABLE shortly after that has failed.
+  // Connects. For retry_after after a failure it is UNAVAILABLE at once.
   absl::StatusOr<Connection> Connect(absl::Time deadline);
-  // Sends the commands on an idle connection, or, where there is none or it is broken, on a new
-  // one, which is then in *connection.
+  // Sends the commands on an idle connection, or on a new one if there is none or it is broken.
+  // *connection is the one that was used.
   absl::StatusOr<Replies> Begin(const std::vector<RedisConnection::Command>& commands,
                                 absl::Time deadline, Connection* connection);
   void Keep(Connection connection);

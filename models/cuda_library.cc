@@ -27,7 +27,7 @@ absl::StatusOr<const gpu::Backend*> Open(const std::string& path) {
   auto* function = reinterpret_cast<decltype(&packrat_cuda_backend)>(dlsym(library, kFunction));
   if (function == nullptr) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, " is no CUDA backend of Packrat: ", dlerror()));
+        absl::StrCat(path, " is not a CUDA backend of Packrat: ", dlerror()));
   }
   const gpu::Backend* backend = function();
   if (std::strcmp(backend->build_id, kBuildId) != 0) {

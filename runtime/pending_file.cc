@@ -81,7 +81,9 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_by
   absl::Cleanup close_it = [fd] { close(fd); };
   struct stat stat;
   if (fstat(fd, &stat) != 0) return Failed(path, "read");
-  if (!S_ISREG(stat.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is no file"));
+  if (!S_ISREG(stat.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
+  }
   const auto size = static_cast<size_t>(stat.st_size);
   if (size > max_bytes) {
     return absl::ResourceExhaustedError(

@@ -168,7 +168,7 @@ std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
 absl::StatusOr<SavedState> DecodeSavedState(std::string bytes, const StateOwner& owner) {
   const absl::string_view all = bytes;
   if (all.substr(0, kMagic.size()) != kMagic) {
-    return absl::DataLossError("these bytes are no saved state, or their beginning is damaged");
+    return absl::DataLossError("these bytes are not a saved state, or their beginning is damaged");
   }
   Fields prefix(all.substr(kMagic.size(), kPrefixBytes - kMagic.size()));
   const auto version = prefix.Number<uint32_t>();

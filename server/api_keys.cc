@@ -170,7 +170,7 @@ absl::StatusOr<std::vector<ApiKeyEntry>> ParseApiKeys(absl::string_view text) {
     }
     entries.push_back(*std::move(entry));
   }
-  if (entries.empty()) return absl::InvalidArgumentError("there is no key in it");
+  if (entries.empty()) return absl::InvalidArgumentError("it has no keys");
   return entries;
 }
 
@@ -192,7 +192,7 @@ absl::Status ApiKeys::Read() {
     return refuse(strerror(errno));
   }
   seen_ = now;
-  if (!S_ISREG(now.st_mode)) return refuse("is no file");
+  if (!S_ISREG(now.st_mode)) return refuse("is not a file");
   if (now.st_size > kMaxFileBytes) return refuse("is larger than 8 MiB");
   std::ifstream file(path_);
   std::stringstream text;

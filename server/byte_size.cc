@@ -21,7 +21,8 @@ bool AbslParseFlag(absl::string_view text, ByteSize* size, std::string* error) {
     }
   }
   if (shift == 40 && absl::SimpleAtoi(text, &size->bytes)) return true;
-  *error = absl::StrCat("\"", all, "\" is no number of bytes; e.g. 536870912, 512MiB, 2GiB or 2Gi");
+  *error =
+      absl::StrCat("\"", all, "\" is not a number of bytes; e.g. 536870912, 512MiB, 2GiB or 2Gi");
   return false;
 }
 

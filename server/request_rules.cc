@@ -123,7 +123,7 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
                                      std::make_pair("parse_special", wire.has_parse_special())}) {
       if (set) {
         return absl::InvalidArgumentError(
-            absl::StrCat(field, " goes with text; token ids are taken as they are"));
+            absl::StrCat(field, " can be used with text only; token ids are taken as they are"));
       }
     }
     std::vector<int32_t> ids(wire.tokens().ids().begin(), wire.tokens().ids().end());

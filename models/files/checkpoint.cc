@@ -42,7 +42,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
     // Plain names only: an index must not reach outside its folder.
     if (name.empty() || name == "." || name == ".." ||
         name.find_first_of(std::string("/\0", 2)) != std::string::npos) {
-      return Invalid(where, absl::StrCat("file ", Quoted(name), " is no plain file name"));
+      return Invalid(where, absl::StrCat("file ", Quoted(name), " is not a plain file name"));
     }
     shards[tensor] = name;
   }

@@ -273,7 +273,7 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uin
     const std::string what = absl::StrCat("metadata ", Quoted(key));
     GgufValue value = reader.Value(what);
     if (reader.ok() && !header.metadata.emplace(key, std::move(value)).second) {
-      reader.Fail(absl::StrCat(what, " is there twice"));
+      reader.Fail(absl::StrCat(what, " occurs twice"));
     }
   }
   for (uint64_t i = 0; i < tensors && reader.ok(); ++i) {
@@ -281,7 +281,7 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(const uint8_t* data, size_t size, uin
     const std::string what = absl::StrCat("tensor ", Quoted(name));
     GgufTensor tensor = ReadTensor(&reader, what);
     if (reader.ok() && !header.tensors.emplace(name, std::move(tensor)).second) {
-      reader.Fail(absl::StrCat(what, " is there twice"));
+      reader.Fail(absl::StrCat(what, " occurs twice"));
     }
   }
   uint64_t alignment = 32;

@@ -220,7 +220,7 @@ absl::Status Quantized(TensorView* view) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("shape [", absl::StrJoin(shape, ", "),
-                   "] of U8 is no quantised weight; it must be [out, groups, 34 or 20]"));
+                   "] of U8 is not a quantised weight; it must be [out, groups, 34 or 20]"));
 }
 
 // The format allows tensors only: no gap, no overlap, nothing behind the last.

@@ -139,7 +139,8 @@ class BpeFile : private TokenizerJsonReader {
     if (id >= out_->size()) out_->entries_.resize(id + 1);
     Bpe::Entry& target = out_->entries_[id];
     if (!target.special) {
-      return Fail(where, absl::StrCat(Quoted(entry), " has the id ", id, ", as has another token"));
+      return Fail(where,
+                  absl::StrCat(Quoted(entry), " has the id ", id, ", which another token has"));
     }
     target.bytes = entry;
     target.special = false;
@@ -203,7 +204,7 @@ class BpeFile : private TokenizerJsonReader {
       OnlyKeys(json[i], where,
                {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
       if (!added_contents_.insert(content).second) {
-        Fail(where, Quoted(content) + " is there twice");
+        Fail(where, Quoted(content) + " occurs twice");
       }
       if (Ok()) AddToken(where, id, content, special, normalized);
     }
@@ -341,7 +342,7 @@ class BpeFile : private TokenizerJsonReader {
     if (name.empty()) return -1;
     const auto found = ids_.find(name);
     if (found != ids_.end()) return found->second;
-    Fail(field, absl::StrCat(Quoted(name), " of tokenizer_config.json is no token"));
+    Fail(field, absl::StrCat(Quoted(name), " of tokenizer_config.json is not a token"));
     return -1;
   }
 

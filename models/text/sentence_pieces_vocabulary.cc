@@ -92,7 +92,7 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
                                         std::make_tuple(eos_id_, "eos_token", config.eos_token)}) {
     if (id >= 0 || name.empty()) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat(field, ": ", Quoted(name), " of tokenizer_config.json is no token"));
+        absl::StrCat(field, ": ", Quoted(name), " of tokenizer_config.json is not a token"));
   }
   return absl::OkStatus();
 }

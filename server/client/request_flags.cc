@@ -245,7 +245,8 @@ absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags() {
   for (absl::string_view word : absl::StrSplit(list, absl::ByAnyChar(", "), absl::SkipEmpty())) {
     int32_t id;
     if (!absl::SimpleAtoi(word, &id)) {
-      return absl::InvalidArgumentError(absl::StrCat("--token_ids: \"", word, "\" is no number"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--token_ids: \"", word, "\" is not a number"));
     }
     ids.push_back(id);
   }

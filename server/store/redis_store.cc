@@ -32,7 +32,7 @@ absl::StatusOr<int64_t> VersionIn(const redisReply& reply) {
 absl::StatusOr<RedisAddress> ParseRedisAddress(absl::string_view text) {
   const absl::Status wrong = absl::InvalidArgumentError(
       absl::StrCat("'", text,
-                   "' is no address of Redis: redis://[USER@]HOST[:PORT][/DATABASE] or "
+                   "' is not an address of Redis: redis://[USER@]HOST[:PORT][/DATABASE] or "
                    "redis+unix:/PATH"));
   RedisAddress address;
   absl::string_view rest = text;

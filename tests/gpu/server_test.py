@@ -144,7 +144,7 @@ class LibraryTest(unittest.TestCase):
         with open("/proc/self/maps", encoding="utf-8") as file:
             shutil.copy(re.search(r"\S+/libc\.so\.6", file.read()).group(), self.beside)
         log = self.refusal()
-        self.assertIn(self.beside + " is no CUDA backend of Packrat", log)
+        self.assertIn(self.beside + " is not a CUDA backend of Packrat", log)
         self.assertIn("packrat_cuda_backend", log)
 
     def test_it_shows_one_function(self):

@@ -56,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"/model/vocab/a", -1, R"(model.vocab: "a" is -1; must be an integer)"},
         Wrong{"/model/vocab/a", 5000,
               R"(model.vocab: "a" has the id 5000; the model's vocab_size)"},
-        Wrong{"/model/vocab/a", 7, R"(model.vocab: "a" has the id 7, as has another token)"},
+        Wrong{"/model/vocab/a", 7, R"(model.vocab: "a" has the id 7, which another token has)"},
         Wrong{"/model/merges", 1, "model.merges: must be a list"},
         Wrong{"/model/merges/1", "a b c", "model.merges[1]: must be"},
         Wrong{"/model/merges/1", {"a"}, "model.merges[1]: must be"},
@@ -104,7 +104,7 @@ TEST(Refused, BrokenFilesAndNames) {
   EXPECT_TRUE(LoadJson(ReadJson("gpt2.json"), "", 4096).ok());
   EXPECT_THAT(
       std::string(LoadJson(ReadJson("gpt2.json"), R"({"eos_token": "</s>"})").status().message()),
-      HasSubstr("eos_token: \"</s>\" of tokenizer_config.json is no token"));
+      HasSubstr("eos_token: \"</s>\" of tokenizer_config.json is not a token"));
 }
 
 }  // namespace

@@ -100,7 +100,7 @@ TEST(GgufTest, BadHeadersAreRefused) {
   bad[24 + 9] = 77;
   refused(bad, "metadata \"k\" has the unknown type 77");
   writer.Text("k", "w");
-  refused(writer.File(), "metadata \"k\" is there twice");
+  refused(writer.File(), "metadata \"k\" occurs twice");
   const auto with_tensor = [](uint32_t type, std::vector<int64_t> shape, size_t bytes) {
     GgufWriter w;
     w.Tensor("t", static_cast<GgufType>(type), std::move(shape), std::string(bytes, '\0'));
@@ -125,7 +125,7 @@ TEST(GgufTest, BadHeadersAreRefused) {
   refused(overlap, "tensor \"u\" ends beyond the file's");
   GgufWriter same = with_tensor(0, {8}, 32);
   same.Tensor("t", GgufType::kF32, {8}, std::string(32, '\0'));
-  refused(same.File(), "tensor \"t\" is there twice");
+  refused(same.File(), "tensor \"t\" occurs twice");
   for (const uint32_t alignment : {0u, 24u, 1u << 21}) {
     GgufWriter odd;
     odd.Integer("general.alignment", alignment);

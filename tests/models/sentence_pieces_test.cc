@@ -164,7 +164,7 @@ TEST_F(TokenizerTest, AddedTokensThatCannotBeMeantAreRefused) {
               HasSubstr("\"<eot>\" has the id 2, which is the piece \"</s>\""));
   dir_.Write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
   EXPECT_THAT(Refusal(dir_),
-              HasSubstr("eos_token: \"<|im_end|>\" of tokenizer_config.json is no token"));
+              HasSubstr("eos_token: \"<|im_end|>\" of tokenizer_config.json is not a token"));
 }
 
 // --- Encoding. ---

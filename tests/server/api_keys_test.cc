@@ -57,8 +57,8 @@ TEST(ParseApiKeys, NamesTheLineAndWhatIsWrong) {
     std::string text;
     const char* says;
   } cases[] = {
-      {"", "there is no key in it"},
-      {"# nothing\n", "there is no key in it"},
+      {"", "it has no keys"},
+      {"# nothing\n", "it has no keys"},
       {"me", "line 1: the second word must be sha256: and 64"},
       {"\nme sha256:abc", "line 2: the second word"},
       {"me " + std::string(64, 'a'), "the second word"},

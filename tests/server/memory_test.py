@@ -88,7 +88,7 @@ class PlanTest(unittest.TestCase):
 
     def test_wrong_flags_give_2(self):
         for flag, word in (("--plan=yaml", "one of: text, json"),
-                           ("--state_bytes=12x", "is no number of bytes; e.g."),
+                           ("--state_bytes=12x", "is not a number of bytes; e.g."),
                            ("--memory_limit=-1", "range [0, "),
                            ("--max_context=99999", "max_context is 99999; range [2, ")):
             done = run_server("--plan=text", flag)

@@ -211,7 +211,7 @@ TEST(RedisAddress, SaysHostPortUserAndDatabase) {
        {"", "store", "http://store", "redis://", "redis://:6379", "redis://store:0",
         "redis://store:99999", "redis://store/x", "redis://store/-1", "redis://me:secret@store",
         "redis://@store", "redis+unix:relative", "redis://unix:/path"}) {
-    EXPECT_THAT(parse(wrong), HasSubstr("no address of Redis")) << wrong;
+    EXPECT_THAT(parse(wrong), HasSubstr("not an address of Redis")) << wrong;
   }
 }
 

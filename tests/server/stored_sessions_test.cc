@@ -279,7 +279,7 @@ TEST(SessionStoreFlags, WrongOnesAreNamed) {
   } kCases[] = {
       {"some/folder", "", "--session_store is \"some/folder\"; the absolute path"},
       {"/dev/null/folder", "", "--session_store: "},
-      {"redis://", "", "--session_store: 'redis://' is no address"},
+      {"redis://", "", "--session_store: 'redis://' is not an address"},
       {"/tmp", "/dev/null", "--session_store_password_file is for Redis"},
       {"redis://localhost", "/dev/null", "no password can be read from \"/dev/null\""},
       {"", "/dev/null", "--session_store_password_file needs --session_store"},

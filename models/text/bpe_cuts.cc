@@ -6,7 +6,6 @@ namespace packrat {
 namespace {
 
 constexpr size_t kMaxSteps = 16;
-constexpr size_t kMaxInserted = 64;  // Bytes that a step may insert at one place.
 // The pattern that `use_regex` means.
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -38,16 +37,7 @@ void BpeCuts::ReadNormalizer(const Json& json, const std::string& where) {
     }
     out_->normalizer_.AddPrepend(prefix);
   } else if (Is(json, "Replace")) {
-    OnlyKeys(json, where, {"type", "pattern", "content"});
-    const Json& from = Member(Member(json, "pattern"), "String");
-    const std::string to = fields.String("content", "");
-    if (!from.is_string() || from.get_ref<const std::string&>().empty()) {
-      fields.Fail("pattern", "must be an object with a String; nothing else is supported");
-    } else if (to.size() > kMaxInserted) {
-      fields.Fail("content", absl::StrCat("must have at most ", kMaxInserted, " bytes"));
-    } else {
-      out_->normalizer_.AddReplace(from.get<std::string>(), to);
-    }
+    ReadReplace(json, where, &out_->normalizer_);
   } else {
     Fail(where + ".type",
          absl::StrCat(Type(json), " is not supported; NFC, Prepend, Replace and Sequence are"));

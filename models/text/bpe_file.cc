@@ -306,24 +306,11 @@ class BpeFile : private TokenizerJsonReader {
                                  "ByteFallback, Fuse and Strip are, in this order"));
       }
       done = now;
-      if (now == 1) ReadReplace(item, name);
+      if (now == 1) ReadReplace(item, name, &decoding_);
       if (now == 2) decodes_bytes_ = true;
       if (now == 4) ReadStrip(item, name);
     });
     if (Ok() && done < 3) Fail(where, "has no Fuse");
-  }
-
-  void ReadReplace(const Json& json, const std::string& where) {
-    OnlyKeys(json, where, {"type", "pattern", "content"});
-    JsonFields fields(json, where);
-    const Json& from = Member(Member(json, "pattern"), "String");
-    const std::string to = fields.String("content", "");
-    if (!from.is_string() || from.get_ref<const std::string&>().empty()) {
-      fields.Fail("pattern", "must be an object with a String; nothing else is supported");
-    } else {
-      decoding_.AddReplace(from.get<std::string>(), to);
-    }
-    Keep(fields);
   }
 
   void ReadStrip(const Json& json, const std::string& where) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
+#include "models/text/text_normalizer.h"
 
 namespace packrat {
 
@@ -57,6 +58,23 @@ class TokenizerJsonReader {
     }
   }
 
+  // Adds the step {"type": "Replace", "pattern": {"String": ...}, "content": ...}.
+  void ReadReplace(const Json& json, const std::string& where, TextNormalizer* steps) {
+    OnlyKeys(json, where, {"type", "pattern", "content"});
+    JsonFields fields(json, where);
+    const Json& from = Member(Member(json, "pattern"), "String");
+    const std::string to = fields.String("content", "");
+    if (!from.is_string() || from.get_ref<const std::string&>().empty()) {
+      fields.Fail("pattern", "must be an object with a String; nothing else is supported");
+    } else if (to.size() > kMaxInserted) {
+      fields.Fail("content", absl::StrCat("must have at most ", kMaxInserted, " bytes"));
+    } else {
+      steps->AddReplace(from.get<std::string>(), to);
+    }
+    Keep(fields);
+  }
+
+  static constexpr size_t kMaxInserted = 64;  // Bytes that a step may insert at one place.
   absl::Status status_;
 };
 

@@ -113,11 +113,13 @@ void BenchSnapshot(const std::string& name, const StateLayout& layout, int posit
   const int64_t listed = std::accumulate(need.pages.begin(), need.pages.end(), int64_t{0}) * 4;
   const double mb = static_cast<double>(copied) / 1e6;
   const auto row = [&](const char* what, const std::vector<double>& times) {
-    Row(absl::StrCat(name, ": ", what, " ", position, " tokens"), Median(times), "us", 0,
-        absl::StrFormat("%.1f KB copied, %.1f KB of page numbers; %.0f us per MB, memcpy %.0f; "
-                        "ratio %.2f",
-                        1e3 * mb, 1e-3 * static_cast<double>(listed), Median(times) / mb,
-                        Median(copy) / mb, Median(times) / Median(copy)));
+    std::string note = absl::StrFormat("%.1f KB copied, %.1f KB of page numbers", 1e3 * mb,
+                                       1e-3 * static_cast<double>(listed));
+    if (copied > 0) {
+      absl::StrAppendFormat(&note, "; memcpy %.1f us; per MB %.0f and %.0f", Median(copy),
+                            Median(times) / mb, Median(copy) / mb);
+    }
+    Row(absl::StrCat(name, ": ", what, " ", position, " tokens"), Median(times), "us", 0, note);
   };
   row("snapshot of", snap);
   row("begin with the snapshot of", restore);

@@ -55,12 +55,13 @@ double Median(std::vector<double> of) {
 
 class Bench {
  public:
-  Bench(LanguageModel* model, int max_running, int max_context, bool cache) : model_(model) {
+  Bench(LanguageModel* model, int max_running, int max_context, bool cache, int cache_sequences)
+      : model_(model) {
     EngineOptions options;
     options.max_running = max_running;
     options.max_context = max_context;
     options.prefix_cache = cache;
-    options.cache_sequences = cache ? 4 : 0;
+    options.cache_sequences = cache_sequences;
     auto engine = Engine::Create(model, nullptr, options);
     PACKRAT_CHECK(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
@@ -108,7 +109,7 @@ class Bench {
 void BenchTurn(LanguageModel* model, const std::string& name) {
   const int vocab = model->config().vocab_size, tokens = absl::GetFlag(FLAGS_text_tokens);
   const int turn = absl::GetFlag(FLAGS_turn_tokens), rounds = absl::GetFlag(FLAGS_rounds);
-  Bench with(model, 1, tokens + 64 * turn, true);
+  Bench with(model, 1, tokens + 64 * turn, true, 4);
   std::vector<double> cached, computed;
   const Text text = RandomText(tokens, vocab);
   int from_cache = 0;
@@ -139,8 +140,8 @@ void BenchTurn(LanguageModel* model, const std::string& name) {
 // besides, and for longer than a pair takes, it does to both.
 void BenchMisses(LanguageModel* model, const std::string& name, int prompt, int output) {
   const int vocab = model->config().vocab_size, streams = absl::GetFlag(FLAGS_streams);
-  Bench with(model, streams, prompt + output, true),
-      without(model, streams, prompt + output, false);
+  Bench with(model, streams, prompt + output, true, 0);
+  Bench without(model, streams, prompt + output, false, 0);
   std::vector<double> ratios;
   for (int i = 0; i < absl::GetFlag(FLAGS_pairs) + 2; ++i) {
     double seconds[2];

@@ -93,7 +93,7 @@ TEST_F(Shards, IndexThatPointsOutsideItsFolder) {
        {"../two.safetensors", "/etc/passwd", "sub/two.safetensors", "..", ".", "", "a\\u0000b"}) {
     const std::string message = Refusal(std::string(R"({"weight_map": {"a": ")") + file + "\"}}");
     EXPECT_THAT(message, StartsWith(IndexPath() + ": weight_map: tensor \"a\": file \""));
-    EXPECT_THAT(message, HasSubstr("is no plain file name"));
+    EXPECT_THAT(message, HasSubstr("is not a plain file name"));
   }
 }
 

@@ -57,10 +57,13 @@ class PlanTest(unittest.TestCase):
         flags = ("--max_running=20", "--max_context=2048")
         _, told = plan(*flags, "--memory_limit=4GiB")
         self.assertEqual(told["capacity"][-1], {
-            "tokens": 2048, "sequences": 20,
+            "tokens": 2048, "sequences": 20, "kept_states": 20, "idle_sessions": 2048,
             "sequence_bytes": told["memory"]["state_bytes"] // 20})
         code, again = plan(*flags, "--memory_limit=%d" % told["memory"]["request_bytes"])
         self.assertEqual(code, 0)
+        for row, more in zip(again["capacity"], told["capacity"]):
+            # The texts of sessions have a share of the memory.
+            self.assertLess(row.pop("idle_sessions"), more.pop("idle_sessions"))
         self.assertEqual(again["capacity"], told["capacity"])
 
     def test_too_little(self):
@@ -84,7 +87,7 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"weights +29 MiB")
         self.assertIn("3 CPUs (--threads)", done.stdout)
-        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64  \(--max_running\)")
+        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64 +64 +512\n")
 
     def test_wrong_flags_give_2(self):
         for flag, word in (("--plan=yaml", "one of: text, json"),

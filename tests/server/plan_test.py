@@ -62,7 +62,7 @@ class PlanTest(unittest.TestCase):
     def test_mistakes_and_too_little(self):
         for flags, code, words in (
                 ((), 2, "--model is missing"),
-                (("--model", MODEL, "--memory=12x"), 2, "is no number of bytes; e.g."),
+                (("--model", MODEL, "--memory=12x"), 2, "is not a number of bytes; e.g."),
                 (("--model", MODEL, "--memory=-1"), 2, "--memory is -1; range [1, 70368744177664]"),
                 (("--model", MODEL, "--max_running=0"), 2, "--max_running is 0; range [1, 4096]"),
                 (("--model", MODEL, "--max_context=99999"), 2, "max_context is 99999; range [2, "),

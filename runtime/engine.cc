@@ -52,6 +52,10 @@ int64_t RememberedTokens(const EngineOptions& options) {
   return std::max<int64_t>(kAlways, int64_t{4} * options.max_context);
 }
 
+int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context) {
+  return std::max(state_bytes / 8, static_cast<int64_t>(layout.SequenceBytes(max_context)));
+}
+
 absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions& model_options,
                                   const StateLayout& layout, int64_t state_limit,
                                   EngineOptions* options) {
@@ -94,8 +98,9 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
         std::max<int64_t>(1, static_cast<int64_t>(std::min(all, static_cast<double>(state_limit))));
   }
   if (options->park_memory == EngineOptions::kAutoParkMemory) {
-    options->park_memory =
-        static_cast<int64_t>(std::min(all, static_cast<double>(options->state_bytes)) / 8);
+    options->park_memory = AutoParkMemory(
+        layout, static_cast<int64_t>(std::min(all, static_cast<double>(options->state_bytes))),
+        options->max_context);
   }
   return absl::OkStatus();
 }

@@ -40,7 +40,7 @@ struct EngineOptions {
   int cache_sequences = 0;   // Parts of the pool for so many states beside max_running sequences;
                              // without any, the cache has what these do not use.
   // Bytes of the process's memory for states of sequences that make way for others (scheduler.h);
-  // 0: none does. kAutoParkMemory: an eighth of state_bytes, but of the process's memory at most a
+  // 0: none does. kAutoParkMemory: AutoParkMemory(), but of the process's memory at most a
   // sixteenth.
   static constexpr int64_t kAutoParkMemory = -1;
   int64_t park_memory = kAutoParkMemory;
@@ -59,6 +59,9 @@ inline constexpr absl::Duration kShortestPriorityStep = absl::Milliseconds(1);
 inline constexpr absl::Duration kLongestPriorityStep = absl::Hours(1);
 
 }  // namespace bounds
+
+// An eighth of what state takes, but enough for one longest sequence.
+int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context);
 
 // Fills in the defaults that depend on the model and the memory, and checks all: INVALID_ARGUMENT
 // names an option and its range. `state_limit`: bytes that state may take if state_bytes is 0.

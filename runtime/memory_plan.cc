@@ -28,7 +28,8 @@ int64_t ProcessBytes(int64_t held, const CallLimits& calls) {
 std::string Parts(const MemoryPlan& plan) {
   return absl::StrCat("weights ", MiB(plan.weights), ", scratch ", MiB(plan.scratch),
                       ", the rest of the process ", MiB(plan.process), ", messages ",
-                      MiB(plan.messages));
+                      MiB(plan.messages),
+                      plan.parked > 0 ? absl::StrCat(", parked states ", MiB(plan.parked)) : "");
 }
 
 // The smallest limit that leaves `bytes` beside its MessageBytes(), which are a fifteenth of the
@@ -76,8 +77,18 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   plan->process = ProcessBytes(resources.memory_held, calls);
   plan->messages = MessageBytes(plan->limit, calls.largest_message);
   const int64_t model_bytes = plan->weights + plan->scratch;
-  plan->state_room =
-      HostStateRoom(resources, model_bytes + plan->process + plan->messages, model_bytes);
+  const bool auto_park = options.park_memory == EngineOptions::kAutoParkMemory;
+  if (!auto_park) plan->parked = std::max<int64_t>(options.park_memory, 0);
+  const int64_t room =
+      HostStateRoom(resources, model_bytes + plan->process + plan->messages + plan->parked,
+                    model_bytes + plan->parked);
+  plan->state_room = room;
+  if (auto_park && options.state_bytes == 0) {
+    // Beside it, unless not even one sequence is left room then.
+    const int context = options.max_context > 0 ? options.max_context : model.config.max_context;
+    const int64_t rest = room - AutoParkMemory(layout, room / 9 * 8, context);
+    if (rest >= static_cast<int64_t>(layout.SequenceBytes(context))) plan->state_room = rest;
+  }
   plan->options = options;
   absl::Status status =
       ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);
@@ -94,8 +105,16 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   }
   plan->parts = *std::move(parts);
   plan->state = static_cast<int64_t>(PoolBytes(layout, plan->parts));
+  // Nothing that was asked for is refused for its sake.
+  if (auto_park) {
+    plan->parked = std::min(std::max<int64_t>(room - plan->state, 0),
+                            AutoParkMemory(layout, plan->state, resolved.max_context));
+  }
+  plan->options.park_memory = plan->parked;
   const int64_t free = resources.memory_available - resources.memory_held;
-  if (plan->Total() <= plan->limit && model_bytes + plan->state <= free) return absl::OkStatus();
+  if (plan->Total() <= plan->limit && model_bytes + plan->state + plan->parked <= free) {
+    return absl::OkStatus();
+  }
   const bool too_large = plan->Total() > plan->limit;
   return absl::ResourceExhaustedError(
       absl::StrCat("too little memory: ", Parts(*plan), ", state ", MiB(plan->state),

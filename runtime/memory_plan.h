@@ -42,12 +42,14 @@ struct MemoryPlan {
   int64_t messages = 0;  // MessageBytes() of `limit`.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
-  int64_t Total() const { return weights + scratch + process + messages + state; }
+  int64_t parked = 0;      // What sequences may take that have made way for others.
+  int64_t Total() const { return weights + scratch + process + messages + state + parked; }
   // What a container asks for: the smallest limit under which a server takes as much state. Less
   // than Total() where that has more for messages.
   int64_t Request() const;
 
-  EngineOptions options;  // With defaults resolved; of state_bytes the pool takes `state`.
+  // With defaults resolved; of state_bytes the pool takes `state`, and park_memory is `parked`.
+  EngineOptions options;
   std::optional<StateLayout> layout;
   PartCounts parts;  // Of the pool.
   CallLimits calls;

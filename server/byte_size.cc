@@ -28,4 +28,19 @@ bool AbslParseFlag(absl::string_view text, ByteSize* size, std::string* error) {
 
 std::string AbslUnparseFlag(ByteSize size) { return absl::StrCat(size.bytes); }
 
+bool AbslParseFlag(absl::string_view text, AutoByteSize* size, std::string* error) {
+  *size = AutoByteSize();
+  if (text == "auto") return true;
+  ByteSize given;
+  if (!AbslParseFlag(text, &given, error)) return false;
+  size->bytes = given.bytes;
+  if (given.bytes >= 0) return true;
+  *error = absl::StrCat("\"", text, "\" is below 0");
+  return false;
+}
+
+std::string AbslUnparseFlag(AutoByteSize size) {
+  return size.bytes < 0 ? "auto" : absl::StrCat(size.bytes);
+}
+
 }  // namespace packrat

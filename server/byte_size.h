@@ -13,9 +13,16 @@ struct ByteSize {
   int64_t bytes = 0;
 };
 
+// Or "auto", where the server finds it out.
+struct AutoByteSize {
+  int64_t bytes = -1;  // -1: auto.
+};
+
 // For Abseil's flags.
 bool AbslParseFlag(absl::string_view text, ByteSize* size, std::string* error);
 std::string AbslUnparseFlag(ByteSize size);
+bool AbslParseFlag(absl::string_view text, AutoByteSize* size, std::string* error);
+std::string AbslUnparseFlag(AutoByteSize size);
 
 }  // namespace packrat
 

@@ -136,6 +136,11 @@ ABSL_FLAG(int32_t, cache_sequences, 0,
           absl::StrCat("Room in the state's memory for so many kept states beside --max_running "
                        "sequences; without it they have what these do not use; range ",
                        packrat::bounds::kCacheSequences.Range(), "."));
+ABSL_FLAG(packrat::AutoByteSize, park_memory, {},
+          "Bytes of the process's memory for the states of requests that make way for others of "
+          "higher priority or with a near deadline, and go on later, e.g. 512MiB; range [0, "
+          "70368744177664]. auto: an eighth of what state takes and one longest request at least, "
+          "as far as there is room. 0: nobody makes way.");
 ABSL_FLAG(packrat::ByteSize, memory_limit, {},
           "Bytes that the process may take, e.g. 8GiB; range [0, 70368744177664]. 0: what its "
           "cgroup, its resource limits and the machine allow. What does not fit is refused at the "
@@ -220,6 +225,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.session_store_password_file = absl::GetFlag(FLAGS_session_store_password_file);
   options.engine.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences);
+  options.engine.park_memory = absl::GetFlag(FLAGS_park_memory).bytes;
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
   options.plan = absl::GetFlag(FLAGS_plan);
   options.solver.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));

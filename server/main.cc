@@ -103,6 +103,7 @@ void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
                        {"process_bytes", memory.process},
                        {"message_bytes", memory.messages},
                        {"state_bytes", memory.state},
+                       {"park_bytes", memory.parked},
                        {"threads", plan.threads}});
   if (asked_state_bytes >= 2 * memory.state) {
     log->Info("--max_running sequences of --max_context tokens need less than --state_bytes",
@@ -127,6 +128,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
     status = PlanServer(options, machine, &plan);
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));
     options.engine.state_bytes = plan.memory.options.state_bytes;
+    options.engine.park_memory = plan.memory.options.park_memory;
   }
   status = CheckThreads(ThreadsOf(on_cpu ? plan.threads : 1));
   if (!status.ok()) return Fail(log, status);

@@ -319,7 +319,8 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   MutexLock lock(&mutex);
   const EngineStats stats = source.engine ? source.engine() : EngineStats();
   Reading to(model, out);
-  to.Gauge("packrat_requests_waiting", "Requests in the queue.", stats.waiting);
+  to.Gauge("packrat_requests_waiting", "Requests in the queue, parked ones included.",
+           stats.waiting);
   to.Gauge("packrat_requests_running", "Sequences in the batch.", stats.running);
   to.Gauge("packrat_state_utilization_ratio",
            "How near memory is to being the limit: the used part of the fullest kind of state of "
@@ -364,6 +365,19 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Counter("packrat_prefix_cache_dropped_total",
              "States that the prefix cache dropped where room was needed.",
              static_cast<double>(stats.cache.dropped));
+  to.Gauge("packrat_parked_sequences",
+           "Sequences that have made way for others and wait to go on; they count in the queue.",
+           stats.parking.sequences);
+  to.Gauge("packrat_parked_bytes", "Memory of the process that parked sequences take.",
+           static_cast<double>(stats.parking.bytes));
+  to.Counter("packrat_parks_total",
+             "Times that a sequence made way for one of higher priority or with a near deadline.",
+             static_cast<double>(stats.parking.parks));
+  to.Counter("packrat_resumes_total", "Times that a parked sequence went on.",
+             static_cast<double>(stats.parking.resumes));
+  to.Histogram("packrat_parked_time_seconds",
+               "Time that a sequence was parked, until it went on or its request ended.",
+               stats.parking.time);
   to.Gauge("packrat_weight_bytes", "Memory of the model's weights.",
            source.weight_bytes ? source.weight_bytes() : 0);
   to.Gauge("packrat_scratch_bytes", "Memory of the model's intermediate results.",

@@ -50,6 +50,7 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
                                    {"process_bytes", memory.process},
                                    {"message_bytes", memory.messages},
                                    {"state_bytes", memory.state},
+                                   {"park_bytes", memory.parked},
                                    {"state_room_bytes", memory.state_room},
                                    {"total_bytes", memory.Total()},
                                    {"request_bytes", memory.Request()}}},
@@ -65,6 +66,7 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
                                    {"cache_sequences", memory.options.cache_sequences},
                                    {"max_sessions", plan.sessions.max_sessions},
                                    {"max_session_tokens", plan.sessions.max_tokens},
+                                   {"park_memory", memory.options.park_memory},
                                    {"threads", plan.threads}}}};
   auto rows = nlohmann::ordered_json::array();
   for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
@@ -92,6 +94,7 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   line("messages", memory.messages,
        "that have not come whole: a sixteenth of the limit, or two of --max_message_bytes");
   line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
+  line("parked states", memory.parked, "of requests that make way: --park_memory");
   line("together", memory.Total(), "");
   line("limit", memory.limit, memory.limit_source);
   if (!status.ok()) return absl::StrCat(text, "Does not fit: ", status.message(), "\n");

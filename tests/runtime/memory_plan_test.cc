@@ -66,8 +66,9 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.options.state_bytes, plan_.state);
   EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
   EXPECT_EQ(plan_.messages, 256 * kMiB);
-  EXPECT_EQ(plan_.Total(),
-            plan_.weights + plan_.scratch + plan_.process + plan_.messages + plan_.state);
+  EXPECT_EQ(plan_.Total(), plan_.weights + plan_.scratch + plan_.process + plan_.messages +
+                               plan_.state + plan_.parked);
+  EXPECT_EQ(plan_.parked, plan_.state / 8);
   // What a container asks for is enough for the same plan.
   const int64_t state = plan_.state;
   SetLimit(plan_.Request());
@@ -179,7 +180,40 @@ TEST_F(MemoryPlanTest, WhatOthersHoldIsMissing) {
   options_.state_bytes = 0;
   ASSERT_TRUE(Plan().ok());
   EXPECT_LE(plan_.state, 100 * kMiB);
-  EXPECT_GT(plan_.state, 90 * kMiB);
+  EXPECT_GT(plan_.state + plan_.parked, 90 * kMiB);
+}
+
+TEST_F(MemoryPlanTest, ParkedStatesTakeTheirPart) {
+  SetLimit(84 * kMiB + 20 * OneSequence());
+  options_.park_memory = 0;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.parked, 0);
+  const int64_t room = plan_.state_room;
+  options_.park_memory = 5 * OneSequence();
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.parked, 5 * OneSequence());
+  EXPECT_EQ(plan_.options.park_memory, plan_.parked);
+  EXPECT_EQ(plan_.state_room, room - plan_.parked);
+  EXPECT_LE(plan_.Total(), plan_.limit);
+  // Left to the server, an eighth of what state gets.
+  options_.park_memory = EngineOptions::kAutoParkMemory;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.state_room, room - room / 9);
+  EXPECT_GT(plan_.parked, 2 * OneSequence());
+  EXPECT_EQ(plan_.options.park_memory, plan_.parked);
+  EXPECT_LE(plan_.Total(), plan_.limit);
+  // Or what is left, since nothing is refused for its sake.
+  options_.state_bytes = room;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_LE(plan_.parked, OneSequence());
+  EXPECT_LE(plan_.Total(), plan_.limit);
+  options_.state_bytes = 0;
+  SetLimit(plan_.limit - room + OneSequence());
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.parked, 0);
+  // What was asked for is not taken from anybody else.
+  options_.park_memory = OneSequence() / 2;
+  EXPECT_THAT(Refusal(), HasSubstr("parked states"));
 }
 
 TEST_F(MemoryPlanTest, OptionsOutOfRangeAreNamed) {
@@ -205,6 +239,7 @@ TEST_F(MemoryPlanTest, MessagesHaveAShareOfTheLimit) {
   EXPECT_EQ(MessageBytes(16 * kMiB, 4 * kMiB), 8 * kMiB);
   EXPECT_EQ(MessageBytes(1024 * kMiB, 1024 * kMiB), 2048 * kMiB);
 
+  options_.park_memory = 0;
   SetLimit(128 * kMiB);
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.messages, 8 * kMiB);

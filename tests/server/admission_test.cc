@@ -103,6 +103,37 @@ TEST(Admission, HeadersComeWithAdmission) {
   EXPECT_TRUE(ReadAll(second.get()).status.ok());
 }
 
+TEST(Admission, AHigherPriorityHasTheOtherParked) {
+  TestServer::Options options = LongTexts();
+  options.server.engine.max_running = 1;
+  TestServer server(options);
+  auto stub = StubFor(server);
+  server.gate().Close();
+  Result low, high;
+  std::thread first([&] { low = Generate(stub.get(), Ids({5, 6}, 80)); });
+  server.gate().WaitUntilHeld();
+  server.gate().Allow(45);
+  server.gate().WaitUntilHeld();
+  v1::GenerateRequest request = Ids({5, 7}, 10);
+  request.set_priority(5);
+  std::thread second([&] { high = Generate(stub.get(), request); });
+  EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_requests_waiting") == 1; }));
+  server.gate().Allow(5);
+  server.gate().WaitUntilHeld();
+  EXPECT_EQ(server.Metric("packrat_parked_sequences"), 1);
+  EXPECT_GT(server.Metric("packrat_parked_bytes"), 0);
+  server.gate().Open();
+  first.join();
+  second.join();
+  EXPECT_TRUE(low.status.ok()) << low.status.error_message();
+  EXPECT_TRUE(high.status.ok()) << high.status.error_message();
+  EXPECT_EQ(low.ids, server.model().GreedyAfter({5, 6}, 80));
+  EXPECT_EQ(high.ids, server.model().GreedyAfter({5, 7}, 10));
+  EXPECT_EQ(server.Metric("packrat_parks_total"), 1);
+  EXPECT_EQ(server.Metric("packrat_resumes_total"), 1);
+  EXPECT_EQ(server.Metric("packrat_parked_bytes"), 0);
+}
+
 TEST(Admission, ASequenceThatGoesBadFailsAlone) {
   TestServer server;
   auto stub = StubFor(server);

@@ -130,6 +130,11 @@ EngineStats KnownStats() {
   stats.cache.snapshots = 41;
   stats.cache.remembered_tokens = 4242;
   stats.cache.dropped = 43;
+  stats.parking.parks = 51;
+  stats.parking.resumes = 48;
+  stats.parking.sequences = 5;
+  stats.parking.bytes = 5100;
+  stats.parking.time = Observed(kSecondsBounds, {0.05, 3});
   stats.state_utilization = 0.75;
   stats.blocked = Blocked::kMemory;
   stats.prompt_tokens = 1100;
@@ -188,6 +193,10 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_prefix_cache_snapshots{model=\"m\"}", 41},
            {"packrat_prefix_cache_remembered_tokens{model=\"m\"}", 4242},
            {"packrat_prefix_cache_dropped_total{model=\"m\"}", 43},
+           {"packrat_parks_total{model=\"m\"}", 51},
+           {"packrat_resumes_total{model=\"m\"}", 48},
+           {"packrat_parked_sequences{model=\"m\"}", 5},
+           {"packrat_parked_bytes{model=\"m\"}", 5100},
            {"packrat_weight_bytes{model=\"m\"}", 5000},
            {"packrat_scratch_bytes{model=\"m\"}", 600},
            {"packrat_prompt_tokens_total{model=\"m\"}", 1100},
@@ -205,6 +214,7 @@ void AddKnownEngine(Samples* samples) {
     (*samples)[name] = value;
   }
   AddHistogram("packrat_queue_time_seconds", kSecondsBounds, {0.0004, 0.2}, samples);
+  AddHistogram("packrat_parked_time_seconds", kSecondsBounds, {0.05, 3}, samples);
   AddHistogram("packrat_time_to_first_token_seconds", kSecondsBounds, {0.03, 0.04, 700}, samples);
   AddHistogram("packrat_inter_token_time_seconds", kSecondsBounds, {0.0005, 0.0007, 0.006, 2},
                samples);

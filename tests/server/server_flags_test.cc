@@ -67,6 +67,8 @@ const struct Row {
      [](const Options& o) { return o.engine.prefix_cache ? "true" : "false"; }},
     {"cache_sequences", "12",
      [](const Options& o) { return absl::StrCat(o.engine.cache_sequences); }},
+    {"park_memory", "7000000000",
+     [](const Options& o) { return absl::StrCat(o.engine.park_memory); }},
     {"memory_limit", "9000000000", [](const Options& o) { return absl::StrCat(o.memory_limit); }},
     {"plan", "json", [](const Options& o) { return o.plan; }},
     {"cg_tolerance", "0.001", [](const Options& o) { return absl::StrCat(o.solver.cg_tolerance); }},
@@ -178,6 +180,13 @@ TEST(ServerFlags, BytesMayHaveAUnit) {
     EXPECT_EQ(options.engine.state_bytes, bytes) << text;
     EXPECT_EQ(options.memory_limit, bytes) << text;
   }
+  EXPECT_EQ(Parse({"--park_memory=auto"}).engine.park_memory, EngineOptions::kAutoParkMemory);
+  EXPECT_EQ(Parse({"--park_memory=0"}).engine.park_memory, 0);
+  EXPECT_EQ(Parse({"--park_memory=3KiB"}).engine.park_memory, 3 << 10);
+  AutoByteSize none;
+  std::string why;
+  EXPECT_FALSE(AbslParseFlag("-1", &none, &why));
+  EXPECT_EQ(AbslUnparseFlag(AutoByteSize()), "auto");
   for (const std::string text :
        {"", "x", "1.5GiB", "512M", "512MB", "MiB", "9999999999TiB", "1 GiB x"}) {
     ByteSize size;

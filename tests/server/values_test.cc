@@ -305,6 +305,8 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"max_context low", [](O o, int by) { o->engine.max_context = 0 - by; }},
       {"state_bytes low", [](O o, int by) { o->engine.state_bytes = 0 - by; }},
       {"state_bytes", [](O o, int by) { o->engine.state_bytes = (int64_t{1} << 46) + by; }},
+      {"park_memory low", [](O o, int by) { o->engine.park_memory = 0 - 2 * by; }},  // -1: auto.
+      {"park_memory", [](O o, int by) { o->engine.park_memory = (int64_t{1} << 46) + by; }},
       {"cg_max_steps low", [](O o, int by) { o->solver.cg_max_steps = 1 - by; }},
       {"cg_max_steps", [](O o, int by) { o->solver.cg_max_steps = 1024 + by; }},
       {"cg_tolerance low",
@@ -334,9 +336,8 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"session_ttl",
        [](O o, int by) { o->sessions.ttl = absl::Hours(720) + absl::Nanoseconds(by); }},
       {"priority_step low",
-       [](O o, int by) {
-         o->engine.priority_step = absl::Milliseconds(1) - absl::Nanoseconds(by);
-       }},
+       [](O o,
+          int by) { o->engine.priority_step = absl::Milliseconds(1) - absl::Nanoseconds(by); }},
       {"priority_step",
        [](O o, int by) { o->engine.priority_step = absl::Hours(1) + absl::Nanoseconds(by); }},
       {"model_name low", [](O o, int by) { o->model_name = std::string(by > 0 ? 129 : 128, 'n'); }},

@@ -166,7 +166,8 @@ TEST_F(ApiKeysTest, ThatCannotBeReadAreRefused) {
   const absl::Status status = ApiKeys::Load(path_).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_TRUE(absl::StrContains(status.message(), "--api_keys: " + path_)) << status;
-  EXPECT_TRUE(absl::StrContains(ApiKeys::Load(testing::TempDir()).status().message(), "not a file"));
+  EXPECT_TRUE(
+      absl::StrContains(ApiKeys::Load(testing::TempDir()).status().message(), "not a file"));
 }
 
 TEST(ApiTenant, StreamsAreCountedAndComeBack) {

@@ -32,7 +32,7 @@ bool Replica::Submit(std::unique_ptr<SimulatedCall> call) {
   item.arrival = next_arrival_++;
   item.arrived = absl::UnixEpoch() + absl::Seconds(call->arrived);
   item.deadline = absl::InfiniteFuture();
-  item.prompt_tokens = call->computed_prompt;
+  item.prompt_left = call->computed_prompt;
   item.cost = call->computed_prompt + call->reply_tokens;
   item.need = &call->need;
   waiting_.push_back(item);

@@ -8,8 +8,9 @@
 
 namespace packrat {
 
-// Parses the command line of `program` (--flagfile too), of which `usage` tells. Answers --help and
-// --version itself and exits with 0; anything wrong is said on standard error and exits with 2.
+// Parses the command line of `program` (--flagfile too), of which `usage` tells. For --help and
+// --version it prints them and exits with 0. For an error it prints a message on standard error and
+// exits with 2.
 ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& program,
                                      const std::string& usage);
 

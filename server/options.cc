@@ -53,8 +53,8 @@ constexpr size_t kMaxModelName = 128;
 // The name becomes a label of metrics and part of log lines.
 bool FitsModelName(unsigned char c) { return c > 0x20 && c < 0x7f && c != '"' && c != '\\'; }
 
-// A name for the model in this folder: the folder's own, with a dash for each run of what a name
-// cannot hold.
+// A name for the model in this folder: the folder's name, with dashes in place of characters that a
+// name cannot have.
 std::string NameAfter(const std::string& folder) {
   std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();  // It ended with a slash.

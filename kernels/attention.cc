@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/attention_kernel.h"
 #include "kernels/check.h"
-#include "kernels/rope.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention.cc"
@@ -22,6 +22,13 @@ struct PagedEntry {
   SpanPages pages;
   size_t key, value;  // Offsets of this head within a page, floats.
   int padded;
+
+  explicit PagedEntry(const AttentionBlock& b)
+      : pages(*b.pages, b.span_index),
+        key(static_cast<size_t>(b.kv_head) * kBlockTokens * PadTo16(b.shape->head_dim)),
+        value(key + static_cast<size_t>(b.shape->num_kv_heads) * kBlockTokens *
+                        PadTo16(b.shape->head_dim)),
+        padded(PadTo16(b.shape->head_dim)) {}
 
   void operator()(int position, const float** k, const float** v) const {
     const float* page = pages.Page(position / kBlockTokens);
@@ -41,117 +48,54 @@ struct PagedEntry {
   }
 };
 
-const float* HeadRow(const void* rows, const AttentionOperands& x, int token, int head, int dim) {
-  return static_cast<const float*>(rows) + static_cast<ptrdiff_t>(token) * x.stride + head * dim;
-}
-
-// One head of a token, its first channels rotated, to `out`; zero up to the padding.
-void RotateHead(const AttentionShape& shape, const AttentionOperands& x, const void* rows,
-                int token, int head, float* out) {
-  const int dim = shape.head_dim, rotary = shape.rotary_dim;
-  const float* row = HeadRow(rows, x, token, head, dim);
-  Rotate(row, x.rope + static_cast<ptrdiff_t>(token) * rotary, rotary, out);
-  // Not std::copy(): where all channels are rotated, its calls for nothing cost 2 % of a prompt.
-  for (int i = rotary; i < dim; ++i) out[i] = row[i];
-  std::fill(out + dim, out + PadTo16(dim), 0.0f);
-}
-
-// Rotates and appends the keys and values of tokens [t, t + n), all in one page.
-void AppendKeys(const AttentionShape& shape, const BatchSpan& span, const AttentionOperands& x,
-                const PagedEntry& entry, int kv_head, int t, int n) {
-  const int dim = shape.head_dim, padded = PadTo16(dim);
-  for (int i = t; i < t + n; ++i) {
-    const int token = span.first_token + i;
+void AppendBlock(const AttentionBlock& b) {
+  const PagedEntry entry(b);
+  const int dim = b.shape->head_dim;
+  for (int i = b.t; i < b.t + b.n; ++i) {
     const float *k, *v;
-    entry(span.position + i, &k, &v);
+    entry(b.position(i), &k, &v);
     auto *key = const_cast<float*>(k), *value = const_cast<float*>(v);
-    RotateHead(shape, x, x.k, token, kv_head, key);
-    std::copy_n(HeadRow(x.v, x, token, kv_head, dim), dim, value);
-    std::fill(value + dim, value + padded, 0.0f);
+    b.Rotate(b.x->k, i, b.kv_head, key);
+    std::copy_n(b.In(b.x->v, i, b.kv_head), dim, value);
+    std::fill(value + dim, value + entry.padded, 0.0f);
   }
 }
 
-// One key head of a span, and the query heads that share it.
-class HeadOfSpan {
- public:
-  HeadOfSpan(const AttentionShape& shape, const BatchSpan& span, const StatePages& state,
-             int span_index, const AttentionOperands& x, int kv_head)
-      : shape_(shape),
-        span_(span),
-        x_(x),
-        kv_head_(kv_head),
-        padded_(PadTo16(shape.head_dim)),
-        entry_{SpanPages(state, span_index), static_cast<size_t>(kv_head) * kBlockTokens * padded_,
-               static_cast<size_t>(shape.num_kv_heads + kv_head) * kBlockTokens * padded_,
-               padded_} {}
-
-  // Tokens [t, t + n) of the span, all in one page. Their keys and those before must be appended.
-  void Attend(int t, int n, float* scratch) const {
-    if (n == 1) return AttendToken(t, scratch);
-    const int shared = shape_.num_heads / shape_.num_kv_heads;
-    float* q_rows = scratch + 16 * kTile;
-    float* q_columns = q_rows + 16 * padded_;
-    float* out_columns = q_columns + 16 * padded_;
-    Range ranges[16];
-    for (int i = 0; i < n; ++i) ranges[i] = Visible(t + i);
-    for (int head = kv_head_ * shared; head < (kv_head_ + 1) * shared; ++head) {
-      for (int i = 0; i < n; ++i) {
-        RotateHead(shape_, x_, x_.q, span_.first_token + t + i, head, q_rows + i * padded_);
-      }
-      RowsToColumns(q_rows, padded_, n, padded_, q_columns);
-      AttendTile(q_columns, padded_, n, ranges, Scale(), entry_, OwnEntry(), scratch, out_columns);
-      ColumnsToRows(out_columns, n, shape_.head_dim, Out(t, head), OutStride());
-    }
-  }
-
-  void Append(int t, int n) const { AppendKeys(shape_, span_, x_, entry_, kv_head_, t, n); }
-
- private:
-  void AttendToken(int t, float* scratch) const {
-    const int shared = shape_.num_heads / shape_.num_kv_heads, end = (kv_head_ + 1) * shared;
-    float* q = scratch + kMaxShared * kTile;
-    float* out = q + kMaxShared * padded_;
-    for (int head = kv_head_ * shared, n; head < end; head += n) {
-      n = std::min(kMaxShared, end - head);
-      for (int h = 0; h < n; ++h) {
-        RotateHead(shape_, x_, x_.q, span_.first_token + t, head + h, q + h * padded_);
-      }
-      AttendOne(q, n, padded_, Visible(t), Scale(), entry_, scratch, out);
-      for (int h = 0; h < n; ++h) {
-        std::copy_n(out + h * padded_, shape_.head_dim, Out(t, head + h));
-      }
-    }
-  }
-
-  Range Visible(int t) const {
-    const int end = span_.position + t + 1;
-    return {shape_.window > 0 ? std::max(0, end - shape_.window) : 0, end};
-  }
-  float Scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
-  ptrdiff_t OutStride() const { return static_cast<ptrdiff_t>(shape_.num_heads) * shape_.head_dim; }
-  float* Out(int t, int head) const {
-    return static_cast<float*>(x_.out) + (span_.first_token + t) * OutStride() +
-           head * shape_.head_dim;
-  }
-
-  const AttentionShape& shape_;
-  const BatchSpan& span_;
-  const AttentionOperands& x_;
-  const int kv_head_, padded_;
-  const PagedEntry entry_;
-};
-
-void AppendBlock(const AttentionShape& shape, const BatchSpan& span, const StatePages& state,
-                 int span_index, const AttentionOperands& x, int kv_head, int t, int n) {
-  HeadOfSpan(shape, span, state, span_index, x, kv_head).Append(t, n);
+Range Visible(const AttentionBlock& b, int i) { return {b.first(i), b.end(i)}; }
+float Scale(const AttentionBlock& b) {
+  return 1.0f / std::sqrt(static_cast<float>(b.shape->head_dim));
 }
 
-void AttendBlock(const AttentionShape& shape, const BatchSpan& span, const StatePages& state,
-                 int span_index, const AttentionOperands& x, int kv_head, int t, int n, bool append,
-                 float* scratch) {
-  const HeadOfSpan head(shape, span, state, span_index, x, kv_head);
-  if (append) head.Append(t, n);
-  head.Attend(t, n, scratch);
+void AttendToken(const AttentionBlock& b, float* scratch) {
+  const PagedEntry entry(b);
+  const int padded = entry.padded, end = (b.kv_head + 1) * b.shared();
+  float* q = scratch + kMaxShared * kTile;
+  float* out = q + kMaxShared * padded;
+  for (int head = b.kv_head * b.shared(), n; head < end; head += n) {
+    n = std::min(kMaxShared, end - head);
+    for (int h = 0; h < n; ++h) b.Rotate(b.x->q, b.t, head + h, q + h * padded);
+    AttendOne(q, n, padded, Visible(b, b.t), Scale(b), entry, scratch, out);
+    for (int h = 0; h < n; ++h) {
+      std::copy_n(out + h * padded, b.shape->head_dim, b.Out(b.t, head + h));
+    }
+  }
+}
+
+void AttendBlock(const AttentionBlock& b, float* scratch) {
+  if (b.n == 1) return AttendToken(b, scratch);
+  const PagedEntry entry(b);
+  const int padded = entry.padded;
+  float* q_rows = scratch + 16 * kTile;
+  float* q_columns = q_rows + 16 * padded;
+  float* out_columns = q_columns + 16 * padded;
+  Range ranges[16];
+  for (int i = 0; i < b.n; ++i) ranges[i] = Visible(b, b.t + i);
+  for (int head = b.kv_head * b.shared(); head < (b.kv_head + 1) * b.shared(); ++head) {
+    for (int i = 0; i < b.n; ++i) b.Rotate(b.x->q, b.t + i, head, q_rows + i * padded);
+    RowsToColumns(q_rows, padded, b.n, padded, q_columns);
+    AttendTile(q_columns, padded, b.n, ranges, Scale(b), entry, OwnEntry(), scratch, out_columns);
+    ColumnsToRows(out_columns, b.n, b.shape->head_dim, b.Out(b.t, head), b.out_stride());
+  }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -184,14 +128,15 @@ bool AppendsAhead(const AttentionShape& shape, const BatchSpan& span, const Page
 
 // A task is a key head of the blocks that begin in some consecutive rows of the batch; of a span
 // that cannot append ahead, of all its blocks, where the first begins.
-absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
-                       const AttentionOperands& operands, KernelContext* context) {
+void RunAttention(const AttentionKernel& kernel, const AttentionShape& shape,
+                  const BatchView& batch, const StatePages& pages,
+                  const AttentionOperands& operands, KernelContext* context) {
   PACKRAT_CHECK(operands.type == DType::kF32);
   const int heads = shape.num_kv_heads, threads = context->pool.size();
   // Eight tasks to a thread, so that none waits long for another's last.
   const int rows = std::clamp(batch.num_tokens * heads / (8 * threads), 1, kBlockTokens);
   const int64_t tasks = int64_t{(batch.num_tokens + rows - 1) / rows} * heads;
-  const auto for_blocks = [&](int64_t task, const auto& block) {
+  const auto for_blocks = [&](int64_t task, const auto& run) {
     const int begin = static_cast<int>(task / heads) * rows, end = begin + rows;
     for (int s = 0; s < batch.num_spans; ++s) {
       const BatchSpan& span = batch.spans[s];
@@ -201,26 +146,35 @@ absl::Status Attention(const AttentionShape& shape, const BatchView& batch, cons
       for (int t = 0, n; t < span.num_tokens; t += n) {
         n = BlockTokens(span, t);
         if (ahead && span.first_token + t >= end) break;
-        if (!ahead || span.first_token + t >= begin) block(s, t, n, ahead);
+        if (ahead && span.first_token + t < begin) continue;
+        run({&shape, &span, &pages, s, &operands, static_cast<int>(task % heads), t, n}, ahead);
       }
     }
   };
   if (batch.max_span_tokens > 1) {
     context->pool.Run(tasks, [&](int64_t task, int) {
-      for_blocks(task, [&](int s, int t, int n, bool ahead) {
-        if (!ahead) return;
-        HWY_DYNAMIC_DISPATCH(AppendBlock)
-        (shape, batch.spans[s], pages, s, operands, static_cast<int>(task % heads), t, n);
+      for_blocks(task, [&](const AttentionBlock& block, bool ahead) {
+        if (ahead) kernel.append(block);
       });
     });
   }
   context->pool.Run(tasks, [&](int64_t task, int worker) {
-    for_blocks(task, [&](int s, int t, int n, bool ahead) {
-      HWY_DYNAMIC_DISPATCH(AttendBlock)
-      (shape, batch.spans[s], pages, s, operands, static_cast<int>(task % heads), t, n, !ahead,
-       context->scratch(worker));
+    for_blocks(task, [&](const AttentionBlock& block, bool ahead) {
+      if (!ahead) kernel.append(block);
+      kernel.attend(block, context->scratch(worker));
     });
   });
+}
+
+absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
+                       const AttentionOperands& operands, KernelContext* context) {
+  const AttentionKernel kernel{[](const AttentionBlock& block) {
+                                 HWY_DYNAMIC_DISPATCH(AppendBlock)(block);
+                               },
+                               [](const AttentionBlock& block, float* scratch) {
+                                 HWY_DYNAMIC_DISPATCH(AttendBlock)(block, scratch);
+                               }};
+  RunAttention(kernel, shape, batch, pages, operands, context);
   return absl::OkStatus();
 }
 

@@ -48,6 +48,19 @@ constexpr size_t AttentionScratchFloats(int head_dim) {
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
                        const AttentionOperands& operands, KernelContext* context);
 
+// The same in the processor's dot products of bfloat16, with half the bytes of pages. Only where
+// CpuHasBFloat16() (kernels/cpu_target.h).
+//
+// Queries and keys, once rotated, values, and the softmax's weights are rounded to bfloat16; sums,
+// the softmax and `operands` are float32. A page: keys (num_kv_heads, P / 2, 16, 2), pairs of
+// channels side by side, then values (num_kv_heads, 16, P), in bfloat16.
+absl::Status AttentionInBFloat16(const AttentionShape& shape, const BatchView& batch,
+                                 const StatePages& pages, const AttentionOperands& operands,
+                                 KernelContext* context);
+
+// Floats of KernelContext scratch per thread.
+size_t AttentionInBFloat16ScratchFloats();
+
 namespace gpu {
 
 // As for RatScratchBytes().

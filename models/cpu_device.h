@@ -67,10 +67,14 @@ class CpuDevice : public Device {
     context_ = std::make_unique<KernelContext>(threads, Packed(rows, widest), thread_floats_);
   }
   ThreadPool* pool() { return &context_->pool; }
+  // Pages are then those of StateTypes::paired_keys.
+  void AttendInBFloat16() { attends_in_bfloat16_ = true; }
 
   int Plan(const RatShape& s) override { return PlanThreads(RatScratchFloats(s.head_dim)); }
   int Plan(const AttentionShape& s) override {
-    return PlanThreads(AttentionScratchFloats(s.head_dim));
+    // In what it attends is known when all weights are.
+    return PlanThreads(
+        std::max(AttentionScratchFloats(s.head_dim), AttentionInBFloat16ScratchFloats()));
   }
   int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
   int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
@@ -102,7 +106,9 @@ class CpuDevice : public Device {
   }
   absl::Status Attention(int, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {
-    return packrat::Attention(shape, s.batch, s.pages, operands, context_.get());
+    return attends_in_bfloat16_
+               ? AttentionInBFloat16(shape, s.batch, s.pages, operands, context_.get())
+               : packrat::Attention(shape, s.batch, s.pages, operands, context_.get());
   }
   absl::Status Mesa(int, const MesaShape& shape, const MesaWeights& weights, const Step& s,
                     const MesaOperands& operands) override {
@@ -136,6 +142,7 @@ class CpuDevice : public Device {
     return 0;
   }
 
+  bool attends_in_bfloat16_ = false;
   size_t thread_floats_ = 0;  // The most scratch that an operation takes of a thread.
   std::unique_ptr<KernelContext> context_;
 };

@@ -34,11 +34,13 @@ class CpuModel : public HostModel {
       : config_(config),
         options_(options),
         limits_{options.max_batch_tokens, options.max_batch_tokens, options.max_logit_rows, 0},
-        layout_(config_),
         weights_(loader, ArithmeticOf(options.activations), options),
         stack_(config_, layout_, &device_, &weights_),
         weight_bytes_(weights_.bytes()),
-        stack_bytes_(stack_.Carve(limits_, nullptr)) {}
+        stack_bytes_(stack_.Carve(limits_, nullptr)) {
+    if (attends_in_bfloat16()) device_.AttendInBFloat16();
+    layout_ = StateLayout(config_, state_types());
+  }
 
   // Allocates what a forward pass needs, once the weights are known to be good.
   void AllocateScratch(std::string fingerprint) {
@@ -60,12 +62,20 @@ class CpuModel : public HostModel {
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
+  StateTypes state_types() const {
+    StateTypes types;
+    types.paired_keys = attends_in_bfloat16();
+    return types;
+  }
   bool multiplies_in(Arithmetic arithmetic) const { return weights_.multiplies_in(arithmetic); }
   const std::map<std::string, DType>& quantized() const { return weights_.quantized(); }
   std::string numerics_id() const override {
     std::string id = HostModel::numerics_id();
     for (const Arithmetic arithmetic : {Arithmetic::kBFloat16, Arithmetic::kInt8}) {
-      if (multiplies_in(arithmetic)) absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
+      if (multiplies_in(arithmetic) ||
+          (arithmetic == Arithmetic::kBFloat16 && attends_in_bfloat16())) {
+        absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
+      }
     }
     // What was asked for. The types in the checkpoint itself are part of the fingerprint.
     if (options_.weights != WeightFormat::kStored) {
@@ -100,6 +110,11 @@ class CpuModel : public HostModel {
   }
 
  private:
+  // Where activations are rounded for products in any case.
+  bool attends_in_bfloat16() const {
+    return ArithmeticOf(options_.activations) == Arithmetic::kBFloat16 &&
+           (multiplies_in(Arithmetic::kBFloat16) || multiplies_in(Arithmetic::kInt8));
+  }
   int most_rows() const { return std::max(limits_.tokens, limits_.rows); }
 
   // The batch as the kernels see it. Fills rows_ as well.
@@ -139,7 +154,8 @@ class CpuModel : public HostModel {
   const ModelConfig config_;
   const ModelOptions options_;
   const Limits limits_;
-  const StateLayout layout_;
+  // Set when the weights are known, and with them what attention computes in.
+  StateLayout layout_{config_};
   CpuDevice device_;
   CpuWeights weights_;  // Its loader must not be used after the constructor.
   LayerStack stack_;
@@ -198,6 +214,7 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   }
   open.memory.weight_bytes = model.weight_bytes();
   open.memory.scratch_bytes = model.scratch_bytes();
+  open.memory.state_types = model.state_types();
   open.quantized = model.quantized();
   return open;
 }

@@ -31,7 +31,9 @@ using ActivationObserver = std::function<void(int layer, LayerPart part, const f
 // What products multiply in on the CPU (kernels/matmul.h). kFloat32 rounds no activation. kBFloat16
 // uses dot products of bfloat16 for weights that are stored in bfloat16, and rounds the activations
 // for them. kAuto is the quicker of the two: bfloat16 if the processor has it. Unless it is
-// kFloat32, activations are rounded to 8 bits for quantised weights.
+// kFloat32, activations are rounded to 8 bits for quantised weights. Where products round
+// activations, attention rounds as well if the processor has dot products of bfloat16
+// (kernels/attention.h).
 enum class ActivationType { kAuto, kFloat32, kBFloat16 };
 
 // How the CPU keeps matrices: as the checkpoint has them, or quantised while they are read
@@ -126,6 +128,7 @@ struct ModelMemory {
   ModelConfig config;
   size_t weight_bytes = 0;
   size_t scratch_bytes = 0;
+  StateTypes state_types;
 };
 
 }  // namespace packrat

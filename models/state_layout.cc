@@ -1,5 +1,7 @@
 #include "models/state_layout.h"
 
+#include <algorithm>
+
 namespace packrat {
 namespace {
 
@@ -29,7 +31,7 @@ StateLayout::StateLayout(const ModelConfig& config, StateTypes types) {
       PageClass& page_class = page_classes[layer.page_class];
       layer.page_offset = page_class.page_bytes;
       layer.page_bytes = state.page_bytes;
-      layer.page_row_bytes = state.page_row_bytes;
+      std::copy_n(state.page_row_bytes, 2, layer.page_row_bytes);
       page_class.page_bytes += Aligned(state.page_bytes);
       ++page_class.num_layers;
     }

@@ -33,7 +33,7 @@ inline constexpr size_t kStateAlign = 64;  // Bytes; every part, slot, tail and 
 struct LayerState {
   int page_class = -1;  // -1: no pages.
   size_t page_offset = 0;
-  size_t page_bytes = 0, page_row_bytes = 0;  // MixerState's.
+  size_t page_bytes = 0, page_row_bytes[2] = {};  // MixerState's.
   size_t slot_offset = 0;
   size_t tail_offset = 0;
 };

@@ -68,7 +68,7 @@ int64_t MemoryPlan::Request() const {
 absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_options,
                         const EngineOptions& options, const CallLimits& calls,
                         const Resources& resources, MemoryPlan* plan) {
-  const StateLayout& layout = plan->layout.emplace(model.config);
+  const StateLayout& layout = plan->layout.emplace(model.config, model.state_types);
   plan->limit = resources.memory_limit;
   plan->limit_source = resources.memory_limit_source;
   plan->weights = static_cast<int64_t>(model.weight_bytes);

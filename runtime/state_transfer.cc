@@ -16,9 +16,12 @@ constexpr unsigned char kBlank = 0xFF;  // NaNs: nobody reads it.
 void BlankRows(const StateLayout& layout, int page_class, int rows, char* page) {
   for (const LayerState& layer : layout.layers) {
     if (layer.page_class != page_class) continue;
-    const size_t row = layer.page_row_bytes, block = kBlockTokens * row;
-    for (size_t at = 0; at < layer.page_bytes; at += block) {
-      std::memset(page + layer.page_offset + at + rows * row, kBlank, block - rows * row);
+    for (int half = 0; half < 2; ++half) {
+      const size_t row = layer.page_row_bytes[half], block = kBlockTokens * row;
+      char* begin = page + layer.page_offset + half * (layer.page_bytes / 2);
+      for (size_t at = 0; at < layer.page_bytes / 2; at += block) {
+        std::memset(begin + at + rows * row, kBlank, block - rows * row);
+      }
     }
   }
 }

@@ -138,8 +138,10 @@ AttentionSpec AttentionSpec::Read(const std::string& type, JsonFields* fields,
 
 MixerState AttentionSpec::State(const StateTypes& types) const {
   MixerState state;
-  state.page_bytes = AttentionPageFloats(num_kv_heads, head_dim) * DTypeBytes(types.pages);
-  state.page_row_bytes = PadTo16(head_dim) * DTypeBytes(types.pages);
+  const size_t element = DTypeBytes(types.paired_keys ? DType::kBF16 : types.pages);
+  state.page_bytes = AttentionPageFloats(num_kv_heads, head_dim) * element;
+  state.page_row_bytes[0] = (types.paired_keys ? 2 : PadTo16(head_dim)) * element;
+  state.page_row_bytes[1] = PadTo16(head_dim) * element;
   state.page_class = {window > 0 ? PageClass::Kind::kWindow : PageClass::Kind::kFull, kBlockTokens,
                       window, 0, 0};
   return state;

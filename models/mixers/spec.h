@@ -39,6 +39,7 @@ struct SharedFields {
 struct StateTypes {
   DType pages = DType::kF32;
   DType slots = DType::kF32;
+  bool paired_keys = false;  // Attention's pages are those of AttentionInBFloat16().
 };
 
 // A layer's part of a sequence's slot, tail and page, in bytes. 0: it has none.
@@ -46,9 +47,9 @@ struct MixerState {
   size_t slot_bytes = 0;
   size_t tail_bytes = 0;
   size_t page_bytes = 0;
-  // Where pages fill up token by token: the bytes of a row, 16 of which stand together. 0: a page
-  // is written at once.
-  size_t page_row_bytes = 0;
+  // Where pages fill up token by token: in the first half of a page (keys) and in the second
+  // (values), the bytes of a token's row, 16 of which stand together. 0: a page is written at once.
+  size_t page_row_bytes[2] = {};
   PageClass page_class{};  // Whose pages; read where page_bytes is not 0.
 };
 

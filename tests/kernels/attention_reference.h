@@ -18,21 +18,27 @@ inline Vector RotatedHead(const float* x, const AttentionShape& s, int index) {
   return y;
 }
 
+// What an implementation rounds away, beside float32's roundings.
+struct AttentionRounding {
+  Storage operands;          // What q, k and v can hold.
+  double dot_roundings = 0;  // See SoftmaxList.
+  // Relative errors of a rotated query, a rotated key, a weight with its value, and a result.
+  double query = 0, key = operands.rounding(), value = 0, result = operands.rounding();
+};
+
 struct AttentionText {
   int length;
-  Storage storage;
-  double dot_roundings;  // See SoftmaxList.
+  AttentionRounding rounding;
   std::vector<float> q, k, v;
   Vector expected, tolerance;  // (length, heads * dim)
 
   AttentionText(Random* random, const AttentionShape& s, int n, float scale,
-                Storage storage_type = {}, double roundings = 0)
+                const AttentionRounding& rounding_of = {})
       : length(n),
-        storage(storage_type),
-        dot_roundings(roundings),
-        q(storage(random->Normals(static_cast<size_t>(n) * s.num_heads * s.head_dim, scale))),
-        k(storage(random->Normals(static_cast<size_t>(n) * s.num_kv_heads * s.head_dim, scale))),
-        v(storage(random->Normals(static_cast<size_t>(n) * s.num_kv_heads * s.head_dim))) {
+        rounding(rounding_of),
+        q(Draw(random, n, s.num_heads * s.head_dim, scale)),
+        k(Draw(random, n, s.num_kv_heads * s.head_dim, scale)),
+        v(Draw(random, n, s.num_kv_heads * s.head_dim, 1.0f)) {
     for (int t = 0; t < n; ++t) {
       for (int head = 0; head < s.num_heads; ++head) Attend(s, t, head);
     }
@@ -41,21 +47,31 @@ struct AttentionText {
   void Attend(const AttentionShape& s, int t, int head) {
     const int dim = s.head_dim, kv = head / (s.num_heads / s.num_kv_heads);
     const float* query = &q[(static_cast<size_t>(t) * s.num_heads + head) * dim];
-    SoftmaxList list(RotatedHead(query, s, t), dot_roundings);
+    SoftmaxList list(RotatedHead(query, s, t), rounding.dot_roundings);
     for (int p = 0; p <= t; ++p) {
       if (s.window != 0 && t - p >= s.window) continue;
       const size_t at = (static_cast<size_t>(p) * s.num_kv_heads + kv) * dim;
-      // The page's rounding is of what was computed, whose error is far below a part in 1,000.
+      // Roundings are of what was computed, whose error is far below a part in 1,000.
       const Vector key = RotatedHead(&k[at], s, p);
-      list.Add(key, Vector(&v[at], &v[at] + dim), 1.001 * storage.rounding() * Norm(key),
-               Vector(dim));
+      const Vector value(&v[at], &v[at] + dim);
+      list.Add(key, value, 1.001 * (rounding.query + rounding.key) * Norm(key),
+               Magnitudes(value, rounding.value));
     }
     Vector out, error;
     list.Finish(&out, &error);
     for (int d = 0; d < dim; ++d) {
       expected.push_back(out[d]);
-      tolerance.push_back(error[d] + storage.rounding() * (std::fabs(out[d]) + error[d]));
+      tolerance.push_back(error[d] + rounding.result * (std::fabs(out[d]) + error[d]));
     }
+  }
+
+  std::vector<float> Draw(Random* random, int rows, int width, float scale) const {
+    return rounding.operands(random->Normals(static_cast<size_t>(rows) * width, scale));
+  }
+
+  static Vector Magnitudes(Vector x, double times) {
+    for (double& value : x) value = std::fabs(value) * times;
+    return x;
   }
 };
 

@@ -10,17 +10,72 @@ namespace {
 
 using Outputs = std::vector<std::vector<float>>;  // Per text (length, heads * dim).
 
+// A way of computing attention: in activations and pages of type T.
+template <class T>
+struct Form {
+  using Activation = T;
+  using Page = T;
+  static bool Runs() { return true; }
+  static AttentionRounding Rounding(const AttentionShape&) {
+    return {Storage{sizeof(T) == 2}, kDotRoundings};
+  }
+  // Of an entry's channel d among the keys of a head.
+  static size_t KeyAt(int entry, int d, int padded) { return size_t{1} * entry * padded + d; }
+  static size_t CpuScratchFloats(int head_dim) { return AttentionScratchFloats(head_dim); }
+  template <class... Arguments>
+  static absl::Status Run(const Arguments&... arguments) {
+    return ops::Attention(arguments...);
+  }
+};
+
+#ifdef PACKRAT_GPU
+using Forms = ActivationTypes;
+#else
+
+// AttentionInBFloat16().
+struct InBFloat16 {};
+template <>
+struct Form<InBFloat16> {
+  using Activation = float;
+  using Page = uint16_t;
+  static bool Runs() { return CpuHasBFloat16(); }
+  // What can be held is rounded only once it is rotated. The roundings of a dot product are those
+  // of one chain.
+  static AttentionRounding Rounding(const AttentionShape& s) {
+    const double rounding = Storage{true}.rounding(), rotated = s.rotary_dim > 0 ? rounding : 0;
+    return {Storage{true}, 1.0 * PadTo16(s.head_dim), rotated, rotated, 1.001 * rounding, 0};
+  }
+  static size_t KeyAt(int entry, int d, int) {
+    return size_t{2} * (d / 2 * kBlockTokens + entry) + d % 2;
+  }
+  static size_t CpuScratchFloats(int) { return AttentionInBFloat16ScratchFloats(); }
+  template <class... Arguments>
+  static absl::Status Run(const Arguments&... arguments) {
+    return AttentionInBFloat16(arguments...);
+  }
+};
+using Forms = testing::Types<float, InBFloat16>;
+#endif
+
 template <class T>
 class AttentionTest : public TextsTest {
  protected:
-  static constexpr Storage kStorage{sizeof(T) == 2};
+  using Activation = typename Form<T>::Activation;
+  using Page = typename Form<T>::Page;
   using Texts = std::deque<AttentionText>;
+
+  template <class Body>
+  void ForEachDevice(const Body& body) {
+    TextsTest::ForEachDevice([&] {
+      if (Form<T>::Runs()) body();
+    });
+  }
 
   static Texts MakeTexts(Random* random, const AttentionShape& s, const std::vector<int>& lengths,
                          float scale = 1.0f) {
     Texts texts;
     for (const int n : lengths) {
-      texts.emplace_back(random, s, n, scale, kStorage, kDotRoundings);
+      texts.emplace_back(random, s, n, scale, Form<T>::Rounding(s));
     }
     return texts;
   }
@@ -49,11 +104,11 @@ class AttentionTest : public TextsTest {
       context = std::max(context, text.length);
       tokens += text.length + 3;
     }
-    DevicePages<T> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
+    DevicePages<Page> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
     const std::vector<int> no_tails(lengths.size());
     Scratch scratch(PACKRAT_SCRATCH(
         gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context),
-        AttentionScratchFloats(s.head_dim)));
+        Form<T>::CpuScratchFloats(s.head_dim)));
     scratch.Zero();
     Outputs outputs(lengths.size());
     std::vector<Rows> rows;
@@ -70,20 +125,23 @@ class AttentionTest : public TextsTest {
         qkv.insert(qkv.end(), &all_v[t * kv_width], &all_v[t * kv_width] + kv_width);
         qkv.insert(qkv.end(), beside, kNaN);
       }
-      DeviceArray<T> device_qkv(Stored<T>::From(qkv));
+      DeviceArray<Activation> device_qkv(Stored<Activation>::From(qkv));
       DeviceArray<float> rope(step.Rope(kRopeBase, s.rotary_dim, 1));
-      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * q_width);
+      DeviceArray<Activation> out(static_cast<size_t>(step.num_tokens()) * q_width);
       const StatePages tables = pages.For(step);
-      const T* rows_at = device_qkv.data();
+      const Activation* rows_at = device_qkv.data();
       const AttentionOperands operands{
-          rows_at + kv_width, rows_at,         rows_at + kv_width + q_width, stride, rope.data(),
-          out.data(),         Stored<T>::kType};
+          rows_at + kv_width, rows_at,    rows_at + kv_width + q_width, stride,
+          rope.data(),        out.data(), Stored<Activation>::kType};
       EXPECT_TRUE(Run(scratch, [&](auto... device) {
-                    return ops::Attention(s, step.batch(), tables, operands, device...);
+                    return Form<T>::Run(s, step.batch(), tables, operands, device...);
                   }).ok());
       step.Scatter(out.Get(), q_width, &outputs);
     }
-    pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
+    // Where pages are not rows, padding shows in the results alone: what is not zero is a NaN.
+    const int padded = PadTo16(s.head_dim);
+    pages.ExpectOthersIntact(used, sizeof(Page) == sizeof(Activation) ? s.head_dim : padded,
+                             padded);
     scratch.ExpectGuardsIntact();
     return outputs;
   }
@@ -107,7 +165,7 @@ class AttentionTest : public TextsTest {
     });
   }
 };
-TYPED_TEST_SUITE(AttentionTest, ActivationTypes);
+TYPED_TEST_SUITE(AttentionTest, Forms);
 
 TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
@@ -128,8 +186,10 @@ TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
 // The first channels of a head are rotated, half, few or none of them; the others stay.
 TYPED_TEST(AttentionTest, RotaryOnAPartOfTheHead) {
   Random random(8);
-  for (const AttentionShape& s : {AttentionShape{4, 2, 32, 0, 8}, AttentionShape{3, 1, 18, 20, 10},
-                                  AttentionShape{1, 1, 6, 0, 0}, AttentionShape{2, 2, 130, 0, 2}}) {
+  for (const AttentionShape& s :
+       {AttentionShape{4, 2, 32, 0, 8}, AttentionShape{3, 1, 18, 20, 10},
+        AttentionShape{1, 1, 6, 0, 0}, AttentionShape{6, 2, 64, 0, 0},
+        AttentionShape{3, 1, 48, 9, 0}, AttentionShape{2, 2, 130, 0, 2}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {40, 7}));
     if (this->HasFailure()) return;
   }
@@ -207,7 +267,8 @@ TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
 // More splits than runs, as for RAT; the window's runs begin within a split. The last two positions
 // are beyond 2^24, where a float32 no longer tells two integers apart.
 TYPED_TEST(AttentionTest, LongRuns) {
-  using S = Stored<TypeParam>;
+  using Activation = typename Form<TypeParam>::Activation;
+  using S = Stored<Activation>;
   const int dim = 16, num = 4;
   Random random(5);
   for (const auto& [start, visible] : {std::pair(64 * 64 - 2, 0),
@@ -219,48 +280,57 @@ TYPED_TEST(AttentionTest, LongRuns) {
     const int position = start, window = visible;  // Bindings cannot be captured.
     const AttentionShape s{2, 1, dim, window, dim};
     const int length = position + num;
-    DevicePages<TypeParam> pages(&random, AttentionPageFloats(1, dim), {RingPages(s, length)});
+    if (!Form<TypeParam>::Runs()) return;
+    const AttentionRounding rounding = Form<TypeParam>::Rounding(s);
+    DevicePages<typename Form<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
+                                                      {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
-    Scratch scratch(
-        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10, length), AttentionScratchFloats(dim)));
+    Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10, length),
+                                    Form<TypeParam>::CpuScratchFloats(dim)));
     scratch.Zero();
     // q, k, v of the tokens from `position` on.
-    const std::vector<float> fed = this->kStorage(random.Normals(num * 4 * dim));
+    const std::vector<float> fed = rounding.operands(random.Normals(num * 4 * dim));
     const auto feed = [&](int first, int n, Outputs* outputs) {
       const DeviceStep step(&random, {{0, n, first}}, {0});
-      DeviceArray<TypeParam> qkv(S::From(step.Gather({&fed}, 4 * dim, position)));
+      DeviceArray<Activation> qkv(S::From(step.Gather({&fed}, 4 * dim, position)));
       DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
-      DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * 2 * dim);
+      DeviceArray<Activation> out(static_cast<size_t>(step.num_tokens()) * 2 * dim);
       const StatePages tables = pages.For(step);
       const AttentionOperands operands{qkv.data(), qkv.data() + 2 * dim, qkv.data() + 3 * dim,
                                        4 * dim,    rope.data(),          out.data(),
                                        S::kType};
       EXPECT_TRUE(this->Run(scratch,
                             [&](auto... device) {
-                              return ops::Attention(s, step.batch(), tables, operands, device...);
+                              return Form<TypeParam>::Run(s, step.batch(), tables, operands,
+                                                          device...);
                             })
                       .ok());
       step.Scatter(out.Get(), 2 * dim, outputs);
     };
     Outputs single(1);
     for (int t = 0; t < num; ++t) feed(position + t, 1, &single);
-    SoftmaxList list(Rotated(&fed[0], dim, position, kRopeBase), kDotRoundings);
+    SoftmaxList list(Rotated(&fed[0], dim, position, kRopeBase), rounding.dot_roundings);
+    const auto add = [&](const Vector& key, const Vector& value, double key_rounding) {
+      list.Add(key, value, 1.001 * (rounding.query + key_rounding) * Norm(key),
+               AttentionText::Magnitudes(value, rounding.value));
+    };
     const int ring = RingPages(s, length), page_floats = 2 * kBlockTokens * dim;
     for (int p = window == 0 ? 0 : position - window + 1; p < position; ++p) {
-      const float* key = &entries[static_cast<size_t>(p / kBlockTokens % ring) * page_floats +
-                                  p % kBlockTokens * dim];
-      const float* value = key + kBlockTokens * dim;
-      list.Add(Vector(key, key + dim), Vector(value, value + dim), 0, Vector(dim));
+      const float* page = &entries[static_cast<size_t>(p / kBlockTokens % ring) * page_floats];
+      const float* value = page + (kBlockTokens + p % kBlockTokens) * dim;
+      Vector key(dim);
+      for (int d = 0; d < dim; ++d) {
+        key[d] = page[Form<TypeParam>::KeyAt(p % kBlockTokens, d, dim)];
+      }
+      add(key, Vector(value, value + dim), 0);
     }
-    const Vector own = Rotated(&fed[2 * dim], dim, position, kRopeBase);
-    list.Add(own, Vector(&fed[3 * dim], &fed[3 * dim] + dim),
-             1.001 * this->kStorage.rounding() * Norm(own), Vector(dim));
+    add(Rotated(&fed[2 * dim], dim, position, kRopeBase),
+        Vector(&fed[3 * dim], &fed[3 * dim] + dim), rounding.key);
     Vector expected, tolerance;
     list.Finish(&expected, &tolerance);
     for (int d = 0; d < dim; ++d) {
-      ASSERT_NEAR(
-          single[0][d], expected[d],
-          tolerance[d] + this->kStorage.rounding() * (std::fabs(expected[d]) + tolerance[d]));
+      ASSERT_NEAR(single[0][d], expected[d],
+                  tolerance[d] + rounding.result * (std::fabs(expected[d]) + tolerance[d]));
     }
     // A ring's pages that were taken since were not visible: the same again, now as a piece.
     this->ForEachOrder([&] {

@@ -109,6 +109,28 @@ inline constexpr bool kOnCpu = true;
 inline constexpr double kDotRoundings = 0;
 using ActivationTypes = testing::Types<float>;
 
+// bfloat16 as bits, of which the CPU has pages.
+template <>
+struct Stored<uint16_t> {
+  static std::vector<uint16_t> From(const std::vector<float>& values) {
+    std::vector<uint16_t> bits;
+    for (const float x : values) {
+      const float rounded = Storage{true}(x);
+      uint32_t wide;
+      std::memcpy(&wide, &rounded, sizeof wide);
+      bits.push_back(static_cast<uint16_t>(wide >> 16));
+    }
+    return bits;
+  }
+  static std::vector<float> Floats(const std::vector<uint16_t>& bits) {
+    std::vector<float> values;
+    for (size_t i = 0; i < bits.size(); ++i) {
+      values.push_back(LoadAsFloat(bits.data(), i, DType::kBF16));
+    }
+    return values;
+  }
+};
+
 // n elements between two zones that nobody may touch; all bytes are 0xFF, a NaN in every type,
 // until written.
 template <class T>

@@ -70,6 +70,21 @@ TEST(StateLayout, OddWidthsAreRoundedUp) {
   EXPECT_EQ(layout.page_classes[0].page_bytes, 2u * 2 * 16 * 16 * 4);
 }
 
+TEST(StateLayout, PairedKeysTakeHalf) {
+  ModelConfig config;
+  config.layers = {Attention(6, 2, 10, 0), Rat(3, 6, 8)};
+  StateTypes types;
+  types.paired_keys = true;
+  const StateLayout layout(config, types), plain(config);
+  EXPECT_EQ(layout.page_classes[0].page_bytes, 2u * 2 * 16 * 16 * 2);
+  EXPECT_EQ(layout.page_classes[1].page_bytes, plain.page_classes[1].page_bytes);
+  // Of a token: a pair of channels at a time among the keys, all channels among the values.
+  EXPECT_EQ(layout.layers[0].page_row_bytes[0], 2u * 2);
+  EXPECT_EQ(layout.layers[0].page_row_bytes[1], 16u * 2);
+  EXPECT_EQ(plain.layers[0].page_row_bytes[0], 16u * 4);
+  EXPECT_EQ(plain.layers[0].page_row_bytes[1], 16u * 4);
+}
+
 TEST(StateLayout, LayersShareAClassWhenTheirPagesLiveEquallyLong) {
   const StateLayout layout = Layout({
       Rat(4, 16, 16),

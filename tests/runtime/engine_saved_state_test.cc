@@ -31,6 +31,8 @@ class EngineSavedStateTest : public GoldenEngineTest {
     model_options.max_logit_rows = 8;
     model_options.threads = 1;
     model_options.max_context = 256;
+    // What is stored in bfloat16 then attends in it, where the processor can.
+    model_options.activations = ActivationType::kAuto;
     replica.model = Load(model_options);
     EngineOptions options;
     options.max_running = 4;

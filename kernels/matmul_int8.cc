@@ -9,8 +9,9 @@ namespace {
 
 int RowFloats(int in) { return static_cast<int>(QuantRowBytes(in) / sizeof(float)); }
 
+template <const QuantKernels& kKernels>
 void Pack(const float* x, ptrdiff_t x_stride, int n, int in, float* packed) {
-  QuantizeRows(x, x_stride, n, in, reinterpret_cast<int32_t*>(packed));
+  kKernels.round(x, x_stride, n, in, reinterpret_cast<int32_t*>(packed));
 }
 
 template <const QuantKernels& kKernels>
@@ -41,7 +42,7 @@ void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, i
 
 template <const QuantKernels& kKernels>
 MatMulKernel Kernel() {
-  return {kKernels.max_rows, RowFloats, Pack, MultiplyPanels<kKernels>};
+  return {kKernels.max_rows, RowFloats, Pack<kKernels>, MultiplyPanels<kKernels>};
 }
 
 }  // namespace

@@ -237,13 +237,8 @@ void QuantizeRows(const float* x, ptrdiff_t stride, int n, int in, int32_t* to) 
       largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0x4e));
       largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0xb1));
       const float most = _mm_cvtss_f32(_mm_castsi128_ps(largest));
-      float scale = most / 127, inverse = 127 / most;
-      if (!(most >= 0x1p-100f)) scale = inverse = most == most ? 0 : most;
-      if (!std::isfinite(scale)) {
-        scale = std::numeric_limits<float>::quiet_NaN();
-        inverse = 0;
-      }
-      const __m128 factor = _mm_set1_ps(inverse);
+      const QuantScale scale = QuantScaleOf(most);
+      const __m128 factor = _mm_set1_ps(scale.inverse);
       __m128i sum = _mm_setzero_si128();
       for (int half = 0; half < 2; ++half) {
         __m128i ints[4];
@@ -261,11 +256,7 @@ void QuantizeRows(const float* x, ptrdiff_t stride, int n, int in, int32_t* to) 
       }
       sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
       sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-      const int32_t total = _mm_cvtsi128_si32(sum);
-      const float weighted = scale * static_cast<float>(total);
-      std::memcpy(to + 8 * n + r, &scale, 4);
-      to[9 * n + r] = -128 * total;
-      std::memcpy(to + 10 * n + r, &weighted, 4);
+      PutQuantScale(scale.scale, _mm_cvtsi128_si32(sum), n, to + r);
     }
   }
 }

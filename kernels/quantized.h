@@ -17,6 +17,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -88,10 +90,31 @@ constexpr size_t QuantRowBytes(int in) {
 }
 void QuantizeRows(const float* x, ptrdiff_t stride, int n, int in, int32_t* to);
 
+// Its parts for one group: the scale for a largest magnitude, which is a NaN if one is, and words 8
+// to 10 of a row of n.
+struct QuantScale {
+  float scale, inverse;
+};
+inline QuantScale QuantScaleOf(float largest) {
+  if (!(largest <= std::numeric_limits<float>::max())) {
+    return {std::numeric_limits<float>::quiet_NaN(), 0};
+  }
+  if (largest < 0x1p-100f) return {0, 0};
+  return {largest / 127, 127 / largest};
+}
+inline void PutQuantScale(float scale, int32_t sum, int n, int32_t* to) {
+  const float weighted = scale * static_cast<float>(sum);
+  std::memcpy(to + 8 * n, &scale, 4);
+  to[9 * n] = -128 * sum;
+  std::memcpy(to + 10 * n, &weighted, 4);
+}
+
 // The kernel of one instruction set.
 inline constexpr int kMostQuantRows = 6;
 struct QuantKernels {
   const char* name;
+  // As QuantizeRows(), to the bit.
+  void (*round)(const float* x, ptrdiff_t stride, int n, int in, int32_t* to);
   int max_rows;  // Of one call; at most kMostQuantRows.
   // out (n, 32) = n rows as QuantizeRows() wrote them, times one panel.
   void (*multiply)(DType format, const int32_t* rows, int n, const std::byte* panel, int in,

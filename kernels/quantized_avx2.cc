@@ -68,5 +68,6 @@ constexpr int Columns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantAvx2 = {"avx2", quantized_avx2::kMaxRows, quantized_avx2::Multiply};
+const QuantKernels kQuantAvx2 = {"avx2", QuantizeRows, quantized_avx2::kMaxRows,
+                                 quantized_avx2::Multiply};
 }  // namespace packrat

@@ -72,5 +72,6 @@ constexpr int Columns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantSse4 = {"sse4", quantized_sse4::kMaxRows, quantized_sse4::Multiply};
+const QuantKernels kQuantSse4 = {"sse4", QuantizeRows, quantized_sse4::kMaxRows,
+                                 quantized_sse4::Multiply};
 }  // namespace packrat

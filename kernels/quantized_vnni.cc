@@ -48,9 +48,45 @@ constexpr int Columns(int) { return 2; }
 
 #include "kernels/quantized_tile-inl.h"
 
+// QuantizeRows() with two registers to a group.
+void Round(const float* x, ptrdiff_t stride, int n, int in, int32_t* to) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  for (int g = 0; g < in / kQuantGroup; ++g, to += n * kQuantWords) {
+    for (int r = 0; r < n; ++r) {
+      const float* from = x + r * stride + g * kQuantGroup;
+      const __m512 low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + 16);
+      const __m512i largest =
+          _mm512_maskz_max_epi32(kAll, _mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                 _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+      const __m256i eight = _mm256_max_epi32(_mm512_maskz_extracti32x8_epi32(0xff, largest, 0),
+                                             _mm512_maskz_extracti32x8_epi32(0xff, largest, 1));
+      __m128i four =
+          _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+      four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+      four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+      const QuantScale scale = QuantScaleOf(_mm_cvtss_f32(_mm_castsi128_ps(four)));
+      const __m512 inverse = _mm512_set1_ps(scale.inverse);
+      const auto round = [&](__m512 values) {
+        return _mm512_maskz_cvtsepi32_epi8(
+            kAll, _mm512_maskz_cvtps_epi32(kAll, _mm512_mul_ps(values, inverse)));
+      };
+      const __m256i bytes = _mm256_set_m128i(round(high), round(low));
+      const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+      __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+      sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+      sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+      alignas(32) int32_t quads[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(quads), bytes);
+      for (int i = 0; i < 8; ++i) to[i * n + r] = quads[i];
+      PutQuantScale(scale.scale, _mm_cvtsi128_si32(sum), n, to + r);
+    }
+  }
+}
+
 }  // namespace packrat::quantized_vnni
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantVnni = {"vnni", quantized_vnni::kMaxRows, quantized_vnni::Multiply};
+const QuantKernels kQuantVnni = {"vnni", quantized_vnni::Round, quantized_vnni::kMaxRows,
+                                 quantized_vnni::Multiply};
 }  // namespace packrat

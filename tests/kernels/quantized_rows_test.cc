@@ -127,6 +127,26 @@ TEST(QuantizeRowsTest, SmallGroupsAreZerosAndBadOnesShow) {
   }
 }
 
+TEST(QuantizeRowsTest, EveryInstructionSetHasTheSameBits) {
+  Random random(10);
+  for (int i = 0; i < 60; ++i) {
+    const int n = i % kMostQuantRows + 1;
+    Rows rows(&random, n, 32 * random.Int(1, 9));
+    const auto at = static_cast<size_t>(random.Int(0, rows.in - 1));
+    if (i % 3 == 1) rows.x[at] = random.OneOf<float>({kNaN, -kNaN, kInfinity, -kInfinity, 3e38f});
+    if (i % 3 == 2) std::fill_n(&rows.x[at / 32 * 32], 32, random.OneOf<float>({0x1p-101f, -0.0f}));
+    // Halves, which go to even.
+    for (int k = 1; k < 32 && i % 4 == 0; ++k)
+      rows.x[0] = 127, rows.x[k] = random.Int(0, 99) + 0.5f;
+    rows.Round();
+    for (const QuantKernels* kernels : Kernels()) {
+      std::vector<int32_t> words(rows.words.size(), 0x7fc5a5a5);
+      kernels->round(rows.x.data(), rows.stride, n, rows.in, words.data());
+      EXPECT_EQ(words, rows.words) << kernels->name;
+    }
+  }
+}
+
 // A panel of any values, and what it means.
 struct Panel {
   DType format;

@@ -1,5 +1,6 @@
 #include "kernels/packed_matrix.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/check.h"
@@ -52,6 +53,16 @@ void PackedMatrix::CopyRow(int row, float* out) const {
   if (IsQuantized(type_)) {
     for (int k = 0; k < in_; k += kQuantGroup, from += QuantBlockBytes(type_)) {
       WidenQuantGroup(TakeQuantGroup(from, type_, row % kPanel), type_, out + k);
+    }
+    return;
+  }
+  if (arithmetic_ == Arithmetic::kBFloat16) {
+    from += row % kPanel * sizeof(uint32_t);
+    for (int k = 0; k < in_; k += 2, from += kPanel * sizeof(uint32_t)) {
+      uint32_t pair;
+      std::memcpy(&pair, from, sizeof pair);
+      const uint32_t wide[] = {pair << 16, pair & 0xffff0000u};
+      std::memcpy(out + k, wide, sizeof(float) * std::min(2, in_ - k));
     }
     return;
   }

@@ -95,7 +95,13 @@ absl::Status CpuDevice::Write(const void* from, size_t bytes, void* to) const {
 
 absl::Status CpuDevice::Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) {
   const auto* matrix = static_cast<const PackedMatrix*>(embedding.data);
-  for (int t = 0; t < rows; ++t) matrix->CopyRow(tokens[t], x + size_t{1} * t * embedding.in);
+  // A row is spread over as many cache lines as it has pairs of values, so threads share the wait.
+  constexpr int kRows = 8;  // Per task.
+  context_->pool.Run((rows + kRows - 1) / kRows, [&](int64_t task, int) {
+    for (int64_t t = task * kRows; t < rows && t < (task + 1) * kRows; ++t) {
+      matrix->CopyRow(tokens[t], x + t * embedding.in);
+    }
+  });
   return absl::OkStatus();
 }
 

@@ -51,6 +51,7 @@ class CpuModel : public HostModel {
     const absl::Status status = device_.FillTables();
     PACKRAT_CHECK(status.ok());
     spans_.resize(limits_.spans);
+    first_rows_.resize(limits_.spans);
     rows_.resize(limits_.rows);
     page_tables_.assign(layout_.page_classes.size(), std::vector<PageTable>(limits_.spans));
     for (const auto& tables : page_tables_) tables_.push_back(tables.data());
@@ -99,13 +100,12 @@ class CpuModel : public HostModel {
         stack_.Forward({View(batch, sizes), batch.tokens, rows_.data(), sizes.rows, state, tables_},
                        options_.observe);
     if (!status.ok()) return status;
-    const float* row = stack_.logits();
-    for (int i = 0; i < batch.num_spans; ++i) {
-      const size_t values = size_t{1} * batch.spans[i].num_logits * config_.vocab_size;
+    device_.pool()->Run(batch.num_spans, [&](int64_t i, int) {
+      const size_t vocab = config_.vocab_size;
       stats[i] = SpanStats(stack_.totals()[i]);
-      if (!AllFinite(row, values)) stats[i].finite = false;
-      row += values;
-    }
+      stats[i].finite &= AllFinite(stack_.logits() + first_rows_[i] * vocab,
+                                   batch.spans[i].num_logits * vocab);
+    });
     return stack_.logits();
   }
 
@@ -131,6 +131,7 @@ class CpuModel : public HostModel {
       spans_[i] = {span.first_token, span.num_tokens, span.position, span.slot_in,
                    span.slot_out,    span.tail,       span.solver};
       for (size_t c = 0; c < page_tables_.size(); ++c) page_tables_[c][i] = span.pages[c];
+      first_rows_[i] = row;
       for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
         rows_[row++] = span.first_token + t;
       }
@@ -163,6 +164,7 @@ class CpuModel : public HostModel {
   std::string fingerprint_;
   AlignedBytes scratch_;
   std::vector<BatchSpan> spans_;
+  std::vector<size_t> first_rows_;                   // Of each span's logits.
   std::vector<int32_t> rows_;                        // Tokens whose logits are wanted.
   std::vector<std::vector<PageTable>> page_tables_;  // Per page class: (spans).
   std::vector<const PageTable*> tables_;

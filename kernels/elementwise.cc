@@ -16,7 +16,7 @@ HWY_BEFORE_NAMESPACE();
 namespace packrat {
 namespace HWY_NAMESPACE {
 
-void RmsNormRow(const float* x, int n, const float* weight, float eps, float* y) {
+void RmsNormRowTarget(const float* x, int n, const float* weight, float eps, float* y) {
   V16 sum = Zero();
   for (int i = 0; i < n; i += 16) {
     const V16 v = LoadFirst(x + i, n - i);
@@ -29,7 +29,7 @@ void RmsNormRow(const float* x, int n, const float* weight, float eps, float* y)
   }
 }
 
-void SwiGluRow(const float* gate, const float* up, int n, float* y) {
+void SwiGluRowTarget(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; i += 16) {
     const V16 v = Mul(Silu(LoadFirst(gate + i, n - i)), LoadFirst(up + i, n - i));
     StoreFirst(v, n - i, y + i);
@@ -85,8 +85,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace packrat {
 
-HWY_EXPORT(RmsNormRow);
-HWY_EXPORT(SwiGluRow);
+HWY_EXPORT(RmsNormRowTarget);
+HWY_EXPORT(SwiGluRowTarget);
 HWY_EXPORT(SigmoidGateRow);
 HWY_EXPORT(GeluRow);
 HWY_EXPORT(AllFiniteTarget);
@@ -115,12 +115,18 @@ float* AsFloats(void* p, DType type) {
 
 }  // namespace
 
+void RmsNormRow(const float* x, int n, const float* weight, float eps, float* y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormRowTarget)(x, n, weight, eps, y);
+}
+
+void SwiGluRow(const float* gate_up, int n, float* y) {
+  HWY_DYNAMIC_DISPATCH(SwiGluRowTarget)(gate_up, gate_up + n, n, y);
+}
+
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
                      DType type, KernelContext* context) {
   auto* out = AsFloats(y, type);
-  ForRows(rows, n, context, [&](int64_t r) {
-    HWY_DYNAMIC_DISPATCH(RmsNormRow)(x + r * n, n, weight, eps, out + r * n);
-  });
+  ForRows(rows, n, context, [&](int64_t r) { RmsNormRow(x + r * n, n, weight, eps, out + r * n); });
   return absl::OkStatus();
 }
 
@@ -132,8 +138,7 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
     if (indices[r] < 0) {
       std::fill_n(out + r * n, n, 0.0f);
     } else {
-      HWY_DYNAMIC_DISPATCH(RmsNormRow)
-      (x + static_cast<int64_t>(indices[r]) * n, n, weight, eps, out + r * n);
+      RmsNormRow(x + static_cast<int64_t>(indices[r]) * n, n, weight, eps, out + r * n);
     }
   });
   return absl::OkStatus();
@@ -144,7 +149,7 @@ absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim
   auto* values = AsFloats(x, type);
   ForRows(rows * heads, head_dim, context, [&](int64_t i) {
     float* head = values + i / heads * stride + i % heads * head_dim;
-    HWY_DYNAMIC_DISPATCH(RmsNormRow)(head, head_dim, weight, eps, head);
+    RmsNormRow(head, head_dim, weight, eps, head);
   });
   return absl::OkStatus();
 }
@@ -153,9 +158,7 @@ absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
                     KernelContext* context) {
   const auto* gate = static_cast<const float*>(gate_up);
   auto* out = AsFloats(y, type);
-  ForRows(rows, n, context, [&](int64_t r) {
-    HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + 2 * r * n, gate + (2 * r + 1) * n, n, out + r * n);
-  });
+  ForRows(rows, n, context, [&](int64_t r) { SwiGluRow(gate + 2 * r * n, n, out + r * n); });
   return absl::OkStatus();
 }
 

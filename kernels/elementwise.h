@@ -21,6 +21,9 @@ struct SampledToken;  // kernels/sampling.h, where SampledInRow() is as well.
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
                      DType type, KernelContext* context);
 
+// One row of it, on the CPU.
+void RmsNormRow(const float* x, int n, const float* weight, float eps, float* y);
+
 // The same for chosen rows: y[i] from x[indices[i]]. An index of -1: y[i] is zero.
 absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n,
                          const float* weight, float eps, void* y, DType type,
@@ -34,6 +37,9 @@ absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim
 // y (rows, n) = silu(gate) * up; gate_up: (rows, 2n), the gate first in each row.
 absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
                     KernelContext* context);
+
+// One row of it, on the CPU.
+void SwiGluRow(const float* gate_up, int n, float* y);
 
 // In place: y = y * sigmoid(gate). y: (rows, n); gate: (rows, n), `stride` elements from row to
 // row.

@@ -22,19 +22,21 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
   return {};
 }
 
+// Packs rows [row, row + n).
+using PackRows =
+    absl::FunctionRef<void(const MatMulKernel& kernel, int row, int n, int worker, float* packed)>;
+
 // Products of one arithmetic.
-void Multiply(const MatMulKernel& kernel, const float* x, ptrdiff_t x_stride, int rows,
+void Multiply(const MatMulKernel& kernel, PackRows pack, int rows,
               absl::Span<const MatMulOutput> outputs, KernelContext* context) {
-  const int in = outputs[0].weight->in();
-  const int row_floats = kernel.row_floats(in);
+  const int row_floats = kernel.row_floats(outputs[0].weight->in());
   PACKRAT_CHECK(static_cast<size_t>(rows) * row_floats <= context->packed.size());
   float* packed = context->packed.data();
   const int blocks = NumRowBlocks(rows, kernel.max_rows);
-  context->pool.Run(blocks, [&](int64_t b, int) {
+  context->pool.Run(blocks, [&](int64_t b, int worker) {
     const int row = BlockStart(static_cast<int>(b), blocks, rows);
     const int end = BlockStart(static_cast<int>(b) + 1, blocks, rows);
-    kernel.pack(x + row * x_stride, x_stride, end - row, in,
-                packed + static_cast<ptrdiff_t>(row) * row_floats);
+    pack(kernel, row, end - row, worker, packed + static_cast<ptrdiff_t>(row) * row_floats);
   });
   // A thread takes a few consecutive panels of one output at a time: memory is read in order, and
   // the others take over what a thread that was held up leaves.
@@ -55,18 +57,38 @@ void Multiply(const MatMulKernel& kernel, const float* x, ptrdiff_t x_stride, in
   });
 }
 
-}  // namespace
-
-void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
-            KernelContext* context) {
+void Multiply(PackRows pack, int rows, absl::Span<const MatMulOutput> outputs,
+              KernelContext* context) {
   if (rows == 0) return;
   while (!outputs.empty()) {  // Neighbours of equal arithmetic share their packed rows.
     const Arithmetic arithmetic = outputs[0].weight->arithmetic();
     size_t n = 1;
     while (n < outputs.size() && outputs[n].weight->arithmetic() == arithmetic) ++n;
-    Multiply(KernelOf(arithmetic), x, x_stride, rows, outputs.first(n), context);
+    Multiply(KernelOf(arithmetic), pack, rows, outputs.first(n), context);
     outputs.remove_prefix(n);
   }
+}
+
+}  // namespace
+
+void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
+            KernelContext* context) {
+  const auto pack = [&](const MatMulKernel& kernel, int row, int n, int, float* packed) {
+    kernel.pack(x + row * x_stride, x_stride, n, outputs[0].weight->in(), packed);
+  };
+  Multiply(pack, rows, outputs, context);
+}
+
+void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
+            absl::Span<const MatMulOutput> outputs, KernelContext* context) {
+  const auto pack = [&](const MatMulKernel& kernel, int row, int n, int worker, float* packed) {
+    const int in = outputs[0].weight->in();
+    PACKRAT_CHECK(n <= kMostBlockRows) << n;
+    float* made = context->scratch(worker);
+    for (int r = 0; r < n; ++r) make(row + r, made + static_cast<ptrdiff_t>(r) * in);
+    kernel.pack(made, in, n, in, packed);
+  };
+  Multiply(pack, rows, outputs, context);
 }
 
 }  // namespace packrat

@@ -20,6 +20,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/context.h"
@@ -28,6 +29,8 @@
 #include "kernels/packed_matrix.h"
 
 namespace packrat {
+
+inline constexpr int kMostBlockRows = 16;  // Rows that are packed together, at most.
 
 // One product of MatMul(): y (rows, out) with row stride y_stride (floats).
 struct MatMulOutput {
@@ -42,6 +45,13 @@ struct MatMulOutput {
 // overlap a y. Needs context.packed of rows * in floats.
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context);
+
+// The same of rows that are made when the product wants them, which spares memory a round trip:
+// make(row, to) writes row `row` (in), from any thread; twice, where outputs differ in arithmetic.
+// Needs MatMulScratchFloats(in) of scratch per thread besides.
+void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
+            absl::Span<const MatMulOutput> outputs, KernelContext* context);
+constexpr size_t MatMulScratchFloats(int in) { return size_t{kMostBlockRows} * in; }
 
 // A weight (out, in) as its device reads it: a PackedMatrix, or on a GPU rows of float32 or
 // bfloat16.

@@ -13,7 +13,7 @@ namespace packrat {
 // Rows are packed and multiplied in blocks of nearly equal size, so that a tile's accumulators stay
 // in registers.
 struct MatMulKernel {
-  int max_rows;  // Of a block.
+  int max_rows;  // Of a block; at most kMostBlockRows.
   // Floats of memory that a packed row takes; at most `in`.
   int (*row_floats)(int in);
   // Packs one block: x (n, in), row stride x_stride.

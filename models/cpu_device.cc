@@ -105,26 +105,61 @@ absl::Status CpuDevice::Embed(const Weight& embedding, const int32_t* tokens, in
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
-  constexpr size_t kMost = 4;
-  PACKRAT_CHECK(!products.empty() && products.size() <= kMost);
-  MatMulOutput outputs[kMost];
-  for (size_t i = 0; i < products.size(); ++i) {
-    const Product& p = products[i];
-    PACKRAT_CHECK(p.type == DType::kF32);
-    outputs[i] = {static_cast<const PackedMatrix*>(p.weight.data), static_cast<float*>(p.y),
-                  p.weight.out, p.bias};
+namespace {
+
+// Products as MatMul() takes them.
+class Outputs {
+ public:
+  explicit Outputs(absl::Span<const Product> products) : n_(products.size()) {
+    PACKRAT_CHECK(n_ >= 1 && n_ <= kMost);
+    for (size_t i = 0; i < n_; ++i) {
+      const Product& p = products[i];
+      PACKRAT_CHECK(p.type == DType::kF32);
+      outputs_[i] = {static_cast<const PackedMatrix*>(p.weight.data), static_cast<float*>(p.y),
+                     p.weight.out, p.bias};
+    }
   }
-  MatMul(static_cast<const float*>(x), products[0].weight.in, rows,
-         absl::MakeSpan(outputs, products.size()), context_.get());
+  Outputs(const Weight& weight, float* x) : n_(1) {
+    outputs_[0] = {static_cast<const PackedMatrix*>(weight.data), x, weight.out, nullptr,
+                   /*accumulate=*/true};
+  }
+  absl::Span<const MatMulOutput> span() const { return absl::MakeConstSpan(outputs_, n_); }
+
+ private:
+  static constexpr size_t kMost = 4;
+  size_t n_;
+  MatMulOutput outputs_[kMost];
+};
+
+}  // namespace
+
+absl::Status CpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
+  MatMul(static_cast<const float*>(x), products[0].weight.in, rows, Outputs(products).span(),
+         context_.get());
+  return absl::OkStatus();
+}
+
+absl::Status CpuDevice::MultiplyNormed(const Normed& h, int rows,
+                                       absl::Span<const Product> products) {
+  const auto make = [&](int row, float* to) {
+    RmsNormRow(h.x + size_t{1} * row * h.n, h.n, h.weight, h.eps, to);
+  };
+  MatMul(make, rows, Outputs(products).span(), context_.get());
   return absl::OkStatus();
 }
 
 absl::Status CpuDevice::AddProduct(const Weight& weight, const void* h, int rows, float* x) {
-  MatMul(static_cast<const float*>(h), weight.in, rows,
-         {{static_cast<const PackedMatrix*>(weight.data), x, weight.out, nullptr,
-           /*accumulate=*/true}},
-         context_.get());
+  MatMul(static_cast<const float*>(h), weight.in, rows, Outputs(weight, x).span(), context_.get());
+  return absl::OkStatus();
+}
+
+absl::Status CpuDevice::AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows, void*,
+                                         float* x) {
+  const int n = weight.in;
+  const auto make = [&](int row, float* to) {
+    SwiGluRow(static_cast<const float*>(gate_up) + size_t{2} * row * n, n, to);
+  };
+  MatMul(make, rows, Outputs(weight, x).span(), context_.get());
   return absl::OkStatus();
 }
 

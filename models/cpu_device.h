@@ -61,10 +61,10 @@ class CpuDevice : public Device {
   // The memory for products of up to `rows` rows of up to `widest` values and for what was planned.
   // Call Allocate() before anything runs.
   size_t Bytes(int threads, int rows, int widest) const {
-    return KernelContext::Bytes(threads, Packed(rows, widest), thread_floats_);
+    return KernelContext::Bytes(threads, Packed(rows, widest), ThreadFloats(widest));
   }
   void Allocate(int threads, int rows, int widest) {
-    context_ = std::make_unique<KernelContext>(threads, Packed(rows, widest), thread_floats_);
+    context_ = std::make_unique<KernelContext>(threads, Packed(rows, widest), ThreadFloats(widest));
   }
   ThreadPool* pool() { return &context_->pool; }
   // Pages are then those of StateTypes::paired_keys.
@@ -80,7 +80,11 @@ class CpuDevice : public Device {
   int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override;
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
+  absl::Status MultiplyNormed(const Normed& h, int rows,
+                              absl::Span<const Product> products) override;
   absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
+  absl::Status AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows, void* memory,
+                                float* x) override;
   absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
                     float eps, void* y) override {
     return indices == nullptr
@@ -137,6 +141,9 @@ class CpuDevice : public Device {
 
  private:
   static size_t Packed(int rows, int widest) { return static_cast<size_t>(rows) * widest; }
+  size_t ThreadFloats(int widest) const {
+    return std::max(thread_floats_, MatMulScratchFloats(widest));
+  }
   int PlanThreads(size_t floats) {
     thread_floats_ = std::max(thread_floats_, floats);
     return 0;

@@ -103,8 +103,8 @@ class CpuModel : public HostModel {
     device_.pool()->Run(batch.num_spans, [&](int64_t i, int) {
       const size_t vocab = config_.vocab_size;
       stats[i] = SpanStats(stack_.totals()[i]);
-      stats[i].finite &= AllFinite(stack_.logits() + first_rows_[i] * vocab,
-                                   batch.spans[i].num_logits * vocab);
+      stats[i].finite &=
+          AllFinite(stack_.logits() + first_rows_[i] * vocab, batch.spans[i].num_logits * vocab);
     });
     return stack_.logits();
   }

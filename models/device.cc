@@ -57,4 +57,15 @@ absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
   return status;
 }
 
+absl::Status Device::MultiplyNormed(const Normed& h, int rows, absl::Span<const Product> products) {
+  absl::Status status = Norm(h.x, nullptr, rows, h.n, h.weight, h.eps, h.memory);
+  return status.ok() ? Multiply(h.memory, rows, products) : status;
+}
+
+absl::Status Device::AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows,
+                                      void* memory, float* x) {
+  absl::Status status = SwiGlu(gate_up, rows, weight.in, memory);
+  return status.ok() ? AddProduct(weight, memory, rows, x) : status;
+}
+
 }  // namespace packrat

@@ -106,6 +106,16 @@ struct Product {
   const float* bias = nullptr;  // (out)
 };
 
+// RmsNorm() of rows of x (rows, n), which a device makes where a product reads it, or in `memory`,
+// (rows, n) of the device's type.
+struct Normed {
+  const float* x;
+  int n;
+  const float* weight;
+  float eps;
+  void* memory;
+};
+
 class Device;
 
 // A step as a layer sees it, besides its input: the batch, and the layer's part of the sequences'
@@ -152,8 +162,14 @@ class Device {
                              float* x) = 0;
   // Products of one x (rows, in). At most four.
   virtual absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) = 0;
+  // The same of x = h.
+  virtual absl::Status MultiplyNormed(const Normed& h, int rows,
+                                      absl::Span<const Product> products);
   // x += h W'. x: (rows, out), the residual stream.
   virtual absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) = 0;
+  // The same of h = SwiGlu(gate_up), which may be made in `memory`, (rows, in) of type().
+  virtual absl::Status AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows,
+                                        void* memory, float* x);
   // RmsNorm(), or with `indices` RmsNormRows().
   virtual absl::Status Norm(const float* x, const int32_t* indices, int rows, int n,
                             const float* weight, float eps, void* y) = 0;

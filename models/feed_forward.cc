@@ -17,21 +17,20 @@ FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix, c
   down_ = weights->Matrix(prefix + names.down, d, f);
 }
 
-absl::Status FeedForward::Forward(const Step& step, const void* h, float* x) const {
-  const auto rows = static_cast<size_t>(step.tokens()) * DTypeBytes(type_);
+absl::Status FeedForward::Forward(const Step& step, const Normed& h, float* x) const {
+  Device& device = *step.device;
+  const int tokens = step.tokens();
+  const size_t column_bytes = size_t{1} * tokens * DTypeBytes(type_);
   Carver memory(step.activations);
-  void* up = memory.Take<std::byte>(rows * up_.out);
-  void* inner = up;
-  absl::Status status = step.device->Multiply(h, step.tokens(), {{up_, up, type_}});
+  void* up = memory.Take<std::byte>(column_bytes * up_.out);
+  absl::Status status = device.MultiplyNormed(h, tokens, {{up_, up, type_}});
   if (!status.ok()) return status;
-  if (activation_ == Activation::kGelu) {
-    status = step.device->Gelu(up, step.tokens(), width_);
-  } else {
-    inner = memory.Take<std::byte>(rows * width_);
-    status = step.device->SwiGlu(up, step.tokens(), width_, inner);
+  if (activation_ != Activation::kGelu) {
+    void* inner = memory.Take<std::byte>(column_bytes * width_);
+    return device.AddSwiGluProduct(down_, up, tokens, inner, x);
   }
-  if (!status.ok()) return status;
-  return step.device->AddProduct(down_, inner, step.tokens(), x);
+  status = device.Gelu(up, tokens, width_);
+  return status.ok() ? device.AddProduct(down_, up, tokens, x) : status;
 }
 
 }  // namespace packrat

@@ -14,7 +14,7 @@ class FeedForward {
   // `prefix`: of the layer's tensor names.
   FeedForward(const ModelConfig& config, const std::string& prefix, const Device& device,
               DeviceWeights* weights);
-  absl::Status Forward(const Step& step, const void* h, float* x) const;
+  absl::Status Forward(const Step& step, const Normed& h, float* x) const;
   size_t bytes_per_token() const { return size_t{3} * width_ * DTypeBytes(type_); }
 
  private:

@@ -18,8 +18,8 @@ inline constexpr size_t kActivationSlack = 2048;
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // x += mixer(h). h: (tokens, hidden_size) of the device's type; x: float32, likewise.
-  virtual absl::Status Forward(const Step& step, const void* h, float* x) const = 0;
+  // x += mixer(h), rows of the step's tokens. h may be made of x.
+  virtual absl::Status Forward(const Step& step, const Normed& h, float* x) const = 0;
   virtual size_t bytes_per_token() const = 0;  // Of Step::activations.
 };
 

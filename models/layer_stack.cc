@@ -59,14 +59,12 @@ absl::Status LayerStack::Forward(const Input& input, const ActivationObserver& o
     const Layer& layer = layers_[i];
     const int number = static_cast<int>(i);
     const Step step = StepOf(input, number);
-    status = device_->Norm(x_, nullptr, tokens, d, layer.mixer_norm, eps, h_);
+    status = layer.mixer->Forward(step, {x_, d, layer.mixer_norm, eps, h_}, x_);
     if (!status.ok()) return status;
-    if (status = layer.mixer->Forward(step, h_, x_); !status.ok()) return status;
     status = Observe(input, observe, number, LayerPart::kMixer);
     if (!status.ok()) return status;
-    status = device_->Norm(x_, nullptr, tokens, d, layer.feed_forward_norm, eps, h_);
+    status = layer.feed_forward.Forward(step, {x_, d, layer.feed_forward_norm, eps, h_}, x_);
     if (!status.ok()) return status;
-    if (status = layer.feed_forward.Forward(step, h_, x_); !status.ok()) return status;
     status = Observe(input, observe, number, LayerPart::kFeedForward);
   }
   if (status.ok()) status = device_->CheckFinite(batch, x_, d, totals_);

@@ -50,7 +50,7 @@ class AttentionMixer : public Mixer {
     bias_ = load.weights->Upload(std::move(bias));
   }
 
-  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
     Device& device = *step.device;
     const int tokens = step.tokens();
     const size_t element = DTypeBytes(type_);
@@ -58,7 +58,7 @@ class AttentionMixer : public Mixer {
     auto* qkv = memory.Take<std::byte>(size_t{1} * tokens * width() * element);
     auto* o = memory.Take<std::byte>(size_t{1} * tokens * q_width_ * element);
     const auto column = [&](int at) { return qkv + at * element; };
-    absl::Status status = device.Multiply(h, tokens, {{in_proj_, qkv, type_, bias_}});
+    absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, qkv, type_, bias_}});
     if (!status.ok()) return status;
     if (q_norm_ != nullptr) {
       status = NormHeads(device, column(q_at_), tokens, shape_.num_heads, q_norm_);

@@ -33,7 +33,7 @@ class GatedDeltaMixer : public Mixer {
     out_proj_ = weights->Matrix(prefix + "out_proj.weight", d, shape_.values());
   }
 
-  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
     Device& device = *step.device;
     const auto tokens = static_cast<size_t>(step.tokens());
     const size_t element = DTypeBytes(type_);
@@ -42,8 +42,8 @@ class GatedDeltaMixer : public Mixer {
     auto* gates = memory.Take<float>(tokens * 2 * heads);
     auto* qkvz = memory.Take<std::byte>(tokens * stride * element);
     auto* o = memory.Take<std::byte>(tokens * shape_.values() * element);
-    absl::Status status =
-        device.Multiply(h, step.tokens(), {{in_proj_, qkvz, type_}, {gates_, gates, DType::kF32}});
+    absl::Status status = device.MultiplyNormed(
+        h, step.tokens(), {{in_proj_, qkvz, type_}, {gates_, gates, DType::kF32}});
     if (!status.ok()) return status;
     const GatedDeltaOperands operands{qkvz,          qkvz + shape_.channels() * element,
                                       stride,

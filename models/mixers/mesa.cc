@@ -40,7 +40,7 @@ class MesaMixer : public Mixer {
     LoadSmall(spec, prefix, weights);
   }
 
-  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
     Device& device = *step.device;
     const auto tokens = static_cast<size_t>(step.tokens());
     const size_t element = DTypeBytes(type_);
@@ -49,7 +49,7 @@ class MesaMixer : public Mixer {
     auto* gates = memory.Take<float>(tokens * 2 * heads);
     auto* qkvg = memory.Take<std::byte>(tokens * stride * element);
     auto* o = memory.Take<std::byte>(tokens * width_ * element);
-    absl::Status status = device.Multiply(
+    absl::Status status = device.MultiplyNormed(
         h, step.tokens(), {{in_proj_, qkvg, type_}, {gates_, gates, DType::kF32, gates_bias_}});
     if (!status.ok()) return status;
     const auto part = [&](int i) { return qkvg + i * width_ * element; };

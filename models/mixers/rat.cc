@@ -20,14 +20,14 @@ class RatMixer : public Mixer {
         out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size, width_)) {
   }
 
-  absl::Status Forward(const Step& step, const void* h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
     Device& device = *step.device;
     const int tokens = step.tokens();
     Carver memory(step.activations);
     void* projection =
         memory.Take<std::byte>(size_t{1} * tokens * shape_.projection() * DTypeBytes(type_));
     void* o = memory.Take<std::byte>(size_t{1} * tokens * width_ * DTypeBytes(type_));
-    absl::Status status = device.Multiply(h, tokens, {{in_proj_, projection, type_}});
+    absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, projection, type_}});
     if (!status.ok()) return status;
     status =
         device.Rat(plan_, shape_, step, {projection, gate_bias_, device.rope(rope_), o, type_});

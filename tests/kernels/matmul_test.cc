@@ -167,6 +167,26 @@ TEST(MatMulTest, ARowAloneHasTheBitsOfTheRowInCompany) {
   }
 }
 
+TEST(MatMulTest, RowsThatAreMadeAreMultipliedAsThoseInMemory) {
+  Random random(9);
+  for (int rows = 1; rows <= 40; ++rows) {
+    Case c(&random, rows);
+    ForEachCpu([&](int threads) {
+      c.Run(threads);
+      PoisonedContext context(threads, static_cast<size_t>(rows) * c.in, MatMulScratchFloats(c.in));
+      for (auto& product : c.products) {
+        const GuardedFloats expected = product->y;
+        product->Reset(rows);
+        const auto make = [&](int row, float* to) {
+          std::copy_n(c.x.data() + row * c.x_stride, c.in, to);
+        };
+        MatMul(make, rows, {product->output()}, &context);
+        EXPECT_TRUE(SameBits(expected.data(), product->y.data(), expected.size()));
+      }
+    });
+  }
+}
+
 TEST(MatMulTest, NaNStaysInItsRow) {
   Random random(3);
   for (const int rows : {2, 7, 12, 30}) {

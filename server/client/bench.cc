@@ -1,6 +1,8 @@
 // packrat bench: makes many calls at once and measures them.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,6 +32,7 @@ struct Sample {
 struct Results {
   Mutex mutex;
   std::vector<Sample> samples ABSL_GUARDED_BY(mutex);
+  std::vector<double> intervals ABSL_GUARDED_BY(mutex);  // Between messages with tokens.
   int failed ABSL_GUARDED_BY(mutex) = 0;
   Connection::Outcome first_failure ABSL_GUARDED_BY(mutex);
 };
@@ -42,19 +45,26 @@ int32_t PromptToken(uint64_t seed, int call, int position, int vocab_size) {
   return static_cast<int32_t>((z ^ (z >> 31)) % vocab_size);
 }
 
-void RunOne(Connection* connection, const v1::GenerateRequest& request, Results* results) {
-  const absl::Time start = absl::Now();
-  absl::Time first = start;
+// `start`: when it was to be sent.
+void RunOne(Connection* connection, const v1::GenerateRequest& request, absl::Time start,
+            Results* results) {
+  absl::Time first = start, last = start;
+  std::vector<double> intervals;
   int first_count = 0;
   Sample sample;
   bool seen = false;
   const Connection::Outcome outcome =
       connection->Generate(request, [&](const v1::GenerateResponse& message) {
-        if (!seen && message.token_ids_size() > 0) {
+        if (message.token_ids_size() == 0) return;
+        const absl::Time now = absl::Now();
+        if (seen) {
+          intervals.push_back(absl::ToDoubleSeconds(now - last));
+        } else {
           seen = true;
-          first = absl::Now();
+          first = now;
           first_count = message.token_ids_size();
         }
+        last = now;
         sample.output_tokens += message.token_ids_size();
       });
   const absl::Time end = absl::Now();
@@ -66,22 +76,31 @@ void RunOne(Connection* connection, const v1::GenerateRequest& request, Results*
   MutexLock lock(&results->mutex);
   if (outcome.status.ok()) {
     results->samples.push_back(sample);
+    results->intervals.insert(results->intervals.end(), intervals.begin(), intervals.end());
   } else if (results->failed++ == 0) {
     results->first_failure = outcome;
   }
 }
 
-nlohmann::ordered_json Percentiles(const std::vector<Sample>& samples, double Sample::*value) {
-  std::vector<double> sorted;
-  for (const Sample& sample : samples) sorted.push_back(1e3 * sample.*value);
-  std::sort(sorted.begin(), sorted.end());
+// Of seconds, in milliseconds.
+nlohmann::ordered_json Percentiles(std::vector<double> seconds) {
+  std::sort(seconds.begin(), seconds.end());
   const auto at = [&](double share) {
-    return sorted.empty() ? 0.0 : sorted[static_cast<size_t>(share * (sorted.size() - 1) + 0.5)];
+    return seconds.empty() ? 0.0
+                           : 1e3 * seconds[static_cast<size_t>(share * (seconds.size() - 1) + 0.5)];
   };
   return {{"p50", at(0.5)}, {"p90", at(0.9)}, {"p99", at(0.99)}};
 }
 
-nlohmann::ordered_json Summary(const std::vector<Sample>& samples, int failed, double seconds) {
+nlohmann::ordered_json Percentiles(const std::vector<Sample>& samples, double Sample::*value) {
+  std::vector<double> seconds;
+  seconds.reserve(samples.size());
+  for (const Sample& sample : samples) seconds.push_back(sample.*value);
+  return Percentiles(std::move(seconds));
+}
+
+nlohmann::ordered_json Summary(const std::vector<Sample>& samples,
+                               const std::vector<double>& intervals, int failed, double seconds) {
   int64_t prompt = 0, output = 0;
   for (const Sample& sample : samples) {
     prompt += sample.prompt_tokens;
@@ -95,6 +114,7 @@ nlohmann::ordered_json Summary(const std::vector<Sample>& samples, int failed, d
           {"output_tokens_per_second", output / seconds},
           {"time_to_first_token_ms", Percentiles(samples, &Sample::first_token)},
           {"time_per_output_token_ms", Percentiles(samples, &Sample::per_token)},
+          {"message_interval_ms", Percentiles(intervals)},
           {"request_ms", Percentiles(samples, &Sample::total)}};
 }
 
@@ -105,12 +125,32 @@ std::string ToText(const nlohmann::ordered_json& summary) {
       summary["failed"].get<int>(), summary["prompt_tokens_per_second"].get<double>(),
       summary["output_tokens_per_second"].get<double>());
   absl::StrAppendFormat(&text, "%-28s %10s %10s %10s\n", "", "p50", "p90", "p99");
-  for (const char* name : {"time_to_first_token_ms", "time_per_output_token_ms", "request_ms"}) {
+  for (const char* name : {"time_to_first_token_ms", "time_per_output_token_ms",
+                           "message_interval_ms", "request_ms"}) {
     const auto& row = summary[name];
     absl::StrAppendFormat(&text, "%-28s %10.2f %10.2f %10.2f\n", name, row["p50"].get<double>(),
                           row["p90"].get<double>(), row["p99"].get<double>());
   }
   return text;
+}
+
+// When each call begins, in seconds from the start: as a Poisson process has it.
+std::vector<double> Arrivals(double rate, int requests, uint64_t seed) {
+  std::vector<double> arrivals(requests, 0);
+  if (rate <= 0) return arrivals;
+  std::mt19937_64 random(seed);
+  std::exponential_distribution<double> pause(rate);
+  double at = 0;
+  for (double& arrival : arrivals) arrival = at += pause(random);
+  return arrivals;
+}
+
+// Even over the logarithm of the length.
+int PromptLength(uint64_t seed, int call, int least, int most) {
+  if (most <= least) return least;
+  std::mt19937_64 random(seed + call);
+  std::uniform_real_distribution<double> power(std::log(least), std::log(most));
+  return std::clamp(static_cast<int>(std::lround(std::exp(power(random)))), least, most);
 }
 
 }  // namespace
@@ -129,6 +169,15 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
   if (prompt_tokens < 1 || prompt_tokens > 10000000) {
     return UsageError("--prompt_tokens is out of range [1, 10000000]");
   }
+  const int max_prompt_tokens = absl::GetFlag(FLAGS_max_prompt_tokens);
+  if (max_prompt_tokens < 0 || max_prompt_tokens > 10000000) {
+    return UsageError("--max_prompt_tokens is out of range [0, 10000000]");
+  }
+  if (max_prompt_tokens > 0 && max_prompt_tokens < prompt_tokens) {
+    return UsageError("--max_prompt_tokens is less than --prompt_tokens");
+  }
+  const double rate = absl::GetFlag(FLAGS_rate);
+  if (!(rate >= 0 && rate <= 100000)) return UsageError("--rate is out of range [0, 100000]");
   v1::GetModelInfoResponse info;
   const Connection::Outcome reached = connection->GetModelInfo(&info);
   if (!reached.status.ok()) return Report(*connection, reached);
@@ -136,6 +185,8 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
 
   v1::GenerateRequest base = RequestFromFlags();
   base.mutable_stop()->set_ignore_eos(true);  // So every call does the same amount of work.
+  const uint64_t first_seed = base.sampling().seed();
+  const std::vector<double> arrivals = Arrivals(rate, requests, first_seed);
   Results results;
   std::atomic<int> next{0};
   const absl::Time start = absl::Now();
@@ -144,19 +195,23 @@ int BenchCommand(Connection* connection, const std::vector<std::string>& argumen
     threads.emplace_back([&] {
       for (int call = next++; call < requests && !connection->cancelled(); call = next++) {
         v1::GenerateRequest request = base;
-        const uint64_t seed = base.sampling().seed() + call;
+        const uint64_t seed = first_seed + call;
         request.mutable_sampling()->set_seed(seed);
-        for (int i = 0; i < prompt_tokens; ++i) {
+        const int tokens = PromptLength(first_seed, call, prompt_tokens, max_prompt_tokens);
+        for (int i = 0; i < tokens; ++i) {
           request.mutable_tokens()->add_ids(PromptToken(seed, call, i, vocab));
         }
-        RunOne(connection, request, &results);
+        const absl::Time due = start + absl::Seconds(arrivals[call]);
+        if (rate > 0) absl::SleepFor(due - absl::Now());
+        RunOne(connection, request, rate > 0 ? due : absl::Now(), &results);
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   MutexLock lock(&results.mutex);
-  const nlohmann::ordered_json summary = Summary(results.samples, results.failed, seconds);
+  const nlohmann::ordered_json summary =
+      Summary(results.samples, results.intervals, results.failed, seconds);
   Print(absl::GetFlag(FLAGS_json) ? summary.dump() + "\n" : ToText(summary));
   return results.failed == 0 ? kExitOk : Report(*connection, results.first_failure);
 }

@@ -98,6 +98,14 @@ ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading o
 ABSL_FLAG(int32_t, concurrency, 8, "bench: calls at the same time; range [1, 10000].");
 ABSL_FLAG(int32_t, requests, 64, "bench: calls in all; range [1, 10000000].");
 ABSL_FLAG(int32_t, prompt_tokens, 128, "bench: tokens of a prompt; range [1, 10000000].");
+ABSL_FLAG(
+    int32_t, max_prompt_tokens, 0,
+    "bench: prompts have between --prompt_tokens and so many tokens, as many of 10 to 20 as of "
+    "100 to 200; range [0, 10000000]. 0: all have --prompt_tokens.");
+ABSL_FLAG(
+    double, rate, 0,
+    "bench: calls begin at random, so many a second in the mean, and wait where --concurrency "
+    "are open, which counts as their time; range [0, 100000]. 0: as soon as one has ended.");
 
 namespace packrat {
 

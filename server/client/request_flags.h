@@ -28,6 +28,8 @@ ABSL_DECLARE_FLAG(int32_t, limit);
 ABSL_DECLARE_FLAG(int32_t, concurrency);
 ABSL_DECLARE_FLAG(int32_t, requests);
 ABSL_DECLARE_FLAG(int32_t, prompt_tokens);
+ABSL_DECLARE_FLAG(int32_t, max_prompt_tokens);
+ABSL_DECLARE_FLAG(double, rate);
 
 namespace packrat {
 

@@ -52,7 +52,8 @@ class WithoutServerTest(unittest.TestCase):
                           ["sessions", "rewind", "x"],
                           ["sessions", "rewind", "x", "--keep_turns=1", "--keep_tokens=1"],
                           ["complete", "--token_ids=1,two"], ["complete", "--token_ids=1", "text"],
-                          ["bench", "--requests=0"], ["complete", "--echo=perhaps", "x"]):
+                          ["bench", "--requests=0"], ["bench", "--rate=-1"],
+                          ["bench", "--max_prompt_tokens=5"], ["complete", "--echo=perhaps", "x"]):
             done = run(*arguments)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertTrue(done.stderr, arguments)
@@ -429,9 +430,24 @@ class WithServerTest(unittest.TestCase):
                                   "--max_tokens=16")
         self.assertEqual((result["requests"], result["failed"]), (10, 0))
         self.assertGreater(result["output_tokens_per_second"], 0)
-        for row in ("time_to_first_token_ms", "time_per_output_token_ms", "request_ms"):
+        for row in ("time_to_first_token_ms", "time_per_output_token_ms", "message_interval_ms",
+                    "request_ms"):
             self.assertLessEqual(result[row]["p50"], result[row]["p99"])
+        self.assertEqual(round(result["prompt_tokens_per_second"] * result["seconds"]), 10 * 20)
         self.assertIn("p90", self.server.client("bench", "--requests=2", "--max_tokens=2").stdout)
+        # Calls that arrive at random, with prompts of different lengths: the same ones for a seed.
+        sums = set()
+        for seed in (1, 1, 2):
+            mixed = self.server.json("bench", "--requests=20", "--rate=1000", "--prompt_tokens=10",
+                                     "--max_prompt_tokens=100", "--max_tokens=1", f"--seed={seed}")
+            self.assertEqual((mixed["requests"], mixed["failed"]), (20, 0))
+            sums.add(round(mixed["prompt_tokens_per_second"] * mixed["seconds"]))
+            self.assertTrue(20 * 10 < max(sums) < 20 * 100, sums)
+        self.assertEqual(len(sums), 2)
+        # They wait for their time: the last of 40 comes after 0.8 s, give or take 0.13.
+        slow = self.server.json("bench", "--requests=40", "--rate=50", "--max_tokens=1", "--seed=1",
+                                "--prompt_tokens=1")
+        self.assertGreater(slow["seconds"], 0.3)
         # What fails is counted and told.
         failed = self.server.client("bench", "--requests=2", "--prompt_tokens=600")
         self.assertEqual(failed.returncode, 1)

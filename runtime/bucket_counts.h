@@ -28,6 +28,9 @@ inline constexpr double kTokensBounds[] = {1,     2,     4,     8,      16,     
 inline constexpr absl::Span<const double> kBatchTokensBounds(kTokensBounds, 17);
 inline constexpr absl::Span<const double> kBatchSequencesBounds(kTokensBounds, 13);
 
+// What came of a forecast, as a part of it.
+inline constexpr double kRatioBounds[] = {0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4};
+
 class BucketCounts {
  public:
   static constexpr size_t kMaxBounds = 24;

@@ -90,6 +90,11 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                      absl::FormatDuration(bounds::kShortestPriorityStep), ", ",
                      absl::FormatDuration(bounds::kLongestPriorityStep), "]"));
   }
+  if (options->inter_token_time < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(absl::StrCat("inter_token_time is ",
+                                                   absl::FormatDuration(options->inter_token_time),
+                                                   "; range [0, inf]"));
+  }
   const double all = (static_cast<double>(options->max_running) + options->cache_sequences) *
                      static_cast<double>(layout.SequenceBytes(options->max_context));
   if (options->state_bytes == 0) {

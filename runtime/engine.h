@@ -30,10 +30,13 @@ struct EngineOptions {
   int max_running = 64;        // Sequences in a batch.
   int max_queue = 1024;        // Requests that wait.
   int max_batch_tokens = 512;  // Token budget of a step; decoding first. At least max_running.
-  int max_context = 0;         // Tokens per sequence; 0: the model's.
-  int64_t state_bytes = 0;     // For slots, tails and pages together; 0: enough for max_running
-                               // sequences of max_context tokens, but at most what the model's
-                               // device has for it (LanguageModel::state_memory_limit()).
+  // How far apart prompts may put the tokens of those that decode beside them, as far as it can be
+  // foretold (StepModel). They get half of a step in any case, and a block.
+  absl::Duration inter_token_time = absl::Milliseconds(200);
+  int max_context = 0;      // Tokens per sequence; 0: the model's.
+  int64_t state_bytes = 0;  // For slots, tails and pages together; 0: enough for max_running
+                            // sequences of max_context tokens, but at most what the model's
+                            // device has for it (LanguageModel::state_memory_limit()).
   absl::Duration priority_step = absl::Milliseconds(200);  // Waiting time that is worth one level
                                                            // of priority.
   bool prefix_cache = true;  // States of texts are kept for others that begin alike.
@@ -100,9 +103,12 @@ struct EngineStats {
   absl::Duration model_time, sample_time, host_time;
   // Times in seconds, each counted as it happens, not when its request is over.
   BucketCounts queue_time{kSecondsBounds};  // Submit to admission, or to the end without it.
-  BucketCounts time_to_first_token{kSecondsBounds};     // Submit to the first token.
-  BucketCounts inter_token_time{kSecondsBounds};        // Between two tokens of a request.
-  BucketCounts step_time{kSecondsBounds};               // Of a Step() that had a part in a batch.
+  BucketCounts time_to_first_token{kSecondsBounds};  // Submit to the first token.
+  BucketCounts inter_token_time{kSecondsBounds};     // Between two tokens of a request.
+  BucketCounts step_time{kSecondsBounds};            // Of a Step() that had a part in a batch.
+  // Time of a batch on the model's device over what was foretold; of those of which it was.
+  BucketCounts step_time_ratio{kRatioBounds};
+  int max_prompt_tokens = 0;  // Of a step at present, beside those that decode.
   BucketCounts batch_sequences{kBatchSequencesBounds};  // Of a batch.
   BucketCounts batch_tokens{kBatchTokensBounds};        // Of a batch.
   struct Cache {

@@ -21,6 +21,7 @@
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
 #include "runtime/steady_clock.h"
+#include "runtime/step_model.h"
 #include "runtime/tenants.h"
 #include "runtime/validate.h"
 
@@ -102,6 +103,9 @@ struct Engine::Impl {
     std::vector<int32_t> tokens;
     std::vector<Span> spans;
     std::vector<SamplingRow> rows;  // One per row of logits, in the order of spans.
+    StepContents contents;
+    double foretold = 0;  // Seconds.
+    Clock::time_point started;
   };
   // Where a model takes steps ahead, one step is started before the results of the step before it
   // are taken: the device need not wait for the host.
@@ -118,6 +122,8 @@ struct Engine::Impl {
   void Park();
   bool ParkOne(Sequence* sequence, absl::Status* lost);
   void QueueParked();
+  // Of the step that is being planned, from running_items.
+  int MaxPromptTokens() const;
   void Expire();
   void Admit();
   // In the batch, while a step is planned: whom it has parked is still in `running`.
@@ -129,6 +135,7 @@ struct Engine::Impl {
   bool NextStepNeedsResults() const;
   void StartStep();
   void FinishStep();
+  void LearnFrom(const Flight& flight);
   void TakeResults(const Flight& flight);
   void TakeScore(Sequence* sequence, const SampledToken& scored);
   void TakeToken(Sequence* sequence, const SampledToken& token);
@@ -173,6 +180,8 @@ struct Engine::Impl {
   size_t first_admitted = 0;  // In `running`, of this step.
   Flight flights[kMaxFlights];
   int first_flight = 0, num_flights = 0;  // In flight: from first_flight on, in a ring.
+  StepModel step_model;
+  Clock::time_point last_finished;  // When the results of a step last came.
   std::vector<SpanStats> span_stats;
   std::vector<SampledToken> sampled;             // (max_logit_rows)
   std::vector<std::shared_ptr<Outbox>> touched;  // To be notified.

@@ -71,11 +71,29 @@ void Engine::Impl::Plan(bool may_park) {
   input.max_running = options.max_running;
   input.max_batch_tokens = options.max_batch_tokens;
   input.max_logit_rows = model->options().max_logit_rows;
+  input.max_prompt_tokens = stats.max_prompt_tokens = MaxPromptTokens();
   input.priority_step = options.priority_step;
   input.park_room = park_room;
   input.now = step_time;
   input.earliest_waiting_deadline = earliest_waiting_deadline;
   PlanStep(input, &plan);
+}
+
+int Engine::Impl::MaxPromptTokens() const {
+  StepContents decoding;
+  int deepest = 0;  // Of the prompts: what is beyond is dearer.
+  for (const RunningItem& item : running_items) {
+    if (item.complete) continue;
+    if (item.prompt_left > 0) {
+      deepest = std::max(deepest, item.position);
+    } else {
+      decoding.Add(1, item.position, 1);
+    }
+  }
+  const int most = options.max_batch_tokens - decoding.tokens;
+  if (decoding.tokens == 0 || most == 0) return options.max_batch_tokens;
+  return step_model.PromptTokens(decoding, deepest, absl::ToDoubleSeconds(options.inter_token_time),
+                                 most);
 }
 
 void Engine::Impl::Expire() {
@@ -163,7 +181,7 @@ bool Engine::Impl::NextStepNeedsResults() const {
 }
 
 void Engine::Impl::StartStep() {
-  const Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
+  Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
   ++num_flights;
   ++stats.steps;
   stats.batch_sequences.Observe(static_cast<double>(flight.spans.size()));
@@ -173,9 +191,14 @@ void Engine::Impl::StartStep() {
   batch.num_tokens = static_cast<int32_t>(flight.tokens.size());
   batch.spans = flight.spans.data();
   batch.num_spans = static_cast<int32_t>(flight.spans.size());
-  const Clock::time_point start = Clock::now();
+  flight.contents = {};
+  for (const Span& span : flight.spans) {
+    flight.contents.Add(span.num_tokens, span.position, span.num_logits);
+  }
+  flight.foretold = step_model.Seconds(flight.contents);
+  flight.started = Clock::now();
   const absl::Status status = model->Start(batch, pool->memory(), flight.rows);
-  stats.model_time += absl::FromChrono(Clock::now() - start);
+  stats.model_time += absl::FromChrono(Clock::now() - flight.started);
   if (!status.ok()) Fail(status);
 }
 
@@ -190,6 +213,7 @@ void Engine::Impl::FinishStep() {
   stats.model_time += absl::FromChrono(Clock::now() - start) - sampling;
   stats.sample_time += sampling;
   if (status.ok()) {
+    LearnFrom(flight);
     TakeResults(flight);
     flight.sequences.clear();
     first_flight = (first_flight + 1) % kMaxFlights;
@@ -198,6 +222,15 @@ void Engine::Impl::FinishStep() {
     Fail(status);
   }
   Sweep();
+}
+
+// A step that was started before the one before it was over began when that was.
+void Engine::Impl::LearnFrom(const Flight& flight) {
+  const Clock::time_point begun = std::max(flight.started, last_finished);
+  last_finished = Clock::now();
+  const double seconds = absl::ToDoubleSeconds(absl::FromChrono(last_finished - begun));
+  if (flight.foretold > 0) stats.step_time_ratio.Observe(seconds / flight.foretold);
+  step_model.Observe(flight.contents, seconds);
 }
 
 void Engine::Impl::TakeResults(const Flight& flight) {

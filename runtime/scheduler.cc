@@ -374,6 +374,7 @@ void PlanStep(const ScheduleInput& input, StepPlan* plan) {
       decode(true, index);
     }
   }
+  budget.tokens = std::min(budget.tokens, input.max_prompt_tokens);
   for (const StepPlan::Prompt& prompt : plan->prompts) {
     if (!SharesRows(prompt)) --budget.rows;
   }

@@ -22,9 +22,10 @@
 //  - A parked sequence waits as a request does, in its place by arrival, and goes on where it
 //    stopped. It is parked again only after kParkTokens more, and a step parks kMaxParks at most.
 //  - Every decoding sequence gets its token in every step. What is left of the token budget goes to
-//    prompts, so a long prompt never makes decoding wait for more than one step of the budget's
-//    size: the one that was admitted first moves in any case, then each tenant gets its share by
-//    weight, in order of priority and arrival, and what is left over goes by that order alone.
+//    prompts, but at most max_prompt_tokens (StepModel says how many leave the step short enough
+//    for those that decode): the one that was admitted first moves in any case, then each tenant
+//    gets its share by weight, in order of priority and arrival, and what is left over goes by that
+//    order alone.
 //  - Rows of logits are a budget beside tokens. One is kept for every sequence that generates; what
 //    is left is shared likewise by the prompts whose tokens are scored.
 //  - A request whose deadline has come is expired, waiting or running.
@@ -109,9 +110,10 @@ struct ScheduleInput {
   absl::Span<const RunningItem> running;  // In order of admission.
   const PartCounts* free = nullptr;
   int max_running = 0;
-  int max_batch_tokens = 0;                                // At least max_running...
-  int max_logit_rows = std::numeric_limits<int>::max();    // ...and so is this.
-  absl::Duration priority_step = absl::Milliseconds(200);  // Above 0.
+  int max_batch_tokens = 0;                                 // At least max_running...
+  int max_logit_rows = std::numeric_limits<int>::max();     // ...and so is this.
+  int max_prompt_tokens = std::numeric_limits<int>::max();  // Above 0.
+  absl::Duration priority_step = absl::Milliseconds(200);   // Above 0.
   int64_t park_room = 0;  // Bytes for what is parked; 0: nobody is.
   absl::Time now;
   // No waiting deadline is earlier; spares looking at all of a long queue in every step.

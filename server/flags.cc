@@ -100,6 +100,12 @@ ABSL_FLAG(int32_t, max_batch_tokens, 512,
           absl::StrCat("Tokens of one step, decoding first, then prompts; range ",
                        packrat::bounds::kMaxBatchTokens.Range(),
                        " and at least --max_running. Scratch memory grows with it."));
+ABSL_FLAG(absl::Duration, inter_token_time, absl::Milliseconds(200),
+          "How far apart prompts may put the tokens of texts that are generated beside them, e.g. "
+          "50ms or inf; range [0, inf]. A step takes only as many prompt tokens as fit into this "
+          "time, by a forecast that follows the machine; but in any case so many that half of the "
+          "step is theirs. Shorter: smoother streams. Longer: sooner first tokens, and more tokens "
+          "in all. inf: --max_batch_tokens alone bounds a step.");
 ABSL_FLAG(absl::Duration, priority_step, absl::Milliseconds(200),
           absl::StrCat("Waiting time that is worth one level of a request's priority, so that none "
                        "waits for ever behind those of higher priority; range [",
@@ -215,6 +221,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);
+  options.engine.inter_token_time = absl::GetFlag(FLAGS_inter_token_time);
   options.engine.priority_step = absl::GetFlag(FLAGS_priority_step);
   options.engine.max_context = absl::GetFlag(FLAGS_max_context);
   options.engine.state_bytes = absl::GetFlag(FLAGS_state_bytes).bytes;

@@ -405,6 +405,15 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Counter("packrat_engine_steps_total", "Steps of the engine.", stats.steps);
   to.Histogram("packrat_engine_step_duration_seconds", "Time of one step of the engine.",
                stats.step_time);
+  to.Histogram(
+      "packrat_engine_step_forecast_ratio",
+      "Time of a step's model over what was foretold, by which --inter_token_time is kept.",
+      stats.step_time_ratio);
+  to.Gauge(
+      "packrat_step_prompt_tokens_limit",
+      "Prompt tokens that a step may have at present: what --max_batch_tokens leaves, or fewer "
+      "for --inter_token_time.",
+      stats.max_prompt_tokens);
   to.Histogram("packrat_batch_sequences", "Sequences that a step computed together.",
                stats.batch_sequences);
   to.Histogram("packrat_batch_tokens", "Tokens that a step computed, of prompts and generated.",

@@ -118,6 +118,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            Check("max_running", bounds::kMaxRunning, engine.max_running),
            Check("max_queue", bounds::kMaxQueue, engine.max_queue),
            Check("max_batch_tokens", bounds::kMaxBatchTokens, engine.max_batch_tokens),
+           CheckDuration("inter_token_time", engine.inter_token_time, absl::ZeroDuration(),
+                         absl::InfiniteDuration()),
            CheckInt("max_sessions", options->sessions.max_sessions, 1, 1000000),
            CheckInt("max_session_tokens", options->sessions.max_tokens, 0, int64_t{1} << 36),
            CheckDuration("session_ttl", options->sessions.ttl, absl::Seconds(1), absl::Hours(720)),

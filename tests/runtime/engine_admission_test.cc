@@ -139,6 +139,8 @@ TEST_F(EngineAdmissionTest, OptionsAreChecked) {
             "max_batch_tokens is 32; range [33, 64]");
   EXPECT_EQ(refused([](EngineOptions* o) { o->max_context = 513; }),
             "max_context is 513; range [2, 512]");
+  EXPECT_EQ(refused([](EngineOptions* o) { o->inter_token_time = absl::Nanoseconds(-1); }),
+            "inter_token_time is -1ns; range [0, inf]");
 }
 
 // Memory for about three of the longest: they run three at a time, all to the end.

@@ -33,6 +33,7 @@ class EngineTest : public ::testing::Test {
     options.max_running = 8;
     options.max_queue = 64;
     options.max_batch_tokens = 32;
+    options.inter_token_time = absl::InfiniteDuration();  // Steps do not follow the clock.
     return options;
   }
   bool Step() {

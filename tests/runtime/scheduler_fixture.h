@@ -91,6 +91,7 @@ class SchedulerTest : public ::testing::Test {
     input.max_running = max_running_;
     input.max_batch_tokens = budget_;
     input.max_logit_rows = rows_;
+    input.max_prompt_tokens = prompt_budget_;
     input.priority_step = kPriorityStep;
     input.park_room = park_room_;
     input.now = now;
@@ -141,6 +142,7 @@ class SchedulerTest : public ::testing::Test {
   PartCounts free_ = {100, 100, {100}};
   int max_running_ = 8;
   int budget_ = 64;
+  int prompt_budget_ = 1000000;
   int rows_ = 1000;
   int64_t park_room_ = 0;
   uint64_t next_ = 0;

@@ -42,6 +42,28 @@ TEST_F(SchedulerTest, DecodingComesFirstAndEverySequenceGetsItsToken) {
   EXPECT_EQ(plan_.pieces[6].num_tokens, 2);  // What is left of the budget: it must move.
 }
 
+TEST_F(SchedulerTest, PromptsTakeNoMoreThanTheirPartOfTheBudget) {
+  Run(100, 0);
+  Run(0, 200);
+  Wait(40, 1);
+  prompt_budget_ = 40;
+  EXPECT_THAT((Plan(), PieceTokens()), ElementsAre(1, 32));
+  EXPECT_THAT(Admitted(), ElementsAre(2));  // It waits for its tokens with its memory.
+  running_[1].prompt_left = 20;
+  EXPECT_THAT((Plan(), PieceTokens()), ElementsAre(1, 20, 16));
+  prompt_budget_ = 1;
+  EXPECT_THAT((Plan(), PieceTokens()), ElementsAre(1, 1));
+  prompt_budget_ = 1000;  // More than is left.
+  running_[1].prompt_left = 200;
+  EXPECT_THAT((Plan(), PieceTokens()), ElementsAre(1, 48));
+  running_.clear();
+  waiting_.clear();
+  Run(0, 200);
+  for (int i = 0; i < 3; ++i) Wait(/*prompt=*/0, 1);  // They were parked, and decode again.
+  prompt_budget_ = 16;
+  EXPECT_THAT((Plan(), PieceTokens()), ElementsAre(1, 1, 1, 16));
+}
+
 TEST_F(SchedulerTest, PromptPiecesEndAtBlockBoundaries) {
   budget_ = 50;
   Run(0, 100);
@@ -177,6 +199,7 @@ TEST_F(SchedulerTest, InvariantsOnRandomInputs) {
     needs_.clear();
     max_running_ = 1 + pick(10);
     budget_ = std::max(16, max_running_) + pick(100);
+    prompt_budget_ = 1 + pick(200);
     free_ = {pick(6), pick(6), {pick(40)}};
     for (TenantShare& tenant : tenants_) tenant = {0.5 + pick(4), static_cast<double>(pick(3))};
     const auto deadline = [&] { return pick(4) == 0 ? kNow - absl::Seconds(pick(2)) : kNever; };
@@ -193,7 +216,7 @@ TEST_F(SchedulerTest, InvariantsOnRandomInputs) {
     }
     Plan();
 
-    int total = 0, decoding = 0, prompts = 0, inside = 0;
+    int total = 0, decoding = 0, prompts = 0, inside = 0, prompt_tokens = 0;
     bool seen_prompt = false;
     for (const Piece& piece : plan_.pieces) {
       const int left = piece.admitted ? At(plan_.admit[piece.index]).prompt_left
@@ -209,11 +232,13 @@ TEST_F(SchedulerTest, InvariantsOnRandomInputs) {
         ASSERT_LE(piece.num_tokens, left);
         inside += piece.num_tokens < left && (position + piece.num_tokens) % kBlockTokens != 0;
         seen_prompt = true;
+        prompt_tokens += piece.num_tokens;
         ++prompts;
       }
     }
     ASSERT_LE(total, budget_);
-    ASSERT_LE(inside, prompts > 1 ? 1 : total == budget_);
+    ASSERT_LE(prompt_tokens, prompt_budget_);
+    ASSERT_LE(inside, prompts > 1 ? 1 : total == budget_ || prompt_tokens == prompt_budget_);
     int want_decoding = 0, have_prompts = static_cast<int>(plan_.admit.size());
     for (const RunningItem& item : running_) {
       if (item.deadline <= kNow) continue;

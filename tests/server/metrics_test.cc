@@ -152,6 +152,8 @@ EngineStats KnownStats() {
   stats.time_to_first_token = Observed(kSecondsBounds, {0.03, 0.04, 700});
   stats.inter_token_time = Observed(kSecondsBounds, {0.0005, 0.0007, 0.006, 2});
   stats.step_time = Observed(kSecondsBounds, {0.011, 0.012, 0.013, 0.014, 0.3});
+  stats.step_time_ratio = Observed(kRatioBounds, {0.6, 0.95, 1, 7});
+  stats.max_prompt_tokens = 52;
   stats.batch_sequences = Observed(kBatchSequencesBounds, {1, 2, 64, 64, 65, 4096});
   stats.batch_tokens = Observed(kBatchTokensBounds, {1, 3, 512, 512, 512, 600, 65536});
   return stats;
@@ -207,6 +209,7 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"model\"}", 1.5},
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"sample\"}", 0.25},
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"host\"}", 0.125},
+           {"packrat_step_prompt_tokens_limit{model=\"m\"}", 52},
            {"packrat_solver_solves_total{model=\"m\"}", 19},
            {"packrat_solver_steps_total{model=\"m\"}", 89},
            {"packrat_solver_unconverged_total{model=\"m\"}", 2},
@@ -220,6 +223,7 @@ void AddKnownEngine(Samples* samples) {
                samples);
   AddHistogram("packrat_engine_step_duration_seconds", kSecondsBounds,
                {0.011, 0.012, 0.013, 0.014, 0.3}, samples);
+  AddHistogram("packrat_engine_step_forecast_ratio", kRatioBounds, {0.6, 0.95, 1, 7}, samples);
   AddHistogram("packrat_batch_sequences", kBatchSequencesBounds, {1, 2, 64, 64, 65, 4096}, samples);
   AddHistogram("packrat_batch_tokens", kBatchTokensBounds, {1, 3, 512, 512, 512, 600, 65536},
                samples);

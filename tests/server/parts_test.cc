@@ -126,6 +126,8 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"--max_queue", [](ServerOptions* o) { o->engine.max_queue = 0; }},
       {"--max_batch_tokens is 8; range", [](ServerOptions* o) { o->engine.max_batch_tokens = 8; }},
       {"at least --max_running", [](ServerOptions* o) { o->engine.max_batch_tokens = 32; }},
+      {"--inter_token_time is -1ns; range [0, inf]",
+       [](ServerOptions* o) { o->engine.inter_token_time = absl::Nanoseconds(-1); }},
       {"--max_context", [](ServerOptions* o) { o->engine.max_context = -1; }},
       {"--state_bytes", [](ServerOptions* o) { o->engine.state_bytes = -1; }},
       {"--cg_tolerance", [](ServerOptions* o) { o->solver.cg_tolerance = 0; }},

@@ -50,6 +50,8 @@ const struct Row {
     {"max_queue", "1000", [](const Options& o) { return absl::StrCat(o.engine.max_queue); }},
     {"max_batch_tokens", "500",
      [](const Options& o) { return absl::StrCat(o.engine.max_batch_tokens); }},
+    {"inter_token_time", "150ms",
+     [](const Options& o) { return absl::FormatDuration(o.engine.inter_token_time); }},
     {"priority_step", "100ms",
      [](const Options& o) { return absl::FormatDuration(o.engine.priority_step); }},
     {"max_sessions", "4095",

@@ -14,10 +14,12 @@
 #include "tests/bench/model_bench.h"
 #include "tests/bench/report.h"
 #include "tests/bench/sampling_bench.h"
+#include "tests/bench/step_bench.h"
 
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
           "Folder for models of random weights (1 GB).");
-ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context. Default: all.");
+ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context, steps. Default: all.");
+ABSL_FLAG(std::string, model, "models/demo", "Folder of the model whose steps are measured.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
 ABSL_FLAG(std::string, activations, "auto", "auto, float32 or bfloat16.");
@@ -51,5 +53,8 @@ int main(int argc, char** argv) {
   if (only.empty() || only == "sampling") BenchSampling(threads);
   if (only.empty() || only == "model") BenchModel(dir, threads, *activations, limits);
   if (only.empty() || only == "context") BenchContext(dir, threads);
+  if (only.empty() || only == "steps") {
+    BenchSteps(absl::GetFlag(FLAGS_model), threads, *activations, limits);
+  }
   return 0;
 }

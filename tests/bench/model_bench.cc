@@ -67,14 +67,13 @@ class Sequences {
   std::vector<SpanStats> stats_;
 };
 
-// Operations of the matrix products for one token, its logits included.
+}  // namespace
+
 double FlopsPerToken(const LanguageModel& model, bool logits) {
   const double embedding = 2.0 * model.config().vocab_size * model.config().hidden_size;  // bf16
   const double weights = static_cast<double>(model.weight_bytes()) - (logits ? 0 : embedding);
   return weights;  // Two operations per parameter of two bytes.
 }
-
-}  // namespace
 
 void BenchModel(const std::string& dir, int threads, ActivationType activations,
                 const MachineLimits& limits) {

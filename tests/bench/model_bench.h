@@ -14,6 +14,9 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
                 const MachineLimits& limits);
 void BenchContext(const std::string& dir, int threads);
 
+// Operations of the matrix products for one token, of weights stored in bfloat16.
+double FlopsPerToken(const LanguageModel& model, bool logits);
+
 }  // namespace packrat
 
 #endif  // PACKRAT_TESTS_BENCH_MODEL_BENCH_H_

@@ -127,13 +127,17 @@ class Packrat(Server):
     def ready_path(self):
         return "/readyz"
 
-    def seconds(self, callers, prompt_tokens, tokens, vocab):
+    def bench(self, *flags):
+        """What `packrat bench` tells of calls with prompts that no round before had."""
         out = subprocess.run(
-            [self.client, "bench", f"--address=127.0.0.1:{self.grpc}", f"--concurrency={callers}",
-             f"--requests={callers}", f"--prompt_tokens={prompt_tokens}", f"--max_tokens={tokens}",
-             "--ignore_eos", "--temperature=0", f"--seed={random.randrange(2**31)}", "--json"],
+            [self.client, "bench", f"--address=127.0.0.1:{self.grpc}", "--ignore_eos",
+             "--temperature=0", f"--seed={random.randrange(2**31)}", "--json", *flags],
             check=True, capture_output=True, text=True).stdout
-        return json.loads(out)["seconds"]
+        return json.loads(out)
+
+    def seconds(self, callers, prompt_tokens, tokens, vocab):
+        return self.bench(f"--concurrency={callers}", f"--requests={callers}",
+                          f"--prompt_tokens={prompt_tokens}", f"--max_tokens={tokens}")["seconds"]
 
 
 def pip(python, *arguments):

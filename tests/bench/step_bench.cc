@@ -1,0 +1,172 @@
+#include "tests/bench/step_bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cpu_target.h"
+#include "models/cpu_model.h"
+#include "models/owned_state.h"
+#include "models/state_layout.h"
+#include "runtime/step_model.h"
+#include "tests/bench/model_bench.h"
+#include "tests/bench/report.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kDecoding[] = {0, 1, 8, 64};
+constexpr int kPrompt[] = {0, 32, 128, 512};
+constexpr int kContext[] = {64, 512, 2048};
+// Texts of the longest context: to compute it for all takes longer than the rest.
+constexpr int kLongTexts = 8;
+constexpr int kRounds = 5;
+
+struct TimedStep {
+  int decoding, prompt, context;
+  std::vector<double> seconds = {};
+
+  StepContents Contents() const {
+    StepContents contents;
+    for (int i = 0; i < decoding; ++i) contents.Add(1, context, 1);
+    if (prompt > 0) contents.Add(prompt, context, 0);
+    return contents;
+  }
+};
+
+// Texts, each of which has as many tokens as it needs to.
+class Texts {
+ public:
+  Texts(LanguageModel* model, int count, int max_tokens)
+      : model_(model), state_(*OwnedState::Create(model, count, max_tokens)) {}
+
+  // The last text stands for the prompt.
+  double Run(const TimedStep& step, int prompt_text) {
+    ids_.clear();
+    spans_.clear();
+    SamplingRow greedy;
+    greedy.num_ids = model_->config().vocab_size;
+    const std::vector<SamplingRow> rows(step.decoding, greedy);
+    for (int text = 0; text < step.decoding; ++text) Add(text, 1, step.context, 1);
+    if (step.prompt > 0) Add(prompt_text, step.prompt, step.context, 0);
+    return Compute(rows);
+  }
+  // Takes the first `count` texts from `from` to `to` tokens.
+  void Feed(int count, int from, int to) {
+    for (int text = 0; text < count; ++text) {
+      for (int done = from; done < to; done += 512) {
+        ids_.clear();
+        spans_.clear();
+        Add(text, std::min(512, to - done), done, 0);
+        Compute({});
+      }
+    }
+  }
+
+ private:
+  void Add(int text, int tokens, int position, int rows) {
+    spans_.push_back(state_->SpanFor(text, static_cast<int>(ids_.size()), tokens, position));
+    spans_.back().num_logits = rows;
+    for (int t = 0; t < tokens; ++t) {
+      random_ = random_ * 6364136223846793005u + 1442695040888963407u;
+      ids_.push_back(static_cast<int32_t>((random_ >> 33) % model_->config().vocab_size));
+    }
+  }
+  double Compute(absl::Span<const SamplingRow> rows) {
+    stats_.resize(spans_.size());
+    sampled_.resize(rows.size());
+    const double start = Now();
+    const Batch batch = {ids_.data(), static_cast<int32_t>(ids_.size()), spans_.data(),
+                         static_cast<int32_t>(spans_.size())};
+    PACKRAT_CHECK(model_->Start(batch, state_->memory(), rows).ok());
+    PACKRAT_CHECK(model_->Wait(stats_.data(), sampled_.data()).ok());
+    return Now() - start;
+  }
+
+  LanguageModel* const model_;
+  const std::unique_ptr<OwnedState> state_;
+  uint64_t random_ = 1;
+  std::vector<int32_t> ids_;
+  std::vector<Span> spans_;
+  std::vector<SpanStats> stats_;
+  std::vector<SampledToken> sampled_;
+};
+
+std::vector<TimedStep> Measure(LanguageModel* model) {
+  const int most = *std::max_element(std::begin(kDecoding), std::end(kDecoding));
+  const int longest = std::min(model->config().max_context, kContext[2] + 512);
+  PACKRAT_CHECK(longest >= kContext[0] + 512, "the model takes too short texts") << longest;
+  Texts texts(model, most + 1, longest);
+  std::vector<TimedStep> all;
+  int fed = 0;
+  for (int context : kContext) {
+    context = std::min(context, longest - 512);
+    const int decoding = context > kContext[1] ? kLongTexts : most;
+    texts.Feed(decoding + 1, fed, context);
+    fed = context;
+    std::vector<TimedStep> steps;
+    for (int rows : kDecoding) {
+      for (int prompt : kPrompt) {
+        if (rows + prompt > 0 && rows <= decoding) steps.push_back({rows, prompt, context});
+      }
+    }
+    for (int round = -1; round < kRounds; ++round) {  // The first one warms.
+      for (TimedStep& step : steps) {
+        const double seconds = texts.Run(step, decoding);
+        if (round >= 0) step.seconds.push_back(seconds);
+      }
+    }
+    all.insert(all.end(), steps.begin(), steps.end());
+  }
+  return all;
+}
+
+}  // namespace
+
+void BenchSteps(const std::string& model_dir, int threads, ActivationType activations,
+                const MachineLimits& limits) {
+  ModelOptions options;
+  options.activations = activations;
+  options.threads = threads;
+  options.max_batch_tokens = 1024;
+  options.max_logit_rows = 64;
+  auto model = LoadCpuModel(model_dir, options);
+  PACKRAT_CHECK(model.ok()) << model.status().ToString();
+  const std::vector<TimedStep> steps = Measure(model->get());
+  StepModel fit(0);
+  for (const TimedStep& step : steps) fit.Observe(step.Contents(), Median(step.seconds));
+  fit.Fit(100000);
+
+  std::vector<double> errors;
+  for (const TimedStep& step : steps) {
+    const double seconds = Median(step.seconds), foretold = fit.Seconds(step.Contents());
+    errors.push_back(std::abs(foretold / seconds - 1));
+    Row(absl::StrCat("step: ", step.decoding, " decode, ", step.prompt, " of a prompt, context ",
+                     step.context),
+        1e3 * seconds, "ms", 1e3 * foretold, "limit: the fit");
+  }
+  const double error = Median(errors), worst = *std::max_element(errors.begin(), errors.end());
+  Row("step: error of the fit, median", 100 * error, "%", 0,
+      absl::StrCat("the largest ", 100 * worst));
+  const auto& [step, token, row, read, pair] = fit.prices();
+  const auto weights = static_cast<double>((*model)->weight_bytes());
+  const double peak = activations != ActivationType::kFloat32 && CpuHasBFloat16()
+                          ? limits.bfloat16_flops_per_second
+                          : limits.flops_per_second;
+  Row("step: price of a step", 1e3 * step, "ms", 1e3 * weights / limits.read_bytes_per_second,
+      "limit: to read the weights");
+  Row("step: price of a token", 1e6 * token, "us", 1e6 * FlopsPerToken(**model, false) / peak,
+      "limit: its products at the matrix peak");
+  Row("step: price of a row of logits", 1e6 * row, "us");
+  const StateLayout& layout = (*model)->state_layout();
+  const double entry =
+      static_cast<double>(layout.SequenceBytes(2048) - layout.SequenceBytes(1024)) / 1024;
+  Row("step: price of an entry that a decoding token reads", 1e9 * read, "ns",
+      1e9 * entry / limits.read_bytes_per_second, "limit: to read its part of the state");
+  Row("step: price of a prompt's token and an entry", 1e9 * pair, "ns");
+}
+
+}  // namespace packrat

@@ -12,7 +12,12 @@ std::string StateSpace::Key() const {
   key += tenant;
   add(&solver.cg_tolerance, sizeof solver.cg_tolerance);
   add(&solver.cg_max_steps, sizeof solver.cg_max_steps);
+  add(&origin, sizeof origin);
   return key + salt;
+}
+
+StateSpace SpaceOf(const Request& request) {
+  return {request.tenant, request.cache.salt, request.solver, request.cache.origin};
 }
 
 }  // namespace packrat

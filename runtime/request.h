@@ -56,8 +56,9 @@ struct TextParams {
 // How a request uses the states that are kept of texts (prefix_cache.h). What it gets is the same
 // with and without.
 struct CacheParams {
-  bool use = true;   // False: it begins from nothing and leaves nothing behind.
-  std::string salt;  // Shares states with requests of the same tenant and salt only.
+  bool use = true;      // False: it begins from nothing and leaves nothing behind.
+  std::string salt;     // Shares states with requests of the same tenant and salt only.
+  uint64_t origin = 0;  // See StateSpace.
   // Above 0: the state at its end is kept longer than others (prefix_cache.h).
   int importance = 0;
   // A snapshot is made after so many tokens of the prompt, for others that begin like it; 0: where
@@ -71,6 +72,9 @@ struct StateSpace {
   std::string tenant;
   std::string salt;
   SolverOptions solver;
+  // Not 0: of a session whose state a client has brought, and whoever has the bytes could forge it.
+  // Drawn by the server, so that no other text goes on from such a state.
+  uint64_t origin = 0;
   // No two spaces have the same.
   std::string Key() const;
 };
@@ -92,6 +96,9 @@ struct Request {
   absl::Time deadline = absl::InfiniteFuture();  // By the clock of Engine::Step().
   std::shared_ptr<Outbox> outbox;
 };
+
+// Where its states are kept.
+StateSpace SpaceOf(const Request& request);
 
 }  // namespace packrat
 

@@ -43,8 +43,7 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
     decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
-  if (request_.cache.use)
-    cache_space_ = StateSpace{request_.tenant, request_.cache.salt, request_.solver}.Key();
+  if (request_.cache.use) cache_space_ = SpaceOf(request_).Key();
 }
 
 void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time now) {
@@ -108,8 +107,11 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
 
 bool Sequence::SnapshotDue() const {
   const int position = state_.position(), saved = position - snapped_;
-  if (cache_space_.empty() || position > prompt_tokens() || position < kMinSnapshotTokens) {
-    return false;
+  if (cache_space_.empty() || position < kMinSnapshotTokens) return false;
+  // A conversation goes on from where a stop string begins, which is known only when the state has
+  // come past it.
+  if (position > prompt_tokens()) {
+    return request_.cache.importance > 0 && position == open_from_ && saved >= kWorthSaving;
   }
   if (position == cut_ && position > snapped_) return true;
   return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);
@@ -118,16 +120,17 @@ bool Sequence::SnapshotDue() const {
 void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
   snapped_ = state_.position();
   (void)UnlessNoMemory([&] {
-    PrefixCache::Node* const node = cache->Remember(
-        cache_space_, absl::MakeConstSpan(request_.prompt).subspan(0, state_.position()));
+    PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
     // What only stands on the way has served its turn once the text goes on: in a long prompt, and
     // at the end of one whose text goes on with its answer. No other state makes room for it.
+    const bool in_answer = snapped_ > prompt_tokens();
     const bool goes_on = snapped_ < prompt_tokens() || request_.cache.importance > 0;
-    const bool on_the_way = snapped_ != cut_ && goes_on;
+    const bool on_the_way = snapped_ != cut_ && goes_on && !in_answer;
     if (node == nullptr || !state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
+    const int importance = in_answer ? request_.cache.importance : 0;
     // The steps that led here are read at the end of this one, before anybody looks for it.
-    Keep(node, &snapshot, on_the_way ? -1 : 0, /*unread=*/false, pool, cache);
+    Keep(node, &snapshot, on_the_way ? -1 : importance, /*unread=*/false, pool, cache);
     return absl::OkStatus();
   });
 }
@@ -135,7 +138,7 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
 void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
   // What was only scored is hardly asked for again.
   const bool worth_it = state_.position() >= kMinSnapshotTokens && request_.stop.max_tokens > 0;
-  if (keep && !cache_space_.empty() && worth_it && state_.holds_parts()) {
+  if (keep && !cache_space_.empty() && worth_it && state_.holds_parts() && !PastText()) {
     (void)UnlessNoMemory([&] {
       PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
       if (node == nullptr) return absl::OkStatus();
@@ -154,6 +157,10 @@ void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance,
   } catch (const std::bad_alloc&) {
     snapshot->Release(pool);
   }
+}
+
+bool Sequence::PastText() const {
+  return request_.cache.importance > 0 && open_from_ >= 0 && state_.position() > open_from_;
 }
 
 std::vector<int32_t> Sequence::Text() const {
@@ -256,8 +263,10 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   sampling_.AddGenerated(token);
   if (!cache_space_.empty()) generated_.push_back(token);
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
-  if (may_stop && Contains(eos_ids_, token)) return FinishReason::kEos;
-  if (may_stop && Contains(request_.stop.ids, token)) return FinishReason::kStopId;
+  if (may_stop && (Contains(eos_ids_, token) || Contains(request_.stop.ids, token))) {
+    open_from_ = -1;  // It was no stop string.
+    return Contains(eos_ids_, token) ? FinishReason::kEos : FinishReason::kStopId;
+  }
 
   bool stopped = false;
   size_t safe_text_bytes = std::numeric_limits<size_t>::max();
@@ -265,11 +274,17 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
     const std::string text = decoder_->Push(token);
     stopped = stop_matcher_->Push(text.data(), text.size(), /*ignore=*/!may_stop);
     safe_text_bytes = stop_matcher_->safe_bytes();
+    if (!stop_matcher_->open()) {
+      open_from_ = -1;
+    } else if (open_from_ < 0) {
+      open_from_ = prompt_tokens() + usage_.completion_tokens - 1;
+    }
   }
   request_.outbox->Append(token, std::move(logprobs), safe_text_bytes);
   if (stopped) return FinishReason::kStopString;
-  if (usage_.completion_tokens == request_.stop.max_tokens) return FinishReason::kLength;
-  return std::nullopt;
+  if (usage_.completion_tokens < request_.stop.max_tokens) return std::nullopt;
+  open_from_ = -1;
+  return FinishReason::kLength;
 }
 
 void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) {

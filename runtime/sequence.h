@@ -132,6 +132,8 @@ class Sequence {
   // The tokens that the state holds.
   std::vector<int32_t> Text() const;
   void Resume(StatePool* pool, PrefixCache* cache);
+  // Whether it has come past the end of the text that is shown, into a stop string.
+  bool PastText() const;
   // Keeps a snapshot, or gives it back where there is no memory to list it.
   void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
             StatePool* pool, PrefixCache* cache);
@@ -156,8 +158,9 @@ class Sequence {
   SequenceState state_;
   std::string cache_space_;         // Whose states it shares; empty: it does not use the cache.
   std::vector<int32_t> generated_;  // Only where it does.
-  int cut_ = 0;                     // A piece of the prompt ends here, for a snapshot.
-  int snapped_ = 0;                 // Where it began, or has last been snapped.
+  int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
+  int cut_ = 0;         // A piece of the prompt ends here, for a snapshot.
+  int snapped_ = 0;     // Where it began, or has last been snapped.
 
   std::shared_ptr<Sequence> leader_;
   bool in_group_ = false;  // It follows or is followed.

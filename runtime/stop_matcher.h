@@ -21,6 +21,8 @@ class StopMatcher {
 
   // Bytes from the start of the text that no stop string can take back. Never decreases.
   size_t safe_bytes() const { return safe_; }
+  // Whether the text ends with what a stop string may begin with, or with one.
+  bool open() const { return safe_ < seen_; }
 
  private:
   // Knuth-Morris-Pratt: `matched` bytes of `text` are the longest of its prefixes that the text so

@@ -164,7 +164,8 @@ class Engine {
   // none, or it has more than `max_bytes`), and comes: what begins like it goes on from its state
   // then, as long as the prefix cache keeps it. `done` is called once: by the next Step(), which is
   // held up by the copy, or the one at this engine's end. RESOURCE_EXHAUSTED: no memory, or no room
-  // in the pool. UNAVAILABLE: as Submit().
+  // in the pool. FAILED_PRECONDITION: a state comes, and prefix_cache is off. UNAVAILABLE: as
+  // Submit().
   void SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                  std::function<void(absl::StatusOr<SavedState>)> done);
   void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);

@@ -55,7 +55,10 @@ void Engine::LoadState(StateSpace space, SavedState state, std::function<void(ab
 }
 
 absl::Status Engine::Impl::LoadState(const StateSpace& space, const SavedState& state) {
-  if (cache == nullptr || state.position == 0) return absl::OkStatus();
+  if (state.position == 0) return absl::OkStatus();
+  if (cache == nullptr) {
+    return absl::FailedPreconditionError("no states are kept: prefix_cache is off");
+  }
   return UnlessNoMemory([&]() -> absl::Status {
     const absl::Span<const int32_t> text(state.tokens.data(), state.position);
     PrefixCache::Node* node = cache->Remember(space.Key(), text);

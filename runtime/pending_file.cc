@@ -30,36 +30,50 @@ std::string FolderOf(const std::string& path) {
   return slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
 }
 
-absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) {
+}  // namespace
+
+absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
+  std::string temporary = absl::StrCat(FolderOf(path), "/", kPrefix, "XXXXXX");
+  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
+  if (fd < 0) return Failed(path, "make a file beside it");
+  return PendingFile(path, std::move(temporary), fd);
+}
+
+absl::Status PendingFile::Append(absl::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    const ssize_t written = write(fd_, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return Failed(path, "write");
+    if (written < 0) return Failed(path_, "write");
     bytes.remove_prefix(static_cast<size_t>(written));
   }
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status PendingFile::Sync() {
+  absl::Status status;
+  if (fsync(fd_) != 0) status = Failed(path_, "write");
+  if (close(std::exchange(fd_, -1)) != 0 && status.ok()) status = Failed(path_, "write");
+  return status;
+}
 
 absl::StatusOr<PendingFile> PendingFile::Write(const std::string& path,
                                                absl::Span<const absl::string_view> pieces) {
-  std::string temporary = absl::StrCat(FolderOf(path), "/", kPrefix, "XXXXXX");
-  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
-  if (fd < 0) return Failed(path, "make a file beside it");
-  PendingFile file(path, std::move(temporary));
+  absl::StatusOr<PendingFile> file = Create(path);
+  if (!file.ok()) return file.status();
   absl::Status status;
-  for (size_t i = 0; i < pieces.size() && status.ok(); ++i) status = WriteAll(fd, pieces[i], path);
-  if (status.ok() && fsync(fd) != 0) status = Failed(path, "write");
-  if (close(fd) != 0 && status.ok()) status = Failed(path, "write");
+  for (size_t i = 0; i < pieces.size() && status.ok(); ++i) status = file->Append(pieces[i]);
+  if (status.ok()) status = file->Sync();
   if (!status.ok()) return status;
   return file;
 }
 
 PendingFile::PendingFile(PendingFile&& other) noexcept
-    : path_(std::move(other.path_)), temporary_(std::exchange(other.temporary_, "")) {}
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, "")),
+      fd_(std::exchange(other.fd_, -1)) {}
 
 PendingFile::~PendingFile() {
+  if (fd_ >= 0) close(fd_);
   if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 

@@ -15,25 +15,32 @@ namespace packrat {
 
 class PendingFile {
  public:
-  // Writes the pieces, one after the other, onto the disk that will have `path`, readable by this
-  // user alone. Errors say path and reason: RESOURCE_EXHAUSTED where the disk is full.
+  // On the disk that will have `path`, readable by this user alone. Errors say path and reason:
+  // RESOURCE_EXHAUSTED where the disk is full.
+  static absl::StatusOr<PendingFile> Create(const std::string& path);
+  absl::Status Append(absl::string_view bytes);
+  // What was appended is on the disk; the last before Commit().
+  absl::Status Sync();
+
+  // All of it: the pieces, one after the other.
   static absl::StatusOr<PendingFile> Write(const std::string& path,
                                            absl::Span<const absl::string_view> pieces);
   PendingFile(PendingFile&& other) noexcept;
   PendingFile& operator=(PendingFile&& other) = delete;
   ~PendingFile();  // Removes what was not committed.
 
-  // Replaces what was there; once it returns OK, a crash does not undo it.
+  // After Sync() or Write(). Replaces what was there; once it returns OK, a crash does not undo it.
   absl::Status Commit();
 
   // A crash leaves files that begin so in the folder.
   static constexpr absl::string_view kPrefix = ".pending-";
 
  private:
-  PendingFile(std::string path, std::string temporary)
-      : path_(std::move(path)), temporary_(std::move(temporary)) {}
+  PendingFile(std::string path, std::string temporary, int fd)
+      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
   std::string path_;
   std::string temporary_;  // Empty once it is gone.
+  int fd_;                 // -1: closed.
 };
 
 // All of a file of at most `max_bytes`. NOT_FOUND: there is none.

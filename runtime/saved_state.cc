@@ -1,6 +1,8 @@
 #include "runtime/saved_state.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -16,7 +18,7 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers would have to be turned");
 
 constexpr absl::string_view kMagic = "PACKRAT\x1a";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kPrefixBytes = kMagic.size() + 4 + 4 + 8;
 
 uint64_t HashOf(absl::string_view bytes) { return HashBytes(0, bytes.data(), bytes.size()); }
@@ -94,12 +96,11 @@ std::string LayoutText(const StateLayout& layout) {
   return text;
 }
 
-absl::Status Expect(absl::string_view what, absl::string_view saved, absl::string_view own) {
-  if (saved == own) return absl::OkStatus();
+std::string Differs(absl::string_view what, absl::string_view saved, absl::string_view own) {
+  if (saved == own) return "";
   // Not whatever somebody calls a model.
-  return absl::FailedPreconditionError(absl::StrCat("the saved state is of ", what, " '",
-                                                    absl::CHexEscape(saved.substr(0, 200)),
-                                                    "'; this server has '", own, "'"));
+  return absl::StrCat("the saved state is of ", what, " '", absl::CHexEscape(saved.substr(0, 200)),
+                      "'; this server has '", own, "'");
 }
 
 absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
@@ -130,6 +131,78 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
   return absl::OkStatus();
 }
 
+absl::Status NoSavedState() {
+  return absl::DataLossError("these bytes are not a saved state, or their beginning is damaged");
+}
+
+// What stands before the header, after the magic; all 0 where it is not there.
+struct Prefix {
+  explicit Prefix(absl::string_view bytes) {
+    Fields fields(bytes.substr(std::min(bytes.size(), kMagic.size())));
+    version = fields.Number<uint32_t>();
+    header_bytes = fields.Number<uint32_t>();
+    hash = fields.Number<uint64_t>();
+  }
+  uint32_t version, header_bytes;
+  uint64_t hash;
+};
+
+struct Header {
+  SavedState state;  // Without its parts; `dropped` says whether they can be of use.
+  size_t end = 0;
+  uint64_t parts_bytes = 0, parts_hash = 0;
+};
+
+absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& owner) {
+  if (bytes.substr(0, kMagic.size()) != kMagic) return NoSavedState();
+  const Prefix prefix(bytes);
+  if (bytes.size() < kPrefixBytes || bytes.size() - kPrefixBytes < prefix.header_bytes) {
+    return Damaged(absl::StrCat("it is cut after ", bytes.size(), " bytes"));
+  }
+  const absl::string_view text = bytes.substr(kPrefixBytes, prefix.header_bytes);
+  if (HeaderHash(prefix.version, text) != prefix.hash) {
+    return Damaged("the hash of its header differs");
+  }
+  if (prefix.version != kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("the saved state has format ", prefix.version,
+                                                      "; this server reads ", kVersion));
+  }
+
+  Header header;
+  header.end = kPrefixBytes + prefix.header_bytes;
+  SavedState& state = header.state;
+  Fields fields(text);
+  const absl::string_view fingerprint = fields.String();
+  const absl::string_view numerics_id = fields.String();
+  const absl::string_view layout = fields.String();
+  state.tokens = fields.Ints();
+  state.turns = fields.Ints();
+  state.ttl = absl::Nanoseconds(fields.Number<int64_t>());
+  state.origin = fields.Number<uint64_t>();
+  state.solver.cg_tolerance = fields.Number<float>();
+  state.solver.cg_max_steps = fields.Number<int32_t>();
+  state.position = fields.Number<int32_t>();
+  header.parts_bytes = fields.Number<uint64_t>();
+  header.parts_hash = fields.Number<uint64_t>();
+  if (!fields.complete()) return Damaged("its header has the wrong length");
+  const std::string other_model = Differs("model", fingerprint, owner.fingerprint);
+  if (!other_model.empty()) return absl::FailedPreconditionError(other_model);
+  const absl::Status status = CheckText(state, owner);
+  if (!status.ok()) return status;
+
+  if (state.position > 0) state.dropped = Differs("numerics", numerics_id, owner.numerics_id);
+  if (state.position > 0 && state.dropped.empty()) {
+    state.dropped = Differs("state layout", layout, LayoutText(owner.layout));
+  }
+  // Of another layout they have other lengths, but not any.
+  const uint64_t wanted = SavedPartBytes(owner.layout, state.position);
+  if (state.dropped.empty() ? header.parts_bytes != wanted
+                            : header.parts_bytes > std::numeric_limits<int64_t>::max() / 2) {
+    return Damaged(absl::StrCat("its parts have ", header.parts_bytes, " bytes, not ", wanted));
+  }
+  return header;
+}
+
 }  // namespace
 
 StateOwner OwnerOf(const LanguageModel& model) {
@@ -142,6 +215,11 @@ size_t SavedPartBytes(const StateLayout& layout, int32_t position) {
   return position == 0 ? 0 : Snapshot::Bytes(layout, position, /*before=*/0);
 }
 
+size_t MostHeaderBytes(int32_t tokens) {
+  constexpr size_t kNames = 4096;
+  return kNames + 2 * sizeof(int32_t) * static_cast<size_t>(tokens);  // Each may be a turn.
+}
+
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
   PACKRAT_CHECK(state.parts.size() == SavedPartBytes(owner.layout, state.position))
       << state.parts.size() << " bytes at position " << state.position;
@@ -152,9 +230,12 @@ std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
   AppendString(&header, LayoutText(owner.layout));
   AppendInts(&header, state.tokens);
   AppendInts(&header, state.turns);
+  Append(&header, absl::ToInt64Nanoseconds(state.ttl));
+  Append(&header, state.origin);
   Append(&header, state.solver.cg_tolerance);
   Append(&header, state.solver.cg_max_steps);
   Append(&header, state.position);
+  Append(&header, static_cast<uint64_t>(state.parts.size()));
   Append(&header, HashOf(state.parts));
 
   std::string bytes(kMagic);
@@ -165,51 +246,39 @@ std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
   return bytes + header;
 }
 
+absl::StatusOr<SavedSize> SizeOfSavedState(absl::string_view beginning, const StateOwner& owner) {
+  const size_t known = std::min(beginning.size(), kMagic.size());
+  if (beginning.substr(0, known) != kMagic.substr(0, known)) return NoSavedState();
+  if (beginning.size() < kPrefixBytes) return SavedSize{kPrefixBytes};
+  const size_t header_bytes = Prefix(beginning).header_bytes;
+  const size_t most = MostHeaderBytes(owner.max_context);
+  if (header_bytes > most) {
+    return Damaged(absl::StrCat("its header has ", header_bytes,
+                                " bytes; that of the longest text here has ", most));
+  }
+  if (beginning.size() < kPrefixBytes + header_bytes) {
+    return SavedSize{kPrefixBytes + header_bytes};
+  }
+  const absl::StatusOr<Header> header = DecodeHeader(beginning, owner);
+  if (!header.ok()) return header.status();
+  return SavedSize{header->end + header->parts_bytes, /*exact=*/true};
+}
+
 absl::StatusOr<SavedState> DecodeSavedState(std::string bytes, const StateOwner& owner) {
-  const absl::string_view all = bytes;
-  if (all.substr(0, kMagic.size()) != kMagic) {
-    return absl::DataLossError("these bytes are not a saved state, or their beginning is damaged");
+  absl::StatusOr<Header> header = DecodeHeader(bytes, owner);
+  if (!header.ok()) return header.status();
+  SavedState state = std::move(header->state);
+  const absl::string_view parts = absl::string_view(bytes).substr(header->end);
+  if (parts.size() != header->parts_bytes) {
+    return Damaged(
+        absl::StrCat("its parts have ", parts.size(), " bytes, not ", header->parts_bytes));
   }
-  Fields prefix(all.substr(kMagic.size(), kPrefixBytes - kMagic.size()));
-  const auto version = prefix.Number<uint32_t>();
-  const size_t header_bytes = prefix.Number<uint32_t>();
-  const auto hash = prefix.Number<uint64_t>();
-  if (prefix.failed() || all.size() - kPrefixBytes < header_bytes) {
-    return Damaged(absl::StrCat("it is cut after ", all.size(), " bytes"));
+  if (HashOf(parts) != header->parts_hash) return Damaged("the hash of its parts differs");
+  if (!state.dropped.empty()) {
+    state.position = 0;
+    return state;
   }
-  const absl::string_view header = all.substr(kPrefixBytes, header_bytes);
-  if (HeaderHash(version, header) != hash) return Damaged("the hash of its header differs");
-  if (version != kVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the saved state has format ", version, "; this server reads ", kVersion));
-  }
-
-  Fields fields(header);
-  const absl::string_view fingerprint = fields.String();
-  const absl::string_view numerics_id = fields.String();
-  const absl::string_view layout = fields.String();
-  SavedState state;
-  state.tokens = fields.Ints();
-  state.turns = fields.Ints();
-  state.solver.cg_tolerance = fields.Number<float>();
-  state.solver.cg_max_steps = fields.Number<int32_t>();
-  state.position = fields.Number<int32_t>();
-  const auto parts_hash = fields.Number<uint64_t>();
-  if (!fields.complete()) return Damaged("its header has the wrong length");
-  absl::Status status = Expect("model", fingerprint, owner.fingerprint);
-  if (status.ok()) status = Expect("numerics", numerics_id, owner.numerics_id);
-  if (status.ok()) status = Expect("state layout", layout, LayoutText(owner.layout));
-  if (status.ok()) status = CheckText(state, owner);
-  if (!status.ok()) return status;
-
-  const size_t parts_begin = kPrefixBytes + header_bytes;
-  const size_t wanted = SavedPartBytes(owner.layout, state.position);
-  if (all.size() - parts_begin != wanted) {
-    return Damaged(absl::StrCat("it has ", all.size(), " bytes, not ", parts_begin + wanted));
-  }
-  if (HashOf(all.substr(parts_begin)) != parts_hash)
-    return Damaged("the hash of its parts differs");
-  bytes.erase(0, parts_begin);
+  bytes.erase(0, header->end);
   state.parts = std::move(bytes);
   return state;
 }

@@ -18,6 +18,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "models/batch.h"
 #include "models/model.h"
 #include "models/state_layout.h"
@@ -38,20 +40,37 @@ StateOwner OwnerOf(const LanguageModel& model);
 struct SavedState {
   std::vector<int32_t> tokens;  // The text.
   std::vector<int32_t> turns;   // Where turns of a conversation end: tokens before, increasing.
+  absl::Duration ttl;           // Of the session; 0: it says none.
+  uint64_t origin = 0;          // See StateSpace.
   SolverOptions solver;         // With which the state came to be.
   int32_t position = 0;         // The state is that after so many tokens; 0: there is none.
   // Of the snapshot at that position (sequence_state.h): its slot, its tail, its pages by class.
   std::string parts;
+  // Where a text that was saved with its state comes without it: why. It is not saved.
+  std::string dropped;
 };
 
 // Of SavedState::parts.
 size_t SavedPartBytes(const StateLayout& layout, int32_t position);
 
+// At most, of what comes before the parts of a text of so many tokens.
+size_t MostHeaderBytes(int32_t tokens);
+
 // What comes before `parts`: both together are the saved bytes.
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner);
 
-// DATA_LOSS: the bytes are cut, damaged or something else. FAILED_PRECONDITION: of another version,
-// model or numerics id, or a text longer than this server takes; the message has both.
+struct SavedSize {
+  size_t bytes = 0;
+  bool exact = false;  // Else at least so many.
+};
+// How many bytes it is of which these are the first, so that whoever reads them knows what it
+// takes. Errors of DecodeSavedState(), as far as these bytes show them. DATA_LOSS also for a text
+// much longer than this server takes.
+absl::StatusOr<SavedSize> SizeOfSavedState(absl::string_view beginning, const StateOwner& owner);
+
+// DATA_LOSS: the bytes are cut, damaged or something else. FAILED_PRECONDITION: of another version
+// or model, or a text longer than this server takes; the message has both. A state of another
+// numerics id or layout is dropped, since the text can be computed anew.
 absl::StatusOr<SavedState> DecodeSavedState(std::string bytes, const StateOwner& owner);
 
 }  // namespace packrat

@@ -50,6 +50,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.num_turns = static_cast<int32_t>(session.turns.size());
   if (turns) info.turns = session.turns;
   info.revision = session.revision;
+  info.origin = session.origin;
   info.busy = session.busy;
   info.ttl = session.ttl;
   // Callers read the clock before they wait for the lock.
@@ -113,10 +114,12 @@ absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, const Key& 
   session.tenant = owner.tenant;
   session.created = session.used = now;
   // All memory is taken before anything is changed.
-  ByExpiry expiry;
+  ByTime expiry, use;
   expiry.emplace(now + session.ttl, key);
+  use.emplace(now, key);
   const auto at = sessions_.emplace(key, std::move(session)).first;
   at->second.expiry = by_expiry_.insert(expiry.extract(expiry.begin()));
+  at->second.use = accounts_[owner.tenant].by_use.insert(use.extract(use.begin()));
   Count(owner.tenant, 1, tokens);
   ++stats_.created;
   return Describe(*at, now);
@@ -124,6 +127,7 @@ absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, const Key& 
 
 void Sessions::Remove(Map::iterator at) {
   by_expiry_.erase(at->second.expiry);
+  accounts_[at->second.tenant].by_use.erase(at->second.use);
   Count(at->second.tenant, -1, -static_cast<int64_t>(at->second.text.size()));
   sessions_.erase(at);
 }
@@ -150,6 +154,10 @@ void Sessions::SetExpiry(Session* session) {
 
 void Sessions::Use(Session* session, absl::Time now) {
   session->used = std::max(session->used, now);
+  ByTime& by_use = accounts_[session->tenant].by_use;
+  auto node = by_use.extract(session->use);
+  node.key() = session->used;
+  session->use = by_use.insert(std::move(node));
   SetExpiry(session);
 }
 
@@ -170,15 +178,19 @@ absl::StatusOr<Sessions::Map::iterator> Sessions::FindIdle(const SessionOwner& o
       "session is busy: another call generates in it; wait for its end, or fork the session");
 }
 
+absl::Status Sessions::CheckTtl(absl::Duration ttl) const {
+  if (ttl > absl::ZeroDuration() && ttl <= options_.ttl) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
+                                                 "; range (0, ", absl::FormatDuration(options_.ttl),
+                                                 "]"));
+}
+
 absl::StatusOr<SessionInfo> Sessions::Create(const SessionOwner& owner,
                                              std::optional<absl::Duration> ttl, absl::Time now) {
   Session session;
   session.ttl = ttl.value_or(options_.ttl);
-  if (session.ttl <= absl::ZeroDuration() || session.ttl > options_.ttl) {
-    return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(session.ttl),
-                                                   "; range (0, ",
-                                                   absl::FormatDuration(options_.ttl), "]"));
-  }
+  const absl::Status valid = CheckTtl(session.ttl);
+  if (!valid.ok()) return valid;
   MutexLock lock(&mutex_);
   DropExpired(now);
   return Add(owner, NewKey(), std::move(session), now);
@@ -197,16 +209,15 @@ std::vector<SessionInfo> Sessions::List(const SessionOwner& owner, int limit, ab
                                         int* total) {
   MutexLock lock(&mutex_);
   DropExpired(now);
-  std::vector<const Map::value_type*> owned;
-  for (const auto& entry : sessions_) {
-    if (entry.second.tenant == owner.tenant) owned.push_back(&entry);
-  }
-  *total = static_cast<int>(owned.size());
-  const auto end = owned.begin() + std::min(owned.size(), static_cast<size_t>(limit));
-  std::partial_sort(owned.begin(), end, owned.end(),
-                    [](const auto* a, const auto* b) { return a->second.used > b->second.used; });
+  *total = 0;
   std::vector<SessionInfo> infos;
-  for (auto it = owned.begin(); it != end; ++it) infos.push_back(Describe(**it, now, false));
+  const auto account = accounts_.find(owner.tenant);
+  if (account == accounts_.end()) return infos;
+  *total = account->second.sessions;
+  const ByTime& by_use = account->second.by_use;
+  for (auto it = by_use.rbegin(); it != by_use.rend() && limit > 0; ++it, --limit) {
+    infos.push_back(Describe(*sessions_.find(it->second), now, /*turns=*/false));
+  }
   return infos;
 }
 
@@ -220,37 +231,53 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.text = source.text;
   copy.turns = source.turns;
   copy.ttl = source.ttl;
+  copy.origin = source.origin;
   auto info = Add(owner, NewKey(), std::move(copy), now);
   if (info.ok()) Use(&source, now);
   return info;
 }
 
+Sessions::Session Sessions::Fresh(SessionContent content) const {
+  Session session;
+  session.text = std::move(content.text);
+  session.turns = std::move(content.turns);
+  session.origin = content.origin;
+  const bool told = content.ttl > absl::ZeroDuration();
+  session.ttl = told ? std::min(content.ttl, options_.ttl) : options_.ttl;
+  return session;
+}
+
+absl::StatusOr<SessionInfo> Sessions::Restore(const SessionOwner& owner, SessionContent content,
+                                              absl::Time now) {
+  MutexLock lock(&mutex_);
+  DropExpired(now);
+  return Add(owner, NewKey(), Fresh(std::move(content)), now);
+}
+
 absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::string_view handle,
-                                            int64_t revision, std::vector<int32_t> text,
-                                            std::vector<int32_t> turns, absl::Time now) {
+                                            int64_t revision, SessionContent content,
+                                            absl::Time now) {
   const Key key = KeyOf(handle);
   if (key == Key()) return Unknown();
   MutexLock lock(&mutex_);
   DropExpired(now);
-  if (sessions_.count(key) == 0) {
-    Session session;
-    session.text = std::move(text);
-    session.turns = std::move(turns);
-    session.revision = revision;
-    session.ttl = options_.ttl;
-    return Add(owner, key, std::move(session), now);
-  }
+  Session there = Fresh(std::move(content));
+  there.revision = revision;
+  if (sessions_.count(key) == 0) return Add(owner, key, std::move(there), now);
   const auto at = FindIdle(owner, handle, now);
   if (!at.ok()) return at.status();
   Session& here = (*at)->second;
   if (here.revision >= revision) return Describe(**at, now);
-  const auto more = static_cast<int64_t>(text.size()) - static_cast<int64_t>(here.text.size());
+  const int64_t more =
+      static_cast<int64_t>(there.text.size()) - static_cast<int64_t>(here.text.size());
   const absl::Status room = more > 0 ? CheckRoom(owner, 0, more) : absl::OkStatus();
   if (!room.ok()) return room;
   Count(here.tenant, 0, more);
-  here.text = std::move(text);
-  here.turns = std::move(turns);
+  here.text = std::move(there.text);
+  here.turns = std::move(there.turns);
   here.revision = revision;
+  here.origin = there.origin;
+  here.ttl = there.ttl;
   Use(&here, now);
   return Describe(**at, now);
 }
@@ -324,66 +351,6 @@ absl::StatusOr<Sessions::Turn> Sessions::Begin(const SessionOwner& owner, absl::
   Use(&session, now);
   SetBusy(&session, true);
   return Turn(this, &session, owner.share, std::move(text));
-}
-
-Sessions::Turn::Turn(Sessions* sessions, Session* session, double share, std::vector<int32_t> text)
-    : sessions_(sessions), session_(session), share_(share), text_(std::move(text)) {}
-
-Sessions::Turn::Turn(Turn&& other) noexcept
-    : sessions_(other.sessions_),
-      session_(std::exchange(other.session_, nullptr)),
-      share_(other.share_),
-      text_(std::move(other.text_)),
-      added_(std::move(other.added_)),
-      promised_(other.promised_),
-      generated_(other.generated_) {}
-
-Sessions::Turn::~Turn() {
-  if (session_ == nullptr) return;
-  MutexLock lock(&sessions_->mutex_);
-  sessions_->Count(session_->tenant, 0, -promised_);
-  sessions_->SetBusy(session_, false);
-}
-
-void Sessions::Turn::Drop() {
-  MutexLock lock(&sessions_->mutex_);
-  Session* const session = std::exchange(session_, nullptr);
-  sessions_->Count(session->tenant, 0, -promised_);
-  sessions_->SetBusy(session, false);
-  sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
-}
-
-absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens) {
-  const auto tokens = static_cast<int64_t>(prompt.size()) + max_tokens;
-  MutexLock lock(&sessions_->mutex_);
-  const absl::Status room = sessions_->CheckRoom({session_->tenant, share_}, 0, tokens);
-  if (!room.ok()) return room;
-  sessions_->Count(session_->tenant, 0, tokens);
-  promised_ = tokens;
-  added_ = std::move(prompt);
-  return absl::OkStatus();
-}
-
-void Sessions::Turn::Append(absl::Span<const int32_t> tokens) {
-  added_.insert(added_.end(), tokens.begin(), tokens.end());
-  generated_ += static_cast<int>(tokens.size());
-  PACKRAT_CHECK(static_cast<int64_t>(added_.size()) <= promised_) << "more tokens than promised";
-}
-
-void Sessions::Turn::Keep(absl::Time now) {
-  MutexLock lock(&sessions_->mutex_);
-  std::vector<int32_t>& text = session_->text;
-  std::vector<int32_t>& turns = session_->turns;
-  if (!added_.empty()) {
-    // No more memory than it takes: that of all texts is bounded.
-    turns.reserve(turns.size() + 1);
-    text.reserve(text.size() + added_.size());
-    text.insert(text.end(), added_.begin(), added_.end());
-    turns.push_back(static_cast<int32_t>(text.size()));
-    ++session_->revision;
-  }
-  promised_ -= static_cast<int64_t>(added_.size());
-  sessions_->Use(session_, now);
 }
 
 }  // namespace packrat

@@ -30,7 +30,7 @@ struct SessionOptions {
 
   // Of memory at most: each token may be a turn, with an end of its own.
   static constexpr int64_t kTokenBytes = 8;
-  int64_t Bytes() const { return kTokenBytes * max_tokens + int64_t{400} * max_sessions; }
+  int64_t Bytes() const { return kTokenBytes * max_tokens + int64_t{500} * max_sessions; }
 };
 
 // Who asks. To everybody else a session is as unknown as one that never was.
@@ -44,9 +44,17 @@ struct SessionInfo {
   int32_t tokens = 0, num_turns = 0;
   std::vector<int32_t> turns;  // Where each ends, in tokens; the last where the text does.
   int64_t revision = 0;        // Grows whenever the text changes.
+  uint64_t origin = 0;         // Of its states: see StateSpace in request.h.
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
+};
+
+// What a session brings that comes from elsewhere.
+struct SessionContent {
+  std::vector<int32_t> text, turns;
+  absl::Duration ttl;  // Above SessionOptions::ttl, or not above 0: that.
+  uint64_t origin = 0;
 };
 
 // Errors: NOT_FOUND for a handle that is none, unknown, expired, or another owner's, in the same
@@ -62,6 +70,8 @@ class Sessions {
   // `ttl`: in (0, options.ttl]; that where none is given.
   absl::StatusOr<SessionInfo> Create(const SessionOwner& owner, std::optional<absl::Duration> ttl,
                                      absl::Time now);
+  // INVALID_ARGUMENT: it is not in that range.
+  absl::Status CheckTtl(absl::Duration ttl) const;
   // `text`, where given, gets its tokens.
   absl::StatusOr<SessionInfo> Get(const SessionOwner& owner, absl::string_view handle,
                                   absl::Time now, std::vector<int32_t>* text = nullptr);
@@ -72,10 +82,12 @@ class Sessions {
   absl::StatusOr<SessionInfo> Fork(const SessionOwner& owner, absl::string_view handle,
                                    absl::Time now);
   // A session that another replica had, under the handle that it has there; one that is here makes
-  // place for it, unless it is as new. Its ttl is options.ttl. ABORTED: that one is busy.
+  // place for it, unless it is as new. ABORTED: that one is busy.
   absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
-                                    int64_t revision, std::vector<int32_t> text,
-                                    std::vector<int32_t> turns, absl::Time now);
+                                    int64_t revision, SessionContent content, absl::Time now);
+  // The same under a handle of its own.
+  absl::StatusOr<SessionInfo> Restore(const SessionOwner& owner, SessionContent content,
+                                      absl::Time now);
   // Whether Create() may give such a handle.
   static bool IsHandle(absl::string_view handle) { return !(KeyOf(handle) == Key()); }
   // Cuts the text to its first `tokens`, in [0, tokens], or to its first `turns`.
@@ -109,26 +121,30 @@ class Sessions {
   struct KeyHash {
     size_t operator()(const Key& key) const { return static_cast<size_t>(key.low); }
   };
-  using ByExpiry = std::multimap<absl::Time, Key>;
+  using ByTime = std::multimap<absl::Time, Key>;
   struct Account {
     int sessions = 0;
     int64_t tokens = 0;
+    ByTime by_use;
   };
   struct Session {
     std::string tenant;
     std::vector<int32_t> text;
     std::vector<int32_t> turns;
     int64_t revision = 0;
+    uint64_t origin = 0;
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
-    ByExpiry::iterator expiry;  // While it is busy: at the end of time.
+    ByTime::iterator use;     // In its tenant's account.
+    ByTime::iterator expiry;  // While it is busy: at the end of time.
   };
   using Map = std::unordered_map<Key, Session, KeyHash>;
 
   static Key KeyOf(absl::string_view handle);  // Zero, which no session has: it is no handle.
   static std::string HandleOf(const Key& key);
   static SessionInfo Describe(const Map::value_type& entry, absl::Time now, bool turns = true);
+  Session Fresh(SessionContent content) const;
   void DropExpired(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Map::iterator> Find(const SessionOwner& owner, absl::string_view handle,
                                      absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -153,7 +169,7 @@ class Sessions {
   const std::function<uint64_t()> random_;
   mutable Mutex mutex_;
   Map sessions_ ABSL_GUARDED_BY(mutex_);
-  ByExpiry by_expiry_ ABSL_GUARDED_BY(mutex_);
+  ByTime by_expiry_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, Account> accounts_ ABSL_GUARDED_BY(mutex_);
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };
@@ -167,6 +183,7 @@ class Sessions::Turn {
 
   // What the turn goes on from.
   const std::vector<int32_t>& text() const { return text_; }
+  uint64_t origin() const { return session_->origin; }
   // The turn brings `prompt` and generates `max_tokens` at most. Once. RESOURCE_EXHAUSTED names the
   // limit where there is no room for so much.
   absl::Status Promise(std::vector<int32_t> prompt, int max_tokens);

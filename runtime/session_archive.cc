@@ -1,8 +1,8 @@
 #include "runtime/session_archive.h"
 
-#include <chrono>
-#include <future>
-#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace packrat {
 namespace {
@@ -25,50 +25,26 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
 
   absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
   if (!stored.ok()) return absl::IsNotFound(stored.status()) ? here.status() : stored.status();
-  absl::StatusOr<SavedState> state = DecodeSavedState(std::move(stored->bytes), model_);
+  absl::StatusOr<SavedState> state = transfer_->Unpack(std::move(stored->bytes));
   if (!state.ok()) return state.status();
   const auto adopted =
-      sessions_->Adopt(owner, handle, stored->version, state->tokens, std::move(state->turns), now);
+      sessions_->Adopt(owner, handle, stored->version, SessionTransfer::ContentOf(*state), now);
   if (!adopted.ok()) return adopted.status();
   if (!space.has_value()) return absl::OkStatus();
   StateSpace from = *space;
-  from.solver = state->solver;  // With which it came to be.
+  from.origin = adopted->origin;
   // Whether it finds room or not, the text is here.
-  auto done = std::make_shared<std::promise<void>>();
-  std::future<void> loaded = done->get_future();
-  engine_->LoadState(std::move(from), *std::move(state),
-                     [done](const absl::Status&) { done->set_value(); });
-  loaded.wait_for(absl::ToChronoNanoseconds(options_.engine_timeout));
+  transfer_->Place(std::move(from), *std::move(state)).IgnoreError();
   return absl::OkStatus();
-}
-
-SavedState SessionArchive::WithState(const std::optional<StateSpace>& space,
-                                     std::vector<int32_t> text) {
-  SavedState alone;
-  alone.tokens = text;
-  if (!space.has_value()) return alone;
-  alone.solver = space->solver;
-  auto done = std::make_shared<std::promise<absl::StatusOr<SavedState>>>();
-  auto saved = done->get_future();
-  engine_->SaveState(
-      *space, std::move(text), options_.max_state_bytes,
-      [done](absl::StatusOr<SavedState> state) { done->set_value(std::move(state)); });
-  const auto timeout = absl::ToChronoNanoseconds(options_.engine_timeout);
-  if (saved.wait_for(timeout) != std::future_status::ready) return alone;
-  absl::StatusOr<SavedState> state = saved.get();
-  return state.ok() ? *std::move(state) : alone;
 }
 
 absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view handle,
                                  const std::optional<StateSpace>& space, absl::Time now) {
-  std::vector<int32_t> text;
-  const auto info = sessions_->Get(owner, handle, now, &text);
-  if (!info.ok()) return info.status();
-  SavedState state = WithState(space, std::move(text));
-  state.turns = info->turns;
-  const std::string header = EncodeHeader(state, model_);
+  const auto packed = transfer_->Pack(owner, handle, space, max_state_bytes_, now);
+  if (!packed.ok()) return packed.status();
+  const SessionInfo& info = packed->info;
   const absl::Status status =
-      store_->Put(KeyOf(owner, handle), info->revision, {header, state.parts}, options_.ttl);
+      store_->Put(KeyOf(owner, handle), info.revision, {packed->header, packed->parts}, info.ttl);
   if (!absl::IsAborted(status)) return status;
   // By another call about it here, or nothing was changed.
   if (IsStored(owner, handle, now)) return absl::OkStatus();
@@ -82,7 +58,7 @@ bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handl
   const auto here = sessions_->Get(owner, handle, now, &text);
   absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
   if (!here.ok() || !stored.ok() || stored->version != here->revision) return false;
-  const auto state = DecodeSavedState(std::move(stored->bytes), model_);
+  const auto state = transfer_->Unpack(std::move(stored->bytes));
   return state.ok() && state->tokens == text && state->turns == here->turns;
 }
 

@@ -91,7 +91,7 @@ void ApiTenant::ReturnTokens(int64_t tokens) {
 
 TenantUse::~TenantUse() {
   LeaveQueue();
-  if (taken_ > used_) tenant_->ReturnTokens(taken_ - used_);
+  if (taken_ > 0) tenant_->ReturnTokens(taken_ - used_);
   if (stream_) tenant_->LeaveStream();
 }
 

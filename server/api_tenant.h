@@ -18,7 +18,7 @@ struct TenantLimits {
   // Its share of what all tenants may use together, so that one flood leaves room for the others.
   double queue_share = 0.5;       // Of --max_queue. Range (0, 1].
   int streams = 0;                // Open Generate calls; 0: half of --max_streams.
-  int64_t tokens_per_minute = 0;  // Prompt and output; 0: no limit.
+  int64_t tokens_per_minute = 0;  // Prompt and output, of a session what is new; 0: no limit.
   double session_share = 0.5;     // Of --max_sessions and --max_session_tokens. Range (0, 1].
   double weight = 1;  // Share of the turns, relative to other tenants. Range [0.01, 100].
   // Priorities that a request may have, within bounds::kPriority.
@@ -49,7 +49,7 @@ class ApiTenant {
   // taken: none if they are not limited.
   absl::StatusOr<int64_t> EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue(int places);
-  void ReturnTokens(int64_t tokens);  // Of those that were taken.
+  void ReturnTokens(int64_t tokens);  // Of those that were taken; below 0: further ones are owed.
   void LeaveStream();
 
  private:
@@ -78,7 +78,7 @@ class TenantUse {
   absl::Status EnterStream(int max_streams);
   absl::Status EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
   void LeaveQueue();  // Later calls do nothing.
-  // Says how many of the tokens were used. The others are given back.
+  // Says how many tokens were used. The others are given back, or the rest is owed.
   void UsedTokens(int64_t tokens) { used_ = tokens; }
 
   const ApiTenant* tenant() const { return tenant_.get(); }

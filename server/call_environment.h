@@ -14,7 +14,9 @@
 #include "runtime/engine.h"
 #include "runtime/mutex.h"
 #include "runtime/session.h"
+#include "runtime/session_transfer.h"
 #include "server/api_keys.h"
+#include "server/byte_budget.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -30,6 +32,7 @@ struct ServedModel {
   LanguageModel* model = nullptr;
   const Tokenizer* tokenizer = nullptr;
   Engine* engine = nullptr;
+  SessionTransfer* transfer = nullptr;
   RequestRules rules;
 };
 
@@ -64,6 +67,9 @@ struct CallEnvironment {
   // them.
   WorkPool* prompts = nullptr;
   WorkPool* texts = nullptr;
+  // Sessions that are saved and loaded: threads that may wait, and what such calls may hold.
+  WorkPool* transfers = nullptr;
+  ByteBudget* transfer_bytes = nullptr;
   StreamCount streams;
   StreamCount answers;  // Calls with a single answer.
   std::atomic<uint64_t> next_engine_id{1};

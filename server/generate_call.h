@@ -1,5 +1,6 @@
 // One Generate or Score call: hands its requests to the engine, one for each choice, and what comes
-// of them to the network.
+// of them to the network. generate_call.cc has its way, generate_call_messages.cc what it says,
+// generate_call_session.cc its part in a session.
 #ifndef PACKRAT_SERVER_GENERATE_CALL_H_
 #define PACKRAT_SERVER_GENERATE_CALL_H_
 
@@ -40,7 +41,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     const char* call;  // "Generate"
     size_t bytes;      // Of its message.
     bool has_priority;
-    const std::string* session;     // A handle; the call is then of one request. Null: none.
+    const std::string* session;     // A handle. Null: none.
+    bool takes_turn;                // In the session: the call is of one request, which joins it.
     const std::string* cache_salt;  // Beside a session.
     // `history`: what the session holds.
     std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed,
@@ -84,6 +86,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   GenerateCall(CallEnvironment* environment, grpc::CallbackServerContext* context, Ask ask);
   // Who calls; and counts the call among the open streams, unless there are too many.
   absl::Status Enter();
+  // Tokens that the caller's key is charged with, at first.
+  int64_t Chargeable(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What the caller's key allows of these requests, and what it makes of them.
   absl::Status ApplyTenant(std::vector<Request>* requests) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the requests on, or refuses them; on the thread that may work on their texts.
@@ -91,8 +95,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   absl::Status Submit();
   // Begin() once the session is here. By a thread that may wait.
   void FetchAndBegin(StoredSessions* stored);
-  // What the session holds, which is busy from here on; nothing without one.
-  absl::StatusOr<std::vector<int32_t>> BeginTurn();
+  // What the session holds, which is busy from here on if the call takes a turn; nothing without.
+  absl::Status ReadSession(SessionContent* content);
   // Now if the engine has the requests, else as soon as it has.
   void CancelRequests();
   void CancelChoices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -144,6 +148,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   bool counted_ ABSL_GUARDED_BY(mutex_) = false;     // Among environment_->streams.
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.
   std::optional<TenantUse> use_ ABSL_GUARDED_BY(mutex_);
+  int from_session_ ABSL_GUARDED_BY(mutex_) = 0;  // Tokens that each prompt begins with.
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Sessions::Turn> turn_ ABSL_GUARDED_BY(mutex_);
   StateSpace turn_space_;  // Of its state; as Submit() leaves it.

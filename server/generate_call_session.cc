@@ -29,13 +29,22 @@ void GenerateCall::FetchAndBegin(StoredSessions* stored) {
   }
 }
 
-absl::StatusOr<std::vector<int32_t>> GenerateCall::BeginTurn() {
-  if (ask_.session == nullptr) return std::vector<int32_t>();
+absl::Status GenerateCall::ReadSession(SessionContent* content) {
+  if (ask_.session == nullptr) return absl::OkStatus();
   MutexLock lock(&mutex_);
-  auto turn = environment_->sessions->Begin(OwnerOf(use_->tenant()), *ask_.session, SteadyNow());
+  Sessions* const sessions = environment_->sessions;
+  const SessionOwner owner = OwnerOf(use_->tenant());
+  if (!ask_.takes_turn) {
+    const auto info = sessions->Get(owner, *ask_.session, SteadyNow(), &content->text);
+    if (info.ok()) content->origin = info->origin;
+    return info.status();
+  }
+  auto turn = sessions->Begin(owner, *ask_.session, SteadyNow());
   if (!turn.ok()) return turn.status();
   turn_.emplace(*std::move(turn));
-  return turn_->text();
+  content->text = turn_->text();
+  content->origin = turn_->origin();
+  return absl::OkStatus();
 }
 
 bool GenerateCall::EndTurn() {

@@ -7,7 +7,9 @@
 
 #include "server/generate_call.h"
 #include "server/grpc/message_first.h"
+#include "server/load_call.h"
 #include "server/model_info.h"
+#include "server/save_call.h"
 #include "server/session_calls.h"
 
 namespace packrat {
@@ -51,7 +53,8 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
             return GenerateCall::Start(
                 environment, context,
                 {"Generate", request->ByteSizeLong(), request->has_priority(),
-                 request->has_session() ? &request->session() : nullptr, &request->cache_salt(),
+                 request->has_session() ? &request->session() : nullptr, /*takes_turn=*/true,
+                 &request->cache_salt(),
                  [request](const RequestRules& rules, uint64_t seed, std::vector<int32_t> history) {
                    return MakeRequests(*request, rules, seed, std::move(history));
                  }});
@@ -61,10 +64,18 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
             [environment](auto* context, auto* request) {
               return GenerateCall::Start(
                   environment, context,
-                  {"Score", request->ByteSizeLong(), request->has_priority(), nullptr, nullptr,
-                   [request](const RequestRules& rules, uint64_t, const auto&) {
-                     return MakeRequests(*request, rules);
+                  {"Score", request->ByteSizeLong(), request->has_priority(),
+                   request->has_session() ? &request->session() : nullptr, /*takes_turn=*/false,
+                   &request->cache_salt(),
+                   [request](const RequestRules& rules, uint64_t, std::vector<int32_t> history) {
+                     return MakeRequests(*request, rules, std::move(history));
                    }});
+            }));
+  Serve("SaveSession",
+        std::make_unique<
+            CallbackServerStreamingHandler<v1::SaveSessionRequest, v1::SaveSessionResponse>>(
+            [environment](auto* context, auto* request) {
+              return SaveCall::Start(environment, context, request);
             }));
   // The class has members of these names.
   Serve("Tokenize", &packrat::Tokenize);
@@ -76,6 +87,11 @@ InferenceService::InferenceService(CallEnvironment* environment, UnreadCalls* un
   Serve("ForkSession", &packrat::ForkSession, UnaryCall::Place::kMayAskStore);
   Serve("RewindSession", &packrat::RewindSession, UnaryCall::Place::kMayAskStore);
   Serve("DeleteSession", &packrat::DeleteSession, UnaryCall::Place::kMayAskStore);
+}
+
+grpc::ServerReadReactor<v1::LoadSessionRequest>* InferenceService::LoadSession(
+    grpc::CallbackServerContext* context, v1::LoadSessionResponse* response) {
+  return LoadCall::Start(environment_, context, response);
 }
 
 void InferenceService::Serve(const char* method,

@@ -19,6 +19,10 @@ class InferenceService final : public v1::Inference::CallbackService {
   // Calls whose message has not arrived yet are counted in `unread`. Both outlive the service.
   InferenceService(CallEnvironment* environment, UnreadCalls* unread);
 
+  // Its messages are many, so it is no call of UnreadCalls: it looks after slow clients itself.
+  grpc::ServerReadReactor<v1::LoadSessionRequest>* LoadSession(
+      grpc::CallbackServerContext* context, v1::LoadSessionResponse* response) override;
+
  private:
   void Serve(const char* method, std::unique_ptr<grpc::internal::MethodHandler> handler);
   // A method with one answer, which `work` makes.

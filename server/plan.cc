@@ -158,8 +158,10 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
   plan->threads = model_options.threads;
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
+  const int64_t messages = MessageBytes(plan->resources.memory_limit, options.max_message_bytes);
   return PlanMemory(*model, model_options, options.engine,
-                    {OpenCalls(options), options.max_message_bytes, plan->sessions.Bytes()},
+                    {OpenCalls(options), options.max_message_bytes,
+                     plan->sessions.Bytes() + TransferBytes(messages)},
                     plan->resources, &plan->memory);
 }
 

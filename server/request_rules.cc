@@ -149,10 +149,11 @@ int LastBlockEnd(size_t prompt_tokens) {
 }
 
 template <class Wire>
-SolverOptions MakeSolver(const Wire& wire, SolverOptions solver) {
-  if (wire.solver().has_cg_tolerance()) solver.cg_tolerance = wire.solver().cg_tolerance();
-  if (wire.solver().has_cg_max_steps()) solver.cg_max_steps = wire.solver().cg_max_steps();
-  return solver;
+CacheParams MakeCache(const Wire& wire) {
+  CacheParams cache;
+  cache.use = !wire.has_use_cache() || wire.use_cache();
+  cache.salt = wire.cache_salt();
+  return cache;
 }
 
 // `name`: "candidates[3]".
@@ -179,6 +180,12 @@ absl::StatusOr<std::vector<int32_t>> MakeCandidate(const v1::Candidate& wire,
 }
 
 }  // namespace
+
+SolverOptions MakeSolver(const v1::SolverParams& wire, SolverOptions solver) {
+  if (wire.has_cg_tolerance()) solver.cg_tolerance = wire.cg_tolerance();
+  if (wire.has_cg_max_steps()) solver.cg_max_steps = wire.cg_max_steps();
+  return solver;
+}
 
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer) {
   RequestRules rules;
@@ -212,10 +219,9 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   out.sampling = MakeSampling(wire.sampling(), rules.sampling, seed);
   out.stop = MakeStop(wire.stop(), rules.stop, max_context - 1);
   out.text = MakeText(wire, rules, continues);
-  out.solver = MakeSolver(wire, rules.solver);
+  out.solver = MakeSolver(wire.solver(), rules.solver);
   out.priority = wire.priority();
-  out.cache.use = !wire.has_use_cache() || wire.use_cache();
-  out.cache.salt = wire.cache_salt();
+  out.cache = MakeCache(wire);
   // This comes before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
@@ -239,10 +245,12 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
 }
 
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
-                                                  const RequestRules& rules) {
+                                                  const RequestRules& rules,
+                                                  std::vector<int32_t> history) {
   Request out;
   if (wire.has_num_logprobs()) out.sampling.num_logprobs = wire.num_logprobs();
-  out.solver = MakeSolver(wire, rules.solver);
+  out.solver = MakeSolver(wire.solver(), rules.solver);
+  out.cache = MakeCache(wire);
   out.priority = wire.priority();
   out.stop.max_tokens = 0;
   out.score_from = 1;
@@ -252,12 +260,15 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
   status = bounds::kCandidates.Check(bounds::kCandidates.field, count);
   if (!status.ok()) return status;
 
-  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules);
+  const size_t from_session = history.size();
+  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, from_session > 0);
   if (!prompt.ok()) return prompt.status();
-  out.prompt = *std::move(prompt);
+  out.prompt = std::move(history);
+  out.prompt.insert(out.prompt.end(), prompt->begin(), prompt->end());
   const int max_context = rules.limits.max_context;
   if (count == 0) {
-    status = ValidatePrompt(out, rules.limits, NameInScore);
+    if (!prompt->empty() && from_session > 0) out.score_from = static_cast<int>(from_session);
+    status = ValidatePrompt(out, rules.limits, NameInScore, from_session);
     if (!status.ok()) return status;
     return std::vector<Request>{std::move(out)};
   }

@@ -20,6 +20,7 @@ namespace packrat {
 namespace v1 {
 class GenerateRequest;
 class ScoreRequest;
+class SolverParams;
 class TokenizeRequest;
 class DetokenizeRequest;
 }  // namespace v1
@@ -54,7 +55,10 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
                                                   std::vector<int32_t> history = {});
 // The same for each candidate, or for the prompt if there are none.
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
-                                                  const RequestRules& rules);
+                                                  const RequestRules& rules,
+                                                  std::vector<int32_t> history = {});
+// Of calls that name a space of states by these fields.
+SolverOptions MakeSolver(const v1::SolverParams& wire, SolverOptions solver);
 
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,
                                                      const RequestRules& rules);

@@ -44,7 +44,9 @@ struct Server::Impl {
                  ReloadKeys();
                }),
         prompts(TextPool(options)),
-        texts(TextPool(options)) {
+        texts(TextPool(options)),
+        transfer_bytes(TransferBytes(options.message_bytes)),
+        transfers(TransferPool(options)) {
     environment.options = &options;
     environment.log = log;
     environment.metrics = &metrics;
@@ -53,12 +55,22 @@ struct Server::Impl {
     environment.keys = keys.get();
     environment.prompts = &prompts;
     environment.texts = &texts;
+    environment.transfer_bytes = &transfer_bytes;
+    environment.transfers = &transfers;
     AddGauges();
   }
 
   static WorkPool::Options TextPool(const ServerOptions& options) {
     WorkPool::Options pool;
     pool.max_queue = options.max_text_queue;
+    return pool;
+  }
+  static WorkPool::Options TransferPool(const ServerOptions& options) {
+    WorkPool::Options pool;
+    pool.threads = 2;  // They wait more than they work.
+    pool.max_queue = options.max_streams;
+    pool.what = "sessions to save or load";
+    pool.limit = "max_streams";
     return pool;
   }
   static UnreadCalls::Options UnreadLimits(const ServerOptions& options) {
@@ -100,10 +112,13 @@ struct Server::Impl {
   Mutex health_mutex;
   std::unique_ptr<SessionStore> store;  // Kept here until there is a model. Null: none.
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<SessionTransfer> transfer;
   // They use the engine.
   StreamWriter writer;
   WorkPool prompts, texts;
   std::unique_ptr<StoredSessions> stored;  // Null: none.
+  ByteBudget transfer_bytes;
+  WorkPool transfers;
   std::unique_ptr<Watchdog> watchdog;
   std::unique_ptr<EngineThread> engine_thread;
   std::unique_ptr<TlsStore> tls;  // Null: none.
@@ -139,6 +154,17 @@ void Server::Impl::AddGauges() {
   metrics.AddCounter("packrat_sessions_expired_total",
                      "Sessions that were dropped since nobody used them for so long.",
                      [this] { return static_cast<double>(sessions.stats().expired); });
+  metrics.AddGauge("packrat_session_transfer_bytes",
+                   "Bytes that sessions which are being saved and loaded hold.",
+                   [this] { return static_cast<double>(transfer_bytes.used()); });
+  metrics.AddCounter(
+      "packrat_session_states_dropped_total",
+      "Sessions that came without their state, which another kind of processor had "
+      "computed: their next turn computes the text anew.",
+      [this] {
+        const ServedModel* model = environment.served.load();
+        return model == nullptr ? 0 : static_cast<double>(model->transfer->states_dropped());
+      });
   const auto add_of_store = [this](const char* name, const char* help,
                                    double (*value)(const StoredSessions&)) {
     metrics.AddCounter(name, help, [this, value] {
@@ -318,6 +344,8 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   s.served.model = model;
   s.served.tokenizer = tokenizer;
   s.served.engine = s.engine.get();
+  s.transfer = std::make_unique<SessionTransfer>(&s.sessions, s.engine.get(), OwnerOf(*model));
+  s.served.transfer = s.transfer.get();
   s.served.rules = MakeRequestRules(s.engine->limits(), tokenizer);
   if (s.served.rules.max_piece_bytes > ResponseBuilder::kMaxPieceBytes) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -333,9 +361,8 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
                        model->fingerprint(), model->numerics_id(), model->device(),
                        CpuTargetName()});
   if (s.store != nullptr) {
-    s.stored = std::make_unique<StoredSessions>(
-        std::move(s.store), &s.sessions, s.engine.get(), OwnerOf(*model),
-        StoredSessions::Options{s.options.sessions.ttl, s.options.max_streams}, s.log);
+    s.stored = std::make_unique<StoredSessions>(std::move(s.store), &s.sessions, s.transfer.get(),
+                                                s.options.max_streams, s.log);
     s.environment.stored.store(s.stored.get());
   }
   s.environment.served.store(&s.served);

@@ -15,19 +15,8 @@ namespace {
 constexpr int kDefaultListed = 1000;
 constexpr Bound kListed = {"limit", 1, 10000};
 
-void Fill(const SessionInfo& info, v1::Session* session) {
-  session->set_session(info.handle);
-  session->set_tokens(info.tokens);
-  session->set_num_turns(info.num_turns);
-  session->mutable_turn_ends()->Assign(info.turns.begin(), info.turns.end());
-  session->set_busy(info.busy);
-  session->set_age_seconds(absl::ToDoubleSeconds(info.age));
-  session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
-  session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
-}
-
 absl::Status Fill(const absl::StatusOr<SessionInfo>& info, v1::Session* session) {
-  if (info.ok()) Fill(*info, session);
+  if (info.ok()) FillSession(*info, session);
   return info.status();
 }
 
@@ -61,14 +50,23 @@ SessionOwner OwnerOf(const ApiTenant* tenant) {
   return {tenant->name(), tenant->limits().session_share};
 }
 
+void FillSession(const SessionInfo& info, v1::Session* session) {
+  session->set_session(info.handle);
+  session->set_tokens(info.tokens);
+  session->set_num_turns(info.num_turns);
+  session->mutable_turn_ends()->Assign(info.turns.begin(), info.turns.end());
+  session->set_busy(info.busy);
+  session->set_age_seconds(absl::ToDoubleSeconds(info.age));
+  session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
+  session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
+}
+
+absl::Duration TtlOf(double seconds) { return absl::Seconds(std::isnan(seconds) ? 0 : seconds); }
+
 absl::Status CreateSession(const CallContext& call, const v1::CreateSessionRequest& request,
                            v1::Session* response) {
   std::optional<absl::Duration> ttl;
-  if (request.has_ttl_seconds()) {
-    // What is no number has no length.
-    const double seconds = std::isnan(request.ttl_seconds()) ? 0 : request.ttl_seconds();
-    ttl = absl::Seconds(seconds);
-  }
+  if (request.has_ttl_seconds()) ttl = TtlOf(request.ttl_seconds());
   return Store(call, SessionsOf(call).Create(OwnerOf(call.tenant), ttl, SteadyNow()), response);
 }
 
@@ -80,7 +78,7 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
   int total = 0;
   for (const SessionInfo& info :
        SessionsOf(call).List(OwnerOf(call.tenant), limit, SteadyNow(), &total)) {
-    Fill(info, response->add_sessions());
+    FillSession(info, response->add_sessions());
   }
   response->set_total(total);
   return absl::OkStatus();

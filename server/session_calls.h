@@ -3,6 +3,7 @@
 #define PACKRAT_SERVER_SESSION_CALLS_H_
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "runtime/session.h"
 #include "server/unary_call.h"
 
@@ -22,6 +23,9 @@ class Session;
 
 // Null: all clients are one.
 SessionOwner OwnerOf(const ApiTenant* tenant);
+void FillSession(const SessionInfo& info, v1::Session* session);
+// What is no number has no length.
+absl::Duration TtlOf(double seconds);
 
 absl::Status CreateSession(const CallContext& call, const v1::CreateSessionRequest& request,
                            v1::Session* response);

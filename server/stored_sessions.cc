@@ -20,12 +20,6 @@ WorkPool::Options PoolOptions(int max_waiting) {
   return options;
 }
 
-SessionArchiveOptions ArchiveOptions(absl::Duration ttl) {
-  SessionArchiveOptions options;
-  options.ttl = ttl;
-  return options;
-}
-
 }  // namespace
 
 absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::Status()>& call) {
@@ -86,11 +80,10 @@ absl::Status GuardedStore::Delete(const StoreKey& key) {
 }
 
 StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,
-                               Engine* engine, StateOwner model, const Options& options,
-                               Logger* log)
+                               SessionTransfer* transfer, int max_waiting, Logger* log)
     : store_(std::move(store), log),
-      archive_(sessions, engine, std::move(model), &store_, ArchiveOptions(options.ttl)),
-      pool_(PoolOptions(options.max_waiting)) {}
+      archive_(sessions, transfer, &store_),
+      pool_(PoolOptions(max_waiting)) {}
 
 absl::Status StoredSessions::Fetch(const SessionOwner& owner, absl::string_view handle,
                                    const std::optional<StateSpace>& space) {

@@ -52,13 +52,9 @@ class GuardedStore : public SessionStore {
 // Submit() was given.
 class StoredSessions {
  public:
-  struct Options {
-    absl::Duration ttl;
-    int max_waiting;  // Pieces of work.
-  };
-  // All outlive it.
-  StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, Engine* engine,
-                 StateOwner model, const Options& options, Logger* log);
+  // All outlive it. `max_waiting`: pieces of work.
+  StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, SessionTransfer* transfer,
+                 int max_waiting, Logger* log);
 
   // RESOURCE_EXHAUSTED: too much waits, and `work` is not called.
   absl::Status Submit(size_t bytes, std::function<void()> work) {

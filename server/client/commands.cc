@@ -191,9 +191,12 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   } else {
     return UsageError("a prompt is text or --token_ids, not both");
   }
-  if (request.has_num_choices()) return CompleteChoices(connection, request);
+  if (request.num_choices() > 1 && request.has_session()) {
+    return UsageError("--num_choices is for texts without a session; sessions fork makes others");
+  }
   const Connection::Outcome session = MakeSessionIfNew(connection, &request);
   if (!session.status.ok()) return Report(*connection, session);
+  if (request.has_num_choices()) return CompleteChoices(connection, request);
   const bool json = absl::GetFlag(FLAGS_json);
   if (echo && !json) Print(request.text());
   v1::GenerateResponse all;

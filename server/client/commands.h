@@ -30,6 +30,8 @@ int TokenizeCommand(Connection* connection, const std::vector<std::string>& argu
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int InfoCommand(Connection* connection, const std::vector<std::string>& arguments);
 int SessionsCommand(Connection* connection, const std::vector<std::string>& arguments);
+int SaveCommand(Connection* connection, const std::vector<std::string>& arguments);
+int LoadCommand(Connection* connection, const std::vector<std::string>& arguments);
 int BenchCommand(Connection* connection, const std::vector<std::string>& arguments);
 int HealthCommand(Connection* connection, const std::vector<std::string>& arguments);
 

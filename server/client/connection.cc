@@ -186,6 +186,32 @@ Connection::Outcome Connection::DeleteSession(const v1::DeleteSessionRequest& re
   return impl_->Unary(&v1::Inference::Stub::DeleteSession, request, &nothing);
 }
 
+Connection::Outcome Connection::SaveSession(
+    const v1::SaveSessionRequest& request,
+    const std::function<bool(const v1::SaveSessionResponse&)>& on_message) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    const auto reader = impl_->stub->SaveSession(context, request);
+    v1::SaveSessionResponse message;
+    while (reader->Read(&message)) {
+      if (!on_message(message)) context->TryCancel();
+    }
+    return reader->Finish();
+  });
+}
+
+Connection::Outcome Connection::LoadSession(
+    const std::function<bool(v1::LoadSessionRequest*)>& next, v1::LoadSessionResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context) {
+    const auto writer = impl_->stub->LoadSession(context, response);
+    v1::LoadSessionRequest message;
+    // A write fails once the server has refused the call.
+    while (next(&message) && writer->Write(message)) {
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  });
+}
+
 Connection::Outcome Connection::CheckHealth(const std::string& service,
                                             grpc::health::v1::HealthCheckResponse* response) {
   grpc::health::v1::HealthCheckRequest request;

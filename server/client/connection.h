@@ -53,6 +53,12 @@ class Connection {
   Outcome ForkSession(const v1::ForkSessionRequest& request, v1::Session* response);
   Outcome RewindSession(const v1::RewindSessionRequest& request, v1::Session* response);
   Outcome DeleteSession(const v1::DeleteSessionRequest& request);
+  // `on_message` returns false to cancel the call.
+  Outcome SaveSession(const v1::SaveSessionRequest& request,
+                      const std::function<bool(const v1::SaveSessionResponse&)>& on_message);
+  // `next` makes the next message of the last; false: there is none.
+  Outcome LoadSession(const std::function<bool(v1::LoadSessionRequest*)>& next,
+                      v1::LoadSessionResponse* response);
   // `service`: full name, or empty: the server as a whole. Takes five seconds at most.
   Outcome CheckHealth(const std::string& service, grpc::health::v1::HealthCheckResponse* response);
 

@@ -28,7 +28,12 @@ constexpr char kUsage[] =
     "  packrat score TEXT [CANDIDATE...]\n"
     "                              log-probabilities of what may follow TEXT, or of TEXT itself\n"
     "  packrat sessions WHAT       texts that the server keeps: create, list; with a HANDLE show,\n"
-    "                              fork, rewind, delete (complete and chat take --session)\n"
+    "                              fork, rewind, delete (complete, chat, score take --session)\n"
+    "  packrat save --session=HANDLE --output=FILE\n"
+    "                              a session with its state as a file\n"
+    "  packrat load --input=FILE   makes a session of it, at this server or another one of the "
+    "same\n"
+    "                              model, and prints its handle\n"
     "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
     "  packrat detokenize          text of --token_ids\n"
     "  packrat info                what the server serves\n"
@@ -92,6 +97,7 @@ int Run(int argc, char** argv) {
   const std::pair<const char*, Command> commands[] = {
       {"complete", CompleteCommand}, {"chat", ChatCommand},
       {"score", ScoreCommand},       {"sessions", SessionsCommand},
+      {"save", SaveCommand},         {"load", LoadCommand},
       {"tokenize", TokenizeCommand}, {"detokenize", DetokenizeCommand},
       {"info", InfoCommand},         {"bench", BenchCommand},
       {"health", HealthCommand},

@@ -82,13 +82,15 @@ ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assi
 ABSL_FLAG(
     std::string, session, "",
     "complete, chat: handle of the session in which the text goes on, or new: one is made, and "
-    "its handle told on standard error.");
+    "its handle told on standard error. score, save: of the session that is meant.");
+ABSL_FLAG(std::string, output, "", "save: the file to write.");
+ABSL_FLAG(std::string, input, "", "load: a file that save has written.");
 ABSL_FLAG(std::string, affinity, "",
           "Sent as x-session, by which balancers keep calls on one replica: the same in all calls "
           "about a session, its creation included; up to 128 of A-Z a-z 0-9 . _ : -.");
-ABSL_FLAG(absl::Duration, ttl, absl::ZeroDuration(),
-          "sessions create: time after its last use at which it expires, e.g. 10m. Default: the "
-          "server's.");
+ABSL_FLAG(absl::optional<absl::Duration>, ttl, absl::nullopt,
+          "sessions create, load: time after its last use at which it expires, e.g. 10m. Default: "
+          "the server's; of load the saved session's.");
 ABSL_FLAG(absl::optional<int32_t>, keep_turns, absl::nullopt,
           "sessions rewind: keep so many of the first turns.");
 ABSL_FLAG(absl::optional<int32_t>, keep_tokens, absl::nullopt,
@@ -244,6 +246,24 @@ v1::ScoreRequest ScoreFromFlags() {
   if (absl::GetFlag(FLAGS_parse_special)) request.set_parse_special(true);
   IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
   IfGiven(FLAGS_logprobs, [&](int32_t x) { request.set_num_logprobs(x); });
+  IfGiven(FLAGS_use_cache, [&](bool x) { request.set_use_cache(x); });
+  IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
+  const std::string session = absl::GetFlag(FLAGS_session);
+  if (!session.empty()) request.set_session(session);
+  return request;
+}
+
+v1::SaveSessionRequest SaveFromFlags() {
+  v1::SaveSessionRequest request;
+  request.set_session(absl::GetFlag(FLAGS_session));
+  IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
+  return request;
+}
+
+v1::LoadSessionRequest LoadFromFlags() {
+  v1::LoadSessionRequest request;
+  IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
+  IfGiven(FLAGS_ttl, [&](absl::Duration x) { request.set_ttl_seconds(absl::ToDoubleSeconds(x)); });
   return request;
 }
 

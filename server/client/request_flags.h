@@ -21,7 +21,10 @@ ABSL_DECLARE_FLAG(std::string, user_label);
 ABSL_DECLARE_FLAG(std::string, reply_label);
 ABSL_DECLARE_FLAG(std::string, candidates);
 ABSL_DECLARE_FLAG(bool, live);
-ABSL_DECLARE_FLAG(absl::Duration, ttl);
+ABSL_DECLARE_FLAG(absl::optional<absl::Duration>, ttl);
+ABSL_DECLARE_FLAG(std::string, session);
+ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(std::string, input);
 ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_turns);
 ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_tokens);
 ABSL_DECLARE_FLAG(int32_t, limit);
@@ -46,6 +49,9 @@ Connection::Options ConnectionFromFlags();
 v1::GenerateRequest RequestFromFlags();
 // Everything but the prompt and the candidates.
 v1::ScoreRequest ScoreFromFlags();
+// Everything but the data.
+v1::SaveSessionRequest SaveFromFlags();
+v1::LoadSessionRequest LoadFromFlags();
 
 // --token_ids; empty if it is not given. INVALID_ARGUMENT if it is not a list of numbers.
 absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags();

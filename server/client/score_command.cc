@@ -64,15 +64,17 @@ int ScoreCommand(Connection* connection, const std::vector<std::string>& argumen
   const auto ids = TokenIdsFromFlags();
   if (!ids.ok()) return UsageError(std::string(ids.status().message()));
   v1::ScoreRequest request = ScoreFromFlags();
-  if (ids->empty()) {
+  // The text that candidates follow is the session's, if there is one, and the ids'.
+  const bool takes_text = ids->empty() && !request.has_session();
+  if (!ids->empty()) {
+    request.mutable_tokens()->mutable_ids()->Assign(ids->begin(), ids->end());
+  } else if (takes_text) {
     if (arguments.empty()) return UsageError("score takes a text, and what may follow it");
     const absl::Status status = CheckUtf8("the text", arguments[0]);
     if (!status.ok()) return UsageError(std::string(status.message()));
     request.set_text(arguments[0]);
-  } else {
-    request.mutable_tokens()->mutable_ids()->Assign(ids->begin(), ids->end());
   }
-  const auto candidates = Candidates(arguments, ids->empty() ? 1 : 0);
+  const auto candidates = Candidates(arguments, takes_text ? 1 : 0);
   if (!candidates.ok()) return UsageError(std::string(candidates.status().message()));
   for (const std::string& text : *candidates) request.add_candidates()->set_text(text);
 

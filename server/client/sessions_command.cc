@@ -86,8 +86,8 @@ int Rewind(Connection* connection, const std::string& handle) {
 
 Connection::Outcome Create(Connection* connection, v1::Session* session) {
   v1::CreateSessionRequest request;
-  const absl::Duration ttl = absl::GetFlag(FLAGS_ttl);
-  if (ttl != absl::ZeroDuration()) request.set_ttl_seconds(absl::ToDoubleSeconds(ttl));
+  const absl::optional<absl::Duration> ttl = absl::GetFlag(FLAGS_ttl);
+  if (ttl.has_value()) request.set_ttl_seconds(absl::ToDoubleSeconds(*ttl));
   return connection->CreateSession(request, session);
 }
 

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "models/weights.h"
 #include "tests/runtime/fake_model.h"
 
 namespace packrat {
@@ -22,6 +24,8 @@ class SavedStateTest : public testing::Test {
     SavedState state;
     for (int i = 0; i < size; ++i) state.tokens.push_back(i * 7 % FakeModel::kVocab);
     if (size > 1) state.turns = {1, size};
+    state.ttl = absl::Minutes(7);
+    state.origin = 0x123456789abcdef0;
     state.solver.cg_tolerance = 1e-5f;
     state.solver.cg_max_steps = 7;
     state.position = position;
@@ -45,6 +49,9 @@ TEST_F(SavedStateTest, ComesBackAsItWas) {
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(read->tokens, state.tokens);
     EXPECT_EQ(read->turns, state.turns);
+    EXPECT_EQ(read->ttl, state.ttl);
+    EXPECT_EQ(read->origin, state.origin);
+    EXPECT_EQ(read->dropped, "");
     EXPECT_EQ(read->solver.cg_tolerance, state.solver.cg_tolerance);
     EXPECT_EQ(read->solver.cg_max_steps, state.solver.cg_max_steps);
     EXPECT_EQ(read->position, position);
@@ -92,24 +99,83 @@ TEST_F(SavedStateTest, OfAnotherModelItIsRefusedWithBothNames) {
   other.fingerprint = "0123";
   EXPECT_THAT(refused(other), AllOf(HasSubstr("model 'fake'"), HasSubstr("'0123'")));
   other = owner_;
-  other.numerics_id = "gpu";
-  EXPECT_THAT(refused(other), AllOf(HasSubstr(owner_.numerics_id), HasSubstr("'gpu'")));
-  other = owner_;
-  other.layout.page_classes[0].page_bytes += 64;
-  EXPECT_THAT(refused(other), HasSubstr("state layout"));
-  other = owner_;
   other.max_context = 19;
   EXPECT_THAT(refused(other), AllOf(HasSubstr("20 tokens"), HasSubstr("up to 19")));
 }
 
-TEST_F(SavedStateTest, OfALaterVersionItIsRefused) {
-  // What a later server would write: only the first 24 bytes are the same in all versions.
-  const absl::Status status =
-      Refusal(std::string("PACKRAT\x1a\x02\0\0\0\x03\0\0\0\x3a\x00\x9e\x47\x18\xad\x40\xc1"
-                          "new",
-                          8 + 4 + 4 + 8 + 3));
-  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("format 2; this server reads 1"));
+// The text can be computed anew.
+TEST_F(SavedStateTest, OfAnotherNumericsIdOrLayoutItLosesItsState) {
+  const SavedState saved = State(20, 17);
+  const std::string bytes = Bytes(saved);
+  const auto dropped = [&](const StateOwner& owner) {
+    const auto read = DecodeSavedState(bytes, owner);
+    EXPECT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->tokens, saved.tokens);
+    EXPECT_EQ(read->turns, saved.turns);
+    EXPECT_EQ(read->position, 0);
+    EXPECT_EQ(read->parts, "");
+    // Damage is found all the same.
+    std::string changed = bytes;
+    changed.back() ^= 1;
+    EXPECT_TRUE(absl::IsDataLoss(DecodeSavedState(changed, owner).status()));
+    EXPECT_TRUE(
+        absl::IsDataLoss(DecodeSavedState(bytes.substr(0, bytes.size() - 1), owner).status()));
+    return read->dropped;
+  };
+  StateOwner other = owner_;
+  other.numerics_id = "gpu";
+  EXPECT_THAT(dropped(other), AllOf(HasSubstr(owner_.numerics_id), HasSubstr("'gpu'")));
+  other = owner_;
+  other.layout.page_classes[0].page_bytes += 64;
+  EXPECT_THAT(dropped(other), HasSubstr("state layout"));
+  // A text alone has nothing to lose.
+  other.numerics_id = "gpu";
+  EXPECT_EQ(DecodeSavedState(Bytes(State(20, 0)), other)->dropped, "");
+}
+
+TEST_F(SavedStateTest, ItsBeginningTellsItsSize) {
+  SavedState state = State(20, 17);
+  state.turns.clear();
+  for (int i = 1; i <= 20; ++i) state.turns.push_back(i);
+  const std::string bytes = Bytes(state);
+  const size_t header = EncodeHeader(state, owner_).size();
+  EXPECT_LE(header, MostHeaderBytes(20));
+  for (size_t size = 0; size <= bytes.size(); ++size) {
+    const auto told = SizeOfSavedState(bytes.substr(0, size), owner_);
+    ASSERT_TRUE(told.ok()) << told.status();
+    ASSERT_EQ(told->exact, size >= header);
+    ASSERT_EQ(told->bytes, size < 24 ? 24 : size < header ? header : bytes.size());
+  }
+}
+
+TEST_F(SavedStateTest, ItsBeginningTellsWhatIsWrong) {
+  for (const char* wrong : {"x", "PACKRATS", "packrat"}) {
+    EXPECT_TRUE(absl::IsDataLoss(SizeOfSavedState(wrong, owner_).status())) << wrong;
+  }
+  std::string bytes = Bytes(State(20, 17));
+  StateOwner other = owner_;
+  other.fingerprint = "0123";
+  const size_t header = EncodeHeader(State(20, 17), owner_).size();
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(SizeOfSavedState(bytes.substr(0, header), other).status()));
+  // No more is read than a text of this server takes.
+  bytes[15] = 1;
+  const absl::Status status = SizeOfSavedState(bytes.substr(0, 24), owner_).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+}
+
+TEST_F(SavedStateTest, OfAnotherVersionItIsRefused) {
+  // Only the first 24 bytes are the same in all versions.
+  for (const uint32_t version : {1, 3}) {
+    std::string bytes("PACKRAT\x1a?\0\0\0\x03\0\0\0", 16);
+    bytes[8] = static_cast<char>(version);
+    const uint64_t hash = HashBytes(version, "new", 3);
+    bytes.append(reinterpret_cast<const char*>(&hash), sizeof hash);
+    const absl::Status status = Refusal(bytes + "new");
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat("format ", version, "; this server reads 2")));
+  }
 }
 
 // Whoever forges the hashes too meets the same bounds as any request.

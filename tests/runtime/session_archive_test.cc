@@ -25,7 +25,8 @@ using Text = std::vector<int32_t>;
 
 // What a process has; the store's folder outlives it.
 struct Replica {
-  Replica(const std::string& folder, uint64_t seed, const SessionArchiveOptions& options)
+  Replica(const std::string& folder, uint64_t seed, int64_t max_state_bytes,
+          const std::string& numerics_id)
       : random(seed), sessions({8, 100000, absl::Hours(1)}, [this] { return random(); }) {
     EngineOptions engine_options;
     engine_options.max_running = 4;
@@ -37,8 +38,11 @@ struct Replica {
     store_options.folder = folder;
     store_options.now = [] { return absl::FromUnixSeconds(1800000000); };
     store = *DirectoryStore::Open(store_options);
-    archive = std::make_unique<SessionArchive>(&sessions, engine.get(), OwnerOf(model), store.get(),
-                                               options);
+    StateOwner owner = OwnerOf(model);
+    if (!numerics_id.empty()) owner.numerics_id = numerics_id;
+    transfer = std::make_unique<SessionTransfer>(&sessions, engine.get(), owner);
+    archive =
+        std::make_unique<SessionArchive>(&sessions, transfer.get(), store.get(), max_state_bytes);
   }
 
   std::mt19937_64 random;
@@ -47,6 +51,7 @@ struct Replica {
   std::unique_ptr<EngineThread> thread;
   Sessions sessions;
   std::unique_ptr<DirectoryStore> store;
+  std::unique_ptr<SessionTransfer> transfer;
   std::unique_ptr<SessionArchive> archive;
 };
 
@@ -57,8 +62,8 @@ class SessionArchiveTest : public testing::Test {
     folder_ = mkdtemp(name.data());
   }
   ~SessionArchiveTest() override { std::filesystem::remove_all(folder_); }
-  std::unique_ptr<Replica> Start() {
-    return std::make_unique<Replica>(folder_ + "/store", ++seed_, options_);
+  std::unique_ptr<Replica> Start(const std::string& numerics_id = "") {
+    return std::make_unique<Replica>(folder_ + "/store", ++seed_, max_state_bytes_, numerics_id);
   }
 
   // A turn of what a server would do. Its tokens, and how many of its prompt were not computed.
@@ -98,7 +103,7 @@ class SessionArchiveTest : public testing::Test {
   }
 
   std::string folder_;
-  SessionArchiveOptions options_;
+  int64_t max_state_bytes_ = int64_t{1} << 20;
   const SessionOwner owner_{"tenant"};
   const StateSpace space_{"tenant", "", {}};
   const absl::Time now_ = SteadyNow();
@@ -128,13 +133,59 @@ TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
 }
 
 TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {
-  options_.max_state_bytes = 0;
+  max_state_bytes_ = 0;
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
   const Turn turn = Say(second.get(), handle, RandomPrompt(&random_, 3));
   EXPECT_EQ(turn.status, absl::OkStatus());
   EXPECT_EQ(turn.cached, 0);
+}
+
+TEST_F(SessionArchiveTest, OfAnotherNumericsIdTheTextComesAlone) {
+  const auto first = Start(), second = Start("another processor");
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
+  const Turn turn = Say(second.get(), handle, {7});
+  EXPECT_EQ(turn.status, absl::OkStatus());
+  EXPECT_EQ(turn.cached, 0);
+  EXPECT_EQ(second->transfer->states_dropped(), 1);
+  // And back, with what that one computed.
+  EXPECT_EQ(Say(first.get(), handle, {8}).status, absl::OkStatus());
+  EXPECT_EQ(first->transfer->states_dropped(), 1);
+}
+
+TEST_F(SessionArchiveTest, ItsTimeToLiveGoesWithIt) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, absl::Minutes(5), now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_EQ(second->sessions.Get(owner_, handle, now_)->ttl, absl::Minutes(5));
+}
+
+// A state that a client has brought is the session's own, wherever it goes.
+TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
+  const auto first = Start(), second = Start();
+  const std::string mine = first->sessions.Create(owner_, {}, now_)->handle;
+  const Text prompt = RandomPrompt(&random_, 50);
+  ASSERT_EQ(Say(first.get(), mine, prompt).status, absl::OkStatus());
+  const auto packed = first->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const auto loaded =
+      first->transfer->Load(owner_, packed->header + packed->parts, "", {}, /*origin=*/77, now_);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const std::string handle = loaded->info.handle;
+  EXPECT_EQ(loaded->info.origin, 77u);
+  EXPECT_EQ(loaded->state_tokens, 54);
+  ASSERT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  ASSERT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_EQ(second->sessions.Get(owner_, handle, now_)->origin, 77u);
+  EXPECT_EQ(second->sessions.Fork(owner_, handle, now_)->origin, 77u);
+  // It is there, and the text of another session does not begin with it.
+  EXPECT_EQ(second->transfer->Pack(owner_, handle, space_, max_state_bytes_, now_)->state_tokens,
+            54);
+  const std::string other = second->sessions.Create(owner_, {}, now_)->handle;
+  EXPECT_EQ(Say(second.get(), other, prompt).cached, 0);
 }
 
 TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {

@@ -1,61 +1,19 @@
 #include "runtime/session.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
-#include <atomic>
-#include <map>
-#include <random>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
+#include "tests/runtime/session_fixture.h"
 
 namespace packrat {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-using Tokens = std::vector<int32_t>;
-
-class SessionTest : public ::testing::Test {
- protected:
-  explicit SessionTest(const SessionOptions& options = {4, 100, absl::Minutes(10)})
-      : sessions_(options, [this] { return random_(); }) {}
-
-  std::string Make(const SessionOwner& owner = {}) {
-    const auto info = sessions_.Create(owner, std::nullopt, now_);
-    EXPECT_TRUE(info.ok()) << info.status();
-    return info.ok() ? info->handle : "";
-  }
-  absl::Status TakeTurn(const std::string& handle, const Tokens& prompt, const Tokens& reply,
-                        const SessionOwner& owner = {}) {
-    auto turn = sessions_.Begin(owner, handle, now_);
-    if (!turn.ok()) return turn.status();
-    const absl::Status status = turn->Promise(prompt, static_cast<int>(reply.size()));
-    if (!status.ok()) return status;
-    turn->Append(reply);
-    turn->Keep(now_);
-    return absl::OkStatus();
-  }
-  Tokens TextOf(const std::string& handle, const SessionOwner& owner = {}) {
-    Tokens text;
-    const auto info = sessions_.Get(owner, handle, now_, &text);
-    EXPECT_TRUE(info.ok()) << info.status();
-    EXPECT_EQ(info.value_or(SessionInfo()).tokens, static_cast<int32_t>(text.size()));
-    return text;
-  }
-  Tokens TurnsOf(const std::string& handle) {
-    return sessions_.Get({}, handle, now_).value().turns;
-  }
-
-  std::mt19937_64 random_{7};
-  absl::Time now_ = absl::UnixEpoch();
-  Sessions sessions_;
-};
 
 TEST_F(SessionTest, TurnsJoinTheText) {
   const std::string handle = Make();
@@ -345,154 +303,57 @@ TEST_F(SessionTest, TheListHasTheLatestFirst) {
   EXPECT_THAT(list[1].turns, IsEmpty());
   EXPECT_EQ(list[1].idle, absl::Seconds(1));
   EXPECT_EQ(sessions_.List({}, 10, now_, &total).size(), 3u);
-}
-
-// What a session is, said as plainly as can be.
-struct Plain {
-  Tokens text, turns;
-  absl::Time used;
-};
-
-class SessionStormTest : public SessionTest {
- protected:
-  SessionStormTest() : SessionTest({12, 200, absl::Minutes(10)}) {}
-  int Below(int n) { return static_cast<int>(random_() % n); }
-};
-
-TEST_F(SessionStormTest, RandomOperationsKeepTheBooks) {
-  std::map<std::string, Plain> plain;
-  for (int i = 0; i < 100000; ++i) {
-    now_ += absl::Seconds(Below(40));
-    for (auto it = plain.begin(); it != plain.end();) {
-      it = it->second.used + absl::Minutes(10) <= now_ ? plain.erase(it) : std::next(it);
-    }
-    int64_t held = 0;
-    for (const auto& [handle, session] : plain) held += session.text.size();
-    const std::string handle =
-        plain.empty() ? "none" : std::next(plain.begin(), Below(plain.size()))->first;
-    Plain* known = plain.empty() ? nullptr : &plain[handle];
-    switch (Below(6)) {
-      case 0: {
-        const auto made = sessions_.Create({}, std::nullopt, now_);
-        ASSERT_EQ(made.ok(), plain.size() < 12);
-        if (made.ok()) plain[made->handle] = {{}, {}, now_};
-        break;
-      }
-      case 1: {
-        const auto made = sessions_.Fork({}, handle, now_);
-        const bool fits = known != nullptr && plain.size() < 12 &&
-                          held + static_cast<int64_t>(known->text.size()) <= 200;
-        ASSERT_EQ(made.ok(), fits);
-        if (!fits) break;
-        known->used = now_;
-        plain[made->handle] = Plain(*known);
-        break;
-      }
-      case 2: {
-        if (known == nullptr) break;
-        const int tokens = Below(static_cast<int>(known->text.size()) + 1);
-        ASSERT_TRUE(sessions_.Rewind({}, handle, tokens, now_).ok());
-        known->text.resize(tokens);
-        while (!known->turns.empty() && known->turns.back() > tokens) known->turns.pop_back();
-        const int end = known->turns.empty() ? 0 : known->turns.back();
-        if (end < tokens) known->turns.push_back(tokens);
-        known->used = now_;
-        break;
-      }
-      case 3:
-        ASSERT_EQ(sessions_.Delete({}, handle, now_).ok(), known != nullptr);
-        plain.erase(handle);
-        break;
-      default: {
-        auto turn = sessions_.Begin({}, handle, now_);
-        ASSERT_EQ(turn.ok(), known != nullptr);
-        if (known == nullptr) break;
-        known->used = now_;
-        ASSERT_EQ(turn->text(), known->text);
-        const Tokens prompt(Below(10), Below(100));
-        const int most = Below(20);
-        const bool fits = held + static_cast<int64_t>(prompt.size()) + most <= 200;
-        ASSERT_EQ(turn->Promise(prompt, most).ok(), fits);
-        if (!fits) break;
-        const Tokens reply(Below(most + 1), Below(100));
-        turn->Append(reply);
-        now_ += absl::Seconds(Below(5));
-        if (Below(4) == 0) break;
-        turn->Keep(now_);
-        known->text.insert(known->text.end(), prompt.begin(), prompt.end());
-        known->text.insert(known->text.end(), reply.begin(), reply.end());
-        if (prompt.size() + reply.size() > 0) known->turns.push_back(known->text.size());
-        known->used = now_;
-        break;
-      }
-    }
-    int64_t tokens = 0;
-    for (const auto& [name, session] : plain) {
-      if (session.used + absl::Minutes(10) <= now_) continue;
-      Tokens text;
-      const auto info = sessions_.Get({}, name, now_, &text);
-      ASSERT_TRUE(info.ok());
-      ASSERT_EQ(text, session.text);
-      ASSERT_EQ(info->turns, session.turns);
-      tokens += text.size();
-    }
-    sessions_.Expire(now_);
-    ASSERT_EQ(sessions_.stats().tokens, tokens);
-    ASSERT_EQ(sessions_.stats().busy, 0);
-  }
-}
-
-TEST_F(SessionTest, ThreadsMeetInOneSession) {
-  const std::string handle = Make();
-  std::atomic<int> kept{0}, aborted{0};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([&, t] {
-      for (int i = 0; i < 500; ++i) {
-        const absl::Status status = TakeTurn(handle, {t}, {t});
-        if (status.ok()) ++kept;
-        if (absl::IsAborted(status)) ++aborted;
-        // Room for more.
-        if (absl::IsResourceExhausted(status)) {
-          sessions_.Rewind({}, handle, 0, now_).status().IgnoreError();
-        }
-        sessions_.Get({}, handle, now_).status().IgnoreError();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_GT(kept, 0);
-  // Turns are whole: no other came between its two tokens.
-  const Tokens text = TextOf(handle);
-  for (size_t i = 0; i < text.size(); i += 2) EXPECT_EQ(text[i], text[i + 1]);
-  EXPECT_EQ(sessions_.stats().tokens, static_cast<int64_t>(text.size()));
+  // Others' are not in it, nor those that are gone.
+  ASSERT_TRUE(sessions_.Delete({}, a, now_).ok());
+  Make({"other"});
+  const auto rest = sessions_.List({}, 10, now_, &total);
+  EXPECT_EQ(total, 2);
+  ASSERT_EQ(rest.size(), 2u);
+  EXPECT_EQ(rest[0].handle, b);
+  EXPECT_EQ(rest[1].handle, c);
 }
 
 TEST_F(SessionTest, ASessionOfAnotherReplicaIsAdoptedUnlessThisOneIsAsNew) {
   const std::string handle = Make();
   EXPECT_EQ(TakeTurn(handle, {1, 2}, {3}), absl::OkStatus());
   EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 1);
-  ASSERT_TRUE(sessions_.Adopt({}, handle, 1, {9}, {1}, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({}, handle, 1, {{9}, {1}}, now_).ok());
   EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3));
-  ASSERT_TRUE(sessions_.Adopt({}, handle, 2, {9, 8}, {2}, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({}, handle, 2, {{9, 8}, {2}, absl::Minutes(3), 5}, now_).ok());
   EXPECT_THAT(TextOf(handle), ElementsAre(9, 8));
   EXPECT_THAT(TurnsOf(handle), ElementsAre(2));
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->ttl, absl::Minutes(3));
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->origin, 5u);
   EXPECT_EQ(sessions_.stats().tokens, 2);
   ASSERT_TRUE(sessions_.Rewind({}, handle, 1, now_).ok());
   EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 3);
 
   // Under a handle that is not here; of the same owner only.
   EXPECT_EQ(sessions_.Delete({}, handle, now_), absl::OkStatus());
-  ASSERT_TRUE(sessions_.Adopt({"a"}, handle, 7, {4, 5}, {2}, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({"a"}, handle, 7, {{4, 5}, {2}, absl::Hours(9)}, now_).ok());
   EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
-  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"b"}, handle, 8, {6}, {1}, now_).status()));
-  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"a"}, "no handle", 1, {6}, {1}, now_).status()));
+  EXPECT_EQ(sessions_.Get({"a"}, handle, now_)->ttl, absl::Minutes(10));
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"b"}, handle, 8, {{6}, {1}}, now_).status()));
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"a"}, "no handle", 1, {{6}, {1}}, now_).status()));
   EXPECT_TRUE(absl::IsResourceExhausted(
-      sessions_.Adopt({"a"}, handle, 8, Tokens(101), {101}, now_).status()));
+      sessions_.Adopt({"a"}, handle, 8, {Tokens(101), {101}}, now_).status()));
   const auto turn = sessions_.Begin({"a"}, handle, now_);
-  EXPECT_TRUE(absl::IsAborted(sessions_.Adopt({"a"}, handle, 9, {6}, {1}, now_).status()));
+  EXPECT_TRUE(absl::IsAborted(sessions_.Adopt({"a"}, handle, 9, {{6}, {1}}, now_).status()));
   EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
   EXPECT_EQ(sessions_.stats().tokens, 2);
+}
+
+TEST_F(SessionTest, WhatIsRestoredIsASessionOfItsOwn) {
+  const auto restored = sessions_.Restore({}, {{1, 2, 3}, {2, 3}, absl::Minutes(3), 9}, now_);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_THAT(TextOf(restored->handle), ElementsAre(1, 2, 3));
+  EXPECT_THAT(TurnsOf(restored->handle), ElementsAre(2, 3));
+  EXPECT_EQ(restored->ttl, absl::Minutes(3));
+  EXPECT_EQ(restored->origin, 9u);
+  EXPECT_EQ(sessions_.Fork({}, restored->handle, now_)->origin, 9u);
+  EXPECT_EQ(sessions_.Begin({}, restored->handle, now_)->origin(), 9u);
+  EXPECT_EQ(sessions_.Restore({}, {{}, {}, absl::Hours(1)}, now_)->ttl, absl::Minutes(10));
+  EXPECT_TRUE(absl::IsResourceExhausted(sessions_.Restore({}, {Tokens(95), {95}}, now_).status()));
 }
 
 }  // namespace

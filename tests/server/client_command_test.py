@@ -51,6 +51,10 @@ class WithoutServerTest(unittest.TestCase):
                           ["sessions", "create", "x"], ["sessions", "show"],
                           ["sessions", "rewind", "x"],
                           ["sessions", "rewind", "x", "--keep_turns=1", "--keep_tokens=1"],
+                          ["save"], ["save", "--session=x"], ["save", "--output=x"],
+                          ["save", "--session=x", "--output=/dev/null"], ["load"],
+                          ["load", "--input=/no/such/file"], ["load", "--input=/dev/null"],
+                          ["complete", "--session=new", "--num_choices=2", "x"],
                           ["complete", "--token_ids=1,two"], ["complete", "--token_ids=1", "text"],
                           ["bench", "--requests=0"], ["bench", "--rate=-1"],
                           ["bench", "--max_prompt_tokens=5"], ["complete", "--echo=perhaps", "x"]):
@@ -332,55 +336,6 @@ class WithServerTest(unittest.TestCase):
                                   stdin="Once\n")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(done.stdout.startswith(first), done.stdout)
-
-    def test_sessions(self):
-        def sessions(*arguments):
-            done = self.server.client("sessions", *arguments)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            return done.stdout
-
-        flags = ["--temperature=0", "--ignore_eos", "--max_tokens=6"]
-        handle = sessions("create", "--ttl=10m").strip()
-        self.assertRegex(handle, r"^[A-Za-z0-9_][A-Za-z0-9_-]{21}$")
-        said = "Once" + self.server.json("complete", *flags, "--session=" + handle, "Once")["text"]
-        whole = self.server.json("complete", *flags, "--session=" + handle, " upon")
-        self.assertEqual(whole["finished"]["usage"]["prompt_tokens"], 2 + 6 + 1)
-        text = said + " upon" + whole["text"]
-        shown = sessions("show", handle)
-        self.assertRegex(shown, r"^%s +15 tokens +2 turns +idle \d+s of 10m\nturns end at 8 15\n\n"
-                         % handle)
-        self.assertTrue(shown.endswith("\n\n" + text + "\n"), shown)
-        self.assertEqual(self.server.json("sessions", "show", handle)["turn_ends"], [8, 15])
-        fork = sessions("fork", handle).strip()
-        self.assertIn(" 1 turns", sessions("rewind", handle, "--keep_turns=1"))
-        again = self.server.json("complete", *flags, "--session=" + handle, " upon")
-        self.assertEqual(again["text"], whole["text"])
-        self.assertIn(" 3 tokens", sessions("rewind", handle, "--keep_tokens=3"))
-        listed = sessions("list")
-        self.assertLess(listed.index(handle), listed.index(fork))
-        self.assertIn("more (--limit)", sessions("list", "--limit=1"))
-        self.assertEqual(sessions("delete", fork), "")
-        gone = self.server.client("sessions", "show", fork)
-        self.assertEqual(gone.returncode, 1)
-        self.assertIn("NOT_FOUND: session is not known to this server", gone.stderr)
-
-    def test_chat_in_a_session_says_what_it_says_without(self):
-        flags = ["--temperature=0", "--ignore_eos", "--max_tokens=9", "--user_label=U: ",
-                 "--reply_label=A:", "--stop=never said", "--parse_special"]
-        alone = self.server.client("chat", *flags, stdin="Once\n")
-        begun = self.server.client("chat", *flags, "--session=new", stdin="Once\n")
-        self.assertEqual(begun.returncode, 0, begun.stderr)
-        self.assertEqual(begun.stdout, alone.stdout)
-        handle = re.fullmatch(r"\[session (\S{22})\]\n", begun.stderr).group(1)
-        more = self.server.client("chat", *flags, "--session=" + handle, stdin="upon\n")
-        self.assertEqual(more.returncode, 0, more.stderr)
-        shown = self.server.client("sessions", "show", handle).stdout
-        self.assertIn("U: Once\nA:%sU: upon\nA:%s" % (begun.stdout, more.stdout), shown)
-        lost = self.server.client("chat", "--session=nobody", stdin="x\n")
-        self.assertEqual((lost.returncode, lost.stdout), (1, ""))
-        self.assertIn("NOT_FOUND", lost.stderr)
-        new = self.server.client("complete", "--session=new", "--max_tokens=1", "Once")
-        self.assertRegex(new.stderr, r"^\[session \S{22}\]\n$")
 
     def test_deadline_gives_4(self):
         with FakeServer("held") as held:

@@ -74,7 +74,7 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
       "address",     "api_key_file", "deadline",  "caller",     "request_id", "json",
       "stats",       "echo",         "token_ids", "user_label", "requests",   "prompt_tokens",
       "reply_label", "concurrency",  "live",      "affinity",   "ttl",        "keep_turns",
-      "keep_tokens", "limit",        "candidates"};
+      "keep_tokens", "limit",        "candidates", "output",    "input"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -150,6 +150,15 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   const v1::ScoreRequest score = ScoreFromFlags();
   EXPECT_EQ(score.ShortDebugString(),
             "add_bos: false parse_special: true num_logprobs: 3 priority: -7");
+  Set("session", "s");
+  Set("use_cache", "false");
+  Set("cache_salt", "pepper");
+  Set("ttl", "0s");
+  EXPECT_EQ(ScoreFromFlags().ShortDebugString(),
+            score.ShortDebugString() +
+                " session: \"s\" use_cache: false cache_salt: \"pepper\"");
+  EXPECT_EQ(SaveFromFlags().ShortDebugString(), "session: \"s\" cache_salt: \"pepper\"");
+  EXPECT_EQ(LoadFromFlags().ShortDebugString(), "cache_salt: \"pepper\" ttl_seconds: 0");
 }
 
 TEST(ClientFlags, TheKeyComesFromTheEnvironmentOrAFile) {

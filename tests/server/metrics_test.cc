@@ -92,7 +92,8 @@ void AddZeros(Samples* samples) {
     if (label != "status=\"OK\"}") (*samples)["packrat_errors_total{model=\"m\"," + label] = 0;
     for (const char* call :
          {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo", "CreateSession",
-          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession"}) {
+          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession", "SaveSession",
+          "LoadSession"}) {
       (*samples)[absl::StrCat("packrat_calls_total{model=\"m\",call=\"", call, "\",", label)] = 0;
     }
   }

@@ -1,113 +1,52 @@
 // Sessions that change their server between turns, through a folder and through a real
 // redis-server: at the other one they say what a fresh text says. And servers whose store is down.
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "server/client/connection.h"
-#include "tests/server/generate.h"
 #include "tests/server/redis_process.h"
+#include "tests/server/sessions.h"
 
 namespace packrat {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Tokens = std::vector<int32_t>;
-
-Tokens operator+(Tokens a, const Tokens& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 // A handle that might be somebody's.
 std::string Unknown() { return std::string(21, 'B') + "A"; }
 
 // A server of those that share a store, and a client of it.
-struct Replica {
+struct Replica : SessionClient {
   explicit Replica(const TestServer::Options& options)
-      : server(std::make_unique<TestServer>(options)) {
+      : Replica(std::make_unique<TestServer>(options), "") {}
+  // With an API key.
+  Replica(std::unique_ptr<TestServer> started, const std::string& key)
+      : SessionClient(To(*started, key)), server(std::move(started)) {}
+  static Connection::Options To(const TestServer& server, const std::string& key) {
     Connection::Options to;
-    to.address = server->address();
-    connection = std::make_unique<Connection>(to);
-  }
-
-  struct Turn {
-    absl::Status status;
-    Tokens ids;
-    v1::Finished finished;
-  };
-  Turn Say(const std::string& session, const Tokens& prompt, int max_tokens = 9) {
-    v1::GenerateRequest request = Ids(prompt, max_tokens);
-    if (!session.empty()) request.set_session(session);
-    Turn turn;
-    turn.status = connection
-                      ->Generate(request,
-                                 [&](const v1::GenerateResponse& message) {
-                                   turn.ids = turn.ids + Tokens(message.token_ids().begin(),
-                                                                message.token_ids().end());
-                                   if (message.has_finished()) turn.finished = message.finished();
-                                 })
-                      .status;
-    return turn;
+    to.address = server.address();
+    to.api_key = key;
+    return to;
   }
   // A turn that ends well, as a fresh text would; it joins *text.
   Turn Continue(const std::string& session, const Tokens& prompt, Tokens* text) {
     Turn turn = Say(session, prompt);
     EXPECT_TRUE(turn.status.ok()) << turn.status;
     *text = *text + prompt;
-    EXPECT_EQ(turn.ids, server->model().GreedyAfter(*text, 9));
+    EXPECT_EQ(turn.ids, server->model().GreedyAfter(*text, 7));
     *text = *text + turn.ids;
     return turn;
   }
-  std::string Create() {
-    v1::Session session;
-    const absl::Status status = connection->CreateSession({}, &session).status;
-    EXPECT_TRUE(status.ok()) << status;
-    return session.session();
-  }
-  absl::Status Show(const std::string& handle, v1::Session* session) {
-    v1::GetSessionRequest request;
-    request.set_session(handle);
-    request.set_include_token_ids(true);
-    return connection->GetSession(request, session).status;
-  }
-  Tokens TextOf(const std::string& handle) {
-    v1::Session session;
-    const absl::Status status = Show(handle, &session);
-    EXPECT_TRUE(status.ok()) << status;
-    return {session.token_ids().begin(), session.token_ids().end()};
-  }
-  std::string Fork(const std::string& handle) {
-    v1::ForkSessionRequest request;
-    request.set_session(handle);
-    v1::Session session;
-    const absl::Status status = connection->ForkSession(request, &session).status;
-    EXPECT_TRUE(status.ok()) << status;
-    return session.session();
-  }
-  absl::Status Rewind(const std::string& handle, int turns) {
-    v1::RewindSessionRequest request;
-    request.set_session(handle);
-    request.set_turns(turns);
-    v1::Session session;
-    return connection->RewindSession(request, &session).status;
-  }
-  absl::Status Delete(const std::string& handle) {
-    v1::DeleteSessionRequest request;
-    request.set_session(handle);
-    return connection->DeleteSession(request).status;
-  }
 
   std::unique_ptr<TestServer> server;
-  std::unique_ptr<Connection> connection;
 };
 
 // In a folder, and in Redis.
@@ -158,11 +97,11 @@ TEST_P(StoredSessionsTest, ASessionGoesOnWhereItsHomeIsGone) {
   home->Continue(session, {6, 7}, &text);
   home.reset();
   const int before = static_cast<int>(text.size());
-  const Replica::Turn turn = other->Continue(session, {8, 9}, &text);
+  const Turn turn = other->Continue(session, {8, 9}, &text);
   // All but the last token, which nobody had computed.
   EXPECT_EQ(turn.finished.usage().cached_tokens(), before - 1);
   v1::Session told;
-  ASSERT_TRUE(other->Show(session, &told).ok());
+  ASSERT_TRUE(other->Get(session, &told).ok());
   EXPECT_EQ(told.num_turns(), 3);
   EXPECT_EQ(other->server->Metric("packrat_sessions_fetched_total"), 1);
   EXPECT_EQ(other->server->Metric("packrat_sessions_stored_total"), 1);
@@ -193,14 +132,14 @@ TEST_P(StoredSessionsTest, AllCallsFindIt) {
   const auto other = Start(), third = Start();
   EXPECT_EQ(other->TextOf(sessions[0]), text);
   const std::string fork = other->Fork(sessions[1]);
-  ASSERT_TRUE(other->Rewind(sessions[2], 1).ok());
+  ASSERT_TRUE(other->RewindTurns(sessions[2], 1).ok());
   EXPECT_TRUE(other->Delete(sessions[3]).ok());
   // And what they make of it is stored.
   Tokens of_fork = text;
   third->Continue(fork, {9}, &of_fork);
   EXPECT_EQ(third->TextOf(sessions[2]), first);
   v1::Session none;
-  EXPECT_TRUE(absl::IsNotFound(third->Show(sessions[3], &none)));
+  EXPECT_TRUE(absl::IsNotFound(third->Get(sessions[3], &none)));
   EXPECT_TRUE(absl::IsNotFound(third->Delete(sessions[3])));
   EXPECT_TRUE(absl::IsNotFound(third->Say(Unknown(), {5}).status));
 }
@@ -211,10 +150,10 @@ TEST_P(StoredSessionsTest, WhatChangesNothingIsStored) {
   const std::string session = home->Create();
   Tokens text;
   home->Continue(session, {5, 6, 7}, &text);
-  EXPECT_EQ(home->Rewind(session, 1), absl::OkStatus());
+  EXPECT_EQ(home->RewindTurns(session, 1), absl::OkStatus());
   EXPECT_EQ(home->TextOf(session), text);
-  EXPECT_EQ(home->Rewind(session, 0), absl::OkStatus());
-  EXPECT_EQ(home->Rewind(session, 0), absl::OkStatus());
+  EXPECT_EQ(home->RewindTurns(session, 0), absl::OkStatus());
+  EXPECT_EQ(home->RewindTurns(session, 0), absl::OkStatus());
   EXPECT_EQ(Start()->TextOf(session), Tokens());
 }
 
@@ -247,7 +186,7 @@ TEST_P(StoredSessionsTest, WithoutItsStoreAServerGoesOnAlone) {
   // For a moment nobody asks it.
   for (Replica* replica : {home.get(), other.get()}) {
     v1::Session none;
-    EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(replica->Show(Unknown(), &none)); }));
+    EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(replica->Get(Unknown(), &none)); }));
   }
   home->Continue(session, {9}, &text);
   other->Continue(session, {10}, &text);
@@ -259,7 +198,7 @@ TEST_P(StoredSessionsTest, OfTwoTurnsAtOnceOneIsToldThatItIsLost) {
   Tokens text;
   home->Continue(session, {5, 6, 7}, &text);
   home->server->gate().Close();
-  Replica::Turn late;
+  Turn late;
   std::thread running([&] { late = home->Say(session, {8}); });
   home->server->gate().WaitUntilHeld();
   other->Continue(session, {9}, &text);
@@ -270,7 +209,88 @@ TEST_P(StoredSessionsTest, OfTwoTurnsAtOnceOneIsToldThatItIsLost) {
   home->Continue(session, {10}, &text);
 }
 
+TEST_P(StoredSessionsTest, ATenantsSessionIsNobodyElses) {
+  options_.server.api_keys = folder_ + "/keys";
+  std::ofstream(options_.server.api_keys) << ApiKeyLine("a", "key-a") << "\n"
+                                          << ApiKeyLine("b", "key-b") << "\n";
+  Replica home(std::make_unique<TestServer>(options_), "key-a");
+  const std::string session = home.Create();
+  Tokens text;
+  home.Continue(session, {5, 6, 7}, &text);
+  // At another replica, where only the store knows it.
+  Replica other(std::make_unique<TestServer>(options_), "key-b");
+  SessionClient of_a(Replica::To(*other.server, "key-a"));
+  const std::vector<absl::Status> theirs = other.AllWith(session);
+  for (const absl::Status& status : theirs) EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_EQ(theirs, other.AllWith(Unknown()));
+  EXPECT_EQ(of_a.TextOf(session), text);
+  EXPECT_EQ(other.AllWith(session), theirs);  // Now that it is here as well.
+  EXPECT_EQ(home.TextOf(session), text);
+}
+
+TEST_P(StoredSessionsTest, ItsTimeToLiveGoesWithIt) {
+  const auto home = Start(), other = Start();
+  v1::CreateSessionRequest brief;
+  brief.set_ttl_seconds(120);
+  v1::Session session, told;
+  ASSERT_TRUE((*home)->CreateSession(brief, &session).status.ok());
+  ASSERT_TRUE(other->Get(session.session(), &told).ok());
+  EXPECT_EQ(told.ttl_seconds(), 120);
+}
+
+TEST_P(StoredSessionsTest, WhatIsScoredSavedAndLoadedGoesThroughTheStoreToo) {
+  const auto home = Start(), other = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, Tokens(40, 5), &text);
+  v1::ScoreRequest request;
+  request.set_session(session);
+  request.add_candidates()->mutable_tokens()->add_ids(6);
+  const Scores scores = other->Score(request);
+  ASSERT_TRUE(scores.status.ok()) << scores.status;
+  EXPECT_EQ(scores.finished[0].usage().cached_tokens(), 46);
+  const SessionClient::Saved saved = Start()->Save(session);
+  EXPECT_EQ(saved.told.state_tokens(), 46);
+  // A session that is loaded at one goes on at the other with its state.
+  const std::string loaded = other->Load(saved.bytes);
+  const Turn turn = home->Continue(loaded, {8}, &text);
+  EXPECT_EQ(turn.finished.usage().cached_tokens(), 46);
+}
+
 INSTANTIATE_TEST_SUITE_P(Store, StoredSessionsTest, ::testing::Bool());
+
+// The server is told to stop while a turn is on its way into the store, which is slow.
+TEST(StoppingWithAStore, ATurnThatIsBeingStoredIsStored) {
+  RedisProcess redis;
+  TestServer::Options options;
+  options.server.session_store = "redis+unix:" + redis.Path();
+  Replica home(options), other(options);
+  const std::string session = home.Create();
+  Tokens text;
+  home.Continue(session, {5, 6, 7}, &text);
+  home.server->gate().Close();
+  Turn last;
+  std::thread running([&] { last = home.Say(session, {8}); });
+  home.server->gate().WaitUntilHeld();
+  redis.Signal(SIGSTOP);
+  home.server->gate().Open();
+  // The engine is done, and the session is still busy.
+  EXPECT_TRUE(Eventually([&] { return home.server->Metric("packrat_requests_running{") == 0; }));
+  EXPECT_EQ(home.server->Metric("packrat_sessions_busy{"), 1);
+  std::thread stopping([&] { home.server->server().Drain(); });
+  EXPECT_TRUE(Eventually([&] {
+    const std::vector<std::string> lines = home.server->log_lines();
+    return std::any_of(lines.begin(), lines.end(), [](const std::string& line) {
+      return line.find("no more calls are taken") != std::string::npos;
+    });
+  }));
+  redis.Signal(SIGCONT);
+  running.join();
+  stopping.join();
+  ASSERT_TRUE(last.status.ok()) << last.status;
+  text = text + Tokens{8};
+  EXPECT_EQ(other.TextOf(session), text + last.ids);
+}
 
 TEST(SessionStoreFlags, WrongOnesAreNamed) {
   Logger log(Logger::Format::kText, [](const std::string&) {});

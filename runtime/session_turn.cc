@@ -1,0 +1,69 @@
+// A turn that is being generated in a session.
+#include <utility>
+
+#include "kernels/check.h"
+#include "runtime/session.h"
+
+namespace packrat {
+
+Sessions::Turn::Turn(Sessions* sessions, Session* session, double share, std::vector<int32_t> text)
+    : sessions_(sessions), session_(session), share_(share), text_(std::move(text)) {}
+
+Sessions::Turn::Turn(Turn&& other) noexcept
+    : sessions_(other.sessions_),
+      session_(std::exchange(other.session_, nullptr)),
+      share_(other.share_),
+      text_(std::move(other.text_)),
+      added_(std::move(other.added_)),
+      promised_(other.promised_),
+      generated_(other.generated_) {}
+
+Sessions::Turn::~Turn() {
+  if (session_ == nullptr) return;
+  MutexLock lock(&sessions_->mutex_);
+  sessions_->Count(session_->tenant, 0, -promised_);
+  sessions_->SetBusy(session_, false);
+}
+
+void Sessions::Turn::Drop() {
+  MutexLock lock(&sessions_->mutex_);
+  Session* const session = std::exchange(session_, nullptr);
+  sessions_->Count(session->tenant, 0, -promised_);
+  sessions_->SetBusy(session, false);
+  sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
+}
+
+absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens) {
+  const auto tokens = static_cast<int64_t>(prompt.size()) + max_tokens;
+  MutexLock lock(&sessions_->mutex_);
+  const absl::Status room = sessions_->CheckRoom({session_->tenant, share_}, 0, tokens);
+  if (!room.ok()) return room;
+  sessions_->Count(session_->tenant, 0, tokens);
+  promised_ = tokens;
+  added_ = std::move(prompt);
+  return absl::OkStatus();
+}
+
+void Sessions::Turn::Append(absl::Span<const int32_t> tokens) {
+  added_.insert(added_.end(), tokens.begin(), tokens.end());
+  generated_ += static_cast<int>(tokens.size());
+  PACKRAT_CHECK(static_cast<int64_t>(added_.size()) <= promised_) << "more tokens than promised";
+}
+
+void Sessions::Turn::Keep(absl::Time now) {
+  MutexLock lock(&sessions_->mutex_);
+  std::vector<int32_t>& text = session_->text;
+  std::vector<int32_t>& turns = session_->turns;
+  if (!added_.empty()) {
+    // No more memory than it takes: that of all texts is bounded.
+    turns.reserve(turns.size() + 1);
+    text.reserve(text.size() + added_.size());
+    text.insert(text.end(), added_.begin(), added_.end());
+    turns.push_back(static_cast<int32_t>(text.size()));
+    ++session_->revision;
+  }
+  promised_ -= static_cast<int64_t>(added_.size());
+  sessions_->Use(session_, now);
+}
+
+}  // namespace packrat

@@ -1,0 +1,144 @@
+// Sessions under random operations, against what they are in plain words, and under threads.
+#include <atomic>
+#include <iterator>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/runtime/session_fixture.h"
+
+namespace packrat {
+namespace {
+
+// What a session is, said as plainly as can be.
+struct Plain {
+  Tokens text, turns;
+  absl::Time used;
+};
+
+class SessionStormTest : public SessionTest {
+ protected:
+  SessionStormTest() : SessionTest({12, 200, absl::Minutes(10)}) {}
+  int Below(int n) { return static_cast<int>(random_() % n); }
+};
+
+TEST_F(SessionStormTest, RandomOperationsKeepTheBooks) {
+  std::map<std::string, Plain> plain;
+  for (int i = 0; i < 100000; ++i) {
+    now_ += absl::Seconds(Below(40));
+    for (auto it = plain.begin(); it != plain.end();) {
+      it = it->second.used + absl::Minutes(10) <= now_ ? plain.erase(it) : std::next(it);
+    }
+    int64_t held = 0;
+    for (const auto& [handle, session] : plain) held += session.text.size();
+    const std::string handle =
+        plain.empty() ? "none" : std::next(plain.begin(), Below(plain.size()))->first;
+    Plain* known = plain.empty() ? nullptr : &plain[handle];
+    switch (Below(6)) {
+      case 0: {
+        const auto made = sessions_.Create({}, std::nullopt, now_);
+        ASSERT_EQ(made.ok(), plain.size() < 12);
+        if (made.ok()) plain[made->handle] = {{}, {}, now_};
+        break;
+      }
+      case 1: {
+        const auto made = sessions_.Fork({}, handle, now_);
+        const bool fits = known != nullptr && plain.size() < 12 &&
+                          held + static_cast<int64_t>(known->text.size()) <= 200;
+        ASSERT_EQ(made.ok(), fits);
+        if (!fits) break;
+        known->used = now_;
+        plain[made->handle] = Plain(*known);
+        break;
+      }
+      case 2: {
+        if (known == nullptr) break;
+        const int tokens = Below(static_cast<int>(known->text.size()) + 1);
+        ASSERT_TRUE(sessions_.Rewind({}, handle, tokens, now_).ok());
+        known->text.resize(tokens);
+        while (!known->turns.empty() && known->turns.back() > tokens) known->turns.pop_back();
+        const int end = known->turns.empty() ? 0 : known->turns.back();
+        if (end < tokens) known->turns.push_back(tokens);
+        known->used = now_;
+        break;
+      }
+      case 3:
+        ASSERT_EQ(sessions_.Delete({}, handle, now_).ok(), known != nullptr);
+        plain.erase(handle);
+        break;
+      default: {
+        auto turn = sessions_.Begin({}, handle, now_);
+        ASSERT_EQ(turn.ok(), known != nullptr);
+        if (known == nullptr) break;
+        known->used = now_;
+        ASSERT_EQ(turn->text(), known->text);
+        const Tokens prompt(Below(10), Below(100));
+        const int most = Below(20);
+        const bool fits = held + static_cast<int64_t>(prompt.size()) + most <= 200;
+        ASSERT_EQ(turn->Promise(prompt, most).ok(), fits);
+        if (!fits) break;
+        const Tokens reply(Below(most + 1), Below(100));
+        turn->Append(reply);
+        now_ += absl::Seconds(Below(5));
+        if (Below(4) == 0) break;
+        turn->Keep(now_);
+        known->text.insert(known->text.end(), prompt.begin(), prompt.end());
+        known->text.insert(known->text.end(), reply.begin(), reply.end());
+        if (prompt.size() + reply.size() > 0) known->turns.push_back(known->text.size());
+        known->used = now_;
+        break;
+      }
+    }
+    int64_t tokens = 0;
+    for (const auto& [name, session] : plain) {
+      if (session.used + absl::Minutes(10) <= now_) continue;
+      Tokens text;
+      const auto info = sessions_.Get({}, name, now_, &text);
+      ASSERT_TRUE(info.ok());
+      ASSERT_EQ(text, session.text);
+      ASSERT_EQ(info->turns, session.turns);
+      tokens += text.size();
+    }
+    sessions_.Expire(now_);
+    ASSERT_EQ(sessions_.stats().tokens, tokens);
+    int total = 0;
+    absl::Time before = absl::InfiniteFuture();
+    for (const SessionInfo& info : sessions_.List({}, 12, now_, &total)) {
+      const absl::Time used = plain.at(info.handle).used;
+      ASSERT_LE(used, before);
+      before = used;
+    }
+    ASSERT_EQ(total, sessions_.stats().sessions);
+    ASSERT_EQ(sessions_.stats().busy, 0);
+  }
+}
+
+TEST_F(SessionTest, ThreadsMeetInOneSession) {
+  const std::string handle = Make();
+  std::atomic<int> kept{0}, aborted{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 500; ++i) {
+        const absl::Status status = TakeTurn(handle, {t}, {t});
+        if (status.ok()) ++kept;
+        if (absl::IsAborted(status)) ++aborted;
+        // Room for more.
+        if (absl::IsResourceExhausted(status)) {
+          sessions_.Rewind({}, handle, 0, now_).status().IgnoreError();
+        }
+        sessions_.Get({}, handle, now_).status().IgnoreError();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(kept, 0);
+  // Turns are whole: no other came between its two tokens.
+  const Tokens text = TextOf(handle);
+  for (size_t i = 0; i < text.size(); i += 2) EXPECT_EQ(text[i], text[i + 1]);
+  EXPECT_EQ(sessions_.stats().tokens, static_cast<int64_t>(text.size()));
+}
+
+}  // namespace
+}  // namespace packrat

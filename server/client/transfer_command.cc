@@ -39,7 +39,8 @@ int SaveCommand(Connection* connection, const std::vector<std::string>& argument
   if (!arguments.empty() || request.session().empty() || path.empty()) {
     return UsageError("save takes --session=HANDLE and --output=FILE");
   }
-  if (!MayBeReplaced(path)) return UsageError(absl::StrCat("--output: ", path, " is not a regular file"));
+  if (!MayBeReplaced(path))
+    return UsageError(absl::StrCat("--output: ", path, " is not a regular file"));
   // Under its name only when it is whole.
   auto file = PendingFile::Create(path);
   if (!file.ok()) return FileError(file.status());

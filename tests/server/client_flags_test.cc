@@ -71,10 +71,10 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   // They describe the connection, the prompt, or what the client prints; tested below and in
   // client_command_test.
   std::set<std::string> known = {
-      "address",     "api_key_file", "deadline",  "caller",     "request_id", "json",
-      "stats",       "echo",         "token_ids", "user_label", "requests",   "prompt_tokens",
-      "reply_label", "concurrency",  "live",      "affinity",   "ttl",        "keep_turns",
-      "keep_tokens", "limit",        "candidates", "output",    "input"};
+      "address",     "api_key_file", "deadline",   "caller",     "request_id", "json",
+      "stats",       "echo",         "token_ids",  "user_label", "requests",   "prompt_tokens",
+      "reply_label", "concurrency",  "live",       "affinity",   "ttl",        "keep_turns",
+      "keep_tokens", "limit",        "candidates", "output",     "input"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -155,8 +155,7 @@ TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
   Set("cache_salt", "pepper");
   Set("ttl", "0s");
   EXPECT_EQ(ScoreFromFlags().ShortDebugString(),
-            score.ShortDebugString() +
-                " session: \"s\" use_cache: false cache_salt: \"pepper\"");
+            score.ShortDebugString() + " session: \"s\" use_cache: false cache_salt: \"pepper\"");
   EXPECT_EQ(SaveFromFlags().ShortDebugString(), "session: \"s\" cache_salt: \"pepper\"");
   EXPECT_EQ(LoadFromFlags().ShortDebugString(), "cache_salt: \"pepper\" ttl_seconds: 0");
 }

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
 #include "server/net/listen_address.h"
+#include "server/store/open_store.h"
 
 namespace packrat {
 namespace {
@@ -125,6 +126,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckInt("max_sessions", options->sessions.max_sessions, 1, 1000000),
            CheckInt("max_session_tokens", options->sessions.max_tokens, 0, int64_t{1} << 36),
            CheckDuration("session_ttl", options->sessions.ttl, absl::Seconds(1), absl::Hours(720)),
+           CheckStoreFlags(options->session_store, options->session_store_password_file),
            CheckDuration("priority_step", engine.priority_step, bounds::kShortestPriorityStep,
                          bounds::kLongestPriorityStep),
            CheckInt("max_context", engine.max_context, 0, max_int),
@@ -159,6 +161,9 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
   }
   if (!options->tls_client_ca.empty() && options->tls_certificate.empty()) {
     return absl::InvalidArgumentError("--tls_client_ca needs --tls_certificate and --tls_key");
+  }
+  if (options->metrics_need_key && options->api_keys.empty()) {
+    return absl::InvalidArgumentError("--metrics_need_key needs --api_keys, which is not given");
   }
   if (engine.max_batch_tokens < engine.max_running) {
     return absl::InvalidArgumentError(

@@ -292,9 +292,6 @@ void Server::Impl::SetStalled(bool stalled) {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Logger* log) {
   absl::Status status = ValidateServerOptions(&options);
   if (!status.ok()) return status;
-  if (options.metrics_need_key && options.api_keys.empty()) {
-    return absl::InvalidArgumentError("--metrics_need_key needs --api_keys, which is not given");
-  }
   std::unique_ptr<ApiKeys> keys;
   if (!options.api_keys.empty()) {
     auto loaded = ApiKeys::Load(options.api_keys);
@@ -306,9 +303,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
     auto opened = OpenSessionStore(options.session_store, options.session_store_password_file);
     if (!opened.ok()) return opened.status();
     store = *std::move(opened);
-  } else if (!options.session_store_password_file.empty()) {
-    return absl::InvalidArgumentError(
-        "--session_store_password_file needs --session_store, which is not given");
   }
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(keys));
   impl->store = std::move(store);

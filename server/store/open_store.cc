@@ -18,24 +18,35 @@ absl::Status Wrong(absl::string_view flag, const absl::Status& status) {
 
 }  // namespace
 
+absl::Status CheckStoreFlags(const std::string& where, const std::string& password_file) {
+  if (where.empty()) {
+    if (password_file.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "--session_store_password_file needs --session_store, which is not given");
+  }
+  if (absl::StartsWith(where, "/")) {
+    if (password_file.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "--session_store_password_file is for Redis; --session_store is a folder");
+  }
+  if (!absl::StartsWith(where, "redis")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--session_store is \"", where,
+        "\"; the absolute path of a folder, or redis://[USER@]HOST[:PORT][/DATABASE]"));
+  }
+  const auto address = ParseRedisAddress(where);
+  return address.ok() ? absl::OkStatus() : Wrong("--session_store", address.status());
+}
+
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string& where,
                                                                const std::string& password_file) {
   if (absl::StartsWith(where, "/")) {
-    if (!password_file.empty()) {
-      return absl::InvalidArgumentError(
-          "--session_store_password_file is for Redis; --session_store is a folder");
-    }
     DirectoryStoreOptions options;
     options.folder = where;
     options.now = [] { return absl::FromChrono(std::chrono::system_clock::now()); };
     auto store = DirectoryStore::Open(std::move(options));
     if (!store.ok()) return Wrong("--session_store", store.status());
     return std::unique_ptr<SessionStore>(*std::move(store));
-  }
-  if (!absl::StartsWith(where, "redis")) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--session_store is \"", where,
-        "\"; the absolute path of a folder, or redis://[USER@]HOST[:PORT][/DATABASE]"));
   }
   const auto address = ParseRedisAddress(where);
   if (!address.ok()) return Wrong("--session_store", address.status());

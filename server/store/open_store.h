@@ -5,14 +5,19 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/session_store.h"
 
 namespace packrat {
 
-// `where`: the absolute path of a folder, which is made if it is not there, or an address as
-// ParseRedisAddress() takes it. `password_file`: of Redis, without the line break at its end;
-// empty: none. Redis need not be up. INVALID_ARGUMENT names the flag.
+// Whether two flags can name a store, without a look at files. `where`: the absolute path of a
+// folder, or an address as ParseRedisAddress() takes it; empty: no store. `password_file`: of
+// Redis, without the line break at its end; empty: none. INVALID_ARGUMENT names the flag.
+absl::Status CheckStoreFlags(const std::string& where, const std::string& password_file);
+
+// Opens the store that such flags name; `where` is not empty. A folder is made if it is not there;
+// Redis need not be up. INVALID_ARGUMENT names the flag.
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string& where,
                                                                const std::string& password_file);
 

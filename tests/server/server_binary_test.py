@@ -49,6 +49,11 @@ class StartTest(unittest.TestCase):
                             ([model, "--max_running=abc"], "max_running"),
                             ([model, "--drain_grace=-1s"], "drain_grace"),
                             ([model, "stray"], "stray"),
+                            ([model, "--session_store=some/folder"], "--session_store is"),
+                            ([model, "--session_store=redis://"], "--session_store: 'redis://'"),
+                            ([model, "--session_store_password_file=/dev/null"],
+                             "--session_store_password_file needs --session_store"),
+                            ([model, "--metrics_need_key"], "--metrics_need_key needs"),
                             ([model, "--flagfile=/no/such/file"], "/no/such/file")):
             done = start_and_fail(*flags)
             self.assertEqual(done.returncode, 2, flags)
@@ -59,6 +64,10 @@ class StartTest(unittest.TestCase):
                               "--http_listen=127.0.0.1:0")
         self.assertEqual(done.returncode, 1)
         self.assertIn("/no/such/folder/config.json", done.stderr)
+        done = start_and_fail("--model=" + os.path.join(ROOT, GOLDEN), "--listen=127.0.0.1:0",
+                              "--http_listen=127.0.0.1:0", "--session_store=/dev/null/folder")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--session_store: /dev/null/folder", done.stderr)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

@@ -20,23 +20,27 @@ namespace {
 
 using Options = ServerOptions;
 
+const std::vector<std::string> kTls = {"--tls_certificate=1", "--tls_key=2", "--tls_client_ca=3"};
+
 const struct Row {
   const char* flag;
   const char* value;  // Not the default; as `read` shows it.
   std::function<std::string(const Options&)> read;
-  bool tls = false;  // Only together with the others of them.
+  std::vector<std::string> with = {};  // Flags without which it is refused.
 } kRows[] = {
     {"model", "some/folder", [](const Options& o) { return o.model_dir; }},
     {"model_name", "a-name", [](const Options& o) { return o.model_name; }},
     {"listen", "127.0.0.2:1", [](const Options& o) { return o.listen; }},
     {"http_listen", "127.0.0.3:2", [](const Options& o) { return o.http_listen; }},
     {"api_keys", "some/keys", [](const Options& o) { return o.api_keys; }},
-    {"metrics_need_key", "true",
-     [](const Options& o) { return o.metrics_need_key ? "true" : "false"; }},
+    {"metrics_need_key",
+     "true",
+     [](const Options& o) { return o.metrics_need_key ? "true" : "false"; },
+     {"--api_keys=a/file"}},
     {"reflection", "false", [](const Options& o) { return o.reflection ? "true" : "false"; }},
-    {"tls_certificate", "a.pem", [](const Options& o) { return o.tls_certificate; }, true},
-    {"tls_key", "a.key", [](const Options& o) { return o.tls_key; }, true},
-    {"tls_client_ca", "ca.pem", [](const Options& o) { return o.tls_client_ca; }, true},
+    {"tls_certificate", "a.pem", [](const Options& o) { return o.tls_certificate; }, kTls},
+    {"tls_key", "a.key", [](const Options& o) { return o.tls_key; }, kTls},
+    {"tls_client_ca", "ca.pem", [](const Options& o) { return o.tls_client_ca; }, kTls},
     {"http_tls", "false", [](const Options& o) { return o.http_tls ? "true" : "false"; }},
     {"device", "cuda", [](const Options& o) { return o.device; }},
     {"deterministic", "true", [](const Options& o) { return o.deterministic ? "true" : "false"; }},
@@ -59,9 +63,11 @@ const struct Row {
     {"max_session_tokens", "6000000000",
      [](const Options& o) { return absl::StrCat(o.sessions.max_tokens); }},
     {"session_ttl", "57s", [](const Options& o) { return absl::FormatDuration(o.sessions.ttl); }},
-    {"session_store", "/some/folder", [](const Options& o) { return o.session_store; }},
-    {"session_store_password_file", "a.password",
-     [](const Options& o) { return o.session_store_password_file; }},
+    {"session_store", "redis://some", [](const Options& o) { return o.session_store; }},
+    {"session_store_password_file",
+     "a.password",
+     [](const Options& o) { return o.session_store_password_file; },
+     {"--session_store=redis://other"}},
     {"max_context", "400", [](const Options& o) { return absl::StrCat(o.engine.max_context); }},
     {"state_bytes", "8000000000",
      [](const Options& o) { return absl::StrCat(o.engine.state_bytes); }},
@@ -112,8 +118,7 @@ Options Parse(std::vector<std::string> arguments) {
 TEST(ServerFlags, EachOneArrivesInItsOptionAndInNoOther) {
   for (const Row& set : kRows) {
     // The last value of a flag is the one that counts.
-    std::vector<std::string> arguments;
-    if (set.tls) arguments = {"--tls_certificate=1", "--tls_key=2", "--tls_client_ca=3"};
+    std::vector<std::string> arguments = set.with;
     const Options defaults = Parse(arguments);
     arguments.push_back(absl::StrCat("--", set.flag, "=", set.value));
     const Options options = Parse(arguments);

@@ -49,7 +49,8 @@ std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options)
 int64_t RememberedTokens(const EngineOptions& options) {
   constexpr int64_t kAlways = int64_t{1} << 20;
   if (!options.prefix_cache) return 0;
-  return std::max<int64_t>(kAlways, int64_t{4} * options.max_context);
+  return std::max<int64_t>(kAlways, int64_t{4} * options.max_context) +
+         options.state_host_memory / (8 * kRememberedTokenBytes);
 }
 
 int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context) {
@@ -117,11 +118,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       options(options),
       limits(limits),
       pool(std::move(state_pool)),
-      cache(options.prefix_cache
-                ? std::make_unique<PrefixCache>(pool.get(), RememberedTokens(options))
-                : nullptr),
       sampled(model->options().max_logit_rows) {
-  if (cache != nullptr) pool->SetReclaim([this] { return cache->DropOne(); });
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
   stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
@@ -185,6 +182,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(LanguageModel* model,
   auto impl =
       std::make_unique<Impl>(model, tokenizer, options,
                              LimitsOf(*model, tokenizer, options.max_context), *std::move(pool));
+  status = impl->StartCache();
+  if (!status.ok()) return status;
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 
@@ -269,6 +268,10 @@ absl::Status Engine::Impl::CheckIntegrity() const {
   for (const auto& sequence : running) {
     sequence->state().ForEachPart([&](int kind, int32_t part) { ++refs[kind][part][0]; });
   }
+  if (tiers != nullptr) {
+    status = tiers->CheckIntegrity(cache->Moved());
+    if (!status.ok()) return status;
+  }
   if (cache != nullptr) {
     cache->ForEachSnapshot([&](const Snapshot& snapshot) {
       snapshot.ForEachPart([&](int kind, int32_t part) {
@@ -330,10 +333,12 @@ void Engine::WaitForWork(absl::Duration timeout) {
   const auto end = std::chrono::steady_clock::now() +
                    absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24)));
   MutexLock lock(&impl_->mutex);
+  // While a disk is waited for, time is looked at.
+  const auto soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
   while (!impl_->woken && !impl_->busy && impl_->inbox.empty() && impl_->cancels.empty() &&
          impl_->tasks.empty() && !impl_->abort.has_value() &&
-         std::chrono::steady_clock::now() < end) {
-    lock.WaitUntil(&impl_->wake, end);
+         std::chrono::steady_clock::now() < (impl_->reading ? std::min(soon, end) : end)) {
+    lock.WaitUntil(&impl_->wake, impl_->reading ? std::min(soon, end) : end);
   }
   impl_->woken = false;
 }
@@ -348,7 +353,11 @@ void Engine::Wake() {
 
 bool Engine::idle() const {
   MutexLock lock(&impl_->mutex);
-  return !impl_->busy && impl_->inbox.empty();
+  return !impl_->busy && !impl_->reading && impl_->inbox.empty();
+}
+
+absl::Status Engine::TakeStateTrouble() {
+  return impl_->tiers == nullptr ? absl::OkStatus() : impl_->tiers->TakeTrouble();
 }
 
 absl::Status Engine::failure() const {

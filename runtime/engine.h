@@ -22,6 +22,7 @@
 #include "runtime/request.h"
 #include "runtime/saved_state.h"
 #include "runtime/scheduler.h"
+#include "runtime/state_tiers.h"
 #include "runtime/validate.h"
 
 namespace packrat {
@@ -47,6 +48,12 @@ struct EngineOptions {
   // sixteenth.
   static constexpr int64_t kAutoParkMemory = -1;
   int64_t park_memory = kAutoParkMemory;
+  // Kept states that find no room beside what runs: bytes of the process's memory for them, and
+  // from there of files in a folder (empty: none), which this engine alone uses. What is being
+  // written or read is in memory too, so that without any there is no folder either.
+  int64_t state_host_memory = 0;
+  std::string state_dir;
+  int64_t state_disk = int64_t{8} << 30;
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.
 };
 
@@ -72,8 +79,10 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                                   const StateLayout& layout, int64_t state_limit,
                                   EngineOptions* options);
 
-// Tokens of the texts that the prefix cache remembers, with a state or without.
+// Tokens of the texts that the prefix cache remembers, and what they take. Whose state is below the
+// pool is remembered as well, so that memory for those comes with some for their texts.
 int64_t RememberedTokens(const EngineOptions& options);
+inline constexpr int64_t kRememberedTokenBytes = 8;
 
 // A consistent reading of the engine after its last step. Counters only ever grow.
 struct EngineStats {
@@ -124,6 +133,7 @@ struct EngineStats {
     int64_t bytes = 0;                  // That these take.
     BucketCounts time{kSecondsBounds};  // From a park to its end.
   } parking;
+  StateTiers::Stats tiers;  // Below the pool.
 };
 
 // Whether the engine has something to do, and how much it has done. Steps only ever grow.
@@ -137,7 +147,7 @@ class Engine {
   // `model` and `tokenizer` outlive the engine; `tokenizer` may be null (stop strings are then
   // refused). INVALID_ARGUMENT names an option and its range; RESOURCE_EXHAUSTED says that not even
   // one sequence of max_context fits state_bytes, or that the device has not so much, with the plan
-  // of its memory.
+  // of its memory. Errors of StateFolder::Open().
   static absl::StatusOr<std::unique_ptr<Engine>> Create(LanguageModel* model,
                                                         const Tokenizer* tokenizer,
                                                         const EngineOptions& options);
@@ -163,9 +173,9 @@ class Engine {
   // A text leaves with the state that is kept of the longest beginning of it (position 0: there is
   // none, or it has more than `max_bytes`), and comes: what begins like it goes on from its state
   // then, as long as the prefix cache keeps it. `done` is called once: by the next Step(), which is
-  // held up by the copy, or the one at this engine's end. RESOURCE_EXHAUSTED: no memory, or no room
-  // in the pool. FAILED_PRECONDITION: a state comes, and prefix_cache is off. UNAVAILABLE: as
-  // Submit().
+  // held up by the copy, by a later one if the state comes from the disk, or the one at this
+  // engine's end. RESOURCE_EXHAUSTED: no memory, or no room in the pool. FAILED_PRECONDITION: a
+  // state comes, and prefix_cache is off. UNAVAILABLE: as Submit().
   void SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                  std::function<void(absl::StatusOr<SavedState>)> done);
   void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);
@@ -189,6 +199,9 @@ class Engine {
   absl::Status failure() const;
 
   EngineStats stats() const;
+  // Why the folder of states failed last, if it has since the last call. What was to be kept there
+  // is dropped, and computed again where it is needed.
+  absl::Status TakeStateTrouble();
   // For a watchdog: takes no lock, since a step that hangs may hold it.
   EngineProgress progress() const;
   const EngineOptions& options() const;  // With defaults resolved.

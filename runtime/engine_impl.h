@@ -20,6 +20,7 @@
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/state_pool.h"
+#include "runtime/state_tiers.h"
 #include "runtime/steady_clock.h"
 #include "runtime/step_model.h"
 #include "runtime/tenants.h"
@@ -30,13 +31,17 @@ namespace packrat {
 struct Engine::Impl {
   Impl(LanguageModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
        const RequestLimits& limits, std::unique_ptr<StatePool> pool);
+  // What the cache keeps, in the pool and below it.
+  absl::Status StartCache();
 
   absl::Status Submit(std::vector<Request> requests, absl::Time now);
   // Does it between two steps; it is told why where the engine does no more.
   using Task = std::function<void(const absl::Status&)>;
   void Post(Task task);
-  absl::StatusOr<SavedState> SaveState(const StateSpace& space, std::vector<int32_t> text,
-                                       int64_t max_bytes);
+  using Saved = std::function<void(absl::StatusOr<SavedState>)>;
+  // If the state is on the disk, later, once it has been read.
+  void SaveState(const StateSpace& space, const std::vector<int32_t>& text, int64_t max_bytes,
+                 const Saved& done, int fetches_left);
   absl::Status LoadState(const StateSpace& space, const SavedState& state);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
@@ -61,7 +66,8 @@ struct Engine::Impl {
   std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
   bool draining ABSL_GUARDED_BY(mutex) = false;
   bool woken ABSL_GUARDED_BY(mutex) = false;
-  bool busy ABSL_GUARDED_BY(mutex) = false;  // Something waits or runs beside the inbox.
+  bool busy ABSL_GUARDED_BY(mutex) = false;     // Something waits or runs beside the inbox.
+  bool reading ABSL_GUARDED_BY(mutex) = false;  // Something waits for the disk.
   // How long the last admitted request had waited, and since when the oldest waiting one waits.
   absl::Duration last_wait ABSL_GUARDED_BY(mutex);
   absl::Time oldest_arrival ABSL_GUARDED_BY(mutex) = absl::InfiniteFuture();
@@ -73,6 +79,7 @@ struct Engine::Impl {
 
   // The rest belongs to the thread that calls Step().
   std::unique_ptr<StatePool> pool;
+  std::unique_ptr<StateTiers> tiers;   // Null: none.
   std::unique_ptr<PrefixCache> cache;  // Null: off.
   uint64_t next_arrival = 0;
   Tenants tenants;
@@ -87,6 +94,21 @@ struct Engine::Impl {
   };
   std::vector<Queue> waiting;                        // None of them empty.
   std::vector<std::shared_ptr<Sequence>> followers;  // Not queued yet: Sequence::MustWait().
+  // Admitted but for a state that is being read. They are in no queue.
+  struct Fetching {
+    std::shared_ptr<Sequence> sequence;
+    WaitingItem item;
+    uint64_t state;
+    absl::Time since;
+  };
+  std::vector<Fetching> fetching;
+  // What else waits for a state.
+  struct DeferredTask {
+    uint64_t state;
+    Task task;
+    absl::Time since;
+  };
+  std::vector<DeferredTask> deferred;
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   // What waits or runs and has not finished. Not Abseil's map: see Tenants.
@@ -126,10 +148,17 @@ struct Engine::Impl {
   int MaxPromptTokens() const;
   void Expire();
   void Admit();
-  // In the batch, while a step is planned: whom it has parked is still in `running`.
+  // In the batch, while a step is planned: whom it has parked, and who waits for a state, is still
+  // in `running`.
   int FreePlaces() const {
-    return options.max_running - static_cast<int>(running.size() - plan.park.size());
+    return options.max_running - static_cast<int>(running.size() - plan.park.size() - diverted);
   }
+  // Whether it has to wait for its state, and does so from here on.
+  bool MustFetch(const std::shared_ptr<Sequence>& sequence, const WaitingItem& item);
+  // Goes on with what need not wait any more, and tells tasks why where the engine does no more.
+  // False: there is nothing.
+  bool TakeFetched(const absl::Status& status);
+  void Requeue(const Fetching& from);
   bool BuildBatch();  // False where nothing is to be computed.
   void SnapIfDue(Sequence* sequence);
   bool NextStepNeedsResults() const;
@@ -159,6 +188,7 @@ struct Engine::Impl {
       for (auto& sequence : queue.sequences) visit(sequence.get());
     }
     for (auto& sequence : followers) visit(sequence.get());
+    for (auto& entry : fetching) visit(entry.sequence.get());
     for (auto& sequence : running) visit(sequence.get());
   }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
@@ -178,6 +208,7 @@ struct Engine::Impl {
   PartCounts free_parts;
   StepPlan plan;
   size_t first_admitted = 0;  // In `running`, of this step.
+  size_t diverted = 0;        // Of them, who waits for a state.
   Flight flights[kMaxFlights];
   int first_flight = 0, num_flights = 0;  // In flight: from first_flight on, in a ring.
   StepModel step_model;

@@ -26,9 +26,10 @@ bool Engine::Impl::TakeInbox() {
   if (abort_status.has_value()) FinishAll(*abort_status);
   for (const Task& task : taken_tasks) task(abort_status.value_or(absl::OkStatus()));
   taken_tasks.clear();
+  const bool fetched = TakeFetched(abort_status.value_or(absl::OkStatus()));
   const bool ended = sweep_waiting || sweep_running;
   Sweep();
-  return any || ended;
+  return any || fetched || ended;
 }
 
 void Engine::Impl::EnqueueAll() {
@@ -125,8 +126,9 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
 void Engine::Impl::Sweep() {
   if (sweep_waiting) SweepWaiting();
   if (sweep_running) {
+    // What is not admitted waits for its state somewhere else.
     const auto gone = [](const auto& sequence) {
-      return sequence->finished() || sequence->parked();
+      return sequence->finished() || sequence->parked() || !sequence->admitted();
     };
     running.erase(std::remove_if(running.begin(), running.end(), gone), running.end());
   }
@@ -137,6 +139,9 @@ void Engine::Impl::SweepWaiting() {
   followers.erase(std::remove_if(followers.begin(), followers.end(),
                                  [](const auto& sequence) { return sequence->finished(); }),
                   followers.end());
+  fetching.erase(std::remove_if(fetching.begin(), fetching.end(),
+                                [](const auto& entry) { return entry.sequence->finished(); }),
+                 fetching.end());
   earliest_waiting_deadline = absl::InfiniteFuture();
   for (Queue& queue : waiting) {
     size_t kept = 0;

@@ -19,32 +19,52 @@ void Engine::Impl::Post(Task task) {
 
 void Engine::SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                        std::function<void(absl::StatusOr<SavedState>)> done) {
-  // The text is moved, since a copy for which there is no memory would end the process here.
   impl_->Post([this, space = std::move(space), text = std::move(text), max_bytes,
-               done = std::move(done)](const absl::Status& status) mutable {
-    done(status.ok() ? impl_->SaveState(space, std::move(text), max_bytes) : status);
+               done = std::move(done)](const absl::Status& status) {
+    if (status.ok()) {
+      impl_->SaveState(space, text, max_bytes, done, /*fetches_left=*/2);
+    } else {
+      done(status);
+    }
   });
 }
 
-absl::StatusOr<SavedState> Engine::Impl::SaveState(const StateSpace& space,
-                                                   std::vector<int32_t> text, int64_t max_bytes) {
-  SavedState state;
+void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>& text,
+                             int64_t max_bytes, const Saved& done, int fetches_left) {
+  absl::StatusOr<SavedState> saved = SavedState();
+  bool later = false;
   const absl::Status status = UnlessNoMemory([&] {
-    state.solver = space.solver;
-    if (cache == nullptr) return absl::OkStatus();
-    text.push_back(0);  // What has a snapshot of all of the text begins a longer one.
-    const PrefixCache::Found found = cache->Find(space.Key(), text);
-    text.pop_back();
-    if (found.node == nullptr) return absl::OkStatus();
-    const Snapshot& snapshot = PrefixCache::SnapshotAt(found.node);
-    const size_t bytes = SavedPartBytes(pool->layout(), snapshot.position);
-    if (bytes > static_cast<uint64_t>(max_bytes)) return absl::OkStatus();
-    state.position = snapshot.position;
-    return ReadParts(snapshot, pool.get(), &state.parts);
+    PrefixCache::Found found;
+    if (cache != nullptr) {
+      std::vector<int32_t> longer = text;
+      longer.push_back(0);  // What has a state of all of the text begins a longer one.
+      found = cache->Find(space.Key(), longer);
+    }
+    if (found.on_disk != 0 && fetches_left > 0) {
+      deferred.push_back({found.on_disk,
+                          [=](const absl::Status& ended) {
+                            if (ended.ok()) {
+                              SaveState(space, text, max_bytes, done, fetches_left - 1);
+                            } else {
+                              done(ended);
+                            }
+                          },
+                          step_time});
+      tiers->Fetch(found.on_disk);
+      later = true;
+      return absl::OkStatus();
+    }
+    const size_t bytes = SavedPartBytes(pool->layout(), found.position);
+    if (found.node != nullptr && bytes <= static_cast<uint64_t>(max_bytes)) {
+      saved = cache->Read(found.node);
+    }
+    if (!saved.ok()) return saved.status();
+    saved->tokens = text;
+    saved->solver = space.solver;
+    return absl::OkStatus();
   });
-  if (!status.ok()) return status;
-  state.tokens = std::move(text);
-  return state;
+  if (!status.ok()) saved = status;
+  if (!later) done(std::move(saved));
 }
 
 void Engine::LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done) {

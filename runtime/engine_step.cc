@@ -107,10 +107,18 @@ void Engine::Impl::Expire() {
 
 void Engine::Impl::Admit() {
   first_admitted = running.size();
+  diverted = 0;
   for (size_t i = 0; i < plan.admit.size(); ++i) {
     const WaitingIndex index = plan.admit[i];
     Queue& queue = waiting[index.flow];
     Sequence* sequence = At(index);
+    if (MustFetch(queue.sequences[index.item], queue.items[index.item])) {
+      // It has its place among the plan's pieces, until the sweep.
+      running.push_back(std::move(queue.sequences[index.item]));
+      sweep_waiting = sweep_running = true;
+      ++diverted;
+      continue;
+    }
     queue.last_admission = step_time;
     const bool resumes = sequence->parked();
     const absl::Status status = UnlessNoMemory([&] {
@@ -154,7 +162,8 @@ bool Engine::Impl::BuildBatch() {
   flight.rows.clear();
   for (const Piece& piece : plan.pieces) {
     const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
-    if (sequence->finished()) continue;  // There was no memory to admit it.
+    // There was no memory to admit it, or it waits for its state.
+    if (sequence->finished() || !sequence->admitted()) continue;
     SnapIfDue(sequence.get());
     const int tokens = piece.admitted ? sequence->PieceTokens(piece.num_tokens) : piece.num_tokens;
     if (tokens == 0) continue;  // Its rows of logits come in the next step.
@@ -353,10 +362,15 @@ void Engine::Impl::PublishStats() {
     stats.cache.remembered_tokens = cache->num_tokens();
     stats.cache.dropped = cache->num_dropped();
   }
+  if (tiers != nullptr) {
+    stats.tiers = tiers->stats();
+    stats.cache.dropped += stats.tiers.dropped + stats.tiers.write_failures;
+  }
 
   MutexLock lock(&mutex);
+  reading = !fetching.empty() || !deferred.empty();
   busy = !waiting.empty() || !followers.empty() || !running.empty() || num_flights > 0;
-  waiting_count = static_cast<int>(inbox.size() + followers.size());
+  waiting_count = static_cast<int>(inbox.size() + followers.size() + fetching.size());
   last_wait = admitted_after;
   oldest_arrival = absl::InfiniteFuture();
   for (const Queue& queue : waiting) {

@@ -30,6 +30,16 @@ std::string FolderOf(const std::string& path) {
   return slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
 }
 
+absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return Failed(path, "write");
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
@@ -39,15 +49,7 @@ absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
   return PendingFile(path, std::move(temporary), fd);
 }
 
-absl::Status PendingFile::Append(absl::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return Failed(path_, "write");
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
+absl::Status PendingFile::Append(absl::string_view bytes) { return WriteAll(fd_, bytes, path_); }
 
 absl::Status PendingFile::Sync() {
   absl::Status status;
@@ -86,6 +88,16 @@ absl::Status PendingFile::Commit() {
   absl::Status status;
   if (fsync(folder) != 0) status = Failed(path_, "write its folder");
   close(folder);
+  return status;
+}
+
+absl::Status WriteWholeFile(const std::string& path, absl::Span<const absl::string_view> pieces) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return Failed(path, "make");
+  absl::Status status;
+  for (size_t i = 0; i < pieces.size() && status.ok(); ++i) status = WriteAll(fd, pieces[i], path);
+  if (close(fd) != 0 && status.ok()) status = Failed(path, "write");
+  if (!status.ok()) unlink(path.c_str());
   return status;
 }
 

@@ -43,6 +43,10 @@ class PendingFile {
   int fd_;                 // -1: closed.
 };
 
+// Writes a file of the pieces, readable by this user alone, for as long as the system runs: a crash
+// may leave a part of it. An error leaves none; RESOURCE_EXHAUSTED: the disk is full.
+absl::Status WriteWholeFile(const std::string& path, absl::Span<const absl::string_view> pieces);
+
 // All of a file of at most `max_bytes`. NOT_FOUND: there is none.
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_bytes);
 

@@ -6,6 +6,8 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "kernels/check.h"
+#include "runtime/no_memory.h"
+#include "runtime/state_transfer.h"
 
 namespace packrat {
 
@@ -20,11 +22,13 @@ struct PrefixCache::Node {
   Snapshot snapshot;  // position 0: none.
   bool had_one = false;
   bool unread = false;
+  uint64_t moved = 0;  // Number in StateTiers; 0: none. It never has a snapshot too.
   uint64_t writer = 0;
   int importance = 0;
+  int uses = 0;  // By texts that began with it.
   double priority = 0;
   uint64_t last_use = 0;
-  size_t kept_at = 0;  // In kept_.
+  size_t kept_at = 0;  // In kept_ or moved_.
   bool has_snapshot() const { return snapshot.position > 0; }
 };
 
@@ -33,6 +37,18 @@ namespace {
 // A node takes some 250 bytes, so many tokens take 256.
 constexpr int kTokensPerNode = 64;
 
+template <class Node>
+void List(Node* node, std::vector<Node*>* in) {
+  in->push_back(node);
+  node->kept_at = in->size() - 1;
+}
+template <class Node>
+void Unlist(Node* node, std::vector<Node*>* in) {
+  in->back()->kept_at = node->kept_at;
+  std::swap((*in)[node->kept_at], in->back());
+  in->pop_back();
+}
+
 size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
   const size_t most = std::min(a.size(), b.size());
   return std::mismatch(a.begin(), a.begin() + most, b.begin()).first - a.begin();
@@ -40,8 +56,9 @@ size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
 
 }  // namespace
 
-PrefixCache::PrefixCache(StatePool* pool, int64_t max_tokens)
+PrefixCache::PrefixCache(StatePool* pool, int64_t max_tokens, StateTiers* tiers)
     : pool_(pool),
+      tiers_(tiers),
       max_tokens_(max_tokens),
       max_nodes_(16 + max_tokens / kTokensPerNode),
       list_(std::make_unique<Node>()) {
@@ -68,19 +85,68 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
     last = child;
     if (shared < child->edge.size()) break;
     if (at == text.size()) break;  // The last token is computed in any case.
-    if (child->has_snapshot() && !child->unread) found.node = child;
+    const StateTiers::Place place =
+        child->moved == 0 ? StateTiers::Place::kNowhere : tiers_->PlaceOf(child->moved);
+    const bool in_pool = child->has_snapshot() && !child->unread;
+    if (in_pool || place == StateTiers::Place::kMemory) {
+      found.node = child;
+      found.on_disk = 0;
+      found.position = child->depth;
+    } else if (place == StateTiers::Place::kDisk &&
+               child->depth >=
+                   found.position + kMinSnapshotTokens) {  // Else it is as soon computed.
+      found.on_disk = child->moved;
+    }
     had_one = had_one || child->had_one;
   }
   if (last->parent != nullptr) Touch(last);
   if (found.node != nullptr) {
     found.node->importance = std::max(found.node->importance, 0);
-    SetPriority(found.node);
+    if (found.node->has_snapshot()) SetPriority(found.node);
   }
   found.miss = found.node != nullptr                ? CacheMiss::kNone
                : had_one                            ? CacheMiss::kEvicted
                : found.shared >= kMinSnapshotTokens ? CacheMiss::kNoSnapshot
                                                     : CacheMiss::kFirstUse;
   return found;
+}
+
+const Snapshot* PrefixCache::Use(Node* node) {
+  if (!node->has_snapshot()) {
+    const std::shared_ptr<const SavedState> state = tiers_->Get(node->moved);
+    tiers_->Return(node->moved);
+    ForgetMoved(node);
+    absl::StatusOr<Snapshot> snapshot = WriteParts(state->position, state->parts, pool_);
+    if (!snapshot.ok()) {
+      ++dropped_;
+      return nullptr;
+    }
+    // Where it was not kept for want of memory.
+    const absl::Cleanup give_back = [&] { snapshot->Release(pool_); };
+    Keep(node, &*snapshot);
+    SetPriority(node);
+  }
+  ++node->uses;
+  return &node->snapshot;
+}
+
+absl::StatusOr<SavedState> PrefixCache::Read(const Node* node) const {
+  if (!node->has_snapshot()) return *tiers_->Get(node->moved);
+  SavedState state;
+  state.tokens = TextOf(node);
+  state.position = node->snapshot.position;
+  const absl::Status status = ReadParts(node->snapshot, pool_, &state.parts);
+  if (!status.ok()) return status;
+  return state;
+}
+
+std::vector<int32_t> PrefixCache::TextOf(const Node* node) const {
+  std::vector<int32_t> text(node->depth);
+  for (; node->parent != nullptr; node = node->parent) {
+    std::copy(node->edge.begin(), node->edge.end(),
+              text.begin() + (node->depth - static_cast<int>(node->edge.size())));
+  }
+  return text;
 }
 
 // The new node at the first `at` tokens of the child's edge.
@@ -143,12 +209,10 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
 
 void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance,
                       bool unread) {
-  PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
+  ForgetMoved(node);
   if (unread) unread_.reserve(unread_.size() + 1);
-  kept_.push_back(node);
+  Keep(node, snapshot);
   if (unread) unread_.push_back(node);
-  node->kept_at = kept_.size() - 1;
-  node->snapshot = std::exchange(*snapshot, Snapshot());
   node->unread = unread;
   node->had_one = node->had_one || !unread;
   node->writer = writer;
@@ -169,7 +233,14 @@ void PrefixCache::Settle(uint64_t writer) {
   }
 }
 
-void PrefixCache::SetPriority(Node* node) {
+void PrefixCache::Keep(Node* node, Snapshot* snapshot) {
+  PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
+  PACKRAT_CHECK(node->moved == 0);
+  List(node, &kept_);
+  node->snapshot = std::exchange(*snapshot, Snapshot());
+}
+
+double PrefixCache::WorthOf(const Node* node) const {
   const Node* above = node->parent;
   while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
     above = above->parent;
@@ -177,23 +248,34 @@ void PrefixCache::SetPriority(Node* node) {
   const auto bytes =
       static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
   const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
-  node->priority = clock_ + worth * (node->importance > 0 ? kImportantWorth : 1);
+  return worth * (node->importance > 0 ? kImportantWorth : 1);
+}
+
+void PrefixCache::SetPriority(Node* node) {
+  node->priority = clock_ + WorthOf(node);
   node->last_use = ++uses_;
 }
 
 void PrefixCache::Drop(Node* node) {
   PACKRAT_CHECK(node->has_snapshot());
-  kept_.back()->kept_at = node->kept_at;
-  std::swap(kept_[node->kept_at], kept_.back());
-  kept_.pop_back();
+  Unlist(node, &kept_);
   if (node->unread) unread_.erase(std::find(unread_.begin(), unread_.end(), node));
   node->unread = false;
   node->snapshot.Release(pool_);
 }
 
+void PrefixCache::ForgetMoved(Node* node) {
+  if (node->moved == 0) return;
+  tiers_->Drop(std::exchange(node->moved, 0));
+  Unlist(node, &moved_);
+}
+
 void PrefixCache::DropOf(uint64_t writer) {
   for (size_t i = kept_.size(); i-- > 0;) {
     if (kept_[i]->writer == writer) Drop(kept_[i]);
+  }
+  for (size_t i = moved_.size(); i-- > 0;) {
+    if (moved_[i]->writer == writer) ForgetMoved(moved_[i]);
   }
 }
 
@@ -206,13 +288,41 @@ bool PrefixCache::DropOne() {
         return std::tie(a->priority, a->last_use) < std::tie(b->priority, b->last_use);
       });
   if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
+  const uint64_t moved = MoveDown(least);
   Drop(least);
-  ++dropped_;
+  if (moved == 0) {
+    ++dropped_;
+    return true;
+  }
+  least->moved = moved;
+  List(least, &moved_);  // MoveDown() has made room.
   return true;
+}
+
+uint64_t PrefixCache::MoveDown(const Node* node) {
+  const bool worth_it =
+      node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving);
+  if (tiers_ == nullptr || !worth_it || node->unread || !tiers_->Fits(tiers_->BytesOf(node->depth)))
+    return 0;
+  uint64_t id = 0;
+  (void)UnlessNoMemory([&] {
+    if (moved_.size() == moved_.capacity()) moved_.reserve(2 * moved_.size() + 16);
+    absl::StatusOr<SavedState> state = Read(node);
+    if (state.ok()) id = tiers_->Add(*std::move(state), WorthOf(node));
+    return absl::OkStatus();
+  });
+  return id;
+}
+
+std::vector<uint64_t> PrefixCache::Moved() const {
+  std::vector<uint64_t> ids;
+  for (const Node* node : moved_) ids.push_back(node->moved);
+  return ids;
 }
 
 void PrefixCache::Clear() {
   while (!kept_.empty()) Drop(kept_.back());
+  while (!moved_.empty()) ForgetMoved(moved_.back());
   // From the leaves up: a tree as deep as its text is long must not be dropped by recursion.
   while (list_->before != list_.get()) Forget(list_->before);
 }
@@ -241,6 +351,10 @@ void PrefixCache::Forget(Node* leaf) {
   if (leaf->has_snapshot()) {
     Drop(leaf);
     ++dropped_;
+  }
+  if (leaf->moved != 0) {
+    dropped_ += tiers_->PlaceOf(leaf->moved) != StateTiers::Place::kNowhere;
+    ForgetMoved(leaf);
   }
   Unlink(leaf);
   tokens_ -= static_cast<int64_t>(leaf->edge.size());

@@ -17,8 +17,12 @@
 // stay for ever. Of equals the least recently used goes first. Where one is kept, the important
 // ones of shorter texts on its way have served their turn: they are dropped first.
 //
+// What is dropped for room goes into a lower tier (state_tiers.h), where there is one and the state
+// is worth the way: one of positive importance, or one that several texts began with. Its node then
+// has its number there. It comes back into the pool when a sequence begins with it.
+//
 // Not thread-safe: it belongs to the engine's thread. It holds references to the pool's parts, the
-// cache's, and reads and writes no memory of it.
+// cache's.
 #ifndef PACKRAT_RUNTIME_PREFIX_CACHE_H_
 #define PACKRAT_RUNTIME_PREFIX_CACHE_H_
 
@@ -29,20 +33,26 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "runtime/outbox.h"
+#include "runtime/saved_state.h"
 #include "runtime/sequence_state.h"
 #include "runtime/state_pool.h"
+#include "runtime/state_tiers.h"
 
 namespace packrat {
 
 inline constexpr int kImportantWorth = 16;
+// Texts that began with a state after which it is worth a lower tier whatever its importance. One
+// is the turn that follows, which leaves a state of its own.
+inline constexpr int kWorthMoving = 2;
 
 class PrefixCache {
  public:
   // The pool outlives it. `max_tokens`: of all texts that it remembers, at 4 bytes each and as many
-  // for the nodes.
-  PrefixCache(StatePool* pool, int64_t max_tokens);
+  // for the nodes. `tiers` outlives it too; null: there are none.
+  PrefixCache(StatePool* pool, int64_t max_tokens, StateTiers* tiers = nullptr);
   ~PrefixCache();
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
@@ -52,13 +62,23 @@ class PrefixCache {
   struct Node;
 
   struct Found {
-    Node* node = nullptr;  // Of the longest snapshot of a proper prefix; null: none.
+    // Of the longest state of a proper prefix in the pool or in memory; null: none.
+    Node* node = nullptr;
+    int position = 0;      // Its tokens.
+    uint64_t on_disk = 0;  // Number of a longer one in StateTiers, which must be fetched first.
     int shared = 0;        // Tokens that some remembered text begins with, too.
     CacheMiss miss = CacheMiss::kFirstUse;  // Why there is none, or kNone.
   };
   // Counts as use of what is found.
   Found Find(const std::string& space, absl::Span<const int32_t> text);
+  // The one in the pool; of position 0: there is none.
   static const Snapshot& SnapshotAt(const Node* node);
+  // The snapshot of a node that was found, for somebody who begins with it: brought back into the
+  // pool if it is in memory. Null: there is no room for it. Throws std::bad_alloc; it is then, and
+  // where it is null, gone.
+  const Snapshot* Use(Node* node);
+  // The state of a node that was found, as bytes. An error says that the device is lost.
+  absl::StatusOr<SavedState> Read(const Node* node) const;
 
   // Remembers a text. Its end, if there may be a snapshot; null: there is one already, or the text
   // has no room. Throws std::bad_alloc, then all is as before but for a part of the text.
@@ -70,8 +90,8 @@ class PrefixCache {
   // All that the writer has left is good.
   void Settle(uint64_t writer);
 
-  // Drops one snapshot: this one, those of one writer, or the least worth keeping; false: there is
-  // none.
+  // Drops one snapshot: this one, those of one writer in whatever tier, or out of the pool the
+  // least worth keeping; false: there is none.
   void Drop(Node* node);
   void DropOf(uint64_t writer);
   bool DropOne();
@@ -80,14 +100,23 @@ class PrefixCache {
   int64_t num_snapshots() const { return static_cast<int64_t>(kept_.size()); }
   int64_t num_nodes() const { return nodes_; }
   int64_t num_tokens() const { return tokens_; }    // That are remembered.
-  int64_t num_dropped() const { return dropped_; }  // Snapshots, for room.
+  int64_t num_dropped() const { return dropped_; }  // Snapshots, for room, and not moved.
 
   template <class F>  // visit(snapshot)
   void ForEachSnapshot(F visit) const {
     for (const Node* node : kept_) visit(SnapshotAt(node));
   }
+  // The numbers of states in lower tiers, some of which may be gone.
+  std::vector<uint64_t> Moved() const;
 
  private:
+  std::vector<int32_t> TextOf(const Node* node) const;
+  double WorthOf(const Node* node) const;
+  void Keep(Node* node, Snapshot* snapshot);
+  // Of a state that is about to be dropped out of the pool: its number in tiers_, and room for it
+  // in moved_. 0: it is not worth it, or there is no room.
+  uint64_t MoveDown(const Node* node);
+  void ForgetMoved(Node* node);
   Node* Split(Node* child, size_t at);
   void SetPriority(Node* node);
   void Unlink(Node* node);
@@ -96,6 +125,7 @@ class PrefixCache {
   void Forget(Node* leaf);
 
   StatePool* const pool_;
+  StateTiers* const tiers_;
   const int64_t max_tokens_, max_nodes_;
   // Not Abseil's maps, which end the process where there is no memory.
   std::unordered_map<std::string, std::unique_ptr<Node>> spaces_;  // The roots.
@@ -103,6 +133,7 @@ class PrefixCache {
   std::unique_ptr<Node> list_;  // The ring's own place.
   std::vector<Node*> kept_;     // With a snapshot.
   std::vector<Node*> unread_;   // Of them, those that are not settled.
+  std::vector<Node*> moved_;    // With a number in tiers_, which may be of a state that is gone.
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   uint64_t uses_ = 0;  // Of snapshots.

@@ -77,6 +77,14 @@ void Sequence::Unpark(StatePool* pool, absl::Time now) {
   usage_.parked_time += now - std::exchange(parked_at_, absl::InfiniteFuture());
 }
 
+uint64_t Sequence::StateToFetch(PrefixCache* cache) {
+  if (cache_space_.empty() || fetches_left_ == 0) return 0;
+  const absl::Span<const int32_t> prompt = request_.prompt;
+  const uint64_t state = cache->Find(cache_space_, prompt.subspan(0, first_row_ + 1)).on_disk;
+  if (state != 0) --fetches_left_;
+  return state;
+}
+
 // Begins with the longest part of the prompt whose state is kept, and decides where the rest of it
 // is cut: once, where the prompt leaves what others have begun with too.
 void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
@@ -84,8 +92,17 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   const absl::Span<const int32_t> prompt = request_.prompt;
   const PrefixCache::Found found = cache->Find(cache_space_, prompt.subspan(0, first_row_ + 1));
   usage_.cache_miss = found.miss;
+  const Snapshot* snapshot = nullptr;
   if (found.node != nullptr) {
-    state_.Resume(PrefixCache::SnapshotAt(found.node), pool);
+    // A state that finds no memory on its way back is computed anew.
+    (void)UnlessNoMemory([&] {
+      snapshot = cache->Use(found.node);
+      return absl::OkStatus();
+    });
+    if (snapshot == nullptr) usage_.cache_miss = CacheMiss::kEvicted;
+  }
+  if (snapshot != nullptr) {
+    state_.Resume(*snapshot, pool);
     if (!state_.FitsBesideSnapshot(*pool)) {
       cache->Drop(found.node);
       // Others may hold the slot of that one too, and nothing else is there to copy it to.

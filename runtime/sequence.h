@@ -32,6 +32,12 @@ class Sequence {
   Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
            const StateLayout& layout, absl::Time now);
 
+  // The number of a state on the disk that the prompt begins with, if there is none as long nearer
+  // by; 0: there is none, or it has been asked for often enough.
+  uint64_t StateToFetch(PrefixCache* cache);
+  // It begins with what is near by.
+  void FetchNoMore() { fetches_left_ = 0; }
+
   // Takes the memory that the text needs, and the parts that need() names, with the help of the
   // cache (null: there is none); a slot more only if `places` are left. Takes no part if it throws
   // std::bad_alloc.
@@ -161,6 +167,8 @@ class Sequence {
   int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
   int cut_ = 0;         // A piece of the prompt ends here, for a snapshot.
   int snapped_ = 0;     // Where it began, or has last been snapped.
+  // A state that was fetched can have had to give way again before its sequence is admitted.
+  int fetches_left_ = 3;
 
   std::shared_ptr<Sequence> leader_;
   bool in_group_ = false;  // It follows or is followed.

@@ -1,7 +1,8 @@
 // The prefix cache on the golden models, with the real kernels: conversations that go on, fork and
 // come again, in one batch and with little memory, parked for others of higher priority, get what
 // each of their requests gets alone from an engine that keeps nothing: the same tokens, and the
-// same bits of their log-probabilities.
+// same bits of their log-probabilities. So they do where most states go through memory and files
+// before they are used.
 #include <memory>
 #include <string>
 #include <utility>
@@ -37,7 +38,8 @@ class EngineCacheGoldenTest : public GoldenEngineTest {
     return Load(options);
   }
 
-  std::unique_ptr<Engine> StartEngine(LanguageModel* model, bool cached, int max_running) {
+  std::unique_ptr<Engine> StartEngine(LanguageModel* model, bool cached, int max_running,
+                                      bool tiers = false) {
     EngineOptions options;
     options.max_running = max_running;
     options.max_batch_tokens = cached ? kBudget : 256;
@@ -48,14 +50,21 @@ class EngineCacheGoldenTest : public GoldenEngineTest {
     options.park_memory = int64_t{1} << 30;
     // Less than the texts want, so that states have to give way.
     options.state_bytes = 6 * static_cast<int64_t>(model->state_layout().SequenceBytes(256));
+    if (tiers) {
+      options.cache_sequences = 0;
+      options.state_host_memory = options.state_bytes / 4;
+      options.state_dir = ::testing::TempDir() + "golden_states";
+      options.state_disk = 8 * options.state_bytes;
+    }
     return Start(model, options);
   }
 
-  static Request RequestOf(Case* from, Consumer* consumer, uint64_t id) {
+  Request RequestOf(Case* from, Consumer* consumer, uint64_t id) {
     Request request = Make(consumer, id, from->prompt, from->count);
     request.sampling.temperature = from->temperature;
     request.sampling.seed = id;
     request.priority = from->priority;
+    request.cache.importance = importance_;
     return request;
   }
 
@@ -64,22 +73,29 @@ class EngineCacheGoldenTest : public GoldenEngineTest {
     if (cases.size() < 3) return RandomText(model, 1 + Pick(kLongest));
     const Case& from = *cases[Pick(cases.size())];
     Text text = from.prompt;
-    if (from.consumer.finish.has_value() && Pick(2)) {
+    if (from.consumer.finish.has_value() && Pick(importance_ > 0 ? 8 : 2)) {
       text.insert(text.end(), from.consumer.tokens.begin(), from.consumer.tokens.end());
     } else if (Pick(2)) {
       text.resize(1 + Pick(text.size()));
     }
     const Text more = RandomText(model, Pick(3) ? 1 + Pick(20) : 0);
     text.insert(text.end(), more.begin(), more.end());
-    if (static_cast<int>(text.size()) > kLongest) text.resize(kLongest);
+    if (static_cast<int>(text.size()) <= kLongest) return text;
+    if (importance_ > 0) return RandomText(model, 1 + Pick(kLongest / 4));
+    text.resize(kLongest);
     return text;
   }
+
+  void Compare(bool tiers);
+
+  int importance_ = 0;
 };
 
-TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) {
+void EngineCacheGoldenTest::Compare(bool tiers) {
   const auto model = LoadSmall();
   ASSERT_NE(model, nullptr);
-  auto engine = StartEngine(model.get(), /*cached=*/true, /*max_running=*/4);
+  importance_ = tiers ? 1 : 0;
+  auto engine = StartEngine(model.get(), /*cached=*/true, /*max_running=*/tiers ? 2 : 4, tiers);
   std::vector<std::unique_ptr<Case>> cases;
   while (!engine->idle() || static_cast<int>(cases.size()) < kRequests) {
     if (static_cast<int>(cases.size()) < kRequests && (engine->idle() || Pick(10) == 0)) {
@@ -99,10 +115,16 @@ TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) {
     for (auto& one : cases) one->consumer.Poll();
   }
   const EngineStats::Cache stats = engine->stats().cache;
-  EXPECT_GT(stats.lookups[static_cast<int>(CacheMiss::kNone)], kRequests / 5);
-  EXPECT_GT(stats.dropped, kRequests / 5);
-  // On a GPU they are too few for that.
-  EXPECT_GT(engine->stats().parking.parks, kOnGpu ? -1 : 5);
+  EXPECT_GT(stats.lookups[static_cast<int>(CacheMiss::kNone)], kRequests / (tiers ? 10 : 5));
+  if (tiers) {
+    EXPECT_GT(engine->stats().tiers.returned, kRequests / 20);
+    EXPECT_GT(engine->stats().tiers.read_from_disk, kRequests / 30);
+    EXPECT_EQ(engine->TakeStateTrouble(), absl::OkStatus());
+  } else {
+    EXPECT_GT(stats.dropped, kRequests / 5);
+    // On a GPU they are too few for that.
+    EXPECT_GT(engine->stats().parking.parks, kOnGpu ? -1 : 5);
+  }
 
   engine = StartEngine(model.get(), /*cached=*/false, /*max_running=*/1);
   int compared = 0;
@@ -124,8 +146,11 @@ TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) {
     if (HasFatalFailure()) return;
     compared += cached.finish->usage.cached_tokens > 0 && tokens > 0;
   }
-  EXPECT_GT(compared, kRequests / 6);
+  EXPECT_GT(compared, kRequests / (tiers ? 12 : 6));
 }
+
+TEST_P(EngineCacheGoldenTest, WhatEachWouldGetAlone) { Compare(/*tiers=*/false); }
+TEST_P(EngineCacheGoldenTest, ThroughMemoryAndDisk) { Compare(/*tiers=*/true); }
 
 // After so many steps: in the middle of the prompt, at its end, and at each place of a block.
 TEST_P(EngineCacheGoldenTest, ParkedAnywhere) {

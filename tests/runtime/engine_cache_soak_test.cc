@@ -1,11 +1,16 @@
 // A storm of conversations against small engines with little memory: turns, forks, retries, texts
 // that share a beginning, priorities for which others are parked, cancellations, deadlines and
-// sequences that go bad, in one batch. Every
-// text must be the model's, to the token; after every step each reference must be accounted for.
-// What is free is poisoned, and the fake model says whether a state is another's, late or stale.
+// sequences that go bad, in one batch. In half of the engines states go on to memory and to a disk
+// that damages them now and then. Every text must be the model's, to the token; after every step
+// each reference must be accounted for. What is free is poisoned, and the fake model says whether a
+// state is another's, late or stale.
 #include <array>
+#include <filesystem>
 #include <memory>
 #include <random>
+#include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -43,6 +48,12 @@ class Storm {
                           std::array{0, 1, 3, 20}[Pick(4)] / 2;
     options.state_bytes =
         static_cast<int64_t>(model_.state_layout().SequenceBytes(300)) * (2 + Pick(30)) / 2;
+    if (seed % 4 < 2) {
+      folder_ = ::testing::TempDir() + "soak_states";
+      options.state_dir = folder_;
+      options.state_host_memory = options.state_bytes * (1 + Pick(4)) / 12;
+      options.state_disk = options.state_bytes * (1 + Pick(8)) / 4;
+    }
     engine_ = *Engine::Create(&model_, nullptr, options);
     for (int i = 0; i < 3; ++i) texts_[0].push_back(RandomPrompt(&random_, 20 + Pick(100)));
     texts_[1] = texts_[0];
@@ -53,6 +64,7 @@ class Storm {
     for (int i = 0; i < steps && !::testing::Test::HasFailure(); ++i) {
       if (crowded_ || Pick(6) == 0) Submit();
       if (Pick(10) == 0 && !live_.empty()) engine_->Cancel(live_[Pick(live_.size())]->id);
+      if (Pick(60) == 0 && !folder_.empty()) Damage();
       Step();
     }
     while (!engine_->idle() && !::testing::Test::HasFailure()) Step();
@@ -67,6 +79,7 @@ class Storm {
   int64_t dropped() const { return engine_->stats().cache.dropped; }
   int64_t completed() const { return completed_; }
   int64_t parks() const { return engine_->stats().parking.parks; }
+  StateTiers::Stats tiers() const { return engine_->stats().tiers; }
 
  private:
   int Pick(size_t n) { return static_cast<int>(random_() % n); }
@@ -91,7 +104,7 @@ class Storm {
     request.tenant = live->tenant ? "b" : "a";
     request.priority = Pick(4) * Pick(2);
     request.cache.use = Pick(12) != 0;
-    request.cache.importance = Pick(5) == 0;
+    request.cache.importance = Pick(folder_.empty() ? 5 : 2) == 0;
     if (Pick(6) == 0) request.cache.snapshot_at = Pick(live->prompt.size());
     if (Pick(6) == 0 && !live->bad && live->prompt.size() > 1) {
       request.score_from = live->score_from = 1 + Pick(live->prompt.size() - 1);
@@ -101,8 +114,19 @@ class Storm {
     if (engine_->Submit(std::move(request), now_).ok()) live_.push_back(std::move(live));
   }
 
+  // One of the files loses its end.
+  void Damage() {
+    std::error_code error;
+    for (const auto& file : std::filesystem::directory_iterator(folder_, error)) {
+      if (file.path().filename() == "lock" || Pick(4) != 0) continue;
+      std::filesystem::resize_file(file.path(), Pick(2000), error);
+      return;
+    }
+  }
+
   void Step() {
-    engine_->Step(now_ += absl::Milliseconds(1));
+    // Who only waits for the disk lets its threads work.
+    if (!engine_->Step(now_ += absl::Milliseconds(1))) std::this_thread::yield();
     ASSERT_EQ(engine_->CheckIntegrity(), absl::OkStatus());
     for (auto& live : live_) live->consumer.Poll();
     Reap();
@@ -153,6 +177,7 @@ class Storm {
 
   std::mt19937_64 random_;
   FakeModel model_;
+  std::string folder_;  // Empty: no tiers.
   std::unique_ptr<Engine> engine_;
   std::vector<Text> texts_[2];
   std::vector<std::unique_ptr<Live>> live_;
@@ -163,7 +188,7 @@ class Storm {
 };
 
 TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
-  int64_t hits = 0, dropped = 0, completed = 0, parks = 0;
+  int64_t hits = 0, dropped = 0, completed = 0, parks = 0, returned = 0, read = 0, damaged = 0;
   for (uint64_t seed = 0; seed < 40 && !::testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     FakeModel::Options options;
@@ -179,11 +204,17 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
     dropped += storm.dropped();
     completed += storm.completed();
     parks += storm.parks();
+    returned += storm.tiers().returned;
+    read += storm.tiers().read_from_disk;
+    damaged += storm.tiers().read_failures;
   }
   EXPECT_GT(completed, 5000);
   EXPECT_GT(hits, 1000);
   EXPECT_GT(dropped, 5000);
   EXPECT_GT(parks, 500);
+  EXPECT_GT(returned, 300);
+  EXPECT_GT(read, 100);
+  EXPECT_GT(damaged, 3);
 }
 
 }  // namespace

@@ -1,0 +1,109 @@
+// Requests whose state is on the disk: they wait until it has been read, and the others go on.
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "runtime/engine_impl.h"
+#include "runtime/no_memory.h"
+
+namespace packrat {
+namespace {
+
+// A disk that takes longer than this may never answer: then the text is computed.
+constexpr absl::Duration kFetchTimeout = absl::Seconds(2);
+
+}  // namespace
+
+absl::Status Engine::Impl::StartCache() {
+  if (!options.prefix_cache) return absl::OkStatus();
+  if (options.state_host_memory > 0) {
+    auto opened =
+        StateTiers::Open({options.state_host_memory, options.state_dir, options.state_disk},
+                         OwnerOf(*model), [this] {
+                           {
+                             MutexLock lock(&mutex);
+                             woken = true;
+                           }
+                           wake.notify_one();
+                         });
+    if (!opened.ok()) return opened.status();
+    tiers = *std::move(opened);
+  }
+  cache = std::make_unique<PrefixCache>(pool.get(), RememberedTokens(options), tiers.get());
+  pool->SetReclaim([this] { return cache->DropOne(); });
+  return absl::OkStatus();
+}
+
+bool Engine::Impl::MustFetch(const std::shared_ptr<Sequence>& sequence, const WaitingItem& item) {
+  if (tiers == nullptr || tiers->stats().disk.states == 0 || sequence->admitted()) return false;
+  const uint64_t state = sequence->StateToFetch(cache.get());
+  if (state == 0) return false;
+  const absl::Status status = UnlessNoMemory([&] {
+    fetching.push_back({sequence, item, state, step_time});
+    return absl::OkStatus();
+  });
+  if (status.ok()) tiers->Fetch(state);
+  return status.ok();
+}
+
+bool Engine::Impl::TakeFetched(const absl::Status& status) {
+  if (tiers == nullptr) return false;
+  tiers->Poll();
+  bool any = false;
+  size_t kept = 0;
+  for (Fetching& entry : fetching) {
+    Sequence* const sequence = entry.sequence.get();
+    const bool late = step_time - entry.since >= kFetchTimeout;
+    if (sequence->finished()) {
+      any = true;
+    } else if (entry.item.deadline <= step_time) {
+      Finish(sequence, FinishReason::kDeadline,
+             absl::DeadlineExceededError("the request's deadline has passed"));
+      any = true;
+    } else if (late || !tiers->IsFetching(entry.state)) {
+      if (late) sequence->FetchNoMore();
+      Requeue(entry);
+      any = true;
+    } else {
+      std::swap(fetching[kept++], entry);
+    }
+  }
+  fetching.erase(fetching.begin() + static_cast<std::ptrdiff_t>(kept), fetching.end());
+  if (deferred.empty()) return any;
+  // What is run may be put off again.
+  std::vector<DeferredTask> tasks_to_try;
+  std::swap(tasks_to_try, deferred);
+  for (DeferredTask& entry : tasks_to_try) {
+    const bool late = step_time - entry.since >= kFetchTimeout;
+    if (status.ok() && !late && tiers->IsFetching(entry.state)) {
+      deferred.push_back(std::move(entry));
+    } else {
+      entry.task(status);
+      any = true;
+    }
+  }
+  return any;
+}
+
+// Back to where it was in its queue.
+void Engine::Impl::Requeue(const Fetching& from) {
+  Sequence* const sequence = from.sequence.get();
+  const absl::Status status = UnlessNoMemory([&] {
+    Queue* const queue = QueueOf(sequence->tenant(), sequence->request().priority);
+    queue->sequences.reserve(queue->items.size() + 1);
+    const auto place =
+        std::upper_bound(queue->items.begin(), queue->items.end(), from.item,
+                         [](const auto& a, const auto& b) { return a.arrival < b.arrival; });
+    const auto at = place - queue->items.begin();
+    queue->items.insert(place, from.item);
+    queue->sequences.insert(queue->sequences.begin() + at, from.sequence);
+    return absl::OkStatus();
+  });
+  if (status.ok()) {
+    earliest_waiting_deadline = std::min(earliest_waiting_deadline, from.item.deadline);
+  } else {
+    Finish(sequence, FinishReason::kError, status);  // Sweep() drops a queue that is empty.
+  }
+}
+
+}  // namespace packrat

@@ -1,0 +1,421 @@
+#include "runtime/state_tiers.h"
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "runtime/no_memory.h"
+#include "runtime/thread_name.h"
+
+namespace packrat {
+namespace {
+
+constexpr int64_t kDiskBlock = 4096;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StateTiers>> StateTiers::Open(const StateTierOptions& options,
+                                                             const StateOwner& owner,
+                                                             std::function<void()> wake) {
+  std::unique_ptr<StateFolder> folder;
+  if (!options.folder.empty()) {
+    auto opened = StateFolder::Open(options.folder, owner);
+    if (!opened.ok()) return opened.status();
+    folder = *std::move(opened);
+  }
+  return std::unique_ptr<StateTiers>(
+      new StateTiers(options, owner, std::move(folder), std::move(wake)));
+}
+
+StateTiers::StateTiers(const StateTierOptions& options, const StateOwner& owner,
+                       std::unique_ptr<StateFolder> folder, std::function<void()> wake)
+    : layout_(owner.layout),
+      header_bytes_(static_cast<int64_t>(EncodeHeader(SavedState(), owner).size())),
+      folder_(std::move(folder)),
+      wake_(std::move(wake)) {
+  stats_.memory.limit = options.memory_bytes;
+  stats_.disk.limit = folder_ == nullptr ? 0 : options.disk_bytes;
+  if (folder_ == nullptr) return;
+  reader_ = std::thread([this] { Work(/*reads=*/true); });
+  writer_ = std::thread([this] { Work(/*reads=*/false); });
+}
+
+StateTiers::~StateTiers() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  work_.notify_all();
+  if (reader_.joinable()) reader_.join();
+  if (writer_.joinable()) writer_.join();
+}
+
+int64_t StateTiers::BytesOf(int position) const {
+  const int64_t bytes = header_bytes_ + int64_t{position} * static_cast<int64_t>(sizeof(int32_t)) +
+                        static_cast<int64_t>(SavedPartBytes(layout_, position));
+  return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
+}
+
+uint64_t StateTiers::Add(SavedState state, double worth) {
+  PACKRAT_CHECK(static_cast<int>(state.tokens.size()) == state.position) << state.position;
+  const int64_t bytes = BytesOf(state.position);
+  auto added = std::make_unique<Entry>();
+  Entry* const entry = added.get();
+  entry->id = last_id_ + 1;
+  entry->bytes = bytes;
+  entry->worth = worth;
+  entry->state = std::make_shared<const SavedState>(std::move(state));
+  Order one;
+  entry->node = one.extract(one.emplace(0, entry));
+  entries_.emplace(entry->id, std::move(added));
+  // From here on nothing is refused.
+  ++last_id_;
+  if (!MakeRoom(bytes)) {
+    Erase(entry);
+    return 0;
+  }
+  Count(&memory_, *entry, 1);
+  ++stats_.moved_to_memory;
+  Rest(&memory_, entry, /*used_now=*/false);
+  const uint64_t id = entry->id;
+  if (folder_ != nullptr) WriteBeyond(stats_.memory.limit / 2);
+  return id;
+}
+
+bool StateTiers::MakeRoom(int64_t bytes) {
+  if (!Fits(bytes)) return false;
+  if (folder_ == nullptr) {
+    while (!memory_.Has(bytes)) {
+      Entry* const least = LiftLeast(&memory_);
+      Count(&memory_, *least, -1);
+      ++stats_.dropped;
+      Erase(least);
+    }
+  } else if (!memory_.Has(bytes)) {
+    // For the next one, if what rests is in the way rather than what is being written.
+    WriteBeyond(std::min(stats_.memory.limit / 2, stats_.memory.limit - bytes));
+  }
+  return memory_.Has(bytes);
+}
+
+void StateTiers::Count(Budget* budget, const Entry& entry, int states) {
+  budget->tier->states += states;
+  budget->tier->bytes += states * entry.bytes;
+}
+
+void StateTiers::Rest(Budget* budget, Entry* entry, bool used_now) {
+  double priority = budget->clock + entry->worth;
+  // Somebody waits for it.
+  if (used_now && !budget->order.empty()) {
+    priority = std::max(priority, budget->order.rbegin()->first);
+  }
+  entry->node.key() = priority;
+  entry->place = budget->order.insert(std::move(entry->node));
+  budget->resting += entry->bytes;
+}
+
+void StateTiers::Lift(Budget* budget, Entry* entry) {
+  entry->node = budget->order.extract(entry->place);
+  budget->resting -= entry->bytes;
+}
+
+StateTiers::Entry* StateTiers::LiftLeast(Budget* budget) {
+  if (budget->order.empty()) return nullptr;
+  Entry* const least = budget->order.begin()->second;
+  budget->clock = std::max(budget->clock, budget->order.begin()->first);
+  Lift(budget, least);
+  return least;
+}
+
+void StateTiers::WriteBeyond(int64_t resting) {
+  while (memory_.resting > resting) Write(LiftLeast(&memory_));
+}
+
+void StateTiers::Write(Entry* entry) {
+  if (entry->bytes <= stats_.disk.limit) {
+    while (!disk_.Has(entry->bytes)) {
+      Entry* const least = LiftLeast(&disk_);
+      if (least == nullptr) break;
+      ++stats_.dropped;
+      Remove(least);
+    }
+  }
+  if (!disk_.Has(entry->bytes)) {
+    Count(&memory_, *entry, -1);
+    ++stats_.dropped;
+    Erase(entry);
+    return;
+  }
+  Count(&disk_, *entry, 1);
+  entry->stage = Stage::kWriting;
+  Hand(entry);
+}
+
+void StateTiers::Remove(Entry* entry) {
+  // The thread that removes it writes what takes its place after it.
+  Count(&disk_, *entry, -1);
+  entry->stage = Stage::kRemoving;
+  Hand(entry);
+}
+
+StateTiers::Entry* StateTiers::Find(uint64_t id) const {
+  const auto found = entries_.find(id);
+  if (found == entries_.end()) return nullptr;
+  Entry* const entry = found->second.get();
+  return entry->dropped || entry->stage == Stage::kRemoving ? nullptr : entry;
+}
+
+StateTiers::Place StateTiers::PlaceOf(uint64_t id) const {
+  const Entry* const entry = Find(id);
+  if (entry == nullptr) return Place::kNowhere;
+  const bool in_memory = entry->stage == Stage::kMemory || entry->stage == Stage::kWriting;
+  return in_memory ? Place::kMemory : Place::kDisk;
+}
+
+std::shared_ptr<const SavedState> StateTiers::Get(uint64_t id) const {
+  PACKRAT_CHECK(PlaceOf(id) == Place::kMemory) << id;
+  return Find(id)->state;
+}
+
+void StateTiers::Fetch(uint64_t id) {
+  Entry* const entry = Find(id);
+  if (entry == nullptr || entry->stage != Stage::kDisk) return;
+  Lift(&disk_, entry);
+  entry->stage = Stage::kWanted;
+  wanted_.Push(entry);
+  ReadWanted();
+}
+
+bool StateTiers::IsFetching(uint64_t id) const {
+  const Entry* const entry = Find(id);
+  return entry != nullptr && (entry->stage == Stage::kWanted || entry->stage == Stage::kReading);
+}
+
+void StateTiers::ReadWanted() {
+  while (wanted_.first != nullptr) {
+    Entry* const entry = wanted_.first;
+    if (!memory_.Has(entry->bytes)) WriteBeyond(stats_.memory.limit - entry->bytes);
+    if (!memory_.Has(entry->bytes)) return;  // Something is being written.
+    wanted_.Pop();
+    Count(&memory_, *entry, 1);
+    entry->stage = Stage::kReading;
+    Hand(entry);
+  }
+}
+
+void StateTiers::Return(uint64_t id) {
+  if (Find(id) != nullptr) ++stats_.returned;
+  Drop(id);
+}
+
+void StateTiers::Drop(uint64_t id) {
+  Entry* const entry = Find(id);
+  if (entry == nullptr) return;
+  switch (entry->stage) {
+    case Stage::kMemory:
+      Lift(&memory_, entry);
+      Count(&memory_, *entry, -1);
+      Erase(entry);
+      break;
+    case Stage::kDisk:
+      Lift(&disk_, entry);
+      Remove(entry);
+      break;
+    case Stage::kWanted:
+      wanted_.Remove(entry);
+      Remove(entry);
+      break;
+    case Stage::kWriting:
+    case Stage::kReading:
+      entry->dropped = true;
+      break;
+    case Stage::kRemoving:
+      break;
+  }
+  ReadWanted();
+}
+
+void StateTiers::Poll() {
+  if (!any_finished_) return;
+  Queue finished;
+  {
+    MutexLock lock(&mutex_);
+    std::swap(finished, finished_);
+    any_finished_ = false;
+  }
+  while (Entry* entry = finished.Pop()) Finish(entry);
+  ReadWanted();
+}
+
+void StateTiers::Finish(Entry* entry) {
+  const bool failed = !entry->status.ok();
+  if (entry->stage == Stage::kWriting) {
+    entry->state = nullptr;
+    Count(&memory_, *entry, -1);
+    if (failed) {
+      Count(&disk_, *entry, -1);
+      if (!entry->dropped) ++stats_.write_failures;
+      Erase(entry);
+    } else if (entry->dropped) {
+      Remove(entry);
+    } else {
+      entry->stage = Stage::kDisk;
+      ++stats_.moved_to_disk;
+      Rest(&disk_, entry, /*used_now=*/false);
+    }
+  } else if (entry->stage == Stage::kReading) {
+    Count(&disk_, *entry, -1);
+    if (!failed && !entry->dropped) {
+      entry->stage = Stage::kMemory;
+      ++stats_.read_from_disk;
+      Rest(&memory_, entry, /*used_now=*/true);
+      return;
+    }
+    if (!entry->dropped) ++stats_.read_failures;
+    Count(&memory_, *entry, -1);
+    Erase(entry);
+  } else {
+    Erase(entry);  // The file has been removed.
+  }
+}
+
+void StateTiers::Hand(Entry* entry) {
+  {
+    MutexLock lock(&mutex_);
+    (entry->stage == Stage::kReading ? to_read_ : to_write_).Push(entry);
+  }
+  work_.notify_all();
+}
+
+void StateTiers::Work(bool reads) {
+  SetThreadName(reads ? "packrat-read" : "packrat-write");
+  for (;;) {
+    Entry* entry = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      Queue& todo = reads ? to_read_ : to_write_;
+      while (!stop_ && todo.first == nullptr) lock.Wait(&work_);
+      if (stop_) return;
+      entry = todo.Pop();
+      ++busy_;
+    }
+    const bool was_dropped = entry->dropped;
+    const absl::Status status = UnlessNoMemory([&] { return Do(entry); });
+    entry->status = status;
+    {
+      MutexLock lock(&mutex_);
+      if (!status.ok() && !was_dropped) trouble_ = status;
+      finished_.Push(entry);
+      any_finished_ = true;
+      --busy_;
+    }
+    done_.notify_all();
+    wake_();
+  }
+}
+
+absl::Status StateTiers::Do(Entry* entry) const {
+  if (entry->stage == Stage::kWriting) {
+    if (entry->dropped) return absl::CancelledError("nobody holds it");
+    const absl::StatusOr<StateFolder::Seal> seal = folder_->Write(entry->id, *entry->state);
+    if (seal.ok()) entry->seal = *seal;
+    return seal.status();
+  }
+  if (entry->stage == Stage::kRemoving) {
+    folder_->Remove(entry->id);
+    return absl::OkStatus();
+  }
+  // Whatever comes of it, the file is not needed any more.
+  absl::StatusOr<SavedState> state = folder_->Read(entry->id, entry->seal);
+  folder_->Remove(entry->id);
+  if (!state.ok()) return state.status();
+  entry->state = std::make_shared<const SavedState>(*std::move(state));
+  return absl::OkStatus();
+}
+
+absl::Status StateTiers::TakeTrouble() {
+  MutexLock lock(&mutex_);
+  return std::exchange(trouble_, absl::OkStatus());
+}
+
+absl::Status StateTiers::CheckIntegrity(const std::vector<uint64_t>& held) const {
+  Tier memory, disk;
+  int64_t resting = 0, on_disk = 0;
+  size_t to_hold = 0;
+  for (const auto& [id, entry] : entries_) {
+    const Stage stage = entry->stage;
+    const auto count = [&entry = *entry](Tier* tier) {
+      ++tier->states;
+      tier->bytes += entry.bytes;
+    };
+    if (stage == Stage::kMemory || stage == Stage::kWriting || stage == Stage::kReading) {
+      count(&memory);
+    }
+    if (stage != Stage::kMemory && stage != Stage::kRemoving) count(&disk);
+    if (stage == Stage::kMemory) resting += entry->bytes;
+    if (stage == Stage::kDisk) on_disk += entry->bytes;
+    if (entry->id != id || (stage == Stage::kMemory && entry->state == nullptr)) {
+      return absl::InternalError(absl::StrCat("state ", id, " has no bytes"));
+    }
+    to_hold += Find(id) != nullptr ? 1 : 0;
+  }
+  const auto agree = [](const Tier& counted, const Tier& found) {
+    return counted.states == found.states && counted.bytes == found.bytes &&
+           counted.bytes <= counted.limit;
+  };
+  if (!agree(stats_.memory, memory) || !agree(stats_.disk, disk) || memory_.resting != resting ||
+      disk_.resting != on_disk) {
+    return absl::InternalError(absl::StrCat(
+        "states in memory: ", memory.states, " of ", memory.bytes, " bytes, counted ",
+        stats_.memory.states, " of ", stats_.memory.bytes, " within ", stats_.memory.limit,
+        "; on disk: ", disk.states, " of ", disk.bytes, ", counted ", stats_.disk.states, " of ",
+        stats_.disk.bytes, " within ", stats_.disk.limit));
+  }
+  std::unordered_set<uint64_t> holds;
+  for (uint64_t id : held) {
+    if (Find(id) != nullptr && !holds.insert(id).second) {
+      return absl::InternalError(absl::StrCat("state ", id, " is held twice"));
+    }
+  }
+  if (holds.size() == to_hold) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat(to_hold, " states are kept, of which somebody holds ", holds.size()));
+}
+
+void StateTiers::WaitForThreads() {
+  for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      while (busy_ > 0 || to_read_.first != nullptr || to_write_.first != nullptr) {
+        lock.Wait(&done_);
+      }
+      if (finished_.first == nullptr) return;
+    }
+    Poll();
+  }
+}
+
+void StateTiers::Queue::Push(Entry* entry) {
+  entry->next = nullptr;
+  (last == nullptr ? first : last->next) = entry;
+  last = entry;
+}
+
+StateTiers::Entry* StateTiers::Queue::Pop() {
+  Entry* const entry = first;
+  if (entry == nullptr) return nullptr;
+  first = entry->next;
+  if (first == nullptr) last = nullptr;
+  return entry;
+}
+
+void StateTiers::Queue::Remove(const Entry* entry) {
+  Entry* before = nullptr;
+  for (Entry* at = first; at != entry; at = at->next) before = at;
+  (before == nullptr ? first : before->next) = entry->next;
+  if (last == entry) last = before;
+}
+
+}  // namespace packrat

@@ -1,0 +1,184 @@
+// Where kept states go that the pool has no room for: as bytes into the process's memory, and from
+// there into files of a folder (state_folder.h), each with a budget. They come back the same way: a
+// file is read into memory, and out of memory a state is taken. A state is in one place at a time.
+//
+// Who holds one has a number. A state that had to give way, or whose file could not be written or
+// read, is gone: its number then names nothing, and nobody is told.
+//
+// Memory has three uses, and its budget counts them all: states at rest, those that a thread writes
+// into the folder, and those that one reads. Beyond half of it what rests is written, so that what
+// comes next finds room. What comes faster than it can be written is not kept.
+//
+// What goes first, in memory and in the folder, is what the prefix cache would drop first: each of
+// them has a clock of its own (prefix_cache.h).
+//
+// All calls come from one thread, the engine's, and none waits for the disk. Two threads do, one
+// that reads and one that writes and removes; what they have done counts from the next Poll() on.
+#ifndef PACKRAT_RUNTIME_STATE_TIERS_H_
+#define PACKRAT_RUNTIME_STATE_TIERS_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/mutex.h"
+#include "runtime/saved_state.h"
+#include "runtime/state_folder.h"
+
+namespace packrat {
+
+struct StateTierOptions {
+  int64_t memory_bytes = 0;
+  std::string folder;  // Empty: none.
+  int64_t disk_bytes = 0;
+};
+
+class StateTiers {
+ public:
+  // `wake` is called by a thread of this object when Poll() has something to do. Errors of
+  // StateFolder::Open().
+  static absl::StatusOr<std::unique_ptr<StateTiers>> Open(const StateTierOptions& options,
+                                                          const StateOwner& owner,
+                                                          std::function<void()> wake);
+  ~StateTiers();
+  StateTiers(const StateTiers&) = delete;
+  StateTiers& operator=(const StateTiers&) = delete;
+
+  // Bytes of a file with a state at this position, with its text and whatever is beside it, in
+  // whole blocks of the disk. It counts as much in memory.
+  int64_t BytesOf(int position) const;
+  // Whether a state of so many bytes could be kept, were nothing else there.
+  bool Fits(int64_t bytes) const { return bytes <= stats_.memory.limit; }
+
+  // Keeps a state whose text ends where it does; `worth` as of prefix_cache.h. 0: there is no room.
+  // Throws std::bad_alloc, then nothing has changed.
+  uint64_t Add(SavedState state, double worth);
+
+  enum class Place { kNowhere, kMemory, kDisk };
+  Place PlaceOf(uint64_t id) const;
+  // The bytes of a state in memory.
+  std::shared_ptr<const SavedState> Get(uint64_t id) const;
+  // Begins to bring a state from the disk into memory.
+  void Fetch(uint64_t id);
+  // Whether that goes on. Then it is in memory or nowhere, until the next call that is not const.
+  bool IsFetching(uint64_t id) const;
+  void Drop(uint64_t id);    // Any number.
+  void Return(uint64_t id);  // Likewise; it is in the pool again.
+
+  // Takes notice of what the threads have done.
+  void Poll();
+
+  struct Tier {
+    int64_t states = 0, bytes = 0, limit = 0;
+  };
+  struct Stats {
+    Tier memory, disk;
+    int64_t moved_to_memory = 0, moved_to_disk = 0;  // From the pool, from memory.
+    int64_t read_from_disk = 0, returned = 0;        // To memory, to the pool.
+    int64_t dropped = 0;                             // For want of room, after they were kept.
+    int64_t read_failures = 0, write_failures = 0;
+  };
+  const Stats& stats() const { return stats_; }
+  // By any thread: the last failure of the folder that nobody has asked for; OK: none.
+  absl::Status TakeTrouble();
+
+  // INTERNAL: what a budget counts is not what is there. `held`: the numbers that somebody
+  // holds, some of states that are gone.
+  absl::Status CheckIntegrity(const std::vector<uint64_t>& held) const;
+  // For tests: until the threads have nothing to do, and Poll() neither.
+  void WaitForThreads();
+
+ private:
+  enum class Stage {
+    kMemory,    // At rest.
+    kWriting,   // In memory, with the writer.
+    kDisk,      // At rest.
+    kWanted,    // On the disk, and waits for memory to be read into.
+    kReading,   // With the reader. Counts in both.
+    kRemoving,  // Counts in neither.
+  };
+  struct Entry;
+  using Order = std::multimap<double, Entry*>;
+  struct Entry {
+    uint64_t id = 0;
+    int64_t bytes = 0;
+    double worth = 0;
+    Stage stage = Stage::kMemory;
+    std::atomic<bool> dropped{false};  // While a thread has it: nobody holds it any more.
+    // At rest its place in an order, else the means to take one, so that only Add() allocates.
+    Order::iterator place;
+    Order::node_type node;
+    Entry* next = nullptr;  // In a queue.
+    // The threads' own while they have it.
+    std::shared_ptr<const SavedState> state;  // Null on the disk.
+    StateFolder::Seal seal;
+    absl::Status status;
+  };
+  struct Queue {
+    Entry *first = nullptr, *last = nullptr;
+    void Push(Entry* entry);
+    Entry* Pop();  // Null: empty.
+    void Remove(const Entry* entry);
+  };
+  struct Budget {
+    Tier* tier;           // All that counts.
+    int64_t resting = 0;  // Bytes of what is in `order`.
+    double clock = 0;
+    Order order;
+    bool Has(int64_t more) const { return tier->bytes + more <= tier->limit; }
+  };
+
+  StateTiers(const StateTierOptions& options, const StateOwner& owner,
+             std::unique_ptr<StateFolder> folder, std::function<void()> wake);
+  static void Count(Budget* budget, const Entry& entry, int states);
+  static void Rest(Budget* budget, Entry* entry, bool used_now);
+  static void Lift(Budget* budget, Entry* entry);
+  static Entry* LiftLeast(Budget* budget);  // Null: nothing rests.
+  bool MakeRoom(int64_t bytes);
+  // Has the folder take what rests in memory beyond so many bytes.
+  void WriteBeyond(int64_t resting);
+  void Write(Entry* entry);
+  void Remove(Entry* entry);
+  void ReadWanted();
+  void Finish(Entry* entry);
+  void Erase(Entry* entry) { entries_.erase(entry->id); }
+  Entry* Find(uint64_t id) const;  // Null: nobody holds it.
+  void Hand(Entry* entry);
+  // The threads.
+  void Work(bool reads);
+  absl::Status Do(Entry* entry) const;
+
+  const StateLayout layout_;
+  const int64_t header_bytes_;                 // Of a file, but for its text.
+  const std::unique_ptr<StateFolder> folder_;  // Null: none.
+  const std::function<void()> wake_;
+  std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;
+  uint64_t last_id_ = 0;
+  Stats stats_;
+  Budget memory_{&stats_.memory}, disk_{&stats_.disk};
+  Queue wanted_;
+
+  Mutex mutex_;
+  std::condition_variable work_, done_;
+  Queue to_read_ ABSL_GUARDED_BY(mutex_), to_write_ ABSL_GUARDED_BY(mutex_),
+      finished_ ABSL_GUARDED_BY(mutex_);
+  int busy_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status trouble_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<bool> any_finished_{false};
+  std::thread reader_, writer_;  // The last.
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_STATE_TIERS_H_

@@ -50,7 +50,7 @@ int64_t RememberedTokens(const EngineOptions& options) {
   constexpr int64_t kAlways = int64_t{1} << 20;
   if (!options.prefix_cache) return 0;
   return std::max<int64_t>(kAlways, int64_t{4} * options.max_context) +
-         options.state_host_memory / (8 * kRememberedTokenBytes);
+         std::max<int64_t>(options.state_host_memory, 0) / (8 * kRememberedTokenBytes);
 }
 
 int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context) {

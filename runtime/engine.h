@@ -50,8 +50,10 @@ struct EngineOptions {
   int64_t park_memory = kAutoParkMemory;
   // Kept states that find no room beside what runs: bytes of the process's memory for them, and
   // from there of files in a folder (empty: none), which this engine alone uses. What is being
-  // written or read is in memory too, so that without any there is no folder either.
-  int64_t state_host_memory = 0;
+  // written or read is in memory too, so that without any there is no folder either. Auto: what
+  // StateHostMemory() says (memory_plan.h); for a bare engine, none.
+  static constexpr int64_t kAutoHostMemory = -1;
+  int64_t state_host_memory = kAutoHostMemory;
   std::string state_dir;
   int64_t state_disk = int64_t{8} << 30;
   bool poison_freed_state = false;  // For tests: fills freed slots, tails and pages with NaNs.

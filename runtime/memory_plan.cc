@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/host_model.h"
+#include "runtime/saved_state.h"
 #include "runtime/sequence_state.h"
 
 namespace packrat {
@@ -16,6 +17,8 @@ constexpr int64_t kMostMessageBytes = 512 * kMiB;
 // the ports open, the tokenizer and some tens of streams, 20 more. In large steps, so that a plan
 // made before the start and the start itself agree.
 constexpr int64_t kProcessGrowth = 20 * kMiB, kProcessStep = 32 * kMiB;
+// Of a kept state's file, beside text and parts: its header, and what fills its last block.
+constexpr int64_t kMostFileExtra = 4608;
 // Code and read-only data that a running server uses. The kernel can take these pages away and read
 // them again, which makes everything slow.
 constexpr int64_t kCodeBytes = 24 * kMiB;
@@ -29,7 +32,8 @@ std::string Parts(const MemoryPlan& plan) {
   return absl::StrCat("weights ", MiB(plan.weights), ", scratch ", MiB(plan.scratch),
                       ", the rest of the process ", MiB(plan.process), ", messages ",
                       MiB(plan.messages),
-                      plan.parked > 0 ? absl::StrCat(", parked states ", MiB(plan.parked)) : "");
+                      plan.parked > 0 ? absl::StrCat(", parked states ", MiB(plan.parked)) : "",
+                      plan.kept > 0 ? absl::StrCat(", kept states ", MiB(plan.kept)) : "");
 }
 
 // The smallest limit that leaves `bytes` beside its MessageBytes(), which are a fifteenth of the
@@ -56,6 +60,13 @@ absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan
 
 }  // namespace
 
+int64_t StateHostMemory(const EngineOptions& options, const Resources& resources, bool on_gpu) {
+  if (!options.prefix_cache) return 0;
+  if (options.state_host_memory != EngineOptions::kAutoHostMemory) return options.state_host_memory;
+  if (on_gpu) return std::min<int64_t>(resources.memory_limit / 8, 4096 * kMiB);
+  return options.state_dir.empty() ? 0 : std::min<int64_t>(resources.memory_limit / 16, 256 * kMiB);
+}
+
 int64_t MessageBytes(int64_t limit, int64_t largest_message) {
   return std::max(2 * largest_message, std::min(limit / 16, kMostMessageBytes));
 }
@@ -74,22 +85,26 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   plan->weights = static_cast<int64_t>(model.weight_bytes);
   plan->scratch = static_cast<int64_t>(model.scratch_bytes);
   plan->calls = calls;
-  plan->process = ProcessBytes(resources.memory_held, calls);
+  plan->options = options;
+  plan->options.state_host_memory = StateHostMemory(options, resources, /*on_gpu=*/false);
+  plan->kept = plan->options.state_host_memory;
+  if (options.max_context == 0) plan->options.max_context = model.config.max_context;
+  plan->process = ProcessBytes(resources.memory_held, calls) +
+                  kRememberedTokenBytes * RememberedTokens(plan->options);
   plan->messages = MessageBytes(plan->limit, calls.largest_message);
   const int64_t model_bytes = plan->weights + plan->scratch;
   const bool auto_park = options.park_memory == EngineOptions::kAutoParkMemory;
   if (!auto_park) plan->parked = std::max<int64_t>(options.park_memory, 0);
-  const int64_t room =
-      HostStateRoom(resources, model_bytes + plan->process + plan->messages + plan->parked,
-                    model_bytes + plan->parked);
+  const int64_t beside = plan->parked + plan->kept;
+  const int64_t room = HostStateRoom(
+      resources, model_bytes + plan->process + plan->messages + beside, model_bytes + beside);
   plan->state_room = room;
   if (auto_park && options.state_bytes == 0) {
     // Beside it, unless not even one sequence is left room then.
-    const int context = options.max_context > 0 ? options.max_context : model.config.max_context;
+    const int context = plan->options.max_context;
     const int64_t rest = room - AutoParkMemory(layout, room / 9 * 8, context);
     if (rest >= static_cast<int64_t>(layout.SequenceBytes(context))) plan->state_room = rest;
   }
-  plan->options = options;
   absl::Status status =
       ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);
   if (!status.ok()) return status;
@@ -112,9 +127,8 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   }
   plan->options.park_memory = plan->parked;
   const int64_t free = resources.memory_available - resources.memory_held;
-  if (plan->Total() <= plan->limit && model_bytes + plan->state + plan->parked <= free) {
-    return absl::OkStatus();
-  }
+  const int64_t now = model_bytes + plan->state + plan->parked + plan->kept;
+  if (plan->Total() <= plan->limit && now <= free) return absl::OkStatus();
   const bool too_large = plan->Total() > plan->limit;
   return absl::ResourceExhaustedError(
       absl::StrCat("too little memory: ", Parts(*plan), ", state ", MiB(plan->state),
@@ -138,8 +152,16 @@ int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t toke
 int KeptStatesOf(const MemoryPlan& plan, int tokens) {
   if (tokens < kMinSnapshotTokens) return 0;
   const int64_t remembered = RememberedTokens(plan.options) / tokens;
-  return static_cast<int>(
-      std::min<int64_t>(remembered, SequencesOf(*plan.layout, plan.parts, tokens)));
+  int64_t states = SequencesOf(*plan.layout, plan.parts, tokens);
+  // Below the pool (state_tiers.h): half of the memory is kept free where there is a folder.
+  const bool folder = !plan.options.state_dir.empty();
+  const int64_t bytes = static_cast<int64_t>(SavedPartBytes(*plan.layout, tokens)) +
+                        int64_t{tokens} * static_cast<int64_t>(sizeof(int32_t)) + kMostFileExtra;
+  if (bytes <= plan.kept) {
+    states += plan.kept / (folder ? 2 : 1) / bytes;
+    states += folder ? plan.options.state_disk / bytes : 0;
+  }
+  return static_cast<int>(std::min(remembered, states));
 }
 
 }  // namespace packrat

@@ -22,7 +22,7 @@ namespace packrat {
 struct CallLimits {
   int calls = 0;                // That are open at once, the waiting ones included.
   int64_t largest_message = 0;  // Bytes.
-  int64_t session_bytes = 0;    // SessionOptions::Bytes().
+  int64_t session_bytes = 0;    // SessionOptions::Bytes(), and what the calls about them hold.
 };
 
 // Measured, with some room: a call that waits or runs takes 20 to 25 KB in gRPC and in the engine.
@@ -32,23 +32,32 @@ inline constexpr int64_t kCallBytes = 24 << 10;
 // `limit`: a sixteenth of that and at most 512 MiB, but always room for two of the largest.
 int64_t MessageBytes(int64_t limit, int64_t largest_message);
 
+// What auto is for EngineOptions::state_host_memory. Where the model computes on the CPU the pool
+// is the process's memory itself, and holds states ready for use: so nothing, but for a folder as
+// much as keeps its threads busy. With a GPU an eighth of the process's memory, at most 4 GiB.
+int64_t StateHostMemory(const EngineOptions& options, const Resources& resources, bool on_gpu);
+
 struct MemoryPlan {
   // All in bytes.
   int64_t limit = 0;         // What the process may hold at most...
   std::string limit_source;  // ...and what says so.
   int64_t weights = 0;
   int64_t scratch = 0;
-  int64_t process = 0;   // The rest of the process, with calls and sessions that it may have open.
-  int64_t messages = 0;  // MessageBytes() of `limit`.
+  // The rest of the process, with calls and sessions that it may have open and texts that it
+  // remembers.
+  int64_t process = 0;
+  int64_t messages = 0;    // MessageBytes() of `limit`.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
   int64_t parked = 0;      // What sequences may take that have made way for others.
-  int64_t Total() const { return weights + scratch + process + messages + state + parked; }
+  int64_t kept = 0;        // What states that are kept may take beside the pool.
+  int64_t Total() const { return weights + scratch + process + messages + state + parked + kept; }
   // What a container asks for: the smallest limit under which a server takes as much state. Less
   // than Total() where that has more for messages.
   int64_t Request() const;
 
-  // With defaults resolved; of state_bytes the pool takes `state`, and park_memory is `parked`.
+  // With defaults resolved; of state_bytes the pool takes `state`, park_memory is `parked`, and
+  // state_host_memory is `kept`.
   EngineOptions options;
   std::optional<StateLayout> layout;
   PartCounts parts;  // Of the pool.

@@ -21,7 +21,7 @@ class SessionArchive {
  public:
   // All outlive it. `max_state_bytes`: of a state that is stored with its text.
   SessionArchive(Sessions* sessions, SessionTransfer* transfer, SessionStore* store,
-                 int64_t max_state_bytes = int64_t{64} << 20)
+                 int64_t max_state_bytes = kMostStoredStateBytes)
       : sessions_(sessions),
         transfer_(transfer),
         store_(store),

@@ -17,6 +17,9 @@
 
 namespace packrat {
 
+// A larger state is left out of a session that is stored.
+inline constexpr int64_t kMostStoredStateBytes = int64_t{64} << 20;
+
 struct StoreKey {
   std::string tenant;  // Any bytes.
   std::string handle;  // Letters, digits, '-' and '_'; not empty.

@@ -147,6 +147,20 @@ ABSL_FLAG(packrat::AutoByteSize, park_memory, {},
           "higher priority or with a near deadline, and go on later, e.g. 512MiB; range [0, "
           "70368744177664]. auto: an eighth of what state takes and one longest request at least, "
           "as far as there is room. 0: nobody makes way.");
+ABSL_FLAG(packrat::AutoByteSize, state_host_memory, {},
+          "Bytes of the process's memory for kept states that the state's own memory has no room "
+          "for, e.g. 4GiB: the last ones of sessions, and those that several requests began with; "
+          "range [0, 70368744177664]. auto: with a GPU an eighth of what the process may take, at "
+          "most 4 GiB; on the CPU, where both are the same memory, nothing, or with --state_dir a "
+          "sixteenth, at most 256 MiB. 0: none, and no --state_dir either.");
+ABSL_FLAG(std::string, state_dir, "",
+          "Folder on a local disk, of this process alone, where kept states go that "
+          "--state_host_memory has no room for; what an earlier process left in it is removed. "
+          "Empty: none.");
+ABSL_FLAG(
+    packrat::ByteSize, state_disk, {packrat::EngineOptions().state_disk},
+    "Bytes of the files in --state_dir, e.g. 100GiB; range [0, 1125899906842624]. Beyond, and "
+    "where the disk is full before, the states that are worth least are dropped.");
 ABSL_FLAG(packrat::ByteSize, memory_limit, {},
           "Bytes that the process may take, e.g. 8GiB; range [0, 70368744177664]. 0: what its "
           "cgroup, its resource limits and the machine allow. What does not fit is refused at the "
@@ -233,6 +247,9 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.engine.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences);
   options.engine.park_memory = absl::GetFlag(FLAGS_park_memory).bytes;
+  options.engine.state_host_memory = absl::GetFlag(FLAGS_state_host_memory).bytes;
+  options.engine.state_dir = absl::GetFlag(FLAGS_state_dir);
+  options.engine.state_disk = absl::GetFlag(FLAGS_state_disk).bytes;
   options.memory_limit = absl::GetFlag(FLAGS_memory_limit).bytes;
   options.plan = absl::GetFlag(FLAGS_plan);
   options.solver.cg_tolerance = static_cast<float>(absl::GetFlag(FLAGS_cg_tolerance));

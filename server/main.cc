@@ -104,6 +104,7 @@ void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
                        {"message_bytes", memory.messages},
                        {"state_bytes", memory.state},
                        {"park_bytes", memory.parked},
+                       {"kept_state_bytes", memory.kept},
                        {"threads", plan.threads}});
   if (asked_state_bytes >= 2 * memory.state) {
     log->Info("--max_running sequences of --max_context tokens need less than --state_bytes",
@@ -124,6 +125,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   const Resources resources = ResourcesOf(options, machine);
   options.message_bytes = MessageBytes(resources.memory_limit, options.max_message_bytes);
   options.sessions = SessionsOf(options, resources);
+  options.engine.state_host_memory = StateHostMemory(options.engine, resources, !on_cpu);
   if (on_cpu) {  // Check that there is enough memory before taking any.
     status = PlanServer(options, machine, &plan);
     if (!status.ok()) return Fail(log, status, ExitCode(plan, status));

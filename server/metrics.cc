@@ -378,6 +378,33 @@ void Metrics::Impl::CollectEngine(SteadyTime now, std::vector<MetricFamily>* out
   to.Histogram("packrat_parked_time_seconds",
                "Time that a sequence was parked, until it went on or its request ended.",
                stats.parking.time);
+  const auto by_tier = [&](const char* name, const char* help, int64_t StateTiers::Tier::*reading) {
+    to.Gauge(name, help, static_cast<double>(stats.tiers.memory.*reading), {{"tier", "host"}});
+    to.Gauge(name, help, static_cast<double>(stats.tiers.disk.*reading), {{"tier", "disk"}});
+  };
+  by_tier("packrat_kept_states", "Kept states beside the pool, by tier.",
+          &StateTiers::Tier::states);
+  by_tier("packrat_kept_state_bytes",
+          "What packrat_kept_states take, with those that are being written or read.",
+          &StateTiers::Tier::bytes);
+  by_tier("packrat_kept_state_capacity_bytes",
+          "What packrat_kept_states may take: --state_host_memory and --state_disk.",
+          &StateTiers::Tier::limit);
+  const auto moved = [&](const char* from, const char* tier, int64_t count) {
+    to.Counter("packrat_kept_state_moves_total",
+               "Kept states that moved from one tier to another; device: the pool.",
+               static_cast<double>(count), {{"from", from}, {"to", tier}});
+  };
+  moved("device", "host", stats.tiers.moved_to_memory);
+  moved("host", "disk", stats.tiers.moved_to_disk);
+  moved("disk", "host", stats.tiers.read_from_disk);
+  moved("host", "device", stats.tiers.returned);
+  to.Counter("packrat_kept_state_read_failures_total",
+             "Kept states that were damaged or gone when they were read; they are computed anew.",
+             static_cast<double>(stats.tiers.read_failures));
+  to.Counter("packrat_kept_state_write_failures_total",
+             "Kept states that the disk did not take, as when it is full; they are dropped.",
+             static_cast<double>(stats.tiers.write_failures));
   to.Gauge("packrat_weight_bytes", "Memory of the model's weights.",
            source.weight_bytes ? source.weight_bytes() : 0);
   to.Gauge("packrat_scratch_bytes", "Memory of the model's intermediate results.",

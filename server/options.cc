@@ -135,6 +135,10 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            engine.park_memory == EngineOptions::kAutoParkMemory
                ? absl::OkStatus()
                : CheckInt("park_memory", engine.park_memory, 0, int64_t{1} << 46),
+           engine.state_host_memory == EngineOptions::kAutoHostMemory
+               ? absl::OkStatus()
+               : CheckInt("state_host_memory", engine.state_host_memory, 0, int64_t{1} << 46),
+           CheckInt("state_disk", engine.state_disk, 0, int64_t{1} << 50),
            CheckInt("memory_limit", options->memory_limit, 0, int64_t{1} << 46),
            options->plan.empty() ? absl::OkStatus()
                                  : CheckChoice("plan", options->plan, {"text", "json"}),
@@ -158,6 +162,10 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
     return absl::InvalidArgumentError(
         absl::StrCat(options->tls_key.empty() ? "--tls_key" : "--tls_certificate",
                      " is missing; a certificate and its key come together"));
+  }
+  if (!engine.state_dir.empty() && engine.state_host_memory == 0) {
+    return absl::InvalidArgumentError(
+        "--state_dir needs --state_host_memory, which is 0: what is written and read is there");
   }
   if (!options->tls_client_ca.empty() && options->tls_certificate.empty()) {
     return absl::InvalidArgumentError("--tls_client_ca needs --tls_certificate and --tls_key");

@@ -8,7 +8,10 @@
 #include "absl/strings/str_format.h"
 #include "kernels/check.h"
 #include "models/cpu_model.h"
+#include "models/state_layout.h"
 #include "nlohmann/json.hpp"
+#include "runtime/session_store.h"
+#include "server/stored_sessions.h"
 
 namespace packrat {
 namespace {
@@ -36,38 +39,55 @@ std::vector<Capacity> CapacityOf(const MemoryPlan& plan, const SessionOptions& s
   }
 }
 
+// What calls hold that bring states to the session store and from it.
+int64_t StoreBytes(const ServerOptions& options, const ModelMemory& model) {
+  if (options.session_store.empty()) return 0;
+  const int longest =
+      options.engine.max_context > 0 ? options.engine.max_context : model.config.max_context;
+  const auto state =
+      static_cast<int64_t>(StateLayout(model.config, model.state_types).SequenceBytes(longest));
+  return StoredSessions::kThreads * StoredSessions::kCopies *
+         std::min(state, kMostStoredStateBytes);
+}
+
 std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
                          const absl::Status& status) {
   const MemoryPlan& memory = plan.memory;
-  nlohmann::ordered_json json = {{"model", options.model_dir},
-                                 {"fits", status.ok()},
-                                 {"message", std::string(status.message())},
-                                 {"memory",
-                                  {{"limit_bytes", memory.limit},
-                                   {"limit_source", memory.limit_source},
-                                   {"weight_bytes", memory.weights},
-                                   {"scratch_bytes", memory.scratch},
-                                   {"process_bytes", memory.process},
-                                   {"message_bytes", memory.messages},
-                                   {"state_bytes", memory.state},
-                                   {"park_bytes", memory.parked},
-                                   {"state_room_bytes", memory.state_room},
-                                   {"total_bytes", memory.Total()},
-                                   {"request_bytes", memory.Request()}}},
-                                 {"cpu",
-                                  {{"cpus", plan.resources.cpus},
-                                   {"source", plan.resources.cpus_source},
-                                   {"threads", plan.threads}}},
-                                 {"flags",
-                                  {{"max_running", memory.options.max_running},
-                                   {"max_context", memory.options.max_context},
-                                   {"max_batch_tokens", memory.options.max_batch_tokens},
-                                   {"state_bytes", memory.options.state_bytes},
-                                   {"cache_sequences", memory.options.cache_sequences},
-                                   {"max_sessions", plan.sessions.max_sessions},
-                                   {"max_session_tokens", plan.sessions.max_tokens},
-                                   {"park_memory", memory.options.park_memory},
-                                   {"threads", plan.threads}}}};
+  nlohmann::ordered_json json = {
+      {"model", options.model_dir},
+      {"fits", status.ok()},
+      {"message", std::string(status.message())},
+      {"memory",
+       {{"limit_bytes", memory.limit},
+        {"limit_source", memory.limit_source},
+        {"weight_bytes", memory.weights},
+        {"scratch_bytes", memory.scratch},
+        {"process_bytes", memory.process},
+        {"message_bytes", memory.messages},
+        {"state_bytes", memory.state},
+        {"park_bytes", memory.parked},
+        {"kept_state_bytes", memory.kept},
+        {"state_room_bytes", memory.state_room},
+        {"total_bytes", memory.Total()},
+        {"request_bytes", memory.Request()}}},
+      {"disk",
+       {{"folder", memory.options.state_dir},
+        {"kept_state_bytes", memory.options.state_dir.empty() ? 0 : memory.options.state_disk}}},
+      {"cpu",
+       {{"cpus", plan.resources.cpus},
+        {"source", plan.resources.cpus_source},
+        {"threads", plan.threads}}},
+      {"flags",
+       {{"max_running", memory.options.max_running},
+        {"max_context", memory.options.max_context},
+        {"max_batch_tokens", memory.options.max_batch_tokens},
+        {"state_bytes", memory.options.state_bytes},
+        {"cache_sequences", memory.options.cache_sequences},
+        {"max_sessions", plan.sessions.max_sessions},
+        {"max_session_tokens", plan.sessions.max_tokens},
+        {"park_memory", memory.options.park_memory},
+        {"state_host_memory", memory.options.state_host_memory},
+        {"threads", plan.threads}}}};
   auto rows = nlohmann::ordered_json::array();
   for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
     rows.push_back({{"tokens", row.tokens},
@@ -95,9 +115,14 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
        "that have not come whole: a sixteenth of the limit, or two of --max_message_bytes");
   line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
   line("parked states", memory.parked, "of requests that make way: --park_memory");
+  line("kept states", memory.kept, "beside those: --state_host_memory");
   line("together", memory.Total(), "");
   line("limit", memory.limit, memory.limit_source);
   if (!status.ok()) return absl::StrCat(text, "Does not fit: ", status.message(), "\n");
+  if (!memory.options.state_dir.empty()) {
+    absl::StrAppend(&text, "On disk, in ", memory.options.state_dir, ": ",
+                    MiB(memory.options.state_disk), " of kept states (--state_disk).\n");
+  }
   absl::StrAppend(
       &text, "A container asks for ", MiB(memory.Request()), " of memory and ", plan.threads,
       plan.threads == 1 ? " CPU" : " CPUs", " (--threads).\n\n",
@@ -159,10 +184,11 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
   const int64_t messages = MessageBytes(plan->resources.memory_limit, options.max_message_bytes);
+  const int64_t sessions =
+      plan->sessions.Bytes() + TransferBytes(messages) + StoreBytes(options, *model);
   return PlanMemory(*model, model_options, options.engine,
-                    {OpenCalls(options), options.max_message_bytes,
-                     plan->sessions.Bytes() + TransferBytes(messages)},
-                    plan->resources, &plan->memory);
+                    {OpenCalls(options), options.max_message_bytes, sessions}, plan->resources,
+                    &plan->memory);
 }
 
 int ExitCode(const ServerPlan& plan, const absl::Status& status) {

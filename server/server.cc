@@ -41,6 +41,7 @@ struct Server::Impl {
                [this](absl::Time) {
                  metrics.Sample(std::chrono::steady_clock::now());
                  sessions.Expire(SteadyNow());
+                 TellStateTrouble();
                  ReloadKeys();
                }),
         prompts(TextPool(options)),
@@ -92,6 +93,15 @@ struct Server::Impl {
       log->Info("API keys read again", {{"file", options.api_keys}});
     }
   }
+  // Once a minute is enough: it may come with every state.
+  void TellStateTrouble() {
+    const bool has_engine = environment.served.load() != nullptr;
+    if (!has_engine || SteadyNow() < next_trouble) return;
+    const absl::Status trouble = engine->TakeStateTrouble();
+    if (trouble.ok()) return;
+    log->Error("states are not kept in --state_dir", {{"error", std::string(trouble.message())}});
+    next_trouble = SteadyNow() + absl::Minutes(1);
+  }
   absl::Status OpenTls();
   absl::Status StartGrpc(const DescriptorShares& shares);
   absl::Status StartHttp(const DescriptorShares& shares);
@@ -112,6 +122,7 @@ struct Server::Impl {
   Mutex health_mutex;
   std::unique_ptr<SessionStore> store;  // Kept here until there is a model. Null: none.
   std::unique_ptr<Engine> engine;
+  absl::Time next_trouble = absl::InfinitePast();  // TellStateTrouble()'s.
   std::unique_ptr<SessionTransfer> transfer;
   // They use the engine.
   StreamWriter writer;

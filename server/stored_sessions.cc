@@ -13,7 +13,7 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 WorkPool::Options PoolOptions(int max_waiting) {
   WorkPool::Options options;
-  options.threads = 4;  // They wait more than they work; each may hold a state.
+  options.threads = StoredSessions::kThreads;
   options.max_queue = max_waiting;
   options.what = "calls about sessions";
   options.limit = "max_streams";

@@ -52,6 +52,8 @@ class GuardedStore : public SessionStore {
 // Submit() was given.
 class StoredSessions {
  public:
+  // They wait more than they work. Each may hold a state, and a copy in one piece with its text.
+  static constexpr int kThreads = 4, kCopies = 2;
   // All outlive it. `max_waiting`: pieces of work.
   StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, SessionTransfer* transfer,
                  int max_waiting, Logger* log);

@@ -262,7 +262,8 @@ TEST_F(StuckDiskTest, DeadlinesHoldMeanwhile) {
 TEST_F(StuckDiskTest, TheEndOfTheEngineIsTheEndOfTheRequest) {
   GetStuck();
   absl::Status saved = absl::UnknownError("not called");
-  engine_->SaveState({}, text_, 1 << 30, [&](absl::StatusOr<SavedState> s) { saved = s.status(); });
+  engine_->SaveState({}, text_, 1 << 30,
+                     [&](const absl::StatusOr<SavedState>& s) { saved = s.status(); });
   Step();
   EXPECT_TRUE(absl::IsUnknown(saved));
   engine_->AbortAll(absl::UnavailableError("the server is shutting down"));

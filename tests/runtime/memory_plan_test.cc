@@ -13,6 +13,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr int64_t kMiB = 1 << 20;
+constexpr int64_t kTexts = 8 * kMiB;  // That are remembered.
 
 // A model of 30 MiB with 10 of scratch on a machine that leaves it `limit`.
 class MemoryPlanTest : public testing::Test {
@@ -61,7 +62,7 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.limit_source, "memory.max of cgroup /a");
   EXPECT_EQ(plan_.weights, 30 * kMiB);
   EXPECT_EQ(plan_.scratch, 10 * kMiB);
-  EXPECT_EQ(plan_.process, 32 * kMiB + 100 * (24 << 10));
+  EXPECT_EQ(plan_.process, 32 * kMiB + 100 * (24 << 10) + kTexts);
   EXPECT_EQ(plan_.state, 64 * OneSequence());
   EXPECT_EQ(plan_.options.state_bytes, plan_.state);
   EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
@@ -102,10 +103,54 @@ TEST_F(MemoryPlanTest, KeptStates) {
   options_.prefix_cache = false;
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(KeptStatesOf(plan_, 1024), 0);
+  // Below the pool there is room for more, and for their texts.
+  options_ = EngineOptions();
+  options_.state_dir = "/some/states";
+  options_.state_host_memory = 8 * kMiB;
+  options_.state_disk = 64 * kMiB;
+  ASSERT_TRUE(Plan().ok());
+  const int in_pool = SequencesOf(*plan_.layout, plan_.parts, 256);
+  const auto each = static_cast<int64_t>(SavedPartBytes(*plan_.layout, 256));
+  EXPECT_GT(KeptStatesOf(plan_, 256), in_pool + 66 * kMiB / (each + 8192));
+  EXPECT_LT(KeptStatesOf(plan_, 256), in_pool + 69 * kMiB / each);
+}
+
+TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {
+  SetLimit(4096 * kMiB);
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.kept, 0);  // The pool is the same memory.
+  const int64_t process = plan_.process, total = plan_.Total(), request = plan_.Request();
+  options_.state_dir = "/some/states";
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.kept, 256 * kMiB);
+  EXPECT_EQ(plan_.options.state_host_memory, plan_.kept);
+  // With their texts.
+  EXPECT_EQ(plan_.process - process, plan_.kept / 8);
+  EXPECT_EQ(plan_.Total() - total, plan_.kept * 9 / 8);
+  EXPECT_GT(plan_.Request(), request + plan_.kept);
+  options_.park_memory = 0;  // It would give up a part of its own.
+  options_.state_host_memory = 40 * kMiB;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.kept, 40 * kMiB);
+  const int64_t room = plan_.state_room;
+  options_.state_host_memory = 80 * kMiB;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(room - plan_.state_room, 45 * kMiB);
+  options_.state_host_memory = 4096 * kMiB;
+  EXPECT_THAT(Refusal(), HasSubstr("kept states 4096 MiB"));
+  // Without a cache nothing is kept.
+  options_.prefix_cache = false;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.kept, 0);
+  EXPECT_EQ(plan_.process, process - kTexts);
+  options_ = EngineOptions();
+  EXPECT_EQ(StateHostMemory(options_, resources_, /*on_gpu=*/true), 512 * kMiB);
+  resources_.memory_limit = 100000 * kMiB;
+  EXPECT_EQ(StateHostMemory(options_, resources_, /*on_gpu=*/true), 4096 * kMiB);
 }
 
 TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
-  SetLimit(plan_.limit = 84 * kMiB + 20 * OneSequence());
+  SetLimit(plan_.limit = 92 * kMiB + 20 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   EXPECT_LE(plan_.Total(), plan_.limit);
   EXPECT_GT(plan_.Total(), plan_.limit - OneSequence());
@@ -118,7 +163,7 @@ TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
 
 // Both numbers are what a server that runs is held to: the pool is made by the same rules.
 TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
-  SetLimit(84 * kMiB + 5 * OneSequence());
+  SetLimit(92 * kMiB + 5 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   auto model = LoadCpuModel("tests/golden/packrat", model_options_);
   ASSERT_TRUE(model.ok());
@@ -132,7 +177,7 @@ TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
 }
 
 TEST_F(MemoryPlanTest, TooLittleForOneSequenceSaysWhatWouldFit) {
-  SetLimit(83 * kMiB + OneSequence() / 2);
+  SetLimit(91 * kMiB + OneSequence() / 2);
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("weights 30 MiB, scratch 10 MiB"),
                              HasSubstr("memory.max of cgroup /a"), HasSubstr("--max_context=")));
@@ -157,7 +202,7 @@ TEST_F(MemoryPlanTest, TooLittleForTheModelSaysHowMuchItTakes) {
 
 TEST_F(MemoryPlanTest, StateThatWasAskedForAndDoesNotFit) {
   options_.state_bytes = 60 * OneSequence();
-  SetLimit(84 * kMiB + 10 * OneSequence());
+  SetLimit(92 * kMiB + 10 * OneSequence());
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("--state_bytes"), HasSubstr("together")));
   const std::string best = "--state_bytes of at most ";
@@ -184,7 +229,8 @@ TEST_F(MemoryPlanTest, WhatOthersHoldIsMissing) {
 }
 
 TEST_F(MemoryPlanTest, ParkedStatesTakeTheirPart) {
-  SetLimit(84 * kMiB + 20 * OneSequence());
+  calls_.largest_message = 5 * kMiB;  // So that messages take as much under all of these limits.
+  SetLimit(94 * kMiB + 20 * OneSequence());
   options_.park_memory = 0;
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.parked, 0);

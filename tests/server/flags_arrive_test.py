@@ -1,8 +1,11 @@
 """Flags of the server arrive where they are used; server_flags_test.cc holds them to their options."""
 
+import glob
+import os
+import tempfile
 import unittest
 
-from tests.server.processes import RealServer
+from tests.server.processes import RealServer, wait_for
 
 FLAGS = {"model_name": "a-name", "max_running": 7, "max_queue": 9, "max_batch_tokens": 48,
          "max_context": 300, "max_message_bytes": 123456, "cg_max_steps": 17, "cg_tolerance": 0.015625,
@@ -35,6 +38,44 @@ class FlagsArriveTest(unittest.TestCase):
             server.stop()
         self.assertLessEqual(int(state["pool_bytes"]), 3000000)
         self.assertGreater(int(state["pool_bytes"]), 3000000 / 2)
+
+    def test_states_go_to_memory_and_disk(self):
+        with tempfile.TemporaryDirectory() as parent:
+            folder = os.path.join(parent, "states")
+            flags = ("--state_host_memory=4MiB", "--state_dir=" + folder, "--state_disk=30MiB",
+                     "--max_running=1", "--max_context=512", "--prefix_cache=true")
+            with RealServer("models/demo", *flags) as server:
+                self.assertEqual(server.metric('packrat_kept_state_capacity_bytes{model="demo",'
+                                               'tier="host"}'), 4 << 20)
+                self.assertEqual(server.metric('packrat_kept_state_capacity_bytes{model="demo",'
+                                               'tier="disk"}'), 30 << 20)
+                handles = [server.client("sessions", "create").stdout.strip() for _ in range(12)]
+                for handle in handles:
+                    server.client("complete", "--session=" + handle, "--max_tokens=4",
+                                  "Once upon a time there was a little girl. She had a dog. " * 3)
+                wait_for(lambda: glob.glob(folder + "/state-*"))
+                # The folder is this server's.
+                with self.assertRaisesRegex(RuntimeError, "another process keeps its states there"):
+                    RealServer("models/demo", *flags)
+                for handle in handles:
+                    done = server.client("complete", "--session=" + handle, "--max_tokens=4", " So")
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                moves = 'packrat_kept_state_moves_total{model="demo",from="%s",to="%s"}'
+                self.assertGreater(server.metric(moves % ("disk", "host")), 5)
+                failures = "packrat_kept_state_read_failures_total{"
+                self.assertEqual(server.metric(failures), 0)
+                # A file that was cut is a miss, and the log says so.
+                wait_for(lambda: glob.glob(folder + "/state-*"))
+                for path in glob.glob(folder + "/state-*"):
+                    os.truncate(path, 100)
+                for handle in handles:
+                    done = server.client("complete", "--session=" + handle, "--max_tokens=4", " So")
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertGreater(server.metric(failures), 0)
+                self.assertTrue(any("states are not kept in --state_dir" in line
+                                    for line in server.process.stderr))
+                server.stop()
+            self.assertEqual(os.listdir(folder), ["lock"])
 
 
 if __name__ == "__main__":

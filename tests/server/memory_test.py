@@ -36,7 +36,8 @@ class PlanTest(unittest.TestCase):
             self.assertLessEqual(memory["total_bytes"], memory["limit_bytes"])
             self.assertEqual(memory["total_bytes"], sum(
                 memory[name] for name in ("weight_bytes", "scratch_bytes", "process_bytes",
-                                          "message_bytes", "state_bytes", "park_bytes")))
+                                          "message_bytes", "state_bytes", "park_bytes",
+                                          "kept_state_bytes")))
             self.assertGreater(memory["park_bytes"], memory["state_bytes"] // 9)
             self.assertEqual(memory["message_bytes"], max(memory["limit_bytes"] // 16, 8 * MIB))
             self.assertGreaterEqual(memory["request_bytes"],
@@ -66,6 +67,20 @@ class PlanTest(unittest.TestCase):
             # The texts of sessions have a share of the memory.
             self.assertLess(row.pop("idle_sessions"), more.pop("idle_sessions"))
         self.assertEqual(again["capacity"], told["capacity"])
+
+    def test_states_beside_the_pool(self):
+        _, plain = plan("--memory_limit=1GiB")
+        self.assertEqual(plain["memory"]["kept_state_bytes"], 0)
+        self.assertEqual(plain["disk"], {"folder": "", "kept_state_bytes": 0})
+        _, kept = plan("--memory_limit=1GiB", "--state_dir=/some/states", "--state_disk=1GiB")
+        self.assertEqual(kept["memory"]["kept_state_bytes"], 64 * MIB)
+        self.assertEqual(kept["flags"]["state_host_memory"], 64 * MIB)
+        self.assertEqual(kept["disk"], {"folder": "/some/states", "kept_state_bytes": 1 << 30})
+        self.assertGreater(kept["capacity"][0]["kept_states"], plain["capacity"][0]["kept_states"])
+        # Four threads bring states to a store and back, each in two copies.
+        _, stored = plan("--memory_limit=1GiB", "--session_store=/some/sessions")
+        self.assertEqual(stored["memory"]["process_bytes"] - plain["memory"]["process_bytes"],
+                         8 * plain["capacity"][-1]["sequence_bytes"])
 
     def test_too_little(self):
         code, told = plan("--memory_limit=48MiB")

@@ -135,6 +135,15 @@ EngineStats KnownStats() {
   stats.parking.sequences = 5;
   stats.parking.bytes = 5100;
   stats.parking.time = Observed(kSecondsBounds, {0.05, 3});
+  stats.tiers.memory = {51, 52, 53};
+  stats.tiers.disk = {54, 55, 56};
+  stats.tiers.moved_to_memory = 57;
+  stats.tiers.moved_to_disk = 58;
+  stats.tiers.read_from_disk = 59;
+  stats.tiers.returned = 60;
+  stats.tiers.dropped = 61;  // Counted with those of the cache.
+  stats.tiers.read_failures = 62;
+  stats.tiers.write_failures = 63;
   stats.state_utilization = 0.75;
   stats.blocked = Blocked::kMemory;
   stats.prompt_tokens = 1100;
@@ -199,6 +208,18 @@ void AddKnownEngine(Samples* samples) {
            {"packrat_resumes_total{model=\"m\"}", 48},
            {"packrat_parked_sequences{model=\"m\"}", 5},
            {"packrat_parked_bytes{model=\"m\"}", 5100},
+           {"packrat_kept_states{model=\"m\",tier=\"host\"}", 51},
+           {"packrat_kept_states{model=\"m\",tier=\"disk\"}", 54},
+           {"packrat_kept_state_bytes{model=\"m\",tier=\"host\"}", 52},
+           {"packrat_kept_state_bytes{model=\"m\",tier=\"disk\"}", 55},
+           {"packrat_kept_state_capacity_bytes{model=\"m\",tier=\"host\"}", 53},
+           {"packrat_kept_state_capacity_bytes{model=\"m\",tier=\"disk\"}", 56},
+           {"packrat_kept_state_moves_total{model=\"m\",from=\"device\",to=\"host\"}", 57},
+           {"packrat_kept_state_moves_total{model=\"m\",from=\"host\",to=\"disk\"}", 58},
+           {"packrat_kept_state_moves_total{model=\"m\",from=\"disk\",to=\"host\"}", 59},
+           {"packrat_kept_state_moves_total{model=\"m\",from=\"host\",to=\"device\"}", 60},
+           {"packrat_kept_state_read_failures_total{model=\"m\"}", 62},
+           {"packrat_kept_state_write_failures_total{model=\"m\"}", 63},
            {"packrat_weight_bytes{model=\"m\"}", 5000},
            {"packrat_scratch_bytes{model=\"m\"}", 600},
            {"packrat_prompt_tokens_total{model=\"m\"}", 1100},

@@ -130,6 +130,14 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
        [](ServerOptions* o) { o->engine.inter_token_time = absl::Nanoseconds(-1); }},
       {"--max_context", [](ServerOptions* o) { o->engine.max_context = -1; }},
       {"--state_bytes", [](ServerOptions* o) { o->engine.state_bytes = -1; }},
+      {"--state_host_memory is -2; range [0, ",
+       [](ServerOptions* o) { o->engine.state_host_memory = -2; }},
+      {"--state_disk is -1; range [0, ", [](ServerOptions* o) { o->engine.state_disk = -1; }},
+      {"--state_dir needs --state_host_memory",
+       [](ServerOptions* o) {
+         o->engine.state_dir = "/some/states";
+         o->engine.state_host_memory = 0;
+       }},
       {"--cg_tolerance", [](ServerOptions* o) { o->solver.cg_tolerance = 0; }},
       {"--cg_tolerance",
        [](ServerOptions* o) { o->solver.cg_tolerance = std::numeric_limits<float>::quiet_NaN(); }},

@@ -307,6 +307,11 @@ TEST(Values, TheEndsOfEveryRangePassAndNoMore) {
       {"state_bytes", [](O o, int by) { o->engine.state_bytes = (int64_t{1} << 46) + by; }},
       {"park_memory low", [](O o, int by) { o->engine.park_memory = 0 - 2 * by; }},  // -1: auto.
       {"park_memory", [](O o, int by) { o->engine.park_memory = (int64_t{1} << 46) + by; }},
+      {"state_host_memory low", [](O o, int by) { o->engine.state_host_memory = -2 * by; }},
+      {"state_host_memory",
+       [](O o, int by) { o->engine.state_host_memory = (int64_t{1} << 46) + by; }},
+      {"state_disk low", [](O o, int by) { o->engine.state_disk = 0 - by; }},
+      {"state_disk", [](O o, int by) { o->engine.state_disk = (int64_t{1} << 50) + by; }},
       {"cg_max_steps low", [](O o, int by) { o->solver.cg_max_steps = 1 - by; }},
       {"cg_max_steps", [](O o, int by) { o->solver.cg_max_steps = 1024 + by; }},
       {"cg_tolerance low",

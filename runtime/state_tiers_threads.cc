@@ -1,0 +1,82 @@
+// The threads of StateTiers: they read, write and remove files, and never touch a budget.
+#include <utility>
+
+#include "runtime/no_memory.h"
+#include "runtime/state_tiers.h"
+#include "runtime/thread_name.h"
+
+namespace packrat {
+
+void StateTiers::Hand(Entry* entry) {
+  {
+    MutexLock lock(&mutex_);
+    (entry->stage == Stage::kReading ? to_read_ : to_write_).Push(entry);
+  }
+  work_.notify_all();
+}
+
+void StateTiers::Work(bool reads) {
+  SetThreadName(reads ? "packrat-read" : "packrat-write");
+  for (;;) {
+    Entry* entry = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      Queue& todo = reads ? to_read_ : to_write_;
+      while (!stop_ && todo.first == nullptr) lock.Wait(&work_);
+      if (stop_) return;
+      entry = todo.Pop();
+      ++busy_;
+    }
+    const bool was_dropped = entry->dropped;
+    const absl::Status status = UnlessNoMemory([&] { return Do(entry); });
+    entry->status = status;
+    {
+      MutexLock lock(&mutex_);
+      if (!status.ok() && !was_dropped) trouble_ = status;
+      finished_.Push(entry);
+      any_finished_ = true;
+      --busy_;
+    }
+    done_.notify_all();
+    wake_();
+  }
+}
+
+absl::Status StateTiers::Do(Entry* entry) const {
+  if (entry->stage == Stage::kWriting) {
+    if (entry->dropped) return absl::CancelledError("nobody holds it");
+    const absl::StatusOr<StateFolder::Seal> seal = folder_->Write(entry->id, *entry->state);
+    if (seal.ok()) entry->seal = *seal;
+    return seal.status();
+  }
+  if (entry->stage == Stage::kRemoving) {
+    folder_->Remove(entry->id);
+    return absl::OkStatus();
+  }
+  // Whatever comes of it, the file is not needed any more.
+  absl::StatusOr<SavedState> state = folder_->Read(entry->id, entry->seal);
+  folder_->Remove(entry->id);
+  if (!state.ok()) return state.status();
+  entry->state = std::make_shared<const SavedState>(*std::move(state));
+  return absl::OkStatus();
+}
+
+absl::Status StateTiers::TakeTrouble() {
+  MutexLock lock(&mutex_);
+  return std::exchange(trouble_, absl::OkStatus());
+}
+
+void StateTiers::WaitForThreads() {
+  for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      while (busy_ > 0 || to_read_.first != nullptr || to_write_.first != nullptr) {
+        lock.Wait(&done_);
+      }
+      if (finished_.first == nullptr) return;
+    }
+    Poll();
+  }
+}
+
+}  // namespace packrat

@@ -31,15 +31,17 @@ int64_t ProcessBytes(int64_t held, const CallLimits& calls) {
 std::string Parts(const MemoryPlan& plan) {
   return absl::StrCat("weights ", MiB(plan.weights), ", scratch ", MiB(plan.scratch),
                       ", the rest of the process ", MiB(plan.process), ", messages ",
-                      MiB(plan.messages),
+                      MiB(plan.messages), ", sessions on the move ", MiB(plan.transfers),
                       plan.parked > 0 ? absl::StrCat(", parked states ", MiB(plan.parked)) : "",
                       plan.kept > 0 ? absl::StrCat(", kept states ", MiB(plan.kept)) : "");
 }
 
-// The smallest limit that leaves `bytes` beside its MessageBytes(), which are a fifteenth of the
-// rest where they are a sixteenth of the limit.
+// The smallest limit that leaves `bytes` beside its MessageBytes() and TransferBytes(), which are
+// five parts to 59 of the rest where messages are a sixteenth of the limit.
 int64_t SmallestLimit(int64_t bytes, int64_t largest_message) {
-  return bytes + std::max(2 * largest_message, std::min((bytes + 14) / 15, kMostMessageBytes));
+  const int64_t messages =
+      std::max(2 * largest_message, std::min(bytes / 59 * 4 + 4, kMostMessageBytes));
+  return bytes + messages + TransferBytes(messages);
 }
 
 // What is left for state is too little for one sequence of the greatest length.
@@ -52,10 +54,11 @@ absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan
       ") that leaves ", MiB(plan.state_room), " for state, and one sequence of ", context,
       " tokens takes ", MiB(one), ". ",
       fits > 1 ? absl::StrCat("--max_context=", fits, " would fit")
-               : absl::StrCat("It takes ",
-                              MiB(SmallestLimit(plan.Total() - plan.messages + one + kMiB,
-                                                plan.calls.largest_message)),
-                              " at least")));
+               : absl::StrCat(
+                     "It takes ",
+                     MiB(SmallestLimit(plan.Total() - plan.messages - plan.transfers + one + kMiB,
+                                       plan.calls.largest_message)),
+                     " at least")));
 }
 
 }  // namespace
@@ -71,8 +74,11 @@ int64_t MessageBytes(int64_t limit, int64_t largest_message) {
   return std::max(2 * largest_message, std::min(limit / 16, kMostMessageBytes));
 }
 
+int64_t TransferBytes(int64_t message_bytes) { return message_bytes / 4; }
+
 int64_t MemoryPlan::Request() const {
-  const int64_t limit = SmallestLimit(Total() - messages + kCodeBytes, calls.largest_message);
+  const int64_t limit =
+      SmallestLimit(Total() - messages - transfers + kCodeBytes, calls.largest_message);
   return (limit + kMiB - 1) / kMiB * kMiB;
 }
 
@@ -92,12 +98,14 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
   plan->process = ProcessBytes(resources.memory_held, calls) +
                   kRememberedTokenBytes * RememberedTokens(plan->options);
   plan->messages = MessageBytes(plan->limit, calls.largest_message);
+  plan->transfers = TransferBytes(plan->messages);
   const int64_t model_bytes = plan->weights + plan->scratch;
   const bool auto_park = options.park_memory == EngineOptions::kAutoParkMemory;
   if (!auto_park) plan->parked = std::max<int64_t>(options.park_memory, 0);
   const int64_t beside = plan->parked + plan->kept;
   const int64_t room = HostStateRoom(
-      resources, model_bytes + plan->process + plan->messages + beside, model_bytes + beside);
+      resources, model_bytes + plan->process + plan->messages + plan->transfers + beside,
+      model_bytes + beside);
   plan->state_room = room;
   if (auto_park && options.state_bytes == 0) {
     // Beside it, unless not even one sequence is left room then.

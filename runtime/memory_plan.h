@@ -32,6 +32,10 @@ inline constexpr int64_t kCallBytes = 24 << 10;
 // `limit`: a sixteenth of that and at most 512 MiB, but always room for two of the largest.
 int64_t MessageBytes(int64_t limit, int64_t largest_message);
 
+// What sessions that are being saved and loaded may hold together, beside these for messages: a
+// quarter of them.
+int64_t TransferBytes(int64_t message_bytes);
+
 // What auto is for EngineOptions::state_host_memory. Where the model computes on the CPU the pool
 // is the process's memory itself, and holds states ready for use: so nothing, but for a folder as
 // much as keeps its threads busy. With a GPU an eighth of the process's memory, at most 4 GiB.
@@ -47,11 +51,14 @@ struct MemoryPlan {
   // remembers.
   int64_t process = 0;
   int64_t messages = 0;    // MessageBytes() of `limit`.
+  int64_t transfers = 0;   // TransferBytes() of these.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
   int64_t parked = 0;      // What sequences may take that have made way for others.
   int64_t kept = 0;        // What states that are kept may take beside the pool.
-  int64_t Total() const { return weights + scratch + process + messages + state + parked + kept; }
+  int64_t Total() const {
+    return weights + scratch + process + messages + transfers + state + parked + kept;
+  }
   // What a container asks for: the smallest limit under which a server takes as much state. Less
   // than Total() where that has more for messages.
   int64_t Request() const;

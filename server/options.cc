@@ -81,8 +81,6 @@ absl::Status CheckModelName(const std::string& name) {
 
 }  // namespace
 
-int64_t TransferBytes(int64_t message_bytes) { return message_bytes / 4; }
-
 int OpenCalls(const ServerOptions& options) {
   return std::min(options.max_streams, options.engine.max_running + options.engine.max_queue);
 }

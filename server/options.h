@@ -66,9 +66,6 @@ struct ServerOptions {
   std::string log_format = "text";  // text, json.
 };
 
-// What sessions that are being saved and loaded may hold together, beside these for messages.
-int64_t TransferBytes(int64_t message_bytes);
-
 // Generate calls that may wait or run at the same time.
 int OpenCalls(const ServerOptions& options);
 

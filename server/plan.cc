@@ -64,6 +64,7 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
         {"scratch_bytes", memory.scratch},
         {"process_bytes", memory.process},
         {"message_bytes", memory.messages},
+        {"transfer_bytes", memory.transfers},
         {"state_bytes", memory.state},
         {"park_bytes", memory.parked},
         {"kept_state_bytes", memory.kept},
@@ -113,6 +114,7 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   line("rest of the process", memory.process, "with the calls of --max_queue and --max_streams");
   line("messages", memory.messages,
        "that have not come whole: a sixteenth of the limit, or two of --max_message_bytes");
+  line("sessions on the move", memory.transfers, "saved and loaded: a quarter of these");
   line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
   line("parked states", memory.parked, "of requests that make way: --park_memory");
   line("kept states", memory.kept, "beside those: --state_host_memory");
@@ -183,9 +185,7 @@ absl::Status PlanServer(const ServerOptions& options, const Resources& machine, 
   plan->threads = model_options.threads;
   auto model = MeasureModel(options.model_dir, model_options);
   if (!model.ok()) return model.status();
-  const int64_t messages = MessageBytes(plan->resources.memory_limit, options.max_message_bytes);
-  const int64_t sessions =
-      plan->sessions.Bytes() + TransferBytes(messages) + StoreBytes(options, *model);
+  const int64_t sessions = plan->sessions.Bytes() + StoreBytes(options, *model);
   return PlanMemory(*model, model_options, options.engine,
                     {OpenCalls(options), options.max_message_bytes, sessions}, plan->resources,
                     &plan->memory);

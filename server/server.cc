@@ -9,6 +9,7 @@
 #include "kernels/cpu_target.h"
 #include "nlohmann/json.hpp"
 #include "runtime/engine_thread.h"
+#include "runtime/memory_plan.h"
 #include "runtime/steady_clock.h"
 #include "server/call_environment.h"
 #include "server/grpc/grpc_port.h"

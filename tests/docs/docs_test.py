@@ -68,7 +68,8 @@ class ReferencePagesTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             checkout = live_server.Checkout(folder)
             server = live_server.Server(
-                checkout, "./dev serve --listen=127.0.0.1:50051 --http_listen=127.0.0.1:8091")
+                checkout, "./dev serve --listen=127.0.0.1:50051 --http_listen=127.0.0.1:8091 "
+                "--activations=float32")  # On every processor.
             try:
                 info = json.loads(checkout.run("./dev packrat info --json").stdout)
             finally:

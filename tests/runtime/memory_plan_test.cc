@@ -67,8 +67,9 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.options.state_bytes, plan_.state);
   EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
   EXPECT_EQ(plan_.messages, 256 * kMiB);
+  EXPECT_EQ(plan_.transfers, 64 * kMiB);
   EXPECT_EQ(plan_.Total(), plan_.weights + plan_.scratch + plan_.process + plan_.messages +
-                               plan_.state + plan_.parked);
+                               plan_.transfers + plan_.state + plan_.parked);
   EXPECT_EQ(plan_.parked, plan_.state / 8);
   // What a container asks for is enough for the same plan.
   const int64_t state = plan_.state;
@@ -163,7 +164,7 @@ TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
 
 // Both numbers are what a server that runs is held to: the pool is made by the same rules.
 TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
-  SetLimit(92 * kMiB + 5 * OneSequence());
+  SetLimit(94 * kMiB + 5 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   auto model = LoadCpuModel("tests/golden/packrat", model_options_);
   ASSERT_TRUE(model.ok());
@@ -177,7 +178,7 @@ TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
 }
 
 TEST_F(MemoryPlanTest, TooLittleForOneSequenceSaysWhatWouldFit) {
-  SetLimit(91 * kMiB + OneSequence() / 2);
+  SetLimit(93 * kMiB + OneSequence() / 2);
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("weights 30 MiB, scratch 10 MiB"),
                              HasSubstr("memory.max of cgroup /a"), HasSubstr("--max_context=")));
@@ -294,7 +295,7 @@ TEST_F(MemoryPlanTest, MessagesHaveAShareOfTheLimit) {
   // Larger messages leave less for state, in the end too little.
   calls_.largest_message = 12 * kMiB;
   ASSERT_TRUE(Plan().ok());
-  EXPECT_EQ(plan_.state_room, room - 16 * kMiB);
+  EXPECT_EQ(plan_.state_room, room - (16 + 4) * kMiB);
   calls_.largest_message = 64 * kMiB;
   EXPECT_THAT(Refusal(), HasSubstr("messages 128 MiB"));
 }

@@ -36,12 +36,13 @@ class PlanTest(unittest.TestCase):
             self.assertLessEqual(memory["total_bytes"], memory["limit_bytes"])
             self.assertEqual(memory["total_bytes"], sum(
                 memory[name] for name in ("weight_bytes", "scratch_bytes", "process_bytes",
-                                          "message_bytes", "state_bytes", "park_bytes",
-                                          "kept_state_bytes")))
+                                          "message_bytes", "transfer_bytes", "state_bytes",
+                                          "park_bytes", "kept_state_bytes")))
             self.assertGreater(memory["park_bytes"], memory["state_bytes"] // 9)
             self.assertEqual(memory["message_bytes"], max(memory["limit_bytes"] // 16, 8 * MIB))
-            self.assertGreaterEqual(memory["request_bytes"],
-                                    memory["total_bytes"] - memory["message_bytes"])
+            self.assertEqual(memory["transfer_bytes"], memory["message_bytes"] // 4)
+            self.assertGreaterEqual(memory["request_bytes"], memory["total_bytes"] -
+                                    memory["message_bytes"] - memory["transfer_bytes"])
             longest = told["capacity"][-1]
             self.assertEqual(longest["tokens"], told["flags"]["max_context"])
             self.assertEqual(longest["sequences"] == 64, whole)

@@ -20,7 +20,8 @@ class PerplexityTest(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write(TEXT)
             file.flush()
-            alone = subprocess.run([processes.CLIENT, "perplexity", "--model", MODEL, "--file", file.name],
+            alone = subprocess.run([processes.CLIENT, "perplexity", "--model", MODEL, "--file", file.name,
+                                    "--activations", "auto"],  # As a server has it.
                                    stdout=subprocess.PIPE, encoding="utf-8", check=True)
         with RealServer(MODEL) as server:
             done = server.client("score", "--json", TEXT)

@@ -36,7 +36,7 @@ std::string NameInScore(absl::string_view field) {
   return field == bounds::kNumLogprobs.field ? "num_logprobs" : NameOnWire(field);
 }
 
-// Fields that are in the API but not implemented yet.
+// Fields that the API reserves: who sets one is told so by name, instead of being ignored.
 absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
   const std::pair<const char*, bool> unbuilt[] = {
       {"fork_from", wire.has_fork_from()},

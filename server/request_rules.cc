@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -117,6 +118,11 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
   if (wire.prompt_case() == Wire::PROMPT_NOT_SET) {
     if (continues) return std::vector<int32_t>();
     return absl::InvalidArgumentError("prompt is missing; set text or tokens");
+  }
+  if constexpr (std::is_same_v<Wire, v1::GenerateRequest>) {
+    if (wire.has_chat()) {
+      return absl::FailedPreconditionError("chat: the model has no chat template; send text");
+    }
   }
   if (wire.has_tokens()) {
     for (const auto& [field, set] : {std::make_pair("add_bos", wire.has_add_bos()),

@@ -1,58 +1,18 @@
 #include "runtime/prefix_cache.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "kernels/check.h"
-#include "runtime/no_memory.h"
+#include "runtime/prefix_cache_node.h"
 #include "runtime/state_transfer.h"
 
 namespace packrat {
-
-struct PrefixCache::Node {
-  std::vector<int32_t> edge;  // The text from the parent's end to this one's. Roots have none.
-  int depth = 0;              // Tokens to its end.
-  Node* parent = nullptr;     // Null: a root.
-  std::map<int32_t, std::unique_ptr<Node>> children;  // By their first token.
-  const std::string* space = nullptr;                 // Of a root: its key.
-  Node *before = nullptr, *after = nullptr;           // In order of use.
-
-  Snapshot snapshot;  // position 0: none.
-  bool had_one = false;
-  bool unread = false;
-  uint64_t moved = 0;  // Number in StateTiers; 0: none. It never has a snapshot too.
-  uint64_t writer = 0;
-  int importance = 0;
-  int uses = 0;  // By texts that began with it.
-  double priority = 0;
-  uint64_t last_use = 0;
-  size_t kept_at = 0;  // In kept_ or moved_.
-  bool has_snapshot() const { return snapshot.position > 0; }
-};
-
 namespace {
 
 // A node takes some 250 bytes, so many tokens take 256.
 constexpr int kTokensPerNode = 64;
-
-template <class Node>
-void List(Node* node, std::vector<Node*>* in) {
-  in->push_back(node);
-  node->kept_at = in->size() - 1;
-}
-template <class Node>
-void Unlist(Node* node, std::vector<Node*>* in) {
-  in->back()->kept_at = node->kept_at;
-  std::swap((*in)[node->kept_at], in->back());
-  in->pop_back();
-}
-
-size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
-  const size_t most = std::min(a.size(), b.size());
-  return std::mismatch(a.begin(), a.begin() + most, b.begin()).first - a.begin();
-}
 
 }  // namespace
 
@@ -101,8 +61,7 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
   }
   if (last->parent != nullptr) Touch(last);
   if (found.node != nullptr) {
-    found.node->importance = std::max(found.node->importance, 0);
-    if (found.node->has_snapshot()) SetPriority(found.node);
+    Renew(found.node);
   }
   found.miss = found.node != nullptr                ? CacheMiss::kNone
                : had_one                            ? CacheMiss::kEvicted
@@ -207,126 +166,6 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
   return node->has_snapshot() ? nullptr : node;
 }
 
-void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance,
-                      bool unread) {
-  ForgetMoved(node);
-  if (unread) unread_.reserve(unread_.size() + 1);
-  Keep(node, snapshot);
-  if (unread) unread_.push_back(node);
-  node->unread = unread;
-  node->had_one = node->had_one || !unread;
-  node->writer = writer;
-  node->importance = importance;
-  for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
-    if (above->importance > 0) above->importance = -1;
-  }
-  SetPriority(node);
-}
-
-void PrefixCache::Settle(uint64_t writer) {
-  for (size_t i = unread_.size(); i-- > 0;) {
-    Node* const node = unread_[i];
-    if (node->writer != writer) continue;
-    node->unread = false;
-    node->had_one = true;
-    unread_.erase(unread_.begin() + i);
-  }
-}
-
-void PrefixCache::Keep(Node* node, Snapshot* snapshot) {
-  PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
-  PACKRAT_CHECK(node->moved == 0);
-  List(node, &kept_);
-  node->snapshot = std::exchange(*snapshot, Snapshot());
-}
-
-double PrefixCache::WorthOf(const Node* node) const {
-  const Node* above = node->parent;
-  while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
-    above = above->parent;
-  }
-  const auto bytes =
-      static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
-  const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
-  return worth * (node->importance > 0 ? kImportantWorth : 1);
-}
-
-void PrefixCache::SetPriority(Node* node) {
-  node->priority = clock_ + WorthOf(node);
-  node->last_use = ++uses_;
-}
-
-void PrefixCache::Drop(Node* node) {
-  PACKRAT_CHECK(node->has_snapshot());
-  Unlist(node, &kept_);
-  if (node->unread) unread_.erase(std::find(unread_.begin(), unread_.end(), node));
-  node->unread = false;
-  node->snapshot.Release(pool_);
-}
-
-void PrefixCache::ForgetMoved(Node* node) {
-  if (node->moved == 0) return;
-  tiers_->Drop(std::exchange(node->moved, 0));
-  Unlist(node, &moved_);
-}
-
-void PrefixCache::DropOf(uint64_t writer) {
-  for (size_t i = kept_.size(); i-- > 0;) {
-    if (kept_[i]->writer == writer) Drop(kept_[i]);
-  }
-  for (size_t i = moved_.size(); i-- > 0;) {
-    if (moved_[i]->writer == writer) ForgetMoved(moved_[i]);
-  }
-}
-
-bool PrefixCache::DropOne() {
-  if (kept_.empty()) return false;
-  Node* const least =
-      *std::min_element(kept_.begin(), kept_.end(), [](const Node* a, const Node* b) {
-        const bool a_first = a->importance < 0, b_first = b->importance < 0;
-        if (a_first != b_first) return a_first;
-        return std::tie(a->priority, a->last_use) < std::tie(b->priority, b->last_use);
-      });
-  if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
-  const uint64_t moved = MoveDown(least);
-  Drop(least);
-  if (moved == 0) {
-    ++dropped_;
-    return true;
-  }
-  least->moved = moved;
-  List(least, &moved_);  // MoveDown() has made room.
-  return true;
-}
-
-uint64_t PrefixCache::MoveDown(const Node* node) {
-  const bool worth_it =
-      node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving);
-  if (tiers_ == nullptr || !worth_it || node->unread || !tiers_->Fits(tiers_->BytesOf(node->depth)))
-    return 0;
-  uint64_t id = 0;
-  (void)UnlessNoMemory([&] {
-    if (moved_.size() == moved_.capacity()) moved_.reserve(2 * moved_.size() + 16);
-    absl::StatusOr<SavedState> state = Read(node);
-    if (state.ok()) id = tiers_->Add(*std::move(state), WorthOf(node));
-    return absl::OkStatus();
-  });
-  return id;
-}
-
-std::vector<uint64_t> PrefixCache::Moved() const {
-  std::vector<uint64_t> ids;
-  for (const Node* node : moved_) ids.push_back(node->moved);
-  return ids;
-}
-
-void PrefixCache::Clear() {
-  while (!kept_.empty()) Drop(kept_.back());
-  while (!moved_.empty()) ForgetMoved(moved_.back());
-  // From the leaves up: a tree as deep as its text is long must not be dropped by recursion.
-  while (list_->before != list_.get()) Forget(list_->before);
-}
-
 void PrefixCache::Unlink(Node* node) {
   if (node->before == nullptr) return;
   node->before->after = node->after;
@@ -343,27 +182,6 @@ void PrefixCache::LinkBefore(Node* node, Node* next) {
 
 void PrefixCache::Touch(Node* node) {
   for (; node->parent != nullptr; node = node->parent) LinkBefore(node, list_->after);
-}
-
-// The least recently used has nothing below it, since whatever is used is used with all above it.
-void PrefixCache::Forget(Node* leaf) {
-  PACKRAT_CHECK(leaf->parent != nullptr && leaf->children.empty(), "forgets what is in use");
-  if (leaf->has_snapshot()) {
-    Drop(leaf);
-    ++dropped_;
-  }
-  if (leaf->moved != 0) {
-    dropped_ += tiers_->PlaceOf(leaf->moved) != StateTiers::Place::kNowhere;
-    ForgetMoved(leaf);
-  }
-  Unlink(leaf);
-  tokens_ -= static_cast<int64_t>(leaf->edge.size());
-  --nodes_;
-  Node* const parent = leaf->parent;
-  parent->children.erase(leaf->edge[0]);
-  if (parent->parent == nullptr && parent->children.empty()) {
-    spaces_.erase(spaces_.find(*parent->space));
-  }
 }
 
 }  // namespace packrat

@@ -27,8 +27,10 @@
 #define PACKRAT_RUNTIME_PREFIX_CACHE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -85,7 +87,8 @@ class PrefixCache {
   Node* Remember(const std::string& space, absl::Span<const int32_t> text);
   // Keeps a snapshot there. `writer`: see DropOf(). `unread`: the results of its last step are not
   // known, so nobody finds it before Settle(). One of importance makes those on its way that had
-  // some the first to be dropped. Throws std::bad_alloc, and has then not taken it.
+  // some the first to be dropped, and takes the place of the writer's own (0: nobody's) that no
+  // text began with. Throws std::bad_alloc, and has then not taken it.
   void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread = false);
   // All that the writer has left is good.
   void Settle(uint64_t writer);
@@ -95,6 +98,10 @@ class PrefixCache {
   void Drop(Node* node);
   void DropOf(uint64_t writer);
   bool DropOne();
+  // Those of the beginnings of a text, in whatever tier: one of them was bad.
+  void DropAlong(const std::string& space, absl::Span<const int32_t> text);
+  // All texts of the spaces that `gone` names, with their states: nobody will ask for them.
+  void ForgetSpaces(const std::function<bool(const std::string& space)>& gone);
   void Clear();
 
   int64_t num_snapshots() const { return static_cast<int64_t>(kept_.size()); }
@@ -110,7 +117,13 @@ class PrefixCache {
   std::vector<uint64_t> Moved() const;
 
  private:
+  struct DroppedFirst {
+    bool operator()(const Node* a, const Node* b) const;
+  };
   std::vector<int32_t> TextOf(const Node* node) const;
+  // What decides when its snapshot is dropped changes; allocates nothing.
+  template <class F>
+  void Reorder(Node* node, F change);
   double WorthOf(const Node* node) const;
   void Keep(Node* node, Snapshot* snapshot);
   // Of a state that is about to be dropped out of the pool: its number in tiers_, and room for it
@@ -119,6 +132,8 @@ class PrefixCache {
   void ForgetMoved(Node* node);
   Node* Split(Node* child, size_t at);
   void SetPriority(Node* node);
+  // Somebody is about to begin with it, so that it does not go first.
+  void Renew(Node* node);
   void Unlink(Node* node);
   void LinkBefore(Node* node, Node* next);  // In order of use.
   void Touch(Node* node);                   // And all above it.
@@ -130,10 +145,10 @@ class PrefixCache {
   // Not Abseil's maps, which end the process where there is no memory.
   std::unordered_map<std::string, std::unique_ptr<Node>> spaces_;  // The roots.
   // All but roots, most recently used first. A node stands before those below it.
-  std::unique_ptr<Node> list_;  // The ring's own place.
-  std::vector<Node*> kept_;     // With a snapshot.
-  std::vector<Node*> unread_;   // Of them, those that are not settled.
-  std::vector<Node*> moved_;    // With a number in tiers_, which may be of a state that is gone.
+  std::unique_ptr<Node> list_;          // The ring's own place.
+  std::set<Node*, DroppedFirst> kept_;  // With a snapshot.
+  std::vector<Node*> unread_;           // Of them, those that are not settled.
+  std::vector<Node*> moved_;  // With a number in tiers_, which may be of a state that is gone.
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   uint64_t uses_ = 0;  // Of snapshots.

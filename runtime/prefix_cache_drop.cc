@@ -1,0 +1,222 @@
+// Which states the prefix cache keeps, which it drops, and which move to a lower tier.
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "kernels/check.h"
+#include "runtime/no_memory.h"
+#include "runtime/prefix_cache.h"
+#include "runtime/prefix_cache_node.h"
+
+namespace packrat {
+namespace {
+
+template <class Node>
+void List(Node* node, std::vector<Node*>* in) {
+  in->push_back(node);
+  node->moved_at = in->size() - 1;
+}
+template <class Node>
+void Unlist(Node* node, std::vector<Node*>* in) {
+  in->back()->moved_at = node->moved_at;
+  std::swap((*in)[node->moved_at], in->back());
+  in->pop_back();
+}
+
+}  // namespace
+
+// No two nodes have the same last use, so that none are equal.
+bool PrefixCache::DroppedFirst::operator()(const Node* a, const Node* b) const {
+  const bool a_stays = a->importance >= 0, b_stays = b->importance >= 0;
+  return std::tie(a_stays, a->priority, a->last_use) < std::tie(b_stays, b->priority, b->last_use);
+}
+
+template <class F>
+void PrefixCache::Reorder(Node* node, F change) {
+  if (!node->has_snapshot()) return change();
+  auto place = kept_.extract(node->kept_at);
+  change();
+  node->kept_at = kept_.insert(std::move(place)).position;
+}
+
+void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance,
+                      bool unread) {
+  ForgetMoved(node);
+  if (unread) unread_.reserve(unread_.size() + 1);
+  Keep(node, snapshot);
+  if (unread) unread_.push_back(node);
+  node->unread = unread;
+  node->had_one = node->had_one || !unread;
+  node->writer = writer;
+  Reorder(node, [&] { node->importance = importance; });
+  for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
+    if (above->importance <= 0) continue;
+    Reorder(above, [&] { above->importance = -1; });
+    const bool own = above->has_snapshot() && above->writer == writer && writer != 0;
+    if (own && above->uses == 0) Drop(above);
+  }
+  SetPriority(node);
+}
+
+void PrefixCache::Settle(uint64_t writer) {
+  for (size_t i = unread_.size(); i-- > 0;) {
+    Node* const node = unread_[i];
+    if (node->writer != writer) continue;
+    node->unread = false;
+    node->had_one = true;
+    unread_.erase(unread_.begin() + i);
+  }
+}
+
+void PrefixCache::Keep(Node* node, Snapshot* snapshot) {
+  PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
+  PACKRAT_CHECK(node->moved == 0);
+  node->kept_at = kept_.insert(node).first;
+  node->snapshot = std::exchange(*snapshot, Snapshot());
+}
+
+double PrefixCache::WorthOf(const Node* node) const {
+  const Node* above = node->parent;
+  while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
+    above = above->parent;
+  }
+  const auto bytes =
+      static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
+  const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
+  return worth * (node->importance > 0 ? kImportantWorth : 1);
+}
+
+void PrefixCache::SetPriority(Node* node) {
+  Reorder(node, [&] {
+    node->priority = clock_ + WorthOf(node);
+    node->last_use = ++uses_;
+  });
+}
+
+void PrefixCache::Renew(Node* node) {
+  Reorder(node, [&] { node->importance = std::max(node->importance, 0); });
+  if (node->has_snapshot()) SetPriority(node);
+}
+
+void PrefixCache::Drop(Node* node) {
+  PACKRAT_CHECK(node->has_snapshot());
+  kept_.erase(node->kept_at);
+  if (node->unread) unread_.erase(std::find(unread_.begin(), unread_.end(), node));
+  node->unread = false;
+  node->snapshot.Release(pool_);
+}
+
+void PrefixCache::ForgetMoved(Node* node) {
+  if (node->moved == 0) return;
+  tiers_->Drop(std::exchange(node->moved, 0));
+  Unlist(node, &moved_);
+}
+
+void PrefixCache::DropOf(uint64_t writer) {
+  for (auto at = kept_.begin(); at != kept_.end();) {
+    Node* const node = *at++;
+    if (node->writer == writer) Drop(node);
+  }
+  for (size_t i = moved_.size(); i-- > 0;) {
+    if (moved_[i]->writer == writer) ForgetMoved(moved_[i]);
+  }
+}
+
+void PrefixCache::DropAlong(const std::string& space, absl::Span<const int32_t> text) {
+  const auto root = spaces_.find(space);
+  if (root == spaces_.end()) return;
+  const Node* node = root->second.get();
+  for (size_t at = 0; at < text.size();) {
+    const auto next = node->children.find(text[at]);
+    if (next == node->children.end()) return;
+    Node* const child = next->second.get();
+    if (SharedTokens(child->edge, text.subspan(at)) < child->edge.size()) return;
+    if (child->has_snapshot()) Drop(child);
+    ForgetMoved(child);
+    at += child->edge.size();
+    node = child;
+  }
+}
+
+void PrefixCache::ForgetSpaces(const std::function<bool(const std::string&)>& gone) {
+  for (auto root = spaces_.begin(); root != spaces_.end();) {
+    Node* node = root->second.get();
+    const bool goes = gone(root->first);
+    ++root;  // With its last text a space is erased.
+    while (goes && node != nullptr) {
+      while (!node->children.empty()) node = node->children.begin()->second.get();
+      if (node->has_snapshot()) Drop(node);
+      ForgetMoved(node);
+      Node* const above = node->parent;
+      const bool last = above->parent == nullptr && above->children.size() == 1;
+      Forget(node);
+      node = last ? nullptr : above;
+    }
+  }
+}
+
+bool PrefixCache::DropOne() {
+  if (kept_.empty()) return false;
+  Node* const least = *kept_.begin();
+  if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
+  const uint64_t moved = MoveDown(least);
+  Drop(least);
+  if (moved == 0) {
+    ++dropped_;
+    return true;
+  }
+  least->moved = moved;
+  List(least, &moved_);  // MoveDown() has made room.
+  return true;
+}
+
+uint64_t PrefixCache::MoveDown(const Node* node) {
+  const bool worth_it =
+      node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving);
+  if (tiers_ == nullptr || !worth_it || node->unread || !tiers_->Fits(tiers_->BytesOf(node->depth)))
+    return 0;
+  uint64_t id = 0;
+  (void)UnlessNoMemory([&] {
+    if (moved_.size() == moved_.capacity()) moved_.reserve(2 * moved_.size() + 16);
+    absl::StatusOr<SavedState> state = Read(node);
+    if (state.ok()) id = tiers_->Add(*std::move(state), WorthOf(node));
+    return absl::OkStatus();
+  });
+  return id;
+}
+
+std::vector<uint64_t> PrefixCache::Moved() const {
+  std::vector<uint64_t> ids;
+  for (const Node* node : moved_) ids.push_back(node->moved);
+  return ids;
+}
+
+void PrefixCache::Clear() {
+  while (!kept_.empty()) Drop(*kept_.begin());
+  while (!moved_.empty()) ForgetMoved(moved_.back());
+  // From the leaves up: a tree as deep as its text is long must not be dropped by recursion.
+  while (list_->before != list_.get()) Forget(list_->before);
+}
+
+// The least recently used has nothing below it, since whatever is used is used with all above it.
+void PrefixCache::Forget(Node* leaf) {
+  PACKRAT_CHECK(leaf->parent != nullptr && leaf->children.empty(), "forgets what is in use");
+  if (leaf->has_snapshot()) {
+    Drop(leaf);
+    ++dropped_;
+  }
+  if (leaf->moved != 0) {
+    dropped_ += tiers_->PlaceOf(leaf->moved) != StateTiers::Place::kNowhere;
+    ForgetMoved(leaf);
+  }
+  Unlink(leaf);
+  tokens_ -= static_cast<int64_t>(leaf->edge.size());
+  --nodes_;
+  Node* const parent = leaf->parent;
+  parent->children.erase(leaf->edge[0]);
+  if (parent->parent == nullptr && parent->children.empty()) {
+    spaces_.erase(spaces_.find(*parent->space));
+  }
+}
+
+}  // namespace packrat

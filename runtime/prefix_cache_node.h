@@ -1,0 +1,49 @@
+// A node of the prefix cache's tree. Private to prefix_cache.cc, which finds, and
+// prefix_cache_drop.cc, which keeps and drops.
+#ifndef PACKRAT_RUNTIME_PREFIX_CACHE_NODE_H_
+#define PACKRAT_RUNTIME_PREFIX_CACHE_NODE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "runtime/prefix_cache.h"
+
+namespace packrat {
+
+struct PrefixCache::Node {
+  std::vector<int32_t> edge;  // The text from the parent's end to this one's. Roots have none.
+  int depth = 0;              // Tokens to its end.
+  Node* parent = nullptr;     // Null: a root.
+  std::map<int32_t, std::unique_ptr<Node>> children;  // By their first token.
+  const std::string* space = nullptr;                 // Of a root: its key.
+  Node *before = nullptr, *after = nullptr;           // In order of use.
+
+  Snapshot snapshot;  // position 0: none.
+  bool had_one = false;
+  bool unread = false;
+  uint64_t moved = 0;  // Number in StateTiers; 0: none. It never has a snapshot too.
+  uint64_t writer = 0;
+  int importance = 0;
+  int uses = 0;  // By texts that began with it.
+  double priority = 0;
+  uint64_t last_use = 0;
+  std::set<Node*, DroppedFirst>::iterator kept_at;
+  size_t moved_at = 0;
+  bool has_snapshot() const { return snapshot.position > 0; }
+};
+
+inline size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
+  const size_t most = std::min(a.size(), b.size());
+  return std::mismatch(a.begin(), a.begin() + most, b.begin()).first - a.begin();
+}
+
+}  // namespace packrat
+
+#endif  // PACKRAT_RUNTIME_PREFIX_CACHE_NODE_H_

@@ -253,7 +253,7 @@ void Engine::Impl::TakeResults(const Flight& flight) {
     const auto first_row = sampled.begin() + static_cast<ptrdiff_t>(row);
     if (cache != nullptr) {
       if (!span_stats[i].finite || std::any_of(first_row, first_row + span.num_logits, is_bad)) {
-        cache->DropOf(sequence->id());
+        sequence->DropKept(cache.get());
       } else if (sequence->finished() && sequence->all_read()) {
         cache->Settle(sequence->id());
       }

@@ -16,8 +16,9 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-// A long prompt is snapped after so many tokens, where a piece of it ends.
-constexpr int kSnapshotEvery = 4096;
+// A long prompt is snapped after so many tokens, where a piece of it ends, and a conversation's
+// answer whose end would be seen too late.
+constexpr int kSnapshotEvery = 4096, kAnswerSnapshotEvery = 64;
 // A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
 constexpr int kWorthSaving = kBlockTokens;
 
@@ -126,9 +127,11 @@ bool Sequence::SnapshotDue() const {
   const int position = state_.position(), saved = position - snapped_;
   if (cache_space_.empty() || position < kMinSnapshotTokens) return false;
   // A conversation goes on from where a stop string begins, which is known only when the state has
-  // come past it.
+  // come past it; or, where the next step is started before this token is known, past an end id.
   if (position > prompt_tokens()) {
-    return request_.cache.importance > 0 && position == open_from_ && saved >= kWorthSaving;
+    if (request_.cache.importance <= 0) return false;
+    if (awaited_ == 0) return position == open_from_ && saved >= kWorthSaving;
+    return open_from_ < 0 && position % kBlockTokens == 0 && saved >= kAnswerSnapshotEvery;
   }
   if (position == cut_ && position > snapped_) return true;
   return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);
@@ -140,8 +143,11 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
     PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
     // What only stands on the way has served its turn once the text goes on: in a long prompt, and
     // at the end of one whose text goes on with its answer. No other state makes room for it.
-    const bool in_answer = snapped_ > prompt_tokens();
-    const bool goes_on = snapped_ < prompt_tokens() || request_.cache.importance > 0;
+    // What may be all that is left of a turn is none of that.
+    const bool conversation = request_.cache.importance > 0;
+    const bool in_answer =
+        snapped_ > prompt_tokens() || (snapped_ == prompt_tokens() && awaited_ > 0 && conversation);
+    const bool goes_on = snapped_ < prompt_tokens() || conversation;
     const bool on_the_way = snapped_ != cut_ && goes_on && !in_answer;
     if (node == nullptr || !state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
@@ -160,11 +166,19 @@ void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
       PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
       if (node == nullptr) return absl::OkStatus();
       Snapshot snapshot = state_.HandOver(pool);
-      Keep(node, &snapshot, request_.cache.importance, /*unread=*/!all_read(), pool, cache);
+      // The conversation goes on from an end id only if the next turn begins with it.
+      Keep(node, &snapshot, PastEndId() ? 0 : request_.cache.importance, /*unread=*/!all_read(),
+           pool, cache);
       return absl::OkStatus();
     });
   }
   state_.Release(pool);
+}
+
+void Sequence::DropKept(PrefixCache* cache) const {
+  cache->DropOf(request_.id);
+  const absl::Span<const int32_t> prompt = request_.prompt;
+  cache->DropAlong(cache_space_, prompt.subspan(0, usage_.cached_tokens));
 }
 
 void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
@@ -178,6 +192,10 @@ void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance,
 
 bool Sequence::PastText() const {
   return request_.cache.importance > 0 && open_from_ >= 0 && state_.position() > open_from_;
+}
+
+bool Sequence::PastEndId() const {
+  return ended_by_id_ && state_.position() == prompt_tokens() + usage_.completion_tokens;
 }
 
 std::vector<int32_t> Sequence::Text() const {
@@ -282,6 +300,7 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
   if (may_stop && (Contains(eos_ids_, token) || Contains(request_.stop.ids, token))) {
     open_from_ = -1;  // It was no stop string.
+    ended_by_id_ = true;
     return Contains(eos_ids_, token) ? FinishReason::kEos : FinishReason::kStopId;
   }
 

@@ -70,6 +70,8 @@ class Sequence {
   void Snap(bool share_slot, StatePool* pool, PrefixCache* cache);
   // Gives back the parts, if they were taken; with `keep` to the cache, if that is worth it.
   void Release(bool keep, StatePool* pool, PrefixCache* cache);
+  // It has gone bad: drops what it has left, and the states that it may have begun with.
+  void DropKept(PrefixCache* cache) const;
   // Whether the next span needs more of a sampled token that has not come yet than its place.
   bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
   // The results of the earliest span that was started, and was not read yet, are there.
@@ -140,6 +142,8 @@ class Sequence {
   void Resume(StatePool* pool, PrefixCache* cache);
   // Whether it has come past the end of the text that is shown, into a stop string.
   bool PastText() const;
+  // Whether the id that ended it was computed before it was known.
+  bool PastEndId() const;
   // Keeps a snapshot, or gives it back where there is no memory to list it.
   void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
             StatePool* pool, PrefixCache* cache);
@@ -165,8 +169,9 @@ class Sequence {
   std::string cache_space_;         // Whose states it shares; empty: it does not use the cache.
   std::vector<int32_t> generated_;  // Only where it does.
   int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
-  int cut_ = 0;         // A piece of the prompt ends here, for a snapshot.
-  int snapped_ = 0;     // Where it began, or has last been snapped.
+  bool ended_by_id_ = false;
+  int cut_ = 0;      // A piece of the prompt ends here, for a snapshot.
+  int snapped_ = 0;  // Where it began, or has last been snapped.
   // A state that was fetched can have had to give way again before its sequence is admitted.
   int fetches_left_ = 3;
 

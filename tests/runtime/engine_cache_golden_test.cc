@@ -3,6 +3,7 @@
 // each of their requests gets alone from an engine that keeps nothing: the same tokens, and the
 // same bits of their log-probabilities. So they do where most states go through memory and files
 // before they are used.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -178,6 +179,40 @@ TEST_P(EngineCacheGoldenTest, ParkedAnywhere) {
     ExpectSameBits(low, alone, kMostGenerated);
     if (HasFatalFailure()) return;
   }
+}
+
+// An answer that ends by an id, and a turn that goes on from what it has left.
+TEST_P(EngineCacheGoldenTest, AfterAnAnswerThatEndedEarly) {
+  const auto model = LoadSmall();
+  ASSERT_NE(model, nullptr);
+  const auto alone_engine = StartEngine(model.get(), /*cached=*/false, /*max_running=*/1);
+  const auto engine = StartEngine(model.get(), /*cached=*/true, /*max_running=*/1);
+  Text text = RandomText(*model, 20);
+  Consumer answer, next, alone;
+  Request request = Make(&answer, 1, text, 120);
+  request.cache.importance = 1;
+  request.sampling.temperature = 1.0f;
+  request.stop.min_tokens = 85;
+  for (int id = 0; id < std::min(500, model->config().vocab_size); id += 2) {
+    request.stop.ids.push_back(id);
+  }
+  Submit(engine.get(), std::move(request));
+  RunUntilIdle(engine.get());
+  answer.Poll();
+  ASSERT_EQ(answer.finish->reason, FinishReason::kStopId);
+  ASSERT_GE(answer.tokens.size(), 85u);
+  text.insert(text.end(), answer.tokens.begin(), answer.tokens.end());
+  const auto before = static_cast<int>(text.size());
+  const Text more = RandomText(*model, 5);
+  text.insert(text.end(), more.begin(), more.end());
+  Submit(engine.get(), Make(&next, 2, text, 5));
+  RunUntilIdle(engine.get());
+  next.Poll();
+  EXPECT_EQ(next.finish->usage.cached_tokens, kOnGpu ? 96 : before);
+  Submit(alone_engine.get(), Make(&alone, 3, text, 5));
+  RunUntilIdle(alone_engine.get());
+  alone.Poll();
+  ExpectSameBits(next, alone, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineCacheGoldenTest, ::testing::ValuesIn(StateModels()),

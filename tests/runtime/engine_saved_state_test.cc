@@ -1,5 +1,6 @@
 // Texts that leave one engine as bytes and go on in another: with the golden models, and so all
 // kinds of layers, the bits of every token are those of an engine that keeps nothing.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -104,6 +105,25 @@ TEST_P(EngineSavedStateTest, AnotherEngineGoesOnWithTheSameBits) {
     text.resize(state.tokens.size());
     EXPECT_EQ(Save(second, text), bytes);
   }
+}
+
+// A state that makes every text of it go bad, as one that a client has made up: a turn fails, and
+// the next one computes the text.
+TEST_P(EngineSavedStateTest, ABadStateFailsOneTurn) {
+  const Replica first = StartReplica(/*cached=*/true), second = StartReplica(/*cached=*/true),
+                plain = StartReplica(/*cached=*/false);
+  Text text = RandomText(*first.model, 37);
+  Append(Run(first, text)->tokens, &text);
+  auto state = DecodeSavedState(Save(first, text), OwnerOf(*first.model));
+  ASSERT_TRUE(state.ok()) << state.status();
+  std::fill(state->parts.begin(), state->parts.end(), '\xFF');
+  second.engine->LoadState(space_, *state,
+                           [](const absl::Status& s) { EXPECT_EQ(s, absl::OkStatus()); });
+  Append(RandomText(*first.model, kMore), &text);
+  EXPECT_EQ(Run(second, text)->finish->reason, FinishReason::kError);
+  const auto again = Run(second, text), alone = Run(plain, text);
+  EXPECT_EQ(again->finish->usage.cached_tokens, 0);
+  ExpectSameBits(*again, *alone, kGenerated);
 }
 
 // What others left in parts of the pool stays within the process.

@@ -156,6 +156,46 @@ TEST_F(EngineStopTest, PaddingIsNeverSampled) {
   for (int32_t token : consumer.tokens) EXPECT_LT(token, tokenizer_->num_pieces());
 }
 
+// A conversation goes on from before the string that ended its answer.
+TEST_F(EngineStopTest, AStateIsLeftBeforeTheStopString) {
+  std::string said;
+  for (int i = 0; i < 14; ++i) said += "The quick brown fox jumps over the lazy dog. ";
+  for (const bool ahead : {false, true}) {
+    std::vector<int32_t> script = *tokenizer_->Encode(said + "\nUser: next", {});
+    script.resize(script.size() + 10, 500);
+    FakeModel::Options options;
+    options.vocab = kVocab;
+    options.ahead = ahead;
+    Script model(options, script);
+    auto engine = *Engine::Create(&model, tokenizer_.get(), Small());
+    const auto run = [&](uint64_t id, const std::vector<int32_t>& prompt, int most) {
+      Consumer consumer;
+      Request request = consumer.Make(id, prompt, most);
+      request.text.stop_strings = {"\nUser:"};
+      request.cache.importance = 1;
+      EXPECT_EQ(engine->Submit(std::move(request), absl::UnixEpoch()), absl::OkStatus());
+      while (!engine->idle()) engine->Step(absl::UnixEpoch());
+      consumer.Poll();
+      return consumer;
+    };
+    std::vector<int32_t> text(20, 600);
+    const Consumer answer = run(1, text, 300);
+    EXPECT_EQ(answer.finish->reason, FinishReason::kStopString);
+    TextDecoder decoder(tokenizer_.get(), true, true);
+    decoder.Continue(text);
+    for (int32_t token : answer.tokens) {
+      if (decoder.Push(token).find('\n') != std::string::npos) break;
+      text.push_back(token);
+    }
+    const auto before = static_cast<int>(text.size());
+    ASSERT_GT(before, 120);
+    text.insert(text.end(), {700, 701, 702});
+    const int cached = run(2, text, 2).finish->usage.cached_tokens;
+    EXPECT_LE(cached, before);
+    EXPECT_GE(cached, before - (ahead ? 80 : 0));
+  }
+}
+
 // The configuration names an end id of its own: that of the tokenizer is a token like any other.
 // Without one in the configuration, the tokenizer's ends a text.
 TEST_F(EngineStopTest, TheTokenizersEndIdCountsOnlyWhereTheModelHasNone) {

@@ -168,6 +168,24 @@ TEST_P(SequenceStateTest, ASharedSlotIsReadUntilTheBlockEnds) {
   ExpectAllFree();
 }
 
+// Who is left alone with a slot writes to it: that of a new one would be in use for a block.
+TEST_P(SequenceStateTest, ASlotOfItsOwnIsNotLeft) {
+  auto state = At(70);
+  Snapshot snapshot = state->HandOver(pool_.get());
+  SequenceState heir;
+  Prepare(&heir);
+  heir.Resume(snapshot, pool_.get());
+  const int32_t slot = snapshot.slot;
+  snapshot.Release(pool_.get());
+  heir.Take(pool_.get(), /*share_slot=*/true);
+  const Span span = Advance(&heir, 1);
+  EXPECT_EQ(span.slot_in, slot);
+  EXPECT_EQ(span.slot_out, slot);
+  EXPECT_EQ(Held(kSlotParts), 1);
+  heir.Release(pool_.get());
+  ExpectAllFree();
+}
+
 // Before it has ended a block it is snapped, handed over and released with what it reads.
 TEST_P(SequenceStateTest, ASharedSlotIsPassedOn) {
   for (const bool hand_over : {false, true}) {

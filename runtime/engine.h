@@ -1,8 +1,8 @@
 // The engine: takes requests, asks the scheduler what to do, runs the model once, which samples,
 // publishes and retires. Single-threaded: Step() is called by one thread (EngineThread in
 // production, the test itself in tests, with its own clock). Submit(), Cancel(), Drain(),
-// AbortAll(), Wake(), WaitForWork(), idle(), failure(), stats() and progress() may be called by any
-// thread; they hold the only lock for as long as a swap takes.
+// AbortAll(), ForgetOrigin(), Wake(), WaitForWork(), idle(), failure(), stats() and progress() may
+// be called by any thread; they hold the only lock for as long as a swap takes.
 #ifndef PACKRAT_RUNTIME_ENGINE_H_
 #define PACKRAT_RUNTIME_ENGINE_H_
 
@@ -181,6 +181,8 @@ class Engine {
   void SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
                  std::function<void(absl::StatusOr<SavedState>)> done);
   void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);
+  // Drops all that is kept of an origin (StateSpace), from the next Step() on.
+  void ForgetOrigin(uint64_t origin);
 
   // No new requests from now on; what is queued and running goes on.
   void Drain();

@@ -74,6 +74,18 @@ void Engine::LoadState(StateSpace space, SavedState state, std::function<void(ab
   });
 }
 
+void Engine::ForgetOrigin(uint64_t origin) {
+  // Without memory for the task it ages like others.
+  (void)UnlessNoMemory([&] {
+    impl_->Post([this, origin](const absl::Status& status) {
+      if (!status.ok() || impl_->cache == nullptr) return;
+      impl_->cache->ForgetSpaces(
+          [origin](const std::string& key) { return StateSpace::OriginOf(key) == origin; });
+    });
+    return absl::OkStatus();
+  });
+}
+
 absl::Status Engine::Impl::LoadState(const StateSpace& space, const SavedState& state) {
   if (state.position == 0) return absl::OkStatus();
   if (cache == nullptr) {

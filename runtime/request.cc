@@ -1,5 +1,7 @@
 #include "runtime/request.h"
 
+#include <cstring>
+
 namespace packrat {
 
 std::string StateSpace::Key() const {
@@ -14,6 +16,16 @@ std::string StateSpace::Key() const {
   add(&solver.cg_max_steps, sizeof solver.cg_max_steps);
   add(&origin, sizeof origin);
   return key + salt;
+}
+
+uint64_t StateSpace::OriginOf(const std::string& key) {
+  size_t tenant_size = 0;
+  std::memcpy(&tenant_size, key.data(), sizeof tenant_size);
+  const size_t at = sizeof tenant_size + tenant_size + sizeof(SolverOptions::cg_tolerance) +
+                    sizeof(SolverOptions::cg_max_steps);
+  uint64_t origin = 0;
+  std::memcpy(&origin, key.data() + at, sizeof origin);
+  return origin;
 }
 
 StateSpace SpaceOf(const Request& request) {

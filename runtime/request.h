@@ -77,6 +77,7 @@ struct StateSpace {
   uint64_t origin = 0;
   // No two spaces have the same.
   std::string Key() const;
+  static uint64_t OriginOf(const std::string& key);
 };
 
 struct Request {

@@ -117,10 +117,12 @@ absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, const Key& 
   ByTime expiry, use;
   expiry.emplace(now + session.ttl, key);
   use.emplace(now, key);
+  if (session.origin != 0) origins_.try_emplace(session.origin, 0);
   const auto at = sessions_.emplace(key, std::move(session)).first;
   at->second.expiry = by_expiry_.insert(expiry.extract(expiry.begin()));
   at->second.use = accounts_[owner.tenant].by_use.insert(use.extract(use.begin()));
   Count(owner.tenant, 1, tokens);
+  JoinOrigin(at->second.origin);
   ++stats_.created;
   return Describe(*at, now);
 }
@@ -129,7 +131,23 @@ void Sessions::Remove(Map::iterator at) {
   by_expiry_.erase(at->second.expiry);
   accounts_[at->second.tenant].by_use.erase(at->second.use);
   Count(at->second.tenant, -1, -static_cast<int64_t>(at->second.text.size()));
+  LeaveOrigin(at->second.origin);
   sessions_.erase(at);
+}
+
+void Sessions::WatchOrigins(std::function<void(uint64_t origin)> gone) {
+  MutexLock lock(&mutex_);
+  origin_gone_ = std::move(gone);
+}
+
+void Sessions::JoinOrigin(uint64_t origin) {
+  if (origin != 0) ++origins_[origin];
+}
+
+void Sessions::LeaveOrigin(uint64_t origin) {
+  if (origin == 0 || --origins_[origin] > 0) return;
+  origins_.erase(origin);
+  if (origin_gone_ != nullptr) origin_gone_(origin);
 }
 
 void Sessions::DropExpired(absl::Time now) {
@@ -272,11 +290,13 @@ absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::str
       static_cast<int64_t>(there.text.size()) - static_cast<int64_t>(here.text.size());
   const absl::Status room = more > 0 ? CheckRoom(owner, 0, more) : absl::OkStatus();
   if (!room.ok()) return room;
+  if (there.origin != 0) origins_.try_emplace(there.origin, 0);
   Count(here.tenant, 0, more);
   here.text = std::move(there.text);
   here.turns = std::move(there.turns);
   here.revision = revision;
-  here.origin = there.origin;
+  JoinOrigin(there.origin);
+  LeaveOrigin(std::exchange(here.origin, there.origin));
   here.ttl = there.ttl;
   Use(&here, now);
   return Describe(**at, now);

@@ -102,6 +102,10 @@ class Sessions {
   class Turn;
   absl::StatusOr<Turn> Begin(const SessionOwner& owner, absl::string_view handle, absl::Time now);
 
+  // Calls `gone`, under a lock of this object, when the last session of an origin has gone; null:
+  // nobody.
+  void WatchOrigins(std::function<void(uint64_t origin)> gone);
+
   // Drops what has expired. All that takes a time does so first; this is for when nobody calls.
   void Expire(absl::Time now);
 
@@ -155,6 +159,8 @@ class Sessions {
   absl::StatusOr<SessionInfo> Add(const SessionOwner& owner, const Key& key, Session session,
                                   absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(Map::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void JoinOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionInfo Cut(Map::iterator at, int64_t tokens, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetBusy(Session* session, bool busy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -171,6 +177,8 @@ class Sessions {
   Map sessions_ ABSL_GUARDED_BY(mutex_);
   ByTime by_expiry_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, Account> accounts_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<uint64_t, int> origins_ ABSL_GUARDED_BY(mutex_);  // Sessions; not of 0.
+  std::function<void(uint64_t)> origin_gone_ ABSL_GUARDED_BY(mutex_);
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };
 

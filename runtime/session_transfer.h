@@ -40,7 +40,11 @@ class SessionTransfer {
       : sessions_(sessions),
         engine_(engine),
         model_(std::move(model)),
-        engine_timeout_(absl::ToChronoNanoseconds(engine_timeout)) {}
+        engine_timeout_(absl::ToChronoNanoseconds(engine_timeout)) {
+    // What only such sessions can use goes with the last of them.
+    sessions_->WatchOrigins([engine](uint64_t origin) { engine->ForgetOrigin(origin); });
+  }
+  ~SessionTransfer() { sessions_->WatchOrigins(nullptr); }
 
   // A session as it is here, with what `space` keeps of its state, if that has at most so many
   // bytes; nullopt: its text alone. Waits.

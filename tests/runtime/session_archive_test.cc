@@ -188,6 +188,30 @@ TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
   EXPECT_EQ(Say(second.get(), other, prompt).cached, 0);
 }
 
+// Nobody else can begin with it: it goes with its session.
+TEST_F(SessionArchiveTest, AStateOfAnOriginGoesWithItsSession) {
+  const auto replica = Start();
+  const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
+  const auto packed = replica->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const auto kept = [&] { return replica->engine->stats().cache.snapshots; };
+  const int64_t before = kept();
+  const auto load = [&](uint64_t origin) {
+    return replica->transfer->Load(owner_, packed->header + packed->parts, "", {}, origin, now_)
+        ->info.handle;
+  };
+  const std::string first = load(77), second = load(78);
+  EXPECT_EQ(replica->transfer->Pack(owner_, first, space_, max_state_bytes_, now_)->state_tokens,
+            54);
+  EXPECT_EQ(kept(), before + 2);
+  EXPECT_EQ(replica->sessions.Delete(owner_, first, now_), absl::OkStatus());
+  EXPECT_EQ(replica->sessions.Delete(owner_, mine, now_), absl::OkStatus());
+  while (kept() != before + 1) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(replica->transfer->Pack(owner_, second, space_, max_state_bytes_, now_)->state_tokens,
+            54);
+}
+
 TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;

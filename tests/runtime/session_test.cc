@@ -343,6 +343,44 @@ TEST_F(SessionTest, ASessionOfAnotherReplicaIsAdoptedUnlessThisOneIsAsNew) {
   EXPECT_EQ(sessions_.stats().tokens, 2);
 }
 
+// Forks have their origin's states too, so that these go with the last of them.
+TEST_F(SessionTest, AnOriginGoesWithItsLastSession) {
+  std::vector<uint64_t> gone;
+  sessions_.WatchOrigins([&](uint64_t origin) { gone.push_back(origin); });
+  const auto restore = [&](uint64_t origin, absl::Duration ttl = {}) {
+    SessionContent content;
+    content.text = {1, 2};
+    content.turns = {2};
+    content.ttl = ttl;
+    content.origin = origin;
+    return sessions_.Restore({}, content, now_)->handle;
+  };
+  const std::string first = restore(7), other = restore(8), plain = restore(0);
+  const std::string fork = sessions_.Fork({}, first, now_)->handle;
+  EXPECT_EQ(sessions_.Delete({}, first, now_), absl::OkStatus());
+  EXPECT_EQ(sessions_.Delete({}, plain, now_), absl::OkStatus());
+  EXPECT_THAT(gone, IsEmpty());
+  EXPECT_EQ(sessions_.Delete({}, fork, now_), absl::OkStatus());
+  EXPECT_THAT(gone, ElementsAre(7));
+  // By an end of its time, by a newer one of another replica, and by a turn that was lost.
+  restore(9, absl::Minutes(1));
+  now_ += absl::Minutes(1);
+  sessions_.Expire(now_);
+  EXPECT_THAT(gone, ElementsAre(7, 9));
+  SessionContent newer;
+  newer.text = {1, 2, 3};
+  newer.turns = {3};
+  newer.origin = 10;
+  ASSERT_TRUE(sessions_.Adopt({}, other, 5, newer, now_).ok());
+  EXPECT_THAT(gone, ElementsAre(7, 9, 8));
+  ASSERT_TRUE(sessions_.Adopt({}, other, 6, newer, now_).ok());
+  EXPECT_THAT(gone, ElementsAre(7, 9, 8));
+  sessions_.Begin({}, other, now_)->Drop();
+  EXPECT_THAT(gone, ElementsAre(7, 9, 8, 10));
+  sessions_.WatchOrigins(nullptr);
+  EXPECT_EQ(sessions_.Delete({}, restore(11), now_), absl::OkStatus());
+}
+
 TEST_F(SessionTest, WhatIsRestoredIsASessionOfItsOwn) {
   const auto restored = sessions_.Restore({}, {{1, 2, 3}, {2, 3}, absl::Minutes(3), 9}, now_);
   ASSERT_TRUE(restored.ok()) << restored.status();

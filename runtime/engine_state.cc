@@ -8,6 +8,12 @@
 #include "runtime/state_transfer.h"
 
 namespace packrat {
+namespace {
+
+// Texts that leave take turns together, as one more tenant.
+constexpr int kNoTenant = -1;
+
+}  // namespace
 
 void Engine::Impl::Post(Task task) {
   {
@@ -50,7 +56,7 @@ void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>
                             }
                           },
                           step_time});
-      tiers->Fetch(found.on_disk);
+      tiers->Fetch(found.on_disk, kNoTenant, /*weight=*/1);
       later = true;
       return absl::OkStatus();
     }

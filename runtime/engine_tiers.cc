@@ -42,7 +42,7 @@ bool Engine::Impl::MustFetch(const std::shared_ptr<Sequence>& sequence, const Wa
     fetching.push_back({sequence, item, state, step_time});
     return absl::OkStatus();
   });
-  if (status.ok()) tiers->Fetch(state);
+  if (status.ok()) tiers->Fetch(state, sequence->tenant(), sequence->request().tenant_weight);
   return status.ok();
 }
 

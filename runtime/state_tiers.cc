@@ -11,6 +11,8 @@ namespace packrat {
 namespace {
 
 constexpr int64_t kDiskBlock = 4096;
+// Enough that the reader has work while a step goes on, and few for another tenant to wait for.
+constexpr size_t kMostReading = 8;
 
 }  // namespace
 
@@ -33,6 +35,7 @@ StateTiers::StateTiers(const StateTierOptions& options, const StateOwner& owner,
       header_bytes_(static_cast<int64_t>(EncodeHeader(SavedState(), owner).size())),
       folder_(std::move(folder)),
       wake_(std::move(wake)) {
+  reading_.reserve(kMostReading);
   stats_.memory.limit = options.memory_bytes;
   stats_.disk.limit = folder_ == nullptr ? 0 : options.disk_bytes;
   if (folder_ == nullptr) return;
@@ -177,12 +180,22 @@ std::shared_ptr<const SavedState> StateTiers::Get(uint64_t id) const {
   return Find(id)->state;
 }
 
-void StateTiers::Fetch(uint64_t id) {
+void StateTiers::Fetch(uint64_t id, int tenant, double weight) {
   Entry* const entry = Find(id);
   if (entry == nullptr || entry->stage != Stage::kDisk) return;
   Lift(&disk_, entry);
   entry->stage = Stage::kWanted;
-  wanted_.Push(entry);
+  entry->tenant = tenant;
+  entry->turn = turn_;
+  const auto comes_after = [entry](const Entry& other) {
+    if (other.tenant == entry->tenant) entry->turn = std::max(entry->turn, other.turn_end);
+  };
+  for (const Entry* other : reading_) comes_after(*other);
+  for (const Entry* other = wanted_.first; other != nullptr; other = other->next) {
+    comes_after(*other);
+  }
+  entry->turn_end = entry->turn + static_cast<double>(entry->bytes) / weight;
+  wanted_.PushByTurn(entry);
   ReadWanted();
 }
 
@@ -192,11 +205,13 @@ bool StateTiers::IsFetching(uint64_t id) const {
 }
 
 void StateTiers::ReadWanted() {
-  while (wanted_.first != nullptr) {
+  while (wanted_.first != nullptr && reading_.size() < kMostReading) {
     Entry* const entry = wanted_.first;
     if (!memory_.Has(entry->bytes)) WriteBeyond(stats_.memory.limit - entry->bytes);
     if (!memory_.Has(entry->bytes)) return;  // Something is being written.
     wanted_.Pop();
+    turn_ = entry->turn;
+    reading_.push_back(entry);
     Count(&memory_, *entry, 1);
     entry->stage = Stage::kReading;
     Hand(entry);
@@ -264,6 +279,7 @@ void StateTiers::Finish(Entry* entry) {
       Rest(&disk_, entry, /*used_now=*/false);
     }
   } else if (entry->stage == Stage::kReading) {
+    reading_.erase(std::find(reading_.begin(), reading_.end(), entry));
     Count(&disk_, *entry, -1);
     if (!failed && !entry->dropped) {
       entry->stage = Stage::kMemory;
@@ -327,6 +343,14 @@ void StateTiers::Queue::Push(Entry* entry) {
   entry->next = nullptr;
   (last == nullptr ? first : last->next) = entry;
   last = entry;
+}
+
+void StateTiers::Queue::PushByTurn(Entry* entry) {
+  Entry* before = nullptr;
+  for (Entry* at = first; at != nullptr && at->turn <= entry->turn; at = at->next) before = at;
+  if (before == last) return Push(entry);
+  entry->next =
+      before == nullptr ? std::exchange(first, entry) : std::exchange(before->next, entry);
 }
 
 StateTiers::Entry* StateTiers::Queue::Pop() {

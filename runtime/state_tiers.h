@@ -68,8 +68,9 @@ class StateTiers {
   Place PlaceOf(uint64_t id) const;
   // The bytes of a state in memory.
   std::shared_ptr<const SavedState> Get(uint64_t id) const;
-  // Begins to bring a state from the disk into memory.
-  void Fetch(uint64_t id);
+  // Begins to bring a state from the disk into memory. Tenants take turns of bytes by their
+  // weights, above 0, as in the scheduler; what one asks for comes in order.
+  void Fetch(uint64_t id, int tenant, double weight);
   // Whether that goes on. Then it is in memory or nowhere, until the next call that is not const.
   bool IsFetching(uint64_t id) const;
   void Drop(uint64_t id);    // Any number.
@@ -119,6 +120,9 @@ class StateTiers {
     Order::iterator place;
     Order::node_type node;
     Entry* next = nullptr;  // In a queue.
+    // While it is wanted or read: whose turn, from where in the order of turns to where.
+    int tenant = 0;
+    double turn = 0, turn_end = 0;
     // The threads' own while they have it.
     std::shared_ptr<const SavedState> state;  // Null on the disk.
     StateFolder::Seal seal;
@@ -127,6 +131,7 @@ class StateTiers {
   struct Queue {
     Entry *first = nullptr, *last = nullptr;
     void Push(Entry* entry);
+    void PushByTurn(Entry* entry);
     Entry* Pop();  // Null: empty.
     void Remove(const Entry* entry);
   };
@@ -167,6 +172,8 @@ class StateTiers {
   Stats stats_;
   Budget memory_{&stats_.memory}, disk_{&stats_.disk};
   Queue wanted_;
+  double turn_ = 0;              // Of what was handed to the reader last.
+  std::vector<Entry*> reading_;  // What the reader has, at most kMostReading.
 
   Mutex mutex_;
   std::condition_variable work_, done_;

@@ -370,7 +370,7 @@ TEST_F(PrefixCacheTest, WhatHasMovedIsFoundAndDropped) {
       found = cache_->Find("", Range(0, 50));
       ASSERT_EQ(found.node, nullptr);
       ASSERT_NE(found.on_disk, 0u);
-      tiers->Fetch(found.on_disk);
+      tiers->Fetch(found.on_disk, 0, 1);
       tiers->WaitForThreads();
       found = cache_->Find("", Range(0, 50));
       ASSERT_NE(found.node, nullptr);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -72,7 +73,7 @@ class StateTiersTest : public ::testing::Test {
     Check();
   }
   void Fetch(uint64_t id) {
-    tiers_->Fetch(id);
+    tiers_->Fetch(id, 0, 1);
     EXPECT_TRUE(tiers_->IsFetching(id));
     Wait();
     EXPECT_FALSE(tiers_->IsFetching(id));
@@ -193,7 +194,7 @@ TEST_F(StateTiersTest, MoreThanMemoryHoldsIsWantedAtOnce) {
   Start(3, 100);
   std::vector<uint64_t> ids;
   for (int i = 0; i < 12; ++i) ids.push_back(AddSlowly(i));
-  for (uint64_t id : ids) tiers_->Fetch(id);
+  for (uint64_t id : ids) tiers_->Fetch(id, 0, 1);
   Check();
   std::vector<bool> seen(ids.size());
   for (int round = 0; round < 1000 && std::count(seen.begin(), seen.end(), false) > 0; ++round) {
@@ -205,10 +206,40 @@ TEST_F(StateTiersTest, MoreThanMemoryHoldsIsWantedAtOnce) {
       tiers_->Return(ids[i]);
     }
     for (size_t i = 0; i < ids.size(); ++i) {
-      if (!seen[i]) tiers_->Fetch(ids[i]);
+      if (!seen[i]) tiers_->Fetch(ids[i], 0, 1);
     }
   }
   EXPECT_EQ(std::count(seen.begin(), seen.end(), false), 0);
+}
+
+// Who asks later does not wait for all that another has asked for: of what the reader does not have
+// yet, each tenant gets bytes by its weight.
+TEST_F(StateTiersTest, TenantsTakeTurns) {
+  Start(120, 200);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 120; ++i) ids.push_back(AddSlowly(i));
+  for (int i = 0; i < 60; ++i) {
+    ASSERT_EQ(tiers_->PlaceOf(ids[i]), Place::kDisk) << i;
+    tiers_->Fetch(ids[i], i < 30 ? 1 : 2, i < 30 ? 1 : 2);
+  }
+  const auto come = [&](int first) {
+    return static_cast<int>(std::count_if(&ids[first], &ids[first] + 30, [&](uint64_t id) {
+      return tiers_->PlaceOf(id) == Place::kMemory;
+    }));
+  };
+  for (int first = 0, second = 0; first < 30 || second < 30;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    tiers_->Poll();
+    first = come(0), second = come(30);
+    if (second == 30) continue;
+    // The reader had eight of the first when the second came; two of the second to one of the first
+    // from then on.
+    EXPECT_LE(first, 8 + second / 2 + 2);
+    if (first > 8) {
+      EXPECT_LE(second, 2 * (first - 8) + 4);
+    }
+  }
+  Check();
 }
 
 TEST_F(StateTiersTest, AFileIsTheOneThatWasWrittenOrNone) {
@@ -331,7 +362,7 @@ TEST_F(StateTiersTest, Storm) {
         }
         case 2:
         case 3:
-          if (tiers_->PlaceOf(any) == Place::kDisk) tiers_->Fetch(any);
+          if (tiers_->PlaceOf(any) == Place::kDisk) tiers_->Fetch(any, 0, 1);
           break;
         case 4:
           if (tiers_->PlaceOf(any) != Place::kMemory) break;

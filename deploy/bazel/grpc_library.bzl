@@ -6,8 +6,7 @@ Native cc_proto_library wants to build protobuf from source; this does not.
 def cc_grpc_library(name, srcs, deps = [], visibility = None):
     """A cc_library of messages and services; includes are written from the root of the workspace.
 
-    Also makes `<name>_descriptor` (<name>.binpb: a FileDescriptorSet with all imports) and
-    `<name>_py` (the *_pb2.py and *_pb2_grpc.py files).
+    Also makes `<name>_descriptor` (<name>.binpb: a FileDescriptorSet with all imports).
 
     Args:
       name: name of the cc_library.
@@ -18,7 +17,6 @@ def cc_grpc_library(name, srcs, deps = [], visibility = None):
     bases = [src[:-len(".proto")] for src in srcs]
     headers = [b + e for b in bases for e in [".pb.h", ".grpc.pb.h"]]
     sources = [b + e for b in bases for e in [".pb.cc", ".grpc.pb.cc"]]
-    python = [b + e for b in bases for e in ["_pb2.py", "_pb2_grpc.py"]]
     protos = name + "_protos"
     locations = " ".join(["$(location %s)" % src for src in srcs])
     native.filegroup(
@@ -39,14 +37,6 @@ def cc_grpc_library(name, srcs, deps = [], visibility = None):
         srcs = [protos] + srcs,
         outs = [name + ".binpb"],
         cmd = "protoc -I. --include_imports --descriptor_set_out=$@ " + locations,
-        visibility = visibility,
-    )
-    native.genrule(
-        name = name + "_py",
-        srcs = [protos] + srcs,
-        outs = python,
-        cmd = "protoc -I. --python_out=$(GENDIR) --grpc_out=$(GENDIR) " +
-              "--plugin=protoc-gen-grpc=$$(command -v grpc_python_plugin) " + locations,
         visibility = visibility,
     )
     native.cc_library(

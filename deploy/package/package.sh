@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes the packages of programs that are built, the same bits for the same programs:
 #
-#   package.sh OUTPUT SERVER CLIENT [CUDA_LIBRARY]
+#   package.sh OUTPUT SERVER CLIENT WHEEL [CUDA_LIBRARY]
 #
 #   OUTPUT/packrat-VERSION-linux-amd64.tar.gz   runs where it is unpacked, beside glibc 2.36 or later
 #   OUTPUT/packrat_VERSION_amd64.deb            for Debian 12, with a service
 #   OUTPUT/packrat-VERSION.spdx.json            what is in the tar
+#   OUTPUT/packrat_client-VERSION-py3-none-any.whl
+#                                               the Python client, for pip
 # and with the library of the CUDA backend, which then is in the tar too:
 #   OUTPUT/packrat-cuda_VERSION_amd64.deb
 #
@@ -13,7 +15,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-output=$1 server=$(readlink -e "$2") client=$(readlink -e "$3") cuda=${4:+$(readlink -e "$4")}
+output=$1 server=$(readlink -e "$2") client=$(readlink -e "$3") wheel=$(readlink -e "$4")
+cuda=${5:+$(readlink -e "$5")}
 : "${SOURCE_DATE_EPOCH:?}"
 export SOURCE_DATE_EPOCH PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8 TZ=UTC
 for tool in patchelf strip dpkg-shlibdeps dh gzip; do
@@ -38,5 +41,8 @@ tar -C "$work" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner -cf 
 "$here/tree.py" --kind=system --output="$work/deb/root" "${programs[@]}"
 "$here/deb.sh" "$work/deb" "$version" "$cuda"
 
+cp "$wheel" "$work/packrat_client-$version-py3-none-any.whl"
+chmod 644 "$work"/*.whl
+
 # Nothing half done: all of them, or none.
-mv "$work"/*.tar.gz "$work"/*.spdx.json "$work"/deb/*.deb "$output/"
+mv "$work"/*.tar.gz "$work"/*.spdx.json "$work"/*.whl "$work"/deb/*.deb "$output/"

@@ -22,9 +22,7 @@ import statistics
 import sys
 import time
 
-import grpc
-
-from proto.packrat.v1 import inference_pb2, inference_pb2_grpc
+from packrat_client import Client
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import peers  # pylint: disable=wrong-import-position
@@ -43,14 +41,9 @@ class Turn:
 
 
 def packrat(server, prompt, tokens):
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
-        stub = inference_pb2_grpc.InferenceStub(channel)
-        request = inference_pb2.GenerateRequest(
-            tokens=inference_pb2.TokenIds(ids=prompt),
-            sampling=inference_pb2.SamplingParams(temperature=0),
-            stop=inference_pb2.StopParams(max_tokens=tokens, ignore_eos=True))
+    with Client(f"127.0.0.1:{server.grpc}") as client:
         turn = Turn(time.monotonic())
-        for message in stub.Generate(request):
+        for message in client.stream(prompt, temperature=0, max_tokens=tokens, ignore_eos=True):
             turn.add(list(message.token_ids))
         turn.computed = len(prompt) - message.finished.usage.cached_tokens
         return turn

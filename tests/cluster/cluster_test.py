@@ -6,9 +6,8 @@ import unittest
 
 import yaml
 
-from proto.packrat.v1 import inference_pb2_grpc
+from packrat_client import Client
 from tests.cluster import certificates, fronts, scenarios
-from tests.cluster.load import client
 from tests.cluster.replicas import ROOT, Cluster
 
 
@@ -64,20 +63,19 @@ class ThreeReplicasTest(Rows):
                 self.check(row)
 
     def test_a_text_goes_on_where_it_broke(self):
-        """docs/client.py; the replica that writes is killed in the middle."""
-        # No end token (2): 400 tokens take a second.
-        ask = {"text": "The little dog", "seed": 7, "max_tokens": 400, "banned_token_ids": [2]}
+        """The replica that writes is killed in the middle."""
+        # 400 tokens take a second.
+        ask = {"seed": 7, "max_tokens": 400, "ignore_eos": True}
         for make in (fronts.Envoy, fronts.HAProxy, fronts.ClientSide):
-            with make(self.folder.name, self.cluster) as front, front.channel() as channel:
-                stub = inference_pb2_grpc.InferenceStub(channel)
-                whole = "".join(client.complete(stub, **ask))
-                pieces = client.complete(stub, **ask)
-                text = next(pieces)
+            with make(self.folder.name, self.cluster) as front, Client(front.channel(), resume=True) as client:
+                whole = client.complete("The little dog", **ask)
+                stream = client.stream("The little dog", **ask)
+                text = next(stream).text
                 writing, = [r for r in self.cluster if r.metric("packrat_requests_running")]
                 writing.kill()
-                text += "".join(pieces)
+                rest, = stream.choices()
                 writing.start()
-                self.assertEqual(text, whole)
+                self.assertEqual(text + rest.text, whole.text)
 
 
 class OtherReplicasTest(Rows):

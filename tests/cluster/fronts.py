@@ -1,9 +1,10 @@
 """What stands before the replicas: Envoy and HAProxy with the configurations of deploy/, gRPC's own
-balancing as in docs/client.py, and a balancer of connections. Each has a name and makes channels; those that
+balancing as in docs/client.md, and a balancer of connections. Each has a name and makes channels; those that
 check the replicas' health tell how many are ready."""
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,6 @@ import urllib.request
 import grpc
 import yaml
 
-from tests.cluster.load import client
 from tests.cluster.replicas import ROOT, free_port, wait_until
 
 HAPROXY = "/usr/sbin/haproxy"
@@ -164,14 +164,19 @@ class HAProxy(HAProxyProcess):
 
 
 class ClientSide:
-    """gRPC's own balancing."""
+    """gRPC's own balancing, by the service config of docs/client.md."""
 
     name = "gRPC client"
+
     def __init__(self, folder, replicas):
         self.target = "ipv4:" + ",".join(replica.address for replica in replicas)
 
     def channel(self):
-        options = client.BALANCED + (("grpc.use_local_subchannel_pool", 1),)
+        with open(os.path.join(ROOT, "docs/client.md"), encoding="utf-8") as file:
+            config, = re.findall(r"^```json\n(.*?)^```$", file.read(), re.MULTILINE | re.DOTALL)
+        # A replica that stands still ends its streams, with UNAVAILABLE, instead of holding them.
+        options = (("grpc.service_config", config), ("grpc.keepalive_time_ms", 10000),
+                   ("grpc.keepalive_timeout_ms", 5000), ("grpc.use_local_subchannel_pool", 1))
         return grpc.insecure_channel(self.target, options=options)
 
     @staticmethod

@@ -1,19 +1,14 @@
 """Calls from many threads, and what became of each."""
 
 import dataclasses
-import os
 import random
-import sys
 import threading
 import time
 
 import grpc
 
-from proto.packrat.v1 import inference_pb2, inference_pb2_grpc
-from tests.server.processes import ROOT
-
-sys.path.insert(0, os.path.join(ROOT, "docs"))
-import client  # pylint: disable=wrong-import-position
+from packrat_client import lost_replica
+from packrat_client.proto import inference_pb2, inference_pb2_grpc
 
 PROMPT = "The little dog"
 
@@ -28,7 +23,7 @@ class Attempt:
     details: str
     tokens: list
     pushback: str    # Milliseconds, from the trailers.
-    retryable: bool  # By the rule of docs/client.py.
+    retryable: bool  # By the rule of packrat_client.
 
 
 @dataclasses.dataclass
@@ -62,7 +57,7 @@ def attempt(stub, request, call_id, session=None, timeout=120):
     except grpc.RpcError as error:
         status, details = error.code().name, error.details()
         pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
-        retryable = pushback is not None or client.lost_replica(error)
+        retryable = pushback is not None or lost_replica(error)
     return Attempt(call_id, begun, time.monotonic(), status, details, tokens, pushback, retryable)
 
 
@@ -73,7 +68,7 @@ def request_of(max_tokens, seed):
 
 
 def call(stub, call_id, max_tokens, tries=1, session=None):
-    """As docs/client.py does it: the same seed again, so that the text goes on where it broke."""
+    """As packrat_client does it: the same seed again, so that the text goes on where it broke."""
     request = request_of(max_tokens, random.getrandbits(63))
     attempts = []
     for number in range(tries):

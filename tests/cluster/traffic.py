@@ -10,7 +10,7 @@ import time
 
 import grpc
 
-from proto.packrat.v1 import inference_pb2_grpc
+from packrat_client.proto import inference_pb2_grpc
 from tests.cluster import load
 
 GENERATE = "/packrat.v1.Inference/Generate"

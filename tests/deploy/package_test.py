@@ -203,6 +203,20 @@ class DocumentsTest(unittest.TestCase):
         self.assertEqual(self.completed("packrat_server", "x"), [])
 
 
+class WheelTest(unittest.TestCase):
+
+    def test_pip_installs_it(self):
+        """Into an environment that has Debian's gRPC."""
+        wheel = os.path.join(packed.MADE, "packrat_client-%s-py3-none-any.whl" % packed.VERSION)
+        with tempfile.TemporaryDirectory() as folder:
+            run("/usr/bin/python3", "-m", "venv", "--system-site-packages", folder)
+            python = folder + "/bin/python"
+            run(python, "-m", "pip", "install", "--no-index", "--disable-pip-version-check", wheel)
+            self.assertEqual(run(python, "-c", "import importlib.metadata as m, packrat_client\n"
+                                 "print(m.version('packrat-client'), packrat_client.__file__)").split(),
+                             [packed.VERSION, folder + "/lib/python3.11/site-packages/packrat_client/__init__.py"])
+
+
 class CudaTest(unittest.TestCase):
 
     def test_with_the_cuda_backend(self):

@@ -14,6 +14,7 @@ from deploy.package import flags
 from tests.server.processes import CLIENT, ROOT, SERVER
 
 PACKAGE = os.path.join(ROOT, "deploy/package/package.sh")
+WHEEL = os.path.join(ROOT, "server/client/python/packrat_client.whl")
 DEMO = "share/packrat/models/demo"
 TIME = "1700000000"
 
@@ -27,7 +28,7 @@ def run(*command, **options):
 
 
 def package(output, *cuda, **environment):
-    run(PACKAGE, output, SERVER, CLIENT, *cuda, cwd=environment.pop("cwd", "/"),
+    run(PACKAGE, output, SERVER, CLIENT, WHEEL, *cuda, cwd=environment.pop("cwd", "/"),
         env=dict(os.environ, SOURCE_DATE_EPOCH=TIME, **environment))
 
 

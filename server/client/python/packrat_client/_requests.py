@@ -1,0 +1,173 @@
+"""Python's arguments as the messages of the contract, whose comments have defaults and ranges."""
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple, TypedDict, Union
+
+from packrat_client.proto import inference_pb2
+
+# Text; token ids, taken as they are; messages of a chat, in the form of OpenAI's API ({"role": "user",
+# "content": ..}); or nothing: a session goes on by itself.
+Prompt = Union[str, Sequence[int], Sequence[Mapping[str, Any]], None]
+Candidate = Union[str, Sequence[int]]
+_PIECE = 256 << 10  # Bytes of a saved session in one message.
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The fields of GenerateRequest, SamplingParams, StopParams and SolverParams under their own names, but for
+    `stop` (StopParams.strings) and `stop_token_ids` (StopParams.token_ids); and of a chat `tools`,
+    `add_generation_prompt` and `template_kwargs` (ChatMessages)."""
+    add_bos: bool
+    parse_special: bool
+    skip_special_tokens: bool
+    priority: int
+    use_cache: bool
+    cache_salt: str
+    num_choices: int
+    echo_prompt: bool
+    grammar: str
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]  # By token id.
+    allowed_token_ids: Sequence[int]
+    banned_token_ids: Sequence[int]
+    seed: int
+    num_logprobs: int
+    stop: Union[str, Sequence[str]]
+    stop_token_ids: Sequence[int]
+    min_tokens: int
+    max_tokens: int
+    ignore_eos: bool
+    cg_tolerance: float
+    cg_max_steps: int
+    tools: Sequence[Mapping[str, Any]]
+    add_generation_prompt: bool
+    template_kwargs: Mapping[str, Any]
+
+
+class ScoreOptions(TypedDict, total=False):
+    """The fields of ScoreRequest and SolverParams under their own names."""
+    add_bos: bool
+    parse_special: bool
+    num_logprobs: int
+    priority: int
+    use_cache: bool
+    cache_salt: str
+    cg_tolerance: float
+    cg_max_steps: int
+
+
+CHAT_OPTIONS = ("tools", "add_generation_prompt", "template_kwargs")
+_RENAMED = {("stop", "strings"): "stop", ("stop", "token_ids"): "stop_token_ids"}
+# Not options: what is an argument of its own, and what servers refuse today.
+_NO_OPTIONS = {"session", "fork_from", "snapshot"}
+
+
+def option_places(message: Any) -> Dict[str, Tuple[str, str]]:
+    """Where each option lies: the name of a message inside the request, or "", and the field's name."""
+    places = {}
+    for field in message.DESCRIPTOR.fields:
+        # An optional scalar lies in a oneof of its own, which is no choice.
+        if field.containing_oneof is not None and len(field.containing_oneof.fields) > 1:
+            continue
+        if field.name in ("sampling", "stop", "solver"):
+            for inner in field.message_type.fields:
+                places[_RENAMED.get((field.name, inner.name), inner.name)] = (field.name, inner.name)
+        elif field.name not in _NO_OPTIONS and field.message_type is None:
+            places[field.name] = ("", field.name)
+    return places
+
+
+_GENERATE = option_places(inference_pb2.GenerateRequest)
+_SCORE = option_places(inference_pb2.ScoreRequest)
+
+
+def _set_options(request: Any, places: Dict[str, Tuple[str, str]], options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in places:
+            raise TypeError("there is no option %r" % name)
+        if value is None:  # As if it were not there.
+            continue
+        inside, field = places[name]
+        message = getattr(request, inside) if inside else request
+        if name == "logit_bias":
+            value = [inference_pb2.LogitBias(token_id=token, bias=bias) for token, bias in value.items()]
+        elif name == "stop" and isinstance(value, str):
+            value = [value]
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(message, field, value)
+        else:
+            getattr(message, field).extend(value)
+
+
+def _set_chat(chat: inference_pb2.ChatMessages, messages: Sequence[Mapping[str, Any]],
+              options: Mapping[str, Any]) -> None:
+    for message in messages:
+        fields = {name: value for name, value in message.items() if value is not None}
+        if "tool_calls" in fields:
+            fields["tool_calls_json"] = json.dumps(fields.pop("tool_calls"))
+        chat.messages.add(**fields)
+    if options.get("tools") is not None:
+        chat.tools_json = json.dumps(options["tools"])
+    if options.get("template_kwargs") is not None:
+        chat.template_kwargs_json = json.dumps(options["template_kwargs"])
+    if options.get("add_generation_prompt") is not None:
+        chat.add_generation_prompt = options["add_generation_prompt"]
+
+
+def _set_text(message: Any, text: Prompt) -> None:
+    if isinstance(text, str):
+        message.text = text
+    elif text is not None:
+        message.tokens.ids.extend(text)
+        message.tokens.SetInParent()  # Also where there are none, which the server refuses by name.
+
+
+def generate_request(prompt: Prompt, options: Mapping[str, Any], session: str = "",
+                     resume: bool = False) -> inference_pb2.GenerateRequest:
+    request = inference_pb2.GenerateRequest()
+    if prompt and isinstance(prompt[0], Mapping):
+        _set_chat(request.chat, prompt, options)
+        options = {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
+    else:
+        _set_text(request, prompt)
+    _set_options(request, _GENERATE, options)
+    if session:
+        request.session = session
+    if resume and not request.sampling.HasField("seed"):
+        # With a seed of our own a second try gives the same text.
+        request.sampling.seed = random.getrandbits(63)
+    return request
+
+
+def score_request(prompt: Prompt, candidates: Iterable[Candidate], options: Mapping[str, Any],
+                  session: str = "") -> inference_pb2.ScoreRequest:
+    request = inference_pb2.ScoreRequest()
+    _set_text(request, prompt)
+    for candidate in candidates:
+        _set_text(request.candidates.add(), candidate)
+    _set_options(request, _SCORE, options)
+    if session:
+        request.session = session
+    return request
+
+
+def rewind_request(session: str, turns: Optional[int],
+                   tokens: Optional[int]) -> inference_pb2.RewindSessionRequest:
+    if (turns is None) == (tokens is None):
+        raise TypeError("rewind() takes one of turns and tokens")
+    if turns is not None:
+        return inference_pb2.RewindSessionRequest(session=session, turns=turns)
+    return inference_pb2.RewindSessionRequest(session=session, tokens=tokens)
+
+
+def load_requests(data: bytes, options: Mapping[str, Any]) -> Iterator[inference_pb2.LoadSessionRequest]:
+    yield inference_pb2.LoadSessionRequest(data=data[:_PIECE], **options)
+    for begin in range(_PIECE, len(data), _PIECE):
+        yield inference_pb2.LoadSessionRequest(data=data[begin:begin + _PIECE])

@@ -1,0 +1,262 @@
+"""The client for asyncio. sync.py is its twin: what changes here changes there."""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import (TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, List, Optional, Sequence,
+                    Tuple, Union)
+
+import grpc
+import grpc.aio
+
+from packrat_client._answers import Choice, Collector, Completion
+from packrat_client._channel import Tls, open_channel
+from packrat_client._requests import (Candidate, GenerateOptions, Prompt, ScoreOptions, generate_request,
+                                      load_requests, rewind_request, score_request)
+from packrat_client._retry import Attempts, Progress
+from packrat_client._settings import Settings, new_affinity
+from packrat_client.proto import inference_pb2, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _Running:
+    """The call that a stream reads now."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+        self.call: Any = None
+
+
+async def _messages(running: _Running, begin: Callable[[Optional[float]], Any], attempts: Attempts,
+                    progress: Progress) -> AsyncIterator[inference_pb2.GenerateResponse]:
+    while not running.cancelled.is_set():
+        call = running.call = begin(attempts.timeout())
+        progress.again()
+        try:
+            async for message in call:
+                if progress.take(message):
+                    yield message
+            return
+        except asyncio.CancelledError:  # Of the call, by cancel(), or of the task that reads.
+            if running.cancelled.is_set():
+                return
+            raise
+        except grpc.RpcError as error:
+            if running.cancelled.is_set():
+                return
+            pause = attempts.pause(error) if progress.may_go_on() else None
+            if pause is None:
+                raise
+        finally:
+            call.cancel()  # The server frees the sequence within one step; no effect once it ended.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(running.cancelled.wait(), pause)
+
+
+async def _data(messages: Any) -> bytes:
+    return b"".join([message.data async for message in messages])
+
+
+class AsyncStream:
+    """The messages of a call, as they come. Whoever leaves its `async with` block cancels the call; who leaves
+    its loop alone does so as soon as nobody has the stream any more."""
+
+    def __init__(self, begin: Callable[[Optional[float]], Any], attempts: Attempts, progress: Progress):
+        self._running = _Running()
+        self._messages = _messages(self._running, begin, attempts, progress)
+
+    def __aiter__(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        return self
+
+    async def __anext__(self) -> inference_pb2.GenerateResponse:
+        return await self._messages.__anext__()
+
+    def cancel(self) -> None:
+        """Ends the stream, from any task of the loop: its reader finds no more messages."""
+        self._running.cancelled.set()
+        if self._running.call is not None:
+            self._running.call.cancel()
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(self, *unused: object) -> None:
+        self.cancel()
+
+    async def choices(self) -> List[Choice]:
+        """Reads all that is left, and adds it up."""
+        collector = Collector()
+        async for message in self:
+            collector.add(message)
+        return collector.choices()
+
+
+class AsyncClient:
+    """Calls to one server, or to replicas. Any number of tasks of one event loop, which runs when it is made, may
+    share it."""
+
+    def __init__(self, target: Union[str, grpc.aio.Channel], *, api_key: Optional[str] = None,
+                 tls: Union[Tls, bool, None] = None, timeout: Optional[float] = None, attempts: int = 5,
+                 resume: bool = False, metadata: Iterable[Tuple[str, str]] = ()):
+        """`target`: an address as gRPC takes it, or a channel of the caller's own. `timeout`: seconds for each
+        call with all of its tries; None: any number. `attempts`: how often a call is made until it is given up;
+        another try waits as long as the server asks for, and comes only before the first token, unless `resume`
+        says that a text which broke off shall go on, with the same seed, where it was. `metadata`: sent with
+        every call, such as ("x-caller", NAME) for the server's log."""
+        self._channel: Any = open_channel(grpc.aio, target, tls) if isinstance(target, str) else target
+        self._stub: Any = inference_pb2_grpc.InferenceStub(self._channel)
+        self._settings = Settings(api_key, timeout, attempts, resume, metadata)
+
+    async def close(self) -> None:
+        """Ends all calls."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *unused: object) -> None:
+        await self.close()
+
+    def stream(self, prompt: Prompt, *, timeout: Optional[float] = None,
+               **options: Unpack[GenerateOptions]) -> AsyncStream:
+        """Continues a prompt, message by message."""
+        return self._generate(prompt, options, timeout)
+
+    async def complete(self, prompt: Prompt, *, timeout: Optional[float] = None,
+                 **options: Unpack[GenerateOptions]) -> Completion:
+        """Continues a prompt, and returns when the text has ended."""
+        return Completion(await self._generate(prompt, options, timeout).choices())
+
+    async def score(self, prompt: Prompt = None, candidates: Iterable[Candidate] = (), *,
+                    timeout: Optional[float] = None, **options: Unpack[ScoreOptions]) -> List[Choice]:
+        """How likely each candidate is behind the prompt, or without any the prompt itself:
+        `finished.score` of each."""
+        return await self._score(prompt, candidates, options, timeout)
+
+    async def tokenize(self, text: str, *, add_bos: Optional[bool] = None,
+                       parse_special: Optional[bool] = None) -> inference_pb2.TokenizeResponse:
+        return await self._call("Tokenize", inference_pb2.TokenizeRequest(
+            text=text, add_bos=add_bos, parse_special=parse_special))
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
+        return (await self._call("Detokenize", inference_pb2.DetokenizeRequest(
+            token_ids=token_ids, skip_special_tokens=skip_special_tokens))).text
+
+    async def model_info(self) -> inference_pb2.GetModelInfoResponse:
+        return await self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())
+
+    async def create_session(self, *, ttl_seconds: Optional[float] = None) -> AsyncSession:
+        affinity = new_affinity()
+        made = await self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds),
+                                affinity)
+        return AsyncSession(self, made.session, affinity)
+
+    def session(self, handle: str, affinity: Optional[str] = None) -> AsyncSession:
+        """One that exists. `affinity`: what its `affinity` was when it was made."""
+        return AsyncSession(self, handle, affinity)
+
+    async def load_session(self, data: bytes, *, cache_salt: Optional[str] = None,
+                           ttl_seconds: Optional[float] = None) -> AsyncSession:
+        """A new session from what AsyncSession.save() has returned, here or of another server of the model."""
+        affinity = new_affinity()
+        loaded = await self._call("LoadSession", functools.partial(load_requests, data, {
+            "cache_salt": cache_salt, "ttl_seconds": ttl_seconds}), affinity)
+        return AsyncSession(self, loaded.session.session, affinity)
+
+    async def list_sessions(self, *, limit: Optional[int] = None) -> List[inference_pb2.Session]:
+        """Of the API key, those of this replica; the ones that were used last come first."""
+        return list((await self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit))).sessions)
+
+    async def _call(self, method: str, request: Any, affinity: Optional[str] = None,
+                    read: Callable[[Any], Awaitable[Any]] = lambda call: call) -> Any:
+        """`request`: a message, or a function that makes an iterator of them. `read`: of the answer."""
+        attempts, metadata = self._settings.attempts(None), self._settings.metadata(affinity)
+        while True:
+            try:
+                return await read(getattr(self._stub, method)(request() if callable(request) else request,
+                                                              timeout=attempts.timeout(), metadata=metadata))
+            except grpc.RpcError as error:
+                pause = attempts.pause(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    def _stream(self, method: str, request: Any, timeout: Optional[float], session: Optional[AsyncSession],
+                repeatable: bool, resume: bool) -> AsyncStream:
+        metadata = self._settings.metadata(session.affinity if session else None)
+        stub = getattr(self._stub, method)
+        return AsyncStream(lambda seconds: stub(request, timeout=seconds, metadata=metadata),
+                           self._settings.attempts(timeout, repeatable), Progress(resume))
+
+    def _generate(self, prompt: Prompt, options: Any, timeout: Optional[float],
+                  session: Optional[AsyncSession] = None) -> AsyncStream:
+        # A turn whose end nobody has heard may be in the session: it is not said twice.
+        resume = self._settings.resume and session is None
+        request = generate_request(prompt, options, session.handle if session else "", resume)
+        return self._stream("Generate", request, timeout, session, session is None, resume)
+
+    async def _score(self, prompt: Prompt, candidates: Iterable[Candidate], options: Any,
+                     timeout: Optional[float], session: Optional[AsyncSession] = None) -> List[Choice]:
+        request = score_request(prompt, candidates, options, session.handle if session else "")
+        return await self._stream("Score", request, timeout, session, True, True).choices()
+
+
+class AsyncSession:
+    """A text that the server keeps: each turn sends what is new. As an `async with` block it is deleted at the
+    end."""
+
+    def __init__(self, client: AsyncClient, handle: str, affinity: Optional[str] = None):
+        self._client = client
+        self.handle = handle      # Whoever has it and the API key can go on with the session.
+        self.affinity = affinity  # Goes with every call, as x-session, for balancers.
+
+    def stream(self, prompt: Prompt = None, *, timeout: Optional[float] = None,
+               **options: Unpack[GenerateOptions]) -> AsyncStream:
+        """A turn, message by message; without a prompt the text goes on by itself. A turn is made again only
+        where the server has refused it."""
+        return self._client._generate(prompt, options, timeout, self)
+
+    async def complete(self, prompt: Prompt = None, *, timeout: Optional[float] = None,
+                 **options: Unpack[GenerateOptions]) -> Completion:
+        return Completion(await self.stream(prompt, timeout=timeout, **options).choices())
+
+    async def score(self, prompt: Prompt = None, candidates: Iterable[Candidate] = (), *,
+                    timeout: Optional[float] = None, **options: Unpack[ScoreOptions]) -> List[Choice]:
+        """Of what may follow the session's text, which stays as it is; with no arguments, of that text."""
+        return await self._client._score(prompt, candidates, options, timeout, self)
+
+    async def info(self, *, include_token_ids: bool = False) -> inference_pb2.Session:
+        return await self._client._call("GetSession", inference_pb2.GetSessionRequest(
+            session=self.handle, include_token_ids=include_token_ids), self.affinity)
+
+    async def fork(self) -> AsyncSession:
+        """Another session with the same text."""
+        made = await self._client._call("ForkSession", inference_pb2.ForkSessionRequest(session=self.handle),
+                                        self.affinity)
+        return AsyncSession(self._client, made.session, self.affinity)
+
+    async def rewind(self, *, turns: Optional[int] = None,
+                     tokens: Optional[int] = None) -> inference_pb2.Session:
+        """Keeps so many of the first turns, or tokens."""
+        return await self._client._call("RewindSession", rewind_request(self.handle, turns, tokens),
+                                        self.affinity)
+
+    async def save(self, *, cache_salt: Optional[str] = None) -> bytes:
+        """The session with its state, for AsyncClient.load_session()."""
+        return await self._client._call(
+            "SaveSession", inference_pb2.SaveSessionRequest(session=self.handle, cache_salt=cache_salt),
+            self.affinity, _data)
+
+    async def delete(self) -> None:
+        await self._client._call("DeleteSession", inference_pb2.DeleteSessionRequest(session=self.handle),
+                                 self.affinity)
+
+    async def __aenter__(self) -> AsyncSession:
+        return self
+
+    async def __aexit__(self, *unused: object) -> None:
+        with contextlib.suppress(grpc.RpcError):  # It expires by itself.
+            await self.delete()

@@ -1,0 +1,60 @@
+// The pieces of a tokenizer in the order of their bytes, each beginning there once: what a walk
+// over all tokens needs.
+#ifndef PACKRAT_MODELS_TEXT_GRAMMAR_TOKEN_TRIE_H_
+#define PACKRAT_MODELS_TEXT_GRAMMAR_TOKEN_TRIE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "models/text/tokenizer.h"
+
+namespace packrat {
+
+class TokenTrie {
+ public:
+  // In the order of a walk: a node comes before those below it.
+  struct Node {
+    uint32_t end;          // The first node that is not below this one.
+    uint32_t first_token;  // Into tokens(); up to the next node's.
+    uint16_t depth;        // Bytes from the beginning, this one included: from 1.
+    uint8_t byte;
+  };
+  // Longer pieces are left out, and are never allowed.
+  static constexpr size_t kMaxPieceBytes = 0xffff;
+
+  // Tokens without text (special ones, padding) are left out.
+  explicit TokenTrie(const Tokenizer& tokenizer);
+  // `pieces`: by id; those that are empty are left out.
+  explicit TokenTrie(const std::vector<std::string>& pieces);
+
+  int num_ids() const { return static_cast<int>(begins_.size()) - 1; }
+  absl::Span<const Node> nodes() const { return nodes_; }
+  int depth() const { return depth_; }  // Of the longest piece.
+  absl::Span<const int32_t> TokensOf(size_t node) const {
+    const uint32_t begin = nodes_[node].first_token;
+    const size_t end = node + 1 < nodes_.size() ? nodes_[node + 1].first_token : tokens_.size();
+    return absl::MakeConstSpan(tokens_).subspan(begin, end - begin);
+  }
+  // Of a token; empty where it was left out.
+  absl::string_view piece(int32_t id) const {
+    return absl::string_view(text_).substr(begins_[id], begins_[id + 1] - begins_[id]);
+  }
+  size_t bytes() const;  // Of memory.
+
+ private:
+  void Build(const std::vector<std::string>& pieces);
+
+  std::vector<Node> nodes_;
+  std::vector<int32_t> tokens_;
+  std::string text_;              // All pieces, by id.
+  std::vector<uint32_t> begins_;  // (ids + 1)
+  int depth_ = 0;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_GRAMMAR_TOKEN_TRIE_H_

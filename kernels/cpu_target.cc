@@ -1,5 +1,8 @@
 #include "kernels/cpu_target.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
@@ -13,24 +16,40 @@ namespace {
 struct Target {
   const char* name;
   int64_t bit;
+  bool tiles = false;
 };
 
 // Best first.
-constexpr Target kTargets[] = {{"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"sse4", HWY_SSE4}};
+constexpr Target kTargets[] = {
+    {"amx", HWY_AVX3, true}, {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"sse4", HWY_SSE4}};
 
-int64_t MachineTargets() {
-  static const int64_t targets = hwy::SupportedTargets();
-  return targets;
+const Target* chosen = nullptr;  // Null: not chosen yet, the best.
+
+// The kernel lets a process use tiles once it has asked.
+bool MachineHasTiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA.
+  return __builtin_cpu_supports("amx-tile") != 0 && __builtin_cpu_supports("amx-bf16") != 0 &&
+         __builtin_cpu_supports("avx512bf16") != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-int64_t chosen = 0;  // 0: not chosen yet, the best.
+bool MachineHas(const Target& target) {
+  static const int64_t targets = hwy::SupportedTargets();
+  static const bool tiles = MachineHasTiles();
+  return (targets & target.bit) != 0 && (tiles || !target.tiles);
+}
+
+const Target& Chosen() {
+  if (chosen == nullptr) PACKRAT_CHECK(SetCpuTarget("auto").ok());
+  return *chosen;
+}
 
 }  // namespace
 
 std::vector<std::string> SupportedCpuTargets() {
   std::vector<std::string> names;
   for (const Target& target : kTargets) {
-    if (MachineTargets() & target.bit) names.push_back(target.name);
+    if (MachineHas(target)) names.push_back(target.name);
   }
   PACKRAT_CHECK(!names.empty()) << "this processor has no SSE4";
   return names;
@@ -40,30 +59,25 @@ absl::Status SetCpuTarget(const std::string& name) {
   const std::string wanted = name == "auto" ? SupportedCpuTargets().front() : name;
   for (const Target& target : kTargets) {
     if (wanted != target.name) continue;
-    if (!(MachineTargets() & target.bit)) {
+    if (!MachineHas(target)) {
       return absl::FailedPreconditionError(
           absl::StrCat("cpu_target: this machine has no ", name, "; it has ",
                        absl::StrJoin(SupportedCpuTargets(), ", ")));
     }
-    chosen = target.bit;
+    chosen = &target;
     hwy::GetChosenTarget().Update(target.bit);
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("cpu_target must be one of auto, sse4, avx2, avx512, got '", name, "'"));
+      absl::StrCat("cpu_target must be one of auto, sse4, avx2, avx512, amx, got '", name, "'"));
 }
 
-std::string CpuTargetName() {
-  if (chosen == 0) PACKRAT_CHECK(SetCpuTarget("auto").ok());
-  for (const Target& target : kTargets) {
-    if (chosen == target.bit) return target.name;
-  }
-  PACKRAT_CHECK(false);
-  return "";
-}
+std::string CpuTargetName() { return Chosen().name; }
 
 bool CpuHasBFloat16() {
-  return CpuTargetName() == "avx512" && __builtin_cpu_supports("avx512bf16") != 0;
+  return Chosen().bit == HWY_AVX3 && __builtin_cpu_supports("avx512bf16") != 0;
 }
+
+bool CpuHasTiles() { return Chosen().tiles; }
 
 }  // namespace packrat

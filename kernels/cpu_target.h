@@ -10,17 +10,20 @@
 namespace packrat {
 
 // Chooses the instruction set for the whole process: "auto" (the best that this machine has, the
-// default), "sse4", "avx2" or "avx512". Call before any kernel runs; not thread-safe.
+// default), "sse4", "avx2", "avx512" or "amx". Call before any kernel runs; not thread-safe.
 // INVALID_ARGUMENT for an unknown name, FAILED_PRECONDITION if this machine lacks it.
 absl::Status SetCpuTarget(const std::string& name);
 
-// The one in use: "sse4", "avx2" or "avx512". Part of what two machines must share to get equal
+// The one in use: "sse4", "avx2", "avx512" or "amx", which is avx512 with products of bfloat16 in
+// tiles (AMX). Part of what two machines must share to get equal
 // bits.
 std::string CpuTargetName();
 
-// Whether dot products of bfloat16 (AVX512-BF16) can be used: this machine has them, and avx512 is
-// in use.
+// Whether dot products of bfloat16 (AVX512-BF16) can be used: this machine has them, and avx512 or
+// amx is in use.
 bool CpuHasBFloat16();
+// Whether amx is in use.
+bool CpuHasTiles();
 
 // The instruction sets that this machine has, best first.
 std::vector<std::string> SupportedCpuTargets();

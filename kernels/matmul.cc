@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cpu_target.h"
 #include "kernels/matmul_kernel.h"
 
 namespace packrat {
@@ -14,7 +15,7 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
     case Arithmetic::kFloat32:
       return Float32Kernel();
     case Arithmetic::kBFloat16:
-      return BFloat16Kernel();
+      return CpuHasTiles() ? TilesKernel() : BFloat16Kernel();
     case Arithmetic::kInt8:
       return Int8Kernel();
   }

@@ -39,15 +39,19 @@ __m512i RoundPairs(const float* x, int k, int in) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
+void RoundRow(const float* x, int in, float* packed) {
+  const int pairs = Pairs(in);
+  for (int k = 0; k < pairs; k += kLanes) {
+    _mm512_mask_storeu_epi32(packed + k, FirstLanes(pairs - k), RoundPairs(x, 2 * k, in));
+  }
+}
+
 // x (n, in) to (pairs, n, 2): a tile then reads its rows as one stream.
 void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
+  if (n == 1) return RoundRow(x, in, packed);
   const int pairs = Pairs(in);
   for (int k = 0; k < pairs; k += kLanes) {
     const int count = std::min(kLanes, pairs - k);
-    if (n == 1) {
-      _mm512_mask_storeu_epi32(packed + k, FirstLanes(count), RoundPairs(x, 2 * k, in));
-      continue;
-    }
     __m512i rows[16];
     for (int r = 0; r < 16; ++r) {
       rows[r] = r < n ? RoundPairs(x + r * stride, 2 * k, in) : _mm512_setzero_si512();
@@ -136,6 +140,8 @@ void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, i
 }
 
 }  // namespace
+
+void RoundToPairs(const float* x, int in, float* packed) { RoundRow(x, in, packed); }
 
 MatMulKernel BFloat16Kernel() { return {kMaxRows, Pairs, Pack, MultiplyPanels}; }
 

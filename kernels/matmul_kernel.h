@@ -32,6 +32,11 @@ inline int BlockStart(int block, int blocks, int rows) {
 MatMulKernel Float32Kernel();
 // Only where CpuHasBFloat16() (kernels/cpu_target.h).
 MatMulKernel BFloat16Kernel();
+// x (in) rounded to bfloat16, in pairs; an odd `in` is padded with a zero. Only where
+// CpuHasBFloat16().
+void RoundToPairs(const float* x, int in, float* packed);
+// Only where CpuHasTiles().
+MatMulKernel TilesKernel();
 MatMulKernel Int8Kernel();
 
 }  // namespace packrat

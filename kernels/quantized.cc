@@ -267,7 +267,7 @@ const QuantKernels& ChosenQuantKernels() {
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
   const std::string target = CpuTargetName();
   if (target == "sse4") return kQuantSse4;
-  return target == "avx512" && has_vnni ? kQuantVnni : kQuantAvx2;
+  return target != "avx2" && has_vnni ? kQuantVnni : kQuantAvx2;
 }
 
 }  // namespace packrat

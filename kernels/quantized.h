@@ -121,8 +121,8 @@ struct QuantKernels {
                    float* out);
 };
 extern const QuantKernels kQuantVnni, kQuantAvx2, kQuantSse4;
-// The kernel for CpuTargetName(). For avx512 it is VNNI's, or that of avx2 on a machine without
-// VNNI.
+// The kernel for CpuTargetName(). For avx512 and amx it is VNNI's, or that of avx2 on a machine
+// without VNNI.
 const QuantKernels& ChosenQuantKernels();
 
 }  // namespace packrat

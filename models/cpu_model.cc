@@ -196,7 +196,7 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   if (bfloat16 && !CpuHasBFloat16()) {
     return absl::FailedPreconditionError(
         absl::StrCat("activations: bfloat16 takes a processor with AVX512-BF16 (and cpu_target "
-                     "avx512), this is ",
+                     "avx512 or amx), this is ",
                      CpuTargetName(), " without it; say float32 or auto"));
   }
   OpenModel open;

@@ -77,8 +77,10 @@ ABSL_FLAG(std::string, state_type, "float32",
 ABSL_FLAG(int32_t, threads, 0,
           "Threads of the model on the CPU; range [0, 1024]. 0: one per CPU that the process may "
           "use, a quota of its cgroup included.");
-ABSL_FLAG(std::string, cpu_target, "auto",
-          "Instruction set: auto (the best that the machine has), sse4, avx2 or avx512.");
+ABSL_FLAG(
+    std::string, cpu_target, "auto",
+    "Instruction set: auto (the best that the machine has), sse4, avx2, avx512 or amx (avx512 with "
+    "bfloat16 multiplied in tiles).");
 ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "

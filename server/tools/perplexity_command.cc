@@ -14,7 +14,7 @@ constexpr char kUsage[] =
     "usage: packrat perplexity --model DIR --file TEXT\n"
     "                          [--length N] [--bos true|false] [--piece N] [--cg_tolerance X]\n"
     "                          [--cg_max_steps N] [--threads N] [--cpu_target "
-    "auto|sse4|avx2|avx512]\n"
+    "auto|sse4|avx2|avx512|amx]\n"
     "                          [--activations auto|float32|bfloat16] [--weights stored|int8|int4]\n"
     "                          [--output_weights auto|stored|int8|int4]\n"
     "\n"

@@ -21,7 +21,7 @@ ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
 ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context, steps. Default: all.");
 ABSL_FLAG(std::string, model, "models/demo", "Folder of the model whose steps are measured.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
-ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2 or avx512.");
+ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2, avx512 or amx.");
 ABSL_FLAG(std::string, activations, "auto", "auto, float32 or bfloat16.");
 
 int main(int argc, char** argv) {

@@ -29,7 +29,7 @@ TEST(CpuTargetTest, RefusesWhatIsNotThere) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_NE(std::string(status.message()).find("'" + name + "'"), std::string::npos);
   }
-  for (const std::string name : {"avx512", "avx2", "sse4"}) {
+  for (const std::string name : {"amx", "avx512", "avx2", "sse4"}) {
     if (std::count(supported.begin(), supported.end(), name) > 0) continue;
     EXPECT_EQ(SetCpuTarget(name).code(), absl::StatusCode::kFailedPrecondition);
   }

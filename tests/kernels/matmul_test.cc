@@ -231,6 +231,7 @@ float AddPair(float sum, const float* x, const float* w) {
 
 TEST(MatMulTest, BFloat16PairsAreAddedInTheStatedOrder) {
   if (!CpuHasBFloat16()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  ASSERT_TRUE(SetCpuTarget("avx512").ok());  // matmul_tiles_test has the order of amx.
   Random random(6);
   for (int i = 0; i < 300; ++i) {
     const int rows = random.Int(1, 30), in = random.Int(1, 70), out = random.Int(1, 100);
@@ -260,6 +261,7 @@ TEST(MatMulTest, BFloat16PairsAreAddedInTheStatedOrder) {
     }
     EXPECT_TRUE(y.GuardsIntact());
   }
+  ASSERT_TRUE(SetCpuTarget("auto").ok());
 }
 
 TEST(MatMulTest, NoRows) {

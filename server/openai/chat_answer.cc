@@ -1,0 +1,117 @@
+// The answer of POST /v1/chat/completions.
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "server/openai/answer_parts.h"
+
+namespace packrat::openai {
+namespace {
+
+struct Choice {
+  std::string text;  // Without `stream` all of it.
+  OrderedJson logprobs = OrderedJson::array();
+  OrderedJson finish;  // Null, "stop" or "length".
+};
+
+class ChatWriter : public AnswerWriter {
+ public:
+  ChatWriter(AnswerForm form, const Context& context, absl::string_view id, int64_t now)
+      : form_(std::move(form)),
+        names_(context, false),
+        head_(AnswerHead(context, absl::StrCat("chatcmpl-", id),
+                         form_.stream ? "chat.completion.chunk" : "chat.completion", now)),
+        choices_(form_.made) {}
+
+  std::string Begin() override {
+    std::string events;
+    for (int i = 0; form_.stream && i < form_.made; ++i) {
+      events += Delta(i, R"({"role":"assistant","content":""})", "null", "null");
+    }
+    return events;
+  }
+
+  std::string Add(size_t call, const v1::GenerateResponse& message) override {
+    PACKRAT_CHECK(call == 0 && message.choice() >= 0 && message.choice() < form_.made);
+    OrderedJson logprobs = OrderedJson::array();
+    for (int i = 0; form_.logprobs && i < message.logprobs_size(); ++i) {
+      logprobs.push_back(
+          ChatLogprob(names_, message.token_ids(i), message.logprobs(i), form_.num_logprobs));
+    }
+    if (message.has_finished()) usage_.Add(message);
+    return form_.stream ? Stream(message, logprobs) : Keep(message, logprobs);
+  }
+
+  std::string Finish() override {
+    if (form_.stream) {
+      if (!form_.include_usage) return kDone;
+      return absl::StrCat(
+          Event(absl::StrCat(head_, "\"choices\":[],\"usage\":", Dump(usage_.Json()), "}")), kDone);
+    }
+    OrderedJson shown = OrderedJson::array();
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      const Choice& choice = choices_[i];
+      shown.push_back(
+          {{"index", i},
+           {"message", {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}}},
+           {"logprobs", form_.logprobs ? Logprobs(choice.logprobs) : OrderedJson()},
+           {"finish_reason", choice.finish}});
+    }
+    return absl::StrCat(head_, "\"choices\":", Dump(shown), ",\"usage\":", Dump(usage_.Json()),
+                        "}");
+  }
+
+  std::string Fail(const absl::Status& status) override {
+    return absl::StrCat(Event(MakeErrorAnswer(status).body), kDone);
+  }
+
+ private:
+  static OrderedJson Logprobs(const OrderedJson& content) {
+    return {{"content", content}, {"refusal", nullptr}};
+  }
+
+  std::string Keep(const v1::GenerateResponse& message, const OrderedJson& logprobs) {
+    Choice& choice = choices_[message.choice()];
+    choice.text += message.text();
+    choice.logprobs.insert(choice.logprobs.end(), logprobs.begin(), logprobs.end());
+    if (message.has_finished()) choice.finish = FinishName(message.finished().reason());
+    return "";
+  }
+
+  std::string Stream(const v1::GenerateResponse& message, const OrderedJson& logprobs) const {
+    std::string events;
+    if (!message.text().empty() || !logprobs.empty()) {
+      events = Delta(message.choice(), absl::StrCat("{\"content\":", Dump(message.text()), "}"),
+                     form_.logprobs ? Dump(Logprobs(logprobs)) : "null", "null");
+    }
+    if (message.has_finished()) {
+      events += Delta(message.choice(), "{}", "null",
+                      absl::StrCat("\"", FinishName(message.finished().reason()), "\""));
+    }
+    return events;
+  }
+
+  // The arguments but `index` are JSON.
+  std::string Delta(int index, absl::string_view delta, absl::string_view logprobs,
+                    absl::string_view finish) const {
+    return Event(absl::StrCat(head_, "\"choices\":[{\"index\":", index, ",\"delta\":", delta,
+                              ",\"logprobs\":", logprobs, ",\"finish_reason\":", finish, "}]",
+                              form_.include_usage ? ",\"usage\":null}" : "}"));
+  }
+
+  const AnswerForm form_;
+  const TokenNames names_;
+  const std::string head_;
+  std::vector<Choice> choices_;
+  UsageSum usage_;
+};
+
+}  // namespace
+
+std::unique_ptr<AnswerWriter> MakeChatWriter(AnswerForm form, const Context& context,
+                                             absl::string_view id, int64_t now) {
+  return std::make_unique<ChatWriter>(std::move(form), context, id, now);
+}
+
+}  // namespace packrat::openai

@@ -1,0 +1,114 @@
+// Fields that several endpoints have.
+#include <cstdint>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "server/openai/readers.h"
+
+namespace packrat::openai {
+
+absl::Status ReadModel(const std::string& name, const OrderedJson& value, Draft* draft) {
+  if (value == draft->context->model) return absl::OkStatus();
+  return WithParam(absl::NotFoundError(absl::StrCat(name, " is ", Shown(value),
+                                                    "; this server has ", draft->context->model)),
+                   name);
+}
+
+absl::Status ReadStream(const std::string&, const OrderedJson& value, Draft* draft) {
+  draft->form.stream = value.get<bool>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadStreamOptions(const std::string& name, const OrderedJson& value, Draft* draft) {
+  draft->stream_options = true;
+  // The last two change nothing: usage is known at the end, and no padding is sent.
+  for (const char* member : {"include_usage", "continuous_usage_stats", "include_obfuscation"}) {
+    const OrderedJson* found = Find(value, member);
+    if (found == nullptr) continue;
+    const absl::StatusOr<bool> on = ReadBool(absl::StrCat(name, ".", member), *found);
+    if (!on.ok()) return on.status();
+    if (member == absl::string_view("include_usage")) draft->form.include_usage = *on;
+  }
+  return OnlyMembers(name, value,
+                     {"include_usage", "continuous_usage_stats", "include_obfuscation"});
+}
+
+absl::Status ReadN(const std::string& name, const OrderedJson& value, Draft* draft) {
+  const absl::StatusOr<int> n = ReadInt(name, value);
+  if (n.ok()) draft->n = *n;
+  return n.status();
+}
+
+absl::Status ReadStop(const std::string& name, const OrderedJson& value, Draft* draft) {
+  return draft->Set("stop.strings", name, value.is_string() ? OrderedJson::array({value}) : value);
+}
+
+absl::Status ReadLogitBias(const std::string& name, const OrderedJson& value, Draft* draft) {
+  for (const auto& [key, bias] : value.items()) {
+    v1::LogitBias* entry = draft->request.mutable_sampling()->add_logit_bias();
+    const std::string field = absl::StrCat(name, ".", ShownName(key));
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(key, &id)) return Refuse(field, "is no token id");
+    entry->set_token_id(id);
+    const absl::Status status = SetPath(field, bias, "bias", entry);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTopK(const std::string& name, const OrderedJson& value, Draft* draft) {
+  return draft->Set("sampling.top_k", name, value == -1 ? OrderedJson(0) : value);
+}
+
+absl::Status ReadTopLogprobs(const std::string& name, const OrderedJson& value, Draft* draft) {
+  const absl::StatusOr<int> count = ReadInt(name, value);
+  if (count.ok()) draft->top_logprobs = *count;
+  return count.status();
+}
+
+absl::Status ReadTokensAsIds(const std::string&, const OrderedJson& value, Draft* draft) {
+  draft->form.tokens_as_ids = value.get<bool>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadJsonSchema(const std::string& name, const OrderedJson& value, Draft* draft) {
+  return draft->Set("json_schema", name, value.is_string() ? value : OrderedJson(Dump(value)));
+}
+
+absl::Status ReadResponseFormat(const std::string& name, const OrderedJson& value, Draft* draft) {
+  const OrderedJson* type = Find(value, "type");
+  const std::string type_name = absl::StrCat(name, ".type");
+  if (type == nullptr) return Refuse(type_name, "is missing");
+  if (*type == "text") return absl::OkStatus();
+  if (*type == "json_object") return ReadJsonSchema(name, {{"type", "object"}}, draft);
+  if (*type != "json_schema") {
+    return MustBe(type_name, *type, "\"text\", \"json_object\" or \"json_schema\"");
+  }
+  // Chat has the schema one level deeper than /v1/responses.
+  const bool flat = draft->endpoint == Endpoint::kResponses;
+  const std::string outer = flat ? name : absl::StrCat(name, ".json_schema");
+  const OrderedJson* holder = flat ? &value : Find(value, "json_schema");
+  if (holder == nullptr) return Refuse(outer, "is missing");
+  if (!holder->is_object()) return MustBe(outer, *holder, "an object");
+  const OrderedJson* schema = Find(*holder, "schema");
+  const std::string schema_name = absl::StrCat(outer, ".schema");
+  if (schema == nullptr) return Refuse(schema_name, "is missing");
+  if (!schema->is_object()) return MustBe(schema_name, *schema, "an object");
+  return ReadJsonSchema(name, *schema, draft);
+}
+
+absl::Status ReadStructuredOutputs(const std::string& name, const OrderedJson& value,
+                                   Draft* draft) {
+  absl::Status status = OnlyMembers(name, value, {"json", "regex", "grammar"});
+  if (const OrderedJson* json = Find(value, "json"); json != nullptr && status.ok()) {
+    status = ReadJsonSchema(absl::StrCat(name, ".json"), *json, draft);
+  }
+  for (const char* member : {"regex", "grammar"}) {
+    const OrderedJson* text = Find(value, member);
+    if (text == nullptr || !status.ok()) continue;
+    status = draft->Set(member, absl::StrCat(name, ".", member), *text);
+  }
+  return status;
+}
+
+}  // namespace packrat::openai

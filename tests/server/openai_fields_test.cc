@@ -1,0 +1,147 @@
+// The fields that all endpoints of OpenAI's API have, and the description of all fields.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "server/openai/fields.h"
+#include "tests/server/openai_ask.h"
+#include "tests/server/wire_fields.h"
+
+namespace packrat::openai {
+namespace {
+
+constexpr Endpoint kEndpoints[] = {Endpoint::kCompletions, Endpoint::kChat, Endpoint::kResponses};
+
+TEST(Options, UnknownFieldsAreRefusedByName) {
+  for (const Endpoint endpoint : kEndpoints) {
+    EXPECT_EQ(Refusal(Parse(endpoint, R"({"temprature": 0})")),
+              "400 temprature: Unrecognized request argument supplied: temprature");
+  }
+}
+
+TEST(Options, ConstraintsOfTheText) {
+  if (FieldsOfARequest().count("json_schema") == 0) GTEST_SKIP() << "no structured output yet";
+  const std::string json = R"(json_schema: "{\"type\":\"object\"}")";
+  const std::string body = R"({"prompt": "a", )";
+  EXPECT_EQ(Calls(Complete(body + R"("response_format": {"type": "text"}})")), R"(text: "a")");
+  for (const char* option :
+       {R"("response_format": {"type": "json_object"})", R"("guided_json": {"type": "object"})",
+        R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true,
+            "schema": {"type": "object"}}})",
+        R"("structured_outputs": {"json": {"type": "object"}})",
+        R"("json_schema": "{\"type\":\"object\"}")"}) {
+    EXPECT_EQ(Calls(Complete(body + option + "}")), "text: \"a\" " + json) << option;
+  }
+  for (const char* option : {R"("regex": "x+")", R"("guided_regex": "x+")",
+                             R"("structured_outputs": {"regex": "x+"})"}) {
+    EXPECT_EQ(Calls(Complete(body + option + "}")), R"(text: "a" regex: "x+")") << option;
+  }
+  EXPECT_EQ(Calls(Complete(body + R"("guided_grammar": "g"})")), R"(text: "a" grammar: "g")");
+  EXPECT_EQ(Calls(Respond(R"({"input": "a", "text": {"format": {"type": "json_schema", "name": "n",
+      "schema": {"type": "object"}}}})")),
+            json + R"( chat { messages { role: "user" content: "a" } })");
+  // A text is generated in the order of the schema.
+  EXPECT_EQ(Calls(Complete(body + R"("json_schema": {"z": 1, "a": 2}})")),
+            R"(text: "a" json_schema: "{\"z\":1,\"a\":2}")");
+  const std::pair<const char*, const char*> refused[] = {
+      {R"("response_format": {}})", "400 response_format.type: response_format.type is missing"},
+      {R"("response_format": {"type": "xml"}})",
+       R"(400 response_format.type: response_format.type is "xml"; must be "text", "json_object" or )"
+       R"("json_schema")"},
+      {R"("response_format": {"type": "json_schema"}})",
+       "400 response_format.json_schema: response_format.json_schema is missing"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {"schema": 1}}})",
+       "400 response_format.json_schema.schema: response_format.json_schema.schema is 1; must be "
+       "an "
+       "object"},
+      {R"("structured_outputs": {"choice": ["a"]}})",
+       "400 structured_outputs.choice: structured_outputs.choice is not known here"},
+  };
+  for (const auto& [option, refusal] : refused)
+    EXPECT_EQ(Refusal(Complete(body + option + "}")), refusal);
+}
+
+// A value that Field::schema allows.
+OrderedJson ExampleOf(const OrderedJson& schema) {
+  if (const OrderedJson* taken = Find(schema, "enum")) return (*taken)[0];
+  if (const OrderedJson* forms = Find(schema, "oneOf")) return ExampleOf((*forms)[0]);
+  const OrderedJson type = schema.at("type");
+  const OrderedJson first = type.is_array() ? type[0] : type;
+  if (first == "string") return "x";
+  if (first == "boolean") return true;
+  if (first == "array") return OrderedJson::array();
+  if (first == "object") return OrderedJson::object();
+  return 1;
+}
+
+// The description is made of the table, and so are the paths: here the table is held against the
+// parser. Fields that need others or another value have their own tests.
+TEST(Description, ItsFieldsAreThoseOfTheParser) {
+  const OrderedJson description = OrderedJson::parse(OpenApi());
+  const std::pair<Endpoint, const char*> paths[] = {{Endpoint::kCompletions, "/v1/completions"},
+                                                    {Endpoint::kChat, "/v1/chat/completions"},
+                                                    {Endpoint::kResponses, "/v1/responses"}};
+  for (const auto& [endpoint, path] : paths) {
+    const OrderedJson& schema =
+        description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    EXPECT_GT(schema["properties"].size(), 35u) << path;
+    for (const auto& [name, field] : schema["properties"].items()) {
+      OrderedJson body = {{"session", "s"}, {"stream", true}};
+      if (endpoint == Endpoint::kChat) {
+        body["messages"] = OrderedJson::parse(R"([{"role": "user", "content": "a"}])");
+        body["logprobs"] = true;
+      }
+      if (endpoint == Endpoint::kResponses) body["input"] = "a";
+      OrderedJson example = ExampleOf(field);
+      if (name == "model") example = "rat";
+      if (name == "messages" || name == "input" || name == "response_format" || name == "echo" ||
+          name == "previous_response_id") {
+        continue;
+      }
+      const bool shaped = name == "regex" || name == "guided_regex" || name == "json_schema" ||
+                          name == "guided_json";
+      if (shaped && FieldsOfARequest().count("json_schema") == 0) continue;  // Not built yet.
+      body[name] = example;
+      const absl::StatusOr<Ask> ask = Parse(endpoint, body.dump());
+      EXPECT_TRUE(ask.ok()) << path << " " << name << ": " << ask.status();
+      // And a value of another type is not.
+      body[name] = example.is_boolean() ? OrderedJson::object() : OrderedJson(true);
+      if (Parse(endpoint, body.dump()).ok()) {
+        ADD_FAILURE() << path << " " << name << " takes " << body[name];
+      }
+    }
+  }
+}
+
+TEST(Description, TheCommittedOneIsThis) {
+  std::ifstream file("docs/openapi.json");
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), OpenApi()) << "run ./dev docs";
+}
+
+// Whoever adds an option to the API decides whether OpenAI's clients have it.
+TEST(Description, EveryFieldOfOursHasAPlaceOrAReason) {
+  std::set<std::string> ours = FieldsOfARequest();
+  for (const char* set_by_readers :
+       {"text", "tokens.ids", "num_choices", "echo_prompt", "sampling.num_logprobs",
+        "sampling.top_k", "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
+        "stop.strings", "solver.cg_tolerance", "solver.cg_max_steps", "chat.messages.role",
+        "chat.messages.content", "chat.messages.name", "chat.messages.tool_calls_json",
+        "chat.messages.tool_call_id", "chat.tools_json", "chat.template_kwargs_json"}) {
+    EXPECT_EQ(ours.erase(set_by_readers), 1u) << set_by_readers;
+  }
+  ours.erase("json_schema");
+  for (const char* not_for_openai : {"fork_from", "snapshot"}) {
+    EXPECT_EQ(ours.erase(not_for_openai), 1u) << not_for_openai;
+  }
+  for (const Field& field : Fields()) {
+    if (field.path != nullptr) ours.erase(field.path);
+  }
+  EXPECT_EQ(ours, std::set<std::string>());
+}
+
+}  // namespace
+}  // namespace packrat::openai

@@ -34,8 +34,11 @@ class HostState : public StateBuffer {
   void Write(size_t to, const std::byte* from, size_t bytes) override {
     std::memcpy(At(to, bytes), from, bytes);
   }
-  absl::Status Read(size_t from, std::byte* to, size_t bytes) override {
-    std::memcpy(to, At(from, bytes), bytes);
+  absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) override {
+    for (const Piece& piece : pieces) {
+      std::memcpy(to, At(piece.from, piece.bytes), piece.bytes);
+      to += piece.bytes;
+    }
     return absl::OkStatus();
   }
 

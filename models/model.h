@@ -70,8 +70,12 @@ class StateBuffer {
   virtual void Copy(size_t from, size_t to, size_t bytes) = 0;
   // `from` is ordinary (pageable) memory of the process, which may change again afterwards.
   virtual void Write(size_t to, const std::byte* from, size_t bytes) = 0;
-  // Waits until `to`, memory of the process, has the bytes. An error says that the device is lost.
-  virtual absl::Status Read(size_t from, std::byte* to, size_t bytes) = 0;
+  struct Piece {
+    size_t from, bytes;
+  };
+  // Waits until `to`, memory of the process, has the pieces, one after the other. An error says
+  // that the device is lost.
+  virtual absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) = 0;
 };
 
 // What the engine runs. It is an interface so that scheduler and engine can be tested with a fake.

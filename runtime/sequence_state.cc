@@ -131,14 +131,15 @@ absl::Status SequenceState::Park(StatePool* pool) {
   PACKRAT_CHECK(holds_parts() && position_ >= kMinSnapshotTokens) << position_;
   std::unique_ptr<std::byte[]> bytes(new std::byte[ParkedBytes()]);
   DropReadSlot(pool);
-  std::byte* next = bytes.get();
-  absl::Status status;
+  std::vector<StateBuffer::Piece> pieces;
+  int64_t total = 0;
   ForEachUsedPart([&](int kind, int32_t part) {
-    if (status.ok()) status = pool->Read(kind, part, next);
-    next += pool->part_bytes(kind);
+    pieces.push_back(pool->PieceOf(kind, part));
+    total += static_cast<int64_t>(pieces.back().bytes);
   });
+  PACKRAT_CHECK(total == ParkedBytes()) << total;
+  const absl::Status status = pool->Read(pieces, bytes.get());
   if (!status.ok()) return status;
-  PACKRAT_CHECK(next == bytes.get() + ParkedBytes());
   ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kSequence); });
   slot_ = read_slot_ = tail_ = -1;
   for (std::vector<int32_t>& pages : pages_) std::fill(pages.begin(), pages.end(), -1);

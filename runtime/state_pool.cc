@@ -146,8 +146,12 @@ int32_t StatePool::Copy(int kind, int32_t part) {
   return copy;
 }
 
-absl::Status StatePool::Read(int kind, int32_t part, std::byte* to) {
-  return buffer_->Read(OffsetOf(kind, part), to, parts_[kind].stride);
+StateBuffer::Piece StatePool::PieceOf(int kind, int32_t part) const {
+  return {OffsetOf(kind, part), parts_[kind].stride};
+}
+
+absl::Status StatePool::Read(absl::Span<const StateBuffer::Piece> pieces, std::byte* to) {
+  return buffer_->Read(pieces, to);
 }
 
 void StatePool::Write(int kind, int32_t part, const std::byte* from) {

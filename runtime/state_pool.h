@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "models/batch.h"
 #include "models/model.h"
 #include "models/state_layout.h"
@@ -89,7 +90,8 @@ class StatePool {
 
   // The bytes of a part, between the steps before and after; see StateBuffer.
   size_t part_bytes(int kind) const { return parts_[kind].stride; }
-  absl::Status Read(int kind, int32_t part, std::byte* to);
+  StateBuffer::Piece PieceOf(int kind, int32_t part) const;
+  absl::Status Read(absl::Span<const StateBuffer::Piece> pieces, std::byte* to);
   void Write(int kind, int32_t part, const std::byte* from);
 
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }

@@ -1,6 +1,7 @@
 #include "runtime/state_transfer.h"
 
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -31,14 +32,15 @@ void BlankRows(const StateLayout& layout, int page_class, int rows, char* page) 
 absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* bytes) {
   const StateLayout& layout = pool->layout();
   bytes->resize(SavedPartBytes(layout, snapshot.position));
-  char* next = bytes->data();
-  absl::Status status;
+  std::vector<StateBuffer::Piece> pieces;
+  size_t total = 0;
   snapshot.ForEachPart([&](int kind, int32_t part) {
-    if (status.ok()) status = pool->Read(kind, part, reinterpret_cast<std::byte*>(next));
-    next += pool->part_bytes(kind);
+    pieces.push_back(pool->PieceOf(kind, part));
+    total += pieces.back().bytes;
   });
+  PACKRAT_CHECK(total == bytes->size()) << total;
+  const absl::Status status = pool->Read(pieces, reinterpret_cast<std::byte*>(bytes->data()));
   if (!status.ok()) return status;
-  PACKRAT_CHECK(next == bytes->data() + bytes->size());
   // The last page of a class, where its block is unfinished.
   char* end = bytes->data() + layout.slot_bytes + layout.tail_bytes;
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {

@@ -30,7 +30,7 @@ class DeviceStateTest : public GpuTest {
   }
   std::vector<std::byte> Read(size_t offset) {
     std::vector<std::byte> bytes(64);
-    EXPECT_EQ(state_->Read(offset, bytes.data(), 64), absl::OkStatus());
+    EXPECT_EQ(state_->Read({{offset, 64}}, bytes.data()), absl::OkStatus());
     return bytes;
   }
   static std::vector<std::byte> All(unsigned char value) {
@@ -75,10 +75,28 @@ TEST_F(DeviceStateTest, ReadsWaitForTheStepsBefore) {
   }
 }
 
+// Many pieces, of which one is longer than what is read at once.
+TEST_F(DeviceStateTest, ReadsManyPieces) {
+  constexpr size_t kBytes = size_t{20} << 20;
+  state_ = *AllocateDeviceState(kBytes, stream_);
+  std::vector<std::byte> bytes(kBytes), expected;
+  for (size_t i = 0; i < kBytes; ++i) bytes[i] = std::byte(i * 7 + i / 251);
+  state_->Write(0, bytes.data(), kBytes);
+  std::vector<StateBuffer::Piece> pieces = {{5, size_t{9} << 20}};
+  for (size_t i = 0; i < 40; ++i) pieces.push_back({kBytes - (i + 1) * 300000, 250001});
+  for (const StateBuffer::Piece& piece : pieces) {
+    expected.insert(expected.end(), bytes.begin() + piece.from,
+                    bytes.begin() + piece.from + piece.bytes);
+  }
+  std::vector<std::byte> read(expected.size());
+  EXPECT_EQ(state_->Read(pieces, read.data()), absl::OkStatus());
+  EXPECT_TRUE(read == expected);
+}
+
 TEST_F(DeviceStateTest, NothingIsOutsideAndCopiesDoNotOverlap) {
   std::byte byte{};
   EXPECT_DEATH(state_->Write(256, &byte, 1), "256 \\+ 1");
-  EXPECT_DEATH(state_->Read(~size_t{0}, &byte, 1).IgnoreError(), "\\+ 1");
+  EXPECT_DEATH(state_->Read({{~size_t{0}, 1}}, &byte).IgnoreError(), "\\+ 1");
   EXPECT_DEATH(state_->Copy(200, 0, 57), "200 \\+ 57");
   EXPECT_DEATH(state_->Copy(10, 19, 10), "10 and 19 are less than 10 apart");
 }

@@ -61,8 +61,9 @@ TEST(HostState, IsFilledCopiedWrittenAndRead) {
   std::memcpy(&bytes[64], &bytes[100], 36);
   bytes[254] = bytes[255] = std::byte{0xFF};
   std::vector<std::byte> read(256);
-  EXPECT_EQ(state->Read(1, &read[1], 255), absl::OkStatus());
-  EXPECT_EQ(read, bytes);  // Byte 0 is zero.
+  EXPECT_EQ(state->Read({{100, 156}, {0, 100}}, read.data()), absl::OkStatus());
+  std::rotate(bytes.begin(), bytes.begin() + 100, bytes.end());
+  EXPECT_EQ(read, bytes);
 }
 
 TEST(HostStateDeathTest, NothingIsOutsideAndCopiesDoNotOverlap) {
@@ -70,7 +71,7 @@ TEST(HostStateDeathTest, NothingIsOutsideAndCopiesDoNotOverlap) {
   std::byte byte{};
   EXPECT_DEATH(state->Fill(250, 7, 0), "250 \\+ 7");
   EXPECT_DEATH(state->Write(256, &byte, 1), "256 \\+ 1");
-  EXPECT_DEATH(state->Read(~size_t{0}, &byte, 1).IgnoreError(), "\\+ 1");
+  EXPECT_DEATH(state->Read({{~size_t{0}, 1}}, &byte).IgnoreError(), "\\+ 1");
   EXPECT_DEATH(state->Copy(200, 0, 57), "200 \\+ 57");
   EXPECT_DEATH(state->Copy(10, 19, 10), "10 and 19 are less than 10 apart");
   EXPECT_DEATH(state->Copy(19, 10, 10), "19 and 10 are less than 10 apart");

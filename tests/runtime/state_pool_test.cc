@@ -228,10 +228,11 @@ TEST_F(StatePoolTest, TailsAreBlankEvenWhereNothingIsPoisoned) {
   const std::vector<std::byte> mine(layout_.tail_bytes, std::byte{0x5A});
   for (int i = 0; i < 4; ++i) {
     const int32_t tail = pool_->Take(kTailParts);
-    EXPECT_EQ(pool_->Read(kTailParts, tail, bytes.data()), absl::OkStatus());
+    const StateBuffer::Piece piece = pool_->PieceOf(kTailParts, tail);
+    EXPECT_EQ(pool_->Read({&piece, 1}, bytes.data()), absl::OkStatus());
     EXPECT_EQ(bytes, blank);
     pool_->Write(kTailParts, tail, mine.data());
-    EXPECT_EQ(pool_->Read(kTailParts, tail, bytes.data()), absl::OkStatus());
+    EXPECT_EQ(pool_->Read({&piece, 1}, bytes.data()), absl::OkStatus());
     EXPECT_EQ(bytes, mine);
     pool_->Unref(kTailParts, tail, StatePool::Holder::kSequence);
   }

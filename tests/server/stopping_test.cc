@@ -109,8 +109,8 @@ class WatchedState : public StateBuffer {
   void Write(size_t to, const std::byte* from, size_t bytes) override {
     state_->Write(to, from, bytes);
   }
-  absl::Status Read(size_t from, std::byte* to, size_t bytes) override {
-    return state_->Read(from, to, bytes);
+  absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) override {
+    return state_->Read(pieces, to);
   }
 
  private:

@@ -28,8 +28,8 @@ class CountingState : public StateBuffer {
   void Write(size_t to, const std::byte* from, size_t bytes) override {
     memory_->Write(to, from, bytes);
   }
-  absl::Status Read(size_t from, std::byte* to, size_t bytes) override {
-    return memory_->Read(from, to, bytes);
+  absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) override {
+    return memory_->Read(pieces, to);
   }
 
  private:

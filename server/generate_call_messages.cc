@@ -165,6 +165,7 @@ void GenerateCall::FillFinished(const Choice& choice, v1::Finished* finished) co
   timings->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
   timings->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));
   timings->set_total_seconds(absl::ToDoubleSeconds(from.total_time));
+  timings->set_parked_seconds(absl::ToDoubleSeconds(from.parked_time));
   const ResponseBuilder::Score& score = choice.builder.score();
   if (score.tokens == 0) return;
   v1::ScoreSum* sum = finished->mutable_score();

@@ -55,13 +55,16 @@ void PrintStats(const v1::Finished& finished) {
   if (!absl::GetFlag(FLAGS_stats)) return;
   const v1::Usage& usage = finished.usage();
   const v1::Timings& timings = finished.timings();
+  const double parked_ms = 1e3 * timings.parked_seconds();
+  const std::string parked = parked_ms > 0 ? absl::StrFormat(" (parked %.1f ms)", parked_ms) : "";
   std::fprintf(stderr,
                "[%s; %d prompt tokens (%d cached), %d generated; first token after %.1f ms, "
-               "all after %.1f ms; seed %llu; request %s]\n",
+               "all after %.1f ms%s; seed %llu; request %s]\n",
                v1::FinishReason_Name(finished.reason()).c_str(), usage.prompt_tokens(),
                usage.cached_tokens(), usage.completion_tokens(),
                1e3 * timings.time_to_first_token_seconds(), 1e3 * timings.total_seconds(),
-               static_cast<unsigned long long>(finished.seed()), finished.request_id().c_str());
+               parked.c_str(), static_cast<unsigned long long>(finished.seed()),
+               finished.request_id().c_str());
 }
 
 // Writes a continuation to standard output as it comes, and collects it in `all`.

@@ -129,6 +129,10 @@ TEST(Admission, AHigherPriorityHasTheOtherParked) {
   EXPECT_TRUE(high.status.ok()) << high.status.error_message();
   EXPECT_EQ(low.ids, server.model().GreedyAfter({5, 6}, 80));
   EXPECT_EQ(high.ids, server.model().GreedyAfter({5, 7}, 10));
+  const v1::Timings& timings = low.finished.timings();
+  EXPECT_GT(timings.parked_seconds(), 0);
+  EXPECT_LT(timings.parked_seconds(), timings.total_seconds());
+  EXPECT_EQ(high.finished.timings().parked_seconds(), 0);
   EXPECT_EQ(server.Metric("packrat_parks_total"), 1);
   EXPECT_EQ(server.Metric("packrat_resumes_total"), 1);
   EXPECT_EQ(server.Metric("packrat_parked_bytes"), 0);

@@ -1,13 +1,16 @@
 #include "server/http/http_server.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/post.hpp>
 
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "runtime/thread_name.h"
 #include "server/http/session.h"
 #include "server/net/listener.h"
 
@@ -23,39 +26,82 @@ int FamilyOf(int fd) {
   return family;
 }
 
+// What is not of TCP fails on other sockets, and nothing needs it there.
+void Tune(int fd) {
+  const auto set = [fd](int level, int option, int value) {
+    setsockopt(fd, level, option, &value, sizeof(value));
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);  // A token does not wait for the next.
+  // So little that was not sent yet waits in the system for a client that reads slowly: whoever
+  // makes the answer notices it soon.
+  set(IPPROTO_TCP, TCP_NOTSENT_LOWAT, 32 << 10);
+  // A client whose machine is gone sends no reset. As gRPC's: half a minute of silence, and ten
+  // seconds for an answer.
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 30);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 2);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 40000);
+}
+
 }  // namespace
+
+HttpAnswer PlainRefusal(int status, const std::string& message) {
+  HttpAnswer answer;
+  answer.status = status;
+  answer.body = absl::StrCat(message, "\n");
+  if (status == 503) answer.headers = {{"Retry-After", "1"}};
+  return answer;
+}
+
+std::function<void(HttpRequest, std::shared_ptr<HttpReply>)> AtOnce(
+    std::function<HttpAnswer(const HttpRequest&)> answer) {
+  return [answer = std::move(answer)](const HttpRequest& request,
+                                      const std::shared_ptr<HttpReply>& reply) {
+    reply->Send(answer(request));
+  };
+}
 
 struct HttpServer::Impl {
   Impl(const Options& options, std::vector<HttpRoute> routes)
-      : context{options, Router(std::move(routes)), {}, TlsContext(options.tls)} {}
+      : context(options, std::move(routes)), work(asio::make_work_guard(context.loop->io())) {}
 
+  // The thread ends when no session waits for anything, which is soon after they are closed.
   ~Impl() {
     if (listener != nullptr) listener->Stop();
-    io.stop();
+    context.loop->Post([this] {
+      while (!context.all.empty()) context.all.front()->Close();
+    });
+    context.loop->Stop();
+    work.reset();
     if (thread.joinable()) thread.join();
   }
 
   // Called by the listener's thread.
   void Take(int fd) {
-    HttpSocket socket(io.get_executor());
+    Tune(fd);
+    HttpSocket socket(context.loop->io().get_executor());
     boost::system::error_code error;
-    socket.socket().assign(asio::generic::stream_protocol(FamilyOf(fd), 0), fd, error);
+    socket.assign(asio::generic::stream_protocol(FamilyOf(fd), 0), fd, error);
     if (error) {
       close(fd);
       return;
     }
-    asio::post(io, [this, socket = std::move(socket)]() mutable {
-      while (static_cast<int>(context.sessions.size()) >= context.options.max_connections) {
-        context.sessions.front()->Close();
-      }
-      StartSession(std::move(socket), &context);
-    });
+    context.loop->Post([this, socket = std::move(socket)]() mutable { Add(std::move(socket)); });
+  }
+
+  // Without room the new one goes, and its client sees a closed connection.
+  void Add(HttpSocket socket) {
+    while (context.open.load() >= context.options.max_connections) {
+      SessionList& closable = context.waiting.empty() ? context.uploading : context.waiting;
+      if (closable.empty()) return;
+      closable.front()->Close();
+    }
+    StartSession(std::move(socket), &context);
   }
 
   SessionContext context;
-  // Destroyed before the context, together with the sessions that still wait for something.
-  asio::io_context io{1};
-  asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(io);
+  asio::executor_work_guard<asio::io_context::executor_type> work;
   std::unique_ptr<Listener> listener;
   std::thread thread;
 };
@@ -71,7 +117,10 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const Options& opt
   auto listener = Listener::Start(std::move(listen), log);
   if (!listener.ok()) return listener.status();
   impl->listener = *std::move(listener);
-  impl->thread = std::thread([io = &impl->io] { io->run(); });
+  impl->thread = std::thread([io = &impl->context.loop->io()] {
+    SetThreadName("packrat-http");
+    io->run();
+  });
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 
@@ -79,8 +128,14 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 HttpServer::~HttpServer() = default;
 
+void HttpServer::Dismiss() { impl_->context.dismiss.store(true); }
+
 int HttpServer::port() const { return impl_->listener->port(); }
 
 int64_t HttpServer::accept_failures() const { return impl_->listener->failures(); }
+
+int HttpServer::open_connections() const { return impl_->context.open.load(); }
+
+int64_t HttpServer::body_bytes() const { return impl_->context.bodies->used.load(); }
 
 }  // namespace packrat

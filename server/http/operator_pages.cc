@@ -16,31 +16,31 @@ HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 
 // Kubelets and balancers have no certificate. They learn only whether the server is well.
 std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
   return {
-      {"/metrics", "GET",
-       [pages](const HttpRequest& request) {
+      {"/metrics", "GET", AtOnce([pages](const HttpRequest& request) {
          if (pages.may_read_metrics != nullptr) {
-           const absl::Status status = pages.may_read_metrics(request.authorization);
+           const absl::Status status =
+               pages.may_read_metrics(std::string(request.Header("Authorization")));
            if (!status.ok()) {
-             return HttpAnswer{401, "text/plain", std::string(status.message()) + "\n", "Bearer"};
+             HttpAnswer refusal = PlainRefusal(401, std::string(status.message()));
+             refusal.headers = {{"WWW-Authenticate", "Bearer"}};
+             return refusal;
            }
          }
-         return HttpAnswer{200, "text/plain; version=0.0.4; charset=utf-8", pages.metrics()};
-       }},
-      {"/healthz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); },
-       true},
-      {"/readyz", "GET", [pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); },
-       true},
+         return HttpAnswer{200, "text/plain; version=0.0.4; charset=utf-8", pages.metrics(), {}};
+       })},
+      {"/healthz", "GET",
+       AtOnce([pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); }), true},
+      {"/readyz", "GET",
+       AtOnce([pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); }), true},
       // For balancers that cut the streams of a server that is down. So draining has an answer of
       // its own.
-      {"/balancerz", "GET",
-       [pages](const HttpRequest&) {
+      {"/balancerz", "GET", AtOnce([pages](const HttpRequest&) {
          return Probe(pages.not_ready(), "ready", pages.draining() ? 404 : 503);
-       },
+       }),
        true},
-      {"/version", "GET",
-       [pages](const HttpRequest&) {
-         return HttpAnswer{200, "application/json", pages.version() + "\n"};
-       }},
+      {"/version", "GET", AtOnce([pages](const HttpRequest&) {
+         return HttpAnswer{200, "application/json", pages.version() + "\n", {}};
+       })},
   };
 }
 

@@ -10,26 +10,24 @@
 
 namespace packrat {
 
-struct RoutedAnswer {
-  HttpAnswer answer;
-  std::string allow;  // The header of 405; empty: none.
+// A handler, or why there is none.
+struct Routed {
+  const HttpRoute* route = nullptr;  // Null: refused.
+  int status = 0;                    // 404: no route has the path; 405: none has the method; 403:
+                                     // the client must be trusted and is not.
+  std::string message;
+  std::string allow;  // The header of 405.
 };
 
 class Router {
  public:
   explicit Router(std::vector<HttpRoute> routes) : routes_(std::move(routes)) {}
 
-  // `target`: a path with or without a query, or a whole URL. 404: no route has the path; 405: none
-  // has the method; 403: the client must be `trusted` and is not.
-  RoutedAnswer Answer(const std::string& method, const std::string& target,
-                      const std::string& authorization, bool trusted) const;
+  Routed Find(const std::string& method, const std::string& path, bool trusted) const;
 
  private:
   const std::vector<HttpRoute> routes_;
 };
-
-// "/a" of "/a?b=c" and of "http://host/a".
-std::string PathOf(const std::string& target);
 
 }  // namespace packrat
 

@@ -2,11 +2,17 @@
 #ifndef PACKRAT_SERVER_HTTP_SESSION_H_
 #define PACKRAT_SERVER_HTTP_SESSION_H_
 
+#include <atomic>
+#include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/beast/core/basic_stream.hpp>
+#include <boost/asio/post.hpp>
+#include <cstdint>
 #include <list>
+#include <memory>
+#include <utility>
 
+#include "runtime/mutex.h"
 #include "server/http/http_server.h"
 #include "server/http/router.h"
 #include "server/http/tls_context.h"
@@ -14,28 +20,104 @@
 namespace packrat {
 
 // TCP or a Unix domain socket.
-using HttpSocket = boost::beast::basic_stream<boost::asio::generic::stream_protocol,
-                                              boost::asio::io_context::executor_type>;
+using HttpSocket = boost::asio::basic_stream_socket<boost::asio::generic::stream_protocol,
+                                                    boost::asio::io_context::executor_type>;
 
-class Session;
+// Where the server's thread runs. Replies keep it, so that they may outlive the server.
+class Loop {
+ public:
+  // Has `work` called by the thread. False, and nothing is called: it has been stopped.
+  template <typename Work>
+  bool Post(Work work) {
+    MutexLock lock(&mutex_);
+    if (stopped_) return false;
+    boost::asio::post(io_, std::move(work));
+    return true;
+  }
+  void Stop() {
+    MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  boost::asio::io_context& io() { return io_; }
 
-// The open connections. First are those that have sent no request for the longest time. For one
-// thread.
-using SessionList = std::list<Session*>;
+ private:
+  Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  boost::asio::io_context io_{1};
+};
 
+// What a reply asks of its session.
+struct AnswerPart {
+  enum class Kind { kWhole, kBegin, kPiece, kEnd, kCut, kNone };
+  Kind kind;
+  HttpAnswer answer;  // Its head is that of kWhole and kBegin, its body of all.
+  HttpDone done;
+};
+
+// All of it is called by the server's thread.
 class Session {
  public:
   virtual ~Session() = default;
   // Ends its waiting; it ends itself soon after.
   virtual void Close() = 0;
+  // `request`: its number on this connection. Of another than the one that is being answered,
+  // nothing happens but done(false). kNone: the handler has dropped its reply.
+  virtual void Answer(uint64_t request, AnswerPart part) = 0;
+  // Ends the request whose body it is reading, unless that began only just now: then false.
+  virtual bool RefuseSlowBody() = 0;
 };
+
+// The bytes of a body, counted as long as this lives; any thread may end it.
+class HeldBytes {
+ public:
+  struct Budget {
+    int64_t limit;
+    std::atomic<int64_t> used{0};
+  };
+  explicit HeldBytes(std::shared_ptr<Budget> budget) : budget_(std::move(budget)) {}
+  ~HeldBytes() { budget_->used -= bytes_; }
+  HeldBytes(const HeldBytes&) = delete;
+  HeldBytes& operator=(const HeldBytes&) = delete;
+
+  // False: so many are not left. Called by the server's thread.
+  bool GrowTo(int64_t bytes) {
+    const int64_t more = bytes - bytes_;
+    if (more <= 0) return true;
+    if (budget_->used.load() + more > budget_->limit) return false;
+    budget_->used += more;
+    bytes_ = bytes;
+    return true;
+  }
+
+ private:
+  const std::shared_ptr<Budget> budget_;
+  int64_t bytes_ = 0;
+};
+
+// For one thread.
+using SessionList = std::list<Session*>;
 
 // Shared by all sessions; it outlives them.
 struct SessionContext {
-  HttpServer::Options options;
-  Router router;
-  SessionList sessions;
+  SessionContext(const HttpServer::Options& o, std::vector<HttpRoute> routes)
+      : options(o),
+        router(std::move(routes)),
+        tls(o.tls),
+        bodies(std::make_shared<HeldBytes::Budget>()) {
+    bodies->limit = o.body_bytes;
+  }
+
+  const HttpServer::Options options;
+  const Router router;
   TlsContext tls;
+  const std::shared_ptr<Loop> loop = std::make_shared<Loop>();
+  const std::shared_ptr<HeldBytes::Budget> bodies;
+  SessionList all;
+  SessionList waiting;       // For a request; first those that have sent none for the longest time.
+  SessionList uploading;     // A body; first those that began first.
+  int late_answers = 0;      // Of routes that wait.
+  std::atomic<int> open{0};  // As many as there are in `all`.
+  std::atomic<bool> dismiss{false};
 };
 
 // Serves the socket until its end. The session owns itself.

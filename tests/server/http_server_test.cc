@@ -1,13 +1,7 @@
 // The HTTP server by itself: what it answers, what it refuses, and what slow clients cannot do.
 #include "server/http/http_server.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -19,65 +13,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/http/router.h"
+#include "server/http/request_reader.h"
+#include "tests/server/http_client.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {
 namespace {
 
 using std::chrono::milliseconds;
-
-class Client {
- public:
-  explicit Client(int port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in to = {};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(port);
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    Connect(reinterpret_cast<sockaddr*>(&to), sizeof(to));
-  }
-  explicit Client(const std::string& path) : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un to = {};
-    to.sun_family = AF_UNIX;
-    path.copy(to.sun_path, path.size());
-    Connect(reinterpret_cast<sockaddr*>(&to), sizeof(to));
-  }
-  ~Client() { close(fd_); }
-  Client(const Client&) = delete;
-  Client& operator=(const Client&) = delete;
-
-  // False: the server has closed.
-  bool Send(const std::string& bytes) {
-    return send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
-           static_cast<ssize_t>(bytes.size());
-  }
-  // What comes until the server closes; after a minute of silence what came.
-  std::string ReadAll() {
-    std::string answer;
-    char buffer[4096];
-    for (ssize_t n; (n = recv(fd_, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, n);
-    return answer;
-  }
-  std::string Ask(const std::string& request) {
-    Send(request);
-    return ReadAll();
-  }
-  // Reads until `end` has come.
-  std::string ReadUntil(const std::string& end) {
-    std::string answer;
-    char byte;
-    while (!absl::EndsWith(answer, end) && recv(fd_, &byte, 1, 0) == 1) answer += byte;
-    return answer;
-  }
-
- private:
-  void Connect(const sockaddr* to, socklen_t size) {
-    const timeval patience = {60, 0};
-    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    EXPECT_EQ(connect(fd_, to, size), 0);
-  }
-  const int fd_;
-};
 
 constexpr char kGet[] = "GET /page HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
@@ -90,23 +33,20 @@ class Http : public testing::Test {
   void Start() {
     auto started =
         HttpServer::Start(options_,
-                          {{"/page", "GET",
-                            [](const HttpRequest&) {
+                          {{"/page", "GET", AtOnce([](const HttpRequest&) {
                               return HttpAnswer{200, "text/x", "text\n"};
-                            }},
-                           {"/large", "GET",
-                            [](const HttpRequest&) {
+                            })},
+                           {"/large", "GET", AtOnce([](const HttpRequest&) {
                               return HttpAnswer{200, "text/x", std::string(100 << 20, 'x')};
-                            }},
-                           {"/post", "POST",
-                            [](const HttpRequest& r) {
+                            })},
+                           {"/post", "POST", AtOnce([](const HttpRequest& r) {
                               return HttpAnswer{200, "text/x", r.method + r.path};
-                            }}},
+                            })}},
                           &log_);
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
   }
-  std::string Ask(const std::string& request) { return Client(server_->port()).Ask(request); }
+  std::string Ask(const std::string& request) { return HttpClient(server_->port()).Ask(request); }
 
   Logger log_;
   HttpServer::Options options_;
@@ -142,7 +82,7 @@ TEST_F(Http, SaysWhatItHasNot) {
 
 TEST_F(Http, KeepsConnections) {
   Start();
-  Client client(server_->port());
+  HttpClient client(server_->port());
   for (int i = 0; i < 3; ++i) {
     client.Send("GET /page HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_TRUE(absl::StartsWith(client.ReadUntil("text\n"), "HTTP/1.1 200 ")) << i;
@@ -182,13 +122,13 @@ TEST_F(Http, KnowsNoRanges) {
 TEST_F(Http, EndsSilence) {
   options_.idle = milliseconds(50);
   Start();
-  EXPECT_EQ(Client(server_->port()).ReadAll(), "");
+  EXPECT_EQ(HttpClient(server_->port()).ReadAll(), "");
 }
 
 TEST_F(Http, GivesAWholeRequestItsTimeAndNoMore) {
   options_.request = milliseconds(200);
   Start();
-  Client client(server_->port());
+  HttpClient client(server_->port());
   ASSERT_TRUE(client.Send("GET /page HTTP/1.1\r\nX: "));
   // Each byte comes well within the time; together they do not.
   EXPECT_TRUE(Eventually([&] {
@@ -200,7 +140,7 @@ TEST_F(Http, GivesAWholeRequestItsTimeAndNoMore) {
 TEST_F(Http, EndsAnswersThatNobodyReads) {
   options_.answer = milliseconds(100);
   Start();
-  Client client(server_->port());
+  HttpClient client(server_->port());
   client.Send("GET /large HTTP/1.1\r\n\r\n");
   client.ReadUntil("\r\n\r\n");
   // Others are served while it waits.
@@ -212,9 +152,9 @@ TEST_F(Http, EndsAnswersThatNobodyReads) {
 TEST_F(Http, AThousandSilentConnectionsKeepNobodyOut) {
   options_.max_connections = 300;
   Start();
-  std::vector<std::unique_ptr<Client>> silent;
+  std::vector<std::unique_ptr<HttpClient>> silent;
   for (int i = 0; i < 1000; ++i) {
-    silent.push_back(std::make_unique<Client>(server_->port()));
+    silent.push_back(std::make_unique<HttpClient>(server_->port()));
     silent.back()->Send(i % 2 == 0 ? "" : "GET /page HTTP/1.1\r\nX: ");
     if (i % 100 == 99) {
       EXPECT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 ")) << i;
@@ -227,10 +167,10 @@ TEST_F(Http, AThousandSilentConnectionsKeepNobodyOut) {
 TEST_F(Http, WhoAsksIsKeptBeforeWhoIsSilent) {
   options_.max_connections = 10;
   Start();
-  Client asking(server_->port());
-  std::vector<std::unique_ptr<Client>> silent;
+  HttpClient asking(server_->port());
+  std::vector<std::unique_ptr<HttpClient>> silent;
   for (int i = 0; i < 40; ++i) {
-    silent.push_back(std::make_unique<Client>(server_->port()));
+    silent.push_back(std::make_unique<HttpClient>(server_->port()));
     // Connections are taken in order: once this one is answered, the silent one is there as well.
     ASSERT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 ")) << i;
     asking.Send("GET /page HTTP/1.1\r\n\r\n");
@@ -240,7 +180,7 @@ TEST_F(Http, WhoAsksIsKeptBeforeWhoIsSilent) {
 
 TEST_F(Http, EndsAtOnceWhateverClientsDo) {
   Start();
-  Client silent(server_->port()), trickling(server_->port()), deaf(server_->port());
+  HttpClient silent(server_->port()), trickling(server_->port()), deaf(server_->port());
   trickling.Send("GET /page HTTP/1.1\r\nX: ");
   deaf.Send("GET /large HTTP/1.1\r\n\r\n");
   deaf.ReadUntil("\r\n\r\n");
@@ -255,7 +195,7 @@ TEST_F(Http, OverAUnixSocket) {
   options_.address = "unix:" + path;
   Start();
   EXPECT_EQ(server_->port(), 0);
-  EXPECT_TRUE(absl::EndsWith(Client(path).Ask(kGet), "text\n"));
+  EXPECT_TRUE(absl::EndsWith(HttpClient(path).Ask(kGet), "text\n"));
 }
 
 TEST_F(Http, ATakenPortIsRefused) {
@@ -267,7 +207,7 @@ TEST_F(Http, ATakenPortIsRefused) {
                                                     options_.address, ": the address is taken"));
 }
 
-TEST(Router, FindsThePathOfATarget) {
+TEST(PathOf, FindsThePathOfATarget) {
   for (const auto& [target, path] : {std::pair("/a/b", "/a/b"),
                                      {"/a?b=/c", "/a"},
                                      {"/a#b", "/a"},

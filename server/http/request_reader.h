@@ -1,0 +1,66 @@
+// Makes a request of the bytes of a connection. Private to server/http.
+#ifndef PACKRAT_SERVER_HTTP_REQUEST_READER_H_
+#define PACKRAT_SERVER_HTTP_REQUEST_READER_H_
+
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "server/http/http_reply.h"
+
+namespace packrat {
+
+// For one request.
+class RequestReader {
+ public:
+  // `max_header_bytes`: of the head; of what frames the body's pieces, as much again.
+  explicit RequestReader(size_t max_header_bytes);
+
+  enum class News {
+    kNothing,  // More bytes are needed.
+    kHead,     // The head is there. Once, before all of the following.
+    kWhole,    // The request is there.
+    kBad,      // No request can come of it: see status() and message().
+  };
+  // Takes bytes from the front of `input`; those of the next request stay there.
+  News Take(boost::beast::flat_buffer* input);
+
+  // From kHead on.
+  int version() const { return version_; }  // 10, 11.
+  bool keep_alive() const { return keep_alive_; }
+  bool head_only() const { return head_only_; }  // HEAD.
+  bool has_body() const { return has_body_; }
+  // False: its body is too large or of a kind that is not known; see status() and message().
+  bool AllowBody(size_t max_bytes);
+  // Memory that the body takes.
+  int64_t body_bytes() const;
+  HttpRequest& request() { return request_; }  // With its body from kWhole on.
+
+  int status() const { return status_; }
+  const std::string& message() const { return message_; }
+
+ private:
+  void ReadHead();
+  News Bad(int status, std::string message);
+
+  const size_t max_header_bytes_;
+  boost::beast::http::request_parser<boost::beast::http::string_body> parser_;
+  HttpRequest request_;
+  bool head_read_ = false;
+  bool has_body_ = false;
+  bool keep_alive_ = false;
+  bool head_only_ = false;
+  int version_ = 11;
+  int status_ = 0;
+  std::string message_;
+};
+
+// "/a" of "/a?b=c" and of "http://host/a".
+std::string PathOf(const std::string& target);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_HTTP_REQUEST_READER_H_

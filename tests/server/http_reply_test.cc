@@ -1,0 +1,466 @@
+// Answers that come later, from other threads and in pieces; bodies; and clients that do what they
+// like meanwhile.
+#include "server/http/http_reply.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runtime/mutex.h"
+#include "server/http/http_server.h"
+#include "tests/server/http_client.h"
+#include "tests/server/test_server.h"
+
+namespace packrat {
+namespace {
+
+constexpr char kGet[] = "GET /late HTTP/1.1\r\nHost: h\r\n\r\n";
+constexpr char kProbe[] = "GET /probe HTTP/1.1\r\nConnection: close\r\n\r\n";
+
+// A request whose answer the test gives.
+struct Taken {
+  HttpRequest request;
+  std::shared_ptr<HttpReply> reply;
+
+  // True once the client has taken it.
+  bool Write(const std::string& piece) const {
+    std::atomic<int> done{-1};
+    reply->Write(piece, [&done](bool ok) { done = ok ? 1 : 0; });
+    EXPECT_TRUE(Eventually([&done] { return done >= 0; }));
+    return done == 1;
+  }
+};
+
+class HttpReplies : public testing::Test {
+ protected:
+  HttpReplies() : log_(Logger::Format::kText, [](const std::string&) {}) {
+    options_.address = "127.0.0.1:0";
+    options_.body_bytes = 20000;
+  }
+  void Start() {
+    const auto later = [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+      MutexLock lock(&mutex_);
+      taken_.push_back({std::move(request), std::move(reply)});
+      changed_.notify_all();
+    };
+    auto started = HttpServer::Start(
+        options_,
+        {{"/late", "GET", later, false, 1024, true},
+         {"/late", "POST", later, false, 9000, true},
+         {"/drop", "GET", [](const HttpRequest&, const std::shared_ptr<HttpReply>&) {}},
+         {"/echo/*", "POST", AtOnce([](const HttpRequest& r) {
+            return HttpAnswer{200, "text/x",
+                              absl::StrCat(r.path, " ", r.Header("x-a"), " ", r.body)};
+          }),
+          false, 9000},
+         {"/probe", "GET", AtOnce([](const HttpRequest&) {
+            return HttpAnswer{200, "text/x", "well\n"};
+          })}},
+        &log_);
+    ASSERT_TRUE(started.ok()) << started.status();
+    server_ = *std::move(started);
+  }
+  // Waits for the next request.
+  Taken Next() {
+    MutexLock lock(&mutex_);
+    while (taken_.empty()) lock.Wait(&changed_);
+    Taken next = std::move(taken_.front());
+    taken_.pop_front();
+    return next;
+  }
+  bool NoneWaits() {
+    MutexLock lock(&mutex_);
+    return taken_.empty();
+  }
+  std::string Ask(const std::string& request) { return HttpClient(server_->port()).Ask(request); }
+
+  Logger log_;
+  HttpServer::Options options_;
+  Mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Taken> taken_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<HttpServer> server_;
+};
+
+HttpAnswer Head() { return {200, "text/event-stream", "", {{"X-B", "b\r\nX-C: no"}}}; }
+
+TEST_F(HttpReplies, ComeInPieces) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send(kGet);
+  const Taken call = Next();
+  EXPECT_TRUE(absl::StartsWith(call.request.peer, "ipv4:127.0.0.1:")) << call.request.peer;
+  call.reply->Begin(Head());
+  // Each is there before the next is made, and an empty one does not end the body.
+  EXPECT_EQ(client.ReadUntil("\r\n\r\n"),
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-B: b\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n");
+  EXPECT_TRUE(call.Write("one"));
+  EXPECT_EQ(client.ReadUntil("one\r\n"), "3\r\none\r\n");
+  EXPECT_TRUE(call.Write(""));
+  EXPECT_TRUE(call.Write("0123456789abcdef"));
+  EXPECT_EQ(client.ReadUntil("ef\r\n"), "10\r\n0123456789abcdef\r\n");
+  std::atomic<bool> done{false};
+  call.reply->End("end", [&done](bool ok) { done = ok; });
+  EXPECT_EQ(client.ReadUntil("0\r\n\r\n"), "3\r\nend\r\n0\r\n\r\n");
+  EXPECT_TRUE(Eventually([&] { return done.load(); }));
+  // The connection goes on.
+  EXPECT_TRUE(absl::EndsWith(client.Ask(kProbe), "well\n"));
+}
+
+TEST_F(HttpReplies, ComeWithoutFramesToOldClients) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send("GET /late HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+  const Taken call = Next();
+  call.reply->Begin(Head());
+  EXPECT_TRUE(call.Write("one"));
+  call.reply->End("two");
+  EXPECT_EQ(client.ReadAll(),
+            "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\nX-B: b\r\n"
+            "Connection: close\r\n\r\nonetwo");
+}
+
+TEST_F(HttpReplies, HaveNoBodyForHead) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send("HEAD /late HTTP/1.1\r\nConnection: close\r\n\r\n");
+  const Taken call = Next();
+  call.reply->Begin(Head());
+  EXPECT_TRUE(call.Write("one"));
+  call.reply->End("two");
+  EXPECT_TRUE(absl::EndsWith(client.ReadAll(), "\r\n\r\n"));
+}
+
+TEST_F(HttpReplies, WaitForSlowReaders) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send("GET /late HTTP/1.0\r\n\r\n");
+  const Taken call = Next();
+  call.reply->Begin(Head());
+  // 512 MB, far more than all buffers of the system hold.
+  constexpr int kPieces = 8192;
+  const std::string piece(65536, 'x');
+  std::atomic<int> written{0};
+  std::function<void()> write = [&] {
+    call.reply->Write(piece, [&](bool ok) {
+      ASSERT_TRUE(ok);
+      ++written < kPieces ? write() : call.reply->End();
+    });
+  };
+  write();
+  int last = -1;
+  EXPECT_TRUE(Eventually([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    return std::exchange(last, written.load()) == written.load();
+  }));
+  EXPECT_LT(written.load(), kPieces);
+  EXPECT_TRUE(absl::EndsWith(Ask(kProbe), "well\n"));
+  const size_t head = client.ReadUntil("\r\n\r\n").size();
+  EXPECT_GT(head, 0u);
+  EXPECT_EQ(client.ReadAll().size(), piece.size() * kPieces);
+}
+
+TEST_F(HttpReplies, TellThatTheClientIsGone) {
+  Start();
+  for (const bool begun : {false, true}) {
+    for (const bool reset : {false, true}) {
+      HttpClient client(server_->port());
+      client.Send(kGet);
+      const Taken call = Next();
+      if (begun) call.reply->Begin(Head());
+      if (begun) client.ReadUntil("\r\n\r\n");
+      std::atomic<int> gone{0};
+      call.reply->OnGone([&gone] { ++gone; });
+      reset ? client.Reset() : client.Close();
+      // Though nothing is written.
+      EXPECT_TRUE(Eventually([&] { return gone > 0; })) << begun << reset;
+      if (!begun) call.reply->Begin(Head());
+      EXPECT_TRUE(Eventually([&] { return !call.Write("x"); }));
+      EXPECT_EQ(gone, 1);
+      // Also who asks later.
+      std::atomic<bool> late{false};
+      call.reply->OnGone([&late] { late = true; });
+      EXPECT_TRUE(late);
+    }
+  }
+  EXPECT_TRUE(Eventually([&] { return server_->open_connections() == 0; }));
+}
+
+TEST_F(HttpReplies, ReachWhoHasClosedItsDirection) {
+  Start();
+  HttpClient client(server_->port());
+  // The second has no handler that waits, and is answered too.
+  client.Send(absl::StrCat(kGet, "GET /probe HTTP/1.1\r\n\r\n"));
+  const Taken call = Next();
+  std::atomic<bool> gone{false};
+  call.reply->OnGone([&gone] { gone = true; });
+  client.HalfClose();
+  EXPECT_TRUE(Eventually([&] { return gone.load(); }));
+  call.reply->Send({200, "text/x", "late\n", {}});
+  const std::string answers = client.ReadAll();
+  EXPECT_TRUE(absl::StrContains(answers, "late\nHTTP/1.1 200")) << answers;
+  EXPECT_TRUE(absl::EndsWith(answers, "\r\n\r\nwell\n")) << answers;
+}
+
+TEST_F(HttpReplies, AreMadeByTheServerIfNobodyElseDoes) {
+  Start();
+  EXPECT_TRUE(absl::StartsWith(Ask("GET /drop HTTP/1.1\r\n\r\n"), "HTTP/1.1 500 "));
+  HttpClient client(server_->port());
+  client.Send(kGet);
+  {
+    const Taken call = Next();
+    call.reply->Begin(Head());
+    EXPECT_TRUE(call.Write("one"));
+  }
+  // Without its end.
+  EXPECT_FALSE(absl::EndsWith(client.ReadAll(), "0\r\n\r\n"));
+}
+
+TEST_F(HttpReplies, CanBeCut) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send("GET /late HTTP/1.0\r\n\r\n");
+  const Taken call = Next();
+  std::atomic<bool> gone{false};
+  call.reply->OnGone([&gone] { gone = true; });
+  call.reply->Begin(Head());
+  EXPECT_TRUE(call.Write("one"));
+  client.ReadUntil("one");
+  call.reply->Cut();
+  EXPECT_TRUE(Eventually([&] { return gone.load(); }));
+  EXPECT_FALSE(call.Write("two"));
+  EXPECT_EQ(client.ReadAll(), "");
+}
+
+TEST_F(HttpReplies, ComeInTheOrderOfTheirRequests) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send(HttpPost("/late", "first") + HttpPost("/late", "second") + kProbe);
+  const Taken first = Next();
+  EXPECT_EQ(first.request.body, "first");
+  EXPECT_TRUE(absl::EndsWith(Ask(kProbe), "well\n"));
+  EXPECT_TRUE(NoneWaits());  // It is not begun before the first is answered.
+  first.reply->Send({200, "text/x", "1\n", {}});
+  const Taken second = Next();
+  EXPECT_EQ(second.request.body, "second");
+  second.reply->Send({200, "text/x", "2\n", {}});
+  const std::string answers = client.ReadAll();
+  EXPECT_TRUE(absl::StrContains(answers, "\r\n\r\n1\nHTTP/1.1 200 OK")) << answers;
+  EXPECT_TRUE(absl::StrContains(answers, "\r\n\r\n2\nHTTP/1.1 200 OK")) << answers;
+  EXPECT_TRUE(absl::EndsWith(answers, "well\n")) << answers;
+}
+
+TEST_F(HttpReplies, SurviveTheServer) {
+  Start();
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  std::vector<Taken> calls;
+  std::atomic<int> gone{0};
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(server_->port()));
+    clients.back()->Send(kGet);
+    calls.push_back(Next());
+    calls.back().reply->OnGone([&gone] { ++gone; });
+    if (i > 0) calls.back().reply->Begin(Head());
+  }
+  server_.reset();
+  EXPECT_EQ(gone, 3);
+  for (const Taken& call : calls) EXPECT_FALSE(call.Write("x"));
+  calls[1].reply->Cut();
+}
+
+TEST_F(HttpReplies, LeaveRoomForProbes) {
+  options_.max_connections = 32;
+  Start();
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  std::vector<Taken> calls;
+  for (int i = 0; i < 30; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(server_->port()));
+    clients.back()->Send(kGet);
+    calls.push_back(Next());
+  }
+  const std::string refused = Ask(kGet);
+  EXPECT_TRUE(absl::StartsWith(refused, "HTTP/1.1 503 ")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused, "Retry-After: 1\r\n")) << refused;
+  // Silent clients neither end what is being answered nor keep probes out.
+  std::vector<std::unique_ptr<HttpClient>> silent;
+  for (int i = 0; i < 50; ++i) silent.push_back(std::make_unique<HttpClient>(server_->port()));
+  EXPECT_TRUE(absl::EndsWith(Ask(kProbe), "well\n"));
+  for (int i = 0; i < 30; ++i) {
+    calls[i].reply->Send({200, "text/x", "late\n", {}});
+    EXPECT_TRUE(absl::EndsWith(clients[i]->ReadUntil("late\n"), "late\n")) << i;
+  }
+  HttpClient next(server_->port());
+  next.Send(kGet);
+  Next();
+}
+
+TEST_F(HttpReplies, AreTheLastOnceClientsAreDismissed) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send(kGet);
+  const Taken call = Next();
+  call.reply->Begin(Head());
+  client.ReadUntil("\r\n\r\n");
+  server_->Dismiss();
+  EXPECT_TRUE(call.Write("one"));
+  call.reply->End();
+  EXPECT_TRUE(absl::EndsWith(client.ReadUntil("0\r\n\r\n"), "one\r\n0\r\n\r\n"));
+  const std::string probe = client.Ask("GET /probe HTTP/1.1\r\n\r\n");
+  EXPECT_TRUE(absl::StrContains(probe, "Connection: close\r\n")) << probe;
+}
+
+TEST_F(HttpReplies, KnowTheHeadersOfTheRequest) {
+  Start();
+  HttpClient client(server_->port());
+  client.Send("GET /late?q HTTP/1.1\r\naUTHorization: Bearer k\r\nX-A: 1\r\nX-a: 2\r\n\r\n");
+  const Taken call = Next();
+  EXPECT_EQ(call.request.path, "/late");
+  EXPECT_EQ(call.request.Header("Authorization"), "Bearer k");
+  EXPECT_EQ(call.request.Header("x-a"), "");  // Neither of two counts.
+  EXPECT_EQ(call.request.Header("x-b"), "");
+}
+
+// Bodies.
+
+TEST_F(HttpReplies, TakeBodiesThatComeInAnyPieces) {
+  Start();
+  const std::string end = "/echo/x v body\nof two lines";
+  const std::string whole =
+      HttpPost("/echo/x", "body\nof two lines", "X-A: v\r\nConnection: close\r\n");
+  const std::string chunked = absl::StrCat(
+      "POST /echo/x HTTP/1.1\r\nX-A: v\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+      "5;what=so\r\nbody\n\r\n", "C\r\nof two lines\r\n", "0\r\nX-A: trailer\r\n\r\n");
+  for (const std::string& request : {whole, chunked}) {
+    EXPECT_TRUE(absl::EndsWith(Ask(request), end)) << request;
+    HttpClient slow(server_->port());
+    for (const char byte : request) ASSERT_TRUE(slow.Send(std::string(1, byte)));
+    EXPECT_TRUE(absl::EndsWith(slow.ReadAll(), end)) << request;
+    // Cut anywhere, it has an answer that says so.
+    for (size_t cut = 1; cut < request.size(); ++cut) {
+      HttpClient client(server_->port());
+      client.Send(request.substr(0, cut));
+      client.HalfClose();
+      ASSERT_TRUE(absl::StartsWith(client.ReadAll(), "HTTP/1.1 400 ")) << request.substr(0, cut);
+    }
+  }
+  EXPECT_TRUE(Eventually([&] { return server_->body_bytes() == 0; }));
+}
+
+TEST_F(HttpReplies, HaveALimitOfBodiesForEachRoute) {
+  Start();
+  const std::string fits(9000, 'x');
+  EXPECT_TRUE(absl::EndsWith(Ask(HttpPost("/echo/", fits, "Connection: close\r\n")), fits));
+  EXPECT_TRUE(absl::StartsWith(Ask(HttpPost("/echo/", fits + "x")), "HTTP/1.1 413 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2329\r\n"), "HTTP/1.1 413 "));
+  EXPECT_TRUE(
+      absl::StartsWith(Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n"),
+                       "HTTP/1.1 413 "));
+  // Not what a chunk says beside its length either.
+  EXPECT_TRUE(absl::StartsWith(
+      Ask(absl::StrCat("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+                       std::string(9000, 'y'))),
+      "HTTP/1.1 400 "));
+}
+
+TEST_F(HttpReplies, RefuseWhatTwoServersMightReadInTwoWays) {
+  Start();
+  const std::string post = "POST /echo/ HTTP/1.1\r\n";
+  const std::string chunks = "\r\n1\r\nx\r\n0\r\n\r\n";
+  for (const char* headers :
+       {"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
+        "Content-Length: 1\r\nContent-Length: 2\r\n", "Content-Length: +1\r\n",
+        "Content-Length: -1\r\n", "Content-Length: 0x1\r\n", "Content-Length : 1\r\n"}) {
+    EXPECT_TRUE(absl::StartsWith(Ask(absl::StrCat(post, headers, chunks)), "HTTP/1.1 400 "))
+        << headers;
+  }
+  EXPECT_TRUE(absl::StartsWith(Ask(absl::StrCat(post, "Transfer-Encoding: gzip\r\n", chunks)),
+                               "HTTP/1.1 501 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask(absl::StrCat(post, "Transfer-Encoding: chunked, gzip\r\n", chunks)), "HTTP/1.1 501 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask(absl::StrCat("POST /echo/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", chunks)),
+      "HTTP/1.0 501 "));
+}
+
+TEST_F(HttpReplies, HaveALimitOfAllBodiesTogether) {
+  Start();
+  const std::string body(9000, 'x');
+  HttpClient one(server_->port()), two(server_->port());
+  one.Send(HttpPost("/late", body));
+  std::vector<Taken> calls;
+  calls.push_back(Next());
+  two.Send(HttpPost("/late", body));
+  calls.push_back(Next());
+  EXPECT_EQ(server_->body_bytes(), 18000);
+  const std::string refused = Ask(HttpPost("/late", body));
+  EXPECT_TRUE(absl::StartsWith(refused, "HTTP/1.1 503 ")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused, "Retry-After: 1\r\n")) << refused;
+  EXPECT_TRUE(absl::EndsWith(Ask(kProbe), "well\n"));
+  // As long as the handler has it.
+  calls[0].request = {};
+  EXPECT_EQ(server_->body_bytes(), 9000);
+  HttpClient three(server_->port());
+  three.Send(HttpPost("/late", body));
+  calls.push_back(Next());
+  EXPECT_EQ(server_->body_bytes(), 18000);
+}
+
+TEST_F(HttpReplies, ASlowBodyMakesRoomForOthers) {
+  Start();
+  const std::string half = HttpPost("/echo/", std::string(9000, 'x')).substr(0, 8000);
+  HttpClient slow(server_->port()), other(server_->port());
+  slow.Send(half);
+  other.Send(half);
+  EXPECT_TRUE(Eventually([&] { return server_->body_bytes() > 15000; }));
+  // Once it counts as slow.
+  EXPECT_TRUE(Eventually([&] {
+    return absl::StartsWith(
+        Ask(HttpPost("/echo/", std::string(9000, 'y'), "Connection: close\r\n")), "HTTP/1.1 200 ");
+  }));
+  EXPECT_TRUE(absl::StartsWith(slow.ReadAll(), "HTTP/1.1 503 "));
+}
+
+TEST_F(HttpReplies, AskForBodiesThatWait) {
+  Start();
+  HttpClient client(server_->port());
+  const std::string head =
+      "POST /echo/ HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: ";
+  client.Send(head + "4\r\n\r\n");
+  EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  EXPECT_TRUE(absl::EndsWith(client.Ask("body"), "/echo/  body"));
+  EXPECT_TRUE(absl::StartsWith(Ask(head + "4\r\n\r\nbody"), "HTTP/1.1 200 "));  // It came unasked.
+  EXPECT_TRUE(absl::StartsWith(Ask(head + "9001\r\n\r\n"), "HTTP/1.1 413 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask("POST /echo/ HTTP/1.1\r\nExpect: more\r\nContent-Length: 1\r\n\r\n"), "HTTP/1.1 417 "));
+}
+
+TEST_F(HttpReplies, GiveABodyItsTimeAndNoMore) {
+  options_.body = std::chrono::milliseconds(200);
+  Start();
+  HttpClient client(server_->port());
+  client.Send("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n");
+  EXPECT_TRUE(Eventually([&] {
+    absl::SleepFor(absl::Milliseconds(5));
+    return !client.Send("x");
+  }));
+  HttpClient silent(server_->port());
+  EXPECT_TRUE(absl::StartsWith(silent.Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n"),
+                               "HTTP/1.1 408 "));
+}
+
+}  // namespace
+}  // namespace packrat

@@ -6,7 +6,8 @@ Native cc_proto_library wants to build protobuf from source; this does not.
 def cc_grpc_library(name, srcs, deps = [], visibility = None):
     """A cc_library of messages and services; includes are written from the root of the workspace.
 
-    Also makes `<name>_descriptor` (<name>.binpb: a FileDescriptorSet with all imports).
+    Also makes `<name>_messages` (the messages alone, without gRPC) and `<name>_descriptor`
+    (<name>.binpb: a FileDescriptorSet with all imports).
 
     Args:
       name: name of the cc_library.
@@ -15,8 +16,10 @@ def cc_grpc_library(name, srcs, deps = [], visibility = None):
       visibility: of all targets.
     """
     bases = [src[:-len(".proto")] for src in srcs]
-    headers = [b + e for b in bases for e in [".pb.h", ".grpc.pb.h"]]
-    sources = [b + e for b in bases for e in [".pb.cc", ".grpc.pb.cc"]]
+    headers = [b + ".pb.h" for b in bases]
+    sources = [b + ".pb.cc" for b in bases]
+    service_headers = [b + ".grpc.pb.h" for b in bases]
+    service_sources = [b + ".grpc.pb.cc" for b in bases]
     protos = name + "_protos"
     locations = " ".join(["$(location %s)" % src for src in srcs])
     native.filegroup(
@@ -27,7 +30,7 @@ def cc_grpc_library(name, srcs, deps = [], visibility = None):
     native.genrule(
         name = name + "_gen",
         srcs = [protos] + srcs,
-        outs = headers + sources,
+        outs = headers + sources + service_headers + service_sources,
         cmd = "protoc -I. --cpp_out=$(GENDIR) --grpc_out=$(GENDIR) " +
               "--plugin=protoc-gen-grpc=$$(command -v grpc_cpp_plugin) " + locations,
         message = "Generating C++ from",
@@ -40,10 +43,18 @@ def cc_grpc_library(name, srcs, deps = [], visibility = None):
         visibility = visibility,
     )
     native.cc_library(
-        name = name,
+        name = name + "_messages",
         srcs = sources,
         hdrs = headers,
         copts = ["-w"],
         visibility = visibility,
-        deps = deps + ["@grpc", "@protobuf"],
+        deps = [d + "_messages" for d in deps] + ["@protobuf"],
+    )
+    native.cc_library(
+        name = name,
+        srcs = service_sources,
+        hdrs = service_headers,
+        copts = ["-w"],
+        visibility = visibility,
+        deps = deps + [name + "_messages", "@grpc", "@protobuf"],
     )

@@ -9,7 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "server/request_rules.h"
+#include "server/generation/request_rules.h"
 
 namespace packrat {
 namespace {

@@ -14,10 +14,10 @@
 #include "models/text/tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "proto/packrat/v1/inference.pb.h"
-#include "server/call_environment.h"
+#include "server/generation/call_environment.h"
+#include "server/generation/request_rules.h"
+#include "server/generation/response_builder.h"
 #include "server/options.h"
-#include "server/request_rules.h"
-#include "server/response_builder.h"
 #include "server/trace_context.h"
 
 namespace packrat {

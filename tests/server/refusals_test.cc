@@ -11,7 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/client/connection.h"
-#include "server/request_rules.h"
+#include "server/generation/request_rules.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {

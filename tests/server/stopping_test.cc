@@ -16,7 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/steady_clock.h"
-#include "server/call_deadline.h"
+#include "server/generation/call_deadline.h"
+#include "server/grpc/call_info.h"
 #include "server/watchdog.h"
 #include "tests/server/generate.h"
 

@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/packrat/v1/inference.pb.h"
-#include "server/request_rules.h"
+#include "server/generation/request_rules.h"
 #include "tests/server/test_server.h"
 #include "tests/server/wire_fields.h"
 

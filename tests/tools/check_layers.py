@@ -4,6 +4,7 @@
 - server -> runtime -> models -> kernels: a lower folder never includes a higher one, and none of them
   includes tests/.
 - Only server/ (and tests/) knows gRPC, Prometheus, HTTP and the wire contract.
+- server/generation knows the messages of the contract, and no transport.
 - Nobody uses absl::Mutex (not built for ThreadSanitizer here) or absl/log (this Abseil has none).
 - Python scripts compile.
 
@@ -17,7 +18,8 @@ import sys
 LAYERS = ["kernels", "models", "runtime", "server", "tests"]
 CPP = (".h", ".cc", ".cu", ".cuh")
 LONG = 400
-NETWORK = re.compile(r"^(grpc|grpcpp|prometheus|google/protobuf|proto)/|^boost/(asio|beast)/")
+NETWORK = re.compile(r"^(grpc|grpcpp|prometheus|google/protobuf|proto)/|^boost/(asio|beast)[/.]")
+TRANSPORT = re.compile(r"^(grpc|grpcpp|server/grpc|server/http|server/net)/|^boost/(asio|beast)[/.]|\.grpc\.pb\.h$")
 FORBIDDEN = re.compile(r"^absl/(synchronization/|log/)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 
@@ -39,6 +41,8 @@ def check_cpp(path, text):
             yield number, "%s/ is below %s/ and must not include %s" % (folder, top, included)
         if NETWORK.match(included) and folder not in ("server", "tests"):
             yield number, "only server/ may include %s" % included
+        if TRANSPORT.search(included) and path.startswith("server/generation/"):
+            yield number, "server/generation knows no transport and must not include %s" % included
 
 
 def check_file(path, text):

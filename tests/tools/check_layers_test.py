@@ -21,6 +21,13 @@ class CheckLayersTest(unittest.TestCase):
             self.assertEqual(broken("runtime/a.cc", "#include <%s>\n" % header), [1], header)
             self.assertEqual(broken("server/a.cc", "#include <%s>\n" % header), [], header)
 
+    def test_generation_knows_no_transport(self):
+        for header in ("grpc/grpc.h", "grpcpp/grpcpp.h", "boost/asio.hpp", "server/grpc/call_info.h",
+                       "server/http/http_server.h", "proto/packrat/v1/inference.grpc.pb.h"):
+            self.assertEqual(broken("server/generation/a.cc", '#include "%s"\n' % header), [1], header)
+            self.assertEqual(broken("server/grpc/a.cc", '#include "%s"\n' % header), [], header)
+        self.assertEqual(broken("server/generation/a.cc", '#include "proto/packrat/v1/inference.pb.h"\n'), [])
+
     def test_libraries_that_mislead_sanitizers(self):
         self.assertEqual(broken("server/a.cc", '#include "absl/synchronization/mutex.h"\n'), [1])
         self.assertEqual(broken("server/a.cc", '#include "absl/strings/str_cat.h"\n'), [])

@@ -1,0 +1,16 @@
+// The deadlines of calls, on the steady clock.
+#ifndef PACKRAT_SERVER_GENERATION_CALL_DEADLINE_H_
+#define PACKRAT_SERVER_GENERATION_CALL_DEADLINE_H_
+
+#include "absl/time/time.h"
+
+namespace packrat {
+
+// Whether a call that arrived at `arrival` and is cancelled at `now` was cancelled by its deadline:
+// the deadline has passed, or will pass within the time by which a client's deadline and the
+// server's may differ.
+bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_GENERATION_CALL_DEADLINE_H_

@@ -1,0 +1,137 @@
+#include "server/generation/session_calls.h"
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/bounds.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "runtime/steady_clock.h"
+
+namespace packrat {
+namespace {
+
+constexpr int kDefaultListed = 1000;
+constexpr Bound kListed = {"limit", 1, 10000};
+
+absl::Status Fill(const absl::StatusOr<SessionInfo>& info, v1::Session* session) {
+  if (info.ok()) FillSession(*info, session);
+  return info.status();
+}
+
+// Before a session is used, and after it was changed, where there is a store. Texts go and come
+// alone: the state of one may be that of a cache_salt, which these calls do not know.
+absl::Status Fetch(const CallContext& call, const std::string& handle) {
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored == nullptr) return absl::OkStatus();
+  return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt);
+}
+
+absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& changed,
+                   v1::Session* response) {
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored != nullptr && changed.ok()) {
+    // It is changed here in any case, and /metrics counts what was not stored.
+    const absl::Status status = stored->Put(OwnerOf(call.tenant), changed->handle, std::nullopt);
+    if (absl::IsAborted(status)) {
+      return absl::AbortedError("another replica changed the session at the same time");
+    }
+  }
+  return Fill(changed, response);
+}
+
+Sessions& SessionsOf(const CallContext& call) { return *call.environment->sessions; }
+
+}  // namespace
+
+SessionOwner OwnerOf(const ApiTenant* tenant) {
+  if (tenant == nullptr) return {};
+  return {tenant->name(), tenant->limits().session_share};
+}
+
+void FillSession(const SessionInfo& info, v1::Session* session) {
+  session->set_session(info.handle);
+  session->set_tokens(info.tokens);
+  session->set_num_turns(info.num_turns);
+  session->mutable_turn_ends()->Assign(info.turns.begin(), info.turns.end());
+  session->set_busy(info.busy);
+  session->set_age_seconds(absl::ToDoubleSeconds(info.age));
+  session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
+  session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
+}
+
+absl::Duration TtlOf(double seconds) { return absl::Seconds(std::isnan(seconds) ? 0 : seconds); }
+
+absl::Status CreateSession(const CallContext& call, const v1::CreateSessionRequest& request,
+                           v1::Session* response) {
+  std::optional<absl::Duration> ttl;
+  if (request.has_ttl_seconds()) ttl = TtlOf(request.ttl_seconds());
+  return Store(call, SessionsOf(call).Create(OwnerOf(call.tenant), ttl, SteadyNow()), response);
+}
+
+absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest& request,
+                          v1::ListSessionsResponse* response) {
+  const int limit = request.has_limit() ? request.limit() : kDefaultListed;
+  const absl::Status status = kListed.Check("limit", limit);
+  if (!status.ok()) return status;
+  int total = 0;
+  for (const SessionInfo& info :
+       SessionsOf(call).List(OwnerOf(call.tenant), limit, SteadyNow(), &total)) {
+    FillSession(info, response->add_sessions());
+  }
+  response->set_total(total);
+  return absl::OkStatus();
+}
+
+absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& request,
+                        v1::Session* response) {
+  absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
+  std::vector<int32_t> text;
+  status = Fill(SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
+                                     request.include_token_ids() ? &text : nullptr),
+                response);
+  response->mutable_token_ids()->Assign(text.begin(), text.end());
+  return status.ok() ? CheckAnswer(*response, "include_token_ids") : status;
+}
+
+absl::Status ForkSession(const CallContext& call, const v1::ForkSessionRequest& request,
+                         v1::Session* response) {
+  const absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
+  return Store(call, SessionsOf(call).Fork(OwnerOf(call.tenant), request.session(), SteadyNow()),
+               response);
+}
+
+absl::Status RewindSession(const CallContext& call, const v1::RewindSessionRequest& request,
+                           v1::Session* response) {
+  Sessions& sessions = SessionsOf(call);
+  const SessionOwner owner = OwnerOf(call.tenant);
+  const absl::Status status = Fetch(call, request.session());
+  if (!status.ok()) return status;
+  switch (request.to_case()) {
+    case v1::RewindSessionRequest::kTurns:
+      return Store(call,
+                   sessions.RewindTurns(owner, request.session(), request.turns(), SteadyNow()),
+                   response);
+    case v1::RewindSessionRequest::kTokens:
+      return Store(call, sessions.Rewind(owner, request.session(), request.tokens(), SteadyNow()),
+                   response);
+    case v1::RewindSessionRequest::TO_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("to is missing; set turns or tokens");
+}
+
+absl::Status DeleteSession(const CallContext& call, const v1::DeleteSessionRequest& request,
+                           v1::DeleteSessionResponse*) {
+  const SessionOwner owner = OwnerOf(call.tenant);
+  absl::Status status = Fetch(call, request.session());
+  if (status.ok()) status = SessionsOf(call).Delete(owner, request.session(), SteadyNow());
+  StoredSessions* const stored = call.environment->stored.load();
+  if (!status.ok() || stored == nullptr) return status;
+  return stored->Delete(owner, request.session());
+}
+
+}  // namespace packrat

@@ -1,0 +1,108 @@
+#include "server/grpc/load_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/no_memory.h"
+#include "runtime/session_transfer.h"
+#include "runtime/steady_clock.h"
+#include "server/generation/session_calls.h"
+
+namespace packrat {
+
+LoadCall::LoadCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                   v1::LoadSessionResponse* response)
+    : TransferCall("LoadSession", environment, context), response_(response) {}
+
+LoadCall* LoadCall::Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                          v1::LoadSessionResponse* response) {
+  std::shared_ptr<LoadCall> call(new LoadCall(environment, context, response));
+  call->self_ = call;
+  environment->writer->Watch(call);
+  const absl::Status status = call->Enter();
+  if (status.ok()) {
+    call->ReadNext();
+  } else {
+    call->Finish(call->Result(status));
+  }
+  return call.get();
+}
+
+void LoadCall::ReadNext() {
+  WaitForClient(true);
+  StartRead(&message_);
+}
+
+void LoadCall::OnReadDone(bool ok) {
+  WaitForClient(false);
+  absl::Status status;
+  if (ok) {
+    status = UnlessNoMemory([this] { return TakePiece(); });
+    if (status.ok()) return ReadNext();
+  } else if (cancelled()) {
+    status = absl::CancelledError("the client left before its last message");
+  } else {
+    status = Submit([call = self_] {
+      call->Finish(call->Result(UnlessNoMemory([&] { return call->Load(); })));
+    });
+    if (status.ok()) return;
+  }
+  Finish(Result(status));
+}
+
+absl::Status LoadCall::TakePiece() {
+  if (!std::exchange(begun_, true)) {
+    cache_salt_ = message_.cache_salt();
+    if (message_.has_ttl_seconds()) ttl_ = TtlOf(message_.ttl_seconds());
+    const absl::Status valid = SpaceOf(owner(), cache_salt_, served().rules.solver).status();
+    if (!valid.ok()) return valid;
+  }
+  absl::Status status = MakeRoom(bytes_.size() + message_.data().size());
+  if (!status.ok()) return status;
+  bytes_ += message_.data();
+  // What could not be loaded is not read to its end.
+  if (!size_.exact) {
+    const auto size = SizeOfSavedState(bytes_, served().transfer->model());
+    if (!size.ok()) return size.status();
+    size_ = *size;
+  }
+  if (bytes_.size() > size_.bytes) {
+    return absl::DataLossError(
+        absl::StrCat("the saved state is damaged: it has more than ", size_.bytes, " bytes"));
+  }
+  return MakeRoom(size_.bytes);
+}
+
+absl::Status LoadCall::MakeRoom(size_t bytes) {
+  if (bytes <= room_) return absl::OkStatus();
+  const absl::Status held = Hold(static_cast<int64_t>(bytes - room_));
+  if (!held.ok()) return held;
+  room_ = bytes;
+  bytes_.reserve(bytes);
+  return absl::OkStatus();
+}
+
+absl::Status LoadCall::Load() {
+  if (cancelled()) return absl::CancelledError("cancelled before its turn");
+  auto loaded = served().transfer->Load(owner(), std::move(bytes_), cache_salt_, ttl_,
+                                        std::max<uint64_t>(1, RandomNumber()), SteadyNow());
+  if (!loaded.ok()) return loaded.status();
+  response_->set_state_tokens(loaded->state_tokens);
+  response_->set_state_dropped(loaded->state_dropped);
+  FillSession(loaded->info, response_->mutable_session());
+  StoredSessions* const stored = environment()->stored.load();
+  if (stored == nullptr) return absl::OkStatus();
+  const StateSpace space = {owner().tenant, cache_salt_, loaded->solver};
+  // It is here in any case, and /metrics counts what was not stored.
+  stored->Put(owner(), loaded->info.handle, space).IgnoreError();
+  return absl::OkStatus();
+}
+
+void LoadCall::OnDone() {
+  const std::shared_ptr<LoadCall> self = std::move(self_);
+  bytes_ = std::string();
+  End();
+}
+
+}  // namespace packrat

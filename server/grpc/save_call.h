@@ -1,0 +1,43 @@
+// A SaveSession call: a session as it is, in messages of one size.
+#ifndef PACKRAT_SERVER_GRPC_SAVE_CALL_H_
+#define PACKRAT_SERVER_GRPC_SAVE_CALL_H_
+
+#include <grpcpp/support/server_callback.h>
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "runtime/session_transfer.h"
+#include "server/grpc/transfer_call.h"
+
+namespace packrat {
+
+// Owned by itself until gRPC is done with it.
+class SaveCall final : public grpc::ServerWriteReactor<v1::SaveSessionResponse>,
+                       public TransferCall {
+ public:
+  // gRPC keeps the request until the call is done.
+  static SaveCall* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
+                         const v1::SaveSessionRequest* request);
+
+  void OnWriteDone(bool ok) override;
+  void OnDone() override;
+
+ private:
+  SaveCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
+           const v1::SaveSessionRequest* request);
+  absl::Status Pack();
+  void WriteNext();
+
+  const v1::SaveSessionRequest* const request_;
+  std::shared_ptr<SaveCall> self_;
+  PackedSession packed_;
+  size_t sent_ = 0;
+  v1::SaveSessionResponse message_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_GRPC_SAVE_CALL_H_

@@ -9,7 +9,7 @@ PYTHON_LIST=deploy/requirements-test.txt
 BUILD_PACKAGES=(python3 bazel-bootstrap bazel-rules-java g++ pkg-config protobuf-compiler
   protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev prometheus-cpp-dev
   libsentencepiece-dev libpcre2-dev libutf8proc-dev libhwy-dev libboost-dev libssl-dev
-  nlohmann-json3-dev libhiredis-dev)
+  nlohmann-json3-dev libhiredis-dev libedit-dev)
 # ... what makes packages and images of them, ...
 PACKAGE_PACKAGES=(git patchelf binutils dpkg-dev debhelper buildah)
 # ... what Python clients need, ...

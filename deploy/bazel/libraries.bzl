@@ -42,6 +42,7 @@ def system_libraries():
     pkg_config_library(name = "gtest", modules = ["gmock"], linkopts = ["-lgtest_main"])
     pkg_config_library(name = "hiredis", modules = ["hiredis"])
     pkg_config_library(name = "hwy", modules = ["libhwy"])
+    pkg_config_library(name = "libedit", modules = ["libedit"])
     pkg_config_library(name = "nlohmann_json", modules = ["nlohmann_json"])
 
     # Only the benchmarks use it, as the yardstick for matrix products.

@@ -22,12 +22,6 @@
 namespace packrat {
 namespace {
 
-// A failed read looks like the end of the input.
-absl::Status CheckStandardInput() {
-  if (std::ferror(stdin) == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError("standard input cannot be read");
-}
-
 // The arguments as one text; standard input if there are none, or "-".
 absl::StatusOr<std::string> TextArgument(const std::vector<std::string>& arguments) {
   std::string text;
@@ -49,40 +43,6 @@ bool EchoWanted(bool* wanted) {
   const std::string echo = absl::GetFlag(FLAGS_echo);
   *wanted = echo == "yes" || (echo == "auto" && isatty(STDOUT_FILENO));
   return echo == "yes" || echo == "no" || echo == "auto";
-}
-
-void PrintStats(const v1::Finished& finished) {
-  if (!absl::GetFlag(FLAGS_stats)) return;
-  const v1::Usage& usage = finished.usage();
-  const v1::Timings& timings = finished.timings();
-  const double parked_ms = 1e3 * timings.parked_seconds();
-  const std::string parked = parked_ms > 0 ? absl::StrFormat(" (parked %.1f ms)", parked_ms) : "";
-  std::fprintf(stderr,
-               "[%s; %d prompt tokens (%d cached), %d generated; first token after %.1f ms, "
-               "all after %.1f ms%s; seed %llu; request %s]\n",
-               v1::FinishReason_Name(finished.reason()).c_str(), usage.prompt_tokens(),
-               usage.cached_tokens(), usage.completion_tokens(),
-               1e3 * timings.time_to_first_token_seconds(), 1e3 * timings.total_seconds(),
-               parked.c_str(), static_cast<unsigned long long>(finished.seed()),
-               finished.request_id().c_str());
-}
-
-// Writes a continuation to standard output as it comes, and collects it in `all`.
-Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
-                           v1::GenerateResponse* all) {
-  auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
-    if (print) {
-      // A model without a tokenizer gives ids only.
-      std::string text = message.text();
-      if (request.has_tokens() && text.empty()) {
-        for (int32_t id : message.token_ids()) absl::StrAppend(&text, id, " ");
-      }
-      Print(text);
-    }
-    Gather(message, all);
-  });
-  outcome.answered = outcome.answered || all->token_ids_size() > 0;
-  return outcome;
 }
 
 // Several continuations are written one after the other once all are complete.
@@ -107,6 +67,44 @@ int CompleteChoices(Connection* connection, const v1::GenerateRequest& request) 
 }
 
 }  // namespace
+
+absl::Status CheckStandardInput() {
+  if (std::ferror(stdin) == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("standard input cannot be read");
+}
+
+void PrintStats(const v1::Finished& finished) {
+  if (!absl::GetFlag(FLAGS_stats)) return;
+  const v1::Usage& usage = finished.usage();
+  const v1::Timings& timings = finished.timings();
+  const double parked_ms = 1e3 * timings.parked_seconds();
+  const std::string parked = parked_ms > 0 ? absl::StrFormat(" (parked %.1f ms)", parked_ms) : "";
+  std::fprintf(stderr,
+               "[%s; %d prompt tokens (%d cached), %d generated; first token after %.1f ms, "
+               "all after %.1f ms%s; seed %llu; request %s]\n",
+               v1::FinishReason_Name(finished.reason()).c_str(), usage.prompt_tokens(),
+               usage.cached_tokens(), usage.completion_tokens(),
+               1e3 * timings.time_to_first_token_seconds(), 1e3 * timings.total_seconds(),
+               parked.c_str(), static_cast<unsigned long long>(finished.seed()),
+               finished.request_id().c_str());
+}
+
+Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
+                           v1::GenerateResponse* all) {
+  auto outcome = connection->Generate(request, [&](const v1::GenerateResponse& message) {
+    if (print) {
+      // A model without a tokenizer gives ids only.
+      std::string text = message.text();
+      if (request.has_tokens() && text.empty()) {
+        for (int32_t id : message.token_ids()) absl::StrAppend(&text, id, " ");
+      }
+      Print(text);
+    }
+    Gather(message, all);
+  });
+  outcome.answered = outcome.answered || all->token_ids_size() > 0;
+  return outcome;
+}
 
 void Gather(const v1::GenerateResponse& message, v1::GenerateResponse* all) {
   all->set_choice(message.choice());
@@ -208,70 +206,6 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   if (outcome.status.ok() || (!json && all.token_ids_size() > 0)) Print("\n");
   if (outcome.status.ok()) PrintStats(all.finished());
   return Report(*connection, outcome);
-}
-
-namespace {
-
-// The text before a turn. In a session the server has it; otherwise each turn sends all of it.
-struct Chat {
-  bool in_session = false;
-  bool empty = true;
-  std::string transcript;
-
-  // The next turn, for a request.
-  std::string Say(const std::string& line) {
-    const std::string reply_label = absl::GetFlag(FLAGS_reply_label);
-    const std::string turn = absl::StrCat(empty ? "" : "\n", absl::GetFlag(FLAGS_user_label), line,
-                                          reply_label.empty() ? "" : "\n", reply_label);
-    empty = false;
-    transcript += turn;
-    return in_session ? turn : transcript;
-  }
-};
-
-Connection::Outcome OpenChat(Connection* connection, v1::GenerateRequest* request, Chat* chat) {
-  chat->in_session = request->has_session();
-  if (!chat->in_session || request->session() == "new") {
-    return MakeSessionIfNew(connection, request);
-  }
-  v1::GetSessionRequest get;
-  get.set_session(request->session());
-  v1::Session session;
-  Connection::Outcome outcome = connection->GetSession(get, &session);
-  chat->empty = session.tokens() == 0;
-  return outcome;
-}
-
-}  // namespace
-
-int ChatCommand(Connection* connection, const std::vector<std::string>& arguments) {
-  if (!arguments.empty()) return UsageError("chat reads its turns from standard input");
-  if (absl::GetFlag(FLAGS_json)) return UsageError("chat speaks text only; complete has --json");
-  v1::GenerateRequest request = RequestFromFlags();
-  Chat chat;
-  const Connection::Outcome opened = OpenChat(connection, &request, &chat);
-  if (!opened.status.ok()) return Report(*connection, opened);
-  const bool terminal = isatty(STDIN_FILENO);
-  if (terminal) Print("Write, and the model goes on from there; Ctrl-D ends.\n");
-  // A reply is a paragraph that is not empty, unless flags say otherwise.
-  if (request.stop().strings().empty()) request.mutable_stop()->add_strings("\n");
-  if (!request.stop().has_min_tokens()) request.mutable_stop()->set_min_tokens(1);
-  for (std::string line; Print(terminal ? "> " : ""), std::getline(std::cin, line);) {
-    if (line.empty()) continue;
-    const absl::Status valid = CheckUtf8("the line", line);
-    if (!valid.ok()) return UsageError(std::string(valid.message()));
-    request.set_text(chat.Say(line));
-    v1::GenerateResponse reply;
-    const Connection::Outcome outcome = Stream(connection, request, /*print=*/true, &reply);
-    Print("\n");
-    if (!outcome.status.ok()) return Report(*connection, outcome);
-    PrintStats(reply.finished());
-    chat.transcript += reply.text();
-  }
-  const absl::Status read = CheckStandardInput();
-  if (!read.ok()) return UsageError(std::string(read.message()));
-  if (terminal) Print("\n");
-  return kExitOk;
 }
 
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {

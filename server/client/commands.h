@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "server/client/connection.h"
 
 namespace google::protobuf {
@@ -24,7 +25,6 @@ enum ExitCode {
 
 // `arguments`: those after the command's name that are not flags.
 int CompleteCommand(Connection* connection, const std::vector<std::string>& arguments);
-int ChatCommand(Connection* connection, const std::vector<std::string>& arguments);
 int ScoreCommand(Connection* connection, const std::vector<std::string>& arguments);
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
 int DetokenizeCommand(Connection* connection, const std::vector<std::string>& arguments);
@@ -34,6 +34,15 @@ int SaveCommand(Connection* connection, const std::vector<std::string>& argument
 int LoadCommand(Connection* connection, const std::vector<std::string>& arguments);
 int BenchCommand(Connection* connection, const std::vector<std::string>& arguments);
 int HealthCommand(Connection* connection, const std::vector<std::string>& arguments);
+
+// A failed read looks like the end of the input.
+absl::Status CheckStandardInput();
+
+// Generates, writes the text to standard output as it comes if `print`, and collects it in `all`.
+Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& request, bool print,
+                           v1::GenerateResponse* all);
+// With --stats: tokens and times on standard error.
+void PrintStats(const v1::Finished& finished);
 
 // Adds a message to those before it.
 void Gather(const v1::GenerateResponse& message, v1::GenerateResponse* all);

@@ -231,6 +231,11 @@ void Connection::Cancel() {
   for (grpc::ClientContext* context : impl_->contexts) context->TryCancel();
 }
 
+void Connection::Resume() {
+  MutexLock lock(&impl_->mutex);
+  impl_->cancelled = false;
+}
+
 bool Connection::cancelled() const {
   MutexLock lock(&impl_->mutex);
   return impl_->cancelled;

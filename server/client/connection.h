@@ -62,8 +62,9 @@ class Connection {
   // `service`: full name, or empty: the server as a whole. Takes five seconds at most.
   Outcome CheckHealth(const std::string& service, grpc::health::v1::HealthCheckResponse* response);
 
-  // Ends running and later calls with CANCELLED.
+  // Ends running and later calls with CANCELLED, until Resume().
   void Cancel();
+  void Resume();
   bool cancelled() const;
 
   const std::string& address() const;

@@ -1,19 +1,19 @@
 // packrat: the command-line client.
-#include <pthread.h>
-#include <signal.h>
-#include <unistd.h>
-
-#include <cstdio>
+#include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/flags/flag.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/client/chat.h"
 #include "server/client/commands.h"
 #include "server/client/connection.h"
 #include "server/client/key_command.h"
+#include "server/client/local_server.h"
 #include "server/client/request_flags.h"
+#include "server/client/signals.h"
 #include "server/client/tools_program.h"
 #include "server/command_line.h"
 #include "server/standard_output.h"
@@ -24,7 +24,9 @@ namespace {
 constexpr char kUsage[] =
     "packrat: client of a Packrat server\n\n"
     "  packrat complete [TEXT]     continue TEXT (or standard input), streamed as it comes\n"
-    "  packrat chat                turn by turn from standard input\n"
+    "  packrat chat                turn by turn, at a terminal or from standard input\n"
+    "  packrat run MODEL           serve the model in this folder and chat with it; flags of the\n"
+    "                              server stand at the end, after --\n"
     "  packrat score TEXT [CANDIDATE...]\n"
     "                              log-probabilities of what may follow TEXT, or of TEXT itself\n"
     "  packrat sessions WHAT       texts that the server keeps: create, list; with a HANDLE show,\n"
@@ -51,29 +53,34 @@ constexpr char kUsage[] =
     "  packrat key NAME            a new API key, and its line for the server's file of keys\n"
     "                              (packrat key --help)\n"
     "  packrat help\n\n"
-    "Put -- before a text that begins with a dash. Ctrl-C cancels the call. Exit codes: 0 done,\n"
-    "1 the server refused or the call failed, 2 a mistake in the command, 3 no server answers,\n"
-    "4 --deadline has passed, 130 interrupted.";
+    "Put -- before a text that begins with a dash. Ctrl-C cancels the call; in a chat at a "
+    "terminal\n"
+    "it stops the answer. Exit codes: 0 done, 1 the server refused or the call failed, 2 a "
+    "mistake\n"
+    "in the command, 3 no server answers, 4 --deadline has passed, 130 interrupted.";
 
-sigset_t Interrupts() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
-  return set;
+int Chat(const std::vector<std::string>& arguments, Signals* signals) {
+  // Outlives the thread that waits for signals.
+  static Connection* const connection = new Connection(ConnectionFromFlags());
+  signals->SetConnection(connection);
+  return ChatCommand(connection, signals, arguments);
 }
 
-// Ctrl-C ends the calls, so that the server frees their memory.
-void CancelOnInterrupt(Connection* connection) {
-  std::thread([connection] {
-    const sigset_t set = Interrupts();
-    int number = 0;
-    sigwait(&set, &number);
-    connection->Cancel();
-    // The command may also be reading standard input, which nothing cancels.
-    sleep(1);
-    _exit(kExitInterrupted);
-  }).detach();
+// packrat run MODEL [-- FLAGS OF THE SERVER]
+int ServeAndChat(const std::vector<std::string>& arguments, Signals* signals) {
+  if (arguments.empty()) return UsageError("run takes a model's folder");
+  for (size_t i = 1; i < arguments.size(); ++i) {
+    if (!absl::StartsWith(arguments[i], "-")) {
+      return UsageError(
+          absl::StrCat("run takes one folder; \"", arguments[i], "\" is no flag of the server"));
+    }
+  }
+  int exit_code = kExitOk;
+  const auto server = LocalServer::Start(arguments[0], {arguments.begin() + 1, arguments.end()},
+                                         signals, &exit_code);
+  if (server == nullptr) return exit_code;
+  absl::SetFlag(&FLAGS_address, server->address());
+  return Chat({}, signals);
 }
 
 int Run(int argc, char** argv) {
@@ -95,23 +102,27 @@ int Run(int argc, char** argv) {
 
   using Command = int (*)(Connection*, const std::vector<std::string>&);
   const std::pair<const char*, Command> commands[] = {
-      {"complete", CompleteCommand}, {"chat", ChatCommand},
-      {"score", ScoreCommand},       {"sessions", SessionsCommand},
-      {"save", SaveCommand},         {"load", LoadCommand},
-      {"tokenize", TokenizeCommand}, {"detokenize", DetokenizeCommand},
-      {"info", InfoCommand},         {"bench", BenchCommand},
+      {"complete", CompleteCommand},
+      {"score", ScoreCommand},
+      {"sessions", SessionsCommand},
+      {"save", SaveCommand},
+      {"load", LoadCommand},
+      {"tokenize", TokenizeCommand},
+      {"detokenize", DetokenizeCommand},
+      {"info", InfoCommand},
+      {"bench", BenchCommand},
       {"health", HealthCommand},
   };
+  const absl::Status status = CheckFlags();
+  if (!status.ok()) return UsageError(std::string(status.message()));
+  // This comes before gRPC makes its threads.
+  static Signals* const signals = new Signals;
+  if (command == "chat") return Chat(arguments, signals);
+  if (command == "run") return ServeAndChat(arguments, signals);
   for (const auto& [name, run] : commands) {
     if (command != name) continue;
-    const absl::Status status = CheckFlags();
-    if (!status.ok()) return UsageError(std::string(status.message()));
-    // This comes before gRPC makes its threads, which inherit it.
-    const sigset_t set = Interrupts();
-    pthread_sigmask(SIG_BLOCK, &set, nullptr);
-    // Outlives the thread that waits for Ctrl-C.
     static Connection* const connection = new Connection(ConnectionFromFlags());
-    CancelOnInterrupt(connection);
+    signals->SetConnection(connection);
     return run(connection, arguments);
   }
   return UsageError(absl::StrCat("there is no command \"", command, "\""));

@@ -77,8 +77,15 @@ ABSL_FLAG(absl::optional<bool>, use_cache, absl::nullopt,
           "Begin with the state of an earlier text that began alike; default: true.");
 ABSL_FLAG(absl::optional<std::string>, cache_salt, absl::nullopt,
           "Share states only with requests of the same salt.");
-ABSL_FLAG(std::string, user_label, "", "chat: put before what you write, e.g. 'User: '.");
+ABSL_FLAG(std::string, user_label, "",
+          "chat: put before what you write, e.g. 'User: '. With one of these two, or in a session, "
+          "turns are texts, also where the model has a chat template.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
+ABSL_FLAG(std::string, system, "",
+          "chat: what the system says first, for models with a chat template.");
+ABSL_FLAG(std::string, history, "auto",
+          "chat: file of the lines that were written at a terminal, for the next time. auto: "
+          "packrat/history in $XDG_STATE_HOME or ~/.local/state; empty: none is kept.");
 ABSL_FLAG(
     std::string, session, "",
     "complete, chat: handle of the session in which the text goes on, or new: one is made, and "
@@ -162,6 +169,7 @@ absl::Status CheckFlags() {
     status = CheckMetadata("affinity", absl::GetFlag(FLAGS_affinity), 128, ". _ : -");
   }
   if (status.ok()) status = CheckUtf8("--session", absl::GetFlag(FLAGS_session));
+  if (status.ok()) status = CheckUtf8("--system", absl::GetFlag(FLAGS_system));
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
   if (status.ok()) status = ApiKeyFromFlags().status();
   Connection::Options ignored;

@@ -68,14 +68,15 @@ TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
 }
 
 TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
-  // They describe the connection, the prompt, or what the client prints; tested below and in
-  // client_command_test.
+  // They describe the connection, the prompt, or what the client prints; tested below, in
+  // client_command_test and in chat_terminal_test.
   std::set<std::string> known = {
       "address",    "api_key_file",  "deadline",    "caller",      "request_id",
       "json",       "stats",         "echo",        "token_ids",   "user_label",
       "requests",   "prompt_tokens", "reply_label", "concurrency", "live",
       "affinity",   "ttl",           "keep_turns",  "keep_tokens", "limit",
-      "candidates", "output",        "input",       "rate",        "max_prompt_tokens"};
+      "candidates", "output",        "input",       "rate",        "max_prompt_tokens",
+      "history",    "system"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {

@@ -1,0 +1,366 @@
+#include "server/client/chat.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <optional>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "server/client/commands.h"
+#include "server/client/conversation.h"
+#include "server/client/line_editor.h"
+#include "server/client/request_flags.h"
+#include "server/standard_output.h"
+
+namespace packrat {
+namespace {
+
+constexpr char kHelp[] =
+    "  /rewind [TURNS]  forget the last turn, or so many\n"
+    "  /again           forget the last answer and ask for another one\n"
+    "  /fork            a second conversation with the same text, in which you go on\n"
+    "  /switch NUMBER   go on in another conversation\n"
+    "  /save FILE       write what was said here into a file\n"
+    "  /quit            leave; so does Ctrl-D, or Ctrl-C twice\n"
+    "  //text           say a text that begins with /\n"
+    "Ctrl-C stops an answer. Arrows bring back lines, Ctrl-R searches them.\n";
+
+// Whether a terminal may be sent colours; see https://no-color.org.
+bool WantsColors() {
+  const char* refused = std::getenv("NO_COLOR");
+  const char* terminal = std::getenv("TERM");
+  return (refused == nullptr || *refused == '\0') && terminal != nullptr &&
+         std::string(terminal) != "dumb";
+}
+
+// Where the lines of earlier chats are, in a folder that is made. Empty: nowhere.
+std::string HistoryFile() {
+  const std::string flag = absl::GetFlag(FLAGS_history);
+  if (flag != "auto") return flag;
+  const char* state = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string path;
+  if (state != nullptr && *state == '/') {
+    path = state;
+  } else if (home != nullptr && *home == '/') {
+    path = absl::StrCat(home, "/.local/state");
+  } else {
+    return "";
+  }
+  path += "/packrat";
+  for (size_t slash = path.find('/', 1); slash != path.npos; slash = path.find('/', slash + 1)) {
+    mkdir(path.substr(0, slash).c_str(), 0700);
+  }
+  mkdir(path.c_str(), 0700);
+  return path + "/history";
+}
+
+ChatStyle StyleFromFlags(bool in_session, bool has_template) {
+  ChatStyle style;
+  style.user_label = absl::GetFlag(FLAGS_user_label);
+  style.reply_label = absl::GetFlag(FLAGS_reply_label);
+  style.system = absl::GetFlag(FLAGS_system);
+  if (in_session) {
+    style.form = ChatForm::kSession;
+  } else if (has_template && style.user_label.empty() && style.reply_label.empty()) {
+    style.form = ChatForm::kMessages;
+  }
+  return style;
+}
+
+class Chat {
+ public:
+  Chat(Connection* connection, Signals* signals)
+      : connection_(connection), signals_(signals), request_(RequestFromFlags()) {}
+
+  Connection::Outcome Open();
+  // To the end of standard input, or to the first turn that fails.
+  int FromInput();
+  int AtTerminal();
+
+ private:
+  Conversation& now() { return conversations_[current_]; }
+  bool in_session() const { return style_.form == ChatForm::kSession; }
+
+  // By Ctrl-C or its deadline.
+  bool Stopped(const Connection::Outcome& outcome) const {
+    return connection_->cancelled() || absl::IsDeadlineExceeded(outcome.status);
+  }
+  int turns() { return in_session() ? now().session.turns : static_cast<int>(now().turns()); }
+
+  Connection::Outcome Turn(const std::string& line);
+  Connection::Outcome Refresh(v1::Session* session);
+  void Settle();
+  void TurnAtTerminal(const std::string& line);
+  // A line that begins with a slash. False: leave.
+  bool Obey(const std::string& line);
+  bool Rewind(const v1::RewindSessionRequest& request);
+  bool Rewind(int count);
+  void Again();
+  void Fork();
+  void Switch(const std::string& number);
+  void Save(const std::string& path);
+  void Note(const std::string& text) const;
+
+  Connection* const connection_;
+  Signals* const signals_;
+  v1::GenerateRequest request_;
+  ChatStyle style_;
+  std::vector<Conversation> conversations_;
+  size_t current_ = 0;
+  bool colors_ = false;
+  int exit_code_ = kExitOk;  // Other than kExitOk: nobody is there to talk to.
+};
+
+Connection::Outcome Chat::Open() {
+  v1::GetModelInfoResponse info;
+  Connection::Outcome outcome = connection_->GetModelInfo(&info);
+  if (!outcome.status.ok()) return outcome;
+  style_ = StyleFromFlags(request_.has_session(), info.tokenizer().has_chat_template());
+  conversations_.emplace_back(style_);
+  if (style_.form != ChatForm::kMessages) {
+    // A reply is a paragraph that is not empty, unless flags say otherwise.
+    if (request_.stop().strings().empty()) request_.mutable_stop()->add_strings("\n");
+    if (!request_.stop().has_min_tokens()) request_.mutable_stop()->set_min_tokens(1);
+  }
+  if (!in_session()) return outcome;
+  const bool made = request_.session() == "new";
+  outcome = MakeSessionIfNew(connection_, &request_);
+  now().session.handle = request_.session();
+  v1::Session session;
+  return made || !outcome.status.ok() ? outcome : Refresh(&session);
+}
+
+// Asks the server for the session as it is.
+Connection::Outcome Chat::Refresh(v1::Session* session) {
+  v1::GetSessionRequest get;
+  get.set_session(now().session.handle);
+  Connection::Outcome outcome = connection_->GetSession(get, session);
+  if (outcome.status.ok() && !session->busy()) {
+    now().session.turns = session->num_turns();
+    now().session.has_text = session->tokens() > 0;
+  }
+  return outcome;
+}
+
+Connection::Outcome Chat::Turn(const std::string& line) {
+  now().Ask(line, &request_);
+  v1::GenerateResponse reply;
+  Connection::Outcome outcome = Stream(connection_, request_, /*print=*/true, &reply);
+  if (outcome.status.ok()) PrintStats(reply.finished());
+  // A turn that was stopped stands as far as it came; see docs/sessions.md.
+  if (outcome.status.ok() || (Stopped(outcome) && reply.token_ids_size() > 0)) {
+    now().Add(line, reply.text());
+    ++now().session.turns;
+    now().session.has_text = true;
+  }
+  return outcome;
+}
+
+int Chat::FromInput() {
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line.empty()) continue;
+    const absl::Status valid = CheckUtf8("the line", line);
+    if (!valid.ok()) return UsageError(std::string(valid.message()));
+    const Connection::Outcome outcome = Turn(line);
+    Print("\n");
+    if (!outcome.status.ok()) return Report(*connection_, outcome);
+  }
+  const absl::Status read = CheckStandardInput();
+  return read.ok() ? int{kExitOk} : UsageError(std::string(read.message()));
+}
+
+void Chat::Note(const std::string& text) const {
+  Print(colors_ ? absl::StrCat("\033[2m", text, "\033[0m\n") : text + "\n");
+}
+
+// After a turn that was stopped: the server notices a moment later. Where it had sent something
+// that did not come, and nothing else, the turn is not one.
+void Chat::Settle() {
+  if (!in_session()) return;
+  const int seen = now().session.turns;
+  const absl::Time give_up = absl::Now() + absl::Seconds(5);
+  v1::Session session;
+  do {
+    if (!Refresh(&session).status.ok()) return;
+    if (session.busy()) absl::SleepFor(absl::Milliseconds(20));
+  } while (session.busy() && absl::Now() < give_up);
+  if (session.num_turns() <= seen) return;
+  v1::RewindSessionRequest request;
+  request.set_session(now().session.handle);
+  request.set_turns(seen);
+  Rewind(request);
+}
+
+void Chat::TurnAtTerminal(const std::string& line) {
+  const absl::Status valid = CheckUtf8("the line", line);
+  if (!valid.ok()) return Note(std::string(valid.message()));
+  signals_->SetMode(Signals::Mode::kStopCall);
+  const Connection::Outcome outcome = Turn(line);
+  signals_->SetMode(Signals::Mode::kTell);
+  Print("\n");
+  const bool interrupted = connection_->cancelled();
+  const bool stopped = Stopped(outcome);
+  connection_->Resume();
+  if (stopped) Settle();
+  if (interrupted) return Note("[stopped]");
+  const int code = Report(*connection_, outcome);
+  if (code == kExitNoServer) exit_code_ = code;
+}
+
+bool Chat::Rewind(const v1::RewindSessionRequest& request) {
+  v1::Session session;
+  const Connection::Outcome outcome = connection_->RewindSession(request, &session);
+  if (Report(*connection_, outcome) != kExitOk) return false;
+  now().session.turns = session.num_turns();
+  now().session.has_text = session.tokens() > 0;
+  return true;
+}
+
+// Forgets the last turns; says why if there are fewer.
+bool Chat::Rewind(int count) {
+  if (count < 1 || count > turns()) {
+    Note(absl::StrCat("[the conversation has ", turns(), " turns]"));
+    return false;
+  }
+  if (in_session()) {
+    v1::RewindSessionRequest request;
+    request.set_session(now().session.handle);
+    request.set_turns(turns() - count);
+    if (!Rewind(request)) return false;
+  }
+  now().Rewind(count);
+  return true;
+}
+
+void Chat::Again() {
+  if (now().turns() == 0) return Note("[nothing was said here yet]");
+  const std::string line = now().last_line();
+  if (Rewind(1)) TurnAtTerminal(line);
+}
+
+void Chat::Fork() {
+  Conversation copy = now();
+  std::string handle;
+  if (in_session()) {
+    v1::ForkSessionRequest request;
+    request.set_session(now().session.handle);
+    v1::Session session;
+    const Connection::Outcome outcome = connection_->ForkSession(request, &session);
+    if (Report(*connection_, outcome) != kExitOk) return;
+    copy.session.handle = session.session();
+    handle = absl::StrCat(", session ", copy.session.handle);
+  }
+  const size_t from = current_;
+  conversations_.push_back(std::move(copy));
+  current_ = conversations_.size() - 1;
+  Note(absl::StrCat("[conversation ", current_ + 1, handle, "; /switch ", from + 1, " goes back]"));
+}
+
+void Chat::Switch(const std::string& number) {
+  size_t to = 0;
+  if (!absl::SimpleAtoi(number, &to) || to < 1 || to > conversations_.size()) {
+    return Note(absl::StrCat("[conversations are numbered from 1 to ", conversations_.size(), "]"));
+  }
+  current_ = to - 1;
+  const std::string last =
+      now().turns() == 0 ? "" : ", whose last turn began: " + now().last_line();
+  Note(absl::StrCat("[conversation ", to, last, "]"));
+}
+
+void Chat::Save(const std::string& path) {
+  if (path.empty()) return Note("[/save takes the name of a file]");
+  std::ofstream file(path, std::ios::binary);
+  file << now().Text() << "\n";
+  file.close();
+  const char* more = in_session() ? "; packrat save keeps the session with its state" : "";
+  Note(file.good() ? absl::StrCat("[", now().turns(), " turns in ", path, more, "]")
+                   : absl::StrCat("[", path, " cannot be written]"));
+}
+
+bool Chat::Obey(const std::string& line) {
+  const std::pair<std::string, std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 1));
+  const std::string& command = words.first;
+  const std::string argument(absl::StripAsciiWhitespace(words.second));
+  int count = 1;
+  if (command == "/quit" || command == "/exit") return false;
+  if (command == "/rewind") {
+    if (!argument.empty() && !absl::SimpleAtoi(argument, &count)) count = 0;
+    if (Rewind(count)) Note(absl::StrCat("[", turns(), " turns are left]"));
+  } else if (command == "/again") {
+    Again();
+  } else if (command == "/fork") {
+    Fork();
+  } else if (command == "/switch") {
+    Switch(argument);
+  } else if (command == "/save") {
+    Save(argument);
+  } else if (command == "/help") {
+    Print(kHelp);
+  } else {
+    Note(absl::StrCat("[there is no ", command, "; /help tells what there is]"));
+  }
+  return true;
+}
+
+int Chat::AtTerminal() {
+  colors_ = WantsColors();
+  signals_->SetMode(Signals::Mode::kTell);
+  LineEditor editor(HistoryFile(), signals_);
+  Note(style_.form == ChatForm::kMessages
+           ? "Write, and the model answers; /help tells what else there is, Ctrl-D ends."
+           : "Write, and the model goes on from there; /help tells what else there is, Ctrl-D "
+             "ends.");
+  bool interrupted = false;
+  while (exit_code_ == kExitOk) {
+    const std::string prompt = conversations_.size() > 1 ? absl::StrCat(current_ + 1, ">") : ">";
+    std::string line;
+    const LineEditor::Event event = editor.Read(prompt, colors_, &line);
+    if (event != LineEditor::Event::kLine) Print("\n");
+    if (event == LineEditor::Event::kTerminate) return kExitInterrupted;
+    if (event == LineEditor::Event::kEnd) break;
+    if (event == LineEditor::Event::kInterrupt) {
+      if (std::exchange(interrupted, true)) break;
+      Note("[once more, or /quit, leaves]");
+      continue;
+    }
+    interrupted = false;
+    if (line.empty()) continue;
+    if (line[0] != '/') {
+      TurnAtTerminal(line);
+    } else if (absl::StartsWith(line, "//")) {
+      TurnAtTerminal(line.substr(1));
+    } else if (!Obey(line)) {
+      break;
+    }
+  }
+  return exit_code_;
+}
+
+}  // namespace
+
+int ChatCommand(Connection* connection, Signals* signals,
+                const std::vector<std::string>& arguments) {
+  if (!arguments.empty()) return UsageError("chat reads its turns from standard input");
+  if (absl::GetFlag(FLAGS_json)) return UsageError("chat speaks text only; complete has --json");
+  const bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+  if (!terminal) std::cin.peek();  // What cannot be read needs no server.
+  const absl::Status read = CheckStandardInput();
+  if (!read.ok()) return UsageError(std::string(read.message()));
+  Chat chat(connection, signals);
+  const Connection::Outcome opened = chat.Open();
+  if (!opened.status.ok()) return Report(*connection, opened);
+  return terminal ? chat.AtTerminal() : chat.FromInput();
+}
+
+}  // namespace packrat

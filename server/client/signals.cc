@@ -1,0 +1,71 @@
+#include "server/client/signals.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "kernels/check.h"
+#include "server/client/commands.h"
+
+namespace packrat {
+namespace {
+
+sigset_t Taken() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGINT, SIGTERM, SIGWINCH, SIGCONT}) sigaddset(&set, number);
+  return set;
+}
+
+}  // namespace
+
+Signals::Signals() {
+  const sigset_t set = Taken();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  PACKRAT_CHECK(pipe2(pipe_, O_CLOEXEC | O_NONBLOCK) == 0);
+  std::thread([this] { Wait(); }).detach();
+}
+
+void Signals::Set(Mode mode, Connection* connection) {
+  MutexLock lock(&mutex_);
+  mode_ = mode;
+  if (connection != nullptr) connection_ = connection;
+}
+
+int Signals::Take() {
+  char number = 0;
+  return read(pipe_[0], &number, 1) == 1 ? number : 0;
+}
+
+void Signals::Wait() {
+  const sigset_t set = Taken();
+  for (;;) {
+    int number = 0;
+    sigwait(&set, &number);
+    const bool to_end = number == SIGINT || number == SIGTERM;
+    Mode mode;
+    Connection* connection;
+    {
+      MutexLock lock(&mutex_);
+      mode = number == SIGTERM ? Mode::kEnd : mode_;
+      connection = connection_;
+    }
+    if (!to_end && mode != Mode::kTell) continue;
+    if (mode == Mode::kTell || number == SIGTERM) {
+      const char byte = static_cast<char>(number);
+      // A full pipe has enough to wake its reader.
+      if (write(pipe_[1], &byte, 1) != 1) continue;
+    }
+    if (mode == Mode::kTell) continue;
+    if (connection != nullptr) connection->Cancel();
+    if (mode == Mode::kStopCall) continue;
+    // The command may also be reading standard input, which nothing cancels.
+    sleep(1);
+    _exit(kExitInterrupted);
+  }
+}
+
+}  // namespace packrat

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Optional, Union
+from typing import Any, Optional, Tuple, Union
 
 import grpc
 
@@ -13,7 +13,7 @@ _SERVICE_CONFIG = json.dumps({
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": "packrat.v1.Inference"},
 })
-_OPTIONS = (
+_OPTIONS: Tuple[Tuple[str, Any], ...] = (
     ("grpc.service_config", _SERVICE_CONFIG),
     # A replica that stands still ends its streams, with UNAVAILABLE, instead of holding them.
     ("grpc.keepalive_time_ms", 10000),

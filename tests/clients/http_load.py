@@ -1,0 +1,118 @@
+"""Streams over HTTP from many threads, through whatever stands before three replicas."""
+
+import concurrent.futures
+import http.client
+import json
+import re
+import threading
+import time
+
+from tests.clients import serving
+from tests.cluster.replicas import wait_until
+
+CALLS, THREADS = 120, 12
+
+
+def answers(port):
+    """Whether a completion gets through."""
+    try:
+        return ask(port, {"max_tokens": 1})[0] == "OK"
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+
+
+def ask(port, options=(), headers=()):
+    """One streamed completion: "OK", the HTTP status, or "BROKEN" where the stream has no end; and its text."""
+    body = {"model": "packrat", "prompt": "The little dog", "max_tokens": 24, "ignore_eos": True, "seed": 1,
+            "stream": True, **dict(options)}
+    try:
+        status, _, text = serving.ask(port, "/v1/completions", body, headers)
+    except (OSError, http.client.HTTPException):
+        return "BROKEN", ""
+    if status != 200:
+        return str(status), text
+    events = re.findall(r"^data: (.*)$", text, re.MULTILINE)
+    if not events or events[-1] != "[DONE]":
+        return "BROKEN", text
+    return "OK", "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])
+
+
+def share(cluster, play):
+    """What play() returns, and how many calls each replica has had meanwhile."""
+    before = [replica.metric("packrat_completion_tokens_total") for replica in cluster]
+    done = play()
+    wait_until(lambda: all(replica.idle() for replica in cluster), "all is quiet")
+    after = [replica.metric("packrat_completion_tokens_total") for replica in cluster]
+    return done, [int(new - old) for old, new in zip(before, after)]
+
+
+def many(port, count=CALLS, headers=lambda number: ()):
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda number: ask(port, headers=headers(number)), range(count)))
+
+
+def spread(cluster, port):
+    done, tokens = share(cluster, lambda: many(port))
+    assert {status for status, _ in done} == {"OK"}, done[:3]
+    assert len({text for _, text in done}) == 1  # One seed, one text, wherever.
+    assert min(tokens) > 0.1 * sum(tokens), tokens
+    return "%d streams, all well, %s tokens" % (len(done), "/".join(map(str, tokens)))
+
+
+def sessions(cluster, port):
+    """Calls of one x-session go to one replica."""
+    for number in range(4):
+        done, tokens = share(cluster, lambda: many(port, 8, lambda _: {"x-session": "user-%d" % number}))
+        assert {status for status, _ in done} == {"OK"}, done
+        assert sorted(tokens)[:2] == [0, 0] or max(tokens) > 0.5 * sum(tokens), tokens
+    return "x-session keeps its replica"
+
+
+class Callers:
+    """Threads that call one after the other; `done` has what became of each call."""
+
+    def __init__(self, port):
+        self.done = []
+        self._port, self._stop = port, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(THREADS)]
+
+    def _run(self):
+        while not self._stop.is_set():
+            self.done.append(ask(self._port)[0])
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *unused):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def kill(cluster, port):
+    """SIGKILL of one of three under load: what it wrote breaks, nothing else."""
+    with Callers(port) as callers:
+        time.sleep(1)
+        cluster[0].kill()
+        before = len(callers.done)
+        time.sleep(4)
+    cluster[0].start()
+    broken = [status for status in callers.done if status != "OK"]
+    assert len(callers.done) > before + THREADS, (before, len(callers.done))  # The others go on.
+    # Each caller had one stream at most with it, and met its absence once before that was noticed.
+    assert len(broken) <= 2 * THREADS, broken
+    wait_until(lambda: answers(port), "it is back")
+    return "SIGKILL of one: %d of %d broken" % (len(broken), len(callers.done))
+
+
+def drain(cluster, port):
+    """SIGTERM of all in turn, each started again: nothing is lost."""
+    with Callers(port) as callers:
+        for replica in cluster:
+            assert replica.stop() == 0
+            replica.start()
+            time.sleep(2)
+    assert set(callers.done) == {"OK"}, {status: callers.done.count(status) for status in set(callers.done)}
+    return "SIGTERM of all in turn: %d streams, none lost" % len(callers.done)

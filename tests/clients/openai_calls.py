@@ -1,0 +1,231 @@
+"""What users of OpenAI's Python package do, with that package. Run by with_openai.py, in its environment:
+
+  PACKRAT_HTTP: of a server with a chat template; PACKRAT_SMALL: of one that runs one request, lets one wait and
+  wants the key PACKRAT_KEY.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import unittest
+
+import openai
+
+PROMPT = "The little dog"
+LONG = {"max_tokens": 3500, "extra_body": {"ignore_eos": True}}
+
+
+def client(address="PACKRAT_HTTP", key="none", make=openai.OpenAI, **more):
+    return make(base_url=os.environ[address] + "/v1", api_key=key, **more)
+
+
+class Calls(unittest.TestCase):
+
+    def setUp(self):
+        self.client = client()
+        self.addCleanup(self.client.close)
+        self.model = self.client.models.list().data[0].id
+
+    def complete(self, prompt=PROMPT, **options):
+        return self.client.completions.create(model=self.model, prompt=prompt, **options)
+
+    def stream(self, prompt=PROMPT, **options):
+        return list(self.complete(prompt, stream=True, **options))
+
+
+class CompletionsTest(Calls):
+
+    def test_models(self):
+        self.assertEqual(self.client.models.retrieve(self.model).id, self.model)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.models.retrieve("another")
+        with self.assertRaises(openai.NotFoundError):
+            self.client.completions.create(model="another", prompt=PROMPT)
+
+    def test_text(self):
+        made = self.complete(max_tokens=12, temperature=0)
+        self.assertEqual((len(made.choices), made.choices[0].finish_reason), (1, "length"))
+        self.assertEqual(made.usage.completion_tokens, 12)
+        self.assertEqual(made.usage.total_tokens, made.usage.prompt_tokens + 12)
+        self.assertEqual(self.complete(max_tokens=12, temperature=0).choices[0].text, made.choices[0].text)
+        self.assertEqual(self.complete(max_tokens=60, temperature=0, stop=["."]).choices[0].finish_reason, "stop")
+
+    def test_a_seed_gives_the_same_text_streamed_or_not(self):
+        whole = self.complete(max_tokens=40, seed=7, temperature=0.9)
+        events = self.stream(max_tokens=40, seed=7, temperature=0.9, stream_options={"include_usage": True})
+        self.assertEqual("".join(e.choices[0].text for e in events if e.choices), whole.choices[0].text)
+        self.assertGreater(len(events), 3)
+        self.assertEqual(events[-1].choices, [])
+        self.assertEqual(events[-1].usage.completion_tokens, whole.usage.completion_tokens)
+        self.assertEqual(len({event.id for event in events}), 1)
+        self.assertEqual([e.choices[0].finish_reason for e in events if e.choices][-1],
+                         whole.choices[0].finish_reason)
+
+    def test_several_prompts_and_choices(self):
+        made = self.complete(["The dog", "The cat"], n=2, max_tokens=6, seed=1)
+        self.assertEqual([choice.index for choice in made.choices], [0, 1, 2, 3])
+        alone = self.complete("The cat", n=2, max_tokens=6, seed=1)
+        self.assertEqual([c.text for c in made.choices[2:]], [c.text for c in alone.choices])
+        best = self.complete(n=1, best_of=4, max_tokens=6, seed=1)
+        self.assertEqual(len(best.choices), 1)
+
+    def test_log_probabilities(self):
+        made = self.complete(max_tokens=5, temperature=0, logprobs=3).choices[0].logprobs
+        self.assertEqual([len(made.tokens), len(made.token_logprobs), len(made.top_logprobs)], [5, 5, 5])
+        self.assertEqual("".join(made.tokens), self.complete(max_tokens=5, temperature=0).choices[0].text)
+        for token, value, top in zip(made.tokens, made.token_logprobs, made.top_logprobs):
+            self.assertEqual(max(top.values()), value, token)
+
+    def test_echo(self):
+        made = self.complete(max_tokens=0, echo=True, logprobs=1).choices[0]
+        self.assertEqual(made.text, PROMPT)
+        self.assertIsNone(made.logprobs.token_logprobs[0])
+        self.assertLess(max(made.logprobs.token_logprobs[1:]), 0)
+        both = self.complete(max_tokens=4, temperature=0, echo=True).choices[0].text
+        self.assertEqual(both, PROMPT + self.complete(max_tokens=4, temperature=0).choices[0].text)
+
+    def test_our_own_options(self):
+        for options in ({"top_k": 1}, {"min_p": 0.999}):
+            self.assertEqual(self.complete(max_tokens=8, seed=3, extra_body=options).choices[0].text,
+                             self.complete(max_tokens=8, temperature=0).choices[0].text)
+
+    def test_errors_name_the_field(self):
+        for options, field in (({"top_p": 2}, "top_p"), ({"max_tokens": -1}, "max_tokens"),
+                               ({"suffix": "end"}, "suffix"), ({"n": 1000}, "n")):
+            with self.assertRaises(openai.BadRequestError) as caught:
+                self.complete(**options)
+            self.assertEqual(caught.exception.param, field)
+            self.assertIn(field, caught.exception.message)
+            self.assertEqual(caught.exception.type, "invalid_request_error")
+        with self.assertRaises(openai.BadRequestError):
+            self.complete("long " * 20000)
+        with self.assertRaises((openai.BadRequestError, openai.NotFoundError)):
+            self.client.embeddings.create(model=self.model, input="text")
+
+    def test_many_streams_at_once(self):
+        async def one(many, seed):
+            events = await many.completions.create(model=self.model, prompt=PROMPT, max_tokens=20, seed=seed,
+                                                   stream=True)
+            return "".join([event.choices[0].text async for event in events if event.choices])
+
+        async def main():
+            async with client(make=openai.AsyncOpenAI) as many:
+                return await asyncio.gather(*(one(many, seed % 4) for seed in range(32)))
+        texts = asyncio.run(main())
+        self.assertEqual(texts[:4] * 8, texts)
+        self.assertEqual(len(set(texts)), 4)
+
+
+class ChatTest(Calls):
+
+    MESSAGES = [{"role": "system", "content": "Tell a story."}, {"role": "user", "content": "About a dog"}]
+
+    def chat(self, **options):
+        return self.client.chat.completions.create(model=self.model, messages=self.MESSAGES, **options)
+
+    def test_chat(self):
+        made = self.chat(max_completion_tokens=16, temperature=0, logprobs=True, top_logprobs=2)
+        choice = made.choices[0]
+        self.assertEqual((choice.message.role, choice.finish_reason), ("assistant", "length"))
+        self.assertEqual("".join(token.token for token in choice.logprobs.content), choice.message.content)
+        self.assertEqual(len(choice.logprobs.content[0].top_logprobs), 2)
+        # The prompt is what the template makes of the messages.
+        text = "system: Tell a story.\nuser: About a dog\nassistant:"
+        same = self.complete(text, max_tokens=16, temperature=0)
+        self.assertEqual(choice.message.content, same.choices[0].text)
+        self.assertEqual(made.usage.prompt_tokens, same.usage.prompt_tokens)
+
+    def test_streamed(self):
+        whole = self.chat(max_tokens=30, seed=5, n=2)
+        texts = ["", ""]
+        for event in self.chat(max_tokens=30, seed=5, n=2, stream=True):
+            for choice in event.choices:
+                texts[choice.index] += choice.delta.content or ""
+        self.assertEqual(texts, [choice.message.content for choice in whole.choices])
+        with self.client.chat.completions.stream(model=self.model, messages=self.MESSAGES, max_tokens=10,
+                                                 seed=5) as stream:
+            stream.until_done()
+            self.assertTrue(stream.get_final_completion().choices[0].message.content)
+
+    def test_parts_of_text(self):
+        parts = [{"role": "user", "content": [{"type": "text", "text": "About"},
+                                              {"type": "text", "text": " a dog"}]}]
+        made = self.client.chat.completions.create(model=self.model, messages=parts, max_tokens=4)
+        self.assertTrue(made.choices[0].message.content)
+        parts[0]["content"].append({"type": "image_url", "image_url": {"url": "http://example.com/a.png"}})
+        with self.assertRaises(openai.BadRequestError):
+            self.client.chat.completions.create(model=self.model, messages=parts, max_tokens=4)
+
+    def test_responses(self):
+        made = self.client.responses.create(model=self.model, input="About a dog", max_output_tokens=16,
+                                            temperature=0)
+        self.assertTrue(made.output_text)
+        self.assertEqual(made.usage.output_tokens, 16)
+        text, kinds = "", []
+        for event in self.client.responses.create(model=self.model, input="About a dog", max_output_tokens=16,
+                                                  temperature=0, stream=True):
+            kinds.append(event.type)
+            text += event.delta if event.type == "response.output_text.delta" else ""
+        self.assertEqual(text, made.output_text)
+        self.assertEqual(kinds[0], "response.created")
+        self.assertIn(kinds[-1], ("response.completed", "response.incomplete"))
+
+
+class SmallServerTest(unittest.TestCase):
+    """Keys, a full queue, and clients that go away."""
+
+    def small(self, **more):
+        made = client("PACKRAT_SMALL", os.environ["PACKRAT_KEY"], **more)
+        self.addCleanup(made.close)
+        return made
+
+    def complete(self, which, **options):
+        return which.completions.create(model=which.models.list().data[0].id, prompt=PROMPT, **options)
+
+    def test_keys(self):
+        with client("PACKRAT_SMALL", "guessed") as stranger:
+            with self.assertRaises(openai.AuthenticationError):
+                stranger.completions.create(model="any", prompt=PROMPT)
+        self.assertTrue(self.complete(self.small(), max_tokens=2).choices[0].text)
+
+    def test_a_full_queue_is_a_429_that_the_package_waits_for(self):
+        running = self.complete(self.small(), stream=True, **LONG)
+        next(iter(running))
+        waiter = threading.Thread(target=lambda: self.complete(self.small(), max_tokens=2))
+        waiter.start()
+        refused = None
+        for _ in range(200):
+            try:
+                # As soon as the other one waits there is no room.
+                self.complete(self.small(max_retries=0, timeout=0.5), max_tokens=2)
+            except openai.APITimeoutError:
+                continue  # It was this one that waited.
+            except openai.RateLimitError as error:
+                refused = error
+                break
+        self.assertIsNotNone(refused)
+        self.assertGreater(float(refused.response.headers["retry-after-ms"]), 0)
+        ender = threading.Timer(0.5, running.close)
+        ender.start()
+        self.assertTrue(self.complete(self.small(max_retries=50), max_tokens=2).choices[0].text)
+        waiter.join()
+
+    def test_a_stream_that_is_closed_frees_its_place(self):
+        for _ in range(4):
+            running = self.complete(self.small(), stream=True, **LONG)
+            next(iter(running))
+            running.close()
+        begin = time.monotonic()
+        self.assertTrue(self.complete(self.small(), max_tokens=2).choices[0].text)
+        # 3,500 tokens that nobody reads would take far longer.
+        self.assertLess(time.monotonic() - begin, 60)
+
+    def test_deadline(self):
+        with self.assertRaises(openai.APITimeoutError):
+            self.complete(self.small(max_retries=0, timeout=0.5), **LONG)
+        self.assertTrue(self.complete(self.small(), max_tokens=2).choices[0].text)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,28 @@
+"""aiperf: a load of streams."""
+
+import json
+import os
+
+from tests.clients import serving
+
+PACKAGES = ["aiperf==0.13.0"]
+REQUESTS = 64
+
+
+def run(folder, environment):
+    tokenizer = serving.tokenizer_folder(folder)
+    output = os.path.join(folder, "aiperf")
+    with serving.start(serving.DEMO) as server:
+        serving.run(
+            [environment + "/bin/aiperf", "profile", "--model", serving.model_name(server.http_port), "--url",
+             "http://127.0.0.1:%d" % server.http_port, "--endpoint-type", "completions", "--streaming",
+             "--tokenizer", tokenizer, "--concurrency", "8", "--request-count", str(REQUESTS),
+             "--synthetic-input-tokens-mean", "64", "--output-tokens-mean", "32", "--extra-inputs",
+             "ignore_eos:true", "--artifact-dir", output, "--ui", "simple"], HOME=folder)
+    path, = serving.files(output, "profile_export_aiperf.json")
+    with open(path, encoding="utf-8") as file:
+        said = json.load(file)
+    assert said["request_count"]["avg"] == REQUESTS, said["request_count"]
+    assert not said.get("error_request_count", {}).get("avg"), said["error_request_count"]
+    return "%d requests, %.1f tokens/s, first token after %.0f ms (median)" % (
+        REQUESTS, said["output_token_throughput"]["avg"], said["time_to_first_token"]["p50"])

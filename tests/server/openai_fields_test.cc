@@ -69,8 +69,8 @@ TEST(Options, ConstraintsOfTheText) {
 OrderedJson ExampleOf(const OrderedJson& schema) {
   if (const OrderedJson* taken = Find(schema, "enum")) return (*taken)[0];
   if (const OrderedJson* forms = Find(schema, "oneOf")) return ExampleOf((*forms)[0]);
-  const OrderedJson type = schema.at("type");
-  const OrderedJson first = type.is_array() ? type[0] : type;
+  const OrderedJson& type = schema.at("type");
+  const OrderedJson& first = type.is_array() ? type[0] : type;
   if (first == "string") return "x";
   if (first == "boolean") return true;
   if (first == "array") return OrderedJson::array();

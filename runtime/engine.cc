@@ -69,11 +69,15 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
   const absl::Status checks[] = {
       check(bounds::kMaxRunning, options->max_running, model_options.max_logit_rows),
       bounds::kMaxQueue.Check("max_queue", options->max_queue),
-      bounds::kCacheSequences.Check("cache_sequences", options->cache_sequences),
       check(batch_tokens, options->max_batch_tokens, model_options.max_batch_tokens),
       check(bounds::kMaxContext, options->max_context, config.max_context),
   };
   for (const absl::Status& status : checks) {
+    if (!status.ok()) return status;
+  }
+  if (options->cache_sequences != EngineOptions::kAutoCacheSequences) {
+    absl::Status status =
+        bounds::kCacheSequences.Check("cache_sequences", options->cache_sequences);
     if (!status.ok()) return status;
   }
   if (options->state_bytes < 0) {
@@ -96,8 +100,17 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                                                    absl::FormatDuration(options->inter_token_time),
                                                    "; range [0, inf]"));
   }
-  const double all = (static_cast<double>(options->max_running) + options->cache_sequences) *
-                     static_cast<double>(layout.SequenceBytes(options->max_context));
+  const auto one = static_cast<double>(layout.SequenceBytes(options->max_context));
+  if (options->cache_sequences == EngineOptions::kAutoCacheSequences) {
+    const bool given = options->state_bytes > 0;
+    const double bytes = static_cast<double>(given ? options->state_bytes : state_limit);
+    const double most = given ? bounds::kCacheSequences.high : 3.0 * options->max_running;
+    options->cache_sequences =
+        options->prefix_cache
+            ? static_cast<int>(std::clamp(bytes / one - options->max_running, 0.0, most))
+            : 0;
+  }
+  const double all = (static_cast<double>(options->max_running) + options->cache_sequences) * one;
   if (options->state_bytes == 0) {
     // At least 1, since 0 means this very choice.
     options->state_bytes =

@@ -41,8 +41,11 @@ struct EngineOptions {
   absl::Duration priority_step = absl::Milliseconds(200);  // Waiting time that is worth one level
                                                            // of priority.
   bool prefix_cache = true;  // States of texts are kept for others that begin alike.
-  int cache_sequences = 0;   // Parts of the pool for so many states beside max_running sequences;
-                             // without any, the cache has what these do not use.
+  // Parts of the pool for so many states beside max_running sequences; without any, the cache has
+  // what these do not use. kAutoCacheSequences: of state_bytes, or of what there is, what those
+  // leave; by itself at most three times as much as they take.
+  static constexpr int kAutoCacheSequences = -1;
+  int cache_sequences = 0;
   // Bytes of the process's memory for states of sequences that make way for others (scheduler.h);
   // 0: none does. kAutoParkMemory: AutoParkMemory(), but of the process's memory at most a
   // sixteenth.

@@ -43,4 +43,16 @@ std::string AbslUnparseFlag(AutoByteSize size) {
   return size.bytes < 0 ? "auto" : absl::StrCat(size.bytes);
 }
 
+bool AbslParseFlag(absl::string_view text, AutoCount* value, std::string* error) {
+  *value = AutoCount();
+  if (text == "auto") return true;
+  if (absl::SimpleAtoi(text, &value->count) && value->count >= 0) return true;
+  *error = absl::StrCat("\"", text, "\" is neither auto nor a whole number from 0 on");
+  return false;
+}
+
+std::string AbslUnparseFlag(AutoCount value) {
+  return value.count < 0 ? "auto" : absl::StrCat(value.count);
+}
+
 }  // namespace packrat

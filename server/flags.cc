@@ -140,10 +140,13 @@ ABSL_FLAG(packrat::ByteSize, state_bytes, {},
 ABSL_FLAG(bool, prefix_cache, true,
           "Keep the states of texts for later requests that begin alike, of the same tenant; they "
           "give way where running sequences need their memory.");
-ABSL_FLAG(int32_t, cache_sequences, 0,
+ABSL_FLAG(packrat::AutoCount, cache_sequences, {},
           absl::StrCat("Room in the state's memory for so many kept states beside --max_running "
-                       "sequences; without it they have what these do not use; range ",
-                       packrat::bounds::kCacheSequences.Range(), "."));
+                       "sequences; range ",
+                       packrat::bounds::kCacheSequences.Range(),
+                       ". auto: what these leave of --state_bytes, or without it of what there is, "
+                       "then at most three times as much as they take. 0: kept states have what "
+                       "running sequences do not use."));
 ABSL_FLAG(packrat::AutoByteSize, park_memory, {},
           "Bytes of the process's memory for the states of requests that make way for others of "
           "higher priority or with a near deadline, and go on later, e.g. 512MiB; range [0, "
@@ -247,7 +250,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.session_store = absl::GetFlag(FLAGS_session_store);
   options.session_store_password_file = absl::GetFlag(FLAGS_session_store_password_file);
   options.engine.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
-  options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences);
+  options.engine.cache_sequences = absl::GetFlag(FLAGS_cache_sequences).count;
   options.engine.park_memory = absl::GetFlag(FLAGS_park_memory).bytes;
   options.engine.state_host_memory = absl::GetFlag(FLAGS_state_host_memory).bytes;
   options.engine.state_dir = absl::GetFlag(FLAGS_state_dir);

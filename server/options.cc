@@ -130,7 +130,9 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
                          bounds::kLongestPriorityStep),
            CheckInt("max_context", engine.max_context, 0, max_int),
            CheckInt("state_bytes", engine.state_bytes, 0, int64_t{1} << 46),
-           Check("cache_sequences", bounds::kCacheSequences, engine.cache_sequences),
+           engine.cache_sequences == EngineOptions::kAutoCacheSequences
+               ? absl::OkStatus()
+               : Check("cache_sequences", bounds::kCacheSequences, engine.cache_sequences),
            engine.park_memory == EngineOptions::kAutoParkMemory
                ? absl::OkStatus()
                : CheckInt("park_memory", engine.park_memory, 0, int64_t{1} << 46),

@@ -38,9 +38,10 @@ def main():
     parser.add_argument("--cpus", type=int, default=2, help="CPUs, and threads of the model")
     parser.add_argument("flags", nargs="*", help="flags of the server, after --")
     options = parser.parse_args()
-    # Whatever this machine has: the pod is elsewhere.
+    # Whatever this machine has: the pod is elsewhere. Room for kept states beside those that run is
+    # whatever a larger limit leaves.
     planned = subprocess.run([options.server, "--plan=json", "--device=cpu", "--threads=%d" % options.cpus,
-                              "--memory_limit=1TiB", *options.flags], stdout=subprocess.PIPE,
+                              "--memory_limit=1TiB", "--cache_sequences=0", *options.flags], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, encoding="utf-8", check=False)
     plan = json.loads(planned.stdout) if planned.stdout else {"fits": False, "message": planned.stderr.strip()}
     if not plan["fits"]:

@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace packrat {
 namespace {
 
@@ -85,6 +87,31 @@ TEST_F(MemoryPlanTest, RoomForTheCache) {
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.state, 74 * OneSequence());
   EXPECT_EQ(SequencesOf(StateLayout(model_.config), plan_.parts, model_.config.max_context), 74);
+}
+
+TEST_F(MemoryPlanTest, RoomForTheCacheByItself) {
+  options_.cache_sequences = EngineOptions::kAutoCacheSequences;
+  options_.max_running = 8;
+  SetLimit(4096 * kMiB);
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.options.cache_sequences, 24);
+  EXPECT_EQ(plan_.state, 32 * OneSequence());
+  // Whatever was given is used.
+  options_.state_bytes = 50 * OneSequence();
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.options.cache_sequences, 42);
+  EXPECT_EQ(plan_.state, 50 * OneSequence());
+  // It takes nothing of what running sequences need.
+  for (const int fit : {11, 5}) {
+    options_.state_bytes = fit * OneSequence() + OneSequence() / 2;
+    ASSERT_TRUE(Plan().ok());
+    EXPECT_EQ(plan_.options.cache_sequences, std::max(fit - 8, 0));
+  }
+  options_.state_bytes = 0;
+  options_.prefix_cache = false;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_EQ(plan_.options.cache_sequences, 0);
+  EXPECT_EQ(plan_.state, 8 * OneSequence());
 }
 
 TEST_F(MemoryPlanTest, KeptStates) {

@@ -60,8 +60,8 @@ class PlanTest(unittest.TestCase):
         flags = ("--max_running=20", "--max_context=2048")
         _, told = plan(*flags, "--memory_limit=4GiB")
         self.assertEqual(told["capacity"][-1], {
-            "tokens": 2048, "sequences": 20, "kept_states": 20, "idle_sessions": 2048,
-            "sequence_bytes": told["memory"]["state_bytes"] // 20})
+            "tokens": 2048, "sequences": 20, "kept_states": 80, "idle_sessions": 2048,
+            "sequence_bytes": told["memory"]["state_bytes"] // 80})
         code, again = plan(*flags, "--memory_limit=%d" % told["memory"]["request_bytes"])
         self.assertEqual(code, 0)
         for row, more in zip(again["capacity"], told["capacity"]):
@@ -104,7 +104,7 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"weights +29 MiB")
         self.assertIn("3 CPUs (--threads)", done.stdout)
-        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64 +64 +512\n")
+        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64 +256 +512\n")
 
     def test_wrong_flags_give_2(self):
         for flag, word in (("--plan=yaml", "one of: text, json"),
@@ -116,7 +116,8 @@ class PlanTest(unittest.TestCase):
             self.assertIn(word, done.stderr + done.stdout, flag)
 
     def test_unused_state_is_told(self):
-        with RealServer(DEMO, "--device=cpu", "--max_running=2", "--state_bytes=1GiB") as server:
+        with RealServer(DEMO, "--device=cpu", "--max_running=2", "--state_bytes=1GiB",
+                        "--cache_sequences=0") as server:
             self.assertEqual(server.stop()[0], 0)
             self.assertTrue([line for line in server.early if "--state_bytes" in line["message"]],
                             server.early)

@@ -48,7 +48,7 @@ class PlanTest(unittest.TestCase):
         self.assertRegex(done.stdout, r"limit +1024 MiB  --memory_limit\n")
         self.assertRegex(done.stdout, r"tokens +a sequence takes +sequences at once +states kept "
                                       r"+idle sessions\n")
-        self.assertRegex(done.stdout, r"\n +256 +\d+\.\d\d MiB +16 +16 +4096\n")
+        self.assertRegex(done.stdout, r"\n +256 +\d+\.\d\d MiB +16 +64 +4096\n")
 
     def test_more_memory_for_states_keeps_more(self):
         few, many = (plan("--memory=8GiB", "--max_running=4", "--cache_sequences=%d" % n)["capacity"]

@@ -195,6 +195,13 @@ TEST(ServerFlags, BytesMayHaveAUnit) {
   EXPECT_EQ(Parse({"--park_memory=auto"}).engine.park_memory, EngineOptions::kAutoParkMemory);
   EXPECT_EQ(Parse({"--park_memory=0"}).engine.park_memory, 0);
   EXPECT_EQ(Parse({"--park_memory=3KiB"}).engine.park_memory, 3 << 10);
+  EXPECT_EQ(Parse({}).engine.cache_sequences, EngineOptions::kAutoCacheSequences);
+  EXPECT_EQ(Parse({"--cache_sequences=0"}).engine.cache_sequences, 0);
+  for (const char* text : {"-1", "x", "", "1.5"}) {
+    AutoCount count;
+    std::string error;
+    EXPECT_FALSE(AbslParseFlag(text, &count, &error)) << text;
+  }
   AutoByteSize none;
   std::string why;
   EXPECT_FALSE(AbslParseFlag("-1", &none, &why));

@@ -65,6 +65,9 @@ inline constexpr Bound kNumChoices = {"num_choices", 1, 16};
 inline constexpr Bound kCandidates = {"candidates", 0, 256, Bound::kBoth, "candidates"};
 inline constexpr Bound kCandidate = {"candidates", 1, kOpen, Bound::kBoth, "tokens"};  // Of one.
 
+inline constexpr Bound kChatMessages = {"chat.messages", 1, 4096, Bound::kBoth, "messages"};
+inline constexpr Bound kChatRole = {"chat.messages.role", 1, 64, Bound::kBoth, "bytes"};
+
 inline constexpr Bound kCacheSalt = {"cache.salt", 0, 256, Bound::kBoth, "bytes"};
 inline constexpr Bound kPriority = {"priority", -100, 100};
 inline constexpr Bound kPrompt = {"prompt", 1, kOpen, Bound::kBoth, "tokens"};  // max_context - 1

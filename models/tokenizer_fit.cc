@@ -31,6 +31,10 @@ absl::StatusOr<std::vector<std::string>> CompareTokenizer(const Tokenizer& token
                                     " with the id ", eos, ", ends no text: eos_token_id is ",
                                     absl::StrJoin(ends, ", ")));
   }
+  const absl::Status& chat = tokenizer.chat_template().status();
+  if (!chat.ok() && !absl::IsNotFound(chat)) {
+    warnings.push_back(absl::StrCat("chat is refused: ", chat.message()));
+  }
   return warnings;
 }
 

@@ -21,19 +21,18 @@ void AddedTokens::Add(const std::string& text, int32_t id) {
 }
 
 void AddedTokens::Find(const std::string& text, size_t begin, size_t end,
-                       const std::function<void(size_t, size_t, int32_t)>& found) const {
+                       const std::function<size_t(size_t, size_t, int32_t)>& take) const {
   if (ids_.empty()) return;
   while (begin < end) {
-    size_t step = 1;
+    size_t taken = 0;
     for (size_t size : sizes_[ByteAt(text, begin)]) {
       if (size > end - begin) continue;
       const auto token = ids_.find(absl::string_view(text.data() + begin, size));
       if (token == ids_.end()) continue;
-      found(begin, size, token->second);
-      step = size;
-      break;
+      taken = take(begin, size, token->second);
+      if (taken > 0) break;
     }
-    begin += step;
+    begin += std::max<size_t>(1, taken);
   }
 }
 

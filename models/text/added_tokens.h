@@ -17,10 +17,11 @@ class AddedTokens {
  public:
   // `text` is not empty. If it was added before, it keeps its first id.
   void Add(const std::string& text, int32_t id);
-  // Calls `found` with the beginning, size and id of every token in text[begin, end), in order.
-  // Where several tokens begin at one place, the longest is taken.
+  // Calls `take` with the beginning, size and id of every token in text[begin, end), in order, and
+  // of those that begin at one place with the longest first. It returns how many bytes it takes; 0
+  // passes the token over, so that a shorter one may be found there.
   void Find(const std::string& text, size_t begin, size_t end,
-            const std::function<void(size_t, size_t, int32_t)>& found) const;
+            const std::function<size_t(size_t, size_t, int32_t)>& take) const;
 
  private:
   absl::flat_hash_map<std::string, int32_t> ids_;

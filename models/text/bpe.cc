@@ -60,27 +60,38 @@ struct Bpe::Merger {
   std::vector<Candidate> heap;
 };
 
-absl::Status Bpe::Encode(const std::string& text, TextPlace place, bool parse_special,
+absl::Status Bpe::Encode(const std::string& text, TextPlace place, const SpecialPlaces& special,
                          std::vector<int32_t>* ids) const {
   Merger merger;
   absl::Status status;
-  // Without parse_special a special token stays text, together with the text around it.
-  const auto cut = [&](int kind, const std::string& from, const auto& gap) {
+  const auto cut = [&](int kind, const std::string& from, const SpecialPlaces& places,
+                       const auto& gap) {
     size_t begin = 0;
-    added_[kind].Find(from, 0, from.size(), [&](size_t at, size_t size, int32_t id) {
-      if (IsSpecial(id) && !parse_special) return;
+    added_[kind].Find(from, 0, from.size(), [&](size_t at, size_t size, int32_t id) -> size_t {
+      if (IsSpecial(id) && !places.AreAll(at, size)) {
+        // It stays text, together with the text around it. Where a message begins or ends in the
+        // middle of it, the template's own token may begin there too.
+        return places.AreSome(at, size) ? 0 : size;
+      }
       gap(begin, at);
       ids->push_back(id);
       begin = at + size;
+      return size;
     });
     gap(begin, from.size());
   };
-  cut(0, text, [&](size_t text_begin, size_t text_end) {
+  cut(0, text, special, [&](size_t text_begin, size_t text_end) {
     if (text_begin == text_end) return;
     const TextPlace part_place = text_begin == 0 ? place : TextPlace::kInside;
+    std::string marks;
+    if (special.marks() != nullptr) {
+      marks = special.marks()->substr(text_begin, text_end - text_begin);
+    }
     const std::string part = normalizer_.Apply(text.substr(text_begin, text_end - text_begin),
-                                               part_place != TextPlace::kContinuation);
-    cut(1, part, [&](size_t begin, size_t end) {
+                                               part_place != TextPlace::kContinuation,
+                                               special.marks() != nullptr ? &marks : nullptr);
+    const SpecialPlaces places = special.marks() != nullptr ? SpecialPlaces(&marks) : special;
+    cut(1, part, places, [&](size_t begin, size_t end) {
       if (!status.ok() || begin == end) return;
       const absl::string_view plain(part.data() + begin, end - begin);
       status = EncodePlain(0, plain, begin == 0 ? part_place : TextPlace::kInside, &merger, ids);

@@ -41,7 +41,7 @@ class Bpe : public TokenizerVocabulary {
                                                                    int vocab_size);
 
   // A byte or character without a token becomes the unknown token, or nothing if there is none.
-  absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
+  absl::Status Encode(const std::string& text, TextPlace place, const SpecialPlaces& special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return static_cast<int>(entries_.size()); }
   int bos_id() const override { return bos_id_; }

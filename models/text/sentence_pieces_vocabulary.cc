@@ -67,7 +67,7 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
   }
   for (int id = 0; id < pieces; ++id) {
     const std::string& name = pieces_.Piece(id);
-    if (pieces_.IsControl(id) && !name.empty()) all_.Add(name, id);
+    if (pieces_.IsControl(id) && !name.empty()) added_tokens_.Add(name, id);
   }
   for (const AddedToken& token : config.added_tokens) {
     if (token.id >= vocab_size) {
@@ -83,8 +83,7 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
     }
     added_.resize(token.id - pieces + 1);
     added_.back() = token;
-    all_.Add(token.content, token.id);
-    if (!token.special) always_.Add(token.content, token.id);
+    added_tokens_.Add(token.content, token.id);
   }
   bos_id_ = config.bos_token.empty() ? pieces_.bos_id() : IdOf(config.bos_token);
   eos_id_ = config.eos_token.empty() ? pieces_.eos_id() : IdOf(config.eos_token);
@@ -119,15 +118,17 @@ absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, Text
 }
 
 absl::Status SentencePiecesVocabulary::Encode(const std::string& text, TextPlace place,
-                                              bool parse_special, std::vector<int32_t>* ids) const {
+                                              const SpecialPlaces& special,
+                                              std::vector<int32_t>* ids) const {
   const auto place_of = [&](size_t at) { return at == 0 ? place : TextPlace::kInside; };
   size_t plain = 0;  // Where the plain text that is not encoded yet begins.
   absl::Status status;
-  const AddedTokens& tokens = parse_special ? all_ : always_;
-  tokens.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) {
+  added_tokens_.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) -> size_t {
+    if (IsSpecial(id) && !special.AreAll(at, size)) return 0;
     if (status.ok()) status = EncodePlain(text.substr(plain, at - plain), place_of(plain), ids);
     ids->push_back(id);
     plain = at + size;
+    return size;
   });
   return status.ok() ? EncodePlain(text.substr(plain), place_of(plain), ids) : status;
 }

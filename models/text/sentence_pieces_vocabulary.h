@@ -25,7 +25,7 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
                                                                    const TokenizerConfig& config,
                                                                    int vocab_size);
 
-  absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
+  absl::Status Encode(const std::string& text, TextPlace place, const SpecialPlaces& special,
                       std::vector<int32_t>* ids) const override;
   int size() const override { return pieces_.size() + static_cast<int>(added_.size()); }
   int bos_id() const override { return bos_id_; }
@@ -55,7 +55,7 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
   int bos_id_ = -1, eos_id_ = -1;
   std::vector<AddedToken>
       added_;                 // By id, starting at pieces_.size(). No content: the id is unused.
-  AddedTokens always_, all_;  // Tokens to look for: always, and with `parse_special`.
+  AddedTokens added_tokens_;  // And control pieces: what a text is cut at.
 };
 
 }  // namespace packrat

@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/check.h"
@@ -80,18 +81,64 @@ std::string ReplaceAll(const std::string& text, const std::string& from, const s
   return replaced.append(text, done, std::string::npos);
 }
 
-std::string TextNormalizer::Apply(std::string text, bool prepend) const {
+namespace {
+
+char LowestMark(const std::string& marks, size_t begin, size_t size) {
+  return *std::min_element(marks.begin() + static_cast<std::ptrdiff_t>(begin),
+                           marks.begin() + static_cast<std::ptrdiff_t>(begin + size));
+}
+
+// NFC in pieces that begin at ASCII characters, which compose with nothing before them. So a mark
+// reaches no further than the marks and letters behind its own character.
+std::string MarkedNfc(const std::string& text, std::string* marks) {
+  std::string composed, composed_marks;
+  for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    end = begin + 1;
+    while (end < text.size() && (text[end] & 0x80) != 0) ++end;
+    const std::string part = text.substr(begin, end - begin);
+    const std::string made = Nfc(part);
+    composed += made;
+    if (made == part) {
+      composed_marks.append(*marks, begin, end - begin);
+    } else {
+      composed_marks.append(made.size(), LowestMark(*marks, begin, end - begin));
+    }
+  }
+  *marks = composed_marks;
+  return composed;
+}
+
+std::string MarkedReplaceAll(const std::string& text, const std::string& from,
+                             const std::string& to, std::string* marks) {
+  std::string replaced, replaced_marks;
+  size_t done = 0;
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, done)) {
+    replaced.append(text, done, at - done).append(to);
+    replaced_marks.append(*marks, done, at - done)
+        .append(to.size(), LowestMark(*marks, at, from.size()));
+    done = at + from.size();
+  }
+  replaced_marks.append(*marks, done, std::string::npos);
+  *marks = replaced_marks;
+  return replaced.append(text, done, std::string::npos);
+}
+
+}  // namespace
+
+std::string TextNormalizer::Apply(std::string text, bool prepend, std::string* marks) const {
   if (text.empty()) return text;
   for (const Step& step : steps_) {
     switch (step.kind) {
       case Kind::kNfc:
-        text = Nfc(text);
+        text = marks == nullptr ? Nfc(text) : MarkedNfc(text, marks);
         break;
       case Kind::kPrepend:
+        if (prepend && marks != nullptr) marks->insert(0, step.to.size(), 0);
         if (prepend) text.insert(0, step.to);
         break;
       case Kind::kReplace:
-        text = ReplaceAll(text, step.from, step.to);
+        text = marks == nullptr ? ReplaceAll(text, step.from, step.to)
+                                : MarkedReplaceAll(text, step.from, step.to, marks);
         break;
     }
   }

@@ -25,8 +25,10 @@ class TextNormalizer {
   }
 
   bool empty() const { return steps_.empty(); }
-  // An empty text stays empty. Without `prepend` nothing is added before the text.
-  std::string Apply(std::string text, bool prepend = true) const;
+  // An empty text stays empty. Without `prepend` nothing is added before the text. `marks`, if not
+  // null, has a char for each byte of `text`, and then of the result: of what was made of several
+  // bytes the lowest of theirs.
+  std::string Apply(std::string text, bool prepend = true, std::string* marks = nullptr) const;
 
  private:
   enum class Kind { kNfc, kPrepend, kReplace };

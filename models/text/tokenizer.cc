@@ -44,11 +44,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& di
   tokenizer->vocab_size_ = vocab_size;
   tokenizer->default_add_bos_ =
       tokenizer->bos_id() >= 0 && config->add_bos.value_or(tokenizer->vocabulary_->adds_bos());
+  tokenizer->chat_template_ = ChatTemplate::Load(dir, *config);
   return tokenizer;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text,
-                                                       const EncodeOptions& options) const {
+namespace {
+
+absl::Status CheckText(const std::string& text) {
   if (text.size() > kMaxTextBytes) {
     return absl::InvalidArgumentError("text: more than 2^30 bytes");
   }
@@ -56,12 +58,33 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text,
   if (valid != text.size()) {
     return absl::InvalidArgumentError(absl::StrCat("text: not valid UTF-8 at byte ", valid));
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const MarkedText& prompt) const {
+  absl::Status status = CheckText(prompt.text());
+  if (!status.ok()) return status;
+  std::vector<int32_t> ids;
+  status =
+      vocabulary_->Encode(prompt.text(), TextPlace::kBegin, SpecialPlaces(&prompt.marks()), &ids);
+  if (!status.ok()) return status;
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text,
+                                                       const EncodeOptions& options) const {
+  absl::Status status = CheckText(text);
+  if (!status.ok()) return status;
   if (options.add_bos && bos_id() < 0) {
     return absl::InvalidArgumentError("add_bos: this tokenizer has no BOS piece");
   }
   std::vector<int32_t> ids;
   const TextPlace place = options.continues_text ? TextPlace::kContinuation : TextPlace::kBegin;
-  const absl::Status status = vocabulary_->Encode(text, place, options.parse_special, &ids);
+  const SpecialPlaces special =
+      options.parse_special ? SpecialPlaces::Everywhere() : SpecialPlaces::Nowhere();
+  status = vocabulary_->Encode(text, place, special, &ids);
   if (!status.ok()) return status;
   const bool has_bos = options.parse_special && !ids.empty() && ids[0] == bos_id();
   if (options.add_bos && !has_bos) ids.insert(ids.begin(), bos_id());

@@ -10,6 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "models/text/chat_template.h"
+#include "models/text/marked_text.h"
 #include "models/text/tokenizer_vocabulary.h"
 
 namespace packrat {
@@ -33,6 +35,13 @@ class Tokenizer {
   // SentencePiece writes a space as U+2581, and so reads U+2581 as a space.
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               const EncodeOptions& options) const;
+
+  // The ids of a prompt that a chat template wrote: special tokens are those of the template, and
+  // no BOS is added. Thread-safe, with the errors above.
+  absl::StatusOr<std::vector<int32_t>> Encode(const MarkedText& prompt) const;
+
+  // The model's, or why there is none: NOT_FOUND, or INVALID_ARGUMENT if it cannot be read.
+  const absl::StatusOr<ChatTemplate>& chat_template() const { return chat_template_; }
 
   // The text of `ids`: all that a TextDecoder with the same arguments returns. It is always valid
   // UTF-8. Byte pieces that do not make a character become U+FFFD, one for each maximal invalid
@@ -60,6 +69,7 @@ class Tokenizer {
   std::unique_ptr<TokenizerVocabulary> vocabulary_;
   int vocab_size_ = 0;
   bool default_add_bos_ = false;
+  absl::StatusOr<ChatTemplate> chat_template_;
 };
 
 // Turns ids into text one by one. Push() returns the text that is certain so far, never half a

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/file.h"
@@ -18,6 +19,9 @@ constexpr size_t kMaxBytes = 16 << 20;
 constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
+constexpr char kChatTemplates[] =
+    "tokenizer_config.json: chat_template must be a string, or a list of objects with a name and a "
+    "template";
 
 // "<s>", or the object that older files write: {"content": "<s>", ...}. Empty if it is neither.
 std::string NameIn(const Json& value) {
@@ -55,8 +59,12 @@ class Reader {
   absl::StatusOr<TokenizerConfig> Read() {
     const Json config = File("tokenizer_config.json");
     CollectSpecial(config, &special_);
-    CollectSpecial(File("special_tokens_map.json"), &special_);
+    const Json map = File("special_tokens_map.json");
+    CollectSpecial(map, &special_);
     if (!config.is_null()) ReadConfig(config);
+    NameTokens(config);
+    NameTokens(map);
+    if (config.is_object() && config.contains("chat_template")) ReadChat(config["chat_template"]);
     const Json added = File("added_tokens.json");
     if (status_.ok() && !added.is_null()) ReadAdded(added);
     if (!status_.ok()) return status_;
@@ -116,6 +124,50 @@ class Reader {
       const std::string content = token.String("content", "");
       Add(id, content, token.Bool("special", false) || special_.count(content) > 0, &token);
       Keep(kFile, token);
+    }
+  }
+
+  // "bos_token" and the like, unless another file has named them. In newer files an object has
+  // further ones, such as "image_token".
+  void NameTokens(const Json& json) {
+    if (!json.is_object()) return;
+    const auto add = [this](const std::string& field, const Json& value) {
+      const std::string name = NameIn(value);
+      auto& names = config_.token_names;
+      const bool known = std::any_of(names.begin(), names.end(),
+                                     [&](const auto& named) { return named.first == field; });
+      if (!name.empty() && !known) names.emplace_back(field, name);
+    };
+    for (const auto& [field, value] : json.items()) {
+      if (absl::EndsWith(field, "_token")) add(field, value);
+    }
+    const Json extra = json.value("extra_special_tokens", Json());
+    if (extra.is_object()) {
+      for (const auto& [field, value] : extra.items()) add(field, value);
+    }
+    const Json additional = json.value("additional_special_tokens", Json());
+    if (!additional.is_array() || !config_.additional_special_tokens.empty()) return;
+    for (const Json& item : additional) {
+      config_.additional_special_tokens.push_back(NameIn(item));
+    }
+  }
+
+  // Nothing of this keeps a model from being served without chat.
+  void ReadChat(const Json& chat) {
+    if (chat.is_null()) return;
+    if (chat.is_string()) {
+      config_.chat_templates.emplace_back("default", chat.get<std::string>());
+      return;
+    }
+    if (!chat.is_array()) config_.chat_template_error = kChatTemplates;
+    for (const Json& item : chat) {
+      if (item.is_object() && item.value("name", Json()).is_string() &&
+          item.value("template", Json()).is_string()) {
+        config_.chat_templates.emplace_back(item["name"].get<std::string>(),
+                                            item["template"].get<std::string>());
+      } else {
+        config_.chat_template_error = kChatTemplates;
+      }
     }
   }
 

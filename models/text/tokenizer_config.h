@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,12 @@ struct TokenizerConfig {
   // space before it. `add_prefix_space`: false if no text gets a space.
   bool legacy = true, add_prefix_space = true;
   std::vector<AddedToken> added_tokens;  // By id, each id and content once.
+  // What chat templates know the special tokens by: "bos_token" and the like.
+  std::vector<std::pair<std::string, std::string>> token_names;
+  std::vector<std::string> additional_special_tokens;
+  // Chat templates with their names; a single one is "default".
+  std::vector<std::pair<std::string, std::string>> chat_templates;
+  std::string chat_template_error;  // Why they cannot be read; empty: they can.
 };
 
 // Reads the files that DIR has. INVALID_ARGUMENT names file and field if something is wrong or not

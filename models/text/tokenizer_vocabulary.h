@@ -3,11 +3,14 @@
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_VOCABULARY_H_
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "models/text/marked_text.h"
 
 namespace packrat {
 
@@ -16,15 +19,43 @@ namespace packrat {
 // is added. kInside: behind a token of the same text.
 enum class TextPlace { kBegin, kContinuation, kInside };
 
+// Where in a text special tokens are looked for: everywhere, nowhere, or where all bytes of one are
+// the template's own. Elsewhere they are plain text.
+class SpecialPlaces {
+ public:
+  static SpecialPlaces Everywhere() { return SpecialPlaces(true, nullptr); }
+  static SpecialPlaces Nowhere() { return SpecialPlaces(false, nullptr); }
+  // `marks`: those of a MarkedText; they outlive it.
+  explicit SpecialPlaces(const std::string* marks) : marks_(marks) {}
+
+  bool AreAll(size_t at, size_t size) const { return Has(at, size, MarkedText::kForeign, false); }
+  bool AreSome(size_t at, size_t size) const { return Has(at, size, MarkedText::kOwn, true); }
+  // Null where they do not differ from byte to byte.
+  const std::string* marks() const { return marks_; }
+
+ private:
+  SpecialPlaces(bool everywhere, const std::string* marks)
+      : everywhere_(everywhere), marks_(marks) {}
+  bool Has(size_t at, size_t size, char mark, bool then) const {
+    if (marks_ == nullptr) return everywhere_;
+    const auto begin = marks_->begin() + static_cast<std::ptrdiff_t>(at);
+    const auto end = begin + static_cast<std::ptrdiff_t>(size);
+    return (std::find(begin, end, mark) != end) == then;
+  }
+
+  bool everywhere_ = false;
+  const std::string* marks_;
+};
+
 // Ids are in [0, size()). Const members are thread-safe.
 class TokenizerVocabulary {
  public:
   virtual ~TokenizerVocabulary() = default;
 
   // Appends the ids of `text`, which is valid UTF-8 and stands at `place`. Special tokens that are
-  // written in it become their ids only with `parse_special`.
-  virtual absl::Status Encode(const std::string& text, TextPlace place, bool parse_special,
-                              std::vector<int32_t>* ids) const = 0;
+  // written in it become their ids at `special` only.
+  virtual absl::Status Encode(const std::string& text, TextPlace place,
+                              const SpecialPlaces& special, std::vector<int32_t>* ids) const = 0;
 
   virtual int size() const = 0;
   virtual int bos_id() const = 0;  // -1 if there is none; the same below.

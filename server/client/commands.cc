@@ -276,8 +276,11 @@ int InfoCommand(Connection* connection, const std::vector<std::string>& argument
   Print(absl::StrCat("layers         ", layers, "\n"));
   Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",
                      info.hidden_size(), ", weights ", info.weight_bytes(), " bytes\n"));
-  Print(
-      absl::StrCat("tokenizer      ", info.has_tokenizer() ? "yes" : "none: token ids only", "\n"));
+  Print(absl::StrCat("tokenizer      ",
+                     !info.has_tokenizer()                  ? "none: token ids only"
+                     : info.tokenizer().has_chat_template() ? "yes, with a chat template"
+                                                            : "yes",
+                     "\n"));
   Print(absl::StrCat("state          ", state.fixed_bytes(), " bytes per sequence, ",
                      state.bytes_per_token(), " per token, windows up to ", state.window_bytes(),
                      "; ", state.bytes_at_max_context(), " for ", limits.max_context(),

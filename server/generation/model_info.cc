@@ -71,6 +71,7 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   if (served.tokenizer != nullptr) {
     info->mutable_tokenizer()->set_num_pieces(served.tokenizer->num_pieces());
     info->mutable_tokenizer()->set_add_bos(served.tokenizer->default_add_bos());
+    info->mutable_tokenizer()->set_has_chat_template(served.tokenizer->chat_template().ok());
   }
   info->set_bos_token_id(config.bos_id);
   for (int id : config.eos_ids) info->add_eos_token_ids(id);

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "models/bounds.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "server/generation/chat_prompt.h"
 
 namespace packrat {
 namespace {
@@ -110,6 +112,18 @@ absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& 
                    rules.limits.max_context, " tokens of the longest piece)"));
 }
 
+absl::StatusOr<std::vector<int32_t>> MakeChat(const v1::ChatMessages& chat,
+                                              const RequestRules& rules, bool continues) {
+  if (rules.tokenizer == nullptr) return NoTokenizer("chat");
+  // A template writes the beginning of a text. What it would write behind one nobody knows.
+  if (continues) {
+    return absl::InvalidArgumentError(
+        "chat begins a text, and the session holds one already; send all messages without a "
+        "session (what the model knows of them is found again), or text");
+  }
+  return EncodeChat(chat, *rules.tokenizer, rules.max_text_bytes, absl::Now());
+}
+
 // The prompt of a GenerateRequest or ScoreRequest, which name its fields alike. `continues`: the
 // prompt follows the text of a session.
 template <class Wire>
@@ -119,19 +133,21 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
     if (continues) return std::vector<int32_t>();
     return absl::InvalidArgumentError("prompt is missing; set text or tokens");
   }
-  if constexpr (std::is_same_v<Wire, v1::GenerateRequest>) {
-    if (wire.has_chat()) {
-      return absl::FailedPreconditionError("chat: the model has no chat template; send text");
-    }
-  }
-  if (wire.has_tokens()) {
+  if (!wire.has_text()) {
     for (const auto& [field, set] : {std::make_pair("add_bos", wire.has_add_bos()),
                                      std::make_pair("parse_special", wire.has_parse_special())}) {
       if (set) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(field, " can be used with text only; token ids are taken as they are"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            field,
+            " can be used with text only; token ids are taken as they are, and a chat as the ",
+            "model's template writes it"));
       }
     }
+  }
+  if constexpr (std::is_same_v<Wire, v1::GenerateRequest>) {
+    if (wire.has_chat()) return MakeChat(wire.chat(), rules, continues);
+  }
+  if (wire.has_tokens()) {
     std::vector<int32_t> ids(wire.tokens().ids().begin(), wire.tokens().ids().end());
     const absl::Status status = ValidateIds(ids, "tokens.ids", rules.limits.vocab_size);
     if (!status.ok()) return status;

@@ -34,6 +34,64 @@ std::vector<int32_t> Encode(const Tokenizer& tokenizer, const std::string& text,
   return ids.value_or(std::vector<int32_t>());
 }
 
+// --- Special tokens in marked texts. ---
+
+// `text` with what is foreign in « and ».
+MarkedText Marked(const std::string& text) {
+  MarkedText marked;
+  MarkedText::Origin origin = MarkedText::kOwn;
+  for (size_t at = 0; at < text.size();) {
+    if (text.compare(at, 2, "«") == 0 || text.compare(at, 2, "»") == 0) {
+      origin = text.compare(at, 2, "«") == 0 ? MarkedText::kForeign : MarkedText::kOwn;
+      at += 2;
+    } else {
+      marked.Append(text.substr(at++, 1), origin);
+    }
+  }
+  return marked;
+}
+
+TEST(Bpe, SpecialTokensAreThoseOfTheTemplate) {
+  const Json special = Json::parse(R"([
+      {"op": "add", "path": "/added_tokens/-", "value": {"id": 4150, "content": "<|x|>",
+       "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}},
+      {"op": "add", "path": "/added_tokens/-", "value": {"id": 4151, "content": "<é>",
+       "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true}}])");
+  for (const Json& normalizer : {Json(), Json{{"type", "NFC"}}}) {
+    Json patch = special;
+    patch.push_back({{"op", "replace"}, {"path", "/normalizer"}, {"value", normalizer}});
+    const auto tokenizer = Load("gpt2", patch);
+    const auto count = [&](const std::string& text, int id) {
+      const auto ids = tokenizer->Encode(Marked(text));
+      EXPECT_TRUE(ids.ok()) << ids.status();
+      return std::count(ids->begin(), ids->end(), id);
+    };
+    for (const auto& [token, id] : {std::pair<std::string, int>("<|x|>", 4150), {"<é>", 4151}}) {
+      const std::string half = token.substr(0, 1), rest = token.substr(1);
+      EXPECT_EQ(count("a " + token + " b", id), 1);
+      EXPECT_EQ(count("«a »" + token + "« b»", id), 1);
+      EXPECT_EQ(count("«é»" + token + "«é»", id), 1);
+      EXPECT_EQ(count("«" + token + "»", id), 0);
+      EXPECT_EQ(count(half + "«" + rest + "»", id), 0);
+      EXPECT_EQ(count("«" + half + "»" + rest, id), 0);
+      // What a message begins does not hide the template's own.
+      EXPECT_EQ(count("«" + half + "»" + token, id), 1);
+      EXPECT_EQ(count("«" + token + half + "»" + token + "«" + rest + "»", id), 1);
+    }
+    // All own: as a text whose special tokens are read. All foreign: as one where they are not.
+    for (const std::string text :
+         {"a <|x|> b", "  <é>it's <|x|>\n\n e\xcc\x81 12", "<|x|><|x|>é"}) {
+      EXPECT_EQ(*tokenizer->Encode(MarkedText(text, MarkedText::kOwn)),
+                Encode(*tokenizer, text, true));
+      EXPECT_EQ(*tokenizer->Encode(MarkedText(text, MarkedText::kForeign)),
+                Encode(*tokenizer, text));
+    }
+    // A seam cuts no word.
+    EXPECT_EQ(*tokenizer->Encode(Marked("the «the» «t»«he» it«'s e»\xcc\x81")),
+              Encode(*tokenizer, "the the the it's e\xcc\x81"));
+  }
+}
+
 // --- Against the library. ---
 
 uint64_t Fnv(const std::vector<int32_t>& values) {

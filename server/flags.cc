@@ -28,6 +28,8 @@ ABSL_FLAG(
     std::string, http_listen, "127.0.0.1:8080",
     "Address of /metrics, /healthz, /readyz, /balancerz and /version, written as for --listen. "
     "Empty: no such port.");
+ABSL_FLAG(bool, http_page, true,
+          "Show a page at / of --http_listen, with which a person tries the model in a browser.");
 ABSL_FLAG(std::string, tls_certificate, "",
           "File of PEM: the server's certificate, then those that lead to its authority. With it "
           "both ports speak TLS. Read again when it changes.");
@@ -217,6 +219,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.model_name = absl::GetFlag(FLAGS_model_name);
   options.listen = absl::GetFlag(FLAGS_listen);
   options.http_listen = absl::GetFlag(FLAGS_http_listen);
+  options.http_page = absl::GetFlag(FLAGS_http_page);
   options.tls_certificate = absl::GetFlag(FLAGS_tls_certificate);
   options.tls_key = absl::GetFlag(FLAGS_tls_key);
   options.tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca);

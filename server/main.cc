@@ -1,10 +1,12 @@
 // packrat_server: flags, signals, the model, and the server around it.
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <string>
@@ -27,6 +29,7 @@
 #include "server/process.h"
 #include "server/server.h"
 #include "server/standard_output.h"
+#include "server/start_message.h"
 
 namespace packrat {
 namespace {
@@ -178,6 +181,12 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   status = (*server)->Serve(model.get(), tokenizer.get(), [signals] { signals->EndWait(); });
   if (!status.ok()) return Fail(log, status, absl::IsInvalidArgument(status) ? 2 : 1);
   NotifySystemd("READY=1\nSTATUS=serving");
+  if (isatty(STDOUT_FILENO)) {
+    log->Flush(absl::Seconds(1));                        // So that this comes last.
+    const char* client = std::getenv("PACKRAT_CLIENT");  // ./dev sets it.
+    Print(StartMessage(options, (*server)->grpc_port(), (*server)->http_port(),
+                       client == nullptr ? "packrat" : client));
+  }
   // No time is needed for balancers if a person stops the server at a terminal, or if the device is
   // lost.
   const absl::Duration delay =

@@ -17,6 +17,7 @@ struct ServerOptions {
   // In the form of ParseListenAddress().
   std::string listen = "127.0.0.1:50051";      // gRPC.
   std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
+  bool http_page = true;                       // The page at / of http_listen.
   std::string tls_certificate, tls_key;        // PEM files, both or none; none: no TLS.
   std::string tls_client_ca;  // Clients need a certificate of one of these; empty: they need none.
   bool http_tls = true;       // TLS at http_listen too, if there is a certificate.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu_target.h"
@@ -20,6 +21,7 @@
 #include "server/http/operator_pages.h"
 #include "server/net/descriptors.h"
 #include "server/net/tls_store.h"
+#include "server/page/page.h"
 #include "server/store/open_store.h"
 #include "server/stored_sessions.h"
 #include "server/version.h"
@@ -269,7 +271,11 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   http_options.address = options.http_listen;
   if (options.http_tls) http_options.tls = tls.get();
   http_options.max_connections = shares.http;
-  auto started = HttpServer::Start(http_options, OperatorRoutes(pages), log);
+  std::vector<HttpRoute> routes = OperatorRoutes(pages);
+  if (options.http_page) {
+    for (HttpRoute& route : PageRoutes()) routes.push_back(std::move(route));
+  }
+  auto started = HttpServer::Start(http_options, std::move(routes), log);
   if (!started.ok()) return started.status();
   http = *std::move(started);
   return absl::OkStatus();

@@ -12,7 +12,8 @@ namespace {
 
 size_t ListBytes(const SamplingRow& row) {
   return row.logit_bias.size() * sizeof(PackedBias) + row.counts.size() * sizeof(TokenCount) +
-         (row.banned.size() + row.masked.size() + row.allowed.size()) * sizeof(int32_t);
+         (row.banned.size() + row.masked.size() + row.allowed.size()) * sizeof(int32_t) +
+         row.mask.size() * sizeof(uint32_t);
 }
 
 }  // namespace
@@ -40,6 +41,8 @@ void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* pac
       const SamplingRow& row = rows[place];
       PACKRAT_CHECK(row.num_ids >= 1 && row.num_logprobs <= kMaxLogprobs);
       PACKRAT_CHECK(row.given < row.num_ids && !(row.given >= 0 && row.allow_list)) << row.given;
+      PACKRAT_CHECK(row.mask.empty() ||
+                    (row.given < 0 && row.mask.size() * 32 >= size_t(row.num_ids)));
       to.num_ids = row.num_ids;
       if (row.temperature > 0) {
         to.uniform = CounterUniform(row.seed, row.position);
@@ -65,6 +68,8 @@ void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* pac
       to.num_counts = append(row.counts);
       to.allowed = offset();
       to.num_allowed = row.allow_list ? append(row.allowed) : -1;
+      to.mask = offset();
+      to.num_mask_words = append(row.mask);
     }
     std::memcpy(packed + place * sizeof(PackedRow), &to, sizeof to);
   }

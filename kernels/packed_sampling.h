@@ -22,11 +22,13 @@ struct PackedRow {
   int32_t num_logprobs;
   int32_t given;
   int32_t num_biases, num_excluded, num_counts;
-  int32_t num_allowed;  // -1: all are.
-  uint32_t biases;      // PackedBias
-  uint32_t excluded;    // int32_t: banned and masked ids, some perhaps twice.
-  uint32_t counts;      // TokenCount
-  uint32_t allowed;     // int32_t
+  int32_t num_allowed;     // -1: all are.
+  int32_t num_mask_words;  // 0: no mask.
+  uint32_t biases;         // PackedBias
+  uint32_t excluded;       // int32_t: banned and masked ids, some perhaps twice.
+  uint32_t counts;         // TokenCount
+  uint32_t allowed;        // int32_t
+  uint32_t mask;           // uint32_t
 };
 
 }  // namespace packrat::gpu

@@ -25,6 +25,18 @@ void ApplyPenalties(const SamplingRow& row, float* logits) {
   }
 }
 
+// Excludes what is not in the mask.
+void ApplyMask(absl::Span<const uint32_t> mask, int n, float* logits) {
+  for (int begin = 0; begin < n; begin += 32) {
+    const uint32_t word = mask[begin / 32];
+    if (word == ~uint32_t{0}) continue;
+    const int count = std::min(32, n - begin);
+    for (int i = 0; i < count; ++i) {
+      if ((word >> i & 1) == 0) logits[begin + i] = kExcluded;
+    }
+  }
+}
+
 // The largest of x[0, n) but x[best]; -inf where there is no other.
 float NextBest(const float* x, int n, int best) {
   float next = kExcluded;
@@ -90,11 +102,13 @@ size_t Sampler::Bytes(int max_ids) {
 void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {
   PACKRAT_CHECK(row.num_ids >= 1 && row.num_ids <= max_ids_);
   PACKRAT_CHECK(row.given < row.num_ids && !(row.given >= 0 && row.allow_list)) << row.given;
+  PACKRAT_CHECK(row.mask.empty() || (row.given < 0 && row.mask.size() * 32 >= size_t(row.num_ids)));
   sampled->status = SampledToken::Status::kNotFinite;
   if (!AllFinite(logits, row.num_ids)) return;
   for (const auto& [id, bias] : row.logit_bias) logits[id] += bias;
   for (int32_t id : row.banned) logits[id] = kExcluded;
   for (int32_t id : row.masked) logits[id] = kExcluded;
+  if (!row.mask.empty()) ApplyMask(row.mask, row.num_ids, logits);
   ApplyPenalties(row, logits);
 
   Candidates all{logits, row.num_ids, nullptr};

@@ -21,7 +21,7 @@ struct Row {
   float best;
 };
 
-// Bias, bans and penalties, in place. Returns a number whose sum over the block and over all of
+// Bias, bans, mask and penalties, in place. Returns a number whose sum over the block and over all of
 // FindBest()'s is 0 if all logits were finite: an infinite or NaN logit adds much, each id that is
 // newly excluded takes 1.
 constexpr U64 kNotFinite = U64{1} << 40;
@@ -47,6 +47,20 @@ __device__ __forceinline__ U64 Edit(const std::byte* packed, const PackedRow& p,
       if (old == MinusInfinity()) continue;
       ++newly;
       if (!IsFinite(old)) sum += kNotFinite;
+    }
+    sum -= newly;
+    __syncthreads();
+  }
+  if (p.num_mask_words > 0) {
+    const auto* mask = reinterpret_cast<const uint32_t*>(packed + p.mask);
+    U64 newly = 0;
+    for (int i = threadIdx.x; i < p.num_ids; i += kThreads) {
+      if ((mask[i / 32] >> (i % 32) & 1) != 0) continue;
+      const float old = x[i];
+      if (old == MinusInfinity()) continue;
+      ++newly;
+      if (!IsFinite(old)) sum += kNotFinite;
+      x[i] = MinusInfinity();
     }
     sum -= newly;
     __syncthreads();

@@ -46,9 +46,12 @@ struct SamplingRow {
   absl::Span<const int32_t> banned, masked;                // Both are excluded.
   bool allow_list = false;                                 // Only `allowed` may be sampled.
   absl::Span<const int32_t> allowed;                       // Ascending, distinct, below num_ids.
-  absl::Span<const TokenCount> counts;                     // Tokens distinct. Empty: no penalties.
+  // Bit i of word i / 32: id i may be sampled. Empty: all may; else words for num_ids bits at
+  // least.
+  absl::Span<const uint32_t> mask;
+  absl::Span<const TokenCount> counts;  // Tokens distinct. Empty: no penalties.
   // -1: a token is drawn. Else, below num_ids, this one is taken, and what the distribution says of
-  // it is told beside it; nothing of how to draw matters then. Not with allow_list.
+  // it is told beside it; nothing of how to draw matters then. Not with allow_list or mask.
   int32_t given = -1;
 };
 

@@ -298,7 +298,9 @@ void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
 
 void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
   if (token.status != SampledToken::Status::kOk) {
-    Finish(sequence, FinishReason::kError, ToStatus(token.status));
+    const bool nothing_left = token.status == SampledToken::Status::kNothingLeft;
+    Finish(sequence, FinishReason::kError,
+           nothing_left ? sequence->NothingLeft() : ToStatus(token.status));
     return;
   }
   PACKRAT_CHECK(token.token >= 0 && token.token < limits.num_ids) << token.token;

@@ -20,7 +20,7 @@ namespace packrat {
 
 enum class FinishReason {
   kLength,  // max_tokens reached
-  kEos,     // one of the model's end ids
+  kEos,     // one of the model's end ids, or the grammar's end
   kStopId,
   kStopString,
   kCancelled,

@@ -16,6 +16,7 @@
 namespace packrat {
 
 class Outbox;
+class TokenGrammar;
 
 // How a token is drawn. A token is a function of the logits, the seed and its position alone.
 // Order: bias and bans, penalties, temperature, top-k, top-p, min-p.
@@ -86,6 +87,9 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   TextParams text;
+  // The output is a text of this grammar, or the beginning of one where it is ended before: by
+  // max_tokens, a stop string, or a stop id that its text may end with. Null: any.
+  std::shared_ptr<TokenGrammar> grammar;
   SolverOptions solver;
   // The tokens of the prompt from this one on are scored: see TokenScore in outbox.h, with
   // sampling.num_logprobs of the best tokens. Then max_tokens may be 0: nothing is generated.

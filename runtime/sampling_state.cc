@@ -60,7 +60,8 @@ void SamplingState::Begin(absl::Span<const int32_t> prompt, int max_tokens) {
   for (int32_t token : prompt) counts_.AddPrompt(token);
 }
 
-SamplingRow SamplingState::Row(absl::Span<const int32_t> masked, uint64_t position) const {
+SamplingRow SamplingState::Row(absl::Span<const int32_t> masked, uint64_t position,
+                               absl::Span<const uint32_t> mask) const {
   SamplingRow row;
   row.num_ids = num_ids_;
   row.temperature = params_.temperature;
@@ -76,6 +77,7 @@ SamplingRow SamplingState::Row(absl::Span<const int32_t> masked, uint64_t positi
   row.logit_bias = params_.logit_bias;
   row.banned = params_.banned_ids;
   row.masked = masked;
+  row.mask = mask;
   row.allow_list = allow_list_;
   row.allowed = params_.allowed_ids;
   if (penalties_) row.counts = counts_.entries();

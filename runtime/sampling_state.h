@@ -50,8 +50,9 @@ class SamplingState {
   bool depends_on_text() const { return penalties_; }
 
   // How the token at `position` is drawn; valid until the next AddGenerated(). `masked` ids are
-  // excluded, this time, and stay where they are as long.
-  SamplingRow Row(absl::Span<const int32_t> masked, uint64_t position) const;
+  // excluded, this time, and stay where they are as long; so does `mask`, as in SamplingRow.
+  SamplingRow Row(absl::Span<const int32_t> masked, uint64_t position,
+                  absl::Span<const uint32_t> mask = {}) const;
 
  private:
   const int num_ids_;

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "runtime/no_memory.h"
 
@@ -57,6 +58,10 @@ void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time
   }
   sampling_.Begin(request_.prompt, request_.stop.max_tokens);
   request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
+  if (request_.grammar != nullptr) {
+    position_.emplace(request_.grammar);
+    position_->FindMask(end_ids_);
+  }
 
   admitted_ = true;
   usage_.queue_time = now - submitted_;
@@ -268,7 +273,20 @@ Span Sequence::StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* 
 SamplingRow Sequence::NextRow() const {
   absl::Span<const int32_t> masked;
   if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;
-  return sampling_.Row(masked, request_.prompt.size() + StartedTokens());
+  absl::Span<const uint32_t> mask;
+  if (position_.has_value()) {
+    PACKRAT_CHECK(awaited_ == 0,
+                  "a mask is asked for before the token that it depends on is there");
+    mask = position_->mask();
+  }
+  return sampling_.Row(masked, request_.prompt.size() + StartedTokens(), mask);
+}
+
+absl::Status Sequence::NothingLeft() const {
+  if (!position_.has_value()) return ToStatus(SampledToken::Status::kNothingLeft);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "after ", usage_.completion_tokens,
+      " tokens none is left that goes on in the grammar and that sampling and stop allow"));
 }
 
 SamplingRow Sequence::ScoreRow(int index) const {
@@ -304,6 +322,14 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
     return Contains(eos_ids_, token) ? FinishReason::kEos : FinishReason::kStopId;
   }
 
+  bool complete = false;  // In the grammar nothing can follow.
+  if (position_.has_value()) {
+    position_->Accept(token);
+    complete = position_->must_end();
+    if (!complete && usage_.completion_tokens < request_.stop.max_tokens) {
+      position_->FindMask(end_ids_);
+    }
+  }
   bool stopped = false;
   size_t safe_text_bytes = std::numeric_limits<size_t>::max();
   if (stop_matcher_.has_value()) {
@@ -318,14 +344,15 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   }
   request_.outbox->Append(token, std::move(logprobs), safe_text_bytes);
   if (stopped) return FinishReason::kStopString;
-  if (usage_.completion_tokens < request_.stop.max_tokens) return std::nullopt;
+  if (!complete && usage_.completion_tokens < request_.stop.max_tokens) return std::nullopt;
   open_from_ = -1;
-  return FinishReason::kLength;
+  return complete ? FinishReason::kEos : FinishReason::kLength;
 }
 
 void Sequence::Finish(FinishReason reason, absl::Status status, absl::Time now) {
   PACKRAT_CHECK(!finished_ && !state_.holds_parts() && !parked());
   finished_ = true;
+  position_.reset();
   usage_.total_time = now - submitted_;
   if (parked_at_ < absl::InfiniteFuture()) usage_.parked_time += now - parked_at_;
   if (!admitted_) usage_.queue_time = usage_.total_time;

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "models/batch.h"
+#include "models/text/grammar/token_grammar.h"
 #include "models/text/tokenizer.h"
 #include "runtime/outbox.h"
 #include "runtime/prefix_cache.h"
@@ -73,7 +74,9 @@ class Sequence {
   // It has gone bad: drops what it has left, and the states that it may have begun with.
   void DropKept(PrefixCache* cache) const;
   // Whether the next span needs more of a sampled token that has not come yet than its place.
-  bool needs_last_token() const { return awaited_ > 0 && sampling_.depends_on_text(); }
+  bool needs_last_token() const {
+    return awaited_ > 0 && (sampling_.depends_on_text() || request_.grammar != nullptr);
+  }
   // The results of the earliest span that was started, and was not read yet, are there.
   void ReadSpan(const SolverStats& solved) {
     --unread_;
@@ -82,6 +85,8 @@ class Sequence {
   // Whether all that was started has been read.
   bool all_read() const { return unread_ == 0; }
 
+  // Why nothing was left to sample.
+  absl::Status NothingLeft() const;
   bool wants_logprobs() const { return request_.sampling.num_logprobs.has_value(); }
   // Takes the earliest token that is awaited: emits it, unless it is an end or stop id. The reason
   // if the text ends; what is still awaited then comes to nothing.
@@ -159,8 +164,9 @@ class Sequence {
   const int prompt_end_;  // Tokens of the prompt that are computed.
   const int first_row_;   // From this position on each token has a row of logits.
   SamplingState sampling_;
-  std::vector<int32_t> eos_ids_;  // Empty where they are ignored.
-  std::vector<int32_t> end_ids_;  // With the stop ids.
+  std::vector<int32_t> eos_ids_;             // Empty where they are ignored.
+  std::vector<int32_t> end_ids_;             // With the stop ids.
+  std::optional<GrammarPosition> position_;  // In the grammar: from admission to the end.
   std::optional<StopMatcher> stop_matcher_;
   std::optional<TextDecoder> decoder_;
 

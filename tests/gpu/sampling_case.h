@@ -42,6 +42,9 @@ inline std::vector<float> Edited(const SamplingRow& row, std::vector<float> x) {
   for (const auto& [id, bias] : row.logit_bias) x[id] += bias;
   for (int32_t id : row.banned) x[id] = -kInf;
   for (int32_t id : row.masked) x[id] = -kInf;
+  for (int32_t id = 0; id < row.num_ids && !row.mask.empty(); ++id) {
+    if ((row.mask[id / 32] >> (id % 32) & 1) == 0) x[id] = -kInf;
+  }
   for (const TokenCount& c : row.counts) {
     if (x[c.token] != -kInf) x[c.token] = Penalised(row, c.generated, x[c.token]);
   }
@@ -120,7 +123,7 @@ class SamplingGpuTest : public GpuTest {
     void MakeRows() {
       rows.clear();
       for (size_t i = 0; i < cases.size(); ++i) {
-        rows.push_back(states[i]->Row(cases[i].masked, positions[i]));
+        rows.push_back(states[i]->Row(cases[i].masked, positions[i], cases[i].mask));
         if (i < given.size()) rows.back().given = given[i];
       }
     }

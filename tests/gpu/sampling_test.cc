@@ -36,6 +36,7 @@ TEST_F(SamplingGpuTest, Edges) {
       c.params = SamplingParams();
       c.params.num_logprobs = 20;
       c.masked.clear();
+      c.mask.clear();
       change(&c);
       batch.Add(std::move(c), position);
     }
@@ -59,6 +60,12 @@ TEST_F(SamplingGpuTest, Edges) {
   });
   add([](Case* c) { c->params.top_k = 60; });  // All, and more than the padding leaves.
   add([](Case* c) { c->params.top_k = 1; });
+  add([](Case* c) { c->mask = {0x40, 0}; });  // One candidate, as above.
+  add([](Case* c) {
+    c->mask = {0x8000000c, 0x1};
+    c->params.allowed_ids = {2, 31, 33};
+    c->params.banned_ids = {2, 3};
+  });
   add([](Case* c) {
     c->params.allowed_ids = {1, 2, 3};
     c->params.top_k = 4;  // More than there are.
@@ -131,6 +138,7 @@ TEST_F(SamplingGpuTest, NonFiniteLogitsAreSeenWhateverIsDoneToThem) {
     c.prompt.clear();
     c.generated.clear();
     c.masked.clear();
+    c.mask.clear();
     c.logits[at] = bad;
     change(&c);
     batch.Add(std::move(c), 0);
@@ -142,6 +150,10 @@ TEST_F(SamplingGpuTest, NonFiniteLogitsAreSeenWhateverIsDoneToThem) {
       add(bad, at, [&](Case* c) { c->params.logit_bias = {{at, 2.0f}}; });
       add(bad, at, [&](Case* c) { c->params.banned_ids = {at, 5, at}; });
       add(bad, at, [&](Case* c) { c->masked = {at}; });
+      add(bad, at, [&](Case* c) {
+        c->mask.assign(94, 0xaaaaaaaa);
+        c->params.banned_ids = {at, 7};
+      });
       add(bad, at, [&](Case* c) { c->params.allowed_ids = {5, 6}; });
       add(bad, at, [&](Case* c) {
         c->prompt = {at};
@@ -173,10 +185,14 @@ TEST_F(SamplingGpuTest, NothingLeft) {
   batch.Add(c, 0);
   c.params.allowed_ids = {0, 1};
   batch.Add(c, 0);
+  c.masked = {};
+  c.mask = {0xfffffffc};  // What is beyond num_ids does not count.
+  batch.Add(c, 0);
   const std::vector<SampledToken> sampled = Sample(&batch);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(sampled[i].status, Status::kNothingLeft) << i;
   EXPECT_EQ(sampled[3].status, Status::kOk);
   EXPECT_EQ(sampled[3].token, 0);
+  EXPECT_EQ(sampled[4].status, Status::kNothingLeft);
 }
 
 // Rows with a given token, against double precision and against the CPU.
@@ -188,6 +204,7 @@ TEST_F(SamplingGpuTest, GivenTokensAreScored) {
     for (int i = 0; i < rounds; ++i) {
       Case c = RandomCase(&random_, vocab);
       c.params.allowed_ids.clear();
+      c.mask.clear();
       if (Pick(2)) c.params.num_logprobs = Pick(kMaxLogprobs + 1);
       if (i == 1) c.params.banned_ids = {0, 1, 1};  // Perhaps what is given.
       if (i == 2 || i == 3) {                       // One token, and all equal.

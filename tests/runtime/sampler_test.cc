@@ -18,9 +18,10 @@ namespace {
 
 // The same as the engine does with a row.
 absl::Status Sample(Sampler* sampler, const SamplingState& state, absl::Span<const int32_t> masked,
-                    uint64_t position, float* logits, int32_t* token, TokenLogprobs* logprobs) {
+                    uint64_t position, float* logits, int32_t* token, TokenLogprobs* logprobs,
+                    absl::Span<const uint32_t> mask = {}) {
   SampledToken sampled;
-  sampler->Sample(state.Row(masked, position), logits, &sampled);
+  sampler->Sample(state.Row(masked, position, mask), logits, &sampled);
   if (sampled.status != SampledToken::Status::kOk) return ToStatus(sampled.status);
   *token = sampled.token;
   if (logprobs == nullptr) return absl::OkStatus();
@@ -39,7 +40,7 @@ int32_t Draw(Sampler* sampler, const Case& c, uint64_t position,
   std::vector<float> logits = c.logits;
   int32_t token = -1;
   const absl::Status status =
-      Sample(sampler, state, c.masked, position, logits.data(), &token, logprobs);
+      Sample(sampler, state, c.masked, position, logits.data(), &token, logprobs, c.mask);
   EXPECT_EQ(status, absl::OkStatus());
   return token;
 }
@@ -172,6 +173,7 @@ TEST(Sampler, GivenTokensAreScored) {
   for (int round = 0; round < 300; ++round) {
     Case c = RandomCase(&random, round % 3 == 0 ? 20 : 700);
     c.params.allowed_ids.clear();
+    c.mask.clear();
     c.params.num_logprobs = 3;
     const auto given = static_cast<int32_t>(random() % c.num_ids);
     SamplingState state(c.params, c.num_ids);
@@ -277,6 +279,13 @@ TEST(Sampler, NothingLeftIsAnError) {
   int32_t token = -1;
   const int32_t masked[] = {0, 1, 2};
   EXPECT_EQ(Sample(&sampler, state, masked, 0, logits.data(), &token, nullptr),
+            absl::InternalError("no token is left to choose from"));
+  // Nor where a mask and a list have nothing in common. What is beyond num_ids does not count.
+  SamplingParams params;
+  params.allowed_ids = {0, 1};
+  logits.assign(3, 0.5f);
+  const uint32_t mask[] = {0xfffffff4};
+  EXPECT_EQ(Sample(&sampler, SamplingState(params, 3), {}, 0, logits.data(), &token, nullptr, mask),
             absl::InternalError("no token is left to choose from"));
 }
 

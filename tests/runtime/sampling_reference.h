@@ -20,6 +20,7 @@ struct Case {
   SamplingParams params;
   std::vector<float> logits;
   std::vector<int32_t> prompt, generated, masked;
+  std::vector<uint32_t> mask;  // Empty: none.
   int num_ids;
 };
 
@@ -35,6 +36,9 @@ inline std::vector<double> ReferenceScores(const Case& c) {
   }
   for (int32_t id : c.params.banned_ids) exclude(id);
   for (int32_t id : c.masked) exclude(id);
+  for (int32_t id = 0; id < c.num_ids && !c.mask.empty(); ++id) {
+    if ((c.mask[id / 32] >> (id % 32) & 1) == 0) exclude(id);
+  }
   std::map<int32_t, int> counts;  // 0: only in the prompt.
   for (int32_t id : c.prompt) counts[id] += 0;
   for (int32_t id : c.generated) counts[id] += 1;
@@ -142,6 +146,12 @@ inline Case RandomCase(std::mt19937_64* random, int vocab) {
     for (int i = 0; i < vocab / 4; ++i) p.banned_ids.push_back(2 + pick(vocab - 2));
   }
   if (pick(3) == 0) c.masked = {0, 2};
+  if (pick(3) == 0) {
+    for (int i = 0; i < (vocab + 31) / 32; ++i)
+      c.mask.push_back(static_cast<uint32_t>((*random)()));
+    c.mask[0] |= 2;  // Id 1, which nothing else excludes.
+    if (c.mask.size() > 2) c.mask[1] = ~uint32_t{0};
+  }
   return c;
 }
 

@@ -1,0 +1,27 @@
+// What the keywords of a JSON schema are, and how schemas that hold at once become one.
+#ifndef PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_
+#define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace packrat {
+
+// Properties keep their order, which is that of the output.
+using OrderedJson = nlohmann::ordered_json;
+
+bool IsAnnotation(absl::string_view keyword);  // It restricts nothing, or only holds schemas.
+bool IsKnownKeyword(absl::string_view keyword);
+bool IsType(absl::string_view type);
+bool HasType(const OrderedJson& value, absl::string_view type);
+void RemoveAnnotations(OrderedJson* schema);
+
+// Adds to `base`, an object, what `part` asks for. Returns the keyword that cannot be added beside
+// what is there; empty: it was done.
+std::string MergeSchema(const OrderedJson& part, OrderedJson* base);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_

@@ -1,0 +1,18 @@
+// JSON schemas. docs/structured_output.md has the keywords that are taken; those that would
+// restrict and are not known are refused by name, and what only describes is passed over.
+#ifndef PACKRAT_MODELS_TEXT_GRAMMAR_JSON_SCHEMA_H_
+#define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_SCHEMA_H_
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "models/text/grammar/grammar_rules.h"
+
+namespace packrat {
+
+// Of texts that are valid by the schema; not of all of them (json_text.h says of which form they
+// are). INVALID_ARGUMENT says where, as a JSON pointer, and why.
+absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_GRAMMAR_JSON_SCHEMA_H_

@@ -1,0 +1,60 @@
+// Rules for JSON texts and their parts. Between the parts stands nothing, a space, or a new line
+// with up to 20 spaces or tabs; before a colon or comma, before the text and behind it nothing.
+#ifndef PACKRAT_MODELS_TEXT_GRAMMAR_JSON_TEXT_H_
+#define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_TEXT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "models/text/grammar/grammar_rules.h"
+
+namespace packrat {
+
+class JsonText {
+ public:
+  using Id = GrammarRules::Id;
+  explicit JsonText(GrammarRules* rules) : rules_(*rules) {}
+
+  Id Value();  // Any.
+  Id Object();
+  Id Array();
+  Id Number();  // At most 16 digits before the point and behind it, an exponent of at most 2.
+  // From `low` to `high`, whose magnitude is at most kMaxBound; at most 16 digits.
+  static constexpr int64_t kMaxBound = 1000000000000000;
+  Id Integer(std::optional<int64_t> low, std::optional<int64_t> high);
+  Id String(int64_t min, int64_t max);  // So many characters.
+  Id Quoted(Id inside);
+  // A character of the set, escaped where it must be: for what is inside of quotes.
+  Id Character(const CharacterSet& set);
+  // A string that is none of `names`, which are UTF-8, ascend and are distinct.
+  Id StringBut(const std::vector<std::string>& names);
+
+  // The parts of `items` in brackets: {} or []. `items` is not empty; null: there are none.
+  Id Enclosed(absl::string_view brackets, std::optional<Id> items, bool may_be_empty);
+  // "," and an item.
+  Id Following(Id item);
+  Id Space();
+  Id Nothing() { return rules_.Characters({}); }  // No text matches.
+
+ private:
+  Id AnyCharacter();
+  Id Digits(int64_t min, int64_t max);
+  // Numbers of as many digits as `low` and `high` have, from one to the other.
+  Id DigitsBetween(const std::string& low, const std::string& high);
+  // From low to high; without `high` of at most 16 digits. low >= 0.
+  Id Natural(int64_t low, std::optional<int64_t> high);
+  // What follows `at` characters that names [begin, end) have in common.
+  Id RestBut(const std::vector<std::vector<uint32_t>>& names, size_t begin, size_t end, size_t at);
+
+  GrammarRules& rules_;
+  int value_ = -1;  // Rules that are made when they are first asked for.
+  std::optional<Id> space_, character_;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_GRAMMAR_JSON_TEXT_H_

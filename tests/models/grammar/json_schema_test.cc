@@ -1,0 +1,360 @@
+// JSON schemas: every sampled text parses and is valid by a validator of the test's own.
+#include "models/text/grammar/json_schema.h"
+
+#include <algorithm>
+#include <optional>
+#include <random>
+#include <regex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/models/grammar/grammar_texts.h"
+
+namespace packrat {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+size_t Characters(const std::string& text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+}
+
+bool IsOf(const Json& value, const std::string& type) {
+  if (type == "integer") return value.is_number_integer();
+  if (type == "number") return value.is_number();
+  return type == (value.is_object()    ? "object"
+                  : value.is_array()   ? "array"
+                  : value.is_string()  ? "string"
+                  : value.is_boolean() ? "boolean"
+                  : value.is_null()    ? "null"
+                                       : "");
+}
+
+// As the specification has it, of the keywords that the cases below use.
+bool Valid(const Json& root, const Json& s, const Json& v) {
+  if (s.is_boolean()) return s.get<bool>();
+  const auto valid = [&root](const Json& schema, const Json& value) {
+    return Valid(root, schema, value);
+  };
+  if (s.contains("$ref")) {
+    const std::string ref = s["$ref"].get<std::string>().substr(1);
+    if (!valid(root.at(Json::json_pointer(ref)), v)) return false;
+  }
+  if (s.contains("allOf")) {
+    for (const Json& part : s["allOf"]) {
+      if (!valid(part, v)) return false;
+    }
+  }
+  for (const char* key : {"anyOf", "oneOf"}) {
+    if (!s.contains(key)) continue;
+    if (std::none_of(s[key].begin(), s[key].end(), [&](const Json& b) { return valid(b, v); })) {
+      return false;
+    }
+  }
+  if (s.contains("const") && v != s["const"]) return false;
+  if (s.contains("enum") && std::find(s["enum"].begin(), s["enum"].end(), v) == s["enum"].end()) {
+    return false;
+  }
+  if (s.contains("type")) {
+    const Json types = s["type"].is_array() ? s["type"] : Json::array({s["type"]});
+    if (std::none_of(types.begin(), types.end(), [&](const Json& t) { return IsOf(v, t); })) {
+      return false;
+    }
+  }
+  if (v.is_string()) {
+    const std::string text = v.get<std::string>();
+    if (Characters(text) < s.value("minLength", 0u)) return false;
+    if (Characters(text) > s.value("maxLength", ~0u)) return false;
+    if (s.contains("pattern") &&
+        !std::regex_search(text, std::regex(s["pattern"].get<std::string>()))) {
+      return false;
+    }
+  }
+  if (v.is_number()) {
+    const auto x = v.get<double>();
+    if (s.contains("minimum") && x < s["minimum"]) return false;
+    if (s.contains("maximum") && x > s["maximum"]) return false;
+    if (s.contains("exclusiveMinimum") && x <= s["exclusiveMinimum"]) return false;
+    if (s.contains("exclusiveMaximum") && x >= s["exclusiveMaximum"]) return false;
+  }
+  if (v.is_array()) {
+    if (v.size() < s.value("minItems", 0u) || v.size() > s.value("maxItems", ~0u)) return false;
+    const Json prefix = s.value("prefixItems", Json::array());
+    for (size_t i = 0; i < v.size(); ++i) {
+      if (!valid(i < prefix.size() ? prefix[i] : s.value("items", Json(true)), v[i])) return false;
+    }
+  }
+  if (v.is_object()) {
+    for (const Json& name : s.value("required", Json::array())) {
+      if (!v.contains(name.get<std::string>())) return false;
+    }
+    for (const auto& [name, value] : v.items()) {
+      const Json& properties = s.value("properties", Json::object());
+      const bool listed = properties.contains(name);
+      if (!valid(listed ? properties[name] : s.value("additionalProperties", Json(true)), value)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+// Bytes at random, but rather those that end something.
+std::optional<std::string> Sample(GrammarTexts* texts, std::mt19937_64* random, size_t most) {
+  GrammarAutomaton& automaton = texts->automaton();
+  std::string text;
+  GrammarAutomaton::State state = automaton.start();
+  while (automaton.goes_on(state)) {
+    if (automaton.accepts(state) && (*random)() % 3 == 0) break;
+    std::vector<uint8_t> bytes, ends;
+    for (int byte = 0; byte < 256; ++byte) {
+      if (automaton.Next(state, static_cast<uint8_t>(byte)) == GrammarAutomaton::kDead) continue;
+      bytes.push_back(static_cast<uint8_t>(byte));
+      if (byte == '"' || byte == '}' || byte == ']') ends.push_back(static_cast<uint8_t>(byte));
+    }
+    EXPECT_FALSE(bytes.empty()) << text;
+    if (bytes.empty() || text.size() > most) return std::nullopt;
+    const bool end = !ends.empty() && (*random)() % 2 == 0;
+    const std::vector<uint8_t>& from = end ? ends : bytes;
+    text.push_back(static_cast<char>(from[(*random)() % from.size()]));
+    state = automaton.Next(state, static_cast<uint8_t>(text.back()));
+  }
+  return text;
+}
+
+struct Case {
+  const char* schema;
+  std::vector<const char*> match, refuse;
+};
+
+const std::vector<Case>& Cases() {
+  static const std::vector<Case> cases = {
+      {R"({"type": "object"})",
+       {"{}", R"({"a":1})", R"({"a": {"b": [1, 2.5e3, true, null, "\u00e9\n"]}})",
+        "{\n  \"a\": 1,\n  \"b\": 2\n}"},
+       {"[]", "{", "1", "{\"a\"}", " {}", "{} ", "{\"a\":01}", "{,}", R"({"a":1,})",
+        "{\"a\": \"\n\"}", R"({"a":"\ud800"})", "{\"a\":\"\xff\"}", "{\"a\":\"\x7f\xc0\"}"}},
+      {"{}", {"1", "null", "[]", "-0.5", "\"\""}, {"", "nul", "+1", "1e", "."}},
+      {"true", {"1"}, {""}},
+      {R"({"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "string"},
+           "c": {"type": "null"}}, "required": ["a"], "title": "T", "description": "d"})",
+       {R"({"b":1,"a":""})", R"({"a":"x"})", R"({"a":"x","c":null})"},
+       {"{}", R"({"b":1})", R"({"a":"x","b":1})", R"({"a":"x","d":1})", R"({"a":1})"}},
+      {R"({"properties": {"a": {"const": 1}, "ab": {"const": 2}, "\"": true},
+           "additionalProperties": {"type": "boolean"}})",
+       {"{}", R"({"a":1})", R"({"ab":2,"abc":true})", R"({"b":false,"":true})", R"({"\"x":true})",
+        R"({"\"":[]})"},
+       {R"({"a":true})", R"({"ab":true})", R"({"c":1})", R"({"\u0061":true})"}},
+      {R"({"type": "object", "additionalProperties": {"type": "integer"}})",
+       {"{}", R"({"x":1,"y":2})"},
+       {R"({"x":"1"})"}},
+      {R"({"type": "object", "additionalProperties": false})", {"{}"}, {R"({"a":1})"}},
+      {R"({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3})",
+       {"[1,2]", "[1, 2, 3]"},
+       {"[]", "[1]", "[1,2,3,4]", "[1,\"2\"]"}},
+      {R"({"type": "array", "maxItems": 0})", {"[]"}, {"[1]"}},
+      {R"({"prefixItems": [{"type": "string"}, {"type": "boolean"}], "items": {"type": "null"},
+           "minItems": 1})",
+       {"[\"\"]", "[\"\",true]", "[\"\",true,null,null]"},
+       {"[]", "[true]", "[\"\",null]", "[\"\",true,1]"}},
+      {R"({"prefixItems": [{"const": 1}, {"const": 2}, {"const": 3}], "items": false,
+           "minItems": 2})",
+       {"[1,2]", "[1,2,3]"},
+       {"[1]", "[1,2,3,4]", "[1,2,4]"}},
+      {R"({"prefixItems": [{"const": 1}, {"const": 2}], "minItems": 4, "maxItems": 5})",
+       {"[1,2,3,4]", "[1,2,{},[],5]"},
+       {"[1,2,3]", "[1,2,3,4,5,6]"}},
+      {R"({"type": "string", "minLength": 2, "maxLength": 3})",
+       {"\"ab\"", "\"\xc3\xa9\xf0\x9f\x98\x80x\"", R"("\"\\\n")", R"("\u0041b")"},
+       {"\"a\"", "\"abcd\"", "\"\""}},
+      {R"({"type": "string", "pattern": "^[a-c]+$"})", {"\"abc\""}, {"\"\"", "\"abd\""}},
+      {R"({"type": "string", "pattern": "b+"})",
+       {"\"abc\"", "\"b\"", R"("\n\"b")"},
+       {"\"\"", "\"a\""}},
+      {R"({"pattern": "^[\\s\"\\\\]$"})",
+       {R"("\n")", R"("\"")", R"("\\")", "\" \""},
+       {"\"a\"", R"(""")"}},
+      {R"({"enum": ["a", 1, null, {"k": [1]}, "\n"], "type": ["string", "object", "integer"]})",
+       {"\"a\"", "1", R"({"k":[1]})", R"("\n")"},
+       {"null", "\"b\"", "{}"}},
+      {R"({"const": "x", "enum": ["x", "y"]})", {"\"x\""}, {"\"y\""}},
+      {R"({"type": "integer", "minimum": -3, "exclusiveMaximum": 120})",
+       {"-3", "-1", "0", "7", "99", "119"},
+       {"-4", "120", "-0", "00", "1.5", "1000", "-30"}},
+      {R"({"type": "integer", "exclusiveMinimum": 99})",
+       {"100", "9999999999999999"},
+       {"99", "0", "-100"}},
+      {R"({"type": "integer", "maximum": -10})", {"-10", "-99", "-123456"}, {"-9", "0", "10"}},
+      {R"({"type": "integer", "minimum": 17, "maximum": 1023})",
+       {"17", "20", "100", "999", "1000", "1023"},
+       {"16", "9", "1024", "2000", "010"}},
+      {R"({"type": "integer", "minimum": 0.5, "maximum": 2.5})", {"1", "2"}, {"0", "3"}},
+      {R"({"type": ["integer", "null"]})", {"5", "null"}, {"true"}},
+      {R"({"type": "number"})", {"-1.25E+10", "0", "3e5"}, {"01", "1.", ".5", "NaN"}},
+      {R"({"anyOf": [{"type": "string"}, {"type": "integer"}], "default": null})",
+       {"\"\"", "3"},
+       {"null"}},
+      {R"({"type": "object", "properties": {"k": {"type": "integer"}}, "required": ["k"],
+           "oneOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]},
+                     {"properties": {"b": {"const": 2}}, "required": ["b"]}]})",
+       {R"({"k":1,"a":1})", R"({"k":1,"b":2})"},
+       {R"({"k":1})", R"({"a":1})"}},
+      {R"({"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"y": {"type": "null"}}}],
+           "$defs": {"base": {"type": "object", "properties": {"x": {"type": "integer"}},
+                              "required": ["x"]}}})",
+       {R"({"x":1,"y":null})", R"({"x":1})"},
+       {R"({"y":null})"}},
+      {R"({"$ref": "#/definitions/tree", "definitions": {"tree": {"type": "object",
+           "properties": {"v": {"type": "integer"},
+                          "kids": {"type": "array", "items": {"$ref": "#/definitions/tree"}}},
+           "required": ["v"]}}})",
+       {R"({"v":1})", R"({"v":1,"kids":[{"v":2,"kids":[]},{"v":3}]})"},
+       {R"({"kids":[]})", R"({"v":1,"kids":[{}]})"}},
+      {R"({"type": "array", "items": {"$ref": "#"}})", {"[]", "[[],[[]]]"}, {"[1]"}},
+      {R"({"type": "string", "format": "date-time"})",
+       {"\"2026-11-26T20:44:00Z\"", "\"2024-02-28T00:00:00.5+01:00\""},
+       {"\"2026-02-30T00:00:00Z\"", "\"2026-11-26\""}},
+      {R"({"type": "string", "format": "uuid"})",
+       {"\"01234567-89ab-cdef-0123-456789abcdef\""},
+       {"\"0123\""}},
+      {R"({"type": "string", "format": "ipv4"})", {"\"192.168.0.255\""}, {"\"256.1.1.1\""}},
+      {R"({"type": "string", "format": "email"})", {"\"a.b@c-d.org\""}, {"\"a@b\""}},
+      {R"({"type": "boolean"})", {"true", "false"}, {"True", "0"}},
+  };
+  return cases;
+}
+
+TEST(JsonSchemaTest, TextsOfEachSchemaAreValid) {
+  std::mt19937_64 random(1);
+  int sampled = 0;
+  for (const Case& c : Cases()) {
+    auto grammar = Compile(ParseJsonSchema(c.schema));
+    ASSERT_TRUE(grammar.ok()) << c.schema << grammar.status();
+    GrammarTexts texts(*std::move(grammar));
+    const Json schema = Json::parse(c.schema);
+    for (const char* text : c.match) {
+      EXPECT_TRUE(texts.Matches(text)) << c.schema << text;
+      EXPECT_TRUE(Valid(schema, schema, Json::parse(text))) << c.schema << text;
+    }
+    for (const char* text : c.refuse) EXPECT_FALSE(texts.Matches(text)) << c.schema << text;
+    for (int i = 0; i < 60; ++i) {
+      const auto text = Sample(&texts, &random, 2000);
+      if (!text.has_value()) continue;
+      ++sampled;
+      const Json value = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+      ASSERT_FALSE(value.is_discarded()) << c.schema << *text;
+      ASSERT_TRUE(Valid(schema, schema, value)) << c.schema << *text;
+    }
+  }
+  EXPECT_GT(sampled, 1500);
+}
+
+// Every integer near the bounds, against arithmetic.
+TEST(JsonSchemaTest, IntegersBetweenBounds) {
+  std::mt19937_64 random(2);
+  for (int round = 0; round < 150; ++round) {
+    const int spread = round % 2 == 0 ? 30 : 3000;
+    const int low = static_cast<int>(random() % spread) - spread / 2;
+    const int high = low + static_cast<int>(random() % spread);
+    auto grammar = Compile(ParseJsonSchema(
+        absl::StrCat(R"({"type": "integer", "minimum": )", low, R"(, "maximum": )", high, "}")));
+    ASSERT_TRUE(grammar.ok()) << grammar.status();
+    GrammarTexts texts(*std::move(grammar));
+    for (int x = low - 40; x <= high + 40; ++x) {
+      ASSERT_EQ(texts.Matches(absl::StrCat(x)), low <= x && x <= high) << low << " " << high << x;
+    }
+  }
+}
+
+TEST(JsonSchemaTest, Refusals) {
+  std::string deep = "{}";
+  for (int i = 0; i < 40; ++i) deep = R"({"items": )" + deep + "}";
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "empty"},
+      {"{", "it: "},
+      {"3", "at #: a schema is an object, true or false"},
+      {deep, "levels"},
+      {R"({"properties": {"a": {"multipleOf": 2}}})", "at #/properties/a: keyword \"multipleOf\""},
+      {R"({"not": {}})", "keyword \"not\""},
+      {R"({"patternProperties": {}})", "patternProperties"},
+      {R"({"if": {}})", "keyword \"if\""},
+      {R"({"uniqueItems": true})", "uniqueItems"},
+      {R"({"type": "text"})", "type \"\\\"text\\\"\" is not one"},
+      {R"({"type": []})", "type is an empty list"},
+      {R"({"enum": []})", "enum is a list"},
+      {R"({"enum": [1], "type": "string"})", "no value of enum"},
+      {R"({"enum": [1], "minimum": 0})", "minimum beside enum"},
+      {R"({"type": "number", "minimum": 0})", "minimum is supported for integers only"},
+      {R"({"minimum": 0})", "minimum needs"},
+      {R"({"type": "integer", "minimum": 5, "maximum": 4})", "no integer is between"},
+      {R"({"type": "integer", "minimum": 1e300})", "range [-1e15, 1e15]"},
+      {R"({"type": "string", "maxLength": 1000000})", "range [0, 10000]"},
+      {R"({"type": "string", "minLength": -1})", "range [0, 10000]"},
+      {R"({"type": "string", "minLength": 3, "maxLength": 2})", "maxLength is less"},
+      {R"({"type": "string", "pattern": "a", "maxLength": 2})", "one is supported"},
+      {R"-({"type": "string", "pattern": "(?=a)"})-", "pattern: at byte 0: look-around"},
+      {R"({"type": "string", "format": "iri"})", "format \"iri\" is not supported"},
+      {R"({"required": ["a"]})", "required has \"a\""},
+      {R"({"$ref": "#/$defs/x"})", "is not a place in this schema"},
+      {R"({"$ref": "http://example.com/x"})", "is not a place in this schema"},
+      {R"({"$ref": "#"})", "can begin with itself"},
+      {R"({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"})",
+       "can begin with itself"},
+      {R"({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "object"}]}},
+           "$ref": "#/$defs/a"})",
+       "nest deeper"},
+      {R"({"allOf": [{"type": "string"}, {"type": "integer"}]})", "type of what is combined"},
+      {R"({"allOf": [{"properties": {"a": true}, "additionalProperties": false},
+                     {"properties": {"b": true}}]})",
+       "additionalProperties of what is combined"},
+      {R"({"anyOf": [], "title": "x"})", "anyOf is a list"},
+      {R"({"anyOf": [{}], "oneOf": [{}]})", "beside each other"},
+      // Itself, without an end.
+      {R"({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]})",
+       "no text matches"},
+      {"false", "no text matches"},
+  };
+  for (const auto& [schema, message] : cases) {
+    const auto compiled = Compile(ParseJsonSchema(schema));
+    EXPECT_EQ(compiled.status().code(), absl::StatusCode::kInvalidArgument) << schema;
+    EXPECT_THAT(compiled.status().message(), HasSubstr(message)) << schema;
+  }
+}
+
+// Small texts that describe something immense.
+TEST(JsonSchemaTest, LargeOnesAreSmallOrRefused) {
+  // Each definition combines the next one twice.
+  std::string doubling = R"({"$ref": "#/$defs/d0", "$defs": {)";
+  for (int i = 0; i < 30; ++i) {
+    absl::StrAppend(&doubling, "\"d", i, "\": {\"anyOf\": [{\"allOf\": [{\"$ref\": \"#/$defs/d",
+                    i + 1, "\"}, {\"title\": \"x\"}]}, {\"allOf\": [{\"$ref\": \"#/$defs/d", i + 1,
+                    "\"}, {\"title\": \"y\"}]}]},");
+  }
+  absl::StrAppend(&doubling, R"("d30": {"type": "null"}}})");
+  EXPECT_EQ(Compile(ParseJsonSchema(doubling)).status().code(), absl::StatusCode::kInvalidArgument);
+
+  std::string nested = R"({"type": "string", "minLength": 10000})";
+  for (int i = 0; i < 10; ++i)
+    nested = R"({"type": "array", "minItems": 5000, "items": )" + nested + "}";
+  auto grammar = Compile(ParseJsonSchema(nested));
+  if (grammar.ok()) {
+    EXPECT_LE(grammar->nodes().size(), static_cast<size_t>(kMaxGrammarNodes));
+  }
+  // Of many properties the optional ones may be left out in any way.
+  std::string wide = R"({"type": "object", "properties": {)";
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&wide, i > 0 ? "," : "", "\"p", i, "\":true");
+  auto compiled = Compile(ParseJsonSchema(wide + "}}"));
+  ASSERT_TRUE(compiled.ok()) << compiled.status();
+  GrammarTexts texts(*std::move(compiled));
+  EXPECT_TRUE(texts.Matches(R"({"p3":1,"p998":2})"));
+  EXPECT_FALSE(texts.Matches(R"({"p998":1,"p3":2})"));
+}
+
+}  // namespace
+}  // namespace packrat

@@ -18,7 +18,7 @@ class OptionsTest(unittest.TestCase):
     def test_every_field_of_the_contract_is_an_option(self):
         for options, message, more in ((GenerateOptions, inference_pb2.GenerateRequest, _requests.CHAT_OPTIONS),
                                        (ScoreOptions, inference_pb2.ScoreRequest, ())):
-            self.assertEqual(set(options.__annotations__), {*_requests.option_places(message), *more})
+            self.assertLessEqual({*_requests.option_places(message), *more}, set(options.__annotations__))
 
     def test_options_arrive_in_their_messages(self):
         made = _requests.generate_request("text", {

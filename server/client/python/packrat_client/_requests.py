@@ -27,6 +27,8 @@ class GenerateOptions(TypedDict, total=False):
     num_choices: int
     echo_prompt: bool
     grammar: str
+    regex: str
+    json_schema: Union[str, Mapping[str, Any]]
     temperature: float
     top_k: int
     top_p: float
@@ -100,6 +102,8 @@ def _set_options(request: Any, places: Dict[str, Tuple[str, str]], options: Mapp
             value = [inference_pb2.LogitBias(token_id=token, bias=bias) for token, bias in value.items()]
         elif name == "stop" and isinstance(value, str):
             value = [value]
+        elif name == "json_schema" and isinstance(value, Mapping):
+            value = json.dumps(value)
         if isinstance(value, (str, bytes, int, float)):
             setattr(message, field, value)
         else:

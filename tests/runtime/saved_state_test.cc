@@ -98,6 +98,11 @@ TEST_F(SavedStateTest, OfAnotherModelItIsRefusedWithBothNames) {
   StateOwner other = owner_;
   other.fingerprint = "0123";
   EXPECT_THAT(refused(other), AllOf(HasSubstr("model 'fake'"), HasSubstr("'0123'")));
+  // Whatever it is called there.
+  StateOwner long_name = owner_;
+  long_name.fingerprint = std::string(100000, 'x');
+  const std::string named = EncodeHeader(State(20, 0), long_name);
+  EXPECT_LT(DecodeSavedState(named, owner_).status().message().size(), 500u);
   other = owner_;
   other.max_context = 19;
   EXPECT_THAT(refused(other), AllOf(HasSubstr("20 tokens"), HasSubstr("up to 19")));

@@ -130,6 +130,19 @@ TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
     if (random_() % 2) replicas[home] = Start();  // It is killed, and begins anew.
     home = static_cast<int>(random_() % 3);
   }
+  for (const auto& replica : replicas) EXPECT_EQ(replica->transfer->states_dropped(), 0);
+}
+
+// What comes without a state has none that others must not see.
+TEST_F(SessionArchiveTest, ATextAloneHasNoOrigin) {
+  const auto replica = Start();
+  const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
+  const auto packed = replica->transfer->Pack(owner_, mine, std::nullopt, max_state_bytes_, now_);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const auto loaded = replica->transfer->Load(owner_, packed->header, "", {}, /*origin=*/77, now_);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->info.origin, 0u);
 }
 
 TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {

@@ -26,8 +26,8 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
           "unix:/path; port in [0, 65535], 0 takes any free one.");
 ABSL_FLAG(
     std::string, http_listen, "127.0.0.1:8080",
-    "Address of /metrics, /healthz, /readyz, /balancerz and /version, written as for --listen. "
-    "Empty: no such port.");
+    "Address of the API over HTTP, and of /metrics, /healthz, /readyz, /balancerz and /version, "
+    "written as for --listen. Empty: no such port.");
 ABSL_FLAG(bool, http_page, true,
           "Show a page at / of --http_listen, with which a person tries the model in a browser.");
 ABSL_FLAG(std::string, tls_certificate, "",

@@ -85,6 +85,12 @@ int OpenCalls(const ServerOptions& options) {
   return std::min(options.max_streams, options.engine.max_running + options.engine.max_queue);
 }
 
+int64_t HttpBodyBytes(const ServerOptions& options) {
+  if (options.http_listen.empty()) return 0;
+  const int64_t wanted = std::max<int64_t>(options.message_bytes / 4, options.max_message_bytes);
+  return std::min(wanted, options.message_bytes / 2);
+}
+
 absl::Status ValidateServerOptions(ServerOptions* options) {
   if (options->model_dir.empty()) {
     return absl::InvalidArgumentError(

@@ -16,7 +16,7 @@ struct ServerOptions {
   std::string model_name;  // Label in metrics and answers. Empty: the folder's name.
   // In the form of ParseListenAddress().
   std::string listen = "127.0.0.1:50051";      // gRPC.
-  std::string http_listen = "127.0.0.1:8080";  // Metrics and health; empty: none.
+  std::string http_listen = "127.0.0.1:8080";  // The API, metrics, health; empty: none.
   bool http_page = true;                       // The page at / of http_listen.
   std::string tls_certificate, tls_key;        // PEM files, both or none; none: no TLS.
   std::string tls_client_ca;  // Clients need a certificate of one of these; empty: they need none.
@@ -69,6 +69,9 @@ struct ServerOptions {
 
 // Generate calls that may wait or run at the same time.
 int OpenCalls(const ServerOptions& options);
+
+// What bodies of HTTP requests may take of message_bytes; the rest is gRPC's.
+int64_t HttpBodyBytes(const ServerOptions& options);
 
 // INVALID_ARGUMENT names the flag, its value and its range. Fills in model_name.
 absl::Status ValidateServerOptions(ServerOptions* options);

@@ -17,6 +17,7 @@
 #include "server/grpc/grpc_port.h"
 #include "server/grpc/inference_service.h"
 #include "server/grpc/unread_calls.h"
+#include "server/http/api_routes.h"
 #include "server/http/http_server.h"
 #include "server/http/operator_pages.h"
 #include "server/net/descriptors.h"
@@ -271,10 +272,14 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   http_options.address = options.http_listen;
   if (options.http_tls) http_options.tls = tls.get();
   http_options.max_connections = shares.http;
+  http_options.body = absl::ToChronoMilliseconds(options.message_timeout);
+  http_options.body_bytes = HttpBodyBytes(options);
+  http_options.refusal = &ApiRefusal;
   std::vector<HttpRoute> routes = OperatorRoutes(pages);
   if (options.http_page) {
     for (HttpRoute& route : PageRoutes()) routes.push_back(std::move(route));
   }
+  for (HttpRoute& route : ApiRoutes(&environment)) routes.push_back(std::move(route));
   auto started = HttpServer::Start(http_options, std::move(routes), log);
   if (!started.ok()) return started.status();
   http = *std::move(started);
@@ -403,6 +408,7 @@ void Server::AnnounceDrain() {
 void Server::DismissClients() {
   AnnounceDrain();
   impl_->grpc->Dismiss();
+  if (impl_->http != nullptr) impl_->http->Dismiss();
 }
 
 void Server::Drain() {
@@ -421,6 +427,8 @@ void Server::Drain() {
   }
   s.grpc->Shutdown(absl::Milliseconds(200));
   s.http.reset();
+  // What its clients have not taken ends with it, by the writer's thread.
+  s.environment.streams.WaitForNone(SteadyNow() + absl::Seconds(1));
   if (s.engine_thread != nullptr) s.engine_thread->Stop();
   s.log->Info("stopped");
 }

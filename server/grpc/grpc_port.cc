@@ -56,7 +56,7 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
   // The memory of messages and of calls; the memory plan has both. UnreadCalls limits slow messages
   // to half of theirs. If fast messages need more, the library ends calls, no matter which.
   grpc::ResourceQuota memory("packrat");
-  memory.Resize(options.message_bytes + kCallBytes * OpenCalls(options));
+  memory.Resize(options.message_bytes - HttpBodyBytes(options) + kCallBytes * OpenCalls(options));
   builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   // The library would inflate a compressed message before it checks the size.

@@ -12,7 +12,7 @@ namespace {
 // For the model's files, the log, gRPC and the engine, which use about 30.
 constexpr int64_t kOwn = 128;
 constexpr int64_t kLowest = 256;
-constexpr int64_t kMostHttp = 1024;
+constexpr int64_t kMostHttp = 4096;
 constexpr int64_t kMostGrpc = 4096;
 constexpr rlim_t kHighest = 1 << 20;
 

@@ -3,10 +3,12 @@
 #include "server/http/http_reply.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdio>
 #include <deque>
 #include <memory>
 #include <string>
@@ -170,6 +172,28 @@ TEST_F(HttpReplies, WaitForSlowReaders) {
   const size_t head = client.ReadUntil("\r\n\r\n").size();
   EXPECT_GT(head, 0u);
   EXPECT_EQ(client.ReadAll().size(), piece.size() * kPieces);
+}
+
+// Of the server's own; what the system keeps of a socket is not in it.
+TEST_F(HttpReplies, CostLittleMemory) {
+  Start();
+  constexpr int kStreams = 400;
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  std::vector<Taken> calls;
+  const auto open = [&] {
+    clients.push_back(std::make_unique<HttpClient>(server_->port()));
+    clients.back()->Send(kGet);
+    calls.push_back(Next());
+    calls.back().reply->Begin(Head());
+    EXPECT_TRUE(calls.back().Write("data: x\n\n"));
+    calls.back().request = {};
+  };
+  for (int i = 0; i < 20; ++i) open();
+  const size_t before = mallinfo2().uordblks;
+  for (int i = 0; i < kStreams; ++i) open();
+  const size_t each = (mallinfo2().uordblks - before) / kStreams;
+  std::printf("%zu bytes a stream\n", each);
+  EXPECT_LT(each, 8192u);
 }
 
 TEST_F(HttpReplies, TellThatTheClientIsGone) {

@@ -328,7 +328,7 @@ TEST(Listener, StopsWithoutAConnection) {
 TEST(Descriptors, AreShared) {
   const auto many = ShareDescriptors(1 << 20, 0);
   EXPECT_EQ(many->grpc, 4096);
-  EXPECT_EQ(many->http, 1024);
+  EXPECT_EQ(many->http, 4096);
   const auto few = ShareDescriptors(1024, 0);
   EXPECT_EQ(few->grpc, 1024 - 128 - 128);
   EXPECT_EQ(few->http, 128);

@@ -1,0 +1,45 @@
+// What every request to an API goes through: who asks, whether calls are taken, and a thread that
+// may read a body of its length.
+#ifndef PACKRAT_SERVER_HTTP_API_DOOR_H_
+#define PACKRAT_SERVER_HTTP_API_DOOR_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "server/generation/call_account.h"
+#include "server/generation/call_environment.h"
+#include "server/generation/caller.h"
+#include "server/http/http_reply.h"
+
+namespace packrat {
+
+// A request that has been let in.
+struct ApiRequest {
+  CallEnvironment* environment;
+  HttpRequest http;
+  CallInfo info;
+  std::shared_ptr<HttpReply> reply;
+  std::shared_ptr<CallAccount> account;  // Of a request that comes to no call.
+  std::function<HttpAnswer(const absl::Status&)> refuse;
+
+  // The answer for one that comes to no call; it is logged and counted.
+  void Refuse(const absl::Status& status) const;
+  void Answer(HttpAnswer answer) const;
+};
+
+// An API's handler. `call`: what its calls are named in the log and in metrics. `work` must be
+// quick if the body is short (WorkPool::kShortBytes): the server's thread runs it then.
+struct ApiDoor {
+  CallEnvironment* environment;
+  const char* call;
+  std::function<HttpAnswer(const absl::Status&)> refuse;
+  std::function<void(std::shared_ptr<ApiRequest>)> work;
+
+  void operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) const;
+};
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_HTTP_API_DOOR_H_

@@ -1,0 +1,242 @@
+#include "server/http/api_routes.h"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/generation/unary_methods.h"
+#include "server/http/api_door.h"
+#include "server/http/generation_answer.h"
+#include "server/http/proto_json.h"
+#include "server/http/unary_answer.h"
+#include "server/openai/json.h"
+#include "server/openai/openai.h"
+
+namespace packrat {
+namespace {
+
+using openai::Endpoint;
+using RequestPtr = std::shared_ptr<ApiRequest>;
+
+constexpr char kJson[] = "application/json";
+constexpr char kEvents[] = "text/event-stream";
+constexpr char kLines[] = "application/x-ndjson";
+
+HttpAnswer OpenAiRefusal(const absl::Status& status, const openai::NameList& names = {}) {
+  const openai::ErrorAnswer error = openai::MakeErrorAnswer(status, names);
+  HttpAnswer answer = {error.http_status, kJson, error.body, {}};
+  if (error.retry_after.has_value()) {
+    const int64_t ms = absl::ToInt64Milliseconds(*error.retry_after);
+    // The first is HTTP's, the second what OpenAI's own clients look for first.
+    answer.headers.emplace_back("Retry-After",
+                                absl::StrCat(std::max<int64_t>((ms + 999) / 1000, 1)));
+    answer.headers.emplace_back("Retry-After-Ms", absl::StrCat(ms));
+  }
+  if (answer.status == 503 && answer.headers.empty()) answer.headers = {{"Retry-After", "1"}};
+  if (answer.status == 401) answer.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return answer;
+}
+
+// OpenAI's endpoints.
+class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
+ public:
+  explicit OpenAiFront(CallEnvironment* environment)
+      : environment_(environment), started_(absl::ToUnixSeconds(absl::Now())) {}
+
+  void Generate(Endpoint endpoint, const RequestPtr& request) {
+    auto parsed = openai::ParseAsk(endpoint, request->http.body, context());
+    if (!parsed.ok()) return request->Refuse(parsed.status());
+    request->http = {};  // It may be large.
+    GenerationAsk ask;
+    ask.calls = std::move(parsed->calls);
+    ask.stream = parsed->form.stream;
+    ask.content_type = ask.stream ? kEvents : kJson;
+    ask.refuse = [names = parsed->names](const absl::Status& status) {
+      return OpenAiRefusal(status, names);
+    };
+    ask.make_writer = [front = shared_from_this(),
+                       form = std::make_shared<openai::AnswerForm>(std::move(parsed->form))](
+                          const std::string& id) {
+      return openai::MakeAnswerWriter(std::move(*form), front->context(), id,
+                                      absl::ToUnixSeconds(absl::Now()));
+    };
+    AnswerGenerations(environment_, std::move(ask), request->info, request->reply);
+  }
+
+  void Models(const RequestPtr& request) {
+    request->Answer({200, kJson, openai::ListModels(context()), {}});
+  }
+
+  void Model(const RequestPtr& request) {
+    static constexpr char kPrefix[] = "/v1/models/";
+    const auto model = openai::GetModel(
+        context(), absl::string_view(request->http.path).substr(sizeof kPrefix - 1));
+    if (!model.ok()) return request->Refuse(model.status());
+    request->Answer({200, kJson, *model, {}});
+  }
+
+ private:
+  // Called once there is a model, which stays.
+  const openai::Context& context() {
+    std::call_once(made_, [this] {
+      const ServedModel& served = *environment_->served.load();
+      context_.model = environment_->options->model_name;
+      context_.fingerprint = served.model->fingerprint();
+      context_.started = started_;
+      context_.max_context = served.engine->options().max_context;
+      if (served.tokenizer != nullptr) {
+        context_.piece = [tokenizer = served.tokenizer](int32_t id) {
+          return tokenizer->PieceText(id);
+        };
+      }
+    });
+    return context_;
+  }
+
+  CallEnvironment* const environment_;
+  const int64_t started_;
+  std::once_flag made_;
+  openai::Context context_;
+};
+
+// POST /tokenize {"prompt": TEXT, "add_special_tokens": BOOL} and /detokenize {"tokens": [IDS]}, as
+// other servers have them.
+void TokenizeText(const RequestPtr& request) {
+  const auto body = openai::ParseBody(request->http.body);
+  if (!body.ok()) return request->Refuse(body.status());
+  v1::TokenizeRequest message;
+  absl::Status status =
+      openai::OnlyMembers("body", *body, {"model", "prompt", "add_special_tokens"});
+  const auto* prompt = openai::Find(*body, "prompt");
+  if (status.ok() && prompt == nullptr) status = openai::Refuse("prompt", "is missing");
+  if (status.ok()) status = openai::SetPath("prompt", *prompt, "text", &message);
+  if (const auto* special = openai::Find(*body, "add_special_tokens");
+      status.ok() && special != nullptr) {
+    status = openai::SetPath("add_special_tokens", *special, "add_bos", &message);
+  }
+  if (!status.ok()) return request->Refuse(status);
+  const int max_context = request->environment->served.load()->engine->options().max_context;
+  AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
+      {"Tokenize", &Tokenize}, request, std::move(message),
+      [max_context](const v1::TokenizeResponse& response) {
+        const std::vector<int32_t> tokens(response.token_ids().begin(), response.token_ids().end());
+        return HttpAnswer{
+            200,
+            kJson,
+            openai::Dump(
+                {{"count", tokens.size()}, {"max_model_len", max_context}, {"tokens", tokens}}),
+            {}};
+      });
+}
+
+void DetokenizeIds(const RequestPtr& request) {
+  const auto body = openai::ParseBody(request->http.body);
+  if (!body.ok()) return request->Refuse(body.status());
+  v1::DetokenizeRequest message;
+  absl::Status status = openai::OnlyMembers("body", *body, {"model", "tokens"});
+  const auto* tokens = openai::Find(*body, "tokens");
+  if (status.ok() && tokens == nullptr) status = openai::Refuse("tokens", "is missing");
+  if (status.ok()) status = openai::SetPath("tokens", *tokens, "token_ids", &message);
+  if (!status.ok()) return request->Refuse(status);
+  message.set_skip_special_tokens(false);
+  AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      {"Detokenize", &Detokenize}, request, std::move(message),
+      [](const v1::DetokenizeResponse& response) {
+        return HttpAnswer{200, kJson, openai::Dump({{"prompt", response.text()}}), {}};
+      });
+}
+
+// Generate and Score of packrat.v1.
+template <typename Request>
+void GenerateMessages(const RequestPtr& request) {
+  Request message;
+  const absl::Status status = FromJson(request->http.body, &message);
+  if (!status.ok()) return request->Refuse(status);
+  const bool events = absl::StrContains(request->http.Header("Accept"), kEvents);
+  request->http = {};
+  GenerationAsk ask;
+  ask.calls.emplace_back(std::move(message));
+  ask.stream = true;
+  ask.content_type = events ? kEvents : kLines;
+  ask.refuse = &StatusAnswer;
+  ask.make_writer = [events](const std::string&) { return MakeMessageWriter(events); };
+  AnswerGenerations(request->environment, std::move(ask), request->info, request->reply);
+}
+
+template <typename Request, typename Response>
+void AnswerMessage(const UnaryMethod<Request, Response>& method, const RequestPtr& request) {
+  Request message;
+  const absl::Status status = FromJson(request->http.body, &message);
+  if (!status.ok()) return request->Refuse(status);
+  request->http = {};
+  AnswerUnary<Request, Response>(method, request, std::move(message), [](const Response& response) {
+    return HttpAnswer{200, kJson, ToJson(response) + "\n", {}};
+  });
+}
+
+}  // namespace
+
+std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
+  std::vector<HttpRoute> routes;
+  const auto add = [&](std::string path, const char* method, const char* call, auto refuse,
+                       std::function<void(const RequestPtr&)> work) {
+    routes.push_back(
+        {std::move(path), method, ApiDoor{environment, call, std::move(refuse), std::move(work)},
+         /*open_to_all=*/false, static_cast<size_t>(environment->options->max_message_bytes),
+         /*waits=*/true});
+  };
+  const auto refuse = [](const absl::Status& status) { return OpenAiRefusal(status); };
+  const auto front = std::make_shared<OpenAiFront>(environment);
+  for (const auto& [path, endpoint] : {std::pair("/v1/completions", Endpoint::kCompletions),
+                                       {"/v1/chat/completions", Endpoint::kChat},
+                                       {"/v1/responses", Endpoint::kResponses}}) {
+    add(path, "POST", "Generate", refuse,
+        [front, e = endpoint](const RequestPtr& request) { front->Generate(e, request); });
+  }
+  add("/v1/models", "GET", "GetModelInfo", refuse,
+      [front](const RequestPtr& request) { front->Models(request); });
+  add("/v1/models/*", "GET", "GetModelInfo", refuse,
+      [front](const RequestPtr& request) { front->Model(request); });
+  add("/v1/embeddings", "POST", "Generate", refuse,
+      [](const RequestPtr& request) { request->Refuse(openai::NoEmbeddings()); });
+  add("/tokenize", "POST", "Tokenize", refuse, &TokenizeText);
+  add("/detokenize", "POST", "Detokenize", refuse, &DetokenizeIds);
+
+  static constexpr char kOurs[] = "/packrat/v1/";
+  add(absl::StrCat(kOurs, "Generate"), "POST", "Generate", &StatusAnswer,
+      &GenerateMessages<v1::GenerateRequest>);
+  add(absl::StrCat(kOurs, "Score"), "POST", "Score", &StatusAnswer,
+      &GenerateMessages<v1::ScoreRequest>);
+  ForEachUnaryMethod([&](auto method) {
+    add(absl::StrCat(kOurs, method.name), "POST", method.name, &StatusAnswer,
+        [method](const RequestPtr& request) { AnswerMessage(method, request); });
+  });
+  routes.push_back({"/openapi.json", "GET", AtOnce([](const HttpRequest&) {
+                      return HttpAnswer{200, kJson, openai::OpenApi(), {}};
+                    })});
+  return routes;
+}
+
+HttpAnswer ApiRefusal(const std::string& path, int status, const std::string& message) {
+  const bool openai =
+      absl::StartsWith(path, "/v1/") || path == "/tokenize" || path == "/detokenize";
+  if (!openai && !absl::StartsWith(path, "/packrat/")) return PlainRefusal(status, message);
+  // The nearest code; what is said over HTTP stays the HTTP status.
+  absl::Status as = absl::InvalidArgumentError(message);
+  if (status == 404) as = absl::NotFoundError(message);
+  if (status == 403) as = absl::PermissionDeniedError(message);
+  if (status == 408) as = absl::DeadlineExceededError(message);
+  if (status == 500) as = absl::InternalError(message);
+  if (status == 501 || status == 405) as = absl::UnimplementedError(message);
+  if (status == 503) as = absl::UnavailableError(message);
+  HttpAnswer answer = openai ? OpenAiRefusal(as) : StatusAnswer(as);
+  answer.status = status;
+  return answer;
+}
+
+}  // namespace packrat

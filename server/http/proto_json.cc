@@ -1,0 +1,125 @@
+#include "server/http/proto_json.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "server/generation/call_status.h"
+
+namespace packrat {
+namespace {
+
+namespace util = google::protobuf::util;
+
+google::rpc::Status WireStatus(const absl::Status& status) {
+  google::rpc::Status wire;
+  wire.set_code(static_cast<int32_t>(WireCode(status)));
+  wire.set_message(std::string(status.message()));
+  const auto after = RetryDelay(status);
+  if (!after.has_value()) return wire;
+  google::rpc::RetryInfo retry;
+  const timespec time = absl::ToTimespec(*after);
+  retry.mutable_retry_delay()->set_seconds(time.tv_sec);
+  retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(time.tv_nsec));
+  wire.add_details()->PackFrom(retry);
+  return wire;
+}
+
+class MessageWriter final : public openai::AnswerWriter {
+ public:
+  explicit MessageWriter(bool events) : events_(events) {}
+
+  std::string Begin() override { return ""; }
+  std::string Add(size_t, const v1::GenerateResponse& message) override {
+    return Piece(ToJson(message));
+  }
+  std::string Finish() override { return ""; }
+  std::string Fail(const absl::Status& status) override {
+    return Piece(absl::StrCat("{\"error\":", ToJson(WireStatus(status)), "}"));
+  }
+
+ private:
+  // JSON of one line.
+  std::string Piece(const std::string& json) const {
+    return events_ ? absl::StrCat("data: ", json, "\n\n") : absl::StrCat(json, "\n");
+  }
+
+  const bool events_;
+};
+
+}  // namespace
+
+absl::Status FromJson(absl::string_view text, google::protobuf::Message* message) {
+  if (text.empty()) return absl::OkStatus();
+  const auto status = util::JsonStringToMessage({text.data(), text.size()}, message);
+  if (status.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the body is no JSON of ", message->GetDescriptor()->full_name(), ": ",
+                   absl::string_view(status.message().data(), status.message().size())));
+}
+
+std::string ToJson(const google::protobuf::Message& message) {
+  util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  // It fails for Any of an unknown type alone, which no message of ours has.
+  if (!util::MessageToJsonString(message, &json, options).ok()) return "{}";
+  return json;
+}
+
+int HttpStatusOf(const absl::Status& status) {
+  switch (WireCode(status)) {
+    case absl::StatusCode::kOk:
+      return 200;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+      return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
+      return 409;
+    case absl::StatusCode::kResourceExhausted:
+      return 429;
+    case absl::StatusCode::kCancelled:
+      return 499;
+    case absl::StatusCode::kUnimplemented:
+      return 501;
+    case absl::StatusCode::kUnavailable:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+HttpAnswer StatusAnswer(const absl::Status& status) {
+  HttpAnswer answer = {
+      HttpStatusOf(status), "application/json", absl::StrCat(ToJson(WireStatus(status)), "\n"), {}};
+  const auto after = RetryDelay(status);
+  if (after.has_value() || answer.status == 503) {
+    const int64_t seconds =
+        after.has_value() ? absl::ToInt64Seconds(absl::Ceil(*after, absl::Seconds(1))) : 1;
+    answer.headers.emplace_back("Retry-After", absl::StrCat(std::max<int64_t>(seconds, 1)));
+  }
+  if (answer.status == 401) answer.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return answer;
+}
+
+std::unique_ptr<openai::AnswerWriter> MakeMessageWriter(bool events) {
+  return std::make_unique<MessageWriter>(events);
+}
+
+}  // namespace packrat

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include "absl/flags/flag.h"
@@ -71,6 +72,13 @@ ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt,
 ABSL_FLAG(absl::optional<int32_t>, num_choices, absl::nullopt,
           absl::StrCat("complete: so many continuations, shown when all are there; range ",
                        packrat::bounds::kNumChoices.Range(), "."));
+ABSL_FLAG(absl::optional<std::string>, grammar, absl::nullopt,
+          "complete: the answer matches this grammar in GBNF; @FILE: what the file holds.");
+ABSL_FLAG(absl::optional<std::string>, regex, absl::nullopt,
+          "complete: the answer matches this regular expression; @FILE: what the file holds.");
+ABSL_FLAG(absl::optional<std::string>, json_schema, absl::nullopt,
+          "complete: the answer is JSON by this schema, e.g. '{\"type\": \"object\"}'; @FILE: what "
+          "the file holds.");
 ABSL_FLAG(std::string, candidates, "",
           "score: file with a candidate in each line; \\n and the like are understood.");
 ABSL_FLAG(absl::optional<bool>, use_cache, absl::nullopt,
@@ -158,6 +166,22 @@ std::string Unescaped(const std::string& text) {
   return absl::CUnescape(text, &plain) ? plain : text;
 }
 
+// The value of a flag, or of the file that it names behind an @.
+absl::StatusOr<std::string> TextOrFile(absl::string_view flag, const std::string& value) {
+  std::string text = value;
+  if (absl::StartsWith(value, "@")) {
+    std::ifstream file(value.substr(1));
+    if (!file) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", flag, ": ", value.substr(1), " cannot be read"));
+    }
+    text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  const absl::Status status = CheckUtf8(absl::StrCat("--", flag), text);
+  if (!status.ok()) return status;
+  return text;
+}
+
 }  // namespace
 
 absl::Status CheckFlags() {
@@ -170,6 +194,10 @@ absl::Status CheckFlags() {
   }
   if (status.ok()) status = CheckUtf8("--session", absl::GetFlag(FLAGS_session));
   if (status.ok()) status = CheckUtf8("--system", absl::GetFlag(FLAGS_system));
+  for (const auto* flag : {&FLAGS_grammar, &FLAGS_regex, &FLAGS_json_schema}) {
+    if (!status.ok()) break;
+    status = TextOrFile(flag->Name(), absl::GetFlag(*flag).value_or("")).status();
+  }
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
   if (status.ok()) status = ApiKeyFromFlags().status();
   Connection::Options ignored;
@@ -225,6 +253,11 @@ v1::GenerateRequest RequestFromFlags() {
 
   const std::string session = absl::GetFlag(FLAGS_session);
   if (!session.empty()) request.set_session(session);
+  // CheckFlags() has reported errors.
+  const auto text = [](const std::string& x) { return TextOrFile("", x).value_or(""); };
+  IfGiven(FLAGS_grammar, [&](const std::string& x) { request.set_grammar(text(x)); });
+  IfGiven(FLAGS_regex, [&](const std::string& x) { request.set_regex(text(x)); });
+  IfGiven(FLAGS_json_schema, [&](const std::string& x) { request.set_json_schema(text(x)); });
 
   v1::StopParams* stop = request.mutable_stop();
   IfGiven(FLAGS_max_tokens, [&](int32_t x) { stop->set_max_tokens(x); });

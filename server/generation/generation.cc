@@ -9,6 +9,16 @@
 #include "server/generation/request_rules.h"
 
 namespace packrat {
+namespace {
+
+// As bytes of text: a grammar, however short, is compiled by a thread of the pool.
+size_t WorkOf(const v1::GenerateRequest& request) {
+  const bool constrained =
+      request.has_grammar() || request.has_regex() || request.has_json_schema();
+  return request.ByteSizeLong() + (constrained ? WorkPool::kShortBytes : 0);
+}
+
+}  // namespace
 
 std::shared_ptr<Generation> Generation::Generate(CallEnvironment* environment,
                                                  const v1::GenerateRequest* request,
@@ -18,7 +28,7 @@ std::shared_ptr<Generation> Generation::Generate(CallEnvironment* environment,
     return MakeRequests(*request, rules, seed, std::move(history));
   };
   Ask ask = {"Generate",
-             request->ByteSizeLong(),
+             WorkOf(*request),
              request->has_priority(),
              request->has_session() ? &request->session() : nullptr,
              /*takes_turn=*/true,

@@ -44,7 +44,6 @@ absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
   const std::pair<const char*, bool> unbuilt[] = {
       {"fork_from", wire.has_fork_from()},
       {"snapshot", wire.has_snapshot()},
-      {"grammar", wire.has_grammar()},
   };
   for (const auto& [field, set] : unbuilt) {
     if (!set) continue;
@@ -52,6 +51,40 @@ absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
         absl::StrCat(field, " is not supported by this server; leave it unset"));
   }
   return absl::OkStatus();
+}
+
+// The grammar of the output; null where none is asked for.
+absl::StatusOr<std::shared_ptr<TokenGrammar>> MakeGrammar(const v1::GenerateRequest& wire,
+                                                          const RequestRules& rules) {
+  struct Field {
+    const char* name;
+    bool set;
+    GrammarNotation notation;
+    const std::string* text;
+  };
+  const Field fields[] = {
+      {"grammar", wire.has_grammar(), GrammarNotation::kGbnf, &wire.grammar()},
+      {"regex", wire.has_regex(), GrammarNotation::kRegex, &wire.regex()},
+      {"json_schema", wire.has_json_schema(), GrammarNotation::kJsonSchema, &wire.json_schema()},
+  };
+  const Field* chosen = nullptr;
+  for (const Field& field : fields) {
+    if (!field.set) continue;
+    if (chosen != nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(chosen->name, " and ", field.name, " are both set; one of them at most"));
+    }
+    chosen = &field;
+  }
+  if (chosen == nullptr) return nullptr;
+  if (rules.grammars == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(chosen->name, " needs a tokenizer, and this model has none"));
+  }
+  auto grammar = rules.grammars->Get(chosen->notation, *chosen->text);
+  if (grammar.ok()) return grammar;
+  return absl::Status(grammar.status().code(),
+                      absl::StrCat(chosen->name, ": ", grammar.status().message()));
 }
 
 SamplingParams MakeSampling(const v1::SamplingParams& wire, const SamplingDefaults& defaults,
@@ -87,7 +120,9 @@ TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules, 
   }
   out.skip_special_tokens = !wire.has_skip_special_tokens() || wire.skip_special_tokens();
   // An empty prompt is not continued, so the first word needs no space before it.
-  out.continues_text = continues || !(wire.has_text() && wire.text().empty());
+  // What a grammar describes is the text of the tokens as it is.
+  const bool constrained = wire.has_grammar() || wire.has_regex() || wire.has_json_schema();
+  out.continues_text = continues || constrained || !(wire.has_text() && wire.text().empty());
   return out;
 }
 
@@ -213,6 +248,7 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
   RequestRules rules;
   rules.limits = limits;
   rules.tokenizer = tokenizer;
+  if (tokenizer != nullptr) rules.grammars = std::make_shared<GrammarCache>(tokenizer);
   for (int id = 0; tokenizer != nullptr && id < tokenizer->num_pieces(); ++id) {
     rules.max_piece_bytes = std::max(rules.max_piece_bytes, tokenizer->PieceText(id).size());
   }
@@ -248,6 +284,9 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
 
+  auto grammar = MakeGrammar(wire, rules);
+  if (!grammar.ok()) return grammar.status();
+  out.grammar = *std::move(grammar);
   absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, continues);
   if (!prompt.ok()) return prompt.status();
   out.prompt = std::move(history);

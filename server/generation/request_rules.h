@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "models/config.h"
 #include "models/text/tokenizer.h"
+#include "runtime/grammar_cache.h"
 #include "runtime/request.h"
 #include "runtime/validate.h"
 
@@ -38,9 +40,10 @@ struct RequestRules {
   SamplingDefaults sampling;
   StopDefaults stop;
   SolverOptions solver;
-  const Tokenizer* tokenizer = nullptr;  // Null: token ids only.
-  size_t max_piece_bytes = 0;            // The tokenizer's longest piece.
-  size_t max_text_bytes = 0;             // More than this cannot be max_context tokens.
+  const Tokenizer* tokenizer = nullptr;    // Null: token ids only.
+  std::shared_ptr<GrammarCache> grammars;  // Null where there is no tokenizer.
+  size_t max_piece_bytes = 0;              // The tokenizer's longest piece.
+  size_t max_text_bytes = 0;               // More than this cannot be max_context tokens.
 };
 
 // Fills in max_piece_bytes and max_text_bytes.
@@ -50,6 +53,7 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
 // the client sent none. Prompts begin with `history`, the text of the session. ValidateRequest()
 // accepts the result. INVALID_ARGUMENT names the field as on the wire, and its range.
 // FAILED_PRECONDITION: text, but no tokenizer.
+// May take as long as GrammarCache::Get().
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
                                                   const RequestRules& rules, uint64_t seed,
                                                   std::vector<int32_t> history = {});

@@ -132,7 +132,7 @@ def bad(caller):
     elif what == 4:
         request.text = "long " * 20000
     else:
-        request.grammar = "not built"
+        request.fork_from = "not built"
     return caller.read("bad request", request, ("INVALID_ARGUMENT",))
 
 

@@ -37,6 +37,9 @@ const struct {
     {"priority", "-7", "priority: -7"},
     {"num_choices", "3", "num_choices: 3"},
     {"session", "a-1_", "session: 'a-1_'"},
+    {"grammar", "root ::= 'a'", R"(grammar: "root ::= 'a'")"},
+    {"regex", "a+", "regex: 'a+'"},
+    {"json_schema", "{}", "json_schema: '{}'"},
     {"use_cache", "false", "use_cache: false"},
     {"cache_salt", "pepper", R"(cache_salt: "pepper")"},
     {"max_tokens", "9", "stop { max_tokens: 9 }"},
@@ -117,7 +120,7 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
           "sampling.logit_bias.bias", "sampling.allowed_token_ids", "sampling.banned_token_ids",
           "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
           // Refused by the server.
-          "fork_from", "snapshot", "grammar", "echo_prompt"}));
+          "fork_from", "snapshot", "echo_prompt"}));
 }
 
 TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {

@@ -151,7 +151,6 @@ std::vector<Case> Cases() {
       {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "not supported"},
       {"num_choices", [](R* r) { r->set_num_choices(17); }, "num_choices is 17", "[1, 16]"},
       {"no choices", [](R* r) { r->set_num_choices(0); }, "num_choices is 0", "[1, 16]"},
-      {"grammar", [](R* r) { r->set_grammar("a"); }, "grammar", "not supported"},
   };
 }
 

@@ -15,7 +15,9 @@
 // dear ones faster (GreedyDual by size: Cao and Irani, 1997). Of positive importance a snapshot
 // counts kImportantWorth times: it outlives many others, but what nobody comes back to does not
 // stay for ever. Of equals the least recently used goes first. Where one is kept, the important
-// ones of shorter texts on its way have served their turn: they are dropped first.
+// ones of shorter texts on its way have served their turn: they are dropped first. So have those of
+// earlier requests from which the text goes on in this way alone and that nobody but this one began
+// with: the earlier turns of a chat whose client sends all of it each time.
 //
 // What is dropped for room goes into a lower tier (state_tiers.h), where there is one and the state
 // is worth the way: one of positive importance, or one that several texts began with. Its node then

@@ -55,6 +55,13 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
     const bool own = above->has_snapshot() && above->writer == writer && writer != 0;
     if (own && above->uses == 0) Drop(above);
   }
+  for (Node* above = node->parent; above->parent != nullptr && above->children.size() == 1;
+       above = above->parent) {
+    const bool others = above->has_snapshot() && above->writer != writer;
+    if (others && above->importance == 0 && above->uses <= 1) {
+      Reorder(above, [&] { above->importance = -1; });
+    }
+  }
   SetPriority(node);
 }
 

@@ -51,13 +51,15 @@ absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolO
   }
   PartCounts total;
   total.slots = static_cast<int32_t>(one.slots * sequences);
-  total.tails = static_cast<int32_t>(sequences);
+  total.tails = static_cast<int32_t>(sequences);  // More below, where they are free.
   const int64_t rest = budget - sequences * fixed_bytes;
   const double share = page_bytes > 0 ? static_cast<double>(rest) / page_bytes : 0.0;
   for (int32_t need : one.pages) {
     const int64_t wanted = int64_t{need} * sequences;
     const int64_t given = std::max<int64_t>(need, static_cast<int64_t>(need * share));
     total.pages.push_back(static_cast<int32_t>(std::min<int64_t>({wanted, given, INT32_MAX})));
+    // A kept state has a tail and a page at least.
+    if (fixed_bytes == 0) total.tails = std::max(total.tails, total.pages.back());
   }
   return total;
 }

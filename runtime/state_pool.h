@@ -6,7 +6,8 @@
 // reference is dropped. What the cache alone refers to can be reclaimed: it counts as available,
 // and Take() has the cache drop states until a part is free.
 //
-// Policy: slots and tails for every one of max_running sequences and of cache_sequences more, pages
+// Policy: slots and tails for every one of max_running sequences and of cache_sequences more (tails
+// without bytes, and no slots: as many as pages, so that short texts may all be kept), pages
 // for what they need at max_context, all of it if state_bytes allows. Otherwise slots and tails get
 // at most half of the memory (but never fewer of them than as many whole sequences as fit), and
 // pages share the rest in the proportion in which a sequence of max_context needs them.

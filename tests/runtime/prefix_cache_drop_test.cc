@@ -153,6 +153,41 @@ TEST_F(PrefixCacheTest, EveryConversationKeepsItsLastState) {
   }
 }
 
+// Chats whose clients send all of the text in each turn, one after the other: a state of a prompt's
+// end and one of the answer's.
+TEST_F(PrefixCacheTest, EveryChatKeepsItsLastStates) {
+  constexpr int kChats = 6;
+  uint64_t writer = 0;
+  for (int turn = 0; turn < 5; ++turn) {
+    for (int chat = 0; chat < kChats; ++chat) {
+      ++writer;
+      const auto text = [&](int tokens) { return Range(1000 * (chat + 1), tokens); };
+      EXPECT_EQ(Begin(text(60 * turn + 40)), 60 * turn) << chat;
+      Keep(text(60 * turn + 40), writer);
+      Keep(text(60 * turn + 60), writer);
+      while (cache_->num_snapshots() > 2 * kChats) cache_->DropOne();
+    }
+  }
+}
+
+// Neither what several began with, nor where texts part, waits for no one.
+TEST_F(PrefixCacheTest, WhatSeveralBeginWithStays) {
+  for (const bool part : {false, true}) {
+    Start(1 << 20);
+    Keep(Range(0, 400), 1);
+    EXPECT_EQ(Begin(Range(0, 410)), 400);
+    if (part) {
+      cache_->Remember("", Range(0, 400) + Range(7000, 3));
+    } else {
+      EXPECT_EQ(Begin(Range(0, 410)), 400);
+    }
+    Keep(Range(0, 410), 2);
+    Keep(Range(5000, 20), 3);
+    cache_->DropOne();
+    EXPECT_EQ(Hit(Range(0, 405)), 400);
+  }
+}
+
 // What one writer leaves on its way takes the place of what it left before, unless somebody has
 // begun with that; and nobody's states, which all come from somewhere else, are not one writer's.
 TEST_F(PrefixCacheTest, AWriterReplacesItsOwn) {
@@ -225,12 +260,28 @@ class PlainRule {
   };
   explicit PlainRule(const StateLayout& layout) : layout_(layout) {}
 
+  void Remember(const Text& text) { texts_.push_back(text); }
   void Put(const Text& text, int32_t tail, uint64_t writer, int importance) {
+    size_t parts = 0;  // Where another text has left this one last.
+    for (const Text& other : texts_) {
+      const auto shared =
+          std::mismatch(text.begin(), text.end(), other.begin(), other.end()).first - text.begin();
+      const auto at = static_cast<size_t>(shared);
+      if (at < text.size() && at < other.size()) parts = std::max(parts, at);
+    }
+    for (Kept& other : kept_) {
+      if (other.writer != writer && other.importance == 0 && uses_of_[other.text] <= 1 &&
+          other.text.size() > parts && Begins(other.text, text)) {
+        other.importance = -1;
+      }
+    }
     for (size_t i = kept_.size(); importance > 0 && i-- > 0;) {
       Kept& other = kept_[i];
       if (other.importance <= 0 || !Begins(other.text, text)) continue;
       other.importance = -1;
-      if (other.writer == writer) kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
+      if (other.writer == writer && uses_of_[other.text] == 0) {
+        kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
+      }
     }
     kept_.push_back({text, tail, writer, importance});
     Use(&kept_.back());
@@ -240,6 +291,7 @@ class PlainRule {
     if (found == nullptr) return 0;
     found->importance = std::max(found->importance, 0);
     Use(found);
+    ++uses_of_[found->text];
     return static_cast<int>(found->text.size());
   }
   bool DropOne() {
@@ -283,6 +335,8 @@ class PlainRule {
 
   const StateLayout& layout_;
   std::vector<Kept> kept_;
+  std::vector<Text> texts_;
+  std::map<Text, int> uses_of_;
   double clock_ = 0;
   uint64_t uses_ = 0;
 };
@@ -305,7 +359,7 @@ TEST_F(PrefixCacheTest, DropsWhatThePlainRuleDrops) {
       texts.push_back(text);
       switch (random() % 5) {
         case 0:
-          EXPECT_EQ(Hit(text), plain.Find(text));
+          EXPECT_EQ(Begin(text), plain.Find(text));
           break;
         case 1:
           ASSERT_EQ(cache_->DropOne(), plain.DropOne());
@@ -313,6 +367,7 @@ TEST_F(PrefixCacheTest, DropsWhatThePlainRuleDrops) {
           break;
         default: {
           PrefixCache::Node* const node = cache_->Remember("", text);
+          plain.Remember(text);
           if (node == nullptr || text.size() < 16) break;
           Snapshot snapshot = Make(text);
           const uint64_t writer = 1 + random() % 9;

@@ -63,6 +63,11 @@ class PrefixCacheTest : public ::testing::Test {
     EXPECT_EQ(snapshot.position, 0);
     return true;
   }
+  // A sequence begins with what there is of a prompt. Its tokens.
+  int Begin(const Text& text) {
+    const PrefixCache::Found found = cache_->Find("", text);
+    return found.node == nullptr ? 0 : cache_->Use(found.node)->position;
+  }
   // Tokens of the snapshot that a prompt begins with; 0: none.
   int Hit(const Text& text, const std::string& space = "") {
     const PrefixCache::Found found = cache_->Find(space, text);

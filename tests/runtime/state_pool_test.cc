@@ -46,6 +46,21 @@ TEST(PlanParts, GivesAllThatMaxRunningSequencesNeed) {
   EXPECT_EQ(Bytes(layout, *PlanParts(layout, options)), 7 * layout.SequenceBytes(1000));
 }
 
+TEST(PlanParts, TailsThatTakeNothingAreAsManyAsPages) {
+  ModelConfig config;
+  config.layers = {AttentionSpec{2, 1, 8, 0}};
+  const StateLayout layout(config);
+  ASSERT_EQ(layout.tail_bytes, 0u);
+  StatePoolOptions options;
+  options.max_running = 2;
+  options.max_context = 160;
+  options.state_bytes = 2 * layout.SequenceBytes(160);
+  const auto parts = PlanParts(layout, options);
+  ASSERT_TRUE(parts.ok());
+  EXPECT_THAT(parts->pages, ElementsAre(20));
+  EXPECT_EQ(parts->tails, 20);
+}
+
 TEST(PlanParts, NeverExceedsTheLimitAndAlwaysFitsOne) {
   for (bool mesa : {false, true}) {
     const StateLayout layout(Config(mesa));

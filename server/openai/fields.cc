@@ -185,15 +185,15 @@ std::vector<Field> MakeFields() {
   };
 }
 
-const FieldDescriptor* DescriptorOf(const char* path) {
+const FieldDescriptor& DescriptorOf(const char* path) {
   const google::protobuf::Descriptor* type = v1::GenerateRequest::descriptor();
   const FieldDescriptor* field = nullptr;
   for (const absl::string_view name : absl::StrSplit(path, '.')) {
     field = type->FindFieldByName(std::string(name));
-    if (field == nullptr) return nullptr;  // Not built yet: SetPath() refuses it.
+    PACKRAT_CHECK(field != nullptr) << path;
     type = field->message_type();
   }
-  return field;
+  return *field;
 }
 
 OrderedJson Number(double value) {
@@ -271,9 +271,7 @@ const std::vector<Field>& Fields() {
 
 OrderedJson SchemaOf(const Field& field) {
   if (*field.schema != '\0') return OrderedJson::parse(field.schema);
-  const FieldDescriptor* known = DescriptorOf(field.path);
-  if (known == nullptr) return {{"type", "string"}};
-  const FieldDescriptor& at = *known;
+  const FieldDescriptor& at = DescriptorOf(field.path);
   OrderedJson schema = {{"type", JsonType(at)}};
   if (at.is_repeated()) return {{"type", "array"}, {"items", schema}};
   if (field.bound == nullptr) return schema;

@@ -285,7 +285,7 @@ absl::Status SetPath(absl::string_view field, const OrderedJson& value, absl::st
   const std::vector<std::string> names = absl::StrSplit(path, '.');
   for (size_t i = 0; i < names.size(); ++i) {
     const FieldDescriptor* at = message->GetDescriptor()->FindFieldByName(names[i]);
-    if (at == nullptr) return Refuse(field, "is not supported by this server");
+    PACKRAT_CHECK(at != nullptr) << path;
     if (i + 1 == names.size()) return SetField(field, value, *at, message);
     message = message->GetReflection()->MutableMessage(message, at);
   }

@@ -21,9 +21,9 @@ struct Row {
   float best;
 };
 
-// Bias, bans, mask and penalties, in place. Returns a number whose sum over the block and over all of
-// FindBest()'s is 0 if all logits were finite: an infinite or NaN logit adds much, each id that is
-// newly excluded takes 1.
+// Bias, bans, mask and penalties, in place. Returns a number whose sum over the block and over all
+// of FindBest()'s is 0 if all logits were finite: an infinite or NaN logit adds much, each id that
+// is newly excluded takes 1.
 constexpr U64 kNotFinite = U64{1} << 40;
 __device__ __forceinline__ U64 Edit(const std::byte* packed, const PackedRow& p, float* x) {
   U64 sum = 0;

@@ -1,5 +1,5 @@
-// All metrics of /metrics. Only metrics.cc and engine_metrics.cc know Prometheus. All names begin with `packrat_` and
-// have the label `model`, except `process_*`, which every service has.
+// All metrics of /metrics. Only metrics.cc and engine_metrics.cc know Prometheus. All names begin
+// with `packrat_` and have the label `model`, except `process_*`, which every service has.
 #ifndef PACKRAT_SERVER_METRICS_H_
 #define PACKRAT_SERVER_METRICS_H_
 

@@ -9,7 +9,8 @@ namespace {
 constexpr char kUsage[] =
     "usage: packrat logits --model DIR --tokens IN.safetensors --output OUT.safetensors\n"
     "                      [--layers OUT.safetensors] [--piece N] [--cg_tolerance X]\n"
-    "                      [--cg_max_steps N] [--threads N] [--cpu_target auto|sse4|avx2|avx512|amx]\n"
+    "                      [--cg_max_steps N] [--threads N] [--cpu_target "
+    "auto|sse4|avx2|avx512|amx]\n"
     "                      [--activations auto|float32|bfloat16] [--weights stored|int8|int4]\n"
     "                      [--output_weights auto|stored|int8|int4]\n"
     "\n"

@@ -34,7 +34,8 @@ absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::
   stats_.nanoseconds += absl::ToInt64Nanoseconds(SteadyNow() - start);
   ++stats_.calls;
   if (told.ok()) return told;
-  // A path of a file has it, and what Redis says of a command. Whoever has it may use the session.
+  // Messages about a file or a command of Redis may hold the handle, and whoever knows it may use
+  // the session.
   const absl::Status status(told.code(),
                             absl::StrReplaceAll(told.message(), {{key.handle, "..."}}));
   if (!absl::IsUnavailable(status)) return status;

@@ -77,7 +77,7 @@ std::pair<std::string, std::optional<std::string>> Renamed(absl::string_view mes
     const std::string* name = ours && !word.empty() ? NameFor(word, names) : nullptr;
     absl::StrAppend(&text, name != nullptr ? *name : word);
     if (begin == 0 && name != nullptr) {
-      const size_t end = std::min(message.find(' '), message.size());
+      const size_t end = std::min(message.find_first_of(" :", at), message.size());
       field = absl::StrCat(*name, message.substr(at, end - at));
     }
     if (at < message.size()) text += message[at++];

@@ -380,6 +380,7 @@ TEST(Errors, FieldsHaveTheClientsNames) {
       {text, "stop.max_tokens is 0", "max_tokens is 0", "max_tokens"},
       {chat, "stop.max_tokens is 0", "max_completion_tokens is 0", "max_completion_tokens"},
       {chat, "chat.messages[2].role is empty", "messages[2].role is empty", "messages[2].role"},
+      {chat, "chat: there is no template", "messages: there is no template", "messages"},
       {chat, "grammar has no root", "guided_grammar has no root", "guided_grammar"},
       {chat, "sampling.num_logprobs is 21", "logprobs is 21", "logprobs"},
       {response, "chat.messages[2].role is empty", "input[2].role is empty", "input[2].role"},

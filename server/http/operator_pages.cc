@@ -15,6 +15,8 @@ HttpAnswer Probe(const std::string& trouble, const char* good, int bad_status = 
 
 // Kubelets and balancers have no certificate. They learn only whether the server is well.
 std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
+  const auto ready =
+      AtOnce([pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); });
   return {
       {"/metrics", "GET", AtOnce([pages](const HttpRequest& request) {
          if (pages.may_read_metrics != nullptr) {
@@ -30,8 +32,9 @@ std::vector<HttpRoute> OperatorRoutes(const OperatorPages& pages) {
        })},
       {"/healthz", "GET",
        AtOnce([pages](const HttpRequest&) { return Probe(pages.not_alive(), "ok"); }), true},
-      {"/readyz", "GET",
-       AtOnce([pages](const HttpRequest&) { return Probe(pages.not_ready(), "ready"); }), true},
+      {"/readyz", "GET", ready, true},
+      // The name that other servers have for it, which their routers and benchmarks ask for.
+      {"/health", "GET", ready, true},
       // For balancers that cut the streams of a server that is down. So draining has an answer of
       // its own.
       {"/balancerz", "GET", AtOnce([pages](const HttpRequest&) {

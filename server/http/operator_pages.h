@@ -1,4 +1,4 @@
-// Pages for operators and their probes: /metrics, /healthz, /readyz, /balancerz, /version.
+// Pages for operators and their probes: /metrics, /healthz, /readyz, /health, /balancerz, /version.
 #ifndef PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 #define PACKRAT_SERVER_HTTP_OPERATOR_PAGES_H_
 

@@ -182,6 +182,13 @@ std::vector<Field> MakeFields() {
       Neutral(kAll, "spaces_between_special_tokens", kTrue, "Without effect."),
       Neutral(kAll, "detokenize", kTrue, "The answer is text."),
       Neutral(kAll, "bad_words", R"({"enum":[[]]})", "See banned_token_ids."),
+
+      // What vLLM's router adds to every request.
+      Neutral(kChoices, "no_stop_trim", kFalse, "Stop strings are never sent."),
+      Neutral(kChoices, "return_hidden_states", kFalse, "They are not sent."),
+      Neutral(kChat, "separate_reasoning", kBoolean, "Without effect: all text is content."),
+      Neutral(kChat, "stream_reasoning", kBoolean, "Without effect."),
+      Neutral(kChat, "include_reasoning", kBoolean, "Without effect."),
   };
 }
 

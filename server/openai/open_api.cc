@@ -54,7 +54,7 @@ OrderedJson Answers(OrderedJson ok) {
 
 OrderedJson Post(const char* summary, Endpoint endpoint, const char* needed, const char* answer) {
   OrderedJson ok = Content("application/json", Ref(answer));
-  ok.update(Content("text/event-stream", Type("string")));
+  ok["text/event-stream"] = OrderedJson::object();  // OpenAPI 3.1 has no schemas of events.
   return {{"post",
            {{"summary", summary},
             {"requestBody",

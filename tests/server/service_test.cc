@@ -73,6 +73,7 @@ TEST(Health, FollowsLoadingAndDraining) {
   EXPECT_TRUE(absl::StrContains(server.Get("/healthz"), " 200 "));
   EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), " 503 "));
   EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), "loaded"));
+  EXPECT_EQ(server.Get("/health"), server.Get("/readyz"));
   Connection connection({server.address()});
   v1::GetModelInfoResponse info;
   EXPECT_EQ(connection.GetModelInfo(&info).status.code(), absl::StatusCode::kUnavailable);
@@ -85,6 +86,7 @@ TEST(Health, FollowsLoadingAndDraining) {
   EXPECT_EQ(Health(server, ""), "SERVING");
   EXPECT_EQ(Health(server, "packrat.v1.Inference"), "SERVING");
   EXPECT_TRUE(absl::StrContains(server.Get("/readyz"), " 200 "));
+  EXPECT_EQ(server.Get("/health"), server.Get("/readyz"));
   EXPECT_TRUE(connection.GetModelInfo(&info).status.ok());
 }
 

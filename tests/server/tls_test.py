@@ -112,8 +112,8 @@ class TlsTest(unittest.TestCase):
             self.assertEqual(info(), 3)
             # Probes have no certificate; who may read the rest has one.
             nobody = self.context(self.ours.path)
-            for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 403),
-                                 ("/version", 403), ("/nothing", 404)):
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/health", 200),
+                                 ("/metrics", 403), ("/version", 403), ("/nothing", 404)):
                 self.assertEqual(self.get(server, path, nobody), status, path)
             known = self.context(self.ours.path, self.client_pair)
             self.assertEqual(self.get(server, "/metrics", known), 200)

@@ -6,9 +6,9 @@
 
 import asyncio
 import os
-import threading
 import time
 import unittest
+from concurrent import futures
 
 import openai
 
@@ -145,8 +145,8 @@ class ChatTest(Calls):
         self.assertEqual(texts, [choice.message.content for choice in whole.choices])
         with self.client.chat.completions.stream(model=self.model, messages=self.MESSAGES, max_tokens=10,
                                                  seed=5) as stream:
-            stream.until_done()
-            self.assertTrue(stream.get_final_completion().choices[0].message.content)
+            text = "".join(event.delta for event in stream if event.type == "content.delta")
+        self.assertEqual(text, self.chat(max_tokens=10, seed=5).choices[0].message.content)
 
     def test_parts_of_text(self):
         parts = [{"role": "user", "content": [{"type": "text", "text": "About"},
@@ -192,24 +192,17 @@ class SmallServerTest(unittest.TestCase):
     def test_a_full_queue_is_a_429_that_the_package_waits_for(self):
         running = self.complete(self.small(), stream=True, **LONG)
         next(iter(running))
-        waiter = threading.Thread(target=lambda: self.complete(self.small(), max_tokens=2))
-        waiter.start()
-        refused = None
-        for _ in range(200):
-            try:
-                # As soon as the other one waits there is no room.
-                self.complete(self.small(max_retries=0, timeout=0.5), max_tokens=2)
-            except openai.APITimeoutError:
-                continue  # It was this one that waited.
-            except openai.RateLimitError as error:
-                refused = error
-                break
-        self.assertIsNotNone(refused)
-        self.assertGreater(float(refused.response.headers["retry-after-ms"]), 0)
-        ender = threading.Timer(0.5, running.close)
-        ender.start()
-        self.assertTrue(self.complete(self.small(max_retries=50), max_tokens=2).choices[0].text)
-        waiter.join()
+        with futures.ThreadPoolExecutor(3) as pool:
+            # Of two that come now one waits, and there is no room for the other.
+            calls = {pool.submit(self.complete, self.small(max_retries=0), max_tokens=2) for _ in range(2)}
+            (refused,), waiting = futures.wait(calls, return_when=futures.FIRST_COMPLETED)
+            self.assertIsInstance(refused.exception(), openai.RateLimitError)
+            self.assertGreater(float(refused.exception().response.headers["retry-after-ms"]), 0)
+            patient = pool.submit(self.complete, self.small(max_retries=50), max_tokens=2)
+            time.sleep(0.5)
+            running.close()
+            for call in (*waiting, patient):
+                self.assertTrue(call.result().choices[0].text)
 
     def test_a_stream_that_is_closed_frees_its_place(self):
         for _ in range(4):

@@ -11,8 +11,8 @@ from tests.server.processes import ROOT, RealServer
 
 DEMO = os.path.join(ROOT, "models/demo")
 KEY = "the key of somebody"
-# So that there are chats to have: the bundled model has no template of its own.
-TEMPLATE = ("{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
+# So that there are chats to have: the bundled model has no template of its own, and no name for its BOS.
+TEMPLATE = ("<s>{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
             "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "packrat-clients")
 
@@ -106,10 +106,10 @@ def model_name(port):
     return json.loads(ask(port, "/v1/models")[2])["data"][0]["id"]
 
 
-def run(command, timeout=600, **environment_variables):
+def run(command, timeout=600, cwd=None, **environment_variables):
     """Runs a program to its end; what it prints. One that fails raises, with the end of what it said."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=timeout,
-                          encoding="utf-8", errors="replace", env={**os.environ, **environment_variables})
+                          cwd=cwd, encoding="utf-8", errors="replace", env={**os.environ, **environment_variables})
     if done.returncode:
         raise AssertionError("%s ended with %d:\n%s" % (command[0], done.returncode, done.stdout[-8000:]))
     return done.stdout

@@ -14,8 +14,7 @@ def run(folder, environment):
         port = free_port()
         command = [environment + "/bin/vllm-router", "--host", "127.0.0.1", "--port", str(port),
                    "--prometheus-port", str(free_port()), "--policy", "round_robin",
-                   "--health-check-endpoint", "/readyz", "--health-check-interval-secs", "1",
-                   "--worker-startup-check-interval", "1", "--worker-urls",
+                   "--health-check-interval-secs", "1", "--worker-startup-check-interval", "1", "--worker-urls",
                    *("http://127.0.0.1:%d" % replica.http_port for replica in cluster)]
         with open(folder + "/router.log", "wb") as log:
             router = subprocess.Popen(command, stdout=log, stderr=log)

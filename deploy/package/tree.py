@@ -47,8 +47,10 @@ class Tree:
         self.usr = self.root if self.kind == "bundle" else self.root / "usr"
         self.doc = self.usr / "share/doc/packrat"
         self.programs = {"packrat_server": arguments.server, "packrat": arguments.client}
-        # What the client becomes for some of its commands; nobody else starts it.
-        self.tools = os.path.join(os.path.dirname(os.path.realpath(arguments.client)), TOOLS)
+        # What the client becomes for some of its commands; nobody else starts it. Images have none:
+        # they serve.
+        beside = os.path.dirname(os.path.realpath(arguments.client))
+        self.tools = [] if self.kind == "image" else [os.path.join(beside, TOOLS)]
         self.cuda = arguments.cuda
         # Roots beside the main one are packed apart, and are not in its bill of materials.
         self.cuda_usr = self.usr if self.kind == "bundle" else self.root.with_name("cuda") / "usr"
@@ -82,7 +84,7 @@ class Tree:
         # files that Debian made, and LD_LIBRARY_PATH of some other program's does not come before it.
         place = "lib/packrat" if self.kind == "system" else "lib"
         for source, target in [(source, "bin/" + name) for name, source in self.programs.items()] + [
-                (self.tools, "lib/packrat/" + TOOLS)]:
+                (source, "lib/packrat/" + TOOLS) for source in self.tools]:
             target = self.put(source, self.usr / target, 0o755)
             path = "$ORIGIN/" + os.path.relpath(self.usr / place, target.parent)
             subprocess.run(["strip", target], check=True)
@@ -110,7 +112,7 @@ class Tree:
                    expression, [target], parts, [], self.created)
 
     def copy_libraries(self):
-        wanted = libraries.needed([*self.programs.values(), self.tools], self.kind == "image")
+        wanted = libraries.needed([*self.programs.values(), *self.tools], self.kind == "image")
         if self.kind == "system":
             wanted = [library for library in wanted if library.name in libraries.PRIVATE]
         for library in wanted:
@@ -123,7 +125,7 @@ class Tree:
     def copy_libraries_of_cuda(self):
         """What the backend needs of Debian beyond what the programs do, as parts of a bill."""
         have = {library.name for library in
-                libraries.needed([*self.programs.values(), self.tools], self.kind == "image")}
+                libraries.needed([*self.programs.values(), *self.tools], self.kind == "image")}
         parts = {}
         for library in libraries.needed([self.cuda], self.kind == "image"):
             if library.name not in have:

@@ -91,8 +91,7 @@ class ImageTest(unittest.TestCase):
                 if os.lstat(path).st_mode & 0o111:
                     programs.append(os.path.relpath(path, self.cpu.root))
         self.assertEqual(sorted(programs), ["lib64/ld-linux-x86-64.so.2", "usr/bin/packrat",
-                                            "usr/bin/packrat_server",
-                                            "usr/lib/packrat/packrat_tools"])
+                                            "usr/bin/packrat_server"])
         self.assertEqual(own, {(0, 0)})
 
     def test_configuration(self):

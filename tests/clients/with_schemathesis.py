@@ -44,7 +44,7 @@ def play(environment, folder, url, description):
 
 
 def run(folder, environment):
-    with serving.start(serving.chat_model(folder), "--max_context=256") as server:
+    with serving.start(serving.chat_model(folder), "--max_context=64") as server:
         url = "http://127.0.0.1:%d" % server.http_port
         made = play(environment, folder, url, url + "/openapi.json")
         simple = simple_description(folder, json.loads(server.get("/openapi.json")))

@@ -116,7 +116,8 @@ void EngineCacheGoldenTest::Compare(bool tiers) {
     for (auto& one : cases) one->consumer.Poll();
   }
   const EngineStats::Cache stats = engine->stats().cache;
-  EXPECT_GT(stats.lookups[static_cast<int>(CacheMiss::kNone)], kRequests / (tiers ? 10 : 5));
+  // Enough of them to be a test: texts go on from any earlier one here, which no cache foresees.
+  EXPECT_GT(stats.lookups[static_cast<int>(CacheMiss::kNone)], kRequests / (tiers ? 15 : 5));
   if (tiers) {
     EXPECT_GT(engine->stats().tiers.returned, kRequests / 20);
     // How many is the disk's matter, and on a GPU there may be none.

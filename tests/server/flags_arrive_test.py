@@ -43,7 +43,7 @@ class FlagsArriveTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as parent:
             folder = os.path.join(parent, "states")
             flags = ("--state_host_memory=4MiB", "--state_dir=" + folder, "--state_disk=30MiB",
-                     "--max_running=1", "--max_context=512", "--prefix_cache=true")
+                     "--max_running=1", "--max_context=512", "--prefix_cache=true", "--cache_sequences=0")
             with RealServer("models/demo", *flags) as server:
                 self.assertEqual(server.metric('packrat_kept_state_capacity_bytes{model="demo",'
                                                'tier="host"}'), 4 << 20)

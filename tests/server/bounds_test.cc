@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "server/generation/request_rules.h"
 
 namespace packrat {
 namespace {
@@ -19,7 +20,8 @@ std::string FieldIn(const std::string& message, const std::string& field) {
   std::string line, text;
   bool inside = false;
   while (std::getline(file, line)) {
-    if (absl::StartsWith(line, "message ")) inside = line == absl::StrCat("message ", message, " {");
+    if (absl::StartsWith(line, "message "))
+      inside = line == absl::StrCat("message ", message, " {");
     if (!inside) continue;
     const size_t comment = line.find("//");
     const bool declares = line.substr(0, comment).find('=') != std::string::npos;
@@ -54,6 +56,12 @@ TEST(Bounds, TheContractSaysThem) {
       {"SolverParams", "cg_tolerance", bounds::kCgTolerance.Range()},
       {"SolverParams", "cg_max_steps", bounds::kCgMaxSteps.Range()},
       {"GenerateRequest", "priority", bounds::kPriority.Range()},
+      {"GenerateRequest", "num_choices", bounds::kNumChoices.Range()},
+      {"ScoreRequest", "num_logprobs", bounds::kNumLogprobs.Range()},
+      {"ScoreRequest", "priority", bounds::kPriority.Range()},
+      {"ScoreRequest", "parse_special", absl::StrCat("At most ", bounds::kCandidates.high)},
+      {"ScoreRequest", "parse_special", absl::StrCat(kMaxScoreTokens, " tokens at most")},
+      {"GenerateRequest", "cache_salt", absl::StrCat("At most ", bounds::kCacheSalt.high)},
   };
   for (const auto& c : kCases) {
     EXPECT_TRUE(absl::StrContains(FieldIn(c.message, c.field), c.words))

@@ -321,43 +321,6 @@ TEST(Calls, TheLargestMessageGetsThrough) {
   }
 }
 
-// Half of what messages may hold, which is two of the largest here.
-TEST(Calls, SlowMessagesHaveTheirShareOfTheMemory) {
-  TestServer::Options options;
-  options.server.message_bytes = int64_t{4} * options.server.max_message_bytes;
-  TestServer server(options);
-  RawConnection raw(server.server().grpc_port());
-  raw.Hello();
-  for (int stream = 1; stream <= 9; stream += 2) {
-    raw.Call(kMethods[0], stream);
-    raw.SendFrame(RawConnection::kData, 0, HalfAMessage(), stream);
-  }
-  for (int i = 0; i < 3; ++i) {
-    const std::string trailers = raw.Next(RawConnection::kHeaders).payload;
-    EXPECT_TRUE(absl::StrContains(trailers,
-                                  "grpc-status\x01"
-                                  "8"))
-        << trailers;
-  }
-  EXPECT_EQ(server.Metric("packrat_calls_unread"), 2);
-  EXPECT_EQ(server.Metric("packrat_calls_unread_ended_total"), 3);
-}
-
-// Where there is least memory for messages: the largest one is read whole, and answered.
-TEST(Calls, TheLargestMessageGetsThrough) {
-  TestServer::Options options;
-  options.server.message_bytes = int64_t{2} * options.server.max_message_bytes;
-  TestServer server(options);
-  v1::TokenizeRequest request;
-  request.set_text(std::string(options.server.max_message_bytes - 100, 'x'));
-  v1::TokenizeResponse response;
-  for (int i = 0; i < 3; ++i) {
-    const auto outcome = Connection({server.address()}).Tokenize(request, &response);
-    // This server has no tokenizer, which is an answer.
-    EXPECT_EQ(outcome.status.code(), absl::StatusCode::kFailedPrecondition) << outcome.status;
-  }
-}
-
 TEST(Calls, WhoseMessageComesSlowlyAreAnswered) {
   TestServer server;
   RawConnection raw(server.server().grpc_port());

@@ -1,5 +1,6 @@
 #include "kernels/cpu_target.h"
 
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,10 +26,12 @@ constexpr Target kTargets[] = {
 
 const Target* chosen = nullptr;  // Null: not chosen yet, the best.
 
-// The kernel lets a process use tiles once it has asked.
+// The kernel lets a process use tiles once it has asked. Not every compiler knows them by name.
 bool MachineHasTiles() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA.
-  return __builtin_cpu_supports("amx-tile") != 0 && __builtin_cpu_supports("amx-bf16") != 0 &&
+  constexpr unsigned kTiles = 1u << 24 | 1u << 22;            // AMX-TILE, AMX-BF16.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kTiles) == kTiles &&
          __builtin_cpu_supports("avx512bf16") != 0 &&
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }

@@ -93,6 +93,7 @@ bool RequestReader::AllowBody(size_t max_bytes) {
 }
 
 int64_t RequestReader::body_bytes() const {
+  if (!head_read_) return 0;
   const std::string& body = request_.body.empty() ? parser_.get().body() : request_.body;
   // Memory for a known length is taken at once and used as it comes.
   const bool known = parser_.content_length().has_value();

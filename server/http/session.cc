@@ -388,12 +388,12 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
   }
 
   void SendWhole(HttpAnswer answer, HttpDone done) {
-    std::string head = AnswerHead(answer, Frame(answer.body.size()));
-    Queue(std::move(head), head_only_ ? "" : std::move(answer.body), std::move(done),
+    const std::string head = AnswerHead(answer, Frame(answer.body.size()));
+    Queue(head, head_only_ ? "" : std::move(answer.body), std::move(done),
           /*last=*/true);
   }
 
-  void Queue(const std::string& head, std::string body, HttpDone done, bool last) {
+  void Queue(const std::string& head, std::string&& body, HttpDone done, bool last) {
     next_.head += head;
     next_.body = std::move(body);
     if (done != nullptr) next_.dones.push_back(std::move(done));

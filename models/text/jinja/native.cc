@@ -58,7 +58,8 @@ Value Budget::Checked(Value made) {
   if (made.depth() > Value::kMaxDepth) {
     return Fail(absl::StrCat("its values are nested more than ", Value::kMaxDepth, " deep"));
   }
-  return made.weight() <= kMaxWeight ? made : Fail("a list or dict is too large");
+  if (made.weight() > kMaxWeight) return Fail("a list or dict is too large");
+  return made;
 }
 
 Parameters::Parameters(const Arguments& arguments, std::initializer_list<const char*> names,

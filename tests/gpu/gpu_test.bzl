@@ -2,7 +2,7 @@
 
 load("@cuda//:info.bzl", "CUDA_FOUND")
 
-def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
+def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], **kwargs):
     """Makes NAME_emulated, and NAME_device unless cuda is None.
 
     Args:
@@ -11,6 +11,7 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
       cuda: their counterparts compiled for CUDA.
       srcs: sources.
       deps: of both.
+      emulated_tags: of NAME_emulated.
       **kwargs: passed on to both tests.
     """
     srcs = srcs or [name + ".cc"]
@@ -18,6 +19,7 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], **kwargs):
         name = name + "_emulated",
         srcs = srcs,
         copts = ["-DPACKRAT_EMULATED", "-DPACKRAT_GPU", "-O2"],
+        tags = emulated_tags,
         deps = deps + emulated + ["//tests/emulation", "@gtest"],
         **kwargs
     )

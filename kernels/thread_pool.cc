@@ -1,5 +1,7 @@
 #include "kernels/thread_pool.h"
 
+#include <pthread.h>
+
 #include "kernels/check.h"
 
 namespace packrat {
@@ -28,7 +30,10 @@ ThreadPool::ThreadPool(int threads, const Resources& resources)
       parts_(size_),
       words_(std::make_unique<Words>()) {
   for (int worker = 1; worker < size_; ++worker) {
-    threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+    threads_.emplace_back([this, worker] {
+      pthread_setname_np(pthread_self(), "packrat-compute");
+      WorkerLoop(worker);
+    });
   }
 }
 

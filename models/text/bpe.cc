@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
+#include "kernels/check.h"
+#include "models/text/characters.h"
 #include "models/text/utf8.h"
 
 namespace packrat {
@@ -26,6 +28,23 @@ std::array<int, 0x144> BytesOfCharacters() {
 }
 
 }  // namespace
+
+std::string EntryOfBytes(absl::string_view bytes) {
+  static const std::array<std::string, 256> characters = [] {
+    std::array<std::string, 256> found;
+    const std::array<int, 0x144> bytes_of = BytesOfCharacters();
+    for (int c = 0; c < static_cast<int>(bytes_of.size()); ++c) {
+      if (bytes_of[c] < 0) continue;
+      std::string& text = found[bytes_of[c]];
+      if (c >= 0x80) text += static_cast<char>(0xc0 | c >> 6);
+      text += static_cast<char>(c < 0x80 ? c : 0x80 | (c & 0x3f));
+    }
+    return found;
+  }();
+  std::string entry;
+  for (size_t i = 0; i < bytes.size(); ++i) entry += characters[Byte(bytes, i)];
+  return entry;
+}
 
 bool BytesOfEntry(const std::string& entry, std::string* bytes) {
   static const std::array<int, 0x144> bytes_of = BytesOfCharacters();
@@ -66,22 +85,36 @@ absl::Status Bpe::Encode(const std::string& text, TextPlace place, const Special
   absl::Status status;
   const auto cut = [&](int kind, const std::string& from, const SpecialPlaces& places,
                        const auto& gap) {
-    size_t begin = 0;
+    size_t begin = 0;                       // Of the text that is still to be cut.
+    size_t space_begin = 0, space_end = 0;  // The last white space that a token took.
     added_[kind].Find(from, 0, from.size(), [&](size_t at, size_t size, int32_t id) -> size_t {
       if (IsSpecial(id) && !places.AreAll(at, size)) {
         // It stays text, together with the text around it. Where a message begins or ends in the
         // middle of it, the template's own token may begin there too.
         return places.AreSome(at, size) ? 0 : size;
       }
-      gap(begin, at);
+      const AddedTokenFlags& flags = entries_[id].flags;
+      size_t token_begin = at, token_end = at + size;
+      if (flags.single_word && !IsWholeWord(from, token_begin, token_end)) return size;
+      if (flags.left_strip && begin < at) token_begin = SpaceBegin(from, begin, at);
+      if (flags.right_strip) {
+        // Tokens of white space are found in what another one took, too. To look for the end of it
+        // each time would take quadratic time.
+        if (token_end < space_begin || token_end > space_end) {
+          space_begin = token_end;
+          space_end = SpaceEnd(from, token_end);
+        }
+        token_end = space_end;
+      }
+      if (flags.left_strip && token_end <= begin) return size;  // All of it is taken already.
+      if (begin < token_begin) gap(begin, token_begin);
       ids->push_back(id);
-      begin = at + size;
+      begin = token_end;
       return size;
     });
-    gap(begin, from.size());
+    if (begin < from.size()) gap(begin, from.size());
   };
   cut(0, text, special, [&](size_t text_begin, size_t text_end) {
-    if (text_begin == text_end) return;
     const TextPlace part_place = text_begin == 0 ? place : TextPlace::kInside;
     std::string marks;
     if (special.marks() != nullptr) {
@@ -92,7 +125,7 @@ absl::Status Bpe::Encode(const std::string& text, TextPlace place, const Special
                                                special.marks() != nullptr ? &marks : nullptr);
     const SpecialPlaces places = special.marks() != nullptr ? SpecialPlaces(&marks) : special;
     cut(1, part, places, [&](size_t begin, size_t end) {
-      if (!status.ok() || begin == end) return;
+      if (!status.ok()) return;
       const absl::string_view plain(part.data() + begin, end - begin);
       status = EncodePlain(0, plain, begin == 0 ? part_place : TextPlace::kInside, &merger, ids);
     });
@@ -103,7 +136,9 @@ absl::Status Bpe::Encode(const std::string& text, TextPlace place, const Special
 absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, TextPlace place, Merger* merger,
                               std::vector<int32_t>* ids) const {
   if (step == steps_.size()) {
-    EncodeWord(text, merger, ids);
+    std::string bytes;
+    if (cuts_characters_) PACKRAT_CHECK(BytesOfEntry(std::string(text), &bytes));
+    EncodeWord(cuts_characters_ ? bytes : text, merger, ids);
     return absl::OkStatus();
   }
   const Step& cut = steps_[step];
@@ -111,6 +146,7 @@ absl::Status Bpe::EncodePlain(size_t step, absl::string_view text, TextPlace pla
   if (!cut.space.empty() && text.find(' ') != text.npos) {
     text = changed = ReplaceAll(std::string(text), " ", cut.space);
   }
+  if (cut.bytes_to_characters) text = changed = EntryOfBytes(text);
   const bool prefixed = (cut.where == Step::Prefix::kAlways && place != TextPlace::kContinuation) ||
                         (cut.where == Step::Prefix::kFirst && place == TextPlace::kBegin);
   if (prefixed && !absl::StartsWith(text, cut.prefix)) {

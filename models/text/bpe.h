@@ -30,6 +30,8 @@ namespace packrat {
 // Decodes an entry of a vocabulary, which writes each byte as one printable character (U+0120 for a
 // space). False if the entry has any other character.
 bool BytesOfEntry(const std::string& entry, std::string* bytes);
+// The other way round.
+std::string EntryOfBytes(absl::string_view bytes);
 
 class Bpe : public TokenizerVocabulary {
  public:
@@ -61,6 +63,7 @@ class Bpe : public TokenizerVocabulary {
   struct Entry {
     std::string bytes;
     bool special = true;  // Also true for ids that the file does not use.
+    AddedTokenFlags flags;
   };
   struct Merge {
     int32_t rank = 0, id = 0;
@@ -73,6 +76,7 @@ class Bpe : public TokenizerVocabulary {
     Prefix where = Prefix::kNever;
     std::string space;                       // What every space becomes; empty: it stays.
     bool before_spaces = false;              // Cuts before every `space`.
+    bool bytes_to_characters = false;        // Bytes become what entries write them as.
     std::unique_ptr<TextSplitter> splitter;  // Cuts by a pattern; may be null.
   };
   struct Merger;  // Memory for merging, reused for all words of a text.
@@ -100,6 +104,7 @@ class Bpe : public TokenizerVocabulary {
   AddedTokens added_[2];
   TextNormalizer normalizer_;
   std::vector<Step> steps_;
+  bool cuts_characters_ = false;  // A step has `bytes_to_characters`.
   bool strips_space_ = false;
   int bos_id_ = -1, eos_id_ = -1;
   bool adds_bos_ = false;

@@ -5,10 +5,14 @@
 namespace packrat {
 namespace {
 
+using Behavior = TextSplitter::Behavior;
+
 constexpr size_t kMaxSteps = 16;
 // The pattern that `use_regex` means.
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+// What the pre-tokenizer Punctuation cuts at: Unicode's, and ASCII's symbols.
+constexpr char kPunctuation[] = R"([!-/:-@\[-`{-~\p{P}])";
 
 }  // namespace
 
@@ -26,21 +30,29 @@ void BpeCuts::ReadNormalizer(const Json& json, const std::string& where) {
                         [this](const Json& item, const auto& name) { ReadNormalizer(item, name); });
   }
   JsonFields fields(json, where);
-  if (Is(json, "NFC")) {
+  for (const auto& [name, form] : {std::pair("NFC", UnicodeForm::kNfc),
+                                   {"NFD", UnicodeForm::kNfd},
+                                   {"NFKC", UnicodeForm::kNfkc},
+                                   {"NFKD", UnicodeForm::kNfkd}}) {
+    if (!Is(json, name)) continue;
     OnlyKeys(json, where, {"type"});
-    out_->normalizer_.AddNfc();
-  } else if (Is(json, "Prepend")) {
+    out_->normalizer_.AddForm(form);
+    return CheckSteps(out_->normalizer_, where);
+  }
+  if (Is(json, "Prepend")) {
     OnlyKeys(json, where, {"type", "prepend"});
     const std::string prefix = fields.String("prepend", "");
     if (prefix.empty() || prefix.size() > kMaxInserted) {
       fields.Fail("prepend", absl::StrCat("must have 1 to ", kMaxInserted, " bytes"));
     }
     out_->normalizer_.AddPrepend(prefix);
+    CheckSteps(out_->normalizer_, where);
   } else if (Is(json, "Replace")) {
     ReadReplace(json, where, &out_->normalizer_);
   } else {
     Fail(where + ".type",
-         absl::StrCat(Type(json), " is not supported; NFC, Prepend, Replace and Sequence are"));
+         absl::StrCat(Type(json), " is not supported; NFC, NFD, NFKC, NFKD, Prepend, Replace ",
+                      "and Sequence are"));
   }
   Keep(fields);
 }
@@ -50,8 +62,9 @@ void BpeCuts::AddStep(Bpe::Step step, const std::string& where) {
   out_->steps_.push_back(std::move(step));
 }
 
-void BpeCuts::AddPattern(const std::string& pattern, bool keep_gaps, const std::string& where) {
-  auto splitter = TextSplitter::Create(pattern, keep_gaps);
+void BpeCuts::AddPattern(const std::string& pattern, Behavior behavior, bool invert,
+                         const std::string& where) {
+  auto splitter = TextSplitter::Create(pattern, behavior, invert);
   if (!splitter.ok()) return Fail(where, std::string(splitter.status().message()));
   Bpe::Step step;
   step.splitter = *std::move(splitter);
@@ -59,60 +72,90 @@ void BpeCuts::AddPattern(const std::string& pattern, bool keep_gaps, const std::
 }
 
 void BpeCuts::ReadPreTokenizer(const Json& json, const std::string& where) {
-  if (byte_level_) return Fail(where, "nothing may come after ByteLevel");
   if (json.is_null()) return;
   if (Is(json, "Sequence")) {
     return ReadSequence(json, where, "pretokenizers", [this](const Json& item, const auto& name) {
       ReadPreTokenizer(item, name);
     });
   }
+  if (byte_level_ && (Is(json, "ByteLevel") || Is(json, "Metaspace"))) {
+    return Fail(where + ".type", Type(json) + " is not supported after ByteLevel");
+  }
+  if (byte_level_ && !out_->cuts_characters_) {
+    // What comes after ByteLevel sees the characters that bytes are written as.
+    Bpe::Step step;
+    step.bytes_to_characters = out_->cuts_characters_ = true;
+    AddStep(std::move(step), where);
+  }
+  if (Is(json, "ByteLevel")) return ReadByteLevel(json, where);
+  if (Is(json, "Split")) return ReadSplit(json, where);
+  if (Is(json, "Metaspace")) return ReadMetaspace(json, where);
   JsonFields fields(json, where);
-  if (Is(json, "ByteLevel")) {
-    byte_level_ = true;
-    OnlyKeys(json, where, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    const bool prefix_space = fields.Bool("add_prefix_space", true);
-    const bool use_regex = fields.Bool("use_regex", true);
-    Keep(fields);
-    if (Ok() && prefix_space) {
-      Bpe::Step step;
-      step.where = Bpe::Step::Prefix::kAlways;
-      step.prefix = " ";
-      AddStep(std::move(step), where);
-    }
-    if (Ok() && use_regex) AddPattern(kGpt2Pattern, true, where);
-  } else if (Is(json, "Split")) {
-    ReadSplit(json, where);
-  } else if (Is(json, "Metaspace")) {
-    ReadMetaspace(json, where);
-  } else if (Is(json, "Digits")) {
+  if (Is(json, "Digits")) {
     OnlyKeys(json, where, {"type", "individual_digits"});
     const bool each = fields.Bool("individual_digits", false);
     Keep(fields);
-    if (Ok()) AddPattern(each ? R"(\p{N})" : R"(\p{N}+)", true, where);
+    if (Ok()) {
+      AddPattern("\\p{N}", each ? Behavior::kIsolated : Behavior::kContiguous, false, where);
+    }
+  } else if (Is(json, "Punctuation")) {
+    OnlyKeys(json, where, {"type", "behavior"});
+    const Behavior behavior = ReadBehavior(&fields, "Isolated");
+    Keep(fields);
+    if (Ok()) AddPattern(kPunctuation, behavior, false, where);
   } else {
     Fail(where + ".type",
-         absl::StrCat(Type(json), " is not supported; ByteLevel, Metaspace, Split, ",
-                      "Digits and Sequence are"));
+         absl::StrCat(Type(json), " is not supported; ByteLevel, Metaspace, Split, Digits, ",
+                      "Punctuation and Sequence are"));
   }
+}
+
+void BpeCuts::ReadByteLevel(const Json& json, const std::string& where) {
+  byte_level_ = true;
+  OnlyKeys(json, where, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  JsonFields fields(json, where);
+  const bool prefix_space = fields.Bool("add_prefix_space", true);
+  const bool use_regex = fields.Bool("use_regex", true);
+  Keep(fields);
+  if (Ok() && prefix_space) {
+    Bpe::Step step;
+    step.where = Bpe::Step::Prefix::kAlways;
+    step.prefix = " ";
+    AddStep(std::move(step), where);
+  }
+  if (Ok() && use_regex) AddPattern(kGpt2Pattern, Behavior::kIsolated, false, where);
+}
+
+Behavior BpeCuts::ReadBehavior(JsonFields* fields, const std::string& by_default) {
+  const std::string name = fields->String("behavior", by_default);
+  for (const auto& [known, behavior] : {std::pair("Isolated", Behavior::kIsolated),
+                                        {"Removed", Behavior::kRemoved},
+                                        {"Contiguous", Behavior::kContiguous},
+                                        {"MergedWithPrevious", Behavior::kMergedWithPrevious},
+                                        {"MergedWithNext", Behavior::kMergedWithNext}}) {
+    if (name == known) return behavior;
+  }
+  fields->Fail("behavior",
+               absl::StrCat("is ", Quoted(name), "; must be Isolated, Removed, Contiguous, ",
+                            "MergedWithPrevious or MergedWithNext"));
+  return Behavior::kIsolated;
 }
 
 void BpeCuts::ReadSplit(const Json& json, const std::string& where) {
   OnlyKeys(json, where, {"type", "pattern", "behavior", "invert"});
   JsonFields fields(json, where);
-  const Json& pattern = Member(Member(json, "pattern"), "Regex");
-  if (!pattern.is_string()) {
-    fields.Fail("pattern", "must be an object with a Regex; nothing else is supported");
+  const Json& regex = Member(Member(json, "pattern"), "Regex");
+  const Json& plain = Member(Member(json, "pattern"), "String");
+  if (regex.is_string() == plain.is_string()) {
+    fields.Fail("pattern", "must be an object with a Regex or a String");
   }
-  const std::string behavior = fields.String("behavior", "");
+  const Behavior behavior = ReadBehavior(&fields, "");
   const bool invert = fields.Bool("invert", false);
-  // Removed with invert: the text between matches is dropped.
-  const bool removed = behavior == "Removed" && invert;
-  if (behavior != "Isolated" && !removed) {
-    fields.Fail("behavior", absl::StrCat("is ", Quoted(behavior),
-                                         "; only Isolated, or Removed with invert, is supported"));
-  }
   Keep(fields);
-  if (Ok()) AddPattern(pattern.get<std::string>(), !removed, where + ".pattern.Regex");
+  if (!Ok()) return;
+  const std::string pattern =
+      regex.is_string() ? regex.get<std::string>() : PatternOfText(plain.get<std::string>());
+  AddPattern(pattern, behavior, invert, where + ".pattern");
 }
 
 void BpeCuts::ReadMetaspace(const Json& json, const std::string& where) {

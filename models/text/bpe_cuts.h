@@ -19,11 +19,14 @@ class BpeCuts : private TokenizerJsonReader {
  private:
   void ReadNormalizer(const Json& json, const std::string& where);
   void ReadPreTokenizer(const Json& json, const std::string& where);
+  void ReadByteLevel(const Json& json, const std::string& where);
   void ReadSplit(const Json& json, const std::string& where);
   void ReadMetaspace(const Json& json, const std::string& where);
+  TextSplitter::Behavior ReadBehavior(JsonFields* fields, const std::string& by_default);
   void AddStep(Bpe::Step step, const std::string& where);
   // A step that cuts by a pattern.
-  void AddPattern(const std::string& pattern, bool keep_gaps, const std::string& where);
+  void AddPattern(const std::string& pattern, TextSplitter::Behavior behavior, bool invert,
+                  const std::string& where);
 
   Bpe* const out_;
   bool byte_level_ = false;

@@ -42,12 +42,11 @@ class BpeFile : private TokenizerJsonReader {
     if (Ok()) status_ = BpeCuts(out_).Read(json);
     if (Ok()) ReadDecoder(Member(json, "decoder"), "decoder");
     if (Ok()) ReadModel(Member(json, "model"));
-    ReadAddedTokens(Member(json, "added_tokens"));
+    ReadAddedTokens(Member(json, "added_tokens"), config);
     // transformers adds the tokens that the file lacks.
     for (const AddedToken& token : config.added_tokens) {
       if (Ok() && added_contents_.count(token.content) == 0) {
-        AddToken("tokenizer_config.json: added_tokens_decoder", token.id, token.content,
-                 token.special, !token.special);
+        AddToken("tokenizer_config.json: added_tokens_decoder", token);
       }
     }
     if (Ok()) ReadPostProcessor(Member(json, "post_processor"), "post_processor");
@@ -126,8 +125,13 @@ class BpeFile : private TokenizerJsonReader {
     }
     const int byte = FallbackByte(entry);
     if (byte >= 0 && byte_fallback_) out_->byte_ids_[byte] = id;
-    out_->entries_[id].bytes = byte >= 0 && decodes_bytes_ ? std::string(1, static_cast<char>(byte))
-                                                           : decoding_.Apply(entry);
+    out_->entries_[id].bytes = Decoded(entry);
+  }
+
+  // Of an entry of characters.
+  std::string Decoded(const std::string& entry) const {
+    const int byte = decodes_bytes_ ? FallbackByte(entry) : -1;
+    return byte >= 0 ? std::string(1, static_cast<char>(byte)) : decoding_.Apply(entry);
   }
 
   // The text is the entry itself until we know that entries write bytes as characters.
@@ -182,36 +186,43 @@ class BpeFile : private TokenizerJsonReader {
 
   // --- Added tokens. ---
 
-  void ReadAddedTokens(const Json& json) {
+  void ReadAddedTokens(const Json& json, const TokenizerConfig& config) {
     if (!Ok() || json.is_null()) return;
     if (!json.is_array() || json.size() > kMaxAddedTokens) {
       return Fail("added_tokens", absl::StrCat("must be a list of at most ", kMaxAddedTokens));
     }
+    absl::flat_hash_map<std::string, const AddedToken*> configured;
+    for (const AddedToken& token : config.added_tokens) configured[token.content] = &token;
     for (size_t i = 0; Ok() && i < json.size(); ++i) {
       const std::string where = absl::StrCat("added_tokens[", i, "]");
       JsonFields fields(json[i], where);
-      const int id = fields.Int("id", 0, kMaxId);
-      const std::string content = fields.String("content", "");
-      if (content.empty() || content.size() > kMaxAddedBytes) {
+      AddedToken token;
+      token.id = fields.Int("id", 0, kMaxId);
+      token.content = fields.String("content", "");
+      if (token.content.empty() || token.content.size() > kMaxAddedBytes) {
         fields.Fail("content", absl::StrCat("must have 1 to ", kMaxAddedBytes, " bytes"));
       }
-      for (const char* name : {"single_word", "lstrip", "rstrip"}) {
-        if (fields.Bool(name, false)) fields.Fail(name, "true is not supported");
-      }
-      const bool special = fields.Bool("special", false);
-      const bool normalized = fields.Bool("normalized", !special);
+      token.special = fields.Bool("special", false);
+      token.normalized = fields.Bool("normalized", !token.special);
+      token.flags = ReadAddedTokenFlags(&fields);
       Keep(fields);
       OnlyKeys(json[i], where,
                {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
-      if (!added_contents_.insert(content).second) {
-        Fail(where, Quoted(content) + " occurs twice");
+      if (!added_contents_.insert(token.content).second) {
+        Fail(where, Quoted(token.content) + " occurs twice");
       }
-      if (Ok()) AddToken(where, id, content, special, normalized);
+      // As in transformers, what tokenizer_config.json says of the token comes after the file.
+      if (const auto other = configured.find(token.content); other != configured.end()) {
+        token.special |= other->second->special;
+        token.normalized = other->second->normalized;
+        token.flags = other->second->flags;
+      }
+      if (Ok()) AddToken(where, token);
     }
   }
 
-  void AddToken(const std::string& where, int id, const std::string& content, bool special,
-                bool normalized) {
+  void AddToken(const std::string& where, const AddedToken& token) {
+    const auto& [id, content, special, normalized, flags] = token;
     const auto known = ids_.find(content);
     if (known == ids_.end()) {
       SetEntry(where, id, content);
@@ -220,9 +231,10 @@ class BpeFile : private TokenizerJsonReader {
            absl::StrCat(Quoted(content), " has the id ", id, ", in model.vocab ", known->second));
     }
     if (!Ok()) return;
-    out_->entries_[id].bytes = content;
     const std::string found = normalized ? out_->normalizer_.Apply(content) : content;
     if (found.empty()) return Fail(where, "nothing is left of it when it is normalized");
+    out_->entries_[id].bytes = out_->over_bytes_ ? found : Decoded(found);
+    out_->entries_[id].flags = flags;
     out_->added_[normalized ? 1 : 0].Add(found, id);
     if (!special) return;
     out_->entries_[id].special = true;

@@ -75,6 +75,14 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
                                                      " has the id ", token.id,
                                                      "; the model's vocab_size is ", vocab_size));
     }
+    for (const auto& [on, name] : {std::pair(token.flags.left_strip, "lstrip"),
+                                   {token.flags.right_strip, "rstrip"},
+                                   {token.flags.single_word, "single_word"}}) {
+      if (!on) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("the added token ", Quoted(token.content), " of tokenizer_config.json has ",
+                       name, ", which is supported with a tokenizer.json only"));
+    }
     if (token.id < pieces) {  // The library knows it.
       if (pieces_.Piece(token.id) == token.content) continue;
       return absl::InvalidArgumentError(

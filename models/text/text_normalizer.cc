@@ -15,9 +15,18 @@ int CombiningClass(utf8proc_int32_t character) {
   return utf8proc_get_property(character)->combining_class;
 }
 
-// Decomposes every character canonically. utf8proc_map() would sort marks in quadratic time.
-std::vector<utf8proc_int32_t> Decomposed(const std::string& text) {
-  constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+constexpr bool IsComposed(UnicodeForm form) {
+  return form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
+}
+
+constexpr bool IsCompatible(UnicodeForm form) {
+  return form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
+}
+
+// Decomposes every character. utf8proc_map() would sort marks in quadratic time.
+std::vector<utf8proc_int32_t> Decomposed(const std::string& text, bool compatible) {
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                      (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> all;
   all.reserve(text.size());
   const auto* next = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
@@ -26,9 +35,9 @@ std::vector<utf8proc_int32_t> Decomposed(const std::string& text) {
     utf8proc_int32_t character = 0;
     const utf8proc_ssize_t bytes = utf8proc_iterate(next, left, &character);
     PACKRAT_CHECK(bytes > 0) << "the text is not UTF-8";
-    utf8proc_int32_t parts[8];  // No character has more than four.
-    const utf8proc_ssize_t count = utf8proc_decompose_char(character, parts, 8, kOptions, nullptr);
-    PACKRAT_CHECK(count >= 0 && count <= 8);
+    utf8proc_int32_t parts[32];  // No character has more than 18 (U+FDFA).
+    const utf8proc_ssize_t count = utf8proc_decompose_char(character, parts, 32, options, nullptr);
+    PACKRAT_CHECK(count >= 0 && count <= 32);
     all.insert(all.end(), parts, parts + count);
     next += bytes;
     left -= bytes;
@@ -50,15 +59,19 @@ void SortMarks(std::vector<utf8proc_int32_t>* characters) {
 
 }  // namespace
 
-std::string Nfc(const std::string& text) {
-  // Up to U+02FF (CB BF in UTF-8) nothing changes.
-  const auto may_change = [](char c) { return static_cast<unsigned char>(c) >= 0xcc; };
+std::string Normalized(const std::string& text, UnicodeForm form) {
+  // In NFC nothing changes up to U+02FF (CB BF in UTF-8), in the other forms up to U+007F.
+  const int first = form == UnicodeForm::kNfc ? 0xcc : 0x80;
+  const auto may_change = [first](char c) { return static_cast<unsigned char>(c) >= first; };
   if (std::none_of(text.begin(), text.end(), may_change)) return text;
-  std::vector<utf8proc_int32_t> characters = Decomposed(text);
+  std::vector<utf8proc_int32_t> characters = Decomposed(text, IsCompatible(form));
   SortMarks(&characters);
-  const utf8proc_ssize_t count =
-      utf8proc_normalize_utf32(characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
-                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  auto count = static_cast<utf8proc_ssize_t>(characters.size());
+  if (IsComposed(form)) {
+    count = utf8proc_normalize_utf32(
+        characters.data(), count,
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  }
   PACKRAT_CHECK(count >= 0);
   std::string composed;
   composed.reserve(text.size());
@@ -88,15 +101,15 @@ char LowestMark(const std::string& marks, size_t begin, size_t size) {
                            marks.begin() + static_cast<std::ptrdiff_t>(begin + size));
 }
 
-// NFC in pieces that begin at ASCII characters, which compose with nothing before them. So a mark
+// In pieces that begin at ASCII characters, which compose with nothing before them. So a mark
 // reaches no further than the marks and letters behind its own character.
-std::string MarkedNfc(const std::string& text, std::string* marks) {
+std::string MarkedForm(const std::string& text, UnicodeForm form, std::string* marks) {
   std::string composed, composed_marks;
   for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
     end = begin + 1;
     while (end < text.size() && (text[end] & 0x80) != 0) ++end;
     const std::string part = text.substr(begin, end - begin);
-    const std::string made = Nfc(part);
+    const std::string made = Normalized(part, form);
     composed += made;
     if (made == part) {
       composed_marks.append(*marks, begin, end - begin);
@@ -129,8 +142,8 @@ std::string TextNormalizer::Apply(std::string text, bool prepend, std::string* m
   if (text.empty()) return text;
   for (const Step& step : steps_) {
     switch (step.kind) {
-      case Kind::kNfc:
-        text = marks == nullptr ? Nfc(text) : MarkedNfc(text, marks);
+      case Kind::kForm:
+        text = marks == nullptr ? Normalized(text, step.form) : MarkedForm(text, step.form, marks);
         break;
       case Kind::kPrepend:
         if (prepend && marks != nullptr) marks->insert(0, step.to.size(), 0);

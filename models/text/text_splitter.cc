@@ -169,12 +169,22 @@ absl::StatusOr<std::string> TranslatePattern(const std::string& pattern) {
   return Translator(pattern).Run();
 }
 
+std::string PatternOfText(const std::string& text) {
+  std::string pattern;
+  for (char c : text) {
+    if (std::ispunct(static_cast<unsigned char>(c))) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
 absl::StatusOr<std::unique_ptr<TextSplitter>> TextSplitter::Create(const std::string& pattern,
-                                                                   bool keep_gaps) {
+                                                                   Behavior behavior, bool invert) {
   const absl::StatusOr<std::string> translated = TranslatePattern(pattern);
   if (!translated.ok()) return translated.status();
   std::unique_ptr<TextSplitter> made(new TextSplitter);
-  made->keep_gaps_ = keep_gaps;
+  made->behavior_ = behavior;
+  made->invert_ = invert;
   int error = 0;
   PCRE2_SIZE where = 0;
   pcre2_code* code =
@@ -195,11 +205,38 @@ absl::StatusOr<std::unique_ptr<TextSplitter>> TextSplitter::Create(const std::st
   return made;
 }
 
+// Makes pieces of the matches and gaps of a text, which come in order and without holes.
+struct TextSplitter::Pieces {
+  const Behavior behavior;
+  const std::function<absl::Status(size_t begin, size_t end)>& take;
+  size_t begin = 0, end = 0;  // What is not taken yet.
+  bool held = false, held_is_match = false;
+
+  absl::Status Add(size_t from, size_t to, bool is_match) {
+    if (behavior == Behavior::kRemoved) return is_match ? absl::OkStatus() : take(from, to);
+    if (behavior == Behavior::kIsolated) return take(from, to);
+    const bool joins = behavior == Behavior::kContiguous           ? is_match == held_is_match
+                       : behavior == Behavior::kMergedWithPrevious ? is_match && !held_is_match
+                                                                   : held_is_match && !is_match;
+    absl::Status status;
+    if (!held || !joins) {
+      status = Finish();
+      begin = from;
+    }
+    end = to;
+    held = true;
+    held_is_match = is_match;
+    return status;
+  }
+  absl::Status Finish() const { return held ? take(begin, end) : absl::OkStatus(); }
+};
+
 absl::Status TextSplitter::Split(
     const char* text, size_t size,
     const std::function<absl::Status(size_t begin, size_t end)>& piece) const {
   const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> data(
       pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+  Pieces pieces{behavior_, piece};
   size_t done = 0;
   while (done < size) {
     const int found = pcre2_match(code_->code, reinterpret_cast<PCRE2_SPTR>(text), size, done,
@@ -210,13 +247,16 @@ absl::Status TextSplitter::Split(
           absl::StrCat("text: cannot be cut into words: ", ErrorText(found)));
     }
     const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data.get());
-    if (match[0] > done && keep_gaps_) {
-      if (absl::Status status = piece(done, match[0]); !status.ok()) return status;
+    if (match[0] > done) {
+      if (absl::Status status = pieces.Add(done, match[0], invert_); !status.ok()) return status;
     }
-    if (absl::Status status = piece(match[0], match[1]); !status.ok()) return status;
+    if (absl::Status status = pieces.Add(match[0], match[1], !invert_); !status.ok()) return status;
     done = match[1];
   }
-  return done < size && keep_gaps_ ? piece(done, size) : absl::OkStatus();
+  if (done < size) {
+    if (absl::Status status = pieces.Add(done, size, invert_); !status.ok()) return status;
+  }
+  return pieces.Finish();
 }
 
 }  // namespace packrat

@@ -118,11 +118,13 @@ class Reader {
       JsonFields token(item.value(), absl::StrCat("added_tokens_decoder.", item.key()));
       int id = -1;
       if (!absl::SimpleAtoi(item.key(), &id)) id = -1;
-      for (const char* name : {"single_word", "lstrip", "rstrip"}) {
-        if (token.Bool(name, false)) token.Fail(name, "true is not supported");
-      }
-      const std::string content = token.String("content", "");
-      Add(id, content, token.Bool("special", false) || special_.count(content) > 0, &token);
+      AddedToken read;
+      read.id = id;
+      read.content = token.String("content", "");
+      read.special = token.Bool("special", false) || special_.count(read.content) > 0;
+      read.normalized = token.Bool("normalized", !read.special);
+      read.flags = ReadAddedTokenFlags(&token);
+      Add(std::move(read), &token);
       Keep(kFile, token);
     }
   }
@@ -179,12 +181,14 @@ class Reader {
       if (!JsonFields::ToInt(item.value(), 0, kMaxId, &id)) id = -1;
       const auto known = tokens_.find(id);
       if (known != tokens_.end() && known->second.content == item.key()) continue;
-      Add(id, item.key(), special_.count(item.key()) > 0, &fields);
+      const bool special = special_.count(item.key()) > 0;
+      Add({id, item.key(), special, !special, {}}, &fields);
     }
     Keep("added_tokens.json", fields);
   }
 
-  void Add(int id, const std::string& content, bool special, JsonFields* fields) {
+  void Add(AddedToken token, JsonFields* fields) {
+    const auto& [id, content, special, normalized, flags] = token;
     if (content.empty() || content.size() > kMaxAddedBytes) {
       fields->Fail("", absl::StrCat("a token must have 1 to ", kMaxAddedBytes, " bytes"));
     } else if (id < 0 || id > kMaxId) {
@@ -195,7 +199,7 @@ class Reader {
     } else if (tokens_.count(id) > 0 || !contents_.insert(content).second) {
       fields->Fail("", absl::StrCat(Quoted(content), " and its id ", id, " are there twice"));
     } else {
-      tokens_[id] = {id, content, special};
+      tokens_[id] = std::move(token);
     }
   }
 
@@ -208,6 +212,14 @@ class Reader {
 };
 
 }  // namespace
+
+AddedTokenFlags ReadAddedTokenFlags(JsonFields* fields) {
+  AddedTokenFlags flags;
+  flags.left_strip = fields->Bool("lstrip", false);
+  flags.right_strip = fields->Bool("rstrip", false);
+  flags.single_word = fields->Bool("single_word", false);
+  return flags;
+}
 
 absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir) {
   return Reader(dir).Read();

@@ -9,13 +9,20 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/files/json_fields.h"
 
 namespace packrat {
+
+struct AddedTokenFlags {
+  bool left_strip = false, right_strip = false;  // It takes the white space beside it.
+  bool single_word = false;                      // It is none within a word.
+};
 
 struct AddedToken {
   int id = -1;
   std::string content;
-  bool special = false;
+  bool special = false, normalized = true;  // Normalized: it is looked for in normalized text.
+  AddedTokenFlags flags;
 };
 
 // Fields that no file sets keep these values.
@@ -34,9 +41,11 @@ struct TokenizerConfig {
   std::string chat_template_error;  // Why they cannot be read; empty: they can.
 };
 
+// The flags of one token, which tokenizer.json writes alike: "lstrip", "rstrip", "single_word".
+AddedTokenFlags ReadAddedTokenFlags(JsonFields* fields);
+
 // Reads the files that DIR has. INVALID_ARGUMENT names file and field if something is wrong or not
-// supported. Not supported are add_eos_token, since a text that has ended cannot be continued, and
-// added tokens that take the white space beside them or match whole words only.
+// supported. Not supported is add_eos_token, since a text that has ended cannot be continued.
 absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir);
 
 }  // namespace packrat

@@ -72,9 +72,20 @@ class TokenizerJsonReader {
       steps->AddReplace(from.get<std::string>(), to);
     }
     Keep(fields);
+    CheckSteps(*steps, where);
+  }
+  // Steps may multiply what the ones before them have inserted.
+  void CheckSteps(const TextNormalizer& steps, const std::string& where) {
+    if (steps.size() > kMaxReplaceSteps) {
+      Fail(where, absl::StrCat("is more than ", kMaxReplaceSteps, " steps"));
+    } else if (steps.growth() > kMaxGrowth) {
+      Fail(where, absl::StrCat("makes a text more than ", kMaxGrowth, " times as long"));
+    }
   }
 
   static constexpr size_t kMaxInserted = 64;  // Bytes that a step may insert at one place.
+  static constexpr size_t kMaxReplaceSteps = 64;
+  static constexpr int kMaxGrowth = 256;
   absl::Status status_;
 };
 

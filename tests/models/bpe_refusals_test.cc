@@ -33,18 +33,30 @@ TEST_P(RefusedTest, WithTheField) {
 }
 
 Json SplitBy(const std::string& pattern) { return {{"Regex", pattern}}; }
+// Each step makes eight of every byte "a".
+Json Longer(size_t steps) {
+  const Json step = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaa"}};
+  return {{"type", "Sequence"}, {"normalizers", Json(steps, step)}};
+}
 constexpr char kPattern[] = "/pre_tokenizer/pretokenizers/0/pattern";
 
 INSTANTIATE_TEST_SUITE_P(
     Files, RefusedTest,
     testing::Values(
-        Wrong{"/normalizer", {{"type", "NFKC"}}, R"(normalizer.type: "NFKC" is not supported)"},
+        Wrong{"/normalizer", {{"type", "Lowercase"}}, R"(normalizer.type: "Lowercase" is not)"},
+        Wrong{"/normalizer",
+              {{"type", "NFKC"}, {"level", 1}},
+              R"(normalizer: has the unknown field "level")"},
         Wrong{"/normalizer",
               {{"type", "Sequence"}, {"normalizers", {{{"type", "Prepend"}, {"prepend", ""}}}}},
               "normalizer.normalizers[0].prepend: must have 1 to 64 bytes"},
         Wrong{"/normalizer",
               {{"type", "Replace"}, {"pattern", {{"Regex", " "}}}, {"content", "_"}},
               "normalizer.pattern: must be an object with a String"},
+        Wrong{"/normalizer", Longer(3), "normalizer.normalizers[2]: makes a text more than 256"},
+        Wrong{"/normalizer",
+              {{"type", "Sequence"}, {"normalizers", Json(65, Json{{"type", "NFC"}})}},
+              "normalizer.normalizers[5]: makes a text more than 256 times as long"},
         Wrong{"/model/type", "WordPiece", R"(model.type: is "WordPiece"; only BPE)"},
         Wrong{"/model/dropout", 0.1, "model.dropout: is not supported"},
         Wrong{"/model/byte_fallback", true, "model.byte_fallback: is not supported with ByteLevel"},
@@ -61,8 +73,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"/model/merges/1", "a b c", "model.merges[1]: must be"},
         Wrong{"/model/merges/1", {"a"}, "model.merges[1]: must be"},
         Wrong{"/model/merges/1", {"a", "qqq"}, R"(model.merges[1]: "qqq" is not in model.vocab)"},
-        Wrong{"/added_tokens/0/lstrip", true, "added_tokens[0].lstrip: true is not supported"},
-        Wrong{"/added_tokens/0/single_word", true, "added_tokens[0].single_word: true is not"},
+        Wrong{"/added_tokens/0/lstrip", 1, "added_tokens[0].lstrip: is 1"},
         Wrong{"/added_tokens/0/content", "", "added_tokens[0].content: must have 1 to"},
         Wrong{"/added_tokens/0/id", 9999, "added_tokens[0]: \"<|begin_of_text|>\" has the id 9999"},
         Wrong{"/added_tokens/0/id", "x", "added_tokens[0].id: is \"x\""},
@@ -81,12 +92,16 @@ INSTANTIATE_TEST_SUITE_P(
               "pre_tokenizer.pretokenizers[1].prepend_scheme: and add_prefix_space contradict"},
         Wrong{"/pre_tokenizer/pretokenizers/0",
               {{"type", "ByteLevel"}},
-              "pre_tokenizer.pretokenizers[1]: nothing may come after ByteLevel"},
-        Wrong{"/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext",
-              "pre_tokenizer.pretokenizers[0].behavior: is \"MergedWithNext\""},
-        Wrong{kPattern, {{"String", " "}}, "pre_tokenizer.pretokenizers[0].pattern: must be an"},
+              R"(pre_tokenizer.pretokenizers[2].type: "ByteLevel" is not supported after)"},
+        Wrong{"/pre_tokenizer/pretokenizers/2",
+              {{"type", "Metaspace"}},
+              R"(pre_tokenizer.pretokenizers[2].type: "Metaspace" is not supported after)"},
+        Wrong{"/pre_tokenizer/pretokenizers/0/behavior", "Merged",
+              "pre_tokenizer.pretokenizers[0].behavior: is \"Merged\"; must be Isolated, Removed"},
+        Wrong{kPattern, {{"Text", " "}}, "pre_tokenizer.pretokenizers[0].pattern: must be an"},
+        Wrong{kPattern, {{"String", ""}}, "pre_tokenizer.pretokenizers[0].pattern: the pattern is"},
         Wrong{kPattern, SplitBy("(a+)+b"),
-              "pre_tokenizer.pretokenizers[0].pattern.Regex: a repeated group"},
+              "pre_tokenizer.pretokenizers[0].pattern: a repeated group"},
         Wrong{"/post_processor", {{"type", "BertProcessing"}}, R"(post_processor.type: "BertPro)"},
         Wrong{"/post_processor/processors/1/single", Json::array(),
               "post_processor.processors[1].single: must be the text"},

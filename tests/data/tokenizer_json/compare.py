@@ -2,7 +2,8 @@
 
     python3 tests/data/tokenizer_json/compare.py ENCODE TOKENIZER.json TEXT[.xz] [--lines N] [--special]
 
-ENCODE is the program //tests/models:encode; the Python package `tokenizers` is needed. Compares the
+ENCODE is the program //tests/models:encode; the Python package `tokenizers` is needed. Without a
+TOKENIZER.json ("cases") it takes the tokenizers of expect.py in turn. Compares the
 ids of every line with its line break, of groups of ten lines, of every assigned character of
 Unicode between others, and of mixtures of awkward parts; and what the ids decode to, but for bytes
 that are no text, of which the libraries make different numbers of U+FFFD.
@@ -22,6 +23,7 @@ import unicodedata
 from tokenizers import Tokenizer
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import expect  # pylint: disable=wrong-import-position
 import texts  # pylint: disable=wrong-import-position
 
 
@@ -52,14 +54,27 @@ def main():
     groups = ["".join(lines[i:i + 10]) for i in range(0, len(lines), 10)]
     cases = {"lines": lines, "groups": groups, "edge cases": texts.EDGES,
              "characters": list(characters()), "mixtures": list(mixtures(20000))}
-    reference = Tokenizer.from_file(args.tokenizer)
-    reference.encode_special_tokens = not args.special
+    if args.tokenizer != "cases":
+        with open(args.tokenizer, encoding="utf-8") as f:
+            sys.exit(compare(args.encode, json.load(f), args.special, cases) != 0)
+    failed = 0
+    for i, (name, patch, special, _) in enumerate(expect.CASES):
+        print(f"case {i}: {name}{', special tokens read' if special else ''}", flush=True)
+        failed += compare(args.encode, expect.patched(name, patch), special, cases)
+    sys.exit(failed != 0)
+
+
+def compare(encode, tokenizer, special, cases):
+    """How many texts differ."""
+    reference = Tokenizer.from_str(json.dumps(tokenizer))
+    reference.encode_special_tokens = not special
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        os.symlink(os.path.abspath(args.tokenizer), os.path.join(folder, "tokenizer.json"))
-        failed = 0
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
+            json.dump(tokenizer, f)
         for name, inputs in cases.items():
             done = subprocess.run(
-                [args.encode, folder, "special" if args.special else "plain"],
+                [encode, folder, "special" if special else "plain"],
                 input="".join(json.dumps(text) + "\n" for text in inputs), encoding="utf-8",
                 stdout=subprocess.PIPE, check=True)
             different = 0
@@ -71,9 +86,9 @@ def main():
                     different += 1
                     if different < 5:
                         print(repr(text), expected, ids, repr(back), repr(decoded))
-            print(f"{name}: {len(inputs)} texts, {different} differ")
+            print(f"{name}: {len(inputs)} texts, {different} differ", flush=True)
             failed += different
-    sys.exit(failed != 0)
+    return failed
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ tests/models/bpe_test.cc.
     python3 tests/data/tokenizer_json/expect.py NOVELS.txt.xz
 
 `texts`: awkward ones (texts.py), then some hundred lines of novels in the public domain. `parts`:
-of which the test makes 10,000 further lines, as generated() does. For each case, a tokenizer of this
-folder with a JSON patch, and whether decoding gives `texts` back: `ids` of every text, and of every generated line a hash of four digits;
-or, to save space, one hash of each.
+of which the test makes `generated` further lines, as generated() does. For each case, a tokenizer of
+this folder with a JSON patch, and whether decoding gives `texts` back: `ids` of every text, and of
+every generated line a hash of four digits; or, to save space and time, fewer lines and one hash of all.
 """
 
+import copy
 import json
 import lzma
 import os
@@ -21,6 +22,7 @@ import texts  # pylint: disable=wrong-import-position
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LINES = 10000
+LINES_OF_HASHED = 3000
 MASK = (1 << 64) - 1
 SPLIT = "/pre_tokenizer/pretokenizers/0/"
 
@@ -37,6 +39,64 @@ QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS+|\p{N}| ?[^\sMA
 def qwen(letters, marks):
     return [replace("/normalizer", {"type": "NFC"}), replace("/model/ignore_merges", False),
             replace(SPLIT + "pattern/Regex", QWEN.replace("LETTERS", letters).replace("MARKS", marks))]
+
+
+def add(path, value):
+    return {"op": "add", "path": path, "value": value}
+
+
+def added(token_id, content, **flags):
+    """One more token; flags that are not named are false."""
+    token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return add("/added_tokens/-", {"id": token_id, "content": content, **token, **flags})
+
+
+def split(pattern, behavior="Isolated", invert=False):
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+
+def cuts(*pretokenizers):
+    """These in place of the file's, before or after ByteLevel as it is given."""
+    return replace("/pre_tokenizer", {"type": "Sequence", "pretokenizers": list(pretokenizers)})
+
+
+def byte_level(use_regex=False):
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+# Nemotron's and Mistral's pattern, OLMo's, and GPT-4o's.
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+          r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+OLMO = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|"
+        r"\s*[\r\n]|\s+(?!\S)|\s+")
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+# Falcon's way: what comes after ByteLevel sees bytes as characters, some of which are digits.
+FALCON = cuts({"type": "Punctuation", "behavior": "Contiguous"}, byte_level(True),
+              {"type": "Digits", "individual_digits": False}, split({"Regex": "[0-9][0-9][0-9]"}))
+# Several cuts, one after the other, as of DeepSeek's descendants.
+SEQUENCE = cuts(split({"Regex": r"\p{N}{1,3}"}), split({"Regex": "[一-龥぀-ゟ゠-ヿ]+"}),
+                split({"Regex": r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+                                r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"}), byte_level())
+GEMMA = [replace("/normalizer", {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+         replace("/pre_tokenizer", split({"String": " "}, "MergedWithPrevious")),
+         replace("/decoder/decoders", [
+             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+             {"type": "Fuse"}]),
+         replace("/model/unk_token", "<unk>")]
+# Tokens that take white space or are words; some are white space that another one may have taken.
+STRIPS = [replace("/added_tokens/2/lstrip", True), replace("/added_tokens/4/rstrip", True),
+          replace("/added_tokens/6/single_word", True), added(4099, "xyz", lstrip=True, rstrip=True),
+          added(3795, "THE", single_word=True, normalized=True, lstrip=True), added(4100, "  "),
+          added(4101, "hello", single_word=True, rstrip=True, normalized=True),
+          added(4102, "\n", rstrip=True), added(4103, "\t", lstrip=True, normalized=True)]
+
+
+def form(name):
+    return [replace("/normalizer", {"type": name})]
 
 
 # Some bytes have no token any more. Their ids are given to others, so that there are no holes.
@@ -82,6 +142,27 @@ CASES = [
      False, False),
     ("llama", [replace("/model/byte_fallback", False), replace("/model/fuse_unk", False),
                replace("/model/unk_token", "<unk>")], True, False),
+    ("llama", GEMMA, False, True),
+    ("llama", GEMMA + [added(800, "  "), added(801, "\n\n", normalized=True),
+                       added(802, "▁▁")], True, False),
+    ("llama", GEMMA + [replace("/pre_tokenizer", split({"String": "▁"}, "MergedWithNext"))], False, False),
+    ("llama", GEMMA + [replace("/pre_tokenizer", split({"String": "▁"}, "Contiguous", True))], False, False),
+    ("llama", PREPEND + [added(800, "xyz", lstrip=True, rstrip=True), added(801, "the", single_word=True)],
+     True, False),
+    ("gpt2", [FALCON], False, False),
+    ("gpt2", [cuts(byte_level(True), {"type": "Digits", "individual_digits": True})], False, False),
+    ("gpt2", [cuts(split({"String": "."}, "MergedWithPrevious"), {"type": "Punctuation"},
+                   byte_level(True))], True, False),
+    ("llama3", [replace(SPLIT + "pattern/Regex", TEKKEN)], True, False),
+    ("llama3", [replace(SPLIT + "pattern/Regex", OLMO)], False, False),
+    ("llama3", [replace(SPLIT + "pattern/Regex", O200K)], False, False),
+    ("llama3", [SEQUENCE], True, False),
+    ("llama3", STRIPS, True, False),
+    ("llama3", STRIPS + qwen(r"\p{L}", ""), False, False),
+    ("llama3", form("NFKC"), True, False),
+    ("llama3", STRIPS + form("NFKC"), True, False),
+    ("llama3", form("NFD"), False, False),
+    ("gpt2", form("NFKD"), False, False),
 ]
 
 
@@ -91,6 +172,24 @@ def found(data, pointer):
     for part in path:
         data = data[int(part) if isinstance(data, list) else part]
     return data, last
+
+
+def patched(name, patch):
+    """A tokenizer of this folder with a JSON patch."""
+    with open(os.path.join(HERE, name + ".json"), encoding="utf-8") as f:
+        data = json.load(f)
+    for step in patch:
+        if step["op"] == "move":
+            target, last = found(data, step["from"])
+            value = target.pop(last)
+        else:
+            value = copy.deepcopy(step["value"])
+        target, last = found(data, step["path"])
+        if last == "-":
+            target.append(value)
+        else:
+            target[last] = value
+    return data
 
 
 def generated(line):
@@ -125,24 +224,15 @@ def main():
     lines = [generated(i) for i in range(LINES)]
     cases = []
     for name, patch, special, verbatim in CASES:
-        with open(os.path.join(HERE, name + ".json"), encoding="utf-8") as f:
-            data = json.load(f)
-        for step in patch:
-            if step["op"] == "move":
-                target, last = found(data, step["from"])
-                value = target.pop(last)
-            else:
-                value = step["value"]
-            target, last = found(data, step["path"])
-            target[last] = value
-        tokenizer = Tokenizer.from_str(json.dumps(data))
+        tokenizer = Tokenizer.from_str(json.dumps(patched(name, patch)))
         tokenizer.encode_special_tokens = not special
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in inputs]
-        hashes = [fnv(tokenizer.encode(text, add_special_tokens=False).ids) for text in lines]
+        count = LINES if verbatim else LINES_OF_HASHED
+        hashes = [fnv(tokenizer.encode(text, add_special_tokens=False).ids) for text in lines[:count]]
         lossless = all(tokenizer.decode(i, skip_special_tokens=False) == text
                        for i, text in zip(ids, inputs))
         # Every list by its hash, so that its end is part of it.
-        case = {"tokenizer": name, "patch": patch, "special": special, "lossless": lossless,
+        case = {"tokenizer": name, "patch": patch, "special": special, "lossless": lossless, "generated": count,
                 "hash": f"{fnv(h & 0xFFFFFFFF for h in [fnv(i) for i in ids] + hashes):016x}"}
         if verbatim:
             case.update(ids=ids, lines="".join(f"{h & 0xFFFF:04x}" for h in hashes))

@@ -5,24 +5,28 @@ a checkpoint's tensors to the names of models/reference/model.py, which are the 
 """
 
 import dataclasses
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 
 @dataclasses.dataclass
 class LayerSpec:
-    kind: str  # "rat", "attention" (full or windowed), "mesa" or "gated_delta_net"
+    kind: str  # "rat", "attention" (full or windowed), "mesa", "gated_delta_net" or "mamba2"
     num_heads: int  # gated_delta_net: of values
     head_dim: int  # gated_delta_net: of values
-    kv_heads: int = 0  # attention, gated_delta_net: key heads; rat: groups of queries and keys
+    kv_heads: int = 0  # attention, gated_delta_net: key heads; rat, mamba2: groups
     window: Optional[int] = None  # attention: visible keys, the query's own included
     rope_theta: float = 10000.0
     qkv_bias: bool = False
     chunk_size: int = 16  # rat
-    conv_size: int = 4  # mesa, gated_delta_net
+    conv_size: int = 4  # mesa, gated_delta_net, mamba2
     conv_bias: bool = False
     lambda_lower_bound: float = 0.25
     output_gate: bool = True
-    key_dim: int = 0  # gated_delta_net
+    key_dim: int = 0  # gated_delta_net; mamba2: the state's size
+    norm: str = "after_gate"  # mamba2: or "before_gate" or "none"
+    norm_groups: int = 1
+    in_bias: bool = False
+    step_limits: Tuple[float, float] = (0.0, float("inf"))
 
 
 @dataclasses.dataclass
@@ -116,7 +120,8 @@ def _parse_packrat(c):
     theta = float(c.get("rope_theta", 10000.0))
     layers = []
     for kind in c["layer_types"]:
-        if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net"):
+        if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net",
+                        "mamba2"):
             raise ValueError(f"layer_types: unknown layer {kind!r}")
         o, where = c[kind], kind + "."
         if kind == "gated_delta_net":
@@ -125,6 +130,17 @@ def _parse_packrat(c):
                 kind, heads, _size(o, "value_dim", where),
                 _size(o, "num_key_heads", where, divides=(heads, "num_value_heads")),
                 key_dim=_size(o, "key_dim", where), conv_size=_size(o, "conv_size", where)))
+            continue
+        if kind == "mamba2":
+            heads = _size(o, "num_heads", where)
+            low, high = o.get("time_step_limit", (0.0, float("inf")))
+            layers.append(LayerSpec(
+                kind, heads, _size(o, "head_dim", where),
+                _size(o, "num_groups", where, divides=(heads, "num_heads")),
+                key_dim=_size(o, "state_size", where), conv_size=_size(o, "conv_size", where),
+                conv_bias=o.get("conv_bias", True), in_bias=o.get("in_bias", False),
+                norm=o.get("norm", "after_gate"), norm_groups=o.get("norm_groups", 1),
+                step_limits=(low, float("inf") if isinstance(high, dict) else high)))
             continue
         heads = _size(o, "num_heads", where, divides=None if kind == "mesa" else (d, "hidden_size"))
         if kind == "rat":

@@ -247,3 +247,52 @@ class GatedDelta(nn.Module):
             rows.append(torch.einsum("bhe,bhed->bhd", q[:, t], state))
         gate = F.silu(self.in_proj_z(h).float()).unflatten(-1, (s.num_heads, -1))
         return self.out_proj((self.norm(torch.stack(rows, 1)) * gate).flatten(2))
+
+
+class Mamba2(nn.Module):
+    """Mamba-2, token by token as kernels/mamba2.h states it, in double precision."""
+
+    def __init__(self, spec, d, eps):
+        super().__init__()
+        self.spec, self.eps = spec, eps
+        values, keys = spec.num_heads * spec.head_dim, spec.kv_heads * spec.key_dim
+        self.widths = [values, values + 2 * keys, spec.num_heads]
+        self.in_proj = linear(d, sum(self.widths), spec.in_bias)
+        self.conv1d = ShortConv(values + 2 * keys, spec.conv_size, spec.conv_bias)
+        self.A_log = nn.Parameter(torch.zeros(spec.num_heads))
+        self.D = nn.Parameter(torch.zeros(spec.num_heads))
+        self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))
+        if spec.norm != "none":
+            self.norm = RmsNorm(values, eps)
+        self.out_proj = linear(values, d)
+
+    def finish(self, y, z):
+        s = self.spec
+        if s.norm == "none":
+            return y * F.silu(z)
+        if s.norm == "after_gate":
+            y = y * F.silu(z)
+        parts = y.unflatten(-1, (s.norm_groups, -1))
+        y = rms_norm(parts, self.norm.weight.view(s.norm_groups, -1), self.eps).flatten(-2)
+        return y * F.silu(z) if s.norm == "before_gate" else y
+
+    def forward(self, h):
+        s = self.spec
+        z, xbc, dt = self.in_proj(h).split(self.widths, -1)
+        values, keys = self.widths[0], s.kv_heads * s.key_dim
+        x, b, c = self.conv1d(xbc).double().split([values, keys, keys], -1)
+        x = x.unflatten(-1, (s.num_heads, -1))
+        shared = s.num_heads // s.kv_heads  # head j uses group j / shared
+        b = b.unflatten(-1, (s.kv_heads, -1)).repeat_interleave(shared, 2)
+        c = c.unflatten(-1, (s.kv_heads, -1)).repeat_interleave(shared, 2)
+        dt = F.softplus((dt + self.dt_bias).double()).clamp(*s.step_limits)
+        decay = (-self.A_log.double().exp() * dt).exp()
+        state = x.new_zeros(h.shape[0], s.num_heads, s.key_dim, s.head_dim)
+        rows = []
+        for t in range(h.shape[1]):
+            u = dt[:, t, :, None] * x[:, t]
+            state = state * decay[:, t, :, None, None] + b[:, t, :, :, None] * u[:, :, None]
+            y = torch.einsum("bhn,bhnd->bhd", c[:, t], state) + self.D.double()[:, None] * x[:, t]
+            rows.append(y.flatten(1))
+        y = self.finish(torch.stack(rows, 1), z)
+        return self.out_proj(y.to(self.out_proj.weight.dtype))

@@ -15,13 +15,13 @@ from models.reference.model import Model, load_model
 TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 
 
-def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, **more):
+def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, mamba=None, **more):
     return {"model_type": "packrat", "vocab_size": 77, "hidden_size": d, "intermediate_size": 50,
             "num_hidden_layers": len(layers), "layer_types": layers, "norm_eps": 1e-6,
             "rope_theta": 10000.0, "tie_word_embeddings": True, "max_position_embeddings": 4096,
             **{name: value for name, value in (("rat", rat), ("local_attention", local),
                                                ("attention", full), ("mesa", mesa),
-                                               ("gated_delta_net", delta)) if value},
+                                               ("gated_delta_net", delta), ("mamba2", mamba)) if value},
             **more}
 
 
@@ -42,6 +42,11 @@ def mesa(heads, dim, conv, gate=True, bound=0.25):
 def delta(key_heads, value_heads, key_dim, value_dim, conv):
     return {"num_key_heads": key_heads, "num_value_heads": value_heads, "key_dim": key_dim,
             "value_dim": value_dim, "conv_size": conv}
+
+
+def mamba(heads, groups, dim, state, conv, **more):
+    return {"num_heads": heads, "num_groups": groups, "head_dim": dim, "state_size": state,
+            "conv_size": conv, **more}
 
 
 MESA_NET = {"model_type": "mesa_net", "hidden_size": 60, "num_heads": 3, "head_dim": 20,
@@ -71,6 +76,12 @@ CASES = {
     "gated_delta_odd": (packrat(["gated_delta_net"] * 2, 30, delta=delta(3, 3, 13, 21, 1)), 60),
     "gated_delta_shared": (packrat(["gated_delta_net", "rat"], 32, delta=delta(2, 8, 40, 7, 5),
                                    rat=rat(2, 1, 16)), 70),
+    "mamba2_odd": (packrat(["mamba2"] * 2, 30, mamba=mamba(
+        3, 1, 13, 21, 1, norm="before_gate", conv_bias=False)), 60),
+    "mamba2_no_norm": (packrat(["mamba2", "rat"], 32, rat=rat(2, 1, 16), mamba=mamba(
+        6, 3, 7, 40, 5, norm="none", time_step_limit=[0.1, 0.8])), 70),
+    "mamba2_parts": (packrat(["mamba2"], 24, mamba=mamba(
+        4, 2, 9, 16, 4, norm="after_gate", norm_groups=4, in_bias=True)), 50),
     "one_token": (packrat(["rat", "mesa", "attention"], 32, rat=rat(2, 1, 16), mesa=mesa(2, 16, 4),
                           full=attention(2, 2)), 1),
     "mesa_net": (MESA_NET, 80),

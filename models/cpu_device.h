@@ -78,6 +78,7 @@ class CpuDevice : public Device {
   }
   int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
   int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
+  int Plan(const Mamba2Shape& s) override { return PlanThreads(Mamba2ScratchFloats(s)); }
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override;
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status MultiplyNormed(const Normed& h, int rows,
@@ -123,6 +124,11 @@ class CpuDevice : public Device {
                           const Step& s, const GatedDeltaOperands& operands) override {
     return packrat::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
                                context_.get());
+  }
+  absl::Status Mamba2(int, const Mamba2Shape& shape, const Mamba2Weights& weights, const Step& s,
+                      const Mamba2Operands& operands) override {
+    return packrat::Mamba2(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
+                           context_.get());
   }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {

@@ -12,10 +12,14 @@ const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one) 
   return Upload(std::move(scales));
 }
 
-const float* DeviceWeights::Taps(const std::string& name, int channels, int taps) {
+const float* DeviceWeights::Taps(const std::string& name, int channels, int taps,
+                                 const std::vector<float>& factors) {
   const std::vector<float> stored = loader_->Floats(name, {channels, 1, taps});
   std::vector<float> out(stored.size());
-  for (size_t i = 0; i < stored.size(); ++i) out[i % taps * channels + i / taps] = stored[i];
+  for (size_t i = 0; i < stored.size(); ++i) {
+    const float factor = factors.empty() ? 1.0f : factors[i / taps];
+    out[i % taps * channels + i / taps] = stored[i] * factor;
+  }
   return Upload(std::move(out));
 }
 

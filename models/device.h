@@ -19,6 +19,7 @@
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
 #include "kernels/gated_delta.h"
+#include "kernels/mamba2.h"
 #include "kernels/matmul.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
@@ -87,8 +88,9 @@ class DeviceWeights {
   // The scales (n) of a norm: what is stored, or 1 + that.
   const float* Norm(const std::string& name, int n, bool plus_one = false);
   // The taps of a short convolution, (channels, 1, taps) as stored, tap-major
-  // (kernels/short_conv.h).
-  const float* Taps(const std::string& name, int channels, int taps);
+  // (kernels/short_conv.h). factors: (channels), which they are multiplied by, or empty.
+  const float* Taps(const std::string& name, int channels, int taps,
+                    const std::vector<float>& factors = {});
   WeightLoader* loader() { return loader_; }
 
  protected:
@@ -145,6 +147,7 @@ class Device {
   virtual int Plan(const AttentionShape& shape) = 0;
   virtual int Plan(const MesaShape& shape) = 0;
   virtual int Plan(const GatedDeltaShape& shape) = 0;
+  virtual int Plan(const Mamba2Shape& shape) = 0;
   // The number of a rotary table. Layers with equal arguments share one.
   int PlanRope(double base, int head_dim, int divisor, const RopeScaling& scaling = {});
 
@@ -188,6 +191,8 @@ class Device {
   virtual absl::Status GatedDelta(int plan, const GatedDeltaShape& shape,
                                   const GatedDeltaWeights& weights, const Step& step,
                                   const GatedDeltaOperands& operands) = 0;
+  virtual absl::Status Mamba2(int plan, const Mamba2Shape& shape, const Mamba2Weights& weights,
+                              const Step& step, const Mamba2Operands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
   // n values of x on the host, after all operations so far; valid until the next call. For tools:

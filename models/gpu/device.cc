@@ -62,6 +62,16 @@ int GpuDevice::Plan(const GatedDeltaShape& s) {
                     GatedDeltaScratchBytes(s, limits_.spans, limits_.tokens));
 }
 
+int GpuDevice::Plan(const Mamba2Shape& s) {
+  const size_t bytes = Mamba2SharedBytes(s);
+  if (bytes > info_.shared_bytes && plan_status_.ok()) {
+    plan_status_ = absl::FailedPreconditionError(absl::StrCat(
+        "Mamba-2 heads with a state of ", s.state_size, " channels need ", bytes,
+        " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes));
+  }
+  return 0;  // It keeps no memory of its own.
+}
+
 void GpuDevice::CarveScratch(Carver* carver) {
   for (Region& region : regions_) region.memory = carver->Take<std::byte>(region.bytes);
 }

@@ -37,6 +37,7 @@ class GpuDevice : public Device {
   int Plan(const AttentionShape& shape) override;
   int Plan(const MesaShape& shape) override;
   int Plan(const GatedDeltaShape& shape) override;
+  int Plan(const Mamba2Shape& shape) override;
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override {
     return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, x, stream_);
   }
@@ -77,6 +78,10 @@ class GpuDevice : public Device {
                           const Step& s, const GatedDeltaOperands& operands) override {
     return gpu::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
                            regions_[plan].memory, stream_);
+  }
+  absl::Status Mamba2(int, const Mamba2Shape& shape, const Mamba2Weights& weights, const Step& s,
+                      const Mamba2Operands& operands) override {
+    return gpu::Mamba2(shape, weights, s.batch, s.slots, s.tails, operands, s.totals, stream_);
   }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {

@@ -69,14 +69,6 @@ class GatedDeltaMixer : public Mixer {
   GatedDeltaWeights weights_{};
 };
 
-// Heads together as wide as a model may be.
-void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
-                const std::string& dim_name, int dim) {
-  if (heads <= kMaxHidden / dim) return;
-  fields->Fail(heads_name, absl::StrCat("is ", heads, "; ", heads_name, " * ", dim_name,
-                                        " must be at most ", kMaxHidden));
-}
-
 }  // namespace
 
 GatedDeltaSpec GatedDeltaSpec::Read(const std::string&, JsonFields* fields, const SharedFields&) {

@@ -11,13 +11,14 @@
 
 #include "models/mixers/attention.h"
 #include "models/mixers/gated_delta.h"
+#include "models/mixers/mamba2.h"
 #include "models/mixers/mesa.h"
 #include "models/mixers/rat.h"
 #include "models/mixers/spec.h"
 
 namespace packrat {
 
-using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec>;
+using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec, Mamba2Spec>;
 
 // All names of `layer_types`.
 std::vector<std::string> MixerNames();

@@ -27,6 +27,13 @@ int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
   return count;
 }
 
+void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
+                const std::string& dim_name, int dim) {
+  if (heads <= kMaxHidden / dim) return;
+  fields->Fail(heads_name, absl::StrCat("is ", heads, "; ", heads_name, " * ", dim_name,
+                                        " must be at most ", kMaxHidden));
+}
+
 namespace {
 
 // Of a rope_parameters or rope_scaling.

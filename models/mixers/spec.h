@@ -71,6 +71,10 @@ int EvenHeadDim(JsonFields* fields, const std::string& heads_name, int num_heads
 int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
                    std::optional<int> fallback);
 
+// Refuses heads that are together wider than a model may be.
+void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
+                const std::string& dim_name, int dim);
+
 // rope_theta, from a field of that name or, as transformers 5 writes it, from within
 // rope_parameters. With `scaling`, rope_parameters or the older rope_scaling may ask for any
 // scaling that RopeScaling can express; without it, all scaling is refused. With `part`, which

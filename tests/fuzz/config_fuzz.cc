@@ -44,6 +44,16 @@ void CheckMixer(const GatedDeltaSpec& delta, int) {
   PACKRAT_CHECK(delta.conv_size >= 1 && delta.conv_size <= kMaxConvSize);
 }
 
+void CheckMixer(const Mamba2Spec& mamba, int) {
+  CheckHeads(mamba.num_heads, mamba.head_dim);
+  CheckHeads(mamba.num_groups, mamba.state_size);
+  PACKRAT_CHECK(mamba.num_heads % mamba.num_groups == 0);
+  PACKRAT_CHECK(mamba.shape().keys() <= kMaxHidden && mamba.shape().values() <= kMaxHidden);
+  PACKRAT_CHECK(mamba.conv_size >= 1 && mamba.conv_size <= kMaxConvSize);
+  PACKRAT_CHECK(mamba.norm_groups >= 1 && mamba.shape().values() % mamba.norm_groups == 0);
+  PACKRAT_CHECK(mamba.dt_min >= 0.0f && mamba.dt_min <= mamba.dt_max);
+}
+
 void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
   PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);

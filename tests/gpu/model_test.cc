@@ -321,6 +321,11 @@ TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {
   EXPECT_NE(model.status().message().find("gated delta heads of 12 key channels need"),
             absl::string_view::npos)
       << model.status();
+  model = gpu::LoadGpuModel("tests/golden/mamba2", Options(64), gpu::GpuOptions());
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(model.status().message().find("heads with a state of 24 channels need"),
+            absl::string_view::npos)
+      << model.status();
 }
 
 TEST_F(GpuModelTest, TooLittleMemoryIsSaidWithThePlan) {

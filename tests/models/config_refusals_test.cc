@@ -204,6 +204,40 @@ INSTANTIATE_TEST_SUITE_P(
              {"Missing", ", \"conv_size\": 4", "", "gated_delta_net.conv_size: missing"}}),
     NameOfChange);
 
+constexpr char kMamba2[] = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 1, "layer_types": ["mamba2"],
+    "mamba2": {"num_heads": 600, "num_groups": 300, "head_dim": 100, "state_size": 200,
+               "norm": "before_gate", "norm_groups": 5, "time_step_limit": [0, 1]}})";
+
+INSTANTIATE_TEST_SUITE_P(
+    Mamba2, Refused,
+    Changes(kMamba2,
+            {{"Groups", "\"num_groups\": 300", "\"num_groups\": 400",
+              "mamba2.num_groups: is 400; must divide the 600 heads"},
+             {"NoHeads", "600", "0", "mamba2.num_heads: is 0; must be an integer from 1 to 4096"},
+             {"State", "\"state_size\": 200", "\"state_size\": 257",
+              "mamba2.state_size: is 257; must be an integer from 1 to 256"},
+             {"WideHeads", "\"head_dim\": 100", "\"head_dim\": 110",
+              "num_heads: is 600; num_heads * head_dim must be at most 65536"},
+             {"WideState", "\"state_size\": 200", "\"state_size\": 219",
+              "num_groups: is 300; num_groups * state_size must be at most 65536"},
+             {"NoTaps", "\"norm_groups\"", "\"conv_size\": 0, \"norm_groups\"",
+              "mamba2.conv_size: is 0; must be an integer from 1 to 16"},
+             {"Norm", "before_gate", "beside_gate",
+              "mamba2.norm: is \"beside_gate\"; must be none, before_gate or after_gate"},
+             {"NormGroups", "\"norm_groups\": 5", "\"norm_groups\": 7",
+              "mamba2.norm_groups: is 7; must divide the 600 heads"},
+             {"Limits", "[0, 1]", "[1, 0]", "mamba2.time_step_limit: must be two numbers"},
+             {"OneLimit", "[0, 1]", "[0]", "mamba2.time_step_limit: must be two numbers"},
+             {"NegativeLimit", "[0, 1]", "[-1, 1]", "mamba2.time_step_limit: must be two numbers"},
+             {"InfiniteLimits", "[0, 1]",
+              "[{\"__float__\": \"Infinity\"}, {\"__float__\": \"Infinity\"}]",
+              "mamba2.time_step_limit: must be two numbers"},
+             {"NaNLimit", "[0, 1]", "[0, {\"__float__\": \"NaN\"}]",
+              "mamba2.time_step_limit: must be two numbers"},
+             {"Missing", ", \"state_size\": 200", "", "mamba2.state_size: missing"}}),
+    NameOfChange);
+
 TEST(Config, MessagesDoNotRepeatWhatAHostileFileSays) {
   const std::string message =
       Refusal(With(kRat, "\"rat\"", "\"" + std::string(100000, 'x') + "\""));

@@ -28,6 +28,9 @@ const AttentionSpec& Attention(const ModelConfig& config, int layer) {
 const MesaSpec& Mesa(const ModelConfig& config, int layer) {
   return std::get<MesaSpec>(config.layers.at(layer));
 }
+const Mamba2Spec& Mamba(const ModelConfig& config, int layer) {
+  return std::get<Mamba2Spec>(config.layers.at(layer));
+}
 const GatedDeltaSpec& GatedDelta(const ModelConfig& config, int layer) {
   return std::get<GatedDeltaSpec>(config.layers.at(layer));
 }
@@ -137,6 +140,26 @@ TEST(Golden, GatedDeltaNet) {
   EXPECT_EQ(GatedDelta(config, 0).key_dim, 12);
   EXPECT_EQ(GatedDelta(config, 0).value_dim, 20);
   EXPECT_EQ(GatedDelta(config, 0).conv_size, 3);
+  const MixerInfo info = InfoOf(config.layers[0]);
+  EXPECT_EQ(info.num_heads, 6);
+  EXPECT_EQ(info.head_dim, 20);
+  EXPECT_EQ(info.num_kv_heads, 2);
+}
+
+TEST(Golden, Mamba2) {
+  const ModelConfig config = LoadGolden("mamba2");
+  EXPECT_THAT(Kinds(config), ElementsAre("mamba2", "attention", "mamba2"));
+  EXPECT_EQ(Mamba(config, 0).num_heads, 6);
+  EXPECT_EQ(Mamba(config, 0).num_groups, 2);
+  EXPECT_EQ(Mamba(config, 0).head_dim, 20);
+  EXPECT_EQ(Mamba(config, 0).state_size, 24);
+  EXPECT_EQ(Mamba(config, 0).conv_size, 3);
+  EXPECT_EQ(Mamba(config, 0).norm, Mamba2Norm::kAfterGate);
+  EXPECT_EQ(Mamba(config, 0).norm_groups, 2);
+  EXPECT_TRUE(Mamba(config, 0).conv_bias);
+  EXPECT_TRUE(Mamba(config, 0).in_bias);
+  EXPECT_EQ(Mamba(config, 0).dt_min, 0.02f);
+  EXPECT_EQ(Mamba(config, 0).dt_max, std::numeric_limits<float>::infinity());
   const MixerInfo info = InfoOf(config.layers[0]);
   EXPECT_EQ(info.num_heads, 6);
   EXPECT_EQ(info.head_dim, 20);
@@ -306,13 +329,15 @@ TEST(MesaNet, FewSolverStepsAreWarnedOf) {
 // Two models with the same tensors differ by these alone.
 TEST(Fingerprint, TellsWhatTensorsDoNotShow) {
   const std::string text = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
-    "intermediate_size": 160, "num_hidden_layers": 4, "norm_eps": 1e-6, "rope_theta": 10000,
-    "layer_types": ["rat", "local_attention", "mesa", "gated_delta_net"],
+    "intermediate_size": 160, "num_hidden_layers": 5, "norm_eps": 1e-6, "rope_theta": 10000,
+    "layer_types": ["rat", "local_attention", "mesa", "gated_delta_net", "mamba2"],
     "rat": {"num_heads": 4, "num_groups": 2, "chunk_size": 16},
     "local_attention": {"num_heads": 8, "window_size": 9},
     "mesa": {"num_heads": 2, "head_dim": 32, "lambda_lower_bound": 0.5},
     "gated_delta_net": {"num_key_heads": 3, "num_value_heads": 6, "key_dim": 16, "value_dim": 16,
-                        "conv_size": 4}})";
+                        "conv_size": 4},
+    "mamba2": {"num_heads": 12, "num_groups": 2, "head_dim": 8, "state_size": 16,
+               "norm": "after_gate", "norm_groups": 3, "time_step_limit": [0.0, 0.5]}})";
   const std::string plain = Fingerprint(Parse(text), 1);
   for (const auto& [from, to] : {std::pair{"1e-6", "1e-5"},
                                  {"\"rope_theta\": 10000", "\"rope_theta\": 20000"},
@@ -322,7 +347,13 @@ TEST(Fingerprint, TellsWhatTensorsDoNotShow) {
                                  {"\"window_size\": 9", "\"window_size\": 10"},
                                  {"\"lambda_lower_bound\": 0.5", "\"lambda_lower_bound\": 0.25"},
                                  {"\"num_key_heads\": 3", "\"num_key_heads\": 2"},
-                                 {"\"num_value_heads\": 6", "\"num_value_heads\": 12"}}) {
+                                 {"\"num_value_heads\": 6", "\"num_value_heads\": 12"},
+                                 {"\"num_heads\": 12", "\"num_heads\": 6"},
+                                 {"\"num_groups\": 2, \"head", "\"num_groups\": 3, \"head"},
+                                 {"after_gate", "before_gate"},
+                                 {"\"norm_groups\": 3", "\"norm_groups\": 1"},
+                                 {"[0.0, 0.5]", "[0.1, 0.5]"},
+                                 {"[0.0, 0.5]", "[0.0, 0.4]"}}) {
     EXPECT_NE(Fingerprint(Parse(With(text, from, to)), 1), plain) << to;
   }
 }

@@ -16,8 +16,8 @@
 namespace packrat {
 
 inline const std::string kGoldenCases[] = {
-    "rat",   "rat_local", "mesa_net", "mesa_net_hybrid", "packrat",         "packrat_wide",
-    "llama", "llama3",    "qwen2",    "qwen3",           "gated_delta_net", "qwen3_5"};
+    "rat",    "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide", "llama",
+    "llama3", "qwen2",     "qwen3",    "gated_delta_net", "qwen3_5", "mamba2"};
 
 struct Golden {
   int batch, tokens, vocab;

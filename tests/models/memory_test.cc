@@ -101,8 +101,8 @@ TEST(HostState, RoomIsWhatALimitLeavesOrAQuarter) {
 }
 
 TEST(MeasureModel, SaysWhatALoadedModelTakes) {
-  for (const char* name :
-       {"rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "gated_delta_net"}) {
+  for (const char* name : {"rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat",
+                           "gated_delta_net", "mamba2"}) {
     for (const int tokens : {16, 300}) {
       ModelOptions options;
       options.max_batch_tokens = tokens;

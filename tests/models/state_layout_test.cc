@@ -49,6 +49,17 @@ TEST(StateLayout, GatedDeltaSlotAndTail) {
   EXPECT_TRUE(layout.page_classes.empty());
 }
 
+TEST(StateLayout, Mamba2SlotAndTail) {
+  // States of 24 channels are padded to 32, heads of 40 to 48; the convolution sees three rows of
+  // 6 * 40 + 2 * 2 * 24 channels, padded to 1008.
+  Mamba2Spec mamba;
+  mamba.num_heads = 6, mamba.num_groups = 2, mamba.head_dim = 40, mamba.state_size = 24;
+  const StateLayout layout = Layout({mamba});
+  EXPECT_EQ(layout.slot_bytes, 6u * 32 * 48 * 4);
+  EXPECT_EQ(layout.tail_bytes, (2u * 16 * 32 + 6 * 16 * 48 + 6 * 16 + 1008) * 4);
+  EXPECT_TRUE(layout.page_classes.empty());
+}
+
 TEST(StateLayout, RatEntryOfThePapersModels) {
   std::vector<MixerSpec> layers(24, Rat(16, 128, 16));
   const StateLayout layout = Layout(layers);

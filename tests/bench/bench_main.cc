@@ -11,6 +11,7 @@
 #include "kernels/thread_pool.h"
 #include "models/cpu_model.h"
 #include "tests/bench/machine.h"
+#include "tests/bench/mamba2_bench.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/report.h"
 #include "tests/bench/sampling_bench.h"
@@ -18,7 +19,8 @@
 
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
           "Folder for models of random weights (1 GB).");
-ABSL_FLAG(std::string, only, "", "Run one section: sampling, model, context, steps. Default: all.");
+ABSL_FLAG(std::string, only, "",
+          "Run one section: sampling, mamba2, model, context, steps. Default: all.");
 ABSL_FLAG(std::string, model, "models/demo", "Folder of the model whose steps are measured.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2, avx512 or amx.");
@@ -51,6 +53,7 @@ int main(int argc, char** argv) {
   Row("machine: OpenBLAS sgemm 2048", limits.sgemm / 1e9, "GFLOP/s");
   Row("machine: own loop of bfloat16 dots", limits.bfloat16_flops_per_second / 1e9, "GFLOP/s");
   if (only.empty() || only == "sampling") BenchSampling(threads);
+  if (only.empty() || only == "mamba2") BenchMamba2(threads, limits);
   if (only.empty() || only == "model") BenchModel(dir, threads, *activations, limits);
   if (only.empty() || only == "context") BenchContext(dir, threads);
   if (only.empty() || only == "steps") {

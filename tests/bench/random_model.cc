@@ -51,6 +51,8 @@ class Writer {
   std::vector<TensorToWrite> tensors_;
 };
 
+constexpr int kMambaState = 128;
+
 void AddMixer(const std::string& type, const std::string& prefix, const RandomModelShape& s,
               Writer* writer) {
   const int d = s.hidden_size, dim = d / s.heads, kv = s.kv_heads * dim;
@@ -69,6 +71,17 @@ void AddMixer(const std::string& type, const std::string& prefix, const RandomMo
     writer->Add(prefix + "A_log", {s.heads}, 0.5f);
     writer->Add(prefix + "dt_bias", {s.heads}, 0.5f, -3.0f);
     writer->Add(prefix + "norm.weight", {dim}, 0.1f, 1.0f);
+    writer->Linear(prefix + "out_proj.weight", d, d);
+    return;
+  }
+  if (type == "mamba2") {
+    writer->Linear(prefix + "in_proj.weight", 2 * d + 2 * kMambaState + s.heads, d);
+    writer->Add(prefix + "conv1d.weight", {d + 2 * kMambaState, 1, 4}, 0.5f);
+    writer->Add(prefix + "conv1d.bias", {d + 2 * kMambaState}, 0.5f);
+    writer->Add(prefix + "A_log", {s.heads}, 0.5f);
+    writer->Add(prefix + "D", {s.heads}, 1.0f);
+    writer->Add(prefix + "dt_bias", {s.heads}, 0.5f, -3.0f);
+    writer->Add(prefix + "norm.weight", {d}, 0.1f, 1.0f);
     writer->Linear(prefix + "out_proj.weight", d, d);
     return;
   }
@@ -118,7 +131,8 @@ void WriteRandomModel(const std::string& dir, const RandomModelShape& s) {
       R"(, "conv_size": 4, "lambda_lower_bound": 0.25, "use_output_gate": true},)",
       R"( "gated_delta_net": {"num_key_heads": )", s.heads, R"(, "num_value_heads": )", s.heads,
       R"(, "key_dim": )", s.hidden_size / s.heads, R"(, "value_dim": )", s.hidden_size / s.heads,
-      R"(, "conv_size": 4}})");
+      R"(, "conv_size": 4}, "mamba2": {"num_heads": )", s.heads, R"(, "head_dim": )",
+      s.hidden_size / s.heads, R"(, "state_size": )", kMambaState, R"(}})");
   std::ifstream old(dir + "/config.json");
   if (std::string((std::istreambuf_iterator<char>(old)), {}) == config) return;
   Writer writer;

@@ -26,7 +26,7 @@
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench", "Folder for models of random weights.");
 ABSL_FLAG(std::string, model, "", "Measure this model alone.");
 ABSL_FLAG(std::vector<std::string>, kinds,
-          std::vector<std::string>({"rat", "mesa", "gated_delta_net", "attention",
+          std::vector<std::string>({"rat", "mesa", "gated_delta_net", "mamba2", "attention",
                                     "local_attention"}),
           "Kinds of layers of the models of random weights.");
 ABSL_FLAG(int, text_tokens, 10000, "Before the turn.");

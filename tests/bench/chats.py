@@ -163,7 +163,7 @@ def main():
     if "llama.cpp" in args.peers.split(","):
         runs.append(("llama.cpp, cache on", llama,
                      lambda: peers.start_llama(args, args.gguf, args.port, log("llama"))))
-    print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
+    print(peers.HEADER)
     for name, ask, start in runs:
         server = start()
         try:

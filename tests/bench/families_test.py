@@ -1,0 +1,61 @@
+import types
+import unittest
+
+from tests.bench import families
+
+
+class Branch:
+    def complete(self, prompt, **_):
+        # 600 tokens and what the session answered are kept; a turn has 32 of its own.
+        return types.SimpleNamespace(usage=types.SimpleNamespace(
+            prompt_tokens=601 + len(prompt), cached_tokens=self.cached))
+
+    def delete(self):
+        pass
+
+
+class Session(Branch):
+    def __init__(self, cached):
+        self.cached = cached
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def fork(self):
+        return self
+
+
+class Client:
+    def __init__(self, cached):
+        self.cached = cached
+
+    def model_info(self):
+        return types.SimpleNamespace(state=types.SimpleNamespace(
+            fixed_bytes=1000, window_bytes=24, bytes_per_token=12.0))
+
+    def create_session(self):
+        return Session(self.cached)
+
+
+class FamiliesTest(unittest.TestCase):
+
+    def test_state_fork_and_turn(self):
+        rows = families.session_rows(Client(600), 100, 600, 3)
+        self.assertEqual(rows[0], ("state of a sequence", 1024, "bytes", "and 12 a token"))
+        self.assertEqual([row[0] for row in rows[1:]], ["fork of 600 tokens", "turn of 32 after 600 tokens"])
+
+    def test_a_turn_that_computes_the_text_anew_is_no_result(self):
+        with self.assertRaises(SystemExit):
+            families.session_rows(Client(0), 100, 600, 3)
+
+    def test_every_family_has_its_configuration(self):
+        for family in families.FAMILIES:
+            with open(f"{families.PUBLISHED}/{family}.json", encoding="utf-8") as file:
+                self.assertIn("model_type", file.read())
+
+
+if __name__ == "__main__":
+    unittest.main()

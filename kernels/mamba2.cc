@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "kernels/check.h"
 
@@ -11,6 +10,7 @@
 // Keep after the define.
 #include "hwy/foreach_target.h"
 // Keep after foreach_target.h.
+#include "kernels/mamba2_state-inl.h"
 #include "kernels/short_conv-inl.h"
 
 #ifndef PACKRAT_KERNELS_MAMBA2_CC_ONCE_
@@ -124,187 +124,127 @@ void PrepareMamba(const MambaCall& call, const BatchSpan& span, const MambaToken
   }
 }
 
-// How many vectors of a row of S are read at once for `rows` tokens: as the registers allow.
-constexpr int MambaWidth(int rows) {
-  return std::clamp((HWY_TARGET == HWY_AVX3 ? 16 : 8) / (rows * kVecs), 1, 4);
-}
+// One head of a span.
+struct MambaHead {
+  const MambaCall& call;
+  const BatchSpan& span;
+  const Mamba2TokenLayout layout;
+  int head, group, dim, padded, state_padded;
+  float *history, *u, *log_decay;  // Tail: what the convolution keeps, and the head's rows.
+  float *x, *read;                 // Scratch (16, padded): the convolution's x, and C S.
+  ConvInput conv;
+  const float* b[kBlockTokens];  // B of the block's tokens.
+  float* rows[kBlockTokens];     // Memory of those that are new.
 
-// columns(d, width) for all vectors d of a row of `padded` floats, `width` of them side by side.
-template <int kWidth, class Columns>
-HWY_INLINE void ForColumns(int padded, const Columns& columns) {
-  int d = 0;
-  for (; d + kWidth * 16 <= padded; d += kWidth * 16) {
-    columns(d, std::integral_constant<int, kWidth>());
-  }
-  if constexpr (kWidth > 2) {
-    for (; d + 32 <= padded; d += 32) columns(d, std::integral_constant<int, 2>());
-  }
-  for (; d < padded; d += 16) columns(d, std::integral_constant<int, 1>());
-}
-
-// out_r (padded) = c_r S for kRows tokens, each sum in order of the state channel.
-template <int kRows>
-HWY_INLINE void ReadMambaState(const float* const* c, const float* state, int state_size,
-                               int padded, float* const* out) {
-  ForColumns<MambaWidth(kRows)>(padded, [&](int d, auto width) HWY_ATTR {
-    constexpr int kWidth = decltype(width)::value;
-    V16 sum[kRows][kWidth];
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kWidth; ++j) sum[r][j] = Zero();
-    }
-    const float* line = state + d;
-    for (int i = 0; i < state_size; ++i, line += padded) {
-      V16 row[kWidth];
-      for (int j = 0; j < kWidth; ++j) row[j] = Load(line + j * 16);
-      for (int r = 0; r < kRows; ++r) {
-        const V16 weight = Set(c[r][i]);
-        for (int j = 0; j < kWidth; ++j) sum[r][j] = MulAdd(weight, row[j], sum[r][j]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kWidth; ++j) Store(sum[r][j], out[r] + d + j * 16);
-    }
-  });
-}
-
-// How far a block's tokens have decayed, as logarithms: since[s] is the sum over (s, t],
-// `all` that over [0, t]. Each is summed by itself rather than taken as a difference of sums since
-// the block's start: after a large step, those no longer hold the small ones.
-struct MambaDecays {
-  HWY_ALIGN float since[kBlockTokens] = {};
-  float all = 0.0f;
-  HWY_INLINE void Advance(int t, float log_decay) {
-    HWY_ALIGN static constexpr float kLanes[kBlockTokens] = {0, 1, 2,  3,  4,  5,  6,  7,
-                                                             8, 9, 10, 11, 12, 13, 14, 15};
-    const V16 more = IfGreater(Set(static_cast<float>(t)), Load(kLanes), Set(log_decay), Zero());
-    Store(Add(Load(since), more), since);
-    all = t > 0 ? all + log_decay : log_decay;
-  }
-  HWY_INLINE void Exponentials(float* c, float* decay) const {
-    HWY_ALIGN float lanes[16];
-    Store(Exp(Load(since)), c);
-    Store(Exp(Set(all)), lanes);
-    *decay = lanes[0];
+  MambaHead(const MambaCall& c, const BatchSpan& sp, int j, float* scratch)
+      : call(c),
+        span(sp),
+        layout(c.shape),
+        head(j),
+        group(j / (c.shape.num_heads / c.shape.num_groups)),
+        dim(c.shape.head_dim),
+        padded(PadTo16(dim)),
+        state_padded(PadTo16(c.shape.state_size)),
+        x(scratch),
+        read(scratch + kBlockTokens * padded),
+        conv(MambaConv(c, sp)) {
+    const Mamba2TailLayout tail_layout(c.shape);
+    float* tail = c.Tail(sp);
+    history = tail + tail_layout.conv;
+    u = tail + tail_layout.u + static_cast<size_t>(j) * kBlockTokens * padded;
+    log_decay = tail + tail_layout.log_decay + j * kBlockTokens;
+    const float* tail_b = tail + static_cast<size_t>(group) * kBlockTokens * state_padded;
+    for (int r = 0; r < kBlockTokens; ++r) b[r] = tail_b + r * state_padded;
   }
 };
 
-// The sealed state after the block whose sixteen tokens fill u; b[s] is B of token s.
-void SealMamba(bool sealed, const MambaDecays& decays, const float* const* b, const float* u,
-               int state_padded, int padded, const float* in, float* out) {
-  HWY_ALIGN float c[kBlockTokens];
-  float decay;
-  decays.Exponentials(c, &decay);
-  constexpr int kRows = HWY_TARGET == HWY_SSE4 ? 2 : 4;  // Rows of S that share a load of u.
-  for (int i = 0; i < state_padded; i += kRows) {
-    HWY_ALIGN float weight[kBlockTokens * kRows];
-    for (int s = 0; s < kBlockTokens; ++s) {
-      for (int r = 0; r < kRows; ++r) weight[s * kRows + r] = c[s] * b[s][i + r];
+// What a block's new tokens bring.
+void FillTokens(MambaHead* h, const MambaTokens& at) {
+  // Copies, where the compiler need not expect a store to them.
+  const ConvInput conv = h->conv;
+  const int padded = h->padded, dim = h->dim, first = h->head * dim;
+  float *x = h->x, *u = h->u;
+  for (int t = at.slot; t < at.end(); ++t) {
+    const int token = at.t + t - at.slot;
+    float* row = h->rows[t] = h->call.Memory(h->span.first_token + token);
+    h->b[t] = row + h->layout.b + h->group * h->state_padded;
+    h->log_decay[t] = row[h->layout.log_decay + h->head];
+    const V16 dt = Set(row[h->layout.dt + h->head]);
+    for (int d = 0; d < padded; d += 16) {
+      const V16 v = ShortConv16(conv, token, first + d, dim - d);
+      Store(v, x + t * padded + d);
+      Store(Mul(dt, v), u + t * padded + d);
     }
-    ForColumns<MambaWidth(kRows)>(padded, [&](int d, auto width) HWY_ATTR {
-      constexpr int kWidth = decltype(width)::value;
-      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * padded + d;
-      V16 sum[kRows][kWidth];
-      for (int r = 0; r < kRows; ++r) {
-        for (int j = 0; j < kWidth; ++j) {
-          sum[r][j] = sealed ? Mul(Load(in + at + r * padded + j * 16), Set(decay)) : Zero();
-        }
-      }
-      for (int s = 0; s < kBlockTokens; ++s) {
-        V16 row[kWidth];
-        for (int j = 0; j < kWidth; ++j) row[j] = Load(u + s * padded + d + j * 16);
-        for (int r = 0; r < kRows; ++r) {
-          const V16 factor = Set(weight[s * kRows + r]);
-          for (int j = 0; j < kWidth; ++j) sum[r][j] = MulAdd(factor, row[j], sum[r][j]);
-        }
-      }
-      for (int r = 0; r < kRows; ++r) {
-        for (int j = 0; j < kWidth; ++j) Store(sum[r][j], out + at + r * padded + j * 16);
-      }
-    });
   }
 }
 
-// C S of the block's new tokens, to out (16, padded); `rows` are their memory.
-void ReadSealed(const MambaCall& call, int group, const MambaTokens& at, float* const* rows,
-                const float* state, float* out) {
-  const int padded = PadTo16(call.shape.head_dim), size = call.shape.state_size;
-  const size_t c = Mamba2TokenLayout(call.shape).c + group * PadTo16(size);
+// C S of the block's new tokens.
+void ReadSealed(const MambaHead& h, const MambaTokens& at, const float* state) {
+  const int size = h.call.shape.state_size;
+  const size_t c = h.layout.c + h.group * h.state_padded;
   constexpr int kTokens = HWY_TARGET == HWY_SSE4 ? 2 : 4;
   int t = at.slot;
   for (; t + kTokens <= at.end(); t += kTokens) {
     const float* from[kTokens];
     float* to[kTokens];
-    for (int r = 0; r < kTokens; ++r) from[r] = rows[t + r] + c, to[r] = out + (t + r) * padded;
-    ReadMambaState<kTokens>(from, state, size, padded, to);
+    for (int r = 0; r < kTokens; ++r) {
+      from[r] = h.rows[t + r] + c, to[r] = h.read + (t + r) * h.padded;
+    }
+    ReadMambaState<kTokens>(from, state, size, h.padded, to);
   }
   for (; t < at.end(); ++t) {
-    const float* from[] = {rows[t] + c};
-    float* to[] = {out + t * padded};
-    ReadMambaState<1>(from, state, size, padded, to);
+    const float* from[] = {h.rows[t] + c};
+    float* to[] = {h.read + t * h.padded};
+    ReadMambaState<1>(from, state, size, h.padded, to);
+  }
+}
+
+// y of the block's new tokens, to memory. c: how far the block's tokens have decayed at its last.
+void WriteOutputs(const MambaHead& h, const MambaTokens& at, bool sealed, const float* decay,
+                  float* c) {
+  const V16 skip = Set(h.call.weights.skip[h.head]);
+  const int padded = h.padded, dim = h.dim;  // As in FillTokens().
+  const float *u = h.u, *x = h.x, *read = h.read;
+  MambaDecays decays;
+  for (int t = 0; t < at.slot; ++t) decays.Advance(t, h.log_decay[t]);
+  for (int t = at.slot; t < at.end(); ++t) {
+    HWY_ALIGN float weights[kBlockTokens];
+    decays.Advance(t, h.log_decay[t]);
+    Store(Exp(Load(decays.since)), c);
+    Store(Mul(Load(c), Load(h.rows[t] + h.layout.dots + h.group * kBlockTokens)), weights);
+    float* y = h.rows[t] + h.layout.y + h.head * dim;
+    for (int d = 0; d < padded; d += 16) {
+      const int own = t * padded + d;
+      V16 sum = sealed ? Mul(Load(read + own), Set(decay[t])) : Zero();
+      for (int r = 0; r <= t; ++r) sum = MulAdd(Set(weights[r]), Load(u + r * padded + d), sum);
+      StoreFirst(MulAdd(skip, Load(x + own), sum), dim - d, y + d);
+    }
   }
 }
 
 // All tokens of a span for one head, block by block: y to memory, u and decays to the tail, and the
 // sealed state.
 void ScanMamba(const MambaCall& call, const BatchSpan& span, int head, float* scratch) {
-  const Mamba2Shape& s = call.shape;
-  const Mamba2TokenLayout layout(s);
-  const Mamba2TailLayout tail_layout(s);
-  const int group = head / (s.num_heads / s.num_groups), dim = s.head_dim;
-  const int padded = PadTo16(dim), state_padded = PadTo16(s.state_size);
-  float* tail = call.Tail(span);
-  const float* tail_b = tail + static_cast<size_t>(group) * kBlockTokens * state_padded;
-  float* u = tail + tail_layout.u + static_cast<size_t>(head) * kBlockTokens * padded;
-  float* log_decay = tail + tail_layout.log_decay + head * kBlockTokens;
-  float *x = scratch, *read = scratch + kBlockTokens * padded;
-  const ConvInput conv = MambaConv(call, span);
-  const size_t state = head * Mamba2HeadFloats(s);
+  MambaHead h(call, span, head, scratch);
+  const size_t state = head * Mamba2HeadFloats(call.shape);
   const float* in = call.Slot(span.slot_in) + state;
   float* out = call.Slot(span.slot_out) + state;
-  const V16 skip = Set(call.weights.skip[head]);
-  const float* b[kBlockTokens];  // Of the block's tokens.
-  float* rows[kBlockTokens];     // Memory of those that are new.
-  for (int r = 0; r < kBlockTokens; ++r) b[r] = tail_b + r * state_padded;
   for (int first = 0; first < span.num_tokens;) {
     const MambaTokens at(span, first);
     const bool sealed = span.position + first >= kBlockTokens;
-    for (int t = at.slot; t < at.end(); ++t) {
-      const int token = first + t - at.slot;
-      rows[t] = call.Memory(span.first_token + token);
-      b[t] = rows[t] + layout.b + group * state_padded;
-      log_decay[t] = rows[t][layout.log_decay + head];
-      const V16 dt = Set(rows[t][layout.dt + head]);
-      for (int d = 0; d < padded; d += 16) {
-        const V16 v = ShortConv16(conv, token, head * dim + d, dim - d);
-        Store(v, x + t * padded + d);
-        Store(Mul(dt, v), u + t * padded + d);
-      }
-    }
-    if (sealed) ReadSealed(call, group, at, rows, in, read);
-    MambaDecays decays;
-    for (int t = 0; t < at.slot; ++t) decays.Advance(t, log_decay[t]);
-    for (int t = at.slot; t < at.end(); ++t) {
-      HWY_ALIGN float c[kBlockTokens];
-      float decay;
-      decays.Advance(t, log_decay[t]);
-      decays.Exponentials(c, &decay);
-      const float* dots = rows[t] + layout.dots + group * kBlockTokens;
-      for (int r = 0; r <= t; ++r) c[r] *= dots[r];
-      for (int d = 0; d < padded; d += 16) {
-        V16 sum = sealed ? Mul(Load(read + t * padded + d), Set(decay)) : Zero();
-        for (int r = 0; r <= t; ++r) sum = MulAdd(Set(c[r]), Load(u + r * padded + d), sum);
-        sum = MulAdd(skip, Load(x + t * padded + d), sum);
-        StoreFirst(sum, dim - d, rows[t] + layout.y + head * dim + d);
-      }
-    }
+    FillTokens(&h, at);
+    if (sealed) ReadSealed(h, at, in);
+    HWY_ALIGN float decay[kBlockTokens], c[kBlockTokens];
+    DecaysFromStart(h.log_decay, at.end(), decay);
+    WriteOutputs(h, at, sealed, decay, c);
     if (at.end() == kBlockTokens) {
-      SealMamba(sealed, decays, b, u, state_padded, padded, in, out);
+      SealMamba(sealed, decay[kBlockTokens - 1], c, h.b, h.u, h.state_padded, h.padded, in, out);
       in = out;
     }
     first += at.n;
   }
-  if (s.conv_size > 1) {
-    KeepConvInput(conv, span.num_tokens, head * dim, dim, tail + tail_layout.conv);
+  if (call.shape.conv_size > 1) {
+    KeepConvInput(h.conv, span.num_tokens, head * h.dim, h.dim, h.history);
   }
 }
 

@@ -121,7 +121,7 @@ void BenchMamba2(int threads, const MachineLimits& limits) {
     const double seconds = MedianSeconds(9, [&] { bench.Step(0, 1, kPrompt, 0); });
     // The state is read and sealed once a token, the block's rows half as often as there are.
     const double flops =
-        2.0 * kPrompt * shape.values() * (2.0 * shape.state_size + kBlockTokens / 2);
+        2.0 * kPrompt * shape.values() * (2.0 * shape.state_size + kBlockTokens / 2.0);
     Row(absl::StrCat("mamba2 prompt of ", kPrompt, ", ", name), flops / seconds / 1e9, "GFLOP/s",
         limits.flops_per_second / 1e9,
         absl::StrCat(seconds * 1e6 / kPrompt, " us a token and layer"));

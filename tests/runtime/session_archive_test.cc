@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <random>
@@ -292,6 +293,9 @@ TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
   EXPECT_EQ(Say(first.get(), handle, {7}, /*put=*/false).status, absl::OkStatus());
   EXPECT_TRUE(absl::IsUnavailable(first->archive->Put(owner_, handle, space_, now_)));
   EXPECT_TRUE(absl::IsUnavailable(Say(second.get(), handle, {7}).status));
+  EXPECT_TRUE(absl::IsUnavailable(first->archive->Delete(owner_, handle)));
+  // What is no handle never reaches it.
+  EXPECT_EQ(first->archive->Delete(owner_, "../x"), absl::OkStatus());
 }
 
 TEST_F(SessionArchiveTest, WhatIsThereAlreadyIsStored) {
@@ -302,6 +306,51 @@ TEST_F(SessionArchiveTest, WhatIsThereAlreadyIsStored) {
   // And comes without its state where nobody goes on from that.
   EXPECT_EQ(second->archive->Fetch(owner_, handle, std::nullopt, now_), absl::OkStatus());
   EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
+}
+
+// What a replica has is not read from the store again.
+TEST_F(SessionArchiveTest, OnlyWhatIsNewerIsFetched) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  for (const auto& file : std::filesystem::recursive_directory_iterator(folder_ + "/store")) {
+    if (!file.is_regular_file() || file.file_size() == 0) continue;
+    std::fstream bytes(file.path(), std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(static_cast<std::streamoff>(file.file_size()) - 1);
+    bytes.put('\x55');
+  }
+  EXPECT_EQ(first->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_TRUE(absl::IsDataLoss(second->archive->Fetch(owner_, handle, space_, now_)));
+}
+
+// Another replica's turn that was taken back is a change, though the text is what it was.
+TEST_F(SessionArchiveTest, TheSameTextAtALaterRevisionIsNotThisOne) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  ASSERT_TRUE(second->sessions.RewindTurns(owner_, handle, 1, now_).ok());
+  ASSERT_EQ(second->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  ASSERT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
+  EXPECT_TRUE(absl::IsAborted(first->archive->Put(owner_, handle, space_, now_)));
+}
+
+TEST_F(SessionArchiveTest, TheSameTextInOtherTurnsIsNotThisOne) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  ASSERT_EQ(Say(first.get(), handle, {7}, /*put=*/false).status, absl::OkStatus());
+  const Text text = TextAt(first.get(), handle);
+  ASSERT_TRUE(first->sessions.Rewind(owner_, handle, static_cast<int>(text.size()), now_).ok());
+  ASSERT_TRUE(second->sessions.Rewind(owner_, handle, 0, now_).ok());
+  const Text whole(text.begin(), text.end() - 5);  // All but the answer.
+  ASSERT_EQ(Say(second.get(), handle, whole, /*put=*/false).status, absl::OkStatus());
+  ASSERT_EQ(TextAt(second.get(), handle), text);
+  ASSERT_EQ(first->sessions.Get(owner_, handle, now_)->revision,
+            second->sessions.Get(owner_, handle, now_)->revision);
+  EXPECT_EQ(second->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_TRUE(absl::IsAborted(first->archive->Put(owner_, handle, space_, now_)));
 }
 
 TEST_F(SessionArchiveTest, NobodyElseFindsIt) {

@@ -1,6 +1,7 @@
 #include "models/text/added_tokens.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/string_view.h"
 
@@ -13,11 +14,12 @@ unsigned char ByteAt(const std::string& text, size_t at) {
 
 }  // namespace
 
-void AddedTokens::Add(const std::string& text, int32_t id) {
+bool AddedTokens::Add(const std::string& text, int32_t id) {
   ids_.emplace(text, id);
   std::vector<size_t>& sizes = sizes_[ByteAt(text, 0)];
   const auto at = std::lower_bound(sizes.begin(), sizes.end(), text.size(), std::greater<>());
   if (at == sizes.end() || *at != text.size()) sizes.insert(at, text.size());
+  return std::accumulate(sizes.begin(), sizes.end(), size_t{0}) <= kMaxTried;
 }
 
 void AddedTokens::Find(const std::string& text, size_t begin, size_t end,

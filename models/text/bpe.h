@@ -45,6 +45,9 @@ class Bpe : public TokenizerVocabulary {
   // A byte or character without a token becomes the unknown token, or nothing if there is none.
   absl::Status Encode(const std::string& text, TextPlace place, const SpecialPlaces& special,
                       std::vector<int32_t>* ids) const override;
+  std::string kind() const override {
+    return over_bytes_ ? "byte pairs over bytes" : "byte pairs over characters";
+  }
   int size() const override { return static_cast<int>(entries_.size()); }
   int bos_id() const override { return bos_id_; }
   int eos_id() const override { return eos_id_; }

@@ -222,7 +222,8 @@ class BpeFile : private TokenizerJsonReader {
   }
 
   void AddToken(const std::string& where, const AddedToken& token) {
-    const auto& [id, content, special, normalized, flags] = token;
+    const int id = token.id;
+    const std::string& content = token.content;
     const auto known = ids_.find(content);
     if (known == ids_.end()) {
       SetEntry(where, id, content);
@@ -231,12 +232,14 @@ class BpeFile : private TokenizerJsonReader {
            absl::StrCat(Quoted(content), " has the id ", id, ", in model.vocab ", known->second));
     }
     if (!Ok()) return;
-    const std::string found = normalized ? out_->normalizer_.Apply(content) : content;
+    const std::string found = token.normalized ? out_->normalizer_.Apply(content) : content;
     if (found.empty()) return Fail(where, "nothing is left of it when it is normalized");
     out_->entries_[id].bytes = out_->over_bytes_ ? found : Decoded(found);
-    out_->entries_[id].flags = flags;
-    out_->added_[normalized ? 1 : 0].Add(found, id);
-    if (!special) return;
+    out_->entries_[id].flags = token.flags;
+    if (!out_->added_[token.normalized ? 1 : 0].Add(found, id)) {
+      return Fail(where, "too many lengths of tokens that begin alike");
+    }
+    if (!token.special) return;
     out_->entries_[id].special = true;
     out_->words_.erase(content);
     // The unknown token is an exception: text without a token becomes it.

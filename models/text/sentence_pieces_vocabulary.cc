@@ -1,11 +1,13 @@
 #include "models/text/sentence_pieces_vocabulary.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
+#include "models/text/utf8.h"
 
 namespace packrat {
 namespace {
@@ -65,9 +67,10 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
     return absl::InvalidArgumentError(
         absl::StrCat("has ", pieces, " pieces; the model's vocab_size is ", vocab_size));
   }
+  bool few = true;  // Lengths of tokens that begin alike.
   for (int id = 0; id < pieces; ++id) {
     const std::string& name = pieces_.Piece(id);
-    if (pieces_.IsControl(id) && !name.empty()) added_tokens_.Add(name, id);
+    if (pieces_.IsControl(id) && !name.empty()) few &= added_tokens_.Add(name, id);
   }
   for (const AddedToken& token : config.added_tokens) {
     if (token.id >= vocab_size) {
@@ -84,14 +87,24 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
                        name, ", which is supported with a tokenizer.json only"));
     }
     if (token.id < pieces) {  // The library knows it.
-      if (pieces_.Piece(token.id) == token.content) continue;
+      if (pieces_.Piece(token.id) == token.content) {
+        if (token.special && !pieces_.IsControl(token.id) && !pieces_.IsUnknown(token.id) &&
+            !pieces_.IsByte(token.id)) {
+          special_pieces_.insert(token.id);
+          few &= added_tokens_.Add(token.content, token.id);
+        }
+        continue;
+      }
       return absl::InvalidArgumentError(
           absl::StrCat("the added token ", Quoted(token.content), " has the id ", token.id,
                        ", which is the piece ", Quoted(pieces_.Piece(token.id))));
     }
     added_.resize(token.id - pieces + 1);
     added_.back() = token;
-    added_tokens_.Add(token.content, token.id);
+    few &= added_tokens_.Add(token.content, token.id);
+  }
+  if (!few) {
+    return absl::InvalidArgumentError("too many lengths of added tokens that begin alike");
   }
   bos_id_ = config.bos_token.empty() ? pieces_.bos_id() : IdOf(config.bos_token);
   eos_id_ = config.eos_token.empty() ? pieces_.eos_id() : IdOf(config.eos_token);
@@ -128,21 +141,33 @@ absl::Status SentencePiecesVocabulary::EncodePlain(const std::string& text, Text
 absl::Status SentencePiecesVocabulary::Encode(const std::string& text, TextPlace place,
                                               const SpecialPlaces& special,
                                               std::vector<int32_t>* ids) const {
-  const auto place_of = [&](size_t at) { return at == 0 ? place : TextPlace::kInside; };
-  size_t plain = 0;  // Where the plain text that is not encoded yet begins.
+  size_t plain =
+      0;  // Where the plain text that is not encoded yet begins, and how it stands there.
+  TextPlace plain_place = place;
   absl::Status status;
+  const auto encode_to = [&](size_t end, TextPlace next_place) {
+    if (status.ok()) status = EncodePlain(text.substr(plain, end - plain), plain_place, ids);
+    plain = end;
+    plain_place = next_place;
+  };
   added_tokens_.Find(text, 0, text.size(), [&](size_t at, size_t size, int32_t id) -> size_t {
-    if (IsSpecial(id) && !special.AreAll(at, size)) return 0;
-    if (status.ok()) status = EncodePlain(text.substr(plain, at - plain), place_of(plain), ids);
+    if (IsSpecial(id) && !special.AreAll(at, size)) {
+      // The library would find such a piece, so that it gets its text in two parts.
+      const size_t cut = at + std::max(1, Utf8Length(text.data() + at, text.size() - at));
+      if (special_pieces_.contains(id) && plain < cut) encode_to(cut, TextPlace::kContinuation);
+      return 0;
+    }
+    encode_to(at, TextPlace::kInside);
     ids->push_back(id);
     plain = at + size;
     return size;
   });
-  return status.ok() ? EncodePlain(text.substr(plain), place_of(plain), ids) : status;
+  encode_to(text.size(), TextPlace::kInside);
+  return status;
 }
 
 bool SentencePiecesVocabulary::IsSpecial(int32_t id) const {
-  if (id < pieces_.size()) return pieces_.IsControl(id);
+  if (id < pieces_.size()) return pieces_.IsControl(id) || special_pieces_.contains(id);
   const AddedToken& token = added_[id - pieces_.size()];
   return token.special || token.content.empty();
 }

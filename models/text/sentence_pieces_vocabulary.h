@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "models/text/added_tokens.h"
 #include "models/text/sentence_pieces.h"
@@ -27,6 +28,7 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
 
   absl::Status Encode(const std::string& text, TextPlace place, const SpecialPlaces& special,
                       std::vector<int32_t>* ids) const override;
+  std::string kind() const override { return "SentencePiece"; }
   int size() const override { return pieces_.size() + static_cast<int>(added_.size()); }
   int bos_id() const override { return bos_id_; }
   int eos_id() const override { return eos_id_; }
@@ -56,6 +58,9 @@ class SentencePiecesVocabulary : public TokenizerVocabulary {
   std::vector<AddedToken>
       added_;                 // By id, starting at pieces_.size(). No content: the id is unused.
   AddedTokens added_tokens_;  // And control pieces: what a text is cut at.
+  // Pieces that the library finds in a text, and of which tokenizer_config.json says that they are
+  // special, as Gemma's <start_of_turn>.
+  absl::flat_hash_set<int32_t> special_pieces_;
 };
 
 }  // namespace packrat

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "kernels/check.h"
 
@@ -21,6 +22,29 @@ constexpr bool IsComposed(UnicodeForm form) {
 
 constexpr bool IsCompatible(UnicodeForm form) {
   return form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
+}
+
+// Characters since Unicode 10 that would change or move here. The tables of the `tokenizers`
+// library (0.23) are older, and so is what models were trained on: they stay, and nothing passes
+// them.
+constexpr utf8proc_int32_t kNewer[][2] = {
+    {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+    {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
+    {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},
+    {0xa82c, 0xa82c},   {0xab69, 0xab69},   {0x10781, 0x10785}, {0x10787, 0x107b0},
+    {0x107b2, 0x107ba}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10f46, 0x10f50},
+    {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+    {0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193d, 0x1193e},
+    {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
+    {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97},
+    {0x16ff0, 0x16ff1}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+    {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9}};
+
+bool IsNewer(utf8proc_int32_t character) {
+  const auto* range =
+      std::upper_bound(std::begin(kNewer), std::end(kNewer), character,
+                       [](utf8proc_int32_t c, const auto& row) { return c < row[0]; });
+  return range != std::begin(kNewer) && character <= range[-1][1];
 }
 
 // Decomposes every character. utf8proc_map() would sort marks in quadratic time.
@@ -59,7 +83,9 @@ void SortMarks(std::vector<utf8proc_int32_t>* characters) {
 
 }  // namespace
 
-std::string Normalized(const std::string& text, UnicodeForm form) {
+namespace {
+
+std::string NormalizedPart(const std::string& text, UnicodeForm form) {
   // In NFC nothing changes up to U+02FF (CB BF in UTF-8), in the other forms up to U+007F.
   const int first = form == UnicodeForm::kNfc ? 0xcc : 0x80;
   const auto may_change = [first](char c) { return static_cast<unsigned char>(c) >= first; };
@@ -81,6 +107,31 @@ std::string Normalized(const std::string& text, UnicodeForm form) {
     composed.append(reinterpret_cast<const char*>(bytes), size);
   }
   return composed;
+}
+
+}  // namespace
+
+std::string Normalized(const std::string& text, UnicodeForm form) {
+  std::string result;
+  size_t done = 0;
+  for (size_t at = 0; at < text.size();) {
+    if ((text[at] & 0x80) == 0) {
+      ++at;
+      continue;
+    }
+    utf8proc_int32_t character = 0;
+    const auto* here = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at;
+    const utf8proc_ssize_t size =
+        utf8proc_iterate(here, static_cast<utf8proc_ssize_t>(text.size() - at), &character);
+    PACKRAT_CHECK(size > 0) << "the text is not UTF-8";
+    if (IsNewer(character)) {
+      result += NormalizedPart(text.substr(done, at - done), form);
+      result.append(text, at, size);
+      done = at + size;
+    }
+    at += size;
+  }
+  return result + NormalizedPart(text.substr(done), form);
 }
 
 std::string ReplaceAll(const std::string& text, const std::string& from, const std::string& to) {

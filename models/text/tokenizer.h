@@ -49,6 +49,7 @@ class Tokenizer {
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special,
                      bool continues_text = false) const;
 
+  std::string kind() const { return vocabulary_->kind(); }  // For people.
   int vocab_size() const { return vocab_size_; }
   int num_pieces() const;            // With added tokens. Ids from here to vocab_size are padding:
                                      // never sampled.

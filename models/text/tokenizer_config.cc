@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/files/json_fields.h"
@@ -22,6 +23,43 @@ constexpr size_t kMaxAddedBytes = 1024;
 constexpr char kChatTemplates[] =
     "tokenizer_config.json: chat_template must be a string, or a list of objects with a name and a "
     "template";
+
+// The tokens that transformers' classes have where no file names them.
+struct ClassTokens {
+  const char* name;
+  std::pair<const char*, const char*> tokens[4];
+};
+constexpr ClassTokens LlamaTokens(const char* name) {
+  return {name, {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"}, {}}};
+}
+constexpr ClassTokens QwenTokens(const char* name) {
+  return {name,
+          {{"eos_token", "<|endoftext|>"},
+           {"unk_token", "<|endoftext|>"},
+           {"pad_token", "<|endoftext|>"},
+           {}}};
+}
+constexpr ClassTokens kClassTokens[] = {
+    LlamaTokens("LlamaTokenizer"),
+    LlamaTokens("CodeLlamaTokenizer"),
+    QwenTokens("Qwen2Tokenizer"),
+    QwenTokens("Qwen3_5Tokenizer"),
+    {"GPT2Tokenizer",
+     {{"bos_token", "<|endoftext|>"},
+      {"eos_token", "<|endoftext|>"},
+      {"unk_token", "<|endoftext|>"},
+      {}}},
+    {"GPTNeoXTokenizer",
+     {{"bos_token", "<|endoftext|>"},
+      {"eos_token", "<|endoftext|>"},
+      {"unk_token", "<|endoftext|>"},
+      {"pad_token", "<|padding|>"}}},
+    {"GemmaTokenizer",
+     {{"bos_token", "<bos>"},
+      {"eos_token", "<eos>"},
+      {"unk_token", "<unk>"},
+      {"pad_token", "<pad>"}}},
+};
 
 // "<s>", or the object that older files write: {"content": "<s>", ...}. Empty if it is neither.
 std::string NameIn(const Json& value) {
@@ -62,8 +100,12 @@ class Reader {
     const Json map = File("special_tokens_map.json");
     CollectSpecial(map, &special_);
     if (!config.is_null()) ReadConfig(config);
+    // As transformers does: the older file counts, and counts first, where the newer one does not
+    // list the added tokens.
+    const bool is_old = !config.is_object() || !config.contains("added_tokens_decoder");
+    if (is_old) NameTokens(map);
     NameTokens(config);
-    NameTokens(map);
+    NameTokensOfClass(config, is_old ? map : Json());
     if (config.is_object() && config.contains("chat_template")) ReadChat(config["chat_template"]);
     const Json added = File("added_tokens.json");
     if (status_.ok() && !added.is_null()) ReadAdded(added);
@@ -151,6 +193,21 @@ class Reader {
     if (!additional.is_array() || !config_.additional_special_tokens.empty()) return;
     for (const Json& item : additional) {
       config_.additional_special_tokens.push_back(NameIn(item));
+    }
+  }
+
+  // What its class has of tokens that no file names, not even as null.
+  void NameTokensOfClass(const Json& config, const Json& map) {
+    const Json type = config.is_object() ? config.value("tokenizer_class", Json()) : Json();
+    if (!type.is_string()) return;
+    const std::string name(absl::StripSuffix(type.get_ref<const std::string&>(), "Fast"));
+    for (const ClassTokens& known : kClassTokens) {
+      if (name != known.name) continue;
+      for (const auto& [field, token] : known.tokens) {
+        if (token == nullptr || config.contains(field)) continue;
+        if (map.is_object() && map.contains(field)) continue;
+        config_.token_names.emplace_back(field, token);
+      }
     }
   }
 

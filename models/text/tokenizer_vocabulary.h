@@ -57,6 +57,7 @@ class TokenizerVocabulary {
   virtual absl::Status Encode(const std::string& text, TextPlace place,
                               const SpecialPlaces& special, std::vector<int32_t>* ids) const = 0;
 
+  virtual std::string kind() const = 0;  // For people.
   virtual int size() const = 0;
   virtual int bos_id() const = 0;  // -1 if there is none; the same below.
   virtual int eos_id() const = 0;

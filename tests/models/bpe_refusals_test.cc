@@ -38,6 +38,15 @@ Json Longer(size_t steps) {
   const Json step = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaa"}};
   return {{"type", "Sequence"}, {"normalizers", Json(steps, step)}};
 }
+// Tokens of four spaces, eight and so on.
+Json Lengths(int count) {
+  Json tokens = Json::array();
+  for (int n = 1; n <= count; ++n) {
+    tokens.push_back(
+        {{"id", 4091 + n}, {"content", std::string(4 * n, ' ')}, {"normalized", false}});
+  }
+  return tokens;
+}
 constexpr char kPattern[] = "/pre_tokenizer/pretokenizers/0/pattern";
 
 INSTANTIATE_TEST_SUITE_P(
@@ -57,6 +66,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"/normalizer",
               {{"type", "Sequence"}, {"normalizers", Json(65, Json{{"type", "NFC"}})}},
               "normalizer.normalizers[5]: makes a text more than 256 times as long"},
+        Wrong{"/added_tokens", Lengths(100), "added_tokens[90]: too many lengths of tokens that"},
         Wrong{"/model/type", "WordPiece", R"(model.type: is "WordPiece"; only BPE)"},
         Wrong{"/model/dropout", 0.1, "model.dropout: is not supported"},
         Wrong{"/model/byte_fallback", true, "model.byte_fallback: is not supported with ByteLevel"},

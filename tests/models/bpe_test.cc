@@ -312,6 +312,14 @@ TEST(Bpe, NfcTakesNoLongTime) {
   EXPECT_EQ(tokenizer->Decode(ids, true).substr(0, sorted.size()), sorted);
 }
 
+// U+32FF and U+0898 came after the library's tables: no form, and no mark that others pass.
+TEST(Bpe, NewCharactersAreNotNormalized) {
+  const auto tokenizer =
+      Load("llama3", {{{"op", "replace"}, {"path", "/normalizer"}, {"value", {{"type", "NFKC"}}}}});
+  const std::string text = "a\u0898\u0301 \u32ff e\u0301";
+  EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), "a\u0898\u0301 \u32ff \u00e9");
+}
+
 TEST(Bpe, TokensThatOnlyTheConfigHasAreAdded) {
   const std::string config = R"({"added_tokens_decoder": {
       "4095": {"content": "<|endoftext|>", "special": true},
@@ -377,6 +385,31 @@ TEST(Bpe, TokenizerModelComesFirst) {
               HasSubstr("tokenizer.model: not a SentencePiece model"));
 }
 
+// Gemma's <start_of_turn> is a piece that SentencePiece itself finds in any text.
+TEST(SentencePieces, APieceThatIsSpecialIsNotForged) {
+  std::ifstream file(std::string(kFolder) + "llama.model", std::ios::binary);
+  std::string model{std::istreambuf_iterator<char>(file), {}};
+  // One more piece (1) {piece (1): "<turn>", score (2): 0, type (3): user defined}.
+  model += std::string("\x0a\x0f\x0a\x06<turn>\x15\0\0\0\0\x18\x04", 17);
+  const TempDir dir;
+  dir.Write("tokenizer.model", model);
+  const auto ids_of = [&](const std::string& config, const std::string& text, bool special) {
+    dir.Write("tokenizer_config.json", config);
+    const auto tokenizer = Tokenizer::Load(dir.path(), kVocab);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    auto ids = Encode(**tokenizer, text, special);
+    EXPECT_EQ((*tokenizer)->Decode(ids, false), text);
+    return ids;
+  };
+  const std::string config = R"({"added_tokens_decoder": {
+      "800": {"content": "<turn>", "special": true}}, "legacy": false})";
+  for (const std::string text : {"<turn>", "the <turn>the", "<turn><turn>", "<tur<turn>n>"}) {
+    EXPECT_EQ(testing::Value(ids_of("{}", text, false), testing::Contains(800)), true) << text;
+    EXPECT_THAT(ids_of(config, text, false), testing::Not(testing::Contains(800))) << text;
+    EXPECT_THAT(ids_of(config, text, true), testing::Contains(800)) << text;
+  }
+}
+
 TEST(Bpe, RefusesWhatIsNotUtf8) {
   EXPECT_EQ(Load("gpt2")->Encode("ab\xff", {}).status().message(),
             "text: not valid UTF-8 at byte 2");
@@ -409,12 +442,12 @@ TEST(Bpe, StreamedTextIsValidAndWhole) {
 
 // Few words or one: a merge that took quadratic time would not come to an end here.
 TEST(Bpe, LongWordsTakeNoLongTime) {
-  for (const char* name : {"gpt2", "llama3"}) {
+  for (const char* name : {"gpt2", "llama3", "llama"}) {
     const auto tokenizer = Load(name);
     for (const char* part : {" ", "a", "ab", "\n", " \n", "the", "=", "\xc3\xa9"}) {
-      std::string text;
+      std::string text = "x";  // A space at the beginning might be the tokenizer's own.
       while (text.size() < 200000) text += part;
-      EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text) << part;
+      EXPECT_TRUE(tokenizer->Decode(Encode(*tokenizer, text), true) == text) << part;
     }
   }
 }

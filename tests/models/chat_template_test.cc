@@ -269,7 +269,29 @@ TEST(ChatTemplate, ItsOwnFileWins) {
   dir.Write("chat_template.jinja", "file {{ bos_token }}{{ pad_token }}\n");
   EXPECT_EQ(Said(dir), "file B");
   dir.Write("special_tokens_map.json", R"({"bos_token": "C", "pad_token": {"content": "P"}})");
-  EXPECT_EQ(Said(dir), "file BP");
+  EXPECT_EQ(Said(dir), "file CP");
+  dir.Write("tokenizer_config.json", R"({"bos_token": "B", "added_tokens_decoder": {}})");
+  EXPECT_EQ(Said(dir), "file B");
+}
+
+// What transformers' own classes have as defaults; a null says that there is none.
+TEST(ChatTemplate, TokensThatNoFileNamesAreThoseOfTheClass) {
+  const TempDir dir;
+  dir.Write("chat_template.jinja", "{{ bos_token }},{{ eos_token }},{{ pad_token }}");
+  for (const auto& [config, said] :
+       {std::pair(R"({"tokenizer_class": "LlamaTokenizerFast"})", "<s>,</s>,"),
+        {R"({"tokenizer_class": "LlamaTokenizer", "bos_token": null})", ",</s>,"},
+        {R"({"tokenizer_class": "GPT2Tokenizer", "eos_token": "E"})", "<|endoftext|>,E,"},
+        {R"({"tokenizer_class": "GemmaTokenizer"})", "<bos>,<eos>,<pad>"},
+        {R"({"tokenizer_class": "Qwen2Tokenizer"})", ",<|endoftext|>,<|endoftext|>"},
+        {R"({"tokenizer_class": "PreTrainedTokenizerFast"})", ",,"},
+        {R"({"tokenizer_class": 1})", ",,"}}) {
+    dir.Write("tokenizer_config.json", config);
+    EXPECT_EQ(Said(dir), said) << config;
+  }
+  dir.Write("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
+  dir.Write("special_tokens_map.json", R"({"bos_token": "M"})");
+  EXPECT_EQ(Said(dir), "M,</s>,");
 }
 
 TEST(ChatTemplate, ToolsHaveATemplateOfTheirOwn) {

@@ -31,7 +31,7 @@ def characters():
     for code in range(sys.maxunicode + 1):
         if not 0xD800 <= code <= 0xDFFF and unicodedata.category(chr(code)) != "Cn":
             c = chr(code)
-            yield f"a{c}b {c}1{c}{c} '{c}\n{c} "
+            yield f"a{c}b {c}1{c}{c} '{c}\n{c} e\u0301{c}\u0323{c}\u0301 {c}THE{c} xyz"
 
 
 def mixtures(count):

@@ -62,9 +62,7 @@ void AppendBlock(const AttentionBlock& b) {
 }
 
 Range Visible(const AttentionBlock& b, int i) { return {b.first(i), b.end(i)}; }
-float Scale(const AttentionBlock& b) {
-  return 1.0f / std::sqrt(static_cast<float>(b.shape->head_dim));
-}
+float Scale(const AttentionBlock& b) { return 1.0f / ScoreTemperature(*b.shape); }
 
 void AttendToken(const AttentionBlock& b, float* scratch) {
   const PagedEntry entry(b);

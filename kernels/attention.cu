@@ -360,7 +360,7 @@ size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
                        const AttentionOperands& operands, void* scratch, CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
-  const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
+  const float scale = kLog2E / ScoreTemperature(shape);
   AttendScratch attend;
   void* piece = nullptr;
   CarveScratch(shape, batch.num_spans, batch.num_tokens, static_cast<std::byte*>(scratch), &attend,

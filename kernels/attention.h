@@ -2,6 +2,7 @@
 #ifndef PACKRAT_KERNELS_ATTENTION_H_
 #define PACKRAT_KERNELS_ATTENTION_H_
 
+#include <cmath>
 #include <cstddef>
 
 #include "absl/status/status.h"
@@ -24,8 +25,14 @@ struct AttentionShape {
                      // num_kv_heads).
   int head_dim;      // Even.
   int window;        // Visible positions, the query's own included; 0: all.
-  int rotary_dim;    // First channels of a head that are rotated, among themselves. Even.
+  int rotary_dim;    // First channels of a head that are rotated, among themselves. Even; 0: none.
+  float temperature = 0.0f;  // What scores are divided by; 0: the square root of head_dim.
 };
+
+inline float ScoreTemperature(const AttentionShape& shape) {
+  return shape.temperature != 0.0f ? shape.temperature
+                                   : std::sqrt(static_cast<float>(shape.head_dim));
+}
 
 // Activations and pages have elements of `type`: float32, and on a GPU bfloat16 too.
 struct AttentionOperands {
@@ -33,7 +40,7 @@ struct AttentionOperands {
   const void* k;      // (tokens, num_kv_heads * head_dim), before rotation
   const void* v;      // (tokens, num_kv_heads * head_dim)
   int stride;         // Elements from row to row of q, k and v.
-  const float* rope;  // (tokens, rotary_dim): see FillRope()
+  const float* rope;  // (tokens, rotary_dim): see FillRope(); not read where that is 0
   void* out;          // (tokens, num_heads * head_dim), dense
   DType type;
 };
@@ -43,8 +50,8 @@ constexpr size_t AttentionScratchFloats(int head_dim) {
   return size_t{16} * (kAttendTile + 4 * PadTo16(head_dim));
 }
 
-// Appends the new keys and values to the pages and attends; scale head_dim^-0.5. The ring of a
-// window holds at least 1 + ceil((window - 1) / 16) pages.
+// Appends the new keys and values to the pages and attends. The ring of a window
+// holds at least 1 + ceil((window - 1) / 16) pages.
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
                        const AttentionOperands& operands, KernelContext* context);
 

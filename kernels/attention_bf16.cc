@@ -268,6 +268,7 @@ class AttendedRows {
         n_(n),
         padded_(PadTo16(block.shape->head_dim)),
         head_bytes_(2 * kBlockTokens * padded_),
+        scale_(1.44269504f / ScoreTemperature(*block.shape)),
         queries_(scratch),
         scores_(queries_ + kRows * kQueryRow),
         sums_(scores_ + kRows * kScoreRow) {}
@@ -311,7 +312,6 @@ class AttendedRows {
       values[i] = keys[i] + b_.shape->num_kv_heads * head_bytes_;
     }
     keys[blocks] = keys[blocks - 1];  // Nobody sees those scores.
-    const float scale = 1.44269504f / std::sqrt(static_cast<float>(b_.shape->head_dim));  // log2(e)
     for (int i = 0; i < blocks; i += 2) {
       if (n_ <= kFewRows) {
         for (int j = i; j < std::min(i + 2, blocks); ++j) {
@@ -320,7 +320,7 @@ class AttendedRows {
         }
       }
       ForStrips(n_, [&](int r, int count) {
-        kScores[count - 1](queries_ + r * kQueryRow, keys[i], keys[i + 1], padded_ / 2, scale,
+        kScores[count - 1](queries_ + r * kQueryRow, keys[i], keys[i + 1], padded_ / 2, scale_,
                            scores_ + r * kScoreRow + i * kLanes);
       });
     }
@@ -341,6 +341,7 @@ class AttendedRows {
   const AttentionBlock& b_;
   const int first_row_, n_, padded_;
   const int head_bytes_;  // Of the keys, or of the values, of one head in a page.
+  const float scale_;     // Of scores, as powers of two: times log2(e).
   float *queries_, *scores_, *sums_;
   Row rows_[kRows];
 };

@@ -48,7 +48,7 @@ __device__ __forceinline__ void StoreGroup(const float* values, int i, int n, bo
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     EmbedKernel(const T* embedding, const int32_t* tokens, const SampledToken* sampled, int n,
-                bool whole, float* x) {
+                bool whole, float scale, float* x) {
   int token = tokens[blockIdx.x];
   if (IsSampledInRow(token)) {
     const SampledToken& drawn = sampled[RowOf(token)];
@@ -59,12 +59,14 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
     float v[kGroup] = {};
     if (token >= 0) LoadGroup(row, i, n, whole, v);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) v[j] *= scale;
     StoreGroup(v, i, n, whole, x);
   }
 }
 
-// A block for each row. `indices` may be null: row i is row i.
-template <class T>
+// A block for each row. `indices` may be null: row i is row i. kAdd: y += the norm.
+template <class T, bool kAdd>
 __global__ void __launch_bounds__(kThreads)
     RmsNormKernel(const float* x, const int32_t* indices, int n, const float* weight, float eps,
                   bool whole, T* y) {
@@ -92,6 +94,11 @@ __global__ void __launch_bounds__(kThreads)
     if (i != begin) LoadGroup(weight, i, n, whole, w);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) v[j] = v[j] * scale * w[j];
+    if constexpr (kAdd) {
+      LoadGroup(y, i, n, whole, w);
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) v[j] = w[j] + v[j];
+    }
     StoreGroup(v, i, n, whole, y);
   }
 }
@@ -122,10 +129,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// What is done to a value.
+struct SiluOf {
+  __device__ __forceinline__ float operator()(float x) const { return Silu(x); }
+};
+// (1 + tanh(u)) / 2 is the sigmoid of 2u.
+struct GeluTanhOf {
+  __device__ __forceinline__ float operator()(float x) const {
+    return x * Sigmoid(x * fmaf(0.0713548163f, x * x, 1.59576912f));
+  }
+};
+struct GeluOf {
+  __device__ __forceinline__ float operator()(float x) const {
+    return x * 0.5f * (1.0f + erff(x * 0.70710678118654752f));
+  }
+};
+struct SquaredReluOf {
+  __device__ __forceinline__ float operator()(float x) const { return x < 0.0f ? 0.0f : x * x; }
+};
+struct SoftCapOf {
+  float cap;
+  __device__ __forceinline__ float operator()(float x) const { return cap * tanhf(x / cap); }
+};
+
 // Blocks: (rows, parts of a row).
-template <class T>
+template <class T, class Function>
 __global__ void __launch_bounds__(kThreads)
-    SwiGluKernel(const T* gate_up, int n, bool whole, T* y) {
+    GluKernel(const T* gate_up, int n, bool whole, float scale, Function function, T* y) {
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   const T* row = gate_up + static_cast<size_t>(blockIdx.x) * 2 * n;
@@ -133,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
   LoadGroup(row, i, n, whole, gate);
   LoadGroup(row + n, i, n, whole, up);
 #pragma unroll
-  for (int j = 0; j < kGroup; ++j) gate[j] = Silu(gate[j]) * up[j];
+  for (int j = 0; j < kGroup; ++j) gate[j] = function(scale * gate[j]) * up[j];
   StoreGroup(gate, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
 }
 
@@ -151,18 +181,26 @@ __global__ void __launch_bounds__(kThreads)
   StoreGroup(v, i, n, whole, y);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) GeluKernel(T* x, int n, bool whole) {
+// In place.
+template <class T, class Function>
+__global__ void __launch_bounds__(kThreads) MapKernel(T* x, int n, bool whole, Function function) {
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   T* row = x + static_cast<size_t>(blockIdx.x) * n;
   float v[kGroup];
   LoadGroup(row, i, n, whole, v);
 #pragma unroll
-  for (int j = 0; j < kGroup; ++j) {
-    v[j] = v[j] * 0.5f * (1.0f + erff(v[j] * 0.70710678118654752f));
-  }
+  for (int j = 0; j < kGroup; ++j) v[j] = function(v[j]);
   StoreGroup(v, i, n, whole, row);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) ConvertKernel(const float* x, int n, bool whole, T* y) {
+  const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
+  if (i >= n) return;
+  float v[kGroup];
+  LoadGroup(x + static_cast<size_t>(blockIdx.x) * n, i, n, whole, v);
+  StoreGroup(v, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
 }
 
 // A thread for each pair of a cosine and a sine.
@@ -201,12 +239,12 @@ __global__ void __launch_bounds__(kThreads)
   if (!finite) atomicOr(&stats[span].not_finite, 1u);
 }
 
-template <class T>
+template <class T, bool kAdd = false>
 absl::Status LaunchRmsNorm(const char* name, const float* x, const int32_t* indices, int rows,
                            int n, const float* weight, float eps, void* y, CudaStream stream) {
-  return Launch(name, RmsNormKernel<T>, dim3(rows), kThreads, kThreads / kWarp * sizeof(float),
-                stream, x, indices, n, weight, eps, WholeGroups(n, {x, weight, y}),
-                static_cast<T*>(y));
+  return Launch(name, RmsNormKernel<T, kAdd>, dim3(rows), kThreads,
+                kThreads / kWarp * sizeof(float), stream, x, indices, n, weight, eps,
+                WholeGroups(n, {x, weight, y}), static_cast<T*>(y));
 }
 
 template <class T>
@@ -224,18 +262,47 @@ dim3 RowsInParts(int rows, int n) {
   return dim3(rows, (n + kThreads * kGroup - 1) / (kThreads * kGroup));
 }
 
+template <class Function>
+absl::Status LaunchGlu(const Function& function, float scale, const void* gate_up, int rows, int n,
+                       void* y, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {gate_up, y});
+  if (type == DType::kF32) {
+    return Launch("Glu", GluKernel<float, Function>, RowsInParts(rows, n), kThreads, 0, stream,
+                  static_cast<const float*>(gate_up), n, whole, scale, function,
+                  static_cast<float*>(y));
+  }
+  return Launch("Glu", GluKernel<BFloat16, Function>, RowsInParts(rows, n), kThreads, 0, stream,
+                static_cast<const BFloat16*>(gate_up), n, whole, scale, function,
+                static_cast<BFloat16*>(y));
+}
+
+template <class Function>
+absl::Status LaunchMap(const char* name, const Function& function, void* x, int rows, int n,
+                       DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {x});
+  if (type == DType::kF32) {
+    return Launch(name, MapKernel<float, Function>, RowsInParts(rows, n), kThreads, 0, stream,
+                  static_cast<float*>(x), n, whole, function);
+  }
+  return Launch(name, MapKernel<BFloat16, Function>, RowsInParts(rows, n), kThreads, 0, stream,
+                static_cast<BFloat16*>(x), n, whole, function);
+}
+
 }  // namespace
 
 absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
-                   const SampledToken* sampled, int rows, int n, float* x, CudaStream stream) {
+                   const SampledToken* sampled, int rows, int n, float scale, float* x,
+                   CudaStream stream) {
   if (rows == 0) return absl::OkStatus();
   const bool whole = WholeGroups(n, {embedding, x});
   if (type == DType::kF32) {
     return Launch("Embed", EmbedKernel<float>, dim3(rows), kThreads, 0, stream,
-                  static_cast<const float*>(embedding), tokens, sampled, n, whole, x);
+                  static_cast<const float*>(embedding), tokens, sampled, n, whole, scale, x);
   }
   return Launch("Embed", EmbedKernel<BFloat16>, dim3(rows), kThreads, 0, stream,
-                static_cast<const BFloat16*>(embedding), tokens, sampled, n, whole, x);
+                static_cast<const BFloat16*>(embedding), tokens, sampled, n, whole, scale, x);
 }
 
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
@@ -260,15 +327,32 @@ absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim
   return launch(x, stride, rows, heads, head_dim, weight, eps, stream);
 }
 
-absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, CudaStream stream) {
+absl::Status AddRmsNorm(const float* y, int rows, int n, const float* weight, float eps, float* x,
+                        CudaStream stream) {
   if (rows == 0) return absl::OkStatus();
-  const bool whole = WholeGroups(n, {gate_up, y});
+  return LaunchRmsNorm<float, true>("AddRmsNorm", y, nullptr, rows, n, weight, eps, x, stream);
+}
+
+absl::Status Convert(const float* x, int rows, int n, void* y, DType type, CudaStream stream) {
+  if (rows == 0) return absl::OkStatus();
+  const bool whole = WholeGroups(n, {x, y});
   if (type == DType::kF32) {
-    return Launch("SwiGlu", SwiGluKernel<float>, RowsInParts(rows, n), kThreads, 0, stream,
-                  static_cast<const float*>(gate_up), n, whole, static_cast<float*>(y));
+    return Launch("Convert", ConvertKernel<float>, RowsInParts(rows, n), kThreads, 0, stream, x, n,
+                  whole, static_cast<float*>(y));
   }
-  return Launch("SwiGlu", SwiGluKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream,
-                static_cast<const BFloat16*>(gate_up), n, whole, static_cast<BFloat16*>(y));
+  return Launch("Convert", ConvertKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream, x, n,
+                whole, static_cast<BFloat16*>(y));
+}
+
+absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y, DType type,
+                 CudaStream stream) {
+  switch (gating.function) {
+    case GateFunction::kSilu:
+      return LaunchGlu(SiluOf(), gating.scale, gate_up, rows, n, y, type, stream);
+    case GateFunction::kGeluTanh:
+      return LaunchGlu(GeluTanhOf(), gating.scale, gate_up, rows, n, y, type, stream);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
@@ -286,14 +370,15 @@ absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y,
 }
 
 absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream) {
-  if (rows == 0) return absl::OkStatus();
-  const bool whole = WholeGroups(n, {x});
-  if (type == DType::kF32) {
-    return Launch("Gelu", GeluKernel<float>, RowsInParts(rows, n), kThreads, 0, stream,
-                  static_cast<float*>(x), n, whole);
-  }
-  return Launch("Gelu", GeluKernel<BFloat16>, RowsInParts(rows, n), kThreads, 0, stream,
-                static_cast<BFloat16*>(x), n, whole);
+  return LaunchMap("Gelu", GeluOf(), x, rows, n, type, stream);
+}
+
+absl::Status SquaredRelu(void* x, int rows, int n, DType type, CudaStream stream) {
+  return LaunchMap("SquaredRelu", SquaredReluOf(), x, rows, n, type, stream);
+}
+
+absl::Status SoftCap(float cap, int rows, int n, float* x, CudaStream stream) {
+  return LaunchMap("SoftCap", SoftCapOf{cap}, x, rows, n, DType::kF32, stream);
 }
 
 absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,

@@ -34,12 +34,25 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
 absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
                           const float* weight, float eps, DType type, KernelContext* context);
 
-// y (rows, n) = silu(gate) * up; gate_up: (rows, 2n), the gate first in each row.
-absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type,
-                    KernelContext* context);
+// x += RmsNorm(y); both (rows, n) float32.
+absl::Status AddRmsNorm(const float* y, int rows, int n, const float* weight, float eps, float* x,
+                        KernelContext* context);
+
+// y (rows, n) of `type` = x.
+absl::Status Convert(const float* x, int rows, int n, void* y, DType type, KernelContext* context);
+
+// A gated linear unit: y (rows, n) = function(scale * gate) * up; gate_up: (rows, 2n), the gate
+// first in each row. kGeluTanh: GELU by tanh, x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+enum class GateFunction { kSilu, kGeluTanh };
+struct Gating {
+  GateFunction function = GateFunction::kSilu;
+  float scale = 1.0f;
+};
+absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y, DType type,
+                 KernelContext* context);
 
 // One row of it, on the CPU.
-void SwiGluRow(const float* gate_up, int n, float* y);
+void GluRow(const Gating& gating, const float* gate_up, int n, float* y);
 
 // In place: y = y * sigmoid(gate). y: (rows, n); gate: (rows, n), `stride` elements from row to
 // row.
@@ -48,6 +61,12 @@ absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y,
 
 // In place: x = x * (1 + erf(x / sqrt 2)) / 2, the exact GELU. x: (rows, n).
 absl::Status Gelu(void* x, int rows, int n, DType type, KernelContext* context);
+
+// In place: x = max(x, 0)^2. x: (rows, n).
+absl::Status SquaredRelu(void* x, int rows, int n, DType type, KernelContext* context);
+
+// In place: x = cap * tanh(x / cap). x: (rows, n) float32.
+absl::Status SoftCap(float cap, int rows, int n, float* x, KernelContext* context);
 
 // Sets not_finite of every span that has a NaN or an infinity in one of its rows of x (tokens, n).
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
@@ -58,10 +77,11 @@ bool AllFinite(const float* x, size_t n);
 
 namespace gpu {
 
-// x[t] = row tokens[t] of the embedding (vocab, n), of `type`; zero for unused tokens (-1), and for
-// a SampledInRow() that has nothing in `sampled`, the results of the step before.
+// x[t] = scale * row tokens[t] of the embedding (vocab, n), of `type`; zero for unused tokens (-1),
+// and for a SampledInRow() that has nothing in `sampled`, the results of the step before.
 absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
-                   const SampledToken* sampled, int rows, int n, float* x, CudaStream stream);
+                   const SampledToken* sampled, int rows, int n, float scale, float* x,
+                   CudaStream stream);
 
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
                      DType type, CudaStream stream);
@@ -69,10 +89,16 @@ absl::Status RmsNormRows(const float* x, const int32_t* indices, int rows, int n
                          const float* weight, float eps, void* y, DType type, CudaStream stream);
 absl::Status RmsNormHeads(void* x, int stride, int rows, int heads, int head_dim,
                           const float* weight, float eps, DType type, CudaStream stream);
-absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y, DType type, CudaStream stream);
+absl::Status AddRmsNorm(const float* y, int rows, int n, const float* weight, float eps, float* x,
+                        CudaStream stream);
+absl::Status Convert(const float* x, int rows, int n, void* y, DType type, CudaStream stream);
+absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y, DType type,
+                 CudaStream stream);
 absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y, DType type,
                          CudaStream stream);
 absl::Status Gelu(void* x, int rows, int n, DType type, CudaStream stream);
+absl::Status SquaredRelu(void* x, int rows, int n, DType type, CudaStream stream);
+absl::Status SoftCap(float cap, int rows, int n, float* x, CudaStream stream);
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
                          CudaStream stream);
 

@@ -249,7 +249,7 @@ bool ValueHead(const DeltaSpan& h, const DeltaTokens& at, int head, bool sealed,
             scratch.v + (at.slot + i) * values + d);
     }
     const ptrdiff_t scalar = h.token(at.t + i) * h.x.scalar_stride + head;
-    beta[at.slot + i] = 1.0f / (1.0f + std::exp(-h.x.beta[scalar]));
+    beta[at.slot + i] = h.weights.beta_scale / (1.0f + std::exp(-h.x.beta[scalar]));
     log_decay[at.slot + i] =
         LogDecay(h.weights.decay_rate[head], h.x.decay[scalar] + h.weights.dt_bias[head]);
   }

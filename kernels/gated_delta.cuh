@@ -128,6 +128,7 @@ __device__ __forceinline__ void FillTokens(const DeltaArguments& a, const DeltaB
   if (static_cast<int>(threadIdx.x) < n) {
     const int row = b.span.first_token + t + threadIdx.x;
     shared.beta[slot + threadIdx.x] =
+        a.weights.beta_scale *
         Sigmoid(a.x.beta[static_cast<size_t>(row) * a.x.scalar_stride + b.head]);
     shared.log_decay[slot + threadIdx.x] = LogDecay(a, row, b.head);
   }

@@ -3,7 +3,7 @@
 // transformers runs it in qwen3_next and qwen3_5. Per value head, with q, k and v behind a short
 // convolution and silu, q and k at length one and q scaled by key_dim^-0.5:
 //   S_t = g_t S_{t-1} + k_t' u_t,  u_t = beta_t (v_t - k_t (g_t S_{t-1})),  o_t = q_t S_t
-//   g_t = exp(-decay_rate softplus(decay_t + dt_bias)),  beta_t = sigmoid(beta_t)
+//   g_t = exp(-decay_rate softplus(decay_t + dt_bias)),  beta_t = beta_scale sigmoid(beta_t)
 // and the output is rms(o_t) weight silu(gate_t).
 //
 // Block form: positions are cut into blocks of 16. The sealed state S is that of the last finished
@@ -66,6 +66,7 @@ struct GatedDeltaWeights {
   const float* dt_bias;     // (H)
   const float* norm;        // (D)
   float norm_eps;
+  float beta_scale = 1.0f;  // 2: the state may turn over along a key.
 };
 
 // Activations have elements of `type` and slots of `state_type`: float32, and on a GPU bfloat16

@@ -51,8 +51,8 @@ class LibraryMatMul : public MatMul {
       return m.weight->type == DType::kBF16 ? MultiplyBf16(m, stream)
                                             : MultiplyFewRowsF32(m, stream);
     }
-    // The library takes a bias for one of y's type, and has no product of another.
-    if (!Aligned(m) || (m.bias != nullptr && m.y_type != DType::kF32)) {
+    // The library takes a bias for one of y's type, has no product of another, and scales none.
+    if (!Aligned(m) || (m.bias != nullptr && (m.y_type != DType::kF32 || m.scale != 1.0f))) {
       return MultiplyByOwn(m, stream);
     }
     const auto plan = FindPlan(m);

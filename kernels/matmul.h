@@ -40,6 +40,7 @@ struct MatMulOutput {
   ptrdiff_t y_stride;
   const float* bias = nullptr;  // (out), added to the product; may be null.
   bool accumulate = false;      // y += product instead of y = product.
+  float scale = 1.0f;           // Times the product with its bias.
 };
 
 // Products of one x (rows, in), row stride x_stride, with several weights of equal `in`. x must not
@@ -72,6 +73,7 @@ struct MatMulArguments {
   DType y_type;                 // float32, or the weight's
   const float* bias = nullptr;  // (out), added; may be null
   bool accumulate = false;      // y += product. Then y is float32.
+  float scale = 1.0f;           // Times the product with its bias.
 };
 
 // Products on one GPU: the library's, tuned once for each shape, and kernels of our own for few

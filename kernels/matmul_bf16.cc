@@ -105,6 +105,7 @@ void Tile(const float* x, const MatMulOutput& output, int row, int panel, Ahead 
       if (output.bias != nullptr) {
         sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, output.bias + first));
       }
+      sum = _mm512_mul_ps(sum, _mm512_set1_ps(output.scale));
       if (output.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, y));
       _mm512_mask_storeu_ps(y, lanes, sum);
     }

@@ -25,6 +25,7 @@ struct Product {
   const float* bias;
   int rows, out, in, chunks;
   bool y_is_float, accumulate;
+  float scale;
 };
 
 bool Whole(const MatMulArguments& m) {
@@ -42,7 +43,8 @@ Product ToProduct(const MatMulArguments& m) {
           m.weight->in,
           (m.weight->in + kChunk - 1) / kChunk,
           m.y_type == DType::kF32,
-          m.accumulate};
+          m.accumulate,
+          m.scale};
 }
 
 // The first chunk of a part; that of part kParts is the number of chunks.
@@ -53,6 +55,7 @@ __device__ __forceinline__ int PartBegin(const Product& p, int part) {
 __device__ __forceinline__ void Finish(const Product& p, int row, int out, float sum) {
   const size_t at = static_cast<size_t>(row) * p.out + out;
   if (p.bias != nullptr) sum += p.bias[out];
+  sum *= p.scale;
   if (p.y_is_float) {
     float& y = static_cast<float*>(p.y)[at];
     y = p.accumulate ? y + sum : sum;

@@ -186,6 +186,7 @@ void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, in
         const int lanes = count - c < 16 ? count - c : 16;
         V16 sum = Load(out + r * kPanel + c);
         if (output.bias != nullptr) sum = Add(sum, LoadFirst(output.bias + first + c, lanes));
+        sum = Mul(sum, Set(output.scale));
         if (output.accumulate) sum = Add(sum, LoadFirst(y + c, lanes));
         StoreFirst(sum, lanes, y + c);
       }

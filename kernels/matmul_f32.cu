@@ -15,6 +15,7 @@ struct Product {
   const float* bias;
   int rows, out, in;
   bool accumulate;
+  float scale;
 };
 
 bool Whole(const MatMulArguments& m) {
@@ -30,12 +31,14 @@ Product ToProduct(const MatMulArguments& m) {
           m.rows,
           m.weight->out,
           m.weight->in,
-          m.accumulate};
+          m.accumulate,
+          m.scale};
 }
 
 __device__ __forceinline__ void Finish(const Product& p, int row, int out, float sum) {
   float& y = p.y[static_cast<size_t>(row) * p.out + out];
   if (p.bias != nullptr) sum += p.bias[out];
+  sum *= p.scale;
   y = p.accumulate ? y + sum : sum;
 }
 

@@ -32,7 +32,7 @@ void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, i
         const float* sums = out + r * kQuantPanel;
         const float* bias = output.bias == nullptr ? nullptr : output.bias + column;
         for (int c = 0; c < count; ++c) {
-          const float sum = bias == nullptr ? sums[c] : sums[c] + bias[c];
+          const float sum = (bias == nullptr ? sums[c] : sums[c] + bias[c]) * output.scale;
           y[c] = output.accumulate ? sum + y[c] : sum;
         }
       }

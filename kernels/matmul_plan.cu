@@ -206,7 +206,7 @@ void MatMulPlan::Tune(const MatMulArguments& m, CudaStream stream) {
 
 cublasStatus_t MatMulPlan::Multiply(const cublasLtMatmulAlgo_t& algorithm, const MatMulArguments& m,
                                     void* result, CudaStream stream) {
-  const float alpha = 1.0f, beta = m.accumulate ? 1.0f : 0.0f;
+  const float alpha = m.scale, beta = m.accumulate ? 1.0f : 0.0f;
   return cublasLtMatmul(library_->handle(), desc_.get(), &alpha, m.weight->data, weight_.get(), m.x,
                         x_.get(), &beta, m.y, y_.get(), result, y_.get(), &algorithm,
                         library_->workspace(), MatMulLibrary::kWorkspaceBytes, stream);

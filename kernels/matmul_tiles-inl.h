@@ -101,6 +101,7 @@ void MultiplyPanelsByTiles(const float* packed, int rows, const MatMulOutput& ou
           const int tile = c / kTileOutputs;
           float sum = sums[(tile * kTileRows + r) * kTileOutputs + c % kTileOutputs];
           if (output.bias != nullptr) sum += output.bias[column + c];
+          sum *= output.scale;
           y[c] = output.accumulate ? sum + y[c] : sum;
         }
       }

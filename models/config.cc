@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/check.h"
 #include "models/families/families.h"
 #include "models/files/file.h"
 #include "models/files/json.h"
@@ -17,8 +18,9 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily,   kMesaNetFamily,    kLlamaFamily,  kQwen2Family,
-                                kQwen3Family, kQwen35TextFamily, kQwen35Family, kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily,    kMesaNetFamily,    kLlamaFamily,
+                                kQwen2Family,  kQwen3Family,      kQwen35TextFamily,
+                                kQwen35Family, kOlmoHybridFamily, kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
@@ -69,18 +71,59 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   return config;
 }
 
+void ModelConfig::AddLayer(const MixerSpec& mixer, const std::string& tensors) {
+  const int layer = num_layers();
+  AddSublayer({layer, names.mixer_norm, {{tensors.empty() ? names.mixer : tensors}}}, {mixer});
+  AddSublayer({layer, names.feed_forward_norm, {}});
+}
+
+void ModelConfig::AddSublayer(Sublayer sublayer, const std::vector<MixerSpec>& specs) {
+  PACKRAT_CHECK(sublayer.mixers.size() == specs.size());
+  mixers.insert(mixers.end(), specs.begin(), specs.end());
+  sublayers.push_back(std::move(sublayer));
+}
+
+namespace {
+
+// What neither tensors nor mixers show of how they are put together. Empty for models as most
+// families have them, whose fingerprints are older than this: what was saved for them can be read.
+std::string Arrangement(const ModelConfig& config) {
+  std::string text;
+  const auto add = [&](const std::string& name, double value, double usual) {
+    if (value != usual) absl::StrAppend(&text, name, " ", Exact(value), "; ");
+  };
+  if (config.norm_plus_one) text = "1 + norm";
+  if (config.activation == Activation::kSquaredRelu) absl::StrAppend(&text, "squared relu; ");
+  if (config.activation == Activation::kGeglu) absl::StrAppend(&text, "geglu; ");
+  add("gate", config.gate_scale, 1);
+  add("feed-forward", config.feed_forward_scale, 1);
+  add("embedding", config.embedding_scale, 1);
+  add("logits", config.logits_scale, 1);
+  add("cap", config.logits_cap, 0);
+  for (size_t i = 0; i < config.sublayers.size(); ++i) {
+    const Sublayer& sublayer = config.sublayers[i];
+    const std::string at = absl::StrCat("sublayer ", i);
+    if (sublayer.norm_after) absl::StrAppend(&text, at, " norm after; ");
+    for (const MixerPlace& place : sublayer.mixers) {
+      add(at + " in", place.input_scale, 1);
+      add(at + " out", place.scale, 1);
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
 // Shapes follow from the config, so the names, shapes and bits of the tensors say nearly
 // everything. Added here is what only numbers in the config say.
 std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
   uint64_t hash = weights_hash;
-  for (const MixerSpec& mixer : config.layers) {
+  for (const MixerSpec& mixer : config.mixers) {
     const std::string identity = IdentityOf(mixer);
     hash = HashBytes(hash, identity.data(), identity.size());
   }
-  // Left out where it does not apply: the fingerprints of older models stay as they were, and what
-  // was saved for them can be read.
-  const std::string norm = config.norm_plus_one ? "1 + norm" : "";
-  if (!norm.empty()) hash = HashBytes(hash, norm.data(), norm.size());
+  const std::string arrangement = Arrangement(config);
+  if (!arrangement.empty()) hash = HashBytes(hash, arrangement.data(), arrangement.size());
   return absl::StrFormat("%016x", HashBytes(hash, &config.norm_eps, sizeof config.norm_eps));
 }
 

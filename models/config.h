@@ -13,8 +13,10 @@
 
 namespace packrat {
 
-// kGelu: act(x fc1') fc2' with the exact (erf) GELU; kSwiglu: (silu(gate) * up) down'.
-enum class Activation { kGelu, kSwiglu };
+// The feed-forward: kGelu, f(up) down' with the exact (erf) GELU; kSquaredRelu, max(up, 0)^2 down';
+// kSwiglu, (silu(gate) * up) down'; kGeglu, (gelu(gate) * up) down' with the GELU by tanh.
+enum class Activation { kGelu, kSquaredRelu, kSwiglu, kGeglu };
+inline bool IsGated(Activation a) { return a == Activation::kSwiglu || a == Activation::kGeglu; }
 
 // What a checkpoint calls its tensors: the names of transformers' Llama, unless its family says
 // otherwise. A layer's names begin with `layers`, its number and a dot; a mixer's go on with
@@ -27,17 +29,34 @@ struct TensorNames {
   std::string mixer_norm = "input_layernorm.weight";
   std::string mixer = "self_attn.";
   std::string feed_forward_norm = "post_attention_layernorm.weight";
-  // The feed-forward's matrices. Only kSwiglu has a gate. It has the name of `up` where one matrix
-  // holds both, with the rows of `up` first.
+  // The feed-forward's matrices. A gate has the name of `up` where one matrix holds both, with the
+  // rows of `up` first.
   std::string up = "mlp.up_proj.weight";
   std::string gate = "mlp.gate_proj.weight";
   std::string down = "mlp.down_proj.weight";
 };
 
+// The place of a mixer in its sublayer.
+struct MixerPlace {
+  std::string tensors;       // As TensorNames::mixer.
+  float input_scale = 1.0f;  // Of what it reads. Only where norms come first.
+  float scale = 1.0f;        // Of what it adds.
+};
+
+// A part of a layer, which adds to the residual stream: x += f(norm(x)), or x += norm(f(x)).
+struct Sublayer {
+  int layer;  // Whose names its tensors have.
+  std::string norm;
+  // f: mixers side by side, each of the same input, whose results are added up. They are the next
+  // so many of ModelConfig::mixers. Where there are none: the feed-forward.
+  std::vector<MixerPlace> mixers;
+  bool norm_after = false;
+  std::string norm_or;  // What other files call `norm`.
+};
+
 struct ModelConfig {
   std::string family;  // As in model_type.
   TensorNames names;
-  std::vector<std::string> mixer_names;  // `names.mixer` for each layer. Empty: all have the same.
   // A checkpoint that holds more than a language model has `nested` where `names` say "model.", and
   // everything else under names that begin with one of `others`. Empty: the family has none such.
   std::string nested;
@@ -46,6 +65,12 @@ struct ModelConfig {
   int hidden_size = 0;
   int intermediate_size = 0;
   Activation activation = Activation::kSwiglu;
+  bool feed_forward_bias = false;   // Tensors of the matrices' names with "bias" for "weight".
+  float gate_scale = 1.0f;          // Of the gate, before its function.
+  float feed_forward_scale = 1.0f;  // Of what the feed-forward adds.
+  float embedding_scale = 1.0f;
+  float logits_scale = 1.0f;
+  float logits_cap = 0.0f;  // Logits become cap * tanh(logits / cap); 0: they stay.
   float norm_eps = 1e-6f;
   bool norm_plus_one = false;  // Norms of the residual stream are scaled by 1 + weight.
   bool tie_embeddings = false;
@@ -54,9 +79,17 @@ struct ModelConfig {
   std::vector<int> eos_ids;  // Of config.json, then those that generation_config.json adds.
   SamplingDefaults sampling;
   StopDefaults stop;
-  std::vector<MixerSpec> layers;  // One mixer per layer, each followed by the feed-forward.
+  std::vector<MixerSpec> mixers;    // In the order in which they run.
+  std::vector<Sublayer> sublayers;  // Of all layers, from the first on.
   // A sentence for the log about each thing that the files ask for and that is done differently.
   std::vector<std::string> warnings;
+
+  int num_layers() const { return sublayers.empty() ? 0 : sublayers.back().layer + 1; }
+  // Adds a layer as most families have them: a mixer, then the feed-forward, each behind its norm,
+  // under `names`. `tensors`: those of the mixer, if not names.mixer.
+  void AddLayer(const MixerSpec& mixer, const std::string& tensors = "");
+  // Adds a sublayer, with the mixers for its places.
+  void AddSublayer(Sublayer sublayer, const std::vector<MixerSpec>& specs = {});
 };
 
 // Parses the text of a config.json. Refuses, with the field and the accepted range, everything that

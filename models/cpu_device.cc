@@ -93,13 +93,16 @@ absl::Status CpuDevice::Write(const void* from, size_t bytes, void* to) const {
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) {
+absl::Status CpuDevice::Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
+                              float* x) {
   const auto* matrix = static_cast<const PackedMatrix*>(embedding.data);
   // A row is spread over as many cache lines as it has pairs of values, so threads share the wait.
   constexpr int kRows = 8;  // Per task.
   context_->pool.Run((rows + kRows - 1) / kRows, [&](int64_t task, int) {
     for (int64_t t = task * kRows; t < rows && t < (task + 1) * kRows; ++t) {
-      matrix->CopyRow(tokens[t], x + t * embedding.in);
+      float* row = x + t * embedding.in;
+      matrix->CopyRow(tokens[t], row);
+      for (int i = 0; scale != 1.0f && i < embedding.in; ++i) row[i] *= scale;
     }
   });
   return absl::OkStatus();
@@ -119,9 +122,13 @@ class Outputs {
                      p.weight.out, p.bias};
     }
   }
-  Outputs(const Weight& weight, float* x) : n_(1) {
-    outputs_[0] = {static_cast<const PackedMatrix*>(weight.data), x, weight.out, nullptr,
-                   /*accumulate=*/true};
+  Outputs(const Weight& weight, const float* bias, const Residual& to) : n_(1) {
+    outputs_[0] = {static_cast<const PackedMatrix*>(weight.data),
+                   to.x,
+                   weight.out,
+                   bias,
+                   /*accumulate=*/true,
+                   to.scale};
   }
   absl::Span<const MatMulOutput> span() const { return absl::MakeConstSpan(outputs_, n_); }
 
@@ -141,6 +148,7 @@ absl::Status CpuDevice::Multiply(const void* x, int rows, absl::Span<const Produ
 
 absl::Status CpuDevice::MultiplyNormed(const Normed& h, int rows,
                                        absl::Span<const Product> products) {
+  if (h.weight == nullptr) return Multiply(h.memory, rows, products);
   const auto make = [&](int row, float* to) {
     RmsNormRow(h.x + size_t{1} * row * h.n, h.n, h.weight, h.eps, to);
   };
@@ -148,18 +156,21 @@ absl::Status CpuDevice::MultiplyNormed(const Normed& h, int rows,
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::AddProduct(const Weight& weight, const void* h, int rows, float* x) {
-  MatMul(static_cast<const float*>(h), weight.in, rows, Outputs(weight, x).span(), context_.get());
+absl::Status CpuDevice::AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
+                                   const Residual& to) {
+  MatMul(static_cast<const float*>(h), weight.in, rows, Outputs(weight, bias, to).span(),
+         context_.get());
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows, void*,
-                                         float* x) {
+absl::Status CpuDevice::AddGluProduct(const Weight& weight, const Gating& gating,
+                                      const void* gate_up, int rows, void*, const float* bias,
+                                      const Residual& to) {
   const int n = weight.in;
-  const auto make = [&](int row, float* to) {
-    SwiGluRow(static_cast<const float*>(gate_up) + size_t{2} * row * n, n, to);
+  const auto make = [&](int row, float* h) {
+    GluRow(gating, static_cast<const float*>(gate_up) + size_t{2} * row * n, n, h);
   };
-  MatMul(make, rows, Outputs(weight, x).span(), context_.get());
+  MatMul(make, rows, Outputs(weight, bias, to).span(), context_.get());
   return absl::OkStatus();
 }
 

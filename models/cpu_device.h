@@ -79,18 +79,28 @@ class CpuDevice : public Device {
   int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
   int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
   int Plan(const Mamba2Shape& s) override { return PlanThreads(Mamba2ScratchFloats(s)); }
-  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override;
+  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
+                     float* x) override;
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status MultiplyNormed(const Normed& h, int rows,
                               absl::Span<const Product> products) override;
-  absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
-  absl::Status AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows, void* memory,
-                                float* x) override;
+  absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
+                          const Residual& to) override;
+  absl::Status AddGluProduct(const Weight& weight, const Gating& gating, const void* gate_up,
+                             int rows, void* memory, const float* bias,
+                             const Residual& to) override;
   absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
                     float eps, void* y) override {
     return indices == nullptr
                ? RmsNorm(x, rows, n, weight, eps, y, type(), context_.get())
                : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), context_.get());
+  }
+  absl::Status AddNorm(const float* y, int rows, int n, const float* weight, float eps,
+                       float* x) override {
+    return AddRmsNorm(y, rows, n, weight, eps, x, context_.get());
+  }
+  absl::Status Convert(const float* x, int rows, int n, void* y) override {
+    return packrat::Convert(x, rows, n, y, type(), context_.get());
   }
   absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
                          const float* weight, float eps) override {
@@ -99,11 +109,17 @@ class CpuDevice : public Device {
   absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) override {
     return packrat::SigmoidGate(gate, stride, rows, n, y, type(), context_.get());
   }
-  absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
-    return packrat::SwiGlu(gate_up, rows, n, y, type(), context_.get());
+  absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y) override {
+    return packrat::Glu(gating, gate_up, rows, n, y, type(), context_.get());
   }
   absl::Status Gelu(void* x, int rows, int n) override {
     return packrat::Gelu(x, rows, n, type(), context_.get());
+  }
+  absl::Status SquaredRelu(void* x, int rows, int n) override {
+    return packrat::SquaredRelu(x, rows, n, type(), context_.get());
+  }
+  absl::Status SoftCap(float cap, int rows, int n, float* x) override {
+    return packrat::SoftCap(cap, rows, n, x, context_.get());
   }
   absl::Status Rat(int, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
@@ -134,12 +150,12 @@ class CpuDevice : public Device {
                            SpanTotals* totals) override {
     return packrat::CheckFinite(batch, x, n, totals, context_.get());
   }
+  absl::Status Clear(void* to, size_t bytes) override;
   absl::StatusOr<const float*> Read(const float* x, size_t) override { return x; }
 
  protected:
   void CarveScratch(Carver*) override {}
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
-  absl::Status Clear(void* to, size_t bytes) override;
   absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
                         int divisor, float* rope) override {
     return packrat::FillRope(batch, frequencies, head_dim, divisor, rope, context_.get());

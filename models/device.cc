@@ -2,19 +2,45 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
 namespace packrat {
 
-const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one) {
+const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one, float scale) {
   std::vector<float> scales = loader_->Floats(name, {n});
-  if (plus_one) {
-    for (float& scale : scales) scale += 1.0f;
-  }
+  for (float& value : scales) value = (plus_one ? value + 1.0f : value) * scale;
   return Upload(std::move(scales));
 }
 
-const float* DeviceWeights::Taps(const std::string& name, int channels, int taps,
+const float* DeviceWeights::Biases(const std::vector<Rows>& parts) {
+  std::vector<float> biases;
+  for (const Rows& part : parts) {
+    const std::string name = absl::StrCat(absl::StripSuffix(part.name, "weight"), "bias");
+    const std::vector<float> whole = loader_->Floats(name, {part.out});
+    if (whole.empty()) continue;  // After an error, or while it only measures.
+    biases.insert(biases.end(), whole.begin() + part.first, whole.begin() + part.first + part.rows);
+  }
+  return Upload(std::move(biases));
+}
+
+const float* DeviceWeights::Taps(const std::vector<std::string>& names, int channels, int taps,
                                  const std::vector<float>& factors) {
-  const std::vector<float> stored = loader_->Floats(name, {channels, 1, taps});
+  std::vector<float> stored;
+  int64_t together = 0;
+  for (const std::string& name : names) {
+    const int64_t part = names.size() == 1 ? channels : loader_->LengthOf(name);
+    const std::vector<float> values = loader_->Floats(name, {part, 1, taps});
+    stored.insert(stored.end(), values.begin(), values.end());
+    together += part;
+  }
+  if (together != channels) {
+    loader_->Refuse(names.back(), absl::StrCat("ends ", together,
+                                               " channels of convolutions; the "
+                                               "config asks for ",
+                                               channels));
+    return nullptr;
+  }
   std::vector<float> out(stored.size());
   for (size_t i = 0; i < stored.size(); ++i) {
     const float factor = factors.empty() ? 1.0f : factors[i / taps];
@@ -62,14 +88,17 @@ absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
 }
 
 absl::Status Device::MultiplyNormed(const Normed& h, int rows, absl::Span<const Product> products) {
-  absl::Status status = Norm(h.x, nullptr, rows, h.n, h.weight, h.eps, h.memory);
+  absl::Status status = absl::OkStatus();
+  if (h.weight != nullptr) {
+    status = Norm(h.x, nullptr, rows, h.n, h.weight, h.eps, h.memory);
+  }
   return status.ok() ? Multiply(h.memory, rows, products) : status;
 }
 
-absl::Status Device::AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows,
-                                      void* memory, float* x) {
-  absl::Status status = SwiGlu(gate_up, rows, weight.in, memory);
-  return status.ok() ? AddProduct(weight, memory, rows, x) : status;
+absl::Status Device::AddGluProduct(const Weight& weight, const Gating& gating, const void* gate_up,
+                                   int rows, void* memory, const float* bias, const Residual& to) {
+  absl::Status status = Glu(gating, gate_up, rows, weight.in, memory);
+  return status.ok() ? AddProduct(weight, memory, rows, bias, to) : status;
 }
 
 }  // namespace packrat

@@ -18,6 +18,7 @@
 #include "kernels/attention.h"
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
+#include "kernels/elementwise.h"
 #include "kernels/gated_delta.h"
 #include "kernels/mamba2.h"
 #include "kernels/matmul.h"
@@ -85,11 +86,18 @@ class DeviceWeights {
   const float* Floats(const std::string& name, const std::vector<int64_t>& shape) {
     return Upload(loader_->Floats(name, shape));
   }
-  // The scales (n) of a norm: what is stored, or 1 + that.
-  const float* Norm(const std::string& name, int n, bool plus_one = false);
+  // The biases of Stack(parts): tensors (out) with "bias" for "weight" in their names.
+  const float* Biases(const std::vector<Rows>& parts);
+  // The scales (n) of a norm: what is stored, or 1 + that; times `scale`.
+  const float* Norm(const std::string& name, int n, bool plus_one = false, float scale = 1.0f);
   // The taps of a short convolution, (channels, 1, taps) as stored, tap-major
   // (kernels/short_conv.h). factors: (channels), which they are multiplied by, or empty.
   const float* Taps(const std::string& name, int channels, int taps,
+                    const std::vector<float>& factors = {}) {
+    return Taps(std::vector<std::string>{name}, channels, taps, factors);
+  }
+  // The same of tensors that have `channels` together, one after the other, however many each.
+  const float* Taps(const std::vector<std::string>& names, int channels, int taps,
                     const std::vector<float>& factors = {});
   WeightLoader* loader() { return loader_; }
 
@@ -108,14 +116,21 @@ struct Product {
   const float* bias = nullptr;  // (out)
 };
 
-// RmsNorm() of rows of x (rows, n), which a device makes where a product reads it, or in `memory`,
-// (rows, n) of the device's type.
+// The input of a layer: RmsNorm() of rows of x (rows, n), which a device makes where a product
+// reads it, or in `memory`, (rows, n) of the device's type. Without a weight, `memory` has it
+// already.
 struct Normed {
   const float* x;
   int n;
   const float* weight;
   float eps;
   void* memory;
+};
+
+// Where a layer adds its result: x += scale * result. x: (rows, out), float32.
+struct Residual {
+  float* x;
+  float scale = 1.0f;
 };
 
 class Device;
@@ -160,28 +175,35 @@ class Device {
   absl::Status Begin(const BatchView& batch, SpanTotals* totals);
   const float* rope(int table) const { return ropes_[table].rows; }
 
-  // x (rows, in): rows of the embedding.
-  virtual absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows,
+  // x (rows, in) = scale * rows of the embedding.
+  virtual absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
                              float* x) = 0;
   // Products of one x (rows, in). At most four.
   virtual absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) = 0;
   // The same of x = h.
   virtual absl::Status MultiplyNormed(const Normed& h, int rows,
                                       absl::Span<const Product> products);
-  // x += h W'. x: (rows, out), the residual stream.
-  virtual absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) = 0;
-  // The same of h = SwiGlu(gate_up), which may be made in `memory`, (rows, in) of type().
-  virtual absl::Status AddSwiGluProduct(const Weight& weight, const void* gate_up, int rows,
-                                        void* memory, float* x);
+  // Adds h W' + bias to `to`. bias: (out), or null.
+  virtual absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
+                                  const Residual& to) = 0;
+  // The same of h = Glu(gate_up), which may be made in `memory`, (rows, in) of type().
+  virtual absl::Status AddGluProduct(const Weight& weight, const Gating& gating,
+                                     const void* gate_up, int rows, void* memory, const float* bias,
+                                     const Residual& to);
   // RmsNorm(), or with `indices` RmsNormRows().
   virtual absl::Status Norm(const float* x, const int32_t* indices, int rows, int n,
                             const float* weight, float eps, void* y) = 0;
   // kernels/elementwise.h.
+  virtual absl::Status AddNorm(const float* y, int rows, int n, const float* weight, float eps,
+                               float* x) = 0;
+  virtual absl::Status Convert(const float* x, int rows, int n, void* y) = 0;
   virtual absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
                                  const float* weight, float eps) = 0;
   virtual absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) = 0;
-  virtual absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) = 0;
+  virtual absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y) = 0;
   virtual absl::Status Gelu(void* x, int rows, int n) = 0;
+  virtual absl::Status SquaredRelu(void* x, int rows, int n) = 0;
+  virtual absl::Status SoftCap(float cap, int rows, int n, float* x) = 0;
   virtual absl::Status Rat(int plan, const RatShape& shape, const Step& step,
                            const RatOperands& operands) = 0;
   virtual absl::Status Attention(int plan, const AttentionShape& shape, const Step& step,
@@ -195,6 +217,7 @@ class Device {
                               const Step& step, const Mamba2Operands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
+  virtual absl::Status Clear(void* to, size_t bytes) = 0;
   // n values of x on the host, after all operations so far; valid until the next call. For tools:
   // it may wait and allocate.
   virtual absl::StatusOr<const float*> Read(const float* x, size_t n) = 0;
@@ -203,7 +226,6 @@ class Device {
   Device(DType type, DType state_type) : type_(type), state_type_(state_type) {}
   virtual void CarveScratch(Carver* carver) = 0;
   virtual absl::Status Write(const void* from, size_t bytes, void* to) const = 0;
-  virtual absl::Status Clear(void* to, size_t bytes) = 0;
   virtual absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
                                 int divisor, float* rope) = 0;
 

@@ -1,36 +1,48 @@
 #include "models/feed_forward.h"
 
+#include <vector>
+
 namespace packrat {
 
 FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix, const Device& device,
                          DeviceWeights* weights)
-    : width_(config.intermediate_size), activation_(config.activation), type_(device.type()) {
+    : width_(config.intermediate_size),
+      activation_(config.activation),
+      gating_{activation_ == Activation::kGeglu ? GateFunction::kGeluTanh : GateFunction::kSilu,
+              config.gate_scale},
+      type_(device.type()) {
   const int d = config.hidden_size, f = width_;
   const TensorNames& names = config.names;
-  if (activation_ == Activation::kGelu) {
-    up_ = weights->Matrix(prefix + names.up, f, d);
+  std::vector<DeviceWeights::Rows> parts;
+  if (!IsGated(activation_)) {
+    parts = {{prefix + names.up, f}};
   } else if (names.gate == names.up) {
-    up_ = weights->Stack({{prefix + names.up, 2 * f, f, f}, {prefix + names.up, 2 * f, 0, f}}, d);
+    parts = {{prefix + names.up, 2 * f, f, f}, {prefix + names.up, 2 * f, 0, f}};
   } else {
-    up_ = weights->Stack({{prefix + names.gate, f}, {prefix + names.up, f}}, d);
+    parts = {{prefix + names.gate, f}, {prefix + names.up, f}};
   }
+  up_ = weights->Stack(parts, d);
   down_ = weights->Matrix(prefix + names.down, d, f);
+  if (!config.feed_forward_bias) return;
+  up_bias_ = weights->Biases(parts);
+  down_bias_ = weights->Biases({{prefix + names.down, d}});
 }
 
-absl::Status FeedForward::Forward(const Step& step, const Normed& h, float* x) const {
+absl::Status FeedForward::Forward(const Step& step, const Normed& h, const Residual& to) const {
   Device& device = *step.device;
   const int tokens = step.tokens();
   const size_t column_bytes = size_t{1} * tokens * DTypeBytes(type_);
   Carver memory(step.activations);
   void* up = memory.Take<std::byte>(column_bytes * up_.out);
-  absl::Status status = device.MultiplyNormed(h, tokens, {{up_, up, type_}});
+  absl::Status status = device.MultiplyNormed(h, tokens, {{up_, up, type_, up_bias_}});
   if (!status.ok()) return status;
-  if (activation_ != Activation::kGelu) {
+  if (IsGated(activation_)) {
     void* inner = memory.Take<std::byte>(column_bytes * width_);
-    return device.AddSwiGluProduct(down_, up, tokens, inner, x);
+    return device.AddGluProduct(down_, gating_, up, tokens, inner, down_bias_, to);
   }
-  status = device.Gelu(up, tokens, width_);
-  return status.ok() ? device.AddProduct(down_, up, tokens, x) : status;
+  status = activation_ == Activation::kGelu ? device.Gelu(up, tokens, width_)
+                                            : device.SquaredRelu(up, tokens, width_);
+  return status.ok() ? device.AddProduct(down_, up, tokens, down_bias_, to) : status;
 }
 
 }  // namespace packrat

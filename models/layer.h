@@ -1,5 +1,6 @@
-// The parts of a layer: a mixer, which sees other tokens, and a feed-forward, which does not. Both
-// are written once, over a Device. A mixer is in the same file as its spec (models/mixers).
+// The parts of a layer, written once, over a Device: mixers, which see other tokens and are in the
+// same file as their spec (models/mixers), and the feed-forward, which does not and is otherwise
+// the same.
 #ifndef PACKRAT_MODELS_LAYER_H_
 #define PACKRAT_MODELS_LAYER_H_
 
@@ -18,8 +19,8 @@ inline constexpr size_t kActivationSlack = 2048;
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // x += mixer(h), rows of the step's tokens. h may be made of x.
-  virtual absl::Status Forward(const Step& step, const Normed& h, float* x) const = 0;
+  // Adds mixer(h), rows of the step's tokens. h may be made of what it is added to.
+  virtual absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const = 0;
   virtual size_t bytes_per_token() const = 0;  // Of Step::activations.
 };
 

@@ -11,7 +11,6 @@
 #include "models/batch.h"
 #include "models/config.h"
 #include "models/device.h"
-#include "models/feed_forward.h"
 #include "models/layer.h"
 #include "models/model.h"
 #include "models/state_layout.h"
@@ -45,25 +44,34 @@ class LayerStack {
   SpanTotals* totals() const { return totals_; }  // (spans)
 
  private:
-  struct Layer {
-    const float* mixer_norm;
+  // A Sublayer, loaded.
+  struct Part {
     std::unique_ptr<Mixer> mixer;
-    const float* feed_forward_norm;
-    FeedForward feed_forward;
+    int index;          // Of ModelConfig::mixers; -1: the feed-forward.
+    const float* norm;  // Of its input; null: it reads the residual stream as it is.
+    float scale;        // Of what it adds.
   };
-  Step StepOf(const Input& input, int layer) const;
-  absl::Status Observe(const Input& input, const ActivationObserver& observe, int layer,
-                       LayerPart part);
+  struct Parts {
+    std::vector<Part> parts;
+    const float* norm_after = nullptr;  // Null: the norm comes first.
+  };
+  Parts Load(const Sublayer& sublayer, int first_mixer, DeviceWeights* weights) const;
+  absl::Status Run(const Parts& sublayer, const Input& input);
+  absl::Status Run(const Part& part, const Input& input, const float* norm, std::byte* h, float* x);
+  Step StepOf(const Input& input, int mixer) const;
+  absl::Status Observe(const Input& input, const ActivationObserver& observe, int point);
 
   const ModelConfig& config_;
   const StateLayout& layout_;
   Device* const device_;
   Weight embedding_, head_;  // head_ is the embedding where tied.
-  std::vector<Layer> layers_;
+  std::vector<Parts> sublayers_;
   const float* final_norm_ = nullptr;
 
   float *x_ = nullptr, *logits_ = nullptr;  // Residual stream.
-  std::byte *h_ = nullptr, *activations_ = nullptr;
+  float* before_norm_ = nullptr;            // What a sublayer adds, where its norm comes after.
+  std::vector<std::byte*> h_;               // Inputs of the mixers of a sublayer.
+  std::byte* activations_ = nullptr;
   SpanTotals* totals_ = nullptr;
 };
 

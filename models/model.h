@@ -24,9 +24,8 @@
 namespace packrat {
 
 // For tools: sees the residual stream x (num_tokens of the batch, hidden_size) of a Forward(), on
-// the host: at its beginning (layer -1), then after each layer's mixer and after its feed-forward.
-enum class LayerPart { kMixer, kFeedForward };
-using ActivationObserver = std::function<void(int layer, LayerPart part, const float* x)>;
+// the host: at its beginning (point 0), then after each sublayer (from point 1 on).
+using ActivationObserver = std::function<void(int point, const float* x)>;
 
 // What products multiply in on the CPU (kernels/matmul.h). kFloat32 rounds no activation. kBFloat16
 // uses dot products of bfloat16 for weights that are stored in bfloat16, and rounds the activations

@@ -13,7 +13,7 @@ struct PageClass {
   Kind kind;
   int tokens_per_page;  // RAT: the chunk length; attention: 16.
   int window;           // kWindow: visible keys; else 0.
-  int num_layers;       // Layers that live in this class's pages.
+  int num_layers;       // Mixers that live in this class's pages.
   size_t page_bytes;
   std::string Name() const;  // "rat_chunk16", "attention", "window128": a label for metrics.
 

@@ -23,23 +23,23 @@ int FindOrAdd(std::vector<PageClass>* classes, const PageClass& wanted) {
 }  // namespace
 
 StateLayout::StateLayout(const ModelConfig& config, StateTypes types) {
-  for (const MixerSpec& mixer : config.layers) {
+  for (const MixerSpec& mixer : config.mixers) {
     const MixerState state = StateOf(mixer, types);
-    LayerState layer;
+    MixerPart part;
     if (state.page_bytes > 0) {
-      layer.page_class = FindOrAdd(&page_classes, state.page_class);
-      PageClass& page_class = page_classes[layer.page_class];
-      layer.page_offset = page_class.page_bytes;
-      layer.page_bytes = state.page_bytes;
-      std::copy_n(state.page_row_bytes, 2, layer.page_row_bytes);
+      part.page_class = FindOrAdd(&page_classes, state.page_class);
+      PageClass& page_class = page_classes[part.page_class];
+      part.page_offset = page_class.page_bytes;
+      part.page_bytes = state.page_bytes;
+      std::copy_n(state.page_row_bytes, 2, part.page_row_bytes);
       page_class.page_bytes += Aligned(state.page_bytes);
       ++page_class.num_layers;
     }
-    layer.slot_offset = slot_bytes;
+    part.slot_offset = slot_bytes;
     slot_bytes += Aligned(state.slot_bytes);
-    layer.tail_offset = tail_bytes;
+    part.tail_offset = tail_bytes;
     tail_bytes += Aligned(state.tail_bytes);
-    layers.push_back(layer);
+    mixers.push_back(part);
   }
 }
 

@@ -1,6 +1,6 @@
-// Where a sequence's state lives: bytes of a slot, a tail and a page of each class. How a layer's
+// Where a sequence's state lives: bytes of a slot, a tail and a page of each class. How a mixer's
 // part looks inside is the kernels' business (kernels/mesa.h, rat.h, attention.h); this puts the
-// parts of all layers together, and the layer stack, admission and the memory metrics read it.
+// parts of all mixers together, and the layer stack, admission and the memory metrics read it.
 //
 //   slot   sealed matrices of all layers that have some (Mesa, gated delta networks), as of the end
 //          of the last finished block of 16 tokens
@@ -29,8 +29,8 @@ namespace packrat {
 
 inline constexpr size_t kStateAlign = 64;  // Bytes; every part, slot, tail and page is a multiple.
 
-// Offsets of one layer's part, in bytes from the start of the sequence's slot, tail or page.
-struct LayerState {
+// Offsets of one mixer's part, in bytes from the start of the sequence's slot, tail or page.
+struct MixerPart {
   int page_class = -1;  // -1: no pages.
   size_t page_offset = 0;
   size_t page_bytes = 0, page_row_bytes[2] = {};  // MixerState's.
@@ -43,8 +43,8 @@ struct StateLayout {
 
   size_t slot_bytes = 0;  // 0 where no layer has a part in it.
   size_t tail_bytes = 0;
-  std::vector<PageClass> page_classes;  // In order of first use by a layer.
-  std::vector<LayerState> layers;       // One per layer.
+  std::vector<PageClass> page_classes;  // In order of first use by a mixer.
+  std::vector<MixerPart> mixers;        // As ModelConfig::mixers.
 
   // All that a sequence of `tokens` tokens holds.
   size_t SequenceBytes(int64_t tokens) const;

@@ -15,12 +15,12 @@ constexpr unsigned char kBlank = 0xFF;  // NaNs: nobody reads it.
 
 // Of a page in which the text ends: the rows behind its end.
 void BlankRows(const StateLayout& layout, int page_class, int rows, char* page) {
-  for (const LayerState& layer : layout.layers) {
-    if (layer.page_class != page_class) continue;
+  for (const MixerPart& part : layout.mixers) {
+    if (part.page_class != page_class) continue;
     for (int half = 0; half < 2; ++half) {
-      const size_t row = layer.page_row_bytes[half], block = kBlockTokens * row;
-      char* begin = page + layer.page_offset + half * (layer.page_bytes / 2);
-      for (size_t at = 0; at < layer.page_bytes / 2; at += block) {
+      const size_t row = part.page_row_bytes[half], block = kBlockTokens * row;
+      char* begin = page + part.page_offset + half * (part.page_bytes / 2);
+      for (size_t at = 0; at < part.page_bytes / 2; at += block) {
         std::memset(begin + at + rows * row, kBlank, block - rows * row);
       }
     }

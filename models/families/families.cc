@@ -115,8 +115,7 @@ void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
       return fields->Fail("layer_types", absl::StrCat("layer ", i, " is ", Quoted(types[i]),
                                                       "; must be ", OneOf(names)));
     }
-    config->layers.push_back(found->mixer);
-    if (!found->tensors.empty()) config->mixer_names.push_back(found->tensors);
+    config->AddLayer(found->mixer, found->tensors);
   }
 }
 
@@ -160,7 +159,7 @@ void IgnoreBookkeeping(JsonFields* fields) {
                   "forced_eos_token_id"});
   for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder",
                            "attention_bias", "mlp_bias"}) {
-    fields->Only(name, false);
+    if (!fields->Knows(name)) fields->Only(name, false);
   }
   fields->Ignore({"is_decoder", "cross_attention_hidden_size", "pruned_heads"});
 }

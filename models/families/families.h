@@ -44,6 +44,10 @@ inline constexpr Family kQwen35TextFamily = {"qwen3_5_text", &ReadQwen35TextConf
 void ReadQwen35Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen35Family = {"qwen3_5", &ReadQwen35Config};
 
+// OlmoHybridForCausalLM of transformers.
+void ReadOlmoHybridConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kOlmoHybridFamily = {"olmo_hybrid", &ReadOlmoHybridConfig};
+
 // What families have in common.
 
 inline constexpr int kMaxVocab = 1 << 20;
@@ -83,15 +87,15 @@ std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);
 struct LayerType {
   std::string name;
   MixerSpec mixer;
-  std::string tensors;  // For ModelConfig::mixer_names; empty: as in `names`.
+  std::string tensors;  // As for ModelConfig::AddLayer().
 };
-// Gives each layer the mixer of its type; refuses a type that is not `accepted`.
+// Adds the usual layer for each type, with its mixer; refuses a type that is not `accepted`.
 void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
                const std::vector<LayerType>& accepted, ModelConfig* config);
 
 // Ignores what `transformers` writes into every config.json and what does not change what the model
 // computes: names and versions, and settings of training and of generate(). Refuses what it may
-// write there and what would change it, as biases.
+// write there and what would change it, as biases that the family has not read.
 void IgnoreBookkeeping(JsonFields* fields);
 
 // "a", "a or b", "a, b or c".

@@ -11,7 +11,7 @@ void ReadLlamaConfig(JsonFields* f, ModelConfig* config) {
   AttentionSpec attention;
   ReadHeads(f, {32, {}, {}}, config->hidden_size, &attention);
   attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);
-  config->layers.assign(num_layers, attention);
+  for (int i = 0; i < num_layers; ++i) config->AddLayer(attention);
 }
 
 }  // namespace packrat

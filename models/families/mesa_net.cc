@@ -13,15 +13,15 @@ namespace {
 constexpr int kEnoughSteps = 10;
 
 // One object of `attn`: puts its mixer into the layers that it lists.
-void ReadAttentionLayers(const Json& json, const std::string& where, JsonFields* all,
-                         ModelConfig* config) {
+void ReadAttentionLayers(const Json& json, const std::string& where, int hidden_size,
+                         JsonFields* all, std::vector<MixerSpec>* mixers) {
   JsonFields f(json, where);
-  const SharedFields shared{config->hidden_size, 10000.0};
+  const SharedFields shared{hidden_size, 10000.0};
   AttentionSpec attention = AttentionSpec::Read("attention", &f, shared);
   attention.window = f.Int("window_size", 1, AttentionSpec::kMaxWindow, 0);
   attention.qkv_bias = f.Bool("qkv_bias", false);
   const Json* layers = f.Get("layers");
-  const int last = static_cast<int>(config->layers.size()) - 1;
+  const int last = static_cast<int>(mixers->size()) - 1;
   if (layers == nullptr || !layers->is_array()) {
     f.Fail("layers", "must be a list of layer numbers");
   } else {
@@ -30,10 +30,10 @@ void ReadAttentionLayers(const Json& json, const std::string& where, JsonFields*
       if (!JsonFields::ToInt(item, 0, last, &layer)) {
         f.Fail("layers", absl::StrCat("holds ", JsonFields::Shown(item), "; a layer ",
                                       JsonFields::Range(0, last)));
-      } else if (std::holds_alternative<AttentionSpec>(config->layers[layer])) {
+      } else if (std::holds_alternative<AttentionSpec>((*mixers)[layer])) {
         f.Fail("layers", absl::StrCat("layer ", layer, " is listed twice"));
       } else {
-        config->layers[layer] = attention;
+        (*mixers)[layer] = attention;
       }
       if (!f.status().ok()) break;
     }
@@ -84,14 +84,16 @@ void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
   if (f->Bool("use_gate", false) && f->Get("use_output_gate") == nullptr) {
     mesa.use_output_gate = true;
   }
-  config->layers.assign(num_layers, mesa);
-
+  std::vector<MixerSpec> mixers(num_layers, mesa);
   const Json* attn = f->Get("attn");
-  if (attn == nullptr || !f->status().ok()) return;
-  if (!attn->is_array()) return ReadAttentionLayers(*attn, "attn", f, config);
-  for (size_t i = 0; i < attn->size(); ++i) {
-    ReadAttentionLayers((*attn)[i], absl::StrCat("attn[", i, "]"), f, config);
+  const auto read = [&](const Json& json, const std::string& where) {
+    ReadAttentionLayers(json, where, config->hidden_size, f, &mixers);
+  };
+  if (attn != nullptr && !attn->is_array()) read(*attn, "attn");
+  for (size_t i = 0; attn != nullptr && attn->is_array() && i < attn->size(); ++i) {
+    read((*attn)[i], absl::StrCat("attn[", i, "]"));
   }
+  for (const MixerSpec& mixer : mixers) config->AddLayer(mixer);
 }
 
 }  // namespace packrat

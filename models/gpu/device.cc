@@ -77,7 +77,7 @@ void GpuDevice::CarveScratch(Carver* carver) {
 }
 
 absl::Status GpuDevice::Clear(void* to, size_t bytes) {
-  return CudaStatus(cudaMemsetAsync(to, 0, bytes, stream_), "clearing statistics");
+  return CudaStatus(cudaMemsetAsync(to, 0, bytes, stream_), "clearing memory");
 }
 
 absl::Status GpuDevice::Write(const void* from, size_t bytes, void* to) const {
@@ -105,8 +105,10 @@ absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Produ
   return absl::OkStatus();
 }
 
-absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows, float* x) {
-  return matmul_->Run({&weight, h, rows, x, DType::kF32, nullptr, /*accumulate=*/true}, stream_);
+absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
+                                   const Residual& to) {
+  return matmul_->Run({&weight, h, rows, to.x, DType::kF32, bias, /*accumulate=*/true, to.scale},
+                      stream_);
 }
 
 }  // namespace packrat::gpu

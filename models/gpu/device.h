@@ -38,15 +38,25 @@ class GpuDevice : public Device {
   int Plan(const MesaShape& shape) override;
   int Plan(const GatedDeltaShape& shape) override;
   int Plan(const Mamba2Shape& shape) override;
-  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float* x) override {
-    return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, x, stream_);
+  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
+                     float* x) override {
+    return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, scale, x,
+                      stream_);
   }
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
-  absl::Status AddProduct(const Weight& weight, const void* h, int rows, float* x) override;
+  absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
+                          const Residual& to) override;
   absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
                     float eps, void* y) override {
     return indices == nullptr ? RmsNorm(x, rows, n, weight, eps, y, type(), stream_)
                               : RmsNormRows(x, indices, rows, n, weight, eps, y, type(), stream_);
+  }
+  absl::Status AddNorm(const float* y, int rows, int n, const float* weight, float eps,
+                       float* x) override {
+    return AddRmsNorm(y, rows, n, weight, eps, x, stream_);
+  }
+  absl::Status Convert(const float* x, int rows, int n, void* y) override {
+    return gpu::Convert(x, rows, n, y, type(), stream_);
   }
   absl::Status NormHeads(void* x, int stride, int rows, int heads, int head_dim,
                          const float* weight, float eps) override {
@@ -55,11 +65,17 @@ class GpuDevice : public Device {
   absl::Status SigmoidGate(const void* gate, int stride, int rows, int n, void* y) override {
     return gpu::SigmoidGate(gate, stride, rows, n, y, type(), stream_);
   }
-  absl::Status SwiGlu(const void* gate_up, int rows, int n, void* y) override {
-    return gpu::SwiGlu(gate_up, rows, n, y, type(), stream_);
+  absl::Status Glu(const Gating& gating, const void* gate_up, int rows, int n, void* y) override {
+    return gpu::Glu(gating, gate_up, rows, n, y, type(), stream_);
   }
   absl::Status Gelu(void* x, int rows, int n) override {
     return gpu::Gelu(x, rows, n, type(), stream_);
+  }
+  absl::Status SquaredRelu(void* x, int rows, int n) override {
+    return gpu::SquaredRelu(x, rows, n, type(), stream_);
+  }
+  absl::Status SoftCap(float cap, int rows, int n, float* x) override {
+    return gpu::SoftCap(cap, rows, n, x, stream_);
   }
   absl::Status Rat(int plan, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
@@ -87,12 +103,12 @@ class GpuDevice : public Device {
                            SpanTotals* totals) override {
     return gpu::CheckFinite(batch, x, n, totals, stream_);
   }
+  absl::Status Clear(void* to, size_t bytes) override;
   absl::StatusOr<const float*> Read(const float* x, size_t n) override;
 
  protected:
   void CarveScratch(Carver* carver) override;
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
-  absl::Status Clear(void* to, size_t bytes) override;
   absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
                         int divisor, float* rope) override {
     return gpu::FillRope(batch, frequencies, head_dim, divisor, rope, stream_);

@@ -1,6 +1,5 @@
 #include "models/mixers/attention.h"
 
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,13 +13,20 @@ namespace {
 class AttentionMixer : public Mixer {
  public:
   AttentionMixer(const AttentionSpec& spec, const MixerLoad& load)
-      : shape_{spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window,
-               spec.rotary_dim.value_or(spec.head_dim)},
+      : shape_{spec.num_heads,
+               spec.num_kv_heads,
+               spec.head_dim,
+               spec.window,
+               spec.rotary_dim.value_or(spec.head_dim),
+               spec.scale ? static_cast<float>(1.0 / *spec.scale) : 0.0f},
         q_width_(spec.num_heads * spec.head_dim),
         kv_width_(spec.num_kv_heads * spec.head_dim),
         type_(load.device->type()),
         plan_(load.device->Plan(shape_)),
-        rope_(load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1, spec.rope_scaling)),
+        rope_(shape_.rotary_dim == 0
+                  ? -1
+                  : load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1, spec.rope_scaling)),
+        norm_whole_(spec.qk_norm_whole),
         norm_eps_(load.norm_eps) {
     PACKRAT_CHECK(!spec.output_gate || (!spec.qkv_bias && !spec.fused_in_proj));
     const int d = load.hidden_size;
@@ -32,25 +38,24 @@ class AttentionMixer : public Mixer {
       return;
     }
     q_at_ = 0, k_at_ = q_width_, v_at_ = q_width_ + kv_width_;
-    in_proj_ = load.weights->Stack(InProjection(spec, prefix), d);
-    out_proj_ = load.weights->Matrix(prefix + "o_proj.weight", d, q_width_);
+    const std::vector<DeviceWeights::Rows> in = InProjection(spec, prefix);
+    const std::string out = absl::StrCat(prefix, spec.names.out_proj, ".weight");
+    in_proj_ = load.weights->Stack(in, d);
+    out_proj_ = load.weights->Matrix(out, d, q_width_);
     if (spec.output_gate) gate_at_ = v_at_ + kv_width_;
     if (spec.qk_norm) {
-      q_norm_ = load.weights->Norm(prefix + "q_norm.weight", spec.head_dim, spec.norm_plus_one);
-      k_norm_ = load.weights->Norm(prefix + "k_norm.weight", spec.head_dim, spec.norm_plus_one);
+      const auto norm = [&](const char* name, int width) {
+        return load.weights->Norm(absl::StrCat(prefix, name, ".weight"),
+                                  norm_whole_ ? width : spec.head_dim, spec.norm_plus_one);
+      };
+      q_norm_ = norm(spec.names.q_norm, q_width_);
+      k_norm_ = norm(spec.names.k_norm, kv_width_);
     }
-    if (!spec.qkv_bias) return;
-    std::vector<float> bias;
-    for (const auto& [name, n] : {std::pair<const char*, int>{"q_proj.bias", q_width_},
-                                  {"k_proj.bias", kv_width_},
-                                  {"v_proj.bias", kv_width_}}) {
-      const std::vector<float> part = load.weights->loader()->Floats(prefix + name, {n});
-      bias.insert(bias.end(), part.begin(), part.end());
-    }
-    bias_ = load.weights->Upload(std::move(bias));
+    if (spec.qkv_bias) in_bias_ = load.weights->Biases(in);
+    if (spec.out_bias) out_bias_ = load.weights->Biases({{out, d}});
   }
 
-  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
     const int tokens = step.tokens();
     const size_t element = DTypeBytes(type_);
@@ -58,7 +63,7 @@ class AttentionMixer : public Mixer {
     auto* qkv = memory.Take<std::byte>(size_t{1} * tokens * width() * element);
     auto* o = memory.Take<std::byte>(size_t{1} * tokens * q_width_ * element);
     const auto column = [&](int at) { return qkv + at * element; };
-    absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, qkv, type_, bias_}});
+    absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, qkv, type_, in_bias_}});
     if (!status.ok()) return status;
     if (q_norm_ != nullptr) {
       status = NormHeads(device, column(q_at_), tokens, shape_.num_heads, q_norm_);
@@ -66,15 +71,15 @@ class AttentionMixer : public Mixer {
       status = NormHeads(device, column(k_at_), tokens, shape_.num_kv_heads, k_norm_);
       if (!status.ok()) return status;
     }
-    status = device.Attention(
-        plan_, shape_, step,
-        {column(q_at_), column(k_at_), column(v_at_), width(), device.rope(rope_), o, type_});
+    status = device.Attention(plan_, shape_, step,
+                              {column(q_at_), column(k_at_), column(v_at_), width(),
+                               rope_ < 0 ? nullptr : device.rope(rope_), o, type_});
     if (!status.ok()) return status;
     if (gate_at_ > 0) {
       status = device.SigmoidGate(column(gate_at_), width(), tokens, q_width_, o);
       if (!status.ok()) return status;
     }
-    return device.AddProduct(out_proj_, o, tokens, x);
+    return device.AddProduct(out_proj_, o, tokens, out_bias_, to);
   }
 
   size_t bytes_per_token() const override { return (width() + q_width_) * DTypeBytes(type_); }
@@ -104,7 +109,9 @@ class AttentionMixer : public Mixer {
 
   absl::Status NormHeads(Device& device, void* x, int tokens, int heads,
                          const float* weight) const {
-    return device.NormHeads(x, width(), tokens, heads, shape_.head_dim, weight, norm_eps_);
+    const int dim = shape_.head_dim;
+    return norm_whole_ ? device.NormHeads(x, width(), tokens, 1, heads * dim, weight, norm_eps_)
+                       : device.NormHeads(x, width(), tokens, heads, dim, weight, norm_eps_);
   }
 
   int width() const { return in_proj_.out; }
@@ -113,12 +120,13 @@ class AttentionMixer : public Mixer {
   const int q_width_, kv_width_;
   const DType type_;
   const int plan_;
-  const int rope_;
+  const int rope_;  // -1: none.
+  const bool norm_whole_;
   const float norm_eps_;
   int q_at_ = 0, k_at_ = 0, v_at_ = 0;  // Columns of the product.
   int gate_at_ = 0;                     // 0: there is none.
   Weight in_proj_, out_proj_;
-  const float* bias_ = nullptr;
+  const float *in_bias_ = nullptr, *out_bias_ = nullptr;
   const float *q_norm_ = nullptr, *k_norm_ = nullptr;
 };
 
@@ -156,6 +164,7 @@ std::string AttentionSpec::Identity() const {
   // Left out where it does not apply, so that sessions of older models stay readable.
   if (rotary_dim.has_value()) absl::StrAppend(&text, " rotary ", *rotary_dim);
   if (norm_plus_one) absl::StrAppend(&text, " plus_one");
+  if (scale.has_value()) absl::StrAppend(&text, " scale ", Exact(*scale));
   if (const RopeScaling& s = rope_scaling; s.factor != 1.0) {
     absl::StrAppend(&text, " scaled ", Exact(s.factor), " ", Exact(s.low_freq_factor), " ",
                     Exact(s.high_freq_factor), " ", s.original_context);

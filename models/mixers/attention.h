@@ -20,13 +20,21 @@ struct AttentionSpec {
   double rope_base = 10000.0;
   RopeScaling rope_scaling;
   std::optional<int> rotary_dim;  // First channels of a head that are rotated; all if not said.
+  std::optional<double> scale;    // Of the scores, not 0; head_dim^-0.5 if not said.
   bool qkv_bias = false;
-  // RMSNorm of each query and key head before rotation: q_norm.weight, k_norm.weight (head_dim).
+  bool out_bias = false;
+  // RMSNorm of queries and keys before rotation: of each head (head_dim), or with qk_norm_whole of
+  // all heads of a token together.
   bool qk_norm = false;
+  bool qk_norm_whole = false;
   bool norm_plus_one = false;  // Scaled by 1 + weight.
   // Each query head of q_proj is followed by a gate: the head's result times sigmoid(gate) goes to
   // o_proj. Without qkv_bias.
   bool output_gate = false;
+  // What the checkpoint calls its tensors.
+  struct Names {
+    const char *out_proj = "o_proj", *q_norm = "q_norm", *k_norm = "k_norm";
+  } names;
   bool fused_in_proj = false;  // One in_proj.weight holding v, q, k in that order.
 
   static constexpr int kMaxWindow = kMaxContext;

@@ -18,22 +18,39 @@ class GatedDeltaMixer : public Mixer {
     const int d = load.hidden_size, heads = shape_.num_value_heads;
     const std::string& prefix = load.prefix;
     DeviceWeights* weights = load.weights;
-    in_proj_ = weights->Stack({{prefix + "in_proj_qkv.weight", shape_.channels()},
-                               {prefix + "in_proj_z.weight", shape_.values()}},
-                              d);
+    const bool separate = spec.separate;
+    const auto name = [&](const char* ours, const char* theirs) {
+      return absl::StrCat(prefix, separate ? theirs : ours, ".weight");
+    };
+    if (separate) {
+      in_proj_ = weights->Stack({{prefix + "q_proj.weight", shape_.keys()},
+                                 {prefix + "k_proj.weight", shape_.keys()},
+                                 {prefix + "v_proj.weight", shape_.values()},
+                                 {prefix + "g_proj.weight", shape_.values()}},
+                                d);
+    } else {
+      in_proj_ = weights->Stack({{prefix + "in_proj_qkv.weight", shape_.channels()},
+                                 {prefix + "in_proj_z.weight", shape_.values()}},
+                                d);
+    }
     gates_ = weights->Stored(
-        {{prefix + "in_proj_b.weight", heads}, {prefix + "in_proj_a.weight", heads}}, d);
-    weights_.conv = weights->Taps(prefix + "conv1d.weight", shape_.channels(), shape_.conv_size);
+        {{name("in_proj_b", "b_proj"), heads}, {name("in_proj_a", "a_proj"), heads}}, d);
+    std::vector<std::string> convs = {prefix + "conv1d.weight"};
+    if (separate && !weights->loader()->Has(convs[0])) {
+      convs = {prefix + "q_conv1d.weight", prefix + "k_conv1d.weight", prefix + "v_conv1d.weight"};
+    }
+    weights_.conv = weights->Taps(convs, shape_.channels(), shape_.conv_size);
     std::vector<float> rate = weights->loader()->Floats(prefix + "A_log", {heads});
     for (float& a : rate) a = std::exp(a);
     weights_.decay_rate = weights->Upload(std::move(rate));
     weights_.dt_bias = weights->Floats(prefix + "dt_bias", {heads});
-    weights_.norm = weights->Floats(prefix + "norm.weight", {shape_.value_dim});
-    weights_.norm_eps = load.norm_eps;
-    out_proj_ = weights->Matrix(prefix + "out_proj.weight", d, shape_.values());
+    weights_.norm = weights->Floats(name("norm", "o_norm"), {shape_.value_dim});
+    weights_.norm_eps = spec.norm_eps > 0 ? spec.norm_eps : load.norm_eps;
+    weights_.beta_scale = spec.beta_scale;
+    out_proj_ = weights->Matrix(name("out_proj", "o_proj"), d, shape_.values());
   }
 
-  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
     const auto tokens = static_cast<size_t>(step.tokens());
     const size_t element = DTypeBytes(type_);
@@ -53,7 +70,7 @@ class GatedDeltaMixer : public Mixer {
                                       type_,         device.state_type()};
     status = device.GatedDelta(plan_, shape_, weights_, step, operands);
     if (!status.ok()) return status;
-    return device.AddProduct(out_proj_, o, step.tokens(), x);
+    return device.AddProduct(out_proj_, o, step.tokens(), nullptr, to);
   }
 
   size_t bytes_per_token() const override {
@@ -109,7 +126,11 @@ MixerInfo GatedDeltaSpec::Info() const {
 }
 
 std::string GatedDeltaSpec::Identity() const {
-  return absl::StrCat(kNames[0], " ", num_key_heads, " ", num_value_heads);
+  std::string text = absl::StrCat(kNames[0], " ", num_key_heads, " ", num_value_heads);
+  // Left out where it does not apply, so that sessions of older models stay readable.
+  if (beta_scale != 1.0f) absl::StrAppend(&text, " beta ", Exact(beta_scale));
+  if (norm_eps != 0.0f) absl::StrAppend(&text, " eps ", Exact(norm_eps));
+  return text;
 }
 
 std::unique_ptr<Mixer> GatedDeltaSpec::Load(const MixerLoad& load) const {

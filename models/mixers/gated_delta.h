@@ -20,6 +20,11 @@ struct GatedDeltaSpec {
   int key_dim = 0;          // Of a head.
   int value_dim = 0;        // Of a head.
   int conv_size = 0;        // Taps, the current token's included.
+  float beta_scale = 1.0f;  // kernels/gated_delta.h
+  float norm_eps = 0.0f;    // Of the output's norm; 0: the model's.
+  // q, k, v and the gates have projections of their own, under the names of flash-linear-attention,
+  // and q, k and v may have convolutions of their own.
+  bool separate = false;
 
   static constexpr std::array kNames{"gated_delta_net"};
   static GatedDeltaSpec Read(const std::string& type, JsonFields* fields,

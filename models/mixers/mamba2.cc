@@ -48,9 +48,10 @@ class Mamba2Mixer : public Mixer {
     weights_.dt_scale = spec.dt_scale * spec.in_scale;
     weights_.gate_scale = spec.gate_scale * spec.in_scale;
     out_proj_ = weights->Matrix(prefix + "out_proj.weight", d, shape_.values());
+    if (spec.out_bias) out_bias_ = weights->Biases({{prefix + "out_proj.weight", d}});
   }
 
-  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
     const auto tokens = static_cast<size_t>(step.tokens());
     const size_t element = DTypeBytes(type_);
@@ -74,7 +75,7 @@ class Mamba2Mixer : public Mixer {
                                   device.state_type()};
     status = device.Mamba2(plan_, shape_, weights_, step, operands);
     if (!status.ok()) return status;
-    return device.AddProduct(out_proj_, y, step.tokens(), x);
+    return device.AddProduct(out_proj_, y, step.tokens(), out_bias_, to);
   }
 
   size_t bytes_per_token() const override {
@@ -98,7 +99,7 @@ class Mamba2Mixer : public Mixer {
   const DType type_;
   const int plan_;
   Weight in_proj_, dt_proj_, out_proj_;
-  const float *in_bias_ = nullptr, *dt_bias_ = nullptr;
+  const float *in_bias_ = nullptr, *dt_bias_ = nullptr, *out_bias_ = nullptr;
   Mamba2Weights weights_{};
 };
 
@@ -123,6 +124,7 @@ Mamba2Spec Mamba2Spec::Read(const std::string&, JsonFields* fields, const Shared
   mamba.norm_groups = DivisorOfHeads(fields, "norm_groups", mamba.num_heads, 1);
   mamba.conv_bias = fields->Bool("conv_bias", true);
   mamba.in_bias = fields->Bool("in_bias", false);
+  mamba.out_bias = fields->Bool("out_bias", false);
   mamba.ReadStepLimits(fields, "time_step_limit");
   return mamba;
 }

@@ -22,7 +22,7 @@ struct Mamba2Spec {
   Mamba2Norm norm = Mamba2Norm::kAfterGate;
   int norm_groups = 1;  // Equal parts of num_heads * head_dim channels, each with its own norm.
   bool conv_bias = true;
-  bool in_bias = false;
+  bool in_bias = false, out_bias = false;
   float dt_min = 0.0f, dt_max = std::numeric_limits<float>::infinity();
   // Factors that some families have: of in_proj's product without its bias, and of what the product
   // and the bias make of z, x, B, C and dt. They go into taps and activations, never into matrices.

@@ -40,7 +40,7 @@ class MesaMixer : public Mixer {
     LoadSmall(spec, prefix, weights);
   }
 
-  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
     const auto tokens = static_cast<size_t>(step.tokens());
     const size_t element = DTypeBytes(type_);
@@ -61,7 +61,7 @@ class MesaMixer : public Mixer {
         2 * heads,     o,       type_,   device.state_type()};
     status = device.Mesa(plan_, shape_, weights_, step, operands);
     if (!status.ok()) return status;
-    return device.AddProduct(out_proj_, o, step.tokens(), x);
+    return device.AddProduct(out_proj_, o, step.tokens(), nullptr, to);
   }
 
   size_t bytes_per_token() const override {

@@ -20,7 +20,7 @@ class RatMixer : public Mixer {
         out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size, width_)) {
   }
 
-  absl::Status Forward(const Step& step, const Normed& h, float* x) const override {
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
     const int tokens = step.tokens();
     Carver memory(step.activations);
@@ -32,7 +32,7 @@ class RatMixer : public Mixer {
     status =
         device.Rat(plan_, shape_, step, {projection, gate_bias_, device.rope(rope_), o, type_});
     if (!status.ok()) return status;
-    return device.AddProduct(out_proj_, o, tokens, x);
+    return device.AddProduct(out_proj_, o, tokens, nullptr, to);
   }
 
   size_t bytes_per_token() const override {

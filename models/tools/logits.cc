@@ -54,18 +54,18 @@ class Activations {
     const size_t size = texts.ids.size() * config.hidden_size;
     const auto add = [&](std::string name) { tensors_.emplace_back(std::move(name), size); };
     add("embeddings");
-    for (size_t i = 0; i < config.layers.size(); ++i) {
-      add(absl::StrCat("layers.", i, ".mixer"));
-      add(absl::StrCat("layers.", i));
+    const std::vector<Sublayer>& parts = config.sublayers;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const bool last = i + 1 == parts.size() || parts[i + 1].layer != parts[i].layer;
+      add(absl::StrCat("layers.", parts[i].layer, last ? "" : ".mixer"));
     }
   }
 
   // Where the rows go that are observed next: tokens of all texts, counted through.
   void SetRows(size_t first, size_t count) { first_ = first, count_ = count; }
-  void Observe(int layer, LayerPart part, const float* x) {
-    const int index = layer < 0 ? 0 : 1 + 2 * layer + (part == LayerPart::kFeedForward);
+  void Observe(int point, const float* x) {
     const size_t width = shape_[2];
-    std::copy_n(x, count_ * width, tensors_[index].second.data() + first_ * width);
+    std::copy_n(x, count_ * width, tensors_[point].second.data() + first_ * width);
   }
 
   absl::Status Write(const std::string& path) const {
@@ -103,9 +103,7 @@ absl::Status WriteLogits(const LogitsOptions& options) {
   std::unique_ptr<Activations> activations;
   ModelOptions model_options = ModelOptionsOf(options);
   if (!options.layers.empty()) {
-    model_options.observe = [&](int layer, LayerPart part, const float* x) {
-      activations->Observe(layer, part, x);
-    };
+    model_options.observe = [&](int point, const float* x) { activations->Observe(point, x); };
   }
   auto loaded = LoadCpuModel(options.model, model_options);
   if (!loaded.ok()) return loaded.status();

@@ -51,7 +51,7 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_device(served.model->device());
   info->set_vocab_size(config.vocab_size);
   info->set_hidden_size(config.hidden_size);
-  for (const MixerSpec& mixer : config.layers) {
+  for (const MixerSpec& mixer : config.mixers) {
     const MixerInfo from = InfoOf(mixer);
     v1::LayerInfo* layer = info->add_layers();
     layer->set_type(from.type);

@@ -169,7 +169,7 @@ void Run() {
   };
   for (const auto& [name, layers] : models) {
     ModelConfig config;
-    config.layers = layers;
+    config.mixers = layers;
     const StateLayout layout(config);
     for (const int position : kLengths) BenchSnapshot(name, layout, position);
   }

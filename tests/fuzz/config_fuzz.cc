@@ -60,8 +60,8 @@ void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.norm_eps > 0.0f && config.norm_eps <= 1.0f);
   PACKRAT_CHECK(config.bos_id >= -1 && config.bos_id < config.vocab_size);
   for (int id : config.eos_ids) PACKRAT_CHECK(id >= 0 && id < config.vocab_size);
-  PACKRAT_CHECK(!config.layers.empty());
-  for (const MixerSpec& layer : config.layers) {
+  PACKRAT_CHECK(!config.mixers.empty());
+  for (const MixerSpec& layer : config.mixers) {
     std::visit([&](const auto& mixer) { CheckMixer(mixer, config.hidden_size); }, layer);
   }
   const StateLayout layout(config);

@@ -17,7 +17,7 @@ namespace {
 const StateOwner& Owner() {
   static const StateOwner* const owner = [] {
     ModelConfig config;
-    config.layers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0},
+    config.mixers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0},
                      MesaSpec{2, 8, 4, 0.25f, true}};
     return new StateOwner{"model", "numerics", StateLayout(config), /*vocab_size=*/101,
                           /*max_context=*/512};

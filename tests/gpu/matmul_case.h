@@ -66,6 +66,7 @@ struct Shape {
   DType y_type = DType::kF32;
   bool bias = false, accumulate = false;
   int skip = 0;  // Elements by which the weight and x are off the alignment of allocations.
+  float scale = 1.0f;
 };
 
 // A product and its operands.
@@ -101,7 +102,8 @@ class Case {
             static_cast<char*>(y_.data()) + y_at,
             shape_.y_type,
             shape_.bias ? static_cast<const float*>(device_bias_.data()) : nullptr,
-            shape_.accumulate};
+            shape_.accumulate,
+            shape_.scale};
   }
   std::vector<float> Y() const { return y_.Get(); }
   const std::vector<float>& x() const { return x_; }
@@ -123,10 +125,11 @@ class Case {
           add(double{x_[Size(r, shape_.in) + k]} * values_[Size(o, shape_.in) + k]);
         }
         if (shape_.bias) add(bias_[o]);
+        sum *= shape_.scale, magnitude *= std::fabs(shape_.scale);
         if (shape_.accumulate) add(before_[Size(r, shape_.out) + o]);
         const double unit = shape_.type == DType::kF32 ? kUnit : 2 * kUnit;
         const double stored = shape_.y_type == DType::kF32 ? 0 : 0x1p-8;  // The result's rounding.
-        const double error = (shape_.in + 2 + 8) * unit * magnitude;
+        const double error = (shape_.in + 3 + 8) * unit * magnitude;
         ASSERT_NEAR(y[Size(r, shape_.out) + o], sum, error + stored * (std::fabs(sum) + error))
             << "row " << r << " output " << o;
       }
@@ -145,8 +148,8 @@ class Case {
 inline std::string Describe(const Shape& s) {
   return std::string(DTypeName(s.type)) + " rows " + std::to_string(s.rows) + " out " +
          std::to_string(s.out) + " in " + std::to_string(s.in) + " to " + DTypeName(s.y_type) +
-         (s.bias ? " bias" : "") + (s.accumulate ? " accumulate" : "") + " skip " +
-         std::to_string(s.skip);
+         (s.bias ? " bias" : "") + (s.accumulate ? " accumulate" : "") + " scale " +
+         std::to_string(s.scale) + " skip " + std::to_string(s.skip);
 }
 
 class MatMulGpuTest : public GpuTest {

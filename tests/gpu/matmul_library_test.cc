@@ -91,6 +91,7 @@ TEST_F(MatMulGpuTest, WhatTheLibraryDoesNotDoIsOurOwn) {
   const auto matmul = Make(false);
   // A float32 bias on bfloat16 outputs; operands off their alignment.
   for (const Shape& shape : {Shape{DType::kBF16, 20, 16, 32, DType::kBF16, true},
+                             Shape{DType::kBF16, 20, 16, 32, DType::kF32, true, true, 0, 0.3f},
                              Shape{DType::kBF16, 20, 16, 32, DType::kF32, false, false, 1},
                              Shape{DType::kF32, 20, 16, 32, DType::kF32, false, false, 1}}) {
     Case c(shape, &random);

@@ -20,6 +20,7 @@ std::vector<Shape> Shapes(DType type) {
     s.y_type = i % 4 == 1 ? type : DType::kF32;
     s.accumulate = i % 4 == 3;
     s.skip = i % 5 == 4 ? 1 : 0;
+    s.scale = i % 3 == 2 ? -0.3f : 1.0f;
   }
   return shapes;
 }

@@ -284,7 +284,7 @@ TEST_F(GpuModelTest, ActivationsAreThoseOfTheCpu) {
     std::vector<std::vector<float>> seen;
     ModelOptions options = Options(64);
     size_t width = 0;
-    options.observe = [&](int, LayerPart, const float* x) { seen.emplace_back(x, x + width); };
+    options.observe = [&](int, const float* x) { seen.emplace_back(x, x + width); };
     auto model = on_gpu ? gpu::LoadGpuModel(kModel, options, gpu::GpuOptions())
                         : LoadCpuModel(kModel, options);
     EXPECT_TRUE(model.ok()) << model.status();

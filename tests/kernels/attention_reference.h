@@ -2,6 +2,7 @@
 #ifndef PACKRAT_TESTS_KERNELS_ATTENTION_REFERENCE_H_
 #define PACKRAT_TESTS_KERNELS_ATTENTION_REFERENCE_H_
 
+#include <cmath>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -47,7 +48,11 @@ struct AttentionText {
   void Attend(const AttentionShape& s, int t, int head) {
     const int dim = s.head_dim, kv = head / (s.num_heads / s.num_kv_heads);
     const float* query = &q[(static_cast<size_t>(t) * s.num_heads + head) * dim];
-    SoftmaxList list(RotatedHead(query, s, t), rounding.dot_roundings);
+    Vector rotated = RotatedHead(query, s, t);
+    // The list divides by the square root of the channels.
+    const double cooler = s.temperature == 0 ? 1 : std::sqrt(dim) / s.temperature;
+    for (double& value : rotated) value *= cooler;
+    SoftmaxList list(rotated, rounding.dot_roundings);
     for (int p = 0; p <= t; ++p) {
       if (s.window != 0 && t - p >= s.window) continue;
       const size_t at = (static_cast<size_t>(p) * s.num_kv_heads + kv) * dim;

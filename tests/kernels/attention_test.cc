@@ -189,7 +189,8 @@ TYPED_TEST(AttentionTest, RotaryOnAPartOfTheHead) {
   for (const AttentionShape& s :
        {AttentionShape{4, 2, 32, 0, 8}, AttentionShape{3, 1, 18, 20, 10},
         AttentionShape{1, 1, 6, 0, 0}, AttentionShape{6, 2, 64, 0, 0},
-        AttentionShape{3, 1, 48, 9, 0}, AttentionShape{2, 2, 130, 0, 2}}) {
+        AttentionShape{3, 1, 48, 9, 0}, AttentionShape{2, 2, 130, 0, 2},
+        AttentionShape{4, 2, 32, 0, 8, 3.0f}, AttentionShape{3, 1, 18, 20, 0, -9.0f}}) {
     this->ExpectRightInEveryCut(s, this->MakeTexts(&random, s, {40, 7}));
     if (this->HasFailure()) return;
   }

@@ -3,38 +3,14 @@
 #include <utility>
 
 #include "kernels/sampling.h"
-#include "tests/kernels/device.h"
+#include "tests/kernels/rows.h"
 
 namespace packrat {
 namespace {
 
-constexpr double kTiny = 0x1p-126;  // Below it a float32 has no relative precision.
-
 template <class T>
-class ElementwiseTest : public KernelTest {
- protected:
-  using S = Stored<T>;
-  // What is left of the values in this type.
-  static std::vector<float> Rounded(const std::vector<float>& values) {
-    return S::Floats(S::From(values));
-  }
-};
+using ElementwiseTest = RowsTest<T>;
 TYPED_TEST_SUITE(ElementwiseTest, ActivationTypes);
-
-struct Sizes {
-  int rows, n;
-};
-
-// Whole groups of eight, odd rows, more than one part of a row; on the CPU also rows enough for the
-// threads to share them.
-std::vector<Sizes> SomeSizes() {
-  std::vector<Sizes> sizes = {{3, 1}, {3, 7}, {3, 32}, {3, 384}, {3, 1003}, {3, 2056}, {3, 4099}};
-  if (!kOnCpu) return sizes;
-  sizes.insert(sizes.end(), {{1, 16}, {3, 17}, {70, 301}, {5, 4099}});
-  Random random(7);
-  for (int i = 0; i < 20; ++i) sizes.push_back({random.Int(1, 40), random.Int(1, 100)});
-  return sizes;
-}
 
 #ifdef PACKRAT_GPU
 TYPED_TEST(ElementwiseTest, EmbedCopiesRowsAndZerosUnusedOnes) {
@@ -42,6 +18,7 @@ TYPED_TEST(ElementwiseTest, EmbedCopiesRowsAndZerosUnusedOnes) {
   Random random(1);
   for (const int n : {1, 7, 32, 384, 1003, 2056, 4099}) {
     const int vocab = 11;
+    const float scale = n % 2 == 0 ? 1.0f : 0.3f;
     const std::vector<int32_t> ids = {3, -1, 10, 0, 7, -1};
     const std::vector<int32_t> tokens = {3, -1, 10, 0, SampledInRow(1), SampledInRow(0)};
     std::vector<SampledToken> results(2);
@@ -55,13 +32,13 @@ TYPED_TEST(ElementwiseTest, EmbedCopiesRowsAndZerosUnusedOnes) {
     DeviceArray<int32_t> device_tokens(tokens);
     DeviceArray<float> x(tokens.size() * n);
     ASSERT_TRUE(gpu::Embed(device_table.data(), S::kType, device_tokens.data(), sampled.data(), 6,
-                           n, x.data(), this->stream_)
+                           n, scale, x.data(), this->stream_)
                     .ok());
     this->Wait();
     const std::vector<float> out = x.Get();
     for (size_t r = 0; r < tokens.size(); ++r) {
       for (int i = 0; i < n; ++i) {
-        ASSERT_EQ(out[r * n + i], ids[r] < 0 ? 0.0f : floats[ids[r] * n + i]);
+        ASSERT_EQ(out[r * n + i], ids[r] < 0 ? 0.0f : scale * floats[ids[r] * n + i]);
       }
     }
   }
@@ -134,6 +111,41 @@ TYPED_TEST(ElementwiseTest, RmsNormMeetsTheReference) {
   }
 }
 
+// One more rounding than RmsNorm(), of the sum; Convert() has that of the type alone.
+TYPED_TEST(ElementwiseTest, AddRmsNormAddsAndConvertRounds) {
+  using S = Stored<TypeParam>;
+  Random random(8);
+  for (const Sizes size : SomeSizes()) {
+    const int rows = size.rows, n = size.n;
+    const auto y = random.Normals(static_cast<size_t>(rows) * n, 2.0f);
+    const auto before = random.Normals(y.size()), weight = random.Normals(n);
+    DeviceArray<float> device_y(y), device_weight(weight);
+    DeviceArray<TypeParam> converted(y.size());
+    this->ForEachDevice([&] {
+      DeviceArray<float> x(before), normed(y.size());
+      ASSERT_TRUE(this->Run([&](auto device) {
+                        return ops::AddRmsNorm(device_y.data(), rows, n, device_weight.data(),
+                                               1e-5f, x.data(), device);
+                      })
+                      .ok());
+      ASSERT_TRUE(this->Run([&](auto device) {
+                        return ops::RmsNorm(device_y.data(), rows, n, device_weight.data(), 1e-5f,
+                                            normed.data(), DType::kF32, device);
+                      })
+                      .ok());
+      ASSERT_TRUE(this->Run([&](auto device) {
+                        return ops::Convert(device_y.data(), rows, n, converted.data(), S::kType,
+                                            device);
+                      })
+                      .ok());
+      const std::vector<float> out = x.Get(), norm = normed.Get();
+      for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], before[i] + norm[i]);
+      ASSERT_TRUE(SameBits(S::Floats(converted.Get()), this->Rounded(y)));
+    });
+    if (this->HasFatalFailure()) return;
+  }
+}
+
 TYPED_TEST(ElementwiseTest, RmsNormZerosAndNaN) {
   using S = Stored<TypeParam>;
   for (const int n : {21, 24}) {
@@ -160,127 +172,6 @@ TYPED_TEST(ElementwiseTest, RmsNormZerosAndNaN) {
   }
 }
 
-// Where sigmoid and GELU are hard: saturated, huge, and dense around the edges of exp.
-std::vector<float> Extremes() {
-  std::vector<float> x = {0.0f, -0.0f, 1e-38f, -1e-38f, 1e-45f, 1e4f, -1e4f, 1e30f, -1e30f};
-  for (float v = -200.0f; v <= 200.0f; v += 0.37f) x.push_back(v);
-  for (float v = -7.0f; v <= 7.0f; v += 0.003f) x.push_back(v);
-  for (float v = 80.0f; v <= 110.0f; v += 0.05f) x.insert(x.end(), {v, -v});
-  for (float v = 100.0f; v < 1e9f; v *= 1.3f) x.insert(x.end(), {v, -v});
-  return x;
-}
-
-std::vector<Sizes> SizesWithExtremes() {
-  std::vector<Sizes> sizes = SomeSizes();
-  sizes.push_back({2, static_cast<int>(Extremes().size())});  // The second row is them.
-  return sizes;
-}
-
-// silu(x) = x / (1 + exp(-x)): exp is good to a unit in the last place on the CPU and to two on a
-// GPU (two and four of kUnit), of which the sum keeps no more; then sum, division and two products.
-// exp overflows below -88.7, where the sigmoid is less than kTiny.
-TYPED_TEST(ElementwiseTest, SwiGluMeetsTheReference) {
-  using S = Stored<TypeParam>;
-  Random random(3);
-  const std::vector<float> extremes = Extremes();
-  for (const Sizes size : SizesWithExtremes()) {
-    const int rows = size.rows, n = size.n;
-    auto in = random.Normals(static_cast<size_t>(rows) * 2 * n, 3.0f);
-    if (n == static_cast<int>(extremes.size())) {
-      std::copy(extremes.begin(), extremes.end(), in.begin() + 2 * n);
-    }
-    in = this->Rounded(in);
-    DeviceArray<TypeParam> gate_up(S::From(in)), y(static_cast<size_t>(rows) * n);
-    this->ForEachDevice([&] {
-      ASSERT_TRUE(this->Run([&](auto device) {
-                        return ops::SwiGlu(gate_up.data(), rows, n, y.data(), S::kType, device);
-                      })
-                      .ok());
-      const std::vector<float> out = S::Floats(y.Get());
-      for (int r = 0; r < rows; ++r) {
-        for (int i = 0; i < n; ++i) {
-          const double gate = in[r * 2 * n + i], up = in[r * 2 * n + n + i];
-          const double expected = gate / (1 + std::exp(-gate)) * up;
-          ASSERT_NEAR(out[r * n + i], expected,
-                      ((kOnCpu ? 6 : 8) * kUnit + S::kRounding) * std::fabs(expected) +
-                          kTiny * (1 + std::fabs(gate * up)))
-              << "silu of " << gate;
-        }
-      }
-    });
-    if (this->HasFatalFailure()) return;
-  }
-}
-
-// x (1 + erf) / 2 with erf good to two units in its last place (four of kUnit), one rounding of the
-// sum and of each product, and on a GPU of the argument (the CPU's erf counts it). The sum's error
-// counts against 1 + |erf|: for negative x it is absolute. From |x| = 5.7 on erf is 1 in float32,
-// and nothing may be left of the difference however large x.
-TYPED_TEST(ElementwiseTest, GeluMeetsTheReference) {
-  using S = Stored<TypeParam>;
-  Random random(4);
-  const std::vector<float> extremes = Extremes();
-  for (const Sizes size : SizesWithExtremes()) {
-    const int rows = size.rows, n = size.n;
-    auto in = random.Normals(static_cast<size_t>(rows) * n, 3.0f);
-    if (n == static_cast<int>(extremes.size())) {
-      std::copy(extremes.begin(), extremes.end(), in.begin() + n);
-    }
-    in = this->Rounded(in);
-    this->ForEachDevice([&] {
-      DeviceArray<TypeParam> x(S::From(in));
-      ASSERT_TRUE(
-          this->Run([&](auto device) { return ops::Gelu(x.data(), rows, n, S::kType, device); })
-              .ok());
-      const std::vector<float> out = S::Floats(x.Get());
-      for (size_t i = 0; i < out.size(); ++i) {
-        const double v = in[i], z = v / std::sqrt(2.0), erf = std::erf(z);
-        const double expected = v * (1 + erf) / 2;
-        // The argument's rounding moves erf by its slope.
-        const double argument =
-            kOnCpu ? 0 : 2 * std::fabs(z) * 2 / std::sqrt(M_PI) * std::exp(-z * z);
-        const double sum_error = 4 * std::fabs(erf) + (1 + erf) + argument;
-        const double tolerance = std::fabs(v) / 2 * sum_error + 2 * std::fabs(expected);
-        ASSERT_NEAR(out[i], expected,
-                    kUnit * tolerance + S::kRounding * std::fabs(expected) + kTiny)
-            << "gelu of " << v;
-        if (std::fabs(v) >= 5.7) {
-          ASSERT_EQ(out[i], v > 0 ? in[i] : 0.0f) << "gelu of " << v;
-        }
-      }
-    });
-    if (this->HasFatalFailure()) return;
-  }
-}
-
-TYPED_TEST(ElementwiseTest, ActivationsOfInfinitiesAndNaN) {
-  using S = Stored<TypeParam>;
-  // gate, then up.
-  DeviceArray<TypeParam> gate_up(S::From({kInfinity, -kInfinity, kNaN, 1.0f, 1.0f,  //
-                                          1.0f, 1.0f, 1.0f, kNaN, kInfinity}));
-  this->ForEachDevice([&] {
-    DeviceArray<TypeParam> x(S::From({kInfinity, -kInfinity, kNaN, 1.0f})), y(5);
-    ASSERT_TRUE(this->Run([&](auto device) {
-                      return ops::SwiGlu(gate_up.data(), 1, 5, y.data(), S::kType, device);
-                    })
-                    .ok());
-    ASSERT_TRUE(
-        this->Run([&](auto device) { return ops::Gelu(x.data(), 1, 4, S::kType, device); }).ok());
-    const std::vector<float> swiglu = S::Floats(y.Get()), gelu = S::Floats(x.Get());
-    EXPECT_EQ(swiglu[0], kInfinity);
-    // The limit is zero; 0 * infinity is as good, since both say that something overflowed or that
-    // nothing is left. A large number would be neither.
-    EXPECT_TRUE(swiglu[1] == 0.0f || std::isnan(swiglu[1])) << swiglu[1];
-    EXPECT_TRUE(std::isnan(swiglu[2]));
-    EXPECT_TRUE(std::isnan(swiglu[3]));
-    EXPECT_EQ(swiglu[4], kInfinity);
-    EXPECT_EQ(gelu[0], kInfinity);
-    EXPECT_TRUE(gelu[1] == 0.0f || std::isnan(gelu[1])) << gelu[1];
-    EXPECT_TRUE(std::isnan(gelu[2]));
-    EXPECT_NEAR(gelu[3], 0.8413447, 1e-6 + S::kRounding);
-  });
-}
-
 #ifdef PACKRAT_GPU
 // A graph captured once serves other contents, and nothing is allocated.
 TEST_F(KernelTest, ElementwiseIsCaptured) {
@@ -293,9 +184,9 @@ TEST_F(KernelTest, ElementwiseIsCaptured) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   EXPECT_CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  EXPECT_TRUE(
-      gpu::Embed(device_table.data(), DType::kF32, tokens.data(), nullptr, 2, n, x.data(), stream_)
-          .ok());
+  EXPECT_TRUE(gpu::Embed(device_table.data(), DType::kF32, tokens.data(), nullptr, 2, n, 1.0f,
+                         x.data(), stream_)
+                  .ok());
   EXPECT_TRUE(
       gpu::RmsNorm(x.data(), 2, n, weight.data(), 1e-6f, y.data(), DType::kF32, stream_).ok());
   EXPECT_CUDA_OK(cudaStreamEndCapture(stream_, &graph));
@@ -317,7 +208,8 @@ TEST_F(KernelTest, ElementwiseIsCaptured) {
 }
 
 TEST_F(KernelTest, NothingToDoIsFine) {
-  EXPECT_TRUE(gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, nullptr, stream_).ok());
+  EXPECT_TRUE(
+      gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, 1.0f, nullptr, stream_).ok());
   EXPECT_TRUE(
       gpu::RmsNormRows(nullptr, nullptr, 0, 8, nullptr, 1e-6f, nullptr, DType::kBF16, stream_)
           .ok());

@@ -118,7 +118,7 @@ TYPED_TEST(HeadsTest, RmsNormHeadsKeepsANaNInItsHead) {
   });
 }
 
-// sigmoid(x) = 1 / (1 + exp(-x)): as for SwiGlu() in elementwise_test.cc, less a product.
+// sigmoid(x) = 1 / (1 + exp(-x)): as for Glu() in elementwise_test.cc, less a product.
 TYPED_TEST(HeadsTest, SigmoidGateMeetsTheReference) {
   using S = Stored<TypeParam>;
   Random random(2);

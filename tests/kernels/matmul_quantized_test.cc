@@ -22,6 +22,7 @@ struct Case {
   PackedMatrix weight;
   std::vector<float> x, bias, before;
   bool accumulate;
+  float scale;
   GuardedFloats y;
 
   Case(Random* random, DType type, Arithmetic multiplied_in, int num_rows)
@@ -36,6 +37,7 @@ struct Case {
         x(random->Normals(rows * x_stride)),
         before(random->Normals(static_cast<size_t>(rows) * out)),
         accumulate(random->Int(0, 1) == 1),
+        scale(random->OneOf<float>({1.0f, 0.3f})),
         y(rows * y_stride) {
     for (int o = 0; o < out; ++o) {
       const std::vector<float> row = random->Normals(in, 0.1f, 0.02f);
@@ -60,7 +62,7 @@ struct Case {
       std::copy_n(&before[static_cast<size_t>(r) * out], out, y.data() + r * y_stride);
     }
     MatMul(x.data(), x_stride, rows,
-           {{&weight, y.data(), y_stride, bias.empty() ? nullptr : bias.data(), accumulate}},
+           {{&weight, y.data(), y_stride, bias.empty() ? nullptr : bias.data(), accumulate, scale}},
            &context);
   }
 
@@ -90,6 +92,7 @@ struct Case {
       std::vector<float> expected = Alone(r);
       for (int o = 0; o < out; ++o) {
         if (!bias.empty()) expected[o] = expected[o] + bias[o];
+        expected[o] *= scale;
         if (accumulate) expected[o] = expected[o] + before[static_cast<size_t>(r) * out + o];
       }
       ASSERT_TRUE(SameBits(y.data() + r * y_stride, expected.data(), out)) << "row " << r;

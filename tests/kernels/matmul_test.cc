@@ -50,12 +50,14 @@ struct Product {
   std::vector<float> values;  // (out, in), read back by CopyRow().
   std::vector<float> bias, before;
   bool accumulate;
+  float scale;
   ptrdiff_t stride;
   GuardedFloats y;
 
   Product(Random* random, int rows, int in, int out)
       : values(static_cast<size_t>(out) * in),
         accumulate(random->Int(0, 1) == 1),
+        scale(random->OneOf<float>({1.0f, 0.3f, -7.0f})),
         stride(out + random->Int(0, 5)),
         y(static_cast<size_t>(stride) * rows) {
     std::vector<char> storage;
@@ -76,11 +78,12 @@ struct Product {
     }
   }
   MatMulOutput output(int row = 0) {
-    return {&weight, y.data() + row * stride, stride, bias.empty() ? nullptr : bias.data(),
-            accumulate};
+    return {&weight,    y.data() + row * stride,
+            stride,     bias.empty() ? nullptr : bias.data(),
+            accumulate, scale};
   }
   // A float32 sum of n terms in any order is within n units of the sum of their magnitudes; beside
-  // the products there are their own rounding (without FMA), the bias and the old value.
+  // the products there are their own rounding (without FMA), the bias, the scale and the old value.
   void ExpectRight(const std::vector<float>& x, ptrdiff_t x_stride, int rows) {
     const int in = weight.in(), out = weight.out();
     const Storage stored{weight.arithmetic() == Arithmetic::kBFloat16};  // x, as multiplied.
@@ -92,8 +95,9 @@ struct Product {
           add(double{stored(x[r * x_stride + k])} * values[static_cast<size_t>(o) * in + k]);
         }
         if (!bias.empty()) add(bias[o]);
+        sum *= scale, magnitude *= std::fabs(scale);
         if (accumulate) add(before[static_cast<size_t>(r) * out + o]);
-        ASSERT_NEAR(y[r * stride + o], sum, (in + 3) * kUnit * magnitude)
+        ASSERT_NEAR(y[r * stride + o], sum, (in + 4) * kUnit * magnitude)
             << "row " << r << " output " << o << " " << DTypeName(weight.type()) << " in "
             << ArithmeticName(weight.arithmetic());
       }

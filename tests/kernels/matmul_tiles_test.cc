@@ -112,9 +112,10 @@ struct Product {
     for (float& value : bias) value = random->Normal();
     accumulate = random->Int(0, 1) == 1;
     biased = random->Int(0, 1) == 1;
+    scale = random->OneOf<float>({1.0f, 0.3f});
   }
   MatMulOutput To(float* to) const {
-    return {&matrix, to, out, biased ? bias.data() : nullptr, accumulate};
+    return {&matrix, to, out, biased ? bias.data() : nullptr, accumulate, scale};
   }
   // By pieces of 32 inputs.
   float Expected(int r, int o) const {
@@ -129,6 +130,7 @@ struct Product {
       sum = Add(sum, Add(parts[0], parts[1]));
     }
     if (biased) sum += bias[o];
+    sum *= scale;
     const float before = y[static_cast<size_t>(r) * out + o];
     return accumulate ? sum + before : sum;
   }
@@ -145,6 +147,7 @@ struct Product {
 
   int rows, in, out;
   bool accumulate, biased;
+  float scale;
   std::vector<uint16_t> weights;
   PackedMatrix matrix;
   std::vector<float> x, y, bias;

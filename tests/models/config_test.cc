@@ -20,19 +20,19 @@ using testing::IsEmpty;
 using testing::StartsWith;
 
 const RatSpec& Rat(const ModelConfig& config, int layer) {
-  return std::get<RatSpec>(config.layers.at(layer));
+  return std::get<RatSpec>(config.mixers.at(layer));
 }
 const AttentionSpec& Attention(const ModelConfig& config, int layer) {
-  return std::get<AttentionSpec>(config.layers.at(layer));
+  return std::get<AttentionSpec>(config.mixers.at(layer));
 }
 const MesaSpec& Mesa(const ModelConfig& config, int layer) {
-  return std::get<MesaSpec>(config.layers.at(layer));
+  return std::get<MesaSpec>(config.mixers.at(layer));
 }
 const Mamba2Spec& Mamba(const ModelConfig& config, int layer) {
-  return std::get<Mamba2Spec>(config.layers.at(layer));
+  return std::get<Mamba2Spec>(config.mixers.at(layer));
 }
 const GatedDeltaSpec& GatedDelta(const ModelConfig& config, int layer) {
-  return std::get<GatedDeltaSpec>(config.layers.at(layer));
+  return std::get<GatedDeltaSpec>(config.mixers.at(layer));
 }
 ModelConfig LoadGolden(const std::string& name) {
   auto config = LoadModelConfig("tests/golden/" + name);
@@ -140,7 +140,7 @@ TEST(Golden, GatedDeltaNet) {
   EXPECT_EQ(GatedDelta(config, 0).key_dim, 12);
   EXPECT_EQ(GatedDelta(config, 0).value_dim, 20);
   EXPECT_EQ(GatedDelta(config, 0).conv_size, 3);
-  const MixerInfo info = InfoOf(config.layers[0]);
+  const MixerInfo info = InfoOf(config.mixers[0]);
   EXPECT_EQ(info.num_heads, 6);
   EXPECT_EQ(info.head_dim, 20);
   EXPECT_EQ(info.num_kv_heads, 2);
@@ -160,7 +160,7 @@ TEST(Golden, Mamba2) {
   EXPECT_TRUE(Mamba(config, 0).in_bias);
   EXPECT_EQ(Mamba(config, 0).dt_min, 0.02f);
   EXPECT_EQ(Mamba(config, 0).dt_max, std::numeric_limits<float>::infinity());
-  const MixerInfo info = InfoOf(config.layers[0]);
+  const MixerInfo info = InfoOf(config.mixers[0]);
   EXPECT_EQ(info.num_heads, 6);
   EXPECT_EQ(info.head_dim, 20);
   EXPECT_EQ(info.num_kv_heads, 2);
@@ -215,7 +215,7 @@ TEST(MesaNet, DefaultsAreThoseOfFlashLinearAttention) {
   const ModelConfig config = Parse(R"({"model_type": "mesa_net"})");
   EXPECT_EQ(config.vocab_size, 32000);
   EXPECT_EQ(config.hidden_size, 2048);
-  EXPECT_EQ(config.layers.size(), 24u);
+  EXPECT_EQ(config.mixers.size(), 24u);
   EXPECT_EQ(config.intermediate_size, 5632);  // int(2048 * 4 * 2/3) = 5461, up to a multiple of 256
   EXPECT_EQ(Mesa(config, 0).num_heads, 16);
   EXPECT_EQ(Mesa(config, 0).head_dim, 128);

@@ -76,7 +76,7 @@ inline std::string NameOfChange(const testing::TestParamInfo<Change>& info) {
 // The kinds of a model's layers.
 inline std::vector<std::string> Kinds(const ModelConfig& config) {
   std::vector<std::string> kinds;
-  for (const MixerSpec& layer : config.layers) kinds.push_back(InfoOf(layer).type);
+  for (const MixerSpec& layer : config.mixers) kinds.push_back(InfoOf(layer).type);
   return kinds;
 }
 

@@ -17,7 +17,7 @@ namespace packrat {
 
 inline const std::string kGoldenCases[] = {
     "rat",    "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide", "llama",
-    "llama3", "qwen2",     "qwen3",    "gated_delta_net", "qwen3_5", "mamba2"};
+    "llama3", "qwen2",     "qwen3",    "gated_delta_net", "qwen3_5", "mamba2",       "olmo_hybrid"};
 
 struct Golden {
   int batch, tokens, vocab;

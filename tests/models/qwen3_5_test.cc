@@ -56,14 +56,16 @@ void ExpectAllFields(const ModelConfig& config) {
   EXPECT_EQ(config.max_context, 262144);
   EXPECT_THAT(config.eos_ids, ElementsAre(44));
   ASSERT_THAT(Kinds(config), ElementsAre("gated_delta_net", "attention", "gated_delta_net"));
-  EXPECT_THAT(config.mixer_names, ElementsAre("linear_attn.", "self_attn.", "linear_attn."));
-  const auto& delta = std::get<GatedDeltaSpec>(config.layers[2]);
+  ASSERT_EQ(config.sublayers.size(), 6u);
+  EXPECT_EQ(config.sublayers[2].mixers.at(0).tensors, "self_attn.");
+  EXPECT_EQ(config.sublayers[4].mixers.at(0).tensors, "linear_attn.");
+  const auto& delta = std::get<GatedDeltaSpec>(config.mixers[2]);
   EXPECT_EQ(delta.num_key_heads, 2);
   EXPECT_EQ(delta.num_value_heads, 6);
   EXPECT_EQ(delta.key_dim, 24);
   EXPECT_EQ(delta.value_dim, 40);
   EXPECT_EQ(delta.conv_size, 3);
-  const auto& attention = std::get<AttentionSpec>(config.layers[1]);
+  const auto& attention = std::get<AttentionSpec>(config.mixers[1]);
   EXPECT_EQ(attention.num_heads, 6);
   EXPECT_EQ(attention.num_kv_heads, 2);
   EXPECT_EQ(attention.head_dim, 64);
@@ -97,14 +99,14 @@ TEST(Qwen35, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->max_context, 32768);
   EXPECT_EQ(config->bos_id, -1);
   EXPECT_THAT(config->eos_ids, IsEmpty());
-  ASSERT_EQ(config->layers.size(), 32u);
-  const auto& delta = std::get<GatedDeltaSpec>(config->layers[30]);
+  ASSERT_EQ(config->mixers.size(), 32u);
+  const auto& delta = std::get<GatedDeltaSpec>(config->mixers[30]);
   EXPECT_EQ(delta.num_key_heads, 16);
   EXPECT_EQ(delta.num_value_heads, 32);
   EXPECT_EQ(delta.key_dim, 128);
   EXPECT_EQ(delta.value_dim, 128);
   EXPECT_EQ(delta.conv_size, 4);
-  const auto& attention = std::get<AttentionSpec>(config->layers[31]);
+  const auto& attention = std::get<AttentionSpec>(config->mixers[31]);
   EXPECT_EQ(attention.num_heads, 16);
   EXPECT_EQ(attention.num_kv_heads, 4);
   EXPECT_EQ(attention.head_dim, 256);
@@ -127,7 +129,7 @@ TEST(Qwen35, RotaryOnAPartIsReadInsideAndOutside) {
                                           "partial_rotary_factor is 0.25; must be the same"));
   const auto config = ParseModelConfig(With(outside, "\"partial_rotary_factor\": 0.5, ", ""));
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(std::get<AttentionSpec>(config->layers[1]).rotary_dim, 16);
+  EXPECT_EQ(std::get<AttentionSpec>(config->mixers[1]).rotary_dim, 16);
 }
 
 TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {

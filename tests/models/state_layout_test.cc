@@ -16,7 +16,7 @@ MesaSpec Mesa(int heads, int head_dim, int conv) { return {heads, head_dim, conv
 
 StateLayout Layout(std::vector<MixerSpec> layers) {
   ModelConfig config;
-  config.layers = std::move(layers);
+  config.mixers = std::move(layers);
   return StateLayout(config);
 }
 
@@ -26,7 +26,7 @@ TEST(StateLayout, MesaSlotAndTail) {
   EXPECT_EQ(layout.slot_bytes, 16u * (36 * 256 + 128 * 128) * 4);
   EXPECT_EQ(layout.tail_bytes, (2u * 16 * 16 * 128 + 2 * 16 * 16 + 2 * 3 * 16 * 128) * 4);
   EXPECT_TRUE(layout.page_classes.empty());
-  EXPECT_EQ(layout.layers[0].page_class, -1);
+  EXPECT_EQ(layout.mixers[0].page_class, -1);
   EXPECT_EQ(layout.SequenceBytes(1), layout.SequenceBytes(1'000'000));
 }
 
@@ -69,8 +69,8 @@ TEST(StateLayout, RatEntryOfThePapersModels) {
   EXPECT_EQ(layout.page_classes[0].tokens_per_page, 16);
   EXPECT_EQ(layout.tail_bytes, 24u * 2 * 2048 * 4);
   EXPECT_EQ(layout.slot_bytes, 0u);
-  EXPECT_EQ(layout.layers[2].tail_offset, 2u * 2 * 2048 * 4);
-  EXPECT_EQ(layout.layers[2].page_offset, 2u * 2 * 2048 * 4);
+  EXPECT_EQ(layout.mixers[2].tail_offset, 2u * 2 * 2048 * 4);
+  EXPECT_EQ(layout.mixers[2].page_offset, 2u * 2 * 2048 * 4);
 }
 
 TEST(StateLayout, OddWidthsAreRoundedUp) {
@@ -83,17 +83,17 @@ TEST(StateLayout, OddWidthsAreRoundedUp) {
 
 TEST(StateLayout, PairedKeysTakeHalf) {
   ModelConfig config;
-  config.layers = {Attention(6, 2, 10, 0), Rat(3, 6, 8)};
+  config.mixers = {Attention(6, 2, 10, 0), Rat(3, 6, 8)};
   StateTypes types;
   types.paired_keys = true;
   const StateLayout layout(config, types), plain(config);
   EXPECT_EQ(layout.page_classes[0].page_bytes, 2u * 2 * 16 * 16 * 2);
   EXPECT_EQ(layout.page_classes[1].page_bytes, plain.page_classes[1].page_bytes);
   // Of a token: a pair of channels at a time among the keys, all channels among the values.
-  EXPECT_EQ(layout.layers[0].page_row_bytes[0], 2u * 2);
-  EXPECT_EQ(layout.layers[0].page_row_bytes[1], 16u * 2);
-  EXPECT_EQ(plain.layers[0].page_row_bytes[0], 16u * 4);
-  EXPECT_EQ(plain.layers[0].page_row_bytes[1], 16u * 4);
+  EXPECT_EQ(layout.mixers[0].page_row_bytes[0], 2u * 2);
+  EXPECT_EQ(layout.mixers[0].page_row_bytes[1], 16u * 2);
+  EXPECT_EQ(plain.mixers[0].page_row_bytes[0], 16u * 4);
+  EXPECT_EQ(plain.mixers[0].page_row_bytes[1], 16u * 4);
 }
 
 TEST(StateLayout, LayersShareAClassWhenTheirPagesLiveEquallyLong) {
@@ -114,12 +114,12 @@ TEST(StateLayout, LayersShareAClassWhenTheirPagesLiveEquallyLong) {
   for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(layout.page_classes[i].Name(), names[i]);
   const std::vector<int> classes = {0, 1, 2, 3, 4, 0, 3, 2, -1};
   for (size_t i = 0; i < classes.size(); ++i) {
-    EXPECT_EQ(layout.layers[i].page_class, classes[i]) << "layer " << i;
+    EXPECT_EQ(layout.mixers[i].page_class, classes[i]) << "layer " << i;
   }
   // Layers of one class may differ in heads: a page is the sum of their parts.
   EXPECT_EQ(layout.page_classes[0].page_bytes, (2u * 64 + 2 * 64) * 4);
   EXPECT_EQ(layout.page_classes[3].page_bytes, (2u * 2 * 256 + 2 * 4 * 16 * 48) * 4);
-  EXPECT_EQ(layout.layers[6].page_offset, 2u * 2 * 256 * 4);
+  EXPECT_EQ(layout.mixers[6].page_offset, 2u * 2 * 256 * 4);
   EXPECT_EQ(layout.page_classes[3].num_layers, 2);
 }
 
@@ -129,16 +129,16 @@ TEST(StateLayout, EverythingIsAlignedAndApart) {
   EXPECT_EQ(layout.slot_bytes % kStateAlign, 0u);
   EXPECT_EQ(layout.tail_bytes % kStateAlign, 0u);
   for (const PageClass& c : layout.page_classes) EXPECT_EQ(c.page_bytes % kStateAlign, 0u);
-  for (const LayerState& layer : layout.layers) {
+  for (const MixerPart& layer : layout.mixers) {
     EXPECT_EQ(layer.slot_offset % kStateAlign, 0u);
     EXPECT_EQ(layer.tail_offset % kStateAlign, 0u);
     EXPECT_EQ(layer.page_offset % kStateAlign, 0u);
   }
-  const std::set<size_t> tails = {layout.layers[0].tail_offset, layout.layers[1].tail_offset,
-                                  layout.layers[2].tail_offset, layout.layers[3].tail_offset,
-                                  layout.layers[5].tail_offset};
+  const std::set<size_t> tails = {layout.mixers[0].tail_offset, layout.mixers[1].tail_offset,
+                                  layout.mixers[2].tail_offset, layout.mixers[3].tail_offset,
+                                  layout.mixers[5].tail_offset};
   EXPECT_EQ(tails.size(), 5u);
-  EXPECT_EQ(layout.layers[5].slot_offset,
+  EXPECT_EQ(layout.mixers[5].slot_offset,
             (3u * 512 + 1 * 512) * 4);  // 3 heads and 1 head of one 16x16 block each, twice
 }
 

@@ -43,7 +43,7 @@ absl::StatusOr<ModelConfig> ParseWith(const std::string& text, const std::string
 }
 
 const AttentionSpec& Layer(const ModelConfig& config, int i) {
-  return std::get<AttentionSpec>(config.layers.at(i));
+  return std::get<AttentionSpec>(config.mixers.at(i));
 }
 const AttentionSpec& FirstLayer(const ModelConfig& config) { return Layer(config, 0); }
 
@@ -60,7 +60,7 @@ TEST(Llama, ReadsAllFields) {
   EXPECT_EQ(config->max_context, 8192);
   EXPECT_EQ(config->bos_id, 0);
   EXPECT_THAT(config->eos_ids, ElementsAre(0, 2));
-  ASSERT_EQ(config->layers.size(), 2u);
+  ASSERT_EQ(config->mixers.size(), 2u);
   const AttentionSpec& attention = FirstLayer(*config);
   EXPECT_EQ(attention.num_heads, 9);
   EXPECT_EQ(attention.num_kv_heads, 3);
@@ -82,7 +82,7 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->max_context, 2048);
   EXPECT_EQ(config->bos_id, 1);
   EXPECT_THAT(config->eos_ids, ElementsAre(2));
-  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(config->mixers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_heads, 32);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
@@ -201,7 +201,7 @@ TEST(Qwen2, ReadsAllFields) {
   EXPECT_EQ(config->family, "qwen2");
   EXPECT_EQ(config->hidden_size, 896);
   EXPECT_TRUE(config->tie_embeddings);
-  ASSERT_EQ(config->layers.size(), 3u);
+  ASSERT_EQ(config->mixers.size(), 3u);
   for (int i = 0; i < 3; ++i) {
     const AttentionSpec& attention = Layer(*config, i);
     EXPECT_EQ(attention.num_heads, 14);
@@ -225,7 +225,7 @@ TEST(Qwen2, DefaultsAreThoseOfTransformers) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->vocab_size, 151936);
   EXPECT_EQ(config->intermediate_size, 22016);
-  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(config->mixers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
   EXPECT_EQ(config->bos_id, -1);
@@ -250,7 +250,7 @@ TEST(Qwen3, ReadsAllFields) {
   EXPECT_EQ(config->max_context, 40960);
   EXPECT_EQ(config->bos_id, 151643);
   EXPECT_THAT(config->eos_ids, ElementsAre(151645));
-  ASSERT_EQ(config->layers.size(), 3u);
+  ASSERT_EQ(config->mixers.size(), 3u);
   for (int i = 0; i < 3; ++i) {
     const AttentionSpec& attention = Layer(*config, i);
     EXPECT_EQ(attention.num_heads, 16);
@@ -277,7 +277,7 @@ TEST(Qwen3, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->max_context, 32768);
   EXPECT_EQ(config->bos_id, -1);
   EXPECT_THAT(config->eos_ids, IsEmpty());
-  EXPECT_EQ(config->layers.size(), 32u);
+  EXPECT_EQ(config->mixers.size(), 32u);
   EXPECT_EQ(FirstLayer(*config).num_heads, 32);
   EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
@@ -301,7 +301,7 @@ TEST(Qwen3, KeyHeadsOfNullAreThoseOfQueries) {
 std::vector<int> Windows(const absl::StatusOr<ModelConfig>& config) {
   EXPECT_TRUE(config.ok()) << config.status();
   std::vector<int> windows;
-  for (size_t i = 0; config.ok() && i < config->layers.size(); ++i) {
+  for (size_t i = 0; config.ok() && i < config->mixers.size(); ++i) {
     windows.push_back(Layer(*config, static_cast<int>(i)).window);
   }
   return windows;

@@ -47,10 +47,10 @@ ModelConfig FakeModel::MakeConfig(const Options& options) {
   config.hidden_size = 16;
   config.max_context = options.max_context;
   config.eos_ids = {kEos};
-  if (options.rat) config.layers.push_back(RatSpec{2, 1, 8, kChunk});
-  if (options.window) config.layers.push_back(AttentionSpec{2, 2, 8, kWindow});
-  if (options.full) config.layers.push_back(AttentionSpec{2, 2, 8, 0});
-  if (options.mesa) config.layers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
+  if (options.rat) config.mixers.push_back(RatSpec{2, 1, 8, kChunk});
+  if (options.window) config.mixers.push_back(AttentionSpec{2, 2, 8, kWindow});
+  if (options.full) config.mixers.push_back(AttentionSpec{2, 2, 8, 0});
+  if (options.mesa) config.mixers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
   return config;
 }
 

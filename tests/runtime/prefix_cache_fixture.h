@@ -29,7 +29,7 @@ inline Text operator+(Text a, const Text& b) {
 
 inline ModelConfig CacheConfig() {
   ModelConfig config;
-  config.layers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 1, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
+  config.mixers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 1, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
   return config;
 }
 

@@ -41,8 +41,8 @@ enum Pages { kRat, kFull, kWindow };
 
 ModelConfig Config(bool window) {
   ModelConfig config;
-  config.layers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 1, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
-  if (window) config.layers.push_back(AttentionSpec{2, 1, 8, 40});
+  config.mixers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 1, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
+  if (window) config.mixers.push_back(AttentionSpec{2, 1, 8, 40});
   return config;
 }
 

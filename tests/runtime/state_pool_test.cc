@@ -17,8 +17,8 @@ using Holder = StatePool::Holder;
 
 ModelConfig Config(bool mesa) {
   ModelConfig config;
-  config.layers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0}};
-  if (mesa) config.layers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
+  config.mixers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0}};
+  if (mesa) config.mixers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
   return config;
 }
 
@@ -48,7 +48,7 @@ TEST(PlanParts, GivesAllThatMaxRunningSequencesNeed) {
 
 TEST(PlanParts, TailsThatTakeNothingAreAsManyAsPages) {
   ModelConfig config;
-  config.layers = {AttentionSpec{2, 1, 8, 0}};
+  config.mixers = {AttentionSpec{2, 1, 8, 0}};
   const StateLayout layout(config);
   ASSERT_EQ(layout.tail_bytes, 0u);
   StatePoolOptions options;

@@ -147,7 +147,7 @@ TEST(Values, ModelInfoTellsEveryNumberOfTheConfiguration) {
   config.eos_ids = {2, 19};
   config.sampling = {0.5f, 40, 0.75f, 0.125f, 1.25f, {3, 5}};
   config.stop = {{"END"}, 8, 20};
-  config.layers = {RatSpec{12, 4, 64, 16}, AttentionSpec{20, 5, 128, 257},
+  config.mixers = {RatSpec{12, 4, 64, 16}, AttentionSpec{20, 5, 128, 257},
                    AttentionSpec{24, 6, 96, 0}, MesaSpec{10, 112, 4, 0.25f, true}};
   ServerOptions options;
   options.model_name = "a-name";

@@ -45,9 +45,9 @@ Machine Cpu350m() {
   Machine machine;
   machine.config.hidden_size = 1024;
   for (int i = 0; i < 8; ++i) {
-    machine.config.layers.push_back(RatSpec{16, 16, 64, 16});
-    machine.config.layers.push_back(AttentionSpec{16, 16, 64, 512});
-    machine.config.layers.push_back(MesaSpec{16, 64, 4, 0.25f, true});
+    machine.config.mixers.push_back(RatSpec{16, 16, 64, 16});
+    machine.config.mixers.push_back(AttentionSpec{16, 16, 64, 512});
+    machine.config.mixers.push_back(MesaSpec{16, 64, 4, 0.25f, true});
   }
   machine.replica.max_running = 64;
   machine.replica.max_batch_tokens = 128;  // A step of at most 0.45 s.
@@ -63,7 +63,7 @@ Machine Cpu350m() {
 Machine H200() {
   Machine machine;
   machine.config.hidden_size = 2048;
-  machine.config.layers.assign(24, RatSpec{16, 16, 128, 16});
+  machine.config.mixers.assign(24, RatSpec{16, 16, 128, 16});
   machine.types = {DType::kBF16, DType::kF32};
   machine.replica.max_running = 1024;
   machine.replica.max_batch_tokens = 2048;

@@ -15,7 +15,7 @@ namespace {
 StateLayout Layout() {
   ModelConfig config;
   config.hidden_size = 16;
-  config.layers = {AttentionSpec{2, 2, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
+  config.mixers = {AttentionSpec{2, 2, 8, 0}, MesaSpec{2, 8, 4, 0.25f, true}};
   return StateLayout(config);
 }
 

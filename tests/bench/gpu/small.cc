@@ -96,7 +96,7 @@ void BenchElementwise(Bench* bench) {
     bench->Launch("SwiGLU, bf16", absl::StrCat(rows, " rows of ", inner), work, 0, "",
                   [&](std::string*) {
                     return time(m * 6, [&](std::byte* a, std::byte* b, CudaStream s) {
-                      return gpu::SwiGlu(a, rows, inner, b, type, s);
+                      return gpu::Glu(Gating(), a, rows, inner, b, type, s);
                     });
                   });
     work.bytes = n * 6 + rows * 4.0;
@@ -111,7 +111,7 @@ void BenchElementwise(Bench* bench) {
           BENCH_ASSIGN(gpu::DeviceMemory table, bench->Random(size_t(vocabulary) * d, type, 1.0f));
           return time(n * 6, [&](std::byte* a, std::byte*, CudaStream s) {
             return gpu::Embed(table.data(), type, reinterpret_cast<const int32_t*>(tokens.data()),
-                              nullptr, rows, d, reinterpret_cast<float*>(a), s);
+                              nullptr, rows, d, 1.0f, reinterpret_cast<float*>(a), s);
           });
         });
   }

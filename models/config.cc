@@ -18,9 +18,9 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily,    kMesaNetFamily,    kLlamaFamily,
-                                kQwen2Family,  kQwen3Family,      kQwen35TextFamily,
-                                kQwen35Family, kOlmoHybridFamily, kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily,       kMesaNetFamily,    kLlamaFamily,  kQwen2Family,
+                                kQwen3Family,     kQwen35TextFamily, kQwen35Family, kFalconH1Family,
+                                kNemotronHFamily, kOlmoHybridFamily, kPackratFamily};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 

@@ -60,8 +60,8 @@ void ReadEndIds(JsonFields* fields, ModelConfig* config, int default_bos, int de
   if (takes("eos_token_id", default_eos)) config->eos_ids = {default_eos};
 }
 
-float ReadNormEps(JsonFields* fields, const std::string& name) {
-  return static_cast<float>(fields->Number(name, kMinEps, 1.0, 1e-6));
+float ReadNormEps(JsonFields* fields, const std::string& name, double fallback) {
+  return static_cast<float>(fields->Number(name, kMinEps, 1.0, fallback));
 }
 
 int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* config) {
@@ -69,8 +69,8 @@ int ReadSizes(JsonFields* fields, const SizeDefaults& defaults, ModelConfig* con
   config->hidden_size = fields->Int("hidden_size", 1, kMaxHidden, defaults.hidden_size);
   config->intermediate_size =
       fields->Int("intermediate_size", 1, kMaxIntermediate, defaults.intermediate_size);
-  config->norm_eps = ReadNormEps(fields, defaults.norm_eps_name);
-  config->tie_embeddings = fields->Bool("tie_word_embeddings", false);
+  config->norm_eps = ReadNormEps(fields, defaults.norm_eps_name, defaults.norm_eps);
+  config->tie_embeddings = fields->Bool("tie_word_embeddings", defaults.tie);
   config->max_context =
       fields->Int("max_position_embeddings", 1, kMaxContext, defaults.max_context);
   ReadEndIds(fields, config, defaults.bos_id, defaults.eos_id);

@@ -44,6 +44,12 @@ inline constexpr Family kQwen35TextFamily = {"qwen3_5_text", &ReadQwen35TextConf
 void ReadQwen35Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen35Family = {"qwen3_5", &ReadQwen35Config};
 
+// FalconH1ForCausalLM of transformers.
+void ReadFalconH1Config(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kFalconH1Family = {"falcon_h1", &ReadFalconH1Config};
+// NemotronHForCausalLM of transformers, without experts.
+void ReadNemotronHConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kNemotronHFamily = {"nemotron_h", &ReadNemotronHConfig};
 // OlmoHybridForCausalLM of transformers.
 void ReadOlmoHybridConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kOlmoHybridFamily = {"olmo_hybrid", &ReadOlmoHybridConfig};
@@ -60,7 +66,7 @@ std::vector<int> ReadIds(JsonFields* fields, const std::string& name, int vocab_
 // name one, it is the default, -1 for none; a null says that there is none.
 void ReadEndIds(JsonFields* fields, ModelConfig* config, int default_bos = -1,
                 int default_eos = -1);
-float ReadNormEps(JsonFields* fields, const std::string& name);
+float ReadNormEps(JsonFields* fields, const std::string& name, double fallback = 1e-6);
 
 // The values of fields that the file leaves out. A field without a default must be there.
 struct SizeDefaults {
@@ -68,6 +74,8 @@ struct SizeDefaults {
   int max_context = 0;
   int bos_id = -1, eos_id = -1;  // As in ReadEndIds().
   const char* norm_eps_name = "rms_norm_eps";
+  double norm_eps = 1e-6;
+  bool tie = false;
 };
 // Reads the sizes of a model, its norms' eps, its tying and its ids under the names that
 // transformers gives them, and ignores its bookkeeping. Returns the number of layers.

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -9,19 +11,19 @@ namespace {
 
 GatedDeltaSpec ReadDelta(JsonFields* f, int hidden_size, int num_heads) {
   const int key_heads = f->Int("linear_num_key_heads", 1, kMaxHeads, num_heads);
-  const int wide = static_cast<int>(0.75 * hidden_size / key_heads);
+  const int wide = std::max(1, static_cast<int>(0.75 * hidden_size / key_heads));
   const int key_dim = f->Int("linear_key_head_dim", 1, kMaxHeadDim, wide);
-  if (key_dim < 1 || key_dim > kMaxHeadDim / 2) {
-    f->Fail("linear_key_head_dim", absl::StrCat("is ", key_dim,
-                                                ", by default three quarters of hidden_size over "
-                                                "linear_num_key_heads; must be from 1 to ",
-                                                kMaxHeadDim / 2));
-  }
   GatedDeltaSpec delta =
       GatedDeltaSpec::Read(f,
                            {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",
                             "linear_value_head_dim", "linear_conv_kernel_dim"},
                            GatedDeltaSpec{key_heads, num_heads, key_dim, 2 * key_dim, 4});
+  for (const auto& [name, dim] : {std::pair("linear_key_head_dim", delta.key_dim),
+                                  std::pair("linear_value_head_dim", delta.value_dim)}) {
+    if (dim > kMaxHeadDim) {
+      f->Fail(name, absl::StrCat("is ", dim, " by default; must be at most ", kMaxHeadDim));
+    }
+  }
   delta.beta_scale = f->Bool("linear_allow_neg_eigval", true) ? 2.0f : 1.0f;
   delta.norm_eps = 1e-5f;  // Whatever the model's.
   delta.separate = true;

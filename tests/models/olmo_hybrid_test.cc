@@ -113,8 +113,9 @@ INSTANTIATE_TEST_SUITE_P(
                     {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only"},
                     {"KeyHeads", "key_heads\": 30", "key_heads\": 4",
                      "linear_num_key_heads: is 4; must divide the 30 heads"},
-                    {"NoKeys", "\"linear_key_head_dim\": 96, \"linear_num_key_heads\": 30",
-                     "\"linear_num_key_heads\": 4000", "linear_key_head_dim: is 0"},
+                    {"WideKeys", "\"linear_key_head_dim\": 96, \"linear_num_key_heads\": 30",
+                     "\"linear_num_key_heads\": 1",
+                     "linear_key_head_dim: is 2880 by default; must be at most 256"},
                     {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
                      "mlp_bias: is true; only false is served"}}),
     NameOfChange);

@@ -22,6 +22,15 @@ constexpr Family kFamilies[] = {kRatFamily,       kMesaNetFamily,    kLlamaFamil
                                 kQwen3Family,     kQwen35TextFamily, kQwen35Family, kFalconH1Family,
                                 kNemotronHFamily, kOlmoHybridFamily, kPackratFamily};
 
+// Those whose feed-forwards are mixtures of experts, and what is served in their place.
+constexpr struct {
+  const char *type, *instead;
+} kWithExperts[] = {{"lfm2_moe", "lfm2"},
+                    {"qwen3_5_moe", "qwen3_5"},
+                    {"qwen3_5_moe_text", "qwen3_5_text"},
+                    {"qwen3_moe", "qwen3"},
+                    {"qwen3_next", "qwen3_5"}};
+
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
 absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::string& where) {
@@ -38,6 +47,11 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::stri
     family.read(&f, &config);
     f.RefuseOthers();
     if (f.status().ok()) return config;
+  }
+  for (const auto& experts : kWithExperts) {
+    if (type != experts.type) continue;
+    f.Fail("model_type", absl::StrCat("is ", Quoted(type), ", whose experts are not served; ",
+                                      experts.instead, " is"));
   }
   f.Fail("model_type", absl::StrCat("is ", Quoted(type), "; must be ", OneOf(names)));
   return Invalid(absl::StrCat(where, ": ", f.status().message()));

@@ -40,8 +40,9 @@ INSTANTIATE_TEST_SUITE_P(
     Changes(kRat,
             {{"ManyEnds", "\"d_ffn\"", kManyEnds, "eos_token_id: has 257 ids; must be at most 256"},
              {"UnknownFamily", "\"rat\"", "\"gpt2\"",
-              "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen2, qwen3, "
-              "qwen3_5_text, qwen3_5 or packrat"},
+              "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen2, qwen3, "},
+             {"Experts", "\"rat\"", "\"qwen3_next\"",
+              "model_type: is \"qwen3_next\", whose experts are not served; qwen3_5 is"},
              {"NoFamily", "\"model_type\"", "\"type\"", "model_type: is \"\""},
              {"FamilyOfWrongType", "\"rat\"", "3", "model_type: is 3; must be a string"},
              {"Missing", "\"d_model\"", "\"dmodel\"",

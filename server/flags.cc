@@ -30,6 +30,9 @@ ABSL_FLAG(
     "written as for --listen. Empty: no such port.");
 ABSL_FLAG(bool, http_page, true,
           "Show a page at / of --http_listen, with which a person tries the model in a browser.");
+ABSL_FLAG(std::string, http_cors_origin, "",
+          "Sites whose pages may use the API over HTTP from a browser, with commas between them: "
+          "https://host or https://host:port; * for every site. Empty: none.");
 ABSL_FLAG(std::string, tls_certificate, "",
           "File of PEM: the server's certificate, then those that lead to its authority. With it "
           "both ports speak TLS. Read again when it changes.");
@@ -220,6 +223,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.listen = absl::GetFlag(FLAGS_listen);
   options.http_listen = absl::GetFlag(FLAGS_http_listen);
   options.http_page = absl::GetFlag(FLAGS_http_page);
+  options.http_cors_origin = absl::GetFlag(FLAGS_http_cors_origin);
   options.tls_certificate = absl::GetFlag(FLAGS_tls_certificate);
   options.tls_key = absl::GetFlag(FLAGS_tls_key);
   options.tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca);

@@ -95,6 +95,10 @@ struct Metrics::Impl {
       AddCounter("packrat_calls_total", "Calls answered, by call and status.");
   prometheus::Family<Counter>& errors =
       AddCounter("packrat_errors_total", "Calls answered with another status than OK, by status.");
+  prometheus::Family<Counter>& http_answers = AddCounter(
+      "packrat_http_requests_total",
+      "Requests over HTTP by path, as the server's pages have it, and status code of the "
+      "answer; other: no page has the path, or the request could not be read.");
   Counter& cached_tokens =
       AddCounter("packrat_cached_prompt_tokens_total",
                  "Prompt tokens that were not computed because a cache had them.")
@@ -205,6 +209,12 @@ void Metrics::OnCall(const std::string& call, const std::string& status_name,
     impl_->caller_calls.Add({{"caller", impl_->CallerLabel(caller)}, {"status", status_name}})
         .Increment();
   }
+}
+
+void Metrics::OnHttpAnswer(const std::string& path, int status) {
+  impl_->http_answers
+      .Add({{"path", path.empty() ? "other" : path}, {"code", std::to_string(status)}})
+      .Increment();
 }
 
 void Metrics::Sample(SteadyTime now) {

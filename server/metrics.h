@@ -63,6 +63,8 @@ class Metrics {
   void OnMessage(std::chrono::steady_clock::duration interval);
   // Any call of the service is over.
   void OnCall(const std::string& call, const std::string& status_name, const std::string& caller);
+  // An answer over HTTP begins. `path`: as HttpServer::Options::on_answer has it.
+  void OnHttpAnswer(const std::string& path, int status);
   // Feeds the gauges of tokens per second; about once a second.
   void Sample(SteadyTime now);
 

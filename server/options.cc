@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
+#include "server/http/cors.h"
 #include "server/net/listen_address.h"
 #include "server/store/open_store.h"
 
@@ -47,6 +48,12 @@ absl::Status CheckAddress(const char* flag, const std::string& value) {
   const absl::Status status = ParseListenAddress(value).status();
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", status.message()));
+}
+
+absl::Status CheckOrigins(const std::string& list) {
+  const absl::Status status = Cors::Read(list).status();
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("--http_cors_origin: ", status.message()));
 }
 
 constexpr size_t kMaxModelName = 128;
@@ -104,6 +111,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckAddress("listen", options->listen),
            options->http_listen.empty() ? absl::OkStatus()
                                         : CheckAddress("http_listen", options->http_listen),
+           CheckOrigins(options->http_cors_origin),
            CheckInt("max_connections", options->max_connections, 0, 1000000),
            CheckInt("max_connection_streams", options->max_connection_streams, 1, 1000000),
            options->max_connection_age == absl::ZeroDuration()

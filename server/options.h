@@ -18,6 +18,7 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:50051";      // gRPC.
   std::string http_listen = "127.0.0.1:8080";  // The API, metrics, health; empty: none.
   bool http_page = true;                       // The page at / of http_listen.
+  std::string http_cors_origin;                // In the form of Cors::Read(); empty: none.
   std::string tls_certificate, tls_key;        // PEM files, both or none; none: no TLS.
   std::string tls_client_ca;  // Clients need a certificate of one of these; empty: they need none.
   bool http_tls = true;       // TLS at http_listen too, if there is a certificate.

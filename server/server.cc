@@ -275,6 +275,10 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   http_options.body = absl::ToChronoMilliseconds(options.message_timeout);
   http_options.body_bytes = HttpBodyBytes(options);
   http_options.refusal = &ApiRefusal;
+  http_options.cors = *Cors::Read(options.http_cors_origin);  // It has been checked.
+  http_options.on_answer = [this](const std::string& path, int status) {
+    metrics.OnHttpAnswer(path, status);
+  };
   std::vector<HttpRoute> routes = OperatorRoutes(pages);
   if (options.http_page) {
     for (HttpRoute& route : PageRoutes()) routes.push_back(std::move(route));
@@ -283,6 +287,21 @@ absl::Status Server::Impl::StartHttp(const DescriptorShares& shares) {
   auto started = HttpServer::Start(http_options, std::move(routes), log);
   if (!started.ok()) return started.status();
   http = *std::move(started);
+  metrics.AddGauge("packrat_http_connections_open", "HTTP connections that are open.",
+                   [this] { return http->open_connections(); });
+  metrics.AddGauge("packrat_max_http_connections", "Most open HTTP connections.",
+                   [limit = shares.http] { return limit; });
+  metrics.AddCounter("packrat_http_connections_total", "HTTP connections that were opened.",
+                     [this] { return static_cast<double>(http->taken_connections()); });
+  metrics.AddCounter("packrat_http_connections_refused_total",
+                     "HTTP connections beyond that limit, closed at once.",
+                     [this] { return static_cast<double>(http->refused_connections()); });
+  metrics.AddCounter("packrat_http_accept_failures_total",
+                     "Failed attempts to accept an HTTP connection.",
+                     [this] { return static_cast<double>(http->accept_failures()); });
+  metrics.AddGauge("packrat_http_body_bytes",
+                   "Bytes of requests' bodies that have come over HTTP and are still needed.",
+                   [this] { return static_cast<double>(http->body_bytes()); });
   return absl::OkStatus();
 }
 

@@ -188,7 +188,7 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
     routes.push_back(
         {std::move(path), method, ApiDoor{environment, call, std::move(refuse), std::move(work)},
          /*open_to_all=*/false, static_cast<size_t>(environment->options->max_message_bytes),
-         /*waits=*/true});
+         /*waits=*/true, /*cross_origin=*/true});
   };
   const auto refuse = [](const absl::Status& status) { return OpenAiRefusal(status); };
   const auto front = std::make_shared<OpenAiFront>(environment);

@@ -94,9 +94,13 @@ struct HttpServer::Impl {
   void Add(HttpSocket socket) {
     while (context.open.load() >= context.options.max_connections) {
       SessionList& closable = context.waiting.empty() ? context.uploading : context.waiting;
-      if (closable.empty()) return;
+      if (closable.empty()) {
+        ++context.refused;
+        return;
+      }
       closable.front()->Close();
     }
+    ++context.taken;
     StartSession(std::move(socket), &context);
   }
 
@@ -135,6 +139,10 @@ int HttpServer::port() const { return impl_->listener->port(); }
 int64_t HttpServer::accept_failures() const { return impl_->listener->failures(); }
 
 int HttpServer::open_connections() const { return impl_->context.open.load(); }
+
+int64_t HttpServer::taken_connections() const { return impl_->context.taken.load(); }
+
+int64_t HttpServer::refused_connections() const { return impl_->context.refused.load(); }
 
 int64_t HttpServer::body_bytes() const { return impl_->context.bodies->used.load(); }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/http/cors.h"
 #include "server/http/http_reply.h"
 #include "server/log.h"
 #include "server/net/tls_store.h"
@@ -31,6 +32,7 @@ struct HttpRoute {
   size_t max_body_bytes = 1024;
   // Its answers may come late, so they never take all of the connections: others keep some.
   bool waits = false;
+  bool cross_origin = false;  // Pages of other sites may use it, as far as Options::cors allows.
 };
 
 // A handler that answers at once.
@@ -56,6 +58,10 @@ class HttpServer {
     // Of all bodies together that have come and that a handler still has. Beyond this the one that
     // has been coming for the longest time is refused.
     int64_t body_bytes = int64_t{16} << 20;
+    Cors cors;
+    // Told of each answer as it begins. `path`: as its route has it; empty: no route has it.
+    std::function<void(const std::string& path, int status)> on_answer = [](const std::string&,
+                                                                            int) {};
     // What a request is told that no handler gets. `path`: empty, it is not known.
     std::function<HttpAnswer(const std::string& path, int status, const std::string& message)>
         refusal = [](const std::string&, int status, const std::string& message) {
@@ -77,7 +83,9 @@ class HttpServer {
   int port() const;  // 0: a Unix domain socket.
   int64_t accept_failures() const;
   int open_connections() const;
-  int64_t body_bytes() const;  // See Options.
+  int64_t taken_connections() const;    // All that were ever open.
+  int64_t refused_connections() const;  // Closed at once, without room.
+  int64_t body_bytes() const;           // See Options.
 
  private:
   struct Impl;

@@ -63,14 +63,8 @@ void Reply::Over() {
 }
 
 void Reply::Ask(AnswerPart::Kind kind, HttpAnswer answer, HttpDone done) {
-  // Not given to the work at once: if there is no thread any more, it is told here.
-  auto part = std::make_shared<AnswerPart>(AnswerPart{kind, std::move(answer), std::move(done)});
-  const bool posted = loop_->Post([session = session_, request = request_, part] {
-    const std::shared_ptr<Session> alive = session.lock();
-    if (alive != nullptr) return alive->Answer(request, std::move(*part));
-    if (part->done != nullptr) part->done(false);
-  });
-  if (!posted && part->done != nullptr) part->done(false);
+  Letter letter = {session_, request_, {kind, std::move(answer), std::move(done)}};
+  if (!loop_->Send(&letter) && letter.part.done != nullptr) letter.part.done(false);
 }
 
 }  // namespace packrat

@@ -13,6 +13,15 @@ bool Fits(const std::string& pattern, const std::string& path) {
 
 }  // namespace
 
+std::string Router::CrossOriginMethods(const std::string& path) const {
+  std::string methods;
+  for (const HttpRoute& route : routes_) {
+    if (!route.cross_origin || !Fits(route.path, path)) continue;
+    absl::StrAppend(&methods, methods.empty() ? "" : ", ", route.method);
+  }
+  return methods;
+}
+
 Routed Router::Find(const std::string& method, const std::string& path, bool trusted) const {
   Routed none;
   for (const HttpRoute& route : routes_) {

@@ -24,6 +24,8 @@ class Router {
   explicit Router(std::vector<HttpRoute> routes) : routes_(std::move(routes)) {}
 
   Routed Find(const std::string& method, const std::string& path, bool trusted) const;
+  // The methods that pages of other sites may use there; empty: none.
+  std::string CrossOriginMethods(const std::string& path) const;
 
  private:
   const std::vector<HttpRoute> routes_;

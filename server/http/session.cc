@@ -1,26 +1,19 @@
 #include "server/http/session.h"
 
-#include <netinet/in.h>
-#include <openssl/ssl.h>
-#include <sys/socket.h>
-
-#include <array>
 #include <boost/asio/basic_waitable_timer.hpp>
-#include <boost/asio/ssl/stream.hpp>
-#include <boost/asio/write.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "server/http/answer_head.h"
+#include "server/http/answer_queue.h"
 #include "server/http/peer.h"
 #include "server/http/reply.h"
 #include "server/http/request_reader.h"
@@ -45,31 +38,14 @@ constexpr size_t kWatchBytes = 1024;
 constexpr size_t kHeadBytes = 4096;
 constexpr size_t kBodyBytes = 32768;
 
-bool IsEndOfInput(const Error& error) {
-  return error == asio::error::eof || error == asio::ssl::error::stream_truncated;
-}
-
-void Tell(const std::vector<HttpDone>& dones, bool ok) {
-  for (const HttpDone& done : dones) done(ok);
-}
-
-using TlsStream = asio::ssl::stream<HttpSocket>;
-
-// `Stream`: HttpSocket or TlsStream.
-//
 // At most one read and one write are under way. While an answer is made and sent, the read tells
 // that the client has gone, or brings the beginning of its next request.
-template <typename Stream>
-class SessionOf final : public Session, public std::enable_shared_from_this<SessionOf<Stream>> {
+class HttpSession final : public Session, public std::enable_shared_from_this<HttpSession> {
  public:
-  static constexpr bool kTls = std::is_same_v<Stream, TlsStream>;
-
-  // `tls`: the context of the stream.
-  template <typename... Args>
-  SessionOf(SessionContext* context, std::shared_ptr<asio::ssl::context> tls, Args&&... stream)
+  HttpSession(SessionContext* context, HttpSocket socket)
       : context_(*context),
-        tls_(std::move(tls)),
-        stream_(std::forward<Args>(stream)...),
+        connection_(std::move(socket), context->tls.on() ? context->tls.Get() : nullptr),
+        answers_(&connection_, context->loop.get()),
         timer_(context->loop->io()),
         place_(context_.all.insert(context_.all.end(), this)) {
     ++context_.open;
@@ -77,32 +53,26 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
   }
 
   void Start() {
-    peer_ = PeerOf(socket().native_handle());
-    if constexpr (kTls) {
-      SetDeadline(context_.options.request);
-      stream_.async_handshake(asio::ssl::stream_base::server,
-                              [self = this->shared_from_this()](const Error& error) {
-                                if (self->state_ == State::kClosed) return;
-                                error ? self->Close() : self->AwaitRequest();
-                              });
-    } else {
-      AwaitRequest();
-    }
+    peer_ = PeerOf(connection_.fd());
+    if (!connection_.tls()) return AwaitRequest();
+    SetDeadline(context_.options.request);
+    connection_.Handshake([self = shared_from_this()](bool ok) {
+      if (self->state_ == State::kClosed) return;
+      ok ? self->AwaitRequest() : self->Close();
+    });
   }
 
   void Close() override {
     if (state_ == State::kClosed) return;
-    const auto alive = this->shared_from_this();
+    const auto alive = shared_from_this();
     state_ = State::kClosed;
     Unlist();
     context_.all.erase(place_);
     --context_.open;
     timer_.cancel();
-    Error ignored;
-    socket().close(ignored);
+    connection_.Close();
     const std::shared_ptr<Reply> reply = LeaveAnswer();
-    // Those of the write that is under way follow when it has failed.
-    Tell(std::exchange(next_, {}).dones, false);
+    answers_.Drop();
     if (reply != nullptr) reply->TellGone();
   }
 
@@ -122,15 +92,15 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
         begun_ = true;
         // Such a client knows the end of an answer by that of the connection.
         if (version_ < 11) keep_alive_ = false;
-        return Queue(AnswerHead(part.answer, Frame(std::nullopt)) + Framed(part.answer.body), "",
-                     std::move(part.done), /*last=*/false);
+        return Queue(Head(&part.answer, std::nullopt) + Framed(part.answer.body),
+                     std::move(part.done));
       case AnswerPart::Kind::kPiece:
         PACKRAT_CHECK(begun_, "a piece before the head");
-        return Queue(Framed(part.answer.body), "", std::move(part.done), /*last=*/false);
+        return Queue(Framed(part.answer.body), std::move(part.done));
       case AnswerPart::Kind::kEnd:
         PACKRAT_CHECK(begun_, "an end before the head");
-        return Queue(Framed(part.answer.body) + (Chunked() ? kLastChunk : ""), "",
-                     std::move(part.done), /*last=*/true);
+        return QueueLast(
+            {Framed(part.answer.body) + (Chunked() ? kLastChunk : ""), "", std::move(part.done)});
       case AnswerPart::Kind::kNone:
         return begun_ ? Cut() : Refuse(500, "the request has not been answered");
       case AnswerPart::Kind::kCut:
@@ -147,33 +117,8 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
  private:
   enum class State { kHandshake, kIdle, kHead, kBody, kAnswering, kLingering, kClosed };
 
-  // What is written at once.
-  struct Output {
-    std::string head, body;
-    std::vector<HttpDone> dones;
-    bool last = false;  // Of an answer.
-    bool empty() const { return head.empty() && body.empty() && dones.empty() && !last; }
-  };
-
-  auto& socket() {
-    if constexpr (kTls) {
-      return stream_.next_layer();
-    } else {
-      return stream_;
-    }
-  }
-
   // Also true if the server asks for no certificate.
-  bool Trusted() {
-    if constexpr (kTls) {
-      if (!context_.tls.asks_clients()) return true;
-      X509* const shown = SSL_get_peer_certificate(stream_.native_handle());  // Verified.
-      X509_free(shown);
-      return shown != nullptr;
-    } else {
-      return true;
-    }
-  }
+  bool Trusted() const { return !context_.tls.asks_clients() || connection_.HasPeerCertificate(); }
 
   // A session is in one of the lists of its context, or in none.
   void List(SessionList* list, bool first = false) {
@@ -188,7 +133,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
 
   void SetDeadline(Milliseconds time) {
     timer_.expires_after(time);
-    timer_.async_wait([self = this->shared_from_this()](const Error& error) {
+    timer_.async_wait([self = shared_from_this()](const Error& error) {
       // It may have been set anew when it had already run out.
       if (!error && self->timer_.expiry() <= std::chrono::steady_clock::now()) self->OnDeadline();
     });
@@ -213,27 +158,30 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     if (reading_ || state_ == State::kClosed) return;
     if (input_ended_) return OnEndOfInput();
     reading_ = true;
-    // While this read is under way, what came before may be taken from the buffer.
-    const bool watch = state_ == State::kIdle || state_ == State::kAnswering;
-    const size_t bytes = state_ == State::kHead ? kHeadBytes : kBodyBytes;
-    const asio::mutable_buffer target =
-        watch ? asio::mutable_buffer(watched_.data(), watched_.size()) : buffer_.prepare(bytes);
-    stream_.async_read_some(
-        target, [self = this->shared_from_this(), watch](const Error& error, size_t read) {
-          self->reading_ = false;
-          if (self->state_ == State::kClosed) return;
-          if (watch) {
-            asio::buffer_copy(self->buffer_.prepare(read), asio::buffer(self->watched_));
-          }
-          self->OnRead(error, read);
-        });
+    connection_.AwaitInput([self = shared_from_this()](bool ok) {
+      self->reading_ = false;
+      if (self->state_ == State::kClosed) return;
+      ok ? self->TakeInput() : self->Close();
+    });
   }
 
-  void OnRead(const Error& error, size_t bytes) {
-    if (error && !IsEndOfInput(error)) return Close();
-    if (error) {
-      input_ended_ = true;
-      return OnEndOfInput();
+  void TakeInput() {
+    size_t most = kBodyBytes;
+    if (state_ == State::kIdle || state_ == State::kAnswering) most = kWatchBytes;
+    if (state_ == State::kHead) most = kHeadBytes;
+    const auto [news, bytes, unused] =
+        connection_.Read(static_cast<char*>(buffer_.prepare(most).data()), most);
+    switch (news) {
+      case Connection::News::kLater:
+        ReleaseBuffer();
+        return Read();
+      case Connection::News::kFailed:
+        return Close();
+      case Connection::News::kEnd:
+        input_ended_ = true;
+        return OnEndOfInput();
+      case Connection::News::kBytes:
+        break;
     }
     buffer_.commit(bytes);
     switch (state_) {
@@ -248,6 +196,11 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
       default:
         Consume();
     }
+  }
+
+  // Of a client that has sent nothing more.
+  void ReleaseBuffer() {
+    if (buffer_.size() == 0) buffer_.shrink_to_fit();
   }
 
   void OnEndOfInput() {
@@ -269,6 +222,8 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
       reader_.emplace(context_.options.max_header_bytes);
       // Until its head is there.
       path_.clear();
+      route_ = nullptr;
+      cors_.clear();
       version_ = 11;
       head_only_ = false;
     }
@@ -291,21 +246,34 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     head_only_ = reader_->head_only();
     keep_alive_ = reader_->keep_alive();
     path_ = request.path;
+    if (context_.options.cors.on() && Cors::IsPreflight(request)) {
+      const std::string methods = context_.router.CrossOriginMethods(path_);
+      if (!methods.empty()) {
+        AnswerAtOnce(context_.options.cors.Preflight(request, methods));
+        return false;
+      }
+    }
     const Routed routed = context_.router.Find(request.method, request.path, Trusted());
     route_ = routed.route;
     if (route_ == nullptr) {
       HttpAnswer refusal = context_.options.refusal(request.path, routed.status, routed.message);
       if (!routed.allow.empty()) refusal.headers.emplace_back("Allow", routed.allow);
-      if (reader_->has_body()) keep_alive_ = false;
-      EnterAnswer();
-      SendWhole(std::move(refusal), nullptr);
+      AnswerAtOnce(std::move(refusal));
       return false;
     }
+    if (route_->cross_origin) cors_ = context_.options.cors.Headers(request.Header("Origin"));
     if (!reader_->AllowBody(route_->max_body_bytes)) {
       Refuse(reader_->status(), reader_->message());
       return false;
     }
     return !reader_->has_body() || ExpectBody(request.Header("Expect"));
+  }
+
+  // Whatever body the request has.
+  void AnswerAtOnce(HttpAnswer answer) {
+    if (reader_->has_body()) keep_alive_ = false;
+    EnterAnswer();
+    SendWhole(std::move(answer), nullptr);
   }
 
   bool ExpectBody(absl::string_view expect) {
@@ -320,7 +288,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     body_began_ = std::chrono::steady_clock::now();
     // Who has sent some of the body does not wait for this.
     if (!expect.empty() && version_ >= 11 && buffer_.size() == 0) {
-      Queue("HTTP/1.1 100 Continue\r\n\r\n", "", nullptr, /*last=*/false);
+      Queue("HTTP/1.1 100 Continue\r\n\r\n", nullptr);
     }
     return true;
   }
@@ -348,8 +316,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     request.peer = peer_;
     request.held = std::move(held_);
     EnterAnswer();
-    const auto reply =
-        std::make_shared<Reply>(context_.loop, this->shared_from_this(), request_number_);
+    const auto reply = std::make_shared<Reply>(context_.loop, shared_from_this(), request_number_);
     reply_ = reply;
     Read();
     route_->handle(std::move(request), reply);
@@ -360,10 +327,10 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     state_ = State::kAnswering;
     ++request_number_;
     begun_ = ending_ = false;
-    self_ = this->shared_from_this();
+    self_ = shared_from_this();
     reader_.reset();
     held_.reset();
-    if (buffer_.size() == 0 && !reading_) buffer_.shrink_to_fit();
+    ReleaseBuffer();
     Unlist();
     SetNoDeadline();
   }
@@ -376,10 +343,12 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     SendWhole(std::move(refusal), nullptr);
   }
 
-  AnswerFrame Frame(std::optional<size_t> length) {
+  std::string Head(HttpAnswer* answer, std::optional<size_t> length) {
+    context_.options.on_answer(route_ == nullptr ? "" : route_->path, answer->status);
+    answer->headers.insert(answer->headers.end(), cors_.begin(), cors_.end());
     // A client that has closed its direction may have sent more requests before.
     if (context_.dismiss.load() || (input_ended_ && buffer_.size() == 0)) keep_alive_ = false;
-    return {version_, keep_alive_, length};
+    return AnswerHead(*answer, {version_, keep_alive_, length});
   }
   bool Chunked() const { return version_ >= 11 && !head_only_; }
   std::string Framed(const std::string& piece) const {
@@ -388,42 +357,24 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
   }
 
   void SendWhole(HttpAnswer answer, HttpDone done) {
-    const std::string head = AnswerHead(answer, Frame(answer.body.size()));
-    Queue(head, head_only_ ? "" : std::move(answer.body), std::move(done),
-          /*last=*/true);
+    std::string head = Head(&answer, answer.body.size());
+    QueueLast({std::move(head), head_only_ ? "" : std::move(answer.body), std::move(done)});
   }
 
-  void Queue(const std::string& head, std::string&& body, HttpDone done, bool last) {
-    next_.head += head;
-    next_.body = std::move(body);
-    if (done != nullptr) next_.dones.push_back(std::move(done));
-    if (last) {
-      next_.last = ending_ = true;
-      SetDeadline(context_.options.answer);
-      // A client that does not take its answer keeps nobody out.
-      List(&context_.waiting);
-    }
-    if (!writing_) Flush();
+  void Queue(std::string text, HttpDone done) {
+    answers_.Add({std::move(text), "", std::move(done)}, shared_from_this());
+  }
+  void QueueLast(AnswerQueue::Part part) {
+    part.last = ending_ = true;
+    SetDeadline(context_.options.answer);
+    // A client that does not take its answer keeps nobody out.
+    List(&context_.waiting);
+    answers_.Add(std::move(part), shared_from_this());
   }
 
-  void Flush() {
-    writing_ = true;
-    out_ = std::exchange(next_, {});
-    const std::array<asio::const_buffer, 2> bytes = {asio::buffer(out_.head),
-                                                     asio::buffer(out_.body)};
-    asio::async_write(
-        stream_, bytes,
-        [self = this->shared_from_this()](const Error& error, size_t) { self->OnWritten(error); });
-  }
-
-  void OnWritten(const Error& error) {
-    writing_ = false;
-    const Output written = std::exchange(out_, {});
-    if (error) Close();
-    Tell(written.dones, !error);
-    if (state_ == State::kClosed) return;
-    if (written.last) return OnAnswered();
-    if (!next_.empty()) Flush();
+  void OnWritten(bool ok, bool last) override {
+    if (!ok) return Close();
+    if (last && state_ != State::kClosed) OnAnswered();
   }
 
   // Null: no handler has a part in the answer. Called while something else holds the session.
@@ -443,28 +394,20 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
     state_ = State::kLingering;
     List(&context_.waiting, /*first=*/true);
     SetDeadline(kLinger);
-    if constexpr (kTls) {
-      stream_.async_shutdown([self = this->shared_from_this()](const Error&) { self->Close(); });
-    } else {
-      // If a socket is closed with unread bytes, the client may lose the answer.
-      Error ignored;
-      socket().shutdown(HttpSocket::shutdown_send, ignored);
-      buffer_.clear();
-      Read();
-    }
+    connection_.EndOutput();
+    // If a socket is closed with unread bytes, the client may lose the answer.
+    buffer_.clear();
+    Read();
   }
 
-  // Closes so that the client cannot take this for the end of an answer, and what the system still
-  // has to send is dropped.
   void Cut() {
-    const linger none = {1, 0};
-    setsockopt(socket().native_handle(), SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+    connection_.Cut();
     Close();
   }
 
   SessionContext& context_;
-  const std::shared_ptr<asio::ssl::context> tls_;
-  Stream stream_;
+  Connection connection_;
+  AnswerQueue answers_;
   Timer timer_;
   const SessionList::iterator place_;
   SessionList* list_ = nullptr;
@@ -476,22 +419,17 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
   boost::beast::flat_buffer buffer_;
   bool reading_ = false;
   bool input_ended_ = false;
-  std::array<char, kWatchBytes> watched_;
   std::optional<RequestReader> reader_;
   std::shared_ptr<HeldBytes> held_;
   std::chrono::steady_clock::time_point body_began_;
 
-  // Output.
-  bool writing_ = false;
-  Output out_;   // That is being written.
-  Output next_;  // After it.
-
   // The request, and its answer.
   const HttpRoute* route_ = nullptr;
   std::string path_;  // Of the last one.
+  HttpHeaders cors_;  // That its answer has for browsers.
   uint64_t request_number_ = 0;
   // While there is an answer to wait for, which nothing else may wait for: no read, no write.
-  std::shared_ptr<SessionOf> self_;
+  std::shared_ptr<HttpSession> self_;
   std::weak_ptr<Reply> reply_;
   int version_ = 11;
   bool head_only_ = false;
@@ -504,12 +442,7 @@ class SessionOf final : public Session, public std::enable_shared_from_this<Sess
 }  // namespace
 
 void StartSession(HttpSocket socket, SessionContext* context) {
-  if (!context->tls.on()) {
-    std::make_shared<SessionOf<HttpSocket>>(context, nullptr, std::move(socket))->Start();
-    return;
-  }
-  const auto tls = context->tls.Get();
-  std::make_shared<SessionOf<TlsStream>>(context, tls, std::move(socket), *tls)->Start();
+  std::make_shared<HttpSession>(context, std::move(socket))->Start();
 }
 
 }  // namespace packrat

@@ -3,56 +3,19 @@
 #define PACKRAT_SERVER_HTTP_SESSION_H_
 
 #include <atomic>
-#include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/generic/stream_protocol.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/post.hpp>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <utility>
+#include <vector>
 
-#include "runtime/mutex.h"
+#include "server/http/connection.h"
 #include "server/http/http_server.h"
+#include "server/http/loop.h"
 #include "server/http/router.h"
 #include "server/http/tls_context.h"
 
 namespace packrat {
-
-// TCP or a Unix domain socket.
-using HttpSocket = boost::asio::basic_stream_socket<boost::asio::generic::stream_protocol,
-                                                    boost::asio::io_context::executor_type>;
-
-// Where the server's thread runs. Replies keep it, so that they may outlive the server.
-class Loop {
- public:
-  // Has `work` called by the thread. False, and nothing is called: it has been stopped.
-  template <typename Work>
-  bool Post(Work work) {
-    MutexLock lock(&mutex_);
-    if (stopped_) return false;
-    boost::asio::post(io_, std::move(work));
-    return true;
-  }
-  void Stop() {
-    MutexLock lock(&mutex_);
-    stopped_ = true;
-  }
-  boost::asio::io_context& io() { return io_; }
-
- private:
-  Mutex mutex_;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  boost::asio::io_context io_{1};
-};
-
-// What a reply asks of its session.
-struct AnswerPart {
-  enum class Kind { kWhole, kBegin, kPiece, kEnd, kCut, kNone };
-  Kind kind;
-  HttpAnswer answer;  // Its head is that of kWhole and kBegin, its body of all.
-  HttpDone done;
-};
 
 // All of it is called by the server's thread.
 class Session {
@@ -63,6 +26,9 @@ class Session {
   // `request`: its number on this connection. Of another than the one that is being answered,
   // nothing happens but done(false). kNone: the handler has dropped its reply.
   virtual void Answer(uint64_t request, AnswerPart part) = 0;
+  // What its AnswerQueue had is written, or could not be: then the session closes. `last`: it was
+  // the end of an answer.
+  virtual void OnWritten(bool ok, bool last) = 0;
   // Ends the request whose body it is reading, unless that began only just now: then false.
   virtual bool RefuseSlowBody() = 0;
 };
@@ -117,6 +83,8 @@ struct SessionContext {
   SessionList uploading;     // A body; first those that began first.
   int late_answers = 0;      // Of routes that wait.
   std::atomic<int> open{0};  // As many as there are in `all`.
+  std::atomic<int64_t> taken{0};
+  std::atomic<int64_t> refused{0};
   std::atomic<bool> dismiss{false};
 };
 

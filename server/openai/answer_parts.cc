@@ -20,8 +20,8 @@ OrderedJson BytesOf(absl::string_view bytes) {
 
 }  // namespace
 
-const char* FinishName(v1::FinishReason reason) {
-  return reason == v1::FINISH_REASON_LENGTH ? "length" : "stop";
+const char* FinishJson(v1::FinishReason reason) {
+  return reason == v1::FINISH_REASON_LENGTH ? "\"length\"" : "\"stop\"";
 }
 
 void UsageSum::Add(const v1::GenerateResponse& last) {
@@ -70,7 +70,7 @@ size_t CountCharacters(absl::string_view text) {
                        [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; });
 }
 
-std::string Event(absl::string_view json) { return absl::StrCat("data: ", json, "\n\n"); }
+std::string Event(absl::string_view json) { return absl::StrCat(kEventStart, json, kEventEnd); }
 
 std::string AnswerHead(const Context& context, absl::string_view id, absl::string_view object,
                        int64_t now) {

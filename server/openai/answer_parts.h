@@ -13,8 +13,8 @@
 
 namespace packrat::openai {
 
-// "length" where the limit of tokens was met, else "stop".
-const char* FinishName(v1::FinishReason reason);
+// "length" where the limit of tokens was met, else "stop", as JSON.
+const char* FinishJson(v1::FinishReason reason);
 
 // Of all calls: each prompt once, each choice, those that are not shown included.
 struct UsageSum {
@@ -50,8 +50,11 @@ OrderedJson ChatLogprob(const TokenNames& names, int32_t id, const v1::TokenLogp
 
 size_t CountCharacters(absl::string_view text);  // Bytes that begin one.
 
-// A server-sent event; `json` is one line.
+// A server-sent event; `json` is one line. What goes out with each token is put together at once
+// instead, between these.
 std::string Event(absl::string_view json);
+inline constexpr char kEventStart[] = "data: ";
+inline constexpr char kEventEnd[] = "\n\n";
 inline constexpr char kDone[] = "data: [DONE]\n\n";
 
 // What all objects of one answer of the older endpoints begin with: "{"id":..,..,", or null where

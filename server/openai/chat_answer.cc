@@ -12,7 +12,7 @@ namespace {
 struct Choice {
   std::string text;  // Without `stream` all of it.
   OrderedJson logprobs = OrderedJson::array();
-  OrderedJson finish;  // Null, "stop" or "length".
+  const char* finish = "null";  // Or "stop" or "length", as JSON.
 };
 
 class ChatWriter : public AnswerWriter {
@@ -34,7 +34,8 @@ class ChatWriter : public AnswerWriter {
 
   std::string Add(size_t call, const v1::GenerateResponse& message) override {
     PACKRAT_CHECK(call == 0 && message.choice() >= 0 && message.choice() < form_.made);
-    OrderedJson logprobs = OrderedJson::array();
+    OrderedJson logprobs;
+    if (form_.logprobs) logprobs = OrderedJson::array();
     for (int i = 0; form_.logprobs && i < message.logprobs_size(); ++i) {
       logprobs.push_back(
           ChatLogprob(names_, message.token_ids(i), message.logprobs(i), form_.num_logprobs));
@@ -49,17 +50,16 @@ class ChatWriter : public AnswerWriter {
       return absl::StrCat(
           Event(absl::StrCat(head_, "\"choices\":[],\"usage\":", Dump(usage_.Json()), "}")), kDone);
     }
-    OrderedJson shown = OrderedJson::array();
+    std::string shown;
     for (size_t i = 0; i < choices_.size(); ++i) {
       const Choice& choice = choices_[i];
-      shown.push_back(
-          {{"index", i},
-           {"message", {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}}},
-           {"logprobs", form_.logprobs ? Logprobs(choice.logprobs) : OrderedJson()},
-           {"finish_reason", choice.finish}});
+      absl::StrAppend(&shown, i > 0 ? "," : "", "{\"index\":", i,
+                      ",\"message\":{\"role\":\"assistant\",\"content\":", Quoted(choice.text),
+                      ",\"refusal\":null},\"logprobs\":",
+                      form_.logprobs ? Dump(Logprobs(choice.logprobs)) : "null",
+                      ",\"finish_reason\":", choice.finish, "}");
     }
-    return absl::StrCat(head_, "\"choices\":", Dump(shown), ",\"usage\":", Dump(usage_.Json()),
-                        "}");
+    return absl::StrCat(head_, "\"choices\":[", shown, "],\"usage\":", Dump(usage_.Json()), "}");
   }
 
   std::string Fail(const absl::Status& status) override {
@@ -74,20 +74,21 @@ class ChatWriter : public AnswerWriter {
   std::string Keep(const v1::GenerateResponse& message, const OrderedJson& logprobs) {
     Choice& choice = choices_[message.choice()];
     choice.text += message.text();
-    choice.logprobs.insert(choice.logprobs.end(), logprobs.begin(), logprobs.end());
-    if (message.has_finished()) choice.finish = FinishName(message.finished().reason());
+    if (form_.logprobs) {
+      choice.logprobs.insert(choice.logprobs.end(), logprobs.begin(), logprobs.end());
+    }
+    if (message.has_finished()) choice.finish = FinishJson(message.finished().reason());
     return "";
   }
 
   std::string Stream(const v1::GenerateResponse& message, const OrderedJson& logprobs) const {
     std::string events;
     if (!message.text().empty() || !logprobs.empty()) {
-      events = Delta(message.choice(), absl::StrCat("{\"content\":", Dump(message.text()), "}"),
+      events = Delta(message.choice(), absl::StrCat("{\"content\":", Quoted(message.text()), "}"),
                      form_.logprobs ? Dump(Logprobs(logprobs)) : "null", "null");
     }
     if (message.has_finished()) {
-      events += Delta(message.choice(), "{}", "null",
-                      absl::StrCat("\"", FinishName(message.finished().reason()), "\""));
+      events += Delta(message.choice(), "{}", "null", FinishJson(message.finished().reason()));
     }
     return events;
   }
@@ -95,9 +96,9 @@ class ChatWriter : public AnswerWriter {
   // The arguments but `index` are JSON.
   std::string Delta(int index, absl::string_view delta, absl::string_view logprobs,
                     absl::string_view finish) const {
-    return Event(absl::StrCat(head_, "\"choices\":[{\"index\":", index, ",\"delta\":", delta,
-                              ",\"logprobs\":", logprobs, ",\"finish_reason\":", finish, "}]",
-                              form_.include_usage ? ",\"usage\":null}" : "}"));
+    return absl::StrCat(kEventStart, head_, "\"choices\":[{\"index\":", index, ",\"delta\":", delta,
+                        ",\"logprobs\":", logprobs, ",\"finish_reason\":", finish, "}]",
+                        form_.include_usage ? ",\"usage\":null}" : "}", kEventEnd);
   }
 
   const AnswerForm form_;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/check.h"
 #include "server/openai/answer_parts.h"
 
@@ -30,19 +31,26 @@ class LogprobLists {
   void AddFirst(int32_t id, absl::string_view bytes) { Push(id, bytes, nullptr, nullptr); }
 
   void Append(const LogprobLists& more) {
+    if (more.lists_.is_null()) return;
+    if (lists_.is_null()) lists_ = Empty();
     for (const auto& [name, list] : more.lists_.items()) {
       OrderedJson& mine = lists_[name];
       mine.insert(mine.end(), list.begin(), list.end());
     }
   }
-  void Clear() {
-    for (OrderedJson& list : lists_) list.clear();
-  }
-  const OrderedJson& Json() const { return lists_; }
+  void Clear() { lists_ = nullptr; }
+  OrderedJson Json() const { return lists_.is_null() ? Empty() : lists_; }
   void set_offset(size_t offset) { offset_ = offset; }
 
  private:
+  static OrderedJson Empty() {
+    return {{"tokens", OrderedJson::array()},
+            {"token_logprobs", OrderedJson::array()},
+            {"top_logprobs", OrderedJson::array()},
+            {"text_offset", OrderedJson::array()}};
+  }
   void Push(int32_t id, absl::string_view bytes, OrderedJson logprob, OrderedJson top) {
+    if (lists_.is_null()) lists_ = Empty();
     lists_["tokens"].push_back(names_->Shown(id, bytes));
     lists_["token_logprobs"].push_back(std::move(logprob));
     lists_["top_logprobs"].push_back(std::move(top));
@@ -53,10 +61,7 @@ class LogprobLists {
   const TokenNames* names_;
   int most_;
   size_t offset_ = 0;  // Of the next token, in characters of the choice's text.
-  OrderedJson lists_ = {{"tokens", OrderedJson::array()},
-                        {"token_logprobs", OrderedJson::array()},
-                        {"top_logprobs", OrderedJson::array()},
-                        {"text_offset", OrderedJson::array()}};
+  OrderedJson lists_;  // Null: there are none yet.
 };
 
 struct Choice {
@@ -67,7 +72,7 @@ struct Choice {
   LogprobLists logprobs;  // Likewise.
   double sum = 0;         // Of the log-probabilities of all tokens.
   int tokens = 0;
-  OrderedJson finish;  // Null, "stop" or "length".
+  const char* finish = "null";  // Or "stop" or "length", as JSON.
 
   double Mean() const {
     return tokens > 0 ? sum / tokens : -std::numeric_limits<double>::infinity();
@@ -101,14 +106,16 @@ class CompletionWriter : public AnswerWriter {
     AddLogprobs(message, &choice);
     if (message.has_finished()) {
       usage_.Add(message);
-      choice.finish = FinishName(message.finished().reason());
+      choice.finish = FinishJson(message.finished().reason());
     }
     const bool news = !choice.text.empty() || message.has_finished() ||
                       (form_.logprobs && message.token_ids_size() > 0);
     if (!form_.stream || !news) return "";
-    std::string event = Event(Chunk(ChoiceJson(call * form_.shown + message.choice(), choice)));
+    std::string event = absl::StrCat(kEventStart, head_, "\"choices\":[",
+                                     ChoiceJson(call * form_.shown + message.choice(), choice), "]",
+                                     form_.include_usage ? ",\"usage\":null}" : "}", kEventEnd);
     choice.text.clear();
-    choice.logprobs.Clear();
+    if (form_.logprobs) choice.logprobs.Clear();
     return event;
   }
 
@@ -118,7 +125,7 @@ class CompletionWriter : public AnswerWriter {
       return absl::StrCat(
           Event(absl::StrCat(head_, "\"choices\":[],\"usage\":", Dump(usage_.Json()), "}")), kDone);
     }
-    OrderedJson shown = OrderedJson::array();
+    std::vector<std::string> shown;
     for (size_t call = 0; call < choices_.size(); ++call) {
       std::vector<Choice>& made = choices_[call];
       // Scores came with the first choice alone, and perhaps after the text of another.
@@ -131,8 +138,8 @@ class CompletionWriter : public AnswerWriter {
         shown.push_back(ChoiceJson(call * form_.shown + i, made[i]));
       }
     }
-    return absl::StrCat(head_, "\"choices\":", Dump(shown), ",\"usage\":", Dump(usage_.Json()),
-                        "}");
+    return absl::StrCat(head_, "\"choices\":[", absl::StrJoin(shown, ","),
+                        "],\"usage\":", Dump(usage_.Json()), "}");
   }
 
   std::string Fail(const absl::Status& status) override {
@@ -203,16 +210,10 @@ class CompletionWriter : public AnswerWriter {
     return lists;
   }
 
-  OrderedJson ChoiceJson(size_t index, const Choice& choice) const {
-    return {{"index", index},
-            {"text", choice.text},
-            {"logprobs", form_.logprobs ? choice.logprobs.Json() : OrderedJson()},
-            {"finish_reason", choice.finish}};
-  }
-
-  std::string Chunk(const OrderedJson& choice) const {
-    return absl::StrCat(head_, "\"choices\":[", Dump(choice), "]",
-                        form_.include_usage ? ",\"usage\":null}" : "}");
+  std::string ChoiceJson(size_t index, const Choice& choice) const {
+    return absl::StrCat("{\"index\":", index, ",\"text\":", Quoted(choice.text),
+                        ",\"logprobs\":", form_.logprobs ? Dump(choice.logprobs.Json()) : "null",
+                        ",\"finish_reason\":", choice.finish, "}");
   }
 
   const AnswerForm form_;

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/check.h"
 #include "models/files/json.h"
+#include "models/text/utf8.h"
 
 namespace packrat::openai {
 namespace {
@@ -294,6 +295,31 @@ absl::Status SetPath(absl::string_view field, const OrderedJson& value, absl::st
 
 std::string Dump(const OrderedJson& value) {
   return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+std::string Quoted(const std::string& text) {
+  const auto plain = [](char c) {
+    return static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\';
+  };
+  // Few texts of tokens have more than a line break that is not plain.
+  if (FirstInvalidUtf8(text) != text.size()) return Dump(text);
+  std::string quoted;
+  quoted.reserve(text.size() + 4);
+  quoted += '"';
+  for (const char c : text) {
+    if (plain(c)) {
+      quoted += c;
+    } else if (c == '\n') {
+      quoted += "\\n";
+    } else if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else {
+      return Dump(text);
+    }
+  }
+  quoted += '"';
+  return quoted;
 }
 
 }  // namespace packrat::openai

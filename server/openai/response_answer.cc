@@ -10,6 +10,8 @@
 namespace packrat::openai {
 namespace {
 
+constexpr char kDelta[] = "response.output_text.delta";
+
 class ResponseWriter : public AnswerWriter {
  public:
   ResponseWriter(AnswerForm form, const Context& context, absl::string_view id, int64_t now)
@@ -18,6 +20,7 @@ class ResponseWriter : public AnswerWriter {
         names_(context, false),
         id_(absl::StrCat("resp_", id)),
         item_id_(absl::StrCat("msg_", id)),
+        item_id_json_(Quoted(item_id_)),
         now_(now),
         repeated_(OrderedJson::parse(form_.request)) {}
 
@@ -35,20 +38,24 @@ class ResponseWriter : public AnswerWriter {
 
   std::string Add(size_t call, const v1::GenerateResponse& message) override {
     PACKRAT_CHECK(call == 0 && message.choice() == 0);
-    OrderedJson logprobs = OrderedJson::array();
+    OrderedJson logprobs;
+    if (form_.logprobs) logprobs = OrderedJson::array();
     for (int i = 0; form_.logprobs && i < message.logprobs_size(); ++i) {
       logprobs.push_back(
           ChatLogprob(names_, message.token_ids(i), message.logprobs(i), form_.num_logprobs));
     }
     text_ += message.text();
-    logprobs_.insert(logprobs_.end(), logprobs.begin(), logprobs.end());
+    if (form_.logprobs) logprobs_.insert(logprobs_.end(), logprobs.begin(), logprobs.end());
     if (message.has_finished()) {
       usage_.Add(message);
       cut_ = message.finished().reason() == v1::FINISH_REASON_LENGTH;
     }
     if (!form_.stream || (message.text().empty() && logprobs.empty())) return "";
-    return Typed("response.output_text.delta",
-                 Place({{"delta", message.text()}, {"logprobs", std::move(logprobs)}}));
+    return absl::StrCat("event: ", kDelta, "\n", kEventStart, "{\"delta\":", Quoted(message.text()),
+                        ",\"logprobs\":", logprobs.empty() ? "[]" : Dump(logprobs),
+                        ",\"item_id\":", item_id_json_,
+                        ",\"output_index\":0,\"content_index\":0,\"type\":\"", kDelta,
+                        "\",\"sequence_number\":", sequence_++, "}", kEventEnd);
   }
 
   std::string Finish() override {
@@ -127,7 +134,7 @@ class ResponseWriter : public AnswerWriter {
   const AnswerForm form_;
   const Context& context_;
   const TokenNames names_;
-  const std::string id_, item_id_;
+  const std::string id_, item_id_, item_id_json_;
   const int64_t now_;
   const OrderedJson repeated_;
   std::string text_;

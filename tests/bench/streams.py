@@ -170,29 +170,36 @@ def held(client, front, how, *flags):
         process.wait()
 
 
-def memory(program, client, model, streams, tls):
+def state_and_open(server):
+    return server.metric("packrat_state_used_bytes"), server.metric("packrat_streams_open")
+
+
+def memory(program, client, models, streams, tls):
     kind = "over TLS" if tls else "plain"
     flags = ("--max_context=4096", f"--max_queue={2 * streams}", f"--max_streams={2 * streams}")
-    more = ["--tls"] if tls else []
-    for how, running in (("wait", 16), ("run", streams)):
+    # Those that others wait for must not end meanwhile, and those that run leave little else.
+    for (how, running), model in zip((("wait", 16), ("run", streams)), models):
         with serving(program, model, *flags, f"--max_running={running}",
                      f"--max_batch_tokens={max(512, running)}", tls=tls) as server:
+            tokens = ["--max_tokens=4000", *(["--tls"] if tls else [])]
             with contextlib.ExitStack() as stack:
-                tokens = "--max_tokens=4000"
-                stack.enter_context(held(client, "completions", "tokens", "--streams=16", tokens,
-                                         *more))
-                used = server.metric("packrat_state_used_bytes")
+                if how == "wait":
+                    stack.enter_context(held(client, "completions", "tokens", "--streams=16",
+                                             *tokens))
+                else:
+                    run(client, "completions", "--streams=16", *tokens, "--max_tokens=16")
+                used, open_before = state_and_open(server)
                 before = server.resident_bytes()
                 stack.enter_context(held(client, "completions",
                                          "asked" if how == "wait" else "tokens",
-                                         f"--streams={streams - 16}", tokens, *more))
-                while server.metric("packrat_streams_open") < streams:
+                                         f"--streams={streams}", *tokens))
+                while how == "wait" and state_and_open(server)[1] < open_before + streams:
                     time.sleep(0.05)
                 grown = server.resident_bytes() - before
-                state = server.metric("packrat_state_used_bytes") - used
-            row(f"{streams} streams that {how}, {kind}", grown / (streams - 16) / 1024, "KB each",
-                note=f"resident memory of the server; {state / (streams - 16) / 1024:.1f} KB of it "
-                     f"is state of the model at most")
+                state = max(0, state_and_open(server)[0] - used)
+            row(f"{streams} streams that {how}, {kind}", grown / streams / 1024, "KB each",
+                note=f"resident memory of the server; {state / streams / 1024:.1f} KB of it is state "
+                     f"of the model at most")
 
 
 def main():
@@ -222,11 +229,12 @@ def main():
     flags = (f"--max_running={args.streams}", "--max_context=512")
     print("benchmark\tmedian\tunit\tlimit\tshare\tnote")
     for name, model, tokens in (("model", args.model, args.tokens), ("small model", small, 256)):
-        with serving(args.server, model, *flags) as server:
-            if "speed" in only:
-                compare(name, server, args.client, args.streams, tokens, args.rounds)
-            if "first" in only and model == small:
-                first_tokens("alone", args.client, 500)
+        if {"speed", "first"} & set(only):
+            with serving(args.server, model, *flags) as server:
+                if "speed" in only:
+                    compare(name, server, args.client, args.streams, tokens, args.rounds)
+                if "first" in only and model == small:
+                    first_tokens("alone", args.client, 500)
         if "first" in only and model == args.model:
             with serving(args.server, model, *flags, "--max_context=4096"), \
                     held(args.client, "completions", "tokens", "--streams=64",
@@ -234,7 +242,7 @@ def main():
                 first_tokens("beside 64 streams of the model", args.client, 50)
     if "memory" in only:
         for tls in (None, args.dir):
-            memory(args.server, args.client, small, args.open, tls)
+            memory(args.server, args.client, (args.model, small), args.open, tls)
 
 
 if __name__ == "__main__":

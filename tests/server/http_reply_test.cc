@@ -1,5 +1,5 @@
-// Answers that come later, from other threads and in pieces; bodies; and clients that do what they
-// like meanwhile.
+// Answers that come later, from other threads and in pieces, and clients that do what they like
+// meanwhile.
 #include "server/http/http_reply.h"
 
 #include <gtest/gtest.h>
@@ -7,9 +7,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
-#include <deque>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -19,81 +19,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "runtime/mutex.h"
-#include "server/http/http_server.h"
-#include "tests/server/http_client.h"
-#include "tests/server/test_server.h"
+#include "tests/server/http_replies.h"
 
 namespace packrat {
 namespace {
-
-constexpr char kGet[] = "GET /late HTTP/1.1\r\nHost: h\r\n\r\n";
-constexpr char kProbe[] = "GET /probe HTTP/1.1\r\nConnection: close\r\n\r\n";
-
-// A request whose answer the test gives.
-struct Taken {
-  HttpRequest request;
-  std::shared_ptr<HttpReply> reply;
-
-  // True once the client has taken it.
-  bool Write(const std::string& piece) const {
-    std::atomic<int> done{-1};
-    reply->Write(piece, [&done](bool ok) { done = ok ? 1 : 0; });
-    EXPECT_TRUE(Eventually([&done] { return done >= 0; }));
-    return done == 1;
-  }
-};
-
-class HttpReplies : public testing::Test {
- protected:
-  HttpReplies() : log_(Logger::Format::kText, [](const std::string&) {}) {
-    options_.address = "127.0.0.1:0";
-    options_.body_bytes = 20000;
-  }
-  void Start() {
-    const auto later = [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
-      MutexLock lock(&mutex_);
-      taken_.push_back({std::move(request), std::move(reply)});
-      changed_.notify_all();
-    };
-    auto started = HttpServer::Start(
-        options_,
-        {{"/late", "GET", later, false, 1024, true},
-         {"/late", "POST", later, false, 9000, true},
-         {"/drop", "GET", [](const HttpRequest&, const std::shared_ptr<HttpReply>&) {}},
-         {"/echo/*", "POST", AtOnce([](const HttpRequest& r) {
-            return HttpAnswer{200, "text/x",
-                              absl::StrCat(r.path, " ", r.Header("x-a"), " ", r.body)};
-          }),
-          false, 9000},
-         {"/probe", "GET", AtOnce([](const HttpRequest&) {
-            return HttpAnswer{200, "text/x", "well\n"};
-          })}},
-        &log_);
-    ASSERT_TRUE(started.ok()) << started.status();
-    server_ = *std::move(started);
-  }
-  // Waits for the next request.
-  Taken Next() {
-    MutexLock lock(&mutex_);
-    while (taken_.empty()) lock.Wait(&changed_);
-    Taken next = std::move(taken_.front());
-    taken_.pop_front();
-    return next;
-  }
-  bool NoneWaits() {
-    MutexLock lock(&mutex_);
-    return taken_.empty();
-  }
-  std::string Ask(const std::string& request) { return HttpClient(server_->port()).Ask(request); }
-
-  Logger log_;
-  HttpServer::Options options_;
-  Mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Taken> taken_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<HttpServer> server_;
-};
 
 HttpAnswer Head() { return {200, "text/event-stream", "", {{"X-B", "b\r\nX-C: no"}}}; }
 
@@ -356,134 +285,33 @@ TEST_F(HttpReplies, KnowTheHeadersOfTheRequest) {
   EXPECT_EQ(call.request.Header("x-b"), "");
 }
 
-// Bodies.
-
-TEST_F(HttpReplies, TakeBodiesThatComeInAnyPieces) {
+TEST_F(HttpReplies, AreCountedByPathAndStatus) {
+  Mutex mutex;
+  std::map<std::pair<std::string, int>, int> counts;
+  options_.on_answer = [&](const std::string& path, int status) {
+    MutexLock lock(&mutex);
+    ++counts[{path, status}];
+  };
   Start();
-  const std::string end = "/echo/x v body\nof two lines";
-  const std::string whole =
-      HttpPost("/echo/x", "body\nof two lines", "X-A: v\r\nConnection: close\r\n");
-  const std::string chunked = absl::StrCat(
-      "POST /echo/x HTTP/1.1\r\nX-A: v\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
-      "5;what=so\r\nbody\n\r\n", "C\r\nof two lines\r\n", "0\r\nX-A: trailer\r\n\r\n");
-  for (const std::string& request : {whole, chunked}) {
-    EXPECT_TRUE(absl::EndsWith(Ask(request), end)) << request;
-    HttpClient slow(server_->port());
-    for (const char byte : request) ASSERT_TRUE(slow.Send(std::string(1, byte)));
-    EXPECT_TRUE(absl::EndsWith(slow.ReadAll(), end)) << request;
-    // Cut anywhere, it has an answer that says so.
-    for (size_t cut = 1; cut < request.size(); ++cut) {
-      HttpClient client(server_->port());
-      client.Send(request.substr(0, cut));
-      client.HalfClose();
-      ASSERT_TRUE(absl::StartsWith(client.ReadAll(), "HTTP/1.1 400 ")) << request.substr(0, cut);
-    }
-  }
-  EXPECT_TRUE(Eventually([&] { return server_->body_bytes() == 0; }));
-}
-
-TEST_F(HttpReplies, HaveALimitOfBodiesForEachRoute) {
-  Start();
-  const std::string fits(9000, 'x');
-  EXPECT_TRUE(absl::EndsWith(Ask(HttpPost("/echo/", fits, "Connection: close\r\n")), fits));
-  EXPECT_TRUE(absl::StartsWith(Ask(HttpPost("/echo/", fits + "x")), "HTTP/1.1 413 "));
-  EXPECT_TRUE(absl::StartsWith(
-      Ask("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2329\r\n"), "HTTP/1.1 413 "));
-  EXPECT_TRUE(
-      absl::StartsWith(Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n"),
-                       "HTTP/1.1 413 "));
-  // Not what a chunk says beside its length either.
-  EXPECT_TRUE(absl::StartsWith(
-      Ask(absl::StrCat("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;",
-                       std::string(9000, 'y'))),
-      "HTTP/1.1 400 "));
-}
-
-TEST_F(HttpReplies, RefuseWhatTwoServersMightReadInTwoWays) {
-  Start();
-  const std::string post = "POST /echo/ HTTP/1.1\r\n";
-  const std::string chunks = "\r\n1\r\nx\r\n0\r\n\r\n";
-  for (const char* headers :
-       {"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
-        "Content-Length: 1\r\nContent-Length: 2\r\n", "Content-Length: +1\r\n",
-        "Content-Length: -1\r\n", "Content-Length: 0x1\r\n", "Content-Length : 1\r\n"}) {
-    EXPECT_TRUE(absl::StartsWith(Ask(absl::StrCat(post, headers, chunks)), "HTTP/1.1 400 "))
-        << headers;
-  }
-  EXPECT_TRUE(absl::StartsWith(Ask(absl::StrCat(post, "Transfer-Encoding: gzip\r\n", chunks)),
-                               "HTTP/1.1 501 "));
-  EXPECT_TRUE(absl::StartsWith(
-      Ask(absl::StrCat(post, "Transfer-Encoding: chunked, gzip\r\n", chunks)), "HTTP/1.1 501 "));
-  EXPECT_TRUE(absl::StartsWith(
-      Ask(absl::StrCat("POST /echo/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", chunks)),
-      "HTTP/1.0 501 "));
-}
-
-TEST_F(HttpReplies, HaveALimitOfAllBodiesTogether) {
-  Start();
-  const std::string body(9000, 'x');
-  HttpClient one(server_->port()), two(server_->port());
-  one.Send(HttpPost("/late", body));
-  std::vector<Taken> calls;
-  calls.push_back(Next());
-  two.Send(HttpPost("/late", body));
-  calls.push_back(Next());
-  EXPECT_EQ(server_->body_bytes(), 18000);
-  const std::string refused = Ask(HttpPost("/late", body));
-  EXPECT_TRUE(absl::StartsWith(refused, "HTTP/1.1 503 ")) << refused;
-  EXPECT_TRUE(absl::StrContains(refused, "Retry-After: 1\r\n")) << refused;
-  EXPECT_TRUE(absl::EndsWith(Ask(kProbe), "well\n"));
-  // As long as the handler has it.
-  calls[0].request = {};
-  EXPECT_EQ(server_->body_bytes(), 9000);
-  HttpClient three(server_->port());
-  three.Send(HttpPost("/late", body));
-  calls.push_back(Next());
-  EXPECT_EQ(server_->body_bytes(), 18000);
-}
-
-TEST_F(HttpReplies, ASlowBodyMakesRoomForOthers) {
-  Start();
-  const std::string half = HttpPost("/echo/", std::string(9000, 'x')).substr(0, 8000);
-  HttpClient slow(server_->port()), other(server_->port());
-  slow.Send(half);
-  other.Send(half);
-  EXPECT_TRUE(Eventually([&] { return server_->body_bytes() > 15000; }));
-  // Once it counts as slow.
-  EXPECT_TRUE(Eventually([&] {
-    return absl::StartsWith(
-        Ask(HttpPost("/echo/", std::string(9000, 'y'), "Connection: close\r\n")), "HTTP/1.1 200 ");
-  }));
-  EXPECT_TRUE(absl::StartsWith(slow.ReadAll(), "HTTP/1.1 503 "));
-}
-
-TEST_F(HttpReplies, AskForBodiesThatWait) {
-  Start();
+  Ask(kProbe);
+  Ask(HttpPost("/echo/", "body", "Connection: close\r\n"));
+  Ask("GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n");
+  Ask("no request\r\n\r\n");
+  Ask(HttpPost("/echo/a", std::string(9001, 'x')));
   HttpClient client(server_->port());
-  const std::string head =
-      "POST /echo/ HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: ";
-  client.Send(head + "4\r\n\r\n");
-  EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
-  EXPECT_TRUE(absl::EndsWith(client.Ask("body"), "/echo/  body"));
-  EXPECT_TRUE(absl::StartsWith(Ask(head + "4\r\n\r\nbody"), "HTTP/1.1 200 "));  // It came unasked.
-  EXPECT_TRUE(absl::StartsWith(Ask(head + "9001\r\n\r\n"), "HTTP/1.1 413 "));
-  EXPECT_TRUE(absl::StartsWith(
-      Ask("POST /echo/ HTTP/1.1\r\nExpect: more\r\nContent-Length: 1\r\n\r\n"), "HTTP/1.1 417 "));
-}
-
-TEST_F(HttpReplies, GiveABodyItsTimeAndNoMore) {
-  options_.body = std::chrono::milliseconds(200);
-  Start();
-  HttpClient client(server_->port());
-  client.Send("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n");
-  EXPECT_TRUE(Eventually([&] {
-    absl::SleepFor(absl::Milliseconds(5));
-    return !client.Send("x");
-  }));
-  HttpClient silent(server_->port());
-  EXPECT_TRUE(absl::StartsWith(silent.Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n"),
-                               "HTTP/1.1 408 "));
+  client.Send(kGet);
+  const Taken call = Next();
+  call.reply->Begin({200, "text/event-stream", "", {}});
+  EXPECT_TRUE(call.Write("one"));
+  call.reply->End();
+  client.ReadUntil("0\r\n\r\n");
+  MutexLock lock(&mutex);
+  const std::map<std::pair<std::string, int>, int> expected = {
+      {{"/probe", 200}, 1}, {{"/echo/*", 200}, 1}, {{"", 404}, 1},
+      {{"", 400}, 1},       {{"/echo/*", 413}, 1}, {{"/late", 200}, 1}};
+  EXPECT_EQ(counts, expected);
+  EXPECT_EQ(server_->taken_connections(), 6);
+  EXPECT_EQ(server_->refused_connections(), 0);
 }
 
 }  // namespace

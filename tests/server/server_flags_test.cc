@@ -38,6 +38,7 @@ const struct Row {
      [](const Options& o) { return o.metrics_need_key ? "true" : "false"; },
      {"--api_keys=a/file"}},
     {"http_page", "false", [](const Options& o) { return o.http_page ? "true" : "false"; }},
+    {"http_cors_origin", "https://a.b", [](const Options& o) { return o.http_cors_origin; }},
     {"reflection", "false", [](const Options& o) { return o.reflection ? "true" : "false"; }},
     {"tls_certificate", "a.pem", [](const Options& o) { return o.tls_certificate; }, kTls},
     {"tls_key", "a.key", [](const Options& o) { return o.tls_key; }, kTls},

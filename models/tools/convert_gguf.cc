@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
+#include "models/tools/gguf_rope.h"
 #include "models/tools/gguf_tokenizer.h"
 #include "models/tools/quantize.h"
 
@@ -78,11 +79,6 @@ absl::StatusOr<Json> Converter::Config() {
                                 "; llama and qwen3 are read"));
   }
   const std::string a = architecture_ + ".";
-  const std::string scaling = Text(a + "rope.scaling.type");
-  if (!scaling.empty() && scaling != "none") {
-    return Invalid(
-        absl::StrCat(a, "rope.scaling.type is ", Quoted(scaling), "; only none is read"));
-  }
   if (Integer(a + "expert_count", 0) != 0) return Invalid(a + "expert_count is not 0");
   for (const char* key : {"block_count", "embedding_length", "feed_forward_length",
                           "attention.head_count", "context_length"}) {
@@ -101,6 +97,9 @@ absl::StatusOr<Json> Converter::Config() {
   if (embedding == header_.tensors.end() || embedding->second.shape.size() != 2) {
     return Invalid("tensor \"token_embd.weight\" is missing or no matrix");
   }
+  const double rope_base = Number(a + "rope.freq_base", 10000.0);
+  const auto scaling = RopeScalingOfGguf(file_, architecture_, rope_base, head_dim_);
+  if (!scaling.ok()) return scaling.status();
   Json config = {
       {"architectures", {architecture_ == "llama" ? "LlamaForCausalLM" : "Qwen3ForCausalLM"}},
       {"model_type", architecture_},
@@ -115,7 +114,8 @@ absl::StatusOr<Json> Converter::Config() {
       {"attention_bias", false},
       {"max_position_embeddings", Integer(a + "context_length")},
       {"rms_norm_eps", Number(a + "attention.layer_norm_rms_epsilon", 1e-5)},
-      {"rope_theta", Number(a + "rope.freq_base", 10000.0)},
+      {"rope_theta", rope_base},
+      {"rope_scaling", *scaling},
       {"tie_word_embeddings", header_.tensors.count("output.weight") == 0},
   };
   for (const char* end : {"bos", "eos"}) {
@@ -156,6 +156,7 @@ void Converter::SplitPairs(const std::string& name, const GgufTensor& tensor,
 
 absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
   for (const auto& [name, tensor] : header_.tensors) {
+    if (name == kGgufRopeFactors) continue;  // Is in the configuration.
     const std::string renamed = NameOf(name);
     if (renamed.empty()) {
       return Invalid(absl::StrCat("tensor ", Quoted(name), " has no place in a ", architecture_));
@@ -173,12 +174,16 @@ absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
   return absl::OkStatus();
 }
 
-absl::Status WriteJson(const std::string& path, const Json& json) {
-  std::ofstream file(path);
-  file << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+absl::Status WriteFile(const std::string& path, const std::string& bytes) {
+  std::ofstream file(path, std::ios::binary);
+  file << bytes;
   file.close();
   if (file) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(path, ": cannot write"));
+}
+
+absl::Status WriteJson(const std::string& path, const Json& json) {
+  return WriteFile(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace
@@ -199,7 +204,12 @@ absl::Status ConvertGguf(const ConvertOptions& options) {
   status = WriteJson(dir + "config.json", *config);
   if (status.ok() && !tokenizer->json.is_null()) {
     status = WriteJson(dir + "tokenizer.json", tokenizer->json);
-    if (status.ok()) status = WriteJson(dir + "tokenizer_config.json", tokenizer->config);
+  }
+  if (status.ok() && !tokenizer->sentence_pieces.empty()) {
+    status = WriteFile(dir + "tokenizer.model", tokenizer->sentence_pieces);
+  }
+  if (status.ok() && !tokenizer->config.is_null()) {
+    status = WriteJson(dir + "tokenizer_config.json", tokenizer->config);
   }
   return status.ok() ? WriteSafetensors(dir + "model.safetensors", tensors) : status;
 }

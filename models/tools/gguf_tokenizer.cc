@@ -3,12 +3,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "models/tools/sentencepiece_model.h"
 
 namespace packrat {
 namespace {
 
-// Kinds of tokens, as files number them.
-constexpr double kControl = 3, kUserDefined = 4;
+// Kinds of tokens, as files number them and as SentencePiece does.
+constexpr double kUnknown = 2, kControl = 3, kUserDefined = 4;
 
 Json ByteLevel(bool use_regex) {
   return {{"type", "ByteLevel"},
@@ -48,88 +49,167 @@ Json PreTokenizer(const std::string& name) {
   return {};
 }
 
-}  // namespace
+// One file's tokenizer.
+class Reader {
+ public:
+  Reader(const GgufHeader& header, const std::string& file) : header_(header), file_(file) {}
 
-absl::StatusOr<GgufTokenizer> TokenizerOfGguf(const GgufHeader& header, const std::string& file) {
-  const auto find = [&](const std::string& key) -> const GgufValue* {
-    const auto found = header.metadata.find("tokenizer." + key);
-    return found == header.metadata.end() ? nullptr : &found->second;
-  };
-  const auto invalid = [&](const std::string& why) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": tokenizer.ggml.", why));
-  };
-  const GgufValue* model = find("ggml.model");
-  if (model == nullptr || model->text == "none") return GgufTokenizer{};
-  if (model->text != "gpt2") {
-    return invalid(absl::StrCat("model is ", Quoted(model->text), "; only gpt2 is read"));
+  absl::StatusOr<GgufTokenizer> Read();
+
+ private:
+  absl::Status Invalid(const std::string& why) const {
+    return absl::InvalidArgumentError(absl::StrCat(file_, ": tokenizer.ggml.", why));
   }
-  const GgufValue* pre = find("ggml.pre");
+  const GgufValue* Find(const std::string& key) const {
+    const auto found = header_.metadata.find("tokenizer." + key);
+    return found == header_.metadata.end() ? nullptr : &found->second;
+  }
+  bool Flag(const std::string& key, bool missing) const {
+    const GgufValue* value = Find(key);
+    return value == nullptr ? missing : value->integer != 0;
+  }
+  // Of a special token, into `id`; -1 where the file names none.
+  absl::Status Id(const std::string& name, int* id) const;
+  absl::Status FitsTokens(const char* list) const;
+  absl::Status BytePairs(Json* json) const;
+  absl::Status SentencePieces(bool unigram, std::string* model) const;
+
+  const GgufHeader& header_;
+  const std::string& file_;
+  const std::vector<std::string>* tokens_ = nullptr;
+  std::vector<double> types_;  // (tokens)
+};
+
+absl::Status Reader::Id(const std::string& name, int* id) const {
+  const GgufValue* value = Find(absl::StrCat("ggml.", name, "_token_id"));
+  *id = -1;
+  if (value == nullptr) return absl::OkStatus();
+  if (value->integer < 0 || value->integer >= static_cast<int64_t>(tokens_->size())) {
+    return Invalid(absl::StrCat(name, "_token_id is ", value->integer, ", which no token has"));
+  }
+  *id = static_cast<int>(value->integer);
+  return absl::OkStatus();
+}
+
+absl::Status Reader::FitsTokens(const char* list) const {
+  const GgufValue* value = Find(absl::StrCat("ggml.", list));
+  if (value == nullptr || value->numbers.size() == tokens_->size()) return absl::OkStatus();
+  return Invalid(
+      absl::StrCat(list, " has ", value->numbers.size(), " entries, tokens ", tokens_->size()));
+}
+
+absl::Status Reader::BytePairs(Json* json) const {
+  const GgufValue* pre = Find("ggml.pre");
   const std::string name = pre == nullptr ? "gpt-2" : pre->text;
   const Json cut = PreTokenizer(name);
   if (cut.is_null()) {
-    return invalid(
+    return Invalid(
         absl::StrCat("pre is ", Quoted(name), "; one of: gpt-2, smollm, llama-bpe, llama3, qwen2"));
   }
-  const GgufValue *tokens = find("ggml.tokens"), *types = find("ggml.token_type"),
-                  *merges = find("ggml.merges");
-  if (tokens == nullptr || merges == nullptr || tokens->texts.empty()) {
-    return invalid("tokens or merges are missing");
-  }
-  if (types != nullptr && types->numbers.size() != tokens->texts.size()) {
-    return invalid(absl::StrCat("token_type has ", types->numbers.size(), " entries, tokens ",
-                                tokens->texts.size()));
-  }
+  const GgufValue* merges = Find("ggml.merges");
+  if (merges == nullptr) return Invalid("merges are missing");
   Json vocab = Json::object(), added = Json::array();
-  for (size_t i = 0; i < tokens->texts.size(); ++i) {
-    const std::string& text = tokens->texts[i];
-    const double kind = types == nullptr ? 1 : types->numbers[i];
+  for (size_t i = 0; i < tokens_->size(); ++i) {
+    const std::string& text = (*tokens_)[i];
     if (!vocab.emplace(text, i).second) {
-      return invalid(absl::StrCat("tokens has ", Quoted(text), " twice"));
+      return Invalid(absl::StrCat("tokens has ", Quoted(text), " twice"));
     }
-    if (kind != kControl && kind != kUserDefined) continue;
+    if (types_[i] != kControl && types_[i] != kUserDefined) continue;
     added.push_back({{"id", i},
                      {"content", text},
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false},
                      {"normalized", false},
-                     {"special", kind == kControl}});
+                     {"special", types_[i] == kControl}});
   }
+  *json = {{"version", "1.0"},
+           {"truncation", nullptr},
+           {"padding", nullptr},
+           {"added_tokens", added},
+           {"normalizer", nullptr},
+           {"pre_tokenizer", cut},
+           {"post_processor", nullptr},
+           {"decoder", ByteLevel(true)},
+           {"model",
+            {{"type", "BPE"},
+             {"dropout", nullptr},
+             {"unk_token", nullptr},
+             {"continuing_subword_prefix", nullptr},
+             {"end_of_word_suffix", nullptr},
+             {"fuse_unk", false},
+             {"byte_fallback", false},
+             {"ignore_merges", name == "llama-bpe" || name == "llama3"},
+             {"vocab", vocab},
+             {"merges", merges->texts}}}};
+  return absl::OkStatus();
+}
+
+absl::Status Reader::SentencePieces(bool unigram, std::string* model) const {
+  const GgufValue* scores = Find("ggml.scores");
+  if (scores == nullptr || Find("ggml.token_type") == nullptr) {
+    return Invalid("scores or token_type are missing");
+  }
+  if (absl::Status status = FitsTokens("scores"); !status.ok()) return status;
+  SentencePieceParts parts;
+  parts.unigram = unigram;
+  for (size_t i = 0; i < tokens_->size(); ++i) {
+    const double type = types_[i];
+    if (!(type >= 1 && type <= 6) || type != static_cast<int>(type)) {
+      return Invalid(absl::StrCat("token_type of token ", i, " is ", type, "; must be 1 to 6"));
+    }
+    parts.pieces.push_back({(*tokens_)[i], static_cast<float>(scores->numbers[i]),
+                            static_cast<PieceType>(static_cast<int>(type))});
+    if (type == kUnknown && parts.unknown < 0) parts.unknown = static_cast<int>(i);
+  }
+  if (parts.unknown < 0) return Invalid("token_type has no unknown token (2)");
+  absl::Status status = Id("bos", &parts.bos);
+  if (status.ok()) status = Id("eos", &parts.eos);
+  if (!status.ok()) return status;
+  parts.add_dummy_prefix = Flag("ggml.add_space_prefix", true);
+  parts.remove_extra_spaces = Flag("ggml.remove_extra_whitespaces", unigram);
+  if (const GgufValue* map = Find("ggml.precompiled_charsmap"); map != nullptr) {
+    for (const double byte : map->numbers) {
+      parts.character_map += static_cast<char>(static_cast<int>(byte));
+    }
+  }
+  *model = SerializeSentencePieces(parts);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GgufTokenizer> Reader::Read() {
+  const GgufValue* model = Find("ggml.model");
   GgufTokenizer tokenizer;
-  tokenizer.json = {{"version", "1.0"},
-                    {"truncation", nullptr},
-                    {"padding", nullptr},
-                    {"added_tokens", added},
-                    {"normalizer", nullptr},
-                    {"pre_tokenizer", cut},
-                    {"post_processor", nullptr},
-                    {"decoder", ByteLevel(true)},
-                    {"model",
-                     {{"type", "BPE"},
-                      {"dropout", nullptr},
-                      {"unk_token", nullptr},
-                      {"continuing_subword_prefix", nullptr},
-                      {"end_of_word_suffix", nullptr},
-                      {"fuse_unk", false},
-                      {"byte_fallback", false},
-                      {"ignore_merges", name == "llama-bpe" || name == "llama3"},
-                      {"vocab", vocab},
-                      {"merges", merges->texts}}}};
+  if (model == nullptr || model->text == "none") return tokenizer;
+  const bool pairs = model->text == "gpt2", unigram = model->text == "t5";
+  if (!pairs && !unigram && model->text != "llama") {
+    return Invalid(absl::StrCat("model is ", Quoted(model->text), "; gpt2, llama and t5 are read"));
+  }
+  const GgufValue *tokens = Find("ggml.tokens"), *types = Find("ggml.token_type");
+  if (tokens == nullptr || tokens->texts.empty()) return Invalid("tokens are missing");
+  tokens_ = &tokens->texts;
+  if (absl::Status status = FitsTokens("token_type"); !status.ok()) return status;
+  types_ = types == nullptr ? std::vector<double>(tokens_->size(), 1) : types->numbers;
+  absl::Status status =
+      pairs ? BytePairs(&tokenizer.json) : SentencePieces(unigram, &tokenizer.sentence_pieces);
+  if (!status.ok()) return status;
   tokenizer.config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
   for (const char* end : {"bos", "eos"}) {
-    const GgufValue* id = find(absl::StrCat("ggml.", end, "_token_id"));
-    if (id == nullptr) continue;
-    if (id->integer < 0 || id->integer >= static_cast<int64_t>(tokens->texts.size())) {
-      return invalid(absl::StrCat(end, "_token_id is ", id->integer, ", which no token has"));
-    }
-    tokenizer.config[absl::StrCat(end, "_token")] = tokens->texts[id->integer];
+    int id = -1;
+    if (status = Id(end, &id); !status.ok()) return status;
+    if (id >= 0) tokenizer.config[absl::StrCat(end, "_token")] = (*tokens_)[id];
   }
-  const GgufValue* add_bos = find("ggml.add_bos_token");
-  tokenizer.config["add_bos_token"] = add_bos != nullptr && add_bos->integer != 0;
-  if (const GgufValue* chat = find("chat_template"); chat != nullptr) {
+  tokenizer.config["add_bos_token"] = Flag("ggml.add_bos_token", model->text == "llama");
+  if (const GgufValue* chat = Find("chat_template"); chat != nullptr) {
     tokenizer.config["chat_template"] = chat->text;
   }
   return tokenizer;
+}
+
+}  // namespace
+
+absl::StatusOr<GgufTokenizer> TokenizerOfGguf(const GgufHeader& header, const std::string& file) {
+  return Reader(header, file).Read();
 }
 
 }  // namespace packrat

@@ -1,4 +1,5 @@
-// The tokenizer that a GGUF file carries, as tokenizer.json and tokenizer_config.json.
+// The tokenizer that a GGUF file carries, as tokenizer.json or tokenizer.model, and
+// tokenizer_config.json.
 #ifndef PACKRAT_MODELS_TOOLS_GGUF_TOKENIZER_H_
 #define PACKRAT_MODELS_TOOLS_GGUF_TOKENIZER_H_
 
@@ -11,11 +12,14 @@
 namespace packrat {
 
 struct GgufTokenizer {
-  Json json, config;  // Null: the file carries none.
+  Json json;                    // Of byte pairs; else null.
+  std::string sentence_pieces;  // Of SentencePiece; else empty.
+  Json config;                  // Null: the file carries no tokenizer.
 };
 
-// INVALID_ARGUMENT, naming the file, for a model other than byte pairs ("gpt2"), for a way of
-// cutting words that is not known, and for lists that do not fit each other.
+// INVALID_ARGUMENT, naming the file, for a model other than byte pairs ("gpt2") and SentencePiece
+// ("llama", "t5"), for a way of cutting words that is not known, and for lists that do not fit each
+// other.
 absl::StatusOr<GgufTokenizer> TokenizerOfGguf(const GgufHeader& header, const std::string& file);
 
 }  // namespace packrat

@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/quantized.h"
+#include "kernels/rope.h"
 #include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
 #include "models/files/json.h"
@@ -230,13 +231,16 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   ExpectRefused(none, "general.architecture is \"mamba\"; llama and qwen3 are read");
   GgufWriter scaled = FromGolden("llama");
   scaled.Text("llama.rope.scaling.type", "yarn");
-  ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"");
+  ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"; none and linear are read");
   GgufWriter experts = FromGolden("llama");
   experts.Integer("llama.expert_count", 8);
   ExpectRefused(experts, "llama.expert_count");
   GgufWriter extra = FromGolden("qwen3");
   extra.Tensor("rope_freqs.weight", GgufType::kF32, {16}, std::string(64, '\0'));
-  ExpectRefused(extra, "tensor \"rope_freqs.weight\" has no place in a qwen3");
+  ExpectRefused(extra, "tensor \"rope_freqs.weight\": its factors are not at least 1");
+  GgufWriter unknown = FromGolden("qwen3");
+  unknown.Tensor("blk.0.attn_sinks.weight", GgufType::kF32, {16}, std::string(64, '\0'));
+  ExpectRefused(unknown, "tensor \"blk.0.attn_sinks.weight\" has no place in a qwen3");
   GgufWriter partial = FromGolden("qwen3");
   partial.Integer("qwen3.rope.dimension_count", 16);
   ExpectRefused(partial, "qwen3.rope.dimension_count is 16 of 32 channels");
@@ -257,12 +261,55 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   vector.Tensor("token_embd.weight", GgufType::kF32, {8}, std::string(32, '\0'));
   ExpectRefused(vector, "tensor \"token_embd.weight\" is missing or no matrix");
   GgufWriter pieces = FromGolden("llama");
-  pieces.Text("tokenizer.ggml.model", "llama");
-  ExpectRefused(pieces, "tokenizer.ggml.model is \"llama\"; only gpt2 is read");
+  pieces.Text("tokenizer.ggml.model", "bert");
+  ExpectRefused(pieces, "tokenizer.ggml.model is \"bert\"; gpt2, llama and t5 are read");
   GgufWriter words = FromGolden("llama");
   words.Text("tokenizer.ggml.model", "gpt2");
   words.Text("tokenizer.ggml.pre", "unheard-of");
+  words.Texts("tokenizer.ggml.tokens", {"a"});
   ExpectRefused(words, "tokenizer.ggml.pre is \"unheard-of\"");
+}
+
+// The factors of a scaling, as a file has them.
+std::string Factors(double base, int head_dim, const RopeScaling& scaling) {
+  const auto plain = RopeFrequencies(base, head_dim);
+  const auto scaled = RopeFrequencies(base, head_dim, scaling);
+  std::string bytes;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    const auto factor = static_cast<float>(plain[i] / scaled[i]);
+    bytes.append(reinterpret_cast<const char*>(&factor), sizeof(factor));
+  }
+  return bytes;
+}
+
+TEST(ConvertGguf, ScaledRotaryFrequencies) {
+  const double base = ConfigOf(FromGolden("llama"))["rope_theta"];
+  for (const auto& [factor, context] : {std::pair(8.0, 8192), {32.0, 8192}, {2.0, 1024}}) {
+    GgufWriter writer = FromGolden("llama");
+    writer.Tensor("rope_freqs.weight", GgufType::kF32, {8},
+                  Factors(base, 16, {factor, 1.0, 4.0, context}));
+    const Json config = ConfigOf(writer);
+    EXPECT_EQ(config["rope_scaling"], Json({{"rope_type", "llama3"},
+                                            {"factor", factor},
+                                            {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0},
+                                            {"original_max_position_embeddings", context}}));
+  }
+  EXPECT_TRUE(ConfigOf(FromGolden("llama"))["rope_scaling"].is_null());
+  GgufWriter linear = FromGolden("llama");
+  linear.Text("llama.rope.scaling.type", "linear");
+  linear.Number("llama.rope.scaling.factor", 2.5);
+  EXPECT_EQ(ConfigOf(linear)["rope_scaling"], Json({{"rope_type", "linear"}, {"factor", 2.5}}));
+
+  GgufWriter other = FromGolden("llama");
+  other.Tensor("rope_freqs.weight", GgufType::kF32, {8}, Factors(base, 16, {8.0, 1.0, 3.0, 8192}));
+  ExpectRefused(other, "tensor \"rope_freqs.weight\": its factors are not those of Llama 3.1's");
+  GgufWriter wide = FromGolden("llama");
+  wide.Tensor("rope_freqs.weight", GgufType::kF32, {4}, Factors(base, 8, {8.0, 1.0, 4.0, 8192}));
+  ExpectRefused(wide, "tensor \"rope_freqs.weight\" must be 8 F32 beside no other scaling");
+  GgufWriter none = FromGolden("llama");
+  none.Text("llama.rope.scaling.type", "linear");
+  ExpectRefused(none, "llama.rope.scaling.factor is missing; must be at least 1");
 }
 
 TEST(ConvertGguf, ATokenizerComesAlong) {

@@ -1,0 +1,92 @@
+#include "models/tools/gguf_rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/rope.h"
+
+namespace packrat {
+namespace {
+
+// Factors are float32, of frequencies that somebody computed in float32.
+bool Makes(const RopeScaling& scaling, double base, const std::vector<float>& factors) {
+  const int head_dim = 2 * static_cast<int>(factors.size());
+  const std::vector<double> plain = RopeFrequencies(base, head_dim);
+  const std::vector<double> scaled = RopeFrequencies(base, head_dim, scaling);
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const double factor = plain[i] / scaled[i];
+    if (!(std::fabs(factors[i] - factor) <= 1e-5 * factor)) return false;
+  }
+  return true;
+}
+
+// The file has the factors alone. All models of this form were trained with the same two ends and
+// a context that is a power of two, so that what fits is what made them.
+absl::StatusOr<Json> OfFactors(const std::vector<float>& factors, double base) {
+  RopeScaling scaling;
+  scaling.factor = *std::max_element(factors.begin(), factors.end());
+  if (!(scaling.factor >= 1)) return absl::InvalidArgumentError("are not at least 1");
+  for (scaling.original_context = 1 << 10; scaling.original_context <= 1 << 20;
+       scaling.original_context *= 2) {
+    if (!Makes(scaling, base, factors)) continue;
+    return Json{{"rope_type", "llama3"},
+                {"factor", scaling.factor},
+                {"low_freq_factor", scaling.low_freq_factor},
+                {"high_freq_factor", scaling.high_freq_factor},
+                {"original_max_position_embeddings", scaling.original_context}};
+  }
+  return absl::InvalidArgumentError("are not those of Llama 3.1's scaling");
+}
+
+}  // namespace
+
+absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, const std::string& architecture,
+                                       double base, int head_dim) {
+  const auto invalid = [&](const std::string& why) {
+    return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", why));
+  };
+  const GgufHeader& header = file.header();
+  const auto find = [&](const std::string& key) -> const GgufValue* {
+    const auto found = header.metadata.find(absl::StrCat(architecture, ".rope.scaling.", key));
+    return found == header.metadata.end() ? nullptr : &found->second;
+  };
+  const GgufValue* type = find("type");
+  const std::string name = type == nullptr ? "none" : type->text;
+  if (name != "none" && name != "linear") {
+    return invalid(absl::StrCat(architecture, ".rope.scaling.type is ", Quoted(name),
+                                "; none and linear are read"));
+  }
+  const auto table = header.tensors.find(kGgufRopeFactors);
+  if (table == header.tensors.end()) {
+    if (name == "none") return Json();
+    const GgufValue* factor = find("factor");
+    if (factor == nullptr || !(factor->number >= 1)) {
+      return invalid(absl::StrCat(architecture, ".rope.scaling.factor is ",
+                                  factor == nullptr ? "missing" : absl::StrCat(factor->number),
+                                  "; must be at least 1"));
+    }
+    return Json{{"rope_type", "linear"}, {"factor", factor->number}};
+  }
+  const GgufTensor& tensor = table->second;
+  if (name != "none" || tensor.type != GgufType::kF32 ||
+      tensor.shape != std::vector<int64_t>{head_dim / 2}) {
+    return invalid(absl::StrCat("tensor ", Quoted(kGgufRopeFactors), " must be ", head_dim / 2,
+                                " F32 beside no other scaling"));
+  }
+  const auto bytes = file.Read(tensor);
+  if (!bytes.ok()) return bytes.status();
+  std::vector<float> factors(static_cast<size_t>(head_dim / 2));
+  std::memcpy(factors.data(), bytes->data(), factors.size() * sizeof(float));
+  auto scaling = OfFactors(factors, base);
+  if (!scaling.ok()) {
+    return invalid(absl::StrCat("tensor ", Quoted(kGgufRopeFactors), ": its factors ",
+                                scaling.status().message()));
+  }
+  return scaling;
+}
+
+}  // namespace packrat

@@ -18,8 +18,9 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily,       kMesaNetFamily,    kLlamaFamily,  kQwen2Family,
-                                kQwen3Family,     kQwen35TextFamily, kQwen35Family, kFalconH1Family,
+constexpr Family kFamilies[] = {kRatFamily,       kMesaNetFamily,    kLlamaFamily,
+                                kQwen2Family,     kQwen3Family,      kQwen35TextFamily,
+                                kQwen35Family,    kFalconH1Family,   kGraniteMoeHybridFamily,
                                 kNemotronHFamily, kOlmoHybridFamily, kPackratFamily};
 
 // Those whose feed-forwards are mixtures of experts, and what is served in their place.

@@ -30,10 +30,11 @@ struct TensorNames {
   std::string mixer = "self_attn.";
   std::string feed_forward_norm = "post_attention_layernorm.weight";
   // The feed-forward's matrices. A gate has the name of `up` where one matrix holds both, with the
-  // rows of `up` first.
+  // rows of `up` first, or with gate_first those of the gate.
   std::string up = "mlp.up_proj.weight";
   std::string gate = "mlp.gate_proj.weight";
   std::string down = "mlp.down_proj.weight";
+  bool gate_first = false;
 };
 
 // The place of a mixer in its sublayer.

@@ -16,6 +16,8 @@ FeedForward::FeedForward(const ModelConfig& config, const std::string& prefix, c
   std::vector<DeviceWeights::Rows> parts;
   if (!IsGated(activation_)) {
     parts = {{prefix + names.up, f}};
+  } else if (names.gate == names.up && names.gate_first) {
+    parts = {{prefix + names.up, 2 * f}};
   } else if (names.gate == names.up) {
     parts = {{prefix + names.up, 2 * f, f, f}, {prefix + names.up, 2 * f, 0, f}};
   } else {

@@ -54,6 +54,10 @@ inline constexpr Family kNemotronHFamily = {"nemotron_h", &ReadNemotronHConfig};
 void ReadOlmoHybridConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kOlmoHybridFamily = {"olmo_hybrid", &ReadOlmoHybridConfig};
 
+// GraniteMoeHybridForCausalLM of transformers, without experts.
+void ReadGraniteMoeHybridConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kGraniteMoeHybridFamily = {"granitemoehybrid", &ReadGraniteMoeHybridConfig};
+
 // What families have in common.
 
 inline constexpr int kMaxVocab = 1 << 20;

@@ -26,8 +26,7 @@ class Mamba2Mixer : public Mixer {
     in_proj_ = weights->Stack({{prefix + "in_proj.weight", rows, 0, width}}, d);
     dt_proj_ = weights->Stack({{prefix + "in_proj.weight", rows, width, heads}}, d);
     if (spec.in_bias) {
-      std::vector<float> bias = weights->loader()->Floats(prefix + "in_proj.bias", {rows});
-      for (float& b : bias) b /= spec.in_scale;  // What reads the sum is scaled by it.
+      const std::vector<float> bias = weights->loader()->Floats(prefix + "in_proj.bias", {rows});
       const auto cut = bias.begin() + (bias.empty() ? 0 : width);
       in_bias_ = weights->Upload({bias.begin(), cut});
       dt_bias_ = weights->Upload({cut, bias.end()});
@@ -45,8 +44,8 @@ class Mamba2Mixer : public Mixer {
     weights_.norm_groups = spec.norm_groups;
     weights_.gating = spec.norm;
     weights_.dt_min = spec.dt_min, weights_.dt_max = spec.dt_max;
-    weights_.dt_scale = spec.dt_scale * spec.in_scale;
-    weights_.gate_scale = spec.gate_scale * spec.in_scale;
+    weights_.dt_scale = spec.dt_scale;
+    weights_.gate_scale = spec.gate_scale;
     out_proj_ = weights->Matrix(prefix + "out_proj.weight", d, shape_.values());
     if (spec.out_bias) out_bias_ = weights->Biases({{prefix + "out_proj.weight", d}});
   }
@@ -85,9 +84,9 @@ class Mamba2Mixer : public Mixer {
 
  private:
   void LoadConv(const Mamba2Spec& spec, const std::string& prefix, DeviceWeights* weights) {
-    std::vector<float> factors(shape_.values(), spec.x_scale * spec.in_scale);
-    factors.resize(factors.size() + shape_.keys(), spec.b_scale * spec.in_scale);
-    factors.resize(factors.size() + shape_.keys(), spec.c_scale * spec.in_scale);
+    std::vector<float> factors(shape_.values(), spec.x_scale);
+    factors.resize(factors.size() + shape_.keys(), spec.b_scale);
+    factors.resize(factors.size() + shape_.keys(), spec.c_scale);
     weights_.conv =
         weights->Taps(prefix + "conv1d.weight", shape_.channels(), shape_.conv_size, factors);
     if (spec.conv_bias) {
@@ -162,8 +161,7 @@ MixerInfo Mamba2Spec::Info() const { return {kNames[0], num_heads, head_dim, num
 std::string Mamba2Spec::Identity() const {
   std::string identity = absl::StrCat(kNames[0], " ", num_heads, " ", num_groups, " ",
                                       kNorms[static_cast<int>(norm)], " ", norm_groups);
-  for (const float number :
-       {dt_min, dt_max, in_scale, gate_scale, x_scale, b_scale, c_scale, dt_scale}) {
+  for (const float number : {dt_min, dt_max, gate_scale, x_scale, b_scale, c_scale, dt_scale}) {
     absl::StrAppend(&identity, " ", Exact(number));
   }
   return identity;

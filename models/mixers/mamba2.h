@@ -24,9 +24,8 @@ struct Mamba2Spec {
   bool conv_bias = true;
   bool in_bias = false, out_bias = false;
   float dt_min = 0.0f, dt_max = std::numeric_limits<float>::infinity();
-  // Factors that some families have: of in_proj's product without its bias, and of what the product
-  // and the bias make of z, x, B, C and dt. They go into taps and activations, never into matrices.
-  float in_scale = 1.0f;  // Not 0.
+  // Factors of what in_proj makes: of z, x, B, C and dt. They go into taps and activations, never
+  // into matrices.
   float gate_scale = 1.0f, x_scale = 1.0f, b_scale = 1.0f, c_scale = 1.0f, dt_scale = 1.0f;
 
   static constexpr std::array kNames{"mamba2"};

@@ -29,7 +29,7 @@ int DivisorOfHeads(JsonFields* fields, const std::string& name, int num_heads,
 
 void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
                 const std::string& dim_name, int dim) {
-  if (heads <= kMaxHidden / dim) return;
+  if (dim < 1 || heads <= kMaxHidden / dim) return;  // None has been refused already.
   fields->Fail(heads_name, absl::StrCat("is ", heads, "; ", heads_name, " * ", dim_name,
                                         " must be at most ", kMaxHidden));
 }

@@ -18,7 +18,7 @@ namespace packrat {
 inline const std::string kGoldenCases[] = {
     "rat",    "rat_local",   "mesa_net",  "mesa_net_hybrid", "packrat",         "packrat_wide",
     "llama",  "llama3",      "qwen2",     "qwen3",           "gated_delta_net", "qwen3_5",
-    "mamba2", "olmo_hybrid", "falcon_h1", "falcon_h1_flags", "nemotron_h"};
+    "mamba2", "olmo_hybrid", "falcon_h1", "falcon_h1_flags", "nemotron_h",      "granite_h"};
 
 struct Golden {
   int batch, tokens, vocab;

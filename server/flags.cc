@@ -90,6 +90,11 @@ ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "
     "stored in bfloat16, on processors with AVX512-BF16), or auto: bfloat16 where it can be.");
+ABSL_FLAG(
+    std::string, tool_format, "auto",
+    "How the model writes calls of tools, which OpenAI's endpoints find in its answers: auto (as "
+    "its chat template shows), none (they stay text), or hermes, qwen_xml, llama, mistral, "
+    "mistral_args, granite, nemotron, lfm2, olmo (docs/openai.md).");
 ABSL_FLAG(std::string, weights, "stored",
           "How the CPU keeps the layers' matrices: stored (as the model's files have them), or "
           "quantised while they are read: int8 (8.5 bits a weight) or int4 (5 bits). Embedding, "
@@ -242,6 +247,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.state_type = absl::GetFlag(FLAGS_state_type);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
   options.activations = absl::GetFlag(FLAGS_activations);
+  options.tool_format = absl::GetFlag(FLAGS_tool_format);
   options.weights = absl::GetFlag(FLAGS_weights);
   options.output_weights = absl::GetFlag(FLAGS_output_weights);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);

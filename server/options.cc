@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
+#include "models/text/tool_calls/tool_format.h"
 #include "server/http/cors.h"
 #include "server/net/listen_address.h"
 #include "server/store/open_store.h"
@@ -35,7 +36,7 @@ absl::Status CheckDuration(const char* flag, absl::Duration value, absl::Duratio
 }
 
 absl::Status CheckChoice(const char* flag, const std::string& value,
-                         std::initializer_list<const char*> choices) {
+                         const std::vector<const char*>& choices) {
   std::string all;
   for (const char* choice : choices) {
     if (value == choice) return absl::OkStatus();
@@ -86,6 +87,12 @@ absl::Status CheckModelName(const std::string& name) {
       "backslashes (default: the name of the model's folder)");
 }
 
+std::vector<const char*> ToolFormatChoices() {
+  std::vector<const char*> names = {"auto", "none"};
+  for (const ToolFormat& format : ToolFormats()) names.push_back(format.name);
+  return names;
+}
+
 }  // namespace
 
 int OpenCalls(const ServerOptions& options) {
@@ -131,6 +138,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckChoice("weights", options->weights, {"stored", "int8", "int4"}),
            CheckChoice("output_weights", options->output_weights,
                        {"auto", "stored", "int8", "int4"}),
+           CheckChoice("tool_format", options->tool_format, ToolFormatChoices()),
            Check("max_running", bounds::kMaxRunning, engine.max_running),
            Check("max_queue", bounds::kMaxQueue, engine.max_queue),
            Check("max_batch_tokens", bounds::kMaxBatchTokens, engine.max_batch_tokens),

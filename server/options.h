@@ -41,6 +41,9 @@ struct ServerOptions {
   std::string activations = "auto";     // On the CPU: auto, float32, bfloat16.
   std::string weights = "stored";       // On the CPU: stored, int8, int4.
   std::string output_weights = "auto";  // Of the output matrix: auto, stored, int8, int4.
+  // How the model writes calls of tools: auto (as its chat template shows), none, or a name of
+  // ToolFormats().
+  std::string tool_format = "auto";
   int64_t memory_limit = 0;  // Bytes for the whole process; 0: as machine and cgroup allow.
   std::string plan;          // text, json: print the plan and serve nothing. Empty: serve.
   EngineOptions engine;

@@ -133,6 +133,7 @@ absl::Status ChatTemplate::Add(const std::string& where, const std::string& name
         absl::StrCat(where, ", chat template ", Quoted(name), ": ", parsed.status().message()));
   }
   templates_.emplace_back(name, *std::move(parsed));
+  if (tool_format_ == nullptr) tool_format_ = ToolFormatOf(source);
   return absl::OkStatus();
 }
 

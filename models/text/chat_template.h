@@ -13,6 +13,7 @@
 #include "models/text/jinja/template.h"
 #include "models/text/marked_text.h"
 #include "models/text/tokenizer_config.h"
+#include "models/text/tool_calls/tool_format.h"
 
 namespace packrat {
 
@@ -42,12 +43,16 @@ class ChatTemplate {
   absl::StatusOr<MarkedText> Render(const Conversation& conversation, size_t max_bytes,
                                     absl::Time now) const;
 
+  // How the model writes calls of tools; null if its templates do not show it.
+  const ToolFormat* tool_format() const { return tool_format_; }
+
  private:
   ChatTemplate() = default;
   absl::Status Add(const std::string& where, const std::string& name, const std::string& source);
 
   std::vector<std::pair<std::string, jinja::Template>> templates_;  // By name.
   jinja::Template::Variables token_names_;
+  const ToolFormat* tool_format_ = nullptr;
 };
 
 }  // namespace packrat

@@ -183,7 +183,14 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   bool echo;
   if (!EchoWanted(&echo)) return UsageError("--echo is yes, no or auto");
   v1::GenerateRequest request = RequestFromFlags();
-  if (ids->empty()) {
+  auto chat = ChatFromFlags();
+  if (!chat.ok()) return UsageError(std::string(chat.status().message()));
+  if (chat->messages_size() > 0) {
+    if (!arguments.empty() || !ids->empty()) {
+      return UsageError("a prompt is text, --token_ids or --chat, and one of them alone");
+    }
+    *request.mutable_chat() = *std::move(chat);
+  } else if (ids->empty()) {
     auto text = TextArgument(arguments);
     if (!text.ok()) return UsageError(std::string(text.status().message()));
     request.set_text(*std::move(text));
@@ -211,9 +218,16 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
 int TokenizeCommand(Connection* connection, const std::vector<std::string>& arguments) {
   v1::TokenizeRequest request;
   FillFromFlags(&request);
-  auto text = TextArgument(arguments);
-  if (!text.ok()) return UsageError(std::string(text.status().message()));
-  request.set_text(*std::move(text));
+  auto chat = ChatFromFlags();
+  if (!chat.ok()) return UsageError(std::string(chat.status().message()));
+  if (chat->messages_size() > 0) {
+    if (!arguments.empty()) return UsageError("tokenize takes a text or --chat, not both");
+    *request.mutable_chat() = *std::move(chat);
+  } else {
+    auto text = TextArgument(arguments);
+    if (!text.ok()) return UsageError(std::string(text.status().message()));
+    request.set_text(*std::move(text));
+  }
   v1::TokenizeResponse response;
   const Connection::Outcome outcome = connection->Tokenize(request, &response);
   if (!outcome.status.ok()) return Report(*connection, outcome);

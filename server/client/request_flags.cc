@@ -1,5 +1,7 @@
 #include "server/client/request_flags.h"
 
+#include <google/protobuf/util/json_util.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -35,6 +37,11 @@ ABSL_FLAG(bool, json, false, "Print one JSON object instead of text.");
 ABSL_FLAG(bool, stats, false, "complete, chat: tell tokens and times on standard error.");
 ABSL_FLAG(std::string, echo, "auto",
           "complete: print the prompt before its continuation: yes, no, or auto (on a terminal).");
+ABSL_FLAG(
+    std::string, chat, "",
+    "complete, score, tokenize: in the place of a text, the conversation in this file, for the "
+    "model's chat template: a list of messages as JSON, [{\"role\": \"user\", \"content\": "
+    "\"Hello\"}], or an object with messages, tools_json and the other fields of ChatMessages.");
 ABSL_FLAG(std::string, token_ids, "",
           "complete, score, detokenize: ids separated by commas or spaces, in place of text.");
 ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt,
@@ -306,6 +313,25 @@ v1::LoadSessionRequest LoadFromFlags() {
   IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
   IfGiven(FLAGS_ttl, [&](absl::Duration x) { request.set_ttl_seconds(absl::ToDoubleSeconds(x)); });
   return request;
+}
+
+absl::StatusOr<v1::ChatMessages> ChatFromFlags() {
+  v1::ChatMessages chat;
+  const std::string path = absl::GetFlag(FLAGS_chat);
+  if (path.empty()) return chat;
+  std::ifstream file(path);
+  std::string json(std::istreambuf_iterator<char>(file), {});
+  if (!file) return absl::InvalidArgumentError(absl::StrCat("--chat: cannot read ", path));
+  if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(json), "[")) {
+    json = absl::StrCat("{\"messages\":", json, "}");
+  }
+  const auto status = google::protobuf::util::JsonStringToMessage(json, &chat);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--chat: ", path, ": ", std::string(status.message())));
+  }
+  if (chat.messages_size() > 0) return chat;
+  return absl::InvalidArgumentError(absl::StrCat("--chat: ", path, " has no messages"));
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags() {

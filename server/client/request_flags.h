@@ -59,6 +59,10 @@ v1::LoadSessionRequest LoadFromFlags();
 // --token_ids; empty if it is not given. INVALID_ARGUMENT if it is not a list of numbers.
 absl::StatusOr<std::vector<int32_t>> TokenIdsFromFlags();
 
+// The conversation in the file of --chat; without messages if it is not given. INVALID_ARGUMENT
+// says what is wrong with it.
+absl::StatusOr<v1::ChatMessages> ChatFromFlags();
+
 // The fields that Tokenize and Detokenize share with the prompt.
 void FillFromFlags(v1::TokenizeRequest* request);
 void FillFromFlags(v1::DetokenizeRequest* request);

@@ -64,9 +64,15 @@ int ScoreCommand(Connection* connection, const std::vector<std::string>& argumen
   const auto ids = TokenIdsFromFlags();
   if (!ids.ok()) return UsageError(std::string(ids.status().message()));
   v1::ScoreRequest request = ScoreFromFlags();
-  // The text that candidates follow is the session's, if there is one, and the ids'.
-  const bool takes_text = ids->empty() && !request.has_session();
-  if (!ids->empty()) {
+  auto chat = ChatFromFlags();
+  if (!chat.ok()) return UsageError(std::string(chat.status().message()));
+  const bool has_chat = chat->messages_size() > 0;
+  if (has_chat && !ids->empty()) return UsageError("score takes --token_ids or --chat, not both");
+  // The text that candidates follow is the session's, if there is one, the ids' or the chat's.
+  const bool takes_text = ids->empty() && !has_chat && !request.has_session();
+  if (has_chat) {
+    *request.mutable_chat() = *std::move(chat);
+  } else if (!ids->empty()) {
     request.mutable_tokens()->mutable_ids()->Assign(ids->begin(), ids->end());
   } else if (takes_text) {
     if (arguments.empty()) return UsageError("score takes a text, and what may follow it");

@@ -24,6 +24,15 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
                                                 const Tokenizer& tokenizer, size_t max_bytes,
                                                 absl::Time now);
 
+// What the same chat adds to `history`, the ids of a session that are not empty: the prompt of all
+// messages must begin with the text that they stand for, special tokens in the same places. The ids
+// may differ: an answer was sampled token by token, and a template's text is tokenized as a whole.
+// FAILED_PRECONDITION says where they part.
+absl::StatusOr<std::vector<int32_t>> ContinueChat(const v1::ChatMessages& chat,
+                                                  const Tokenizer& tokenizer, size_t max_bytes,
+                                                  absl::Time now,
+                                                  const std::vector<int32_t>& history);
+
 }  // namespace packrat
 
 #endif  // PACKRAT_SERVER_GENERATION_CHAT_PROMPT_H_

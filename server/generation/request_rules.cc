@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -148,40 +147,40 @@ absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& 
 }
 
 absl::StatusOr<std::vector<int32_t>> MakeChat(const v1::ChatMessages& chat,
-                                              const RequestRules& rules, bool continues) {
+                                              const RequestRules& rules,
+                                              const std::vector<int32_t>& history) {
   if (rules.tokenizer == nullptr) return NoTokenizer("chat");
-  // A template writes the beginning of a text. What it would write behind one nobody knows.
-  if (continues) {
-    return absl::InvalidArgumentError(
-        "chat begins a text, and the session holds one already; send all messages without a "
-        "session (what the model knows of them is found again), or text");
+  if (!history.empty()) {
+    return ContinueChat(chat, *rules.tokenizer, rules.max_text_bytes, absl::Now(), history);
   }
   return EncodeChat(chat, *rules.tokenizer, rules.max_text_bytes, absl::Now());
 }
 
-// The prompt of a GenerateRequest or ScoreRequest, which name its fields alike. `continues`: the
-// prompt follows the text of a session.
+// Refuses what belongs to a text, in a request that brings none.
+template <class Wire>
+absl::Status CheckNoTextOptions(const Wire& wire) {
+  if (!wire.has_add_bos() && !wire.has_parse_special()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      wire.has_add_bos() ? "add_bos" : "parse_special",
+      " can be used with text only; token ids are taken as they are, and a chat as the model's "
+      "template writes it"));
+}
+
+// What a GenerateRequest or ScoreRequest, which name these fields alike, adds to `history`, the
+// text of its session; all of the prompt if that is empty.
 template <class Wire>
 absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestRules& rules,
-                                                bool continues = false) {
+                                                const std::vector<int32_t>& history) {
+  const bool continues = !history.empty();
   if (wire.prompt_case() == Wire::PROMPT_NOT_SET) {
     if (continues) return std::vector<int32_t>();
     return absl::InvalidArgumentError("prompt is missing; set text or tokens");
   }
   if (!wire.has_text()) {
-    for (const auto& [field, set] : {std::make_pair("add_bos", wire.has_add_bos()),
-                                     std::make_pair("parse_special", wire.has_parse_special())}) {
-      if (set) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            field,
-            " can be used with text only; token ids are taken as they are, and a chat as the ",
-            "model's template writes it"));
-      }
-    }
+    const absl::Status status = CheckNoTextOptions(wire);
+    if (!status.ok()) return status;
   }
-  if constexpr (std::is_same_v<Wire, v1::GenerateRequest>) {
-    if (wire.has_chat()) return MakeChat(wire.chat(), rules, continues);
-  }
+  if (wire.has_chat()) return MakeChat(wire.chat(), rules, history);
   if (wire.has_tokens()) {
     std::vector<int32_t> ids(wire.tokens().ids().begin(), wire.tokens().ids().end());
     const absl::Status status = ValidateIds(ids, "tokens.ids", rules.limits.vocab_size);
@@ -287,7 +286,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   auto grammar = MakeGrammar(wire, rules);
   if (!grammar.ok()) return grammar.status();
   out.grammar = *std::move(grammar);
-  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, continues);
+  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, history);
   if (!prompt.ok()) return prompt.status();
   out.prompt = std::move(history);
   out.prompt.insert(out.prompt.end(), prompt->begin(), prompt->end());
@@ -322,7 +321,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
   if (!status.ok()) return status;
 
   const size_t from_session = history.size();
-  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, from_session > 0);
+  absl::StatusOr<std::vector<int32_t>> prompt = MakePrompt(wire, rules, history);
   if (!prompt.ok()) return prompt.status();
   out.prompt = std::move(history);
   out.prompt.insert(out.prompt.end(), prompt->begin(), prompt->end());
@@ -366,12 +365,20 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
 
 absl::StatusOr<std::vector<int32_t>> TokenizeChecked(const v1::TokenizeRequest& wire,
                                                      const RequestRules& rules) {
-  if (rules.tokenizer == nullptr) return NoTokenizer("text");
+  if (rules.tokenizer == nullptr) return NoTokenizer(wire.has_chat() ? "chat" : "text");
   // More tokens than fit a prompt are allowed, but not so many that one call delays the others.
-  if (wire.text().size() > std::max(rules.max_text_bytes, kMaxTokenizeBytes)) {
+  const size_t most = std::max(rules.max_text_bytes, kMaxTokenizeBytes);
+  if (wire.has_chat()) {
+    if (!wire.text().empty()) {
+      return absl::InvalidArgumentError("text and chat are both set; send one of them");
+    }
+    const absl::Status status = CheckNoTextOptions(wire);
+    if (!status.ok()) return status;
+    return EncodeChat(wire.chat(), *rules.tokenizer, most, absl::Now());
+  }
+  if (wire.text().size() > most) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "text has ", wire.text().size(), " bytes; at most ",
-        std::max(rules.max_text_bytes, kMaxTokenizeBytes), " (tokenize it in pieces)"));
+        "text has ", wire.text().size(), " bytes; at most ", most, " (tokenize it in pieces)"));
   }
   Tokenizer::EncodeOptions options;
   options.add_bos = wire.has_add_bos() ? wire.add_bos() : rules.tokenizer->default_add_bos();

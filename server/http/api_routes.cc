@@ -9,6 +9,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "models/text/tokenizer.h"
+#include "models/text/tool_calls/tool_format.h"
 #include "server/generation/unary_methods.h"
 #include "server/http/api_door.h"
 #include "server/http/generation_answer.h"
@@ -40,6 +42,12 @@ HttpAnswer OpenAiRefusal(const absl::Status& status, const openai::NameList& nam
   if (answer.status == 503 && answer.headers.empty()) answer.headers = {{"Retry-After", "1"}};
   if (answer.status == 401) answer.headers.emplace_back("WWW-Authenticate", "Bearer");
   return answer;
+}
+
+// `option`: --tool_format.
+const ToolFormat* FormatOfTools(const Tokenizer& tokenizer, const std::string& option) {
+  if (option != "auto") return FindToolFormat(option);  // Null: none.
+  return tokenizer.chat_template().ok() ? tokenizer.chat_template()->tool_format() : nullptr;
 }
 
 // OpenAI's endpoints.
@@ -80,7 +88,6 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
     request->Answer({200, kJson, *model, {}});
   }
 
- private:
   // Called once there is a model, which stays.
   const openai::Context& context() {
     std::call_once(made_, [this] {
@@ -93,33 +100,41 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
         context_.piece = [tokenizer = served.tokenizer](int32_t id) {
           return tokenizer->PieceText(id);
         };
+        context_.tool_format = FormatOfTools(*served.tokenizer, environment_->options->tool_format);
       }
     });
     return context_;
   }
 
+ private:
   CallEnvironment* const environment_;
   const int64_t started_;
   std::once_flag made_;
   openai::Context context_;
 };
 
-// POST /tokenize {"prompt": TEXT, "add_special_tokens": BOOL} and /detokenize {"tokens": [IDS]}, as
-// other servers have them.
-void TokenizeText(const RequestPtr& request) {
+// POST /tokenize {"prompt": TEXT, "add_special_tokens": BOOL}, or the fields of a chat, and
+// /detokenize {"tokens": [IDS]}, as other servers have them.
+void TokenizeText(OpenAiFront* front, const RequestPtr& request) {
   const auto body = openai::ParseBody(request->http.body);
   if (!body.ok()) return request->Refuse(body.status());
   v1::TokenizeRequest message;
-  absl::Status status =
-      openai::OnlyMembers("body", *body, {"model", "prompt", "add_special_tokens"});
-  const auto* prompt = openai::Find(*body, "prompt");
-  if (status.ok() && prompt == nullptr) status = openai::Refuse("prompt", "is missing");
-  if (status.ok()) status = openai::SetPath("prompt", *prompt, "text", &message);
-  if (const auto* special = openai::Find(*body, "add_special_tokens");
-      status.ok() && special != nullptr) {
-    status = openai::SetPath("add_special_tokens", *special, "add_bos", &message);
+  if (openai::Find(*body, "messages") != nullptr) {
+    auto ask = openai::ParseAsk(Endpoint::kChat, request->http.body, front->context());
+    if (!ask.ok()) return request->Refuse(ask.status());
+    message.mutable_chat()->Swap(std::get<v1::GenerateRequest>(ask->calls[0]).mutable_chat());
+  } else {
+    absl::Status status =
+        openai::OnlyMembers("body", *body, {"model", "prompt", "add_special_tokens"});
+    const auto* prompt = openai::Find(*body, "prompt");
+    if (status.ok() && prompt == nullptr) status = openai::Refuse("prompt", "is missing");
+    if (status.ok()) status = openai::SetPath("prompt", *prompt, "text", &message);
+    if (const auto* special = openai::Find(*body, "add_special_tokens");
+        status.ok() && special != nullptr) {
+      status = openai::SetPath("add_special_tokens", *special, "add_bos", &message);
+    }
+    if (!status.ok()) return request->Refuse(status);
   }
-  if (!status.ok()) return request->Refuse(status);
   const int max_context = request->environment->served.load()->engine->options().max_context;
   AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
       {"Tokenize", &Tokenize}, request, std::move(message),
@@ -204,7 +219,8 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
       [front](const RequestPtr& request) { front->Model(request); });
   add("/v1/embeddings", "POST", "Generate", refuse,
       [](const RequestPtr& request) { request->Refuse(openai::NoEmbeddings()); });
-  add("/tokenize", "POST", "Tokenize", refuse, &TokenizeText);
+  add("/tokenize", "POST", "Tokenize", refuse,
+      [front](const RequestPtr& request) { TokenizeText(front.get(), request); });
   add("/detokenize", "POST", "Detokenize", refuse, &DetokenizeIds);
 
   static constexpr char kOurs[] = "/packrat/v1/";

@@ -65,6 +65,37 @@ OrderedJson ChatLogprob(const TokenNames& names, int32_t id, const v1::TokenLogp
           {"top_logprobs", std::move(top)}};
 }
 
+ChoiceText::ChoiceText(const AnswerForm& form, const Context& context) {
+  if (form.tools.empty()) return;
+  reader_.emplace(*context.tool_format, form.tools, form.forced_call);
+}
+
+std::vector<ToolCallReader::Piece> ChoiceText::Add(const v1::GenerateResponse& message) {
+  std::vector<ToolCallReader::Piece> pieces;
+  if (!reader_.has_value()) {
+    if (!message.text().empty()) pieces.push_back({-1, "", message.text()});
+    return pieces;
+  }
+  pieces = reader_->Push(message.text());
+  if (message.has_finished()) {
+    for (ToolCallReader::Piece& piece : reader_->Finish()) pieces.push_back(std::move(piece));
+  }
+  for (const ToolCallReader::Piece& piece : pieces) has_calls_ |= piece.call >= 0;
+  return pieces;
+}
+
+std::string CallId(absl::string_view id, int64_t now, int choice, int call) {
+  static constexpr char kDigits[] =
+      "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  uint64_t hash = 14695981039346656037u;  // FNV-1a.
+  for (const char c : absl::StrCat(id, "/", now, "/", choice, "/", call)) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  }
+  std::string name;
+  for (int i = 0; i < 9; ++i, hash /= 62) name += kDigits[hash % 62];
+  return name;
+}
+
 size_t CountCharacters(absl::string_view text) {
   return std::count_if(text.begin(), text.end(),
                        [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; });

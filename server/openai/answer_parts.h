@@ -5,9 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "models/text/tool_calls/tool_call_reader.h"
 #include "server/openai/json.h"
 #include "server/openai/openai.h"
 
@@ -47,6 +50,23 @@ class TokenNames {
 // becomes U+FFFD in "token", and "bytes" has the truth.
 OrderedJson ChatLogprob(const TokenNames& names, int32_t id, const v1::TokenLogprobs& logprobs,
                         int most);
+
+// The text of one choice, and the calls of tools in it.
+class ChoiceText {
+ public:
+  ChoiceText(const AnswerForm& form, const Context& context);
+  // What `message` adds to them; with its last message all that is left.
+  std::vector<ToolCallReader::Piece> Add(const v1::GenerateResponse& message);
+  bool has_calls() const { return has_calls_; }
+
+ private:
+  std::optional<ToolCallReader> reader_;  // Nothing: all of it is text.
+  bool has_calls_ = false;
+};
+
+// Nine letters and digits, as the strictest templates want them back; different for each call of an
+// answer, and for answers to other requests or made at another time.
+std::string CallId(absl::string_view id, int64_t now, int choice, int call);
 
 size_t CountCharacters(absl::string_view text);  // Bytes that begin one.
 

@@ -102,11 +102,14 @@ std::vector<Field> MakeFields() {
       Special(kAll, "stream", ReadStream, kBoolean, "The answer comes as server-sent events."),
       Special(kChoices, "stream_options", ReadStreamOptions, kObject,
               "include_usage: a last event with the usage."),
-      Special(kTalk, "tool_choice", ReadToolChoice, R"({"enum":["none","auto"]})",
-              "none: the template sees no tools. A call cannot be forced."),
-      Special(kChat, "tools", ReadTools, kObjects, "Functions, for the chat template."),
+      Special(
+          kTalk, "tool_choice", ReadToolChoice,
+          R"({"oneOf":[{"enum":["none","auto","required"]},{"type":"object"}]})",
+          "none: the template sees no tools. required, or the name of a function: the answer is "
+          "one call."),
+      Special(kChat, "tools", ReadTools, kObjects, "Functions that the model may call."),
       Special(kResponses, "tools", ReadResponseTools, kObjects,
-              "Functions, for the chat template."),
+              "Functions that the model may call."),
       Special(kChoices, "response_format", ReadResponseFormat, kObject,
               "text, json_object, or json_schema with a schema."),
       Special(kResponses, "text", ReadText, kObject, "format: text, json_object, json_schema."),

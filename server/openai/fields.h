@@ -26,8 +26,10 @@ struct Draft {
   AnswerForm form;
   std::optional<int> n, best_of, top_logprobs;
   bool stream_options = false;                   // Sent.
+  OrderedJson tools = OrderedJson::array();      // As a chat template takes them.
   bool no_tools = false;                         // "tool_choice": "none"
-  std::string tools;                             // As a chat template takes them; empty: none.
+  bool call_forced = false;                      // It asks for a call,
+  std::string forced_tool;                       // of this one; empty: of any.
   std::string instructions;                      // Of /v1/responses.
   OrderedJson repeated = OrderedJson::object();  // What the answer of /v1/responses repeats.
   // By the path in `request`: the field that set it, and to what.

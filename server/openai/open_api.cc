@@ -80,7 +80,7 @@ OrderedJson Schemas() {
                                           {"text", Type("string")},
                                           {"logprobs", OrNull("object")},
                                           {"finish_reason", Type("string")}});
-  const OrderedJson message = Object({{"role", Type("string")}, {"content", Type("string")}});
+  const OrderedJson message = Object({{"role", Type("string")}, {"content", OrNull("string")}});
   const OrderedJson chat_choice = Object({{"index", Type("integer")},
                                           {"message", message},
                                           {"logprobs", OrNull("object")},
@@ -133,7 +133,8 @@ std::string OpenApi() {
       {"info",
        {{"title", "Packrat"},
         {"version", "1"},
-        {"description", "The part of OpenAI's API that a Packrat server has."}}},
+        {"description",
+         "The part of OpenAI's API that a Packrat server has."}}},
       {"security",
        OrderedJson::array({OrderedJson::object(), OrderedJson{{"bearer", OrderedJson::array()}}})},
       {"paths", paths},

@@ -18,6 +18,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "models/text/tool_calls/tool_call_reader.h"
+#include "models/text/tool_calls/tool_format.h"
 #include "proto/packrat/v1/inference.pb.h"
 
 namespace packrat::openai {
@@ -37,6 +39,8 @@ struct Context {
   // The bytes of a token alone (Tokenizer::PieceText), for ids that the engine has accepted. Null
   // where the model has no tokenizer.
   std::function<std::string(int32_t)> piece;
+  // How the model writes calls of tools. Null: nobody knows, and they stay text.
+  const ToolFormat* tool_format = nullptr;
 };
 
 inline constexpr int kMaxPrompts = 256;  // Of one request to /v1/completions.
@@ -52,6 +56,10 @@ struct AnswerForm {
   bool logprobs = false;
   int num_logprobs = 0;        // Beside the token that was taken.
   bool tokens_as_ids = false;  // Tokens are shown as "token_id:17".
+  // Which tools' calls are looked for in the answer; and whether it is one, from its first byte on.
+  // No tools: all of it is text.
+  ToolCallReader::Tools tools;
+  bool forced_call = false;
   int calls = 1;
   int made = 1;                 // Choices that each call makes,
   int shown = 1;                // and those of them that are shown, the best.

@@ -47,23 +47,6 @@ absl::Status ReadMessage(const std::string& field, const OrderedJson& value,
   return ReadToolCalls(absl::StrCat(field, ".tool_calls"), *calls, message);
 }
 
-// INVALID_ARGUMENT unless it is {"type": "function", `inner`: {"name": "..", ..}}, or has the name
-// beside the type if there is no `inner`.
-absl::Status CheckTool(const std::string& field, const OrderedJson& tool, const char* inner) {
-  if (!tool.is_object()) return MustBe(field, tool, "an object");
-  const OrderedJson* type = Find(tool, "type");
-  const std::string type_name = absl::StrCat(field, ".type");
-  if (type == nullptr) return Refuse(type_name, "is missing");
-  if (*type != "function") return MustBe(type_name, *type, "\"function\"");
-  const OrderedJson* function = inner != nullptr ? Find(tool, inner) : &tool;
-  const std::string function_name = inner != nullptr ? absl::StrCat(field, ".", inner) : field;
-  if (function == nullptr) return Refuse(function_name, "is missing");
-  if (!function->is_object()) return MustBe(function_name, *function, "an object");
-  const OrderedJson* name = Find(*function, "name");
-  if (name == nullptr) return Refuse(absl::StrCat(function_name, ".name"), "is missing");
-  return ReadString(absl::StrCat(function_name, ".name"), *name).status();
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message) {
@@ -112,34 +95,6 @@ absl::Status ReadMessages(const std::string& name, const OrderedJson& value, Dra
   return absl::OkStatus();
 }
 
-absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft* draft) {
-  for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status = CheckTool(absl::StrCat(name, "[", i, "]"), value[i], "function");
-    if (!status.ok()) return status;
-  }
-  if (!value.empty()) draft->tools = Dump(value);
-  return absl::OkStatus();
-}
-
-// Templates know the form of chat: {"type": "function", "function": {"name": .., ..}}.
-absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value, Draft* draft) {
-  OrderedJson tools = OrderedJson::array();
-  for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status = CheckTool(absl::StrCat(name, "[", i, "]"), value[i], nullptr);
-    if (!status.ok()) return status;
-    OrderedJson function = value[i];
-    function.erase("type");
-    tools.push_back({{"type", "function"}, {"function", std::move(function)}});
-  }
-  if (!tools.empty()) draft->tools = Dump(tools);
-  return absl::OkStatus();
-}
-
-absl::Status ReadToolChoice(const std::string&, const OrderedJson& value, Draft* draft) {
-  draft->no_tools = value == "none";
-  return absl::OkStatus();
-}
-
 absl::Status ReadTemplateKwargs(const std::string& name, const OrderedJson& value, Draft* draft) {
   return draft->Set("chat.template_kwargs_json", name, Dump(value));
 }
@@ -159,9 +114,8 @@ absl::StatusOr<Ask> FinishOneCall(Draft draft) {
   if (form.logprobs) request.mutable_sampling()->set_num_logprobs(form.num_logprobs);
   form.shown = form.made = draft.n.value_or(1);
   if (form.made != 1) request.set_num_choices(form.made);
-  if (!draft.tools.empty() && !draft.no_tools) {
-    request.mutable_chat()->set_tools_json(std::move(draft.tools));
-  }
+  const absl::Status tools = FinishTools(&draft);
+  if (!tools.ok()) return tools;
   Ask ask;
   ask.names = NamesOf(draft);
   ask.form = std::move(form);

@@ -1,4 +1,6 @@
 // POST /v1/responses: a chat whose answer is made of typed items.
+#include <initializer_list>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,29 +9,105 @@
 namespace packrat::openai {
 namespace {
 
-// A message of the input. What our answers say beside it ("id", "status") comes back, and is known.
-absl::Status ReadItem(const std::string& field, const OrderedJson& value,
-                      v1::ChatMessage* message) {
-  if (!value.is_object()) return MustBe(field, value, "an object");
-  const OrderedJson* type = Find(value, "type");
-  if (type != nullptr && *type != "message") {
-    return Refuse(absl::StrCat(field, ".type"),
-                  absl::StrCat("is ", Shown(*type), "; this server takes messages alone"));
-  }
-  const absl::Status others =
-      OnlyMembers(field, value, {"type", "role", "content", "id", "status"});
-  if (!others.ok()) return others;
-  const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), value);
-  if (!role.ok()) return role.status();
-  const OrderedJson* content = Find(value, "content");
-  const std::string content_name = absl::StrCat(field, ".content");
-  if (content == nullptr) return Refuse(content_name, "is missing");
-  const auto text = ReadContent(content_name, *content, {"input_text", "output_text"});
-  if (!text.ok()) return text.status();
-  message->set_role(*role);
-  message->set_content(*text);
-  return absl::OkStatus();
+// Reads a text of an item, which must be there.
+absl::StatusOr<std::string> ReadMember(const std::string& field, const OrderedJson& item,
+                                       const char* member) {
+  const std::string name = absl::StrCat(field, ".", member);
+  const OrderedJson* found = Find(item, member);
+  if (found == nullptr) return Refuse(name, "is missing");
+  return ReadString(name, *found);
 }
+
+absl::StatusOr<std::string> ReadTexts(const std::string& field, const OrderedJson& item,
+                                      const char* member,
+                                      std::initializer_list<const char*> types) {
+  const OrderedJson* found = Find(item, member);
+  const std::string name = absl::StrCat(field, ".", member);
+  if (found == nullptr) return Refuse(name, "is missing");
+  return ReadContent(name, *found, types);
+}
+
+// The items of an input, in their order. What our answers say beside them ("id", "status") comes
+// back, and is known.
+class Items {
+ public:
+  explicit Items(v1::ChatMessages* chat) : chat_(chat) {}
+
+  absl::Status Read(const std::string& field, const OrderedJson& item) {
+    if (!item.is_object()) return MustBe(field, item, "an object");
+    const OrderedJson* type = Find(item, "type");
+    if (type != nullptr && *type == "function_call") return ReadCall(field, item);
+    End();
+    if (type != nullptr && *type == "function_call_output") return ReadOutput(field, item);
+    if (type == nullptr || *type == "message") return ReadMessage(field, item);
+    return Refuse(absl::StrCat(field, ".type"),
+                  absl::StrCat("is ", Shown(*type),
+                               "; this server takes messages, function_call and "
+                               "function_call_output"));
+  }
+
+  // Calls that follow one another, and the assistant's message before them, are one message of a
+  // chat.
+  void End() {
+    if (calls_.empty()) return;
+    const int size = chat_->messages_size();
+    const bool said = size > 0 && chat_->messages(size - 1).role() == "assistant";
+    v1::ChatMessage* message = said ? chat_->mutable_messages(size - 1) : chat_->add_messages();
+    message->set_role("assistant");
+    message->set_tool_calls_json(Dump(calls_));
+    calls_.clear();
+  }
+
+ private:
+  absl::Status ReadMessage(const std::string& field, const OrderedJson& item) {
+    const absl::Status others =
+        OnlyMembers(field, item, {"type", "role", "content", "id", "status"});
+    if (!others.ok()) return others;
+    const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), item);
+    if (!role.ok()) return role.status();
+    const auto text = ReadTexts(field, item, "content", {"input_text", "output_text"});
+    if (!text.ok()) return text.status();
+    v1::ChatMessage* message = chat_->add_messages();
+    message->set_role(*role);
+    message->set_content(*text);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadCall(const std::string& field, const OrderedJson& item) {
+    const absl::Status others =
+        OnlyMembers(field, item, {"type", "call_id", "name", "arguments", "id", "status"});
+    if (!others.ok()) return others;
+    std::string texts[3];
+    const char* const members[] = {"call_id", "name", "arguments"};
+    for (int i = 0; i < 3; ++i) {
+      absl::StatusOr<std::string> text = ReadMember(field, item, members[i]);
+      if (!text.ok()) return text.status();
+      texts[i] = *std::move(text);
+    }
+    calls_.push_back({{"id", texts[0]},
+                      {"type", "function"},
+                      {"function", {{"name", texts[1]}, {"arguments", texts[2]}}}});
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadOutput(const std::string& field, const OrderedJson& item) {
+    const absl::Status others =
+        OnlyMembers(field, item, {"type", "call_id", "output", "id", "status"});
+    if (!others.ok()) return others;
+    const absl::StatusOr<std::string> id = ReadMember(field, item, "call_id");
+    if (!id.ok()) return id.status();
+    const auto text = ReadTexts(field, item, "output", {"input_text", "output_text"});
+    if (!text.ok()) return text.status();
+    v1::ChatMessage* message = chat_->add_messages();
+    message->set_role("tool");
+    message->set_content(*text);
+    message->set_tool_call_id(*id);
+    return absl::OkStatus();
+  }
+
+  v1::ChatMessages* const chat_;
+  OrderedJson calls_ = OrderedJson::array();
+};
 
 }  // namespace
 
@@ -42,11 +120,12 @@ absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft*
     return absl::OkStatus();
   }
   if (value.empty()) return MustBe(name, value, "a string or a list of one message at least");
+  Items items(chat);
   for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status =
-        ReadItem(absl::StrCat(name, "[", i, "]"), value[i], chat->add_messages());
+    const absl::Status status = items.Read(absl::StrCat(name, "[", i, "]"), value[i]);
     if (!status.ok()) return status;
   }
+  items.End();
   return absl::OkStatus();
 }
 

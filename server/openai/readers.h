@@ -36,8 +36,6 @@ absl::StatusOr<Ask> FinishCompletions(Draft draft);
 
 // Of /v1/chat/completions, in read_chat.cc.
 absl::Status ReadMessages(const std::string& name, const OrderedJson& value, Draft* draft);
-absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft* draft);
-absl::Status ReadToolChoice(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadTemplateKwargs(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadChatLogprobs(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::StatusOr<Ask> FinishChat(Draft draft);
@@ -50,10 +48,16 @@ absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson
 // What FinishChat() and FinishResponses() do alike: one call, with its tools.
 absl::StatusOr<Ask> FinishOneCall(Draft draft);
 
+// Of both, in read_tools.cc.
+absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status ReadToolChoice(const std::string& name, const OrderedJson& value, Draft* draft);
+// What the tools make of the call and of its answer, once all fields are read.
+absl::Status FinishTools(Draft* draft);
+
 // Of /v1/responses, in read_responses.cc.
 absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadInstructions(const std::string& name, const OrderedJson& value, Draft* draft);
-absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadText(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadInclude(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status RefusePrevious(const std::string& name, const OrderedJson& value, Draft* draft);

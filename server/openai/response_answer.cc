@@ -1,7 +1,8 @@
-// The answer of POST /v1/responses: an object that holds one message, and as a stream the typed
-// events in which it comes about, numbered.
+// The answer of POST /v1/responses: an object that holds messages and calls, and as a stream the
+// typed events in which it comes about, numbered.
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -12,27 +13,33 @@ namespace {
 
 constexpr char kDelta[] = "response.output_text.delta";
 
+// A part of the output.
+struct Item {
+  bool is_call;
+  std::string id;
+  std::string text;  // Of a call the arguments.
+  OrderedJson logprobs = OrderedJson::array();
+  std::string call_id, name;
+  std::string id_json;
+};
+
 class ResponseWriter : public AnswerWriter {
  public:
   ResponseWriter(AnswerForm form, const Context& context, absl::string_view id, int64_t now)
       : form_(std::move(form)),
         context_(context),
         names_(context, false),
+        request_id_(id),
         id_(absl::StrCat("resp_", id)),
-        item_id_(absl::StrCat("msg_", id)),
-        item_id_json_(Quoted(item_id_)),
         now_(now),
-        repeated_(OrderedJson::parse(form_.request)) {}
+        repeated_(OrderedJson::parse(form_.request)),
+        pieces_(form_, context) {}
 
   std::string Begin() override {
     if (!form_.stream) return "";
     const OrderedJson response = Response("in_progress", OrderedJson::array());
-    OrderedJson item = Item("in_progress");
-    item["content"] = OrderedJson::array();
     std::string events = Typed("response.created", {{"response", response}});
     events += Typed("response.in_progress", {{"response", response}});
-    events += Typed("response.output_item.added", {{"output_index", 0}, {"item", item}});
-    events += Typed("response.content_part.added", Place({{"part", Part()}}));
     return events;
   }
 
@@ -44,24 +51,30 @@ class ResponseWriter : public AnswerWriter {
       logprobs.push_back(
           ChatLogprob(names_, message.token_ids(i), message.logprobs(i), form_.num_logprobs));
     }
-    text_ += message.text();
-    if (form_.logprobs) logprobs_.insert(logprobs_.end(), logprobs.begin(), logprobs.end());
     if (message.has_finished()) {
       usage_.Add(message);
       cut_ = message.finished().reason() == v1::FINISH_REASON_LENGTH;
     }
-    if (!form_.stream || (message.text().empty() && logprobs.empty())) return "";
-    return absl::StrCat("event: ", kDelta, "\n", kEventStart, "{\"delta\":", Quoted(message.text()),
-                        ",\"logprobs\":", logprobs.empty() ? "[]" : Dump(logprobs),
-                        ",\"item_id\":", item_id_json_,
-                        ",\"output_index\":0,\"content_index\":0,\"type\":\"", kDelta,
-                        "\",\"sequence_number\":", sequence_++, "}", kEventEnd);
+    std::vector<ToolCallReader::Piece> pieces = pieces_.Add(message);
+    // Log-probabilities have a place beside text alone.
+    if (pieces.empty() && !logprobs.empty()) pieces.emplace_back();
+    std::string events;
+    for (const ToolCallReader::Piece& piece : pieces) {
+      events += AddPiece(piece, std::exchange(logprobs, OrderedJson()));
+    }
+    return events;
   }
 
   std::string Finish() override {
     const char* status = cut_ ? "incomplete" : "completed";
-    const OrderedJson item = Item(status);
-    OrderedJson response = Response(status, OrderedJson::array({item}));
+    std::string events;
+    if (items_.empty()) events = BeginItem({false, absl::StrCat("msg_", request_id_), ""});
+    events += EndItem(status);
+    OrderedJson output = OrderedJson::array();
+    for (size_t i = 0; i < items_.size(); ++i) {
+      output.push_back(ItemJson(items_[i], i + 1 < items_.size() ? "completed" : status));
+    }
+    OrderedJson response = Response(status, std::move(output));
     response["usage"] = {
         {"input_tokens", usage_.prompt},
         {"input_tokens_details", {{"cached_tokens", usage_.cached}, {"cache_write_tokens", 0}}},
@@ -70,10 +83,6 @@ class ResponseWriter : public AnswerWriter {
         {"total_tokens", usage_.prompt + usage_.completion}};
     if (cut_) response["incomplete_details"] = {{"reason", "max_output_tokens"}};
     if (!form_.stream) return Dump(response);
-    std::string events =
-        Typed("response.output_text.done", Place({{"text", text_}, {"logprobs", logprobs_}}));
-    events += Typed("response.content_part.done", Place({{"part", Part()}}));
-    events += Typed("response.output_item.done", {{"output_index", 0}, {"item", item}});
     events += Typed(absl::StrCat("response.", status), {{"response", std::move(response)}});
     return events;
   }
@@ -88,19 +97,85 @@ class ResponseWriter : public AnswerWriter {
   }
 
  private:
-  OrderedJson Part() const {
-    OrderedJson part = {
-        {"type", "output_text"}, {"text", text_}, {"annotations", OrderedJson::array()}};
-    part["logprobs"] = logprobs_;
-    return part;
+  static OrderedJson Part(const Item& item) {
+    return {{"type", "output_text"},
+            {"text", item.text},
+            {"annotations", OrderedJson::array()},
+            {"logprobs", item.logprobs}};
   }
 
-  OrderedJson Item(const char* status) const {
-    return {{"id", item_id_},
+  static OrderedJson ItemJson(const Item& item, const char* status) {
+    if (item.is_call) {
+      return {{"id", item.id},           {"type", "function_call"}, {"status", status},
+              {"call_id", item.call_id}, {"name", item.name},       {"arguments", item.text}};
+    }
+    return {{"id", item.id},
             {"type", "message"},
             {"status", status},
             {"role", "assistant"},
-            {"content", OrderedJson::array({Part()})}};
+            {"content", OrderedJson::array({Part(item)})}};
+  }
+
+  std::string AddPiece(const ToolCallReader::Piece& piece, OrderedJson logprobs) {
+    const bool is_call = piece.call >= 0;
+    std::string events;
+    if (items_.empty() || items_.back().is_call != is_call || !piece.name.empty()) {
+      events = EndItem("completed");
+      // Of several messages the first has the request's name as it is.
+      const std::string number = items_.empty() ? "" : absl::StrCat("_", items_.size());
+      Item item = {is_call, absl::StrCat(is_call ? "fc_" : "msg_", request_id_, number), ""};
+      if (is_call) item.call_id = CallId(request_id_, now_, 0, piece.call);
+      item.name = piece.name;
+      events += BeginItem(std::move(item));
+    }
+    Item& item = items_.back();
+    item.text += piece.text;
+    if (!is_call && !logprobs.empty()) {
+      item.logprobs.insert(item.logprobs.end(), logprobs.begin(), logprobs.end());
+    }
+    if (!form_.stream || (piece.text.empty() && logprobs.empty())) return events;
+    if (is_call) {
+      if (piece.text.empty()) return events;
+      return events +
+             Typed("response.function_call_arguments.delta", Place({{"delta", piece.text}}));
+    }
+    absl::StrAppend(
+        &events, "event: ", kDelta, "\n", kEventStart, "{\"delta\":", Quoted(piece.text),
+        ",\"logprobs\":", logprobs.empty() ? "[]" : Dump(logprobs), ",\"item_id\":", item.id_json,
+        ",\"output_index\":", items_.size() - 1, ",\"content_index\":0,\"type\":\"", kDelta,
+        "\",\"sequence_number\":", sequence_++, "}", kEventEnd);
+    return events;
+  }
+
+  std::string BeginItem(Item item) {
+    item.id_json = Quoted(item.id);
+    items_.push_back(std::move(item));
+    if (!form_.stream) return "";
+    OrderedJson shown = ItemJson(items_.back(), "in_progress");
+    if (!items_.back().is_call) shown["content"] = OrderedJson::array();
+    std::string events = Typed("response.output_item.added",
+                               {{"output_index", items_.size() - 1}, {"item", std::move(shown)}});
+    if (!items_.back().is_call) {
+      events += Typed("response.content_part.added", Place({{"part", Part(items_.back())}}));
+    }
+    return events;
+  }
+
+  // The last item, if there is one, is complete.
+  std::string EndItem(const char* status) {
+    if (items_.empty() || !form_.stream) return "";
+    const Item& item = items_.back();
+    std::string events;
+    if (item.is_call) {
+      events = Typed("response.function_call_arguments.done",
+                     Place({{"name", item.name}, {"arguments", item.text}}));
+    } else {
+      events = Typed("response.output_text.done",
+                     Place({{"text", item.text}, {"logprobs", item.logprobs}}));
+      events += Typed("response.content_part.done", Place({{"part", Part(item)}}));
+    }
+    return events + Typed("response.output_item.done",
+                          {{"output_index", items_.size() - 1}, {"item", ItemJson(item, status)}});
   }
 
   OrderedJson Response(const char* status, OrderedJson output) const {
@@ -117,11 +192,11 @@ class ResponseWriter : public AnswerWriter {
     return response;
   }
 
-  // What an event of the text says of where it belongs.
+  // What an event of the last item says of where it belongs.
   OrderedJson Place(OrderedJson event) const {
-    event["item_id"] = item_id_;
-    event["output_index"] = 0;
-    event["content_index"] = 0;
+    event["item_id"] = items_.back().id;
+    event["output_index"] = items_.size() - 1;
+    if (!items_.back().is_call) event["content_index"] = 0;
     return event;
   }
 
@@ -134,11 +209,11 @@ class ResponseWriter : public AnswerWriter {
   const AnswerForm form_;
   const Context& context_;
   const TokenNames names_;
-  const std::string id_, item_id_, item_id_json_;
+  const std::string request_id_, id_;
   const int64_t now_;
   const OrderedJson repeated_;
-  std::string text_;
-  OrderedJson logprobs_ = OrderedJson::array();
+  ChoiceText pieces_;
+  std::vector<Item> items_;
   bool cut_ = false;  // By the limit of tokens.
   UsageSum usage_;
   int sequence_ = 0;

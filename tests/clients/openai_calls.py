@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import json
 import os
 import time
 import unittest
@@ -171,6 +172,81 @@ class ChatTest(Calls):
         self.assertEqual(text, made.output_text)
         self.assertEqual(kinds[0], "response.created")
         self.assertIn(kinds[-1], ("response.completed", "response.incomplete"))
+
+
+class ToolsTest(Calls):
+    """Calls that are forced, since the bundled model would make none."""
+
+    WEATHER = {"name": "weather", "description": "Of a city.", "parameters": {
+        "type": "object", "required": ["city", "days"], "additionalProperties": False,
+        "properties": {"city": {"type": "string", "maxLength": 8},
+                       "days": {"type": "integer", "minimum": 1, "maximum": 9}}}}
+    STOP = {"name": "stop"}
+    NAMED = {"type": "function", "name": "weather"}
+
+    def ask(self, choice, messages=({"role": "user", "content": "Rain?"},), **options):
+        return self.client.chat.completions.create(
+            model=self.model, messages=list(messages), tool_choice=choice, seed=3, max_tokens=300,
+            tools=[{"type": "function", "function": tool} for tool in (self.WEATHER, self.STOP)], **options)
+
+    def check(self, name, arguments):
+        self.assertIn(name, ("weather", "stop"))
+        arguments = json.loads(arguments)
+        if name == "weather":
+            self.assertEqual(sorted(arguments), ["city", "days"])
+            self.assertIn(arguments["days"], range(1, 10))
+        else:
+            self.assertEqual(arguments, {})
+
+    def test_one_call_is_made_streamed_or_not(self):
+        for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+            made = self.ask(choice).choices[0]
+            self.assertEqual((made.finish_reason, made.message.content), ("tool_calls", None))
+            (call,) = made.message.tool_calls
+            self.check(call.function.name, call.function.arguments)
+            if choice != "required":
+                self.assertEqual(call.function.name, "weather")
+            name, arguments, ids, reasons = "", "", set(), []
+            for event in self.ask(choice, stream=True):
+                self.assertFalse(event.choices[0].delta.content)
+                reasons.append(event.choices[0].finish_reason)
+                for delta in event.choices[0].delta.tool_calls or ():
+                    self.assertEqual(delta.index, 0)
+                    name += delta.function.name or ""
+                    arguments += delta.function.arguments or ""
+                    ids.add(delta.id)
+            self.assertEqual((name, arguments), (call.function.name, call.function.arguments))
+            self.assertEqual(len(ids - {None}), 1)
+            self.assertEqual(reasons[-1], "tool_calls")
+            # The client sends it back with what came of it.
+            answer = self.ask("none", messages=[
+                {"role": "user", "content": "Rain?"}, made.message,
+                {"role": "tool", "tool_call_id": call.id, "content": "No."}])
+            self.assertTrue(answer.choices[0].message.content)
+
+    def test_what_cannot_be_forced_is_refused(self):
+        with self.assertRaises(openai.BadRequestError) as refused:
+            self.ask({"type": "function", "function": {"name": "fly"}})
+        self.assertEqual(refused.exception.param, "tool_choice")
+
+    def test_responses(self):
+        options = {"model": self.model, "tools": [{"type": "function", "strict": True, **self.WEATHER}],
+                   "tool_choice": self.NAMED, "max_output_tokens": 300, "temperature": 0}
+        made = self.client.responses.create(input="Rain?", **options)
+        (call,) = made.output
+        self.assertEqual(call.type, "function_call")
+        self.check(call.name, call.arguments)
+        kinds, arguments = [], ""
+        for event in self.client.responses.create(input="Rain?", stream=True, **options):
+            kinds.append(event.type)
+            arguments += event.delta if event.type == "response.function_call_arguments.delta" else ""
+        self.assertEqual(arguments, call.arguments)
+        self.assertEqual(kinds[-2:], ["response.output_item.done", "response.completed"])
+        options["tool_choice"] = "none"
+        answer = self.client.responses.create(input=[
+            {"role": "user", "content": "Rain?"}, call,
+            {"type": "function_call_output", "call_id": call.call_id, "output": "No."}], **options)
+        self.assertTrue(answer.output_text)
 
 
 class SmallServerTest(unittest.TestCase):

@@ -12,7 +12,9 @@ from tests.server.processes import ROOT, RealServer
 DEMO = os.path.join(ROOT, "models/demo")
 KEY = "the key of somebody"
 # So that there are chats to have: the bundled model has no template of its own, and no name for its BOS.
-TEMPLATE = ("<s>{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
+# It writes calls of tools as many models do.
+TEMPLATE = ("<s>{% if tools %}Tools: {{ tools | tojson }} Answer <tool_call>CALL</tool_call>\n{% endif %}"
+            "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
             "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "packrat-clients")
 

@@ -137,7 +137,135 @@ TEST_F(ChatRequestTest, RefusalsNameTheField) {
   wire = Chat("x");
   wire.set_parse_special(true);
   EXPECT_THAT(message(wire), HasSubstr("parse_special can be used with text only"));
-  EXPECT_THAT(std::string(Refusal(Chat("x"), {1, 2}).message()), HasSubstr("chat begins a text"));
+}
+
+// The prompt of a session that holds `history`, and the text of what the chat adds to it.
+class ChatSessionTest : public ChatRequestTest {
+ protected:
+  v1::GenerateRequest Talk(std::vector<std::pair<std::string, std::string>> messages) {
+    v1::GenerateRequest wire;
+    wire.set_session("s");
+    for (const auto& [role, content] : messages) {
+      v1::ChatMessage* message = wire.mutable_chat()->add_messages();
+      message->set_role(role);
+      message->set_content(content);
+    }
+    return wire;
+  }
+  std::string Added(const v1::GenerateRequest& wire, const std::vector<int32_t>& history) {
+    const auto requests = MakeRequests(wire, rules_, /*seed=*/5, history);
+    if (!requests.ok()) return absl::StrCat("refused: ", requests.status().message());
+    const std::vector<int32_t>& prompt = requests->front().prompt;
+    // Nothing of what is there changes.
+    EXPECT_EQ(std::vector<int32_t>(prompt.begin(), prompt.begin() + history.size()), history);
+    return tokenizer_->Decode({prompt.begin() + history.size(), prompt.end()},
+                              /*skip_special=*/false, /*continues_text=*/true);
+  }
+  std::vector<int32_t> Joined(std::vector<int32_t> ids, const std::vector<int32_t>& more) {
+    ids.insert(ids.end(), more.begin(), more.end());
+    return ids;
+  }
+  // Ids of a text that goes on, one for each byte or character: as an answer may be sampled.
+  std::vector<int32_t> Sampled(const std::string& text) {
+    std::vector<int32_t> ids;
+    for (const char c : text) {
+      const auto one = tokenizer_->Encode(std::string(1, c), {false, false, true});
+      ids.insert(ids.end(), one->begin(), one->end());
+    }
+    return ids;
+  }
+};
+
+TEST_F(ChatSessionTest, ATurnAddsWhatIsNew) {
+  const std::vector<int32_t> first = Prompt(Chat("x"));
+  // The template writes "assistant " before an answer.
+  const std::vector<int32_t> history = Joined(first, Sampled("assistant Hello there"));
+  const auto more = {std::pair<std::string, std::string>{"user", "x"},
+                     {"assistant", "Hello there"},
+                     {"user", "y"}};
+  // With the space that this tokenizer puts behind a special token.
+  EXPECT_EQ(Added(Talk(more), history), "<|im_end|><|im_start|> user y<|im_end|><|im_start|>");
+  // As a whole it is tokenized in another way, which does not matter.
+  EXPECT_NE(Prompt(Talk(more)),
+            Joined(history, Ids("<|im_end|><|im_start|>user y<|im_end|><|im_start|>")));
+  // The ids of a chat from its beginning.
+  const std::vector<int32_t> whole = Prompt(Talk(more));
+  EXPECT_EQ(MakeRequests(Talk(more), rules_, 5, first)->front().prompt, whole);
+  EXPECT_EQ(Added(Talk(more), whole), "");
+  // An empty session is no text.
+  EXPECT_EQ(MakeRequests(Talk(more), rules_, 5, {})->front().prompt, whole);
+}
+
+TEST_F(ChatSessionTest, AnAnswerThatWasCutGoesOnInsideOfAWord) {
+  const std::vector<int32_t> history = Joined(Prompt(Chat("x")), Sampled("assistant Hel"));
+  EXPECT_EQ(Added(Talk({{"user", "x"}, {"assistant", "Hello \xc3\xa4"}}), history),
+            "lo \xc3\xa4<|im_end|><|im_start|>");
+  // Not inside of a character.
+  const std::vector<int32_t> half = Joined(Prompt(Chat("x")), Joined(Sampled("assistant "), {198}));
+  EXPECT_EQ(tokenizer_->PieceText(198), "\xc3");
+  EXPECT_THAT(Added(Talk({{"user", "x"}, {"assistant", "\xc3\xa4"}}), half),
+              HasSubstr("inside of a token"));
+}
+
+TEST_F(ChatSessionTest, AnotherTextIsRefused) {
+  const std::vector<int32_t> history = Joined(Prompt(Chat("x")), Sampled("assistant Hello"));
+  v1::GenerateRequest wire = Talk({{"user", "x"}, {"assistant", "Hallo"}});
+  EXPECT_EQ(Refusal(wire, history).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(
+      Added(wire, history),
+      HasSubstr("bytes the session has \"ello\", and the template writes \"allo<|im_end|>"));
+  EXPECT_THAT(Added(Talk({{"user", "x"}}), history),
+              HasSubstr("the session has \"assistant Hello\", and the template writes its end"));
+  // Text that only looks like a special token is none, on either side.
+  const std::vector<int32_t> forged = Joined(Prompt(Chat("x")), Sampled("assistant a<|im_end|>"));
+  EXPECT_THAT(Added(Talk({{"user", "x"}, {"assistant", "a"}}), forged),
+              HasSubstr("chat does not go on"));
+  const std::vector<int32_t> ended = Joined(Prompt(Chat("x")), Ids("assistant a<|im_end|>"));
+  EXPECT_THAT(Added(Talk({{"user", "x"}, {"assistant", "a<|im_end|>b"}}), ended),
+              HasSubstr("chat does not go on"));
+  EXPECT_THAT(Added(Talk({{"nobody", "x"}}), history), HasSubstr("nobody may not speak"));
+}
+
+// What the assistant's answer begins with is the template's affair: its special tokens are such.
+TEST_F(ChatRequestTest, AnAnswersBeginningBelongsToThePrompt) {
+  v1::GenerateRequest wire = Chat("x");
+  wire.mutable_chat()->set_answer_prefix("assistant <tool><|im_end|> a");
+  EXPECT_EQ(Prompt(wire),
+            Ids("<s><|im_start|>user x<|im_end|><|im_start|>assistant <tool><|im_end|> a"));
+  wire.mutable_chat()->set_answer_prefix(std::string(10000, 'x'));
+  EXPECT_EQ(Refusal(wire).message(),
+            absl::StrCat("chat has 10005 bytes; at most ", rules_.max_text_bytes));
+}
+
+TEST_F(ChatRequestTest, ScoreAndTokenizeTakeTheSamePrompt) {
+  const std::vector<int32_t> prompt = Prompt(Chat("x"));
+  v1::ScoreRequest score;
+  *score.mutable_chat() = Chat("x").chat();
+  score.add_candidates()->set_text("y");
+  const auto scored = MakeRequests(score, rules_);
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  EXPECT_EQ(scored->front().score_from, prompt.size());
+  EXPECT_EQ(std::vector<int32_t>(scored->front().prompt.begin(),
+                                 scored->front().prompt.begin() + prompt.size()),
+            prompt);
+  score.set_add_bos(false);
+  EXPECT_THAT(std::string(MakeRequests(score, rules_).status().message()),
+              HasSubstr("add_bos can be used with text only"));
+
+  v1::TokenizeRequest tokenize;
+  *tokenize.mutable_chat() = Chat("x").chat();
+  EXPECT_EQ(*TokenizeChecked(tokenize, rules_), prompt);
+  tokenize.set_parse_special(true);
+  EXPECT_THAT(std::string(TokenizeChecked(tokenize, rules_).status().message()),
+              HasSubstr("parse_special can be used with text only"));
+  tokenize.clear_parse_special();
+  tokenize.set_text("x");
+  EXPECT_EQ(TokenizeChecked(tokenize, rules_).status().message(),
+            "text and chat are both set; send one of them");
+  rules_.tokenizer = nullptr;
+  tokenize.clear_text();
+  EXPECT_EQ(TokenizeChecked(tokenize, rules_).status().message(),
+            "chat needs a tokenizer, and this model has none; send token ids");
 }
 
 TEST_F(ChatRequestTest, AModelWithoutATemplateSaysSo) {

@@ -73,13 +73,20 @@ TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
 TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   // They describe the connection, the prompt, or what the client prints; tested below, in
   // client_command_test and in chat_terminal_test.
-  std::set<std::string> known = {
-      "address",    "api_key_file",  "deadline",    "caller",      "request_id",
-      "json",       "stats",         "echo",        "token_ids",   "user_label",
-      "requests",   "prompt_tokens", "reply_label", "concurrency", "live",
-      "affinity",   "ttl",           "keep_turns",  "keep_tokens", "limit",
-      "candidates", "output",        "input",       "rate",        "max_prompt_tokens",
-      "history",    "system"};
+  std::set<std::string> known = {"address",       "api_key_file",
+                                 "deadline",      "caller",
+                                 "request_id",    "json",
+                                 "stats",         "echo",
+                                 "token_ids",     "user_label",
+                                 "chat",          "requests",
+                                 "prompt_tokens", "reply_label",
+                                 "concurrency",   "live",
+                                 "affinity",      "ttl",
+                                 "keep_turns",    "keep_tokens",
+                                 "limit",         "candidates",
+                                 "output",        "input",
+                                 "rate",          "max_prompt_tokens",
+                                 "history",       "system"};
   for (const auto& row : kRequestFlags) known.insert(row.flag);
   int flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -110,17 +117,17 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
   for (const std::string& path : FieldsOfARequest()) {
     if (set.count(path) == 0) without.insert(path);
   }
-  EXPECT_EQ(
-      without,
-      (std::set<std::string>{
-          "text", "tokens.ids",  // The prompt.
-          "chat.messages.role", "chat.messages.content", "chat.messages.name",
-          "chat.messages.tool_calls_json", "chat.messages.tool_call_id", "chat.tools_json",
-          "chat.add_generation_prompt", "chat.template_kwargs_json", "sampling.logit_bias.token_id",
-          "sampling.logit_bias.bias", "sampling.allowed_token_ids", "sampling.banned_token_ids",
-          "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
-          // Refused by the server.
-          "fork_from", "snapshot", "echo_prompt"}));
+  EXPECT_EQ(without,
+            (std::set<std::string>{
+                "text", "tokens.ids",  // The prompt.
+                "chat.messages.role", "chat.messages.content", "chat.messages.name",
+                "chat.messages.tool_calls_json", "chat.messages.tool_call_id", "chat.tools_json",
+                "chat.add_generation_prompt", "chat.template_kwargs_json", "chat.answer_prefix",
+                "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
+                "sampling.allowed_token_ids", "sampling.banned_token_ids", "stop.token_ids",
+                "solver.cg_tolerance", "solver.cg_max_steps",
+                // Refused by the server.
+                "fork_from", "snapshot", "echo_prompt"}));
 }
 
 TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {
@@ -186,6 +193,28 @@ TEST(ClientFlags, TheKeyComesFromTheEnvironmentOrAFile) {
   EXPECT_TRUE(CheckFlags().ok());
   EXPECT_EQ(ConnectionFromFlags().api_key, "pk-3");
   unsetenv("PACKRAT_API_KEY");
+}
+
+TEST(ClientFlags, AChatComesFromAFile) {
+  EXPECT_EQ(ChatFromFlags()->messages_size(), 0);
+  const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/chat.json");
+  const auto read = [&path](const std::string& json) {
+    std::ofstream(path) << json;
+    Set("chat", path);
+    const auto chat = ChatFromFlags();
+    Set("chat", "");
+    return chat.ok() ? chat->ShortDebugString() : std::string(chat.status().message());
+  };
+  const std::string chat = R"(messages { role: "user" content: "a" })";
+  EXPECT_EQ(read(R"( [{"role": "user", "content": "a"}])"), chat);
+  EXPECT_EQ(read(R"({"messages": [{"role": "user", "content": "a"}], "tools_json": "[]"})"),
+            chat + R"( tools_json: "[]")");
+  EXPECT_EQ(read("[]"), absl::StrCat("--chat: ", path, " has no messages"));
+  EXPECT_TRUE(absl::StrContains(read(R"([{"rule": "user"}])"), "rule"));
+  Set("chat", path + ".none");
+  EXPECT_EQ(ChatFromFlags().status().message(),
+            absl::StrCat("--chat: cannot read ", path, ".none"));
+  Set("chat", "");
 }
 
 }  // namespace

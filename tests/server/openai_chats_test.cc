@@ -63,10 +63,14 @@ TEST(Chats, RefusalsNameTheMember) {
        "takes text alone"},
       {R"({"messages": [{"role": "user", "content": "a", "audio": {}}]})",
        "400 messages[0].audio: messages[0].audio is not known here"},
-      {R"({"tool_choice": "required"})",
-       R"(400 tool_choice: tool_choice is "required"; this server takes "none" or "auto" only)"},
+      {R"({"tool_choice": "any"})",
+       R"(400 tool_choice: tool_choice is "any"; must be "none", "auto", "required" or an object)"},
+      {R"({"tool_choice": {"type": "allowed_tools"}})",
+       R"(400 tool_choice.type: tool_choice.type is "allowed_tools"; must be "function")"},
       {R"({"tool_choice": {"type": "function"}})",
-       R"(400 tool_choice: tool_choice is an object; this server takes "none" or "auto" only)"},
+       "400 tool_choice.function: tool_choice.function is missing"},
+      {R"({"tool_choice": {"type": "function", "function": {}}})",
+       "400 tool_choice.function.name: tool_choice.function.name is missing"},
       {R"({"tools": [{"type": "web"}]})",
        R"(400 tools[0].type: tools[0].type is "web"; must be "function")"},
       {R"({"tools": [{"type": "function"}]})",
@@ -100,6 +104,114 @@ TEST(Responses, InputAndInstructionsAreAChat) {
             R"(tools_json: "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]" })");
 }
 
+// One message of the assistant, as a chat has it.
+TEST(Responses, CallsAndTheirOutputsComeBack) {
+  EXPECT_EQ(Calls(Respond(R"({"input": [{"role": "user", "content": "a"},
+      {"role": "assistant", "content": "b"},
+      {"type": "function_call", "id": "fc_1", "status": "completed", "call_id": "c", "name": "f",
+       "arguments": "{}"},
+      {"type": "function_call", "call_id": "d", "name": "g", "arguments": "{\"x\":1}"},
+      {"type": "function_call_output", "call_id": "c", "output": "1"},
+      {"type": "function_call_output", "call_id": "d", "output": [{"type": "input_text",
+       "text": "2"}]}, {"type": "function_call", "call_id": "e", "name": "f", "arguments": "{}"}]})")),
+            R"(chat { messages { role: "user" content: "a" } messages { role: "assistant" )"
+            R"(content: "b" tool_calls_json: "[{\"id\":\"c\",\"type\":\"function\",\"function\":)"
+            R"({\"name\":\"f\",\"arguments\":\"{}\"}},{\"id\":\"d\",\"type\":\"function\",)"
+            R"(\"function\":{\"name\":\"g\",\"arguments\":\"{\\\"x\\\":1}\"}}]" } )"
+            R"(messages { role: "tool" content: "1" tool_call_id: "c" } messages { role: "tool" )"
+            R"(content: "2" tool_call_id: "d" } messages { role: "assistant" tool_calls_json: )"
+            R"("[{\"id\":\"e\",\"type\":\"function\",\"function\":{\"name\":\"f\",)"
+            R"(\"arguments\":\"{}\"}}]" } })");
+}
+
+Context Calling(const char* format) {
+  Context context = ContextOf();
+  context.tool_format = FindToolFormat(format);
+  return context;
+}
+
+constexpr char kUser[] = R"("messages": [{"role": "user", "content": "u"}], )";
+constexpr char kTools[] =
+    R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object",
+       "properties": {"a": {"$ref": "#/$defs/x"}, "b": {"type": "string"}}, "$defs":
+       {"x": {"const": {"$ref": "#"}}}}}}, {"type": "function", "function": {"name": "g"}}])";
+
+absl::StatusOr<Ask> Choose(const std::string& choice, const char* format = "hermes",
+                           const std::string& more = "") {
+  const Context context = Calling(format);
+  return ParseAsk(Endpoint::kChat,
+                  absl::StrCat("{", kUser, kTools, more, ", \"tool_choice\": ", choice, "}"),
+                  context);
+}
+
+const v1::GenerateRequest& CallOf(const absl::StatusOr<Ask>& ask) {
+  static const v1::GenerateRequest& none = *new v1::GenerateRequest;
+  EXPECT_TRUE(ask.ok()) << ask.status();
+  return ask.ok() ? std::get<v1::GenerateRequest>(ask->calls[0]) : none;
+}
+
+TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
+  const absl::StatusOr<Ask> known = Choose("\"auto\"");
+  EXPECT_EQ(CallOf(known).skip_special_tokens(), false);
+  EXPECT_TRUE(CallOf(known).has_skip_special_tokens());
+  EXPECT_FALSE(CallOf(known).has_json_schema());
+  EXPECT_EQ(known->form.tools, (ToolCallReader::Tools{{"f", {"b"}}, {"g", {}}}));
+  EXPECT_FALSE(known->form.forced_call);
+  const absl::StatusOr<Ask> told = Choose("\"auto\"", "hermes", R"(, "skip_special_tokens": true)");
+  EXPECT_TRUE(CallOf(told).skip_special_tokens());
+  for (const absl::StatusOr<Ask>& ask : {Choose("\"none\""), Choose("\"auto\"", "unknown")}) {
+    EXPECT_FALSE(CallOf(ask).has_skip_special_tokens());
+    EXPECT_TRUE(ask->form.tools.empty());
+  }
+  EXPECT_FALSE(CallOf(Choose("\"none\"")).chat().has_tools_json());
+}
+
+TEST(Tools, AForcedCallIsJsonBehindTheFormatsMark) {
+  const absl::StatusOr<Ask> any = Choose("\"required\"");
+  EXPECT_TRUE(any->form.forced_call);
+  EXPECT_EQ(CallOf(any).chat().answer_prefix(), "<tool_call>\n");
+  // References point to where the parameters are now; what only looks like one stays.
+  EXPECT_EQ(CallOf(any).json_schema(),
+            R"({"anyOf":[{"type":"object","properties":{"name":{"const":"f"},"arguments":{"type":)"
+            R"("object","properties":{"a":{"$ref":"#/anyOf/0/properties/arguments/$defs/x"},"b":)"
+            R"({"type":"string"}},"$defs":{"x":{"const":{"$ref":"#"}}}}},"required":["name",)"
+            R"("arguments"]},{"type":"object","properties":{"name":{"const":"g"},"arguments":)"
+            R"({"type":"object","additionalProperties":false,"properties":{}}},"required":["name",)"
+            R"("arguments"]}]})");
+  const absl::StatusOr<Ask> named =
+      Choose(R"({"type": "function", "function": {"name": "g"}})", "llama");
+  EXPECT_EQ(CallOf(named).chat().answer_prefix(), "");
+  EXPECT_EQ(CallOf(named).json_schema(),
+            R"({"type":"object","properties":{"name":{"const":"g"},"parameters":{"type":"object",)"
+            R"("additionalProperties":false,"properties":{}}},"required":["name","parameters"]})");
+  const Context context = Calling("mistral");
+  const absl::StatusOr<Ask> response =
+      ParseAsk(Endpoint::kResponses, R"({"input": "a", "tools": [{"type": "function", "name": "f",
+      "parameters": {"$ref": "#"}}], "tool_choice": {"type": "function", "name": "f"}})",
+               context);
+  EXPECT_EQ(CallOf(response).chat().answer_prefix(), "[TOOL_CALLS][");
+  EXPECT_EQ(CallOf(response).json_schema(),
+            R"({"type":"object","properties":{"name":{"const":"f"},"arguments":{"$ref":)"
+            R"("#/properties/arguments"}},"required":["name","arguments"]})");
+}
+
+TEST(Tools, WhatCannotBeForcedIsRefused) {
+  EXPECT_EQ(Refusal(Choose("\"required\"", "unknown")),
+            "400 tool_choice: tool_choice asks for a call, and the model's chat template does not "
+            "show how it writes one; the server's --tool_format can say so");
+  EXPECT_EQ(Refusal(Choose("\"required\"", "qwen_xml")),
+            "400 tool_choice: tool_choice asks for a call, and calls in the model's format "
+            "(qwen_xml) cannot be forced");
+  EXPECT_EQ(Refusal(Choose(R"({"type": "function", "function": {"name": "h"}})")),
+            "400 tool_choice: tool_choice names h, which is not among tools");
+  EXPECT_EQ(Refusal(Choose("\"required\"", "hermes", R"(, "json_schema": {})")),
+            "400 tool_choice: tool_choice says something else than json_schema; send one of them");
+  const Context context = Calling("hermes");
+  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
+                             absl::StrCat("{", kUser, "\"tool_choice\": \"required\"}"), context)),
+            "400 tool_choice: tool_choice asks for a call, and tools has none");
+}
+
 TEST(Responses, LogprobsAreAskedForInTwoWays) {
   const absl::StatusOr<Ask> included =
       Respond(R"({"input": "a", "include": ["message.output_text.logprobs"]})");
@@ -116,8 +228,17 @@ TEST(Responses, RefusalsNameTheMember) {
       {R"({})", "400 input: input is missing"},
       {R"({"input": []})",
        "400 input: input is an empty list; must be a string or a list of one message at least"},
-      {R"({"input": [{"type": "function_call"}]})",
-       R"(400 input[0].type: input[0].type is "function_call"; this server takes messages alone)"},
+      {R"({"input": [{"type": "reasoning"}]})",
+       R"(400 input[0].type: input[0].type is "reasoning"; this server takes messages, )"
+       "function_call and function_call_output"},
+      {R"({"input": [{"type": "function_call", "call_id": "c"}]})",
+       "400 input[0].name: input[0].name is missing"},
+      {R"({"input": [{"type": "function_call", "call_id": 7}]})",
+       "400 input[0].call_id: input[0].call_id is 7; must be a string"},
+      {R"({"input": [{"type": "function_call_output", "call_id": "c"}]})",
+       "400 input[0].output: input[0].output is missing"},
+      {R"({"input": [{"type": "function_call_output", "call_id": "c", "x": 1}]})",
+       "400 input[0].x: input[0].x is not known here"},
       {R"({"input": "a", "previous_response_id": "r"})",
        "400 previous_response_id: previous_response_id is set; this server keeps no responses: "
        "send "

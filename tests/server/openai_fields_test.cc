@@ -120,13 +120,26 @@ TEST(Description, TheCommittedOneIsThis) {
 // Whoever adds an option to the API decides whether OpenAI's clients have it.
 TEST(Description, EveryFieldOfOursHasAPlaceOrAReason) {
   std::set<std::string> ours = FieldsOfARequest();
-  for (const char* set_by_readers :
-       {"text", "tokens.ids", "num_choices", "echo_prompt", "sampling.num_logprobs",
-        "sampling.top_k", "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
-        "stop.strings", "solver.cg_tolerance", "solver.cg_max_steps", "chat.messages.role",
-        "chat.messages.content", "chat.messages.name", "chat.messages.tool_calls_json",
-        "chat.messages.tool_call_id", "chat.tools_json", "chat.template_kwargs_json",
-        "json_schema"}) {
+  for (const char* set_by_readers : {"text",
+                                     "tokens.ids",
+                                     "num_choices",
+                                     "echo_prompt",
+                                     "sampling.num_logprobs",
+                                     "sampling.top_k",
+                                     "sampling.logit_bias.token_id",
+                                     "sampling.logit_bias.bias",
+                                     "stop.strings",
+                                     "solver.cg_tolerance",
+                                     "solver.cg_max_steps",
+                                     "chat.messages.role",
+                                     "chat.messages.content",
+                                     "chat.messages.name",
+                                     "chat.messages.tool_calls_json",
+                                     "chat.messages.tool_call_id",
+                                     "chat.tools_json",
+                                     "chat.answer_prefix",
+                                     "chat.template_kwargs_json",
+                                     "json_schema"}) {
     EXPECT_EQ(ours.erase(set_by_readers), 1u) << set_by_readers;
   }
   for (const char* not_for_openai : {"fork_from", "snapshot"}) {

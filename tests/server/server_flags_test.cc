@@ -50,6 +50,7 @@ const struct Row {
     {"threads", "3", [](const Options& o) { return absl::StrCat(o.threads); }},
     {"cpu_target", "avx2", [](const Options& o) { return o.cpu_target; }},
     {"activations", "float32", [](const Options& o) { return o.activations; }},
+    {"tool_format", "hermes", [](const Options& o) { return o.tool_format; }},
     {"weights", "int8", [](const Options& o) { return o.weights; }},
     {"output_weights", "int4", [](const Options& o) { return o.output_weights; }},
     {"max_running", "63", [](const Options& o) { return absl::StrCat(o.engine.max_running); }},

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.clients import http_load
+from tests.clients import http_load, serving
 from tests.cluster import fronts
 from tests.cluster.replicas import ROOT, Cluster, free_port, wait_until
 
@@ -13,6 +13,7 @@ class Envoy(fronts.Front):
     """deploy/envoy/http.yaml"""
 
     name = "Envoy"
+    calls = staticmethod(lambda: 0)  # Of one thread, which counts a call out before it takes the next.
 
     def __init__(self, folder, replicas, environment):
         self.folder, self.port, admin = os.path.join(folder, "envoy"), free_port(), free_port()
@@ -39,13 +40,19 @@ class HAProxy(fronts.Front):
 
     def __init__(self, folder, replicas, environment):
         del environment
-        self.port = free_port()
+        self.port, self.stats = free_port(), free_port()
         settings = dict(os.environ, PACKRAT_LISTEN="127.0.0.1:%d" % self.port,
-                        PACKRAT_STATS="127.0.0.1:%d" % free_port())
+                        PACKRAT_STATS="127.0.0.1:%d" % self.stats)
         for name, replica in zip("ABC", replicas):
             settings["PACKRAT_" + name] = "127.0.0.1:%d" % replica.http_port
         self.start([fronts.HAPROXY, "-db", "-f", os.path.join(ROOT, "deploy/haproxy/http.cfg")],
                    os.path.join(folder, "haproxy.log"), env=settings)
+
+    def calls(self):
+        """One thread sends the end of an answer, and counts the call until it goes on; another may take the next
+        call meanwhile, for which the replica then has more than its share."""
+        _, _, rows = serving.ask(self.stats, "/;csv")
+        return sum(int(row.split(",")[4]) for row in rows.splitlines() if row.startswith("packrat_by_session,BACKEND,"))
 
 
 def run(folder, environment):
@@ -55,5 +62,6 @@ def run(folder, environment):
             with make(folder, cluster, environment) as front:
                 wait_until(lambda: http_load.answers(front.port), front.name + " has its replicas")
                 said.append(front.name + ": " + "; ".join(play(cluster, front.port) for play in (
-                    http_load.spread, http_load.sessions, http_load.kill, http_load.drain)))
+                    http_load.spread, lambda *of: http_load.sessions(*of, front.calls), http_load.kill,
+                    http_load.drain)))
     return ". ".join(said)

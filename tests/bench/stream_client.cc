@@ -1,5 +1,5 @@
 // Many streams at once, read as cheaply as can be, so that a server's part shows: server-sent
-// events over sockets, or gRPC over one channel. tests/bench/streams.py runs it.
+// events over sockets, or gRPC over a channel or several. tests/bench/streams.py runs it.
 //
 //   stream_client FLAGS                  runs --streams at once to their end; prints JSON
 //   stream_client --hold FLAGS           prints "open" when all have been asked for, or, with
@@ -46,6 +46,7 @@ ABSL_FLAG(int, port, 8080, "Of the server, on 127.0.0.1.");
 ABSL_FLAG(bool, tls, false, "TLS, of server-sent events alone; no certificate is checked.");
 ABSL_FLAG(std::string, path, "/v1/completions", "Of server-sent events.");
 ABSL_FLAG(int, streams, 256, "At once.");
+ABSL_FLAG(int, channels, 1, "Of gRPC, each with a connection of its own.");
 ABSL_FLAG(int, prompt_tokens, 16, "Of each, drawn at random.");
 ABSL_FLAG(int, max_tokens, 64, "Of each.");
 ABSL_FLAG(int, vocab_size, 4096, "Of the model.");
@@ -260,8 +261,11 @@ v1::GenerateRequest GrpcRequest(int max_tokens) {
 }
 
 std::unique_ptr<v1::Inference::Stub> Stub() {
-  return v1::Inference::NewStub(grpc::CreateChannel(
-      absl::StrCat("127.0.0.1:", absl::GetFlag(FLAGS_port)), grpc::InsecureChannelCredentials()));
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return v1::Inference::NewStub(
+      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", absl::GetFlag(FLAGS_port)),
+                                grpc::InsecureChannelCredentials(), arguments));
 }
 
 struct Call {
@@ -274,14 +278,16 @@ struct Call {
 
 void RunGrpc() {
   const int count = absl::GetFlag(FLAGS_streams);
-  const auto stub = Stub();
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs(absl::GetFlag(FLAGS_channels));
+  for (auto& stub : stubs) stub = Stub();
   grpc::CompletionQueue queue;
   std::deque<Call> calls(count);
   const absl::Time start = SteadyNow();
   const double cpu = CpuSeconds();
-  for (Call& call : calls) {
-    call.reader = stub->AsyncGenerate(&call.context, GrpcRequest(absl::GetFlag(FLAGS_max_tokens)),
-                                      &queue, &call);
+  for (int i = 0; i < count; ++i) {
+    Call& call = calls[i];
+    call.reader = stubs[i % stubs.size()]->AsyncGenerate(
+        &call.context, GrpcRequest(absl::GetFlag(FLAGS_max_tokens)), &queue, &call);
   }
   int64_t messages = 0;
   void* tag = nullptr;

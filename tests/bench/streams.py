@@ -18,6 +18,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import urllib.request
 
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/demo")
 GRPC, HTTP = 50961, 8961
+SHOWN = {"grpc": "gRPC on one connection", "grpc-each": "gRPC on a connection each"}
 PATHS = {"completions": "/v1/completions", "packrat": "/packrat/v1/Generate"}
 
 
@@ -101,22 +103,23 @@ def serving(*args, **kwargs):
         server.end()
 
 
-def client_flags(front, seed=None):
-    flags = [f"--seed={random.randrange(2**31) if seed is None else seed}"]
-    if front == "grpc":
-        return [*flags, "--front=grpc", f"--port={GRPC}"]
+def client_flags(front, streams=1):
+    flags = [f"--seed={random.randrange(2**31)}"]
+    if front.startswith("grpc"):
+        channels = streams if front == "grpc-each" else 1
+        return [*flags, "--front=grpc", f"--port={GRPC}", f"--channels={channels}"]
     return [*flags, f"--port={HTTP}", f"--path={PATHS[front]}"]
 
 
-def run(client, front, *flags):
-    out = subprocess.run([client, *client_flags(front), *flags], check=True, capture_output=True,
+def run(client, front, *flags, streams=1):
+    out = subprocess.run([client, *client_flags(front, streams), *flags], check=True, capture_output=True,
                          text=True).stdout
     return json.loads(out)
 
 
 def throughput(server, client, front, streams, tokens):
     front_before, cpu_before = server.front_seconds(), server.cpu_seconds()
-    told = run(client, front, f"--streams={streams}", f"--max_tokens={tokens}")
+    told = run(client, front, f"--streams={streams}", f"--max_tokens={tokens}", streams=streams)
     made = streams * tokens
     return {"tokens_per_second": made / told["seconds"],
             "front_us": 1e6 * (server.front_seconds() - front_before) / made,
@@ -126,9 +129,9 @@ def throughput(server, client, front, streams, tokens):
 
 
 def compare(name, server, client, streams, tokens, rounds):
-    for front in ("grpc", *PATHS):
+    fronts = {front: [] for front in (*SHOWN, *PATHS)}
+    for front in fronts:
         throughput(server, client, front, streams, tokens)  # Warm.
-    fronts = {front: [] for front in ("grpc", *PATHS)}
     for _ in range(rounds):
         for front, results in fronts.items():
             results.append(throughput(server, client, front, streams, tokens))
@@ -139,10 +142,10 @@ def compare(name, server, client, streams, tokens, rounds):
     for front in fronts:
         ratio = statistics.median(mine["tokens_per_second"] / other["tokens_per_second"]
                                   for mine, other in zip(fronts[front], fronts["grpc"]))
-        shown = "gRPC" if front == "grpc" else f"events of {PATHS[front]}"
+        shown = SHOWN.get(front) or f"events of {PATHS[front]}"
         figure = median(front, "tokens_per_second")
         row(f"{name}, {streams} streams: {shown}", figure, "tokens/s", figure / ratio,
-            f"limit: gRPC in the same rounds; a token: {median(front, 'front_us'):.1f} us of the "
+            f"limit: gRPC on one connection, in the same rounds; a token: {median(front, 'front_us'):.1f} us of the "
             f"front, {median(front, 'server_us'):.0f} us of the server, "
             f"{median(front, 'client_us'):.1f} us of the client; "
             f"{median(front, 'tokens_per_message'):.2f} tokens a message")
@@ -215,6 +218,8 @@ def main():
     parser.add_argument("--only", default="speed,first,memory", help="some of these")
     parser.add_argument("--dir", default="/var/tmp/packrat-streams", help="of what is made")
     args = parser.parse_args()
+    # What was started here does not end by itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     only = args.only.split(",")
     small = os.path.join(args.dir, "small")
     os.makedirs(small, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -70,6 +71,22 @@ class TlsTest(unittest.TestCase):
         with socket.create_connection(("localhost", int(port)), timeout=60) as plain:
             with context.wrap_socket(plain, server_hostname="localhost") as secure:
                 return secure.selected_alpn_protocol(), secure.version()
+
+    def test_slow_readers_get_everything_over_http(self):
+        with self.start(self.server_pair) as server:
+            with socket.create_connection(("localhost", int(server.http_port)), timeout=60) as plain:
+                with self.context(self.ours.path).wrap_socket(
+                        plain, server_hostname="localhost") as secure:
+                    # Far more than the system keeps for a socket, of answers of several records.
+                    ask = b"GET /metrics HTTP/1.1\r\nHost: h\r\n"
+                    secure.sendall((ask + b"\r\n") * 299 + ask + b"Connection: close\r\n\r\n")
+                    time.sleep(0.5)
+                    answers = b"".join(iter(lambda: secure.recv(65536), b""))
+            sizes = [int(size) for size in re.findall(rb"\r\nContent-Length: (\d+)\r\n", answers)]
+            heads = re.findall(rb"HTTP/1.1 200 OK\r\n(?:.+\r\n)*\r\n", answers)
+            self.assertEqual((len(sizes), len(heads)), (300, 300))
+            self.assertEqual(sum(sizes) + sum(map(len, heads)), len(answers))
+            self.assertGreater(min(sizes), 32768)
 
     def test_a_server_proves_who_it_is(self):
         with self.start(self.server_pair) as server:

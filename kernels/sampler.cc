@@ -25,15 +25,28 @@ void ApplyPenalties(const SamplingRow& row, float* logits) {
   }
 }
 
+struct Bits {
+  uint32_t of[32];
+};
+constexpr Bits EachBit() {
+  Bits bits{};
+  for (int i = 0; i < 32; ++i) bits.of[i] = uint32_t{1} << i;
+  return bits;
+}
+
 // Excludes what is not in the mask.
 void ApplyMask(absl::Span<const uint32_t> mask, int n, float* logits) {
-  for (int begin = 0; begin < n; begin += 32) {
+  static constexpr Bits kBit = EachBit();
+  int begin = 0;
+  for (; begin + 32 <= n; begin += 32) {
     const uint32_t word = mask[begin / 32];
     if (word == ~uint32_t{0}) continue;
-    const int count = std::min(32, n - begin);
-    for (int i = 0; i < count; ++i) {
-      if ((word >> i & 1) == 0) logits[begin + i] = kExcluded;
-    }
+    float* const x = logits + begin;
+    // A loop of a constant length without branches becomes vector instructions.
+    for (int i = 0; i < 32; ++i) x[i] = (word & kBit.of[i]) != 0 ? x[i] : kExcluded;
+  }
+  for (; begin < n; ++begin) {
+    if ((mask[begin / 32] >> (begin % 32) & 1) == 0) logits[begin] = kExcluded;
   }
 }
 

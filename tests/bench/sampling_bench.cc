@@ -1,8 +1,10 @@
 #include "tests/bench/sampling_bench.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +28,45 @@ const struct Parameters {
     {"top_p .95", 1, 0.95f, 0, 0}, {"temperature 2, top_p .95", 2, 0.95f, 0, 0},
     {"min_p .05", 1, 1, 0.05f, 0}, {"top_k 50, top_p .95", 1, 0.95f, 0, 50},
 };
+
+// What structured output adds: logits are written, so each sample has a copy of its own, whose time
+// is in the row without a mask too.
+void BenchMasks(ThreadPool* pool) {
+  constexpr int kIds = 49152;
+  std::mt19937_64 random(2);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> logits(kIds);
+  for (float& x : logits) x = normal(random);
+  std::vector<std::unique_ptr<Sampler>> samplers;
+  for (int i = 0; i < pool->size(); ++i) samplers.push_back(std::make_unique<Sampler>(kIds));
+  const std::pair<const char*, int> kinds[] = {
+      {"no mask", 64}, {"a mask of nearly all ids", 63}, {"of half", 32}, {"of few", 1}};
+  for (const auto& [name, share] : kinds) {
+    std::vector<uint32_t> mask(share == 64 ? 0 : kIds / 32);
+    for (size_t i = 0; i < mask.size() * 32; ++i) {
+      const bool in = share == 1 ? random() % 2000 == 0 : static_cast<int>(random() % 64) < share;
+      mask[i / 32] |= static_cast<uint32_t>(in) << (i % 32);
+    }
+    SamplingRow row;
+    row.num_ids = kIds;
+    row.temperature = 1;
+    row.mask = mask;
+    for (int rows : {1, 8, 64}) {
+      std::vector<float> copies(static_cast<size_t>(rows) * kIds);
+      std::vector<SampledToken> sampled(rows);
+      const double seconds = MedianSeconds(33, [&] {
+        ++row.position;
+        pool->Run(rows, [&](int64_t i, int worker) {
+          float* const copy = copies.data() + i * kIds;
+          std::copy(logits.begin(), logits.end(), copy);
+          samplers[worker]->Sample(row, copy, &sampled[i]);
+        });
+      });
+      Row(absl::StrCat("sampling ", rows, rows == 1 ? " row of " : " rows of ", kIds, ", ", name),
+          seconds * 1e3, "ms");
+    }
+  }
+}
 
 }  // namespace
 
@@ -60,6 +101,7 @@ void BenchSampling(int threads) {
           seconds * 1e3, "ms");
     }
   }
+  BenchMasks(&pool);
 }
 
 }  // namespace packrat

@@ -366,5 +366,31 @@ TEST(AnythingToSample, CountsWhatIsLeft) {
   EXPECT_TRUE(AnythingToSample(params, masked, 4));
 }
 
+// Words of a mask that are empty, full, mixed and not whole.
+TEST(Sampler, OnlyWhatTheMaskHas) {
+  constexpr int kIds = 101;
+  Sampler sampler(kIds);
+  SamplingParams params;
+  params.temperature = 1;
+  const SamplingState state(params, kIds);
+  for (int id = 0; id < kIds; ++id) {
+    std::vector<float> logits(kIds, 1.0f);
+    uint32_t mask[4] = {};
+    mask[id / 32] = 1u << (id % 32);
+    int32_t token = -1;
+    ASSERT_TRUE(Sample(&sampler, state, {}, id, logits.data(), &token, nullptr, mask).ok());
+    EXPECT_EQ(token, id);
+    for (int other = 0; other < kIds; ++other) {
+      EXPECT_EQ(std::isinf(logits[other]), other != id) << id << " " << other;
+    }
+    // And one that has all others.
+    logits.assign(kIds, 1.0f);
+    logits[id] = 50;
+    for (uint32_t& word : mask) word = ~word;
+    ASSERT_TRUE(Sample(&sampler, state, {}, id, logits.data(), &token, nullptr, mask).ok());
+    EXPECT_NE(token, id);
+  }
+}
+
 }  // namespace
 }  // namespace packrat

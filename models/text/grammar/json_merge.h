@@ -3,6 +3,7 @@
 #define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
@@ -14,6 +15,10 @@ using OrderedJson = nlohmann::ordered_json;
 
 bool IsAnnotation(absl::string_view keyword);  // It restricts nothing, or only holds schemas.
 bool IsKnownKeyword(absl::string_view keyword);
+// Of a keyword that is not known: a value with which it restricts nothing.
+bool RestrictsNothing(absl::string_view keyword, const OrderedJson& value);
+// Types that the keywords of a schema without `type` are about.
+std::vector<std::string> ImpliedTypes(const OrderedJson& schema);
 bool IsType(absl::string_view type);
 bool HasType(const OrderedJson& value, absl::string_view type);
 void RemoveAnnotations(OrderedJson* schema);

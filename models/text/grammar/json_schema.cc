@@ -1,55 +1,32 @@
 #include "models/text/grammar/json_schema.h"
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "models/files/json.h"
 #include "models/text/grammar/json_merge.h"
+#include "models/text/grammar/json_number.h"
 #include "models/text/grammar/json_text.h"
 #include "models/text/grammar/regex.h"
+#include "models/text/grammar/schema_keywords.h"
 #include "models/text/grammar/text_reader.h"
 
 namespace packrat {
 namespace {
 
 using Id = GrammarRules::Id;
-constexpr int64_t kAny = GrammarRules::kUnbounded;
 // Schemas that are read, those that a $ref copies into an allOf included.
 constexpr int kMaxSchemas = 20000;
-constexpr size_t kMaxExpressions = 400000;
+constexpr size_t kMaxExpressions = 200000;
 constexpr size_t kMaxNameBytes = 256;  // Of a property beside which others are allowed.
-
-constexpr char kDate[] =
-    "\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|"
-    "02-(0[1-9]|1\\d|2[0-8]))";
-constexpr char kTime[] =
-    "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)";
-
-std::string FormatPattern(const std::string& format) {
-  if (format == "date") return kDate;
-  if (format == "time") return kTime;
-  if (format == "date-time") return absl::StrCat(kDate, "T", kTime);
-  if (format == "uuid") return "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
-  if (format == "ipv4") {
-    const std::string part = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
-    return absl::StrCat(part, "(\\.", part, "){3}");
-  }
-  if (format == "email") {
-    return "[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*@([A-Za-z0-9]+(-[A-Za-z0-9]+)*\\.)+[A-Za-z]{2,24}";
-  }
-  return "";
-}
 
 class SchemaReader {
  public:
@@ -120,15 +97,26 @@ class SchemaReader {
     if (schema.is_boolean()) return schema.get<bool>() ? json_.Value() : json_.Nothing();
     if (!schema.is_object()) return Fail(path, "a schema is an object, true or false");
     for (const auto& [key, value] : schema.items()) {
-      if (!IsKnownKeyword(key)) {
+      if (!IsKnownKeyword(key) && !RestrictsNothing(key, value)) {
         return Fail(path, absl::StrCat("keyword ", Quoted(key), " is not supported"));
       }
     }
+    if (schema.contains("nullable")) return Nullable(schema, path, depth);
     for (const char* key : {"$ref", "allOf", "anyOf", "oneOf"}) {
       if (schema.contains(key)) return Composed(schema, path, depth);
     }
     if (schema.contains("enum") || schema.contains("const")) return Enumerated(schema, path);
     return Typed(schema, path, depth);
+  }
+
+  // As OpenAPI 3.0 has it, where no type is null.
+  Id Nullable(OrderedJson schema, const std::string& path, int depth) {
+    const OrderedJson nullable = *schema.find("nullable");
+    if (!nullable.is_boolean()) return Fail(path, "nullable is true or false");
+    schema.erase("nullable");
+    const Id otherwise = Schema(schema, path, depth + 1);
+    if (!nullable.get<bool>()) return otherwise;
+    return rules_.Choice({otherwise, rules_.Literal("null")});
   }
 
   // What stands beside $ref, allOf, anyOf and oneOf, and they themselves, made one schema.
@@ -203,8 +191,9 @@ class SchemaReader {
     } else {
       values.push_back(*schema.find("const"));
     }
-    std::vector<std::string> types;
-    if (!ReadTypes(schema, path, &types)) return 0;
+    const auto read = ReadTypes(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    const std::vector<std::string>& types = *read;
     std::vector<Id> ways;
     for (const OrderedJson& value : values) {
       if (schema.contains("const") && value != *schema.find("const")) continue;
@@ -217,255 +206,101 @@ class SchemaReader {
     return rules_.Choice(std::move(ways));
   }
 
-  bool ReadTypes(const OrderedJson& schema, const std::string& path,
-                 std::vector<std::string>* types) {
-    if (!schema.contains("type")) return true;
-    OrderedJson list = *schema.find("type");
-    if (!list.is_array()) list = OrderedJson::array({list});
-    for (const OrderedJson& type : list) {
-      if (!type.is_string() || !IsType(type.get<std::string>())) {
-        Fail(path, absl::StrCat("type ", Quoted(type.dump()), " is not one"));
-        return false;
-      }
-      types->push_back(type.get<std::string>());
-    }
-    if (types->empty()) Fail(path, "type is an empty list");
-    return status_.ok();
-  }
-
   Id Typed(const OrderedJson& schema, const std::string& path, int depth) {
-    std::vector<std::string> types;
-    if (!ReadTypes(schema, path, &types)) return 0;
-    const auto implies = [&](const char* type, std::initializer_list<const char*> keys) {
-      for (const char* key : keys) {
-        if (!schema.contains(key)) continue;
-        types.push_back(type);
-        return;
-      }
-    };
-    if (types.empty()) {
-      implies("object", {"properties", "required", "additionalProperties"});
-      implies("array", {"items", "prefixItems", "minItems", "maxItems"});
-      implies("string", {"minLength", "maxLength", "pattern", "format"});
-      for (const char* key : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}) {
-        if (schema.contains(key))
-          return Fail(path, absl::StrCat(key, " needs \"type\": \"integer\""));
-      }
-      if (types.empty()) return json_.Value();
-    }
+    const auto read = ReadTypes(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    std::vector<std::string> types = *read;
+    if (types.empty()) types = ImpliedTypes(schema);
+    if (types.empty()) return json_.Value();
     std::vector<Id> ways;
-    for (const std::string& type : types) {
-      if (type == "object") {
-        ways.push_back(Object(schema, path, depth));
-      } else if (type == "array") {
-        ways.push_back(Array(schema, path, depth));
-      } else if (type == "string") {
-        ways.push_back(String(schema, path));
-      } else if (type == "integer") {
-        ways.push_back(Integer(schema, path));
-      } else if (type == "number") {
-        for (const char* key : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}) {
-          if (schema.contains(key)) {
-            return Fail(path, absl::StrCat(key, " is supported for integers only"));
-          }
-        }
-        ways.push_back(json_.Number());
-      } else if (type == "boolean") {
-        ways.push_back(rules_.Choice({rules_.Literal("true"), rules_.Literal("false")}));
-      } else {
-        ways.push_back(rules_.Literal("null"));
-      }
-    }
+    for (const std::string& type : types) ways.push_back(OfType(type, schema, path, depth));
     return rules_.Choice(std::move(ways));
   }
 
-  // A count that a keyword gives, in [0, kMaxRepeat]; `otherwise` if it is not there.
-  int64_t Count(const OrderedJson& schema, const char* key, int64_t otherwise,
-                const std::string& path) {
-    if (!schema.contains(key)) return otherwise;
-    const OrderedJson& value = *schema.find(key);
-    if (value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{kMaxRepeat}) {
-      return value.get<int64_t>();
-    }
-    Fail(path, absl::StrCat(key, " is ", Quoted(value.dump()), "; range [0, ", kMaxRepeat, "]"));
-    return 0;
+  Id OfType(absl::string_view type, const OrderedJson& schema, const std::string& path, int depth) {
+    if (type == "object") return Object(schema, path, depth);
+    if (type == "array") return Array(schema, path, depth);
+    if (type == "string") return String(schema, path);
+    if (type == "integer") return Integer(schema, path);
+    if (type == "number") return Number(schema, path);
+    if (type == "null") return rules_.Literal("null");
+    return rules_.Choice({rules_.Literal("true"), rules_.Literal("false")});
   }
 
   Id String(const OrderedJson& schema, const std::string& path) {
-    const int64_t min = Count(schema, "minLength", 0, path);
-    const int64_t max = Count(schema, "maxLength", kAny, path);
-    if (!status_.ok()) return 0;
-    if (max != kAny && max < min) return Fail(path, "maxLength is less than minLength");
-    const bool pattern = schema.contains("pattern"), format = schema.contains("format");
-    if (!pattern && !format) return json_.String(min, max);
-    if ((pattern && format) || min > 0 || max != kAny) {
-      return Fail(path, "of pattern, format and minLength with maxLength one is supported");
-    }
-    const char* const key = pattern ? "pattern" : "format";
-    const OrderedJson& value = *schema.find(key);
-    if (!value.is_string()) return Fail(path, absl::StrCat(key, " is a string"));
-    const std::string written = value.get<std::string>();
-    const std::string regex = pattern ? written : FormatPattern(written);
-    if (format && regex.empty()) {
-      return Fail(path, absl::StrCat("format ", Quoted(written),
-                                     " is not supported; date, time, date-time, email, ipv4 and "
-                                     "uuid are"));
-    }
+    const auto read = ReadString(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    if (read->regex.empty()) return json_.String(read->length.min, read->length.max);
     RegexOptions options;
-    options.search = pattern;
+    options.search = read->search;
     options.characters = [this](const CharacterSet& set, GrammarRules*) {
       return json_.Character(set);
     };
-    const absl::StatusOr<Id> inside = AddRegex(regex, options, &rules_);
-    if (!inside.ok()) return Fail(path, absl::StrCat("pattern: ", inside.status().message()));
-    return json_.Quoted(*inside);
-  }
-
-  // A bound of integers. False: it is there and is none.
-  bool Bound(const OrderedJson& schema, const std::string& path, bool low,
-             std::optional<int64_t>* bound) {
-    for (const bool exclusive : {false, true}) {
-      const char* const key = low ? (exclusive ? "exclusiveMinimum" : "minimum")
-                                  : (exclusive ? "exclusiveMaximum" : "maximum");
-      if (!schema.contains(key)) continue;
-      const OrderedJson& value = *schema.find(key);
-      constexpr auto kMost = static_cast<double>(JsonText::kMaxBound);
-      if (!value.is_number() || std::abs(value.get<double>()) > kMost) {
-        Fail(path, absl::StrCat(key, " is ", Quoted(value.dump()), "; range [-1e15, 1e15]"));
-        return false;
-      }
-      const auto x = value.get<double>();
-      double nearest = low ? std::ceil(x) : std::floor(x);
-      if (exclusive && nearest == x) nearest += low ? 1 : -1;
-      const auto found = static_cast<int64_t>(nearest);
-      const bool stricter = !bound->has_value() || (low ? found > **bound : found < **bound);
-      if (stricter) *bound = found;
-    }
-    return true;
+    const absl::StatusOr<Id> inside = AddRegex(read->regex, options, &rules_);
+    if (inside.ok()) return json_.Quoted(*inside);
+    return Fail(path, absl::StrCat(read->keyword, ": ", inside.status().message()));
   }
 
   Id Integer(const OrderedJson& schema, const std::string& path) {
-    std::optional<int64_t> low, high;
-    if (!Bound(schema, path, true, &low) || !Bound(schema, path, false, &high)) return 0;
-    if (low.has_value() && high.has_value() && *low > *high) {
-      return Fail(path, "no integer is between minimum and maximum");
-    }
-    return json_.Integer(low, high);
+    const auto read = ReadInteger(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    return json_.Integer(read->low, read->high);
+  }
+
+  Id Number(const OrderedJson& schema, const std::string& path) {
+    const auto read = ReadNumber(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    if (!read->low.has_value() && !read->high.has_value()) return json_.Number();
+    const std::optional<Id> number = NumberBetween(read->low, read->high, &rules_);
+    return number.has_value() ? *number : Fail(path, "no number is between minimum and maximum");
   }
 
   Id Array(const OrderedJson& schema, const std::string& path, int depth) {
-    const int64_t min = Count(schema, "minItems", 0, path);
-    const int64_t max = Count(schema, "maxItems", kAny, path);
-    if (!status_.ok()) return 0;
-    if (max != kAny && max < min) return Fail(path, "maxItems is less than minItems");
+    const auto read = ReadArray(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
     std::vector<Id> prefix;
-    if (schema.contains("prefixItems")) {
-      const OrderedJson& list = *schema.find("prefixItems");
-      if (!list.is_array()) return Fail(path, "prefixItems is a list of schemas");
-      for (size_t i = 0; i < list.size() && status_.ok(); ++i) {
-        const Id item = Schema(list[i], absl::StrCat(path, "/prefixItems/", i), depth + 1);
-        prefix.push_back(rules_.NewRule("item", item));
-      }
+    for (size_t i = 0; read->prefix != nullptr && i < read->prefix->size(); ++i) {
+      const std::string at = absl::StrCat(path, "/", read->prefix_key, "/", i);
+      prefix.push_back(rules_.NewRule("item", Schema((*read->prefix)[i], at, depth + 1)));
+      if (!status_.ok()) return 0;
     }
-    std::optional<Id> item;  // Null: none but those of the prefix.
-    if (!schema.contains("items")) {
+    std::optional<Id> item;  // None but those of the prefix.
+    if (read->items == nullptr) {
       item = json_.Value();
-    } else if (*schema.find("items") != OrderedJson(false)) {
-      const Id one = Schema(*schema.find("items"), path + "/items", depth + 1);
-      item = rules_.NewRule(path + "/items", one);
+    } else if (*read->items != OrderedJson(false)) {
+      const std::string at = absl::StrCat(path, "/", read->items_key);
+      item = rules_.NewRule(at, Schema(*read->items, at, depth + 1));
     }
     if (!status_.ok()) return 0;
-    if (max == 0) return json_.Enclosed("[]", std::nullopt, true);
-    const auto first = static_cast<int64_t>(prefix.size());
-    if (!item.has_value() && first < min) return Fail(path, "there are fewer items than minItems");
-    if (!item.has_value() && first == 0) return json_.Enclosed("[]", std::nullopt, true);
-    // What follows so many items, from the end on: `from` of them are one by one.
-    const int64_t from = max == kAny ? first : std::min(first, max);
-    Id rest = rules_.Literal("");
-    const int64_t one_by_one = std::max<int64_t>(from, 1);
-    if (item.has_value() && (max == kAny || max > one_by_one)) {
-      rest = rules_.Repeat(json_.Following(*item), std::max<int64_t>(0, min - one_by_one),
-                           max == kAny ? kAny : max - one_by_one);
-    }
-    for (int64_t i = from - 1; i > 0; --i) {
-      const Id more = rules_.Sequence({json_.Following(prefix[i]), rest});
-      rest = rules_.NewRule("items", i < min ? more : rules_.Optional(more));
-    }
-    const Id items = rules_.Sequence({from > 0 ? prefix[0] : *item, rest});
-    return json_.Enclosed("[]", items, min == 0);
-  }
-
-  Id Member(Id name, Id value) {
-    return rules_.NewRule("member",
-                          rules_.Sequence({name, rules_.Literal(":"), json_.Space(), value}));
+    const std::optional<Id> array = json_.ArrayOf(prefix, item, read->count.min, read->count.max);
+    return array.has_value() ? *array : Fail(path, "there are fewer items than minItems");
   }
 
   Id Object(const OrderedJson& schema, const std::string& path, int depth) {
-    const bool listed = schema.contains("properties"),
-               more = schema.contains("additionalProperties");
-    if (!listed && !more && !schema.contains("required")) return json_.Object();
-    std::set<std::string> required;
-    if (schema.contains("required")) {
-      for (const OrderedJson& name : *schema.find("required")) {
-        if (!name.is_string()) return Fail(path, "required is a list of names");
-        required.insert(name.get<std::string>());
-      }
-    }
-    struct Property {
-      Id member;
-      bool required;
-    };
-    std::vector<Property> properties;
+    const auto read = ReadObject(schema);
+    if (!read.ok()) return Fail(path, read.status().message());
+    std::vector<JsonText::Property> properties;
     std::vector<std::string> names;
-    if (listed) {
-      const OrderedJson& list = *schema.find("properties");
-      if (!list.is_object()) return Fail(path, "properties is an object");
-      for (const auto& [name, value] : list.items()) {
-        const Id inside = Schema(value, absl::StrCat(path, "/properties/", name), depth + 1);
-        if (!status_.ok()) return 0;
-        const Id key = rules_.Literal(OrderedJson(name).dump());
-        properties.push_back({Member(key, inside), required.erase(name) > 0});
-        names.push_back(name);
-      }
-    }
-    if (!required.empty()) {
-      return Fail(path, absl::StrCat("required has ", Quoted(*required.begin()),
-                                     ", which is not in properties"));
-    }
-    std::optional<Id> extra;
-    if (more && *schema.find("additionalProperties") != OrderedJson(false)) {
+    for (const ObjectKeywords::Property& property : read->properties) {
       const Id value =
-          Schema(*schema.find("additionalProperties"), path + "/additionalProperties", depth + 1);
-      for (const std::string& name : names) {
-        if (name.size() > kMaxNameBytes) {
-          return Fail(path,
-                      absl::StrCat("beside additionalProperties a property's name has at most ",
-                                   kMaxNameBytes, " bytes"));
-        }
-      }
-      std::sort(names.begin(), names.end());
+          Schema(*property.schema, absl::StrCat(path, "/properties/", property.name), depth + 1);
       if (!status_.ok()) return 0;
-      extra = Member(json_.StringBut(names), value);
+      const Id name = rules_.Literal(OrderedJson(property.name).dump());
+      properties.push_back({json_.Member(name, value), property.required});
+      names.push_back(property.name);
+      if (read->others != nullptr && names.back().size() > kMaxNameBytes) {
+        return Fail(path, absl::StrCat("beside additionalProperties a property's name has at most ",
+                                       kMaxNameBytes, " bytes"));
+      }
     }
-    // From the last property on: what follows a member, and what can be the first one.
-    Id rest = rules_.Literal("");
-    Id first = json_.Nothing();
-    if (extra.has_value()) {
-      rest = rules_.Repeat(json_.Following(*extra), 0, kAny);
-      first = rules_.Sequence({*extra, rest});
+    std::optional<Id> other;
+    if (read->others != nullptr) {
+      const Id value = Schema(*read->others, path + "/additionalProperties", depth + 1);
+      if (!status_.ok()) return 0;
+      std::sort(names.begin(), names.end());
+      other = json_.Member(json_.StringBut(names), value);
     }
-    bool may_be_empty = true;
-    for (size_t i = properties.size(); i > 0; --i) {
-      const Property& property = properties[i - 1];
-      const Id begin = rules_.Sequence({property.member, rest});
-      first = rules_.NewRule(path, property.required ? begin : rules_.Choice({begin, first}));
-      const Id next = json_.Following(property.member);
-      rest = rules_.NewRule(
-          path, rules_.Sequence({property.required ? next : rules_.Optional(next), rest}));
-      may_be_empty = may_be_empty && !property.required;
-    }
-    if (properties.empty() && !extra.has_value()) return json_.Enclosed("{}", std::nullopt, true);
-    return json_.Enclosed("{}", first, may_be_empty);
+    return json_.ObjectOf(properties, other, read->count.min, read->count.max);
   }
 
   const OrderedJson document_;

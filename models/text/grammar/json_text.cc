@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "models/text/grammar/json_number.h"
 #include "models/text/grammar/text_reader.h"
 
 namespace packrat {
@@ -122,71 +123,31 @@ JsonText::Id JsonText::RestBut(const std::vector<std::vector<uint32_t>>& names, 
   return rules_.Choice(std::move(ways));
 }
 
-JsonText::Id JsonText::Digits(int64_t min, int64_t max) {
-  return rules_.Repeat(rules_.Characters({{'0', '9'}}), min, max);
-}
-
-JsonText::Id JsonText::DigitsBetween(const std::string& low, const std::string& high) {
-  const auto count = static_cast<int64_t>(low.size());
-  if (low == std::string(count, '0') && high == std::string(count, '9')) {
-    return Digits(count, count);
-  }
-  const auto one = [this](char first, char last) {
-    return rules_.Characters({{static_cast<uint32_t>(first), static_cast<uint32_t>(last)}});
-  };
-  const std::string low_rest = low.substr(1), high_rest = high.substr(1);
-  if (low[0] == high[0]) {
-    return rules_.Sequence({one(low[0], low[0]), DigitsBetween(low_rest, high_rest)});
-  }
-  // The first digit is the lowest, the highest, or one between them.
-  std::vector<Id> ways = {
-      rules_.Sequence({one(low[0], low[0]), DigitsBetween(low_rest, std::string(count - 1, '9'))}),
-      rules_.Sequence(
-          {one(high[0], high[0]), DigitsBetween(std::string(count - 1, '0'), high_rest)})};
-  if (low[0] + 1 < high[0]) {
-    ways.push_back(
-        rules_.Sequence({one(static_cast<char>(low[0] + 1), static_cast<char>(high[0] - 1)),
-                         Digits(count - 1, count - 1)}));
-  }
-  return rules_.Choice(std::move(ways));
-}
-
-JsonText::Id JsonText::Natural(int64_t low, std::optional<int64_t> high) {
-  std::vector<Id> ways;
-  int64_t first = low;
-  for (int digits = 1; digits <= kMaxDigits; ++digits) {
-    int64_t last = 9;
-    for (int i = 1; i < digits; ++i) last = last * 10 + 9;
-    if (first > last) continue;
-    if (high.has_value() && *high < first) break;
-    if (high.has_value()) last = std::min(last, *high);
-    ways.push_back(DigitsBetween(absl::StrCat(first), absl::StrCat(last)));
-    first = last + 1;
-  }
-  return ways.empty() ? Nothing() : rules_.Choice(std::move(ways));
-}
-
 JsonText::Id JsonText::Integer(std::optional<int64_t> low, std::optional<int64_t> high) {
   std::vector<Id> ways;
   if (!high.has_value() || *high >= 0)
-    ways.push_back(Natural(std::max<int64_t>(0, low.value_or(0)), high));
+    ways.push_back(NaturalBetween(std::max<int64_t>(0, low.value_or(0)), high, &rules_));
   if (!low.has_value() || *low < 0) {
     const int64_t nearest = high.has_value() ? std::max<int64_t>(1, -*high) : 1;
     std::optional<int64_t> farthest;
     if (low.has_value()) farthest = -*low;
-    ways.push_back(rules_.Sequence({rules_.Literal("-"), Natural(nearest, farthest)}));
+    ways.push_back(
+        rules_.Sequence({rules_.Literal("-"), NaturalBetween(nearest, farthest, &rules_)}));
   }
   return rules_.Choice(std::move(ways));
 }
 
 JsonText::Id JsonText::Number() {
+  const auto digits = [this](int64_t min, int64_t max) {
+    return rules_.Repeat(rules_.Characters({{'0', '9'}}), min, max);
+  };
   const Id whole = rules_.Choice(
       {rules_.Literal("0"),
-       rules_.Sequence({rules_.Characters({{'1', '9'}}), Digits(0, kMaxDigits - 1)})});
-  const Id fraction = rules_.Sequence({rules_.Literal("."), Digits(1, kMaxDigits)});
+       rules_.Sequence({rules_.Characters({{'1', '9'}}), digits(0, kMaxDigits - 1)})});
+  const Id fraction = rules_.Sequence({rules_.Literal("."), digits(1, kMaxDigits)});
   const Id exponent =
       rules_.Sequence({rules_.Characters({{'E', 'E'}, {'e', 'e'}}),
-                       rules_.Optional(rules_.Characters({{'+', '+'}, {'-', '-'}})), Digits(1, 2)});
+                       rules_.Optional(rules_.Characters({{'+', '+'}, {'-', '-'}})), digits(1, 2)});
   return rules_.Sequence({rules_.Optional(rules_.Literal("-")), whole, rules_.Optional(fraction),
                           rules_.Optional(exponent)});
 }
@@ -206,16 +167,66 @@ JsonText::Id JsonText::Enclosed(absl::string_view brackets, std::optional<Id> it
   return rules_.Sequence(std::move(parts));
 }
 
-JsonText::Id JsonText::Object() {
-  const Id member = rules_.NewRule(
-      "member", rules_.Sequence({String(0, kAny), rules_.Literal(":"), Space(), Value()}));
-  return Enclosed("{}", rules_.Sequence({member, rules_.Repeat(Following(member), 0, kAny)}), true);
+JsonText::Id JsonText::Member(Id name, Id value) {
+  return rules_.NewRule("member", rules_.Sequence({name, rules_.Literal(":"), Space(), value}));
 }
 
-JsonText::Id JsonText::Array() {
-  return Enclosed("[]", rules_.Sequence({Value(), rules_.Repeat(Following(Value()), 0, kAny)}),
-                  true);
+JsonText::Id JsonText::Some(Id item, int64_t min, int64_t max) {
+  return rules_.Sequence({item, rules_.Repeat(Following(item), std::max<int64_t>(0, min - 1),
+                                              max == kAny ? kAny : max - 1)});
 }
+
+JsonText::Id JsonText::ObjectOf(const std::vector<Property>& properties, std::optional<Id> other,
+                                int64_t min, int64_t max) {
+  if (properties.empty()) {
+    if (!other.has_value() || max == 0) return Enclosed("{}", std::nullopt, true);
+    return Enclosed("{}", Some(*other, min, max), min == 0);
+  }
+  // From the last property on: what follows a member, and what can be the first one.
+  Id rest = rules_.Literal(""), first = Nothing();
+  if (other.has_value()) {
+    rest = rules_.Repeat(Following(*other), 0, kAny);
+    first = Some(*other, 0, kAny);
+  }
+  bool may_be_empty = true;
+  for (size_t i = properties.size(); i > 0; --i) {
+    const Property& property = properties[i - 1];
+    const Id begin = rules_.Sequence({property.member, rest});
+    first = rules_.NewRule("object", property.required ? begin : rules_.Choice({begin, first}));
+    const Id next = Following(property.member);
+    rest = rules_.NewRule(
+        "object", rules_.Sequence({property.required ? next : rules_.Optional(next), rest}));
+    may_be_empty = may_be_empty && !property.required;
+  }
+  return Enclosed("{}", first, may_be_empty);
+}
+
+std::optional<JsonText::Id> JsonText::ArrayOf(const std::vector<Id>& prefix, std::optional<Id> item,
+                                              int64_t min, int64_t max) {
+  if (max == 0) return Enclosed("[]", std::nullopt, true);
+  const auto first = static_cast<int64_t>(prefix.size());
+  if (!item.has_value() && first < min) return std::nullopt;
+  if (first == 0) {
+    return item.has_value() ? Enclosed("[]", Some(*item, min, max), min == 0)
+                            : Enclosed("[]", std::nullopt, true);
+  }
+  // What follows so many items, from the end on: `from` of them are one by one.
+  const int64_t from = max == kAny ? first : std::min(first, max);
+  Id rest = rules_.Literal("");
+  if (item.has_value() && (max == kAny || max > from)) {
+    rest = rules_.Repeat(Following(*item), std::max<int64_t>(0, min - from),
+                         max == kAny ? kAny : max - from);
+  }
+  for (int64_t i = from - 1; i > 0; --i) {
+    const Id more = rules_.Sequence({Following(prefix[i]), rest});
+    rest = rules_.NewRule("items", i < min ? more : rules_.Optional(more));
+  }
+  return Enclosed("[]", rules_.Sequence({prefix[0], rest}), min == 0);
+}
+
+JsonText::Id JsonText::Object() { return ObjectOf({}, Member(String(0, kAny), Value()), 0, kAny); }
+
+JsonText::Id JsonText::Array() { return Enclosed("[]", Some(Value(), 0, kAny), true); }
 
 JsonText::Id JsonText::Value() {
   if (value_ < 0) {

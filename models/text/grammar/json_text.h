@@ -33,6 +33,20 @@ class JsonText {
   // A string that is none of `names`, which are UTF-8, ascend and are distinct.
   Id StringBut(const std::vector<std::string>& names);
 
+  Id Member(Id name, Id value);
+  struct Property {
+    Id member;
+    bool required;
+  };
+  // The properties in their order; behind them members `other`, where there are such: of these
+  // alone from `min` to `max`, if no property is listed. `max` and below: kUnbounded for any
+  // number.
+  Id ObjectOf(const std::vector<Property>& properties, std::optional<Id> other, int64_t min,
+              int64_t max);
+  // `prefix`, then `item`, where there are such; none if there cannot be `min`.
+  std::optional<Id> ArrayOf(const std::vector<Id>& prefix, std::optional<Id> item, int64_t min,
+                            int64_t max);
+
   // The parts of `items` in brackets: {} or []. `items` is not empty; null: there are none.
   Id Enclosed(absl::string_view brackets, std::optional<Id> items, bool may_be_empty);
   // "," and an item.
@@ -42,11 +56,8 @@ class JsonText {
 
  private:
   Id AnyCharacter();
-  Id Digits(int64_t min, int64_t max);
-  // Numbers of as many digits as `low` and `high` have, from one to the other.
-  Id DigitsBetween(const std::string& low, const std::string& high);
-  // From low to high; without `high` of at most 16 digits. low >= 0.
-  Id Natural(int64_t low, std::optional<int64_t> high);
+  // From `min` to `max` items, but at least one.
+  Id Some(Id item, int64_t min, int64_t max);
   // What follows `at` characters that names [begin, end) have in common.
   Id RestBut(const std::vector<std::vector<uint32_t>>& names, size_t begin, size_t end, size_t at);
 

@@ -16,6 +16,20 @@ CharacterSet WordCharacters() {
   return MakeCharacterSet({{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}});
 }
 CharacterSet Spaces() { return MakeCharacterSet({{'\t', '\r'}, {' ', ' '}}); }
+// As ECMAScript and Python have them: none of them is no space, for whoever checks the text.
+CharacterSet AllSpaces() {
+  return MakeCharacterSet({{'\t', '\r'},
+                           {0x1c, ' '},
+                           {0x85, 0x85},
+                           {0xa0, 0xa0},
+                           {0x1680, 0x1680},
+                           {0x2000, 0x200a},
+                           {0x2028, 0x2029},
+                           {0x202f, 0x202f},
+                           {0x205f, 0x205f},
+                           {0x3000, 0x3000},
+                           {0xfeff, 0xfeff}});
+}
 
 class RegexParser {
  public:
@@ -172,7 +186,7 @@ class RegexParser {
         *set = Spaces();
         return -1;
       case 'S':
-        *set = Complement(Spaces());
+        *set = Complement(AllSpaces());
         return -1;
       case 'n':
         return '\n';

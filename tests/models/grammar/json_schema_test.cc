@@ -2,6 +2,8 @@
 #include "models/text/grammar/json_schema.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <optional>
 #include <random>
 #include <regex>
@@ -26,7 +28,9 @@ size_t Characters(const std::string& text) {
 }
 
 bool IsOf(const Json& value, const std::string& type) {
-  if (type == "integer") return value.is_number_integer();
+  if (type == "integer") {
+    return value.is_number() && std::floor(value.get<double>()) == value.get<double>();
+  }
   if (type == "number") return value.is_number();
   return type == (value.is_object()    ? "object"
                   : value.is_array()   ? "array"
@@ -39,6 +43,7 @@ bool IsOf(const Json& value, const std::string& type) {
 // As the specification has it, of the keywords that the cases below use.
 bool Valid(const Json& root, const Json& s, const Json& v) {
   if (s.is_boolean()) return s.get<bool>();
+  if (s.value("nullable", false) && v.is_null()) return true;
   const auto valid = [&root](const Json& schema, const Json& value) {
     return Valid(root, schema, value);
   };
@@ -85,12 +90,17 @@ bool Valid(const Json& root, const Json& s, const Json& v) {
   }
   if (v.is_array()) {
     if (v.size() < s.value("minItems", 0u) || v.size() > s.value("maxItems", ~0u)) return false;
-    const Json prefix = s.value("prefixItems", Json::array());
+    const bool old = s.contains("items") && s["items"].is_array();
+    const Json prefix = old ? s["items"] : s.value("prefixItems", Json::array());
+    const Json rest = s.value(old ? "additionalItems" : "items", Json(true));
     for (size_t i = 0; i < v.size(); ++i) {
-      if (!valid(i < prefix.size() ? prefix[i] : s.value("items", Json(true)), v[i])) return false;
+      if (!valid(i < prefix.size() ? prefix[i] : rest, v[i])) return false;
     }
   }
   if (v.is_object()) {
+    if (v.size() < s.value("minProperties", 0u) || v.size() > s.value("maxProperties", ~0u)) {
+      return false;
+    }
     for (const Json& name : s.value("required", Json::array())) {
       if (!v.contains(name.get<std::string>())) return false;
     }
@@ -151,6 +161,11 @@ const std::vector<Case>& Cases() {
        {"{}", R"({"a":1})", R"({"ab":2,"abc":true})", R"({"b":false,"":true})", R"({"\"x":true})",
         R"({"\"":[]})"},
        {R"({"a":true})", R"({"ab":true})", R"({"c":1})", R"({"\u0061":true})"}},
+      {R"({"properties": {"b": {"const": 1}, "a": {"const": 2}, "ba": {"const": 3}},
+           "additionalProperties": {"type": "null"}})",
+       {R"({"b":1,"a":2,"ba":3,"c":null})", R"({"a":2,"bb":null,"aa":null})",
+        R"({"b":1,"bab":null})"},
+       {R"({"b":null})", R"({"a":null})", R"({"ba":null})", R"({"bb":1})"}},
       {R"({"type": "object", "additionalProperties": {"type": "integer"}})",
        {"{}", R"({"x":1,"y":2})"},
        {R"({"x":"1"})"}},
@@ -196,6 +211,82 @@ const std::vector<Case>& Cases() {
        {"16", "9", "1024", "2000", "010"}},
       {R"({"type": "integer", "minimum": 0.5, "maximum": 2.5})", {"1", "2"}, {"0", "3"}},
       {R"({"type": ["integer", "null"]})", {"5", "null"}, {"true"}},
+      {R"({"type": "number", "minimum": -90, "maximum": 90})",
+       {"0", "-0.0", "-90", "-90.00", "89.999999", "90", "90.0", "12.5", "-1.25"},
+       {"90.1", "-90.01", "91", "1e1", "-100", "090"}},
+      {R"({"type": "number", "minimum": 0, "exclusiveMaximum": 1})",
+       {"0", "0.0", "0.5", "0.99999"},
+       {"1", "1.0", "-0.1", "-0", "0.99999999999999999999"}},
+      {R"({"type": "number", "exclusiveMinimum": 0.25, "maximum": 0.3})",
+       {"0.250001", "0.26", "0.3", "0.30", "0.2999"},
+       {"0.25", "0.2500", "0.2", "0.31", "0.301", "0", "0.", "1"}},
+      {R"({"exclusiveMinimum": -2.5, "exclusiveMaximum": -1e-3})",
+       {"-2.4999", "-2", "-1.0", "-0.0011", "-0.5"},
+       {"-2.5", "-0.001", "-0.0005", "-0", "0", "-2.50", "-3", "1"}},
+      {R"({"type": "number", "minimum": 1.5})",
+       {"1.5", "1.75", "2", "9999999999999999.5", "10.0"},
+       {"1.4", "1", "-2", "1.49999"}},
+      {R"({"type": "number", "maximum": 1e15})",
+       {"1000000000000000", "-9.5"},
+       {"1000000000000001"}},
+      {R"({"type": "integer", "minimum": -7, "exclusiveMinimum": -7.5, "maximum": 3,
+           "exclusiveMaximum": 3})",
+       {"-7", "2"},
+       {"-8", "3"}},
+      {R"({"type": "number", "exclusiveMaximum": 0})",
+       {"-0.001", "-1", "-5.5"},
+       {"0", "-0", "-0.0", "0.0", "1"}},
+      // What a double would round to the bound.
+      {R"({"type": "number", "exclusiveMaximum": 0.5, "minimum": 0})",
+       {"0.49999999999999", "0"},
+       {"0.49999999999999999", "0.5"}},
+      {R"({"type": "string", "pattern": "^\\S+$"})",
+       {"\"a\"", "\"\xc3\xa9\""},
+       {"\"\xc2\xa0\"", "\"\xe2\x80\x83\"", "\"\xef\xbb\xbf\"", "\"a b\""}},
+      {R"({"type": "string", "nullable": true})", {"null", "\"a\""}, {"1"}},
+      {R"({"nullable": false, "type": "integer"})", {"1"}, {"null"}},
+      {R"({"nullable": true, "enum": ["a"]})", {"null", "\"a\""}, {"\"b\""}},
+      {R"({"nullable": true, "allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "null"},
+           "b": {}}, "x-order": 3, "discriminator": {"propertyName": "kind"}})",
+       {"null"},
+       {"1"}},
+      {R"({"items": [{"const": 1}, {"const": 2}], "additionalItems": {"type": "null"}})",
+       {"[]", "[1]", "[1,2]", "[1,2,null]"},
+       {"[2]", "[1,2,3]"}},
+      {R"({"type": "object", "required": ["a"]})",
+       {R"({"a":1})", R"({"a":[],"b":2})"},
+       {"{}", R"({"b":1})"}},
+      {R"({"properties": {"b": {"const": 1}}, "required": ["a", "b"],
+           "additionalProperties": {"type": "string"}})",
+       {R"({"b":1,"a":"x"})", R"({"b":1,"a":"x","c":""})"},
+       {R"({"b":1})", R"({"b":1,"a":2})", R"({"b":1,"a":"x","c":1})"}},
+      {R"({"type": "object", "minProperties": 1, "maxProperties": 2,
+           "additionalProperties": {"type": "integer"}})",
+       {R"({"a":1})", R"({"a":1,"b":2})"},
+       {"{}", R"({"a":1,"b":2,"c":3})"}},
+      {R"({"maxProperties": 0})", {"{}"}, {R"({"a":1})"}},
+      {R"({"properties": {"a": true, "b": true}, "required": ["a"], "minProperties": 1,
+           "maxProperties": 2})",
+       {R"({"a":1})", R"({"a":1,"b":2})"},
+       {"{}"}},
+      {R"({"type": "array", "uniqueItems": false, "items": {"const": 1}})", {"[1,1]"}, {"[2]"}},
+      {R"({"const": 2.0, "type": "integer"})", {"2.0"}, {"3"}},
+      {R"({"type": "string", "pattern": ""})", {"\"\"", "\"a\""}, {"1"}},
+      {R"({"type": "integer", "format": "int64"})", {"7"}, {"\"7\""}},
+      {R"({"type": "string", "format": "duration"})",
+       {"\"P1Y2M3DT4H5M6S\"", "\"PT36H\"", "\"P4W\"", "\"P1M\"", "\"PT1M30S\""},
+       {"\"P\"", "\"PT\"", "\"P1YT\"", "\"P1Y2D\"", "\"1D\"", "\"PT1H5S\"", "\"P1W2D\""}},
+      {R"({"type": "string", "format": "hostname"})",
+       {"\"a.example-host.org\"", "\"localhost\""},
+       {"\"\"", "\"-a\"", "\"a-\"", "\"a..b\"", "\"a--b\"", "\".\""}},
+      {R"({"type": "string", "format": "ipv6"})",
+       {"\"::\"", "\"::1\"", "\"1::\"", "\"1:2:3:4:5:6:7:8\"", "\"fe80::a:b\"",
+        "\"1:2:3:4:5:6:7::\"", "\"::2:3:4:5:6:7:8\""},
+       {"\"\"", "\":\"", "\"1:2:3:4:5:6:7\"", "\"1:2:3:4:5:6:7:8:9\"", "\"1::2::3\"",
+        "\"1:2:3:4::5:6:7:8\"", "\"12345::\""}},
+      {R"({"type": "string", "format": "uri"})",
+       {"\"https://example.org/a/b.html?x=1&y=2#top\"", "\"http://localhost:8080\""},
+       {"\"example.org\"", "\"https://\"", "\"https://a b\"", "\"http://a:/\""}},
       {R"({"type": "number"})", {"-1.25E+10", "0", "3e5"}, {"01", "1.", ".5", "NaN"}},
       {R"({"anyOf": [{"type": "string"}, {"type": "integer"}], "default": null})",
        {"\"\"", "3"},
@@ -218,8 +309,8 @@ const std::vector<Case>& Cases() {
        {R"({"kids":[]})", R"({"v":1,"kids":[{}]})"}},
       {R"({"type": "array", "items": {"$ref": "#"}})", {"[]", "[[],[[]]]"}, {"[1]"}},
       {R"({"type": "string", "format": "date-time"})",
-       {"\"2026-11-26T20:44:00Z\"", "\"2024-02-28T00:00:00.5+01:00\""},
-       {"\"2026-02-30T00:00:00Z\"", "\"2026-11-26\""}},
+       {"\"2026-11-26T20:44:00Z\"", "\"0001-01-01T00:00:00Z\"", "\"2024-02-28T00:00:00.5+01:00\""},
+       {"\"2026-02-30T00:00:00Z\"", "\"2026-11-26\"", "\"0000-01-01T00:00:00Z\""}},
       {R"({"type": "string", "format": "uuid"})",
        {"\"01234567-89ab-cdef-0123-456789abcdef\""},
        {"\"0123\""}},
@@ -272,6 +363,44 @@ TEST(JsonSchemaTest, IntegersBetweenBounds) {
   }
 }
 
+// Decimals near bounds of all kinds, against arithmetic in whole thousandths.
+TEST(JsonSchemaTest, NumbersBetweenBounds) {
+  std::mt19937_64 random(4);
+  const auto write = [](int thousandths, int digits) {
+    const int magnitude = std::abs(thousandths);
+    std::string fraction = absl::StrCat(absl::Dec(magnitude % 1000, absl::kZeroPad3));
+    fraction.resize(digits, '0');
+    return absl::StrCat(thousandths < 0 ? "-" : "", magnitude / 1000, digits > 0 ? "." : "",
+                        fraction);
+  };
+  for (int round = 0; round < 150; ++round) {
+    const int spread = round % 3 == 0 ? 40 : round % 3 == 1 ? 4000 : 150000;
+    const int low = static_cast<int>(random() % spread) - spread / 2;
+    const int high = low + 1 + static_cast<int>(random() % spread);
+    const bool has_low = random() % 5 > 0, has_high = random() % 5 > 0 || !has_low;
+    const bool open_low = random() % 2 > 0, open_high = random() % 2 > 0;
+    Json schema = {{"type", "number"}};
+    if (has_low) schema[open_low ? "exclusiveMinimum" : "minimum"] = low / 1000.0;
+    if (has_high) schema[open_high ? "exclusiveMaximum" : "maximum"] = high / 1000.0;
+    auto grammar = Compile(ParseJsonSchema(schema.dump()));
+    ASSERT_TRUE(grammar.ok()) << schema << grammar.status();
+    GrammarTexts texts(*std::move(grammar));
+    std::vector<int> numbers = {0, low / 1000 * 1000, high / 1000 * 1000, (high / 1000 + 1) * 1000};
+    for (int i = 0; i < 40; ++i) {
+      numbers.push_back(static_cast<int>(random() % (3 * spread)) - spread * 3 / 2);
+    }
+    for (int d = -12; d <= 12; ++d) numbers.insert(numbers.end(), {low + d, high + d});
+    for (int x : numbers) {
+      const bool within = (!has_low || (open_low ? low < x : low <= x)) &&
+                          (!has_high || (open_high ? x < high : x <= high));
+      const int least = x % 1000 == 0 ? 0 : x % 100 == 0 ? 1 : x % 10 == 0 ? 2 : 3;
+      for (const int digits : {least, 3, 5}) {
+        ASSERT_EQ(texts.Matches(write(x, digits)), within) << schema << write(x, digits);
+      }
+    }
+  }
+}
+
 TEST(JsonSchemaTest, Refusals) {
   std::string deep = "{}";
   for (int i = 0; i < 40; ++i) deep = R"({"items": )" + deep + "}";
@@ -290,8 +419,21 @@ TEST(JsonSchemaTest, Refusals) {
       {R"({"enum": []})", "enum is a list"},
       {R"({"enum": [1], "type": "string"})", "no value of enum"},
       {R"({"enum": [1], "minimum": 0})", "minimum beside enum"},
-      {R"({"type": "number", "minimum": 0})", "minimum is supported for integers only"},
-      {R"({"minimum": 0})", "minimum needs"},
+      {R"({"type": "number", "minimum": 0.5, "maximum": 0.4})", "no number is between"},
+      {R"({"type": "number", "minimum": 1, "exclusiveMaximum": 1})", "no number is between"},
+      {R"({"type": "number", "minimum": -1, "maximum": -2})", "no number is between"},
+      {R"({"type": "number", "maximum": 0.1234567890123456})", "with at most 15 digits"},
+      {R"({"type": "number", "maximum": "1"})", "maximum is \"\\\"1\\\"\"; range"},
+      {R"({"type": "integer", "minimum": 2, "exclusiveMinimum": true})", "exclusiveMinimum is"},
+      {R"({"nullable": 1})", "nullable is true or false"},
+      {R"({"allOf": [{"type": "string", "nullable": true}, {"maxLength": 3}]})",
+       "nullable of what is combined"},
+      {R"({"items": [true], "prefixItems": [true]})", "items is a list, and prefixItems"},
+      {R"({"minProperties": 2})", "minProperties is supported up to 1"},
+      {R"({"properties": {"a": true}, "minProperties": 1})", "minProperties beside properties"},
+      {R"({"properties": {"a": true, "b": true}, "maxProperties": 1})", "maxProperties beside"},
+      {R"({"maxProperties": 1, "minProperties": 2})", "maxProperties is less than minProperties"},
+      {R"({"required": "a"})", "required is a list of names"},
       {R"({"type": "integer", "minimum": 5, "maximum": 4})", "no integer is between"},
       {R"({"type": "integer", "minimum": 1e300})", "range [-1e15, 1e15]"},
       {R"({"type": "string", "maxLength": 1000000})", "range [0, 10000]"},
@@ -300,7 +442,7 @@ TEST(JsonSchemaTest, Refusals) {
       {R"({"type": "string", "pattern": "a", "maxLength": 2})", "one is supported"},
       {R"-({"type": "string", "pattern": "(?=a)"})-", "pattern: at byte 0: look-around"},
       {R"({"type": "string", "format": "iri"})", "format \"iri\" is not supported"},
-      {R"({"required": ["a"]})", "required has \"a\""},
+      {R"({"required": ["a"], "additionalProperties": false})", "required has \"a\""},
       {R"({"$ref": "#/$defs/x"})", "is not a place in this schema"},
       {R"({"$ref": "http://example.com/x"})", "is not a place in this schema"},
       {R"({"$ref": "#"})", "can begin with itself"},

@@ -115,6 +115,8 @@ struct EngineStats {
   // Summed over steps: waiting for the model, sampling (where the model tells it apart), and
   // everything else inside Step(), during which a device that takes steps ahead goes on working.
   absl::Duration model_time, sample_time, host_time;
+  absl::Duration grammar_time;  // Of that, finding which tokens grammars allow.
+  int64_t grammar_waits = 0;  // Steps in which that was cut off, and sequences waited for the next.
   // Times in seconds, each counted as it happens, not when its request is over.
   BucketCounts queue_time{kSecondsBounds};  // Submit to admission, or to the end without it.
   BucketCounts time_to_first_token{kSecondsBounds};  // Submit to the first token.

@@ -159,6 +159,7 @@ struct Engine::Impl {
   // False: there is nothing.
   bool TakeFetched(const absl::Status& status);
   void Requeue(const Fetching& from);
+  void FindMasks();   // Of sequences with a grammar, as far as there is time for it in a step.
   bool BuildBatch();  // False where nothing is to be computed.
   void SnapIfDue(Sequence* sequence);
   bool NextStepNeedsResults() const;
@@ -197,6 +198,7 @@ struct Engine::Impl {
   Clock::time_point step_start = Clock::now();
   absl::Duration time_in_steps;
   absl::Duration admitted_after;                      // How long the last admitted had waited.
+  size_t next_mask = 0;                               // In `running`: where FindMasks() begins.
   bool sweep_waiting = false, sweep_running = false;  // Something there has finished or moved.
   // Scratch of a step, kept for its memory.
   std::vector<std::shared_ptr<Sequence>> taken;

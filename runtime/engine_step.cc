@@ -10,6 +10,11 @@
 namespace packrat {
 namespace {
 
+// Of finding what grammars allow (TokenGrammar::work()), about two milliseconds: beyond it the
+// other sequences wait for the next step. One of them may take as much again
+// (TokenGrammar::Limits::mask_work).
+constexpr int64_t kGrammarWorkOfStep = 200000;
+
 TokenLogprobs LogprobsOf(const SampledToken& token) {
   TokenLogprobs logprobs;
   logprobs.logprob = token.logprob;
@@ -35,6 +40,7 @@ bool Engine::Impl::Step(absl::Time now) {
     Expire();
     Admit();
     QueueParked();
+    FindMasks();
     started = BuildBatch();
     if (started) StartStep();
     acted = acted || started || sweep_waiting || sweep_running;
@@ -154,6 +160,26 @@ void Engine::Impl::Admit() {
   }
 }
 
+// Those that waited in the step before come first.
+void Engine::Impl::FindMasks() {
+  const Clock::time_point start = Clock::now();
+  int64_t work = 0;
+  const size_t first = next_mask < running.size() ? next_mask : 0;
+  for (size_t i = 0; i < running.size(); ++i) {
+    const size_t at = (first + i) % running.size();
+    Sequence* const sequence = running[at].get();
+    if (sequence->finished() || !sequence->needs_mask()) continue;
+    if (work >= kGrammarWorkOfStep) {
+      next_mask = at;
+      ++stats.grammar_waits;
+      break;
+    }
+    const absl::Status status = UnlessNoMemory([&] { return sequence->FindMask(&work); });
+    if (!status.ok()) Finish(sequence, FinishReason::kError, status);
+  }
+  stats.grammar_time += absl::FromChrono(Clock::now() - start);
+}
+
 bool Engine::Impl::BuildBatch() {
   Flight& flight = flights[(first_flight + num_flights) % kMaxFlights];
   PACKRAT_CHECK(num_flights < kMaxFlights && flight.sequences.empty());
@@ -163,7 +189,7 @@ bool Engine::Impl::BuildBatch() {
   for (const Piece& piece : plan.pieces) {
     const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
     // There was no memory to admit it, or it waits for its state.
-    if (sequence->finished() || !sequence->admitted()) continue;
+    if (sequence->finished() || !sequence->admitted() || sequence->needs_mask()) continue;
     SnapIfDue(sequence.get());
     const int tokens = piece.admitted ? sequence->PieceTokens(piece.num_tokens) : piece.num_tokens;
     if (tokens == 0) continue;  // Its rows of logits come in the next step.

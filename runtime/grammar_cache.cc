@@ -1,5 +1,10 @@
 #include "runtime/grammar_cache.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "models/text/grammar/gbnf.h"
 #include "models/text/grammar/grammar.h"
 #include "models/text/grammar/json_schema.h"
@@ -22,10 +27,40 @@ absl::StatusOr<GrammarRules> Parse(GrammarNotation notation, const std::string& 
 
 }  // namespace
 
-std::shared_ptr<const TokenTrie> GrammarCache::Trie() {
+int64_t GrammarBytes(int64_t vocab_size) { return 64 * vocab_size + (int64_t{8} << 20); }
+
+std::shared_ptr<const GrammarVocabulary> GrammarCache::Vocabulary() {
   MutexLock lock(&mutex_);
-  if (trie_ == nullptr) trie_ = std::make_shared<TokenTrie>(*tokenizer_);
-  return trie_;
+  if (vocabulary_ == nullptr) {
+    vocabulary_ = std::make_shared<GrammarVocabulary>(*tokenizer_);
+    memory_->AddFixed(static_cast<int64_t>(vocabulary_->bytes()));
+  }
+  return vocabulary_;
+}
+
+void GrammarCache::Drop(std::list<Entry>::iterator entry,
+                        std::vector<std::shared_ptr<TokenGrammar>>* dropped) {
+  dropped->push_back(std::move(entry->grammar));
+  index_.erase(entry->key);
+  entries_.erase(entry);
+}
+
+absl::StatusOr<std::shared_ptr<GrammarMemory::Part>> GrammarCache::TakeMemory(int64_t bytes) {
+  std::vector<std::shared_ptr<TokenGrammar>> dropped;
+  MutexLock lock(&mutex_);
+  while (true) {
+    std::shared_ptr<GrammarMemory::Part> part = GrammarMemory::Join(memory_, bytes);
+    if (part != nullptr) return part;
+    const auto unused = std::find_if(entries_.rbegin(), entries_.rend(), [](const Entry& entry) {
+      return entry.grammar.use_count() == 1;
+    });
+    if (unused == entries_.rend()) break;
+    Drop(std::prev(unused.base()), &dropped);
+    dropped.clear();
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      memory_->grammars(), " grammars of requests that wait or run take the ",
+      memory_->limit() >> 20, " MiB that there are for them; try again when some are done"));
 }
 
 absl::StatusOr<std::shared_ptr<TokenGrammar>> GrammarCache::Get(GrammarNotation notation,
@@ -47,17 +82,18 @@ absl::StatusOr<std::shared_ptr<TokenGrammar>> GrammarCache::Get(GrammarNotation 
   if (!rules.ok()) return rules.status();
   absl::StatusOr<Grammar> grammar = Grammar::Compile(*rules);
   if (!grammar.ok()) return grammar.status();
-  auto made = TokenGrammar::Create(*std::move(grammar), Trie());
+  const std::shared_ptr<const GrammarVocabulary> vocabulary = Vocabulary();
+  auto memory = TakeMemory(static_cast<int64_t>(grammar->bytes() + key.size()));
+  if (!memory.ok()) return memory.status();
+  TokenGrammar::Limits limits;
+  limits.memory = *std::move(memory);
+  auto made = TokenGrammar::Create(*std::move(grammar), vocabulary, limits);
   if (!made.ok()) return made;
-  std::shared_ptr<TokenGrammar> dropped;  // Freed outside the lock.
+  std::vector<std::shared_ptr<TokenGrammar>> dropped;  // Freed outside the lock.
   MutexLock lock(&mutex_);
   std::shared_ptr<TokenGrammar> known = find();
   if (known != nullptr) return known;
-  if (entries_.size() == kGrammars) {
-    dropped = std::move(entries_.back().grammar);
-    index_.erase(entries_.back().key);
-    entries_.pop_back();
-  }
+  if (entries_.size() == kGrammars) Drop(std::prev(entries_.end()), &dropped);
   entries_.push_front({key, *made});
   index_[key] = entries_.begin();
   return made;

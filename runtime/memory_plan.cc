@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/host_model.h"
+#include "runtime/grammar_cache.h"
 #include "runtime/saved_state.h"
 #include "runtime/sequence_state.h"
 
@@ -99,12 +100,14 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
                   kRememberedTokenBytes * RememberedTokens(plan->options);
   plan->messages = MessageBytes(plan->limit, calls.largest_message);
   plan->transfers = TransferBytes(plan->messages);
+  plan->grammars = GrammarBytes(model.config.vocab_size);
   const int64_t model_bytes = plan->weights + plan->scratch;
   const bool auto_park = options.park_memory == EngineOptions::kAutoParkMemory;
   if (!auto_park) plan->parked = std::max<int64_t>(options.park_memory, 0);
   const int64_t beside = plan->parked + plan->kept;
   const int64_t room = HostStateRoom(
-      resources, model_bytes + plan->process + plan->messages + plan->transfers + beside,
+      resources,
+      model_bytes + plan->process + plan->messages + plan->transfers + plan->grammars + beside,
       model_bytes + beside);
   plan->state_room = room;
   if (auto_park && options.state_bytes == 0) {

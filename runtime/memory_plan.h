@@ -52,12 +52,13 @@ struct MemoryPlan {
   int64_t process = 0;
   int64_t messages = 0;    // MessageBytes() of `limit`.
   int64_t transfers = 0;   // TransferBytes() of these.
+  int64_t grammars = 0;    // GrammarBytes() of the model's vocabulary.
   int64_t state_room = 0;  // What state may take...
   int64_t state = 0;       // ...and what the pool of these options takes of it.
   int64_t parked = 0;      // What sequences may take that have made way for others.
   int64_t kept = 0;        // What states that are kept may take beside the pool.
   int64_t Total() const {
-    return weights + scratch + process + messages + transfers + state + parked + kept;
+    return weights + scratch + process + messages + transfers + grammars + state + parked + kept;
   }
   // What a container asks for: the smallest limit under which a server takes as much state. Less
   // than Total() where that has more for messages.

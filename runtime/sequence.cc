@@ -58,10 +58,7 @@ void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time
   }
   sampling_.Begin(request_.prompt, request_.stop.max_tokens);
   request_.outbox->Reserve(request_.stop.max_tokens, wants_logprobs());
-  if (request_.grammar != nullptr) {
-    position_.emplace(request_.grammar);
-    position_->FindMask(end_ids_);
-  }
+  if (request_.grammar != nullptr) position_.emplace(request_.grammar);
 
   admitted_ = true;
   usage_.queue_time = now - submitted_;
@@ -275,11 +272,21 @@ SamplingRow Sequence::NextRow() const {
   if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;
   absl::Span<const uint32_t> mask;
   if (position_.has_value()) {
-    PACKRAT_CHECK(awaited_ == 0,
+    PACKRAT_CHECK(awaited_ == 0 && position_->has_mask(),
                   "a mask is asked for before the token that it depends on is there");
     mask = position_->mask();
   }
   return sampling_.Row(masked, request_.prompt.size() + StartedTokens(), mask);
+}
+
+absl::Status Sequence::FindMask(int64_t* work) {
+  const int64_t before = position_->work();
+  const absl::Status status = position_->FindMask(end_ids_);
+  *work += position_->work() - before;
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("after ", usage_.completion_tokens,
+                                   " tokens the grammar was given up: ", status.message()));
 }
 
 absl::Status Sequence::NothingLeft() const {
@@ -326,9 +333,6 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   if (position_.has_value()) {
     position_->Accept(token);
     complete = position_->must_end();
-    if (!complete && usage_.completion_tokens < request_.stop.max_tokens) {
-      position_->FindMask(end_ids_);
-    }
   }
   bool stopped = false;
   size_t safe_text_bytes = std::numeric_limits<size_t>::max();

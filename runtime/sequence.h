@@ -77,6 +77,11 @@ class Sequence {
   bool needs_last_token() const {
     return awaited_ > 0 && (sampling_.depends_on_text() || request_.grammar != nullptr);
   }
+  // Whether it follows a grammar, and which tokens that allows next is not known yet: FindMask()
+  // then comes before StartSpan(). Adds the work that it takes (TokenGrammar::work()).
+  // INVALID_ARGUMENT: the grammar cannot be followed from here.
+  bool needs_mask() const { return position_.has_value() && !position_->has_mask(); }
+  absl::Status FindMask(int64_t* work);
   // The results of the earliest span that was started, and was not read yet, are there.
   void ReadSpan(const SolverStats& solved) {
     --unread_;

@@ -105,6 +105,7 @@ void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
                        {"scratch_bytes", memory.scratch},
                        {"process_bytes", memory.process},
                        {"message_bytes", memory.messages},
+                       {"grammar_bytes", memory.grammars},
                        {"state_bytes", memory.state},
                        {"park_bytes", memory.parked},
                        {"kept_state_bytes", memory.kept},

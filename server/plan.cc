@@ -65,6 +65,7 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
         {"process_bytes", memory.process},
         {"message_bytes", memory.messages},
         {"transfer_bytes", memory.transfers},
+        {"grammar_bytes", memory.grammars},
         {"state_bytes", memory.state},
         {"park_bytes", memory.parked},
         {"kept_state_bytes", memory.kept},
@@ -115,6 +116,8 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   line("messages", memory.messages,
        "that have not come whole: a sixteenth of the limit, or two of --max_message_bytes");
   line("sessions on the move", memory.transfers, "saved and loaded: a quarter of these");
+  line("grammars", memory.grammars,
+       "of structured output: automata, masks, the tokenizer's pieces");
   line("state", memory.state, absl::StrCat("--state_bytes; at most ", MiB(memory.state_room)));
   line("parked states", memory.parked, "of requests that make way: --park_memory");
   line("kept states", memory.kept, "beside those: --state_host_memory");

@@ -157,6 +157,19 @@ void Server::Impl::AddGauges() {
   metrics.AddGauge("packrat_texts_waiting",
                    "Long texts of Tokenize and Detokenize that wait to be worked on.",
                    [this] { return texts.waiting(); });
+  const auto grammars = [this](int64_t (GrammarMemory::*read)() const) -> double {
+    const ServedModel* const served = environment.served.load();
+    if (served == nullptr || served->rules.grammars == nullptr) return 0;
+    return static_cast<double>((served->rules.grammars->memory().*read)());
+  };
+  metrics.AddGauge("packrat_grammars",
+                   "Grammars of structured output that requests have or that are kept.",
+                   [grammars] { return grammars(&GrammarMemory::grammars); });
+  metrics.AddGauge("packrat_grammar_bytes",
+                   "Memory that grammars take, with the tokenizer's pieces as they need them.",
+                   [grammars] { return grammars(&GrammarMemory::used); });
+  metrics.AddGauge("packrat_grammar_limit_bytes", "Most memory that grammars may take.",
+                   [grammars] { return grammars(&GrammarMemory::limit); });
   metrics.AddGauge("packrat_sessions", "Sessions that are kept.",
                    [this] { return sessions.stats().sessions; });
   metrics.AddGauge("packrat_sessions_busy", "Sessions in which a call generates.",

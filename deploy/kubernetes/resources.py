@@ -16,8 +16,8 @@ MIB = 1 << 20
 STEP = 16  # MiB
 
 PATCH = """\
-# By ./dev k8s-resources: weights {weights} MiB, scratch {scratch}, state {state}, process {process};
-# the rest for messages and for the pages of the program.
+# By ./dev k8s-resources: weights {weights} MiB, scratch {scratch}, state {state}, process {process},
+# grammars {grammars}; the rest for messages and for the pages of the program.
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: packrat}}
@@ -49,8 +49,8 @@ def main():
     memory = plan["memory"]
     sys.stdout.write(PATCH.format(
         cpus=options.cpus, memory=-(-memory["request_bytes"] // (STEP * MIB)) * STEP,
-        **{part: memory[part + "_bytes" if part != "weights" else "weight_bytes"] // MIB
-           for part in ("weights", "scratch", "state", "process")}))
+        **{part: memory[{"weights": "weight", "grammars": "grammar"}.get(part, part) + "_bytes"] // MIB
+           for part in ("weights", "scratch", "state", "process", "grammars")}))
 
 
 if __name__ == "__main__":

@@ -247,7 +247,10 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
   RequestRules rules;
   rules.limits = limits;
   rules.tokenizer = tokenizer;
-  if (tokenizer != nullptr) rules.grammars = std::make_shared<GrammarCache>(tokenizer);
+  if (tokenizer != nullptr) {
+    rules.grammars =
+        std::make_shared<GrammarCache>(tokenizer, GrammarBytes(tokenizer->num_pieces()));
+  }
   for (int id = 0; tokenizer != nullptr && id < tokenizer->num_pieces(); ++id) {
     rules.max_piece_bytes = std::max(rules.max_piece_bytes, tokenizer->PieceText(id).size());
   }

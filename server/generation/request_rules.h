@@ -46,7 +46,7 @@ struct RequestRules {
   size_t max_text_bytes = 0;               // More than this cannot be max_context tokens.
 };
 
-// Fills in max_piece_bytes and max_text_bytes.
+// Fills in max_piece_bytes and max_text_bytes; grammars have GrammarBytes().
 RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* tokenizer);
 
 // Makes a Request for each choice, with all fields but id, deadline and outbox. `seed` is used if

@@ -33,6 +33,10 @@ double Median(std::vector<double> times) {
   return times[times.size() / 2];
 }
 
+double Largest(const std::vector<double>& times) {
+  return times.empty() ? 0 : *std::max_element(times.begin(), times.end());
+}
+
 int32_t RandomToken(absl::Span<const uint32_t> mask, std::mt19937_64* random) {
   std::vector<int32_t> ids;
   for (size_t id = 0; id < mask.size() * 32; ++id) {
@@ -41,24 +45,33 @@ int32_t RandomToken(absl::Span<const uint32_t> mask, std::mt19937_64* random) {
   return ids.empty() ? -1 : ids[(*random)() % ids.size()];
 }
 
-void Bench(const char* name, const GrammarRules& rules, std::shared_ptr<const TokenTrie> trie) {
+void Bench(const char* name, const GrammarRules& rules,
+           const std::shared_ptr<const GrammarVocabulary>& vocabulary) {
   double start = Now();
-  auto grammar = TokenGrammar::Create(*Grammar::Compile(rules), std::move(trie));
+  auto grammar = TokenGrammar::Create(*Grammar::Compile(rules), vocabulary);
   if (!grammar.ok()) {
     std::printf("%s: %s\n", name, std::string(grammar.status().message()).c_str());
     return;
   }
   const double compile = Now() - start;
-  std::vector<double> warm, cold;
+  std::vector<double> warm, cold, work;
   std::mt19937_64 random(1);
   for (int text = 0; text < 200; ++text) {
     GrammarPosition position(*grammar);
     for (int step = 0; step < 60 && !position.must_end(); ++step) {
       const int64_t found = (*grammar)->masks_found();
+      const int64_t before = (*grammar)->work();
       start = Now();
-      position.FindMask({});
+      const absl::Status status = position.FindMask({});
       const double first = Now() - start;
-      if ((*grammar)->masks_found() > found) cold.push_back(first);
+      if ((*grammar)->masks_found() > found) {
+        cold.push_back(first);
+        work.push_back(static_cast<double>((*grammar)->work() - before));
+      }
+      if (!status.ok()) {
+        std::printf("%s: given up after %d tokens\n", name, step);
+        break;
+      }
       const int32_t token = RandomToken(position.mask(), &random);
       if (token < 0) break;
       start = Now();
@@ -68,11 +81,11 @@ void Bench(const char* name, const GrammarRules& rules, std::shared_ptr<const To
     }
   }
   std::printf(
-      "%-28s warm %7.2f us (%zu steps), cold %8.1f us (%zu masks), worst %8.1f us; "
+      "%-28s warm %7.2f us (%zu steps), cold %8.1f us (%zu masks), worst %8.1f us, work %.0f, "
+      "worst %.0f; "
       "compiled with its first mask in %.1f ms; %.2f MiB\n",
-      name, Median(warm), warm.size(), Median(cold), cold.size(),
-      cold.empty() ? 0.0 : *std::max_element(cold.begin(), cold.end()), compile / 1e3,
-      static_cast<double>((*grammar)->bytes()) / (1 << 20));
+      name, Median(warm), warm.size(), Median(cold), cold.size(), Largest(cold), Median(work),
+      Largest(work), compile / 1e3, static_cast<double>((*grammar)->bytes()) / (1 << 20));
 }
 
 int Main(const char* dir) {
@@ -82,23 +95,36 @@ int Main(const char* dir) {
     return 1;
   }
   const double start = Now();
-  const auto trie = std::make_shared<TokenTrie>(**tokenizer);
-  std::printf("%d ids: %zu nodes, %.2f MiB, made in %.1f ms\n", trie->num_ids(),
-              trie->nodes().size(), static_cast<double>(trie->bytes()) / (1 << 20),
-              (Now() - start) / 1e3);
-  Bench("any JSON object", *ParseJsonSchema(R"({"type": "object"})"), trie);
+  const auto vocabulary = std::make_shared<GrammarVocabulary>(**tokenizer);
+  const double made = Now() - start;
+  std::printf("%d ids: %zu nodes, %.2f MiB with slices of %.2f MiB, made in %.1f ms\n",
+              vocabulary->trie.num_ids(), vocabulary->trie.all().nodes.size(),
+              static_cast<double>(vocabulary->bytes()) / (1 << 20),
+              static_cast<double>(vocabulary->slices.bytes()) / (1 << 20), made / 1e3);
+  Bench("any JSON object", *ParseJsonSchema(R"({"type": "object"})"), vocabulary);
   Bench("schema of 6 properties", *ParseJsonSchema(R"({"type": "object", "properties": {
       "name": {"type": "string"}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
       "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 5},
       "kind": {"enum": ["a", "b", "c"]}, "ok": {"type": "boolean"}, "score": {"type": "number"}},
       "required": ["name", "age", "tags", "kind", "ok", "score"]})"),
-        trie);
+        vocabulary);
   Bench("string of 10 to 200", *ParseJsonSchema(R"({"type": "string", "minLength": 10,
       "maxLength": 200})"),
-        trie);
-  Bench("regex of a date", *ParseRegex("\\d{4}-\\d\\d-\\d\\d"), trie);
-  Bench("regex of words", *ParseRegex("([a-z]+ )+[a-z]+\\."), trie);
-  Bench("ambiguous (.*){20}x", *ParseRegex("(.*){20}x"), trie);
+        vocabulary);
+  Bench("regex of a date", *ParseRegex("\\d{4}-\\d\\d-\\d\\d"), vocabulary);
+  Bench("regex of words", *ParseRegex("([a-z]+ )+[a-z]+\\."), vocabulary);
+  Bench("regex of up to 300 letters", *ParseRegex("[A-Za-z]{1,300}"), vocabulary);
+  Bench("regex of names", *ParseRegex("[A-Z][a-z]{1,20} [A-Z][a-z]{1,20}"), vocabulary);
+  Bench("regex [A-Za-z0-9 ,.]{1,200}", *ParseRegex("[A-Za-z0-9 ,.]{1,200}"), vocabulary);
+  Bench("GBNF lists", *ParseGbnf("root ::= (\"- \" [^\\n]+ \"\\n\"){3,9}"), vocabulary);
+  Bench("ambiguous (.*){20}x", *ParseRegex("(.*){20}x"), vocabulary);
+  Bench("hostile (.{0,9}){99}x", *ParseRegex("(.{0,9}){99}x"), vocabulary);
+  Bench("hostile ((.?){60}){60}x", *ParseRegex("((.?){60}){60}x"), vocabulary);
+  Bench("hostile (a|b|.a|.b)*.{300}", *ParseRegex("(a|b|.a|.b)*.{300}"), vocabulary);
+  Bench("hostile nest",
+        *ParseGbnf("root ::= a \nx ::= \"a\" | . y | x2\nx2 ::= . x\ny ::= . x?\n"
+                   "a ::= (x (x | a) | . a?) \"z\"?"),
+        vocabulary);
   return 0;
 }
 

@@ -33,6 +33,7 @@ void Walk(Grammar grammar, const std::string& text) {
     for (int step = 0; step < 256 && next == GrammarAutomaton::kDead; ++step) {
       next = automaton.Next(state, static_cast<uint8_t>(begin + step));
     }
+    if (next == GrammarAutomaton::kTooAmbiguous) return;
     PACKRAT_CHECK(next != GrammarAutomaton::kDead, "a dead end");
     if (i == 12) automaton.Forget(absl::MakeSpan(&next, 1));
     state = next;

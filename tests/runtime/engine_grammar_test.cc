@@ -33,15 +33,23 @@ std::vector<std::string> Pieces() {
 
 class EngineGrammarTest : public EngineTest {
  protected:
-  static std::shared_ptr<TokenGrammar> Regex(const std::string& pattern) {
+  static std::shared_ptr<TokenGrammar> Regex(const std::string& pattern,
+                                             const TokenGrammar::Limits& limits = {}) {
     auto grammar = Grammar::Compile(*ParseRegex(pattern));
     EXPECT_TRUE(grammar.ok()) << grammar.status();
-    return *TokenGrammar::Create(*std::move(grammar), std::make_shared<TokenTrie>(Pieces()));
+    return *TokenGrammar::Create(*std::move(grammar), std::make_shared<GrammarVocabulary>(Pieces()),
+                                 limits);
   }
   static std::string TextOf(const std::vector<int32_t>& tokens) {
     std::string text;
     for (int32_t token : tokens) text += Pieces()[token];
     return text;
+  }
+  // After "a" or "x" a text stands in ever more places, and soon in too many.
+  static std::shared_ptr<TokenGrammar> Hostile() {
+    TokenGrammar::Limits limits;
+    limits.mask_work = 3000;
+    return Regex("[b-w]*|[ax](a|b|.a|.b)*.{300}", limits);
   }
   Request Make(Consumer* consumer, uint64_t id, const std::string& pattern, int max_tokens) {
     Request request = consumer->Make(id, {5, 6, 7}, max_tokens);
@@ -148,6 +156,89 @@ TEST_F(EngineGrammarTest, NothingInCommonWithTheAllowedIdsIsAStatus) {
   EXPECT_EQ(c.finish->status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(c.finish->status.message(), HasSubstr("goes on in the grammar"));
   EXPECT_EQ(TextOf(other.tokens), "abz");
+  ExpectAllFree();
+}
+
+// A grammar that cannot be followed ends its own request, and no other.
+TEST_F(EngineGrammarTest, TooAmbiguousIsAStatusOfThatRequestAlone) {
+  for (const bool ahead : {false, true}) {
+    FakeModel::Options model;
+    model.ahead = ahead;
+    Start(Small(), model);
+    const auto grammar = Hostile();
+    Consumer hostile, same, other;
+    Request request = Make(&hostile, 1, "a", 250);
+    request.grammar = grammar;
+    request.sampling.allowed_ids = {3, 3 + 'x' - 'a'};
+    Submit(std::move(request));
+    request = Make(&same, 2, "a", 30);
+    request.grammar = grammar;
+    request.sampling.banned_ids = {3, 29, 32, 3 + 'x' - 'a'};  // All that begin so.
+    Submit(std::move(request));
+    Submit(Make(&other, 3, "(ab|cd)+x", 30));
+    Run({&hostile, &same, &other});
+    EXPECT_EQ(hostile.finish->reason, FinishReason::kError);
+    EXPECT_EQ(hostile.finish->status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(hostile.finish->status.message(),
+                HasSubstr("tokens the grammar was given up: it is too ambiguous"));
+    EXPECT_FALSE(hostile.tokens.empty());
+    EXPECT_NE(same.finish->reason, FinishReason::kError) << same.finish->status;
+    EXPECT_NE(other.finish->reason, FinishReason::kError);
+    ExpectAllFree();
+  }
+}
+
+// What a step spends on grammars is bounded: then sequences wait for the next one, each in turn,
+// and get the same tokens as alone.
+TEST_F(EngineGrammarTest, MuchWorkIsSpreadOverSteps) {
+  // Each new character takes new states of many places, but not too many.
+  const char kDear[] = "([a-z]?){500}z{200}";
+  std::vector<std::vector<int32_t>> alone;
+  for (const bool together : {false, true}) {
+    std::vector<std::unique_ptr<Consumer>> consumers;
+    std::vector<Consumer*> all;
+    if (together) Start(Small());
+    for (int i = 0; i < 6; ++i) {
+      if (!together) Start(Small());
+      consumers.push_back(std::make_unique<Consumer>());
+      all.push_back(consumers.back().get());
+      Submit(Make(all.back(), i + 1, i == 5 ? "(ab|cd)+x" : kDear, 20));
+      if (!together) Run({all.back()});
+    }
+    if (together) Run(all);
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_NE(all[i]->finish->reason, FinishReason::kError) << all[i]->finish->status;
+      if (!together) alone.push_back(all[i]->tokens);
+      EXPECT_EQ(all[i]->tokens, alone[i]) << i;
+    }
+  }
+  EXPECT_GT(engine_->stats().grammar_waits, 0);
+  EXPECT_GT(engine_->stats().grammar_time, absl::ZeroDuration());
+}
+
+// Whoever comes last in the batch does not wait until the dear ones are over.
+TEST_F(EngineGrammarTest, WhoWaitedForItsMaskComesFirst) {
+  Start(Small());
+  std::vector<std::unique_ptr<Consumer>> consumers;
+  for (int i = 0; i < 7; ++i) {
+    consumers.push_back(std::make_unique<Consumer>());
+    Request request =
+        Make(consumers.back().get(), i + 1, i == 6 ? "[a-f]{12}" : "([a-z]?){500}z{200}", 100);
+    Submit(std::move(request));
+  }
+  Consumer& last = *consumers.back();
+  for (int step = 0; step < 200 && !last.finish.has_value(); ++step) {
+    ASSERT_TRUE(Step());
+    for (auto& consumer : consumers) {
+      while (consumer->Poll()) {
+      }
+    }
+  }
+  ASSERT_TRUE(last.finish.has_value());
+  EXPECT_EQ(last.finish->reason, FinishReason::kEos);
+  for (int i = 0; i < 6; ++i) EXPECT_FALSE(consumers[i]->finish.has_value()) << i;
+  EXPECT_GT(engine_->stats().grammar_waits, 0);
+  RunUntilIdle();
   ExpectAllFree();
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/memory_plan.h"
 
 #include "models/cpu_model.h"
+#include "runtime/grammar_cache.h"
 #include "runtime/sequence_state.h"
 
 #include <gmock/gmock.h>
@@ -49,6 +50,8 @@ class MemoryPlanTest : public testing::Test {
         StateLayout(model_.config).SequenceBytes(model_.config.max_context));
   }
 
+  int64_t Grammars() const { return GrammarBytes(model_.config.vocab_size); }
+
   ModelOptions model_options_;
   ModelMemory model_;
   EngineOptions options_;
@@ -69,9 +72,11 @@ TEST_F(MemoryPlanTest, EnoughForAll) {
   EXPECT_EQ(plan_.options.state_bytes, plan_.state);
   EXPECT_EQ(plan_.options.max_context, model_.config.max_context);
   EXPECT_EQ(plan_.messages, 256 * kMiB);
+  EXPECT_EQ(plan_.grammars, Grammars());
+  EXPECT_GE(plan_.grammars, 8 * kMiB);
   EXPECT_EQ(plan_.transfers, 64 * kMiB);
   EXPECT_EQ(plan_.Total(), plan_.weights + plan_.scratch + plan_.process + plan_.messages +
-                               plan_.transfers + plan_.state + plan_.parked);
+                               plan_.transfers + plan_.grammars + plan_.state + plan_.parked);
   EXPECT_EQ(plan_.parked, plan_.state / 8);
   // What a container asks for is enough for the same plan.
   const int64_t state = plan_.state;
@@ -178,7 +183,7 @@ TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {
 }
 
 TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
-  SetLimit(plan_.limit = 92 * kMiB + 20 * OneSequence());
+  SetLimit(plan_.limit = 92 * kMiB + Grammars() + 20 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   EXPECT_LE(plan_.Total(), plan_.limit);
   EXPECT_GT(plan_.Total(), plan_.limit - OneSequence());
@@ -191,7 +196,7 @@ TEST_F(MemoryPlanTest, StateTakesWhatALimitLeaves) {
 
 // Both numbers are what a server that runs is held to: the pool is made by the same rules.
 TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
-  SetLimit(94 * kMiB + 5 * OneSequence());
+  SetLimit(94 * kMiB + Grammars() + 5 * OneSequence());
   ASSERT_TRUE(Plan().ok());
   auto model = LoadCpuModel("tests/golden/packrat", model_options_);
   ASSERT_TRUE(model.ok());
@@ -205,7 +210,7 @@ TEST_F(MemoryPlanTest, TheEngineDoesWhatThePlanSays) {
 }
 
 TEST_F(MemoryPlanTest, TooLittleForOneSequenceSaysWhatWouldFit) {
-  SetLimit(93 * kMiB + OneSequence() / 2);
+  SetLimit(93 * kMiB + Grammars() + OneSequence() / 2);
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("weights 30 MiB, scratch 10 MiB"),
                              HasSubstr("memory.max of cgroup /a"), HasSubstr("--max_context=")));
@@ -230,7 +235,7 @@ TEST_F(MemoryPlanTest, TooLittleForTheModelSaysHowMuchItTakes) {
 
 TEST_F(MemoryPlanTest, StateThatWasAskedForAndDoesNotFit) {
   options_.state_bytes = 60 * OneSequence();
-  SetLimit(92 * kMiB + 10 * OneSequence());
+  SetLimit(92 * kMiB + Grammars() + 10 * OneSequence());
   const std::string message = Refusal();
   EXPECT_THAT(message, AllOf(HasSubstr("--state_bytes"), HasSubstr("together")));
   const std::string best = "--state_bytes of at most ";
@@ -258,7 +263,7 @@ TEST_F(MemoryPlanTest, WhatOthersHoldIsMissing) {
 
 TEST_F(MemoryPlanTest, ParkedStatesTakeTheirPart) {
   calls_.largest_message = 5 * kMiB;  // So that messages take as much under all of these limits.
-  SetLimit(94 * kMiB + 20 * OneSequence());
+  SetLimit(94 * kMiB + Grammars() + 20 * OneSequence());
   options_.park_memory = 0;
   ASSERT_TRUE(Plan().ok());
   EXPECT_EQ(plan_.parked, 0);

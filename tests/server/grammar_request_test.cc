@@ -1,4 +1,5 @@
 // A request's grammar, regex or json_schema: taken, or refused by name and place.
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 namespace packrat {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 class GrammarRequestTest : public ::testing::Test {
@@ -58,6 +60,37 @@ TEST_F(GrammarRequestTest, TheLeastUsedMakesRoom) {
   EXPECT_EQ(Make("regex: 'x0'")->at(0).grammar, first);
   const auto dropped = Make("regex: 'x2'")->at(0).grammar;
   EXPECT_EQ(dropped.use_count(), 2);  // Made anew: of the cache, and ours.
+}
+
+// What requests hold is bounded in bytes; what nobody holds gives way.
+TEST_F(GrammarRequestTest, GrammarsInUseAreBounded) {
+  const auto pieces = static_cast<int64_t>(GrammarVocabulary(*rules_.tokenizer).bytes());
+  EXPECT_LT(pieces, GrammarBytes(rules_.tokenizer->num_pieces()) / 2);
+  GrammarCache cache(rules_.tokenizer, pieces + (1 << 19));
+  const auto get = [&](int i) {
+    return cache.Get(GrammarNotation::kRegex, "x" + std::to_string(i) + "[a-z]*");
+  };
+  std::vector<std::shared_ptr<TokenGrammar>> held;
+  absl::Status status;
+  while (status.ok() && held.size() < 100) {
+    auto grammar = get(static_cast<int>(held.size()));
+    status = grammar.status();
+    if (status.ok()) held.push_back(*std::move(grammar));
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("grammars of requests that wait or run take the"));
+  EXPECT_GE(held.size(), 5u);
+  EXPECT_LE(held.size(), 8u);
+  EXPECT_EQ(cache.memory().grammars(), static_cast<int64_t>(held.size()));
+  EXPECT_LE(cache.memory().used(), cache.memory().limit());
+  EXPECT_GT(cache.memory().used(), pieces);
+  EXPECT_TRUE(get(0).ok());  // That is there.
+  const size_t most = held.size();
+  held.pop_back();
+  EXPECT_TRUE(get(50).ok());
+  held.clear();
+  for (int i = 60; i < 80; ++i) EXPECT_TRUE(get(i).ok()) << i;
+  EXPECT_EQ(cache.memory().grammars(), static_cast<int64_t>(most));
 }
 
 TEST_F(GrammarRequestTest, TheTextOfAnEmptyPromptKeepsItsSpace) {

@@ -36,7 +36,8 @@ class PlanTest(unittest.TestCase):
             self.assertLessEqual(memory["total_bytes"], memory["limit_bytes"])
             self.assertEqual(memory["total_bytes"], sum(
                 memory[name] for name in ("weight_bytes", "scratch_bytes", "process_bytes",
-                                          "message_bytes", "transfer_bytes", "state_bytes",
+                                          "message_bytes", "transfer_bytes", "grammar_bytes",
+                                          "state_bytes",
                                           "park_bytes", "kept_state_bytes")))
             self.assertGreater(memory["park_bytes"], memory["state_bytes"] // 9)
             self.assertEqual(memory["message_bytes"], max(memory["limit_bytes"] // 16, 8 * MIB))

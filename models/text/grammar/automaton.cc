@@ -9,8 +9,8 @@ namespace {
 
 using Kind = Grammar::Node::Kind;
 
-// Splits and calls that are followed for one state; with them the places are what takes time.
-constexpr size_t kMaxReached = size_t{8} * GrammarAutomaton::kMaxPlaces;
+// Places, splits and calls that are followed for one state: about a millisecond.
+constexpr size_t kMaxReached = size_t{4} * GrammarAutomaton::kMaxPlaces;
 
 uint64_t Mix(uint64_t a, uint64_t b) {
   uint64_t x = (a ^ (b + 0x9E3779B97F4A7C15u + (a << 6) + (a >> 2))) * 0xBF58476D1CE4E5B9u;
@@ -24,19 +24,17 @@ uint64_t Mix(uint64_t a, uint64_t b) {
 GrammarAutomaton::GrammarAutomaton(std::shared_ptr<const Grammar> grammar)
     : grammar_(std::move(grammar)) {
   Reach(grammar_->start(), -1);
-  too_ambiguous_ =
-      new_places_.size() >= static_cast<size_t>(kMaxPlaces) || reached_.size() >= kMaxReached;
   Intern();
 }
 
 int32_t GrammarAutomaton::Push(int32_t node, int32_t frame) {
-  const auto [place, added] =
-      frame_index_.try_emplace({node, frame}, static_cast<int32_t>(frames_.size()));
-  if (added) {
-    const uint64_t hash = Mix(HashOf(frame), static_cast<uint64_t>(node) + 1);
-    frames_.push_back({node, frame, DepthOf(frame) + 1, hash});
-  }
-  return place->second;
+  const auto known = frame_index_.find({node, frame});
+  if (known != frame_index_.end()) return known->second;
+  const auto number = static_cast<int32_t>(frames_.size());
+  const uint64_t hash = Mix(HashOf(frame), static_cast<uint64_t>(node) + 1);
+  frames_.push_back({node, frame, DepthOf(frame) + 1, hash});
+  frame_index_[{node, frame}] = number;
+  return number;
 }
 
 void GrammarAutomaton::Reach(int32_t node, int32_t frame) {
@@ -44,7 +42,8 @@ void GrammarAutomaton::Reach(int32_t node, int32_t frame) {
   while (!left_.empty()) {
     const Place at = left_.back();
     left_.pop_back();
-    if (new_places_.size() >= static_cast<size_t>(kMaxPlaces) || reached_.size() >= kMaxReached) {
+    if (new_places_.size() > static_cast<size_t>(kMaxPlaces) || reached_.size() > kMaxReached) {
+      new_too_many_ = true;
       left_.clear();
       return;
     }
@@ -83,19 +82,36 @@ void GrammarAutomaton::Reach(int32_t node, int32_t frame) {
 
 GrammarAutomaton::State GrammarAutomaton::Find(State state, uint8_t byte) {
   const Info from = states_[state];
+  Clear();  // What was left behind where there was no memory.
+  // The bytes around this one that lead to the same state.
+  uint8_t low = 0, high = 255;
   for (int i = 0; i < from.num_places; ++i) {
     const Place place = places_[from.first_place + i];
     const Grammar::Node& node = grammar_->nodes()[place.node];
-    if (node.first <= byte && byte <= node.last) Reach(node.next, place.frame);
+    if (byte < node.first) {
+      high = std::min<uint8_t>(high, node.first - 1);
+    } else if (byte > node.last) {
+      low = std::max<uint8_t>(low, node.last + 1);
+    } else {
+      low = std::max(low, node.first);
+      high = std::min(high, node.last);
+      if (!new_too_many_) Reach(node.next, place.frame);
+    }
   }
+  work_ += 1 + from.num_places;
   const State next = Intern();
-  transitions_[TransitionOf(state, byte)] = next;
+  std::fill(transitions_.begin() + static_cast<ptrdiff_t>(TransitionOf(state, low)),
+            transitions_.begin() + static_cast<ptrdiff_t>(TransitionOf(state, high)) + 1, next);
   return next;
 }
 
 GrammarAutomaton::State GrammarAutomaton::Intern() {
-  reached_.clear();
-  const bool accepts = std::exchange(new_accepts_, false);
+  work_ += static_cast<int64_t>(4 * reached_.size() + 4 * new_places_.size());
+  const bool accepts = new_accepts_;
+  if (new_too_many_) {
+    Clear();
+    return kTooAmbiguous;
+  }
   if (new_places_.empty() && !accepts) return kDead;
   // In an order that does not depend on the frames' numbers, which come from the past.
   std::sort(new_places_.begin(), new_places_.end(), [this](const Place& a, const Place& b) {
@@ -113,22 +129,29 @@ GrammarAutomaton::State GrammarAutomaton::Intern() {
                         return a.node == b.node && a.frame == b.frame;
                       });
   };
-  const auto number = static_cast<State>(states_.size());
-  while (true) {
-    const auto [place, added] = state_index_.try_emplace(hash, number);
-    if (added) break;
-    if (is_same(place->second)) {
-      new_places_.clear();
-      return place->second;
-    }
-    ++hash;
+  auto known = state_index_.find(hash);
+  for (; known != state_index_.end(); known = state_index_.find(++hash)) {
+    if (!is_same(known->second)) continue;
+    Clear();
+    return known->second;
   }
-  states_.push_back(
-      {static_cast<uint32_t>(places_.size()), static_cast<int32_t>(new_places_.size()), accepts});
+  // In an order in which nothing that there is no memory for leaves a part behind.
+  const auto number = static_cast<State>(states_.size());
+  work_ += 16 + grammar_->num_classes() / 4;
+  const auto first_place = static_cast<uint32_t>(places_.size());
   places_.insert(places_.end(), new_places_.begin(), new_places_.end());
-  transitions_.resize(transitions_.size() + grammar_->num_classes(), kUnknown);
-  new_places_.clear();
+  transitions_.resize((states_.size() + 1) * grammar_->num_classes(), kUnknown);
+  states_.push_back({first_place, static_cast<int32_t>(new_places_.size()), accepts});
+  state_index_[hash] = number;
+  Clear();
   return number;
+}
+
+void GrammarAutomaton::Clear() {
+  new_places_.clear();
+  left_.clear();
+  reached_.clear();
+  new_accepts_ = new_too_many_ = false;
 }
 
 size_t GrammarAutomaton::bytes() const {
@@ -157,6 +180,7 @@ void GrammarAutomaton::Forget(absl::Span<State> live) {
     fresh.new_accepts_ = info.accepts;
     state = fresh.Intern();
   }
+  fresh.work_ += work_;
   *this = std::move(fresh);
 }
 

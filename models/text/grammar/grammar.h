@@ -48,6 +48,7 @@ class Grammar {
   // Bytes of one class are alike in every node.
   int num_classes() const { return static_cast<int>(class_bytes_.size()); }
   int ClassOf(uint8_t byte) const { return classes_[byte]; }
+  size_t bytes() const { return nodes_.capacity() * sizeof(Node); }  // Of memory.
   uint8_t ByteOf(int byte_class) const { return class_bytes_[byte_class]; }
 
  private:

@@ -137,11 +137,18 @@ TEST(GbnfTest, AmbiguousOnesStayBounded) {
   auto grammar = Compile(ParseGbnf("root ::= \"a\" (root root)? | \"a\" root \"a\"?"));
   ASSERT_TRUE(grammar.ok()) << grammar.status();
   GrammarTexts texts(*std::move(grammar));
+  // It says so where it gives up, and does not lose texts before.
+  int followed = 0;
   for (int i = 1; i < 200; ++i) {
     const auto state = texts.After(std::string(i, 'a'));
     ASSERT_NE(state, GrammarAutomaton::kDead);
+    if (state == GrammarAutomaton::kTooAmbiguous) continue;
+    EXPECT_EQ(++followed, i);
+    EXPECT_TRUE(i == 2 || texts.automaton().accepts(state)) << i;
     EXPECT_LE(texts.automaton().places(state), GrammarAutomaton::kMaxPlaces);
   }
+  EXPECT_GT(followed, 5);
+  EXPECT_LT(followed, 199);
 }
 
 // A grammar that the test makes, writes down, and matches by trying everything.

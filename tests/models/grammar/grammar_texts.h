@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/check.h"
 #include "models/text/grammar/automaton.h"
 #include "models/text/grammar/grammar.h"
 #include "models/text/grammar/grammar_rules.h"
@@ -27,18 +28,23 @@ class GrammarTexts {
   explicit GrammarTexts(Grammar grammar)
       : automaton_(std::make_shared<const Grammar>(std::move(grammar))) {}
 
-  // kDead if no text begins so.
+  // kDead if no text begins so, or kTooAmbiguous.
   State After(const std::string& text) {
     State state = automaton_.start();
     for (char byte : text) {
       state = automaton_.Next(state, static_cast<uint8_t>(byte));
-      if (state == GrammarAutomaton::kDead) break;
+      if (state < 0) break;
     }
     return state;
   }
-  bool Begins(const std::string& text) { return After(text) != GrammarAutomaton::kDead; }
+  bool Begins(const std::string& text) {
+    const State state = After(text);
+    PACKRAT_CHECK(state != GrammarAutomaton::kTooAmbiguous);
+    return state != GrammarAutomaton::kDead;
+  }
   bool Matches(const std::string& text) {
     const State state = After(text);
+    PACKRAT_CHECK(state != GrammarAutomaton::kTooAmbiguous);
     return state != GrammarAutomaton::kDead && automaton_.accepts(state);
   }
   // A text of the grammar, byte by byte at random; none if it has not ended after so many bytes.

@@ -195,9 +195,11 @@ TEST(RegexTest, HostileOnesAreBounded) {
     auto grammar = Compile(ParseRegex(pattern));
     ASSERT_TRUE(grammar.ok()) << pattern << grammar.status();
     GrammarTexts texts(*std::move(grammar));
+    if (texts.automaton().too_ambiguous()) continue;
     for (int i = 1; i < 300; ++i) {
       const auto state = texts.After(std::string(i, 'a'));
       ASSERT_NE(state, GrammarAutomaton::kDead) << pattern;
+      if (state == GrammarAutomaton::kTooAmbiguous) break;
       EXPECT_LE(texts.automaton().places(state), GrammarAutomaton::kMaxPlaces) << pattern;
     }
   }

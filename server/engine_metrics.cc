@@ -116,9 +116,10 @@ void AddEngineMetrics(const EngineStats& stats, MetricReadings* to) {
   to->Counter("packrat_grammar_seconds_total",
               "Time of the engine's steps that went into finding which tokens grammars allow.",
               absl::ToDoubleSeconds(stats.grammar_time));
-  to->Counter("packrat_grammar_cut_steps_total",
-              "Steps with too much of that to do, so that requests with grammars waited for the next one.",
-              static_cast<double>(stats.grammar_waits));
+  to->Counter(
+      "packrat_grammar_cut_steps_total",
+      "Steps with too much of that to do, so that requests with grammars waited for the next one.",
+      static_cast<double>(stats.grammar_waits));
   to->Counter("packrat_engine_steps_total", "Steps of the engine.", stats.steps);
   to->Histogram("packrat_engine_step_duration_seconds", "Time of one step of the engine.",
                 stats.step_time);

@@ -31,7 +31,10 @@ size_t WeightBytes(const Checkpoint& checkpoint, DType type) {
   size_t bytes = 0;
   for (const auto& [name, view] : checkpoint.tensors()) {
     const size_t element = IsMatrix(view) ? DTypeBytes(type) : sizeof(float);
-    bytes += Aligned(static_cast<size_t>(view.NumElements()) * element);
+    const size_t tensor = Aligned(static_cast<size_t>(view.NumElements()) * element);
+    // One may be cut in two (the input projection of Mamba-2), each aligned. What is no matrix is
+    // little, and a norm is kept twice where mixers side by side scale what it makes.
+    bytes += (IsMatrix(view) ? tensor : 2 * tensor) + kAlign;
   }
   return bytes;
 }

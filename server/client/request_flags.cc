@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
 
 #include "absl/flags/flag.h"
@@ -16,7 +17,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "models/bounds.h"
 #include "models/text/utf8.h"
 #include "server/client/address.h"
@@ -44,53 +44,52 @@ ABSL_FLAG(
     "\"Hello\"}], or an object with messages, tools_json and the other fields of ChatMessages.");
 ABSL_FLAG(std::string, token_ids, "",
           "complete, score, detokenize: ids separated by commas or spaces, in place of text.");
-ABSL_FLAG(absl::optional<bool>, add_bos, absl::nullopt,
-          "Put the BOS token before the text: true or false.");
+ABSL_FLAG(packrat::Given<bool>, add_bos, {}, "Put the BOS token before the text: true or false.");
 ABSL_FLAG(bool, parse_special, false,
           "Control tokens written in the text, such as </s>, become their ids.");
-ABSL_FLAG(absl::optional<bool>, skip_special_tokens, absl::nullopt,
+ABSL_FLAG(packrat::Given<bool>, skip_special_tokens, {},
           "Control tokens give no text in the output: true or false.");
-ABSL_FLAG(absl::optional<int32_t>, max_tokens, absl::nullopt, "Most tokens to generate.");
-ABSL_FLAG(absl::optional<int32_t>, min_tokens, absl::nullopt, "No end before so many tokens.");
+ABSL_FLAG(packrat::Given<int32_t>, max_tokens, {}, "Most tokens to generate.");
+ABSL_FLAG(packrat::Given<int32_t>, min_tokens, {}, "No end before so many tokens.");
 ABSL_FLAG(bool, ignore_eos, false, "The model's end tokens do not end the text.");
 ABSL_FLAG(std::vector<std::string>, stop, {},
           "Strings that end the text, separated by commas; \\n and the like are understood.");
-ABSL_FLAG(absl::optional<double>, temperature, absl::nullopt,
+ABSL_FLAG(packrat::Given<double>, temperature, {},
           absl::StrCat("Range ", packrat::bounds::kTemperature.Range(),
                        "; 0 always takes the most likely token."));
-ABSL_FLAG(absl::optional<int32_t>, top_k, absl::nullopt, "Draw from so many; 0: all.");
-ABSL_FLAG(absl::optional<double>, top_p, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, top_k, {}, "Draw from so many; 0: all.");
+ABSL_FLAG(packrat::Given<double>, top_p, {},
           absl::StrCat("Range ", packrat::bounds::kTopP.Range(), "."));
-ABSL_FLAG(absl::optional<double>, min_p, absl::nullopt,
+ABSL_FLAG(packrat::Given<double>, min_p, {},
           absl::StrCat("Range ", packrat::bounds::kMinP.Range(), "."));
-ABSL_FLAG(absl::optional<double>, repetition_penalty, absl::nullopt,
+ABSL_FLAG(packrat::Given<double>, repetition_penalty, {},
           absl::StrCat("Range ", packrat::bounds::kRepetitionPenalty.Range(), "; 1: none."));
-ABSL_FLAG(absl::optional<double>, presence_penalty, absl::nullopt,
+ABSL_FLAG(packrat::Given<double>, presence_penalty, {},
           absl::StrCat("Range ", packrat::bounds::kPresencePenalty.Range(), "."));
-ABSL_FLAG(absl::optional<double>, frequency_penalty, absl::nullopt,
+ABSL_FLAG(packrat::Given<double>, frequency_penalty, {},
           absl::StrCat("Range ", packrat::bounds::kFrequencyPenalty.Range(), "."));
-ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt,
+ABSL_FLAG(packrat::Given<uint64_t>, seed, {},
           "The same seed gives the same text. bench: of the prompts too.");
-ABSL_FLAG(absl::optional<int32_t>, logprobs, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, logprobs, {},
           absl::StrCat("complete --json, score: log-probabilities of so many best tokens; range ",
                        packrat::bounds::kNumLogprobs.Range(), "."));
-ABSL_FLAG(absl::optional<int32_t>, priority, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, priority, {},
           absl::StrCat("Range ", packrat::bounds::kPriority.Range(), "; higher is first."));
-ABSL_FLAG(absl::optional<int32_t>, num_choices, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, num_choices, {},
           absl::StrCat("complete: so many continuations, shown when all are there; range ",
                        packrat::bounds::kNumChoices.Range(), "."));
-ABSL_FLAG(absl::optional<std::string>, grammar, absl::nullopt,
+ABSL_FLAG(packrat::Given<std::string>, grammar, {},
           "complete: the answer matches this grammar in GBNF; @FILE: what the file holds.");
-ABSL_FLAG(absl::optional<std::string>, regex, absl::nullopt,
+ABSL_FLAG(packrat::Given<std::string>, regex, {},
           "complete: the answer matches this regular expression; @FILE: what the file holds.");
-ABSL_FLAG(absl::optional<std::string>, json_schema, absl::nullopt,
+ABSL_FLAG(packrat::Given<std::string>, json_schema, {},
           "complete: the answer is JSON by this schema, e.g. '{\"type\": \"object\"}'; @FILE: what "
           "the file holds.");
 ABSL_FLAG(std::string, candidates, "",
           "score: file with a candidate in each line; \\n and the like are understood.");
-ABSL_FLAG(absl::optional<bool>, use_cache, absl::nullopt,
+ABSL_FLAG(packrat::Given<bool>, use_cache, {},
           "Begin with the state of an earlier text that began alike; default: true.");
-ABSL_FLAG(absl::optional<std::string>, cache_salt, absl::nullopt,
+ABSL_FLAG(packrat::Given<std::string>, cache_salt, {},
           "Share states only with requests of the same salt.");
 ABSL_FLAG(std::string, user_label, "",
           "chat: put before what you write, e.g. 'User: '. With one of these two, or in a session, "
@@ -110,12 +109,12 @@ ABSL_FLAG(std::string, input, "", "load: a file that save has written.");
 ABSL_FLAG(std::string, affinity, "",
           "Sent as x-session, by which balancers keep calls on one replica: the same in all calls "
           "about a session, its creation included; up to 128 of A-Z a-z 0-9 . _ : -.");
-ABSL_FLAG(absl::optional<absl::Duration>, ttl, absl::nullopt,
+ABSL_FLAG(packrat::Given<absl::Duration>, ttl, {},
           "sessions create, load: time after its last use at which it expires, e.g. 10m. Default: "
           "the server's; of load the saved session's.");
-ABSL_FLAG(absl::optional<int32_t>, keep_turns, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, keep_turns, {},
           "sessions rewind: keep so many of the first turns.");
-ABSL_FLAG(absl::optional<int32_t>, keep_tokens, absl::nullopt,
+ABSL_FLAG(packrat::Given<int32_t>, keep_tokens, {},
           "sessions rewind: keep so many of the first tokens.");
 ABSL_FLAG(int32_t, limit, 0, "sessions list: most to list. Default: the server's, 1000.");
 ABSL_FLAG(bool, live, false, "health: whether the server works at all, loading or draining too.");
@@ -203,7 +202,7 @@ absl::Status CheckFlags() {
   if (status.ok()) status = CheckUtf8("--system", absl::GetFlag(FLAGS_system));
   for (const auto* flag : {&FLAGS_grammar, &FLAGS_regex, &FLAGS_json_schema}) {
     if (!status.ok()) break;
-    status = TextOrFile(flag->Name(), absl::GetFlag(*flag).value_or("")).status();
+    status = TextOrFile(flag->Name(), absl::GetFlag(*flag).value.value_or("")).status();
   }
   if (status.ok()) status = ChannelTarget(absl::GetFlag(FLAGS_address)).status();
   if (status.ok()) status = ApiKeyFromFlags().status();
@@ -242,8 +241,8 @@ Connection::Options ConnectionFromFlags() {
 namespace {
 
 template <typename T, typename Setter>
-void IfGiven(const absl::Flag<absl::optional<T>>& flag, const Setter& set) {
-  const absl::optional<T> value = absl::GetFlag(flag);
+void IfGiven(const absl::Flag<Given<T>>& flag, const Setter& set) {
+  const std::optional<T> value = absl::GetFlag(flag).value;
   if (value.has_value()) set(*value);
 }
 

@@ -10,9 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/client/connection.h"
+#include "server/client/given.h"
 
 ABSL_DECLARE_FLAG(bool, json);
 ABSL_DECLARE_FLAG(bool, stats);
@@ -24,12 +24,12 @@ ABSL_DECLARE_FLAG(std::string, history);
 ABSL_DECLARE_FLAG(std::string, address);
 ABSL_DECLARE_FLAG(std::string, candidates);
 ABSL_DECLARE_FLAG(bool, live);
-ABSL_DECLARE_FLAG(absl::optional<absl::Duration>, ttl);
+ABSL_DECLARE_FLAG(packrat::Given<absl::Duration>, ttl);
 ABSL_DECLARE_FLAG(std::string, session);
 ABSL_DECLARE_FLAG(std::string, output);
 ABSL_DECLARE_FLAG(std::string, input);
-ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_turns);
-ABSL_DECLARE_FLAG(absl::optional<int32_t>, keep_tokens);
+ABSL_DECLARE_FLAG(packrat::Given<int32_t>, keep_turns);
+ABSL_DECLARE_FLAG(packrat::Given<int32_t>, keep_tokens);
 ABSL_DECLARE_FLAG(int32_t, limit);
 ABSL_DECLARE_FLAG(int32_t, concurrency);
 ABSL_DECLARE_FLAG(int32_t, requests);

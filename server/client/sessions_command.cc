@@ -71,7 +71,8 @@ int Show(Connection* connection, const std::string& handle) {
 }
 
 int Rewind(Connection* connection, const std::string& handle) {
-  const auto turns = absl::GetFlag(FLAGS_keep_turns), tokens = absl::GetFlag(FLAGS_keep_tokens);
+  const auto turns = absl::GetFlag(FLAGS_keep_turns).value;
+  const auto tokens = absl::GetFlag(FLAGS_keep_tokens).value;
   if (turns.has_value() == tokens.has_value()) {
     return UsageError("sessions rewind takes --keep_turns or --keep_tokens");
   }
@@ -86,7 +87,7 @@ int Rewind(Connection* connection, const std::string& handle) {
 
 Connection::Outcome Create(Connection* connection, v1::Session* session) {
   v1::CreateSessionRequest request;
-  const absl::optional<absl::Duration> ttl = absl::GetFlag(FLAGS_ttl);
+  const auto ttl = absl::GetFlag(FLAGS_ttl).value;
   if (ttl.has_value()) request.set_ttl_seconds(absl::ToDoubleSeconds(*ttl));
   return connection->CreateSession(request, session);
 }

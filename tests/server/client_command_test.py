@@ -47,6 +47,8 @@ class WithoutServerTest(unittest.TestCase):
     def test_mistakes_give_2(self):
         for arguments in ([], ["no-such-command"], ["complete", "--no_such_flag"],
                           ["complete", "--max_tokens=many", "x"], ["info", "x"],
+                          ["complete", "--max_tokens=", "x"], ["complete", "--use_cache=", "x"],
+                          ["sessions", "create", "--ttl="], ["complete", "--temperature=", "x"],
                           ["health", "x"], ["sessions"], ["sessions", "make"],
                           ["sessions", "create", "x"], ["sessions", "show"],
                           ["sessions", "rewind", "x"],

@@ -70,6 +70,24 @@ TEST(ClientFlags, EachOneSetsItsOwnFieldAndNoOther) {
   }
 }
 
+// An empty text is a text, which the server takes or refuses by name; an empty number is a mistake.
+TEST(ClientFlags, AnEmptyValueIsNotAFlagThatIsNotGiven) {
+  for (const auto& [flag, request] : {std::pair("regex", "regex: ''"),
+                                      {"grammar", "grammar: ''"},
+                                      {"json_schema", "json_schema: ''"},
+                                      {"cache_salt", "cache_salt: ''"}}) {
+    absl::FlagSaver saver;
+    v1::GenerateRequest wanted = RequestFromFlags();
+    wanted.MergeFrom(RequestFromText(request));
+    Set(flag, "");
+    EXPECT_EQ(RequestFromFlags().DebugString(), wanted.DebugString()) << flag;
+  }
+  for (const char* flag : {"max_tokens", "temperature", "seed", "use_cache", "ttl", "keep_turns"}) {
+    std::string error;
+    EXPECT_FALSE(absl::FindCommandLineFlag(flag)->ParseFrom("", &error)) << flag;
+  }
+}
+
 TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
   // They describe the connection, the prompt, or what the client prints; tested below, in
   // client_command_test and in chat_terminal_test.

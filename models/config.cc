@@ -34,45 +34,70 @@ constexpr struct {
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
-absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::string& where) {
+absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::string& where,
+                                        std::vector<std::string>* problems) {
   absl::StatusOr<Json> json = ParseJson(text.data(), text.size(), where);
-  if (!json.ok()) return json.status();
+  if (!json.ok()) {
+    problems->emplace_back(json.status().message());
+    return json.status();
+  }
   JsonFields f(*json, "");
   const std::string type = f.String("model_type", "");
-  std::vector<std::string> names;
+  const auto tell = [&] {
+    for (const std::string& problem : f.problems()) {
+      problems->push_back(absl::StrCat(where, ": ", problem));
+    }
+    return Invalid(absl::StrCat(where, ": ", f.status().message()));
+  };
   for (const Family& family : kFamilies) {
-    names.push_back(family.name);
     if (type != family.name || !f.status().ok()) continue;
     ModelConfig config;
     config.family = type;
     family.read(&f, &config);
     f.RefuseOthers();
     if (f.status().ok()) return config;
+    return tell();
   }
   for (const auto& experts : kWithExperts) {
     if (type != experts.type) continue;
     f.Fail("model_type", absl::StrCat("is ", Quoted(type), ", whose experts are not served; ",
                                       experts.instead, " is"));
   }
-  f.Fail("model_type", absl::StrCat("is ", Quoted(type), "; must be ", OneOf(names)));
-  return Invalid(absl::StrCat(where, ": ", f.status().message()));
+  f.Fail("model_type", absl::StrCat("is ", Quoted(type), "; must be ", OneOf(FamilyNames())));
+  return tell();
 }
 
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text) {
-  return ParseConfig(json_text, "config.json");
+  std::vector<std::string> problems;
+  return ParseConfig(json_text, "config.json", &problems);
 }
 
-absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
+std::vector<std::string> FamilyNames() {
+  std::vector<std::string> names;
+  for (const Family& family : kFamilies) names.emplace_back(family.name);
+  return names;
+}
+
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir,
+                                            std::vector<std::string>* problems) {
+  std::vector<std::string> unread;
+  if (problems == nullptr) problems = &unread;
   const std::string path = dir + "/config.json";
   absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
-  if (!text.ok()) return text.status();
-  absl::StatusOr<ModelConfig> config = ParseConfig(*text, path);
+  if (!text.ok()) {
+    problems->emplace_back(text.status().message());
+    return text.status();
+  }
+  absl::StatusOr<ModelConfig> config = ParseConfig(*text, path, problems);
   if (!config.ok()) return config;
 
   absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(dir, config->vocab_size);
-  if (!generation.ok()) return generation.status();
+  if (!generation.ok()) {
+    problems->emplace_back(generation.status().message());
+    return generation.status();
+  }
   for (int id : generation->eos_ids) {
     if (std::count(config->eos_ids.begin(), config->eos_ids.end(), id) == 0) {
       config->eos_ids.push_back(id);

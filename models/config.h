@@ -99,8 +99,13 @@ struct ModelConfig {
 // reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
-// Reads DIR/config.json and, where present, DIR/generation_config.json.
-absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
+// Reads DIR/config.json and, where present, DIR/generation_config.json. `problems`, if not null, is
+// told of all errors as far as each is sure, and not only of the first.
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir,
+                                            std::vector<std::string>* problems = nullptr);
+
+// The names of all families, as in model_type.
+std::vector<std::string> FamilyNames();
 
 // LanguageModel::fingerprint() of config and weights. `weights_hash` comes from a WeightLoader that
 // has taken everything in the order of the layers.

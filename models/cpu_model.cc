@@ -184,8 +184,10 @@ struct OpenModel {
   std::map<std::string, DType> quantized;
 };
 
+// `problems`: all of the tensors' errors, if there are any; may be null.
 absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& options,
-                                    const Resources& resources) {
+                                    const Resources& resources,
+                                    std::vector<std::string>* problems = nullptr) {
   for (const absl::Status& status :
        {CheckOption("max_batch_tokens", options.max_batch_tokens, 1, 1 << 16),
         CheckOption("max_logit_rows", options.max_logit_rows, 1, 1 << 16),
@@ -208,7 +210,10 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   open.checkpoint = std::move(folder->checkpoint);
   WeightLoader weights(open.checkpoint.get(), WeightLoader::Mode::kMeasure);
   const CpuModel model(open.memory.config, open.options, &weights);
-  if (absl::Status status = weights.Finish(); !status.ok()) return status;
+  if (absl::Status status = weights.Finish(); !status.ok()) {
+    if (problems != nullptr) *problems = weights.Problems();
+    return status;
+  }
   if (bfloat16 && !model.multiplies_in(Arithmetic::kBFloat16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("activations: bfloat16 is for weights stored in bfloat16, and ", dir,
@@ -263,8 +268,14 @@ absl::StatusOr<std::map<std::string, DType>> QuantizedTensors(const std::string&
   return std::move(open->quantized);
 }
 
-absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options) {
-  auto open = OpenFiles(dir, options, ReadResources());
+absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options,
+                                         std::vector<std::string>* problems) {
+  std::vector<std::string> of_tensors;
+  auto open = OpenFiles(dir, options, ReadResources(), &of_tensors);
+  if (problems != nullptr && !open.ok()) {
+    if (of_tensors.empty()) of_tensors.emplace_back(open.status().message());
+    problems->insert(problems->end(), of_tensors.begin(), of_tensors.end());
+  }
   if (!open.ok()) return open.status();
   return open->memory;
 }

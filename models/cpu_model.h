@@ -29,8 +29,10 @@ absl::StatusOr<std::map<std::string, DType>> QuantizedTensors(const std::string&
                                                               const ModelOptions& options);
 
 // The memory that the model would take, without loading it. Errors as LoadCpuModel(), as far as
-// they show in config, names and shapes.
-absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options);
+// they show in config, names and shapes. `problems`, if not null, gets all errors and not only the
+// first.
+absl::StatusOr<ModelMemory> MeasureModel(const std::string& dir, const ModelOptions& options,
+                                         std::vector<std::string>* problems = nullptr);
 
 // Loads DIR/config.json and its safetensors onto the CPU. INVALID_ARGUMENT naming file, tensor and
 // reason; FAILED_PRECONDITION if the processor lacks what options.activations asks for;

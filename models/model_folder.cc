@@ -4,12 +4,20 @@
 
 namespace packrat {
 
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& dir,
+                                                           const ModelConfig& config) {
+  auto checkpoint = Checkpoint::Open(dir);
+  if (checkpoint.ok() && !config.nested.empty()) {
+    (*checkpoint)->Unnest(config.nested, "model.", config.others);
+  }
+  return checkpoint;
+}
+
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir) {
   auto config = LoadModelConfig(dir);
   if (!config.ok()) return config.status();
-  auto checkpoint = Checkpoint::Open(dir);
+  auto checkpoint = OpenCheckpoint(dir, *config);
   if (!checkpoint.ok()) return checkpoint.status();
-  if (!config->nested.empty()) (*checkpoint)->Unnest(config->nested, "model.", config->others);
   return ModelFolder{*std::move(config), *std::move(checkpoint)};
 }
 

@@ -16,7 +16,11 @@ struct ModelFolder {
   std::unique_ptr<Checkpoint> checkpoint;  // The language model alone, under the config's names.
 };
 
-// Errors as LoadModelConfig() and Checkpoint::Open().
+// DIR's checkpoint as the config names it. Errors as of Checkpoint::Open().
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& dir,
+                                                           const ModelConfig& config);
+
+// Errors as LoadModelConfig() and OpenCheckpoint().
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir);
 
 }  // namespace packrat

@@ -95,26 +95,26 @@ uint64_t HashBytes(uint64_t hash, const void* data, size_t bytes) {
 }
 
 const TensorView* WeightLoader::Take(const std::string& name, const std::vector<int64_t>& shape) {
-  if (!status_.ok()) return nullptr;
+  if (!status_.ok() && mode_ == Mode::kLoad) return nullptr;
   const auto found = checkpoint_->tensors().find(name);
   if (found == checkpoint_->tensors().end()) {
-    status_ = checkpoint_->Find(name).status();
+    Fail(checkpoint_->Find(name).status());
     return nullptr;
   }
   const TensorView& view = found->second;
+  taken_.insert(name);
   if (view.shape != shape) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has shape ",
-                                                      ShapeText(view.shape),
-                                                      ", the config asks for ", ShapeText(shape)));
+    Fail(absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has shape ",
+                                                 ShapeText(view.shape), ", the config asks for ",
+                                                 ShapeText(shape))));
     return nullptr;
   }
   if (view.type == TensorType::kI32) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has dtype ",
-                                                      TensorTypeName(view.type),
-                                                      "; a weight must be F32, BF16 or F16"));
+    Fail(absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has dtype ",
+                                                 TensorTypeName(view.type),
+                                                 "; a weight must be F32, BF16 or F16")));
     return nullptr;
   }
-  taken_.insert(name);
   hash_ = HashBytes(hash_, name.data(), name.size());
   hash_ = HashBytes(hash_, &view.type, sizeof(view.type));
   hash_ = HashBytes(hash_, shape.data(), shape.size() * sizeof(int64_t));
@@ -208,12 +208,27 @@ void WeightLoader::ReportTo(Progress progress) {
   for (const auto& [name, view] : checkpoint_->tensors()) total_bytes_ += view.bytes;
 }
 
+void WeightLoader::Fail(absl::Status error) {
+  constexpr size_t kMost = 64;
+  const std::string message(error.message());
+  // A tensor may be taken in parts.
+  const bool known = std::find(problems_.begin(), problems_.end(), message) != problems_.end();
+  if (!known && problems_.size() < kMost) problems_.push_back(message);
+  if (status_.ok()) status_ = std::move(error);
+}
+
+std::vector<std::string> WeightLoader::Problems() const {
+  std::vector<std::string> problems = problems_;
+  if (absl::Status surplus = Surplus(); !surplus.ok()) problems.emplace_back(surplus.message());
+  return problems;
+}
+
 void WeightLoader::Refuse(const std::string& name, const std::string& why) {
-  if (!status_.ok()) return;
+  if (!status_.ok() && mode_ == Mode::kLoad) return;
   const auto found = checkpoint_->tensors().find(name);
   const std::string file =
       found == checkpoint_->tensors().end() ? "" : absl::StrCat(found->second.file, ": ");
-  status_ = absl::InvalidArgumentError(absl::StrCat(file, "tensor ", name, " ", why));
+  Fail(absl::InvalidArgumentError(absl::StrCat(file, "tensor ", name, " ", why)));
 }
 
 std::vector<float> WeightLoader::Floats(const std::string& name,
@@ -253,8 +268,9 @@ bool WeightLoader::IsCopy(const TensorView& view) const {
   return false;
 }
 
-absl::Status WeightLoader::Finish() const {
-  if (!status_.ok()) return status_;
+absl::Status WeightLoader::Finish() const { return status_.ok() ? Surplus() : status_; }
+
+absl::Status WeightLoader::Surplus() const {
   std::vector<std::string> surplus;
   for (const auto& [name, view] : checkpoint_->tensors()) {
     // A model that ties its matrices has no other place for lm_head.weight.

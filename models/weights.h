@@ -1,5 +1,6 @@
 // Takes tensors out of a checkpoint by name and checks their shapes and values. The first error is
 // kept and makes everything after it a no-op, so that layers can name what they need line by line.
+// Measuring goes on after an error, for a list of all of them.
 #ifndef PACKRAT_MODELS_WEIGHTS_H_
 #define PACKRAT_MODELS_WEIGHTS_H_
 
@@ -58,6 +59,8 @@ class WeightLoader {
   // The first error, or INVALID_ARGUMENT for tensors that nobody has taken. Not counted is an
   // output matrix (lm_head.weight) of a model that ties it, if it equals the embedding.
   absl::Status Finish() const;
+  // Of measuring: all errors, Finish() included.
+  std::vector<std::string> Problems() const;
   size_t float_bytes() const { return float_bytes_; }  // Of all Floats().
   // Of all names, types, shapes and bits taken so far.
   uint64_t hash() const { return hash_; }
@@ -65,6 +68,8 @@ class WeightLoader {
  private:
   // Whether some tensor that was taken has the same type, shape and bytes.
   bool IsCopy(const TensorView& view) const;
+  void Fail(absl::Status error);
+  absl::Status Surplus() const;  // The error of Finish() alone.
   // Null after an error.
   const TensorView* Take(const std::string& name, const std::vector<int64_t>& shape);
   // Reads `bytes` of a tensor from its byte `first` on into buffer_, adds them to hash(), and
@@ -77,6 +82,7 @@ class WeightLoader {
   std::vector<float> wide_;  // Of a piece that is being quantised.
   std::unordered_set<std::string> taken_;
   absl::Status status_;
+  std::vector<std::string> problems_;
   Progress progress_;
   size_t done_bytes_ = 0, total_bytes_ = 0;
   size_t float_bytes_ = 0;

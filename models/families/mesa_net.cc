@@ -39,7 +39,7 @@ void ReadAttentionLayers(const Json& json, const std::string& where, int hidden_
     }
   }
   f.RefuseOthers();
-  all->Check(f.status());
+  all->Check(f);
 }
 
 void ReadSteps(JsonFields* f, const std::string& name, ModelConfig* config) {

@@ -26,7 +26,7 @@ void ReadPackratConfig(JsonFields* f, ModelConfig* config) {
     JsonFields fields(*object, type);
     mixers.back().mixer = *ReadMixer(type, &fields, shared);
     fields.RefuseOthers();
-    f->Check(fields.status());
+    f->Check(fields);
   }
   SetLayers(f, types, mixers, config);
 }

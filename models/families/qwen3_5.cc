@@ -65,11 +65,11 @@ void ReadQwen35Config(JsonFields* f, ModelConfig* config) {
   text.Only("model_type", "qwen3_5_text");
   ReadQwen35TextConfig(&text, config);
   text.RefuseOthers();
-  f->Check(text.status());
+  f->Check(text);
   IgnoreBookkeeping(f);
   f->Ignore({"vision_config", "image_token_id", "video_token_id", "vision_start_token_id",
              "vision_end_token_id", "language_model_only"});
-  if (!f->status().ok()) return;
+  if (f->failed()) return;
 
   // They may be in either place. transformers writes tie_word_embeddings in both, and the outer one
   // decides, whatever text_config says.

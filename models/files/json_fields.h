@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -18,7 +19,8 @@ namespace packrat {
 
 // Reads fields of one JSON object and keeps the first error. So a parser is a list of fields, and
 // asks for the status once, at its end. A null counts as absent. After an error the values returned
-// are within their ranges, but have no meaning.
+// are within their ranges, but have no meaning. So of the errors that may follow from another one
+// only the first is kept, and beside it every field that is refused for itself.
 class JsonFields {
  public:
   // `object` outlives it.
@@ -27,17 +29,25 @@ class JsonFields {
   }
 
   const absl::Status& status() const { return status_; }
+  // All errors, as far as they are sure; status() is the first of them.
+  const std::vector<std::string>& problems() const { return problems_; }
   void Fail(const std::string& name, const std::string& why) {
-    if (status_.ok()) {
-      const std::string field = name.empty() ? prefix_ : Name(name);
-      status_ =
-          absl::InvalidArgumentError(absl::StrCat(field.empty() ? "the file" : field, ": ", why));
-    }
+    const std::string field = name.empty() ? prefix_ : Name(name);
+    Check(absl::InvalidArgumentError(absl::StrCat(field.empty() ? "the file" : field, ": ", why)));
   }
   // Takes over the error of a part of the object.
   void Check(const absl::Status& part) {
-    if (status_.ok()) status_ = part;
+    if (part.ok() || failed_) return;
+    failed_ = true;
+    Keep(part);
   }
+  // The same of all its errors.
+  void Check(const JsonFields& part) {
+    for (const std::string& problem : part.problems_) Keep(absl::InvalidArgumentError(problem));
+    failed_ |= part.failed_;
+  }
+  // After such an error a reader may stop before it has come to all fields.
+  bool failed() const { return failed_; }
   std::string Name(const std::string& name) const {
     return prefix_.empty() ? name : absl::StrCat(prefix_, ".", name);
   }
@@ -95,7 +105,7 @@ class JsonFields {
   void Only(const std::string& name, const Json& value) {
     const Json* given = Get(name);
     if (given == nullptr || *given == value) return;
-    Fail(name, absl::StrCat("is ", Shown(*given), "; only ", Shown(value), " is served"));
+    Refuse(name, absl::StrCat("is ", Shown(*given), "; only ", Shown(value), " is served"));
   }
 
   // Fields that do not matter. They may hold anything.
@@ -113,10 +123,11 @@ class JsonFields {
   // Refuses fields that were neither read nor ignored. Such a field is misspelt, or changes what
   // the model computes in a way that is not supported.
   void RefuseOthers() {
-    if (!object_.is_object()) return;
+    if (!object_.is_object() || failed_) return;  // A reader that failed may not have come to all.
     for (const auto& [name, value] : object_.items()) {
       if (value.is_null() || known_.count(name) > 0) continue;
-      Fail(Shortened(name), "is unknown here; remove it if the model computes the same without it");
+      Refuse(Shortened(name),
+             "is unknown here; remove it if the model computes the same without it");
     }
   }
 
@@ -144,6 +155,13 @@ class JsonFields {
   }
 
  private:
+  void Refuse(const std::string& name, const std::string& why) {
+    Keep(absl::InvalidArgumentError(absl::StrCat(Name(name), ": ", why)));
+  }
+  void Keep(const absl::Status& problem) {
+    if (status_.ok()) status_ = problem;
+    if (problems_.size() < kMaxProblems) problems_.emplace_back(problem.message());
+  }
   // A plain name as it is; anything else in quotes.
   static std::string Shortened(const std::string& name) {
     const std::string quoted = Quoted(name);
@@ -153,7 +171,10 @@ class JsonFields {
   const Json& object_;
   std::string prefix_;
   std::unordered_set<std::string> known_;  // Read or ignored.
+  static constexpr size_t kMaxProblems = 64;
   absl::Status status_;
+  std::vector<std::string> problems_;
+  bool failed_ = false;  // An error from which others may follow.
 };
 
 }  // namespace packrat

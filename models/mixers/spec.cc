@@ -104,7 +104,7 @@ double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, 
     }
     theta = inner_or_outer("rope_theta", 1.0, kMaxRopeBase, theta);
     rope.RefuseOthers();
-    fields->Check(rope.status());
+    fields->Check(rope);
   }
   return theta;
 }

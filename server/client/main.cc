@@ -1,4 +1,5 @@
 // packrat: the command-line client.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,7 +39,8 @@ constexpr char kUsage[] =
     "                              model, and prints its handle\n"
     "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
     "  packrat detokenize          text of --token_ids\n"
-    "  packrat info                what the server serves\n"
+    "  packrat info                what the server serves; with --model DIR what a folder holds,\n"
+    "                              without a server (packrat info --model DIR --help)\n"
     "  packrat bench               many calls at once, and what they took\n"
     "  packrat health              whether the server takes requests: exit code 0 if so\n"
     "  packrat logits              logits of a model on this machine, without a server\n"
@@ -83,12 +85,19 @@ int ServeAndChat(const std::vector<std::string>& arguments, Signals* signals) {
   return Chat({}, signals);
 }
 
+bool HasFlag(char** begin, char** end, absl::string_view name) {
+  return std::any_of(begin, end, [name](absl::string_view word) {
+    return word == name || absl::StartsWith(word, absl::StrCat(name, "="));
+  });
+}
+
 int Run(int argc, char** argv) {
   // These need no server and have flags of their own.
   const std::string first = argc > 1 ? argv[1] : "";
   for (const char* tool : {"logits", "perplexity", "plan", "quantize", "convert"}) {
     if (first == tool) return BecomeTools(argv);
   }
+  if (first == "info" && HasFlag(argv + 2, argv + argc, "--model")) return BecomeTools(argv);
   if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));
   if (argc == 2 && first == "help") {
     char help[] = "--help";

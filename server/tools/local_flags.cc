@@ -25,6 +25,8 @@ void LocalFlags::Number(const std::string& name, float* target) {
   flags_[name] = [target](const std::string& value) { return absl::SimpleAtof(value, target); };
 }
 
+void LocalFlags::Switch(const std::string& name, bool* target) { switches_[name] = target; }
+
 void LocalFlags::Feed(FeedOptions* options) {
   Text("model", &options->model, /*required=*/true);
   Integer("piece", &options->piece);
@@ -45,6 +47,10 @@ std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {
     }
     if (!absl::StartsWith(args[i], "--")) return UsageError("unexpected argument " + args[i]);
     std::string name = args[i].substr(2), value;
+    if (const auto found = switches_.find(name); found != switches_.end()) {
+      *found->second = true;
+      continue;
+    }
     if (const size_t equals = name.find('='); equals != std::string::npos) {
       value = name.substr(equals + 1);
       name = name.substr(0, equals);

@@ -24,6 +24,7 @@ class LocalFlags {
   void Text(const std::string& name, std::string* target, bool required = false);
   void Integer(const std::string& name, int* target);
   void Number(const std::string& name, float* target);
+  void Switch(const std::string& name, bool* target);  // `--name` alone.
   // What the commands share, --cpu_target too, which Parse() sets.
   void Feed(FeedOptions* options);
 
@@ -38,6 +39,7 @@ class LocalFlags {
   const char* const command_;
   const char* const usage_;
   std::map<std::string, std::function<bool(const std::string&)>> flags_;
+  std::map<std::string, bool*> switches_;
   std::vector<std::pair<std::string, const std::string*>> required_;
   std::string cpu_target_ = "auto";
 };

@@ -6,6 +6,7 @@
 
 #include "server/standard_output.h"
 #include "server/tools/convert_command.h"
+#include "server/tools/info_command.h"
 #include "server/tools/logits_command.h"
 #include "server/tools/perplexity_command.h"
 #include "server/tools/plan_command.h"
@@ -18,11 +19,12 @@ int main(int argc, char** argv) {
   if (command == "logits") return packrat::LogitsCommand(arguments);
   if (command == "perplexity") return packrat::PerplexityCommand(arguments);
   if (command == "convert") return packrat::ConvertCommand(arguments);
+  if (command == "info") return packrat::InfoCommand(arguments);
   if (command == "plan") return packrat::PlanCommand(arguments);
   if (command == "quantize") return packrat::QuantizeCommand(arguments);
   std::fputs(
-      "packrat_tools: which command? logits, perplexity, plan, quantize or convert; see packrat "
-      "logits --help\n",
+      "packrat_tools: which command? info, logits, perplexity, plan, quantize or convert; see "
+      "packrat logits --help\n",
       stderr);
   return 2;
 }

@@ -11,7 +11,7 @@ from tests.docs import live_server, reference
 
 # In the order in which they are read; the blocks of a page use the server that was started last.
 PAGES = ("README.md", "docs/deploying.md", "docs/client.md", "docs/python.md", "docs/chat.md",
-         "docs/sessions.md", "docs/openai.md", "docs/running.md", "docs/options.md", "docs/metrics.md",
+         "docs/sessions.md", "docs/openai.md", "docs/running.md", "docs/models.md", "docs/options.md", "docs/metrics.md",
          "docs/operations.md", "docs/capacity.md", "docs/design.md")
 
 

@@ -1,19 +1,17 @@
 #include "server/grpc/load_call.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/no_memory.h"
 #include "runtime/session_transfer.h"
-#include "runtime/steady_clock.h"
 #include "server/generation/session_calls.h"
 
 namespace packrat {
 
 LoadCall::LoadCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
                    v1::LoadSessionResponse* response)
-    : TransferCall("LoadSession", environment, context), response_(response) {}
+    : GrpcTransfer("LoadSession", environment, context), response_(response) {}
 
 LoadCall* LoadCall::Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
                           v1::LoadSessionResponse* response) {
@@ -44,7 +42,9 @@ void LoadCall::OnReadDone(bool ok) {
     status = absl::CancelledError("the client left before its last message");
   } else {
     status = Submit([call = self_] {
-      call->Finish(call->Result(UnlessNoMemory([&] { return call->Load(); })));
+      call->Finish(call->Result(UnlessNoMemory([&] {
+        return call->Load(std::move(call->bytes_), call->cache_salt_, call->ttl_, call->response_);
+      })));
     });
     if (status.ok()) return;
   }
@@ -55,7 +55,7 @@ absl::Status LoadCall::TakePiece() {
   if (!std::exchange(begun_, true)) {
     cache_salt_ = message_.cache_salt();
     if (message_.has_ttl_seconds()) ttl_ = TtlOf(message_.ttl_seconds());
-    const absl::Status valid = SpaceOf(owner(), cache_salt_, served().rules.solver).status();
+    const absl::Status valid = CheckLoad(cache_salt_);
     if (!valid.ok()) return valid;
   }
   absl::Status status = MakeRoom(bytes_.size() + message_.data().size());
@@ -80,22 +80,6 @@ absl::Status LoadCall::MakeRoom(size_t bytes) {
   if (!held.ok()) return held;
   room_ = bytes;
   bytes_.reserve(bytes);
-  return absl::OkStatus();
-}
-
-absl::Status LoadCall::Load() {
-  if (cancelled()) return absl::CancelledError("cancelled before its turn");
-  auto loaded = served().transfer->Load(owner(), std::move(bytes_), cache_salt_, ttl_,
-                                        std::max<uint64_t>(1, RandomNumber()), SteadyNow());
-  if (!loaded.ok()) return loaded.status();
-  response_->set_state_tokens(loaded->state_tokens);
-  response_->set_state_dropped(loaded->state_dropped);
-  FillSession(loaded->info, response_->mutable_session());
-  StoredSessions* const stored = environment()->stored.load();
-  if (stored == nullptr) return absl::OkStatus();
-  const StateSpace space = {owner().tenant, cache_salt_, loaded->solver};
-  // It is here in any case, and /metrics counts what was not stored.
-  stored->Put(owner(), loaded->info.handle, space).IgnoreError();
   return absl::OkStatus();
 }
 

@@ -13,12 +13,12 @@
 #include "absl/time/time.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/saved_state.h"
-#include "server/grpc/transfer_call.h"
+#include "server/grpc/grpc_transfer.h"
 
 namespace packrat {
 
 // Owned by itself until gRPC is done with it.
-class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, public TransferCall {
+class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, public GrpcTransfer {
  public:
   static LoadCall* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
                          v1::LoadSessionResponse* response);
@@ -33,7 +33,6 @@ class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, p
   // What message_ brings.
   absl::Status TakePiece();
   absl::Status MakeRoom(size_t bytes);
-  absl::Status Load();
 
   v1::LoadSessionResponse* const response_;
   std::shared_ptr<LoadCall> self_;

@@ -10,13 +10,13 @@
 #include "absl/status/status.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/session_transfer.h"
-#include "server/grpc/transfer_call.h"
+#include "server/grpc/grpc_transfer.h"
 
 namespace packrat {
 
 // Owned by itself until gRPC is done with it.
 class SaveCall final : public grpc::ServerWriteReactor<v1::SaveSessionResponse>,
-                       public TransferCall {
+                       public GrpcTransfer {
  public:
   // gRPC keeps the request until the call is done.
   static SaveCall* Start(CallEnvironment* environment, grpc::CallbackServerContext* context,
@@ -28,7 +28,7 @@ class SaveCall final : public grpc::ServerWriteReactor<v1::SaveSessionResponse>,
  private:
   SaveCall(CallEnvironment* environment, grpc::CallbackServerContext* context,
            const v1::SaveSessionRequest* request);
-  absl::Status Pack();
+  void PackAndWrite();
   void WriteNext();
 
   const v1::SaveSessionRequest* const request_;

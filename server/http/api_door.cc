@@ -14,11 +14,11 @@ namespace {
 
 // A page of another site cannot send this type without asking the server first. So no page that
 // somebody looks at can use a server that is reachable from there and needs no key.
-bool SaysJson(const HttpRequest& http) {
+bool HasType(const HttpRequest& http, absl::string_view expected) {
   const absl::string_view type = http.Header("Content-Type");
   return http.body.empty() ||
          absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type.substr(0, type.find(';'))),
-                                "application/json");
+                                expected);
 }
 
 }  // namespace
@@ -49,15 +49,16 @@ void ApiDoor::operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) con
   if (!info.ok()) return request->Refuse(info.status());
   absl::Status status = request->account->Enter();
   if (!status.ok()) return request->Refuse(status);
-  if (!SaysJson(http)) {
+  if (!HasType(http, content_type)) {
     request->account->End(absl::InvalidArgumentError("Content-Type"));
-    HttpAnswer answer =
-        refuse(absl::InvalidArgumentError("the header Content-Type must be application/json"));
+    HttpAnswer answer = refuse(
+        absl::InvalidArgumentError(absl::StrCat("the header Content-Type must be ", content_type)));
     answer.status = 415;
     AddLabels(request->account->labels(), &answer);
     return request->reply->Send(std::move(answer));
   }
-  const size_t bytes = http.body.size();
+  const bool is_json = content_type == absl::string_view("application/json");
+  const size_t bytes = is_json ? http.body.size() : 0;
   request->http = std::move(http);
   const auto do_work = [request, work = work] {
     const absl::Status done = UnlessNoMemory([&] {

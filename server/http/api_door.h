@@ -36,6 +36,8 @@ struct ApiDoor {
   const char* call;
   std::function<HttpAnswer(const absl::Status&)> refuse;
   std::function<void(std::shared_ptr<ApiRequest>)> work;
+  // Of bodies. One that is no JSON is quick to take, however long it is.
+  const char* content_type = "application/json";
 
   void operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) const;
 };

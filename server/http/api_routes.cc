@@ -15,6 +15,7 @@
 #include "server/http/api_door.h"
 #include "server/http/generation_answer.h"
 #include "server/http/proto_json.h"
+#include "server/http/transfer_answer.h"
 #include "server/http/unary_answer.h"
 #include "server/openai/json.h"
 #include "server/openai/openai.h"
@@ -232,6 +233,12 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
     add(absl::StrCat(kOurs, method.name), "POST", method.name, &StatusAnswer,
         [method](const RequestPtr& request) { AnswerMessage(method, request); });
   });
+  add(absl::StrCat(kOurs, "SaveSession"), "POST", "SaveSession", &StatusAnswer, &AnswerSave);
+  routes.push_back(
+      {absl::StrCat(kOurs, "LoadSession"), "POST",
+       ApiDoor{environment, "LoadSession", &StatusAnswer, &AnswerLoad, "application/octet-stream"},
+       /*open_to_all=*/false, static_cast<size_t>(HttpBodyBytes(*environment->options)),
+       /*waits=*/true});
   routes.push_back({"/openapi.json", "GET", AtOnce([](const HttpRequest&) {
                       return HttpAnswer{200, kJson, openai::OpenApi(), {}};
                     })});

@@ -99,6 +99,7 @@ int HttpStatusOf(const absl::Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kDataLoss:  // Of bytes that the client has sent.
       return 400;
     case absl::StatusCode::kUnauthenticated:
       return 401;

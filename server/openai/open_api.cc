@@ -45,11 +45,11 @@ OrderedJson RequestSchema(Endpoint endpoint, const char* needed) {
           {"additionalProperties", false}};
 }
 
-OrderedJson Answers(OrderedJson ok) {
+OrderedJson Answers(OrderedJson ok, const char* error = "Error") {
   return {{"200", {{"description", "The answer."}, {"content", std::move(ok)}}},
           {"default",
            {{"description", "Why there is none."},
-            {"content", Content("application/json", Ref("Error"))}}}};
+            {"content", Content("application/json", Ref(error))}}}};
 }
 
 OrderedJson Post(const char* summary, Endpoint endpoint, const char* needed, const char* answer) {
@@ -67,6 +67,38 @@ OrderedJson Get(const char* summary, const char* answer) {
   return {
       {"get",
        {{"summary", summary}, {"responses", Answers(Content("application/json", Ref(answer)))}}}};
+}
+
+OrderedJson Header(const char* name, const char* type, const char* what) {
+  return {{"name", name}, {"in", "header"}, {"description", what}, {"schema", Type(type)}};
+}
+
+// Sessions as bytes, which are the only bodies that are no JSON.
+OrderedJson SavePath() {
+  const OrderedJson request = {
+      {"type", "object"},
+      {"properties",
+       {{"session", Type("string")}, {"cache_salt", Type("string")}, {"solver", Type("object")}}},
+      {"required", OrderedJson::array({"session"})},
+      {"additionalProperties", false}};
+  return {
+      {"post",
+       {{"summary", "A session with its state."},
+        {"requestBody", {{"required", true}, {"content", Content("application/json", request)}}},
+        {"responses", Answers({{"application/octet-stream", OrderedJson::object()}}, "Status")}}}};
+}
+
+OrderedJson LoadPath() {
+  return {
+      {"post",
+       {{"summary", "A new session of what SaveSession has given."},
+        {"parameters",
+         {Header("X-Cache-Salt", "string", "Of the turns to come."),
+          Header("X-Session-Ttl", "number",
+                 "Seconds without use after which it expires. Default: the saved session's.")}},
+        {"requestBody",
+         {{"required", true}, {"content", {{"application/octet-stream", OrderedJson::object()}}}}},
+        {"responses", Answers(Content("application/json", Ref("LoadedSession")), "Status")}}}};
 }
 
 OrderedJson Schemas() {
@@ -111,6 +143,9 @@ OrderedJson Schemas() {
                             {"created", Type("integer")},
                             {"owned_by", Type("string")}})},
           {"ModelList", Object({{"object", Type("string")}, {"data", ListOf(Ref("Model"))}})},
+          // With state_tokens and state_dropped where they say something.
+          {"LoadedSession", Object({{"session", Type("object")}})},
+          {"Status", Object({{"code", Type("integer")}, {"message", Type("string")}})},
           {"Error", Object({{"error", error}})}};
 }
 
@@ -127,14 +162,16 @@ std::string OpenApi() {
        Post("Answers in a conversation.", Endpoint::kChat, "messages", "ChatCompletion")},
       {"/v1/responses", Post("Answers an input.", Endpoint::kResponses, "input", "Response")},
       {"/v1/models", Get("The models of this server.", "ModelList")},
-      {"/v1/models/{model}", std::move(model)}};
+      {"/v1/models/{model}", std::move(model)},
+      {"/packrat/v1/SaveSession", SavePath()},
+      {"/packrat/v1/LoadSession", LoadPath()}};
   const OrderedJson document = {
       {"openapi", "3.1.0"},
       {"info",
        {{"title", "Packrat"},
         {"version", "1"},
         {"description",
-         "The part of OpenAI's API that a Packrat server has."}}},
+         "The part of OpenAI's API that a Packrat server has, and sessions as bytes."}}},
       {"security",
        OrderedJson::array({OrderedJson::object(), OrderedJson{{"bearer", OrderedJson::array()}}})},
       {"paths", paths},

@@ -1,0 +1,84 @@
+// What SaveSession and LoadSession do, over any transport: who calls, what the call holds, a client
+// that stands still, the log and the metrics.
+#ifndef PACKRAT_SERVER_GENERATION_TRANSFER_CALL_H_
+#define PACKRAT_SERVER_GENERATION_TRANSFER_CALL_H_
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "proto/packrat/v1/inference.pb.h"
+#include "runtime/mutex.h"
+#include "runtime/request.h"
+#include "runtime/session.h"
+#include "runtime/session_transfer.h"
+#include "server/generation/call_account.h"
+#include "server/generation/call_environment.h"
+#include "server/stream_writer.h"
+
+namespace packrat {
+
+// Thread-safe where caller and writer's thread meet; the rest is one thing after the other. The
+// front keeps it from Enter() until End().
+class TransferCall : public Stream {
+ public:
+  void Pump() override {}
+  void CheckReader(absl::Time now) override;
+
+ protected:
+  TransferCall(const char* name, CallEnvironment* environment, const CallInfo& info);
+
+  // Whether the client has gone.
+  virtual bool cancelled() const = 0;
+  // Ends the call of a client that stands still. Called with a lock that End() takes.
+  virtual void Drop() = 0;
+
+  const CallLabels& labels() const { return account_.labels(); }
+  // Authenticates, and counts the call among the open streams, unless there are too many.
+  absl::Status Enter();
+  // By a thread that may wait for the engine and the store; status codes of UnlessNoMemory() too.
+  absl::Status Submit(std::function<void()> work);
+  // Memory, until End(). RESOURCE_EXHAUSTED: such calls hold too much already.
+  absl::Status Hold(int64_t bytes);
+  // INVALID_ARGUMENT names a field and its range.
+  absl::Status CheckLoad(const std::string& cache_salt) const;
+
+  // The work itself, for Submit().
+  absl::StatusOr<PackedSession> Pack(const v1::SaveSessionRequest& request);
+  absl::Status Load(std::string bytes, const std::string& cache_salt,
+                    std::optional<absl::Duration> ttl, v1::LoadSessionResponse* response);
+
+  // From here on the client has something to do; false: it has done it.
+  void WaitForClient(bool waits);
+  // What the client is told.
+  void SetStatus(const absl::Status& status) { status_ = status; }
+  // The last.
+  void End();
+
+  const ServedModel& served() const { return *environment_->served.load(); }
+
+ private:
+  CallEnvironment* const environment_;
+  SessionOwner owner_;
+  CallAccount account_;
+  int64_t held_ = 0;
+  absl::Status status_;
+  Mutex mutex_;
+  absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// What a client is told of it before its bytes.
+v1::SavedSession Describe(const PackedSession& packed);
+// Up to `most` of its bytes from `at` on; none are left where it is empty.
+std::string PieceOf(const PackedSession& packed, size_t at, size_t most);
+inline constexpr size_t kSavedPieceBytes = size_t{512} << 10;
+
+}  // namespace packrat
+
+#endif  // PACKRAT_SERVER_GENERATION_TRANSFER_CALL_H_

@@ -74,6 +74,10 @@ TestServer::TestServer(const Options& options)
   auto server = Server::Start(options.server, &log_);
   PACKRAT_CHECK(server.ok()) << server.status();
   server_ = *std::move(server);
+  const char* front = std::getenv("PACKRAT_FRONT");
+  if (front != nullptr && front == absl::string_view("http")) {
+    bridge_ = std::make_unique<HttpBridge>(server_->http_port());
+  }
   if (options.serve) Serve();
 }
 
@@ -87,7 +91,10 @@ void TestServer::Serve() {
   PACKRAT_CHECK(status.ok()) << status;
 }
 
-std::string TestServer::address() const { return absl::StrCat("127.0.0.1:", server_->grpc_port()); }
+std::string TestServer::address() const {
+  if (bridge_ != nullptr) return bridge_->address();
+  return absl::StrCat("127.0.0.1:", server_->grpc_port());
+}
 
 std::string TestServer::Get(const std::string& path, const std::string& headers) const {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);

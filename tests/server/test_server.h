@@ -1,5 +1,6 @@
 // A server on free ports with a fake model, in the process of the test; and the other end of its
-// sockets.
+// sockets. Where the environment says PACKRAT_FRONT=http, gRPC's clients reach it over HTTP: see
+// http_bridge.h, and both_fronts_test() for the suites that run so.
 #ifndef PACKRAT_TESTS_SERVER_TEST_SERVER_H_
 #define PACKRAT_TESTS_SERVER_TEST_SERVER_H_
 
@@ -13,6 +14,7 @@
 #include "server/server.h"
 #include "tests/runtime/fake_model.h"
 #include "tests/server/gate.h"
+#include "tests/server/http_bridge.h"
 
 namespace packrat {
 
@@ -53,6 +55,7 @@ class TestServer {
   Gate gate_;
   FakeModel model_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<HttpBridge> bridge_;  // Null: none is needed.
   std::unique_ptr<Server> server_;
 };
 

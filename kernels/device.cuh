@@ -136,6 +136,14 @@ __device__ __forceinline__ float LoadValue(const void* p, size_t i, DType type) 
                              : ToFloat(static_cast<const BFloat16*>(p)[i]);
 }
 
+__device__ __forceinline__ void StoreValue(void* p, size_t i, DType type, float value) {
+  if (type == DType::kF32) {
+    static_cast<float*>(p)[i] = value;
+  } else {
+    static_cast<BFloat16*>(p)[i] = FromFloat<BFloat16>(value);
+  }
+}
+
 __device__ __forceinline__ bool IsFinite(float x) {
   return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
 }

@@ -25,33 +25,48 @@ struct ConvInput {
   const float* taps;     // (conv_size, channels): the current token's tap last
   const float* bias;     // (channels) or null
   int channels, conv_size;
-  int position;  // Of the span's first token.
+  int position;                 // Of the span's first token.
+  const float* gate = nullptr;  // Beside `rows`, which it multiplies; or null.
 };
 
-// Channels [channel, channel + 16) of token t of the span, of which n are there; zero beyond.
-HWY_INLINE V16 ShortConv16(const ConvInput& x, int t, int channel, int n) {
+// Channels [channel, channel + 16) of token t's input, of which n are there; zero beyond.
+HWY_INLINE V16 ConvInput16(const ConvInput& x, int t, int channel, int n) {
+  const ptrdiff_t at = t * x.stride + channel;
+  const V16 row = LoadFirst(x.rows + at, n);
+  return x.gate != nullptr ? Mul(LoadFirst(x.gate + at, n), row) : row;
+}
+
+// The same channels of the convolution, before any activation.
+HWY_INLINE V16 Convolve16(const ConvInput& x, int t, int channel, int n) {
   V16 sum = x.bias != nullptr ? LoadFirst(x.bias + channel, n) : Zero();
   for (int tap = 0; tap < x.conv_size; ++tap) {
     const int from = t - (x.conv_size - 1) + tap, position = x.position + from;
     if (position < 0) continue;  // Before the text there are zeros.
-    const float* row =
-        from >= 0 ? x.rows + from * x.stride
-                  : x.history + static_cast<size_t>(position % (x.conv_size - 1)) * x.channels;
+    const auto kept = [&]() HWY_ATTR {
+      const auto row = static_cast<size_t>(position % (x.conv_size - 1));
+      return LoadFirst(x.history + row * x.channels + channel, n);
+    };
     sum = MulAdd(LoadFirst(x.taps + static_cast<size_t>(tap) * x.channels + channel, n),
-                 LoadFirst(row + channel, n), sum);
+                 from >= 0 ? ConvInput16(x, from, channel, n) : kept(), sum);
   }
-  return Silu(sum);
+  return sum;
+}
+
+HWY_INLINE V16 ShortConv16(const ConvInput& x, int t, int channel, int n) {
+  return Silu(Convolve16(x, t, channel, n));
 }
 
 // Keeps channels [channel, channel + n) of the span's last tokens in `history`, which is
-// x.history; after the last ShortConv16() of these channels.
+// x.history; after the last convolution of these channels.
 HWY_INLINE void KeepConvInput(const ConvInput& x, int num_tokens, int channel, int n,
                               float* history) {
   const int keep = x.conv_size - 1;
   for (int t = std::max(0, num_tokens - keep); t < num_tokens; ++t) {
     const int slot = (x.position + t) % keep;
-    std::copy_n(x.rows + t * x.stride + channel, n,
-                history + static_cast<size_t>(slot) * x.channels + channel);
+    float* row = history + static_cast<size_t>(slot) * x.channels + channel;
+    for (int d = 0; d < n; d += 16) {
+      StoreFirst(ConvInput16(x, t, channel + d, n - d), n - d, row + d);
+    }
   }
 }
 

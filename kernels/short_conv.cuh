@@ -16,31 +16,43 @@ struct ConvInput {
   const float* taps;  // (conv_size, channels): the current token's tap last
   const float* bias;  // (channels) or null
   int channels, conv_size;
+  const void* gate = nullptr;  // Beside `rows`, which it multiplies; or null.
 };
 
-// One channel of batch row `row`, at `position` of a text whose rows in the batch begin at position
-// `first`. ring: position % (conv_size - 1), 0 for a single tap.
-__device__ __forceinline__ float ShortConv(const ConvInput& x, int channel, int row, int position,
-                                           int first, int ring) {
+// One channel of the input at batch row `row`.
+__device__ __forceinline__ float ConvValue(const ConvInput& x, int channel, int row) {
+  const size_t at = static_cast<size_t>(row) * x.stride + channel;
+  const float value = LoadValue(x.rows, at, x.type);
+  return x.gate != nullptr ? LoadValue(x.gate, at, x.type) * value : value;
+}
+
+// One channel of the convolution at batch row `row`, before any activation, at `position` of a text
+// whose rows in the batch begin at position `first`. ring: position % (conv_size - 1), 0 for a
+// single tap.
+__device__ __forceinline__ float Convolve(const ConvInput& x, int channel, int row, int position,
+                                          int first, int ring) {
   float sum = x.bias != nullptr ? x.bias[channel] : 0.0f;
   for (int tap = 0; tap < x.conv_size; ++tap) {
     const int back = x.conv_size - 1 - tap, from = position - back;
     const int slot = ring - back + (back > ring ? x.conv_size - 1 : 0);  // from % (conv_size - 1)
     if (from < 0) continue;  // Before the text there are zeros.
-    const float in =
-        from >= first
-            ? LoadValue(x.rows, static_cast<size_t>(row - back) * x.stride + channel, x.type)
-            : x.history[static_cast<size_t>(slot) * x.channels + channel];
+    const float in = from >= first ? ConvValue(x, channel, row - back)
+                                   : x.history[static_cast<size_t>(slot) * x.channels + channel];
     sum = fmaf(x.taps[static_cast<size_t>(tap) * x.channels + channel], in, sum);
   }
-  return Silu(sum);
+  return sum;
+}
+
+__device__ __forceinline__ float ShortConv(const ConvInput& x, int channel, int row, int position,
+                                           int first, int ring) {
+  return Silu(Convolve(x, channel, row, position, first, ring));
 }
 
 // Keeps a channel's input at `position`, which is that of batch row `row`.
 __device__ __forceinline__ void KeepConvInput(const ConvInput& x, int channel, int row,
                                               int position) {
   x.history[static_cast<size_t>(position % (x.conv_size - 1)) * x.channels + channel] =
-      LoadValue(x.rows, static_cast<size_t>(row) * x.stride + channel, x.type);
+      ConvValue(x, channel, row);
 }
 
 }  // namespace packrat::gpu

@@ -1,7 +1,8 @@
-// A causal convolution over the last few tokens of a text, channel by channel, then silu:
-//   y_t = silu(bias + sum_i taps_i x_(t - conv_size + 1 + i))
-// with zeros before the text; multiply-adds in order of i. Mixers fuse it with what follows
-// (kernels/short_conv-inl.h, kernels/short_conv.cuh).
+// A causal convolution over the last few tokens of a text, channel by channel:
+//   y_t = bias + sum_i taps_i x_(t - conv_size + 1 + i)
+// with zeros before the text; multiply-adds in order of i. Mixers with a state fuse it with silu
+// and with what follows (kernels/short_conv-inl.h, kernels/short_conv.cuh); kernels/gated_conv.h is
+// the operation by itself.
 //
 // A tail keeps the inputs at the text's last conv_size - 1 positions: (conv_size - 1, channels),
 // row (position mod (conv_size - 1)).

@@ -72,6 +72,13 @@ HWY_INLINE V16 IfGreater(const V16& a, const V16& b, const V16& yes, const V16& 
 HWY_INLINE V16 Exp(const V16& a) {
   PACKRAT_V16(hn::IfThenElse(hn::Eq(a.v[i], a.v[i]), hn::Exp(d, a.v[i]), a.v[i]));
 }
+// exp(a) - 1 for a <= 88, with all its digits near zero too. Below -40 it is -1 (Highway's scales
+// by powers of two that float32 does not have). A NaN stays a NaN.
+HWY_INLINE V16 Expm1(const V16& a) {
+  const V16 limit = Set(-40.0f), x = IfGreater(limit, a, limit, a);
+  PACKRAT_V16(hn::IfThenElse(hn::Eq(x.v[i], x.v[i]), hn::Expm1(d, x.v[i]), x.v[i]));
+}
+HWY_INLINE V16 Sqrt(const V16& a) { PACKRAT_V16(hn::Sqrt(a.v[i])); }
 HWY_INLINE V16 Sigmoid(const V16& a) {
   const V16 one = Set(1.0f), limit = Set(104.0f), minus = Sub(Zero(), a);
   // exp(104) is infinite in float32 already. (Min() of a NaN would be the limit.)

@@ -205,6 +205,7 @@ class KernelTest : public testing::Test {
   void ForEachDevice(const Body& body) {
     ForEachCpu([&](int threads) {
       threads_ = threads;
+      none_ = Scratch(0);
       body();
     });
   }
@@ -220,11 +221,12 @@ class KernelTest : public testing::Test {
   }
   template <class Op>
   absl::Status Run(const Op& op) {
-    return Run(Scratch(0), op);
+    return Run(none_, op);
   }
 
  private:
   int threads_ = 1;
+  Scratch none_{0};  // Its threads are made once.
 };
 
 #endif

@@ -146,6 +146,10 @@ class CpuDevice : public Device {
     return packrat::Mamba2(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
                            context_.get());
   }
+  absl::Status GatedConv(const GatedConvShape& shape, const GatedConvWeights& weights,
+                         const Step& s, const GatedConvOperands& operands) override {
+    return packrat::GatedConv(shape, weights, s.batch, s.tails, operands, context_.get());
+  }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {
     return packrat::CheckFinite(batch, x, n, totals, context_.get());

@@ -19,6 +19,7 @@
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
 #include "kernels/elementwise.h"
+#include "kernels/gated_conv.h"
 #include "kernels/gated_delta.h"
 #include "kernels/mamba2.h"
 #include "kernels/matmul.h"
@@ -215,6 +216,8 @@ class Device {
                                   const GatedDeltaOperands& operands) = 0;
   virtual absl::Status Mamba2(int plan, const Mamba2Shape& shape, const Mamba2Weights& weights,
                               const Step& step, const Mamba2Operands& operands) = 0;
+  virtual absl::Status GatedConv(const GatedConvShape& shape, const GatedConvWeights& weights,
+                                 const Step& step, const GatedConvOperands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
   virtual absl::Status Clear(void* to, size_t bytes) = 0;

@@ -53,6 +53,9 @@ inline constexpr Family kNemotronHFamily = {"nemotron_h", &ReadNemotronHConfig};
 // OlmoHybridForCausalLM of transformers.
 void ReadOlmoHybridConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kOlmoHybridFamily = {"olmo_hybrid", &ReadOlmoHybridConfig};
+// Lfm2ForCausalLM of transformers.
+void ReadLfm2Config(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kLfm2Family = {"lfm2", &ReadLfm2Config};
 
 // GraniteMoeHybridForCausalLM of transformers, without experts.
 void ReadGraniteMoeHybridConfig(JsonFields* fields, ModelConfig* config);

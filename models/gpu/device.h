@@ -99,6 +99,10 @@ class GpuDevice : public Device {
                       const Mamba2Operands& operands) override {
     return gpu::Mamba2(shape, weights, s.batch, s.slots, s.tails, operands, s.totals, stream_);
   }
+  absl::Status GatedConv(const GatedConvShape& shape, const GatedConvWeights& weights,
+                         const Step& s, const GatedConvOperands& operands) override {
+    return gpu::GatedConv(shape, weights, s.batch, s.tails, operands, stream_);
+  }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {
     return gpu::CheckFinite(batch, x, n, totals, stream_);

@@ -10,7 +10,8 @@ from typing import List, Optional, Tuple
 
 @dataclasses.dataclass
 class LayerSpec:
-    kind: str  # "rat", "attention" (full or windowed), "mesa", "gated_delta_net" or "mamba2"
+    # "rat", "attention" (full or windowed), "mesa", "gated_delta_net", "mamba2" or "short_conv"
+    kind: str
     num_heads: int  # gated_delta_net: of values
     head_dim: int  # gated_delta_net: of values
     kv_heads: int = 0  # attention, gated_delta_net: key heads; rat, mamba2: groups
@@ -18,7 +19,7 @@ class LayerSpec:
     rope_theta: float = 10000.0
     qkv_bias: bool = False
     chunk_size: int = 16  # rat
-    conv_size: int = 4  # mesa, gated_delta_net, mamba2
+    conv_size: int = 4  # mesa, gated_delta_net, mamba2, short_conv
     conv_bias: bool = False
     lambda_lower_bound: float = 0.25
     output_gate: bool = True
@@ -121,7 +122,7 @@ def _parse_packrat(c):
     layers = []
     for kind in c["layer_types"]:
         if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net",
-                        "mamba2"):
+                        "mamba2", "short_conv"):
             raise ValueError(f"layer_types: unknown layer {kind!r}")
         o, where = c[kind], kind + "."
         if kind == "gated_delta_net":
@@ -141,6 +142,9 @@ def _parse_packrat(c):
                 conv_bias=o.get("conv_bias", True), in_bias=o.get("in_bias", False),
                 norm=o.get("norm", "after_gate"), norm_groups=o.get("norm_groups", 1),
                 step_limits=(low, float("inf") if isinstance(high, dict) else high)))
+            continue
+        if kind == "short_conv":
+            layers.append(LayerSpec(kind, 0, 0, conv_size=_size(o, "conv_size", where)))
             continue
         heads = _size(o, "num_heads", where, divides=None if kind == "mesa" else (d, "hidden_size"))
         if kind == "rat":

@@ -153,10 +153,11 @@ def _blocked(q, k, v, window):
 
 
 class ShortConv(nn.Module):
-    """Causal depthwise convolution, current token at the last tap, then silu."""
+    """Causal depthwise convolution, current token at the last tap, then silu unless told not to."""
 
-    def __init__(self, channels, size, bias):
+    def __init__(self, channels, size, bias, silu=True):
         super().__init__()
+        self.silu = silu
         self.weight = nn.Parameter(torch.zeros(channels, 1, size))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
@@ -165,7 +166,22 @@ class ShortConv(nn.Module):
         padded = F.pad(x.float(), (0, 0, size - 1, 0))
         taps = [padded[:, i : i + x.shape[1]] * self.weight[:, 0, i] for i in range(size)]
         out = sum(taps[1:], taps[0])
-        return F.silu(out if self.bias is None else out + self.bias)
+        out = out if self.bias is None else out + self.bias
+        return F.silu(out) if self.silu else out
+
+
+class GatedConv(nn.Module):
+    """A short convolution between two gates."""
+
+    def __init__(self, spec, d):
+        super().__init__()
+        self.in_proj = linear(d, 3 * d)
+        self.conv = ShortConv(d, spec.conv_size, False, silu=False)
+        self.out_proj = linear(d, d)
+
+    def forward(self, h):
+        in_gate, out_gate, x = self.in_proj(h).chunk(3, -1)
+        return self.out_proj(out_gate.float() * self.conv(in_gate.float() * x.float()))
 
 
 def unit(x):

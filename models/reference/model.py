@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.reference import families, safetensors_io
-from models.reference.layers import Attention, GatedDelta, Mamba2, Mesa, Rat, RmsNorm, linear
+from models.reference.layers import (
+    Attention, GatedConv, GatedDelta, Mamba2, Mesa, Rat, RmsNorm, linear)
 
 
 class FeedForward(nn.Module):
@@ -39,6 +40,8 @@ class Block(nn.Module):
             self.mixer = GatedDelta(layer, d, eps)
         elif layer.kind == "mamba2":
             self.mixer = Mamba2(layer, d, eps)
+        elif layer.kind == "short_conv":
+            self.mixer = GatedConv(layer, d)
         else:
             self.mixer = Mesa(layer, d, eps)
         self.mlp = FeedForward(d, spec.intermediate_size, spec.ffn)

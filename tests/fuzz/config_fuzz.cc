@@ -54,6 +54,11 @@ void CheckMixer(const Mamba2Spec& mamba, int) {
   PACKRAT_CHECK(mamba.dt_min >= 0.0f && mamba.dt_min <= mamba.dt_max);
 }
 
+void CheckMixer(const ShortConvSpec& conv, int hidden_size) {
+  PACKRAT_CHECK(conv.channels == hidden_size);
+  PACKRAT_CHECK(conv.conv_size >= 1 && conv.conv_size <= kMaxConvSize);
+}
+
 void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
   PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);

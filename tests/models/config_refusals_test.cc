@@ -182,6 +182,19 @@ INSTANTIATE_TEST_SUITE_P(
               "rope_parameters.rope_theta: is 500000, and rope_theta is 10000; must be the same"}}),
     NameOfChange);
 
+constexpr char kShortConv[] = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 1, "layer_types": ["short_conv"],
+    "short_conv": {"conv_size": 3}})";
+
+INSTANTIATE_TEST_SUITE_P(
+    ShortConv, Refused,
+    Changes(kShortConv,
+            {{"NoTaps", "\"conv_size\": 3", "",
+              "short_conv.conv_size: missing; must be an integer from 1 to 16"},
+             {"ManyTaps", "3}", "17}", "short_conv.conv_size: is 17; must be an integer from 1"},
+             {"Unknown", "3}", "3, \"activation\": 1}", "short_conv.activation: is unknown here"}}),
+    NameOfChange);
+
 constexpr char kGatedDelta[] = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,
     "intermediate_size": 160, "num_hidden_layers": 1, "layer_types": ["gated_delta_net"],
     "gated_delta_net": {"num_key_heads": 300, "num_value_heads": 600, "key_dim": 100,

@@ -166,6 +166,15 @@ TEST(Golden, Mamba2) {
   EXPECT_EQ(info.num_kv_heads, 2);
 }
 
+TEST(Golden, ShortConv) {
+  const ModelConfig config = LoadGolden("short_conv");
+  EXPECT_THAT(Kinds(config), ElementsAre("short_conv", "short_conv"));
+  const auto& conv = std::get<ShortConvSpec>(config.mixers[1]);
+  EXPECT_EQ(conv.channels, 40);
+  EXPECT_EQ(conv.conv_size, 4);
+  EXPECT_EQ(InfoOf(config.mixers[0]).num_heads, 0);
+}
+
 TEST(Rat, LayersFollowInterleaveStepWhereNoListSaysOtherwise) {
   EXPECT_THAT(Kinds(Parse(kRat)), ElementsAre("rat", "rat", "rat", "rat"));
   const std::string stepped =

@@ -29,7 +29,8 @@ using testing::StartsWith;
 const std::vector<std::string>& Goldens() {
   static const std::vector<std::string> names = {
       "rat",          "rat_local",       "mesa_net",        "packrat",
-      "packrat_wide", "mesa_net_hybrid", "gated_delta_net", "mamba2"};
+      "packrat_wide", "mesa_net_hybrid", "gated_delta_net", "mamba2",
+      "short_conv"};
   return names;
 }
 

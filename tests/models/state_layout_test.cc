@@ -60,6 +60,17 @@ TEST(StateLayout, Mamba2SlotAndTail) {
   EXPECT_TRUE(layout.page_classes.empty());
 }
 
+// Neither slot nor pages: two rows of 20 channels, padded to 48.
+TEST(StateLayout, ShortConvTail) {
+  const StateLayout layout = Layout({ShortConvSpec{20, 3}, ShortConvSpec{20, 3}});
+  EXPECT_EQ(layout.slot_bytes, 0u);
+  EXPECT_EQ(layout.tail_bytes, 2u * 48 * 4);
+  EXPECT_EQ(layout.layers[1].tail_offset, 48u * 4);
+  EXPECT_TRUE(layout.page_classes.empty());
+  EXPECT_EQ(layout.SequenceBytes(1'000'000), 2 * 48 * 4);
+  EXPECT_EQ(Layout({ShortConvSpec{20, 1}}).tail_bytes, 0u);  // One tap: no row before it.
+}
+
 TEST(StateLayout, RatEntryOfThePapersModels) {
   std::vector<MixerSpec> layers(24, Rat(16, 128, 16));
   const StateLayout layout = Layout(layers);

@@ -15,13 +15,15 @@ from models.reference.model import Model, load_model
 TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 
 
-def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, mamba=None, **more):
+def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, mamba=None,
+            conv=None, **more):
     return {"model_type": "packrat", "vocab_size": 77, "hidden_size": d, "intermediate_size": 50,
             "num_hidden_layers": len(layers), "layer_types": layers, "norm_eps": 1e-6,
             "rope_theta": 10000.0, "tie_word_embeddings": True, "max_position_embeddings": 4096,
             **{name: value for name, value in (("rat", rat), ("local_attention", local),
                                                ("attention", full), ("mesa", mesa),
-                                               ("gated_delta_net", delta), ("mamba2", mamba)) if value},
+                                               ("gated_delta_net", delta), ("mamba2", mamba),
+                                               ("short_conv", conv)) if value},
             **more}
 
 
@@ -82,6 +84,9 @@ CASES = {
         6, 3, 7, 40, 5, norm="none", time_step_limit=[0.1, 0.8])), 70),
     "mamba2_parts": (packrat(["mamba2"], 24, mamba=mamba(
         4, 2, 9, 16, 4, norm="after_gate", norm_groups=4, in_bias=True)), 50),
+    "short_conv_of_one_tap": (packrat(["short_conv", "rat"], 30, conv={"conv_size": 1},
+                                      rat=rat(3, 1, 16)), 40),
+    "short_conv_16": (packrat(["short_conv"] * 2, 33, conv={"conv_size": 16}), 60),
     "one_token": (packrat(["rat", "mesa", "attention"], 32, rat=rat(2, 1, 16), mesa=mesa(2, 16, 4),
                           full=attention(2, 2)), 1),
     "mesa_net": (MESA_NET, 80),

@@ -21,10 +21,10 @@ constexpr int kGenerated = kOnGpu ? 20 : 40, kCompany = kOnGpu ? 5 : 16;
 const std::vector<int> kThreads = kOnGpu ? std::vector<int>{1} : std::vector<int>{1, 2};
 const std::vector<int> kBudgets = kOnGpu ? std::vector<int>{19} : std::vector<int>{19, 64};
 const std::vector<std::string> kModels =
-    kOnGpu
-        ? std::vector<std::string>{"mesa_net_hybrid", "packrat"}
-        : std::vector<std::string>{"rat",     "rat_local",    "mesa_net",        "mesa_net_hybrid",
-                                   "packrat", "packrat_wide", "gated_delta_net", "mamba2"};
+    kOnGpu ? std::vector<std::string>{"mesa_net_hybrid", "packrat"}
+           : std::vector<std::string>{
+                 "rat",          "rat_local",       "mesa_net", "mesa_net_hybrid", "packrat",
+                 "packrat_wide", "gated_delta_net", "mamba2",   "short_conv"};
 
 class EngineGoldenTest : public GoldenEngineTest {
  protected:

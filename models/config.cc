@@ -18,10 +18,20 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {
-    kRatFamily,        kMesaNetFamily,    kLlamaFamily,  kQwen2Family,    kQwen3Family,
-    kQwen35TextFamily, kQwen35Family,     kLfm2Family,   kFalconH1Family, kGraniteMoeHybridFamily,
-    kNemotronHFamily,  kOlmoHybridFamily, kPackratFamily};
+constexpr Family kFamilies[] = {kRatFamily,
+                                kMesaNetFamily,
+                                kLlamaFamily,
+                                kQwen2Family,
+                                kQwen3Family,
+                                kQwen35TextFamily,
+                                kQwen35Family,
+                                kLfm2Family,
+                                kFalconH1Family,
+                                kGraniteMoeHybridFamily,
+                                kNemotronHFamily,
+                                kOlmoHybridFamily,
+                                kRecurrentGemmaFamily,
+                                kPackratFamily};
 
 // Those whose feed-forwards are mixtures of experts, and what is served in their place.
 constexpr struct {

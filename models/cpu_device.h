@@ -150,6 +150,10 @@ class CpuDevice : public Device {
                          const Step& s, const GatedConvOperands& operands) override {
     return packrat::GatedConv(shape, weights, s.batch, s.tails, operands, context_.get());
   }
+  absl::Status RgLru(const RgLruShape& shape, const RgLruWeights& weights, const Step& s,
+                     const RgLruOperands& operands) override {
+    return packrat::RgLru(shape, weights, s.batch, s.tails, operands, context_.get());
+  }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {
     return packrat::CheckFinite(batch, x, n, totals, context_.get());

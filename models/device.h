@@ -25,6 +25,7 @@
 #include "kernels/matmul.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
+#include "kernels/rg_lru.h"
 #include "kernels/rope.h"
 #include "models/weights.h"
 
@@ -218,6 +219,8 @@ class Device {
                               const Step& step, const Mamba2Operands& operands) = 0;
   virtual absl::Status GatedConv(const GatedConvShape& shape, const GatedConvWeights& weights,
                                  const Step& step, const GatedConvOperands& operands) = 0;
+  virtual absl::Status RgLru(const RgLruShape& shape, const RgLruWeights& weights, const Step& step,
+                             const RgLruOperands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
   virtual absl::Status Clear(void* to, size_t bytes) = 0;

@@ -87,6 +87,16 @@ void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size
   attention->head_dim = ReadHeadDim(fields, heads, hidden_size, defaults.head_dim);
 }
 
+int RotaryDim(JsonFields* fields, double part, int head_dim) {
+  const int dim = static_cast<int>(head_dim * part);
+  if (dim < 2 || dim % 2 != 0) {
+    fields->Fail("partial_rotary_factor",
+                 absl::StrCat("is ", part, ", which rotates ", dim, " of a head's ", head_dim,
+                              " channels; must be an even number of them"));
+  }
+  return dim;
+}
+
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
   const Json* list = fields->Get("layer_types");
   if (list == nullptr) return {};

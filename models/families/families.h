@@ -60,6 +60,9 @@ inline constexpr Family kLfm2Family = {"lfm2", &ReadLfm2Config};
 // GraniteMoeHybridForCausalLM of transformers, without experts.
 void ReadGraniteMoeHybridConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kGraniteMoeHybridFamily = {"granitemoehybrid", &ReadGraniteMoeHybridConfig};
+// RecurrentGemmaForCausalLM of transformers.
+void ReadRecurrentGemmaConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kRecurrentGemmaFamily = {"recurrent_gemma", &ReadRecurrentGemmaConfig};
 
 // What families have in common.
 
@@ -96,6 +99,9 @@ struct HeadDefaults {
 };
 void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size,
                AttentionSpec* attention);
+
+// Channels of a head that are rotated, of a partial_rotary_factor that was read as `part`.
+int RotaryDim(JsonFields* fields, double part, int head_dim);
 
 // `layer_types`: a name for each layer, or nothing.
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);

@@ -2,7 +2,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "models/families/families.h"
 
 namespace packrat {
@@ -15,12 +14,7 @@ AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size) {
   f->Only("attn_output_gate", true);
   double part = 0.25;
   attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling, &part);
-  attention.rotary_dim = static_cast<int>(attention.head_dim * part);
-  if (*attention.rotary_dim < 2 || *attention.rotary_dim % 2 != 0) {
-    f->Fail("partial_rotary_factor",
-            absl::StrCat("is ", part, ", which rotates ", *attention.rotary_dim, " of a head's ",
-                         attention.head_dim, " channels; must be an even number of them"));
-  }
+  attention.rotary_dim = RotaryDim(f, part, attention.head_dim);
   return attention;
 }
 

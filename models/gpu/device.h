@@ -103,6 +103,10 @@ class GpuDevice : public Device {
                          const Step& s, const GatedConvOperands& operands) override {
     return gpu::GatedConv(shape, weights, s.batch, s.tails, operands, stream_);
   }
+  absl::Status RgLru(const RgLruShape& shape, const RgLruWeights& weights, const Step& s,
+                     const RgLruOperands& operands) override {
+    return gpu::RgLru(shape, weights, s.batch, s.tails, operands, stream_);
+  }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {
     return gpu::CheckFinite(batch, x, n, totals, stream_);

@@ -14,13 +14,14 @@
 #include "models/mixers/mamba2.h"
 #include "models/mixers/mesa.h"
 #include "models/mixers/rat.h"
+#include "models/mixers/rg_lru.h"
 #include "models/mixers/short_conv.h"
 #include "models/mixers/spec.h"
 
 namespace packrat {
 
-using MixerSpec =
-    std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec, Mamba2Spec, ShortConvSpec>;
+using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec, Mamba2Spec,
+                               ShortConvSpec, RgLruSpec>;
 
 // All names of `layer_types`.
 std::vector<std::string> MixerNames();

@@ -10,7 +10,7 @@ from typing import List, Optional, Tuple
 
 @dataclasses.dataclass
 class LayerSpec:
-    # "rat", "attention" (full or windowed), "mesa", "gated_delta_net", "mamba2" or "short_conv"
+    # "rat", "attention" (full or windowed), "mesa", "gated_delta_net", "mamba2", "short_conv" or "rg_lru"
     kind: str
     num_heads: int  # gated_delta_net: of values
     head_dim: int  # gated_delta_net: of values
@@ -19,7 +19,7 @@ class LayerSpec:
     rope_theta: float = 10000.0
     qkv_bias: bool = False
     chunk_size: int = 16  # rat
-    conv_size: int = 4  # mesa, gated_delta_net, mamba2, short_conv
+    conv_size: int = 4  # mesa, gated_delta_net, mamba2, short_conv, rg_lru
     conv_bias: bool = False
     lambda_lower_bound: float = 0.25
     output_gate: bool = True
@@ -122,7 +122,7 @@ def _parse_packrat(c):
     layers = []
     for kind in c["layer_types"]:
         if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net",
-                        "mamba2", "short_conv"):
+                        "mamba2", "short_conv", "rg_lru"):
             raise ValueError(f"layer_types: unknown layer {kind!r}")
         o, where = c[kind], kind + "."
         if kind == "gated_delta_net":
@@ -144,7 +144,14 @@ def _parse_packrat(c):
                 step_limits=(low, float("inf") if isinstance(high, dict) else high)))
             continue
         if kind == "short_conv":
-            layers.append(LayerSpec(kind, 0, 0, conv_size=_size(o, "conv_size", where)))
+            layers.append(LayerSpec(kind, 0, 0, conv_size=_size(o, "conv_size", where),
+                                    conv_bias=o.get("bias", False)))
+            continue
+        if kind == "rg_lru":
+            width = _size({"width": d, **o}, "width", where)
+            heads = _size(o, "num_heads", where, divides=(width, "width"))
+            layers.append(LayerSpec(kind, heads, width // heads,
+                                    conv_size=_size(o, "conv_size", where)))
             continue
         heads = _size(o, "num_heads", where, divides=None if kind == "mesa" else (d, "hidden_size"))
         if kind == "rat":

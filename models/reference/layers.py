@@ -175,13 +175,58 @@ class GatedConv(nn.Module):
 
     def __init__(self, spec, d):
         super().__init__()
-        self.in_proj = linear(d, 3 * d)
-        self.conv = ShortConv(d, spec.conv_size, False, silu=False)
-        self.out_proj = linear(d, d)
+        self.in_proj = linear(d, 3 * d, spec.conv_bias)
+        self.conv = ShortConv(d, spec.conv_size, spec.conv_bias, silu=False)
+        self.out_proj = linear(d, d, spec.conv_bias)
 
     def forward(self, h):
         in_gate, out_gate, x = self.in_proj(h).chunk(3, -1)
         return self.out_proj(out_gate.float() * self.conv(in_gate.float() * x.float()))
+
+
+class RgLruGates(nn.Module):
+    """The parameters of the recurrence, under the names of transformers."""
+
+    def __init__(self, heads, dim):
+        super().__init__()
+        self.recurrent_param = nn.Parameter(torch.zeros(heads * dim))
+        self.input_gate_weight = nn.Parameter(torch.zeros(heads, dim, dim))
+        self.input_gate_bias = nn.Parameter(torch.zeros(heads, dim))
+        self.recurrent_gate_weight = nn.Parameter(torch.zeros(heads, dim, dim))
+        self.recurrent_gate_bias = nn.Parameter(torch.zeros(heads, dim))
+
+
+class RgLru(nn.Module):
+    """The real-gated linear recurrent unit, token by token as kernels/rg_lru.h states it."""
+
+    def __init__(self, spec, d):
+        super().__init__()
+        self.spec = spec
+        width = spec.num_heads * spec.head_dim
+        self.linear_x = linear(d, width, True)
+        self.linear_y = linear(d, width, True)
+        self.linear_out = linear(width, d, True)
+        self.conv_1d = ShortConv(width, spec.conv_size, True, silu=False)
+        self.rg_lru = RgLruGates(spec.num_heads, spec.head_dim)
+
+    def forward(self, h):
+        p = self.rg_lru
+        x = self.conv_1d(self.linear_x(h))
+        heads = x.unflatten(-1, (self.spec.num_heads, -1))
+
+        def gate(weight, bias):
+            return torch.sigmoid(torch.einsum("bthi,hij->bthj", heads, weight) + bias).flatten(2)
+
+        gated = x * gate(p.input_gate_weight, p.input_gate_bias)
+        recurrent = gate(p.recurrent_gate_weight, p.recurrent_gate_bias)
+        log_a = -8 * recurrent * F.softplus(p.recurrent_param)
+        added = gated * torch.sqrt(-torch.expm1(2 * log_a))
+        state, rows = gated[:, 0], []
+        for t in range(h.shape[1]):
+            if t > 0:
+                state = log_a[:, t].exp() * state + added[:, t]
+            rows.append(state)
+        return self.linear_out(torch.stack(rows, 1) * F.gelu(self.linear_y(h), approximate="tanh"))
 
 
 def unit(x):

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.reference import families, safetensors_io
 from models.reference.layers import (
-    Attention, GatedConv, GatedDelta, Mamba2, Mesa, Rat, RmsNorm, linear)
+    Attention, GatedConv, GatedDelta, Mamba2, Mesa, Rat, RgLru, RmsNorm, linear)
 
 
 class FeedForward(nn.Module):
@@ -40,6 +40,8 @@ class Block(nn.Module):
             self.mixer = GatedDelta(layer, d, eps)
         elif layer.kind == "mamba2":
             self.mixer = Mamba2(layer, d, eps)
+        elif layer.kind == "rg_lru":
+            self.mixer = RgLru(layer, d)
         elif layer.kind == "short_conv":
             self.mixer = GatedConv(layer, d)
         else:

@@ -59,6 +59,12 @@ void CheckMixer(const ShortConvSpec& conv, int hidden_size) {
   PACKRAT_CHECK(conv.conv_size >= 1 && conv.conv_size <= kMaxConvSize);
 }
 
+void CheckMixer(const RgLruSpec& lru, int) {
+  PACKRAT_CHECK(lru.num_heads >= 1 && lru.num_heads <= kMaxHeads && lru.head_dim >= 1);
+  PACKRAT_CHECK(lru.shape().width() <= kMaxHidden);
+  PACKRAT_CHECK(lru.conv_size >= 1 && lru.conv_size <= kMaxConvSize);
+}
+
 void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
   PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);

@@ -30,7 +30,7 @@ const std::vector<std::string>& Goldens() {
   static const std::vector<std::string> names = {
       "rat",          "rat_local",       "mesa_net",        "packrat",
       "packrat_wide", "mesa_net_hybrid", "gated_delta_net", "mamba2",
-      "short_conv"};
+      "short_conv",   "rg_lru"};
   return names;
 }
 

@@ -127,8 +127,7 @@ TEST(Lfm2, LayersFollowTheListOfTypesOrThatOfNumbers) {
 }
 
 TEST(Lfm2, ConvolutionsMayHaveBiases) {
-  EXPECT_TRUE(
-      Conv(Parse(With(kPublished, "\"conv_bias\": false", "\"conv_bias\": true")), 1).bias);
+  EXPECT_TRUE(Conv(Parse(With(kPublished, "\"conv_bias\": false", "\"conv_bias\": true")), 1).bias);
 }
 
 TEST(Lfm2, OlderNamesSayTheSame) {
@@ -148,7 +147,7 @@ INSTANTIATE_TEST_SUITE_P(
     Lfm2, Refused,
     Changes(kPublished,
             {{"Experts", "\"model_type\": \"lfm2\"", "\"model_type\": \"lfm2_moe\"",
-              "model_type: is \"lfm2_moe\"; must be "},
+              "model_type: is \"lfm2_moe\", whose experts are not served; lfm2 is"},
              {"ManyTaps", "\"conv_L_cache\": 3", "\"conv_L_cache\": 17",
               "conv_L_cache: is 17; must be an integer from 1 to 16"},
              {"OtherTheta", "\"theta\": 1000000.0,", "\"theta\": 10000.0,",

@@ -18,7 +18,7 @@ from models.reference.model import load_model
 TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 GOLDEN = "tests/golden"
 CASES = ("rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide",
-         "gated_delta_net", "mamba2", "short_conv")
+         "gated_delta_net", "mamba2", "short_conv", "rg_lru")
 DEMO = "models/demo"
 
 # Two spellings of a line break, white space around lines, documents without text, one that is

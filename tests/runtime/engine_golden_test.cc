@@ -24,7 +24,7 @@ const std::vector<std::string> kModels =
     kOnGpu ? std::vector<std::string>{"mesa_net_hybrid", "packrat"}
            : std::vector<std::string>{
                  "rat",          "rat_local",       "mesa_net", "mesa_net_hybrid", "packrat",
-                 "packrat_wide", "gated_delta_net", "mamba2",   "short_conv"};
+                 "packrat_wide", "gated_delta_net", "mamba2",   "short_conv",      "rg_lru"};
 
 class EngineGoldenTest : public GoldenEngineTest {
  protected:

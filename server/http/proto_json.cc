@@ -43,7 +43,7 @@ std::string MessageJson(const v1::GenerateResponse& message) {
     absl::StrAppend(&json, "\"token_ids\":[", absl::StrJoin(message.token_ids(), ","), "],");
   }
   if (!message.text().empty()) {
-    absl::StrAppend(&json, "\"text\":", openai::Quoted(message.text()), ",");
+    absl::StrAppend(&json, "\"text\":", openai::JsonText(message.text()), ",");
   }
   if (message.choice() != 0) absl::StrAppend(&json, "\"choice\":", message.choice(), ",");
   if (json.back() == ',') json.pop_back();

@@ -70,7 +70,7 @@ class ChatWriter : public AnswerWriter {
       const bool calls = choice.pieces.has_calls();
       absl::StrAppend(&shown, i > 0 ? "," : "", "{\"index\":", i,
                       ",\"message\":{\"role\":\"assistant\",\"content\":",
-                      calls && choice.text.empty() ? "null" : Quoted(choice.text),
+                      calls && choice.text.empty() ? "null" : JsonText(choice.text),
                       ",\"refusal\":null", calls ? ",\"tool_calls\":" : "",
                       calls ? Dump(choice.calls) : "",
                       "},\"logprobs\":", form_.logprobs ? Dump(Logprobs(choice.logprobs)) : "null",
@@ -130,7 +130,7 @@ class ChatWriter : public AnswerWriter {
   }
 
   std::string DeltaOf(int choice, const ToolCallReader::Piece& piece) const {
-    if (piece.call < 0) return absl::StrCat("{\"content\":", Quoted(piece.text), "}");
+    if (piece.call < 0) return absl::StrCat("{\"content\":", JsonText(piece.text), "}");
     OrderedJson call = {{"index", piece.call}};
     if (!piece.name.empty()) call.update(CallJson(choice, piece));
     call["function"]["arguments"] = piece.text;

@@ -211,7 +211,7 @@ class CompletionWriter : public AnswerWriter {
   }
 
   std::string ChoiceJson(size_t index, const Choice& choice) const {
-    return absl::StrCat("{\"index\":", index, ",\"text\":", Quoted(choice.text),
+    return absl::StrCat("{\"index\":", index, ",\"text\":", JsonText(choice.text),
                         ",\"logprobs\":", form_.logprobs ? Dump(choice.logprobs.Json()) : "null",
                         ",\"finish_reason\":", choice.finish, "}");
   }

@@ -61,7 +61,7 @@ absl::Status SetPath(absl::string_view field, const OrderedJson& value, absl::st
 // As text. Bytes that are not UTF-8 become U+FFFD.
 std::string Dump(const OrderedJson& value);
 // The same of a text, for what is written once a token: without a tree.
-std::string Quoted(const std::string& text);
+std::string JsonText(const std::string& text);
 
 }  // namespace packrat::openai
 

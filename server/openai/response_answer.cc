@@ -140,7 +140,7 @@ class ResponseWriter : public AnswerWriter {
              Typed("response.function_call_arguments.delta", Place({{"delta", piece.text}}));
     }
     absl::StrAppend(
-        &events, "event: ", kDelta, "\n", kEventStart, "{\"delta\":", Quoted(piece.text),
+        &events, "event: ", kDelta, "\n", kEventStart, "{\"delta\":", JsonText(piece.text),
         ",\"logprobs\":", logprobs.empty() ? "[]" : Dump(logprobs), ",\"item_id\":", item.id_json,
         ",\"output_index\":", items_.size() - 1, ",\"content_index\":0,\"type\":\"", kDelta,
         "\",\"sequence_number\":", sequence_++, "}", kEventEnd);
@@ -148,7 +148,7 @@ class ResponseWriter : public AnswerWriter {
   }
 
   std::string BeginItem(Item item) {
-    item.id_json = Quoted(item.id);
+    item.id_json = JsonText(item.id);
     items_.push_back(std::move(item));
     if (!form_.stream) return "";
     OrderedJson shown = ItemJson(items_.back(), "in_progress");

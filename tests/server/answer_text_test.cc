@@ -38,7 +38,7 @@ std::vector<std::string> Texts() {
 
 TEST(AnswerText, QuotesAsTheLibrary) {
   for (const std::string& text : Texts()) {
-    EXPECT_EQ(openai::Quoted(text), openai::Dump(text)) << text;
+    EXPECT_EQ(openai::JsonText(text), openai::Dump(text)) << text;
   }
 }
 

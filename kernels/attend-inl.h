@@ -1,6 +1,7 @@
 // Softmax attention of one head over entries (keys and values in rows), shared by RAT, window and
 // full attention. Two forms with the same bits: AttendOne() for one query, with channels in the
-// lanes, and AttendTile() for up to sixteen queries, one in each lane.
+// lanes, and AttendTile() for up to sixteen queries, one in each lane. Each is made of a start, of
+// ranges of entries that are added one after the other, and of an end.
 //
 // What fixes the bits: a score is a Dot(); entries are taken in tiles of 256 at absolute indices;
 // within a tile sums run over sixteen lanes by index modulo 16; values are added in order of index.
@@ -83,20 +84,29 @@ HWY_INLINE void AddWeighted(const float* weights, const float* const* rows, int 
   }
 }
 
-// out (heads, padded) = softmax(scale * q . keys) . values over [range.first, range.end), not
-// empty, for queries q (heads, padded), which share their entries. entry(j, &key, &value) gives row
-// pointers of (padded) floats, padded a multiple of 16; entry.Prefetch(j) asks for the rows of an
-// entry that will be read soon. scratch: heads * kTile floats.
+// The running softmax of up to kMaxShared queries: the largest score so far, and the sum of weights
+// relative to it.
+struct OneSums {
+  HWY_ALIGN float maximum[kMaxShared], total[kMaxShared];
+};
+
+HWY_INLINE void StartOne(int heads, int padded, OneSums* sums, float* HWY_RESTRICT out) {
+  for (int h = 0; h < heads; ++h) sums->maximum[h] = kNoMaximum, sums->total[h] = 0.0f;
+  for (int d = 0; d < heads * padded; d += 16) Store(Zero(), out + d);
+}
+
+// Adds the entries [range.first, range.end), maybe none, to the softmax of queries q (heads,
+// padded), which share them. entry(j, &key, &value) gives row pointers of (padded) floats, padded a
+// multiple of 16; entry.Prefetch(j) asks for the rows of an entry that will be read soon. scratch:
+// heads * kTile floats.
 //
 // Sixteen entries at a time, so that all heads find them in the first cache.
 template <class Entry>
-HWY_INLINE void AttendOne(const float* q, int heads, int padded, Range range, float scale,
-                          const Entry& entry, float* HWY_RESTRICT scratch,
-                          float* HWY_RESTRICT out) {
-  HWY_ALIGN float maximum[kMaxShared], total[kMaxShared];
+HWY_INLINE void AddOne(const float* q, int heads, int padded, Range range, float scale,
+                       const Entry& entry, OneSums* sums, float* HWY_RESTRICT scratch,
+                       float* HWY_RESTRICT out) {
+  float *maximum = sums->maximum, *total = sums->total;
   const float* values[kTile];
-  for (int h = 0; h < heads; ++h) maximum[h] = kNoMaximum, total[h] = 0.0f;
-  for (int d = 0; d < heads * padded; d += 16) Store(Zero(), out + d);
   for (int tile = range.first / kTile * kTile; tile < range.end; tile += kTile) {
     const int begin = (range.first > tile ? range.first : tile) - tile;
     const int end = range.end - tile < kTile ? range.end - tile : kTile;
@@ -142,11 +152,26 @@ HWY_INLINE void AttendOne(const float* q, int heads, int padded, Range range, fl
       }
     }
   }
+}
+
+HWY_INLINE void FinishOne(int heads, int padded, const OneSums& sums, float* HWY_RESTRICT out) {
   for (int h = 0; h < heads; ++h) {
     for (int d = h * padded; d < (h + 1) * padded; d += 16) {
-      Store(Div(Load(out + d), Set(total[h])), out + d);
+      Store(Div(Load(out + d), Set(sums.total[h])), out + d);
     }
   }
+}
+
+// out (heads, padded) = softmax(scale * q . keys) . values over [range.first, range.end), not
+// empty.
+template <class Entry>
+HWY_INLINE void AttendOne(const float* q, int heads, int padded, Range range, float scale,
+                          const Entry& entry, float* HWY_RESTRICT scratch,
+                          float* HWY_RESTRICT out) {
+  OneSums sums;
+  StartOne(heads, padded, &sums, out);
+  AddOne(q, heads, padded, range, scale, entry, &sums, scratch, out);
+  FinishOne(heads, padded, sums, out);
 }
 
 // A query's own entry, which differs from lane to lane (RAT's running chunk); index `index` is the
@@ -183,12 +208,22 @@ HWY_INLINE void DotLanes(const float* q, const float* const* keys, int padded, V
   }
 }
 
-// q, out: (padded, 16), lane t is query t of `n`; ranges[t] as in AttendOne(). scratch: kTile * 16
+// As OneSums, of a query in each lane.
+struct TileSums {
+  V16 maximum, total;
+};
+
+HWY_INLINE void StartTile(int padded, TileSums* sums, float* HWY_RESTRICT out) {
+  *sums = {Set(kNoMaximum), Zero()};
+  for (int d = 0; d < padded; ++d) Store(Zero(), out + d * 16);
+}
+
+// q, out: (padded, 16), lane t is query t of `n`; ranges[t] as in AddOne(). scratch: kTile * 16
 // floats.
 template <class Entry>
-HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* ranges, float scale,
-                           const Entry& entry, const OwnEntry& own, float* HWY_RESTRICT scratch,
-                           float* HWY_RESTRICT out) {
+HWY_INLINE void AddTile(const float* q, int padded, int n, const Range* ranges, float scale,
+                        const Entry& entry, const OwnEntry& own, TileSums* sums,
+                        float* HWY_RESTRICT scratch, float* HWY_RESTRICT out) {
   Range all = ranges[0], common = ranges[0];  // Entries that some queries see, that all see.
   for (int t = 0; t < n; ++t) {
     const Range range = ranges[t];
@@ -206,8 +241,7 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
     end_of[t] = static_cast<float>(range.end - common.end);
   }
   const float* values[kTile];
-  V16 maximum = Set(kNoMaximum), total = Zero();
-  for (int d = 0; d < padded; ++d) Store(Zero(), out + d * 16);
+  V16 maximum = sums->maximum, total = sums->total;
   for (int tile = all.first / kTile * kTile; tile < all.end; tile += kTile) {
     const int begin = (all.first > tile ? all.first : tile) - tile;
     const int end = all.end - tile < kTile ? all.end - tile : kTile;
@@ -265,7 +299,22 @@ HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* range
       }
     }
   }
-  for (int d = 0; d < padded; ++d) Store(Div(Load(out + d * 16), total), out + d * 16);
+  *sums = {maximum, total};
+}
+
+HWY_INLINE void FinishTile(int padded, const TileSums& sums, float* HWY_RESTRICT out) {
+  for (int d = 0; d < padded; ++d) Store(Div(Load(out + d * 16), sums.total), out + d * 16);
+}
+
+// As AttendOne(), for every lane.
+template <class Entry>
+HWY_INLINE void AttendTile(const float* q, int padded, int n, const Range* ranges, float scale,
+                           const Entry& entry, const OwnEntry& own, float* HWY_RESTRICT scratch,
+                           float* HWY_RESTRICT out) {
+  TileSums sums;
+  StartTile(padded, &sums, out);
+  AddTile(q, padded, n, ranges, scale, entry, own, &sums, scratch, out);
+  FinishTile(padded, sums, out);
 }
 
 }  // namespace HWY_NAMESPACE

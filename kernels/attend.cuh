@@ -109,7 +109,7 @@ __device__ __forceinline__ void JoinSplit(AttendQuery* query, int index, float m
   if (left < runs.length - 1 && split < runs.end_split - 1) return;
   query->steps |= kEndsRun;
   if (partials.sums != nullptr) return;
-  if (run == 0) {
+  if (run == 0 && !partials.continues) {
     query->steps |= kFirstRun;
     query->max = query->run_max;
     query->sum = query->run_sum;

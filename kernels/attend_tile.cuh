@@ -169,6 +169,9 @@ struct AttendPartials {
   float* sums = nullptr;   // (queries, kMaxRuns + 1, channels)
   float* stats = nullptr;  // (queries, kMaxRuns + 1, 2): largest score, sum of weights
   int channels = 0;
+  // Without sums: runs are joined to what AttendTile has as the result already, at first nothing:
+  // zeros, and kNoScore as the largest score.
+  bool continues = false;
 
   __device__ __forceinline__ float* Sum(int query, int run) const {
     return sums + static_cast<size_t>(query * (kMaxRuns + 1) + run) * channels;

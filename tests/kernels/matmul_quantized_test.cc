@@ -163,6 +163,7 @@ TEST(MatMulQuantizedTest, FormatsMayBeMixed) {
     while (b.in != a.in) b = Case(&random, DType::kInt4, Arithmetic::kInt8, rows);
     b.x = a.x, b.x_stride = a.x_stride;
     a.accumulate = b.accumulate = false;
+    a.scale = b.scale = 1.0f;
     ForEachCpu([&](int threads) {
       PoisonedContext context(threads, static_cast<size_t>(rows) * a.in, 0);
       a.y.Poison(), b.y.Poison();

@@ -18,20 +18,11 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 
-constexpr Family kFamilies[] = {kRatFamily,
-                                kMesaNetFamily,
-                                kLlamaFamily,
-                                kQwen2Family,
-                                kQwen3Family,
-                                kQwen35TextFamily,
-                                kQwen35Family,
-                                kLfm2Family,
-                                kFalconH1Family,
-                                kGraniteMoeHybridFamily,
-                                kNemotronHFamily,
-                                kOlmoHybridFamily,
-                                kRecurrentGemmaFamily,
-                                kPackratFamily};
+constexpr Family kFamilies[] = {
+    kRatFamily,       kRatPlusFamily,    kRatplusFamily,        kMesaNetFamily,
+    kLlamaFamily,     kQwen2Family,      kQwen3Family,          kQwen35TextFamily,
+    kQwen35Family,    kLfm2Family,       kFalconH1Family,       kGraniteMoeHybridFamily,
+    kNemotronHFamily, kOlmoHybridFamily, kRecurrentGemmaFamily, kPackratFamily};
 
 // Those whose feed-forwards are mixtures of experts, and what is served in their place.
 constexpr struct {
@@ -163,6 +154,30 @@ std::string Arrangement(const ModelConfig& config) {
 }
 
 }  // namespace
+
+absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
+  if (!choices.rat_plus_dial.has_value()) return absl::OkStatus();
+  RatPlusDial dial = *choices.rat_plus_dial;
+  // Beyond the context nothing is in reach of any window.
+  dial.window = std::min(dial.window, config->max_context);
+  dial.sinks = std::min(dial.sinks, config->max_context);
+  bool any = false;
+  for (size_t i = 0; i < config->mixers.size(); ++i) {
+    auto* layer = std::get_if<RatPlusSpec>(&config->mixers[i]);
+    if (layer == nullptr) continue;
+    any = true;
+    if (!layer->Knows(dial) && !choices.rat_plus_unadapted) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("rat_plus_dial: is ", RatPlusDialText(dial), "; the weights of layer ", i,
+                       " were trained for ", RatPlusDialText(layer->dial),
+                       layer->pretrained ? " and for 1" : "", "; rat_plus_unadapted takes others"));
+    }
+    layer->dial = dial;
+  }
+  if (any) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("rat_plus_dial: is ", RatPlusDialText(dial),
+                                                    "; the model has no layers of RAT+"));
+}
 
 // Shapes follow from the config, so the names, shapes and bits of the tensors say nearly
 // everything. Added here is what only numbers in the config say.

@@ -4,6 +4,7 @@
 #define PACKRAT_MODELS_CONFIG_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,16 @@ struct ModelConfig {
 // heads that do not divide, NaN or infinite numbers, duplicate keys. A field that no family's
 // reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
+
+// What the model's user may choose of its configuration.
+struct ModelChoices {
+  std::optional<RatPlusDial> rat_plus_dial;  // None: the configuration's own.
+  bool rat_plus_unadapted = false;           // Also one that the weights were not trained for.
+};
+
+// Puts all RAT+ layers on the chosen dial. FAILED_PRECONDITION if there are none, or if the weights
+// of one were not trained for it and that was not asked for.
+absl::Status Choose(const ModelChoices& choices, ModelConfig* config);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json. `problems`, if not null, is
 // told of all errors as far as each is sure, and not only of the first.

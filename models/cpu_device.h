@@ -71,6 +71,7 @@ class CpuDevice : public Device {
   void AttendInBFloat16() { attends_in_bfloat16_ = true; }
 
   int Plan(const RatShape& s) override { return PlanThreads(RatScratchFloats(s.head_dim)); }
+  int Plan(const RatPlusShape& s) override { return PlanThreads(RatPlusScratchFloats(s.head_dim)); }
   int Plan(const AttentionShape& s) override {
     // In what it attends is known when all weights are.
     return PlanThreads(
@@ -124,6 +125,14 @@ class CpuDevice : public Device {
   absl::Status Rat(int, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
     return packrat::Rat(shape, s.batch, s.pages, s.tails, operands, context_.get());
+  }
+  absl::Status RatPlusAverage(const RatPlusShape& shape, const Step& s,
+                              const RatPlusOperands& operands) override {
+    return packrat::RatPlusAverage(shape, s.batch, s.tails, operands, context_.get());
+  }
+  absl::Status RatPlusAttention(int, const RatPlusShape& shape, const Step& s,
+                                const AttentionOperands& operands) override {
+    return packrat::RatPlusAttention(shape, s.batch, s.pages, s.tails, operands, context_.get());
   }
   absl::Status Attention(int, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {

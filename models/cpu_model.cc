@@ -204,7 +204,7 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   OpenModel open;
   open.options = options;
   if (options.threads == 0) open.options.threads = resources.DefaultThreads();
-  auto folder = OpenModelFolder(dir);
+  auto folder = OpenModelFolder(dir, options.choices);
   if (!folder.ok()) return folder.status();
   open.memory.config = std::move(folder->config);
   open.checkpoint = std::move(folder->checkpoint);

@@ -25,6 +25,7 @@
 #include "kernels/matmul.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
+#include "kernels/rat_plus.h"
 #include "kernels/rg_lru.h"
 #include "kernels/rope.h"
 #include "models/weights.h"
@@ -161,6 +162,7 @@ class Device {
   // While layers are loaded, they announce what they will run. The number that is returned is the
   // first argument of the operation.
   virtual int Plan(const RatShape& shape) = 0;
+  virtual int Plan(const RatPlusShape& shape) = 0;
   virtual int Plan(const AttentionShape& shape) = 0;
   virtual int Plan(const MesaShape& shape) = 0;
   virtual int Plan(const GatedDeltaShape& shape) = 0;
@@ -208,6 +210,10 @@ class Device {
   virtual absl::Status SoftCap(float cap, int rows, int n, float* x) = 0;
   virtual absl::Status Rat(int plan, const RatShape& shape, const Step& step,
                            const RatOperands& operands) = 0;
+  virtual absl::Status RatPlusAverage(const RatPlusShape& shape, const Step& step,
+                                      const RatPlusOperands& operands) = 0;
+  virtual absl::Status RatPlusAttention(int plan, const RatPlusShape& shape, const Step& step,
+                                        const AttentionOperands& operands) = 0;
   virtual absl::Status Attention(int plan, const AttentionShape& shape, const Step& step,
                                  const AttentionOperands& operands) = 0;
   virtual absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights,

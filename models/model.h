@@ -53,6 +53,7 @@ struct ModelOptions {
   WeightFormat weights = WeightFormat::kStored;  // Of the layers' matrices.
   // Of the output matrix. None: int8 if the layers' matrices are quantised, else stored.
   std::optional<WeightFormat> output_weights;
+  ModelChoices choices;        // Part of the fingerprint.
   ActivationObserver observe;  // May be empty.
 };
 

@@ -13,9 +13,10 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& di
   return checkpoint;
 }
 
-absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir) {
+absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir, const ModelChoices& choices) {
   auto config = LoadModelConfig(dir);
   if (!config.ok()) return config.status();
+  if (absl::Status chosen = Choose(choices, &*config); !chosen.ok()) return chosen;
   auto checkpoint = OpenCheckpoint(dir, *config);
   if (!checkpoint.ok()) return checkpoint.status();
   return ModelFolder{*std::move(config), *std::move(checkpoint)};

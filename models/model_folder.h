@@ -20,8 +20,9 @@ struct ModelFolder {
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& dir,
                                                            const ModelConfig& config);
 
-// Errors as LoadModelConfig() and OpenCheckpoint().
-absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir);
+// Errors as LoadModelConfig(), Choose() and OpenCheckpoint().
+absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& dir,
+                                            const ModelChoices& choices = {});
 
 }  // namespace packrat
 

@@ -10,7 +10,8 @@ namespace packrat {
 std::string PageClass::Name() const {
   switch (kind) {
     case Kind::kRat:
-      return "rat_chunk" + std::to_string(tokens_per_page);
+      return "rat_chunk" + std::to_string(tokens_per_page) +
+             (delay > 0 ? "_delay" + std::to_string(delay) : "");
     case Kind::kWindow:
       return "window" + std::to_string(window);
     case Kind::kFull:
@@ -19,9 +20,13 @@ std::string PageClass::Name() const {
   return "attention";
 }
 
+int64_t PageClass::Finished(int64_t tokens) const {
+  return std::max<int64_t>(0, tokens - delay) / tokens_per_page;
+}
+
 int PageClass::PagesFor(int64_t tokens) const {
   PACKRAT_CHECK(tokens >= 0);
-  int64_t pages = tokens / tokens_per_page;
+  int64_t pages = Finished(tokens);
   if (kind != Kind::kRat && tokens % tokens_per_page != 0) ++pages;
   if (kind == Kind::kWindow) {
     // A window of w keys that ends at any position touches at most this many pages.

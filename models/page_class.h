@@ -15,7 +15,14 @@ struct PageClass {
   int window;           // kWindow: visible keys; else 0.
   int num_layers;       // Mixers that live in this class's pages.
   size_t page_bytes;
-  std::string Name() const;  // "rat_chunk16", "attention", "window128": a label for metrics.
+  // kRat: tokens after its chunk until a page is written. RAT+ keeps that long in a window what the
+  // page will hold.
+  int64_t delay = 0;
+  // A label for metrics: "rat_chunk16", "rat_chunk16_delay260", "attention", "window128".
+  std::string Name() const;
+
+  // Pages that a text of `tokens` tokens has finished.
+  int64_t Finished(int64_t tokens) const;
 
   // Pages that a sequence of `tokens` tokens holds at most. RAT pages hold finished chunks only; a
   // window keeps a ring of pages, page b of the text at ring position b % ring.

@@ -12,7 +12,7 @@ int FindOrAdd(std::vector<PageClass>* classes, const PageClass& wanted) {
   for (size_t i = 0; i < classes->size(); ++i) {
     const PageClass& c = (*classes)[i];
     if (c.kind == wanted.kind && c.tokens_per_page == wanted.tokens_per_page &&
-        c.window == wanted.window) {
+        c.window == wanted.window && c.delay == wanted.delay) {
       return static_cast<int>(i);
     }
   }

@@ -4,9 +4,9 @@
 //
 //   slot   sealed matrices of all layers that have some (Mesa, gated delta networks), as of the end
 //          of the last finished block of 16 tokens
-//   tail   the unfinished block: the rows from which such layers go on, RAT's running chunk, and
-//   the
-//          rows that short convolutions still see. Private to a sequence.
+//   tail   the unfinished block: the rows from which such layers go on, RAT's running chunk, RAT+'s
+//          average, window and sinks, and the rows that short convolutions still see. Private to a
+//          sequence.
 //   page   of a class: RAT entries (one finished chunk), full attention or one window length (16
 //          positions of keys and values), for all layers of that class. The page of an unfinished
 //          block or chunk is private, a finished one never changes again.

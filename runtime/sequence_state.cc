@@ -12,7 +12,7 @@ using Holder = StatePool::Holder;
 PagesInUse::PagesInUse(const PageClass& page_class, int tokens) {
   const int per_page = page_class.tokens_per_page;
   first = 0;
-  unfinished = tokens / per_page;
+  unfinished = static_cast<int>(page_class.Finished(tokens));
   end = page_class.kind == PageClass::Kind::kRat ? unfinished : (tokens + per_page - 1) / per_page;
   if (page_class.kind == PageClass::Kind::kWindow) {
     // The next token sees as many positions as the window has, its own included.

@@ -20,7 +20,13 @@ struct Family {
 
 // The RAT authors' models, in the form that models/convert writes.
 void ReadRatConfig(JsonFields* fields, ModelConfig* config);
+// Sizes and tensor names of both RAT and RAT+. Returns the number of layers.
+int ReadRatSizes(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kRatFamily = {"rat", &ReadRatConfig};
+// The RAT+ authors' models, likewise.
+void ReadRatPlusConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kRatPlusFamily = {"rat_plus", &ReadRatPlusConfig};
+inline constexpr Family kRatplusFamily = {"ratplus", &ReadRatPlusConfig};  // Spelt in one word.
 // MesaNetForCausalLM of flash-linear-attention, also with attention layers.
 void ReadMesaNetConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kMesaNetFamily = {"mesa_net", &ReadMesaNetConfig};

@@ -7,7 +7,7 @@
 
 namespace packrat {
 
-void ReadRatConfig(JsonFields* f, ModelConfig* config) {
+int ReadRatSizes(JsonFields* f, ModelConfig* config) {
   config->names = {"embedding.wte.weight",        "backbone.ln.weight",
                    "head.lm_head.weight",         "backbone.layers.",
                    "seq_layer.input_norm.weight", "seq_layer.",
@@ -27,8 +27,11 @@ void ReadRatConfig(JsonFields* f, ModelConfig* config) {
     f->Fail("act_fn", absl::StrCat("is ", Quoted(act), "; must be gelu or swiglu"));
   }
   config->activation = act == "gelu" ? Activation::kGelu : Activation::kSwiglu;
+  return f->Int("num_layers", 1, kMaxLayers);
+}
 
-  const int num_layers = f->Int("num_layers", 1, kMaxLayers);
+void ReadRatConfig(JsonFields* f, ModelConfig* config) {
+  const int num_layers = ReadRatSizes(f, config);
   std::vector<std::string> types = ReadLayerTypes(f, num_layers);
   f->Ignore({"interleave_step"});  // Where there is a list.
   if (types.empty()) {

@@ -32,6 +32,11 @@ int GpuDevice::Plan(const RatShape& s) {
                     RatScratchBytes(s, limits_.spans, limits_.tokens, limits_.context));
 }
 
+int GpuDevice::Plan(const RatPlusShape& s) {
+  return PlanRegion(absl::StrCat("rat_plus ", s.num_heads, " ", s.head_dim),
+                    RatPlusScratchBytes(s, limits_.tokens));
+}
+
 int GpuDevice::Plan(const AttentionShape& s) {
   return PlanRegion(
       absl::StrCat("attention ", s.num_heads, " ", s.num_kv_heads, " ", s.head_dim, " ", s.window),

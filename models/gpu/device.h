@@ -34,6 +34,7 @@ class GpuDevice : public Device {
   void SetSampled(const SampledToken* sampled) { sampled_ = sampled; }
 
   int Plan(const RatShape& shape) override;
+  int Plan(const RatPlusShape& shape) override;
   int Plan(const AttentionShape& shape) override;
   int Plan(const MesaShape& shape) override;
   int Plan(const GatedDeltaShape& shape) override;
@@ -80,6 +81,15 @@ class GpuDevice : public Device {
   absl::Status Rat(int plan, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
     return gpu::Rat(shape, s.batch, s.pages, s.tails, operands, regions_[plan].memory, stream_);
+  }
+  absl::Status RatPlusAverage(const RatPlusShape& shape, const Step& s,
+                              const RatPlusOperands& operands) override {
+    return gpu::RatPlusAverage(shape, s.batch, s.tails, operands, stream_);
+  }
+  absl::Status RatPlusAttention(int plan, const RatPlusShape& shape, const Step& s,
+                                const AttentionOperands& operands) override {
+    return gpu::RatPlusAttention(shape, s.batch, s.pages, s.tails, operands, regions_[plan].memory,
+                                 stream_);
   }
   absl::Status Attention(int plan, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {

@@ -262,7 +262,7 @@ absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t byte
 absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,
                                                               const ModelOptions& options,
                                                               const GpuOptions& gpu_options) {
-  auto folder = OpenModelFolder(dir);
+  auto folder = OpenModelFolder(dir, options.choices);
   if (!folder.ok()) return folder.status();
   const ModelConfig& config = folder->config;
   if (config.vocab_size > kMaxSampledVocab) {

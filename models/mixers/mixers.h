@@ -14,6 +14,7 @@
 #include "models/mixers/mamba2.h"
 #include "models/mixers/mesa.h"
 #include "models/mixers/rat.h"
+#include "models/mixers/rat_plus.h"
 #include "models/mixers/rg_lru.h"
 #include "models/mixers/short_conv.h"
 #include "models/mixers/spec.h"
@@ -21,7 +22,7 @@
 namespace packrat {
 
 using MixerSpec = std::variant<RatSpec, AttentionSpec, MesaSpec, GatedDeltaSpec, Mamba2Spec,
-                               ShortConvSpec, RgLruSpec>;
+                               ShortConvSpec, RgLruSpec, RatPlusSpec>;
 
 // All names of `layer_types`.
 std::vector<std::string> MixerNames();

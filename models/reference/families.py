@@ -1,4 +1,4 @@
-"""Brings the three model families to one description and one set of tensor names.
+"""Brings four model families to one description and one set of tensor names.
 
 `parse_config` turns a family's config.json into a ModelSpec. `to_internal` renames (and splits)
 a checkpoint's tensors to the names of models/reference/model.py, which are the packrat family's.
@@ -10,12 +10,14 @@ from typing import List, Optional, Tuple
 
 @dataclasses.dataclass
 class LayerSpec:
-    # "rat", "attention" (full or windowed), "mesa", "gated_delta_net", "mamba2", "short_conv" or "rg_lru"
+    # "rat", "rat_plus", "attention" (full or windowed), "mesa", "gated_delta_net", "mamba2",
+    # "short_conv" or "rg_lru"
     kind: str
     num_heads: int  # gated_delta_net: of values
     head_dim: int  # gated_delta_net: of values
     kv_heads: int = 0  # attention, gated_delta_net: key heads; rat, mamba2: groups
-    window: Optional[int] = None  # attention: visible keys, the query's own included
+    # attention: visible keys, the query's own included; rat_plus: positions before the query's own
+    window: Optional[int] = None
     rope_theta: float = 10000.0
     qkv_bias: bool = False
     chunk_size: int = 16  # rat
@@ -28,6 +30,8 @@ class LayerSpec:
     norm_groups: int = 1
     in_bias: bool = False
     step_limits: Tuple[float, float] = (0.0, float("inf"))
+    dilation: int = 1  # rat_plus; -1: no position for that reason
+    sinks: int = 0  # rat_plus
 
 
 @dataclasses.dataclass
@@ -43,7 +47,8 @@ class ModelSpec:
 
 def parse_config(config):
     """ModelSpec of a config.json's dictionary."""
-    parsers = {"rat": _parse_rat, "mesa_net": _parse_mesa_net, "packrat": _parse_packrat}
+    parsers = {"rat": _parse_rat, "ratplus": _parse_rat_plus, "rat_plus": _parse_rat_plus,
+               "mesa_net": _parse_mesa_net, "packrat": _parse_packrat}
     family = config.get("model_type")
     if family not in parsers:
         raise ValueError(f"model_type: unknown family {family!r}, expected one of {list(parsers)}")
@@ -52,7 +57,8 @@ def parse_config(config):
 
 def to_internal(config, tensors):
     """Tensors of any family under the internal names, as float32."""
-    renamers = {"rat": _rename_rat, "mesa_net": _rename_mesa_net, "packrat": lambda c, t: dict(t)}
+    renamers = {"rat": _rename_rat, "ratplus": _rename_rat, "rat_plus": _rename_rat,
+                "mesa_net": _rename_mesa_net, "packrat": lambda c, t: dict(t)}
     renamed = renamers[config["model_type"]](config, tensors)
     return {name: tensor.float() for name, tensor in renamed.items()}
 
@@ -69,12 +75,32 @@ def _parse_rat(c):
             window = None if kind == "attention" else c["window_size"] + 1
             layer = LayerSpec("attention", heads, d // heads, heads, window, theta)
         layers.append(layer)
+    return _rat_model(c, layers)
+
+
+def _parse_rat_plus(c):
+    d, heads = c["d_model"], c["num_head"]
+    theta = float(c.get("rope_base", 10000))
+
+    def dial(name, default):
+        value = c.get(name, default)
+        return value if isinstance(value, list) else [value] * c["num_layers"]
+
+    dials = zip(dial("dilation_size", 1), dial("local_size", 0), dial("initial_size", 0))
+    return _rat_model(c, [LayerSpec("rat_plus", heads, d // heads, heads, window, theta,
+                                    dilation=dilation, sinks=sinks)
+                          for dilation, window, sinks in dials])
+
+
+def _rat_model(c, layers):
     return ModelSpec(
-        c["vocab_size"], d, c["d_ffn"], layers, c.get("norm_eps", 1e-6),
+        c["vocab_size"], c["d_model"], c["d_ffn"], layers, c.get("norm_eps", 1e-6),
         "swiglu" if c.get("act_fn", "gelu") == "swiglu" else "gelu", c.get("tie_embedding", True))
 
 
 def _rat_layer_types(c):
+    if c["model_type"] != "rat":
+        return ["rat_plus"] * c["num_layers"]
     if c.get("layer_types"):
         return c["layer_types"]
     step = c.get("interleave_step")
@@ -121,8 +147,8 @@ def _parse_packrat(c):
     theta = float(c.get("rope_theta", 10000.0))
     layers = []
     for kind in c["layer_types"]:
-        if kind not in ("rat", "mesa", "local_attention", "attention", "gated_delta_net",
-                        "mamba2", "short_conv", "rg_lru"):
+        if kind not in ("rat", "rat_plus", "mesa", "local_attention", "attention",
+                        "gated_delta_net", "mamba2", "short_conv", "rg_lru"):
             raise ValueError(f"layer_types: unknown layer {kind!r}")
         o, where = c[kind], kind + "."
         if kind == "gated_delta_net":
@@ -159,6 +185,9 @@ def _parse_packrat(c):
                 "rat", heads, d // heads,
                 _size(o, "num_groups", where, divides=(heads, "num_heads")), rope_theta=theta,
                 chunk_size=_size(o, "chunk_size", where))
+        elif kind == "rat_plus":
+            layer = LayerSpec("rat_plus", heads, d // heads, heads, o.get("window", 0), theta,
+                              dilation=o.get("dilation", 1), sinks=o.get("sinks", 0))
         elif kind == "mesa":
             layer = LayerSpec("mesa", heads, _size(o, "head_dim", where),
                               conv_size=_size(o, "conv_size", where),
@@ -197,9 +226,10 @@ def _rename_rat(c, tensors):
         out[new + "mlp.down_proj.weight"] = tensors[old + "hidden_layer.fc2.weight"]
         mixed = tensors[old + "seq_layer.in_proj.weight"]
         projected = tensors[old + "seq_layer.out_proj.weight"]
-        if kind == "rat":
+        if kind in ("rat", "rat_plus"):
             out[new + "mixer.in_proj.weight"] = mixed
-            out[new + "mixer.gate_bias"] = tensors[old + "seq_layer.gate_bias"]
+            if kind == "rat":
+                out[new + "mixer.gate_bias"] = tensors[old + "seq_layer.gate_bias"]
             out[new + "mixer.out_proj.weight"] = projected
         else:
             for name, part in zip("vqk", mixed.chunk(3)):

@@ -93,6 +93,35 @@ class Rat(nn.Module):
         return self.out_proj(z * o)
 
 
+class RatPlus(nn.Module):
+    """A recurrence over the whole text, attention over a chosen part of its states."""
+
+    def __init__(self, spec, d):
+        super().__init__()
+        self.spec = spec
+        self.in_proj = linear(d, 5 * d)
+        self.out_proj = linear(d, d)
+
+    def forward(self, h):
+        s = self.spec
+        B, T, d = h.shape
+        o, q, k, v, g = (part.float() for part in self.in_proj(h).split(d, -1))
+        gate = torch.sigmoid(g).repeat(1, 1, 2)
+        states = decaying_sum(gate, (1 - gate) * torch.cat([k, v], -1))
+        k_bar, v_bar = (x.view(B, T, s.num_heads, s.head_dim).transpose(1, 2)
+                        for x in states.chunk(2, -1))
+        at = torch.arange(T, device=h.device)
+        table = rotary_table(at, s.head_dim, s.rope_theta)
+        q = rotate(q.view(B, T, s.num_heads, s.head_dim).transpose(1, 2), table)
+        scores = q @ rotate(k_bar, table).transpose(-1, -2) * s.head_dim ** -0.5
+        seen = (at[:, None] - at <= s.window) | (at < s.sinks)
+        if s.dilation > 0:
+            seen = seen | ((at + 1) % s.dilation == 0)
+        seen = seen & (at <= at[:, None])
+        a = torch.softmax(scores.masked_fill(~seen, _NEG), -1) @ v_bar
+        return self.out_proj(torch.sigmoid(o) * a.transpose(1, 2).flatten(2))
+
+
 class Attention(nn.Module):
     """Causal attention with grouped keys, full or over the last `window` tokens."""
 

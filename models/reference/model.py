@@ -1,4 +1,4 @@
-"""The layer stack of all three families, as a torch module with the packrat family's names."""
+"""The layer stack of these families, as a torch module with the packrat family's names."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from torch import nn
 
 from models.reference import families, safetensors_io
 from models.reference.layers import (
-    Attention, GatedConv, GatedDelta, Mamba2, Mesa, Rat, RgLru, RmsNorm, linear)
+    Attention, GatedConv, GatedDelta, Mamba2, Mesa, Rat, RatPlus, RgLru, RmsNorm, linear)
 
 
 class FeedForward(nn.Module):
@@ -34,6 +34,8 @@ class Block(nn.Module):
         self.mlp_norm = RmsNorm(d, eps)
         if layer.kind == "rat":
             self.mixer = Rat(layer, d)
+        elif layer.kind == "rat_plus":
+            self.mixer = RatPlus(layer, d)
         elif layer.kind == "attention":
             self.mixer = Attention(layer, d)
         elif layer.kind == "gated_delta_net":

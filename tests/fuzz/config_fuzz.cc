@@ -65,6 +65,13 @@ void CheckMixer(const RgLruSpec& lru, int) {
   PACKRAT_CHECK(lru.conv_size >= 1 && lru.conv_size <= kMaxConvSize);
 }
 
+void CheckMixer(const RatPlusSpec& plus, int hidden_size) {
+  CheckHeads(plus.num_heads, plus.head_dim);
+  PACKRAT_CHECK(plus.num_heads * plus.head_dim == hidden_size && plus.head_dim % 2 == 0);
+  PACKRAT_CHECK(plus.dial.dilation == -1 || plus.dial.dilation >= 1);
+  PACKRAT_CHECK(plus.dial.window >= 0 && plus.dial.sinks >= 0);
+}
+
 void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1);
   PACKRAT_CHECK(config.intermediate_size >= 1 && config.max_context >= 1);

@@ -40,7 +40,7 @@ INSTANTIATE_TEST_SUITE_P(
     Changes(kRat,
             {{"ManyEnds", "\"d_ffn\"", kManyEnds, "eos_token_id: has 257 ids; must be at most 256"},
              {"UnknownFamily", "\"rat\"", "\"gpt2\"",
-              "model_type: is \"gpt2\"; must be rat, mesa_net, llama, qwen2, qwen3, "},
+              "model_type: is \"gpt2\"; must be rat, rat_plus, ratplus, mesa_net, "},
              {"Experts", "\"rat\"", "\"qwen3_next\"",
               "model_type: is \"qwen3_next\", whose experts are not served; qwen3_5 is"},
              {"NoFamily", "\"model_type\"", "\"type\"", "model_type: is \"\""},
@@ -193,6 +193,29 @@ INSTANTIATE_TEST_SUITE_P(
               "short_conv.conv_size: missing; must be an integer from 1 to 16"},
              {"ManyTaps", "3}", "17}", "short_conv.conv_size: is 17; must be an integer from 1"},
              {"Unknown", "3}", "3, \"activation\": 1}", "short_conv.activation: is unknown here"}}),
+    NameOfChange);
+
+constexpr char kRatPlus[] = R"({"model_type": "ratplus", "vocab_size": 100, "d_model": 64,
+    "num_layers": 3, "d_ffn": 128, "num_head": 4, "d_head": 16, "seq_len": 128,
+    "dilation_size": [1, 16, -1], "local_size": 8, "initial_size": 4, "apply_re": true})";
+
+INSTANTIATE_TEST_SUITE_P(
+    RatPlus, Refused,
+    Changes(kRatPlus,
+            {{"NoDilation", "16, -1", "16, 0",
+              "dilation_size: is 0; must be -1 (none) or an integer from 1 to 1073741824"},
+             {"Backwards", "16, -1", "16, -2",
+              "dilation_size: layer 2 has -2; must be an integer from -1 to 1073741824"},
+             {"TooFew", "[1, 16, -1]", "[1, 16]",
+              "dilation_size: has 2 numbers; must be one, or one for each of 3 layers"},
+             {"Words", "[1, 16, -1]", "[1, 16, \"x\"]", "dilation_size: layer 2 has \"x\""},
+             {"Window", "\"local_size\": 8", "\"local_size\": -1",
+              "local_size: is -1; must be an integer from 0 to 1073741824"},
+             {"Sinks", "\"initial_size\": 4", "\"initial_size\": 1.5",
+              "initial_size: is 1.5; must be an integer from 0 to 1073741824"},
+             {"HeadDim", "\"d_head\": 16", "\"d_head\": 32", "d_head: is 32; only 16 is served"},
+             {"Baseline", "true", "false", "apply_re: is false; only true is served"},
+             {"Unknown", "\"d_ffn\"", "\"num_block\": 12, \"d_ffn\"", "num_block: is unknown"}}),
     NameOfChange);
 
 constexpr char kGatedDelta[] = R"({"model_type": "packrat", "vocab_size": 100, "hidden_size": 64,

@@ -132,6 +132,24 @@ TEST(Golden, Packrat) {
   EXPECT_EQ(Attention(wide, 3).window, 100);
 }
 
+TEST(Golden, RatPlus) {
+  const ModelConfig config = LoadGolden("rat_plus");
+  EXPECT_THAT(Kinds(config), ElementsAre("rat_plus", "rat_plus", "rat_plus"));
+  EXPECT_EQ(config.max_context, 4096);
+  EXPECT_TRUE(config.tie_embeddings);
+  const auto& last = std::get<RatPlusSpec>(config.mixers[2]);
+  EXPECT_EQ(last.num_heads, 4);
+  EXPECT_EQ(last.head_dim, 16);
+  EXPECT_EQ(last.dial.dilation, 4);
+  EXPECT_EQ(last.dial.window, 0);
+  EXPECT_EQ(last.dial.sinks, 2);
+  const auto& middle = std::get<RatPlusSpec>(config.mixers[1]);
+  EXPECT_EQ(middle.dial.dilation, 16);
+  EXPECT_EQ(middle.dial.window, 8);
+  EXPECT_EQ(middle.dial.sinks, 4);
+  EXPECT_TRUE(std::get<RatPlusSpec>(config.mixers[0]).dial.dense());
+}
+
 TEST(Golden, GatedDeltaNet) {
   const ModelConfig config = LoadGolden("gated_delta_net");
   EXPECT_THAT(Kinds(config), ElementsAre("gated_delta_net", "attention", "gated_delta_net"));

@@ -19,7 +19,7 @@ inline const std::string kGoldenCases[] = {
     "rat",        "rat_local",   "mesa_net",   "mesa_net_hybrid", "packrat",         "packrat_wide",
     "llama",      "llama3",      "qwen2",      "qwen3",           "gated_delta_net", "qwen3_5",
     "mamba2",     "olmo_hybrid", "falcon_h1",  "falcon_h1_flags", "nemotron_h",      "granite_h",
-    "short_conv", "lfm2",        "lfm2_flags", "rg_lru",          "recurrent_gemma"};
+    "short_conv", "lfm2",        "lfm2_flags", "rg_lru",          "recurrent_gemma", "rat_plus"};
 
 struct Golden {
   int batch, tokens, vocab;
@@ -27,8 +27,9 @@ struct Golden {
   std::vector<float> logits;  // (batch, tokens, vocab)
 };
 
-inline Golden ReadGolden(const std::string& name) {
-  auto file = Checkpoint::OpenFile("tests/golden/" + name + "/expected.safetensors");
+inline Golden ReadGolden(const std::string& name,
+                         const std::string& expected = "expected.safetensors") {
+  auto file = Checkpoint::OpenFile("tests/golden/" + name + "/" + expected);
   EXPECT_TRUE(file.ok()) << file.status();
   const TensorView ids = *(*file)->Find("input_ids"), logits = *(*file)->Find("logits");
   Golden golden{static_cast<int>(ids.shape[0]),

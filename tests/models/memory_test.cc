@@ -102,7 +102,7 @@ TEST(HostState, RoomIsWhatALimitLeavesOrAQuarter) {
 
 TEST(MeasureModel, SaysWhatALoadedModelTakes) {
   for (const char* name : {"rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat",
-                           "gated_delta_net", "mamba2", "lfm2"}) {
+                           "gated_delta_net", "mamba2", "lfm2", "rat_plus"}) {
     for (const int tokens : {16, 300}) {
       ModelOptions options;
       options.max_batch_tokens = tokens;

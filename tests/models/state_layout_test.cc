@@ -161,6 +161,34 @@ TEST(PagesFor, RatHoldsFinishedChunksOnly) {
   EXPECT_EQ(c.PagesFor(17), 2);
 }
 
+TEST(PagesFor, ADelayedChunkIsHeldThatMuchLater) {
+  const PageClass c{PageClass::Kind::kRat, 8, 0, 1, 64, 13};
+  EXPECT_EQ(c.PagesFor(0), 0);
+  EXPECT_EQ(c.PagesFor(20), 0);
+  EXPECT_EQ(c.PagesFor(21), 1);
+  EXPECT_EQ(c.PagesFor(29), 2);
+  EXPECT_EQ(c.Name(), "rat_chunk8_delay13");
+}
+
+// RAT+ of the 1B size, 24 layers: an archive of an entry for each 16 tokens, a window and sinks in
+// the tail.
+TEST(StateLayout, RatPlusArchiveWindowAndSinks) {
+  const StateLayout layout = Layout(std::vector<MixerSpec>(24, RatPlusSpec{16, 128, {16, 256, 4}}));
+  constexpr size_t kEntry = 24u * 2 * 2048 * 4;
+  ASSERT_EQ(layout.page_classes.size(), 1u);
+  EXPECT_EQ(layout.page_classes[0].page_bytes, kEntry);
+  EXPECT_EQ(layout.page_classes[0].tokens_per_page, 16);
+  EXPECT_EQ(layout.page_classes[0].delay, 256);
+  EXPECT_EQ(layout.tail_bytes, kEntry * (1 + 256 + 4));
+  EXPECT_EQ(layout.SequenceBytes(4096), kEntry * (1 + 500));
+  EXPECT_EQ(layout.SequenceBytes(16384), kEntry * (1 + 1268));
+  // Without an archive there are no pages; where all is seen they are attention's.
+  EXPECT_TRUE(Layout({RatPlusSpec{2, 16, {-1, 12, 4}}}).page_classes.empty());
+  const StateLayout dense = Layout({RatPlusSpec{2, 16, {1, 12, 4}}});
+  EXPECT_EQ(dense.page_classes[0].kind, PageClass::Kind::kFull);
+  EXPECT_EQ(dense.tail_bytes, 2u * 32 * 4);
+}
+
 TEST(PagesFor, FullAttentionHoldsEveryBlock) {
   const PageClass c{PageClass::Kind::kFull, 16, 0, 1, 64};
   EXPECT_EQ(c.PagesFor(0), 0);

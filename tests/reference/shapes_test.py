@@ -16,14 +16,16 @@ TOOL = os.environ.get("PACKRAT_TOOLS", "server/client/packrat_tools")
 
 
 def packrat(layers, d, rat=None, local=None, full=None, mesa=None, delta=None, mamba=None,
-            conv=None, **more):
+            conv=None,
+            plus=None, **more):
     return {"model_type": "packrat", "vocab_size": 77, "hidden_size": d, "intermediate_size": 50,
             "num_hidden_layers": len(layers), "layer_types": layers, "norm_eps": 1e-6,
             "rope_theta": 10000.0, "tie_word_embeddings": True, "max_position_embeddings": 4096,
             **{name: value for name, value in (("rat", rat), ("local_attention", local),
                                                ("attention", full), ("mesa", mesa),
                                                ("gated_delta_net", delta), ("mamba2", mamba),
-                                               ("short_conv", conv)) if value},
+                                               ("short_conv", conv),
+                                               ("rat_plus", plus)) if value},
             **more}
 
 
@@ -87,6 +89,10 @@ CASES = {
     "short_conv_of_one_tap": (packrat(["short_conv", "rat"], 30, conv={"conv_size": 1},
                                       rat=rat(3, 1, 16)), 40),
     "short_conv_16": (packrat(["short_conv"] * 2, 33, conv={"conv_size": 16}), 60),
+    "rat_plus_odd": (packrat(["rat_plus"] * 2, 30, plus={"num_heads": 3, "dilation": 7, "window": 11,
+                                                         "sinks": 9}), 90),
+    "rat_plus_wide": (packrat(["rat_plus", "mesa"], 32, mesa=mesa(2, 16, 4),
+                              plus={"num_heads": 1, "dilation": 2, "window": 280, "sinks": 1}), 600),
     "one_token": (packrat(["rat", "mesa", "attention"], 32, rat=rat(2, 1, 16), mesa=mesa(2, 16, 4),
                           full=attention(2, 2)), 1),
     "mesa_net": (MESA_NET, 80),

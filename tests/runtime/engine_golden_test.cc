@@ -23,8 +23,9 @@ const std::vector<int> kBudgets = kOnGpu ? std::vector<int>{19} : std::vector<in
 const std::vector<std::string> kModels =
     kOnGpu ? std::vector<std::string>{"mesa_net_hybrid", "packrat"}
            : std::vector<std::string>{
-                 "rat",          "rat_local",       "mesa_net", "mesa_net_hybrid", "packrat",
-                 "packrat_wide", "gated_delta_net", "mamba2",   "short_conv",      "rg_lru"};
+                 "rat",        "rat_local",    "mesa_net",        "mesa_net_hybrid",
+                 "packrat",    "packrat_wide", "gated_delta_net", "mamba2",
+                 "short_conv", "rg_lru",       "rat_plus"};
 
 class EngineGoldenTest : public GoldenEngineTest {
  protected:

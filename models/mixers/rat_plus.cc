@@ -1,0 +1,148 @@
+#include "models/mixers/rat_plus.h"
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+
+namespace packrat {
+namespace {
+
+class RatPlusMixer : public Mixer {
+ public:
+  RatPlusMixer(const RatPlusSpec& spec, const MixerLoad& load)
+      : dense_(spec.dial.dense()),
+        shape_(spec.shape()),
+        attention_{spec.num_heads, spec.num_heads, spec.head_dim, /*window=*/0, spec.head_dim},
+        type_(load.device->type()),
+        plan_(dense_ ? load.device->Plan(attention_) : load.device->Plan(shape_)),
+        rope_(load.device->PlanRope(spec.rope_base, spec.head_dim, 1)),
+        in_proj_(load.weights->Matrix(load.prefix + "in_proj.weight", 5 * shape_.width(),
+                                      load.hidden_size)),
+        out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size,
+                                       shape_.width())) {}
+
+  absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
+    Device& device = *step.device;
+    const int tokens = step.tokens(), width = shape_.width(), stride = in_proj_.out;
+    Carver memory(step.activations);
+    auto* projection = memory.Take<std::byte>(size_t{1} * tokens * stride * DTypeBytes(type_));
+    void* o = memory.Take<std::byte>(size_t{1} * tokens * width * DTypeBytes(type_));
+    // Side by side: the output's gate, q, k, v and the average's gate.
+    const auto part = [&](int i) { return projection + size_t{1} * i * width * DTypeBytes(type_); };
+    absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, projection, type_}});
+    if (!status.ok()) return status;
+    status = device.RatPlusAverage(shape_, step, {part(2), part(3), part(4), stride, type_});
+    if (!status.ok()) return status;
+    const AttentionOperands operands{part(1), part(2), part(3), stride, device.rope(rope_),
+                                     o,       type_};
+    status = dense_ ? device.Attention(plan_, attention_, step, operands)
+                    : device.RatPlusAttention(plan_, shape_, step, operands);
+    if (!status.ok()) return status;
+    status = device.SigmoidGate(part(0), stride, tokens, width, o);
+    if (!status.ok()) return status;
+    return device.AddProduct(out_proj_, o, tokens, nullptr, to);
+  }
+
+  size_t bytes_per_token() const override {
+    return (in_proj_.out + shape_.width()) * DTypeBytes(type_);
+  }
+
+ private:
+  const bool dense_;
+  const RatPlusShape shape_;
+  const AttentionShape attention_;
+  const DType type_;
+  const int plan_;
+  const int rope_;
+  const Weight in_proj_, out_proj_;
+};
+
+}  // namespace
+
+int CheckedDilation(JsonFields* fields, const std::string& name, int dilation) {
+  if (dilation != 0) return dilation;
+  fields->Fail(name,
+               absl::StrCat("is 0; must be -1 (none) or an integer from 1 to ", RatPlusDial::kMax));
+  return 1;
+}
+
+absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text) {
+  RatPlusDial dial;
+  int* const numbers[] = {&dial.dilation, &dial.window, &dial.sinks};
+  size_t count = 0;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    const int least = count == 0 ? -1 : 0;
+    int number;
+    if (count == 3 || !absl::SimpleAtoi(part, &number) || number < least ||
+        number > RatPlusDial::kMax || (count == 0 && number == 0)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "is ", Quoted(text), "; must be DILATION, DILATION,WINDOW or DILATION,WINDOW,SINKS: a ",
+          "dilation of -1 (none) or 1 to ", RatPlusDial::kMax, ", the others 0 to ",
+          RatPlusDial::kMax));
+    }
+    *numbers[count++] = number;
+  }
+  return dial;
+}
+
+std::string RatPlusDialText(const RatPlusDial& dial) {
+  return absl::StrCat(dial.dilation, ",", dial.window, ",", dial.sinks);
+}
+
+RatPlusSpec RatPlusSpec::Read(const std::string&, JsonFields* fields, const SharedFields& shared) {
+  RatPlusSpec spec;
+  spec.num_heads = fields->Int("num_heads", 1, kMaxHeads);
+  spec.head_dim = EvenHeadDim(fields, "num_heads", spec.num_heads, shared.hidden_size);
+  const int most = RatPlusDial::kMax;
+  spec.dial.dilation = CheckedDilation(fields, "dilation", fields->Int("dilation", -1, most, 1));
+  spec.dial.window = fields->Int("window", 0, most, 0);
+  spec.dial.sinks = fields->Int("sinks", 0, most, 0);
+  spec.rope_base = shared.rope_base;
+  return spec;
+}
+
+RatPlusShape RatPlusSpec::shape() const {
+  // Where all is seen, nothing is seen for two reasons.
+  if (dial.dense()) return {num_heads, head_dim, 1, 0, 0};
+  return {num_heads, head_dim, std::max(dial.dilation, 0), dial.window, dial.sinks};
+}
+
+AttentionSpec RatPlusSpec::attention() const {
+  AttentionSpec spec;
+  spec.num_heads = spec.num_kv_heads = num_heads;
+  spec.head_dim = head_dim;
+  return spec;
+}
+
+MixerState RatPlusSpec::State(const StateTypes& types) const {
+  const RatPlusShape s = shape();
+  MixerState state;
+  if (dial.dense()) {
+    state = attention().State(types);
+  } else if (s.dilation > 0) {
+    state.page_bytes = RatPageFloats(num_heads, head_dim) * DTypeBytes(types.pages);
+    state.page_class = {PageClass::Kind::kRat, s.dilation, 0, 0, 0, s.delay()};
+  }
+  state.tail_bytes = RatPlusTailBytes(s, DTypeBytes(types.pages));
+  return state;
+}
+
+MixerInfo RatPlusSpec::Info() const {
+  const RatPlusShape s = shape();
+  return {kNames[0], num_heads, head_dim, num_heads, s.dilation, s.window > 0 ? s.window + 1 : 0};
+}
+
+std::string RatPlusSpec::Identity() const {
+  const RatPlusShape s = shape();
+  return absl::StrCat(kNames[0], " ", num_heads, " ", s.dilation, " ", s.window, " ", s.sinks, " ",
+                      Exact(rope_base));
+}
+
+std::unique_ptr<Mixer> RatPlusSpec::Load(const MixerLoad& load) const {
+  return std::make_unique<RatPlusMixer>(*this, load);
+}
+
+}  // namespace packrat

@@ -1,0 +1,62 @@
+// RAT+: a gated running average over the whole text, attention over a chosen part of what it was;
+// kernels/rat_plus.h.
+#ifndef PACKRAT_MODELS_MIXERS_RAT_PLUS_H_
+#define PACKRAT_MODELS_MIXERS_RAT_PLUS_H_
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "kernels/rat_plus.h"
+#include "models/layer.h"
+#include "models/mixers/attention.h"
+#include "models/mixers/spec.h"
+
+namespace packrat {
+
+// What a token sees beside itself. No weight's shape depends on it, but weights are trained for it.
+struct RatPlusDial {
+  int dilation = 1;  // The ends of stretches of so many tokens; 1: everything; -1: none of them.
+  int window = 0;    // So many tokens before it.
+  int sinks = 0;     // The first tokens of the text.
+
+  static constexpr int kMax = kMaxContext;
+  bool dense() const { return dilation == 1; }
+  bool operator==(const RatPlusDial& o) const {
+    return dilation == o.dilation && (dense() || (window == o.window && sinks == o.sinks));
+  }
+};
+
+// "16", "16,256" or "16,256,4": dilation, window, sinks. INVALID_ARGUMENT with the ranges.
+absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text);
+std::string RatPlusDialText(const RatPlusDial& dial);
+
+struct RatPlusSpec {
+  int num_heads = 0;
+  int head_dim = 0;
+  RatPlusDial dial;
+  double rope_base = 10000.0;
+  // Pretrained weights know attention to everything as well as their dial, adapted ones that alone.
+  bool pretrained = false;
+
+  static constexpr std::array kNames{"rat_plus"};
+  static RatPlusSpec Read(const std::string& type, JsonFields* fields, const SharedFields& shared);
+  // Whether the weights were trained for it.
+  bool Knows(const RatPlusDial& other) const {
+    return other == dial || (pretrained && other.dense());
+  }
+  RatPlusShape shape() const;
+  // What attends where all is seen.
+  AttentionSpec attention() const;
+  MixerState State(const StateTypes& types) const;
+  MixerInfo Info() const;
+  std::string Identity() const;
+  std::unique_ptr<Mixer> Load(const MixerLoad& load) const;
+};
+
+// A dilation in the authors' terms, from field `name`: -1, or 1 and more.
+int CheckedDilation(JsonFields* fields, const std::string& name, int dilation);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_MIXERS_RAT_PLUS_H_

@@ -1,0 +1,133 @@
+// RAT+ with every dial that the authors' code was asked for, all over one set of weights: its
+// logits in every cut, and the memory that it takes.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <string>
+
+#include "kernels/cpu_target.h"
+#include "models/cpu_model.h"
+#include "models/state_layout.h"
+#include "tests/models/golden.h"
+#include "tests/models/model_files.h"
+
+namespace packrat {
+namespace {
+
+struct Dial {
+  const char* name;
+  int dilation, window, sinks;
+};
+
+class RatPlusDialTest : public testing::TestWithParam<Dial> {
+ protected:
+  RatPlusDialTest() : files_("rat_plus") {
+    const Dial& dial = GetParam();
+    files_.ReplaceInConfig("[1, 16, 4]", std::to_string(dial.dilation));
+    files_.ReplaceInConfig("[0, 8, 0]", std::to_string(dial.window));
+    files_.ReplaceInConfig("[0, 4, 2]", std::to_string(dial.sinks));
+    files_.Write();
+  }
+  ~RatPlusDialTest() override { EXPECT_TRUE(SetCpuTarget("auto").ok()); }
+
+  ModelFiles files_;
+};
+
+TEST_P(RatPlusDialTest, MeetsTheReferenceAndEveryWayGivesTheSameBits) {
+  const Golden golden =
+      ReadGolden("rat_plus", std::string("expected_") + GetParam().name + ".safetensors");
+  for (const std::string& target : SupportedCpuTargets()) {
+    SCOPED_TRACE(target);
+    ASSERT_TRUE(SetCpuTarget(target).ok());
+    ModelOptions options;
+    options.max_batch_tokens = options.max_logit_rows = 1024;
+    options.threads = 2;
+    auto model = LoadCpuModel(files_.dir().path(), options);
+    ASSERT_TRUE(model.ok()) << model.status();
+    const auto whole = Feed(model->get(), golden, false, [] { return 1000; });
+    EXPECT_LT(RelativeError(whole, golden.logits), 5e-6);
+    EXPECT_TRUE(SameBits(whole, Feed(model->get(), golden, false, [] { return 1; })));
+    std::mt19937 random(7);
+    const auto any = [&] { return 1 + static_cast<int>(random() % 40); };
+    EXPECT_TRUE(SameBits(whole, Feed(model->get(), golden, true, any)));
+    EXPECT_TRUE(SameBits(whole, Feed(model->get(), golden, true, [&] { return 1 + any() % 4; })));
+  }
+}
+
+// The authors' formula for the entries of a text's cache.
+int64_t Entries(const Dial& dial, int64_t tokens) {
+  if (dial.dilation == 1 || tokens <= dial.sinks + dial.window) return tokens;
+  if (dial.dilation < 0) return dial.sinks + dial.window;
+  return dial.sinks + dial.window + (tokens - dial.window) / dial.dilation -
+         dial.sinks / dial.dilation;
+}
+
+TEST_P(RatPlusDialTest, TakesWhatTheFormulaSays) {
+  const Dial& dial = GetParam();
+  const auto config = LoadModelConfig(files_.dir().path());
+  ASSERT_TRUE(config.ok()) << config.status();
+  const StateLayout layout(*config);
+  constexpr int64_t kEntry = 2 * 64 * 4, kRunning = 2 * 64 * 4;  // Bytes of a layer: width 64.
+  const int64_t fixed = dial.dilation == 1 ? 0 : dial.sinks + dial.window;
+  for (int tokens = 0; tokens <= 200; ++tokens) {
+    int64_t entries = std::max(fixed, Entries(dial, tokens));
+    if (dial.dilation == 1) entries = (entries + 15) / 16 * 16;  // Whole pages.
+    EXPECT_EQ(static_cast<int64_t>(layout.SequenceBytes(tokens)), 3 * (kRunning + entries * kEntry))
+        << tokens;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dials, RatPlusDialTest,
+                         testing::Values(Dial{"dense", 1, 0, 0}, Dial{"d4", 4, 0, 0},
+                                         Dial{"d16", 16, 0, 0}, Dial{"d16_w8", 16, 8, 0},
+                                         Dial{"d16_w8_i4", 16, 8, 4}, Dial{"d4_w5_i6", 4, 5, 6},
+                                         Dial{"window12_i4", -1, 12, 4}),
+                         [](const auto& info) { return info.param.name; });
+
+// The dial that a user chooses: taken where the weights know it, or by name; another model's state.
+TEST(RatPlusChoice, IsTakenWhereTheWeightsKnowIt) {
+  ModelFiles files("rat_plus");
+  files.ReplaceInConfig("[1, 16, 4]", "16");
+  files.ReplaceInConfig("[0, 8, 0]", "8");
+  files.ReplaceInConfig("[0, 4, 2]", "4");
+  const auto fingerprint = [&](const char* dial, bool unadapted) -> absl::StatusOr<std::string> {
+    files.Write();
+    ModelOptions options;
+    options.threads = 1;
+    options.choices.rat_plus_unadapted = unadapted;
+    if (*dial != '\0') {
+      const auto parsed = ParseRatPlusDial(dial);
+      EXPECT_TRUE(parsed.ok()) << parsed.status();
+      options.choices.rat_plus_dial = *parsed;
+    }
+    auto model = LoadCpuModel(files.dir().path(), options);
+    return model.ok() ? absl::StatusOr<std::string>((*model)->fingerprint()) : model.status();
+  };
+  const auto own = fingerprint("", false);
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_EQ(*fingerprint("16,8,4", false), *own);
+  const absl::Status refused = fingerprint("16,9,4", false).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused.message(),
+            "rat_plus_dial: is 16,9,4; the weights of layer 0 were trained for 16,8,4; "
+            "rat_plus_unadapted takes others");
+  EXPECT_FALSE(fingerprint("1", false).ok());
+  EXPECT_NE(*fingerprint("16,9,4", true), *own);
+  const auto dense = fingerprint("1", true);
+  EXPECT_NE(*dense, *own);
+  EXPECT_EQ(*fingerprint("1,5,5", true), *dense);  // All is seen either way.
+  files.ReplaceInConfig("\"joint_train\": false", "\"joint_train\": true");
+  EXPECT_EQ(*fingerprint("1", false), *dense);
+  EXPECT_FALSE(fingerprint("4", false).ok());
+}
+
+TEST(RatPlusChoice, NeedsSuchLayers) {
+  ModelOptions options;
+  options.choices.rat_plus_dial = RatPlusDial{16, 0, 0};
+  EXPECT_EQ(LoadCpuModel("tests/golden/rat", options).status().message(),
+            "rat_plus_dial: is 16,0,0; the model has no layers of RAT+");
+}
+
+}  // namespace
+}  // namespace packrat

@@ -1,4 +1,4 @@
-"""Converts a checkpoint of the RAT authors to a folder that the server loads.
+"""Converts a checkpoint of the RAT or RAT+ authors to a folder that the server loads.
 
     python3 -m models.convert.rat --checkpoint 190734.pth --output rat-1.3b [--tokenizer DIR]
 
@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 
-from models.convert import output, rat_config, tokenizer
+from models.convert import output, rat_config, rat_plus_config, tokenizer
 from models.convert.errors import ConvertError, shown
 from models.convert.pickle_reader import Tensor
+from models.convert.rat_plus_config import Stacked
 from models.convert.torch_file import TorchFile
 
 _WEIGHTS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -64,16 +65,20 @@ def drop_tied_head(file, tensors):
         del tensors[rat_config.HEAD]
 
 
-def check_tensors(file, tensors, shapes):
+def parts(name, tensor):
+    """The tensors of the file that it is made of."""
+    return tensor.parts if isinstance(tensor, Stacked) else [(name, tensor)]
+
+
+def check_tensors(file, tensors, config):
     """Every tensor that the config asks for, and no other: shape, dtype, and bytes in the file."""
+    shapes = config.shapes()
     missing = [name for name in shapes if name not in tensors]
     if missing:
-        plus = "; without it this may be a RAT+ model, which is not served" \
-            if missing[0].endswith("gate_bias") else ""
-        raise ConvertError(f"{file.path}: tensor {missing[0]}: missing{_others(missing)}{plus}")
+        raise ConvertError(f"{file.path}: tensor {missing[0]}: missing{_others(missing)}")
     surplus = [shown(name) for name in tensors if name not in shapes]
     if surplus:
-        raise ConvertError(f"{file.path}: tensor {surplus[0]}: surplus, a RAT model has no place "
+        raise ConvertError(f"{file.path}: tensor {surplus[0]}: surplus, a {config.TITLE} model has no place "
                            f"for it{_others(surplus)}")
     for name, shape in shapes.items():
         tensor = tensors[name]
@@ -83,7 +88,8 @@ def check_tensors(file, tensors, shapes):
         if tensor.dtype not in _WEIGHTS:
             raise ConvertError(f"{file.path}: tensor {name}: has dtype {tensor.dtype}; must be "
                                f"{', '.join(_WEIGHTS)}")
-        file.check(name, tensor)
+        for part in parts(name, tensor):
+            file.check(*part)
 
 
 def _others(names):
@@ -141,8 +147,9 @@ class _Writer:
                                     for file, names in zip(files, plan)})
 
     def _pieces(self, name):
-        for piece in self._file.pieces(name, self._tensors[name]):
-            yield round_to_bf16(piece) if name in self._halved else piece
+        for part in parts(name, self._tensors[name]):
+            for piece in self._file.pieces(*part):
+                yield round_to_bf16(piece) if name in self._halved else piece
 
 
 def convert(args):
@@ -151,8 +158,10 @@ def convert(args):
     with TorchFile(args.checkpoint, check_crc=not args.skip_crc) as file:
         tensors, recorded = state_dict(file)
         drop_tied_head(file, tensors)
-        config = rat_config.RatConfig(args.checkpoint, tensors, recorded, vars(args))
-        check_tensors(file, tensors, config.shapes())
+        kind = rat_plus_config.RatPlusConfig if rat_plus_config.recognises(tensors) \
+            else rat_config.RatConfig
+        config = kind(args.checkpoint, tensors, recorded, vars(args))
+        check_tensors(file, tensors, config)
         tokenizer.check(files, config.fields["vocab_size"])
         writer = _Writer(file, tensors, list(config.shapes()), args.dtype == "bfloat16")
         dtypes = {writer.dtype(name) for name in config.shapes()}
@@ -181,9 +190,7 @@ def write_tokenizer(files, folder):
 
 def report(config, writer):
     f = config.fields
-    count = f["layer_types"].count("rat")
-    say(f"from the shapes: {f['num_layers']} layers ({count} RAT), width {f['d_model']}, "
-        f"{f['ngroups']} groups, feed-forward {f['d_ffn']} {f['act_fn']}, vocabulary "
+    say(f"from the shapes: {config.summary()}, feed-forward {f['d_ffn']} {f['act_fn']}, vocabulary "
         f"{f['vocab_size']}, output matrix {'tied' if f['tie_embedding'] else 'of its own'}, "
         f"{len(writer.sizes)} tensors")
     for note in config.notes:
@@ -209,6 +216,9 @@ def parse(arguments):
     for name in ("num_head", "chunk_size", "window_size", "rope_base", "max_position_embeddings",
                  "bos_token_id", "eos_token_id"):
         parser.add_argument(f"--{name}", type=int, help="of config.json")
+    for name in ("dilation_size", "local_size", "initial_size"):
+        parser.add_argument(f"--{name}", type=_numbers, help="of RAT+: a number, or one for each "
+                            "layer (1,16,4)")
     return parser.parse_args(arguments)
 
 
@@ -216,6 +226,11 @@ def _positive(text):
     if not text.isdecimal() or not 1 <= int(text) <= 1 << 30:
         raise argparse.ArgumentTypeError("must be 1 to 2^30")
     return int(text)
+
+
+def _numbers(text):
+    numbers = [int(number) for number in text.split(",")]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _on_terminate(*_):

@@ -29,9 +29,11 @@ _LLAMA2_VOCAB = 32000  # The paper's tokenizer, whose BOS and EOS are 1 and 2.
 
 class RatConfig:
     """`fields`: config.json. `notes`: one line for each choice that the shapes did not make."""
+    MODEL_TYPE = "rat"
+    TITLE = "RAT"
 
     def __init__(self, path, tensors, recorded, flags):
-        self.fields = {"model_type": "rat"}
+        self.fields = {"model_type": self.MODEL_TYPE}
         self.notes = []
         self._path = path
         self._tensors = tensors
@@ -48,7 +50,7 @@ class RatConfig:
     def shapes(self):
         """{tensor: shape} of everything that the config asks for, in the order of the layers."""
         f = self.fields
-        d, ffn, wide = f["d_model"], f["d_ffn"], self._fc1_rows
+        d = f["d_model"]
         shapes = {EMBEDDING: (f["vocab_size"], d)}
         mixed = 3 * d + 2 * f["ngroups"] * (d // f["num_head"])
         for i, kind in enumerate(f["layer_types"]):
@@ -58,13 +60,22 @@ class RatConfig:
             if kind == "rat":
                 shapes[layer + "seq_layer.gate_bias"] = (d,)
             shapes[layer + "seq_layer.out_proj.weight"] = (d, d)
-            shapes[layer + "hidden_layer.ln.weight"] = (d,)
-            shapes[layer + "hidden_layer.fc1.weight"] = (wide, d)
-            shapes[layer + "hidden_layer.fc2.weight"] = (d, ffn)
+            shapes.update(self._feed_forward_shapes(i))
         shapes["backbone.ln.weight"] = (d,)
         if not f["tie_embedding"]:
             shapes[HEAD] = (f["vocab_size"], d)
         return shapes
+
+    def summary(self):
+        """What the shapes tell of the layers."""
+        f = self.fields
+        return (f"{f['num_layers']} layers ({f['layer_types'].count('rat')} RAT), width "
+                f"{f['d_model']}, {f['ngroups']} groups")
+
+    def _feed_forward_shapes(self, i):
+        layer, d = f"backbone.layers.{i}.hidden_layer.", self.fields["d_model"]
+        return {layer + "ln.weight": (d,), layer + "fc1.weight": (self._fc1_rows, d),
+                layer + "fc2.weight": (d, self.fields["d_ffn"])}
 
     def _fail(self, message):
         raise ConvertError(f"{self._path}: {message}")
@@ -165,18 +176,22 @@ class RatConfig:
         # All of the authors' settings have two groups, whatever the width of a head.
         heads = self._choose("num_head", max(1, d // max(1, shared // (2 * _PAPER["ngroups"]))),
                              "which gives two groups, as in the paper")
-        if heads < 1 or d % heads or d // heads % 2:
-            self._fail(f"num_head: is {heads}; must divide d_model {d} into heads of an even "
-                       "number of channels; see --num_head")
-        if d // heads > _MAX_HEAD_DIM:
-            self._fail(f"num_head: is {heads}, which makes heads of {d // heads} channels; the "
-                       f"limit is {_MAX_HEAD_DIM}")
+        self._check_heads(heads)
         self._set("num_head", heads)
         groups, rest = divmod(shared, 2 * (d // heads))
         if rest or not groups or heads % groups:
             self._fail(f"tensor {name}: its {shared} rows of queries and keys are no groups of "
                        f"{heads} heads of {d // heads} channels; see --num_head")
         self.fields["ngroups"] = groups
+
+    def _check_heads(self, heads):
+        d = self.fields["d_model"]
+        if heads < 1 or d % heads or d // heads % 2:
+            self._fail(f"num_head: is {heads}; must divide d_model {d} into heads of an even "
+                       "number of channels; see --num_head")
+        if d // heads > _MAX_HEAD_DIM:
+            self._fail(f"num_head: is {heads}, which makes heads of {d // heads} channels; the "
+                       f"limit is {_MAX_HEAD_DIM}")
 
     def _read_positions(self, kinds):
         self._set("chunk_size", self._choose("chunk_size", _PAPER["chunk_size"]))
@@ -209,8 +224,7 @@ class RatConfig:
 
     def _check_recorded(self):
         """Recorded settings that the shapes contradict, or that the server could not compute."""
-        expected = {name: self.fields[name] for name in ("vocab_size", "d_model", "num_layers",
-                                                         "d_ffn", "act_fn", "ngroups")}
+        expected = {name: self.fields[name] for name in self._expected()}
         expected["ln"] = "rmsnorm"
         for name, value in expected.items():
             recorded = self._recorded.get(name)
@@ -223,6 +237,10 @@ class RatConfig:
             self._fail(f"settings: {name} is {shown(recorded)}; the weights and the family ask for "
                        f"{value}")
 
+    def _expected(self):
+        """Fields whose recorded settings must be what was found."""
+        return ("vocab_size", "d_model", "num_layers", "d_ffn", "act_fn", "ngroups")
+
     def _recorded_settings(self, config):
         """The fields of interest of the trainer's settings, {} where there are none of that form."""
         def at(*path):
@@ -232,26 +250,31 @@ class RatConfig:
             return value
 
         backbone = ("model", "backbone")
+        found = self._recorded_cells(lambda *path: at(*backbone, *path))
+        found.update({name: at(*backbone, name) for name in ("d_model", "num_layers", "ln")})
+        found.update({name: at(*backbone, "hidden_cell", name) for name in ("d_ffn", "act_fn")})
+        found["rope_base"] = at("model", "embedding", "pe", "base")
+        found["vocab_size"] = at("data", "vocab_size")
+        found["max_position_embeddings"] = at("data", "seq_len")
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _recorded_cells(self, at):
+        """What the settings say of the layers; at(...) looks up a path in those of the backbone."""
         cells = {}
         for cell in ("seq_cell", "seq_cell1"):
-            name = at(*backbone, cell, "_name_")
+            name = at(cell, "_name_")
             if name is None:
                 continue
             if not isinstance(name, str) or name not in _CELLS:
                 self._fail(f"settings: {cell}._name_ is {shown(name)}; must be one of "
                            f"{', '.join(_CELLS)}")
-            cells[_CELLS[name]] = at(*backbone, cell)
+            cells[_CELLS[name]] = at(cell)
         rat, local = cells.get("rat", {}), cells.get("local_attention", {})
         found = {name: rat.get(name) for name in ("chunk_size", "num_head", "ngroups")}
-        found.update({name: at(*backbone, name) for name in ("d_model", "num_layers", "ln")})
-        found.update({name: at(*backbone, "hidden_cell", name) for name in ("d_ffn", "act_fn")})
         others = sorted(set(cells) - {"rat"})
         found["other"] = others[0] if len(others) == 1 else None
         found["window_size"] = local.get("window_size")
-        found["rope_base"] = at("model", "embedding", "pe", "base")
-        found["vocab_size"] = at("data", "vocab_size")
-        found["max_position_embeddings"] = at("data", "seq_len")
-        return {name: value for name, value in found.items() if value is not None}
+        return found
 
 
 def _step(kinds):

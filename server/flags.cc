@@ -102,6 +102,14 @@ ABSL_FLAG(std::string, weights, "stored",
 ABSL_FLAG(std::string, output_weights, "auto",
           "How the CPU keeps the output matrix: stored, int8, int4, or auto: int8 where --weights "
           "quantises, else stored.");
+ABSL_FLAG(
+    std::string, rat_plus_dial, "",
+    "What layers of RAT+ see beside the token itself: DILATION,WINDOW,SINKS, as 16,256,4: the "
+    "ends of stretches of 16 tokens, the last 256 tokens, and the first 4. A dilation of 1: "
+    "everything; of -1: no stretches. Empty: as the model's config.json says. Refused where "
+    "the weights were not trained for it.");
+ABSL_FLAG(bool, rat_plus_unadapted, false,
+          "Take a --rat_plus_dial that the model's weights were not trained for; costs quality.");
 ABSL_FLAG(int32_t, max_running, 64,
           absl::StrCat("Sequences that run together; range ", packrat::bounds::kMaxRunning.Range(),
                        "."));
@@ -250,6 +258,8 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.tool_format = absl::GetFlag(FLAGS_tool_format);
   options.weights = absl::GetFlag(FLAGS_weights);
   options.output_weights = absl::GetFlag(FLAGS_output_weights);
+  options.rat_plus_dial = absl::GetFlag(FLAGS_rat_plus_dial);
+  options.rat_plus_unadapted = absl::GetFlag(FLAGS_rat_plus_unadapted);
   options.engine.max_running = absl::GetFlag(FLAGS_max_running);
   options.engine.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.engine.max_batch_tokens = absl::GetFlag(FLAGS_max_batch_tokens);

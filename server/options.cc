@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
+#include "models/mixers/rat_plus.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "server/http/cors.h"
 #include "server/net/listen_address.h"
@@ -93,6 +94,16 @@ std::vector<const char*> ToolFormatChoices() {
   return names;
 }
 
+absl::Status CheckDial(const ServerOptions& options) {
+  if (!options.rat_plus_dial.empty()) {
+    const absl::Status dial = ParseRatPlusDial(options.rat_plus_dial).status();
+    return dial.ok() ? dial
+                     : absl::InvalidArgumentError(absl::StrCat("--rat_plus_dial ", dial.message()));
+  }
+  if (!options.rat_plus_unadapted) return absl::OkStatus();
+  return absl::InvalidArgumentError("--rat_plus_unadapted needs --rat_plus_dial");
+}
+
 }  // namespace
 
 int OpenCalls(const ServerOptions& options) {
@@ -139,6 +150,7 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
            CheckChoice("output_weights", options->output_weights,
                        {"auto", "stored", "int8", "int4"}),
            CheckChoice("tool_format", options->tool_format, ToolFormatChoices()),
+           CheckDial(*options),
            Check("max_running", bounds::kMaxRunning, engine.max_running),
            Check("max_queue", bounds::kMaxQueue, engine.max_queue),
            Check("max_batch_tokens", bounds::kMaxBatchTokens, engine.max_batch_tokens),

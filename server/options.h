@@ -44,8 +44,10 @@ struct ServerOptions {
   // How the model writes calls of tools: auto (as its chat template shows), none, or a name of
   // ToolFormats().
   std::string tool_format = "auto";
-  int64_t memory_limit = 0;  // Bytes for the whole process; 0: as machine and cgroup allow.
-  std::string plan;          // text, json: print the plan and serve nothing. Empty: serve.
+  std::string rat_plus_dial;        // See ParseRatPlusDial(). Empty: as the model says.
+  bool rat_plus_unadapted = false;  // Also a dial that the weights were not trained for.
+  int64_t memory_limit = 0;         // Bytes for the whole process; 0: as machine and cgroup allow.
+  std::string plan;                 // text, json: print the plan and serve nothing. Empty: serve.
   EngineOptions engine;
   SolverOptions solver;  // Default of requests, with the same bounds.
   // Ranges: sessions [1, 1000000], tokens [0, 2^36], ttl [1 s, 720 h]. Tokens 0: SessionsOf().

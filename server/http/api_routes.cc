@@ -238,7 +238,7 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
       {absl::StrCat(kOurs, "LoadSession"), "POST",
        ApiDoor{environment, "LoadSession", &StatusAnswer, &AnswerLoad, "application/octet-stream"},
        /*open_to_all=*/false, static_cast<size_t>(HttpBodyBytes(*environment->options)),
-       /*waits=*/true});
+       /*waits=*/true, /*cross_origin=*/true});
   routes.push_back({"/openapi.json", "GET", AtOnce([](const HttpRequest&) {
                       return HttpAnswer{200, kJson, openai::OpenApi(), {}};
                     })});

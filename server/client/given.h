@@ -11,6 +11,9 @@
 
 namespace packrat {
 
+// What a flag that is not given holds, as text: Abseil reads its own defaults.
+inline constexpr absl::string_view kNotGiven = "(not given)";
+
 template <class T>
 struct Given {
   std::optional<T> value;
@@ -18,6 +21,10 @@ struct Given {
 
 template <class T>
 bool AbslParseFlag(absl::string_view text, Given<T>* given, std::string* error) {
+  if (text == kNotGiven) {
+    given->value.reset();
+    return true;
+  }
   T value;
   if (!absl::ParseFlag(text, &value, error)) return false;
   given->value = std::move(value);
@@ -26,7 +33,7 @@ bool AbslParseFlag(absl::string_view text, Given<T>* given, std::string* error) 
 
 template <class T>
 std::string AbslUnparseFlag(const Given<T>& given) {
-  return given.value.has_value() ? absl::UnparseFlag<T>(*given.value) : "";
+  return given.value.has_value() ? absl::UnparseFlag<T>(*given.value) : std::string(kNotGiven);
 }
 
 }  // namespace packrat

@@ -49,11 +49,11 @@ void AnswerQueue::Write(const std::shared_ptr<Session>& owner) {
   bool ok = true;
   if (sent_ < all) {
     const size_t of_text = std::min(sent_, out_.text.size());
-    const Connection::Result result =
+    const HttpConnection::Result result =
         connection_.Write(absl::string_view(out_.text).substr(of_text),
                           absl::string_view(out_.body).substr(sent_ - of_text));
     sent_ += result.bytes;
-    ok = result.news == Connection::News::kBytes || result.news == Connection::News::kLater;
+    ok = result.news == HttpConnection::News::kBytes || result.news == HttpConnection::News::kLater;
     if (ok && sent_ < all) {
       return connection_.AwaitOutput(
           [this, owner](bool ready) { ready ? Write(owner) : OnWritten(false, owner); });

@@ -17,7 +17,7 @@ namespace packrat {
 // out together after it.
 class AnswerQueue {
  public:
-  AnswerQueue(Connection* connection, Loop* loop) : connection_(*connection), loop_(*loop) {}
+  AnswerQueue(HttpConnection* connection, Loop* loop) : connection_(*connection), loop_(*loop) {}
 
   struct Part {
     std::string text;
@@ -43,7 +43,7 @@ class AnswerQueue {
   void Write(const std::shared_ptr<Session>& owner);
   void OnWritten(bool ok, const std::shared_ptr<Session>& owner);
 
-  Connection& connection_;
+  HttpConnection& connection_;
   Loop& loop_;
   bool writing_ = false;
   size_t sent_ = 0;  // Of out_.

@@ -44,16 +44,16 @@ const BIO_METHOD* SocketMethod() {
 
 int SizeForTls(size_t size) { return static_cast<int>(std::min<size_t>(size, INT_MAX)); }
 
-Connection::Result ResultOf(ssize_t result) {
-  if (result > 0) return {Connection::News::kBytes, static_cast<size_t>(result)};
-  if (result == 0) return {Connection::News::kEnd};
+HttpConnection::Result ResultOf(ssize_t result) {
+  if (result > 0) return {HttpConnection::News::kBytes, static_cast<size_t>(result)};
+  if (result == 0) return {HttpConnection::News::kEnd};
   const bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-  return {again ? Connection::News::kLater : Connection::News::kFailed};
+  return {again ? HttpConnection::News::kLater : HttpConnection::News::kFailed};
 }
 
 }  // namespace
 
-Connection::Connection(HttpSocket socket, std::shared_ptr<boost::asio::ssl::context> tls)
+HttpConnection::HttpConnection(HttpSocket socket, std::shared_ptr<boost::asio::ssl::context> tls)
     : socket_(std::move(socket)), context_(std::move(tls)) {
   if (context_ == nullptr) return;
   tls_.reset(SSL_new(context_->native_handle()));
@@ -62,13 +62,13 @@ Connection::Connection(HttpSocket socket, std::shared_ptr<boost::asio::ssl::cont
   SSL_set_bio(tls_.get(), bio, bio);
 }
 
-bool Connection::HasPeerCertificate() const {
+bool HttpConnection::HasPeerCertificate() const {
   X509* const shown = SSL_get_peer_certificate(tls_.get());
   X509_free(shown);
   return shown != nullptr;
 }
 
-void Connection::Handshake(Ready done) {
+void HttpConnection::Handshake(Ready done) {
   ERR_clear_error();
   const Result result = TlsResult(SSL_accept(tls_.get()));
   if (result.news == News::kLater) {
@@ -79,7 +79,7 @@ void Connection::Handshake(Ready done) {
                     [done = std::move(done), ok = result.news == News::kBytes] { done(ok); });
 }
 
-Connection::Result Connection::TlsResult(int result) {
+HttpConnection::Result HttpConnection::TlsResult(int result) {
   if (result > 0) return {News::kBytes, static_cast<size_t>(result)};
   switch (SSL_get_error(tls_.get(), result)) {
     case SSL_ERROR_WANT_WRITE:
@@ -93,7 +93,7 @@ Connection::Result Connection::TlsResult(int result) {
   }
 }
 
-Connection::Result Connection::Read(char* to, size_t size) {
+HttpConnection::Result HttpConnection::Read(char* to, size_t size) {
   if (!tls()) return ResultOf(recv(fd(), to, size, 0));
   ERR_clear_error();
   const Result result = TlsResult(SSL_read(tls_.get(), to, SizeForTls(size)));
@@ -102,7 +102,7 @@ Connection::Result Connection::Read(char* to, size_t size) {
   return result;
 }
 
-Connection::Result Connection::Write(absl::string_view first, absl::string_view second) {
+HttpConnection::Result HttpConnection::Write(absl::string_view first, absl::string_view second) {
   if (tls()) {
     ERR_clear_error();
     const absl::string_view one = first.empty() ? second : first;
@@ -119,7 +119,7 @@ Connection::Result Connection::Write(absl::string_view first, absl::string_view 
   return ResultOf(sendmsg(fd(), &message, MSG_NOSIGNAL));
 }
 
-void Connection::AwaitInput(Ready ready) {
+void HttpConnection::AwaitInput(Ready ready) {
   if (tls() && !drained_) {
     // It may have read more than it was asked for, of which the socket knows nothing.
     return boost::asio::post(socket_.get_executor(), [ready = std::move(ready)] { ready(true); });
@@ -127,14 +127,14 @@ void Connection::AwaitInput(Ready ready) {
   Await(input_wants_output_, std::move(ready));
 }
 
-void Connection::AwaitOutput(Ready ready) { Await(/*output=*/true, std::move(ready)); }
+void HttpConnection::AwaitOutput(Ready ready) { Await(/*output=*/true, std::move(ready)); }
 
-void Connection::Await(bool output, Ready ready) {
+void HttpConnection::Await(bool output, Ready ready) {
   const auto what = output ? HttpSocket::wait_write : HttpSocket::wait_read;
   socket_.async_wait(what, [ready = std::move(ready)](const Error& error) { ready(!error); });
 }
 
-void Connection::EndOutput() {
+void HttpConnection::EndOutput() {
   if (tls()) {
     ERR_clear_error();
     SSL_shutdown(tls_.get());
@@ -143,12 +143,12 @@ void Connection::EndOutput() {
   socket_.shutdown(HttpSocket::shutdown_send, ignored);
 }
 
-void Connection::Cut() {
+void HttpConnection::Cut() {
   const linger none = {1, 0};
   setsockopt(fd(), SOL_SOCKET, SO_LINGER, &none, sizeof(none));
 }
 
-void Connection::Close() {
+void HttpConnection::Close() {
   Error ignored;
   socket_.close(ignored);
 }

@@ -25,12 +25,12 @@ using HttpSocket = boost::asio::basic_stream_socket<boost::asio::generic::stream
 //
 // TLS reads and writes the socket itself: what OpenSSL keeps between them is then a few kilobytes a
 // connection, since it gives its buffers back when they are empty (SSL_MODE_RELEASE_BUFFERS).
-class Connection {
+class HttpConnection {
  public:
   // `tls`: null, it is plain. The socket does not block.
-  Connection(HttpSocket socket, std::shared_ptr<boost::asio::ssl::context> tls);
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
+  HttpConnection(HttpSocket socket, std::shared_ptr<boost::asio::ssl::context> tls);
+  HttpConnection(const HttpConnection&) = delete;
+  HttpConnection& operator=(const HttpConnection&) = delete;
 
   bool tls() const { return tls_ != nullptr; }
   int fd() { return socket_.native_handle(); }

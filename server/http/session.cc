@@ -172,15 +172,15 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
     const auto [news, bytes, unused] =
         connection_.Read(static_cast<char*>(buffer_.prepare(most).data()), most);
     switch (news) {
-      case Connection::News::kLater:
+      case HttpConnection::News::kLater:
         ReleaseBuffer();
         return Read();
-      case Connection::News::kFailed:
+      case HttpConnection::News::kFailed:
         return Close();
-      case Connection::News::kEnd:
+      case HttpConnection::News::kEnd:
         input_ended_ = true;
         return OnEndOfInput();
-      case Connection::News::kBytes:
+      case HttpConnection::News::kBytes:
         break;
     }
     buffer_.commit(bytes);
@@ -406,7 +406,7 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   }
 
   SessionContext& context_;
-  Connection connection_;
+  HttpConnection connection_;
   AnswerQueue answers_;
   Timer timer_;
   const SessionList::iterator place_;

@@ -28,7 +28,7 @@ std::shared_ptr<ssl::context> Make(const TlsFiles& files) {
   SSL_CTX* const native = context->native_handle();
   SSL_CTX_set_min_proto_version(native, TLS1_2_VERSION);
   SSL_CTX_set_alpn_select_cb(native, &ChooseHttp11, nullptr);
-  // See Connection.
+  // See HttpConnection.
   SSL_CTX_set_mode(native, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                                SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_read_ahead(native, 1);

@@ -1,5 +1,6 @@
 // Products that round their activations to bfloat16: the promise about bits, how near the logits
 // stay, and who is refused.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -32,6 +33,11 @@ double EffectOfMovedWeights(const std::string& name, const Golden& golden,
   ModelFiles files(name);
   files.Narrow();
   files.Widen();
+  if (name == "rat_plus") {  // Its tied head is stored twice, and both would move apart.
+    files.tensors.erase(std::find_if(files.tensors.begin(), files.tensors.end(), [](const auto& t) {
+      return t.name == "head.lm_head.weight";
+    }));
+  }
   std::mt19937 random(8);
   for (const TensorToWrite& tensor : files.tensors) {
     if (tensor.shape.size() != 2) continue;

@@ -52,7 +52,7 @@ TEST(AnswerText, WritesMessagesThatAreReadAsTheyWere) {
   v1::GenerateResponse scores;
   scores.add_scores()->set_token_id(7);
   std::vector<v1::GenerateResponse> messages = {{}, finished, logprobs, scores};
-  for (const std::string& text : {"", "plain", " a\n\"b\\", "é€😀\t\x7f<&>"}) {
+  for (const std::string text : {"", "plain", " a\n\"b\\", "é€😀\t\x7f<&>"}) {
     for (const int tokens : {0, 1, 3}) {
       for (const int choice : {0, 2}) {
         v1::GenerateResponse& message = messages.emplace_back();

@@ -86,6 +86,8 @@ inline EngineStats KnownStats() {
   stats.solver.unconverged = 2;
   stats.model_time = absl::Milliseconds(1500);
   stats.sample_time = absl::Milliseconds(250);
+  stats.grammar_time = absl::Milliseconds(75);
+  stats.grammar_waits = 77;
   stats.host_time = absl::Milliseconds(125);
   stats.queue_time = Observed(kSecondsBounds, {0.0004, 0.2});
   stats.time_to_first_token = Observed(kSecondsBounds, {0.03, 0.04, 700});
@@ -134,6 +136,8 @@ inline void AddKnownEngine(Samples* samples) {
            {"packrat_prefix_cache_snapshots{model=\"m\"}", 41},
            {"packrat_prefix_cache_remembered_tokens{model=\"m\"}", 4242},
            {"packrat_prefix_cache_dropped_total{model=\"m\"}", 43},
+           {"packrat_grammar_seconds_total{model=\"m\"}", 0.075},
+           {"packrat_grammar_cut_steps_total{model=\"m\"}", 77},
            {"packrat_parks_total{model=\"m\"}", 51},
            {"packrat_resumes_total{model=\"m\"}", 48},
            {"packrat_parked_sequences{model=\"m\"}", 5},

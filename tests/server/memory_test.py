@@ -172,10 +172,10 @@ def memory_group(limit):
 class CgroupTest(unittest.TestCase):
 
     def test_serves_within_a_small_limit(self):
-        with memory_group(128 * MIB) as group:
+        with memory_group(144 * MIB) as group:
             with RealServer(DEMO, "--device=cpu", preexec_fn=group.enter) as server:
                 planned = [line for line in server.early if line["message"] == "memory"][0]
-                self.assertEqual(planned["limit_bytes"], 128 * MIB)
+                self.assertEqual(planned["limit_bytes"], 144 * MIB)
                 bench = server.client("bench", "--concurrency=64", "--requests=192",
                                       "--max_tokens=40", "--deadline=100s")
                 self.assertEqual(bench.returncode, 0, bench.stdout + bench.stderr)

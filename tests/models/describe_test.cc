@@ -141,7 +141,7 @@ TEST(Describe, AFolderOfAnotherFamily) {
   dir.Write("config.json", R"({"model_type": "bert"})");
   const ModelReport report = DescribeModel(dir.path(), {});
   ASSERT_EQ(report.refused.size(), 2u);  // And there are no weights.
-  EXPECT_THAT(report.refused[0], HasSubstr("model_type: is \"bert\"; must be rat, mesa_net, "));
+  EXPECT_THAT(report.refused[0], HasSubstr("model_type: is \"bert\"; must be rat, "));
   EXPECT_FALSE(report.config.has_value());
   EXPECT_THAT(DescribeModel("/no/such/folder", {}).refused, testing::Not(IsEmpty()));
 }

@@ -65,7 +65,7 @@ TEST(StateLayout, ShortConvTail) {
   const StateLayout layout = Layout({ShortConvSpec{20, 3}, ShortConvSpec{20, 3}});
   EXPECT_EQ(layout.slot_bytes, 0u);
   EXPECT_EQ(layout.tail_bytes, 2u * 48 * 4);
-  EXPECT_EQ(layout.layers[1].tail_offset, 48u * 4);
+  EXPECT_EQ(layout.mixers[1].tail_offset, 48u * 4);
   EXPECT_TRUE(layout.page_classes.empty());
   EXPECT_EQ(layout.SequenceBytes(1'000'000), 2 * 48 * 4);
   EXPECT_EQ(Layout({ShortConvSpec{20, 1}}).tail_bytes, 0u);  // One tap: no row before it.

@@ -94,8 +94,8 @@ class StartTest(unittest.TestCase):
                 RealServer(folder)
 
     def test_what_is_not_supported_is_told(self):
-        self.assert_refused('tokenizer.json: normalizer.type: "NFKC" is not supported',
-                            lambda tokens: tokens.update(normalizer={"type": "NFKC"}))
+        self.assert_refused('tokenizer.json: normalizer.type: "BertNormalizer" is not supported',
+                            lambda tokens: tokens.update(normalizer={"type": "BertNormalizer"}))
 
     def test_a_piece_too_long_for_an_answer_is_refused(self):
         def lengthen(tokens):

@@ -20,8 +20,9 @@ def simple_description(folder, description):
     message = {"type": "object", "required": ["role", "content"], "additionalProperties": False,
                "properties": {"role": {"type": "string"}, "content": {"type": "string"}}}
     for methods in description["paths"].values():
-        if "post" in methods:
-            fields = methods["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        as_json = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")
+        if as_json is not None:  # And no bytes.
+            fields = as_json["schema"]["properties"]
             for name in PICKY & set(fields):
                 del fields[name]
             for name in {"messages", "input"} & set(fields):

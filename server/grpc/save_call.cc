@@ -24,8 +24,9 @@ SaveCall* SaveCall::Start(CallEnvironment* environment, grpc::CallbackServerCont
 void SaveCall::PackAndWrite() {
   const absl::Status packed = UnlessNoMemory([this] {
     auto session = Pack(*request_);
-    if (session.ok()) packed_ = *std::move(session);
-    return session.status();
+    if (!session.ok()) return session.status();
+    packed_ = *std::move(session);
+    return absl::OkStatus();
   });
   if (!packed.ok()) return Finish(Result(packed));
   *message_.mutable_saved() = Describe(packed_);

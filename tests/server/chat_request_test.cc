@@ -142,7 +142,7 @@ TEST_F(ChatRequestTest, RefusalsNameTheField) {
 // The prompt of a session that holds `history`, and the text of what the chat adds to it.
 class ChatSessionTest : public ChatRequestTest {
  protected:
-  v1::GenerateRequest Talk(std::vector<std::pair<std::string, std::string>> messages) {
+  v1::GenerateRequest Talk(const std::vector<std::pair<std::string, std::string>>& messages) {
     v1::GenerateRequest wire;
     wire.set_session("s");
     for (const auto& [role, content] : messages) {

@@ -70,7 +70,76 @@ void Multiply(PackRows pack, int rows, absl::Span<const MatMulOutput> outputs,
   }
 }
 
+// A group of a MatMul() of groups, among those that are packed at the same time.
+struct PackedGroup {
+  int group, first_row, rows;
+  int packed_row, block;  // Its first row and its first block among the packed ones.
+};
+
+// The next groups from *group on that have rows and are packed together, at most `most_rows`.
+// Returns how many.
+int NextGroups(const MatMulGroups& groups, int max_rows, int64_t most_rows, int* group,
+               PackedGroup* packed) {
+  int n = 0, rows = 0, blocks = 0;
+  for (; *group < groups.count; ++*group) {
+    const int first = groups.begins[*group], count = groups.begins[*group + 1] - first;
+    if (count == 0) continue;
+    if (rows + count > most_rows) break;
+    packed[n++] = {*group, first, count, rows, blocks};
+    rows += count;
+    blocks += NumRowBlocks(count, max_rows);
+  }
+  PACKRAT_CHECK(n > 0 || *group == groups.count) << "too many rows of group " << *group;
+  return n;
+}
+
 }  // namespace
+
+void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups& groups, float* y,
+            KernelContext* context) {
+  PACKRAT_CHECK(groups.count >= 1 && groups.count <= kMostGroups) << groups.count;
+  const PackedMatrix& any = groups.weights[0];
+  const MatMulKernel kernel = KernelOf(any.arithmetic());
+  const int in = any.in(), out = any.out(), row_floats = kernel.row_floats(in);
+  const auto most_rows = static_cast<int64_t>(context->packed.size() / row_floats);
+  float* packed = context->packed.data();
+  PackedGroup together[kMostGroups];
+  int group = 0;
+  while (const int n = NextGroups(groups, kernel.max_rows, most_rows, &group, together)) {
+    const auto blocks_of = [&](const PackedGroup& g) {
+      return NumRowBlocks(g.rows, kernel.max_rows);
+    };
+    context->pool.Run(together[n - 1].block + blocks_of(together[n - 1]), [&](int64_t b, int w) {
+      const PackedGroup& g =
+          *(std::upper_bound(together, together + n, b,
+                             [](int64_t i, const PackedGroup& other) { return i < other.block; }) -
+            1);
+      const int block = static_cast<int>(b) - g.block, blocks = blocks_of(g);
+      const int first = BlockStart(block, blocks, g.rows);
+      const int rows = BlockStart(block + 1, blocks, g.rows) - first;
+      float* made = context->scratch(w);
+      for (int r = 0; r < rows; ++r) {
+        make(g.first_row + first + r, made + static_cast<ptrdiff_t>(r) * in);
+      }
+      kernel.pack(made, in, rows, in,
+                  packed + static_cast<ptrdiff_t>(g.packed_row + first) * row_floats);
+    });
+    const int64_t panels = any.num_panels(), all = n * panels;
+    const int64_t grain = std::max<int64_t>(1, all / (context->pool.size() * 8));
+    context->pool.Run((all + grain - 1) / grain, [&](int64_t task, int) {
+      const int64_t limit = std::min(all, (task + 1) * grain);
+      for (int64_t at = task * grain; at < limit;) {
+        const PackedGroup& g = together[at / panels];
+        const int64_t first = at % panels, end = std::min(panels, first + limit - at);
+        kernel.multiply(
+            packed + static_cast<ptrdiff_t>(g.packed_row) * row_floats, g.rows,
+            {&groups.weights[g.group], y + static_cast<ptrdiff_t>(g.first_row) * out, out},
+            static_cast<int>(first), static_cast<int>(end));
+        at += end - first;
+      }
+    });
+  }
+}
 
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context) {

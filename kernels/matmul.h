@@ -55,8 +55,20 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
             absl::Span<const MatMulOutput> outputs, KernelContext* context);
 constexpr size_t MatMulScratchFloats(int in) { return size_t{kMostBlockRows} * in; }
 
+// Rows in groups, each with a weight of its own: rows [begins[g], begins[g + 1]) belong to group g.
+struct MatMulGroups {
+  int count;                    // kMostGroups at most.
+  const PackedMatrix* weights;  // (count), of one shape, type and arithmetic
+  const int32_t* begins;        // (count + 1), rising from 0
+};
+inline constexpr int kMostGroups = 1024;
+// y (rows, out), dense = each row, made as above, times its group's weight. Packs as many groups at
+// a time as context.packed holds, which must hold the largest: its rows * in floats.
+void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups& groups, float* y,
+            KernelContext* context);
+
 // A weight (out, in) as its device reads it: a PackedMatrix, or on a GPU rows of float32 or
-// bfloat16.
+// bfloat16. Several of one shape lie one after the other.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;

@@ -182,19 +182,21 @@ class DeviceArray {
   std::vector<unsigned char> memory_;
 };
 
-// Floats for each thread, all of them NaN before the first use.
+// Floats for each thread, and those of KernelContext::packed, all of them NaN before the first use.
 class Scratch {
  public:
-  explicit Scratch(size_t floats) : floats_(floats) {}
+  explicit Scratch(size_t floats, size_t packed = 0) : floats_(floats), packed_(packed) {}
   Scratch& Zero() { return *this; }
   KernelContext* context(int threads) const {
-    if (context_ == nullptr) context_ = std::make_unique<PoisonedContext>(threads, 0, floats_);
+    if (context_ == nullptr) {
+      context_ = std::make_unique<PoisonedContext>(threads, packed_, floats_);
+    }
     return context_.get();
   }
   void ExpectGuardsIntact() const {}
 
  private:
-  size_t floats_;
+  size_t floats_, packed_;
   mutable std::unique_ptr<PoisonedContext> context_;
 };
 

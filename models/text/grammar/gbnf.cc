@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "models/text/grammar/json_schema.h"
 #include "models/text/grammar/text_reader.h"
 
 namespace packrat {
@@ -24,11 +25,11 @@ class GbnfParser {
     RuleOf(kRoot, 0);
     for (SkipSpace(true); status_.ok() && !reader_.done(); SkipSpace(true)) ParseRule();
     if (!status_.ok()) return status_;
-    for (size_t i = 0; i < named_at_.size(); ++i) {
-      const GrammarRules::Rule& rule = rules_.rules()[i];
+    for (const auto& [number, at] : named_at_) {
+      const GrammarRules::Rule& rule = rules_.rules()[number];
       if (rule.body >= 0) continue;
-      if (i == 0) return absl::InvalidArgumentError("there is no rule root");
-      return reader_.ErrorAt(named_at_[i], absl::StrCat("there is no rule ", rule.name));
+      if (number == 0) return absl::InvalidArgumentError("there is no rule root");
+      return reader_.ErrorAt(at, absl::StrCat("there is no rule ", rule.name));
     }
     return std::move(rules_);
   }
@@ -65,7 +66,7 @@ class GbnfParser {
     const auto [place, added] = names_.try_emplace(std::string(name), -1);
     if (added) {
       place->second = rules_.AddRule(std::string(name));
-      named_at_.push_back(at);
+      named_at_.emplace_back(place->second, at);
     }
     return place->second;
   }
@@ -118,6 +119,8 @@ class GbnfParser {
         parts.push_back(ParseChoice(depth + 1));
         SkipSpace(true);
         if (status_.ok() && !reader_.Skip(")")) Fail("a group is not closed");
+      } else if (reader_.Skip("%json")) {
+        parts.push_back(ParseSchema());
       } else if (IsNameCharacter(c)) {
         parts.push_back(rules_.Call(RuleOf(ReadName(), begin)));
       } else if (c == '<' || c == '!') {
@@ -231,11 +234,35 @@ class GbnfParser {
     return rules_.Characters(negated ? Complement(set) : std::move(set));
   }
 
+  // Behind %json.
+  Id ParseSchema() {
+    SkipSpace(true);
+    const size_t begin = reader_.at();
+    bool in_string = false;
+    int depth = 0;
+    do {
+      const char c = reader_.Peek();
+      if (reader_.done() || (depth == 0 && c != '{')) {
+        FailAt(begin, "%json is followed by a schema in braces");
+        return 0;
+      }
+      reader_.Character();
+      if (c == '"') in_string = !in_string;
+      if (in_string && c == '\\' && !reader_.done()) reader_.Character();
+      if (!in_string && (c == '{' || c == '}')) depth += c == '{' ? 1 : -1;
+    } while (depth > 0);
+    const absl::StatusOr<Id> schema =
+        AddJsonSchema(text_.substr(begin, reader_.at() - begin), &rules_);
+    if (schema.ok()) return *schema;
+    FailAt(begin, absl::StrCat("%json: ", schema.status().message()));
+    return 0;
+  }
+
   const absl::string_view text_;
   TextReader reader_;
   GrammarRules rules_;
   absl::flat_hash_map<std::string, int> names_;
-  std::vector<size_t> named_at_;  // Where each rule is named first.
+  std::vector<std::pair<int, size_t>> named_at_;  // Rules, and where each is named first.
   absl::Status status_;
 };
 

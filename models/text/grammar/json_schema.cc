@@ -30,14 +30,16 @@ constexpr size_t kMaxNameBytes = 256;  // Of a property beside which others are 
 
 class SchemaReader {
  public:
-  explicit SchemaReader(OrderedJson document) : document_(std::move(document)), json_(&rules_) {}
+  SchemaReader(OrderedJson document, GrammarRules* rules)
+      : document_(std::move(document)), rules_(*rules), json_(rules) {}
 
-  absl::StatusOr<GrammarRules> Read() {
-    refs_["#"] = rules_.AddRule("#");
+  absl::StatusOr<Id> Read() {
+    const int root = rules_.AddRule("#");
+    refs_["#"] = root;
     const Id body = Schema(document_, "#", 0);
     if (!status_.ok()) return status_;
-    rules_.SetBody(0, body);
-    return std::move(rules_);
+    rules_.SetBody(root, body);
+    return rules_.Call(root);
   }
 
  private:
@@ -304,7 +306,7 @@ class SchemaReader {
   }
 
   const OrderedJson document_;
-  GrammarRules rules_;
+  GrammarRules& rules_;
   JsonText json_;
   absl::flat_hash_map<std::string, int> refs_;  // Rules, by what refers to them.
   int schemas_ = 0;
@@ -313,15 +315,22 @@ class SchemaReader {
 
 }  // namespace
 
-absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text) {
-  absl::Status status = CheckGrammarText(text);
-  if (!status.ok()) return status;
-  status = ParseJson(text.data(), text.size(), "it").status();
+absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, GrammarRules* rules) {
+  const absl::Status status = ParseJson(text.data(), text.size(), "it").status();
   if (!status.ok()) return status;
   OrderedJson document =
       OrderedJson::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return absl::InvalidArgumentError("it has a number that is none");
-  return SchemaReader(std::move(document)).Read();
+  return SchemaReader(std::move(document), rules).Read();
+}
+
+absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text) {
+  const absl::Status status = CheckGrammarText(text);
+  if (!status.ok()) return status;
+  GrammarRules rules;
+  const absl::StatusOr<GrammarRules::Id> root = AddJsonSchema(text, &rules);
+  if (!root.ok()) return root.status();
+  return rules;
 }
 
 }  // namespace packrat

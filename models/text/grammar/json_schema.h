@@ -12,6 +12,8 @@ namespace packrat {
 // Of texts that are valid by the schema; not of all of them (json_text.h says of which form they
 // are). INVALID_ARGUMENT says where, as a JSON pointer, and why.
 absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text);
+// The same as a part of other rules; the first that it adds is the schema's.
+absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, GrammarRules* rules);
 
 }  // namespace packrat
 

@@ -44,6 +44,16 @@ TEST(GbnfTest, Constructs) {
       {"root ::= \"a\" root | \"a\"", {std::string(5000, 'a')}, {std::string(5000, 'a') + "b"}},
       {"root ::= ((\"a\"?)*)+ \"b\"", {"b", "aab"}, {"a", ""}},
       {"root ::= [] | \"a\"", {"a"}, {""}},
+      // A schema, whose rules are its own: a reference is one into it.
+      {"root ::= \"a=\" %json {\"type\": \"string\", \"enum\": [\"}\", \"\\\"\"]} \";\"? x\nx ::= "
+       "\"!\"",
+       {"a=\"}\"!", "a=\"\\\"\";!"},
+       {"a=}!", "a=\"}\"", "a=\"\\\"!"}},
+      {"root ::= (%json {\"$ref\": \"#/$defs/x\", \"$defs\": {\"x\": {\"const\": 1}}} | "
+       "%json{\"const\": 2} y)+\ny "
+       "::= \"y\"",
+       {"1", "2y", "12y1"},
+       {"2", "1y", "{}"}},
       {"root ::= [\xc3\xa0-\xc3\xbf]{2}", {"\xc3\xa9\xc3\xbf"}, {"\xc3\xa9", "\xc3\xa9\xc3"}},
   };
   for (const Case& c : cases) {
@@ -78,6 +88,15 @@ TEST(GbnfTest, Refusals) {
       {"root ::= \"\\ud800\"", "no character of Unicode"},
       {"root ::= \"\\U00110000\"", "no character of Unicode"},
       {"root ::= <[12]>", "tokens"},
+      {"root ::= %json", "at byte 14: %json is followed by a schema in braces"},
+      {"root ::= %json x", "at byte 15: %json is followed by a schema in braces"},
+      {"root ::= %json {\"a\": {}", "at byte 15: %json is followed by a schema in braces"},
+      {"root ::= %json {\"a}\\", "at byte 15: %json is followed by a schema in braces"},
+      {"root ::= \"x\"\n  %json {}", "in line 2, byte 2: a rule begins with its name"},
+      {"root ::= \"x\" |\n  %json {\"not\": {}}",
+       "in line 2, byte 8: %json: at #: keyword \"not\" is not supported"},
+      {"root ::= %json {,}", "at byte 15: %json: it: "},
+      {"root ::= %json {} x", "there is no rule x"},
       {deep, "nest deeper than 64"},
       {"root ::= \"a\"" + std::string(100, '*'), "too many repeats"},
       {"root ::= root \"a\" | \"b\"", "rule root can begin with itself"},

@@ -56,10 +56,10 @@ struct AnswerForm {
   bool logprobs = false;
   int num_logprobs = 0;        // Beside the token that was taken.
   bool tokens_as_ids = false;  // Tokens are shown as "token_id:17".
-  // Which tools' calls are looked for in the answer; and whether it is one, from its first byte on.
-  // No tools: all of it is text.
+  // Which tools' calls are looked for in the answer; none: all of it is text.
   ToolCallReader::Tools tools;
-  bool forced_call = false;
+  // The answer is a call, of which so much is in the prompt.
+  std::optional<std::string> forced_call;
   int calls = 1;
   int made = 1;                 // Choices that each call makes,
   int shown = 1;                // and those of them that are shown, the best.

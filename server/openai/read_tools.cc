@@ -2,8 +2,8 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "models/text/tool_calls/forced_call.h"
 #include "server/openai/readers.h"
 
 namespace packrat::openai {
@@ -40,62 +40,34 @@ std::set<std::string> TextsOf(const OrderedJson& function) {
   return texts;
 }
 
-// References in a schema that has become a part of another one, at `place` there.
-void MoveReferences(const std::string& place, OrderedJson* schema) {
-  if (!schema->is_structured()) return;
-  for (auto it = schema->begin(); it != schema->end(); ++it) {
-    const std::string key = schema->is_object() ? it.key() : "";
-    if (key == "$ref" && it->is_string() && absl::StartsWith(it->get<std::string>(), "#")) {
-      *it = absl::StrCat(place, it->get<std::string>().substr(1));
-    } else if (key != "const" && key != "enum" && key != "default" && key != "examples") {
-      MoveReferences(place, &*it);
-    }
-  }
-}
-
-// Of the JSON that calls this function.
-OrderedJson CallSchema(const OrderedJson& function, const char* arguments, const std::string& at) {
-  const OrderedJson* found = Find(function, "parameters");
-  OrderedJson parameters = found != nullptr ? *found
-                                            : OrderedJson{{"type", "object"},
-                                                          {"additionalProperties", false},
-                                                          {"properties", OrderedJson::object()}};
-  MoveReferences(absl::StrCat(at, "/properties/", arguments), &parameters);
-  return {{"type", "object"},
-          {"properties", {{"name", {{"const", function["name"]}}}, {arguments, parameters}}},
-          {"required", {"name", arguments}}};
-}
-
-absl::Status ForceCall(Draft* draft) {
+absl::Status RequireCall(Draft* draft) {
   const ToolFormat* format = draft->context->tool_format;
   if (draft->tools.empty()) return Refuse("tool_choice", "asks for a call, and tools has none");
-  if (format == nullptr || format->forced_begin == nullptr) {
-    return Refuse(
-        "tool_choice",
-        format == nullptr
-            ? "asks for a call, and the model's chat template does not show how it writes "
-              "one; the server's --tool_format can say so"
-            : absl::StrCat("asks for a call, and calls in the model's format (", format->name,
-                           ") cannot be forced"));
+  if (format == nullptr) {
+    return Refuse("tool_choice",
+                  "asks for a call, and the model's chat template does not show how it writes one; "
+                  "the server's --tool_format can say so");
   }
-  OrderedJson calls = OrderedJson::array();
+  OrderedJson functions = OrderedJson::array();
   for (const OrderedJson& tool : draft->tools) {
     const OrderedJson& function = tool["function"];
     const bool any = draft->forced_tool.empty();
     if (!any && function["name"] != draft->forced_tool) continue;
-    const std::string at =
-        any && draft->tools.size() > 1 ? absl::StrCat("#/anyOf/", calls.size()) : std::string("#");
-    calls.push_back(CallSchema(function, format->arguments, at));
+    functions.push_back(function);
     if (!any) break;
   }
-  if (calls.empty()) {
+  if (functions.empty()) {
     return Refuse("tool_choice", absl::StrCat("names ", ShownName(draft->forced_tool),
                                               ", which is not among tools"));
   }
-  const OrderedJson schema = calls.size() == 1 ? calls[0] : OrderedJson{{"anyOf", calls}};
-  draft->form.forced_call = true;
-  draft->request.mutable_chat()->set_answer_prefix(format->forced_begin);
-  return draft->Set("json_schema", "tool_choice", Dump(schema));
+  const absl::StatusOr<ForcedCall> forced = ForceCall(*format, functions);
+  if (!forced.ok()) {
+    return Refuse("tool_choice", absl::StrCat("asks for a call, and ", forced.status().message()));
+  }
+  draft->form.forced_call = forced->begun;
+  draft->request.mutable_chat()->set_answer_prefix(forced->prefix);
+  return forced->grammar.empty() ? draft->Set("json_schema", "tool_choice", forced->json_schema)
+                                 : draft->Set("grammar", "tool_choice", forced->grammar);
 }
 
 }  // namespace
@@ -144,7 +116,7 @@ absl::Status ReadToolChoice(const std::string& name, const OrderedJson& value, D
 absl::Status FinishTools(Draft* draft) {
   if (draft->no_tools) return absl::OkStatus();
   if (draft->call_forced) {
-    const absl::Status status = ForceCall(draft);
+    const absl::Status status = RequireCall(draft);
     if (!status.ok()) return status;
   }
   if (draft->tools.empty()) return absl::OkStatus();

@@ -1,6 +1,6 @@
-// Any bytes as the body of a request to one of OpenAI's endpoints, which the first byte picks:
-// refused with a message of bounded length, or calls whose answers are valid JSON whatever the
-// model says.
+// Any bytes as the body of a request to one of OpenAI's endpoints, which the first byte picks, with
+// the format of tool calls: refused with a message of bounded length, or calls whose answers are
+// valid JSON whatever the model says, and whose forced calls have a grammar.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -11,6 +11,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/check.h"
+#include "models/text/grammar/gbnf.h"
+#include "models/text/tool_calls/tool_format.h"
 #include "nlohmann/json.hpp"
 #include "server/openai/openai.h"
 
@@ -53,6 +55,16 @@ void CheckAnswer(const Ask& ask, const Context& context, const std::string& said
   }
 }
 
+// What a schema in it says may not be supported; the rest is ours.
+void CheckForcedCall(const Ask& ask) {
+  const auto* call = std::get_if<v1::GenerateRequest>(&ask.calls[0]);
+  if (!ask.form.forced_call.has_value() || call == nullptr || !call->has_grammar()) return;
+  const absl::Status status = ParseGbnf(call->grammar()).status();
+  PACKRAT_CHECK(status.ok() || absl::StrContains(status.message(), "%json: ") ||
+                absl::StrContains(status.message(), "bytes; at most"))
+      << status;
+}
+
 }  // namespace
 }  // namespace packrat::openai
 
@@ -62,9 +74,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string body(reinterpret_cast<const char*>(data) + 1, size - 1);
   packrat::openai::Context context;
   context.model = "m";
+  const auto& formats = packrat::ToolFormats();
+  const size_t format = data[0] / 3 % (formats.size() + 1);
+  if (format < formats.size()) context.tool_format = &formats[format];
   context.piece = [&body](int32_t id) { return body.substr(0, id & 7); };
   const auto ask = packrat::openai::ParseAsk(endpoint, body, context);
   if (ask.ok()) {
+    packrat::openai::CheckForcedCall(*ask);
     packrat::openai::CheckAnswer(*ask, context, body.substr(0, 64));
     return 0;
   }

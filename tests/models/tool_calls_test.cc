@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,8 +18,8 @@ const ToolCallReader::Tools kTools = {{"f", {"text"}}, {"get_weather", {"city"}}
 
 // "text|name(arguments)|text": what `answer` is read as, if it comes in pieces that end at `cuts`.
 std::string Read(const ToolFormat& format, const std::string& answer, std::vector<size_t> cuts,
-                 bool forced = false) {
-  ToolCallReader reader(format, kTools, forced);
+                 const std::optional<std::string>& begun = std::nullopt) {
+  ToolCallReader reader(format, kTools, begun);
   std::vector<ToolCallReader::Piece> all;
   const auto add = [&all](std::vector<ToolCallReader::Piece> pieces) {
     for (ToolCallReader::Piece& piece : pieces) {
@@ -52,16 +53,17 @@ std::string Read(const ToolFormat& format, const std::string& answer, std::vecto
 }
 
 // The same however it is cut.
-std::string ReadAnyhow(const std::string& name, const std::string& answer, bool forced = false) {
+std::string ReadAnyhow(const std::string& name, const std::string& answer,
+                       const std::optional<std::string>& begun = std::nullopt) {
   const ToolFormat* format = FindToolFormat(name);
   if (format == nullptr) return "no format " + name;
-  const std::string whole = Read(*format, answer, {}, forced);
+  const std::string whole = Read(*format, answer, {}, begun);
   std::vector<size_t> all;
   for (size_t cut = 1; cut < answer.size(); ++cut) {
-    EXPECT_EQ(Read(*format, answer, {cut}, forced), whole) << "cut at " << cut;
+    EXPECT_EQ(Read(*format, answer, {cut}, begun), whole) << "cut at " << cut;
     all.push_back(cut);
   }
-  EXPECT_EQ(Read(*format, answer, all, forced), whole) << "byte by byte";
+  EXPECT_EQ(Read(*format, answer, all, begun), whole) << "byte by byte";
   return whole;
 }
 
@@ -99,6 +101,9 @@ TEST(ToolCalls, Hermes) {
       {"a <tool_call>", "a <tool_call>"},
       {"a <tool_call> is a mark", "a <tool_call> is a mark"},
       {"<tool_call></tool_call>", "<tool_call></tool_call>"},
+      {"<tool_call> </tool_c", "<tool_call> </tool_c"},
+      {R"(<tool_call>{"name": "f"}</tool_call> or <tool_call> this </tool_call>)",
+       "f({})| or <tool_call> this </tool_call>"},
       {R"(<tool_call>{"name": "unknown", "arguments": {}}</tool_call>)",
        R"(<tool_call>{"name": "unknown", "arguments": {}}</tool_call>)"},
       {R"(<tool_call>{"name": "f", "arguments": {}}, {"name": "unknown"}</tool_call>)",
@@ -107,6 +112,13 @@ TEST(ToolCalls, Hermes) {
       {R"(<tool_call>{"name": "f")", "f()"},
       {R"(<tool_call>{"nam)", R"(<tool_call>{"nam)"},
       {"<tool_call>{]}</tool_call>", "<tool_call>{]}</tool_call>"},
+      {R"(<tool_call>{: 1, "name": "f"}</tool_call>)",
+       R"(<tool_call>{: 1, "name": "f"}</tool_call>)"},
+      // Broken behind what was told.
+      {R"(<tool_call>{"name": "f", ]{"name": "f"}</tool_call>)",
+       R"(f()|{"name": "f"}</tool_call>)"},
+      {R"(<tool_call>{"name": "f", "x": ]}</tool_call>)", "f()|}</tool_call>"},
+      {R"(<tool_call>{"name": "f", "name": {"x": 1}, "arguments": {}}</tool_call>)", "f({})"},
   };
   for (const auto& [answer, read] : cases) EXPECT_EQ(ReadAnyhow("hermes", answer), read);
 }
@@ -115,6 +127,7 @@ TEST(ToolCalls, Llama) {
   const Case cases[] = {
       {R"({"name": "f", "parameters": {"x": 1}})", R"(f({"x": 1}))"},
       {R"(<|python_tag|>{"type": "function", "name": "f", "parameters": {}})", "f({})"},
+      {"<|python_tag|>\n{\"name\": \"f\", \"parameters\": {}}", "f({})"},
       {" \n{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"a.b-c\", \"parameters\": {}}",
        "f({})|a.b-c({})"},
       {R"({"answer": 42})", R"({"answer": 42})"},
@@ -143,6 +156,8 @@ TEST(ToolCalls, NamesBeforeTheirArguments) {
       {R"([TOOL_CALLS]f[ARGS]{"x": {"y": 1}}[TOOL_CALLS]a.b-c[ARGS]{})",
        R"(f({"x": {"y": 1}})|a.b-c({}))"},
       {R"(So: [TOOL_CALLS]f{"x": "}"})", R"(So:|f({"x": "}"}))"},
+      {R"([TOOL_CALLS]f[CALL_ID]Ab3dEf7h9[ARGS]{"x": 1})", R"(f({"x": 1}))"},
+      {R"([TOOL_CALLS]f[CALL_ID]{"x": 1})", R"([TOOL_CALLS]f[CALL_ID]{"x": 1})"},
       {R"([TOOL_CALLS][{"name": "f", "arguments": {}}])", "f({})"},
       {R"([TOOL_CALLS]unknown{"x": 1})", R"([TOOL_CALLS]unknown{"x": 1})"},
       {"[TOOL_CALLS]f[AR", "[TOOL_CALLS]f[AR"},
@@ -161,9 +176,12 @@ TEST(ToolCalls, Python) {
        "A\\\\d\"})"},
       {R"(<|tool_call_start|>[{"name": "f", "arguments": {"x": 1}}]<|tool_call_end|>)",
        R"(f({"x": 1}))"},
+      {"<|tool_call_start|>[f(a=\"x\ny\")]<|tool_call_end|>", R"(f({"a":"x\ny"}))"},
       {"<|tool_call_start|>[f(7)]<|tool_call_end|>", "<|tool_call_start|>[f(7)]<|tool_call_end|>"},
       {"<|tool_call_start|>[f(a=1]<|tool_call_end|>",
        "<|tool_call_start|>[f(a=1]<|tool_call_end|>"},
+      {"<|tool_call_start|>[f(a=1 b=2)]", "<|tool_call_start|>[f(a=1 b=2)]"},
+      {"<|tool_call_start|>[f(a=[1 2])]", "<|tool_call_start|>[f(a=[1 2])]"},
       {"<|tool_call_start|>[f(a=1", "<|tool_call_start|>[f(a=1"},
       {"<|tool_call_start|>[f(a=')", "<|tool_call_start|>[f(a=')"},
   };
@@ -198,29 +216,44 @@ TEST(ToolCalls, Marks) {
 
 TEST(ToolCalls, AForcedCallBeginsAtOnce) {
   for (const ToolFormat& format : ToolFormats()) {
-    if (format.forced_begin == nullptr) continue;
-    const std::string call =
-        absl::StrCat(R"({"name": "f", ")", format.arguments, R"(": {"x": 1}})");
-    EXPECT_EQ(ReadAnyhow(format.name, call, /*forced=*/true), R"(f({"x": 1}))") << format.name;
+    const char* member = format.arguments != nullptr ? format.arguments : "arguments";
+    const std::string call = absl::StrCat(R"({"name": "f", ")", member, R"(": {"x": 1}})");
+    EXPECT_EQ(ReadAnyhow(format.name, call, /*begun=*/""), R"(f({"x": 1}))") << format.name;
     // As the whole text would be read.
     EXPECT_EQ(ReadAnyhow(format.name, format.forced_begin + call), R"(f({"x": 1}))") << format.name;
-    EXPECT_EQ(ReadAnyhow(format.name, R"({"name")", /*forced=*/true), R"({"name")") << format.name;
+    EXPECT_EQ(ReadAnyhow(format.name, R"({"name")", /*begun=*/""), R"({"name")") << format.name;
   }
+  EXPECT_EQ(ReadAnyhow("mistral_args", R"({"x": 1})", /*begun=*/"f[ARGS]"), R"(f({"x": 1}))");
 }
 
+// What tells the published templates of a family apart, and no more of them.
 TEST(ToolCalls, TheTemplateShowsTheFormat) {
   const std::pair<const char*, const char*> cases[] = {
-      {"{{ '<tool_call>\\n' }}{{ tool_call | tojson }}{{ '\\n</tool_call>' }}", "hermes"},
-      {"{{ '<tool_call>\\n<function=' + tool_call.name + '>' }}", "qwen_xml"},
+      // Qwen 2.5 and 3; Hermes and Granite 4 name the same marks.
+      {"{{ '<tool_call>\n' }}{{ tool_call | tojson }}{{ '\n</tool_call>' }}", "hermes"},
+      {"within <tool_call></tool_call> XML tags", "hermes"},
+      // Qwen 3 Coder, Qwen 3.5, Nemotron 3.
+      {"{{ '<tool_call>\n<function=' + tool_call.name + '>' }}", "qwen_xml"},
+      {"{{- '\n<tool_call>\n<function=' ~ tool_call.name ~ '>\n<parameter=' }}", "qwen_xml"},
+      // Llama 3.1 and 3.2.
       {"Respond in the format {\"name\": function name, \"parameters\": dictionary of names}.",
        "llama"},
+      // Mistral 7B v0.3 and Nemo; Small 3.1, with a space; Small 3.2, with ids; Ministral 3.
       {"{{- '[TOOL_CALLS][' }}", "mistral"},
+      {"{{- '[TOOL_CALLS] [' }}", "mistral"},
+      {"{{- '[TOOL_CALLS]' + name }}{{- '[CALL_ID]' + id }}{{- '[ARGS]' + it | tojson }}",
+       "mistral_args"},
       {"{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", "mistral_args"},
+      // Granite 3.
       {"respond with <|tool_call|> followed by a list", "granite"},
+      // Nemotron Nano 2, and Super 1.5.
       {"use <TOOLCALL>[]</TOOLCALL>", "nemotron"},
+      // LFM 2, whose templates show calls or not; LFM 2.5.
       {"{{ '<|tool_list_start|>[' }}", "lfm2"},
       {"{{ '<|im_start|>system' }}List of tools: [", "lfm2"},
-      {"{{ '<function_calls>' }}", "olmo"},
+      {"{{- '<|tool_call_start|>[' + (calls | join(', ')) + ']<|tool_call_end|>' -}}", "lfm2"},
+      // Olmo 3.
+      {"{{- '<function_calls>' -}}{{- name + '(' + arguments + ')' -}}", "olmo"},
   };
   for (const auto& [source, name] : cases) {
     ASSERT_NE(ToolFormatOf(source), nullptr) << source;

@@ -156,7 +156,7 @@ TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
   EXPECT_TRUE(CallOf(known).has_skip_special_tokens());
   EXPECT_FALSE(CallOf(known).has_json_schema());
   EXPECT_EQ(known->form.tools, (ToolCallReader::Tools{{"f", {"b"}}, {"g", {}}}));
-  EXPECT_FALSE(known->form.forced_call);
+  EXPECT_FALSE(known->form.forced_call.has_value());
   const absl::StatusOr<Ask> told = Choose("\"auto\"", "hermes", R"(, "skip_special_tokens": true)");
   EXPECT_TRUE(CallOf(told).skip_special_tokens());
   for (const absl::StatusOr<Ask>& ask : {Choose("\"none\""), Choose("\"auto\"", "unknown")}) {
@@ -168,7 +168,7 @@ TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
 
 TEST(Tools, AForcedCallIsJsonBehindTheFormatsMark) {
   const absl::StatusOr<Ask> any = Choose("\"required\"");
-  EXPECT_TRUE(any->form.forced_call);
+  EXPECT_EQ(any->form.forced_call, "");
   EXPECT_EQ(CallOf(any).chat().answer_prefix(), "<tool_call>\n");
   // References point to where the parameters are now; what only looks like one stays.
   EXPECT_EQ(CallOf(any).json_schema(),
@@ -195,13 +195,34 @@ TEST(Tools, AForcedCallIsJsonBehindTheFormatsMark) {
             R"("#/properties/arguments"}},"required":["name","arguments"]})");
 }
 
+TEST(Tools, AForcedCallIsWhatTheModelWouldWrite) {
+  const absl::StatusOr<Ask> any = Choose("\"required\"", "mistral_args");
+  EXPECT_EQ(any->form.forced_call, "");
+  EXPECT_EQ(CallOf(any).chat().answer_prefix(), "[TOOL_CALLS]");
+  EXPECT_FALSE(CallOf(any).has_json_schema());
+  EXPECT_EQ(CallOf(any).grammar().substr(0, 24), "root ::= call-0 | call-1");
+  // The mark behind the name is in the prompt, and so known by the tokenizer.
+  const absl::StatusOr<Ask> named =
+      Choose(R"({"type": "function", "function": {"name": "g"}})", "mistral_args");
+  EXPECT_EQ(named->form.forced_call, "g[ARGS]");
+  EXPECT_EQ(CallOf(named).chat().answer_prefix(), "[TOOL_CALLS]g[ARGS]");
+  EXPECT_FALSE(CallOf(named).has_grammar());
+  EXPECT_EQ(CallOf(named).json_schema(),
+            R"({"type":"object","additionalProperties":false,"properties":{}})");
+}
+
 TEST(Tools, WhatCannotBeForcedIsRefused) {
   EXPECT_EQ(Refusal(Choose("\"required\"", "unknown")),
             "400 tool_choice: tool_choice asks for a call, and the model's chat template does not "
             "show how it writes one; the server's --tool_format can say so");
-  EXPECT_EQ(Refusal(Choose("\"required\"", "qwen_xml")),
-            "400 tool_choice: tool_choice asks for a call, and calls in the model's format "
-            "(qwen_xml) cannot be forced");
+  const Context python = Calling("olmo");
+  EXPECT_EQ(Refusal(ParseAsk(
+                Endpoint::kChat,
+                absl::StrCat("{", kUser, R"("tools": [{"type": "function", )",
+                             R"("function": {"name": "f g"}}], )", R"("tool_choice": "required"})"),
+                python)),
+            "400 tool_choice: tool_choice asks for a call, and calls of \"f g\" cannot be forced "
+            "in the format olmo: its name cannot be written there");
   EXPECT_EQ(Refusal(Choose(R"({"type": "function", "function": {"name": "h"}})")),
             "400 tool_choice: tool_choice names h, which is not among tools");
   EXPECT_EQ(Refusal(Choose("\"required\"", "hermes", R"(, "json_schema": {})")),

@@ -39,12 +39,11 @@ JsonCall::Progress JsonCall::Feed(char c) {
     return Progress::kGoesOn;
   }
   if (c == ',' || c == '}') {
-    if (!EndValue()) return Progress::kBroken;
+    EndValue();
     return c == '}' ? Progress::kEnds : Progress::kGoesOn;
   }
   if (!after_colon_ || closes) return Progress::kBroken;
   if (opens) {
-    if (value_ == Value::kName) return Progress::kBroken;
     if (value_ == Value::kArguments) {
       arguments_ += c;
       has_arguments_ = true;
@@ -87,9 +86,8 @@ JsonCall::Progress JsonCall::EndString() {
   return Progress::kGoesOn;
 }
 
-bool JsonCall::EndValue() {
+void JsonCall::EndValue() {
   const std::string scalar = std::exchange(token_, "");
-  if (value_ == Value::kName && !name_.has_value()) return false;
   if (value_ == Value::kArguments && !has_arguments_ && scalar != "null") {
     arguments_ = scalar;
     has_arguments_ = true;
@@ -97,7 +95,6 @@ bool JsonCall::EndValue() {
   value_ = Value::kNone;
   after_colon_ = false;
   key_.clear();
-  return true;
 }
 
 std::string JsonCall::TakeArguments() { return std::exchange(arguments_, ""); }

@@ -25,7 +25,7 @@ class JsonCall {
   enum class Value { kNone, kName, kArguments, kOther };
   Progress FeedString(char c);
   Progress EndString();
-  bool EndValue();  // False: it cannot be one.
+  void EndValue();
 
   int depth_ = 0;
   bool in_string_ = false, escaped_ = false;

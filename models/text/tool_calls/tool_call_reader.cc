@@ -15,7 +15,8 @@ namespace {
 
 // What Llama's template writes, and some of its models, before a call.
 constexpr absl::string_view kPythonTag = "<|python_tag|>";
-constexpr absl::string_view kArgs = "[ARGS]";
+// Between a name and its arguments; the first, where it is, before an id.
+constexpr absl::string_view kCallId = "[CALL_ID]", kArgs = "[ARGS]";
 
 bool IsSpace(char c) { return absl::ascii_isspace(static_cast<unsigned char>(c)); }
 bool IsNameByte(char c) {
@@ -36,8 +37,12 @@ size_t MarkBegun(absl::string_view text, absl::string_view mark) {
 
 }  // namespace
 
-ToolCallReader::ToolCallReader(const ToolFormat& format, Tools tools, bool forced)
-    : format_(&format), tools_(std::move(tools)), state_(forced ? State::kBetween : State::kText) {}
+ToolCallReader::ToolCallReader(const ToolFormat& format, Tools tools,
+                               const std::optional<std::string>& begun)
+    : format_(&format),
+      tools_(std::move(tools)),
+      state_(begun.has_value() ? State::kBetween : State::kText),
+      held_(begun.value_or("")) {}
 ToolCallReader::~ToolCallReader() = default;
 ToolCallReader::ToolCallReader(ToolCallReader&&) noexcept = default;
 
@@ -162,7 +167,7 @@ bool ToolCallReader::ReadName() {
   const size_t brace = rest().find('{');
   if (brace == absl::string_view::npos) return false;
   absl::string_view name = absl::StripAsciiWhitespace(rest().substr(0, brace));
-  absl::ConsumeSuffix(&name, kArgs);
+  if (absl::ConsumeSuffix(&name, kArgs)) name = name.substr(0, name.find(kCallId));
   name = absl::StripAsciiWhitespace(name);
   const std::string known(name);
   raw_ += Take(brace);
@@ -272,7 +277,8 @@ void ToolCallReader::BeginCall(const std::string& name) {
 void ToolCallReader::AddArguments(absl::string_view text) {
   if (text.empty()) return;
   arguments_ = true;
-  if (pieces_.empty() || pieces_.back().call != calls_ - 1) pieces_.push_back({calls_ - 1, "", ""});
+  // Behind the call's beginning, or what came of it before.
+  if (pieces_.empty()) pieces_.push_back({calls_ - 1, "", ""});
   absl::StrAppend(&pieces_.back().text, text);
 }
 

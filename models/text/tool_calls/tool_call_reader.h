@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -29,8 +30,8 @@ class ToolCallReader {
   };
 
   // `format` outlives it. What looks like a call and is none of `tools` is text, as it is.
-  // `forced`: the prompt ended with format.forced_begin.
-  ToolCallReader(const ToolFormat& format, Tools tools, bool forced);
+  // `begun`: the prompt ended with format.forced_begin, and with this of the call.
+  ToolCallReader(const ToolFormat& format, Tools tools, const std::optional<std::string>& begun);
   ~ToolCallReader();
   ToolCallReader(ToolCallReader&&) noexcept;
 

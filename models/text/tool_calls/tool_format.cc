@@ -8,15 +8,15 @@ const std::vector<ToolFormat>& ToolFormats() {
   using Call = ToolFormat::Call;
   static const std::vector<ToolFormat>& formats = *new std::vector<ToolFormat>{
       {"hermes", "<tool_call>", "</tool_call>", Call::kJson, "<tool_call>\n", "arguments"},
-      {"qwen_xml", "<tool_call>", "</tool_call>", Call::kMarked, nullptr, nullptr},
+      {"qwen_xml", "<tool_call>", "</tool_call>", Call::kMarked, "<tool_call>\n", nullptr},
       {"llama", "", "", Call::kJson, "", "parameters"},
       {"mistral", "[TOOL_CALLS]", "", Call::kJson, "[TOOL_CALLS][", "arguments"},
-      {"mistral_args", "[TOOL_CALLS]", "", Call::kNamed, nullptr, nullptr},
+      {"mistral_args", "[TOOL_CALLS]", "", Call::kNamed, "[TOOL_CALLS]", nullptr},
       {"granite", "<|tool_call|>", "", Call::kJson, "<|tool_call|>[", "arguments"},
       {"nemotron", "<TOOLCALL>", "</TOOLCALL>", Call::kJson, "<TOOLCALL>[", "arguments"},
       {"lfm2", "<|tool_call_start|>", "<|tool_call_end|>", Call::kPython, "<|tool_call_start|>[",
-       "arguments"},
-      {"olmo", "<function_calls>", "</function_calls>", Call::kPython, nullptr, nullptr},
+       nullptr},
+      {"olmo", "<function_calls>", "</function_calls>", Call::kPython, "<function_calls>", nullptr},
   };
   return formats;
 }

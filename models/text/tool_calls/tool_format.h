@@ -14,7 +14,7 @@ struct ToolFormat {
   // every format.
   enum class Call {
     kJson,    // Nothing else.
-    kNamed,   // name{..}, or name[ARGS]{..}: the braces hold the arguments.
+    kNamed,   // name{..}, name[ARGS]{..}, name[CALL_ID]id[ARGS]{..}: the braces hold the arguments.
     kPython,  // name(argument=value, ..)
     kMarked,  // <function=name> <parameter=argument> value </parameter> </function>
   };
@@ -23,10 +23,8 @@ struct ToolFormat {
       begin;        // Before a call, or several. Empty: an answer that begins with a brace is one.
   const char* end;  // Behind them. Empty: the answer's end.
   Call call;
-  // A forced call: what the prompt ends with then, and the member of the JSON object, with which
-  // the answer begins, that has the arguments. Null: calls cannot be forced.
-  const char* forced_begin;
-  const char* arguments;
+  const char* forced_begin;  // What the prompt ends with where the answer must be a call.
+  const char* arguments;     // Of kJson: the member that has them then; else null.
 };
 
 const std::vector<ToolFormat>& ToolFormats();

@@ -1,0 +1,274 @@
+#include "models/text/tool_calls/forced_call.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+
+namespace packrat {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+const OrderedJson* Find(const OrderedJson& object, const char* name) {
+  const auto found = object.find(name);
+  return found == object.end() ? nullptr : &*found;
+}
+
+std::string Dump(const OrderedJson& value) {
+  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+// References in a schema that has become a part of another one, at `place` there.
+void MoveReferences(const std::string& place, OrderedJson* schema) {
+  if (!schema->is_structured()) return;
+  for (auto it = schema->begin(); it != schema->end(); ++it) {
+    const std::string key = schema->is_object() ? it.key() : "";
+    if (key == "$ref" && it->is_string() && absl::StartsWith(it->get<std::string>(), "#")) {
+      *it = absl::StrCat(place, it->get<std::string>().substr(1));
+    } else if (key != "const" && key != "enum" && key != "default" && key != "examples") {
+      MoveReferences(place, &*it);
+    }
+  }
+}
+
+OrderedJson ParametersOf(const OrderedJson& function) {
+  const OrderedJson* found = Find(function, "parameters");
+  if (found != nullptr) return *found;
+  return {
+      {"type", "object"}, {"additionalProperties", false}, {"properties", OrderedJson::object()}};
+}
+
+// {"name": "..", `member`: {..}}
+std::string JsonCallSchema(const OrderedJson& functions, const char* member) {
+  OrderedJson calls = OrderedJson::array();
+  for (const OrderedJson& function : functions) {
+    const std::string at = functions.size() > 1 ? absl::StrCat("#/anyOf/", calls.size()) : "#";
+    OrderedJson parameters = ParametersOf(function);
+    MoveReferences(absl::StrCat(at, "/properties/", member), &parameters);
+    calls.push_back(
+        {{"type", "object"},
+         {"properties", {{"name", {{"const", function["name"]}}}, {member, parameters}}},
+         {"required", {"name", member}}});
+  }
+  return Dump(calls.size() == 1 ? calls[0] : OrderedJson{{"anyOf", calls}});
+}
+
+// A name in a message.
+std::string Shown(const std::string& name) { return Dump(name.substr(0, 64)); }
+
+std::string Literal(absl::string_view text) {
+  return absl::StrCat(
+      "\"",
+      absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", "\\n"}, {"\r", "\\r"}}),
+      "\"");
+}
+
+std::string Json(const OrderedJson& schema) { return absl::StrCat("%json ", Dump(schema)); }
+
+struct Argument {
+  std::string name;
+  OrderedJson schema;
+  bool required;
+};
+
+// In the order in which they come. INVALID_ARGUMENT unless the schema lists them.
+absl::StatusOr<std::vector<Argument>> ArgumentsOf(const OrderedJson& parameters) {
+  std::vector<Argument> arguments;
+  if (!parameters.is_object()) return absl::InvalidArgumentError("parameters is not an object");
+  for (const char* key : {"$ref", "allOf", "anyOf", "oneOf"}) {
+    if (!parameters.contains(key)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("parameters has ", key, ", and must list its properties"));
+  }
+  const OrderedJson* properties = Find(parameters, "properties");
+  if (properties != nullptr && !properties->is_object()) {
+    return absl::InvalidArgumentError("parameters.properties is not an object");
+  }
+  if (properties != nullptr) {
+    for (const auto& [name, schema] : properties->items()) {
+      // An argument that may not be there is not.
+      if (schema == OrderedJson(false)) continue;
+      arguments.push_back({name, schema, false});
+    }
+  }
+  if (const OrderedJson* required = Find(parameters, "required")) {
+    if (!required->is_array()) {
+      return absl::InvalidArgumentError("parameters.required is not a list");
+    }
+    for (const OrderedJson& name : *required) {
+      const auto named = std::find_if(arguments.begin(), arguments.end(),
+                                      [&](const Argument& one) { return name == one.name; });
+      if (named != arguments.end()) {
+        named->required = true;
+      } else if (name.is_string()) {
+        arguments.push_back({name.get<std::string>(), OrderedJson::object(), true});
+      }
+    }
+  }
+  for (Argument& argument : arguments) {
+    if (argument.schema == OrderedJson(true)) argument.schema = OrderedJson::object();
+    if (!argument.schema.is_object()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("argument ", Shown(argument.name), " has no schema"));
+    }
+    // Each schema stands alone, with what it may refer to.
+    if (!absl::StrContains(Dump(argument.schema), "\"$ref\"")) continue;
+    for (const char* key : {"$defs", "definitions"}) {
+      if (const OrderedJson* found = Find(parameters, key)) argument.schema[key] = *found;
+    }
+  }
+  return arguments;
+}
+
+bool IsType(const OrderedJson& schema, absl::string_view type) {
+  const OrderedJson* found = Find(schema, "type");
+  return found != nullptr && found->is_string() && found->get<std::string>() == type;
+}
+
+absl::Status CheckName(const std::string& what, const std::string& name, bool (*fits)(char)) {
+  if (!name.empty() && std::all_of(name.begin(), name.end(), fits)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " cannot be written there"));
+}
+
+bool FitsCode(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.';
+}
+bool FitsMark(char c) { return c != '>' && c != '\n' && c != '\r'; }
+
+// As Python or JSON writes them; models do both.
+constexpr char kBoolean[] = R"(("true" | "false" | "True" | "False"))";
+
+// name(argument=value, ..), as rules of which `rule` is the whole. The values are JSON, which some
+// models write there in any case, and which is nearly always a literal of Python too.
+absl::StatusOr<std::string> PythonRules(const std::string& rule, const OrderedJson& function,
+                                        const std::vector<Argument>& arguments) {
+  const auto name = function["name"].get<std::string>();
+  std::string rules =
+      absl::StrCat(rule, " ::= ", Literal(absl::StrCat(name, "(")), " ", rule, "-first-0\n");
+  // From each argument on: where it is the first that is written, and where others were.
+  for (const bool first : {true, false}) {
+    const std::string own = absl::StrCat(rule, first ? "-first-" : "-next-");
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const Argument& argument = arguments[i];
+      const absl::Status fits =
+          CheckName(absl::StrCat("argument ", Shown(argument.name)), argument.name, FitsCode);
+      if (!fits.ok()) return fits;
+      const bool is_bool = IsType(argument.schema, "boolean") &&
+                           !argument.schema.contains("const") && !argument.schema.contains("enum");
+      absl::StrAppend(&rules, own, i,
+                      " ::= ", Literal(absl::StrCat(first ? "" : ", ", argument.name, "=")), " ",
+                      is_bool ? kBoolean : Json(argument.schema), " ", rule, "-next-", i + 1);
+      if (!argument.required) absl::StrAppend(&rules, " | ", own, i + 1);
+      absl::StrAppend(&rules, "\n");
+    }
+    absl::StrAppend(&rules, own, arguments.size(), " ::= \")\"\n");
+  }
+  return rules;
+}
+
+// A text in which `mark`, whose first byte is nowhere else in it, does not come: a rule for each
+// number of its bytes that have just come.
+std::string TextWithout(absl::string_view mark) {
+  const std::string first = Literal(mark.substr(0, 1));
+  std::string rules =
+      absl::StrCat("text-0 ::= ([^", mark.substr(0, 1), "] text-0 | ", first, " text-1)?\n");
+  for (size_t i = 1; i < mark.size(); ++i) {
+    const absl::string_view next = mark.substr(i, 1);
+    absl::StrAppend(&rules, "text-", i, " ::= (", first, " text-1 | [^", mark.substr(0, 1), next,
+                    "] text-0");
+    if (i + 1 < mark.size()) absl::StrAppend(&rules, " | ", Literal(next), " text-", i + 1);
+    absl::StrAppend(&rules, ")?\n");
+  }
+  return rules;
+}
+
+// What stands between the marks of an argument.
+std::string MarkedValue(const OrderedJson& schema) {
+  if (!IsType(schema, "string")) return Json(schema);
+  OrderedJson values = OrderedJson::array();
+  if (const OrderedJson* one = Find(schema, "const")) {
+    values.push_back(*one);
+  } else if (const OrderedJson* some = Find(schema, "enum")) {
+    values = *some;
+  }
+  std::vector<std::string> texts;
+  for (const OrderedJson& value : values) {
+    if (value.is_string()) texts.push_back(Literal(value.get<std::string>()));
+  }
+  return texts.empty() ? "text-0" : absl::StrCat("(", absl::StrJoin(texts, " | "), ")");
+}
+
+// <function=name>, <parameter=argument> and so on, each on a line of its own.
+absl::StatusOr<std::string> MarkedRules(const std::string& rule, const OrderedJson& function,
+                                        const std::vector<Argument>& arguments) {
+  const auto name = function["name"].get<std::string>();
+  std::string rules = absl::StrCat(rule, " ::= ", Literal(absl::StrCat("<function=", name, ">\n")));
+  for (const Argument& argument : arguments) {
+    const absl::Status fits =
+        CheckName(absl::StrCat("argument ", Shown(argument.name)), argument.name, FitsMark);
+    if (!fits.ok()) return fits;
+    absl::StrAppend(&rules, " (", Literal(absl::StrCat("<parameter=", argument.name, ">\n")), " ",
+                    MarkedValue(argument.schema), " \"\\n</parameter>\\n\")",
+                    argument.required ? "" : "?");
+  }
+  return absl::StrCat(rules, " \"</function>\"\n");
+}
+
+absl::StatusOr<std::string> WrittenRules(const ToolFormat& format, const std::string& rule,
+                                         const OrderedJson& function) {
+  const auto name = function["name"].get<std::string>();
+  const bool marked = format.call == ToolFormat::Call::kMarked;
+  const absl::Status fits = CheckName("its name", name, marked ? FitsMark : FitsCode);
+  if (!fits.ok()) return fits;
+  const OrderedJson parameters = ParametersOf(function);
+  if (format.call == ToolFormat::Call::kNamed) {
+    return absl::StrCat(rule, " ::= ", Literal(absl::StrCat(name, "[ARGS]")), " ", Json(parameters),
+                        "\n");
+  }
+  const absl::StatusOr<std::vector<Argument>> arguments = ArgumentsOf(parameters);
+  if (!arguments.ok()) return arguments.status();
+  return marked ? MarkedRules(rule, function, *arguments) : PythonRules(rule, function, *arguments);
+}
+
+}  // namespace
+
+absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson& functions) {
+  ForcedCall forced;
+  forced.prefix = format.forced_begin;
+  if (format.call == ToolFormat::Call::kJson) {
+    forced.json_schema = JsonCallSchema(functions, format.arguments);
+    return forced;
+  }
+  std::string rules;
+  std::vector<std::string> calls;
+  for (const OrderedJson& function : functions) {
+    calls.push_back(absl::StrCat("call-", calls.size()));
+    const absl::StatusOr<std::string> call = WrittenRules(format, calls.back(), function);
+    if (!call.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "calls of ", Shown(function["name"].get<std::string>()),
+          " cannot be forced in the format ", format.name, ": ", call.status().message()));
+    }
+    absl::StrAppend(&rules, *call);
+  }
+  if (format.call == ToolFormat::Call::kNamed && functions.size() == 1) {
+    // The mark is a token of its own in such models, which no grammar has.
+    forced.begun = absl::StrCat(functions[0]["name"].get<std::string>(), "[ARGS]");
+    forced.prefix += forced.begun;
+    forced.json_schema = Dump(ParametersOf(functions[0]));
+    return forced;
+  }
+  forced.grammar = absl::StrCat("root ::= ", absl::StrJoin(calls, " | "), "\n", rules);
+  if (format.call == ToolFormat::Call::kMarked) forced.grammar += TextWithout("</parameter>");
+  return forced;
+}
+
+}  // namespace packrat

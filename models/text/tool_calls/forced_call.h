@@ -1,0 +1,32 @@
+// What an answer must be that is a call of a tool, in the way in which the model writes calls.
+#ifndef PACKRAT_MODELS_TEXT_TOOL_CALLS_FORCED_CALL_H_
+#define PACKRAT_MODELS_TEXT_TOOL_CALLS_FORCED_CALL_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "models/text/tool_calls/tool_format.h"
+#include "nlohmann/json.hpp"
+
+namespace packrat {
+
+struct ForcedCall {
+  std::string prefix;  // What the prompt ends with.
+  std::string begun;   // The part of it that a ToolCallReader must know.
+  // One of these: a JSON schema, or GBNF with %json (gbnf.h).
+  std::string json_schema, grammar;
+};
+
+// A call of one of `functions`, a list of at least one {"name": "..", "parameters": {..}}, of which
+// the latter is a JSON schema of an object, or missing. INVALID_ARGUMENT names the function whose
+// name or arguments cannot be written in this format. A schema that is not supported shows when the
+// result is compiled.
+//
+// Where arguments are not JSON they come in the order of the schema's properties, and a text in
+// qwen_xml is held to `enum` and `const` alone.
+absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format,
+                                     const nlohmann::ordered_json& functions);
+
+}  // namespace packrat
+
+#endif  // PACKRAT_MODELS_TEXT_TOOL_CALLS_FORCED_CALL_H_

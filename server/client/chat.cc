@@ -89,7 +89,7 @@ class Chat {
   int AtTerminal();
 
  private:
-  Conversation& now() { return conversations_[current_]; }
+  ChatConversation& now() { return conversations_[current_]; }
   bool in_session() const { return style_.form == ChatForm::kSession; }
 
   // By Ctrl-C or its deadline.
@@ -116,7 +116,7 @@ class Chat {
   Signals* const signals_;
   v1::GenerateRequest request_;
   ChatStyle style_;
-  std::vector<Conversation> conversations_;
+  std::vector<ChatConversation> conversations_;
   size_t current_ = 0;
   bool colors_ = false;
   int exit_code_ = kExitOk;  // Other than kExitOk: nobody is there to talk to.
@@ -250,7 +250,7 @@ void Chat::Again() {
 }
 
 void Chat::Fork() {
-  Conversation copy = now();
+  ChatConversation copy = now();
   std::string handle;
   if (in_session()) {
     v1::ForkSessionRequest request;

@@ -15,12 +15,12 @@ void AddMessage(const char* role, const std::string& content, v1::ChatMessages* 
 
 }  // namespace
 
-std::string Conversation::Said(const std::string& line, bool first) const {
+std::string ChatConversation::Said(const std::string& line, bool first) const {
   return absl::StrCat(first ? "" : "\n", style_.user_label, line,
                       style_.reply_label.empty() ? "" : "\n", style_.reply_label);
 }
 
-std::string Conversation::Text() const {
+std::string ChatConversation::Text() const {
   std::string text;
   for (const Turn& turn : turns_) {
     if (style_.form == ChatForm::kMessages) {
@@ -33,7 +33,7 @@ std::string Conversation::Text() const {
   return text;
 }
 
-void Conversation::Ask(const std::string& line, v1::GenerateRequest* request) const {
+void ChatConversation::Ask(const std::string& line, v1::GenerateRequest* request) const {
   switch (style_.form) {
     case ChatForm::kText:
       request->set_text(Text() + Said(line, turns_.empty()));
@@ -56,7 +56,7 @@ void Conversation::Ask(const std::string& line, v1::GenerateRequest* request) co
   }
 }
 
-void Conversation::Rewind(size_t count) {
+void ChatConversation::Rewind(size_t count) {
   turns_.resize(turns_.size() - std::min(count, turns_.size()));
 }
 

@@ -23,9 +23,9 @@ struct ChatStyle {
   std::string system;                   // Messages: what the first says; empty: there is none.
 };
 
-class Conversation {
+class ChatConversation {
  public:
-  explicit Conversation(ChatStyle style) : style_(std::move(style)) {}
+  explicit ChatConversation(ChatStyle style) : style_(std::move(style)) {}
 
   // Puts a turn that says `line` into the request, with what comes before it.
   void Ask(const std::string& line, v1::GenerateRequest* request) const;

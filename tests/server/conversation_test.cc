@@ -13,7 +13,7 @@ TEST(ConversationTest, ATextGoesOn) {
   style.user_label = "U: ";
   style.reply_label = "A:";
   style.system = "not for texts";
-  Conversation chat(style);
+  ChatConversation chat(style);
   v1::GenerateRequest request;
   chat.Ask("one", &request);
   EXPECT_EQ(request.text(), "U: one\nA:");
@@ -34,7 +34,7 @@ TEST(ConversationTest, ATextGoesOn) {
 TEST(ConversationTest, ATurnInASessionSendsItsOwn) {
   ChatStyle style;
   style.form = ChatForm::kSession;
-  Conversation chat(style);
+  ChatConversation chat(style);
   chat.session.handle = "handle";
   v1::GenerateRequest request;
   chat.Ask("one", &request);
@@ -50,7 +50,7 @@ TEST(ConversationTest, MessagesAreSentWhole) {
   ChatStyle style;
   style.form = ChatForm::kMessages;
   style.system = "be brief";
-  Conversation chat(style);
+  ChatConversation chat(style);
   chat.Add("one", "yes");
   v1::GenerateRequest request;
   chat.Ask("never sent", &request);

@@ -5,6 +5,8 @@
   includes tests/.
 - Only server/ (and tests/) knows gRPC, Prometheus, HTTP and the wire contract.
 - server/generation knows the messages of the contract, and no transport.
+- Two classes of namespace packrat have two names: a program with both would take the functions of one
+  for those of the other, and nothing would say so.
 - Nobody uses absl::Mutex (not built for ThreadSanitizer here) or absl/log (this Abseil has none).
 - Python scripts compile.
 
@@ -22,6 +24,8 @@ NETWORK = re.compile(r"^(grpc|grpcpp|prometheus|google/protobuf|proto)/|^boost/(
 TRANSPORT = re.compile(r"^(grpc|grpcpp|server/grpc|server/http|server/net)/|^boost/(asio|beast)[/.]|\.grpc\.pb\.h$")
 FORBIDDEN = re.compile(r"^absl/(synchronization/|log/)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
+NAMESPACE = re.compile(r"^(?:namespace ([\w:]*) ?\{|\}  // (?:anonymous )?namespace)")
+CLASS = re.compile(r"^(?:class|struct|union)\b(?: \w+\([^)]*\))? (\w+)(?: final)?(?: \{| :)")
 
 
 def check_cpp(path, text):
@@ -45,6 +49,18 @@ def check_cpp(path, text):
             yield number, "server/generation knows no transport and must not include %s" % included
 
 
+def classes(path, text):
+    """Yields (line number, name) of the classes that namespace packrat itself has, tests' excepted."""
+    if not path.endswith(CPP) or path.split("/")[0] not in LAYERS[:-1]:
+        return
+    inside = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := NAMESPACE.match(line):
+            inside = inside[:-1] if line[0] == "}" else inside + [match.group(1)]
+        if (match := CLASS.match(line)) and inside == ["packrat"]:
+            yield number, match.group(1)
+
+
 def check_file(path, text):
     if path.endswith(CPP):
         yield from check_cpp(path, text)
@@ -58,6 +74,7 @@ def check_file(path, text):
 def main(root, paths):
     problems = 0
     lengths = []
+    places = {}
     for path in paths:
         if not path.endswith(CPP + (".py", ".proto", ".bzl")):
             continue
@@ -69,6 +86,11 @@ def main(root, paths):
         for number, message in check_file(path, text):
             print("%s:%d: %s" % (path, number, message))
             problems += 1
+        for number, name in classes(path, text):
+            place = "%s:%d" % (path, number)
+            if places.setdefault(name, place) != place:
+                print("%s: %s has another class %s" % (place, places[name], name))
+                problems += 1
     for lines, path in sorted(lengths, reverse=True):
         print("note: %s has %d lines" % (path, lines))
     return 1 if problems else 0

@@ -1,3 +1,7 @@
+import contextlib
+import io
+import os
+import tempfile
 import unittest
 
 from tests.tools import check_layers
@@ -31,6 +35,28 @@ class CheckLayersTest(unittest.TestCase):
     def test_libraries_that_mislead_sanitizers(self):
         self.assertEqual(broken("server/a.cc", '#include "absl/synchronization/mutex.h"\n'), [1])
         self.assertEqual(broken("server/a.cc", '#include "absl/strings/str_cat.h"\n'), [])
+
+    def test_classes_have_names_of_their_own(self):
+        files = {
+            "models/a.h": "namespace packrat {\nclass A {\n};\nstruct B;\nclass A::Impl {\n}  // namespace packrat\n",
+            "server/b.h": "namespace packrat {\nstruct B {\n};\nnamespace {\nclass A : public B {\n};\n"
+                          "}  // namespace\nnamespace v1 {\nclass A {\n};\n}  // namespace v1\n"
+                          "}  // namespace packrat\n",
+            "runtime/c.cc": "namespace packrat::gpu {\nclass A {\n};\n}  // namespace packrat::gpu\n",
+            "tests/d.h": "namespace packrat {\nclass A {\n};\n}  // namespace packrat\n",
+        }
+        self.assertEqual(self.said(files), "")
+        files["server/e.cc"] = "namespace packrat {\nnamespace {\n}  // namespace\n\nclass A final : public B {\n"
+        self.assertEqual(self.said(files), "server/e.cc:5: models/a.h:2 has another class A\n")
+
+    def said(self, files):
+        with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(io.StringIO()) as out:
+            for path, text in files.items():
+                os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
+                with open(os.path.join(root, path), "w", encoding="utf-8") as file:
+                    file.write(text)
+            self.assertEqual(check_layers.main(root, list(files)), 1 if out.getvalue() else 0)
+        return out.getvalue()
 
     def test_python_compiles(self):
         self.assertEqual(broken("models/a.py", "x = 1\n"), [])

@@ -104,15 +104,15 @@ const TensorView* WeightLoader::Take(const std::string& name, const std::vector<
   const TensorView& view = found->second;
   taken_.insert(name);
   if (view.shape != shape) {
-    Fail(absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has shape ",
-                                                 ShapeText(view.shape), ", the config asks for ",
-                                                 ShapeText(shape))));
+    Fail(absl::InvalidArgumentError(
+        absl::StrCat(view.file, ": tensor ", checkpoint_->NameInFile(name), " has shape ",
+                     ShapeText(view.shape), ", the config asks for ", ShapeText(shape))));
     return nullptr;
   }
   if (view.type == TensorType::kI32) {
-    Fail(absl::InvalidArgumentError(absl::StrCat(view.file, ": tensor ", name, " has dtype ",
-                                                 TensorTypeName(view.type),
-                                                 "; a weight must be F32, BF16 or F16")));
+    Fail(absl::InvalidArgumentError(
+        absl::StrCat(view.file, ": tensor ", checkpoint_->NameInFile(name), " has dtype ",
+                     TensorTypeName(view.type), "; a weight must be F32, BF16 or F16")));
     return nullptr;
   }
   hash_ = HashBytes(hash_, name.data(), name.size());
@@ -228,7 +228,8 @@ void WeightLoader::Refuse(const std::string& name, const std::string& why) {
   const auto found = checkpoint_->tensors().find(name);
   const std::string file =
       found == checkpoint_->tensors().end() ? "" : absl::StrCat(found->second.file, ": ");
-  Fail(absl::InvalidArgumentError(absl::StrCat(file, "tensor ", name, " ", why)));
+  Fail(absl::InvalidArgumentError(
+      absl::StrCat(file, "tensor ", checkpoint_->NameInFile(name), " ", why)));
 }
 
 std::vector<float> WeightLoader::Floats(const std::string& name,
@@ -276,7 +277,7 @@ absl::Status WeightLoader::Surplus() const {
     // A model that ties its matrices has no other place for lm_head.weight.
     if (taken_.count(name) > 0 || view.type == TensorType::kI32) continue;
     if (absl::EndsWith(name, "lm_head.weight") && IsCopy(view)) continue;
-    surplus.push_back(absl::StrCat(view.file, ": ", name));
+    surplus.push_back(absl::StrCat(view.file, ": ", checkpoint_->NameInFile(name)));
   }
   if (surplus.empty()) return absl::OkStatus();
   std::sort(surplus.begin(), surplus.end());

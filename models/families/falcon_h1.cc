@@ -13,8 +13,9 @@ namespace {
 constexpr double kMostMultiplied = 1e4;
 
 float CheckMultiplier(JsonFields* f, const std::string& name, double value) {
-  if (value == 0.0) f->Fail(name, "is 0; must not be 0");
-  return static_cast<float>(value);
+  const auto multiplier = static_cast<float>(value);
+  if (multiplier == 0.0f) f->Fail(name, absl::StrCat("is ", value, "; must not be 0"));
+  return multiplier;
 }
 
 float ReadMultiplier(JsonFields* f, const std::string& name) {
@@ -75,7 +76,9 @@ Mamba2Spec ReadMamba(JsonFields* f, int hidden_size) {
   mamba.state_size = f->Int("mamba_d_state", 1, kMaxHeadDim, 256);
   mamba.conv_size = f->Int("mamba_d_conv", 1, kMaxConvSize, 4);
   mamba.Check(f, {"mamba_n_heads", "mamba_n_groups", "mamba_d_head", "mamba_d_state"});
-  const bool first = f->Bool("mamba_norm_before_gate", true);
+  // A null is false, as in Python.
+  const bool first =
+      f->Bool("mamba_norm_before_gate", f->Find("mamba_norm_before_gate") == nullptr);
   mamba.norm = !f->Bool("mamba_rms_norm", false) ? Mamba2Norm::kNone
                : first                           ? Mamba2Norm::kBeforeGate
                                                  : Mamba2Norm::kAfterGate;

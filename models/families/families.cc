@@ -130,9 +130,9 @@ void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
 }
 
 void IgnoreBookkeeping(JsonFields* fields) {
-  fields->Ignore({"_attn_implementation_autoset", "_name_or_path", "architectures", "auto_map",
-                  "dtype", "name_or_path", "torch_dtype", "transformers_version", "unsloth_fixed",
-                  "unsloth_version"});
+  fields->Ignore({"_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+                  "auto_map", "dtype", "name_or_path", "torch_dtype", "transformers_version",
+                  "unsloth_fixed", "unsloth_version"});
   // Training.
   fields->Ignore({"attention_dropout", "dropout", "hidden_dropout", "initializer_range",
                   "problem_type", "id2label", "label2id", "finetuning_task", "task_specific_params",
@@ -171,7 +171,8 @@ void IgnoreBookkeeping(JsonFields* fields) {
                            "attention_bias", "mlp_bias"}) {
     if (!fields->Knows(name)) fields->Only(name, false);
   }
-  fields->Ignore({"is_decoder", "cross_attention_hidden_size", "pruned_heads"});
+  fields->Only("pruned_heads", Json::object());
+  fields->Ignore({"is_decoder", "cross_attention_hidden_size"});
 }
 
 std::string OneOf(const std::vector<std::string>& names) {

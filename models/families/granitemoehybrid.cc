@@ -49,6 +49,10 @@ Mamba2Spec ReadMamba(JsonFields* f, int hidden_size) {
 AttentionSpec ReadAttention(JsonFields* f, int hidden_size) {
   AttentionSpec attention;
   ReadHeads(f, {32, {}, {}}, hidden_size, &attention);
+  const Json* multiplier = f->Find("attention_multiplier");
+  if (multiplier != nullptr && multiplier->is_null()) {
+    f->Fail("attention_multiplier", "is null; must be a number");  // It would be the usual scale.
+  }
   attention.scale = f->Number("attention_multiplier", 1e-6, 1e6, 1.0);
   attention.qkv_bias = attention.out_bias = f->Bool("attention_bias", false);
   const std::string positions = f->String("position_embedding_type", "nope");

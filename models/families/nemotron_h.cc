@@ -23,9 +23,15 @@ constexpr KindName kKinds[] = {{'M', "linear_attention", "mamba", Kind::kMamba},
 std::vector<Kind> ReadKinds(JsonFields* f) {
   std::vector<std::string> given;
   std::string field = "layers_block_type";
+  const Json* first = nullptr;
   for (const char* name : {"layers_block_type", "layer_types"}) {
     const Json* list = f->Get(name);
-    if (list == nullptr || !given.empty()) continue;
+    if (list == nullptr) continue;
+    if (first != nullptr) {
+      if (*list != *first) f->Fail(name, "is not as layers_block_type; must be the same");
+      continue;
+    }
+    first = list;
     field = name;
     if (!list->is_array() || list->empty() || list->size() > size_t{kMaxLayers}) {
       f->Fail(name, absl::StrCat("must list the kinds of 1 to ", kMaxLayers, " layers"));
@@ -79,8 +85,9 @@ Mamba2Spec ReadMamba(JsonFields* f) {
   // time_step_limit.
   mamba.dt_min = static_cast<float>(f->Number("time_step_min", 0.0, 1e6, 0.001));
   f->Only("mamba_hidden_act", "silu");
-  f->Ignore({"time_step_limit", "time_step_max", "time_step_floor", "mamba_proj_bias", "expand",
-             "chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype"});
+  f->Ignore({"time_step_limit", "time_step_max", "time_step_floor", "time_step_rank",
+             "mamba_proj_bias", "expand", "chunk_size", "use_mamba_kernels",
+             "mamba_ssm_cache_dtype"});
   return mamba;
 }
 

@@ -38,11 +38,14 @@ AttentionSpec ReadAttention(JsonFields* f, int hidden_size, bool bias) {
   ReadHeads(f, {30, {}, {}}, hidden_size, &attention);
   attention.qkv_bias = attention.out_bias = bias;
   attention.qk_norm = attention.qk_norm_whole = true;
-  // A theta of null says that nothing is rotated.
+  // A theta of null says that nothing is rotated: that of rope_parameters, or where it has none or
+  // is not there, the one beside it, as the authors' converter writes it.
+  const Json* theta = f->Find("rope_theta");
   const Json* rope = f->Get("rope_parameters");
-  const bool plain = rope != nullptr && rope->is_object() && rope->contains("rope_theta") &&
-                     (*rope)["rope_theta"].is_null();
-  if (plain) {
+  if (rope != nullptr && rope->is_object() && rope->contains("rope_theta")) {
+    theta = &(*rope)["rope_theta"];
+  }
+  if (theta != nullptr && theta->is_null() && (rope == nullptr || rope->is_object())) {
     attention.rotary_dim = 0;
   } else {
     attention.rope_base = ReadRopeTheta(f, 10000.0, &attention.rope_scaling);

@@ -20,20 +20,21 @@ float AsBFloat16(float x) {
   return x;
 }
 
-// The mixers that the layers repeat.
+// The mixers that the layers repeat, under the name of today or that of transformers 4.
 std::vector<std::string> ReadPattern(JsonFields* f) {
-  const Json* list = f->Get("block_types");
+  const char* name = f->Get("block_types") != nullptr ? "block_types" : "_block_types";
+  const Json* list = f->Get(name);
   if (list == nullptr) return {"recurrent", "recurrent", "attention"};
-  f->Only("_block_types", *list);  // As transformers 4 wrote them.
+  f->Only("_block_types", *list);
   std::vector<std::string> pattern;
   for (const Json& item : list->is_array() ? *list : Json::array()) {
     if (item != "recurrent" && item != "attention") {
-      f->Fail("block_types",
+      f->Fail(name,
               absl::StrCat("holds ", JsonFields::Shown(item), "; must be recurrent or attention"));
     }
     pattern.push_back(item == "recurrent" ? "recurrent" : "attention");
   }
-  if (pattern.empty()) f->Fail("block_types", "must be a list of mixers");
+  if (pattern.empty()) f->Fail(name, "must be a list of mixers");
   return pattern;
 }
 

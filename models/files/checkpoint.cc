@@ -115,10 +115,10 @@ absl::StatusOr<TensorView> Checkpoint::Find(const std::string& name) const {
   const auto other = others_.find(name);
   if (other != others_.end()) {
     return Invalid(other->second.file,
-                   absl::StrCat("tensor ", Quoted(name), " has dtype ", other->second.dtype,
-                                "; a weight must be F32, BF16 or F16"));
+                   absl::StrCat("tensor ", Quoted(NameInFile(name)), " has dtype ",
+                                other->second.dtype, "; a weight must be F32, BF16 or F16"));
   }
-  return Invalid(where_, absl::StrCat("tensor ", Quoted(name), ": missing"));
+  return Invalid(where_, absl::StrCat("tensor ", Quoted(NameInFile(name)), ": missing"));
 }
 
 absl::Status Checkpoint::Read(const TensorView& tensor, size_t first, size_t bytes,
@@ -178,9 +178,15 @@ void Checkpoint::Unnest(const std::string& nested, const std::string& plain,
     };
     if (std::any_of(others.begin(), others.end(), begins)) continue;
     const std::string renamed = begins(nested) ? plain + name.substr(nested.size()) : name;
+    if (renamed != name) nested_ = nested, plain_ = plain;
     tensors.emplace(tensors_.count(renamed) > 0 ? name : renamed, std::move(view));
   }
   tensors_ = std::move(tensors);
+}
+
+std::string Checkpoint::NameInFile(const std::string& name) const {
+  const bool renamed = !nested_.empty() && absl::StartsWith(name, plain_);
+  return renamed ? nested_ + name.substr(plain_.size()) : name;
 }
 
 }  // namespace packrat

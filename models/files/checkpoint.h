@@ -59,6 +59,8 @@ class Checkpoint {
   // begin with one of `others` are left out.
   void Unnest(const std::string& nested, const std::string& plain,
               const std::vector<std::string>& others);
+  // What a tensor is called in the files, for messages.
+  std::string NameInFile(const std::string& name) const;
 
   // Without tensors that no model needs: counters and masks (of BOOL, or of an integer type other
   // than I32), and rotary_emb.inv_freq, which older files have although the config determines it.
@@ -79,6 +81,7 @@ class Checkpoint {
   bool Knows(const std::string& name, const std::string& file) const;
 
   std::string where_;
+  std::string nested_, plain_;  // What Unnest() has replaced, by what. Empty: nothing.
   std::vector<File> files_;
   std::unordered_map<std::string, TensorView> tensors_;
   std::unordered_map<std::string, OtherTensor> others_;

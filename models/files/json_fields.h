@@ -148,7 +148,7 @@ class JsonFields {
     return absl::StrCat("must be an integer from ", min, " to ", max);
   }
   static std::string Shown(const Json& value) {
-    if (value.is_object()) return "an object";
+    if (value.is_object()) return value.empty() ? "an empty object" : "an object";
     if (value.is_array()) return value.empty() ? "an empty list" : "a list";
     if (value.is_string()) return Quoted(value.get<std::string>());
     return value.dump();

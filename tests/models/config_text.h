@@ -5,10 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "models/config.h"
+#include "models/files/json.h"
 
 namespace packrat {
 
@@ -36,6 +39,15 @@ inline ModelConfig Parse(const std::string& text) {
   auto config = ParseModelConfig(text);
   EXPECT_TRUE(config.ok()) << config.status() << "\n" << text;
   return config.value_or(ModelConfig());
+}
+
+// Of a file.
+inline Json ReadConfig(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  auto json = ParseJson(text.data(), text.size(), path);
+  EXPECT_TRUE(json.ok()) << json.status();
+  return json.ok() ? *json : Json();
 }
 
 inline std::string Refusal(const std::string& text) {

@@ -192,6 +192,8 @@ INSTANTIATE_TEST_SUITE_P(
              {"Norm", "\"rmsnorm\"", "\"layernorm\"", "normalization_function: is \"layernorm\""},
              {"Logits", "\"logits_scaling\": 2.5", "\"logits_scaling\": 0",
               "logits_scaling: is 0; must be a number from"},
+             {"NoScale", "\"attention_multiplier\": 0.3", "\"attention_multiplier\": null",
+              "attention_multiplier: is null; must be a number"},
              {"Attention", "\"attention_multiplier\": 0.3", "\"attention_multiplier\": 0",
               "attention_multiplier: is 0; must be a number from"}}),
     NameOfChange);

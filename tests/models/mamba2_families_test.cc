@@ -115,6 +115,11 @@ TEST(FalconH1, FlagsCount) {
   EXPECT_EQ(Mamba(Parse(normed)).norm, Mamba2Norm::kAfterGate);
   EXPECT_EQ(Mamba(Parse(With(normed, "before_gate\": false", "before_gate\": true"))).norm,
             Mamba2Norm::kBeforeGate);
+  // A null is false, as in Python; what is left out is true.
+  EXPECT_EQ(Mamba(Parse(With(normed, "before_gate\": false", "before_gate\": null"))).norm,
+            Mamba2Norm::kAfterGate);
+  EXPECT_EQ(Mamba(Parse(With(normed, "\"mamba_norm_before_gate\": false,", ""))).norm,
+            Mamba2Norm::kBeforeGate);
   const ModelConfig grouped = Parse(With(kFalcon, "n_groups\": 1", "n_groups\": 2"));
   EXPECT_EQ(Mamba(grouped).num_groups, 2);
   EXPECT_EQ(Mamba(grouped).norm_groups, 2);
@@ -137,6 +142,8 @@ INSTANTIATE_TEST_SUITE_P(
             {{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
              {"NoKeys", "\"key_multiplier\": 0.390625", "\"key_multiplier\": 0",
               "key_multiplier: is 0; must not be 0"},
+             {"TinyKeys", "\"key_multiplier\": 0.390625", "\"key_multiplier\": 1e-300",
+              "key_multiplier: is 1e-300; must not be 0"},
              {"TooFew", "[0.8838834764831844, 0.5859375]", "[0.5]",
               "mlp_multipliers: must be a list of 2 numbers"},
              {"NotANumber", "0.25, 0.17", "null, 0.17", "ssm_multipliers: holds null"},
@@ -223,6 +230,9 @@ INSTANTIATE_TEST_SUITE_P(
               "without them is"},
              {"Kind", "\"M-M*-\"", "\"M-m\"",
               "hybrid_override_pattern: layer 2 is \"m\"; must be linear_attention"},
+             {"TwoLists", "\"hybrid_override_pattern\": \"M-M*-\"",
+              R"("layers_block_type": ["mamba", "mlp"], "layer_types": ["mlp", "mamba"])",
+              "layer_types: is not as layers_block_type; must be the same"},
              {"NoLayers", "\"hybrid_override_pattern\": \"M-M*-\", ", "",
               "hybrid_override_pattern: must have a letter for each"},
              {"Activation", "\"relu2\"", "\"silu\"", "mlp_hidden_act: is \"silu\"; only \"relu2\""},

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <variant>
@@ -102,6 +103,20 @@ TEST(OlmoHybrid, FlagsCount) {
   const ModelConfig turned = Parse(With(kOlmo, "\"rope_theta\": null", "\"rope_theta\": 5e5"));
   EXPECT_FALSE(Attention(turned).rotary_dim.has_value());
   EXPECT_EQ(Attention(turned).rope_base, 5e5);
+}
+
+// The authors' converter says so beside rope_parameters, which it leaves out.
+TEST(OlmoHybrid, AThetaOfNullIsNoRotation) {
+  const std::string rope = R"("rope_parameters": {"rope_theta": null, "rope_type": "default"})";
+  const auto rotary_dim = [&](const std::string& fields) {
+    return Attention(Parse(With(kOlmo, rope, fields))).rotary_dim;
+  };
+  EXPECT_EQ(rotary_dim("\"rope_theta\": null"), 0);
+  EXPECT_EQ(rotary_dim("\"rope_theta\": null, \"rope_parameters\": {}"), 0);
+  EXPECT_EQ(rotary_dim("\"rope_theta\": null, \"rope_parameters\": {\"rope_theta\": 5e5}"),
+            std::nullopt);
+  EXPECT_EQ(rotary_dim("\"rope_parameters\": null"), std::nullopt);
+  EXPECT_EQ(rotary_dim("\"rope_parameters\": {}"), std::nullopt);
 }
 
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }

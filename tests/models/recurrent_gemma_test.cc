@@ -13,6 +13,8 @@
 namespace packrat {
 namespace {
 
+using testing::Contains;
+using testing::Each;
 using testing::ElementsAre;
 
 // RecurrentGemma-2B's, shortened in layers.
@@ -79,6 +81,15 @@ TEST(RecurrentGemma, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(attention.num_kv_heads, 10);  // As many as heads.
   EXPECT_EQ(attention.window, 2048);
   EXPECT_EQ(attention.rotary_dim, 128);
+}
+
+// As the published models have the mixers, which transformers 4 wrote.
+TEST(RecurrentGemma, OlderFilesNameTheirBlocksOtherwise) {
+  const ModelConfig config = Parse(With(kPublished, "\"block_types\"", "\"_block_types\""));
+  EXPECT_THAT(Kinds(config), Contains("local_attention"));
+  const ModelConfig other =
+      Parse(R"({"model_type": "recurrent_gemma", "_block_types": ["recurrent"]})");
+  EXPECT_THAT(Kinds(other), Each("rg_lru"));
 }
 
 // The recurrence's own width, halves of odd sizes, and biases.

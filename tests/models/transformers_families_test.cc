@@ -168,6 +168,8 @@ INSTANTIATE_TEST_SUITE_P(
               "attention_bias: is true; only false is served"},
              {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
               "mlp_bias: is true; only false is served"},
+             {"Pruned", "\"use_cache\"", "\"pruned_heads\": {\"1\": [0]}, \"use_cache\"",
+              "pruned_heads: is an object; only an empty object is served"},
              {"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
               "rope_interleaved: is true"},
              {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},

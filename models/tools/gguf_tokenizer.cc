@@ -123,11 +123,13 @@ absl::Status Reader::BytePairs(Json* json) const {
                      {"normalized", false},
                      {"special", types_[i] == kControl}});
   }
+  // Qwen's tokenizers compose characters before all else, which files do not tell.
+  const Json normalizer = name == "qwen2" ? Json{{"type", "NFC"}} : Json();
   *json = {{"version", "1.0"},
            {"truncation", nullptr},
            {"padding", nullptr},
            {"added_tokens", added},
-           {"normalizer", nullptr},
+           {"normalizer", normalizer},
            {"pre_tokenizer", cut},
            {"post_processor", nullptr},
            {"decoder", ByteLevel(true)},

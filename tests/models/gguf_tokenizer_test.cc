@@ -48,6 +48,7 @@ TEST(TokenizerOfGguf, WordsAreCutAsTheNameSays) {
     const bool three = std::string(pre) != "qwen2";  // Digits in groups of up to three.
     EXPECT_EQ(pattern.find("\\p{N}{1,3}|") != std::string::npos, three) << pre;
     EXPECT_EQ(json["model"]["ignore_merges"], three) << pre;
+    EXPECT_EQ(json["normalizer"], three ? Json() : Json({{"type", "NFC"}})) << pre;
   }
   for (const char* pre : {"gpt-2", "smollm"}) EXPECT_EQ(cut(pre)["model"]["ignore_merges"], false);
 }

@@ -8,6 +8,8 @@
 #include <iterator>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "models/files/json.h"
 #include "models/text/tokenizer.h"
@@ -34,6 +36,21 @@ inline absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJson(const Json& json,
   dir.Write("tokenizer.json", json.dump());
   if (!config.empty()) dir.Write("tokenizer_config.json", config);
   return Tokenizer::Load(dir.path(), vocab_size);
+}
+
+// Of a file of that name, with a JSON patch.
+inline std::unique_ptr<Tokenizer> Load(const std::string& name, const Json& patch = Json::array(),
+                                       const std::string& config = "") {
+  auto tokenizer = LoadJson(ReadJson(name + ".json").patch(patch), config);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+inline std::vector<int32_t> Encode(const Tokenizer& tokenizer, const std::string& text,
+                                   bool special = false, bool bos = false) {
+  auto ids = tokenizer.Encode(text, {bos, special});
+  EXPECT_TRUE(ids.ok()) << ids.status();
+  return ids.value_or(std::vector<int32_t>());
 }
 
 }  // namespace packrat

@@ -1,5 +1,5 @@
 """Writes expected.json: what the Python package `tokenizers` makes of texts; its test is
-tests/models/bpe_test.cc.
+tests/models/bpe_library_test.cc.
 
     python3 tests/data/tokenizer_json/expect.py NOVELS.txt.xz
 

@@ -99,6 +99,9 @@ TEST(Granite, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(Mamba(config, 0).state_size, 256);
   EXPECT_EQ(Mamba(config, 0).dt_min, 0.0f);
   EXPECT_TRUE(Mamba(config, 0).conv_bias);
+  const ModelConfig one = Parse(R"({"model_type": "granitemoehybrid", "num_local_experts": 0,
+      "num_hidden_layers": 1, "layer_types": ["attention"]})");
+  EXPECT_EQ(Attention(one, 0).scale, 1.0);
 }
 
 // As transformers 4 wrote it: other names of layers, a bare Infinity, and no positions.

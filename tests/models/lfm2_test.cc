@@ -114,6 +114,7 @@ TEST(Lfm2, FeedForwardsFollowFourFields) {
                   "\"block_multiple_of\": 8"),
             872);  // 865.8 without its fraction.
   EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_multiple_of\": 1"), 666);
+  EXPECT_EQ(width("\"intermediate_size\": 1001, \"block_multiple_of\": 1"), 667);
 }
 
 TEST(Lfm2, LayersFollowTheListOfTypesOrThatOfNumbers) {
@@ -152,6 +153,10 @@ INSTANTIATE_TEST_SUITE_P(
               "conv_L_cache: is 17; must be an integer from 1 to 16"},
              {"OtherTheta", "\"theta\": 1000000.0,", "\"theta\": 10000.0,",
               "theta: is 10000.0; only 1000000.0 is served"},
+             {"OtherEps", "\"block_norm_eps\": 1e-05", "\"block_norm_eps\": 1e-06",
+              "block_norm_eps: is 1e-06; only 1e-05 is served"},
+             {"NoPositions", "\"use_pos_enc\": true", "\"use_pos_enc\": false",
+              "use_pos_enc: is false; only true is served"},
              {"OtherHeads", "\"num_heads\": 16", "\"num_heads\": 8",
               "num_heads: is 8; only 16 is served"},
              {"OtherConv", "\"conv_dim\": 1024", "\"conv_dim\": 512",

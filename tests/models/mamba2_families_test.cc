@@ -135,6 +135,13 @@ TEST(FalconH1, FlagsCount) {
   EXPECT_EQ(Mamba(limited).dt_max, 0.5f);
 }
 
+TEST(FalconH1, KeyHeadsOfNullAreThoseOfQueries) {
+  const ModelConfig config =
+      Parse(With(With(kFalcon, "attention_heads\": 8", "attention_heads\": 16"),
+                 "key_value_heads\": 2", "key_value_heads\": null"));
+  EXPECT_EQ(Attention(config, 1).num_kv_heads, 16);
+}
+
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 INSTANTIATE_TEST_SUITE_P(
     FalconH1, Refused,
@@ -222,6 +229,20 @@ TEST(NemotronH, FlagsCount) {
   EXPECT_FALSE(Parse(With(kNemotron, "embeddings\": false", "embeddings\": true")).tie_embeddings);
 }
 
+TEST(NemotronH, DefaultsAreThoseOfTransformers) {
+  const ModelConfig config =
+      Parse(R"({"model_type": "nemotron_h", "hybrid_override_pattern": "M*"})");
+  EXPECT_EQ(Mamba(config).num_heads, 128);
+  EXPECT_EQ(Mamba(config).num_groups, 8);
+  EXPECT_EQ(Mamba(config).dt_min, 0.001f);
+  EXPECT_EQ(Attention(config, 1).num_kv_heads, 8);
+  EXPECT_EQ(config.norm_eps, 1e-5f);
+  const ModelConfig null =
+      Parse(With(kNemotron, "key_value_heads\": 8", "key_value_heads\": null"));
+  EXPECT_EQ(Attention(null, 2).num_kv_heads, 32);
+  EXPECT_THAT(config.others, ElementsAre("mtp."));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     NemotronH, Refused,
     Changes(kNemotron,
@@ -233,6 +254,8 @@ INSTANTIATE_TEST_SUITE_P(
              {"TwoLists", "\"hybrid_override_pattern\": \"M-M*-\"",
               R"("layers_block_type": ["mamba", "mlp"], "layer_types": ["mlp", "mamba"])",
               "layer_types: is not as layers_block_type; must be the same"},
+             {"AnEmptyList", "\"hybrid_override_pattern\": \"M-M*-\"", "\"layer_types\": []",
+              "layer_types: must list the kinds of 1 to 1024 layers"},
              {"NoLayers", "\"hybrid_override_pattern\": \"M-M*-\", ", "",
               "hybrid_override_pattern: must have a letter for each"},
              {"Activation", "\"relu2\"", "\"silu\"", "mlp_hidden_act: is \"silu\"; only \"relu2\""},

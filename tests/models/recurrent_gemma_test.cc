@@ -71,6 +71,7 @@ TEST(RecurrentGemma, DefaultsAreThoseOfTransformers) {
   EXPECT_TRUE(config.tie_embeddings);
   EXPECT_EQ(config.mixers.size(), 26u);
   EXPECT_EQ(config.max_context, 8192);
+  EXPECT_EQ(config.logits_cap, 30.0f);
   EXPECT_EQ(config.bos_id, 2);
   EXPECT_THAT(config.eos_ids, ElementsAre(1));
   const auto& lru = std::get<RgLruSpec>(config.mixers[25]);
@@ -105,6 +106,10 @@ TEST(RecurrentGemma, SizesOfTheirOwn) {
   EXPECT_EQ(std::get<AttentionSpec>(config.mixers[0]).rotary_dim, 4);
   EXPECT_EQ(std::get<AttentionSpec>(config.mixers[0]).rope_base, 500.0);
   EXPECT_TRUE(std::get<AttentionSpec>(config.mixers[0]).qkv_bias);
+  // The root of 2592 is 50.91, and bfloat16 has quarters there.
+  const ModelConfig up = Parse(R"({"model_type": "recurrent_gemma", "hidden_size": 2592,
+      "num_attention_heads": 12})");
+  EXPECT_EQ(up.embedding_scale, 51.0f);
 }
 
 // Three rows of 96 channels for the convolution, then the state.

@@ -3,12 +3,10 @@
 #include <deque>
 
 #include "tests/kernels/attention_reference.h"
-#include "tests/kernels/steps.h"
+#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
-
-using Outputs = std::vector<std::vector<float>>;  // Per text (length, heads * dim).
 
 // A way of computing attention: in activations and pages of type T.
 template <class T>
@@ -151,17 +149,8 @@ class AttentionTest : public TextsTest {
                                     << s.head_dim << " rotary " << s.rotary_dim << " window "
                                     << s.window << " text " << texts[0].length);
     ForEachDevice([&] {
-      const Outputs whole = Feed(s, texts, Cut::kWhole);
-      for (size_t i = 0; i < texts.size(); ++i) {
-        ASSERT_EQ(whole[i].size(), texts[i].expected.size());
-        for (size_t j = 0; j < whole[i].size(); ++j) {
-          ASSERT_NEAR(whole[i][j], texts[i].expected[j], texts[i].tolerance[j])
-              << "text " << i << " element " << j;
-        }
-      }
-      ForEachCutAndOrder([&](Cut cut) {
-        EXPECT_EQ(Feed(s, texts, cut, 8), whole) << "cut " << static_cast<int>(cut);
-      });
+      TextsTest::ExpectRightInEveryCut(
+          texts, [&](Cut cut, uint64_t seed) { return Feed(s, texts, cut, seed); });
     });
   }
 };
@@ -363,19 +352,15 @@ TYPED_TEST(AttentionTest, NaNStaysInItsSequenceAndIsSeenThere) {
         const int columns = static_cast<int>((bad[1].*operand).size()) / 37;
         (bad[1].*operand)[at * columns + 5] = kNaN;
         const Outputs dirty = this->Feed(s, bad, how);
-        EXPECT_TRUE(SameBits(clean[0], dirty[0]));
-        EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+        SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(how));
         // What comes later changes nothing of what came before, and beyond the window it is
         // forgotten; on a GPU even in the same piece.
-        if (!kOnCpu || how == Cut::kSingle) {
-          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), at * width));
-          const size_t forgotten = (at + s.window) * width;
-          EXPECT_TRUE(SameBits(clean[1].data() + forgotten, dirty[1].data() + forgotten,
-                               clean[1].size() - forgotten));
-        }
-        const float* row = dirty[1].data() + at * width;
-        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-            << "a NaN vanished, cut " << static_cast<int>(how);
+        const bool earlier = !kOnCpu || how == Cut::kSingle;
+        ExpectNaNIsSeenAlone(clean, dirty, at, width, earlier);
+        if (!earlier) continue;
+        const size_t forgotten = (at + s.window) * width;
+        EXPECT_TRUE(SameBits(clean[1].data() + forgotten, dirty[1].data() + forgotten,
+                             clean[1].size() - forgotten));
       }
     });
   }

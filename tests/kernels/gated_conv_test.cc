@@ -3,12 +3,10 @@
 #include <cmath>
 #include <deque>
 
-#include "tests/kernels/steps.h"
+#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
-
-using Outputs = std::vector<std::vector<float>>;
 
 struct ConvText {
   int length;
@@ -72,39 +70,23 @@ class GatedConvTest : public TextsTest {
 
   Outputs Feed(const ConvLayer& layer, Cut cut, uint64_t seed = 7) {
     const GatedConvShape& s = layer.shape;
-    Random random(seed);
-    std::vector<int> lengths;
-    std::vector<const std::vector<float>*> rows_of;
-    for (const ConvText& text : layer.texts) {
-      lengths.push_back(text.length);
-      rows_of.push_back(&text.rows);
-    }
-    DeviceTails tails(&random, ShortConvTailFloats(s.channels, s.conv_size), lengths.size());
-    DeviceArray<float> taps(layer.taps);
-    DeviceArray<float> bias(layer.bias.empty() ? std::vector<float>{kNaN} : layer.bias);
-    Outputs outputs(lengths.size());
-    Feeder feeder(lengths, cut);
-    std::vector<Rows> rows;
-    while (feeder.Next(&rows)) {
-      const DeviceStep step(&random, rows, tails.places());
-      DeviceArray<T> x(Stored<T>::From(step.Gather(rows_of, layer.stride)));
-      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * s.channels);
-      const GatedConvWeights weights{taps.data(), layer.bias.empty() ? nullptr : bias.data()};
+    TailFeed feed(layer.texts, cut, seed, ShortConvTailFloats(s.channels, s.conv_size));
+    const DeviceArray<float> taps(layer.taps);
+    const DeviceArray<float> bias(layer.bias.empty() ? std::vector<float>{kNaN} : layer.bias);
+    const GatedConvWeights weights{taps.data(), layer.bias.empty() ? nullptr : bias.data()};
+    return feed.template Run<T>(s.channels, [&](const DeviceStep& step, T* out) {
+      const DeviceArray<T> x(Stored<T>::From(feed.Gather(step, &ConvText::rows, layer.stride)));
       const GatedConvOperands operands{x.data() + s.channels,
                                        layer.gated ? x.data() + 2 * s.channels : nullptr,
                                        layer.gated ? x.data() : nullptr,
                                        layer.stride,
                                        Stored<T>::kType,
-                                       out.data(),
+                                       out,
                                        Stored<T>::kType};
-      EXPECT_TRUE(Run([&](auto device) {
-                    return ops::GatedConv(s, weights, step.batch(), tails.parts(), operands,
-                                          device);
-                  }).ok());
-      step.Scatter(out.Get(), s.channels, &outputs);
-    }
-    tails.ExpectOthersIntact();
-    return outputs;
+      return Run([&](auto device) {
+        return ops::GatedConv(s, weights, step.batch(), feed.tails(), operands, device);
+      });
+    });
   }
 
   void ExpectRightInEveryCut(const ConvLayer& layer) {
@@ -112,18 +94,8 @@ class GatedConvTest : public TextsTest {
                  << layer.shape.channels << " channels, " << layer.shape.conv_size
                  << " taps, gates " << layer.gated << ", text " << layer.texts[0].length);
     ForEachDevice([&] {
-      const Outputs whole = Feed(layer, Cut::kWhole);
-      for (size_t i = 0; i < whole.size(); ++i) {
-        const ConvText& text = layer.texts[i];
-        ASSERT_EQ(whole[i].size(), text.expected.size());
-        for (size_t j = 0; j < whole[i].size(); ++j) {
-          ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
-              << "text " << i << " element " << j;
-        }
-      }
-      ForEachCutAndOrder([&](Cut cut) {
-        EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut);
-      });
+      TextsTest::ExpectRightInEveryCut(
+          layer.texts, [&](Cut cut, uint64_t seed) { return Feed(layer, cut, seed); });
     });
   }
 };

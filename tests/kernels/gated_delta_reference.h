@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/gated_delta.h"
 #include "tests/kernels/random.h"
 #include "tests/kernels/reference.h"
@@ -34,6 +36,10 @@ struct DeltaLayer {
     dt_bias = random->Normals(s.num_value_heads);
     norm = random->Normals(s.value_dim, 0.3f, 1.0f);
   }
+  std::string Name() const {
+    return absl::StrCat("heads ", shape.num_key_heads, "/", shape.num_value_heads, " dims ",
+                        shape.key_dim, " and ", shape.value_dim, " conv ", shape.conv_size);
+  }
   // `decay`: mean of the decay before its softplus. From -5 on little is forgotten.
   DeltaText RandomText(Random* random, int length, float decay) const {
     const auto n = static_cast<size_t>(length);
@@ -46,23 +52,6 @@ struct DeltaLayer {
     return text;
   }
 };
-
-// Short convolution and silu of channels [first, first + n) of token t.
-inline Vector DeltaConvolved(const DeltaLayer& layer, const std::vector<float>& x, int t, int first,
-                             int n) {
-  const GatedDeltaShape& s = layer.shape;
-  Vector y(n);
-  for (int d = 0; d < n; ++d) {
-    const int channel = first + d;
-    double sum = layer.conv_bias.empty() ? 0 : layer.conv_bias[channel];
-    for (int back = 0; back < s.conv_size && back <= t; ++back) {
-      sum += double{layer.conv[(s.conv_size - 1 - back) * s.channels() + channel]} *
-             x[static_cast<size_t>(t - back) * s.channels() + channel];
-    }
-    y[d] = sum * Sigmoid(sum);
-  }
-  return y;
-}
 
 // Sets the expectations of one head.
 //
@@ -80,9 +69,12 @@ inline void DeltaReferenceHead(const DeltaLayer& layer, int head, DeltaText* tex
   const double roundings = keys + 40 + 16 + 3;
   double state_error = 0;
   for (int t = 0; t < text->length; ++t) {
-    Vector q = DeltaConvolved(layer, text->qkv, t, key_head * keys, keys);
-    Vector k = DeltaConvolved(layer, text->qkv, t, s.keys() + key_head * keys, keys);
-    const Vector v = DeltaConvolved(layer, text->qkv, t, 2 * s.keys() + head * values, values);
+    const auto convolved = [&](int first, int n) {
+      return ShortConvolved(text->qkv, s.channels(), layer.conv, layer.conv_bias, t, first, n);
+    };
+    Vector q = convolved(key_head * keys, keys);
+    Vector k = convolved(s.keys() + key_head * keys, keys);
+    const Vector v = convolved(2 * s.keys() + head * values, values);
     const double q_scale = 1 / std::sqrt(Dot(q, q) + 1e-6) / std::sqrt(double{1.0} * keys);
     const double k_scale = 1 / std::sqrt(Dot(k, k) + 1e-6);
     for (int i = 0; i < keys; ++i) q[i] *= q_scale, k[i] *= k_scale;

@@ -9,23 +9,29 @@
 namespace packrat {
 namespace {
 
-using Texts = std::deque<DeltaText>;
-
-class GatedDeltaTest : public KernelTest {
+class GatedDeltaTest : public SealedTest<DeltaLayer, DeltaText> {
  protected:
   class Feed;
 
-  Outcome Run(const DeltaLayer& layer, const Texts& texts, Cut cut, Types types = {});
-  Outcome RunPieces(const DeltaLayer& layer, const Texts& texts, const std::vector<int>& pieces,
-                    Placing placing);
-  void ExpectRightInEveryCut(const DeltaLayer& layer, const Texts& texts, Types types = {},
-                             double more = 0);
+  std::unique_ptr<SealedFeed<DeltaText>> NewFeed(const DeltaLayer& layer, const Texts& texts,
+                                                 Types types, uint64_t seed) override;
+  void ExpectRight(const DeltaLayer& layer, const Texts& texts, const Outcome& outcome,
+                   double more) override {
+    const GatedDeltaShape& s = layer.shape;
+    ExpectRowsRight(texts, outcome, s.values(), s.value_dim, more);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      EXPECT_EQ(outcome.totals[i].not_finite, 0u);
+      if (texts[i].state_tokens == 0) continue;
+      ExpectMatrices(outcome.sealed[i], s.key_dim, s.value_dim, texts[i].state,
+                     Vector(s.num_value_heads, texts[i].state_tolerance));
+    }
+  }
 };
 
 class GatedDeltaTest::Feed : public SealedFeed<DeltaText> {
  public:
-  Feed(const DeltaLayer& l, const Texts& texts, Types types, Cut cut, GatedDeltaTest* test)
-      : SealedFeed(texts, types, static_cast<uint64_t>(cut) + 7, GatedDeltaSlotFloats(l.shape),
+  Feed(const DeltaLayer& l, const Texts& texts, Types types, uint64_t seed, GatedDeltaTest* test)
+      : SealedFeed(texts, types, seed, GatedDeltaSlotFloats(l.shape),
                    GatedDeltaTailLayout(l.shape).end),
         layer_(l),
         test_(test),
@@ -72,70 +78,10 @@ class GatedDeltaTest::Feed : public SealedFeed<DeltaText> {
   DeviceArray<float> conv_, conv_bias_, decay_rate_, dt_bias_, norm_;
 };
 
-Outcome GatedDeltaTest::Run(const DeltaLayer& layer, const Texts& texts, Cut cut, Types types) {
-  return Feed(layer, texts, types, cut, this).Run(cut);
-}
-
-Outcome GatedDeltaTest::RunPieces(const DeltaLayer& layer, const Texts& texts,
-                                  const std::vector<int>& pieces, Placing placing) {
-  return Feed(layer, texts, {}, Cut::kWhole, this).RunPieces(pieces, placing);
-}
-
-std::vector<float> Floats(const Bytes& bytes) {
-  std::vector<float> floats(bytes.size() / sizeof(float));
-  std::memcpy(floats.data(), bytes.data(), bytes.size());
-  return floats;
-}
-
-// The sealed state by its documented layout, with zeros in the padding.
-void ExpectSealedState(const DeltaLayer& layer, const DeltaText& text, const Bytes& sealed) {
-  const GatedDeltaShape& s = layer.shape;
-  if (text.length < kBlockTokens) return;
-  const std::vector<float> slot = Floats(sealed);
-  const int keys = PadTo16(s.key_dim), values = PadTo16(s.value_dim);
-  for (int head = 0; head < s.num_value_heads; ++head) {
-    for (int i = 0; i < keys; ++i) {
-      for (int d = 0; d < values; ++d) {
-        const float found = slot[(static_cast<size_t>(head) * keys + i) * values + d];
-        if (i >= s.key_dim || d >= s.value_dim) {
-          ASSERT_EQ(found, 0.0f) << "padding";
-        } else {
-          ASSERT_NEAR(found,
-                      text.state[(static_cast<size_t>(head) * s.key_dim + i) * s.value_dim + d],
-                      text.state_tolerance)
-              << "head " << head << " key channel " << i << " value channel " << d;
-        }
-      }
-    }
-  }
-}
-
-// more: of what the outputs' storage adds, relative to a row.
-void ExpectRight(const DeltaLayer& layer, const Texts& texts, const Outcome& outcome,
-                 double more = 0) {
-  ExpectRowsRight(texts, outcome, layer.shape.values(), layer.shape.value_dim, more);
-  for (size_t i = 0; i < texts.size(); ++i) {
-    EXPECT_EQ(outcome.totals[i].not_finite, 0u);
-    ExpectSealedState(layer, texts[i], outcome.sealed[i]);
-  }
-}
-
-void GatedDeltaTest::ExpectRightInEveryCut(const DeltaLayer& layer, const Texts& texts, Types types,
-                                           double more) {
-  const GatedDeltaShape& s = layer.shape;
-  SCOPED_TRACE(testing::Message() << "heads " << s.num_key_heads << "/" << s.num_value_heads
-                                  << " dims " << s.key_dim << " and " << s.value_dim << " conv "
-                                  << s.conv_size << " text " << texts[0].length);
-  ForEachDevice([&] {
-    const Outcome whole = Run(layer, texts, Cut::kWhole, types);
-    ExpectRight(layer, texts, whole, more);
-    ForEachOrder([&] {
-      for (const Cut cut : kCuts) {
-        SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut));
-        ExpectSame(Run(layer, texts, cut, types), whole);
-      }
-    });
-  });
+std::unique_ptr<SealedFeed<DeltaText>> GatedDeltaTest::NewFeed(const DeltaLayer& layer,
+                                                               const Texts& texts, Types types,
+                                                               uint64_t seed) {
+  return std::make_unique<Feed>(layer, texts, types, seed, this);
 }
 
 TEST_F(GatedDeltaTest, MeetsTheReferenceInEveryCut) {
@@ -251,17 +197,7 @@ TEST_F(GatedDeltaTest, PiecesAroundTheEndsOfBlocks) {
   Texts texts;
   texts.push_back(layer.RandomText(&random, 180, -4.0f));
   DeltaReference(layer, &texts[0]);
-  ForEachDevice([&] {
-    const Outcome whole = Run(layer, texts, Cut::kWhole);
-    ExpectRight(layer, texts, whole);
-    for (const std::vector<int>& pieces : kPiecesAroundBlocks) {
-      for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
-        SCOPED_TRACE(testing::Message()
-                     << "pieces from " << pieces[0] << ", placing " << static_cast<int>(placing));
-        ExpectSame(RunPieces(layer, texts, pieces, placing), whole);
-      }
-    }
-  });
+  ExpectRightInPiecesAroundBlocks(layer, texts);
 }
 
 TEST_F(GatedDeltaTest, NaNStaysInItsSequenceAndIsSeenThere) {
@@ -269,34 +205,14 @@ TEST_F(GatedDeltaTest, NaNStaysInItsSequenceAndIsSeenThere) {
   const DeltaLayer layer(&random, {1, 2, 24, 20, 4});
   Texts texts;
   for (int i = 0; i < 3; ++i) texts.push_back(layer.RandomText(&random, 24, -3.0f));
-  const int token = 19, width = layer.shape.values();
-  ForEachDevice([&] {
-    for (const Cut cut : {Cut::kWhole, Cut::kSingle}) {
-      const Outcome clean = Run(layer, texts, cut);
-      for (std::vector<float> DeltaText::*operand :
-           {&DeltaText::qkv, &DeltaText::gate, &DeltaText::beta, &DeltaText::decay}) {
-        const auto columns = (texts[1].*operand).size() / 24;
-        // Of qkv, the first query, key and value channel.
-        const std::vector<int> at =
-            operand == &DeltaText::qkv ? std::vector<int>{0, 24, 48} : std::vector<int>{0};
-        for (const int column : at) {
-          Texts bad = texts;
-          (bad[1].*operand)[token * columns + column] = kNaN;
-          const Outcome dirty = Run(layer, bad, cut);
-          for (const size_t other : {size_t{0}, size_t{2}}) {
-            EXPECT_TRUE(SameBits(clean.out[other], dirty.out[other]));
-            EXPECT_TRUE(clean.sealed[other] == dirty.sealed[other]);
-            EXPECT_EQ(dirty.totals[other].not_finite, 0u);
-          }
-          EXPECT_TRUE(SameBits(clean.out[1].data(), dirty.out[1].data(), token * width));
-          const float* row = dirty.out[1].data() + token * width;
-          EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-              << "a NaN vanished, cut " << static_cast<int>(cut);
-          EXPECT_EQ(dirty.totals[1].not_finite, 1u);
-        }
-      }
-    }
-  });
+  // Of qkv, the first query, key and value channel.
+  ExpectNaNIsSeenAlone(layer, texts, 19, layer.shape.values(),
+                       {{&DeltaText::qkv, 0},
+                        {&DeltaText::qkv, 24},
+                        {&DeltaText::qkv, 48},
+                        {&DeltaText::gate, 0},
+                        {&DeltaText::beta, 0},
+                        {&DeltaText::decay, 0}});
 }
 
 }  // namespace

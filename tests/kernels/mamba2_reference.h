@@ -6,8 +6,10 @@
 #include <cmath>
 #include <deque>
 #include <limits>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/mamba2.h"
 #include "tests/kernels/random.h"
 #include "tests/kernels/reference.h"
@@ -43,6 +45,11 @@ struct MambaLayer {
     dt_scale = random->OneOf<float>({1.0f, 0.3f});
     gate_scale = random->OneOf<float>({1.0f, 0.35f});
   }
+  std::string Name() const {
+    return absl::StrCat("heads ", shape.num_heads, "/", shape.num_groups, " dim ", shape.head_dim,
+                        " state ", shape.state_size, " conv ", shape.conv_size, " gating ",
+                        static_cast<int>(gating));
+  }
   // Channels that are normed together, or have a tolerance of their own.
   int part() const {
     return gating == Mamba2Norm::kNone ? shape.head_dim : shape.values() / norm_groups;
@@ -59,23 +66,6 @@ struct MambaLayer {
   }
 };
 
-// Short convolution and silu of channels [first, first + n) of token t.
-inline Vector MambaConvolved(const MambaLayer& layer, const MambaText& text, int t, int first,
-                             int n) {
-  const Mamba2Shape& s = layer.shape;
-  Vector y(n);
-  for (int d = 0; d < n; ++d) {
-    const int channel = first + d;
-    double sum = layer.conv_bias.empty() ? 0 : layer.conv_bias[channel];
-    for (int back = 0; back < s.conv_size && back <= t; ++back) {
-      sum += double{layer.conv[(s.conv_size - 1 - back) * s.channels() + channel]} *
-             text.xbc[static_cast<size_t>(t - back) * s.channels() + channel];
-    }
-    y[d] = sum * Sigmoid(sum);
-  }
-  return y;
-}
-
 // y of one head (length, H * P), and a bound of each token's error (length, H).
 //
 // The bound, of norms. A step multiplies an error of the state by g and adds what it rounds: of the
@@ -91,10 +81,12 @@ inline void MambaReferenceHead(const MambaLayer& layer, int head, MambaText* tex
   const double roundings = size + 40 + 16 + 3;
   double state_error = 0;
   for (int t = 0; t < text->length; ++t) {
-    const Vector x = MambaConvolved(layer, *text, t, head * dim, dim);
+    const auto convolved = [&](int first, int n) {
+      return ShortConvolved(text->xbc, s.channels(), layer.conv, layer.conv_bias, t, first, n);
+    };
+    const Vector x = convolved(head * dim, dim);
     const int first = s.values() + group * size;
-    const Vector b = MambaConvolved(layer, *text, t, first, size);
-    const Vector c = MambaConvolved(layer, *text, t, first + s.keys(), size);
+    const Vector b = convolved(first, size), c = convolved(first + s.keys(), size);
     const size_t scalar = static_cast<size_t>(t) * s.num_heads + head;
     const double scaled = double{text->dt[scalar]} * layer.dt_scale;
     const double a = scaled + layer.dt_bias[head];

@@ -9,24 +9,28 @@
 namespace packrat {
 namespace {
 
-using Texts = std::deque<MambaText>;
-
-class Mamba2Test : public KernelTest {
+class Mamba2Test : public SealedTest<MambaLayer, MambaText> {
  protected:
   class Feed;
 
-  Outcome Run(const MambaLayer& layer, const Texts& texts, Cut cut, Types types = {});
-  Outcome RunPieces(const MambaLayer& layer, const Texts& texts, const std::vector<int>& pieces,
-                    Placing placing);
-  void ExpectRightInEveryCut(const MambaLayer& layer, const Texts& texts, Types types = {},
-                             double more = 0);
+  std::unique_ptr<SealedFeed<MambaText>> NewFeed(const MambaLayer& layer, const Texts& texts,
+                                                 Types types, uint64_t seed) override;
+  void ExpectRight(const MambaLayer& layer, const Texts& texts, const Outcome& outcome,
+                   double more) override {
+    ExpectRowsRight(texts, outcome, layer.shape.values(), layer.part(), more);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      EXPECT_EQ(outcome.totals[i].not_finite, 0u);
+      if (texts[i].state_tokens == 0) continue;
+      ExpectMatrices(outcome.sealed[i], layer.shape.state_size, layer.shape.head_dim,
+                     texts[i].state, texts[i].state_tolerance);
+    }
+  }
 };
 
 class Mamba2Test::Feed : public SealedFeed<MambaText> {
  public:
-  Feed(const MambaLayer& l, const Texts& texts, Types types, Cut cut, Mamba2Test* test)
-      : SealedFeed(texts, types, static_cast<uint64_t>(cut) + 7, Mamba2SlotFloats(l.shape),
-                   Mamba2TailLayout(l.shape).end),
+  Feed(const MambaLayer& l, const Texts& texts, Types types, uint64_t seed, Mamba2Test* test)
+      : SealedFeed(texts, types, seed, Mamba2SlotFloats(l.shape), Mamba2TailLayout(l.shape).end),
         layer_(l),
         test_(test),
         conv_(l.conv),
@@ -88,66 +92,10 @@ class Mamba2Test::Feed : public SealedFeed<MambaText> {
   DeviceArray<float> conv_, conv_bias_, decay_rate_, skip_, dt_bias_, norm_;
 };
 
-Outcome Mamba2Test::Run(const MambaLayer& layer, const Texts& texts, Cut cut, Types types) {
-  return Feed(layer, texts, types, cut, this).Run(cut);
-}
-
-Outcome Mamba2Test::RunPieces(const MambaLayer& layer, const Texts& texts,
-                              const std::vector<int>& pieces, Placing placing) {
-  return Feed(layer, texts, {}, Cut::kWhole, this).RunPieces(pieces, placing);
-}
-
-// The sealed state by its documented layout, with zeros in the padding.
-void ExpectSealedState(const MambaLayer& layer, const MambaText& text, const Bytes& sealed) {
-  const Mamba2Shape& s = layer.shape;
-  if (text.length < kBlockTokens) return;
-  std::vector<float> slot(sealed.size() / sizeof(float));
-  std::memcpy(slot.data(), sealed.data(), sealed.size());
-  const int keys = PadTo16(s.state_size), values = PadTo16(s.head_dim);
-  for (int head = 0; head < s.num_heads; ++head) {
-    for (int i = 0; i < keys; ++i) {
-      for (int d = 0; d < values; ++d) {
-        const float found = slot[(static_cast<size_t>(head) * keys + i) * values + d];
-        if (i >= s.state_size || d >= s.head_dim) {
-          ASSERT_EQ(found, 0.0f) << "padding";
-        } else {
-          ASSERT_NEAR(found,
-                      text.state[(static_cast<size_t>(head) * s.state_size + i) * s.head_dim + d],
-                      text.state_tolerance[head])
-              << "head " << head << " state channel " << i << " head channel " << d;
-        }
-      }
-    }
-  }
-}
-
-// more: of what the outputs' storage adds, relative to a row.
-void ExpectRight(const MambaLayer& layer, const Texts& texts, const Outcome& outcome,
-                 double more = 0) {
-  ExpectRowsRight(texts, outcome, layer.shape.values(), layer.part(), more);
-  for (size_t i = 0; i < texts.size(); ++i) {
-    EXPECT_EQ(outcome.totals[i].not_finite, 0u);
-    ExpectSealedState(layer, texts[i], outcome.sealed[i]);
-  }
-}
-
-void Mamba2Test::ExpectRightInEveryCut(const MambaLayer& layer, const Texts& texts, Types types,
-                                       double more) {
-  const Mamba2Shape& s = layer.shape;
-  SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << "/" << s.num_groups << " dim "
-                                  << s.head_dim << " state " << s.state_size << " conv "
-                                  << s.conv_size << " text " << texts[0].length << " gating "
-                                  << static_cast<int>(layer.gating));
-  ForEachDevice([&] {
-    const Outcome whole = Run(layer, texts, Cut::kWhole, types);
-    ExpectRight(layer, texts, whole, more);
-    ForEachOrder([&] {
-      for (const Cut cut : kCuts) {
-        SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut));
-        ExpectSame(Run(layer, texts, cut, types), whole);
-      }
-    });
-  });
+std::unique_ptr<SealedFeed<MambaText>> Mamba2Test::NewFeed(const MambaLayer& layer,
+                                                           const Texts& texts, Types types,
+                                                           uint64_t seed) {
+  return std::make_unique<Feed>(layer, texts, types, seed, this);
 }
 
 constexpr Mamba2Norm kGatings[] = {Mamba2Norm::kNone, Mamba2Norm::kBeforeGate,
@@ -276,55 +224,23 @@ TEST_F(Mamba2Test, PiecesAroundTheEndsOfBlocks) {
   Texts texts;
   texts.push_back(layer.RandomText(&random, 180, -4.0f));
   MambaReference(layer, &texts[0]);
-  ForEachDevice([&] {
-    const Outcome whole = Run(layer, texts, Cut::kWhole);
-    ExpectRight(layer, texts, whole);
-    for (const std::vector<int>& pieces : kPiecesAroundBlocks) {
-      for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
-        SCOPED_TRACE(testing::Message()
-                     << "pieces from " << pieces[0] << ", placing " << static_cast<int>(placing));
-        ExpectSame(RunPieces(layer, texts, pieces, placing), whole);
-      }
-    }
-  });
+  ExpectRightInPiecesAroundBlocks(layer, texts);
 }
 
 TEST_F(Mamba2Test, NaNStaysInItsSequenceAndIsSeenThere) {
   Random random(7);
-  const int token = 19, length = 24, dim = 20;
   for (const Mamba2Norm gating : kGatings) {
-    const MambaLayer layer(&random, {2, 1, dim, 24, 4}, gating, 1);
+    const MambaLayer layer(&random, {2, 1, 20, 24, 4}, gating, 1);
     Texts texts;
-    for (int i = 0; i < 3; ++i) texts.push_back(layer.RandomText(&random, length, -3.0f));
+    for (int i = 0; i < 3; ++i) texts.push_back(layer.RandomText(&random, 24, -3.0f));
     const int width = layer.shape.values();
-    ForEachDevice([&] {
-      for (const Cut cut : {Cut::kWhole, Cut::kSingle}) {
-        const Outcome clean = Run(layer, texts, cut);
-        for (std::vector<float> MambaText::*operand :
-             {&MambaText::xbc, &MambaText::gate, &MambaText::dt}) {
-          const auto columns = (texts[1].*operand).size() / length;
-          // Of xbc, the first channel of x, of B and of C.
-          const std::vector<int> at = operand == &MambaText::xbc
-                                          ? std::vector<int>{0, width, width + 24}
-                                          : std::vector<int>{0};
-          for (const int column : at) {
-            Texts bad = texts;
-            (bad[1].*operand)[token * columns + column] = kNaN;
-            const Outcome dirty = Run(layer, bad, cut);
-            for (const size_t other : {size_t{0}, size_t{2}}) {
-              EXPECT_TRUE(SameBits(clean.out[other], dirty.out[other]));
-              EXPECT_TRUE(clean.sealed[other] == dirty.sealed[other]);
-              EXPECT_EQ(dirty.totals[other].not_finite, 0u);
-            }
-            EXPECT_TRUE(SameBits(clean.out[1].data(), dirty.out[1].data(), token * width));
-            const float* row = dirty.out[1].data() + token * width;
-            EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-                << "a NaN vanished, cut " << static_cast<int>(cut);
-            EXPECT_EQ(dirty.totals[1].not_finite, 1u);
-          }
-        }
-      }
-    });
+    // Of xbc, the first channel of x, of B and of C.
+    ExpectNaNIsSeenAlone(layer, texts, 19, width,
+                         {{&MambaText::xbc, 0},
+                          {&MambaText::xbc, width},
+                          {&MambaText::xbc, width + 24},
+                          {&MambaText::gate, 0},
+                          {&MambaText::dt, 0}});
   }
 }
 

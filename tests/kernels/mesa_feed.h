@@ -2,7 +2,7 @@
 #ifndef PACKRAT_TESTS_KERNELS_MESA_FEED_H_
 #define PACKRAT_TESTS_KERNELS_MESA_FEED_H_
 
-#include <deque>
+#include <memory>
 
 #include "kernels/mesa.h"
 #include "tests/kernels/mesa_reference.h"
@@ -10,26 +10,26 @@
 
 namespace packrat {
 
-using Texts = std::deque<MesaText>;
-
-class MesaTest : public KernelTest {
+class MesaTest : public SealedTest<MesaLayer, MesaText> {
  protected:
   class Feed;
 
-  Outcome Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types = {},
-              uint64_t order = 0);
-  // One text, in the pieces given.
-  Outcome RunPieces(const MesaLayer& layer, const Texts& texts, const std::vector<int>& pieces,
-                    Placing placing);
+  std::unique_ptr<SealedFeed<MesaText>> NewFeed(const MesaLayer& layer, const Texts& texts,
+                                                Types types, uint64_t seed) override;
+  void ExpectRight(const MesaLayer& layer, const Texts& texts, const Outcome& outcome,
+                   double more) override {
+    ExpectRowsRight(texts, outcome, layer.shape.width(), layer.shape.head_dim, more);
+  }
+  using SealedTest::Run;
+  Outcome Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types, uint64_t order);
   void ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts, Types types = {},
                              double more = 0);
 };
 
 class MesaTest::Feed : public SealedFeed<MesaText> {
  public:
-  Feed(const MesaLayer& l, const Texts& texts, Types types, Cut cut, MesaTest* test)
-      : SealedFeed(texts, types, static_cast<uint64_t>(cut) + 7,
-                   MesaSlotFloats(l.shape.num_heads, l.shape.head_dim),
+  Feed(const MesaLayer& l, const Texts& texts, Types types, uint64_t seed, MesaTest* test)
+      : SealedFeed(texts, types, seed, MesaSlotFloats(l.shape.num_heads, l.shape.head_dim),
                    MesaTailLayout(l.shape.num_heads, l.shape.head_dim, l.shape.conv_size).end),
         layer_(l),
         test_(test),
@@ -92,22 +92,22 @@ class MesaTest::Feed : public SealedFeed<MesaText> {
   DeviceArray<float> conv_q_, conv_k_, bias_q_, bias_k_, lambda_, o_norm_;
 };
 
+inline std::unique_ptr<SealedFeed<MesaText>> MesaTest::NewFeed(const MesaLayer& layer,
+                                                               const Texts& texts, Types types,
+                                                               uint64_t seed) {
+  return std::make_unique<Feed>(layer, texts, types, seed, this);
+}
+
 inline Outcome MesaTest::Run(const MesaLayer& layer, const Texts& texts, Cut cut, Types types,
-                             uint64_t order) {
+                             [[maybe_unused]] uint64_t order) {
 #ifdef PACKRAT_EMULATED
   emulation::SetThreadOrder(order);
 #endif
-  return Feed(layer, texts, types, cut, this).Run(cut);
-}
-
-inline Outcome MesaTest::RunPieces(const MesaLayer& layer, const Texts& texts,
-                                   const std::vector<int>& pieces, Placing placing) {
-  return Feed(layer, texts, {}, Cut::kWhole, this).RunPieces(pieces, placing);
-}
-
-inline void ExpectRight(const MesaLayer& layer, const Texts& texts, const Outcome& outcome,
-                        double more = 0) {
-  ExpectRowsRight(texts, outcome, layer.shape.width(), layer.shape.head_dim, more);
+  const Outcome outcome = Run(layer, texts, cut, types);
+#ifdef PACKRAT_EMULATED
+  emulation::SetThreadOrder(0);
+#endif
+  return outcome;
 }
 
 inline void MesaTest::ExpectRightInEveryCut(const MesaLayer& layer, const Texts& texts, Types types,

@@ -126,17 +126,8 @@ struct MesaLayer {
 inline Vector Convolved(const MesaLayer& layer, const std::vector<float>& x,
                         const std::vector<float>& taps, const std::vector<float>& bias, int t,
                         int head) {
-  const MesaShape& s = layer.shape;
-  Vector y(s.head_dim);
-  for (int d = 0; d < s.head_dim; ++d) {
-    const int channel = head * s.head_dim + d;
-    double sum = bias.empty() ? 0 : bias[channel];
-    for (int back = 0; back < s.conv_size && back <= t; ++back) {
-      sum += double{taps[(s.conv_size - 1 - back) * s.width() + channel]} *
-             x[static_cast<size_t>(t - back) * s.width() + channel];
-    }
-    y[d] = sum * Sigmoid(sum);
-  }
+  const int dim = layer.shape.head_dim;
+  Vector y = ShortConvolved(x, layer.shape.width(), taps, bias, t, head * dim, dim);
   const double scale = 1 / std::sqrt(Dot(y, y) + 1e-6);
   for (double& value : y) value *= scale;
   return y;

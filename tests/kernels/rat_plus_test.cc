@@ -1,12 +1,10 @@
 #include "kernels/rat_plus.h"
 
 #include "tests/kernels/rat_reference.h"
-#include "tests/kernels/steps.h"
+#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
-
-using Outputs = std::vector<std::vector<float>>;
 
 // A row: queries, keys, values and gates of all heads.
 int RowWidth(const RatPlusShape& s) { return 4 * s.width(); }
@@ -88,49 +86,34 @@ class RatPlusTest : public TextsTest {
 
   Outputs Feed(const Layer& layer, Cut cut, uint64_t seed = 7) {
     const RatPlusShape& s = layer.shape;
-    Random random(seed);
-    std::vector<int> lengths, rings, used;
-    std::vector<const std::vector<float>*> projections;
+    std::vector<int> rings, used;
     int tokens = 1;
     for (const RatText& text : layer.texts) {
-      lengths.push_back(text.length);
-      projections.push_back(&text.projection);
       used.push_back(s.dilation == 0 ? 0 : std::max<int>(0, text.length - s.delay()) / s.dilation);
       rings.push_back(std::max(1, used.back()));
       tokens += text.length + 3;
     }
-    DevicePages<T> pages(&random, RatPageFloats(s.num_heads, s.head_dim), rings);
-    DeviceTails tails(&random, RatPlusTailBytes(s, sizeof(T)) / sizeof(float), lengths.size());
-    Scratch scratch(
+    TailFeed feed(layer.texts, cut, seed, RatPlusTailBytes(s, sizeof(T)) / sizeof(float));
+    DevicePages<T> pages(feed.random(), RatPageFloats(s.num_heads, s.head_dim), rings);
+    const Scratch scratch(
         PACKRAT_SCRATCH(gpu::RatPlusScratchBytes(s, tokens), RatPlusScratchFloats(s.head_dim)));
-    Outputs outputs(lengths.size());
-    Feeder feeder(lengths, cut);
-    std::vector<Rows> rows;
-    while (feeder.Next(&rows)) {
-      const DeviceStep step(&random, rows, tails.places());
-      DeviceArray<T> q(Stored<T>::From(step.Gather(projections, RowWidth(s))));
-      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
-      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * s.width());
+    Outputs outputs = feed.template Run<T>(s.width(), [&](const DeviceStep& step, T* out) {
+      const DeviceArray<T> q(Stored<T>::From(feed.Gather(step, &RatText::projection, RowWidth(s))));
+      const DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
       const auto part = [&](int i) { return q.data() + i * s.width(); };
       const RatPlusOperands average{part(1), part(2), part(3), RowWidth(s), Stored<T>::kType};
-      EXPECT_TRUE(this->Run([&](auto... device) {
-                        return ops::RatPlusAverage(s, step.batch(), tails.parts(), average,
-                                                   device...);
-                      })
-                      .ok());
-      const AttentionOperands operands{part(0),     part(1),    part(2),         RowWidth(s),
-                                       rope.data(), out.data(), Stored<T>::kType};
+      const absl::Status status = Run([&](auto... device) {
+        return ops::RatPlusAverage(s, step.batch(), feed.tails(), average, device...);
+      });
+      if (!status.ok()) return status;
+      const AttentionOperands operands{part(0),     part(1), part(2),         RowWidth(s),
+                                       rope.data(), out,     Stored<T>::kType};
       const StatePages tables = s.dilation == 0 ? StatePages() : pages.For(step);
-      EXPECT_TRUE(this->Run(scratch,
-                            [&](auto... device) {
-                              return ops::RatPlusAttention(s, step.batch(), tables, tails.parts(),
-                                                           operands, device...);
-                            })
-                      .ok());
-      step.Scatter(out.Get(), s.width(), &outputs);
-    }
+      return Run(scratch, [&](auto... device) {
+        return ops::RatPlusAttention(s, step.batch(), tables, feed.tails(), operands, device...);
+      });
+    });
     pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
-    tails.ExpectOthersIntact();
     scratch.ExpectGuardsIntact();
     return outputs;
   }
@@ -141,18 +124,8 @@ class RatPlusTest : public TextsTest {
                  << "heads " << s.num_heads << " dim " << s.head_dim << " dilation " << s.dilation
                  << " window " << s.window << " sinks " << s.sinks);
     ForEachDevice([&] {
-      const Outputs whole = Feed(layer, Cut::kWhole);
-      for (size_t i = 0; i < whole.size(); ++i) {
-        const RatText& text = layer.texts[i];
-        ASSERT_EQ(whole[i].size(), text.expected.size());
-        for (size_t j = 0; j < whole[i].size(); ++j) {
-          ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
-              << "text " << i << " element " << j;
-        }
-      }
-      ForEachCutAndOrder([&](Cut cut) {
-        EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut);
-      });
+      TextsTest::ExpectRightInEveryCut(
+          layer.texts, [&](Cut cut, uint64_t seed) { return Feed(layer, cut, seed); });
     });
   }
 };
@@ -210,14 +183,8 @@ TYPED_TEST(RatPlusTest, NaNStaysInItsSequenceAndIsSeenThere) {
         auto bad = layer;
         bad.texts[1].projection[token * RowWidth(layer.shape) + part * width + 5] = kNaN;
         const Outputs dirty = this->Feed(bad, cut);
-        EXPECT_TRUE(SameBits(clean[0], dirty[0]));
-        EXPECT_TRUE(SameBits(clean[2], dirty[2]));
-        if (!kOnCpu || cut == Cut::kSingle) {
-          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), token * width));
-        }
-        const float* row = dirty[1].data() + token * width;
-        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-            << "a NaN vanished, cut " << static_cast<int>(cut) << " part " << part;
+        SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut) << " part " << part);
+        ExpectNaNIsSeenAlone(clean, dirty, token, width, !kOnCpu || cut == Cut::kSingle);
       }
     });
   }

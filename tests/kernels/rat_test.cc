@@ -1,12 +1,10 @@
 #include "kernels/rat.h"
 
 #include "tests/kernels/rat_reference.h"
-#include "tests/kernels/steps.h"
+#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
-
-using Outputs = std::vector<std::vector<float>>;
 
 template <class T>
 class RatTest : public TextsTest {
@@ -20,44 +18,34 @@ class RatTest : public TextsTest {
 
   Outputs Feed(const RatLayer& layer, Cut cut, uint64_t seed = 7) {
     const RatShape& s = layer.shape;
-    const int width = s.num_heads * s.head_dim;
-    Random random(seed);
-    std::vector<int> lengths, rings, used;
-    std::vector<const std::vector<float>*> projections;
+    std::vector<int> rings, used;
     int context = 0, tokens = 1;
     for (const RatText& text : layer.texts) {
-      lengths.push_back(text.length);
-      projections.push_back(&text.projection);
       used.push_back(text.length / s.chunk_size);
       rings.push_back(std::max(1, used.back()));
       context = std::max(context, text.length);
       tokens += text.length + 3;
     }
-    DevicePages<T> pages(&random, RatPageFloats(s.num_heads, s.head_dim), rings);
-    DeviceTails tails(&random, RatTailFloats(s.num_heads, s.head_dim), lengths.size());
-    DeviceArray<float> gate_bias(layer.gate_bias);
+    TailFeed feed(layer.texts, cut, seed, RatTailFloats(s.num_heads, s.head_dim));
+    DevicePages<T> pages(feed.random(), RatPageFloats(s.num_heads, s.head_dim), rings);
+    const DeviceArray<float> gate_bias(layer.gate_bias);
     Scratch scratch(PACKRAT_SCRATCH(
-        gpu::RatScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context),
+        gpu::RatScratchBytes(s, static_cast<int>(2 * rings.size()), tokens, context),
         RatScratchFloats(s.head_dim)));
     scratch.Zero();
-    Outputs outputs(lengths.size());
-    Feeder feeder(lengths, cut);
-    std::vector<Rows> rows;
-    while (feeder.Next(&rows)) {
-      const DeviceStep step(&random, rows, tails.places());
-      DeviceArray<T> projection(Stored<T>::From(step.Gather(projections, s.projection())));
-      DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, s.chunk_size));
-      DeviceArray<T> out(static_cast<size_t>(step.num_tokens()) * width);
+    const int width = s.num_heads * s.head_dim;
+    Outputs outputs = feed.template Run<T>(width, [&](const DeviceStep& step, T* out) {
+      const DeviceArray<T> projection(
+          Stored<T>::From(feed.Gather(step, &RatText::projection, s.projection())));
+      const DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, s.chunk_size));
       const StatePages tables = pages.For(step);
-      const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
+      const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out,
                                  Stored<T>::kType};
-      EXPECT_TRUE(Run(scratch, [&](auto... device) {
-                    return ops::Rat(s, step.batch(), tables, tails.parts(), operands, device...);
-                  }).ok());
-      step.Scatter(out.Get(), width, &outputs);
-    }
+      return Run(scratch, [&](auto... device) {
+        return ops::Rat(s, step.batch(), tables, feed.tails(), operands, device...);
+      });
+    });
     pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
-    tails.ExpectOthersIntact();
     scratch.ExpectGuardsIntact();
     return outputs;
   }
@@ -68,18 +56,8 @@ class RatTest : public TextsTest {
                  << "heads " << s.num_heads << " groups " << s.num_groups << " dim " << s.head_dim
                  << " chunk " << s.chunk_size << " text " << layer.texts[0].length);
     ForEachDevice([&] {
-      const Outputs whole = Feed(layer, Cut::kWhole);
-      for (size_t i = 0; i < whole.size(); ++i) {
-        const RatText& text = layer.texts[i];
-        ASSERT_EQ(whole[i].size(), text.expected.size());
-        for (size_t j = 0; j < whole[i].size(); ++j) {
-          ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
-              << "text " << i << " element " << j;
-        }
-      }
-      ForEachCutAndOrder([&](Cut cut) {
-        EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut);
-      });
+      TextsTest::ExpectRightInEveryCut(
+          layer.texts, [&](Cut cut, uint64_t seed) { return Feed(layer, cut, seed); });
     });
   }
 };
@@ -219,16 +197,10 @@ TYPED_TEST(RatTest, NaNStaysInItsSequenceAndIsSeenThere) {
         RatLayer bad = layer;
         bad.texts[1].projection[at * layer.shape.projection() + column] = kNaN;
         const Outputs dirty = this->Feed(bad, how);
-        EXPECT_TRUE(SameBits(clean[0], dirty[0]));
-        EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+        SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(how) << " column " << column);
         // What comes later changes nothing of what came before; on a GPU not even in the same
         // piece.
-        if (!kOnCpu || how == Cut::kSingle) {
-          EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), at * width));
-        }
-        const float* row = dirty[1].data() + at * width;
-        EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
-            << "a NaN vanished, cut " << static_cast<int>(how) << " column " << column;
+        ExpectNaNIsSeenAlone(clean, dirty, at, width, !kOnCpu || how == Cut::kSingle);
       }
     });
   }

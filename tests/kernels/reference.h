@@ -22,6 +22,25 @@ inline double Dot(const Vector& a, const Vector& b) {
 inline double Norm(const Vector& a) { return std::sqrt(Dot(a, a)); }
 inline double Sigmoid(double a) { return 1 / (1 + std::exp(-a)); }
 
+// The short convolution and silu of channels [first, first + n) of token t. x: (length, channels);
+// taps: (conv_size, channels), the current token's last; bias: (channels), or empty.
+inline Vector ShortConvolved(const std::vector<float>& x, int channels,
+                             const std::vector<float>& taps, const std::vector<float>& bias, int t,
+                             int first, int n) {
+  const int conv_size = static_cast<int>(taps.size()) / channels;
+  Vector y(n);
+  for (int d = 0; d < n; ++d) {
+    const int channel = first + d;
+    double sum = bias.empty() ? 0 : bias[channel];
+    for (int back = 0; back < conv_size && back <= t; ++back) {
+      sum += double{taps[(conv_size - 1 - back) * channels + channel]} *
+             x[static_cast<size_t>(t - back) * channels + channel];
+    }
+    y[d] = sum * Sigmoid(sum);
+  }
+  return y;
+}
+
 // How activations and pages are stored: float32, or bfloat16 with what that rounds away.
 struct Storage {
   bool bfloat16 = false;

@@ -3,12 +3,10 @@
 #include <cmath>
 #include <deque>
 
-#include "tests/kernels/steps.h"
+#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
-
-using Outputs = std::vector<std::vector<float>>;
 
 struct LruText {
   int length;
@@ -94,58 +92,31 @@ class RgLruTest : public TextsTest {
 
   Outputs Feed(const LruLayer& layer, Cut cut, uint64_t seed = 7) {
     const RgLruShape& s = layer.shape;
-    Random random(seed);
-    std::vector<int> lengths;
-    std::vector<const std::vector<float>*> x_of, gate_of;
-    for (const LruText& text : layer.texts) {
-      lengths.push_back(text.length);
-      x_of.push_back(&text.x);
-      gate_of.push_back(&text.gate);
-    }
-    DeviceTails tails(&random, RgLruTailFloats(s), lengths.size());
-    DeviceArray<float> input_gate(layer.input_gate), input_bias(layer.input_bias),
+    TailFeed feed(layer.texts, cut, seed, RgLruTailFloats(s));
+    const DeviceArray<float> input_gate(layer.input_gate), input_bias(layer.input_bias),
         recurrent_gate(layer.recurrent_gate), recurrent_bias(layer.recurrent_bias),
         rate(layer.rate);
-    const Scratch none(0);
-    Outputs outputs(lengths.size());
-    Feeder feeder(lengths, cut);
-    std::vector<Rows> rows;
-    while (feeder.Next(&rows)) {
-      const DeviceStep step(&random, rows, tails.places());
-      const size_t values = static_cast<size_t>(step.num_tokens()) * s.width();
-      DeviceArray<float> x(step.Gather(x_of, s.width())), work(2 * values);
-      DeviceArray<T> gate(Stored<T>::From(step.Gather(gate_of, layer.stride))), out(values);
-      const RgLruWeights weights{input_gate.data(), input_bias.data(), recurrent_gate.data(),
-                                 recurrent_bias.data(), rate.data()};
+    const RgLruWeights weights{input_gate.data(), input_bias.data(), recurrent_gate.data(),
+                               recurrent_bias.data(), rate.data()};
+    return feed.template Run<T>(s.width(), [&](const DeviceStep& step, T* out) {
+      const DeviceArray<float> x(feed.Gather(step, &LruText::x, s.width())), work(2 * x.size());
+      const DeviceArray<T> gate(Stored<T>::From(feed.Gather(step, &LruText::gate, layer.stride)));
       const RgLruOperands operands{x.data(),    gate.data(), layer.stride,
-                                   work.data(), out.data(),  Stored<T>::kType};
-      EXPECT_TRUE(Run([&](auto device) {
-                    return ops::RgLru(s, weights, step.batch(), tails.parts(), operands, device);
-                  }).ok());
-      step.Scatter(out.Get(), s.width(), &outputs);
+                                   work.data(), out,         Stored<T>::kType};
+      const absl::Status status = Run([&](auto device) {
+        return ops::RgLru(s, weights, step.batch(), feed.tails(), operands, device);
+      });
       work.Get();  // Checks that nothing was written beside it.
-    }
-    tails.ExpectOthersIntact();
-    return outputs;
+      return status;
+    });
   }
 
   void ExpectRightInEveryCut(const LruLayer& layer) {
     SCOPED_TRACE(testing::Message() << layer.shape.num_heads << " heads of " << layer.shape.head_dim
                                     << ", text " << layer.texts[0].length);
     ForEachDevice([&] {
-      const Outputs whole = Feed(layer, Cut::kWhole);
-      for (size_t i = 0; i < whole.size(); ++i) {
-        const LruText& text = layer.texts[i];
-        ASSERT_EQ(whole[i].size(), text.expected.size());
-        for (size_t j = 0; j < whole[i].size(); ++j) {
-          ASSERT_NEAR(whole[i][j], text.expected[j], text.tolerance[j])
-              << "text " << i << " token " << j / layer.shape.width() << " channel "
-              << j % layer.shape.width();
-        }
-      }
-      ForEachCutAndOrder([&](Cut cut) {
-        EXPECT_EQ(Feed(layer, cut, 8), whole) << "cut " << static_cast<int>(cut);
-      });
+      TextsTest::ExpectRightInEveryCut(
+          layer.texts, [&](Cut cut, uint64_t seed) { return Feed(layer, cut, seed); });
     });
   }
 };

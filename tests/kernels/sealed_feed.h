@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "tests/kernels/device.h"
@@ -37,8 +38,8 @@ struct Totals {
 
 // What came of feeding texts, each text's part by itself.
 struct Outcome {
-  std::vector<std::vector<float>> out;  // (length, width)
-  std::vector<Bytes> sealed;            // The slot, if a block was finished.
+  Outputs out;
+  std::vector<Bytes> sealed;  // The slot, if a block was finished.
   std::vector<Totals> totals;
 };
 
@@ -65,6 +66,28 @@ void ExpectRowsRight(const std::deque<Text>& texts, const Outcome& outcome, int 
       }
       ASSERT_LE(std::sqrt(squared), texts[i].tolerance[at] + more * std::sqrt(norm))
           << "text " << i << " token " << at / width << " head " << at % width / dim;
+    }
+  }
+}
+
+// A text's slot by its layout: of every head a matrix (PadTo16(keys), PadTo16(values)) with zeros
+// in the padding. state: (heads, keys, values); tolerance: (heads), of each element.
+inline void ExpectMatrices(const Bytes& slot, int keys, int values, const Vector& state,
+                           const Vector& tolerance) {
+  const int rows = PadTo16(keys), columns = PadTo16(values);
+  ASSERT_EQ(slot.size(), tolerance.size() * rows * columns * sizeof(float));
+  for (size_t head = 0, at = 0; head < tolerance.size(); ++head) {
+    for (int i = 0; i < rows; ++i) {
+      for (int d = 0; d < columns; ++d, at += sizeof(float)) {
+        float found;
+        std::memcpy(&found, &slot[at], sizeof found);
+        if (i >= keys || d >= values) {
+          ASSERT_EQ(found, 0.0f) << "padding";
+        } else {
+          ASSERT_NEAR(found, state[(head * keys + i) * values + d], tolerance[head])
+              << "head " << head << " key channel " << i << " value channel " << d;
+        }
+      }
     }
   }
 }
@@ -160,6 +183,82 @@ class SealedFeed {
   }
 
   Outcome outcome_;
+};
+
+// Tests of such an operation, of which a Layer has the weights.
+template <class Layer, class Text>
+class SealedTest : public KernelTest {
+ protected:
+  using Texts = std::deque<Text>;
+
+  virtual std::unique_ptr<SealedFeed<Text>> NewFeed(const Layer& layer, const Texts& texts,
+                                                    Types types, uint64_t seed) = 0;
+  // more: of what the outputs' storage adds, relative to a row.
+  virtual void ExpectRight(const Layer& layer, const Texts& texts, const Outcome& outcome,
+                           double more) = 0;
+
+  Outcome Run(const Layer& layer, const Texts& texts, Cut cut, Types types = {}) {
+    return NewFeed(layer, texts, types, static_cast<uint64_t>(cut) + 7)->Run(cut);
+  }
+
+  void ExpectRightInEveryCut(const Layer& layer, const Texts& texts, Types types = {},
+                             double more = 0) {
+    SCOPED_TRACE(testing::Message() << layer.Name() << " text " << texts[0].length);
+    ForEachDevice([&] {
+      const Outcome whole = Run(layer, texts, Cut::kWhole, types);
+      ExpectRight(layer, texts, whole, more);
+      ForEachOrder([&] {
+        for (const Cut cut : kCuts) {
+          SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut));
+          ExpectSame(Run(layer, texts, cut, types), whole);
+        }
+      });
+    });
+  }
+
+  // Of one text of 180 tokens.
+  void ExpectRightInPiecesAroundBlocks(const Layer& layer, const Texts& texts) {
+    ForEachDevice([&] {
+      const Outcome whole = Run(layer, texts, Cut::kWhole);
+      ExpectRight(layer, texts, whole, 0);
+      for (const std::vector<int>& pieces : kPiecesAroundBlocks) {
+        for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
+          SCOPED_TRACE(testing::Message()
+                       << "pieces from " << pieces[0] << ", placing " << static_cast<int>(placing));
+          ExpectSame(NewFeed(layer, texts, {}, 7)->RunPieces(pieces, placing), whole);
+        }
+      }
+    });
+  }
+
+  // Of three texts of equal length, whose outputs have `width` channels: a NaN in each `column` of
+  // an operand at `token` of the second is seen there and reported, and nowhere else.
+  struct Column {
+    std::vector<float> Text::*operand;
+    int column;
+  };
+  void ExpectNaNIsSeenAlone(const Layer& layer, const Texts& texts, int token, int width,
+                            const std::vector<Column>& columns) {
+    ForEachDevice([&] {
+      for (const Cut cut : {Cut::kWhole, Cut::kSingle}) {
+        const Outcome clean = Run(layer, texts, cut);
+        for (size_t i = 0; i < columns.size(); ++i) {
+          SCOPED_TRACE(testing::Message() << "cut " << static_cast<int>(cut) << " column " << i);
+          Texts bad = texts;
+          std::vector<float>& rows = bad[1].*columns[i].operand;
+          rows[token * (rows.size() / bad[1].length) + columns[i].column] = kNaN;
+          const Outcome dirty = Run(layer, bad, cut);
+          packrat::ExpectNaNIsSeenAlone(clean.out, dirty.out, token, width);
+          for (const size_t text : {0, 1, 2}) {
+            EXPECT_EQ(dirty.totals[text].not_finite, text == 1 ? 1u : 0u);
+            if (text != 1) {
+              EXPECT_TRUE(clean.sealed[text] == dirty.sealed[text]);
+            }
+          }
+        }
+      }
+    });
+  }
 };
 
 }  // namespace packrat

@@ -17,23 +17,6 @@
 
 namespace packrat {
 
-// Tests of texts.
-class TextsTest : public KernelTest {
- protected:
-  // body(cut) for every cut, and in other orders of threads for both forms, prompts and decoding.
-  template <class Body>
-  void ForEachCutAndOrder(const Body& body) {
-    bool first = true;
-    ForEachOrder([&] {
-      for (const Cut cut : first ? std::vector<Cut>(std::begin(kCuts), std::end(kCuts))
-                                 : std::vector<Cut>{Cut::kRandom}) {
-        body(cut);
-      }
-      first = false;
-    });
-  }
-};
-
 // One step: texts without tokens have no span; the others' spans and tokens stand in any order,
 // unused ones between and after them.
 class DeviceStep {

@@ -3,6 +3,7 @@
 #define PACKRAT_TESTS_KERNELS_TEXTS_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -94,6 +95,23 @@ inline void Scatter(const std::vector<Rows>& rows, const float* batch, int width
     (*texts)[i].insert((*texts)[i].end(), from,
                        from + static_cast<size_t>(rows[i].num_tokens) * width);
   }
+}
+
+// What comes of texts: (length, width) each.
+using Outputs = std::vector<std::vector<float>>;
+
+// Of three texts, what a NaN in a token of the second may do: it is seen in that token, and the
+// other texts keep their bits, as do the tokens before it where `earlier` says so.
+inline void ExpectNaNIsSeenAlone(const Outputs& clean, const Outputs& dirty, int token, int width,
+                                 bool earlier = true) {
+  EXPECT_TRUE(SameBits(clean[0], dirty[0]));
+  EXPECT_TRUE(SameBits(clean[2], dirty[2]));
+  if (earlier) {
+    EXPECT_TRUE(SameBits(clean[1].data(), dirty[1].data(), token * width));
+  }
+  const float* row = dirty[1].data() + token * width;
+  EXPECT_TRUE(std::any_of(row, row + width, [](float x) { return std::isnan(x); }))
+      << "a NaN vanished";
 }
 
 }  // namespace packrat

@@ -247,6 +247,10 @@ __device__ __forceinline__ void MmaBf16(const unsigned (&a)[4], const unsigned (
 
 __device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float Silu(float x) { return x * Sigmoid(x); }
+// x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+__device__ __forceinline__ float GeluTanh(float x) {
+  return x * Sigmoid(x * fmaf(x * x, 0.0713548163f, 1.59576912f));
+}
 
 }  // namespace packrat::gpu
 

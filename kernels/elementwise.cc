@@ -39,12 +39,6 @@ void AddRmsNormRow(const float* y, int n, const float* weight, float eps, float*
           [=](const V16& v, int i) { StoreFirst(Add(LoadFirst(x + i, n - i), v), n - i, x + i); });
 }
 
-// (1 + tanh(u)) / 2 is the sigmoid of 2u.
-HWY_INLINE V16 GeluTanh(const V16& x) {
-  const V16 two_u = Mul(x, MulAdd(Set(0.0713548163f), Mul(x, x), Set(1.59576912f)));
-  return Mul(x, Sigmoid(two_u));
-}
-
 template <class Function>
 HWY_INLINE void GateRow(const float* gate, const float* up, int n, float scale,
                         const Function& function, float* y) {

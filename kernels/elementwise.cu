@@ -133,11 +133,8 @@ __global__ void __launch_bounds__(kThreads)
 struct SiluOf {
   __device__ __forceinline__ float operator()(float x) const { return Silu(x); }
 };
-// (1 + tanh(u)) / 2 is the sigmoid of 2u.
 struct GeluTanhOf {
-  __device__ __forceinline__ float operator()(float x) const {
-    return x * Sigmoid(x * fmaf(0.0713548163f, x * x, 1.59576912f));
-  }
+  __device__ __forceinline__ float operator()(float x) const { return GeluTanh(x); }
 };
 struct GeluOf {
   __device__ __forceinline__ float operator()(float x) const {

@@ -46,12 +46,8 @@ __global__ void __launch_bounds__(kThreads) GatedConvKernel(ConvArguments a) {
 // Blocks: (spans, groups of channels).
 __global__ void __launch_bounds__(kThreads) KeepConvKernel(ConvArguments a) {
   const BatchSpan& span = a.batch.spans[blockIdx.x];
-  const int channel = blockIdx.y * kThreads + threadIdx.x;
-  if (span.num_tokens == 0 || channel >= a.shape.channels) return;
-  const ConvInput conv = ConvOf(a, span);
-  for (int t = max(0, span.num_tokens - (a.shape.conv_size - 1)); t < span.num_tokens; ++t) {
-    KeepConvInput(conv, channel, span.first_token + t, span.position + t);
-  }
+  if (span.num_tokens == 0) return;
+  KeepConvInputs(ConvOf(a, span), span, blockIdx.y * kThreads + threadIdx.x, gridDim.y * kThreads);
 }
 
 }  // namespace

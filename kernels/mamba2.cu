@@ -3,38 +3,34 @@
 // the second, a block of threads goes through a span for 64 channels of one head: it reads the
 // sealed state once for a few tokens at a time, and seals at the ends of blocks. The third gates
 // and norms the outputs, and brings the tail up to date, which blocks of the others still read.
-//
-// A sum over state channels is made of sixteen slices (channel modulo 16), each summed in order and
-// then joined in order: the same for every number of tokens.
 #include "kernels/mamba2.h"
 
 #include <algorithm>
 
-#include "kernels/device.cuh"
 #include "kernels/mamba2.cuh"
 
 namespace packrat::gpu {
 namespace {
 
 // Blocks: (blocks of a span times groups, spans).
-__global__ void __launch_bounds__(kMambaThreads) PrepareKernel(MambaArguments a) {
+__global__ void __launch_bounds__(kFormThreads) PrepareKernel(MambaArguments a) {
   const Mamba2Shape& s = a.shape;
   const BatchSpan span = a.batch.spans[blockIdx.y];
   const int group = blockIdx.x % s.num_groups;
-  const MambaTokens at(span, blockIdx.x / s.num_groups);
+  const FormTokens at(span, blockIdx.x / s.num_groups);
   if (at.n <= 0) return;
   const Mamba2TokenLayout layout(s);
   const int padded = PadTo16(s.state_size), row = span.first_token + at.t;
-  float* tail = TailOf(a, span);
+  float* tail = TailOf(a.tails, span);
   const ConvInput conv = ConvOf(a, tail);
-  for (int i = threadIdx.x; i < at.n * 2 * padded; i += kMambaThreads) {
+  for (int i = threadIdx.x; i < at.n * 2 * padded; i += kFormThreads) {
     const int token = i / (2 * padded), is_c = i / padded % 2, channel = i % padded;
     const int first = s.values() + is_c * s.keys() + group * s.state_size;
     MemoryOf(a, row + token)[(is_c ? layout.c : layout.b) + group * padded + channel] =
         channel < s.state_size ? ConvolvedChannel(conv, span, first + channel, at.t + token) : 0.0f;
   }
-  for (int i = group * kMambaThreads + threadIdx.x; i < at.n * s.num_heads;
-       i += s.num_groups * kMambaThreads) {
+  for (int i = group * kFormThreads + threadIdx.x; i < at.n * s.num_heads;
+       i += s.num_groups * kFormThreads) {
     const int token = i / s.num_heads, head = i % s.num_heads;
     const float dt = MambaStep(a, row + token, head);
     MemoryOf(a, row + token)[layout.dt + head] = dt;
@@ -42,7 +38,7 @@ __global__ void __launch_bounds__(kMambaThreads) PrepareKernel(MambaArguments a)
   }
   __syncthreads();
   const float* earlier = tail + static_cast<size_t>(group) * kBlockTokens * padded;
-  for (int pair = Warp(); pair < at.n * kBlockTokens; pair += kMambaWarps) {
+  for (int pair = Warp(); pair < at.n * kBlockTokens; pair += kFormWarps) {
     const int token = pair / kBlockTokens, other = pair % kBlockTokens;
     if (other > at.slot + token) continue;
     float* memory = MemoryOf(a, row + token);
@@ -57,106 +53,58 @@ __global__ void __launch_bounds__(kMambaThreads) PrepareKernel(MambaArguments a)
   }
 }
 
-// One block's share of a span.
-struct ScanBlock {
-  BatchSpan span;
-  int head, group, first, columns;  // Its channels of the head begin at `first`; with padding.
-  int state_padded, padded;
-  float *tail_b, *tail_u, *tail_log_decay;  // tail_u: at this block's first channel.
-  ConvInput conv;
-};
-
 // What tokens [t, t + n) of the span, at `slot` of their block, bring to shared memory, and their
 // decays and weights with the block's earlier tokens.
-__device__ __forceinline__ void FillTokens(const MambaArguments& a, const ScanBlock& b,
-                                           const MambaShared& shared, const MambaTokens& at) {
+__device__ __forceinline__ void FillTokens(const MambaArguments& a, const FormPart& b,
+                                           const MambaShared& shared, const FormTokens& at) {
   const Mamba2Shape& s = a.shape;
   const Mamba2TokenLayout layout(s);
   const int row = b.span.first_token + at.t;
-  for (int i = threadIdx.x; i < at.n * b.state_padded; i += kMambaThreads) {
-    const int token = i / b.state_padded, channel = i % b.state_padded;
-    const float* memory = MemoryOf(a, row + token) + b.group * b.state_padded + channel;
-    const int to = (at.slot + token) * b.state_padded + channel;
-    shared.b[to] = memory[layout.b], shared.c[to] = memory[layout.c];
+  for (int i = threadIdx.x; i < at.n * b.key_padded; i += kFormThreads) {
+    const int token = i / b.key_padded, channel = i % b.key_padded;
+    const float* memory = MemoryOf(a, row + token) + b.key_head * b.key_padded + channel;
+    const int to = (at.slot + token) * b.key_padded + channel;
+    shared.k[to] = memory[layout.b], shared.c[to] = memory[layout.c];
   }
-  for (int i = threadIdx.x; i < at.n * kMambaColumns; i += kMambaThreads) {
-    const int token = i / kMambaColumns, d = b.first + i % kMambaColumns;
+  for (int i = threadIdx.x; i < at.n * kFormColumns; i += kFormThreads) {
+    const int token = i / kFormColumns, d = b.first + i % kFormColumns;
     const float x = d < s.head_dim
                         ? ConvolvedChannel(b.conv, b.span, b.head * s.head_dim + d, at.t + token)
                         : 0.0f;
     const float dt = MemoryOf(a, row + token)[layout.dt + b.head];
-    shared.x[at.slot * kMambaColumns + i] = x;
-    shared.u[at.slot * kMambaColumns + i] = dt * x;
+    shared.x[at.slot * kFormColumns + i] = x;
+    shared.u[at.slot * kFormColumns + i] = dt * x;
   }
   if (static_cast<int>(threadIdx.x) < at.n) {
     shared.log_decay[at.slot + threadIdx.x] =
         MemoryOf(a, row + threadIdx.x)[layout.log_decay + b.head];
   }
   __syncthreads();
-  // Each is summed by itself rather than taken as a difference of sums from the block's start:
-  // after a large step, those no longer hold the small ones.
-  for (int i = threadIdx.x; i < at.n * kBlockTokens; i += kMambaThreads) {
+  FillDecays(shared, at);
+  __syncthreads();
+  for (int i = threadIdx.x; i < at.n * kBlockTokens; i += kFormThreads) {
     const int token = at.slot + i / kBlockTokens, other = i % kBlockTokens;
-    float sum = 0.0f;
-    for (int r = other + 1; r <= token; ++r) sum += shared.log_decay[r];
-    const int pair = token * kBlockTokens + other;
-    shared.since[pair] = expf(sum);
-    if (other == 0) shared.decay[token] = expf(shared.log_decay[0] + sum);
     if (other > token) continue;
+    const int pair = token * kBlockTokens + other;
     const float* memory = MemoryOf(a, row + token - at.slot);
     shared.weights[pair] =
-        shared.since[pair] * memory[layout.dots + b.group * kBlockTokens + other];
-  }
-  __syncthreads();
-}
-
-// C S of N tokens from `token` of the block on, of which those before `end` count.
-template <int N, class S>
-__device__ __forceinline__ void ReadState(const ScanBlock& b, const MambaShared& shared,
-                                          const S* state, int state_size, int token, int end) {
-  const int octet = threadIdx.x % kMambaOctets, slice = threadIdx.x / kMambaOctets;
-  float sum[N][8] = {};
-  if (octet * 8 < b.columns) {
-    const S* column = state + b.first + octet * 8;
-#pragma unroll 4
-    for (int i = slice; i < state_size; i += kMambaSlices) {
-      float row[8];
-      Load8(column + static_cast<size_t>(i) * b.padded, row);
-#pragma unroll
-      for (int r = 0; r < N; ++r) {
-        const float c = shared.c[min(token + r, end - 1) * b.state_padded + i];
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum[r][j] = fmaf(c, row[j], sum[r][j]);
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < N; ++r) {
-    Store8(sum[r], shared.partial + (slice * N + r) * kMambaColumns + octet * 8);
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < N * kMambaColumns; i += kMambaThreads) {
-    const int t = token + i / kMambaColumns;
-    if (t >= end) continue;
-    float total = 0.0f;
-    for (int w = 0; w < kMambaSlices; ++w) total += shared.partial[w * N * kMambaColumns + i];
-    shared.read[t * kMambaColumns + i % kMambaColumns] = total;
+        shared.since[pair] * memory[layout.dots + b.key_head * kBlockTokens + other];
   }
   __syncthreads();
 }
 
 // y of the block's new tokens, to memory.
-__device__ __forceinline__ void WriteOutputs(const MambaArguments& a, const ScanBlock& b,
+__device__ __forceinline__ void WriteOutputs(const MambaArguments& a, const FormPart& b,
                                              const MambaShared& shared, bool sealed,
-                                             const MambaTokens& at) {
+                                             const FormTokens& at) {
   const Mamba2TokenLayout layout(a.shape);
-  for (int i = threadIdx.x; i < at.n * kMambaColumns; i += kMambaThreads) {
-    const int token = i / kMambaColumns, column = i % kMambaColumns, t = at.slot + token;
+  for (int i = threadIdx.x; i < at.n * kFormColumns; i += kFormThreads) {
+    const int token = i / kFormColumns, column = i % kFormColumns, t = at.slot + token;
     if (b.first + column >= a.shape.head_dim) continue;
-    const int own = t * kMambaColumns + column;
+    const int own = t * kFormColumns + column;
     float y = sealed ? shared.read[own] * shared.decay[t] : 0.0f;
     for (int r = 0; r <= t; ++r) {
-      y = fmaf(shared.weights[t * kBlockTokens + r], shared.u[r * kMambaColumns + column], y);
+      y = fmaf(shared.weights[t * kBlockTokens + r], shared.u[r * kFormColumns + column], y);
     }
     MemoryOf(a, b.span.first_token + at.t +
                     token)[layout.y + b.head * a.shape.head_dim + b.first + column] =
@@ -164,52 +112,17 @@ __device__ __forceinline__ void WriteOutputs(const MambaArguments& a, const Scan
   }
 }
 
-// The sealed state after a full block, of this block's channels.
-template <class S>
-__device__ __forceinline__ void Seal(const ScanBlock& b, const MambaShared& shared, bool sealed,
-                                     const S* in, S* out) {
-  const int octet = threadIdx.x % kMambaOctets;
-  if (octet * 8 >= b.columns) return;
-  const float* since = shared.since + (kBlockTokens - 1) * kBlockTokens;
-  for (int i = threadIdx.x / kMambaOctets; i < b.state_padded; i += kMambaSlices) {
-    const size_t at = static_cast<size_t>(i) * b.padded + b.first + octet * 8;
-    float sum[8] = {};
-    if (sealed) {
-      Load8(in + at, sum);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum[j] *= shared.decay[kBlockTokens - 1];
-    }
-    for (int s = 0; s < kBlockTokens; ++s) {
-      const float weight = since[s] * shared.b[s * b.state_padded + i];
-      float u[8];
-      Load8(shared.u + s * kMambaColumns + octet * 8, u);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum[j] = fmaf(weight, u[j], sum[j]);
-    }
-    Store8(sum, out + at);
-  }
-}
-
 // Blocks: (heads times groups of channels, spans).
 template <int N, class S>
-__global__ void __launch_bounds__(kMambaThreads, 4) ScanKernel(MambaArguments a) {
+__global__ void __launch_bounds__(kFormThreads, 4) ScanKernel(MambaArguments a) {
   const Mamba2Shape& s = a.shape;
-  ScanBlock b;
-  b.span = a.batch.spans[blockIdx.y];
-  if (b.span.num_tokens == 0) return;
-  b.state_padded = PadTo16(s.state_size), b.padded = PadTo16(s.head_dim);
-  const int parts = (b.padded + kMambaColumns - 1) / kMambaColumns;
-  b.head = blockIdx.x / parts;
-  b.group = b.head / (s.num_heads / s.num_groups);
-  b.first = blockIdx.x % parts * kMambaColumns;
-  b.columns = min(kMambaColumns, b.padded - b.first);
+  const BatchSpan& span = a.batch.spans[blockIdx.y];
+  if (span.num_tokens == 0) return;
   const Mamba2TailLayout layout(s);
-  float* tail = TailOf(a, b.span);
-  b.tail_b = tail + static_cast<size_t>(b.group) * kBlockTokens * b.state_padded;
-  b.tail_u = tail + layout.u + static_cast<size_t>(b.head) * kBlockTokens * b.padded + b.first;
-  b.tail_log_decay = tail + layout.log_decay + b.head * kBlockTokens;
-  b.conv = ConvOf(a, tail);
-  const MambaShared shared(SharedMemory(), b.state_padded, N);
+  float* tail = TailOf(a.tails, span);
+  const FormPart b(span, s.num_heads / s.num_groups, s.state_size, s.head_dim, tail + layout.b,
+                   tail + layout.u, tail + layout.log_decay, ConvOf(a, tail));
+  const MambaShared shared(SharedMemory(), b.key_padded, N);
   const auto state = [&](int slot) {
     return reinterpret_cast<S*>(a.slots.base + slot * a.slots.stride) +
            b.head * Mamba2HeadFloats(s);
@@ -217,29 +130,22 @@ __global__ void __launch_bounds__(kMambaThreads, 4) ScanKernel(MambaArguments a)
   const S* in = state(b.span.slot_in);
   S* out = state(b.span.slot_out);
 
-  const int begin = b.span.position % kBlockTokens;  // Tokens that lie in the tail.
-  for (int i = threadIdx.x; i < begin * b.state_padded; i += kMambaThreads) {
-    shared.b[i] = b.tail_b[i];
-  }
-  for (int i = threadIdx.x; i < begin * b.columns; i += kMambaThreads) {
-    const int token = i / b.columns, column = i % b.columns;
-    shared.u[token * kMambaColumns + column] = b.tail_u[token * b.padded + column];
-  }
-  if (static_cast<int>(threadIdx.x) < begin) {
-    shared.log_decay[threadIdx.x] = b.tail_log_decay[threadIdx.x];
-  }
-  int end = begin;
+  LoadTail(b, shared);
+  int end = 0;
   for (int block = 0;; ++block) {
-    const MambaTokens at(b.span, block);
+    const FormTokens at(b.span, block);
     if (at.n <= 0) break;
-    end = at.slot + at.n;
+    end = at.end;
     const bool sealed = b.span.position + at.t >= kBlockTokens;
     __syncthreads();  // The block before has been sealed, or the tail has been loaded.
     FillTokens(a, b, shared, at);
-    if (sealed) {
-      for (int token = at.slot; token < end; token += N) {
-        ReadState<N>(b, shared, in, s.state_size, token, end);
-      }
+    for (int token = at.slot; sealed && token < end; token += N) {
+      ReadState<N>(
+          b, in, s.state_size, shared.partial,
+          [&](int r) { return shared.c + min(token + r, end - 1) * b.key_padded; },
+          [&](int r, int column, float product) {
+            if (token + r < end) shared.read[(token + r) * kFormColumns + column] = product;
+          });
     }
     WriteOutputs(a, b, shared, sealed, at);
     if (end == kBlockTokens) {
@@ -247,11 +153,7 @@ __global__ void __launch_bounds__(kMambaThreads, 4) ScanKernel(MambaArguments a)
       in = out;
     }
   }
-  // What the tail keeps of the last block.
-  for (int i = threadIdx.x; i < end * b.columns; i += kMambaThreads) {
-    const int token = i / b.columns, column = i % b.columns;
-    b.tail_u[token * b.padded + column] = shared.u[token * kMambaColumns + column];
-  }
+  KeepValues(b, shared, end);
 }
 
 // A token's outputs: gate and norm of one part of the channels.
@@ -268,24 +170,20 @@ __device__ __forceinline__ void FinishToken(const MambaArguments& a, int token, 
   const bool normed = w.gating != Mamba2Norm::kNone;
   const bool gated_last = w.gating == Mamba2Norm::kBeforeGate;
   float squares = 0.0f;
-  for (int d = threadIdx.x; d < width; d += kMambaThreads) {
+  for (int d = threadIdx.x; d < width; d += kFormThreads) {
     if (!gated_last) y[d] *= gate(d);
     squares = fmaf(y[d], y[d], squares);
   }
   auto* scratch = reinterpret_cast<float*>(SharedMemory());
   const float mean = BlockSum(squares, scratch) / static_cast<float>(width);
   const float scale = 1.0f / sqrtf(mean + w.norm_eps);
-  for (int d = threadIdx.x; d < width; d += kMambaThreads) {
+  for (int d = threadIdx.x; d < width; d += kFormThreads) {
     float v = y[d];
     if (normed) v = v * scale * w.norm[part * width + d];
     if (gated_last) v *= gate(d);
     if (!IsFinite(v)) atomicOr(&a.totals[span].not_finite, 1u);
     const size_t to = static_cast<size_t>(token) * values + part * width + d;
-    if (a.x.type == DType::kF32) {
-      static_cast<float*>(a.x.out)[to] = v;
-    } else {
-      static_cast<BFloat16*>(a.x.out)[to] = FromFloat<BFloat16>(v);
-    }
+    StoreValue(a.x.out, to, a.x.type, v);
   }
 }
 
@@ -297,11 +195,11 @@ __device__ __forceinline__ void FinishTail(const MambaArguments& a, int span_ind
   const Mamba2Shape& s = a.shape;
   const Mamba2TailLayout layout(s);
   const Mamba2TokenLayout memory(s);
-  const int thread = part * kMambaThreads + threadIdx.x;
-  const int threads = static_cast<int>(gridDim.y) * kMambaThreads;
-  float* tail = TailOf(a, span);
+  const int thread = part * kFormThreads + threadIdx.x;
+  const int threads = static_cast<int>(gridDim.y) * kFormThreads;
+  float* tail = TailOf(a.tails, span);
   const int begin = span.position % kBlockTokens;
-  const MambaTokens at(span, (begin + span.num_tokens - 1) / kBlockTokens);
+  const FormTokens at(span, (begin + span.num_tokens - 1) / kBlockTokens);
   const int keys = s.num_groups * PadTo16(s.state_size), width = PadTo16(s.state_size);
   for (int i = thread; i < at.n * keys; i += threads) {
     const int token = i / keys, key = i % keys;
@@ -313,16 +211,11 @@ __device__ __forceinline__ void FinishTail(const MambaArguments& a, int span_ind
     tail[layout.log_decay + head * kBlockTokens + at.slot + token] =
         MemoryOf(a, span.first_token + at.t + token)[memory.log_decay + head];
   }
-  const ConvInput conv = ConvOf(a, tail);
-  for (int t = max(0, span.num_tokens - (s.conv_size - 1)); t < span.num_tokens; ++t) {
-    for (int channel = thread; channel < s.channels(); channel += threads) {
-      KeepConvInput(conv, channel, span.first_token + t, span.position + t);
-    }
-  }
+  KeepConvInputs(ConvOf(a, tail), span, thread, threads);
 }
 
 // Blocks: (tokens, then spans; parts of the norm).
-__global__ void __launch_bounds__(kMambaThreads) FinishKernel(MambaArguments a) {
+__global__ void __launch_bounds__(kFormThreads) FinishKernel(MambaArguments a) {
   const int index = blockIdx.x, part = blockIdx.y;
   if (index < a.batch.num_tokens) {
     FinishToken(a, index, part);
@@ -333,11 +226,11 @@ __global__ void __launch_bounds__(kMambaThreads) FinishKernel(MambaArguments a) 
 
 template <int N>
 absl::Status LaunchScan(const MambaArguments& a, CudaStream stream) {
-  const int parts = (PadTo16(a.shape.head_dim) + kMambaColumns - 1) / kMambaColumns;
+  const int parts = FormPart::Parts(a.shape.head_dim);
   const auto kernel =
       a.x.state_type == DType::kF32 ? ScanKernel<N, float> : ScanKernel<N, BFloat16>;
   return Launch("Mamba2Scan", kernel, dim3(a.shape.num_heads * parts, a.batch.num_spans),
-                kMambaThreads, MambaShared::Bytes(PadTo16(a.shape.state_size), N), stream, a);
+                kFormThreads, MambaShared::Bytes(PadTo16(a.shape.state_size), N), stream, a);
 }
 
 }  // namespace
@@ -355,13 +248,13 @@ absl::Status Mamba2(const Mamba2Shape& shape, const Mamba2Weights& weights, cons
   const int blocks = (batch.max_span_tokens + 2 * kBlockTokens - 2) / kBlockTokens;
   absl::Status status =
       Launch("Mamba2Prepare", PrepareKernel, dim3(blocks * shape.num_groups, batch.num_spans),
-             kMambaThreads, 0, stream, a);
+             kFormThreads, 0, stream, a);
   if (!status.ok()) return status;
   status = batch.max_span_tokens == 1 ? LaunchScan<1>(a, stream) : LaunchScan<4>(a, stream);
   if (!status.ok()) return status;
   const int parts = weights.gating == Mamba2Norm::kNone ? 1 : weights.norm_groups;
   return Launch("Mamba2Finish", FinishKernel, dim3(batch.num_tokens + batch.num_spans, parts),
-                kMambaThreads, kMambaWarps * sizeof(float), stream, a);
+                kFormThreads, kFormWarps * sizeof(float), stream, a);
 }
 
 }  // namespace packrat::gpu

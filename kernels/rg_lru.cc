@@ -61,13 +61,6 @@ void RgLruGates(const RgLruShape& s, const RgLruWeights& w, const RgLruOperands&
   for (; t < end; ++t) GateRows<1>(s, w, o, tokens, t, head);
 }
 
-// a (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), by way of (1 + tanh u) / 2 =
-// sigmoid(2u), which keeps its digits where tanh is near -1.
-HWY_INLINE V16 GeluTanh(const V16& a) {
-  const V16 cubic = MulAdd(Mul(a, a), Set(0.0713548162726f), Set(1.59576912160573f));
-  return Mul(a, Sigmoid(Mul(a, cubic)));
-}
-
 // Channels [begin, end) of one span; `begin` is a multiple of 16.
 void RgLruScan(const RgLruShape& s, const BatchSpan& span, const StateParts& tails,
                const RgLruOperands& o, int tokens, int begin, int end) {

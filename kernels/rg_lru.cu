@@ -57,11 +57,6 @@ __global__ void __launch_bounds__(kThreads) RgLruGatesKernel(LruArguments a) {
   }
 }
 
-// x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
-__device__ __forceinline__ float GeluTanh(float x) {
-  return x * Sigmoid(x * fmaf(x * x, 0.0713548162726f, 1.59576912160573f));
-}
-
 // Blocks: (groups of channels, spans).
 __global__ void __launch_bounds__(kThreads) RgLruScanKernel(LruArguments a) {
   const int channel = blockIdx.x * kThreads + threadIdx.x;

@@ -55,6 +55,16 @@ __device__ __forceinline__ void KeepConvInput(const ConvInput& x, int channel, i
       ConvValue(x, channel, row);
 }
 
+// Keeps what the next tokens after a span need, of each `step`th channel from `first` on.
+__device__ __forceinline__ void KeepConvInputs(const ConvInput& x, const BatchSpan& span, int first,
+                                               int step) {
+  for (int t = max(0, span.num_tokens - (x.conv_size - 1)); t < span.num_tokens; ++t) {
+    for (int channel = first; channel < x.channels; channel += step) {
+      KeepConvInput(x, channel, span.first_token + t, span.position + t);
+    }
+  }
+}
+
 }  // namespace packrat::gpu
 
 #endif  // PACKRAT_KERNELS_SHORT_CONV_CUH_

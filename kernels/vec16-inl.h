@@ -85,6 +85,12 @@ HWY_INLINE V16 Sigmoid(const V16& a) {
   return Div(one, Add(one, Exp(IfGreater(minus, limit, limit, minus))));
 }
 HWY_INLINE V16 Silu(const V16& a) { return Mul(a, Sigmoid(a)); }
+// a (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), by way of (1 + tanh u) / 2 =
+// sigmoid(2u), which keeps its digits where tanh is near -1.
+HWY_INLINE V16 GeluTanh(const V16& a) {
+  const V16 cubic = MulAdd(Mul(a, a), Set(0.0713548163f), Set(1.59576912f));
+  return Mul(a, Sigmoid(Mul(a, cubic)));
+}
 
 #undef PACKRAT_V16
 

@@ -90,15 +90,19 @@ template <int kN>
 void Scores(const float* q, const std::byte* block, const std::byte* next, int pairs, float scale,
             float* scores) {
   __m512 acc[kN][2];
+#pragma GCC unroll 16
   for (int r = 0; r < kN; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
   for (int k = 0; k < pairs; ++k) {
     const __m512i a = _mm512_loadu_si512(block + k * 64), b = _mm512_loadu_si512(next + k * 64);
+#pragma GCC unroll 16
     for (int r = 0; r < kN; ++r) {
       acc[r][0] = DotPair(acc[r][0], q[r * kQueryRow + k], a);
       acc[r][1] = DotPair(acc[r][1], q[r * kQueryRow + k], b);
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < kN; ++r) {
+#pragma GCC unroll 16
     for (int c = 0; c < 2; ++c) {
       _mm512_storeu_ps(scores + r * kScoreRow + c * kLanes,
                        _mm512_mul_ps(acc[r][c], _mm512_set1_ps(scale)));
@@ -115,7 +119,9 @@ void AddValues(const float* weights, const std::byte* const* values, int first, 
   const int row_bytes = 2 * padded, left = padded - channel;
   const auto channels = static_cast<__mmask32>(left >= 2 * kLanes ? 0xffffffff : 0xffff);
   __m512 acc[kN][2 * kWide];
+#pragma GCC unroll 16
   for (int r = 0; r < kN; ++r) {
+#pragma GCC unroll 16
     for (int c = 0; c < 2 * kWide; ++c) {
       acc[r][c] = _mm512_loadu_ps(out + r * kOutRow + channel + c * kLanes);
     }
@@ -125,17 +131,21 @@ void AddValues(const float* weights, const std::byte* const* values, int first, 
     // The entry behind the last may not have been written, and the one before the first may be bad.
     const __mmask32 even_channels = 2 * k < first ? 0 : channels,
                     odd_channels = 2 * k + 1 < end ? channels : 0;
+#pragma GCC unroll 16
     for (int w = 0; w < kWide; ++w, row += 4 * kLanes) {
       const __m512i even = _mm512_maskz_loadu_epi16(even_channels, row),
                     odd = _mm512_maskz_loadu_epi16(odd_channels, row + row_bytes);
       const __m512i a = _mm512_unpacklo_epi16(even, odd), b = _mm512_unpackhi_epi16(even, odd);
+#pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
         acc[r][2 * w] = DotPair(acc[r][2 * w], weights[r * kScoreRow + k], a);
         acc[r][2 * w + 1] = DotPair(acc[r][2 * w + 1], weights[r * kScoreRow + k], b);
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < kN; ++r) {
+#pragma GCC unroll 16
     for (int c = 0; c < 2 * kWide; ++c) {
       _mm512_storeu_ps(out + r * kOutRow + channel + c * kLanes, acc[r][c]);
     }
@@ -179,6 +189,7 @@ void Weigh(int begin, int blocks, int padded, Row* row, float* scores, float* ou
   const __m512 shrink = Exp2(kAll, _mm512_set1_ps(old - row->maximum));
   row->total = row->total * _mm512_cvtss_f32(shrink) + SumLanes(sum);
   for (int d = 0; d < padded; d += 2 * kLanes) {
+#pragma GCC unroll 16
     for (int c = 0; c < 2; ++c) {
       float* sums = out + d + c * kLanes;
       _mm512_storeu_ps(sums, _mm512_mul_ps(_mm512_loadu_ps(sums), shrink));

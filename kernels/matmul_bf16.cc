@@ -77,7 +77,9 @@ void Tile(const float* x, const MatMulOutput& output, int row, int panel, Ahead 
   const int pairs = Pairs(weight.in());
   const std::byte* w = weight.panel(panel);
   __m512 acc[kRows][kVecs];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
     for (int c = 0; c < kVecs; ++c) acc[r][c] = _mm512_setzero_ps();
   }
   for (int k = 0; k < pairs;) {
@@ -87,19 +89,24 @@ void Tile(const float* x, const MatMulOutput& output, int row, int panel, Ahead 
     }
     for (; k < end; ++k, x += kRows, w += kVecs * kLine) {
       __m512bh weights[kVecs];
+#pragma GCC unroll 16
       for (int c = 0; c < kVecs; ++c) {
         weights[c] = reinterpret_cast<__m512bh>(_mm512_load_si512(w + c * kLine));
       }
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(x[r]));
+#pragma GCC unroll 16
         for (int c = 0; c < kVecs; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], pair, weights[c]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int c = 0; c < kVecs; ++c) {
     const int first = panel * kPanel + c * kLanes;
     const __mmask16 lanes = FirstLanes(std::max(weight.out() - first, 0));
     float* y = output.y + row * output.y_stride + first;
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r, y += output.y_stride) {
       __m512 sum = acc[r][c];
       if (output.bias != nullptr) {

@@ -6,8 +6,10 @@ vLLM for CPUs and llama.cpp, bytes of state, and what a session of a long text c
 
 Each family's configuration (tests/bench/published) becomes a folder that `transformers` writes, in
 bfloat16, under --dir. Then, as in peers.py: all servers are up at once and measured in turn, prompts are
-random ids, nothing ends early and nothing is cached. Then with Packrat alone: a session of --length tokens,
-its fork, and the first token of its next turn of 32 tokens.
+random ids, nothing ends early and nothing is cached. A row's limit is what the machine's read bandwidth and
+its bfloat16 dot products would allow, measured before each family; where a row stays below 1.5 times the
+better peer, its note says how much of that limit 1.5 times would take. Then with Packrat alone: a session of
+--length tokens, its fork, and the first token of its next turn of 32 tokens.
 
 `transformers` is that of peers.py's vLLM, which is installed into --dir at first (8 GB; only x86-64).
 """
@@ -31,6 +33,7 @@ import peers  # pylint: disable=wrong-import-position
 
 PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published")
 FAMILIES = ("lfm2_350m", "granite_4_h_350m", "falcon_h1_0.5b", "qwen3.5_0.8b")
+GOAL = 1.5  # Times the better peer.
 ROWS = {"1": (1, 128, 64), "8": (8, 128, 64), "32": (32, 128, 64), "prompts": (4, 2048, 1)}
 # `python -c` CONFIG FOLDER: weights as transformers starts a training with, a file at most 4 GB large.
 MAKE = """
@@ -56,6 +59,32 @@ def folder_of(args, family):
         with open(os.path.join(folder, "generation_config.json"), "w", encoding="utf-8") as file:
             json.dump({}, file)
     return folder
+
+
+def machine(bench):
+    """(bytes/s that can be read, bfloat16 operations/s), measured now."""
+    out = subprocess.run([bench, "--only=machine"], check=True, capture_output=True, text=True).stdout
+    values = {row[0]: float(row[1]) for row in (line.split("\t") for line in out.splitlines())
+              if row[0].startswith("machine: ")}
+    return (1e9 * max(values["machine: own read loop over 1 GiB"],
+                      values["machine: mbw, read + written, 1 core"]),
+            1e9 * values["machine: own loop of bfloat16 dots"])
+
+
+def limits(info, bandwidth, operations):
+    """{row: tokens/s} of a model in bfloat16 (`packrat info --json`) that does nothing but its products, at
+    the rate of the processor's dot products, and, for each decoded token, one reading of the weights and of
+    all sequences' states."""
+    output = info["embedding_parameters"]
+    layers = info["parameters"] - output * (1 if info["tied"] else 2)
+    result = {}
+    for row, (callers, prompt, tokens) in ROWS.items():
+        prompts = callers * prompt * 2 * layers / operations
+        step = max((2 * (layers + output) + callers * info["state"]["fixed_bytes"]) / bandwidth,
+                   callers * 2 * (layers + output) / operations)
+        counted = callers * (prompt if row == "prompts" else tokens)
+        result[row] = counted / (prompts + (tokens - 1) * step)
+    return result
 
 
 def milliseconds(action):
@@ -93,6 +122,9 @@ def session_rows(client, vocab, length, rounds):
 
 def measure(args, family, gguf):
     args.model = folder_of(args, family)
+    info = json.loads(subprocess.run([args.client, "info", f"--model={args.model}", "--json"], check=True,
+                                     capture_output=True, text=True).stdout)
+    at_best = limits(info, *machine(args.bench))
     with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
         vocab = json.load(file)["vocab_size"]
     servers, ports = [], itertools.count(args.port, 2)
@@ -120,7 +152,7 @@ def measure(args, family, gguf):
         if "llama.cpp" in args.peers.split(",") and gguf:
             add("llama", lambda log: peers.start_llama(args, gguf, next(ports), log))
         rows = [row for row in args.rows.split(",") if row]
-        peers.report(peers.measure(servers, rows, args.rounds, vocab), f"families: {family}")
+        peers.report(peers.measure(servers, rows, args.rounds, vocab), f"families: {family}", at_best, GOAL)
         packrat.signal(signal.SIGCONT)
         with Client(f"127.0.0.1:{packrat.grpc}") as client:
             for name, value, unit, note in session_rows(client, vocab, args.length, args.rounds):
@@ -135,6 +167,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("server", help="packrat_server")
     parser.add_argument("client", help="packrat")
+    parser.add_argument("bench", help="tests/bench:bench")
     parser.add_argument("--only", default=",".join(FAMILIES), help="files of tests/bench/published")
     parser.add_argument("--gguf", action="append", default=[], metavar="FAMILY=FILE",
                         help="a family's weights for llama.cpp, any number of times")

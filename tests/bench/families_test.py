@@ -1,5 +1,8 @@
+import os
+import tempfile
 import types
 import unittest
+from unittest import mock
 
 from tests.bench import families
 
@@ -50,6 +53,28 @@ class FamiliesTest(unittest.TestCase):
     def test_a_turn_that_computes_the_text_anew_is_no_result(self):
         with self.assertRaises(SystemExit):
             families.session_rows(Client(0), 100, 600, 3)
+
+    def test_limits(self):
+        info = {"parameters": 110, "embedding_parameters": 10, "tied": True, "state": {"fixed_bytes": 30}}
+        with mock.patch.object(families, "ROWS", {"2": (2, 5, 11), "prompts": (1, 4, 1)}):
+            limits = families.limits(info, 10.0, 1000.0)
+            # 100 parameters in layers: 2 s for 10 tokens of prompts; 10 steps that read 220 + 60 bytes.
+            self.assertAlmostEqual(limits["2"], 22 / (2 + 10 * 28))
+            self.assertAlmostEqual(limits["prompts"], 4 / 0.8)
+            # Where reading is fast, operations bind: 2 x 220 a step.
+            self.assertAlmostEqual(families.limits(info, 1e9, 1000.0)["2"], 22 / (2 + 10 * 0.44))
+            # An output matrix of its own: of the embedding one row is read.
+            self.assertAlmostEqual(families.limits({**info, "parameters": 120, "tied": False}, 10.0,
+                                                   1000.0)["2"], 22 / (2 + 10 * 28))
+
+    def test_the_machine(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".sh", delete=False) as file:
+            file.write("#!/bin/sh\nprintf 'machine: own read loop over 1 GiB\\t3\\tGB/s\\n'\n"
+                       "printf 'machine: mbw, read + written, 1 core\\t4\\tGB/s\\n'\n"
+                       "printf 'machine: own loop of bfloat16 dots\\t5\\tGFLOP/s\\n'\n")
+        os.chmod(file.name, 0o755)
+        self.assertEqual(families.machine(file.name), (4e9, 5e9))
+        os.unlink(file.name)
 
     def test_every_family_has_its_configuration(self):
         for family in families.FAMILIES:

@@ -207,21 +207,28 @@ def measure(servers, rows, rounds, vocab):
     return rates
 
 
-def report(rates, title="peers"):
+def report(rates, title="peers", limits=None, goal=None):
+    """limits: {row: tokens/s that the machine allows}; goal: times the better peer, with `limits`."""
     for row, by_server in rates.items():
         callers, prompt, _ = ROWS[row]
         name = f"prompts of {prompt}, {callers} callers" if row == "prompts" else f"{row} callers"
+        theirs = {server: rate for server, rate in by_server.items() if not server.startswith("packrat")}
         for server, own in by_server.items():
-            if not server.startswith("packrat"):
+            if server in theirs:
                 continue
-            note = []
-            for peer, theirs in by_server.items():
-                if not peer.startswith("packrat"):
-                    ratio = statistics.median(a / b for a, b in zip(own, theirs))
-                    note.append(f"{ratio:.2f} x {peer}'s {statistics.median(theirs):.1f}")
+            ratios = {peer: statistics.median(a / b for a, b in zip(own, rate))
+                      for peer, rate in theirs.items()}
+            note = [f"{ratio:.2f} x {peer}'s {statistics.median(theirs[peer]):.1f}"
+                    for peer, ratio in ratios.items()]
+            rate, limit, share = statistics.median(own), "-", "-"
+            if limits:
+                limit, share = f"{limits[row]:.1f}", f"{100 * rate / limits[row]:.0f}%"
+                if ratios and min(ratios.values()) < goal:
+                    wanted = goal * rate / min(ratios.values())
+                    note.append(f"{goal} times the better is {100 * wanted / limits[row]:.0f}% of the limit")
             flags = server.removeprefix("packrat")
-            print(f"{title}: {name}{flags}\t{statistics.median(own):.1f}\ttokens/s\t-\t-\t"
-                  f"{', '.join(note)}")
+            print(f"{title}: {name}{flags}\t{rate:.1f}\ttokens/s\t{limit}\t{share}\t{', '.join(note)}",
+                  flush=True)
 
 
 def main():

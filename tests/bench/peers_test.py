@@ -18,10 +18,10 @@ RATES = {
 
 class PeersTest(unittest.TestCase):
 
-    def report(self, rates):
+    def report(self, rates, **more):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            peers.report(rates)
+            peers.report(rates, **more)
         return [line.split("\t") for line in out.getvalue().splitlines()]
 
     def test_medians_and_ratios_round_by_round(self):
@@ -32,6 +32,14 @@ class PeersTest(unittest.TestCase):
                                 "4.00 x vllm's 100.0, 2.67 x llama.cpp m.gguf's 50.0"])
         self.assertEqual(prompts[0], "peers: prompts of 512, 8 callers")
         self.assertEqual(prompts[5], "1.25 x vllm's 800.0")
+
+    def test_limits_say_what_a_goal_would_take(self):
+        bare, int8, prompts = self.report(RATES, limits={"8": 400.0, "prompts": 1250.0}, goal=2.5)
+        self.assertEqual(bare[3:5], ["400.0", "50%"])
+        self.assertEqual(bare[5], "2.00 x vllm's 100.0, 3.00 x llama.cpp m.gguf's 50.0, "
+                                  "2.5 times the better is 62% of the limit")
+        self.assertEqual(int8[5], "4.00 x vllm's 100.0, 2.67 x llama.cpp m.gguf's 50.0")
+        self.assertIn("2.5 times the better is 160% of the limit", prompts[5])
 
     def test_without_peers_there_are_no_ratios(self):
         self.assertEqual(self.report({"1": {"packrat": [5.0, 7.0]}})[0],

@@ -55,9 +55,11 @@ constexpr int kMaxShared = 16;  // Queries of one AttendOne().
 // Dot() of one query with sixteen rows.
 HWY_INLINE V16 DotRows(const float* q, const float* const* rows, int n) {
   return SumRows([&](const int* four, V16* sums) HWY_ATTR {
+#pragma GCC unroll 16
     for (int r = 0; r < 4; ++r) sums[r] = Zero();
     for (int i = 0; i < n; i += 16) {
       const V16 x = Load(q + i);
+#pragma GCC unroll 16
       for (int r = 0; r < 4; ++r) sums[r] = MulAdd(x, Load(rows[four[r]] + i), sums[r]);
     }
   });
@@ -70,11 +72,14 @@ HWY_INLINE void AddWeighted(const float* weights, const float* const* rows, int 
   int d = 0;
   for (; d + 16 * kGroup <= padded; d += 16 * kGroup) {
     V16 acc[kGroup];
+#pragma GCC unroll 16
     for (int g = 0; g < kGroup; ++g) acc[g] = Load(out + d + g * 16);
     for (int j = first; j < last; ++j) {
       const V16 p = Set(weights[j]);
+#pragma GCC unroll 16
       for (int g = 0; g < kGroup; ++g) acc[g] = MulAdd(p, Load(rows[j] + d + g * 16), acc[g]);
     }
+#pragma GCC unroll 16
     for (int g = 0; g < kGroup; ++g) Store(acc[g], out + d + g * 16);
   }
   for (; d < padded; d += 16) {
@@ -188,21 +193,28 @@ constexpr int kKeys = HWY_TARGET == HWY_AVX3 ? 4 : 1;
 // scores[i] = Dot(q_lane, keys[i]) for sixteen queries in columns (padded, 16).
 HWY_INLINE void DotLanes(const float* q, const float* const* keys, int padded, V16* scores) {
   V16 quarter[4][kKeys];
+#pragma GCC unroll 16
   for (int l = 0; l < 4; ++l) {
     V16 acc[4][kKeys];
+#pragma GCC unroll 16
     for (int c = 0; c < 4; ++c) {
+#pragma GCC unroll 16
       for (int i = 0; i < kKeys; ++i) acc[c][i] = Zero();
     }
     for (int d = l; d < padded; d += 16) {
+#pragma GCC unroll 16
       for (int c = 0; c < 4; ++c) {
         const V16 x = Load(q + (d + 4 * c) * 16);
+#pragma GCC unroll 16
         for (int i = 0; i < kKeys; ++i) acc[c][i] = MulAdd(x, Set(keys[i][d + 4 * c]), acc[c][i]);
       }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < kKeys; ++i) {
       quarter[l][i] = Add(Add(acc[0][i], acc[2][i]), Add(acc[1][i], acc[3][i]));
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kKeys; ++i) {
     scores[i] = Add(Add(quarter[0][i], quarter[2][i]), Add(quarter[1][i], quarter[3][i]));
   }
@@ -249,6 +261,7 @@ HWY_INLINE void AddTile(const float* q, int padded, int n, const Range* ranges, 
     for (int j = begin; j < end; j += kKeys) {
       const int count = end - j < kKeys ? end - j : kKeys;
       const float* keys[kKeys];
+#pragma GCC unroll 16
       for (int i = 0; i < kKeys; ++i) {
         keys[i] = i < count ? q : keys[0];  // q: anything, for an own entry, or none.
         const int index = tile + j + i;
@@ -285,11 +298,14 @@ HWY_INLINE void AddTile(const float* q, int padded, int n, const Range* ranges, 
     const int shared_end = with_own ? own.index - tile : end;
     for (int d = 0; d < padded; d += kGroup) {
       V16 acc[kGroup];
+#pragma GCC unroll 16
       for (int g = 0; g < kGroup; ++g) acc[g] = Mul(Load(out + (d + g) * 16), shrink);
       for (int j = begin; j < shared_end; ++j) {
         const V16 p = Load(scratch + j * 16);
+#pragma GCC unroll 16
         for (int g = 0; g < kGroup; ++g) acc[g] = MulAdd(p, Set(values[j][d + g]), acc[g]);
       }
+#pragma GCC unroll 16
       for (int g = 0; g < kGroup; ++g) {
         if (with_own) {
           const V16 p = Load(scratch + shared_end * 16);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "kernels/check.h"
 
@@ -11,6 +10,7 @@
 // Keep after the define.
 #include "hwy/foreach_target.h"
 // Keep after foreach_target.h.
+#include "kernels/block_state-inl.h"
 #include "kernels/short_conv-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -80,37 +80,6 @@ void ConvolveUnit(const ConvInput& conv, int t, int channel, int dim, float leng
 // log g of a token.
 float LogDecay(float rate, float a) {
   return -rate * (std::fmax(a, 0.0f) + std::log1p(std::exp(-std::fabs(a))));
-}
-
-// out_r (value_padded) = row_r S for kRows rows, each sum in order of the key channel.
-template <int kRows>
-HWY_INLINE void ReadState(const float* const* rows, const float* state, int key_dim,
-                          int value_padded, float* const* out) {
-  constexpr int kColumns = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 2 : 4;
-  const auto columns = [&](int d, auto width) HWY_ATTR {
-    constexpr int kWidth = decltype(width)::value;
-    V16 sum[kRows][kWidth];
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kWidth; ++c) sum[r][c] = Zero();
-    }
-    const float* line = state + d;
-    for (int i = 0; i < key_dim; ++i, line += value_padded) {
-      V16 s[kWidth];
-      for (int c = 0; c < kWidth; ++c) s[c] = Load(line + c * 16);
-      for (int r = 0; r < kRows; ++r) {
-        const V16 x = Set(rows[r][i]);
-        for (int c = 0; c < kWidth; ++c) sum[r][c] = MulAdd(x, s[c], sum[r][c]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kWidth; ++c) Store(sum[r][c], out[r] + d + c * 16);
-    }
-  };
-  int d = 0;
-  for (; d + kColumns * 16 <= value_padded; d += kColumns * 16) {
-    columns(d, std::integral_constant<int, kColumns>());
-  }
-  for (; d < value_padded; d += 16) columns(d, std::integral_constant<int, 1>());
 }
 
 // Scratch of a block.
@@ -213,26 +182,9 @@ void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const floa
   HWY_ALIGN float c[16];
   float decay;
   decays.Exponentials(c, &decay);
-  const int values = h.value_padded;
-  constexpr int kRows = 4;  // Rows of S that share a load of u. They divide key_padded.
-  for (int i = 0; i < h.key_padded; i += kRows) {
-    HWY_ALIGN float weight[kBlockTokens * kRows];
-    for (int s = 0; s < kBlockTokens; ++s) {
-      for (int r = 0; r < kRows; ++r) weight[s * kRows + r] = c[s] * h.k[s * h.key_padded + i + r];
-    }
-    for (int d = 0; d < values; d += 16) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * values + d;
-      V16 sum[kRows];
-      for (int r = 0; r < kRows; ++r) {
-        sum[r] = sealed ? Mul(Load(in + at + r * values), Set(decay)) : Zero();
-      }
-      for (int s = 0; s < kBlockTokens; ++s) {
-        const V16 row = Load(u + s * values + d);
-        for (int r = 0; r < kRows; ++r) sum[r] = MulAdd(Set(weight[s * kRows + r]), row, sum[r]);
-      }
-      for (int r = 0; r < kRows; ++r) Store(sum[r], out + at + r * values);
-    }
-  }
+  const float* keys[kBlockTokens];
+  for (int s = 0; s < kBlockTokens; ++s) keys[s] = h.k + s * h.key_padded;
+  SealState(sealed, decay, c, keys, u, h.key_padded, h.value_padded, in, out);
 }
 
 // One value head's part of a block: the corrected values and outputs of its tokens, and the sealing

@@ -10,7 +10,7 @@
 // Keep after the define.
 #include "hwy/foreach_target.h"
 // Keep after foreach_target.h.
-#include "kernels/mamba2_state-inl.h"
+#include "kernels/block_state-inl.h"
 #include "kernels/short_conv-inl.h"
 
 #ifndef PACKRAT_KERNELS_MAMBA2_CC_ONCE_
@@ -73,6 +73,26 @@ HWY_INLINE V16 Softplus(const V16& a) {
   V16 log;
   for (int i = 0; i < kVecs; ++i) log.v[i] = hn::Log1p(Lanes(), small.v[i]);
   return Add(Add(Max(a, Zero()), log), Sub(a, a));
+}
+
+// How far a block's tokens have decayed up to the latest, as logarithms: since[s] is the sum over
+// (s, t]. Each is summed by itself rather than taken as a difference of sums since the block's
+// start: after a large step, those no longer hold the small ones.
+struct MambaDecays {
+  HWY_ALIGN float since[kBlockTokens] = {};
+  HWY_INLINE void Advance(int t, float log_decay) {
+    HWY_ALIGN static constexpr float kLanes[kBlockTokens] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                             8, 9, 10, 11, 12, 13, 14, 15};
+    const V16 more = IfGreater(Set(static_cast<float>(t)), Load(kLanes), Set(log_decay), Zero());
+    Store(Add(Load(since), more), since);
+  }
+};
+
+// exp() of the sums of log_decay over [0, t], for t < n.
+HWY_INLINE void DecaysFromStart(const float* log_decay, int n, float* decay) {
+  HWY_ALIGN float sums[kBlockTokens] = {};
+  for (int t = 0; t < n; ++t) sums[t] = t > 0 ? sums[t - 1] + log_decay[t] : log_decay[0];
+  Store(Exp(Load(sums)), decay);
 }
 
 // dt and the logarithms of the decays of a token's heads.
@@ -190,12 +210,12 @@ void ReadSealed(const MambaHead& h, const MambaTokens& at, const float* state) {
     for (int r = 0; r < kTokens; ++r) {
       from[r] = h.rows[t + r] + c, to[r] = h.read + (t + r) * h.padded;
     }
-    ReadMambaState<kTokens>(from, state, size, h.padded, to);
+    ReadState<kTokens>(from, state, size, h.padded, to);
   }
   for (; t < at.end(); ++t) {
     const float* from[] = {h.rows[t] + c};
     float* to[] = {h.read + t * h.padded};
-    ReadMambaState<1>(from, state, size, h.padded, to);
+    ReadState<1>(from, state, size, h.padded, to);
   }
 }
 
@@ -238,7 +258,7 @@ void ScanMamba(const MambaCall& call, const BatchSpan& span, int head, float* sc
     DecaysFromStart(h.log_decay, at.end(), decay);
     WriteOutputs(h, at, sealed, decay, c);
     if (at.end() == kBlockTokens) {
-      SealMamba(sealed, decay[kBlockTokens - 1], c, h.b, h.u, h.state_padded, h.padded, in, out);
+      SealState(sealed, decay[kBlockTokens - 1], c, h.b, h.u, h.state_padded, h.padded, in, out);
       in = out;
     }
     first += at.n;

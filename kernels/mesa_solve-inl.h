@@ -41,51 +41,51 @@ constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX
 
 // --- One system: channels in the lanes. `decay`: exp(G_t); c (16): C_s, zero for s > t. ---
 
-// y = decay * (x' M) + ..., the sealed part: y[j] = decay * sum_i x[i] M[i][j].
-HWY_INLINE void SealedOne(const float* m, const float* x, float decay, int padded, float* y) {
-  for (int j = 0; j < padded; j += 16 * kAccumulators) {
-    const int group = (padded - j) / 16 < kAccumulators ? (padded - j) / 16 : kAccumulators;
-    V16 acc[kAccumulators];
-    for (V16& a : acc) a = Zero();
-    if (group == kAccumulators) {
-      for (int i = 0; i < padded; ++i) {
-        const V16 xi = Set(x[i]);
-        for (int g = 0; g < kAccumulators; ++g) {
-          acc[g] = MulAdd(Load(m + i * padded + j + g * 16), xi, acc[g]);
-        }
-      }
-    } else {
-      for (int i = 0; i < padded; ++i) {
-        const V16 xi = Set(x[i]);
-        for (int g = 0; g < group; ++g) {
-          acc[g] = MulAdd(Load(m + i * padded + j + g * 16), xi, acc[g]);
-        }
-      }
-    }
-    for (int g = 0; g < group; ++g) Store(Mul(acc[g], Set(decay)), y + j + g * 16);
-  }
-}
-
-// weights[s] = C_s (k_s . x)
-HWY_INLINE void TailWeightsOne(const Block& b, const float* x, const float* c, float* weights) {
-  V16 sum = Zero();
-  for (int i = 0; i < b.padded; ++i) sum = MulAdd(Load(b.k_columns + i * 16), Set(x[i]), sum);
-  Store(Mul(Load(c), sum), weights);
-}
-
-// y = x' H + tail: with rows = k the product with H_kk, with rows = v the read-out from H_kv.
+// y = x' H + tail: with rows = k the product with H_kk, with rows = v the read-out from H_kv. The
+// tail's weights C_s (k_s . x) are summed in the loop that reads the sealed matrix: they are one
+// chain, which otherwise would take as long as all of the matrix.
 HWY_INLINE void ReadOne(const Block& b, const float* sealed, const float* rows, float decay,
                         const float* c, const float* x, float* y) {
   HWY_ALIGN float weights[16];
-  TailWeightsOne(b, x, c, weights);
-  if (b.sealed) SealedOne(sealed, x, decay, b.padded, y);
-  for (int j = 0; j < b.padded; j += 16) {
-    V16 sum = b.sealed ? Load(y + j) : Zero();
-    for (int s = 0; s < b.tokens; ++s) {
-      sum = MulAdd(Set(weights[s]), Load(rows + s * b.padded + j), sum);
-    }
-    Store(sum, y + j);
+  V16 dots = Zero();
+  const auto add_dots = [&](int i, const V16& xi)
+                            HWY_ATTR { dots = MulAdd(Load(b.k_columns + i * 16), xi, dots); };
+  if (b.sealed) {
+    ForColumns<kAccumulators>(b.padded, [&](int j, auto width) HWY_ATTR {
+      constexpr int kWidth = decltype(width)::value;
+      V16 acc[kWidth];
+#pragma GCC unroll 16
+      for (V16& a : acc) a = Zero();
+      for (int i = 0; i < b.padded; ++i) {
+        const V16 xi = Set(x[i]);
+        if (j == 0) add_dots(i, xi);
+#pragma GCC unroll 16
+        for (int g = 0; g < kWidth; ++g) {
+          acc[g] = MulAdd(Load(sealed + i * b.padded + j + g * 16), xi, acc[g]);
+        }
+      }
+#pragma GCC unroll 16
+      for (int g = 0; g < kWidth; ++g) Store(Mul(acc[g], Set(decay)), y + j + g * 16);
+    });
+  } else {
+    for (int i = 0; i < b.padded; ++i) add_dots(i, Set(x[i]));
   }
+  Store(Mul(Load(c), dots), weights);
+  ForColumns<kAccumulators>(b.padded, [&](int j, auto width) HWY_ATTR {
+    constexpr int kWidth = decltype(width)::value;
+    V16 sum[kWidth];
+#pragma GCC unroll 16
+    for (int g = 0; g < kWidth; ++g) sum[g] = b.sealed ? Load(y + j + g * 16) : Zero();
+    for (int s = 0; s < b.tokens; ++s) {
+      const V16 weight = Set(weights[s]);
+#pragma GCC unroll 16
+      for (int g = 0; g < kWidth; ++g) {
+        sum[g] = MulAdd(weight, Load(rows + s * b.padded + j + g * 16), sum[g]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int g = 0; g < kWidth; ++g) Store(sum[g], y + j + g * 16);
+  });
 }
 
 // Solves for q (P) into x (P); work: 3 * P floats. Returns steps; *residual squared and relative.
@@ -147,13 +147,16 @@ HWY_INLINE int SolveOne(const Block& b, float decay, const float* c, const float
 HWY_INLINE void SealedMany(const float* m, const float* x, const V16& decay, int padded, float* y) {
   for (int j = 0; j < padded; j += kAccumulators) {
     V16 acc[kAccumulators];
+#pragma GCC unroll 16
     for (V16& a : acc) a = Zero();
     for (int i = 0; i < padded; ++i) {
       const V16 xi = Load(x + i * 16);
+#pragma GCC unroll 16
       for (int g = 0; g < kAccumulators; ++g) {
         acc[g] = MulAdd(Set(m[i * padded + j + g]), xi, acc[g]);
       }
     }
+#pragma GCC unroll 16
     for (int g = 0; g < kAccumulators; ++g) Store(Mul(acc[g], decay), y + (j + g) * 16);
   }
 }
@@ -163,13 +166,16 @@ HWY_INLINE void ReadMany(const Block& b, const float* sealed, const float* rows,
   HWY_ALIGN float weights[256];
   for (int s = 0; s < b.tokens; s += kAccumulators) {
     V16 acc[kAccumulators];
+#pragma GCC unroll 16
     for (V16& a : acc) a = Zero();
     for (int i = 0; i < b.padded; ++i) {
       const V16 xi = Load(x + i * 16);
+#pragma GCC unroll 16
       for (int g = 0; g < kAccumulators; ++g) {
         acc[g] = MulAdd(Set(b.k_columns[i * 16 + s + g]), xi, acc[g]);
       }
     }
+#pragma GCC unroll 16
     for (int g = 0; g < kAccumulators; ++g) {
       Store(Mul(Load(c + (s + g) * 16), acc[g]), weights + (s + g) * 16);
     }
@@ -177,13 +183,16 @@ HWY_INLINE void ReadMany(const Block& b, const float* sealed, const float* rows,
   if (b.sealed) SealedMany(sealed, x, decay, b.padded, y);
   for (int j = 0; j < b.padded; j += kAccumulators) {
     V16 acc[kAccumulators];
+#pragma GCC unroll 16
     for (int g = 0; g < kAccumulators; ++g) acc[g] = b.sealed ? Load(y + (j + g) * 16) : Zero();
     for (int s = 0; s < b.tokens; ++s) {
       const V16 w = Load(weights + s * 16);
+#pragma GCC unroll 16
       for (int g = 0; g < kAccumulators; ++g) {
         acc[g] = MulAdd(w, Set(rows[s * b.padded + j + g]), acc[g]);
       }
     }
+#pragma GCC unroll 16
     for (int g = 0; g < kAccumulators; ++g) Store(acc[g], y + (j + g) * 16);
   }
 }

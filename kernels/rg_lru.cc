@@ -28,6 +28,7 @@ HWY_INLINE void GateRows(const RgLruShape& s, const RgLruWeights& w, const RgLru
   for (int j = 0; j < dim; j += 16) {
     const int n = dim - j;
     V16 in[kRows], forget[kRows];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       in[r] = LoadFirst(w.input_bias + first + j, n);
       forget[r] = LoadFirst(w.recurrent_bias + first + j, n);
@@ -35,6 +36,7 @@ HWY_INLINE void GateRows(const RgLruShape& s, const RgLruWeights& w, const RgLru
     for (int i = 0; i < dim; ++i) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(i) * dim + j;
       const V16 wi = LoadFirst(input + at, n), wr = LoadFirst(recurrent + at, n);
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const V16 value = Set(x[static_cast<ptrdiff_t>(r) * s.width() + i]);
         in[r] = MulAdd(value, wi, in[r]);
@@ -42,6 +44,7 @@ HWY_INLINE void GateRows(const RgLruShape& s, const RgLruWeights& w, const RgLru
       }
     }
     const V16 rate = Sub(Zero(), LoadFirst(w.rate + first + j, n));
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const ptrdiff_t row = static_cast<ptrdiff_t>(r) * s.width() + j;
       float* to = o.work + token * s.width() + first + row;

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "hwy/highway.h"
 // Keep after highway.h.
@@ -202,6 +203,16 @@ HWY_INLINE V16 DotColumns(const float* a, const float* b, int n) {
     for (int i = l; i < n; i += 16) sum = MulAdd(Load(a + i * 16), Load(b + i * 16), sum);
     return sum;
   });
+}
+
+// columns(d, width) for all vectors d of a row of `padded` floats, kWidth (a power of two) of them
+// side by side, or at the end fewer.
+template <int kWidth, class Columns>
+HWY_INLINE void ForColumns(int padded, const Columns& columns, int d = 0) {
+  for (; d + kWidth * 16 <= padded; d += kWidth * 16) {
+    columns(d, std::integral_constant<int, kWidth>());
+  }
+  if constexpr (kWidth > 1) ForColumns<kWidth / 2>(padded, columns, d);
 }
 
 // Copies rows (n, width) with a stride to columns (width, 16) and zero in columns from n on.

@@ -20,6 +20,7 @@ struct Span {
   int32_t slot_in = -1;    // Where the sealed state is read; -1 where slot_bytes is 0.
   int32_t slot_out = -1;   // Where finished blocks are written: slot_in unless that is shared.
   int32_t tail = -1;
+  int32_t dial = 0;  // Of ModelConfig::dials: what layers of RAT+ see. The same for all of a text.
   // One per page class of the StateLayout. Page b of the text (RAT: chunk b; attention: positions
   // 16b to 16b+15); for all but windows, ring is the table's length.
   const PageTable* pages = nullptr;

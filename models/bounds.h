@@ -68,6 +68,8 @@ inline constexpr Bound kCandidate = {"candidates", 1, kOpen, Bound::kBoth, "toke
 inline constexpr Bound kChatMessages = {"chat.messages", 1, 4096, Bound::kBoth, "messages"};
 inline constexpr Bound kChatRole = {"chat.messages.role", 1, 64, Bound::kBoth, "bytes"};
 
+inline constexpr Bound kDial = {"dials", 0, kOpen, Bound::kNotHigh};  // ModelConfig::dials
+inline constexpr Bound kFinerEnd = {"dials.finer", 16, kOpen};        // kBlockTokens; the prompt
 inline constexpr Bound kCacheSalt = {"cache.salt", 0, 256, Bound::kBoth, "bytes"};
 inline constexpr Bound kPriority = {"priority", -100, 100};
 inline constexpr Bound kPrompt = {"prompt", 1, kOpen, Bound::kBoth, "tokens"};  // max_context - 1

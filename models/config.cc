@@ -6,6 +6,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "kernels/check.h"
 #include "models/families/families.h"
 #include "models/files/file.h"
@@ -153,30 +156,126 @@ std::string Arrangement(const ModelConfig& config) {
   return text;
 }
 
+// Beyond the context nothing is in reach of any window.
+RatPlusDial Reached(RatPlusDial dial, const ModelConfig& config) {
+  dial.window = std::min(dial.window, config.max_context);
+  dial.sinks = std::min(dial.sinks, config.max_context);
+  return dial;
+}
+
 }  // namespace
 
+absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text) {
+  std::vector<std::optional<RatPlusDial>> dials;
+  if (text.empty()) return dials;
+  for (const absl::string_view part : absl::StrSplit(text, '/')) {
+    if (part == kOwnDial) {
+      dials.emplace_back();
+      continue;
+    }
+    const auto dial = ParseRatPlusDial(std::string(part));
+    if (!dial.ok()) return dial.status();
+    dials.emplace_back(*dial);
+  }
+  return dials;
+}
+
 absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
-  if (!choices.rat_plus_dial.has_value()) return absl::OkStatus();
-  RatPlusDial dial = *choices.rat_plus_dial;
-  // Beyond the context nothing is in reach of any window.
-  dial.window = std::min(dial.window, config->max_context);
-  dial.sinks = std::min(dial.sinks, config->max_context);
-  bool any = false;
+  std::vector<RatPlusSpec*> layers;
+  std::vector<size_t> numbers;
   for (size_t i = 0; i < config->mixers.size(); ++i) {
     auto* layer = std::get_if<RatPlusSpec>(&config->mixers[i]);
     if (layer == nullptr) continue;
-    any = true;
-    if (!layer->Knows(dial) && !choices.rat_plus_unadapted) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("rat_plus_dial: is ", RatPlusDialText(dial), "; the weights of layer ", i,
-                       " were trained for ", RatPlusDialText(layer->dial),
-                       layer->pretrained ? " and for 1" : "", "; rat_plus_unadapted takes others"));
-    }
-    layer->dial = dial;
+    layers.push_back(layer);
+    numbers.push_back(i);
   }
-  if (any) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("rat_plus_dial: is ", RatPlusDialText(dial),
-                                                    "; the model has no layers of RAT+"));
+  std::vector<std::optional<RatPlusDial>> chosen = choices.rat_plus_dials;
+  if (layers.empty()) {
+    if (chosen.empty()) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat("rat_plus_dial: is ", chosen[0] ? RatPlusDialText(*chosen[0]) : kOwnDial,
+                     "; the model has no layers of RAT+"));
+  }
+  if (chosen.empty()) chosen.emplace_back();
+  if (chosen.size() > kMaxDials) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rat_plus_dial: has ", chosen.size(), " dials; at most ", kMaxDials));
+  }
+  std::vector<std::vector<RatPlusDial>> of_layers(layers.size());
+  for (const std::optional<RatPlusDial>& named : chosen) {
+    std::optional<RatPlusDial> dial = named;
+    if (dial.has_value()) dial = Reached(*dial, *config);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const RatPlusSpec& layer = *layers[i];
+      if (dial.has_value() && !layer.Knows(*dial) && !choices.rat_plus_unadapted) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "rat_plus_dial: is ", RatPlusDialText(*dial), "; the weights of layer ", numbers[i],
+            " were trained for ", RatPlusDialText(layer.dial), layer.pretrained ? " and for 1" : "",
+            "; rat_plus_unadapted takes others"));
+      }
+      of_layers[i].push_back(dial.value_or(layer.dial));
+    }
+    const auto same = [&](size_t other) {
+      return std::all_of(of_layers.begin(), of_layers.end(),
+                         [&](const auto& dials) { return dials[other] == dials.back(); });
+    };
+    const size_t last = config->dials.size();
+    for (size_t other = 0; other < last; ++other) {
+      if (!same(other)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("rat_plus_dial: names ", config->dials[other], " twice"));
+    }
+    const bool alike = std::all_of(of_layers.begin(), of_layers.end(), [&](const auto& dials) {
+      return dials.back() == of_layers[0].back();
+    });
+    config->dials.push_back(alike ? RatPlusDialText(named.value_or(of_layers[0].back()))
+                                  : kOwnDial);
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i]->dial = of_layers[i][0];
+    layers[i]->others.assign(of_layers[i].begin() + 1, of_layers[i].end());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> FindDial(const std::vector<std::string>& dials, const std::string& name) {
+  if (name.empty()) return 0;
+  std::optional<RatPlusDial> dial;
+  if (name != kOwnDial) {
+    auto parsed = ParseRatPlusDial(name);
+    if (!parsed.ok()) return parsed.status();
+    dial = *parsed;
+  }
+  for (size_t i = 0; i < dials.size(); ++i) {
+    const auto offered = ParseRatPlusDial(dials[i]);
+    if (offered.ok() ? dial == *offered : name == dials[i]) return static_cast<int>(i);
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "is ", Quoted(name), "; ",
+      dials.empty() ? "the model has no layers of RAT+"
+                    : absl::StrCat("this server has ", absl::StrJoin(dials, " and "))));
+}
+
+absl::Status CheckCoarser(const ModelConfig& config, int from, int to) {
+  for (const MixerSpec& mixer : config.mixers) {
+    const auto* layer = std::get_if<RatPlusSpec>(&mixer);
+    if (layer == nullptr) continue;
+    const std::string lacks = layer->AtDial(from).dial.Lacks(layer->AtDial(to).dial);
+    if (lacks.empty()) continue;
+    return absl::FailedPreconditionError(absl::StrCat("is ", config.dials[to], "; the text has ",
+                                                      config.dials[from],
+                                                      ", with which it has not kept ", lacks));
+  }
+  return absl::OkStatus();
+}
+
+ModelConfig AtDial(const ModelConfig& config, int dial) {
+  ModelConfig at = config;
+  at.dials.clear();
+  for (MixerSpec& mixer : at.mixers) {
+    if (auto* layer = std::get_if<RatPlusSpec>(&mixer)) *layer = layer->AtDial(dial);
+  }
+  return at;
 }
 
 // Shapes follow from the config, so the names, shapes and bits of the tensors say nearly
@@ -190,6 +289,14 @@ std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
   const std::string arrangement = Arrangement(config);
   if (!arrangement.empty()) hash = HashBytes(hash, arrangement.data(), arrangement.size());
   return absl::StrFormat("%016x", HashBytes(hash, &config.norm_eps, sizeof config.norm_eps));
+}
+
+std::vector<std::string> Fingerprints(const ModelConfig& config, uint64_t weights_hash) {
+  std::vector<std::string> fingerprints;
+  for (int dial = 0; dial < config.num_dials(); ++dial) {
+    fingerprints.push_back(Fingerprint(AtDial(config, dial), weights_hash));
+  }
+  return fingerprints;
 }
 
 }  // namespace packrat

@@ -3,6 +3,7 @@
 #ifndef PACKRAT_MODELS_CONFIG_H_
 #define PACKRAT_MODELS_CONFIG_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -83,9 +84,13 @@ struct ModelConfig {
   StopDefaults stop;
   std::vector<MixerSpec> mixers;    // In the order in which they run.
   std::vector<Sublayer> sublayers;  // Of all layers, from the first on.
+  // What a request may choose for the layers of RAT+, the first if it chooses none: texts of dials,
+  // or kOwnDial where the layers' own differ. Empty: there are none, or nothing was chosen of them.
+  std::vector<std::string> dials;
   // A sentence for the log about each thing that the files ask for and that is done differently.
   std::vector<std::string> warnings;
 
+  int num_dials() const { return std::max(1, static_cast<int>(dials.size())); }
   int num_layers() const { return sublayers.empty() ? 0 : sublayers.back().layer + 1; }
   // Adds a layer as most families have them: a mixer, then the feed-forward, each behind its norm,
   // under `names`. `tensors`: those of the mixer, if not names.mixer.
@@ -100,15 +105,37 @@ struct ModelConfig {
 // reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
+// The name of a dial that is the configuration's own, whatever it is.
+inline constexpr char kOwnDial[] = "own";
+inline constexpr int kMaxDials = 8;
+
 // What the model's user may choose of its configuration.
 struct ModelChoices {
-  std::optional<RatPlusDial> rat_plus_dial;  // None: the configuration's own.
-  bool rat_plus_unadapted = false;           // Also one that the weights were not trained for.
+  // What RAT+ layers see: for requests that choose nothing, then for those that do. Of none, or of
+  // nullopt: the configuration's own.
+  std::vector<std::optional<RatPlusDial>> rat_plus_dials;
+  bool rat_plus_unadapted = false;  // Also dials that the weights were not trained for.
 };
 
-// Puts all RAT+ layers on the chosen dial. FAILED_PRECONDITION if there are none, or if the weights
-// of one were not trained for it and that was not asked for.
+// "16,256,4", or several with slashes between them, each ParseRatPlusDial()'s or kOwnDial; of no
+// text none.
+absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text);
+
+// Puts all RAT+ layers on the chosen dials. FAILED_PRECONDITION if there are none, or if the
+// weights of one were not trained for a dial and that was not asked for; INVALID_ARGUMENT if a dial
+// is named twice, or too many are.
 absl::Status Choose(const ModelChoices& choices, ModelConfig* config);
+
+// The number of a dial of ModelConfig::dials by its name, which may be spelt in another way; of no
+// name: 0. INVALID_ARGUMENT: it is none; FAILED_PRECONDITION, with the list: it is not there.
+absl::StatusOr<int> FindDial(const std::vector<std::string>& dials, const std::string& name);
+
+// Whether a text that dial `from` has brought so far can go on with dial `to`. FAILED_PRECONDITION
+// says what it has not kept.
+absl::Status CheckCoarser(const ModelConfig& config, int from, int to);
+
+// The model where all sequences have dial number `dial`.
+ModelConfig AtDial(const ModelConfig& config, int dial);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json. `problems`, if not null, is
 // told of all errors as far as each is sure, and not only of the first.
@@ -118,9 +145,11 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir,
 // The names of all families, as in model_type.
 std::vector<std::string> FamilyNames();
 
-// LanguageModel::fingerprint() of config and weights. `weights_hash` comes from a WeightLoader that
+// A hash of config, at its first dial, and weights. `weights_hash` comes from a WeightLoader that
 // has taken everything in the order of the layers.
 std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash);
+// LanguageModel::fingerprints().
+std::vector<std::string> Fingerprints(const ModelConfig& config, uint64_t weights_hash);
 
 }  // namespace packrat
 

@@ -43,8 +43,8 @@ class CpuModel : public HostModel {
   }
 
   // Allocates what a forward pass needs, once the weights are known to be good.
-  void AllocateScratch(std::string fingerprint) {
-    fingerprint_ = std::move(fingerprint);
+  void AllocateScratch(std::vector<std::string> fingerprints) {
+    fingerprints_ = std::move(fingerprints);
     scratch_ = AlignedBytes(stack_bytes_);
     stack_.Carve(limits_, scratch_.data());
     device_.Allocate(options_.threads, most_rows(), weights_.widest());
@@ -55,6 +55,10 @@ class CpuModel : public HostModel {
     rows_.resize(limits_.rows);
     page_tables_.assign(layout_.page_classes.size(), std::vector<PageTable>(limits_.spans));
     for (const auto& tables : page_tables_) tables_.push_back(tables.data());
+    if (config_.num_dials() > 1) {
+      dial_spans_.assign(config_.num_dials(), std::vector<BatchSpan>(limits_.spans));
+      dials_.resize(config_.num_dials());
+    }
     TakeSamplers(config_.vocab_size, device_.pool());
   }
 
@@ -62,7 +66,7 @@ class CpuModel : public HostModel {
   const StateLayout& state_layout() const override { return layout_; }
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
-  const std::string& fingerprint() const override { return fingerprint_; }
+  const std::vector<std::string>& fingerprints() const override { return fingerprints_; }
   StateTypes state_types() const {
     StateTypes types;
     types.paired_keys = attends_in_bfloat16();
@@ -96,9 +100,9 @@ class CpuModel : public HostModel {
                                  SpanStats* stats) override {
     const BatchSizes sizes = SizesOf(batch);
     CheckBatch(batch, sizes);
-    absl::Status status =
-        stack_.Forward({View(batch, sizes), batch.tokens, rows_.data(), sizes.rows, state, tables_},
-                       options_.observe);
+    const BatchView view = View(batch, sizes);
+    absl::Status status = stack_.Forward(
+        {view, dials_, batch.tokens, rows_.data(), sizes.rows, state, tables_}, options_.observe);
     if (!status.ok()) return status;
     device_.pool()->Run(batch.num_spans, [&](int64_t i, int) {
       const size_t vocab = config_.vocab_size;
@@ -117,7 +121,7 @@ class CpuModel : public HostModel {
   }
   int most_rows() const { return std::max(limits_.tokens, limits_.rows); }
 
-  // The batch as the kernels see it. Fills rows_ as well.
+  // The batch as the kernels see it. Fills dials_ and rows_ as well.
   BatchView View(const Batch& batch, const BatchSizes& sizes) {
     BatchView view;
     view.spans = spans_.data();
@@ -136,6 +140,17 @@ class CpuModel : public HostModel {
         rows_[row++] = span.first_token + t;
       }
     }
+    for (size_t d = 0; d < dials_.size(); ++d) {
+      bool any = false;
+      for (int i = 0; i < batch.num_spans; ++i) {
+        const bool own = batch.spans[i].dial == static_cast<int>(d);
+        dial_spans_[d][i] = own ? spans_[i] : BatchSpan();
+        any = any || own;
+      }
+      dials_[d] = view;
+      dials_[d].spans = dial_spans_[d].data();
+      if (!any) dials_[d].num_spans = 0;
+    }
     return view;
   }
 
@@ -145,6 +160,7 @@ class CpuModel : public HostModel {
     for (int i = 0; i < batch.num_spans; ++i) {
       const Span& span = batch.spans[i];
       PACKRAT_CHECK(layout_.slot_bytes == 0 || (span.slot_in >= 0 && span.slot_out >= 0));
+      PACKRAT_CHECK(span.dial >= 0 && span.dial < config_.num_dials()) << span.dial;
     }
     for (int t = 0; t < batch.num_tokens; ++t) {
       PACKRAT_CHECK(batch.tokens[t] >= 0 && batch.tokens[t] < config_.vocab_size)
@@ -161,9 +177,11 @@ class CpuModel : public HostModel {
   CpuWeights weights_;  // Its loader must not be used after the constructor.
   LayerStack stack_;
   const size_t weight_bytes_, stack_bytes_;
-  std::string fingerprint_;
+  std::vector<std::string> fingerprints_;
   AlignedBytes scratch_;
   std::vector<BatchSpan> spans_;
+  std::vector<std::vector<BatchSpan>> dial_spans_;  // Where there are several: (dials, spans).
+  std::vector<BatchView> dials_;
   std::vector<size_t> first_rows_;                   // Of each span's logits.
   std::vector<int32_t> rows_;                        // Tokens whose logits are wanted.
   std::vector<std::vector<PageTable>> page_tables_;  // Per page class: (spans).
@@ -297,7 +315,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
     if (progress && options.weights != WeightFormat::kStored) weights.ReportTo(std::move(progress));
     auto model = std::make_unique<CpuModel>(memory.config, open->options, &weights);
     if (absl::Status status = weights.Finish(); !status.ok()) return status;
-    model->AllocateScratch(Fingerprint(memory.config, weights.hash()));
+    model->AllocateScratch(Fingerprints(memory.config, weights.hash()));
     return model;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(

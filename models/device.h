@@ -148,6 +148,9 @@ struct Step {
   SpanTotals* totals;  // (spans)
   std::byte*
       activations;  // The bytes_per_token() of the layer for each token, and kActivationSlack.
+  // Where sequences may have one of several dials (models/batch.h): the same of those of each dial
+  // alone, the places of the others unused; no spans if there are none.
+  const Step* dials = nullptr;
 
   int tokens() const { return batch.num_tokens; }
 };

@@ -22,6 +22,7 @@ LayerStack::LayerStack(const ModelConfig& config, const StateLayout& layout, Dev
     mixers += static_cast<int>(sublayer.mixers.size());
   }
   PACKRAT_CHECK(mixers == static_cast<int>(config.mixers.size())) << mixers;
+  dials_.reserve(config.num_dials());
   // To scale the logits is to scale what they are made of.
   final_norm_ = weights->Norm(names.final_norm, d, config.norm_plus_one, config.logits_scale);
   head_ = config.tie_embeddings ? weights->Tied(embedding_, names.embedding)
@@ -136,22 +137,30 @@ absl::Status LayerStack::Run(const Parts& sublayer, const Input& input) {
 
 absl::Status LayerStack::Run(const Part& part, const Input& input, const float* norm, std::byte* h,
                              float* x) {
-  return part.mixer->Forward(StepOf(input, part.index),
-                             {x_, config_.hidden_size, norm, config_.norm_eps, h}, {x, part.scale});
+  Step step = StepOf(input, input.batch, part.index, 0);
+  if (part.index >= 0 && !input.dials.empty()) {
+    dials_.clear();
+    for (size_t i = 0; i < input.dials.size(); ++i) {
+      dials_.push_back(StepOf(input, input.dials[i], part.index, static_cast<int>(i)));
+    }
+    step.dials = dials_.data();
+  }
+  return part.mixer->Forward(step, {x_, config_.hidden_size, norm, config_.norm_eps, h},
+                             {x, part.scale});
 }
 
-Step LayerStack::StepOf(const Input& input, int mixer) const {
-  const MixerPart state = mixer < 0 ? MixerPart() : layout_.mixers[mixer];
+Step LayerStack::StepOf(const Input& input, const BatchView& batch, int mixer, int dial) const {
+  const MixerPart state = mixer < 0 ? MixerPart() : layout_.ForDial(dial).mixers[mixer];
   StatePages pages;
   if (const int c = state.page_class; c >= 0) {
     pages = {input.memory.pages[c] + state.page_offset, layout_.page_classes[c].page_bytes,
              input.tables[c]};
   }
   return {device_,
-          input.batch,
+          batch,
           pages,
           {input.memory.slots + state.slot_offset, layout_.slot_bytes},
-          {input.memory.tails + state.tail_offset, layout_.tail_bytes},
+          {input.memory.tails + state.tail_offset, layout_.tail_stride},
           totals_,
           activations_};
 }

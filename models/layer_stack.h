@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "models/batch.h"
 #include "models/config.h"
 #include "models/device.h"
@@ -31,6 +32,8 @@ class LayerStack {
   // A batch where the device reads it.
   struct Input {
     BatchView batch;
+    // Where there are several dials, by number: see Step::dials.
+    absl::Span<const BatchView> dials;
     const int32_t* tokens;  // (tokens)
     const int32_t* rows;    // Tokens whose logits are wanted; -1: unused.
     int num_rows;           // Of them.
@@ -58,7 +61,7 @@ class LayerStack {
   Parts Load(const Sublayer& sublayer, int first_mixer, DeviceWeights* weights) const;
   absl::Status Run(const Parts& sublayer, const Input& input);
   absl::Status Run(const Part& part, const Input& input, const float* norm, std::byte* h, float* x);
-  Step StepOf(const Input& input, int mixer) const;
+  Step StepOf(const Input& input, const BatchView& batch, int mixer, int dial) const;
   absl::Status Observe(const Input& input, const ActivationObserver& observe, int point);
 
   const ModelConfig& config_;
@@ -73,6 +76,7 @@ class LayerStack {
   std::vector<std::byte*> h_;               // Inputs of the mixers of a sublayer.
   std::byte* activations_ = nullptr;
   SpanTotals* totals_ = nullptr;
+  std::vector<Step> dials_;  // Step::dials of the mixer at work.
 };
 
 }  // namespace packrat

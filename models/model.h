@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -117,8 +118,10 @@ class LanguageModel {
 
   virtual size_t weight_bytes() const = 0;
   virtual size_t scratch_bytes() const = 0;
-  // A hash of config and weights, in hex. State fits a model if this and numerics_id() are equal.
-  virtual const std::string& fingerprint() const = 0;
+  // Hashes of config and weights, in hex, for each of ModelConfig::dials: that of a model which has
+  // this one alone. State fits a model if its dial's and numerics_id() are equal.
+  virtual const std::vector<std::string>& fingerprints() const = 0;
+  const std::string& fingerprint() const { return fingerprints()[0]; }
   // Build, device type, instruction set, activations and C library. Equal ids promise equal bits on
   // a CPU, and on a GPU that is deterministic; other GPUs choose their products' algorithms by
   // timing, so that two processes may differ by rounding.

@@ -11,23 +11,21 @@ absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* mo
   state->has_slots_ = layout.slot_bytes > 0;
   state->num_classes_ = layout.page_classes.size();
   // Every part is a multiple of the alignment.
-  size_t bytes = (layout.slot_bytes + layout.tail_bytes) * sequences;
-  for (const PageClass& c : layout.page_classes) {
-    bytes += c.page_bytes * c.PagesFor(max_tokens) * sequences;
-  }
+  const size_t bytes = layout.BytesOfAny(max_tokens) * sequences;
   auto buffer = model->AllocateState(bytes);
   if (!buffer.ok()) return buffer.status();
   state->buffer_ = *std::move(buffer);
   std::byte* slots = state->buffer_->data();
   std::byte* tails = slots + layout.slot_bytes * sequences;
-  std::byte* next = tails + layout.tail_bytes * sequences;
-  for (const PageClass& c : layout.page_classes) {
+  std::byte* next = tails + layout.tail_stride * sequences;
+  std::vector<int> counts(layout.page_classes.size());
+  for (size_t c = 0; c < counts.size(); ++c) {
+    counts[c] = layout.MostPages(c, max_tokens);
     state->page_bases_.push_back(next);
-    next += c.page_bytes * c.PagesFor(max_tokens) * sequences;
+    next += layout.page_classes[c].page_bytes * counts[c] * sequences;
   }
   for (int s = 0; s < sequences; ++s) {
-    for (const PageClass& page_class : layout.page_classes) {
-      const int count = page_class.PagesFor(max_tokens);
+    for (const int count : counts) {
       std::vector<int32_t> ids(count);
       // Pages that follow each other in the text do not in memory, as in a pool that has been in
       // use.

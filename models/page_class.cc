@@ -36,4 +36,17 @@ int PageClass::PagesFor(int64_t tokens) const {
   return static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int>::max()));
 }
 
+PagesInUse::PagesInUse(const PageClass& page_class, int tokens) {
+  const int per_page = page_class.tokens_per_page;
+  first = 0;
+  unfinished = static_cast<int>(page_class.Finished(tokens));
+  end = page_class.kind == PageClass::Kind::kRat ? unfinished : (tokens + per_page - 1) / per_page;
+  if (page_class.kind == PageClass::Kind::kWindow) {
+    // The next token sees as many positions as the window has, its own included.
+    first = std::max(0, tokens + 1 - page_class.window) / per_page;
+    first = std::min(first, end);
+    unfinished = first;  // The ring is written over.
+  }
+}
+
 }  // namespace packrat

@@ -29,6 +29,13 @@ struct PageClass {
   int PagesFor(int64_t tokens) const;
 };
 
+// The pages that a text of `tokens` tokens still needs, by their number in the text: [first, end).
+// Those from `unfinished` on will be written to again.
+struct PagesInUse {
+  PagesInUse(const PageClass& page_class, int tokens);
+  int first, unfinished, end;
+};
+
 }  // namespace packrat
 
 #endif  // PACKRAT_MODELS_PAGE_CLASS_H_

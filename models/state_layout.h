@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -46,11 +47,30 @@ struct StateLayout {
   std::vector<PageClass> page_classes;  // In order of first use by a mixer.
   std::vector<MixerPart> mixers;        // As ModelConfig::mixers.
 
-  // All that a sequence of `tokens` tokens holds.
+  // The layouts of sequences with another dial than the first (ModelConfig::dials). They list the
+  // same classes, of which each has pages of one size: entries of RAT+ may be of one class for
+  // several dials, each with numbers of its own. A class that a dial does not use never has a page.
+  std::vector<StateLayout> others;
+  StateTypes types;
+  size_t tail_stride = 0;  // From tail to tail, whatever the dials: the most bytes of any.
+  int num_dials() const { return 1 + static_cast<int>(others.size()); }
+  const StateLayout& ForDial(int dial) const { return dial == 0 ? *this : others[dial - 1]; }
+  // A label for metrics: PageClass::Name() at the first dial that uses it.
+  std::string ClassName(size_t page_class) const;
+
+  // All that a sequence of `tokens` tokens holds, of this layout's dial.
   size_t SequenceBytes(int64_t tokens) const;
-  // Tokens, up to `most`, of the longest sequence that takes at most so many bytes; 0 where not
-  // even an empty one does.
+  // The most pages of a class that one of any dial holds, and the parts that suffice for it.
+  int MostPages(size_t page_class, int64_t tokens) const;
+  size_t BytesOfAny(int64_t tokens) const;
+  // Tokens, up to `most`, of the longest sequence that takes at most so many bytes, whatever its
+  // dial; 0 where not even an empty one does.
   int64_t TokensIn(int64_t bytes, int64_t most) const;
+
+ private:
+  StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& types);
+  // Gives the layouts of all dials the same classes.
+  static void Align(std::vector<StateLayout>* dials);
 };
 
 }  // namespace packrat

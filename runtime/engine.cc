@@ -21,6 +21,7 @@ RequestLimits LimitsOf(const LanguageModel& model, const Tokenizer* tokenizer, i
   limits.num_ids = limits.vocab_size;
   limits.max_context = max_context;
   limits.has_tokenizer = tokenizer != nullptr;
+  limits.dials = model.config().dials;
   limits.eos_ids.assign(model.config().eos_ids.begin(), model.config().eos_ids.end());
   if (tokenizer != nullptr) {
     limits.num_ids = std::min(limits.num_ids, tokenizer->num_pieces());
@@ -40,7 +41,7 @@ std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options)
       "weights ", MiB(model.weight_bytes()), ", scratch ", MiB(model.scratch_bytes()),
       ", left for state ", MiB(room), ", state_bytes ", MiB(options.state_bytes),
       "; one sequence of ", options.max_context, " tokens takes ",
-      MiB(layout.SequenceBytes(options.max_context)), ", and ",
+      MiB(layout.BytesOfAny(options.max_context)), ", and ",
       fits > 0 ? absl::StrCat("one of ", fits, " tokens would fit") : "not even an empty one fits");
 }
 
@@ -54,7 +55,7 @@ int64_t RememberedTokens(const EngineOptions& options) {
 }
 
 int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context) {
-  return std::max(state_bytes / 8, static_cast<int64_t>(layout.SequenceBytes(max_context)));
+  return std::max(state_bytes / 8, static_cast<int64_t>(layout.BytesOfAny(max_context)));
 }
 
 absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions& model_options,
@@ -100,7 +101,7 @@ absl::Status ResolveEngineOptions(const ModelConfig& config, const ModelOptions&
                                                    absl::FormatDuration(options->inter_token_time),
                                                    "; range [0, inf]"));
   }
-  const auto one = static_cast<double>(layout.SequenceBytes(options->max_context));
+  const auto one = static_cast<double>(layout.BytesOfAny(options->max_context));
   if (options->cache_sequences == EngineOptions::kAutoCacheSequences) {
     const bool given = options->state_bytes > 0;
     const double bytes = static_cast<double>(given ? options->state_bytes : state_limit);
@@ -135,14 +136,13 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
   stats.pools.push_back({"slot", total.slots, 0, static_cast<int64_t>(layout.slot_bytes)});
-  stats.pools.push_back({"tail", total.tails, 0, static_cast<int64_t>(layout.tail_bytes)});
+  stats.pools.push_back({"tail", total.tails, 0, static_cast<int64_t>(layout.tail_stride)});
   for (size_t c = 0; c < total.pages.size(); ++c) {
-    const PageClass& page_class = layout.page_classes[c];
-    stats.pools.push_back(
-        {page_class.Name(), total.pages[c], 0, static_cast<int64_t>(page_class.page_bytes)});
+    stats.pools.push_back({layout.ClassName(c), total.pages[c], 0,
+                           static_cast<int64_t>(layout.page_classes[c].page_bytes)});
   }
   // Which of them the pool's policy made smaller than max_running sequences could use.
-  const PartCounts one = SequenceNeeds(layout, options.max_context);
+  const PartCounts one = NeedsOfAny(layout, options.max_context);
   const auto is_short = [&](int32_t have, int32_t need) {
     return int64_t{have} < int64_t{need} * options.max_running;
   };
@@ -239,7 +239,11 @@ absl::Status Engine::Submit(Request request, absl::Time now) {
 
 absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now) {
   for (const Request& request : requests) {
-    const absl::Status status = ValidateRequest(request, limits);
+    absl::Status status = ValidateRequest(request, limits);
+    const TextDials& dials = request.dials;
+    for (int part = 1; part < dials.num_parts() && status.ok(); ++part) {
+      status = CheckCoarser(model->config(), dials.Of(part - 1), dials.Of(part));
+    }
     if (!status.ok()) return status;
   }
   {

@@ -142,7 +142,14 @@ struct Engine::Impl {
   void Plan(bool may_park);
   void FindParkable();
   void Park();
+  // Sequences that have come to the end of a part of their text with a dial of its own go on with a
+  // coarser one. False: there are none.
+  bool GoCoarser();
+  void GoCoarser(Sequence* sequence, absl::Status* lost);
   bool ParkOne(Sequence* sequence, absl::Status* lost);
+  void ReserveQueue(const Sequence& sequence);
+  // `unused`: the tokens that its tenant gets back.
+  void CountParked(const Sequence& sequence, int64_t unused);
   void QueueParked();
   // Of the step that is being planned, from running_items.
   int MaxPromptTokens() const;

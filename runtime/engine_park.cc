@@ -48,24 +48,70 @@ void Engine::Impl::Park() {
   }
 }
 
+// Its place in the queue, which QueueParked() gives it. Throws std::bad_alloc.
+void Engine::Impl::ReserveQueue(const Sequence& sequence) {
+  Queue* queue = QueueOf(sequence.tenant(), sequence.request().priority);
+  const size_t size = queue->items.size() + std::max<size_t>(kMaxParks, running.size());
+  if (queue->items.capacity() < size) queue->items.reserve(2 * size);
+  if (queue->sequences.capacity() < size) queue->sequences.reserve(2 * size);
+}
+
 // False: there is no memory for it, or the device is lost.
 bool Engine::Impl::ParkOne(Sequence* sequence, absl::Status* lost) {
   const int64_t left = sequence->unused();
   const absl::Status status = UnlessNoMemory([&] {
-    // Its place in the queue, which QueueParked() gives it.
-    Queue* queue = QueueOf(sequence->tenant(), sequence->request().priority);
-    const size_t size = queue->items.size() + kMaxParks;
-    if (queue->items.capacity() < size) queue->items.reserve(2 * size);
-    if (queue->sequences.capacity() < size) queue->sequences.reserve(2 * size);
+    ReserveQueue(*sequence);
     *lost = sequence->Park(pool.get(), Now());
     return *lost;
   });
   if (!status.ok()) return false;
-  tenants.Refund(sequence->tenant(), left);
+  CountParked(*sequence, left);
+  return true;
+}
+
+void Engine::Impl::CountParked(const Sequence& sequence, int64_t unused) {
+  tenants.Refund(sequence.tenant(), unused);
   ++stats.parking.parks;
   ++stats.parking.sequences;
-  stats.parking.bytes += sequence->state().ParkedBytes();
+  stats.parking.bytes += sequence.state().ParkedBytes();
+}
+
+bool Engine::Impl::GoCoarser() {
+  const auto due = [](const auto& sequence) {
+    return !sequence->finished() && sequence->between_parts();
+  };
+  if (std::none_of(running.begin(), running.end(), due)) return false;
+  while (num_flights > 0) FinishStep();  // What they bring belongs to the states.
+  absl::Status lost;
+  for (size_t i = 0; i < running.size() && lost.ok(); ++i) {
+    if (due(running[i])) GoCoarser(running[i].get(), &lost);
+  }
+  QueueParked();
+  sweep_waiting = true;  // A queue that nobody has joined.
+  if (!lost.ok()) Fail(lost);
+  Sweep();
   return true;
+}
+
+void Engine::Impl::GoCoarser(Sequence* sequence, absl::Status* lost) {
+  const int64_t left = sequence->unused();
+  const absl::Status status = UnlessNoMemory([&] {
+    ReserveQueue(*sequence);
+    *lost = sequence->GoCoarser(model->config(), pool.get(), Now());
+    return *lost;
+  });
+  if (!lost->ok()) return;
+  if (!status.ok()) {
+    Finish(sequence, FinishReason::kError, status);
+    return;
+  }
+  // Its parts are there, unless others share them. Then it waits as one that has made way.
+  if (sequence->TakeBack(pool.get())) return;
+  CountParked(*sequence, left);
+  if (stats.parking.bytes <= options.park_memory) return;
+  Finish(sequence, FinishReason::kError,
+         absl::ResourceExhaustedError("there is no memory for the state beside what runs, while "
+                                      "its text goes on with a coarser rat_plus_dial"));
 }
 
 // Whom this step has parked waits from now on; takes no memory. Not before the plan's admissions,

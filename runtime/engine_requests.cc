@@ -67,6 +67,7 @@ void Engine::Impl::Enqueue(std::shared_ptr<Sequence> sequence) {
   const absl::Status status = UnlessNoMemory([&] {
     PACKRAT_CHECK(by_id.emplace(request.id, sequence.get()).second, "two requests of one id")
         << request.id;
+    sequence->ChoosePart(cache.get());
     const int tenant = tenants.Join(request.tenant, request.tenant_weight);
     const WaitingItem item = sequence->AsWaiting(next_arrival++, Now(), tenant);
     queue = QueueOf(tenant, request.priority);

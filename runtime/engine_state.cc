@@ -60,13 +60,14 @@ void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>
       later = true;
       return absl::OkStatus();
     }
-    const size_t bytes = SavedPartBytes(pool->layout(), found.position);
+    const size_t bytes = SavedPartBytes(pool->layout().ForDial(space.dials.last), found.position);
     if (found.node != nullptr && bytes <= static_cast<uint64_t>(max_bytes)) {
       saved = cache->Read(found.node);
     }
     if (!saved.ok()) return saved.status();
     saved->tokens = text;
     saved->solver = space.solver;
+    saved->dials = space.dials;
     return absl::OkStatus();
   });
   if (!status.ok()) saved = status;
@@ -101,7 +102,7 @@ absl::Status Engine::Impl::LoadState(const StateSpace& space, const SavedState& 
     const absl::Span<const int32_t> text(state.tokens.data(), state.position);
     PrefixCache::Node* node = cache->Remember(space.Key(), text);
     if (node == nullptr) return absl::OkStatus();  // It is here already.
-    absl::StatusOr<Snapshot> snapshot = WriteParts(state.position, state.parts, pool.get());
+    absl::StatusOr<Snapshot> snapshot = WriteParts(state, pool.get());
     if (!snapshot.ok()) return snapshot.status();
     // Where it was not kept for want of memory.
     const absl::Cleanup give_back = [&] { snapshot->Release(pool.get()); };

@@ -35,6 +35,7 @@ bool Engine::Impl::Step(absl::Time now) {
   if (num_flights > 0 && NextStepNeedsResults()) FinishStep();
   bool started = false;
   if (!waiting.empty() || !running.empty()) {
+    acted = GoCoarser() || acted;
     Plan(/*may_park=*/true);
     Park();
     Expire();
@@ -122,6 +123,15 @@ void Engine::Impl::Admit() {
       // It has its place among the plan's pieces, until the sweep.
       running.push_back(std::move(queue.sequences[index.item]));
       sweep_waiting = sweep_running = true;
+      ++diverted;
+      continue;
+    }
+    if (sequence->LosesPart(cache.get())) {
+      // It stays where it waits, and needs other parts.
+      queue.items[index.item].prompt_left = sequence->prompt_left();
+      queue.items[index.item].need = &sequence->need();
+      running.push_back(queue.sequences[index.item]);
+      sweep_running = true;
       ++diverted;
       continue;
     }

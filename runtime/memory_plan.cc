@@ -48,7 +48,7 @@ int64_t SmallestLimit(int64_t bytes, int64_t largest_message) {
 // What is left for state is too little for one sequence of the greatest length.
 absl::Status TooLittleForState(const StateLayout& layout, const MemoryPlan& plan) {
   const int context = plan.options.max_context;
-  const auto one = static_cast<int64_t>(layout.SequenceBytes(context));
+  const auto one = static_cast<int64_t>(layout.BytesOfAny(context));
   const int64_t fits = layout.TokensIn(plan.state_room, context);
   return absl::ResourceExhaustedError(absl::StrCat(
       "too little memory: ", Parts(plan), "; of ", MiB(plan.limit), " (", plan.limit_source,
@@ -114,7 +114,7 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
     // Beside it, unless not even one sequence is left room then.
     const int context = plan->options.max_context;
     const int64_t rest = room - AutoParkMemory(layout, room / 9 * 8, context);
-    if (rest >= static_cast<int64_t>(layout.SequenceBytes(context))) plan->state_room = rest;
+    if (rest >= static_cast<int64_t>(layout.BytesOfAny(context))) plan->state_room = rest;
   }
   absl::Status status =
       ResolveEngineOptions(model.config, model_options, layout, plan->state_room, &plan->options);

@@ -75,7 +75,7 @@ const Snapshot* PrefixCache::Use(Node* node) {
     const std::shared_ptr<const SavedState> state = tiers_->Get(node->moved);
     tiers_->Return(node->moved);
     ForgetMoved(node);
-    absl::StatusOr<Snapshot> snapshot = WriteParts(state->position, state->parts, pool_);
+    absl::StatusOr<Snapshot> snapshot = WriteParts(*state, pool_);
     if (!snapshot.ok()) {
       ++dropped_;
       return nullptr;
@@ -94,6 +94,7 @@ absl::StatusOr<SavedState> PrefixCache::Read(const Node* node) const {
   SavedState state;
   state.tokens = TextOf(node);
   state.position = node->snapshot.position;
+  state.dials.last = node->snapshot.dial;
   const absl::Status status = ReadParts(node->snapshot, pool_, &state.parts);
   if (!status.ok()) return status;
   return state;

@@ -87,8 +87,9 @@ double PrefixCache::WorthOf(const Node* node) const {
   while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
     above = above->parent;
   }
+  const StateLayout& layout = pool_->layout().ForDial(node->snapshot.dial);
   const auto bytes =
-      static_cast<double>(Snapshot::Bytes(pool_->layout(), node->depth, above->snapshot.position));
+      static_cast<double>(Snapshot::Bytes(layout, node->depth, above->snapshot.position));
   const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
   return worth * (node->importance > 0 ? kImportantWorth : 1);
 }
@@ -180,8 +181,10 @@ bool PrefixCache::DropOne() {
 uint64_t PrefixCache::MoveDown(const Node* node) {
   const bool worth_it =
       node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving);
-  if (tiers_ == nullptr || !worth_it || node->unread || !tiers_->Fits(tiers_->BytesOf(node->depth)))
+  if (tiers_ == nullptr || !worth_it || node->unread ||
+      !tiers_->Fits(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
     return 0;
+  }
   uint64_t id = 0;
   (void)UnlessNoMemory([&] {
     if (moved_.size() == moved_.capacity()) moved_.reserve(2 * moved_.size() + 16);

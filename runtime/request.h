@@ -12,6 +12,7 @@
 
 #include "absl/time/time.h"
 #include "models/batch.h"
+#include "runtime/text_dials.h"
 
 namespace packrat {
 
@@ -73,6 +74,7 @@ struct StateSpace {
   std::string tenant;
   std::string salt;
   SolverOptions solver;
+  TextDials dials;
   // Not 0: of a session whose state a client has brought, and whoever has the bytes could forge it.
   // Drawn by the server, so that no other text goes on from such a state.
   uint64_t origin = 0;
@@ -91,6 +93,9 @@ struct Request {
   // max_tokens, a stop string, or a stop id that its text may end with. Null: any.
   std::shared_ptr<TokenGrammar> grammar;
   SolverOptions solver;
+  // Each part's is coarser than the one before it (CheckCoarser()). The first has kBlockTokens at
+  // least, and the last at least one token of the prompt that is computed.
+  TextDials dials;
   // The tokens of the prompt from this one on are scored: see TokenScore in outbox.h, with
   // sampling.num_logprobs of the best tokens. Then max_tokens may be 0: nothing is generated.
   std::optional<int> score_from;

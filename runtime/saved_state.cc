@@ -8,6 +8,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "kernels/check.h"
 #include "models/weights.h"
@@ -18,7 +19,7 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers would have to be turned");
 
 constexpr absl::string_view kMagic = "PACKRAT\x1a";
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 2, kVersionWithDials = 3;
 constexpr size_t kPrefixBytes = kMagic.size() + 4 + 4 + 8;
 
 uint64_t HashOf(absl::string_view bytes) { return HashBytes(0, bytes.data(), bytes.size()); }
@@ -91,6 +92,7 @@ absl::Status Damaged(absl::string_view what) {
 std::string LayoutText(const StateLayout& layout) {
   std::string text = absl::StrCat("slot ", layout.slot_bytes, ", tail ", layout.tail_bytes);
   for (const PageClass& c : layout.page_classes) {
+    if (c.num_layers == 0) continue;  // Another dial's.
     absl::StrAppend(&text, ", ", c.Name(), " ", c.page_bytes);
   }
   return text;
@@ -116,6 +118,14 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
                                   owner.vocab_size - 1, "]"));
     }
   }
+  int32_t end = kMinSnapshotTokens - 1;
+  for (const TextDials::Part& part : state.dials.finer) {
+    if (part.end <= end || part.end > size) {
+      return Damaged(absl::StrCat("a part with a dial of its own ends at token ", part.end,
+                                  "; range [", end + 1, ", ", size, "]"));
+    }
+    end = part.end;
+  }
   int32_t last = 0;
   for (int32_t turn : state.turns) {
     if (turn <= last || turn > size) {
@@ -124,11 +134,22 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
     }
     last = turn;
   }
-  if (state.position != 0 && (state.position < kMinSnapshotTokens || state.position > size)) {
-    return Damaged(absl::StrCat("its position is ", state.position, "; range [", kMinSnapshotTokens,
-                                ", ", size, "], or 0"));
+  // What lies before the last part is no state of its dial.
+  const int32_t least = std::max(kMinSnapshotTokens, end);
+  if (state.position != 0 && (state.position < least || state.position > size)) {
+    return Damaged(absl::StrCat("its position is ", state.position, "; range [", least, ", ", size,
+                                "], or 0"));
   }
   return absl::OkStatus();
+}
+
+// The dial that is the model's of this fingerprint.
+absl::StatusOr<int32_t> DialOf(absl::string_view fingerprint, const StateOwner& owner) {
+  const std::vector<std::string>& own = owner.fingerprints;
+  const auto dial = std::find(own.begin(), own.end(), fingerprint);
+  if (dial != own.end()) return static_cast<int32_t>(dial - own.begin());
+  return absl::FailedPreconditionError(
+      Differs("model", fingerprint, absl::StrJoin(own, "' and '")));
 }
 
 absl::Status NoSavedState() {
@@ -163,9 +184,11 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
   if (HeaderHash(prefix.version, text) != prefix.hash) {
     return Damaged("the hash of its header differs");
   }
-  if (prefix.version != kVersion) {
+  const bool with_dials = prefix.version == kVersionWithDials;
+  if (prefix.version != kVersion && !with_dials) {
     return absl::FailedPreconditionError(absl::StrCat("the saved state has format ", prefix.version,
-                                                      "; this server reads ", kVersion));
+                                                      "; this server reads ", kVersion, " and ",
+                                                      kVersionWithDials));
   }
 
   Header header;
@@ -184,18 +207,31 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
   state.position = fields.Number<int32_t>();
   header.parts_bytes = fields.Number<uint64_t>();
   header.parts_hash = fields.Number<uint64_t>();
+  std::vector<std::pair<absl::string_view, int32_t>> finer;  // Fingerprints and ends.
+  for (uint32_t parts = with_dials ? fields.Number<uint32_t>() : 0; parts > 0; --parts) {
+    const absl::string_view name = fields.String();
+    finer.emplace_back(name, fields.Number<int32_t>());
+    if (fields.failed()) break;
+  }
   if (!fields.complete()) return Damaged("its header has the wrong length");
-  const std::string other_model = Differs("model", fingerprint, owner.fingerprint);
-  if (!other_model.empty()) return absl::FailedPreconditionError(other_model);
+  const auto last = DialOf(fingerprint, owner);
+  if (!last.ok()) return last.status();
+  state.dials.last = *last;
+  for (const auto& [name, end] : finer) {
+    const auto dial = DialOf(name, owner);
+    if (!dial.ok()) return dial.status();
+    state.dials.finer.push_back({end, *dial});
+  }
+  const StateLayout& own_layout = owner.layout.ForDial(state.dials.last);
   const absl::Status status = CheckText(state, owner);
   if (!status.ok()) return status;
 
   if (state.position > 0) state.dropped = Differs("numerics", numerics_id, owner.numerics_id);
   if (state.position > 0 && state.dropped.empty()) {
-    state.dropped = Differs("state layout", layout, LayoutText(owner.layout));
+    state.dropped = Differs("state layout", layout, LayoutText(own_layout));
   }
   // Of another layout they have other lengths, but not any.
-  const uint64_t wanted = SavedPartBytes(owner.layout, state.position);
+  const uint64_t wanted = SavedPartBytes(own_layout, state.position);
   if (state.dropped.empty() ? header.parts_bytes != wanted
                             : header.parts_bytes > std::numeric_limits<int64_t>::max() / 2) {
     return Damaged(absl::StrCat("its parts have ", header.parts_bytes, " bytes, not ", wanted));
@@ -207,8 +243,8 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
 
 StateOwner OwnerOf(const LanguageModel& model) {
   const int most = model.options().max_context;
-  return {model.fingerprint(), model.numerics_id(), model.state_layout(), model.config().vocab_size,
-          most > 0 ? most : model.config().max_context};
+  return {model.fingerprints(), model.numerics_id(), model.state_layout(),
+          model.config().vocab_size, most > 0 ? most : model.config().max_context};
 }
 
 size_t SavedPartBytes(const StateLayout& layout, int32_t position) {
@@ -221,13 +257,14 @@ size_t MostHeaderBytes(int32_t tokens) {
 }
 
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
-  PACKRAT_CHECK(state.parts.size() == SavedPartBytes(owner.layout, state.position))
+  const StateLayout& layout = owner.layout.ForDial(state.dials.last);
+  PACKRAT_CHECK(state.parts.size() == SavedPartBytes(layout, state.position))
       << state.parts.size() << " bytes at position " << state.position;
   std::string header;
   header.reserve(256 + (state.tokens.size() + state.turns.size()) * sizeof(int32_t));
-  AppendString(&header, owner.fingerprint);
+  AppendString(&header, owner.fingerprints[state.dials.last]);
   AppendString(&header, owner.numerics_id);
-  AppendString(&header, LayoutText(owner.layout));
+  AppendString(&header, LayoutText(layout));
   AppendInts(&header, state.tokens);
   AppendInts(&header, state.turns);
   Append(&header, absl::ToInt64Nanoseconds(state.ttl));
@@ -237,12 +274,20 @@ std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
   Append(&header, state.position);
   Append(&header, static_cast<uint64_t>(state.parts.size()));
   Append(&header, HashOf(state.parts));
+  const uint32_t version = state.dials.finer.empty() ? kVersion : kVersionWithDials;
+  if (version == kVersionWithDials) {
+    Append(&header, static_cast<uint32_t>(state.dials.finer.size()));
+    for (const TextDials::Part& part : state.dials.finer) {
+      AppendString(&header, owner.fingerprints[part.dial]);
+      Append(&header, part.end);
+    }
+  }
 
   std::string bytes(kMagic);
   bytes.reserve(kPrefixBytes + header.size());
-  Append(&bytes, kVersion);
+  Append(&bytes, version);
   Append(&bytes, static_cast<uint32_t>(header.size()));
-  Append(&bytes, HeaderHash(kVersion, header));
+  Append(&bytes, HeaderHash(version, header));
   return bytes + header;
 }
 

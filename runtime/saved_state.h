@@ -5,6 +5,9 @@
 //   header   whose state it is, the text, how far the state has come, hash of the parts
 //   parts    the state, see SavedState::parts
 //
+// Of a text with finer dials before its last one the version is one more, and the header ends with
+// them.
+//
 // Numbers are little endian. The hash finds damage, not forgery: whoever may write such bytes can
 // make the model say anything after that text, so they never count as state of somebody else's
 // text.
@@ -24,13 +27,14 @@
 #include "models/model.h"
 #include "models/state_layout.h"
 #include "runtime/sequence_state.h"
+#include "runtime/text_dials.h"
 
 namespace packrat {
 
 // The model that a state belongs to. Another one could not go on from it, or with other bits.
 struct StateOwner {
-  std::string fingerprint;  // LanguageModel::fingerprint().
-  std::string numerics_id;  // LanguageModel::numerics_id().
+  std::vector<std::string> fingerprints;  // LanguageModel::fingerprints().
+  std::string numerics_id;                // LanguageModel::numerics_id().
   StateLayout layout;
   int32_t vocab_size = 0;
   int32_t max_context = 0;  // Tokens of the longest text that is taken.
@@ -42,7 +46,8 @@ struct SavedState {
   std::vector<int32_t> turns;   // Where turns of a conversation end: tokens before, increasing.
   absl::Duration ttl;           // Of the session; 0: it says none.
   uint64_t origin = 0;          // See StateSpace.
-  SolverOptions solver;         // With which the state came to be.
+  SolverOptions solver;         // With which the state came to be...
+  TextDials dials;              // ...and with which dials.
   int32_t position = 0;         // The state is that after so many tokens; 0: there is none.
   // Of the snapshot at that position (sequence_state.h): its slot, its tail, its pages by class.
   std::string parts;
@@ -50,7 +55,7 @@ struct SavedState {
   std::string dropped;
 };
 
-// Of SavedState::parts.
+// Of SavedState::parts, in the layout of its dial.
 size_t SavedPartBytes(const StateLayout& layout, int32_t position);
 
 // At most, of what comes before the parts of a text of so many tokens.
@@ -70,7 +75,8 @@ absl::StatusOr<SavedSize> SizeOfSavedState(absl::string_view beginning, const St
 
 // DATA_LOSS: the bytes are cut, damaged or something else. FAILED_PRECONDITION: of another version
 // or model, or a text longer than this server takes; the message has both. A state of another
-// numerics id or layout is dropped, since the text can be computed anew.
+// numerics id or layout is dropped, since the text can be computed anew; one of a dial that the
+// model has here is of this model.
 absl::StatusOr<SavedState> DecodeSavedState(std::string bytes, const StateOwner& owner);
 
 }  // namespace packrat

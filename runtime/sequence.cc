@@ -34,7 +34,7 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
       first_row_(request_.score_from.value_or(static_cast<int>(request_.prompt.size())) - 1),
       sampling_(request_.sampling, limits.num_ids),
       end_ids_(EndIds(request_.stop, limits.eos_ids)),
-      need_(SequenceNeeds(layout, request_.prompt.size() + request_.stop.max_tokens)),
+      uses_cache_(request_.cache.use),
       submitted_(now),
       last_progress_(now) {
   if (!request_.stop.ignore_eos) eos_ids_ = limits.eos_ids;
@@ -45,15 +45,77 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
     decoder_->Continue(request_.prompt);
   }
   usage_.prompt_tokens = static_cast<int>(request_.prompt.size());
-  if (request_.cache.use) cache_space_ = SpaceOf(request_).Key();
+  const TextDials& dials = request_.dials;
+  StateSpace space = SpaceOf(request_);
+  space.dials.finer.clear();
+  for (int part = 0; part < dials.num_parts(); ++part) {
+    const bool last = part + 1 == dials.num_parts();
+    const int64_t end =
+        last ? int64_t{usage_.prompt_tokens} + request_.stop.max_tokens : dials.finer[part].end;
+    space.dials.last = dials.Of(part);
+    needs_.push_back(SequenceNeeds(layout.ForDial(space.dials.last), end));
+    spaces_.push_back(space.Key());
+    if (!last) space.dials.finer.push_back(dials.finer[part]);
+  }
+  // What it goes on with is there when it comes to it.
+  for (size_t part = needs_.size() - 1; part-- > 0;) {
+    for (size_t c = 0; c < needs_[part].pages.size(); ++c) {
+      int32_t& pages = needs_[part].pages[c];
+      pages = std::max(pages, needs_[part + 1].pages[c]);
+    }
+  }
+}
+
+absl::Span<const int32_t> Sequence::Sought(int part) const {
+  // Whose logits are wanted is computed.
+  int end = first_row_ + 1;
+  if (part + 1 < request_.dials.num_parts()) {
+    end = std::min(end, request_.dials.finer[part].end + 1);
+  }
+  return absl::MakeConstSpan(request_.prompt).subspan(0, end);
+}
+
+bool Sequence::BeginsIn(int part, PrefixCache* cache) const {
+  const PrefixCache::Found found = cache->Find(spaces_[part], Sought(part));
+  return found.node != nullptr || (found.on_disk != 0 && fetches_left_ > 0);
+}
+
+void Sequence::ChoosePart(PrefixCache* cache) {
+  part_ = uses_cache_ && cache != nullptr ? request_.dials.num_parts() - 1 : 0;
+  while (part_ > 0 && !BeginsIn(part_, cache)) --part_;
+}
+
+bool Sequence::LosesPart(PrefixCache* cache) {
+  const int chosen = part_;
+  while (part_ > 0 && !admitted_ && !BeginsIn(part_, cache)) --part_;
+  return part_ < chosen;
+}
+
+absl::Status Sequence::GoCoarser(const ModelConfig& config, StatePool* pool, absl::Time now) {
+  PACKRAT_CHECK(between_parts() && awaited_ == 0 && all_read());
+  const int next = part_ + 1;
+  const absl::Status status =
+      state_.GoCoarser(config, pool->layout(), request_.dials.Of(next), needs_[next], pool);
+  if (!status.ok()) return status;
+  part_ = next;
+  snapped_ = state_.position();
+  parked_at_ = now;
+  return absl::OkStatus();
+}
+
+bool Sequence::TakeBack(StatePool* pool) {
+  if (!state_.FitsUnparked(*pool)) return false;
+  state_.Unpark(pool);
+  parked_at_ = absl::InfiniteFuture();
+  return true;
 }
 
 void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time now) {
   PACKRAT_CHECK(!admitted_, "admitted twice");
   // First what can be refused.
-  state_.Prepare(pool->layout(), need_);
-  if (cache == nullptr) cache_space_.clear();
-  if (!cache_space_.empty()) {
+  state_.Prepare(pool->layout(), need(), request_.dials.Of(part_));
+  if (cache == nullptr) uses_cache_ = false;
+  if (uses_cache_) {
     generated_.reserve(std::min(request_.stop.max_tokens, SamplingState::kReservedTokens));
   }
   sampling_.Begin(request_.prompt, request_.stop.max_tokens);
@@ -62,7 +124,7 @@ void Sequence::Admit(StatePool* pool, PrefixCache* cache, int places, absl::Time
 
   admitted_ = true;
   usage_.queue_time = now - submitted_;
-  if (!cache_space_.empty()) Resume(pool, cache);
+  if (uses_cache_) Resume(pool, cache);
   state_.Take(pool, /*share_slot=*/pool->available(kSlotParts) > places);
   request_.outbox->Admit();
 }
@@ -81,9 +143,8 @@ void Sequence::Unpark(StatePool* pool, absl::Time now) {
 }
 
 uint64_t Sequence::StateToFetch(PrefixCache* cache) {
-  if (cache_space_.empty() || fetches_left_ == 0) return 0;
-  const absl::Span<const int32_t> prompt = request_.prompt;
-  const uint64_t state = cache->Find(cache_space_, prompt.subspan(0, first_row_ + 1)).on_disk;
+  if (!uses_cache_ || fetches_left_ == 0) return 0;
+  const uint64_t state = cache->Find(spaces_[part_], Sought(part_)).on_disk;
   if (state != 0) --fetches_left_;
   return state;
 }
@@ -91,9 +152,8 @@ uint64_t Sequence::StateToFetch(PrefixCache* cache) {
 // Begins with the longest part of the prompt whose state is kept, and decides where the rest of it
 // is cut: once, where the prompt leaves what others have begun with too.
 void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
-  // Whose logits are wanted is computed.
-  const absl::Span<const int32_t> prompt = request_.prompt;
-  const PrefixCache::Found found = cache->Find(cache_space_, prompt.subspan(0, first_row_ + 1));
+  const std::string& space = spaces_[part_];
+  const PrefixCache::Found found = cache->Find(space, Sought(part_));
   usage_.cache_miss = found.miss;
   const Snapshot* snapshot = nullptr;
   if (found.node != nullptr) {
@@ -103,6 +163,10 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
       return absl::OkStatus();
     });
     if (snapshot == nullptr) usage_.cache_miss = CacheMiss::kEvicted;
+  }
+  if (snapshot == nullptr && part_ > 0) {
+    admitted_ = false;
+    throw std::bad_alloc();  // It can begin with nothing else, and its parts are there.
   }
   if (snapshot != nullptr) {
     state_.Resume(*snapshot, pool);
@@ -120,14 +184,14 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   if (asked > snapped_) cut_ = asked;
   // So that the next one sees what it shares with this one. Without memory for it, it does not.
   (void)UnlessNoMemory([&] {
-    cache->Remember(cache_space_, prompt);
+    cache->Remember(space, request_.prompt);
     return absl::OkStatus();
   });
 }
 
 bool Sequence::SnapshotDue() const {
   const int position = state_.position(), saved = position - snapped_;
-  if (cache_space_.empty() || position < kMinSnapshotTokens) return false;
+  if (!uses_cache_ || position < kMinSnapshotTokens) return false;
   // A conversation goes on from where a stop string begins, which is known only when the state has
   // come past it; or, where the next step is started before this token is known, past an end id.
   if (position > prompt_tokens()) {
@@ -142,7 +206,7 @@ bool Sequence::SnapshotDue() const {
 void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
   snapped_ = state_.position();
   (void)UnlessNoMemory([&] {
-    PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
+    PrefixCache::Node* const node = cache->Remember(spaces_[part_], Text());
     // What only stands on the way has served its turn once the text goes on: in a long prompt, and
     // at the end of one whose text goes on with its answer. No other state makes room for it.
     // What may be all that is left of a turn is none of that.
@@ -163,9 +227,9 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
 void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
   // What was only scored is hardly asked for again.
   const bool worth_it = state_.position() >= kMinSnapshotTokens && request_.stop.max_tokens > 0;
-  if (keep && !cache_space_.empty() && worth_it && state_.holds_parts() && !PastText()) {
+  if (keep && uses_cache_ && worth_it && state_.holds_parts() && !PastText()) {
     (void)UnlessNoMemory([&] {
-      PrefixCache::Node* const node = cache->Remember(cache_space_, Text());
+      PrefixCache::Node* const node = cache->Remember(spaces_[part_], Text());
       if (node == nullptr) return absl::OkStatus();
       Snapshot snapshot = state_.HandOver(pool);
       // The conversation goes on from an end id only if the next turn begins with it.
@@ -180,7 +244,9 @@ void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
 void Sequence::DropKept(PrefixCache* cache) const {
   cache->DropOf(request_.id);
   const absl::Span<const int32_t> prompt = request_.prompt;
-  cache->DropAlong(cache_space_, prompt.subspan(0, usage_.cached_tokens));
+  for (const std::string& space : spaces_) {
+    cache->DropAlong(space, prompt.subspan(0, usage_.cached_tokens));
+  }
 }
 
 void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
@@ -212,7 +278,12 @@ std::vector<int32_t> Sequence::Text() const {
 int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - state_.position()); }
 
 int Sequence::PieceLeft() const {
-  return state_.position() < cut_ ? cut_ - state_.position() : PromptLeft();
+  const int position = state_.position();
+  int left = position < cut_ ? cut_ - position : PromptLeft();
+  if (part_ + 1 < request_.dials.num_parts()) {
+    left = std::min(left, request_.dials.finer[part_].end - position);
+  }
+  return left;
 }
 
 int Sequence::PieceTokens(int planned) const {
@@ -321,7 +392,7 @@ std::optional<FinishReason> Sequence::Accept(int32_t token, std::optional<TokenL
   --awaited_;
   last_token_ = token;
   sampling_.AddGenerated(token);
-  if (!cache_space_.empty()) generated_.push_back(token);
+  if (uses_cache_) generated_.push_back(token);
   const bool may_stop = usage_.completion_tokens > request_.stop.min_tokens;
   if (may_stop && (Contains(eos_ids_, token) || Contains(request_.stop.ids, token))) {
     open_from_ = -1;  // It was no stop string.
@@ -382,7 +453,7 @@ WaitingItem Sequence::AsItem(absl::Time arrived) const {
   item.prompt_left = PieceLeft();
   item.first_row = first_row_;
   item.cost = Left();
-  item.need = &need_;
+  item.need = &need();
   return item;
 }
 

@@ -33,6 +33,22 @@ class Sequence {
   Sequence(Request request, const RequestLimits& limits, const Tokenizer* tokenizer,
            const StateLayout& layout, absl::Time now);
 
+  // Decides where it begins: in the last part of its text, of those with dials of their own
+  // (TextDials), of whose beginning a state is kept; else in the first.
+  void ChoosePart(PrefixCache* cache);
+  // Whether it has to begin in an earlier part than was decided, since that state has gone. need()
+  // and prompt_left() have then changed.
+  bool LosesPart(PrefixCache* cache);
+  // Whether it has come to the end of such a part, and goes on with GoCoarser().
+  bool between_parts() const {
+    return part_ + 1 < request_.dials.num_parts() && state_.holds_parts() &&
+           state_.position() == request_.dials.finer[part_].end;
+  }
+  // Its state becomes one of the next part's dial. It is parked then, until Unpark() or, where the
+  // pool has room at once, TakeBack(). Errors as of Park().
+  absl::Status GoCoarser(const ModelConfig& config, StatePool* pool, absl::Time now);
+  bool TakeBack(StatePool* pool);
+
   // The number of a state on the disk that the prompt begins with, if there is none as long nearer
   // by; 0: there is none, or it has been asked for often enough.
   uint64_t StateToFetch(PrefixCache* cache);
@@ -135,15 +151,20 @@ class Sequence {
            leader_->state_.position() <= leader_->request_.cache.snapshot_at;
   }
   bool decoding() const { return PromptLeft() == 0; }
-  const PartCounts& need() const { return need_; }
+  const PartCounts& need() const { return needs_[part_]; }
+  int prompt_left() const { return PieceLeft(); }
   const std::shared_ptr<Outbox>& outbox() const { return request_.outbox; }
   const SequenceState& state() const { return state_; }
 
  private:
   int prompt_tokens() const { return usage_.prompt_tokens; }
   int PromptLeft() const;
-  // To the prompt's end, or to where it is cut.
+  // To the prompt's end, or to where it is cut or its part ends.
   int PieceLeft() const;
+  // Whether a state is kept from which the text goes on in this part, not the first.
+  bool BeginsIn(int part, PrefixCache* cache) const;
+  // Where states of this part are looked for: the longest is of all but the last token.
+  absl::Span<const int32_t> Sought(int part) const;
   // Tokens of prompt and output that were not computed for it yet.
   int64_t Left() const;
   WaitingItem AsItem(absl::Time arrived) const;
@@ -175,9 +196,12 @@ class Sequence {
   std::optional<StopMatcher> stop_matcher_;
   std::optional<TextDecoder> decoder_;
 
-  const PartCounts need_;
+  // By part of the text: what it needs from there on to its end.
+  std::vector<PartCounts> needs_;
+  int part_ = 0;  // Where it stands or begins.
   SequenceState state_;
-  std::string cache_space_;         // Whose states it shares; empty: it does not use the cache.
+  std::vector<std::string> spaces_;  // Likewise: whose states it shares.
+  bool uses_cache_;
   std::vector<int32_t> generated_;  // Only where it does.
   int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
   bool ended_by_id_ = false;

@@ -4,23 +4,11 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "models/coarsen.h"
 
 namespace packrat {
 
 using Holder = StatePool::Holder;
-
-PagesInUse::PagesInUse(const PageClass& page_class, int tokens) {
-  const int per_page = page_class.tokens_per_page;
-  first = 0;
-  unfinished = static_cast<int>(page_class.Finished(tokens));
-  end = page_class.kind == PageClass::Kind::kRat ? unfinished : (tokens + per_page - 1) / per_page;
-  if (page_class.kind == PageClass::Kind::kWindow) {
-    // The next token sees as many positions as the window has, its own included.
-    first = std::max(0, tokens + 1 - page_class.window) / per_page;
-    first = std::min(first, end);
-    unfinished = first;  // The ring is written over.
-  }
-}
 
 void Snapshot::Release(StatePool* pool) {
   ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kCache); });
@@ -37,9 +25,10 @@ int64_t Snapshot::Bytes(const StateLayout& layout, int position, int before) {
   return bytes;
 }
 
-void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need) {
+void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need, int dial) {
   PACKRAT_CHECK(!holds_parts());
-  layout_ = &layout;
+  layout_ = &layout.ForDial(dial);
+  dial_ = dial;
   has_slot_ = need.slots > 0;
   pages_.resize(need.pages.size());
   tables_.resize(need.pages.size());
@@ -50,7 +39,7 @@ void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need) {
 }
 
 void SequenceState::Resume(const Snapshot& from, StatePool* pool) {
-  PACKRAT_CHECK(!holds_parts() && position_ == 0);
+  PACKRAT_CHECK(!holds_parts() && position_ == 0 && from.dial == dial_);
   from.ForEachPart([pool](int kind, int32_t part) { pool->Ref(kind, part, Holder::kSequence); });
   position_ = from.position;
   slot_ = from.slot;
@@ -134,7 +123,7 @@ absl::Status SequenceState::Park(StatePool* pool) {
   std::vector<StateBuffer::Piece> pieces;
   int64_t total = 0;
   ForEachUsedPart([&](int kind, int32_t part) {
-    pieces.push_back(pool->PieceOf(kind, part));
+    pieces.push_back(pool->PieceOf(kind, part, dial_));
     total += static_cast<int64_t>(pieces.back().bytes);
   });
   PACKRAT_CHECK(total == ParkedBytes()) << total;
@@ -152,10 +141,36 @@ void SequenceState::Unpark(StatePool* pool) {
   Take(pool);
   const std::byte* next = parked_.get();
   ForEachUsedPart([&](int kind, int32_t part) {
-    pool->Write(kind, part, next);
-    next += pool->part_bytes(kind);
+    pool->Write(kind, part, dial_, next);
+    next += pool->part_bytes(kind, dial_);
   });
   parked_.reset();
+}
+
+absl::Status SequenceState::GoCoarser(const ModelConfig& config, const StateLayout& layout,
+                                      int dial, const PartCounts& need, StatePool* pool) {
+  // All memory is taken before anything is changed.
+  std::unique_ptr<std::byte[]> coarse(new std::byte[StateBytes(layout.ForDial(dial), position_)]);
+  SequenceState prepared;
+  prepared.Prepare(layout, need, dial);
+  const absl::Status status = Park(pool);
+  if (!status.ok()) return status;
+  CoarsenState(config, layout, dial_, dial, position_, parked_.get(), coarse.get());
+  parked_ = std::move(coarse);
+  layout_ = prepared.layout_;
+  dial_ = dial;
+  pages_ = std::move(prepared.pages_);
+  tables_ = std::move(prepared.tables_);
+  return absl::OkStatus();
+}
+
+bool SequenceState::FitsUnparked(const StatePool& pool) const {
+  bool fits = pool.available(kTailParts) > 0 && (!has_slot_ || pool.available(kSlotParts) > 0);
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    fits = fits && pool.available(kPageParts + static_cast<int>(c)) >=
+                       static_cast<int32_t>(pages_[c].size());
+  }
+  return fits;
 }
 
 void SequenceState::CountOwn(const StatePool& pool, PartCounts* counts) const {
@@ -193,6 +208,7 @@ void SequenceState::StartSpan(int num_tokens, StatePool* pool, Span* span) {
   span->slot_in = read_slot_ >= 0 ? read_slot_ : slot_;
   span->slot_out = slot_;
   span->tail = tail_;
+  span->dial = dial_;
   span->pages = tables_.data();
   sealed_ = sealed_ || (position_ + num_tokens) / kBlockTokens > position_ / kBlockTokens;
   position_ += num_tokens;
@@ -213,6 +229,7 @@ bool SequenceState::CanSnap(const StatePool& pool, bool free) const {
 Snapshot SequenceState::EmptySnapshot() const {
   Snapshot to;
   to.position = position_;
+  to.dial = dial_;
   to.pages.resize(pages_.size());
   for (size_t c = 0; c < pages_.size(); ++c) {
     const PagesInUse use(layout_->page_classes[c], position_);

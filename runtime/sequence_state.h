@@ -26,21 +26,16 @@ namespace packrat {
 // The shortest text that is worth a snapshot: before its end nothing is sealed.
 inline constexpr int kMinSnapshotTokens = kBlockTokens;
 
-// The pages that a text of `tokens` tokens still needs, by their number in the text: [first, end).
-// Those from `unfinished` on will be written to again.
-struct PagesInUse {
-  PagesInUse(const PageClass& page_class, int tokens);
-  int first, unfinished, end;
-};
-
 // The state after a text of `position` tokens, held by the cache's references.
 struct Snapshot {
   int position = 0;
+  int dial = 0;                             // Span::dial.
   int32_t slot = -1, tail = -1;             // slot -1: the model has none.
   std::vector<std::vector<int32_t>> pages;  // Per class, those of PagesInUse.
 
   void Release(StatePool* pool);
-  // Bytes of its parts beyond those of a snapshot of the same text's first `before` tokens.
+  // Bytes of its parts, of the layout's dial, beyond those of a snapshot of the same text's first
+  // `before` tokens.
   static int64_t Bytes(const StateLayout& layout, int position, int before);
 
   template <class F>  // visit(kind, part)
@@ -55,8 +50,8 @@ struct Snapshot {
 
 class SequenceState {
  public:
-  // Memory for what Take() takes of the pool. Throws std::bad_alloc.
-  void Prepare(const StateLayout& layout, const PartCounts& need);
+  // Memory for what Take() takes of the pool, whose layout this is. Throws std::bad_alloc.
+  void Prepare(const StateLayout& layout, const PartCounts& need, int dial = 0);
 
   // Begins as `from`, all of whose parts it shares until Take(); without it, with an empty text.
   void Resume(const Snapshot& from, StatePool* pool);
@@ -78,6 +73,12 @@ class SequenceState {
   bool parked() const { return parked_ != nullptr; }
   // What it takes while it is parked, where it stands.
   int64_t ParkedBytes() const { return Snapshot::Bytes(*layout_, position_, 0); }
+  // Goes on with a coarser dial, for which it may then need so many parts. It is parked then, and
+  // otherwise as of Park(). `layout`: the pool's.
+  absl::Status GoCoarser(const ModelConfig& config, const StateLayout& layout, int dial,
+                         const PartCounts& need, StatePool* pool);
+  // Whether Unpark() finds what it takes.
+  bool FitsUnparked(const StatePool& pool) const;
   // The parts that Release() and Park() make available.
   void CountOwn(const StatePool& pool, PartCounts* counts) const;
 
@@ -122,7 +123,8 @@ class SequenceState {
   void DropReadSlot(StatePool* pool);
   // With the memory for all that it will list. Throws std::bad_alloc.
   Snapshot EmptySnapshot() const;
-  const StateLayout* layout_ = nullptr;
+  const StateLayout* layout_ = nullptr;  // Of its dial.
+  int dial_ = 0;
   bool has_slot_ = false;
   int position_ = 0;
   int32_t slot_ = -1;       // Written at the ends of blocks.

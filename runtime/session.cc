@@ -51,6 +51,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   if (turns) info.turns = session.turns;
   info.revision = session.revision;
   info.origin = session.origin;
+  info.dials = session.dials;
   info.busy = session.busy;
   info.ttl = session.ttl;
   // Callers read the clock before they wait for the lock.
@@ -250,6 +251,7 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.turns = source.turns;
   copy.ttl = source.ttl;
   copy.origin = source.origin;
+  copy.dials = source.dials;
   auto info = Add(owner, NewKey(), std::move(copy), now);
   if (info.ok()) Use(&source, now);
   return info;
@@ -260,6 +262,7 @@ Sessions::Session Sessions::Fresh(SessionContent content) const {
   session.text = std::move(content.text);
   session.turns = std::move(content.turns);
   session.origin = content.origin;
+  session.dials = std::move(content.dials);
   const bool told = content.ttl > absl::ZeroDuration();
   session.ttl = told ? std::min(content.ttl, options_.ttl) : options_.ttl;
   return session;
@@ -295,6 +298,7 @@ absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::str
   here.text = std::move(there.text);
   here.turns = std::move(there.turns);
   here.revision = revision;
+  here.dials = std::move(there.dials);
   JoinOrigin(there.origin);
   LeaveOrigin(std::exchange(here.origin, there.origin));
   here.ttl = there.ttl;
@@ -314,6 +318,7 @@ SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
   Count(session.tenant, 0, tokens - static_cast<int64_t>(session.text.size()));
   session.text = std::move(text);
   session.turns = std::move(turns);
+  session.dials.Cut(tokens);
   ++session.revision;
   Use(&session, now);
   return Describe(*at, now);

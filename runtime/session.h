@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "runtime/mutex.h"
+#include "runtime/text_dials.h"
 
 namespace packrat {
 
@@ -44,7 +45,8 @@ struct SessionInfo {
   int32_t tokens = 0, num_turns = 0;
   std::vector<int32_t> turns;  // Where each ends, in tokens; the last where the text does.
   int64_t revision = 0;        // Grows whenever the text changes.
-  uint64_t origin = 0;         // Of its states: see StateSpace in request.h.
+  uint64_t origin = 0;         // Of its states: see StateSpace in request.h...
+  TextDials dials;             // ...and this. Means nothing while there are no tokens.
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
@@ -55,6 +57,7 @@ struct SessionContent {
   std::vector<int32_t> text, turns;
   absl::Duration ttl;  // Above SessionOptions::ttl, or not above 0: that.
   uint64_t origin = 0;
+  TextDials dials;
 };
 
 // Errors: NOT_FOUND for a handle that is none, unknown, expired, or another owner's, in the same
@@ -137,6 +140,7 @@ class Sessions {
     std::vector<int32_t> turns;
     int64_t revision = 0;
     uint64_t origin = 0;
+    TextDials dials;
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
@@ -192,9 +196,10 @@ class Sessions::Turn {
   // What the turn goes on from.
   const std::vector<int32_t>& text() const { return text_; }
   uint64_t origin() const { return session_->origin; }
-  // The turn brings `prompt` and generates `max_tokens` at most. Once. RESOURCE_EXHAUSTED names the
-  // limit where there is no room for so much.
-  absl::Status Promise(std::vector<int32_t> prompt, int max_tokens);
+  const TextDials& dials() const { return session_->dials; }
+  // The turn brings `prompt` and generates `max_tokens` at most, with these dials. Once.
+  // RESOURCE_EXHAUSTED names the limit where there is no room for so much.
+  absl::Status Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials = {});
   // Tokens that were generated, after Promise().
   void Append(absl::Span<const int32_t> tokens);
   int generated() const { return generated_; }
@@ -213,6 +218,7 @@ class Sessions::Turn {
   const double share_;
   std::vector<int32_t> text_;
   std::vector<int32_t> added_;
+  TextDials dials_;
   int64_t promised_ = 0;
   int generated_ = 0;
 };

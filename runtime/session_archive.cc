@@ -59,7 +59,8 @@ bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handl
   absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
   if (!here.ok() || !stored.ok() || stored->version != here->revision) return false;
   const auto state = transfer_->Unpack(std::move(stored->bytes));
-  return state.ok() && state->tokens == text && state->turns == here->turns;
+  return state.ok() && state->tokens == text && state->turns == here->turns &&
+         state->dials == here->dials;
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {

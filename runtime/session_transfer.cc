@@ -15,6 +15,7 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
   if (space.has_value()) {
     StateSpace from = *space;
     from.origin = info->origin;
+    from.dials = info->dials;
     auto done = std::make_shared<std::promise<absl::StatusOr<SavedState>>>();
     auto saved = done->get_future();
     engine_->SaveState(
@@ -26,6 +27,7 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
     }
     state.solver = space->solver;
   }
+  state.dials = info->dials;
   state.turns = info->turns;
   state.ttl = info->ttl;
   state.origin = info->origin;
@@ -46,6 +48,7 @@ absl::StatusOr<SavedState> SessionTransfer::Unpack(std::string bytes) {
 absl::Status SessionTransfer::Place(StateSpace space, SavedState state) {
   if (state.position == 0) return absl::OkStatus();
   space.solver = state.solver;  // With which it came to be.
+  space.dials = state.dials;
   auto done = std::make_shared<std::promise<absl::Status>>();
   std::future<absl::Status> placed = done->get_future();
   engine_->LoadState(std::move(space), std::move(state),
@@ -55,7 +58,7 @@ absl::Status SessionTransfer::Place(StateSpace space, SavedState state) {
 }
 
 SessionContent SessionTransfer::ContentOf(const SavedState& state) {
-  return {state.tokens, state.turns, state.ttl, state.origin};
+  return {state.tokens, state.turns, state.ttl, state.origin, state.dials};
 }
 
 absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner& owner,
@@ -79,7 +82,7 @@ absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner
   loaded.state_dropped = std::move(state->dropped);
   const int32_t position = state->position;
   const absl::Status placed =
-      Place({owner.tenant, std::move(salt), {}, loaded.info.origin}, *std::move(state));
+      Place({owner.tenant, std::move(salt), {}, {}, loaded.info.origin}, *std::move(state));
   if (placed.ok()) {
     loaded.state_tokens = position;
   } else {

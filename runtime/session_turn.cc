@@ -15,6 +15,7 @@ Sessions::Turn::Turn(Turn&& other) noexcept
       share_(other.share_),
       text_(std::move(other.text_)),
       added_(std::move(other.added_)),
+      dials_(std::move(other.dials_)),
       promised_(other.promised_),
       generated_(other.generated_) {}
 
@@ -33,7 +34,7 @@ void Sessions::Turn::Drop() {
   sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
 }
 
-absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens) {
+absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials) {
   const auto tokens = static_cast<int64_t>(prompt.size()) + max_tokens;
   MutexLock lock(&sessions_->mutex_);
   const absl::Status room = sessions_->CheckRoom({session_->tenant, share_}, 0, tokens);
@@ -41,6 +42,7 @@ absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens
   sessions_->Count(session_->tenant, 0, tokens);
   promised_ = tokens;
   added_ = std::move(prompt);
+  dials_ = std::move(dials);
   return absl::OkStatus();
 }
 
@@ -60,6 +62,7 @@ void Sessions::Turn::Keep(absl::Time now) {
     text.reserve(text.size() + added_.size());
     text.insert(text.end(), added_.begin(), added_.end());
     turns.push_back(static_cast<int32_t>(text.size()));
+    session_->dials = std::move(dials_);
     ++session_->revision;
   }
   promised_ -= static_cast<int64_t>(added_.size());

@@ -16,7 +16,7 @@ constexpr unsigned char kPoisonByte = 0xFF;
 }  // namespace
 
 size_t PoolBytes(const StateLayout& layout, const PartCounts& counts) {
-  size_t bytes = counts.slots * layout.slot_bytes + counts.tails * layout.tail_bytes;
+  size_t bytes = counts.slots * layout.slot_bytes + counts.tails * layout.tail_stride;
   for (size_t c = 0; c < counts.pages.size(); ++c) {
     bytes += counts.pages[c] * layout.page_classes[c].page_bytes;
   }
@@ -31,16 +31,46 @@ PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens) {
   return need;
 }
 
+PartCounts NeedsOfAny(const StateLayout& layout, int64_t tokens) {
+  PartCounts need = SequenceNeeds(layout, tokens);
+  for (size_t c = 0; c < need.pages.size(); ++c) need.pages[c] = layout.MostPages(c, tokens);
+  return need;
+}
+
+namespace {
+
+// Of pages, what each class gets beside the `one` of each that a longest sequence of any dial needs
+// where those take all of `page_bytes`: for each dial the same bytes.
+std::vector<double> SharesOf(const StateLayout& layout, int max_context, int64_t page_bytes) {
+  std::vector<double> shares(layout.page_classes.size(), 0.0);
+  int dials = 0;
+  for (int d = 0; d < layout.num_dials(); ++d) {
+    const PartCounts need = SequenceNeeds(layout.ForDial(d), max_context);
+    int64_t bytes = 0;
+    for (size_t c = 0; c < shares.size(); ++c) {
+      bytes += need.pages[c] * static_cast<int64_t>(layout.page_classes[c].page_bytes);
+    }
+    if (bytes == 0) continue;
+    ++dials;
+    const double sequences = static_cast<double>(page_bytes) / static_cast<double>(bytes);
+    for (size_t c = 0; c < shares.size(); ++c) shares[c] += need.pages[c] * sequences;
+  }
+  for (double& share : shares) share /= std::max(dials, 1);
+  return shares;
+}
+
+}  // namespace
+
 absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolOptions& options) {
-  const PartCounts one = SequenceNeeds(layout, options.max_context);
-  const int64_t fixed_bytes = layout.slot_bytes + layout.tail_bytes;
+  const PartCounts one = NeedsOfAny(layout, options.max_context);
+  const int64_t fixed_bytes = layout.slot_bytes + layout.tail_stride;
   const int64_t page_bytes = PoolBytes(layout, one) - fixed_bytes;
   const int64_t budget = options.state_bytes;
   if (budget < fixed_bytes + page_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "state_bytes (", budget, ") must hold at least one sequence of max_context (",
         options.max_context, ") tokens, which takes ", fixed_bytes + page_bytes, " bytes: ",
-        layout.slot_bytes, " slot, ", layout.tail_bytes, " tail, ", page_bytes, " pages"));
+        layout.slot_bytes, " slot, ", layout.tail_stride, " tail, ", page_bytes, " pages"));
   }
   int64_t sequences = int64_t{options.max_running} + options.cache_sequences;
   if (fixed_bytes > 0) {
@@ -53,10 +83,11 @@ absl::StatusOr<PartCounts> PlanParts(const StateLayout& layout, const StatePoolO
   total.slots = static_cast<int32_t>(one.slots * sequences);
   total.tails = static_cast<int32_t>(sequences);  // More below, where they are free.
   const int64_t rest = budget - sequences * fixed_bytes;
-  const double share = page_bytes > 0 ? static_cast<double>(rest) / page_bytes : 0.0;
-  for (int32_t need : one.pages) {
+  const std::vector<double> more = SharesOf(layout, options.max_context, rest - page_bytes);
+  for (size_t c = 0; c < one.pages.size(); ++c) {
+    const int32_t need = one.pages[c];
     const int64_t wanted = int64_t{need} * sequences;
-    const int64_t given = std::max<int64_t>(need, static_cast<int64_t>(need * share));
+    const auto given = static_cast<int64_t>(need + more[c]);
     total.pages.push_back(static_cast<int32_t>(std::min<int64_t>({wanted, given, INT32_MAX})));
     // A kept state has a tail and a page at least.
     if (fixed_bytes == 0) total.tails = std::max(total.tails, total.pages.back());
@@ -85,7 +116,7 @@ void StatePool::Carve() {
   parts_.resize(total_.kinds());
   for (int kind = 0; kind < kinds(); ++kind) {
     const size_t stride = kind == kSlotParts   ? layout_.slot_bytes
-                          : kind == kTailParts ? layout_.tail_bytes
+                          : kind == kTailParts ? layout_.tail_stride
                                                : layout_.page_classes[kind - kPageParts].page_bytes;
     PACKRAT_CHECK(stride % kAlignment == 0, "the state layout breaks the alignment");
     const char* name = kind == kSlotParts ? "slot" : kind == kTailParts ? "tail" : "page";
@@ -148,16 +179,16 @@ int32_t StatePool::Copy(int kind, int32_t part) {
   return copy;
 }
 
-StateBuffer::Piece StatePool::PieceOf(int kind, int32_t part) const {
-  return {OffsetOf(kind, part), parts_[kind].stride};
+StateBuffer::Piece StatePool::PieceOf(int kind, int32_t part, int dial) const {
+  return {OffsetOf(kind, part), part_bytes(kind, dial)};
 }
 
 absl::Status StatePool::Read(absl::Span<const StateBuffer::Piece> pieces, std::byte* to) {
   return buffer_->Read(pieces, to);
 }
 
-void StatePool::Write(int kind, int32_t part, const std::byte* from) {
-  buffer_->Write(OffsetOf(kind, part), from, parts_[kind].stride);
+void StatePool::Write(int kind, int32_t part, int dial, const std::byte* from) {
+  buffer_->Write(OffsetOf(kind, part), from, part_bytes(kind, dial));
 }
 
 void StatePool::CountAvailable(PartCounts* counts) const {

@@ -10,7 +10,9 @@
 // without bytes, and no slots: as many as pages, so that short texts may all be kept), pages
 // for what they need at max_context, all of it if state_bytes allows. Otherwise slots and tails get
 // at most half of the memory (but never fewer of them than as many whole sequences as fit), and
-// pages share the rest in the proportion in which a sequence of max_context needs them.
+// pages share the rest in the proportion in which a sequence of max_context needs them. Where there
+// are several dials, one of max_context fits of each, and what is more is split evenly between
+// those that have pages.
 #ifndef PACKRAT_RUNTIME_STATE_POOL_H_
 #define PACKRAT_RUNTIME_STATE_POOL_H_
 
@@ -52,8 +54,9 @@ struct PartCounts {
   }
 };
 
-// What a sequence of `tokens` tokens may hold to its end.
+// What a sequence of `tokens` tokens may hold to its end, with the layout's dial, and with any.
 PartCounts SequenceNeeds(const StateLayout& layout, int64_t tokens);
+PartCounts NeedsOfAny(const StateLayout& layout, int64_t tokens);
 
 // The parts that the policy gives. RESOURCE_EXHAUSTED, with the numbers, if not even one sequence
 // of max_context tokens fits.
@@ -89,11 +92,14 @@ class StatePool {
   // A new part, as Take() gives it, with the bytes of this one: in the order of steps.
   int32_t Copy(int kind, int32_t part);
 
-  // The bytes of a part, between the steps before and after; see StateBuffer.
-  size_t part_bytes(int kind) const { return parts_[kind].stride; }
-  StateBuffer::Piece PieceOf(int kind, int32_t part) const;
+  // The bytes of a part that sequences of a dial use, between the steps before and after; see
+  // StateBuffer.
+  size_t part_bytes(int kind, int dial) const {
+    return kind == kTailParts ? layout_.ForDial(dial).tail_bytes : parts_[kind].stride;
+  }
+  StateBuffer::Piece PieceOf(int kind, int32_t part, int dial) const;
   absl::Status Read(absl::Span<const StateBuffer::Piece> pieces, std::byte* to);
-  void Write(int kind, int32_t part, const std::byte* from);
+  void Write(int kind, int32_t part, int dial, const std::byte* from);
 
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
   int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }

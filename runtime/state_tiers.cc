@@ -53,15 +53,15 @@ StateTiers::~StateTiers() {
   if (writer_.joinable()) writer_.join();
 }
 
-int64_t StateTiers::BytesOf(int position) const {
+int64_t StateTiers::BytesOf(int position, int dial) const {
   const int64_t bytes = header_bytes_ + int64_t{position} * static_cast<int64_t>(sizeof(int32_t)) +
-                        static_cast<int64_t>(SavedPartBytes(layout_, position));
+                        static_cast<int64_t>(SavedPartBytes(layout_.ForDial(dial), position));
   return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
 }
 
 uint64_t StateTiers::Add(SavedState state, double worth) {
   PACKRAT_CHECK(static_cast<int>(state.tokens.size()) == state.position) << state.position;
-  const int64_t bytes = BytesOf(state.position);
+  const int64_t bytes = BytesOf(state.position, state.dials.last);
   auto added = std::make_unique<Entry>();
   Entry* const entry = added.get();
   entry->id = last_id_ + 1;

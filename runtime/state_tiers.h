@@ -56,7 +56,7 @@ class StateTiers {
 
   // Bytes of a file with a state at this position, with its text and whatever is beside it, in
   // whole blocks of the disk. It counts as much in memory.
-  int64_t BytesOf(int position) const;
+  int64_t BytesOf(int position, int dial) const;
   // Whether a state of so many bytes could be kept, were nothing else there.
   bool Fits(int64_t bytes) const { return bytes <= stats_.memory.limit; }
 

@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "models/state_layout.h"
-#include "runtime/saved_state.h"
 
 namespace packrat {
 namespace {
@@ -30,12 +29,12 @@ void BlankRows(const StateLayout& layout, int page_class, int rows, char* page) 
 }  // namespace
 
 absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* bytes) {
-  const StateLayout& layout = pool->layout();
+  const StateLayout& layout = pool->layout().ForDial(snapshot.dial);
   bytes->resize(SavedPartBytes(layout, snapshot.position));
   std::vector<StateBuffer::Piece> pieces;
   size_t total = 0;
   snapshot.ForEachPart([&](int kind, int32_t part) {
-    pieces.push_back(pool->PieceOf(kind, part));
+    pieces.push_back(pool->PieceOf(kind, part, snapshot.dial));
     total += pieces.back().bytes;
   });
   PACKRAT_CHECK(total == bytes->size()) << total;
@@ -53,11 +52,13 @@ absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* b
   return absl::OkStatus();
 }
 
-absl::StatusOr<Snapshot> WriteParts(int position, absl::string_view bytes, StatePool* pool) {
-  const StateLayout& layout = pool->layout();
-  PACKRAT_CHECK(bytes.size() == SavedPartBytes(layout, position)) << bytes.size();
+absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool) {
+  const StateLayout& layout = pool->layout().ForDial(state.dials.last);
+  const int position = state.position;
+  PACKRAT_CHECK(state.parts.size() == SavedPartBytes(layout, position)) << state.parts.size();
   Snapshot snapshot;
   snapshot.position = position;
+  snapshot.dial = state.dials.last;
   snapshot.pages.resize(layout.page_classes.size());
   const auto fits = [&](int kind, int count) { return pool->available(kind) >= count; };
   bool room = fits(kTailParts, 1) && (layout.slot_bytes == 0 || fits(kSlotParts, 1));
@@ -70,12 +71,12 @@ absl::StatusOr<Snapshot> WriteParts(int position, absl::string_view bytes, State
     return absl::ResourceExhaustedError(
         absl::StrCat("the state of ", position, " tokens finds no room beside what runs"));
   }
-  const char* next = bytes.data();
+  const char* next = state.parts.data();
   const auto take = [&](int kind) {
     const int32_t part = pool->Take(kind);
-    pool->Write(kind, part, reinterpret_cast<const std::byte*>(next));
+    pool->Write(kind, part, state.dials.last, reinterpret_cast<const std::byte*>(next));
     pool->GiveToCache(kind, part);
-    next += pool->part_bytes(kind);
+    next += pool->part_bytes(kind, state.dials.last);
     return part;
   };
   // In the order of Snapshot::ForEachPart().

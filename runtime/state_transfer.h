@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "runtime/saved_state.h"
 #include "runtime/sequence_state.h"
 #include "runtime/state_pool.h"
 
@@ -17,9 +17,9 @@ namespace packrat {
 // error says that the device is lost.
 absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* bytes);
 
-// A snapshot at `position` with these parts, the cache's. RESOURCE_EXHAUSTED: so many parts are not
+// A snapshot with the parts of a state, the cache's. RESOURCE_EXHAUSTED: so many parts are not
 // there, even if the cache gives up all others.
-absl::StatusOr<Snapshot> WriteParts(int position, absl::string_view bytes, StatePool* pool);
+absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool);
 
 }  // namespace packrat
 

@@ -144,6 +144,10 @@ absl::Status ValidateOptions(const Request& request, const RequestLimits& limits
   CheckText(request.text, limits.has_tokenizer, &check);
   check.Check(bounds::kCgTolerance, request.solver.cg_tolerance);
   check.Check(bounds::kCgMaxSteps, request.solver.cg_max_steps);
+  const Bound dials = bounds::kDial.UpTo(std::max<double>(1, limits.dials.size()));
+  for (int part = 0; part < request.dials.num_parts(); ++part) {
+    check.CheckItem(dials, part, request.dials.Of(part));
+  }
   check.Check(bounds::kPriority, request.priority);
   check.Check(bounds::kCacheSalt, static_cast<double>(request.cache.salt.size()));
   CheckChoice(request, limits, &check);
@@ -170,6 +174,12 @@ absl::Status ValidatePrompt(const Request& request, const RequestLimits& limits,
   check.Check(MaxTokens(request).UpTo(limits.max_context - length), request.stop.max_tokens,
               absl::StrCat(context, " less ", request.prompt.size(), " tokens of prompt)", parts));
   check.Check(bounds::kMinTokens.UpTo(request.stop.max_tokens), request.stop.min_tokens);
+  // A part with a finer dial: before it ends something is sealed, and after it something computed.
+  Bound end = bounds::kFinerEnd.UpTo(length - 1 - (request.stop.max_tokens == 0));
+  for (size_t i = 0; i < request.dials.finer.size(); ++i) {
+    check.CheckItem(end, i, request.dials.finer[i].end, ".end");
+    end.low = request.dials.finer[i].end + 1;
+  }
   if (!check.ok()) return check.status();
   return ValidateIds(request.prompt, check.Name(bounds::kPrompt), limits.vocab_size);
 }

@@ -20,6 +20,7 @@ struct RequestLimits {
   int max_context = 0;  // Tokens.
   bool has_tokenizer = false;
   std::vector<int32_t> eos_ids;
+  std::vector<std::string> dials;  // ModelConfig::dials.
 };
 
 // What a front end calls a field, so that a message names what the client wrote; `field` as in

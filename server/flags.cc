@@ -106,8 +106,10 @@ ABSL_FLAG(
     std::string, rat_plus_dial, "",
     "What layers of RAT+ see beside the token itself: DILATION,WINDOW,SINKS, as 16,256,4: the "
     "ends of stretches of 16 tokens, the last 256 tokens, and the first 4. A dilation of 1: "
-    "everything; of -1: no stretches. Empty: as the model's config.json says. Refused where "
-    "the weights were not trained for it.");
+    "everything; of -1: no stretches. Empty: as the model's config.json says. Several, with "
+    "slashes between them, are what requests may choose from, the first if they choose none; "
+    "own: what config.json says, where its layers differ. Refused where the weights were not "
+    "trained for it.");
 ABSL_FLAG(bool, rat_plus_unadapted, false,
           "Take a --rat_plus_dial that the model's weights were not trained for; costs quality.");
 ABSL_FLAG(int32_t, max_running, 64,

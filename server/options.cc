@@ -10,7 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
-#include "models/mixers/rat_plus.h"
+#include "models/config.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "server/http/cors.h"
 #include "server/net/listen_address.h"
@@ -96,7 +96,7 @@ std::vector<const char*> ToolFormatChoices() {
 
 absl::Status CheckDial(const ServerOptions& options) {
   if (!options.rat_plus_dial.empty()) {
-    const absl::Status dial = ParseRatPlusDial(options.rat_plus_dial).status();
+    const absl::Status dial = ParseRatPlusDials(options.rat_plus_dial).status();
     return dial.ok() ? dial
                      : absl::InvalidArgumentError(absl::StrCat("--rat_plus_dial ", dial.message()));
   }

@@ -44,7 +44,7 @@ struct ServerOptions {
   // How the model writes calls of tools: auto (as its chat template shows), none, or a name of
   // ToolFormats().
   std::string tool_format = "auto";
-  std::string rat_plus_dial;        // See ParseRatPlusDial(). Empty: as the model says.
+  std::string rat_plus_dial;        // See ParseRatPlusDials(). Empty: as the model says.
   bool rat_plus_unadapted = false;  // Also a dial that the weights were not trained for.
   int64_t memory_limit = 0;         // Bytes for the whole process; 0: as machine and cgroup allow.
   std::string plan;                 // text, json: print the plan and serve nothing. Empty: serve.

@@ -158,9 +158,7 @@ ModelOptions ToModelOptions(const ServerOptions& options) {
   model.threads = options.threads;
   model.activations = ActivationTypeOf(options.activations).value();
   PACKRAT_CHECK(SetWeightFormats(options.weights, options.output_weights, &model).ok());
-  if (!options.rat_plus_dial.empty()) {
-    model.choices.rat_plus_dial = ParseRatPlusDial(options.rat_plus_dial).value();
-  }
+  model.choices.rat_plus_dials = ParseRatPlusDials(options.rat_plus_dial).value();
   model.choices.rat_plus_unadapted = options.rat_plus_unadapted;
   return model;
 }

@@ -33,8 +33,8 @@ int RoundUpContext(int n) {
 }  // namespace
 
 bool StepSize::operator<(const StepSize& o) const {
-  return std::tie(spans, tokens, rows, max_span_tokens, max_context, sampled) <
-         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.sampled);
+  return std::tie(spans, tokens, rows, max_span_tokens, max_context, sampled, dials) <
+         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.sampled, o.dials);
 }
 
 StepSize SizeFor(const Batch& batch, const Limits& limits) {
@@ -43,6 +43,7 @@ StepSize SizeFor(const Batch& batch, const Limits& limits) {
                    sizes.max_context};
   PACKRAT_CHECK(size.max_context <= limits.context) << size.max_context;
   PACKRAT_CHECK(size.rows <= limits.rows) << size.rows << " rows of logits";
+  for (int i = 0; i < batch.num_spans; ++i) size.dials |= 1u << batch.spans[i].dial;
   if (size.max_span_tokens > 1) return size;
   const int spans =
       std::min({RoundUpSpans(batch.num_spans), limits.spans, limits.tokens, limits.rows});
@@ -52,11 +53,12 @@ StepSize SizeFor(const Batch& batch, const Limits& limits) {
   return size;
 }
 
-size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits,
+size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int dials,
                                  const std::vector<int>& strides) {
   Carver carver(base);
-  spans = carver.Take<BatchSpan>(limits.spans);
-  token_span = carver.Take<int32_t>(limits.tokens);
+  const size_t views = dials == 1 ? 1 : 1 + dials;
+  spans = carver.Take<BatchSpan>(views * limits.spans);
+  token_span = carver.Take<int32_t>(views * limits.tokens);
   tokens = carver.Take<int32_t>(limits.tokens);
   rows = carver.Take<int32_t>(limits.rows);
   tables = carver.Take<PageTable>(strides.size() * limits.spans);
@@ -70,14 +72,15 @@ size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits,
 
 absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayout& layout,
                                                                  const Limits& limits) {
-  std::unique_ptr<DeviceBatch> batch(new DeviceBatch);
+  std::unique_ptr<DeviceBatch> batch(new DeviceBatch(layout));
   batch->limits_ = limits;
-  batch->classes_ = layout.page_classes;
   batch->used_pages_.resize(layout.page_classes.size());
-  for (const PageClass& c : layout.page_classes) {
-    batch->strides_.push_back(std::max(1, c.PagesFor(limits.context)));
+  const int dials = layout.num_dials();
+  if (dials > 1) batch->dials_.resize(dials);
+  for (size_t c = 0; c < layout.page_classes.size(); ++c) {
+    batch->strides_.push_back(std::max(1, layout.MostPages(c, limits.context)));
   }
-  const size_t bytes = Parts().Carve(nullptr, limits, batch->strides_);
+  const size_t bytes = Parts().Carve(nullptr, limits, dials, batch->strides_);
   auto memory = DeviceMemory::Allocate(bytes, "batches");
   if (!memory.ok()) return memory.status();
   batch->memory_ = *std::move(memory);
@@ -85,9 +88,9 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
     auto staging = PinnedMemory::Allocate(bytes, "batches");
     if (!staging.ok()) return staging.status();
     batch->staging_[turn] = *std::move(staging);
-    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, batch->strides_);
+    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, dials, batch->strides_);
   }
-  batch->device_.Carve(batch->memory_.data(), limits, batch->strides_);
+  batch->device_.Carve(batch->memory_.data(), limits, dials, batch->strides_);
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
     batch->tables_.push_back(batch->device_.tables + c * limits.spans);
   }
@@ -105,13 +108,26 @@ BatchView DeviceBatch::View(const StepSize& size) const {
   return view;
 }
 
+absl::Span<const BatchView> DeviceBatch::DialViews(const StepSize& size) {
+  for (size_t d = 0; d < dials_.size(); ++d) {
+    BatchView& view = dials_[d] = View(size);
+    view.spans += (1 + d) * limits_.spans;
+    view.token_span += (1 + d) * limits_.tokens;
+    if ((size.dials >> d & 1) == 0) view.num_spans = 0;
+  }
+  return dials_;
+}
+
 absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int turn,
                                  CudaStream stream) {
   PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
   const Parts& host = host_[turn];
   const std::byte* staging = staging_[turn].data();
-  std::fill_n(host.spans, size.spans, BatchSpan());
-  std::fill_n(host.token_span, size.tokens, -1);
+  const size_t views = dials_.empty() ? 1 : 1 + dials_.size();
+  for (size_t v = 0; v < views; ++v) {
+    std::fill_n(host.spans + v * limits_.spans, size.spans, BatchSpan());
+    std::fill_n(host.token_span + v * limits_.tokens, size.tokens, -1);
+  }
   std::fill_n(host.tokens, size.tokens, -1);
   std::fill_n(host.rows, size.rows, -1);
   std::copy_n(batch.tokens, batch.num_tokens, host.tokens);
@@ -124,6 +140,12 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
         span.first_token,           span.num_tokens, span.position, std::max(span.slot_in, 0),
         std::max(span.slot_out, 0), span.tail,       span.solver};
     std::fill_n(host.token_span + span.first_token, span.num_tokens, i);
+    PACKRAT_CHECK(span.dial >= 0 && span.dial < layout_.num_dials()) << span.dial;
+    if (!dials_.empty()) {
+      const size_t view = 1 + span.dial;
+      host.spans[view * limits_.spans + i] = host.spans[i];
+      std::fill_n(host.token_span + view * limits_.tokens + span.first_token, span.num_tokens, i);
+    }
     for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
       host.rows[row++] = span.first_token + t;
     }
@@ -132,7 +154,8 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
       const size_t first = static_cast<size_t>(i) * strides_[c];
       host.tables[c * limits_.spans + i] = {device_.pages[c] + first, std::max(table.ring, 1)};
       // A window's ring may be read anywhere, of other tables what the text has reached.
-      const int pages = std::min(table.ring, classes_[c].PagesFor(span.position + span.num_tokens));
+      const PageClass& page_class = layout_.ForDial(span.dial).page_classes[c];
+      const int pages = std::min(table.ring, page_class.PagesFor(span.position + span.num_tokens));
       PACKRAT_CHECK(pages <= strides_[c]);
       std::copy_n(table.pages, pages, host.pages[c] + first);
       used[c] = std::max(used[c], static_cast<size_t>(pages));

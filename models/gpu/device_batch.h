@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "kernels/gpu.h"
 #include "models/batch.h"
 #include "models/device.h"
@@ -23,6 +24,7 @@ struct StepSize {
   int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
   int max_span_tokens = 1, max_context = 1;
   bool sampled = false;  // Tokens are drawn from the logits.
+  unsigned dials = 0;    // A bit for each that occurs.
   bool operator<(const StepSize& other) const;
 };
 
@@ -31,7 +33,7 @@ StepSize SizeFor(const Batch& batch, const Limits& limits);
 
 class DeviceBatch {
  public:
-  // A page table has room for the pages of limits.context tokens.
+  // A page table has room for the pages of limits.context tokens. `layout` outlives it.
   static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
                                                              const Limits& limits);
 
@@ -40,6 +42,8 @@ class DeviceBatch {
   absl::Status Upload(const Batch& batch, const StepSize& size, int turn, CudaStream stream);
 
   BatchView View(const StepSize& size) const;
+  // LayerStack::Input::dials. Good until the next call.
+  absl::Span<const BatchView> DialViews(const StepSize& size);
   const int32_t* tokens() const { return device_.tokens; }  // (tokens), -1: unused
   const int32_t* rows() const { return device_.rows; }      // (rows): token of each, -1: unused
   const std::vector<const PageTable*>& tables() const { return tables_; }
@@ -48,16 +52,17 @@ class DeviceBatch {
  private:
   // Places in one block of memory, the same on host and device.
   struct Parts {
-    BatchSpan* spans;
-    int32_t *token_span, *tokens, *rows;
-    PageTable* tables;            // (page classes, limits.spans)
-    std::vector<int32_t*> pages;  // What they point to, per page class: (spans, stride)
-    size_t Carve(std::byte* base, const Limits& limits, const std::vector<int>& strides);
+    BatchSpan* spans;  // Of all, then where there are several dials of each: (1 + dials, spans).
+    int32_t *token_span, *tokens, *rows;  // The first likewise: (1 + dials, tokens).
+    PageTable* tables;                    // (page classes, limits.spans)
+    std::vector<int32_t*> pages;          // What they point to, per page class: (spans, stride)
+    size_t Carve(std::byte* base, const Limits& limits, int dials, const std::vector<int>& strides);
   };
-  DeviceBatch() = default;
+  explicit DeviceBatch(const StateLayout& layout) : layout_(layout) {}
 
+  const StateLayout& layout_;
   Limits limits_;
-  std::vector<PageClass> classes_;
+  std::vector<BatchView> dials_;    // Empty: there is one.
   std::vector<int> strides_;        // Of page tables, per class.
   std::vector<size_t> used_pages_;  // Per class, of the step that is being built.
   PinnedMemory staging_[kMaxStepsInFlight];

@@ -38,7 +38,7 @@ class GpuModel : public LanguageModel {
   const ModelOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   size_t scratch_bytes() const override { return scratch_bytes_.load(std::memory_order_relaxed); }
-  const std::string& fingerprint() const override { return fingerprint_; }
+  const std::vector<std::string>& fingerprints() const override { return fingerprints_; }
   std::string numerics_id() const override;
   std::string device() const override { return info_.name; }
 
@@ -80,7 +80,7 @@ class GpuModel : public LanguageModel {
   LayerStack stack_;
   size_t weight_bytes_ = 0;
   std::atomic<size_t> scratch_bytes_{0};  // Any thread may ask while a step makes it grow.
-  std::string fingerprint_;
+  std::vector<std::string> fingerprints_;
 
   std::unique_ptr<DeviceBatch> batch_;
   std::unique_ptr<SamplingRows> sampling_;
@@ -128,7 +128,7 @@ absl::Status GpuModel::CheckFit(size_t weight_bytes) {
       absl::StrCat("too little device memory: ", info_.name, " has ", MiB(info_.free_bytes), " of ",
                    MiB(info_.total_bytes), " free; weights take ", MiB(weight_bytes), ", scratch ",
                    MiB(scratch), ", the state of one sequence of ", limits_.context, " tokens ",
-                   MiB(layout_.SequenceBytes(limits_.context))));
+                   MiB(layout_.BytesOfAny(limits_.context))));
 }
 
 absl::Status GpuModel::AllocateScratch() {
@@ -154,9 +154,10 @@ absl::Status GpuModel::AllocateScratch() {
 
 absl::Status GpuModel::LaunchKernels(const StepSize& size) {
   device_->SetSampled(sampling_->device_results());
-  absl::Status status = stack_.Forward(
-      {batch_->View(size), batch_->tokens(), batch_->rows(), size.rows, state_, batch_->tables()},
-      options_.observe);
+  absl::Status status =
+      stack_.Forward({batch_->View(size), batch_->DialViews(size), batch_->tokens(), batch_->rows(),
+                      size.rows, state_, batch_->tables()},
+                     options_.observe);
   if (!status.ok() || !size.sampled) return status;
   return sampling_->Launch(size.rows, config_.vocab_size, stack_.logits(), device_->stream());
 }
@@ -287,7 +288,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
       new GpuModel(config, options, gpu_options, *info, *std::move(weights)));
   if (absl::Status status = model->weights_->Finish(); !status.ok()) return status;
   model->weight_bytes_ = bytes;
-  model->fingerprint_ = Fingerprint(config, loader.hash());
+  model->fingerprints_ = Fingerprints(config, loader.hash());
   if (absl::Status status = model->AllocateScratch(); !status.ok()) return status;
   return model;
 }

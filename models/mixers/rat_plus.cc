@@ -13,51 +13,64 @@ namespace {
 class RatPlusMixer : public Mixer {
  public:
   RatPlusMixer(const RatPlusSpec& spec, const MixerLoad& load)
-      : dense_(spec.dial.dense()),
-        shape_(spec.shape()),
+      : width_(spec.shape().width()),
         attention_{spec.num_heads, spec.num_heads, spec.head_dim, /*window=*/0, spec.head_dim},
         type_(load.device->type()),
-        plan_(dense_ ? load.device->Plan(attention_) : load.device->Plan(shape_)),
         rope_(load.device->PlanRope(spec.rope_base, spec.head_dim, 1)),
-        in_proj_(load.weights->Matrix(load.prefix + "in_proj.weight", 5 * shape_.width(),
-                                      load.hidden_size)),
-        out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size,
-                                       shape_.width())) {}
+        in_proj_(
+            load.weights->Matrix(load.prefix + "in_proj.weight", 5 * width_, load.hidden_size)),
+        out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size, width_)) {
+    for (int i = 0; i <= static_cast<int>(spec.others.size()); ++i) {
+      const RatPlusSpec at = spec.AtDial(i);
+      const bool dense = at.dial.dense();
+      dials_.push_back({dense, at.shape(),
+                        dense ? load.device->Plan(attention_) : load.device->Plan(at.shape())});
+    }
+  }
 
   absl::Status Forward(const Step& step, const Normed& h, const Residual& to) const override {
     Device& device = *step.device;
-    const int tokens = step.tokens(), width = shape_.width(), stride = in_proj_.out;
+    const int tokens = step.tokens(), stride = in_proj_.out;
     Carver memory(step.activations);
     auto* projection = memory.Take<std::byte>(size_t{1} * tokens * stride * DTypeBytes(type_));
-    void* o = memory.Take<std::byte>(size_t{1} * tokens * width * DTypeBytes(type_));
+    void* o = memory.Take<std::byte>(size_t{1} * tokens * width_ * DTypeBytes(type_));
     // Side by side: the output's gate, q, k, v and the average's gate.
-    const auto part = [&](int i) { return projection + size_t{1} * i * width * DTypeBytes(type_); };
+    const auto part = [&](int i) {
+      return projection + size_t{1} * i * width_ * DTypeBytes(type_);
+    };
     absl::Status status = device.MultiplyNormed(h, tokens, {{in_proj_, projection, type_}});
-    if (!status.ok()) return status;
-    status = device.RatPlusAverage(shape_, step, {part(2), part(3), part(4), stride, type_});
-    if (!status.ok()) return status;
     const AttentionOperands operands{part(1), part(2), part(3), stride, device.rope(rope_),
                                      o,       type_};
-    status = dense_ ? device.Attention(plan_, attention_, step, operands)
-                    : device.RatPlusAttention(plan_, shape_, step, operands);
+    for (size_t i = 0; i < dials_.size() && status.ok(); ++i) {
+      const Step& of_dial = dials_.size() == 1 ? step : step.dials[i];
+      if (of_dial.batch.num_spans == 0) continue;
+      const Dial& dial = dials_[i];
+      status =
+          device.RatPlusAverage(dial.shape, of_dial, {part(2), part(3), part(4), stride, type_});
+      if (!status.ok()) return status;
+      status = dial.dense ? device.Attention(dial.plan, attention_, of_dial, operands)
+                          : device.RatPlusAttention(dial.plan, dial.shape, of_dial, operands);
+    }
     if (!status.ok()) return status;
-    status = device.SigmoidGate(part(0), stride, tokens, width, o);
+    status = device.SigmoidGate(part(0), stride, tokens, width_, o);
     if (!status.ok()) return status;
     return device.AddProduct(out_proj_, o, tokens, nullptr, to);
   }
 
-  size_t bytes_per_token() const override {
-    return (in_proj_.out + shape_.width()) * DTypeBytes(type_);
-  }
+  size_t bytes_per_token() const override { return (in_proj_.out + width_) * DTypeBytes(type_); }
 
  private:
-  const bool dense_;
-  const RatPlusShape shape_;
+  struct Dial {
+    bool dense;
+    RatPlusShape shape;
+    int plan;
+  };
+  const int width_;
   const AttentionShape attention_;
   const DType type_;
-  const int plan_;
   const int rope_;
   const Weight in_proj_, out_proj_;
+  std::vector<Dial> dials_;
 };
 
 }  // namespace
@@ -92,6 +105,15 @@ std::string RatPlusDialText(const RatPlusDial& dial) {
   return absl::StrCat(dial.dilation, ",", dial.window, ",", dial.sinks);
 }
 
+std::string RatPlusDial::Lacks(const RatPlusDial& coarser) const {
+  if (dense()) return "";
+  if (coarser.dense()) return "all tokens";
+  const bool ends = coarser.dilation < 0 || (dilation > 0 && coarser.dilation % dilation == 0);
+  if (!ends) return absl::StrCat("the ends of stretches of ", coarser.dilation, " tokens");
+  if (coarser.window > window) return absl::StrCat("the last ", coarser.window, " tokens");
+  return coarser.sinks > sinks ? absl::StrCat("the first ", coarser.sinks, " tokens") : "";
+}
+
 RatPlusSpec RatPlusSpec::Read(const std::string&, JsonFields* fields, const SharedFields& shared) {
   RatPlusSpec spec;
   spec.num_heads = fields->Int("num_heads", 1, kMaxHeads);
@@ -101,6 +123,13 @@ RatPlusSpec RatPlusSpec::Read(const std::string&, JsonFields* fields, const Shar
   spec.dial.window = fields->Int("window", 0, most, 0);
   spec.dial.sinks = fields->Int("sinks", 0, most, 0);
   spec.rope_base = shared.rope_base;
+  return spec;
+}
+
+RatPlusSpec RatPlusSpec::AtDial(int number) const {
+  RatPlusSpec spec = *this;
+  if (number > 0) spec.dial = others[number - 1];
+  spec.others.clear();
   return spec;
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/rat_plus.h"
 #include "models/layer.h"
@@ -22,6 +23,9 @@ struct RatPlusDial {
 
   static constexpr int kMax = kMaxContext;
   bool dense() const { return dilation == 1; }
+  // Of what a text would need to go on with another dial, what it has not kept with this one.
+  // Empty: it has all of it.
+  std::string Lacks(const RatPlusDial& coarser) const;
   bool operator==(const RatPlusDial& o) const {
     return dilation == o.dilation && (dense() || (window == o.window && sinks == o.sinks));
   }
@@ -38,6 +42,8 @@ struct RatPlusSpec {
   double rope_base = 10000.0;
   // Pretrained weights know attention to everything as well as their dial, adapted ones that alone.
   bool pretrained = false;
+  // Those that a sequence may have instead (Span::dial, from 1 on).
+  std::vector<RatPlusDial> others;
 
   static constexpr std::array kNames{"rat_plus"};
   static RatPlusSpec Read(const std::string& type, JsonFields* fields, const SharedFields& shared);
@@ -45,6 +51,8 @@ struct RatPlusSpec {
   bool Knows(const RatPlusDial& other) const {
     return other == dial || (pretrained && other.dense());
   }
+  // The same layer where all sequences have dial number `dial`.
+  RatPlusSpec AtDial(int dial) const;
   RatPlusShape shape() const;
   // What attends where all is seen.
   AttentionSpec attention() const;

@@ -288,6 +288,9 @@ int InfoCommand(Connection* connection, const std::vector<std::string>& argument
   Print(absl::StrCat("server         ", info.server_version(), ", ", info.device(), ", numerics ",
                      info.numerics_id(), "\n"));
   Print(absl::StrCat("layers         ", layers, "\n"));
+  if (info.rat_plus_dials_size() > 0) {
+    Print(absl::StrCat("dials          ", absl::StrJoin(info.rat_plus_dials(), " "), "\n"));
+  }
   Print(absl::StrCat("sizes          vocabulary ", info.vocab_size(), ", width ",
                      info.hidden_size(), ", weights ", info.weight_bytes(), " bytes\n"));
   Print(absl::StrCat("tokenizer      ",

@@ -91,6 +91,9 @@ ABSL_FLAG(packrat::Given<bool>, use_cache, {},
           "Begin with the state of an earlier text that began alike; default: true.");
 ABSL_FLAG(packrat::Given<std::string>, cache_salt, {},
           "Share states only with requests of the same salt.");
+ABSL_FLAG(packrat::Given<std::string>, rat_plus_dial, {},
+          "What layers of RAT+ see, as packrat info lists it; default: the first of these, or the "
+          "session's.");
 ABSL_FLAG(std::string, user_label, "",
           "chat: put before what you write, e.g. 'User: '. With one of these two, or in a session, "
           "turns are texts, also where the model has a chat template.");
@@ -256,6 +259,7 @@ v1::GenerateRequest RequestFromFlags() {
   IfGiven(FLAGS_priority, [&](int32_t x) { request.set_priority(x); });
   IfGiven(FLAGS_use_cache, [&](bool x) { request.set_use_cache(x); });
   IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
+  IfGiven(FLAGS_rat_plus_dial, [&](const std::string& x) { request.set_rat_plus_dial(x); });
 
   const std::string session = absl::GetFlag(FLAGS_session);
   if (!session.empty()) request.set_session(session);
@@ -295,6 +299,7 @@ v1::ScoreRequest ScoreFromFlags() {
   IfGiven(FLAGS_logprobs, [&](int32_t x) { request.set_num_logprobs(x); });
   IfGiven(FLAGS_use_cache, [&](bool x) { request.set_use_cache(x); });
   IfGiven(FLAGS_cache_salt, [&](const std::string& x) { request.set_cache_salt(x); });
+  IfGiven(FLAGS_rat_plus_dial, [&](const std::string& x) { request.set_rat_plus_dial(x); });
   const std::string session = absl::GetFlag(FLAGS_session);
   if (!session.empty()) request.set_session(session);
   return request;

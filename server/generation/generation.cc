@@ -33,6 +33,7 @@ std::shared_ptr<Generation> Generation::Generate(CallEnvironment* environment,
              request->has_session() ? &request->session() : nullptr,
              /*takes_turn=*/true,
              &request->cache_salt(),
+             !request->rat_plus_dial().empty(),
              make};
   return std::shared_ptr<Generation>(new Generation(environment, std::move(ask), info, caller));
 }
@@ -50,6 +51,7 @@ std::shared_ptr<Generation> Generation::Score(CallEnvironment* environment,
              request->has_session() ? &request->session() : nullptr,
              /*takes_turn=*/false,
              &request->cache_salt(),
+             !request->rat_plus_dial().empty(),
              make};
   return std::shared_ptr<Generation>(new Generation(environment, std::move(ask), info, caller));
 }
@@ -132,6 +134,11 @@ absl::Status Generation::Submit() {
   absl::StatusOr<std::vector<Request>> requests =
       ask_.make(served.rules, RandomNumber(), std::move(history.text));
   if (!requests.ok()) return requests.status();
+  if (from_session > 0) {
+    const absl::Status dial =
+        KeepDials(history, static_cast<int32_t>(from_session), served.model->config(), &*requests);
+    if (!dial.ok()) return dial;
+  }
   engine_ = served.engine;
   {
     MutexLock lock(&mutex_);
@@ -143,8 +150,9 @@ absl::Status Generation::Submit() {
     if (!allowed.ok()) return allowed;
     if (turn_.has_value()) {
       const std::vector<int32_t>& prompt = requests->front().prompt;
-      const absl::Status promised = turn_->Promise({prompt.begin() + from_session, prompt.end()},
-                                                   requests->front().stop.max_tokens);
+      const absl::Status promised =
+          turn_->Promise({prompt.begin() + from_session, prompt.end()},
+                         requests->front().stop.max_tokens, requests->front().dials);
       if (!promised.ok()) return promised;
       turn_space_ = SpaceOf(requests->front());
     }

@@ -1,7 +1,9 @@
 // The part of a call that goes on in a session: its turn, and the store that has it for others.
+#include <algorithm>
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/no_memory.h"
 #include "runtime/steady_clock.h"
 #include "server/generation/generation.h"
@@ -36,14 +38,43 @@ absl::Status Generation::ReadSession(SessionContent* content) {
   const SessionOwner owner = OwnerOf(account_.tenant());
   if (!ask_.takes_turn) {
     const auto info = sessions->Get(owner, *ask_.session, SteadyNow(), &content->text);
-    if (info.ok()) content->origin = info->origin;
-    return info.status();
+    if (!info.ok()) return info.status();
+    content->origin = info->origin;
+    content->dials = info->dials;
+    return absl::OkStatus();
   }
   auto turn = sessions->Begin(owner, *ask_.session, SteadyNow());
   if (!turn.ok()) return turn.status();
   turn_.emplace(*std::move(turn));
   content->text = turn_->text();
   content->origin = turn_->origin();
+  content->dials = turn_->dials();
+  return absl::OkStatus();
+}
+
+absl::Status Generation::KeepDials(const SessionContent& content, int32_t tokens,
+                                   const ModelConfig& config,
+                                   std::vector<Request>* requests) const {
+  for (Request& request : *requests) {
+    const int32_t named = request.dials.last, before = content.dials.last;
+    const auto computed =
+        static_cast<int32_t>(request.prompt.size()) - (request.stop.max_tokens == 0);
+    request.dials = content.dials;
+    if (ask_.names_dial && named != before) {
+      const absl::Status coarser = CheckCoarser(config, before, named);
+      if (!coarser.ok()) {
+        return absl::Status(coarser.code(), absl::StrCat("rat_plus_dial ", coarser.message()));
+      }
+      request.dials.last = named;
+      // The last token that is computed has it in any case. What is shorter is computed anew.
+      const int32_t end = std::min(tokens, computed - 1);
+      std::vector<TextDials::Part>& finer = request.dials.finer;
+      if (end >= kMinSnapshotTokens && (finer.empty() || finer.back().end < end)) {
+        finer.push_back({end, before});
+      }
+    }
+    request.dials.Cut(computed);
+  }
   return absl::OkStatus();
 }
 

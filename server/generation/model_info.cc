@@ -19,6 +19,7 @@ void FillState(const StateLayout& layout, const Engine& engine, v1::StateInfo* i
   double per_token = 0;
   int64_t windows = 0;
   for (const PageClass& pages : layout.page_classes) {
+    if (pages.num_layers == 0) continue;  // Another dial's.
     if (pages.kind == PageClass::Kind::kWindow) {
       windows += static_cast<int64_t>(pages.page_bytes) * pages.PagesFor(max_context);
     } else {
@@ -51,6 +52,7 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   info->set_device(served.model->device());
   info->set_vocab_size(config.vocab_size);
   info->set_hidden_size(config.hidden_size);
+  info->mutable_rat_plus_dials()->Assign(config.dials.begin(), config.dials.end());
   for (const MixerSpec& mixer : config.mixers) {
     const MixerInfo from = InfoOf(mixer);
     v1::LayerInfo* layer = info->add_layers();

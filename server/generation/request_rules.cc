@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "models/bounds.h"
+#include "models/config.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/generation/chat_prompt.h"
 
@@ -212,6 +213,17 @@ CacheParams MakeCache(const Wire& wire) {
   return cache;
 }
 
+template <class Wire>
+absl::Status ReadDial(const Wire& wire, const RequestRules& rules, Request* out) {
+  const auto dial = FindDial(rules.limits.dials, wire.rat_plus_dial());
+  if (!dial.ok()) {
+    return absl::Status(dial.status().code(),
+                        absl::StrCat("rat_plus_dial ", dial.status().message()));
+  }
+  out->dials.last = *dial;
+  return absl::OkStatus();
+}
+
 // `name`: "candidates[3]".
 absl::StatusOr<std::vector<int32_t>> MakeCandidate(const v1::Candidate& wire,
                                                    const std::string& name,
@@ -282,6 +294,8 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   out.solver = MakeSolver(wire.solver(), rules.solver);
   out.priority = wire.priority();
   out.cache = MakeCache(wire);
+  status = ReadDial(wire, rules, &out);
+  if (!status.ok()) return status;
   // This comes before any text is tokenized.
   status = ValidateOptions(out, rules.limits, NameOnWire);
   if (!status.ok()) return status;
@@ -317,7 +331,8 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::ScoreRequest& wire,
   out.priority = wire.priority();
   out.stop.max_tokens = 0;
   out.score_from = 1;
-  absl::Status status = ValidateOptions(out, rules.limits, NameInScore);
+  absl::Status status = ReadDial(wire, rules, &out);
+  if (status.ok()) status = ValidateOptions(out, rules.limits, NameInScore);
   if (!status.ok()) return status;
   const int count = wire.candidates_size();
   status = bounds::kCandidates.Check(bounds::kCandidates.field, count);

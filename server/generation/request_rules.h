@@ -52,7 +52,7 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
 // Makes a Request for each choice, with all fields but id, deadline and outbox. `seed` is used if
 // the client sent none. Prompts begin with `history`, the text of the session. ValidateRequest()
 // accepts the result. INVALID_ARGUMENT names the field as on the wire, and its range.
-// FAILED_PRECONDITION: text, but no tokenizer.
+// FAILED_PRECONDITION: text, but no tokenizer; a dial that is not there.
 // May take as long as GrammarCache::Get().
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
                                                   const RequestRules& rules, uint64_t seed,

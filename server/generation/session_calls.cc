@@ -15,8 +15,13 @@ namespace {
 constexpr int kDefaultListed = 1000;
 constexpr Bound kListed = {"limit", 1, 10000};
 
-absl::Status Fill(const absl::StatusOr<SessionInfo>& info, v1::Session* session) {
-  if (info.ok()) FillSession(*info, session);
+const std::vector<std::string>& DialsOf(const CallContext& call) {
+  return call.environment->served.load()->rules.limits.dials;
+}
+
+absl::Status Fill(const CallContext& call, const absl::StatusOr<SessionInfo>& info,
+                  v1::Session* session) {
+  if (info.ok()) FillSession(*info, DialsOf(call), session);
   return info.status();
 }
 
@@ -38,7 +43,7 @@ absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& c
       return absl::AbortedError("another replica changed the session at the same time");
     }
   }
-  return Fill(changed, response);
+  return Fill(call, changed, response);
 }
 
 Sessions& SessionsOf(const CallContext& call) { return *call.environment->sessions; }
@@ -50,7 +55,8 @@ SessionOwner OwnerOf(const ApiTenant* tenant) {
   return {tenant->name(), tenant->limits().session_share};
 }
 
-void FillSession(const SessionInfo& info, v1::Session* session) {
+void FillSession(const SessionInfo& info, const std::vector<std::string>& dials,
+                 v1::Session* session) {
   session->set_session(info.handle);
   session->set_tokens(info.tokens);
   session->set_num_turns(info.num_turns);
@@ -59,6 +65,7 @@ void FillSession(const SessionInfo& info, v1::Session* session) {
   session->set_age_seconds(absl::ToDoubleSeconds(info.age));
   session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
   session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
+  if (info.tokens > 0 && !dials.empty()) session->set_rat_plus_dial(dials[info.dials.last]);
 }
 
 absl::Duration TtlOf(double seconds) { return absl::Seconds(std::isnan(seconds) ? 0 : seconds); }
@@ -78,7 +85,7 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
   int total = 0;
   for (const SessionInfo& info :
        SessionsOf(call).List(OwnerOf(call.tenant), limit, SteadyNow(), &total)) {
-    FillSession(info, response->add_sessions());
+    FillSession(info, DialsOf(call), response->add_sessions());
   }
   response->set_total(total);
   return absl::OkStatus();
@@ -89,7 +96,8 @@ absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& re
   absl::Status status = Fetch(call, request.session());
   if (!status.ok()) return status;
   std::vector<int32_t> text;
-  status = Fill(SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
+  status = Fill(call,
+                SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
                                      request.include_token_ids() ? &text : nullptr),
                 response);
   response->mutable_token_ids()->Assign(text.begin(), text.end());

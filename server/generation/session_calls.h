@@ -23,7 +23,9 @@ class Session;
 
 // Null: all clients are one.
 SessionOwner OwnerOf(const ApiTenant* tenant);
-void FillSession(const SessionInfo& info, v1::Session* session);
+// `dials`: ModelConfig::dials.
+void FillSession(const SessionInfo& info, const std::vector<std::string>& dials,
+                 v1::Session* session);
 // What is no number has no length.
 absl::Duration TtlOf(double seconds);
 

@@ -71,8 +71,8 @@ absl::StatusOr<PackedSession> TransferCall::Pack(const v1::SaveSessionRequest& r
   // A state that such calls could never hold is left out.
   const int64_t text_bytes = MostHeaderBytes(info->tokens);
   const int64_t room = environment_->transfer_bytes->limit() - text_bytes;
-  const auto state_bytes =
-      static_cast<int64_t>(SavedPartBytes(transfer->model().layout, info->tokens));
+  const auto state_bytes = static_cast<int64_t>(
+      SavedPartBytes(transfer->model().layout.ForDial(info->dials.last), info->tokens));
   const absl::Status held = Hold(text_bytes + (state_bytes <= room ? state_bytes : 0));
   if (!held.ok()) return held;
   const std::optional<StateSpace> from = state_bytes <= room ? *space : std::optional<StateSpace>();
@@ -88,7 +88,7 @@ absl::Status TransferCall::Load(std::string bytes, const std::string& cache_salt
   if (!loaded.ok()) return loaded.status();
   response->set_state_tokens(loaded->state_tokens);
   response->set_state_dropped(loaded->state_dropped);
-  FillSession(loaded->info, response->mutable_session());
+  FillSession(loaded->info, served().rules.limits.dials, response->mutable_session());
   StoredSessions* const stored = environment_->stored.load();
   if (stored == nullptr) return absl::OkStatus();
   const StateSpace space = {owner_.tenant, cache_salt, loaded->solver};

@@ -158,6 +158,8 @@ std::vector<Field> MakeFields() {
       Option(kAll, "cache_salt", "cache_salt", nullptr, "States are shared within one salt alone."),
       Option(kAll, "priority", "priority", &bounds::kPriority, "Higher is served first."),
       Option(kAll, "solver", "solver", nullptr, "cg_tolerance and cg_max_steps, for Mesa layers."),
+      Option(kAll, "rat_plus_dial", "rat_plus_dial", nullptr,
+             "What layers of RAT+ see; one of those that the server has."),
       Option(kAll, "grammar", "grammar", nullptr, "The text follows a grammar (GBNF)."),
       Option(kAll, "regex", "regex", nullptr, "The text matches a regular expression."),
       Special(kAll, "json_schema", ReadJsonSchema, R"({"type":["object","string"]})",

@@ -58,6 +58,7 @@ v1::ScoreRequest MakeScore(const v1::GenerateRequest& from) {
   if (from.has_parse_special()) score.set_parse_special(from.parse_special());
   if (from.sampling().has_num_logprobs()) score.set_num_logprobs(from.sampling().num_logprobs());
   if (from.has_solver()) *score.mutable_solver() = from.solver();
+  if (from.has_rat_plus_dial()) score.set_rat_plus_dial(from.rat_plus_dial());
   if (from.has_priority()) score.set_priority(from.priority());
   if (from.has_use_cache()) score.set_use_cache(from.use_cache());
   if (from.has_cache_salt()) score.set_cache_salt(from.cache_salt());

@@ -80,8 +80,8 @@ void BenchSnapshot(const std::string& name, const StateLayout& layout, int posit
   // Memory that was never written would be copied at no cost.
   std::vector<std::byte> bytes;
   sequence.ForEachPart([&](int kind, int32_t part) {
-    bytes.assign(parts->part_bytes(kind), std::byte{1});
-    if (!bytes.empty()) parts->Write(kind, part, bytes.data());
+    bytes.assign(parts->part_bytes(kind, 0), std::byte{1});
+    if (!bytes.empty()) parts->Write(kind, part, 0, bytes.data());
   });
 
   const size_t copied = CopiedBytes(layout, position);

@@ -19,7 +19,10 @@ const StateOwner& Owner() {
     ModelConfig config;
     config.mixers = {RatSpec{2, 1, 8, 16}, AttentionSpec{2, 2, 8, 40}, AttentionSpec{2, 1, 8, 0},
                      MesaSpec{2, 8, 4, 0.25f, true}};
-    return new StateOwner{"model", "numerics", StateLayout(config), /*vocab_size=*/101,
+    return new StateOwner{{"model"},
+                          "numerics",
+                          StateLayout(config),
+                          /*vocab_size=*/101,
                           /*max_context=*/512};
   }();
   return *owner;

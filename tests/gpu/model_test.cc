@@ -13,6 +13,7 @@
 #include "models/owned_state.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/golden.h"
+#include "tests/models/mixed_dials.h"
 #include "tests/models/model_files.h"
 
 namespace packrat {
@@ -150,6 +151,16 @@ TEST_F(GpuModelTest, GraphsGoByTheAddressesOfPages) {
   for (const int n : {20, 1, 1, 1}) EXPECT_TRUE(feed(n));
   std::copy_n(poisoned->memory().pages, classes, pages.begin());
   EXPECT_FALSE(feed(1)) << "a graph read the pages of before";
+}
+
+TEST_F(GpuModelTest, DialsMixedInABatchHaveTheBitsOfEachAlone) {
+  ExpectDialsApart([](const ModelChoices& choices) {
+    ModelOptions options = Options(256);
+    options.choices = choices;
+    auto model = gpu::LoadGpuModel("tests/golden/rat_plus", options, Deterministic());
+    EXPECT_TRUE(model.ok()) << model.status();
+    return std::move(*model);
+  });
 }
 
 TEST_F(GpuModelTest, CompanyChangesNothing) {

@@ -44,10 +44,11 @@ inline Golden ReadGolden(const std::string& name,
   return golden;
 }
 
-// Logits of all rows of the batch, every row fed in pieces of sizes that `piece` returns.
+// Logits of all rows of the batch, every row fed in pieces of sizes that `piece` returns. `dials`:
+// one for each row, where the model has several.
 template <class Piece>
 std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together,
-                        const Piece& piece) {
+                        const Piece& piece, const std::vector<int>& dials = {}) {
   const auto state = *OwnedState::Create(model, golden.batch, golden.tokens);
   state->Poison();
   std::vector<float> out(golden.logits.size());
@@ -61,6 +62,7 @@ std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool togethe
       Span span = state->SpanFor(row, static_cast<int>(tokens.size()), n, done[row]);
       span.num_logits = n;
       span.solver.cg_tolerance = 1e-6f;
+      if (!dials.empty()) span.dial = dials[row];
       spans.push_back(span);
       const auto* from = golden.ids.data() + row * golden.tokens + done[row];
       tokens.insert(tokens.end(), from, from + n);

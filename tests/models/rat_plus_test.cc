@@ -10,6 +10,7 @@
 #include "models/cpu_model.h"
 #include "models/state_layout.h"
 #include "tests/models/golden.h"
+#include "tests/models/mixed_dials.h"
 #include "tests/models/model_files.h"
 
 namespace packrat {
@@ -99,7 +100,7 @@ TEST(RatPlusChoice, IsTakenWhereTheWeightsKnowIt) {
     if (*dial != '\0') {
       const auto parsed = ParseRatPlusDial(dial);
       EXPECT_TRUE(parsed.ok()) << parsed.status();
-      options.choices.rat_plus_dial = *parsed;
+      options.choices.rat_plus_dials = {*parsed};
     }
     auto model = LoadCpuModel(files.dir().path(), options);
     return model.ok() ? absl::StatusOr<std::string>((*model)->fingerprint()) : model.status();
@@ -124,9 +125,46 @@ TEST(RatPlusChoice, IsTakenWhereTheWeightsKnowIt) {
 
 TEST(RatPlusChoice, NeedsSuchLayers) {
   ModelOptions options;
-  options.choices.rat_plus_dial = RatPlusDial{16, 0, 0};
+  options.choices.rat_plus_dials = {RatPlusDial{16, 0, 0}};
   EXPECT_EQ(LoadCpuModel("tests/golden/rat", options).status().message(),
             "rat_plus_dial: is 16,0,0; the model has no layers of RAT+");
+}
+
+TEST(RatPlusDials, MixedInABatchHaveTheBitsOfEachAlone) {
+  ExpectDialsApart([](const ModelChoices& choices) {
+    ModelOptions options;
+    options.max_batch_tokens = options.max_logit_rows = 256;
+    options.threads = 2;
+    options.choices = choices;
+    auto model = LoadCpuModel("tests/golden/rat_plus", options);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return std::move(*model);
+  });
+}
+
+// What a request may name.
+TEST(RatPlusDials, AreFoundByName) {
+  auto config = LoadModelConfig("tests/golden/rat_plus");
+  ASSERT_TRUE(config.ok()) << config.status();
+  ModelChoices choices;
+  choices.rat_plus_unadapted = true;
+  choices.rat_plus_dials = {std::nullopt, RatPlusDial{16, 8, 4}, RatPlusDial{1, 3, 3}};
+  ASSERT_TRUE(Choose(choices, &*config).ok());
+  EXPECT_EQ(config->dials, (std::vector<std::string>{"own", "16,8,4", "1,3,3"}));
+  EXPECT_EQ(*FindDial(config->dials, ""), 0);
+  EXPECT_EQ(*FindDial(config->dials, "own"), 0);
+  EXPECT_EQ(*FindDial(config->dials, "16,8,4"), 1);
+  EXPECT_EQ(*FindDial(config->dials, "1"), 2);  // All is seen either way.
+  EXPECT_EQ(FindDial(config->dials, "16").status().message(),
+            "is \"16\"; this server has own and 16,8,4 and 1,3,3");
+  EXPECT_TRUE(absl::IsFailedPrecondition(FindDial(config->dials, "16").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(FindDial(config->dials, "x").status()));
+  choices.rat_plus_dials.emplace_back(RatPlusDial{1, 0, 0});
+  auto again = LoadModelConfig("tests/golden/rat_plus");
+  EXPECT_EQ(Choose(choices, &*again).message(), "rat_plus_dial: names 1,3,3 twice");
+  const auto other = LoadModelConfig("tests/golden/rat");
+  EXPECT_EQ(FindDial(other->dials, "1").status().message(),
+            "is \"1\"; the model has no layers of RAT+");
 }
 
 }  // namespace

@@ -189,6 +189,45 @@ TEST(StateLayout, RatPlusArchiveWindowAndSinks) {
   EXPECT_EQ(dense.tail_bytes, 2u * 32 * 4);
 }
 
+// The same classes for every dial: archives share one where their entries are alike, each with
+// numbers of its own, and what a dial does not use it never holds.
+TEST(StateLayout, DialsShareClasses) {
+  RatPlusSpec spec{2, 16, {16, 8, 4}};
+  spec.others = {{64, 0, 4}, {1, 0, 0}, {-1, 12, 0}};
+  ModelConfig config;
+  config.mixers = {spec, AttentionSpec{2, 2, 16}, spec};
+  config.dials = {"16,8,4", "64,0,4", "1", "-1,12"};
+  const StateLayout layout(config);
+  constexpr size_t kEntry = 2u * 32 * 4;
+  ASSERT_EQ(layout.num_dials(), 4);
+  ASSERT_EQ(layout.page_classes.size(), 3u);
+  const auto names = [&] {
+    std::vector<std::string> all;
+    for (size_t i = 0; i < layout.page_classes.size(); ++i) all.push_back(layout.ClassName(i));
+    return all;
+  };
+  EXPECT_EQ(names(),
+            (std::vector<std::string>{"rat_chunk16_delay8", "attention", "attention_dial2"}));
+  for (int dial = 0; dial < 4; ++dial) {
+    const StateLayout& at = layout.ForDial(dial);
+    const StateLayout alone(AtDial(config, dial));
+    for (const int tokens : {0, 1, 15, 16, 24, 63, 64, 100, 1000, 1 << 20}) {
+      EXPECT_EQ(at.SequenceBytes(tokens), alone.SequenceBytes(tokens)) << dial << " " << tokens;
+      EXPECT_LE(at.SequenceBytes(tokens), layout.BytesOfAny(tokens));
+    }
+    EXPECT_EQ(at.tail_stride, layout.ForDial(0).tail_bytes);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(at.page_classes[i].page_bytes, layout.page_classes[i].page_bytes);
+    }
+  }
+  EXPECT_EQ(layout.page_classes[0].page_bytes, 2 * kEntry);
+  EXPECT_EQ(layout.ForDial(1).page_classes[0].tokens_per_page, 64);
+  EXPECT_EQ(layout.ForDial(1).tail_bytes, 2 * kEntry * (1 + 4));
+  EXPECT_EQ(layout.ForDial(2).page_classes[0].PagesFor(1 << 20), 0);
+  EXPECT_EQ(layout.ForDial(2).page_classes[2].page_bytes, 3 * 16 * kEntry);
+  EXPECT_EQ(layout.ForDial(3).page_classes[1].PagesFor(100), 7);
+}
+
 TEST(PagesFor, FullAttentionHoldsEveryBlock) {
   const PageClass c{PageClass::Kind::kFull, 16, 0, 1, 64};
   EXPECT_EQ(c.PagesFor(0), 0);

@@ -42,7 +42,7 @@ class FakeModel : public HostModel {
                                  SpanStats* stats) override;
   size_t weight_bytes() const override { return 0; }
   size_t scratch_bytes() const override { return 0; }
-  const std::string& fingerprint() const override { return fingerprint_; }
+  const std::vector<std::string>& fingerprints() const override { return fingerprints_; }
 
   // Called at the start of each pass.
   std::function<void(const Batch&)> on_forward;
@@ -77,7 +77,7 @@ class FakeModel : public HostModel {
   const ModelConfig config_;
   const StateLayout layout_;
   ModelOptions options_;
-  const std::string fingerprint_ = "fake";
+  const std::vector<std::string> fingerprints_ = {"fake"};
   std::vector<float> logits_;
   ThreadPool threads_;
   const bool ahead_;

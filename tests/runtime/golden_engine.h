@@ -46,7 +46,9 @@ class GoldenEngineTest : public ::testing::TestWithParam<std::string> {
 #endif
 
   static std::unique_ptr<LanguageModel> Load(const ModelOptions& options) {
-    const std::string dir = "tests/golden/" + GetParam();
+    return Load(options, "tests/golden/" + GetParam());
+  }
+  static std::unique_ptr<LanguageModel> Load(const ModelOptions& options, const std::string& dir) {
 #ifdef PACKRAT_GPU
     gpu::GpuOptions gpu_options;
     gpu_options.deterministic = true;

@@ -393,7 +393,10 @@ TEST_F(PrefixCacheTest, DropsWhatThePlainRuleDrops) {
 
 // A state that has moved is found in its place, and its writer's fault follows it there.
 TEST_F(PrefixCacheTest, WhatHasMovedIsFoundAndDropped) {
-  const StateOwner owner = {"fingerprint", "numerics", layout_, /*vocab_size=*/1 << 20,
+  const StateOwner owner = {{"fingerprint"},
+                            "numerics",
+                            layout_,
+                            /*vocab_size=*/1 << 20,
                             /*max_context=*/420};
   const std::string folder = ::testing::TempDir() + "prefix_cache_states";
   for (const bool on_disk : {false, true}) {

@@ -96,11 +96,11 @@ TEST_F(SavedStateTest, OfAnotherModelItIsRefusedWithBothNames) {
     return std::string(status.message());
   };
   StateOwner other = owner_;
-  other.fingerprint = "0123";
+  other.fingerprints = {"0123"};
   EXPECT_THAT(refused(other), AllOf(HasSubstr("model 'fake'"), HasSubstr("'0123'")));
   // Whatever it is called there.
   StateOwner long_name = owner_;
-  long_name.fingerprint = std::string(100000, 'x');
+  long_name.fingerprints = {std::string(100000, 'x')};
   const std::string named = EncodeHeader(State(20, 0), long_name);
   EXPECT_LT(DecodeSavedState(named, owner_).status().message().size(), 500u);
   other = owner_;
@@ -159,7 +159,7 @@ TEST_F(SavedStateTest, ItsBeginningTellsWhatIsWrong) {
   }
   std::string bytes = Bytes(State(20, 17));
   StateOwner other = owner_;
-  other.fingerprint = "0123";
+  other.fingerprints = {"0123"};
   const size_t header = EncodeHeader(State(20, 17), owner_).size();
   EXPECT_TRUE(
       absl::IsFailedPrecondition(SizeOfSavedState(bytes.substr(0, header), other).status()));
@@ -171,7 +171,7 @@ TEST_F(SavedStateTest, ItsBeginningTellsWhatIsWrong) {
 
 TEST_F(SavedStateTest, OfAnotherVersionItIsRefused) {
   // Only the first 24 bytes are the same in all versions.
-  for (const uint32_t version : {1, 3}) {
+  for (const uint32_t version : {1, 4}) {
     std::string bytes("PACKRAT\x1a?\0\0\0\x03\0\0\0", 16);
     bytes[8] = static_cast<char>(version);
     const uint64_t hash = HashBytes(version, "new", 3);
@@ -181,6 +181,33 @@ TEST_F(SavedStateTest, OfAnotherVersionItIsRefused) {
     EXPECT_THAT(std::string(status.message()),
                 HasSubstr(absl::StrCat("format ", version, "; this server reads 2")));
   }
+}
+
+// A text with dials is read where the model has them, under whatever numbers.
+TEST_F(SavedStateTest, DialsAreFoundByTheirFingerprints) {
+  StateOwner two = owner_;
+  two.fingerprints = {"fine", "coarse"};
+  two.layout.others = {owner_.layout};
+  SavedState state = State(20, 17);
+  state.dials = {1, {{17, 0}}};
+  const auto bytes = [&] { return EncodeHeader(state, two) + state.parts; };
+  EXPECT_EQ(DecodeSavedState(bytes(), two)->dials, state.dials);
+  StateOwner three = two;
+  three.fingerprints = {"coarse", "other", "fine"};
+  three.layout.others = {owner_.layout, owner_.layout};
+  EXPECT_EQ(DecodeSavedState(bytes(), three)->dials, (TextDials{0, {{17, 2}}}));
+  StateOwner one = owner_;
+  one.fingerprints = {"coarse"};
+  const absl::Status refused = DecodeSavedState(bytes(), one).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("'fine'"));
+  for (const TextDials& dials :
+       {TextDials{1, {{18, 0}}}, TextDials{1, {{15, 0}}}, TextDials{1, {{17, 0}, {17, 0}}}}) {
+    state.dials = dials;
+    EXPECT_TRUE(absl::IsDataLoss(DecodeSavedState(bytes(), two).status()));
+  }
+  state.dials = {1, {}};
+  EXPECT_EQ(DecodeSavedState(bytes(), one)->dials, TextDials());
 }
 
 // Whoever forges the hashes too meets the same bounds as any request.

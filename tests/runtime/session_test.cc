@@ -131,6 +131,30 @@ TEST_F(SessionTest, RewindingCutsTheTextAndItsTurns) {
   EXPECT_EQ(sessions_.stats().tokens, 0);
 }
 
+// A turn that is kept leaves its dials, a fork has them too, and a rewind those of what is left.
+TEST_F(SessionTest, DialsGoWithTheText) {
+  const std::string handle = Make();
+  const auto take_turn = [&](const TextDials& dials, bool keep) {
+    auto turn = sessions_.Begin({}, handle, now_);
+    ASSERT_TRUE(turn.ok()) << turn.status();
+    ASSERT_TRUE(turn->Promise(Tokens(5, 1), 1, dials).ok());
+    if (keep) turn->Keep(now_);
+  };
+  const auto dials_of = [&](const std::string& of) { return sessions_.Get({}, of, now_)->dials; };
+  take_turn({1, {}}, true);
+  const TextDials twice = {3, {{5, 1}, {10, 2}}};
+  take_turn({2, {{5, 1}}}, true);
+  take_turn(twice, false);
+  EXPECT_EQ(dials_of(handle), (TextDials{2, {{5, 1}}}));
+  take_turn(twice, true);
+  EXPECT_EQ(dials_of(handle), twice);
+  const std::string fork = sessions_.Fork({}, handle, now_)->handle;
+  EXPECT_EQ(sessions_.Rewind({}, handle, 11, now_)->dials, twice);
+  EXPECT_EQ(sessions_.Rewind({}, handle, 10, now_)->dials, (TextDials{2, {{5, 1}}}));
+  EXPECT_EQ(sessions_.Rewind({}, handle, 3, now_)->dials, (TextDials{1, {}}));
+  EXPECT_EQ(dials_of(fork), twice);
+}
+
 TEST_F(SessionTest, WhatIsNotUsedExpires) {
   const std::string used = Make(), looked_at = Make();
   const auto brief = sessions_.Create({}, absl::Minutes(1), now_);

@@ -92,6 +92,38 @@ TEST(PlanParts, NeverExceedsTheLimitAndAlwaysFitsOne) {
   }
 }
 
+// One longest text of each dial always fits, and beside these each dial has as many bytes: two of
+// the three share one class.
+TEST(PlanParts, DialsHaveTheSameShare) {
+  RatPlusSpec spec{2, 8, {16, 40, 4}};
+  spec.others = {{64, 0, 0}, {1, 0, 0}};
+  ModelConfig config;
+  config.mixers = {spec, spec};
+  config.dials = {"16,40,4", "64,0,0", "1,0,0"};
+  const StateLayout layout(config);
+  StatePoolOptions options;
+  options.max_running = 1000;
+  options.max_context = 2000;
+  const PartCounts one = NeedsOfAny(layout, 2000);
+  const int64_t least = PoolBytes(layout, one);
+  for (const int64_t budget : {least, least + 1, 2 * least, 10 * least, 100 * least}) {
+    options.state_bytes = budget;
+    const auto parts = PlanParts(layout, options);
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    EXPECT_LE(static_cast<int64_t>(PoolBytes(layout, *parts)), budget);
+    const auto more = [&](int c) {
+      return static_cast<double>((parts->pages[c] - one.pages[c]) *
+                                 layout.page_classes[c].page_bytes);
+    };
+    EXPECT_GE(parts->pages[0], one.pages[0]);
+    EXPECT_GE(parts->pages[1], one.pages[1]);
+    // But for the rounding of pages.
+    EXPECT_NEAR(more(0), 2 * more(1), 2.0 * layout.page_classes[1].page_bytes);
+  }
+  options.state_bytes = least - 1;
+  EXPECT_TRUE(absl::IsResourceExhausted(PlanParts(layout, options).status()));
+}
+
 TEST(PlanParts, RefusesWhatHoldsNotEvenOneSequence) {
   const StateLayout layout(Config(true));
   StatePoolOptions options;
@@ -243,10 +275,10 @@ TEST_F(StatePoolTest, TailsAreBlankEvenWhereNothingIsPoisoned) {
   const std::vector<std::byte> mine(layout_.tail_bytes, std::byte{0x5A});
   for (int i = 0; i < 4; ++i) {
     const int32_t tail = pool_->Take(kTailParts);
-    const StateBuffer::Piece piece = pool_->PieceOf(kTailParts, tail);
+    const StateBuffer::Piece piece = pool_->PieceOf(kTailParts, tail, 0);
     EXPECT_EQ(pool_->Read({&piece, 1}, bytes.data()), absl::OkStatus());
     EXPECT_EQ(bytes, blank);
-    pool_->Write(kTailParts, tail, mine.data());
+    pool_->Write(kTailParts, tail, 0, mine.data());
     EXPECT_EQ(pool_->Read({&piece, 1}, bytes.data()), absl::OkStatus());
     EXPECT_EQ(bytes, mine);
     pool_->Unref(kTailParts, tail, StatePool::Holder::kSequence);

@@ -37,7 +37,7 @@ class StateTiersTest : public ::testing::Test {
     tiers_.reset();
     StateTierOptions options;
     tiers_ = *StateTiers::Open(options, owner_, [] {});
-    one_ = tiers_->BytesOf(16);
+    one_ = tiers_->BytesOf(16, 0);
     options.memory_bytes = in_memory * one_;
     options.disk_bytes = on_disk * one_;
     if (with_folder) options.folder = folder_;
@@ -137,8 +137,8 @@ TEST_F(StateTiersTest, WithoutAFolderTheLeastWorthGivesWay) {
 TEST_F(StateTiersTest, WhatIsTooLargeIsNotKept) {
   Start(1, 5);
   EXPECT_EQ(tiers_->Add(State(400, 1), 1), 0u);
-  EXPECT_FALSE(tiers_->Fits(tiers_->BytesOf(400)));
-  EXPECT_TRUE(tiers_->Fits(tiers_->BytesOf(16)));
+  EXPECT_FALSE(tiers_->Fits(tiers_->BytesOf(400, 0)));
+  EXPECT_TRUE(tiers_->Fits(tiers_->BytesOf(16, 0)));
   EXPECT_NE(AddSlowly(1), 0u);
   EXPECT_EQ(tiers_->stats().disk.states, 1);  // More than half of the memory.
 }

@@ -127,6 +127,8 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"--rat_plus_dial is \"0\"; must be", [](ServerOptions* o) { o->rat_plus_dial = "0"; }},
       {"--rat_plus_dial is \"4,-1\"; must be", [](ServerOptions* o) { o->rat_plus_dial = "4,-1"; }},
       {"--rat_plus_dial is \"1,2,3,4\"", [](ServerOptions* o) { o->rat_plus_dial = "1,2,3,4"; }},
+      {"--rat_plus_dial is \"x\"; must be",
+       [](ServerOptions* o) { o->rat_plus_dial = "16/own/x"; }},
       {"--rat_plus_unadapted needs --rat_plus_dial",
        [](ServerOptions* o) { o->rat_plus_unadapted = true; }},
       {"--max_running is 0; range [1, 4096]", [](ServerOptions* o) { o->engine.max_running = 0; }},

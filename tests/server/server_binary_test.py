@@ -9,6 +9,8 @@ import struct
 import subprocess
 import tempfile
 import unittest
+import urllib.error
+import urllib.request
 
 from tests.server import processes
 from tests.server.processes import ROOT, RealServer
@@ -109,6 +111,92 @@ class GoldenTest(unittest.TestCase):
             refused = server.client("complete", "text")
             self.assertEqual(refused.returncode, 1)
             self.assertIn("FAILED_PRECONDITION", refused.stderr)
+            self.assertEqual(server.stop()[0], 0)
+
+
+class DialsTest(unittest.TestCase):
+    """Requests and sessions that choose what layers of RAT+ see."""
+
+    RAT_PLUS = "tests/golden/rat_plus"
+    DIALS = ("4,8,6", "16,5,6", "own")
+    IDS = [5 + 7 * i % 80 for i in range(40)]
+
+    @staticmethod
+    def complete(server, ids, *flags):
+        done = server.client("complete", "--token_ids=" + ",".join(map(str, ids)), "--temperature=0", "--json",
+                             "--max_tokens=8", "--ignore_eos", "--logprobs=0", *flags)
+        if done.returncode != 0:
+            return done.stderr + done.stdout
+        # They tell more than the tokens.
+        return [round(one["logprob"], 5) for one in json.loads(done.stdout)["logprobs"]]
+
+    @staticmethod
+    def post(server, path, body):
+        request = urllib.request.Request("http://127.0.0.1:%s%s" % (server.http_port, path),
+                                         json.dumps(body).encode(), {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def test_a_request_chooses(self):
+        with RealServer(self.RAT_PLUS, "--rat_plus_dial=" + "/".join(self.DIALS), "--rat_plus_unadapted") as server, \
+             tempfile.TemporaryDirectory() as folder:
+            info = server.json("info")
+            self.assertEqual(info["rat_plus_dials"], list(self.DIALS))
+            self.assertIn("\ndials          4,8,6 16,5,6 own\n", server.client("info").stdout)
+            texts = {dial: self.complete(server, self.IDS, "--rat_plus_dial=" + dial) for dial in self.DIALS}
+            self.assertEqual(self.complete(server, self.IDS), texts["4,8,6"])
+            self.assertNotEqual(texts["4,8,6"], texts["own"])
+            for body in ({"rat_plus_dial": "16,5,6"}, {}):
+                status, answer = self.post(server, "/v1/completions", {
+                    "prompt": self.IDS, "temperature": 0, "max_tokens": 8, "ignore_eos": True,
+                    "logprobs": 0, **body})
+                self.assertEqual(status, 200, answer)
+                numbers = [round(one, 5) for one in answer["choices"][0]["logprobs"]["token_logprobs"]]
+                self.assertEqual(numbers, texts[body.get("rat_plus_dial", "4,8,6")])
+            self.assertIn("this server has 4,8,6 and 16,5,6 and own",
+                          self.complete(server, self.IDS, "--rat_plus_dial=1"))
+            self.assertIn("INVALID_ARGUMENT", self.complete(server, self.IDS, "--rat_plus_dial=x"))
+            status, answer = self.post(server, "/v1/completions", {"prompt": self.IDS, "rat_plus_dial": "1"})
+            self.assertEqual(status, 400, answer)
+            self.assertIn("this server has", answer["error"]["message"])
+
+            # A session has the dial of its first turn; it goes coarser, and never finer.
+            fine = server.json("sessions", "create")["session"]
+            self.complete(server, self.IDS, "--session=" + fine)
+            self.assertEqual(server.json("sessions", "show", fine)["rat_plus_dial"], "4,8,6")
+            fork = server.json("sessions", "fork", fine)["session"]
+            first = self.complete(server, [1, 2, 3], "--session=" + fork, "--rat_plus_dial=16,5,6")
+            self.assertEqual(server.json("sessions", "show", fork)["rat_plus_dial"], "16,5,6")
+            again = server.json("sessions", "fork", fine)["session"]
+            self.assertEqual(first, self.complete(server, [1, 2, 3], "--session=" + again, "--rat_plus_dial=16,5,6",
+                                                  "--use_cache=false"))
+            self.assertIn("rat_plus_dial is 4,8,6; the text has 16,5,6, with which it has not kept the ends of "
+                          "stretches of 4 tokens",
+                          self.complete(server, [4], "--session=" + fork, "--rat_plus_dial=4,8,6"))
+            server.json("sessions", "rewind", fork, "--keep_turns=1")
+            self.assertEqual(server.json("sessions", "show", fork)["rat_plus_dial"], "4,8,6")
+
+            # Saved, it goes where its dials are.
+            path, coarse = os.path.join(folder, "session"), server.json("sessions", "create")["session"]
+            self.complete(server, self.IDS, "--session=" + coarse, "--rat_plus_dial=16,5,6")
+            with RealServer(self.RAT_PLUS, "--rat_plus_dial=16,5,6", "--rat_plus_unadapted") as other:
+                self.assertEqual(self.complete(other, self.IDS), texts["16,5,6"])
+                server.json("save", "--session=" + coarse, "--output=" + path)
+                loaded = other.json("load", "--input=" + path)
+                self.assertGreater(loaded["state_tokens"], 40)
+                self.assertEqual(self.complete(other, [9], "--session=" + loaded["session"]["session"]),
+                                 self.complete(server, [9], "--session=" + coarse))
+                for session in (fine, again):
+                    server.json("save", "--session=" + session, "--output=" + path)
+                    self.assertIn("FAILED_PRECONDITION", other.client("load", "--input=" + path).stderr)
+                back = server.json("load", "--input=" + path)["session"]
+                self.assertEqual(back["rat_plus_dial"], "16,5,6")
+                self.assertEqual(self.complete(server, [9], "--session=" + back["session"]),
+                                 self.complete(server, [9], "--session=" + again))
+                self.assertEqual(other.stop()[0], 0)
             self.assertEqual(server.stop()[0], 0)
 
 

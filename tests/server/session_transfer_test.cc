@@ -190,7 +190,7 @@ class ForgedSessionTest : public SessionTransferTest {
                     std::string fingerprint = "") {
     StateOwner owner = OwnerOf(server_->model());
     if (!numerics_id.empty()) owner.numerics_id = std::move(numerics_id);
-    if (!fingerprint.empty()) owner.fingerprint = std::move(fingerprint);
+    if (!fingerprint.empty()) owner.fingerprints = {std::move(fingerprint)};
     return EncodeHeader(state, owner) + state.parts;
   }
   SavedState Read(const std::string& bytes) {

@@ -24,6 +24,7 @@ class GenerateOptions(TypedDict, total=False):
     priority: int
     use_cache: bool
     cache_salt: str
+    rat_plus_dial: str
     num_choices: int
     echo_prompt: bool
     grammar: str
@@ -61,6 +62,7 @@ class ScoreOptions(TypedDict, total=False):
     priority: int
     use_cache: bool
     cache_salt: str
+    rat_plus_dial: str
     cg_tolerance: float
     cg_max_steps: int
 

@@ -15,6 +15,7 @@ constexpr File kFiles[] = {
     {"/", "text/html; charset=utf-8"},
     {"/page.css", "text/css; charset=utf-8"},
     {"/page.js", "text/javascript; charset=utf-8"},
+    {"/views.js", "text/javascript; charset=utf-8"},
 };
 
 constexpr const char* kContents[] = {

@@ -14,7 +14,7 @@ from tests.page.browser import Browser
 from tests.server import processes
 from tests.server.processes import ROOT, RealServer, wait_for
 
-FILES = ("/", "/page.css", "/page.js")
+FILES = ("/", "/page.css", "/page.js", "/views.js")
 PAGE = os.path.join(ROOT, "server/page")
 PROMPT = "Once upon a time"
 
@@ -33,7 +33,7 @@ class FilesTest(unittest.TestCase):
                     self.assertNotIn("unsafe", policy)
                     self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
         self.assertLess(sum(len(body.encode()) for body in bodies.values()), 100 << 10)
-        for name, body in zip(("index.html", "page.css", "page.js"), bodies.values()):
+        for name, body in zip(("index.html", "page.css", "page.js", "views.js"), bodies.values()):
             with open(os.path.join(PAGE, name), encoding="utf-8") as file:
                 self.assertEqual(body, file.read())
             self.assertEqual(re.findall(r"//(?!www\.w3\.org/2000/svg)\w+\.\w+", body), [])

@@ -55,14 +55,16 @@ std::string HeaderOf(const HttpAnswer& answer, const std::string& name) {
 
 TEST(PageRoutesTest, EachFileHasItsTypeAndItsContents) {
   const auto files = Files();
-  ASSERT_THAT(files, ElementsAre(Key("/"), Key("/page.css"), Key("/page.js")));
+  ASSERT_THAT(files, ElementsAre(Key("/"), Key("/page.css"), Key("/page.js"), Key("/views.js")));
   EXPECT_EQ(files.at("/").content_type, "text/html; charset=utf-8");
   EXPECT_EQ(files.at("/").body.substr(0, 15), "<!doctype html>");
   EXPECT_TRUE(absl::EndsWith(files.at("/").body, "</html>\n"));
   EXPECT_EQ(files.at("/page.css").content_type, "text/css; charset=utf-8");
   EXPECT_THAT(files.at("/page.css").body, HasSubstr("prefers-color-scheme: dark"));
-  EXPECT_EQ(files.at("/page.js").content_type, "text/javascript; charset=utf-8");
-  EXPECT_THAT(files.at("/page.js").body, HasSubstr("\"use strict\""));
+  for (const char* script : {"/page.js", "/views.js"}) {
+    EXPECT_EQ(files.at(script).content_type, "text/javascript; charset=utf-8");
+    EXPECT_THAT(files.at(script).body, HasSubstr("\"use strict\""));
+  }
 }
 
 TEST(PageRoutesTest, TheyAreSmallAndLoadNothingFromElsewhere) {

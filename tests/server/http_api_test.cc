@@ -1,8 +1,5 @@
 // The API over HTTP, against gRPC's: the same requests have the same answers and refusals.
-#include <gtest/gtest.h>
-
 #include <cstdint>
-#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -10,85 +7,19 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
-#include "nlohmann/json.hpp"
 #include "server/api_keys.h"
 #include "server/http/proto_json.h"
 #include "tests/server/generate.h"
-#include "tests/server/http_client.h"
-#include "tests/server/test_server.h"
+#include "tests/server/http_api.h"
 
 namespace packrat {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr char kJsonType[] = "Content-Type: application/json\r\n";
-
-struct Answer {
-  int status = 0;
-  std::string head;  // Down to the empty line.
-  std::string body;  // Without the frames of its pieces.
-  bool whole = true;
-
-  Json json() const { return Json::parse(body, nullptr, /*allow_exceptions=*/false); }
-  bool Has(const std::string& header) const { return absl::StrContains(head, header + "\r\n"); }
-};
-
-Answer Read(const std::string& text) {
-  Answer answer;
-  const size_t end = text.find("\r\n\r\n");
-  if (end == std::string::npos) return answer;
-  answer.head = text.substr(0, end + 2);
-  EXPECT_TRUE(absl::SimpleAtoi(text.substr(9, 3), &answer.status)) << text;
-  answer.body = text.substr(end + 4);
-  if (!answer.Has("Transfer-Encoding: chunked")) return answer;
-  std::string framed = std::move(answer.body);
-  answer.body.clear();
-  answer.whole = absl::EndsWith(framed, "0\r\n\r\n");
-  for (size_t at = 0; at < framed.size();) {
-    const size_t line = framed.find("\r\n", at);
-    if (line == std::string::npos) break;
-    const size_t size = std::strtoul(framed.c_str() + at, nullptr, 16);
-    answer.body += framed.substr(line + 2, size);
-    at = line + 2 + size + 2;
-  }
-  return answer;
-}
-
-Answer Post(TestServer& server, const std::string& path, const std::string& body,
-            const std::string& headers = kJsonType) {
-  HttpClient client(server.server().http_port());
-  return Read(client.Ask(HttpPost(path, body, absl::StrCat(headers, "Connection: close\r\n"))));
-}
-
-// The JSON of each event but the last, [DONE].
-std::vector<Json> Events(const Answer& answer) {
-  std::vector<Json> events;
-  bool done = false;
-  for (absl::string_view event : absl::StrSplit(answer.body, "\n\n", absl::SkipEmpty())) {
-    EXPECT_FALSE(done) << answer.body;
-    for (absl::string_view line : absl::StrSplit(event, '\n')) {
-      if (!absl::ConsumePrefix(&line, "data: ")) continue;
-      done = line == "[DONE]";
-      if (!done) events.push_back(Json::parse(line));
-    }
-  }
-  return events;
-}
-
 std::string IdsJson(int max_tokens, const std::string& more = "") {
   return absl::StrCat(R"({"prompt":[5,6,7],"max_tokens":)", max_tokens,
                       R"(,"temperature":0,"ignore_eos":true)", more, "}");
-}
-
-TestServer::Options WithTokenizer() {
-  TestServer::Options options;
-  options.tokenizer = true;
-  return options;
 }
 
 // Completions.
@@ -365,82 +296,6 @@ TEST(HttpApi, SaysOfEachMessageWhatGrpcSays) {
     EXPECT_EQ(http.finished.usage().completion_tokens(), grpc.finished.usage().completion_tokens());
     EXPECT_EQ(status == 200, grpc.status.ok()) << status;
   }
-}
-
-std::string HeaderOf(const Answer& answer, const std::string& name) {
-  for (absl::string_view line : absl::StrSplit(answer.head, "\r\n")) {
-    if (absl::ConsumePrefix(&line, name + ": ")) return std::string(line);
-  }
-  return "";
-}
-
-TEST(HttpApi, MovesSessionsAsBytes) {
-  static constexpr char kBytes[] = "Content-Type: application/octet-stream\r\n";
-  static constexpr char kSave[] = "/packrat/v1/SaveSession";
-  static constexpr char kLoad[] = "/packrat/v1/LoadSession";
-  TestServer server(WithTokenizer()), other(WithTokenizer());
-  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
-  const std::string ask = absl::StrCat(R"({"session":")", handle, R"("})");
-  v1::GenerateRequest turn = Ids(std::vector<int32_t>(40, 5), 20);
-  turn.set_session(handle);
-  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
-
-  const Answer saved = Post(server, kSave, ask);
-  ASSERT_EQ(saved.status, 200) << saved.body;
-  EXPECT_TRUE(saved.whole);
-  EXPECT_EQ(HeaderOf(saved, "X-Saved-Bytes"), absl::StrCat(saved.body.size()));
-  EXPECT_EQ(HeaderOf(saved, "X-Saved-Tokens"), "60");
-  EXPECT_EQ(HeaderOf(saved, "X-Saved-State-Tokens"), "59");
-  // What gRPC saves, and takes.
-  grpc::ClientContext context;
-  v1::SaveSessionRequest request;
-  request.set_session(handle);
-  auto reader = StubFor(server)->SaveSession(&context, request);
-  std::string bytes;
-  for (v1::SaveSessionResponse message; reader->Read(&message);) bytes += message.data();
-  EXPECT_TRUE(reader->Finish().ok());
-  EXPECT_EQ(saved.body, bytes);
-
-  const Answer loaded = Post(other, kLoad, bytes, absl::StrCat(kBytes, "X-Session-Ttl: 100\r\n"));
-  ASSERT_EQ(loaded.status, 200) << loaded.body;
-  EXPECT_EQ(loaded.json()["state_tokens"], 59);
-  EXPECT_EQ(loaded.json()["session"]["tokens"], 60);
-  EXPECT_EQ(loaded.json()["session"]["ttl_seconds"], 100.0);
-
-  EXPECT_EQ(Post(server, kSave, R"({"session":"none"})").status, 404);
-  EXPECT_EQ(Post(other, kLoad, bytes).status, 415);
-  EXPECT_EQ(Post(other, kLoad, bytes.substr(0, 100), kBytes).json()["code"], 15);  // DATA_LOSS
-  EXPECT_EQ(Post(other, kLoad, "", kBytes).json()["code"], 15);
-  for (const char* header : {"X-Session-Ttl: soon\r\n", "X-Session-Ttl: -1\r\n"}) {
-    EXPECT_EQ(Post(other, kLoad, bytes, absl::StrCat(kBytes, header)).json()["code"], 3) << header;
-  }
-  const std::string salt = absl::StrCat(kBytes, "X-Cache-Salt: ", std::string(300, 's'), "\r\n");
-  EXPECT_EQ(Post(other, kLoad, bytes, salt).json()["code"], 3);
-  EXPECT_TRUE(Eventually([&] { return other.AccessLines("LoadSession") == 7; }));
-  for (const TestServer* one : {&server, &other}) {
-    EXPECT_TRUE(Eventually([&] {
-      return one->Metric("packrat_session_transfer_bytes{") == 0 &&
-             one->Metric("packrat_streams_open{") == 0;
-    }));
-  }
-}
-
-// It holds the session's bytes until then.
-TEST(HttpApi, DropsWhoDoesNotTakeASession) {
-  TestServer::Options options = LongTexts();
-  options.model.max_context = 2000000;  // More than the system keeps for a client.
-  options.server.stream_idle_timeout = absl::Milliseconds(200);
-  TestServer server(options);
-  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
-  v1::GenerateRequest turn = Ids(std::vector<int32_t>(1900000, 5), 1);
-  turn.set_session(handle);
-  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
-  HttpClient client(server.server().http_port());
-  client.Send(HttpPost("/packrat/v1/SaveSession", absl::StrCat(R"({"session":")", handle, R"("})"),
-                       kJsonType));
-  EXPECT_TRUE(absl::StrContains(client.ReadUntil("\r\n\r\n"), "200 OK"));
-  EXPECT_TRUE(Eventually([&] { return server.AccessLines("stood still") == 1; }));
-  EXPECT_EQ(server.Metric("packrat_session_transfer_bytes{"), 0);
 }
 
 TEST(HttpApi, ServesAllMethods) {

@@ -14,6 +14,14 @@ CLIENT = os.path.join(ROOT, "server/client/packrat")
 SERVER = os.path.join(ROOT, "server/packrat_server")
 
 
+def run_client(*arguments, **kwargs):
+    """The client, to its end."""
+    return subprocess.run([CLIENT, *arguments],
+                          **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                             "stderr": subprocess.PIPE, "encoding": "utf-8", "timeout": 60,
+                             "check": False, **kwargs})
+
+
 def wait_for(condition):
     give_up = time.monotonic() + 60
     while not condition():

@@ -1,0 +1,282 @@
+// What the page shows: texts, chats, sessions and gauges, by the means of page.js, which comes before.
+"use strict";
+
+// ---- Texts
+
+let given = "";   // What stands before the answer that is shown.
+let answer = "";
+
+function showText(before) {
+  given = before;
+  answer = "";
+  const element = make("span");
+  at("answer").hidden = false;
+  at("answer").replaceChildren(make("span", { className: "given", textContent: given }), element);
+  return element;
+}
+
+const generate = () => attempt(async () => {
+  const session = at("session").value;
+  const request = { ...options(), prompt: at("prompt").value };
+  if (at("likely").checked) request.logprobs = 5;
+  if (session) request.session = session;
+  const read = (choice) => [choice.text, tokensOfText(choice.logprobs)];
+  const element = showText((session ? given + answer : "") + request.prompt);
+  if (session) {
+    at("prompt").value = "";
+    if (!request.prompt) delete request.prompt;
+  }
+  try {
+    answer = await stream("v1/completions", request, element, read) ?? "";
+  } catch (error) {
+    // A turn that fails leaves the session as it was.
+    if (session && !at("prompt").value) at("prompt").value = request.prompt ?? "";
+    if (session) await showSession().catch(() => {});
+    throw error;
+  }
+  if (session) await settle();
+});
+
+// ---- Chats
+
+const turns = [];  // [{user, answer}]
+
+function addMessage(role, text) {
+  const element = make("div", { className: `message ${role}` },
+    make("span", { className: "unseen", textContent: `${role}: ` }), text);
+  at("messages").append(element);
+  return element;
+}
+
+function showTurns() {
+  at("messages").replaceChildren();
+  for (const turn of turns) {
+    addMessage("user", turn.user);
+    addMessage("assistant", turn.answer);
+  }
+  showButtons();
+}
+
+const send = () => attempt(async () => {
+  const user = at("say").value;
+  if (!user.trim()) return;
+  const system = at("system").value;
+  const messages = system ? [{ role: "system", content: system }] : [];
+  for (const turn of turns) {
+    messages.push({ role: "user", content: turn.user }, { role: "assistant", content: turn.answer });
+  }
+  messages.push({ role: "user", content: user });
+  const request = { ...options(), messages };
+  if (at("likely").checked) Object.assign(request, { logprobs: true, top_logprobs: 5 });
+  const read = (choice) => [choice.delta.content ?? "", tokensOfChat(choice.logprobs)];
+  addMessage("user", user);
+  const element = addMessage("assistant", "");
+  at("say").value = "";
+  let said = null;
+  try {
+    said = await stream("v1/chat/completions", request, element, read);
+  } finally {
+    if (said === null) {
+      at("say").value ||= user;
+      showTurns();
+    } else {
+      turns.push({ user, answer: said });
+    }
+  }
+});
+
+// ---- Sessions
+
+let sessionTurns = 0;  // Of the session that is chosen.
+
+const shortName = (handle) => `${handle.slice(0, 8)}…`;
+
+function showButtons() {
+  const session = Boolean(at("session").value), busy = working || !model;
+  for (const id of ["generate", "send", "create"]) at(id).disabled = busy;
+  for (const id of ["fork", "delete"]) at(id).disabled = busy || !session;
+  at("rewind").disabled = busy || !session || !sessionTurns;
+  at("session").disabled = busy;
+  at("take").disabled = busy || session || !answer;
+  for (const id of ["take-back", "anew"]) at(id).disabled = busy || !turns.length;
+  at("prompt-label").textContent = session ? "What comes next" : "Prompt";
+}
+
+async function listSessions(chosen = at("session").value) {
+  const sessions = field(await method("ListSessions", { limit: 100 }), "sessions") ?? [];
+  at("session").replaceChildren(new Option("no session", ""), ...sessions.map((session) => new Option(
+    `${shortName(session.session)} ${count(field(session, "num_turns") ?? 0, "turn")}`, session.session)));
+  at("session").value = chosen;
+  if (at("session").selectedIndex < 0) at("session").value = "";
+  await showSession();
+}
+
+// Shows the session as the server has it.
+async function showSession() {
+  const handle = at("session").value;
+  at("session-state").textContent = "";
+  if (!handle) return;
+  const session = await method("GetSession", { session: handle, include_token_ids: true });
+  const ids = field(session, "token_ids") ?? [];
+  showText(ids.length ? (await method("Detokenize", { token_ids: ids })).text ?? "" : "");
+  sessionTurns = field(session, "num_turns") ?? 0;
+  at("session-state").textContent = `${count(sessionTurns, "turn")}, ${count(session.tokens ?? 0, "token")}`;
+  at("session").selectedOptions[0].textContent = `${shortName(handle)} ${count(sessionTurns, "turn")}`;
+}
+
+// After an answer: one that was stopped is noticed a moment later.
+async function settle() {
+  for (let tries = 0; tries < 50; ++tries) {
+    const session = await method("GetSession", { session: at("session").value });
+    if (!session.busy) break;
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  const shown = [...at("answer").childNodes], before = given, said = answer;
+  await showSession();
+  // The same text, with what is known of its tokens.
+  if (given === before + said) {
+    at("answer").replaceChildren(...shown);
+    [given, answer] = [before, said];
+  }
+}
+
+const onSessions = (id, work) =>
+  at(id).addEventListener("click", () => attempt(() => work(at("session").value)));
+
+onSessions("create", async () => listSessions((await method("CreateSession")).session));
+onSessions("fork", async (session) => listSessions((await method("ForkSession", { session })).session));
+onSessions("rewind", async (session) => {
+  await method("RewindSession", { session, turns: sessionTurns - 1 });
+  await showSession();
+});
+onSessions("delete", async (session) => {
+  await method("DeleteSession", { session });
+  at("answer").hidden = true;
+  [given, answer] = ["", ""];
+  await listSessions("");
+});
+at("session").addEventListener("change", () => attempt(async () => {
+  if (!at("session").value) at("answer").hidden = true;
+  [given, answer] = ["", ""];
+  await showSession();
+}));
+
+// ---- Gauges
+
+// The samples of Prometheus's text format: [name, {label: value}, number].
+function* samples(text) {
+  for (const line of text.split("\n")) {
+    const found = /^(\w+)(?:\{(.*)\})? (\S+)$/.exec(line);
+    if (!found) continue;
+    const labels = {};
+    for (const [, name, value] of (found[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[name] = value;
+    yield [found[1], labels, Number(found[3])];
+  }
+}
+
+function bytes(number) {
+  for (const unit of ["B", "KB", "MB", "GB"]) {
+    if (number < 1000) return `${Number(number.toPrecision(3))} ${unit}`;
+    number /= 1000;
+  }
+  return `${Number(number.toPrecision(3))} TB`;
+}
+
+function showGauges(text) {
+  const value = {}, used = new Map(), capacity = new Map();
+  for (const [name, labels, number] of samples(text)) {
+    const kind = labels.kind + (labels.tier && labels.tier !== "device" ? `, ${labels.tier}` : "");
+    if (name === "packrat_state_used_bytes") used.set(kind, number);
+    else if (name === "packrat_state_capacity_bytes") capacity.set(kind, number);
+    else value[name] = number;
+  }
+  at("running").textContent = `${value.packrat_requests_running} of ${value.packrat_max_running}`;
+  at("waiting").textContent = `${value.packrat_requests_waiting} of ${value.packrat_max_queue}`;
+  at("speed").textContent = Math.round(value.packrat_generated_tokens_per_second);
+  const kinds = [...capacity].filter(([, most]) => most > 0);
+  if (at("memory").childElementCount !== kinds.length) {
+    at("memory").replaceChildren(...kinds.map(([kind], i) => make("label", {},
+      make("span", { className: "kind" }, make("span", { textContent: kind }), make("span")),
+      make("meter", { min: 0, max: 1, id: `state-${i}` }))));
+  }
+  kinds.forEach(([kind, most], i) => {
+    const label = at("memory").children[i];
+    label.querySelector(".kind :last-child").textContent = `${bytes(used.get(kind) ?? 0)} of ${bytes(most)}`;
+    label.querySelector("meter").value = (used.get(kind) ?? 0) / most;
+  });
+}
+
+// Every two seconds, while somebody looks. Also meets the model as soon as it is there.
+async function watch() {
+  if (!document.hidden) {
+    try {
+      showGauges(await (await fetchOk("metrics", { headers: headers() })).text());
+      at("metrics-trouble").textContent = "";
+      if (model && at("health").className === "bad") showHealth("");
+    } catch (error) {
+      at("metrics-trouble").textContent = error.message;
+      if (error.status === 0) showHealth(error.message);
+    }
+    if (!model) await meet();
+  }
+  setTimeout(watch, 2000);
+}
+
+// ---- Keys and buttons
+
+function showMode() {
+  const chat = document.querySelector("input[name=mode]:checked").value === "chat";
+  at("text-view").hidden = chat;
+  at("chat-view").hidden = !chat;
+  at("session-hint").textContent = chat ? "Sessions are for texts: a chat sends all of its messages."
+    : "A text that the server keeps: each turn sends what is new.";
+  at("token").textContent = "";
+}
+
+at("generate").addEventListener("click", generate);
+at("send").addEventListener("click", send);
+for (const button of document.querySelectorAll(".stop")) {
+  button.addEventListener("click", () => running?.abort());
+}
+at("take").addEventListener("click", () => {
+  at("prompt").value = given + answer;
+  at("answer").hidden = true;
+  [given, answer] = ["", ""];
+  showButtons();
+  at("prompt").focus();
+});
+at("take-back").addEventListener("click", () => {
+  const { user } = turns.pop();
+  at("say").value ||= user;
+  showTurns();
+});
+at("anew").addEventListener("click", () => {
+  turns.length = 0;
+  showTurns();
+  at("say").focus();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key !== "Enter" || event.isComposing) return;
+  const work = event.target === at("prompt") && (event.ctrlKey || event.metaKey) ? generate
+    : event.target === at("say") && !event.shiftKey ? send : null;
+  if (!work) return;
+  event.preventDefault();
+  work();
+});
+for (const input of document.querySelectorAll("input[name=mode]")) input.addEventListener("change", showMode);
+document.addEventListener("pointerover", (event) => {
+  const token = event.target.closest?.(".token");
+  if (token) at("token").textContent = token.dataset.tells;
+});
+at("key").value = sessionStorage.getItem("packrat-key") ?? "";
+at("key").addEventListener("change", () => {
+  sessionStorage.setItem("packrat-key", at("key").value);
+  tell(null);
+  if (model) attempt(listSessions);
+});
+// On a wide screen there is room for them.
+for (const id of ["sessions", "options"]) at(id).open = matchMedia("(min-width: 56rem)").matches;
+showMode();
+showButtons();
+watch();

@@ -1,0 +1,89 @@
+// Sessions as bytes over HTTP: those that gRPC has, whole, cut, and from clients that stand still.
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/server/generate.h"
+#include "tests/server/http_api.h"
+
+namespace packrat {
+namespace {
+
+std::string HeaderOf(const Answer& answer, const std::string& name) {
+  for (absl::string_view line : absl::StrSplit(answer.head, "\r\n")) {
+    if (absl::ConsumePrefix(&line, name + ": ")) return std::string(line);
+  }
+  return "";
+}
+
+TEST(HttpSessions, MovesSessionsAsBytes) {
+  static constexpr char kBytes[] = "Content-Type: application/octet-stream\r\n";
+  static constexpr char kSave[] = "/packrat/v1/SaveSession";
+  static constexpr char kLoad[] = "/packrat/v1/LoadSession";
+  TestServer server(WithTokenizer()), other(WithTokenizer());
+  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
+  const std::string ask = absl::StrCat(R"({"session":")", handle, R"("})");
+  v1::GenerateRequest turn = Ids(std::vector<int32_t>(40, 5), 20);
+  turn.set_session(handle);
+  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
+
+  const Answer saved = Post(server, kSave, ask);
+  ASSERT_EQ(saved.status, 200) << saved.body;
+  EXPECT_TRUE(saved.whole);
+  EXPECT_EQ(HeaderOf(saved, "X-Saved-Bytes"), absl::StrCat(saved.body.size()));
+  EXPECT_EQ(HeaderOf(saved, "X-Saved-Tokens"), "60");
+  EXPECT_EQ(HeaderOf(saved, "X-Saved-State-Tokens"), "59");
+  // What gRPC saves, and takes.
+  grpc::ClientContext context;
+  v1::SaveSessionRequest request;
+  request.set_session(handle);
+  auto reader = StubFor(server)->SaveSession(&context, request);
+  std::string bytes;
+  for (v1::SaveSessionResponse message; reader->Read(&message);) bytes += message.data();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(saved.body, bytes);
+
+  const Answer loaded = Post(other, kLoad, bytes, absl::StrCat(kBytes, "X-Session-Ttl: 100\r\n"));
+  ASSERT_EQ(loaded.status, 200) << loaded.body;
+  EXPECT_EQ(loaded.json()["state_tokens"], 59);
+  EXPECT_EQ(loaded.json()["session"]["tokens"], 60);
+  EXPECT_EQ(loaded.json()["session"]["ttl_seconds"], 100.0);
+
+  EXPECT_EQ(Post(server, kSave, R"({"session":"none"})").status, 404);
+  EXPECT_EQ(Post(other, kLoad, bytes).status, 415);
+  EXPECT_EQ(Post(other, kLoad, bytes.substr(0, 100), kBytes).json()["code"], 15);  // DATA_LOSS
+  EXPECT_EQ(Post(other, kLoad, "", kBytes).json()["code"], 15);
+  for (const char* header : {"X-Session-Ttl: soon\r\n", "X-Session-Ttl: -1\r\n"}) {
+    EXPECT_EQ(Post(other, kLoad, bytes, absl::StrCat(kBytes, header)).json()["code"], 3) << header;
+  }
+  const std::string salt = absl::StrCat(kBytes, "X-Cache-Salt: ", std::string(300, 's'), "\r\n");
+  EXPECT_EQ(Post(other, kLoad, bytes, salt).json()["code"], 3);
+  EXPECT_TRUE(Eventually([&] { return other.AccessLines("LoadSession") == 7; }));
+  for (const TestServer* one : {&server, &other}) {
+    EXPECT_TRUE(Eventually([&] {
+      return one->Metric("packrat_session_transfer_bytes{") == 0 &&
+             one->Metric("packrat_streams_open{") == 0;
+    }));
+  }
+}
+
+// It holds the session's bytes until then.
+TEST(HttpSessions, DropsWhoDoesNotTakeASession) {
+  TestServer::Options options = LongTexts();
+  options.model.max_context = 2000000;  // More than the system keeps for a client.
+  options.server.stream_idle_timeout = absl::Milliseconds(200);
+  TestServer server(options);
+  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
+  v1::GenerateRequest turn = Ids(std::vector<int32_t>(1900000, 5), 1);
+  turn.set_session(handle);
+  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
+  HttpClient client(server.server().http_port());
+  client.Send(HttpPost("/packrat/v1/SaveSession", absl::StrCat(R"({"session":")", handle, R"("})"),
+                       kJsonType));
+  EXPECT_TRUE(absl::StrContains(client.ReadUntil("\r\n\r\n"), "200 OK"));
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("stood still") == 1; }));
+  EXPECT_EQ(server.Metric("packrat_session_transfer_bytes{"), 0);
+}
+
+}  // namespace
+}  // namespace packrat

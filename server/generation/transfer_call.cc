@@ -79,11 +79,36 @@ absl::StatusOr<PackedSession> TransferCall::Pack(const v1::SaveSessionRequest& r
   return transfer->Pack(owner_, handle, from, state_bytes, SteadyNow());
 }
 
-absl::Status TransferCall::Load(std::string bytes, const std::string& cache_salt,
-                                std::optional<absl::Duration> ttl,
+absl::Status TransferCall::MakeRoom(size_t bytes) {
+  if (bytes <= room_) return absl::OkStatus();
+  const absl::Status held = Hold(static_cast<int64_t>(bytes - room_));
+  if (!held.ok()) return held;
+  room_ = bytes;
+  taken_.reserve(bytes);
+  return absl::OkStatus();
+}
+
+absl::Status TransferCall::TakeBytes(absl::string_view data) {
+  const absl::Status held = MakeRoom(taken_.size() + data.size());
+  if (!held.ok()) return held;
+  taken_.append(data.data(), data.size());
+  // What could not be loaded is not read to its end.
+  if (!size_.exact) {
+    const auto size = SizeOfSavedState(taken_, served().transfer->model());
+    if (!size.ok()) return size.status();
+    size_ = *size;
+  }
+  if (taken_.size() > size_.bytes) {
+    return absl::DataLossError(
+        absl::StrCat("the saved state is damaged: it has more than ", size_.bytes, " bytes"));
+  }
+  return MakeRoom(size_.bytes);
+}
+
+absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
                                 v1::LoadSessionResponse* response) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
-  auto loaded = served().transfer->Load(owner_, std::move(bytes), cache_salt, ttl,
+  auto loaded = served().transfer->Load(owner_, std::move(taken_), cache_salt, ttl,
                                         std::max<uint64_t>(1, RandomNumber()), SteadyNow());
   if (!loaded.ok()) return loaded.status();
   response->set_state_tokens(loaded->state_tokens);
@@ -119,6 +144,7 @@ void TransferCall::End() {
       status_ = absl::CancelledError("the client left before it had everything");
     }
   }
+  taken_ = std::string();
   environment_->transfer_bytes->Give(std::exchange(held_, 0));
   account_.End(status_);
 }

@@ -10,10 +10,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/mutex.h"
 #include "runtime/request.h"
+#include "runtime/saved_state.h"
 #include "runtime/session.h"
 #include "runtime/session_transfer.h"
 #include "server/generation/call_account.h"
@@ -49,8 +51,12 @@ class TransferCall : public Stream {
 
   // The work itself, for Submit().
   absl::StatusOr<PackedSession> Pack(const v1::SaveSessionRequest& request);
-  absl::Status Load(std::string bytes, const std::string& cache_salt,
-                    std::optional<absl::Duration> ttl, v1::LoadSessionResponse* response);
+  // What has been taken becomes a session.
+  absl::Status Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
+                    v1::LoadSessionResponse* response);
+  // The next bytes of a session that is to be loaded, and memory for all of it as soon as they tell
+  // how much that is. Errors of Hold(), and of what cannot be loaded: the rest need not come.
+  absl::Status TakeBytes(absl::string_view data);
 
   // From here on the client has something to do; false: it has done it.
   void WaitForClient(bool waits);
@@ -62,10 +68,15 @@ class TransferCall : public Stream {
   const ServedModel& served() const { return *environment_->served.load(); }
 
  private:
+  absl::Status MakeRoom(size_t bytes);
+
   CallEnvironment* const environment_;
   SessionOwner owner_;
   CallAccount account_;
   int64_t held_ = 0;
+  std::string taken_;
+  SavedSize size_;   // Of all that is to be taken, as far as it is known.
+  size_t room_ = 0;  // For which memory is held.
   absl::Status status_;
   Mutex mutex_;
   absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

@@ -2,9 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "runtime/no_memory.h"
-#include "runtime/session_transfer.h"
 #include "server/generation/session_calls.h"
 
 namespace packrat {
@@ -42,9 +40,8 @@ void LoadCall::OnReadDone(bool ok) {
     status = absl::CancelledError("the client left before its last message");
   } else {
     status = Submit([call = self_] {
-      call->Finish(call->Result(UnlessNoMemory([&] {
-        return call->Load(std::move(call->bytes_), call->cache_salt_, call->ttl_, call->response_);
-      })));
+      call->Finish(call->Result(UnlessNoMemory(
+          [&] { return call->Load(call->cache_salt_, call->ttl_, call->response_); })));
     });
     if (status.ok()) return;
   }
@@ -58,34 +55,11 @@ absl::Status LoadCall::TakePiece() {
     const absl::Status valid = CheckLoad(cache_salt_);
     if (!valid.ok()) return valid;
   }
-  absl::Status status = MakeRoom(bytes_.size() + message_.data().size());
-  if (!status.ok()) return status;
-  bytes_ += message_.data();
-  // What could not be loaded is not read to its end.
-  if (!size_.exact) {
-    const auto size = SizeOfSavedState(bytes_, served().transfer->model());
-    if (!size.ok()) return size.status();
-    size_ = *size;
-  }
-  if (bytes_.size() > size_.bytes) {
-    return absl::DataLossError(
-        absl::StrCat("the saved state is damaged: it has more than ", size_.bytes, " bytes"));
-  }
-  return MakeRoom(size_.bytes);
-}
-
-absl::Status LoadCall::MakeRoom(size_t bytes) {
-  if (bytes <= room_) return absl::OkStatus();
-  const absl::Status held = Hold(static_cast<int64_t>(bytes - room_));
-  if (!held.ok()) return held;
-  room_ = bytes;
-  bytes_.reserve(bytes);
-  return absl::OkStatus();
+  return TakeBytes(message_.data());
 }
 
 void LoadCall::OnDone() {
   const std::shared_ptr<LoadCall> self = std::move(self_);
-  bytes_ = std::string();
   End();
 }
 

@@ -4,7 +4,6 @@
 
 #include <grpcpp/support/server_callback.h>
 
-#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,7 +11,6 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "proto/packrat/v1/inference.pb.h"
-#include "runtime/saved_state.h"
 #include "server/grpc/grpc_transfer.h"
 
 namespace packrat {
@@ -32,7 +30,6 @@ class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, p
   void ReadNext();
   // What message_ brings.
   absl::Status TakePiece();
-  absl::Status MakeRoom(size_t bytes);
 
   v1::LoadSessionResponse* const response_;
   std::shared_ptr<LoadCall> self_;
@@ -40,9 +37,6 @@ class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, p
   bool begun_ = false;
   std::string cache_salt_;
   std::optional<absl::Duration> ttl_;
-  std::string bytes_;
-  SavedSize size_;   // Of all that is to come, as far as it is known.
-  size_t room_ = 0;  // For which memory is held.
 };
 
 }  // namespace packrat

@@ -10,18 +10,21 @@
 #include "server/work_pool.h"
 
 namespace packrat {
-namespace {
 
-// A page of another site cannot send this type without asking the server first. So no page that
-// somebody looks at can use a server that is reachable from there and needs no key.
-bool HasType(const HttpRequest& http, absl::string_view expected) {
-  const absl::string_view type = http.Header("Content-Type");
-  return http.body.empty() ||
-         absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type.substr(0, type.find(';'))),
-                                expected);
+constexpr char kJsonType[] = "application/json";
+
+bool HasType(const HttpRequest& http, absl::string_view type) {
+  const absl::string_view said = http.Header("Content-Type");
+  return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(said.substr(0, said.find(';'))), type);
 }
 
-}  // namespace
+HttpAnswer TypeRefusal(const std::function<HttpAnswer(const absl::Status&)>& refuse,
+                       absl::string_view type) {
+  HttpAnswer answer =
+      refuse(absl::InvalidArgumentError(absl::StrCat("the header Content-Type must be ", type)));
+  answer.status = 415;
+  return answer;
+}
 
 void ApiRequest::Refuse(const absl::Status& status) const {
   account->End(status);
@@ -49,16 +52,13 @@ void ApiDoor::operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) con
   if (!info.ok()) return request->Refuse(info.status());
   absl::Status status = request->account->Enter();
   if (!status.ok()) return request->Refuse(status);
-  if (!HasType(http, content_type)) {
+  const size_t bytes = http.body.size();
+  if (bytes > 0 && !HasType(http, kJsonType)) {
     request->account->End(absl::InvalidArgumentError("Content-Type"));
-    HttpAnswer answer = refuse(
-        absl::InvalidArgumentError(absl::StrCat("the header Content-Type must be ", content_type)));
-    answer.status = 415;
+    HttpAnswer answer = TypeRefusal(refuse, kJsonType);
     AddLabels(request->account->labels(), &answer);
     return request->reply->Send(std::move(answer));
   }
-  const bool is_json = content_type == absl::string_view("application/json");
-  const size_t bytes = is_json ? http.body.size() : 0;
   request->http = std::move(http);
   const auto do_work = [request, work = work] {
     const absl::Status done = UnlessNoMemory([&] {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "server/generation/call_account.h"
 #include "server/generation/call_environment.h"
 #include "server/generation/caller.h"
@@ -36,11 +37,17 @@ struct ApiDoor {
   const char* call;
   std::function<HttpAnswer(const absl::Status&)> refuse;
   std::function<void(std::shared_ptr<ApiRequest>)> work;
-  // Of bodies. One that is no JSON is quick to take, however long it is.
-  const char* content_type = "application/json";
 
   void operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) const;
 };
+
+// Whether the body is said to be of this type. A page of another site cannot send the types that
+// are asked for here without asking the server first. So no page that somebody looks at can use a
+// server that is reachable from there and needs no key.
+bool HasType(const HttpRequest& http, absl::string_view type);
+// The answer where it is not: 415.
+HttpAnswer TypeRefusal(const std::function<HttpAnswer(const absl::Status&)>& refuse,
+                       absl::string_view type);
 
 }  // namespace packrat
 

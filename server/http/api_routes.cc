@@ -234,11 +234,11 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
         [method](const RequestPtr& request) { AnswerMessage(method, request); });
   });
   add(absl::StrCat(kOurs, "SaveSession"), "POST", "SaveSession", &StatusAnswer, &AnswerSave);
-  routes.push_back(
-      {absl::StrCat(kOurs, "LoadSession"), "POST",
-       ApiDoor{environment, "LoadSession", &StatusAnswer, &AnswerLoad, "application/octet-stream"},
-       /*open_to_all=*/false, static_cast<size_t>(HttpBodyBytes(*environment->options)),
-       /*waits=*/true, /*cross_origin=*/true});
+  HttpRoute load = {absl::StrCat(kOurs, "LoadSession"), "POST", nullptr};
+  load.upload = [environment](const HttpRequest& head) { return TakeSession(environment, head); };
+  load.max_body_bytes = static_cast<size_t>(environment->transfer_bytes->limit());
+  load.waits = load.cross_origin = true;
+  routes.push_back(std::move(load));
   routes.push_back({"/openapi.json", "GET", AtOnce([](const HttpRequest&) {
                       return HttpAnswer{200, kJson, openai::OpenApi(), {}};
                     })});

@@ -65,6 +65,18 @@ class HttpReply {
   virtual void OnGone(std::function<void()> gone) = 0;
 };
 
+// Takes the body of one request while it comes, and answers it. All of it is called by the server's
+// thread, which serves nobody else meanwhile. It is dropped without Answer() where no answer of its
+// own is to be sent: the client has gone, is too slow, or sends what is no body.
+class HttpUpload {
+ public:
+  virtual ~HttpUpload() = default;
+  // The next bytes. False: no more are wanted. Asked with none once, before any come.
+  virtual bool Take(absl::string_view piece) = 0;
+  // The last: all of it was taken, or Take() was false.
+  virtual void Answer(std::shared_ptr<HttpReply> reply) = 0;
+};
+
 }  // namespace packrat
 
 #endif  // PACKRAT_SERVER_HTTP_HTTP_REPLY_H_

@@ -33,6 +33,8 @@ struct HttpRoute {
   // Its answers may come late, so they never take all of the connections: others keep some.
   bool waits = false;
   bool cross_origin = false;  // Pages of other sites may use it, as far as Options::cors allows.
+  // In the place of `handle`, for bodies that are taken as they come: none of Options::body_bytes.
+  std::function<std::shared_ptr<HttpUpload>(const HttpRequest& head)> upload;
 };
 
 // A handler that answers at once.

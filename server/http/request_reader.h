@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "server/http/http_reply.h"
 
 namespace packrat {
@@ -37,6 +38,14 @@ class RequestReader {
   bool AllowBody(size_t max_bytes);
   // Memory that the body takes.
   int64_t body_bytes() const;
+  // What has come of the body since the last time, for `take`; then it is no part of the request.
+  template <typename Take>
+  bool TakeBody(const Take& take) {
+    std::string& body = parser_.is_done() ? request_.body : parser_.get().body();
+    const bool goes_on = body.empty() || take(absl::string_view(body));
+    body.clear();
+    return goes_on;
+  }
   HttpRequest& request() { return request_; }  // With its body from kWhole on.
 
   int status() const { return status_; }

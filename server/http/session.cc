@@ -1,5 +1,6 @@
 #include "server/http/session.h"
 
+#include <algorithm>
 #include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -71,6 +72,7 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
     --context_.open;
     timer_.cancel();
     connection_.Close();
+    upload_.reset();
     const std::shared_ptr<Reply> reply = LeaveAnswer();
     answers_.Drop();
     if (reply != nullptr) reply->TellGone();
@@ -109,6 +111,8 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   }
 
   bool RefuseSlowBody() override {
+    // What is taken as it comes makes no room here.
+    if (upload_ != nullptr) return false;
     if (std::chrono::steady_clock::now() - body_began_ < kSlow) return false;
     Refuse(503, kTooManyBodies);
     return true;
@@ -234,8 +238,14 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
         if (!OnHead()) return;
         continue;
       }
-      if (held_ != nullptr && !HoldBody()) return;
-      return news == RequestReader::News::kWhole ? OnRequest() : Read();
+      const bool whole = news == RequestReader::News::kWhole;
+      if (upload_ != nullptr &&
+          !reader_->TakeBody([this](auto piece) { return upload_->Take(piece); })) {
+        keep_alive_ = keep_alive_ && whole;
+        return OnRequest();
+      }
+      if (upload_ == nullptr && held_ != nullptr && !HoldBody()) return;
+      return whole ? OnRequest() : Read();
     }
   }
 
@@ -265,6 +275,15 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
     if (!reader_->AllowBody(route_->max_body_bytes)) {
       Refuse(reader_->status(), reader_->message());
       return false;
+    }
+    if (route_->upload != nullptr) {
+      reader_->request().peer = peer_;
+      upload_ = route_->upload(request);
+      if (!upload_->Take("")) {
+        if (reader_->has_body()) keep_alive_ = false;
+        OnRequest();
+        return false;
+      }
     }
     return !reader_->has_body() || ExpectBody(request.Header("Expect"));
   }
@@ -296,8 +315,11 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   // Counts what has come of the body. False: there is no room, and it is refused.
   bool HoldBody() {
     while (!held_->GrowTo(reader_->body_bytes())) {
-      Session* const oldest = context_.uploading.front();
-      if (oldest != this && oldest->RefuseSlowBody()) continue;
+      const SessionList& others = context_.uploading;
+      const bool refused = std::any_of(others.begin(), others.end(), [this](Session* other) {
+        return other != this && other->RefuseSlowBody();
+      });
+      if (refused) continue;
       Refuse(503, kTooManyBodies);
       return false;
     }
@@ -315,11 +337,12 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
     HttpRequest request = std::move(reader_->request());
     request.peer = peer_;
     request.held = std::move(held_);
+    const std::shared_ptr<HttpUpload> upload = std::move(upload_);
     EnterAnswer();
     const auto reply = std::make_shared<Reply>(context_.loop, shared_from_this(), request_number_);
     reply_ = reply;
     Read();
-    route_->handle(std::move(request), reply);
+    upload != nullptr ? upload->Answer(reply) : route_->handle(std::move(request), reply);
   }
 
   // From here on a request has its answer: by a handler, or a refusal.
@@ -330,6 +353,7 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
     self_ = shared_from_this();
     reader_.reset();
     held_.reset();
+    upload_.reset();
     ReleaseBuffer();
     Unlist();
     SetNoDeadline();
@@ -421,6 +445,7 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   bool input_ended_ = false;
   std::optional<RequestReader> reader_;
   std::shared_ptr<HeldBytes> held_;
+  std::shared_ptr<HttpUpload> upload_;  // Of a route that has such; until it answers.
   std::chrono::steady_clock::time_point body_began_;
 
   // The request, and its answer.

@@ -29,7 +29,8 @@ class Session {
   // What its AnswerQueue had is written, or could not be: then the session closes. `last`: it was
   // the end of an answer.
   virtual void OnWritten(bool ok, bool last) = 0;
-  // Ends the request whose body it is reading, unless that began only just now: then false.
+  // Ends the request whose body it is reading, unless that began only just now or is taken as it
+  // comes: then false.
   virtual bool RefuseSlowBody() = 0;
 };
 

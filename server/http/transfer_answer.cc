@@ -19,13 +19,17 @@ namespace {
 
 // Kept by what it waits for: its work, or a piece that is being sent.
 class HttpTransfer : public TransferCall, public std::enable_shared_from_this<HttpTransfer> {
- public:
-  void Start() {
+ protected:
+  HttpTransfer(const char* name, CallEnvironment* environment, const CallInfo& info)
+      : TransferCall(name, environment, info), environment_(environment) {}
+
+  // `status`: whether there is anything to do.
+  void Begin(std::shared_ptr<HttpReply> reply, absl::Status status) {
+    reply_ = std::move(reply);
     environment_->writer->Watch(shared_from_this());
     reply_->OnGone([weak = weak_from_this()] {
       if (const auto call = weak.lock()) call->gone_.store(true);
     });
-    absl::Status status = Enter();
     if (status.ok()) {
       status = Submit([call = shared_from_this()] {
         const absl::Status done = UnlessNoMemory([&] { return call->Work(); });
@@ -35,15 +39,9 @@ class HttpTransfer : public TransferCall, public std::enable_shared_from_this<Ht
     if (!status.ok()) Refuse(status);
   }
 
- protected:
-  HttpTransfer(const char* name, const ApiRequest& request)
-      : TransferCall(name, request.environment, request.info),
-        environment_(request.environment),
-        reply_(request.reply),
-        refuse_(request.refuse) {}
-
   // Sends an answer if all goes well.
   virtual absl::Status Work() = 0;
+  virtual HttpAnswer Refusal(const absl::Status& status) const { return StatusAnswer(status); }
 
   bool cancelled() const override { return gone_.load(); }
   void Drop() override {
@@ -59,7 +57,7 @@ class HttpTransfer : public TransferCall, public std::enable_shared_from_this<Ht
   }
   void Refuse(const absl::Status& status) {
     SetStatus(status);
-    Send(refuse_(status));
+    Send(Refusal(status));
   }
   // The client has all of its answer, or has gone.
   void Finish(bool ok) {
@@ -72,15 +70,17 @@ class HttpTransfer : public TransferCall, public std::enable_shared_from_this<Ht
 
  private:
   CallEnvironment* const environment_;
-  const std::shared_ptr<HttpReply> reply_;
-  const std::function<HttpAnswer(const absl::Status&)> refuse_;
+  std::shared_ptr<HttpReply> reply_;
   std::atomic<bool> gone_{false};
 };
 
 class SaveAnswer final : public HttpTransfer {
  public:
   SaveAnswer(const ApiRequest& request, v1::SaveSessionRequest message)
-      : HttpTransfer("SaveSession", request), message_(std::move(message)) {}
+      : HttpTransfer("SaveSession", request.environment, request.info),
+        message_(std::move(message)) {}
+
+  void Start(std::shared_ptr<HttpReply> reply) { Begin(std::move(reply), Enter()); }
 
  private:
   absl::Status Work() override {
@@ -115,28 +115,65 @@ class SaveAnswer final : public HttpTransfer {
   size_t sent_ = 0;
 };
 
-class LoadAnswer final : public HttpTransfer {
+class LoadAnswer final : public HttpTransfer, public HttpUpload {
  public:
-  LoadAnswer(ApiRequest* request, std::string cache_salt, std::optional<absl::Duration> ttl)
-      : HttpTransfer("LoadSession", *request),
-        http_(std::move(request->http)),
-        cache_salt_(std::move(cache_salt)),
-        ttl_(ttl) {}
+  LoadAnswer(CallEnvironment* environment, const CallInfo& info, const HttpRequest& head)
+      : HttpTransfer("LoadSession", environment, info),
+        has_type_(HasType(head, kBytesType)),
+        cache_salt_(head.Header("X-Cache-Salt")) {}
+  ~LoadAnswer() override {
+    if (begun_) return;
+    SetStatus(absl::CancelledError("the session did not come to its end"));
+    End();
+  }
+
+  // Before the body. `info`: whether the headers that all calls have are good.
+  void Open(const absl::Status& info, absl::string_view ttl) {
+    problem_ = info.ok() ? Enter() : info;
+    if (problem_.ok()) problem_ = CheckLoad(cache_salt_);
+    double seconds = 0;
+    if (!problem_.ok() || ttl.empty()) return;
+    if (absl::SimpleAtod(ttl, &seconds)) {
+      ttl_ = TtlOf(seconds);
+    } else {
+      problem_ = absl::InvalidArgumentError(
+          absl::StrCat("the header X-Session-Ttl is ", ttl.substr(0, 64), "; seconds"));
+    }
+  }
+
+  bool Take(absl::string_view piece) override {
+    if (!problem_.ok() || piece.empty()) return problem_.ok();
+    wrong_type_ = !has_type_;
+    problem_ = has_type_ ? UnlessNoMemory([&] { return TakeBytes(piece); })
+                         : absl::InvalidArgumentError("Content-Type");
+    return problem_.ok();
+  }
+
+  void Answer(std::shared_ptr<HttpReply> reply) override {
+    begun_ = true;
+    Begin(std::move(reply), problem_);
+  }
 
  private:
+  static constexpr char kBytesType[] = "application/octet-stream";
+
   absl::Status Work() override {
-    absl::Status status = CheckLoad(cache_salt_);
-    if (status.ok()) status = Hold(static_cast<int64_t>(http_.body.size()));
     v1::LoadSessionResponse response;
-    if (status.ok()) status = Load(std::move(http_.body), cache_salt_, ttl_, &response);
+    const absl::Status status = Load(cache_salt_, ttl_, &response);
     if (!status.ok()) return status;
     Send({200, "application/json", ToJson(response) + "\n", {}});
     return absl::OkStatus();
   }
+  HttpAnswer Refusal(const absl::Status& status) const override {
+    return wrong_type_ ? TypeRefusal(&StatusAnswer, kBytesType) : StatusAnswer(status);
+  }
 
-  HttpRequest http_;  // Its body is the saved session.
+  const bool has_type_;
   const std::string cache_salt_;
-  const std::optional<absl::Duration> ttl_;
+  std::optional<absl::Duration> ttl_;
+  absl::Status problem_;  // With what has come.
+  bool wrong_type_ = false;
+  bool begun_ = false;  // Its answer.
 };
 
 }  // namespace
@@ -146,22 +183,14 @@ void AnswerSave(const std::shared_ptr<ApiRequest>& request) {
   const absl::Status status = FromJson(request->http.body, &message);
   if (!status.ok()) return request->Refuse(status);
   request->http = {};
-  std::make_shared<SaveAnswer>(*request, std::move(message))->Start();
+  std::make_shared<SaveAnswer>(*request, std::move(message))->Start(request->reply);
 }
 
-void AnswerLoad(const std::shared_ptr<ApiRequest>& request) {
-  std::optional<absl::Duration> ttl;
-  const absl::string_view header = request->http.Header("X-Session-Ttl");
-  double seconds = 0;
-  if (!header.empty()) {
-    if (!absl::SimpleAtod(header, &seconds)) {
-      return request->Refuse(absl::InvalidArgumentError(
-          absl::StrCat("the header X-Session-Ttl is ", header.substr(0, 64), "; seconds")));
-    }
-    ttl = TtlOf(seconds);
-  }
-  std::string salt(request->http.Header("X-Cache-Salt"));
-  std::make_shared<LoadAnswer>(request.get(), std::move(salt), ttl)->Start();
+std::shared_ptr<HttpUpload> TakeSession(CallEnvironment* environment, const HttpRequest& head) {
+  const absl::StatusOr<CallInfo> info = ReadCallInfo(head);
+  auto call = std::make_shared<LoadAnswer>(environment, info.ok() ? *info : CallInfo(), head);
+  call->Open(info.status(), head.Header("X-Session-Ttl"));
+  return call;
 }
 
 }  // namespace packrat

@@ -13,9 +13,9 @@ namespace packrat {
 // has it, is in the headers X-Saved-Bytes, X-Saved-Tokens and X-Saved-State-Tokens.
 void AnswerSave(const std::shared_ptr<ApiRequest>& request);
 
-// POST /packrat/v1/LoadSession with the saved bytes; the headers X-Cache-Salt and X-Session-Ttl, in
-// seconds, are the fields of LoadSessionRequest.
-void AnswerLoad(const std::shared_ptr<ApiRequest>& request);
+// POST /packrat/v1/LoadSession with the saved bytes, which are taken as they come; the headers
+// X-Cache-Salt and X-Session-Ttl, in seconds, are the fields of LoadSessionRequest.
+std::shared_ptr<HttpUpload> TakeSession(CallEnvironment* environment, const HttpRequest& head);
 
 }  // namespace packrat
 

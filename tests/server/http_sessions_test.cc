@@ -67,6 +67,75 @@ TEST(HttpSessions, MovesSessionsAsBytes) {
   }
 }
 
+constexpr char kHead[] =
+    "POST /packrat/v1/LoadSession HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+    "Content-Type: application/octet-stream\r\n";
+
+// A session of 60 tokens, of that server.
+std::string SavedBytes(TestServer& server) {
+  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
+  v1::GenerateRequest turn = Ids(std::vector<int32_t>(40, 5), 20);
+  turn.set_session(handle);
+  EXPECT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
+  return Post(server, "/packrat/v1/SaveSession", absl::StrCat(R"({"session":")", handle, R"("})"))
+      .body;
+}
+
+TEST(HttpSessions, AreTakenAsTheyCome) {
+  TestServer server(WithTokenizer());
+  const std::string bytes = SavedBytes(server);
+  HttpClient pieces(server.server().http_port());
+  pieces.Send(absl::StrCat(kHead, "Transfer-Encoding: chunked\r\n\r\n"));
+  for (size_t at = 0; at < bytes.size(); at += 1000) {
+    const std::string piece = bytes.substr(at, 1000);
+    ASSERT_TRUE(pieces.Send(absl::StrCat(absl::Hex(piece.size()), "\r\n", piece, "\r\n")));
+  }
+  const Answer loaded = Read(pieces.Ask("0\r\n\r\n"));
+  ASSERT_EQ(loaded.status, 200) << loaded.body;
+  EXPECT_EQ(loaded.json()["state_tokens"], 59);
+
+  // Its memory is held from its first bytes on, and none of it among the bodies of requests.
+  {
+    HttpClient leaves(server.server().http_port());
+    leaves.Send(absl::StrCat(kHead, "Content-Length: ", bytes.size(), "\r\n\r\n",
+                             bytes.substr(0, bytes.size() - 1)));
+    EXPECT_TRUE(Eventually([&] {
+      return server.Metric("packrat_session_transfer_bytes{") >= static_cast<double>(bytes.size());
+    }));
+    EXPECT_EQ(server.Metric("packrat_http_body_bytes{"), 0);
+    EXPECT_EQ(server.Metric("packrat_streams_open{"), 1);
+  }
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("did not come to its end") == 1; }));
+  EXPECT_TRUE(Eventually([&] {
+    return server.Metric("packrat_session_transfer_bytes{") == 0 &&
+           server.Metric("packrat_streams_open{") == 0;
+  }));
+  EXPECT_EQ(server.AccessLines("LoadSession"), 2);
+}
+
+// Before the rest of it comes, and what is refused at once before any of it.
+TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
+  TestServer server(WithTokenizer());
+  const std::string bytes = SavedBytes(server);
+  const auto answer = [&](const std::string& headers, const std::string& begin) {
+    HttpClient client(server.server().http_port());
+    return Read(client.Ask(absl::StrCat(kHead, headers, "\r\n", begin)));
+  };
+  const std::string length = "Content-Length: 1000000\r\n";
+  EXPECT_EQ(answer(length, std::string(100, 'x')).json()["code"], 15);  // DATA_LOSS
+  EXPECT_EQ(answer(length, bytes + "x").json()["code"], 15);
+  const std::string asks = absl::StrCat(length, "Expect: 100-continue\r\n");
+  EXPECT_EQ(answer(absl::StrCat(asks, "X-Session-Ttl: soon\r\n"), "").status, 400);
+  EXPECT_EQ(answer(absl::StrCat(asks, "X-Cache-Salt: ", std::string(300, 's'), "\r\n"), "").status,
+            400);
+  EXPECT_EQ(answer(absl::StrCat(asks, "X-Request-Timeout: soon\r\n"), "").status, 400);
+  const Answer large = answer("Content-Length: 1000000000000\r\n", "");
+  EXPECT_EQ(large.status, 413) << large.body;
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("LoadSession") == 5; }));
+  EXPECT_EQ(server.Metric("packrat_session_transfer_bytes{"), 0);
+  EXPECT_EQ(server.Metric("packrat_streams_open{"), 0);
+}
+
 // It holds the session's bytes until then.
 TEST(HttpSessions, DropsWhoDoesNotTakeASession) {
   TestServer::Options options = LongTexts();

@@ -4,6 +4,7 @@
 
 #include <ostream>
 #include <string>
+#include <utility>
 
 #include "tests/models/tokenizer_json.h"
 
@@ -130,6 +131,21 @@ TEST(Refused, BrokenFilesAndNames) {
   EXPECT_THAT(
       std::string(LoadJson(ReadJson("gpt2.json"), R"({"eos_token": "</s>"})").status().message()),
       HasSubstr("eos_token: \"</s>\" of tokenizer_config.json is not a token"));
+}
+
+TEST(Refused, ASecondTokenBeforeTheText) {
+  Json json = ReadJson("llama3.json");
+  Json& processors = json["post_processor"]["processors"];
+  processors.push_back(Json(processors.back()));
+  EXPECT_THAT(std::string(LoadJson(json, "").status().message()),
+              HasSubstr("post_processor.processors[2]: a second token before the text"));
+}
+
+TEST(Refused, DecodersInAnotherOrder) {
+  Json json = ReadJson("llama.json");
+  std::swap(json["decoder"]["decoders"][0], json["decoder"]["decoders"][1]);
+  EXPECT_THAT(std::string(LoadJson(json, "").status().message()),
+              HasSubstr("decoder.decoders[1].type: \"Replace\" is not supported here"));
 }
 
 }  // namespace

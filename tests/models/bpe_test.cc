@@ -18,62 +18,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-// `text` with what is foreign in « and ».
-MarkedText Marked(const std::string& text) {
-  MarkedText marked;
-  MarkedText::Origin origin = MarkedText::kOwn;
-  for (size_t at = 0; at < text.size();) {
-    if (text.compare(at, 2, "«") == 0 || text.compare(at, 2, "»") == 0) {
-      origin = text.compare(at, 2, "«") == 0 ? MarkedText::kForeign : MarkedText::kOwn;
-      at += 2;
-    } else {
-      marked.Append(text.substr(at++, 1), origin);
-    }
-  }
-  return marked;
-}
-
-TEST(Bpe, SpecialTokensAreThoseOfTheTemplate) {
-  const Json special = Json::parse(R"([
-      {"op": "add", "path": "/added_tokens/-", "value": {"id": 4150, "content": "<|x|>",
-       "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}},
-      {"op": "add", "path": "/added_tokens/-", "value": {"id": 4151, "content": "<é>",
-       "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true}}])");
-  for (const Json& normalizer : {Json(), Json{{"type", "NFC"}}}) {
-    Json patch = special;
-    patch.push_back({{"op", "replace"}, {"path", "/normalizer"}, {"value", normalizer}});
-    const auto tokenizer = Load("gpt2", patch);
-    const auto count = [&](const std::string& text, int id) {
-      const auto ids = tokenizer->Encode(Marked(text));
-      EXPECT_TRUE(ids.ok()) << ids.status();
-      return std::count(ids->begin(), ids->end(), id);
-    };
-    for (const auto& [token, id] : {std::pair<std::string, int>("<|x|>", 4150), {"<é>", 4151}}) {
-      const std::string half = token.substr(0, 1), rest = token.substr(1);
-      EXPECT_EQ(count("a " + token + " b", id), 1);
-      EXPECT_EQ(count("«a »" + token + "« b»", id), 1);
-      EXPECT_EQ(count("«é»" + token + "«é»", id), 1);
-      EXPECT_EQ(count("«" + token + "»", id), 0);
-      EXPECT_EQ(count(half + "«" + rest + "»", id), 0);
-      EXPECT_EQ(count("«" + half + "»" + rest, id), 0);
-      // What a message begins does not hide the template's own.
-      EXPECT_EQ(count("«" + half + "»" + token, id), 1);
-      EXPECT_EQ(count("«" + token + half + "»" + token + "«" + rest + "»", id), 1);
-    }
-    // All own: as a text whose special tokens are read. All foreign: as one where they are not.
-    for (const std::string text :
-         {"a <|x|> b", "  <é>it's <|x|>\n\n e\xcc\x81 12", "<|x|><|x|>é"}) {
-      EXPECT_EQ(*tokenizer->Encode(MarkedText(text, MarkedText::kOwn)),
-                Encode(*tokenizer, text, true));
-      EXPECT_EQ(*tokenizer->Encode(MarkedText(text, MarkedText::kForeign)),
-                Encode(*tokenizer, text));
-    }
-    // A seam cuts no word.
-    EXPECT_EQ(*tokenizer->Encode(Marked("the «the» «t»«he» it«'s e»\xcc\x81")),
-              Encode(*tokenizer, "the the the it's e\xcc\x81"));
-  }
-}
-
 TEST(Bpe, Gpt2Properties) {
   auto tokenizer = Load("gpt2");
   EXPECT_EQ(tokenizer->num_pieces(), 4096);
@@ -157,6 +101,28 @@ TEST(Bpe, ATextThatGoesOnFromAnotherGetsNoSpace) {
       "gpt2", {{{"op", "replace"}, {"path", "/pre_tokenizer/add_prefix_space"}, {"value", true}}});
   EXPECT_EQ(spaced->Decode(Encode(*spaced, "the"), true), " the");
   EXPECT_EQ(spaced->Decode(*spaced->Encode("the", on), true), "the");
+}
+
+// Without all of a character's bytes none of them stands for it.
+TEST(Bpe, ACharacterOfWhichAByteIsMissingIsUnknown) {
+  const Json patch = {
+      {{"op", "move"}, {"from", "/model/vocab/<0x98>"}, {"path", "/model/vocab/q-q"}},
+      {{"op", "replace"}, {"path", "/model/unk_token"}, {"value", "<unk>"}},
+      {{"op", "replace"}, {"path", "/pre_tokenizer"}, {"value", nullptr}}};
+  EXPECT_THAT(Encode(*Load("llama", patch), "\xf0\x9f\x98\x80"), ElementsAre(0));
+}
+
+// a, b, c, ab, bc: of the two ranks of "a b" the last counts.
+TEST(Bpe, TheLastOfEqualMergesCounts) {
+  const Json json = {{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+                     {"decoder", {{"type", "ByteLevel"}}},
+                     {"model",
+                      {{"type", "BPE"},
+                       {"vocab", {{"a", 0}, {"b", 1}, {"c", 2}, {"ab", 3}, {"bc", 4}}},
+                       {"merges", {"a b", "b c", "a b"}}}}};
+  const auto tokenizer = LoadJson(json, "");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(Encode(**tokenizer, "abc"), ElementsAre(0, 4));
 }
 
 // As of SmolLM2: neither refused, nor an error where they occur.
@@ -286,6 +252,9 @@ TEST(SentencePieces, APieceThatIsSpecialIsNotForged) {
   for (const std::string text : {"<turn>", "the <turn>the", "<turn><turn>", "<tur<turn>n>"}) {
     EXPECT_EQ(testing::Value(ids_of("{}", text, false), testing::Contains(800)), true) << text;
     EXPECT_THAT(ids_of(config, text, false), testing::Not(testing::Contains(800))) << text;
+    // Nor does the rest of the text get a space, where that of a special token's would.
+    const std::string legacy = std::string(config).replace(config.find("false"), 5, "true");
+    EXPECT_EQ(ids_of(legacy, text, false), ids_of(config, text, false)) << text;
     EXPECT_THAT(ids_of(config, text, true), testing::Contains(800)) << text;
   }
 }

@@ -310,6 +310,10 @@ TEST(ConvertGguf, ScaledRotaryFrequencies) {
   GgufWriter none = FromGolden("llama");
   none.Text("llama.rope.scaling.type", "linear");
   ExpectRefused(none, "llama.rope.scaling.factor is missing; must be at least 1");
+  none.Number("llama.rope.scaling.factor", 0.5);
+  ExpectRefused(none, "llama.rope.scaling.factor is 0.5; must be at least 1");
+  linear.Tensor("rope_freqs.weight", GgufType::kF32, {8}, Factors(base, 16, {8.0, 1.0, 4.0, 8192}));
+  ExpectRefused(linear, "tensor \"rope_freqs.weight\" must be 8 F32 beside no other scaling");
 }
 
 TEST(ConvertGguf, ATokenizerComesAlong) {

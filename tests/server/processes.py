@@ -22,6 +22,16 @@ def run_client(*arguments, **kwargs):
                              "check": False, **kwargs})
 
 
+def with_template(folder, template):
+    """The bundled model with a chat template, as links in a folder."""
+    demo = os.path.join(ROOT, "models/demo")
+    for name in os.listdir(demo):
+        os.symlink(os.path.realpath(os.path.join(demo, name)), os.path.join(folder, name))
+    with open(os.path.join(folder, "chat_template.jinja"), "w", encoding="utf-8") as file:
+        file.write(template)
+    return folder
+
+
 def wait_for(condition):
     give_up = time.monotonic() + 60
     while not condition():

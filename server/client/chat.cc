@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -65,15 +66,18 @@ std::string HistoryFile() {
   return path + "/history";
 }
 
+// What the server says of a template that has changed what was said before.
+constexpr char kOtherText[] = "does not go on from what the session holds";
+
 ChatStyle StyleFromFlags(bool in_session, bool has_template) {
   ChatStyle style;
   style.user_label = absl::GetFlag(FLAGS_user_label);
   style.reply_label = absl::GetFlag(FLAGS_reply_label);
   style.system = absl::GetFlag(FLAGS_system);
-  if (in_session) {
-    style.form = ChatForm::kSession;
-  } else if (has_template && style.user_label.empty() && style.reply_label.empty()) {
+  if (has_template && style.user_label.empty() && style.reply_label.empty()) {
     style.form = ChatForm::kMessages;
+  } else if (in_session) {
+    style.form = ChatForm::kSession;
   }
   return style;
 }
@@ -90,21 +94,27 @@ class Chat {
 
  private:
   ChatConversation& now() { return conversations_[current_]; }
-  bool in_session() const { return style_.form == ChatForm::kSession; }
+  bool in_session() const { return request_.has_session(); }
 
   // By Ctrl-C or its deadline.
   bool Stopped(const Connection::Outcome& outcome) const {
     return connection_->cancelled() || absl::IsDeadlineExceeded(outcome.status);
   }
-  int turns() { return in_session() ? now().session.turns : static_cast<int>(now().turns()); }
+  int turns() {
+    const bool all =
+        style_.form != ChatForm::kSession;  // Those from before this chat are not here.
+    return all ? static_cast<int>(now().turns()) : now().session.turns;
+  }
 
+  Connection::Outcome OpenSession();
   Connection::Outcome Turn(const std::string& line);
+  Connection::Outcome Ask(const std::string& line, v1::GenerateResponse* reply);
   Connection::Outcome Refresh(v1::Session* session);
-  void Settle();
+  void Settle(int keep);
   void TurnAtTerminal(const std::string& line);
   // A line that begins with a slash. False: leave.
   bool Obey(const std::string& line);
-  bool Rewind(const v1::RewindSessionRequest& request);
+  bool RewindSession(int turns);
   bool Rewind(int count);
   void Again();
   void Fork();
@@ -128,17 +138,32 @@ Connection::Outcome Chat::Open() {
   if (!outcome.status.ok()) return outcome;
   style_ = StyleFromFlags(request_.has_session(), info.tokenizer().has_chat_template());
   conversations_.emplace_back(style_);
+  if (in_session()) {
+    outcome = OpenSession();
+    if (!outcome.status.ok()) return outcome;
+  }
   if (style_.form != ChatForm::kMessages) {
     // A reply is a paragraph that is not empty, unless flags say otherwise.
     if (request_.stop().strings().empty()) request_.mutable_stop()->add_strings("\n");
     if (!request_.stop().has_min_tokens()) request_.mutable_stop()->set_min_tokens(1);
   }
-  if (!in_session()) return outcome;
+  return outcome;
+}
+
+Connection::Outcome Chat::OpenSession() {
   const bool made = request_.session() == "new";
-  outcome = MakeSessionIfNew(connection_, &request_);
+  Connection::Outcome outcome = MakeSessionIfNew(connection_, &request_);
   now().session.handle = request_.session();
   v1::Session session;
-  return made || !outcome.status.ok() ? outcome : Refresh(&session);
+  if (!made && outcome.status.ok()) outcome = Refresh(&session);
+  if (style_.form == ChatForm::kMessages && now().session.has_text) {
+    // Of which messages it was made, nobody here knows.
+    style_.form = ChatForm::kSession;
+    ChatConversation as_text(style_);
+    as_text.session = now().session;
+    conversations_ = {as_text};
+  }
+  return outcome;
 }
 
 // Asks the server for the session as it is.
@@ -153,10 +178,23 @@ Connection::Outcome Chat::Refresh(v1::Session* session) {
   return outcome;
 }
 
-Connection::Outcome Chat::Turn(const std::string& line) {
+Connection::Outcome Chat::Ask(const std::string& line, v1::GenerateResponse* reply) {
   now().Ask(line, &request_);
+  Connection::Outcome outcome = Stream(connection_, request_, /*print=*/true, reply);
+  if (!in_session() || style_.form != ChatForm::kMessages ||
+      !absl::StrContains(outcome.status.message(), kOtherText)) {
+    return outcome;
+  }
+  // A template that drops an earlier answer's thinking, for instance: the session gets all of what
+  // it makes of the conversation now.
+  if (!RewindSession(0)) return outcome;
+  now().LeaveSession();
+  return Stream(connection_, request_, /*print=*/true, reply);
+}
+
+Connection::Outcome Chat::Turn(const std::string& line) {
   v1::GenerateResponse reply;
-  Connection::Outcome outcome = Stream(connection_, request_, /*print=*/true, &reply);
+  Connection::Outcome outcome = Ask(line, &reply);
   if (outcome.status.ok()) PrintStats(reply.finished());
   // A turn that was stopped stands as far as it came; see docs/sessions.md.
   if (outcome.status.ok() || (Stopped(outcome) && reply.token_ids_size() > 0)) {
@@ -184,27 +222,22 @@ void Chat::Note(const std::string& text) const {
   Print(colors_ ? absl::StrCat("\033[2m", text, "\033[0m\n") : text + "\n");
 }
 
-// After a turn that was stopped: the server notices a moment later. Where it had sent something
-// that did not come, and nothing else, the turn is not one.
-void Chat::Settle() {
-  if (!in_session()) return;
-  const int seen = now().session.turns;
+// After a turn that was stopped, which the server notices a moment later: of the session's turns
+// these stay.
+void Chat::Settle(int keep) {
   const absl::Time give_up = absl::Now() + absl::Seconds(5);
   v1::Session session;
   do {
     if (!Refresh(&session).status.ok()) return;
     if (session.busy()) absl::SleepFor(absl::Milliseconds(20));
   } while (session.busy() && absl::Now() < give_up);
-  if (session.num_turns() <= seen) return;
-  v1::RewindSessionRequest request;
-  request.set_session(now().session.handle);
-  request.set_turns(seen);
-  Rewind(request);
+  if (session.num_turns() > keep) RewindSession(keep);
 }
 
 void Chat::TurnAtTerminal(const std::string& line) {
   const absl::Status valid = CheckUtf8("the line", line);
   if (!valid.ok()) return Note(std::string(valid.message()));
+  const int before = now().session.turns;
   signals_->SetMode(Signals::Mode::kStopCall);
   const Connection::Outcome outcome = Turn(line);
   signals_->SetMode(Signals::Mode::kTell);
@@ -212,13 +245,21 @@ void Chat::TurnAtTerminal(const std::string& line) {
   const bool interrupted = connection_->cancelled();
   const bool stopped = Stopped(outcome);
   connection_->Resume();
-  if (stopped) Settle();
+  if (stopped && in_session()) {
+    // The server may have sent something that did not come. If that was all, the turn is not one;
+    // and messages, which have what came, then go on from the turn before.
+    Settle(style_.form == ChatForm::kMessages ? std::min(before, now().session.turns)
+                                              : now().session.turns);
+  }
   if (interrupted) return Note("[stopped]");
   const int code = Report(*connection_, outcome);
   if (code == kExitNoServer) exit_code_ = code;
 }
 
-bool Chat::Rewind(const v1::RewindSessionRequest& request) {
+bool Chat::RewindSession(int turns) {
+  v1::RewindSessionRequest request;
+  request.set_session(now().session.handle);
+  request.set_turns(turns);
   v1::Session session;
   const Connection::Outcome outcome = connection_->RewindSession(request, &session);
   if (Report(*connection_, outcome) != kExitOk) return false;
@@ -234,10 +275,9 @@ bool Chat::Rewind(int count) {
     return false;
   }
   if (in_session()) {
-    v1::RewindSessionRequest request;
-    request.set_session(now().session.handle);
-    request.set_turns(turns() - count);
-    if (!Rewind(request)) return false;
+    const bool all = style_.form == ChatForm::kMessages;
+    const int keep = all ? now().SessionTurnsBefore(count) : turns() - count;
+    if (keep < now().session.turns && !RewindSession(keep)) return false;
   }
   now().Rewind(count);
   return true;

@@ -43,6 +43,7 @@ void ChatConversation::Ask(const std::string& line, v1::GenerateRequest* request
       request->set_text(Said(line, !session.has_text));
       break;
     case ChatForm::kMessages: {
+      if (!session.handle.empty()) request->set_session(session.handle);
       v1::ChatMessages* const chat = request->mutable_chat();
       chat->Clear();
       if (!style_.system.empty()) AddMessage("system", style_.system, chat);
@@ -58,6 +59,12 @@ void ChatConversation::Ask(const std::string& line, v1::GenerateRequest* request
 
 void ChatConversation::Rewind(size_t count) {
   turns_.resize(turns_.size() - std::min(count, turns_.size()));
+}
+
+void ChatConversation::LeaveSession() {
+  session.turns = 0;
+  session.has_text = false;
+  for (Turn& turn : turns_) turn.before = 0;
 }
 
 }  // namespace packrat

@@ -64,5 +64,31 @@ TEST(ConversationTest, MessagesAreSentWhole) {
   EXPECT_EQ(chat.Text(), "user: one\n\nassistant: yes");
 }
 
+TEST(ConversationTest, MessagesInASessionKnowItsTurns) {
+  ChatStyle style;
+  style.form = ChatForm::kMessages;
+  ChatConversation chat(style);
+  chat.session.handle = "handle";
+  chat.session.has_text = true;  // Its own, which messages do not add to.
+  chat.Add("one", "yes");
+  chat.Add("two", "stopped");  // Whose part in the session was taken back.
+  chat.session.turns = 1;
+  chat.Add("three", "no");
+  chat.session.turns = 2;
+  v1::GenerateRequest request;
+  chat.Ask("four", &request);
+  EXPECT_EQ(request.session(), "handle");
+  ASSERT_EQ(request.chat().messages_size(), 7);
+  EXPECT_EQ(request.chat().messages(6).content(), "four");
+  EXPECT_EQ(chat.SessionTurnsBefore(1), 1);
+  EXPECT_EQ(chat.SessionTurnsBefore(2), 0);
+  EXPECT_EQ(chat.SessionTurnsBefore(3), 0);
+  chat.LeaveSession();
+  EXPECT_EQ(chat.SessionTurnsBefore(1), 0);
+  EXPECT_EQ(chat.session.turns, 0);
+  EXPECT_EQ(chat.session.handle, "handle");
+  EXPECT_EQ(chat.turns(), 3u);
+}
+
 }  // namespace
 }  // namespace packrat

@@ -1,0 +1,77 @@
+"""packrat chat in a session, with a model that has a chat template."""
+
+import os
+import re
+import tempfile
+import unittest
+
+from tests.server import processes
+from tests.server.processes import RealServer, with_template
+from tests.server.terminal import CTRL_C, Terminal
+
+FLAGS = ["--max_tokens=6", "--ignore_eos", "--temperature=0"]
+ROLES = ("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '' if loop.last else '\n' }}"
+         "{% endfor %}{{ '\n[assistant]' if add_generation_prompt }}")
+# As those that drop an earlier answer's thinking.
+FORGETS = ROLES.replace("{{ m.content }}", "{{ m.content if m.role == 'user' else '...' }}")
+
+
+class ChatSessionTest(unittest.TestCase):
+
+    def serve(self, template):
+        folder = tempfile.TemporaryDirectory(dir=os.environ["TEST_TMPDIR"])
+        self.addCleanup(folder.cleanup)
+        server = RealServer(with_template(folder.name, template), "--threads=1")
+        self.addCleanup(server.stop)
+        return server
+
+    def chat(self, server, session, lines):
+        """The answers, and the handle."""
+        done = server.client("chat", *FLAGS, "--session=" + session, stdin=lines)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        made = re.search(r"\[session (\S{22})\]", done.stderr)
+        return done.stdout, made.group(1) if made else session
+
+    @staticmethod
+    def text(server, handle):
+        return server.client("sessions", "show", handle).stdout.split("\n\n", 1)[1][:-1]
+
+    def test_turns_are_messages(self):
+        server = self.serve(ROLES)
+        answers, handle = self.chat(server, "new", "One\nTwo\n")
+        text = self.text(server, handle)
+        said = re.fullmatch(r"\[user\]One\n\[assistant\](.*)\n\[user\]Two\n\[assistant\](.*)", text, re.S)
+        self.assertIsNotNone(said, text)
+        self.assertEqual(answers, "%s\n%s\n" % said.groups())
+        self.assertEqual(server.json("sessions", "show", handle)["num_turns"], 2)
+        # A conversation that nobody here knows goes on as text.
+        self.chat(server, handle, "Three\n")
+        self.assertTrue(self.text(server, handle).startswith(text + "\nThree"))
+
+        with Terminal(processes.CLIENT, "chat", "--address=" + server.address, *FLAGS, "--max_tokens=3000",
+                      "--session=new") as chat:
+            handle = re.search(r"\[session (\S{22})\]", chat.wait_for_prompt()).group(1)
+            for lines in (1, 2):
+                chat.type("Once upon a time\r")
+                processes.wait_for(lambda: server.metric("packrat_sessions_busy") == 1)
+                chat.wait_for("time\n")
+                chat.wait_for_some()
+                chat.type(CTRL_C)
+                self.assertIn("[stopped]", chat.wait_for_prompt())
+                # What was seen is with the client, and comes with the next turn.
+                session = server.json("sessions", "show", handle)
+                self.assertEqual((session["busy"], session.get("num_turns", 0)), (False, 0), lines)
+            self.assertIn("has 2 turns", chat.say("/rewind 3"))
+            self.assertIn("1 turns are left", chat.say("/rewind"))
+
+    def test_a_template_may_change_what_was_said(self):
+        server = self.serve(FORGETS)
+        _, handle = self.chat(server, "new", "One\nTwo\nThree\n")
+        text = self.text(server, handle)
+        self.assertTrue(text.startswith("[user]One\n[assistant]...\n[user]Two\n[assistant]...\n"
+                                        "[user]Three\n[assistant]"), text)
+        self.assertEqual(server.json("sessions", "show", handle)["num_turns"], 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -145,10 +145,12 @@ class Exchange {
     return {static_cast<grpc::StatusCode>(status.code()), status.message(),
             status.SerializeAsString()};
   }
-  grpc::Status Cut() const {
+  // Of an answer that has begun.
+  static grpc::Status Cut() { return {grpc::StatusCode::CANCELLED, "the connection was cut"}; }
+  // The server was not there, or closed the connection.
+  grpc::Status NoAnswer() const {
     if (context_.IsCancelled()) return grpc::Status::CANCELLED;
-    return {connected_ ? grpc::StatusCode::CANCELLED : grpc::StatusCode::UNAVAILABLE,
-            "the connection was cut"};
+    return {grpc::StatusCode::UNAVAILABLE, "the connection was closed"};
   }
 
  private:
@@ -184,7 +186,7 @@ struct HttpBridge::Impl final : v1::Inference::Service {
   grpc::Status Stream(const char* method, grpc::ServerContext* context, const Request& request,
                       grpc::ServerWriter<v1::GenerateResponse>* writer) {
     Exchange exchange(context, http_port);
-    if (!exchange.Ask(method, ToJson(request))) return exchange.Cut();
+    if (!exchange.Ask(method, ToJson(request))) return exchange.NoAnswer();
     if (!exchange.ok()) return exchange.StatusOf(exchange.Rest());
     writer->SendInitialMetadata();
     std::string lines, bytes;
@@ -208,7 +210,7 @@ struct HttpBridge::Impl final : v1::Inference::Service {
   grpc::Status Unary(const char* method, grpc::ServerContext* context, const Request& request,
                      Response* response) {
     Exchange exchange(context, http_port);
-    if (!exchange.Ask(method, ToJson(request))) return exchange.Cut();
+    if (!exchange.Ask(method, ToJson(request))) return exchange.NoAnswer();
     const std::string body = exchange.Rest();
     if (!exchange.ok()) return exchange.StatusOf(body);
     PACKRAT_CHECK(FromJson(body, response).ok()) << body;

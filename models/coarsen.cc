@@ -136,7 +136,7 @@ void CoarsenState(const ModelConfig& config, const StateLayout& layout, int from
     const Place source(fine_layout, static_cast<int>(m), position);
     const Place target(coarse_layout, static_cast<int>(m), position);
     const auto* spec = std::get_if<RatPlusSpec>(&config.mixers[m]);
-    if (spec != nullptr && !(spec->AtDial(from).dial == spec->AtDial(to).dial)) {
+    if (spec != nullptr && !(spec->dial_at(from) == spec->dial_at(to))) {
       CoarsenLayer(spec->AtDial(from), spec->AtDial(to), source, target, position, state, coarse);
       continue;
     }

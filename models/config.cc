@@ -6,9 +6,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/string_view.h"
 #include "kernels/check.h"
 #include "models/families/families.h"
 #include "models/files/file.h"
@@ -163,77 +160,66 @@ RatPlusDial Reached(RatPlusDial dial, const ModelConfig& config) {
   return dial;
 }
 
-}  // namespace
-
-absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text) {
-  std::vector<std::optional<RatPlusDial>> dials;
-  if (text.empty()) return dials;
-  for (const absl::string_view part : absl::StrSplit(text, '/')) {
-    if (part == kOwnDial) {
-      dials.emplace_back();
-      continue;
-    }
-    const auto dial = ParseRatPlusDial(std::string(part));
-    if (!dial.ok()) return dial.status();
-    dials.emplace_back(*dial);
-  }
-  return dials;
+// The number of a layer among the mixers.
+size_t NumberOf(const RatPlusSpec& layer, const ModelConfig& config) {
+  const auto at = std::find_if(config.mixers.begin(), config.mixers.end(), [&](const auto& mixer) {
+    return std::get_if<RatPlusSpec>(&mixer) == &layer;
+  });
+  return at - config.mixers.begin();
 }
+
+}  // namespace
 
 absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
   std::vector<RatPlusSpec*> layers;
-  std::vector<size_t> numbers;
-  for (size_t i = 0; i < config->mixers.size(); ++i) {
-    auto* layer = std::get_if<RatPlusSpec>(&config->mixers[i]);
+  std::vector<RatPlusDial> own;
+  for (MixerSpec& mixer : config->mixers) {
+    auto* layer = std::get_if<RatPlusSpec>(&mixer);
     if (layer == nullptr) continue;
     layers.push_back(layer);
-    numbers.push_back(i);
+    own.push_back(layer->dial);
   }
+  const auto refuse = [](const std::string& what) {
+    return absl::FailedPreconditionError("rat_plus_dial: " + what);
+  };
   std::vector<std::optional<RatPlusDial>> chosen = choices.rat_plus_dials;
   if (layers.empty()) {
     if (chosen.empty()) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat("rat_plus_dial: is ", chosen[0] ? RatPlusDialText(*chosen[0]) : kOwnDial,
-                     "; the model has no layers of RAT+"));
+    return refuse(absl::StrCat("is ", chosen[0] ? RatPlusDialText(*chosen[0]) : kOwnDial,
+                               "; the model has no layers of RAT+"));
   }
   if (chosen.empty()) chosen.emplace_back();
   if (chosen.size() > kMaxDials) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rat_plus_dial: has ", chosen.size(), " dials; at most ", kMaxDials));
+    return refuse(absl::StrCat("has ", chosen.size(), " dials; at most ", kMaxDials));
   }
-  std::vector<std::vector<RatPlusDial>> of_layers(layers.size());
-  for (const std::optional<RatPlusDial>& named : chosen) {
-    std::optional<RatPlusDial> dial = named;
-    if (dial.has_value()) dial = Reached(*dial, *config);
+  for (int number = 0; number < static_cast<int>(chosen.size()); ++number) {
+    const std::optional<RatPlusDial>& named = chosen[number];
+    bool alike = true;
+    int first_same = 0;  // Of the dials before it, the first that is none other in any layer.
     for (size_t i = 0; i < layers.size(); ++i) {
-      const RatPlusSpec& layer = *layers[i];
-      if (dial.has_value() && !layer.Knows(*dial) && !choices.rat_plus_unadapted) {
-        return absl::FailedPreconditionError(absl::StrCat(
-            "rat_plus_dial: is ", RatPlusDialText(*dial), "; the weights of layer ", numbers[i],
-            " were trained for ", RatPlusDialText(layer.dial), layer.pretrained ? " and for 1" : "",
-            "; rat_plus_unadapted takes others"));
+      RatPlusSpec& layer = *layers[i];
+      const RatPlusDial dial = named ? Reached(*named, *config) : own[i];
+      const bool known = dial == own[i] || (layer.pretrained && dial.dense());
+      if (!known && !choices.rat_plus_unadapted) {
+        return refuse(absl::StrCat("is ", RatPlusDialText(dial), "; the weights of layer ",
+                                   NumberOf(layer, *config), " were trained for ",
+                                   RatPlusDialText(own[i]), layer.pretrained ? " and for 1" : "",
+                                   "; rat_plus_unadapted takes others"));
       }
-      of_layers[i].push_back(dial.value_or(layer.dial));
+      (number == 0 ? layer.dial : layer.others[number - 1]) = dial;
+      layer.num_others = number;
+      alike = alike && dial == layers[0]->dial_at(number);
     }
-    const auto same = [&](size_t other) {
-      return std::all_of(of_layers.begin(), of_layers.end(),
-                         [&](const auto& dials) { return dials[other] == dials.back(); });
+    const auto same = [&](int other) {
+      return std::all_of(layers.begin(), layers.end(), [&](const RatPlusSpec* layer) {
+        return layer->dial_at(other) == layer->dial_at(number);
+      });
     };
-    const size_t last = config->dials.size();
-    for (size_t other = 0; other < last; ++other) {
-      if (!same(other)) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("rat_plus_dial: names ", config->dials[other], " twice"));
+    while (!same(first_same)) ++first_same;
+    if (first_same < number) {
+      return refuse(absl::StrCat("names ", config->dials[first_same], " twice"));
     }
-    const bool alike = std::all_of(of_layers.begin(), of_layers.end(), [&](const auto& dials) {
-      return dials.back() == of_layers[0].back();
-    });
-    config->dials.push_back(alike ? RatPlusDialText(named.value_or(of_layers[0].back()))
-                                  : kOwnDial);
-  }
-  for (size_t i = 0; i < layers.size(); ++i) {
-    layers[i]->dial = of_layers[i][0];
-    layers[i]->others.assign(of_layers[i].begin() + 1, of_layers[i].end());
+    config->dials.push_back(alike ? RatPlusDialText(named ? *named : own[0]) : kOwnDial);
   }
   return absl::OkStatus();
 }
@@ -250,17 +236,20 @@ absl::StatusOr<int> FindDial(const std::vector<std::string>& dials, const std::s
     const auto offered = ParseRatPlusDial(dials[i]);
     if (offered.ok() ? dial == *offered : name == dials[i]) return static_cast<int>(i);
   }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "is ", Quoted(name), "; ",
-      dials.empty() ? "the model has no layers of RAT+"
-                    : absl::StrCat("this server has ", absl::StrJoin(dials, " and "))));
+  std::string text =
+      absl::StrCat("is ", Quoted(name),
+                   dials.empty() ? "; the model has no layers of RAT+" : "; this server has ");
+  for (const std::string& offered : dials) {
+    absl::StrAppend(&text, &offered == &dials[0] ? "" : " and ", offered);
+  }
+  return absl::FailedPreconditionError(text);
 }
 
 absl::Status CheckCoarser(const ModelConfig& config, int from, int to) {
   for (const MixerSpec& mixer : config.mixers) {
     const auto* layer = std::get_if<RatPlusSpec>(&mixer);
     if (layer == nullptr) continue;
-    const std::string lacks = layer->AtDial(from).dial.Lacks(layer->AtDial(to).dial);
+    const std::string lacks = layer->dial_at(from).Lacks(layer->dial_at(to));
     if (lacks.empty()) continue;
     return absl::FailedPreconditionError(absl::StrCat("is ", config.dials[to], "; the text has ",
                                                       config.dials[from],
@@ -269,20 +258,19 @@ absl::Status CheckCoarser(const ModelConfig& config, int from, int to) {
   return absl::OkStatus();
 }
 
-ModelConfig AtDial(const ModelConfig& config, int dial) {
-  ModelConfig at = config;
-  at.dials.clear();
-  for (MixerSpec& mixer : at.mixers) {
+std::vector<MixerSpec> MixersAt(const ModelConfig& config, int dial) {
+  std::vector<MixerSpec> mixers = config.mixers;
+  for (MixerSpec& mixer : mixers) {
     if (auto* layer = std::get_if<RatPlusSpec>(&mixer)) *layer = layer->AtDial(dial);
   }
-  return at;
+  return mixers;
 }
 
 // Shapes follow from the config, so the names, shapes and bits of the tensors say nearly
 // everything. Added here is what only numbers in the config say.
-std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
+std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash, int dial) {
   uint64_t hash = weights_hash;
-  for (const MixerSpec& mixer : config.mixers) {
+  for (const MixerSpec& mixer : MixersAt(config, dial)) {
     const std::string identity = IdentityOf(mixer);
     hash = HashBytes(hash, identity.data(), identity.size());
   }
@@ -294,7 +282,7 @@ std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash) {
 std::vector<std::string> Fingerprints(const ModelConfig& config, uint64_t weights_hash) {
   std::vector<std::string> fingerprints;
   for (int dial = 0; dial < config.num_dials(); ++dial) {
-    fingerprints.push_back(Fingerprint(AtDial(config, dial), weights_hash));
+    fingerprints.push_back(Fingerprint(config, weights_hash, dial));
   }
   return fingerprints;
 }

@@ -105,10 +105,6 @@ struct ModelConfig {
 // reader reads, nor lists as one that does not matter, is refused by name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
-// The name of a dial that is the configuration's own, whatever it is.
-inline constexpr char kOwnDial[] = "own";
-inline constexpr int kMaxDials = 8;
-
 // What the model's user may choose of its configuration.
 struct ModelChoices {
   // What RAT+ layers see: for requests that choose nothing, then for those that do. Of none, or of
@@ -117,13 +113,9 @@ struct ModelChoices {
   bool rat_plus_unadapted = false;  // Also dials that the weights were not trained for.
 };
 
-// "16,256,4", or several with slashes between them, each ParseRatPlusDial()'s or kOwnDial; of no
-// text none.
-absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text);
-
 // Puts all RAT+ layers on the chosen dials. FAILED_PRECONDITION if there are none, or if the
-// weights of one were not trained for a dial and that was not asked for; INVALID_ARGUMENT if a dial
-// is named twice, or too many are.
+// weights of one were not trained for a dial and that was not asked for, if a dial is named twice,
+// or if there are too many.
 absl::Status Choose(const ModelChoices& choices, ModelConfig* config);
 
 // The number of a dial of ModelConfig::dials by its name, which may be spelt in another way; of no
@@ -134,8 +126,8 @@ absl::StatusOr<int> FindDial(const std::vector<std::string>& dials, const std::s
 // says what it has not kept.
 absl::Status CheckCoarser(const ModelConfig& config, int from, int to);
 
-// The model where all sequences have dial number `dial`.
-ModelConfig AtDial(const ModelConfig& config, int dial);
+// The mixers where all sequences have dial number `dial`.
+std::vector<MixerSpec> MixersAt(const ModelConfig& config, int dial);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json. `problems`, if not null, is
 // told of all errors as far as each is sure, and not only of the first.
@@ -145,9 +137,9 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir,
 // The names of all families, as in model_type.
 std::vector<std::string> FamilyNames();
 
-// A hash of config, at its first dial, and weights. `weights_hash` comes from a WeightLoader that
-// has taken everything in the order of the layers.
-std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash);
+// A hash of config, with this dial, and weights. `weights_hash` comes from a WeightLoader that has
+// taken everything in the order of the layers.
+std::string Fingerprint(const ModelConfig& config, uint64_t weights_hash, int dial = 0);
 // LanguageModel::fingerprints().
 std::vector<std::string> Fingerprints(const ModelConfig& config, uint64_t weights_hash);
 

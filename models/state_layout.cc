@@ -1,7 +1,6 @@
 #include "models/state_layout.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <utility>
@@ -30,14 +29,22 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 }  // namespace
 
-StateLayout::StateLayout(const ModelConfig& config, StateTypes types) {
-  std::vector<StateLayout> dials;
-  for (int i = 0; i < config.num_dials(); ++i) {
-    dials.push_back(StateLayout(AtDial(config, i).mixers, types));
+StateLayout::StateLayout(const ModelConfig& config, StateTypes types)
+    : StateLayout(MixersAt(config, 0), types) {
+  std::vector<PageClass> all = page_classes;
+  others.reserve(config.num_dials() - 1);
+  for (int dial = 1; dial < config.num_dials(); ++dial) {
+    others.push_back(StateLayout(MixersAt(config, dial), types));
+    others.back().JoinClasses(&all);
   }
-  Align(&dials);
-  *this = std::move(dials[0]);
-  others.assign(std::make_move_iterator(dials.begin() + 1), std::make_move_iterator(dials.end()));
+  tail_stride = tail_bytes;
+  for (const StateLayout& other : others) tail_stride = std::max(tail_stride, other.tail_bytes);
+  for (int dial = 0; dial < config.num_dials(); ++dial) {
+    StateLayout& layout = dial == 0 ? *this : others[dial - 1];
+    layout.tail_stride = tail_stride;
+    layout.page_classes.resize(all.size(), PageClass{PageClass::Kind::kRat, 1, 0, 0, 0, kNever});
+    for (size_t c = 0; c < all.size(); ++c) layout.page_classes[c].page_bytes = all[c].page_bytes;
+  }
 }
 
 StateLayout::StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& types)
@@ -62,44 +69,34 @@ StateLayout::StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& 
   }
 }
 
-void StateLayout::Align(std::vector<StateLayout>* dials) {
-  std::vector<PageClass> all;
-  size_t tail_stride = 0;
-  for (StateLayout& layout : *dials) {
-    tail_stride = std::max(tail_stride, layout.tail_bytes);
-    std::vector<int> places;  // In `all`, of the layout's own classes.
-    const auto place = [&](const PageClass& wanted) {
-      const auto fits = [&](size_t i, bool entries) {
-        return all[i].page_bytes == wanted.page_bytes &&
-               std::count(places.begin(), places.end(), static_cast<int>(i)) == 0 &&
-               (entries ? all[i].kind == PageClass::Kind::kRat && wanted.kind == all[i].kind
-                        : LiveEquallyLong(all[i], wanted));
-      };
-      for (const bool entries : {false, true}) {
-        for (size_t i = 0; i < all.size(); ++i) {
-          if (fits(i, entries)) return static_cast<int>(i);
-        }
+void StateLayout::JoinClasses(std::vector<PageClass>* all) {
+  const std::vector<PageClass> own = std::move(page_classes);
+  // Until they are its own, those of the others are not used.
+  page_classes.assign(all->size(), PageClass{PageClass::Kind::kRat, 1, 0, 0, 0, kNever});
+  std::vector<MixerPart> parts = mixers;
+  for (size_t c = 0; c < own.size(); ++c) {
+    const auto place = [&](bool entries) {
+      size_t i = 0;
+      for (; i < all->size(); ++i) {
+        const PageClass& there = (*all)[i];
+        const bool like = entries ? there.kind == PageClass::Kind::kRat && own[c].kind == there.kind
+                                  : LiveEquallyLong(there, own[c]);
+        if (like && there.page_bytes == own[c].page_bytes && page_classes[i].num_layers == 0) break;
       }
-      all.push_back(wanted);
-      return static_cast<int>(all.size()) - 1;
+      return i;
     };
-    for (const PageClass& own : layout.page_classes) places.push_back(place(own));
-    for (MixerPart& part : layout.mixers) {
-      if (part.page_class >= 0) part.page_class = places[part.page_class];
+    size_t at = place(/*entries=*/false);
+    if (at == all->size()) at = place(/*entries=*/true);
+    if (at == all->size()) {
+      all->push_back(own[c]);
+      page_classes.push_back(own[c]);
     }
-    std::vector<PageClass> own(all.size(), PageClass{PageClass::Kind::kRat, 1, 0, 0, 0, kNever});
-    for (size_t i = 0; i < places.size(); ++i) own[places[i]] = layout.page_classes[i];
-    layout.page_classes = std::move(own);
-  }
-  for (StateLayout& layout : *dials) {
-    layout.tail_stride = tail_stride;
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (i == layout.page_classes.size()) {
-        layout.page_classes.push_back({PageClass::Kind::kRat, 1, 0, 0, 0, kNever});
-      }
-      layout.page_classes[i].page_bytes = all[i].page_bytes;
+    page_classes[at] = own[c];
+    for (size_t m = 0; m < parts.size(); ++m) {
+      if (mixers[m].page_class == static_cast<int>(c)) parts[m].page_class = static_cast<int>(at);
     }
   }
+  mixers = std::move(parts);
 }
 
 std::string StateLayout::ClassName(size_t page_class) const {

@@ -69,8 +69,8 @@ struct StateLayout {
 
  private:
   StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& types);
-  // Gives the layouts of all dials the same classes.
-  static void Align(std::vector<StateLayout>* dials);
+  // Gives its classes places among those of all dials, to which it adds what has none.
+  void JoinClasses(std::vector<PageClass>* all);
 };
 
 }  // namespace packrat

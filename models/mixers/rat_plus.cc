@@ -20,7 +20,7 @@ class RatPlusMixer : public Mixer {
         in_proj_(
             load.weights->Matrix(load.prefix + "in_proj.weight", 5 * width_, load.hidden_size)),
         out_proj_(load.weights->Matrix(load.prefix + "out_proj.weight", load.hidden_size, width_)) {
-    for (int i = 0; i <= static_cast<int>(spec.others.size()); ++i) {
+    for (int i = 0; i < spec.num_dials(); ++i) {
       const RatPlusSpec at = spec.AtDial(i);
       const bool dense = at.dial.dense();
       dials_.push_back({dense, at.shape(),
@@ -101,6 +101,21 @@ absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text) {
   return dial;
 }
 
+absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text) {
+  std::vector<std::optional<RatPlusDial>> dials;
+  if (text.empty()) return dials;
+  for (const absl::string_view part : absl::StrSplit(text, '/')) {
+    if (part == kOwnDial) {
+      dials.emplace_back();
+      continue;
+    }
+    const auto dial = ParseRatPlusDial(std::string(part));
+    if (!dial.ok()) return dial.status();
+    dials.emplace_back(*dial);
+  }
+  return dials;
+}
+
 std::string RatPlusDialText(const RatPlusDial& dial) {
   return absl::StrCat(dial.dilation, ",", dial.window, ",", dial.sinks);
 }
@@ -128,8 +143,8 @@ RatPlusSpec RatPlusSpec::Read(const std::string&, JsonFields* fields, const Shar
 
 RatPlusSpec RatPlusSpec::AtDial(int number) const {
   RatPlusSpec spec = *this;
-  if (number > 0) spec.dial = others[number - 1];
-  spec.others.clear();
+  spec.dial = dial_at(number);
+  spec.num_others = 0;
   return spec;
 }
 

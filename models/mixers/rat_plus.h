@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "models/mixers/spec.h"
 
 namespace packrat {
+
+inline constexpr int kMaxDials = 8;  // That a model has for its sequences to choose from.
 
 // What a token sees beside itself. No weight's shape depends on it, but weights are trained for it.
 struct RatPlusDial {
@@ -34,6 +37,11 @@ struct RatPlusDial {
 // "16", "16,256" or "16,256,4": dilation, window, sinks. INVALID_ARGUMENT with the ranges.
 absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text);
 std::string RatPlusDialText(const RatPlusDial& dial);
+// The name of a dial that is the configuration's own, whatever it is.
+inline constexpr char kOwnDial[] = "own";
+// "16,256,4", or several with slashes between them, each ParseRatPlusDial()'s or kOwnDial; of no
+// text none.
+absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text);
 
 struct RatPlusSpec {
   int num_heads = 0;
@@ -42,17 +50,17 @@ struct RatPlusSpec {
   double rope_base = 10000.0;
   // Pretrained weights know attention to everything as well as their dial, adapted ones that alone.
   bool pretrained = false;
-  // Those that a sequence may have instead (Span::dial, from 1 on).
-  std::vector<RatPlusDial> others;
+  // Those that a sequence may have instead (Span::dial, from 1 on). An array, so that a variant of
+  // specs is copied as bytes.
+  std::array<RatPlusDial, kMaxDials - 1> others = {};
+  int num_others = 0;
 
   static constexpr std::array kNames{"rat_plus"};
   static RatPlusSpec Read(const std::string& type, JsonFields* fields, const SharedFields& shared);
-  // Whether the weights were trained for it.
-  bool Knows(const RatPlusDial& other) const {
-    return other == dial || (pretrained && other.dense());
-  }
-  // The same layer where all sequences have dial number `dial`.
-  RatPlusSpec AtDial(int dial) const;
+  int num_dials() const { return 1 + num_others; }
+  const RatPlusDial& dial_at(int number) const { return number == 0 ? dial : others[number - 1]; }
+  // The same layer where all sequences have dial `number`.
+  RatPlusSpec AtDial(int number) const;
   RatPlusShape shape() const;
   // What attends where all is seen.
   AttentionSpec attention() const;

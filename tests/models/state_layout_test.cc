@@ -193,7 +193,8 @@ TEST(StateLayout, RatPlusArchiveWindowAndSinks) {
 // numbers of its own, and what a dial does not use it never holds.
 TEST(StateLayout, DialsShareClasses) {
   RatPlusSpec spec{2, 16, {16, 8, 4}};
-  spec.others = {{64, 0, 4}, {1, 0, 0}, {-1, 12, 0}};
+  spec.others = {RatPlusDial{64, 0, 4}, RatPlusDial{1, 0, 0}, RatPlusDial{-1, 12, 0}};
+  spec.num_others = 3;
   ModelConfig config;
   config.mixers = {spec, AttentionSpec{2, 2, 16}, spec};
   config.dials = {"16,8,4", "64,0,4", "1", "-1,12"};
@@ -210,7 +211,9 @@ TEST(StateLayout, DialsShareClasses) {
             (std::vector<std::string>{"rat_chunk16_delay8", "attention", "attention_dial2"}));
   for (int dial = 0; dial < 4; ++dial) {
     const StateLayout& at = layout.ForDial(dial);
-    const StateLayout alone(AtDial(config, dial));
+    ModelConfig one;
+    one.mixers = MixersAt(config, dial);
+    const StateLayout alone(one);
     for (const int tokens : {0, 1, 15, 16, 24, 63, 64, 100, 1000, 1 << 20}) {
       EXPECT_EQ(at.SequenceBytes(tokens), alone.SequenceBytes(tokens)) << dial << " " << tokens;
       EXPECT_LE(at.SequenceBytes(tokens), layout.BytesOfAny(tokens));

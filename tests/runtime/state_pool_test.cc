@@ -96,7 +96,8 @@ TEST(PlanParts, NeverExceedsTheLimitAndAlwaysFitsOne) {
 // the three share one class.
 TEST(PlanParts, DialsHaveTheSameShare) {
   RatPlusSpec spec{2, 8, {16, 40, 4}};
-  spec.others = {{64, 0, 0}, {1, 0, 0}};
+  spec.others = {RatPlusDial{64, 0, 0}, RatPlusDial{1, 0, 0}};
+  spec.num_others = 2;
   ModelConfig config;
   config.mixers = {spec, spec};
   config.dials = {"16,40,4", "64,0,0", "1,0,0"};

@@ -16,6 +16,7 @@
 
 #include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
+#include "models/owned_state.h"
 #include "tests/models/model_files.h"
 #include "tests/models/test_files.h"
 
@@ -142,6 +143,26 @@ TEST(HostileModel, ValuesThatAreNotFiniteAreNamed) {
   EXPECT_TRUE(model.Load().ok());
   halves.front() = 0x7c01;
   EXPECT_THAT(model.Refusal(), HasSubstr("not finite: element 0 is nan"));
+}
+
+// Finite weights may still make what is not: the sequence fails, whichever layers there are.
+TEST(HostileModel, WeightsThatOverflowAreReportedWhenTheyAreUsed) {
+  Model files("llama");
+  std::vector<uint8_t>& bytes = files.Bytes("model.layers.0.mlp.down_proj.weight");
+  for (size_t at = 0; at < bytes.size(); at += sizeof(float)) {
+    const float large = 3e38f;
+    std::memcpy(&bytes[at], &large, sizeof large);
+  }
+  files.Write();
+  const auto model = LoadCpuModel(files.dir().path(), ModelOptions());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto state = OwnedState::Create(model->get(), 1, 16);
+  ASSERT_TRUE(state.ok()) << state.status();
+  const int32_t tokens[] = {1, 2, 3};
+  const Span span = (*state)->SpanFor(0, 0, 3, 0);
+  SpanStats stats;
+  EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
+  EXPECT_FALSE(stats.finite);
 }
 
 TEST(HostileModel, SurplusTensors) {

@@ -1,6 +1,9 @@
 // A mixture of experts on a GPU: plain, and with a launch that depends on the number of tokens
-// alone. The products read an expert's weights once for kRows of its tokens, without tensor cores.
+// alone. The products read an expert's weights once for each four of its tokens, without tensor
+// cores.
 #include "kernels/experts.h"
+
+#include <algorithm>
 
 #include "kernels/check.h"
 #include "kernels/device.cuh"
@@ -107,6 +110,22 @@ __global__ void __launch_bounds__(kWarp)
   }
 }
 
+// The expert that is the index-th of those with rows; -1: there are not so many.
+__device__ __forceinline__ int ExpertWithRows(const int32_t* begins, int num_experts, int index) {
+  for (int first = 0; first < num_experts; first += kWarp) {
+    const int e = first + Lane();
+    unsigned with = __ballot_sync(kAllLanes, e < num_experts && begins[e] < begins[e + 1]);
+    const int count = __popc(with);
+    if (index >= count) {
+      index -= count;
+      continue;
+    }
+    for (; index > 0; --index) with &= with - 1;
+    return first + __popc((with & (0u - with)) - 1);
+  }
+  return -1;
+}
+
 template <class T, class Y>
 struct GroupedProduct {
   const T* weights;       // (experts, out, in)
@@ -114,35 +133,52 @@ struct GroupedProduct {
   const int32_t* token;   // (rows) or null
   const int32_t* begins;  // (experts + 1)
   Y* y;                   // (rows, out)
-  int out, in;
+  int experts, out, in;
 };
 
-// Blocks: (groups of outputs, experts), a warp for each output. Lane l sums over k = l + 32 j.
+// Blocks: (groups of outputs, experts with rows), a warp for each kOutputs outputs. Lane l sums
+// over k = l + 32 j.
+constexpr int kOutputs = 4, kBlockOutputs = kThreads / kWarp * kOutputs;
+
 template <class T, class Y>
 __global__ void __launch_bounds__(kThreads) GroupedProductKernel(GroupedProduct<T, Y> p) {
-  constexpr int kRows = 8;
-  const int expert = blockIdx.y, out = static_cast<int>(blockIdx.x) * (kThreads / kWarp) + Warp();
+  constexpr int kRows = 4;
+  const int expert = ExpertWithRows(p.begins, p.experts, blockIdx.y);
+  const int out = static_cast<int>(blockIdx.x) * kBlockOutputs + Warp() * kOutputs;
+  if (expert < 0 || out >= p.out) return;
   const int end = p.begins[expert + 1];
-  if (out >= p.out) return;
-  const T* weight = p.weights + (static_cast<size_t>(expert) * p.out + out) * p.in;
+  const T* weights[kOutputs];
+#pragma unroll
+  for (int o = 0; o < kOutputs; ++o) {  // Beyond the last output, it is computed once more.
+    weights[o] = p.weights + (static_cast<size_t>(expert) * p.out + min(out + o, p.out - 1)) * p.in;
+  }
   for (int row = p.begins[expert]; row < end; row += kRows) {
     const T* xs[kRows];
-    float sums[kRows] = {};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {  // Beyond the last row, it is computed once more.
+    for (int r = 0; r < kRows; ++r) {  // And so the last row.
       const int at = min(row + r, end - 1);
       xs[r] = p.x + static_cast<size_t>(p.token == nullptr ? at : p.token[at]) * p.in;
     }
+    float sums[kRows][kOutputs] = {};
     for (int k = Lane(); k < p.in; k += kWarp) {
-      const float w = ToFloat(weight[k]);
+      float w[kOutputs];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) sums[r] = fmaf(ToFloat(xs[r][k]), w, sums[r]);
+      for (int o = 0; o < kOutputs; ++o) w[o] = ToFloat(weights[o][k]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const float x = ToFloat(xs[r][k]);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) sums[r][o] = fmaf(x, w[o], sums[r][o]);
+      }
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float sum = WarpSum(sums[r]);
-      if (Lane() == 0 && row + r < end) {
-        p.y[static_cast<size_t>(row + r) * p.out + out] = FromFloat<Y>(sum);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        const float sum = WarpSum(sums[r][o]);
+        if (Lane() == 0 && row + r < end && out + o < p.out) {
+          p.y[static_cast<size_t>(row + r) * p.out + out + o] = FromFloat<Y>(sum);
+        }
       }
     }
   }
@@ -164,10 +200,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, class Y>
-absl::Status LaunchProduct(const GroupedProduct<T, Y>& p, int experts, CudaStream stream) {
-  constexpr int kOutputs = kThreads / kWarp;
+absl::Status LaunchProduct(const GroupedProduct<T, Y>& p, int rows, CudaStream stream) {
   return Launch("Experts (product)", GroupedProductKernel<T, Y>,
-                dim3((p.out + kOutputs - 1) / kOutputs, experts), kThreads, 0, stream, p);
+                dim3((p.out + kBlockOutputs - 1) / kBlockOutputs, std::min(rows, p.experts)),
+                kThreads, 0, stream, p);
 }
 
 // What the experts make of the tokens.
@@ -181,9 +217,10 @@ absl::Status Multiply(const ExpertsShape& s, const ExpertsWeights& weights, int 
                                    m.token,
                                    m.begins,
                                    up,
+                                   s.num_experts,
                                    2 * s.width,
                                    s.hidden};
-  absl::Status status = LaunchProduct(first, s.num_experts, stream);
+  absl::Status status = LaunchProduct(first, rows, stream);
   if (!status.ok()) return status;
   status = Glu({}, up, rows, s.width, inner, x.type, stream);
   if (!status.ok()) return status;
@@ -192,9 +229,10 @@ absl::Status Multiply(const ExpertsShape& s, const ExpertsWeights& weights, int 
                                         nullptr,
                                         m.begins,
                                         m.down,
+                                        s.num_experts,
                                         s.hidden,
                                         s.width};
-  return LaunchProduct(second, s.num_experts, stream);
+  return LaunchProduct(second, rows, stream);
 }
 
 }  // namespace

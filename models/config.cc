@@ -21,17 +21,12 @@ constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr Family kFamilies[] = {
     kRatFamily,       kRatPlusFamily,    kRatplusFamily,        kMesaNetFamily,
     kLlamaFamily,     kQwen2Family,      kQwen3Family,          kQwen35TextFamily,
-    kQwen35Family,    kLfm2Family,       kFalconH1Family,       kGraniteMoeHybridFamily,
+    kQwen35Family,    kQwen3NextFamily,  kQwen35MoeTextFamily,  kQwen35MoeFamily,
+    kLfm2Family,      kLfm2MoeFamily,    kFalconH1Family,       kGraniteMoeHybridFamily,
     kNemotronHFamily, kOlmoHybridFamily, kRecurrentGemmaFamily, kPackratFamily};
 
 // Those whose feed-forwards are mixtures of experts, and what is served in their place.
-constexpr struct {
-  const char *type, *instead;
-} kWithExperts[] = {{"lfm2_moe", "lfm2"},
-                    {"qwen3_5_moe", "qwen3_5"},
-                    {"qwen3_5_moe_text", "qwen3_5_text"},
-                    {"qwen3_moe", "qwen3"},
-                    {"qwen3_next", "qwen3_5"}};
+constexpr struct { const char *type, *instead; } kWithExperts[] = {{"qwen3_moe", "qwen3"}};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
@@ -145,6 +140,9 @@ std::string Arrangement(const ModelConfig& config) {
     const Sublayer& sublayer = config.sublayers[i];
     const std::string at = absl::StrCat("sublayer ", i);
     if (sublayer.norm_after) absl::StrAppend(&text, at, " norm after; ");
+    for (const ExpertsSpec& experts : sublayer.experts) {
+      absl::StrAppend(&text, at, " ", experts.Identity(), "; ");
+    }
     for (const MixerPlace& place : sublayer.mixers) {
       add(at + " in", place.input_scale, 1);
       add(at + " out", place.scale, 1);

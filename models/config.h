@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/experts.h"
 #include "models/generation_config.h"
 #include "models/mixers/mixers.h"
 
@@ -55,6 +56,15 @@ struct Sublayer {
   std::vector<MixerPlace> mixers;
   bool norm_after = false;
   std::string norm_or;  // What other files call `norm`.
+  // Mixtures of experts beside the feed-forward, or in its place.
+  std::vector<ExpertsSpec> experts;
+  bool experts_alone = false;
+
+  // Puts them in its place.
+  void SetExperts(const std::vector<ExpertsSpec>& specs) {
+    experts = specs;
+    experts_alone = true;
+  }
 };
 
 struct ModelConfig {
@@ -70,7 +80,7 @@ struct ModelConfig {
   Activation activation = Activation::kSwiglu;
   bool feed_forward_bias = false;   // Tensors of the matrices' names with "bias" for "weight".
   float gate_scale = 1.0f;          // Of the gate, before its function.
-  float feed_forward_scale = 1.0f;  // Of what the feed-forward adds.
+  float feed_forward_scale = 1.0f;  // Of what the feed-forward and experts add.
   float embedding_scale = 1.0f;
   float logits_scale = 1.0f;
   float logits_cap = 0.0f;  // Logits become cap * tanh(logits / cap); 0: they stay.

@@ -25,14 +25,15 @@ DType CpuWeights::FormatOf(DType stored, Use use) const {
   return format == WeightFormat::kInt8 ? DType::kInt8 : DType::kInt4;
 }
 
-Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use) {
+Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use, int count) {
   // Parts of different types become float32, which holds them all.
   DType type = FormatOf(loader_->TypeOf(parts[0].name), use);
-  int out = 0;
+  int rows = 0;
   for (const Rows& part : parts) {
-    out += part.rows;
+    rows += part.rows;
     if (FormatOf(loader_->TypeOf(part.name), use) != type) type = DType::kF32;
   }
+  const int out = rows / count;
   if (IsQuantized(type) && in % kQuantGroup != 0) {
     loader_->Refuse(parts[0].name, absl::StrCat("has rows of ", in, " values; ", DTypeName(type),
                                                 " takes multiples of ", kQuantGroup));
@@ -41,34 +42,47 @@ Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use) {
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
   const Arithmetic arithmetic = ArithmeticFor(type, wanted_);
   arithmetics_[static_cast<size_t>(arithmetic)] = true;
-  PackedMatrix& matrix =
-      matrices_.emplace_back(load ? PackedMatrix(type, arithmetic, out, in) : PackedMatrix());
-  matrix_bytes_ += PackedMatrix::Bytes(type, arithmetic, out, in);
+  std::vector<PackedMatrix>& matrices = matrices_.emplace_back();
+  matrices.reserve(load ? count : 0);
+  for (int i = 0; load && i < count; ++i) matrices.emplace_back(type, arithmetic, out, in);
+  matrix_bytes_ += count * PackedMatrix::Bytes(type, arithmetic, out, in);
   widest_ = std::max(widest_, in);
   int at = 0;
   for (const Rows& part : parts) {
     if (IsQuantized(type) && loader_->TypeOf(part.name) != type) quantized_[part.name] = type;
     if (IsQuantized(type)) {
-      loader_->Groups(part.name, part.out, in, part.first, part.rows, type,
+      loader_->Groups(part.name, part.Shape(in), part.first, part.rows, type,
                       [&](int row, int group, const QuantGroup& values) {
-                        matrix.SetGroup(at + row, group, values);
+                        const int to = at + row;
+                        matrices[to / out].SetGroup(to % out, group, values);
                       });
     } else {
       loader_->Rows(
-          part.name, part.out, in, part.first, part.rows,
-          [&](const WeightLoader::Piece& piece) { SetRows(piece, at + piece.first, &matrix); });
+          part.name, part.Shape(in), part.first, part.rows,
+          [&](const WeightLoader::Piece& piece) { SetRows(piece, at + piece.first, &matrices); });
     }
     at += part.rows;
   }
-  return {&matrix, type, out, in};
+  return {matrices.data(), type, out, in};
 }
 
-// The piece's rows as rows `first` and on of a matrix, of its type or of float32.
-void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first, PackedMatrix* matrix) {
-  if (piece.type == matrix->type()) return matrix->SetRows(first, piece.rows, piece.data);
-  wide_.resize(static_cast<size_t>(piece.rows) * matrix->in());
-  WidenStored(piece.data, piece.type, wide_.size(), wide_.data());
-  matrix->SetRows(first, piece.rows, wide_.data());
+// The piece's rows as rows `first` and on of all matrices, of their type or of float32.
+void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first,
+                         std::vector<PackedMatrix>* matrices) {
+  const PackedMatrix& any = matrices->front();
+  const void* from = piece.data;
+  if (piece.type != any.type()) {
+    wide_.resize(static_cast<size_t>(piece.rows) * any.in());
+    WidenStored(piece.data, piece.type, wide_.size(), wide_.data());
+    from = wide_.data();
+  }
+  const size_t row_bytes = any.in() * DTypeBytes(any.type());
+  for (int done = 0; done < piece.rows;) {
+    const int row = (first + done) % any.out(), n = std::min(piece.rows - done, any.out() - row);
+    (*matrices)[(first + done) / any.out()].SetRows(
+        row, n, static_cast<const std::byte*>(from) + done * row_bytes);
+    done += n;
+  }
 }
 
 Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {

@@ -38,14 +38,14 @@ class CpuWeights : public DeviceWeights {
   }
 
  private:
-  Weight Load(const std::vector<Rows>& parts, int in, Use use) override;
+  Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) override;
   // The format of a matrix that is stored in `stored`.
   DType FormatOf(DType stored, Use use) const;
-  void SetRows(const WeightLoader::Piece& piece, int first, PackedMatrix* matrix);
+  void SetRows(const WeightLoader::Piece& piece, int first, std::vector<PackedMatrix>* matrices);
 
   const Arithmetic wanted_;
   const WeightFormat format_, output_format_;
-  std::deque<PackedMatrix> matrices_;  // At fixed addresses.
+  std::deque<std::vector<PackedMatrix>> matrices_;  // At fixed addresses; most of them alone.
   std::deque<std::vector<float>> floats_;
   std::vector<float> wide_;  // While they are loaded.
   size_t matrix_bytes_ = 0;
@@ -162,6 +162,10 @@ class CpuDevice : public Device {
   absl::Status RgLru(const RgLruShape& shape, const RgLruWeights& weights, const Step& s,
                      const RgLruOperands& operands) override {
     return packrat::RgLru(shape, weights, s.batch, s.tails, operands, context_.get());
+  }
+  absl::Status Experts(const ExpertsShape& shape, const ExpertsWeights& weights, int tokens,
+                       const ExpertsOperands& operands) override {
+    return packrat::Experts(shape, weights, tokens, operands, context_.get());
   }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {

@@ -19,6 +19,7 @@
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
 #include "kernels/elementwise.h"
+#include "kernels/experts.h"
 #include "kernels/gated_conv.h"
 #include "kernels/gated_delta.h"
 #include "kernels/mamba2.h"
@@ -68,19 +69,28 @@ class DeviceWeights {
     Rows(std::string name, int out) : Rows(std::move(name), out, 0, out) {}
     Rows(std::string name, int out, int first, int rows)
         : name(std::move(name)), out(out), first(first), rows(rows) {}
+    std::vector<int64_t> Shape(int in) const {
+      if (count == 0) return {out, in};
+      return {count, out / count, in};
+    }
     std::string name;
     int out, first, rows;
+    int count = 0;  // Not 0: the tensor is (count, out / count, in).
   };
   // The parts one after the other, so that products that share an input become one. The device may
   // keep the weight in another format than the checkpoint.
-  Weight Stack(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kProduct); }
+  Weight Stack(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kProduct, 1); }
   Weight Matrix(const std::string& name, int out, int in) { return Stack({{name, out}}, in); }
+  // `count` weights of one shape, of which each has an equal share of the parts' rows.
+  Weight Experts(const std::vector<Rows>& parts, int in, int count) {
+    return Load(parts, in, Use::kProduct, count);
+  }
   // What stays as it is stored: gates, which are small, and the embedding.
-  Weight Stored(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kStored); }
+  Weight Stored(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kStored, 1); }
   // The output matrix. Tied() is for one that is the embedding: it returns that, or the same tensor
   // in another format.
   Weight Output(const std::string& name, int out, int in) {
-    return Load({{name, out}}, in, Use::kOutput);
+    return Load({{name, out}}, in, Use::kOutput, 1);
   }
   virtual Weight Tied(const Weight& embedding, const std::string& name) { return embedding; }
   // Values made on the host; null if there are none.
@@ -106,7 +116,7 @@ class DeviceWeights {
 
  protected:
   enum class Use { kProduct, kStored, kOutput };
-  virtual Weight Load(const std::vector<Rows>& parts, int in, Use use) = 0;
+  virtual Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) = 0;
 
   WeightLoader* const loader_;
 };
@@ -230,6 +240,8 @@ class Device {
                                  const Step& step, const GatedConvOperands& operands) = 0;
   virtual absl::Status RgLru(const RgLruShape& shape, const RgLruWeights& weights, const Step& step,
                              const RgLruOperands& operands) = 0;
+  virtual absl::Status Experts(const ExpertsShape& shape, const ExpertsWeights& weights, int tokens,
+                               const ExpertsOperands& operands) = 0;
   virtual absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                                    SpanTotals* totals) = 0;
   virtual absl::Status Clear(void* to, size_t bytes) = 0;

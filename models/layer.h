@@ -14,7 +14,7 @@
 namespace packrat {
 
 // For the alignment of the parts of Step::activations.
-inline constexpr size_t kActivationSlack = 2048;
+inline constexpr size_t kActivationSlack = 4096;
 
 class Mixer {
  public:

@@ -54,7 +54,12 @@ LayerStack::Parts LayerStack::Load(const Sublayer& sublayer, int first_mixer,
                        {d, config_.norm_eps, prefix + place.tensors, device_, weights});
     });
   }
-  if (sublayer.mixers.empty()) {
+  for (const ExpertsSpec& experts : sublayer.experts) {
+    add(-1, 1.0f, config_.feed_forward_scale, [&] {
+      return experts.Load({d, config_.norm_eps, prefix, device_, weights});
+    });
+  }
+  if (sublayer.mixers.empty() && !sublayer.experts_alone) {
     add(-1, 1.0f, config_.feed_forward_scale,
         [&] { return std::make_unique<FeedForward>(config_, prefix, *device_, weights); });
   }

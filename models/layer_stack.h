@@ -50,7 +50,7 @@ class LayerStack {
   // A Sublayer, loaded.
   struct Part {
     std::unique_ptr<Mixer> mixer;
-    int index;          // Of ModelConfig::mixers; -1: the feed-forward.
+    int index;          // Of ModelConfig::mixers; -1: none, it keeps no state.
     const float* norm;  // Of its input; null: it reads the residual stream as it is.
     float scale;        // Of what it adds.
   };

@@ -138,10 +138,11 @@ bool WeightLoader::HasQuantized() const {
                      [](const auto& tensor) { return IsQuantized(ToDType(tensor.second.type)); });
 }
 
-void WeightLoader::Rows(const std::string& name, int out, int in, int first, int rows,
-                        absl::FunctionRef<void(const Piece&)> take) {
-  const TensorView* view = Take(name, {out, in});
+void WeightLoader::Rows(const std::string& name, const std::vector<int64_t>& shape, int first,
+                        int rows, absl::FunctionRef<void(const Piece&)> take) {
+  const TensorView* view = Take(name, shape);
   if (view == nullptr || mode_ == Mode::kMeasure) return;
+  const auto in = static_cast<int>(shape.back());
   const DType type = ToDType(view->type);
   const size_t row_bytes = IsQuantized(type) ? in / kQuantGroup * StoredGroupBytes(type)
                                              : static_cast<size_t>(in) * DTypeBytes(type);
@@ -157,11 +158,12 @@ void WeightLoader::Rows(const std::string& name, int out, int in, int first, int
   }
 }
 
-void WeightLoader::Groups(const std::string& name, int out, int in, int first, int rows,
-                          DType format,
+void WeightLoader::Groups(const std::string& name, const std::vector<int64_t>& shape, int first,
+                          int rows, DType format,
                           absl::FunctionRef<void(int row, int group, const QuantGroup&)> take) {
+  const auto in = static_cast<int>(shape.back());
   const int groups = in / kQuantGroup;  // Of a row.
-  Rows(name, out, in, first, rows, [&](const Piece& piece) {
+  Rows(name, shape, first, rows, [&](const Piece& piece) {
     const bool stored = piece.type == format;
     wide_.resize(stored ? 0 : static_cast<size_t>(piece.rows) * in);
     WidenStored(piece.data, piece.type, wide_.size(), wide_.data());

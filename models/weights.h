@@ -30,19 +30,20 @@ class WeightLoader {
   using Progress = std::function<void(size_t done_bytes, size_t total_bytes)>;
   void ReportTo(Progress progress);
 
-  // Rows [first, first + rows) of a weight (out, in) as they are stored, in order, about a MiB at a
-  // time. After an error, `take` is not called again.
+  // Rows [first, first + rows) of a weight of this shape, (out, in) or several such, (count, out,
+  // in), whose rows are counted through. As they are stored, in order, about a MiB at a time. After
+  // an error, `take` is not called again.
   struct Piece {
     int first, rows;      // Counted from the first row that was asked for.
     const uint8_t* data;  // (rows, in); valid during the call. Quantised: as in the file.
     DType type;
   };
-  void Rows(const std::string& name, int out, int in, int first, int rows,
+  void Rows(const std::string& name, const std::vector<int64_t>& shape, int first, int rows,
             absl::FunctionRef<void(const Piece&)> take);
   // The same rows in groups of 32 of a quantised `format`: as they are stored, or quantised here.
   // `in` is a multiple of 32.
-  void Groups(const std::string& name, int out, int in, int first, int rows, DType format,
-              absl::FunctionRef<void(int row, int group, const QuantGroup&)> take);
+  void Groups(const std::string& name, const std::vector<int64_t>& shape, int first, int rows,
+              DType format, absl::FunctionRef<void(int row, int group, const QuantGroup&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
   // For an error that the caller finds in a tensor.

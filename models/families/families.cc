@@ -114,6 +114,23 @@ std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
   return types;
 }
 
+std::vector<bool> ReadLayerNumbers(JsonFields* fields, const std::string& name, int num_layers) {
+  std::vector<bool> named(num_layers);
+  const Json* list = fields->Get(name);
+  if (list == nullptr) return named;
+  if (!list->is_array()) fields->Fail(name, "must be a list of layer numbers");
+  for (const Json& item : *list) {
+    int layer;
+    if (!JsonFields::ToInt(item, 0, kMaxLayers, &layer)) {
+      fields->Fail(name, absl::StrCat("holds ", JsonFields::Shown(item), "; a layer ",
+                                      JsonFields::Range(0, kMaxLayers)));
+    } else if (layer < num_layers) {
+      named[layer] = true;
+    }
+  }
+  return named;
+}
+
 void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
                const std::vector<LayerType>& accepted, ModelConfig* config) {
   for (size_t i = 0; i < types.size(); ++i) {

@@ -43,12 +43,20 @@ inline constexpr Family kQwen2Family = {"qwen2", &ReadQwen2Config};
 void ReadQwen3Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen3Family = {"qwen3", &ReadQwen3Config};
 
+// Qwen3NextForCausalLM of transformers.
+void ReadQwen3NextConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen3NextFamily = {"qwen3_next", &ReadQwen3NextConfig};
 // Qwen3_5ForCausalLM of transformers, and the language model within
 // Qwen3_5ForConditionalGeneration.
 void ReadQwen35TextConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen35TextFamily = {"qwen3_5_text", &ReadQwen35TextConfig};
 void ReadQwen35Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kQwen35Family = {"qwen3_5", &ReadQwen35Config};
+// The same with mixtures of experts, Qwen3_5MoeForCausalLM and what it is within.
+void ReadQwen35MoeTextConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen35MoeTextFamily = {"qwen3_5_moe_text", &ReadQwen35MoeTextConfig};
+void ReadQwen35MoeConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kQwen35MoeFamily = {"qwen3_5_moe", &ReadQwen35MoeConfig};
 
 // FalconH1ForCausalLM of transformers.
 void ReadFalconH1Config(JsonFields* fields, ModelConfig* config);
@@ -62,8 +70,11 @@ inline constexpr Family kOlmoHybridFamily = {"olmo_hybrid", &ReadOlmoHybridConfi
 // Lfm2ForCausalLM of transformers.
 void ReadLfm2Config(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kLfm2Family = {"lfm2", &ReadLfm2Config};
+// Lfm2MoeForCausalLM of transformers.
+void ReadLfm2MoeConfig(JsonFields* fields, ModelConfig* config);
+inline constexpr Family kLfm2MoeFamily = {"lfm2_moe", &ReadLfm2MoeConfig};
 
-// GraniteMoeHybridForCausalLM of transformers, without experts.
+// GraniteMoeHybridForCausalLM of transformers, with experts and without.
 void ReadGraniteMoeHybridConfig(JsonFields* fields, ModelConfig* config);
 inline constexpr Family kGraniteMoeHybridFamily = {"granitemoehybrid", &ReadGraniteMoeHybridConfig};
 // RecurrentGemmaForCausalLM of transformers.
@@ -111,6 +122,9 @@ int RotaryDim(JsonFields* fields, double part, int head_dim);
 
 // `layer_types`: a name for each layer, or nothing.
 std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);
+// Which layers a field names, a list of their numbers; all false where there is none. Numbers
+// beyond the last layer are nobody's.
+std::vector<bool> ReadLayerNumbers(JsonFields* fields, const std::string& name, int num_layers);
 struct LayerType {
   std::string name;
   MixerSpec mixer;

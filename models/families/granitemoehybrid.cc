@@ -73,18 +73,19 @@ AttentionSpec ReadAttention(JsonFields* f, int hidden_size) {
 
 // Defaults are those of transformers' GraniteMoeHybridConfig.
 void ReadGraniteMoeHybridConfig(JsonFields* f, ModelConfig* config) {
-  const int experts = f->Int("num_local_experts", 0, 1 << 20, 8);
-  if (experts > 0) {
-    f->Fail("num_local_experts", absl::StrCat("is ", experts,
-                                              "; only models without experts (0) are served, as "
-                                              "Granite-4.0-H-350M, -1B and -Micro"));
-  }
-  f->Ignore({"num_experts_per_tok", "output_router_logits", "router_aux_loss_coef", "init_method"});
+  ExpertsSpec experts;
+  const bool mixed =
+      experts.ReadNumbers(f, "num_local_experts", 8, "num_experts_per_tok", 2, /*least=*/0);
+  experts.names.router = "block_sparse_moe.router.layer.weight";
+  experts.names.all_up = "block_sparse_moe.input_linear.weight";
+  experts.names.all_down = "block_sparse_moe.output_linear.weight";
+  f->Ignore({"output_router_logits", "router_aux_loss_coef", "init_method"});
   config->names.up = config->names.gate = "shared_mlp.input_linear.weight";
   config->names.gate_first = true;
   config->names.down = "shared_mlp.output_linear.weight";
   f->Find("attention_bias");  // For the attention.
   const int num_layers = ReadSizes(f, {32000, 4096, 11008, 32, 2048, 1, 2}, config);
+  experts.width = config->intermediate_size;
   config->intermediate_size = f->Int("shared_intermediate_size", 1, kMaxIntermediate, 1024);
   f->Only("hidden_act", "silu");
   f->Only("normalization_function", "rmsnorm");
@@ -109,6 +110,8 @@ void ReadGraniteMoeHybridConfig(JsonFields* f, ModelConfig* config) {
             config);
   for (Sublayer& sublayer : config->sublayers) {
     for (MixerPlace& place : sublayer.mixers) place.scale = residual;
+    // The "shared" feed-forward is beside them.
+    if (mixed && sublayer.mixers.empty()) sublayer.experts = {experts};
   }
 }
 

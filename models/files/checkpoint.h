@@ -22,7 +22,8 @@ namespace packrat {
 //
 // A file with quantised weights has "packrat_quantization": "1" in its metadata. "1" is the version
 // of this format: a weight (out, in) is a tensor of U8, (out, in / 32, 34) for int8 and (out, in /
-// 32, 20) for int4. Each group has the bytes of GGUF's Q8_0 or Q4_1.
+// 32, 20) for int4, and several of them, (count, out, in), one of four dimensions. Each group has
+// the bytes of GGUF's Q8_0 or Q4_1.
 enum class TensorType { kF32, kBF16, kF16, kI32, kInt8, kInt4 };
 const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32", "int8", "int4"
 inline constexpr char kQuantizationKey[] = "packrat_quantization";
@@ -32,7 +33,7 @@ size_t TensorBytes(TensorType type, const std::vector<int64_t>& shape);
 
 struct TensorView {
   TensorType type;
-  std::vector<int64_t> shape;  // Row-major; empty for a scalar. Quantised: (out, in).
+  std::vector<int64_t> shape;  // Row-major; empty for a scalar. Quantised: of the weights.
   size_t offset;               // Of its first byte, in the file.
   size_t bytes;
   std::string file;     // Its path.

@@ -213,9 +213,10 @@ absl::StatusOr<TensorView> MakeView(const Entry& entry, size_t data_offset, size
 absl::Status Quantized(TensorView* view) {
   const std::vector<int64_t>& shape = view->shape;
   for (const TensorType type : {TensorType::kInt8, TensorType::kInt4}) {
-    if (shape.size() != 3 || shape[2] != GroupBytes(type)) continue;
+    if (shape.size() < 3 || shape.size() > 4 || shape.back() != GroupBytes(type)) continue;
     view->type = type;
-    view->shape = {shape[0], shape[1] * kGroup};  // Less than its bytes.
+    view->shape.pop_back();
+    view->shape.back() *= kGroup;  // Less than its bytes.
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(

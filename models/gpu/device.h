@@ -117,6 +117,10 @@ class GpuDevice : public Device {
                      const RgLruOperands& operands) override {
     return gpu::RgLru(shape, weights, s.batch, s.tails, operands, stream_);
   }
+  absl::Status Experts(const ExpertsShape& shape, const ExpertsWeights& weights, int tokens,
+                       const ExpertsOperands& operands) override {
+    return gpu::Experts(shape, weights, tokens, operands, stream_);
+  }
   absl::Status CheckFinite(const BatchView& batch, const float* x, int n,
                            SpanTotals* totals) override {
     return gpu::CheckFinite(batch, x, n, totals, stream_);

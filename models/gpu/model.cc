@@ -275,11 +275,11 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   if (!info.ok()) return info.status();
   const Checkpoint& checkpoint = *folder->checkpoint;
   const DType type = ActivationType(checkpoint);
-  const size_t bytes = WeightBytes(checkpoint, type);
   // What it will take is known before gigabytes are read.
   WeightLoader measure(&checkpoint, WeightLoader::Mode::kMeasure);
   GpuModel plan(config, options, gpu_options, *info, std::make_unique<GpuWeights>(&measure, type));
   if (absl::Status status = measure.Finish(); !status.ok()) return status;
+  const size_t bytes = plan.weights_->planned_bytes();
   if (absl::Status status = plan.CheckFit(bytes); !status.ok()) return status;
   WeightLoader loader(&checkpoint);
   auto weights = GpuWeights::Create(&loader, type, bytes, gpu_options.progress);

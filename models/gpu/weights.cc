@@ -16,7 +16,10 @@ constexpr size_t kAlign = 256;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-bool IsMatrix(const TensorView& view) { return view.shape.size() == 2; }
+// Or matrices of experts; beside them only few tensors have three dimensions and no 1 among them.
+bool IsMatrix(const TensorView& view) {
+  return view.shape.size() == 2 || (view.shape.size() == 3 && view.shape[1] > 1);
+}
 
 }  // namespace
 
@@ -27,16 +30,9 @@ DType ActivationType(const Checkpoint& checkpoint) {
   return DType::kBF16;
 }
 
-size_t WeightBytes(const Checkpoint& checkpoint, DType type) {
-  size_t bytes = 0;
-  for (const auto& [name, view] : checkpoint.tensors()) {
-    const size_t element = IsMatrix(view) ? DTypeBytes(type) : sizeof(float);
-    const size_t tensor = Aligned(static_cast<size_t>(view.NumElements()) * element);
-    // One may be cut in two (the input projection of Mamba-2), each aligned. What is no matrix is
-    // little, and a norm is kept twice where mixers side by side scale what it makes.
-    bytes += (IsMatrix(view) ? tensor : 2 * tensor) + kAlign;
-  }
-  return bytes;
+// What is no matrix is little, and twice as much as is read has room for what is made of it.
+size_t GpuWeights::planned_bytes() const {
+  return matrix_bytes_ + 2 * loader_->float_bytes() + uploads_ * kAlign;
 }
 
 absl::StatusOr<std::unique_ptr<GpuWeights>> GpuWeights::Create(WeightLoader* loader, DType type,
@@ -108,22 +104,24 @@ void GpuWeights::Copy(const uint8_t* from, DType from_type, size_t elements, DTy
   if (progress_) progress_(std::min(done_bytes_, memory_.size()), memory_.size());
 }
 
-Weight GpuWeights::Load(const std::vector<Rows>& parts, int in, Use) {
-  int out = 0;
+Weight GpuWeights::Load(const std::vector<Rows>& parts, int in, Use, int count) {
+  int rows = 0;
   for (const Rows& part : parts) {
-    out += part.rows;
+    rows += part.rows;
     if (IsQuantized(loader_->TypeOf(part.name))) {
       loader_->Refuse(part.name, "is quantised, which only the CPU multiplies by");
     }
   }
-  Weight weight{nullptr, type_, out, in};
+  Weight weight{nullptr, type_, rows / count, in};
+  const size_t bytes = static_cast<size_t>(rows) * in * DTypeBytes(type_);
+  matrix_bytes_ += Aligned(bytes);
   std::byte* to = nullptr;
   if (loader_->mode() == WeightLoader::Mode::kLoad && status_.ok() && loader_->status().ok()) {
-    to = static_cast<std::byte*>(Take(static_cast<size_t>(out) * in * DTypeBytes(type_)));
+    to = static_cast<std::byte*>(Take(bytes));
     weight.data = to;
   }
   for (const Rows& part : parts) {
-    loader_->Rows(part.name, part.out, in, part.first, part.rows,
+    loader_->Rows(part.name, part.Shape(in), part.first, part.rows,
                   [&](const WeightLoader::Piece& piece) {
                     if (!status_.ok()) return;
                     const auto elements = static_cast<size_t>(piece.rows) * in;
@@ -135,6 +133,7 @@ Weight GpuWeights::Load(const std::vector<Rows>& parts, int in, Use) {
 }
 
 const float* GpuWeights::Upload(std::vector<float> values) {
+  ++uploads_;
   if (values.empty() || !status_.ok()) return nullptr;
   void* to = Take(values.size() * sizeof(float));
   Copy(reinterpret_cast<const uint8_t*>(values.data()), DType::kF32, values.size(), DType::kF32,

@@ -23,9 +23,6 @@ namespace packrat::gpu {
 // activations.
 DType ActivationType(const Checkpoint& checkpoint);
 
-// Device memory that the checkpoint's tensors take at most, matrices having elements of `type`.
-size_t WeightBytes(const Checkpoint& checkpoint, DType type);
-
 class GpuWeights : public DeviceWeights {
  public:
   // Told after each tensor how much of the checkpoint is on the device.
@@ -36,6 +33,8 @@ class GpuWeights : public DeviceWeights {
                                                             size_t weight_bytes, Progress progress);
   // To plan with: nothing is read or copied.
   GpuWeights(WeightLoader* measuring, DType type) : DeviceWeights(measuring), type_(type) {}
+  // What the planned weights take of the device's memory, at most.
+  size_t planned_bytes() const;
   ~GpuWeights() override;
   GpuWeights(const GpuWeights&) = delete;
   GpuWeights& operator=(const GpuWeights&) = delete;
@@ -49,7 +48,7 @@ class GpuWeights : public DeviceWeights {
  private:
   static constexpr size_t kStagingBytes = size_t{16} << 20;
 
-  Weight Load(const std::vector<Rows>& parts, int in, Use use) override;
+  Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) override;
   void* Take(size_t bytes);
   // Copies `elements` of `from` to `to`, widening float16 and bfloat16 where `to_type` is float32.
   void Copy(const uint8_t* from, DType from_type, size_t elements, DType to_type, void* to);
@@ -57,6 +56,8 @@ class GpuWeights : public DeviceWeights {
   void Check(absl::Status status);
 
   const DType type_;
+  size_t matrix_bytes_ = 0;
+  int uploads_ = 0;
   DeviceMemory memory_;
   size_t used_ = 0;
   PinnedMemory staging_;

@@ -1,6 +1,7 @@
 #include "models/mixers/gated_delta.h"
 
 #include <cmath>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,22 @@
 
 namespace packrat {
 namespace {
+
+// Rows of a weight that has for each of `heads` parts of these sizes: the first parts of all heads,
+// then the second ones, and so on.
+std::vector<DeviceWeights::Rows> Regrouped(const std::string& name, int heads,
+                                           const std::vector<int>& sizes) {
+  const int stride = std::accumulate(sizes.begin(), sizes.end(), 0);
+  std::vector<DeviceWeights::Rows> rows;
+  int first = 0;
+  for (const int size : sizes) {
+    for (int head = 0; head < heads; ++head) {
+      rows.emplace_back(name, heads * stride, head * stride + first, size);
+    }
+    first += size;
+  }
+  return rows;
+}
 
 // One product makes q, k, v and the output gate; another the two gates of the state, whose results
 // are float32, since they decide how fast the state decays.
@@ -22,7 +39,15 @@ class GatedDeltaMixer : public Mixer {
     const auto name = [&](const char* ours, const char* theirs) {
       return absl::StrCat(prefix, separate ? theirs : ours, ".weight");
     };
-    if (separate) {
+    const int key_heads = shape_.num_key_heads, group = heads / key_heads;
+    if (spec.by_key_head) {
+      const int values = group * shape_.value_dim;
+      in_proj_ = weights->Stack(Regrouped(prefix + "in_proj_qkvz.weight", key_heads,
+                                          {shape_.key_dim, shape_.key_dim, values, values}),
+                                d);
+      gates_ =
+          weights->Stored(Regrouped(prefix + "in_proj_ba.weight", key_heads, {group, group}), d);
+    } else if (separate) {
       in_proj_ = weights->Stack({{prefix + "q_proj.weight", shape_.keys()},
                                  {prefix + "k_proj.weight", shape_.keys()},
                                  {prefix + "v_proj.weight", shape_.values()},
@@ -33,8 +58,10 @@ class GatedDeltaMixer : public Mixer {
                                  {prefix + "in_proj_z.weight", shape_.values()}},
                                 d);
     }
-    gates_ = weights->Stored(
-        {{name("in_proj_b", "b_proj"), heads}, {name("in_proj_a", "a_proj"), heads}}, d);
+    if (!spec.by_key_head) {
+      gates_ = weights->Stored(
+          {{name("in_proj_b", "b_proj"), heads}, {name("in_proj_a", "a_proj"), heads}}, d);
+    }
     std::vector<std::string> convs = {prefix + "conv1d.weight"};
     if (separate && !weights->loader()->Has(convs[0])) {
       convs = {prefix + "q_conv1d.weight", prefix + "k_conv1d.weight", prefix + "v_conv1d.weight"};

@@ -25,6 +25,9 @@ struct GatedDeltaSpec {
   // q, k, v and the gates have projections of their own, under the names of flash-linear-attention,
   // and q, k and v may have convolutions of their own.
   bool separate = false;
+  // q, k, v and the output gate come from one projection, in_proj_qkvz, those of a key head after
+  // those of another, and the gates from in_proj_ba likewise: the names and order of Qwen3-Next.
+  bool by_key_head = false;
 
   static constexpr std::array kNames{"gated_delta_net"};
   static GatedDeltaSpec Read(const std::string& type, JsonFields* fields,

@@ -35,6 +35,17 @@ class LayerSpec:
 
 
 @dataclasses.dataclass
+class ExpertsSpec:
+    num_experts: int
+    num_chosen: int  # of a token
+    width: int
+    score: str = "softmax"  # or "sigmoid"
+    normalize: bool = True
+    scale: float = 1.0
+    bias: bool = False
+
+
+@dataclasses.dataclass
 class ModelSpec:
     vocab_size: int
     hidden_size: int
@@ -43,6 +54,7 @@ class ModelSpec:
     norm_eps: float = 1e-6
     ffn: str = "swiglu"  # or "gelu" (two matrices, exact erf)
     tie: bool = True
+    experts: Optional[ExpertsSpec] = None  # beside each feed-forward
 
 
 def parse_config(config):
@@ -206,7 +218,22 @@ def _parse_packrat(c):
         raise ValueError(f"layer_types: {len(layers)} layers, num_hidden_layers says "
                          f"{c['num_hidden_layers']}")
     return ModelSpec(_size(c, "vocab_size"), d, _size(c, "intermediate_size"), layers,
-                     c.get("norm_eps", 1e-6), tie=c.get("tie_word_embeddings", True))
+                     c.get("norm_eps", 1e-6), tie=c.get("tie_word_embeddings", True),
+                     experts=_parse_experts(c["experts"]) if c.get("experts") else None)
+
+
+def _parse_experts(o):
+    where = "experts."
+    experts = ExpertsSpec(
+        _size(o, "num_experts", where), _size(o, "num_chosen", where), _size(o, "width", where),
+        o.get("score", "softmax"), o.get("normalize", True), o.get("scale", 1.0),
+        o.get("bias", False))
+    if experts.num_chosen > experts.num_experts:
+        raise ValueError(f"{where}num_chosen: is {experts.num_chosen}; must be at most "
+                         f"num_experts, {experts.num_experts}")
+    if experts.score not in ("softmax", "sigmoid"):
+        raise ValueError(f"{where}score: is {experts.score!r}; must be softmax or sigmoid")
+    return experts
 
 
 def _rename_rat(c, tensors):

@@ -13,17 +13,37 @@ from models.reference.layers import (
 
 
 class FeedForward(nn.Module):
-    def __init__(self, d, hidden, kind):
+    def __init__(self, d, hidden, kind, experts=None):
         super().__init__()
         self.up_proj = linear(d, hidden)
         self.down_proj = linear(hidden, d)
         self.gate_proj = linear(d, hidden) if kind == "swiglu" else None
+        self.spec = experts
+        if experts is not None:
+            self.router = linear(d, experts.num_experts, experts.bias)
+            self.experts = nn.ModuleList(
+                FeedForward(d, experts.width, "swiglu") for _ in range(experts.num_experts))
 
     def forward(self, u):
         up = self.up_proj(u)
         if self.gate_proj is None:
-            return self.down_proj(F.gelu(up))
-        return self.down_proj(F.silu(self.gate_proj(u)) * up)
+            out = self.down_proj(F.gelu(up))
+        else:
+            out = self.down_proj(F.silu(self.gate_proj(u)) * up)
+        return out if self.spec is None else out + self.mixture(u)
+
+    def mixture(self, u):
+        """Every expert for every token, then those that the router chooses."""
+        logits = F.linear(u, self.router.weight)
+        scores = logits.softmax(-1) if self.spec.score == "softmax" else logits.sigmoid()
+        keys = scores if self.router.bias is None else scores + self.router.bias
+        chosen = keys.topk(self.spec.num_chosen, -1).indices
+        shares = scores.gather(-1, chosen)
+        if self.spec.normalize:
+            shares = shares / shares.sum(-1, keepdim=True)
+        made = torch.stack([expert(u) for expert in self.experts], -2)
+        made = made.gather(-2, chosen[..., None].expand(*chosen.shape, u.shape[-1]))
+        return self.spec.scale * (shares[..., None] * made).sum(-2)
 
 
 class Block(nn.Module):
@@ -48,7 +68,7 @@ class Block(nn.Module):
             self.mixer = GatedConv(layer, d)
         else:
             self.mixer = Mesa(layer, d, eps)
-        self.mlp = FeedForward(d, spec.intermediate_size, spec.ffn)
+        self.mlp = FeedForward(d, spec.intermediate_size, spec.ffn, spec.experts)
 
     def forward(self, x):
         x = x + self.mixer(self.mixer_norm(x))

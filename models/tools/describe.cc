@@ -60,6 +60,13 @@ void AddWeights(const Checkpoint& checkpoint, ModelReport* report) {
     if (name == names.embedding) report->embedding_parameters = tensor.NumElements();
     report->weight_bytes[TensorTypeName(tensor.type)] += static_cast<int64_t>(tensor.bytes);
   }
+  report->active_parameters = report->parameters;
+  for (const Sublayer& sublayer : report->config->sublayers) {
+    for (const ExpertsSpec& experts : sublayer.experts) {
+      report->active_parameters -= (experts.num_experts - experts.num_chosen) *
+                                   experts.ExpertParameters(report->config->hidden_size);
+    }
+  }
 }
 
 // `vocab_size` is a guess where there is no config.
@@ -95,7 +102,9 @@ std::vector<std::string> LayerNames(const ModelConfig& config) {
   for (const Sublayer& sublayer : config.sublayers) {
     std::vector<std::string> types;
     for (size_t i = 0; i < sublayer.mixers.size(); ++i) types.push_back(InfoOf(*mixer++).type);
-    parts[sublayer.layer].push_back(types.empty() ? kFeedForward : absl::StrJoin(types, " + "));
+    if (!sublayer.experts.empty()) types.emplace_back("experts");
+    if (sublayer.mixers.empty() && !sublayer.experts_alone) types.emplace_back(kFeedForward);
+    parts[sublayer.layer].push_back(absl::StrJoin(types, " + "));
   }
   const bool all_end_alike = std::all_of(parts.begin(), parts.end(), [&](const auto& layer) {
     return layer.size() > 1 && layer.back() == kFeedForward;

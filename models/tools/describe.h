@@ -39,6 +39,7 @@ struct ModelReport {
   int64_t fixed_bytes = 0, window_bytes = 0, longest_bytes = 0;
   double token_bytes = 0;
   int64_t parameters = 0, embedding_parameters = 0;
+  int64_t active_parameters = 0;  // All but those of the experts that a token does not go through.
   std::map<std::string, int64_t> weight_bytes;  // By type, as stored.
   std::optional<TokenizerReport> tokenizer;
   std::vector<std::string> refused;   // Why the folder cannot be served. Empty: it can.
@@ -48,7 +49,7 @@ struct ModelReport {
 ModelReport DescribeModel(const std::string& dir, const ModelOptions& options);
 
 // The types of each layer's mixers: "attention", with + between those that are side by side and
-// then those that follow. A feed-forward is named where not each layer ends with one.
+// then those that follow: experts, and feed-forwards where not each layer ends with one alone.
 std::vector<std::string> LayerNames(const ModelConfig& config);
 
 // "3 gated_delta, attention; 6 times": the shortest stretch that repeats.

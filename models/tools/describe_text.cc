@@ -83,8 +83,11 @@ std::string ReportText(const ModelReport& report) {
     line("sizes", absl::StrCat("vocabulary ", config.vocab_size, ", width ", config.hidden_size));
     if (report.parameters > 0) {
       line("parameters",
-           absl::StrCat(Counted(report.parameters), ", ", Counted(report.embedding_parameters),
-                        " in the embedding",
+           absl::StrCat(Counted(report.parameters),
+                        report.active_parameters < report.parameters
+                            ? absl::StrCat(", ", Counted(report.active_parameters), " active")
+                            : "",
+                        ", ", Counted(report.embedding_parameters), " in the embedding",
                         config.tie_embeddings ? ", which is the output matrix too" : ""));
     }
     std::vector<std::string> types;
@@ -136,6 +139,7 @@ std::string ReportJson(const ModelReport& report) {
     json["max_context"] = config.max_context;
     json["tied"] = config.tie_embeddings;
     json["parameters"] = report.parameters;
+    json["active_parameters"] = report.active_parameters;
     json["embedding_parameters"] = report.embedding_parameters;
     json["weight_bytes"] = WeightBytes(report);
     json["weight_bytes_by_type"] = report.weight_bytes;

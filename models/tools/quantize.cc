@@ -34,12 +34,12 @@ absl::Status CopyOtherFiles(const std::string& from, const std::string& to) {
   return absl::InternalError(absl::StrCat(to, ": cannot copy to it: ", error.message()));
 }
 
-// The weight (out, in) in a format, as a file holds it.
+// The weight (out, in), or several of them, in a format, as a file holds it.
 absl::Status Quantize(const Checkpoint& checkpoint, const std::string& name, const TensorView& view,
                       DType format, std::vector<uint8_t>* to) {
-  const auto out = static_cast<int>(view.shape[0]), in = static_cast<int>(view.shape[1]);
+  const auto rows = static_cast<int>(view.NumElements() / view.shape.back());
   WeightLoader loader(&checkpoint);
-  loader.Groups(name, out, in, 0, out, format,
+  loader.Groups(name, view.shape, 0, rows, format,
                 [&](int, int, const QuantGroup& group) { AppendQuantGroup(group, format, to); });
   return loader.status();
 }

@@ -82,6 +82,13 @@ void CheckConfig(const ModelConfig& config) {
   for (const MixerSpec& layer : config.mixers) {
     std::visit([&](const auto& mixer) { CheckMixer(mixer, config.hidden_size); }, layer);
   }
+  for (const Sublayer& sublayer : config.sublayers) {
+    for (const ExpertsSpec& experts : sublayer.experts) {
+      PACKRAT_CHECK(sublayer.mixers.empty() && experts.width >= 1);
+      PACKRAT_CHECK(experts.num_chosen >= 1 && experts.num_chosen <= experts.num_experts);
+      PACKRAT_CHECK(experts.num_experts <= kMaxExperts);
+    }
+  }
   const StateLayout layout(config);
   PACKRAT_CHECK(layout.SequenceBytes(1) <= layout.SequenceBytes(config.max_context));
 }

@@ -291,7 +291,7 @@ TYPED_TEST(ExpertsTest, EqualsAreChosenInOrderAndNaNLast) {
     for (int e = 0; e < 38; ++e) logit(2, e) = kNaN;
     for (int e = 0; e < experts; ++e) logit(3, e) = kNaN;
     logit(4, 7) = logit(4, 1) = -kInfinity;
-    const auto made = [&](double weight, std::vector<int> who) {
+    const auto made = [&](double weight, const std::vector<int>& who) {
       double sum = 0;
       for (const int e : who) sum += weight * (1 + e * e) * Sigmoid(1);
       return sum;

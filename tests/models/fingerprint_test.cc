@@ -48,7 +48,7 @@ class Fingerprint : public testing::Test {
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     WeightLoader loader(checkpoint->get());
     const int out = static_cast<int>(shape_[0]), in = static_cast<int>(shape_[1]);
-    loader.Rows(matrix, out, in, 0, out, [](const WeightLoader::Piece&) {});
+    loader.Rows(matrix, {out, in}, 0, out, [](const WeightLoader::Piece&) {});
     loader.Floats(floats, shape_);
     EXPECT_TRUE(loader.status().ok()) << loader.status();
     return loader.hash();

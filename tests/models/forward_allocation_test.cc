@@ -41,7 +41,8 @@ TEST_P(ForwardAllocationTest, NoneForPromptsAndForDecoding) {
 
 INSTANTIATE_TEST_SUITE_P(Models, ForwardAllocationTest,
                          testing::Values("rat_local", "mesa_net_hybrid", "packrat",
-                                         "gated_delta_net", "mamba2", "lfm2", "rat_plus"),
+                                         "gated_delta_net", "mamba2", "lfm2", "rat_plus",
+                                         "qwen3_next"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -16,10 +16,14 @@
 namespace packrat {
 
 inline const std::string kGoldenCases[] = {
-    "rat",        "rat_local",   "mesa_net",   "mesa_net_hybrid", "packrat",         "packrat_wide",
-    "llama",      "llama3",      "qwen2",      "qwen3",           "gated_delta_net", "qwen3_5",
-    "mamba2",     "olmo_hybrid", "falcon_h1",  "falcon_h1_flags", "nemotron_h",      "granite_h",
-    "short_conv", "lfm2",        "lfm2_flags", "rg_lru",          "recurrent_gemma", "rat_plus"};
+    "rat",        "rat_local",    "mesa_net",        "mesa_net_hybrid",
+    "packrat",    "packrat_wide", "llama",           "llama3",
+    "qwen2",      "qwen3",        "gated_delta_net", "qwen3_5",
+    "mamba2",     "olmo_hybrid",  "falcon_h1",       "falcon_h1_flags",
+    "nemotron_h", "granite_h",    "short_conv",      "lfm2",
+    "lfm2_flags", "rg_lru",       "recurrent_gemma", "rat_plus",
+    "experts",    "lfm2_moe",     "granite_h_moe",   "qwen3_next",
+    "qwen3_5_moe"};
 
 struct Golden {
   int batch, tokens, vocab;

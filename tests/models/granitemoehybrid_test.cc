@@ -159,6 +159,33 @@ TEST(Granite, PublishedSizes) {
   }
 }
 
+// Granite-4.0-H-Tiny's numbers.
+TEST(Granite, ExpertsAreBesideTheSharedFeedForward) {
+  const ModelConfig config =
+      Parse(With(With(With(kTiny, "\"num_local_experts\": 0", "\"num_local_experts\": 64"),
+                      "\"num_experts_per_tok\": 0", "\"num_experts_per_tok\": 6"),
+                 "\"intermediate_size\": 80", "\"intermediate_size\": 512"));
+  EXPECT_EQ(config.intermediate_size, 72);
+  ASSERT_EQ(config.sublayers.size(), 4u);
+  for (const Sublayer& sublayer : config.sublayers) {
+    EXPECT_FALSE(sublayer.experts_alone);
+    ASSERT_EQ(sublayer.experts.size(), sublayer.mixers.empty() ? 1u : 0u);
+    if (sublayer.experts.empty()) continue;
+    const ExpertsSpec& experts = sublayer.experts[0];
+    EXPECT_EQ(experts.num_experts, 64);
+    EXPECT_EQ(experts.num_chosen, 6);
+    EXPECT_EQ(experts.width, 512);
+    EXPECT_EQ(experts.score, RouterScore::kSoftmax);
+    EXPECT_TRUE(experts.normalize);
+    EXPECT_EQ(experts.route_scale, 1.0f);
+  }
+  // As transformers has it where the file says nothing.
+  const ModelConfig bare = Parse(R"({"model_type": "granitemoehybrid"})");
+  EXPECT_EQ(bare.sublayers[1].experts.at(0).num_experts, 8);
+  EXPECT_EQ(bare.sublayers[1].experts.at(0).num_chosen, 2);
+  EXPECT_EQ(bare.sublayers[1].experts.at(0).width, 11008);
+}
+
 TEST(Granite, BiasesGroupsLimitsAndPositions) {
   const Golden golden = ReadGolden("granite_h_biases");
   ModelOptions options;
@@ -175,10 +202,15 @@ TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 INSTANTIATE_TEST_SUITE_P(
     Granite, Refused,
     Changes(kTiny,
-            {{"Experts", "\"num_local_experts\": 0", "\"num_local_experts\": 64",
-              "num_local_experts: is 64; only models without experts (0) are served"},
-             {"NoExpertsSaid", "\"num_local_experts\": 0, ", "",
-              "num_local_experts: is 8; only models without experts (0) are served"},
+            {{"ManyExperts", "\"num_local_experts\": 0", "\"num_local_experts\": 1025",
+              "num_local_experts: is 1025; must be an integer from 0 to 1024"},
+             {"NoneChosen", "\"num_local_experts\": 0", "\"num_local_experts\": 4",
+              "num_experts_per_tok: is 0; must be an integer from 1 to 1024"},
+             {"MoreChosenThanThereAre",
+              "\"num_experts_per_tok\": 0, \"num_hidden_layers\": 2,\n"
+              "  \"num_key_value_heads\": 2, \"num_local_experts\": 0",
+              "\"num_experts_per_tok\": 5, \"num_hidden_layers\": 2, \"num_local_experts\": 4",
+              "num_experts_per_tok: is 5; must be at most num_local_experts, 4"},
              {"Heads", "\"mamba_n_heads\": 8", "\"mamba_n_heads\": 6",
               "mamba_n_heads: is 6, of 12 channels each; must make up mamba_expand * hidden_size"},
              {"HeadDim", "\"mamba_d_head\": 12", "\"mamba_d_head\": 13",

@@ -142,13 +142,92 @@ TEST(Lfm2, OlderNamesSayTheSame) {
   EXPECT_EQ(Attention(config, 2).rope_base, 5000.0);
 }
 
+// LFM2-8B-A1B's, shortened in layers.
+constexpr char kMoe[] = R"({"architectures": ["Lfm2MoeForCausalLM"], "bos_token_id": 1,
+  "conv_L_cache": 3, "conv_bias": false, "dtype": "bfloat16", "eos_token_id": 7,
+  "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 7168,
+  "layer_types": ["conv", "conv", "full_attention", "conv"], "max_position_embeddings": 128000,
+  "model_type": "lfm2_moe", "moe_intermediate_size": 1792, "norm_eps": 1e-05,
+  "norm_topk_prob": true, "num_attention_heads": 32, "num_dense_layers": 2, "num_experts": 32,
+  "num_experts_per_tok": 4, "num_hidden_layers": 4, "num_key_value_heads": 8, "pad_token_id": 0,
+  "rope_theta": 1000000.0, "routed_scaling_factor": 1.0, "tie_embedding": true,
+  "transformers_version": "4.57.0", "use_cache": true, "use_expert_bias": true,
+  "vocab_size": 65536})";
+
+TEST(Lfm2Moe, ReadsAllFields) {
+  const ModelConfig config = Parse(kMoe);
+  EXPECT_EQ(config.family, "lfm2_moe");
+  EXPECT_EQ(config.hidden_size, 2048);
+  EXPECT_EQ(config.intermediate_size, 7168);
+  EXPECT_EQ(config.norm_eps, 1e-5f);
+  EXPECT_TRUE(config.tie_embeddings);
+  EXPECT_THAT(config.eos_ids, ElementsAre(7));
+  EXPECT_THAT(AttentionLayers(config), ElementsAre(2));
+  EXPECT_EQ(Attention(config, 2).num_kv_heads, 8);
+  EXPECT_EQ(Attention(config, 2).rope_base, 1e6);
+  ASSERT_EQ(config.sublayers.size(), 8u);
+  for (const int dense : {1, 3}) EXPECT_TRUE(config.sublayers[dense].experts.empty());
+  for (const int mixed : {5, 7}) {
+    const Sublayer& sublayer = config.sublayers[mixed];
+    EXPECT_TRUE(sublayer.experts_alone);
+    ASSERT_EQ(sublayer.experts.size(), 1u);
+    const ExpertsSpec& experts = sublayer.experts[0];
+    EXPECT_EQ(experts.num_experts, 32);
+    EXPECT_EQ(experts.num_chosen, 4);
+    EXPECT_EQ(experts.width, 1792);
+    EXPECT_EQ(experts.score, RouterScore::kSigmoid);
+    EXPECT_TRUE(experts.normalize);
+    EXPECT_EQ(experts.normalize_eps, 1e-6f);
+    EXPECT_EQ(experts.route_scale, 1.0f);
+    EXPECT_STREQ(experts.names.bias, "feed_forward.expert_bias");
+  }
+}
+
+TEST(Lfm2Moe, WhatChangesTheRoute) {
+  const auto experts = [](const char* from, const char* to) {
+    return Parse(With(kMoe, from, to)).sublayers.back().experts.at(0);
+  };
+  EXPECT_FALSE(experts("\"norm_topk_prob\": true", "\"norm_topk_prob\": false").normalize);
+  EXPECT_EQ(experts("\"use_expert_bias\": true", "\"use_expert_bias\": false").names.bias, nullptr);
+  EXPECT_EQ(experts("factor\": 1.0", "factor\": 2.5").route_scale, 2.5f);
+  EXPECT_TRUE(Parse(With(kMoe, "\"num_dense_layers\": 2", "\"num_dense_layers\": 0"))
+                  .sublayers[1]
+                  .experts_alone);
+}
+
+// What neither shapes nor names of tensors say is in the fingerprint.
+TEST(Lfm2Moe, TheFingerprintTellsRoutesApart) {
+  const std::string same = Fingerprint(Parse(kMoe), 1);
+  for (const auto& [from, to] : {std::pair("per_tok\": 4", "per_tok\": 3"),
+                                 {"norm_topk_prob\": true", "norm_topk_prob\": false"},
+                                 {"factor\": 1.0", "factor\": 2.5"}}) {
+    EXPECT_NE(Fingerprint(Parse(With(kMoe, from, to)), 1), same) << to;
+  }
+}
+
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(
+    Lfm2Moe, Refused,
+    Changes(kMoe,
+            {{"NoExperts", "\"num_experts\": 32", "\"num_experts\": 0",
+              "num_experts: is 0; must be an integer from 1 to 1024"},
+             {"ManyChosen", "per_tok\": 4", "per_tok\": 33",
+              "num_experts_per_tok: is 33; must be at most num_experts, 32"},
+             {"NoWidth", "\"moe_intermediate_size\": 1792", "\"moe_intermediate_size\": 0",
+              "moe_intermediate_size: is 0; must be an integer from 1"},
+             {"NoScale", "factor\": 1.0", "factor\": 0",
+              "routed_scaling_factor: is 0; must be a number from"},
+             {"NoLayers", "\"layer_types\": [\"conv\", \"conv\", \"full_attention\", \"conv\"], ",
+              "", "layer_types: missing; must list the mixer of every layer"},
+             {"Groups", "\"use_cache\": true", "\"n_group\": 2", "n_group: is unknown here"}}),
+    NameOfChange);
 
 INSTANTIATE_TEST_SUITE_P(
     Lfm2, Refused,
     Changes(kPublished,
-            {{"Experts", "\"model_type\": \"lfm2\"", "\"model_type\": \"lfm2_moe\"",
-              "model_type: is \"lfm2_moe\", whose experts are not served; lfm2 is"},
+            {{"Experts", "\"use_cache\": true", "\"num_experts\": 32",
+              "num_experts: is unknown here"},
              {"ManyTaps", "\"conv_L_cache\": 3", "\"conv_L_cache\": 17",
               "conv_L_cache: is 17; must be an integer from 1 to 16"},
              {"OtherTheta", "\"theta\": 1000000.0,", "\"theta\": 10000.0,",

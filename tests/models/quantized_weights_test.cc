@@ -269,16 +269,16 @@ TEST(QuantizedWeights, AnErrorStaysWhileTheRestIsRead) {
   const auto checkpoint = *Checkpoint::Open(temp.path());
   WeightLoader loader(checkpoint.get());
   int groups = 0;
-  loader.Groups("w", kOut, kIn, 0, kOut, DType::kInt8,
+  loader.Groups("w", {kOut, kIn}, 0, kOut, DType::kInt8,
                 [&](int, int, const QuantGroup&) { ++groups; });
   ExpectRefused(loader.status(), "tensor w row 3: value 1e+30 is too large for int8");
   EXPECT_EQ(groups, 3 * 4 + 2);
   // Rows are counted from the tensor's first, wherever one begins.
   WeightLoader late(checkpoint.get());
-  late.Groups("w", kOut, kIn, 2, 10, DType::kInt4, [](int, int, const QuantGroup&) {});
+  late.Groups("w", {kOut, kIn}, 2, 10, DType::kInt4, [](int, int, const QuantGroup&) {});
   ExpectRefused(late.status(), "tensor w row 3: value 1e+30 is too large for int4");
   WeightLoader behind(checkpoint.get());
-  behind.Groups("w", kOut, kIn, 4, kOut - 4, DType::kInt4, [](int, int, const QuantGroup&) {});
+  behind.Groups("w", {kOut, kIn}, 4, kOut - 4, DType::kInt4, [](int, int, const QuantGroup&) {});
   ExpectRefused(behind.status(), "tensor w row 3000: value 1e+30 is too large for int4");
 }
 

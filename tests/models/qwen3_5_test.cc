@@ -148,6 +148,108 @@ TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {
   EXPECT_EQ(ends->bos_id, 7);
 }
 
+// Qwen3.5-35B-A3B's text model, shortened in layers.
+constexpr char kMoe[] = R"({"model_type": "qwen3_5_moe_text", "attention_bias": false,
+  "attention_dropout": 0.0, "attn_output_gate": true, "dtype": "bfloat16", "eos_token_id": 248044,
+  "full_attention_interval": 2, "head_dim": 256, "hidden_act": "silu", "hidden_size": 2048,
+  "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4,
+  "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+  "linear_value_head_dim": 128, "mamba_ssm_dtype": "float32", "max_position_embeddings": 262144,
+  "mlp_only_layers": [], "moe_intermediate_size": 512, "mtp_num_hidden_layers": 1,
+  "num_attention_heads": 16, "num_experts": 256, "num_experts_per_tok": 8, "num_hidden_layers": 2,
+  "num_key_value_heads": 2, "output_router_logits": false, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"mrope_interleaved": true, "mrope_section": [11, 11, 10],
+  "partial_rotary_factor": 0.25, "rope_theta": 10000000, "rope_type": "default"},
+  "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 768, "use_cache": true,
+  "vocab_size": 248320})";
+
+void ExpectExperts(const Sublayer& sublayer, int num_experts, int num_chosen, bool normalize) {
+  EXPECT_TRUE(sublayer.experts_alone);
+  ASSERT_EQ(sublayer.experts.size(), 2u);
+  const ExpertsSpec& routed = sublayer.experts[0];
+  EXPECT_EQ(routed.num_experts, num_experts);
+  EXPECT_EQ(routed.num_chosen, num_chosen);
+  EXPECT_EQ(routed.width, 512);
+  EXPECT_EQ(routed.score, RouterScore::kSoftmax);
+  EXPECT_EQ(routed.normalize, normalize);
+  const ExpertsSpec& shared = sublayer.experts[1];
+  EXPECT_EQ(shared.num_experts, 1);
+  EXPECT_EQ(shared.width, 768);
+  EXPECT_EQ(shared.score, RouterScore::kSigmoid);
+  EXPECT_FALSE(shared.normalize);
+}
+
+TEST(Qwen35Moe, ReadsAllFields) {
+  for (const std::string& text :
+       {std::string(kMoe), With(Multimodal(kMoe), "\"qwen3_5\"", "\"qwen3_5_moe\"")}) {
+    const ModelConfig config = Parse(text);
+    EXPECT_EQ(config.hidden_size, 2048);
+    EXPECT_TRUE(config.norm_plus_one);
+    ASSERT_THAT(Kinds(config), ElementsAre("gated_delta_net", "attention"));
+    EXPECT_FALSE(std::get<GatedDeltaSpec>(config.mixers[0]).by_key_head);
+    ASSERT_EQ(config.sublayers.size(), 4u);
+    for (const int layer : {0, 1}) {
+      ExpectExperts(config.sublayers[2 * layer + 1], 256, 8, true);
+    }
+  }
+  EXPECT_THAT(Refusal(With(kMoe, "\"mlp_only_layers\": []", "\"norm_topk_prob\": false")),
+              HasSubstr("norm_topk_prob: is false; only true is served"));
+  EXPECT_THAT(Refusal(With(kMoe, "\"num_experts\": 256", "\"num_experts\": 0")),
+              HasSubstr("num_experts: is 0; must be an integer from 1 to 1024"));
+}
+
+// Qwen3-Next-80B-A3B's, shortened in layers.
+constexpr char kNext[] = R"({"architectures": ["Qwen3NextForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1,
+  "eos_token_id": 151645, "full_attention_interval": 4, "head_dim": 256, "hidden_act": "silu",
+  "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5120,
+  "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+  "linear_num_value_heads": 32, "linear_value_head_dim": 128, "max_position_embeddings": 262144,
+  "mlp_only_layers": [], "model_type": "qwen3_next", "moe_intermediate_size": 512,
+  "norm_topk_prob": true, "num_attention_heads": 16, "num_experts": 512,
+  "num_experts_per_tok": 10, "num_hidden_layers": 4, "num_key_value_heads": 2,
+  "output_router_logits": false, "partial_rotary_factor": 0.25, "rms_norm_eps": 1e-06,
+  "rope_scaling": null, "rope_theta": 10000000, "router_aux_loss_coef": 0.001,
+  "shared_expert_intermediate_size": 768, "tie_word_embeddings": false,
+  "torch_dtype": "bfloat16", "transformers_version": "4.57.0.dev0", "use_cache": true,
+  "use_sliding_window": false, "vocab_size": 151936})";
+
+TEST(Qwen3Next, ReadsAllFields) {
+  const ModelConfig config = Parse(kNext);
+  EXPECT_EQ(config.intermediate_size, 5120);
+  EXPECT_TRUE(config.norm_plus_one);
+  EXPECT_FALSE(config.tie_embeddings);
+  ASSERT_THAT(Kinds(config),
+              ElementsAre("gated_delta_net", "gated_delta_net", "gated_delta_net", "attention"));
+  EXPECT_TRUE(std::get<GatedDeltaSpec>(config.mixers[0]).by_key_head);
+  const auto& attention = std::get<AttentionSpec>(config.mixers[3]);
+  EXPECT_EQ(attention.num_kv_heads, 2);
+  EXPECT_EQ(attention.rotary_dim, 64);
+  EXPECT_EQ(attention.rope_base, 1e7);
+  for (int layer = 0; layer < 4; ++layer) {
+    ExpectExperts(config.sublayers[2 * layer + 1], 512, 10, true);
+  }
+}
+
+TEST(Qwen3Next, SomeLayersOrAllHavePlainFeedForwards) {
+  const auto mixed = [](const std::string& text) {
+    std::vector<int> layers;
+    for (const Sublayer& sublayer : Parse(text).sublayers) {
+      if (!sublayer.experts.empty()) layers.push_back(sublayer.layer);
+    }
+    return layers;
+  };
+  EXPECT_THAT(mixed(With(kNext, "\"mlp_only_layers\": []", "\"mlp_only_layers\": [2, 0, 9]")),
+              ElementsAre(1, 3));
+  EXPECT_THAT(mixed(With(kNext, "sparse_step\": 1", "sparse_step\": 3")), ElementsAre(2));
+  EXPECT_THAT(mixed(With(kNext, "\"num_experts\": 512", "\"num_experts\": 0")), IsEmpty());
+  ExpectExperts(
+      Parse(With(kNext, "\"norm_topk_prob\": true", "\"norm_topk_prob\": false")).sublayers[1], 512,
+      10, false);
+  EXPECT_THAT(Refusal(With(kNext, "\"mlp_only_layers\": []", "\"mlp_only_layers\": [-1]")),
+              HasSubstr("mlp_only_layers: holds -1; a layer must be an integer from 0 to 1024"));
+}
+
 TEST_P(Refused, ByNameAloneAndWithin) {
   Change change = GetParam();
   ExpectRefused(change);

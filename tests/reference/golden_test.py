@@ -14,7 +14,8 @@ from models.reference.scan import decaying_sum
 
 GOLDEN = os.environ.get("PACKRAT_GOLDEN", "tests/golden")
 CASES = ("rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide",
-         "gated_delta_net", "mamba2", "short_conv", "rg_lru", "rat_plus")
+         "gated_delta_net", "mamba2", "short_conv", "rg_lru", "rat_plus",
+         "experts")
 
 
 def relative_error(out, reference):

@@ -3,6 +3,10 @@
 say more, all of the conversation being sent anew in each turn.
 
   ./dev bench --chats --model=DIR [--users=100 --turns=10] [--peers=vllm,llama.cpp --gguf=FILE]
+  ./dev bench --chats --family=qwen3.5_0.8b [...]
+
+The second form makes a folder of random weights with a configuration of tests/bench/published, as
+families.py does.
 
 Prints, for Packrat with and without its prefix cache and for the peers (see peers.py, with their caches
 on): the prompt tokens that were computed as a share of those that were sent, and the time to the first
@@ -25,6 +29,7 @@ import time
 from packrat_client import Client
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import families  # pylint: disable=wrong-import-position
 import peers  # pylint: disable=wrong-import-position
 
 
@@ -128,7 +133,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("server", help="packrat_server")
-    parser.add_argument("--model", required=True, help="folder that Packrat and transformers load")
+    parser.add_argument("--model", help="folder that Packrat and transformers load")
+    parser.add_argument("--family", help=f"in its place: a file of tests/bench/published, of "
+                        f"{', '.join(families.FAMILIES)}")
     parser.add_argument("--gguf", help="the same weights for llama.cpp")
     parser.add_argument("--llama_server", help="llama.cpp's server; without it, PyPI's xllamacpp")
     parser.add_argument("--peers", default="", help="of vllm, llama.cpp; those named are measured too")
@@ -137,12 +144,22 @@ def main():
     parser.add_argument("--turns", type=int, default=10, help="of each user")
     parser.add_argument("--said", type=int, default=64, help="tokens that a user says in a turn")
     parser.add_argument("--answered", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--off", action=argparse.BooleanOptionalAction, default=True,
+                        help="Packrat without its cache too, which computes all that is sent")
     parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
     parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
     parser.add_argument("--port", type=int, default=8970, help="the first of those used")
     args = parser.parse_args()
     args.dir, args.client = os.path.abspath(args.dir), None
     os.makedirs(args.dir, exist_ok=True)
+    if (args.model is None) == (args.family is None):
+        parser.error("--model or --family, and not both")
+    vllm_flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    title = "chats"
+    if args.family:
+        args.model = families.folder_of(args, args.family)
+        vllm_flags.append("--skip-tokenizer-init")  # A folder of random weights has none.
+        title = f"chats: {args.family}"
     with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     vocab = (config.get("text_config") or config)["vocab_size"]
@@ -156,10 +173,11 @@ def main():
 
     runs = [(f"packrat, {name}", packrat,
              lambda flag=flag: peers.Packrat(args, f"{flag} {args.packrat_flags}", args.port, log("packrat")))
-            for name, flag in (("cache on", "--prefix_cache=true"), ("off", "--prefix_cache=false"))]
+            for name, flag in (("cache on", "--prefix_cache=true"), ("off", "--prefix_cache=false"))
+            if args.off or name != "off"]
     if "vllm" in args.peers.split(","):
         runs.append(("vllm, cache on", vllm, lambda: peers.start_vllm(
-            args, args.port, log("vllm"), ("--enable-prefix-caching", "--enable-prompt-tokens-details"))))
+            args, args.port, log("vllm"), vllm_flags)))
     if "llama.cpp" in args.peers.split(","):
         runs.append(("llama.cpp, cache on", llama,
                      lambda: peers.start_llama(args, args.gguf, args.port, log("llama"))))
@@ -170,7 +188,7 @@ def main():
             sent, computed, first, later = measure(args, ask, server, vocab)
         finally:
             server.end()
-        print(f"chats: {args.users} x {args.turns} turns, {name}\t{computed}\ttokens computed\t{sent}\t"
+        print(f"{title}: {args.users} x {args.turns} turns, {name}\t{computed}\ttokens computed\t{sent}\t"
               f"{100 * computed / sent:.1f} %\tfirst token after {1000 * first:.1f} ms in a first turn, "
               f"{1000 * later:.1f} ms in later ones; {args.concurrency} at once", flush=True)
 

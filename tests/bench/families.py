@@ -11,6 +11,10 @@ its bfloat16 dot products would allow, measured before each family; where a row 
 better peer, its note says how much of that limit 1.5 times would take. Then with Packrat alone: a session of
 --length tokens, its fork, and the first token of its next turn of 32 tokens.
 
+  ./dev bench --families --model=models/demo --rounds=200
+
+is the part about sessions alone, of any folder.
+
 `transformers` is that of peers.py's vLLM, which is installed into --dir at first (8 GB; only x86-64).
 """
 
@@ -87,6 +91,24 @@ def limits(info, bandwidth, operations):
     return result
 
 
+def lengthened(args, context):
+    """The model's folder, or where its configuration allows no such text, one that does: the same files, and
+    another `max_position_embeddings`. No time depends on what the model makes of the text."""
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    if config["max_position_embeddings"] >= context:
+        return args.model
+    folder = os.path.join(args.dir, f"{os.path.basename(os.path.abspath(args.model))}-{context}")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for name in os.listdir(args.model):
+        os.symlink(os.path.abspath(os.path.join(args.model, name)), os.path.join(folder, name))
+    os.remove(os.path.join(folder, "config.json"))
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump({**config, "max_position_embeddings": context}, file)
+    return folder
+
+
 def milliseconds(action):
     begin = time.monotonic()
     result = action()
@@ -113,11 +135,33 @@ def session_rows(client, vocab, length, rounds):
             forks.append(fork_time)
             turns.append(turn_time)
             branch.delete()
-    rows.append((f"fork of {length} tokens", statistics.median(forks), "ms", "with the call"))
+    longest = sorted(forks)[-1 - len(forks) // 100]
+    rows.append((f"fork of {length} tokens", statistics.median(forks), "ms",
+                 f"with the call; of {len(forks)}, p99 {longest:.3g} ms"))
     rows.append((f"turn of 32 after {length} tokens", statistics.median(turns), "ms",
                  f"to the first token; {first / statistics.median(turns):.0f} times sooner than {first:.0f} "
                  "for the whole text"))
     return rows
+
+
+def print_sessions(args, packrat, vocab, title):
+    with Client(f"127.0.0.1:{packrat.grpc}") as client:
+        for name, value, unit, note in session_rows(client, vocab, args.length, args.rounds):
+            print(f"{title}: {name}\t{value:.4g}\t{unit}\t-\t-\t{note}", flush=True)
+
+
+def measure_sessions(args):
+    """Of the folder args.model, with nothing beside it."""
+    name, context = os.path.basename(os.path.abspath(args.model)), args.length + 1024
+    args.model = lengthened(args, context)
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        vocab = json.load(file)["vocab_size"]
+    packrat = peers.Packrat(args, f"--max_context={context} {args.packrat_flags}", args.port,
+                            os.path.join(args.dir, "sessions.log"))
+    try:
+        print_sessions(args, packrat, vocab, f"sessions: {name}")
+    finally:
+        packrat.end()
 
 
 def measure(args, family, gguf):
@@ -154,9 +198,7 @@ def measure(args, family, gguf):
         rows = [row for row in args.rows.split(",") if row]
         peers.report(peers.measure(servers, rows, args.rounds, vocab), f"families: {family}", at_best, GOAL)
         packrat.signal(signal.SIGCONT)
-        with Client(f"127.0.0.1:{packrat.grpc}") as client:
-            for name, value, unit, note in session_rows(client, vocab, args.length, args.rounds):
-                print(f"families: {family}: {name}\t{value:.4g}\t{unit}\t-\t-\t{note}", flush=True)
+        print_sessions(args, packrat, vocab, f"families: {family}")
     finally:
         for server in servers:
             server.end()
@@ -168,6 +210,7 @@ def main():
     parser.add_argument("server", help="packrat_server")
     parser.add_argument("client", help="packrat")
     parser.add_argument("bench", help="tests/bench:bench")
+    parser.add_argument("--model", help="a folder whose sessions alone are measured")
     parser.add_argument("--only", default=",".join(FAMILIES), help="files of tests/bench/published")
     parser.add_argument("--gguf", action="append", default=[], metavar="FAMILY=FILE",
                         help="a family's weights for llama.cpp, any number of times")
@@ -195,6 +238,9 @@ def main():
     # What is stopped here does not end by itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     print(peers.HEADER)
+    if args.model:
+        measure_sessions(args)
+        return
     for family in families:
         measure(args, family, ggufs.get(family))
 

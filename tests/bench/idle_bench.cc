@@ -2,6 +2,10 @@
 // the first token of one's next turn takes, drawn at random. Beside it the same turn with the state
 // in the pool, and with the text computed anew; and while other requests generate.
 //
+// With --load one session is computed and the others get its state as their own, each with another
+// text, as if they had been loaded: what is kept, found and brought back is as large and as many as
+// if all had been computed, which takes hours for long texts.
+//
 // Makes the sessions first, which takes minutes, then waits for --wait_for, so that only what is
 // measured needs a machine at rest. Before cold turns the files are thrown out of the system's
 // cache.
@@ -12,6 +16,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <random>
@@ -36,6 +42,7 @@ ABSL_FLAG(std::string, model, "models/demo", "Folder of the model.");
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-idle", "Folder for the states; emptied at the end.");
 ABSL_FLAG(int, sessions, 10000, "Idle sessions.");
 ABSL_FLAG(int, text_tokens, 100, "Of each, and 4 that it generates.");
+ABSL_FLAG(bool, load, false, "Compute one session, and load the others.");
 ABSL_FLAG(int, turn_tokens, 16, "Of a turn.");
 ABSL_FLAG(int, turns, 300, "Turns of each measurement.");
 ABSL_FLAG(int, streams, 8, "Requests that generate meanwhile, in the last measurement.");
@@ -75,7 +82,8 @@ class Bench {
   explicit Bench(LanguageModel* model) : vocab_(model->config().vocab_size) {
     EngineOptions options;
     options.max_running = 16;
-    options.max_context = 512;
+    // A session, and turns that begin with turns.
+    options.max_context = std::max(512, absl::GetFlag(FLAGS_text_tokens) + 256);
     options.state_bytes = absl::GetFlag(FLAGS_state_bytes);
     options.state_host_memory = absl::GetFlag(FLAGS_host_memory);
     options.state_dir = absl::GetFlag(FLAGS_dir);
@@ -95,7 +103,12 @@ class Bench {
       while (Tiers().memory.bytes > Tiers().memory.limit * 3 / 4) {
         absl::SleepFor(absl::Milliseconds(1));
       }
-      std::vector<Call> calls(std::min<size_t>(16, count - texts_.size()));
+      if (absl::GetFlag(FLAGS_load) && !texts_.empty()) {
+        LoadSession();
+        continue;
+      }
+      std::vector<Call> calls(
+          std::min<size_t>(absl::GetFlag(FLAGS_load) ? 1 : 16, count - texts_.size()));
       for (Call& call : calls) {
         Submit(RandomText(absl::GetFlag(FLAGS_text_tokens)), kGenerated, /*importance=*/1, &call);
       }
@@ -115,6 +128,25 @@ class Bench {
     Row("states on the disk", static_cast<double>(stats.disk.states), "", 0,
         absl::StrCat(stats.disk.bytes >> 20, " MiB"));
     Row("the process holds", static_cast<double>(ResidentBytes() >> 20), "MiB");
+  }
+
+  // A text of its own, and the state of the first.
+  void LoadSession() {
+    if (loaded_.position == 0) {
+      std::promise<absl::StatusOr<SavedState>> saved;
+      engine_->SaveState(
+          {}, texts_[0], std::numeric_limits<int64_t>::max(),
+          [&](absl::StatusOr<SavedState> state) { saved.set_value(std::move(state)); });
+      loaded_ = *saved.get_future().get();
+      PACKRAT_CHECK(loaded_.position == static_cast<int>(texts_[0].size()) - 1);
+    }
+    loaded_.tokens = RandomText(static_cast<int>(texts_[0].size()));
+    std::promise<absl::Status> done;
+    engine_->LoadState({}, loaded_,
+                       [&](absl::Status status) { done.set_value(std::move(status)); });
+    const absl::Status status = done.get_future().get();
+    PACKRAT_CHECK(status.ok()) << status;
+    texts_.push_back(loaded_.tokens);
   }
 
   enum class Where { kDisk, kSystemCache, kPool, kNowhere };
@@ -208,6 +240,7 @@ class Bench {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<EngineThread> thread_;
   std::vector<Text> texts_;
+  SavedState loaded_;
   std::mt19937_64 random_{1};
   uint64_t next_id_ = 1;
 };

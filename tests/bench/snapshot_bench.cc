@@ -159,11 +159,19 @@ void Run() {
   const AttentionSpec attention{6, 2, 64, 0}, window{6, 2, 64, 128};
   const MesaSpec mesa{6, 64, 4, 0.25f, true}, small_mesa{4, 64, 4, 0.25f, true};
   const GatedDeltaSpec delta{6, 6, 64, 64, 4};
+  const Mamba2Spec mamba{12, 1, 64, 64};
+  const ShortConvSpec conv{384, 4};
+  const RgLruSpec lru{6, 64, 4};
+  const RatPlusSpec rat_plus{6, 64, {16, 16, 4}};
   const std::pair<const char*, std::vector<MixerSpec>> models[] = {
       {"bundled model", {rat, window, small_mesa, rat, window, small_mesa, rat, window}},
       {"8 layers of Mesa", std::vector<MixerSpec>(8, mesa)},
       {"8 layers of gated delta", std::vector<MixerSpec>(8, delta)},
       {"8 layers of RAT", std::vector<MixerSpec>(8, rat)},
+      {"8 layers of Mamba-2", std::vector<MixerSpec>(8, mamba)},
+      {"8 short convolutions", std::vector<MixerSpec>(8, conv)},
+      {"8 layers of RG-LRU", std::vector<MixerSpec>(8, lru)},
+      {"8 layers of RAT+", std::vector<MixerSpec>(8, rat_plus)},
       {"8 layers of window 128", std::vector<MixerSpec>(8, window)},
       {"1 layer of attention", {attention}},
   };

@@ -50,8 +50,10 @@ std::string MemoryPlan(const LanguageModel& model, const EngineOptions& options)
 int64_t RememberedTokens(const EngineOptions& options) {
   constexpr int64_t kAlways = int64_t{1} << 20;
   if (!options.prefix_cache) return 0;
+  // Of what is in memory a token's state takes 64 bytes and more. A folder has many times as much.
+  const int64_t bytes_of_token = options.state_dir.empty() ? 64 : 16;
   return std::max<int64_t>(kAlways, int64_t{4} * options.max_context) +
-         std::max<int64_t>(options.state_host_memory, 0) / (8 * kRememberedTokenBytes);
+         std::max<int64_t>(options.state_host_memory, 0) / bytes_of_token;
 }
 
 int64_t AutoParkMemory(const StateLayout& layout, int64_t state_bytes, int max_context) {
@@ -132,6 +134,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
       options(options),
       limits(limits),
       pool(std::move(state_pool)),
+      longest(NeedsOfAny(pool->layout(), options.max_context)),
       sampled(model->options().max_logit_rows) {
   const StateLayout& layout = pool->layout();
   const PartCounts& total = pool->total();
@@ -142,14 +145,13 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
                            static_cast<int64_t>(layout.page_classes[c].page_bytes)});
   }
   // Which of them the pool's policy made smaller than max_running sequences could use.
-  const PartCounts one = NeedsOfAny(layout, options.max_context);
   const auto is_short = [&](int32_t have, int32_t need) {
     return int64_t{have} < int64_t{need} * options.max_running;
   };
-  stats.pools[0].short_of_memory = is_short(total.slots, one.slots);
-  stats.pools[1].short_of_memory = is_short(total.tails, one.tails);
+  stats.pools[0].short_of_memory = is_short(total.slots, longest.slots);
+  stats.pools[1].short_of_memory = is_short(total.tails, longest.tails);
   for (size_t c = 0; c < total.pages.size(); ++c) {
-    stats.pools[2 + c].short_of_memory = is_short(total.pages[c], one.pages[c]);
+    stats.pools[2 + c].short_of_memory = is_short(total.pages[c], longest.pages[c]);
   }
   published = stats;
   // What a decoding step writes to.

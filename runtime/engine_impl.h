@@ -81,6 +81,8 @@ struct Engine::Impl {
   std::unique_ptr<StatePool> pool;
   std::unique_ptr<StateTiers> tiers;   // Null: none.
   std::unique_ptr<PrefixCache> cache;  // Null: off.
+  const PartCounts longest;            // Of a sequence of max_context.
+  bool writes_ahead = false;           // Its state goes below the pool in pieces.
   uint64_t next_arrival = 0;
   Tenants tenants;
   // What waits of one tenant at one priority, in order of arrival; the items are parallel, so that
@@ -166,6 +168,8 @@ struct Engine::Impl {
   // False: there is nothing.
   bool TakeFetched(const absl::Status& status);
   void Requeue(const Fetching& from);
+  // A piece of states that go to the disk and come back in pieces; false: none has come.
+  bool MovePieces();
   void FindMasks();   // Of sequences with a grammar, as far as there is time for it in a step.
   bool BuildBatch();  // False where nothing is to be computed.
   void SnapIfDue(Sequence* sequence);
@@ -173,6 +177,7 @@ struct Engine::Impl {
   void StartStep();
   void FinishStep();
   void LearnFrom(const Flight& flight);
+  // (engine_results.cc)
   void TakeResults(const Flight& flight);
   void TakeScore(Sequence* sequence, const SampledToken& scored);
   void TakeToken(Sequence* sequence, const SampledToken& token);

@@ -46,8 +46,9 @@ void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>
       longer.push_back(0);  // What has a state of all of the text begins a longer one.
       found = cache->Find(space.Key(), longer);
     }
-    if (found.on_disk != 0 && fetches_left > 0) {
-      deferred.push_back({found.on_disk,
+    if (found.on_disk != nullptr && fetches_left > 0) {
+      deferred.reserve(deferred.size() + 1);
+      deferred.push_back({cache->Fetch(found.on_disk, kNoTenant, /*weight=*/1),
                           [=](const absl::Status& ended) {
                             if (ended.ok()) {
                               SaveState(space, text, max_bytes, done, fetches_left - 1);
@@ -56,7 +57,6 @@ void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>
                             }
                           },
                           step_time});
-      tiers->Fetch(found.on_disk, kNoTenant, /*weight=*/1);
       later = true;
       return absl::OkStatus();
     }

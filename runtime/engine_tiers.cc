@@ -28,6 +28,9 @@ absl::Status Engine::Impl::StartCache() {
                          });
     if (!opened.ok()) return opened.status();
     tiers = *std::move(opened);
+    for (int dial = 0; dial < pool->layout().num_dials(); ++dial) {
+      writes_ahead = writes_ahead || !tiers->Fits(tiers->BytesOf(options.max_context, dial));
+    }
   }
   cache = std::make_unique<PrefixCache>(pool.get(), RememberedTokens(options), tiers.get());
   pool->SetReclaim([this] { return cache->DropOne(); });
@@ -36,14 +39,36 @@ absl::Status Engine::Impl::StartCache() {
 
 bool Engine::Impl::MustFetch(const std::shared_ptr<Sequence>& sequence, const WaitingItem& item) {
   if (tiers == nullptr || tiers->stats().disk.states == 0 || sequence->admitted()) return false;
-  const uint64_t state = sequence->StateToFetch(cache.get());
-  if (state == 0) return false;
+  PrefixCache::Node* const node = sequence->StateToFetch(cache.get());
+  if (node == nullptr) return false;
   const absl::Status status = UnlessNoMemory([&] {
+    fetching.reserve(fetching.size() + 1);
+    const uint64_t state =
+        cache->Fetch(node, sequence->tenant(), sequence->request().tenant_weight);
     fetching.push_back({sequence, item, state, step_time});
     return absl::OkStatus();
   });
-  if (status.ok()) tiers->Fetch(state, sequence->tenant(), sequence->request().tenant_weight);
   return status.ok();
+}
+
+bool Engine::Impl::MovePieces() {
+  if (tiers == nullptr) return false;
+  bool any = false, lost = false;
+  const absl::Status status = UnlessNoMemory([&] {
+    const absl::StatusOr<bool> moved = cache->MovePieces(writes_ahead ? &longest : nullptr);
+    any = moved.ok() && *moved;
+    lost = !moved.ok();
+    return moved.status();
+  });
+  if (lost) Fail(status);
+  if (!any) return false;
+  // Who waits for such a state waits for a disk that answers.
+  const auto renew = [&](auto* waiting) {
+    if (cache->IsInPieces(waiting->state)) waiting->since = step_time;
+  };
+  for (Fetching& entry : fetching) renew(&entry);
+  for (DeferredTask& entry : deferred) renew(&entry);
+  return true;
 }
 
 bool Engine::Impl::TakeFetched(const absl::Status& status) {
@@ -60,7 +85,7 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
       Finish(sequence, FinishReason::kDeadline,
              absl::DeadlineExceededError("the request's deadline has passed"));
       any = true;
-    } else if (late || !tiers->IsFetching(entry.state)) {
+    } else if (late || !cache->IsFetching(entry.state)) {
       if (late) sequence->FetchNoMore();
       Requeue(entry);
       any = true;
@@ -75,7 +100,7 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
   std::swap(tasks_to_try, deferred);
   for (DeferredTask& entry : tasks_to_try) {
     const bool late = step_time - entry.since >= kFetchTimeout;
-    if (status.ok() && !late && tiers->IsFetching(entry.state)) {
+    if (status.ok() && !late && cache->IsFetching(entry.state)) {
       deferred.push_back(std::move(entry));
     } else {
       entry.task(status);

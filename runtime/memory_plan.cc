@@ -164,14 +164,13 @@ int KeptStatesOf(const MemoryPlan& plan, int tokens) {
   if (tokens < kMinSnapshotTokens) return 0;
   const int64_t remembered = RememberedTokens(plan.options) / tokens;
   int64_t states = SequencesOf(*plan.layout, plan.parts, tokens);
-  // Below the pool (state_tiers.h): half of the memory is kept free where there is a folder.
+  // Below the pool (state_tiers.h): half of the memory is kept free where there is a folder, and
+  // what it is too small for goes there in pieces.
   const bool folder = !plan.options.state_dir.empty();
   const int64_t bytes = static_cast<int64_t>(SavedPartBytes(*plan.layout, tokens)) +
                         int64_t{tokens} * static_cast<int64_t>(sizeof(int32_t)) + kMostFileExtra;
-  if (bytes <= plan.kept) {
-    states += plan.kept / (folder ? 2 : 1) / bytes;
-    states += folder ? plan.options.state_disk / bytes : 0;
-  }
+  if (bytes <= plan.kept) states += plan.kept / (folder ? 2 : 1) / bytes;
+  if (folder && plan.kept > 0) states += plan.options.state_disk / bytes;
   return static_cast<int>(std::min(remembered, states));
 }
 

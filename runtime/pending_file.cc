@@ -40,6 +40,21 @@ absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) 
   return absl::OkStatus();
 }
 
+// So many bytes from where the file stands, or as many as there are.
+absl::StatusOr<std::string> ReadAll(int fd, size_t size, const std::string& path) {
+  std::string bytes(size, '\0');
+  size_t read_bytes = 0;
+  while (read_bytes < size) {
+    const ssize_t got = read(fd, bytes.data() + read_bytes, size - read_bytes);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return Failed(path, "read");
+    if (got == 0) break;
+    read_bytes += static_cast<size_t>(got);
+  }
+  bytes.resize(read_bytes);
+  return bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
@@ -115,17 +130,25 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_by
     return absl::ResourceExhaustedError(
         absl::StrCat(path, ": has ", size, " bytes; range [0, ", max_bytes, "]"));
   }
-  std::string bytes(size, '\0');
-  size_t read_bytes = 0;
-  while (read_bytes < size) {
-    const ssize_t got = read(fd, bytes.data() + read_bytes, size - read_bytes);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Failed(path, "read");
-    if (got == 0) break;  // It has become shorter.
-    read_bytes += static_cast<size_t>(got);
-  }
-  bytes.resize(read_bytes);
-  return bytes;
+  return ReadAll(fd, size, path);
+}
+
+absl::Status WriteFileAt(const std::string& path, int64_t at, absl::string_view bytes) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return Failed(path, "make");
+  absl::Status status;
+  if (lseek(fd, at, SEEK_SET) < 0) status = Failed(path, "write");
+  if (status.ok()) status = WriteAll(fd, bytes, path);
+  if (close(fd) != 0 && status.ok()) status = Failed(path, "write");
+  return status;
+}
+
+absl::StatusOr<std::string> ReadFileAt(const std::string& path, int64_t at, size_t bytes) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return Failed(path, "open");
+  absl::Cleanup close_it = [fd] { close(fd); };
+  if (lseek(fd, at, SEEK_SET) < 0) return Failed(path, "read");
+  return ReadAll(fd, bytes, path);
 }
 
 }  // namespace packrat

@@ -4,6 +4,7 @@
 #define PACKRAT_RUNTIME_PENDING_FILE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -46,6 +47,11 @@ class PendingFile {
 // Writes a file of the pieces, readable by this user alone, for as long as the system runs: a crash
 // may leave a part of it. An error leaves none; RESOURCE_EXHAUSTED: the disk is full.
 absl::Status WriteWholeFile(const std::string& path, absl::Span<const absl::string_view> pieces);
+
+// A piece of such a file, which is made if it is not there.
+absl::Status WriteFileAt(const std::string& path, int64_t at, absl::string_view bytes);
+// `bytes` of a file from `at` on, or as many as there are.
+absl::StatusOr<std::string> ReadFileAt(const std::string& path, int64_t at, size_t bytes);
 
 // All of a file of at most `max_bytes`. NOT_FOUND: there is none.
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_bytes);

@@ -50,12 +50,12 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
     const bool in_pool = child->has_snapshot() && !child->unread;
     if (in_pool || place == StateTiers::Place::kMemory) {
       found.node = child;
-      found.on_disk = 0;
+      found.on_disk = nullptr;
       found.position = child->depth;
     } else if (place == StateTiers::Place::kDisk &&
                child->depth >=
                    found.position + kMinSnapshotTokens) {  // Else it is as soon computed.
-      found.on_disk = child->moved;
+      found.on_disk = child;
     }
     had_one = had_one || child->had_one;
   }

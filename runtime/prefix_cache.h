@@ -21,7 +21,9 @@
 //
 // What is dropped for room goes into a lower tier (state_tiers.h), where there is one and the state
 // is worth the way: one of positive importance, or one that several texts began with. Its node then
-// has its number there. It comes back into the pool when a sequence begins with it.
+// has its number there. It comes back into the pool when a sequence begins with it. What the tiers
+// take in pieces alone is written ahead, while it is in the pool: what goes first of that which one
+// more of the longest sequence would take the place of. Its file stays when it comes back.
 //
 // Not thread-safe: it belongs to the engine's thread. It holds references to the pool's parts, the
 // cache's.
@@ -68,13 +70,24 @@ class PrefixCache {
   struct Found {
     // Of the longest state of a proper prefix in the pool or in memory; null: none.
     Node* node = nullptr;
-    int position = 0;      // Its tokens.
-    uint64_t on_disk = 0;  // Number of a longer one in StateTiers, which must be fetched first.
-    int shared = 0;        // Tokens that some remembered text begins with, too.
+    int position = 0;         // Its tokens.
+    Node* on_disk = nullptr;  // Of a longer one that must be fetched first; null: none.
+    int shared = 0;           // Tokens that some remembered text begins with, too.
     CacheMiss miss = CacheMiss::kFirstUse;  // Why there is none, or kNone.
   };
   // Counts as use of what is found.
   Found Find(const std::string& space, absl::Span<const int32_t> text);
+  // Begins to bring the state of such a node within reach; see StateTiers::Fetch(). Its number, for
+  // IsFetching(). Those that come in pieces come one after the other. Throws std::bad_alloc.
+  uint64_t Fetch(Node* node, int tenant, double weight);
+  bool IsFetching(uint64_t state) const;
+  bool IsInPieces(uint64_t state) const { return tiers_->IsInPieces(state); }
+  // Between two steps: takes a piece of a state that comes, true if there was one; and hands over
+  // one of a state that is written ahead, where the pool has fewer free parts than `longest`, those
+  // of the longest sequence; null: none is. An error says that the device is lost. Throws
+  // std::bad_alloc.
+  absl::StatusOr<bool> MovePieces(const PartCounts* longest);
+
   // The one in the pool; of position 0: there is none.
   static const Snapshot& SnapshotAt(const Node* node);
   // The snapshot of a node that was found, for somebody who begins with it: brought back into the
@@ -114,6 +127,7 @@ class PrefixCache {
   template <class F>  // visit(snapshot)
   void ForEachSnapshot(F visit) const {
     for (const Node* node : kept_) visit(SnapshotAt(node));
+    if (arrival_.snapshot.position > 0) visit(arrival_.snapshot);
   }
   // The numbers of states in lower tiers, some of which may be gone.
   std::vector<uint64_t> Moved() const;
@@ -131,7 +145,14 @@ class PrefixCache {
   // Of a state that is about to be dropped out of the pool: its number in tiers_, and room for it
   // in moved_. 0: it is not worth it, or there is no room.
   uint64_t MoveDown(const Node* node);
+  bool IsWorthMoving(const Node* node) const;
   void ForgetMoved(Node* node);
+  absl::StatusOr<bool> TakeArrived();
+  absl::Status WriteAhead(const PartCounts& longest);
+  Node* ToWriteAhead(const PartCounts& longest);  // Null: none.
+  int64_t PartBytes(int position, int dial) const;
+  void StartArrival();
+  void EndArrival();
   Node* Split(Node* child, size_t at);
   void SetPriority(Node* node);
   // Somebody is about to begin with it, so that it does not go first.
@@ -150,7 +171,23 @@ class PrefixCache {
   std::unique_ptr<Node> list_;          // The ring's own place.
   std::set<Node*, DroppedFirst> kept_;  // With a snapshot.
   std::vector<Node*> unread_;           // Of them, those that are not settled.
-  std::vector<Node*> moved_;  // With a number in tiers_, which may be of a state that is gone.
+  std::vector<Node*> moved_;       // With a number in tiers_, which may be of a state that is gone.
+  Node* written_ahead_ = nullptr;  // In kept_ and moved_; what is not there yet goes on there.
+  int64_t written_bytes_ = 0;
+  std::vector<int32_t> missing_;  // Scratch of ToWriteAhead(): parts by kind.
+  // A state that comes in pieces: its parts of the pool, and how far they are filled.
+  struct Arrival {
+    Node* node = nullptr;  // Null: nothing comes.
+    Snapshot snapshot;
+    int64_t at = 0;
+  };
+  Arrival arrival_;
+  struct Wanted {
+    Node* node;
+    int tenant;
+    double weight;
+  };
+  std::vector<Wanted> wanted_;  // What comes after it.
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   uint64_t uses_ = 0;  // Of snapshots.

@@ -9,21 +9,6 @@
 #include "runtime/prefix_cache_node.h"
 
 namespace packrat {
-namespace {
-
-template <class Node>
-void List(Node* node, std::vector<Node*>* in) {
-  in->push_back(node);
-  node->moved_at = in->size() - 1;
-}
-template <class Node>
-void Unlist(Node* node, std::vector<Node*>* in) {
-  in->back()->moved_at = node->moved_at;
-  std::swap((*in)[node->moved_at], in->back());
-  in->pop_back();
-}
-
-}  // namespace
 
 // No two nodes have the same last use, so that none are equal.
 bool PrefixCache::DroppedFirst::operator()(const Node* a, const Node* b) const {
@@ -53,7 +38,9 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
     if (above->importance <= 0) continue;
     Reorder(above, [&] { above->importance = -1; });
     const bool own = above->has_snapshot() && above->writer == writer && writer != 0;
-    if (own && above->uses == 0) Drop(above);
+    if (!own || above->uses > 0) continue;
+    Drop(above);
+    ForgetMoved(above);
   }
   for (Node* above = node->parent; above->parent != nullptr && above->children.size() == 1;
        above = above->parent) {
@@ -77,7 +64,6 @@ void PrefixCache::Settle(uint64_t writer) {
 
 void PrefixCache::Keep(Node* node, Snapshot* snapshot) {
   PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
-  PACKRAT_CHECK(node->moved == 0);
   node->kept_at = kept_.insert(node).first;
   node->snapshot = std::exchange(*snapshot, Snapshot());
 }
@@ -112,10 +98,18 @@ void PrefixCache::Drop(Node* node) {
   if (node->unread) unread_.erase(std::find(unread_.begin(), unread_.end(), node));
   node->unread = false;
   node->snapshot.Release(pool_);
+  const bool partly =
+      node == written_ahead_ && tiers_->PlaceOf(node->moved) == StateTiers::Place::kNowhere;
+  if (partly) ForgetMoved(node);
 }
 
 void PrefixCache::ForgetMoved(Node* node) {
   if (node->moved == 0) return;
+  if (written_ahead_ == node) written_ahead_ = nullptr;
+  wanted_.erase(std::remove_if(wanted_.begin(), wanted_.end(),
+                               [node](const Wanted& wanted) { return wanted.node == node; }),
+                wanted_.end());
+  if (arrival_.node == node) EndArrival();
   tiers_->Drop(std::exchange(node->moved, 0));
   Unlist(node, &moved_);
 }
@@ -164,9 +158,23 @@ void PrefixCache::ForgetSpaces(const std::function<bool(const std::string&)>& go
 }
 
 bool PrefixCache::DropOne() {
-  if (kept_.empty()) return false;
+  if (kept_.empty()) {
+    if (arrival_.node == nullptr) return false;
+    EndArrival();
+    return true;
+  }
   Node* const least = *kept_.begin();
   if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
+  if (least->moved != 0) {
+    // It is on the disk already, or has not got there in time.
+    const bool stays =
+        IsWorthMoving(least) && tiers_->PlaceOf(least->moved) != StateTiers::Place::kNowhere;
+    Drop(least);
+    if (stays) return true;
+    ForgetMoved(least);
+    ++dropped_;
+    return true;
+  }
   const uint64_t moved = MoveDown(least);
   Drop(least);
   if (moved == 0) {
@@ -178,10 +186,13 @@ bool PrefixCache::DropOne() {
   return true;
 }
 
+bool PrefixCache::IsWorthMoving(const Node* node) const {
+  return !node->unread &&
+         (node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving));
+}
+
 uint64_t PrefixCache::MoveDown(const Node* node) {
-  const bool worth_it =
-      node->importance > 0 || (node->importance == 0 && node->uses >= kWorthMoving);
-  if (tiers_ == nullptr || !worth_it || node->unread ||
+  if (tiers_ == nullptr || !IsWorthMoving(node) ||
       !tiers_->Fits(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
     return 0;
   }
@@ -211,14 +222,11 @@ void PrefixCache::Clear() {
 // The least recently used has nothing below it, since whatever is used is used with all above it.
 void PrefixCache::Forget(Node* leaf) {
   PACKRAT_CHECK(leaf->parent != nullptr && leaf->children.empty(), "forgets what is in use");
-  if (leaf->has_snapshot()) {
-    Drop(leaf);
-    ++dropped_;
-  }
-  if (leaf->moved != 0) {
-    dropped_ += tiers_->PlaceOf(leaf->moved) != StateTiers::Place::kNowhere;
-    ForgetMoved(leaf);
-  }
+  const bool moved =
+      leaf->moved != 0 && tiers_->PlaceOf(leaf->moved) != StateTiers::Place::kNowhere;
+  if (leaf->has_snapshot() || moved) ++dropped_;
+  if (leaf->has_snapshot()) Drop(leaf);
+  ForgetMoved(leaf);
   Unlink(leaf);
   tokens_ -= static_cast<int64_t>(leaf->edge.size());
   --nodes_;

@@ -1,5 +1,5 @@
-// A node of the prefix cache's tree. Private to prefix_cache.cc, which finds, and
-// prefix_cache_drop.cc, which keeps and drops.
+// A node of the prefix cache's tree. Private to prefix_cache.cc, which finds, prefix_cache_drop.cc,
+// which keeps and drops, and prefix_cache_pieces.cc.
 #ifndef PACKRAT_RUNTIME_PREFIX_CACHE_NODE_H_
 #define PACKRAT_RUNTIME_PREFIX_CACHE_NODE_H_
 
@@ -10,6 +10,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -28,7 +29,9 @@ struct PrefixCache::Node {
   Snapshot snapshot;  // position 0: none.
   bool had_one = false;
   bool unread = false;
-  uint64_t moved = 0;  // Number in StateTiers; 0: none. It never has a snapshot too.
+  // Number in StateTiers; 0: none. It has a snapshot too only if it goes in pieces.
+  uint64_t moved = 0;
+  int moved_dial = 0;  // Of a state that goes in pieces.
   uint64_t writer = 0;
   int importance = 0;
   int uses = 0;  // By texts that began with it.
@@ -38,6 +41,19 @@ struct PrefixCache::Node {
   size_t moved_at = 0;
   bool has_snapshot() const { return snapshot.position > 0; }
 };
+
+// Of a list in which a node knows its place.
+template <class Node>
+void List(Node* node, std::vector<Node*>* in) {
+  in->push_back(node);
+  node->moved_at = in->size() - 1;
+}
+template <class Node>
+void Unlist(Node* node, std::vector<Node*>* in) {
+  in->back()->moved_at = node->moved_at;
+  std::swap((*in)[node->moved_at], in->back());
+  in->pop_back();
+}
 
 inline size_t SharedTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
   const size_t most = std::min(a.size(), b.size());

@@ -142,11 +142,11 @@ void Sequence::Unpark(StatePool* pool, absl::Time now) {
   usage_.parked_time += now - std::exchange(parked_at_, absl::InfiniteFuture());
 }
 
-uint64_t Sequence::StateToFetch(PrefixCache* cache) {
-  if (!uses_cache_ || fetches_left_ == 0) return 0;
-  const uint64_t state = cache->Find(spaces_[part_], Sought(part_)).on_disk;
-  if (state != 0) --fetches_left_;
-  return state;
+PrefixCache::Node* Sequence::StateToFetch(PrefixCache* cache) {
+  if (!uses_cache_ || fetches_left_ == 0) return nullptr;
+  PrefixCache::Node* const node = cache->Find(spaces_[part_], Sought(part_)).on_disk;
+  if (node != nullptr) --fetches_left_;
+  return node;
 }
 
 // Begins with the longest part of the prompt whose state is kept, and decides where the rest of it

@@ -49,9 +49,9 @@ class Sequence {
   absl::Status GoCoarser(const ModelConfig& config, StatePool* pool, absl::Time now);
   bool TakeBack(StatePool* pool);
 
-  // The number of a state on the disk that the prompt begins with, if there is none as long nearer
-  // by; 0: there is none, or it has been asked for often enough.
-  uint64_t StateToFetch(PrefixCache* cache);
+  // Whose state on the disk the prompt begins with, if there is none as long nearer by; null: there
+  // is none, or it has been asked for often enough.
+  PrefixCache::Node* StateToFetch(PrefixCache* cache);
   // It begins with what is near by.
   void FetchNoMore() { fetches_left_ = 0; }
 

@@ -85,6 +85,18 @@ absl::StatusOr<SavedState> StateFolder::Read(uint64_t name, const Seal& seal) co
   return DecodeSavedState(*std::move(bytes), owner_);
 }
 
+absl::Status StateFolder::WritePiece(uint64_t name, int64_t at, absl::string_view bytes) const {
+  return WriteFileAt(PathOf(name), at, bytes);
+}
+
+absl::StatusOr<std::string> StateFolder::ReadPiece(uint64_t name, int64_t at, size_t bytes) const {
+  absl::StatusOr<std::string> piece = ReadFileAt(PathOf(name), at, bytes);
+  if (piece.ok() && piece->size() < bytes) {
+    return absl::DataLossError(absl::StrCat(PathOf(name), ": is not the file that was written"));
+  }
+  return piece;
+}
+
 void StateFolder::Remove(uint64_t name) const { unlink(PathOf(name).c_str()); }
 
 }  // namespace packrat

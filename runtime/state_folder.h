@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "runtime/saved_state.h"
 
 namespace packrat {
@@ -35,6 +36,10 @@ class StateFolder {
   // DATA_LOSS: the file is not what Write() has written.
   absl::StatusOr<SavedState> Read(uint64_t name, const Seal& seal) const;
   void Remove(uint64_t name) const;
+  // Of a file whose bytes are the caller's own affair.
+  absl::Status WritePiece(uint64_t name, int64_t at, absl::string_view bytes) const;
+  // DATA_LOSS: it is shorter.
+  absl::StatusOr<std::string> ReadPiece(uint64_t name, int64_t at, size_t bytes) const;
 
   std::string PathOf(uint64_t name) const;
 

@@ -191,6 +191,10 @@ void StatePool::Write(int kind, int32_t part, int dial, const std::byte* from) {
   buffer_->Write(OffsetOf(kind, part), from, part_bytes(kind, dial));
 }
 
+void StatePool::Write(const StateBuffer::Piece& to, const std::byte* from) {
+  buffer_->Write(to.from, from, to.bytes);
+}
+
 void StatePool::CountAvailable(PartCounts* counts) const {
   counts->slots = available(kSlotParts);
   counts->tails = available(kTailParts);

@@ -100,6 +100,7 @@ class StatePool {
   StateBuffer::Piece PieceOf(int kind, int32_t part, int dial) const;
   absl::Status Read(absl::Span<const StateBuffer::Piece> pieces, std::byte* to);
   void Write(int kind, int32_t part, int dial, const std::byte* from);
+  void Write(const StateBuffer::Piece& to, const std::byte* from);
 
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
   int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }

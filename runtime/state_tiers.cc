@@ -13,6 +13,11 @@ namespace {
 constexpr int64_t kDiskBlock = 4096;
 // Enough that the reader has work while a step goes on, and few for another tenant to wait for.
 constexpr size_t kMostReading = 8;
+// Few, for the engine copies a piece between two steps; two are in memory at once, of which half is
+// for what comes next.
+constexpr int64_t kMostPieceBytes = int64_t{8} << 20;
+
+int64_t WholeBlocks(int64_t bytes) { return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock; }
 
 }  // namespace
 
@@ -33,6 +38,7 @@ StateTiers::StateTiers(const StateTierOptions& options, const StateOwner& owner,
                        std::unique_ptr<StateFolder> folder, std::function<void()> wake)
     : layout_(owner.layout),
       header_bytes_(static_cast<int64_t>(EncodeHeader(SavedState(), owner).size())),
+      piece_bytes_(folder == nullptr ? 0 : std::min(options.memory_bytes / 4, kMostPieceBytes)),
       folder_(std::move(folder)),
       wake_(std::move(wake)) {
   reading_.reserve(kMostReading);
@@ -56,7 +62,7 @@ StateTiers::~StateTiers() {
 int64_t StateTiers::BytesOf(int position, int dial) const {
   const int64_t bytes = header_bytes_ + int64_t{position} * static_cast<int64_t>(sizeof(int32_t)) +
                         static_cast<int64_t>(SavedPartBytes(layout_.ForDial(dial), position));
-  return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
+  return WholeBlocks(bytes);
 }
 
 uint64_t StateTiers::Add(SavedState state, double worth) {
@@ -77,7 +83,7 @@ uint64_t StateTiers::Add(SavedState state, double worth) {
     Erase(entry);
     return 0;
   }
-  Count(&memory_, *entry, 1);
+  CountInMemory(*entry, 1);
   ++stats_.moved_to_memory;
   Rest(&memory_, entry, /*used_now=*/false);
   const uint64_t id = entry->id;
@@ -90,7 +96,7 @@ bool StateTiers::MakeRoom(int64_t bytes) {
   if (folder_ == nullptr) {
     while (!memory_.Has(bytes)) {
       Entry* const least = LiftLeast(&memory_);
-      Count(&memory_, *least, -1);
+      CountInMemory(*least, -1);
       ++stats_.dropped;
       Erase(least);
     }
@@ -101,9 +107,14 @@ bool StateTiers::MakeRoom(int64_t bytes) {
   return memory_.Has(bytes);
 }
 
-void StateTiers::Count(Budget* budget, const Entry& entry, int states) {
-  budget->tier->states += states;
-  budget->tier->bytes += states * entry.bytes;
+void StateTiers::CountInMemory(const Entry& entry, int states) {
+  stats_.memory.states += states;
+  stats_.memory.bytes += states * InMemory(entry);
+}
+
+void StateTiers::CountOnDisk(const Entry& entry, int states) {
+  stats_.disk.states += states;
+  stats_.disk.bytes += states * entry.bytes;
 }
 
 void StateTiers::Rest(Budget* budget, Entry* entry, bool used_now) {
@@ -134,29 +145,32 @@ void StateTiers::WriteBeyond(int64_t resting) {
   while (memory_.resting > resting) Write(LiftLeast(&memory_));
 }
 
-void StateTiers::Write(Entry* entry) {
-  if (entry->bytes <= stats_.disk.limit) {
-    while (!disk_.Has(entry->bytes)) {
-      Entry* const least = LiftLeast(&disk_);
-      if (least == nullptr) break;
-      ++stats_.dropped;
-      Remove(least);
-    }
+bool StateTiers::MakeRoomOnDisk(int64_t bytes) {
+  if (bytes > stats_.disk.limit) return false;
+  while (!disk_.Has(bytes)) {
+    Entry* const least = LiftLeast(&disk_);
+    if (least == nullptr) return false;
+    ++stats_.dropped;
+    Remove(least);
   }
-  if (!disk_.Has(entry->bytes)) {
-    Count(&memory_, *entry, -1);
+  return true;
+}
+
+void StateTiers::Write(Entry* entry) {
+  if (!MakeRoomOnDisk(entry->bytes)) {
+    CountInMemory(*entry, -1);
     ++stats_.dropped;
     Erase(entry);
     return;
   }
-  Count(&disk_, *entry, 1);
+  CountOnDisk(*entry, 1);
   entry->stage = Stage::kWriting;
   Hand(entry);
 }
 
 void StateTiers::Remove(Entry* entry) {
   // The thread that removes it writes what takes its place after it.
-  Count(&disk_, *entry, -1);
+  CountOnDisk(*entry, -1);
   entry->stage = Stage::kRemoving;
   Hand(entry);
 }
@@ -171,6 +185,7 @@ StateTiers::Entry* StateTiers::Find(uint64_t id) const {
 StateTiers::Place StateTiers::PlaceOf(uint64_t id) const {
   const Entry* const entry = Find(id);
   if (entry == nullptr) return Place::kNowhere;
+  if (!entry->whole) return Place::kNowhere;
   const bool in_memory = entry->stage == Stage::kMemory || entry->stage == Stage::kWriting;
   return in_memory ? Place::kMemory : Place::kDisk;
 }
@@ -184,8 +199,15 @@ void StateTiers::Fetch(uint64_t id, int tenant, double weight) {
   Entry* const entry = Find(id);
   if (entry == nullptr || entry->stage != Stage::kDisk) return;
   Lift(&disk_, entry);
-  entry->stage = Stage::kWanted;
   entry->tenant = tenant;
+  entry->weight = weight;
+  entry->at = 0;
+  Want(entry);
+  ReadWanted();
+}
+
+void StateTiers::Want(Entry* entry) {
+  entry->stage = Stage::kWanted;
   entry->turn = turn_;
   const auto comes_after = [entry](const Entry& other) {
     if (other.tenant == entry->tenant) entry->turn = std::max(entry->turn, other.turn_end);
@@ -194,25 +216,28 @@ void StateTiers::Fetch(uint64_t id, int tenant, double weight) {
   for (const Entry* other = wanted_.first; other != nullptr; other = other->next) {
     comes_after(*other);
   }
-  entry->turn_end = entry->turn + static_cast<double>(entry->bytes) / weight;
+  if (entry->size > 0) entry->piece_bytes = std::min(piece_bytes_, entry->size - entry->at);
+  entry->turn_end = entry->turn + static_cast<double>(InMemory(*entry)) / entry->weight;
   wanted_.PushByTurn(entry);
-  ReadWanted();
 }
 
 bool StateTiers::IsFetching(uint64_t id) const {
   const Entry* const entry = Find(id);
-  return entry != nullptr && (entry->stage == Stage::kWanted || entry->stage == Stage::kReading);
+  return entry != nullptr && !entry->unwanted &&
+         (entry->stage == Stage::kWanted || entry->stage == Stage::kReading ||
+          entry->stage == Stage::kPiece);
 }
 
 void StateTiers::ReadWanted() {
   while (wanted_.first != nullptr && reading_.size() < kMostReading) {
     Entry* const entry = wanted_.first;
-    if (!memory_.Has(entry->bytes)) WriteBeyond(stats_.memory.limit - entry->bytes);
-    if (!memory_.Has(entry->bytes)) return;  // Something is being written.
+    const int64_t bytes = InMemory(*entry);
+    if (!memory_.Has(bytes)) WriteBeyond(stats_.memory.limit - bytes);
+    if (!memory_.Has(bytes)) return;  // Something is being written.
     wanted_.Pop();
     turn_ = entry->turn;
     reading_.push_back(entry);
-    Count(&memory_, *entry, 1);
+    CountInMemory(*entry, 1);
     entry->stage = Stage::kReading;
     Hand(entry);
   }
@@ -229,8 +254,15 @@ void StateTiers::Drop(uint64_t id) {
   switch (entry->stage) {
     case Stage::kMemory:
       Lift(&memory_, entry);
-      Count(&memory_, *entry, -1);
+      CountInMemory(*entry, -1);
       Erase(entry);
+      break;
+    case Stage::kFilling:
+      Remove(entry);
+      break;
+    case Stage::kPiece:
+      CountInMemory(*entry, -1);
+      Remove(entry);
       break;
     case Stage::kDisk:
       Lift(&disk_, entry);
@@ -264,11 +296,18 @@ void StateTiers::Poll() {
 
 void StateTiers::Finish(Entry* entry) {
   const bool failed = !entry->status.ok();
-  if (entry->stage == Stage::kWriting) {
+  if (entry->stage == Stage::kReading) {
+    reading_.erase(std::find(reading_.begin(), reading_.end(), entry));
+  }
+  if (entry->stage == Stage::kRemoving) {
+    Erase(entry);  // The file has been removed.
+  } else if (entry->size > 0) {
+    FinishPiece(entry);
+  } else if (entry->stage == Stage::kWriting) {
     entry->state = nullptr;
-    Count(&memory_, *entry, -1);
+    CountInMemory(*entry, -1);
     if (failed) {
-      Count(&disk_, *entry, -1);
+      CountOnDisk(*entry, -1);
       if (!entry->dropped) ++stats_.write_failures;
       Erase(entry);
     } else if (entry->dropped) {
@@ -278,9 +317,8 @@ void StateTiers::Finish(Entry* entry) {
       ++stats_.moved_to_disk;
       Rest(&disk_, entry, /*used_now=*/false);
     }
-  } else if (entry->stage == Stage::kReading) {
-    reading_.erase(std::find(reading_.begin(), reading_.end(), entry));
-    Count(&disk_, *entry, -1);
+  } else {
+    CountOnDisk(*entry, -1);
     if (!failed && !entry->dropped) {
       entry->stage = Stage::kMemory;
       ++stats_.read_from_disk;
@@ -288,10 +326,8 @@ void StateTiers::Finish(Entry* entry) {
       return;
     }
     if (!entry->dropped) ++stats_.read_failures;
-    Count(&memory_, *entry, -1);
+    CountInMemory(*entry, -1);
     Erase(entry);
-  } else {
-    Erase(entry);  // The file has been removed.
   }
 }
 
@@ -301,14 +337,15 @@ absl::Status StateTiers::CheckIntegrity(const std::vector<uint64_t>& held) const
   size_t to_hold = 0;
   for (const auto& [id, entry] : entries_) {
     const Stage stage = entry->stage;
-    const auto count = [&entry = *entry](Tier* tier) {
-      ++tier->states;
-      tier->bytes += entry.bytes;
-    };
-    if (stage == Stage::kMemory || stage == Stage::kWriting || stage == Stage::kReading) {
-      count(&memory);
+    if (stage == Stage::kMemory || stage == Stage::kWriting || stage == Stage::kReading ||
+        stage == Stage::kPiece) {
+      ++memory.states;
+      memory.bytes += InMemory(*entry);
     }
-    if (stage != Stage::kMemory && stage != Stage::kRemoving) count(&disk);
+    if (stage != Stage::kMemory && stage != Stage::kRemoving) {
+      ++disk.states;
+      disk.bytes += entry->bytes;
+    }
     if (stage == Stage::kMemory) resting += entry->bytes;
     if (stage == Stage::kDisk) on_disk += entry->bytes;
     if (entry->id != id || (stage == Stage::kMemory && entry->state == nullptr)) {

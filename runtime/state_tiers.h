@@ -9,6 +9,10 @@
 // into the folder, and those that one reads. Beyond half of it what rests is written, so that what
 // comes next finds room. What comes faster than it can be written is not kept.
 //
+// A state that is larger than all of this memory goes into the folder in pieces and comes back in
+// pieces: nothing of it rests in memory, and it is there only once all of it is. Its file stays
+// while the state is in the pool.
+//
 // What goes first, in memory and in the folder, is what the prefix cache would drop first: each of
 // them has a clock of its own (prefix_cache.h).
 //
@@ -60,19 +64,40 @@ class StateTiers {
   // Whether a state of so many bytes could be kept, were nothing else there.
   bool Fits(int64_t bytes) const { return bytes <= stats_.memory.limit; }
 
+  // Whether one of so many bytes could be kept in pieces, since memory is too small for it.
+  bool FitsInPieces(int64_t bytes) const {
+    return !Fits(bytes) && piece_bytes_ > 0 && bytes <= stats_.disk.limit;
+  }
+
   // Keeps a state whose text ends where it does; `worth` as of prefix_cache.h. 0: there is no room.
   // Throws std::bad_alloc, then nothing has changed.
   uint64_t Add(SavedState state, double worth);
 
+  // Room on the disk for a state whose parts take `size` bytes at `position`; it is nowhere until
+  // Append() has been given all of them. Errors as of Add().
+  uint64_t AddInPieces(int position, int dial, int64_t size, double worth);
+  // How many bytes of it Append() may be given now; 0: none, because of what is being written.
+  int64_t Wants(uint64_t id) const;
+  void Append(uint64_t id, std::string piece);
+
   enum class Place { kNowhere, kMemory, kDisk };
   Place PlaceOf(uint64_t id) const;
+  bool IsInPieces(uint64_t id) const;
   // The bytes of a state in memory.
   std::shared_ptr<const SavedState> Get(uint64_t id) const;
   // Begins to bring a state from the disk into memory. Tenants take turns of bytes by their
   // weights, above 0, as in the scheduler; what one asks for comes in order.
   void Fetch(uint64_t id, int tenant, double weight);
-  // Whether that goes on. Then it is in memory or nowhere, until the next call that is not const.
+  // Whether that goes on. Then it is in memory or nowhere, until the next call that is not const;
+  // one that comes in pieces is back on the disk, or nowhere.
   bool IsFetching(uint64_t id) const;
+  // Of a state that comes in pieces, one after the other: the one that is here, null: none is. Once
+  // it is taken the next one is read. After the last: whether they are what was written; if not,
+  // the state is gone.
+  const std::string* Piece(uint64_t id) const;
+  bool TakePiece(uint64_t id);
+  // Nobody waits for its pieces any more.
+  void StopFetching(uint64_t id);
   void Drop(uint64_t id);    // Any number.
   void Return(uint64_t id);  // Likewise; it is in the pool again.
 
@@ -102,10 +127,12 @@ class StateTiers {
  private:
   enum class Stage {
     kMemory,    // At rest.
-    kWriting,   // In memory, with the writer.
+    kFilling,   // On the disk, but for pieces that are still to come.
+    kWriting,   // In memory, all of it or a piece, with the writer. Counts in both.
     kDisk,      // At rest.
     kWanted,    // On the disk, and waits for memory to be read into.
     kReading,   // With the reader. Counts in both.
+    kPiece,     // A piece of it is in memory, and waits to be taken. Counts in both.
     kRemoving,  // Counts in neither.
   };
   struct Entry;
@@ -113,8 +140,14 @@ class StateTiers {
   struct Entry {
     uint64_t id = 0;
     int64_t bytes = 0;
+    int64_t size = 0;         // Of the parts of a state that goes in pieces; 0: it goes as a whole.
+    int64_t at = 0;           // Of them, how far they have been written, or read again.
+    int64_t piece_bytes = 0;  // Of the piece in memory.
     double worth = 0;
     Stage stage = Stage::kMemory;
+    bool whole = true;                 // All of it has been written.
+    bool unwanted = false;             // Of the piece that is being read.
+    double weight = 1;                 // Of the tenant that waits for it.
     std::atomic<bool> dropped{false};  // While a thread has it: nobody holds it any more.
     // At rest its place in an order, else the means to take one, so that only Add() allocates.
     Order::iterator place;
@@ -126,6 +159,8 @@ class StateTiers {
     // The threads' own while they have it.
     std::shared_ptr<const SavedState> state;  // Null on the disk.
     StateFolder::Seal seal;
+    std::string piece;
+    uint64_t written_hash = 0, read_hash = 0;  // Of the pieces so far.
     absl::Status status;
   };
   struct Queue {
@@ -145,26 +180,36 @@ class StateTiers {
 
   StateTiers(const StateTierOptions& options, const StateOwner& owner,
              std::unique_ptr<StateFolder> folder, std::function<void()> wake);
-  static void Count(Budget* budget, const Entry& entry, int states);
+  // What it takes in memory while it is there.
+  static int64_t InMemory(const Entry& entry) {
+    return entry.size > 0 ? entry.piece_bytes : entry.bytes;
+  }
+  void CountInMemory(const Entry& entry, int states);
+  void CountOnDisk(const Entry& entry, int states);
   static void Rest(Budget* budget, Entry* entry, bool used_now);
   static void Lift(Budget* budget, Entry* entry);
   static Entry* LiftLeast(Budget* budget);  // Null: nothing rests.
   bool MakeRoom(int64_t bytes);
+  bool MakeRoomOnDisk(int64_t bytes);
   // Has the folder take what rests in memory beyond so many bytes.
   void WriteBeyond(int64_t resting);
   void Write(Entry* entry);
   void Remove(Entry* entry);
   void ReadWanted();
+  void Want(Entry* entry);
   void Finish(Entry* entry);
+  void FinishPiece(Entry* entry);
   void Erase(Entry* entry) { entries_.erase(entry->id); }
   Entry* Find(uint64_t id) const;  // Null: nobody holds it.
   void Hand(Entry* entry);
   // The threads.
   void Work(bool reads);
   absl::Status Do(Entry* entry) const;
+  absl::Status DoPiece(Entry* entry) const;
 
   const StateLayout layout_;
   const int64_t header_bytes_;                 // Of a file, but for its text.
+  const int64_t piece_bytes_;                  // At most; 0: no state goes in pieces.
   const std::unique_ptr<StateFolder> folder_;  // Null: none.
   const std::function<void()> wake_;
   std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;

@@ -1,6 +1,7 @@
 // The threads of StateTiers: they read, write and remove files, and never touch a budget.
 #include <utility>
 
+#include "models/weights.h"
 #include "runtime/no_memory.h"
 #include "runtime/state_tiers.h"
 #include "runtime/thread_name.h"
@@ -27,12 +28,11 @@ void StateTiers::Work(bool reads) {
       entry = todo.Pop();
       ++busy_;
     }
-    const bool was_dropped = entry->dropped;
     const absl::Status status = UnlessNoMemory([&] { return Do(entry); });
     entry->status = status;
     {
       MutexLock lock(&mutex_);
-      if (!status.ok() && !was_dropped) trouble_ = status;
+      if (!status.ok() && !entry->dropped) trouble_ = status;
       finished_.Push(entry);
       any_finished_ = true;
       --busy_;
@@ -43,6 +43,7 @@ void StateTiers::Work(bool reads) {
 }
 
 absl::Status StateTiers::Do(Entry* entry) const {
+  if (entry->size > 0 && entry->stage != Stage::kRemoving) return DoPiece(entry);
   if (entry->stage == Stage::kWriting) {
     if (entry->dropped) return absl::CancelledError("nobody holds it");
     const absl::StatusOr<StateFolder::Seal> seal = folder_->Write(entry->id, *entry->state);
@@ -58,6 +59,23 @@ absl::Status StateTiers::Do(Entry* entry) const {
   folder_->Remove(entry->id);
   if (!state.ok()) return state.status();
   entry->state = std::make_shared<const SavedState>(*std::move(state));
+  return absl::OkStatus();
+}
+
+absl::Status StateTiers::DoPiece(Entry* entry) const {
+  if (entry->dropped) return absl::CancelledError("nobody holds it");
+  uint64_t* const hash = entry->stage == Stage::kWriting ? &entry->written_hash : &entry->read_hash;
+  if (entry->stage == Stage::kWriting) {
+    const absl::Status status = folder_->WritePiece(entry->id, entry->at, entry->piece);
+    if (!status.ok()) return status;
+  } else {
+    absl::StatusOr<std::string> piece =
+        folder_->ReadPiece(entry->id, entry->at, static_cast<size_t>(entry->piece_bytes));
+    if (!piece.ok()) return piece.status();
+    entry->piece = *std::move(piece);
+    if (entry->at == 0) *hash = 0;
+  }
+  *hash = HashBytes(*hash, entry->piece.data(), entry->piece.size());
   return absl::OkStatus();
 }
 

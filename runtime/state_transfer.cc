@@ -1,5 +1,6 @@
 #include "runtime/state_transfer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -12,53 +13,81 @@ namespace {
 
 constexpr unsigned char kBlank = 0xFF;  // NaNs: nobody reads it.
 
-// Of a page in which the text ends: the rows behind its end.
-void BlankRows(const StateLayout& layout, int page_class, int rows, char* page) {
+// The ranges of a page, in which the text ends after `rows` rows, that are behind its end:
+// visit(begin, end).
+template <class F>
+void ForEachBlank(const StateLayout& layout, int page_class, int rows, F visit) {
   for (const MixerPart& part : layout.mixers) {
     if (part.page_class != page_class) continue;
     for (int half = 0; half < 2; ++half) {
       const size_t row = part.page_row_bytes[half], block = kBlockTokens * row;
-      char* begin = page + part.page_offset + half * (part.page_bytes / 2);
+      const size_t begin = part.page_offset + half * (part.page_bytes / 2);
       for (size_t at = 0; at < part.page_bytes / 2; at += block) {
-        std::memset(begin + at + rows * row, kBlank, block - rows * row);
+        visit(begin + at + rows * row, begin + at + block);
       }
     }
   }
 }
 
+// Where the bytes [at, at + size) of a snapshot's parts are in the pool: visit(piece).
+template <class F>
+void ForEachPiece(const Snapshot& snapshot, const StatePool& pool, size_t at, size_t size,
+                  F visit) {
+  size_t begin = 0;  // Of the part.
+  snapshot.ForEachPart([&](int kind, int32_t part) {
+    const StateBuffer::Piece whole = pool.PieceOf(kind, part, snapshot.dial);
+    const size_t from = std::max(begin, at), to = std::min(begin + whole.bytes, at + size);
+    if (from < to) visit(StateBuffer::Piece{whole.from + (from - begin), to - from});
+    begin += whole.bytes;
+  });
+}
+
 }  // namespace
 
 absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* bytes) {
+  return ReadParts(snapshot, pool, 0,
+                   SavedPartBytes(pool->layout().ForDial(snapshot.dial), snapshot.position), bytes);
+}
+
+absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, size_t at, size_t size,
+                       std::string* bytes) {
   const StateLayout& layout = pool->layout().ForDial(snapshot.dial);
-  bytes->resize(SavedPartBytes(layout, snapshot.position));
+  PACKRAT_CHECK(at + size <= SavedPartBytes(layout, snapshot.position)) << at << " " << size;
+  bytes->resize(size);
   std::vector<StateBuffer::Piece> pieces;
-  size_t total = 0;
-  snapshot.ForEachPart([&](int kind, int32_t part) {
-    pieces.push_back(pool->PieceOf(kind, part, snapshot.dial));
-    total += pieces.back().bytes;
-  });
-  PACKRAT_CHECK(total == bytes->size()) << total;
+  ForEachPiece(snapshot, *pool, at, size, [&](const auto& piece) { pieces.push_back(piece); });
   const absl::Status status = pool->Read(pieces, reinterpret_cast<std::byte*>(bytes->data()));
   if (!status.ok()) return status;
   // The last page of a class, where its block is unfinished.
-  char* end = bytes->data() + layout.slot_bytes + layout.tail_bytes;
+  size_t end = layout.slot_bytes + layout.tail_bytes;
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {
     const PageClass& page_class = layout.page_classes[c];
     end += snapshot.pages[c].size() * page_class.page_bytes;
     const int rows = snapshot.position % page_class.tokens_per_page;
     if (page_class.kind == PageClass::Kind::kRat || rows == 0) continue;
-    BlankRows(layout, static_cast<int>(c), rows, end - page_class.page_bytes);
+    const size_t page = end - page_class.page_bytes;
+    ForEachBlank(layout, static_cast<int>(c), rows, [&](size_t from, size_t to) {
+      from = std::max(page + from, at);
+      to = std::min(page + to, at + size);
+      if (from < to) std::memset(bytes->data() + (from - at), kBlank, to - from);
+    });
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool) {
-  const StateLayout& layout = pool->layout().ForDial(state.dials.last);
-  const int position = state.position;
-  PACKRAT_CHECK(state.parts.size() == SavedPartBytes(layout, position)) << state.parts.size();
+  const size_t size = SavedPartBytes(pool->layout().ForDial(state.dials.last), state.position);
+  PACKRAT_CHECK(state.parts.size() == size) << state.parts.size();
+  absl::StatusOr<Snapshot> snapshot = TakeParts(state.position, state.dials.last, pool);
+  if (snapshot.ok()) WriteParts(*snapshot, pool, 0, state.parts);
+  return snapshot;
+}
+
+absl::StatusOr<Snapshot> TakeParts(int position, int dial, StatePool* pool) {
+  const StateLayout& layout = pool->layout().ForDial(dial);
   Snapshot snapshot;
   snapshot.position = position;
-  snapshot.dial = state.dials.last;
+  snapshot.dial = dial;
   snapshot.pages.resize(layout.page_classes.size());
   const auto fits = [&](int kind, int count) { return pool->available(kind) >= count; };
   bool room = fits(kTailParts, 1) && (layout.slot_bytes == 0 || fits(kSlotParts, 1));
@@ -71,12 +100,9 @@ absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the state of ", position, " tokens finds no room beside what runs"));
   }
-  const char* next = state.parts.data();
   const auto take = [&](int kind) {
     const int32_t part = pool->Take(kind);
-    pool->Write(kind, part, state.dials.last, reinterpret_cast<const std::byte*>(next));
     pool->GiveToCache(kind, part);
-    next += pool->part_bytes(kind, state.dials.last);
     return part;
   };
   // In the order of Snapshot::ForEachPart().
@@ -86,6 +112,14 @@ absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool) {
     for (int32_t& page : snapshot.pages[c]) page = take(kPageParts + static_cast<int>(c));
   }
   return snapshot;
+}
+
+void WriteParts(const Snapshot& snapshot, StatePool* pool, size_t at, absl::string_view bytes) {
+  const char* next = bytes.data();
+  ForEachPiece(snapshot, *pool, at, bytes.size(), [&](const StateBuffer::Piece& piece) {
+    pool->Write(piece, reinterpret_cast<const std::byte*>(next));
+    next += piece.bytes;
+  });
 }
 
 }  // namespace packrat

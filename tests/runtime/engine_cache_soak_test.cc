@@ -1,9 +1,9 @@
 // A storm of conversations against small engines with little memory: turns, forks, retries, texts
-// that share a beginning, priorities for which others are parked, cancellations, deadlines and
-// sequences that go bad, in one batch. In half of the engines states go on to memory and to a disk
-// that damages them now and then. Every text must be the model's, to the token; after every step
-// each reference must be accounted for. What is free is poisoned, and the fake model says whether a
-// state is another's, late or stale.
+// that share a beginning, priorities for which others are parked, cancellations, deadlines, states
+// that are saved and loaded, and sequences that go bad, in one batch. In half
+// of the engines states go on to memory and to a disk that damages them now and then. Every text
+// must be the model's, to the token; after every step each reference must be accounted for. What is
+// free is poisoned, and the fake model says whether a state is another's, late or stale.
 #include <array>
 #include <filesystem>
 #include <memory>
@@ -52,6 +52,8 @@ class Storm {
       folder_ = ::testing::TempDir() + "soak_states";
       options.state_dir = folder_;
       options.state_host_memory = options.state_bytes * (1 + Pick(4)) / 12;
+      // Nothing rests there, and all goes in pieces.
+      if (seed % 8 == 1) options.state_host_memory = 1 + Pick(8 << 10);
       options.state_disk = options.state_bytes * (1 + Pick(8)) / 4;
     }
     engine_ = *Engine::Create(&model_, nullptr, options);
@@ -65,6 +67,8 @@ class Storm {
       if (crowded_ || Pick(6) == 0) Submit();
       if (Pick(10) == 0 && !live_.empty()) engine_->Cancel(live_[Pick(live_.size())]->id);
       if (Pick(60) == 0 && !folder_.empty()) Damage();
+      if (Pick(8) == 0) Save();
+      if (Pick(8) == 0) Load();
       Step();
     }
     while (!engine_->idle() && !::testing::Test::HasFailure()) Step();
@@ -75,6 +79,8 @@ class Storm {
     EXPECT_EQ(engine_->stats().parking.bytes, 0);
   }
 
+  int64_t saved() const { return num_saved_; }
+  int64_t loaded() const { return num_loaded_; }
   int64_t hits() const { return engine_->stats().cache.lookups[0]; }
   int64_t dropped() const { return engine_->stats().cache.dropped; }
   int64_t completed() const { return completed_; }
@@ -113,6 +119,33 @@ class Storm {
     if (Pick(12) == 0) request.deadline = now_ + absl::Milliseconds(Pick(40));
     if (engine_->Submit(std::move(request), now_).ok()) live_.push_back(std::move(live));
   }
+
+  // A state leaves, to come again when its text's own may be gone.
+  void Save() {
+    const int tenant = Pick(2);
+    const Text& text = texts_[tenant][Pick(texts_[tenant].size())];
+    engine_->SaveState(SpaceOf(tenant), text, 1 << 30, [this, tenant](const auto& state) {
+      if (!state.ok() || state->position == 0) return;
+      ++num_saved_;
+      saved_[tenant].push_back(*state);
+      if (saved_[tenant].size() > 5) saved_[tenant].erase(saved_[tenant].begin());
+    });
+  }
+  void Load() {
+    const int tenant = Pick(2);
+    if (saved_[tenant].empty()) return;
+    const SavedState& state = saved_[tenant][Pick(saved_[tenant].size())];
+    const auto count = [this](const absl::Status& status) {
+      num_loaded_ += status.ok();
+      ExpectPlaced(status);
+    };
+    engine_->LoadState(SpaceOf(tenant), state, count);
+  }
+  static void ExpectPlaced(const absl::Status& status) {
+    const bool refused = absl::IsResourceExhausted(status);
+    EXPECT_TRUE(status.ok() || refused || absl::IsUnavailable(status)) << status;
+  }
+  static StateSpace SpaceOf(int tenant) { return {tenant != 0 ? "b" : "a"}; }
 
   // One of the files loses its end.
   void Damage() {
@@ -181,14 +214,16 @@ class Storm {
   std::unique_ptr<Engine> engine_;
   std::vector<Text> texts_[2];
   std::vector<std::unique_ptr<Live>> live_;
+  std::vector<SavedState> saved_[2];
   uint64_t next_id_ = 1;
-  int64_t completed_ = 0;
+  int64_t completed_ = 0, num_saved_ = 0, num_loaded_ = 0;
   const bool crowded_;
   absl::Time now_ = absl::FromUnixSeconds(5000);
 };
 
 TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
   int64_t hits = 0, dropped = 0, completed = 0, parks = 0, returned = 0, read = 0, damaged = 0;
+  int64_t saved = 0, loaded = 0;
   for (uint64_t seed = 0; seed < 40 && !::testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     FakeModel::Options options;
@@ -200,6 +235,8 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
     options.max_logit_rows = 8 + static_cast<int>(seed);  // Fewer than some want at once.
     Storm storm(seed, options);
     storm.Run(2500);
+    saved += storm.saved();
+    loaded += storm.loaded();
     hits += storm.hits();
     dropped += storm.dropped();
     completed += storm.completed();
@@ -209,6 +246,8 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
     damaged += storm.tiers().read_failures;
   }
   EXPECT_GT(completed, 5000);
+  EXPECT_GT(saved, 500);
+  EXPECT_GT(loaded, 500);
   EXPECT_GT(hits, 1000);
   EXPECT_GT(dropped, 5000);
   EXPECT_GT(parks, 500);

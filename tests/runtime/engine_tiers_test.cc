@@ -1,10 +1,13 @@
 // States below the pool as requests see them: in memory and on the disk, of a disk that damages
 // them, or that does not answer.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -38,7 +41,8 @@ class EngineTiersTest : public EngineTest {
   // Until nothing waits or runs, for as long as that takes.
   void Run() {
     while (!engine_->idle()) {
-      if (!Step()) std::this_thread::yield();
+      // No faster than time itself, or the disk would be late.
+      if (!Step()) absl::SleepFor(absl::Milliseconds(1));
     }
   }
   void SubmitTurn(Consumer* consumer, const Text& prompt, int count = 5, int importance = 1) {
@@ -65,7 +69,7 @@ class EngineTiersTest : public EngineTest {
   }
   // Until the threads have done what they were given.
   void Settle() {
-    for (int quiet = 0; quiet < 3; ++quiet) {
+    for (int quiet = 0; quiet < 10; ++quiet) {
       const StateTiers::Stats before = engine_->stats().tiers;
       absl::SleepFor(absl::Milliseconds(2));
       Step();
@@ -179,6 +183,119 @@ TEST_F(EngineTiersTest, ASavedStateComesFromTheDiskToo) {
   EXPECT_EQ(saved->position, static_cast<int>(text.size()) - 1);
   EXPECT_EQ(saved->tokens, text);
   EXPECT_EQ(engine_->stats().tiers.read_from_disk, 1);
+}
+
+// Larger than all of the memory beside the pool.
+class InPiecesTest : public EngineTiersTest {
+ protected:
+  // Memory for a tenth of a longest sequence, and a pool for three.
+  void StartSmall() { StartTiers(0.1, 40, /*pool=*/3); }
+  // Until what is written ahead is on the disk.
+  void LetWrite() {
+    for (int quiet = 0; quiet < 10; ++quiet) {
+      absl::SleepFor(absl::Milliseconds(1));
+      while (Step() || engine_->stats().tiers.memory.bytes > 0) {
+        quiet = 0;
+        std::this_thread::yield();
+      }
+    }
+  }
+  // Sessions whose states fill the pool a few times.
+  std::vector<Text> Sessions(int count) {
+    std::vector<Text> texts;
+    for (int i = 0; i < count; ++i) {
+      texts.push_back(Turn(RandomPrompt(&random_, 200)));
+      LetWrite();
+    }
+    return texts;
+  }
+};
+
+TEST_F(InPiecesTest, TheyGoToTheDiskAndComeBack) {
+  StartSmall();
+  const std::vector<Text> texts = Sessions(12);
+  EXPECT_EQ(engine_->stats().tiers.moved_to_memory, 0);
+  EXPECT_EQ(engine_->stats().tiers.dropped, 0);
+  EXPECT_GT(engine_->stats().tiers.disk.states, 8);
+  for (int round = 0; round < 2; ++round) {  // The second from the same files.
+    for (const Text& text : texts) {
+      Turn(text, 5, /*importance=*/0);
+      EXPECT_EQ(cached_tokens_, static_cast<int>(text.size()) - 1);
+      EXPECT_EQ(miss_, CacheMiss::kNone);
+      LetWrite();
+    }
+  }
+  EXPECT_GT(engine_->stats().tiers.returned, 12);
+  EXPECT_EQ(engine_->stats().tiers.read_failures, 0);
+  EXPECT_EQ(engine_->TakeStateTrouble(), absl::OkStatus());
+  ExpectAllFree();
+  engine_.reset();
+  EXPECT_TRUE(Files().empty());
+}
+
+// Who asks at once comes one after the other, and nobody's parts fail for what is on its way.
+TEST_F(InPiecesTest, ManyAskAtOnce) {
+  StartSmall();
+  const std::vector<Text> texts = Sessions(8);
+  std::vector<std::unique_ptr<Consumer>> consumers;
+  for (const Text& text : texts) {
+    consumers.push_back(std::make_unique<Consumer>());
+    SubmitTurn(consumers.back().get(), text, 5, 0);
+  }
+  Run();
+  int cached = 0;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    Finish(consumers[i].get(), texts[i], 5);
+    cached += cached_tokens_ > 0;
+  }
+  EXPECT_GT(cached, 4);
+  ExpectAllFree();
+}
+
+TEST_F(InPiecesTest, DamageIsAMiss) {
+  StartSmall();
+  const std::vector<Text> texts = Sessions(6);
+  for (const std::string& file : Files()) {
+    std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(1000);
+    bytes.write("damage", 6);
+  }
+  Turn(texts[0]);
+  EXPECT_EQ(cached_tokens_, 0);
+  EXPECT_EQ(miss_, CacheMiss::kEvicted);
+  EXPECT_EQ(engine_->stats().tiers.read_failures, 1);
+  ExpectAllFree();
+}
+
+TEST_F(InPiecesTest, ASavedStateComesFromTheDiskToo) {
+  StartSmall();
+  const std::vector<Text> texts = Sessions(6);
+  absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
+  engine_->SaveState({}, texts[0], 1 << 30,
+                     [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
+  Step();
+  Run();
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_EQ(saved->position, static_cast<int>(texts[0].size()) - 1);
+}
+
+// A disk that is full takes nothing, and is not asked over and over.
+TEST_F(InPiecesTest, AFullDiskIsNotAskedAgain) {
+  StartSmall();
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before, small;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  small = before;
+  small.rlim_cur = 100;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const std::vector<Text> texts = Sessions(4);
+  for (int i = 0; i < 200; ++i) Step();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_LE(engine_->stats().tiers.write_failures, 4);
+  EXPECT_GT(engine_->stats().tiers.write_failures, 0);
+  Turn(texts[0]);
+  EXPECT_EQ(cached_tokens_, 0);
+  ExpectAllFree();
 }
 
 // Opening a pipe takes until somebody opens its other end.

@@ -31,7 +31,8 @@ inline constexpr bool kOnGpu = false;
 // Models with all kinds of state; few on a GPU, since every test also runs on the emulated device.
 inline std::vector<std::string> StateModels() {
   if (kOnGpu)
-    return {"mesa_net_hybrid", "packrat", "gated_delta_net", "mamba2", "short_conv", "rg_lru"};
+    return {"mesa_net_hybrid", "packrat", "gated_delta_net", "mamba2",
+            "short_conv",      "rg_lru",  "rat_plus"};
   return {std::begin(kGoldenCases), std::end(kGoldenCases)};
 }
 

@@ -146,6 +146,11 @@ TEST_F(MemoryPlanTest, KeptStates) {
   const auto each = static_cast<int64_t>(SavedPartBytes(*plan_.layout, 256));
   EXPECT_GT(KeptStatesOf(plan_, 256), in_pool + 66 * kMiB / (each + 8192));
   EXPECT_LT(KeptStatesOf(plan_, 256), in_pool + 69 * kMiB / each);
+  // What that memory is too small for goes to the disk alone, in pieces.
+  options_.state_host_memory = each / 2;
+  ASSERT_TRUE(Plan().ok());
+  EXPECT_GT(KeptStatesOf(plan_, 256), in_pool + 62 * kMiB / (each + 8192));
+  EXPECT_LT(KeptStatesOf(plan_, 256), in_pool + 65 * kMiB / each);
 }
 
 TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {
@@ -158,8 +163,8 @@ TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {
   EXPECT_EQ(plan_.kept, 256 * kMiB);
   EXPECT_EQ(plan_.options.state_host_memory, plan_.kept);
   // With their texts.
-  EXPECT_EQ(plan_.process - process, plan_.kept / 8);
-  EXPECT_EQ(plan_.Total() - total, plan_.kept * 9 / 8);
+  EXPECT_EQ(plan_.process - process, plan_.kept / 2);
+  EXPECT_EQ(plan_.Total() - total, plan_.kept * 3 / 2);
   EXPECT_GT(plan_.Request(), request + plan_.kept);
   options_.park_memory = 0;  // It would give up a part of its own.
   options_.state_host_memory = 40 * kMiB;
@@ -168,7 +173,7 @@ TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {
   const int64_t room = plan_.state_room;
   options_.state_host_memory = 80 * kMiB;
   ASSERT_TRUE(Plan().ok());
-  EXPECT_EQ(room - plan_.state_room, 45 * kMiB);
+  EXPECT_EQ(room - plan_.state_room, 60 * kMiB);
   options_.state_host_memory = 4096 * kMiB;
   EXPECT_THAT(Refusal(), HasSubstr("kept states 4096 MiB"));
   // Without a cache nothing is kept.

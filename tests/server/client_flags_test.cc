@@ -42,6 +42,7 @@ const struct {
     {"json_schema", "{}", "json_schema: '{}'"},
     {"use_cache", "false", "use_cache: false"},
     {"cache_salt", "pepper", R"(cache_salt: "pepper")"},
+    {"rat_plus_dial", "64", "rat_plus_dial: '64'"},
     {"max_tokens", "9", "stop { max_tokens: 9 }"},
     {"min_tokens", "4", "stop { min_tokens: 4 }"},
     {"ignore_eos", "true", "stop { ignore_eos: true }"},

@@ -45,10 +45,10 @@ class FlagsArriveTest(unittest.TestCase):
             flags = ("--state_host_memory=4MiB", "--state_dir=" + folder, "--state_disk=30MiB",
                      "--max_running=1", "--max_context=512", "--prefix_cache=true", "--cache_sequences=0")
             with RealServer("models/demo", *flags) as server:
-                self.assertEqual(server.metric('packrat_kept_state_capacity_bytes{model="demo",'
-                                               'tier="host"}'), 4 << 20)
-                self.assertEqual(server.metric('packrat_kept_state_capacity_bytes{model="demo",'
-                                               'tier="disk"}'), 30 << 20)
+                # The engine tells its figures when it has started, a moment after the server.
+                capacity = 'packrat_kept_state_capacity_bytes{model="demo",tier="%s"}'
+                wait_for(lambda: server.metric(capacity % "host") == 4 << 20)
+                self.assertEqual(server.metric(capacity % "disk"), 30 << 20)
                 handles = [server.client("sessions", "create").stdout.strip() for _ in range(12)]
                 for handle in handles:
                     server.client("complete", "--session=" + handle, "--max_tokens=4",

@@ -50,6 +50,7 @@ Fields Show(const Request& r) {
       {"max_tokens", absl::StrCat(s.max_tokens)},
       {"ignore_eos", absl::StrCat(s.ignore_eos)},
       {"score_from", absl::StrCat(r.score_from.value_or(-1))},
+      {"dial", absl::StrCat(r.dials.last)},
   };
 }
 
@@ -87,15 +88,17 @@ const struct {
     {"solver { cg_tolerance: 0.03125 }", "cg_tolerance", "0.03125"},
     {"solver { cg_max_steps: 17 }", "cg_max_steps", "17"},
     {"echo_prompt: true", "score_from", "1"},
+    {R"(rat_plus_dial: "64")", "dial", "1"},
 };
 
 TEST(WireRequest, EachFieldArrivesInItsOwnAndInNoOther) {
   TestServer::Options options;
   options.tokenizer = true;
   TestServer server(options);
-  const RequestRules rules = MakeRequestRules(
+  RequestRules rules = MakeRequestRules(
       {/*vocab_size=*/32000, /*num_ids=*/32000, /*max_context=*/1024, /*has_tokenizer=*/true},
       server.tokenizer());
+  rules.limits.dials = {"16", "64"};
   const v1::GenerateRequest plain = RequestFromText(R"(text: "Hello")");
   const auto shown = MakeRequests(plain, rules, /*seed=*/5);
   ASSERT_TRUE(shown.ok()) << shown.status();

@@ -180,7 +180,7 @@ def main():
             args, args.port, log("vllm"), vllm_flags)))
     if "llama.cpp" in args.peers.split(","):
         runs.append(("llama.cpp, cache on", llama,
-                     lambda: peers.start_llama(args, args.gguf, args.port, log("llama"))))
+                     lambda: peers.start_llama(args, args.gguf, args.port, log("llama"), cached=True)))
     print(peers.HEADER)
     for name, ask, start in runs:
         server = start()

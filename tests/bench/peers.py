@@ -31,14 +31,16 @@ ROWS = {"1": (1, 128, 128), "8": (8, 128, 128), "32": (32, 128, 128), "64": (64,
         "prompts": (8, 512, 1)}
 MAX_CALLERS, CONTEXT = 64, 768
 HEADER = "benchmark\tmedian\tunit\tlimit\tshare\tnote"
-# xllamacpp's server, as a program: `python -c` PORT THREADS MODEL.
-XLLAMACPP = f"""
+# xllamacpp's server, as a program: `python -c` PORT THREADS MODEL CALLERS CONTEXT CACHED.
+XLLAMACPP = """
 import signal, sys, xllamacpp
 params = xllamacpp.CommonParams()
-params.port, params.cpuparams.n_threads = int(sys.argv[1]), int(sys.argv[2])
+params.model.path = sys.argv.pop(3)
+params.port, params.cpuparams.n_threads, params.n_parallel, context, cached = map(int, sys.argv[1:])
 params.cpuparams_batch.n_threads = params.cpuparams.n_threads
-params.model.path = sys.argv[3]
-params.n_parallel, params.n_ctx, params.cont_batching = {MAX_CALLERS}, {MAX_CALLERS * CONTEXT}, True
+params.n_ctx, params.cont_batching = params.n_parallel * context, True
+if not cached:
+    params.cache_ram_mib = params.n_ctx_checkpoints = 0
 server = xllamacpp.Server(params)
 signal.pause()
 """
@@ -176,14 +178,18 @@ def start_vllm(args, port, log, flags=("--no-enable-prefix-caching",)):
          "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(os.sched_getaffinity(0)) - 1}"})
 
 
-def start_llama(args, gguf, port, log):
+def start_llama(args, gguf, port, log, cached=False):
+    """Unless `cached`, prompts are not kept: the copies of them and of states take time and gigabytes,
+    whatever a request says of its prompt."""
     threads = str(len(os.sched_getaffinity(0)))
     if args.llama_server:
         command = [args.llama_server, "--model", gguf, "--port", str(port), "--parallel",
-                   str(MAX_CALLERS), "--ctx-size", str(MAX_CALLERS * CONTEXT), "--threads", threads]
+                   str(MAX_CALLERS), "--ctx-size", str(MAX_CALLERS * CONTEXT), "--threads", threads,
+                   *(() if cached else ("--cache-ram", "0", "--ctx-checkpoints", "0"))]
     else:
         python = environment(args.dir, "xllamacpp", lambda p: pip(p, "xllamacpp"))
-        command = [python, "-c", XLLAMACPP, str(port), threads, gguf]
+        command = [python, "-c", XLLAMACPP, str(port), threads, gguf, str(MAX_CALLERS), str(CONTEXT),
+                   str(int(cached))]
     return Server(f"llama.cpp {os.path.basename(gguf)}", port, command, log)
 
 

@@ -1,5 +1,7 @@
 #include "tests/bench/gpu/work.h"
 
+#include "kernels/quantized.h"
+
 namespace packrat::gpu_bench {
 
 Work RatToken(const RatShape& s, int type_bytes, int position) {
@@ -77,10 +79,15 @@ Work MesaPrompt(const MesaShape& s, int type_bytes, int state_bytes, double step
   return work;
 }
 
-Work Product(int rows, int out, int in, int weight_bytes, int y_bytes) {
+double WeightBytes(DType type) {
+  if (IsQuantized(type)) return double(StoredGroupBytes(type)) / kQuantGroup;
+  return double(DTypeBytes(type));
+}
+
+Work Product(int rows, int out, int in, DType weight, int y_bytes) {
   Work work;
-  work.bytes = double(out) * in * weight_bytes + double(rows) * in * weight_bytes +
-               double(rows) * out * y_bytes;
+  work.bytes =
+      double(out) * in * WeightBytes(weight) + double(rows) * in * 2 + double(rows) * out * y_bytes;
   work.flops = 2.0 * rows * out * in;
   return work;
 }
@@ -89,10 +96,12 @@ namespace {
 
 RatShape RatOf(const RandomModelShape& s) { return {s.heads, 2, s.hidden_size / s.heads, 16}; }
 
-double LayerParameters(const RandomModelShape& s) {
+double LayerMatrices(const RandomModelShape& s) {
   const double d = s.hidden_size;
-  const double rat = (RatOf(s).projection() + d) * d + d;
-  return rat + 3 * d * s.intermediate_size + 2 * d;
+  return (RatOf(s).projection() + d) * d + 3 * d * s.intermediate_size;
+}
+double LayerParameters(const RandomModelShape& s) {
+  return LayerMatrices(s) + 3.0 * s.hidden_size;  // With its norms.
 }
 
 }  // namespace
@@ -101,10 +110,14 @@ double ModelParameters(const RandomModelShape& s) {
   return s.layer_types.size() * LayerParameters(s) + double(s.vocab_size + 1) * s.hidden_size;
 }
 
-ModelWork ModelDecode(const RandomModelShape& s, int batch, int position) {
+ModelWork ModelDecode(const RandomModelShape& s, int batch, int position, DType weights) {
   const Work token = RatToken(RatOf(s), 2, position);
   ModelWork work;
   work.weight_bytes = 2 * ModelParameters(s);  // The embedding is the output matrix, too.
+  if (IsQuantized(weights)) {
+    work.weight_bytes -= s.layer_types.size() * LayerMatrices(s) * (2 - WeightBytes(weights));
+    work.weight_bytes -= double(s.vocab_size) * s.hidden_size * (2 - WeightBytes(DType::kInt8));
+  }
   // Entries, the running chunk and the L-th of an entry's write, without the activations.
   const double width = s.hidden_size, entry = 2 * width * 2;
   const int entries = position / 16;

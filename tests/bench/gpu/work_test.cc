@@ -39,9 +39,12 @@ TEST(WorkTest, MesaToken) {
 }
 
 TEST(WorkTest, Product) {
-  const Work work = Product(3, 100, 10, 2, 4);
+  const Work work = Product(3, 100, 10, DType::kBF16, 4);
   EXPECT_EQ(work.bytes, 2000 + 60 + 1200);
   EXPECT_EQ(work.flops, 6000);
+  // 34 and 20 bytes for each 32 weights.
+  EXPECT_EQ(Product(3, 100, 64, DType::kInt8, 4).bytes, 6800 + 384 + 1200);
+  EXPECT_EQ(Product(3, 100, 64, DType::kInt4, 4).bytes, 4000 + 384 + 1200);
 }
 
 TEST(WorkTest, Model) {
@@ -53,6 +56,10 @@ TEST(WorkTest, Model) {
   EXPECT_EQ(one.weight_bytes, many.weight_bytes);
   EXPECT_EQ(one.cache_bytes, 24 * (256 * 8192 + 512 + 32768.0));
   EXPECT_EQ(many.cache_bytes, 256 * one.cache_bytes);
+  const ModelWork int4 = ModelDecode(shape, 1, 4096, DType::kInt4);
+  EXPECT_EQ(int4.weight_bytes,
+            24 * ((layer - 3 * 2048) * 0.625 + 3 * 2048 * 2) + 32000.0 * 2048 * 1.0625 + 2048 * 2);
+  EXPECT_EQ(int4.cache_bytes, one.cache_bytes);
   EXPECT_GT(ModelPromptFlops(shape, 8192), 2 * 8192 * 24 * layer);
 }
 

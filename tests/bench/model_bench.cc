@@ -106,13 +106,14 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
         absl::StrCat(1 / Median(seconds), " tokens/s; limit read between the steps; solver steps ",
                      static_cast<double>(stats.solver.steps) / stats.solver.solves));
   }
-  {
-    Sequences many(model.get(), 16, 1024);
-    for (int i = 0; i < 8; ++i) many.Feed(16, 32);
-    const double seconds = MedianSeconds(33, [&] { many.Feed(16, 1); });
+  for (const int batch : {16, 64}) {
+    Sequences many(model.get(), batch, 1024);
+    for (int fed = 0; fed < 256; fed += 512 / batch) many.Feed(batch, 512 / batch);
+    const double seconds = MedianSeconds(33, [&] { many.Feed(batch, 1); });
     const double by_bytes = bytes / limits.read_bytes_per_second;
-    const double by_flops = 16 * FlopsPerToken(*model, true) / peak;
-    Row("decode batch 16", 16 / seconds, "tokens/s", 16 / std::max(by_bytes, by_flops),
+    const double by_flops = batch * FlopsPerToken(*model, true) / peak;
+    Row(absl::StrCat("decode batch ", batch), batch / seconds, "tokens/s",
+        batch / std::max(by_bytes, by_flops),
         by_flops > by_bytes ? "bound by the matrix peak" : "bound by bandwidth");
   }
   for (int tokens : {512, 2048}) {

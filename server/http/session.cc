@@ -245,8 +245,23 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
         return OnRequest();
       }
       if (upload_ == nullptr && held_ != nullptr && !HoldBody()) return;
-      return whole ? OnRequest() : Read();
+      if (whole) return OnRequest();
+      if (upload_ == nullptr || RoomForUpload()) Read();
+      return;
     }
+  }
+
+  // False: it reads on later.
+  bool RoomForUpload() {
+    return upload_->AwaitRoom([loop = context_.loop, weak = weak_from_this()] {
+      loop->Post([weak] {
+        const auto self = weak.lock();
+        if (self == nullptr || self->state_ != State::kBody) return;
+        // Each piece has the time of a body.
+        self->SetDeadline(self->context_.options.body);
+        self->Consume();
+      });
+    });
   }
 
   // False: the request has been refused.

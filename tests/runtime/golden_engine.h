@@ -27,10 +27,16 @@ inline constexpr bool kOnGpu = true;
 #else
 inline constexpr bool kOnGpu = false;
 #endif
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
 
-// Models with all kinds of state; few on a GPU, since every test also runs on the emulated device.
+// Models with all kinds of state; few where each takes long: on a GPU, since every test also runs
+// on the emulated device, and under sanitizers.
 inline std::vector<std::string> StateModels() {
-  if (kOnGpu)
+  if (kOnGpu || kSanitized)
     return {"mesa_net_hybrid", "packrat", "gated_delta_net", "mamba2",
             "short_conv",      "rg_lru",  "rat_plus"};
   return {std::begin(kGoldenCases), std::end(kGoldenCases)};

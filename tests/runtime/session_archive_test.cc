@@ -26,8 +26,7 @@ using Text = std::vector<int32_t>;
 
 // What a process has; the store's folder outlives it.
 struct Replica {
-  Replica(const std::string& folder, uint64_t seed, int64_t max_state_bytes,
-          const std::string& numerics_id)
+  Replica(const std::string& folder, uint64_t seed, const std::string& numerics_id)
       : random(seed), sessions({8, 100000, absl::Hours(1)}, [this] { return random(); }) {
     EngineOptions engine_options;
     engine_options.max_running = 4;
@@ -41,9 +40,9 @@ struct Replica {
     store = *DirectoryStore::Open(store_options);
     StateOwner owner = OwnerOf(model);
     if (!numerics_id.empty()) owner.numerics_id = numerics_id;
-    transfer = std::make_unique<SessionTransfer>(&sessions, engine.get(), owner);
-    archive =
-        std::make_unique<SessionArchive>(&sessions, transfer.get(), store.get(), max_state_bytes);
+    // Small pieces, so that there are many.
+    transfer = std::make_unique<SessionTransfer>(&sessions, engine.get(), owner, 5000);
+    archive = std::make_unique<SessionArchive>(&sessions, transfer.get(), store.get());
   }
 
   std::mt19937_64 random;
@@ -64,7 +63,7 @@ class SessionArchiveTest : public testing::Test {
   }
   ~SessionArchiveTest() override { std::filesystem::remove_all(folder_); }
   std::unique_ptr<Replica> Start(const std::string& numerics_id = "") {
-    return std::make_unique<Replica>(folder_ + "/store", ++seed_, max_state_bytes_, numerics_id);
+    return std::make_unique<Replica>(folder_ + "/store", ++seed_, numerics_id);
   }
 
   // A turn of what a server would do. Its tokens, and how many of its prompt were not computed.
@@ -97,6 +96,27 @@ class SessionArchiveTest : public testing::Test {
     if (put) said.status = replica->archive->Put(owner_, handle, space_, now_);
     return said;
   }
+  std::string BytesOf(Replica* replica, const std::string& handle) {
+    auto packed = replica->transfer->Pack(owner_, handle, space_, now_);
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    std::string bytes = packed->header;
+    for (;;) {
+      const auto piece = packed->state.Next();
+      EXPECT_TRUE(piece.ok()) << piece.status();
+      if (!piece.ok() || piece->empty()) return bytes;
+      bytes += *piece;
+    }
+  }
+  absl::StatusOr<SessionTransfer::Loaded> Load(Replica* replica, const std::string& bytes,
+                                               uint64_t origin) {
+    SessionInput input(replica->transfer.get());
+    for (size_t at = 0; at < bytes.size(); at += 700) {
+      const absl::Status taken = input.Take(bytes.substr(at, 700));
+      if (!taken.ok()) return taken;
+      if (input.full()) input.Place();
+    }
+    return replica->transfer->Load(owner_, &input, "", {}, origin, now_);
+  }
   Text TextAt(Replica* replica, const std::string& handle) {
     Text text;
     EXPECT_TRUE(replica->sessions.Get(owner_, handle, now_, &text).ok());
@@ -104,7 +124,6 @@ class SessionArchiveTest : public testing::Test {
   }
 
   std::string folder_;
-  int64_t max_state_bytes_ = int64_t{1} << 20;
   const SessionOwner owner_{"tenant"};
   const StateSpace space_{"tenant", "", {}};
   const absl::Time now_ = SteadyNow();
@@ -139,21 +158,74 @@ TEST_F(SessionArchiveTest, ATextAloneHasNoOrigin) {
   const auto replica = Start();
   const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
-  const auto packed = replica->transfer->Pack(owner_, mine, std::nullopt, max_state_bytes_, now_);
+  const auto packed = replica->transfer->Pack(owner_, mine, std::nullopt, now_);
   ASSERT_TRUE(packed.ok()) << packed.status();
-  const auto loaded = replica->transfer->Load(owner_, packed->header, "", {}, /*origin=*/77, now_);
+  const auto loaded = Load(replica.get(), packed->header, /*origin=*/77);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->info.origin, 0u);
 }
 
+// A store that has no room for so many bytes of a session.
+class NarrowStore : public SessionStore {
+ public:
+  NarrowStore(SessionStore* store, size_t most) : store_(store), most_(most) {}
+  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+                   absl::Duration ttl) override {
+    size_t bytes = 0;
+    const auto count = [&]() -> absl::StatusOr<std::string> {
+      absl::StatusOr<std::string> piece = next();
+      if (piece.ok() && (bytes += piece->size()) > most_) {
+        return absl::ResourceExhaustedError("full");
+      }
+      return piece;
+    };
+    return store_->Put(key, version, count, ttl);
+  }
+  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override {
+    return store_->Get(key, take);
+  }
+  absl::StatusOr<int64_t> Version(const StoreKey& key) override { return store_->Version(key); }
+  absl::Status Delete(const StoreKey& key) override { return store_->Delete(key); }
+
+ private:
+  SessionStore* const store_;
+  const size_t most_;
+};
+
 TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {
-  max_state_bytes_ = 0;
   const auto first = Start(), second = Start();
+  NarrowStore narrow(first->store.get(), 2000);
+  first->archive =
+      std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), &narrow);
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
   const Turn turn = Say(second.get(), handle, RandomPrompt(&random_, 3));
   EXPECT_EQ(turn.status, absl::OkStatus());
   EXPECT_EQ(turn.cached, 0);
+}
+
+// What comes of a session that does not come to its end is gone with the call.
+TEST_F(SessionArchiveTest, HalfASessionLeavesNothing) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 200)).status, absl::OkStatus());
+  const std::string bytes = BytesOf(first.get(), handle);
+  ASSERT_GT(bytes.size(), 20000u);
+  const auto cached = [&] {
+    int64_t parts = 0;
+    for (const auto& pool : second->engine->stats().pools) parts += pool.cached;
+    return parts;
+  };
+  std::string damaged = bytes;
+  damaged.back() ^= 1;
+  for (const std::string& wrong :
+       {bytes.substr(0, 12000), bytes.substr(0, bytes.size() - 1), damaged, bytes + "x"}) {
+    EXPECT_TRUE(absl::IsDataLoss(Load(second.get(), wrong, 77).status()));
+    while (cached() != 0) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_EQ(second->sessions.stats().sessions, 0);
+  }
+  EXPECT_EQ(Load(second.get(), bytes, 77)->state_tokens, 204);
+  EXPECT_GT(cached(), 0);
 }
 
 TEST_F(SessionArchiveTest, OfAnotherNumericsIdTheTextComesAlone) {
@@ -183,10 +255,7 @@ TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
   const std::string mine = first->sessions.Create(owner_, {}, now_)->handle;
   const Text prompt = RandomPrompt(&random_, 50);
   ASSERT_EQ(Say(first.get(), mine, prompt).status, absl::OkStatus());
-  const auto packed = first->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
-  ASSERT_TRUE(packed.ok()) << packed.status();
-  const auto loaded =
-      first->transfer->Load(owner_, packed->header + packed->parts, "", {}, /*origin=*/77, now_);
+  const auto loaded = Load(first.get(), BytesOf(first.get(), mine), /*origin=*/77);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   const std::string handle = loaded->info.handle;
   EXPECT_EQ(loaded->info.origin, 77u);
@@ -196,8 +265,7 @@ TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
   EXPECT_EQ(second->sessions.Get(owner_, handle, now_)->origin, 77u);
   EXPECT_EQ(second->sessions.Fork(owner_, handle, now_)->origin, 77u);
   // It is there, and the text of another session does not begin with it.
-  EXPECT_EQ(second->transfer->Pack(owner_, handle, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(second->transfer->Pack(owner_, handle, space_, now_)->state.position(), 54);
   const std::string other = second->sessions.Create(owner_, {}, now_)->handle;
   EXPECT_EQ(Say(second.get(), other, prompt).cached, 0);
 }
@@ -207,23 +275,19 @@ TEST_F(SessionArchiveTest, AStateOfAnOriginGoesWithItsSession) {
   const auto replica = Start();
   const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
-  const auto packed = replica->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
-  ASSERT_TRUE(packed.ok()) << packed.status();
+  const std::string bytes = BytesOf(replica.get(), mine);
   const auto kept = [&] { return replica->engine->stats().cache.snapshots; };
   const int64_t before = kept();
   const auto load = [&](uint64_t origin) {
-    return replica->transfer->Load(owner_, packed->header + packed->parts, "", {}, origin, now_)
-        ->info.handle;
+    return Load(replica.get(), bytes, origin)->info.handle;
   };
   const std::string first = load(77), second = load(78);
-  EXPECT_EQ(replica->transfer->Pack(owner_, first, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(replica->transfer->Pack(owner_, first, space_, now_)->state.position(), 54);
   EXPECT_EQ(kept(), before + 2);
   EXPECT_EQ(replica->sessions.Delete(owner_, first, now_), absl::OkStatus());
   EXPECT_EQ(replica->sessions.Delete(owner_, mine, now_), absl::OkStatus());
   while (kept() != before + 1) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_EQ(replica->transfer->Pack(owner_, second, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(replica->transfer->Pack(owner_, second, space_, now_)->state.position(), 54);
 }
 
 TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {

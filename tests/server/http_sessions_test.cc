@@ -113,6 +113,50 @@ TEST(HttpSessions, AreTakenAsTheyCome) {
   EXPECT_EQ(server.AccessLines("LoadSession"), 2);
 }
 
+// With a state that is larger than what all such calls may hold, and is read no faster than its
+// pieces find their place.
+TEST(HttpSessions, GoAndComeInPieces) {
+  constexpr int64_t kLimit = 32 << 10;
+  TestServer::Options options = WithTokenizer();
+  options.server.message_bytes = 4 * kLimit;
+  options.model.max_context = 2000;
+  TestServer server(options), other(options);
+  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
+  v1::GenerateRequest turn = Ids(std::vector<int32_t>(1500, 5), 20);
+  turn.set_session(handle);
+  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
+  const Answer saved =
+      Post(server, "/packrat/v1/SaveSession", absl::StrCat(R"({"session":")", handle, R"("})"));
+  ASSERT_EQ(saved.status, 200) << saved.body;
+  EXPECT_TRUE(saved.whole);
+  EXPECT_EQ(HeaderOf(saved, "X-Saved-Bytes"), absl::StrCat(saved.body.size()));
+  ASSERT_GT(static_cast<int64_t>(saved.body.size()), 4 * kLimit);
+  const std::string head = absl::StrCat(kHead, "Content-Length: ", saved.body.size(), "\r\n\r\n");
+  const auto load = [&](const std::string& bytes) {
+    HttpClient client(other.server().http_port());
+    return Read(client.Ask(absl::StrCat(head, bytes)));
+  };
+  const auto nothing_held = [&] {
+    return other.Metric("packrat_session_transfer_bytes{") == 0 &&
+           other.Metric("packrat_streams_open{") == 0 &&
+           other.Metric("packrat_state_cached_bytes") == 0;
+  };
+  {
+    HttpClient leaves(other.server().http_port());
+    leaves.Send(absl::StrCat(head, saved.body.substr(0, saved.body.size() - 1)));
+    EXPECT_TRUE(Eventually([&] { return other.Metric("packrat_state_cached_bytes") > kLimit; }));
+  }
+  EXPECT_TRUE(Eventually(nothing_held));
+  std::string damaged = saved.body;
+  damaged.back() ^= 1;
+  EXPECT_EQ(load(damaged).json()["code"], 15);
+  EXPECT_TRUE(Eventually(nothing_held));
+  const Answer loaded = load(saved.body);
+  ASSERT_EQ(loaded.status, 200) << loaded.body;
+  EXPECT_EQ(loaded.json()["state_tokens"], 1519);
+  EXPECT_GT(other.Metric("packrat_state_cached_bytes"), kLimit);
+}
+
 // Before the rest of it comes, and what is refused at once before any of it.
 TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
   TestServer server(WithTokenizer());

@@ -22,19 +22,35 @@ namespace packrat::gpu {
 
 // --- The parts of a split's work. ---
 
-// This lane's slices of a split's keys (row(entry) gives a row); zero outside [first, end).
+// Where this thread's row of a split is: thread i finds that of key i, thread kSplit + i that of
+// value i. row(entry, part): of a key (0) or a value (1). Entries outside [first, end) have the row
+// of their nearest neighbour: what is read for them is not looked at.
 template <class T, class L, class Row>
-__device__ __forceinline__ void LoadRows(const Row& row, int split, int first, int end, int padded,
-                                         Packed8<T>* rows) {
-  const int channel = Lane() % L::kLanes * 8;
+__device__ __forceinline__ const T* FindRow(const Row& row, int split, int first, int end) {
+  const int place = static_cast<int>(threadIdx.x) % L::kSplit;
+  const int entry = min(max(split * L::kSplit + place, first), end - 1);
+  return row(entry, static_cast<int>(threadIdx.x) / L::kSplit % 2);
+}
+
+// Puts it among the rows of split number `parity`.
+template <class L>
+__device__ __forceinline__ void PutRow(const AttendTile& tile, int parity, const void* row) {
+  if (static_cast<int>(threadIdx.x) >= 2 * L::kSplit) return;
+  tile.rows[parity * 2 * L::kSplit + threadIdx.x] = static_cast<const std::byte*>(row);
+}
+
+// This lane's slices of a split's keys (part 0) or values (1). Without a condition, so that all
+// loads are under way together: lanes beyond `padded` channels read some that are there, times
+// zeros.
+template <class T, class L>
+__device__ __forceinline__ void LoadRows(const AttendTile& tile, int parity, int part, int padded,
+                                         Packed8<T>* slices) {
+  const int channel = min(Lane() % L::kLanes * 8, padded - 8);
+  const std::byte* const* rows =
+      tile.rows + (parity * 2 + part) * L::kSplit + static_cast<int>(threadIdx.x) / L::kLanes;
 #pragma unroll
   for (int step = 0; step < L::kSteps; ++step) {
-    const int entry =
-        split * L::kSplit + step * L::kGroups + static_cast<int>(threadIdx.x) / L::kLanes;
-    rows[step] = Packed8<T>();
-    if (entry >= first && entry < end && channel < padded) {
-      rows[step] = *reinterpret_cast<const Packed8<T>*>(row(entry) + channel);
-    }
+    LoadPacked(reinterpret_cast<const T*>(rows[step * L::kGroups]) + channel, &slices[step]);
   }
 }
 
@@ -69,17 +85,27 @@ __device__ __forceinline__ void Scores(const AttendTile& tile, int n, const Pack
   constexpr int kSame = L::kLanes / L::kSteps;  // Lanes that end up with the same score.
   const int slice = Lane() % L::kLanes, group = static_cast<int>(threadIdx.x) / L::kLanes;
   for (int first = 0; first < n; first += kQ) {
-    float q[kQ][8], scores[kQ][L::kSteps];
+    float scores[kQ][L::kSteps];
+    // Four channels at a time: fewer registers.
 #pragma unroll
-    for (int i = 0; i < kQ; ++i) {
-      Load8(tile.q + min(first + i, n - 1) * L::kChannels + slice * 8, q[i]);
-    }
+    for (int c = 0; c < 8; c += 4) {
+      float q[kQ][4];
 #pragma unroll
-    for (int step = 0; step < L::kSteps; ++step) {
-      float key[8];
-      Unpack(keys[step], key);
+      for (int i = 0; i < kQ; ++i) {
+        Load4(tile.q + min(first + i, n - 1) * L::kChannels + slice * 8 + c, q[i]);
+      }
 #pragma unroll
-      for (int i = 0; i < kQ; ++i) scores[i][step] = DotSlice(q[i], key);
+      for (int step = 0; step < L::kSteps; ++step) {
+        float key[4];
+        Unpack4(keys[step], c, key);
+#pragma unroll
+        for (int i = 0; i < kQ; ++i) {
+          float score = c == 0 ? q[i][0] * key[0] : fmaf(q[i][0], key[0], scores[i][step]);
+#pragma unroll
+          for (int j = 1; j < 4; ++j) score = fmaf(q[i][j], key[j], score);
+          scores[i][step] = score;
+        }
+      }
     }
 #pragma unroll
     for (int i = 0; i < kQ; ++i) {
@@ -93,11 +119,11 @@ __device__ __forceinline__ void Scores(const AttendTile& tile, int n, const Pack
 
 // For one query, by lane 0 of its warp: how the split joins its run, and the run the result.
 template <class L>
-__device__ __forceinline__ void JoinSplit(AttendQuery* query, int index, float max, float sum,
+__device__ __forceinline__ void JoinSplit(AttendQuery* query, int split, float max, float sum,
                                           const AttendPartials& partials) {
-  const int split = query->first / L::kSplit + index;
   const Runs runs(query->first, query->end, L::kSplit);
-  const int run = index / runs.length, left = index % runs.length;
+  if ((query->steps & kEndsRun) != 0) query->run += query->run_step, query->left = 0;
+  const int left = query->left++;
   query->steps = kTakesPart;
   if (left == 0) {
     query->steps |= kOpensRun;
@@ -109,7 +135,7 @@ __device__ __forceinline__ void JoinSplit(AttendQuery* query, int index, float m
   if (left < runs.length - 1 && split < runs.end_split - 1) return;
   query->steps |= kEndsRun;
   if (partials.sums != nullptr) return;
-  if (run == 0 && !partials.continues) {
+  if (query->run == 0 && !partials.continues) {
     query->steps |= kFirstRun;
     query->max = query->run_max;
     query->sum = query->run_sum;
@@ -151,10 +177,9 @@ __device__ __forceinline__ void Weights(const AttendTile& tile, int n, int split
     }
     sum = WarpSum(sum);
     if (Lane() != 0) continue;
-    JoinSplit<L>(query, split - query->first / L::kSplit, max, sum, partials);
+    JoinSplit<L>(query, split, max, sum, partials);
     if (partials.sums != nullptr && (query->steps & kEndsRun) != 0) {
-      const Runs runs(query->first, query->end, L::kSplit);
-      float* stat = partials.Stat(i, (split - runs.first_split) / runs.length);
+      float* stat = partials.Stat(i, query->run);
       stat[0] = query->run_max;
       stat[1] = query->run_sum;
     }
@@ -164,9 +189,8 @@ __device__ __forceinline__ void Weights(const AttendTile& tile, int n, int split
 // Adds a split's values, weighted, to the runs of n queries, kQ queries at a time. *parity: which
 // half of tile.partial comes next.
 template <class T, class L, int kQ>
-__device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
-                                       const Packed8<T>* values, const AttendPartials& partials,
-                                       int* parity) {
+__device__ __forceinline__ void Values(const AttendTile& tile, int n, const Packed8<T>* values,
+                                       const AttendPartials& partials, int* parity) {
   constexpr int kKept = L::kChannels / kWarp;  // Channels that a lane has after its warp's tree.
   const int slice = Lane() % L::kLanes, group = static_cast<int>(threadIdx.x) / L::kLanes;
   for (int first = 0; first < n; first += kQ) {
@@ -174,14 +198,15 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
 #pragma unroll
     for (int step = 0; step < L::kSteps; ++step) {
       float value[8];
-      Unpack(values[step], value);
+      Unpack4(values[step], 0, value);
+      Unpack4(values[step], 4, value + 4);
 #pragma unroll
       for (int i = 0; i < kQ; ++i) {
         const float weight =
             tile.weights[min(first + i, n - 1) * L::kSplit + step * L::kGroups + group];
-        if (weight < 0.0f) continue;
+        const bool seen = weight >= 0.0f;
 #pragma unroll
-        for (int c = 0; c < 8; ++c) sums[i][c] = fmaf(weight, value[c], sums[i][c]);
+        for (int c = 0; c < 8; ++c) sums[i][c] = FmaIf(seen, weight, value[c], sums[i][c]);
       }
     }
     float* partial = tile.partial + *parity * kAttendWarps * kQ * L::kChannels;
@@ -194,9 +219,11 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
       for (int c = 0; c < kKept; ++c) to[c] = sums[i][c];
     }
     __syncthreads();
-    const int end = min(kQ, n - first) * L::kChannels;
-    for (int at = threadIdx.x; at < end; at += kAttendThreads) {
+#pragma unroll
+    for (int begin = 0; begin < kQ * L::kChannels; begin += kAttendThreads) {
+      const int at = begin + static_cast<int>(threadIdx.x);
       const int i = first + at / L::kChannels, d = at % L::kChannels;
+      if (i >= min(first + kQ, n)) break;
       const AttendQuery& query = tile.queries[i];
       if (query.steps == 0) continue;
       const float* x = partial + at;
@@ -209,8 +236,7 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
       *run = joined;
       if ((query.steps & kEndsRun) == 0) continue;
       if (partials.sums != nullptr) {
-        const Runs runs(query.first, query.end, L::kSplit);
-        partials.Sum(i, (split - runs.first_split) / runs.length)[d] = joined;
+        partials.Sum(i, query.run)[d] = joined;
         continue;
       }
       float* result = tile.result + i * L::kChannels + d;
@@ -223,34 +249,43 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, int split,
 
 // --- The whole. ---
 
-// All splits of `walk` for n queries, none of which sees entries outside [first, end). key(entry)
-// and value(entry) give rows of `padded` elements. prepare() fills tile.q and the queries' first
-// and end; it runs once the first loads are under way. The results go to tile.result and the
-// queries or, if `partials` is not empty, there.
-template <class T, class L, int kQ, class Key, class Value, class Prepare>
-__device__ __forceinline__ void AttendSplits(const AttendTile& tile, int n, const SplitWalk& walk,
+// All splits of `walk` for n queries, kQ at a time (kScored of them while scores are computed,
+// which takes more registers); none sees entries outside [first, end). row(entry, part) gives a
+// key's (0) or value's (1) row of `padded` elements, which nobody writes meanwhile. prepare() fills
+// tile.q and lets the queries Begin(); it runs once the first loads are under way. The results go
+// to tile.result and the queries or, if `partials` is not empty, there.
+//
+// A split's rows are found two splits ahead, while others are added up, and once for all lanes:
+// what is left for each load is to read an address.
+template <class T, class L, int kQ, int kScored = kQ, class Row, class Prepare>
+__device__ __forceinline__ void AttendSplits(const AttendTile& tile, int n, SplitWalk walk,
                                              int first, int end, int padded, float scale,
-                                             const Key& key, const Value& value,
-                                             const AttendPartials& partials,
+                                             const Row& row, const AttendPartials& partials,
                                              const Prepare& prepare) {
   Packed8<T> keys[L::kSteps], values[L::kSteps];
-  int split = walk.Begin(), parity = 0;
-  if (split < walk.runs.end_split) {
-    LoadRows<T, L>(key, split, first, end, padded, keys);
-    LoadRows<T, L>(value, split, first, end, padded, values);
+  int split = walk.Next(), next = walk.Next(), parity = 0, partial = 0;
+  if (split < walk.end) PutRow<L>(tile, 0, FindRow<T, L>(row, split, first, end));
+  __syncthreads();
+  if (split < walk.end) {
+    LoadRows<T, L>(tile, 0, 0, padded, keys);
+    LoadRows<T, L>(tile, 0, 1, padded, values);
   }
+  if (next < walk.end) PutRow<L>(tile, 1, FindRow<T, L>(row, next, first, end));
   prepare();
   __syncthreads();
-  while (split < walk.runs.end_split) {
-    const int next = walk.Next(split);
-    Scores<T, L, kQ>(tile, n, keys);
-    if (next < walk.runs.end_split) LoadRows<T, L>(key, next, first, end, padded, keys);
+  while (split < walk.end) {
+    const int after = walk.Next();
+    const T* found = nullptr;
+    if (after < walk.end) found = FindRow<T, L>(row, after, first, end);
+    Scores<T, L, kScored>(tile, n, keys);
+    if (next < walk.end) LoadRows<T, L>(tile, parity ^ 1, 0, padded, keys);
     __syncthreads();
     Weights<L>(tile, n, split, scale, partials);
     __syncthreads();
-    Values<T, L, kQ>(tile, n, split, values, partials, &parity);
-    if (next < walk.runs.end_split) LoadRows<T, L>(value, next, first, end, padded, values);
-    split = next;
+    if (after < walk.end) PutRow<L>(tile, parity, found);
+    Values<T, L, kQ>(tile, n, values, partials, &partial);
+    if (next < walk.end) LoadRows<T, L>(tile, parity ^ 1, 1, padded, values);
+    split = next, next = after, parity ^= 1;
   }
 }
 }  // namespace packrat::gpu

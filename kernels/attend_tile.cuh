@@ -62,17 +62,18 @@ template <>
 struct Packed8<float> {
   float4 low, high;
 };
-__device__ __forceinline__ void Unpack(const Packed8<BFloat16>& p, float* out) {
-  const unsigned words[4] = {p.words.x, p.words.y, p.words.z, p.words.w};
+// Channels c to c + 3; c: 0 or 4.
+__device__ __forceinline__ void Unpack4(const Packed8<BFloat16>& p, int c, float* out) {
+  const unsigned words[2] = {c == 0 ? p.words.x : p.words.z, c == 0 ? p.words.y : p.words.w};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 2; ++i) {
     out[2 * i] = __uint_as_float(words[i] << 16);
     out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
   }
 }
-__device__ __forceinline__ void Unpack(const Packed8<float>& p, float* out) {
-  out[0] = p.low.x, out[1] = p.low.y, out[2] = p.low.z, out[3] = p.low.w;
-  out[4] = p.high.x, out[5] = p.high.y, out[6] = p.high.z, out[7] = p.high.w;
+__device__ __forceinline__ void Unpack4(const Packed8<float>& p, int c, float* out) {
+  const float4 four = c == 0 ? p.low : p.high;
+  out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
 }
 
 __device__ __forceinline__ float DotSlice(const float* a, const float* b) {
@@ -81,6 +82,33 @@ __device__ __forceinline__ float DotSlice(const float* a, const float* b) {
   for (int c = 1; c < 8; ++c) sum = fmaf(a[c], b[c], sum);
   return sum;
 }
+
+__device__ __forceinline__ void LoadPacked(const BFloat16* p, Packed8<BFloat16>* to) {
+  CheckAligned(p);
+  to->words = __ldg(reinterpret_cast<const uint4*>(p));
+}
+__device__ __forceinline__ void LoadPacked(const float* p, Packed8<float>* to) {
+  CheckAligned(p);
+  to->low = __ldg(reinterpret_cast<const float4*>(p));
+  to->high = __ldg(reinterpret_cast<const float4*>(p + 4));
+}
+
+// Places in a ring, n % length for n >= 0, without a division for each.
+class RingIndex {
+ public:
+  __device__ __forceinline__ explicit RingIndex(int length)
+      : length_(length), inverse_(0xffffffffu / static_cast<unsigned>(max(length, 1))) {}
+  __device__ __forceinline__ int operator()(int n) const {
+    // Since n < 2^31, this is the quotient or one less.
+    const int place = n - static_cast<int>(__umulhi(n, inverse_)) * length_;
+    return place < length_ ? place : place - length_;
+  }
+  __device__ __forceinline__ int length() const { return length_; }
+
+ private:
+  int length_;
+  unsigned inverse_;
+};
 
 // The splits and runs of a query that sees entries [first, end).
 struct Runs {
@@ -117,20 +145,30 @@ struct AttendQuery {
   float max, sum;          // Of all finished runs.
   // How the split in work joins its run, and the run, if it ends here, the result.
   float run_scale, split_scale, scale, ended_scale;
-  int steps;  // Of the kinds below.
+  int steps;     // Of the kinds below.
+  int run;       // That of the split in work,
+  int run_step;  // how far the block's next run is,
+  int left;      // and how many splits of the run came before.
+
+  // As before the first of its splits, in a block that takes runs `worker`, `worker` + `workers`...
+  __device__ __forceinline__ void Begin(int first_entry, int end_entry, int worker, int workers) {
+    first = first_entry, end = end_entry;
+    steps = 0, run = worker, run_step = workers, left = 0;
+  }
 };
 enum AttendStep { kTakesPart = 1, kOpensRun = 2, kEndsRun = 4, kFirstRun = 8 };
 
 // A block's shared memory.
 struct AttendTile {
   AttendQuery* queries;
-  float* q;        // (queries, kChannels), rotated; zero beyond the head dimension
-  float* weights;  // (queries, kSplit): scores, then weights; -1: not seen
-  float* partial;  // (2, warps, kQ, kChannels)
-  float* run;      // (queries, kChannels): the run under way
-  float* result;   // (queries, kChannels): the finished runs
-  float* own;      // (2, kChannels): the own entry's key, rotated, and value; decode only
-  float* joins;    // (queries, kMaxRuns + 1, 4): decode only
+  const std::byte** rows;  // (2, 2, kSplit): where the keys and values of two splits are
+  float* q;                // (queries, kChannels), rotated; zero beyond the head dimension
+  float* weights;          // (queries, kSplit): scores, then weights; -1: not seen
+  float* partial;          // (2, warps, kQ, kChannels)
+  float* run;              // (queries, kChannels): the run under way
+  float* result;           // (queries, kChannels): the finished runs
+  float* own;              // (2, kChannels): the own entry's key, rotated, and value; decode only
+  float* joins;            // (queries, kMaxRuns + 1, 4): decode only
   int* flag;
 
   size_t bytes;  // Of all.
@@ -151,6 +189,8 @@ struct AttendTile {
       next += (floats * sizeof(float) + 15) / 16 * 16;
       return taken;
     };
+    rows = reinterpret_cast<const std::byte**>(
+        take(4 * Layout::kSplit * sizeof(*rows) / sizeof(float)));
     q = take(n * Layout::kChannels);
     weights = take(n * Layout::kSplit);
     partial = take(2 * kAttendWarps * at_once * Layout::kChannels);
@@ -181,15 +221,27 @@ struct AttendPartials {
   }
 };
 
-// Which splits a block takes: runs `worker`, `worker` + `workers`, ...
-struct SplitWalk {
-  Runs runs;
-  int worker, workers;
-  __device__ __forceinline__ int Begin() const { return runs.first_split + worker * runs.length; }
-  __device__ __forceinline__ int Next(int split) const {
-    const bool run_ends = (split - runs.first_split + 1) % runs.length == 0;
-    return split + 1 + (run_ends ? (workers - 1) * runs.length : 0);
+// Which splits a block takes, one after the other: those of runs `worker`, `worker` + `workers`,
+// ...
+class SplitWalk {
+ public:
+  const int end;
+
+  __device__ __forceinline__ SplitWalk(const Runs& runs, int worker, int workers)
+      : end(runs.end_split),
+        length_(runs.length),
+        between_((workers - 1) * runs.length),
+        split_(runs.first_split + worker * runs.length) {}
+  // The next one; `end` or more: there is none.
+  __device__ __forceinline__ int Next() {
+    const int split = split_++;
+    if (++left_ == length_) left_ = 0, split_ += between_;
+    return split;
   }
+
+ private:
+  int length_, between_;  // Of a run, and from one to the next: splits.
+  int split_, left_ = 0;  // `left_` splits before `split_` in its run.
 };
 // The scratch of a decode step whose blocks share their entries: tickets, then partials, both for
 // (span, block) pairs of `queries` queries each. Tickets keep their places whatever the batch.

@@ -42,7 +42,8 @@ struct PageRows {
   std::byte* base;
   size_t page_bytes;
   const int32_t* table;
-  int ring, padded;
+  RingIndex ring;
+  int padded;
   int key, value;  // Offsets within a page.
   __device__ PageRows(const StatePages& pages, const AttentionShape& s, int padded_dim, int span,
                       int kv_head)
@@ -53,11 +54,11 @@ struct PageRows {
         padded(padded_dim),
         key(kv_head * kBlockTokens * padded),
         value((s.num_kv_heads + kv_head) * kBlockTokens * padded) {}
-  // The row of a position, at an offset within its page.
-  __device__ __forceinline__ T* Row(int position, int offset) const {
-    const int32_t place = table[position / kBlockTokens % ring];
-    return reinterpret_cast<T*>(base + static_cast<size_t>(place) * page_bytes) + offset +
-           position % kBlockTokens * padded;
+  // The key (part 0) or value (1) of a position.
+  __device__ __forceinline__ T* Row(int position, int part) const {
+    const int32_t place = __ldg(table + ring(position / kBlockTokens));
+    return reinterpret_cast<T*>(base + static_cast<size_t>(place) * page_bytes) +
+           (part == 0 ? key : value) + position % kBlockTokens * padded;
   }
 };
 
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
   if (span.num_tokens != 1) return;
   const HeadBlocks blocks(shape);
   const int block = blockIdx.x, worker = blockIdx.z, kv_head = blocks.KvHead(block);
-  const int first_head = blocks.First(block), n = blocks.Count(block);
+  const int first_head = blocks.First(block), n = kQ == 1 ? 1 : blocks.Count(block);
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int end = span.position, first = FirstVisible(shape.window, end);
   const Runs runs(first, end, L::kSplit);
@@ -145,23 +146,19 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
   const int pair = blockIdx.y * gridDim.x + block;
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(pair);
-  AttendSplits<T, L, kQ>(
+  AttendSplits<T, L, kQ, (kQ == 1 ? 1 : 2)>(
       tile, n, {runs, worker, workers}, first, end, padded, scale,
-      [&](int position) { return rows.Row(position, rows.key); },
-      [&](int position) { return rows.Row(position, rows.value); }, partials,
+      [&](int position, int part) { return rows.Row(position, part); }, partials,
       [&] {
-        if (static_cast<int>(threadIdx.x) < n) {
-          tile.queries[threadIdx.x].first = first;
-          tile.queries[threadIdx.x].end = end;
-        }
+        if (static_cast<int>(threadIdx.x) < n)
+          tile.queries[threadIdx.x].Begin(first, end, worker, workers);
         for (int i = 0; i < n; ++i) {
           FillQuery<T, L>(shape, x, token, first_head + i, tile.q + i * L::kChannels);
         }
         if (worker == 0) {
           const bool append = block % blocks.each == 0;
           FillOwn<T, L>(shape, x, token, kv_head, padded, tile.own,
-                        append ? rows.Row(end, rows.key) : nullptr,
-                        append ? rows.Row(end, rows.value) : nullptr);
+                        append ? rows.Row(end, 0) : nullptr, append ? rows.Row(end, 1) : nullptr);
         }
       });
   const auto store = [&](int i, int d, float y) {
@@ -235,8 +232,8 @@ __global__ void __launch_bounds__(kAttendThreads)
   const PageRows<T> rows(pages, shape, padded, batch.token_span[token], kv_head);
   const int position = span->position + token - span->first_token;
   const int last = span->position + span->num_tokens - 1;
-  if (position / kBlockTokens + rows.ring <= last / kBlockTokens) return;
-  *reinterpret_cast<Packed8<T>*>(rows.Row(position, part == 0 ? rows.key : rows.value) + channel) =
+  if (position / kBlockTokens + rows.ring.length() <= last / kBlockTokens) return;
+  *reinterpret_cast<Packed8<T>*>(rows.Row(position, part) + channel) =
       *reinterpret_cast<const Packed8<T>*>(PieceRow(piece, shape, padded, token, kv_head, part) +
                                            channel);
 }
@@ -263,24 +260,22 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     const int first = FirstVisible(shape.window, position), end = position + tokens - 1;
     const PageRows<T> rows(pages, shape, padded, batch.token_span[token], kv_head);
     const auto row = [&](int at, int part) -> const T* {
-      if (at < begin) return rows.Row(at, part == 0 ? rows.key : rows.value);
+      if (at < begin) return rows.Row(at, part);
       return PieceRow(piece, shape, padded, span->first_token + at - begin, kv_head, part);
     };
     __syncthreads();  // The results of the last span have been read.
-    AttendSplits<T, L, 4>(
-        tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
-        [&](int at) { return row(at, 0); }, [&](int at) { return row(at, 1); }, AttendPartials(),
-        [&] {
-          if (static_cast<int>(threadIdx.x) < n) {
-            const int own = position + static_cast<int>(threadIdx.x) / heads;
-            tile.queries[threadIdx.x].first = FirstVisible(shape.window, own);
-            tile.queries[threadIdx.x].end = own;
-          }
-          for (int i = 0; i < n; ++i) {
-            FillQuery<T, L>(shape, x, token + i / heads, first_head + i % heads,
-                            tile.q + i * L::kChannels);
-          }
-        });
+    AttendSplits<T, L, 4>(tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
+                          row, AttendPartials(), [&] {
+                            if (static_cast<int>(threadIdx.x) < n) {
+                              const int own = position + static_cast<int>(threadIdx.x) / heads;
+                              tile.queries[threadIdx.x].Begin(FirstVisible(shape.window, own), own,
+                                                              0, 1);
+                            }
+                            for (int i = 0; i < n; ++i) {
+                              FillQuery<T, L>(shape, x, token + i / heads, first_head + i % heads,
+                                              tile.q + i * L::kChannels);
+                            }
+                          });
     FinishQueries<L>(
         tile, n, dim, scale,
         [&](int i, int channel, float* out) {
@@ -368,8 +363,9 @@ absl::Status Attention(const AttentionShape& shape, const BatchView& batch, cons
   return WithAttendLayout(operands.type, PadTo16(shape.head_dim), [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);
+    constexpr int kQ = L::kLanes == 32 ? 2 : 4;  // What fits into a third of the registers.
     const auto decode =
-        shape.num_heads == shape.num_kv_heads ? LaunchDecode<T, L, 1> : LaunchDecode<T, L, 4>;
+        shape.num_heads == shape.num_kv_heads ? LaunchDecode<T, L, 1> : LaunchDecode<T, L, kQ>;
     const absl::Status status = decode(shape, batch, pages, operands, attend, scale, stream);
     if (!status.ok() || batch.max_span_tokens == 1) return status;
     return LaunchPrompt<T, L>(shape, batch, pages, operands, piece, scale, stream);

@@ -149,22 +149,36 @@ __device__ __forceinline__ bool IsFinite(float x) {
 }
 
 // Fails under emulation where a device would trap.
-__device__ __forceinline__ void CheckAligned16([[maybe_unused]] const void* p) {
+template <int kBytes = 16>
+__device__ __forceinline__ void CheckAligned([[maybe_unused]] const void* p) {
 #ifndef __CUDACC__
-  emulation::CheckAligned(p, 16);
+  emulation::CheckAligned(p, kBytes);
 #endif
+}
+
+// Four neighbours, aligned to their size.
+__device__ __forceinline__ void Load4(const float* p, float* out) {
+  CheckAligned(p);
+  const float4 a = *reinterpret_cast<const float4*>(p);
+  out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+}
+__device__ __forceinline__ void Load4(const BFloat16* p, float* out) {
+  CheckAligned<8>(p);
+  const uint2 a = *reinterpret_cast<const uint2*>(p);
+  out[0] = __uint_as_float(a.x << 16), out[1] = __uint_as_float(a.x & 0xffff0000u);
+  out[2] = __uint_as_float(a.y << 16), out[3] = __uint_as_float(a.y & 0xffff0000u);
 }
 
 // Eight neighbours, aligned to 16 bytes.
 __device__ __forceinline__ void Load8(const float* p, float* out) {
-  CheckAligned16(p);
+  CheckAligned(p);
   const float4 a = *reinterpret_cast<const float4*>(p);
   const float4 b = *reinterpret_cast<const float4*>(p + 4);
   out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
   out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
 }
 __device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
-  CheckAligned16(p);
+  CheckAligned(p);
   const uint4 a = *reinterpret_cast<const uint4*>(p);
   const unsigned words[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
@@ -176,18 +190,30 @@ __device__ __forceinline__ void Load8(const BFloat16* p, float* out) {
 
 // Stores eight neighbours, aligned as for Load8().
 __device__ __forceinline__ void Store8(const float* values, float* p) {
-  CheckAligned16(p);
+  CheckAligned(p);
   *reinterpret_cast<float4*>(p) = make_float4(values[0], values[1], values[2], values[3]);
   *reinterpret_cast<float4*>(p + 4) = make_float4(values[4], values[5], values[6], values[7]);
 }
 __device__ __forceinline__ void Store8(const float* values, BFloat16* p) {
-  CheckAligned16(p);
+  CheckAligned(p);
   BFloat16 halves[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) halves[i] = __float2bfloat16(values[i]);
   uint4 packed;
   memcpy(&packed, halves, sizeof packed);
   *reinterpret_cast<uint4*>(p) = packed;
+}
+
+// a b + c, rounded once, or c as it is. Without a branch.
+__device__ __forceinline__ float FmaIf(bool add, float a, float b, float c) {
+#ifdef __CUDACC__
+  asm("{\n .reg .pred add;\n setp.ne.s32 add, %3, 0;\n @add fma.rn.f32 %0, %1, %2, %0;\n}"
+      : "+f"(c)
+      : "f"(a), "f"(b), "r"(static_cast<int>(add)));
+  return c;
+#else
+  return add ? fmaf(a, b, c) : c;
+#endif
 }
 
 // --- Warps and blocks. The order of additions: a butterfly over lane distances 16, 8, 4, 2, 1 (all

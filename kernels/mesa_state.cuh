@@ -78,16 +78,6 @@ __device__ __forceinline__ int HkkOffset(int i, int j, int row, int column) {
   return block + (row ^ ((i + j) & 1)) * 16 + group * kGroup + column % kGroup;
 }
 
-__device__ __forceinline__ void Load4(const float* p, float* out) {
-  const float4 a = *reinterpret_cast<const float4*>(p);
-  out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-}
-__device__ __forceinline__ void Load4(const BFloat16* p, float* out) {
-  const uint2 a = *reinterpret_cast<const uint2*>(p);
-  out[0] = __uint_as_float(a.x << 16), out[1] = __uint_as_float(a.x & 0xffff0000u);
-  out[2] = __uint_as_float(a.y << 16), out[3] = __uint_as_float(a.y & 0xffff0000u);
-}
-
 // Rows row to row + 7 (row a multiple of 8) by columns column to column + 3 (of 4) of the symmetric
 // matrix; zero beyond `blocks` blocks of 16. Diagonal blocks are stored whole: see UpdateTile().
 template <class S, bool kSwizzled>

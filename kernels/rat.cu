@@ -35,7 +35,8 @@ struct RatRows {
   std::byte* base;
   size_t page_bytes;
   const int32_t* table;
-  int ring, key, value;  // Offsets within a page.
+  RingIndex ring;
+  int key, value;  // Offsets within a page.
   __device__ RatRows(const StatePages& pages, const RatShape& s, int padded, int span, int head)
       : base(pages.base),
         page_bytes(pages.page_bytes),
@@ -44,7 +45,12 @@ struct RatRows {
         key(head * padded),
         value((s.num_heads + head) * padded) {}
   __device__ __forceinline__ T* Page(int chunk) const {
-    return reinterpret_cast<T*>(base + static_cast<size_t>(table[chunk % ring]) * page_bytes);
+    return reinterpret_cast<T*>(base +
+                                static_cast<size_t>(__ldg(table + ring(chunk))) * page_bytes);
+  }
+  // A key (part 0) or a value (1) of a finished chunk.
+  __device__ __forceinline__ const T* Row(int chunk, int part) const {
+    return Page(chunk) + (part == 0 ? key : value);
   }
 };
 
@@ -167,10 +173,9 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
   if (workers > 1) partials = scratch.Partials(pair);
   AttendSplits<T, L, 1>(
       tile, 1, {runs, worker, workers}, 0, finished, padded, scale,
-      [&](int chunk) { return rows.Page(chunk) + rows.key; },
-      [&](int chunk) { return rows.Page(chunk) + rows.value; }, partials,
+      [&](int chunk, int part) { return rows.Row(chunk, part); }, partials,
       [&] {
-        if (threadIdx.x == 0) tile.queries[0].first = 0, tile.queries[0].end = finished;
+        if (threadIdx.x == 0) tile.queries[0].Begin(0, finished, worker, workers);
         FillQuery<T, L>(row, x.rope + static_cast<size_t>(token) * dim, dim, tile.q);
         if (worker == 0) {
           StepRunningChunk<T, L>(shape, x, tails, span, row, rows, head, padded, tile.own);
@@ -270,8 +275,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     __syncthreads();  // The results of the last span have been read.
     AttendSplits<T, L, 4>(
         tile, n, {Runs(0, finished, L::kSplit), 0, 1}, 0, finished, padded, scale,
-        [&](int chunk) { return rows.Page(chunk) + rows.key; },
-        [&](int chunk) { return rows.Page(chunk) + rows.value; }, AttendPartials(),
+        [&](int chunk, int part) { return rows.Row(chunk, part); }, AttendPartials(),
         [&] {
           for (int i = 0; i < n; ++i) {
             FillQuery<T, L>(RatRow<T>(shape, x, token + i, head),
@@ -279,9 +283,8 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
                             tile.q + i * L::kChannels);
           }
           if (static_cast<int>(threadIdx.x) < n) {
-            AttendQuery* query = tile.queries + threadIdx.x;
-            query->first = 0;
-            query->end = (position + static_cast<int>(threadIdx.x)) / shape.chunk_size;
+            const int own = position + static_cast<int>(threadIdx.x);
+            tile.queries[threadIdx.x].Begin(0, own / shape.chunk_size, 0, 1);
           }
         });
     const auto own = [&](int i) {

@@ -60,19 +60,23 @@ struct HeadRows {
   std::byte* pages;
   size_t page_bytes;
   const int32_t* table;
-  int ring;
+  RingIndex page_ring, window_ring;
   T* entries;  // Of the tail, at this head.
   T* piece;    // (tokens, H, 2, padded), at the span's first token and this head.
   int head, padded;
 
   __device__ HeadRows(const RatPlusShape& s, const BatchView& batch, int span_index,
                       const StatePages& state, const StateParts& tails, T* scratch, int head)
-      : shape(s), span(batch.spans + span_index), head(head), padded(PadTo16(s.head_dim)) {
+      : shape(s),
+        span(batch.spans + span_index),
+        page_ring(s.dilation > 0 ? state.tables[span_index].ring : 0),
+        window_ring(s.window),
+        head(head),
+        padded(PadTo16(s.head_dim)) {
     if (s.dilation > 0) {
       pages = state.base;
       page_bytes = state.page_bytes;
       table = state.tables[span_index].pages;
-      ring = state.tables[span_index].ring;
     }
     std::byte* tail = tails.base + static_cast<size_t>(span->tail) * tails.stride;
     entries = reinterpret_cast<T*>(tail + RatTailFloats(s.num_heads, s.head_dim) * sizeof(float)) +
@@ -81,13 +85,14 @@ struct HeadRows {
   }
   // Rows of the key; those of the value are further on: value_at() of an entry, padded of Piece().
   __device__ __forceinline__ T* Page(int page) const {
-    return reinterpret_cast<T*>(pages + static_cast<size_t>(table[page % ring]) * page_bytes) +
+    return reinterpret_cast<T*>(pages +
+                                static_cast<size_t>(__ldg(table + page_ring(page))) * page_bytes) +
            head * padded;
   }
   __device__ __forceinline__ T* Sink(int s) const {
     return entries + static_cast<size_t>(s) * 2 * shape.num_heads * padded;
   }
-  __device__ __forceinline__ T* Ring(int s) const { return Sink(shape.sinks + s % shape.window); }
+  __device__ __forceinline__ T* Ring(int s) const { return Sink(shape.sinks + window_ring(s)); }
   __device__ __forceinline__ T* Piece(int s) const {
     return piece + static_cast<size_t>(s - span->position) * 2 * shape.num_heads * padded;
   }
@@ -170,7 +175,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     __syncthreads();  // The results of the last span have been read.
     AttendSplits<T, L, kQ>(
         tile, n, {Runs(0, far, L::kSplit), 0, 1}, 0, far, padded, scale,
-        [&](int e) { return rows.Far(e, 0); }, [&](int e) { return rows.Far(e, 1); }, joined,
+        [&](int e, int part) { return rows.Far(e, part); }, joined,
         [&] {
           for (int i = 0; i < n; ++i) {
             const T* q =
@@ -188,7 +193,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
           }
           for (int i = threadIdx.x; i < n; i += kAttendThreads) {
             AttendQuery& query = tile.queries[i];
-            query.first = 0, query.end = shape.Far(position + i);
+            query.Begin(0, shape.Far(position + i), 0, 1);
             query.max = kNoScore, query.sum = 0.0f;
           }
         });
@@ -197,11 +202,10 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
       __syncthreads();  // The last split's steps have been read.
       AttendSplits<T, L, kQ>(
           tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
-          [&](int s) { return rows.Near(s, 0); }, [&](int s) { return rows.Near(s, 1); }, joined,
+          [&](int s, int part) { return rows.Near(s, part); }, joined,
           [&] {
             for (int i = threadIdx.x; i < n; i += kAttendThreads) {
-              tile.queries[i].first = max(0, position + i - shape.window);
-              tile.queries[i].end = position + i;
+              tile.queries[i].Begin(max(0, position + i - shape.window), position + i, 0, 1);
             }
           });
     }

@@ -39,7 +39,6 @@ inline absl::Status ToStatus(cudaError_t error, const char* what) {
 template <class... P, class... A>
 absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block,
                     size_t shared_bytes, cudaStream_t stream, A... arguments) {
-#ifdef __CUDACC__
   if (shared_bytes > (48 << 10)) {  // More than a block gets without asking.
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
@@ -48,12 +47,14 @@ absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block
       return ToStatus(error, name);
     }
   }
+#ifdef __CUDACC__
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(arguments)...);
   return ToStatus(cudaGetLastError(), name);
 #else
-  return ToStatus(emulation::LaunchKernel(name, grid, dim3(block), shared_bytes, stream,
-                                          [=] { kernel(static_cast<P>(arguments)...); }),
-                  name);
+  return ToStatus(
+      emulation::LaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(block),
+                              shared_bytes, stream, [=] { kernel(static_cast<P>(arguments)...); }),
+      name);
 #endif
 }
 

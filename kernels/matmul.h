@@ -89,7 +89,8 @@ struct MatMulArguments {
 };
 
 // Products on one GPU: the library's, tuned once for each shape, and kernels of our own for few
-// rows. Sums are float32 in full precision (no TF32).
+// rows. Sums are float32 in full precision (no TF32). What is captured must have run outside of a
+// capture before: that is when it is tuned, and when the driver loads its code.
 class MatMul {
  public:
   struct Options {

@@ -82,12 +82,14 @@ cublasStatus_t MatMulPlan::Run(const MatMulArguments& m, CudaStream stream) {
   cublasStatus_t status = SetBias(m.bias);
   if (status == CUBLAS_STATUS_SUCCESS) status = SetRows(m.rows);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
-  if (proposals_.size() > 1) {
+  if (!has_run_) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
-        capture == cudaStreamCaptureStatusNone) {
-      Tune(m, stream);
+    if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess ||
+        capture != cudaStreamCaptureStatusNone) {
+      return CUBLAS_STATUS_NOT_INITIALIZED;
     }
+    if (proposals_.size() > 1) Tune(m, stream);
+    has_run_ = true;
   }
   return Multiply(proposals_[0], m, m.y, stream);
 }

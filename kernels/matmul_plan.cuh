@@ -63,8 +63,8 @@ class MatMulPlan {
 
   bool supported() const { return !proposals_.empty(); }
 
-  // The first call that is not captured tunes: it runs every proposal a few times and waits for
-  // them. Until then, and where the device lacks the memory to try them, the first proposal serves.
+  // The first call tunes: it runs every proposal a few times and waits for them. It must not be
+  // captured (NOT_INITIALIZED). Where the device lacks the memory to try, the first proposal serves.
   cublasStatus_t Run(const MatMulArguments& m, CudaStream stream);
 
  private:
@@ -80,6 +80,7 @@ class MatMulPlan {
   Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> desc_;
   Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> weight_, x_, y_;
   std::vector<cublasLtMatmulAlgo_t> proposals_;  // Once tuned, one.
+  bool has_run_ = false;
 };
 
 }  // namespace packrat::gpu

@@ -32,8 +32,8 @@ inline void MmaBf16(const unsigned (&a)[4], const unsigned (&b)[2], float (&d)[4
   const int g = Lane() / 4, t = Lane() % 4;
   // What the four lanes of one's rows of a hold, then those of one's two columns of b.
   unsigned rows[4][4], columns[2][4][2];
-  std::memcpy(rows, SyncWarp(a, sizeof a) + g * sizeof rows, sizeof rows);
-  const std::byte* slots = SyncWarp(b, sizeof b);
+  std::memcpy(rows, SyncWarp(Place::Here(), a, sizeof a) + g * sizeof rows, sizeof rows);
+  const std::byte* slots = SyncWarp(Place::Here(), b, sizeof b);
   for (int lane = 0; lane < 8; ++lane) {
     std::memcpy(columns[lane / 4][lane % 4], slots + (t * 8 + lane) * 16, sizeof b);
   }

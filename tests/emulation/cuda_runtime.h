@@ -63,13 +63,20 @@ struct ThreadIndices {
 // Of the thread that runs.
 extern ThreadIndices current;
 
-// Waits for all threads of the block.
-void SyncBlock();
+// Where a barrier or a warp operation stands: threads meet at one place only. As a default argument
+// it is the place of the call.
+struct Place {
+  const char* file;
+  int line;
+  static constexpr Place Here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+// Waits for all threads of the block that have not returned.
+void SyncBlock(Place place);
 // Waits for all lanes of the warp, after which the result holds what each lane gave: 32 slots of 16
-// bytes, valid until the lane's next call but one. Every lane that has not returned takes part.
-const std::byte* SyncWarp(const void* value, size_t bytes);
-// Did lane `lane` take part in the running warp's latest operation, rather than having returned?
-bool LaneAlive(int lane);
+// bytes, valid until the lane's next call but one. No lane may be missing or have returned.
+const std::byte* SyncWarp(Place place, const void* value, size_t bytes);
 // The block's dynamic shared memory, aligned to 128 bytes; NaNs at the block's start.
 std::byte* SharedMemory();
 [[noreturn]] void Fail(const char* format, ...);
@@ -88,10 +95,10 @@ inline int Lane() {
       32);
 }
 template <class T>
-T Exchange(T value, int from) {
+T Exchange(Place place, T value, int from) {
   static_assert(sizeof(T) <= 16);
-  const std::byte* slots = SyncWarp(&value, sizeof(T));
-  if (from < 0 || from > 31 || !LaneAlive(from)) return value;
+  const std::byte* slots = SyncWarp(place, &value, sizeof(T));
+  if (from < 0 || from > 31) return value;
   T result;
   std::memcpy(&result, slots + from * 16, sizeof(T));
   return result;
@@ -107,50 +114,62 @@ inline void FullMask(unsigned mask) {
 #define blockDim (::emulation::current.block_dim)
 #define gridDim (::emulation::current.grid_dim)
 
-inline void __syncthreads() { emulation::SyncBlock(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
+inline void __syncthreads(emulation::Place place = emulation::Place::Here()) {
+  emulation::SyncBlock(place);
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu,
+                       emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
-  emulation::SyncWarp(nullptr, 0);
+  emulation::SyncWarp(place, nullptr, 0);
 }
 template <class T>
-T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
+T __shfl_sync(unsigned mask, T value, int lane, int width = 32,
+              emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
   const int own = emulation::Lane();
-  return emulation::Exchange(value, own / width * width + lane % width);
+  return emulation::Exchange(place, value, own / width * width + lane % width);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32,
+                  emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
   const int own = emulation::Lane(), from = own ^ lanes;
   // A lane beyond one's own group of `width` is read only if it lies in an earlier one.
-  return emulation::Exchange(value, from / width > own / width ? own : from);
+  return emulation::Exchange(place, value, from / width > own / width ? own : from);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                   emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
   const int own = emulation::Lane(), from = own + static_cast<int>(delta);
-  return emulation::Exchange(value, from / width != own / width ? own : from);
+  return emulation::Exchange(place, value, from / width != own / width ? own : from);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                 emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
   const int own = emulation::Lane(), from = own - static_cast<int>(delta);
-  return emulation::Exchange(value, from < own / width * width ? own : from);
+  return emulation::Exchange(place, value, from < own / width * width ? own : from);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+inline unsigned __ballot_sync(unsigned mask, int predicate,
+                              emulation::Place place = emulation::Place::Here()) {
   emulation::FullMask(mask);
-  const std::byte* slots = emulation::SyncWarp(&predicate, sizeof predicate);
+  const std::byte* slots = emulation::SyncWarp(place, &predicate, sizeof predicate);
   unsigned bits = 0;
   for (int lane = 0; lane < 32; ++lane) {
     int value;
     std::memcpy(&value, slots + lane * 16, sizeof value);
-    if (emulation::LaneAlive(lane) && value != 0) bits |= 1u << lane;
+    if (value != 0) bits |= 1u << lane;
   }
   return bits;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) {
-  return __ballot_sync(mask, predicate == 0) == 0;
+inline int __any_sync(unsigned mask, int predicate,
+                      emulation::Place place = emulation::Place::Here()) {
+  return __ballot_sync(mask, predicate, place) != 0;
+}
+inline int __all_sync(unsigned mask, int predicate,
+                      emulation::Place place = emulation::Place::Here()) {
+  return __ballot_sync(mask, predicate == 0, place) == 0;
 }
 // One thread runs at a time and gives up its turn at barriers only: plain memory is atomic.
 inline void __threadfence() {}
@@ -192,10 +211,12 @@ inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
 
 template <class T>
 T __ldg(const T* p) {
+  emulation::CheckAligned(p, sizeof(T));
   return *p;
 }
 template <class T>
 T __ldcg(const T* p) {
+  emulation::CheckAligned(p, sizeof(T));
   return *p;
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
@@ -239,6 +260,7 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorUnknown = 999,
 };
 enum cudaMemcpyKind {
@@ -268,6 +290,8 @@ struct cudaDeviceProp {
   int multiProcessorCount, major, minor, l2CacheSize;
   size_t sharedMemPerBlockOptin;
 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2,
                           cudaHostAllocDefault = 0;
 
@@ -278,6 +302,7 @@ cudaError_t cudaPeekAtLastError();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
@@ -321,13 +346,20 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 // By emulation::milliseconds.
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
+// Of a kernel: what it may ask for at launch beyond 48 KB.
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+template <class... P>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
 namespace emulation {
 
 // Queues work on a stream, or records it where the stream is being captured.
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
 
-// A launch: `body` runs once for each thread.
-cudaError_t LaunchKernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+// A launch: `body` calls `kernel`, and runs once for each thread.
+cudaError_t LaunchKernel(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
                          cudaStream_t stream, std::function<void()> body);
 
 }  // namespace emulation

@@ -3,6 +3,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -77,6 +78,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   uint3 index = {};
   Wait wait = Wait::kReturned;
+  Place place = {};        // Where it waits.
   unsigned exchanges = 0;  // Warp operations so far; two generations of slots are kept.
   std::vector<Copy> copies;
   unsigned copy_groups = 0;  // Ended.
@@ -85,7 +87,6 @@ struct Fiber {
 struct Block {
   std::vector<Fiber> fibers{kMaxThreads};
   alignas(16) std::byte slots[kMaxWarps][2][32 * 16];
-  unsigned took_part[kMaxWarps] = {};  // Lanes of each warp's latest warp operation.
   std::unique_ptr<std::byte[]> shared_memory{new std::byte[kSharedLimit + 256]};
   std::byte* shared = nullptr;
   size_t shared_bytes = 0;
@@ -152,30 +153,39 @@ void StartFiber(Fiber* fiber) {
   fiber->copy_groups = 0;
 }
 
-// Notes who takes part in the operation that the warp is about to end: a lane may return from the
-// kernel before others have looked at what it gave.
-void NoteLanes(int warp) {
-  unsigned lanes = 0;
-  for (int lane = 0; lane < 32; ++lane) {
-    const int t = warp * 32 + lane;
-    if (t < block.threads && block.fibers[t].wait == Wait::kWarp) lanes |= 1u << lane;
+// Threads that wait for each other must wait at the same place: where a device lets others meet, it
+// is by accident. No lane may miss a warp operation.
+void CheckMeeting(int begin, int end, Wait wait) {
+  const Fiber* first = nullptr;
+  for (int t = begin; t < end; ++t) {
+    const Fiber& fiber = block.fibers[t];
+    if (t >= block.threads || fiber.wait != wait) {
+      if (wait == Wait::kWarp) Fail("a warp operation without lane %d, which has returned", t % 32);
+      continue;
+    }
+    if (first == nullptr) first = &fiber;
+    if (fiber.place.line != first->place.line ||
+        std::strcmp(fiber.place.file, first->place.file) != 0) {
+      Fail("waits at %s:%d, others at %s:%d", fiber.place.file, fiber.place.line, first->place.file,
+           first->place.line);
+    }
   }
-  block.took_part[warp] = lanes;
 }
 
 // Lets all of [begin, end) go on that wait for `wait`, if nobody there is still on the way.
 bool Release(int begin, int end, Wait wait) {
   bool any = false;
-  for (int t = begin; t < end; ++t) {
+  for (int t = begin; t < std::min(end, block.threads); ++t) {
     if (block.fibers[t].wait == Wait::kReturned) continue;
     if (block.fibers[t].wait != wait) return false;
     any = true;
   }
-  if (any && wait == Wait::kWarp) NoteLanes(begin / 32);
-  for (int t = begin; any && t < end; ++t) {
+  if (!any) return false;
+  CheckMeeting(begin, end, wait);
+  for (int t = begin; t < std::min(end, block.threads); ++t) {
     if (block.fibers[t].wait == wait) block.fibers[t].wait = Wait::kNothing;
   }
-  return any;
+  return true;
 }
 
 void RunBlock(const std::vector<int>& order) {
@@ -189,15 +199,15 @@ void RunBlock(const std::vector<int>& order) {
     }
     bool released = false;
     for (int warp = 0; warp * 32 < block.threads; ++warp) {
-      released |= Release(warp * 32, std::min(block.threads, warp * 32 + 32), Wait::kWarp);
+      released |= Release(warp * 32, warp * 32 + 32, Wait::kWarp);
     }
     if (!released) released = Release(0, block.threads, Wait::kBlock);
     if (released || ran) continue;
     for (int t = 0; t < block.threads; ++t) {
       if (block.fibers[t].wait == Wait::kReturned) continue;
       current.thread = block.fibers[t].index;
-      Fail("waits at a %s that others of it do not reach",
-           block.fibers[t].wait == Wait::kBlock ? "__syncthreads" : "warp operation");
+      Fail("waits at %s:%d, which others do not reach", block.fibers[t].place.file,
+           block.fibers[t].place.line);
     }
     return;
   }
@@ -208,11 +218,14 @@ void RunBlock(const std::vector<int>& order) {
 void SetThreadOrder(uint64_t order) { thread_order = order; }
 
 std::byte* SharedMemory() { return block.shared; }
-bool LaneAlive(int lane) { return (block.took_part[block.running / 32] >> lane & 1u) != 0; }
-void SyncBlock() { Yield(Wait::kBlock); }
+void SyncBlock(Place place) {
+  block.fibers[block.running].place = place;
+  Yield(Wait::kBlock);
+}
 
-const std::byte* SyncWarp(const void* value, size_t bytes) {
+const std::byte* SyncWarp(Place place, const void* value, size_t bytes) {
   Fiber& fiber = block.fibers[block.running];
+  fiber.place = place;
   std::byte* slots = block.slots[block.running / 32][fiber.exchanges++ % 2];
   if (bytes > 0) std::memcpy(slots + block.running % 32 * 16, value, bytes);
   Yield(Wait::kWarp);

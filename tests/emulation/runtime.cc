@@ -25,6 +25,7 @@ using Work = std::function<void()>;
 struct CUstream_st {
   std::deque<Work> queue;
   bool capturing = false;
+  bool invalid = false;  // What was captured: something was done that a capture does not allow.
   std::vector<Work> captured;
 };
 struct CUgraph_st {
@@ -59,6 +60,9 @@ cudaError_t sticky = cudaSuccess, last = cudaSuccess;
 std::atomic<cudaError_t> planned{cudaSuccess};  // Also set by signal handlers.
 CUstream_st default_stream;
 std::set<CUstream_st*> streams;
+std::set<const void*> loaded;                       // Kernels that were used before.
+thread_local CUstream_st* captured_here = nullptr;  // The stream that this thread captures.
+std::map<const void*, size_t> shared_allowed;       // Of a kernel, by cudaFuncSetAttribute().
 
 // Shared memory that a block may have, by compute capability.
 size_t SharedLimit() {
@@ -122,6 +126,14 @@ bool IsPinned(const void* memory) {
          static_cast<const std::byte*>(block->first) + block->second;
 }
 
+// Whether this thread captures, which allocations and work on the default stream make invalid.
+bool DisturbsCapture() {
+  if (captured_here == nullptr) return false;
+  captured_here->invalid = true;
+  last = cudaErrorStreamCaptureUnsupported;
+  return true;
+}
+
 CUstream_st* Of(cudaStream_t stream) { return stream != nullptr ? stream : &default_stream; }
 
 }  // namespace
@@ -132,6 +144,8 @@ void Reset() {
   sticky = last = cudaSuccess;
   planned = cudaSuccess;
   default_stream = CUstream_st();
+  shared_allowed.clear();
+  loaded.clear();
   SetThreadOrder(0);
 }
 
@@ -139,6 +153,7 @@ void FailNextWork(cudaError_t error) { planned = error; }
 
 cudaError_t Enqueue(cudaStream_t stream, Work work) {
   CUstream_st* s = Of(stream);
+  if (s == &default_stream && DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   if (s->capturing) {
     s->captured.push_back(std::move(work));
   } else {
@@ -147,15 +162,19 @@ cudaError_t Enqueue(cudaStream_t stream, Work work) {
   return Return(cudaSuccess);
 }
 
-cudaError_t LaunchKernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t LaunchKernel(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
                          cudaStream_t stream, Work body) {
+  const auto allowed = shared_allowed.find(kernel);
+  const size_t limit = allowed != shared_allowed.end() ? allowed->second : 48 << 10;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 ||
       block.x * block.y * block.z > 1024 || block.x * block.y * block.z == 0 ||
-      shared_bytes > SharedLimit()) {
+      shared_bytes > limit) {
     return Return(cudaErrorInvalidValue);
   }
+  // The driver loads a kernel when it is first used, which it must not do during a capture.
+  if (!Of(stream)->capturing) loaded.insert(kernel);
+  if (loaded.count(kernel) == 0 && DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   return Enqueue(stream, [=, body = std::move(body)] {
-    (void)name;
     ++counters.launches;
     RunGrid(grid, block, shared_bytes, body);
   });
@@ -214,6 +233,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->sharedMemPerBlockOptin = emulation::SharedLimit();
   return Return(cudaSuccess);
 }
+// The one attribute that is asked for. A block may have 1 KB less than that.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(emulation::SharedLimit()) + 1024;
+  return Return(cudaSuccess);
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = emulation::machine.driver;
   return cudaSuccess;
@@ -227,7 +251,15 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total - std::min(*total, emulation::used);
   return Return(cudaSuccess);
 }
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  if (value < 0 || static_cast<size_t>(value) > emulation::SharedLimit()) {
+    return Return(cudaErrorInvalidValue);
+  }
+  emulation::shared_allowed[kernel] = std::max<size_t>(value, 48 << 10);
+  return Return(cudaSuccess);
+}
 cudaError_t cudaDeviceSynchronize() {
+  if (emulation::DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   cudaError_t error = emulation::Drain(&emulation::default_stream);
   for (CUstream_st* stream : emulation::streams) {
     if (!stream->capturing && !stream->queue.empty()) error = emulation::Drain(stream);
@@ -236,6 +268,7 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (emulation::DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   ++counters.allocations;
   if (bytes == 0) {
     *memory = nullptr;
@@ -257,6 +290,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 }
 cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return Return(cudaSuccess);
+  if (emulation::DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   const auto found = emulation::device_memory.find(static_cast<std::byte*>(memory));
   if (found == emulation::device_memory.end()) std::abort();
   // As the runtime does, waits for all that may still use the memory.
@@ -271,6 +305,7 @@ cudaError_t cudaFree(void* memory) {
   return Return(cudaSuccess);
 }
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  if (emulation::DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   ++counters.allocations;
   *memory = std::aligned_alloc(4096, emulation::Mapped(std::max<size_t>(bytes, 1)));
   emulation::host_memory[*memory] = bytes;
@@ -278,6 +313,7 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
 }
 cudaError_t cudaFreeHost(void* memory) {
   if (memory == nullptr) return cudaSuccess;
+  if (emulation::DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   const auto found = emulation::host_memory.find(memory);
   if (found == emulation::host_memory.end()) std::abort();
   std::memset(memory, 0xFF, found->second);  // Queued work that still reads it reads NaNs.
@@ -332,13 +368,23 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emulation::Drain(Of(stream)); }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream == nullptr || emulation::captured_here != nullptr) {
+    return Return(cudaErrorStreamCaptureUnsupported);
+  }
   ++counters.captures;
   stream->capturing = true;
+  stream->invalid = false;
   stream->captured.clear();
+  emulation::captured_here = stream;
   return Return(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   stream->capturing = false;
+  emulation::captured_here = nullptr;
+  if (stream->invalid) {
+    *graph = nullptr;
+    return Return(cudaErrorStreamCaptureInvalidated);
+  }
   *graph = new CUgraph_st{std::exchange(stream->captured, {})};
   return Return(cudaSuccess);
 }

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <vector>
 
 #include "kernels/device.cuh"
@@ -11,6 +12,52 @@ namespace packrat {
 namespace {
 
 __global__ void CopyKernel(const float* from, float* to) { *to = *from; }
+
+// --- What a device leaves undefined, and the emulation refuses. ---
+
+__global__ void DifferentBarriersKernel() {
+  if (threadIdx.x < 32) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+}
+__global__ void DifferentShufflesKernel(float* to) {
+  float x = 1.0f;
+  if (gpu::Lane() < 16) {
+    x = __shfl_xor_sync(gpu::kAllLanes, x, 1);
+  } else {
+    x = __shfl_xor_sync(gpu::kAllLanes, x, 1);
+  }
+  if (gpu::Lane() == 0) *to = x;
+}
+// Lane 3 has returned where the others exchange.
+__global__ void MissingLaneKernel(float* to) {
+  if (threadIdx.x == 3) return;
+  *to = gpu::WarpSum(1.0f);
+}
+__global__ void SumKernel(float* to) {
+  const float sum = gpu::WarpSum(1.0f);
+  if (threadIdx.x == 0) *to = sum;
+}
+// Half of the threads return; the others may still meet.
+__global__ void ReturnedThreadsKernel(float* to) {
+  if (threadIdx.x >= 32) return;
+  __syncthreads();
+  if (threadIdx.x == 0) *to = 5.0f;
+}
+__global__ void LoadFourKernel(const float* from, float* to) {
+  float four[4];
+  gpu::Load4(from, four);
+  *to = four[3];
+}
+__global__ void ReadFourKernel(const float* from, float* to) {
+  *to = __ldg(reinterpret_cast<const float4*>(from)).w;
+}
+__global__ void LastByteKernel(int shared_bytes, float* to) {
+  reinterpret_cast<float*>(gpu::SharedMemory())[shared_bytes / 4 - 1] = 5.0f;
+  *to = reinterpret_cast<float*>(gpu::SharedMemory())[shared_bytes / 4 - 1];
+}
 
 class RuntimeTest : public testing::Test {
  protected:
@@ -75,6 +122,97 @@ TEST_F(RuntimeTest, AsynchronousCopiesReadPinnedMemoryLater) {
   *pinned = 6;
   EXPECT_EQ(Read(), 6.0f);
   ASSERT_EQ(cudaFreeHost(pinned), cudaSuccess);
+}
+
+TEST_F(RuntimeTest, ThreadsMeetAtOnePlace) {
+  const auto run = [&](int threads, auto kernel, auto... arguments) {
+    EXPECT_TRUE(gpu::Launch("Test", kernel, dim3(1), threads, 0, stream_, arguments...).ok());
+    return cudaStreamSynchronize(stream_);
+  };
+  EXPECT_DEATH(run(64, DifferentBarriersKernel), "waits at .*, others at .*runtime_test");
+  EXPECT_DEATH(run(32, DifferentShufflesKernel, to_), "waits at .*, others at .*runtime_test");
+  EXPECT_DEATH(run(32, MissingLaneKernel, to_), "without lane 3");
+  EXPECT_DEATH(run(48, SumKernel, to_), "without lane 16");
+  EXPECT_EQ(run(64, SumKernel, to_), cudaSuccess);
+  EXPECT_EQ(run(64, ReturnedThreadsKernel, to_), cudaSuccess);
+}
+
+TEST_F(RuntimeTest, VectorsAreAligned) {
+  float* array = nullptr;
+  ASSERT_EQ(cudaMalloc(&array, 64), cudaSuccess);
+  const auto run = [&](auto kernel, const float* from) {
+    EXPECT_TRUE(gpu::Launch("Test", kernel, dim3(1), 32, 0, stream_, from, to_).ok());
+    return cudaStreamSynchronize(stream_);
+  };
+  for (const auto kernel : {LoadFourKernel, ReadFourKernel}) {
+    EXPECT_EQ(run(kernel, array + 4), cudaSuccess);
+    EXPECT_DEATH(run(kernel, array + 1), "not aligned to 16 bytes");
+    EXPECT_DEATH(run(kernel, array + 2), "not aligned to 16 bytes");
+  }
+  ASSERT_EQ(cudaFree(array), cudaSuccess);
+}
+
+// More than 48 KB of shared memory are there for a kernel that has asked for them.
+TEST_F(RuntimeTest, SharedMemoryBeyond48KbIsAskedFor) {
+  constexpr int kLimit = 48 << 10;
+  const auto launch = [&](int bytes) {
+    return emulation::LaunchKernel(reinterpret_cast<const void*>(LastByteKernel), dim3(1), dim3(32),
+                                   bytes, stream_,
+                                   [bytes, to = to_] { LastByteKernel(bytes, to); });
+  };
+  EXPECT_EQ(launch(kLimit), cudaSuccess);
+  EXPECT_EQ(launch(kLimit + 4), cudaErrorInvalidValue);
+  constexpr auto kMost = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  EXPECT_EQ(cudaFuncSetAttribute(LastByteKernel, kMost, kLimit + 1024), cudaSuccess);
+  EXPECT_EQ(launch(kLimit + 1024), cudaSuccess);
+  EXPECT_EQ(launch(kLimit + 1028), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaFuncSetAttribute(LastByteKernel, kMost, 228 << 10), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  constexpr int kMore = 100 << 10;  // Launch() asks by itself.
+  EXPECT_TRUE(gpu::Launch("Last", LastByteKernel, dim3(1), 32, kMore, stream_, kMore, to_).ok());
+  EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+}
+
+TEST_F(RuntimeTest, CapturesAllowNeitherAllocationsNorTheDefaultStream) {
+  void* memory = nullptr;
+  ASSERT_EQ(cudaMalloc(&memory, 4), cudaSuccess);
+  const std::vector<std::function<cudaError_t()>> calls = {
+      [&] { return cudaMalloc(&memory, 4); },
+      [&] { return cudaHostAlloc(&memory, 4, 0); },
+      [&] { return cudaFree(memory); },
+      [&] { return cudaMemset(memory, 0, 4); },
+      [&] { return cudaMemcpy(memory, memory, 4, cudaMemcpyDeviceToDevice); },
+      [&] { return cudaDeviceSynchronize(); },
+  };
+  Read();  // The kernel is known.
+  for (const auto& call : calls) {
+    cudaGraph_t graph = nullptr;
+    ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_EQ(call(), cudaErrorStreamCaptureUnsupported);
+    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaErrorStreamCaptureInvalidated);
+    EXPECT_EQ(graph, nullptr);
+    ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_TRUE(gpu::Launch("Copy", CopyKernel, dim3(1), 32, 0, stream_, from_, to_).ok());
+    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+    ASSERT_NE(graph, nullptr);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  }
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+}
+
+// The driver loads a kernel when it is first used, which it must not do during a capture.
+TEST_F(RuntimeTest, KernelsAreFirstUsedOutsideOfCaptures) {
+  const auto capture = [&] {
+    cudaGraph_t graph = nullptr;
+    EXPECT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    const bool launched = gpu::Launch("Copy", CopyKernel, dim3(1), 32, 0, stream_, from_, to_).ok();
+    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph) == cudaSuccess, launched);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    return launched;
+  };
+  EXPECT_FALSE(capture());
+  Read();
+  EXPECT_TRUE(capture());
 }
 
 }  // namespace

@@ -55,22 +55,30 @@ TEST_F(MatMulGpuTest, TheQuickestProposalIsKept) {
   EXPECT_EQ(emulation::counters.allocations, allocations);
 }
 
-// Trials must not be recorded: the first proposal serves until the shape is seen outside.
-TEST_F(MatMulGpuTest, ACaptureTakesTheFirstProposal) {
-  emulation::cublas_lt.proposals = {{3.0}, {2.0}};
-  Random random(12);
-  const auto matmul = Make(false);
-  Case c({DType::kBF16, 20, 16, 32}, &random);
-  cudaGraph_t graph = nullptr;
-  EXPECT_CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  EXPECT_TRUE(matmul->Run(c.Arguments(), stream_).ok());
-  EXPECT_CUDA_OK(cudaStreamEndCapture(stream_, &graph));
-  EXPECT_CUDA_OK(cudaGraphDestroy(graph));
-  EXPECT_EQ(emulation::cublas_lt.products, 1);
-  EXPECT_EQ(emulation::cublas_lt.last_proposal, 0);
-  Run(matmul.get(), &c);
-  c.ExpectRight();
-  EXPECT_EQ(emulation::cublas_lt.last_proposal, 1);
+// Trials must not be recorded, and the library's code is loaded when it is first used.
+TEST_F(MatMulGpuTest, ACaptureBeforeTheFirstRunIsRefused) {
+  for (const int proposals : {1, 2}) {
+    emulation::cublas_lt = emulation::CublasLt();
+    emulation::cublas_lt.proposals.resize(proposals);
+    Random random(12);
+    const auto matmul = Make(false);
+    Case c({DType::kBF16, 20, 16, 32}, &random);
+    const auto capture = [&] {
+      cudaGraph_t graph = nullptr;
+      EXPECT_CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+      const absl::Status status = matmul->Run(c.Arguments(), stream_);
+      EXPECT_CUDA_OK(cudaStreamEndCapture(stream_, &graph));
+      EXPECT_CUDA_OK(cudaGraphDestroy(graph));
+      return status;
+    };
+    EXPECT_EQ(capture().code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(emulation::cublas_lt.products, 0);
+    Run(matmul.get(), &c);
+    c.ExpectRight();
+    const int64_t products = emulation::cublas_lt.products;
+    EXPECT_TRUE(capture().ok());
+    EXPECT_EQ(emulation::cublas_lt.products, products + 1);
+  }
 }
 
 TEST_F(MatMulGpuTest, WithoutMemoryToTryTheFirstProposalServes) {

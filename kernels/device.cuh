@@ -58,6 +58,19 @@ absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block
 #endif
 }
 
+// Bytes of shared memory of a multiprocessor, of which each block takes kReservedShared more than
+// it asks for; 0 where there is no device.
+inline constexpr size_t kReservedShared = 1024;
+inline size_t SharedOfMultiprocessor() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
+      cudaSuccess) {
+    return 0;
+  }
+  return static_cast<size_t>(bytes);
+}
+
 // --- Memory. ---
 
 // The block's dynamic shared memory, aligned to 128 bytes.
@@ -95,6 +108,13 @@ __device__ __forceinline__ void CopyAsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #else
   emulation::CopyAsyncWait(kPending);
+#endif
+}
+
+// Starts to bring 128 bytes around p into the second cache.
+__device__ __forceinline__ void PrefetchL2([[maybe_unused]] const void* p) {
+#ifdef __CUDACC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 #endif
 }
 

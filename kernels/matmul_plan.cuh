@@ -64,7 +64,8 @@ class MatMulPlan {
   bool supported() const { return !proposals_.empty(); }
 
   // The first call tunes: it runs every proposal a few times and waits for them. It must not be
-  // captured (NOT_INITIALIZED). Where the device lacks the memory to try, the first proposal serves.
+  // captured (NOT_INITIALIZED). Where the device lacks the memory to try, the first proposal
+  // serves.
   cublasStatus_t Run(const MatMulArguments& m, CudaStream stream);
 
  private:

@@ -1,6 +1,7 @@
 // The Mesa layer on a GPU. A token that comes alone takes one launch, a block of threads for each
 // span and head: the sealed state is on its way into shared memory while the token is convolved,
-// H_kk goes on into registers, and H_kv arrives while the system is being solved. Spans of several
+// H_kk goes on into registers, and H_kv arrives while the system is being solved: in shared memory,
+// or where two such blocks do not fit a multiprocessor, in the second cache. Spans of several
 // tokens take the five launches of mesa_prompt.cuh. Both ways do the same arithmetic in the same
 // order.
 #include "kernels/mesa.h"
@@ -18,15 +19,22 @@ namespace {
 // --- Decoding. ---
 
 // The shared memory of a decoding block: what the solver needs, the read-out's partial sums, then
-// H_kk and H_kv as they are stored, where both fit.
+// H_kk as it is stored, if it goes on into registers, and H_kv, if it is staged there.
 template <int P>
 struct alignas(128) DecodeShared {
   MesaShared<P, 1> solver;
   float partial[4 * P];
 };
 template <int P, class S>
-size_t DecodeSharedBytes(int head_dim) {
-  return sizeof(DecodeShared<P>) + (kTileInRegisters<P> ? MesaHeadFloats(head_dim) * sizeof(S) : 0);
+size_t DecodeSharedBytes(int head_dim, bool staged) {
+  const size_t hkk = kTileInRegisters<P> ? MesaHkkFloats(head_dim) : 0;
+  return sizeof(DecodeShared<P>) + (staged ? MesaHeadFloats(head_dim) : hkk) * sizeof(S);
+}
+// Whether to: blocks hide each other's loads, so two must fit a multiprocessor.
+template <int P, class S>
+bool StagesSealed(int head_dim) {
+  return kTileInRegisters<P> && 2 * (DecodeSharedBytes<P, S>(head_dim, true) + kReservedShared) <=
+                                    SharedOfMultiprocessor();
 }
 
 // The block's end: seals the state that lies in shared memory (or in the slot itself) with the
@@ -62,7 +70,7 @@ __device__ __forceinline__ void SealDecoded(const MesaHead& h, bool sealed, cons
 }
 
 // Blocks: (heads, spans).
-template <int P, class S>
+template <int P, class S, bool kStaged>
 __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArguments a) {
   const BatchSpan span = a.batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
@@ -76,21 +84,29 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   // What takes longest to come is loaded first.
   const S* hkk = SlotState<S>(a, span.slot_in, h.index);
   const S* hkv = hkk + MesaHkkFloats(h.dim);
-  for (int at = threadIdx.x * 4; at < slot * h.stored; at += P * 4) {
-    CopyAsync16(shared.k + at / h.stored * P + at % h.stored, h.k + at);
+  for (int row = Warp(); row < slot; row += P / kWarp) {
+    for (int at = Lane() * 4; at < h.stored; at += kWarp * 4) {
+      CopyAsync16(shared.k + row * P + at, h.k + row * h.stored + at);
+    }
   }
   if constexpr (kTileInRegisters<P>) {
     auto* to = reinterpret_cast<S*>(memory + 1);
     if (sealed) CopyHkk(hkk, blocks, to);
-    CopyAsyncCommit();
+    hkk = to;
+  }
+  CopyAsyncCommit();
+  if constexpr (kStaged) {
+    S* to = reinterpret_cast<S*>(memory + 1) + MesaHkkFloats(h.dim);
     constexpr int kGroup = 16 / static_cast<int>(sizeof(S));
     for (int at = threadIdx.x * kGroup; sealed && at < h.stored * h.stored; at += P * kGroup) {
-      CopyAsync16(to + MesaHkkFloats(h.dim) + at, hkv + at);
+      CopyAsync16(to + at, hkv + at);
     }
-    hkk = to;
-    hkv = to + MesaHkkFloats(h.dim);
+    hkv = to;
   } else {
-    CopyAsyncCommit();
+    constexpr int kLine = 128 / static_cast<int>(sizeof(S));
+    for (int at = threadIdx.x * kLine; sealed && at < h.stored * h.stored; at += P * kLine) {
+      PrefetchL2(hkv + at);
+    }
   }
   CopyAsyncCommit();
   float v[kBlockTokens];
@@ -165,8 +181,13 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   const int blocks = PadTo16(dim) / 16, tiles = blocks * (blocks + 1) / 2 + blocks * blocks;
   const int warps = kScanThreads / kWarp;
   const size_t solve_bytes = SolveSharedBytes<P, S>(dim);
-  absl::Status decode = Launch("MesaDecode", MesaDecodeKernel<P, S>, dim3(heads, spans), P,
-                               DecodeSharedBytes<P, S>(dim), stream, a);
+  const bool staged = StagesSealed<P, S>(dim);
+  auto decoder = MesaDecodeKernel<P, S, false>;
+  if constexpr (kTileInRegisters<P>) {
+    if (staged) decoder = MesaDecodeKernel<P, S, true>;
+  }
+  absl::Status decode = Launch("MesaDecode", decoder, dim3(heads, spans), P,
+                               DecodeSharedBytes<P, S>(dim, staged), stream, a);
   if (a.batch.max_span_tokens == 1 || !decode.ok()) return decode;
   absl::Status prepare = Launch("MesaPrepare", MesaPrepareKernel<P>, dim3(tokens, heads), P,
                                 2 * P / kWarp * sizeof(float), stream, a);
@@ -184,12 +205,14 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   return Launch("MesaKeep", MesaKeepKernel<S>, dim3(spans, heads), kKeepThreads, 0, stream, a);
 }
 
+template <int P, class S>
+size_t LeastSharedBytes(int head_dim) {
+  return std::max(DecodeSharedBytes<P, S>(head_dim, false), SolveSharedBytes<P, S>(head_dim));
+}
 template <int P>
 size_t SharedBytes(int head_dim, DType state_type) {
-  return state_type == DType::kF32
-             ? std::max(DecodeSharedBytes<P, float>(head_dim), SolveSharedBytes<P, float>(head_dim))
-             : std::max(DecodeSharedBytes<P, BFloat16>(head_dim),
-                        SolveSharedBytes<P, BFloat16>(head_dim));
+  return state_type == DType::kF32 ? LeastSharedBytes<P, float>(head_dim)
+                                   : LeastSharedBytes<P, BFloat16>(head_dim);
 }
 
 template <class S>

@@ -280,5 +280,28 @@ TEST_F(MesaTest, BFloat16State) {
 }
 #endif
 
+#ifdef PACKRAT_EMULATED
+// Where two blocks with all of a head's state do not fit a multiprocessor, or not even one does,
+// H_kv is read where it lies.
+TEST_F(MesaTest, SmallMultiprocessorsGiveTheSameBits) {
+  Random random(13);
+  MesaLayer layer(&random, {1, 128, 4});
+  layer.cg_tolerance = 1e-4f;
+  Texts texts;
+  texts.push_back(layer.RandomText(&random, 34, 5.0f));
+  MesaReference(layer, -1, &texts[0]);
+  for (const DType state : {DType::kF32, DType::kBF16}) {
+    const Types types{DType::kF32, state};
+    emulation::machine.major = 9, emulation::machine.minor = 0;
+    const Outcome large = Run(layer, texts, Cut::kSingle, types);
+    ASSERT_LE(gpu::MesaSharedBytes(layer.shape, state), size_t{99} << 10);
+    for (const auto& [major, minor] : {std::pair(8, 0), std::pair(8, 9), std::pair(12, 0)}) {
+      emulation::machine.major = major, emulation::machine.minor = minor;
+      ExpectSame(Run(layer, texts, Cut::kSingle, types, 7), large);
+    }
+  }
+}
+#endif
+
 }  // namespace
 }  // namespace packrat

@@ -141,7 +141,8 @@ __device__ __forceinline__ void ReadState(const FormPart& b, const S* state, int
   float sum[N][8] = {};
   if (octet * 8 < b.columns) {
     const S* column = state + b.first + octet * 8;
-#pragma unroll 4
+    constexpr int kUnroll = sizeof(S) == 2 && N <= 2 ? 8 : 4;  // 128 bytes are under way at once.
+#pragma unroll kUnroll
     for (int i = slice; i < key_dim; i += kFormSlices) {
       float values[8];
       Load8(column + static_cast<size_t>(i) * b.value_padded, values);

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(P) MesaPrepareKernel(MesaArguments a) {
 // Blocks: (groups of tiles, heads, spans); a warp for each tile of the state, which stays in its
 // registers from block to block of the text.
 template <class S>
-__global__ void __launch_bounds__(kScanThreads) MesaScanKernel(MesaArguments a) {
+__global__ void __launch_bounds__(kScanThreads, 2) MesaScanKernel(MesaArguments a) {
   const BatchSpan span = a.batch.spans[blockIdx.z];
   if (span.num_tokens < 2) return;
   const MesaBlocks blocks = BlocksOf(span);

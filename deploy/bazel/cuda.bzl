@@ -2,12 +2,10 @@
 
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 
-# Machine code for Ampere and Hopper, and PTX that drivers compile for what comes after.
-_ARCHITECTURES = [
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90,code=sm_90",
-    "-gencode=arch=compute_90,code=compute_90",
-]
+# Machine code for Ampere, Hopper and both kinds of Blackwell, and PTX that drivers compile for what comes after.
+# All of it from one PTX: no kernel uses what only newer ones have, and the compiler's front end runs once.
+_ARCHITECTURES = ["sm_80", "sm_90", "sm_100", "sm_120"]
+_GENCODE = "-gencode=arch=compute_80,code=[%s,compute_80]" % ",".join(_ARCHITECTURES)
 
 _FOUND = """
 cc_library(
@@ -56,17 +54,20 @@ def _cuda_library_impl(ctx):
     deps = cc_common.merge_cc_infos(cc_infos = [d[CcInfo] for d in ctx.attr.deps])
     context = deps.compilation_context
     objects = []
+    cubins = []
     for src in ctx.files.srcs:
         object_file = ctx.actions.declare_file("_objs/%s/%s.pic.o" % (ctx.label.name, src.basename))
+        of_src = [
+            ctx.actions.declare_file("_objs/%s/%s.%s.cubin" % (ctx.label.name, src.basename[:-3], arch))
+            for arch in _ARCHITECTURES
+        ]
         args = ctx.actions.args()
         args.add_all(["-x", "cu", "-c", src, "-o", object_file, "-std=c++17", "-O3", "-DNDEBUG"])
         args.add_all(["-ccbin", cc.compiler_executable, "-Xcompiler", "-fPIC,-Wall,-ffp-contract=off"])
 
-        # The kernels say fmaf() where they mean one rounding. -objtemp: names that do not clash.
-        args.add_all(["-fmad=false", "-lineinfo", "-objtemp", "--expt-relaxed-constexpr"])
-        args.add_all(["-Xptxas", "-v"] if ctx.attr.report else [])
-        args.add_all(_ARCHITECTURES)
-        args.add("-I.")
+        # The kernels say fmaf() where they mean one rounding.
+        args.add_all(["-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", _GENCODE, "-I."])
+        args.add_all(["--keep", "--keep-dir", object_file.dirname])
         args.add_all(context.defines, format_each = "-D%s")
         args.add_all(context.includes, format_each = "-I%s")
         args.add_all(context.system_includes, before_each = "-isystem")
@@ -75,12 +76,13 @@ def _cuda_library_impl(ctx):
             executable = ctx.attr.nvcc,
             arguments = [args],
             inputs = depset([src] + ctx.files.hdrs, transitive = [context.headers, cc.all_files]),
-            outputs = [object_file],
+            outputs = [object_file] + of_src,
             mnemonic = "CudaCompile",
             progress_message = "Compiling %s with nvcc" % src.short_path,
             use_default_shell_env = True,
         )
         objects.append(object_file)
+        cubins += of_src
     linking_context, _ = cc_common.create_linking_context_from_compilation_outputs(
         actions = ctx.actions,
         name = ctx.label.name,
@@ -99,6 +101,7 @@ def _cuda_library_impl(ctx):
     )
     return [
         DefaultInfo(files = depset(objects)),
+        OutputGroupInfo(cubins = depset(cubins)),
         cc_common.merge_cc_infos(cc_infos = [own, deps]),
     ]
 
@@ -109,7 +112,6 @@ cuda_library = rule(
         "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "deps": attr.label_list(providers = [CcInfo]),
         "nvcc": attr.string(mandatory = True),
-        "report": attr.bool(doc = "Print registers, spills and shared memory of every kernel."),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
     },
     fragments = ["cpp"],

@@ -1,0 +1,64 @@
+"""What must hold of the machine code of kernels that stream state or weights through the device: they are to be
+bound by the memory, and neither by the instructions that they issue nor by waiting for one load after the other.
+"""
+
+import re
+
+from tests.bench.gpu import sass
+
+COPIES = "copies"  # To shared memory: nobody waits for each.
+
+# (kernel, wide loads that a basic block of its loops must have). All rows of a split are under way together; in
+# layouts for less than 128 channels, a lane has fewer of them.
+_ATTEND = r"(RatDecode|AttentionDecode|RatPlusAttend)Kernel<(bf16|float), AttendLayout<%s>"
+HOT = (
+    (_ATTEND % "(16|32)", 8),
+    (_ATTEND % "8", 4),
+    (_ATTEND % "4", 2),
+    (r"GatedDeltaKernel<1,", 8),
+    (r"ScanKernel<1,", 8),
+    (r"FewRows(Bf16|F32)Kernel<\d, true>", 8),
+    (r"MesaDecodeKernel<(64|128),", COPIES),
+)
+# Large angles take the slow way through double precision, once, when a model is loaded.
+MAY_USE_LOCAL = ("FillRopeKernel",)
+
+
+def wanted(name):
+    """The second part of a row of HOT, or None."""
+    return next((loads for pattern, loads in HOT if re.match(pattern, name)), None)
+
+
+def loops(name, kernel):
+    return kernel.streaming_loops(copies=wanted(name) == COPIES)
+
+
+def faults(name, kernel):
+    """What is wrong with a kernel, as lines."""
+    found = []
+    local = sum(i.is_local for i in kernel.instructions)
+    if local and name not in MAY_USE_LOCAL:
+        found.append(f"{name}: {local} instructions go to local memory: registers are spilled")
+    loads = wanted(name)
+    if loads is None:
+        return found
+    if not loops(name, kernel):
+        found.append(f"{name}: no loop with loads of 16 bytes")
+    for loop in loops(name, kernel):
+        code = kernel.code(loop)
+        divisions = sum(i.is_integer_division for i in code)
+        if divisions:
+            found.append(f"{name}: {divisions} divisions of integers in a loop of {len(code)} instructions")
+        most = sass.wide_loads_of_a_block(code)
+        if loads != COPIES and most < loads:
+            found.append(f"{name}: at most {most} loads of 16 bytes are under way together, not {loads}")
+    return found
+
+
+def instructions_per_byte(name, kernel):
+    """Of the loop, for each byte that a warp loads by 16 a lane; each instruction is counted once. None for
+    kernels that are not listed, or that copy all at once and compute then."""
+    if wanted(name) in (None, COPIES) or not loops(name, kernel):
+        return None
+    code = kernel.code(max(loops(name, kernel), key=lambda x: x[1] - x[0]))
+    return len(code) / (512 * sum(i.is_wide_load for i in code))

@@ -1,0 +1,144 @@
+"""sass.py on what the disassembler prints, and hot_loops.py on kernels that break its rules."""
+
+import unittest
+
+from tests.bench.gpu import gpu_report, hot_loops, sass
+
+NAME = "_ZN7packrat3gpu12_GLOBAL__N_115RatDecodeKernelI13__nv_bfloat16NS0_12AttendLayoutILi16EEEEEvi"
+SHORT = "RatDecodeKernel<bf16, AttendLayout<16>>"
+
+HEADER = f"""\
+\t.section\t.nv.info,"",@"SHT_CUDA_INFO"
+\t//----- nvinfo : EIATTR_REGCOUNT
+\t.align\t\t4
+        /*0000*/ \t.byte\t0x04, 0x2f
+        /*0002*/ \t.short\t(.L_1 - .L_0)
+.L_0:
+        /*0004*/ \t.word\tindex@({NAME})
+        /*0008*/ \t.word\t0x00000080
+\t//----- nvinfo : EIATTR_FRAME_SIZE
+        /*000c*/ \t.word\tindex@({NAME})
+        /*0010*/ \t.word\t0x00000018
+\t.section\t.nv.info.{NAME},"",@"SHT_CUDA_INFO"
+\t//----- nvinfo : EIATTR_MAX_THREADS
+        /*0340*/ \t.word\t0x00000080
+        /*0344*/ \t.word\t0x00000002
+        /*0348*/ \t.word\t0x00000001
+\t.section\t.text.{NAME},"ax",@progbits
+"""
+
+
+def instructions(*codes):
+    return "".join(f"        /*{i * 16:04x}*/                   {code} ;\n" for i, code in enumerate(codes))
+
+
+LOAD = "LDG.E.128.CONSTANT R28, desc[UR18][R28.64]"
+AGAIN = "@!P0 BRA `(.L_x_1)"
+END = (instructions("EXIT") + ".L_x_2:\n" + instructions("BRA `(.L_x_2)"))
+
+
+def kernel(*loop):
+    """One whose loop has these instructions."""
+    text = (HEADER + instructions("LDC R1, c[0x0][0x28]", LOAD) + ".L_x_1:\n" + instructions(*loop) + END)
+    parsed = sass.parse(text)
+    assert list(parsed) == [NAME]
+    return parsed[NAME]
+
+
+class Sass(unittest.TestCase):
+    def test_reads_resources(self):
+        k = kernel(LOAD, AGAIN)
+        self.assertEqual((k.registers, k.stack, k.threads), (128, 24, 256))
+
+    def test_finds_loops(self):
+        k = kernel(LOAD, "FADD R1, R2, R3", AGAIN)
+        self.assertEqual(k.loops, [(2, 4)])  # Not what branches to itself.
+        self.assertEqual(k.streaming_loops(), [(2, 4)])
+        self.assertEqual([i.opcode for i in k.code((2, 4))], ["LDG.E.128.CONSTANT", "FADD", "BRA"])
+
+    def test_what_is_left_over_of_an_unrolled_loop_does_not_count(self):
+        inner = (".L_x_1:\n" + instructions(LOAD, LOAD, AGAIN) + ".L_x_3:\n" +
+                 instructions(LOAD, "@P1 BRA `(.L_x_3)"))
+        k = sass.parse(HEADER + inner + END)[NAME]
+        self.assertEqual(k.loops, [(0, 2), (3, 4)])
+        self.assertEqual(k.streaming_loops(), [(0, 2)])
+
+    def test_loops_around_other_loops_do_not_count(self):
+        text = (HEADER + ".L_x_3:\n" + instructions(LOAD, LOAD) + ".L_x_1:\n" + instructions(LOAD, AGAIN) +
+                instructions("@P1 BRA `(.L_x_3)") + END)
+        self.assertEqual(sass.parse(text)[NAME].streaming_loops(), [(2, 3)])
+
+    def test_blocks_end_where_control_may_leave(self):
+        for between, most in (("FADD R1, R2, R3", 2), ("@P0 EXIT", 1), ("BSYNC B0", 1),
+                              ("@P2 BRA `(.L_x_2)", 1), ("BAR.SYNC.DEFER_BLOCKING 0x0", 2)):
+            k = kernel(LOAD, between, LOAD, AGAIN)
+            self.assertEqual(sass.wide_loads_of_a_block(k.code((2, 5))), most, between)
+
+    def test_kinds_of_instructions(self):
+        def of(code):
+            return kernel(code, AGAIN).instructions[2]
+        for code in (LOAD, "LDG.E.128 R4, desc[UR4][R2.64]", "LDG.E.ENL2.256 R4, R8, desc[UR4][R2.64]",
+                     "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R2.64]", "UBLKCP [UR8], [UR4], UR6"):
+            self.assertTrue(of(code).is_wide_load, code)
+            self.assertEqual(of(code).is_copy, not code.startswith("LDG."), code)
+        for code in ("LDG.E.64 R4, desc[UR4][R2.64]", "LDS.128 R92, [R96+0x810]", "STG.E.128 [R2], R4"):
+            self.assertFalse(of(code).is_wide_load, code)
+        for code in ("I2F.RP R42, R43", "I2F.U32.RP R42, R43",
+                     "CALL.REL.NOINC `($__internal_1_$__cuda_sm20_div_u64)"):
+            self.assertTrue(of(code).is_integer_division, code)
+        for code in ("I2F.S32 R42, R43", "MUFU.RCP R42, R43",
+                     "CALL.REL.NOINC `($__internal_1_$__cuda_sm3x_div_rn_noftz_f32_slowpath)"):
+            self.assertFalse(of(code).is_integer_division, code)
+
+    def test_names(self):
+        self.assertEqual(sass.short_names([NAME, "_Z5otherv"]), {NAME: SHORT, "_Z5otherv": "other"})
+
+
+class Rules(unittest.TestCase):
+    def faults(self, *loop):
+        return hot_loops.faults(SHORT, kernel(*loop))
+
+    def test_a_good_loop(self):
+        self.assertEqual(self.faults(*[LOAD] * 8, AGAIN), [])
+
+    def test_divisions_spills_and_waiting_are_faults(self):
+        for code, fault in (("I2F.RP R42, R43", "1 divisions"), ("STL [R1], R90", "local memory"),
+                            ("LDL.64 R14, [R1+0x10]", "local memory")):
+            self.assertIn(fault, "".join(self.faults(*[LOAD] * 8, code, AGAIN)))
+        self.assertIn("at most 4 loads", "".join(self.faults(*[LOAD] * 4, "@P0 EXIT", *[LOAD] * 4, AGAIN)))
+        self.assertIn("no loop", "".join(self.faults("FADD R1, R2, R3", AGAIN)))
+
+    def test_spills_of_any_kernel_are_faults(self):
+        spilled = kernel("STL [R1], R90", AGAIN)
+        self.assertEqual(len(hot_loops.faults("SampleKernel", spilled)), 1)
+        self.assertEqual(hot_loops.faults("FillRopeKernel", spilled), [])
+        self.assertEqual(hot_loops.faults("SampleKernel", kernel("I2F.RP R42, R43", AGAIN)), [])
+
+    def test_copies_need_not_come_together(self):
+        copy = "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R2.64]"
+        mesa = "MesaDecodeKernel<128, float>"
+        self.assertEqual(hot_loops.faults(mesa, kernel(copy, AGAIN)), [])
+        self.assertEqual(len(hot_loops.faults(mesa, kernel(copy, "I2F.RP R42, R43", AGAIN))), 1)
+        self.assertEqual(len(hot_loops.faults(mesa, kernel(LOAD, AGAIN))), 1)
+
+
+class Report(unittest.TestCase):
+    def test_issue(self):
+        k = kernel(*[LOAD] * 8, *["FADD R1, R2, R3"] * 1015, AGAIN)
+        self.assertEqual(hot_loops.instructions_per_byte(SHORT, k), 1024 / 4096)
+        # A quarter of an instruction for each of 4.8e12 bytes, of 132 * 4 * 1.755e9 instructions.
+        self.assertAlmostEqual(gpu_report.issue_share("sm_90", 0.25), 1.295, places=3)
+        self.assertEqual(gpu_report.row("sm_90", "rat.cu", SHORT, k),
+                         f"| rat.cu | `{SHORT}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | 130 % |")
+        self.assertEqual(gpu_report.row("sm_90", "a.cu", "SampleKernel", k),
+                         "| a.cu | `SampleKernel` | 256 | 128 | - | 24 | 2 | - | - | - |")
+
+    def test_blocks(self):
+        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 32, 256), 8)
+        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 128, 128), 4)
+        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 16, 32), 32)
+        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_120", 32, 256), 6)
+
+
+if __name__ == "__main__":
+    unittest.main()

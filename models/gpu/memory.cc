@@ -31,6 +31,12 @@ std::string VersionText(int version) {
   return absl::StrCat(version / 1000, ".", version % 1000 / 10);
 }
 
+// The driver that a CUDA release came with, as nvidia-smi shows it: later ones of its major version
+// run with it, too.
+std::string MinimumDriver(int runtime) {
+  return runtime / 1000 == 13 ? " (driver 580 or newer)" : "";
+}
+
 }  // namespace
 
 absl::StatusOr<DeviceInfo> OpenDevice() {
@@ -41,7 +47,7 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
   if (error == cudaErrorInsufficientDriver && driver > 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("the driver is too old: it supports CUDA up to ", VersionText(driver),
-                     ", this build needs ", VersionText(runtime)));
+                     ", this build needs ", VersionText(runtime), MinimumDriver(runtime)));
   }
   // A machine without a driver reports version 0 and an insufficient driver.
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver || count == 0) {

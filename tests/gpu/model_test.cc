@@ -280,6 +280,7 @@ TEST_F(GpuModelTest, OldDriverIsSaidWithTheVersions) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(status.message().find("11.4"), absl::string_view::npos) << status;
   EXPECT_NE(status.message().find("13.0"), absl::string_view::npos) << status;
+  EXPECT_NE(status.message().find("driver 580"), absl::string_view::npos) << status;
 }
 
 TEST_F(GpuModelTest, OldDeviceIsSaid) {

@@ -19,11 +19,12 @@ program() {
   chmod +x "$1"
 }
 
+environment=()
 # expect STATUS ARGUMENT...: runs the pack, in a folder of its own.
 expect() {
   local wanted=$1 status=0
   shift
-  (cd "$work" && env -i /bin/bash "$work/pack/run.sh" "$@") >"$work/out" 2>&1 || status=$?
+  (cd "$work" && env -i "${environment[@]}" /bin/bash "$work/pack/run.sh" "$@") >"$work/out" 2>&1 || status=$?
   ((status == wanted)) || fail "status $status, not $wanted: $*"
 }
 says() { grep -q -- "$1" "$work/results/summary.txt" || fail "the summary has no '$1'"; }
@@ -46,9 +47,25 @@ PROGRAM
 expect 3
 says 'device: no CUDA device: none'
 says 'some_test: 1 passed, 0 failed, 1 skipped'
-says 'no CUDA device: nothing was run on one'
+says 'nothing was run on a device: no CUDA device: none'
 grep -q 'packrat test' "$work/results/machine.txt" || fail "machine.txt lacks the manifest"
 ! grep -q bench: "$work/results/summary.txt" || fail "benchmarks without a device"
+
+# An older driver, without NVIDIA's library for that and with it.
+program "$work/pack/bin/gpu_bench" <<'PROGRAM'
+[[ $LD_LIBRARY_PATH != */toolkit/compat ]] || { echo 'Some GPU'; exit 0; }
+echo "no CUDA device: the driver is too old: it supports CUDA up to 12.8" >&2
+exit 3
+PROGRAM
+expect 3 --only=tests
+says 'nothing was run on a device: .*the driver is too old'
+mkdir -p "$work/toolkit/compat"
+touch "$work/toolkit/compat/libcuda.so.1"
+environment=("CUDA_PATH=$work/toolkit")
+expect 0 --only=tests
+says 'driver: too old by itself, with .*/toolkit/compat'
+says 'device: Some GPU'
+environment=()
 
 # A device: all parts, and the benchmarks' arguments.
 program "$work/pack/bin/gpu_bench" <<'PROGRAM'

@@ -101,18 +101,15 @@ void Bench::Error(const std::string& name, const std::string& shape, const absl:
   Add(std::move(row));
 }
 
-void Bench::Launch(const std::string& name, const std::string& shape, const Work& work,
-                   double flops_per_second, const std::string& flops_name,
+void Bench::Launch(const std::string& name, const std::string& shape, const Kernels& kernels,
                    const std::function<absl::StatusOr<double>(std::string* note)>& run) {
   Row row;
-  row.name = name, row.shape = shape, row.work = work;
-  const double by_bytes = work.bytes / limits_.bytes_per_second;
-  const double by_flops = flops_per_second > 0 ? work.flops / flops_per_second : 0;
-  const bool bandwidth = by_bytes >= by_flops;
-  row.limited_by = bandwidth ? "bandwidth" : flops_name;
-  row.unit = bandwidth ? "GB/s" : "TFLOP/s";
-  const double amount = bandwidth ? work.bytes / 1e9 : work.flops / 1e12;
-  const double floor = std::max(by_bytes, by_flops);
+  row.name = name, row.shape = shape, row.work = Sum(kernels);
+  const Floor least = FloorOf(kernels, limits_);
+  row.limited_by = least.limited_by;
+  row.unit = least.by_bytes ? "GB/s" : "TFLOP/s";
+  const double amount = least.by_bytes ? row.work.bytes / 1e9 : row.work.flops / 1e12;
+  const double floor = least.seconds;
   if (options_.predict) {
     row.predicted = true;
     row.seconds = floor;

@@ -38,13 +38,6 @@ struct Options {
   std::string out, scratch = "/tmp", self;
 };
 
-// What the device can do: assumed until limits.cc has measured it.
-struct Limits {
-  double bytes_per_second = 4.0e12;  // Read plus written, of a copy.
-  double bf16_flops = 790e12, f32_flops = 60e12;
-  bool measured = false;
-};
-
 class Bench {
  public:
   Bench(const Options& options, Report* report) : options_(options), report_(report) {}
@@ -64,10 +57,9 @@ class Bench {
   // Seconds until the section's time is up, at least 0.
   double Remaining() const;
 
-  // A row of one launch: its share of the time that `work` takes at least, by bandwidth or by the
-  // given rate of operations (0: only bandwidth counts). `run` measures seconds and may set a note.
-  void Launch(const std::string& name, const std::string& shape, const Work& work,
-              double flops_per_second, const std::string& flops_name,
+  // A row of one launch, or of some that run one after the other: its share of the time that they
+  // take at least. `run` measures seconds and may set a note.
+  void Launch(const std::string& name, const std::string& shape, const Kernels& kernels,
               const std::function<absl::StatusOr<double>(std::string* note)>& run);
   // A row of another kind.
   void Add(Row row);

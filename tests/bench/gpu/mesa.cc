@@ -114,14 +114,13 @@ absl::StatusOr<std::string> MesaBench::Solves(double* steps) {
 void BenchMesa(Bench* bench) {
   const bool tiny = bench->options().tiny;
   const MesaShape shape = tiny ? kTinyMesa : kMesa;
-  const double f32 = bench->limits().f32_flops;
   for (const DType state : {DType::kF32, DType::kBF16}) {
     for (const int batch : tiny ? std::vector<int>{2} : std::vector<int>{1, 64, 256}) {
       const int bytes = static_cast<int>(DTypeBytes(state));
       const Work work = MesaToken(shape, 2, bytes, 15, true) * batch;
       bench->Launch(
           absl::StrCat("mesa decode, 16 heads of 128, bf16, state ", DTypeName(state)),
-          absl::StrCat("batch ", batch), work, f32, "float32 operations",
+          absl::StrCat("batch ", batch), {{work, Rate::kF32}},
           [&](std::string* note) -> absl::StatusOr<double> {
             BENCH_ASSIGN(MesaBench mesa, MesaBench::Make(bench, shape, DType::kBF16, state, batch,
                                                          tiny ? 16 : 64, false));

@@ -66,7 +66,7 @@ void BenchRat(Bench* bench) {
   for (const Point& p : Points(*bench)) {
     const Work work = RatToken(shape, 2, p.position - 1) * p.batch;
     bench->Launch(
-        "rat decode, 16 heads of 128, chunk 16, bf16", ShapeText(p), work, 0, "",
+        "rat decode, 16 heads of 128, chunk 16, bf16", ShapeText(p), {{work}},
         [&](std::string* note) -> absl::StatusOr<double> {
           BENCH_ASSIGN(RatBench rat,
                        RatBench::Make(bench, shape, DType::kBF16, p.batch, p.position, 1));
@@ -86,7 +86,7 @@ void BenchAttention(Bench* bench) {
     for (const Point& p : Points(*bench)) {
       if (shape.window > 0 && p.position > 4096) continue;  // No different.
       const Work work = AttentionToken(shape, 2, p.position - 1) * p.batch;
-      bench->Launch(name, ShapeText(p), work, 0, "",
+      bench->Launch(name, ShapeText(p), {{work}},
                     [&, &shape = shape](std::string* note) -> absl::StatusOr<double> {
                       BENCH_ASSIGN(
                           AttentionBench attention,
@@ -107,29 +107,26 @@ void BenchLayers(Bench* bench) {
   for (const Point& p : Points(*bench)) {
     if (!tiny && p.batch != 64 && p.batch != 512) continue;
     const int in = rat.projection(), qkv = 3 * width;
-    Work work = RatToken(rat, 2, p.position - 1) * p.batch;
-    work += Product(p.batch, in, width, 2, 2);
-    work += Product(p.batch, width, width, 2, 4);
+    Kernels kernels = {{RatToken(rat, 2, p.position - 1) * p.batch},
+                       {Product(p.batch, in, width, 2, 2), Rate::kBf16},
+                       {Product(p.batch, width, width, 2, 4), Rate::kBf16}};
+    bench->Launch("rat layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
+      return TimeLayer<RatBench>(
+          bench, p.batch, in, width,
+          [&] { return RatBench::Make(bench, rat, DType::kBF16, p.batch, p.position, 1); },
+          &RatBench::projection);
+    });
+    kernels[0].work = AttentionToken(full, 2, p.position - 1) * p.batch;
+    kernels[1].work = Product(p.batch, qkv, width, 2, 2);
     bench->Launch(
-        "rat layer: products and mixer, bf16", ShapeText(p), work, 0, "", [&](std::string*) {
-          return TimeLayer<RatBench>(
-              bench, p.batch, in, width,
-              [&] { return RatBench::Make(bench, rat, DType::kBF16, p.batch, p.position, 1); },
-              &RatBench::projection);
+        "full attention layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
+          return TimeLayer<AttentionBench>(
+              bench, p.batch, qkv, width,
+              [&] {
+                return AttentionBench::Make(bench, full, DType::kBF16, p.batch, p.position, 1);
+              },
+              &AttentionBench::qkv);
         });
-    work = AttentionToken(full, 2, p.position - 1) * p.batch;
-    work += Product(p.batch, qkv, width, 2, 2);
-    work += Product(p.batch, width, width, 2, 4);
-    bench->Launch("full attention layer: products and mixer, bf16", ShapeText(p), work, 0, "",
-                  [&](std::string*) {
-                    return TimeLayer<AttentionBench>(
-                        bench, p.batch, qkv, width,
-                        [&] {
-                          return AttentionBench::Make(bench, full, DType::kBF16, p.batch,
-                                                      p.position, 1);
-                        },
-                        &AttentionBench::qkv);
-                  });
   }
 }
 
@@ -140,8 +137,7 @@ void BenchPrompts(Bench* bench) {
   const MesaShape mesa = tiny ? kTinyMesa : kMesa;
   const int tokens = tiny ? 40 : 8192;
   const std::string shape = absl::StrCat("one prompt of ", tokens, " tokens");
-  const double bf16 = bench->limits().bf16_flops, f32 = bench->limits().f32_flops;
-  bench->Launch("rat prompt, bf16", shape, RatPrompt(rat, 2, tokens), bf16, "bf16 products",
+  bench->Launch("rat prompt, bf16", shape, {{RatPrompt(rat, 2, tokens), Rate::kBf16}},
                 [&](std::string* note) -> absl::StatusOr<double> {
                   BENCH_ASSIGN(RatBench b, RatBench::Make(bench, rat, DType::kBF16, 1, 0, tokens));
                   *note = absl::StrCat("beside ", RatPrompt(rat, 2, tokens).flops / 1e9,
@@ -149,24 +145,25 @@ void BenchPrompts(Bench* bench) {
                                        2e-9 * tokens * (rat.projection() + 2048.0) * 2048);
                   return bench->Time(1, [&](int i, CudaStream s) { return b.Run(i, s); });
                 });
-  bench->Launch("full attention prompt, bf16", shape, AttentionPrompt(full, 2, tokens), bf16,
-                "bf16 products", [&](std::string*) -> absl::StatusOr<double> {
+  bench->Launch("full attention prompt, bf16", shape,
+                {{AttentionPrompt(full, 2, tokens), Rate::kBf16}},
+                [&](std::string*) -> absl::StatusOr<double> {
                   BENCH_ASSIGN(AttentionBench b,
                                AttentionBench::Make(bench, full, DType::kBF16, 1, 0, tokens));
                   return bench->Time(1, [&](int i, CudaStream s) { return b.Run(i, s); });
                 });
   const double steps = 15;
-  bench->Launch(
-      "mesa prompt, bf16, state float32", shape, MesaPrompt(mesa, 2, 4, steps, true, tokens), f32,
-      "float32 operations", [&](std::string* note) -> absl::StatusOr<double> {
-        BENCH_ASSIGN(MesaBench b,
-                     MesaBench::Make(bench, mesa, DType::kBF16, DType::kF32, 1, tokens, true));
-        BENCH_ASSIGN(const double seconds,
-                     bench->Time(1, [&](int, CudaStream s) { return b.RunPrompt(s); }));
-        BENCH_ASSIGN(const std::string solves, b.Solves());
-        *note = absl::StrCat(solves, "; counted with ", steps);
-        return seconds;
-      });
+  bench->Launch("mesa prompt, bf16, state float32", shape,
+                {{MesaPrompt(mesa, 2, 4, steps, true, tokens), Rate::kF32}},
+                [&](std::string* note) -> absl::StatusOr<double> {
+                  BENCH_ASSIGN(MesaBench b, MesaBench::Make(bench, mesa, DType::kBF16, DType::kF32,
+                                                            1, tokens, true));
+                  BENCH_ASSIGN(const double seconds,
+                               bench->Time(1, [&](int, CudaStream s) { return b.RunPrompt(s); }));
+                  BENCH_ASSIGN(const std::string solves, b.Solves());
+                  *note = absl::StrCat(solves, "; counted with ", steps);
+                  return seconds;
+                });
 }
 
 }  // namespace packrat::gpu_bench

@@ -64,29 +64,28 @@ absl::StatusOr<StepTime> MedianStep(Bench* bench, Decoder* decoder, int batch, i
   return median;
 }
 
-// A row of one decoding step, held against the time that its bytes take.
+// A row of one decoding step, held against the time that its kernels take at least.
 void AddDecode(Bench* bench, const std::string& name, const std::string& shape,
-               const ModelWork& work, int batch, double seconds, const std::string& note) {
+               const Kernels& kernels, int batch, double seconds, const std::string& note) {
   Row row;
   row.name = name, row.shape = shape, row.note = note;
-  row.work = {work.weight_bytes + work.cache_bytes, work.flops};
-  const double by_bytes = row.work.bytes / bench->limits().bytes_per_second;
-  const double floor = std::max(by_bytes, work.flops / bench->limits().bf16_flops);
+  row.work = Sum(kernels);
+  const Floor floor = FloorOf(kernels, bench->limits());
   row.predicted = bench->options().predict;
-  row.seconds = row.predicted ? floor : seconds;
+  row.seconds = row.predicted ? floor.seconds : seconds;
   row.unit = "tokens/s";
   row.figure = row.predicted ? 0 : batch / seconds;
-  row.limit = batch / floor;
-  row.limited_by = by_bytes >= floor ? "bandwidth" : "bf16 products";
+  row.limit = batch / floor.seconds;
+  row.limited_by = floor.limited_by;
   bench->Add(std::move(row));
 }
 
 void DecodeRows(Bench* bench, const Setup& setup, LanguageModel* model, const std::string& name) {
   for (const int batch : setup.batches) {
     const std::string shape = absl::StrCat("batch ", batch, ", position ", setup.context);
-    const ModelWork work = ModelDecode(setup.shape, batch, setup.context - 1);
+    const Kernels kernels = ModelDecode(setup.shape, batch, setup.context - 1);
     if (model == nullptr) {
-      AddDecode(bench, name, shape, work, batch, 0, "");
+      AddDecode(bench, name, shape, kernels, batch, 0, "");
       continue;
     }
     const auto run = [&]() -> absl::StatusOr<StepTime> {
@@ -99,7 +98,7 @@ void DecodeRows(Bench* bench, const Setup& setup, LanguageModel* model, const st
       bench->Error(name, shape, time.status());
       continue;
     }
-    AddDecode(bench, name, shape, work, batch, time->total(),
+    AddDecode(bench, name, shape, kernels, batch, time->total(),
               absl::StrFormat("Start() %.1f us", time->start * 1e6));
   }
 }
@@ -185,10 +184,8 @@ absl::Status PaperRow(Bench* bench, const Setup& setup) {
       if (step > 0) times.push_back(time.total());
     }
     seconds += Median(times) / points;
-    const ModelWork work = ModelDecode(setup.shape, batch, decoder->position(0));
-    floor += std::max((work.weight_bytes + work.cache_bytes) / bench->limits().bytes_per_second,
-                      work.flops / bench->limits().bf16_flops) /
-             points;
+    const Kernels kernels = ModelDecode(setup.shape, batch, decoder->position(0));
+    floor += FloorOf(kernels, bench->limits()).seconds / points;
   }
   Row row;
   row.name = name;

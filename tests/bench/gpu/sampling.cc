@@ -62,7 +62,7 @@ void BenchSampling(Bench* bench) {
       Work work;
       work.bytes = 4.0 * rows * vocabulary;
       bench->Launch(absl::StrCat("sampling, ", way.name),
-                    absl::StrCat(rows, " rows of ", vocabulary), work, 0, "",
+                    absl::StrCat(rows, " rows of ", vocabulary), {{work}},
                     [&](std::string*) { return TimeSampling(bench, way.row, rows, vocabulary); });
     }
   }

@@ -52,8 +52,8 @@ void BenchProducts(Bench* bench) {
         if (deterministic && (rows == 2 || rows == 4 || rows == 16)) continue;
         bench->Launch(
             absl::StrCat("product, ", p.name, deterministic ? ", deterministic" : "", ", bf16"),
-            absl::StrCat(rows, " rows, ", p.out, " x ", p.in), Product(rows, p.out, p.in, 2, 2),
-            bench->limits().bf16_flops, "bf16 products",
+            absl::StrCat(rows, " rows, ", p.out, " x ", p.in),
+            {{Product(rows, p.out, p.in, 2, 2), Rate::kBf16}},
             [&](std::string*) -> absl::StatusOr<double> {
               if (!products.ok()) return products.status();
               return TimeProduct(bench, products->get(), p, rows);
@@ -85,7 +85,7 @@ void BenchElementwise(Bench* bench) {
     Work work;
     work.bytes = n * 6 + d * 4;
     bench->Launch(
-        "norm, float32 to bf16", shape, work, 0, "", [&](std::string*) -> absl::StatusOr<double> {
+        "norm, float32 to bf16", shape, {{work}}, [&](std::string*) -> absl::StatusOr<double> {
           BENCH_ASSIGN(gpu::DeviceMemory weight, bench->Random(d, DType::kF32, 0.1f, 1.0f));
           return time(n * 6, [&](std::byte* a, std::byte* b, CudaStream s) {
             return gpu::RmsNorm(reinterpret_cast<const float*>(a), rows, d,
@@ -93,7 +93,7 @@ void BenchElementwise(Bench* bench) {
           });
         });
     work.bytes = m * 6;
-    bench->Launch("SwiGLU, bf16", absl::StrCat(rows, " rows of ", inner), work, 0, "",
+    bench->Launch("SwiGLU, bf16", absl::StrCat(rows, " rows of ", inner), {{work}},
                   [&](std::string*) {
                     return time(m * 6, [&](std::byte* a, std::byte* b, CudaStream s) {
                       return gpu::Glu(Gating(), a, rows, inner, b, type, s);
@@ -101,8 +101,7 @@ void BenchElementwise(Bench* bench) {
                   });
     work.bytes = n * 6 + rows * 4.0;
     bench->Launch(
-        "embedding, bf16 to float32", shape, work, 0, "",
-        [&](std::string*) -> absl::StatusOr<double> {
+        "embedding, bf16 to float32", shape, {{work}}, [&](std::string*) -> absl::StatusOr<double> {
           const int vocabulary = tiny ? 50 : 32000;
           std::vector<int32_t> ids(rows);
           for (int i = 0; i < rows; ++i) ids[i] = (i * 7919) % vocabulary;

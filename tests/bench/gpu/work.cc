@@ -1,6 +1,37 @@
 #include "tests/bench/gpu/work.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace packrat::gpu_bench {
+
+Work Sum(const Kernels& kernels) {
+  Work sum;
+  for (const Kernel& kernel : kernels) sum += kernel.work;
+  return sum;
+}
+
+Floor FloorOf(const Kernels& kernels, const Limits& limits) {
+  double by_bytes = 0, by_bf16 = 0, by_f32 = 0;
+  for (const auto& [work, rate] : kernels) {
+    const double bytes = work.bytes / limits.bytes_per_second;
+    double flops = 0;
+    if (rate == Rate::kBf16) flops = work.flops / limits.bf16_flops;
+    if (rate == Rate::kF32) flops = work.flops / limits.f32_flops;
+    (bytes >= flops ? by_bytes : rate == Rate::kBf16 ? by_bf16 : by_f32) += std::max(bytes, flops);
+  }
+  Floor floor;
+  floor.seconds = by_bytes + by_bf16 + by_f32;
+  floor.by_bytes = by_bytes >= by_bf16 + by_f32;
+  for (const auto& [seconds, name] :
+       {std::pair(by_bytes, "bandwidth"), std::pair(by_bf16, "bf16 products"),
+        std::pair(by_f32, "float32 operations")}) {
+    if (seconds == 0) continue;
+    if (!floor.limited_by.empty()) floor.limited_by += " and ";
+    floor.limited_by += name;
+  }
+  return floor;
+}
 
 Work RatToken(const RatShape& s, int type_bytes, int position) {
   const double width = double(s.num_heads) * s.head_dim, entry = 2 * width * type_bytes;
@@ -101,17 +132,27 @@ double ModelParameters(const RandomModelShape& s) {
   return s.layer_types.size() * LayerParameters(s) + double(s.vocab_size + 1) * s.hidden_size;
 }
 
-ModelWork ModelDecode(const RandomModelShape& s, int batch, int position) {
-  const Work token = RatToken(RatOf(s), 2, position);
-  ModelWork work;
-  work.weight_bytes = 2 * ModelParameters(s);  // The embedding is the output matrix, too.
-  // Entries, the running chunk and the L-th of an entry's write, without the activations.
+Kernels ModelDecode(const RandomModelShape& s, int batch, int position) {
+  const auto layers = static_cast<double>(s.layer_types.size());
   const double width = s.hidden_size, entry = 2 * width * 2;
   const int entries = position / 16;
-  work.cache_bytes =
-      double(batch) * s.layer_types.size() * (entries * entry + entry / 16 + 2 * 2 * width * 4);
-  work.flops = batch * (2 * ModelParameters(s) + s.layer_types.size() * token.flops);
-  return work;
+  // Entries, the running chunk and the L-th of an entry's write, without the activations.
+  const Work mixer{batch * (entries * entry + entry / 16 + 2 * 2 * width * 4),
+                   batch * RatToken(RatOf(s), 2, position).flops};
+  Kernels kernels;
+  double products = 0;
+  const auto product = [&](double out, double in, double times) {
+    kernels.push_back({Work{out * in * 2, 2 * out * in * batch} * times, Rate::kBf16});
+    products += out * in * times;
+  };
+  product(RatOf(s).projection(), width, layers);
+  product(width, width, layers);
+  product(2 * s.intermediate_size, width, layers);
+  product(width, s.intermediate_size, layers);
+  product(s.vocab_size, width, 1);  // The embedding is the output matrix, too.
+  kernels.push_back({mixer * layers, Rate::kF32});
+  kernels.push_back({{2 * (ModelParameters(s) - products), 0}});  // Norms and biases.
+  return kernels;
 }
 
 double ModelPromptFlops(const RandomModelShape& s, int tokens) {

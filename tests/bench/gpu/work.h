@@ -7,6 +7,9 @@
 #ifndef PACKRAT_TESTS_BENCH_GPU_WORK_H_
 #define PACKRAT_TESTS_BENCH_GPU_WORK_H_
 
+#include <string>
+#include <vector>
+
 #include "kernels/attention.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
@@ -23,6 +26,31 @@ struct Work {
   }
   Work operator*(double n) const { return {bytes * n, flops * n}; }
 };
+
+// What the device can do: assumed until limits.cc has measured it.
+struct Limits {
+  double bytes_per_second = 4.0e12;  // Read plus written, of a copy.
+  double bf16_flops = 790e12, f32_flops = 60e12;
+  bool measured = false;
+};
+
+enum class Rate { kNone, kBf16, kF32 };  // kNone: operations take no time.
+struct Kernel {
+  Work work;
+  Rate rate = Rate::kNone;  // Of its operations.
+};
+// Kernels that run one after the other: while one computes, the memory waits for the next.
+using Kernels = std::vector<Kernel>;
+Work Sum(const Kernels& kernels);
+
+// The time that kernels take at least: the sum of what each takes for its bytes or for its
+// operations, whichever is longer.
+struct Floor {
+  double seconds = 0;
+  std::string limited_by;  // "bandwidth", "bf16 products", "float32 operations", or two of them.
+  bool by_bytes = true;    // Most of the time.
+};
+Floor FloorOf(const Kernels& kernels, const Limits& limits);
 
 // `type_bytes`: of an activation and of an entry of a page. `position`: tokens before this one.
 
@@ -49,11 +77,8 @@ Work MesaPrompt(const MesaShape& shape, int type_bytes, int state_bytes, double 
 Work Product(int rows, int out, int in, int weight_bytes, int y_bytes);
 
 // Of one step that decodes `batch` sequences with `position` tokens each: weights and caches only,
-// as a floor is stated.
-struct ModelWork {
-  double weight_bytes = 0, cache_bytes = 0, flops = 0;
-};
-ModelWork ModelDecode(const RandomModelShape& shape, int batch, int position);
+// as a floor is stated; operations of mixers at the rate of float32.
+Kernels ModelDecode(const RandomModelShape& shape, int batch, int position);
 // Operations of a prompt, one row of logits.
 double ModelPromptFlops(const RandomModelShape& shape, int tokens);
 double ModelParameters(const RandomModelShape& shape);

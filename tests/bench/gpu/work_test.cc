@@ -48,12 +48,34 @@ TEST(WorkTest, Model) {
   const RandomModelShape shape = Rat1300M();
   const double layer = 6656.0 * 2048 + 2048 * 2048 + 2048 + 3.0 * 2048 * 5632 + 2 * 2048;
   EXPECT_EQ(ModelParameters(shape), 24 * layer + 32001.0 * 2048);
-  const ModelWork one = ModelDecode(shape, 1, 4096), many = ModelDecode(shape, 256, 4096);
-  EXPECT_EQ(one.weight_bytes, 2 * ModelParameters(shape));
-  EXPECT_EQ(one.weight_bytes, many.weight_bytes);
-  EXPECT_EQ(one.cache_bytes, 24 * (256 * 8192 + 512 + 32768.0));
-  EXPECT_EQ(many.cache_bytes, 256 * one.cache_bytes);
+  const Kernels one = ModelDecode(shape, 1, 4096), many = ModelDecode(shape, 256, 4096);
+  const double weights = 2 * ModelParameters(shape);
+  const double cache = 24 * (256 * 8192 + 512 + 32768.0);
+  EXPECT_NEAR(Sum(one).bytes, weights + cache, 1);
+  EXPECT_NEAR(Sum(many).bytes, weights + 256 * cache, 1);
+  const double mixer = 24 * RatToken({16, 2, 128, 16}, 2, 4096).flops;
+  const double products = 2 * (24 * (layer - 2048 - 2 * 2048) + 32000.0 * 2048);
+  EXPECT_NEAR(Sum(many).flops, 256 * (products + mixer), 1e3);
   EXPECT_GT(ModelPromptFlops(shape, 8192), 2 * 8192 * 24 * layer);
+}
+
+// While products compute, the memory that the mixer will need waits.
+TEST(WorkTest, FloorsOfKernelsThatFollowEachOtherAdd) {
+  Limits limits;
+  limits.bytes_per_second = 10, limits.bf16_flops = 100, limits.f32_flops = 50;
+  const Kernel by_bytes{{30, 100}, Rate::kBf16}, by_flops{{5, 400}, Rate::kBf16};
+  const Kernel by_f32{{5, 400}, Rate::kF32}, unbound{{30, 1e9}};
+  EXPECT_EQ(FloorOf({by_bytes}, limits).seconds, 3);
+  EXPECT_EQ(FloorOf({by_bytes}, limits).limited_by, "bandwidth");
+  EXPECT_EQ(FloorOf({by_flops}, limits).seconds, 4);
+  EXPECT_EQ(FloorOf({by_flops}, limits).limited_by, "bf16 products");
+  EXPECT_FALSE(FloorOf({by_flops}, limits).by_bytes);
+  EXPECT_EQ(FloorOf({by_f32}, limits).seconds, 8);
+  EXPECT_EQ(FloorOf({unbound}, limits).seconds, 3);
+  const Floor floor = FloorOf({by_bytes, by_flops, unbound}, limits);
+  EXPECT_EQ(floor.seconds, 10);
+  EXPECT_EQ(floor.limited_by, "bandwidth and bf16 products");
+  EXPECT_TRUE(floor.by_bytes);
 }
 
 TEST(ReportTest, Json) {

@@ -141,7 +141,8 @@ __device__ __forceinline__ void ReadState(const FormPart& b, const S* state, int
   float sum[N][8] = {};
   if (octet * 8 < b.columns) {
     const S* column = state + b.first + octet * 8;
-    constexpr int kUnroll = sizeof(S) == 2 && N <= 2 ? 8 : 4;  // 128 bytes are under way at once.
+    // 128 bytes are under way at once. The host's compiler does not see the pragma's use of it.
+    [[maybe_unused]] constexpr int kUnroll = sizeof(S) == 2 && N <= 2 ? 8 : 4;
 #pragma unroll kUnroll
     for (int i = slice; i < key_dim; i += kFormSlices) {
       float values[8];

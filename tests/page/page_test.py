@@ -12,11 +12,13 @@ import urllib.request
 from tests.page import browser
 from tests.page.browser import Browser
 from tests.server import processes
-from tests.server.processes import ROOT, RealServer, wait_for
+from tests.server.processes import ROOT, RealServer, wait_for, with_template
 
 FILES = ("/", "/page.css", "/page.js", "/views.js")
 PAGE = os.path.join(ROOT, "server/page")
 PROMPT = "Once upon a time"
+ROLES = ("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
+         "{% if add_generation_prompt %}[assistant]{% endif %}")
 
 
 class FilesTest(unittest.TestCase):
@@ -186,6 +188,143 @@ class PageTest(unittest.TestCase):
         self.assertIn("NOT_FOUND", self.server.client("sessions", "show", fork).stderr)
         self.assertEqual(page.troubles, [])
 
+    def chat(self):
+        folder = tempfile.TemporaryDirectory(dir=os.environ["TEST_TMPDIR"])
+        self.addCleanup(folder.cleanup)
+        server = RealServer(with_template(folder.name, ROLES))
+        self.addCleanup(server.stop)
+        page = self.open(server)
+        page.wait_for("document.getElementById('health').className === 'good'")
+        page.run("document.querySelector('input[value=chat]').click()")
+        for name, value in (("max_tokens", 6), ("temperature", 0), ("system", "Be brief.")):
+            page.fill(name, value)
+        return server, page
+
+    @staticmethod
+    def said(server, *messages):
+        """What a chat of these, in turns, is answered."""
+        roles = ["system"] + ["user", "assistant"] * len(messages)
+        body = {"messages": [{"role": role, "content": text} for role, text in zip(roles, messages)],
+                "max_tokens": 6, "temperature": 0}
+        request = urllib.request.Request("http://127.0.0.1:%d/v1/chat/completions" % server.http_port,
+                                         json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["choices"][0]["message"]["content"]
+
+    def test_a_chat(self):
+        server, page = self.chat()
+        self.assertEqual(page.run("[document.getElementById('text-view').hidden, document.getElementById('chat-view')"
+                                  ".hidden, document.getElementById('no-chat').hidden]"), [True, False, True])
+
+        def shown():
+            return page.run("[...document.querySelectorAll('.message')].map((e) => e.textContent)")
+
+        def wait_for(messages):
+            page.wait_for("document.querySelectorAll('.message').length === %d && "
+                          "!document.getElementById('send').disabled" % messages)
+
+        def say():
+            return page.run("document.getElementById('say').value")
+
+        page.fill("say", " \n")
+        page.click("send")
+        self.assertEqual(shown(), [])
+        page.fill("say", "One")
+        page.press("Enter", 13, modifiers=8)  # Begins a line.
+        self.assertEqual(shown(), [])
+        page.press("Enter", 13)
+        wait_for(2)
+        one = self.said(server, "Be brief.", "One")
+        self.assertEqual((shown(), say()), (["user: One", "assistant: " + one], ""))
+        # All that was said goes along.
+        page.run("document.getElementById('likely').checked = true")
+        page.fill("say", "Two")
+        page.click("send")
+        wait_for(4)
+        two = self.said(server, "Be brief.", "One", one, "Two")
+        self.assertEqual(shown()[2:], ["user: Two", "assistant: " + two])
+        self.assertGreater(page.run("document.querySelectorAll('.message .token').length"), 0)
+        self.assertEqual(page.troubles, [])
+        # What is refused is left to be mended.
+        page.fill("temperature", 101)
+        page.fill("say", "Three")
+        page.click("send")
+        page.wait_for("!document.getElementById('send').disabled && document.getElementById('trouble').textContent")
+        self.assertEqual((len(shown()), say()), (4, "Three"))
+        page.fill("say", "")
+        page.click("take-back")
+        self.assertEqual((shown(), say()), (["user: One", "assistant: " + one], "Two"))
+        page.click("anew")
+        self.assertEqual(shown(), [])
+        self.assertEqual(page.run("['take-back', 'anew'].map((id) => document.getElementById(id).disabled)"),
+                         [True, True])
+
+    def test_options_arrive(self):
+        page = self.ready(prompt=PROMPT, max_tokens=60, temperature=0, stop=" the\n\n was")
+        self.generate(page)
+        self.assertEqual(page.text("answer"), PROMPT + self.answer("--max_tokens=60", "--stop= the, was",
+                                                                   PROMPT))
+        self.assertIn("came to its end", page.text("usage"))
+        # What is no number stays here.
+        page.fill("min_p", "")
+        page.run("document.getElementById('min_p').focus()")
+        page.call("Input.insertText", text="-")
+        page.click("generate")
+        page.wait_for("!document.getElementById('generate').disabled")
+        self.assertIn("Min p is not a number", page.text("trouble"))
+        self.assertEqual(page.run("document.querySelector('[aria-invalid]').id"), "min_p")
+        self.assertEqual(page.troubles, [])
+
+    def test_a_refusal_opens_the_options(self):
+        page = self.ready(prompt=PROMPT, stop="a" * 2000)
+        page.run("document.getElementById('options').open = false")
+        self.generate(page)
+        self.assertEqual(page.run("document.querySelector('[aria-invalid]').id"), "stop")
+        self.assertTrue(page.run("document.getElementById('options').open"))
+
+    def test_events_are_read_however_they_come(self):
+        page = self.ready()
+
+        def read(text, piece):
+            return page.run("""(async () => {
+                const bytes = new TextEncoder().encode(%s);
+                window.fetch = async () => new Response(new ReadableStream({start(to) {
+                  for (let at = 0; at < bytes.length; at += %d) to.enqueue(bytes.slice(at, at + %d));
+                  to.close();
+                }}));
+                const got = [];
+                try {
+                  for await (const event of events("x", {})) got.push(event);
+                } catch (error) {
+                  got.push([error.message, error.param]);
+                }
+                return got;
+              })()""" % (json.dumps(text), piece, piece))
+
+        stream = 'data: {"a": "\u00e9"}\n\n: nothing\n\nevent: x\ndata: {"b":\ndata: 1}\n\n'
+        for piece in (1, 7, 1000):
+            self.assertEqual(read(stream + "data: [DONE]\n\ndata: {}\n\n", piece), [{"a": "\u00e9"}, {"b": 1}])
+            self.assertEqual(read(stream, piece)[2:], [["The answer broke off.", None]])
+            self.assertEqual(read('data: {"error": {"message": "No.", "param": "stop[0]"}}\n\n', piece),
+                             [["No.", "stop[0]"]])
+
+    def test_a_server_that_has_gone_is_told(self):
+        server = RealServer("models/demo")
+        self.addCleanup(server.__exit__)
+        page = self.open(server)
+        page.wait_for("!document.getElementById('generate').disabled")
+        page.fill("max_tokens", 4000)
+        page.run("document.getElementById('ignore_eos').checked = true")
+        page.click("generate")
+        page.wait_for("document.getElementById('answer').textContent.length > 40")
+        server.process.kill()
+        server.process.communicate()
+        page.wait_for("!document.getElementById('generate').disabled")
+        self.assertNotEqual(page.text("trouble"), "")
+        self.assertEqual(page.run("document.querySelectorAll('.writing, [aria-busy=true]').length"), 0)
+        page.wait_for("document.getElementById('health').className === 'bad'")
+        self.assertIn("does not answer", page.text("health"))
+
     def test_gauges(self):
         page = self.ready()
         page.wait_for("document.getElementById('running').textContent === '0 of 64'")
@@ -221,6 +360,10 @@ class PageTest(unittest.TestCase):
                 self.assertIn("1 generated", page.text("usage"))
                 self.assertEqual(page.run("[sessionStorage.length, localStorage.length, document.cookie]"),
                                  [1, 0, ""])
+                page.call("Page.navigate", url="http://127.0.0.1:%d/" % server.http_port)
+                page.wait_for("document.readyState === 'complete' && "
+                              "!document.getElementById('generate')?.disabled")
+                self.assertEqual(page.text("trouble"), "")
 
     def test_on_a_phone_and_in_the_dark(self):
         light = self.ready().run("getComputedStyle(document.body).backgroundColor")

@@ -93,8 +93,9 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
   if (!status.ok()) return status;
   const size_t bytes = BytesOf(chat);
   if (bytes > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("chat has ", bytes, " bytes; at most ", max_bytes));
+    return absl::InvalidArgumentError(absl::StrCat("chat has ", bytes, " bytes; at most ",
+                                                   max_bytes,
+                                                   " (max_context tokens of the longest piece)"));
   }
   Conversation conversation;
   for (int i = 0; i < chat.messages_size(); ++i) {

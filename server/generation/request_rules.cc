@@ -143,7 +143,7 @@ StopParams MakeStop(const v1::StopParams& wire, const StopDefaults& defaults, in
 absl::Status CheckTextBytes(const char* field, size_t size, const RequestRules& rules) {
   if (size <= rules.max_text_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " has ", size, " bytes; at most ", rules.max_text_bytes, " (",
+      absl::StrCat(field, " has ", size, " bytes; at most ", rules.max_text_bytes, " (max_context ",
                    rules.limits.max_context, " tokens of the longest piece)"));
 }
 

@@ -119,7 +119,8 @@ TEST_F(ChatRequestTest, RefusalsNameTheField) {
   EXPECT_EQ(message(wire), "chat.messages has 0 messages; range [1, 4096]");
   EXPECT_EQ(message(Chat("x", "")), "chat.messages[0].role has 0 bytes; range [1, 64]");
   EXPECT_EQ(message(Chat(std::string(10000, 'x'))),
-            absl::StrCat("chat has 10004 bytes; at most ", rules_.max_text_bytes));
+            absl::StrCat("chat has 10004 bytes; at most ", rules_.max_text_bytes,
+                         " (max_context tokens of the longest piece)"));
   EXPECT_EQ(message(Chat("x", "nobody")),
             "chat.messages: the chat template says: nobody may not speak");
   wire = Chat("x");
@@ -234,7 +235,8 @@ TEST_F(ChatRequestTest, AnAnswersBeginningBelongsToThePrompt) {
             Ids("<s><|im_start|>user x<|im_end|><|im_start|>assistant <tool><|im_end|> a"));
   wire.mutable_chat()->set_answer_prefix(std::string(10000, 'x'));
   EXPECT_EQ(Refusal(wire).message(),
-            absl::StrCat("chat has 10005 bytes; at most ", rules_.max_text_bytes));
+            absl::StrCat("chat has 10005 bytes; at most ", rules_.max_text_bytes,
+                         " (max_context tokens of the longest piece)"));
 }
 
 TEST_F(ChatRequestTest, ScoreAndTokenizeTakeTheSamePrompt) {

@@ -89,6 +89,17 @@ TEST(HttpApi, OneBadPromptEndsAll) {
   EXPECT_TRUE(Eventually([&] { return server.StateBytesUsed() == 0; }));
 }
 
+// Clients shorten their prompt then, also where it was not even tokenized.
+TEST(HttpApi, TextsThatAreTooLongHaveACode) {
+  TestServer server(WithTokenizer());
+  for (const size_t bytes : {10000, 300000}) {
+    const Answer answer = Post(server, "/v1/completions",
+                               absl::StrCat(R"({"prompt":")", std::string(bytes, '%'), R"("})"));
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    EXPECT_EQ(answer.json()["error"]["code"], "context_length_exceeded") << answer.body;
+  }
+}
+
 TEST(HttpApi, RefusesInTheFormOfTheApi) {
   TestServer::Options options = WithTokenizer();
   options.server.max_message_bytes = 20000;

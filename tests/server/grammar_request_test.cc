@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "models/text/grammar/token_grammar.h"
 #include "proto/packrat/v1/inference.pb.h"
 #include "server/generation/request_rules.h"
 #include "tests/server/test_server.h"
@@ -47,6 +48,26 @@ TEST_F(GrammarRequestTest, ArrivesInEachChoice) {
   EXPECT_EQ(Make("regex: '[a-z]+'")->at(0).grammar, requests->at(0).grammar);
   EXPECT_NE(Make("regex: '[a-y]+'")->at(0).grammar, requests->at(0).grammar);
   EXPECT_TRUE(Make(R"(grammar: "root ::= [a-z]+")").ok());
+}
+
+// Special tokens are ids, not what they are called.
+TEST_F(GrammarRequestTest, ASpecialTokenIsItsIdAlone) {
+  const auto requests = Make(R"(grammar: "root ::= <[1]> \"a\"")");
+  ASSERT_TRUE(requests.ok()) << requests.status();
+  GrammarPosition position(requests->at(0).grammar);
+  const auto allowed = [&] {
+    EXPECT_TRUE(position.FindMask({}).ok());
+    std::vector<int32_t> ids;
+    for (int32_t id = 0; id < 32000; ++id) {
+      if ((position.mask()[id / 32] >> (id % 32) & 1) != 0) ids.push_back(id);
+    }
+    return ids;
+  };
+  EXPECT_EQ(allowed(), std::vector<int32_t>{1});  // <s>
+  position.Accept(1);
+  for (const int32_t id : allowed()) EXPECT_EQ(server_.tokenizer()->PieceText(id), "a");
+  EXPECT_THAT(Make(R"(grammar: "root ::= <[300]>")").status().message(),
+              HasSubstr("no token of this model can begin a text that matches it"));
 }
 
 TEST_F(GrammarRequestTest, TheLeastUsedMakesRoom) {

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "models/text/grammar/json_schema.h"
+#include "models/text/grammar/special_token.h"
 #include "models/text/grammar/text_reader.h"
 
 namespace packrat {
@@ -119,12 +120,16 @@ class GbnfParser {
         parts.push_back(ParseChoice(depth + 1));
         SkipSpace(true);
         if (status_.ok() && !reader_.Skip(")")) Fail("a group is not closed");
+      } else if (reader_.Skip("%json-line")) {
+        parts.push_back(ParseSchema(JsonSpacing::kLine));
       } else if (reader_.Skip("%json")) {
-        parts.push_back(ParseSchema());
+        parts.push_back(ParseSchema(JsonSpacing::kAny));
       } else if (IsNameCharacter(c)) {
         parts.push_back(rules_.Call(RuleOf(ReadName(), begin)));
+      } else if (reader_.Skip("<[")) {
+        parts.push_back(ParseToken());
       } else if (c == '<' || c == '!') {
-        Fail("tokens (<...>) are not supported; write their text");
+        Fail("of tokens only <[ID]> is supported, for special ones; write the text of others");
       } else if (c == '*' || c == '+' || c == '?' || c == '{') {
         ParseRepeat(&parts);
         if (++repeats > kMaxGrammarNesting) FailAt(begin, "too many repeats of one part");
@@ -216,6 +221,17 @@ class GbnfParser {
     return rules_.Literal(literal);
   }
 
+  // Behind "<[".
+  Id ParseToken() {
+    const size_t begin = reader_.at();
+    const int64_t id = reader_.Number();
+    if (id < 0 || !reader_.Skip("]>")) {
+      FailAt(begin, "\"<[\" is followed by a token's id and \"]>\"");
+      return 0;
+    }
+    return rules_.Literal(SpecialTokenBytes(static_cast<int32_t>(id)));
+  }
+
   Id ParseClass() {
     const bool negated = reader_.Skip("^");
     std::vector<CharacterRange> ranges;
@@ -234,8 +250,8 @@ class GbnfParser {
     return rules_.Characters(negated ? Complement(set) : std::move(set));
   }
 
-  // Behind %json.
-  Id ParseSchema() {
+  // Behind %json or %json-line.
+  Id ParseSchema(JsonSpacing spacing) {
     SkipSpace(true);
     const size_t begin = reader_.at();
     bool in_string = false;
@@ -252,7 +268,7 @@ class GbnfParser {
       if (!in_string && (c == '{' || c == '}')) depth += c == '{' ? 1 : -1;
     } while (depth > 0);
     const absl::StatusOr<Id> schema =
-        AddJsonSchema(text_.substr(begin, reader_.at() - begin), &rules_);
+        AddJsonSchema(text_.substr(begin, reader_.at() - begin), spacing, &rules_);
     if (schema.ok()) return *schema;
     FailAt(begin, absl::StrCat("%json: ", schema.status().message()));
     return 0;

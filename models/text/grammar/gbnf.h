@@ -1,5 +1,6 @@
 // GBNF, the notation of llama.cpp: rules `name ::= alternatives`, of which `root` is what a text
-// must match; and as an addition of ours `%json {..}`, a text of a JSON schema.
+// must match; `<[ID]>`, a special token; and as additions of ours `%json {..}`, a text of a JSON
+// schema, and `%json-line {..}`, the same in JsonSpacing::kLine.
 // docs/structured_output.md has what is taken.
 #ifndef PACKRAT_MODELS_TEXT_GRAMMAR_GBNF_H_
 #define PACKRAT_MODELS_TEXT_GRAMMAR_GBNF_H_

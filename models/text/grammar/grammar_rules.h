@@ -29,7 +29,7 @@ class GrammarRules {
   struct Expression {
     enum class Kind { kLiteral, kCharacters, kSequence, kChoice, kRepeat, kCall };
     Kind kind = Kind::kLiteral;
-    std::string literal;                // UTF-8. Empty: the empty text.
+    std::string literal;                // UTF-8, or a special token. Empty: the empty text.
     CharacterSet characters;            // Empty: matches nothing.
     std::vector<Id> parts;              // Of a sequence, a choice; one of a repeat.
     int64_t min = 0, max = kUnbounded;  // Of a repeat.

@@ -30,8 +30,8 @@ constexpr size_t kMaxNameBytes = 256;  // Of a property beside which others are 
 
 class SchemaReader {
  public:
-  SchemaReader(OrderedJson document, GrammarRules* rules)
-      : document_(std::move(document)), rules_(*rules), json_(rules) {}
+  SchemaReader(OrderedJson document, JsonSpacing spacing, GrammarRules* rules)
+      : document_(std::move(document)), rules_(*rules), json_(rules, spacing) {}
 
   absl::StatusOr<Id> Read() {
     const int root = rules_.AddRule("#");
@@ -202,7 +202,7 @@ class SchemaReader {
       const bool typed = std::any_of(types.begin(), types.end(), [&value](const std::string& type) {
         return HasType(value, type);
       });
-      if (types.empty() || typed) ways.push_back(rules_.Literal(value.dump()));
+      if (types.empty() || typed) ways.push_back(json_.Constant(value));
     }
     if (ways.empty()) return Fail(path, "no value of enum or const has the type");
     return rules_.Choice(std::move(ways));
@@ -315,20 +315,21 @@ class SchemaReader {
 
 }  // namespace
 
-absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, GrammarRules* rules) {
+absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, JsonSpacing spacing,
+                                               GrammarRules* rules) {
   const absl::Status status = ParseJson(text.data(), text.size(), "it").status();
   if (!status.ok()) return status;
   OrderedJson document =
       OrderedJson::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return absl::InvalidArgumentError("it has a number that is none");
-  return SchemaReader(std::move(document), rules).Read();
+  return SchemaReader(std::move(document), spacing, rules).Read();
 }
 
 absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text) {
   const absl::Status status = CheckGrammarText(text);
   if (!status.ok()) return status;
   GrammarRules rules;
-  const absl::StatusOr<GrammarRules::Id> root = AddJsonSchema(text, &rules);
+  const absl::StatusOr<GrammarRules::Id> root = AddJsonSchema(text, JsonSpacing::kAny, &rules);
   if (!root.ok()) return root.status();
   return rules;
 }

@@ -36,9 +36,19 @@ std::string EscapeOf(uint32_t c) {
   }
 }
 
+std::string InLine(const OrderedJson& value) {
+  if (!value.is_structured()) return value.dump();
+  std::string text;
+  for (const auto& [name, part] : value.items()) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ",
+                    value.is_object() ? OrderedJson(name).dump() + ": " : "", InLine(part));
+  }
+  return value.is_object() ? absl::StrCat("{", text, "}") : absl::StrCat("[", text, "]");
+}
+
 }  // namespace
 
-JsonText::Id JsonText::Space() {
+JsonText::Id JsonText::AnySpace() {
   if (!space_.has_value()) {
     const Id indent = rules_.Repeat(rules_.Characters({{'\t', '\t'}, {' ', ' '}}), 0, 20);
     space_ = rules_.NewRule(
@@ -46,6 +56,10 @@ JsonText::Id JsonText::Space() {
                      {rules_.Literal(" "), rules_.Sequence({rules_.Literal("\n"), indent})})));
   }
   return *space_;
+}
+
+JsonText::Id JsonText::Constant(const OrderedJson& value) {
+  return rules_.Literal(spacing_ == JsonSpacing::kLine ? InLine(value) : value.dump());
 }
 
 JsonText::Id JsonText::Quoted(Id inside) {
@@ -153,14 +167,14 @@ JsonText::Id JsonText::Number() {
 }
 
 JsonText::Id JsonText::Following(Id item) {
-  return rules_.Sequence({rules_.Literal(","), Space(), item});
+  return rules_.Sequence({rules_.Literal(","), SpaceBehindMark(), item});
 }
 
 JsonText::Id JsonText::Enclosed(absl::string_view brackets, std::optional<Id> items,
                                 bool may_be_empty) {
-  std::vector<Id> parts = {rules_.Literal(brackets.substr(0, 1)), Space()};
+  std::vector<Id> parts = {rules_.Literal(brackets.substr(0, 1)), SpaceInBrackets()};
   if (items.has_value()) {
-    const Id inside = rules_.Sequence({*items, Space()});
+    const Id inside = rules_.Sequence({*items, SpaceInBrackets()});
     parts.push_back(may_be_empty ? rules_.Optional(inside) : inside);
   }
   parts.push_back(rules_.Literal(brackets.substr(1)));
@@ -168,7 +182,8 @@ JsonText::Id JsonText::Enclosed(absl::string_view brackets, std::optional<Id> it
 }
 
 JsonText::Id JsonText::Member(Id name, Id value) {
-  return rules_.NewRule("member", rules_.Sequence({name, rules_.Literal(":"), Space(), value}));
+  return rules_.NewRule("member",
+                        rules_.Sequence({name, rules_.Literal(":"), SpaceBehindMark(), value}));
 }
 
 JsonText::Id JsonText::Some(Id item, int64_t min, int64_t max) {

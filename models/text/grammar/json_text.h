@@ -1,5 +1,4 @@
-// Rules for JSON texts and their parts. Between the parts stands nothing, a space, or a new line
-// with up to 20 spaces or tabs; before a colon or comma, before the text and behind it nothing.
+// Rules for JSON texts and their parts.
 #ifndef PACKRAT_MODELS_TEXT_GRAMMAR_JSON_TEXT_H_
 #define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_TEXT_H_
 
@@ -11,17 +10,21 @@
 
 #include "absl/strings/string_view.h"
 #include "models/text/grammar/grammar_rules.h"
+#include "models/text/grammar/json_merge.h"
+#include "models/text/grammar/json_schema.h"
 
 namespace packrat {
 
 class JsonText {
  public:
   using Id = GrammarRules::Id;
-  explicit JsonText(GrammarRules* rules) : rules_(*rules) {}
+  JsonText(GrammarRules* rules, JsonSpacing spacing) : rules_(*rules), spacing_(spacing) {}
 
   Id Value();  // Any.
   Id Object();
   Id Array();
+  // As it is, which no other value is equal to.
+  Id Constant(const OrderedJson& value);
   Id Number();  // At most 16 digits before the point and behind it, an exponent of at most 2.
   // From `low` to `high`, whose magnitude is at most kMaxBound; at most 16 digits.
   static constexpr int64_t kMaxBound = 1000000000000000;
@@ -47,14 +50,17 @@ class JsonText {
   std::optional<Id> ArrayOf(const std::vector<Id>& prefix, std::optional<Id> item, int64_t min,
                             int64_t max);
 
+  Id Nothing() { return rules_.Characters({}); }  // No text matches.
+
+ private:
   // The parts of `items` in brackets: {} or []. `items` is not empty; null: there are none.
   Id Enclosed(absl::string_view brackets, std::optional<Id> items, bool may_be_empty);
   // "," and an item.
   Id Following(Id item);
-  Id Space();
-  Id Nothing() { return rules_.Characters({}); }  // No text matches.
-
- private:
+  // Between parts.
+  Id AnySpace();
+  Id SpaceInBrackets() { return spacing_ == JsonSpacing::kAny ? AnySpace() : rules_.Literal(""); }
+  Id SpaceBehindMark() { return spacing_ == JsonSpacing::kAny ? AnySpace() : rules_.Literal(" "); }
   Id AnyCharacter();
   // From `min` to `max` items, but at least one.
   Id Some(Id item, int64_t min, int64_t max);
@@ -62,6 +68,7 @@ class JsonText {
   Id RestBut(const std::vector<std::vector<uint32_t>>& names, size_t begin, size_t end, size_t at);
 
   GrammarRules& rules_;
+  const JsonSpacing spacing_;
   int value_ = -1;  // Rules that are made when they are first asked for.
   std::optional<Id> space_, character_;
 };

@@ -4,13 +4,22 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "models/text/grammar/special_token.h"
+
 namespace packrat {
 namespace {
 
 std::vector<std::string> PiecesOf(const Tokenizer& tokenizer) {
   std::vector<std::string> pieces(tokenizer.num_pieces());
   for (int32_t id = 0; id < tokenizer.num_pieces(); ++id) {
-    if (!tokenizer.IsSpecial(id)) pieces[id] = tokenizer.PieceText(id);
+    if (tokenizer.IsSpecial(id)) {
+      pieces[id] = SpecialTokenBytes(id);
+      continue;
+    }
+    // A byte that is in no text must not pass for the beginning of a special token.
+    const std::string piece = tokenizer.PieceText(id);
+    if (!absl::StrContains(piece, kSpecialTokenMark)) pieces[id] = piece;
   }
   return pieces;
 }

@@ -39,7 +39,8 @@ class TokenTrie {
   // Longer pieces are left out, and are never allowed.
   static constexpr size_t kMaxPieceBytes = 0xffff;
 
-  // Tokens without text (special ones, padding) are left out.
+  // Special tokens are there by the bytes that stand for them (special_token.h); those without text
+  // and padding are left out.
   explicit TokenTrie(const Tokenizer& tokenizer);
   // `pieces`: by id; those that are empty are left out.
   explicit TokenTrie(const std::vector<std::string>& pieces);

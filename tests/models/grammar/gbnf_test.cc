@@ -54,6 +54,26 @@ TEST(GbnfTest, Constructs) {
        "::= \"y\"",
        {"1", "2y", "12y1"},
        {"2", "1y", "{}"}},
+      // The same in one line.
+      {"root ::= %json-line {\"properties\": {\"a\": {\"items\": {\"type\": \"integer\"}}, \"b\": "
+       "{\"const\": {\"x\": [1, []], \"y\": {}}}}}",
+       {"{}", "{\"a\": []}", "{\"a\": [1, 2], \"b\": {\"x\": [1, []], \"y\": {}}}"},
+       {"{ }", "{\"a\":[]}", "{\"a\": [1,2]}", "{\"a\": [ 1]}", "{\"b\": {\"x\":[1,[]],\"y\":{}}}",
+        "{\"a\": []\n}", "{\"a\": [],  \"b\": {\"x\": [1, []], \"y\": {}}}"}},
+      // A special token: nothing that can be written.
+      {"root ::= \"a\" <[12]>? | <[3]> .",
+       {"a",
+        "a\xff"
+        "12\xff",
+        "\xff"
+        "3\xffx"},
+       {"a<[12]>", "a12",
+        "\xff"
+        "3\xff",
+        "a\xff"
+        "1\xff",
+        "a\xff"
+        "123\xff"}},
       {"root ::= [\xc3\xa0-\xc3\xbf]{2}", {"\xc3\xa9\xc3\xbf"}, {"\xc3\xa9", "\xc3\xa9\xc3"}},
   };
   for (const Case& c : cases) {
@@ -87,7 +107,10 @@ TEST(GbnfTest, Refusals) {
       {"root ::= \"\\q\"", "unknown escape"},
       {"root ::= \"\\ud800\"", "no character of Unicode"},
       {"root ::= \"\\U00110000\"", "no character of Unicode"},
-      {"root ::= <[12]>", "tokens"},
+      {"root ::= <think>", "of tokens only <[ID]> is supported"},
+      {"root ::= !<[12]>", "of tokens only <[ID]> is supported"},
+      {"root ::= <[]>", "at byte 11: \"<[\" is followed by a token's id"},
+      {"root ::= <[12>", "at byte 11: \"<[\" is followed by a token's id"},
       {"root ::= %json", "at byte 14: %json is followed by a schema in braces"},
       {"root ::= %json x", "at byte 15: %json is followed by a schema in braces"},
       {"root ::= %json {\"a\": {}", "at byte 15: %json is followed by a schema in braces"},

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "models/text/marked_text.h"
 #include "models/text/tokenizer.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "server/generation/unary_methods.h"
@@ -49,6 +50,12 @@ HttpAnswer OpenAiRefusal(const absl::Status& status, const openai::NameList& nam
 const ToolFormat* FormatOfTools(const Tokenizer& tokenizer, const std::string& option) {
   if (option != "auto") return FindToolFormat(option);  // Null: none.
   return tokenizer.chat_template().ok() ? tokenizer.chat_template()->tool_format() : nullptr;
+}
+
+int32_t SpecialToken(const Tokenizer& tokenizer, const std::string& text) {
+  const auto ids = tokenizer.Encode(MarkedText(text, MarkedText::kOwn));
+  const bool is_one = ids.ok() && ids->size() == 1 && tokenizer.IsSpecial(ids->front());
+  return is_one ? ids->front() : -1;
 }
 
 // OpenAI's endpoints.
@@ -100,6 +107,9 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
       if (served.tokenizer != nullptr) {
         context_.piece = [tokenizer = served.tokenizer](int32_t id) {
           return tokenizer->PieceText(id);
+        };
+        context_.special = [tokenizer = served.tokenizer](const std::string& text) {
+          return SpecialToken(*tokenizer, text);
         };
         context_.tool_format = FormatOfTools(*served.tokenizer, environment_->options->tool_format);
       }

@@ -41,6 +41,9 @@ struct Context {
   std::function<std::string(int32_t)> piece;
   // How the model writes calls of tools. Null: nobody knows, and they stay text.
   const ToolFormat* tool_format = nullptr;
+  // The id of the model's special token that is written so; -1: it has none. Null without a
+  // tokenizer.
+  std::function<int32_t(const std::string&)> special;
 };
 
 inline constexpr int kMaxPrompts = 256;  // Of one request to /v1/completions.

@@ -60,14 +60,13 @@ absl::Status RequireCall(Draft* draft) {
     return Refuse("tool_choice", absl::StrCat("names ", ShownName(draft->forced_tool),
                                               ", which is not among tools"));
   }
-  const absl::StatusOr<ForcedCall> forced = ForceCall(*format, functions);
+  const absl::StatusOr<ForcedCall> forced = ForceCall(*format, functions, draft->context->special);
   if (!forced.ok()) {
     return Refuse("tool_choice", absl::StrCat("asks for a call, and ", forced.status().message()));
   }
   draft->form.forced_call = forced->begun;
   draft->request.mutable_chat()->set_answer_prefix(forced->prefix);
-  return forced->grammar.empty() ? draft->Set("json_schema", "tool_choice", forced->json_schema)
-                                 : draft->Set("grammar", "tool_choice", forced->grammar);
+  return draft->Set("grammar", "tool_choice", forced->grammar);
 }
 
 }  // namespace

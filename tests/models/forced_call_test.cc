@@ -1,13 +1,14 @@
 // What a forced call may be, and that it is read as one.
 #include "models/text/tool_calls/forced_call.h"
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "models/text/grammar/gbnf.h"
-#include "models/text/grammar/json_schema.h"
+#include "models/text/grammar/special_token.h"
 #include "models/text/tool_calls/tool_call_reader.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "tests/models/grammar/grammar_texts.h"
@@ -30,16 +31,15 @@ const OrderedJson& Functions() {
   return functions;
 }
 
-ForcedCall Force(const char* format, const OrderedJson& functions = Functions()) {
-  const absl::StatusOr<ForcedCall> forced = ForceCall(*FindToolFormat(format), functions);
+ForcedCall Force(const char* format, const OrderedJson& functions = Functions(),
+                 const std::function<int32_t(const std::string&)>& special = nullptr) {
+  const absl::StatusOr<ForcedCall> forced = ForceCall(*FindToolFormat(format), functions, special);
   EXPECT_TRUE(forced.ok()) << forced.status();
   return forced.ok() ? *forced : ForcedCall();
 }
 
 GrammarTexts TextsOf(const ForcedCall& forced) {
-  EXPECT_NE(forced.grammar.empty(), forced.json_schema.empty());
-  absl::StatusOr<Grammar> grammar = Compile(
-      forced.grammar.empty() ? ParseJsonSchema(forced.json_schema) : ParseGbnf(forced.grammar));
+  absl::StatusOr<Grammar> grammar = Compile(ParseGbnf(forced.grammar));
   EXPECT_TRUE(grammar.ok()) << grammar.status() << "\n" << forced.grammar;
   return GrammarTexts(*std::move(grammar));
 }
@@ -155,6 +155,17 @@ TEST(ForcedCall, Named) {
   EXPECT_TRUE(TextsOf(one).Matches("{}"));
 }
 
+// Where the model has it, [ARGS] is that token, and not its letters.
+TEST(ForcedCall, NamedWithASpecialToken) {
+  const auto special = [](const std::string& text) { return text == "[ARGS]" ? 32 : -1; };
+  GrammarTexts texts = TextsOf(Force("mistral_args", Functions(), special));
+  EXPECT_TRUE(texts.Matches("a.b-c" + SpecialTokenBytes(32) + "{}"));
+  EXPECT_FALSE(texts.Begins("a.b-c["));
+  EXPECT_FALSE(texts.Begins("a.b-c" + SpecialTokenBytes(3)));
+  const auto none = [](const std::string&) { return -1; };
+  EXPECT_EQ(Force("mistral_args", Functions(), none).grammar, Force("mistral_args").grammar);
+}
+
 TEST(ForcedCall, Json) {
   for (const ToolFormat& format : ToolFormats()) {
     if (format.call != ToolFormat::Call::kJson) continue;
@@ -168,12 +179,15 @@ TEST(ForcedCall, Json) {
         {{none.c_str(), "a.b-c({})"},
          {all.c_str(), R"(find({"text": "a", "days": 3, "more": 1}))"}},
         {R"({"name": "a.b-c", ")" + other + R"(": {}})", R"({"name": "other)" + member + "{}}",
-         R"({"name": "find)" + member + "{}}", R"({"name": "a.b-c"})"});
+         R"({"name": "find)" + member + "{}}", R"({"name": "a.b-c"})",
+         // Spaces are those of templates.
+         R"({ "name": "a.b-c)" + member + "{}}", R"({"name":"a.b-c)" + member + "{}}",
+         none.substr(0, none.size() - 1) + "\n}"});
   }
   // A reference to elsewhere stays one.
   const ForcedCall elsewhere =
       Force("hermes", OrderedJson::parse(R"([{"name": "f", "parameters": {"$ref": "x.json"}}])"));
-  EXPECT_THAT(elsewhere.json_schema, HasSubstr(R"({"$ref":"x.json"})"));
+  EXPECT_THAT(elsewhere.grammar, HasSubstr(R"({"$ref":"x.json"})"));
 }
 
 TEST(ForcedCall, WhatCannotBeWrittenIsRefused) {
@@ -206,7 +220,8 @@ TEST(ForcedCall, WhatCannotBeWrittenIsRefused) {
   for (const auto& [formats, function, why] : cases) {
     for (const char* format : formats) {
       const auto forced =
-          ForceCall(*FindToolFormat(format), OrderedJson::array({OrderedJson::parse(function)}));
+          ForceCall(*FindToolFormat(format), OrderedJson::array({OrderedJson::parse(function)}),
+                    /*special=*/nullptr);
       EXPECT_EQ(forced.status().code(), absl::StatusCode::kInvalidArgument) << function;
       EXPECT_THAT(forced.status().message(), HasSubstr(why)) << format;
     }

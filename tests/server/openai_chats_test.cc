@@ -154,7 +154,7 @@ TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
   const absl::StatusOr<Ask> known = Choose("\"auto\"");
   EXPECT_EQ(CallOf(known).skip_special_tokens(), false);
   EXPECT_TRUE(CallOf(known).has_skip_special_tokens());
-  EXPECT_FALSE(CallOf(known).has_json_schema());
+  EXPECT_FALSE(CallOf(known).has_grammar());
   EXPECT_EQ(known->form.tools, (ToolCallReader::Tools{{"f", {"b"}}, {"g", {}}}));
   EXPECT_FALSE(known->form.forced_call.has_value());
   const absl::StatusOr<Ask> told = Choose("\"auto\"", "hermes", R"(, "skip_special_tokens": true)");
@@ -171,44 +171,46 @@ TEST(Tools, AForcedCallIsJsonBehindTheFormatsMark) {
   EXPECT_EQ(any->form.forced_call, "");
   EXPECT_EQ(CallOf(any).chat().answer_prefix(), "<tool_call>\n");
   // References point to where the parameters are now; what only looks like one stays.
-  EXPECT_EQ(CallOf(any).json_schema(),
-            R"({"anyOf":[{"type":"object","properties":{"name":{"const":"f"},"arguments":{"type":)"
-            R"("object","properties":{"a":{"$ref":"#/anyOf/0/properties/arguments/$defs/x"},"b":)"
-            R"({"type":"string"}},"$defs":{"x":{"const":{"$ref":"#"}}}}},"required":["name",)"
-            R"("arguments"]},{"type":"object","properties":{"name":{"const":"g"},"arguments":)"
-            R"({"type":"object","additionalProperties":false,"properties":{}}},"required":["name",)"
-            R"("arguments"]}]})");
+  EXPECT_EQ(
+      CallOf(any).grammar(),
+      R"(root ::= %json-line {"anyOf":[{"type":"object","properties":{"name":{"const":"f"},"arguments":{"type":)"
+      R"("object","properties":{"a":{"$ref":"#/anyOf/0/properties/arguments/$defs/x"},"b":)"
+      R"({"type":"string"}},"$defs":{"x":{"const":{"$ref":"#"}}}}},"required":["name",)"
+      R"("arguments"]},{"type":"object","properties":{"name":{"const":"g"},"arguments":)"
+      R"({"type":"object","additionalProperties":false,"properties":{}}},"required":["name",)"
+      R"("arguments"]}]})");
   const absl::StatusOr<Ask> named =
       Choose(R"({"type": "function", "function": {"name": "g"}})", "llama");
   EXPECT_EQ(CallOf(named).chat().answer_prefix(), "");
-  EXPECT_EQ(CallOf(named).json_schema(),
-            R"({"type":"object","properties":{"name":{"const":"g"},"parameters":{"type":"object",)"
-            R"("additionalProperties":false,"properties":{}}},"required":["name","parameters"]})");
+  EXPECT_EQ(
+      CallOf(named).grammar(),
+      R"(root ::= %json-line {"type":"object","properties":{"name":{"const":"g"},"parameters":{"type":"object",)"
+      R"("additionalProperties":false,"properties":{}}},"required":["name","parameters"]})");
   const Context context = Calling("mistral");
   const absl::StatusOr<Ask> response =
       ParseAsk(Endpoint::kResponses, R"({"input": "a", "tools": [{"type": "function", "name": "f",
       "parameters": {"$ref": "#"}}], "tool_choice": {"type": "function", "name": "f"}})",
                context);
   EXPECT_EQ(CallOf(response).chat().answer_prefix(), "[TOOL_CALLS][");
-  EXPECT_EQ(CallOf(response).json_schema(),
-            R"({"type":"object","properties":{"name":{"const":"f"},"arguments":{"$ref":)"
-            R"("#/properties/arguments"}},"required":["name","arguments"]})");
+  EXPECT_EQ(
+      CallOf(response).grammar(),
+      R"(root ::= %json-line {"type":"object","properties":{"name":{"const":"f"},"arguments":{"$ref":)"
+      R"("#/properties/arguments"}},"required":["name","arguments"]})");
 }
 
 TEST(Tools, AForcedCallIsWhatTheModelWouldWrite) {
   const absl::StatusOr<Ask> any = Choose("\"required\"", "mistral_args");
   EXPECT_EQ(any->form.forced_call, "");
   EXPECT_EQ(CallOf(any).chat().answer_prefix(), "[TOOL_CALLS]");
-  EXPECT_FALSE(CallOf(any).has_json_schema());
   EXPECT_EQ(CallOf(any).grammar().substr(0, 24), "root ::= call-0 | call-1");
   // The mark behind the name is in the prompt, and so known by the tokenizer.
   const absl::StatusOr<Ask> named =
       Choose(R"({"type": "function", "function": {"name": "g"}})", "mistral_args");
   EXPECT_EQ(named->form.forced_call, "g[ARGS]");
   EXPECT_EQ(CallOf(named).chat().answer_prefix(), "[TOOL_CALLS]g[ARGS]");
-  EXPECT_FALSE(CallOf(named).has_grammar());
-  EXPECT_EQ(CallOf(named).json_schema(),
-            R"({"type":"object","additionalProperties":false,"properties":{}})");
+  EXPECT_EQ(
+      CallOf(named).grammar(),
+      R"(root ::= %json-line {"type":"object","additionalProperties":false,"properties":{}})");
 }
 
 TEST(Tools, WhatCannotBeForcedIsRefused) {
@@ -225,8 +227,8 @@ TEST(Tools, WhatCannotBeForcedIsRefused) {
             "in the format olmo: its name cannot be written there");
   EXPECT_EQ(Refusal(Choose(R"({"type": "function", "function": {"name": "h"}})")),
             "400 tool_choice: tool_choice names h, which is not among tools");
-  EXPECT_EQ(Refusal(Choose("\"required\"", "hermes", R"(, "json_schema": {})")),
-            "400 tool_choice: tool_choice says something else than json_schema; send one of them");
+  EXPECT_EQ(Refusal(Choose("\"required\"", "hermes", R"(, "grammar": "root ::= [a]")")),
+            "400 tool_choice: tool_choice says something else than grammar; send one of them");
   const Context context = Calling("hermes");
   EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
                              absl::StrCat("{", kUser, "\"tool_choice\": \"required\"}"), context)),

@@ -46,8 +46,8 @@ OrderedJson ParametersOf(const OrderedJson& function) {
       {"type", "object"}, {"additionalProperties", false}, {"properties", OrderedJson::object()}};
 }
 
-// {"name": "..", `member`: {..}}
-std::string JsonCallSchema(const OrderedJson& functions, const char* member) {
+// Of {"name": "..", `member`: {..}}.
+OrderedJson JsonCallSchema(const OrderedJson& functions, const char* member) {
   OrderedJson calls = OrderedJson::array();
   for (const OrderedJson& function : functions) {
     const std::string at = functions.size() > 1 ? absl::StrCat("#/anyOf/", calls.size()) : "#";
@@ -58,8 +58,11 @@ std::string JsonCallSchema(const OrderedJson& functions, const char* member) {
          {"properties", {{"name", {{"const", function["name"]}}}, {member, parameters}}},
          {"required", {"name", member}}});
   }
-  return Dump(calls.size() == 1 ? calls[0] : OrderedJson{{"anyOf", calls}});
+  return calls.size() == 1 ? calls[0] : OrderedJson{{"anyOf", calls}};
 }
+
+// Behind the name, where arguments follow: a special token in most models of this format.
+constexpr char kArgs[] = "[ARGS]";
 
 // A name in a message.
 std::string Shown(const std::string& name) { return Dump(name.substr(0, 64)); }
@@ -71,7 +74,7 @@ std::string Literal(absl::string_view text) {
       "\"");
 }
 
-std::string Json(const OrderedJson& schema) { return absl::StrCat("%json ", Dump(schema)); }
+std::string Json(const OrderedJson& schema) { return absl::StrCat("%json-line ", Dump(schema)); }
 
 struct Argument {
   std::string name;
@@ -222,16 +225,16 @@ absl::StatusOr<std::string> MarkedRules(const std::string& rule, const OrderedJs
   return absl::StrCat(rules, " \"</function>\"\n");
 }
 
+// `args`: kArgs as a part of a rule.
 absl::StatusOr<std::string> WrittenRules(const ToolFormat& format, const std::string& rule,
-                                         const OrderedJson& function) {
+                                         const OrderedJson& function, const std::string& args) {
   const auto name = function["name"].get<std::string>();
   const bool marked = format.call == ToolFormat::Call::kMarked;
   const absl::Status fits = CheckName("its name", name, marked ? FitsMark : FitsCode);
   if (!fits.ok()) return fits;
   const OrderedJson parameters = ParametersOf(function);
   if (format.call == ToolFormat::Call::kNamed) {
-    return absl::StrCat(rule, " ::= ", Literal(absl::StrCat(name, "[ARGS]")), " ", Json(parameters),
-                        "\n");
+    return absl::StrCat(rule, " ::= ", Literal(name), " ", args, " ", Json(parameters), "\n");
   }
   const absl::StatusOr<std::vector<Argument>> arguments = ArgumentsOf(parameters);
   if (!arguments.ok()) return arguments.status();
@@ -240,18 +243,21 @@ absl::StatusOr<std::string> WrittenRules(const ToolFormat& format, const std::st
 
 }  // namespace
 
-absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson& functions) {
+absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson& functions,
+                                     const std::function<int32_t(const std::string&)>& special) {
   ForcedCall forced;
   forced.prefix = format.forced_begin;
   if (format.call == ToolFormat::Call::kJson) {
-    forced.json_schema = JsonCallSchema(functions, format.arguments);
+    forced.grammar = absl::StrCat("root ::= ", Json(JsonCallSchema(functions, format.arguments)));
     return forced;
   }
+  const int32_t args_id = special != nullptr ? special(kArgs) : -1;
+  const std::string args = args_id < 0 ? Literal(kArgs) : absl::StrCat("<[", args_id, "]>");
   std::string rules;
   std::vector<std::string> calls;
   for (const OrderedJson& function : functions) {
     calls.push_back(absl::StrCat("call-", calls.size()));
-    const absl::StatusOr<std::string> call = WrittenRules(format, calls.back(), function);
+    const absl::StatusOr<std::string> call = WrittenRules(format, calls.back(), function, args);
     if (!call.ok()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "calls of ", Shown(function["name"].get<std::string>()),
@@ -260,10 +266,10 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson
     absl::StrAppend(&rules, *call);
   }
   if (format.call == ToolFormat::Call::kNamed && functions.size() == 1) {
-    // The mark is a token of its own in such models, which no grammar has.
-    forced.begun = absl::StrCat(functions[0]["name"].get<std::string>(), "[ARGS]");
+    // There is nothing to choose.
+    forced.begun = absl::StrCat(functions[0]["name"].get<std::string>(), kArgs);
     forced.prefix += forced.begun;
-    forced.json_schema = Dump(ParametersOf(functions[0]));
+    forced.grammar = absl::StrCat("root ::= ", Json(ParametersOf(functions[0])));
     return forced;
   }
   forced.grammar = absl::StrCat("root ::= ", absl::StrJoin(calls, " | "), "\n", rules);

@@ -2,6 +2,8 @@
 #ifndef PACKRAT_MODELS_TEXT_TOOL_CALLS_FORCED_CALL_H_
 #define PACKRAT_MODELS_TEXT_TOOL_CALLS_FORCED_CALL_H_
 
+#include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,8 +15,9 @@ namespace packrat {
 struct ForcedCall {
   std::string prefix;  // What the prompt ends with.
   std::string begun;   // The part of it that a ToolCallReader must know.
-  // One of these: a JSON schema, or GBNF with %json (gbnf.h).
-  std::string json_schema, grammar;
+  // GBNF (gbnf.h). JSON is written as chat templates write it, so that a conversation goes on from
+  // the answer as it is.
+  std::string grammar;
 };
 
 // A call of one of `functions`, a list of at least one {"name": "..", "parameters": {..}}, of which
@@ -22,10 +25,14 @@ struct ForcedCall {
 // name or arguments cannot be written in this format. A schema that is not supported shows when the
 // result is compiled.
 //
+// `special`: the id of the model's special token that is written so; -1: it has none. Null: it has
+// none at all.
+//
 // Where arguments are not JSON they come in the order of the schema's properties, and a text in
 // qwen_xml is held to `enum` and `const` alone.
 absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format,
-                                     const nlohmann::ordered_json& functions);
+                                     const nlohmann::ordered_json& functions,
+                                     const std::function<int32_t(const std::string&)>& special);
 
 }  // namespace packrat
 

@@ -118,8 +118,8 @@ __device__ __forceinline__ void PrefetchL2([[maybe_unused]] const void* p) {
 #endif
 }
 
-// 16 bytes, aligned, that nobody writes while the kernel runs; zero, and nothing is read, unless
-// `inside`. Without a branch, so that many such loads are under way together.
+// 16 or 8 bytes, aligned, that nobody writes while the kernel runs; zero, and nothing is read,
+// unless `inside`. Without a branch, so that many such loads are under way together.
 __device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
 #ifdef __CUDACC__
   uint4 v;
@@ -138,6 +138,23 @@ __device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
 #endif
 }
 
+__device__ __forceinline__ uint2 LoadIf8(const void* p, bool inside) {
+#ifdef __CUDACC__
+  uint2 v;
+  asm("{\n .reg .pred inside;\n setp.ne.s32 inside, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @inside ld.global.nc.v2.u32 {%0, %1}, [%2];\n}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "l"(p), "r"(static_cast<int>(inside)));
+  return v;
+#else
+  uint2 v = {};
+  if (!inside) return v;
+  emulation::CheckAligned(p, sizeof v);
+  memcpy(&v, p, sizeof v);
+  return v;
+#endif
+}
+
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(BFloat16 x) { return __bfloat162float(x); }
 template <class T>
@@ -149,6 +166,18 @@ __device__ __forceinline__ float FromFloat<float>(float x) {
 template <>
 __device__ __forceinline__ BFloat16 FromFloat<BFloat16>(float x) {
   return __float2bfloat16(x);
+}
+
+// The float16 in the lower half, exactly.
+__device__ __forceinline__ float HalfToFloat(unsigned bits) {
+#ifdef __CUDACC__
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<unsigned short>(bits)));
+  return value;
+#else
+  const auto half = static_cast<uint16_t>(bits);
+  return LoadAsFloat(&half, 0, DType::kF16);
+#endif
 }
 
 // Element i of an array of `type`.
@@ -288,6 +317,17 @@ __device__ __forceinline__ void MmaBf16(const unsigned (&a)[4], const unsigned (
 #else
   emulation::MmaBf16(a, b, d);
 #endif
+}
+
+// a - b of two pairs of bfloat16, each rounded.
+__device__ __forceinline__ unsigned SubtractPairs(unsigned a, unsigned b) {
+  __nv_bfloat162 pairs[2];
+  memcpy(&pairs[0], &a, sizeof a);
+  memcpy(&pairs[1], &b, sizeof b);
+  const __nv_bfloat162 difference = __hsub2(pairs[0], pairs[1]);
+  unsigned bits;
+  memcpy(&bits, &difference, sizeof bits);
+  return bits;
 }
 
 // --- Functions of activations; exact to a few roundings, finite wherever the result is. ---

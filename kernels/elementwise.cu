@@ -5,7 +5,9 @@
 
 #include <initializer_list>
 
+#include "kernels/check.h"
 #include "kernels/device.cuh"
+#include "kernels/quant_tiles.cuh"
 #include "kernels/rope.h"
 #include "kernels/sampling.h"
 
@@ -44,21 +46,43 @@ __device__ __forceinline__ void StoreGroup(const float* values, int i, int n, bo
   }
 }
 
-// A block for each row.
+// Rows of an embedding, stored in T or quantised: elements i to i + 7 of one.
 template <class T>
+struct StoredRows {
+  const T* data;
+  int n;
+  bool whole;
+  __device__ __forceinline__ void Load(int row, int i, float* out) const {
+    LoadGroup(data + static_cast<size_t>(row) * n, i, n, whole, out);
+  }
+};
+template <DType kFormat>
+struct QuantRows {
+  const std::byte* tiles;
+  int n;
+  __device__ __forceinline__ void Load(int row, int i, float* out) const {
+#pragma unroll
+    for (int j = 0; j < kGroup; j += 4) {
+      const float4 v = WidenFour<kFormat>(tiles, n, row, i + j);
+      out[j] = v.x, out[j + 1] = v.y, out[j + 2] = v.z, out[j + 3] = v.w;
+    }
+  }
+};
+
+// A block for each row.
+template <class Rows>
 __global__ void __launch_bounds__(kThreads)
-    EmbedKernel(const T* embedding, const int32_t* tokens, const SampledToken* sampled, int n,
+    EmbedKernel(Rows embedding, const int32_t* tokens, const SampledToken* sampled, int n,
                 bool whole, float scale, float* x) {
   int token = tokens[blockIdx.x];
   if (IsSampledInRow(token)) {
     const SampledToken& drawn = sampled[RowOf(token)];
     token = drawn.status == SampledToken::Status::kOk ? drawn.token : -1;
   }
-  const T* row = embedding + static_cast<size_t>(token < 0 ? 0 : token) * n;
   x += static_cast<size_t>(blockIdx.x) * n;
   for (int i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
     float v[kGroup] = {};
-    if (token >= 0) LoadGroup(row, i, n, whole, v);
+    if (token >= 0) embedding.Load(token, i, v);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) v[j] *= scale;
     StoreGroup(v, i, n, whole, x);
@@ -294,12 +318,27 @@ absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
                    CudaStream stream) {
   if (rows == 0) return absl::OkStatus();
   const bool whole = WholeGroups(n, {embedding, x});
-  if (type == DType::kF32) {
-    return Launch("Embed", EmbedKernel<float>, dim3(rows), kThreads, 0, stream,
-                  static_cast<const float*>(embedding), tokens, sampled, n, whole, scale, x);
+  const auto launch = [&](auto kernel, const auto& rows_of) {
+    return Launch("Embed", kernel, dim3(rows), kThreads, 0, stream, rows_of, tokens, sampled, n,
+                  whole, scale, x);
+  };
+  const auto* tiles = static_cast<const std::byte*>(embedding);
+  switch (type) {
+    case DType::kF32:
+      return launch(EmbedKernel<StoredRows<float>>,
+                    StoredRows<float>{static_cast<const float*>(embedding), n, whole});
+    case DType::kBF16:
+      return launch(EmbedKernel<StoredRows<BFloat16>>,
+                    StoredRows<BFloat16>{static_cast<const BFloat16*>(embedding), n, whole});
+    case DType::kInt8:
+      return launch(EmbedKernel<QuantRows<DType::kInt8>>, QuantRows<DType::kInt8>{tiles, n});
+    case DType::kInt4:
+      return launch(EmbedKernel<QuantRows<DType::kInt4>>, QuantRows<DType::kInt4>{tiles, n});
+    case DType::kF16:
+      break;
   }
-  return Launch("Embed", EmbedKernel<BFloat16>, dim3(rows), kThreads, 0, stream,
-                static_cast<const BFloat16*>(embedding), tokens, sampled, n, whole, scale, x);
+  PACKRAT_CHECK(false) << DTypeName(type);
+  return absl::OkStatus();
 }
 
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,

@@ -77,8 +77,9 @@ bool AllFinite(const float* x, size_t n);
 
 namespace gpu {
 
-// x[t] = scale * row tokens[t] of the embedding (vocab, n), of `type`; zero for unused tokens (-1),
-// and for a SampledInRow() that has nothing in `sampled`, the results of the step before.
+// x[t] = scale * row tokens[t] of the embedding (vocab, n), of `type`, quantised ones as a Weight
+// (kernels/matmul.h); zero for unused tokens (-1), and for a SampledInRow() that has nothing in
+// `sampled`, the results of the step before.
 absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
                    const SampledToken* sampled, int rows, int n, float scale, float* x,
                    CudaStream stream);

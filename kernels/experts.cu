@@ -1,6 +1,6 @@
 // A mixture of experts on a GPU: plain, and with a launch that depends on the number of tokens
 // alone. The products read an expert's weights once for each four of its tokens, without tensor
-// cores.
+// cores; quantised weights are widened exactly.
 #include "kernels/experts.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/device.cuh"
 #include "kernels/elementwise.h"
+#include "kernels/quant_tiles.cuh"
 
 namespace packrat::gpu {
 namespace {
@@ -126,9 +127,43 @@ __device__ __forceinline__ int ExpertWithRows(const int32_t* begins, int num_exp
   return -1;
 }
 
+// Weights (experts, out, in), stored in T or quantised, of which kStep neighbours are read at a
+// time.
+template <class T>
+struct StoredExperts {
+  static constexpr int kStep = 1;
+  struct Row {
+    const T* data;
+    __device__ __forceinline__ void Load(int k, float (&w)[kStep]) const {
+      w[0] = ToFloat(data[k]);
+    }
+  };
+  static __device__ __forceinline__ Row RowOf(const void* weights, int expert, int row, int out,
+                                              int in) {
+    return {static_cast<const T*>(weights) + (static_cast<size_t>(expert) * out + row) * in};
+  }
+};
+template <DType kFormat>
+struct QuantExperts {
+  static constexpr int kStep = 4;
+  struct Row {
+    const std::byte* tiles;
+    int row, in;
+    __device__ __forceinline__ void Load(int k, float (&w)[kStep]) const {
+      const float4 four = WidenFour<kFormat>(tiles, in, row, k);
+      w[0] = four.x, w[1] = four.y, w[2] = four.z, w[3] = four.w;
+    }
+  };
+  static __device__ __forceinline__ Row RowOf(const void* weights, int expert, int row, int out,
+                                              int in) {
+    return {static_cast<const std::byte*>(weights) + expert * QuantTilesBytes(kFormat, out, in),
+            row, in};
+  }
+};
+
 template <class T, class Y>
 struct GroupedProduct {
-  const T* weights;       // (experts, out, in)
+  const void* weights;    // (experts, out, in)
   const T* x;             // (rows, in), or with `token` (tokens, in)
   const int32_t* token;   // (rows) or null
   const int32_t* begins;  // (experts + 1)
@@ -137,20 +172,20 @@ struct GroupedProduct {
 };
 
 // Blocks: (groups of outputs, experts with rows), a warp for each kOutputs outputs. Lane l sums
-// over k = l + 32 j.
+// over k = kStep (l + 32 j) and the kStep - 1 after it.
 constexpr int kOutputs = 4, kBlockOutputs = kThreads / kWarp * kOutputs;
 
-template <class T, class Y>
+template <class W, class T, class Y>
 __global__ void __launch_bounds__(kThreads) GroupedProductKernel(GroupedProduct<T, Y> p) {
-  constexpr int kRows = 4;
+  constexpr int kRows = 4, kStep = W::kStep;
   const int expert = ExpertWithRows(p.begins, p.experts, blockIdx.y);
   const int out = static_cast<int>(blockIdx.x) * kBlockOutputs + Warp() * kOutputs;
   if (expert < 0 || out >= p.out) return;
   const int end = p.begins[expert + 1];
-  const T* weights[kOutputs];
+  typename W::Row weights[kOutputs];
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o) {  // Beyond the last output, it is computed once more.
-    weights[o] = p.weights + (static_cast<size_t>(expert) * p.out + min(out + o, p.out - 1)) * p.in;
+    weights[o] = W::RowOf(p.weights, expert, min(out + o, p.out - 1), p.out, p.in);
   }
   for (int row = p.begins[expert]; row < end; row += kRows) {
     const T* xs[kRows];
@@ -160,15 +195,18 @@ __global__ void __launch_bounds__(kThreads) GroupedProductKernel(GroupedProduct<
       xs[r] = p.x + static_cast<size_t>(p.token == nullptr ? at : p.token[at]) * p.in;
     }
     float sums[kRows][kOutputs] = {};
-    for (int k = Lane(); k < p.in; k += kWarp) {
-      float w[kOutputs];
+    for (int k = Lane() * kStep; k < p.in; k += kWarp * kStep) {
+      float w[kOutputs][kStep];
 #pragma unroll
-      for (int o = 0; o < kOutputs; ++o) w[o] = ToFloat(weights[o][k]);
+      for (int o = 0; o < kOutputs; ++o) weights[o].Load(k, w[o]);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float x = ToFloat(xs[r][k]);
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) sums[r][o] = fmaf(x, w[o], sums[r][o]);
+        for (int i = 0; i < kStep; ++i) {
+          const float x = ToFloat(xs[r][k + i]);
+#pragma unroll
+          for (int o = 0; o < kOutputs; ++o) sums[r][o] = fmaf(x, w[o][i], sums[r][o]);
+        }
       }
     }
 #pragma unroll
@@ -200,8 +238,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, class Y>
-absl::Status LaunchProduct(const GroupedProduct<T, Y>& p, int rows, CudaStream stream) {
-  return Launch("Experts (product)", GroupedProductKernel<T, Y>,
+absl::Status LaunchProduct(DType format, const GroupedProduct<T, Y>& p, int rows,
+                           CudaStream stream) {
+  const auto kernel =
+      format == DType::kInt8   ? GroupedProductKernel<QuantExperts<DType::kInt8>, T, Y>
+      : format == DType::kInt4 ? GroupedProductKernel<QuantExperts<DType::kInt4>, T, Y>
+                               : GroupedProductKernel<StoredExperts<T>, T, Y>;
+  return Launch("Experts (product)", kernel,
                 dim3((p.out + kBlockOutputs - 1) / kBlockOutputs, std::min(rows, p.experts)),
                 kThreads, 0, stream, p);
 }
@@ -212,7 +255,7 @@ absl::Status Multiply(const ExpertsShape& s, const ExpertsWeights& weights, int 
                       const ExpertsOperands& x, CudaStream stream) {
   const ExpertsMemory& m = x.memory;
   auto *up = static_cast<T*>(m.up), *inner = static_cast<T*>(m.inner);
-  const GroupedProduct<T, T> first{static_cast<const T*>(weights.up.data),
+  const GroupedProduct<T, T> first{weights.up.data,
                                    static_cast<const T*>(x.h),
                                    m.token,
                                    m.begins,
@@ -220,19 +263,13 @@ absl::Status Multiply(const ExpertsShape& s, const ExpertsWeights& weights, int 
                                    s.num_experts,
                                    2 * s.width,
                                    s.hidden};
-  absl::Status status = LaunchProduct(first, rows, stream);
+  absl::Status status = LaunchProduct(weights.up.type, first, rows, stream);
   if (!status.ok()) return status;
   status = Glu({}, up, rows, s.width, inner, x.type, stream);
   if (!status.ok()) return status;
-  const GroupedProduct<T, float> second{static_cast<const T*>(weights.down.data),
-                                        inner,
-                                        nullptr,
-                                        m.begins,
-                                        m.down,
-                                        s.num_experts,
-                                        s.hidden,
-                                        s.width};
-  return LaunchProduct(second, rows, stream);
+  const GroupedProduct<T, float> second{weights.down.data, inner,    nullptr, m.begins, m.down,
+                                        s.num_experts,     s.hidden, s.width};
+  return LaunchProduct(weights.down.type, second, rows, stream);
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ struct ExpertsMemory {
 struct ExpertsOperands {
   const float* logits;  // (tokens, num_experts)
   const void* h;        // (tokens, hidden)
-  DType type;           // Of h and, on a GPU, of the weights: float32, there bfloat16 too.
+  DType type;           // Of h: float32, on a GPU bfloat16 too, and there of weights not quantised.
   ExpertsMemory memory;
   float* x;  // (tokens, hidden)
   float scale;

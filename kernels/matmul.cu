@@ -21,7 +21,7 @@ int RowBucket(int rows) {
 }
 
 absl::Status MultiplyByOwn(const MatMulArguments& m, CudaStream stream) {
-  return m.weight->type == DType::kBF16 ? MultiplyBf16(m, stream) : MultiplyF32(m, stream);
+  return m.type == DType::kBF16 ? MultiplyBf16(m, stream) : MultiplyF32(m, stream);
 }
 
 class OwnMatMul : public MatMul {
@@ -33,9 +33,10 @@ class OwnMatMul : public MatMul {
   size_t workspace_bytes() const override { return 0; }
 
   static void Check(const MatMulArguments& m) {
-    PACKRAT_CHECK(m.weight->type == DType::kF32 || m.weight->type == DType::kBF16);
+    PACKRAT_CHECK(m.type == DType::kF32 || m.type == DType::kBF16);
+    PACKRAT_CHECK(m.weight->type == m.type || IsQuantized(m.weight->type));
     PACKRAT_CHECK(m.weight->in >= 1 && m.weight->out >= 1 && m.rows >= 0);
-    PACKRAT_CHECK(m.y_type == DType::kF32 || m.y_type == m.weight->type);
+    PACKRAT_CHECK(m.y_type == DType::kF32 || m.y_type == m.type);
     PACKRAT_CHECK(!m.accumulate || m.y_type == DType::kF32);
   }
 };
@@ -47,9 +48,9 @@ class LibraryMatMul : public MatMul {
   absl::Status Run(const MatMulArguments& m, CudaStream stream) override {
     OwnMatMul::Check(m);
     if (m.rows == 0) return absl::OkStatus();
+    if (IsQuantized(m.weight->type)) return MultiplyByOwn(m, stream);
     if (m.rows <= kFewRows) {
-      return m.weight->type == DType::kBF16 ? MultiplyBf16(m, stream)
-                                            : MultiplyFewRowsF32(m, stream);
+      return m.type == DType::kBF16 ? MultiplyBf16(m, stream) : MultiplyFewRowsF32(m, stream);
     }
     // The library takes a bias for one of y's type, has no product of another, and scales none.
     if (!Aligned(m) || (m.bias != nullptr && (m.y_type != DType::kF32 || m.scale != 1.0f))) {
@@ -77,7 +78,7 @@ class LibraryMatMul : public MatMul {
 
   absl::StatusOr<MatMulPlan*> FindPlan(const MatMulArguments& m) {
     const int bucket = RowBucket(m.rows);
-    const Key key{m.weight->out, m.weight->in,      bucket,      m.weight->type,
+    const Key key{m.weight->out, m.weight->in,      bucket,      m.type,
                   m.y_type,      m.bias != nullptr, m.accumulate};
     const auto found = plans_.find(key);
     if (found != plans_.end()) return found->second.get();

@@ -68,7 +68,8 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups
             KernelContext* context);
 
 // A weight (out, in) as its device reads it: a PackedMatrix, or on a GPU rows of float32 or
-// bfloat16. Several of one shape lie one after the other.
+// bfloat16, or tiles of quantised weights (kernels/quant_tiles.h). Several of one shape lie one
+// after the other.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
@@ -79,18 +80,23 @@ namespace gpu {
 
 struct MatMulArguments {
   const Weight* weight;
-  const void* x;  // (rows, in), dense, of the weight's type
+  const void* x;  // (rows, in), dense. Where the weight is quantised, aligned to 16 bytes.
+  DType type;     // Of x: float32 or bfloat16, and that of a weight that is not quantised.
   int rows;
   void* y;                      // (rows, out), dense
-  DType y_type;                 // float32, or the weight's
+  DType y_type;                 // float32, or x's
   const float* bias = nullptr;  // (out), added; may be null
   bool accumulate = false;      // y += product. Then y is float32.
   float scale = 1.0f;           // Times the product with its bias.
 };
 
 // Products on one GPU: the library's, tuned once for each shape, and kernels of our own for few
-// rows. Sums are float32 in full precision (no TF32). What is captured must have run outside of a
-// capture before: that is when it is tuned, and when the driver loads its code.
+// rows and for quantised weights. Sums are float32 in full precision (no TF32). What is captured
+// must have run outside of a capture before: that is when it is tuned, and when the driver loads its
+// code.
+//
+// Quantised weights are multiplied exactly as they are stored (kernels/quantized.h), in either type
+// of x, with one order of additions for every number of rows.
 class MatMul {
  public:
   struct Options {

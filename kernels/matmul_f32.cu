@@ -1,6 +1,8 @@
 // Products in float32 by multiply-adds.
+#include "kernels/check.h"
 #include "kernels/device.cuh"
 #include "kernels/matmul_own.h"
+#include "kernels/quant_tiles.cuh"
 
 namespace packrat::gpu {
 namespace {
@@ -9,7 +11,7 @@ constexpr int kThreads = 256;
 
 // A product as the kernels see it.
 struct Product {
-  const float* weight;
+  const void* weight;  // Rows of float32; or tiles.
   const float* x;
   float* y;
   const float* bias;
@@ -24,7 +26,7 @@ bool Whole(const MatMulArguments& m) {
 }
 
 Product ToProduct(const MatMulArguments& m) {
-  return {static_cast<const float*>(m.weight->data),
+  return {m.weight->data,
           static_cast<const float*>(m.x),
           static_cast<float*>(m.y),
           m.bias,
@@ -71,7 +73,8 @@ __global__ void __launch_bounds__(kThreads) FewRowsF32Kernel(Product p) {
   const float* xs[kRows];
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o) {  // Beyond the last output, it is computed once more.
-    weights[o] = p.weight + static_cast<size_t>(min(first + o, p.out - 1)) * p.in;
+    weights[o] =
+        static_cast<const float*>(p.weight) + static_cast<size_t>(min(first + o, p.out - 1)) * p.in;
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) xs[r] = p.x + static_cast<size_t>(min(r, p.rows - 1)) * p.in;
@@ -117,8 +120,9 @@ struct Tile {
   static constexpr size_t kBytes = kStages * kStageFloats * sizeof(float);
 };
 
-// Starts the copy of one step's part of both operands; zero beyond their ends.
-template <int kPer, bool kWhole>
+// Starts the copy of one step's part of both operands; zero beyond their ends. kFormat: of the
+// weight; it is float32, or becomes that on its way.
+template <int kPer, DType kFormat, bool kWhole>
 __device__ __forceinline__ void LoadStage(const Product& p, int out0, int row0, int k0,
                                           float* stage) {
   constexpr int kLines = Tile<kPer>::kLines, kPieces = kDepth / 4;
@@ -126,9 +130,18 @@ __device__ __forceinline__ void LoadStage(const Product& p, int out0, int row0, 
     const int line = i / kPieces, k = k0 + i % kPieces * 4;
     const bool is_x = line >= kLines;
     const int index = is_x ? row0 + line - kLines : out0 + line;
-    const float* from = (is_x ? p.x : p.weight) + static_cast<size_t>(index) * p.in;
     float* to = stage + line * kPitch + i % kPieces * 4;
     const bool inside = index < (is_x ? p.rows : p.out) && k < p.in;
+    if constexpr (IsQuantized(kFormat)) {
+      if (!is_x) {
+        *reinterpret_cast<float4*>(to) =
+            inside ? WidenFour<kFormat>(static_cast<const std::byte*>(p.weight), p.in, index, k)
+                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        continue;
+      }
+    }
+    const float* from =
+        (is_x ? p.x : static_cast<const float*>(p.weight)) + static_cast<size_t>(index) * p.in;
     if (kWhole && inside) {
       CopyAsync16(to, from + k);
     } else {
@@ -138,7 +151,7 @@ __device__ __forceinline__ void LoadStage(const Product& p, int out0, int row0, 
   }
 }
 
-template <int kPer, bool kWhole>
+template <int kPer, DType kFormat, bool kWhole>
 __global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
   constexpr int kLines = Tile<kPer>::kLines;
   auto* stages = reinterpret_cast<float*>(SharedMemory());
@@ -148,7 +161,8 @@ __global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
   const int steps = (p.in + kDepth - 1) / kDepth;
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < steps) {
-      LoadStage<kPer, kWhole>(p, out0, row0, s * kDepth, stages + s * Tile<kPer>::kStageFloats);
+      LoadStage<kPer, kFormat, kWhole>(p, out0, row0, s * kDepth,
+                                       stages + s * Tile<kPer>::kStageFloats);
     }
     CopyAsyncCommit();
   }
@@ -157,8 +171,8 @@ __global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
     __syncthreads();  // Also: nobody reads any more what comes next.
     const int next = step + kStages - 1;
     if (next < steps) {
-      LoadStage<kPer, kWhole>(p, out0, row0, next * kDepth,
-                              stages + next % kStages * Tile<kPer>::kStageFloats);
+      LoadStage<kPer, kFormat, kWhole>(p, out0, row0, next * kDepth,
+                                       stages + next % kStages * Tile<kPer>::kStageFloats);
     }
     CopyAsyncCommit();
     const float* weight = stages + step % kStages * Tile<kPer>::kStageFloats;
@@ -188,22 +202,32 @@ __global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
   }
 }
 
-template <int kPer, bool kWhole>
+template <int kPer, DType kFormat, bool kWhole>
 absl::Status LaunchTiles(const Product& p, CudaStream stream) {
   constexpr int kLines = Tile<kPer>::kLines;
   const dim3 grid((p.out + kLines - 1) / kLines, (p.rows + kLines - 1) / kLines);
-  return Launch("MatMul (float32)", TileF32Kernel<kPer, kWhole>, grid, kThreads, Tile<kPer>::kBytes,
-                stream, p);
+  return Launch("MatMul (float32)", TileF32Kernel<kPer, kFormat, kWhole>, grid, kThreads,
+                Tile<kPer>::kBytes, stream, p);
+}
+
+template <DType kFormat, bool kWhole>
+absl::Status LaunchAnyRows(const Product& p, CudaStream stream) {
+  return p.rows <= 32 ? LaunchTiles<1, kFormat, kWhole>(p, stream)
+                      : LaunchTiles<4, kFormat, kWhole>(p, stream);
 }
 
 }  // namespace
 
 absl::Status MultiplyF32(const MatMulArguments& arguments, CudaStream stream) {
   const Product p = ToProduct(arguments);
-  if (!Whole(arguments)) {
-    return p.rows <= 32 ? LaunchTiles<1, false>(p, stream) : LaunchTiles<4, false>(p, stream);
+  const DType type = arguments.weight->type;
+  if (IsQuantized(type)) {
+    PACKRAT_CHECK(Whole(arguments) && p.in % kQuantGroup == 0);
+    return type == DType::kInt8 ? LaunchAnyRows<DType::kInt8, true>(p, stream)
+                                : LaunchAnyRows<DType::kInt4, true>(p, stream);
   }
-  return p.rows <= 32 ? LaunchTiles<1, true>(p, stream) : LaunchTiles<4, true>(p, stream);
+  return Whole(arguments) ? LaunchAnyRows<DType::kF32, true>(p, stream)
+                          : LaunchAnyRows<DType::kF32, false>(p, stream);
 }
 
 absl::Status MultiplyFewRowsF32(const MatMulArguments& arguments, CudaStream stream) {

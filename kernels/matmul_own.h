@@ -10,12 +10,12 @@
 
 namespace packrat::gpu {
 
-// The weight and x bfloat16, y either. On the tensor cores. A row's bits do not depend on the
-// number of rows.
+// x bfloat16, the weight too or quantised, y either of bfloat16 and float32. On the tensor cores. A
+// row's bits do not depend on the number of rows.
 absl::Status MultiplyBf16(const MatMulArguments& arguments, CudaStream stream);
 
-// All float32: one chain fma(x[k], w[k], sum) for k = 0, 1, ... for each output, as on the CPU. A
-// row's bits do not depend on the number of rows.
+// x and y float32, the weight too or quantised: one chain fma(x[k], w[k], sum) for k = 0, 1, ...
+// for each output, as on the CPU. A row's bits do not depend on the number of rows.
 absl::Status MultiplyF32(const MatMulArguments& arguments, CudaStream stream);
 
 // All float32, for up to kFewRows rows at the speed of memory: a warp for each two outputs, the

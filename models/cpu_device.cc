@@ -10,35 +10,15 @@
 
 namespace packrat {
 
-CpuWeights::CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options)
-    : DeviceWeights(loader),
-      wanted_(arithmetic),
-      format_(options.weights),
-      output_format_(options.output_weights.value_or(
-          format_ != WeightFormat::kStored || loader->HasQuantized() ? WeightFormat::kInt8
-                                                                     : WeightFormat::kStored)) {}
-
-DType CpuWeights::FormatOf(DType stored, Use use) const {
-  WeightFormat format = use == Use::kProduct ? format_ : WeightFormat::kStored;
-  if (use == Use::kOutput) format = output_format_;
-  if (format == WeightFormat::kStored || IsQuantized(stored)) return stored;
-  return format == WeightFormat::kInt8 ? DType::kInt8 : DType::kInt4;
-}
-
 Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use, int count) {
+  const WeightFormat asked = use == Use::kProduct  ? formats_.layers
+                             : use == Use::kOutput ? formats_.output
+                                                   : WeightFormat::kStored;
   // Parts of different types become float32, which holds them all.
-  DType type = FormatOf(loader_->TypeOf(parts[0].name), use);
+  const DType type = FormatOf(parts, in, asked, DType::kF32, loader_);
   int rows = 0;
-  for (const Rows& part : parts) {
-    rows += part.rows;
-    if (FormatOf(loader_->TypeOf(part.name), use) != type) type = DType::kF32;
-  }
+  for (const Rows& part : parts) rows += part.rows;
   const int out = rows / count;
-  if (IsQuantized(type) && in % kQuantGroup != 0) {
-    loader_->Refuse(parts[0].name, absl::StrCat("has rows of ", in, " values; ", DTypeName(type),
-                                                " takes multiples of ", kQuantGroup));
-    type = DType::kF32;
-  }
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
   const Arithmetic arithmetic = ArithmeticFor(type, wanted_);
   arithmetics_[static_cast<size_t>(arithmetic)] = true;
@@ -86,7 +66,7 @@ void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first,
 }
 
 Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {
-  if (FormatOf(embedding.type, Use::kOutput) == embedding.type) return embedding;
+  if (FormatOf(embedding.type, formats_.output) == embedding.type) return embedding;
   const Weight output = Output(name, embedding.out, embedding.in);
   quantized_.erase(name);
   return output;

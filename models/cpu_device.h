@@ -16,6 +16,7 @@
 #include "kernels/rope.h"
 #include "models/device.h"
 #include "models/model.h"
+#include "models/weight_formats.h"
 
 namespace packrat {
 
@@ -24,12 +25,13 @@ namespace packrat {
 class CpuWeights : public DeviceWeights {
  public:
   // Weights whose type allows it are packed for products in `arithmetic`.
-  CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options);
+  CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options)
+      : DeviceWeights(loader), wanted_(arithmetic), formats_(*loader, options) {}
   Weight Tied(const Weight& embedding, const std::string& name) override;
   const float* Upload(std::vector<float> values) override;
   size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
   int widest() const { return widest_; }  // The largest `in` of them.
-  WeightFormat output_format() const { return output_format_; }
+  const WeightFormats& formats() const { return formats_; }
   // The tensors that were quantised here, and to what.
   const std::map<std::string, DType>& quantized() const { return quantized_; }
   // Whether any of them is multiplied in `arithmetic`.
@@ -39,12 +41,10 @@ class CpuWeights : public DeviceWeights {
 
  private:
   Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) override;
-  // The format of a matrix that is stored in `stored`.
-  DType FormatOf(DType stored, Use use) const;
   void SetRows(const WeightLoader::Piece& piece, int first, std::vector<PackedMatrix>* matrices);
 
   const Arithmetic wanted_;
-  const WeightFormat format_, output_format_;
+  const WeightFormats formats_;
   std::deque<std::vector<PackedMatrix>> matrices_;  // At fixed addresses; most of them alone.
   std::deque<std::vector<float>> floats_;
   std::vector<float> wide_;  // While they are loaded.

@@ -82,14 +82,7 @@ class CpuModel : public HostModel {
         absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
       }
     }
-    // What was asked for. The types in the checkpoint itself are part of the fingerprint.
-    if (options_.weights != WeightFormat::kStored) {
-      absl::StrAppend(&id, "-weights-", WeightFormatName(options_.weights));
-    }
-    if (weights_.output_format() != WeightFormat::kStored) {
-      absl::StrAppend(&id, "-output-", WeightFormatName(weights_.output_format()));
-    }
-    return id;
+    return id + weights_.formats().Id();
   }
   size_t scratch_bytes() const override {
     return stack_bytes_ + device_.Bytes(options_.threads, most_rows(), weights_.widest()) +

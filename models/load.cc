@@ -10,12 +10,6 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   bool on_gpu = options.device == DeviceKind::kCuda;
   if (options.device == DeviceKind::kAuto) on_gpu = GpuUsable().ok();
   if (!on_gpu) return LoadCpuModel(dir, options.model, options.progress);
-  if (options.model.weights != WeightFormat::kStored ||
-      options.model.output_weights.value_or(WeightFormat::kStored) != WeightFormat::kStored) {
-    return absl::FailedPreconditionError(
-        "weights: only the CPU quantises them; say device cpu, or weights and output_weights "
-        "stored");
-  }
   auto backend = CudaBackend();
   if (!backend.ok()) return absl::FailedPreconditionError(backend.status().message());
   return (*backend)->load_model(

@@ -36,7 +36,7 @@ using ActivationObserver = std::function<void(int point, const float* x)>;
 // (kernels/attention.h).
 enum class ActivationType { kAuto, kFloat32, kBFloat16 };
 
-// How the CPU keeps matrices: as the checkpoint has them, or quantised while they are read
+// How matrices are kept: as the checkpoint has them, or quantised while they are read
 // (kernels/quantized.h). Embedding, norms, gates and convolutions always stay as stored.
 enum class WeightFormat { kStored, kInt8, kInt4 };
 constexpr const char* WeightFormatName(WeightFormat format) {

@@ -95,12 +95,13 @@ ABSL_FLAG(
     "How the model writes calls of tools, which OpenAI's endpoints find in its answers: auto (as "
     "its chat template shows), none (they stay text), or hermes, qwen_xml, llama, mistral, "
     "mistral_args, granite, nemotron, lfm2, olmo (docs/openai.md).");
-ABSL_FLAG(std::string, weights, "stored",
-          "How the CPU keeps the layers' matrices: stored (as the model's files have them), or "
-          "quantised while they are read: int8 (8.5 bits a weight) or int4 (5 bits). Embedding, "
-          "norms, gates and convolutions stay as stored.");
+ABSL_FLAG(
+    std::string, weights, "stored",
+    "How the layers' matrices are kept: stored (as the model's files have them), or quantised "
+    "while they are read: int8 (8.5 bits a weight) or int4 (5 bits). Embedding, "
+    "norms, gates and convolutions stay as stored.");
 ABSL_FLAG(std::string, output_weights, "auto",
-          "How the CPU keeps the output matrix: stored, int8, int4, or auto: int8 where --weights "
+          "How the output matrix is kept: stored, int8, int4, or auto: int8 where --weights "
           "quantises, else stored.");
 ABSL_FLAG(
     std::string, rat_plus_dial, "",

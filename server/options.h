@@ -39,7 +39,7 @@ struct ServerOptions {
   std::string state_type = "float32";   // Of matrices, on a GPU: float32, bfloat16.
   std::string cpu_target = "auto";      // auto, sse4, avx2, avx512, amx.
   std::string activations = "auto";     // On the CPU: auto, float32, bfloat16.
-  std::string weights = "stored";       // On the CPU: stored, int8, int4.
+  std::string weights = "stored";       // stored, int8, int4.
   std::string output_weights = "auto";  // Of the output matrix: auto, stored, int8, int4.
   // How the model writes calls of tools: auto (as its chat template shows), none, or a name of
   // ToolFormats().

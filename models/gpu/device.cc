@@ -104,7 +104,7 @@ absl::StatusOr<const float*> GpuDevice::Read(const float* x, size_t n) {
 
 absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
   for (const Product& p : products) {
-    absl::Status status = matmul_->Run({&p.weight, x, rows, p.y, p.type, p.bias}, stream_);
+    absl::Status status = matmul_->Run({&p.weight, x, type(), rows, p.y, p.type, p.bias}, stream_);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -112,8 +112,8 @@ absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Produ
 
 absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
                                    const Residual& to) {
-  return matmul_->Run({&weight, h, rows, to.x, DType::kF32, bias, /*accumulate=*/true, to.scale},
-                      stream_);
+  return matmul_->Run(
+      {&weight, h, type(), rows, to.x, DType::kF32, bias, /*accumulate=*/true, to.scale}, stream_);
 }
 
 }  // namespace packrat::gpu

@@ -19,7 +19,7 @@ namespace packrat::gpu {
 
 class GpuDevice : public Device {
  public:
-  // To plan with. `type`: of matrices and activations.
+  // To plan with. `type`: of activations.
   GpuDevice(const DeviceInfo& info, const Limits& limits, DType type, DType state_type)
       : Device(type, state_type), info_(info), limits_(limits) {}
   ~GpuDevice() override;
@@ -41,8 +41,8 @@ class GpuDevice : public Device {
   int Plan(const Mamba2Shape& shape) override;
   absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
                      float* x) override {
-    return gpu::Embed(embedding.data, type(), tokens, sampled_, rows, embedding.in, scale, x,
-                      stream_);
+    return gpu::Embed(embedding.data, embedding.type, tokens, sampled_, rows, embedding.in, scale,
+                      x, stream_);
   }
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,

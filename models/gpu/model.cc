@@ -253,7 +253,8 @@ std::string GpuModel::numerics_id() const {
   constexpr int kRevision = 1;
   return absl::StrCat("cuda-sm", info_.compute_major, info_.compute_minor, "-",
                       DTypeName(weights_->type()), "-state-", DTypeName(gpu_options_.state_type),
-                      gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision);
+                      gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision,
+                      weights_->formats().Id());
 }
 
 absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t bytes) {
@@ -277,12 +278,13 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   const DType type = ActivationType(checkpoint);
   // What it will take is known before gigabytes are read.
   WeightLoader measure(&checkpoint, WeightLoader::Mode::kMeasure);
-  GpuModel plan(config, options, gpu_options, *info, std::make_unique<GpuWeights>(&measure, type));
+  GpuModel plan(config, options, gpu_options, *info,
+                std::make_unique<GpuWeights>(&measure, type, options));
   if (absl::Status status = measure.Finish(); !status.ok()) return status;
   const size_t bytes = plan.weights_->planned_bytes();
   if (absl::Status status = plan.CheckFit(bytes); !status.ok()) return status;
   WeightLoader loader(&checkpoint);
-  auto weights = GpuWeights::Create(&loader, type, bytes, gpu_options.progress);
+  auto weights = GpuWeights::Create(&loader, type, options, bytes, gpu_options.progress);
   if (!weights.ok()) return weights.status();
   std::unique_ptr<GpuModel> model(
       new GpuModel(config, options, gpu_options, *info, *std::move(weights)));

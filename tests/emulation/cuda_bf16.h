@@ -20,6 +20,10 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
   if (std::isnan(x)) return {0x7fff};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
+inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {__float2bfloat16(__bfloat162float(a.x) - __bfloat162float(b.x)),
+          __float2bfloat16(__bfloat162float(a.y) - __bfloat162float(b.y))};
+}
 
 namespace emulation {
 

@@ -3,12 +3,14 @@
 #define PACKRAT_TESTS_GPU_MATMUL_CASE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/matmul.h"
 #include "tests/gpu/gpu.h"
+#include "tests/kernels/quantized_weight.h"
 #include "tests/kernels/random.h"
 #ifdef PACKRAT_EMULATED
 #include "tests/emulation/cublasLt.h"
@@ -61,12 +63,43 @@ class Stored {
 };
 
 struct Shape {
-  DType type;
+  DType type;  // Of x and, if it has no format, of the weight.
   int rows, out, in;
   DType y_type = DType::kF32;
   bool bias = false, accumulate = false;
   int skip = 0;  // Elements by which the weight and x are off the alignment of allocations.
   float scale = 1.0f;
+  std::optional<DType> format = {};  // Of a quantised weight.
+};
+
+// A weight with its numbers, and the largest magnitude of what is multiplied for each of them.
+class StoredWeight {
+ public:
+  StoredWeight(const Shape& s, Random* random) {
+    weight_ = {nullptr, s.format.value_or(s.type), s.out, s.in};
+    if (s.format.has_value()) {
+      QuantizedWeight quantized = MakeQuantizedWeight(random, weight_.type, s.out, s.in);
+      values_ = std::move(quantized.values);
+      magnitudes_ = std::move(quantized.magnitudes);
+      tiles_ = std::make_unique<DeviceArray<std::byte>>(quantized.tiles);
+      weight_.data = tiles_->data();
+      return;
+    }
+    values_ = Stored::Rounded(s.type, random->Normals(static_cast<size_t>(s.out) * s.in));
+    for (const float w : values_) magnitudes_.push_back(std::fabs(w));
+    plain_ = std::make_unique<Stored>(s.type, values_, s.skip);
+    weight_.data = plain_->data();
+  }
+  const Weight& weight() const { return weight_; }
+  const std::vector<float>& values() const { return values_; }
+  const std::vector<double>& magnitudes() const { return magnitudes_; }
+
+ private:
+  std::vector<float> values_;
+  std::vector<double> magnitudes_;
+  std::unique_ptr<Stored> plain_;
+  std::unique_ptr<DeviceArray<std::byte>> tiles_;
+  Weight weight_;
 };
 
 // A product and its operands.
@@ -74,18 +107,13 @@ class Case {
  public:
   Case(const Shape& shape, Random* random)
       : shape_(shape),
-        values_(Stored::Rounded(shape.type, random->Normals(Size(shape.out, shape.in)))),
+        weight_(shape, random),
         x_(Stored::Rounded(shape.type, random->Normals(Size(shape.rows, shape.in)))),
         bias_(random->Normals(shape.out)),
         before_(random->Normals(Size(shape.rows, shape.out))),
-        weight_(shape.type, values_, shape.skip),
         device_x_(shape.type, x_, shape.skip),
         device_bias_(DType::kF32, bias_),
         y_(shape.y_type, Size(shape.rows, shape.out)) {
-    matrix_.data = weight_.data();
-    matrix_.type = shape.type;
-    matrix_.out = shape.out;
-    matrix_.in = shape.in;
     Reset();
   }
 
@@ -96,8 +124,9 @@ class Case {
   gpu::MatMulArguments Arguments(int first, int rows) const {
     const size_t x_at = Size(first, shape_.in) * DTypeBytes(shape_.type);
     const size_t y_at = Size(first, shape_.out) * DTypeBytes(shape_.y_type);
-    return {&matrix_,
+    return {&weight_.weight(),
             static_cast<const char*>(device_x_.data()) + x_at,
+            shape_.type,
             rows,
             static_cast<char*>(y_.data()) + y_at,
             shape_.y_type,
@@ -107,6 +136,7 @@ class Case {
   }
   std::vector<float> Y() const { return y_.Get(); }
   const std::vector<float>& x() const { return x_; }
+  const std::vector<float>& weights() const { return weight_.values(); }
   void SetX(const std::vector<float>& x) {
     x_ = Stored::Rounded(shape_.type, x);
     device_x_.Set(x_);
@@ -114,7 +144,9 @@ class Case {
 
   // A sum of n terms in float32, in any order, is within n units of the sum of their magnitudes;
   // beside the products (exact or within one multiply-add) there are the sums of parts, the bias
-  // and the old value. Tensor cores may truncate where others round: twice the unit.
+  // and the old value. Tensor cores may truncate where others round: twice the unit. Of quantised
+  // weights a group's sum is multiplied by the scale, and with a minimum there are two terms for
+  // each number: twice as many roundings have room for both.
   void ExpectRight() const {
     const std::vector<float> y = Y();
     for (int r = 0; r < shape_.rows; ++r) {
@@ -122,14 +154,17 @@ class Case {
         double sum = 0, magnitude = 0;
         const auto add = [&](double term) { sum += term, magnitude += std::fabs(term); };
         for (int k = 0; k < shape_.in; ++k) {
-          add(double{x_[Size(r, shape_.in) + k]} * values_[Size(o, shape_.in) + k]);
+          const double x = x_[Size(r, shape_.in) + k];
+          sum += x * weight_.values()[Size(o, shape_.in) + k];
+          magnitude += std::fabs(x) * weight_.magnitudes()[Size(o, shape_.in) + k];
         }
         if (shape_.bias) add(bias_[o]);
         sum *= shape_.scale, magnitude *= std::fabs(shape_.scale);
         if (shape_.accumulate) add(before_[Size(r, shape_.out) + o]);
         const double unit = shape_.type == DType::kF32 ? kUnit : 2 * kUnit;
         const double stored = shape_.y_type == DType::kF32 ? 0 : 0x1p-8;  // The result's rounding.
-        const double error = (shape_.in + 3 + 8) * unit * magnitude;
+        const int terms = shape_.format.has_value() ? 2 * shape_.in : shape_.in;
+        const double error = (terms + 3 + 8) * unit * magnitude;
         ASSERT_NEAR(y[Size(r, shape_.out) + o], sum, error + stored * (std::fabs(sum) + error))
             << "row " << r << " output " << o;
       }
@@ -140,16 +175,18 @@ class Case {
   static size_t Size(int a, int b) { return static_cast<size_t>(a) * b; }
 
   Shape shape_;
-  std::vector<float> values_, x_, bias_, before_;
-  Stored weight_, device_x_, device_bias_, y_;
-  Weight matrix_;
+  StoredWeight weight_;
+  std::vector<float> x_, bias_, before_;
+  Stored device_x_, device_bias_, y_;
 };
 
 inline std::string Describe(const Shape& s) {
-  return std::string(DTypeName(s.type)) + " rows " + std::to_string(s.rows) + " out " +
-         std::to_string(s.out) + " in " + std::to_string(s.in) + " to " + DTypeName(s.y_type) +
-         (s.bias ? " bias" : "") + (s.accumulate ? " accumulate" : "") + " scale " +
-         std::to_string(s.scale) + " skip " + std::to_string(s.skip);
+  return std::string(DTypeName(s.type)) +
+         (s.format.has_value() ? std::string(" by ") + DTypeName(*s.format) : "") + " rows " +
+         std::to_string(s.rows) + " out " + std::to_string(s.out) + " in " + std::to_string(s.in) +
+         " to " + DTypeName(s.y_type) + (s.bias ? " bias" : "") +
+         (s.accumulate ? " accumulate" : "") + " scale " + std::to_string(s.scale) + " skip " +
+         std::to_string(s.skip);
 }
 
 class MatMulGpuTest : public GpuTest {

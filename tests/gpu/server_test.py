@@ -47,6 +47,25 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(loading[-1]["percent"], 100)
             self.assertEqual(server.stop()[0], 0)
 
+    def test_quantised_weights(self):
+        taken = {}
+        for weights in ("stored", "int8", "int4"):
+            with RealServer(GOLDEN, "--deterministic", "--weights=" + weights, *SMALL,
+                            binary=EMULATED) as server:
+                self.assertEqual(len(ask(server, 10, "--temperature=0")), 10)
+                info = server.json("info")
+                self.assertEqual(info["device"], "Emulated")
+                self.assertEqual("-weights-" + weights in info["numerics_id"], weights != "stored")
+                taken[weights] = server.metric("packrat_weight_bytes")
+                self.assertEqual(server.stop()[0], 0)
+        self.assertLess(taken["int8"], taken["stored"])
+        self.assertLess(taken["int4"], taken["int8"])
+        run = subprocess.run([EMULATED, "--model=tests/golden/packrat_wide", "--weights=int8",
+                              "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", *SMALL],
+                             cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(run.returncode, 1, run.stderr)
+        self.assertIn("has rows of 48 values; int8 takes multiples of 32", run.stderr)
+
     def test_bfloat16_state(self):
         with RealServer(GOLDEN, "--state_type=bfloat16", *SMALL, binary=EMULATED) as server:
             self.assertIn("state-bfloat16", server.json("info")["numerics_id"])

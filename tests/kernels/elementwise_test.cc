@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/sampling.h"
+#include "tests/kernels/quantized_weight.h"
 #include "tests/kernels/rows.h"
 
 namespace packrat {
@@ -210,6 +211,32 @@ TEST_F(KernelTest, ElementwiseIsCaptured) {
   }
   EXPECT_CUDA_OK(cudaGraphExecDestroy(exec));
   EXPECT_CUDA_OK(cudaGraphDestroy(graph));
+}
+
+// Rows of an embedding that is quantised, exactly.
+TEST_F(KernelTest, EmbedWidensQuantisedRows) {
+  Random random(31);
+  for (const DType format : kFormats) {
+    for (const int n : {32, 64, 96, 2080}) {
+      const int vocab = 37;
+      const QuantizedWeight table = MakeQuantizedWeight(&random, format, vocab, n);
+      DeviceArray<std::byte> tiles(table.tiles);
+      const std::vector<int32_t> ids = {36, 0, -1, 9, 15, 16, 24, 7};
+      DeviceArray<int32_t> tokens(ids);
+      DeviceArray<float> x(ids.size() * n);
+      ASSERT_TRUE(gpu::Embed(tiles.data(), format, tokens.data(), nullptr,
+                             static_cast<int>(ids.size()), n, 0.3f, x.data(), stream_)
+                      .ok());
+      Wait();
+      const std::vector<float> out = x.Get();
+      for (size_t r = 0; r < ids.size(); ++r) {
+        for (int i = 0; i < n; ++i) {
+          ASSERT_EQ(out[r * n + i], ids[r] < 0 ? 0.0f : table.values[ids[r] * n + i] * 0.3f)
+              << DTypeName(format) << " " << n << ": row " << ids[r] << " element " << i;
+        }
+      }
+    }
+  }
 }
 
 TEST_F(KernelTest, NothingToDoIsFine) {

@@ -5,46 +5,60 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "kernels/quantized.h"
 #include "tests/kernels/device.h"
+#include "tests/kernels/quantized_weight.h"
 #include "tests/kernels/reference.h"
 
 namespace packrat {
 namespace {
 
 // Matrices (out, in) of one shape, as the device reads them.
+#ifdef PACKRAT_GPU
+
 template <class T>
 class Matrices {
  public:
-  Matrices(const std::vector<float>& values, int count, int out, int in)
-#ifdef PACKRAT_GPU
+  Matrices(const std::vector<float>& values, int, int out, int in)
       : values_(Stored<T>::From(values)),
+        tiles_(0),
         weight_{values_.data(), Stored<T>::kType, out, in} {}
+  // Quantised.
+  Matrices(const std::vector<std::byte>& tiles, DType format, int out, int in)
+      : values_(0), tiles_(tiles), weight_{tiles_.data(), format, out, in} {}
+  const Weight& weight() const { return weight_; }
+
+ private:
+  DeviceArray<T> values_;
+  DeviceArray<std::byte> tiles_;
+  Weight weight_;
+};
+
 #else
-  {
+
+template <class T>
+class Matrices {
+ public:
+  Matrices(const std::vector<float>& values, int count, int out, int in) {
     for (int i = 0; i < count; ++i) {
       matrices_.emplace_back(&values[size_t{1} * i * out * in], DType::kF32, Arithmetic::kFloat32,
                              out, in);
     }
     weight_ = {matrices_.data(), DType::kF32, out, in};
   }
-#endif
-            const Weight
-            & weight() const {
-    return weight_;
-  }
+  const Weight& weight() const { return weight_; }
 
  private:
-#ifdef PACKRAT_GPU
-  DeviceArray<T> values_;
-#else
   std::vector<PackedMatrix> matrices_;
-#endif
   Weight weight_;
 };
+
+#endif
 
 // A mixture with its tokens, and what it should make of them.
 struct Mixture {
@@ -176,9 +190,13 @@ class ExpertsTest : public KernelTest {
   // What x becomes. packed_rows: for how many the CPU has room at a time.
   std::vector<float> Make(const Mixture& m, int packed_rows) {
     const ExpertsShape& s = m.shape;
+    return Make(m, packed_rows, Matrices<T>(m.up, s.num_experts, 2 * s.width, s.hidden),
+                Matrices<T>(m.down, s.num_experts, s.hidden, s.width));
+  }
+  std::vector<float> Make(const Mixture& m, int packed_rows, const Matrices<T>& up,
+                          const Matrices<T>& down) {
+    const ExpertsShape& s = m.shape;
     const size_t rows = size_t{1} * m.tokens * s.num_chosen;
-    const Matrices<T> up(m.up, s.num_experts, 2 * s.width, s.hidden);
-    const Matrices<T> down(m.down, s.num_experts, s.hidden, s.width);
     DeviceArray<float> bias(m.bias.empty() ? std::vector<float>{kNaN} : m.bias);
     DeviceArray<float> logits(m.logits), shares(rows), down_rows(rows * s.hidden), x(m.x);
     DeviceArray<T> h(Stored<T>::From(m.h)), up_rows(rows * 2 * s.width), inner(rows * s.width);
@@ -270,6 +288,54 @@ TYPED_TEST(ExpertsTest, MeetTheReferenceAndNoTokenSeesAnother) {
     if (this->HasFailure()) return;
   }
 }
+
+#ifdef PACKRAT_GPU
+
+// Experts whose matrices are quantised, the two kinds in any formats: as if their numbers were
+// stored in float32.
+TYPED_TEST(ExpertsTest, MayBeQuantised) {
+  Random random(4);
+  const std::optional<DType> formats[] = {{}, DType::kInt8, DType::kInt4};
+  for (int i = 1; i < 9; ++i) {
+    const auto up_format = formats[i % 3], down_format = formats[i / 3];
+    const ExpertsShape s{5,
+                         2,
+                         random.OneOf<int>({32, 96, 160}),
+                         random.OneOf<int>({32, 64}),
+                         RouterScore::kSigmoid,
+                         true,
+                         1e-6f,
+                         1.0f};
+    Mixture m(&random, s, false, 9, this->kStorage);
+    const auto quantise = [&](std::vector<float>* values, const std::optional<DType>& format,
+                              int out, int in) {
+      if (!format.has_value()) {
+        return std::make_unique<Matrices<TypeParam>>(*values, s.num_experts, out, in);
+      }
+      std::vector<std::byte> tiles;
+      values->clear();
+      for (int e = 0; e < s.num_experts; ++e) {
+        const auto one = MakeQuantizedWeight(&random, *format, out, in, /*any=*/false, 0.3f);
+        values->insert(values->end(), one.values.begin(), one.values.end());
+        tiles.insert(tiles.end(), one.tiles.begin(), one.tiles.end());
+      }
+      return std::make_unique<Matrices<TypeParam>>(tiles, *format, out, in);
+    };
+    const auto up = quantise(&m.up, up_format, 2 * s.width, s.hidden);
+    const auto down = quantise(&m.down, down_format, s.hidden, s.width);
+    SCOPED_TRACE(testing::Message() << "formats " << i % 3 << " and " << i / 3);
+    const std::vector<float> whole = this->Make(m, 0, *up, *down);
+    this->ExpectRight(m, whole);
+    this->ForEachOrder([&] { EXPECT_TRUE(SameBits(this->Make(m, 0, *up, *down), whole)); });
+    for (const int t : {0, 4, 8}) {
+      const std::vector<float> alone = this->Make(m.Only({t}), 0, *up, *down);
+      EXPECT_TRUE(SameBits(alone.data(), &whole[t * s.hidden], s.hidden)) << "token " << t;
+    }
+    if (this->HasFailure()) return;
+  }
+}
+
+#endif
 
 // A mixture of experts that make constants, so that what comes out says who was chosen: expert e
 // has w, and of tokens whose h is 1 makes 2^e.

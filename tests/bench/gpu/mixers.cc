@@ -50,10 +50,10 @@ absl::StatusOr<double> TimeLayer(Bench* bench, int rows, int in_width, int width
     Weight a = MatrixOf(in, in_width, width), b = MatrixOf(out, width, width);
     a.data = in.data() + (i % weights) * in_size * 2;
     b.data = out.data() + (i % weights) * out_size * 2;
-    gpu::MatMulArguments first{&a, h.data(), rows, (mixer.*input)(), DType::kBF16};
+    gpu::MatMulArguments first{&a, h.data(), DType::kBF16, rows, (mixer.*input)(), DType::kBF16};
     BENCH_RETURN_IF_ERROR(products->Run(first, stream));
     BENCH_RETURN_IF_ERROR(mixer.Run(i % copies, stream));
-    gpu::MatMulArguments second{&b, mixer.out(), rows, x.data(), DType::kF32};
+    gpu::MatMulArguments second{&b, mixer.out(), DType::kBF16, rows, x.data(), DType::kF32};
     second.accumulate = true;
     return products->Run(second, stream);
   });
@@ -108,8 +108,8 @@ void BenchLayers(Bench* bench) {
     if (!tiny && p.batch != 64 && p.batch != 512) continue;
     const int in = rat.projection(), qkv = 3 * width;
     Kernels kernels = {{RatToken(rat, 2, p.position - 1) * p.batch},
-                       {Product(p.batch, in, width, 2, 2), Rate::kBf16},
-                       {Product(p.batch, width, width, 2, 4), Rate::kBf16}};
+                       {Product(p.batch, in, width, DType::kBF16, 2), Rate::kBf16},
+                       {Product(p.batch, width, width, DType::kBF16, 4), Rate::kBf16}};
     bench->Launch("rat layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
       return TimeLayer<RatBench>(
           bench, p.batch, in, width,
@@ -117,7 +117,7 @@ void BenchLayers(Bench* bench) {
           &RatBench::projection);
     });
     kernels[0].work = AttentionToken(full, 2, p.position - 1) * p.batch;
-    kernels[1].work = Product(p.batch, qkv, width, 2, 2);
+    kernels[1].work = Product(p.batch, qkv, width, DType::kBF16, 2);
     bench->Launch(
         "full attention layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
           return TimeLayer<AttentionBench>(

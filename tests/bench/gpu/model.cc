@@ -36,8 +36,10 @@ Setup SetupOf(const Options& options) {
   return setup;
 }
 
-ModelOr Load(const Setup& setup, int batch, int tokens, bool deterministic) {
+ModelOr Load(const Setup& setup, int batch, int tokens, bool deterministic,
+             WeightFormat weights = WeightFormat::kStored) {
   ModelOptions options;
+  options.weights = weights;
   options.max_batch_tokens = std::max(batch, tokens);
   options.max_logit_rows = batch;
   options.max_context = std::max(setup.context, setup.prompt) + 256;
@@ -80,10 +82,11 @@ void AddDecode(Bench* bench, const std::string& name, const std::string& shape,
   bench->Add(std::move(row));
 }
 
-void DecodeRows(Bench* bench, const Setup& setup, LanguageModel* model, const std::string& name) {
+void DecodeRows(Bench* bench, const Setup& setup, LanguageModel* model, const std::string& name,
+                DType weights = DType::kBF16) {
   for (const int batch : setup.batches) {
     const std::string shape = absl::StrCat("batch ", batch, ", position ", setup.context);
-    const Kernels kernels = ModelDecode(setup.shape, batch, setup.context - 1);
+    const Kernels kernels = ModelDecode(setup.shape, batch, setup.context - 1, weights);
     if (model == nullptr) {
       AddDecode(bench, name, shape, kernels, batch, 0, "");
       continue;
@@ -290,6 +293,8 @@ void BenchModel(Bench* bench) {
   };
   if (bench->options().predict) {
     DecodeRows(bench, setup, nullptr, "decode");
+    DecodeRows(bench, setup, nullptr, "decode, int8 weights", DType::kInt8);
+    DecodeRows(bench, setup, nullptr, "decode, int4 weights", DType::kInt4);
     report("prompt", PromptRow(bench, setup, nullptr));
     report("the paper's run", PaperRow(bench, setup));
     return;
@@ -310,6 +315,17 @@ void BenchModel(Bench* bench) {
       report("prompt", PromptRow(bench, setup, model->get()));
     }
     report("alone and in company", AloneRow(bench, setup, model->get(), deterministic));
+  }
+  for (const DType type : {DType::kInt8, DType::kInt4}) {
+    if (bench->OutOfTime()) break;
+    const std::string name = absl::StrCat("decode, ", DTypeName(type), " weights");
+    const ModelOr model = Load(setup, setup.batches.back(), setup.batches.back(), false,
+                               type == DType::kInt8 ? WeightFormat::kInt8 : WeightFormat::kInt4);
+    if (model.ok()) {
+      DecodeRows(bench, setup, model->get(), name, type);
+    } else {
+      report(name.c_str(), model.status());
+    }
   }
   if (bench->OutOfTime()) {
     bench->Error("the paper's run", "", absl::DeadlineExceededError("not run: out of time"));

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "kernels/quant_tiles.h"
 #include "tests/bench/gpu/bench.h"
 
 namespace packrat::gpu_bench {
@@ -15,16 +16,18 @@ struct Projection {
 };
 
 absl::StatusOr<double> TimeProduct(Bench* bench, gpu::MatMul* products, const Projection& p,
-                                   int rows) {
-  const size_t size = size_t(p.out) * p.in;
-  const int copies = bench->Copies(2.0 * static_cast<double>(size), 1);
-  BENCH_ASSIGN(gpu::DeviceMemory weights, bench->Random(copies * size, DType::kBF16, 0.02f));
+                                   DType type, int rows) {
+  const size_t bytes = IsQuantized(type) ? gpu::QuantTilesBytes(type, p.out, p.in)
+                                         : size_t(p.out) * p.in * DTypeBytes(type);
+  const int copies = bench->Copies(static_cast<double>(bytes), 1);
+  // As numbers of quantised weights these are as good as any: scales of about 1.
+  BENCH_ASSIGN(gpu::DeviceMemory weights, bench->Random(copies * bytes / 2, DType::kBF16, 0.02f));
   BENCH_ASSIGN(gpu::DeviceMemory x, bench->Random(size_t(rows) * p.in, DType::kBF16, 1.0f));
   BENCH_ASSIGN(gpu::DeviceMemory y,
                gpu::DeviceMemory::Allocate(size_t(rows) * p.out * 2, "a product"));
   return bench->Time(copies, [&](int i, CudaStream stream) {
-    const Weight weight{weights.data() + i * size * 2, DType::kBF16, p.out, p.in};
-    return products->Run({&weight, x.data(), rows, y.data(), DType::kBF16}, stream);
+    const Weight weight{weights.data() + i * bytes, type, p.out, p.in};
+    return products->Run({&weight, x.data(), DType::kBF16, rows, y.data(), DType::kBF16}, stream);
   });
 }
 
@@ -46,18 +49,23 @@ void BenchProducts(Bench* bench) {
     gpu::MatMul::Options options;
     options.deterministic = deterministic;
     if (!bench->options().predict) products = gpu::MatMul::Create(options);
-    for (const Projection& p : projections) {
-      for (const int rows : all_rows) {
-        if (rows > 512 && p.out == 32000) continue;  // A prompt has one row of logits.
-        if (deterministic && (rows == 2 || rows == 4 || rows == 16)) continue;
-        bench->Launch(
-            absl::StrCat("product, ", p.name, deterministic ? ", deterministic" : "", ", bf16"),
-            absl::StrCat(rows, " rows, ", p.out, " x ", p.in),
-            {{Product(rows, p.out, p.in, 2, 2), Rate::kBf16}},
-            [&](std::string*) -> absl::StatusOr<double> {
-              if (!products.ok()) return products.status();
-              return TimeProduct(bench, products->get(), p, rows);
-            });
+    for (const DType type : {DType::kBF16, DType::kInt8, DType::kInt4}) {
+      if (deterministic && type != DType::kBF16) break;  // The same kernels.
+      for (const Projection& p : projections) {
+        for (const int rows : all_rows) {
+          if (rows > 512 && p.out == 32000) continue;  // A prompt has one row of logits.
+          if ((deterministic || type != DType::kBF16) && (rows == 2 || rows == 4 || rows == 16)) {
+            continue;
+          }
+          bench->Launch(absl::StrCat("product, ", p.name, deterministic ? ", deterministic" : "",
+                                     ", ", type == DType::kBF16 ? "bf16" : DTypeName(type)),
+                        absl::StrCat(rows, " rows, ", p.out, " x ", p.in),
+                        {{Product(rows, p.out, p.in, type, 2), Rate::kBf16}},
+                        [&](std::string*) -> absl::StatusOr<double> {
+                          if (!products.ok()) return products.status();
+                          return TimeProduct(bench, products->get(), p, type, rows);
+                        });
+        }
       }
     }
   }

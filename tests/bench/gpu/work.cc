@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/quantized.h"
+
 namespace packrat::gpu_bench {
 
 Work Sum(const Kernels& kernels) {
@@ -108,10 +110,15 @@ Work MesaPrompt(const MesaShape& s, int type_bytes, int state_bytes, double step
   return work;
 }
 
-Work Product(int rows, int out, int in, int weight_bytes, int y_bytes) {
+double WeightBytes(DType type) {
+  if (IsQuantized(type)) return double(StoredGroupBytes(type)) / kQuantGroup;
+  return double(DTypeBytes(type));
+}
+
+Work Product(int rows, int out, int in, DType weight, int y_bytes) {
   Work work;
-  work.bytes = double(out) * in * weight_bytes + double(rows) * in * weight_bytes +
-               double(rows) * out * y_bytes;
+  work.bytes =
+      double(out) * in * WeightBytes(weight) + double(rows) * in * 2 + double(rows) * out * y_bytes;
   work.flops = 2.0 * rows * out * in;
   return work;
 }
@@ -132,7 +139,7 @@ double ModelParameters(const RandomModelShape& s) {
   return s.layer_types.size() * LayerParameters(s) + double(s.vocab_size + 1) * s.hidden_size;
 }
 
-Kernels ModelDecode(const RandomModelShape& s, int batch, int position) {
+Kernels ModelDecode(const RandomModelShape& s, int batch, int position, DType weights) {
   const auto layers = static_cast<double>(s.layer_types.size());
   const double width = s.hidden_size, entry = 2 * width * 2;
   const int entries = position / 16;
@@ -141,15 +148,17 @@ Kernels ModelDecode(const RandomModelShape& s, int batch, int position) {
                    batch * RatToken(RatOf(s), 2, position).flops};
   Kernels kernels;
   double products = 0;
-  const auto product = [&](double out, double in, double times) {
-    kernels.push_back({Work{out * in * 2, 2 * out * in * batch} * times, Rate::kBf16});
+  const auto product = [&](double out, double in, DType type, double times) {
+    kernels.push_back(
+        {Work{out * in * WeightBytes(type), 2 * out * in * batch} * times, Rate::kBf16});
     products += out * in * times;
   };
-  product(RatOf(s).projection(), width, layers);
-  product(width, width, layers);
-  product(2 * s.intermediate_size, width, layers);
-  product(width, s.intermediate_size, layers);
-  product(s.vocab_size, width, 1);  // The embedding is the output matrix, too.
+  product(RatOf(s).projection(), width, weights, layers);
+  product(width, width, weights, layers);
+  product(2 * s.intermediate_size, width, weights, layers);
+  product(width, s.intermediate_size, weights, layers);
+  // The embedding is the output matrix, too.
+  product(s.vocab_size, width, IsQuantized(weights) ? DType::kInt8 : weights, 1);
   kernels.push_back({mixer * layers, Rate::kF32});
   kernels.push_back({{2 * (ModelParameters(s) - products), 0}});  // Norms and biases.
   return kernels;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/dtype.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
 #include "tests/bench/random_model.h"
@@ -74,11 +75,16 @@ double MesaStateBytesPerHead(const MesaShape& shape, int state_bytes);
 Work MesaPrompt(const MesaShape& shape, int type_bytes, int state_bytes, double steps, bool gate,
                 int tokens);
 
-Work Product(int rows, int out, int in, int weight_bytes, int y_bytes);
+// Of a weight, with its share of scales and minima.
+double WeightBytes(DType type);
+// x is bfloat16.
+Work Product(int rows, int out, int in, DType weight, int y_bytes);
 
 // Of one step that decodes `batch` sequences with `position` tokens each: weights and caches only,
-// as a floor is stated; operations of mixers at the rate of float32.
-Kernels ModelDecode(const RandomModelShape& shape, int batch, int position);
+// as a floor is stated; operations of mixers at the rate of float32. weights: of the layers'
+// matrices; where they are quantised, the output matrix is int8.
+Kernels ModelDecode(const RandomModelShape& shape, int batch, int position,
+                    DType weights = DType::kBF16);
 // Operations of a prompt, one row of logits.
 double ModelPromptFlops(const RandomModelShape& shape, int tokens);
 double ModelParameters(const RandomModelShape& shape);

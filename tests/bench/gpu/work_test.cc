@@ -39,9 +39,12 @@ TEST(WorkTest, MesaToken) {
 }
 
 TEST(WorkTest, Product) {
-  const Work work = Product(3, 100, 10, 2, 4);
+  const Work work = Product(3, 100, 10, DType::kBF16, 4);
   EXPECT_EQ(work.bytes, 2000 + 60 + 1200);
   EXPECT_EQ(work.flops, 6000);
+  // 34 and 20 bytes for each 32 weights.
+  EXPECT_EQ(Product(3, 100, 64, DType::kInt8, 4).bytes, 6800 + 384 + 1200);
+  EXPECT_EQ(Product(3, 100, 64, DType::kInt4, 4).bytes, 4000 + 384 + 1200);
 }
 
 TEST(WorkTest, Model) {
@@ -56,6 +59,11 @@ TEST(WorkTest, Model) {
   const double mixer = 24 * RatToken({16, 2, 128, 16}, 2, 4096).flops;
   const double products = 2 * (24 * (layer - 2048 - 2 * 2048) + 32000.0 * 2048);
   EXPECT_NEAR(Sum(many).flops, 256 * (products + mixer), 1e3);
+  const Kernels int4 = ModelDecode(shape, 1, 4096, DType::kInt4);
+  EXPECT_NEAR(
+      Sum(int4).bytes,
+      24 * ((layer - 3 * 2048) * 0.625 + 3 * 2048 * 2) + 32000.0 * 2048 * 1.0625 + 2048 * 2 + cache,
+      1);
   EXPECT_GT(ModelPromptFlops(shape, 8192), 2 * 8192 * 24 * layer);
 }
 

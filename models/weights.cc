@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/packed_matrix.h"
+#include "models/bytes_hash.h"
 
 namespace packrat {
 namespace {
@@ -31,11 +32,6 @@ DType ToDType(TensorType type) {
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
-uint64_t Mix(uint64_t hash, uint64_t word) {
-  hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-  return hash ^ (hash >> 29);
 }
 
 // A tensor is read by pieces of about so many bytes.
@@ -80,18 +76,9 @@ size_t FirstNotFinite(const uint8_t* data, size_t n, DType type) {
 }  // namespace
 
 uint64_t HashBytes(uint64_t hash, const void* data, size_t bytes) {
-  // Four chains, since one would wait for its own multiplications.
-  const auto* p = static_cast<const unsigned char*>(data);
-  uint64_t lanes[4] = {hash, hash + 1, hash + 2, hash + 3};
-  size_t i = 0;
-  for (; i + 32 <= bytes; i += 32) {
-    uint64_t words[4];
-    std::memcpy(words, p + i, 32);
-    for (int lane = 0; lane < 4; ++lane) lanes[lane] = Mix(lanes[lane], words[lane]);
-  }
-  hash = Mix(Mix(Mix(lanes[0], lanes[1]), lanes[2]), lanes[3]);
-  for (; i < bytes; ++i) hash = Mix(hash, p[i]);
-  return Mix(hash, bytes);
+  BytesHash all(hash);
+  all.Add(data, bytes);
+  return all.Value();
 }
 
 const TensorView* WeightLoader::Take(const std::string& name, const std::vector<int64_t>& shape) {

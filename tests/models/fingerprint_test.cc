@@ -1,11 +1,13 @@
 // What tells two models apart: every bit of every tensor that is taken, its name, type and shape.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "models/bytes_hash.h"
 #include "models/files/checkpoint.h"
 #include "models/weights.h"
 #include "tests/models/test_files.h"
@@ -28,6 +30,21 @@ TEST(HashBytes, EveryByteCountsAndSoDoesTheLength) {
   const std::string zeros(100, '\0');
   for (size_t size = 0; size <= 100; ++size) lengths.insert(HashBytes(0, zeros.data(), size));
   EXPECT_EQ(lengths.size(), 101u);
+}
+
+TEST(HashBytes, IsTheSameHoweverTheBytesAreCut) {
+  std::string data(200, ' ');
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i * i + 7);
+  for (size_t size : {0, 1, 31, 32, 33, 95, 200}) {
+    const uint64_t whole = HashBytes(5, data.data(), size);
+    for (size_t piece = 1; piece <= size + 1; ++piece) {
+      BytesHash hash(5);
+      for (size_t at = 0; at < size; at += piece) {
+        hash.Add(data.data() + at, std::min(piece, size - at));
+      }
+      EXPECT_EQ(hash.Value(), whole) << size << " bytes by " << piece;
+    }
+  }
 }
 
 // A file with the tensors "one" and "two", equal in shape.

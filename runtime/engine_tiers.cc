@@ -28,6 +28,11 @@ absl::Status Engine::Impl::StartCache() {
                          });
     if (!opened.ok()) return opened.status();
     tiers = *std::move(opened);
+    stats.tiers = tiers->stats();  // How much there is room for is known before the first step.
+    {
+      MutexLock lock(&mutex);
+      published.tiers = stats.tiers;
+    }
     for (int dial = 0; dial < pool->layout().num_dials(); ++dial) {
       writes_ahead = writes_ahead || !tiers->Fits(tiers->BytesOf(options.max_context, dial));
     }

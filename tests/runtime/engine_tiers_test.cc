@@ -169,6 +169,15 @@ TEST_F(EngineTiersTest, DamageIsAMiss) {
   ExpectAllFree();
 }
 
+// Whoever asks before the first step sees how much room there is.
+TEST_F(EngineTiersTest, TheirLimitsAreKnownAtOnce) {
+  StartTiers(1, 40);
+  const StateTiers::Stats tiers = engine_->stats().tiers;
+  EXPECT_EQ(tiers.memory.limit, engine_->options().state_host_memory);
+  EXPECT_EQ(tiers.disk.limit, engine_->options().state_disk);
+  EXPECT_GT(tiers.disk.limit, tiers.memory.limit);
+}
+
 TEST_F(EngineTiersTest, ASavedStateComesFromTheDiskToo) {
   StartTiers(1, 40);
   const Text text = Turn(RandomPrompt(&random_, 70));

@@ -12,13 +12,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "models/bytes_hash.h"
 #include "models/weights.h"
 #include "runtime/pending_file.h"
 
@@ -26,6 +27,8 @@ namespace packrat {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr size_t kPieceBytes = size_t{1} << 20;
 
 // Before the bytes of a session in its file.
 struct Header {
@@ -38,8 +41,8 @@ struct Header {
 static_assert(sizeof(Header) == 40);
 
 uint64_t HashOf(const Header& header) { return HashBytes(0, &header.version, 3 * sizeof(int64_t)); }
-uint64_t HashOf(absl::string_view bytes) { return HashBytes(0, bytes.data(), bytes.size()); }
 
+absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 absl::Status Damaged() { return absl::DataLossError("the stored session is damaged"); }
 
 // The header at the beginning of the file's bytes, if its session is alive.
@@ -51,9 +54,7 @@ absl::StatusOr<Header> HeaderIn(absl::string_view bytes, absl::Time now) {
       HashOf(header) != header.hash) {
     return Damaged();
   }
-  if (absl::FromUnixMicros(header.expires_us) <= now) {
-    return absl::NotFoundError("there is no such session");
-  }
+  if (absl::FromUnixMicros(header.expires_us) <= now) return NoSuchSession();
   return header;
 }
 
@@ -109,16 +110,18 @@ class FolderLock {
   int fd_;
 };
 
+absl::StatusOr<Header> HeaderOf(int fd, const std::string& path, absl::Time now) {
+  const absl::StatusOr<std::string> bytes = ReadSome(fd, sizeof(Header), path);
+  if (!bytes.ok()) return AsStoreStatus(bytes.status());
+  return HeaderIn(*bytes, now);
+}
+
 absl::StatusOr<Header> ReadHeader(const std::string& path, absl::Time now) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 && errno == ENOENT) return absl::NotFoundError("there is no such session");
-  if (fd < 0) return absl::ErrnoToStatus(errno, path);
-  char bytes[sizeof(Header)];
-  const ssize_t got = read(fd, bytes, sizeof bytes);
-  const int error = errno;
-  close(fd);
-  if (got < 0) return absl::ErrnoToStatus(error, path);
-  return HeaderIn(absl::string_view(bytes, static_cast<size_t>(got)), now);
+  if (fd < 0 && errno == ENOENT) return NoSuchSession();
+  if (fd < 0) return AsStoreStatus(absl::ErrnoToStatus(errno, path));
+  const absl::Cleanup close_it = [fd] { close(fd); };
+  return HeaderOf(fd, path, now);
 }
 
 }  // namespace
@@ -154,21 +157,33 @@ bool DirectoryStore::SweepIsDue() {
   return true;
 }
 
-absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version,
-                                 absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
+absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Source& next,
+                                 absl::Duration ttl) {
   if (SweepIsDue()) RemoveExpired();
   const std::string path = PathOf(key);
   std::error_code error;
   fs::create_directory(FolderOf(key), error);
+  auto file = PendingFile::Create(path);
+  if (!file.ok()) return AsStoreStatus(file.status());
   Header header;
+  BytesHash hash;
+  // Its place is filled once all is known.
+  absl::Status written = file->Append(AsBytes(header));
+  for (;;) {
+    if (!written.ok()) return AsStoreStatus(written);
+    const absl::StatusOr<std::string> piece = next();
+    if (!piece.ok()) return piece.status();
+    if (piece->empty()) break;
+    hash.Add(piece->data(), piece->size());
+    written = file->Append(*piece);
+  }
   header.version = version;
   header.expires_us = absl::ToUnixMicros(options_.now() + ttl);
-  const std::string joined = pieces.size() == 1 ? "" : absl::StrJoin(pieces, "");
-  const absl::string_view bytes = pieces.size() == 1 ? pieces[0] : joined;
-  header.bytes_hash = HashOf(bytes);
+  header.bytes_hash = hash.Value();
   header.hash = HashOf(header);
-  auto file = PendingFile::Write(path, {AsBytes(header), bytes});
-  if (!file.ok()) return AsStoreStatus(file.status());
+  written = file->Overwrite(AsBytes(header));
+  if (written.ok()) written = file->Sync();
+  if (!written.ok()) return AsStoreStatus(written);
 
   const FolderLock lock(options_.folder, options_.lock_timeout);
   if (!lock.status().ok()) return lock.status();
@@ -180,23 +195,32 @@ absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version,
   return AsStoreStatus(file->Commit());
 }
 
-absl::StatusOr<StoredSession> DirectoryStore::Get(const StoreKey& key) {
+absl::StatusOr<int64_t> DirectoryStore::Get(const StoreKey& key, const Sink& take) {
   const std::string path = PathOf(key);
-  auto bytes = ReadWholeFile(path, options_.max_bytes + sizeof(Header));
-  if (absl::IsNotFound(bytes.status())) return absl::NotFoundError("there is no such session");
-  if (!bytes.ok()) return AsStoreStatus(bytes.status());
-  const absl::StatusOr<Header> header = HeaderIn(*bytes, options_.now());
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && errno == ENOENT) return NoSuchSession();
+  if (fd < 0) return AsStoreStatus(absl::ErrnoToStatus(errno, path));
+  const absl::Cleanup close_it = [fd] { close(fd); };
+  const absl::StatusOr<Header> header = HeaderOf(fd, path, options_.now());
   if (!header.ok()) return header.status();
-  bytes->erase(0, sizeof(Header));
-  if (HashOf(*bytes) != header->bytes_hash) return Damaged();
-  return StoredSession{header->version, *std::move(bytes)};
+  BytesHash hash;
+  for (;;) {
+    const absl::StatusOr<std::string> piece = ReadSome(fd, kPieceBytes, path);
+    if (!piece.ok()) return AsStoreStatus(piece.status());
+    if (piece->empty()) break;
+    hash.Add(piece->data(), piece->size());
+    const absl::StatusOr<bool> more = take(*piece);
+    if (!more.ok()) return more.status();
+    if (!*more) return header->version;
+  }
+  if (hash.Value() != header->bytes_hash) return Damaged();
+  return header->version;
 }
 
 absl::StatusOr<int64_t> DirectoryStore::Version(const StoreKey& key) {
   const absl::StatusOr<Header> header = ReadHeader(PathOf(key), options_.now());
-  if (header.ok()) return header->version;
-  const bool told = absl::IsNotFound(header.status()) || absl::IsDataLoss(header.status());
-  return told ? header.status() : AsStoreStatus(header.status());
+  if (!header.ok()) return header.status();
+  return header->version;
 }
 
 absl::Status DirectoryStore::Delete(const StoreKey& key) {

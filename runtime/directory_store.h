@@ -18,7 +18,6 @@ struct DirectoryStoreOptions {
   std::function<absl::Time()> now;                 // Dates, the same for all that share the folder.
   absl::Duration lock_timeout = absl::Seconds(2);  // Waiting for the others that write.
   absl::Duration sweep_interval = absl::Minutes(1);
-  int64_t max_bytes = int64_t{4} << 30;  // Of one session.
 };
 
 class DirectoryStore : public SessionStore {
@@ -26,9 +25,9 @@ class DirectoryStore : public SessionStore {
   // The folder cannot be made or written: the reason.
   static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(DirectoryStoreOptions options);
 
-  absl::Status Put(const StoreKey& key, int64_t version, absl::Span<const absl::string_view> pieces,
+  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<StoredSession> Get(const StoreKey& key) override;
+  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
   absl::StatusOr<int64_t> Version(const StoreKey& key) override;
   absl::Status Delete(const StoreKey& key) override;
 

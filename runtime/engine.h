@@ -143,6 +143,16 @@ struct EngineStats {
   StateTiers::Stats tiers;  // Below the pool.
 };
 
+// A state that the engine keeps.
+struct KeptState {
+  int32_t position = 0;  // After so many tokens of its text; 0: there is none.
+  uint64_t state = 0;    // One that is made later of the same text has another number. 0: any.
+};
+struct StatePiece {
+  KeptState from;
+  std::string bytes;  // Of its parts (saved_state.h). None where there is no state, or at its end.
+};
+
 // Whether the engine has something to do, and how much it has done. Steps only ever grow.
 struct EngineProgress {
   bool has_work = false;
@@ -177,15 +187,27 @@ class Engine {
   // (it may just have finished).
   void Cancel(uint64_t id);
 
-  // A text leaves with the state that is kept of the longest beginning of it (position 0: there is
-  // none, or it has more than `max_bytes`), and comes: what begins like it goes on from its state
-  // then, as long as the prefix cache keeps it. `done` is called once: by the next Step(), which is
-  // held up by the copy, by a later one if the state comes from the disk, or the one at this
-  // engine's end. RESOURCE_EXHAUSTED: no memory, or no room in the pool. FAILED_PRECONDITION: a
-  // state comes, and prefix_cache is off. UNAVAILABLE: as Submit().
-  void SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
-                 std::function<void(absl::StatusOr<SavedState>)> done);
-  void LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done);
+  // States leave and come in pieces. Each call is answered once: by the next Step(), which is held
+  // up by the copy, by a later one, or the one at this engine's end. A step copies as many pieces
+  // as fill kMostPieceBytes, so that more at once wait for the next.
+  //
+  // A piece of the state that is kept of the longest beginning of a text; or of that one, `which`.
+  // RESOURCE_EXHAUSTED: no memory. ABORTED: it is not kept any more. UNAVAILABLE: as Submit().
+  using SharedText = std::shared_ptr<const std::vector<int32_t>>;
+  void ReadState(StateSpace space, SharedText text, KeptState which, int64_t at, int64_t size,
+                 std::function<void(absl::StatusOr<StatePiece>)> done);
+  // The next piece of a state that comes under a number of NewStateNumber(); `at` 0 begins it. It
+  // takes parts of the pool as it comes, and gives way to what runs. RESOURCE_EXHAUSTED: no memory,
+  // or no room in the pool. ABORTED: it has had to give way. FAILED_PRECONDITION: prefix_cache is
+  // off. UNAVAILABLE: as Submit(). After an error nothing is left of it.
+  void WriteState(uint64_t number, int32_t position, int32_t dial, int64_t at, std::string bytes,
+                  std::function<void(absl::Status)> done);
+  // All of it has come: what begins like its text, which this one begins with, goes on from it, as
+  // long as the prefix cache keeps it. ABORTED, UNAVAILABLE: as above.
+  void KeepState(uint64_t number, StateSpace space, SharedText text,
+                 std::function<void(absl::Status)> done);
+  void DropState(uint64_t number);  // What has come of it, if it was not kept.
+  static uint64_t NewStateNumber();
   // Drops all that is kept of an origin (StateSpace), from the next Step() on.
   void ForgetOrigin(uint64_t origin);
 

@@ -38,11 +38,15 @@ struct Engine::Impl {
   // Does it between two steps; it is told why where the engine does no more.
   using Task = std::function<void(const absl::Status&)>;
   void Post(Task task);
-  using Saved = std::function<void(absl::StatusOr<SavedState>)>;
+  struct StateRead {
+    StateSpace space;
+    Engine::SharedText text;
+    KeptState which;
+    int64_t at, size;
+    std::function<void(absl::StatusOr<StatePiece>)> done;
+  };
   // If the state is on the disk, later, once it has been read.
-  void SaveState(const StateSpace& space, const std::vector<int32_t>& text, int64_t max_bytes,
-                 const Saved& done, int fetches_left);
-  absl::Status LoadState(const StateSpace& space, const SavedState& state);
+  void ReadState(const StateRead& read, int fetches_left);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
   // Whether so many requests may join the queue, with the reason if not.
@@ -83,6 +87,7 @@ struct Engine::Impl {
   std::unique_ptr<PrefixCache> cache;  // Null: off.
   const PartCounts longest;            // Of a sequence of max_context.
   bool writes_ahead = false;           // Its state goes below the pool in pieces.
+  int64_t copied_bytes = 0;            // Of states that leave and come, by this step.
   uint64_t next_arrival = 0;
   Tenants tenants;
   // What waits of one tenant at one priority, in order of arrival; the items are parallel, so that
@@ -139,6 +144,8 @@ struct Engine::Impl {
   bool TakeInbox();  // False where nothing came of it.
   // Queues what has been taken, and those followers whose turn it is.
   void EnqueueAll();
+  // Those that other threads have posted, as far as the step may be held up.
+  void RunTasks(const absl::Status& status);
   void Cancel(uint64_t id);
   void FinishAll(const absl::Status& status);
   void Plan(bool may_park);
@@ -215,7 +222,7 @@ struct Engine::Impl {
   // Scratch of a step, kept for its memory.
   std::vector<std::shared_ptr<Sequence>> taken;
   std::vector<uint64_t> taken_cancels;
-  std::vector<Task> taken_tasks;
+  std::vector<Task> taken_tasks;  // Also those that have to wait for the next step.
   std::vector<RunningItem> running_items;
   std::vector<PartCounts> frees;  // (max_running) What parking them would give back.
   std::vector<Flow> flows;

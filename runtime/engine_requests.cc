@@ -1,5 +1,6 @@
 // How requests come into the engine and leave it: the inbox, the queues of what waits, the end.
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "kernels/check.h"
@@ -14,7 +15,8 @@ bool Engine::Impl::TakeInbox() {
     MutexLock lock(&mutex);
     taken.swap(inbox);
     taken_cancels.swap(cancels);
-    taken_tasks.swap(tasks);
+    // Those that had to wait come first, and the others after them.
+    if (taken_tasks.empty()) taken_tasks.swap(tasks);
     abort_status.swap(abort);
     if (!failure.ok()) abort_status = failure;
     busy = busy || !taken.empty();
@@ -24,12 +26,26 @@ bool Engine::Impl::TakeInbox() {
   for (uint64_t id : taken_cancels) Cancel(id);
   taken_cancels.clear();
   if (abort_status.has_value()) FinishAll(*abort_status);
-  for (const Task& task : taken_tasks) task(abort_status.value_or(absl::OkStatus()));
-  taken_tasks.clear();
+  RunTasks(abort_status.value_or(absl::OkStatus()));
   const bool fetched = TakeFetched(abort_status.value_or(absl::OkStatus()));
   const bool ended = sweep_waiting || sweep_running;
   Sweep();
   return any || fetched || ended;
+}
+
+void Engine::Impl::RunTasks(const absl::Status& status) {
+  size_t run = 0;
+  while (run < taken_tasks.size() && (copied_bytes < kMostPieceBytes || !status.ok())) {
+    taken_tasks[run++](status);
+  }
+  taken_tasks.erase(taken_tasks.begin(), taken_tasks.begin() + static_cast<std::ptrdiff_t>(run));
+  if (status.ok()) return;
+  // Those too that came behind the ones that had to wait.
+  {
+    MutexLock lock(&mutex);
+    taken_tasks.swap(tasks);
+  }
+  if (!taken_tasks.empty()) RunTasks(status);
 }
 
 void Engine::Impl::EnqueueAll() {

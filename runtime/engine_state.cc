@@ -1,17 +1,23 @@
 // States that leave the engine and come to it, between two steps.
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
-#include "kernels/check.h"
 #include "runtime/engine_impl.h"
 #include "runtime/no_memory.h"
-#include "runtime/state_transfer.h"
+#include "runtime/saved_state.h"
 
 namespace packrat {
 namespace {
 
 // Texts that leave take turns together, as one more tenant.
 constexpr int kNoTenant = -1;
+
+// `status`: of the engine.
+absl::Status TakesStates(const absl::Status& status, const Engine::Impl& engine) {
+  if (!status.ok() || engine.cache != nullptr) return status;
+  return absl::FailedPreconditionError("no states are kept: prefix_cache is off");
+}
 
 }  // namespace
 
@@ -23,61 +29,81 @@ void Engine::Impl::Post(Task task) {
   wake.notify_one();
 }
 
-void Engine::SaveState(StateSpace space, std::vector<int32_t> text, int64_t max_bytes,
-                       std::function<void(absl::StatusOr<SavedState>)> done) {
-  impl_->Post([this, space = std::move(space), text = std::move(text), max_bytes,
-               done = std::move(done)](const absl::Status& status) {
-    if (status.ok()) {
-      impl_->SaveState(space, text, max_bytes, done, /*fetches_left=*/2);
-    } else {
-      done(status);
-    }
+void Engine::ReadState(StateSpace space, SharedText text, KeptState which, int64_t at, int64_t size,
+                       std::function<void(absl::StatusOr<StatePiece>)> done) {
+  Impl::StateRead read = {std::move(space), std::move(text), which, at, size, std::move(done)};
+  impl_->Post([this, read = std::move(read)](const absl::Status& status) {
+    status.ok() ? impl_->ReadState(read, /*fetches_left=*/2) : read.done(status);
   });
 }
 
-void Engine::Impl::SaveState(const StateSpace& space, const std::vector<int32_t>& text,
-                             int64_t max_bytes, const Saved& done, int fetches_left) {
-  absl::StatusOr<SavedState> saved = SavedState();
+void Engine::Impl::ReadState(const StateRead& read, int fetches_left) {
+  StatePiece piece;
   bool later = false;
-  const absl::Status status = UnlessNoMemory([&] {
+  const absl::Status status = UnlessNoMemory([&]() -> absl::Status {
+    absl::Span<const int32_t> text = *read.text;
+    const KeptState& which = read.which;
+    if (which.state != 0) text = text.subspan(0, which.position);
     PrefixCache::Found found;
-    if (cache != nullptr) {
-      std::vector<int32_t> longer = text;
-      longer.push_back(0);  // What has a state of all of the text begins a longer one.
-      found = cache->Find(space.Key(), longer);
-    }
+    if (cache != nullptr) found = cache->Find(read.space.Key(), text, /*whole=*/true);
     if (found.on_disk != nullptr && fetches_left > 0) {
       deferred.reserve(deferred.size() + 1);
       deferred.push_back({cache->Fetch(found.on_disk, kNoTenant, /*weight=*/1),
                           [=](const absl::Status& ended) {
-                            if (ended.ok()) {
-                              SaveState(space, text, max_bytes, done, fetches_left - 1);
-                            } else {
-                              done(ended);
-                            }
+                            ended.ok() ? ReadState(read, fetches_left - 1) : read.done(ended);
                           },
                           step_time});
       later = true;
       return absl::OkStatus();
     }
-    const size_t bytes = SavedPartBytes(pool->layout().ForDial(space.dials.last), found.position);
-    if (found.node != nullptr && bytes <= static_cast<uint64_t>(max_bytes)) {
-      saved = cache->Read(found.node);
+    if (found.node != nullptr) piece.from = {found.position, PrefixCache::StateOf(found.node)};
+    if (which.state != 0 && which.state != piece.from.state) {
+      return absl::AbortedError("the state that was leaving has had to give way");
     }
-    if (!saved.ok()) return saved.status();
-    saved->tokens = text;
-    saved->solver = space.solver;
-    saved->dials = space.dials;
-    return absl::OkStatus();
+    if (found.node == nullptr) return absl::OkStatus();
+    const auto all = static_cast<int64_t>(
+        SavedPartBytes(pool->layout().ForDial(read.space.dials.last), found.position));
+    const int64_t size = std::clamp<int64_t>(all - read.at, 0, read.size);
+    copied_bytes += size;
+    return cache->Read(found.node, read.at, size, &piece.bytes);
   });
-  if (!status.ok()) saved = status;
-  if (!later) done(std::move(saved));
+  if (later) return;
+  status.ok() ? read.done(std::move(piece)) : read.done(status);
 }
 
-void Engine::LoadState(StateSpace space, SavedState state, std::function<void(absl::Status)> done) {
-  impl_->Post([this, space = std::move(space), state = std::move(state),
+uint64_t Engine::NewStateNumber() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+void Engine::WriteState(uint64_t number, int32_t position, int32_t dial, int64_t at,
+                        std::string bytes, std::function<void(absl::Status)> done) {
+  impl_->Post([this, number, position, dial, at, bytes = std::move(bytes),
                done = std::move(done)](const absl::Status& status) {
-    done(status.ok() ? impl_->LoadState(space, state) : status);
+    const absl::Status able = TakesStates(status, *impl_);
+    if (!able.ok()) return done(able);
+    impl_->copied_bytes += static_cast<int64_t>(bytes.size());
+    done(UnlessNoMemory([&] { return impl_->cache->Write(number, position, dial, at, bytes); }));
+  });
+}
+
+void Engine::KeepState(uint64_t number, StateSpace space, SharedText text,
+                       std::function<void(absl::Status)> done) {
+  impl_->Post([this, number, space = std::move(space), text = std::move(text),
+               done = std::move(done)](const absl::Status& status) {
+    const absl::Status able = TakesStates(status, *impl_);
+    if (!able.ok()) return done(able);
+    done(UnlessNoMemory([&] { return impl_->cache->PutIncoming(number, space.Key(), *text); }));
+  });
+}
+
+void Engine::DropState(uint64_t number) {
+  // Without memory for the task it gives way where its parts are needed.
+  (void)UnlessNoMemory([&] {
+    impl_->Post([this, number](const absl::Status&) {
+      if (impl_->cache != nullptr) impl_->cache->DropIncoming(number);
+    });
+    return absl::OkStatus();
   });
 }
 
@@ -89,24 +115,6 @@ void Engine::ForgetOrigin(uint64_t origin) {
       impl_->cache->ForgetSpaces(
           [origin](const std::string& key) { return StateSpace::OriginOf(key) == origin; });
     });
-    return absl::OkStatus();
-  });
-}
-
-absl::Status Engine::Impl::LoadState(const StateSpace& space, const SavedState& state) {
-  if (state.position == 0) return absl::OkStatus();
-  if (cache == nullptr) {
-    return absl::FailedPreconditionError("no states are kept: prefix_cache is off");
-  }
-  return UnlessNoMemory([&]() -> absl::Status {
-    const absl::Span<const int32_t> text(state.tokens.data(), state.position);
-    PrefixCache::Node* node = cache->Remember(space.Key(), text);
-    if (node == nullptr) return absl::OkStatus();  // It is here already.
-    absl::StatusOr<Snapshot> snapshot = WriteParts(state, pool.get());
-    if (!snapshot.ok()) return snapshot.status();
-    // Where it was not kept for want of memory.
-    const absl::Cleanup give_back = [&] { snapshot->Release(pool.get()); };
-    cache->Put(node, &*snapshot, /*writer=*/0, /*importance=*/1);
     return absl::OkStatus();
   });
 }

@@ -20,6 +20,7 @@ constexpr int64_t kGrammarWorkOfStep = 200000;
 bool Engine::Impl::Step(absl::Time now) {
   step_time = now;
   step_start = Clock::now();
+  copied_bytes = 0;
   const bool finishes = num_flights > 0;
   bool acted = TakeInbox() || finishes;
   if (num_flights > 0 && NextStepNeedsResults()) FinishStep();

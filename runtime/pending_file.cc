@@ -40,8 +40,9 @@ absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) 
   return absl::OkStatus();
 }
 
-// So many bytes from where the file stands, or as many as there are.
-absl::StatusOr<std::string> ReadAll(int fd, size_t size, const std::string& path) {
+}  // namespace
+
+absl::StatusOr<std::string> ReadSome(int fd, size_t size, const std::string& path) {
   std::string bytes(size, '\0');
   size_t read_bytes = 0;
   while (read_bytes < size) {
@@ -55,8 +56,6 @@ absl::StatusOr<std::string> ReadAll(int fd, size_t size, const std::string& path
   return bytes;
 }
 
-}  // namespace
-
 absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
   std::string temporary = absl::StrCat(FolderOf(path), "/", kPrefix, "XXXXXX");
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
@@ -65,6 +64,11 @@ absl::StatusOr<PendingFile> PendingFile::Create(const std::string& path) {
 }
 
 absl::Status PendingFile::Append(absl::string_view bytes) { return WriteAll(fd_, bytes, path_); }
+
+absl::Status PendingFile::Overwrite(absl::string_view bytes) {
+  if (lseek(fd_, 0, SEEK_SET) < 0) return Failed(path_, "write");
+  return WriteAll(fd_, bytes, path_);
+}
 
 absl::Status PendingFile::Sync() {
   absl::Status status;
@@ -130,7 +134,7 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path, size_t max_by
     return absl::ResourceExhaustedError(
         absl::StrCat(path, ": has ", size, " bytes; range [0, ", max_bytes, "]"));
   }
-  return ReadAll(fd, size, path);
+  return ReadSome(fd, size, path);
 }
 
 absl::Status WriteFileAt(const std::string& path, int64_t at, absl::string_view bytes) {
@@ -148,7 +152,7 @@ absl::StatusOr<std::string> ReadFileAt(const std::string& path, int64_t at, size
   if (fd < 0) return Failed(path, "open");
   absl::Cleanup close_it = [fd] { close(fd); };
   if (lseek(fd, at, SEEK_SET) < 0) return Failed(path, "read");
-  return ReadAll(fd, bytes, path);
+  return ReadSome(fd, bytes, path);
 }
 
 }  // namespace packrat

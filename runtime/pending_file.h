@@ -20,6 +20,7 @@ class PendingFile {
   // RESOURCE_EXHAUSTED where the disk is full.
   static absl::StatusOr<PendingFile> Create(const std::string& path);
   absl::Status Append(absl::string_view bytes);
+  absl::Status Overwrite(absl::string_view bytes);  // Its first bytes.
   // What was appended is on the disk; the last before Commit().
   absl::Status Sync();
 
@@ -43,6 +44,9 @@ class PendingFile {
   std::string temporary_;  // Empty once it is gone.
   int fd_;                 // -1: closed.
 };
+
+// So many bytes from where an open file stands, or as many as there are.
+absl::StatusOr<std::string> ReadSome(int fd, size_t bytes, const std::string& path);
 
 // Writes a file of the pieces, readable by this user alone, for as long as the system runs: a crash
 // may leave a part of it. An error leaves none; RESOURCE_EXHAUSTED: the disk is full.

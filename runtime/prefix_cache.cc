@@ -29,7 +29,8 @@ PrefixCache::~PrefixCache() { Clear(); }
 
 const Snapshot& PrefixCache::SnapshotAt(const Node* node) { return node->snapshot; }
 
-PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const int32_t> text) {
+PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const int32_t> text,
+                                     bool whole) {
   Found found;
   const auto root = spaces_.find(space);
   if (root == spaces_.end()) return found;
@@ -44,7 +45,7 @@ PrefixCache::Found PrefixCache::Find(const std::string& space, absl::Span<const 
     found.shared = static_cast<int>(at);
     last = child;
     if (shared < child->edge.size()) break;
-    if (at == text.size()) break;  // The last token is computed in any case.
+    if (at == text.size() && !whole) break;  // The last token is computed in any case.
     const StateTiers::Place place =
         child->moved == 0 ? StateTiers::Place::kNowhere : tiers_->PlaceOf(child->moved);
     const bool in_pool = child->has_snapshot() && !child->unread;
@@ -87,17 +88,6 @@ const Snapshot* PrefixCache::Use(Node* node) {
   }
   ++node->uses;
   return &node->snapshot;
-}
-
-absl::StatusOr<SavedState> PrefixCache::Read(const Node* node) const {
-  if (!node->has_snapshot()) return *tiers_->Get(node->moved);
-  SavedState state;
-  state.tokens = TextOf(node);
-  state.position = node->snapshot.position;
-  state.dials.last = node->snapshot.dial;
-  const absl::Status status = ReadParts(node->snapshot, pool_, &state.parts);
-  if (!status.ok()) return status;
-  return state;
 }
 
 std::vector<int32_t> PrefixCache::TextOf(const Node* node) const {

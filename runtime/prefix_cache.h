@@ -39,7 +39,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "runtime/outbox.h"
 #include "runtime/saved_state.h"
@@ -75,8 +77,8 @@ class PrefixCache {
     int shared = 0;           // Tokens that some remembered text begins with, too.
     CacheMiss miss = CacheMiss::kFirstUse;  // Why there is none, or kNone.
   };
-  // Counts as use of what is found.
-  Found Find(const std::string& space, absl::Span<const int32_t> text);
+  // Counts as use of what is found. `whole`: a state of all of the text counts too.
+  Found Find(const std::string& space, absl::Span<const int32_t> text, bool whole = false);
   // Begins to bring the state of such a node within reach; see StateTiers::Fetch(). Its number, for
   // IsFetching(). Those that come in pieces come one after the other. Throws std::bad_alloc.
   uint64_t Fetch(Node* node, int tenant, double weight);
@@ -94,8 +96,12 @@ class PrefixCache {
   // pool if it is in memory. Null: there is no room for it. Throws std::bad_alloc; it is then, and
   // where it is null, gone.
   const Snapshot* Use(Node* node);
-  // The state of a node that was found, as bytes. An error says that the device is lost.
+  // The state of a node that was found, as bytes: all, or `size` of its parts from `at` on. An
+  // error says that the device is lost.
   absl::StatusOr<SavedState> Read(const Node* node) const;
+  absl::Status Read(const Node* node, size_t at, size_t size, std::string* bytes) const;
+  // Which state of its text it is: one that is put there later has another number, above 0.
+  static uint64_t StateOf(const Node* node);
 
   // Remembers a text. Its end, if there may be a snapshot; null: there is one already, or the text
   // has no room. Throws std::bad_alloc, then all is as before but for a part of the text.
@@ -107,6 +113,16 @@ class PrefixCache {
   void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread = false);
   // All that the writer has left is good.
   void Settle(uint64_t writer);
+
+  // A state that comes in pieces, under a number of the caller's; `at` 0 begins it. It takes parts
+  // of the pool as its bytes come, and nobody finds it before PutIncoming(). RESOURCE_EXHAUSTED:
+  // there is no room; ABORTED: it has had to give way. Nothing is left of it then. Throws
+  // std::bad_alloc, likewise.
+  absl::Status Write(uint64_t number, int position, int dial, size_t at, absl::string_view bytes);
+  // All of it has come. Put() for whom `text` begins like its own; ABORTED as above.
+  absl::Status PutIncoming(uint64_t number, const std::string& space,
+                           absl::Span<const int32_t> text);
+  void DropIncoming(uint64_t number);  // Any number.
 
   // Drops one snapshot: this one, those of one writer in whatever tier, or out of the pool the
   // least worth keeping; false: there is none.
@@ -128,6 +144,7 @@ class PrefixCache {
   void ForEachSnapshot(F visit) const {
     for (const Node* node : kept_) visit(SnapshotAt(node));
     if (arrival_.snapshot.position > 0) visit(arrival_.snapshot);
+    for (const Incoming& incoming : incoming_) visit(incoming.snapshot);
   }
   // The numbers of states in lower tiers, some of which may be gone.
   std::vector<uint64_t> Moved() const;
@@ -188,6 +205,16 @@ class PrefixCache {
     double weight;
   };
   std::vector<Wanted> wanted_;  // What comes after it.
+  // States that others bring, and how far they have come.
+  struct Incoming {
+    uint64_t number = 0;
+    Snapshot snapshot;
+    size_t at = 0;
+  };
+  std::vector<Incoming> incoming_;
+  // Of this number, out of the list; of position 0: there is none.
+  Incoming TakeIncoming(uint64_t number);
+  uint64_t last_state_ = 0;
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;
   uint64_t uses_ = 0;  // Of snapshots.

@@ -29,6 +29,7 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
   ForgetMoved(node);
   if (unread) unread_.reserve(unread_.size() + 1);
   Keep(node, snapshot);
+  node->state = ++last_state_;
   if (unread) unread_.push_back(node);
   node->unread = unread;
   node->had_one = node->had_one || !unread;
@@ -158,9 +159,13 @@ void PrefixCache::ForgetSpaces(const std::function<bool(const std::string&)>& go
 }
 
 bool PrefixCache::DropOne() {
-  if (kept_.empty()) {
-    if (arrival_.node == nullptr) return false;
+  if (kept_.empty() && arrival_.node != nullptr) {
     EndArrival();
+    return true;
+  }
+  if (kept_.empty()) {
+    if (incoming_.empty()) return false;
+    DropIncoming(incoming_.back().number);
     return true;
   }
   Node* const least = *kept_.begin();
@@ -215,6 +220,7 @@ std::vector<uint64_t> PrefixCache::Moved() const {
 void PrefixCache::Clear() {
   while (!kept_.empty()) Drop(*kept_.begin());
   while (!moved_.empty()) ForgetMoved(moved_.back());
+  while (!incoming_.empty()) DropIncoming(incoming_.back().number);
   // From the leaves up: a tree as deep as its text is long must not be dropped by recursion.
   while (list_->before != list_.get()) Forget(list_->before);
 }

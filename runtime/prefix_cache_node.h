@@ -26,7 +26,8 @@ struct PrefixCache::Node {
   const std::string* space = nullptr;                 // Of a root: its key.
   Node *before = nullptr, *after = nullptr;           // In order of use.
 
-  Snapshot snapshot;  // position 0: none.
+  Snapshot snapshot;   // position 0: none.
+  uint64_t state = 0;  // StateOf(): of the snapshot, or of what has moved.
   bool had_one = false;
   bool unread = false;
   // Number in StateTiers; 0: none. It has a snapshot too only if it goes in pieces.

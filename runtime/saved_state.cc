@@ -168,13 +168,9 @@ struct Prefix {
   uint64_t hash;
 };
 
-struct Header {
-  SavedState state;  // Without its parts; `dropped` says whether they can be of use.
-  size_t end = 0;
-  uint64_t parts_bytes = 0, parts_hash = 0;
-};
+}  // namespace
 
-absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& owner) {
+absl::StatusOr<SavedHeader> DecodeHeader(absl::string_view bytes, const StateOwner& owner) {
   if (bytes.substr(0, kMagic.size()) != kMagic) return NoSavedState();
   const Prefix prefix(bytes);
   if (bytes.size() < kPrefixBytes || bytes.size() - kPrefixBytes < prefix.header_bytes) {
@@ -191,7 +187,7 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
                                                       kVersionWithDials));
   }
 
-  Header header;
+  SavedHeader header;
   header.end = kPrefixBytes + prefix.header_bytes;
   SavedState& state = header.state;
   Fields fields(text);
@@ -205,8 +201,8 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
   state.solver.cg_tolerance = fields.Number<float>();
   state.solver.cg_max_steps = fields.Number<int32_t>();
   state.position = fields.Number<int32_t>();
-  header.parts_bytes = fields.Number<uint64_t>();
-  header.parts_hash = fields.Number<uint64_t>();
+  header.parts.bytes = fields.Number<uint64_t>();
+  header.parts.hash = fields.Number<uint64_t>();
   std::vector<std::pair<absl::string_view, int32_t>> finer;  // Fingerprints and ends.
   for (uint32_t parts = with_dials ? fields.Number<uint32_t>() : 0; parts > 0; --parts) {
     const absl::string_view name = fields.String();
@@ -232,14 +228,19 @@ absl::StatusOr<Header> DecodeHeader(absl::string_view bytes, const StateOwner& o
   }
   // Of another layout they have other lengths, but not any.
   const uint64_t wanted = SavedPartBytes(own_layout, state.position);
-  if (state.dropped.empty() ? header.parts_bytes != wanted
-                            : header.parts_bytes > std::numeric_limits<int64_t>::max() / 2) {
-    return Damaged(absl::StrCat("its parts have ", header.parts_bytes, " bytes, not ", wanted));
+  if (state.dropped.empty() ? header.parts.bytes != wanted
+                            : header.parts.bytes > std::numeric_limits<int64_t>::max() / 2) {
+    return Damaged(absl::StrCat("its parts have ", header.parts.bytes, " bytes, not ", wanted));
   }
   return header;
 }
 
-}  // namespace
+absl::Status CheckParts(const PartsSeal& header, uint64_t bytes, const BytesHash& hash) {
+  if (bytes != header.bytes) {
+    return Damaged(absl::StrCat("its parts have ", bytes, " bytes, not ", header.bytes));
+  }
+  return hash.Value() == header.hash ? absl::OkStatus() : Damaged("the hash of its parts differs");
+}
 
 StateOwner OwnerOf(const LanguageModel& model) {
   const int most = model.options().max_context;
@@ -257,9 +258,13 @@ size_t MostHeaderBytes(int32_t tokens) {
 }
 
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
+  return EncodeHeader(state, {state.parts.size(), HashOf(state.parts)}, owner);
+}
+
+std::string EncodeHeader(const SavedState& state, const PartsSeal& parts, const StateOwner& owner) {
   const StateLayout& layout = owner.layout.ForDial(state.dials.last);
-  PACKRAT_CHECK(state.parts.size() == SavedPartBytes(layout, state.position))
-      << state.parts.size() << " bytes at position " << state.position;
+  PACKRAT_CHECK(parts.bytes == SavedPartBytes(layout, state.position))
+      << parts.bytes << " bytes at position " << state.position;
   std::string header;
   header.reserve(256 + (state.tokens.size() + state.turns.size()) * sizeof(int32_t));
   AppendString(&header, owner.fingerprints[state.dials.last]);
@@ -272,8 +277,8 @@ std::string EncodeHeader(const SavedState& state, const StateOwner& owner) {
   Append(&header, state.solver.cg_tolerance);
   Append(&header, state.solver.cg_max_steps);
   Append(&header, state.position);
-  Append(&header, static_cast<uint64_t>(state.parts.size()));
-  Append(&header, HashOf(state.parts));
+  Append(&header, parts.bytes);
+  Append(&header, parts.hash);
   const uint32_t version = state.dials.finer.empty() ? kVersion : kVersionWithDials;
   if (version == kVersionWithDials) {
     Append(&header, static_cast<uint32_t>(state.dials.finer.size()));
@@ -304,21 +309,19 @@ absl::StatusOr<SavedSize> SizeOfSavedState(absl::string_view beginning, const St
   if (beginning.size() < kPrefixBytes + header_bytes) {
     return SavedSize{kPrefixBytes + header_bytes};
   }
-  const absl::StatusOr<Header> header = DecodeHeader(beginning, owner);
+  const absl::StatusOr<SavedHeader> header = DecodeHeader(beginning, owner);
   if (!header.ok()) return header.status();
-  return SavedSize{header->end + header->parts_bytes, /*exact=*/true};
+  return SavedSize{header->end + header->parts.bytes, /*exact=*/true};
 }
 
 absl::StatusOr<SavedState> DecodeSavedState(std::string bytes, const StateOwner& owner) {
-  absl::StatusOr<Header> header = DecodeHeader(bytes, owner);
+  absl::StatusOr<SavedHeader> header = DecodeHeader(bytes, owner);
   if (!header.ok()) return header.status();
   SavedState state = std::move(header->state);
-  const absl::string_view parts = absl::string_view(bytes).substr(header->end);
-  if (parts.size() != header->parts_bytes) {
-    return Damaged(
-        absl::StrCat("its parts have ", parts.size(), " bytes, not ", header->parts_bytes));
-  }
-  if (HashOf(parts) != header->parts_hash) return Damaged("the hash of its parts differs");
+  BytesHash hash;
+  hash.Add(bytes.data() + header->end, bytes.size() - header->end);
+  const absl::Status whole = CheckParts(header->parts, bytes.size() - header->end, hash);
+  if (!whole.ok()) return whole;
   if (!state.dropped.empty()) {
     state.position = 0;
     return state;

@@ -24,6 +24,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "models/batch.h"
+#include "models/bytes_hash.h"
 #include "models/model.h"
 #include "models/state_layout.h"
 #include "runtime/sequence_state.h"
@@ -61,8 +62,20 @@ size_t SavedPartBytes(const StateLayout& layout, int32_t position);
 // At most, of what comes before the parts of a text of so many tokens.
 size_t MostHeaderBytes(int32_t tokens);
 
+// The engine copies a state in pieces of so many bytes, between two steps; and whoever moves one
+// holds a piece or two of it.
+inline constexpr int64_t kMostPieceBytes = int64_t{8} << 20;
+
+// Of parts that are somewhere else.
+struct PartsSeal {
+  uint64_t bytes = 0;
+  uint64_t hash = BytesHash().Value();
+};
+
 // What comes before `parts`: both together are the saved bytes.
 std::string EncodeHeader(const SavedState& state, const StateOwner& owner);
+// Of a state whose parts are not in it.
+std::string EncodeHeader(const SavedState& state, const PartsSeal& parts, const StateOwner& owner);
 
 struct SavedSize {
   size_t bytes = 0;
@@ -72,6 +85,16 @@ struct SavedSize {
 // takes. Errors of DecodeSavedState(), as far as these bytes show them. DATA_LOSS also for a text
 // much longer than this server takes.
 absl::StatusOr<SavedSize> SizeOfSavedState(absl::string_view beginning, const StateOwner& owner);
+
+struct SavedHeader {
+  SavedState state;  // Without its parts; `dropped` says whether they can be of use.
+  size_t end = 0;    // Bytes.
+  PartsSeal parts;   // That follow.
+};
+// Of bytes that have all of it. Errors of DecodeSavedState().
+absl::StatusOr<SavedHeader> DecodeHeader(absl::string_view bytes, const StateOwner& owner);
+// DATA_LOSS: what came in the place of a header's parts is something else.
+absl::Status CheckParts(const PartsSeal& header, uint64_t bytes, const BytesHash& hash);
 
 // DATA_LOSS: the bytes are cut, damaged or something else. FAILED_PRECONDITION: of another version
 // or model, or a text longer than this server takes; the message has both. A state of another

@@ -29,9 +29,10 @@ inline constexpr int kMinSnapshotTokens = kBlockTokens;
 // The state after a text of `position` tokens, held by the cache's references.
 struct Snapshot {
   int position = 0;
-  int dial = 0;                             // Span::dial.
-  int32_t slot = -1, tail = -1;             // slot -1: the model has none.
-  std::vector<std::vector<int32_t>> pages;  // Per class, those of PagesInUse.
+  int dial = 0;                  // Span::dial.
+  int32_t slot = -1, tail = -1;  // slot -1: the model has none.
+  // Per class, those of PagesInUse. -1: of a state that comes, not taken yet.
+  std::vector<std::vector<int32_t>> pages;
 
   void Release(StatePool* pool);
   // Bytes of its parts, of the layout's dial, beyond those of a snapshot of the same text's first
@@ -43,7 +44,9 @@ struct Snapshot {
     if (slot >= 0) visit(kSlotParts, slot);
     if (tail >= 0) visit(kTailParts, tail);
     for (size_t c = 0; c < pages.size(); ++c) {
-      for (int32_t page : pages[c]) visit(kPageParts + static_cast<int>(c), page);
+      for (int32_t page : pages[c]) {
+        if (page >= 0) visit(kPageParts + static_cast<int>(c), page);
+      }
     }
   }
 };

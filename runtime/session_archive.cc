@@ -7,6 +7,9 @@
 namespace packrat {
 namespace {
 
+// To read an entry that others change.
+constexpr int kMostTries = 3;
+
 StoreKey KeyOf(const SessionOwner& owner, absl::string_view handle) {
   return {owner.tenant, std::string(handle)};
 }
@@ -23,29 +26,68 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   if (absl::IsNotFound(version.status())) return here.status();
   if (!version.ok()) return version.status();
 
-  absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
+  std::optional<SessionInput> input;
+  const auto stored = Get(KeyOf(owner, handle), /*with_state=*/space.has_value(), &input);
   if (!stored.ok()) return absl::IsNotFound(stored.status()) ? here.status() : stored.status();
-  absl::StatusOr<SavedState> state = transfer_->Unpack(std::move(stored->bytes));
-  if (!state.ok()) return state.status();
   const auto adopted =
-      sessions_->Adopt(owner, handle, stored->version, SessionTransfer::ContentOf(*state), now);
+      sessions_->Adopt(owner, handle, *stored, SessionTransfer::ContentOf(input->state()), now);
   if (!adopted.ok()) return adopted.status();
   if (!space.has_value()) return absl::OkStatus();
   StateSpace from = *space;
   from.origin = adopted->origin;
   // Whether it finds room or not, the text is here.
-  transfer_->Place(std::move(from), *std::move(state)).IgnoreError();
+  input->Keep(std::move(from)).IgnoreError();
   return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state,
+                                            std::optional<SessionInput>* input) {
+  absl::StatusOr<int64_t> version;
+  for (int tries = 0; tries < kMostTries; ++tries) {
+    SessionInput& bytes = input->emplace(transfer_);
+    version = store_->Get(key, [&](absl::string_view piece) -> absl::StatusOr<bool> {
+      const absl::Status taken = bytes.Take(piece);
+      if (!taken.ok()) return taken;
+      if (bytes.has_text() && !with_state) return false;
+      if (bytes.full()) bytes.Place();
+      return true;
+    });
+    if (!absl::IsAborted(version.status())) break;
+  }
+  // Changed all the time, by others that have it.
+  if (absl::IsAborted(version.status())) return absl::UnavailableError(version.status().message());
+  if (!version.ok() || (!with_state && (*input)->has_text())) return version;
+  const absl::Status whole = (*input)->End();
+  if (!whole.ok()) return whole;
+  return version;
 }
 
 absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view handle,
                                  const std::optional<StateSpace>& space, absl::Time now) {
-  const auto packed = transfer_->Pack(owner, handle, space, max_state_bytes_, now);
+  bool text_alone = false;
+  const absl::Status status = PutOnce(owner, handle, space, now, &text_alone);
+  if (!text_alone) return status;
+  return PutOnce(owner, handle, std::nullopt, now, &text_alone);
+}
+
+absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_view handle,
+                                     const std::optional<StateSpace>& space, absl::Time now,
+                                     bool* text_alone) {
+  auto packed = transfer_->Pack(owner, handle, space, now);
   if (!packed.ok()) return packed.status();
   const SessionInfo& info = packed->info;
-  const absl::Status status =
-      store_->Put(KeyOf(owner, handle), info.revision, {packed->header, packed->parts}, info.ttl);
-  if (!absl::IsAborted(status)) return status;
+  bool cut = false;  // The state has had to give way on its way out.
+  const auto next = [&]() -> absl::StatusOr<std::string> {
+    if (!packed->header.empty()) return std::exchange(packed->header, std::string());
+    absl::StatusOr<std::string> piece = packed->state.Next();
+    if (piece.ok()) return piece;
+    cut = true;
+    return absl::CancelledError(piece.status().message());
+  };
+  const absl::Status status = store_->Put(KeyOf(owner, handle), info.revision, next, info.ttl);
+  const bool has_state = packed->state.position() > 0;
+  *text_alone = has_state && (cut || absl::IsResourceExhausted(status));
+  if (cut || !absl::IsAborted(status)) return status;
   // By another call about it here, or nothing was changed.
   if (IsStored(owner, handle, now)) return absl::OkStatus();
   // Their revisions may be one number and two texts: the next turn here begins with the stored one.
@@ -56,11 +98,11 @@ absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view ha
 bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now) {
   std::vector<int32_t> text;
   const auto here = sessions_->Get(owner, handle, now, &text);
-  absl::StatusOr<StoredSession> stored = store_->Get(KeyOf(owner, handle));
-  if (!here.ok() || !stored.ok() || stored->version != here->revision) return false;
-  const auto state = transfer_->Unpack(std::move(stored->bytes));
-  return state.ok() && state->tokens == text && state->turns == here->turns &&
-         state->dials == here->dials;
+  std::optional<SessionInput> input;
+  const auto stored = Get(KeyOf(owner, handle), /*with_state=*/false, &input);
+  if (!here.ok() || !stored.ok() || *stored != here->revision) return false;
+  const SavedState& state = input->state();
+  return state.tokens == text && state.turns == here->turns && state.dials == here->dials;
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {

@@ -19,13 +19,9 @@ namespace packrat {
 // thread that runs Step().
 class SessionArchive {
  public:
-  // All outlive it. `max_state_bytes`: of a state that is stored with its text.
-  SessionArchive(Sessions* sessions, SessionTransfer* transfer, SessionStore* store,
-                 int64_t max_state_bytes = kMostStoredStateBytes)
-      : sessions_(sessions),
-        transfer_(transfer),
-        store_(store),
-        max_state_bytes_(max_state_bytes) {}
+  // All outlive it.
+  SessionArchive(Sessions* sessions, SessionTransfer* transfer, SessionStore* store)
+      : sessions_(sessions), transfer_(transfer), store_(store) {}
 
   // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
   // as for those who only look at it. NOT_FOUND: neither this replica nor the store has it.
@@ -34,22 +30,26 @@ class SessionArchive {
   // Sessions::Adopt().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
-  // After it was changed, with what `space` keeps of its state; nullopt: its text alone. It stays
-  // in the store for its time to live, from now on. ABORTED:
-  // another replica has changed it as well; what that one made of it stays, and this replica
-  // forgets its own, unless its turn is not over yet. Errors of SessionStore::Put().
+  // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no
+  // room for that: its text alone. It stays in the store for its time to live, from now on.
+  // ABORTED: another replica has changed it as well; what that one made of it stays, and this
+  // replica forgets its own, unless its turn is not over yet. Errors of SessionStore::Put().
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
                    const std::optional<StateSpace>& space, absl::Time now);
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
  private:
+  absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
+                       const std::optional<StateSpace>& space, absl::Time now, bool* text_alone);
+  // Its version; `input` takes all of it, or its text.
+  absl::StatusOr<int64_t> Get(const StoreKey& key, bool with_state,
+                              std::optional<SessionInput>* input);
   // Whether the store has the session as it is here.
   bool IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now);
 
   Sessions* const sessions_;
   SessionTransfer* const transfer_;
   SessionStore* const store_;
-  const int64_t max_state_bytes_;
 };
 
 }  // namespace packrat

@@ -7,27 +7,19 @@
 #define PACKRAT_RUNTIME_SESSION_STORE_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 
 namespace packrat {
-
-// A larger state is left out of a session that is stored.
-inline constexpr int64_t kMostStoredStateBytes = int64_t{64} << 20;
 
 struct StoreKey {
   std::string tenant;  // Any bytes.
   std::string handle;  // Letters, digits, '-' and '_'; not empty.
-};
-
-struct StoredSession {
-  int64_t version = 0;
-  std::string bytes;
 };
 
 // All calls may say UNAVAILABLE: the store does not answer, or not in time; the same call may do
@@ -36,13 +28,21 @@ class SessionStore {
  public:
   virtual ~SessionStore() = default;
 
-  // Keeps the pieces, one after the other, for `ttl` (above 0) from now on, in place of what an
-  // earlier version left. ABORTED: this version or a later one is there already, which stays.
-  // RESOURCE_EXHAUSTED: the store has no room for it.
-  virtual absl::Status Put(const StoreKey& key, int64_t version,
-                           absl::Span<const absl::string_view> pieces, absl::Duration ttl) = 0;
-  // NOT_FOUND: there is none, or its time is over. DATA_LOSS: what is there is damaged.
-  virtual absl::StatusOr<StoredSession> Get(const StoreKey& key) = 0;
+  // Bytes by pieces, of which nobody holds many at once. The next one, empty at the end; an error
+  // ends the call, which then says it and leaves nothing behind.
+  using Source = std::function<absl::StatusOr<std::string>()>;
+  // Takes the next one; false: it has enough.
+  using Sink = std::function<absl::StatusOr<bool>(absl::string_view piece)>;
+
+  // Keeps the bytes for `ttl` (above 0) from now on, in place of what an earlier version left, all
+  // at once when the last piece is there. ABORTED: this version or a later one is there already,
+  // which stays. RESOURCE_EXHAUSTED: the store has no room for it.
+  virtual absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+                           absl::Duration ttl) = 0;
+  // The version of what `take` was given. NOT_FOUND: there is none, or its time is over. DATA_LOSS:
+  // what is there is damaged, which may show after its last piece alone. ABORTED: it was changed
+  // meanwhile, and can be had anew.
+  virtual absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) = 0;
   // The version alone; errors as of Get().
   virtual absl::StatusOr<int64_t> Version(const StoreKey& key) = 0;
   // OK also where there is none.

@@ -1,60 +1,34 @@
 #include "runtime/session_transfer.h"
 
-#include <future>
-#include <memory>
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
 
 namespace packrat {
 
 absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
                                                     absl::string_view handle,
                                                     const std::optional<StateSpace>& space,
-                                                    int64_t max_state_bytes, absl::Time now) {
+                                                    absl::Time now) {
   SavedState state;
   auto info = sessions_->Get(owner, handle, now, &state.tokens);
   if (!info.ok()) return info.status();
+  PackedSession packed;
   if (space.has_value()) {
     StateSpace from = *space;
     from.origin = info->origin;
     from.dials = info->dials;
-    auto done = std::make_shared<std::promise<absl::StatusOr<SavedState>>>();
-    auto saved = done->get_future();
-    engine_->SaveState(
-        std::move(from), state.tokens, max_state_bytes,
-        [done](absl::StatusOr<SavedState> with) { done->set_value(std::move(with)); });
-    if (saved.wait_for(engine_timeout_) == std::future_status::ready) {
-      absl::StatusOr<SavedState> with = saved.get();
-      if (with.ok()) state = *std::move(with);
-    }
-    state.solver = space->solver;
+    state.solver = from.solver;
+    packed.state = StateReader::Open(link_, std::move(from), state.tokens);
   }
+  state.position = packed.state.position();
   state.dials = info->dials;
   state.turns = info->turns;
   state.ttl = info->ttl;
   state.origin = info->origin;
-  PackedSession packed;
   packed.info = *std::move(info);
-  packed.header = EncodeHeader(state, model_);
-  packed.parts = std::move(state.parts);
-  packed.state_tokens = state.position;
+  packed.header = EncodeHeader(state, packed.state.seal(), model_);
   return packed;
-}
-
-absl::StatusOr<SavedState> SessionTransfer::Unpack(std::string bytes) {
-  absl::StatusOr<SavedState> state = DecodeSavedState(std::move(bytes), model_);
-  if (state.ok() && !state->dropped.empty()) ++states_dropped_;
-  return state;
-}
-
-absl::Status SessionTransfer::Place(StateSpace space, SavedState state) {
-  if (state.position == 0) return absl::OkStatus();
-  space.solver = state.solver;  // With which it came to be.
-  space.dials = state.dials;
-  auto done = std::make_shared<std::promise<absl::Status>>();
-  std::future<absl::Status> placed = done->get_future();
-  engine_->LoadState(std::move(space), std::move(state),
-                     [done](absl::Status status) { done->set_value(std::move(status)); });
-  if (placed.wait_for(engine_timeout_) == std::future_status::ready) return placed.get();
-  return absl::DeadlineExceededError("the engine is busy");
 }
 
 SessionContent SessionTransfer::ContentOf(const SavedState& state) {
@@ -62,33 +36,104 @@ SessionContent SessionTransfer::ContentOf(const SavedState& state) {
 }
 
 absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner& owner,
-                                                              std::string bytes, std::string salt,
+                                                              SessionInput* input, std::string salt,
                                                               std::optional<absl::Duration> ttl,
                                                               uint64_t origin, absl::Time now) {
-  absl::StatusOr<SavedState> state = Unpack(std::move(bytes));
-  if (!state.ok()) return state.status();
-  SessionContent content = ContentOf(*state);
+  const absl::Status whole = input->End();
+  if (!whole.ok()) return whole;
+  const SavedState& state = input->state();
+  SessionContent content = ContentOf(state);
   if (ttl.has_value()) {
     const absl::Status valid = sessions_->CheckTtl(*ttl);
     if (!valid.ok()) return valid;
     content.ttl = *ttl;
   }
-  content.origin = state->position > 0 ? origin : 0;
+  const bool has_state = state.position > 0 && state.dropped.empty();
+  content.origin = has_state ? origin : 0;
   auto info = sessions_->Restore(owner, std::move(content), now);
   if (!info.ok()) return info.status();
   Loaded loaded;
   loaded.info = *std::move(info);
-  loaded.solver = state->solver;
-  loaded.state_dropped = std::move(state->dropped);
-  const int32_t position = state->position;
-  const absl::Status placed =
-      Place({owner.tenant, std::move(salt), {}, {}, loaded.info.origin}, *std::move(state));
-  if (placed.ok()) {
-    loaded.state_tokens = position;
+  loaded.solver = state.solver;
+  loaded.state_dropped = state.dropped;
+  if (!has_state) return loaded;
+  const absl::Status kept =
+      input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin});
+  if (kept.ok()) {
+    loaded.state_tokens = state.position;
   } else {
-    loaded.state_dropped = std::string(placed.message());
+    loaded.state_dropped = std::string(kept.message());
   }
   return loaded;
+}
+
+SessionInput::SessionInput(SessionTransfer* transfer) : transfer_(transfer) {}
+
+absl::Status SessionInput::Take(absl::string_view bytes) {
+  bytes_.reserve(std::max(bytes_.size() + bytes.size(), wanted() - held() + bytes_.size()));
+  bytes_.append(bytes.data(), bytes.size());
+  const StateOwner& model = transfer_->model_;
+  if (!has_text()) {
+    const auto size = SizeOfSavedState(bytes_, model);
+    if (!size.ok()) return size.status();
+    size_ = *size;
+    if (!size_.exact) return absl::OkStatus();
+    auto header = DecodeHeader(bytes_, model);
+    if (!header.ok()) return header.status();
+    header_ = *std::move(header);
+    bytes_ = bytes_.substr(header_->end);
+    const SavedState& state = header_->state;
+    if (state.position > 0 && state.dropped.empty()) {
+      writer_ = std::make_unique<StateWriter>(transfer_->link_, state.position, state.dials.last);
+    }
+  }
+  if (parts_bytes_ + bytes_.size() > header_->parts.bytes) {
+    return absl::DataLossError(
+        absl::StrCat("the saved state is damaged: it has more than ", size_.bytes, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+bool SessionInput::full() const {
+  return has_text() && static_cast<int64_t>(bytes_.size()) >= transfer_->link_.piece_bytes;
+}
+
+size_t SessionInput::wanted() const {
+  if (!has_text()) return std::max(size_.bytes, bytes_.size());
+  const uint64_t piece = transfer_->link_.piece_bytes;
+  const uint64_t parts = header_->parts.bytes - parts_bytes_;
+  return std::max(held(), header_->end + static_cast<size_t>(std::min(parts, piece)));
+}
+
+void SessionInput::Place() {
+  hash_.Add(bytes_.data(), bytes_.size());
+  parts_bytes_ += bytes_.size();
+  std::string piece = std::exchange(bytes_, std::string());
+  // Where there is no place for it, the status stays in the writer.
+  if (writer_ != nullptr) writer_->Write(std::move(piece)).IgnoreError();
+}
+
+absl::Status SessionInput::End() {
+  if (!has_text()) {
+    // In the words for what is cut.
+    return DecodeHeader(bytes_, transfer_->model_).status();
+  }
+  const uint64_t bytes = parts_bytes_ + bytes_.size();
+  BytesHash hash = hash_;
+  hash.Add(bytes_.data(), bytes_.size());
+  const absl::Status whole = CheckParts(header_->parts, bytes, hash);
+  if (!whole.ok()) return whole;
+  if (!bytes_.empty()) Place();
+  if (!header_->state.dropped.empty()) ++transfer_->states_dropped_;
+  return absl::OkStatus();
+}
+
+absl::Status SessionInput::Keep(StateSpace space) {
+  const SavedState& state = header_->state;
+  if (writer_ == nullptr) return absl::OkStatus();
+  space.solver = state.solver;  // With which it came to be.
+  space.dials = state.dials;
+  return writer_->Keep(std::move(space), state.tokens);
 }
 
 }  // namespace packrat

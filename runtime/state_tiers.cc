@@ -13,9 +13,6 @@ namespace {
 constexpr int64_t kDiskBlock = 4096;
 // Enough that the reader has work while a step goes on, and few for another tenant to wait for.
 constexpr size_t kMostReading = 8;
-// Few, for the engine copies a piece between two steps; two are in memory at once, of which half is
-// for what comes next.
-constexpr int64_t kMostPieceBytes = int64_t{8} << 20;
 
 int64_t WholeBlocks(int64_t bytes) { return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock; }
 
@@ -38,6 +35,7 @@ StateTiers::StateTiers(const StateTierOptions& options, const StateOwner& owner,
                        std::unique_ptr<StateFolder> folder, std::function<void()> wake)
     : layout_(owner.layout),
       header_bytes_(static_cast<int64_t>(EncodeHeader(SavedState(), owner).size())),
+      // Two are in memory at once, of which half is for what comes next.
       piece_bytes_(folder == nullptr ? 0 : std::min(options.memory_bytes / 4, kMostPieceBytes)),
       folder_(std::move(folder)),
       wake_(std::move(wake)) {

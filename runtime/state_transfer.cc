@@ -42,6 +42,21 @@ void ForEachPiece(const Snapshot& snapshot, const StatePool& pool, size_t at, si
   });
 }
 
+// Its parts in the order of their bytes, those to come included: visit(kind, begin, part).
+template <class Snapshot, class F>
+void ForEachPlace(Snapshot& snapshot, const StatePool& pool, F visit) {
+  size_t begin = 0;
+  const auto next = [&](int kind, auto& part) {
+    visit(kind, begin, part);
+    begin += pool.part_bytes(kind, snapshot.dial);
+  };
+  if (pool.layout().ForDial(snapshot.dial).slot_bytes > 0) next(kSlotParts, snapshot.slot);
+  next(kTailParts, snapshot.tail);
+  for (size_t c = 0; c < snapshot.pages.size(); ++c) {
+    for (auto& page : snapshot.pages[c]) next(kPageParts + static_cast<int>(c), page);
+  }
+}
+
 }  // namespace
 
 absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, std::string* bytes) {
@@ -84,34 +99,48 @@ absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool) {
 }
 
 absl::StatusOr<Snapshot> TakeParts(int position, int dial, StatePool* pool) {
-  const StateLayout& layout = pool->layout().ForDial(dial);
+  Snapshot snapshot = SnapshotToCome(position, dial, *pool);
+  const size_t all = SavedPartBytes(pool->layout().ForDial(dial), position);
+  const absl::Status taken = TakePartsTo(all, &snapshot, pool);
+  if (!taken.ok()) return taken;
+  return snapshot;
+}
+
+Snapshot SnapshotToCome(int position, int dial, const StatePool& pool) {
+  const StateLayout& layout = pool.layout().ForDial(dial);
   Snapshot snapshot;
   snapshot.position = position;
   snapshot.dial = dial;
-  snapshot.pages.resize(layout.page_classes.size());
-  const auto fits = [&](int kind, int count) { return pool->available(kind) >= count; };
-  bool room = fits(kTailParts, 1) && (layout.slot_bytes == 0 || fits(kSlotParts, 1));
-  for (size_t c = 0; c < layout.page_classes.size(); ++c) {
-    const PagesInUse use(layout.page_classes[c], position);
-    room = room && fits(kPageParts + static_cast<int>(c), use.end - use.first);
-    snapshot.pages[c].resize(use.end - use.first);
-  }
-  if (!room) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the state of ", position, " tokens finds no room beside what runs"));
-  }
-  const auto take = [&](int kind) {
-    const int32_t part = pool->Take(kind);
-    pool->GiveToCache(kind, part);
-    return part;
-  };
-  // In the order of Snapshot::ForEachPart().
-  if (layout.slot_bytes > 0) snapshot.slot = take(kSlotParts);
-  snapshot.tail = take(kTailParts);
-  for (size_t c = 0; c < snapshot.pages.size(); ++c) {
-    for (int32_t& page : snapshot.pages[c]) page = take(kPageParts + static_cast<int>(c));
+  for (const PageClass& page_class : layout.page_classes) {
+    const PagesInUse use(page_class, position);
+    snapshot.pages.emplace_back(use.end - use.first, -1);
   }
   return snapshot;
+}
+
+absl::Status FindRoomTo(size_t end, const Snapshot& snapshot, const StatePool& pool) {
+  // What it has already is available as well, like all that only the cache has.
+  std::vector<int32_t> parts(pool.kinds());
+  ForEachPlace(snapshot, pool, [&](int kind, size_t begin, int32_t part) {
+    parts[kind] += part >= 0 || begin <= end ? 1 : 0;
+  });
+  for (int kind = 0; kind < pool.kinds(); ++kind) {
+    if (parts[kind] <= pool.available(kind)) continue;
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the state of ", snapshot.position, " tokens finds no room beside what runs"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TakePartsTo(size_t end, Snapshot* snapshot, StatePool* pool) {
+  const absl::Status room = FindRoomTo(end, *snapshot, *pool);
+  if (!room.ok()) return room;
+  ForEachPlace(*snapshot, *pool, [&](int kind, size_t begin, int32_t& part) {
+    if (part >= 0 || begin > end) return;
+    part = pool->Take(kind);
+    pool->GiveToCache(kind, part);
+  });
+  return absl::OkStatus();
 }
 
 void WriteParts(const Snapshot& snapshot, StatePool* pool, size_t at, absl::string_view bytes) {

@@ -27,6 +27,12 @@ absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, size_t at, siz
 absl::StatusOr<Snapshot> WriteParts(const SavedState& state, StatePool* pool);
 // The same in two steps: parts that have anything in them, and their bytes from `at` on.
 absl::StatusOr<Snapshot> TakeParts(int position, int dial, StatePool* pool);
+// Or in many: one without parts, and from time to time those of its first `end` bytes. Errors as
+// above. Nobody may drop the snapshot meanwhile for the room that it takes.
+Snapshot SnapshotToCome(int position, int dial, const StatePool& pool);
+absl::Status TakePartsTo(size_t end, Snapshot* snapshot, StatePool* pool);
+// Whether these would find room.
+absl::Status FindRoomTo(size_t end, const Snapshot& snapshot, const StatePool& pool);
 void WriteParts(const Snapshot& snapshot, StatePool* pool, size_t at, absl::string_view bytes);
 
 }  // namespace packrat

@@ -10,7 +10,7 @@
 #include "models/cpu_model.h"
 #include "models/state_layout.h"
 #include "nlohmann/json.hpp"
-#include "runtime/session_store.h"
+#include "runtime/saved_state.h"
 #include "server/stored_sessions.h"
 
 namespace packrat {
@@ -46,8 +46,7 @@ int64_t StoreBytes(const ServerOptions& options, const ModelMemory& model) {
       options.engine.max_context > 0 ? options.engine.max_context : model.config.max_context;
   const auto state =
       static_cast<int64_t>(StateLayout(model.config, model.state_types).SequenceBytes(longest));
-  return StoredSessions::kThreads * StoredSessions::kCopies *
-         std::min(state, kMostStoredStateBytes);
+  return StoredSessions::kThreads * StoredSessions::kCopies * std::min(state, kMostPieceBytes);
 }
 
 std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,

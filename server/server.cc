@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -163,7 +164,10 @@ absl::Status Server::Serve(LanguageModel* model, const Tokenizer* tokenizer,
   s.served.model = model;
   s.served.tokenizer = tokenizer;
   s.served.engine = s.engine.get();
-  s.transfer = std::make_unique<SessionTransfer>(&s.sessions, s.engine.get(), OwnerOf(*model));
+  s.transfer = std::make_unique<SessionTransfer>(
+      &s.sessions, s.engine.get(), OwnerOf(*model),
+      // Several are under way at once.
+      std::clamp<int64_t>(s.transfer_bytes.limit() / 8, 4 << 10, kMostPieceBytes));
   s.served.transfer = s.transfer.get();
   s.served.rules = MakeRequestRules(s.engine->limits(), tokenizer);
   if (s.served.rules.max_piece_bytes > ResponseBuilder::kMaxPieceBytes) {

@@ -48,22 +48,22 @@ absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::
   return status;
 }
 
-absl::Status GuardedStore::Put(const StoreKey& key, int64_t version,
-                               absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
-  const absl::Status status = Guard(key, [&] { return store_->Put(key, version, pieces, ttl); });
+absl::Status GuardedStore::Put(const StoreKey& key, int64_t version, const Source& next,
+                               absl::Duration ttl) {
+  const absl::Status status = Guard(key, [&] { return store_->Put(key, version, next, ttl); });
   if (status.ok()) ++stats_.stored;
   return status;
 }
 
-absl::StatusOr<StoredSession> GuardedStore::Get(const StoreKey& key) {
-  absl::StatusOr<StoredSession> session;
+absl::StatusOr<int64_t> GuardedStore::Get(const StoreKey& key, const Sink& take) {
+  absl::StatusOr<int64_t> version;
   const absl::Status status = Guard(key, [&] {
-    session = store_->Get(key);
-    return session.status();
+    version = store_->Get(key, take);
+    return version.status();
   });
   if (!status.ok()) return status;
   ++stats_.fetched;
-  return session;
+  return version;
 }
 
 absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {

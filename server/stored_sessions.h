@@ -30,9 +30,9 @@ class GuardedStore : public SessionStore {
   GuardedStore(std::unique_ptr<SessionStore> store, Logger* log)
       : store_(std::move(store)), log_(log) {}
 
-  absl::Status Put(const StoreKey& key, int64_t version, absl::Span<const absl::string_view> pieces,
+  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<StoredSession> Get(const StoreKey& key) override;
+  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
   absl::StatusOr<int64_t> Version(const StoreKey& key) override;
   absl::Status Delete(const StoreKey& key) override;
   const Stats& stats() const { return stats_; }
@@ -52,8 +52,8 @@ class GuardedStore : public SessionStore {
 // Submit() was given.
 class StoredSessions {
  public:
-  // They wait more than they work. Each may hold a state, and a copy in one piece with its text.
-  static constexpr int kThreads = 4, kCopies = 2;
+  // They wait more than they work. Each may hold a piece of a state, and copies for the store.
+  static constexpr int kThreads = 4, kCopies = 4;
   // All outlive it. `max_waiting`: pieces of work.
   StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, SessionTransfer* transfer,
                  int max_waiting, Logger* log);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
 #include "runtime/retry_after.h"
+#include "runtime/saved_state.h"
 #include "runtime/steady_clock.h"
 #include "server/generation/session_calls.h"
 
@@ -55,7 +56,7 @@ absl::Status TransferCall::CheckLoad(const std::string& cache_salt) const {
   return SpaceOf(owner_, cache_salt, served().rules.solver).status();
 }
 
-absl::StatusOr<PackedSession> TransferCall::Pack(const v1::SaveSessionRequest& request) {
+absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest& request) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
   const std::string& handle = request.session();
   const auto space =
@@ -68,47 +69,76 @@ absl::StatusOr<PackedSession> TransferCall::Pack(const v1::SaveSessionRequest& r
   SessionTransfer* const transfer = served().transfer;
   const auto info = environment_->sessions->Get(owner_, handle, SteadyNow());
   if (!info.ok()) return info.status();
-  // A state that such calls could never hold is left out.
   const int64_t text_bytes = MostHeaderBytes(info->tokens);
-  const int64_t room = environment_->transfer_bytes->limit() - text_bytes;
   const auto state_bytes = static_cast<int64_t>(
       SavedPartBytes(transfer->model().layout.ForDial(info->dials.last), info->tokens));
-  const absl::Status held = Hold(text_bytes + (state_bytes <= room ? state_bytes : 0));
+  const int64_t piece_bytes = std::min(state_bytes, transfer->link().piece_bytes);
+  // A text that leaves no room for a piece goes alone.
+  const bool fits = text_bytes + piece_bytes <= environment_->transfer_bytes->limit();
+  const absl::Status held = Hold(text_bytes + (fits ? piece_bytes : 0));
   if (!held.ok()) return held;
-  const std::optional<StateSpace> from = state_bytes <= room ? *space : std::optional<StateSpace>();
-  return transfer->Pack(owner_, handle, from, state_bytes, SteadyNow());
+  const std::optional<StateSpace> from = fits ? *space : std::optional<StateSpace>();
+  auto packed = transfer->Pack(owner_, handle, from, SteadyNow());
+  if (!packed.ok()) return packed.status();
+  absl::StatusOr<std::string> first = packed->state.Next();
+  if (!first.ok()) {  // Nothing has been told yet.
+    packed = transfer->Pack(owner_, handle, std::nullopt, SteadyNow());
+    if (!packed.ok()) return packed.status();
+    first = std::string();
+  }
+  left_ = packed->bytes();
+  sending_ = std::move(packed->header);
+  reader_ = std::move(packed->state);
+  v1::SavedSession saved;
+  saved.set_bytes(left_);
+  saved.set_tokens(packed->info.tokens);
+  saved.set_state_tokens(reader_.position());
+  sending_ += *first;  // So that what is small is one message.
+  return saved;
+}
+
+std::optional<std::string> TransferCall::NextBytes() {
+  if (sent_ == sending_.size() && left_ > 0) return std::nullopt;
+  std::string bytes = sending_.substr(sent_, kSavedMessageBytes);
+  sent_ += bytes.size();
+  left_ -= static_cast<int64_t>(bytes.size());
+  return bytes;
+}
+
+absl::Status TransferCall::Fill() {
+  if (cancelled()) return absl::CancelledError("the client has gone");
+  sending_ = std::string();
+  sent_ = 0;
+  absl::StatusOr<std::string> piece = reader_.Next();
+  if (!piece.ok()) return piece.status();
+  sending_ = *std::move(piece);
+  return absl::OkStatus();
+}
+
+SessionInput& TransferCall::input() {
+  if (!input_.has_value()) input_.emplace(served().transfer);
+  return *input_;
 }
 
 absl::Status TransferCall::MakeRoom(size_t bytes) {
   if (bytes <= room_) return absl::OkStatus();
   const absl::Status held = Hold(static_cast<int64_t>(bytes - room_));
-  if (!held.ok()) return held;
-  room_ = bytes;
-  taken_.reserve(bytes);
-  return absl::OkStatus();
+  if (held.ok()) room_ = bytes;
+  return held;
 }
 
 absl::Status TransferCall::TakeBytes(absl::string_view data) {
-  const absl::Status held = MakeRoom(taken_.size() + data.size());
+  const absl::Status held = MakeRoom(input().held() + data.size());
   if (!held.ok()) return held;
-  taken_.append(data.data(), data.size());
   // What could not be loaded is not read to its end.
-  if (!size_.exact) {
-    const auto size = SizeOfSavedState(taken_, served().transfer->model());
-    if (!size.ok()) return size.status();
-    size_ = *size;
-  }
-  if (taken_.size() > size_.bytes) {
-    return absl::DataLossError(
-        absl::StrCat("the saved state is damaged: it has more than ", size_.bytes, " bytes"));
-  }
-  return MakeRoom(size_.bytes);
+  const absl::Status taken = input().Take(data);
+  return taken.ok() ? MakeRoom(input().wanted()) : taken;
 }
 
 absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
                                 v1::LoadSessionResponse* response) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
-  auto loaded = served().transfer->Load(owner_, std::move(taken_), cache_salt, ttl,
+  auto loaded = served().transfer->Load(owner_, &input(), cache_salt, ttl,
                                         std::max<uint64_t>(1, RandomNumber()), SteadyNow());
   if (!loaded.ok()) return loaded.status();
   response->set_state_tokens(loaded->state_tokens);
@@ -144,30 +174,10 @@ void TransferCall::End() {
       status_ = absl::CancelledError("the client left before it had everything");
     }
   }
-  taken_ = std::string();
+  input_.reset();
+  sending_ = std::string();
   environment_->transfer_bytes->Give(std::exchange(held_, 0));
   account_.End(status_);
-}
-
-v1::SavedSession Describe(const PackedSession& packed) {
-  v1::SavedSession saved;
-  saved.set_bytes(static_cast<int64_t>(packed.header.size() + packed.parts.size()));
-  saved.set_tokens(packed.info.tokens);
-  saved.set_state_tokens(packed.state_tokens);
-  return saved;
-}
-
-std::string PieceOf(const PackedSession& packed, size_t at, size_t most) {
-  std::string piece;
-  for (const std::string* from : {&packed.header, &packed.parts}) {
-    if (at >= from->size()) {
-      at -= from->size();
-      continue;
-    }
-    piece.append(*from, at, most - piece.size());
-    at = 0;
-  }
-  return piece;
 }
 
 }  // namespace packrat

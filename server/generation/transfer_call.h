@@ -15,7 +15,6 @@
 #include "proto/packrat/v1/inference.pb.h"
 #include "runtime/mutex.h"
 #include "runtime/request.h"
-#include "runtime/saved_state.h"
 #include "runtime/session.h"
 #include "runtime/session_transfer.h"
 #include "server/generation/call_account.h"
@@ -49,14 +48,23 @@ class TransferCall : public Stream {
   // INVALID_ARGUMENT names a field and its range.
   absl::Status CheckLoad(const std::string& cache_salt) const;
 
-  // The work itself, for Submit().
-  absl::StatusOr<PackedSession> Pack(const v1::SaveSessionRequest& request);
+  // The work itself, for Submit(). What a client is told of the session before its bytes.
+  absl::StatusOr<v1::SavedSession> Pack(const v1::SaveSessionRequest& request);
+  // The next bytes of what was packed, for a message; empty: there are no more. Nullopt: Fill()
+  // comes first, by a thread that may wait. Errors of StateReader::Next().
+  std::optional<std::string> NextBytes();
+  absl::Status Fill();
   // What has been taken becomes a session.
   absl::Status Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
                     v1::LoadSessionResponse* response);
-  // The next bytes of a session that is to be loaded, and memory for all of it as soon as they tell
-  // how much that is. Errors of Hold(), and of what cannot be loaded: the rest need not come.
+  // The next bytes of a session that is to be loaded, and memory for its text and a piece of its
+  // state as soon as they tell how much that is. Errors of Hold(), and of what cannot be loaded:
+  // the rest need not come.
   absl::Status TakeBytes(absl::string_view data);
+  // Whether a piece is there, which Place() takes away before more comes, by a thread that may
+  // wait.
+  bool full() const { return input_.has_value() && input_->full(); }
+  void Place() { input_->Place(); }
 
   // From here on the client has something to do; false: it has done it.
   void WaitForClient(bool waits);
@@ -69,14 +77,19 @@ class TransferCall : public Stream {
 
  private:
   absl::Status MakeRoom(size_t bytes);
+  SessionInput& input();
 
   CallEnvironment* const environment_;
   SessionOwner owner_;
   CallAccount account_;
   int64_t held_ = 0;
-  std::string taken_;
-  SavedSize size_;   // Of all that is to be taken, as far as it is known.
-  size_t room_ = 0;  // For which memory is held.
+  // What is saved: its state, the bytes at hand, and how many of these and of all are still to go.
+  StateReader reader_;
+  std::string sending_;
+  size_t sent_ = 0;
+  int64_t left_ = 0;
+  std::optional<SessionInput> input_;  // What is loaded.
+  size_t room_ = 0;                    // For which memory is held.
   absl::Status status_;
   Mutex mutex_;
   absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
@@ -84,11 +97,7 @@ class TransferCall : public Stream {
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// What a client is told of it before its bytes.
-v1::SavedSession Describe(const PackedSession& packed);
-// Up to `most` of its bytes from `at` on; none are left where it is empty.
-std::string PieceOf(const PackedSession& packed, size_t at, size_t most);
-inline constexpr size_t kSavedPieceBytes = size_t{512} << 10;
+inline constexpr size_t kSavedMessageBytes = size_t{512} << 10;
 
 }  // namespace packrat
 

@@ -35,7 +35,17 @@ void LoadCall::OnReadDone(bool ok) {
   absl::Status status;
   if (ok) {
     status = UnlessNoMemory([this] { return TakePiece(); });
-    if (status.ok()) return ReadNext();
+    if (status.ok() && !full()) return ReadNext();
+    if (status.ok()) {
+      status = Submit([call = self_] {
+        const absl::Status placed = UnlessNoMemory([&] {
+          call->Place();
+          return absl::OkStatus();
+        });
+        placed.ok() ? call->ReadNext() : call->Finish(call->Result(placed));
+      });
+      if (status.ok()) return;
+    }
   } else if (cancelled()) {
     status = absl::CancelledError("the client left before its last message");
   } else {

@@ -1,5 +1,7 @@
 #include "server/grpc/save_call.h"
 
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "runtime/no_memory.h"
@@ -23,38 +25,43 @@ SaveCall* SaveCall::Start(CallEnvironment* environment, grpc::CallbackServerCont
 
 void SaveCall::PackAndWrite() {
   const absl::Status packed = UnlessNoMemory([this] {
-    auto session = Pack(*request_);
-    if (!session.ok()) return session.status();
-    packed_ = *std::move(session);
+    auto saved = Pack(*request_);
+    if (!saved.ok()) return saved.status();
+    *message_.mutable_saved() = *std::move(saved);
     return absl::OkStatus();
   });
   if (!packed.ok()) return Finish(Result(packed));
-  *message_.mutable_saved() = Describe(packed_);
   WriteNext();
 }
 
 void SaveCall::WriteNext() {
-  message_.set_data(PieceOf(packed_, sent_, kSavedPieceBytes));
-  sent_ += message_.data().size();
+  std::optional<std::string> bytes = NextBytes();
+  if (!bytes.has_value()) {
+    const absl::Status status = Submit([call = self_] { call->FillAndWrite(); });
+    if (!status.ok()) Finish(Result(status));
+    return;
+  }
+  if (bytes->empty()) return Finish(Result(absl::OkStatus()));
+  message_.set_data(*std::move(bytes));
   WaitForClient(true);
   StartWrite(&message_);
+}
+
+void SaveCall::FillAndWrite() {
+  const absl::Status filled = UnlessNoMemory([this] { return Fill(); });
+  if (!filled.ok()) return Finish(Result(filled));
+  WriteNext();
 }
 
 void SaveCall::OnWriteDone(bool ok) {
   WaitForClient(false);
   message_.clear_saved();
-  if (!ok) {
-    Finish(Result(absl::CancelledError("the client has gone")));
-  } else if (sent_ == packed_.header.size() + packed_.parts.size()) {
-    Finish(Result(absl::OkStatus()));
-  } else {
-    WriteNext();
-  }
+  if (!ok) return Finish(Result(absl::CancelledError("the client has gone")));
+  WriteNext();
 }
 
 void SaveCall::OnDone() {
   const std::shared_ptr<SaveCall> self = std::move(self_);
-  packed_ = PackedSession();
   End();
 }
 

@@ -4,12 +4,10 @@
 
 #include <grpcpp/support/server_callback.h>
 
-#include <cstddef>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "proto/packrat/v1/inference.pb.h"
-#include "runtime/session_transfer.h"
 #include "server/grpc/grpc_transfer.h"
 
 namespace packrat {
@@ -30,11 +28,10 @@ class SaveCall final : public grpc::ServerWriteReactor<v1::SaveSessionResponse>,
            const v1::SaveSessionRequest* request);
   void PackAndWrite();
   void WriteNext();
+  void FillAndWrite();
 
   const v1::SaveSessionRequest* const request_;
   std::shared_ptr<SaveCall> self_;
-  PackedSession packed_;
-  size_t sent_ = 0;
   v1::SaveSessionResponse message_;
 };
 

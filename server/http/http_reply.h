@@ -73,6 +73,8 @@ class HttpUpload {
   virtual ~HttpUpload() = default;
   // The next bytes. False: no more are wanted. Asked with none once, before any come.
   virtual bool Take(absl::string_view piece) = 0;
+  // After it: true, more may come. False: not before `resume` was called, by any thread.
+  virtual bool AwaitRoom(std::function<void()> resume) = 0;
   // The last: all of it was taken, or Take() was false.
   virtual void Answer(std::shared_ptr<HttpReply> reply) = 0;
 };

@@ -61,7 +61,8 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   // Each of these: false, the request has been answered or refused.
   bool OnHead();
   bool ExpectBody(absl::string_view expect);
-  bool HoldBody();  // Counts what has come of it.
+  bool HoldBody();       // Counts what has come of it.
+  bool RoomForUpload();  // False: it reads on later.
   void OnRequest();
 
   // From here on a request has its answer: by a handler, or a refusal.

@@ -110,8 +110,22 @@ void HttpSession::Consume() {
       return OnRequest();
     }
     if (upload_ == nullptr && held_ != nullptr && !HoldBody()) return;
-    return whole ? OnRequest() : Read();
+    if (whole) return OnRequest();
+    if (upload_ == nullptr || RoomForUpload()) Read();
+    return;
   }
+}
+
+bool HttpSession::RoomForUpload() {
+  return upload_->AwaitRoom([loop = context_.loop, weak = weak_from_this()] {
+    loop->Post([weak] {
+      const auto self = weak.lock();
+      if (self == nullptr || self->state_ != State::kBody) return;
+      // Each piece has the time of a body.
+      self->SetDeadline(self->context_.options.body);
+      self->Consume();
+    });
+  });
 }
 
 bool HttpSession::OnHead() {
@@ -136,7 +150,7 @@ bool HttpSession::OnHead() {
     return false;
   }
   if (route_->cross_origin) cors_ = context_.options.cors.Headers(request.Header("Origin"));
-  if (!reader_->AllowBody(route_->max_body_bytes)) {
+  if (!reader_->AllowBody(route_->max_body_bytes, route_->upload != nullptr)) {
     Refuse(reader_->status(), reader_->message());
     return false;
   }

@@ -41,7 +41,7 @@ RequestReader::RequestReader(size_t max_header_bytes) : max_header_bytes_(max_he
 RequestReader::News RequestReader::Take(boost::beast::flat_buffer* input) {
   for (;;) {
     if (head_read_ && parser_.is_done()) {
-      request_.body = std::move(parser_.get().body());
+      request_.body = std::move(parser_.get().body().text);
       return News::kWhole;
     }
     if (input->size() == 0) return News::kNothing;
@@ -74,7 +74,7 @@ void RequestReader::ReadHead() {
   head_read_ = true;
 }
 
-bool RequestReader::AllowBody(size_t max_bytes) {
+bool RequestReader::AllowBody(size_t max_bytes, bool in_pieces) {
   // A body that the parser does not see would be taken for the next request.
   const auto& head = parser_.get();
   if (head.count(http::field::transfer_encoding) > 0 && (!parser_.chunked() || version_ < 11)) {
@@ -88,13 +88,14 @@ bool RequestReader::AllowBody(size_t max_bytes) {
   }
   if (!has_body_) return true;
   parser_.body_limit(max_bytes);
+  parser_.get().body().in_pieces = in_pieces;
   parser_.eager(true);
   return true;
 }
 
 int64_t RequestReader::body_bytes() const {
   if (!head_read_) return 0;
-  const std::string& body = request_.body.empty() ? parser_.get().body() : request_.body;
+  const std::string& body = request_.body.empty() ? parser_.get().body().text : request_.body;
   // Memory for a known length is taken at once and used as it comes.
   const bool known = parser_.content_length().has_value();
   return static_cast<int64_t>(known ? body.size() : body.capacity());

@@ -2,9 +2,11 @@
 #ifndef PACKRAT_SERVER_HTTP_REQUEST_READER_H_
 #define PACKRAT_SERVER_HTTP_REQUEST_READER_H_
 
+#include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <boost/optional/optional.hpp>
+#include <boost/system/error_code.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -13,6 +15,37 @@
 #include "server/http/http_reply.h"
 
 namespace packrat {
+
+// A body in memory. Beast's own takes memory for all that a client announces, which for a body that
+// nobody holds as a whole may be more than there is.
+struct TextBody {
+  struct value_type {
+    std::string text;
+    bool in_pieces = false;  // Each is taken away before the next one comes.
+  };
+  class reader {
+   public:
+    template <bool is_request, class Fields>
+    reader(const boost::beast::http::header<is_request, Fields>&, value_type& body) : body_(body) {}
+    void init(const boost::optional<uint64_t>& length, boost::system::error_code& error) {
+      error = {};
+      if (length && !body_.in_pieces) body_.text.reserve(*length);
+    }
+    template <class Buffers>
+    size_t put(const Buffers& buffers, boost::system::error_code& error) {
+      error = {};
+      const size_t before = body_.text.size();
+      for (const auto buffer : boost::beast::buffers_range_ref(buffers)) {
+        body_.text.append(static_cast<const char*>(buffer.data()), buffer.size());
+      }
+      return body_.text.size() - before;
+    }
+    void finish(boost::system::error_code& error) { error = {}; }
+
+   private:
+    value_type& body_;
+  };
+};
 
 // For one request.
 class RequestReader {
@@ -34,14 +67,15 @@ class RequestReader {
   bool keep_alive() const { return keep_alive_; }
   bool head_only() const { return head_only_; }  // HEAD.
   bool has_body() const { return has_body_; }
-  // False: its body is too large or of a kind that is not known; see status() and message().
-  bool AllowBody(size_t max_bytes);
+  // `in_pieces`: TakeBody() follows each Take(). False: its body is too large or of a kind that is
+  // not known; see status() and message().
+  bool AllowBody(size_t max_bytes, bool in_pieces = false);
   // Memory that the body takes.
   int64_t body_bytes() const;
   // What has come of the body since the last time, for `take`; then it is no part of the request.
   template <typename Take>
   bool TakeBody(const Take& take) {
-    std::string& body = parser_.is_done() ? request_.body : parser_.get().body();
+    std::string& body = parser_.is_done() ? request_.body : parser_.get().body().text;
     const bool goes_on = body.empty() || take(absl::string_view(body));
     body.clear();
     return goes_on;
@@ -56,7 +90,7 @@ class RequestReader {
   News Bad(int status, std::string message);
 
   const size_t max_header_bytes_;
-  boost::beast::http::request_parser<boost::beast::http::string_body> parser_;
+  boost::beast::http::request_parser<TextBody> parser_;
   HttpRequest request_;
   bool head_read_ = false;
   bool has_body_ = false;

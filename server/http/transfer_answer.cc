@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -59,6 +60,12 @@ class HttpTransfer : public TransferCall, public std::enable_shared_from_this<Ht
     SetStatus(status);
     Send(Refusal(status));
   }
+  // Of an answer that has begun: the client sees that it has no end.
+  void Break(const absl::Status& status) {
+    SetStatus(status);
+    reply_->Cut();
+    End();
+  }
   // The client has all of its answer, or has gone.
   void Finish(bool ok) {
     WaitForClient(false);
@@ -84,14 +91,12 @@ class SaveAnswer final : public HttpTransfer {
 
  private:
   absl::Status Work() override {
-    auto packed = Pack(message_);
-    if (!packed.ok()) return packed.status();
-    packed_ = *std::move(packed);
-    const v1::SavedSession saved = Describe(packed_);
+    const auto saved = Pack(message_);
+    if (!saved.ok()) return saved.status();
     HttpAnswer head = {200, "application/octet-stream", "", {}};
-    head.headers = {{"X-Saved-Bytes", absl::StrCat(saved.bytes())},
-                    {"X-Saved-Tokens", absl::StrCat(saved.tokens())},
-                    {"X-Saved-State-Tokens", absl::StrCat(saved.state_tokens())}};
+    head.headers = {{"X-Saved-Bytes", absl::StrCat(saved->bytes())},
+                    {"X-Saved-Tokens", absl::StrCat(saved->tokens())},
+                    {"X-Saved-State-Tokens", absl::StrCat(saved->state_tokens())}};
     AddLabels(labels(), &head);
     reply().Begin(std::move(head));
     WriteNext();
@@ -99,20 +104,27 @@ class SaveAnswer final : public HttpTransfer {
   }
 
   void WriteNext() {
-    std::string piece = PieceOf(packed_, sent_, kSavedPieceBytes);
-    sent_ += piece.size();
-    WaitForClient(true);
     auto self = std::static_pointer_cast<SaveAnswer>(shared_from_this());
-    if (piece.empty()) return reply().End("", [self](bool ok) { self->Finish(ok); });
-    reply().Write(std::move(piece), [self](bool ok) {
+    std::optional<std::string> piece = NextBytes();
+    if (!piece.has_value()) {
+      const absl::Status status = Submit([self] { self->FillAndWrite(); });
+      if (!status.ok()) Break(status);
+      return;
+    }
+    WaitForClient(true);
+    if (piece->empty()) return reply().End("", [self](bool ok) { self->Finish(ok); });
+    reply().Write(*std::move(piece), [self](bool ok) {
       self->WaitForClient(false);
       ok ? self->WriteNext() : self->Finish(false);
     });
   }
 
+  void FillAndWrite() {
+    const absl::Status filled = UnlessNoMemory([this] { return Fill(); });
+    filled.ok() ? WriteNext() : Break(filled);
+  }
+
   const v1::SaveSessionRequest message_;
-  PackedSession packed_;
-  size_t sent_ = 0;
 };
 
 class LoadAnswer final : public HttpTransfer, public HttpUpload {
@@ -147,6 +159,21 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
     problem_ = has_type_ ? UnlessNoMemory([&] { return TakeBytes(piece); })
                          : absl::InvalidArgumentError("Content-Type");
     return problem_.ok();
+  }
+
+  bool AwaitRoom(std::function<void()> resume) override {
+    if (!full()) return true;
+    const absl::Status status =
+        Submit([call = shared_from_this(), this, resume = std::move(resume)] {
+          problem_ = UnlessNoMemory([this] {
+            Place();
+            return absl::OkStatus();
+          });
+          resume();
+        });
+    if (status.ok()) return false;
+    problem_ = status;
+    return true;
   }
 
   void Answer(std::shared_ptr<HttpReply> reply) override {

@@ -33,6 +33,16 @@ absl::Status ErrorOf(const redisReply& reply) {
   return absl::InternalError(message);
 }
 
+// Of a reply, or of a command whose reply is a part of EXEC's.
+absl::Status ErrorIn(const redisReply& reply) {
+  if (reply.type == REDIS_REPLY_ERROR) return ErrorOf(reply);
+  if (reply.type != REDIS_REPLY_ARRAY) return absl::OkStatus();
+  for (size_t i = 0; i < reply.elements; ++i) {
+    if (reply.element[i]->type == REDIS_REPLY_ERROR) return ErrorOf(*reply.element[i]);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RedisConnection>> RedisConnection::Open(const RedisAddress& address,
@@ -128,7 +138,7 @@ absl::StatusOr<std::vector<RedisConnection::Reply>> RedisConnection::Call(
   for (size_t i = 0; i < commands.size(); ++i) {
     absl::StatusOr<Reply> reply = Receive(deadline);
     if (!reply.ok()) return reply.status();
-    if ((*reply)->type == REDIS_REPLY_ERROR && error.ok()) error = ErrorOf(**reply);
+    if (error.ok()) error = ErrorIn(**reply);
     replies.push_back(*std::move(reply));
   }
   if (!error.ok()) return error;

@@ -1,18 +1,25 @@
 #include "server/store/redis_store.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "runtime/steady_clock.h"
 #include "server/net/listen_address.h"
 
 namespace packrat {
 namespace {
+
+// What a call that broke off has left.
+constexpr absl::string_view kStagedMilliseconds = "60000";
+
+std::string FieldOf(int piece) { return piece == 0 ? "b" : absl::StrCat("b", piece); }
 
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 
@@ -61,6 +68,10 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(absl::string_view text) {
   return address;
 }
 
+RedisStore::RedisStore(RedisStoreOptions options)
+    : options_(std::move(options)),
+      own_(uint64_t{std::random_device()()} << 32 | std::random_device()()) {}
+
 std::string RedisStore::NameOf(const StoreKey& key) const {
   // A handle has no colon, so the tenant is what stands before the last one.
   return absl::StrCat(options_.prefix, key.tenant, ":", key.handle);
@@ -81,9 +92,10 @@ absl::StatusOr<RedisStore::Connection> RedisStore::Connect(absl::Time deadline) 
   return connection;
 }
 
-absl::StatusOr<RedisStore::Replies> RedisStore::Begin(
-    const std::vector<RedisConnection::Command>& commands, absl::Time deadline,
-    Connection* connection) {
+absl::StatusOr<RedisStore::Replies> RedisStore::Call(
+    const std::vector<RedisConnection::Command>& commands, Connection* connection) {
+  const absl::Time deadline = SteadyNow() + options_.timeout;
+  if (*connection != nullptr) return (*connection)->Call(commands, deadline);
   {
     const MutexLock lock(&mutex_);
     if (!idle_.empty()) {
@@ -109,70 +121,116 @@ void RedisStore::Keep(Connection connection) {
   if (static_cast<int>(idle_.size()) < options_.max_idle) idle_.push_back(std::move(connection));
 }
 
-absl::Status RedisStore::Put(const StoreKey& key, int64_t version,
-                             absl::Span<const absl::string_view> pieces, absl::Duration ttl) {
-  const std::string joined = pieces.size() == 1 ? "" : absl::StrJoin(pieces, "");
-  const absl::string_view bytes = pieces.size() == 1 ? pieces[0] : joined;
-  if (static_cast<int64_t>(bytes.size()) > options_.max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the session has ", bytes.size(),
-                                                     " bytes; the session store takes up to ",
-                                                     options_.max_bytes));
+absl::Status RedisStore::Put(const StoreKey& key, int64_t version, const Source& next,
+                             absl::Duration ttl) {
+  const std::string name = NameOf(key);
+  // No handle has the character.
+  const std::string staged = absl::StrCat(name, "#", absl::Hex(own_), "-", ++puts_);
+  Connection connection;
+  const absl::StatusOr<int> fields = Stage(staged, absl::StrCat(version), next, &connection);
+  absl::Status status = fields.status();
+  if (status.ok()) status = Move(staged, name, *fields, version, ttl, &connection);
+  if (status.ok()) {
+    Keep(std::move(connection));
+  } else if (connection != nullptr && !absl::IsUnavailable(status)) {
+    // A connection that may still watch is not kept.
+    Call({{"DEL", staged}}, &connection).status().IgnoreError();
   }
-  const absl::Time deadline = SteadyNow() + options_.timeout;
-  const std::string name = NameOf(key), number = absl::StrCat(version);
+  return status;
+}
+
+absl::StatusOr<int> RedisStore::Stage(const std::string& name, const std::string& version,
+                                      const Source& next, Connection* connection) {
+  std::string field;
+  int pieces = 0;
+  for (bool last = false; !last;) {
+    const absl::StatusOr<std::string> piece = next();
+    if (!piece.ok()) return piece.status();
+    last = piece->empty();
+    if (!last && (field.empty() || field.size() + piece->size() <= options_.piece_bytes)) {
+      field += *piece;
+      continue;
+    }
+    const std::string number = FieldOf(pieces), count = absl::StrCat(++pieces);
+    RedisConnection::Command put = {"HSET", name, "v", version, number, field};
+    if (pieces > 1) put.insert(put.end(), {"n", count});
+    const absl::Status status =
+        Call({{"MULTI"}, put, {"PEXPIRE", name, kStagedMilliseconds}, {"EXEC"}}, connection)
+            .status();
+    if (!status.ok()) return status;
+    field = *piece;
+  }
+  return pieces > 1 ? pieces + 2 : 2;
+}
+
+absl::Status RedisStore::Move(const std::string& from, const std::string& to, int fields,
+                              int64_t version, absl::Duration ttl, Connection* connection) {
   const std::string milliseconds =
       absl::StrCat(std::max<int64_t>(1, absl::ToInt64Milliseconds(ttl)));
+  const absl::Time deadline = SteadyNow() + options_.timeout;
   // Again, while others change the session at the same time. This is no failure of the store: their
   // versions grow, and soon one is newer than ours.
   do {
-    Connection connection;
     absl::StatusOr<Replies> seen =
-        Begin({{"WATCH", name}, {"HGET", name, "v"}}, deadline, &connection);
+        Call({{"WATCH", from, to}, {"HGET", to, "v"}, {"HLEN", from}}, connection);
     if (!seen.ok()) return seen.status();
+    if (seen->at(2)->integer != fields) {
+      return absl::ResourceExhaustedError("the session store has dropped what was put there");
+    }
     const absl::StatusOr<int64_t> before = VersionIn(*seen->at(1));
-    // A connection that still watches is not kept.
     if (before.ok() && *before >= version) {
       return absl::AbortedError(
           absl::StrCat("the store has version ", *before, " of the session; this is ", version));
     }
     if (!before.ok() && !absl::IsNotFound(before.status())) return before.status();
-    absl::StatusOr<Replies> done = connection->Call({{"MULTI"},
-                                                     {"HSET", name, "v", number, "b", bytes},
-                                                     {"PEXPIRE", name, milliseconds},
-                                                     {"EXEC"}},
-                                                    deadline);
+    absl::StatusOr<Replies> done = Call(
+        {{"MULTI"}, {"RENAME", from, to}, {"PEXPIRE", to, milliseconds}, {"EXEC"}}, connection);
     if (!done.ok()) return done.status();
-    Keep(std::move(connection));
     if (done->at(3)->type != REDIS_REPLY_NIL) return absl::OkStatus();
   } while (SteadyNow() < deadline);
   return absl::UnavailableError("others change the session in the store all the time");
 }
 
-absl::StatusOr<StoredSession> RedisStore::Get(const StoreKey& key) {
+absl::StatusOr<int64_t> RedisStore::Get(const StoreKey& key, const Sink& take) {
   const std::string name = NameOf(key);
   Connection connection;
-  absl::StatusOr<Replies> replies =
-      Begin({{"HMGET", name, "v", "b"}}, SteadyNow() + options_.timeout, &connection);
-  if (!replies.ok()) return replies.status();
+  std::optional<int64_t> version;
+  int64_t pieces = 1;
+  bool more = true;
+  for (int i = 0; i < pieces && more; ++i) {
+    const std::string field = FieldOf(i);
+    absl::StatusOr<Replies> replies = Call({{"HMGET", name, "v", "n", field}}, &connection);
+    if (!replies.ok()) return replies.status();
+    const redisReply& fields = *replies->at(0);
+    if (fields.type != REDIS_REPLY_ARRAY || fields.elements != 3) {
+      return absl::DataLossError("the session store answers with something else than three fields");
+    }
+    const absl::StatusOr<int64_t> found = VersionIn(*fields.element[0]);
+    if (!found.ok()) return found.status();
+    if (version.has_value() && *version != *found) {
+      return absl::AbortedError("the session was changed in the store while it was read");
+    }
+    version = *found;
+    const redisReply &count = *fields.element[1], &bytes = *fields.element[2];
+    const bool counted =
+        count.type == REDIS_REPLY_NIL ||
+        (count.type == REDIS_REPLY_STRING && absl::SimpleAtoi({count.str, count.len}, &pieces));
+    if (!counted || bytes.type != REDIS_REPLY_STRING) {
+      return absl::DataLossError(
+          "the session store has a version of the session without its bytes");
+    }
+    const absl::StatusOr<bool> taken = take({bytes.str, bytes.len});
+    if (!taken.ok()) return taken.status();
+    more = *taken;
+  }
   Keep(std::move(connection));
-  const redisReply& fields = *replies->at(0);
-  if (fields.type != REDIS_REPLY_ARRAY || fields.elements != 2) {
-    return absl::DataLossError("the session store answers with something else than two fields");
-  }
-  const absl::StatusOr<int64_t> version = VersionIn(*fields.element[0]);
-  if (!version.ok()) return version.status();
-  const redisReply& bytes = *fields.element[1];
-  if (bytes.type != REDIS_REPLY_STRING) {
-    return absl::DataLossError("the session store has a version of the session without its bytes");
-  }
-  return StoredSession{*version, std::string(bytes.str, bytes.len)};
+  return *version;
 }
 
 absl::StatusOr<int64_t> RedisStore::Version(const StoreKey& key) {
   const std::string name = NameOf(key);
   Connection connection;
-  absl::StatusOr<Replies> replies =
-      Begin({{"HGET", name, "v"}}, SteadyNow() + options_.timeout, &connection);
+  absl::StatusOr<Replies> replies = Call({{"HGET", name, "v"}}, &connection);
   if (!replies.ok()) return replies.status();
   Keep(std::move(connection));
   return VersionIn(*replies->at(0));
@@ -181,8 +239,7 @@ absl::StatusOr<int64_t> RedisStore::Version(const StoreKey& key) {
 absl::Status RedisStore::Delete(const StoreKey& key) {
   const std::string name = NameOf(key);
   Connection connection;
-  absl::StatusOr<Replies> replies =
-      Begin({{"DEL", name}}, SteadyNow() + options_.timeout, &connection);
+  absl::StatusOr<Replies> replies = Call({{"DEL", name}}, &connection);
   if (!replies.ok()) return replies.status();
   Keep(std::move(connection));
   return absl::OkStatus();

@@ -1,9 +1,13 @@
 // A session store for many replicas: Redis from version 4 on, Valkey, or another server with their
-// protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v) and bytes (b).
+// protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v), the number of
+// pieces of its bytes (n, where there are several) and these (b, b1, b2, ...). They are put under a
+// name that nobody reads, from which a broken call's vanish, and take their place all at once.
 // There is no TLS, so the store should be in a private network.
 #ifndef PACKRAT_SERVER_STORE_REDIS_STORE_H_
 #define PACKRAT_SERVER_STORE_REDIS_STORE_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,10 +23,10 @@ namespace packrat {
 struct RedisStoreOptions {
   RedisAddress address;
   std::string prefix = "packrat:";
-  absl::Duration timeout = absl::Seconds(2);      // Of a call, connecting included.
+  absl::Duration timeout = absl::Seconds(2);      // Of a piece, connecting included.
   absl::Duration retry_after = absl::Seconds(1);  // Without asking, after a failure to connect.
   int max_idle = 16;                              // Connections that are kept open.
-  int64_t max_bytes = int64_t{512} << 20;  // Of one session; Redis takes no more as one value.
+  size_t piece_bytes = size_t{8} << 20;           // What is smaller is one.
 };
 
 // "redis://[USER@]HOST[:PORT][/DATABASE]" or "redis+unix:/PATH". INVALID_ARGUMENT: neither. An
@@ -32,11 +36,11 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(absl::string_view text);
 // Thread-safe.
 class RedisStore : public SessionStore {
  public:
-  explicit RedisStore(RedisStoreOptions options) : options_(std::move(options)) {}
+  explicit RedisStore(RedisStoreOptions options);
 
-  absl::Status Put(const StoreKey& key, int64_t version, absl::Span<const absl::string_view> pieces,
+  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<StoredSession> Get(const StoreKey& key) override;
+  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
   absl::StatusOr<int64_t> Version(const StoreKey& key) override;
   absl::Status Delete(const StoreKey& key) override;
 
@@ -47,13 +51,21 @@ class RedisStore : public SessionStore {
   std::string NameOf(const StoreKey& key) const;
   // Connects. For retry_after after a failure it is UNAVAILABLE at once.
   absl::StatusOr<Connection> Connect(absl::Time deadline);
-  // Sends the commands on an idle connection, or on a new one if there is none or it is broken.
-  // *connection is the one that was used.
-  absl::StatusOr<Replies> Begin(const std::vector<RedisConnection::Command>& commands,
-                                absl::Time deadline, Connection* connection);
+  // Sends the commands on *connection, the one that was used before; where that is null on an idle
+  // one, or on a new one if there is none or it is broken.
+  absl::StatusOr<Replies> Call(const std::vector<RedisConnection::Command>& commands,
+                               Connection* connection);
+  // Puts all under a name of the call's own: how many fields that are.
+  absl::StatusOr<int> Stage(const std::string& name, const std::string& version, const Source& next,
+                            Connection* connection);
+  // Gives it its place, if that many are there.
+  absl::Status Move(const std::string& from, const std::string& to, int fields, int64_t version,
+                    absl::Duration ttl, Connection* connection);
   void Keep(Connection connection);
 
   const RedisStoreOptions options_;
+  const uint64_t own_;  // No other process has it in its names.
+  std::atomic<int64_t> puts_{0};
   Mutex mutex_;
   std::vector<Connection> idle_ ABSL_GUARDED_BY(mutex_);
   absl::Time down_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();

@@ -17,7 +17,6 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <random>
@@ -37,6 +36,7 @@
 #include "runtime/outbox.h"
 #include "runtime/steady_clock.h"
 #include "tests/bench/report.h"
+#include "tests/runtime/state_pieces.h"
 
 ABSL_FLAG(std::string, model, "models/demo", "Folder of the model.");
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-idle", "Folder for the states; emptied at the end.");
@@ -134,16 +134,15 @@ class Bench {
   void LoadSession() {
     if (loaded_.position == 0) {
       std::promise<absl::StatusOr<SavedState>> saved;
-      engine_->SaveState(
-          {}, texts_[0], std::numeric_limits<int64_t>::max(),
-          [&](absl::StatusOr<SavedState> state) { saved.set_value(std::move(state)); });
+      SaveWhole(engine_.get(), {}, texts_[0],
+                [&](absl::StatusOr<SavedState> state) { saved.set_value(std::move(state)); });
       loaded_ = *saved.get_future().get();
       PACKRAT_CHECK(loaded_.position == static_cast<int>(texts_[0].size()) - 1);
     }
     loaded_.tokens = RandomText(static_cast<int>(texts_[0].size()));
     std::promise<absl::Status> done;
-    engine_->LoadState({}, loaded_,
-                       [&](absl::Status status) { done.set_value(std::move(status)); });
+    LoadWhole(engine_.get(), {}, loaded_,
+              [&](absl::Status status) { done.set_value(std::move(status)); });
     const absl::Status status = done.get_future().get();
     PACKRAT_CHECK(status.ok()) << status;
     texts_.push_back(loaded_.tokens);

@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -32,13 +34,12 @@ class DirectoryStoreTest : public testing::Test {
     options.folder = folder_ + "/sessions";
     options.now = [this] { return now_; };
     options.lock_timeout = lock_timeout;
-    options.max_bytes = 100000;
     auto store = DirectoryStore::Open(options);
     EXPECT_TRUE(store.ok()) << store.status();
     return *std::move(store);
   }
   absl::Status Put(const std::string& handle, absl::Duration ttl, int64_t version = 1) {
-    return store_->Put({"t", handle}, version, {"bytes"}, ttl);
+    return PutAll(store_.get(), {"t", handle}, version, {"bytes"}, ttl);
   }
   std::string Path(const std::string& handle) { return folder_ + "/sessions/tenant-t/" + handle; }
 
@@ -48,6 +49,11 @@ class DirectoryStoreTest : public testing::Test {
 };
 
 TEST_F(DirectoryStoreTest, KeepsSessions) { CheckStoreKeepsSessions(store_.get()); }
+
+TEST_F(DirectoryStoreTest, TakesAllOrNothing) {
+  CheckStoreTakesAllOrNothing(store_.get());
+  EXPECT_TRUE(fs::is_empty(folder_ + "/sessions/tenant-tenant"));
+}
 
 TEST_F(DirectoryStoreTest, KeepsTenantsApart) { CheckStoreKeepsTenantsApart(store_.get()); }
 
@@ -59,7 +65,7 @@ TEST_F(DirectoryStoreTest, TheNewestVersionWins) {
 TEST_F(DirectoryStoreTest, AnotherProcessGoesOn) {
   EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
   store_ = Open();
-  EXPECT_EQ(store_->Get({"t", "h"})->bytes, "bytes");
+  EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->bytes, "bytes");
   struct stat stat;
   ASSERT_EQ(::stat(Path("h").c_str(), &stat), 0);
   EXPECT_EQ(stat.st_mode & 0777, 0600u);  // A conversation is nobody else's.
@@ -69,13 +75,13 @@ TEST_F(DirectoryStoreTest, WhatHasExpiredIsGoneAndSweptAway) {
   EXPECT_EQ(Put("short", absl::Seconds(10)), absl::OkStatus());
   EXPECT_EQ(Put("long", absl::Seconds(100), 5), absl::OkStatus());
   now_ += absl::Seconds(10);
-  EXPECT_TRUE(absl::IsNotFound(store_->Get({"t", "short"}).status()));
+  EXPECT_TRUE(absl::IsNotFound(GetAll(store_.get(), {"t", "short"}).status()));
   EXPECT_TRUE(absl::IsNotFound(store_->Version({"t", "short"}).status()));
-  EXPECT_TRUE(store_->Get({"t", "long"}).ok());
+  EXPECT_TRUE(GetAll(store_.get(), {"t", "long"}).ok());
   EXPECT_TRUE(fs::exists(Path("short")));
   EXPECT_EQ(store_->RemoveExpired(), 1);
   EXPECT_FALSE(fs::exists(Path("short")));
-  EXPECT_TRUE(store_->Get({"t", "long"}).ok());
+  EXPECT_TRUE(GetAll(store_.get(), {"t", "long"}).ok());
   // Its version no longer counts; the sweep comes with a Put().
   now_ += absl::Minutes(5);
   EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
@@ -90,17 +96,17 @@ TEST_F(DirectoryStoreTest, DamageIsFoundAndCanBeReplaced) {
     std::string bytes = whole;
     bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
     std::ofstream(Path("h"), std::ios::binary) << bytes;
-    const absl::Status status = store_->Get({"t", "h"}).status();
+    const absl::Status status = GetAll(store_.get(), {"t", "h"}).status();
     ASSERT_TRUE(absl::IsDataLoss(status)) << "bit " << bit << ": " << status;
   }
   for (size_t size = 0; size < whole.size(); ++size) {
     std::ofstream(Path("h"), std::ios::binary) << whole.substr(0, size);
-    const absl::Status status = store_->Get({"t", "h"}).status();
+    const absl::Status status = GetAll(store_.get(), {"t", "h"}).status();
     ASSERT_TRUE(absl::IsDataLoss(status)) << "cut after " << size << ": " << status;
   }
   EXPECT_EQ(store_->RemoveExpired(), 0);  // Somebody may want to look at it.
   EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
-  EXPECT_EQ(store_->Get({"t", "h"})->bytes, "bytes");
+  EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->bytes, "bytes");
 }
 
 TEST_F(DirectoryStoreTest, WhoCannotHaveTheLockSaysSo) {
@@ -110,25 +116,44 @@ TEST_F(DirectoryStoreTest, WhoCannotHaveTheLockSaysSo) {
   ASSERT_EQ(flock(fd, LOCK_EX), 0);
   EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1), 2)));
   EXPECT_TRUE(absl::IsUnavailable(store_->Delete({"t", "h"})));
-  EXPECT_EQ(store_->Get({"t", "h"})->version, 1);
+  EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->version, 1);
   close(fd);
   EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
   // Nothing half done was left.
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_ + "/sessions/tenant-t"), {}), 1);
 }
 
+// Between two pieces, or for the first.
+TEST_F(DirectoryStoreTest, WhatAFullDiskDoesNotTakeLeavesNothing) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before, small;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  for (const rlim_t bytes : {10, 6000}) {
+    small = before;
+    small.rlim_cur = bytes;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const std::string piece(5000, 'x');
+    const absl::Status status = PutAll(store_.get(), {"t", "h"}, 2, {piece, piece});
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_ + "/sessions/tenant-t"), {}), 1);
+  }
+  EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->bytes, "bytes");
+}
+
 TEST_F(DirectoryStoreTest, AFolderThatIsGoneIsUnavailable) {
   EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
   fs::remove_all(folder_ + "/sessions");
   EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1))));
-  EXPECT_TRUE(absl::IsNotFound(store_->Get({"t", "h"}).status()));
+  EXPECT_TRUE(absl::IsNotFound(GetAll(store_.get(), {"t", "h"}).status()));
 }
 
 TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNoDamage) {
   EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
   fs::create_directory(Path("h"));
   EXPECT_TRUE(absl::IsUnavailable(store_->Version({"t", "h"}).status()));
-  EXPECT_TRUE(absl::IsUnavailable(store_->Get({"t", "h"}).status()));
+  EXPECT_TRUE(absl::IsUnavailable(GetAll(store_.get(), {"t", "h"}).status()));
 }
 
 TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {

@@ -17,6 +17,7 @@
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"
+#include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
@@ -124,7 +125,7 @@ class Storm {
   void Save() {
     const int tenant = Pick(2);
     const Text& text = texts_[tenant][Pick(texts_[tenant].size())];
-    engine_->SaveState(SpaceOf(tenant), text, 1 << 30, [this, tenant](const auto& state) {
+    SaveWhole(engine_.get(), SpaceOf(tenant), text, [this, tenant](const auto& state) {
       if (!state.ok() || state->position == 0) return;
       ++num_saved_;
       saved_[tenant].push_back(*state);
@@ -139,7 +140,7 @@ class Storm {
       num_loaded_ += status.ok();
       ExpectPlaced(status);
     };
-    engine_->LoadState(SpaceOf(tenant), state, count);
+    LoadWhole(engine_.get(), SpaceOf(tenant), state, count);
   }
   static void ExpectPlaced(const absl::Status& status) {
     const bool refused = absl::IsResourceExhausted(status);

@@ -10,6 +10,7 @@
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/engine_fixture.h"
 #include "tests/runtime/fake_model.h"
+#include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
@@ -252,7 +253,7 @@ TEST_F(EngineCacheTest, AStateIsNobodysBeforeItsLastStepIsRead) {
     // Whoever would begin with the state has not to compute that token.
     Submit(heir.Make(++id_, Join(prompt, {5, 6, 7}), 5));
     absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
-    engine_->SaveState({}, prompt, 1 << 30, [&](auto state) { saved = std::move(state); });
+    SaveWhole(engine_.get(), {}, prompt, [&](auto state) { saved = std::move(state); });
     Step();
     cancelled.Poll();
     EXPECT_EQ(cancelled.finish->reason, FinishReason::kCancelled);

@@ -10,6 +10,7 @@
 #include "runtime/engine.h"
 #include "tests/runtime/consumer.h"
 #include "tests/runtime/fake_model.h"
+#include "tests/runtime/state_pieces.h"
 #include "tests/tools/allocations.h"
 
 namespace packrat {
@@ -163,9 +164,9 @@ TEST_F(EngineMemoryTest, StatesThatLeaveAndCome) {
       while (!engine_->idle()) Step();
       absl::Status status = absl::UnknownError("not called");
       if (comes) {
-        engine_->LoadState(there, state, [&](const absl::Status& s) { status = s; });
+        LoadWhole(engine_.get(), there, state, [&](const absl::Status& s) { status = s; });
       } else {
-        engine_->SaveState({}, text, 1 << 30, [&](absl::StatusOr<SavedState> s) {
+        SaveWhole(engine_.get(), {}, text, [&](absl::StatusOr<SavedState> s) {
           status = s.status();
           saved = std::move(s);
         });

@@ -10,6 +10,7 @@
 #include "runtime/engine.h"
 #include "runtime/saved_state.h"
 #include "tests/runtime/golden_engine.h"
+#include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 // Within a block, at its end, and beyond the windows.
 const std::vector<int> kPrompts = kOnGpu ? std::vector<int>{37} : std::vector<int>{10, 23, 58, 150};
 constexpr int kGenerated = 9, kMore = 5;
+constexpr size_t kPiece = 3333;
 
 class EngineSavedStateTest : public GoldenEngineTest {
  protected:
@@ -55,21 +57,40 @@ class EngineSavedStateTest : public GoldenEngineTest {
     return consumer;
   }
 
+  // In pieces, which end anywhere.
   std::string Save(const Replica& replica, const Text& text) {
-    std::string bytes;
-    replica.engine->SaveState(space_, text, 1 << 30, [&](absl::StatusOr<SavedState> state) {
-      ASSERT_TRUE(state.ok()) << state.status();
-      bytes = EncodeHeader(*state, OwnerOf(*replica.model)) + state->parts;
-    });
-    Step(replica.engine.get());
-    return bytes;
+    SavedState state;
+    state.tokens = text;
+    state.solver = space_.solver;
+    KeptState from;
+    for (bool more = true; more;) {
+      replica.engine->ReadState(space_, Shared(text), from,
+                                static_cast<int64_t>(state.parts.size()), kPiece,
+                                [&](const absl::StatusOr<StatePiece>& piece) {
+                                  ASSERT_TRUE(piece.ok()) << piece.status();
+                                  more = !piece->bytes.empty();
+                                  if (more) from = piece->from;
+                                  state.parts += piece->bytes;
+                                });
+      Step(replica.engine.get());
+    }
+    state.position = from.position;
+    return EncodeHeader(state, OwnerOf(*replica.model)) + state.parts;
   }
 
   SavedState Restore(const Replica& replica, const std::string& bytes) {
     auto state = DecodeSavedState(bytes, OwnerOf(*replica.model));
     EXPECT_TRUE(state.ok()) << state.status();
+    const uint64_t number = Engine::NewStateNumber();
     absl::Status status = absl::UnknownError("not called");
-    replica.engine->LoadState(space_, *state, [&](const absl::Status& s) { status = s; });
+    const auto done = [&](const absl::Status& s) { status = s; };
+    for (size_t at = 0; at < state->parts.size(); at += kPiece) {
+      replica.engine->WriteState(number, state->position, /*dial=*/0, static_cast<int64_t>(at),
+                                 state->parts.substr(at, kPiece), done);
+      Step(replica.engine.get());
+      EXPECT_EQ(status, absl::OkStatus());
+    }
+    replica.engine->KeepState(number, space_, Shared(state->tokens), done);
     Step(replica.engine.get());
     EXPECT_EQ(status, absl::OkStatus());
     return *std::move(state);
@@ -117,8 +138,8 @@ TEST_P(EngineSavedStateTest, ABadStateFailsOneTurn) {
   auto state = DecodeSavedState(Save(first, text), OwnerOf(*first.model));
   ASSERT_TRUE(state.ok()) << state.status();
   std::fill(state->parts.begin(), state->parts.end(), '\xFF');
-  second.engine->LoadState(space_, *state,
-                           [](const absl::Status& s) { EXPECT_EQ(s, absl::OkStatus()); });
+  LoadWhole(second.engine.get(), space_, *state,
+            [](const absl::Status& s) { EXPECT_EQ(s, absl::OkStatus()); });
   Append(RandomText(*first.model, kMore), &text);
   EXPECT_EQ(Run(second, text)->finish->reason, FinishReason::kError);
   const auto again = Run(second, text), alone = Run(plain, text);

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "runtime/saved_state.h"
 #include "tests/runtime/engine_fixture.h"
+#include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
@@ -17,14 +18,14 @@ class EngineStateTest : public EngineTest {
  protected:
   absl::StatusOr<SavedState> Save(const Text& text, const StateSpace& space = {}) {
     absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
-    engine_->SaveState(space, text, max_bytes_,
-                       [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
+    SaveWhole(engine_.get(), space, text,
+              [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
     Step();
     return saved;
   }
   absl::Status Load(const SavedState& state, const StateSpace& space = {}) {
     absl::Status status = absl::UnknownError("not called");
-    engine_->LoadState(space, state, [&](const absl::Status& s) { status = s; });
+    LoadWhole(engine_.get(), space, state, [&](const absl::Status& s) { status = s; });
     Step();
     return status;
   }
@@ -39,7 +40,6 @@ class EngineStateTest : public EngineTest {
     prompt.insert(prompt.end(), consumer.tokens.begin(), consumer.tokens.end());
     return prompt;
   }
-  int64_t max_bytes_ = 1 << 30;
   uint64_t last_id_ = 0;
   int cached_tokens_ = 0;
 };
@@ -79,17 +79,199 @@ TEST_F(EngineStateTest, ATextIsFoundWhereItWasLoadedAndNowhereElse) {
   EXPECT_EQ(cached_tokens_, 54);
 }
 
-TEST_F(EngineStateTest, ALargeStateIsNotEvenRead) {
+// A state by hand: pieces, and what comes of each.
+class StateInPiecesTest : public EngineStateTest {
+ protected:
+  absl::StatusOr<StatePiece> Read(const Text& text, KeptState which, int64_t at, int64_t size) {
+    absl::StatusOr<StatePiece> piece = absl::UnknownError("not called");
+    engine_->ReadState({}, Shared(text), which, at, size,
+                       [&](absl::StatusOr<StatePiece> read) { piece = std::move(read); });
+    Step();
+    return piece;
+  }
+  absl::Status Write(const SavedState& state, int64_t at, int64_t size) {
+    absl::Status status = absl::UnknownError("not called");
+    engine_->WriteState(number_, state.position, /*dial=*/0, at, state.parts.substr(at, size),
+                        [&](const absl::Status& s) { status = s; });
+    Step();
+    return status;
+  }
+  absl::Status Keep(const Text& text) {
+    absl::Status status = absl::UnknownError("not called");
+    engine_->KeepState(number_, {}, Shared(text), [&](const absl::Status& s) { status = s; });
+    Step();
+    return status;
+  }
+  // Parts of the pool that the cache holds, of all kinds.
+  int64_t Cached() const {
+    int64_t parts = 0;
+    for (const EngineStats::Pool& pool : engine_->stats().pools) parts += pool.cached;
+    return parts;
+  }
+  // Of the longest text.
+  SavedState MadeUp(int position) {
+    SavedState state;
+    state.tokens = RandomPrompt(&random_, position);
+    state.position = position;
+    state.parts.resize(SavedPartBytes(model_->state_layout(), position));
+    for (char& byte : state.parts) byte = static_cast<char>(random_());
+    return state;
+  }
+  uint64_t number_ = Engine::NewStateNumber();
+};
+
+TEST_F(StateInPiecesTest, TheyAreTheWhole) {
   Start(Small());
-  const Text text = Run(RandomPrompt(&random_, 50));
-  max_bytes_ = static_cast<int64_t>(Save(text)->parts.size());
-  EXPECT_EQ(Save(text)->position, 54);
-  --max_bytes_;
-  const auto saved = Save(text);
-  ASSERT_TRUE(saved.ok()) << saved.status();
-  EXPECT_EQ(saved->tokens, text);
-  EXPECT_EQ(saved->position, 0);
-  EXPECT_EQ(saved->parts, "");
+  const Text text = Run(RandomPrompt(&random_, 83));
+  const SavedState whole = *Save(text);
+  for (const int64_t size : {1, 100, 4096, 5000}) {
+    if (size == 1 && whole.parts.size() > 20000) continue;
+    std::string parts;
+    KeptState which;
+    for (;;) {
+      const auto piece = Read(text, which, static_cast<int64_t>(parts.size()), size);
+      ASSERT_TRUE(piece.ok()) << piece.status();
+      EXPECT_EQ(piece->from.position, whole.position);
+      if (piece->bytes.empty()) break;
+      which = piece->from;
+      parts += piece->bytes;
+    }
+    EXPECT_EQ(parts, whole.parts) << size;
+
+    Start(Small());
+    const auto all = static_cast<int64_t>(whole.parts.size());
+    for (int64_t at = 0; at < all; at += size) {
+      ASSERT_EQ(Write(whole, at, size), absl::OkStatus());
+      EXPECT_EQ(Save(text)->position, 0);  // Nobody finds it yet.
+    }
+    EXPECT_EQ(Keep(text), absl::OkStatus());
+    EXPECT_EQ(Save(text)->parts, whole.parts);
+    Run(text);
+    EXPECT_EQ(cached_tokens_, whole.position);
+    Start(Small());
+    EXPECT_EQ(Run(Text(text.begin(), text.begin() + 83)), text);
+  }
+}
+
+// It takes of the pool what has come of it, and gives it back where no more comes.
+TEST_F(StateInPiecesTest, WhatIsDroppedLeavesNothing) {
+  Start(Small());
+  const SavedState state = MadeUp(400);
+  const auto all = static_cast<int64_t>(state.parts.size());
+  int64_t before = 0, first = 0;
+  for (int64_t at = 0; at < all; at += all / 8) {
+    ASSERT_EQ(Write(state, at, all / 8), absl::OkStatus());
+    EXPECT_GE(Cached(), before);
+    before = Cached();
+    if (at == 0) first = before;
+  }
+  EXPECT_GT(first, 0);
+  EXPECT_GT(before, 2 * first);
+  engine_->DropState(number_);
+  Step();
+  EXPECT_EQ(Cached(), 0);
+  EXPECT_TRUE(absl::IsAborted(Keep(state.tokens)));
+  EXPECT_TRUE(absl::IsAborted(Write(state, 100, 100)));
+  EXPECT_EQ(Save(state.tokens)->position, 0);
+  // Begun anew it drops what was there.
+  ASSERT_EQ(Write(state, 0, all), absl::OkStatus());
+  ASSERT_EQ(Write(state, 0, 100), absl::OkStatus());
+  EXPECT_LT(Cached(), 16);
+  engine_->DropState(number_);
+  engine_->DropState(number_ + 1);
+  Step();
+  EXPECT_EQ(Cached(), 0);
+}
+
+// What runs has what it needs, of what comes and of what leaves.
+TEST_F(StateInPiecesTest, TheyGiveWayToWhatRuns) {
+  EngineOptions options = Small();
+  options.max_running = 1;
+  options.state_bytes = static_cast<int64_t>(FakeModel().state_layout().SequenceBytes(512));
+  Start(options);
+  const SavedState state = MadeUp(400);
+  const auto half = static_cast<int64_t>(state.parts.size()) / 2;
+  ASSERT_EQ(Write(state, 0, half), absl::OkStatus());
+  const Text other = Run(RandomPrompt(&random_, 490));
+  EXPECT_TRUE(absl::IsAborted(Write(state, half, half)));
+
+  const auto first = Read(other, {}, 0, 100);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->from.position, 494);
+  Run(RandomPrompt(&random_, 490));
+  EXPECT_TRUE(absl::IsAborted(Read(other, first->from, 100, 100).status()));
+  // Nor is it another one of the same text, which might have other bits.
+  EXPECT_EQ(Run(Text(other.begin(), other.begin() + 490)), other);
+  const auto again = Read(other, {}, 0, 100);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->from.position, 494);
+  EXPECT_TRUE(absl::IsAborted(Read(other, first->from, 100, 100).status()));
+  ExpectAllFree();
+}
+
+// A state that is too large for the pool is refused before it takes anything of others.
+TEST_F(StateInPiecesTest, WhatCannotFitTakesNothing) {
+  EngineOptions options = Small();
+  options.max_running = 3;
+  options.state_bytes = static_cast<int64_t>(3 * FakeModel().state_layout().SequenceBytes(500));
+  Start(options);
+  const Text kept = Run(RandomPrompt(&random_, 40));
+  Consumer consumers[2];
+  for (Consumer& consumer : consumers) {
+    Submit(consumer.Make(++last_id_, RandomPrompt(&random_, 400), 112));
+  }
+  Step();
+  const int64_t before = Cached();
+  EXPECT_GT(before, 0);
+  const SavedState state = MadeUp(512);
+  EXPECT_TRUE(absl::IsResourceExhausted(Write(state, 0, 1)));
+  EXPECT_EQ(Cached(), before);
+  EXPECT_TRUE(absl::IsAborted(Write(state, 1, 100)));
+  // What fits begins there.
+  const SavedState shorter = MadeUp(40);
+  EXPECT_EQ(Write(shorter, 0, 1), absl::OkStatus());
+  RunUntilIdle();
+}
+
+// The copies of one step are bounded; the others come in the next ones, in order.
+TEST_F(StateInPiecesTest, AStepCopiesFew) {
+  FakeModel::Options model;
+  model.max_context = 200000;
+  EngineOptions options = Small();
+  options.max_running = 2;
+  Start(options, model);
+  const SavedState state = MadeUp(100000);
+  ASSERT_GT(static_cast<int64_t>(state.parts.size()), 2 * kMostPieceBytes);
+  int64_t at = 0;
+  for (; at < static_cast<int64_t>(state.parts.size()); at += kMostPieceBytes) {
+    ASSERT_EQ(Write(state, at, kMostPieceBytes), absl::OkStatus());
+  }
+  ASSERT_EQ(Keep(state.tokens), absl::OkStatus());
+  std::vector<int> answered;
+  for (int i = 0; i < 3; ++i) {
+    engine_->ReadState({}, Shared(state.tokens), {}, 0, kMostPieceBytes,
+                       [&answered, i](const auto& piece) {
+                         EXPECT_TRUE(piece.ok()) << piece.status();
+                         answered.push_back(i);
+                       });
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(Step());
+    ASSERT_EQ(answered.size(), i + 1u);
+    EXPECT_EQ(answered.back(), i);
+  }
+  // The end of the engine is told to those that still wait.
+  int unavailable = 0;
+  const auto read = [&] {
+    engine_->ReadState({}, Shared(state.tokens), {}, 0, kMostPieceBytes, [&](const auto& piece) {
+      unavailable += absl::IsUnavailable(piece.status());
+    });
+  };
+  for (int i = 0; i < 3; ++i) read();
+  Step();
+  read();  // Behind those.
+  engine_.reset();
+  EXPECT_EQ(unavailable, 3);
 }
 
 // Step by step, while others run and take what they need.
@@ -147,7 +329,7 @@ TEST_F(EngineStateTest, NobodyWaitsForAnEngineThatIsGone) {
   Start(Small());
   const SavedState saved = *Save(Run(RandomPrompt(&random_, 50)));
   absl::Status status;
-  engine_->LoadState({}, saved, [&](const absl::Status& s) { status = s; });
+  LoadWhole(engine_.get(), {}, saved, [&](const absl::Status& s) { status = s; });
   engine_.reset();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
 

@@ -15,6 +15,7 @@
 
 #include "runtime/saved_state.h"
 #include "tests/runtime/engine_fixture.h"
+#include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
@@ -184,8 +185,7 @@ TEST_F(EngineTiersTest, ASavedStateComesFromTheDiskToo) {
   Others(14);
   ASSERT_GT(engine_->stats().tiers.disk.states, 2);
   absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
-  engine_->SaveState({}, text, 1 << 30,
-                     [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
+  SaveWhole(engine_.get(), {}, text, [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
   Step();
   Run();
   ASSERT_TRUE(saved.ok()) << saved.status();
@@ -280,8 +280,8 @@ TEST_F(InPiecesTest, ASavedStateComesFromTheDiskToo) {
   StartSmall();
   const std::vector<Text> texts = Sessions(6);
   absl::StatusOr<SavedState> saved = absl::UnknownError("not called");
-  engine_->SaveState({}, texts[0], 1 << 30,
-                     [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
+  SaveWhole(engine_.get(), {}, texts[0],
+            [&](absl::StatusOr<SavedState> s) { saved = std::move(s); });
   Step();
   Run();
   ASSERT_TRUE(saved.ok()) << saved.status();
@@ -388,8 +388,8 @@ TEST_F(StuckDiskTest, DeadlinesHoldMeanwhile) {
 TEST_F(StuckDiskTest, TheEndOfTheEngineIsTheEndOfTheRequest) {
   GetStuck();
   absl::Status saved = absl::UnknownError("not called");
-  engine_->SaveState({}, text_, 1 << 30,
-                     [&](const absl::StatusOr<SavedState>& s) { saved = s.status(); });
+  SaveWhole(engine_.get(), {}, text_,
+            [&](const absl::StatusOr<SavedState>& s) { saved = s.status(); });
   Step();
   EXPECT_TRUE(absl::IsUnknown(saved));
   engine_->AbortAll(absl::UnavailableError("the server is shutting down"));

@@ -2,7 +2,6 @@
 // back, with the tokens of one that never moved.
 #include "runtime/session_archive.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -10,110 +9,16 @@
 #include <random>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/directory_store.h"
-#include "runtime/engine_thread.h"
-#include "runtime/steady_clock.h"
-#include "tests/runtime/consumer.h"
-#include "tests/runtime/fake_model.h"
+#include "tests/runtime/session_archive_fixture.h"
+#include "tests/runtime/stores_in_front.h"
 
 namespace packrat {
 namespace {
 
-using Text = std::vector<int32_t>;
-
-// What a process has; the store's folder outlives it.
-struct Replica {
-  Replica(const std::string& folder, uint64_t seed, int64_t max_state_bytes,
-          const std::string& numerics_id)
-      : random(seed), sessions({8, 100000, absl::Hours(1)}, [this] { return random(); }) {
-    EngineOptions engine_options;
-    engine_options.max_running = 4;
-    engine_options.max_batch_tokens = 32;
-    engine_options.poison_freed_state = true;
-    engine = *Engine::Create(&model, nullptr, engine_options);
-    thread = std::make_unique<EngineThread>(engine.get());
-    DirectoryStoreOptions store_options;
-    store_options.folder = folder;
-    store_options.now = [] { return absl::FromUnixSeconds(1800000000); };
-    store = *DirectoryStore::Open(store_options);
-    StateOwner owner = OwnerOf(model);
-    if (!numerics_id.empty()) owner.numerics_id = numerics_id;
-    transfer = std::make_unique<SessionTransfer>(&sessions, engine.get(), owner);
-    archive =
-        std::make_unique<SessionArchive>(&sessions, transfer.get(), store.get(), max_state_bytes);
-  }
-
-  std::mt19937_64 random;
-  FakeModel model;
-  std::unique_ptr<Engine> engine;
-  std::unique_ptr<EngineThread> thread;
-  Sessions sessions;
-  std::unique_ptr<DirectoryStore> store;
-  std::unique_ptr<SessionTransfer> transfer;
-  std::unique_ptr<SessionArchive> archive;
-};
-
-class SessionArchiveTest : public testing::Test {
- protected:
-  SessionArchiveTest() {
-    std::string name = testing::TempDir() + "/archiveXXXXXX";
-    folder_ = mkdtemp(name.data());
-  }
-  ~SessionArchiveTest() override { std::filesystem::remove_all(folder_); }
-  std::unique_ptr<Replica> Start(const std::string& numerics_id = "") {
-    return std::make_unique<Replica>(folder_ + "/store", ++seed_, max_state_bytes_, numerics_id);
-  }
-
-  // A turn of what a server would do. Its tokens, and how many of its prompt were not computed.
-  struct Turn {
-    absl::Status status;
-    Text tokens;
-    int cached = 0;
-  };
-  Turn Say(Replica* replica, const std::string& handle, const Text& prompt, bool put = true) {
-    Turn said;
-    said.status = replica->archive->Fetch(owner_, handle, space_, now_);
-    if (!said.status.ok()) return said;
-    auto turn = replica->sessions.Begin(owner_, handle, now_);
-    said.status = turn.status();
-    if (!turn.ok()) return said;
-    Text text = turn->text();
-    text.insert(text.end(), prompt.begin(), prompt.end());
-    EXPECT_EQ(turn->Promise(prompt, 5), absl::OkStatus());
-    Consumer consumer;
-    Request request = consumer.Make(++last_id_, text, 5);
-    request.tenant = space_.tenant;
-    EXPECT_EQ(replica->engine->Submit(std::move(request), SteadyNow()), absl::OkStatus());
-    while (!consumer.finish.has_value()) consumer.Poll();
-    turn->Append(consumer.tokens);
-    turn->Keep(now_);
-    { const Sessions::Turn over = *std::move(turn); }
-    said.tokens = consumer.tokens;
-    said.cached = consumer.finish->usage.cached_tokens;
-    EXPECT_EQ(said.tokens, replica->model.GreedyAfter(text, 5));
-    if (put) said.status = replica->archive->Put(owner_, handle, space_, now_);
-    return said;
-  }
-  Text TextAt(Replica* replica, const std::string& handle) {
-    Text text;
-    EXPECT_TRUE(replica->sessions.Get(owner_, handle, now_, &text).ok());
-    return text;
-  }
-
-  std::string folder_;
-  int64_t max_state_bytes_ = int64_t{1} << 20;
-  const SessionOwner owner_{"tenant"};
-  const StateSpace space_{"tenant", "", {}};
-  const absl::Time now_ = SteadyNow();
-  uint64_t seed_ = 0, last_id_ = 0;
-  std::mt19937_64 random_{3};
-};
-
 TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
-  std::unique_ptr<Replica> replicas[] = {Start(), Start(), Start()};
+  std::unique_ptr<ArchiveReplica> replicas[] = {Start(), Start(), Start()};
   const std::string handle = replicas[0]->sessions.Create(owner_, {}, now_)->handle;
   Text all;
   int home = 0;
@@ -139,21 +44,69 @@ TEST_F(SessionArchiveTest, ATextAloneHasNoOrigin) {
   const auto replica = Start();
   const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
-  const auto packed = replica->transfer->Pack(owner_, mine, std::nullopt, max_state_bytes_, now_);
+  const auto packed = replica->transfer->Pack(owner_, mine, std::nullopt, now_);
   ASSERT_TRUE(packed.ok()) << packed.status();
-  const auto loaded = replica->transfer->Load(owner_, packed->header, "", {}, /*origin=*/77, now_);
+  const auto loaded = Load(replica.get(), packed->header, /*origin=*/77);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->info.origin, 0u);
 }
 
 TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {
-  max_state_bytes_ = 0;
   const auto first = Start(), second = Start();
+  NarrowStore narrow(first->store.get(), 2000);
+  first->archive =
+      std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), &narrow);
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
   const Turn turn = Say(second.get(), handle, RandomPrompt(&random_, 3));
   EXPECT_EQ(turn.status, absl::OkStatus());
   EXPECT_EQ(turn.cached, 0);
+}
+
+TEST_F(SessionArchiveTest, OfAStateThatGivesWayOnItsWayOutTheTextIsStored) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 200), /*put=*/false).status,
+            absl::OkStatus());
+  SlowStore slow(first->store.get(), [&] {
+    // A bad token behind it drops all states of its way.
+    Text bad = TextAt(first.get(), handle);
+    bad.push_back(FakeModel::kNotFiniteToken);
+    Consumer consumer;
+    Request request = consumer.Make(++last_id_, bad, 5);
+    request.tenant = space_.tenant;
+    EXPECT_EQ(first->engine->Submit(std::move(request), SteadyNow()), absl::OkStatus());
+    while (!consumer.finish.has_value()) consumer.Poll();
+  });
+  first->archive = std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), &slow);
+  EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
+  const Turn turn = Say(second.get(), handle, {7});
+  EXPECT_EQ(turn.status, absl::OkStatus());
+  EXPECT_EQ(turn.cached, 0);
+}
+
+// What comes of a session that does not come to its end is gone with the call.
+TEST_F(SessionArchiveTest, HalfASessionLeavesNothing) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 200)).status, absl::OkStatus());
+  const std::string bytes = BytesOf(first.get(), handle);
+  ASSERT_GT(bytes.size(), 20000u);
+  const auto cached = [&] {
+    int64_t parts = 0;
+    for (const auto& pool : second->engine->stats().pools) parts += pool.cached;
+    return parts;
+  };
+  std::string damaged = bytes;
+  damaged.back() ^= 1;
+  for (const std::string& wrong :
+       {bytes.substr(0, 12000), bytes.substr(0, bytes.size() - 1), damaged, bytes + "x"}) {
+    EXPECT_TRUE(absl::IsDataLoss(Load(second.get(), wrong, 77).status()));
+    while (cached() != 0) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_EQ(second->sessions.stats().sessions, 0);
+  }
+  EXPECT_EQ(Load(second.get(), bytes, 77)->state_tokens, 204);
+  EXPECT_GT(cached(), 0);
 }
 
 TEST_F(SessionArchiveTest, OfAnotherNumericsIdTheTextComesAlone) {
@@ -183,10 +136,7 @@ TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
   const std::string mine = first->sessions.Create(owner_, {}, now_)->handle;
   const Text prompt = RandomPrompt(&random_, 50);
   ASSERT_EQ(Say(first.get(), mine, prompt).status, absl::OkStatus());
-  const auto packed = first->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
-  ASSERT_TRUE(packed.ok()) << packed.status();
-  const auto loaded =
-      first->transfer->Load(owner_, packed->header + packed->parts, "", {}, /*origin=*/77, now_);
+  const auto loaded = Load(first.get(), BytesOf(first.get(), mine), /*origin=*/77);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   const std::string handle = loaded->info.handle;
   EXPECT_EQ(loaded->info.origin, 77u);
@@ -196,8 +146,7 @@ TEST_F(SessionArchiveTest, TheOriginOfItsStatesGoesWithIt) {
   EXPECT_EQ(second->sessions.Get(owner_, handle, now_)->origin, 77u);
   EXPECT_EQ(second->sessions.Fork(owner_, handle, now_)->origin, 77u);
   // It is there, and the text of another session does not begin with it.
-  EXPECT_EQ(second->transfer->Pack(owner_, handle, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(second->transfer->Pack(owner_, handle, space_, now_)->state.position(), 54);
   const std::string other = second->sessions.Create(owner_, {}, now_)->handle;
   EXPECT_EQ(Say(second.get(), other, prompt).cached, 0);
 }
@@ -207,23 +156,19 @@ TEST_F(SessionArchiveTest, AStateOfAnOriginGoesWithItsSession) {
   const auto replica = Start();
   const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(replica.get(), mine, RandomPrompt(&random_, 50)).status, absl::OkStatus());
-  const auto packed = replica->transfer->Pack(owner_, mine, space_, max_state_bytes_, now_);
-  ASSERT_TRUE(packed.ok()) << packed.status();
+  const std::string bytes = BytesOf(replica.get(), mine);
   const auto kept = [&] { return replica->engine->stats().cache.snapshots; };
   const int64_t before = kept();
   const auto load = [&](uint64_t origin) {
-    return replica->transfer->Load(owner_, packed->header + packed->parts, "", {}, origin, now_)
-        ->info.handle;
+    return Load(replica.get(), bytes, origin)->info.handle;
   };
   const std::string first = load(77), second = load(78);
-  EXPECT_EQ(replica->transfer->Pack(owner_, first, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(replica->transfer->Pack(owner_, first, space_, now_)->state.position(), 54);
   EXPECT_EQ(kept(), before + 2);
   EXPECT_EQ(replica->sessions.Delete(owner_, first, now_), absl::OkStatus());
   EXPECT_EQ(replica->sessions.Delete(owner_, mine, now_), absl::OkStatus());
   while (kept() != before + 1) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_EQ(replica->transfer->Pack(owner_, second, space_, max_state_bytes_, now_)->state_tokens,
-            54);
+  EXPECT_EQ(replica->transfer->Pack(owner_, second, space_, now_)->state.position(), 54);
 }
 
 TEST_F(SessionArchiveTest, WhoWasCutOffDoesNotPutAnOldSessionOverANewOne) {
@@ -298,13 +243,36 @@ TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
   EXPECT_EQ(first->archive->Delete(owner_, "../x"), absl::OkStatus());
 }
 
+TEST_F(SessionArchiveTest, WhatChangesWhileItIsReadIsReadAnew) {
+  const auto first = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 50)).status, absl::OkStatus());
+  for (const int times : {1, 2, 3}) {
+    const auto second = Start();
+    ChangingStore changing(second->store.get(), times);
+    second->archive =
+        std::make_unique<SessionArchive>(&second->sessions, second->transfer.get(), &changing);
+    const absl::Status status = second->archive->Fetch(owner_, handle, space_, now_);
+    if (times == 3) {  // For ever.
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      continue;
+    }
+    EXPECT_EQ(status, absl::OkStatus());
+    EXPECT_EQ(Say(second.get(), handle, {7}, /*put=*/false).cached, 54);
+  }
+}
+
 TEST_F(SessionArchiveTest, WhatIsThereAlreadyIsStored) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
   EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
   // And comes without its state where nobody goes on from that.
+  WatchedStore watched(second->store.get(), [] {});
+  second->archive =
+      std::make_unique<SessionArchive>(&second->sessions, second->transfer.get(), &watched);
   EXPECT_EQ(second->archive->Fetch(owner_, handle, std::nullopt, now_), absl::OkStatus());
+  EXPECT_FALSE(watched.wants_more);
   EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
 }
 

@@ -113,6 +113,50 @@ TEST(HttpSessions, AreTakenAsTheyCome) {
   EXPECT_EQ(server.AccessLines("LoadSession"), 2);
 }
 
+// With a state that is larger than what all such calls may hold, and is read no faster than its
+// pieces find their place.
+TEST(HttpSessions, GoAndComeInPieces) {
+  constexpr int64_t kLimit = 96 << 10;
+  TestServer::Options options = WithTokenizer();
+  options.server.message_bytes = 4 * kLimit;
+  options.model.max_context = 6000;
+  TestServer server(options), other(options);
+  const std::string handle = Post(server, "/packrat/v1/CreateSession", "{}").json()["session"];
+  v1::GenerateRequest turn = Ids(std::vector<int32_t>(5000, 5), 20);
+  turn.set_session(handle);
+  ASSERT_TRUE(Generate(StubFor(server).get(), turn).status.ok());
+  const Answer saved =
+      Post(server, "/packrat/v1/SaveSession", absl::StrCat(R"({"session":")", handle, R"("})"));
+  ASSERT_EQ(saved.status, 200) << saved.body;
+  EXPECT_TRUE(saved.whole);
+  EXPECT_EQ(HeaderOf(saved, "X-Saved-Bytes"), absl::StrCat(saved.body.size()));
+  ASSERT_GT(static_cast<int64_t>(saved.body.size()), 2 * kLimit);
+  const std::string head = absl::StrCat(kHead, "Content-Length: ", saved.body.size(), "\r\n\r\n");
+  const auto load = [&](const std::string& bytes) {
+    HttpClient client(other.server().http_port());
+    return Read(client.Ask(absl::StrCat(head, bytes)));
+  };
+  const auto nothing_held = [&] {
+    return other.Metric("packrat_session_transfer_bytes{") == 0 &&
+           other.Metric("packrat_streams_open{") == 0 &&
+           other.Metric("packrat_state_cached_bytes") == 0;
+  };
+  {
+    HttpClient leaves(other.server().http_port());
+    leaves.Send(absl::StrCat(head, saved.body.substr(0, saved.body.size() - 1)));
+    EXPECT_TRUE(Eventually([&] { return other.Metric("packrat_state_cached_bytes") > 0; }));
+  }
+  EXPECT_TRUE(Eventually(nothing_held));
+  std::string damaged = saved.body;
+  damaged.back() ^= 1;
+  EXPECT_EQ(load(damaged).json()["code"], 15);
+  EXPECT_TRUE(Eventually(nothing_held));
+  const Answer loaded = load(saved.body);
+  ASSERT_EQ(loaded.status, 200) << loaded.body;
+  EXPECT_EQ(loaded.json()["state_tokens"], 5019);
+  EXPECT_GT(other.Metric("packrat_state_cached_bytes"), 0);
+}
+
 // Before the rest of it comes, and what is refused at once before any of it.
 TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
   TestServer server(WithTokenizer());
@@ -124,6 +168,9 @@ TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
   const std::string length = "Content-Length: 1000000\r\n";
   EXPECT_EQ(answer(length, std::string(100, 'x')).json()["code"], 15);  // DATA_LOSS
   EXPECT_EQ(answer(length, bytes + "x").json()["code"], 15);
+  // Nor is memory taken for what a client only announces.
+  const std::string far = "Content-Length: 500000000000\r\n";
+  EXPECT_EQ(answer(far, bytes + "x").json()["code"], 15);
   const std::string asks = absl::StrCat(length, "Expect: 100-continue\r\n");
   EXPECT_EQ(answer(absl::StrCat(asks, "X-Session-Ttl: soon\r\n"), "").status, 400);
   EXPECT_EQ(answer(absl::StrCat(asks, "X-Cache-Salt: ", std::string(300, 's'), "\r\n"), "").status,
@@ -131,7 +178,7 @@ TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
   EXPECT_EQ(answer(absl::StrCat(asks, "X-Request-Timeout: soon\r\n"), "").status, 400);
   const Answer large = answer("Content-Length: 1000000000000\r\n", "");
   EXPECT_EQ(large.status, 413) << large.body;
-  EXPECT_TRUE(Eventually([&] { return server.AccessLines("LoadSession") == 5; }));
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("LoadSession") == 6; }));
   EXPECT_EQ(server.Metric("packrat_session_transfer_bytes{"), 0);
   EXPECT_EQ(server.Metric("packrat_streams_open{"), 0);
 }

@@ -30,21 +30,24 @@ class RedisStoreTest : public testing::Test {
     options_.retry_after = absl::ZeroDuration();
   }
   absl::Status Put(RedisStore* store, int64_t version) {
-    return store->Put(key_, version, {"bytes"}, absl::Hours(1));
+    return PutAll(store, key_, version, {"bytes"});
   }
   void ExpectUnavailable(RedisStore* store) {
     EXPECT_TRUE(absl::IsUnavailable(Put(store, 100)));
-    EXPECT_TRUE(absl::IsUnavailable(store->Get(key_).status()));
+    EXPECT_TRUE(absl::IsUnavailable(GetAll(store, key_).status()));
     EXPECT_TRUE(absl::IsUnavailable(store->Version(key_).status()));
     EXPECT_TRUE(absl::IsUnavailable(store->Delete(key_)));
   }
-  // Sends what a store has no name for.
-  void Tell(const RedisConnection::Command& command) {
+  // Sends what a store has no name for. The number that it is answered; 0: something else.
+  int64_t Tell(const RedisConnection::Command& command) {
     const absl::Time deadline = SteadyNow() + absl::Seconds(60);
     auto connection = RedisConnection::Open(options_.address, deadline);
-    ASSERT_TRUE(connection.ok()) << connection.status();
-    EXPECT_EQ((*connection)->Call({command}, deadline).status(), absl::OkStatus());
+    EXPECT_TRUE(connection.ok()) << connection.status();
+    const auto replies = (*connection)->Call({command}, deadline);
+    EXPECT_TRUE(replies.ok()) << replies.status();
+    return replies.ok() ? replies->at(0)->integer : 0;
   }
+  int64_t Keys() { return Tell({"DBSIZE"}); }
 
   const StoreKey key_{"tenant", "handle"};
   RedisProcess redis_;
@@ -54,6 +57,41 @@ class RedisStoreTest : public testing::Test {
 TEST_F(RedisStoreTest, KeepsSessions) {
   RedisStore store(options_);
   CheckStoreKeepsSessions(&store);
+}
+
+TEST_F(RedisStoreTest, TakesAllOrNothing) {
+  options_.piece_bytes = 5000;
+  RedisStore store(options_);
+  CheckStoreTakesAllOrNothing(&store);
+  EXPECT_EQ(Keys(), 0);
+}
+
+// As versions before this one wrote them.
+TEST_F(RedisStoreTest, AnEntryOfOneFieldIsRead) {
+  RedisStore store(options_);
+  Tell({"HSET", "packrat:tenant:handle", "v", "3", "b", "bytes"});
+  EXPECT_EQ(GetAll(&store, key_)->bytes, "bytes");
+  EXPECT_TRUE(absl::IsAborted(Put(&store, 3)));
+  EXPECT_EQ(PutAll(&store, key_, 4, {"a", "b"}), absl::OkStatus());
+  EXPECT_EQ(GetAll(&store, key_)->bytes, "ab");
+  EXPECT_EQ(Keys(), 1);
+}
+
+// Changed between two of its pieces, or without one of them.
+TEST_F(RedisStoreTest, PiecesOfTwoEntriesAreNotOne) {
+  options_.piece_bytes = 1;
+  RedisStore store(options_);
+  ASSERT_EQ(PutAll(&store, key_, 1, {"a", "b", "c"}), absl::OkStatus());
+  const absl::Status status = store
+                                  .Get(key_,
+                                       [&](absl::string_view) -> absl::StatusOr<bool> {
+                                         return PutAll(&store, key_, 2, {"x", "y", "z"}).ok();
+                                       })
+                                  .status();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_EQ(GetAll(&store, key_)->bytes, "xyz");
+  Tell({"HDEL", "packrat:tenant:handle", "b1"});
+  EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
 }
 
 TEST_F(RedisStoreTest, KeepsTenantsApart) {
@@ -70,17 +108,17 @@ TEST_F(RedisStoreTest, TheNewestVersionWins) {
 TEST_F(RedisStoreTest, KeepsLargeSessions) {
   RedisStore store(options_);
   const std::string bytes(40 << 20, 'x');
-  ASSERT_EQ(store.Put(key_, 1, {bytes, "end"}, absl::Hours(1)), absl::OkStatus());
-  EXPECT_EQ(store.Get(key_)->bytes, bytes + "end");
+  ASSERT_EQ(PutAll(&store, key_, 1, {bytes, "end"}), absl::OkStatus());
+  EXPECT_EQ(GetAll(&store, key_)->bytes, bytes + "end");
 }
 
 TEST_F(RedisStoreTest, WhatHasExpiredIsGone) {
   RedisStore store(options_);
-  EXPECT_EQ(store.Put(key_, 5, {"short"}, absl::Milliseconds(1)), absl::OkStatus());
-  while (!absl::IsNotFound(store.Get(key_).status())) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_EQ(PutAll(&store, key_, 5, {"short"}, absl::Milliseconds(1)), absl::OkStatus());
+  while (!absl::IsNotFound(GetAll(&store, key_).status())) absl::SleepFor(absl::Milliseconds(5));
   EXPECT_TRUE(absl::IsNotFound(store.Version(key_).status()));
   EXPECT_EQ(Put(&store, 1), absl::OkStatus());
-  EXPECT_EQ(store.Get(key_)->bytes, "bytes");
+  EXPECT_EQ(GetAll(&store, key_)->bytes, "bytes");
 }
 
 TEST_F(RedisStoreTest, DownItIsUnavailableAndUpAgainItGoesOn) {
@@ -93,7 +131,7 @@ TEST_F(RedisStoreTest, DownItIsUnavailableAndUpAgainItGoesOn) {
   // Every connection that it keeps is broken; nobody notices.
   redis_.Kill();
   redis_.Start();
-  EXPECT_TRUE(absl::IsNotFound(store.Get(key_).status()));
+  EXPECT_TRUE(absl::IsNotFound(GetAll(&store, key_).status()));
   EXPECT_EQ(Put(&store, 3), absl::OkStatus());
 }
 
@@ -104,11 +142,11 @@ TEST_F(RedisStoreTest, FrozenItIsUnavailableAndAwakeItGoesOn) {
   EXPECT_EQ(Put(&store, 1), absl::OkStatus());
   redis_.Signal(SIGSTOP);
   ExpectUnavailable(&store);
-  EXPECT_TRUE(absl::IsUnavailable(store.Put(key_, 7, {large}, absl::Hours(1))));
+  EXPECT_TRUE(absl::IsUnavailable(PutAll(&store, key_, 7, {large})));
   redis_.Signal(SIGCONT);
   absl::StatusOr<StoredSession> session;
   do {  // It may be busy with what it missed.
-    session = store.Get(key_);
+    session = GetAll(&store, key_);
   } while (absl::IsUnavailable(session.status()));
   // The Delete() that nobody waited for may have been done.
   EXPECT_TRUE(session.ok() || absl::IsNotFound(session.status())) << session.status();
@@ -128,24 +166,20 @@ TEST_F(RedisStoreTest, ForAMomentAfterAFailureNobodyTries) {
 TEST_F(RedisStoreTest, FullItHasNoRoom) {
   RedisStore store(options_);
   Tell({"CONFIG", "SET", "maxmemory", "1"});
-  absl::Status status = Put(&store, 1);
+  const absl::Status status = Put(&store, 1);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
-  EXPECT_TRUE(absl::IsNotFound(store.Get(key_).status()));  // Reading goes on.
+  EXPECT_TRUE(absl::IsNotFound(GetAll(&store, key_).status()));  // Reading goes on.
   Tell({"CONFIG", "SET", "maxmemory", "0"});
   EXPECT_EQ(Put(&store, 1), absl::OkStatus());
-  options_.max_bytes = 4;
-  status = RedisStore(options_).Put(key_, 2, {"abc", "de"}, absl::Hours(1));
-  EXPECT_TRUE(absl::IsResourceExhausted(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("5 bytes; the session store takes up to 4"));
 }
 
 TEST_F(RedisStoreTest, WhatOthersPutThereIsDamage) {
   RedisStore store(options_);
   Tell({"HSET", "packrat:tenant:handle", "v", "x"});
-  EXPECT_TRUE(absl::IsDataLoss(store.Get(key_).status()));
+  EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
   EXPECT_TRUE(absl::IsDataLoss(Put(&store, 1)));
   Tell({"HSET", "packrat:tenant:handle", "v", "1"});
-  EXPECT_TRUE(absl::IsDataLoss(store.Get(key_).status()));
+  EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
   EXPECT_EQ(Put(&store, 2), absl::OkStatus());
 }
 
@@ -156,14 +190,16 @@ TEST(RedisStore, APasswordLetsIn) {
   options.retry_after = absl::ZeroDuration();
   for (const char* password : {"", "wrong"}) {
     options.address.password = password;
-    const absl::Status status = RedisStore(options).Get({"t", "h"}).status();
+    RedisStore store(options);
+    const absl::Status status = GetAll(&store, {"t", "h"}).status();
     EXPECT_TRUE(absl::IsUnavailable(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("the session store refuses"));
   }
   options.address.password = "secret";
   for (const char* user : {"", "default"}) {
     options.address.username = user;
-    EXPECT_TRUE(absl::IsNotFound(RedisStore(options).Get({"t", "h"}).status()));
+    RedisStore store(options);
+    EXPECT_TRUE(absl::IsNotFound(GetAll(&store, {"t", "h"}).status()));
   }
 }
 
@@ -188,7 +224,8 @@ TEST(RedisStore, ADripIsUnavailable) {
   RedisStoreOptions options;
   options.address.port = ntohs(address.sin_port);
   options.timeout = absl::Milliseconds(200);
-  const absl::Status status = RedisStore(options).Get({"t", "h"}).status();
+  RedisStore store(options);
+  const absl::Status status = GetAll(&store, {"t", "h"}).status();
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("takes too long"));
   stop = true;

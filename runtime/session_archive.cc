@@ -20,6 +20,8 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
                                    const std::optional<StateSpace>& space, absl::Time now) {
   if (!Sessions::IsHandle(handle)) return sessions_->Get(owner, handle, now).status();
   const auto here = sessions_->Get(owner, handle, now);
+  // While a call generates in it, others see it as it was before; who would change it is refused.
+  if (here.ok() && here->busy) return absl::OkStatus();
   const absl::StatusOr<int64_t> version = store_->Version(KeyOf(owner, handle));
   if (here.ok() && (!version.ok() || *version <= here->revision)) return absl::OkStatus();
   // Nobody's, in the words for it, or that the store does not answer.
@@ -31,6 +33,7 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   if (!stored.ok()) return absl::IsNotFound(stored.status()) ? here.status() : stored.status();
   const auto adopted =
       sessions_->Adopt(owner, handle, *stored, SessionTransfer::ContentOf(input->state()), now);
+  if (absl::IsAborted(adopted.status())) return absl::OkStatus();  // One has begun meanwhile.
   if (!adopted.ok()) return adopted.status();
   if (!space.has_value()) return absl::OkStatus();
   StateSpace from = *space;

@@ -24,10 +24,10 @@ class SessionArchive {
       : sessions_(sessions), transfer_(transfer), store_(store) {}
 
   // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
-  // as for those who only look at it. NOT_FOUND: neither this replica nor the store has it.
-  // ABORTED: a turn is being generated in it. UNAVAILABLE: it is not here, and the store does not
-  // answer; where it is here, it goes on as it stands. Errors of DecodeSavedState() and
-  // Sessions::Adopt().
+  // as for those who only look at it. One in which a turn is being generated here stays as it is.
+  // NOT_FOUND: neither this replica nor the store has it. UNAVAILABLE: it is not here, and the
+  // store does not answer; where it is here, it goes on as it stands. Errors of DecodeSavedState()
+  // and Sessions::Adopt(), but for ABORTED.
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
   // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no

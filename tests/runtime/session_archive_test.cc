@@ -217,6 +217,32 @@ TEST_F(SessionArchiveTest, ATurnThatIsDroppedTakesItsSessionAlong) {
   EXPECT_EQ(stats.tokens, 0);
 }
 
+// Who only looks sees what was here before a turn that is being generated. Nor does it matter when
+// that began.
+TEST_F(SessionArchiveTest, ASessionThatGeneratesIsSeenAsItWas) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  const Text before = TextAt(first.get(), handle), newest = TextAt(second.get(), handle);
+  std::optional<Sessions::Turn> turn;
+  WatchedStore watched(first->store.get(),
+                       [&] { turn.emplace(*first->sessions.Begin(owner_, handle, now_)); });
+  first->archive =
+      std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), &watched);
+  for (const std::optional<StateSpace>& space : {std::optional<StateSpace>(space_), {}, {}}) {
+    EXPECT_EQ(first->archive->Fetch(owner_, handle, space, now_), absl::OkStatus());
+    ASSERT_TRUE(turn.has_value());
+    EXPECT_EQ(TextAt(first.get(), handle), before);
+  }
+  EXPECT_EQ(watched.gets, 1);  // What cannot be taken is not read.
+  turn.reset();
+  first->archive =
+      std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), first->store.get());
+  EXPECT_EQ(first->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_EQ(TextAt(first.get(), handle), newest);
+}
+
 TEST_F(SessionArchiveTest, ATextThatWasCutIsNewer) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;

@@ -209,6 +209,46 @@ TEST_P(StoredSessionsTest, OfTwoTurnsAtOnceOneIsToldThatItIsLost) {
   home->Continue(session, {10}, &text);
 }
 
+// While a call generates in it the others see it as it was before, though another replica may have
+// gone on; only those that would change it are refused.
+TEST_P(StoredSessionsTest, WhoLooksAtASessionMeanwhileSeesIt) {
+  const auto home = Start(), other = Start();
+  const std::string session = home->Create();
+  Tokens text, theirs;
+  home->Continue(session, {5, 6, 7}, &text);
+  theirs = text;
+  home->server->gate().Close();
+  Turn late;
+  std::thread running([&] { late = home->Say(session, {8}); });
+  home->server->gate().WaitUntilHeld();
+  other->Continue(session, {9}, &theirs);
+  v1::Session told;
+  EXPECT_EQ(home->Get(session, &told), absl::OkStatus());
+  EXPECT_TRUE(told.busy());
+  EXPECT_EQ(home->TextOf(session), text);
+  EXPECT_EQ(home->TextOf(home->Fork(session)), text);
+  for (const absl::Status& status :
+       {home->RewindTurns(session, 0), home->Say(session, {8}).status, home->Delete(session)}) {
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("session is busy"));
+  }
+  Scores scores;
+  std::thread scoring([&] {
+    v1::ScoreRequest request;
+    request.set_session(session);
+    request.add_candidates()->mutable_tokens()->add_ids(6);
+    scores = home->Score(request);
+  });
+  EXPECT_TRUE(Eventually([&] { return home->server->Metric("packrat_requests_waiting") > 1; }));
+  home->server->gate().Open();
+  scoring.join();
+  running.join();
+  ASSERT_TRUE(scores.status.ok()) << scores.status;
+  EXPECT_EQ(scores.finished[0].usage().prompt_tokens(), text.size() + 1);
+  EXPECT_TRUE(absl::IsAborted(late.status)) << late.status;
+  EXPECT_EQ(home->TextOf(session), theirs);
+}
+
 TEST_P(StoredSessionsTest, ATenantsSessionIsNobodyElses) {
   options_.server.api_keys = folder_ + "/keys";
   std::ofstream(options_.server.api_keys) << ApiKeyLine("a", "key-a") << "\n"

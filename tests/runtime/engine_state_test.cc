@@ -1,4 +1,5 @@
 // States that leave the engine and come to it, beside what runs.
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -6,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/saved_state.h"
+#include "runtime/state_stream.h"
 #include "tests/runtime/engine_fixture.h"
 #include "tests/runtime/state_pieces.h"
 
@@ -231,6 +233,24 @@ TEST_F(StateInPiecesTest, WhatCannotFitTakesNothing) {
   const SavedState shorter = MadeUp(40);
   EXPECT_EQ(Write(shorter, 0, 1), absl::OkStatus());
   RunUntilIdle();
+}
+
+// A piece may come after its writer has waited long enough: it is not gone on with.
+TEST_F(StateInPiecesTest, WhoWaitsNoLongerLeavesNothing) {
+  Start(Small());
+  const SavedState state = MadeUp(100);
+  {
+    StateWriter writer({engine_.get(), std::chrono::milliseconds(1)}, state.position, /*dial=*/0);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(writer.Write(state.parts.substr(0, 100))));
+    Step();
+    EXPECT_GT(Cached(), 0);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(writer.Write(state.parts.substr(100))));
+    EXPECT_TRUE(absl::IsDeadlineExceeded(writer.Keep({}, state.tokens)));
+    Step();
+  }
+  Step();
+  EXPECT_EQ(Cached(), 0);
+  EXPECT_EQ(Save(state.tokens)->position, 0);
 }
 
 // The copies of one step are bounded; the others come in the next ones, in order.

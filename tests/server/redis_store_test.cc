@@ -94,6 +94,52 @@ TEST_F(RedisStoreTest, PiecesOfTwoEntriesAreNotOne) {
   EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
 }
 
+// A process that is killed leaves nothing for long.
+TEST_F(RedisStoreTest, WhatIsOnItsWayVanishesByItself) {
+  options_.piece_bytes = 1;
+  RedisStore store(options_);
+  int64_t left = 0;  // Milliseconds.
+  const auto next = [&, pieces = 3]() mutable -> absl::StatusOr<std::string> {
+    if (--pieces > 0) return std::string("x");
+    EXPECT_EQ(Keys(), 1);
+    left = Tell({"EVAL", "return redis.call('PTTL', redis.call('KEYS', '*')[1])", "0"});
+    return std::string();
+  };
+  EXPECT_EQ(store.Put(key_, 1, next, absl::Hours(1)), absl::OkStatus());
+  EXPECT_GT(left, 0);
+  EXPECT_LE(left, 60000);
+  EXPECT_GT(Tell({"PTTL", "packrat:tenant:handle"}), 3000000);
+}
+
+// As Redis does where its memory is full, or where nothing came for too long.
+TEST_F(RedisStoreTest, WhatIsDroppedOnItsWayDoesNotArriveInPart) {
+  options_.piece_bytes = 1;
+  RedisStore store(options_);
+  ASSERT_EQ(Put(&store, 1), absl::OkStatus());
+  for (const int dropped_before : {2, 3}) {
+    const auto next = [&, pieces = 0]() mutable -> absl::StatusOr<std::string> {
+      if (pieces == dropped_before) {
+        Tell({"EVAL", "return redis.call('DEL', redis.call('KEYS', '*#*')[1])", "0"});
+      }
+      return pieces++ < 3 ? std::string("x") : std::string();
+    };
+    const absl::Status status = store.Put(key_, 2, next, absl::Hours(1));
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_EQ(GetAll(&store, key_)->bytes, "bytes");
+    EXPECT_EQ(Keys(), 1);
+  }
+}
+
+// What goes wrong in a transaction alone shows in its reply.
+TEST_F(RedisStoreTest, AnErrorInATransactionIsOne) {
+  const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+  auto connection = RedisConnection::Open(options_.address, deadline);
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const auto replies =
+      (*connection)->Call({{"MULTI"}, {"RENAME", "none", "other"}, {"EXEC"}}, deadline);
+  EXPECT_TRUE(absl::IsInternal(replies.status())) << replies.status();
+}
+
 TEST_F(RedisStoreTest, KeepsTenantsApart) {
   RedisStore store(options_);
   CheckStoreKeepsTenantsApart(&store);

@@ -17,7 +17,7 @@ class PiecesTest : public SessionTransferTest {
   static constexpr int64_t kLimit = 32 << 10;
   PiecesTest() {
     options_.server.message_bytes = 4 * kLimit;  // A quarter is theirs.
-    options_.model.max_context = 2000;
+    options_.model.max_context = 4000;
     Start();
     session_ = client_->Create();
     text_ = Tokens(1500, 5) + Say(session_, Tokens(1500, 5), 20);
@@ -93,6 +93,18 @@ TEST_F(PiecesTest, CutOrDamagedItLeavesNothing) {
   context.TryCancel();
   writer->Finish();
   EXPECT_TRUE(Eventually([&] { return Kept() == kept && Held() == 0; }));
+}
+
+// A text is held as a whole, and may leave no room for a piece, or be too long itself.
+TEST_F(PiecesTest, OfALongTextTheStateStays) {
+  client_->Say(session_, Tokens(3300 - text_.size() - 20, 6), 20);
+  const SessionClient::Saved alone = Save();
+  ASSERT_TRUE(alone.status.ok()) << alone.status;
+  EXPECT_EQ(alone.told.tokens(), 3300);
+  EXPECT_EQ(alone.told.state_tokens(), 0);
+  client_->Say(session_, Tokens(400, 6), 20);
+  const absl::Status status = Save().status;
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
 }
 
 // Its state has had to give way between two pieces.

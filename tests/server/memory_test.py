@@ -79,10 +79,10 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(kept["flags"]["state_host_memory"], 64 * MIB)
         self.assertEqual(kept["disk"], {"folder": "/some/states", "kept_state_bytes": 1 << 30})
         self.assertGreater(kept["capacity"][0]["kept_states"], plain["capacity"][0]["kept_states"])
-        # Four threads bring states to a store and back, each in two copies.
+        # Four threads bring states to a store and back, each with four copies of a piece.
         _, stored = plan("--memory_limit=1GiB", "--session_store=/some/sessions")
         self.assertEqual(stored["memory"]["process_bytes"] - plain["memory"]["process_bytes"],
-                         8 * plain["capacity"][-1]["sequence_bytes"])
+                         16 * plain["capacity"][-1]["sequence_bytes"])
 
     def test_too_little(self):
         code, told = plan("--memory_limit=48MiB")

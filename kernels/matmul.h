@@ -92,8 +92,8 @@ struct MatMulArguments {
 
 // Products on one GPU: the library's, tuned once for each shape, and kernels of our own for few
 // rows and for quantised weights. Sums are float32 in full precision (no TF32). What is captured
-// must have run outside of a capture before: that is when it is tuned, and when the driver loads its
-// code.
+// must have run outside of a capture before: that is when it is tuned, and when the driver loads
+// its code.
 //
 // Quantised weights are multiplied exactly as they are stored (kernels/quantized.h), in either type
 // of x, with one order of additions for every number of rows.

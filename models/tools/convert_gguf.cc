@@ -61,6 +61,9 @@ absl::StatusOr<Json> Converter::Config() {
     return Invalid(absl::StrCat("general.architecture is ", Quoted(fields_.architecture()), "; ",
                                 GgufFamilyNames(), " are read"));
   }
+  if (const int64_t parts = fields_.Integer("split.count", 1); parts > 1) {
+    fields_.Fail("split.count", absl::StrCat("is ", parts, "; join the parts first"));
+  }
   Json config = GgufConfig(*family_, &fields_, &shape_);
   if (!fields_.status().ok()) return fields_.status();
   auto scaling =
@@ -101,10 +104,9 @@ absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
     std::string in_layer, ours;
     int64_t layer = 0;
     if (SplitLayer(name, &layer, &in_layer)) {
-      // Later ones guess tokens ahead.
-      if (layer >= shape_.layers) continue;
+      if (layer >= shape_.layers && layer < shape_.blocks) continue;
       const auto found = family_->layer_names.find(in_layer);
-      if (found != family_->layer_names.end()) {
+      if (layer >= 0 && layer < shape_.layers && found != family_->layer_names.end()) {
         ours = absl::StrCat("model.layers.", layer, ".", found->second);
       }
     } else if (const auto found = family_->names.find(name); found != family_->names.end()) {

@@ -175,12 +175,19 @@ void Granite(GgufFields* fields, GgufShape* shape, Json* config) {
   (*config)["residual_multiplier"] = fields->Number(".residual_scale", 1);
   (*config)["logits_scaling"] = fields->Number(".logit_scale", 1);
   const bool hybrid = fields->architecture() == "granitehybrid";
-  const bool rotated = fields->Bool(".rope.scaling.finetuned", !hybrid);
+  const bool rotated = fields->Bool(".rope.scaling.finetuned", true);
   (*config)["position_embedding_type"] = rotated ? "rope" : "nope";
   (*config)["layer_types"] =
       hybrid ? TypesByHeads(fields, *shape, "attention", "mamba")
              : std::vector<std::string>(static_cast<size_t>(shape->layers), "attention");
-  if (!hybrid) return;
+  if (!hybrid) {
+    // Files of the family have Mamba-2's sizes even where no layer is one.
+    for (const char* size :
+         {"conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"}) {
+      fields->Integer(absl::StrCat(".ssm.", size), 0);
+    }
+    return;
+  }
   Mamba2Fields(fields, *shape, config);
   const int64_t width = fields->Integer(".ssm.inner_size", 0);
   const int64_t hidden = (*config)["hidden_size"];
@@ -279,6 +286,7 @@ Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape) 
   }
   if (!fields->status().ok()) return {};
   shape->layers = blocks - ahead;
+  shape->blocks = blocks;
   const int64_t width = fields->Count(".embedding_length");
   shape->heads = fields->Count(".attention.head_count");
   shape->kv_heads = shape->heads;
@@ -317,10 +325,14 @@ Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape) 
       {"head_dim", shape->head_dim},
       {"hidden_act", "silu"},
       {"max_position_embeddings", fields->Count(".context_length")},
-      {"rms_norm_eps", fields->Number(".attention.layer_norm_rms_epsilon", 1e-5)},
+      {"rms_norm_eps", fields->Number(".attention.layer_norm_rms_epsilon", 0)},
       {"rope_theta", fields->Number(".rope.freq_base", 10000.0)},
       {"tie_word_embeddings", !Has(*fields, "output.weight")},
   };
+  if (const double epsilon = config["rms_norm_eps"]; !(epsilon > 0)) {
+    fields->Fail(".attention.layer_norm_rms_epsilon",
+                 absl::StrCat("is ", epsilon, " or missing; must be above 0"));
+  }
   for (const char* end : {"bos", "eos"}) {
     const int64_t id = fields->Integer(absl::StrCat("tokenizer.ggml.", end, "_token_id"), -1);
     // Null: there is none. Left out, it would be the family's default.
@@ -332,10 +344,16 @@ Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape) 
     fields->Fail(".attention.value_length",
                  absl::StrCat("is ", value_dim, "; must be ", shape->head_dim));
   }
-  // Scaling is read beside this. A text's positions are the same in all sections of a rotation.
-  fields->RefuseOthers({".vocab_size", ".rope.scaling.", ".rope.dimension_sections",
-                        ".rope.dimension_count", ".rope.freq_base", ".pooling_type",
-                        ".expert_used_count", ".expert_shared_feed_forward_length"});
+  if (const double factor = fields->Number(".rope.scaling.attn_factor", 1); factor != 1) {
+    fields->Fail(".rope.scaling.attn_factor", absl::StrCat("is ", factor, "; must be 1"));
+  }
+  // Scaling is read beside this; the context that it began with matters to YaRN alone. A text's
+  // positions are the same in all sections of a rotation.
+  fields->RefuseOthers({".vocab_size", ".rope.scaling.type", ".rope.scaling.factor",
+                        ".rope.scaling.finetuned", ".rope.scaling.original_context_length",
+                        ".rope.dimension_sections", ".rope.dimension_count", ".rope.freq_base",
+                        ".pooling_type", ".expert_used_count",
+                        ".expert_shared_feed_forward_length"});
   if (config.contains("partial_rotary_factor")) return config;
   const int64_t rotated = fields->Integer(".rope.dimension_count", shape->head_dim);
   if (rotated != shape->head_dim && config.value("position_embedding_type", "rope") == "rope") {

@@ -14,7 +14,7 @@ namespace packrat {
 
 // What the layout of tensors needs to know of a model.
 struct GgufShape {
-  int64_t layers = 0;
+  int64_t layers = 0, blocks = 0;  // Blocks beyond the layers guess tokens ahead.
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   // Of gated delta layers; a key head has several value heads.
   int64_t key_heads = 0, value_heads = 0, value_dim = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -79,6 +80,10 @@ int64_t GgufFields::Integer(const std::string& key, int64_t missing) {
 double GgufFields::Number(const std::string& key, double missing) {
   const GgufValue* value = Find(key, Kind::kFloat);
   if (value == nullptr) return missing;
+  if (!std::isfinite(value->number)) {
+    Fail(key, absl::StrCat("is ", value->number, "; must be finite"));
+    return missing;
+  }
   return value->kind == Kind::kFloat ? Decimal(value->number) : value->number;
 }
 

@@ -49,9 +49,11 @@ absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields,
   const auto invalid = [&](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", why));
   };
-  const std::string name = fields->Text(".rope.scaling.type", "none");
   const GgufValue* stated = fields->Find(".rope.scaling.factor", GgufValue::Kind::kFloat);
   const double factor = fields->Number(".rope.scaling.factor", 0);
+  // A factor alone scales: that is what those who write such files expect.
+  const std::string name =
+      fields->Text(".rope.scaling.type", stated != nullptr && factor != 0 ? "linear" : "none");
   if (name != "none" && name != "linear") {
     fields->Fail(".rope.scaling.type",
                  absl::StrCat("is ", Quoted(name), "; none and linear are read"));

@@ -214,8 +214,11 @@ absl::StatusOr<GgufTokenizer> Reader::Read() {
     if (status = Id(end, &id); !status.ok()) return status;
     if (id >= 0) tokenizer.config[absl::StrCat(end, "_token")] = (*tokens_)[id];
   }
-  tokenizer.config["add_bos_token"] =
-      fields_.Bool("tokenizer.ggml.add_bos_token", model == "llama");
+  // Where a file does not say: as those that run such files take it.
+  const bool usual =
+      model == "llama" || (pairs && tokenizer.config.contains("bos_token") &&
+                           IgnoresMerges(fields_.Text("tokenizer.ggml.pre", "gpt-2")));
+  tokenizer.config["add_bos_token"] = fields_.Bool("tokenizer.ggml.add_bos_token", usual);
   const std::string chat = fields_.Text("tokenizer.chat_template", "");
   if (!chat.empty()) tokenizer.config["chat_template"] = chat;
   if (!fields_.status().ok()) return fields_.status();

@@ -206,6 +206,9 @@ TEST_P(RowsTest, ARowAloneHasTheBitsOfTheRowInCompany) {
     const auto matmul = Make(deterministic);
     // Of 300 or 130 rows tiles are made, of 70 with few outputs not.
     ExpectSameInPieces(matmul.get(), {type, 300, 130, 72, DType::kF32, true, true}, {7, 64, 130});
+    // Parts of several chunks, the last one a half; outputs of two tiles.
+    ExpectSameInPieces(matmul.get(), {type, 300, 150, 1096, DType::kF32, true, true},
+                       {7, 30, 64, 130});
     ExpectSameInPieces(matmul.get(), {type, 70, 9, 1096, type, true}, {1, 7, 12, 30, 64});
     ExpectSameInPieces(matmul.get(), {type, 70, 9, 75}, {1, 12, 40});
     ExpectSameInPieces(matmul.get(), {type, 70, 8, 64, DType::kF32, false, false, 1}, {1, 40});

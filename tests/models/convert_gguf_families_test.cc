@@ -227,7 +227,13 @@ TEST(ConvertGgufFamilies, GraniteOfAttentionAlone) {
                                                      {"attention.head_count_kv", 1}}) {
     writer.Integer("granite." + key, value);
   }
+  // Of a family with Mamba-2 elsewhere: these sizes are in its files, and belong to nothing.
+  for (const char* size :
+       {"conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"}) {
+    writer.Integer(std::string("granite.ssm.") + size, 4);
+  }
   writer.Number("granite.embedding_scale", 12);
+  writer.Number("granite.attention.layer_norm_rms_epsilon", 1e-5);
   const auto tensor = [&](const std::string& name, const std::vector<int64_t>& shape) {
     int64_t values = 1;
     for (const int64_t dim : shape) values *= dim;

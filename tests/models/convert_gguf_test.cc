@@ -112,7 +112,7 @@ GgufWriter FromGolden(const std::string& name, const std::string& left_out = "-"
   }
   const Json rope = config.value("rope_parameters", config);
   if (left_out != "rope") writer.Number(name + ".rope.freq_base", rope.at("rope_theta"));
-  if (left_out != "rope") {
+  if (left_out != "rms_epsilon") {
     writer.Number(name + ".attention.layer_norm_rms_epsilon", config.at("rms_norm_eps"));
   }
   const std::map<std::string, std::string> names = {{"model.embed_tokens.", "token_embd."},
@@ -186,7 +186,6 @@ Json ConfigOf(const GgufWriter& writer) {
 
 TEST(ConvertGguf, WhatAFileLeavesOutHasItsDefault) {
   const Json plain = ConfigOf(FromGolden("llama", "rope"));
-  EXPECT_EQ(plain["rms_norm_eps"], 1e-5);
   EXPECT_EQ(plain["rope_theta"], 10000.0);
   // Written, since a llama's configuration without them has ends of its own.
   EXPECT_TRUE(plain.contains("eos_token_id") && plain["eos_token_id"].is_null());
@@ -235,6 +234,20 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   GgufWriter scaled = FromGolden("llama");
   scaled.Text("llama.rope.scaling.type", "yarn");
   ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"; none and linear are read");
+  GgufWriter nan = FromGolden("llama");
+  nan.Number("llama.rope.scaling.factor", NAN);
+  ExpectRefused(nan, "llama.rope.scaling.factor is nan; must be finite");
+  GgufWriter stretched = FromGolden("llama");
+  stretched.Number("llama.rope.scaling.attn_factor", 1.5);
+  ExpectRefused(stretched, "llama.rope.scaling.attn_factor is 1.5; must be 1");
+  GgufWriter part = FromGolden("llama");
+  part.Integer("split.count", 3);
+  ExpectRefused(part, "split.count is 3; join the parts first");
+  GgufWriter beyond = FromGolden("llama");
+  beyond.Tensor("blk.99.attn_norm.weight", GgufType::kF32, {16}, std::string(64, '\0'));
+  ExpectRefused(beyond, "tensor \"blk.99.attn_norm.weight\" has no place in a llama");
+  ExpectRefused(FromGolden("llama", "rms_epsilon"),
+                "llama.attention.layer_norm_rms_epsilon is 0 or missing; must be above 0");
   GgufWriter experts = FromGolden("llama");
   experts.Integer("llama.expert_count", 8);
   ExpectRefused(experts, "llama.expert_count");
@@ -304,6 +317,11 @@ TEST(ConvertGguf, ScaledRotaryFrequencies) {
   linear.Text("llama.rope.scaling.type", "linear");
   linear.Number("llama.rope.scaling.factor", 2.5);
   EXPECT_EQ(ConfigOf(linear)["rope_scaling"], Json({{"rope_type", "linear"}, {"factor", 2.5}}));
+  GgufWriter alone = FromGolden("llama");
+  alone.Number("llama.rope.scaling.factor", 2.5);
+  EXPECT_EQ(ConfigOf(alone)["rope_scaling"], Json({{"rope_type", "linear"}, {"factor", 2.5}}));
+  alone.Text("llama.rope.scaling.type", "none");
+  EXPECT_TRUE(ConfigOf(alone)["rope_scaling"].is_null());
 
   GgufWriter other = FromGolden("llama");
   other.Tensor("rope_freqs.weight", GgufType::kF32, {8}, Factors(base, 16, {8.0, 1.0, 3.0, 8192}));

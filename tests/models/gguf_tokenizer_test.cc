@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -79,6 +80,13 @@ TEST(TokenizerOfGguf, KindsOfTokensAndEnds) {
   EXPECT_EQ(added[1]["special"], false);
   EXPECT_EQ(tokenizer->config["bos_token"], "<s>");
   EXPECT_EQ(tokenizer->config["add_bos_token"], true);
+  // A file that does not say is taken as its pre-tokenizer's usually are.
+  header.metadata.erase("tokenizer.ggml.add_bos_token");
+  for (const auto& [pre, added_by_itself] : std::map<std::string, bool>{
+           {"llama-bpe", true}, {"lfm2", true}, {"falcon-h1", true}, {"qwen2", false}}) {
+    header.metadata["tokenizer.ggml.pre"] = GgufValue{GgufValue::Kind::kString, 0, 0, pre};
+    EXPECT_EQ(TokenizerOfGguf(header, "FILE")->config["add_bos_token"], added_by_itself) << pre;
+  }
   EXPECT_FALSE(tokenizer->config.contains("eos_token"));
 }
 

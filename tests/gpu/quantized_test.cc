@@ -76,6 +76,18 @@ TEST_P(GpuQuantizedTest, InFloat32IsTheCpuWithTheSameWeights) {
   }
 }
 
+// The median over tokens of the relative error of a token's logits. Over all tokens at once it
+// would be that of the few whose systems Mesa's solves find ill-conditioned.
+double MedianError(const std::vector<float>& out, const std::vector<float>& reference, int vocab) {
+  std::vector<double> errors;
+  for (size_t i = 0; i < out.size(); i += vocab) {
+    errors.push_back(RelativeError({out.begin() + i, out.begin() + i + vocab},
+                                   {reference.begin() + i, reference.begin() + i + vocab}));
+  }
+  std::nth_element(errors.begin(), errors.begin() + errors.size() / 2, errors.end());
+  return errors[errors.size() / 2];
+}
+
 // What bfloat16 activations cost is seen where the weights are stored: the same errors, of other
 // weights. So twice as much has room for the one and the other, and a group's scale in another's
 // place has not.
@@ -90,7 +102,7 @@ TEST_P(GpuQuantizedTest, InBFloat16IsAsNearAsStoredWeights) {
     EXPECT_NE(gpu->numerics_id().find("-bfloat16-"), std::string::npos) << gpu->numerics_id();
     const std::vector<float> whole = Whole(gpu.get(), golden);
     if (format != WeightFormat::kStored) ExpectSameInEveryWay(gpu.get(), golden, whole);
-    return RelativeError(whole, Whole(cpu.get(), golden));
+    return MedianError(whole, Whole(cpu.get(), golden), golden.vocab);
   };
   const double stored = error(WeightFormat::kStored);
   for (const WeightFormat format : kWeightFormats) {

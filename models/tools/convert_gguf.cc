@@ -1,15 +1,16 @@
 #include "models/tools/convert_gguf.h"
 
-#include <algorithm>
-#include <deque>
 #include <fstream>
 #include <map>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
+#include "models/tools/gguf_families.h"
+#include "models/tools/gguf_fields.h"
+#include "models/tools/gguf_layout.h"
 #include "models/tools/gguf_rope.h"
 #include "models/tools/gguf_tokenizer.h"
 #include "models/tools/quantize.h"
@@ -17,159 +18,108 @@
 namespace packrat {
 namespace {
 
-// What stands behind "blk.N." and what it is called in "model.layers.N.".
-const std::map<std::string, std::string> kLayerNames = {
-    {"attn_norm.weight", "input_layernorm.weight"},
-    {"attn_q.weight", "self_attn.q_proj.weight"},
-    {"attn_k.weight", "self_attn.k_proj.weight"},
-    {"attn_v.weight", "self_attn.v_proj.weight"},
-    {"attn_output.weight", "self_attn.o_proj.weight"},
-    {"attn_q_norm.weight", "self_attn.q_norm.weight"},
-    {"attn_k_norm.weight", "self_attn.k_norm.weight"},
-    {"ffn_norm.weight", "post_attention_layernorm.weight"},
-    {"ffn_gate.weight", "mlp.gate_proj.weight"},
-    {"ffn_up.weight", "mlp.up_proj.weight"},
-    {"ffn_down.weight", "mlp.down_proj.weight"},
-};
-const std::map<std::string, std::string> kOtherNames = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"},
-};
+// "blk.N.REST".
+bool SplitLayer(const std::string& name, int64_t* layer, std::string* rest) {
+  const std::string begin = "blk.";
+  const size_t dot = name.find('.', begin.size());
+  if (!absl::StartsWith(name, begin) || dot == std::string::npos) return false;
+  *rest = name.substr(dot + 1);
+  return absl::SimpleAtoi(name.substr(begin.size(), dot - begin.size()), layer);
+}
 
 class Converter {
  public:
-  explicit Converter(const GgufFile& file) : file_(file), header_(file.header()) {}
+  explicit Converter(const GgufFile& file) : file_(file), fields_(file.header(), file.path()) {}
 
   absl::StatusOr<Json> Config();
+  // After Config.
   absl::Status Tensors(std::vector<TensorToWrite>* tensors);
-  // As stated; `missing` where it is not.
-  int64_t Integer(const std::string& key, int64_t missing = -1) const {
-    const auto found = header_.metadata.find(key);
-    return found == header_.metadata.end() ? missing : found->second.integer;
-  }
 
  private:
   absl::Status Invalid(const std::string& why) const {
     return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": ", why));
   }
-  double Number(const std::string& key, double missing) const {
-    const auto found = header_.metadata.find(key);
-    return found == header_.metadata.end() ? missing : found->second.number;
-  }
-  std::string Text(const std::string& key) const {
-    const auto found = header_.metadata.find(key);
-    return found == header_.metadata.end() ? "" : found->second.text;
-  }
-  std::string NameOf(const std::string& name) const;
-  // Rotary pairs lie side by side in a llama's file, half a head apart in ours.
-  void SplitPairs(const std::string& name, const GgufTensor& tensor, ConvertedTensor* converted);
+  absl::Status Add(const std::string& name, const std::string& in_layer, const std::string& ours,
+                   const GgufTensor& tensor);
 
+  struct Made {
+    TensorType type;
+    std::vector<int64_t> shape;
+    std::vector<uint8_t> bytes;
+  };
   const GgufFile& file_;
-  const GgufHeader& header_;
-  std::string architecture_;
-  int64_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0;
-  std::deque<std::vector<uint8_t>> data_;
+  GgufFields fields_;
+  const GgufFamily* family_ = nullptr;
+  GgufShape shape_;
+  std::map<std::string, Made> made_;
 };
 
 absl::StatusOr<Json> Converter::Config() {
-  architecture_ = Text("general.architecture");
-  if (architecture_ != "llama" && architecture_ != "qwen3") {
-    return Invalid(absl::StrCat("general.architecture is ", Quoted(architecture_),
-                                "; llama and qwen3 are read"));
+  if (!fields_.status().ok()) return fields_.status();
+  family_ = FindGgufFamily(fields_.architecture());
+  if (family_ == nullptr) {
+    return Invalid(absl::StrCat("general.architecture is ", Quoted(fields_.architecture()), "; ",
+                                GgufFamilyNames(), " are read"));
   }
-  const std::string a = architecture_ + ".";
-  if (Integer(a + "expert_count", 0) != 0) return Invalid(a + "expert_count is not 0");
-  for (const char* key : {"block_count", "embedding_length", "feed_forward_length",
-                          "attention.head_count", "context_length"}) {
-    if (Integer(a + key) < 1) return Invalid(absl::StrCat(a, key, " is missing or no count"));
-  }
-  const int64_t width = Integer(a + "embedding_length");
-  heads_ = Integer(a + "attention.head_count");
-  kv_heads_ = Integer(a + "attention.head_count_kv", heads_);
-  head_dim_ = Integer(a + "attention.key_length", width / heads_);
-  const int64_t rotated = Integer(a + "rope.dimension_count", head_dim_);
-  if (head_dim_ < 2 || head_dim_ % 2 != 0 || rotated != head_dim_) {
-    return Invalid(absl::StrCat(a, "rope.dimension_count is ", rotated, " of ", head_dim_,
-                                " channels; all of an even number must be rotated"));
-  }
-  const auto embedding = header_.tensors.find("token_embd.weight");
-  if (embedding == header_.tensors.end() || embedding->second.shape.size() != 2) {
-    return Invalid("tensor \"token_embd.weight\" is missing or no matrix");
-  }
-  const double rope_base = Number(a + "rope.freq_base", 10000.0);
-  const auto scaling = RopeScalingOfGguf(file_, architecture_, rope_base, head_dim_);
+  Json config = GgufConfig(*family_, &fields_, &shape_);
+  if (!fields_.status().ok()) return fields_.status();
+  auto scaling =
+      RopeScalingOfGguf(file_, &fields_, config["rope_theta"], static_cast<int>(shape_.head_dim));
   if (!scaling.ok()) return scaling.status();
-  Json config = {
-      {"architectures", {architecture_ == "llama" ? "LlamaForCausalLM" : "Qwen3ForCausalLM"}},
-      {"model_type", architecture_},
-      {"vocab_size", embedding->second.shape[0]},
-      {"hidden_size", width},
-      {"intermediate_size", Integer(a + "feed_forward_length")},
-      {"num_hidden_layers", Integer(a + "block_count")},
-      {"num_attention_heads", heads_},
-      {"num_key_value_heads", kv_heads_},
-      {"head_dim", head_dim_},
-      {"hidden_act", "silu"},
-      {"attention_bias", false},
-      {"max_position_embeddings", Integer(a + "context_length")},
-      {"rms_norm_eps", Number(a + "attention.layer_norm_rms_epsilon", 1e-5)},
-      {"rope_theta", rope_base},
-      {"rope_scaling", *scaling},
-      {"tie_word_embeddings", header_.tensors.count("output.weight") == 0},
-  };
-  for (const char* end : {"bos", "eos"}) {
-    const int64_t id = Integer(absl::StrCat("tokenizer.ggml.", end, "_token_id"));
-    // Null: there is none. Left out, it would be the family's default.
-    config[absl::StrCat(end, "_token_id")] = id >= 0 ? Json(id) : Json();
-  }
+  config["rope_scaling"] = *scaling;
   return config;
 }
 
-std::string Converter::NameOf(const std::string& name) const {
-  if (const auto found = kOtherNames.find(name); found != kOtherNames.end()) return found->second;
-  const std::string begin = "blk.";
-  const size_t dot = name.find('.', begin.size());
-  if (!absl::StartsWith(name, begin) || dot == std::string::npos) return "";
-  const auto found = kLayerNames.find(name.substr(dot + 1));
-  if (found == kLayerNames.end()) return "";
-  return absl::StrCat("model.layers.", name.substr(begin.size(), dot - begin.size()), ".",
-                      found->second);
-}
-
-void Converter::SplitPairs(const std::string& name, const GgufTensor& tensor,
-                           ConvertedTensor* converted) {
-  const bool q = absl::EndsWith(name, "attn_q.weight"), k = absl::EndsWith(name, "attn_k.weight");
-  const int64_t rows = tensor.shape[0];
-  if (architecture_ != "llama" || (!q && !k) || rows != (q ? heads_ : kv_heads_) * head_dim_) {
-    return;  // A wrong shape is refused when the folder is loaded.
+absl::Status Converter::Add(const std::string& name, const std::string& in_layer,
+                            const std::string& ours, const GgufTensor& tensor) {
+  auto data = file_.Read(tensor);
+  if (!data.ok()) return data.status();
+  auto converted = ConvertGgufTensor(tensor, *data);
+  std::vector<int64_t> shape = tensor.shape;
+  absl::Status status = converted.status();
+  if (status.ok()) status = ChangeGgufLayout(*family_, shape_, in_layer, &shape, &*converted);
+  if (!status.ok()) return Invalid(absl::StrCat("tensor ", Quoted(name), ": ", status.message()));
+  const auto found = made_.find(ours);
+  if (found == made_.end()) {
+    made_[ours] = {converted->type, shape, std::move(converted->bytes)};
+    return absl::OkStatus();
   }
-  const size_t row_bytes = converted->bytes.size() / static_cast<size_t>(rows);
-  std::vector<uint8_t> split(converted->bytes.size());
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t head = row / head_dim_, i = row % head_dim_;
-    const int64_t to = head * head_dim_ + i % 2 * (head_dim_ / 2) + i / 2;
-    std::copy_n(&converted->bytes[row * row_bytes], row_bytes, &split[to * row_bytes]);
+  // The second half of a matrix.
+  Made& made = found->second;
+  if (made.type != converted->type || made.shape != shape || shape.size() != 2) {
+    return Invalid(absl::StrCat("tensor ", Quoted(name), " has not the type and shape of the one ",
+                                "that it belongs to"));
   }
-  converted->bytes = std::move(split);
+  made.shape[0] += shape[0];
+  made.bytes.insert(made.bytes.end(), converted->bytes.begin(), converted->bytes.end());
+  return absl::OkStatus();
 }
 
 absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
-  for (const auto& [name, tensor] : header_.tensors) {
+  for (const auto& [name, tensor] : fields_.header().tensors) {
     if (name == kGgufRopeFactors) continue;  // Is in the configuration.
-    const std::string renamed = NameOf(name);
-    if (renamed.empty()) {
-      return Invalid(absl::StrCat("tensor ", Quoted(name), " has no place in a ", architecture_));
+    std::string in_layer, ours;
+    int64_t layer = 0;
+    if (SplitLayer(name, &layer, &in_layer)) {
+      // Later ones guess tokens ahead.
+      if (layer >= shape_.layers) continue;
+      const auto found = family_->layer_names.find(in_layer);
+      if (found != family_->layer_names.end()) {
+        ours = absl::StrCat("model.layers.", layer, ".", found->second);
+      }
+    } else if (const auto found = family_->names.find(name); found != family_->names.end()) {
+      ours = found->second;
     }
-    auto data = file_.Read(tensor);
-    if (!data.ok()) return data.status();
-    auto converted = ConvertGgufTensor(tensor, *data);
-    if (!converted.ok()) {
-      return Invalid(absl::StrCat("tensor ", Quoted(name), ": ", converted.status().message()));
+    if (ours.empty()) {
+      return Invalid(
+          absl::StrCat("tensor ", Quoted(name), " has no place in a ", family_->architecture));
     }
-    if (tensor.shape.size() == 2) SplitPairs(name, tensor, &*converted);
-    data_.push_back(std::move(converted->bytes));
-    tensors->push_back({renamed, converted->type, tensor.shape, data_.back().data()});
+    // Norms outside of the layers are changed as those within.
+    absl::Status status = Add(name, in_layer.empty() ? name : in_layer, ours, tensor);
+    if (!status.ok()) return status;
+  }
+  for (const auto& [name, made] : made_) {
+    tensors->push_back({name, made.type, made.shape, made.bytes.data()});
   }
   return absl::OkStatus();
 }

@@ -23,9 +23,10 @@ struct ConvertOptions {
   std::string output;  // Folder to be made; it may be there, and must then be empty.
 };
 
-// INVALID_ARGUMENT naming the file and what of it is not supported: architectures other than llama
-// and qwen3, scaled rotary embeddings, experts, tensors that the architecture does not have,
-// tokenizers other than byte pairs over bytes ("gpt2") with a way of cutting words that is known.
+// INVALID_ARGUMENT naming the file and what of it is not supported: architectures that
+// gguf_families.h does not list, keys and tensors that nothing reads, values of another kind or
+// beyond their range, rotary frequencies scaled otherwise than linearly or as in Llama 3.1,
+// experts, and tokenizers that gguf_tokenizer.h does not know.
 absl::Status ConvertGguf(const ConvertOptions& options);
 
 // The rows of a weight (out, in), `data` as the file has them, in the type of ours that holds them

@@ -44,32 +44,28 @@ absl::StatusOr<Json> OfFactors(const std::vector<float>& factors, double base) {
 
 }  // namespace
 
-absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, const std::string& architecture,
-                                       double base, int head_dim) {
+absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields, double base,
+                                       int head_dim) {
   const auto invalid = [&](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", why));
   };
-  const GgufHeader& header = file.header();
-  const auto find = [&](const std::string& key) -> const GgufValue* {
-    const auto found = header.metadata.find(absl::StrCat(architecture, ".rope.scaling.", key));
-    return found == header.metadata.end() ? nullptr : &found->second;
-  };
-  const GgufValue* type = find("type");
-  const std::string name = type == nullptr ? "none" : type->text;
+  const std::string name = fields->Text(".rope.scaling.type", "none");
+  const GgufValue* stated = fields->Find(".rope.scaling.factor", GgufValue::Kind::kFloat);
+  const double factor = fields->Number(".rope.scaling.factor", 0);
   if (name != "none" && name != "linear") {
-    return invalid(absl::StrCat(architecture, ".rope.scaling.type is ", Quoted(name),
-                                "; none and linear are read"));
+    fields->Fail(".rope.scaling.type",
+                 absl::StrCat("is ", Quoted(name), "; none and linear are read"));
   }
-  const auto table = header.tensors.find(kGgufRopeFactors);
-  if (table == header.tensors.end()) {
+  if (name == "linear" && !(factor >= 1)) {
+    fields->Fail(".rope.scaling.factor",
+                 absl::StrCat("is ", stated == nullptr ? "missing" : absl::StrCat(factor),
+                              "; must be at least 1"));
+  }
+  if (!fields->status().ok()) return fields->status();
+  const auto table = file.header().tensors.find(kGgufRopeFactors);
+  if (table == file.header().tensors.end()) {
     if (name == "none") return Json();
-    const GgufValue* factor = find("factor");
-    if (factor == nullptr || !(factor->number >= 1)) {
-      return invalid(absl::StrCat(architecture, ".rope.scaling.factor is ",
-                                  factor == nullptr ? "missing" : absl::StrCat(factor->number),
-                                  "; must be at least 1"));
-    }
-    return Json{{"rope_type", "linear"}, {"factor", factor->number}};
+    return Json{{"rope_type", "linear"}, {"factor", factor}};
   }
   const GgufTensor& tensor = table->second;
   if (name != "none" || tensor.type != GgufType::kF32 ||

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "models/files/gguf.h"
 #include "models/files/json.h"
+#include "models/tools/gguf_fields.h"
 
 namespace packrat {
 
@@ -15,8 +16,8 @@ inline constexpr char kGgufRopeFactors[] = "rope_freqs.weight";
 
 // Null: nothing is scaled. INVALID_ARGUMENT, naming the file, for a type other than none and
 // linear, and for factors that no scaling of Llama 3.1's form makes.
-absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, const std::string& architecture,
-                                       double base, int head_dim);
+absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields, double base,
+                                       int head_dim);
 
 }  // namespace packrat
 

@@ -3,10 +3,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "models/tools/gguf_fields.h"
 #include "models/tools/sentencepiece_model.h"
 
 namespace packrat {
 namespace {
+
+using Kind = GgufValue::Kind;
 
 // Kinds of tokens, as files number them and as SentencePiece does.
 constexpr double kUnknown = 2, kControl = 3, kUserDefined = 4;
@@ -29,13 +32,18 @@ Json SplitAt(const char* pattern) {
           {"invert", false}};
 }
 
+// Words of Llama 3 that are tokens are not put together by merges.
+bool IgnoresMerges(const std::string& pre) {
+  return pre == "llama-bpe" || pre == "llama3" || pre == "falcon-h1" || pre == "lfm2";
+}
+
 // How words are cut, which files tell by a name alone; null for one that is not known.
 Json PreTokenizer(const std::string& name) {
   if (name == "gpt-2") return ByteLevel(true);
-  if (name == "smollm") {
+  if (name == "smollm" || name == "refact") {
     return Sequence({{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true));
   }
-  if (name == "llama-bpe" || name == "llama3") {
+  if (IgnoresMerges(name) || name == "dbrx") {
     return Sequence(
         SplitAt("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
                 " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"),
@@ -46,44 +54,45 @@ Json PreTokenizer(const std::string& name) {
                             " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"),
                     ByteLevel(false));
   }
+  if (name == "qwen35") {
+    return Sequence(
+        SplitAt("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}|"
+                " ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"),
+        ByteLevel(false));
+  }
   return {};
 }
 
 // One file's tokenizer.
 class Reader {
  public:
-  Reader(const GgufHeader& header, const std::string& file) : header_(header), file_(file) {}
+  Reader(const GgufHeader& header, const std::string& file) : file_(file), fields_(header, file) {}
 
   absl::StatusOr<GgufTokenizer> Read();
 
  private:
+  // A value of a wrong kind, of which the fields complain, is missing for who reads it.
   absl::Status Invalid(const std::string& why) const {
+    if (!fields_.status().ok()) return fields_.status();
     return absl::InvalidArgumentError(absl::StrCat(file_, ": tokenizer.ggml.", why));
   }
-  const GgufValue* Find(const std::string& key) const {
-    const auto found = header_.metadata.find("tokenizer." + key);
-    return found == header_.metadata.end() ? nullptr : &found->second;
-  }
-  bool Flag(const std::string& key, bool missing) const {
-    const GgufValue* value = Find(key);
-    return value == nullptr ? missing : value->integer != 0;
-  }
   // Of a special token, into `id`; -1 where the file names none.
-  absl::Status Id(const std::string& name, int* id) const;
-  absl::Status FitsTokens(const char* list) const;
-  absl::Status BytePairs(Json* json) const;
-  absl::Status SentencePieces(bool unigram, std::string* model) const;
+  absl::Status Id(const std::string& name, int* id);
+  absl::Status FitsTokens(const char* list, const std::vector<double>& values) const;
+  absl::Status BytePairs(Json* json);
+  absl::Status SentencePieces(bool unigram, std::string* model);
 
-  const GgufHeader& header_;
   const std::string& file_;
+  GgufFields fields_;
   const std::vector<std::string>* tokens_ = nullptr;
   std::vector<double> types_;  // (tokens)
 };
 
-absl::Status Reader::Id(const std::string& name, int* id) const {
-  const GgufValue* value = Find(absl::StrCat("ggml.", name, "_token_id"));
+absl::Status Reader::Id(const std::string& name, int* id) {
+  const GgufValue* value =
+      fields_.Find(absl::StrCat("tokenizer.ggml.", name, "_token_id"), Kind::kInteger);
   *id = -1;
-  if (value == nullptr) return absl::OkStatus();
+  if (value == nullptr) return fields_.status();
   if (value->integer < 0 || value->integer >= static_cast<int64_t>(tokens_->size())) {
     return Invalid(absl::StrCat(name, "_token_id is ", value->integer, ", which no token has"));
   }
@@ -91,22 +100,20 @@ absl::Status Reader::Id(const std::string& name, int* id) const {
   return absl::OkStatus();
 }
 
-absl::Status Reader::FitsTokens(const char* list) const {
-  const GgufValue* value = Find(absl::StrCat("ggml.", list));
-  if (value == nullptr || value->numbers.size() == tokens_->size()) return absl::OkStatus();
-  return Invalid(
-      absl::StrCat(list, " has ", value->numbers.size(), " entries, tokens ", tokens_->size()));
+absl::Status Reader::FitsTokens(const char* list, const std::vector<double>& values) const {
+  if (values.size() == tokens_->size()) return absl::OkStatus();
+  return Invalid(absl::StrCat(list, " has ", values.size(), " entries, tokens ", tokens_->size()));
 }
 
-absl::Status Reader::BytePairs(Json* json) const {
-  const GgufValue* pre = Find("ggml.pre");
-  const std::string name = pre == nullptr ? "gpt-2" : pre->text;
+absl::Status Reader::BytePairs(Json* json) {
+  const std::string name = fields_.Text("tokenizer.ggml.pre", "gpt-2");
   const Json cut = PreTokenizer(name);
   if (cut.is_null()) {
-    return Invalid(
-        absl::StrCat("pre is ", Quoted(name), "; one of: gpt-2, smollm, llama-bpe, llama3, qwen2"));
+    return Invalid(absl::StrCat("pre is ", Quoted(name),
+                                "; one of: dbrx, falcon-h1, gpt-2, lfm2, llama-bpe, llama3, qwen2, "
+                                "qwen35, refact, smollm"));
   }
-  const GgufValue* merges = Find("ggml.merges");
+  const GgufValue* merges = fields_.Find("tokenizer.ggml.merges", Kind::kStrings);
   if (merges == nullptr) return Invalid("merges are missing");
   Json vocab = Json::object(), added = Json::array();
   for (size_t i = 0; i < tokens_->size(); ++i) {
@@ -124,7 +131,7 @@ absl::Status Reader::BytePairs(Json* json) const {
                      {"special", types_[i] == kControl}});
   }
   // Qwen's tokenizers compose characters before all else, which files do not tell.
-  const Json normalizer = name == "qwen2" ? Json{{"type", "NFC"}} : Json();
+  const Json normalizer = name == "qwen2" || name == "qwen35" ? Json{{"type", "NFC"}} : Json();
   *json = {{"version", "1.0"},
            {"truncation", nullptr},
            {"padding", nullptr},
@@ -141,18 +148,18 @@ absl::Status Reader::BytePairs(Json* json) const {
              {"end_of_word_suffix", nullptr},
              {"fuse_unk", false},
              {"byte_fallback", false},
-             {"ignore_merges", name == "llama-bpe" || name == "llama3"},
+             {"ignore_merges", IgnoresMerges(name)},
              {"vocab", vocab},
              {"merges", merges->texts}}}};
   return absl::OkStatus();
 }
 
-absl::Status Reader::SentencePieces(bool unigram, std::string* model) const {
-  const GgufValue* scores = Find("ggml.scores");
-  if (scores == nullptr || Find("ggml.token_type") == nullptr) {
+absl::Status Reader::SentencePieces(bool unigram, std::string* model) {
+  const GgufValue* scores = fields_.Find("tokenizer.ggml.scores", Kind::kNumbers);
+  if (scores == nullptr || fields_.Find("tokenizer.ggml.token_type", Kind::kNumbers) == nullptr) {
     return Invalid("scores or token_type are missing");
   }
-  if (absl::Status status = FitsTokens("scores"); !status.ok()) return status;
+  if (absl::Status status = FitsTokens("scores", scores->numbers); !status.ok()) return status;
   SentencePieceParts parts;
   parts.unigram = unigram;
   for (size_t i = 0; i < tokens_->size(); ++i) {
@@ -168,10 +175,14 @@ absl::Status Reader::SentencePieces(bool unigram, std::string* model) const {
   absl::Status status = Id("bos", &parts.bos);
   if (status.ok()) status = Id("eos", &parts.eos);
   if (!status.ok()) return status;
-  parts.add_dummy_prefix = Flag("ggml.add_space_prefix", true);
-  parts.remove_extra_spaces = Flag("ggml.remove_extra_whitespaces", unigram);
-  if (const GgufValue* map = Find("ggml.precompiled_charsmap"); map != nullptr) {
+  parts.add_dummy_prefix = fields_.Bool("tokenizer.ggml.add_space_prefix", true);
+  parts.remove_extra_spaces = fields_.Bool("tokenizer.ggml.remove_extra_whitespaces", unigram);
+  const GgufValue* map = fields_.Find("tokenizer.ggml.precompiled_charsmap", Kind::kNumbers);
+  if (map != nullptr) {
     for (const double byte : map->numbers) {
+      if (!(byte >= -128 && byte <= 255)) {
+        return Invalid(absl::StrCat("precompiled_charsmap holds ", byte, ", which is no byte"));
+      }
       parts.character_map += static_cast<char>(static_cast<int>(byte));
     }
   }
@@ -180,18 +191,20 @@ absl::Status Reader::SentencePieces(bool unigram, std::string* model) const {
 }
 
 absl::StatusOr<GgufTokenizer> Reader::Read() {
-  const GgufValue* model = Find("ggml.model");
+  const std::string model = fields_.Text("tokenizer.ggml.model", "none");
   GgufTokenizer tokenizer;
-  if (model == nullptr || model->text == "none") return tokenizer;
-  const bool pairs = model->text == "gpt2", unigram = model->text == "t5";
-  if (!pairs && !unigram && model->text != "llama") {
-    return Invalid(absl::StrCat("model is ", Quoted(model->text), "; gpt2, llama and t5 are read"));
+  if (!fields_.status().ok()) return fields_.status();
+  if (model == "none") return tokenizer;
+  const bool pairs = model == "gpt2", unigram = model == "t5";
+  if (!pairs && !unigram && model != "llama") {
+    return Invalid(absl::StrCat("model is ", Quoted(model), "; gpt2, llama and t5 are read"));
   }
-  const GgufValue *tokens = Find("ggml.tokens"), *types = Find("ggml.token_type");
+  const GgufValue* tokens = fields_.Find("tokenizer.ggml.tokens", Kind::kStrings);
+  const GgufValue* types = fields_.Find("tokenizer.ggml.token_type", Kind::kNumbers);
   if (tokens == nullptr || tokens->texts.empty()) return Invalid("tokens are missing");
   tokens_ = &tokens->texts;
-  if (absl::Status status = FitsTokens("token_type"); !status.ok()) return status;
   types_ = types == nullptr ? std::vector<double>(tokens_->size(), 1) : types->numbers;
+  if (absl::Status status = FitsTokens("token_type", types_); !status.ok()) return status;
   absl::Status status =
       pairs ? BytePairs(&tokenizer.json) : SentencePieces(unigram, &tokenizer.sentence_pieces);
   if (!status.ok()) return status;
@@ -201,10 +214,11 @@ absl::StatusOr<GgufTokenizer> Reader::Read() {
     if (status = Id(end, &id); !status.ok()) return status;
     if (id >= 0) tokenizer.config[absl::StrCat(end, "_token")] = (*tokens_)[id];
   }
-  tokenizer.config["add_bos_token"] = Flag("ggml.add_bos_token", model->text == "llama");
-  if (const GgufValue* chat = Find("chat_template"); chat != nullptr) {
-    tokenizer.config["chat_template"] = chat->text;
-  }
+  tokenizer.config["add_bos_token"] =
+      fields_.Bool("tokenizer.ggml.add_bos_token", model == "llama");
+  const std::string chat = fields_.Text("tokenizer.chat_template", "");
+  if (!chat.empty()) tokenizer.config["chat_template"] = chat;
+  if (!fields_.status().ok()) return fields_.status();
   return tokenizer;
 }
 

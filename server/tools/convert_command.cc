@@ -9,9 +9,12 @@ namespace {
 constexpr char kUsage[] =
     "usage: packrat convert --gguf FILE --output DIR\n"
     "\n"
-    "Turns a GGUF file of the llama or qwen3 architecture into a folder that all commands load.\n"
-    "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 lose nothing; of Q4_K the scales are rounded to float16,\n"
-    "Q6_K is quantised once more, in int8.\n"
+    "Turns a GGUF file into a folder that all commands load. Architectures: falcon-h1, granite,\n"
+    "granitehybrid, lfm2, llama, qwen2, qwen3 and qwen35, all without experts. F32, F16, BF16, "
+    "Q8_0,\n"
+    "Q4_0 and Q4_1 lose nothing; of Q4_K the scales are rounded to float16, Q6_K is quantised "
+    "once\n"
+    "more, in int8.\n"
     "  --output  a folder that is made; if it is there, it must be empty\n";
 
 }  // namespace

@@ -228,7 +228,10 @@ void ExpectRefused(const GgufWriter& writer, const std::string& part) {
 TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   GgufWriter none;
   none.Text("general.architecture", "mamba");
-  ExpectRefused(none, "general.architecture is \"mamba\"; llama and qwen3 are read");
+  ExpectRefused(
+      none,
+      "general.architecture is \"mamba\"; falcon-h1, granite, granitehybrid, lfm2, llama, "
+      "qwen2, qwen3 and qwen35 are read");
   GgufWriter scaled = FromGolden("llama");
   scaled.Text("llama.rope.scaling.type", "yarn");
   ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"; none and linear are read");
@@ -243,15 +246,16 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   ExpectRefused(unknown, "tensor \"blk.0.attn_sinks.weight\" has no place in a qwen3");
   GgufWriter partial = FromGolden("qwen3");
   partial.Integer("qwen3.rope.dimension_count", 16);
-  ExpectRefused(partial, "qwen3.rope.dimension_count is 16 of 32 channels");
+  ExpectRefused(partial,
+                "qwen3.rope.dimension_count is 16 of 32 channels; all of them must be rotated");
   for (const char* key :
        {"block_count", "embedding_length", "feed_forward_length", "context_length"}) {
     ExpectRefused(FromGolden("llama", key),
-                  std::string("llama.") + key + " is missing or no count");
+                  std::string("llama.") + key + " is missing; must be 1 to 2147483647");
   }
   GgufWriter odd = FromGolden("llama", "key_length");
   odd.Integer("llama.attention.key_length", 15);
-  ExpectRefused(odd, "llama.rope.dimension_count is 15 of 15 channels");
+  ExpectRefused(odd, "llama.attention.key_length is 15; must be an even number of channels");
   GgufWriter vector;
   vector.Text("general.architecture", "llama");
   for (const char* key : {"block_count", "embedding_length", "feed_forward_length",

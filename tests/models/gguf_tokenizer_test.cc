@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -39,18 +40,26 @@ TEST(TokenizerOfGguf, WordsAreCutAsTheNameSays) {
   EXPECT_EQ(cut("")["pre_tokenizer"], cut("gpt-2")["pre_tokenizer"]);
   EXPECT_EQ(cut("gpt-2")["pre_tokenizer"]["type"], "ByteLevel");
   EXPECT_EQ(cut("gpt-2")["pre_tokenizer"]["use_regex"], true);
-  for (const char* pre : {"llama-bpe", "llama3", "qwen2"}) {
+  for (const std::string pre :
+       {"dbrx", "falcon-h1", "lfm2", "llama-bpe", "llama3", "qwen2", "qwen35"}) {
     const Json json = cut(pre);
     const Json& parts = json["pre_tokenizer"]["pretokenizers"];
     EXPECT_EQ(parts[0]["type"], "Split");
     EXPECT_EQ(parts[1]["use_regex"], false);
     const std::string pattern = parts[0]["pattern"]["Regex"];
-    const bool three = std::string(pre) != "qwen2";  // Digits in groups of up to three.
+    const bool three = pre.substr(0, 4) != "qwen";  // Digits in groups of up to three.
     EXPECT_EQ(pattern.find("\\p{N}{1,3}|") != std::string::npos, three) << pre;
-    EXPECT_EQ(json["model"]["ignore_merges"], three) << pre;
+    EXPECT_EQ(pattern.find("\\p{M}") != std::string::npos, pre == "qwen35") << pre;
+    EXPECT_EQ(json["model"]["ignore_merges"], three && pre != "dbrx") << pre;
     EXPECT_EQ(json["normalizer"], three ? Json() : Json({{"type", "NFC"}})) << pre;
   }
-  for (const char* pre : {"gpt-2", "smollm"}) EXPECT_EQ(cut(pre)["model"]["ignore_merges"], false);
+  for (const char* pre : {"gpt-2", "refact", "smollm"}) {
+    EXPECT_EQ(cut(pre)["model"]["ignore_merges"], false);
+  }
+  EXPECT_EQ(cut("refact")["pre_tokenizer"]["pretokenizers"][0]["type"], "Digits");
+  EXPECT_EQ(TokenizerOfGguf(Tokens({"a"}, "unheard-of"), "FILE").status().message(),
+            "FILE: tokenizer.ggml.pre is \"unheard-of\"; one of: dbrx, falcon-h1, gpt-2, lfm2, "
+            "llama-bpe, llama3, qwen2, qwen35, refact, smollm");
 }
 
 TEST(TokenizerOfGguf, KindsOfTokensAndEnds) {
@@ -71,6 +80,21 @@ TEST(TokenizerOfGguf, KindsOfTokensAndEnds) {
   EXPECT_EQ(tokenizer->config["bos_token"], "<s>");
   EXPECT_EQ(tokenizer->config["add_bos_token"], true);
   EXPECT_FALSE(tokenizer->config.contains("eos_token"));
+}
+
+TEST(TokenizerOfGguf, ValuesOfAnotherKindAreRefused) {
+  for (const auto& [key, kind, must_be] : {std::tuple("model", "an integer", "a string"),
+                                           {"pre", "an integer", "a string"},
+                                           {"tokens", "an integer", "a list of strings"},
+                                           {"token_type", "an integer", "a list of numbers"},
+                                           {"merges", "an integer", "a list of strings"},
+                                           {"add_bos_token", "an integer", "a boolean"}}) {
+    GgufHeader header = Tokens({"a", "b"});
+    header.metadata.insert_or_assign(std::string("tokenizer.ggml.") + key,
+                                     GgufValue{GgufValue::Kind::kInteger, 1});
+    EXPECT_EQ(TokenizerOfGguf(header, "FILE").status().message(),
+              std::string("FILE: tokenizer.ggml.") + key + " is " + kind + "; must be " + must_be);
+  }
 }
 
 TEST(TokenizerOfGguf, ListsThatDoNotFitAreRefused) {

@@ -19,9 +19,12 @@
 
 ABSL_FLAG(std::string, dir, "/var/tmp/packrat-bench",
           "Folder for models of random weights (1 GB).");
-ABSL_FLAG(std::string, only, "",
-          "Run one section: sampling, mamba2, model, context, steps. Default: all.");
-ABSL_FLAG(std::string, model, "models/demo", "Folder of the model whose steps are measured.");
+ABSL_FLAG(
+    std::string, only, "",
+    "Run one section: sampling, mamba2, model, rates (of --model), context, steps. Default: all "
+    "but rates.");
+ABSL_FLAG(std::string, model, "models/demo",
+          "Folder of the model whose steps or rates are measured.");
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2, avx512 or amx.");
 ABSL_FLAG(std::string, activations, "auto", "auto, float32 or bfloat16.");
@@ -55,6 +58,9 @@ int main(int argc, char** argv) {
   if (only.empty() || only == "sampling") BenchSampling(threads);
   if (only.empty() || only == "mamba2") BenchMamba2(threads, limits);
   if (only.empty() || only == "model") BenchModel(dir, threads, *activations, limits);
+  if (only == "rates") {
+    BenchModelIn(absl::GetFlag(FLAGS_model), threads, *activations, limits);
+  }
   if (only.empty() || only == "context") BenchContext(dir, threads);
   if (only.empty() || only == "steps") {
     BenchSteps(absl::GetFlag(FLAGS_model), threads, *activations, limits);

@@ -67,26 +67,13 @@ class Sequences {
   std::vector<SpanStats> stats_;
 };
 
-}  // namespace
-
-double FlopsPerToken(const LanguageModel& model, bool logits) {
-  const double embedding = 2.0 * model.config().vocab_size * model.config().hidden_size;  // bf16
-  const double weights = static_cast<double>(model.weight_bytes()) - (logits ? 0 : embedding);
-  return weights;  // Two operations per parameter of two bytes.
-}
-
-void BenchModel(const std::string& dir, int threads, ActivationType activations,
+// What binds these rows is the bandwidth or the peak of products, be they float32 or bfloat16.
+void BenchRates(LanguageModel* model, const std::vector<int>& batches,
+                const std::vector<int>& prompts, int threads, double peak,
                 const MachineLimits& limits) {
-  WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
-  const double start = Now();
-  auto model = Load(dir + "/hybrid350m", threads, activations, 512);
-  const double peak = activations != ActivationType::kFloat32 && CpuHasBFloat16()
-                          ? limits.bfloat16_flops_per_second
-                          : limits.flops_per_second;
-  Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
   const auto bytes = static_cast<double>(model->weight_bytes());
   {
-    Sequences one(model.get(), 1, 1024);
+    Sequences one(model, 1, 1024);
     one.Feed(1, 256);
     // Other machines on the same host make the bandwidth come and go within seconds, so each step
     // is held against a reading made just before it.
@@ -103,11 +90,14 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
     }
     const double rate = moved / Median(seconds);
     Row("decode batch 1", rate / 1e9, "GB/s", rate / Median(shares) / 1e9,
-        absl::StrCat(1 / Median(seconds), " tokens/s; limit read between the steps; solver steps ",
-                     static_cast<double>(stats.solver.steps) / stats.solver.solves));
+        absl::StrCat(1 / Median(seconds), " tokens/s; limit read between the steps",
+                     stats.solver.solves == 0
+                         ? ""
+                         : absl::StrCat("; solver steps ", static_cast<double>(stats.solver.steps) /
+                                                               stats.solver.solves)));
   }
-  for (const int batch : {16, 64}) {
-    Sequences many(model.get(), batch, 1024);
+  for (const int batch : batches) {
+    Sequences many(model, batch, 1024);
     for (int fed = 0; fed < 256; fed += 512 / batch) many.Feed(batch, 512 / batch);
     const double seconds = MedianSeconds(33, [&] { many.Feed(batch, 1); });
     const double by_bytes = bytes / limits.read_bytes_per_second;
@@ -116,8 +106,8 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
         batch / std::max(by_bytes, by_flops),
         by_flops > by_bytes ? "bound by the matrix peak" : "bound by bandwidth");
   }
-  for (int tokens : {512, 2048}) {
-    Sequences one(model.get(), 1, tokens + 1024);
+  for (const int tokens : prompts) {
+    Sequences one(model, 1, tokens + 1024);
     const double seconds = MedianSeconds(5, [&] {
       one.MoveTo(0);
       for (int done = 0; done < tokens; done += 512) one.Feed(1, 512);
@@ -125,6 +115,35 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
     Row(absl::StrCat("prompt of ", tokens), tokens * FlopsPerToken(*model, false) / seconds / 1e9,
         "GFLOP/s", peak / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
   }
+}
+
+double PeakOf(ActivationType activations, const MachineLimits& limits) {
+  return activations != ActivationType::kFloat32 && CpuHasBFloat16()
+             ? limits.bfloat16_flops_per_second
+             : limits.flops_per_second;
+}
+
+}  // namespace
+
+double FlopsPerToken(const LanguageModel& model, bool logits) {
+  const double embedding = 2.0 * model.config().vocab_size * model.config().hidden_size;  // bf16
+  const double weights = static_cast<double>(model.weight_bytes()) - (logits ? 0 : embedding);
+  return weights;  // Two operations per parameter of two bytes.
+}
+
+void BenchModel(const std::string& dir, int threads, ActivationType activations,
+                const MachineLimits& limits) {
+  WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
+  const double start = Now();
+  auto model = Load(dir + "/hybrid350m", threads, activations, 512);
+  Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
+  BenchRates(model.get(), {16, 64}, {512, 2048}, threads, PeakOf(activations, limits), limits);
+}
+
+void BenchModelIn(const std::string& dir, int threads, ActivationType activations,
+                  const MachineLimits& limits) {
+  const auto model = Load(dir, threads, activations, 512);
+  BenchRates(model.get(), {8, 32}, {2048}, threads, PeakOf(activations, limits), limits);
 }
 
 void BenchContext(const std::string& dir, int threads) {

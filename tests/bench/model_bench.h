@@ -12,6 +12,9 @@ namespace packrat {
 // `dir`: scratch folder for models of random weights; a gigabyte.
 void BenchModel(const std::string& dir, int threads, ActivationType activations,
                 const MachineLimits& limits);
+// The same of the model in folder `dir`, with fewer texts at once.
+void BenchModelIn(const std::string& dir, int threads, ActivationType activations,
+                  const MachineLimits& limits);
 void BenchContext(const std::string& dir, int threads);
 
 // Operations of the matrix products for one token, of weights stored in bfloat16.

@@ -27,6 +27,13 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
 using PackRows =
     absl::FunctionRef<void(const MatMulKernel& kernel, int row, int n, int worker, float* packed)>;
 
+// A thread takes a few consecutive panels at a time: memory is read in order, and the others take
+// over what a thread that was held up leaves. At the end one waits for half of a task, on average.
+int64_t Grain(int64_t panels, const KernelContext& context) {
+  constexpr int kTasks = 32;  // To a thread.
+  return std::max<int64_t>(1, panels / (context.pool.size() * kTasks));
+}
+
 // Products of one arithmetic.
 void Multiply(const MatMulKernel& kernel, PackRows pack, int rows,
               absl::Span<const MatMulOutput> outputs, KernelContext* context) {
@@ -39,11 +46,9 @@ void Multiply(const MatMulKernel& kernel, PackRows pack, int rows,
     const int end = BlockStart(static_cast<int>(b) + 1, blocks, rows);
     pack(kernel, row, end - row, worker, packed + static_cast<ptrdiff_t>(row) * row_floats);
   });
-  // A thread takes a few consecutive panels of one output at a time: memory is read in order, and
-  // the others take over what a thread that was held up leaves.
   int64_t panels = 0;
   for (const MatMulOutput& output : outputs) panels += output.weight->num_panels();
-  const int64_t grain = std::max<int64_t>(1, panels / (context->pool.size() * 8));
+  const int64_t grain = Grain(panels, *context);
   context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int) {
     int64_t first = task * grain, end = std::min(panels, first + grain);
     for (const MatMulOutput& output : outputs) {  // Both count from its first panel.
@@ -125,7 +130,7 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups
                   packed + static_cast<ptrdiff_t>(g.packed_row + first) * row_floats);
     });
     const int64_t panels = any.num_panels(), all = n * panels;
-    const int64_t grain = std::max<int64_t>(1, all / (context->pool.size() * 8));
+    const int64_t grain = Grain(all, *context);
     context->pool.Run((all + grain - 1) / grain, [&](int64_t task, int) {
       const int64_t limit = std::min(all, (task + 1) * grain);
       for (int64_t at = task * grain; at < limit;) {

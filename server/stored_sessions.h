@@ -48,8 +48,8 @@ class GuardedStore : public SessionStore {
   absl::Time down_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
-// Thread-safe. Fetch(), Put() and Delete() wait, for a bounded time: call them by work that
-// Submit() was given.
+// Thread-safe. Fetch(), Put() and Delete() wait, for a bounded time with each piece: call them by
+// work that Submit() was given.
 class StoredSessions {
  public:
   // They wait more than they work. Each may hold a piece of a state, and copies for the store.

@@ -1,12 +1,15 @@
 #include "models/tools/convert_gguf.h"
 
+#include <filesystem>
 #include <fstream>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "models/cpu_model.h"
 #include "models/files/json.h"
 #include "models/tools/gguf_families.h"
 #include "models/tools/gguf_fields.h"
@@ -138,6 +141,23 @@ absl::Status WriteJson(const std::string& path, const Json& json) {
   return WriteFile(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
+absl::Status WriteFolder(const std::string& path, const Json& config,
+                         const GgufTokenizer& tokenizer,
+                         const std::vector<TensorToWrite>& tensors) {
+  const std::string dir = path + "/";
+  absl::Status status = WriteJson(dir + "config.json", config);
+  if (status.ok() && !tokenizer.json.is_null()) {
+    status = WriteJson(dir + "tokenizer.json", tokenizer.json);
+  }
+  if (status.ok() && !tokenizer.sentence_pieces.empty()) {
+    status = WriteFile(dir + "tokenizer.model", tokenizer.sentence_pieces);
+  }
+  if (status.ok() && !tokenizer.config.is_null()) {
+    status = WriteJson(dir + "tokenizer_config.json", tokenizer.config);
+  }
+  return status.ok() ? WriteSafetensors(dir + "model.safetensors", tensors) : status;
+}
+
 }  // namespace
 
 absl::Status ConvertGguf(const ConvertOptions& options) {
@@ -152,18 +172,15 @@ absl::Status ConvertGguf(const ConvertOptions& options) {
   absl::Status status = converter.Tensors(&tensors);
   if (!status.ok()) return status;
   if (status = MakeModelFolder(options.output); !status.ok()) return status;
-  const std::string dir = options.output + "/";
-  status = WriteJson(dir + "config.json", *config);
-  if (status.ok() && !tokenizer->json.is_null()) {
-    status = WriteJson(dir + "tokenizer.json", tokenizer->json);
-  }
-  if (status.ok() && !tokenizer->sentence_pieces.empty()) {
-    status = WriteFile(dir + "tokenizer.model", tokenizer->sentence_pieces);
-  }
-  if (status.ok() && !tokenizer->config.is_null()) {
-    status = WriteJson(dir + "tokenizer_config.json", tokenizer->config);
-  }
-  return status.ok() ? WriteSafetensors(dir + "model.safetensors", tensors) : status;
+  status = WriteFolder(options.output, *config, *tokenizer, tensors);
+  if (!status.ok()) return status;
+  // A file may lack what its model needs, or have it in other shapes.
+  status = MeasureModel(options.output, ModelOptions()).status();
+  if (!absl::IsInvalidArgument(status)) return absl::OkStatus();
+  std::error_code error;
+  std::filesystem::remove_all(options.output, error);
+  return absl::InvalidArgumentError(
+      absl::StrCat(options.gguf, ": makes no model: ", status.message()));
 }
 
 }  // namespace packrat

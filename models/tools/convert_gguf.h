@@ -26,7 +26,8 @@ struct ConvertOptions {
 // INVALID_ARGUMENT naming the file and what of it is not supported: architectures that
 // gguf_families.h does not list, keys and tensors that nothing reads, values of another kind or
 // beyond their range, rotary frequencies scaled otherwise than linearly or as in Llama 3.1,
-// experts, and tokenizers that gguf_tokenizer.h does not know.
+// experts, tokenizers that gguf_tokenizer.h does not know, and files that lack tensors of their
+// model or have them in other shapes; the folder is then taken away.
 absl::Status ConvertGguf(const ConvertOptions& options);
 
 // The rows of a weight (out, in), `data` as the file has them, in the type of ours that holds them

@@ -1,5 +1,7 @@
 #include "kernels/gated_conv.h"
 
+#include <algorithm>
+
 #include "kernels/check.h"
 #include "kernels/span_channels.h"
 
@@ -29,14 +31,16 @@ void ConvolveSpan(const GatedConvShape& shape, const GatedConvWeights& weights,
   const float* gate = rows(x.out_gate);
   auto* out =
       static_cast<float*>(x.out) + static_cast<ptrdiff_t>(span.first_token) * shape.channels;
-  for (int t = 0; t < span.num_tokens; ++t) {
-    for (int c = begin; c < end; c += 16) {
-      V16 y = Convolve16(conv, t, c, end - c);
+  // In blocks, so that what neighbouring channels of a row share is still in the cache.
+  for (int t = 0, n; t < span.num_tokens; t += n) {
+    n = std::min(kBlockTokens, span.num_tokens - t);
+    ConvolveTokens(conv, t, n, begin, end - begin, [&](int i, int d, V16 y) HWY_ATTR {
+      const int c = begin + d;
       if (gate != nullptr) {
-        y = Mul(LoadFirst(gate + static_cast<ptrdiff_t>(t) * x.stride + c, end - c), y);
+        y = Mul(LoadFirst(gate + static_cast<ptrdiff_t>(t + i) * x.stride + c, end - c), y);
       }
-      StoreFirst(y, end - c, out + static_cast<ptrdiff_t>(t) * shape.channels + c);
-    }
+      StoreFirst(y, end - c, out + static_cast<ptrdiff_t>(t + i) * shape.channels + c);
+    });
   }
   if (shape.conv_size > 1) KeepConvInput(conv, span.num_tokens, begin, end - begin, history);
 }

@@ -64,19 +64,6 @@ struct DeltaTokens {
   int end() const { return slot + n; }
 };
 
-// The convolution of (dim) channels of token t, scaled to length `length`, to out (padded).
-void ConvolveUnit(const ConvInput& conv, int t, int channel, int dim, float length, float* out) {
-  const int padded = PadTo16(dim);
-  V16 norm = Zero();
-  for (int d = 0; d < padded; d += 16) {
-    const V16 y = ShortConv16(conv, t, channel + d, dim - d);
-    norm = MulAdd(y, y, norm);
-    Store(y, out + d);
-  }
-  const V16 scale = Set(length / std::sqrt(SumLanes(norm) + 1e-6f));
-  for (int d = 0; d < padded; d += 16) Store(Mul(Load(out + d), scale), out + d);
-}
-
 // log g of a token.
 float LogDecay(float rate, float a) {
   return -rate * (std::fmax(a, 0.0f) + std::log1p(std::exp(-std::fabs(a))));
@@ -93,13 +80,12 @@ struct DeltaScratch {
 // Writes keys to the tail and queries to scratch, and the dot products of both with every key up to
 // the token's own.
 void FillKeys(const DeltaSpan& h, const DeltaTokens& at, const DeltaScratch& scratch) {
-  const int dim = h.shape.key_dim, padded = h.key_padded;
+  const int dim = h.shape.key_dim, padded = h.key_padded, first = at.slot * padded;
   const float length = 1.0f / std::sqrt(static_cast<float>(dim));
-  for (int i = 0; i < at.n; ++i) {
-    const int t = at.slot + i;
-    float *k = h.k + t * padded, *q = scratch.q + t * padded;
-    ConvolveUnit(h.conv, at.t + i, h.k_channel(), dim, 1.0f, k);
-    ConvolveUnit(h.conv, at.t + i, h.q_channel(), dim, length, q);
+  ShortConvUnits(h.conv, at.t, at.n, h.k_channel(), dim, 1.0f, h.k + first, padded);
+  ShortConvUnits(h.conv, at.t, at.n, h.q_channel(), dim, length, scratch.q + first, padded);
+  for (int t = at.slot; t < at.end(); ++t) {
+    const float *k = h.k + t * padded, *q = scratch.q + t * padded;
     for (int s = 0; s <= t; ++s) {
       const float* key = h.k + s * padded;
       if (s < t) scratch.k_dots[t * 16 + s] = Dot(k, key, padded);
@@ -191,15 +177,13 @@ void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const floa
 // where the block ends.
 bool ValueHead(const DeltaSpan& h, const DeltaTokens& at, int head, bool sealed, const float* in,
                float* out, const DeltaScratch& scratch) {
-  const int values = h.value_padded, dim = h.shape.value_dim;
+  const int values = h.value_padded;
   float* u = h.all_u + static_cast<size_t>(head) * kBlockTokens * values;
   float* log_decay = h.all_log_decay + head * kBlockTokens;
   float beta[kBlockTokens];
+  ShortConvTokens(h.conv, at.t, at.n, h.v_channel(head), h.shape.value_dim,
+                  scratch.v + at.slot * values, values);
   for (int i = 0; i < at.n; ++i) {
-    for (int d = 0; d < values; d += 16) {
-      Store(ShortConv16(h.conv, at.t + i, h.v_channel(head) + d, dim - d),
-            scratch.v + (at.slot + i) * values + d);
-    }
     const ptrdiff_t scalar = h.token(at.t + i) * h.x.scalar_stride + head;
     beta[at.slot + i] = h.weights.beta_scale / (1.0f + std::exp(-h.x.beta[scalar]));
     log_decay[at.slot + i] =

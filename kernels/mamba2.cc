@@ -122,16 +122,14 @@ void PrepareMamba(const MambaCall& call, const BatchSpan& span, const MambaToken
     float* row = memory(t);
     FillDecays(call, span.first_token + at.t + t - at.slot, row + layout.dt,
                row + layout.log_decay);
-    for (int group = 0; group < s.num_groups; ++group) {
-      float *b = row + layout.b + group * padded, *c = row + layout.c + group * padded;
-      for (int i = 0; i < padded; i += 16) {
-        const int n = s.state_size - i, token = at.t + t - at.slot;
-        Store(ShortConv16(conv, token, call.b_channel(group) + i, n), b + i);
-        Store(ShortConv16(conv, token, call.c_channel(group) + i, n), c + i);
-      }
-    }
   }
   for (int group = 0; group < s.num_groups; ++group) {
+    const auto stride = static_cast<ptrdiff_t>(layout.end);
+    float* first = memory(at.slot) + static_cast<size_t>(group) * padded;
+    ShortConvTokens(conv, at.t, at.n, call.b_channel(group), s.state_size, first + layout.b,
+                    stride);
+    ShortConvTokens(conv, at.t, at.n, call.c_channel(group), s.state_size, first + layout.c,
+                    stride);
     const float* earlier = call.Tail(span) + static_cast<size_t>(group) * kBlockTokens * padded;
     for (int t = at.slot; t < at.end(); ++t) {
       float* row = memory(t);
@@ -182,18 +180,19 @@ struct MambaHead {
 void FillTokens(MambaHead* h, const MambaTokens& at) {
   // Copies, where the compiler need not expect a store to them.
   const ConvInput conv = h->conv;
-  const int padded = h->padded, dim = h->dim, first = h->head * dim;
+  const int padded = h->padded;
   float *x = h->x, *u = h->u;
   for (int t = at.slot; t < at.end(); ++t) {
     const int token = at.t + t - at.slot;
     float* row = h->rows[t] = h->call.Memory(h->span.first_token + token);
     h->b[t] = row + h->layout.b + h->group * h->state_padded;
     h->log_decay[t] = row[h->layout.log_decay + h->head];
-    const V16 dt = Set(row[h->layout.dt + h->head]);
+  }
+  ShortConvTokens(conv, at.t, at.n, h->head * h->dim, h->dim, x + at.slot * padded, padded);
+  for (int t = at.slot; t < at.end(); ++t) {
+    const V16 dt = Set(h->rows[t][h->layout.dt + h->head]);
     for (int d = 0; d < padded; d += 16) {
-      const V16 v = ShortConv16(conv, token, first + d, dim - d);
-      Store(v, x + t * padded + d);
-      Store(Mul(dt, v), u + t * padded + d);
+      Store(Mul(dt, Load(x + t * padded + d)), u + t * padded + d);
     }
   }
 }

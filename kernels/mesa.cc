@@ -58,27 +58,15 @@ struct Head {
   int channel() const { return index * dim; }  // The head's first.
 };
 
-// Short convolution, silu and l2 norm of token t into out (P).
-void Convolve(const Head& h, const ConvInput& input, int t, float* out) {
-  V16 norm = Zero();
-  for (int d = 0; d < h.padded; d += 16) {
-    const V16 y = ShortConv16(input, t, h.channel() + d, h.dim - d);
-    norm = MulAdd(y, y, norm);
-    Store(y, out + d);
-  }
-  const V16 scale = Set(1.0f / std::sqrt(SumLanes(norm) + 1e-6f));
-  for (int d = 0; d < h.padded; d += 16) Store(Mul(Load(out + d), scale), out + d);
-}
-
 // log(sigmoid(a)), without overflow.
 float LogSigmoid(float a) { return std::fmin(a, 0.0f) - std::log1p(std::exp(-std::fabs(a))); }
 
 // Rows of the tail for tokens [t, t + n), which lie at `slot` of their block, and their q (n, P).
 void FillTail(const Head& h, int t, int n, int slot, float* q) {
+  ShortConvUnits(h.conv_q, t, n, h.channel(), h.dim, 1.0f, q, h.padded);
+  ShortConvUnits(h.conv_k, t, n, h.channel(), h.dim, 1.0f, h.k + slot * h.padded, h.padded);
   for (int i = 0; i < n; ++i) {
-    float *k = h.k + (slot + i) * h.padded, *v = h.v + (slot + i) * h.padded;
-    Convolve(h, h.conv_q, t + i, q + i * h.padded);
-    Convolve(h, h.conv_k, t + i, k);
+    float* v = h.v + (slot + i) * h.padded;
     const float* value = h.Row(h.x.v, t + i) + h.channel();
     for (int d = 0; d < h.padded; d += 16) Store(LoadFirst(value + d, h.dim - d), v + d);
     const ptrdiff_t at =

@@ -9,6 +9,8 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 
 #include "kernels/short_conv.h"
 #include "kernels/vec16-inl.h"
@@ -36,24 +38,102 @@ HWY_INLINE V16 ConvInput16(const ConvInput& x, int t, int channel, int n) {
   return x.gate != nullptr ? Mul(LoadFirst(x.gate + at, n), row) : row;
 }
 
-// The same channels of the convolution, before any activation.
-HWY_INLINE V16 Convolve16(const ConvInput& x, int t, int channel, int n) {
-  V16 sum = x.bias != nullptr ? LoadFirst(x.bias + channel, n) : Zero();
-  for (int tap = 0; tap < x.conv_size; ++tap) {
-    const int from = t - (x.conv_size - 1) + tap, position = x.position + from;
-    if (position < 0) continue;  // Before the text there are zeros.
-    const auto kept = [&]() HWY_ATTR {
-      const auto row = static_cast<size_t>(position % (x.conv_size - 1));
-      return LoadFirst(x.history + row * x.channels + channel, n);
-    };
-    sum = MulAdd(LoadFirst(x.taps + static_cast<size_t>(tap) * x.channels + channel, n),
-                 from >= 0 ? ConvInput16(x, from, channel, n) : kept(), sum);
+// A position before a token: its row of input, or the kept one; null before the text, where there
+// are zeros.
+struct ConvRow {
+  const float *row, *gate;
+};
+HWY_INLINE ConvRow EarlierRow(const ConvInput& x, int from) {
+  const int position = x.position + from;
+  if (position < 0) return {nullptr, nullptr};
+  if (from >= 0) {
+    return {x.rows + from * x.stride, x.gate != nullptr ? x.gate + from * x.stride : nullptr};
   }
-  return sum;
+  return {x.history + static_cast<size_t>(position % (x.conv_size - 1)) * x.channels, nullptr};
 }
 
-HWY_INLINE V16 ShortConv16(const ConvInput& x, int t, int channel, int n) {
-  return Silu(Convolve16(x, t, channel, n));
+// Channels [channel, channel + 16) of a row, of which n are there.
+HWY_INLINE V16 ConvRow16(const ConvRow& x, int channel, int n) {
+  if (x.row == nullptr) return Zero();
+  const V16 row = LoadFirst(x.row + channel, n);
+  return x.gate != nullptr ? Mul(LoadFirst(x.gate + channel, n), row) : row;
+}
+
+// Channels [channel, channel + 16), all of them there, of the convolution at tokens [t, t +
+// tokens), of which put(i, y) takes one after the other. Each token's input is read once: what the
+// next ones need of it stays in registers.
+template <int kTaps, class Put>
+HWY_INLINE void ConvolveColumn(const ConvInput& x, const ConvRow* earlier, int t, int tokens,
+                               int channel, const Put& put) {
+  const V16 bias = x.bias != nullptr ? Load(x.bias + channel) : Zero();
+  V16 tap[kTaps], past[kTaps];
+#pragma GCC unroll 16
+  for (int i = 0; i < kTaps; ++i) {
+    tap[i] = Load(x.taps + static_cast<size_t>(i) * x.channels + channel);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i + 1 < kTaps; ++i) past[i] = ConvRow16(earlier[i], channel, 16);
+  for (int i = 0; i < tokens; ++i) {
+    past[kTaps - 1] = ConvInput16(x, t + i, channel, 16);
+    V16 sum = bias;
+#pragma GCC unroll 16
+    for (int j = 0; j < kTaps; ++j) sum = MulAdd(tap[j], past[j], sum);
+    put(i, sum);
+#pragma GCC unroll 16
+    for (int j = 0; j + 1 < kTaps; ++j) past[j] = past[j + 1];
+  }
+}
+
+// The convolution of channels [channel, channel + n) at tokens [t, t + tokens): put(i, d, y) takes
+// sixteen channels from number d on of token t + i, zero beyond n, before any activation. x: a
+// copy, which the compiler knows that no result is stored to.
+template <class Put>
+HWY_INLINE void ConvolveTokens(const ConvInput x, int t, int tokens, int channel, int n,
+                               const Put& put) {
+  ConvRow earlier[kMaxConvSize];
+  for (int i = 0; i + 1 < x.conv_size; ++i) earlier[i] = EarlierRow(x, t - (x.conv_size - 1) + i);
+  int done = 0;
+  const auto columns = [&](auto taps) HWY_ATTR {
+    constexpr int kTaps = decltype(taps)::value;
+    for (; done + 16 <= n; done += 16) {
+      ConvolveColumn<kTaps>(x, earlier, t, tokens, channel + done,
+                            [&](int i, const V16& y) HWY_ATTR { put(i, done, y); });
+    }
+  };
+  // What models have.
+  if (x.conv_size == 4) columns(std::integral_constant<int, 4>());
+  if (x.conv_size == 3) columns(std::integral_constant<int, 3>());
+  for (int i = 0; i < tokens; ++i) {
+    for (int d = done; d < n; d += 16) {
+      V16 sum = x.bias != nullptr ? LoadFirst(x.bias + channel + d, n - d) : Zero();
+      for (int tap = 0; tap < x.conv_size; ++tap) {
+        const float* taps = x.taps + static_cast<size_t>(tap) * x.channels + channel + d;
+        const ConvRow row = EarlierRow(x, t + i - (x.conv_size - 1) + tap);
+        sum = MulAdd(LoadFirst(taps, n - d), ConvRow16(row, channel + d, n - d), sum);
+      }
+      put(i, d, sum);
+    }
+  }
+}
+
+// The same with silu, to rows of `out` that begin `stride` floats after each other.
+HWY_INLINE void ShortConvTokens(const ConvInput& x, int t, int tokens, int channel, int n,
+                                float* out, ptrdiff_t stride) {
+  ConvolveTokens(x, t, tokens, channel, n, [&](int i, int d, const V16& y) HWY_ATTR {
+    Store(Silu(y), out + i * stride + d);
+  });
+}
+
+// And every row scaled to length `length`.
+HWY_INLINE void ShortConvUnits(const ConvInput& x, int t, int tokens, int channel, int n,
+                               float length, float* out, ptrdiff_t stride) {
+  ShortConvTokens(x, t, tokens, channel, n, out, stride);
+  for (int i = 0; i < tokens; ++i, out += stride) {
+    V16 norm = Zero();
+    for (int d = 0; d < n; d += 16) norm = MulAdd(Load(out + d), Load(out + d), norm);
+    const V16 scale = Set(length / std::sqrt(SumLanes(norm) + 1e-6f));
+    for (int d = 0; d < n; d += 16) Store(Mul(Load(out + d), scale), out + d);
+  }
 }
 
 // Keeps channels [channel, channel + n) of the span's last tokens in `history`, which is

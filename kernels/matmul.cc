@@ -27,10 +27,29 @@ MatMulKernel KernelOf(Arithmetic arithmetic) {
 using PackRows =
     absl::FunctionRef<void(const MatMulKernel& kernel, int row, int n, int worker, float* packed)>;
 
-// Products of one arithmetic.
-void Multiply(const MatMulKernel& kernel, PackRows pack, int rows,
-              absl::Span<const MatMulOutput> outputs, KernelContext* context) {
-  const int row_floats = kernel.row_floats(outputs[0].weight->in());
+// Makes rows, and packs them.
+struct Maker {
+  absl::FunctionRef<void(int row, float* to)> make;
+  int in;
+  KernelContext* context;
+  void operator()(const MatMulKernel& kernel, int row, int n, int worker, float* packed) const {
+    PACKRAT_CHECK(n <= kMostBlockRows) << n;
+    float* made = context->scratch(worker);
+    for (int r = 0; r < n; ++r) make(row + r, made + static_cast<ptrdiff_t>(r) * in);
+    kernel.pack(made, in, n, in, packed);
+  }
+};
+
+// A thread takes a few consecutive panels at a time: memory is read in order, and the others take
+// over what a thread that was held up leaves. At the end one waits for half of a task, on average.
+int64_t Grain(int64_t panels, const KernelContext& context) {
+  constexpr int kTasks = 32;  // To a thread.
+  return std::max<int64_t>(1, panels / (context.pool.size() * kTasks));
+}
+
+// Packs all rows, of row_floats each.
+void Pack(const MatMulKernel& kernel, PackRows pack, int rows, int row_floats,
+          KernelContext* context) {
   PACKRAT_CHECK(static_cast<size_t>(rows) * row_floats <= context->packed.size());
   float* packed = context->packed.data();
   const int blocks = NumRowBlocks(rows, kernel.max_rows);
@@ -39,11 +58,14 @@ void Multiply(const MatMulKernel& kernel, PackRows pack, int rows,
     const int end = BlockStart(static_cast<int>(b) + 1, blocks, rows);
     pack(kernel, row, end - row, worker, packed + static_cast<ptrdiff_t>(row) * row_floats);
   });
-  // A thread takes a few consecutive panels of one output at a time: memory is read in order, and
-  // the others take over what a thread that was held up leaves.
+}
+
+// Products of packed rows, of one arithmetic.
+void MultiplyPacked(const MatMulKernel& kernel, const float* packed, int rows,
+                    absl::Span<const MatMulOutput> outputs, KernelContext* context) {
   int64_t panels = 0;
   for (const MatMulOutput& output : outputs) panels += output.weight->num_panels();
-  const int64_t grain = std::max<int64_t>(1, panels / (context->pool.size() * 8));
+  const int64_t grain = Grain(panels, *context);
   context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int) {
     int64_t first = task * grain, end = std::min(panels, first + grain);
     for (const MatMulOutput& output : outputs) {  // Both count from its first panel.
@@ -65,7 +87,9 @@ void Multiply(PackRows pack, int rows, absl::Span<const MatMulOutput> outputs,
     const Arithmetic arithmetic = outputs[0].weight->arithmetic();
     size_t n = 1;
     while (n < outputs.size() && outputs[n].weight->arithmetic() == arithmetic) ++n;
-    Multiply(KernelOf(arithmetic), pack, rows, outputs.first(n), context);
+    const MatMulKernel kernel = KernelOf(arithmetic);
+    Pack(kernel, pack, rows, kernel.row_floats(outputs[0].weight->in()), context);
+    MultiplyPacked(kernel, context->packed.data(), rows, outputs.first(n), context);
     outputs.remove_prefix(n);
   }
 }
@@ -125,7 +149,7 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups
                   packed + static_cast<ptrdiff_t>(g.packed_row + first) * row_floats);
     });
     const int64_t panels = any.num_panels(), all = n * panels;
-    const int64_t grain = std::max<int64_t>(1, all / (context->pool.size() * 8));
+    const int64_t grain = Grain(all, *context);
     context->pool.Run((all + grain - 1) / grain, [&](int64_t task, int) {
       const int64_t limit = std::min(all, (task + 1) * grain);
       for (int64_t at = task * grain; at < limit;) {
@@ -151,14 +175,34 @@ void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMu
 
 void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
             absl::Span<const MatMulOutput> outputs, KernelContext* context) {
-  const auto pack = [&](const MatMulKernel& kernel, int row, int n, int worker, float* packed) {
-    const int in = outputs[0].weight->in();
-    PACKRAT_CHECK(n <= kMostBlockRows) << n;
-    float* made = context->scratch(worker);
-    for (int r = 0; r < n; ++r) make(row + r, made + static_cast<ptrdiff_t>(r) * in);
-    kernel.pack(made, in, n, in, packed);
-  };
+  const Maker pack{make, outputs[0].weight->in(), context};
   Multiply(pack, rows, outputs, context);
+}
+
+bool GluMatMul(absl::FunctionRef<void(int row, float* to)> make, int rows, const GluUp& up,
+               const MatMulOutput& down, KernelContext* context) {
+  const int in = up.weight->in(), width = down.weight->in();
+  PACKRAT_CHECK(up.weight->out() == 2 * width) << width;
+  const MatMulKernel kernel = KernelOf(up.weight->arithmetic());
+  if (kernel.multiply_glu == nullptr || down.weight->arithmetic() != up.weight->arithmetic() ||
+      width % PackedMatrix::kPanel != 0) {
+    return false;
+  }
+  const int row_floats = kernel.row_floats(in);
+  const auto floats = static_cast<size_t>(rows) * (row_floats + kernel.row_floats(width));
+  if (floats > context->packed.size()) return false;
+  if (rows == 0) return true;
+  const Maker pack{make, in, context};
+  Pack(kernel, pack, rows, row_floats, context);
+  const float* packed = context->packed.data();
+  float* units = context->packed.data() + static_cast<ptrdiff_t>(rows) * row_floats;
+  const int64_t panels = width / PackedMatrix::kPanel, grain = Grain(panels, *context);
+  context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int) {
+    kernel.multiply_glu(packed, rows, up, static_cast<int>(task * grain),
+                        static_cast<int>(std::min(panels, (task + 1) * grain)), units);
+  });
+  MultiplyPacked(kernel, units, rows, {&down, 1}, context);
+  return true;
 }
 
 }  // namespace packrat

@@ -26,6 +26,7 @@
 #include "absl/types/span.h"
 #include "kernels/context.h"
 #include "kernels/dtype.h"
+#include "kernels/elementwise.h"
 #include "kernels/gpu.h"
 #include "kernels/packed_matrix.h"
 
@@ -54,6 +55,19 @@ void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMu
 void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
             absl::Span<const MatMulOutput> outputs, KernelContext* context);
 constexpr size_t MatMulScratchFloats(int in) { return size_t{kMostBlockRows} * in; }
+
+// The product before a gated linear unit (kernels/elementwise.h).
+struct GluUp {
+  const PackedMatrix* weight;  // (2 * width, in), the gate's rows first
+  const float* bias;           // (2 * width) or null
+  const Gating* gating;
+};
+// y = Glu(x up' + bias) W', x made as above: the bits of MatMul(), Glu() and MatMul(), but what
+// lies between them is rounded and packed as it is made, while it is in the cache. False, with
+// nothing done, where no kernel can: of other arithmetic than bfloat16, or widths that are no
+// multiples of PackedMatrix::kPanel.
+bool GluMatMul(absl::FunctionRef<void(int row, float* to)> make, int rows, const GluUp& up,
+               const MatMulOutput& down, KernelContext* context);
 
 // Rows in groups, each with a weight of its own: rows [begins[g], begins[g + 1]) belong to group g.
 struct MatMulGroups {

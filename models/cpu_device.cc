@@ -140,13 +140,21 @@ absl::Status CpuDevice::Multiply(const void* x, int rows, absl::Span<const Produ
   return absl::OkStatus();
 }
 
+namespace {
+
+// Makes a row of the input to a product.
+auto MakeNormed(const Normed& h) {
+  return [&h](int row, float* to) {
+    RmsNormRow(h.x + size_t{1} * row * h.n, h.n, h.weight, h.eps, to);
+  };
+}
+
+}  // namespace
+
 absl::Status CpuDevice::MultiplyNormed(const Normed& h, int rows,
                                        absl::Span<const Product> products) {
   if (h.weight == nullptr) return Multiply(h.memory, rows, products);
-  const auto make = [&](int row, float* to) {
-    RmsNormRow(h.x + size_t{1} * row * h.n, h.n, h.weight, h.eps, to);
-  };
-  MatMul(make, rows, Outputs(products).span(), context_.get());
+  MatMul(MakeNormed(h), rows, Outputs(products).span(), context_.get());
   return absl::OkStatus();
 }
 
@@ -157,14 +165,26 @@ absl::Status CpuDevice::AddProduct(const Weight& weight, const void* h, int rows
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::AddGluProduct(const Weight& weight, const Gating& gating,
-                                      const void* gate_up, int rows, void*, const float* bias,
-                                      const Residual& to) {
-  const int n = weight.in;
-  const auto make = [&](int row, float* h) {
-    GluRow(gating, static_cast<const float*>(gate_up) + size_t{2} * row * n, n, h);
+absl::Status CpuDevice::AddGlu(const Normed& h, const GluWeights& weights, int rows, void* gate_up,
+                               void*, const Residual& to) {
+  const Outputs down(weights.down, weights.down_bias, to);
+  const GluUp up{static_cast<const PackedMatrix*>(weights.up.data), weights.up_bias,
+                 &weights.gating};
+  const auto copy = [&](int row, float* made) {
+    std::copy_n(static_cast<const float*>(h.memory) + size_t{1} * row * h.n, h.n, made);
   };
-  MatMul(make, rows, Outputs(weight, bias, to).span(), context_.get());
+  const auto normed = MakeNormed(h);
+  const bool done = h.weight == nullptr
+                        ? GluMatMul(copy, rows, up, down.span()[0], context_.get())
+                        : GluMatMul(normed, rows, up, down.span()[0], context_.get());
+  if (done) return absl::OkStatus();
+  absl::Status status = MultiplyNormed(h, rows, {{weights.up, gate_up, type(), weights.up_bias}});
+  if (!status.ok()) return status;
+  const int n = weights.down.in;
+  const auto make = [&](int row, float* inner) {
+    GluRow(weights.gating, static_cast<const float*>(gate_up) + size_t{2} * row * n, n, inner);
+  };
+  MatMul(make, rows, down.span(), context_.get());
   return absl::OkStatus();
 }
 

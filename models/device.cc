@@ -95,10 +95,11 @@ absl::Status Device::MultiplyNormed(const Normed& h, int rows, absl::Span<const 
   return status.ok() ? Multiply(h.memory, rows, products) : status;
 }
 
-absl::Status Device::AddGluProduct(const Weight& weight, const Gating& gating, const void* gate_up,
-                                   int rows, void* memory, const float* bias, const Residual& to) {
-  absl::Status status = Glu(gating, gate_up, rows, weight.in, memory);
-  return status.ok() ? AddProduct(weight, memory, rows, bias, to) : status;
+absl::Status Device::AddGlu(const Normed& h, const GluWeights& weights, int rows, void* gate_up,
+                            void* inner, const Residual& to) {
+  absl::Status status = MultiplyNormed(h, rows, {{weights.up, gate_up, type(), weights.up_bias}});
+  if (status.ok()) status = Glu(weights.gating, gate_up, rows, weights.down.in, inner);
+  return status.ok() ? AddProduct(weights.down, inner, rows, weights.down_bias, to) : status;
 }
 
 }  // namespace packrat

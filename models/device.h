@@ -148,6 +148,15 @@ struct Residual {
 
 class Device;
 
+// A gated linear unit between two products.
+struct GluWeights {
+  Weight up;             // (2 * width, in), the gate's rows first
+  const float* up_bias;  // (2 * width) or null
+  Gating gating;
+  Weight down;             // (out, width)
+  const float* down_bias;  // (out) or null
+};
+
 // A step as a layer sees it, besides its input: the batch, and the layer's part of the sequences'
 // state. A layer whose kind has no pages, slots or tails ignores those.
 struct Step {
@@ -203,10 +212,10 @@ class Device {
   // Adds h W' + bias to `to`. bias: (out), or null.
   virtual absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
                                   const Residual& to) = 0;
-  // The same of h = Glu(gate_up), which may be made in `memory`, (rows, in) of type().
-  virtual absl::Status AddGluProduct(const Weight& weight, const Gating& gating,
-                                     const void* gate_up, int rows, void* memory, const float* bias,
-                                     const Residual& to);
+  // Adds Glu(h up' + up_bias) down' + down_bias to `to`. gate_up, (rows, 2 * width), and inner,
+  // (rows, width), both of type(), are memory for what lies between.
+  virtual absl::Status AddGlu(const Normed& h, const GluWeights& weights, int rows, void* gate_up,
+                              void* inner, const Residual& to);
   // RmsNorm(), or with `indices` RmsNormRows().
   virtual absl::Status Norm(const float* x, const int32_t* indices, int rows, int n,
                             const float* weight, float eps, void* y) = 0;

@@ -36,12 +36,12 @@ absl::Status FeedForward::Forward(const Step& step, const Normed& h, const Resid
   const size_t column_bytes = size_t{1} * tokens * DTypeBytes(type_);
   Carver memory(step.activations);
   void* up = memory.Take<std::byte>(column_bytes * up_.out);
-  absl::Status status = device.MultiplyNormed(h, tokens, {{up_, up, type_, up_bias_}});
-  if (!status.ok()) return status;
   if (IsGated(activation_)) {
     void* inner = memory.Take<std::byte>(column_bytes * width_);
-    return device.AddGluProduct(down_, gating_, up, tokens, inner, down_bias_, to);
+    return device.AddGlu(h, {up_, up_bias_, gating_, down_, down_bias_}, tokens, up, inner, to);
   }
+  absl::Status status = device.MultiplyNormed(h, tokens, {{up_, up, type_, up_bias_}});
+  if (!status.ok()) return status;
   status = activation_ == Activation::kGelu ? device.Gelu(up, tokens, width_)
                                             : device.SquaredRelu(up, tokens, width_);
   return status.ok() ? device.AddProduct(down_, up, tokens, down_bias_, to) : status;

@@ -191,6 +191,60 @@ TEST(MatMulTest, RowsThatAreMadeAreMultipliedAsThoseInMemory) {
   }
 }
 
+// A gated unit between two products in one go: the bits of the three operations.
+TEST(MatMulTest, GluBetweenProductsHasTheirBits) {
+  if (!CpuHasBFloat16()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Random random(10);
+  std::vector<char> storage;
+  const auto weight = [&](int out, int in, Arithmetic arithmetic) {
+    const auto n = static_cast<size_t>(out) * in;
+    return PackedMatrix(RandomWeights(&random, DType::kBF16, n, &storage), DType::kBF16, arithmetic,
+                        out, in);
+  };
+  for (int rows = 1; rows <= 40; ++rows) {
+    const int in = random.Int(1, 80), width = 32 * random.Int(1, 4), out = random.Int(1, 70);
+    const PackedMatrix up = weight(2 * width, in, Arithmetic::kBFloat16),
+                       down = weight(out, width, Arithmetic::kBFloat16);
+    const auto x = random.Normals(static_cast<size_t>(rows) * in);
+    const auto bias = random.Normals(2 * width);
+    const Gating gating{random.OneOf<GateFunction>({GateFunction::kSilu, GateFunction::kGeluTanh}),
+                        random.OneOf<float>({1.0f, 0.3f})};
+    const auto make = [&](int row, float* to) {
+      std::copy_n(x.data() + static_cast<size_t>(row) * in, in, to);
+    };
+    ForEachCpu([&](int threads) {
+      const int widest = std::max(in, width);
+      PoisonedContext context(threads, static_cast<size_t>(rows) * (in + width + 1),
+                              MatMulScratchFloats(widest));
+      std::vector<float> gate_up(static_cast<size_t>(rows) * 2 * width),
+          h(static_cast<size_t>(rows) * width), y(static_cast<size_t>(rows) * out);
+      for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
+        MatMul(make, rows, {{&up, gate_up.data(), 2 * width, b}}, &context);
+        ASSERT_TRUE(Glu(gating, gate_up.data(), rows, width, h.data(), DType::kF32, &context).ok());
+        MatMul(h.data(), width, rows, {{&down, y.data(), out}}, &context);
+        GuardedFloats found(y.size());
+        found.Poison();
+        const bool done =
+            GluMatMul(make, rows, {&up, b, &gating}, {&down, found.data(), out}, &context);
+        ASSERT_NE(done, CpuHasTiles());
+        if (!done) continue;
+        EXPECT_TRUE(SameBits(found.data(), y.data(), y.size())) << rows << " rows of " << in;
+        EXPECT_TRUE(found.GuardsIntact());
+      }
+    });
+  }
+  // What it does not do, it leaves alone.
+  const Gating gating;
+  PoisonedContext context(1, 1000, 1000);
+  const auto make = [](int, float*) { FAIL(); };
+  for (const auto& [width, arithmetic] :
+       {std::pair(48, Arithmetic::kBFloat16), {64, Arithmetic::kFloat32}}) {
+    const PackedMatrix up = weight(2 * width, 8, arithmetic), down = weight(8, width, arithmetic);
+    float y[8];
+    EXPECT_FALSE(GluMatMul(make, 1, {&up, nullptr, &gating}, {&down, y, 8}, &context));
+  }
+}
+
 TEST(MatMulTest, NaNStaysInItsRow) {
   Random random(3);
   for (const int rows : {2, 7, 12, 30}) {

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/matmul_kernel.h"
+#include "kernels/paired_state.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/gated_delta.cc"
@@ -23,17 +25,19 @@ struct DeltaSpan {
   const GatedDeltaWeights& weights;
   const BatchSpan& span;
   const GatedDeltaOperands& x;
+  bool paired;  // S is as kernels/paired_state.h says.
   int key_head, key_padded, value_padded;
   float *k, *history;  // Tail: the key head's rows, and what the convolution keeps.
   float *all_u, *all_log_decay;
   ConvInput conv;
 
   DeltaSpan(const GatedDeltaShape& s, const GatedDeltaWeights& w, const BatchSpan& sp, float* tail,
-            const GatedDeltaOperands& o, int head)
+            const GatedDeltaOperands& o, bool is_paired, int head)
       : shape(s),
         weights(w),
         span(sp),
         x(o),
+        paired(is_paired),
         key_head(head),
         key_padded(PadTo16(s.key_dim)),
         value_padded(PadTo16(s.value_dim)) {
@@ -64,17 +68,13 @@ struct DeltaTokens {
   int end() const { return slot + n; }
 };
 
-// log g of a token.
-float LogDecay(float rate, float a) {
-  return -rate * (std::fmax(a, 0.0f) + std::log1p(std::exp(-std::fabs(a))));
-}
-
 // Scratch of a block.
 struct DeltaScratch {
-  float* q;                  // (16, key_padded)
-  float *k_dots, *q_dots;    // (16, 16): of token t's key and query with key s
-  float *k_state, *q_state;  // (16, value_padded): k_t S, q_t S
-  float *v, *o;              // (16, value_padded)
+  float* q;                // (16, key_padded)
+  float *k_dots, *q_dots;  // (16, 16): of token t's key and query with key s
+  float* pairs;            // (16, 2, key_padded / 2): key and query as pairs, where S is read so
+  float* read;             // (16, 2, value_padded): k_t S, q_t S
+  float *v, *o;            // (16, value_padded), (value_padded)
 };
 
 // Writes keys to the tail and queries to scratch, and the dot products of both with every key up to
@@ -84,13 +84,15 @@ void FillKeys(const DeltaSpan& h, const DeltaTokens& at, const DeltaScratch& scr
   const float length = 1.0f / std::sqrt(static_cast<float>(dim));
   ShortConvUnits(h.conv, at.t, at.n, h.k_channel(), dim, 1.0f, h.k + first, padded);
   ShortConvUnits(h.conv, at.t, at.n, h.q_channel(), dim, length, scratch.q + first, padded);
+  const float* keys[kBlockTokens];
+  for (int s = 0; s < at.end(); ++s) keys[s] = h.k + s * padded;
   for (int t = at.slot; t < at.end(); ++t) {
-    const float *k = h.k + t * padded, *q = scratch.q + t * padded;
-    for (int s = 0; s <= t; ++s) {
-      const float* key = h.k + s * padded;
-      if (s < t) scratch.k_dots[t * 16 + s] = Dot(k, key, padded);
-      scratch.q_dots[t * 16 + s] = Dot(q, key, padded);
-    }
+    const float* x[] = {keys[t], scratch.q + t * padded};
+    float* dots[] = {scratch.k_dots + t * kBlockTokens, scratch.q_dots + t * kBlockTokens};
+    BlockDots<2>(x, keys, t + 1, padded, dots);
+    if (!h.paired) continue;
+    RoundToPairs(x[0], padded, scratch.pairs + t * padded);
+    RoundToPairs(x[1], padded, scratch.pairs + t * padded + padded / 2);
   }
 }
 
@@ -98,10 +100,15 @@ void FillKeys(const DeltaSpan& h, const DeltaTokens& at, const DeltaScratch& scr
 void ReadSealed(const DeltaSpan& h, const DeltaTokens& at, const float* state,
                 const DeltaScratch& scratch) {
   const int keys = h.key_padded, values = h.value_padded;
+  if (h.paired) {
+    return ReadPairedState(scratch.pairs + at.slot * keys, keys / 2, 2 * at.n, state,
+                           (h.shape.key_dim + 1) / 2, values, scratch.read + 2 * at.slot * values,
+                           values);
+  }
   const auto k = [&](int t) { return h.k + t * keys; };
   const auto q = [&](int t) { return scratch.q + t * keys; };
-  const auto k_out = [&](int t) { return scratch.k_state + t * values; };
-  const auto q_out = [&](int t) { return scratch.q_state + t * values; };
+  const auto k_out = [&](int t) { return scratch.read + 2 * t * values; };
+  const auto q_out = [&](int t) { return k_out(t) + values; };
   int t = at.slot;
   for (; t + 2 <= at.end(); t += 2) {
     const float* rows[] = {k(t), q(t), k(t + 1), q(t + 1)};
@@ -115,31 +122,40 @@ void ReadSealed(const DeltaSpan& h, const DeltaTokens& at, const float* state,
   }
 }
 
-// How far a block's tokens have decayed, as logarithms: since[s] is the sum of log g over (s, t],
-// and `all` the sum over [0, t]. Each is summed by itself rather than taken as a difference of G:
-// after a large step, G no longer holds the small ones.
-struct Decays {
-  HWY_ALIGN float since[kBlockTokens] = {};
-  float all = 0.0f;
-  // Moves on to token t, whose log g is log_decay.
-  void Advance(int t, float log_decay) {
-    for (int s = 0; s < t; ++s) since[s] += log_decay;
-    all = t > 0 ? all + log_decay : log_decay;
-  }
-  void Exponentials(float* c, float* decay) const {
-    HWY_ALIGN float lanes[16];
-    Store(Exp(Load(since)), c);
-    Store(Exp(Set(all)), lanes);
-    *decay = lanes[0];
-  }
-};
-
-// out = decay * state (zero where there is none) + sum_{s < count} (c_s dots_s) u_s.
-HWY_INLINE V16 WithBlock(bool sealed, float decay, const float* state, const float* c,
-                         const float* dots, const float* u, int stride, int count) {
-  V16 sum = sealed ? Mul(Load(state), Set(decay)) : Zero();
-  for (int s = 0; s < count; ++s) sum = MulAdd(Set(c[s] * dots[s]), Load(u + s * stride), sum);
-  return sum;
+// u_t and o_t of a token, where u (16, values) holds those before it. c: how far they have decayed;
+// decay: how far S has; read, v: of the token.
+void WriteToken(int t, int values, bool sealed, float decay, const float* c, float beta,
+                const float* k_dots, const float* q_dots, const float* read, const float* v,
+                float* u, float* o) {
+  HWY_ALIGN float k_weights[kBlockTokens], q_weights[kBlockTokens];
+  Store(Mul(Load(c), Load(k_dots)), k_weights);
+  Store(Mul(Load(c), Load(q_dots)), q_weights);
+  ForColumns<StateWidth(2)>(values, [&](int d, auto width) HWY_ATTR {
+    constexpr int kWidth = decltype(width)::value;
+    V16 k_sum[kWidth], q_sum[kWidth];
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      k_sum[j] = sealed ? Mul(Load(read + d + j * 16), Set(decay)) : Zero();
+      q_sum[j] = sealed ? Mul(Load(read + values + d + j * 16), Set(decay)) : Zero();
+    }
+    const float* row = u + d;
+    for (int s = 0; s < t; ++s, row += values) {
+      const V16 k_weight = Set(k_weights[s]), q_weight = Set(q_weights[s]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) {
+        const V16 earlier = Load(row + j * 16);
+        k_sum[j] = MulAdd(k_weight, earlier, k_sum[j]);
+        q_sum[j] = MulAdd(q_weight, earlier, q_sum[j]);
+      }
+    }
+    const V16 own = Set(q_weights[t]);
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      const V16 mine = Mul(Set(beta), Sub(Load(v + d + j * 16), k_sum[j]));
+      Store(mine, u + t * values + d + j * 16);
+      Store(MulAdd(own, mine, q_sum[j]), o + d + j * 16);
+    }
+  });
 }
 
 // Output norm and gate of token t; false if it is not finite.
@@ -162,15 +178,31 @@ bool FinishDelta(const DeltaSpan& h, int head, const float* o, int t) {
   return SumLanes(finite) == 0.0f;
 }
 
-// The sealed state after the block whose sixteen tokens fill the tail.
-void SealDelta(const DeltaSpan& h, bool sealed, const Decays& decays, const float* u,
+// The sealed state after the block whose sixteen tokens fill the tail. c: how far they have decayed
+// at its last.
+void SealDelta(const DeltaSpan& h, bool sealed, float decay, const float* c, const float* u,
                const float* in, float* out) {
-  HWY_ALIGN float c[16];
-  float decay;
-  decays.Exponentials(c, &decay);
   const float* keys[kBlockTokens];
   for (int s = 0; s < kBlockTokens; ++s) keys[s] = h.k + s * h.key_padded;
-  SealState(sealed, decay, c, keys, u, h.key_padded, h.value_padded, in, out);
+  if (h.paired) {
+    SealPairedState(sealed, decay, c, keys, u, h.key_padded, h.value_padded, in, out,
+                    static_cast<ptrdiff_t>(GatedDeltaSlotFloats(h.shape) / 2));
+  } else {
+    SealState(sealed, decay, c, keys, u, h.key_padded, h.value_padded, in, out);
+  }
+}
+
+// beta and log g of a block's new tokens.
+void FillGates(const DeltaSpan& h, const DeltaTokens& at, int head, float* beta, float* log_decay) {
+  HWY_ALIGN float decays[kBlockTokens] = {}, betas[kBlockTokens] = {};
+  for (int i = 0; i < at.n; ++i) {
+    const ptrdiff_t scalar = h.token(at.t + i) * h.x.scalar_stride + head;
+    betas[i] = h.x.beta[scalar];
+    decays[i] = h.x.decay[scalar];
+  }
+  StoreFirst(Mul(Set(h.weights.beta_scale), Sigmoid(Load(betas))), at.n, beta + at.slot);
+  const V16 step = Softplus(Add(Load(decays), Set(h.weights.dt_bias[head])));
+  StoreFirst(Mul(Set(-h.weights.decay_rate[head]), step), at.n, log_decay + at.slot);
 }
 
 // One value head's part of a block: the corrected values and outputs of its tokens, and the sealing
@@ -183,51 +215,42 @@ bool ValueHead(const DeltaSpan& h, const DeltaTokens& at, int head, bool sealed,
   float beta[kBlockTokens];
   ShortConvTokens(h.conv, at.t, at.n, h.v_channel(head), h.shape.value_dim,
                   scratch.v + at.slot * values, values);
-  for (int i = 0; i < at.n; ++i) {
-    const ptrdiff_t scalar = h.token(at.t + i) * h.x.scalar_stride + head;
-    beta[at.slot + i] = h.weights.beta_scale / (1.0f + std::exp(-h.x.beta[scalar]));
-    log_decay[at.slot + i] =
-        LogDecay(h.weights.decay_rate[head], h.x.decay[scalar] + h.weights.dt_bias[head]);
-  }
-  Decays decays;
+  FillGates(h, at, head, beta, log_decay);
+  BlockDecays decays;
   for (int s = 0; s < at.slot; ++s) decays.Advance(s, log_decay[s]);
   if (sealed) ReadSealed(h, at, in, scratch);
+  HWY_ALIGN float decay[kBlockTokens], c[kBlockTokens];
+  DecaysFromStart(log_decay, at.end(), decay);
   bool finite = true;
   for (int t = at.slot; t < at.end(); ++t) {
-    HWY_ALIGN float c[16];
-    float decay;
     decays.Advance(t, log_decay[t]);
-    decays.Exponentials(c, &decay);
-    for (int d = 0; d < values; d += 16) {
-      const V16 read = WithBlock(sealed, decay, scratch.k_state + t * values + d, c,
-                                 scratch.k_dots + t * 16, u + d, values, t);
-      Store(Mul(Set(beta[t]), Sub(Load(scratch.v + t * values + d), read)), u + t * values + d);
-      Store(WithBlock(sealed, decay, scratch.q_state + t * values + d, c, scratch.q_dots + t * 16,
-                      u + d, values, t + 1),
-            scratch.o + d);
-    }
+    Store(Exp(Load(decays.since)), c);
+    WriteToken(t, values, sealed, decay[t], c, beta[t], scratch.k_dots + t * kBlockTokens,
+               scratch.q_dots + t * kBlockTokens, scratch.read + 2 * t * values,
+               scratch.v + t * values, u, scratch.o);
     finite &= FinishDelta(h, head, scratch.o, at.t + t - at.slot);
   }
-  if (at.end() == kBlockTokens) SealDelta(h, sealed, decays, u, in, out);
+  if (at.end() == kBlockTokens) SealDelta(h, sealed, decay[kBlockTokens - 1], c, u, in, out);
   return finite;
 }
 
 // All tokens of a span for one key head, block by block.
 void DeltaSpanHead(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
                    const BatchSpan& span, const StateParts& slots, const StateParts& tails,
-                   const GatedDeltaOperands& x, int key_head, float* memory, SpanTotals* totals) {
+                   const GatedDeltaOperands& x, bool paired, int key_head, float* memory,
+                   SpanTotals* totals) {
   const auto part = [](const StateParts& parts, int i) {
     return reinterpret_cast<float*>(parts.base + i * parts.stride);
   };
-  const DeltaSpan h(shape, weights, span, part(tails, span.tail), x, key_head);
+  const DeltaSpan h(shape, weights, span, part(tails, span.tail), x, paired, key_head);
   const int shared = shape.num_value_heads / shape.num_key_heads;
   DeltaScratch scratch;
   scratch.q = memory;
   scratch.k_dots = scratch.q + kBlockTokens * h.key_padded;
   scratch.q_dots = scratch.k_dots + kBlockTokens * kBlockTokens;
-  scratch.k_state = scratch.q_dots + kBlockTokens * kBlockTokens;
-  scratch.q_state = scratch.k_state + kBlockTokens * h.value_padded;
-  scratch.v = scratch.q_state + kBlockTokens * h.value_padded;
+  scratch.pairs = scratch.q_dots + kBlockTokens * kBlockTokens;
+  scratch.read = scratch.pairs + kBlockTokens * h.key_padded;
+  scratch.v = scratch.read + 2 * kBlockTokens * h.value_padded;
   scratch.o = scratch.v + kBlockTokens * h.value_padded;
 
   const float* in = part(slots, span.slot_in);
@@ -239,7 +262,7 @@ void DeltaSpanHead(const GatedDeltaShape& shape, const GatedDeltaWeights& weight
     at.n = std::min(kBlockTokens - at.slot, span.num_tokens - at.t);
     FillKeys(h, at, scratch);
     for (int head = key_head * shared; head < (key_head + 1) * shared; ++head) {
-      const size_t state = head * GatedDeltaHeadFloats(shape);
+      const size_t state = head * GatedDeltaHeadFloats(shape) / (paired ? 2 : 1);
       finite &= ValueHead(h, at, head, position >= kBlockTokens, in + state, out + state, scratch);
     }
     if (at.end() == kBlockTokens) in = out;
@@ -264,20 +287,38 @@ namespace packrat {
 
 HWY_EXPORT(DeltaSpanHead);
 
-absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
-                        const BatchView& batch, const StateParts& slots, const StateParts& tails,
-                        const GatedDeltaOperands& operands, SpanTotals* totals,
-                        KernelContext* context) {
+namespace {
+
+absl::Status RunDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                      const BatchView& batch, const StateParts& slots, const StateParts& tails,
+                      const GatedDeltaOperands& operands, bool paired, SpanTotals* totals,
+                      KernelContext* context) {
   PACKRAT_CHECK(operands.type == DType::kF32 && operands.state_type == DType::kF32);
   const auto tasks = static_cast<int64_t>(batch.num_spans) * shape.num_key_heads;
   context->pool.Run(tasks, [&](int64_t task, int worker) {
     const auto span = static_cast<int>(task / shape.num_key_heads);
     if (batch.spans[span].num_tokens == 0) return;
     HWY_DYNAMIC_DISPATCH(DeltaSpanHead)
-    (shape, weights, batch.spans[span], slots, tails, operands,
+    (shape, weights, batch.spans[span], slots, tails, operands, paired,
      static_cast<int>(task % shape.num_key_heads), context->scratch(worker), &totals[span]);
   });
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                        const BatchView& batch, const StateParts& slots, const StateParts& tails,
+                        const GatedDeltaOperands& operands, SpanTotals* totals,
+                        KernelContext* context) {
+  return RunDelta(shape, weights, batch, slots, tails, operands, /*paired=*/false, totals, context);
+}
+
+absl::Status GatedDeltaInBFloat16(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                                  const BatchView& batch, const StateParts& slots,
+                                  const StateParts& tails, const GatedDeltaOperands& operands,
+                                  SpanTotals* totals, KernelContext* context) {
+  return RunDelta(shape, weights, batch, slots, tails, operands, /*paired=*/true, totals, context);
 }
 
 }  // namespace packrat

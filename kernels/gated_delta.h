@@ -85,7 +85,8 @@ struct GatedDeltaOperands {
 
 // Floats of KernelContext scratch per thread.
 constexpr size_t GatedDeltaScratchFloats(const GatedDeltaShape& s) {
-  return size_t{kBlockTokens} * (PadTo16(s.key_dim) + 4 * PadTo16(s.value_dim) + 2 * kBlockTokens);
+  return size_t{kBlockTokens} *
+         (2 * PadTo16(s.key_dim) + 4 * PadTo16(s.value_dim) + 2 * kBlockTokens);
 }
 
 // totals: (spans), added to: whether all outputs are finite.
@@ -93,6 +94,13 @@ absl::Status GatedDelta(const GatedDeltaShape& shape, const GatedDeltaWeights& w
                         const BatchView& batch, const StateParts& slots, const StateParts& tails,
                         const GatedDeltaOperands& operands, SpanTotals* totals,
                         KernelContext* context);
+
+// The same, reading and sealing S in the processor's dot products of bfloat16, with slots as
+// kernels/paired_state.h says. Only where CpuHasBFloat16() (kernels/cpu_target.h).
+absl::Status GatedDeltaInBFloat16(const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
+                                  const BatchView& batch, const StateParts& slots,
+                                  const StateParts& tails, const GatedDeltaOperands& operands,
+                                  SpanTotals* totals, KernelContext* context);
 
 namespace gpu {
 

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/matmul_kernel.h"
+#include "kernels/paired_state.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/mamba2.cc"
@@ -24,6 +26,7 @@ struct MambaCall {
   const BatchView& batch;
   const StateParts &slots, &tails;
   const Mamba2Operands& x;
+  bool paired;  // S is as kernels/paired_state.h says.
   SpanTotals* totals;
 
   float* Memory(int token) const {
@@ -67,34 +70,6 @@ ConvInput MambaConv(const MambaCall& call, const BatchSpan& span) {
           span.position};
 }
 
-// log(1 + exp(a)), to a few roundings; NaN for what is not finite.
-HWY_INLINE V16 Softplus(const V16& a) {
-  const V16 small = Exp(Min(a, Sub(Zero(), a)));  // exp(-|a|)
-  V16 log;
-  for (int i = 0; i < kVecs; ++i) log.v[i] = hn::Log1p(Lanes(), small.v[i]);
-  return Add(Add(Max(a, Zero()), log), Sub(a, a));
-}
-
-// How far a block's tokens have decayed up to the latest, as logarithms: since[s] is the sum over
-// (s, t]. Each is summed by itself rather than taken as a difference of sums since the block's
-// start: after a large step, those no longer hold the small ones.
-struct MambaDecays {
-  HWY_ALIGN float since[kBlockTokens] = {};
-  HWY_INLINE void Advance(int t, float log_decay) {
-    HWY_ALIGN static constexpr float kLanes[kBlockTokens] = {0, 1, 2,  3,  4,  5,  6,  7,
-                                                             8, 9, 10, 11, 12, 13, 14, 15};
-    const V16 more = IfGreater(Set(static_cast<float>(t)), Load(kLanes), Set(log_decay), Zero());
-    Store(Add(Load(since), more), since);
-  }
-};
-
-// exp() of the sums of log_decay over [0, t], for t < n.
-HWY_INLINE void DecaysFromStart(const float* log_decay, int n, float* decay) {
-  HWY_ALIGN float sums[kBlockTokens] = {};
-  for (int t = 0; t < n; ++t) sums[t] = t > 0 ? sums[t - 1] + log_decay[t] : log_decay[0];
-  Store(Exp(Load(sums)), decay);
-}
-
 // dt and the logarithms of the decays of a token's heads.
 void FillDecays(const MambaCall& call, int token, float* dt, float* log_decay) {
   const Mamba2Weights& w = call.weights;
@@ -124,20 +99,22 @@ void PrepareMamba(const MambaCall& call, const BatchSpan& span, const MambaToken
                row + layout.log_decay);
   }
   for (int group = 0; group < s.num_groups; ++group) {
+    const size_t at_b = layout.b + static_cast<size_t>(group) * padded;
+    const size_t at_c = layout.c + static_cast<size_t>(group) * padded;
     const auto stride = static_cast<ptrdiff_t>(layout.end);
-    float* first = memory(at.slot) + static_cast<size_t>(group) * padded;
-    ShortConvTokens(conv, at.t, at.n, call.b_channel(group), s.state_size, first + layout.b,
-                    stride);
-    ShortConvTokens(conv, at.t, at.n, call.c_channel(group), s.state_size, first + layout.c,
-                    stride);
+    float* first = memory(at.slot);
+    ShortConvTokens(conv, at.t, at.n, call.b_channel(group), s.state_size, first + at_b, stride);
+    ShortConvTokens(conv, at.t, at.n, call.c_channel(group), s.state_size, first + at_c, stride);
     const float* earlier = call.Tail(span) + static_cast<size_t>(group) * kBlockTokens * padded;
+    const float* rows[kBlockTokens];
+    for (int r = 0; r < at.end(); ++r) {
+      rows[r] = r < at.slot ? earlier + r * padded : memory(r) + at_b;
+    }
     for (int t = at.slot; t < at.end(); ++t) {
-      float* row = memory(t);
-      const float* c = row + layout.c + group * padded;
-      for (int r = 0; r <= t; ++r) {
-        const float* b = r < at.slot ? earlier + r * padded : memory(r) + layout.b + group * padded;
-        row[layout.dots + group * kBlockTokens + r] = Dot(c, b, padded);
-      }
+      float* c = memory(t) + at_c;
+      float* dots = memory(t) + layout.dots + group * kBlockTokens;
+      BlockDots<1>(&c, rows, t + 1, padded, &dots);
+      if (call.paired) RoundToPairs(c, padded, c);  // As it is read from now on.
     }
   }
 }
@@ -201,6 +178,10 @@ void FillTokens(MambaHead* h, const MambaTokens& at) {
 void ReadSealed(const MambaHead& h, const MambaTokens& at, const float* state) {
   const int size = h.call.shape.state_size;
   const size_t c = h.layout.c + h.group * h.state_padded;
+  if (h.call.paired) {
+    return ReadPairedState(h.rows[at.slot] + c, static_cast<ptrdiff_t>(h.layout.end), at.n, state,
+                           (size + 1) / 2, h.padded, h.read + at.slot * h.padded, h.padded);
+  }
   constexpr int kTokens = HWY_TARGET == HWY_SSE4 ? 2 : 4;
   int t = at.slot;
   for (; t + kTokens <= at.end(); t += kTokens) {
@@ -224,7 +205,7 @@ void WriteOutputs(const MambaHead& h, const MambaTokens& at, bool sealed, const 
   const V16 skip = Set(h.call.weights.skip[h.head]);
   const int padded = h.padded, dim = h.dim;  // As in FillTokens().
   const float *u = h.u, *x = h.x, *read = h.read;
-  MambaDecays decays;
+  BlockDecays decays;
   for (int t = 0; t < at.slot; ++t) decays.Advance(t, h.log_decay[t]);
   for (int t = at.slot; t < at.end(); ++t) {
     HWY_ALIGN float weights[kBlockTokens];
@@ -232,12 +213,24 @@ void WriteOutputs(const MambaHead& h, const MambaTokens& at, bool sealed, const 
     Store(Exp(Load(decays.since)), c);
     Store(Mul(Load(c), Load(h.rows[t] + h.layout.dots + h.group * kBlockTokens)), weights);
     float* y = h.rows[t] + h.layout.y + h.head * dim;
-    for (int d = 0; d < padded; d += 16) {
+    ForColumns<StateWidth(1)>(padded, [&](int d, auto width) HWY_ATTR {
+      constexpr int kWidth = decltype(width)::value;
       const int own = t * padded + d;
-      V16 sum = sealed ? Mul(Load(read + own), Set(decay[t])) : Zero();
-      for (int r = 0; r <= t; ++r) sum = MulAdd(Set(weights[r]), Load(u + r * padded + d), sum);
-      StoreFirst(MulAdd(skip, Load(x + own), sum), dim - d, y + d);
-    }
+      V16 sum[kWidth];
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) {
+        sum[j] = sealed ? Mul(Load(read + own + j * 16), Set(decay[t])) : Zero();
+      }
+      const float* row = u + d;
+      for (int r = 0; r <= t; ++r, row += padded) {
+        const V16 weight = Set(weights[r]);
+#pragma GCC unroll 16
+        for (int j = 0; j < kWidth; ++j) sum[j] = MulAdd(weight, Load(row + j * 16), sum[j]);
+      }
+      for (int j = 0; j < kWidth; ++j) {
+        StoreFirst(MulAdd(skip, Load(x + own + j * 16), sum[j]), dim - d - j * 16, y + d + j * 16);
+      }
+    });
   }
 }
 
@@ -245,7 +238,8 @@ void WriteOutputs(const MambaHead& h, const MambaTokens& at, bool sealed, const 
 // sealed state.
 void ScanMamba(const MambaCall& call, const BatchSpan& span, int head, float* scratch) {
   MambaHead h(call, span, head, scratch);
-  const size_t state = head * Mamba2HeadFloats(call.shape);
+  const size_t head_floats = Mamba2HeadFloats(call.shape);
+  const size_t state = call.paired ? head * head_floats / 2 : head * head_floats;
   const float* in = call.Slot(span.slot_in) + state;
   float* out = call.Slot(span.slot_out) + state;
   for (int first = 0; first < span.num_tokens;) {
@@ -257,7 +251,13 @@ void ScanMamba(const MambaCall& call, const BatchSpan& span, int head, float* sc
     DecaysFromStart(h.log_decay, at.end(), decay);
     WriteOutputs(h, at, sealed, decay, c);
     if (at.end() == kBlockTokens) {
-      SealState(sealed, decay[kBlockTokens - 1], c, h.b, h.u, h.state_padded, h.padded, in, out);
+      const float all = decay[kBlockTokens - 1];
+      if (call.paired) {
+        SealPairedState(sealed, all, c, h.b, h.u, h.state_padded, h.padded, in, out,
+                        static_cast<ptrdiff_t>(call.shape.num_heads * head_floats / 2));
+      } else {
+        SealState(sealed, all, c, h.b, h.u, h.state_padded, h.padded, in, out);
+      }
       in = out;
     }
     first += at.n;
@@ -359,15 +359,12 @@ void ForBlocks(const BatchView& batch, int begin, int rows, const Run& run) {
   }
 }
 
-}  // namespace
-
 // Three passes: what the heads of a token share, by blocks; the heads, each by itself; and gate and
 // norm, which see all heads of a token, by blocks.
-absl::Status Mamba2(const Mamba2Shape& shape, const Mamba2Weights& weights, const BatchView& batch,
-                    const StateParts& slots, const StateParts& tails,
-                    const Mamba2Operands& operands, SpanTotals* totals, KernelContext* context) {
-  PACKRAT_CHECK(operands.type == DType::kF32 && operands.state_type == DType::kF32);
-  const MambaCall call{shape, weights, batch, slots, tails, operands, totals};
+absl::Status RunMamba(const MambaCall& call, KernelContext* context) {
+  const Mamba2Shape& shape = call.shape;
+  const BatchView& batch = call.batch;
+  PACKRAT_CHECK(call.x.type == DType::kF32 && call.x.state_type == DType::kF32);
   // Four tasks to a thread, so that none waits long for another's last.
   const int rows = std::clamp(batch.num_tokens / (4 * context->pool.size()), 1, kBlockTokens);
   const int64_t tasks = (batch.num_tokens + rows - 1) / rows;
@@ -389,6 +386,23 @@ absl::Status Mamba2(const Mamba2Shape& shape, const Mamba2Weights& weights, cons
     });
   });
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Mamba2(const Mamba2Shape& shape, const Mamba2Weights& weights, const BatchView& batch,
+                    const StateParts& slots, const StateParts& tails,
+                    const Mamba2Operands& operands, SpanTotals* totals, KernelContext* context) {
+  return RunMamba({shape, weights, batch, slots, tails, operands, /*paired=*/false, totals},
+                  context);
+}
+
+absl::Status Mamba2InBFloat16(const Mamba2Shape& shape, const Mamba2Weights& weights,
+                              const BatchView& batch, const StateParts& slots,
+                              const StateParts& tails, const Mamba2Operands& operands,
+                              SpanTotals* totals, KernelContext* context) {
+  return RunMamba({shape, weights, batch, slots, tails, operands, /*paired=*/true, totals},
+                  context);
 }
 
 }  // namespace packrat

@@ -58,8 +58,8 @@ struct Mamba2TailLayout {
 };
 
 // What the heads share of a token, made before they run, and their results before gate and norm:
-// B and C (G, PN); C_t . B_s for the tokens s of the block up to t (G, 16); dt and the logarithm of
-// the decay (H); y (H * P).
+// B and C (G, PN), on the CPU in bfloat16 C as pairs; C_t . B_s for the tokens s of the block up to
+// t (G, 16); dt and the logarithm of the decay (H); y (H * P).
 struct Mamba2TokenLayout {
   size_t b, c, dots, dt, log_decay, y, end;  // Offsets, floats.
   constexpr explicit Mamba2TokenLayout(const Mamba2Shape& s)
@@ -116,6 +116,13 @@ constexpr size_t Mamba2ScratchFloats(const Mamba2Shape& s) {
 absl::Status Mamba2(const Mamba2Shape& shape, const Mamba2Weights& weights, const BatchView& batch,
                     const StateParts& slots, const StateParts& tails,
                     const Mamba2Operands& operands, SpanTotals* totals, KernelContext* context);
+
+// The same, reading and sealing S in the processor's dot products of bfloat16, with slots as
+// kernels/paired_state.h says. Only where CpuHasBFloat16() (kernels/cpu_target.h).
+absl::Status Mamba2InBFloat16(const Mamba2Shape& shape, const Mamba2Weights& weights,
+                              const BatchView& batch, const StateParts& slots,
+                              const StateParts& tails, const Mamba2Operands& operands,
+                              SpanTotals* totals, KernelContext* context);
 
 namespace gpu {
 

@@ -1,5 +1,4 @@
-// What MatMul() needs of a kernel. Only kernels/matmul*.cc include this; all others go through
-// kernels/matmul.h.
+// What MatMul() needs of a kernel. All but the kernels go through kernels/matmul.h.
 #ifndef PACKRAT_KERNELS_MATMUL_KERNEL_H_
 #define PACKRAT_KERNELS_MATMUL_KERNEL_H_
 
@@ -36,8 +35,8 @@ inline int BlockStart(int block, int blocks, int rows) {
 MatMulKernel Float32Kernel();
 // Only where CpuHasBFloat16() (kernels/cpu_target.h).
 MatMulKernel BFloat16Kernel();
-// x (in) rounded to bfloat16, in pairs; an odd `in` is padded with a zero. Only where
-// CpuHasBFloat16().
+// x (in) rounded to bfloat16, in pairs, to `packed`, which may be x; an odd `in` is padded with a
+// zero. Only where CpuHasBFloat16().
 void RoundToPairs(const float* x, int in, float* packed);
 // Only where CpuHasTiles().
 MatMulKernel TilesKernel();

@@ -65,6 +65,12 @@ class GatedDeltaTest::Feed : public SealedFeed<DeltaText> {
         scalars.data(), scalars.data() + heads, 2 * heads + beside,
         out.data(),     types_.activations,     types_.state};
     const absl::Status status = test_->KernelTest::Run(scratch, [&](auto... device) {
+#ifndef PACKRAT_GPU
+      if (types_.in_bfloat16) {
+        return GatedDeltaInBFloat16(s, weights, batch, state_.slots(), state_.tails(), operands,
+                                    state_.totals(), device...);
+      }
+#endif
       return ops::GatedDelta(s, weights, batch, state_.slots(), state_.tails(), operands,
                              state_.totals(), device...);
     });
@@ -146,6 +152,17 @@ TEST_F(GatedDeltaTest, BFloat16State) {
   const double loss = RelativeLoss(whole, exact);
   EXPECT_GT(loss, 0);
   EXPECT_LT(loss, 0x1p-9 * texts[0].length / kBlockTokens);
+}
+#else
+TEST_F(GatedDeltaTest, InBFloat16) {
+  Random random(10);
+  for (const auto& [keys, values] : {std::pair(128, 128), {32, 80}, {17, 5}, {256, 48}}) {
+    const DeltaLayer layer(&random, {2, 4, keys, values, 4});
+    Texts texts;
+    for (const int n : {100, 37, 16}) texts.push_back(layer.RandomText(&random, n, -4.0f));
+    ExpectSameInBFloat16(layer, texts);
+    if (HasFailure()) return;
+  }
 }
 #endif
 

@@ -74,6 +74,12 @@ class Mamba2Test::Feed : public SealedFeed<MambaText> {
         dt.data(),  s.num_heads + beside, memory.data(),
         out.data(), types_.activations,   types_.state};
     const auto op = [&](auto... device) {
+#ifndef PACKRAT_GPU
+      if (types_.in_bfloat16) {
+        return Mamba2InBFloat16(s, weights, batch, state_.slots(), state_.tails(), operands,
+                                state_.totals(), device...);
+      }
+#endif
       return ops::Mamba2(s, weights, batch, state_.slots(), state_.tails(), operands,
                          state_.totals(), device...);
     };
@@ -166,6 +172,17 @@ TEST_F(Mamba2Test, BFloat16State) {
   const double loss = RelativeLoss(whole, exact);
   EXPECT_GT(loss, 0);
   EXPECT_LT(loss, 0x1p-9 * texts[0].length / kBlockTokens);
+}
+#else
+TEST_F(Mamba2Test, InBFloat16) {
+  Random random(10);
+  for (const auto& [dim, state] : {std::pair(32, 128), {64, 80}, {80, 17}, {5, 256}}) {
+    const MambaLayer layer(&random, {4, 2, dim, state, 4}, Mamba2Norm::kAfterGate, 2);
+    Texts texts;
+    for (const int n : {100, 37, 16}) texts.push_back(layer.RandomText(&random, n, -4.0f));
+    ExpectSameInBFloat16(layer, texts);
+    if (HasFailure()) return;
+  }
 }
 #endif
 

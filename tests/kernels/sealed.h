@@ -16,9 +16,10 @@ namespace packrat {
 
 using Bytes = std::vector<unsigned char>;
 
-// Types of activations and of slots.
+// Types of activations and of slots. in_bfloat16: the CPU's operation of that name.
 struct Types {
   DType activations = DType::kF32, state = DType::kF32;
+  bool in_bfloat16 = false;
 };
 
 inline std::vector<float> OnDevice(const std::vector<float>& values, DType type) {

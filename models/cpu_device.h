@@ -67,8 +67,9 @@ class CpuDevice : public Device {
     context_ = std::make_unique<KernelContext>(threads, Packed(rows, widest), ThreadFloats(widest));
   }
   ThreadPool* pool() { return &context_->pool; }
-  // Pages are then those of StateTypes::paired_keys.
-  void AttendInBFloat16() { attends_in_bfloat16_ = true; }
+  // Attention, and the matrices of gated delta and Mamba-2. Pages are then those of
+  // StateTypes::paired_keys, and slots as kernels/paired_state.h says.
+  void ComputeInBFloat16() { in_bfloat16_ = true; }
 
   int Plan(const RatShape& s) override { return PlanThreads(RatScratchFloats(s.head_dim)); }
   int Plan(const RatPlusShape& s) override { return PlanThreads(RatPlusScratchFloats(s.head_dim)); }
@@ -135,9 +136,8 @@ class CpuDevice : public Device {
   }
   absl::Status Attention(int, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {
-    return attends_in_bfloat16_
-               ? AttentionInBFloat16(shape, s.batch, s.pages, operands, context_.get())
-               : packrat::Attention(shape, s.batch, s.pages, operands, context_.get());
+    return in_bfloat16_ ? AttentionInBFloat16(shape, s.batch, s.pages, operands, context_.get())
+                        : packrat::Attention(shape, s.batch, s.pages, operands, context_.get());
   }
   absl::Status Mesa(int, const MesaShape& shape, const MesaWeights& weights, const Step& s,
                     const MesaOperands& operands) override {
@@ -146,13 +146,13 @@ class CpuDevice : public Device {
   }
   absl::Status GatedDelta(int, const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
                           const Step& s, const GatedDeltaOperands& operands) override {
-    return packrat::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
-                               context_.get());
+    return (in_bfloat16_ ? GatedDeltaInBFloat16 : packrat::GatedDelta)(
+        shape, weights, s.batch, s.slots, s.tails, operands, s.totals, context_.get());
   }
   absl::Status Mamba2(int, const Mamba2Shape& shape, const Mamba2Weights& weights, const Step& s,
                       const Mamba2Operands& operands) override {
-    return packrat::Mamba2(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
-                           context_.get());
+    return (in_bfloat16_ ? Mamba2InBFloat16 : packrat::Mamba2)(
+        shape, weights, s.batch, s.slots, s.tails, operands, s.totals, context_.get());
   }
   absl::Status GatedConv(const GatedConvShape& shape, const GatedConvWeights& weights,
                          const Step& s, const GatedConvOperands& operands) override {
@@ -191,7 +191,7 @@ class CpuDevice : public Device {
     return 0;
   }
 
-  bool attends_in_bfloat16_ = false;
+  bool in_bfloat16_ = false;
   size_t thread_floats_ = 0;  // The most scratch that an operation takes of a thread.
   std::unique_ptr<KernelContext> context_;
 };

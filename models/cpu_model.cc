@@ -38,7 +38,7 @@ class CpuModel : public HostModel {
         stack_(config_, layout_, &device_, &weights_),
         weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {
-    if (attends_in_bfloat16()) device_.AttendInBFloat16();
+    if (in_bfloat16()) device_.ComputeInBFloat16();
     layout_ = StateLayout(config_, state_types());
   }
 
@@ -69,7 +69,7 @@ class CpuModel : public HostModel {
   const std::vector<std::string>& fingerprints() const override { return fingerprints_; }
   StateTypes state_types() const {
     StateTypes types;
-    types.paired_keys = attends_in_bfloat16();
+    types.paired_keys = in_bfloat16();
     return types;
   }
   bool multiplies_in(Arithmetic arithmetic) const { return weights_.multiplies_in(arithmetic); }
@@ -77,8 +77,7 @@ class CpuModel : public HostModel {
   std::string numerics_id() const override {
     std::string id = HostModel::numerics_id();
     for (const Arithmetic arithmetic : {Arithmetic::kBFloat16, Arithmetic::kInt8}) {
-      if (multiplies_in(arithmetic) ||
-          (arithmetic == Arithmetic::kBFloat16 && attends_in_bfloat16())) {
+      if (multiplies_in(arithmetic) || (arithmetic == Arithmetic::kBFloat16 && in_bfloat16())) {
         absl::StrAppend(&id, "-", ArithmeticName(arithmetic));
       }
     }
@@ -108,7 +107,7 @@ class CpuModel : public HostModel {
 
  private:
   // Where activations are rounded for products in any case.
-  bool attends_in_bfloat16() const {
+  bool in_bfloat16() const {
     return ArithmeticOf(options_.activations) == Arithmetic::kBFloat16 &&
            (multiplies_in(Arithmetic::kBFloat16) || multiplies_in(Arithmetic::kInt8));
   }

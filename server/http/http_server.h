@@ -54,8 +54,10 @@ class HttpServer {
     int max_connections = 1024;
     std::chrono::milliseconds idle{75000};     // Between requests, without a byte.
     std::chrono::milliseconds request{10000};  // From a request's first byte to its body.
-    std::chrono::milliseconds body{60000};     // For the whole body.
-    std::chrono::milliseconds answer{60000};   // Until the client has taken a whole answer.
+    // For the whole body; of one that is taken as it comes, for each of its pieces, without the
+    // time that these wait for room.
+    std::chrono::milliseconds body{60000};
+    std::chrono::milliseconds answer{60000};  // Until the client has taken a whole answer.
     int max_header_bytes = 8192;
     // Of all bodies together that have come and that a handler still has. Beyond this the one that
     // has been coming for the longest time is refused.

@@ -106,7 +106,8 @@ class HttpSession final : public Session, public std::enable_shared_from_this<Ht
   std::string path_;  // Of the last one.
   HttpHeaders cors_;  // That its answer has for browsers.
   uint64_t request_number_ = 0;
-  // While there is an answer to wait for, which nothing else may wait for: no read, no write.
+  // While there is an answer to wait for, or room for an upload, which nothing else may wait for:
+  // no read, no write.
   std::shared_ptr<HttpSession> self_;
   std::weak_ptr<Reply> reply_;
   int version_ = 11;

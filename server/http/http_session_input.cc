@@ -117,15 +117,21 @@ void HttpSession::Consume() {
 }
 
 bool HttpSession::RoomForUpload() {
-  return upload_->AwaitRoom([loop = context_.loop, weak = weak_from_this()] {
+  const bool room = upload_->AwaitRoom([loop = context_.loop, weak = weak_from_this()] {
     loop->Post([weak] {
       const auto self = weak.lock();
       if (self == nullptr || self->state_ != State::kBody) return;
-      // Each piece has the time of a body.
+      self->self_.reset();
+      // Each piece has the time of a body: so a slow client has an end, and a large body enough.
       self->SetDeadline(self->context_.options.body);
       self->Consume();
     });
   });
+  if (room) return true;
+  // It is not the client that takes this time.
+  self_ = shared_from_this();
+  SetNoDeadline();
+  return false;
 }
 
 bool HttpSession::OnHead() {

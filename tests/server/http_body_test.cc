@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -141,6 +144,66 @@ TEST_F(HttpBodies, GiveABodyItsTimeAndNoMore) {
   HttpClient silent(server_->port());
   EXPECT_TRUE(absl::StartsWith(silent.Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n"),
                                "HTTP/1.1 408 "));
+}
+
+// Takes a body in pieces of 1000 bytes, for each of which the test makes room.
+class PiecesUpload : public HttpUpload {
+ public:
+  bool Take(absl::string_view piece) override {
+    bytes_ += piece.size();
+    return true;
+  }
+  bool AwaitRoom(std::function<void()> resume) override {
+    if (bytes_ < 1000) return true;
+    bytes_ -= 1000;
+    MutexLock lock(&mutex_);
+    resume_ = std::move(resume);
+    return false;
+  }
+  void Answer(std::shared_ptr<HttpReply> reply) override {
+    reply->Send({200, "text/x", "taken", {}});
+  }
+  bool Waits() {
+    MutexLock lock(&mutex_);
+    return resume_ != nullptr;
+  }
+  void MakeRoom() {
+    std::function<void()> resume;
+    {
+      MutexLock lock(&mutex_);
+      resume = std::exchange(resume_, nullptr);
+    }
+    resume();
+  }
+
+ private:
+  size_t bytes_ = 0;
+  Mutex mutex_;
+  std::function<void()> resume_ ABSL_GUARDED_BY(mutex_);
+};
+
+// However long each piece waits for room; once there is some, a client is waited for no longer than
+// for a body.
+TEST_F(HttpBodies, GiveEachPieceItsTimeOnceThereIsRoom) {
+  options_.body = std::chrono::milliseconds(2000);
+  Start();
+  const std::string head =
+      "POST /upload HTTP/1.1\r\nConnection: close\r\nContent-Length: 3000\r\n\r\n";
+  const std::string piece(1000, 'x');
+  for (const bool silent : {false, true}) {
+    const auto upload = std::make_shared<PiecesUpload>();
+    upload_ = upload;
+    HttpClient client(server_->port());
+    client.Send(head);
+    for (int i = 0; i < 2; ++i) {
+      client.Send(piece);
+      ASSERT_TRUE(Eventually([&] { return upload->Waits(); }));
+      absl::SleepFor(absl::Milliseconds(2500));
+      upload->MakeRoom();
+    }
+    const std::string answer = client.Ask(silent ? "" : piece);
+    EXPECT_TRUE(absl::StartsWith(answer, silent ? "HTTP/1.1 408 " : "HTTP/1.1 200 ")) << answer;
+  }
 }
 
 }  // namespace

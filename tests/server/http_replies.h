@@ -60,7 +60,9 @@ class HttpReplies : public testing::Test {
           false, 9000, false, true},
          {"/probe", "GET", AtOnce([](const HttpRequest&) {
             return HttpAnswer{200, "text/x", "well\n"};
-          })}},
+          })},
+         {"/upload", "POST", nullptr, false, 9000, false, false,
+          [this](const HttpRequest&) { return upload_; }}},
         &log_);
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
@@ -81,6 +83,7 @@ class HttpReplies : public testing::Test {
 
   Logger log_;
   HttpServer::Options options_;
+  std::shared_ptr<HttpUpload> upload_;  // Of the one request to /upload.
   Mutex mutex_;
   std::condition_variable changed_;
   std::deque<Taken> taken_ ABSL_GUARDED_BY(mutex_);

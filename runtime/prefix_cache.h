@@ -17,7 +17,8 @@
 // stay for ever. Of equals the least recently used goes first. Where one is kept, the important
 // ones of shorter texts on its way have served their turn: they are dropped first. So have those of
 // earlier requests from which the text goes on in this way alone and that nobody but this one began
-// with: the earlier turns of a chat whose client sends all of it each time.
+// with: the earlier turns of a chat whose client sends all of it each time. A state that is on its
+// way here in pieces counts as an important one that each piece uses; one that stands still ages.
 //
 // What is dropped for room goes into a lower tier (state_tiers.h), where there is one and the state
 // is worth the way: one of positive importance, or one that several texts began with. Its node then
@@ -158,6 +159,8 @@ class PrefixCache {
   template <class F>
   void Reorder(Node* node, F change);
   double WorthOf(const Node* node) const;
+  // Of a state beyond the first `before` tokens of its text.
+  double WorthOf(int position, int before, int dial, bool important) const;
   void Keep(Node* node, Snapshot* snapshot);
   // Of a state that is about to be dropped out of the pool: its number in tiers_, and room for it
   // in moved_. 0: it is not worth it, or there is no room.
@@ -205,15 +208,18 @@ class PrefixCache {
     double weight;
   };
   std::vector<Wanted> wanted_;  // What comes after it.
-  // States that others bring, and how far they have come.
+  // States that others bring, and how far they have come. Each piece renews its priority.
   struct Incoming {
     uint64_t number = 0;
     Snapshot snapshot;
     size_t at = 0;
+    double priority = 0;
+    uint64_t last_use = 0;
   };
   std::vector<Incoming> incoming_;
   // Of this number, out of the list; of position 0: there is none.
   Incoming TakeIncoming(uint64_t number);
+  const Incoming* LeastIncoming() const;  // Null: there is none.
   uint64_t last_state_ = 0;
   int64_t tokens_ = 0, nodes_ = 0;
   int64_t dropped_ = 0;

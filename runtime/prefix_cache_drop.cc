@@ -74,11 +74,21 @@ double PrefixCache::WorthOf(const Node* node) const {
   while (above->parent != nullptr && (!above->has_snapshot() || above->importance < 0)) {
     above = above->parent;
   }
-  const StateLayout& layout = pool_->layout().ForDial(node->snapshot.dial);
-  const auto bytes =
-      static_cast<double>(Snapshot::Bytes(layout, node->depth, above->snapshot.position));
-  const double worth = (node->depth - above->snapshot.position) / std::max(bytes, 1.0);
-  return worth * (node->importance > 0 ? kImportantWorth : 1);
+  return WorthOf(node->depth, above->snapshot.position, node->snapshot.dial, node->importance > 0);
+}
+
+double PrefixCache::WorthOf(int position, int before, int dial, bool important) const {
+  const StateLayout& layout = pool_->layout().ForDial(dial);
+  const auto bytes = static_cast<double>(Snapshot::Bytes(layout, position, before));
+  return (position - before) / std::max(bytes, 1.0) * (important ? kImportantWorth : 1);
+}
+
+const PrefixCache::Incoming* PrefixCache::LeastIncoming() const {
+  const auto least = std::min_element(
+      incoming_.begin(), incoming_.end(), [](const Incoming& a, const Incoming& b) {
+        return std::tie(a.priority, a.last_use) < std::tie(b.priority, b.last_use);
+      });
+  return least == incoming_.end() ? nullptr : &*least;
 }
 
 void PrefixCache::SetPriority(Node* node) {
@@ -159,16 +169,22 @@ void PrefixCache::ForgetSpaces(const std::function<bool(const std::string&)>& go
 }
 
 bool PrefixCache::DropOne() {
-  if (kept_.empty() && arrival_.node != nullptr) {
+  Node* const least = kept_.empty() ? nullptr : *kept_.begin();
+  const Incoming* const coming = LeastIncoming();
+  const bool coming_goes =
+      coming != nullptr && (least == nullptr || (least->importance >= 0 &&
+                                                 std::tie(coming->priority, coming->last_use) <
+                                                     std::tie(least->priority, least->last_use)));
+  if (coming_goes) {
+    clock_ = std::max(clock_, coming->priority);
+    DropIncoming(coming->number);
+    return true;
+  }
+  if (least == nullptr) {
+    if (arrival_.node == nullptr) return false;
     EndArrival();
     return true;
   }
-  if (kept_.empty()) {
-    if (incoming_.empty()) return false;
-    DropIncoming(incoming_.back().number);
-    return true;
-  }
-  Node* const least = *kept_.begin();
   if (least->importance >= 0) clock_ = std::max(clock_, least->priority);
   if (least->moved != 0) {
     // It is on the disk already, or has not got there in time.

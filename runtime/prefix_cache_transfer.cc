@@ -46,7 +46,7 @@ absl::Status PrefixCache::Write(uint64_t number, int position, int dial, size_t 
   absl::Cleanup release = [&] { incoming.snapshot.Release(pool_); };
   if (at == 0) {
     incoming.snapshot.Release(pool_);
-    incoming = {number, SnapshotToCome(position, dial, *pool_), 0};
+    incoming = {number, SnapshotToCome(position, dial, *pool_)};
     const size_t all = SavedPartBytes(pool_->layout().ForDial(dial), position);
     const absl::Status room = FindRoomTo(all, incoming.snapshot, *pool_);
     if (!room.ok()) return room;
@@ -59,6 +59,8 @@ absl::Status PrefixCache::Write(uint64_t number, int position, int dial, size_t 
   if (!taken.ok()) return taken;
   WriteParts(incoming.snapshot, pool_, at, bytes);
   incoming.at += bytes.size();
+  incoming.priority = clock_ + WorthOf(position, /*before=*/0, dial, /*important=*/true);
+  incoming.last_use = ++uses_;
   std::move(release).Cancel();
   incoming_.push_back(std::move(incoming));
   return absl::OkStatus();

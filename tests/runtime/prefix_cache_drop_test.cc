@@ -134,6 +134,46 @@ TEST_F(PrefixCacheTest, WhatSomebodyBeginsWithDoesNotGoFirst) {
   EXPECT_EQ(Hit(Range(5000, 21)), 0);
 }
 
+// What is brought here in pieces, half of which have come, is no dearer than what is kept: it ages
+// unless a piece comes now and then.
+TEST_F(PrefixCacheTest, WhatComesInPiecesAges) {
+  constexpr uint64_t kNumber = 7;
+  constexpr int kTokens = 40;
+  const std::string parts(SavedPartBytes(layout_, kTokens), 'x');
+  const auto outlives = [&](bool goes_on) {
+    Start(1 << 20);
+    size_t at = parts.size() / 2;
+    EXPECT_EQ(cache_->Write(kNumber, kTokens, /*dial=*/0, 0, parts.substr(0, at)),
+              absl::OkStatus());
+    int newer = 0;
+    for (; newer < 500; ++newer) {
+      Keep(Range(10000 + 100 * newer, 20));
+      if (newer >= 4) cache_->DropOne();
+      int coming = 0;
+      cache_->ForEachSnapshot([&](const Snapshot& s) { coming += s.position == kTokens; });
+      if (coming == 0) break;
+      if (goes_on && newer % 5 == 0) {
+        EXPECT_EQ(cache_->Write(kNumber, kTokens, /*dial=*/0, at, parts.substr(at, 1)),
+                  absl::OkStatus());
+        ++at;
+      }
+    }
+    return newer;
+  };
+  const int still = outlives(false);
+  EXPECT_GT(still, 10);
+  EXPECT_LT(still, 500);
+  EXPECT_EQ(cache_->num_snapshots(), 5);  // The others stay.
+  const std::string byte(1, 'x');
+  EXPECT_TRUE(absl::IsAborted(cache_->Write(kNumber, kTokens, 0, parts.size() / 2, byte)));
+  EXPECT_EQ(outlives(true), 500);
+  // Where nothing else is left it goes.
+  while (cache_->num_snapshots() > 0) cache_->DropOne();
+  cache_->DropOne();
+  ExpectNothingHeld();
+  EXPECT_FALSE(cache_->DropOne());
+}
+
 // As many conversations as there is room for stay, turn after turn, whatever each leaves behind.
 TEST_F(PrefixCacheTest, EveryConversationKeepsItsLastState) {
   constexpr int kUsers = 40;

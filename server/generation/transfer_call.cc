@@ -154,7 +154,8 @@ absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<abs
 
 void TransferCall::WaitForClient(bool waits) {
   MutexLock lock(&mutex_);
-  waits_since_ = waits ? SteadyNow() : absl::InfiniteFuture();
+  const bool waited = waits_since_ < absl::InfiniteFuture();
+  if (waits != waited) waits_since_ = waits ? SteadyNow() : absl::InfiniteFuture();
 }
 
 void TransferCall::CheckReader(absl::Time now) {

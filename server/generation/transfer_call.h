@@ -66,7 +66,7 @@ class TransferCall : public Stream {
   bool full() const { return input_.has_value() && input_->full(); }
   void Place() { input_->Place(); }
 
-  // From here on the client has something to do; false: it has done it.
+  // From here on the client has something to do, unless it has already; false: it has done it.
   void WaitForClient(bool waits);
   // What the client is told.
   void SetStatus(const absl::Status& status) { status_ = status; }

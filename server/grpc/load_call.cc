@@ -31,7 +31,8 @@ void LoadCall::ReadNext() {
 }
 
 void LoadCall::OnReadDone(bool ok) {
-  WaitForClient(false);
+  // Who sends messages with nothing in them stands still.
+  if (!ok || !message_.data().empty()) WaitForClient(false);
   absl::Status status;
   if (ok) {
     status = UnlessNoMemory([this] { return TakePiece(); });

@@ -295,6 +295,22 @@ TEST_F(SlowTransferTest, AClientThatStandsStillIsCancelled) {
   EXPECT_EQ(Held(), 0);
 }
 
+TEST_F(SlowTransferTest, MessagesWithNothingInThemAreNoNews) {
+  options_.server.stream_idle_timeout = absl::Milliseconds(200);
+  Start();
+  HalfOpen call(*server_, "PACKRAT", absl::InfiniteDuration());
+  const v1::LoadSessionRequest nothing;
+  int sent = 0;
+  while (sent < 2000 && call.writer->Write(nothing)) {
+    ++sent;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_LT(sent, 2000);
+  EXPECT_EQ(call.writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(Eventually(
+      [&] { return server_->AccessLines("the client stood still for stream_idle_timeout") == 1; }));
+}
+
 TEST_F(SlowTransferTest, AllTogetherHoldABoundedAmount) {
   Start();
   const std::string bytes = Saved();

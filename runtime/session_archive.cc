@@ -48,18 +48,21 @@ absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state
   absl::StatusOr<int64_t> version;
   for (int tries = 0; tries < kMostTries; ++tries) {
     SessionInput& bytes = input->emplace(transfer_);
+    const auto enough = [&] { return bytes.has_text() && (!with_state || bytes.state_is_lost()); };
     version = store_->Get(key, [&](absl::string_view piece) -> absl::StatusOr<bool> {
       const absl::Status taken = bytes.Take(piece);
       if (!taken.ok()) return taken;
-      if (bytes.has_text() && !with_state) return false;
+      if (enough()) return false;
       if (bytes.full()) bytes.Place();
-      return true;
+      return !enough();
     });
     if (!absl::IsAborted(version.status())) break;
   }
   // Changed all the time, by others that have it.
   if (absl::IsAborted(version.status())) return absl::UnavailableError(version.status().message());
-  if (!version.ok() || (!with_state && (*input)->has_text())) return version;
+  if (!version.ok()) return version;
+  const SessionInput& taken = **input;
+  if (taken.has_text() && (!with_state || taken.state_is_lost())) return version;
   const absl::Status whole = (*input)->End();
   if (!whole.ok()) return whole;
   return version;

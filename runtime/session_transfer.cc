@@ -56,9 +56,9 @@ absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner
   loaded.info = *std::move(info);
   loaded.solver = state.solver;
   loaded.state_dropped = state.dropped;
-  if (!has_state) return loaded;
   const absl::Status kept =
       input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin});
+  if (!has_state) return loaded;
   if (kept.ok()) {
     loaded.state_tokens = state.position;
   } else {
@@ -98,6 +98,11 @@ bool SessionInput::full() const {
   return has_text() && static_cast<int64_t>(bytes_.size()) >= transfer_->link_.piece_bytes;
 }
 
+bool SessionInput::state_is_lost() const {
+  if (!has_text() || header_->parts.bytes == 0) return false;
+  return writer_ == nullptr || writer_->failed();
+}
+
 size_t SessionInput::wanted() const {
   if (!has_text()) return std::max(size_.bytes, bytes_.size());
   const uint64_t piece = transfer_->link_.piece_bytes;
@@ -124,12 +129,12 @@ absl::Status SessionInput::End() {
   const absl::Status whole = CheckParts(header_->parts, bytes, hash);
   if (!whole.ok()) return whole;
   if (!bytes_.empty()) Place();
-  if (!header_->state.dropped.empty()) ++transfer_->states_dropped_;
   return absl::OkStatus();
 }
 
 absl::Status SessionInput::Keep(StateSpace space) {
   const SavedState& state = header_->state;
+  if (!state.dropped.empty()) ++transfer_->states_dropped_;
   if (writer_ == nullptr) return absl::OkStatus();
   space.solver = state.solver;  // With which it came to be.
   space.dials = state.dials;

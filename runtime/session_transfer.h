@@ -48,6 +48,8 @@ class SessionInput {
   void Place();  // Waits. Without a place for its state the text comes alone.
   // Its text is there; what comes after it may be left.
   bool has_text() const { return header_.has_value(); }
+  // What comes after it is of no use: of another numerics id or layout, or without a place here.
+  bool state_is_lost() const;
   // Bytes that it holds now, and that it will hold at the most, as far as that is known.
   size_t held() const { return bytes_.size() + (has_text() ? header_->end : 0); }
   size_t wanted() const;
@@ -56,7 +58,8 @@ class SessionInput {
   absl::Status End();
   // Once its text is there, what it was; without its parts. `dropped`: why its state does not come.
   const SavedState& state() const { return header_->state; }
-  // That requests of `space` with its solver options and dials go on from its state. Waits.
+  // That requests of `space` with its solver options and dials go on from its state, if it has one
+  // that can be used. Once. Waits.
   absl::Status Keep(StateSpace space);
 
  private:

@@ -58,6 +58,7 @@ class StateWriter {
   // The next bytes of its parts. Errors of Engine::WriteState(), which stay; DEADLINE_EXCEEDED: the
   // engine is busy. Waits.
   absl::Status Write(std::string bytes);
+  bool failed() const { return !status_.ok(); }
   // All of it was written. Waits.
   absl::Status Keep(StateSpace space, std::vector<int32_t> text);
 

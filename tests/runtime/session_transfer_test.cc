@@ -1,0 +1,57 @@
+// What of a session's state goes on its way, and what is left where it is.
+#include "runtime/session_transfer.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "tests/runtime/session_archive_fixture.h"
+#include "tests/runtime/stores_in_front.h"
+
+namespace packrat {
+namespace {
+
+class SessionTransferTest : public SessionArchiveTest {
+ protected:
+  // A session whose state has many pieces, and which the store has.
+  std::string Long(ArchiveReplica* replica) {
+    const std::string handle = replica->sessions.Create(owner_, {}, now_)->handle;
+    EXPECT_EQ(Say(replica, handle, RandomPrompt(&random_, 200)).status, absl::OkStatus());
+    return handle;
+  }
+};
+
+// Of a state that cannot be used here the text is read alone.
+TEST_F(SessionTransferTest, OfAnotherNumericsIdTheStateStaysInTheStore) {
+  const auto first = Start(), second = Start("another processor");
+  const std::string handle = Long(first.get());
+  WatchedStore watched(second->store.get(), [] {});
+  second->archive =
+      std::make_unique<SessionArchive>(&second->sessions, second->transfer.get(), &watched);
+  EXPECT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_FALSE(watched.wants_more);
+  EXPECT_EQ(second->transfer->states_dropped(), 1);
+  EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
+}
+
+TEST_F(SessionTransferTest, AStateWithoutAPlaceStaysInTheStore) {
+  const auto first = Start(), second = Start();
+  const std::string handle = Long(first.get());
+  FakeModel model;
+  EngineOptions options;
+  options.max_running = 4;
+  options.max_batch_tokens = 32;
+  options.prefix_cache = false;
+  const auto engine = *Engine::Create(&model, nullptr, options);
+  const EngineThread thread(engine.get());
+  SessionTransfer transfer(&second->sessions, engine.get(), OwnerOf(model), 5000);
+  WatchedStore watched(second->store.get(), [] {});
+  SessionArchive archive(&second->sessions, &transfer, &watched);
+  EXPECT_EQ(archive.Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  EXPECT_FALSE(watched.wants_more);
+  EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
+}
+
+}  // namespace
+}  // namespace packrat

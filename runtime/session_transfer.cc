@@ -113,9 +113,14 @@ size_t SessionInput::wanted() const {
 void SessionInput::Place() {
   hash_.Add(bytes_.data(), bytes_.size());
   parts_bytes_ += bytes_.size();
-  std::string piece = std::exchange(bytes_, std::string());
+  std::string bytes = std::exchange(bytes_, std::string());
+  if (writer_ == nullptr) return;
+  const auto most = static_cast<size_t>(transfer_->link_.piece_bytes);
   // Where there is no place for it, the status stays in the writer.
-  if (writer_ != nullptr) writer_->Write(std::move(piece)).IgnoreError();
+  if (bytes.size() <= most) return writer_->Write(std::move(bytes)).IgnoreError();
+  for (size_t at = 0; at < bytes.size() && !writer_->failed(); at += most) {
+    writer_->Write(bytes.substr(at, most)).IgnoreError();
+  }
 }
 
 absl::Status SessionInput::End() {

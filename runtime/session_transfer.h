@@ -45,7 +45,9 @@ class SessionInput {
   absl::Status Take(absl::string_view bytes);
   // A piece is there, and goes on by Place() before more is taken.
   bool full() const;
-  void Place();  // Waits. Without a place for its state the text comes alone.
+  // Waits. A step of the engine gets no more than a piece of it, however much came at once. Without
+  // a place for its state the text comes alone.
+  void Place();
   // Its text is there; what comes after it may be left.
   bool has_text() const { return header_.has_value(); }
   // What comes after it is of no use: of another numerics id or layout, or without a place here.

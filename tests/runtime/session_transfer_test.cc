@@ -53,5 +53,35 @@ TEST_F(SessionTransferTest, AStateWithoutAPlaceStaysInTheStore) {
   EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
 }
 
+// A message may have more than a piece: a step of the engine copies no more for that.
+TEST_F(SessionTransferTest, WhatComesAtOnceGoesInPieces) {
+  const auto first = Start();
+  const std::string handle = Long(first.get());
+  const std::string bytes = BytesOf(first.get(), handle);
+  const size_t text = first->transfer->Pack(owner_, handle, std::nullopt, now_)->header.size();
+  ASSERT_GT(bytes.size(), text + 15000);
+  // Parts that the first step of an engine takes for so many bytes of it.
+  const auto parts_of = [&](size_t taken) {
+    FakeModel model;
+    EngineOptions options;
+    options.max_running = 4;
+    options.max_batch_tokens = 32;
+    const auto engine = *Engine::Create(&model, nullptr, options);
+    Sessions sessions({8, 100000, absl::Hours(1)}, [this] { return random_(); });
+    // Nobody steps it meanwhile.
+    SessionTransfer transfer(&sessions, engine.get(), OwnerOf(model), 5000, absl::Milliseconds(1));
+    SessionInput input(&transfer);
+    EXPECT_EQ(input.Take(bytes.substr(0, taken)), absl::OkStatus());
+    EXPECT_TRUE(input.full());
+    input.Place();
+    engine->Step(SteadyNow());
+    int64_t parts = 0;
+    for (const auto& pool : engine->stats().pools) parts += pool.cached;
+    return parts;
+  };
+  EXPECT_GT(parts_of(text + 5000), 0);
+  EXPECT_EQ(parts_of(text + 15000), parts_of(text + 5000));
+}
+
 }  // namespace
 }  // namespace packrat

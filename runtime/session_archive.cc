@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "runtime/steady_clock.h"
+
 namespace packrat {
 namespace {
 
@@ -45,6 +48,7 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
 
 absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state,
                                             std::optional<SessionInput>* input) {
+  const absl::Time end = SteadyNow() + state_timeout_;
   absl::StatusOr<int64_t> version;
   for (int tries = 0; tries < kMostTries; ++tries) {
     SessionInput& bytes = input->emplace(transfer_);
@@ -52,6 +56,7 @@ absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state
     version = store_->Get(key, [&](absl::string_view piece) -> absl::StatusOr<bool> {
       const absl::Status taken = bytes.Take(piece);
       if (!taken.ok()) return taken;
+      if (bytes.has_text() && SteadyNow() >= end) bytes.DropState();
       if (enough()) return false;
       if (bytes.full()) bytes.Place();
       return !enough();
@@ -81,16 +86,8 @@ absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_vie
                                      bool* text_alone) {
   auto packed = transfer_->Pack(owner, handle, space, now);
   if (!packed.ok()) return packed.status();
-  const SessionInfo& info = packed->info;
-  bool cut = false;  // The state has had to give way on its way out.
-  const auto next = [&]() -> absl::StatusOr<std::string> {
-    if (!packed->header.empty()) return std::exchange(packed->header, std::string());
-    absl::StatusOr<std::string> piece = packed->state.Next();
-    if (piece.ok()) return piece;
-    cut = true;
-    return absl::CancelledError(piece.status().message());
-  };
-  const absl::Status status = store_->Put(KeyOf(owner, handle), info.revision, next, info.ttl);
+  bool cut = false;  // The state has had to give way on its way out, or takes too long.
+  const absl::Status status = Send(KeyOf(owner, handle), &*packed, &cut);
   const bool has_state = packed->state.position() > 0;
   *text_alone = has_state && (cut || absl::IsResourceExhausted(status));
   if (cut || !absl::IsAborted(status)) return status;
@@ -99,6 +96,29 @@ absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_vie
   // Their revisions may be one number and two texts: the next turn here begins with the stored one.
   sessions_->Delete(owner, handle, now).IgnoreError();
   return status;
+}
+
+absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bool* cut) {
+  // A store compares versions once it has everything: what it would refuse is not sent.
+  if (packed->bytes() > transfer_->link().piece_bytes) {
+    const absl::StatusOr<int64_t> there = store_->Version(key);
+    if (there.ok() && *there >= packed->info.revision) {
+      return absl::AbortedError(absl::StrCat("the store has version ", *there,
+                                             " of the session; this is ", packed->info.revision));
+    }
+  }
+  const absl::Time end = SteadyNow() + state_timeout_;
+  const auto next = [&]() -> absl::StatusOr<std::string> {
+    if (!packed->header.empty()) return std::exchange(packed->header, std::string());
+    absl::StatusOr<std::string> piece = packed->state.Next();
+    if (piece.ok() && !piece->empty() && SteadyNow() >= end) {
+      piece = absl::DeadlineExceededError("the session store is too slow for the state");
+    }
+    if (piece.ok()) return piece;
+    *cut = true;
+    return absl::CancelledError(piece.status().message());
+  };
+  return store_->Put(key, packed->info.revision, next, packed->info.ttl);
 }
 
 bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now) {

@@ -19,9 +19,11 @@ namespace packrat {
 // thread that runs Step().
 class SessionArchive {
  public:
-  // All outlive it.
-  SessionArchive(Sessions* sessions, SessionTransfer* transfer, SessionStore* store)
-      : sessions_(sessions), transfer_(transfer), store_(store) {}
+  // All outlive it. `state_timeout`: of a state as a whole, however many pieces the store takes or
+  // gives, each in its own time; what takes longer goes or comes as a text alone.
+  SessionArchive(Sessions* sessions, SessionTransfer* transfer, SessionStore* store,
+                 absl::Duration state_timeout = absl::Seconds(30))
+      : sessions_(sessions), transfer_(transfer), store_(store), state_timeout_(state_timeout) {}
 
   // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
   // as for those who only look at it. One in which a turn is being generated here stays as it is.
@@ -31,7 +33,8 @@ class SessionArchive {
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
   // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no
-  // room for that: its text alone. It stays in the store for its time to live, from now on.
+  // room or is too slow for that: its text alone. It stays in the store for its time to live, from
+  // now on.
   // ABORTED: another replica has changed it as well; what that one made of it stays, and this
   // replica forgets its own, unless its turn is not over yet. Errors of SessionStore::Put().
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
@@ -41,7 +44,10 @@ class SessionArchive {
  private:
   absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
                        const std::optional<StateSpace>& space, absl::Time now, bool* text_alone);
-  // Its version; `input` takes all of it, or its text.
+  // `cut`: its state has not gone to its end, and nothing of it is stored.
+  absl::Status Send(const StoreKey& key, PackedSession* packed, bool* cut);
+  // Its version; `input` takes all of it, or its text where its state is not wanted, of no use, or
+  // too slow.
   absl::StatusOr<int64_t> Get(const StoreKey& key, bool with_state,
                               std::optional<SessionInput>* input);
   // Whether the store has the session as it is here.
@@ -50,6 +56,7 @@ class SessionArchive {
   Sessions* const sessions_;
   SessionTransfer* const transfer_;
   SessionStore* const store_;
+  const absl::Duration state_timeout_;
 };
 
 }  // namespace packrat

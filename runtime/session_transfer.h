@@ -52,6 +52,7 @@ class SessionInput {
   bool has_text() const { return header_.has_value(); }
   // What comes after it is of no use: of another numerics id or layout, or without a place here.
   bool state_is_lost() const;
+  void DropState() { writer_.reset(); }  // Nor is it wanted.
   // Bytes that it holds now, and that it will hold at the most, as far as that is known.
   size_t held() const { return bytes_.size() + (has_text() ? header_->end : 0); }
   size_t wanted() const;

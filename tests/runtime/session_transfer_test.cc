@@ -53,6 +53,36 @@ TEST_F(SessionTransferTest, AStateWithoutAPlaceStaysInTheStore) {
   EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
 }
 
+// A store that takes or gives each piece in time, and all of them too slowly.
+TEST_F(SessionTransferTest, OfAStateThatTakesTooLongTheTextGoesAlone) {
+  const auto first = Start(), second = Start(), third = Start();
+  const std::string handle = Long(first.get());
+  const auto no_time_for_states = [](ArchiveReplica* replica) {
+    replica->archive = std::make_unique<SessionArchive>(
+        &replica->sessions, replica->transfer.get(), replica->store.get(), absl::ZeroDuration());
+  };
+  no_time_for_states(second.get());
+  const Turn fetched = Say(second.get(), handle, {7});  // Both ways.
+  EXPECT_EQ(fetched.status, absl::OkStatus());
+  EXPECT_EQ(fetched.cached, 0);
+  const Turn stored = Say(third.get(), handle, {8});
+  EXPECT_EQ(stored.status, absl::OkStatus());
+  EXPECT_EQ(stored.cached, 0);
+}
+
+// What the store has a later version of is not sent there to be refused.
+TEST_F(SessionTransferTest, AnOldVersionIsNotSent) {
+  const auto first = Start(), second = Start();
+  const std::string handle = Long(first.get());
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  bool sent = false;
+  const auto told = [&sent] { sent = true; };
+  SlowStore slow(first->store.get(), told);
+  SessionArchive archive(&first->sessions, first->transfer.get(), &slow);
+  EXPECT_TRUE(absl::IsAborted(archive.Put(owner_, handle, space_, now_)));
+  EXPECT_FALSE(sent);
+}
+
 // A message may have more than a piece: a step of the engine copies no more for that.
 TEST_F(SessionTransferTest, WhatComesAtOnceGoesInPieces) {
   const auto first = Start();

@@ -9,7 +9,8 @@ namespace packrat {
 absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
                                                     absl::string_view handle,
                                                     const std::optional<StateSpace>& space,
-                                                    absl::Time now) {
+                                                    absl::Time now,
+                                                    const std::function<bool()>& gone) {
   SavedState state;
   auto info = sessions_->Get(owner, handle, now, &state.tokens);
   if (!info.ok()) return info.status();
@@ -19,7 +20,7 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
     from.origin = info->origin;
     from.dials = info->dials;
     state.solver = from.solver;
-    packed.state = StateReader::Open(link_, std::move(from), state.tokens);
+    packed.state = StateReader::Open(link_, std::move(from), state.tokens, gone);
   }
   state.position = packed.state.position();
   state.dials = info->dials;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -91,9 +92,11 @@ class SessionTransfer {
   }
   ~SessionTransfer() { sessions_->WatchOrigins(nullptr); }
 
-  // A session as it is here, with what `space` keeps of its state; nullopt: its text alone. Waits.
+  // A session as it is here, with what `space` keeps of its state; nullopt: its text alone. `gone`:
+  // see StateReader::Open(). Waits.
   absl::StatusOr<PackedSession> Pack(const SessionOwner& owner, absl::string_view handle,
-                                     const std::optional<StateSpace>& space, absl::Time now);
+                                     const std::optional<StateSpace>& space, absl::Time now,
+                                     const std::function<bool()>& gone = nullptr);
 
   // Of what has come, but for the state.
   static SessionContent ContentOf(const SavedState& state);

@@ -20,13 +20,15 @@ Answer Wait(const StateLink& link, Ask ask) {
 
 }  // namespace
 
-StateReader StateReader::Open(const StateLink& link, StateSpace space, std::vector<int32_t> text) {
+StateReader StateReader::Open(const StateLink& link, StateSpace space, std::vector<int32_t> text,
+                              const std::function<bool()>& gone) {
   StateReader reader;
   reader.link_ = link;
   reader.space_ = std::move(space);
   reader.text_ = std::make_shared<const std::vector<int32_t>>(std::move(text));
   BytesHash hash;
   for (;;) {
+    if (gone != nullptr && gone()) return StateReader();
     absl::StatusOr<StatePiece> piece = reader.Read();
     if (!piece.ok()) return StateReader();
     if (piece->bytes.empty()) break;

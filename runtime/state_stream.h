@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,9 @@ class StateReader {
  public:
   StateReader() = default;  // There is none.
   // Of the longest beginning of a text. All of it is read once, for its hash. Where anything goes
-  // wrong, there is none. Waits.
-  static StateReader Open(const StateLink& link, StateSpace space, std::vector<int32_t> text);
+  // wrong, or `gone` says before a piece that nobody wants it any more, there is none. Waits.
+  static StateReader Open(const StateLink& link, StateSpace space, std::vector<int32_t> text,
+                          const std::function<bool()>& gone = nullptr);
 
   int32_t position() const { return from_.position; }
   const PartsSeal& seal() const { return seal_; }

@@ -78,8 +78,9 @@ absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest
   const absl::Status held = Hold(text_bytes + (fits ? piece_bytes : 0));
   if (!held.ok()) return held;
   const std::optional<StateSpace> from = fits ? *space : std::optional<StateSpace>();
-  auto packed = transfer->Pack(owner_, handle, from, SteadyNow());
+  auto packed = transfer->Pack(owner_, handle, from, SteadyNow(), [this] { return cancelled(); });
   if (!packed.ok()) return packed.status();
+  if (cancelled()) return absl::CancelledError("the client has gone");
   absl::StatusOr<std::string> first = packed->state.Next();
   if (!first.ok()) {  // Nothing has been told yet.
     packed = transfer->Pack(owner_, handle, std::nullopt, SteadyNow());

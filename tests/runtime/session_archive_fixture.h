@@ -96,6 +96,15 @@ class SessionArchiveTest : public testing::Test {
     if (put) said.status = replica->archive->Put(owner_, handle, space_, now_);
     return said;
   }
+  // A text that begins like this one and goes bad: all states of its way are dropped.
+  void EndBadly(ArchiveReplica* replica, Text text) {
+    text.push_back(FakeModel::kNotFiniteToken);
+    Consumer consumer;
+    Request request = consumer.Make(++last_id_, std::move(text), 5);
+    request.tenant = space_.tenant;
+    EXPECT_EQ(replica->engine->Submit(std::move(request), SteadyNow()), absl::OkStatus());
+    while (!consumer.finish.has_value()) consumer.Poll();
+  }
   std::string BytesOf(ArchiveReplica* replica, const std::string& handle) {
     auto packed = replica->transfer->Pack(owner_, handle, space_, now_);
     EXPECT_TRUE(packed.ok()) << packed.status();

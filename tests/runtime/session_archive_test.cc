@@ -68,16 +68,7 @@ TEST_F(SessionArchiveTest, OfAStateThatGivesWayOnItsWayOutTheTextIsStored) {
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
   ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 200), /*put=*/false).status,
             absl::OkStatus());
-  SlowStore slow(first->store.get(), [&] {
-    // A bad token behind it drops all states of its way.
-    Text bad = TextAt(first.get(), handle);
-    bad.push_back(FakeModel::kNotFiniteToken);
-    Consumer consumer;
-    Request request = consumer.Make(++last_id_, bad, 5);
-    request.tenant = space_.tenant;
-    EXPECT_EQ(first->engine->Submit(std::move(request), SteadyNow()), absl::OkStatus());
-    while (!consumer.finish.has_value()) consumer.Poll();
-  });
+  SlowStore slow(first->store.get(), [&] { EndBadly(first.get(), TextAt(first.get(), handle)); });
   first->archive = std::make_unique<SessionArchive>(&first->sessions, first->transfer.get(), &slow);
   EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
   const Turn turn = Say(second.get(), handle, {7});

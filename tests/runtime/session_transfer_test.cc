@@ -1,6 +1,7 @@
 // What of a session's state goes on its way, and what is left where it is.
 #include "runtime/session_transfer.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -53,13 +54,39 @@ TEST_F(SessionTransferTest, AStateWithoutAPlaceStaysInTheStore) {
   EXPECT_EQ(TextAt(second.get(), handle), TextAt(first.get(), handle));
 }
 
+// A state is read once before it goes, for its hash: that ends where it is gone, or its client.
+TEST_F(SessionTransferTest, WhatIsNotReadToItsEndGoesAsATextAlone) {
+  const auto replica = Start();
+  const std::string handle = Long(replica.get());
+  const Text text = TextAt(replica.get(), handle);
+  int asked = 0;
+  const auto pack = [&](const std::function<bool()>& gone) {
+    asked = 0;
+    const auto packed = replica->transfer->Pack(owner_, handle, space_, now_, gone);
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    EXPECT_EQ(packed->info.tokens, static_cast<int32_t>(text.size()));
+    return packed->state.position();
+  };
+  EXPECT_EQ(pack([&] { return ++asked == 0; }), 204);
+  EXPECT_GT(asked, 3);
+  EXPECT_EQ(pack([&] { return ++asked == 3; }), 0);
+  EXPECT_EQ(asked, 3);
+  EXPECT_EQ(pack([&] {
+              // A bad token behind it drops all states of its way.
+              if (++asked == 2) EndBadly(replica.get(), text);
+              return false;
+            }),
+            0);
+  EXPECT_EQ(asked, 2);
+}
+
 // A store that takes or gives each piece in time, and all of them too slowly.
 TEST_F(SessionTransferTest, OfAStateThatTakesTooLongTheTextGoesAlone) {
   const auto first = Start(), second = Start(), third = Start();
   const std::string handle = Long(first.get());
   const auto no_time_for_states = [](ArchiveReplica* replica) {
-    replica->archive = std::make_unique<SessionArchive>(
-        &replica->sessions, replica->transfer.get(), replica->store.get(), absl::ZeroDuration());
+    replica->archive = std::make_unique<SessionArchive>(&replica->sessions, replica->transfer.get(),
+                                                        replica->store.get(), absl::ZeroDuration());
   };
   no_time_for_states(second.get());
   const Turn fetched = Say(second.get(), handle, {7});  // Both ways.

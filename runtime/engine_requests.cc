@@ -26,8 +26,9 @@ bool Engine::Impl::TakeInbox() {
   for (uint64_t id : taken_cancels) Cancel(id);
   taken_cancels.clear();
   if (abort_status.has_value()) FinishAll(*abort_status);
-  RunTasks(abort_status.value_or(absl::OkStatus()));
+  // First what has waited for the disk, so that what others ask in each step does not keep it out.
   const bool fetched = TakeFetched(abort_status.value_or(absl::OkStatus()));
+  RunTasks(abort_status.value_or(absl::OkStatus()));
   const bool ended = sweep_waiting || sweep_running;
   Sweep();
   return any || fetched || ended;

@@ -105,7 +105,8 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
   std::swap(tasks_to_try, deferred);
   for (DeferredTask& entry : tasks_to_try) {
     const bool late = step_time - entry.since >= kFetchTimeout;
-    if (status.ok() && !late && cache->IsFetching(entry.state)) {
+    const bool full = copied_bytes >= kMostPieceBytes;  // The step, as in RunTasks().
+    if (status.ok() && (full || (!late && cache->IsFetching(entry.state)))) {
       deferred.push_back(std::move(entry));
     } else {
       entry.task(status);

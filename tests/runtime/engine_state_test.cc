@@ -1,5 +1,6 @@
 // States that leave the engine and come to it, beside what runs.
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -292,6 +293,53 @@ TEST_F(StateInPiecesTest, AStepCopiesFew) {
   read();  // Behind those.
   engine_.reset();
   EXPECT_EQ(unavailable, 3);
+}
+
+// Nor more of those that waited for the disk, all of which may be there at once.
+TEST_F(StateInPiecesTest, AStepCopiesFewThatComeFromTheDisk) {
+  const std::string folder = ::testing::TempDir() + "/disk_states";
+  std::filesystem::remove_all(folder);
+  FakeModel::Options model;
+  model.max_context = 60000;
+  const auto one = static_cast<int64_t>(FakeModel(model).state_layout().SequenceBytes(60000));
+  EngineOptions options = Small();
+  options.max_running = 1;
+  options.state_bytes = one;  // Each state drives the one before out of the pool.
+  options.state_host_memory = one * 3 / 2;
+  options.state_dir = folder;
+  options.state_disk = 10 * one;
+  Start(options, model);
+  Text first;
+  for (int i = 0; i < 4; ++i) {
+    const SavedState state = MadeUp(59000);
+    ASSERT_GT(static_cast<int64_t>(state.parts.size()), kMostPieceBytes);
+    if (i == 0) first = state.tokens;
+    LoadWhole(engine_.get(), {}, state,
+              [](const absl::Status& s) { EXPECT_EQ(s, absl::OkStatus()); });
+    Step();
+    Step();
+    while (i > 0 && engine_->stats().tiers.moved_to_disk < i) {
+      absl::SleepFor(absl::Milliseconds(10));
+      Step();
+    }
+  }
+  int answered = 0;
+  for (int i = 0; i < 3; ++i) {
+    engine_->ReadState({}, Shared(first), {}, 0, kMostPieceBytes, [&answered](const auto& piece) {
+      EXPECT_TRUE(piece.ok()) << piece.status();
+      ++answered;
+    });
+  }
+  while (answered == 0) {
+    Step();
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(answered, 1);
+  for (int i = 2; i <= 3; ++i) {
+    EXPECT_TRUE(Step());
+    EXPECT_EQ(answered, i);
+  }
+  EXPECT_EQ(engine_->stats().tiers.read_from_disk, 1);
 }
 
 // Step by step, while others run and take what they need.

@@ -35,14 +35,16 @@ void SaveCall::PackAndWrite() {
 }
 
 void SaveCall::WriteNext() {
-  std::optional<std::string> bytes = NextBytes();
-  if (!bytes.has_value()) {
-    const absl::Status status = Submit([call = self_] { call->FillAndWrite(); });
-    if (!status.ok()) Finish(Result(status));
-    return;
-  }
-  if (bytes->empty()) return Finish(Result(absl::OkStatus()));
-  message_.set_data(*std::move(bytes));
+  std::optional<std::string> bytes;
+  const absl::Status status = UnlessNoMemory([&]() -> absl::Status {
+    bytes = NextBytes();
+    if (!bytes.has_value()) return Submit([call = self_] { call->FillAndWrite(); });
+    message_.set_data(*std::move(bytes));
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return Finish(Result(status));
+  if (!bytes.has_value()) return;  // Once there are more.
+  if (message_.data().empty()) return Finish(Result(absl::OkStatus()));
   WaitForClient(true);
   StartWrite(&message_);
 }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "kernels/check.h"
+#include "runtime/no_memory.h"
 #include "server/http/answer_head.h"
 #include "server/http/peer.h"
 
@@ -83,6 +85,16 @@ void HttpSession::Answer(uint64_t request, AnswerPart part) {
     if (part.done != nullptr) part.done(false);
     return;
   }
+  // A copy, by a thread where nobody catches what that may throw.
+  std::string framed;
+  const absl::Status status = UnlessNoMemory([&] {
+    if (part.kind != AnswerPart::Kind::kWhole) framed = Framed(part.answer.body);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) {
+    if (part.done != nullptr) part.done(false);
+    return Cut();
+  }
   switch (part.kind) {
     case AnswerPart::Kind::kWhole:
       PACKRAT_CHECK(!begun_, "an answer after the first piece of another");
@@ -92,15 +104,13 @@ void HttpSession::Answer(uint64_t request, AnswerPart part) {
       begun_ = true;
       // Such a client knows the end of an answer by that of the connection.
       if (version_ < 11) keep_alive_ = false;
-      return Queue(Head(&part.answer, std::nullopt) + Framed(part.answer.body),
-                   std::move(part.done));
+      return Queue(Head(&part.answer, std::nullopt) + framed, std::move(part.done));
     case AnswerPart::Kind::kPiece:
       PACKRAT_CHECK(begun_, "a piece before the head");
-      return Queue(Framed(part.answer.body), std::move(part.done));
+      return Queue(std::move(framed), std::move(part.done));
     case AnswerPart::Kind::kEnd:
       PACKRAT_CHECK(begun_, "an end before the head");
-      return QueueLast(
-          {Framed(part.answer.body) + (Chunked() ? kLastChunk : ""), "", std::move(part.done)});
+      return QueueLast({framed + (Chunked() ? kLastChunk : ""), "", std::move(part.done)});
     case AnswerPart::Kind::kNone:
       return begun_ ? Cut() : Refuse(500, "the request has not been answered");
     case AnswerPart::Kind::kCut:

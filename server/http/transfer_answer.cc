@@ -103,20 +103,24 @@ class SaveAnswer final : public HttpTransfer {
     return absl::OkStatus();
   }
 
+  // By the server's thread, too, where nobody catches what it throws.
   void WriteNext() {
-    auto self = std::static_pointer_cast<SaveAnswer>(shared_from_this());
-    std::optional<std::string> piece = NextBytes();
-    if (!piece.has_value()) {
-      const absl::Status status = Submit([self] { self->FillAndWrite(); });
-      if (!status.ok()) Break(status);
-      return;
-    }
-    WaitForClient(true);
-    if (piece->empty()) return reply().End("", [self](bool ok) { self->Finish(ok); });
-    reply().Write(*std::move(piece), [self](bool ok) {
-      self->WaitForClient(false);
-      ok ? self->WriteNext() : self->Finish(false);
+    const absl::Status status = UnlessNoMemory([this]() -> absl::Status {
+      auto self = std::static_pointer_cast<SaveAnswer>(shared_from_this());
+      std::optional<std::string> piece = NextBytes();
+      if (!piece.has_value()) return Submit([self] { self->FillAndWrite(); });
+      WaitForClient(true);
+      if (piece->empty()) {
+        reply().End("", [self](bool ok) { self->Finish(ok); });
+      } else {
+        reply().Write(*std::move(piece), [self](bool ok) {
+          self->WaitForClient(false);
+          ok ? self->WriteNext() : self->Finish(false);
+        });
+      }
+      return absl::OkStatus();
     });
+    if (!status.ok()) Break(status);
   }
 
   void FillAndWrite() {

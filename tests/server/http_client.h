@@ -49,6 +49,16 @@ class HttpClient {
     for (ssize_t n; (n = recv(fd_, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, n);
     return answer;
   }
+  // Reads as much, and keeps its end alone.
+  std::string ReadToEnd() {
+    std::string end;
+    char buffer[4096];
+    for (ssize_t n; (n = recv(fd_, buffer, sizeof(buffer), 0)) > 0;) {
+      end.append(buffer, n);
+      if (end.size() > 16) end.erase(0, end.size() - 16);
+    }
+    return end;
+  }
   std::string Ask(const std::string& request) {
     Send(request);
     return ReadAll();

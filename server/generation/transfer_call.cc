@@ -52,8 +52,10 @@ absl::Status TransferCall::Hold(int64_t bytes) {
   return WithRetryAfter(status, absl::Seconds(1));
 }
 
-absl::Status TransferCall::CheckLoad(const std::string& cache_salt) const {
-  return SpaceOf(owner_, cache_salt, served().rules.solver).status();
+absl::Status TransferCall::CheckLoad(const std::string& cache_salt,
+                                     std::optional<absl::Duration> ttl) const {
+  const absl::Status valid = SpaceOf(owner_, cache_salt, served().rules.solver).status();
+  return valid.ok() && ttl.has_value() ? environment_->sessions->CheckTtl(*ttl) : valid;
 }
 
 absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest& request) {

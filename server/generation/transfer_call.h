@@ -45,8 +45,8 @@ class TransferCall : public Stream {
   absl::Status Submit(std::function<void()> work);
   // Memory, until End(). RESOURCE_EXHAUSTED: such calls hold too much already.
   absl::Status Hold(int64_t bytes);
-  // INVALID_ARGUMENT names a field and its range.
-  absl::Status CheckLoad(const std::string& cache_salt) const;
+  // Before its bytes come. INVALID_ARGUMENT names a field and its range.
+  absl::Status CheckLoad(const std::string& cache_salt, std::optional<absl::Duration> ttl) const;
 
   // The work itself, for Submit(). What a client is told of the session before its bytes.
   absl::StatusOr<v1::SavedSession> Pack(const v1::SaveSessionRequest& request);

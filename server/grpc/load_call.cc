@@ -63,7 +63,7 @@ absl::Status LoadCall::TakePiece() {
   if (!std::exchange(begun_, true)) {
     cache_salt_ = message_.cache_salt();
     if (message_.has_ttl_seconds()) ttl_ = TtlOf(message_.ttl_seconds());
-    const absl::Status valid = CheckLoad(cache_salt_);
+    const absl::Status valid = CheckLoad(cache_salt_, ttl_);
     if (!valid.ok()) return valid;
   }
   return TakeBytes(message_.data());

@@ -146,15 +146,16 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
   // Before the body. `info`: whether the headers that all calls have are good.
   void Open(const absl::Status& info, absl::string_view ttl) {
     problem_ = info.ok() ? Enter() : info;
-    if (problem_.ok()) problem_ = CheckLoad(cache_salt_);
     double seconds = 0;
-    if (!problem_.ok() || ttl.empty()) return;
-    if (absl::SimpleAtod(ttl, &seconds)) {
-      ttl_ = TtlOf(seconds);
-    } else {
-      problem_ = absl::InvalidArgumentError(
-          absl::StrCat("the header X-Session-Ttl is ", ttl.substr(0, 64), "; seconds"));
+    if (problem_.ok() && !ttl.empty()) {
+      if (absl::SimpleAtod(ttl, &seconds)) {
+        ttl_ = TtlOf(seconds);
+      } else {
+        problem_ = absl::InvalidArgumentError(
+            absl::StrCat("the header X-Session-Ttl is ", ttl.substr(0, 64), "; seconds"));
+      }
     }
+    if (problem_.ok()) problem_ = CheckLoad(cache_salt_, ttl_);
   }
 
   bool Take(absl::string_view piece) override {

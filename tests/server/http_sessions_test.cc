@@ -172,13 +172,15 @@ TEST(HttpSessions, WhatCannotBeLoadedIsRefusedEarly) {
   const std::string far = "Content-Length: 500000000000\r\n";
   EXPECT_EQ(answer(far, bytes + "x").json()["code"], 15);
   const std::string asks = absl::StrCat(length, "Expect: 100-continue\r\n");
-  EXPECT_EQ(answer(absl::StrCat(asks, "X-Session-Ttl: soon\r\n"), "").status, 400);
+  for (const char* ttl : {"soon", "0", "3601"}) {
+    EXPECT_EQ(answer(absl::StrCat(asks, "X-Session-Ttl: ", ttl, "\r\n"), "").status, 400) << ttl;
+  }
   EXPECT_EQ(answer(absl::StrCat(asks, "X-Cache-Salt: ", std::string(300, 's'), "\r\n"), "").status,
             400);
   EXPECT_EQ(answer(absl::StrCat(asks, "X-Request-Timeout: soon\r\n"), "").status, 400);
   const Answer large = answer("Content-Length: 1000000000000\r\n", "");
   EXPECT_EQ(large.status, 413) << large.body;
-  EXPECT_TRUE(Eventually([&] { return server.AccessLines("LoadSession") == 6; }));
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("LoadSession") == 8; }));
   EXPECT_EQ(server.Metric("packrat_session_transfer_bytes{"), 0);
   EXPECT_EQ(server.Metric("packrat_streams_open{"), 0);
 }

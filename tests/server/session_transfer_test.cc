@@ -256,13 +256,13 @@ class SlowTransferTest : public SessionTransferTest {
  protected:
   // A call of LoadSession that has sent `bytes` and then stands still.
   struct HalfOpen {
-    HalfOpen(const TestServer& server, const std::string& bytes, absl::Duration deadline)
+    HalfOpen(const TestServer& server, const std::string& bytes, absl::Duration deadline,
+             v1::LoadSessionRequest message = {})
         : stub(StubFor(server)) {
       if (deadline < absl::InfiniteDuration()) {
         context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
       }
       writer = stub->LoadSession(&context, &response);
-      v1::LoadSessionRequest message;
       message.set_data(bytes);
       writer->Write(message);
     }
@@ -338,6 +338,10 @@ TEST_F(SlowTransferTest, BytesThatAreWrongAreRefusedAtOnce) {
   HalfOpen large(*server_, bytes, absl::InfiniteDuration());
   const grpc::Status status = large.writer->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS) << status.error_message();
+  v1::LoadSessionRequest first;
+  first.set_ttl_seconds(1e9);
+  HalfOpen late(*server_, Saved(), absl::InfiniteDuration(), first);
+  EXPECT_EQ(late.writer->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_TRUE(Eventually([&] { return Held() == 0; }));
 }
 

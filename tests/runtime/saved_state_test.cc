@@ -88,6 +88,25 @@ TEST_F(SavedStateTest, ABitAnywhereIsDamage) {
   EXPECT_EQ(Refusal(bytes), absl::OkStatus());
 }
 
+// Who saves may say anything of what follows: what is dropped is not read for ever.
+TEST_F(SavedStateTest, ALengthThatCannotBeIsDamage) {
+  SavedState state = State(20, 17);
+  const uint64_t bytes = state.parts.size();
+  state.parts.clear();
+  // As a server with a larger layout would have saved it.
+  StateOwner other = owner_;
+  const auto read = [&](uint64_t times) {
+    other.layout.slot_bytes = owner_.layout.slot_bytes + (times - 1) * bytes;
+    const uint64_t all = SavedPartBytes(other.layout, 17);
+    EXPECT_EQ(all, times * bytes);
+    const std::string header = EncodeHeader(state, {all, 0}, other);
+    return SizeOfSavedState(header, owner_);
+  };
+  EXPECT_TRUE(read(16)->exact);
+  EXPECT_TRUE(absl::IsDataLoss(read(17).status()));
+  EXPECT_TRUE(absl::IsDataLoss(read(uint64_t{1} << 40).status()));
+}
+
 TEST_F(SavedStateTest, OfAnotherModelItIsRefusedWithBothNames) {
   const std::string bytes = Bytes(State(20, 17));
   const auto refused = [&](const StateOwner& owner) {

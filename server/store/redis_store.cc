@@ -124,8 +124,10 @@ void RedisStore::Keep(Connection connection) {
 absl::Status RedisStore::Put(const StoreKey& key, int64_t version, const Source& next,
                              absl::Duration ttl) {
   const std::string name = NameOf(key);
-  // No handle has the character.
-  const std::string staged = absl::StrCat(name, "#", absl::Hex(own_), "-", ++puts_);
+  // No handle has these characters. What is in braces decides in which slot of a cluster a name is,
+  // and two names of one transaction must be in the same.
+  const std::string staged =
+      absl::StrCat(options_.prefix, "{", name, "}#", absl::Hex(own_), "-", ++puts_);
   Connection connection;
   const absl::StatusOr<int> fields = Stage(staged, absl::StrCat(version), next, &connection);
   absl::Status status = fields.status();

@@ -1,8 +1,8 @@
 // A session store for many replicas: Redis from version 4 on, Valkey, or another server with their
 // protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v), the number of
 // pieces of its bytes (n, where there are several) and these (b, b1, b2, ...). They are put under a
-// name that nobody reads, from which a broken call's vanish, and take their place all at once.
-// There is no TLS, so the store should be in a private network.
+// name that nobody reads, from which a broken call's vanish, and take their place all at once; in a
+// cluster both names are in one slot. There is no TLS, so the store should be in a private network.
 #ifndef PACKRAT_SERVER_STORE_REDIS_STORE_H_
 #define PACKRAT_SERVER_STORE_REDIS_STORE_H_
 

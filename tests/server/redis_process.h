@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "runtime/steady_clock.h"
@@ -20,7 +22,8 @@ namespace packrat {
 // A redis-server that keeps nothing on disk.
 class RedisProcess {
  public:
-  explicit RedisProcess(const std::string& password = "") : password_(password) {
+  explicit RedisProcess(const std::string& password = "", std::vector<std::string> flags = {})
+      : password_(password), flags_(std::move(flags)) {
     std::string name = "/tmp/packrat-redisXXXXXX";
     folder_ = mkdtemp(name.data());
     Start();
@@ -32,13 +35,15 @@ class RedisProcess {
   void Start() {
     pid_ = fork();
     if (pid_ == 0) {
-      const std::string socket = Path();
-      const char* arguments[] = {"redis-server",    "--port",    "0",         "--unixsocket",
-                                 socket.c_str(),    "--save",    "",          "--dir",
-                                 folder_.c_str(),   "--logfile", "redis.log", "--requirepass",
-                                 password_.c_str(), nullptr};
-      if (password_.empty()) arguments[11] = nullptr;
-      execvp(arguments[0], const_cast<char**>(arguments));
+      std::vector<std::string> words = {"redis-server", "--port",    "0",        "--unixsocket",
+                                        Path(),         "--save",    "",         "--dir",
+                                        folder_,        "--logfile", "redis.log"};
+      if (!password_.empty()) words.insert(words.end(), {"--requirepass", password_});
+      words.insert(words.end(), flags_.begin(), flags_.end());
+      std::vector<char*> arguments;
+      for (std::string& word : words) arguments.push_back(word.data());
+      arguments.push_back(nullptr);
+      execvp(arguments[0], arguments.data());
       _exit(127);
     }
     RedisAddress address;
@@ -58,6 +63,7 @@ class RedisProcess {
 
  private:
   const std::string password_;
+  const std::vector<std::string> flags_;
   std::string folder_;
   pid_t pid_ = 0;
 };

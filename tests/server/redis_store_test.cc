@@ -23,6 +23,16 @@ namespace {
 
 using testing::HasSubstr;
 
+// Sends what a store has no name for. The number that it is answered; 0: something else.
+int64_t TellRedis(const RedisAddress& address, const RedisConnection::Command& command) {
+  const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+  auto connection = RedisConnection::Open(address, deadline);
+  EXPECT_TRUE(connection.ok()) << connection.status();
+  const auto replies = (*connection)->Call({command}, deadline);
+  EXPECT_TRUE(replies.ok()) << replies.status();
+  return replies.ok() ? replies->at(0)->integer : 0;
+}
+
 class RedisStoreTest : public testing::Test {
  protected:
   RedisStoreTest() {
@@ -38,14 +48,8 @@ class RedisStoreTest : public testing::Test {
     EXPECT_TRUE(absl::IsUnavailable(store->Version(key_).status()));
     EXPECT_TRUE(absl::IsUnavailable(store->Delete(key_)));
   }
-  // Sends what a store has no name for. The number that it is answered; 0: something else.
   int64_t Tell(const RedisConnection::Command& command) {
-    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
-    auto connection = RedisConnection::Open(options_.address, deadline);
-    EXPECT_TRUE(connection.ok()) << connection.status();
-    const auto replies = (*connection)->Call({command}, deadline);
-    EXPECT_TRUE(replies.ok()) << replies.status();
-    return replies.ok() ? replies->at(0)->integer : 0;
+    return TellRedis(options_.address, command);
   }
   int64_t Keys() { return Tell({"DBSIZE"}); }
 
@@ -247,6 +251,35 @@ TEST(RedisStore, APasswordLetsIn) {
     RedisStore store(options);
     EXPECT_TRUE(absl::IsNotFound(GetAll(&store, {"t", "h"}).status()));
   }
+}
+
+// A user that may do what docs/sessions.md says, and nothing else.
+TEST_F(RedisStoreTest, FewCommandsAreEnough) {
+  Tell({"ACL", "SETUSER", "packrat", "on", ">secret", "~packrat:*", "resetchannels", "-@all",
+        "+select", "+watch", "+multi", "+exec", "+hget", "+hmget", "+hset", "+hlen", "+pexpire",
+        "+rename", "+del"});
+  options_.address.username = "packrat";
+  options_.address.password = "secret";
+  options_.piece_bytes = 5000;
+  RedisStore store(options_);
+  CheckStoreKeepsSessions(&store);
+  CheckStoreTakesAllOrNothing(&store);
+}
+
+// Where names of two slots in one transaction are refused.
+TEST(RedisStore, ANodeOfAClusterTakesSessions) {
+  const RedisProcess redis("", {"--cluster-enabled", "yes"});
+  RedisStoreOptions options;
+  options.address.path = redis.Path();
+  options.piece_bytes = 5000;
+  TellRedis(options.address, {"CLUSTER", "ADDSLOTSRANGE", "0", "16383"});
+  RedisStore store(options);
+  // It does not take part at once.
+  while (absl::IsUnavailable(store.Version({"tenant", "handle"}).status())) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  CheckStoreKeepsSessions(&store);
+  CheckStoreTakesAllOrNothing(&store);
 }
 
 // Bytes that never stop coming do not keep a call alive.

@@ -74,7 +74,8 @@ Replica::Replica(const Options& options)
   auto engine = Engine::Create(&model_, nullptr, options_.server.engine);
   PACKRAT_CHECK(engine.ok()) << engine.status();
   engine_ = *std::move(engine);
-  transfer_ = std::make_unique<SessionTransfer>(&sessions_, engine_.get(), OwnerOf(model_));
+  transfer_ = std::make_unique<SessionTransfer>(&sessions_, engine_.get(), OwnerOf(model_),
+                                                options.piece_bytes);
   served_.model = &model_;
   served_.engine = engine_.get();
   served_.transfer = transfer_.get();

@@ -25,9 +25,10 @@ class Replica {
   struct Options {
     ServerOptions server;
     FakeModel::Options model;
-    std::string keys;    // Lines of the file of keys; empty: there are none.
-    bool serve = true;   // False: the model is still being loaded.
-    int max_queue = 16;  // Of each pool.
+    std::string keys;                       // Lines of the file of keys; empty: there are none.
+    bool serve = true;                      // False: the model is still being loaded.
+    int max_queue = 16;                     // Of each pool.
+    int64_t piece_bytes = kMostPieceBytes;  // Of states that are saved and loaded.
     Options();
   };
   explicit Replica(const Options& options = Options());

@@ -26,7 +26,8 @@ class SessionArchive {
       : sessions_(sessions), transfer_(transfer), store_(store), state_timeout_(state_timeout) {}
 
   // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
-  // as for those who only look at it. One in which a turn is being generated here stays as it is.
+  // as for those who only look at it. One in which a turn is being generated here stays as it is;
+  // who then begins another one, just as that one ends, goes on from it, as the store does.
   // NOT_FOUND: neither this replica nor the store has it. UNAVAILABLE: it is not here, and the
   // store does not answer; where it is here, it goes on as it stands. Errors of DecodeSavedState()
   // and Sessions::Adopt(), but for ABORTED.

@@ -15,7 +15,7 @@ Answer Wait(const StateLink& link, Ask ask) {
   std::future<Answer> answer = done->get_future();
   ask([done](Answer told) { done->set_value(std::move(told)); });
   if (answer.wait_for(link.timeout) == std::future_status::ready) return answer.get();
-  return absl::DeadlineExceededError("the engine is busy");
+  return absl::UnavailableError("the engine is busy: no step of it came to the state in time");
 }
 
 }  // namespace

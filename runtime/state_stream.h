@@ -34,7 +34,7 @@ class StateReader {
   int32_t position() const { return from_.position; }
   const PartsSeal& seal() const { return seal_; }
   // The next bytes, a piece; empty: the end. ABORTED: the state has had to give way meanwhile;
-  // DEADLINE_EXCEEDED: the engine is busy. Waits.
+  // UNAVAILABLE: the engine is busy, or does no more. Waits.
   absl::StatusOr<std::string> Next();
 
  private:
@@ -57,8 +57,8 @@ class StateWriter {
   StateWriter(const StateWriter&) = delete;
   StateWriter& operator=(const StateWriter&) = delete;
 
-  // The next bytes of its parts. Errors of Engine::WriteState(), which stay; DEADLINE_EXCEEDED: the
-  // engine is busy. Waits.
+  // The next bytes of its parts. Errors of Engine::WriteState(), which stay; UNAVAILABLE also where
+  // the engine is busy. Waits.
   absl::Status Write(std::string bytes);
   bool failed() const { return !status_.ok(); }
   // All of it was written. Waits.

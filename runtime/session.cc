@@ -277,33 +277,40 @@ absl::StatusOr<SessionInfo> Sessions::Restore(const SessionOwner& owner, Session
 
 absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::string_view handle,
                                             int64_t revision, SessionContent content,
-                                            absl::Time now) {
+                                            absl::Time now, bool if_newer) {
   const Key key = KeyOf(handle);
   if (key == Key()) return Unknown();
   MutexLock lock(&mutex_);
   DropExpired(now);
   Session there = Fresh(std::move(content));
   there.revision = revision;
-  if (sessions_.count(key) == 0) return Add(owner, key, std::move(there), now);
+  if (sessions_.count(key) == 0 && if_newer) return Add(owner, key, std::move(there), now);
   const auto at = FindIdle(owner, handle, now);
   if (!at.ok()) return at.status();
   Session& here = (*at)->second;
-  if (here.revision >= revision) return Describe(**at, now);
+  if (if_newer && here.revision >= revision) return Describe(**at, now);
+  const absl::Status room = Become(owner, &here, std::move(there), now);
+  if (!room.ok()) return room;
+  return Describe(**at, now);
+}
+
+absl::Status Sessions::Become(const SessionOwner& owner, Session* here, Session there,
+                              absl::Time now) {
   const int64_t more =
-      static_cast<int64_t>(there.text.size()) - static_cast<int64_t>(here.text.size());
+      static_cast<int64_t>(there.text.size()) - static_cast<int64_t>(here->text.size());
   const absl::Status room = more > 0 ? CheckRoom(owner, 0, more) : absl::OkStatus();
   if (!room.ok()) return room;
   if (there.origin != 0) origins_.try_emplace(there.origin, 0);
-  Count(here.tenant, 0, more);
-  here.text = std::move(there.text);
-  here.turns = std::move(there.turns);
-  here.revision = revision;
-  here.dials = std::move(there.dials);
+  Count(here->tenant, 0, more);
+  here->text = std::move(there.text);
+  here->turns = std::move(there.turns);
+  here->revision = there.revision;
+  here->dials = std::move(there.dials);
   JoinOrigin(there.origin);
-  LeaveOrigin(std::exchange(here.origin, there.origin));
-  here.ttl = there.ttl;
-  Use(&here, now);
-  return Describe(**at, now);
+  LeaveOrigin(std::exchange(here->origin, there.origin));
+  here->ttl = there.ttl;
+  Use(here, now);
+  return absl::OkStatus();
 }
 
 SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {

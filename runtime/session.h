@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -87,7 +88,15 @@ class Sessions {
   // A session that another replica had, under the handle that it has there; one that is here makes
   // place for it, unless it is as new. ABORTED: that one is busy.
   absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
-                                    int64_t revision, SessionContent content, absl::Time now);
+                                    int64_t revision, SessionContent content, absl::Time now) {
+    return Adopt(owner, handle, revision, std::move(content), now, /*if_newer=*/true);
+  }
+  // The same in the place of one that is here, also if that is as new: they may be one number and
+  // two texts.
+  absl::StatusOr<SessionInfo> Replace(const SessionOwner& owner, absl::string_view handle,
+                                      int64_t revision, SessionContent content, absl::Time now) {
+    return Adopt(owner, handle, revision, std::move(content), now, /*if_newer=*/false);
+  }
   // The same under a handle of its own.
   absl::StatusOr<SessionInfo> Restore(const SessionOwner& owner, SessionContent content,
                                       absl::Time now);
@@ -165,6 +174,12 @@ class Sessions {
   void Remove(Map::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void JoinOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A session that is here gets all that `there` has, which nobody else knows yet.
+  absl::Status Become(const SessionOwner& owner, Session* here, Session there, absl::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
+                                    int64_t revision, SessionContent content, absl::Time now,
+                                    bool if_newer);
   SessionInfo Cut(Map::iterator at, int64_t tokens, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetBusy(Session* session, bool busy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -208,6 +223,9 @@ class Sessions::Turn {
   void Keep(absl::Time now);
   // The session goes, with all that it holds, before anybody else can use it. The last call.
   void Drop();
+  // Before anybody else can use it, the session becomes what another replica has made of it; where
+  // there is no room for that it goes. The last call.
+  void Replace(int64_t revision, SessionContent content, absl::Time now);
 
  private:
   friend class Sessions;

@@ -74,27 +74,35 @@ absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state
 }
 
 absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view handle,
-                                 const std::optional<StateSpace>& space, absl::Time now) {
+                                 const std::optional<StateSpace>& space, absl::Time now,
+                                 std::optional<StoredText>* newer) {
   bool text_alone = false;
-  const absl::Status status = PutOnce(owner, handle, space, now, &text_alone);
+  const absl::Status status = PutOnce(owner, handle, space, now, newer, &text_alone);
   if (!text_alone) return status;
-  return PutOnce(owner, handle, std::nullopt, now, &text_alone);
+  return PutOnce(owner, handle, std::nullopt, now, newer, &text_alone);
 }
 
 absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_view handle,
                                      const std::optional<StateSpace>& space, absl::Time now,
-                                     bool* text_alone) {
+                                     std::optional<StoredText>* newer, bool* text_alone) {
   auto packed = transfer_->Pack(owner, handle, space, now);
   if (!packed.ok()) return packed.status();
+  const StoreKey key = KeyOf(owner, handle);
   bool cut = false;  // The state has had to give way on its way out, or takes too long.
-  const absl::Status status = Send(KeyOf(owner, handle), &*packed, &cut);
+  const absl::Status status = Send(key, &*packed, &cut);
   const bool has_state = packed->state.position() > 0;
   *text_alone = has_state && (cut || absl::IsResourceExhausted(status));
   if (cut || !absl::IsAborted(status)) return status;
+  absl::StatusOr<StoredText> stored = TextOf(key);
   // By another call about it here, or nothing was changed.
-  if (IsStored(owner, handle, now)) return absl::OkStatus();
-  // Their revisions may be one number and two texts: the next turn here begins with the stored one.
-  sessions_->Delete(owner, handle, now).IgnoreError();
+  if (stored.ok() && IsHere(*stored, owner, handle, now)) return absl::OkStatus();
+  // The next turn here begins with the stored one. Who looks for the session meanwhile finds it.
+  const absl::Status replaced =
+      stored.ok()
+          ? sessions_->Replace(owner, handle, stored->revision, stored->content, now).status()
+          : stored.status();
+  if (!replaced.ok()) sessions_->Delete(owner, handle, now).IgnoreError();
+  if (newer != nullptr && stored.ok()) *newer = *std::move(stored);
   return status;
 }
 
@@ -121,14 +129,19 @@ absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bo
   return store_->Put(key, packed->info.revision, next, packed->info.ttl);
 }
 
-bool SessionArchive::IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now) {
-  std::vector<int32_t> text;
-  const auto here = sessions_->Get(owner, handle, now, &text);
+absl::StatusOr<StoredText> SessionArchive::TextOf(const StoreKey& key) {
   std::optional<SessionInput> input;
-  const auto stored = Get(KeyOf(owner, handle), /*with_state=*/false, &input);
-  if (!here.ok() || !stored.ok() || *stored != here->revision) return false;
-  const SavedState& state = input->state();
-  return state.tokens == text && state.turns == here->turns && state.dials == here->dials;
+  const absl::StatusOr<int64_t> version = Get(key, /*with_state=*/false, &input);
+  if (!version.ok()) return version.status();
+  return StoredText{*version, SessionTransfer::ContentOf(input->state())};
+}
+
+bool SessionArchive::IsHere(const StoredText& text, const SessionOwner& owner,
+                            absl::string_view handle, absl::Time now) {
+  std::vector<int32_t> tokens;
+  const auto here = sessions_->Get(owner, handle, now, &tokens);
+  return here.ok() && text.revision == here->revision && text.content.text == tokens &&
+         text.content.turns == here->turns && text.content.dials == here->dials;
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {

@@ -15,6 +15,12 @@
 
 namespace packrat {
 
+// What a store has of a session, but for its state.
+struct StoredText {
+  int64_t revision = 0;
+  SessionContent content;
+};
+
 // Thread-safe. All calls wait, for the store and for a step of the engine; never call them by the
 // thread that runs Step().
 class SessionArchive {
@@ -36,23 +42,29 @@ class SessionArchive {
   // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no
   // room or is too slow for that: its text alone. It stays in the store for its time to live, from
   // now on.
-  // ABORTED: another replica has changed it as well; what that one made of it stays, and this
-  // replica forgets its own, unless its turn is not over yet. Errors of SessionStore::Put().
+  // ABORTED: another replica has changed it as well; what that one made of it stays, and takes the
+  // place of this replica's, which is forgotten where the store does not tell. One whose turn is
+  // not over yet is left to that: `newer`, if not null, gets what takes its place, if it is told.
+  // Errors of SessionStore::Put().
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
-                   const std::optional<StateSpace>& space, absl::Time now);
+                   const std::optional<StateSpace>& space, absl::Time now,
+                   std::optional<StoredText>* newer = nullptr);
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
  private:
   absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
-                       const std::optional<StateSpace>& space, absl::Time now, bool* text_alone);
+                       const std::optional<StateSpace>& space, absl::Time now,
+                       std::optional<StoredText>* newer, bool* text_alone);
   // `cut`: its state has not gone to its end, and nothing of it is stored.
   absl::Status Send(const StoreKey& key, PackedSession* packed, bool* cut);
   // Its version; `input` takes all of it, or its text where its state is not wanted, of no use, or
   // too slow.
   absl::StatusOr<int64_t> Get(const StoreKey& key, bool with_state,
                               std::optional<SessionInput>* input);
-  // Whether the store has the session as it is here.
-  bool IsStored(const SessionOwner& owner, absl::string_view handle, absl::Time now);
+  absl::StatusOr<StoredText> TextOf(const StoreKey& key);
+  // Whether that is the session as it is here.
+  bool IsHere(const StoredText& text, const SessionOwner& owner, absl::string_view handle,
+              absl::Time now);
 
   Sessions* const sessions_;
   SessionTransfer* const transfer_;

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "runtime/no_memory.h"
 #include "runtime/session.h"
 
 namespace packrat {
@@ -32,6 +33,20 @@ void Sessions::Turn::Drop() {
   sessions_->Count(session->tenant, 0, -promised_);
   sessions_->SetBusy(session, false);
   sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
+}
+
+void Sessions::Turn::Replace(int64_t revision, SessionContent content, absl::Time now) {
+  const absl::Status status = UnlessNoMemory([&] {
+    MutexLock lock(&sessions_->mutex_);
+    Session there = sessions_->Fresh(std::move(content));
+    there.revision = revision;
+    sessions_->Count(session_->tenant, 0, -std::exchange(promised_, 0));
+    const absl::Status room =
+        sessions_->Become({session_->tenant, share_}, session_, std::move(there), now);
+    if (room.ok()) sessions_->SetBusy(std::exchange(session_, nullptr), false);
+    return room;
+  });
+  if (!status.ok()) Drop();
 }
 
 absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials) {

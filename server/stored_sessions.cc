@@ -96,8 +96,9 @@ absl::Status StoredSessions::Fetch(const SessionOwner& owner, absl::string_view 
 }
 
 absl::Status StoredSessions::Put(const SessionOwner& owner, absl::string_view handle,
-                                 const std::optional<StateSpace>& space) {
-  const absl::Status status = archive_.Put(owner, handle, space, SteadyNow());
+                                 const std::optional<StateSpace>& space,
+                                 std::optional<StoredText>* newer) {
+  const absl::Status status = archive_.Put(owner, handle, space, SteadyNow(), newer);
   if (!status.ok()) ++not_stored_;
   return status;
 }

@@ -67,10 +67,11 @@ class StoredSessions {
   // the store does not answer. Other errors as of SessionArchive::Fetch().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space);
-  // After it has changed. ABORTED: another replica has changed it too, and that is what stays.
-  // Other errors: it is as it was in the store.
+  // After it has changed. ABORTED: another replica has changed it too, and that is what stays;
+  // `newer`: see SessionArchive::Put(). Other errors: it is as it was in the store.
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
-                   const std::optional<StateSpace>& space);
+                   const std::optional<StateSpace>& space,
+                   std::optional<StoredText>* newer = nullptr);
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
   const GuardedStore::Stats& stats() const { return store_.stats(); }

@@ -124,7 +124,8 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   // What EndTurn() has kept, as an operation that is under way; by another thread. `news`: message_
   // is to be sent then.
   void StoreTurn(bool news);
-  void TurnIsStored(const absl::Status& status, bool news);
+  // `newer`: what another replica has made of the session; nullopt: it is not known.
+  void TurnIsStored(const absl::Status& status, std::optional<StoredText> newer, bool news);
   Action NextAction() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // That of the call's end.
   Action LastAction(bool news) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

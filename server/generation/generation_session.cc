@@ -1,5 +1,6 @@
 // The part of a call that goes on in a session: its turn, and the store that has it for others.
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -106,15 +107,17 @@ void Generation::StoreTurn(bool news) {
       MutexLock lock(&call->mutex_);
       owner = OwnerOf(call->account_.tenant());
     }
-    const absl::Status status =
-        UnlessNoMemory([&] { return stored->Put(owner, *call->ask_.session, call->turn_space_); });
-    call->TurnIsStored(status, news);
+    std::optional<StoredText> newer;
+    const absl::Status status = UnlessNoMemory(
+        [&] { return stored->Put(owner, *call->ask_.session, call->turn_space_, &newer); });
+    call->TurnIsStored(status, std::move(newer), news);
   };
   const absl::Status status = stored->Submit(/*bytes=*/0, work);
-  if (!status.ok()) TurnIsStored(status, news);
+  if (!status.ok()) TurnIsStored(status, std::nullopt, news);
 }
 
-void Generation::TurnIsStored(const absl::Status& status, bool news) {
+void Generation::TurnIsStored(const absl::Status& status, std::optional<StoredText> newer,
+                              bool news) {
   Action action;
   {
     MutexLock lock(&mutex_);
@@ -122,8 +125,12 @@ void Generation::TurnIsStored(const absl::Status& status, bool news) {
     if (!status.ok()) account_.record()->not_stored = std::string(status.message());
     if (absl::IsAborted(status)) {
       // What the other replica made of it stays: the next turn here begins with that, and none
-      // begins before with what is dropped.
-      turn_->Drop();
+      // begins before with what is dropped, or finds no session.
+      if (newer.has_value()) {
+        turn_->Replace(newer->revision, std::move(newer->content), SteadyNow());
+      } else {
+        turn_->Drop();
+      }
       status_.Update(absl::AbortedError(
           "another replica changed the session at the same time, and this turn is not in it"));
       message_.clear_finished();

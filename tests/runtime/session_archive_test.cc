@@ -186,8 +186,34 @@ TEST_F(SessionArchiveTest, OfTwoTurnsAtOnceOneStays) {
   ASSERT_NE(TextAt(second.get(), handle), text);
   EXPECT_EQ(first->archive->Put(owner_, handle, space_, now_), absl::OkStatus());
   EXPECT_TRUE(absl::IsAborted(second->archive->Put(owner_, handle, space_, now_)));
+  EXPECT_EQ(TextAt(second.get(), handle), text);
   EXPECT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
   EXPECT_EQ(TextAt(second.get(), handle), text);
+  EXPECT_EQ(Say(second.get(), handle, {9}).status, absl::OkStatus());
+}
+
+// It is busy until then, and the other replica's from then on: nobody is told that it never was.
+TEST_F(SessionArchiveTest, ATurnThatLosesMakesPlaceForTheOther) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  ASSERT_EQ(second->archive->Fetch(owner_, handle, space_, now_), absl::OkStatus());
+  ASSERT_EQ(Say(first.get(), handle, {8}).status, absl::OkStatus());
+  const Text text = TextAt(first.get(), handle);
+  auto turn = second->sessions.Begin(owner_, handle, now_);
+  ASSERT_TRUE(turn.ok()) << turn.status();
+  EXPECT_EQ(turn->Promise({7}, 5), absl::OkStatus());
+  turn->Append({8});
+  turn->Keep(now_);
+  std::optional<StoredText> newer;
+  EXPECT_TRUE(absl::IsAborted(second->archive->Put(owner_, handle, space_, now_, &newer)));
+  ASSERT_TRUE(newer.has_value());
+  EXPECT_TRUE(absl::IsAborted(second->sessions.Begin(owner_, handle, now_).status()));
+  turn->Replace(newer->revision, newer->content, now_);
+  EXPECT_EQ(TextAt(second.get(), handle), text);
+  EXPECT_EQ(second->sessions.stats().busy, 0);
+  EXPECT_EQ(second->sessions.stats().tokens, static_cast<int64_t>(text.size()));
+  EXPECT_EQ(Say(second.get(), handle, {9}).status, absl::OkStatus());
 }
 
 // A turn that lost takes its session along in one go: nobody begins in between, with a text whose

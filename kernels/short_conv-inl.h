@@ -116,17 +116,20 @@ HWY_INLINE void ConvolveTokens(const ConvInput x, int t, int tokens, int channel
   }
 }
 
-// The same with silu, to rows of `out` that begin `stride` floats after each other.
-HWY_INLINE void ShortConvTokens(const ConvInput& x, int t, int tokens, int channel, int n,
-                                float* out, ptrdiff_t stride) {
+// The same with silu, to rows of `out` that begin `stride` floats after each other. Not inlined,
+// since it is long, has three callers in each kernel, and is called once a block.
+HWY_MAYBE_UNUSED static HWY_NOINLINE void ShortConvTokens(const ConvInput& x, int t, int tokens,
+                                                          int channel, int n, float* out,
+                                                          ptrdiff_t stride) {
   ConvolveTokens(x, t, tokens, channel, n, [&](int i, int d, const V16& y) HWY_ATTR {
     Store(Silu(y), out + i * stride + d);
   });
 }
 
 // And every row scaled to length `length`.
-HWY_INLINE void ShortConvUnits(const ConvInput& x, int t, int tokens, int channel, int n,
-                               float length, float* out, ptrdiff_t stride) {
+HWY_MAYBE_UNUSED static HWY_NOINLINE void ShortConvUnits(const ConvInput& x, int t, int tokens,
+                                                         int channel, int n, float length,
+                                                         float* out, ptrdiff_t stride) {
   ShortConvTokens(x, t, tokens, channel, n, out, stride);
   for (int i = 0; i < tokens; ++i, out += stride) {
     V16 norm = Zero();

@@ -225,7 +225,10 @@ class Storm {
 TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
   int64_t hits = 0, dropped = 0, completed = 0, parks = 0, returned = 0, read = 0, damaged = 0;
   int64_t saved = 0, loaded = 0;
-  for (uint64_t seed = 0; seed < 40 && !::testing::Test::HasFailure(); ++seed) {
+  // Where the machine is busy the disk comes late, and fewer are read in as many steps.
+  constexpr int kRead = 100;
+  const auto goes_on = [&](uint64_t seed) { return seed < 40 || (read <= kRead && seed < 200); };
+  for (uint64_t seed = 0; goes_on(seed) && !::testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     FakeModel::Options options;
     options.ahead = seed % 2 == 1;
@@ -253,7 +256,7 @@ TEST(EngineCacheSoak, EveryTextIsWhatItWouldBeAlone) {
   EXPECT_GT(dropped, 5000);
   EXPECT_GT(parks, 500);
   EXPECT_GT(returned, 300);
-  EXPECT_GT(read, 100);
+  EXPECT_GT(read, kRead);
   EXPECT_GT(damaged, 3);
 }
 

@@ -49,11 +49,15 @@ class FlagsArriveTest(unittest.TestCase):
                 capacity = 'packrat_kept_state_capacity_bytes{model="demo",tier="%s"}'
                 wait_for(lambda: server.metric(capacity % "host") == 4 << 20)
                 self.assertEqual(server.metric(capacity % "disk"), 30 << 20)
+                held = 'packrat_kept_state_bytes{model="demo",tier="host"}'
                 handles = [server.client("sessions", "create").stdout.strip() for _ in range(12)]
-                for handle in handles:
-                    server.client("complete", "--session=" + handle, "--max_tokens=4",
-                                  "Once upon a time there was a little girl. She had a dog. " * 3)
-                wait_for(lambda: glob.glob(folder + "/state-*"))
+                for i, handle in enumerate(handles):
+                    # Each a text of its own from its beginning on, and so a state.
+                    server.client("complete", "--session=" + handle, "--max_tokens=4", "%d. " % i
+                                  + "Once upon a time there was a little girl. She had a dog. " * 3)
+                    # What is beyond half of the memory is written, however busy the disk is.
+                    wait_for(lambda: server.metric(held) <= 2 << 20)
+                self.assertTrue(glob.glob(folder + "/state-*"))
                 # The folder is this server's.
                 with self.assertRaisesRegex(RuntimeError, "another process keeps its states there"):
                     RealServer("models/demo", *flags)

@@ -318,8 +318,10 @@ void FirstMessages(int calls) {
     v1::GenerateResponse message;
     const absl::Time start = SteadyNow();
     const auto reader = stub->Generate(&context, request);
-    PACKRAT_CHECK(reader->Read(&message) && message.has_finished());
+    PACKRAT_CHECK(reader->Read(&message));
     const absl::Time first = SteadyNow();
+    // The end is with the token, or behind it if the token was taken that soon.
+    while (!message.has_finished()) PACKRAT_CHECK(reader->Read(&message));
     PACKRAT_CHECK(reader->Finish().ok());
     const double seconds = message.finished().timings().time_to_first_token_seconds();
     delays.push_back(Milliseconds(first - start - absl::Seconds(seconds)));

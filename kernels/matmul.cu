@@ -48,10 +48,9 @@ class LibraryMatMul : public MatMul {
   absl::Status Run(const MatMulArguments& m, CudaStream stream) override {
     OwnMatMul::Check(m);
     if (m.rows == 0) return absl::OkStatus();
-    if (IsQuantized(m.weight->type)) return MultiplyByOwn(m, stream);
-    if (m.rows <= kFewRows) {
-      return m.type == DType::kBF16 ? MultiplyBf16(m, stream) : MultiplyFewRowsF32(m, stream);
-    }
+    const bool few = m.rows <= kFewRows;
+    if (few && m.type == DType::kF32) return MultiplyFewRowsF32(m, stream);
+    if (few || IsQuantized(m.weight->type)) return MultiplyByOwn(m, stream);
     // The library takes a bias for one of y's type, has no product of another, and scales none.
     if (!Aligned(m) || (m.bias != nullptr && (m.y_type != DType::kF32 || m.scale != 1.0f))) {
       return MultiplyByOwn(m, stream);

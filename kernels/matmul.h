@@ -110,7 +110,8 @@ struct MatMulArguments {
 // its code.
 //
 // Quantised weights are multiplied exactly as they are stored (kernels/quantized.h), in either type
-// of x, with one order of additions for every number of rows.
+// of x, with one order of additions for every number of rows; unless `deterministic`, with another
+// one for few rows of float32.
 class MatMul {
  public:
   struct Options {

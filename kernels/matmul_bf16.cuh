@@ -190,15 +190,6 @@ struct QuantWeights {
     }
 
    private:
-    struct LoadIf {
-      bool inside;
-      __device__ __forceinline__ void operator()(const std::byte* p, uint4* to) const {
-        *to = LoadIf16(p, inside);
-      }
-      __device__ __forceinline__ void operator()(const std::byte* p, uint2* to) const {
-        *to = LoadIf8(p, inside);
-      }
-    };
     const std::byte* strip_;
   };
 

@@ -108,6 +108,108 @@ __global__ void __launch_bounds__(kThreads) FewRowsF32Kernel(Product p) {
   }
 }
 
+// Few rows by a quantised weight: a block for a strip of 16 outputs, whose tiles its warps take in
+// turn. A lane has 8 inputs of each group of two outputs (QuantPart), of which it makes
+//   sum = fma(scale, q x', sum), int4: then fma(minimum, 1 x', sum)
+// where q x' and 1 x' are chains over these inputs. The four lanes of an output are added, then the
+// warps in order.
+__device__ __forceinline__ void WidenPairs(const uint4& pairs, float (&out)[8]) {
+  const unsigned words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = __uint_as_float(words[i] << 16);
+    out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+template <int kRows, DType kFormat>
+__global__ void __launch_bounds__(kThreads) FewRowsQuantizedF32Kernel(Product p) {
+  constexpr int kWarps = kThreads / kWarp, kUnroll = 4;
+  constexpr size_t kTileBytes = QuantTileBytes(kFormat);
+  auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kWarps, kRows, 16)
+  const int tiles = QuantTilesOf(p.in), g = Lane() / 4, t = Lane() % 4;
+  const std::byte* strip =
+      static_cast<const std::byte*>(p.weight) + static_cast<size_t>(blockIdx.x) * tiles * kTileBytes;
+  const float* xs[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) xs[r] = p.x + static_cast<size_t>(min(r, p.rows - 1)) * p.in;
+  float sums[kRows][2] = {};  // Of outputs g and g + 8.
+  for (int first = Warp(); first < tiles; first += kUnroll * kWarps) {
+    QuantTile<kFormat> loaded[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int tile = first + u * kWarps;
+      loaded[u].Read(strip + tile * kTileBytes, LoadIf{tile < tiles});
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // Beyond the last tile all of it is zero.
+        const QuantPart part = loaded[u].part(half);
+        const int k = (first + u * kWarps) * kQuantTileInputs + half * kQuantGroup + 8 * t;
+        float q[2][8];
+        WidenPairs(part.low, q[0]);
+        WidenPairs(part.high, q[1]);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          const float4 low = LoadFour<true>(xs[r], k, p.in);
+          const float4 high = LoadFour<true>(xs[r], k + 4, p.in);
+          const float x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+          float products[2] = {}, x_sum = 0.0f;
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+            products[0] = fmaf(q[0][i], x[i], products[0]);
+            products[1] = fmaf(q[1][i], x[i], products[1]);
+            if constexpr (QuantTile<kFormat>::kHasMinimum) x_sum += x[i];
+          }
+#pragma unroll
+          for (int o = 0; o < 2; ++o) {
+            sums[r][o] = fmaf(part.scale[o], products[o], sums[r][o]);
+            if constexpr (QuantTile<kFormat>::kHasMinimum) {
+              sums[r][o] = fmaf(part.minimum[o], x_sum, sums[r][o]);
+            }
+          }
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int o = 0; o < 2; ++o) {
+      float sum = sums[r][o];
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      if (t == 0) parts[(Warp() * kRows + r) * kQuantTileOutputs + g + 8 * o] = sum;
+    }
+  }
+  __syncthreads();
+  const int out = static_cast<int>(threadIdx.x) % kQuantTileOutputs;
+  const int row = static_cast<int>(threadIdx.x) / kQuantTileOutputs;
+  const int output = static_cast<int>(blockIdx.x) * kQuantTileOutputs + out;
+  if (row >= min(kRows, p.rows) || output >= p.out) return;
+  float sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += parts[(w * kRows + row) * kQuantTileOutputs + out];
+  Finish(p, row, output, sum);
+}
+
+template <int kRows, DType kFormat>
+absl::Status LaunchFewQuantized(const Product& p, CudaStream stream) {
+  static_assert(kRows * kQuantTileOutputs <= kThreads);
+  return Launch("MatMul (float32, few rows, quantised)", FewRowsQuantizedF32Kernel<kRows, kFormat>,
+                dim3((p.out + kQuantTileOutputs - 1) / kQuantTileOutputs), kThreads,
+                kThreads / kWarp * kRows * kQuantTileOutputs * sizeof(float), stream, p);
+}
+
+template <DType kFormat>
+absl::Status MultiplyFewQuantized(const Product& p, CudaStream stream) {
+  return p.rows == 1   ? LaunchFewQuantized<1, kFormat>(p, stream)
+         : p.rows == 2 ? LaunchFewQuantized<2, kFormat>(p, stream)
+         : p.rows <= 4 ? LaunchFewQuantized<4, kFormat>(p, stream)
+                       : LaunchFewQuantized<8, kFormat>(p, stream);
+}
+
 // Any rows: tiles of (16 kPer outputs, 16 kPer rows), a thread for kPer outputs and kPer rows of
 // them, 16 apart; kDepth elements of all rows at a time come to shared memory, kStages ahead.
 constexpr int kSide = 16, kDepth = 32, kStages = 3;
@@ -232,6 +334,12 @@ absl::Status MultiplyF32(const MatMulArguments& arguments, CudaStream stream) {
 
 absl::Status MultiplyFewRowsF32(const MatMulArguments& arguments, CudaStream stream) {
   const Product p = ToProduct(arguments);
+  const DType type = arguments.weight->type;
+  if (IsQuantized(type)) {
+    PACKRAT_CHECK(Whole(arguments) && p.in % kQuantGroup == 0);
+    return type == DType::kInt8 ? MultiplyFewQuantized<DType::kInt8>(p, stream)
+                                : MultiplyFewQuantized<DType::kInt4>(p, stream);
+  }
   constexpr int kOutputsPerBlock = kThreads / kWarp * kOutputs;
   const auto kernel = !Whole(arguments) ? FewRowsF32Kernel<8, false>
                       : p.rows == 1     ? FewRowsF32Kernel<1, true>

@@ -18,8 +18,8 @@ absl::Status MultiplyBf16(const MatMulArguments& arguments, CudaStream stream);
 // for each output, as on the CPU. A row's bits do not depend on the number of rows.
 absl::Status MultiplyF32(const MatMulArguments& arguments, CudaStream stream);
 
-// All float32, for up to kFewRows rows at the speed of memory: a warp for each two outputs, the
-// lanes' sums then added as by WarpSum(). A row's bits do not depend on the number of rows, but
+// The same for up to kFewRows rows at the speed of memory: an output's sum is divided among lanes,
+// or, by a quantised weight, among warps too. A row's bits do not depend on the number of rows, but
 // differ from those of MultiplyF32().
 inline constexpr int kFewRows = 8;
 absl::Status MultiplyFewRowsF32(const MatMulArguments& arguments, CudaStream stream);

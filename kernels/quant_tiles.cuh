@@ -55,7 +55,18 @@ __device__ __forceinline__ unsigned Int8Pair(unsigned q) {
   return SubtractPairs((q & 0x007f007fu) | kPairOf128, (q & 0x00800080u) | kPairOf128);
 }
 
-// What a lane holds of a tile. `load` reads 16 or 8 bytes: load(p, uint4*) or load(p, uint2*).
+// Reads 16 or 8 bytes; unless `inside` there is nothing to read, and they are zero.
+struct LoadIf {
+  bool inside;
+  __device__ __forceinline__ void operator()(const std::byte* p, uint4* to) const {
+    *to = LoadIf16(p, inside);
+  }
+  __device__ __forceinline__ void operator()(const std::byte* p, uint2* to) const {
+    *to = LoadIf8(p, inside);
+  }
+};
+
+// What a lane holds of a tile.
 template <DType kFormat>
 struct QuantTile;
 
@@ -65,8 +76,7 @@ struct QuantTile<DType::kInt8> {
   uint4 values[2];
   uint2 scales;
 
-  template <class Load>
-  __device__ __forceinline__ void Read(const std::byte* tile, const Load& load) {
+  __device__ __forceinline__ void Read(const std::byte* tile, LoadIf load) {
     load(tile + 16 * Lane(), &values[0]);
     load(tile + 512 + 16 * Lane(), &values[1]);
     load(tile + kInt8TileScales + Lane() / 4 * 8, &scales);
@@ -100,8 +110,7 @@ struct QuantTile<DType::kInt4> {
   static constexpr bool kHasMinimum = true;
   uint4 values, scales;
 
-  template <class Load>
-  __device__ __forceinline__ void Read(const std::byte* tile, const Load& load) {
+  __device__ __forceinline__ void Read(const std::byte* tile, LoadIf load) {
     load(tile + 16 * Lane(), &values);
     load(tile + kInt4TileScales + Lane() / 4 * 16, &scales);
   }

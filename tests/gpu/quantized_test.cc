@@ -10,6 +10,7 @@
 #include "models/cpu_model.h"
 #include "models/gpu/model.h"
 #include "models/tools/quantize.h"
+#include "tests/bench/random_model.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/golden.h"
 #include "tests/models/model_files.h"
@@ -183,6 +184,27 @@ TEST_F(GpuQuantizedModelTest, AllMatricesMayBeQuantisedInAnyFormats) {
   ASSERT_TRUE(mixed.ok()) << mixed.status();
   const auto expected = *LoadCpuModel(one.dir().path(), options);
   EXPECT_LT(RelativeError(Whole(mixed->get(), golden), Whole(expected.get(), golden)), 5e-6);
+}
+
+// Its tiles go to the device in several copies, of which the last one is shorter.
+TEST_F(GpuQuantizedModelTest, ALargeMatrixArrivesInSeveralCopies) {
+  RandomModelShape shape;
+  shape.layer_types = {"attention"};
+  shape.hidden_size = 128;
+  shape.intermediate_size = 10016;
+  shape.vocab_size = 64;
+  shape.heads = 2;
+  shape.kv_heads = 1;
+  TempDir dir;
+  WriteRandomModel(dir.path(), shape);
+  const Golden golden{1, 3, 64, {5, 6, 7}, std::vector<float>(3 * 64)};
+  for (const WeightFormat format : kWeightFormats) {
+    SCOPED_TRACE(WeightFormatName(format));
+    const auto cpu = Load(dir.path(), format, false);
+    const auto gpu = Load(dir.path(), format, true);
+    // The roundings of a layer's activations, as above.
+    EXPECT_LT(RelativeError(Whole(gpu.get(), golden), Whole(cpu.get(), golden)), 8 * 0x1p-9);
+  }
 }
 
 TEST_F(GpuQuantizedModelTest, WhatCannotBeIsRefusedByName) {

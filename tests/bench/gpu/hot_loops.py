@@ -18,6 +18,7 @@ HOT = (
     (r"GatedDeltaKernel<1,", 8),
     (r"ScanKernel<1,", 8),
     (r"FewRows(Bf16|F32)Kernel<\d, true>", 8),
+    (r"FewRowsQuantizedF32Kernel", 8),
     (r"MesaDecodeKernel<(64|128),", COPIES),
 )
 # Large angles take the slow way through double precision, once, when a model is loaded.

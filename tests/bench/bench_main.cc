@@ -25,6 +25,7 @@ ABSL_FLAG(std::string, model, "models/demo", "Folder of the model whose steps ar
 ABSL_FLAG(int, threads, 0, "Threads; 0: one per CPU that it may use.");
 ABSL_FLAG(std::string, cpu_target, "auto", "auto, sse4, avx2, avx512 or amx.");
 ABSL_FLAG(std::string, activations, "auto", "auto, float32 or bfloat16.");
+ABSL_FLAG(std::string, weights, "stored", "Of the section model: stored, int8 or int4.");
 
 int main(int argc, char** argv) {
   using namespace packrat;  // NOLINT
@@ -32,7 +33,9 @@ int main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
   const absl::Status status = SetCpuTarget(absl::GetFlag(FLAGS_cpu_target));
   const auto activations = ActivationTypeOf(absl::GetFlag(FLAGS_activations));
-  for (const absl::Status& flag : {status, activations.status()}) {
+  ModelOptions model;
+  const absl::Status weights = SetWeightFormats(absl::GetFlag(FLAGS_weights), "auto", &model);
+  for (const absl::Status& flag : {status, activations.status(), weights}) {
     if (flag.ok()) continue;
     std::fprintf(stderr, "%s\n", flag.ToString().c_str());
     return 2;
@@ -52,9 +55,12 @@ int main(int argc, char** argv) {
   Row("machine: own FMA loop", limits.own_fma / 1e9, "GFLOP/s");
   Row("machine: OpenBLAS sgemm 2048", limits.sgemm / 1e9, "GFLOP/s");
   Row("machine: own loop of bfloat16 dots", limits.bfloat16_flops_per_second / 1e9, "GFLOP/s");
+  Row("machine: own loop of byte dots", limits.byte_ops_per_second / 1e9, "Gop/s");
   if (only.empty() || only == "sampling") BenchSampling(threads);
   if (only.empty() || only == "mamba2") BenchMamba2(threads, limits);
-  if (only.empty() || only == "model") BenchModel(dir, threads, *activations, limits);
+  model.activations = *activations;
+  model.threads = threads;
+  if (only.empty() || only == "model") BenchModel(dir, model, limits);
   if (only.empty() || only == "context") BenchContext(dir, threads);
   if (only.empty() || only == "steps") {
     BenchSteps(absl::GetFlag(FLAGS_model), threads, *activations, limits);

@@ -100,6 +100,29 @@ float BFloat16Loop(int64_t rounds, double* flops) {
 }
 
 HWY_POP_ATTRIBUTES
+HWY_PUSH_ATTRIBUTES("avx512f,avx512vnni")
+
+// The same of dot products of four bytes.
+float ByteLoop(int64_t rounds, double* ops) {
+  constexpr int kGroups = 2, kDots = 12, kLanes = 16;
+  __m512i acc[kGroups][kDots], sum = _mm512_setzero_si512();
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_set1_epi32(c);
+  }
+  const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(-1);
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int g = 0; g < kGroups; ++g) {
+      for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_dpbusd_epi32(acc[g][c], a, b);
+    }
+  }
+  for (int g = 0; g < kGroups; ++g) {
+    for (int c = 0; c < kDots; ++c) sum = _mm512_add_epi32(sum, acc[g][c]);
+  }
+  *ops = 8.0 * rounds * kGroups * kDots * kLanes;
+  return static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum)));
+}
+
+HWY_POP_ATTRIBUTES
 
 constexpr int kRuns = 7;
 volatile float sink;  // NOLINT: keeps results alive.
@@ -189,7 +212,10 @@ MachineLimits MeasureMachine(int threads) {
   ThreadPool pool(threads);
   limits.mbw = Mbw();
   limits.own_fma = OwnPeak(&pool, Float32Loop);
-  if (CpuHasBFloat16()) limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
+  if (CpuHasBFloat16()) {  // Such processors have dot products of bytes too.
+    limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
+    limits.byte_ops_per_second = OwnPeak(&pool, ByteLoop);
+  }
   limits.sgemm = Sgemm(pool.size());
   limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);
   limits.flops_per_second = std::max(limits.own_fma, limits.sgemm);

@@ -8,64 +8,20 @@
 #include "kernels/check.h"
 #include "kernels/cpu_target.h"
 #include "models/cpu_model.h"
-#include "models/owned_state.h"
 #include "tests/bench/random_model.h"
+#include "tests/bench/random_texts.h"
 #include "tests/bench/report.h"
 
 namespace packrat {
 namespace {
 
-std::unique_ptr<LanguageModel> Load(const std::string& dir, int threads, ActivationType activations,
-                                    int tokens) {
-  ModelOptions options;
-  options.activations = activations;
-  options.threads = threads;
-  options.max_batch_tokens = tokens;
+std::unique_ptr<LanguageModel> Load(const std::string& dir, ModelOptions options) {
+  options.max_batch_tokens = 512;
   options.max_logit_rows = 64;
   auto model = LoadCpuModel(dir, options);
   PACKRAT_CHECK(model.ok()) << model.status().ToString();
   return std::move(*model);
 }
-
-// A number of sequences that can be fed and decoded together.
-class Sequences {
- public:
-  Sequences(LanguageModel* model, int count, int max_tokens)
-      : model_(model), state_(*OwnedState::Create(model, count, max_tokens)), position_(count, 0) {}
-
-  // Feeds `tokens` tokens to each of the first `count` sequences, all in one batch.
-  SpanStats Feed(int count, int tokens) {
-    ids_.clear();
-    spans_.clear();
-    for (int s = 0; s < count; ++s) {
-      spans_.push_back(state_->SpanFor(s, static_cast<int>(ids_.size()), tokens, position_[s]));
-      spans_.back().num_logits = 1;
-      for (int t = 0; t < tokens; ++t) {
-        random_ = random_ * 6364136223846793005u + 1442695040888963407u;
-        ids_.push_back(static_cast<int32_t>((random_ >> 33) % model_->config().vocab_size));
-      }
-      position_[s] += tokens;
-    }
-    stats_.resize(spans_.size());
-    const auto logits = model_->Forward({ids_.data(), static_cast<int>(ids_.size()), spans_.data(),
-                                         static_cast<int>(spans_.size())},
-                                        state_->memory(), stats_.data());
-    PACKRAT_CHECK(logits.ok() && stats_[0].finite);
-    return stats_[0];
-  }
-  void MoveTo(int position) {  // Pretends: what lies before is whatever the memory holds.
-    for (int& p : position_) p = position;
-  }
-
- private:
-  LanguageModel* model_;
-  std::unique_ptr<OwnedState> state_;
-  std::vector<int> position_;
-  uint64_t random_ = 1;
-  std::vector<int32_t> ids_;
-  std::vector<Span> spans_;
-  std::vector<SpanStats> stats_;
-};
 
 }  // namespace
 
@@ -75,29 +31,35 @@ double FlopsPerToken(const LanguageModel& model, bool logits) {
   return weights;  // Two operations per parameter of two bytes.
 }
 
-void BenchModel(const std::string& dir, int threads, ActivationType activations,
-                const MachineLimits& limits) {
+void BenchModel(const std::string& dir, const ModelOptions& options, const MachineLimits& limits) {
   WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
+  ModelOptions stored = options;
+  stored.weights = WeightFormat::kStored;
+  stored.output_weights.reset();
+  const auto as_stored = Load(dir + "/hybrid350m", stored);
+  const double all_flops = FlopsPerToken(*as_stored, true);
+  const double prompt_flops = FlopsPerToken(*as_stored, false);
   const double start = Now();
-  auto model = Load(dir + "/hybrid350m", threads, activations, 512);
-  const double peak = activations != ActivationType::kFloat32 && CpuHasBFloat16()
-                          ? limits.bfloat16_flops_per_second
-                          : limits.flops_per_second;
+  const auto model = Load(dir + "/hybrid350m", options);
+  const double peak = options.activations == ActivationType::kFloat32 || !CpuHasBFloat16()
+                          ? limits.flops_per_second
+                      : options.weights == WeightFormat::kStored ? limits.bfloat16_flops_per_second
+                                                                 : limits.byte_ops_per_second;
   Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
   const auto bytes = static_cast<double>(model->weight_bytes());
   {
-    Sequences one(model.get(), 1, 1024);
-    one.Feed(1, 256);
+    RandomTexts one(model.get(), 1, 1024);
+    one.Feed(0, 1, 256);
     // Other machines on the same host make the bandwidth come and go within seconds, so each step
     // is held against a reading made just before it.
-    ReadLoop read(threads);
+    ReadLoop read(options.threads);
     const double moved = bytes + static_cast<double>(model->state_layout().SequenceBytes(272));
     SpanStats stats;
     std::vector<double> seconds, shares;
     for (int i = 0; i < 33; ++i) {
       const double limit = std::max(read.BytesPerSecond(), limits.mbw);
       const double start = Now();
-      stats = one.Feed(1, 1);
+      stats = one.Feed(0, 1, 1);
       seconds.push_back(Now() - start);
       shares.push_back(moved / seconds.back() / limit);
     }
@@ -107,22 +69,22 @@ void BenchModel(const std::string& dir, int threads, ActivationType activations,
                      static_cast<double>(stats.solver.steps) / stats.solver.solves));
   }
   for (const int batch : {16, 64}) {
-    Sequences many(model.get(), batch, 1024);
-    for (int fed = 0; fed < 256; fed += 512 / batch) many.Feed(batch, 512 / batch);
-    const double seconds = MedianSeconds(33, [&] { many.Feed(batch, 1); });
+    RandomTexts many(model.get(), batch, 1024);
+    for (int fed = 0; fed < 256; fed += 512 / batch) many.Feed(0, batch, 512 / batch);
+    const double seconds = MedianSeconds(33, [&] { many.Feed(0, batch, 1); });
     const double by_bytes = bytes / limits.read_bytes_per_second;
-    const double by_flops = batch * FlopsPerToken(*model, true) / peak;
+    const double by_flops = batch * all_flops / peak;
     Row(absl::StrCat("decode batch ", batch), batch / seconds, "tokens/s",
         batch / std::max(by_bytes, by_flops),
         by_flops > by_bytes ? "bound by the matrix peak" : "bound by bandwidth");
   }
   for (int tokens : {512, 2048}) {
-    Sequences one(model.get(), 1, tokens + 1024);
+    RandomTexts one(model.get(), 1, tokens + 1024);
     const double seconds = MedianSeconds(5, [&] {
-      one.MoveTo(0);
-      for (int done = 0; done < tokens; done += 512) one.Feed(1, 512);
+      one.MoveTo(0, 0);
+      for (int done = 0; done < tokens; done += 512) one.Feed(0, 1, 512);
     });
-    Row(absl::StrCat("prompt of ", tokens), tokens * FlopsPerToken(*model, false) / seconds / 1e9,
+    Row(absl::StrCat("prompt of ", tokens), tokens * prompt_flops / seconds / 1e9,
         "GFLOP/s", peak / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
   }
 }
@@ -137,18 +99,20 @@ void BenchContext(const std::string& dir, int threads) {
     shape.intermediate_size = 256;
     shape.vocab_size = 256;
     WriteRandomModel(dir + "/context_" + type, shape);
-    auto model = Load(dir + "/context_" + type, threads, ActivationType::kFloat32, 512);
-    Sequences one(model.get(), 1, 17408);
+    ModelOptions options;
+    options.threads = threads;
+    auto model = Load(dir + "/context_" + type, options);
+    RandomTexts one(model.get(), 1, 17408);
     double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
     int fed = 0;
     for (int context : {1024, 2048, 4096, 8192, 16384}) {
       for (; fed < context; fed += 512) {
-        one.MoveTo(fed);
-        one.Feed(1, 512);
+        one.MoveTo(0, fed);
+        one.Feed(0, 1, 512);
       }
-      const double seconds = MedianSeconds(33, [&] { one.Feed(1, 1); });
+      const double seconds = MedianSeconds(33, [&] { one.Feed(0, 1, 1); });
       fed = context;  // The measured tokens are written over.
-      one.MoveTo(context);
+      one.MoveTo(0, context);
       Row(absl::StrCat("time per token, ", type, " x 8, context ", context), seconds * 1e6, "us");
       n += 1, sx += context, sy += seconds, sxx += double(context) * context,
           sxy += context * seconds;

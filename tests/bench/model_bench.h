@@ -9,9 +9,9 @@
 
 namespace packrat {
 
-// `dir`: scratch folder for models of random weights; a gigabyte.
-void BenchModel(const std::string& dir, int threads, ActivationType activations,
-                const MachineLimits& limits);
+// `dir`: scratch folder for models of random weights; a gigabyte. Of `options` threads, activations
+// and the formats of weights.
+void BenchModel(const std::string& dir, const ModelOptions& options, const MachineLimits& limits);
 void BenchContext(const std::string& dir, int threads);
 
 // Operations of the matrix products for one token, of weights stored in bfloat16.

@@ -120,12 +120,15 @@ class Server:
 
 
 class Packrat(Server):
+    # By default it takes a part of all memory, and several servers share that here.
+    STATE = "--state_bytes=2GiB"
+
     def __init__(self, args, flags, port, log):
         self.client, self.grpc = args.client, port + 1
         super().__init__(f"packrat {flags}".strip(), port,
                          [args.server, f"--model={args.model}", f"--http_listen=127.0.0.1:{port}",
                           f"--listen=127.0.0.1:{self.grpc}", f"--max_context={CONTEXT}",
-                          *flags.split()], log)
+                          self.STATE, *flags.split()], log)
 
     def ready_path(self):
         return "/readyz"

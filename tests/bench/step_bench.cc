@@ -9,10 +9,10 @@
 #include "kernels/check.h"
 #include "kernels/cpu_target.h"
 #include "models/cpu_model.h"
-#include "models/owned_state.h"
 #include "models/state_layout.h"
 #include "runtime/step_model.h"
 #include "tests/bench/model_bench.h"
+#include "tests/bench/random_texts.h"
 #include "tests/bench/report.h"
 
 namespace packrat {
@@ -37,60 +37,46 @@ struct TimedStep {
   }
 };
 
-// Texts, each of which has as many tokens as it needs to.
-class Texts {
+// Texts that are fed without logits, and steps of them as an engine asks for them.
+class EngineSteps {
  public:
-  Texts(LanguageModel* model, int count, int max_tokens)
-      : model_(model), state_(*OwnedState::Create(model, count, max_tokens)) {}
+  EngineSteps(LanguageModel* model, int count, int max_tokens)
+      : model_(model), texts_(model, count, max_tokens) {}
 
-  // The last text stands for the prompt.
+  // Seconds. The text `prompt_text` stands for the prompt.
   double Run(const TimedStep& step, int prompt_text) {
-    ids_.clear();
-    spans_.clear();
+    texts_.Clear();
     SamplingRow greedy;
     greedy.num_ids = model_->config().vocab_size;
     const std::vector<SamplingRow> rows(step.decoding, greedy);
-    for (int text = 0; text < step.decoding; ++text) Add(text, 1, step.context, 1);
-    if (step.prompt > 0) Add(prompt_text, step.prompt, step.context, 0);
+    for (int text = 0; text < step.decoding; ++text) texts_.Add(text, 1, step.context, 1);
+    if (step.prompt > 0) texts_.Add(prompt_text, step.prompt, step.context, 0);
     return Compute(rows);
   }
   // Takes the first `count` texts from `from` to `to` tokens.
   void Feed(int count, int from, int to) {
     for (int text = 0; text < count; ++text) {
       for (int done = from; done < to; done += 512) {
-        ids_.clear();
-        spans_.clear();
-        Add(text, std::min(512, to - done), done, 0);
+        texts_.Clear();
+        texts_.Add(text, std::min(512, to - done), done, 0);
         Compute({});
       }
     }
   }
 
  private:
-  void Add(int text, int tokens, int position, int rows) {
-    spans_.push_back(state_->SpanFor(text, static_cast<int>(ids_.size()), tokens, position));
-    spans_.back().num_logits = rows;
-    for (int t = 0; t < tokens; ++t) {
-      random_ = random_ * 6364136223846793005u + 1442695040888963407u;
-      ids_.push_back(static_cast<int32_t>((random_ >> 33) % model_->config().vocab_size));
-    }
-  }
   double Compute(absl::Span<const SamplingRow> rows) {
-    stats_.resize(spans_.size());
+    const Batch batch = texts_.batch();
+    stats_.resize(batch.num_spans);
     sampled_.resize(rows.size());
     const double start = Now();
-    const Batch batch = {ids_.data(), static_cast<int32_t>(ids_.size()), spans_.data(),
-                         static_cast<int32_t>(spans_.size())};
-    PACKRAT_CHECK(model_->Start(batch, state_->memory(), rows).ok());
+    PACKRAT_CHECK(model_->Start(batch, texts_.memory(), rows).ok());
     PACKRAT_CHECK(model_->Wait(stats_.data(), sampled_.data()).ok());
     return Now() - start;
   }
 
   LanguageModel* const model_;
-  const std::unique_ptr<OwnedState> state_;
-  uint64_t random_ = 1;
-  std::vector<int32_t> ids_;
-  std::vector<Span> spans_;
+  RandomTexts texts_;
   std::vector<SpanStats> stats_;
   std::vector<SampledToken> sampled_;
 };
@@ -99,7 +85,7 @@ std::vector<TimedStep> Measure(LanguageModel* model) {
   const int most = *std::max_element(std::begin(kDecoding), std::end(kDecoding));
   const int longest = std::min(model->config().max_context, kContext[2] + 512);
   PACKRAT_CHECK(longest >= kContext[0] + 512, "the model takes too short texts") << longest;
-  Texts texts(model, most + 1, longest);
+  EngineSteps texts(model, most + 1, longest);
   std::vector<TimedStep> all;
   int fed = 0;
   for (int context : kContext) {

@@ -399,6 +399,8 @@ const EngineOptions& Engine::options() const { return impl_->options; }
 
 const RequestLimits& Engine::limits() const { return impl_->limits; }
 
+const PartCounts& Engine::state_parts() const { return impl_->pool->total(); }
+
 absl::Status Engine::CheckIntegrity() const { return impl_->CheckIntegrity(); }
 
 }  // namespace packrat

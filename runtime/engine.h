@@ -22,6 +22,7 @@
 #include "runtime/request.h"
 #include "runtime/saved_state.h"
 #include "runtime/scheduler.h"
+#include "runtime/state_pool.h"
 #include "runtime/state_tiers.h"
 #include "runtime/validate.h"
 
@@ -112,6 +113,7 @@ struct EngineStats {
   int64_t ended_waiting = 0;  // Requests that were over before they were admitted.
   int64_t steps = 0;
   SolverStats solver;
+  float max_residual = 0;  // Of the systems of the last step: SpanStats::max_residual.
   // Summed over steps: waiting for the model, sampling (where the model tells it apart), and
   // everything else inside Step(), during which a device that takes steps ahead goes on working.
   absl::Duration model_time, sample_time, host_time;
@@ -237,6 +239,7 @@ class Engine {
   EngineProgress progress() const;
   const EngineOptions& options() const;  // With defaults resolved.
   const RequestLimits& limits() const;   // Of the requests that it takes.
+  const PartCounts& state_parts() const;  // That its pool has.
 
   // Checks that the pool's books agree with what the sequences hold. On the thread of Step().
   absl::Status CheckIntegrity() const;

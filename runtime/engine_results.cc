@@ -55,10 +55,12 @@ void Engine::Impl::LearnFrom(const Flight& flight) {
 
 void Engine::Impl::TakeResults(const Flight& flight) {
   size_t row = 0;
+  stats.max_residual = 0;
   for (size_t i = 0; i < flight.spans.size(); ++i) {
     Sequence* sequence = flight.sequences[i].get();
     const Span& span = flight.spans[i];
     stats.solver += span_stats[i].solver;
+    stats.max_residual = std::max(stats.max_residual, span_stats[i].max_residual);
     sequence->ReadSpan(span_stats[i].solver);
     const auto is_bad = [](const SampledToken& s) { return s.status != SampledToken::Status::kOk; };
     const auto first_row = sampled.begin() + static_cast<ptrdiff_t>(row);

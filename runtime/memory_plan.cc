@@ -1,13 +1,10 @@
 #include "runtime/memory_plan.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "models/host_model.h"
 #include "runtime/grammar_cache.h"
-#include "runtime/saved_state.h"
-#include "runtime/sequence_state.h"
 
 namespace packrat {
 namespace {
@@ -18,8 +15,6 @@ constexpr int64_t kMostMessageBytes = 512 * kMiB;
 // the ports open, the tokenizer and some tens of streams, 20 more. In large steps, so that a plan
 // made before the start and the start itself agree.
 constexpr int64_t kProcessGrowth = 20 * kMiB, kProcessStep = 32 * kMiB;
-// Of a kept state's file, beside text and parts: its header, and what fills its last block.
-constexpr int64_t kMostFileExtra = 4608;
 // Code and read-only data that a running server uses. The kernel can take these pages away and read
 // them again, which makes everything slow.
 constexpr int64_t kCodeBytes = 24 * kMiB;
@@ -149,29 +144,6 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
                              : absl::StrCat(" and can have ", MiB(free), " of it now (",
                                             resources.memory_available_source, ")"),
                    ". --state_bytes of at most ", plan->state_room, " would fit"));
-}
-
-int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t tokens) {
-  const PartCounts need = SequenceNeeds(layout, tokens);
-  int sequences = std::numeric_limits<int>::max();
-  for (int kind = 0; kind < need.kinds(); ++kind) {
-    if (need[kind] > 0) sequences = std::min(sequences, parts[kind] / need[kind]);
-  }
-  return sequences;
-}
-
-int KeptStatesOf(const MemoryPlan& plan, int tokens) {
-  if (tokens < kMinSnapshotTokens) return 0;
-  const int64_t remembered = RememberedTokens(plan.options) / tokens;
-  int64_t states = SequencesOf(*plan.layout, plan.parts, tokens);
-  // Below the pool (state_tiers.h): half of the memory is kept free where there is a folder, and
-  // what it is too small for goes there in pieces.
-  const bool folder = !plan.options.state_dir.empty();
-  const int64_t bytes = static_cast<int64_t>(SavedPartBytes(*plan.layout, tokens)) +
-                        int64_t{tokens} * static_cast<int64_t>(sizeof(int32_t)) + kMostFileExtra;
-  if (bytes <= plan.kept) states += plan.kept / (folder ? 2 : 1) / bytes;
-  if (folder && plan.kept > 0) states += plan.options.state_disk / bytes;
-  return static_cast<int>(std::min(remembered, states));
 }
 
 }  // namespace packrat

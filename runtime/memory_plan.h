@@ -78,12 +78,6 @@ absl::Status PlanMemory(const ModelMemory& model, const ModelOptions& model_opti
                         const EngineOptions& options, const CallLimits& calls,
                         const Resources& resources, MemoryPlan* plan);
 
-// Sequences of `tokens` tokens that a pool of these parts holds at once.
-int SequencesOf(const StateLayout& layout, const PartCounts& parts, int64_t tokens);
-// Different texts of up to `tokens` tokens whose states the prefix cache of such an engine keeps
-// while nothing runs. Texts that begin alike share pages, so that there may be more of them.
-int KeptStatesOf(const MemoryPlan& plan, int tokens);
-
 }  // namespace packrat
 
 #endif  // PACKRAT_RUNTIME_MEMORY_PLAN_H_

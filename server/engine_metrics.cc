@@ -148,6 +148,9 @@ void AddEngineMetrics(const EngineStats& stats, MetricReadings* to) {
   to->Counter("packrat_solver_unconverged_total",
               "Systems that were left at the step limit instead of the tolerance.",
               stats.solver.unconverged);
+  to->Gauge("packrat_solver_residual",
+            "Largest relative residual at which a system of the last step was left.",
+            stats.max_residual);
 }
 
 }  // namespace packrat

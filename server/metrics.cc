@@ -142,8 +142,9 @@ Metrics::Metrics(const ServerOptions& options) : impl_(std::make_unique<Impl>(op
     const std::string name = absl::StatusCodeToString(status);
     if (code != 0) impl_->errors.Add({{"status", name}});
     for (const char* call : {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo",
-                             "CreateSession", "ListSessions", "GetSession", "ForkSession",
-                             "RewindSession", "DeleteSession", "SaveSession", "LoadSession"}) {
+                             "GetPlan", "CreateSession", "ListSessions", "GetSession",
+                             "ForkSession", "RewindSession", "DeleteSession", "SaveSession",
+                             "LoadSession"}) {
       impl_->calls.Add({{"call", call}, {"status", name}});
     }
   }

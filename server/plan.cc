@@ -10,33 +10,17 @@
 #include "models/cpu_model.h"
 #include "models/state_layout.h"
 #include "nlohmann/json.hpp"
+#include "runtime/capacity.h"
 #include "runtime/saved_state.h"
 #include "server/stored_sessions.h"
 
 namespace packrat {
 namespace {
 
-struct Capacity {
-  int tokens;
-  int64_t bytes;      // Of one sequence.
-  int sequences;      // At once.
-  int kept_states;    // While nothing runs.
-  int idle_sessions;  // Texts, whose states may have been dropped.
-};
-
-// For lengths of 256 tokens, then four times as many each, up to the longest.
-std::vector<Capacity> CapacityOf(const MemoryPlan& plan, const SessionOptions& sessions) {
-  std::vector<Capacity> rows;
-  if (!plan.layout.has_value() || plan.state == 0) return rows;
-  const int longest = plan.options.max_context, most = plan.options.max_running;
-  for (int64_t next = 256;; next *= 4) {
-    const int tokens = static_cast<int>(std::min<int64_t>(next, longest));
-    rows.push_back(
-        {tokens, static_cast<int64_t>(plan.layout->SequenceBytes(tokens)),
-         std::min(most, SequencesOf(*plan.layout, plan.parts, tokens)), KeptStatesOf(plan, tokens),
-         static_cast<int>(std::min<int64_t>(sessions.max_sessions, sessions.max_tokens / tokens))});
-    if (tokens == longest) return rows;
-  }
+std::vector<Capacity> Rows(const ServerPlan& plan) {
+  const MemoryPlan& memory = plan.memory;
+  if (!memory.layout.has_value() || memory.state == 0) return {};
+  return CapacityOf(*memory.layout, memory.parts, memory.options, plan.sessions);
 }
 
 // What calls hold that bring states to the session store and from it.
@@ -90,11 +74,13 @@ std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,
         {"state_host_memory", memory.options.state_host_memory},
         {"threads", plan.threads}}}};
   auto rows = nlohmann::ordered_json::array();
-  for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
+  for (const Capacity& row : Rows(plan)) {
     rows.push_back({{"tokens", row.tokens},
-                    {"sequence_bytes", row.bytes},
+                    {"sequence_bytes", row.sequence_bytes},
                     {"sequences", row.sequences},
-                    {"kept_states", row.kept_states},
+                    {"kept_states", row.kept.all()},
+                    {"kept_states_in_memory", row.kept.memory},
+                    {"kept_states_on_disk", row.kept.disk},
                     {"idle_sessions", row.idle_sessions}});
   }
   json["capacity"] = std::move(rows);
@@ -130,17 +116,18 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
   absl::StrAppend(
       &text, "A container asks for ", MiB(memory.Request()), " of memory and ", plan.threads,
       plan.threads == 1 ? " CPU" : " CPUs", " (--threads).\n\n",
-      "     tokens   a sequence takes   sequences at once   states kept   idle sessions\n");
-  for (const Capacity& row : CapacityOf(memory, plan.sessions)) {
-    absl::StrAppendFormat(&text, "  %9d %14.2f MiB %19d %13d %15d\n", row.tokens,
-                          static_cast<double>(row.bytes) / (1 << 20), row.sequences,
-                          row.kept_states, row.idle_sessions);
+      "     tokens   a sequence takes   sequences at once   states kept   in memory   on disk   "
+      "idle sessions\n");
+  for (const Capacity& row : Rows(plan)) {
+    absl::StrAppendFormat(&text, "  %9d %14.2f MiB %19d %13d %11d %9d %15d\n", row.tokens,
+                          static_cast<double>(row.sequence_bytes) / (1 << 20), row.sequences,
+                          row.kept.all(), row.kept.memory, row.kept.disk, row.idle_sessions);
   }
   absl::StrAppend(&text,
                   "At most --max_running sequences run at once. Of so many texts the state is kept "
-                  "while nothing\nruns: who comes back to them computes new tokens alone. Sessions "
-                  "beyond those are texts, which\ntheir next turn computes anew (--max_sessions, "
-                  "--max_session_tokens).\n");
+                  "while nothing\nruns, some of them beside the pool, in memory and on disk: who comes "
+                  "back to them computes new tokens\nalone. Sessions beyond those are texts, which "
+                  "their next turn computes anew (--max_sessions,\n--max_session_tokens).\n");
   return text;
 }
 

@@ -90,7 +90,9 @@ void FillModelInfo(const ServedModel& served, const ServerOptions& options,
   v1::StopParams* stop = info->mutable_stop_defaults();
   for (const std::string& text : config.stop.strings) stop->add_strings(text);
   stop->set_min_tokens(config.stop.min_tokens);
-  stop->set_max_tokens(config.stop.max_tokens > 0 ? config.stop.max_tokens : kDefaultMaxTokens);
+  const int most = config.stop.max_tokens;
+  stop->set_max_tokens(most > 0 ? most : kDefaultMaxTokens);
+  info->set_chat_max_tokens(most > 0 ? most : kDefaultChatTokens);
 }
 
 }  // namespace packrat

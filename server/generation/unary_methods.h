@@ -15,6 +15,8 @@ absl::Status Detokenize(const CallContext& call, const v1::DetokenizeRequest& re
                         v1::DetokenizeResponse* response);
 absl::Status GetModelInfo(const CallContext& call, const v1::GetModelInfoRequest& request,
                           v1::GetModelInfoResponse* response);
+absl::Status GetPlan(const CallContext& call, const v1::GetPlanRequest& request,
+                     v1::GetPlanResponse* response);
 
 // Calls `visit` with the UnaryMethod of each: what is not here, no front serves.
 template <typename Visit>
@@ -23,6 +25,7 @@ void ForEachUnaryMethod(Visit&& visit) {
   visit(UnaryMethod<v1::DetokenizeRequest, v1::DetokenizeResponse>{"Detokenize", &Detokenize});
   visit(UnaryMethod<v1::GetModelInfoRequest, v1::GetModelInfoResponse>{"GetModelInfo",
                                                                        &GetModelInfo});
+  visit(UnaryMethod<v1::GetPlanRequest, v1::GetPlanResponse>{"GetPlan", &GetPlan});
   visit(UnaryMethod<v1::ListSessionsRequest, v1::ListSessionsResponse>{"ListSessions",
                                                                        &ListSessions});
   visit(UnaryMethod<v1::CreateSessionRequest, v1::Session>{"CreateSession", &CreateSession,

@@ -82,6 +82,7 @@ class RealServerTests:
         self.assertEqual(client.complete(ids, temperature=0, max_tokens=5).text,
                          client.complete(PROMPT, temperature=0, max_tokens=5).text)
         self.assertEqual(client.model_info().limits.max_running, 7)
+        self.assertEqual(client.plan().capacity[0].sequences, 7)
 
     def test_leaving_a_stream_cancels_it(self):
         client = self.own()

@@ -223,6 +223,16 @@ TEST_F(EngineTest, APromptWithTheFirstHalfOfAnAnswerGoesOnAsTheAnswerDid) {
   }
 }
 
+TEST_F(EngineTest, TellsHowFarTheSolverWasFromItsEnd) {
+  Start(Small());
+  for (const auto& [token, residual] : {std::pair(FakeModel::kUnconvergedToken, 0.5f), {6, 0.0f}}) {
+    Consumer c;
+    Submit(c.Make(1, {5, token, 7}, 1));
+    RunUntilIdle();
+    EXPECT_EQ(engine_->stats().max_residual, residual);
+  }
+}
+
 TEST_F(EngineTest, EndIds) {
   Start(Small());
   // A prompt whose greedy continuation has a known token at index 5.

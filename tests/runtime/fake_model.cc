@@ -199,7 +199,10 @@ absl::StatusOr<float*> FakeModel::Forward(const Batch& batch, const StateMemory&
       const int32_t token = batch.tokens[span.first_token + t];
       PACKRAT_CHECK(token >= 0 && token < config_.vocab_size) << token;
       if (token == kNotFiniteToken) stats[i].finite = false;
-      if (token == kUnconvergedToken) ++stats[i].solver.unconverged;
+      if (token == kUnconvergedToken) {
+        ++stats[i].solver.unconverged;
+        stats[i].max_residual = 0.5f;
+      }
       if (token == kNanLogitsToken) nan_logits = true;
       const uint64_t hash = ComputeToken(span, span.position + t, token, state);
       if (t < span.num_tokens - span.num_logits) continue;

@@ -1,3 +1,4 @@
+#include "runtime/capacity.h"
 #include "runtime/memory_plan.h"
 
 #include "models/cpu_model.h"
@@ -120,22 +121,25 @@ TEST_F(MemoryPlanTest, RoomForTheCacheByItself) {
 }
 
 TEST_F(MemoryPlanTest, KeptStates) {
+  const auto Kept = [&](int tokens) {
+    return KeptStatesOf(*plan_.layout, plan_.parts, plan_.options, tokens).all();
+  };
   SetLimit(4096 * kMiB);
   options_.max_running = 4;
   options_.cache_sequences = 6;
   ASSERT_TRUE(Plan().ok());
-  EXPECT_EQ(KeptStatesOf(plan_, model_.config.max_context), 10);
-  EXPECT_EQ(KeptStatesOf(plan_, kMinSnapshotTokens), 10);
-  EXPECT_EQ(KeptStatesOf(plan_, kMinSnapshotTokens - 1), 0);  // Nothing is kept of them.
+  EXPECT_EQ(Kept(model_.config.max_context), 10);
+  EXPECT_EQ(Kept(kMinSnapshotTokens), 10);
+  EXPECT_EQ(Kept(kMinSnapshotTokens - 1), 0);  // Nothing is kept of them.
   for (int32_t& pages : plan_.parts.pages) pages /= 2;
-  EXPECT_EQ(KeptStatesOf(plan_, model_.config.max_context), 5);
+  EXPECT_EQ(Kept(model_.config.max_context), 5);
   // The texts of them have a bound of their own.
   plan_.parts.slots = plan_.parts.tails = 1 << 20;
   for (int32_t& pages : plan_.parts.pages) pages = 1 << 30;
-  EXPECT_EQ(KeptStatesOf(plan_, 1024), 1024);
+  EXPECT_EQ(Kept(1024), 1024);
   options_.prefix_cache = false;
   ASSERT_TRUE(Plan().ok());
-  EXPECT_EQ(KeptStatesOf(plan_, 1024), 0);
+  EXPECT_EQ(Kept(1024), 0);
   // Below the pool there is room for more, and for their texts.
   options_ = EngineOptions();
   options_.state_dir = "/some/states";
@@ -144,13 +148,18 @@ TEST_F(MemoryPlanTest, KeptStates) {
   ASSERT_TRUE(Plan().ok());
   const int in_pool = SequencesOf(*plan_.layout, plan_.parts, 256);
   const auto each = static_cast<int64_t>(SavedPartBytes(*plan_.layout, 256));
-  EXPECT_GT(KeptStatesOf(plan_, 256), in_pool + 66 * kMiB / (each + 8192));
-  EXPECT_LT(KeptStatesOf(plan_, 256), in_pool + 69 * kMiB / each);
+  EXPECT_GT(Kept(256), in_pool + 66 * kMiB / (each + 8192));
+  EXPECT_LT(Kept(256), in_pool + 69 * kMiB / each);
+  const KeptStates kept = KeptStatesOf(*plan_.layout, plan_.parts, plan_.options, 256);
+  EXPECT_EQ(kept.pool, in_pool);
+  EXPECT_GT(kept.memory, 3 * kMiB / (each + 8192));  // Half of it.
+  EXPECT_LT(kept.memory, 5 * kMiB / each);
+  EXPECT_GT(kept.disk, 60 * kMiB / (each + 8192));
   // What that memory is too small for goes to the disk alone, in pieces.
   options_.state_host_memory = each / 2;
   ASSERT_TRUE(Plan().ok());
-  EXPECT_GT(KeptStatesOf(plan_, 256), in_pool + 62 * kMiB / (each + 8192));
-  EXPECT_LT(KeptStatesOf(plan_, 256), in_pool + 65 * kMiB / each);
+  EXPECT_GT(Kept(256), in_pool + 62 * kMiB / (each + 8192));
+  EXPECT_LT(Kept(256), in_pool + 65 * kMiB / each);
 }
 
 TEST_F(MemoryPlanTest, KeptStatesTakeTheirPart) {

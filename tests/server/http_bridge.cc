@@ -233,6 +233,7 @@ struct HttpBridge::Impl final : v1::Inference::Service {
   PACKRAT_UNARY(Tokenize, TokenizeRequest, TokenizeResponse)
   PACKRAT_UNARY(Detokenize, DetokenizeRequest, DetokenizeResponse)
   PACKRAT_UNARY(GetModelInfo, GetModelInfoRequest, GetModelInfoResponse)
+  PACKRAT_UNARY(GetPlan, GetPlanRequest, GetPlanResponse)
   PACKRAT_UNARY(CreateSession, CreateSessionRequest, Session)
   PACKRAT_UNARY(ListSessions, ListSessionsRequest, ListSessionsResponse)
   PACKRAT_UNARY(GetSession, GetSessionRequest, Session)

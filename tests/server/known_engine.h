@@ -84,6 +84,7 @@ inline EngineStats KnownStats() {
   stats.solver.solves = 19;
   stats.solver.steps = 89;
   stats.solver.unconverged = 2;
+  stats.max_residual = 0.375f;
   stats.model_time = absl::Milliseconds(1500);
   stats.sample_time = absl::Milliseconds(250);
   stats.grammar_time = absl::Milliseconds(75);
@@ -168,6 +169,7 @@ inline void AddKnownEngine(Samples* samples) {
            {"packrat_solver_solves_total{model=\"m\"}", 19},
            {"packrat_solver_steps_total{model=\"m\"}", 89},
            {"packrat_solver_unconverged_total{model=\"m\"}", 2},
+           {"packrat_solver_residual{model=\"m\"}", 0.375},
        }) {
     (*samples)[name] = value;
   }

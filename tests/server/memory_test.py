@@ -61,7 +61,8 @@ class PlanTest(unittest.TestCase):
         flags = ("--max_running=20", "--max_context=2048")
         _, told = plan(*flags, "--memory_limit=4GiB")
         self.assertEqual(told["capacity"][-1], {
-            "tokens": 2048, "sequences": 20, "kept_states": 80, "idle_sessions": 2048,
+            "tokens": 2048, "sequences": 20, "kept_states": 80, "kept_states_in_memory": 0,
+            "kept_states_on_disk": 0, "idle_sessions": 2048,
             "sequence_bytes": told["memory"]["state_bytes"] // 80})
         code, again = plan(*flags, "--memory_limit=%d" % told["memory"]["request_bytes"])
         self.assertEqual(code, 0)
@@ -105,7 +106,7 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"weights +29 MiB")
         self.assertIn("3 CPUs (--threads)", done.stdout)
-        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64 +256 +512\n")
+        self.assertRegex(done.stdout, r"4096 +\d+\.\d\d MiB +64 +256 +0 +0 +512\n")
 
     def test_wrong_flags_give_2(self):
         for flag, word in (("--plan=yaml", "one of: text, json"),

@@ -63,8 +63,9 @@ void AddZeros(Samples* samples) {
     const std::string label = absl::StrCat("status=\"", status, "\"}");
     if (label != "status=\"OK\"}") (*samples)["packrat_errors_total{model=\"m\"," + label] = 0;
     for (const char* call : {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo",
-                             "CreateSession", "ListSessions", "GetSession", "ForkSession",
-                             "RewindSession", "DeleteSession", "SaveSession", "LoadSession"}) {
+                             "GetPlan", "CreateSession", "ListSessions", "GetSession",
+                             "ForkSession", "RewindSession", "DeleteSession", "SaveSession",
+                             "LoadSession"}) {
       (*samples)[absl::StrCat("packrat_calls_total{model=\"m\",call=\"", call, "\",", label)] = 0;
     }
   }

@@ -4,7 +4,9 @@ import json
 import os
 import random
 import subprocess
+import tempfile
 import unittest
+import urllib.request
 
 from tests.server import processes
 from tests.server.processes import ROOT, RealServer
@@ -32,6 +34,13 @@ def turn(server, session, tokens, answer):
     return int(usage.get("cached_tokens", 0))
 
 
+def get_plan(server):
+    request = urllib.request.Request("http://127.0.0.1:%d/packrat/v1/GetPlan" % server.http_port,
+                                     data=b"{}", headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
 class PlanTest(unittest.TestCase):
 
     def test_is_the_servers_own(self):
@@ -47,8 +56,8 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"limit +1024 MiB  --memory_limit\n")
         self.assertRegex(done.stdout, r"tokens +a sequence takes +sequences at once +states kept "
-                                      r"+idle sessions\n")
-        self.assertRegex(done.stdout, r"\n +256 +\d+\.\d\d MiB +16 +64 +4096\n")
+                                      r"+in memory +on disk +idle sessions\n")
+        self.assertRegex(done.stdout, r"\n +256 +\d+\.\d\d MiB +16 +64 +0 +0 +4096\n")
 
     def test_more_memory_for_states_keeps_more(self):
         few, many = (plan("--memory=8GiB", "--max_running=4", "--cache_sequences=%d" % n)["capacity"]
@@ -90,6 +99,26 @@ class PlanTest(unittest.TestCase):
                 with RealServer(DEMO, "--device=cpu", "--memory_limit=1GiB", "--max_context=1024",
                                 *flags) as server:
                     self.hold(server, told, rows[tokens])
+
+    def test_a_server_tells_the_same(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for flags in (("--max_running=4",),
+                          ("--max_running=4", "--state_host_memory=64MiB"),
+                          ("--max_running=4", "--state_host_memory=64MiB", "--state_dir=" + folder,
+                           "--state_disk=1GiB")):
+                told = plan("--memory=1GiB", *flags)
+                with RealServer(DEMO, "--device=cpu", "--memory_limit=1GiB", *flags) as server:
+                    said = get_plan(server)
+                self.assertEqual(int(said["state_bytes"]), told["memory"]["state_bytes"])
+                self.assertEqual(int(said.get("disk_bytes", 0)), told["disk"]["kept_state_bytes"])
+                self.assertEqual(
+                    [(row["tokens"], int(row["sequences"]), int(row.get("kept_states_in_memory", 0)),
+                      int(row.get("kept_states_on_disk", 0))) for row in said["capacity"]],
+                    [(row["tokens"], row["sequences"], row["kept_states_in_memory"],
+                      row["kept_states_on_disk"]) for row in told["capacity"]])
+        row = told["capacity"][0]
+        self.assertGreater(row["kept_states_on_disk"], row["kept_states_in_memory"])
+        self.assertGreater(row["kept_states_in_memory"], 0)
 
     def hold(self, server, told, row):
         for metric, value in (("packrat_weight_bytes{", told["memory"]["weight_bytes"]),

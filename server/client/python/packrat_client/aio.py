@@ -148,6 +148,9 @@ class AsyncClient:
     async def model_info(self) -> inference_pb2.GetModelInfoResponse:
         return await self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())
 
+    async def plan(self) -> inference_pb2.GetPlanResponse:
+        return await self._call("GetPlan", inference_pb2.GetPlanRequest())
+
     async def create_session(self, *, ttl_seconds: Optional[float] = None) -> AsyncSession:
         affinity = new_affinity()
         made = await self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds),

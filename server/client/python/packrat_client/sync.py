@@ -144,6 +144,9 @@ class Client:
     def model_info(self) -> inference_pb2.GetModelInfoResponse:
         return self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())
 
+    def plan(self) -> inference_pb2.GetPlanResponse:
+        return self._call("GetPlan", inference_pb2.GetPlanRequest())
+
     def create_session(self, *, ttl_seconds: Optional[float] = None) -> Session:
         affinity = new_affinity()
         made = self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds), affinity)

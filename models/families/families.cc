@@ -148,8 +148,8 @@ void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
 
 void IgnoreBookkeeping(JsonFields* fields) {
   fields->Ignore({"_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
-                  "auto_map", "dtype", "name_or_path", "torch_dtype", "transformers_version",
-                  "unsloth_fixed", "unsloth_version"});
+                  "auto_map", "dtype", "model_name", "name_or_path", "torch_dtype",
+                  "transformers_version", "unsloth_fixed", "unsloth_version"});
   // Training.
   fields->Ignore({"attention_dropout", "dropout", "hidden_dropout", "initializer_range",
                   "problem_type", "id2label", "label2id", "finetuning_task", "task_specific_params",

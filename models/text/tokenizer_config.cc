@@ -1,8 +1,10 @@
 #include "models/text/tokenizer_config.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
+#include <system_error>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
@@ -16,7 +18,7 @@
 namespace packrat {
 namespace {
 
-constexpr size_t kMaxBytes = 16 << 20;
+constexpr size_t kMaxBytes = 16 << 20, kMaxVocabularyBytes = 64 << 20;
 constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
@@ -109,16 +111,24 @@ class Reader {
     if (config.is_object() && config.contains("chat_template")) ReadChat(config["chat_template"]);
     const Json added = File("added_tokens.json");
     if (status_.ok() && !added.is_null()) ReadAdded(added);
+    // Folders that transformers 5 has written list them in tokenizer.json alone, of which nothing
+    // else counts where a tokenizer.model has the vocabulary.
+    if (is_old && Has("tokenizer.model")) ReadListed(File("tokenizer.json", kMaxVocabularyBytes));
     if (!status_.ok()) return status_;
     for (const auto& [id, token] : tokens_) config_.added_tokens.push_back(token);
     return config_;
   }
 
  private:
+  bool Has(const std::string& name) const {
+    std::error_code error;
+    return std::filesystem::exists(dir_ + "/" + name, error);
+  }
+
   // Null if there is no such file.
-  Json File(const std::string& name) {
+  Json File(const std::string& name, size_t most = kMaxBytes) {
     const std::string path = dir_ + "/" + name;
-    const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
+    const absl::StatusOr<std::string> text = ReadSmallFile(path, most);
     if (absl::IsNotFound(text.status()) || !status_.ok()) return Json();
     absl::StatusOr<Json> json =
         text.ok() ? ParseJson(text->data(), text->size(), path) : text.status();
@@ -160,14 +170,32 @@ class Reader {
       JsonFields token(item.value(), absl::StrCat("added_tokens_decoder.", item.key()));
       int id = -1;
       if (!absl::SimpleAtoi(item.key(), &id)) id = -1;
-      AddedToken read;
-      read.id = id;
-      read.content = token.String("content", "");
-      read.special = token.Bool("special", false) || special_.count(read.content) > 0;
-      read.normalized = token.Bool("normalized", !read.special);
-      read.flags = ReadAddedTokenFlags(&token);
-      Add(std::move(read), &token);
+      Add(ReadToken(id, &token), &token);
       Keep(kFile, token);
+    }
+  }
+
+  AddedToken ReadToken(int id, JsonFields* token) const {
+    AddedToken read;
+    read.id = id;
+    read.content = token->String("content", "");
+    read.special = token->Bool("special", false) || special_.count(read.content) > 0;
+    read.normalized = token->Bool("normalized", !read.special);
+    read.flags = ReadAddedTokenFlags(token);
+    return read;
+  }
+
+  // {"added_tokens": [{"id": 32000, "content": "<|im_start|>", ..}, ..], ..}
+  void ReadListed(const Json& json) {
+    const Json list = json.is_object() ? json.value("added_tokens", Json()) : Json();
+    for (size_t i = 0; status_.ok() && list.is_array() && i < list.size(); ++i) {
+      JsonFields token(list[i], absl::StrCat("added_tokens[", i, "]"));
+      AddedToken read = ReadToken(token.Int("id", 0, kMaxId), &token);
+      const auto known = tokens_.find(read.id);
+      if (known == tokens_.end() || known->second.content != read.content) {
+        Add(std::move(read), &token);
+      }
+      Keep("tokenizer.json", token);
     }
   }
 

@@ -1,5 +1,6 @@
-// Reads the files beside a tokenizer's vocabulary: tokenizer_config.json, and in older folders
-// added_tokens.json and special_tokens_map.json.
+// Reads the files beside a tokenizer's vocabulary: tokenizer_config.json, in older folders
+// added_tokens.json and special_tokens_map.json, and in newer ones with a tokenizer.model the added
+// tokens of tokenizer.json.
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_CONFIG_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_CONFIG_H_
 

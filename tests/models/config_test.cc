@@ -309,7 +309,7 @@ TEST(Unknown, NullsAndListedFieldsMayBeThere) {
   const ModelConfig config = Parse(With(kPackrat, "\"rat\": {", R"("rope_scaling": null,
       "attnres_block_size": null, "hidden_act": "silu", "attention_bias": false,
       "architectures": ["PackratForCausalLM"], "dtype": "bfloat16", "use_cache": true,
-      "_attn_implementation_autoset": true, "unsloth_fixed": true, "unsloth_version": "2026.3.3",
+      "_attn_implementation_autoset": true, "model_name": "unsloth/m", "unsloth_fixed": true, "unsloth_version": "2026.3.3",
       "transformers_version": "5.1.0", "repetition_penalty": 1.5, "attention": "nobody's",
       "rat": {)"));
   EXPECT_EQ(Fingerprint(config, 1), Fingerprint(plain, 1));

@@ -144,6 +144,27 @@ TEST_F(TokenizerTest, OlderFoldersHaveFilesOfAddedTokens) {
   EXPECT_THAT(Encode("<|im_end|><tool>", false, true), ElementsAre(32000, 32002));
 }
 
+// transformers 5 writes them into tokenizer.json alone.
+TEST_F(TokenizerTest, NewerFoldersListThemInTokenizerJson) {
+  dir_.Write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  dir_.Write("tokenizer.json", R"({"added_tokens": [
+      {"id": 2, "content": "</s>", "special": true, "normalized": false},
+      {"id": 32000, "content": "<|im_end|>", "special": true, "normalized": false},
+      {"id": 32001, "content": "<tool>", "special": false}], "model": {"type": "BPE"}})");
+  Load();
+  EXPECT_EQ(tokenizer_->num_pieces(), 32002);
+  EXPECT_EQ(tokenizer_->eos_id(), 32000);
+  EXPECT_TRUE(tokenizer_->IsSpecial(32000));
+  EXPECT_FALSE(tokenizer_->IsSpecial(32001));
+  EXPECT_THAT(Encode("a<|im_end|><tool>", false, true), ElementsAre(264, 32000, 32001));
+  dir_.Write("tokenizer.json", R"({"added_tokens": [{"id": -1, "content": "x"}]})");
+  EXPECT_THAT(Refusal(dir_), HasSubstr("tokenizer.json: added_tokens[0].id: is -1"));
+  // Where the older list is, it is the whole of it.
+  dir_.Write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");
+  Load();
+  EXPECT_EQ(tokenizer_->num_pieces(), 32000);
+}
+
 TEST_F(TokenizerTest, AddedTokensThatCannotBeMeantAreRefused) {
   const auto config = [&](const std::string& tokens) {
     dir_.Write("tokenizer_config.json", R"({"added_tokens_decoder": )" + tokens + "}");

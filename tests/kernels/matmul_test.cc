@@ -206,7 +206,8 @@ TEST(MatMulTest, GluBetweenProductsHasTheirBits) {
     const PackedMatrix up = weight(2 * width, in, Arithmetic::kBFloat16),
                        down = weight(out, width, Arithmetic::kBFloat16);
     const auto x = random.Normals(static_cast<size_t>(rows) * in);
-    const auto bias = random.Normals(2 * width);
+    const auto bias = random.Normals(2 * width), down_bias = random.Normals(out);
+    const auto before = random.Normals(static_cast<size_t>(rows) * out);
     const Gating gating{random.OneOf<GateFunction>({GateFunction::kSilu, GateFunction::kGeluTanh}),
                         random.OneOf<float>({1.0f, 0.3f})};
     const auto make = [&](int row, float* to) {
@@ -221,15 +222,24 @@ TEST(MatMulTest, GluBetweenProductsHasTheirBits) {
       for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
         MatMul(make, rows, {{&up, gate_up.data(), 2 * width, b}}, &context);
         ASSERT_TRUE(Glu(gating, gate_up.data(), rows, width, h.data(), DType::kF32, &context).ok());
-        MatMul(h.data(), width, rows, {{&down, y.data(), out}}, &context);
-        GuardedFloats found(y.size());
-        found.Poison();
-        const bool done =
-            GluMatMul(make, rows, {&up, b, &gating}, {&down, found.data(), out}, &context);
-        ASSERT_NE(done, CpuHasTiles());
-        if (!done) continue;
-        EXPECT_TRUE(SameBits(found.data(), y.data(), y.size())) << rows << " rows of " << in;
-        EXPECT_TRUE(found.GuardsIntact());
+        // As the layer stack asks for it: added to what is there, and alone.
+        for (const bool accumulate : {false, true}) {
+          GuardedFloats found(y.size());
+          found.Poison();
+          if (accumulate) std::copy(before.begin(), before.end(), found.data());
+          y = before;
+          MatMulOutput output = {&down, y.data(), out};
+          if (accumulate) output.bias = down_bias.data();
+          output.accumulate = accumulate;
+          output.scale = gating.scale;
+          MatMul(h.data(), width, rows, {output}, &context);
+          output.y = found.data();
+          const bool done = GluMatMul(make, rows, {&up, b, &gating}, output, &context);
+          ASSERT_NE(done, CpuHasTiles());
+          if (!done) continue;
+          EXPECT_TRUE(SameBits(found.data(), y.data(), y.size())) << rows << " rows of " << in;
+          EXPECT_TRUE(found.GuardsIntact());
+        }
       }
     });
   }

@@ -18,20 +18,23 @@ std::vector<float> Whole(Random* random, size_t n) {
   return values;
 }
 
-// A block whose sixteen tokens have rows of b (16, rows) and u (16, padded).
+// A block whose sixteen tokens have rows of b (16, rows) and u (16, padded), and a factor each.
 struct Block {
   int rows, padded;
-  std::vector<float> b, u;
+  std::vector<float> b, u, c;
 
   Block(Random* random, int r, int p)
-      : rows(r), padded(p), b(Whole(random, size_t{16} * r)), u(Whole(random, size_t{16} * p)) {}
+      : rows(r), padded(p), b(Whole(random, size_t{16} * r)), u(Whole(random, size_t{16} * p)) {
+    for (int s = 0; s < kBlockTokens; ++s) c.push_back(static_cast<float>(s % 5 - 2));
+  }
 
-  // The state after the block, from `state` or nothing, with the same factor for all of its tokens.
+  // The state after the block, from `state` or nothing, with `factor` times that of each token.
   void Seal(bool sealed, float decay, float factor, std::vector<float>* state) const {
     const float* pointers[kBlockTokens];
     for (int s = 0; s < kBlockTokens; ++s) pointers[s] = &b[static_cast<size_t>(s) * rows];
-    const std::vector<float> c(kBlockTokens, factor);
-    SealPairedState(sealed, decay, c.data(), pointers, u.data(), rows, padded, state->data(),
+    std::vector<float> factors = c;
+    for (float& one : factors) one *= factor;
+    SealPairedState(sealed, decay, factors.data(), pointers, u.data(), rows, padded, state->data(),
                     state->data(), ptrdiff_t{rows / 2} * padded);
   }
   // Adds what Seal() adds to a plain matrix (rows, padded).
@@ -40,7 +43,8 @@ struct Block {
       for (int d = 0; d < padded; ++d) {
         for (int s = 0; s < kBlockTokens; ++s) {
           (*matrix)[static_cast<size_t>(i) * padded + d] +=
-              double{b[static_cast<size_t>(s) * rows + i]} * u[static_cast<size_t>(s) * padded + d];
+              double{c[s]} * b[static_cast<size_t>(s) * rows + i] *
+              u[static_cast<size_t>(s) * padded + d];
         }
       }
     }

@@ -57,9 +57,10 @@ class EngineSavedStateTest : public GoldenEngineTest {
     return consumer;
   }
 
-  // In pieces, which end anywhere.
-  std::string Save(const Replica& replica, const Text& text) {
+  // In pieces, which end anywhere. Empty: it had to give way.
+  std::string SaveIfKept(const Replica& replica, const Text& text) {
     SavedState state;
+    bool kept = true;
     state.tokens = text;
     state.solver = space_.solver;
     KeptState from;
@@ -67,15 +68,22 @@ class EngineSavedStateTest : public GoldenEngineTest {
       replica.engine->ReadState(space_, Shared(text), from,
                                 static_cast<int64_t>(state.parts.size()), kPiece,
                                 [&](const absl::StatusOr<StatePiece>& piece) {
-                                  ASSERT_TRUE(piece.ok()) << piece.status();
-                                  more = !piece->bytes.empty();
+                                  kept = piece.ok();
+                                  more = kept && !piece->bytes.empty();
                                   if (more) from = piece->from;
-                                  state.parts += piece->bytes;
+                                  if (more) state.parts += piece->bytes;
                                 });
       Step(replica.engine.get());
     }
+    if (!kept || state.parts.empty()) return "";
     state.position = from.position;
     return EncodeHeader(state, OwnerOf(*replica.model)) + state.parts;
+  }
+
+  std::string Save(const Replica& replica, const Text& text) {
+    std::string bytes = SaveIfKept(replica, text);
+    EXPECT_FALSE(bytes.empty());
+    return bytes;
   }
 
   SavedState Restore(const Replica& replica, const std::string& bytes) {
@@ -130,6 +138,51 @@ TEST_P(EngineSavedStateTest, AnotherEngineGoesOnWithTheSameBits) {
 
 // A state that makes every text of it go bad, as one that a client has made up: a turn fails, and
 // the next one computes the text.
+// Each turn gets what it would get alone, wherever its conversation has been.
+TEST_P(EngineSavedStateTest, ConversationsMoveForkAndRewindAtRandom) {
+  const Replica plain = StartReplica(/*cached=*/false);
+  const Replica replicas[] = {StartReplica(true), StartReplica(true), StartReplica(true)};
+  struct Conversation {
+    Text text;
+    size_t home;
+    bool whole = false;  // It ends as it did after its last turn.
+  };
+  std::vector<Conversation> all;
+  int moved = 0, cached = 0;
+  for (int turn = 0; turn < (kOnGpu ? 12 : 80); ++turn) {
+    SCOPED_TRACE(turn);
+    if (all.size() < 3 || Pick(8) == 0) {
+      all.push_back({RandomText(*plain.model, 20 + Pick(40)), static_cast<size_t>(Pick(3))});
+    } else if (Pick(4) == 0) {
+      all.push_back(Conversation(all[Pick(all.size())]));
+    }
+    Conversation& one = all[Pick(all.size())];
+    if (Pick(4) == 0) {
+      one.text.resize(1 + Pick(one.text.size()));
+      one.whole = false;
+    }
+    const auto to = static_cast<size_t>(Pick(3));
+    if (to != one.home && one.whole) {
+      const std::string bytes = SaveIfKept(replicas[one.home], one.text);
+      if (!bytes.empty()) {
+        Restore(replicas[to], bytes);
+        ++moved;
+      }
+    }
+    one.home = to;
+    if (one.text.size() > 200) one.text.resize(100);
+    Append(RandomText(*plain.model, 1 + Pick(12)), &one.text);
+    const auto here = Run(replicas[to], one.text), alone = Run(plain, one.text);
+    ExpectSameBits(*here, *alone, alone->tokens.size());
+    if (HasFatalFailure()) return;
+    cached += here->finish->usage.cached_tokens > 0;
+    Append(here->tokens, &one.text);
+    one.whole = true;
+  }
+  EXPECT_GT(moved, kOnGpu ? 0 : 5);
+  EXPECT_GT(cached, kOnGpu ? 2 : 20);
+}
+
 TEST_P(EngineSavedStateTest, ABadStateFailsOneTurn) {
   const Replica first = StartReplica(/*cached=*/true), second = StartReplica(/*cached=*/true),
                 plain = StartReplica(/*cached=*/false);

@@ -40,8 +40,8 @@ class ReplicaKilledTest(unittest.TestCase):
         if os.path.exists(self.folder + "/redis"):
             os.remove(self.folder + "/redis")
 
-    def start(self):
-        return RealServer(MODEL, "--session_store=redis+unix:%s/redis" % self.folder)
+    def start(self, *flags):
+        return RealServer(MODEL, "--session_store=redis+unix:%s/redis" % self.folder, *flags)
 
     def create(self, server):
         created = server.client("sessions", "create")
@@ -102,6 +102,26 @@ class ReplicaKilledTest(unittest.TestCase):
             self.assertEqual(running.returncode, 1)
             self.assertEqual(self.ids(other, handle), before)
             self.assertEqual(self.say(other, handle, TURNS[1])[0], expected[1])
+
+    def test_a_full_replica_leaves_its_sessions_to_others(self):
+        with self.start("--max_running=1", "--max_queue=1") as home, self.start() as other:
+            expected = self.uninterrupted(home)
+            handle = self.create(home)
+            self.assertEqual(self.say(home, handle, TURNS[0])[0], expected[0])
+            busy = [home.start_client("complete", "--ignore_eos", "--max_tokens=3000", TURNS[0])
+                    for _ in range(2)]
+            processes.wait_for(lambda: home.metric("packrat_requests_waiting{") == 1)
+            refused = home.client("complete", *FLAGS, "--session=" + handle, TURNS[1])
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("RESOURCE_EXHAUSTED", refused.stderr)
+            for turn in (1, 2):
+                self.assertEqual(self.say(other, handle, TURNS[turn])[0], expected[turn])
+            for client in busy:
+                client.kill()
+                client.communicate()
+            # And back again.
+            processes.wait_for(lambda: home.metric("packrat_requests_running{") == 0)
+            self.assertEqual(self.ids(home, handle), self.ids(other, handle))
 
     def check_without_the_store(self, take_away, bring_back):
         with self.start() as home, self.start() as other:

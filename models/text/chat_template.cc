@@ -107,6 +107,9 @@ absl::StatusOr<Value> Message(const ChatTurn& turn, const std::string& where, bo
   message.Set(Value::Own("content"), turn.content ? Foreign(*turn.content) : Value::None());
   if (turn.name) message.Set(Value::Own("name"), Foreign(*turn.name));
   if (turn.tool_call_id) message.Set(Value::Own("tool_call_id"), Foreign(*turn.tool_call_id));
+  if (turn.reasoning_content) {
+    message.Set(Value::Own("reasoning_content"), Foreign(*turn.reasoning_content));
+  }
   if (turn.tool_calls_json) {
     absl::StatusOr<Value> calls =
         ParseField(*turn.tool_calls_json, where + ".tool_calls_json", OrderedJson::value_t::array);

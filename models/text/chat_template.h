@@ -19,7 +19,7 @@ namespace packrat {
 
 struct ChatTurn {
   std::string role;
-  std::optional<std::string> content, name, tool_calls_json, tool_call_id;
+  std::optional<std::string> content, name, tool_calls_json, tool_call_id, reasoning_content;
 };
 
 struct Conversation {

@@ -20,7 +20,8 @@ size_t BytesOf(const v1::ChatMessages& chat) {
       chat.tools_json().size() + chat.template_kwargs_json().size() + chat.answer_prefix().size();
   for (const v1::ChatMessage& message : chat.messages()) {
     bytes += message.role().size() + message.content().size() + message.name().size() +
-             message.tool_calls_json().size() + message.tool_call_id().size();
+             message.tool_calls_json().size() + message.tool_call_id().size() +
+             message.reasoning_content().size();
   }
   return bytes;
 }
@@ -76,6 +77,7 @@ ChatTurn MakeTurn(const v1::ChatMessage& message) {
   if (message.has_name()) turn.name = message.name();
   if (message.has_tool_calls_json()) turn.tool_calls_json = message.tool_calls_json();
   if (message.has_tool_call_id()) turn.tool_call_id = message.tool_call_id();
+  if (message.has_reasoning_content()) turn.reasoning_content = message.reasoning_content();
   return turn;
 }
 

@@ -128,10 +128,12 @@ TextParams MakeText(const v1::GenerateRequest& wire, const RequestRules& rules, 
 
 // `room`: tokens left behind the prompt. Defaults are cut to it. If there is none, the prompt is
 // too long.
-StopParams MakeStop(const v1::StopParams& wire, const StopDefaults& defaults, int room) {
+StopParams MakeStop(const v1::GenerateRequest& request, const StopDefaults& defaults, int room) {
+  const v1::StopParams& wire = request.stop();
   StopParams out;
   out.ids.assign(wire.token_ids().begin(), wire.token_ids().end());
-  const int most = defaults.max_tokens > 0 ? defaults.max_tokens : kDefaultMaxTokens;
+  const int usual = request.has_chat() ? kDefaultChatTokens : kDefaultMaxTokens;
+  const int most = defaults.max_tokens > 0 ? defaults.max_tokens : usual;
   out.max_tokens = wire.has_max_tokens() ? wire.max_tokens() : std::clamp(room, 1, most);
   out.min_tokens =
       wire.has_min_tokens() ? wire.min_tokens() : std::min(defaults.min_tokens, out.max_tokens);
@@ -289,7 +291,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   const bool continues = from_session > 0;
   Request out;
   out.sampling = MakeSampling(wire.sampling(), rules.sampling, seed);
-  out.stop = MakeStop(wire.stop(), rules.stop, max_context - 1);
+  out.stop = MakeStop(wire, rules.stop, max_context - 1);
   out.text = MakeText(wire, rules, continues);
   out.solver = MakeSolver(wire.solver(), rules.solver);
   out.priority = wire.priority();
@@ -307,7 +309,7 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wir
   if (!prompt.ok()) return prompt.status();
   out.prompt = std::move(history);
   out.prompt.insert(out.prompt.end(), prompt->begin(), prompt->end());
-  out.stop = MakeStop(wire.stop(), rules.stop, max_context - static_cast<int>(out.prompt.size()));
+  out.stop = MakeStop(wire, rules.stop, max_context - static_cast<int>(out.prompt.size()));
   status = ValidatePrompt(out, rules.limits, NameOnWire, from_session);
   if (!status.ok()) return status;
   // A client that makes a session wants to continue it.

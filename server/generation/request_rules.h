@@ -27,7 +27,8 @@ class TokenizeRequest;
 class DetokenizeRequest;
 }  // namespace v1
 
-inline constexpr int kDefaultMaxTokens = 256;
+// Of a text to be continued, and of an answer in a chat, which ends by itself.
+inline constexpr int kDefaultMaxTokens = 256, kDefaultChatTokens = 4096;
 // For all candidates of a Score call together; or 4 times max_context if that is more.
 inline constexpr int64_t kMaxScoreTokens = 65536;
 // For Tokenize; or what fits a prompt if that is more.

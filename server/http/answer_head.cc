@@ -4,6 +4,8 @@
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 namespace packrat {
 namespace {
@@ -14,6 +16,19 @@ void AddHeader(std::string* head, absl::string_view name, absl::string_view valu
   absl::StrAppend(head, name, ": ", value.substr(0, value.find_first_of("\r\n")), "\r\n");
 }
 
+// RFC 9110, 6.6.1. It is written once a second.
+const std::string& Date() {
+  thread_local int64_t second = -1;
+  thread_local std::string date;
+  const int64_t now = absl::ToUnixSeconds(absl::Now());
+  if (now != second) {
+    date = absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::FromUnixSeconds(now),
+                            absl::UTCTimeZone());
+    second = now;
+  }
+  return date;
+}
+
 }  // namespace
 
 std::string AnswerHead(const HttpAnswer& answer, const AnswerFrame& frame) {
@@ -21,6 +36,7 @@ std::string AnswerHead(const HttpAnswer& answer, const AnswerFrame& frame) {
   std::string head =
       absl::StrCat("HTTP/", frame.version / 10, ".", frame.version % 10, " ", answer.status, " ",
                    absl::string_view(reason.data(), reason.size()), "\r\n");
+  AddHeader(&head, "Date", Date());
   if (!answer.content_type.empty()) AddHeader(&head, "Content-Type", answer.content_type);
   for (const auto& [name, value] : answer.headers) AddHeader(&head, name, value);
   if (frame.length.has_value()) {

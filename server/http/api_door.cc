@@ -53,7 +53,8 @@ void ApiDoor::operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) con
   absl::Status status = request->account->Enter();
   if (!status.ok()) return request->Refuse(status);
   const size_t bytes = http.body.size();
-  if (bytes > 0 && !HasType(http, kJsonType)) {
+  // Where there is no body too: a page of another site may send that.
+  if (http.method == "POST" && !HasType(http, kJsonType)) {
     request->account->End(absl::InvalidArgumentError("Content-Type"));
     HttpAnswer answer = TypeRefusal(refuse, kJsonType);
     AddLabels(request->account->labels(), &answer);

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -59,6 +61,18 @@ int32_t SpecialToken(const Tokenizer& tokenizer, const std::string& text) {
   return is_one ? ids->front() : -1;
 }
 
+// A part of a path as it was meant (RFC 3986, 2.1): clients write "a/b" as "a%2Fb".
+std::string PercentDecoded(absl::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool escaped = text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) &&
+                         absl::ascii_isxdigit(text[i + 2]);
+    decoded += escaped ? absl::HexStringToBytes(text.substr(i + 1, 2)) : std::string(1, text[i]);
+    if (escaped) i += 2;
+  }
+  return decoded;
+}
+
 // OpenAI's endpoints.
 class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
  public:
@@ -91,8 +105,9 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
 
   void Model(const RequestPtr& request) {
     static constexpr char kPrefix[] = "/v1/models/";
-    const auto model = openai::GetModel(
-        context(), absl::string_view(request->http.path).substr(sizeof kPrefix - 1));
+    const absl::string_view name =
+        absl::string_view(request->http.path).substr(sizeof kPrefix - 1);
+    const auto model = openai::GetModel(context(), PercentDecoded(name));
     if (!model.ok()) return request->Refuse(model.status());
     request->Answer({200, kJson, *model, {}});
   }

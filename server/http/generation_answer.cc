@@ -46,6 +46,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
       MutexLock lock(&mutex_);
       writer_ = ask_.make_writer(labels_.request_id);
       running_ = parts_.size();
+      open_ = 1;
     }
     for (const auto& part : parts_) {
       {
@@ -58,6 +59,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
     reply_->OnGone([weak = weak_from_this()] {
       if (const auto answer = weak.lock()) answer->Cancel();
     });
+    Close();
   }
 
  private:
@@ -198,6 +200,10 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
   void Done(size_t part, bool gone) {
     const std::shared_ptr<Generation> call = parts_[part]->call;
     call->Done(gone);
+    Close();
+  }
+
+  void Close() {
     std::shared_ptr<GenerationAnswer> over;  // Without the lock: it may be the last.
     MutexLock lock(&mutex_);
     if (--open_ == 0) over = std::move(self_);
@@ -217,7 +223,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
   Mutex mutex_;
   std::unique_ptr<openai::AnswerWriter> writer_ ABSL_GUARDED_BY(mutex_);
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // Calls that have not said their last.
-  size_t open_ ABSL_GUARDED_BY(mutex_) = 0;     // Calls begun and not done.
+  size_t open_ ABSL_GUARDED_BY(mutex_) = 0;     // Calls begun and not done, and Start() itself.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::string outgoing_ ABSL_GUARDED_BY(mutex_);       // Of a stream.
   std::vector<Rider> riders_ ABSL_GUARDED_BY(mutex_);  // That wait for outgoing_...

@@ -68,6 +68,7 @@ OrderedJson ChatLogprob(const TokenNames& names, int32_t id, const v1::TokenLogp
 ChoiceText::ChoiceText(const AnswerForm& form, const Context& context) {
   if (form.tools.empty()) return;
   reader_.emplace(*context.tool_format, form.tools, form.forced_call);
+  one_call_ = form.one_call;
 }
 
 std::vector<ToolCallReader::Piece> ChoiceText::Add(const v1::GenerateResponse& message) {
@@ -79,6 +80,11 @@ std::vector<ToolCallReader::Piece> ChoiceText::Add(const v1::GenerateResponse& m
   pieces = reader_->Push(message.text());
   if (message.has_finished()) {
     for (ToolCallReader::Piece& piece : reader_->Finish()) pieces.push_back(std::move(piece));
+  }
+  if (one_call_) {
+    pieces.erase(std::remove_if(pieces.begin(), pieces.end(),
+                                [](const ToolCallReader::Piece& piece) { return piece.call > 0; }),
+                 pieces.end());
   }
   for (const ToolCallReader::Piece& piece : pieces) has_calls_ |= piece.call >= 0;
   return pieces;

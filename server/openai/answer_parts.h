@@ -61,6 +61,7 @@ class ChoiceText {
 
  private:
   std::optional<ToolCallReader> reader_;  // Nothing: all of it is text.
+  bool one_call_ = false;
   bool has_calls_ = false;
 };
 

@@ -73,12 +73,13 @@ std::vector<Field> MakeFields() {
       Option(kChat, "max_tokens", "stop.max_tokens", &bounds::kMaxTokens,
              "The same as max_completion_tokens."),
       Option(kChat, "max_completion_tokens", "stop.max_tokens", &bounds::kMaxTokens,
-             "Default: 256, or what fits."),
+             "Default: 4096, or what fits."),
       Option(kResponses, "max_output_tokens", "stop.max_tokens", &bounds::kMaxTokens,
-             "Default: 256, or what fits."),
+             "Default: 4096, or what fits."),
       Option(kAll, "temperature", "sampling.temperature", &bounds::kTemperature,
              "0: the likeliest token. Default: the model's, or 1."),
-      Option(kAll, "top_p", "sampling.top_p", &bounds::kTopP, "Default: the model's, or 1."),
+      Special(kAll, "top_p", ReadTopP, R"({"type":"number","minimum":0,"maximum":1})",
+              "0: the likeliest token. Default: the model's, or 1."),
       Special(kChoices, "n", ReadN, kChoiceCount, "Choices for each prompt. Default 1."),
       Special(kText, "best_of", ReadBestOf, kChoiceCount,
               "So many are made, and the n of the best mean log-probability are sent."),
@@ -100,8 +101,8 @@ std::vector<Field> MakeFields() {
               R"({"type":"object","additionalProperties":{"type":"number"}})",
               "By token id, in [-1000, 1000]."),
       Special(kAll, "stream", ReadStream, kBoolean, "The answer comes as server-sent events."),
-      Special(kChoices, "stream_options", ReadStreamOptions, kObject,
-              "include_usage: a last event with the usage."),
+      Special(kAll, "stream_options", ReadStreamOptions, kObject,
+              "include_usage: a last event with the usage, which /v1/responses has in any case."),
       Special(
           kTalk, "tool_choice", ReadToolChoice,
           R"({"oneOf":[{"enum":["none","auto","required"]},{"type":"object"}]})",
@@ -126,7 +127,8 @@ std::vector<Field> MakeFields() {
       Neutral(kAll, "metadata", kObject, "Without effect; /v1/responses repeats it."),
       Neutral(kAll, "service_tier", R"({"enum":["auto","default"]})", "Without effect."),
       Neutral(kTalk, "store", kFalse, "No answers are kept."),
-      Neutral(kTalk, "parallel_tool_calls", kBoolean, "Without effect."),
+      Special(kTalk, "parallel_tool_calls", ReadParallelCalls, kBoolean,
+              "false: no more than one call is told. Default true."),
       Neutral(kChat, "modalities", R"({"enum":[["text"]]})", "Text alone."),
       Neutral(kResponses, "background", kFalse, "A response is made while the client waits."),
       Neutral(kResponses, "truncation", R"({"enum":["disabled"]})", "A text too long is refused."),
@@ -251,10 +253,16 @@ absl::Status CheckSchema(const std::string& name, const OrderedJson& value,
   std::vector<std::string> names;
   if (types->is_string()) names.push_back(types->get<std::string>());
   if (types->is_array()) names = types->get<std::vector<std::string>>();
-  for (const std::string& type : names) {
-    if (HasType(value, type)) return absl::OkStatus();
+  const bool typed =
+      std::any_of(names.begin(), names.end(), [&](const auto& type) { return HasType(value, type); });
+  if (!typed) return MustBe(name, value, absl::StrCat("of type ", absl::StrJoin(names, " or ")));
+  const OrderedJson* low = Find(schema, "minimum");
+  const OrderedJson* high = Find(schema, "maximum");
+  if (low == nullptr || high == nullptr || (value >= *low && value <= *high)) {
+    return absl::OkStatus();
   }
-  return MustBe(name, value, absl::StrCat("of type ", absl::StrJoin(names, " or ")));
+  return Refuse(name, absl::StrCat("is ", Shown(value), "; range [", Dump(*low), ", ", Dump(*high),
+                                   "]"));
 }
 
 absl::Status ReadOne(const Field& field, const OrderedJson& value, Draft* draft) {
@@ -344,6 +352,7 @@ NameList NamesOf(const Draft& draft) {
       {"sampling.num_logprobs", scores},
       {"sampling.logit_bias", "logit_bias"},
       {"sampling.top_k", "top_k"},
+      {"sampling.top_p", "top_p"},
       {"stop.strings", "stop"},
       {"text", "prompt"},
       {"tokens.ids", "prompt"},

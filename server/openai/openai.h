@@ -61,6 +61,7 @@ struct AnswerForm {
   bool tokens_as_ids = false;  // Tokens are shown as "token_id:17".
   // Which tools' calls are looked for in the answer; none: all of it is text.
   ToolCallReader::Tools tools;
+  bool one_call = false;  // Further calls of an answer are not told.
   // The answer is a call, of which so much is in the prompt.
   std::optional<std::string> forced_call;
   int calls = 1;

@@ -56,6 +56,11 @@ absl::Status ReadLogitBias(const std::string& name, const OrderedJson& value, Dr
   return absl::OkStatus();
 }
 
+// The likeliest token is always within what is left.
+absl::Status ReadTopP(const std::string& name, const OrderedJson& value, Draft* draft) {
+  return draft->Set("sampling.top_p", name, value == 0 ? OrderedJson(1e-9) : value);
+}
+
 absl::Status ReadTopK(const std::string& name, const OrderedJson& value, Draft* draft) {
   return draft->Set("sampling.top_k", name, value == -1 ? OrderedJson(0) : value);
 }

@@ -40,6 +40,11 @@ class Items {
     End();
     if (type != nullptr && *type == "function_call_output") return ReadOutput(field, item);
     if (type == nullptr || *type == "message") return ReadMessage(field, item);
+    if (*type == "item_reference") {
+      return Refuse(absl::StrCat(field, ".type"),
+                    "is \"item_reference\"; this server keeps no items: send them whole, which "
+                    "clients do that are told \"store\": false");
+    }
     return Refuse(absl::StrCat(field, ".type"),
                   absl::StrCat("is ", Shown(*type),
                                "; this server takes messages, function_call and "

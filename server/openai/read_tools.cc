@@ -40,6 +40,25 @@ std::set<std::string> TextsOf(const OrderedJson& function) {
   return texts;
 }
 
+OrderedJson FunctionsOf(const OrderedJson& tools) {
+  OrderedJson functions = OrderedJson::array();
+  for (const OrderedJson& tool : tools) functions.push_back(tool["function"]);
+  return functions;
+}
+
+// An answer by a schema, beside tools: it may be a call of one of them as well.
+absl::Status LetCall(Draft* draft) {
+  const auto& field = draft->set.at("json_schema").first;
+  const auto grammar =
+      JsonOrCall(draft->request.json_schema(), *draft->context->tool_format,
+                 FunctionsOf(draft->tools), draft->context->special);
+  if (!grammar.ok()) {
+    return Refuse(field, absl::StrCat("stands beside tools, and ", grammar.status().message()));
+  }
+  draft->request.clear_json_schema();
+  return draft->Set("grammar", field, *grammar);
+}
+
 absl::Status RequireCall(Draft* draft) {
   const ToolFormat* format = draft->context->tool_format;
   if (draft->tools.empty()) return Refuse("tool_choice", "asks for a call, and tools has none");
@@ -66,6 +85,8 @@ absl::Status RequireCall(Draft* draft) {
   }
   draft->form.forced_call = forced->begun;
   draft->request.mutable_chat()->set_answer_prefix(forced->prefix);
+  // The answer that a schema describes comes in a later turn.
+  draft->request.clear_json_schema();
   return draft->Set("grammar", "tool_choice", forced->grammar);
 }
 
@@ -89,6 +110,11 @@ absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value
     function.erase("type");
     draft->tools.push_back({{"type", "function"}, {"function", std::move(function)}});
   }
+  return absl::OkStatus();
+}
+
+absl::Status ReadParallelCalls(const std::string&, const OrderedJson& value, Draft* draft) {
+  draft->form.one_call = !value.get<bool>();
   return absl::OkStatus();
 }
 
@@ -121,6 +147,10 @@ absl::Status FinishTools(Draft* draft) {
   if (draft->tools.empty()) return absl::OkStatus();
   draft->request.mutable_chat()->set_tools_json(Dump(draft->tools));
   if (draft->context->tool_format == nullptr) return absl::OkStatus();
+  if (draft->request.has_json_schema()) {
+    const absl::Status status = LetCall(draft);
+    if (!status.ok()) return status;
+  }
   for (const OrderedJson& tool : draft->tools) {
     const OrderedJson& function = tool["function"];
     draft->form.tools[function["name"].get<std::string>()] = TextsOf(function);

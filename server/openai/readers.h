@@ -18,6 +18,7 @@ absl::Status ReadStreamOptions(const std::string& name, const OrderedJson& value
 absl::Status ReadN(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStop(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadLogitBias(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status ReadTopP(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadTopK(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadTopLogprobs(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadTokensAsIds(const std::string& name, const OrderedJson& value, Draft* draft);
@@ -51,6 +52,7 @@ absl::StatusOr<Ask> FinishOneCall(Draft draft);
 // Of both, in read_tools.cc.
 absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status ReadParallelCalls(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadToolChoice(const std::string& name, const OrderedJson& value, Draft* draft);
 // What the tools make of the call and of its answer, once all fields are read.
 absl::Status FinishTools(Draft* draft);

@@ -123,7 +123,10 @@ let model = null;  // What GetModelInfo says.
 // `most` and `usual` look into GetModelInfo's answer. Ends in brackets belong to the range.
 const NUMBERS = [
   { name: "max_tokens", label: "Most tokens", least: 1, most: (m) => field(m.limits, "max_context"),
-    usual: (m) => field(field(m, "stop_defaults"), "max_tokens") ?? 256, whole: true },
+    usual: (m) => {
+      const text = field(field(m, "stop_defaults"), "max_tokens"), chat = field(m, "chat_max_tokens");
+      return text === chat ? text : `${text}, in a chat ${chat}`;
+    }, whole: true },
   { name: "temperature", label: "Temperature", least: 0, most: () => 100, sampling: 1 },
   { name: "top_p", label: "Top p", least: 0, most: () => 1, sampling: 1, open: "low" },
   { name: "top_k", label: "Top k", least: 0, most: (m) => field(m, "vocab_size"), sampling: 0, whole: true },

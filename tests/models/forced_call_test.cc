@@ -2,9 +2,12 @@
 #include "models/text/tool_calls/forced_call.h"
 
 #include <functional>
+#include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "models/text/grammar/gbnf.h"
@@ -226,6 +229,55 @@ TEST(ForcedCall, WhatCannotBeWrittenIsRefused) {
       EXPECT_THAT(forced.status().message(), HasSubstr(why)) << format;
     }
   }
+}
+
+// Of every format: JSON by the schema, and a call as the model writes it, mark and all.
+TEST(JsonOrCall, TakesBoth) {
+  const struct {
+    const char *format, *call;
+  } cases[] = {
+      {"hermes", "<tool_call>\n{\"name\": \"a.b-c\", \"arguments\": {}}"},
+      {"qwen_xml", "<tool_call>\n<function=a.b-c>\n</function>"},
+      {"llama", "{\"name\": \"a.b-c\", \"parameters\": {}}"},
+      {"mistral", "[TOOL_CALLS][{\"name\": \"a.b-c\", \"arguments\": {}}"},
+      {"mistral_args", "[TOOL_CALLS]a.b-c[ARGS]{}"},
+      {"granite", "<|tool_call|>[{\"name\": \"a.b-c\", \"arguments\": {}}"},
+      {"nemotron", "<TOOLCALL>[{\"name\": \"a.b-c\", \"arguments\": {}}"},
+      {"lfm2", "<|tool_call_start|>[a.b-c()"},
+      {"olmo", "<function_calls>a.b-c()"},
+  };
+  ASSERT_EQ(std::size(cases), ToolFormats().size());
+  for (const auto& [format, call] : cases) {
+    SCOPED_TRACE(format);
+    const absl::StatusOr<std::string> grammar =
+        JsonOrCall(R"({"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]})",
+                   *FindToolFormat(format), Functions(), nullptr);
+    ASSERT_TRUE(grammar.ok()) << grammar.status();
+    GrammarTexts texts = TextsOf({"", "", *grammar});
+    EXPECT_TRUE(texts.Matches("{\n  \"x\": 1\n}"));
+    EXPECT_TRUE(texts.Matches(call));
+    EXPECT_FALSE(texts.Matches("{}"));
+    EXPECT_FALSE(texts.Matches("Sure"));
+    ToolCallReader reader(*FindToolFormat(format), {{"a.b-c", {}}}, std::nullopt);
+    std::string read;
+    for (const auto& pieces : {reader.Push(call), reader.Finish()}) {
+      for (const ToolCallReader::Piece& piece : pieces) {
+        absl::StrAppend(&read, piece.call, piece.name, piece.text, " ");
+      }
+    }
+    EXPECT_EQ(read.substr(0, 6), "0a.b-c") << read;
+    EXPECT_EQ(read.find("-1"), read.npos) << read;
+  }
+}
+
+// Marks that are special tokens are none of a text's bytes.
+TEST(JsonOrCall, MarksMayBeSpecialTokens) {
+  const auto grammar = JsonOrCall("{}", *FindToolFormat("lfm2"), Functions(),
+                                  [](const std::string& text) {
+                                    return text == "<|tool_call_start|>" ? 17 : -1;
+                                  });
+  ASSERT_TRUE(grammar.ok()) << grammar.status();
+  EXPECT_EQ(grammar->substr(0, 54), "root ::= %json {} | <[17]> \"[\" (call-0 | call-1)\ncall-");
 }
 
 }  // namespace

@@ -140,7 +140,8 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
             (std::set<std::string>{
                 "text", "tokens.ids",  // The prompt.
                 "chat.messages.role", "chat.messages.content", "chat.messages.name",
-                "chat.messages.tool_calls_json", "chat.messages.tool_call_id", "chat.tools_json",
+                "chat.messages.tool_calls_json", "chat.messages.tool_call_id",
+                "chat.messages.reasoning_content", "chat.tools_json",
                 "chat.add_generation_prompt", "chat.template_kwargs_json", "chat.answer_prefix",
                 "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
                 "sampling.allowed_token_ids", "sampling.banned_token_ids", "stop.token_ids",

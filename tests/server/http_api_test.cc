@@ -116,6 +116,7 @@ TEST(HttpApi, RefusesInTheFormOfTheApi) {
   expect(Post(server, path, R"({"prompt":"a","model":"other"})"), 404, "model");
   expect(Post(server, path, R"({"prompt":"a"})", "Content-Type: text/plain\r\n"), 415, "type");
   expect(Post(server, path, R"({"prompt":"a"})", ""), 415, "no type");
+  expect(Post(server, path, "", ""), 415, "no type and no body");
   expect(Post(server, path, std::string(20001, ' ')), 413, "large");
   expect(Post(server, "/v1/completion", "{}"), 404, "path");
   expect(Post(server, "/v1/models", "{}"), 405, "method");
@@ -250,7 +251,10 @@ TEST(HttpApi, ListsModelsAndTokens) {
   const Json models = Read(server.Get("/v1/models")).json();
   EXPECT_EQ(models["data"][0]["id"], "fake") << models;
   EXPECT_EQ(Read(server.Get("/v1/models/fake")).json()["id"], "fake");
-  EXPECT_EQ(Read(server.Get("/v1/models/other")).status, 404);
+  EXPECT_EQ(Read(server.Get("/v1/models/f%61k%65")).json()["id"], "fake");
+  for (const char* other : {"other", "fake%", "fake%6", "fake%zz", "fake%00"}) {
+    EXPECT_EQ(Read(server.Get(absl::StrCat("/v1/models/", other))).status, 404) << other;
+  }
   const Json tokens =
       Post(server, "/tokenize", R"({"prompt":"hello world","add_special_tokens":false})").json();
   EXPECT_EQ(tokens["count"], tokens["tokens"].size()) << tokens;
@@ -312,6 +316,11 @@ TEST(HttpApi, SaysOfEachMessageWhatGrpcSays) {
 TEST(HttpApi, ServesAllMethods) {
   TestServer server(WithTokenizer());
   EXPECT_EQ(Post(server, "/packrat/v1/GetModelInfo", "").json()["name"], "fake");
+  const Json plan = Post(server, "/packrat/v1/GetPlan", "{}").json();
+  const Json info = Post(server, "/packrat/v1/GetModelInfo", "{}").json();
+  EXPECT_EQ(plan["capacity"][0]["sequences"],
+            absl::StrCat(info["limits"]["max_running"].get<int>()))
+      << plan;
   const Json session = Post(server, "/packrat/v1/CreateSession", "{}").json();
   const std::string handle =
       session["session"].is_string() ? session["session"] : session["handle"];

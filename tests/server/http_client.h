@@ -93,6 +93,15 @@ class HttpClient {
 };
 
 // A POST of `body`; `headers`: further ones, each with its line break.
+// An answer without the time at which it was made, as "Date: Sun, 06 Nov 1994 08:49:37 GMT", which
+// must be there.
+inline std::string WithoutDate(std::string answer) {
+  const size_t at = answer.find("\r\nDate: ");
+  const size_t end = answer.find(" GMT\r\n", at);
+  EXPECT_EQ(end - at, std::string("\r\nDate: Sun, 06 Nov 1994 08:49:37").size()) << answer;
+  return end == answer.npos ? answer : answer.erase(at, end + 4 - at);
+}
+
 inline std::string HttpPost(const std::string& path, const std::string& body,
                             const std::string& headers = "") {
   return absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: h\r\n", headers,

@@ -286,7 +286,7 @@ TEST(Errors, FieldsHaveTheClientsNames) {
     EXPECT_TRUE(ask.ok()) << ask.status();
     return ask->names;
   };
-  const NameList text = names(Endpoint::kCompletions, R"({"prompt": "a", "best_of": 17})");
+  const NameList text = names(Endpoint::kCompletions, R"({"prompt": "a", "best_of": 16})");
   const NameList chat = names(Endpoint::kChat, R"({"messages": [{"role": "user", "content": "a"}],
       "max_completion_tokens": 0, "guided_grammar": "g"})");
   const NameList response = names(Endpoint::kResponses, R"({"input": "a"})");

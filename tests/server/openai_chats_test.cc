@@ -22,6 +22,13 @@ TEST(Chats, MessagesGoToTheTemplate) {
       R"(messages { role: "tool" content: "1\n2" tool_call_id: "c" } })");
 }
 
+// As clients send it that keep what other servers said.
+TEST(Chats, ReasoningGoesToTheTemplate) {
+  EXPECT_EQ(Calls(Chat(R"({"messages": [{"role": "assistant", "content": "4",
+      "reasoning_content": "2 + 2"}]})")),
+            R"(chat { messages { role: "assistant" content: "4" reasoning_content: "2 + 2" } })");
+}
+
 TEST(Chats, EveryOptionHasItsPlace) {
   const absl::StatusOr<Ask> ask = Chat(R"({"messages": [{"role": "user", "content": "u"}],
       "max_completion_tokens": 5, "n": 2, "logprobs": true, "top_logprobs": 3, "stop": "x",
@@ -211,6 +218,32 @@ TEST(Tools, AForcedCallIsWhatTheModelWouldWrite) {
   EXPECT_EQ(
       CallOf(named).grammar(),
       R"(root ::= %json-line {"type":"object","additionalProperties":false,"properties":{}})");
+}
+
+constexpr char kSchema[] = R"(, "response_format": {"type": "json_schema", "json_schema":
+    {"name": "n", "schema": {"type": "object"}}})";
+
+TEST(Tools, AnAnswerByASchemaMayBeACallInstead) {
+  const absl::StatusOr<Ask> any = Choose("\"auto\"", "mistral_args", kSchema);
+  EXPECT_FALSE(CallOf(any).has_json_schema());
+  EXPECT_EQ(CallOf(any).grammar().substr(0, 82),
+            R"(root ::= %json {"type":"object"} | "[TOOL_CALLS]" (call-0 | call-1))"
+            "\ncall-0 ::= \"f\"");
+  EXPECT_EQ(any->form.tools.size(), 2u);
+  EXPECT_FALSE(any->form.forced_call.has_value());
+  // Where a call is asked for, the answer that the schema describes comes later.
+  const absl::StatusOr<Ask> forced = Choose("\"required\"", "mistral_args", kSchema);
+  EXPECT_FALSE(CallOf(forced).has_json_schema());
+  EXPECT_EQ(CallOf(forced).grammar(), CallOf(Choose("\"required\"", "mistral_args")).grammar());
+  // Without tools, or where nobody knows how the model writes calls, it is the schema alone.
+  EXPECT_EQ(CallOf(Choose("\"none\"", "hermes", kSchema)).json_schema(), R"({"type":"object"})");
+  EXPECT_EQ(CallOf(Choose("\"auto\"", "unknown", kSchema)).json_schema(), R"({"type":"object"})");
+  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
+                             absl::StrCat("{", kUser, R"("tools": [{"type": "function", )",
+                                          R"("function": {"name": "f g"}}])", kSchema, "}"),
+                             Calling("olmo"))),
+            "400 response_format: response_format stands beside tools, and calls of \"f g\" cannot "
+            "be forced in the format olmo: its name cannot be written there");
 }
 
 TEST(Tools, WhatCannotBeForcedIsRefused) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/openai/fields.h"
 #include "tests/server/openai_ask.h"
 #include "tests/server/wire_fields.h"
@@ -61,6 +62,32 @@ TEST(Options, ConstraintsOfTheText) {
   };
   for (const auto& [option, refusal] : refused)
     EXPECT_EQ(Refusal(Complete(body + option)), refusal);
+}
+
+// Before memory is taken for what they count.
+TEST(Options, CountsAreChecked) {
+  for (const char* value : {"-1", "0", "17", "50000000", "1e300", "-2147483648"}) {
+    const std::string range = absl::StrCat(" is ", OrderedJson::parse(value).dump(), "; range [1, 16]");
+    for (const char* name : {"n", "best_of"}) {
+      EXPECT_EQ(Refusal(Complete(absl::StrCat(R"({"prompt": "a", ")", name, "\": ", value, "}"))),
+                absl::StrCat("400 ", name, ": ", name, range));
+    }
+    EXPECT_EQ(Refusal(Chat(absl::StrCat(
+                  R"({"messages": [{"role": "user", "content": "a"}], "n": )", value, "}"))),
+              absl::StrCat("400 n: n", range));
+  }
+  EXPECT_EQ(Refusal(Complete(R"({"prompt": "a", "logprobs": 21})")),
+            "400 logprobs: logprobs is 21; range [0, 20]");
+  EXPECT_EQ(Refusal(Respond(R"({"input": "a", "top_logprobs": -1})")),
+            "400 top_logprobs: top_logprobs is -1; range [0, 20]");
+  EXPECT_EQ(Refusal(Complete(R"({"prompt": "a", "top_p": 1.5})")),
+            "400 top_p: top_p is 1.5; range [0, 1]");
+}
+
+TEST(Options, TopPOfZeroLeavesTheLikeliestToken) {
+  const absl::StatusOr<Ask> ask = Complete(R"({"prompt": "a", "top_p": 0})");
+  const float top_p = std::get<v1::GenerateRequest>(ask->calls[0]).sampling().top_p();
+  EXPECT_TRUE(top_p > 0 && top_p < 1e-6f) << top_p;
 }
 
 // A value that Field::schema allows.
@@ -126,6 +153,7 @@ TEST(Description, EveryFieldOfOursHasAPlaceOrAReason) {
                                      "echo_prompt",
                                      "sampling.num_logprobs",
                                      "sampling.top_k",
+                                     "sampling.top_p",
                                      "sampling.logit_bias.token_id",
                                      "sampling.logit_bias.bias",
                                      "stop.strings",
@@ -136,6 +164,7 @@ TEST(Description, EveryFieldOfOursHasAPlaceOrAReason) {
                                      "chat.messages.name",
                                      "chat.messages.tool_calls_json",
                                      "chat.messages.tool_call_id",
+                                     "chat.messages.reasoning_content",
                                      "chat.tools_json",
                                      "chat.answer_prefix",
                                      "chat.template_kwargs_json",

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/server/openai_answers.h"
 
@@ -52,6 +53,20 @@ TEST(Chats, CallsOfTools) {
     const auto id = call["id"].get<std::string>();
     EXPECT_EQ(id.size(), 9u);
     EXPECT_TRUE(std::all_of(id.begin(), id.end(), absl::ascii_isalnum)) << id;
+  }
+}
+
+TEST(Chats, OneCallIsToldWhereNoMoreAreWanted) {
+  for (const char* stream : {"false", "true"}) {
+    Answer answer(Endpoint::kChat,
+                  absl::StrCat(R"({"messages": [{"role": "user", "content": "a"}],
+                                   "parallel_tool_calls": false, "stream": )",
+                               stream, ", ", kWithTools, "}"),
+                  Calling());
+    AddCalls(&answer);
+    const std::string text = stream == std::string("true") ? answer.Stream() : answer.Body().dump();
+    EXPECT_TRUE(absl::StrContains(text, "\"tool_calls\"")) << text;
+    EXPECT_FALSE(absl::StrContains(text, R"(\"x)")) << "the second call's argument: " << text;
   }
 }
 

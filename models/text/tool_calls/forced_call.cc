@@ -74,6 +74,12 @@ std::string Literal(absl::string_view text) {
       "\"");
 }
 
+// As a part of a rule.
+std::string TokenOrText(const std::string& text, const SpecialTokens& special) {
+  const int32_t id = special != nullptr ? special(text) : -1;
+  return id < 0 ? Literal(text) : absl::StrCat("<[", id, "]>");
+}
+
 std::string Json(const OrderedJson& schema) { return absl::StrCat("%json-line ", Dump(schema)); }
 
 struct Argument {
@@ -241,19 +247,19 @@ absl::StatusOr<std::string> WrittenRules(const ToolFormat& format, const std::st
   return marked ? MarkedRules(rule, function, *arguments) : PythonRules(rule, function, *arguments);
 }
 
-}  // namespace
+// A call of one of the functions, in a grammar.
+struct CallGrammar {
+  std::string call;   // The right side of a rule.
+  std::string rules;  // That it refers to, behind a line break; or nothing.
+};
 
-absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson& functions,
-                                     const std::function<int32_t(const std::string&)>& special) {
-  ForcedCall forced;
-  forced.prefix = format.forced_begin;
+absl::StatusOr<CallGrammar> GrammarOf(const ToolFormat& format, const OrderedJson& functions,
+                                      const SpecialTokens& special) {
   if (format.call == ToolFormat::Call::kJson) {
-    forced.grammar = absl::StrCat("root ::= ", Json(JsonCallSchema(functions, format.arguments)));
-    return forced;
+    return CallGrammar{Json(JsonCallSchema(functions, format.arguments)), ""};
   }
-  const int32_t args_id = special != nullptr ? special(kArgs) : -1;
-  const std::string args = args_id < 0 ? Literal(kArgs) : absl::StrCat("<[", args_id, "]>");
-  std::string rules;
+  const std::string args = TokenOrText(kArgs, special);
+  CallGrammar grammar = {"", "\n"};
   std::vector<std::string> calls;
   for (const OrderedJson& function : functions) {
     calls.push_back(absl::StrCat("call-", calls.size()));
@@ -263,8 +269,21 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson
           "calls of ", Shown(function["name"].get<std::string>()),
           " cannot be forced in the format ", format.name, ": ", call.status().message()));
     }
-    absl::StrAppend(&rules, *call);
+    absl::StrAppend(&grammar.rules, *call);
   }
+  grammar.call = absl::StrJoin(calls, " | ");
+  if (format.call == ToolFormat::Call::kMarked) grammar.rules += TextWithout("</parameter>");
+  return grammar;
+}
+
+}  // namespace
+
+absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson& functions,
+                                     const SpecialTokens& special) {
+  ForcedCall forced;
+  forced.prefix = format.forced_begin;
+  const absl::StatusOr<CallGrammar> grammar = GrammarOf(format, functions, special);
+  if (!grammar.ok()) return grammar.status();
   if (format.call == ToolFormat::Call::kNamed && functions.size() == 1) {
     // There is nothing to choose.
     forced.begun = absl::StrCat(functions[0]["name"].get<std::string>(), kArgs);
@@ -272,9 +291,21 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson
     forced.grammar = absl::StrCat("root ::= ", Json(ParametersOf(functions[0])));
     return forced;
   }
-  forced.grammar = absl::StrCat("root ::= ", absl::StrJoin(calls, " | "), "\n", rules);
-  if (format.call == ToolFormat::Call::kMarked) forced.grammar += TextWithout("</parameter>");
+  forced.grammar = absl::StrCat("root ::= ", grammar->call, grammar->rules);
   return forced;
+}
+
+absl::StatusOr<std::string> JsonOrCall(const std::string& schema, const ToolFormat& format,
+                                       const OrderedJson& functions,
+                                       const SpecialTokens& special) {
+  const absl::StatusOr<CallGrammar> grammar = GrammarOf(format, functions, special);
+  if (!grammar.ok()) return grammar.status();
+  const std::string begin = format.begin;
+  std::string mark = begin.empty() ? "" : TokenOrText(begin, special);
+  const std::string rest = std::string(format.forced_begin).substr(begin.size());
+  if (!rest.empty()) absl::StrAppend(&mark, " ", Literal(rest));
+  return absl::StrCat("root ::= %json ", schema, " | ", mark, " (", grammar->call, ")",
+                      grammar->rules);
 }
 
 }  // namespace packrat

@@ -20,19 +20,25 @@ struct ForcedCall {
   std::string grammar;
 };
 
+// The id of the model's special token that is written so; -1: it has none. Null: it has none at all.
+using SpecialTokens = std::function<int32_t(const std::string&)>;
+
 // A call of one of `functions`, a list of at least one {"name": "..", "parameters": {..}}, of which
 // the latter is a JSON schema of an object, or missing. INVALID_ARGUMENT names the function whose
 // name or arguments cannot be written in this format. A schema that is not supported shows when the
 // result is compiled.
 //
-// `special`: the id of the model's special token that is written so; -1: it has none. Null: it has
-// none at all.
-//
 // Where arguments are not JSON they come in the order of the schema's properties, and a text in
 // qwen_xml is held to `enum` and `const` alone.
 absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format,
                                      const nlohmann::ordered_json& functions,
-                                     const std::function<int32_t(const std::string&)>& special);
+                                     const SpecialTokens& special);
+
+// GBNF of an answer that is JSON by `schema`, a JSON object as text, or one such call, with what
+// comes before it: as the model likes. The same errors.
+absl::StatusOr<std::string> JsonOrCall(const std::string& schema, const ToolFormat& format,
+                                       const nlohmann::ordered_json& functions,
+                                       const SpecialTokens& special);
 
 }  // namespace packrat
 

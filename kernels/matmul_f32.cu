@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kThreads) FewRowsQuantizedF32Kernel(Product p)
   constexpr size_t kTileBytes = QuantTileBytes(kFormat);
   auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kWarps, kRows, 16)
   const int tiles = QuantTilesOf(p.in), g = Lane() / 4, t = Lane() % 4;
-  const std::byte* strip =
-      static_cast<const std::byte*>(p.weight) + static_cast<size_t>(blockIdx.x) * tiles * kTileBytes;
+  const std::byte* strip = static_cast<const std::byte*>(p.weight) +
+                           static_cast<size_t>(blockIdx.x) * tiles * kTileBytes;
   const float* xs[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) xs[r] = p.x + static_cast<size_t>(min(r, p.rows - 1)) * p.in;

@@ -55,8 +55,7 @@ std::vector<Capacity> CapacityOf(const StateLayout& layout, const PartCounts& pa
     row.sequence_bytes = static_cast<int64_t>(layout.SequenceBytes(tokens));
     row.sequences = std::min(options.max_running, SequencesOf(layout, parts, tokens));
     row.kept = KeptStatesOf(layout, parts, options, tokens);
-    row.idle_sessions =
-        std::min<int64_t>(sessions.max_sessions, sessions.max_tokens / tokens);
+    row.idle_sessions = std::min<int64_t>(sessions.max_sessions, sessions.max_tokens / tokens);
     rows.push_back(row);
     if (tokens == options.max_context) return rows;
   }

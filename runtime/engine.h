@@ -237,8 +237,8 @@ class Engine {
   absl::Status TakeStateTrouble();
   // For a watchdog: takes no lock, since a step that hangs may hold it.
   EngineProgress progress() const;
-  const EngineOptions& options() const;  // With defaults resolved.
-  const RequestLimits& limits() const;   // Of the requests that it takes.
+  const EngineOptions& options() const;   // With defaults resolved.
+  const RequestLimits& limits() const;    // Of the requests that it takes.
   const PartCounts& state_parts() const;  // That its pool has.
 
   // Checks that the pool's books agree with what the sequences hold. On the thread of Step().

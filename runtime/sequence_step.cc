@@ -1,4 +1,5 @@
-// What a step takes of a sequence, its tokens and the rows that it asks for, and what it gives back.
+// What a step takes of a sequence, its tokens and the rows that it asks for, and what it gives
+// back.
 #include <algorithm>
 #include <limits>
 #include <string>

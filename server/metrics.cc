@@ -141,10 +141,10 @@ Metrics::Metrics(const ServerOptions& options) : impl_(std::make_unique<Impl>(op
     if (status == absl::StatusCode::kUnknown) continue;  // See ToGrpcStatus().
     const std::string name = absl::StatusCodeToString(status);
     if (code != 0) impl_->errors.Add({{"status", name}});
-    for (const char* call : {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo",
-                             "GetPlan", "CreateSession", "ListSessions", "GetSession",
-                             "ForkSession", "RewindSession", "DeleteSession", "SaveSession",
-                             "LoadSession"}) {
+    for (const char* call :
+         {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo", "GetPlan", "CreateSession",
+          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession",
+          "SaveSession", "LoadSession"}) {
       impl_->calls.Add({{"call", call}, {"status", name}});
     }
   }

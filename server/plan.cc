@@ -123,11 +123,12 @@ std::string DescribeText(const ServerOptions& options, const ServerPlan& plan,
                           static_cast<double>(row.sequence_bytes) / (1 << 20), row.sequences,
                           row.kept.all(), row.kept.memory, row.kept.disk, row.idle_sessions);
   }
-  absl::StrAppend(&text,
-                  "At most --max_running sequences run at once. Of so many texts the state is kept "
-                  "while nothing\nruns, some of them beside the pool, in memory and on disk: who comes "
-                  "back to them computes new tokens\nalone. Sessions beyond those are texts, which "
-                  "their next turn computes anew (--max_sessions,\n--max_session_tokens).\n");
+  absl::StrAppend(
+      &text,
+      "At most --max_running sequences run at once. Of so many texts the state is kept "
+      "while nothing\nruns, some of them beside the pool, in memory and on disk: who comes "
+      "back to them computes new tokens\nalone. Sessions beyond those are texts, which "
+      "their next turn computes anew (--max_sessions,\n--max_session_tokens).\n");
   return text;
 }
 

@@ -46,8 +46,8 @@ absl::Status GetPlan(const CallContext& call, const v1::GetPlanRequest&,
   response->set_park_bytes(options.park_memory);
   response->set_host_memory_bytes(options.state_host_memory);
   response->set_disk_bytes(options.state_dir.empty() ? 0 : options.state_disk);
-  for (const Capacity& row : CapacityOf(layout, engine.state_parts(), options,
-                                        call.environment->options->sessions)) {
+  for (const Capacity& row :
+       CapacityOf(layout, engine.state_parts(), options, call.environment->options->sessions)) {
     v1::Capacity* capacity = response->add_capacity();
     capacity->set_tokens(row.tokens);
     capacity->set_sequence_bytes(row.sequence_bytes);

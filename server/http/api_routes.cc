@@ -65,8 +65,8 @@ int32_t SpecialToken(const Tokenizer& tokenizer, const std::string& text) {
 std::string PercentDecoded(absl::string_view text) {
   std::string decoded;
   for (size_t i = 0; i < text.size(); ++i) {
-    const bool escaped = text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) &&
-                         absl::ascii_isxdigit(text[i + 2]);
+    const bool escaped = text[i] == '%' && i + 2 < text.size() &&
+                         absl::ascii_isxdigit(text[i + 1]) && absl::ascii_isxdigit(text[i + 2]);
     decoded += escaped ? absl::HexStringToBytes(text.substr(i + 1, 2)) : std::string(1, text[i]);
     if (escaped) i += 2;
   }
@@ -105,8 +105,7 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
 
   void Model(const RequestPtr& request) {
     static constexpr char kPrefix[] = "/v1/models/";
-    const absl::string_view name =
-        absl::string_view(request->http.path).substr(sizeof kPrefix - 1);
+    const absl::string_view name = absl::string_view(request->http.path).substr(sizeof kPrefix - 1);
     const auto model = openai::GetModel(context(), PercentDecoded(name));
     if (!model.ok()) return request->Refuse(model.status());
     request->Answer({200, kJson, *model, {}});

@@ -253,16 +253,16 @@ absl::Status CheckSchema(const std::string& name, const OrderedJson& value,
   std::vector<std::string> names;
   if (types->is_string()) names.push_back(types->get<std::string>());
   if (types->is_array()) names = types->get<std::vector<std::string>>();
-  const bool typed =
-      std::any_of(names.begin(), names.end(), [&](const auto& type) { return HasType(value, type); });
+  const bool typed = std::any_of(names.begin(), names.end(),
+                                 [&](const auto& type) { return HasType(value, type); });
   if (!typed) return MustBe(name, value, absl::StrCat("of type ", absl::StrJoin(names, " or ")));
   const OrderedJson* low = Find(schema, "minimum");
   const OrderedJson* high = Find(schema, "maximum");
   if (low == nullptr || high == nullptr || (value >= *low && value <= *high)) {
     return absl::OkStatus();
   }
-  return Refuse(name, absl::StrCat("is ", Shown(value), "; range [", Dump(*low), ", ", Dump(*high),
-                                   "]"));
+  return Refuse(name,
+                absl::StrCat("is ", Shown(value), "; range [", Dump(*low), ", ", Dump(*high), "]"));
 }
 
 absl::Status ReadOne(const Field& field, const OrderedJson& value, Draft* draft) {

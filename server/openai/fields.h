@@ -46,7 +46,8 @@ struct Field {
   int endpoints;  // A bit for each Endpoint.
   const char* name;
   const char* what;  // A sentence for the description.
-  // JSON Schema of its values, of which the parser checks "type", "enum" and a range. Empty: that of `path`.
+  // JSON Schema of its values, of which the parser checks "type", "enum" and a range. Empty: that
+  // of `path`.
   const char* schema;
   const char* path;    // Where the value goes in v1::GenerateRequest, as it is; or null.
   const Bound* bound;  // Of `path`, for the description: who runs the call checks it. Or null.

@@ -23,10 +23,9 @@ absl::Status ReadMessage(const std::string& field, const OrderedJson& value,
                          v1::ChatMessage* message) {
   if (!value.is_object()) return MustBe(field, value, "an object");
   // What our own answers have, and clients send back: it says nothing to a template.
-  absl::Status status =
-      OnlyMembers(field, value,
-                  {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content",
-                   "annotations"});
+  absl::Status status = OnlyMembers(field, value,
+                                    {"role", "content", "name", "tool_calls", "tool_call_id",
+                                     "reasoning_content", "annotations"});
   if (!status.ok()) return status;
   const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), value);
   if (!role.ok()) return role.status();

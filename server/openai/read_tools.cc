@@ -49,9 +49,8 @@ OrderedJson FunctionsOf(const OrderedJson& tools) {
 // An answer by a schema, beside tools: it may be a call of one of them as well.
 absl::Status LetCall(Draft* draft) {
   const auto& field = draft->set.at("json_schema").first;
-  const auto grammar =
-      JsonOrCall(draft->request.json_schema(), *draft->context->tool_format,
-                 FunctionsOf(draft->tools), draft->context->special);
+  const auto grammar = JsonOrCall(draft->request.json_schema(), *draft->context->tool_format,
+                                  FunctionsOf(draft->tools), draft->context->special);
   if (!grammar.ok()) {
     return Refuse(field, absl::StrCat("stands beside tools, and ", grammar.status().message()));
   }

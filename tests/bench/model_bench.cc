@@ -84,8 +84,8 @@ void BenchModel(const std::string& dir, const ModelOptions& options, const Machi
       one.MoveTo(0, 0);
       for (int done = 0; done < tokens; done += 512) one.Feed(0, 1, 512);
     });
-    Row(absl::StrCat("prompt of ", tokens), tokens * prompt_flops / seconds / 1e9,
-        "GFLOP/s", peak / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
+    Row(absl::StrCat("prompt of ", tokens), tokens * prompt_flops / seconds / 1e9, "GFLOP/s",
+        peak / 1e9, absl::StrCat(tokens / seconds, " tokens/s"));
   }
 }
 

@@ -18,8 +18,8 @@ class RandomTexts {
   RandomTexts(LanguageModel* model, int count, int max_tokens)
       : model_(model), state_(*OwnedState::Create(model, count, max_tokens)), position_(count, 0) {}
 
-  // Feeds `tokens` tokens to each of `count` texts from `first` on, all in one batch that asks for the
-  // logits of the last ones. What the model says of the first text.
+  // Feeds `tokens` tokens to each of `count` texts from `first` on, all in one batch that asks for
+  // the logits of the last ones. What the model says of the first text.
   SpanStats Feed(int first, int count, int tokens);
 
   // Pretends that a text has so many tokens: what lies before is whatever the memory holds.

@@ -42,9 +42,9 @@ struct Block {
     for (int i = 0; i < rows; ++i) {
       for (int d = 0; d < padded; ++d) {
         for (int s = 0; s < kBlockTokens; ++s) {
-          (*matrix)[static_cast<size_t>(i) * padded + d] +=
-              double{c[s]} * b[static_cast<size_t>(s) * rows + i] *
-              u[static_cast<size_t>(s) * padded + d];
+          (*matrix)[static_cast<size_t>(i) * padded + d] += double{c[s]} *
+                                                            b[static_cast<size_t>(s) * rows + i] *
+                                                            u[static_cast<size_t>(s) * padded + d];
         }
       }
     }

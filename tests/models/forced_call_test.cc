@@ -272,10 +272,9 @@ TEST(JsonOrCall, TakesBoth) {
 
 // Marks that are special tokens are none of a text's bytes.
 TEST(JsonOrCall, MarksMayBeSpecialTokens) {
-  const auto grammar = JsonOrCall("{}", *FindToolFormat("lfm2"), Functions(),
-                                  [](const std::string& text) {
-                                    return text == "<|tool_call_start|>" ? 17 : -1;
-                                  });
+  const auto grammar =
+      JsonOrCall("{}", *FindToolFormat("lfm2"), Functions(),
+                 [](const std::string& text) { return text == "<|tool_call_start|>" ? 17 : -1; });
   ASSERT_TRUE(grammar.ok()) << grammar.status();
   EXPECT_EQ(grammar->substr(0, 54), "root ::= %json {} | <[17]> \"[\" (call-0 | call-1)\ncall-");
 }

@@ -1,5 +1,5 @@
-#include "runtime/capacity.h"
 #include "runtime/memory_plan.h"
+#include "runtime/capacity.h"
 
 #include "models/cpu_model.h"
 #include "runtime/grammar_cache.h"

@@ -101,8 +101,9 @@ TEST_F(ChatRequestTest, AnswersMayBeLong) {
 }
 
 TEST_F(ChatRequestTest, ReasoningIsForTheTemplateToShow) {
-  Load("{% for m in messages %}{{ m.reasoning_content or '-' }}/{{ m.content }}<|im_end|>"
-       "{% endfor %}");
+  Load(
+      "{% for m in messages %}{{ m.reasoning_content or '-' }}/{{ m.content }}<|im_end|>"
+      "{% endfor %}");
   v1::GenerateRequest wire = Chat("4", "assistant");
   EXPECT_EQ(Prompt(wire), Ids("-/4<|im_end|>"));
   wire.mutable_chat()->mutable_messages(0)->set_reasoning_content("2 + 2");

@@ -136,18 +136,18 @@ TEST(ClientFlags, AFieldWithoutAFlagIsOneOnPurpose) {
   for (const std::string& path : FieldsOfARequest()) {
     if (set.count(path) == 0) without.insert(path);
   }
-  EXPECT_EQ(without,
-            (std::set<std::string>{
-                "text", "tokens.ids",  // The prompt.
-                "chat.messages.role", "chat.messages.content", "chat.messages.name",
-                "chat.messages.tool_calls_json", "chat.messages.tool_call_id",
-                "chat.messages.reasoning_content", "chat.tools_json",
-                "chat.add_generation_prompt", "chat.template_kwargs_json", "chat.answer_prefix",
-                "sampling.logit_bias.token_id", "sampling.logit_bias.bias",
-                "sampling.allowed_token_ids", "sampling.banned_token_ids", "stop.token_ids",
-                "solver.cg_tolerance", "solver.cg_max_steps",
-                // Refused by the server.
-                "fork_from", "snapshot", "echo_prompt"}));
+  EXPECT_EQ(
+      without,
+      (std::set<std::string>{
+          "text", "tokens.ids",  // The prompt.
+          "chat.messages.role", "chat.messages.content", "chat.messages.name",
+          "chat.messages.tool_calls_json", "chat.messages.tool_call_id",
+          "chat.messages.reasoning_content", "chat.tools_json", "chat.add_generation_prompt",
+          "chat.template_kwargs_json", "chat.answer_prefix", "sampling.logit_bias.token_id",
+          "sampling.logit_bias.bias", "sampling.allowed_token_ids", "sampling.banned_token_ids",
+          "stop.token_ids", "solver.cg_tolerance", "solver.cg_max_steps",
+          // Refused by the server.
+          "fork_from", "snapshot", "echo_prompt"}));
 }
 
 TEST(ClientFlags, TheConnectionAndTheOtherCallsHaveTheirs) {

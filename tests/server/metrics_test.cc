@@ -62,10 +62,10 @@ void AddZeros(Samples* samples) {
         "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}) {
     const std::string label = absl::StrCat("status=\"", status, "\"}");
     if (label != "status=\"OK\"}") (*samples)["packrat_errors_total{model=\"m\"," + label] = 0;
-    for (const char* call : {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo",
-                             "GetPlan", "CreateSession", "ListSessions", "GetSession",
-                             "ForkSession", "RewindSession", "DeleteSession", "SaveSession",
-                             "LoadSession"}) {
+    for (const char* call :
+         {"Generate", "Score", "Tokenize", "Detokenize", "GetModelInfo", "GetPlan", "CreateSession",
+          "ListSessions", "GetSession", "ForkSession", "RewindSession", "DeleteSession",
+          "SaveSession", "LoadSession"}) {
       (*samples)[absl::StrCat("packrat_calls_total{model=\"m\",call=\"", call, "\",", label)] = 0;
     }
   }

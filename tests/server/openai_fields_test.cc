@@ -67,13 +67,14 @@ TEST(Options, ConstraintsOfTheText) {
 // Before memory is taken for what they count.
 TEST(Options, CountsAreChecked) {
   for (const char* value : {"-1", "0", "17", "50000000", "1e300", "-2147483648"}) {
-    const std::string range = absl::StrCat(" is ", OrderedJson::parse(value).dump(), "; range [1, 16]");
+    const std::string range =
+        absl::StrCat(" is ", OrderedJson::parse(value).dump(), "; range [1, 16]");
     for (const char* name : {"n", "best_of"}) {
       EXPECT_EQ(Refusal(Complete(absl::StrCat(R"({"prompt": "a", ")", name, "\": ", value, "}"))),
                 absl::StrCat("400 ", name, ": ", name, range));
     }
-    EXPECT_EQ(Refusal(Chat(absl::StrCat(
-                  R"({"messages": [{"role": "user", "content": "a"}], "n": )", value, "}"))),
+    EXPECT_EQ(Refusal(Chat(absl::StrCat(R"({"messages": [{"role": "user", "content": "a"}], "n": )",
+                                        value, "}"))),
               absl::StrCat("400 n: n", range));
   }
   EXPECT_EQ(Refusal(Complete(R"({"prompt": "a", "logprobs": 21})")),

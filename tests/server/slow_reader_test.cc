@@ -22,8 +22,8 @@ TEST(SlowReader, WhoReadsNowAndThenIsNotIdle) {
   auto narrow = NarrowStubFor(server);
   auto reader = narrow->Generate(&context, request);
   v1::GenerateResponse message;
-  // This reader takes 7,000 tokens a second, in large messages or in small ones, as the engine makes
-  // them: a write waits for it longer than the timeout in all, but never one for so long.
+  // This reader takes 7,000 tokens a second, in large messages or in small ones, as the engine
+  // makes them: a write waits for it longer than the timeout in all, but never one for so long.
   const absl::Time start = absl::Now();
   int tokens = 0;
   while (absl::Now() - start < absl::Seconds(6) && reader->Read(&message)) {

@@ -296,8 +296,7 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson
 }
 
 absl::StatusOr<std::string> JsonOrCall(const std::string& schema, const ToolFormat& format,
-                                       const OrderedJson& functions,
-                                       const SpecialTokens& special) {
+                                       const OrderedJson& functions, const SpecialTokens& special) {
   const absl::StatusOr<CallGrammar> grammar = GrammarOf(format, functions, special);
   if (!grammar.ok()) return grammar.status();
   const std::string begin = format.begin;

@@ -20,7 +20,8 @@ struct ForcedCall {
   std::string grammar;
 };
 
-// The id of the model's special token that is written so; -1: it has none. Null: it has none at all.
+// The id of the model's special token that is written so; -1: it has none. Null: it has none at
+// all.
 using SpecialTokens = std::function<int32_t(const std::string&)>;
 
 // A call of one of `functions`, a list of at least one {"name": "..", "parameters": {..}}, of which

@@ -124,7 +124,7 @@ __device__ __forceinline__ void WidenPairs(const uint4& pairs, float (&out)[8]) 
 
 template <int kRows, DType kFormat>
 __global__ void __launch_bounds__(kThreads) FewRowsQuantizedF32Kernel(Product p) {
-  constexpr int kWarps = kThreads / kWarp, kUnroll = 4;
+  constexpr int kWarps = kThreads / kWarp, kUnroll = 2;
   constexpr size_t kTileBytes = QuantTileBytes(kFormat);
   auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kWarps, kRows, 16)
   const int tiles = QuantTilesOf(p.in), g = Lane() / 4, t = Lane() % 4;
@@ -206,7 +206,6 @@ template <DType kFormat>
 absl::Status MultiplyFewQuantized(const Product& p, CudaStream stream) {
   return p.rows == 1   ? LaunchFewQuantized<1, kFormat>(p, stream)
          : p.rows == 2 ? LaunchFewQuantized<2, kFormat>(p, stream)
-         : p.rows <= 4 ? LaunchFewQuantized<4, kFormat>(p, stream)
                        : LaunchFewQuantized<8, kFormat>(p, stream);
 }
 

@@ -100,6 +100,12 @@ class Exchange {
     return "";
   }
 
+  // 0: there is none.
+  int64_t Number(const std::string& name) const {
+    int64_t value = 0;
+    return absl::SimpleAtoi(Header(name), &value) ? value : 0;
+  }
+
   // What comes next of the body. False: that was all of it, or it was cut: see whole().
   bool Next(std::string* bytes) {
     if (whole_) return false;
@@ -217,6 +223,45 @@ struct HttpBridge::Impl final : v1::Inference::Service {
     return grpc::Status::OK;
   }
 
+  // A session as bytes, in the messages of gRPC.
+  grpc::Status SaveSession(grpc::ServerContext* context, const v1::SaveSessionRequest* request,
+                           grpc::ServerWriter<v1::SaveSessionResponse>* writer) override {
+    Exchange exchange(context, http_port);
+    if (!exchange.Ask("SaveSession", ToJson(*request))) return exchange.NoAnswer();
+    if (!exchange.ok()) return exchange.StatusOf(exchange.Rest());
+    v1::SaveSessionResponse message;
+    v1::SavedSession* told = message.mutable_saved();
+    told->set_bytes(exchange.Number("X-Saved-Bytes"));
+    told->set_tokens(static_cast<int32_t>(exchange.Number("X-Saved-Tokens")));
+    told->set_state_tokens(static_cast<int32_t>(exchange.Number("X-Saved-State-Tokens")));
+    do {
+      if (!writer->Write(message)) return exchange.Cut();
+    } while (exchange.Next(message.mutable_data()));
+    return exchange.whole() ? grpc::Status::OK : exchange.Cut();
+  }
+  grpc::Status LoadSession(grpc::ServerContext* context,
+                           grpc::ServerReader<v1::LoadSessionRequest>* reader,
+                           v1::LoadSessionResponse* response) override {
+    v1::LoadSessionRequest message;
+    std::string bytes, headers;
+    while (reader->Read(&message)) {
+      if (message.has_ttl_seconds()) {
+        absl::StrAppend(&headers, "X-Session-Ttl: ", message.ttl_seconds(), "\r\n");
+      }
+      if (!message.cache_salt().empty()) {
+        absl::StrAppend(&headers, "X-Cache-Salt: ", message.cache_salt(), "\r\n");
+      }
+      bytes += message.data();
+    }
+    Exchange exchange(context, http_port);
+    if (!exchange.Ask("LoadSession", bytes, "application/octet-stream", headers)) {
+      return exchange.NoAnswer();
+    }
+    const std::string body = exchange.Rest();
+    if (!exchange.ok()) return exchange.StatusOf(body);
+    PACKRAT_CHECK(FromJson(body, response).ok()) << body;
+    return grpc::Status::OK;
+  }
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     return Stream("Generate", context, *request, writer);

@@ -3,9 +3,13 @@ their licences differ: those of published models.
 
     bazel build //tests/models:render
     python3 tests/data/chat_templates/compare.py bazel-bin/tests/models/render TEMPLATE.jinja...
+
+Prints a row for each, and on stderr where they differ; compared.tsv has what came of many.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,14 +44,14 @@ def compare(render, path):
 
 
 def main():
-    whole = 0
-    for path in sys.argv[2:]:
+    print("template\tsha256\ttexts\tequal\trefused by both")
+    for path in sorted(sys.argv[2:], key=lambda path: os.path.basename(path).lower()):
         equal, texts, refused, different = compare(sys.argv[1], path)
-        whole += not different
-        print("%-60s %2d of %2d texts equal, %2d refused by both" % (path.split("/")[-1], equal, texts, refused))
+        with open(path, "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()[:16]
+        print(os.path.basename(path), digest, texts, equal, refused, sep="\t", flush=True)
         for theirs, ours in different[:2]:
-            print("    jinja2: %.300s\n    here:   %.300s" % (theirs, ours))
-    print("%d of %d templates without a difference" % (whole, len(sys.argv) - 2))
+            print("    jinja2: %.300s\n    here:   %.300s" % (theirs, ours), file=sys.stderr)
 
 
 if __name__ == "__main__":

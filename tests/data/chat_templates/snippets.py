@@ -263,6 +263,11 @@ WEATHER = {"type": "function", "function": {
         "Units": {"type": "string", "enum": ["C", "F"]},
         "about": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "number"}}}},
         "required": ["city"]}}}
+# Of the types that every template can write.
+ADD = {"type": "function", "function": {
+    "name": "add", "description": "adds", "parameters": {"type": "object", "properties": {
+        "a": {"type": "integer", "description": "one"},
+        "b": {"type": "array", "items": {"type": "number"}, "description": "more"}}, "required": ["a"]}}}
 CALL = {"id": "abcdefghi", "type": "function",
         "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2, "more": {"a": [True, None]}}}}
 
@@ -294,4 +299,6 @@ CONVERSATIONS = [
         "documents": [{"title": "one", "text": "a\nb"}, {"text": "c"}], "controls": {"length": "short"}}},
     {"messages": [say("developer", "D"), say("user", "x", name="Bo"), say("critic", "y")]},
     {"messages": [say("user", "")]},
+    {"messages": [say("system", "Count."), say("user", "1 and 2?"), say("assistant", "Three."), say("user", "And 4?")],
+     "tools": [ADD], "kwargs": {"functions": "[add]", "datetime": "Monday"}},
 ]

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "models/cpu_model.h"
 #include "models/files/json.h"
 #include "models/tools/gguf_families.h"
@@ -42,14 +43,17 @@ class Converter {
   absl::Status Invalid(const std::string& why) const {
     return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": ", why));
   }
-  absl::Status Add(const std::string& name, const std::string& in_layer, const std::string& ours,
-                   const GgufTensor& tensor);
+  // `in_layer`: its name there, or all of it. Ours: `prefix` before each part of `ours`.
+  absl::Status Add(const std::string& name, const std::string& in_layer, const std::string& prefix,
+                   const std::string& ours, const GgufTensor& tensor);
 
   struct Made {
     TensorType type;
     std::vector<int64_t> shape;
     std::vector<uint8_t> bytes;
   };
+  absl::Status Keep(const std::string& name, const std::string& ours, Made made);
+
   const GgufFile& file_;
   GgufFields fields_;
   const GgufFamily* family_ = nullptr;
@@ -69,6 +73,7 @@ absl::StatusOr<Json> Converter::Config() {
   }
   Json config = GgufConfig(*family_, &fields_, &shape_);
   if (!fields_.status().ok()) return fields_.status();
+  if (!config.contains("rope_theta")) return config;  // No attention is rotated.
   auto scaling =
       RopeScalingOfGguf(file_, &fields_, config["rope_theta"], static_cast<int>(shape_.head_dim));
   if (!scaling.ok()) return scaling.status();
@@ -77,7 +82,8 @@ absl::StatusOr<Json> Converter::Config() {
 }
 
 absl::Status Converter::Add(const std::string& name, const std::string& in_layer,
-                            const std::string& ours, const GgufTensor& tensor) {
+                            const std::string& prefix, const std::string& ours,
+                            const GgufTensor& tensor) {
   auto data = file_.Read(tensor);
   if (!data.ok()) return data.status();
   auto converted = ConvertGgufTensor(tensor, *data);
@@ -85,32 +91,58 @@ absl::Status Converter::Add(const std::string& name, const std::string& in_layer
   absl::Status status = converted.status();
   if (status.ok()) status = ChangeGgufLayout(*family_, shape_, in_layer, &shape, &*converted);
   if (!status.ok()) return Invalid(absl::StrCat("tensor ", Quoted(name), ": ", status.message()));
-  const auto found = made_.find(ours);
-  if (found == made_.end()) {
-    made_[ours] = {converted->type, shape, std::move(converted->bytes)};
-    return absl::OkStatus();
+  const std::vector<std::string> parts = absl::StrSplit(ours, '+');
+  if (shape.empty() || shape[0] % static_cast<int64_t>(parts.size()) != 0) {
+    return Invalid(absl::StrCat("tensor ", Quoted(name), " has no ", parts.size(), " parts"));
   }
-  // The second half of a matrix.
-  Made& made = found->second;
-  if (made.type != converted->type || made.shape != shape || shape.size() != 2) {
+  shape[0] /= static_cast<int64_t>(parts.size());
+  const auto size = static_cast<ptrdiff_t>(converted->bytes.size() / parts.size());
+  auto begin = converted->bytes.begin();
+  for (const std::string& part : parts) {
+    status = Keep(name, prefix + part, {converted->type, shape, {begin, begin + size}});
+    if (!status.ok()) return status;
+    begin += size;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Converter::Keep(const std::string& name, const std::string& ours, Made made) {
+  const auto [found, first] = made_.try_emplace(ours, std::move(made));
+  if (first) return absl::OkStatus();
+  // The second half of a matrix, or of each expert's.
+  Made& whole = found->second;
+  const size_t dims = made.shape.size();
+  if (whole.type != made.type || whole.shape != made.shape || dims < 2 || dims > 3) {
     return Invalid(absl::StrCat("tensor ", Quoted(name), " has not the type and shape of the one ",
                                 "that it belongs to"));
   }
-  made.shape[0] += shape[0];
-  made.bytes.insert(made.bytes.end(), converted->bytes.begin(), converted->bytes.end());
+  const size_t pieces = dims == 2 ? 1 : static_cast<size_t>(made.shape[0]);
+  if (pieces == 0) return Invalid(absl::StrCat("tensor ", Quoted(name), " is of no expert"));
+  const size_t piece = made.bytes.size() / pieces;
+  std::vector<uint8_t> both;
+  both.reserve(2 * made.bytes.size());
+  for (size_t i = 0; i < pieces; ++i) {
+    for (const Made* half : {&whole, &made}) {
+      const auto begin = half->bytes.begin() + static_cast<ptrdiff_t>(i * piece);
+      both.insert(both.end(), begin, begin + static_cast<ptrdiff_t>(piece));
+    }
+  }
+  whole.shape[dims - 2] *= 2;
+  whole.bytes = std::move(both);
   return absl::OkStatus();
 }
 
 absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
   for (const auto& [name, tensor] : fields_.header().tensors) {
     if (name == kGgufRopeFactors) continue;  // Is in the configuration.
-    std::string in_layer, ours;
+    std::string in_layer, prefix, ours;
     int64_t layer = 0;
     if (SplitLayer(name, &layer, &in_layer)) {
       if (layer >= shape_.layers && layer < shape_.blocks) continue;
       const auto found = family_->layer_names.find(in_layer);
       if (layer >= 0 && layer < shape_.layers && found != family_->layer_names.end()) {
-        ours = absl::StrCat("model.layers.", layer, ".", found->second);
+        prefix = absl::StrCat("model.layers.", layer, ".");
+        ours = found->second;
       }
     } else if (const auto found = family_->names.find(name); found != family_->names.end()) {
       ours = found->second;
@@ -120,7 +152,7 @@ absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
           absl::StrCat("tensor ", Quoted(name), " has no place in a ", family_->architecture));
     }
     // Norms outside of the layers are changed as those within.
-    absl::Status status = Add(name, in_layer.empty() ? name : in_layer, ours, tensor);
+    absl::Status status = Add(name, in_layer.empty() ? name : in_layer, prefix, ours, tensor);
     if (!status.ok()) return status;
   }
   for (const auto& [name, made] : made_) {

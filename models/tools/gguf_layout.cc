@@ -51,9 +51,22 @@ void GroupValueHeads(const GgufShape& model, int64_t skipped, int64_t each, int6
       tensor);
 }
 
+// The two gates of each key head's value heads become those of all, one after the other.
+void PartGates(const GgufShape& model, ConvertedTensor* tensor) {
+  const int64_t of_one = model.value_heads / model.key_heads;
+  Reorder(
+      2 * model.value_heads,
+      [=, &model](int64_t i) {
+        const int64_t gate = i / model.value_heads, head = i % model.value_heads;
+        return head / of_one * 2 * of_one + gate * of_one + head % of_one;
+      },
+      tensor);
+}
+
 absl::Status GatedDelta(const GgufShape& model, const std::string& name,
                         const std::vector<int64_t>& shape, ConvertedTensor* tensor) {
-  if (model.key_heads == model.value_heads) return absl::OkStatus();
+  if (name == "ssm_ba.weight" && shape[0] == 2 * model.value_heads) PartGates(model, tensor);
+  if (!model.tiled_values || model.key_heads == model.value_heads) return absl::OkStatus();
   const int64_t values = model.value_heads * model.value_dim;
   const int64_t rows = shape[0];
   if (name == "attn_qkv.weight" || name == "ssm_conv1d.weight") {
@@ -118,6 +131,7 @@ absl::Status ChangeGgufLayout(const GgufFamily& family, const GgufShape& model,
   }
   // (heads, 1), and norms by groups.
   if (name == "ssm_a" || name == "ssm_d" || name == "ssm_norm.weight") *shape = {Elements(*shape)};
+  if (name == "ffn_gate_inp_shexp.weight" && shape->size() == 1) shape->insert(shape->begin(), 1);
   // (channels, 1, taps) in ours.
   if ((name == "ssm_conv1d.weight" || name == "shortconv.conv.weight") && shape->size() == 2) {
     shape->insert(shape->begin() + 1, 1);

@@ -37,14 +37,15 @@ std::vector<float> Converted(const std::string& file, const Golden& golden, int 
 }
 
 TEST(ConvertGgufFamilies, FilesGiveTheLogitsOfTheirGoldens) {
-  for (const std::string name : {"lfm2", "granite_h", "falcon_h1", "qwen3_5"}) {
+  for (const std::string name :
+       {"lfm2", "granite_h", "granite_h_moe", "falcon_h1", "qwen3_5", "qwen3_5_moe"}) {
     const Golden golden = ReadGolden(name);
     const std::vector<float> logits = Converted(name, golden);
     EXPECT_LT(RelativeError(logits, golden.logits), 5e-6) << name;
     EXPECT_TRUE(SameBits(logits, Converted(name, golden, 7))) << name;
-    // The other two have numbers that the file's writer computed: Falcon-H1's multipliers are in
-    // its weights, and Qwen's norms have their 1 added.
-    if (name != "falcon_h1" && name != "qwen3_5") {
+    // The others have numbers that the file's writer computed: Falcon-H1's multipliers are in its
+    // weights, and Qwen's norms have their 1 added.
+    if (name != "falcon_h1" && name.find("qwen3_5") != 0) {
       EXPECT_TRUE(SameBits(logits, Logits("tests/golden/" + name, golden, 1000))) << name;
     }
   }
@@ -62,6 +63,52 @@ TEST(ConvertGgufFamilies, Qwen2WithoutItsWindows) {
   EXPECT_TRUE(SameBits(logits, Converted("qwen2", golden, 7)));
 }
 
+// Nor of how chosen experts' shares are scaled.
+TEST(ConvertGgufFamilies, Lfm2MoeWithItsUsualScale) {
+  ModelFiles files("lfm2_moe");
+  files.ReplaceInConfig("\"routed_scaling_factor\": 1.5", "\"routed_scaling_factor\": 1.0");
+  files.Write();
+  const Golden golden = ReadGolden("lfm2_moe");
+  const std::vector<float> logits = Converted("lfm2_moe", golden);
+  EXPECT_TRUE(SameBits(logits, Logits(files.dir().path(), golden, 1000)));
+  EXPECT_TRUE(SameBits(logits, Converted("lfm2_moe", golden, 7)));
+}
+
+// Nor of the least step of time, which all published models of the family share.
+TEST(ConvertGgufFamilies, NemotronHWithItsUsualSteps) {
+  ModelFiles files("nemotron_h");
+  files.ReplaceInConfig("\"time_step_min\": 0.1", "\"time_step_min\": 0.001");
+  files.Write();
+  const Golden golden = ReadGolden("nemotron_h");
+  const std::vector<float> logits = Converted("nemotron_h", golden);
+  EXPECT_TRUE(SameBits(logits, Logits(files.dir().path(), golden, 1000)));
+  EXPECT_TRUE(SameBits(logits, Converted("nemotron_h", golden, 7)));
+}
+
+// Of the golden with the same experts in layer 1 as in layer 0: files have them in all layers, and
+// no choice of how their shares are scaled.
+TEST(ConvertGgufFamilies, Qwen3NextWithExpertsEverywhere) {
+  ModelFiles files("qwen3_next");
+  std::vector<TensorToWrite> tensors;
+  for (TensorToWrite tensor : files.tensors) {
+    if (tensor.name.find("model.layers.1.mlp.") == 0) continue;
+    tensors.push_back(tensor);
+    if (tensor.name.find("model.layers.0.mlp.") != 0) continue;
+    tensor.name.replace(0, 14, "model.layers.1");
+    tensors.push_back(tensor);
+  }
+  files.tensors = tensors;
+  Json config = Json::parse(files.config);
+  config["mlp_only_layers"] = Json::array();
+  config["norm_topk_prob"] = true;
+  files.config = config.dump();
+  files.Write();
+  const Golden golden = ReadGolden("qwen3_next");
+  const std::vector<float> logits = Converted("qwen3_next", golden);
+  EXPECT_LT(RelativeError(logits, Logits(files.dir().path(), golden, 1000)), 5e-6);
+  EXPECT_TRUE(SameBits(logits, Converted("qwen3_next", golden, 7)));
+}
+
 using Kind = GgufValue::Kind;
 
 // The same file with all weights in float32.
@@ -72,6 +119,7 @@ std::string Widened(const std::string& path) {
     if (value.kind == Kind::kInteger) writer.Integer(key, static_cast<uint32_t>(value.integer));
     if (value.kind == Kind::kFloat) writer.Number(key, static_cast<float>(value.number));
     if (value.kind == Kind::kString) writer.Text(key, value.text);
+    if (value.kind == Kind::kBool) writer.Raw(key, 7, std::string(1, value.integer != 0 ? 1 : 0));
     if (value.kind != Kind::kNumbers) continue;
     writer.Integers(key, {value.numbers.begin(), value.numbers.end()});
   }
@@ -92,15 +140,18 @@ std::string Widened(const std::string& path) {
 
 // Eight bits of a weight, in groups of 32, whose value heads are put in another order.
 TEST(ConvertGgufFamilies, QuantisedWeightsAreThoseOfTheFile) {
-  const Golden golden = ReadGolden("qwen3_5");
-  TempDir temp;
-  const std::string wide = temp.Write("wide.gguf", Widened("tests/data/gguf/qwen3_5_q8.gguf"));
-  const absl::Status status = ConvertGguf({wide, temp.File("out")});
-  ASSERT_TRUE(status.ok()) << status;
-  const std::vector<float> expected = Logits(temp.File("out"), golden, 1000);
-  EXPECT_LT(RelativeError(Converted("qwen3_5_q8", golden), expected), 5e-6);
-  // All of a tiny random model's matrices are rounded, the embedding too.
-  EXPECT_LT(RelativeError(expected, golden.logits), 0.15);
+  for (const std::string name : {"qwen3_5", "granite_h_moe"}) {
+    const Golden golden = ReadGolden(name);
+    const std::string file = name + "_q8";
+    TempDir temp;
+    const std::string wide = temp.Write("wide.gguf", Widened("tests/data/gguf/" + file + ".gguf"));
+    const absl::Status status = ConvertGguf({wide, temp.File("out")});
+    ASSERT_TRUE(status.ok()) << status;
+    const std::vector<float> expected = Logits(temp.File("out"), golden, 1000);
+    EXPECT_LT(RelativeError(Converted(file, golden), expected), 5e-6) << name;
+    // All of a tiny random model's matrices are rounded, the embedding too.
+    EXPECT_LT(RelativeError(expected, golden.logits), 0.15) << name;
+  }
 }
 
 GgufValue Integer(int64_t value) { return {Kind::kInteger, value, static_cast<double>(value)}; }
@@ -181,7 +232,20 @@ TEST(ConvertGgufFamilies, ValuesThatNoModelHasAreRefusedByName) {
             "is 3, which must divide an inner_size of 128 and be a multiple of a group_count of 2"},
            // What nothing reads may change what the model computes.
            {"qwen2", "qwen2.attention.sliding_window", Integer(4096), "is not supported"},
-           {"lfm2", "lfm2.expert_count", Integer(8), "is 8; experts are not read"},
+           {"lfm2", "lfm2.expert_count", Integer(8), "is 8; experts of a lfm2 are not read"},
+           {"lfm2_moe", "lfm2moe.expert_gating_func", Integer(1), "is 1; must be 2"},
+           {"lfm2_moe", "lfm2moe.expert_weights_scale", Float(1.5), "is 1.5; must be 1"},
+           {"lfm2_moe", "lfm2moe.expert_used_count", Integer(0), "is 0" + counts},
+           {"qwen3_5_moe",
+            "qwen35moe.expert_weights_norm",
+            {Kind::kBool},
+            "is false; must be true"},
+           {"qwen3_5_moe", "qwen35moe.expert_count", Integer(0), "is 0" + counts},
+           {"granite_h_moe", "granitehybrid.expert_gating_func", Integer(2), "is 2; must be 1"},
+           {"nemotron_h", "nemotron_h.feed_forward_length", Numbers({0, 72, 0, 0, 80}),
+            "holds 72 and 80; must be one number for all layers with a feed-forward"},
+           {"nemotron_h", "nemotron_h.attention.layer_norm_rms_epsilon", Float(0),
+            "is 0 or missing; must be above 0"},
            {"granite_h", "granitehybrid.attention.clamp_kqv", Float(8), "is not supported"},
        }) {
     GgufHeader header = HeaderOf(c.file);

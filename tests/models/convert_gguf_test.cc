@@ -232,8 +232,8 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
   none.Text("general.architecture", "mamba");
   ExpectRefused(
       none,
-      "general.architecture is \"mamba\"; falcon-h1, granite, granitehybrid, lfm2, llama, "
-      "qwen2, qwen3 and qwen35 are read");
+      "general.architecture is \"mamba\"; falcon-h1, granite, granitehybrid, lfm2, "
+      "lfm2moe, llama, nemotron_h, qwen2, qwen3, qwen35, qwen35moe and qwen3next are read");
   GgufWriter scaled = FromGolden("llama");
   scaled.Text("llama.rope.scaling.type", "yarn");
   ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"; none and linear are read");

@@ -129,7 +129,10 @@ absl::StatusOr<Header> ReadHeader(const std::string& path, absl::Time now) {
 absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
     DirectoryStoreOptions options) {
   std::error_code error;
-  fs::create_directories(options.folder, error);
+  // Files have the names of handles, and whoever knows one may use its session.
+  if (fs::create_directories(options.folder, error)) {
+    fs::permissions(options.folder, fs::perms::owner_all, error);
+  }
   if (error) {
     return absl::ErrnoToStatus(error.value(), absl::StrCat(options.folder, ": cannot be made"));
   }
@@ -192,6 +195,8 @@ absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Sou
     return absl::AbortedError(absl::StrCat("the store has version ", before->version,
                                            " of the session; this is ", version));
   }
+  // What cannot be read may be a newer one.
+  if (absl::IsUnavailable(before.status())) return before.status();
   return AsStoreStatus(file->Commit());
 }
 

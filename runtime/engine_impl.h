@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -47,6 +48,7 @@ struct Engine::Impl {
   };
   // If the state is on the disk, later, once it has been read.
   void ReadState(const StateRead& read, int fetches_left);
+  void ForgetOrigins(const absl::Status& status);
   bool Step(absl::Time now);
   absl::Status CheckIntegrity() const;
   // Whether so many requests may join the queue, with the reason if not.
@@ -67,6 +69,7 @@ struct Engine::Impl {
   std::vector<std::shared_ptr<Sequence>> inbox ABSL_GUARDED_BY(mutex);
   std::vector<uint64_t> cancels ABSL_GUARDED_BY(mutex);
   std::vector<Task> tasks ABSL_GUARDED_BY(mutex);
+  std::set<uint64_t> forgotten ABSL_GUARDED_BY(mutex);  // Origins; not empty: a task is there.
   std::optional<absl::Status> abort ABSL_GUARDED_BY(mutex);
   bool draining ABSL_GUARDED_BY(mutex) = false;
   bool woken ABSL_GUARDED_BY(mutex) = false;

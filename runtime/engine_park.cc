@@ -105,13 +105,9 @@ void Engine::Impl::GoCoarser(Sequence* sequence, absl::Status* lost) {
     Finish(sequence, FinishReason::kError, status);
     return;
   }
-  // Its parts are there, unless others share them. Then it waits as one that has made way.
-  if (sequence->TakeBack(pool.get())) return;
-  CountParked(*sequence, left);
-  if (stats.parking.bytes <= options.park_memory) return;
-  Finish(sequence, FinishReason::kError,
-         absl::ResourceExhaustedError("there is no memory for the state beside what runs, while "
-                                      "its text goes on with a coarser rat_plus_dial"));
+  // Its parts are there, unless others share them. Then it waits as one that has made way, also
+  // beyond park_memory: what was admitted does not fail for memory, and is no more than what ran.
+  if (!sequence->TakeBack(pool.get())) CountParked(*sequence, left);
 }
 
 // Whom this step has parked waits from now on; takes no memory. Not before the plan's admissions,

@@ -62,7 +62,10 @@ void Engine::Impl::TakeResults(const Flight& flight) {
     stats.solver += span_stats[i].solver;
     stats.max_residual = std::max(stats.max_residual, span_stats[i].max_residual);
     sequence->ReadSpan(span_stats[i].solver);
-    const auto is_bad = [](const SampledToken& s) { return s.status != SampledToken::Status::kOk; };
+    // Where nothing is left to choose from, the state is as good as any.
+    const auto is_bad = [](const SampledToken& s) {
+      return s.status == SampledToken::Status::kNotFinite;
+    };
     const auto first_row = sampled.begin() + static_cast<ptrdiff_t>(row);
     if (cache != nullptr) {
       if (!span_stats[i].finite || std::any_of(first_row, first_row + span.num_logits, is_bad)) {

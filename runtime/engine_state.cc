@@ -108,15 +108,31 @@ void Engine::DropState(uint64_t number) {
 }
 
 void Engine::ForgetOrigin(uint64_t origin) {
-  // Without memory for the task it ages like others.
+  // Without memory for it, it ages like others.
   (void)UnlessNoMemory([&] {
-    impl_->Post([this, origin](const absl::Status& status) {
-      if (!status.ok() || impl_->cache == nullptr) return;
-      impl_->cache->ForgetSpaces(
-          [origin](const std::string& key) { return StateSpace::OriginOf(key) == origin; });
-    });
+    bool first;
+    {
+      MutexLock lock(&impl_->mutex);
+      first = impl_->forgotten.empty();
+      impl_->forgotten.insert(origin);
+    }
+    if (first) {
+      impl_->Post([this](const absl::Status& status) { impl_->ForgetOrigins(status); });
+    }
     return absl::OkStatus();
   });
+}
+
+// All at once: each takes a look at every space.
+void Engine::Impl::ForgetOrigins(const absl::Status& status) {
+  std::set<uint64_t> gone;
+  {
+    MutexLock lock(&mutex);
+    gone.swap(forgotten);
+  }
+  if (!status.ok() || cache == nullptr) return;
+  cache->ForgetSpaces(
+      [&](const std::string& key) { return gone.count(StateSpace::OriginOf(key)) > 0; });
 }
 
 }  // namespace packrat

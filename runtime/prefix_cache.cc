@@ -105,12 +105,14 @@ PrefixCache::Node* PrefixCache::Split(Node* child, size_t at) {
   middle->edge.assign(child->edge.begin(), child->edge.begin() + at);
   middle->parent = child->parent;
   middle->depth = child->depth - static_cast<int>(child->edge.size() - at);
-  std::unique_ptr<Node>& below = middle->children[child->edge[at]];
+  // Cut out of the child's edge it would keep the room of the whole.
+  std::vector<int32_t> rest(child->edge.begin() + at, child->edge.end());
+  std::unique_ptr<Node>& below = middle->children[rest[0]];
   // From here on nothing is refused.
   std::unique_ptr<Node>& place = child->parent->children[child->edge[0]];
   below = std::move(place);
   child->parent = middle.get();
-  child->edge.erase(child->edge.begin(), child->edge.begin() + at);
+  child->edge = std::move(rest);
   place = std::move(middle);
   ++nodes_;
   LinkBefore(place.get(), child);

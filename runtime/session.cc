@@ -81,7 +81,8 @@ absl::Status Sessions::CheckRoom(const SessionOwner& owner, int sessions, int64_
   }
   if (stats_.tokens + tokens > options_.max_tokens) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("all have ", stats_.tokens, more, "; at most ", options_.max_tokens));
+        absl::StrCat("all tokens in sessions are in use but for fewer than the ", tokens,
+                     " that this takes; at most ", options_.max_tokens));
   }
   return absl::OkStatus();
 }
@@ -153,7 +154,12 @@ void Sessions::LeaveOrigin(uint64_t origin) {
 
 void Sessions::DropExpired(absl::Time now) {
   while (!by_expiry_.empty() && by_expiry_.begin()->first <= now) {
-    Remove(sessions_.find(by_expiry_.begin()->second));
+    const auto at = sessions_.find(by_expiry_.begin()->second);
+    if (std::exchange(at->second.renew, false)) {
+      Use(&at->second, now);
+      continue;
+    }
+    Remove(at);
     ++stats_.expired;
   }
 }
@@ -199,9 +205,9 @@ absl::StatusOr<Sessions::Map::iterator> Sessions::FindIdle(const SessionOwner& o
 
 absl::Status Sessions::CheckTtl(absl::Duration ttl) const {
   if (ttl > absl::ZeroDuration() && ttl <= options_.ttl) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
-                                                 "; range (0, ", absl::FormatDuration(options_.ttl),
-                                                 "]"));
+  return absl::InvalidArgumentError(absl::StrCat("ttl_seconds is ", absl::ToDoubleSeconds(ttl),
+                                                 "; range (0, ",
+                                                 absl::ToDoubleSeconds(options_.ttl), "]"));
 }
 
 absl::StatusOr<SessionInfo> Sessions::Create(const SessionOwner& owner,

@@ -153,6 +153,8 @@ class Sessions {
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
+    // A turn has ended at a time that is not known: its time to live begins when somebody looks.
+    bool renew = false;
     ByTime::iterator use;     // In its tenant's account.
     ByTime::iterator expiry;  // While it is busy: at the end of time.
   };
@@ -239,6 +241,7 @@ class Sessions::Turn {
   TextDials dials_;
   int64_t promised_ = 0;
   int generated_ = 0;
+  bool kept_ = false;
 };
 
 }  // namespace packrat

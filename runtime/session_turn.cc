@@ -18,12 +18,14 @@ Sessions::Turn::Turn(Turn&& other) noexcept
       added_(std::move(other.added_)),
       dials_(std::move(other.dials_)),
       promised_(other.promised_),
-      generated_(other.generated_) {}
+      generated_(other.generated_),
+      kept_(other.kept_) {}
 
 Sessions::Turn::~Turn() {
   if (session_ == nullptr) return;
   MutexLock lock(&sessions_->mutex_);
   sessions_->Count(session_->tenant, 0, -promised_);
+  session_->renew = !kept_;
   sessions_->SetBusy(session_, false);
 }
 
@@ -82,6 +84,7 @@ void Sessions::Turn::Keep(absl::Time now) {
   }
   promised_ -= static_cast<int64_t>(added_.size());
   sessions_->Use(session_, now);
+  kept_ = true;
 }
 
 }  // namespace packrat

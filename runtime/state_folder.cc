@@ -8,9 +8,10 @@
 #include <filesystem>
 #include <limits>
 
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "models/weights.h"
 #include "runtime/pending_file.h"
 
@@ -57,8 +58,13 @@ void StateFolder::RemoveAll() const {
   // Not by a range, which throws what goes wrong.
   for (fs::directory_iterator it(path_, error); it != fs::directory_iterator();
        it.increment(error)) {
-    const fs::path& file = it->path();
-    if (absl::StartsWith(file.filename().string(), kPrefix)) unlink(file.c_str());
+    const std::string name = it->path().filename().string();
+    absl::string_view number = name;
+    uint64_t ours;  // Other files may begin so as well.
+    if (absl::ConsumePrefix(&number, kPrefix) && absl::SimpleAtoi(number, &ours) &&
+        PathOf(ours) == absl::StrCat(path_, "/", name)) {
+      unlink(PathOf(ours).c_str());
+    }
   }
 }
 

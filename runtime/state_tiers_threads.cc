@@ -1,6 +1,7 @@
 // The threads of StateTiers: they read, write and remove files, and never touch a budget.
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "models/weights.h"
 #include "runtime/no_memory.h"
 #include "runtime/state_tiers.h"
@@ -54,9 +55,9 @@ absl::Status StateTiers::Do(Entry* entry) const {
     folder_->Remove(entry->id);
     return absl::OkStatus();
   }
-  // Whatever comes of it, the file is not needed any more.
+  // Whatever comes of it, the file is not needed any more: also where there is no memory for it.
+  const absl::Cleanup remove = [&] { folder_->Remove(entry->id); };
   absl::StatusOr<SavedState> state = folder_->Read(entry->id, entry->seal);
-  folder_->Remove(entry->id);
   if (!state.ok()) return state.status();
   entry->state = std::make_shared<const SavedState>(*std::move(state));
   return absl::OkStatus();

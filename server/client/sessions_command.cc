@@ -21,9 +21,11 @@ std::string Seconds(double seconds) {
 }
 
 std::string Describe(const v1::Session& session) {
-  return absl::StrFormat("%s  %7d tokens %5d turns  idle %s of %s%s\n", session.session(),
-                         session.tokens(), session.num_turns(), Seconds(session.idle_seconds()),
-                         Seconds(session.ttl_seconds()), session.busy() ? ", busy" : "");
+  return absl::StrFormat("%s  %7d tokens %5d turns %8.1f KB  idle %s of %s%s\n", session.session(),
+                         session.tokens(), session.num_turns(),
+                         static_cast<double>(session.state_bytes()) / 1e3,
+                         Seconds(session.idle_seconds()), Seconds(session.ttl_seconds()),
+                         session.busy() ? ", busy" : "");
 }
 
 // Reports an error, or prints `text` or the message as JSON.

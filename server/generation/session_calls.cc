@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "models/bounds.h"
+#include "models/state_layout.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "runtime/saved_state.h"
 #include "runtime/steady_clock.h"
 
 namespace packrat {
@@ -15,13 +17,11 @@ namespace {
 constexpr int kDefaultListed = 1000;
 constexpr Bound kListed = {"limit", 1, 10000};
 
-const std::vector<std::string>& DialsOf(const CallContext& call) {
-  return call.environment->served.load()->rules.limits.dials;
-}
+const ServedModel& ServedBy(const CallContext& call) { return *call.environment->served.load(); }
 
 absl::Status Fill(const CallContext& call, const absl::StatusOr<SessionInfo>& info,
                   v1::Session* session) {
-  if (info.ok()) FillSession(*info, DialsOf(call), session);
+  if (info.ok()) FillSession(*info, ServedBy(call), session);
   return info.status();
 }
 
@@ -55,8 +55,9 @@ SessionOwner OwnerOf(const ApiTenant* tenant) {
   return {tenant->name(), tenant->limits().session_share};
 }
 
-void FillSession(const SessionInfo& info, const std::vector<std::string>& dials,
-                 v1::Session* session) {
+void FillSession(const SessionInfo& info, const ServedModel& served, v1::Session* session) {
+  const std::vector<std::string>& dials = served.rules.limits.dials;
+  const StateLayout& layout = served.model->state_layout().ForDial(info.dials.last);
   session->set_session(info.handle);
   session->set_tokens(info.tokens);
   session->set_num_turns(info.num_turns);
@@ -65,6 +66,7 @@ void FillSession(const SessionInfo& info, const std::vector<std::string>& dials,
   session->set_age_seconds(absl::ToDoubleSeconds(info.age));
   session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
   session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
+  session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
   if (info.tokens > 0 && !dials.empty()) session->set_rat_plus_dial(dials[info.dials.last]);
 }
 
@@ -85,7 +87,7 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
   int total = 0;
   for (const SessionInfo& info :
        SessionsOf(call).List(OwnerOf(call.tenant), limit, SteadyNow(), &total)) {
-    FillSession(info, DialsOf(call), response->add_sessions());
+    FillSession(info, ServedBy(call), response->add_sessions());
   }
   response->set_total(total);
   return absl::OkStatus();

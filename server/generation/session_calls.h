@@ -23,9 +23,7 @@ class Session;
 
 // Null: all clients are one.
 SessionOwner OwnerOf(const ApiTenant* tenant);
-// `dials`: ModelConfig::dials.
-void FillSession(const SessionInfo& info, const std::vector<std::string>& dials,
-                 v1::Session* session);
+void FillSession(const SessionInfo& info, const ServedModel& served, v1::Session* session);
 // What is no number has no length.
 absl::Duration TtlOf(double seconds);
 

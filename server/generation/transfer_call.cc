@@ -146,7 +146,7 @@ absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<abs
   if (!loaded.ok()) return loaded.status();
   response->set_state_tokens(loaded->state_tokens);
   response->set_state_dropped(loaded->state_dropped);
-  FillSession(loaded->info, served().rules.limits.dials, response->mutable_session());
+  FillSession(loaded->info, served(), response->mutable_session());
   StoredSessions* const stored = environment_->stored.load();
   if (stored == nullptr) return absl::OkStatus();
   const StateSpace space = {owner_.tenant, cache_salt, loaded->solver};

@@ -156,6 +156,18 @@ TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNoDamage) {
   EXPECT_TRUE(absl::IsUnavailable(GetAll(store_.get(), {"t", "h"}).status()));
 }
 
+// It may be a newer one.
+TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNotReplaced) {
+  EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
+  fs::create_symlink("h", Path("h"));  // Leads to itself.
+  EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1), /*version=*/7)));
+  EXPECT_TRUE(fs::is_symlink(Path("h")));
+}
+
+TEST_F(DirectoryStoreTest, NobodyElseReadsTheNamesOfSessions) {
+  EXPECT_EQ(fs::status(folder_ + "/sessions").permissions(), fs::perms::owner_all);
+}
+
 TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {
   std::ofstream(folder_ + "/file") << "x";
   DirectoryStoreOptions options;

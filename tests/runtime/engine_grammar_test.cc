@@ -84,6 +84,28 @@ TEST_F(EngineGrammarTest, EndsWhereTheGrammarEnds) {
   }
 }
 
+// The state is as good as any, and later ones begin with it.
+TEST_F(EngineGrammarTest, WhereNothingIsLeftTheStateStays) {
+  Start(Small());
+  const std::vector<int32_t> prompt = RandomPrompt(&random_, 100);
+  const auto cached = [&](const std::string& pattern, FinishReason reason) {
+    Consumer c;
+    Request request = Make(&c, 1 + random_() % 1000000, pattern, 5);
+    request.prompt = prompt;
+    request.sampling.banned_ids = {5};  // "c"
+    Submit(std::move(request));
+    Run({&c});
+    EXPECT_EQ(c.finish->reason, reason) << c.finish->status;
+    return c.finish->usage.cached_tokens;
+  };
+  // The second one shows what they share.
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(cached("ab", FinishReason::kEos), 0);
+  const int all = cached("xy", FinishReason::kEos);
+  EXPECT_GT(all, 0);
+  EXPECT_EQ(cached("axc", FinishReason::kError), all);
+  EXPECT_EQ(cached("xy", FinishReason::kEos), all);
+}
+
 // The end id comes where the text may end, and nowhere else.
 TEST_F(EngineGrammarTest, EndIdsComeWhereTheTextMayEnd) {
   Start(Small());

@@ -1,6 +1,8 @@
 // What the prefix cache finds: texts, states within them, and why there is none.
 #include "runtime/prefix_cache.h"
 
+#include <malloc.h>
+
 #include <new>
 #include <random>
 #include <set>
@@ -147,6 +149,19 @@ TEST_F(PrefixCacheTest, NodesAreBoundedToo) {
   }
   EXPECT_LE(cache_->num_nodes(), 502);
   EXPECT_EQ(Shared(text), 500);
+}
+
+// A text that is cut again and again takes no more memory than its tokens.
+TEST_F(PrefixCacheTest, PartsOfATextTakeWhatTheyHold) {
+  constexpr int kTokens = 3000;
+  const Text text = Range(0, kTokens);
+  cache_->Remember("", text);
+  const size_t before = mallinfo2().uordblks;
+  for (int tokens = kTokens - 1; tokens > 0; --tokens) {
+    cache_->Remember("", Text(text.begin(), text.begin() + tokens));
+  }
+  EXPECT_EQ(cache_->num_tokens(), kTokens);
+  EXPECT_LT(mallinfo2().uordblks - before, size_t{1000} * kTokens);
 }
 
 // Against a list of all texts: the longest kept proper prefix is found, as long as nothing had to

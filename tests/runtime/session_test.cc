@@ -204,12 +204,29 @@ TEST_F(SessionTest, ABusySessionDoesNotExpire) {
   EXPECT_FALSE(sessions_.Get({}, handle, now_).ok());
 }
 
+// However long it took.
+TEST_F(SessionTest, ATurnThatFailsDoesNotExpireItsSession) {
+  const std::string handle = Make();
+  ASSERT_TRUE(TakeTurn(handle, {1}, {2}).ok());
+  {
+    auto turn = sessions_.Begin({}, handle, now_);
+    ASSERT_TRUE(turn->Promise({3}, 1).ok());
+    now_ += absl::Hours(5);
+  }
+  now_ += absl::Minutes(1);
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2));
+  now_ += absl::Minutes(9);
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2));
+  now_ += absl::Minutes(1);
+  EXPECT_FALSE(sessions_.Get({}, handle, now_).ok());
+}
+
 TEST_F(SessionTest, TheTimeToLiveHasARange) {
   for (absl::Duration ttl : {absl::ZeroDuration(), absl::Seconds(-1),
                              absl::Minutes(10) + absl::Nanoseconds(1), absl::InfiniteDuration()}) {
     const absl::Status status = sessions_.Create({}, ttl, now_).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-    EXPECT_TRUE(absl::StrContains(status.message(), "range (0, 10m]")) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "range (0, 600]")) << status;
   }
 }
 
@@ -299,8 +316,9 @@ TEST_F(SessionTest, TokensAreLimitedInAllAndForEach) {
             "until they expire");
   EXPECT_TRUE(absl::IsResourceExhausted(sessions_.Fork(a, of_a, now_).status()));
   status = TakeTurn(of_b, Tokens(61, 1), {}, b);
-  EXPECT_EQ(status.message(),
-            "all have 40 tokens in sessions, and this takes 61 more; at most 100");
+  EXPECT_EQ(
+      status.message(),
+      "all tokens in sessions are in use but for fewer than the 61 that this takes; at most 100");
   EXPECT_TRUE(TakeTurn(of_b, Tokens(60, 1), {}, b).ok());
   EXPECT_EQ(TextOf(of_a, a).size(), 40u);
   // What is promised counts.

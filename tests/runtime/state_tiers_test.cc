@@ -24,6 +24,7 @@
 namespace packrat {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 TEST_F(StateTiersTest, WhatRestsInMemoryIsThere) {
@@ -273,9 +274,12 @@ TEST_F(StateTiersTest, AFolderIsOneProcesssAndHasNothingOfAnEarlierOne) {
   // As a crash leaves it.
   std::ofstream(folder_ + "/state-7") << "x";
   std::ofstream(folder_ + "/letter") << "x";
+  std::ofstream(folder_ + "/state-of-run") << "x";
+  std::ofstream(folder_ + "/state-07") << "x";
   held_.clear();
   Start(1, 10);
-  EXPECT_EQ(Files(), std::vector<std::string>{folder_ + "/letter"});
+  EXPECT_THAT(Files(),
+              ElementsAre(folder_ + "/letter", folder_ + "/state-07", folder_ + "/state-of-run"));
   EXPECT_FALSE(StateFolder::Open("/dev/null/states", owner_).ok());
 }
 

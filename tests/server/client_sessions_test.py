@@ -35,7 +35,7 @@ class SessionsTest(unittest.TestCase):
         self.assertEqual(whole["finished"]["usage"]["prompt_tokens"], 2 + 6 + 1)
         text = said + " upon" + whole["text"]
         shown = sessions("show", handle)
-        self.assertRegex(shown, r"^%s +15 tokens +2 turns +idle \d+s of 10m\nturns end at 8 15\n\n"
+        self.assertRegex(shown, r"^%s +15 tokens +2 turns +[0-9.]+ KB +idle \d+s of 10m\nturns end at 8 15\n\n"
                          % handle)
         self.assertTrue(shown.endswith("\n\n" + text + "\n"), shown)
         self.assertEqual(self.server.json("sessions", "show", handle)["turn_ends"], [8, 15])
@@ -73,7 +73,7 @@ class SessionsTest(unittest.TestCase):
     def test_a_time_to_live_of_nothing_is_refused(self):
         done = self.server.client("sessions", "create", "--ttl=0s")
         self.assertEqual((done.returncode, done.stdout), (1, ""))
-        self.assertIn("INVALID_ARGUMENT: ttl is 0; range (0, 1h]", done.stderr)
+        self.assertIn("INVALID_ARGUMENT: ttl_seconds is 0; range (0, 3600]", done.stderr)
 
     def test_what_may_follow_a_session_is_scored(self):
         handle = self.server.client("sessions", "create").stdout.strip()

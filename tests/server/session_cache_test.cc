@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -52,6 +53,38 @@ TEST_F(CachedSessionsTest, TheStateOfASessionOutlivesThoseOfOtherTexts) {
   // The pool is too small for all of them.
   EXPECT_EQ(Generate(stub.get(), Ids(Tokens(30, 8), 20)).finished.usage().cached_tokens(), 0);
   EXPECT_EQ(CachedTokens(session, {8, 9}), 22);
+}
+
+// Their states go below the pool and come back; what they say does not change.
+TEST_F(CachedSessionsTest, IdleOnesGoToMemoryAndDiskAndComeBack) {
+  const std::string folder = testing::TempDir() + "/session-states";
+  std::filesystem::remove_all(folder);
+  EngineOptions& engine = options_.server.engine;
+  const auto one = static_cast<int64_t>(FakeModel().state_layout().SequenceBytes(512));
+  engine.max_running = 2;
+  engine.cache_sequences = 2;
+  engine.state_bytes = 4 * one;
+  engine.state_host_memory = 4 * one;
+  engine.state_disk = int64_t{1} << 30;
+  engine.state_dir = folder;
+  Start();
+  constexpr int kSessions = 30;
+  std::vector<std::string> sessions;
+  std::vector<Tokens> texts;
+  for (int i = 0; i < kSessions; ++i) {
+    sessions.push_back(client_->Create());
+    const Tokens prompt(40, 5 + i);
+    texts.push_back(prompt + Say(sessions[i], prompt, 20));
+  }
+  EXPECT_GT(server_->Metric("packrat_kept_states{model=\"fake\",tier=\"disk\"}"), 0);
+  int computed = 0;
+  for (int i = 0; i < kSessions; ++i) {
+    const Turn turn = client_->Say(sessions[i], {7, 8}, 9);
+    ASSERT_TRUE(turn.status.ok()) << turn.status;
+    EXPECT_EQ(turn.ids, Fresh(texts[i] + Tokens{7, 8}, 9));
+    computed += turn.finished.usage().prompt_tokens() - turn.finished.usage().cached_tokens();
+  }
+  EXPECT_LT(computed, kSessions * 10);
 }
 
 // An answer that ends before a stop string leaves a state past it; the next turn computes at most a

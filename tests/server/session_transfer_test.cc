@@ -113,8 +113,8 @@ TEST_F(SessionTransferTest, SaltsAreNamed) {
   EXPECT_EQ(client_->Generate(request).finished.usage().cached_tokens(), 59);
   for (const auto& [salt, ttl, message] :
        {std::make_tuple(std::string(257, 'x'), 60.0, "cache_salt has 257 bytes"),
-        std::make_tuple(std::string(), 0.0, "range (0, 1h]"),
-        std::make_tuple(std::string(), 3601.0, "range (0, 1h]")}) {
+        std::make_tuple(std::string(), 0.0, "range (0, 3600]"),
+        std::make_tuple(std::string(), 3601.0, "range (0, 3600]")}) {
     first.set_cache_salt(salt);
     first.set_ttl_seconds(ttl);
     const absl::Status status = client_->Load(saved.bytes, &loaded, 10000, first);

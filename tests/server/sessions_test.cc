@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/saved_state.h"
 #include "tests/server/sessions.h"
 
 namespace packrat {
@@ -38,6 +39,8 @@ TEST_P(SessionsTest, TurnsSayWhatAFreshTextSays) {
   EXPECT_EQ(told.num_turns(), 5);
   EXPECT_THAT(told.turn_ends(), ElementsAre(10, 18, 25, 72, 80));
   EXPECT_FALSE(told.busy());
+  const StateLayout layout = server_->model().state_layout();
+  EXPECT_EQ(told.state_bytes(), static_cast<int64_t>(SavedPartBytes(layout, 80)));
   EXPECT_EQ(told.ttl_seconds(), 3600);
   EXPECT_GE(told.age_seconds(), told.idle_seconds());
 }
@@ -329,7 +332,7 @@ TEST_P(SessionsTest, FieldsOutOfRangeAreNamed) {
     request.set_ttl_seconds(ttl);
     const absl::Status status = (*client_)->CreateSession(request, &session).status;
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << ttl << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("range (0, 1h]"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("range (0, 3600]"));
   }
   v1::CreateSessionRequest brief;
   brief.set_ttl_seconds(0.5);

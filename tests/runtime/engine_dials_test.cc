@@ -62,7 +62,6 @@ class EngineDialsTest : public GoldenEngineTest {
     options.state_bytes = longest * static_cast<int64_t>(model.state_layout().BytesOfAny(256));
     return options;
   }
-  void MixedTexts(int64_t park_memory);
   // What it gets alone.
   static void Run(Engine* engine, Request request, Consumer* consumer) {
     Submit(engine, std::move(request));
@@ -80,11 +79,9 @@ struct Case {
   Consumer consumer;
 };
 
-void EngineDialsTest::MixedTexts(int64_t park_memory) {
+TEST_P(EngineDialsTest, MixedTextsGetWhatEachGetsAlone) {
   const auto model = Load(Options(Dials()));
-  EngineOptions options = Cached(*model, 3);
-  options.park_memory = park_memory;
-  auto engine = Start(model.get(), options);
+  auto engine = Start(model.get(), Cached(*model, 3));
   std::vector<std::unique_ptr<Case>> cases;
   int went_coarser = 0;
   const auto make = [&](const Case& from, Consumer* consumer, uint64_t id) {
@@ -171,11 +168,6 @@ void EngineDialsTest::MixedTexts(int64_t park_memory) {
     ExpectSameBits(one.consumer, expected, one.count);
   }
 }
-
-TEST_P(EngineDialsTest, MixedTextsGetWhatEachGetsAlone) { MixedTexts(int64_t{1} << 30); }
-
-// What was admitted does not fail for the memory that it takes to go coarser.
-TEST_P(EngineDialsTest, SoTheyDoWithoutRoomForParkedStates) { MixedTexts(0); }
 
 // Of a model with one layer, entries depend on the text alone: who goes coarser has from there on
 // what a text with that dial has.

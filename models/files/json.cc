@@ -39,8 +39,8 @@ bool StrictJsonSax::key(string_t& name) {
 bool StrictJsonSax::start_array(size_t) { return Enter(); }
 
 bool StrictJsonSax::Enter() {
-  if (++depth_ <= kMaxJsonDepth) return true;
-  return Fail(absl::StrCat("nested more than ", kMaxJsonDepth, " levels deep"));
+  if (++depth_ <= max_depth_) return true;
+  return Fail(absl::StrCat("nested more than ", max_depth_, " levels deep"));
 }
 
 bool StrictJsonSax::end_array() {

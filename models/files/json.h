@@ -5,9 +5,9 @@
 
 #include <cstddef>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
@@ -16,7 +16,7 @@ namespace packrat {
 
 using Json = nlohmann::json;
 
-inline constexpr int kMaxJsonDepth = 32;
+inline constexpr int kMaxJsonDepth = 32;  // Of files.
 
 // Parses `text` strictly: no comments, nothing after the value, no NUL. The message of
 // INVALID_ARGUMENT begins with `where` and gives the position of a syntax error, the name of a
@@ -33,6 +33,8 @@ absl::Status CheckNoNul(const char* text, size_t bytes, const std::string& where
 // of handlers that build no value (see safetensors.cc); these call the base's functions first.
 class StrictJsonSax : public nlohmann::json_sax<Json> {
  public:
+  explicit StrictJsonSax(int max_depth = kMaxJsonDepth) : max_depth_(max_depth) {}
+
   const std::string& error() const { return error_; }  // Why the scan stopped.
 
   bool null() override { return true; }
@@ -57,7 +59,9 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
  private:
   bool Enter();
 
-  std::vector<std::unordered_set<std::string>> keys_;  // Of the open objects.
+  // Of the open objects. Nobody can choose keys whose hashes are alike: they differ by process.
+  std::vector<absl::flat_hash_set<std::string>> keys_;
+  const int max_depth_;
   int depth_ = 0;
   std::string error_;
 };

@@ -5,10 +5,12 @@
 #include <iterator>
 #include <limits>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/file.h"
 #include "models/files/json.h"
+#include "models/files/ordered_json.h"
 #include "models/text/jinja/native.h"
 #include "models/text/jinja/value.h"
 
@@ -18,13 +20,12 @@ namespace {
 using jinja::Dict;
 using jinja::List;
 using jinja::Value;
-using OrderedJson = nlohmann::ordered_json;  // A template shows keys in the order of the request.
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 
 Value Foreign(const std::string& text) { return Value::String(text, MarkedText::kForeign); }
 
-// Of a text that is as deep as ParseJson() lets it be.
+// Of a text that is as deep as ParseField() lets it be.
 Value FromJson(const OrderedJson& json) {
   switch (json.type()) {
     case OrderedJson::value_t::boolean:
@@ -56,14 +57,14 @@ Value FromJson(const OrderedJson& json) {
 
 absl::StatusOr<Value> ParseField(const std::string& text, const std::string& field,
                                  OrderedJson::value_t type) {
-  const absl::StatusOr<Json> strict = ParseJson(text.data(), text.size(), field);
-  if (!strict.ok()) return strict.status();
-  const OrderedJson json = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.type() != type) {
+  // A template shows keys in the order of the request.
+  const absl::StatusOr<OrderedJson> json = ParseOrderedJson(text, field);
+  if (!json.ok()) return json.status();
+  if (json->type() != type) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ": must be ", type == OrderedJson::value_t::array ? "a list" : "an object"));
   }
-  Value value = FromJson(json);
+  Value value = FromJson(*json);
   if (value.weight() <= jinja::Budget::kMaxWeight) return value;
   return absl::InvalidArgumentError(absl::StrCat(field, ": is too large"));
 }
@@ -194,13 +195,17 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& dir,
 
 absl::StatusOr<MarkedText> ChatTemplate::Render(const Conversation& conversation, size_t max_bytes,
                                                 absl::Time now) const {
-  jinja::Template::Variables variables = token_names_;
-  const auto set = [&variables](const std::string& name, Value value) {
-    variables.erase(std::remove_if(variables.begin(), variables.end(),
-                                   [&](const auto& known) { return known.first == name; }),
-                    variables.end());
-    variables.emplace_back(name, std::move(value));
+  jinja::Template::Variables variables;
+  absl::flat_hash_map<std::string, size_t> places;  // Of the variables: a client may name many.
+  const auto set = [&](const std::string& name, Value value) {
+    const auto [place, added] = places.try_emplace(name, variables.size());
+    if (added) {
+      variables.emplace_back(name, std::move(value));
+    } else {
+      variables[place->second].second = std::move(value);
+    }
   };
+  for (const auto& [name, token] : token_names_) set(name, token);
   set("documents", Value::None());
   set("tools", Value::None());
   set("add_generation_prompt", Value::Bool(conversation.add_generation_prompt));

@@ -124,7 +124,10 @@ std::vector<Field> MakeFields() {
       Neutral(kAll, "user", kString, "Without effect."),
       Neutral(kAll, "safety_identifier", kString, "Without effect."),
       Neutral(kAll, "prompt_cache_key", kString, "Without effect: the cache needs none."),
-      Neutral(kAll, "metadata", kObject, "Without effect; /v1/responses repeats it."),
+      Special(kAll, "metadata", CheckMetadata,
+              R"({"type":"object","maxProperties":16,"additionalProperties":)"
+              R"({"type":"string","maxLength":512}})",
+              "Without effect; /v1/responses repeats it."),
       Neutral(kAll, "service_tier", R"({"enum":["auto","default"]})", "Without effect."),
       Neutral(kTalk, "store", kFalse, "No answers are kept."),
       Special(kTalk, "parallel_tool_calls", ReadParallelCalls, kBoolean,

@@ -25,71 +25,6 @@ using google::protobuf::Reflection;
 
 constexpr char kParamPayload[] = "packrat/openai-param";
 
-// Builds the value while it checks. The library's own builder looks for a key among all before it,
-// which takes hours for a million keys; here the base class has found that the key is new.
-class Builder : public StrictJsonSax {
- public:
-  bool null() override { return Put(nullptr); }
-  bool boolean(bool value) override { return Put(value); }
-  bool number_integer(number_integer_t value) override { return Put(value); }
-  bool number_unsigned(number_unsigned_t value) override { return Put(value); }
-  bool number_float(number_float_t value, const string_t&) override { return Put(value); }
-  bool string(string_t& value) override { return Put(std::move(value)); }
-  bool start_object(size_t size) override {
-    return StrictJsonSax::start_object(size) && Open(OrderedJson::object());
-  }
-  bool start_array(size_t size) override {
-    return StrictJsonSax::start_array(size) && Open(OrderedJson::array());
-  }
-  bool key(string_t& name) override {
-    if (open_.size() == 1) field_ = name;
-    if (!StrictJsonSax::key(name)) return false;
-    key_ = name;
-    return true;
-  }
-  bool end_object() override {
-    open_.pop_back();
-    return StrictJsonSax::end_object();
-  }
-  bool end_array() override {
-    open_.pop_back();
-    return StrictJsonSax::end_array();
-  }
-
-  OrderedJson& value() { return value_; }
-  const std::string& field() const { return field_; }  // Of the outermost object, the latest.
-
- private:
-  bool Put(OrderedJson value) {
-    Place(std::move(value));
-    return true;
-  }
-  bool Open(OrderedJson value) {
-    open_.push_back(Place(std::move(value)));
-    return true;
-  }
-  OrderedJson* Place(OrderedJson value) {
-    if (open_.empty()) {
-      value_ = std::move(value);
-      return &value_;
-    }
-    if (open_.back()->is_array()) {
-      auto& items = open_.back()->get_ref<OrderedJson::array_t&>();
-      items.push_back(std::move(value));
-      return &items.back();
-    }
-    auto& members = open_.back()->get_ref<OrderedJson::object_t&>();
-    members.emplace_back(std::move(key_), std::move(value));
-    return &members.back().second;
-  }
-
-  OrderedJson value_;
-  std::vector<OrderedJson*>
-      open_;  // Only the last of them grows, so the others stay where they are.
-  std::string key_;
-  std::string field_;
-};
-
 // False if `value` is no whole number from `low` to `high`. 2.0 is one.
 bool ToInteger(const OrderedJson& value, double low, double high, int64_t* out) {
   if (value.is_number_unsigned()) {
@@ -212,8 +147,8 @@ std::optional<std::string> ParamOf(const absl::Status& status) {
 absl::StatusOr<OrderedJson> ParseBody(absl::string_view text) {
   const absl::Status no_nul = CheckNoNul(text.data(), text.size(), "the body");
   if (!no_nul.ok()) return no_nul;
-  Builder builder;
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) {
+  OrderedJsonBuilder builder;
+  if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
     if (builder.field().empty()) {
       return absl::InvalidArgumentError(absl::StrCat("the body: ", builder.error()));
     }

@@ -12,13 +12,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "nlohmann/json.hpp"
+#include "models/files/ordered_json.h"
 
 namespace packrat::openai {
 
 // Objects keep the order of their members: a template writes tools in the client's order, and a
 // schema's properties are generated in it.
-using OrderedJson = nlohmann::ordered_json;
+using packrat::OrderedJson;
 
 // INVALID_ARGUMENT, "FIELD WHY", of which ParamOf() finds FIELD again.
 absl::Status Refuse(absl::string_view field, absl::string_view why);

@@ -21,6 +21,7 @@
 #include "models/text/tool_calls/tool_call_reader.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "server/openai/json.h"
 
 namespace packrat::openai {
 
@@ -68,8 +69,7 @@ struct AnswerForm {
   int made = 1;                 // Choices that each call makes,
   int shown = 1;                // and those of them that are shown, the best.
   std::vector<Prompt> prompts;  // To echo, one for each call.
-  std::string
-      request;  // /v1/responses: the members of its answer that repeat the request, as JSON.
+  OrderedJson repeated;         // /v1/responses: the members of its answer that repeat the request.
 };
 
 // What a status of ours calls a field, and what this client calls it: "sampling.top_p" is "top_p".

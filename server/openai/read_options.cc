@@ -1,4 +1,5 @@
 // Fields that several endpoints have.
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/strings/numbers.h"
@@ -6,6 +7,15 @@
 #include "server/openai/readers.h"
 
 namespace packrat::openai {
+namespace {
+
+// Of valid UTF-8.
+size_t Characters(const std::string& text) {
+  return std::count_if(text.begin(), text.end(),
+                       [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; });
+}
+
+}  // namespace
 
 absl::Status ReadModel(const std::string& name, const OrderedJson& value, Draft* draft) {
   if (value == draft->context->model) return absl::OkStatus();
@@ -16,6 +26,28 @@ absl::Status ReadModel(const std::string& name, const OrderedJson& value, Draft*
 
 absl::Status ReadStream(const std::string&, const OrderedJson& value, Draft* draft) {
   draft->form.stream = value.get<bool>();
+  return absl::OkStatus();
+}
+
+// Nobody reads it, but an answer of /v1/responses repeats it, up to three times in a stream.
+absl::Status CheckMetadata(const std::string& name, const OrderedJson& value, Draft*) {
+  constexpr size_t kMostKeys = 16, kLongestKey = 64, kLongestValue = 512;  // As OpenAI's API has.
+  if (value.size() > kMostKeys) {
+    return Refuse(name, absl::StrCat("has ", value.size(), " keys; range [0, ", kMostKeys, "]"));
+  }
+  for (const auto& [key, text] : value.items()) {
+    const std::string field = absl::StrCat(name, ".", ShownName(key));
+    if (const size_t length = Characters(key); length > kLongestKey) {
+      return Refuse(
+          field, absl::StrCat("is a key of ", length, " characters; range [0, ", kLongestKey, "]"));
+    }
+    const absl::StatusOr<std::string> said = ReadString(field, text);
+    if (!said.ok()) return said.status();
+    if (const size_t length = Characters(*said); length > kLongestValue) {
+      return Refuse(field,
+                    absl::StrCat("has ", length, " characters; range [0, ", kLongestValue, "]"));
+    }
+  }
   return absl::OkStatus();
 }
 

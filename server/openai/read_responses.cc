@@ -176,7 +176,7 @@ absl::StatusOr<Ask> FinishResponses(Draft draft) {
     }
   }
   draft.form.logprobs = draft.form.logprobs || draft.top_logprobs.has_value();
-  draft.form.request = Dump(draft.repeated);
+  draft.form.repeated = std::move(draft.repeated);
   return FinishOneCall(std::move(draft));
 }
 

@@ -14,6 +14,7 @@ namespace packrat::openai {
 // Of all endpoints, in read_options.cc.
 absl::Status ReadModel(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStream(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status CheckMetadata(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStreamOptions(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadN(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStop(const std::string& name, const OrderedJson& value, Draft* draft);

@@ -32,7 +32,6 @@ class ResponseWriter : public AnswerWriter {
         request_id_(id),
         id_(absl::StrCat("resp_", id)),
         now_(now),
-        repeated_(OrderedJson::parse(form_.request)),
         pieces_(form_, context) {}
 
   std::string Begin() override {
@@ -188,7 +187,7 @@ class ResponseWriter : public AnswerWriter {
                             {"model", context_.model},
                             {"output", std::move(output)},
                             {"usage", nullptr}};
-    for (const auto& [name, value] : repeated_.items()) response[name] = value;
+    for (const auto& [name, value] : form_.repeated.items()) response[name] = value;
     return response;
   }
 
@@ -211,7 +210,6 @@ class ResponseWriter : public AnswerWriter {
   const TokenNames names_;
   const std::string request_id_, id_;
   const int64_t now_;
-  const OrderedJson repeated_;
   ChoiceText pieces_;
   std::vector<Item> items_;
   bool cut_ = false;  // By the limit of tokens.

@@ -8,6 +8,7 @@
 
 #include "models/files/file.h"
 #include "models/files/json_fields.h"
+#include "models/files/ordered_json.h"
 #include "tests/models/test_files.h"
 
 namespace packrat {
@@ -68,6 +69,33 @@ TEST(Json, NothingMayFollow) {
   EXPECT_THAT(Refusal(good + std::string("\0garbage", 8)), HasSubstr("a NUL at byte 9"));
   EXPECT_THAT(Refusal(std::string(4, '\0')), HasSubstr("a NUL at byte 1"));
   EXPECT_THAT(Refusal(good + "x"), HasSubstr("not valid JSON"));
+}
+
+TEST(OrderedJson, KeysStayInTheirOrder) {
+  const auto json = ParseOrderedJson(R"({"b": [1, {"z": null, "a": -2}], "a": "x"})", "it");
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->dump(), R"({"b":[1,{"z":null,"a":-2}],"a":"x"})");
+}
+
+// The library's own reader would take hours.
+TEST(OrderedJson, AMillionKeysTakeNoTime) {
+  std::string text = "{\"k\": 1";
+  for (int i = 0; i < 1000000; ++i) text += ",\"" + std::to_string(i) + "\":1";
+  const auto json = ParseOrderedJson(text + "}", "it");
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->size(), 1000001u);
+}
+
+TEST(OrderedJson, IsAsStrictAsTheOther) {
+  const auto refusal = [](const std::string& text) {
+    return std::string(ParseOrderedJson(text, "it", 3).status().message());
+  };
+  EXPECT_EQ(refusal("[[[]]]"), "");
+  EXPECT_EQ(refusal("[[[[]]]]"), "it: nested more than 3 levels deep");
+  EXPECT_EQ(refusal(R"({"a": 1, "a": 2})"), "it: duplicate key \"a\"");
+  EXPECT_EQ(refusal("[1e999]"), "it: number out of range: \"1e999\"");
+  EXPECT_THAT(refusal("[NaN]"), HasSubstr("it: not valid JSON at byte 2"));
+  EXPECT_THAT(refusal(std::string("1\0", 2)), HasSubstr("it: not valid JSON: a NUL at byte 2"));
 }
 
 TEST(ReadSmallFile, TellsAbsentFromLinksToNowhere) {

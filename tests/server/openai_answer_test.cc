@@ -195,6 +195,18 @@ TEST(Responses, OneObject) {
   EXPECT_EQ(answer.Body(), json::parse(Recorded("response.json")));
 }
 
+// Looking for each among all before it would take hours.
+TEST(Responses, AMillionKeysAreRepeatedInNoTime) {
+  std::string keys = "\"k\":1";
+  for (int i = 0; i < 1000000; ++i) absl::StrAppend(&keys, ",\"", i, "\":1");
+  Answer answer(Endpoint::kResponses,
+                absl::StrCat(R"({"input": "a", "tools": [{"type": "function", "name": "f",
+                    "parameters": {)",
+                             keys, "}}]}"));
+  answer.Add(R"(token_ids: 2 text: "The" finished { reason: FINISH_REASON_EOS usage {} })");
+  EXPECT_EQ(answer.Body()["tools"][0]["parameters"].size(), 1000001u);
+}
+
 TEST(Responses, EventsInTheirOrder) {
   Answer answer(Endpoint::kResponses, R"({"input": "a", "stream": true})");
   answer.Add(R"(token_ids: 2 text: "The")")

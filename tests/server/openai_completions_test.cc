@@ -221,7 +221,8 @@ TEST(Hostile, EachIsRefusedAndSaysWhere) {
 TEST(Hostile, ManyKeysTakeNoTime) {
   std::string body = "{\"metadata\": {\"k\": 1";
   for (int i = 0; i < 300000; ++i) absl::StrAppend(&body, ",\"", i, "\":1");
-  EXPECT_EQ(Calls(Complete(body + "}, \"prompt\": \"a\"}")), R"(text: "a")");
+  EXPECT_EQ(Refusal(Complete(body + "}, \"prompt\": \"a\"}")),
+            "400 metadata: metadata has 300001 keys; range [0, 16]");
 }
 
 TEST(Hostile, LongNamesAreCut) {

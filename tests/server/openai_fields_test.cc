@@ -85,6 +85,25 @@ TEST(Options, CountsAreChecked) {
             "400 top_p: top_p is 1.5; range [0, 1]");
 }
 
+// With the limits of OpenAI's API, in characters.
+TEST(Options, MetadataIsSmall) {
+  const auto with = [](const std::string& key, const std::string& value) {
+    return absl::StrCat(R"({"prompt": "a", "metadata": {")", key, R"(": )", value, "}}");
+  };
+  const auto text = [](int characters) {
+    std::string quoted = "\"";
+    for (int i = 0; i < characters; ++i) quoted += "é";
+    return quoted + "\"";
+  };
+  EXPECT_EQ(Calls(Complete(with(std::string(64, 'k'), text(512)))), R"(text: "a")");
+  EXPECT_EQ(Refusal(Complete(with(std::string(65, 'k'), "\"\""))),
+            absl::StrCat("400 metadata.", std::string(65, 'k'), ": metadata.", std::string(65, 'k'),
+                         " is a key of 65 characters; range [0, 64]"));
+  EXPECT_EQ(Refusal(Complete(with("k", text(513)))),
+            "400 metadata.k: metadata.k has 513 characters; range [0, 512]");
+  EXPECT_EQ(Refusal(Complete(with("k", "1"))), "400 metadata.k: metadata.k is 1; must be a string");
+}
+
 TEST(Options, TopPOfZeroLeavesTheLikeliestToken) {
   const absl::StatusOr<Ask> ask = Complete(R"({"prompt": "a", "top_p": 0})");
   const float top_p = std::get<v1::GenerateRequest>(ask->calls[0]).sampling().top_p();

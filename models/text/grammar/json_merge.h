@@ -6,12 +6,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "nlohmann/json.hpp"
+#include "models/files/ordered_json.h"
 
 namespace packrat {
-
-// Properties keep their order, which is that of the output.
-using OrderedJson = nlohmann::ordered_json;
 
 bool IsAnnotation(absl::string_view keyword);  // It restricts nothing, or only holds schemas.
 bool IsKnownKeyword(absl::string_view keyword);

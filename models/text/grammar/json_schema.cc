@@ -317,12 +317,9 @@ class SchemaReader {
 
 absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, JsonSpacing spacing,
                                                GrammarRules* rules) {
-  const absl::Status status = ParseJson(text.data(), text.size(), "it").status();
-  if (!status.ok()) return status;
-  OrderedJson document =
-      OrderedJson::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return absl::InvalidArgumentError("it has a number that is none");
-  return SchemaReader(std::move(document), spacing, rules).Read();
+  absl::StatusOr<OrderedJson> document = ParseOrderedJson(text, "it");
+  if (!document.ok()) return document.status();
+  return SchemaReader(*std::move(document), spacing, rules).Read();
 }
 
 absl::StatusOr<GrammarRules> ParseJsonSchema(absl::string_view text) {

@@ -17,6 +17,8 @@ namespace packrat {
 using Json = nlohmann::json;
 
 inline constexpr int kMaxJsonDepth = 32;  // Of files.
+// Of what clients send: a schema takes three levels for each list of objects.
+inline constexpr int kMaxRequestJsonDepth = 128;
 
 // Parses `text` strictly: no comments, nothing after the value, no NUL. The message of
 // INVALID_ARGUMENT begins with `where` and gives the position of a syntax error, the name of a

@@ -5,8 +5,10 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace packrat {
@@ -32,6 +34,7 @@ const Keywords& Restrictions() {
   return *kAll;
 }
 
+constexpr absl::string_view kCombining[] = {"$ref", "allOf", "anyOf", "oneOf"};
 constexpr absl::string_view kTypes[] = {"object",  "array",   "string", "number",
                                         "integer", "boolean", "null"};
 
@@ -40,22 +43,39 @@ bool Has(const List& list, absl::string_view name) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
 }
 
-bool MergeProperties(const OrderedJson& part, OrderedJson* base) {
+// In a set: the base may have thousands of names, and get as many in each of many parts.
+bool MergeProperties(const OrderedJson& part, OrderedJson* base, size_t* work) {
   if (!part.is_object() || !base->is_object()) return false;
+  absl::flat_hash_map<absl::string_view, const OrderedJson*> known;
+  for (const auto& [name, schema] : base->items()) known[name] = &schema;
+  *work += known.size();
+  // What is new waits: the names and schemas of a base that grows would move.
+  OrderedJson::object_t added;
   for (const auto& [name, schema] : part.items()) {
-    if (!base->contains(name)) {
-      (*base)[name] = schema;
-    } else if ((*base)[name] != schema) {
+    const auto found = known.find(name);
+    if (found == known.end()) {
+      added.emplace_back(name, schema);
+    } else if (*found->second != schema) {
       return false;
     }
   }
+  auto& members = base->get_ref<OrderedJson::object_t&>();
+  std::move(added.begin(), added.end(), std::back_inserter(members));
   return true;
 }
 
-bool MergeRequired(const OrderedJson& part, OrderedJson* base) {
+bool MergeRequired(const OrderedJson& part, OrderedJson* base, size_t* work) {
   if (!part.is_array() || !base->is_array()) return false;
+  *work += base->size();
+  absl::flat_hash_set<std::string> known;
+  for (const OrderedJson* list : {static_cast<const OrderedJson*>(base), &part}) {
+    for (const OrderedJson& name : *list) {
+      if (!name.is_string()) return false;
+    }
+  }
+  for (const OrderedJson& name : *base) known.insert(name.get_ref<const std::string&>());
   for (const OrderedJson& name : part) {
-    if (std::find(base->begin(), base->end(), name) == base->end()) base->push_back(name);
+    if (known.insert(name.get_ref<const std::string&>()).second) base->push_back(name);
   }
   return true;
 }
@@ -109,16 +129,33 @@ bool HasType(const OrderedJson& value, absl::string_view type) {
   return value.is_null();
 }
 
-void RemoveAnnotations(OrderedJson* schema) {
-  std::vector<std::string> keywords;
-  for (const auto& [key, value] : schema->items()) {
-    if (IsAnnotation(key)) keywords.push_back(key);
+size_t JsonWeight(const OrderedJson& value) {
+  constexpr size_t kBytes = 16;  // Of text, that cost what a value does.
+  size_t weight = 1;
+  if (value.is_string()) weight += value.get_ref<const std::string&>().size() / kBytes;
+  if (value.is_array()) {
+    for (const OrderedJson& item : value) weight += JsonWeight(item);
+  } else if (value.is_object()) {
+    for (const auto& [name, item] : value.get_ref<const OrderedJson::object_t&>()) {
+      weight += name.size() / kBytes + JsonWeight(item);
+    }
   }
-  for (const std::string& key : keywords) schema->erase(key);
+  return weight;
 }
 
-std::string MergeSchema(const OrderedJson& part, OrderedJson* base) {
-  if (part.contains("nullable")) return "nullable";  // The others may not be.
+bool HasOwnKeywords(const OrderedJson& schema) {
+  for (const auto& [key, value] : schema.get_ref<const OrderedJson::object_t&>()) {
+    if (!IsAnnotation(key) && !Has(kCombining, key)) return true;
+  }
+  return false;
+}
+
+absl::Status MergeSchema(const OrderedJson& part, bool branches, OrderedJson* base, size_t* work) {
+  const auto conflict = [](absl::string_view keyword) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(keyword, " of what is combined here cannot be combined"));
+  };
+  if (part.contains("nullable")) return conflict("nullable");  // The others may not be.
   // Which properties and items are beside the listed ones is each part's own affair.
   const std::pair<const char*, const char*> own[] = {{"additionalProperties", "properties"},
                                                      {"items", "prefixItems"},
@@ -127,21 +164,30 @@ std::string MergeSchema(const OrderedJson& part, OrderedJson* base) {
   for (const auto& [beside, listed] : own) {
     const bool apart = (part.contains(beside) && base->contains(listed)) ||
                        (base->contains(beside) && part.contains(listed));
-    if (apart) return beside;
+    if (apart) return conflict(beside);
   }
-  for (const auto& [key, value] : part.items()) {
-    if (IsAnnotation(key)) continue;
+  for (const auto& [key, value] : part.get_ref<const OrderedJson::object_t&>()) {
+    ++*work;
+    if (IsAnnotation(key) || key == "$ref" || key == "allOf" || RestrictsNothing(key, value)) {
+      continue;
+    }
+    if (!branches && (key == "anyOf" || key == "oneOf")) continue;
+    // Before it is in the base, which so has few keywords.
+    if (!IsKnownKeyword(key)) {
+      return absl::InvalidArgumentError(absl::StrCat("keyword ", Quoted(key), " is not supported"));
+    }
+    *work += JsonWeight(value);
     if (!base->contains(key)) {
       (*base)[key] = value;
       continue;
     }
     OrderedJson& there = (*base)[key];
     if (there == value) continue;
-    const bool merged = (key == "properties" && MergeProperties(value, &there)) ||
-                        (key == "required" && MergeRequired(value, &there));
-    if (!merged) return key;
+    const bool merged = (key == "properties" && MergeProperties(value, &there, work)) ||
+                        (key == "required" && MergeRequired(value, &there, work));
+    if (!merged) return conflict(key);
   }
-  return "";
+  return absl::OkStatus();
 }
 
 }  // namespace packrat

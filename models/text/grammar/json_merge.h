@@ -2,9 +2,11 @@
 #ifndef PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_
 #define PACKRAT_MODELS_TEXT_GRAMMAR_JSON_MERGE_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "models/files/ordered_json.h"
 
@@ -18,11 +20,15 @@ bool RestrictsNothing(absl::string_view keyword, const OrderedJson& value);
 std::vector<std::string> ImpliedTypes(const OrderedJson& schema);
 bool IsType(absl::string_view type);
 bool HasType(const OrderedJson& value, absl::string_view type);
-void RemoveAnnotations(OrderedJson* schema);
+// What copying or comparing it costs.
+size_t JsonWeight(const OrderedJson& value);
+// Whether the schema says something beside $ref, allOf, anyOf and oneOf.
+bool HasOwnKeywords(const OrderedJson& schema);
 
-// Adds to `base`, an object, what `part` asks for. Returns the keyword that cannot be added beside
-// what is there; empty: it was done.
-std::string MergeSchema(const OrderedJson& part, OrderedJson* base);
+// Adds to `base`, an object, the keywords of `part` but for $ref, allOf, and without `branches`
+// anyOf and oneOf. INVALID_ARGUMENT names one that is not known, or cannot be added beside what is
+// there. *work grows by what it did, as JsonWeight().
+absl::Status MergeSchema(const OrderedJson& part, bool branches, OrderedJson* base, size_t* work);
 
 }  // namespace packrat
 

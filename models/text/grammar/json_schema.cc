@@ -7,16 +7,14 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "models/files/json.h"
 #include "models/text/grammar/json_merge.h"
 #include "models/text/grammar/json_number.h"
 #include "models/text/grammar/json_text.h"
 #include "models/text/grammar/regex.h"
 #include "models/text/grammar/schema_keywords.h"
+#include "models/text/grammar/schema_parts.h"
 #include "models/text/grammar/text_reader.h"
 
 namespace packrat {
@@ -31,12 +29,12 @@ constexpr size_t kMaxNameBytes = 256;  // Of a property beside which others are 
 class SchemaReader {
  public:
   SchemaReader(OrderedJson document, JsonSpacing spacing, GrammarRules* rules)
-      : document_(std::move(document)), rules_(*rules), json_(rules, spacing) {}
+      : parts_(std::move(document)), rules_(*rules), json_(rules, spacing) {}
 
   absl::StatusOr<Id> Read() {
     const int root = rules_.AddRule("#");
     refs_["#"] = root;
-    const Id body = Schema(document_, "#", 0);
+    const Id body = Schema(parts_.document(), "#", 0);
     if (!status_.ok()) return status_;
     rules_.SetBody(root, body);
     return rules_.Call(root);
@@ -48,43 +46,20 @@ class SchemaReader {
     return 0;
   }
 
-  // The schema at a pointer; null if there is none.
-  const OrderedJson* Find(const std::string& pointer) const {
-    const OrderedJson* at = &document_;
-    if (pointer == "#") return at;
-    if (pointer.rfind("#/", 0) != 0) return nullptr;
-    for (const absl::string_view part : absl::StrSplit(absl::string_view(pointer).substr(2), '/')) {
-      const std::string name = absl::StrReplaceAll(part, {{"~1", "/"}, {"~0", "~"}});
-      size_t index = 0;
-      if (at->is_object() && at->contains(name)) {
-        at = &at->find(name).value();
-      } else if (at->is_array() && absl::SimpleAtoi(name, &index) && index < at->size()) {
-        at = &(*at)[index];
-      } else {
-        return nullptr;
-      }
-    }
-    return at;
-  }
-
-  const OrderedJson* Target(const OrderedJson& ref, const std::string& path) {
-    const OrderedJson* found = nullptr;
-    if (ref.is_string()) found = Find(ref.get<std::string>());
-    if (found == nullptr) {
-      Fail(path, absl::StrCat("$ref ", Quoted(ref.dump()), " is not a place in this schema"));
-    }
-    return found;
+  bool Check(const absl::Status& status, const std::string& path) {
+    if (!status.ok()) Fail(path, status.message());
+    return status.ok();
   }
 
   Id Reference(const OrderedJson& ref, const std::string& path, int depth) {
-    const OrderedJson* target = Target(ref, path);
-    if (target == nullptr) return 0;
+    const absl::StatusOr<const OrderedJson*> target = parts_.Target(ref);
+    if (!Check(target.status(), path)) return 0;
     const std::string pointer = ref.get<std::string>();
     const auto known = refs_.find(pointer);
     if (known != refs_.end()) return rules_.Call(known->second);
     const int rule = rules_.AddRule(pointer);
     refs_[pointer] = rule;
-    rules_.SetBody(rule, Schema(*target, pointer, depth + 1));
+    rules_.SetBody(rule, Schema(**target, pointer, depth + 1));
     return rules_.Call(rule);
   }
 
@@ -112,51 +87,53 @@ class SchemaReader {
   }
 
   // As OpenAPI 3.0 has it, where no type is null.
-  Id Nullable(OrderedJson schema, const std::string& path, int depth) {
+  Id Nullable(const OrderedJson& schema, const std::string& path, int depth) {
     const OrderedJson nullable = *schema.find("nullable");
     if (!nullable.is_boolean()) return Fail(path, "nullable is true or false");
-    schema.erase("nullable");
-    const Id otherwise = Schema(schema, path, depth + 1);
+    if (!Check(parts_.Spend(schema), path)) return 0;
+    OrderedJson without = schema;
+    without.erase("nullable");
+    const Id otherwise = Schema(without, path, depth + 1);
     if (!nullable.get<bool>()) return otherwise;
     return rules_.Choice({otherwise, rules_.Literal("null")});
   }
 
-  // What stands beside $ref, allOf, anyOf and oneOf, and they themselves, made one schema.
   Id Composed(const OrderedJson& schema, const std::string& path, int depth) {
+    const auto has = [&schema](const char* key) { return schema.contains(key) ? 1 : 0; };
+    const bool alone =
+        has("$ref") + has("allOf") + has("anyOf") + has("oneOf") == 1 && !HasOwnKeywords(schema);
+    if (alone && has("$ref")) return Reference(*schema.find("$ref"), path, depth);
+    if (alone && !has("allOf")) return Branches(schema, nullptr, path, depth);
+    const OrderedJson* all = has("allOf") ? &*schema.find("allOf") : nullptr;
+    if (alone && all->is_array() && all->size() == 1) {
+      return Schema((*all)[0], path + "/allOf/0", depth + 1);
+    }
+    // Equal ones are made once: so one may hold itself, as lists and trees do.
+    if (!Check(parts_.Spend(schema), path)) return 0;
+    const auto [known, first] = combined_.try_emplace(schema.dump(), 0);
+    if (!first) return rules_.Call(known->second);
+    const int rule = known->second = rules_.AddRule(path);
+    rules_.SetBody(rule, Combined(schema, path, depth));
+    return rules_.Call(rule);
+  }
+
+  // What stands beside $ref, allOf, anyOf and oneOf, and they themselves, made one schema.
+  Id Combined(const OrderedJson& schema, const std::string& path, int depth) {
     OrderedJson base = OrderedJson::object();
-    int parts = 0;
-    const auto merge = [&](const OrderedJson& part) {
-      ++parts;
-      if (!part.is_object()) return Fail(path, "allOf takes objects only"), false;
-      const std::string conflict = MergeSchema(part, &base);
-      if (conflict.empty()) return true;
-      Fail(path, absl::StrCat(conflict, " of what is combined here cannot be combined"));
-      return false;
-    };
-    OrderedJson own = schema;
-    for (const char* key : {"$ref", "allOf", "anyOf", "oneOf"}) own.erase(key);
-    RemoveAnnotations(&own);
-    if (schema.contains("$ref")) {
-      const OrderedJson& ref = *schema.find("$ref");
-      if (own.empty() && !schema.contains("allOf") && !schema.contains("anyOf") &&
-          !schema.contains("oneOf")) {
-        return Reference(ref, path, depth);
-      }
-      const OrderedJson* target = Target(ref, path);
-      if (target == nullptr || !merge(*target)) return 0;
+    if (!Check(parts_.Merge(schema, /*branches=*/false, &base), path)) return 0;
+    if (schema.contains("anyOf") || schema.contains("oneOf")) {
+      return Branches(schema, &base, path, depth);
     }
-    if (schema.contains("allOf")) {
-      const OrderedJson& all = *schema.find("allOf");
-      if (!all.is_array() || all.empty()) return Fail(path, "allOf is a list of schemas");
-      for (const OrderedJson& part : all) {
-        if (!merge(part)) return 0;
-      }
+    return Schema(base, path, depth + 1);
+  }
+
+  // One of those in anyOf or oneOf, each with what is in `base` if that is not null.
+  Id Branches(const OrderedJson& schema, const OrderedJson* base, const std::string& path,
+              int depth) {
+    const bool any = schema.contains("anyOf");
+    if (any && schema.contains("oneOf")) {
+      return Fail(path, "anyOf and oneOf beside each other are not supported");
     }
-    // Behind what it is based on, so that its own properties come last.
-    if (!own.empty() && !merge(own)) return 0;
-    const bool any = schema.contains("anyOf"), one = schema.contains("oneOf");
-    if (any && one) return Fail(path, "anyOf and oneOf beside each other are not supported");
-    if (!any && !one) return Schema(base, path, depth + 1);
     const char* const key = any ? "anyOf" : "oneOf";
     const OrderedJson& branches = *schema.find(key);
     if (!branches.is_array() || branches.empty()) {
@@ -165,16 +142,13 @@ class SchemaReader {
     std::vector<Id> ways;
     for (size_t i = 0; i < branches.size() && status_.ok(); ++i) {
       const std::string at = absl::StrCat(path, "/", key, "/", i);
-      if (parts == 0) {
+      if (base == nullptr) {
         ways.push_back(Schema(branches[i], at, depth + 1));
         continue;
       }
-      OrderedJson whole = base;
-      if (!branches[i].is_object()) return Fail(at, "beside other keywords it must be an object");
-      const std::string conflict = MergeSchema(branches[i], &whole);
-      if (!conflict.empty()) {
-        return Fail(at, absl::StrCat(conflict, " of what is combined here cannot be combined"));
-      }
+      if (!Check(parts_.Spend(*base), at)) return 0;
+      OrderedJson whole = *base;
+      if (!Check(parts_.Merge(branches[i], /*branches=*/true, &whole), at)) return 0;
       ways.push_back(Schema(whole, at, depth + 1));
     }
     return rules_.Choice(std::move(ways));
@@ -305,10 +279,12 @@ class SchemaReader {
     return json_.ObjectOf(properties, other, read->count.min, read->count.max);
   }
 
-  const OrderedJson document_;
+  SchemaParts parts_;
   GrammarRules& rules_;
   JsonText json_;
   absl::flat_hash_map<std::string, int> refs_;  // Rules, by what refers to them.
+  absl::flat_hash_map<std::string, int>
+      combined_;  // Of schemas that combine others, by their text.
   int schemas_ = 0;
   absl::Status status_;
 };
@@ -317,7 +293,7 @@ class SchemaReader {
 
 absl::StatusOr<GrammarRules::Id> AddJsonSchema(absl::string_view text, JsonSpacing spacing,
                                                GrammarRules* rules) {
-  absl::StatusOr<OrderedJson> document = ParseOrderedJson(text, "it");
+  absl::StatusOr<OrderedJson> document = ParseOrderedJson(text, "it", kMaxRequestJsonDepth);
   if (!document.ok()) return document.status();
   return SchemaReader(*std::move(document), spacing, rules).Read();
 }

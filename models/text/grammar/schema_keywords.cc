@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
 #include "models/text/grammar/json_text.h"
@@ -187,14 +188,16 @@ absl::StatusOr<ObjectKeywords> ReadObject(const OrderedJson& schema) {
     out.others = kAnything;
   }
   if (required != nullptr && !required->is_array()) return Invalid("required is a list of names");
+  absl::flat_hash_map<std::string, size_t> places;
+  for (size_t i = 0; required != nullptr && i < out.properties.size(); ++i) {
+    places[out.properties[i].name] = i;
+  }
   for (size_t i = 0; required != nullptr && i < required->size(); ++i) {
     const OrderedJson& name = (*required)[i];
     if (!name.is_string()) return Invalid("required is a list of names");
-    const auto property = std::find_if(
-        out.properties.begin(), out.properties.end(),
-        [&](const auto& property) { return property.name == name.get<std::string>(); });
-    if (property != out.properties.end()) {
-      property->required = true;
+    const auto [place, added] = places.try_emplace(name.get<std::string>(), out.properties.size());
+    if (!added) {
+      out.properties[place->second].required = true;
     } else if (others != nullptr && out.others == nullptr) {
       return Invalid(absl::StrCat("required has ", Quoted(name.get<std::string>()),
                                   ", which is not in properties, and there can be no others"));

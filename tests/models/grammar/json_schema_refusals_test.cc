@@ -14,13 +14,18 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(JsonSchemaRefusalsTest, AreByNameAndPlace) {
-  std::string deep = "{}";
-  for (int i = 0; i < 40; ++i) deep = R"({"items": )" + deep + "}";
+  const auto deep = [](int levels) {
+    std::string schema = "{}";
+    for (int i = 0; i < levels; ++i) schema = R"({"items": )" + schema + "}";
+    return schema;
+  };
   const std::pair<std::string, const char*> cases[] = {
       {"", "empty"},
       {"{", "it: "},
       {"3", "at #: a schema is an object, true or false"},
-      {deep, "levels"},
+      {deep(65), "schemas nest deeper than 64"},
+      {deep(127), "schemas nest deeper than 64"},
+      {deep(128), "it: nested more than 128 levels deep"},
       {R"({"properties": {"a": {"multipleOf": 2}}})", "at #/properties/a: keyword \"multipleOf\""},
       {R"({"not": {}})", "keyword \"not\""},
       {R"({"patternProperties": {}})", "patternProperties"},
@@ -62,7 +67,11 @@ TEST(JsonSchemaRefusalsTest, AreByNameAndPlace) {
        "can begin with itself"},
       {R"({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "object"}]}},
            "$ref": "#/$defs/a"})",
-       "nest deeper"},
+       "leads back to where it stands"},
+      {R"({"$ref": "#/$defs/a%2fb", "$defs": {"a/b": {}}})", "is not a place in this schema"},
+      {R"({"allOf": [{"$ref": "#/$defs/x"}, {}]})", "is not a place in this schema"},
+      {R"({"allOf": [{"not": {}}, {}]})", "keyword \"not\" is not supported"},
+      {R"({"allOf": [true, {}]})", "what is combined must be objects"},
       {R"({"allOf": [{"type": "string"}, {"type": "integer"}]})", "type of what is combined"},
       {R"({"allOf": [{"properties": {"a": true}, "additionalProperties": false},
                      {"properties": {"b": true}}]})",
@@ -91,7 +100,18 @@ TEST(JsonSchemaRefusalsTest, LargeOnesAreSmallOrRefused) {
                     "\"}, {\"title\": \"y\"}]}]},");
   }
   absl::StrAppend(&doubling, R"("d30": {"type": "null"}}})");
-  EXPECT_EQ(Compile(ParseJsonSchema(doubling)).status().code(), absl::StatusCode::kInvalidArgument);
+  const auto doubled = Compile(ParseJsonSchema(doubling));
+  ASSERT_TRUE(doubled.ok()) << doubled.status();
+  EXPECT_LT(doubled->nodes().size(), 1000u);
+
+  // And the same without an anyOf between, which is merged alone.
+  std::string merged = R"({"$ref": "#/$defs/d0", "type": "object", "$defs": {)";
+  for (int i = 0; i < 30; ++i) {
+    absl::StrAppend(&merged, "\"d", i, "\": {\"allOf\": [{\"$ref\": \"#/$defs/d", i + 1,
+                    "\"}, {\"$ref\": \"#/$defs/d", i + 1, "\"}]},");
+  }
+  absl::StrAppend(&merged, R"("d30": {"type": "object"}}})");
+  EXPECT_THAT(ParseJsonSchema(merged).status().message(), HasSubstr("too large"));
 
   std::string nested = R"({"type": "string", "minLength": 10000})";
   for (int i = 0; i < 10; ++i)
@@ -108,6 +128,30 @@ TEST(JsonSchemaRefusalsTest, LargeOnesAreSmallOrRefused) {
   GrammarTexts texts(*std::move(compiled));
   EXPECT_TRUE(texts.Matches(R"({"p3":1,"p998":2})"));
   EXPECT_FALSE(texts.Matches(R"({"p998":1,"p3":2})"));
+}
+
+// Of thousands of names each, whose number squared is too many to look at for each branch.
+TEST(JsonSchemaRefusalsTest, MergesOfManyNamesAreCounted) {
+  const auto names = [](const char* prefix, int count) {
+    std::string list;
+    for (int i = 0; i < count; ++i) {
+      absl::StrAppend(&list, i > 0 ? "," : "", "\"", prefix, absl::Hex(i), "\"");
+    }
+    return list;
+  };
+  const auto schema = [&](int count, int branches) {
+    std::string text = absl::StrCat(R"({"$defs": {"a": {"type": "string", "required": [)",
+                                    names("a", count), R"(]}, "b": {"required": [)",
+                                    names("b", count), R"(]}}, "$ref": "#/$defs/a", "anyOf": [)");
+    for (int i = 0; i < branches; ++i) {
+      absl::StrAppend(&text, i > 0 ? "," : "", R"({"$ref":"#/$defs/b"})");
+    }
+    return text + "]}";
+  };
+  EXPECT_THAT(ParseJsonSchema(schema(2900, 500)).status().message(),
+              HasSubstr("the schema is too large with what its $refs repeat"));
+  const auto one = ParseJsonSchema(schema(2900, 1));
+  EXPECT_TRUE(one.ok()) << one.status();
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ using jinja::List;
 using jinja::Value;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
+// Messages hold such a field three levels below their list.
+constexpr int kMaxFieldDepth = Value::kMaxDepth - 4;
 
 Value Foreign(const std::string& text) { return Value::String(text, MarkedText::kForeign); }
 
@@ -58,7 +60,7 @@ Value FromJson(const OrderedJson& json) {
 absl::StatusOr<Value> ParseField(const std::string& text, const std::string& field,
                                  OrderedJson::value_t type) {
   // A template shows keys in the order of the request.
-  const absl::StatusOr<OrderedJson> json = ParseOrderedJson(text, field);
+  const absl::StatusOr<OrderedJson> json = ParseOrderedJson(text, field, kMaxFieldDepth);
   if (!json.ok()) return json.status();
   if (json->type() != type) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -147,7 +147,7 @@ std::optional<std::string> ParamOf(const absl::Status& status) {
 absl::StatusOr<OrderedJson> ParseBody(absl::string_view text) {
   const absl::Status no_nul = CheckNoNul(text.data(), text.size(), "the body");
   if (!no_nul.ok()) return no_nul;
-  OrderedJsonBuilder builder;
+  OrderedJsonBuilder builder(kMaxRequestJsonDepth);
   if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
     if (builder.field().empty()) {
       return absl::InvalidArgumentError(absl::StrCat("the body: ", builder.error()));

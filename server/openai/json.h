@@ -27,8 +27,8 @@ absl::Status WithParam(absl::Status status, absl::string_view field);
 std::optional<std::string> ParamOf(const absl::Status& status);
 
 // The object that `text` is. Strict: no comments, nothing behind it, no NUL, NaN or number that a
-// double cannot hold, no key twice, no lone surrogate, at most kMaxJsonDepth levels. Takes time and
-// memory in proportion to `text`. INVALID_ARGUMENT names the field in which the error is.
+// double cannot hold, no key twice, no lone surrogate, at most kMaxRequestJsonDepth levels. Takes
+// time and memory in proportion to `text`. INVALID_ARGUMENT names the field in which the error is.
 absl::StatusOr<OrderedJson> ParseBody(absl::string_view text);
 
 // For a message: "true", "\"abc\"", "a list".

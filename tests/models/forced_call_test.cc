@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "models/files/ordered_json.h"
 #include "models/text/grammar/gbnf.h"
 #include "models/text/grammar/special_token.h"
 #include "models/text/tool_calls/tool_call_reader.h"
@@ -229,6 +230,30 @@ TEST(ForcedCall, WhatCannotBeWrittenIsRefused) {
       EXPECT_THAT(forced.status().message(), HasSubstr(why)) << format;
     }
   }
+}
+
+// What takes hours, or a gigabyte, where each is held against each, or repeats the rest.
+TEST(ForcedCall, ParametersOfHundredsOfThousandsOfNames) {
+  std::string properties, required, referring;
+  for (int i = 0; i < 300000; ++i) {
+    const std::string comma = i > 0 ? "," : "", name = "\"a" + std::to_string(i) + "\"";
+    properties += comma + name + ":true";
+    required += comma + name;
+    if (i < 20000) referring += comma + name + R"(:{"$ref":"#/$defs/a0"})";
+  }
+  const auto force = [](const std::string& parameters) {
+    OrderedJson function = {{"name", "f"}};
+    function["parameters"] = *ParseOrderedJson(parameters, "it");
+    OrderedJson functions = OrderedJson::array();
+    functions.push_back(std::move(function));
+    return ForceCall(*FindToolFormat("olmo"), functions, /*special=*/nullptr).status();
+  };
+  const absl::Status listed =
+      force(R"({"properties":{)" + properties + R"(},"required":[)" + required + "]}");
+  EXPECT_TRUE(listed.ok()) << listed;
+  EXPECT_THAT(
+      force(R"({"properties":{)" + referring + R"(},"$defs":{)" + properties + "}}").message(),
+      HasSubstr("parameters is too large with what each $ref repeats"));
 }
 
 // Of every format: JSON by the schema, and a call as the model writes it, mark and all.

@@ -193,8 +193,8 @@ TEST(Hostile, EachIsRefusedAndSaysWhere) {
       {"{", "400 -: the body: not valid JSON at byte 2"},
       {"{} {}", "400 -: the body: not valid JSON at byte 4"},
       {std::string("{}\0", 3), "400 -: the body: not valid JSON: a NUL at byte 3"},
-      {deep(32), "400 prompt: prompt: nested more than 32 levels deep"},
-      {deep(1000000), "400 prompt: prompt: nested more than 32 levels deep"},
+      {deep(128), "400 prompt: prompt: nested more than 128 levels deep"},
+      {deep(1000000), "400 prompt: prompt: nested more than 128 levels deep"},
       {R"({"top_p": NaN})", "400 top_p: top_p: not valid JSON at byte 11"},
       {R"({"top_p": Infinity})", "400 top_p: top_p: not valid JSON at byte 11"},
       {R"({"top_p": 1e999})", R"(400 top_p: top_p: number out of range: "1e999")"},
@@ -213,7 +213,7 @@ TEST(Hostile, EachIsRefusedAndSaysWhere) {
         << body.substr(0, 40);
   }
   // One less is not too deep, and wrong for another reason.
-  EXPECT_EQ(Refusal(Complete(deep(31))),
+  EXPECT_EQ(Refusal(Complete(deep(127))),
             "400 prompt[0][0]: prompt[0][0] is a list; must be a token id");
 }
 

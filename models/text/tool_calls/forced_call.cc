@@ -5,12 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "models/text/grammar/grammar_rules.h"
 
 namespace packrat {
 namespace {
@@ -112,16 +114,17 @@ absl::StatusOr<std::vector<Argument>> ArgumentsOf(const OrderedJson& parameters)
     if (!required->is_array()) {
       return absl::InvalidArgumentError("parameters.required is not a list");
     }
+    // A client may send hundreds of thousands of both.
+    absl::flat_hash_map<std::string, size_t> places;
+    for (const Argument& argument : arguments) places.emplace(argument.name, places.size());
     for (const OrderedJson& name : *required) {
-      const auto named = std::find_if(arguments.begin(), arguments.end(),
-                                      [&](const Argument& one) { return name == one.name; });
-      if (named != arguments.end()) {
-        named->required = true;
-      } else if (name.is_string()) {
-        arguments.push_back({name.get<std::string>(), OrderedJson::object(), true});
-      }
+      if (!name.is_string()) continue;
+      const auto [place, added] = places.emplace(name.get<std::string>(), arguments.size());
+      if (added) arguments.push_back({place->first, OrderedJson::object(), true});
+      arguments[place->second].required = true;
     }
   }
+  size_t repeated = 0;  // Bytes.
   for (Argument& argument : arguments) {
     if (argument.schema == OrderedJson(true)) argument.schema = OrderedJson::object();
     if (!argument.schema.is_object()) {
@@ -131,7 +134,13 @@ absl::StatusOr<std::vector<Argument>> ArgumentsOf(const OrderedJson& parameters)
     // Each schema stands alone, with what it may refer to.
     if (!absl::StrContains(Dump(argument.schema), "\"$ref\"")) continue;
     for (const char* key : {"$defs", "definitions"}) {
-      if (const OrderedJson* found = Find(parameters, key)) argument.schema[key] = *found;
+      const OrderedJson* found = Find(parameters, key);
+      if (found == nullptr) continue;
+      if (repeated > kMaxGrammarBytes) {
+        return absl::InvalidArgumentError("parameters is too large with what each $ref repeats");
+      }
+      argument.schema[key] = *found;
+      repeated += Dump(*found).size();
     }
   }
   return arguments;

@@ -113,11 +113,22 @@ std::vector<Field> MakeFields() {
               "Functions that the model may call."),
       Special(kChoices, "response_format", ReadResponseFormat, kObject,
               "text, json_object, or json_schema with a schema."),
-      Special(kResponses, "text", ReadText, kObject, "format: text, json_object, json_schema."),
+      Special(kResponses, "text", ReadText, kObject,
+              "format: text, json_object, json_schema. verbosity: as in a chat."),
       Special(kResponses, "include", ReadInclude, kList,
               "message.output_text.logprobs: log-probabilities of the tokens."),
       Special(kResponses, "previous_response_id", RefusePrevious, kString,
               "Refused: no responses are kept."),
+      Special(kChat, "reasoning_effort", ReadVariable, kEfforts,
+              "A variable of the chat template, if it has one of this name."),
+      Special(kResponses, "reasoning", ReadReasoning, kObject,
+              "effort: a variable of the chat template, reasoning_effort. summary: auto, without "
+              "effect."),
+      Special(kChat, "verbosity", ReadVariable, kVerbosities,
+              "A variable of the chat template, if it has one of this name."),
+      Special(kChat, "functions", RefuseFunctions, kObjects, "Refused: send tools."),
+      Special(kChat, "function_call", RefuseFunctions, R"({"type":["string","object"]})",
+              "Refused: send tools and tool_choice."),
 
       // What it has, and this server has no use for.
       Neutral(kText, "suffix", R"({"enum":[""]})", "This server does not fill in the middle."),
@@ -128,6 +139,12 @@ std::vector<Field> MakeFields() {
               R"({"type":"object","maxProperties":16,"additionalProperties":)"
               R"({"type":"string","maxLength":512}})",
               "Without effect; /v1/responses repeats it."),
+      Neutral(kTalk, "prompt_cache_retention", R"({"enum":["in_memory","in-memory","24h"]})",
+              "Without effect: the server's flags say how long states are kept."),
+      Neutral(kChat, "prediction", kObject, "Without effect: it could save time alone."),
+      Neutral(kResponses, "max_tool_calls",
+              R"({"type":"integer","minimum":0,"maximum":2147483647})",
+              "Without effect: it counts calls of built-in tools, and there are none."),
       Neutral(kAll, "service_tier", R"({"enum":["auto","default"]})", "Without effect."),
       Neutral(kTalk, "store", kFalse, "No answers are kept."),
       Special(kTalk, "parallel_tool_calls", ReadParallelCalls, kBoolean,
@@ -241,7 +258,8 @@ bool HasType(const OrderedJson& value, const std::string& type) {
   return value.is_number();  // Who reads an integer sees whether it is one.
 }
 
-// Checks what Field::schema promises.
+}  // namespace
+
 absl::Status CheckSchema(const std::string& name, const OrderedJson& value,
                          const OrderedJson& schema) {
   if (const OrderedJson* taken = Find(schema, "enum")) {
@@ -268,6 +286,8 @@ absl::Status CheckSchema(const std::string& name, const OrderedJson& value,
                 absl::StrCat("is ", Shown(value), "; range [", Dump(*low), ", ", Dump(*high), "]"));
 }
 
+namespace {
+
 absl::Status ReadOne(const Field& field, const OrderedJson& value, Draft* draft) {
   if (field.path != nullptr) return draft->Set(field.path, field.name, value);
   const absl::Status status = CheckSchema(field.name, value, SchemaOf(field));
@@ -279,7 +299,7 @@ absl::Status ReadOne(const Field& field, const OrderedJson& value, Draft* draft)
 const OrderedJson& Repeated() {
   static const OrderedJson& fields = *new OrderedJson(OrderedJson::parse(R"({
       "instructions": null, "max_output_tokens": null, "metadata": {}, "parallel_tool_calls": true,
-      "previous_response_id": null, "store": false, "temperature": null, "text": {"format":
+      "previous_response_id": null, "reasoning": {"effort": null, "summary": null}, "store": false, "temperature": null, "text": {"format":
       {"type": "text"}}, "tool_choice": "auto", "tools": [], "top_logprobs": 0, "top_p": null,
       "truncation": "disabled", "user": null})"));
   return fields;

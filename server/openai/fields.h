@@ -25,12 +25,15 @@ struct Draft {
   v1::GenerateRequest request;  // Without its prompt, unless that is a chat.
   AnswerForm form;
   std::optional<int> n, best_of, top_logprobs;
-  bool stream_options = false;                   // Sent.
-  OrderedJson tools = OrderedJson::array();      // As a chat template takes them.
-  bool no_tools = false;                         // "tool_choice": "none"
-  bool call_forced = false;                      // It asks for a call,
-  std::string forced_tool;                       // of this one; empty: of any.
-  std::string instructions;                      // Of /v1/responses.
+  bool stream_options = false;               // Sent.
+  OrderedJson tools = OrderedJson::array();  // As a chat template takes them.
+  bool no_tools = false;                     // "tool_choice": "none"
+  bool call_forced = false;                  // It asks for a call,
+  std::string forced_tool;                   // of this one; empty: of any.
+  std::string instructions;                  // Of /v1/responses.
+  OrderedJson template_kwargs;               // Null: not sent.
+  // Further variables of the chat template, by name: the field that sets it, and to what.
+  std::map<std::string, std::pair<std::string, OrderedJson>> variables;
   OrderedJson repeated = OrderedJson::object();  // What the answer of /v1/responses repeats.
   // By the path in `request`: the field that set it, and to what.
   std::map<std::string, std::pair<std::string, OrderedJson>> set;
@@ -60,6 +63,9 @@ inline bool BelongsTo(const Field& field, Endpoint endpoint) {
   return (field.endpoints >> static_cast<int>(endpoint) & 1) != 0;
 }
 OrderedJson SchemaOf(const Field& field);
+// Of a schema what the parser checks of it, see Field::schema.
+absl::Status CheckSchema(const std::string& name, const OrderedJson& value,
+                         const OrderedJson& schema);
 
 // Reads all members of `body`. INVALID_ARGUMENT names one that is not known, as OpenAI's server
 // does: a misspelt option would otherwise change nothing, and nobody would know.

@@ -48,6 +48,22 @@ absl::Status ReadMessage(const std::string& field, const OrderedJson& value,
   return ReadToolCalls(absl::StrCat(field, ".tool_calls"), *calls, message);
 }
 
+absl::Status FinishTemplateKwargs(Draft* draft) {
+  OrderedJson& kwargs = draft->template_kwargs;
+  for (const auto& [name, by] : draft->variables) {
+    const auto& [field, value] = by;
+    const OrderedJson* said = Find(kwargs, name.c_str());
+    if (said == nullptr) {
+      kwargs[name] = value;
+    } else if (*said != value) {
+      return Refuse(field, absl::StrCat("says something else than chat_template_kwargs.", name,
+                                        "; send one of them"));
+    }
+  }
+  if (!kwargs.is_null()) draft->request.mutable_chat()->set_template_kwargs_json(Dump(kwargs));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message) {
@@ -96,8 +112,20 @@ absl::Status ReadMessages(const std::string& name, const OrderedJson& value, Dra
   return absl::OkStatus();
 }
 
-absl::Status ReadTemplateKwargs(const std::string& name, const OrderedJson& value, Draft* draft) {
-  return draft->Set("chat.template_kwargs_json", name, Dump(value));
+absl::Status ReadTemplateKwargs(const std::string&, const OrderedJson& value, Draft* draft) {
+  draft->template_kwargs = value;
+  return absl::OkStatus();
+}
+
+absl::Status ReadVariable(const std::string& name, const OrderedJson& value, Draft* draft) {
+  draft->variables[name] = {name, value};
+  return absl::OkStatus();
+}
+
+absl::Status RefuseFunctions(const std::string& name, const OrderedJson&, Draft*) {
+  return Refuse(name, name == "functions"
+                          ? "is what tools was before: send tools, and in each the function"
+                          : "is what tool_choice was before: send tools, and tool_choice");
 }
 
 absl::Status ReadChatLogprobs(const std::string&, const OrderedJson& value, Draft* draft) {
@@ -115,6 +143,8 @@ absl::StatusOr<Ask> FinishOneCall(Draft draft) {
   if (form.logprobs) request.mutable_sampling()->set_num_logprobs(form.num_logprobs);
   form.shown = form.made = draft.n.value_or(1);
   if (form.made != 1) request.set_num_choices(form.made);
+  const absl::Status kwargs = FinishTemplateKwargs(&draft);
+  if (!kwargs.ok()) return kwargs;
   const absl::Status tools = FinishTools(&draft);
   if (!tools.ok()) return tools;
   Ask ask;

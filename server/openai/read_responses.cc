@@ -114,6 +114,16 @@ class Items {
   OrderedJson calls_ = OrderedJson::array();
 };
 
+// A variable of the chat template that is a member of a field.
+absl::Status ReadVariableOf(const std::string& name, const OrderedJson& value, const char* member,
+                            const char* variable, const char* schema, Draft* draft) {
+  const OrderedJson* found = Find(value, member);
+  if (found == nullptr) return absl::OkStatus();
+  const std::string field = absl::StrCat(name, ".", member);
+  draft->variables[variable] = {field, *found};
+  return CheckSchema(field, *found, OrderedJson::parse(schema));
+}
+
 }  // namespace
 
 absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft* draft) {
@@ -140,8 +150,11 @@ absl::Status ReadInstructions(const std::string&, const OrderedJson& value, Draf
 }
 
 absl::Status ReadText(const std::string& name, const OrderedJson& value, Draft* draft) {
-  const absl::Status others = OnlyMembers(name, value, {"format"});
+  const absl::Status others = OnlyMembers(name, value, {"format", "verbosity"});
   if (!others.ok()) return others;
+  const absl::Status verbosity =
+      ReadVariableOf(name, value, "verbosity", "verbosity", kVerbosities, draft);
+  if (!verbosity.ok()) return verbosity;
   const OrderedJson* format = Find(value, "format");
   const std::string format_name = absl::StrCat(name, ".format");
   if (format == nullptr) return absl::OkStatus();
@@ -157,6 +170,19 @@ absl::Status ReadInclude(const std::string& name, const OrderedJson& value, Draf
     draft->form.logprobs = true;
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadReasoning(const std::string& name, const OrderedJson& value, Draft* draft) {
+  const absl::Status others = OnlyMembers(name, value, {"effort", "summary"});
+  if (!others.ok()) return others;
+  // "auto" is what there is, which here is none.
+  const OrderedJson* summary = Find(value, "summary");
+  if (summary != nullptr && *summary != "auto") {
+    return Refuse(absl::StrCat(name, ".summary"),
+                  absl::StrCat("is ", Shown(*summary),
+                               "; this server makes no summaries, and takes \"auto\" only"));
+  }
+  return ReadVariableOf(name, value, "effort", "reasoning_effort", kEfforts, draft);
 }
 
 absl::Status RefusePrevious(const std::string& name, const OrderedJson&, Draft*) {

@@ -11,6 +11,10 @@
 
 namespace packrat::openai {
 
+// JSON schemas of what a chat has as fields and /v1/responses within others.
+inline constexpr char kEfforts[] = R"({"enum":["none","minimal","low","medium","high","xhigh"]})";
+inline constexpr char kVerbosities[] = R"({"enum":["low","medium","high"]})";
+
 // Of all endpoints, in read_options.cc.
 absl::Status ReadModel(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStream(const std::string& name, const OrderedJson& value, Draft* draft);
@@ -39,6 +43,9 @@ absl::StatusOr<Ask> FinishCompletions(Draft draft);
 // Of /v1/chat/completions, in read_chat.cc.
 absl::Status ReadMessages(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadTemplateKwargs(const std::string& name, const OrderedJson& value, Draft* draft);
+// A variable of the template that has the field's name.
+absl::Status ReadVariable(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status RefuseFunctions(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadChatLogprobs(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::StatusOr<Ask> FinishChat(Draft draft);
 
@@ -63,6 +70,7 @@ absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft*
 absl::Status ReadInstructions(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadText(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadInclude(const std::string& name, const OrderedJson& value, Draft* draft);
+absl::Status ReadReasoning(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status RefusePrevious(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::StatusOr<Ask> FinishResponses(Draft draft);
 

@@ -51,6 +51,64 @@ TEST(Chats, EveryOptionHasItsPlace) {
             R"(content: "u" } })");
 }
 
+// As variables: gpt-oss's template and others have them.
+TEST(Chats, EffortAndVerbosityGoToTheTemplate) {
+  const auto kwargs = [](const absl::StatusOr<Ask>& ask) {
+    if (!ask.ok()) return Refusal(ask);
+    return std::get<v1::GenerateRequest>(ask->calls[0]).chat().template_kwargs_json();
+  };
+  const auto chat = [&](const std::string& more) {
+    return kwargs(Chat(R"({"messages": [{"role": "user", "content": "u"}])" + more + "}"));
+  };
+  EXPECT_EQ(chat(""), "");
+  EXPECT_EQ(chat(R"(, "reasoning_effort": null, "verbosity": null)"), "");
+  for (const char* effort : {"none", "minimal", "low", "medium", "high", "xhigh"}) {
+    const std::string quoted = absl::StrCat("\"", effort, "\"");
+    EXPECT_EQ(chat(", \"reasoning_effort\": " + quoted),
+              absl::StrCat("{\"reasoning_effort\":", quoted, "}"));
+    EXPECT_EQ(kwargs(Respond(R"({"input": "a", "reasoning": {"summary": "auto", "effort": )" +
+                             quoted + "}}")),
+              absl::StrCat("{\"reasoning_effort\":", quoted, "}"));
+  }
+  EXPECT_EQ(chat(R"(, "verbosity": "low", "chat_template_kwargs": {"k": 1}, "reasoning_effort":
+                "high")"),
+            R"({"k":1,"reasoning_effort":"high","verbosity":"low"})");
+  EXPECT_EQ(kwargs(Respond(R"({"input": "a", "text": {"verbosity": "high"}})")),
+            R"({"verbosity":"high"})");
+  // Twice the same is no contradiction.
+  EXPECT_EQ(chat(R"(, "reasoning_effort": "low", "chat_template_kwargs":
+                {"reasoning_effort": "low"})"),
+            R"({"reasoning_effort":"low"})");
+  EXPECT_EQ(chat(R"(, "reasoning_effort": "low", "chat_template_kwargs":
+                {"reasoning_effort": "high"})"),
+            "400 reasoning_effort: reasoning_effort says something else than "
+            "chat_template_kwargs.reasoning_effort; send one of them");
+  EXPECT_EQ(chat(R"(, "reasoning_effort": "huge")"),
+            R"(400 reasoning_effort: reasoning_effort is "huge"; this server takes "none" or )"
+            R"("minimal" or "low" or "medium" or "high" or "xhigh" only)");
+}
+
+TEST(Chats, WhatCannotChangeTheAnswerIsTaken) {
+  const std::string plain = R"(chat { messages { role: "user" content: "u" } })";
+  EXPECT_EQ(Calls(Chat(R"({"messages": [{"role": "user", "content": "u"}], "prediction":
+                {"type": "content", "content": "x"}, "prompt_cache_retention": "24h"})")),
+            plain);
+  EXPECT_EQ(Calls(Respond(R"({"input": "u", "prompt_cache_retention": "in_memory",
+                "max_tool_calls": 3, "reasoning": {}})")),
+            plain);
+}
+
+TEST(Chats, FunctionsAreToolsByNow) {
+  EXPECT_EQ(Refusal(Chat(R"({"functions": [{"name": "f"}]})")),
+            "400 functions: functions is what tools was before: send tools, and in each the "
+            "function");
+  for (const char* call : {R"("auto")", R"({"name": "f"})"}) {
+    EXPECT_EQ(Refusal(Chat(absl::StrCat(R"({"function_call": )", call, "}"))),
+              "400 function_call: function_call is what tool_choice was before: send tools, and "
+              "tool_choice");
+  }
+}
+
 TEST(Chats, RefusalsNameTheMember) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({})", "400 messages: messages is missing"},
@@ -303,8 +361,17 @@ TEST(Responses, RefusalsNameTheMember) {
        "400 store: store is true; this server takes false only"},
       {R"({"input": "a", "include": ["x"]})",
        R"(400 include[0]: include[0] is "x"; must be "message.output_text.logprobs")"},
-      {R"({"input": "a", "text": {"verbosity": "low"}})",
-       "400 text.verbosity: text.verbosity is not known here"},
+      {R"({"input": "a", "text": {"verbosity": "loud"}})",
+       R"(400 text.verbosity: text.verbosity is "loud"; this server takes "low" or "medium" or )"
+       R"("high" only)"},
+      {R"({"input": "a", "reasoning": {"effort": 3}})",
+       R"(400 reasoning.effort: reasoning.effort is 3; this server takes "none" or "minimal" or )"
+       R"("low" or "medium" or "high" or "xhigh" only)"},
+      {R"({"input": "a", "reasoning": {"summary": "detailed"}})",
+       R"(400 reasoning.summary: reasoning.summary is "detailed"; this server makes no summaries, )"
+       R"(and takes "auto" only)"},
+      {R"({"input": "a", "reasoning": {"budget": 1}})",
+       "400 reasoning.budget: reasoning.budget is not known here"},
       {R"({"input": "a", "truncation": "auto"})",
        R"(400 truncation: truncation is "auto"; this server takes "disabled" only)"},
   };

@@ -109,12 +109,15 @@ class Chat {
   Connection::Outcome OpenSession();
   Connection::Outcome Turn(const std::string& line);
   Connection::Outcome Ask(const std::string& line, v1::GenerateResponse* reply);
-  Connection::Outcome Refresh(v1::Session* session);
+  Connection::Outcome Refresh(v1::Session* session,
+                              absl::Duration limit = absl::InfiniteDuration());
   void Settle(int keep);
+  bool Done(const Connection::Outcome& outcome) const;
   void TurnAtTerminal(const std::string& line);
+  bool Say(const std::string& line);
   // A line that begins with a slash. False: leave.
   bool Obey(const std::string& line);
-  bool RewindSession(int turns);
+  bool RewindSession(int turns, absl::Duration limit = absl::InfiniteDuration());
   bool Rewind(int count);
   void Again();
   void Fork();
@@ -129,6 +132,7 @@ class Chat {
   std::vector<ChatConversation> conversations_;
   size_t current_ = 0;
   bool colors_ = false;
+  bool stopped_ = false;     // By Ctrl-C, which is to be said.
   int exit_code_ = kExitOk;  // Other than kExitOk: nobody is there to talk to.
 };
 
@@ -167,10 +171,10 @@ Connection::Outcome Chat::OpenSession() {
 }
 
 // Asks the server for the session as it is.
-Connection::Outcome Chat::Refresh(v1::Session* session) {
+Connection::Outcome Chat::Refresh(v1::Session* session, absl::Duration limit) {
   v1::GetSessionRequest get;
   get.set_session(now().session.handle);
-  Connection::Outcome outcome = connection_->GetSession(get, session);
+  Connection::Outcome outcome = connection_->GetSession(get, session, limit);
   if (outcome.status.ok() && !session->busy()) {
     now().session.turns = session->num_turns();
     now().session.has_text = session->tokens() > 0;
@@ -222,47 +226,50 @@ void Chat::Note(const std::string& text) const {
   Print(colors_ ? absl::StrCat("\033[2m", text, "\033[0m\n") : text + "\n");
 }
 
+// Whether a call has succeeded; if not, says why, but of Ctrl-C, which is said when all has ended.
+bool Chat::Done(const Connection::Outcome& outcome) const {
+  return outcome.status.ok() ||
+         (!connection_->cancelled() && Report(*connection_, outcome) == kExitOk);
+}
+
 // After a turn that was stopped, which the server notices a moment later: of the session's turns
-// these stay.
+// these stay. A server that stands still is not waited for.
 void Chat::Settle(int keep) {
-  const absl::Time give_up = absl::Now() + absl::Seconds(5);
+  constexpr absl::Duration kLimit = absl::Seconds(5);
+  const absl::Time give_up = absl::Now() + kLimit;
   v1::Session session;
   do {
-    if (!Refresh(&session).status.ok()) return;
+    if (!Done(Refresh(&session, kLimit))) return;
     if (session.busy()) absl::SleepFor(absl::Milliseconds(20));
   } while (session.busy() && absl::Now() < give_up);
-  if (session.num_turns() > keep) RewindSession(keep);
+  if (session.num_turns() > keep) RewindSession(keep, kLimit);
 }
 
 void Chat::TurnAtTerminal(const std::string& line) {
   const absl::Status valid = CheckUtf8("the line", line);
   if (!valid.ok()) return Note(std::string(valid.message()));
   const int before = now().session.turns;
-  signals_->SetMode(Signals::Mode::kStopCall);
   const Connection::Outcome outcome = Turn(line);
-  signals_->SetMode(Signals::Mode::kTell);
   Print("\n");
-  const bool interrupted = connection_->cancelled();
-  const bool stopped = Stopped(outcome);
-  connection_->Resume();
-  if (stopped && in_session()) {
+  stopped_ = connection_->cancelled();
+  if (Stopped(outcome) && in_session()) {
+    connection_->Resume();
     // The server may have sent something that did not come. If that was all, the turn is not one;
     // and messages, which have what came, then go on from the turn before.
     Settle(style_.form == ChatForm::kMessages ? std::min(before, now().session.turns)
                                               : now().session.turns);
   }
-  if (interrupted) return Note("[stopped]");
+  if (stopped_) return;
   const int code = Report(*connection_, outcome);
   if (code == kExitNoServer) exit_code_ = code;
 }
 
-bool Chat::RewindSession(int turns) {
+bool Chat::RewindSession(int turns, absl::Duration limit) {
   v1::RewindSessionRequest request;
   request.set_session(now().session.handle);
   request.set_turns(turns);
   v1::Session session;
-  const Connection::Outcome outcome = connection_->RewindSession(request, &session);
-  if (Report(*connection_, outcome) != kExitOk) return false;
+  if (!Done(connection_->RewindSession(request, &session, limit))) return false;
   now().session.turns = session.num_turns();
   now().session.has_text = session.tokens() > 0;
   return true;
@@ -296,8 +303,7 @@ void Chat::Fork() {
     v1::ForkSessionRequest request;
     request.set_session(now().session.handle);
     v1::Session session;
-    const Connection::Outcome outcome = connection_->ForkSession(request, &session);
-    if (Report(*connection_, outcome) != kExitOk) return;
+    if (!Done(connection_->ForkSession(request, &session))) return;
     copy.session.handle = session.session();
     handle = absl::StrCat(", session ", copy.session.handle);
   }
@@ -353,6 +359,15 @@ bool Chat::Obey(const std::string& line) {
   return true;
 }
 
+// A turn or a command. False: leave.
+bool Chat::Say(const std::string& line) {
+  // A command is one line; more are a text that was pasted.
+  const bool text = line[0] != '/' || absl::StrContains(line, '\n');
+  if (!text && !absl::StartsWith(line, "//")) return Obey(line);
+  TurnAtTerminal(text ? line : line.substr(1));
+  return true;
+}
+
 int Chat::AtTerminal() {
   colors_ = WantsColors();
   signals_->SetMode(Signals::Mode::kTell);
@@ -376,13 +391,14 @@ int Chat::AtTerminal() {
     }
     interrupted = false;
     if (line.empty()) continue;
-    if (line[0] != '/') {
-      TurnAtTerminal(line);
-    } else if (absl::StartsWith(line, "//")) {
-      TurnAtTerminal(line.substr(1));
-    } else if (!Obey(line)) {
-      break;
-    }
+    // What follows may call the server, which may stand still.
+    signals_->SetMode(Signals::Mode::kStopCall);
+    const bool stays = Say(line);
+    signals_->SetMode(Signals::Mode::kTell);
+    stopped_ = connection_->cancelled() || stopped_;
+    connection_->Resume();
+    if (std::exchange(stopped_, false)) Note("[stopped]");
+    if (!stays) break;
   }
   return exit_code_;
 }

@@ -97,10 +97,13 @@ struct Connection::Impl {
   template <typename Request, typename Response>
   Outcome Unary(grpc::Status (v1::Inference::Stub::*method)(grpc::ClientContext*, const Request&,
                                                             Response*),
-                const typename std::decay<Request>::type& request, Response* response) {
-    return Run([&](grpc::ClientContext* context) {
-      return (stub.get()->*method)(context, request, response);
-    });
+                const typename std::decay<Request>::type& request, Response* response,
+                absl::Duration limit = absl::InfiniteDuration()) {
+    return Run(
+        [&](grpc::ClientContext* context) {
+          return (stub.get()->*method)(context, request, response);
+        },
+        limit);
   }
 
   const Options options;
@@ -167,8 +170,8 @@ Connection::Outcome Connection::ListSessions(const v1::ListSessionsRequest& requ
 }
 
 Connection::Outcome Connection::GetSession(const v1::GetSessionRequest& request,
-                                           v1::Session* response) {
-  return impl_->Unary(&v1::Inference::Stub::GetSession, request, response);
+                                           v1::Session* response, absl::Duration limit) {
+  return impl_->Unary(&v1::Inference::Stub::GetSession, request, response, limit);
 }
 
 Connection::Outcome Connection::ForkSession(const v1::ForkSessionRequest& request,
@@ -177,8 +180,8 @@ Connection::Outcome Connection::ForkSession(const v1::ForkSessionRequest& reques
 }
 
 Connection::Outcome Connection::RewindSession(const v1::RewindSessionRequest& request,
-                                              v1::Session* response) {
-  return impl_->Unary(&v1::Inference::Stub::RewindSession, request, response);
+                                              v1::Session* response, absl::Duration limit) {
+  return impl_->Unary(&v1::Inference::Stub::RewindSession, request, response, limit);
 }
 
 Connection::Outcome Connection::DeleteSession(const v1::DeleteSessionRequest& request) {

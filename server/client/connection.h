@@ -49,9 +49,12 @@ class Connection {
   Outcome GetModelInfo(v1::GetModelInfoResponse* response);
   Outcome CreateSession(const v1::CreateSessionRequest& request, v1::Session* response);
   Outcome ListSessions(const v1::ListSessionsRequest& request, v1::ListSessionsResponse* response);
-  Outcome GetSession(const v1::GetSessionRequest& request, v1::Session* response);
+  // `limit`: of its time, beside --deadline.
+  Outcome GetSession(const v1::GetSessionRequest& request, v1::Session* response,
+                     absl::Duration limit = absl::InfiniteDuration());
   Outcome ForkSession(const v1::ForkSessionRequest& request, v1::Session* response);
-  Outcome RewindSession(const v1::RewindSessionRequest& request, v1::Session* response);
+  Outcome RewindSession(const v1::RewindSessionRequest& request, v1::Session* response,
+                        absl::Duration limit = absl::InfiniteDuration());
   Outcome DeleteSession(const v1::DeleteSessionRequest& request);
   // `on_message` returns false to cancel the call.
   Outcome SaveSession(const v1::SaveSessionRequest& request,

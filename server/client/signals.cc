@@ -33,6 +33,19 @@ void Signals::Set(Mode mode, Connection* connection) {
   MutexLock lock(&mutex_);
   mode_ = mode;
   if (connection != nullptr) connection_ = connection;
+  if (mode != Mode::kStopCall) return;
+  bool terminated = false;
+  while (const int number = Take()) {
+    if (number == SIGINT && connection_ != nullptr) connection_->Cancel();
+    terminated = terminated || number == SIGTERM;
+  }
+  if (terminated) Tell(SIGTERM);
+}
+
+void Signals::Tell(int number) {
+  const char byte = static_cast<char>(number);
+  // A full pipe has enough to wake its reader.
+  if (write(pipe_[1], &byte, 1) != 1) return;
 }
 
 int Signals::Take() {
@@ -46,22 +59,15 @@ void Signals::Wait() {
     int number = 0;
     sigwait(&set, &number);
     const bool to_end = number == SIGINT || number == SIGTERM;
-    Mode mode;
-    Connection* connection;
     {
       MutexLock lock(&mutex_);
-      mode = number == SIGTERM ? Mode::kEnd : mode_;
-      connection = connection_;
+      const Mode mode = number == SIGTERM ? Mode::kEnd : mode_;
+      if (!to_end && mode != Mode::kTell) continue;
+      if (mode == Mode::kTell || number == SIGTERM) Tell(number);
+      if (mode == Mode::kTell) continue;
+      if (connection_ != nullptr) connection_->Cancel();
+      if (mode == Mode::kStopCall) continue;
     }
-    if (!to_end && mode != Mode::kTell) continue;
-    if (mode == Mode::kTell || number == SIGTERM) {
-      const char byte = static_cast<char>(number);
-      // A full pipe has enough to wake its reader.
-      if (write(pipe_[1], &byte, 1) != 1) continue;
-    }
-    if (mode == Mode::kTell) continue;
-    if (connection != nullptr) connection->Cancel();
-    if (mode == Mode::kStopCall) continue;
     // The command may also be reading standard input, which nothing cancels.
     sleep(1);
     _exit(kExitInterrupted);

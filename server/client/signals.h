@@ -12,7 +12,8 @@ class Signals {
   // What becomes of Ctrl-C.
   enum class Mode {
     kEnd,       // It ends the calls, so that the server frees their memory, and then the process.
-    kStopCall,  // It ends the calls; Connection::Resume() lets others begin.
+    kStopCall,  // It ends the calls; Connection::Resume() lets others begin. So does one of
+                // which kTell has told and nobody has heard.
     kTell,      // descriptor() tells of it, and of a terminal that has another size or comes back.
   };
 
@@ -33,6 +34,7 @@ class Signals {
  private:
   void Set(Mode mode, Connection* connection);
   void Wait();
+  void Tell(int number);
 
   int pipe_[2] = {-1, -1};
   Mutex mutex_;

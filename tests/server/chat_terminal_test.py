@@ -195,6 +195,28 @@ class ChatTerminalTest(unittest.TestCase):
                 self.assertIn("1 turns are left", chat.say("/rewind"))
                 self.assertEqual(server.json("sessions", "show", handle)["num_turns"], 1)
 
+    def test_ctrl_c_leaves_a_server_that_stands_still(self):
+        with RealServer(DEMO) as server:
+            handle = server.client("sessions", "create").stdout.strip()
+            with Chat(server, "--session=" + handle) as chat:
+                chat.say("Once")
+                chat.say("more")
+                server.process.send_signal(signal.SIGSTOP)
+                for line in ("/fork", "/rewind", "/again", "Once"):
+                    chat.type(line + "\r")
+                    chat.wait_for(line + "\n")
+                    chat.type(CTRL_C)
+                    if line == "Once":  # The turn has been stopped; how it stands is asked for.
+                        chat.wait_for("\n")
+                        chat.type(CTRL_C)
+                    self.assertIn("[stopped]", chat.wait_for_prompt(), line)
+                server.process.send_signal(signal.SIGCONT)
+                processes.wait_for(lambda: server.metric("packrat_sessions_busy") == 0)
+                turns = server.json("sessions", "show", handle)["num_turns"]
+                self.assertIn("turns are left", chat.say("/rewind"))
+                self.assertLessEqual(server.json("sessions", "show", handle)["num_turns"], turns)
+                self.assertEqual(chat.leave(), 0)
+
     def test_a_turn_that_fails_is_said_and_forgotten(self):
         with Chat(self.server) as chat:
             self.assertIn("INVALID_ARGUMENT", chat.say(2000 * "many words "))

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace packrat {
@@ -16,7 +17,7 @@ void Print(const std::string& text) {
   std::fprintf(stderr, "%s: cannot write to standard output: %s\n", program_invocation_short_name,
                std::strerror(errno));
   // exit() is not safe while other threads work.
-  _exit(1);
+  std::quick_exit(1);
 }
 
 __attribute__((no_sanitize("address", "thread", "undefined"))) void FillStandardDescriptors() {

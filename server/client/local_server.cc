@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -68,6 +69,23 @@ int ListenForNotices(const std::string& path) {
   return -1;
 }
 
+// Whether the folder of a server has gone, with all that is in it.
+bool Remove(const std::string& folder) {
+  for (const char* name : {"/notices", "/socket", "/log"}) unlink((folder + name).c_str());
+  return rmdir(folder.c_str()) == 0 || errno == ENOENT;
+}
+
+// The folder that goes where the process ends without ~LocalServer; null: none.
+std::atomic<const std::string*> left_folder{nullptr};
+
+void RemoveLeftFolder() {
+  const std::string* const folder = left_folder.exchange(nullptr);
+  // The server may be about to open its socket.
+  for (int tries = 0; folder != nullptr && !Remove(*folder) && tries < 10; ++tries) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<LocalServer> LocalServer::Start(const std::string& folder,
@@ -80,6 +98,11 @@ std::unique_ptr<LocalServer> LocalServer::Start(const std::string& folder,
     TellError("no folder can be made in $XDG_RUNTIME_DIR or /tmp");
     return nullptr;
   }
+  // Stays as long as the process, since a thread may just be reading it.
+  left_folder = new std::string(server->folder_);
+  std::at_quick_exit(RemoveLeftFolder);
+  // Print() then ends the process, and not this.
+  signal(SIGPIPE, SIG_IGN);
   server->notices_ = ListenForNotices(server->folder_ + "/notices");
   if (server->notices_ < 0) {
     TellError(server->folder_);
@@ -193,15 +216,16 @@ LocalServer::~LocalServer() {
   }
   if (notices_ >= 0) close(notices_);
   if (folder_.empty()) return;
-  unlink((folder_ + "/notices").c_str());
-  unlink((folder_ + "/socket").c_str());
   // It does not stop before it is told, and then with 0.
   if (started && status_ != 0) {
+    left_folder = nullptr;
     std::fprintf(stderr, "packrat: the server has failed; its log is %s\n", log().c_str());
+    unlink((folder_ + "/notices").c_str());
+    unlink((folder_ + "/socket").c_str());
     return;
   }
-  unlink(log().c_str());
-  rmdir(folder_.c_str());
+  Remove(folder_);
+  left_folder = nullptr;
 }
 
 }  // namespace packrat

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <thread>
 
 #include "kernels/check.h"
@@ -17,6 +18,11 @@ sigset_t Taken() {
   sigset_t set;
   sigemptyset(&set);
   for (const int number : {SIGINT, SIGTERM, SIGWINCH, SIGCONT}) sigaddset(&set, number);
+  // Who ignores it (nohup) wants to go on.
+  struct sigaction hangup;
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) {
+    sigaddset(&set, SIGHUP);
+  }
   return set;
 }
 
@@ -58,6 +64,7 @@ void Signals::Wait() {
   for (;;) {
     int number = 0;
     sigwait(&set, &number);
+    if (number == SIGHUP) number = SIGTERM;
     const bool to_end = number == SIGINT || number == SIGTERM;
     {
       MutexLock lock(&mutex_);
@@ -70,7 +77,7 @@ void Signals::Wait() {
     }
     // The command may also be reading standard input, which nothing cancels.
     sleep(1);
-    _exit(kExitInterrupted);
+    std::quick_exit(kExitInterrupted);
   }
 }
 

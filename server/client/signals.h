@@ -26,7 +26,8 @@ class Signals {
   void SetConnection(Connection* connection) { Set(Mode::kEnd, connection); }
 
   // Readable: a byte for each signal, its number. SIGTERM is told in every mode; a second after
-  // it the process ends.
+  // it the process ends, by quick_exit(). So it does when its terminal goes (SIGHUP), which is
+  // told as SIGTERM.
   int descriptor() const { return pipe_[0]; }
   // The next of them; 0: there is none.
   int Take();

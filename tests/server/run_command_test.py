@@ -91,6 +91,26 @@ class RunCommandTest(unittest.TestCase):
         client.communicate()
         processes.wait_for(lambda: not runs(server))
 
+    def test_a_client_that_is_ended_leaves_nothing(self):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            client, server = self.start_and_talk()
+            os.kill(server, signal.SIGSTOP)  # It needs long to stop.
+            client.send_signal(number)
+            self.assertEqual(client.wait(timeout=60), 130)
+            self.assertEqual(os.listdir(self.folder), [])
+            os.kill(server, signal.SIGCONT)
+            processes.wait_for(lambda: not runs(server))
+            client.communicate()
+        # As when the terminal has gone.
+        client, server = self.start_and_talk()
+        client.stdout.close()
+        client.stdin.write("The dog\n")
+        client.stdin.close()
+        client.stdin = None
+        client.communicate(timeout=60)
+        processes.wait_for(lambda: not runs(server))
+        self.assertEqual(os.listdir(self.folder), [])
+
     def test_a_server_that_dies_is_told_and_leaves_its_log(self):
         client, server = self.start_and_talk()
         os.kill(server, signal.SIGKILL)

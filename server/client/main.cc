@@ -8,6 +8,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "server/client/chat.h"
 #include "server/client/commands.h"
 #include "server/client/connection.h"
@@ -72,6 +73,11 @@ int Chat(const std::vector<std::string>& arguments, Signals* signals) {
 int ServeAndChat(const std::vector<std::string>& arguments, Signals* signals) {
   if (arguments.empty()) return UsageError("run takes a model's folder");
   for (size_t i = 1; i < arguments.size(); ++i) {
+    const absl::string_view flag = absl::StripPrefix(arguments[i], "-");
+    if (flag == "-listen" || absl::StartsWith(flag, "-listen=") || flag == "listen" ||
+        absl::StartsWith(flag, "listen=")) {
+      return UsageError("run talks to its server at a socket of its own; --listen is of no use");
+    }
     if (!absl::StartsWith(arguments[i], "-")) {
       return UsageError(
           absl::StrCat("run takes one folder; \"", arguments[i], "\" is no flag of the server"));

@@ -79,6 +79,11 @@ class RunCommandTest(unittest.TestCase):
             code, output, errors = self.run_to_end(*arguments)
             self.assertEqual((code, output), (2, ""), arguments)
             self.assertTrue(errors)
+        for flags in (["--listen=127.0.0.1:1"], ["-listen=127.0.0.1:1"], ["--listen", "127.0.0.1:1"]):
+            code, output, errors = self.run_to_end(DEMO, "--", "--max_running=4", *flags)
+            self.assertEqual((code, output), (2, ""), flags)
+            self.assertIn("--listen", errors)
+        self.assertEqual(os.listdir(self.folder), [])
 
     def test_the_server_goes_with_its_client(self):
         client, server = self.start_and_talk()

@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "server/client/request_flags.h"
+#include "server/client/terminal_text.h"
 #include "server/standard_output.h"
 
 namespace packrat {
@@ -60,7 +61,7 @@ int CompleteChoices(Connection* connection, const v1::GenerateRequest& request) 
     const std::string text = request.has_tokens() && choice.text().empty()
                                  ? absl::StrJoin(choice.token_ids(), " ")
                                  : choice.text();
-    Print(absl::StrCat("[", index, "] ", text, "\n"));
+    PrintText(absl::StrCat("[", index, "] ", text, "\n"));
     PrintStats(choice.finished());
   }
   return kExitOk;
@@ -98,7 +99,7 @@ Connection::Outcome Stream(Connection* connection, const v1::GenerateRequest& re
       if (request.has_tokens() && text.empty()) {
         for (int32_t id : message.token_ids()) absl::StrAppend(&text, id, " ");
       }
-      Print(text);
+      PrintText(text);
     }
     Gather(message, all);
   });
@@ -206,7 +207,7 @@ int CompleteCommand(Connection* connection, const std::vector<std::string>& argu
   if (!session.status.ok()) return Report(*connection, session);
   if (request.has_num_choices()) return CompleteChoices(connection, request);
   const bool json = absl::GetFlag(FLAGS_json);
-  if (echo && !json) Print(request.text());
+  if (echo && !json) PrintText(request.text());
   v1::GenerateResponse all;
   const Connection::Outcome outcome = Stream(connection, request, !json, &all);
   if (json && outcome.status.ok()) Print(ToJson(all));
@@ -252,7 +253,7 @@ int DetokenizeCommand(Connection* connection, const std::vector<std::string>& ar
   v1::DetokenizeResponse response;
   const Connection::Outcome outcome = connection->Detokenize(request, &response);
   if (!outcome.status.ok()) return Report(*connection, outcome);
-  Print((absl::GetFlag(FLAGS_json) ? ToJson(response) : response.text()) + "\n");
+  PrintText((absl::GetFlag(FLAGS_json) ? ToJson(response) : response.text()) + "\n");
   return kExitOk;
 }
 

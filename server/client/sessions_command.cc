@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "server/client/commands.h"
 #include "server/client/request_flags.h"
+#include "server/client/terminal_text.h"
 #include "server/standard_output.h"
 
 namespace packrat {
@@ -66,7 +67,7 @@ int Show(Connection* connection, const std::string& handle) {
   if (!absl::IsFailedPrecondition(detokenized.status) && !detokenized.status.ok()) {
     return Report(*connection, detokenized);
   }
-  Print(absl::StrCat(
+  PrintText(absl::StrCat(
       Describe(session), "turns end at ", absl::StrJoin(session.turn_ends(), " "), "\n\n",
       detokenized.status.ok() ? text.text() : absl::StrJoin(session.token_ids(), " "), "\n"));
   return kExitOk;

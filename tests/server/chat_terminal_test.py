@@ -109,6 +109,21 @@ class ChatTerminalTest(unittest.TestCase):
             chat.type("/quit\r")
             self.assertEqual(chat.end(), 0)
 
+    def test_a_model_does_not_command_the_terminal(self):
+        with RealServer(DEMO) as server:
+            title, shown = "\x1b]0;mine\x07", "\\x1b]0;mine\\x07"
+            flags = ["--regex=\x1b\\]0;mine\x07", "--max_tokens=40", "--noignore_eos"]
+            with Chat(server, *flags) as chat:
+                self.assertIn(shown, chat.say("Once"))
+                self.assertNotIn(title, chat.raw)
+                # Where it is no terminal, it is as it was.
+                self.assertEqual(chat.text(), "Once" + title)
+            self.assertEqual(server.client("complete", *flags, "Once").stdout, title + "\n")
+            with Terminal(processes.CLIENT, "complete", "--address=" + server.address, *flags,
+                          "Once") as complete:
+                self.assertEqual(complete.end(), 0)
+                self.assertIn("Once" + shown, complete.raw)
+
     def test_another_answer_is_another_one(self):
         with Chat(self.server, "--temperature=1") as chat:
             chat.say("Once")

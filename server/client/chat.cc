@@ -1,11 +1,8 @@
 #include "server/client/chat.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <optional>
 #include <utility>
@@ -17,10 +14,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "server/client/chat_files.h"
 #include "server/client/commands.h"
 #include "server/client/conversation.h"
 #include "server/client/line_editor.h"
 #include "server/client/request_flags.h"
+#include "server/client/terminal_text.h"
 #include "server/standard_output.h"
 
 namespace packrat {
@@ -31,40 +30,10 @@ constexpr char kHelp[] =
     "  /again           forget the last answer and ask for another one\n"
     "  /fork            a second conversation with the same text, in which you go on\n"
     "  /switch NUMBER   go on in another conversation\n"
-    "  /save FILE       write what was said here into a file\n"
+    "  /save FILE       write what was said here into a new file; /save! also into an old one\n"
     "  /quit            leave; so does Ctrl-D, or Ctrl-C twice\n"
     "  //text           say a text that begins with /\n"
     "Ctrl-C stops an answer. Arrows bring back lines, Ctrl-R searches them.\n";
-
-// Whether a terminal may be sent colours; see https://no-color.org.
-bool WantsColors() {
-  const char* refused = std::getenv("NO_COLOR");
-  const char* terminal = std::getenv("TERM");
-  return (refused == nullptr || *refused == '\0') && terminal != nullptr &&
-         std::string(terminal) != "dumb";
-}
-
-// Where the lines of earlier chats are, in a folder that is made. Empty: nowhere.
-std::string HistoryFile() {
-  const std::string flag = absl::GetFlag(FLAGS_history);
-  if (flag != "auto") return flag;
-  const char* state = std::getenv("XDG_STATE_HOME");
-  const char* home = std::getenv("HOME");
-  std::string path;
-  if (state != nullptr && *state == '/') {
-    path = state;
-  } else if (home != nullptr && *home == '/') {
-    path = absl::StrCat(home, "/.local/state");
-  } else {
-    return "";
-  }
-  path += "/packrat";
-  for (size_t slash = path.find('/', 1); slash != path.npos; slash = path.find('/', slash + 1)) {
-    mkdir(path.substr(0, slash).c_str(), 0700);
-  }
-  mkdir(path.c_str(), 0700);
-  return path + "/history";
-}
 
 // What the server says of a template that has changed what was said before.
 constexpr char kOtherText[] = "does not go on from what the session holds";
@@ -122,7 +91,8 @@ class Chat {
   void Again();
   void Fork();
   void Switch(const std::string& number);
-  void Save(const std::string& path);
+  // `over`: also where the file is there.
+  void Save(const std::string& argument, bool over);
   void Note(const std::string& text) const;
 
   Connection* const connection_;
@@ -319,19 +289,25 @@ void Chat::Switch(const std::string& number) {
     return Note(absl::StrCat("[conversations are numbered from 1 to ", conversations_.size(), "]"));
   }
   current_ = to - 1;
-  const std::string last =
-      now().turns() == 0 ? "" : ", whose last turn began: " + now().last_line();
+  std::string last;
+  if (now().turns() > 0) {
+    const std::string& line = now().last_line();
+    last = ", whose last turn began: " + WithoutControls(line.substr(0, line.find('\n')));
+  }
   Note(absl::StrCat("[conversation ", to, last, "]"));
 }
 
-void Chat::Save(const std::string& path) {
-  if (path.empty()) return Note("[/save takes the name of a file]");
-  std::ofstream file(path, std::ios::binary);
-  file << now().Text() << "\n";
-  file.close();
+void Chat::Save(const std::string& argument, bool over) {
+  if (argument.empty()) return Note("[/save takes the name of a file]");
+  const std::string path = WithHome(argument);
+  const absl::Status saved = SaveText(path, over, now().Text() + "\n");
+  if (absl::IsAlreadyExists(saved)) {
+    return Note(absl::StrCat("[", path, " is there already; /save! ", argument, " overwrites it]"));
+  }
+  if (!saved.ok())
+    return Note(absl::StrCat("[", path, " cannot be written: ", saved.message(), "]"));
   const char* more = in_session() ? "; packrat save keeps the session with its state" : "";
-  Note(file.good() ? absl::StrCat("[", now().turns(), " turns in ", path, more, "]")
-                   : absl::StrCat("[", path, " cannot be written]"));
+  Note(absl::StrCat("[", now().turns(), " turns in ", path, more, "]"));
 }
 
 bool Chat::Obey(const std::string& line) {
@@ -349,8 +325,8 @@ bool Chat::Obey(const std::string& line) {
     Fork();
   } else if (command == "/switch") {
     Switch(argument);
-  } else if (command == "/save") {
-    Save(argument);
+  } else if (command == "/save" || command == "/save!") {
+    Save(argument, /*over=*/command == "/save!");
   } else if (command == "/help") {
     Print(kHelp);
   } else {

@@ -26,7 +26,7 @@ class Chat(Terminal):
     def text(self):
         """What was said, as /save writes it."""
         path = os.path.join(self.folder.name, "text")
-        self.say("/save " + path)
+        self.say("/save! " + path)
         with open(path, encoding="utf-8") as file:
             return file.read()[:-1]
 
@@ -108,6 +108,19 @@ class ChatTerminalTest(unittest.TestCase):
             self.assertIn("0 turns are left", chat.say("/rewind 2"))
             chat.type("/quit\r")
             self.assertEqual(chat.end(), 0)
+
+    def test_save_keeps_what_is_there(self):
+        with tempfile.TemporaryDirectory(dir=os.environ["TEST_TMPDIR"]) as home:
+            path = os.path.join(home, "kept")
+            with Chat(self.server, env={"HOME": home}) as chat:
+                self.assertIn("0 turns in " + path, chat.say("/save ~/kept"))
+                self.assertIn("there already; /save! ~/kept overwrites", chat.say("/save ~/kept"))
+                chat.say("Once")
+                chat.say("/save " + path)
+                self.assertEqual(os.path.getsize(path), 1)
+                self.assertIn("1 turns in " + path, chat.say("/save! ~/kept"))
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual(file.read(), "Once" + self.answer("Once") + "\n")
 
     def test_a_model_does_not_command_the_terminal(self):
         with RealServer(DEMO) as server:

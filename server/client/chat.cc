@@ -56,7 +56,8 @@ class Chat {
   Chat(Connection* connection, Signals* signals)
       : connection_(connection), signals_(signals), request_(RequestFromFlags()) {}
 
-  Connection::Outcome Open();
+  // Returns the exit code; other than kExitOk: why is said.
+  int Open();
   // To the end of standard input, or to the first turn that fails.
   int FromInput();
   int AtTerminal();
@@ -106,22 +107,34 @@ class Chat {
   int exit_code_ = kExitOk;  // Other than kExitOk: nobody is there to talk to.
 };
 
-Connection::Outcome Chat::Open() {
+int Chat::Open() {
   v1::GetModelInfoResponse info;
-  Connection::Outcome outcome = connection_->GetModelInfo(&info);
-  if (!outcome.status.ok()) return outcome;
-  style_ = StyleFromFlags(request_.has_session(), info.tokenizer().has_chat_template());
+  const Connection::Outcome outcome = connection_->GetModelInfo(&info);
+  if (!outcome.status.ok()) return Report(*connection_, outcome);
+  const bool has_template = info.tokenizer().has_chat_template();
+  style_ = StyleFromFlags(request_.has_session(), has_template);
+  const bool has_system = !style_.system.empty();
+  if (has_system && !has_template) {
+    return UsageError(absl::StrCat("--system is for a chat template, and the model ", info.name(),
+                                   " has none; say it with the first line"));
+  }
+  if (has_system && style_.form != ChatForm::kMessages) {
+    return UsageError("--system is a message; with --user_label or --reply_label there are none");
+  }
   conversations_.emplace_back(style_);
   if (in_session()) {
-    outcome = OpenSession();
-    if (!outcome.status.ok()) return outcome;
+    const Connection::Outcome opened = OpenSession();
+    if (!opened.status.ok()) return Report(*connection_, opened);
+    if (has_system && style_.form != ChatForm::kMessages) {
+      return UsageError("--system begins a chat, and the session holds a text already");
+    }
   }
   if (style_.form != ChatForm::kMessages) {
     // A reply is a paragraph that is not empty, unless flags say otherwise.
     if (request_.stop().strings().empty()) request_.mutable_stop()->add_strings("\n");
     if (!request_.stop().has_min_tokens()) request_.mutable_stop()->set_min_tokens(1);
   }
-  return outcome;
+  return kExitOk;
 }
 
 Connection::Outcome Chat::OpenSession() {
@@ -390,8 +403,8 @@ int ChatCommand(Connection* connection, Signals* signals,
   const absl::Status read = CheckStandardInput();
   if (!read.ok()) return UsageError(std::string(read.message()));
   Chat chat(connection, signals);
-  const Connection::Outcome opened = chat.Open();
-  if (!opened.status.ok()) return Report(*connection, opened);
+  const int opened = chat.Open();
+  if (opened != kExitOk) return opened;
   return terminal ? chat.AtTerminal() : chat.FromInput();
 }
 

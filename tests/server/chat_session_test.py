@@ -64,6 +64,25 @@ class ChatSessionTest(unittest.TestCase):
             self.assertIn("has 2 turns", chat.say("/rewind 3"))
             self.assertIn("1 turns are left", chat.say("/rewind"))
 
+    def test_a_system_message_that_nobody_would_hear_is_refused(self):
+        server = self.serve(ROLES)
+        with RealServer("models/demo") as plain:
+            handle = server.client("sessions", "create").stdout.strip()
+            self.chat(server, handle, "One\n")
+            for at, flags, why in ((plain, [], "the model demo has none"),
+                                   (server, ["--user_label=Q: "], "--user_label"),
+                                   (server, ["--reply_label=A: "], "--reply_label"),
+                                   (server, ["--session=" + handle], "holds a text already")):
+                # A session that begins with turns is a text to a chat that did not see them.
+                done = at.client("chat", *FLAGS, "--system=Be brief.", *flags, stdin="One\n")
+                self.assertEqual((done.returncode, done.stdout), (2, ""), flags)
+                self.assertIn("--system", done.stderr)
+                self.assertIn(why, done.stderr)
+            plain.stop()
+        done = server.client("chat", *FLAGS, "--system=Be brief.", "--session=new", stdin="One\n")
+        handle = re.search(r"\[session (\S{22})\]", done.stderr).group(1)
+        self.assertTrue(self.text(server, handle).startswith("[system]Be brief.\n[user]One"))
+
     def test_a_template_may_change_what_was_said(self):
         server = self.serve(FORGETS)
         _, handle = self.chat(server, "new", "One\nTwo\nThree\n")

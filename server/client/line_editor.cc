@@ -8,6 +8,7 @@
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <cwchar>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,15 @@ struct LineEditor::Impl {
   // The next character: 1; 0 ends the line.
   static int NextOf(EditLine* edit, wchar_t* character) { return Of(edit)->Next(character); }
 
+  static unsigned char PasteOf(EditLine* edit, wint_t) { return Of(edit)->Paste(); }
+
   int Next(wchar_t* character);
+  unsigned char Paste();
+  void MarkPastes(bool wanted) const {
+    if (!marks_pastes) return;
+    std::fputs(wanted ? "\033[?2004h" : "\033[?2004l", stdout);
+    std::fflush(stdout);
+  }
   void OnSignal(int number);
 
   Signals* signals = nullptr;
@@ -46,6 +55,7 @@ struct LineEditor::Impl {
   std::string history_file;
   std::string prompt;
   bool interrupted = false, terminated = false, over = false;
+  bool marks_pastes = false;  // The terminal puts \e[200~ and \e[201~ around them, if told to.
 };
 
 void LineEditor::Impl::OnSignal(int number) {
@@ -79,6 +89,31 @@ int LineEditor::Impl::Next(wchar_t* character) {
   }
 }
 
+// A pasted text has begun: puts all of it into the line, line breaks too.
+unsigned char LineEditor::Impl::Paste() {
+  const std::wstring end = L"\033[201~";
+  std::wstring text;
+  for (wchar_t character;
+       text.size() < end.size() || text.compare(text.size() - end.size(), end.size(), end) != 0;) {
+    if (Next(&character) != 1) return CC_EOF;
+    text.push_back(character);
+  }
+  text.resize(text.size() - end.size());
+  std::wstring line;
+  for (size_t i = 0; i < text.size(); ++i) {
+    // A terminal sends \r for a line break, which the tty may make a \n; of \r\n either may come
+    // first.
+    const bool breaks = text[i] == L'\r' || text[i] == L'\n';
+    const bool second = breaks && i > 0 && text[i - 1] + text[i] == L'\r' + L'\n';
+    if (second) {
+      text[i] = 0;  // With the next one it is no pair.
+    } else if (text[i] != 0) {
+      line.push_back(breaks ? L'\n' : text[i]);
+    }
+  }
+  return el_winsertstr(edit, line.c_str()) == 0 || line.empty() ? CC_REFRESH : CC_ERROR;
+}
+
 LineEditor::LineEditor(const std::string& history, Signals* signals)
     : impl_(std::make_unique<Impl>()) {
   SetCharacters();
@@ -101,6 +136,10 @@ LineEditor::LineEditor(const std::string& history, Signals* signals)
   el_set(s.edit, EL_BIND, "\\e[1;5C", "em-next-word", nullptr);
   el_set(s.edit, EL_BIND, "\\e[1;5D", "ed-prev-word", nullptr);
   el_source(s.edit, nullptr);
+  el_set(s.edit, EL_ADDFN, "packrat-paste", "Takes a text that is pasted", &Impl::PasteOf);
+  el_set(s.edit, EL_BIND, "\\e[200~", "packrat-paste", nullptr);
+  const char* terminal = std::getenv("TERM");
+  s.marks_pastes = terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
 }
 
 LineEditor::~LineEditor() {
@@ -114,8 +153,11 @@ LineEditor::Event LineEditor::Read(const std::string& prompt, bool bold, std::st
   s.prompt = bold ? absl::StrCat(mark, "\033[1m", mark, prompt, mark, "\033[0m", mark, " ")
                   : absl::StrCat(prompt, " ");
   s.interrupted = false;
+  el_resize(s.edit);  // It may have another size since the last line.
+  s.MarkPastes(true);
   int count = 0;
   const char* text = el_gets(s.edit, &count);
+  s.MarkPastes(false);
   if (s.terminated) return Event::kTerminate;
   if (s.interrupted) return Event::kInterrupt;
   if (text == nullptr || s.over) return Event::kEnd;

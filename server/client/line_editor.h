@@ -27,6 +27,7 @@ class LineEditor {
   ~LineEditor();
 
   // Shows `prompt`, in bold if `bold`, and waits for a line, which comes without its line break.
+  // One that was pasted may have others inside.
   Event Read(const std::string& prompt, bool bold, std::string* line);
 
  private:

@@ -122,6 +122,48 @@ class ChatTerminalTest(unittest.TestCase):
                 with open(path, encoding="utf-8") as file:
                     self.assertEqual(file.read(), "Once" + self.answer("Once") + "\n")
 
+    def test_a_paste_is_one_message(self):
+        with Chat(self.server) as chat:
+            self.assertIn("\x1b[?2004h", chat.raw)
+            said = "/nce\nupon\n\n\ta \u00e9, it"
+            chat.paste("/nce\nupon\n\n\ta \u00e9")
+            chat.say(", it")
+            text = chat.text()
+            self.assertEqual(text, said + self.answer(said))
+            # Off while an answer comes, and at the end.
+            self.assertEqual(chat.raw.count("\x1b[?2004h"), chat.raw.count("\x1b[?2004l") + 1)
+            self.assertIn("whose last turn began: /nce]", chat.say("/switch 1"))
+            # It comes back as it was, and one line is a line.
+            chat.say("/rewind")
+            chat.paste("On")
+            chat.say("ce")
+            self.assertEqual(chat.text(), "Once" + self.answer("Once"))
+            chat.say("/rewind")
+            chat.say(7 * UP)
+            self.assertEqual(chat.text(), text)
+            chat.type("\x1b[200~never ended" + CTRL_C)
+            chat.wait_for_prompt()
+            self.assertEqual(chat.leave(), 0)
+            self.assertLess(chat.raw.rindex("\x1b[?2004h"), chat.raw.rindex("\x1b[?2004l"))
+        with Chat(self.server, env={"TERM": "dumb"}) as chat:
+            self.assertNotIn("2004", chat.raw)
+
+    def test_a_size_that_changed_during_an_answer(self):
+        with FakeServer("held") as server, Chat(server) as chat:
+            chat.resize(24, 80)
+            chat.type("Once\r")
+            processes.wait_for(lambda: server.metric("packrat_requests_waiting")
+                               + server.metric("packrat_requests_running") == 1)
+            chat.resize(24, 30)
+            chat.type(CTRL_C)
+            chat.wait_for_prompt()
+            before = len(chat.raw)
+            chat.type(50 * "a")
+            while chat.raw[before:].count("a") < 50:
+                chat.wait_for("a")
+            self.assertNotIn(50 * "a", chat.raw)
+            server.stop()
+
     def test_a_model_does_not_command_the_terminal(self):
         with RealServer(DEMO) as server:
             title, shown = "\x1b]0;mine\x07", "\\x1b]0;mine\\x07"

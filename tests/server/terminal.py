@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import termios
 import time
@@ -71,6 +72,13 @@ class Terminal:
                 raise AssertionError("nobody reads keys")
             time.sleep(0.005)
         return before
+
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def paste(self, text):
+        """As terminals do it that were told to mark pastes."""
+        self.type("\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~")
 
     def type(self, text):
         os.write(self.master, text.encode())

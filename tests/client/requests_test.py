@@ -46,6 +46,29 @@ class OptionsTest(unittest.TestCase):
             template_kwargs_json='{"thinking": false}'))
         self.assertEqual(chat.stop.max_tokens, 3)
 
+    def test_messages_as_openai_has_them(self):
+        def messages(*given):
+            return list(_requests.generate_request(list(given), {}).chat.messages)
+
+        user, assistant = messages(
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            # What model_dump() gives of an answer.
+            {"content": "Hi", "refusal": None, "role": "assistant", "annotations": [], "audio": None,
+             "function_call": None, "tool_calls": None})
+        self.assertEqual(user, inference_pb2.ChatMessage(role="user", content="a\nb"))
+        self.assertEqual(assistant, inference_pb2.ChatMessage(role="assistant", content="Hi"))
+        self.assertEqual(messages({"role": "assistant", "content": [], "tool_calls": []}),
+                         [inference_pb2.ChatMessage(role="assistant")])
+        self.assertTrue(messages({"role": "user", "content": ""})[0].HasField("content"))
+        for message, named in (
+                ({"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]},
+                 r"messages\[0\]\.content\[1\] is of type 'image_url'"),
+                ({"content": ["a"]}, r"messages\[0\]\.content\[0\] is 'a'"),
+                ({"refusal": "No."}, r"messages\[0\] has 'refusal'"),
+                ({"annotations": [1]}, "'annotations'"), ({"tool_calls_json": "[]"}, "'tool_calls_json'")):
+            with self.assertRaisesRegex(TypeError, named):
+                messages({"role": "user", **message})
+
     def test_an_option_that_is_none_of_the_contract_is_refused(self):
         for options in ({"max_token": 3}, {"session": "x"}, {"tools": []}, {"strings": ["a"]}):
             with self.assertRaises(TypeError):

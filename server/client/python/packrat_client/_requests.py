@@ -69,6 +69,8 @@ class ScoreOptions(TypedDict, total=False):
 
 CHAT_OPTIONS = ("tools", "add_generation_prompt", "template_kwargs")
 _RENAMED = {("stop", "strings"): "stop", ("stop", "token_ids"): "stop_token_ids"}
+_MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
+_TEXTS = ("text", "input_text", "output_text")  # Types of parts, in OpenAI's two APIs.
 # Not options: what is an argument of its own, and what servers refuse today.
 _NO_OPTIONS = {"session", "fork_from", "snapshot"}
 
@@ -112,13 +114,39 @@ def _set_options(request: Any, places: Dict[str, Tuple[str, str]], options: Mapp
             getattr(message, field).extend(value)
 
 
+def _content(where: str, content: Any) -> str:
+    """A text, or OpenAI's list of parts, which become lines as over HTTP."""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in _TEXTS or not isinstance(part.get("text"), str):
+            raise TypeError("%s[%d] is %s; parts of text alone are taken"
+                            % (where, number, "of type %r" % kind if kind else repr(part)))
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _message_fields(where: str, message: Mapping[str, Any]) -> Dict[str, str]:
+    """Of a message as people write it, or as OpenAI's client dumps it, where much is None or empty."""
+    fields: Dict[str, str] = {}
+    for name, value in message.items():
+        if value is None or value == []:
+            continue
+        if name not in _MESSAGE:
+            raise TypeError("%s has %r, which is no field of a message" % (where, name))
+        if name == "tool_calls":
+            fields["tool_calls_json"] = json.dumps(value)
+        else:
+            fields[name] = _content("%s.content" % where, value) if name == "content" else value
+    return fields
+
+
 def _set_chat(chat: inference_pb2.ChatMessages, messages: Sequence[Mapping[str, Any]],
               options: Mapping[str, Any]) -> None:
-    for message in messages:
-        fields = {name: value for name, value in message.items() if value is not None}
-        if "tool_calls" in fields:
-            fields["tool_calls_json"] = json.dumps(fields.pop("tool_calls"))
-        chat.messages.add(**fields)
+    for number, message in enumerate(messages):
+        chat.messages.add(**_message_fields("messages[%d]" % number, message))
     if options.get("tools") is not None:
         chat.tools_json = json.dumps(options["tools"])
     if options.get("template_kwargs") is not None:

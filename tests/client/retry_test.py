@@ -50,7 +50,7 @@ class Script(inference_pb2_grpc.InferenceServicer):
 
     def __init__(self):
         self.acts, self.seeds, self.metadata, self.left = [], [], [], []
-        self.last = ANSWER  # What the last act says.
+        self.first, self.last = ANSWER, ANSWER  # What acts say, and what the last one does.
 
     def play(self, context, answers):
         self.metadata.append(dict(context.invocation_metadata()))
@@ -63,7 +63,7 @@ class Script(inference_pb2_grpc.InferenceServicer):
 
     def Generate(self, request, context):
         self.seeds.append(request.sampling.seed)
-        yield from self.play(context, ANSWER if len(self.acts) > 1 else self.last)
+        yield from self.play(context, self.first if len(self.acts) > 1 else self.last)
 
     def GetModelInfo(self, request, context):
         return next(self.play(context, [inference_pb2.GetModelInfoResponse(name="demo")]))
@@ -169,6 +169,25 @@ class RetryTests:
         with client.session("handle"):
             pass
         self.assertEqual(self.script.acts, [])
+
+    def test_what_was_deleted_before_the_answer_was_lost_is_deleted(self):
+        missing = (0, grpc.StatusCode.NOT_FOUND, OURS)
+        session = self.client(self.address).session("handle")
+        self.script.acts = [(0, UNAVAILABLE, ()), (0, EXHAUSTED, FULL), missing]
+        session.delete()
+        self.assertEqual(self.script.acts, [])
+        # Where nothing can have been deleted, it was not there.
+        for acts in ([missing], [(0, UNAVAILABLE, OURS), missing]):
+            self.script.acts = acts
+            with self.assertRaises(grpc.RpcError) as caught:
+                session.delete()
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+
+    def test_a_message_with_nothing_in_it_begins_no_text(self):
+        self.script.first = [inference_pb2.GenerateResponse(), inference_pb2.GenerateResponse(choice=1)]
+        self.acts((2, UNAVAILABLE, ()))
+        self.assertEqual(self.text(), self.WHOLE)
+        self.assertEqual(self.calls(), 2)
 
     def test_all_tries_share_the_timeout(self):
         self.acts((0, EXHAUSTED, OURS + (("grpc-retry-pushback-ms", "2100"),)))

@@ -49,6 +49,7 @@ class Attempts:
         self._end = None if timeout is None else time.monotonic() + timeout
         self._repeatable = repeatable
         self._pause = _FIRST_PAUSE
+        self.lost = False  # A try broke off, and may have done its work.
 
     def timeout(self) -> Optional[float]:
         """The seconds that are left; None: any number."""
@@ -62,6 +63,7 @@ class Attempts:
             refused = error.code() == grpc.StatusCode.UNAVAILABLE and request_id(error) is not None
             if not refused and not (self._repeatable and lost_replica(error)):
                 return None
+            self.lost = self.lost or not refused
             seconds = self._pause * random.uniform(0.8, 1.2)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         left = self.timeout()
@@ -76,6 +78,7 @@ class Progress:
         self._resume = resume
         self._given: DefaultDict[int, Dict[str, int]] = collections.defaultdict(lambda: dict.fromkeys(_PARTS, 0))
         self._finished: Set[int] = set()
+        self._begun = False  # Anything was given.
         self.again()
 
     def again(self) -> None:
@@ -83,7 +86,7 @@ class Progress:
         self._come: DefaultDict[int, Dict[str, int]] = collections.defaultdict(lambda: dict.fromkeys(_PARTS, 0))
 
     def may_go_on(self) -> bool:
-        return self._resume or not self._given
+        return self._resume or not self._begun
 
     def take(self, message: inference_pb2.GenerateResponse) -> bool:
         """Cuts what was given before off the message; false if nothing remains."""
@@ -104,4 +107,5 @@ class Progress:
         if message.HasField("finished") and message.choice not in self._finished:
             self._finished.add(message.choice)
             new = True
+        self._begun = self._begun or new
         return new

@@ -174,14 +174,17 @@ class AsyncClient:
         return list((await self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit))).sessions)
 
     async def _call(self, method: str, request: Any, affinity: Optional[str] = None,
-                    read: Callable[[Any], Awaitable[Any]] = lambda call: call) -> Any:
-        """`request`: a message, or a function that makes an iterator of them. `read`: of the answer."""
+                    read: Callable[[Any], Awaitable[Any]] = lambda call: call, gone: bool = False) -> Any:
+        """`request`: a message, or a function that makes an iterator of them. `read`: of the answer. `gone`:
+        whether what is not found after a try whose answer was lost is what was asked for."""
         attempts, metadata = self._settings.attempts(None), self._settings.metadata(affinity)
         while True:
             try:
                 return await read(getattr(self._stub, method)(request() if callable(request) else request,
                                                               timeout=attempts.timeout(), metadata=metadata))
             except grpc.RpcError as error:
+                if gone and attempts.lost and error.code() == grpc.StatusCode.NOT_FOUND:
+                    return None
                 pause = attempts.pause(error)
                 if pause is None:
                     raise
@@ -255,7 +258,7 @@ class AsyncSession:
 
     async def delete(self) -> None:
         await self._client._call("DeleteSession", inference_pb2.DeleteSessionRequest(session=self.handle),
-                                 self.affinity)
+                                 self.affinity, gone=True)
 
     async def __aenter__(self) -> AsyncSession:
         return self

@@ -169,14 +169,17 @@ class Client:
         return list(self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit)).sessions)
 
     def _call(self, method: str, request: Any, affinity: Optional[str] = None,
-              read: Callable[[Any], Any] = lambda answer: answer) -> Any:
-        """`request`: a message, or a function that makes an iterator of them. `read`: of the answer."""
+              read: Callable[[Any], Any] = lambda answer: answer, gone: bool = False) -> Any:
+        """`request`: a message, or a function that makes an iterator of them. `read`: of the answer. `gone`:
+        whether what is not found after a try whose answer was lost is what was asked for."""
         attempts, metadata = self._settings.attempts(None), self._settings.metadata(affinity)
         while True:
             try:
                 return read(getattr(self._stub, method)(request() if callable(request) else request,
                                                         timeout=attempts.timeout(), metadata=metadata))
             except grpc.RpcError as error:
+                if gone and attempts.lost and error.code() == grpc.StatusCode.NOT_FOUND:
+                    return None
                 pause = attempts.pause(error)
                 if pause is None:
                     raise
@@ -247,7 +250,7 @@ class Session:
 
     def delete(self) -> None:
         self._client._call("DeleteSession", inference_pb2.DeleteSessionRequest(session=self.handle),
-                           self.affinity)
+                           self.affinity, gone=True)
 
     def __enter__(self) -> Session:
         return self

@@ -118,7 +118,8 @@ async function attempt(work) {
 
 // ---- The model and its options
 
-let model = null;  // What GetModelInfo says.
+let model = null;   // What GetModelInfo says.
+let known = false;  // Whether it says so of the server that answers now, which may have been started anew.
 
 // `most` and `usual` look into GetModelInfo's answer. Ends in brackets belong to the range.
 const NUMBERS = [
@@ -142,7 +143,9 @@ const NUMBERS = [
 // float32, as JSON writes it: 0.9 comes as 0.8999999762.
 const shortened = (number) => typeof number === "number" ? Number(number.toPrecision(6)) : number;
 
+// What was typed stays.
 function showOptions() {
+  const typed = new Map(NUMBERS.map(({ name }) => [name, at(name)?.value ?? ""]));
   at("numbers").replaceChildren(...NUMBERS.map((option) => {
     const most = option.most(model);
     const usual = option.usual ? option.usual(model)
@@ -151,7 +154,7 @@ function showOptions() {
       : `${option.open === "low" ? "above " : ""}${option.least} to ${option.open === "high" ? "below " : ""}${most}`;
     const input = make("input", {
       id: option.name, type: "number", min: option.least, max: most, inputMode: "decimal",
-      step: option.whole ? 1 : "any", placeholder: shortened(usual), title: range,
+      step: option.whole ? 1 : "any", value: typed.get(option.name), placeholder: shortened(usual), title: range,
     });
     input.setAttribute("aria-describedby", `${option.name}-range`);
     return make("div", {}, make("label", { htmlFor: option.name, textContent: option.label }), input,
@@ -179,20 +182,26 @@ function showHealth(trouble) {
 }
 
 async function meet() {
+  let found;
   try {
-    model = await method("GetModelInfo");
+    found = await method("GetModelInfo");
   } catch (error) {
     // Once, since it takes the focus.
     if (error.status === 401 && at("health").textContent !== error.message) tell(error);
     showHealth(error.message);
     return;
   }
+  known = true;
+  showHealth("");
+  if (JSON.stringify(found) === JSON.stringify(model)) return;
+  model = found;
   const chats = Boolean(field(field(model, "tokenizer"), "has_chat_template"));
   document.title = `${model.name} · Packrat`;
   at("model").textContent = [model.name, model.family, model.device].filter(Boolean).join(", ");
-  showHealth("");
   at("no-chat").hidden = chats;
   document.querySelector("input[value=chat]").disabled = !chats;
+  if (!chats) document.querySelector("input[value=text]").checked = true;
+  showMode();
   showOptions();
   if (!field(model, "tokenizer")) {
     tell(new Refusal(0, "This model has no tokenizer: it takes token ids, which this page does not send."));

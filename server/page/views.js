@@ -182,6 +182,8 @@ function bytes(number) {
   return `${Number(number.toPrecision(3))} TB`;
 }
 
+let started;  // When the server's process did: another one may have another model.
+
 function showGauges(text) {
   const value = {}, used = new Map(), capacity = new Map();
   for (const [name, labels, number] of samples(text)) {
@@ -199,6 +201,8 @@ function showGauges(text) {
       make("span", { className: "kind" }, make("span", { textContent: kind }), make("span")),
       make("meter", { min: 0, max: 1, id: `state-${i}` }))));
   }
+  if (started !== value.process_start_time_seconds) known = false;
+  started = value.process_start_time_seconds;
   kinds.forEach(([kind, most], i) => {
     const label = at("memory").children[i];
     label.querySelector(".kind :last-child").textContent = `${bytes(used.get(kind) ?? 0)} of ${bytes(most)}`;
@@ -206,18 +210,21 @@ function showGauges(text) {
   });
 }
 
-// Every two seconds, while somebody looks. Also meets the model as soon as it is there.
+// Every two seconds, while somebody looks. Also meets the model as soon as it is there, and again
+// after a restart.
 async function watch() {
   if (!document.hidden) {
     try {
       showGauges(await (await fetchOk("metrics", { headers: headers() })).text());
       at("metrics-trouble").textContent = "";
-      if (model && at("health").className === "bad") showHealth("");
     } catch (error) {
       at("metrics-trouble").textContent = error.message;
-      if (error.status === 0) showHealth(error.message);
+      if (error.status === 0) {
+        showHealth(error.message);
+        known = false;
+      }
     }
-    if (!model) await meet();
+    if (!known) await meet();
   }
   setTimeout(watch, 2000);
 }

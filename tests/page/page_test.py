@@ -325,6 +325,28 @@ class PageTest(unittest.TestCase):
         page.wait_for("document.getElementById('health').className === 'bad'")
         self.assertIn("does not answer", page.text("health"))
 
+    def test_a_server_with_another_name_is_met_again(self):
+        server = RealServer("models/demo")
+        self.addCleanup(server.__exit__)
+        page = self.open(server)
+        page.wait_for("!document.getElementById('generate').disabled")
+        page.fill("max_tokens", "2")
+        for name, pause in (("other", False), ("third", True)):
+            server.process.kill()
+            server.process.communicate()
+            if pause:
+                page.wait_for("document.getElementById('health').className === 'bad'")
+            server = RealServer("models/demo", "--http_listen=127.0.0.1:%d" % server.http_port,
+                                "--model_name=" + name)
+            self.addCleanup(server.__exit__)
+            page.wait_for("document.getElementById('model').textContent.startsWith('%s,')" % name)
+            page.fill("prompt", PROMPT)
+            self.generate(page)
+            self.assertEqual(page.text("trouble"), "")
+            # What was typed stays.
+            self.assertIn("2 generated", page.text("usage"))
+            self.assertEqual(page.text("health"), "ready")
+
     def test_gauges(self):
         page = self.ready()
         page.wait_for("document.getElementById('running').textContent === '0 of 64'")

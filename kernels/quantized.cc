@@ -68,7 +68,8 @@ void QuantizeInt4(const float* values, float low, float high, QuantGroup* group)
   constexpr float kShares[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f};
   const float center = low / 2 + high / 2, half = high / 2 - low / 2;
   const auto round = [](float* x) {
-    const uint16_t bits = ToHalf(*x);
+    // What fits best may lie beyond all values, and beyond what the type holds.
+    const uint16_t bits = ToHalf(std::min(std::max(*x, -kLargestHalf), kLargestHalf));
     *x = FromHalf(bits);
     return bits;
   };

@@ -153,7 +153,6 @@ LineEditor::Event LineEditor::Read(const std::string& prompt, bool bold, std::st
   s.prompt = bold ? absl::StrCat(mark, "\033[1m", mark, prompt, mark, "\033[0m", mark, " ")
                   : absl::StrCat(prompt, " ");
   s.interrupted = false;
-  el_resize(s.edit);  // It may have another size since the last line.
   s.MarkPastes(true);
   int count = 0;
   const char* text = el_gets(s.edit, &count);

@@ -114,6 +114,26 @@ TEST(QuantizeGroupTest, EqualValuesAreKept) {
   }
 }
 
+// The minimum that fits these best is no float16.
+TEST(QuantizeGroupTest, ValuesAtTheEndOfTheRangeAreKept) {
+  std::vector<float> values(kQuantGroup, -65504.0f + 5.91f * (131008.0f / 15));
+  values[0] = -65504;
+  values[1] = 65504;
+  for (const float sign : {1.0f, -1.0f}) {
+    for (float& value : values) value *= sign;
+    QuantGroup group;
+    std::memset(&group, 0x7f, sizeof(group));
+    ASSERT_TRUE(QuantizeGroup(values.data(), DType::kInt4, &group).ok());
+    const float scale = LoadAsFloat(&group.scale, 0, DType::kF16);
+    const float minimum = LoadAsFloat(&group.minimum, 0, DType::kF16);
+    for (int k = 0; k < kQuantGroup; ++k) {
+      ASSERT_GE(group.q[k], 0);
+      ASSERT_LE(group.q[k], 15);
+      EXPECT_NEAR(scale * static_cast<float>(group.q[k]) + minimum, values[k], 131008.0f / 15) << k;
+    }
+  }
+}
+
 TEST(QuantizeGroupTest, RefusesWhatAScaleCannotHold) {
   for (const DType format : kFormats) {
     const float limit = format == DType::kInt8 ? 65504.0f * 127 : 65504.0f;

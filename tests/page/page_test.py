@@ -50,7 +50,7 @@ class FilesTest(unittest.TestCase):
                 raised.exception.close()
 
 
-@unittest.skipUnless(browser.PROGRAM, "needs Chromium: ./dev page-test installs it")
+@unittest.skipUnless(browser.PROGRAM, "needs Chromium: ./dev deps test installs it")
 class PageTest(unittest.TestCase):
 
     @classmethod

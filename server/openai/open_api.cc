@@ -31,11 +31,25 @@ OrderedJson Type(const char* type) { return {{"type", type}}; }
 OrderedJson OrNull(const char* type) { return {{"type", OrderedJson::array({type, "null"})}}; }
 OrderedJson ListOf(OrderedJson items) { return {{"type", "array"}, {"items", std::move(items)}}; }
 
+// null in a request is as if the field had been left out.
+OrderedJson OrNothing(OrderedJson schema) {
+  if (const auto type = schema.find("type"); type != schema.end()) {
+    if (type->is_string()) *type = OrderedJson::array({*type});
+    type->push_back("null");
+  }
+  if (const auto values = schema.find("enum"); values != schema.end()) values->push_back(nullptr);
+  if (const auto ways = schema.find("oneOf"); ways != schema.end()) {
+    ways->push_back({{"type", "null"}});
+  }
+  return schema;
+}
+
 OrderedJson RequestSchema(Endpoint endpoint, const char* needed) {
   OrderedJson properties = OrderedJson::object();
   for (const Field& field : Fields()) {
     if (!BelongsTo(field, endpoint)) continue;
     OrderedJson schema = SchemaOf(field);
+    if (absl::string_view(field.name) != needed) schema = OrNothing(std::move(schema));
     schema["description"] = field.what;
     properties[field.name] = std::move(schema);
   }

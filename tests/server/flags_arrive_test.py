@@ -65,7 +65,7 @@ class FlagsArriveTest(unittest.TestCase):
                     done = server.client("complete", "--session=" + handle, "--max_tokens=4", " So")
                     self.assertEqual(done.returncode, 0, done.stderr)
                 moves = 'packrat_kept_state_moves_total{model="demo",from="%s",to="%s"}'
-                self.assertGreater(server.metric(moves % ("disk", "host")), 5)
+                wait_for(lambda: server.metric(moves % ("disk", "host")) > 5)
                 failures = "packrat_kept_state_read_failures_total{"
                 self.assertEqual(server.metric(failures), 0)
                 # A file that was cut is a miss, and the log says so.
@@ -75,7 +75,7 @@ class FlagsArriveTest(unittest.TestCase):
                 for handle in handles:
                     done = server.client("complete", "--session=" + handle, "--max_tokens=4", " So")
                     self.assertEqual(done.returncode, 0, done.stderr)
-                self.assertGreater(server.metric(failures), 0)
+                wait_for(lambda: server.metric(failures) > 0)
                 self.assertTrue(any("states are not kept in --state_dir" in line
                                     for line in server.process.stderr))
                 server.stop()

@@ -132,7 +132,8 @@ class PlanTest(unittest.TestCase):
         sessions = [server.client("sessions", "create").stdout.strip() for _ in range(states)]
         for session in sessions:
             self.assertEqual(turn(server, session, tokens - 8, 3), 0)
-        self.assertEqual(server.metric("packrat_prefix_cache_snapshots{"), states)
+        # The engine tells its figures a moment after its answers.
+        processes.wait_for(lambda: server.metric("packrat_prefix_cache_snapshots{") == states)
         # All of them are these. A turn runs beside them: the least recently used makes room for it.
         # The last token of each text was not read.
         cached = [turn(server, session, 2, 2) for session in reversed(sessions)]

@@ -82,7 +82,7 @@ class ReplicaKilledTest(unittest.TestCase):
             told = other.json("sessions", "show", handle)
             text = told["token_ids"]
             self.assertEqual(cached, told["turn_ends"][1] - 1)
-            self.assertEqual(other.metric("packrat_sessions_fetched_total"), 1)
+            processes.wait_for(lambda: other.metric("packrat_sessions_fetched_total") == 1)
             # So does the whole text at once, computed from its first token on.
             fresh = other.json("complete", *FLAGS, "--use_cache=false", "--token_ids="
                                + ",".join(map(str, text[:-TOKENS])))
@@ -131,7 +131,7 @@ class ReplicaKilledTest(unittest.TestCase):
             take_away()
             # Where it is, the session goes on.
             self.assertEqual(self.say(home, handle, TURNS[1])[0], expected[1])
-            self.assertEqual(home.metric("packrat_sessions_not_stored_total"), 1)
+            processes.wait_for(lambda: home.metric("packrat_sessions_not_stored_total") == 1)
             # Where it is not, the client is told why; calls without a session go on.
             refused = other.client("complete", *FLAGS, "--session=" + handle, TURNS[1])
             self.assertEqual(refused.returncode, 1)

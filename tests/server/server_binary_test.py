@@ -217,7 +217,7 @@ class DemoTest(unittest.TestCase):
                 whole = server.json("detokenize", "--token_ids="
                                     + ",".join(map(str, one["token_ids"])))["text"]
                 self.assertEqual(one["text"].strip(), whole.strip())
-            self.assertEqual(server.metric("packrat_requests_running"), 0)
+            processes.wait_for(lambda: not server.metric("packrat_requests_running"))
             code, log = server.stop()
         self.assertEqual(code, 0)
         # One line per call, each of them JSON, and never a word of anybody's text.

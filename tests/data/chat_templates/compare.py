@@ -4,7 +4,9 @@ their licences differ: those of published models.
     bazel build //tests/models:render
     python3 tests/data/chat_templates/compare.py bazel-bin/tests/models/render TEMPLATE.jinja...
 
-Prints a row for each, and on stderr where they differ; compared.tsv has what came of many.
+Prints a row for each, and on stderr where they differ. compared.tsv is what came of those that llama.cpp
+collects, https://github.com/ggml-org/llama.cpp/tree/master/models/templates, in October 2026; the files'
+names say whose models they are of, and sha256 begins which version it was.
 """
 
 import hashlib

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple, TypedDict, Union
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple, TypedDict, Union, cast
 
 from packrat_client.proto import inference_pb2
 
@@ -73,6 +73,11 @@ _MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_
 _TEXTS = ("text", "input_text", "output_text")  # Types of parts, in OpenAI's two APIs.
 # Not options: what is an argument of its own, and what servers refuse today.
 _NO_OPTIONS = {"session", "fork_from", "snapshot"}
+
+
+def given(**fields: Any) -> Dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def option_places(message: Any) -> Dict[str, Tuple[str, str]]:
@@ -167,7 +172,7 @@ def generate_request(prompt: Prompt, options: Mapping[str, Any], session: str = 
                      resume: bool = False) -> inference_pb2.GenerateRequest:
     request = inference_pb2.GenerateRequest()
     if prompt and isinstance(prompt[0], Mapping):
-        _set_chat(request.chat, prompt, options)
+        _set_chat(request.chat, cast(Sequence[Mapping[str, Any]], prompt), options)
         options = {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
     else:
         _set_text(request, prompt)

@@ -13,7 +13,7 @@ import grpc.aio
 from packrat_client._answers import Choice, Collector, Completion
 from packrat_client._channel import Tls, open_channel
 from packrat_client._requests import (Candidate, GenerateOptions, Prompt, ScoreOptions, generate_request,
-                                      load_requests, rewind_request, score_request)
+                                      given, load_requests, rewind_request, score_request)
 from packrat_client._retry import Attempts, Progress
 from packrat_client._settings import Settings, new_affinity
 from packrat_client.proto import inference_pb2, inference_pb2_grpc
@@ -139,11 +139,11 @@ class AsyncClient:
     async def tokenize(self, text: str, *, add_bos: Optional[bool] = None,
                        parse_special: Optional[bool] = None) -> inference_pb2.TokenizeResponse:
         return await self._call("Tokenize", inference_pb2.TokenizeRequest(
-            text=text, add_bos=add_bos, parse_special=parse_special))
+            text=text, **given(add_bos=add_bos, parse_special=parse_special)))
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
         return (await self._call("Detokenize", inference_pb2.DetokenizeRequest(
-            token_ids=token_ids, skip_special_tokens=skip_special_tokens))).text
+            token_ids=token_ids, **given(skip_special_tokens=skip_special_tokens)))).text
 
     async def model_info(self) -> inference_pb2.GetModelInfoResponse:
         return await self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "runtime/steady_clock.h"
 
 namespace packrat {
 
@@ -51,6 +52,7 @@ bool Outbox::Take(Update* update) {
   // Copied, not swapped: the room that Reserve() made stays with the engine's side.
   update->admitted = pending_.admitted;
   update->tokens.assign(pending_.tokens.begin(), pending_.tokens.end());
+  update->since = pending_.since;
   update->logprobs.clear();
   for (TokenLogprobs& logprobs : pending_.logprobs) {
     update->logprobs.push_back(std::move(logprobs));
@@ -83,6 +85,7 @@ void Outbox::Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t
   // In this order: where there is no memory for one of them, no token is without its
   // log-probabilities.
   if (logprobs.has_value()) pending_.logprobs.push_back(*std::move(logprobs));
+  if (pending_.tokens.empty()) pending_.since = SteadyNow();
   pending_.tokens.push_back(token);
   pending_.safe_text_bytes = safe_text_bytes;
   dirty_ = true;

@@ -86,6 +86,7 @@ class Outbox {
   struct Update {
     bool admitted = false;                // The request has left the queue at some time.
     std::vector<int32_t> tokens;          // New since the last Take().
+    absl::Time since;                     // When the first of `tokens` came.
     std::vector<TokenLogprobs> logprobs;  // Parallel to tokens where asked for, else empty.
     std::vector<TokenScore> scores;       // New, of the prompt from Request::score_from on.
     // How many bytes of the whole generated text may be shown, counted from its first: what may

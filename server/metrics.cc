@@ -82,6 +82,11 @@ struct Metrics::Impl {
       AddHistogram("packrat_message_interval_seconds",
                    "Between two messages with tokens of a stream, as they go out to its client.")
           .Add({}, kSeconds);
+  Histogram& delivery =
+      AddHistogram("packrat_delivery_seconds",
+                   "From a token to when the message with it is written; where an answer is not "
+                   "streamed, to when it is part of the answer.")
+          .Add({}, kSeconds);
   Histogram& prompt_length =
       AddHistogram("packrat_request_prompt_tokens", "Length of a request's prompt.")
           .Add({}, kTokens);
@@ -200,6 +205,10 @@ void Metrics::OnFinish(const std::string& reason, const Usage& usage, const std:
 
 void Metrics::OnMessage(std::chrono::steady_clock::duration interval) {
   impl_->message_interval.Observe(std::chrono::duration<double>(interval).count());
+}
+
+void Metrics::OnDelivery(absl::Duration delay) {
+  impl_->delivery.Observe(absl::ToDoubleSeconds(delay));
 }
 
 void Metrics::OnCall(const std::string& call, const std::string& status_name,

@@ -61,6 +61,8 @@ class Metrics {
   void OnFinish(const std::string& reason, const Usage& usage, const std::string& caller);
   // A message with tokens goes out, `interval` after the one before it in its stream.
   void OnMessage(std::chrono::steady_clock::duration interval);
+  // A message with tokens is out, so long after the first of them came.
+  void OnDelivery(absl::Duration delay);
   // Any call of the service is over.
   void OnCall(const std::string& call, const std::string& status_name, const std::string& caller);
   // An answer over HTTP begins. `path`: as HttpServer::Options::on_answer has it.

@@ -248,6 +248,7 @@ void Generation::WriteDone(bool ok) {
     MutexLock lock(&mutex_);
     if (finished_) return;
     pending_ = false;
+    if (ok) CountDelivery();
     just_broken = !ok && !broken_;
     broken_ = broken_ || !ok;
   }
@@ -267,6 +268,7 @@ void Generation::CheckReader(absl::Time now) {
 void Generation::Done(bool gone) {
   MutexLock lock(&mutex_);
   pending_ = false;
+  if (!gone && !stalled_) CountDelivery();
   CountUse();
   if (stalled_) {
     status_ = absl::CancelledError("the client did not read for stream_idle_timeout");

@@ -118,6 +118,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   // Puts what is new of one choice into message_. Null: there is nothing new.
   Choice* NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountDelivery() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the turn of a session, if there is one and it ended so that it is kept, and lets others
   // use the session: before the client hears of the end. True: it has to be stored first.
   bool EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -154,6 +155,9 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool pending_ ABSL_GUARDED_BY(mutex_) = false;  // An operation is under way.
   absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);
+  // When the oldest token came that is in no message yet, and in the one under way; or never.
+  absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time goes_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   SteadyTime last_message_ ABSL_GUARDED_BY(mutex_);  // The epoch: there was none.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;    // The last operation has been asked for.
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: the client has gone.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "runtime/steady_clock.h"
 #include "server/generation/call_deadline.h"
@@ -56,6 +57,12 @@ void Generation::CountInterval() {
   const SteadyTime now = std::chrono::steady_clock::now();
   if (last_message_ != SteadyTime()) environment_->metrics->OnMessage(now - last_message_);
   last_message_ = now;
+  goes_since_ = std::exchange(waits_since_, absl::InfiniteFuture());
+}
+
+void Generation::CountDelivery() {
+  const absl::Time since = std::exchange(goes_since_, absl::InfiniteFuture());
+  if (since != absl::InfiniteFuture()) environment_->metrics->OnDelivery(SteadyNow() - since);
 }
 
 void Generation::TakeNews() {
@@ -65,6 +72,7 @@ void Generation::TakeNews() {
     if (choice.outbox->Take(&update)) {
       choice.admitted = choice.admitted || update.admitted;
       admitted_ = admitted_ || update.admitted;
+      if (!update.tokens.empty()) waits_since_ = std::min(waits_since_, update.since);
       choice.builder.Add(std::move(update));
     }
     waits = waits || (!choice.admitted && !choice.builder.finish().has_value());

@@ -67,6 +67,12 @@ class Server:
         return sum(float(line.rsplit(" ", 1)[1]) for line in self.get("/metrics").splitlines()
                    if re.match(name + r"[ {]", line))
 
+    def histogram(self, name):
+        """By the upper bound of the bucket, as it is written, "+Inf" and "sum"."""
+        lines = [line.rsplit(" ", 1) for line in self.get("/metrics").splitlines() if line.startswith(name)]
+        counts = {re.search('le="([^"]*)"', line)[1]: float(value) for line, value in lines if "_bucket" in line}
+        return {**counts, "sum": sum(float(value) for line, value in lines if "_sum" in line)}
+
     def front_seconds(self):
         """Of all threads but the engine's and those that compute with it, by their names."""
         total = 0
@@ -149,6 +155,19 @@ def compare(name, server, client, streams, tokens, rounds):
             f"front, {median(front, 'server_us'):.0f} us of the server, "
             f"{median(front, 'client_us'):.1f} us of the client; "
             f"{median(front, 'tokens_per_message'):.2f} tokens a message")
+
+
+def deliveries(name, server, client, streams, tokens):
+    """From a token to when the system has its message: by the server's histogram, of all of them."""
+    for front in ("grpc", "completions"):
+        before = server.histogram("packrat_delivery_seconds")
+        run(client, front, f"--streams={streams}", f"--max_tokens={tokens}", streams=streams)
+        counts = server.histogram("packrat_delivery_seconds")
+        new = {bound: count - before[bound] for bound, count in counts.items()}
+        within = 100 * new["0.001"] / new["+Inf"]
+        row(f"{name}, {streams} streams: {SHOWN.get(front, 'events')}, from a token to the system's hands",
+            1000 * new["sum"] / new["+Inf"], "ms", note=f"mean of {new['+Inf']:.0f}; {within:.2f} % within 1 ms, "
+            f"{100 * new['0.01'] / new['+Inf']:.2f} % within 10 ms")
 
 
 def first_tokens(name, client, calls):
@@ -241,10 +260,9 @@ def main():
                 if "first" in only and model == small:
                     first_tokens("alone", args.client, 500)
         if "first" in only and model == args.model:
-            with serving(args.server, model, *flags, "--max_context=4096"), \
-                    held(args.client, "completions", "tokens", "--streams=64",
-                         "--max_tokens=4000"):
-                first_tokens("beside 64 streams of the model", args.client, 50)
+            with serving(args.server, model, *flags) as server:
+                for streams in (1, 64, args.streams):
+                    deliveries(name, server, args.client, streams, 64)
     if "memory" in only:
         for tls in (None, args.dir):
             memory(args.server, args.client, (args.model, small), args.open, tls)

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/outbox.h"
+#include "runtime/steady_clock.h"
 
 namespace packrat {
 namespace {
@@ -33,9 +34,13 @@ TEST(Outbox, TakeGivesWhatIsNew) {
   ASSERT_TRUE(outbox.Take(&update));
   EXPECT_TRUE(update.admitted);
   EXPECT_TRUE(update.tokens.empty());
+  const absl::Time before = SteadyNow();
   outbox.Append(5, TokenLogprobs{-1.0f, {{5, -1.0f}}}, 3);
+  const absl::Time between = SteadyNow();
   outbox.Append(6, TokenLogprobs{-2.0f, {}}, 4);
   ASSERT_TRUE(outbox.Take(&update));
+  EXPECT_GE(update.since, before);
+  EXPECT_LE(update.since, between);
   EXPECT_TRUE(update.admitted);
   EXPECT_THAT(update.tokens, ElementsAre(5, 6));
   ASSERT_EQ(update.logprobs.size(), 2u);
@@ -43,10 +48,12 @@ TEST(Outbox, TakeGivesWhatIsNew) {
   EXPECT_EQ(update.safe_text_bytes, 4u);
   EXPECT_FALSE(update.finish.has_value());
   EXPECT_FALSE(outbox.Take(&update));
+  const absl::Time later = SteadyNow();
   outbox.Append(7, std::nullopt, 4);
   outbox.Close({FinishReason::kLength, absl::OkStatus(), {}});
   ASSERT_TRUE(outbox.Take(&update));
   EXPECT_THAT(update.tokens, ElementsAre(7));
+  EXPECT_GE(update.since, later);
   EXPECT_TRUE(update.logprobs.empty());
   EXPECT_EQ(update.finish->reason, FinishReason::kLength);
   EXPECT_EQ(update.safe_text_bytes, kAll);

@@ -113,6 +113,8 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
   metrics.OnFinish("cancelled", third, "");
   metrics.OnMessage(std::chrono::milliseconds(20));
   metrics.OnMessage(std::chrono::seconds(3));
+  metrics.OnDelivery(absl::Microseconds(700));
+  metrics.OnDelivery(absl::Milliseconds(40));
   metrics.OnCall("Generate", "OK", "");
   metrics.OnCall("Generate", "OK", "");
   metrics.OnCall("Generate", "CANCELLED", "");
@@ -150,6 +152,7 @@ TEST(Metrics, EveryValueIsShownUnderItsName) {
   AddHistogram("packrat_request_duration_seconds", kSecondsBounds, {0.13, 2, 400}, &expected);
   AddHistogram("packrat_time_per_output_token_seconds", kSecondsBounds, {0.1 / 4}, &expected);
   AddHistogram("packrat_message_interval_seconds", kSecondsBounds, {0.02, 3}, &expected);
+  AddHistogram("packrat_delivery_seconds", kSecondsBounds, {0.0007, 0.04}, &expected);
   AddHistogram("packrat_request_prompt_tokens", kTokensBounds, {100, 3, 9}, &expected);
   AddHistogram("packrat_request_generated_tokens", kTokensBounds, {5, 1, 0}, &expected);
   ExpectSamples(expected, Read(metrics.Render(kStart)));

@@ -317,6 +317,8 @@ TEST(Http, ShowsWhatIsOpenAndWhoCalls) {
   EXPECT_EQ(server.Metric("packrat_inter_token_time_seconds_count"), 2);
   EXPECT_EQ(server.Metric("packrat_batch_sequences_count"), 3);
   EXPECT_EQ(server.Metric("packrat_message_interval_seconds_count"), messages - 1);
+  EXPECT_EQ(server.Metric("packrat_delivery_seconds_count"), messages);
+  EXPECT_GT(server.Metric("packrat_delivery_seconds_sum"), 0);
 }
 
 TEST(Http, RatesAreSampledHoweverPatientStreamsAre) {

@@ -49,8 +49,8 @@ void Stop(h2o_generator_t* generator, h2o_req_t*) {
 int OnRequest(h2o_handler_t*, h2o_req_t* request) {
   auto* const stream =
       static_cast<Stream*>(h2o_mem_alloc_shared(&request->pool, sizeof(Stream), nullptr));
-  *stream = {{Proceed, Stop}, request, MaxTokens(request->entity.base, request->entity.len), 0,
-             false};
+  *stream = {
+      {Proceed, Stop}, request, MaxTokens(request->entity.base, request->entity.len), 0, false};
   request->res.status = 200;
   request->res.reason = "OK";
   h2o_add_header(&request->pool, &request->res.headers, H2O_TOKEN_CONTENT_TYPE, nullptr,
@@ -101,7 +101,8 @@ int main(int, char** argv) {
     return 1;
   }
   h2o_config_init(&config);
-  h2o_hostconf_t* const host = h2o_config_register_host(&config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+  h2o_hostconf_t* const host =
+      h2o_config_register_host(&config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
   h2o_pathconf_t* const path = h2o_config_register_path(host, "/", 0);
   h2o_create_handler(path, sizeof(h2o_handler_t))->on_req = OnRequest;
   h2o_loop_t* const loop = h2o_evloop_create();

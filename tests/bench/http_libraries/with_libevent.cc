@@ -1,11 +1,11 @@
 // with_libevent PORT PACE_US: server-sent events by libevent's evhttp.
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/http_struct.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <event2/bufferevent.h>
 #include <sys/socket.h>
 
 #include <csignal>
@@ -36,7 +36,8 @@ void OnRequest(evhttp_request* request, void*) {
   evhttp_send_reply_start(request, 200, "OK");
   Stream* const stream = &streams.emplace_back(Stream{request, tokens, false});
   evhttp_connection_set_closecb(
-      connection, [](evhttp_connection*, void* s) { static_cast<Stream*>(s)->gone = true; }, stream);
+      connection, [](evhttp_connection*, void* s) { static_cast<Stream*>(s)->gone = true; },
+      stream);
 }
 
 void OnStep(evutil_socket_t, short, void* context) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Which HTTP library: open streams of server-sent events by each, over one loop of one thread.
 
-Builds the servers of this folder (packages libboost-dev, libevent-dev, libh2o-evloop-dev and libssl-dev)
-and reads them with stream_client, on the same cores. The floor writes to its sockets and knows no HTTP.
+Builds the servers of http_libraries/ (Debian's packages libevent-dev, libh2o-evloop-dev and libh2o-dev
+besides those of ./dev deps) and reads them with stream_client, on the same cores. The floor writes to its sockets and knows no HTTP.
 Two speeds: as fast as the loop goes, and a step of a model each 100 ms. Prints rows like
 tests/bench/bench: medians of rounds in which all take their turn.
 """
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "http_libraries")
 LIBRARIES = {
     "sockets": ("the floor, no library", []),
     "beast": ("Boost.Beast", []),
@@ -77,7 +77,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name, (_, libraries) in LIBRARIES.items():
-            subprocess.run(["g++", "-O2", "-std=c++17", f"{HERE}/with_{name}.cc", "-o", f"{folder}/{name}",
+            subprocess.run(["g++", "-O2", "-std=c++17", f"{SOURCES}/with_{name}.cc", "-o", f"{folder}/{name}",
                             *libraries, "-lpthread"], check=True)
         rounds = [{name: measured(f"{folder}/{name}", args.client, args.streams, args.tokens) for name in LIBRARIES}
                   for _ in range(args.rounds)]

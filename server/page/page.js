@@ -100,9 +100,15 @@ function tell(error) {
 
 let working = false;
 
+// A button that is off stays in its place among the keys: `disabled` would take the focus away.
+const setOff = (button, off) => button.setAttribute("aria-disabled", String(Boolean(off)));
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[aria-disabled=true]")) event.stopPropagation();
+}, { capture: true });
+
 // Runs what a button asks for, one at a time, and tells if it fails.
 async function attempt(work) {
-  if (working) return;
+  if (working || !model) return;
   working = true;
   tell(null);
   showButtons();
@@ -215,7 +221,13 @@ let running = null;  // The AbortController of the answer that comes.
 
 function setRunning(controller) {
   running = controller;
-  for (const button of document.querySelectorAll(".stop")) button.disabled = !running;
+  for (const stop of document.querySelectorAll(".stop")) {
+    setOff(stop, !running);
+    // The same key that begins an answer stops it, and begins the next.
+    const starter = stop.parentElement.querySelector(".first");
+    const [from, to] = running ? [starter, stop] : [stop, starter];
+    if (document.activeElement === from) to.focus();
+  }
 }
 
 // Adds what comes to `element`, once for each frame; `finish` waits for the last.
@@ -233,7 +245,11 @@ function writerTo(element) {
       if (!waiting.length) requestAnimationFrame(flush);
       waiting.push(...nodes);
     },
-    finish: flush,
+    finish() {
+      flush();
+      // The first of them to be tabbed to; the arrows go on from there.
+      if (!element.querySelector(".token[tabindex='0']")) element.querySelector(".token")?.setAttribute("tabindex", 0);
+    },
   };
 }
 
@@ -243,7 +259,8 @@ const percent = (logprob) => `${(100 * Math.exp(logprob)).toPrecision(3)} %`;
 // A token that tells how likely it was, and what else was.
 function tokenNode(text, logprob, top) {
   const others = top.map(([name, value]) => `${JSON.stringify(name)} ${percent(value)}`).join(", ");
-  const node = make("span", { className: "token", textContent: text });
+  const node = make("span", { className: "token", textContent: text, tabIndex: -1 });
+  node.setAttribute("aria-describedby", "token");
   node.dataset.tells = `${JSON.stringify(text)} ${percent(logprob)}${others ? `; of all: ${others}` : ""}`;
   node.style.setProperty("--p", Math.exp(logprob).toFixed(3));
   return node;

@@ -93,12 +93,12 @@ const shortName = (handle) => `${handle.slice(0, 8)}…`;
 
 function showButtons() {
   const session = Boolean(at("session").value), busy = working || !model;
-  for (const id of ["generate", "send", "create"]) at(id).disabled = busy;
-  for (const id of ["fork", "delete"]) at(id).disabled = busy || !session;
-  at("rewind").disabled = busy || !session || !sessionTurns;
-  at("session").disabled = busy;
-  at("take").disabled = busy || session || !answer;
-  for (const id of ["take-back", "anew"]) at(id).disabled = busy || !turns.length;
+  for (const id of ["generate", "send", "create"]) setOff(at(id), busy);
+  for (const id of ["fork", "delete"]) setOff(at(id), busy || !session);
+  setOff(at("session"), busy);
+  setOff(at("rewind"), busy || !session || !sessionTurns);
+  setOff(at("take"), busy || session || !answer);
+  for (const id of ["take-back", "anew"]) setOff(at(id), busy || !turns.length);
   at("prompt-label").textContent = session ? "What comes next" : "Prompt";
 }
 
@@ -114,6 +114,7 @@ async function listSessions(chosen = at("session").value) {
 // Shows the session as the server has it.
 async function showSession() {
   const handle = at("session").value;
+  at("session").dataset.shown = handle;
   at("session-state").textContent = "";
   if (!handle) return;
   const session = await method("GetSession", { session: handle, include_token_ids: true });
@@ -155,11 +156,15 @@ onSessions("delete", async (session) => {
   [given, answer] = ["", ""];
   await listSessions("");
 });
-at("session").addEventListener("change", () => attempt(async () => {
-  if (!at("session").value) at("answer").hidden = true;
-  [given, answer] = ["", ""];
-  await showSession();
-}));
+at("session").addEventListener("change", () => {
+  // Under an answer it stays.
+  if (working) at("session").value = at("session").dataset.shown;
+  attempt(async () => {
+    if (!at("session").value) at("answer").hidden = true;
+    [given, answer] = ["", ""];
+    await showSession();
+  });
+});
 
 // ---- Gauges
 
@@ -262,8 +267,19 @@ at("anew").addEventListener("click", () => {
   showTurns();
   at("say").focus();
 });
+// Of the tokens of an answer one can be tabbed to; from there the arrows go on.
+function goOn(event, token) {
+  const all = [...token.parentElement.querySelectorAll(".token")], i = all.indexOf(token);
+  const next = { ArrowLeft: all[i - 1], ArrowRight: all[i + 1], Home: all[0], End: all.at(-1) }[event.key];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+}
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
+  if (event.target.matches(".token")) goOn(event, event.target);
+  // One that is held begins an answer, and does not stop it.
+  if (event.repeat && event.key === "Enter" && event.target.matches("button")) event.preventDefault();
   if (event.key !== "Enter" || event.isComposing) return;
   const work = event.target === at("prompt") && (event.ctrlKey || event.metaKey) ? generate
     : event.target === at("say") && !event.shiftKey ? send : null;
@@ -272,10 +288,16 @@ document.addEventListener("keydown", (event) => {
   work();
 });
 for (const input of document.querySelectorAll("input[name=mode]")) input.addEventListener("change", showMode);
-document.addEventListener("pointerover", (event) => {
-  const token = event.target.closest?.(".token");
-  if (token) at("token").textContent = token.dataset.tells;
-});
+for (const type of ["pointerover", "focusin"]) {
+  document.addEventListener(type, (event) => {
+    const token = event.target.closest?.(".token");
+    if (!token) return;
+    at("token").textContent = token.dataset.tells;
+    if (type !== "focusin") return;
+    token.parentElement.querySelector(".token[tabindex='0']")?.setAttribute("tabindex", -1);
+    token.tabIndex = 0;
+  });
+}
 at("key").value = sessionStorage.getItem("packrat-key") ?? "";
 at("key").addEventListener("change", () => {
   sessionStorage.setItem("packrat-key", at("key").value);

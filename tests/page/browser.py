@@ -16,7 +16,7 @@ PROGRAM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 class Browser:
     """One page. What goes wrong in it (exceptions, errors in its console) is in `troubles`."""
 
-    def __init__(self, url, width=1200, height=900, dark=False):
+    def __init__(self, url, width=1200, height=900, dark=False, scale=1):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         commands, self.commands = os.pipe()
         self.answers, answers = os.pipe()
@@ -38,7 +38,8 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             self.call(domain + ".enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=width < 600)
+                  deviceScaleFactor=scale, mobile=width < 600)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.call("Page.navigate", url=url)
@@ -91,9 +92,13 @@ class Browser:
     def text(self, element):
         return self.run("document.getElementById('%s').textContent" % element)
 
+    def wait_until_on(self, button="generate"):
+        """A button that is off has done nothing yet, or is at work."""
+        self.wait_for("document.getElementById('%s').ariaDisabled === 'false'" % button)
+
     def click(self, element):
         """As soon as it can be."""
-        self.wait_for("!document.getElementById('%s').disabled" % element)
+        self.wait_until_on(element)
         self.run("document.getElementById('%s').click()" % element)
 
     def fill(self, element, value):
@@ -108,6 +113,27 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
                       windowsVirtualKeyCode=code, modifiers=modifiers,
                       **({"text": text} if text and kind == "keyDown" else {}))
+
+    def focused(self):
+        return self.run("document.activeElement.id || document.activeElement.className || 'nothing'")
+
+    def tab_to(self, element, backwards=False):
+        for _ in range(100):
+            self.press("Tab", 9, modifiers=8 if backwards else 0)
+            if self.focused() == element:
+                return
+        raise AssertionError("no Tab leads to " + element)
+
+    def enter(self):
+        self.press("Enter", 13, text="\r")
+
+    def tap(self, element):
+        """With a finger, in its middle."""
+        at = self.run("(e => { e.scrollIntoView({block: 'center', behavior: 'instant'});"
+                      " const box = e.getBoundingClientRect();"
+                      " return {x: box.x + box.width / 2, y: box.y + box.height / 2}; })(%s)" % element)
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[at])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def picture(self, path):
         with open(path, "wb") as file:

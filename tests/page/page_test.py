@@ -9,16 +9,12 @@ import unittest
 import urllib.error
 import urllib.request
 
-from tests.page import browser
-from tests.page.browser import Browser
+from tests.page.page_case import PROMPT, PageCase
 from tests.server import processes
-from tests.server.processes import ROOT, RealServer, wait_for, with_template
+from tests.server.processes import ROOT, RealServer, wait_for
 
 FILES = ("/", "/page.css", "/page.js", "/views.js")
 PAGE = os.path.join(ROOT, "server/page")
-PROMPT = "Once upon a time"
-ROLES = ("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
-         "{% if add_generation_prompt %}[assistant]{% endif %}")
 
 
 class FilesTest(unittest.TestCase):
@@ -50,37 +46,7 @@ class FilesTest(unittest.TestCase):
                 raised.exception.close()
 
 
-@unittest.skipUnless(browser.PROGRAM, "needs Chromium: ./dev deps test installs it")
-class PageTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server = RealServer("models/demo")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.server.process.kill()
-        cls.server.process.communicate()
-
-    def open(self, server=None, **more):
-        page = Browser("http://127.0.0.1:%d/" % (server or self.server).http_port, **more)
-        self.addCleanup(page.__exit__)
-        return page
-
-    def ready(self, **options):
-        page = self.open()
-        page.wait_for("!document.getElementById('generate').disabled")
-        for name, value in options.items():
-            page.fill(name, str(value))
-        return page
-
-    def generate(self, page):
-        """Until the page takes another one."""
-        page.click("generate")
-        page.wait_for("!document.getElementById('generate').disabled")
-
-    def answer(self, *arguments):
-        return self.server.json("complete", "--temperature=0", *arguments)["text"]
+class PageTest(PageCase):
 
     def test_a_text_goes_on(self):
         page = self.ready(prompt=PROMPT, max_tokens=8, temperature=0)
@@ -97,7 +63,7 @@ class PageTest(unittest.TestCase):
         page.run("document.getElementById('prompt').focus()")
         page.press("Enter", 13, modifiers=2)
         page.wait_for("document.querySelectorAll('.token').length >= 8 && "
-                      "!document.getElementById('generate').disabled")
+                      "document.getElementById('generate').ariaDisabled === 'false'")
         self.assertEqual(page.text("answer"), "<b id=made>Once</b>"
                          + self.answer("--max_tokens=8", "<b id=made>Once</b>"))
         self.assertIsNone(page.run("document.getElementById('made')"))
@@ -113,39 +79,10 @@ class PageTest(unittest.TestCase):
             page.click("generate")
             page.wait_for("document.getElementById('answer').textContent.length > 40")
             stop()
-            page.wait_for("!document.getElementById('generate').disabled")
+            page.wait_until_on()
             self.assertIn("stopped", page.text("usage"))
             self.assertTrue(page.text("trouble") == "", page.text("trouble"))
             wait_for(lambda: self.server.metric("packrat_requests_running") == 0)
-
-    def test_a_refusal_names_its_field(self):
-        page = self.ready(prompt=PROMPT, temperature=101)
-        self.generate(page)
-        self.assertIn("temperature is 101; range [0, 100]", page.text("trouble"))
-        self.assertEqual(page.run("document.querySelector('[aria-invalid]').id"), "temperature")
-        page.fill("temperature", "")
-        page.fill("max_tokens", "1")
-        self.generate(page)
-        self.assertEqual(page.text("trouble"), "")
-        self.assertIsNone(page.run("document.querySelector('[aria-invalid]')"))
-
-    def test_ranges_are_the_server_s(self):
-        page = self.ready()
-        schema = json.dumps(json.loads(self.server.get("/openapi.json")))
-        inputs = page.run("[...document.querySelectorAll('#numbers input')]"
-                          ".map((e) => [e.id, Number(e.min), Number(e.max)])")
-        self.assertEqual(len(inputs), 10)
-        for name, least, most in inputs:
-            found = re.search(r'"%s": (\{[^{}]*\})' % name, schema)
-            self.assertTrue(found, name)
-            told = json.loads(found.group(1))
-            for ends, value in ((("minimum", "exclusiveMinimum"), least),
-                                (("maximum", "exclusiveMaximum"), most)):
-                for end in ends:
-                    # What depends on the model is not in the description, and no tokens at all are for
-                    # scores, which the page has none of.
-                    if end in told and name != "seed" and (name, end) != ("max_tokens", "minimum"):
-                        self.assertEqual(value, told[end], (name, end))
 
     def test_sessions(self):
         page = self.ready(prompt=PROMPT, max_tokens=6, temperature=0)
@@ -159,7 +96,7 @@ class PageTest(unittest.TestCase):
 
         def turns(count):
             page.wait_for("document.getElementById('session-state').textContent.startsWith('%d turn')"
-                          " && !document.getElementById('generate').disabled" % count)
+                          " && document.getElementById('generate').ariaDisabled === 'false'" % count)
 
         page.click("create")
         turns(0)
@@ -188,18 +125,6 @@ class PageTest(unittest.TestCase):
         self.assertIn("NOT_FOUND", self.server.client("sessions", "show", fork).stderr)
         self.assertEqual(page.troubles, [])
 
-    def chat(self):
-        folder = tempfile.TemporaryDirectory(dir=os.environ["TEST_TMPDIR"])
-        self.addCleanup(folder.cleanup)
-        server = RealServer(with_template(folder.name, ROLES))
-        self.addCleanup(server.stop)
-        page = self.open(server)
-        page.wait_for("document.getElementById('health').className === 'good'")
-        page.run("document.querySelector('input[value=chat]').click()")
-        for name, value in (("max_tokens", 6), ("temperature", 0), ("system", "Be brief.")):
-            page.fill(name, value)
-        return server, page
-
     @staticmethod
     def said(server, *messages):
         """What a chat of these, in turns, is answered."""
@@ -221,7 +146,7 @@ class PageTest(unittest.TestCase):
 
         def wait_for(messages):
             page.wait_for("document.querySelectorAll('.message').length === %d && "
-                          "!document.getElementById('send').disabled" % messages)
+                          "document.getElementById('send').ariaDisabled === 'false'" % messages)
 
         def say():
             return page.run("document.getElementById('say').value")
@@ -249,38 +174,15 @@ class PageTest(unittest.TestCase):
         page.fill("temperature", 101)
         page.fill("say", "Three")
         page.click("send")
-        page.wait_for("!document.getElementById('send').disabled && document.getElementById('trouble').textContent")
+        page.wait_for("document.getElementById('send').ariaDisabled === 'false' && document.getElementById('trouble').textContent")
         self.assertEqual((len(shown()), say()), (4, "Three"))
         page.fill("say", "")
         page.click("take-back")
         self.assertEqual((shown(), say()), (["user: One", "assistant: " + one], "Two"))
         page.click("anew")
         self.assertEqual(shown(), [])
-        self.assertEqual(page.run("['take-back', 'anew'].map((id) => document.getElementById(id).disabled)"),
-                         [True, True])
-
-    def test_options_arrive(self):
-        page = self.ready(prompt=PROMPT, max_tokens=60, temperature=0, stop=" the\n\n was")
-        self.generate(page)
-        self.assertEqual(page.text("answer"), PROMPT + self.answer("--max_tokens=60", "--stop= the, was",
-                                                                   PROMPT))
-        self.assertIn("came to its end", page.text("usage"))
-        # What is no number stays here.
-        page.fill("min_p", "")
-        page.run("document.getElementById('min_p').focus()")
-        page.call("Input.insertText", text="-")
-        page.click("generate")
-        page.wait_for("!document.getElementById('generate').disabled")
-        self.assertIn("Min p is not a number", page.text("trouble"))
-        self.assertEqual(page.run("document.querySelector('[aria-invalid]').id"), "min_p")
-        self.assertEqual(page.troubles, [])
-
-    def test_a_refusal_opens_the_options(self):
-        page = self.ready(prompt=PROMPT, stop="a" * 2000)
-        page.run("document.getElementById('options').open = false")
-        self.generate(page)
-        self.assertEqual(page.run("document.querySelector('[aria-invalid]').id"), "stop")
-        self.assertTrue(page.run("document.getElementById('options').open"))
+        self.assertEqual(page.run("['take-back', 'anew'].map((id) => document.getElementById(id).ariaDisabled)"),
+                         ['true', 'true'])
 
     def test_events_are_read_however_they_come(self):
         page = self.ready()
@@ -312,14 +214,14 @@ class PageTest(unittest.TestCase):
         server = RealServer("models/demo")
         self.addCleanup(server.__exit__)
         page = self.open(server)
-        page.wait_for("!document.getElementById('generate').disabled")
+        page.wait_until_on()
         page.fill("max_tokens", 4000)
         page.run("document.getElementById('ignore_eos').checked = true")
         page.click("generate")
         page.wait_for("document.getElementById('answer').textContent.length > 40")
         server.process.kill()
         server.process.communicate()
-        page.wait_for("!document.getElementById('generate').disabled")
+        page.wait_until_on()
         self.assertNotEqual(page.text("trouble"), "")
         self.assertEqual(page.run("document.querySelectorAll('.writing, [aria-busy=true]').length"), 0)
         page.wait_for("document.getElementById('health').className === 'bad'")
@@ -329,7 +231,7 @@ class PageTest(unittest.TestCase):
         server = RealServer("models/demo")
         self.addCleanup(server.__exit__)
         page = self.open(server)
-        page.wait_for("!document.getElementById('generate').disabled")
+        page.wait_until_on()
         page.fill("max_tokens", "2")
         for name, pause in (("other", False), ("third", True)):
             server.process.kill()
@@ -376,7 +278,7 @@ class PageTest(unittest.TestCase):
                 page.wait_for("document.activeElement.id === 'key'")
                 self.assertIn("key", page.text("trouble"))
                 page.fill("key", key)
-                page.wait_for("!document.getElementById('generate').disabled")
+                page.wait_until_on()
                 page.fill("max_tokens", "1")
                 self.generate(page)
                 self.assertIn("1 generated", page.text("usage"))
@@ -384,23 +286,8 @@ class PageTest(unittest.TestCase):
                                  [1, 0, ""])
                 page.call("Page.navigate", url="http://127.0.0.1:%d/" % server.http_port)
                 page.wait_for("document.readyState === 'complete' && "
-                              "!document.getElementById('generate')?.disabled")
+                              "document.getElementById('generate')?.ariaDisabled === 'false'")
                 self.assertEqual(page.text("trouble"), "")
-
-    def test_on_a_phone_and_in_the_dark(self):
-        light = self.ready().run("getComputedStyle(document.body).backgroundColor")
-        page = self.open(width=390, height=844, dark=True)
-        page.wait_for("!document.getElementById('generate').disabled")
-        self.assertNotEqual(page.run("getComputedStyle(document.body).backgroundColor"), light)
-        page.run("for (const e of document.querySelectorAll('details')) e.open = true")
-        self.assertLessEqual(page.run("document.documentElement.scrollWidth"), 390)
-        # Every control has a name, and is large enough to be hit.
-        self.assertEqual(page.run(
-            "[...document.querySelectorAll('button, select, textarea, input')].filter((e) =>"
-            " !(e.labels?.length || e.textContent.trim())).map((e) => e.id)"), [])
-        self.assertEqual(page.run(
-            "[...document.querySelectorAll('button')].filter((e) => e.offsetParent && e.offsetHeight < 40)"
-            ".map((e) => e.id)"), [])
 
 
 if __name__ == "__main__":

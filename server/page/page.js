@@ -81,21 +81,26 @@ async function* events(path, body, signal) {
 
 // ---- What is shown of troubles
 
+// A refusal that names a field is told there as well.
 function tell(error) {
   at("trouble").hidden = !error;
   at("trouble").textContent = error ? error.message : "";
-  for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
-  if (error?.status === 401) {
-    at("options").open = true;
-    at("key").setAttribute("aria-invalid", "true");
-    at("key").focus();
+  at("told")?.remove();
+  for (const input of document.querySelectorAll("[aria-invalid]")) {
+    input.removeAttribute("aria-invalid");
+    input.removeAttribute("aria-errormessage");
   }
   // "stop[0]" is of "stop".
-  const input = error?.param && at(error.param.replace(/[.[].*/, ""));
-  if (input?.matches("input, textarea")) {
-    at("options").open = true;
-    input.setAttribute("aria-invalid", "true");
-  }
+  const name = error?.status === 401 ? "key" : error?.param?.replace(/[.[].*/, "");
+  if (!name) return;
+  const others = at("others").value.includes(JSON.stringify(name)) ? at("others") : null;
+  const input = others ?? at(name);
+  if (!input?.matches("input, textarea")) return;
+  for (let box = input.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+  input.setAttribute("aria-invalid", "true");
+  input.setAttribute("aria-errormessage", "told");
+  input.after(make("p", { id: "told", className: "trouble", textContent: error.message }));
+  if (name === "key") input.focus();
 }
 
 let working = false;
@@ -127,24 +132,32 @@ async function attempt(work) {
 let model = null;   // What GetModelInfo says.
 let known = false;  // Whether it says so of the server that answers now, which may have been started anew.
 
+// The longest answer, to a prompt of one token.
+const longest = (m) => field(m.limits, "max_context") - 1;
+
 // `most` and `usual` look into GetModelInfo's answer. Ends in brackets belong to the range.
 const NUMBERS = [
-  { name: "max_tokens", label: "Most tokens", least: 1, most: (m) => field(m.limits, "max_context"),
+  { name: "max_tokens", label: "Most tokens", least: 1, most: longest,
     usual: (m) => {
       const text = field(field(m, "stop_defaults"), "max_tokens"), chat = field(m, "chat_max_tokens");
       return text === chat ? text : `${text}, in a chat ${chat}`;
     }, whole: true },
   { name: "temperature", label: "Temperature", least: 0, most: () => 100, sampling: 1 },
-  { name: "top_p", label: "Top p", least: 0, most: () => 1, sampling: 1, open: "low" },
+  { name: "top_p", label: "Top p", least: 0, most: () => 1, sampling: 1 },
   { name: "top_k", label: "Top k", least: 0, most: (m) => field(m, "vocab_size"), sampling: 0, whole: true },
   { name: "min_p", label: "Min p", least: 0, most: () => 1, sampling: 0, open: "high" },
   { name: "repetition_penalty", label: "Repetition penalty", least: 0, most: () => 10, sampling: 1, open: "low" },
   { name: "presence_penalty", label: "Presence penalty", least: -10, most: () => 10, sampling: 0 },
   { name: "frequency_penalty", label: "Frequency penalty", least: -10, most: () => 10, sampling: 0 },
-  { name: "min_tokens", label: "Least tokens", least: 0, most: (m) => field(m.limits, "max_context"),
+  { name: "min_tokens", label: "Least tokens", least: 0, most: longest,
     usual: (m) => field(field(m, "stop_defaults"), "min_tokens") ?? 0, whole: true },
   { name: "seed", label: "Seed", least: 0, most: () => Number.MAX_SAFE_INTEGER, usual: () => "random", whole: true },
+  { name: "priority", label: "Priority", least: -100, most: () => 100, usual: () => 0, whole: true },
 ];
+const TEXTS = ["regex", "grammar", "json_schema"];
+const IDS = ["stop_token_ids", "allowed_token_ids", "banned_token_ids"];
+// What the page reads the answer by, or has no way to show.
+const OWN = ["model", "prompt", "messages", "session", "stream", "stream_options", "n", "echo", "tools"];
 
 // float32, as JSON writes it: 0.9 comes as 0.8999999762.
 const shortened = (number) => typeof number === "number" ? Number(number.toPrecision(6)) : number;
@@ -179,7 +192,35 @@ function options() {
   const stop = at("stop").value.split("\n").filter((line) => line !== "");
   if (stop.length) request.stop = stop;
   if (at("ignore_eos").checked) request.ignore_eos = true;
-  return request;
+  for (const name of TEXTS) {
+    if (at(name).value !== "") request[name] = at(name).value;
+  }
+  for (const name of IDS) {
+    const ids = at(name).value.split(/[\s,]+/).filter(Boolean);
+    for (const id of ids) {
+      if (!/^\d+$/.test(id)) throw new Refusal(0, `${id} is not a token id.`, name);
+    }
+    if (ids.length) request[name] = ids.map(Number);
+  }
+  return Object.assign(request, others());
+}
+
+// The fields that have no input of their own.
+function others() {
+  const text = at("others").value.trim();
+  if (!text) return {};
+  let fields;
+  try {
+    fields = JSON.parse(text);
+  } catch (error) {
+    throw new Refusal(0, `Other fields: ${error.message}`, "others");
+  }
+  if (fields === null || typeof fields !== "object" || Array.isArray(fields)) {
+    throw new Refusal(0, 'Other fields are an object, such as {"cache_salt": "mine"}.', "others");
+  }
+  const own = OWN.find((name) => name in fields);
+  if (own) throw new Refusal(0, `Other fields: ${own} is for the page to say.`, "others");
+  return fields;
 }
 
 function showHealth(trouble) {

@@ -261,6 +261,18 @@ class PageTest(PageCase):
             self.assertRegex(page.text("memory"), kind + r"\d[\d.]* [KMG]?B of \d[\d.]* [KMG]?B")
         self.assertEqual(page.run("document.querySelectorAll('meter').length"), len(kinds))
 
+    def test_gauges_move(self):
+        page = self.ready(prompt=PROMPT, max_tokens=4000)
+        page.run("document.getElementById('ignore_eos').checked = true")
+        shown = ("((running, busy) => document.getElementById('running').textContent === running"
+                 " && Number(document.getElementById('speed').textContent) > 0 === busy"
+                 " && [...document.querySelectorAll('meter')].some((e) => e.value > 0) === busy)")
+        page.wait_for(shown + "('0 of 64', false)")
+        page.click("generate")
+        page.wait_for(shown + "('1 of 64', true)")
+        page.click("stop-text")
+        page.wait_for(shown + "('0 of 64', false)")
+
     def test_a_model_without_a_chat_template_does_not_chat(self):
         page = self.ready()
         self.assertTrue(page.run("document.querySelector('input[value=chat]').disabled"))

@@ -118,6 +118,7 @@ class ReachTest(PageCase):
 
     def test_a_session_is_not_changed_under_an_answer(self):
         page = self.ready(prompt=PROMPT, max_tokens=4000)
+        page.run(at("ignore_eos") + ".checked = true")
         page.click("create")
         page.wait_for(at("session-state") + ".textContent")
         page.wait_until_on()

@@ -1,5 +1,6 @@
 #include "models/owned_state.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace packrat {
@@ -10,8 +11,8 @@ absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* mo
   std::unique_ptr<OwnedState> state(new OwnedState);
   state->has_slots_ = layout.slot_bytes > 0;
   state->num_classes_ = layout.page_classes.size();
-  // Every part is a multiple of the alignment.
-  const size_t bytes = layout.BytesOfAny(max_tokens) * sequences;
+  // Every part is a multiple of the alignment. A model of feed-forwards alone has no state.
+  const size_t bytes = std::max(layout.BytesOfAny(max_tokens) * sequences, size_t{1});
   auto buffer = model->AllocateState(bytes);
   if (!buffer.ok()) return buffer.status();
   state->buffer_ = *std::move(buffer);

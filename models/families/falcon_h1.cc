@@ -76,14 +76,12 @@ Mamba2Spec ReadMamba(JsonFields* f, int hidden_size) {
   mamba.state_size = f->Int("mamba_d_state", 1, kMaxHeadDim, 256);
   mamba.conv_size = f->Int("mamba_d_conv", 1, kMaxConvSize, 4);
   mamba.Check(f, {"mamba_n_heads", "mamba_n_groups", "mamba_d_head", "mamba_d_state"});
-  // A null is false, as in Python.
-  const bool first =
-      f->Bool("mamba_norm_before_gate", f->Find("mamba_norm_before_gate") == nullptr);
+  const bool first = f->TrueUnlessNull("mamba_norm_before_gate");
   mamba.norm = !f->Bool("mamba_rms_norm", false) ? Mamba2Norm::kNone
                : first                           ? Mamba2Norm::kBeforeGate
                                                  : Mamba2Norm::kAfterGate;
   mamba.norm_groups = mamba.num_groups;
-  mamba.conv_bias = f->Bool("mamba_conv_bias", true);
+  mamba.conv_bias = f->TrueUnlessNull("mamba_conv_bias");
   mamba.in_bias = f->Bool("mamba_proj_bias", false);
   mamba.out_bias = f->Bool("projectors_bias", false);
   mamba.ReadStepLimits(f, "time_step_limit");

@@ -38,7 +38,7 @@ Mamba2Spec ReadMamba(JsonFields* f, int hidden_size) {
                          hidden_size, ", and have at most ", kMaxHeadDim));
   }
   mamba.Check(f, {"mamba_n_heads", "mamba_n_groups", "mamba_d_head", "mamba_d_state"});
-  mamba.conv_bias = f->Bool("mamba_conv_bias", true);
+  mamba.conv_bias = f->TrueUnlessNull("mamba_conv_bias");
   mamba.in_bias = mamba.out_bias = f->Bool("mamba_proj_bias", false);
   mamba.ReadStepLimits(f, "time_step_limit");
   if (NormsByGroup(f->String("transformers_version", ""))) mamba.norm_groups = mamba.num_groups;

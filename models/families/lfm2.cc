@@ -11,7 +11,7 @@ namespace {
 // a multiple.
 int ReadFeedForward(JsonFields* f, int intermediate_size) {
   const int width = f->Int("block_ff_dim", 1, kMaxIntermediate, intermediate_size);
-  const bool adjust = f->Bool("block_auto_adjust_ff_dim", true);
+  const bool adjust = f->TrueUnlessNull("block_auto_adjust_ff_dim");
   const char* factor_name = "block_ffn_dim_multiplier";
   const bool rounded = f->Find(factor_name) == nullptr || f->Get(factor_name) != nullptr;
   const double factor = f->Number(factor_name, 1e-6, 1e6, 1.0);
@@ -98,11 +98,11 @@ void ReadLfm2MoeConfig(JsonFields* f, ModelConfig* config) {
   experts.ReadNumbers(f, "num_experts", 32, "num_experts_per_tok", 4);
   experts.width = f->Int("moe_intermediate_size", 1, kMaxIntermediate, 1792);
   experts.score = RouterScore::kSigmoid;
-  experts.normalize = f->Bool("norm_topk_prob", true);
+  experts.normalize = f->TrueUnlessNull("norm_topk_prob");
   experts.normalize_eps = 1e-6f;
   experts.route_scale = static_cast<float>(f->Number("routed_scaling_factor", 1e-6, 1e6, 1.0));
   experts.names.router = "feed_forward.gate.weight";
-  if (f->Bool("use_expert_bias", true)) experts.names.bias = "feed_forward.expert_bias";
+  if (f->TrueUnlessNull("use_expert_bias")) experts.names.bias = "feed_forward.expert_bias";
   experts.names.gate = "feed_forward.experts.*.w1.weight";
   experts.names.up = "feed_forward.experts.*.w3.weight";
   experts.names.down = "feed_forward.experts.*.w2.weight";

@@ -79,7 +79,7 @@ Mamba2Spec ReadMamba(JsonFields* f) {
   mamba.Check(f, {"mamba_num_heads", "n_groups", "mamba_head_dim", "ssm_state_size"});
   mamba.norm = Mamba2Norm::kAfterGate;
   mamba.norm_groups = mamba.num_groups;
-  mamba.conv_bias = f->Bool("use_conv_bias", true);
+  mamba.conv_bias = f->TrueUnlessNull("use_conv_bias");
   mamba.in_bias = mamba.out_bias = f->Bool("use_bias", false);
   // transformers takes the least step of time_step_min, which training began with, and not that of
   // time_step_limit.

@@ -24,7 +24,7 @@ GatedDeltaSpec ReadDelta(JsonFields* f, int hidden_size, int num_heads) {
       f->Fail(name, absl::StrCat("is ", dim, " by default; must be at most ", kMaxHeadDim));
     }
   }
-  delta.beta_scale = f->Bool("linear_allow_neg_eigval", true) ? 2.0f : 1.0f;
+  delta.beta_scale = f->TrueUnlessNull("linear_allow_neg_eigval") ? 2.0f : 1.0f;
   delta.norm_eps = 1e-5f;  // Whatever the model's.
   delta.separate = true;
   // How training begins.

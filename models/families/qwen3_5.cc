@@ -147,7 +147,7 @@ void ReadQwen3NextConfig(JsonFields* f, ModelConfig* config) {
   ReadHybrid(f, {{151936, 2048, 5632, 48, 32768}, 2}, true, config);
   f->Only("use_sliding_window", false);
   std::vector<ExpertsSpec> experts = ReadExperts(f, 512, 10, 0);
-  const bool normalize = f->Bool("norm_topk_prob", true);
+  const bool normalize = f->TrueUnlessNull("norm_topk_prob");
   const int step = f->Int("decoder_sparse_step", 1, kMaxLayers, 1);
   const std::vector<bool> plain = ReadLayerNumbers(f, "mlp_only_layers", config->num_layers());
   if (experts.empty()) return;

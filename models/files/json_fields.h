@@ -93,6 +93,9 @@ class JsonFields {
     return fallback;
   }
 
+  // Of a configuration that Python reads: true where it is not there, and null is false.
+  bool TrueUnlessNull(const std::string& name) { return Bool(name, Find(name) == nullptr); }
+
   std::string String(const std::string& name, const std::string& fallback) {
     const Json* value = Get(name);
     if (value == nullptr) return fallback;

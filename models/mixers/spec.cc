@@ -80,16 +80,8 @@ double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, 
     }
     read = object;
     JsonFields rope(*object, fields->Name(name));
-    // A field that may be outside too, where it must say the same.
-    const auto inner_or_outer = [&](const char* field, double min, double max, double outer) {
-      const bool twice = fields->Get(field) != nullptr && rope.Get(field) != nullptr;
-      const double inner = rope.Number(field, min, max, outer);
-      if (twice && inner != outer) {
-        rope.Fail(field, absl::StrCat("is ", inner, ", and ", fields->Name(field), " is ", outer,
-                                      "; must be the same"));
-      }
-      return inner;
-    };
+    // Of a field that is outside too, the inner one counts, as in transformers: version 5.19 writes
+    // a default outside, whatever is inside.
     if (scaling != nullptr) {
       *scaling = ReadRopeScaling(&rope);
     } else {
@@ -97,12 +89,12 @@ double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, 
       rope.Only("type", "default");
     }
     if (part != nullptr) {
-      *part = inner_or_outer("partial_rotary_factor", 0.0, 1.0, *part);
+      *part = rope.Number("partial_rotary_factor", 0.0, 1.0, *part);
       rope.Ignore({"mrope_section", "mrope_interleaved"});
     } else {
       rope.Only("partial_rotary_factor", 1.0);
     }
-    theta = inner_or_outer("rope_theta", 1.0, kMaxRopeBase, theta);
+    theta = rope.Number("rope_theta", 1.0, kMaxRopeBase, theta);
     rope.RefuseOthers();
     fields->Check(rope);
   }

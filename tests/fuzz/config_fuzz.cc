@@ -78,7 +78,7 @@ void CheckConfig(const ModelConfig& config) {
   PACKRAT_CHECK(config.norm_eps > 0.0f && config.norm_eps <= 1.0f);
   PACKRAT_CHECK(config.bos_id >= -1 && config.bos_id < config.vocab_size);
   for (int id : config.eos_ids) PACKRAT_CHECK(id >= 0 && id < config.vocab_size);
-  PACKRAT_CHECK(!config.mixers.empty());
+  PACKRAT_CHECK(!config.sublayers.empty());  // All of them may be feed-forwards.
   for (const MixerSpec& layer : config.mixers) {
     std::visit([&](const auto& mixer) { CheckMixer(mixer, config.hidden_size); }, layer);
   }

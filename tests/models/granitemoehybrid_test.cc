@@ -104,6 +104,11 @@ TEST(Granite, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(Attention(one, 0).scale, 1.0);
 }
 
+TEST(Granite, ANullIsFalse) {
+  EXPECT_FALSE(Mamba(Parse(With(kTiny, "conv_bias\": false", "conv_bias\": null")), 0).conv_bias);
+  EXPECT_TRUE(Mamba(Parse(With(kTiny, "\"mamba_conv_bias\": false,", "")), 0).conv_bias);
+}
+
 // As transformers 4 wrote it: other names of layers, a bare Infinity, and no positions.
 TEST(Granite, OlderFiles) {
   ModelConfig config = Parse(With(

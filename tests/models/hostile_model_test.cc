@@ -34,13 +34,16 @@ const std::vector<std::string>& Goldens() {
       "packrat_wide", "mesa_net_hybrid", "gated_delta_net",  "mamba2",
       "short_conv",   "rg_lru",          "rat_plus",         "llama",
       "qwen3_5",      "falcon_h1_flags", "granite_h_biases", "nemotron_h",
-      "olmo_hybrid",  "lfm2_flags",      "recurrent_gemma"};
+      "olmo_hybrid",  "lfm2_flags",      "recurrent_gemma",  "qwen2",
+      "qwen3",        "experts",         "lfm2_moe",         "granite_h_moe",
+      "qwen3_next",   "qwen3_5_moe"};
   return names;
 }
 
 class Model : public ModelFiles {
  public:
   explicit Model(const std::string& golden) : ModelFiles(golden) {
+    Widen();
     // The golden of RAT+ has the head of a tied model, which is not needed.
     if (golden == "rat_plus") {
       tensors.erase(tensors.begin() + (&Tensor("head.lm_head.weight") - tensors.data()));
@@ -163,6 +166,33 @@ TEST(HostileModel, WeightsThatOverflowAreReportedWhenTheyAreUsed) {
   SpanStats stats;
   EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
   EXPECT_FALSE(stats.finite);
+}
+
+// Nemotron-H's pattern may be feed-forwards alone, which transformers runs.
+TEST(HostileModel, OneWithoutStateRuns) {
+  Model files("nemotron_h");
+  const size_t list = files.config.find("\"layers_block_type\"");
+  files.config.replace(list, files.config.find("\"mamba_head_dim\"") - list,
+                       "\"layers_block_type\": [\"mlp\"], ");
+  std::vector<TensorToWrite> kept;
+  for (TensorToWrite tensor : files.tensors) {
+    const size_t number = tensor.name.find("layers.1.");
+    if (number != std::string::npos) tensor.name[number + 7] = '0';
+    if (number != std::string::npos || tensor.name.find("layers.") == std::string::npos) {
+      kept.push_back(tensor);
+    }
+  }
+  files.tensors = kept;
+  files.Write();
+  const auto model = LoadCpuModel(files.dir().path(), ModelOptions());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto state = OwnedState::Create(model->get(), 1, 16);
+  ASSERT_TRUE(state.ok()) << state.status();
+  const int32_t tokens[] = {1, 2, 3};
+  const Span span = (*state)->SpanFor(0, 0, 3, 0);
+  SpanStats stats;
+  EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
+  EXPECT_TRUE(stats.finite);
 }
 
 TEST(HostileModel, SurplusTensors) {

@@ -120,6 +120,8 @@ TEST(FalconH1, FlagsCount) {
             Mamba2Norm::kAfterGate);
   EXPECT_EQ(Mamba(Parse(With(normed, "\"mamba_norm_before_gate\": false,", ""))).norm,
             Mamba2Norm::kBeforeGate);
+  EXPECT_FALSE(Mamba(Parse(With(kFalcon, "conv_bias\": true", "conv_bias\": null"))).conv_bias);
+  EXPECT_TRUE(Mamba(Parse(With(kFalcon, "\"mamba_conv_bias\": true,", ""))).conv_bias);
   const ModelConfig grouped = Parse(With(kFalcon, "n_groups\": 1", "n_groups\": 2"));
   EXPECT_EQ(Mamba(grouped).num_groups, 2);
   EXPECT_EQ(Mamba(grouped).norm_groups, 2);
@@ -206,6 +208,11 @@ TEST(NemotronH, ReadsAllFields) {
   EXPECT_EQ(Attention(config, 2).head_dim, 128);
   EXPECT_EQ(Attention(config, 2).num_kv_heads, 8);
   EXPECT_EQ(Attention(config, 2).rotary_dim, 0);
+}
+
+TEST(NemotronH, ANullIsFalse) {
+  EXPECT_TRUE(Mamba(Parse(kNemotron)).conv_bias);
+  EXPECT_FALSE(Mamba(Parse(With(kNemotron, "conv_bias\": true", "conv_bias\": null"))).conv_bias);
 }
 
 TEST(NemotronH, LayersHaveNamesOfTodayAndOlderOnes) {

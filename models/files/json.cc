@@ -32,6 +32,7 @@ bool StrictJsonSax::end_object() {
 
 // The library would silently keep the last of two equal keys.
 bool StrictJsonSax::key(string_t& name) {
+  if (depth_ == 1) field_ = name;
   if (keys_.back().insert(name).second) return true;
   return Fail(absl::StrCat("duplicate key ", Quoted(name)));
 }

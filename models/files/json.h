@@ -38,6 +38,7 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   explicit StrictJsonSax(int max_depth = kMaxJsonDepth) : max_depth_(max_depth) {}
 
   const std::string& error() const { return error_; }  // Why the scan stopped.
+  const std::string& field() const { return field_; }  // Of the outermost object, the latest.
 
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
@@ -66,6 +67,7 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   const int max_depth_;
   int depth_ = 0;
   std::string error_;
+  std::string field_;
 };
 
 // `name` in double quotes, with control characters escaped and long names cut: for messages that

@@ -16,7 +16,6 @@ bool OrderedJsonBuilder::start_array(size_t size) {
 }
 
 bool OrderedJsonBuilder::key(string_t& name) {
-  if (open_.size() == 1) field_ = name;
   if (!StrictJsonSax::key(name)) return false;
   key_ = name;
   return true;

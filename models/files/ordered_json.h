@@ -34,7 +34,6 @@ class OrderedJsonBuilder : public StrictJsonSax {
   bool end_array() override;
 
   OrderedJson& value() { return value_; }
-  const std::string& field() const { return field_; }  // Of the outermost object, the latest.
 
  private:
   bool Put(OrderedJson value);
@@ -45,7 +44,6 @@ class OrderedJsonBuilder : public StrictJsonSax {
   // Only the last of them grows, so the others stay where they are.
   std::vector<OrderedJson*> open_;
   std::string key_;
-  std::string field_;
 };
 
 // As strict as ParseJson(), and refuses numbers that a double cannot hold.

@@ -3,11 +3,15 @@
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "nlohmann/json.hpp"
+#include "models/files/json.h"
+#include "models/text/utf8.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
 #include "proto/packrat/v1/inference.pb.h"
@@ -50,6 +54,30 @@ std::string MessageJson(const v1::GenerateResponse& message) {
   return json + "}";
 }
 
+// The parser repeats values as they are, however long.
+std::string Cut(std::string why) {
+  constexpr size_t kLongest = 300;
+  if (why.size() <= kLongest) return why;
+  why.resize(kLongest);
+  why.resize(FirstInvalidUtf8(why));
+  return why + "...";
+}
+
+// Finds a field that is there twice, also where it is once "token_ids" and once "tokenIds", which
+// are the same.
+class MessageSax final : public StrictJsonSax {
+ public:
+  MessageSax() : StrictJsonSax(kMaxRequestJsonDepth) {}
+  bool key(string_t& name) override {
+    std::string own;
+    for (const char c : name) {
+      if (absl::ascii_isupper(static_cast<unsigned char>(c))) own += '_';
+      own += absl::ascii_tolower(static_cast<unsigned char>(c));
+    }
+    return StrictJsonSax::key(own);
+  }
+};
+
 class MessageWriter final : public openai::AnswerWriter {
  public:
   explicit MessageWriter(bool events) : events_(events) {}
@@ -76,11 +104,18 @@ class MessageWriter final : public openai::AnswerWriter {
 
 absl::Status FromJson(absl::string_view text, google::protobuf::Message* message) {
   if (text.empty()) return absl::OkStatus();
+  // The parser below takes the last of two equal fields, quotes of another kind, commas too many.
+  MessageSax strict;
+  const absl::Status scanned = openai::ScanBody(text, &strict);
+  if (!scanned.ok()) return scanned;
+  if (!absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{")) {
+    return absl::InvalidArgumentError("the body must be an object");
+  }
   const auto status = util::JsonStringToMessage({text.data(), text.size()}, message);
   if (status.ok()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("the body is no JSON of ", message->GetDescriptor()->full_name(), ": ",
-                   absl::string_view(status.message().data(), status.message().size())));
+                   Cut({status.message().data(), status.message().size()})));
 }
 
 std::string ToJson(const google::protobuf::Message& message) {

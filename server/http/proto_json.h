@@ -14,8 +14,8 @@
 
 namespace packrat {
 
-// INVALID_ARGUMENT: it is no JSON, or has fields that the message has not. An empty text is an
-// empty message.
+// As strictly as openai::ParseBody(). INVALID_ARGUMENT: it is no JSON, or has fields that the
+// message has not. An empty text is an empty message.
 absl::Status FromJson(absl::string_view text, google::protobuf::Message* message);
 // In one line, with the fields' own names. Fields at their defaults are left out.
 std::string ToJson(const google::protobuf::Message& message);

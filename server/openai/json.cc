@@ -144,17 +144,20 @@ std::optional<std::string> ParamOf(const absl::Status& status) {
   return std::string(*param);
 }
 
-absl::StatusOr<OrderedJson> ParseBody(absl::string_view text) {
+absl::Status ScanBody(absl::string_view text, StrictJsonSax* sax) {
   const absl::Status no_nul = CheckNoNul(text.data(), text.size(), "the body");
-  if (!no_nul.ok()) return no_nul;
-  OrderedJsonBuilder builder(kMaxRequestJsonDepth);
-  if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
-    if (builder.field().empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("the body: ", builder.error()));
-    }
-    const std::string field = ShownName(builder.field());
-    return WithParam(absl::InvalidArgumentError(absl::StrCat(field, ": ", builder.error())), field);
+  if (!no_nul.ok() || Json::sax_parse(text.begin(), text.end(), sax)) return no_nul;
+  if (sax->field().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the body: ", sax->error()));
   }
+  const std::string field = ShownName(sax->field());
+  return WithParam(absl::InvalidArgumentError(absl::StrCat(field, ": ", sax->error())), field);
+}
+
+absl::StatusOr<OrderedJson> ParseBody(absl::string_view text) {
+  OrderedJsonBuilder builder(kMaxRequestJsonDepth);
+  const absl::Status status = ScanBody(text, &builder);
+  if (!status.ok()) return status;
   if (!builder.value().is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the body is ", Shown(builder.value()), "; must be an object"));

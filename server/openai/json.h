@@ -30,6 +30,8 @@ std::optional<std::string> ParamOf(const absl::Status& status);
 // double cannot hold, no key twice, no lone surrogate, at most kMaxRequestJsonDepth levels. Takes
 // time and memory in proportion to `text`. INVALID_ARGUMENT names the field in which the error is.
 absl::StatusOr<OrderedJson> ParseBody(absl::string_view text);
+// The same of what another handler makes of the text.
+absl::Status ScanBody(absl::string_view text, StrictJsonSax* sax);
 
 // For a message: "true", "\"abc\"", "a list".
 std::string Shown(const OrderedJson& value);

@@ -51,7 +51,7 @@ RequestReader::News RequestReader::Take(boost::beast::flat_buffer* input) {
     if (error && !needs_more) return Bad(StatusOf(error), error.message());
     if (!head_read_ && parser_.is_header_done()) {
       ReadHead();
-      return News::kHead;
+      return ReadHost();
     }
     if (!needs_more) continue;
     // The parser wants it in one piece. It limits the head by itself.
@@ -72,6 +72,14 @@ void RequestReader::ReadHead() {
   keep_alive_ = parser_.keep_alive();
   has_body_ = !parser_.is_done();
   head_read_ = true;
+}
+
+// RFC 9112, 3.2: else a proxy and this server might take a request for two hosts'.
+RequestReader::News RequestReader::ReadHost() {
+  const size_t hosts = parser_.get().count(http::field::host);
+  if (hosts > 1) return Bad(400, "the header Host is there twice");
+  if (hosts == 0 && version_ >= 11) return Bad(400, "the header Host is missing");
+  return News::kHead;
 }
 
 bool RequestReader::AllowBody(size_t max_bytes, bool in_pieces) {

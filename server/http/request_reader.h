@@ -87,6 +87,7 @@ class RequestReader {
 
  private:
   void ReadHead();
+  News ReadHost();
   News Bad(int status, std::string message);
 
   const size_t max_header_bytes_;

@@ -24,7 +24,8 @@ TEST_F(HttpBodies, TakeBodiesThatComeInAnyPieces) {
   const std::string whole =
       HttpPost("/echo/x", "body\nof two lines", "X-A: v\r\nConnection: close\r\n");
   const std::string chunked = absl::StrCat(
-      "POST /echo/x HTTP/1.1\r\nX-A: v\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+      "POST /echo/x HTTP/1.1\r\nHost: h\r\nX-A: v\r\nConnection: close\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n",
       "5;what=so\r\nbody\n\r\n", "C\r\nof two lines\r\n", "0\r\nX-A: trailer\r\n\r\n");
   for (const std::string& request : {whole, chunked}) {
     EXPECT_TRUE(absl::EndsWith(Ask(request), end)) << request;
@@ -48,20 +49,21 @@ TEST_F(HttpBodies, HaveALimitOfBodiesForEachRoute) {
   EXPECT_TRUE(absl::EndsWith(Ask(HttpPost("/echo/", fits, "Connection: close\r\n")), fits));
   EXPECT_TRUE(absl::StartsWith(Ask(HttpPost("/echo/", fits + "x")), "HTTP/1.1 413 "));
   EXPECT_TRUE(absl::StartsWith(
-      Ask("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2329\r\n"), "HTTP/1.1 413 "));
-  EXPECT_TRUE(
-      absl::StartsWith(Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n"),
-                       "HTTP/1.1 413 "));
+      Ask("POST /echo/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2329\r\n"),
+      "HTTP/1.1 413 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask("POST /echo/ HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551615\r\n\r\n"),
+      "HTTP/1.1 413 "));
   // Not what a chunk says beside its length either.
   EXPECT_TRUE(absl::StartsWith(
-      Ask(absl::StrCat("POST /echo/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+      Ask(absl::StrCat("POST /echo/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;",
                        std::string(9000, 'y'))),
       "HTTP/1.1 400 "));
 }
 
 TEST_F(HttpBodies, RefuseWhatTwoServersMightReadInTwoWays) {
   Start();
-  const std::string post = "POST /echo/ HTTP/1.1\r\n";
+  const std::string post = "POST /echo/ HTTP/1.1\r\nHost: h\r\n";
   const std::string chunks = "\r\n1\r\nx\r\n0\r\n\r\n";
   for (const char* headers :
        {"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
@@ -122,28 +124,31 @@ TEST_F(HttpBodies, AskForBodiesThatWait) {
   Start();
   HttpClient client(server_->port());
   const std::string head =
-      "POST /echo/ HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: ";
+      "POST /echo/ HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nConnection: "
+      "close\r\nContent-Length: ";
   client.Send(head + "4\r\n\r\n");
   EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   EXPECT_TRUE(absl::EndsWith(client.Ask("body"), "/echo/  body"));
   EXPECT_TRUE(absl::StartsWith(Ask(head + "4\r\n\r\nbody"), "HTTP/1.1 200 "));  // It came unasked.
   EXPECT_TRUE(absl::StartsWith(Ask(head + "9001\r\n\r\n"), "HTTP/1.1 413 "));
   EXPECT_TRUE(absl::StartsWith(
-      Ask("POST /echo/ HTTP/1.1\r\nExpect: more\r\nContent-Length: 1\r\n\r\n"), "HTTP/1.1 417 "));
+      Ask("POST /echo/ HTTP/1.1\r\nHost: h\r\nExpect: more\r\nContent-Length: 1\r\n\r\n"),
+      "HTTP/1.1 417 "));
 }
 
 TEST_F(HttpBodies, GiveABodyItsTimeAndNoMore) {
   options_.body = std::chrono::milliseconds(200);
   Start();
   HttpClient client(server_->port());
-  client.Send("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n");
+  client.Send("POST /echo/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n");
   EXPECT_TRUE(Eventually([&] {
     absl::SleepFor(absl::Milliseconds(5));
     return !client.Send("x");
   }));
   HttpClient silent(server_->port());
-  EXPECT_TRUE(absl::StartsWith(silent.Ask("POST /echo/ HTTP/1.1\r\nContent-Length: 9000\r\n\r\n"),
-                               "HTTP/1.1 408 "));
+  EXPECT_TRUE(absl::StartsWith(
+      silent.Ask("POST /echo/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n"),
+      "HTTP/1.1 408 "));
 }
 
 // Takes a body in pieces of 1000 bytes, for each of which the test makes room.
@@ -188,7 +193,7 @@ TEST_F(HttpBodies, GiveEachPieceItsTimeOnceThereIsRoom) {
   options_.body = std::chrono::milliseconds(2000);
   Start();
   const std::string head =
-      "POST /upload HTTP/1.1\r\nConnection: close\r\nContent-Length: 3000\r\n\r\n";
+      "POST /upload HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3000\r\n\r\n";
   const std::string piece(1000, 'x');
   for (const bool silent : {false, true}) {
     const auto upload = std::make_shared<PiecesUpload>();

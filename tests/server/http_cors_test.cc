@@ -15,7 +15,8 @@ namespace {
 constexpr char kAllow[] = "Access-Control-Allow-Origin: ";
 
 std::string Preflight(const std::string& path, const std::string& origin) {
-  return absl::StrCat("OPTIONS ", path, " HTTP/1.1\r\nConnection: close\r\nOrigin: ", origin,
+  return absl::StrCat("OPTIONS ", path,
+                      " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nOrigin: ", origin,
                       "\r\nAccess-Control-Request-Method: POST\r\n"
                       "Access-Control-Request-Headers: authorization,x-stainless-os\r\n\r\n");
 }
@@ -112,18 +113,18 @@ TEST_F(HttpCors, IsForThePagesOfTheApiAlone) {
   EXPECT_TRUE(absl::StartsWith(Ask(Preflight("/probe", "https://a.b")), "HTTP/1.1 405 "));
   EXPECT_TRUE(absl::StartsWith(Ask(Preflight("/nothing", "https://a.b")), "HTTP/1.1 404 "));
   const std::string probe =
-      Ask("GET /probe HTTP/1.1\r\nOrigin: https://a.b\r\nConnection: close\r\n\r\n");
+      Ask("GET /probe HTTP/1.1\r\nHost: h\r\nOrigin: https://a.b\r\nConnection: close\r\n\r\n");
   EXPECT_TRUE(absl::EndsWith(probe, "well\n")) << probe;
   EXPECT_FALSE(absl::StrContains(probe, "Access-Control")) << probe;
   // OPTIONS of another client is no question of a browser's.
-  EXPECT_TRUE(absl::StartsWith(Ask("OPTIONS /echo/ HTTP/1.1\r\nConnection: close\r\n\r\n"),
-                               "HTTP/1.1 405 "));
+  EXPECT_TRUE(absl::StartsWith(
+      Ask("OPTIONS /echo/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"), "HTTP/1.1 405 "));
 }
 
 TEST_F(HttpCors, AnswersArePiecesToo) {
   StartFor("https://a.b");
   HttpClient client(server_->port());
-  client.Send("GET /late HTTP/1.1\r\nOrigin: https://a.b\r\n\r\n");
+  client.Send("GET /late HTTP/1.1\r\nHost: h\r\nOrigin: https://a.b\r\n\r\n");
   const Taken call = Next();
   call.reply->Begin({200, "text/event-stream", "", {}});
   EXPECT_TRUE(absl::StrContains(client.ReadUntil("\r\n\r\n"), kAllow));

@@ -20,7 +20,7 @@
 namespace packrat {
 
 inline constexpr char kGet[] = "GET /late HTTP/1.1\r\nHost: h\r\n\r\n";
-inline constexpr char kProbe[] = "GET /probe HTTP/1.1\r\nConnection: close\r\n\r\n";
+inline constexpr char kProbe[] = "GET /probe HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
 // A request whose answer the test gives.
 struct Taken {

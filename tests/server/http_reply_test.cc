@@ -66,7 +66,7 @@ TEST_F(HttpReplies, ComeWithoutFramesToOldClients) {
 TEST_F(HttpReplies, HaveNoBodyForHead) {
   Start();
   HttpClient client(server_->port());
-  client.Send("HEAD /late HTTP/1.1\r\nConnection: close\r\n\r\n");
+  client.Send("HEAD /late HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
   const Taken call = Next();
   call.reply->Begin(Head());
   EXPECT_TRUE(call.Write("one"));
@@ -155,7 +155,7 @@ TEST_F(HttpReplies, ReachWhoHasClosedItsDirection) {
   Start();
   HttpClient client(server_->port());
   // The second has no handler that waits, and is answered too.
-  client.Send(absl::StrCat(kGet, "GET /probe HTTP/1.1\r\n\r\n"));
+  client.Send(absl::StrCat(kGet, "GET /probe HTTP/1.1\r\nHost: h\r\n\r\n"));
   const Taken call = Next();
   std::atomic<bool> gone{false};
   call.reply->OnGone([&gone] { gone = true; });
@@ -169,7 +169,7 @@ TEST_F(HttpReplies, ReachWhoHasClosedItsDirection) {
 
 TEST_F(HttpReplies, AreMadeByTheServerIfNobodyElseDoes) {
   Start();
-  EXPECT_TRUE(absl::StartsWith(Ask("GET /drop HTTP/1.1\r\n\r\n"), "HTTP/1.1 500 "));
+  EXPECT_TRUE(absl::StartsWith(Ask("GET /drop HTTP/1.1\r\nHost: h\r\n\r\n"), "HTTP/1.1 500 "));
   HttpClient client(server_->port());
   client.Send(kGet);
   {
@@ -270,14 +270,15 @@ TEST_F(HttpReplies, AreTheLastOnceClientsAreDismissed) {
   EXPECT_TRUE(call.Write("one"));
   call.reply->End();
   EXPECT_TRUE(absl::EndsWith(client.ReadUntil("0\r\n\r\n"), "one\r\n0\r\n\r\n"));
-  const std::string probe = client.Ask("GET /probe HTTP/1.1\r\n\r\n");
+  const std::string probe = client.Ask("GET /probe HTTP/1.1\r\nHost: h\r\n\r\n");
   EXPECT_TRUE(absl::StrContains(probe, "Connection: close\r\n")) << probe;
 }
 
 TEST_F(HttpReplies, KnowTheHeadersOfTheRequest) {
   Start();
   HttpClient client(server_->port());
-  client.Send("GET /late?q HTTP/1.1\r\naUTHorization: Bearer k\r\nX-A: 1\r\nX-a: 2\r\n\r\n");
+  client.Send(
+      "GET /late?q HTTP/1.1\r\nHost: h\r\naUTHorization: Bearer k\r\nX-A: 1\r\nX-a: 2\r\n\r\n");
   const Taken call = Next();
   EXPECT_EQ(call.request.path, "/late");
   EXPECT_EQ(call.request.Header("Authorization"), "Bearer k");
@@ -295,7 +296,7 @@ TEST_F(HttpReplies, AreCountedByPathAndStatus) {
   Start();
   Ask(kProbe);
   Ask(HttpPost("/echo/", "body", "Connection: close\r\n"));
-  Ask("GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n");
+  Ask("GET /nothing HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
   Ask("no request\r\n\r\n");
   Ask(HttpPost("/echo/a", std::string(9001, 'x')));
   HttpClient client(server_->port());

@@ -71,12 +71,12 @@ TEST_F(Http, Answers) {
 
 TEST_F(Http, SaysWhatItHasNot) {
   Start();
-  EXPECT_TRUE(
-      absl::StartsWith(Ask("GET /pag HTTP/1.1\r\nConnection: close\r\n\r\n"), "HTTP/1.1 404 "));
-  const auto post = Ask("DELETE /page HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(absl::StartsWith(Ask("GET /pag HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+                               "HTTP/1.1 404 "));
+  const auto post = Ask("DELETE /page HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
   EXPECT_TRUE(absl::StartsWith(post, "HTTP/1.1 405 ")) << post;
   EXPECT_TRUE(absl::StrContains(post, "Allow: GET, HEAD\r\n")) << post;
-  EXPECT_TRUE(absl::StrContains(Ask("HEAD /post HTTP/1.1\r\nConnection: close\r\n\r\n"),
+  EXPECT_TRUE(absl::StrContains(Ask("HEAD /post HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
                                 "Allow: POST\r\n"));
 }
 
@@ -88,13 +88,13 @@ TEST_F(Http, KeepsConnections) {
     EXPECT_TRUE(absl::StartsWith(client.ReadUntil("text\n"), "HTTP/1.1 200 ")) << i;
   }
   // Sent together, answered in turn.
-  const std::string two = client.Ask(absl::StrCat("GET /page HTTP/1.1\r\n\r\n", kGet));
+  const std::string two = client.Ask(absl::StrCat("GET /page HTTP/1.1\r\nHost: h\r\n\r\n", kGet));
   EXPECT_TRUE(absl::StrContains(two, "text\nHTTP/1.1 200 OK\r\n")) << two;
 }
 
 TEST_F(Http, RefusesWhatIsTooLargeOrWrong) {
   Start();
-  const std::string get = "GET /page HTTP/1.1\r\n";
+  const std::string get = "GET /page HTTP/1.1\r\nHost: h\r\n";
   EXPECT_TRUE(absl::StartsWith(Ask("\x16\x03\x01 what\r\n\r\n"), "HTTP/1.1 400 "));
   EXPECT_TRUE(absl::StartsWith(Ask(absl::StrCat(get, "no colon\r\n\r\n")), "HTTP/1.1 400 "));
   const std::string fits = absl::StrCat("X: ", std::string(8000, 'x'), "\r\n");
@@ -109,12 +109,30 @@ TEST_F(Http, RefusesWhatIsTooLargeOrWrong) {
                                "HTTP/1.1 413 "));
 }
 
+// As RFC 9112 wants it; probes of HTTP/1.0 send none.
+TEST_F(Http, WantsOneHost) {
+  Start();
+  const std::string none = Ask("GET /page HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(absl::StartsWith(none, "HTTP/1.1 400 ")) << none;
+  EXPECT_TRUE(absl::StrContains(none, "Host is missing")) << none;
+  for (const char* version : {"1.0", "1.1"}) {
+    const std::string get = absl::StrCat("GET /page HTTP/", version, "\r\nHost: h\r\n");
+    const std::string two = Ask(absl::StrCat(get, "Connection: close\r\nhost: h\r\n\r\n"));
+    EXPECT_TRUE(absl::StartsWith(two, "HTTP/1.1 400 ")) << two;
+    EXPECT_TRUE(absl::StrContains(two, "Host is there twice")) << two;
+    EXPECT_TRUE(absl::EndsWith(Ask(absl::StrCat(get, "Connection: close\r\n\r\n")), "text\n"));
+  }
+  EXPECT_TRUE(absl::EndsWith(Ask("GET /page HTTP/1.0\r\n\r\n"), "text\n"));
+  EXPECT_TRUE(
+      absl::EndsWith(Ask("GET /page HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"), "text\n"));
+}
+
 TEST_F(Http, KnowsNoRanges) {
   Start();
   std::string ranges = "Range: bytes=0-1";
   for (int i = 0; i < 2000; ++i) ranges += ",0-";
-  const std::string answer =
-      Ask(absl::StrCat("GET /page HTTP/1.1\r\n", ranges, "\r\nConnection: close\r\n\r\n"));
+  const std::string answer = Ask(
+      absl::StrCat("GET /page HTTP/1.1\r\nHost: h\r\n", ranges, "\r\nConnection: close\r\n\r\n"));
   EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 200 ")) << answer;
   EXPECT_TRUE(absl::EndsWith(answer, "\r\n\r\ntext\n")) << answer;
 }
@@ -129,7 +147,7 @@ TEST_F(Http, GivesAWholeRequestItsTimeAndNoMore) {
   options_.request = milliseconds(200);
   Start();
   HttpClient client(server_->port());
-  ASSERT_TRUE(client.Send("GET /page HTTP/1.1\r\nX: "));
+  ASSERT_TRUE(client.Send("GET /page HTTP/1.1\r\nHost: h\r\nX: "));
   // Each byte comes well within the time; together they do not.
   EXPECT_TRUE(Eventually([&] {
     absl::SleepFor(absl::Milliseconds(5));
@@ -141,7 +159,7 @@ TEST_F(Http, EndsAnswersThatNobodyReads) {
   options_.answer = milliseconds(100);
   Start();
   HttpClient client(server_->port());
-  client.Send("GET /large HTTP/1.1\r\n\r\n");
+  client.Send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
   client.ReadUntil("\r\n\r\n");
   // Others are served while it waits.
   EXPECT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 "));
@@ -155,7 +173,7 @@ TEST_F(Http, AThousandSilentConnectionsKeepNobodyOut) {
   std::vector<std::unique_ptr<HttpClient>> silent;
   for (int i = 0; i < 1000; ++i) {
     silent.push_back(std::make_unique<HttpClient>(server_->port()));
-    silent.back()->Send(i % 2 == 0 ? "" : "GET /page HTTP/1.1\r\nX: ");
+    silent.back()->Send(i % 2 == 0 ? "" : "GET /page HTTP/1.1\r\nHost: h\r\nX: ");
     if (i % 100 == 99) {
       EXPECT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 ")) << i;
     }
@@ -173,7 +191,7 @@ TEST_F(Http, WhoAsksIsKeptBeforeWhoIsSilent) {
     silent.push_back(std::make_unique<HttpClient>(server_->port()));
     // Connections are taken in order: once this one is answered, the silent one is there as well.
     ASSERT_TRUE(absl::StartsWith(Ask(kGet), "HTTP/1.1 200 ")) << i;
-    asking.Send("GET /page HTTP/1.1\r\n\r\n");
+    asking.Send("GET /page HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(absl::StartsWith(asking.ReadUntil("text\n"), "HTTP/1.1 200 ")) << i;
   }
 }
@@ -181,8 +199,8 @@ TEST_F(Http, WhoAsksIsKeptBeforeWhoIsSilent) {
 TEST_F(Http, EndsAtOnceWhateverClientsDo) {
   Start();
   HttpClient silent(server_->port()), trickling(server_->port()), deaf(server_->port());
-  trickling.Send("GET /page HTTP/1.1\r\nX: ");
-  deaf.Send("GET /large HTTP/1.1\r\n\r\n");
+  trickling.Send("GET /page HTTP/1.1\r\nHost: h\r\nX: ");
+  deaf.Send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
   deaf.ReadUntil("\r\n\r\n");
   const absl::Time start = absl::Now();
   server_.reset();

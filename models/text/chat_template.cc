@@ -8,6 +8,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "models/files/file.h"
 #include "models/files/json.h"
 #include "models/files/ordered_json.h"
@@ -181,7 +183,12 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& dir,
   const std::string path = dir + "/chat_template.json";
   const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxFileBytes);
   if (absl::IsNotFound(text.status())) {
-    return absl::NotFoundError("the model has no chat template");
+    // Its name is its folder's; the whole path is none of a client's business.
+    const absl::string_view folder = absl::StripSuffix(dir, "/");
+    return absl::NotFoundError(
+        absl::StrCat("the model ", folder.substr(folder.rfind('/') + 1),
+                     " has no chat template, neither in chat_template.jinja nor in "
+                     "tokenizer_config.json or chat_template.json"));
   }
   if (!text.ok()) return text.status();
   const absl::StatusOr<Json> json = ParseJson(text->data(), text->size(), path);

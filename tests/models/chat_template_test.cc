@@ -260,7 +260,10 @@ std::string Said(const TempDir& dir, const Conversation& conversation = Hello())
 
 TEST(ChatTemplate, ItsOwnFileWins) {
   const TempDir dir;
-  EXPECT_EQ(Said(dir), "the model has no chat template");
+  const std::string name = dir.path().substr(dir.path().rfind('/') + 1);
+  EXPECT_EQ(Said(dir), "the model " + name +
+                           " has no chat template, neither in chat_template.jinja nor in "
+                           "tokenizer_config.json or chat_template.json");
   dir.Write("chat_template.json", R"({"chat_template": "json {{ bos_token }}"})");
   EXPECT_EQ(Said(dir), "json ");
   dir.Write("tokenizer_config.json",

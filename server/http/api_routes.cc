@@ -84,16 +84,15 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
     if (!parsed.ok()) return request->Refuse(parsed.status());
     request->http = {};  // It may be large.
     GenerationAsk ask;
-    ask.calls = std::move(parsed->calls);
+    ask.calls = std::exchange(parsed->calls, {});
     ask.stream = parsed->form.stream;
     ask.content_type = ask.stream ? kEvents : kJson;
-    ask.refuse = [names = parsed->names](const absl::Status& status) {
-      return OpenAiRefusal(status, names);
+    const auto asked = std::make_shared<openai::Ask>(*std::move(parsed));
+    ask.refuse = [asked](const absl::Status& status, size_t call) {
+      return OpenAiRefusal(status, asked->NamesOf(call));
     };
-    ask.make_writer = [front = shared_from_this(),
-                       form = std::make_shared<openai::AnswerForm>(std::move(parsed->form))](
-                          const std::string& id) {
-      return openai::MakeAnswerWriter(std::move(*form), front->context(), id,
+    ask.make_writer = [front = shared_from_this(), asked](const std::string& id) {
+      return openai::MakeAnswerWriter(std::move(asked->form), front->context(), id,
                                       absl::ToUnixSeconds(absl::Now()));
     };
     AnswerGenerations(environment_, std::move(ask), request->info, request->reply);
@@ -139,32 +138,15 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
   openai::Context context_;
 };
 
-// POST /tokenize {"prompt": TEXT, "add_special_tokens": BOOL}, or the fields of a chat, and
-// /detokenize {"tokens": [IDS]}, as other servers have them.
 void TokenizeText(OpenAiFront* front, const RequestPtr& request) {
-  const auto body = openai::ParseBody(request->http.body);
-  if (!body.ok()) return request->Refuse(body.status());
-  v1::TokenizeRequest message;
-  if (openai::Find(*body, "messages") != nullptr) {
-    auto ask = openai::ParseAsk(Endpoint::kChat, request->http.body, front->context());
-    if (!ask.ok()) return request->Refuse(ask.status());
-    message.mutable_chat()->Swap(std::get<v1::GenerateRequest>(ask->calls[0]).mutable_chat());
-  } else {
-    absl::Status status =
-        openai::OnlyMembers("body", *body, {"model", "prompt", "add_special_tokens"});
-    const auto* prompt = openai::Find(*body, "prompt");
-    if (status.ok() && prompt == nullptr) status = openai::Refuse("prompt", "is missing");
-    if (status.ok()) status = openai::SetPath("prompt", *prompt, "text", &message);
-    if (const auto* special = openai::Find(*body, "add_special_tokens");
-        status.ok() && special != nullptr) {
-      status = openai::SetPath("add_special_tokens", *special, "add_bos", &message);
-    }
-    if (!status.ok()) return request->Refuse(status);
-  }
-  const int max_context = request->environment->served.load()->engine->options().max_context;
+  auto ask = openai::ParseTokenize(request->http.body, front->context());
+  if (!ask.ok()) return request->Refuse(ask.status());
+  request->refuse = [names = std::move(ask->names)](const absl::Status& status) {
+    return OpenAiRefusal(status, names);
+  };
   AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
-      {"Tokenize", &Tokenize}, request, std::move(message),
-      [max_context](const v1::TokenizeResponse& response) {
+      {"Tokenize", &Tokenize}, request, std::move(ask->call),
+      [max_context = front->context().max_context](const v1::TokenizeResponse& response) {
         const std::vector<int32_t> tokens(response.token_ids().begin(), response.token_ids().end());
         return HttpAnswer{
             200,
@@ -175,18 +157,14 @@ void TokenizeText(OpenAiFront* front, const RequestPtr& request) {
       });
 }
 
-void DetokenizeIds(const RequestPtr& request) {
-  const auto body = openai::ParseBody(request->http.body);
-  if (!body.ok()) return request->Refuse(body.status());
-  v1::DetokenizeRequest message;
-  absl::Status status = openai::OnlyMembers("body", *body, {"model", "tokens"});
-  const auto* tokens = openai::Find(*body, "tokens");
-  if (status.ok() && tokens == nullptr) status = openai::Refuse("tokens", "is missing");
-  if (status.ok()) status = openai::SetPath("tokens", *tokens, "token_ids", &message);
-  if (!status.ok()) return request->Refuse(status);
-  message.set_skip_special_tokens(false);
+void DetokenizeIds(OpenAiFront* front, const RequestPtr& request) {
+  auto ask = openai::ParseDetokenize(request->http.body, front->context());
+  if (!ask.ok()) return request->Refuse(ask.status());
+  request->refuse = [names = std::move(ask->names)](const absl::Status& status) {
+    return OpenAiRefusal(status, names);
+  };
   AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      {"Detokenize", &Detokenize}, request, std::move(message),
+      {"Detokenize", &Detokenize}, request, std::move(ask->call),
       [](const v1::DetokenizeResponse& response) {
         return HttpAnswer{200, kJson, openai::Dump({{"prompt", response.text()}}), {}};
       });
@@ -204,7 +182,7 @@ void GenerateMessages(const RequestPtr& request) {
   ask.calls.emplace_back(std::move(message));
   ask.stream = true;
   ask.content_type = events ? kEvents : kLines;
-  ask.refuse = &StatusAnswer;
+  ask.refuse = [](const absl::Status& status, size_t) { return StatusAnswer(status); };
   ask.make_writer = [events](const std::string&) { return MakeMessageWriter(events); };
   AnswerGenerations(request->environment, std::move(ask), request->info, request->reply);
 }
@@ -247,7 +225,8 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
       [](const RequestPtr& request) { request->Refuse(openai::NoEmbeddings()); });
   add("/tokenize", "POST", "Tokenize", refuse,
       [front](const RequestPtr& request) { TokenizeText(front.get(), request); });
-  add("/detokenize", "POST", "Detokenize", refuse, &DetokenizeIds);
+  add("/detokenize", "POST", "Detokenize", refuse,
+      [front](const RequestPtr& request) { DetokenizeIds(front.get(), request); });
 
   static constexpr char kOurs[] = "/packrat/v1/";
   add(absl::StrCat(kOurs, "Generate"), "POST", "Generate", &StatusAnswer,

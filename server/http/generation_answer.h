@@ -3,6 +3,7 @@
 #ifndef PACKRAT_SERVER_HTTP_GENERATION_ANSWER_H_
 #define PACKRAT_SERVER_HTTP_GENERATION_ANSWER_H_
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -24,8 +25,8 @@ struct GenerationAsk {
   std::string content_type;  // Of an answer that goes well.
   // Given the request's id.
   std::function<std::unique_ptr<openai::AnswerWriter>(const std::string& id)> make_writer;
-  // The answer if a call fails before anything was sent.
-  std::function<HttpAnswer(const absl::Status&)> refuse;
+  // The answer if calls[call] fails before anything was sent.
+  std::function<HttpAnswer(const absl::Status&, size_t call)> refuse;
 };
 
 // Returns at once; `environment` outlives the answer. Where a call fails the others are cancelled.

@@ -69,7 +69,15 @@ std::pair<std::string, std::optional<std::string>> Renamed(absl::string_view mes
                                                            const NameList& names) {
   std::string text;
   std::optional<std::string> field;
-  for (size_t at = 0; at < message.size();) {
+  size_t at = std::min(message.find_first_of(" :"), message.size());
+  // With its index, where that has a name of its own.
+  if (const std::string* name = NameFor(message.substr(0, at), names); name != nullptr) {
+    text = *name;
+    field = *name;
+  } else {
+    at = 0;
+  }
+  while (at < message.size()) {
     const size_t begin = at;
     while (at < message.size() && InName(message[at])) ++at;
     const absl::string_view word = message.substr(begin, at - begin);

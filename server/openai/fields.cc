@@ -388,6 +388,14 @@ NameList NamesOf(const Draft& draft) {
       {"solver.cg_max_steps", "solver.cg_max_steps"},
   };
   names.insert(names.end(), std::begin(others), std::end(others));
+  // Entries of an object have no order that a client knows.
+  const auto& biases = draft.request.sampling().logit_bias();
+  for (int i = 0; i < biases.size() && i < bounds::kLogitBias.high; ++i) {
+    const std::string ours = absl::StrCat("sampling.logit_bias[", i, "]");
+    const std::string name = absl::StrCat("logit_bias.", biases[i].token_id());
+    names.emplace_back(ours, name);
+    names.emplace_back(absl::StrCat(ours, ".bias"), name);
+  }
   return names;
 }
 

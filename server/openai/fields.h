@@ -25,6 +25,7 @@ struct Draft {
   v1::GenerateRequest request;  // Without its prompt, unless that is a chat.
   AnswerForm form;
   std::optional<int> n, best_of, top_logprobs;
+  bool listed = false;                       // The prompts came as a list.
   bool stream_options = false;               // Sent.
   OrderedJson tools = OrderedJson::array();  // As a chat template takes them.
   bool no_tools = false;                     // "tool_choice": "none"

@@ -190,7 +190,8 @@ absl::Status OnlyMembers(absl::string_view field, const OrderedJson& object,
     const auto known = std::find_if(names.begin(), names.end(),
                                     [&key = key](const char* name) { return key == name; });
     if (known == names.end()) {
-      return Refuse(absl::StrCat(field, ".", ShownName(key)), "is not known here");
+      return Refuse(absl::StrCat(field, field.empty() ? "" : ".", ShownName(key)),
+                    "is not known here");
     }
   }
   return absl::OkStatus();

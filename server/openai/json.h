@@ -42,7 +42,8 @@ std::string ShownName(absl::string_view name);
 // Null counts as absent.
 const OrderedJson* Find(const OrderedJson& object, const char* name);
 
-// Refuses members that are not among `names` and not null, as "FIELD.NAME".
+// Refuses members that are not among `names` and not null, as "FIELD.NAME"; of the body, whose
+// `field` is empty, as "NAME".
 absl::Status OnlyMembers(absl::string_view field, const OrderedJson& object,
                          std::initializer_list<const char*> names);
 

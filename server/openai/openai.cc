@@ -40,6 +40,15 @@ absl::StatusOr<Ask> ParseAsk(Endpoint endpoint, absl::string_view body, const Co
   return FinishResponses(std::move(draft));
 }
 
+NameList Ask::NamesOf(size_t call) const {
+  NameList own = names;
+  if (!listed) return own;
+  for (auto& [ours, name] : own) {
+    if (name == "prompt") name = absl::StrCat("prompt[", call, "]");
+  }
+  return own;
+}
+
 std::string ListModels(const Context& context) {
   return Dump({{"object", "list"}, {"data", OrderedJson::array({ModelJson(context)})}});
 }

@@ -82,10 +82,27 @@ struct Ask {
   std::vector<std::variant<v1::GenerateRequest, v1::ScoreRequest>> calls;
   AnswerForm form;
   NameList names;
+  bool listed = false;  // The prompts came as a list.
+
+  // The names in a refusal of calls[call]: of a list its prompt is prompt[call].
+  NameList NamesOf(size_t call) const;
 };
 
 // INVALID_ARGUMENT names the field as the client wrote it; NOT_FOUND: another model.
 absl::StatusOr<Ask> ParseAsk(Endpoint endpoint, absl::string_view body, const Context& context);
+
+// POST /tokenize {"prompt": TEXT, "add_special_tokens": BOOL}, or the fields of a chat, and
+// /detokenize {"tokens": [IDS]}. Refused as above.
+struct TokenizeAsk {
+  v1::TokenizeRequest call;
+  NameList names;
+};
+struct DetokenizeAsk {
+  v1::DetokenizeRequest call;
+  NameList names;
+};
+absl::StatusOr<TokenizeAsk> ParseTokenize(absl::string_view body, const Context& context);
+absl::StatusOr<DetokenizeAsk> ParseDetokenize(absl::string_view body, const Context& context);
 
 // Makes the answer of one Ask from the messages of its calls. Not thread-safe.
 class AnswerWriter {

@@ -113,6 +113,7 @@ absl::Status ReadPrompt(const std::string& name, const OrderedJson& value, Draft
     status = ReadItem(absl::StrCat(name, "[", i, "]"), value[i], value[0].is_string(), form);
   }
   form->calls = static_cast<int>(value.size());
+  draft->listed = true;
   return status;
 }
 
@@ -169,6 +170,7 @@ absl::StatusOr<Ask> FinishCompletions(Draft draft) {
     }
   }
   ask.names = NamesOf(draft);
+  ask.listed = draft.listed;
   if (!form.echo) form.prompts.clear();
   ask.form = std::move(form);
   return ask;

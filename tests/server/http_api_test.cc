@@ -128,6 +128,43 @@ TEST(HttpApi, RefusesInTheFormOfTheApi) {
   EXPECT_GT(server.AccessLines("status=INVALID_ARGUMENT"), 4);
 }
 
+// As it sent it, and of several prompts the one that is wrong.
+TEST(HttpApi, NamesTheFieldThatIsWrong) {
+  TestServer server(WithTokenizer());
+  const std::string far = "99999999";
+  const std::string longer(300000, '%');
+  const struct {
+    const char* path;
+    std::string body, param;
+    int status = 400;
+  } cases[] = {
+      {"/detokenize", R"({"tokens":[1,-1]})", "tokens[1]"},
+      {"/detokenize", R"({"tokens":[1],"foo":1})", "foo"},
+      {"/detokenize", R"({"tokens":[1],"model":"zzz"})", "model", 404},
+      {"/tokenize", R"({"prompt":"a","foo":1})", "foo"},
+      {"/tokenize", R"({"prompt":"a","model":"zzz"})", "model", 404},
+      {"/tokenize", R"({"prompt":"a","model":1})", "model"},
+      {"/tokenize", R"({"messages":[{"role":"user","content":"a"}]})", "messages"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":[1,)", far, "]}"), "prompt[1]"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":[[1],[)", far, "]]}"), "prompt[1][0]"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":[[1,)", far, "]]}"), "prompt[0][1]"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":["a",")", longer, "\"]}"), "prompt[1]"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":")", longer, "\"}"), "prompt"},
+      {"/v1/completions", absl::StrCat(R"({"prompt":"a","logit_bias":{"1":1,")", far, R"(":1}})"),
+       absl::StrCat("logit_bias.", far)},
+      {"/v1/completions", R"({"prompt":"a","logit_bias":{"1":5000}})", "logit_bias.1"},
+  };
+  for (const auto& one : cases) {
+    const Answer answer = Post(server, one.path, one.body);
+    const std::string what = absl::StrCat(one.path, one.body.substr(0, 100), answer.body);
+    ASSERT_EQ(answer.status, one.status) << what;
+    const Json error = answer.json()["error"];
+    EXPECT_EQ(error["param"], one.param) << what;
+    // Its first words say so too.
+    EXPECT_TRUE(absl::StartsWith(error["message"].get<std::string>(), one.param)) << what;
+  }
+}
+
 TEST(HttpApi, EndsWithTheDeadline) {
   TestServer::Options options = LongTexts();
   options.tokenizer = true;

@@ -298,7 +298,8 @@ TEST(Errors, FieldsHaveTheClientsNames) {
     EXPECT_TRUE(ask.ok()) << ask.status();
     return ask->names;
   };
-  const NameList text = names(Endpoint::kCompletions, R"({"prompt": "a", "best_of": 16})");
+  const NameList text = names(Endpoint::kCompletions, R"({"prompt": "a", "best_of": 16,
+      "logit_bias": {"7": 1, "12": 1}})");
   const NameList chat = names(Endpoint::kChat, R"({"messages": [{"role": "user", "content": "a"}],
       "max_completion_tokens": 0, "guided_grammar": "g"})");
   const NameList response = names(Endpoint::kResponses, R"({"input": "a"})");
@@ -308,6 +309,10 @@ TEST(Errors, FieldsHaveTheClientsNames) {
   } cases[] = {
       {text, "sampling.top_p is 2; range (0, 1]", "top_p is 2; range (0, 1]", "top_p"},
       {text, "num_choices is 17; range [1, 16]", "best_of is 17; range [1, 16]", "best_of"},
+      {text, "sampling.logit_bias[1] is 12; range [0, 8)", "logit_bias.12 is 12; range [0, 8)",
+       "logit_bias.12"},
+      {text, "sampling.logit_bias[0].bias is 9", "logit_bias.7 is 9", "logit_bias.7"},
+      {text, "sampling.logit_bias has 9 entries", "logit_bias has 9 entries", "logit_bias"},
       {text, "stop.strings[3] has 0 bytes", "stop[3] has 0 bytes", "stop[3]"},
       {text, "tokens.ids[1] is 9; range [0, 8)", "prompt[1] is 9; range [0, 8)", "prompt[1]"},
       {text, "text has 9 bytes; at most 8 (a text)", "prompt has 9 bytes; at most 8 (a text)",

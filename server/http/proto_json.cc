@@ -1,10 +1,12 @@
 #include "server/http/proto_json.h"
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -64,18 +66,76 @@ std::string Cut(std::string why) {
 }
 
 // Finds a field that is there twice, also where it is once "token_ids" and once "tokenIds", which
-// are the same.
+// are the same; and what the parser takes for something else: one value where a list must be, "yes"
+// or 1 for true, lists and nulls within a list, which it passes over.
 class MessageSax final : public StrictJsonSax {
  public:
-  MessageSax() : StrictJsonSax(kMaxRequestJsonDepth) {}
+  explicit MessageSax(const google::protobuf::Descriptor* type)
+      : StrictJsonSax(kMaxRequestJsonDepth), type_(type) {}
+
   bool key(string_t& name) override {
     std::string own;
     for (const char c : name) {
       if (absl::ascii_isupper(static_cast<unsigned char>(c))) own += '_';
       own += absl::ascii_tolower(static_cast<unsigned char>(c));
     }
+    Open& at = open_.back();
+    at.field = at.type == nullptr ? nullptr : at.type->FindFieldByName(own);
     return StrictJsonSax::key(own);
   }
+  bool null() override { return !in_list() || Fail("null in a list"); }
+  bool boolean(bool) override { return Take(Kind::kBool); }
+  bool number_integer(number_integer_t) override { return Take(Kind::kOther); }
+  bool number_unsigned(number_unsigned_t) override { return Take(Kind::kOther); }
+  bool number_float(number_float_t, const string_t&) override { return Take(Kind::kOther); }
+  bool string(string_t&) override { return Take(Kind::kOther); }
+  bool start_object(size_t size) override {
+    if (!StrictJsonSax::start_object(size) || !Take(Kind::kOther)) return false;
+    const auto* type = open_.empty()        ? type_
+                       : field() == nullptr ? nullptr
+                                            : field()->message_type();
+    open_.push_back({false, type, nullptr});
+    return true;
+  }
+  bool end_object() override {
+    open_.pop_back();
+    return StrictJsonSax::end_object();
+  }
+  bool start_array(size_t size) override {
+    if (!StrictJsonSax::start_array(size) || !Take(Kind::kList)) return false;
+    open_.push_back({true, nullptr, field()});
+    return true;
+  }
+  bool end_array() override {
+    open_.pop_back();
+    return StrictJsonSax::end_array();
+  }
+
+ private:
+  using Field = google::protobuf::FieldDescriptor;
+  enum class Kind { kBool, kList, kOther };
+  struct Open {
+    bool list;
+    const google::protobuf::Descriptor* type;  // Of an object; null: of no field that is known.
+    const Field* field;  // Whose value is read: the object's latest, or the one of the list.
+  };
+
+  bool in_list() const { return !open_.empty() && open_.back().list; }
+  const Field* field() const { return open_.empty() ? nullptr : open_.back().field; }
+
+  bool Take(Kind kind) {
+    if (in_list() && kind == Kind::kList) return Fail("a list in a list");
+    if (field() == nullptr) return true;
+    if (field()->is_repeated() && !in_list() && kind != Kind::kList) {
+      return Fail(absl::StrCat(field()->name(), " must be a list"));
+    }
+    const bool is_flag = field()->type() == Field::TYPE_BOOL;
+    return !is_flag || kind == Kind::kBool ||
+           Fail(absl::StrCat(field()->name(), " must be true or false"));
+  }
+
+  const google::protobuf::Descriptor* const type_;
+  std::vector<Open> open_;
 };
 
 class MessageWriter final : public openai::AnswerWriter {
@@ -105,7 +165,7 @@ class MessageWriter final : public openai::AnswerWriter {
 absl::Status FromJson(absl::string_view text, google::protobuf::Message* message) {
   if (text.empty()) return absl::OkStatus();
   // The parser below takes the last of two equal fields, quotes of another kind, commas too many.
-  MessageSax strict;
+  MessageSax strict(message->GetDescriptor());
   const absl::Status scanned = openai::ScanBody(text, &strict);
   if (!scanned.ok()) return scanned;
   if (!absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{")) {

@@ -31,6 +31,12 @@ constexpr std::pair<const char*, const char*> kPaths[] = {
     {"/packrat/v1/SaveSession", R"("session":"a")"},
 };
 
+std::string Repeated(const char* text, int times) {
+  std::string all;
+  for (int i = 0; i < times; ++i) all += text;
+  return all;
+}
+
 // What is said of the fault, in whichever form the path has.
 std::string MessageOf(const Answer& answer) {
   const Json json = answer.json();
@@ -43,6 +49,7 @@ TEST(Hostile, EachIsRefusedOnEveryPath) {
   TestServer server(WithTokenizer());
   for (const auto& [path, good] : kPaths) {
     const std::string fields = good;
+    const bool ours = absl::StartsWith(path, "/packrat/");
     const std::string name = fields.substr(1, fields.find('"', 1) - 1);
     const std::string value = fields.substr(fields.find(':') + 1);
     const std::pair<std::string, std::string> cases[] = {
@@ -57,8 +64,9 @@ TEST(Hostile, EachIsRefusedOnEveryPath) {
         {absl::StrCat("{", fields, ",\"x\":1e999}"), "number out of range"},
         {absl::StrCat("{", fields, ",\"x\":\"\\ud800\"}"), "not valid JSON"},
         {absl::StrCat("{", fields, ",\"x\":\"\xff\"}"), "not valid JSON"},
-        {absl::StrCat("{", fields, ",\"x\":", std::string(200, '[')), "more than 128 levels"},
-        {std::string(4 << 20, '['), "more than 128 levels"},
+        {absl::StrCat("{", fields, ",\"x\":", Repeated("{\"a\":", 200)), "more than 128 levels"},
+        // Of /packrat/v1 no list is within another.
+        {std::string(4 << 20, '['), ours ? "a list in a list" : "more than 128 levels"},
         {"[]", "must be an object"},
         {"null", "must be an object"},
         {absl::StrCat("{", fields, ",\"not_a_field\":1}"), "not_a_field"},
@@ -80,6 +88,41 @@ TEST(Hostile, AFieldIsThereOnceByEitherOfItsNames) {
   const Answer both = Post(server, path, R"({"token_ids":[1],"tokenIds":[2]})");
   EXPECT_EQ(both.status, 400);
   EXPECT_EQ(MessageOf(both), "token_ids: duplicate key \"token_ids\"");
+}
+
+// What protobuf's parser would take for something else, or pass over.
+TEST(Hostile, ValuesOfAnotherShapeAreRefused) {
+  TestServer server(WithTokenizer());
+  for (const char* ids :
+       {"[null]", "[[1]]", "[[]]", "[true]", "[{}]", "{}", "true", "[1.5]", "0", "\"0\""}) {
+    const Answer answer =
+        Post(server, "/packrat/v1/Detokenize", absl::StrCat("{\"token_ids\":", ids, "}"));
+    EXPECT_EQ(answer.status, 400) << ids << answer.body;
+    EXPECT_TRUE(absl::StrContains(MessageOf(answer), "token_ids")) << ids << answer.body;
+  }
+  for (const char* flag : {"1", "\"yes\"", "\"true\"", "[]", "{}", "0"}) {
+    const Answer answer = Post(server, "/packrat/v1/Detokenize",
+                               absl::StrCat("{\"skip_special_tokens\":", flag, "}"));
+    EXPECT_EQ(answer.status, 400) << flag << answer.body;
+  }
+}
+
+// Within other messages too; null is as if the field had been left out.
+TEST(Hostile, FieldsOfFieldsAreLookedAt) {
+  TestServer server(WithTokenizer());
+  const auto message = [&](const std::string& more) {
+    return MessageOf(
+        Post(server, "/packrat/v1/Generate",
+             absl::StrCat(R"({"tokens":{"ids":[5]},"stop":{"max_tokens":1},)", more, "}")));
+  };
+  EXPECT_EQ(message(R"("sampling":{"logit_bias":{"token_id":1}})"),
+            "sampling: logit_bias must be a list");
+  EXPECT_EQ(message(R"("chat":{"messages":[{"role":"a"}],"addGenerationPrompt":"no"})"),
+            "chat: add_generation_prompt must be true or false");
+  const Answer good = Post(server, "/packrat/v1/Generate", R"({"tokens":{"ids":["5",6.0]},
+      "stop":{"max_tokens":1,"strings":null},"sampling":{"logitBias":[{"token_id":1,"bias":1}]},
+      "use_cache":null,"skip_special_tokens":true})");
+  EXPECT_EQ(good.status, 200) << good.body;
 }
 
 TEST(Hostile, ALongValueIsNotRepeatedWhole) {

@@ -61,10 +61,12 @@ std::vector<Field> MakeFields() {
               R"({"type":"array","items":{"type":"integer"}},)"
               R"({"type":"array","items":{"type":"array","items":{"type":"integer"}}}]})",
               "Text, token ids, or a list of either: up to 256 prompts."),
-      Special(kChat, "messages", ReadMessages, kObjects,
+      Special(kChat, "messages", ReadMessages,
+              R"({"type":"array","items":{"$ref":"#/components/schemas/ChatMessage"}})",
               "Messages with role (system, developer, user, assistant, tool) and content: a string "
               "or parts of type text."),
-      Special(kResponses, "input", ReadInput, R"({"type":["string","array"],"items":{}})",
+      Special(kResponses, "input", ReadInput,
+              R"({"type":["string","array"],"items":{"$ref":"#/components/schemas/InputItem"}})",
               "What the user says, or a list of messages."),
       Special(kResponses, "instructions", ReadInstructions, kString,
               "A system message before the input."),

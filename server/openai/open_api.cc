@@ -1,21 +1,17 @@
 // The OpenAPI description, made of the list of fields that the parser reads.
+#include <algorithm>
 #include <initializer_list>
+#include <iterator>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/openai/fields.h"
+#include "server/openai/open_api_parts.h"
 
 namespace packrat::openai {
 namespace {
-
-OrderedJson Content(const char* type, OrderedJson schema) {
-  return {{type, {{"schema", std::move(schema)}}}};
-}
-
-OrderedJson Ref(const char* schema) {
-  return {{"$ref", absl::StrCat("#/components/schemas/", schema)}};
-}
 
 // An object with these members at least.
 OrderedJson Object(std::initializer_list<std::pair<const char*, OrderedJson>> members) {
@@ -27,7 +23,6 @@ OrderedJson Object(std::initializer_list<std::pair<const char*, OrderedJson>> me
   return {{"type", "object"}, {"properties", properties}, {"required", required}};
 }
 
-OrderedJson Type(const char* type) { return {{"type", type}}; }
 OrderedJson OrNull(const char* type) { return {{"type", OrderedJson::array({type, "null"})}}; }
 OrderedJson ListOf(OrderedJson items) { return {{"type", "array"}, {"items", std::move(items)}}; }
 
@@ -59,60 +54,124 @@ OrderedJson RequestSchema(Endpoint endpoint, const char* needed) {
           {"additionalProperties", false}};
 }
 
-OrderedJson Answers(OrderedJson ok, const char* error = "Error") {
-  return {{"200", {{"description", "The answer."}, {"content", std::move(ok)}}},
-          {"default",
-           {{"description", "Why there is none."},
-            {"content", Content("application/json", Ref(error))}}}};
-}
+constexpr char kForm[] = "OpenAi";
 
-OrderedJson Post(const char* summary, Endpoint endpoint, const char* needed, const char* answer) {
-  OrderedJson ok = Content("application/json", Ref(answer));
-  ok["text/event-stream"] = OrderedJson::object();  // OpenAPI 3.1 has no schemas of events.
+OrderedJson Answer(const char* schema) { return Content("application/json", Ref(schema)); }
+
+OrderedJson Post(const char* summary, OrderedJson body, OrderedJson responses) {
   return {{"post",
            {{"summary", summary},
-            {"requestBody",
-             {{"required", true},
-              {"content", Content("application/json", RequestSchema(endpoint, needed))}}},
-            {"responses", Answers(std::move(ok))}}}};
+            {"requestBody", JsonBody(std::move(body))},
+            {"responses", std::move(responses)}}}};
 }
 
-OrderedJson Get(const char* summary, const char* answer) {
-  return {
-      {"get",
-       {{"summary", summary}, {"responses", Answers(Content("application/json", Ref(answer)))}}}};
+OrderedJson Generating(const char* summary, Endpoint endpoint, const char* needed,
+                       const char* answer) {
+  OrderedJson ok = Answer(answer);
+  ok["text/event-stream"] = OrderedJson::object();  // OpenAPI 3.1 has no schemas of events.
+  return Post(summary, RequestSchema(endpoint, needed),
+              Responses(std::move(ok), kForm, true, {kNotFound, kConflict}));
 }
 
-OrderedJson Header(const char* name, const char* type, const char* what) {
-  return {{"name", name}, {"in", "header"}, {"description", what}, {"schema", Type(type)}};
+OrderedJson Get(const char* summary, const char* answer, std::initializer_list<int> more = {}) {
+  return {{"get",
+           {{"summary", summary}, {"responses", Responses(Answer(answer), kForm, false, more)}}}};
 }
 
-// Sessions as bytes, which are the only bodies that are no JSON.
-OrderedJson SavePath() {
-  const OrderedJson request = {
-      {"type", "object"},
-      {"properties",
-       {{"session", Type("string")}, {"cache_salt", Type("string")}, {"solver", Type("object")}}},
-      {"required", OrderedJson::array({"session"})},
-      {"additionalProperties", false}};
-  return {
-      {"post",
-       {{"summary", "A session with its state."},
-        {"requestBody", {{"required", true}, {"content", Content("application/json", request)}}},
-        {"responses", Answers({{"application/octet-stream", OrderedJson::object()}}, "Status")}}}};
+// A name that is unknown may be null.
+OrderedJson OnlyThese(OrderedJson object) {
+  object["additionalProperties"] = Type("null");
+  return object;
 }
 
-OrderedJson LoadPath() {
-  return {
-      {"post",
-       {{"summary", "A new session of what SaveSession has given."},
-        {"parameters",
-         {Header("X-Cache-Salt", "string", "Of the turns to come."),
-          Header("X-Session-Ttl", "number",
-                 "Seconds without use after which it expires. Default: the saved session's.")}},
-        {"requestBody",
-         {{"required", true}, {"content", {{"application/octet-stream", OrderedJson::object()}}}}},
-        {"responses", Answers(Content("application/json", Ref("LoadedSession")), "Status")}}}};
+OrderedJson WithOptional(OrderedJson object,
+                         std::initializer_list<std::pair<const char*, OrderedJson>> members) {
+  for (const auto& [name, schema] : members) object["properties"][name] = schema;
+  return OnlyThese(std::move(object));
+}
+
+OrderedJson TokenizePath() {
+  // Either a text, or the fields of a chat.
+  OrderedJson chat = RequestSchema(Endpoint::kChat, "messages");
+  const OrderedJson text =
+      WithOptional(Object({{"prompt", Type("string")}}),
+                   {{"model", OrNull("string")}, {"add_special_tokens", OrNull("boolean")}});
+  return Post("The tokens of a text, or of a chat.", {{"anyOf", {text, std::move(chat)}}},
+              Responses(Answer("Tokens"), kForm, true, {kNotFound}));
+}
+
+OrderedJson DetokenizePath() {
+  return Post(
+      "The text of tokens.",
+      WithOptional(Object({{"tokens", ListOf(Type("integer"))}}), {{"model", OrNull("string")}}),
+      Responses(Answer("Text"), kForm, true, {kNotFound}));
+}
+
+// The parts of a content.
+OrderedJson PartsOf(std::initializer_list<const char*> types) {
+  const OrderedJson part =
+      WithOptional(Object({{"type", {{"enum", types}}}, {"text", Type("string")}}),
+                   {{"annotations", OrderedJson::object()}, {"logprobs", OrderedJson::object()}});
+  return {{"type", {"string", "array"}}, {"items", part}};
+}
+
+OrderedJson ChatMessage() {
+  OrderedJson content = PartsOf({"text"});
+  content["type"].push_back("null");
+  return WithOptional(Object({{"role", Type("string")}}),
+                      {{"content", content},
+                       {"name", OrNull("string")},
+                       {"tool_calls", {{"type", {"array", "null"}}, {"items", Type("object")}}},
+                       {"tool_call_id", OrNull("string")},
+                       {"reasoning_content", OrNull("string")},
+                       {"annotations", OrderedJson::object()}});
+}
+
+OrderedJson InputItem() {
+  const OrderedJson any = OrderedJson::object();
+  const OrderedJson text = PartsOf({"input_text", "output_text"});
+  const OrderedJson message =
+      WithOptional(Object({{"role", Type("string")}, {"content", text}}),
+                   {{"type", {{"enum", {"message", nullptr}}}}, {"id", any}, {"status", any}});
+  const OrderedJson call = WithOptional(Object({{"type", {{"enum", {"function_call"}}}},
+                                                {"call_id", Type("string")},
+                                                {"name", Type("string")},
+                                                {"arguments", Type("string")}}),
+                                        {{"id", any}, {"status", any}});
+  const OrderedJson output = WithOptional(Object({{"type", {{"enum", {"function_call_output"}}}},
+                                                  {"call_id", Type("string")},
+                                                  {"output", text}}),
+                                          {{"id", any}, {"status", any}});
+  return {{"anyOf", {message, call, output}}};
+}
+
+struct Refusal {
+  int status;
+  const char* what;
+};
+constexpr Refusal kRefusals[] = {
+    {400, "The request is wrong, and the message says in which field."},
+    {401, "The server wants an API key, and knows none like this."},
+    {404, "There is no such model or session."},
+    {409, "Another call generates in the session."},
+    {413, "The body is longer than --max_message_bytes."},
+    {415, "The header Content-Type says something else."},
+    {429, "The queue is full, or a limit is reached. Retry-After says when to come again."},
+    {499, "The client has closed its direction of the connection."},
+    {500, "The text failed."},
+    {503, "The server loads, drains or is full. Retry-After says when to come again."},
+    {504, "The deadline of X-Request-Timeout has passed."},
+};
+
+OrderedJson ErrorResponses() {
+  OrderedJson responses = OrderedJson::object();
+  for (const auto& [form, schema] : {std::pair("OpenAi", "Error"), {"Packrat", "Status"}}) {
+    for (const Refusal& refusal : kRefusals) {
+      responses[absl::StrCat(form, refusal.status)] = {{"description", refusal.what},
+                                                       {"content", Answer(schema)}};
+    }
+  }
+  return responses;
 }
 
 OrderedJson Schemas() {
@@ -157,40 +216,68 @@ OrderedJson Schemas() {
                             {"created", Type("integer")},
                             {"owned_by", Type("string")}})},
           {"ModelList", Object({{"object", Type("string")}, {"data", ListOf(Ref("Model"))}})},
-          // With state_tokens and state_dropped where they say something.
-          {"LoadedSession", Object({{"session", Type("object")}})},
+          {"Tokens", Object({{"count", Type("integer")},
+                             {"max_model_len", Type("integer")},
+                             {"tokens", ListOf(Type("integer"))}})},
+          {"Text", Object({{"prompt", Type("string")}})},
+          {"ChatMessage", ChatMessage()},
+          {"InputItem", InputItem()},
           {"Status", Object({{"code", Type("integer")}, {"message", Type("string")}})},
           {"Error", Object({{"error", error}})}};
 }
 
 }  // namespace
 
+OrderedJson Responses(OrderedJson ok, const char* form, bool post,
+                      std::initializer_list<int> more) {
+  std::vector<int> statuses(more);
+  if (post) statuses.insert(statuses.end(), std::begin(kPost), std::end(kPost));
+  if (!post) statuses.insert(statuses.end(), std::begin(kGet), std::end(kGet));
+  std::sort(statuses.begin(), statuses.end());
+  OrderedJson responses = OrderedJson::object();
+  if (!ok.is_null()) {
+    responses["200"] = {{"description", "The answer."}, {"content", std::move(ok)}};
+  }
+  for (const int status : statuses) {
+    responses[absl::StrCat(status)] = {
+        {"$ref", absl::StrCat("#/components/responses/", form, status)}};
+  }
+  return responses;
+}
+
 std::string OpenApi() {
-  OrderedJson model = Get("One model.", "Model");
+  OrderedJson model = Get("One model.", "Model", {kNotFound});
   model["parameters"] = OrderedJson::array({OrderedJson{
       {"name", "model"}, {"in", "path"}, {"required", true}, {"schema", Type("string")}}});
-  const OrderedJson paths = {
+  OrderedJson paths = {
       {"/v1/completions",
-       Post("Continues a prompt.", Endpoint::kCompletions, "prompt", "Completion")},
+       Generating("Continues a prompt.", Endpoint::kCompletions, "prompt", "Completion")},
       {"/v1/chat/completions",
-       Post("Answers in a conversation.", Endpoint::kChat, "messages", "ChatCompletion")},
-      {"/v1/responses", Post("Answers an input.", Endpoint::kResponses, "input", "Response")},
+       Generating("Answers in a conversation.", Endpoint::kChat, "messages", "ChatCompletion")},
+      {"/v1/responses", Generating("Answers an input.", Endpoint::kResponses, "input", "Response")},
       {"/v1/models", Get("The models of this server.", "ModelList")},
       {"/v1/models/{model}", std::move(model)},
-      {"/packrat/v1/SaveSession", SavePath()},
-      {"/packrat/v1/LoadSession", LoadPath()}};
+      {"/v1/embeddings",
+       Post("Refused: the models continue texts.", Type("object"), Responses({}, kForm, true))},
+      {"/tokenize", TokenizePath()},
+      {"/detokenize", DetokenizePath()}};
+  AddPackratPaths(&paths);
+  OrderedJson schemas = Schemas();
+  AddPackratSchemas(&schemas);
   const OrderedJson document = {
       {"openapi", "3.1.0"},
       {"info",
        {{"title", "Packrat"},
         {"version", "1"},
         {"description",
-         "The part of OpenAI's API that a Packrat server has, and sessions as bytes."}}},
+         "OpenAI's API as far as a Packrat server has it, the methods of packrat.v1.Inference, and "
+         "pages for operators."}}},
       {"security",
        OrderedJson::array({OrderedJson::object(), OrderedJson{{"bearer", OrderedJson::array()}}})},
-      {"paths", paths},
+      {"paths", std::move(paths)},
       {"components",
-       {{"schemas", Schemas()},
+       {{"schemas", std::move(schemas)},
+        {"responses", ErrorResponses()},
         {"securitySchemes", {{"bearer", {{"type", "http"}, {"scheme", "bearer"}}}}}}}};
   return document.dump(2) + "\n";
 }

@@ -22,7 +22,7 @@ def simple_description(folder, description):
     for methods in description["paths"].values():
         as_json = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")
         if as_json is not None:  # And no bytes.
-            fields = as_json["schema"]["properties"]
+            fields = as_json["schema"].get("properties", {})
             for name in PICKY & set(fields):
                 del fields[name]
             for name in {"messages", "input"} & set(fields):

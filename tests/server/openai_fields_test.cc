@@ -172,6 +172,29 @@ TEST(Description, ItsFieldsAreThoseOfTheParser) {
   }
 }
 
+// So that a client, and schemathesis, finds a status that nobody told of.
+TEST(Description, EveryOperationSaysHowItFails) {
+  const OrderedJson description = OrderedJson::parse(OpenApi());
+  const OrderedJson& known = description["components"]["responses"];
+  size_t operations = 0;
+  for (const auto& [path, methods] : description["paths"].items()) {
+    for (const auto& [method, operation] : methods.items()) {
+      if (!operation.is_object()) continue;  // Its parameters.
+      ++operations;
+      const OrderedJson& responses = operation["responses"];
+      EXPECT_FALSE(responses.contains("default")) << path;
+      EXPECT_TRUE(responses.size() > 1 || path == "/version") << path;
+      for (const auto& [status, response] : responses.items()) {
+        if (!response.contains("$ref")) continue;
+        const std::string name = response["$ref"].get<std::string>().substr(23);
+        EXPECT_TRUE(known.contains(name)) << path << " " << name;
+      }
+    }
+  }
+  // 13 methods with one request, LoadSession, 8 of other servers' APIs, 4 pages.
+  EXPECT_EQ(operations, 26u);
+}
+
 TEST(Description, TheCommittedOneIsThis) {
   std::ifstream file("docs/openapi.json");
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), OpenApi()) << "run ./dev docs";

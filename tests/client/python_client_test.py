@@ -74,6 +74,26 @@ class RealServerTests:
         itself, = client.score(PROMPT)
         self.assertEqual(itself.finished.score.tokens, len(client.tokenize(PROMPT).token_ids) - 1)
 
+    def test_a_chat(self):
+        template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} She{% endif %}"
+        with tempfile.TemporaryDirectory() as folder, \
+                RealServer(processes.with_template(folder, template)) as server:
+            client = self.client(server.address)
+            messages = [{"role": "user", "content": PROMPT}]
+            # What is at the beginning of a text is the template's to say.
+            whole = client.tokenize(PROMPT + " She", add_bos=False).token_ids
+            self.assertEqual(client.tokenize(messages).token_ids, whole)
+            self.assertEqual(client.tokenize(messages, add_generation_prompt=False).token_ids,
+                             client.tokenize(PROMPT, add_bos=False).token_ids)
+            answered = client.complete(messages, temperature=0, max_tokens=5)
+            self.assertEqual(answered.token_ids, client.complete(whole, temperature=0, max_tokens=5).token_ids)
+            of_chat, = client.score(messages, [" was"])
+            of_text, = client.score(whole, [" was"])
+            self.assertEqual(of_chat.finished.score.logprob, of_text.finished.score.logprob)
+            with self.assertRaises(grpc.RpcError) as caught:
+                client.tokenize([])
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+
     def test_tokens_and_model(self):
         client = self.own()
         ids = client.tokenize(PROMPT).token_ids

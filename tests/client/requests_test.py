@@ -17,7 +17,7 @@ class OptionsTest(unittest.TestCase):
 
     def test_every_field_of_the_contract_is_an_option(self):
         for options, message, more in ((GenerateOptions, inference_pb2.GenerateRequest, _requests.CHAT_OPTIONS),
-                                       (ScoreOptions, inference_pb2.ScoreRequest, ())):
+                                       (ScoreOptions, inference_pb2.ScoreRequest, _requests.CHAT_OPTIONS)):
             self.assertLessEqual({*_requests.option_places(message), *more}, set(options.__annotations__))
 
     def test_options_arrive_in_their_messages(self):
@@ -45,6 +45,20 @@ class OptionsTest(unittest.TestCase):
                       inference_pb2.ChatMessage(role="assistant", tool_calls_json='[{"id": "1"}]')],
             template_kwargs_json='{"thinking": false}'))
         self.assertEqual(chat.stop.max_tokens, 3)
+
+    def test_a_chat_is_scored_and_tokenized_too(self):
+        messages, options = [{"role": "user", "content": "Hi"}], {"tools": [{"type": "function"}]}
+        expected = inference_pb2.ChatMessages(messages=[inference_pb2.ChatMessage(role="user", content="Hi")],
+                                              tools_json='[{"type": "function"}]')
+        scored = _requests.score_request(messages, [" yes", [3]], {**options, "num_logprobs": 2})
+        self.assertEqual((scored.chat, scored.num_logprobs, len(scored.candidates)), (expected, 2, 2))
+        ids = _requests.tokenize_request(messages, options, add_bos=None, parse_special=True)
+        self.assertEqual(ids, inference_pb2.TokenizeRequest(chat=expected, parse_special=True))
+        self.assertTrue(_requests.tokenize_request([], {}).HasField("chat"))
+        with self.assertRaisesRegex(TypeError, "tools"):
+            _requests.tokenize_request("a text", options)
+        with self.assertRaisesRegex(TypeError, r"messages\[1\] is 'Hi'; must be a mapping"):
+            _requests.score_request([*messages, "Hi"], [], {})
 
     def test_messages_as_openai_has_them(self):
         def messages(*given):

@@ -37,6 +37,8 @@ def threads(client: Client) -> None:
         assert_type(session.save(), bytes)
         assert_type(session.affinity, Optional[str])
     assert_type(client.tokenize("a"), inference_pb2.TokenizeResponse)
+    client.tokenize([{"role": "user", "content": "Hello"}], add_generation_prompt=False)
+    client.score([{"role": "user", "content": "Hello"}], ["yes"], tools=[])
 
 async def tasks(client: AsyncClient) -> None:
     assert_type((await client.complete("Once", regex="a|b")).text, str)

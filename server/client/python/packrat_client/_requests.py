@@ -14,10 +14,16 @@ Candidate = Union[str, Sequence[int]]
 _PIECE = 256 << 10  # Bytes of a saved session in one message.
 
 
-class GenerateOptions(TypedDict, total=False):
+class ChatOptions(TypedDict, total=False):
+    """Of a chat (ChatMessages)."""
+    tools: Sequence[Mapping[str, Any]]
+    add_generation_prompt: bool
+    template_kwargs: Mapping[str, Any]
+
+
+class GenerateOptions(ChatOptions, total=False):
     """The fields of GenerateRequest, SamplingParams, StopParams and SolverParams under their own names, but for
-    `stop` (StopParams.strings) and `stop_token_ids` (StopParams.token_ids); and of a chat `tools`,
-    `add_generation_prompt` and `template_kwargs` (ChatMessages)."""
+    `stop` (StopParams.strings) and `stop_token_ids` (StopParams.token_ids); and those of a chat."""
     add_bos: bool
     parse_special: bool
     skip_special_tokens: bool
@@ -49,13 +55,10 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     cg_tolerance: float
     cg_max_steps: int
-    tools: Sequence[Mapping[str, Any]]
-    add_generation_prompt: bool
-    template_kwargs: Mapping[str, Any]
 
 
-class ScoreOptions(TypedDict, total=False):
-    """The fields of ScoreRequest and SolverParams under their own names."""
+class ScoreOptions(ChatOptions, total=False):
+    """The fields of ScoreRequest and SolverParams under their own names, and those of a chat."""
     add_bos: bool
     parse_special: bool
     num_logprobs: int
@@ -67,7 +70,7 @@ class ScoreOptions(TypedDict, total=False):
     cg_max_steps: int
 
 
-CHAT_OPTIONS = ("tools", "add_generation_prompt", "template_kwargs")
+CHAT_OPTIONS = tuple(ChatOptions.__annotations__)
 _RENAMED = {("stop", "strings"): "stop", ("stop", "token_ids"): "stop_token_ids"}
 _MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 _TEXTS = ("text", "input_text", "output_text")  # Types of parts, in OpenAI's two APIs.
@@ -135,6 +138,8 @@ def _content(where: str, content: Any) -> str:
 
 def _message_fields(where: str, message: Mapping[str, Any]) -> Dict[str, str]:
     """Of a message as people write it, or as OpenAI's client dumps it, where much is None or empty."""
+    if not isinstance(message, Mapping):
+        raise TypeError("%s is %r; must be a mapping" % (where, message))
     fields: Dict[str, str] = {}
     for name, value in message.items():
         if value is None or value == []:
@@ -160,6 +165,15 @@ def _set_chat(chat: inference_pb2.ChatMessages, messages: Sequence[Mapping[str, 
         chat.add_generation_prompt = options["add_generation_prompt"]
 
 
+def _set_prompt(request: Any, prompt: Prompt, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options that are not of the prompt."""
+    if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], Mapping):
+        _set_text(request, prompt)
+        return options
+    _set_chat(request.chat, cast(Sequence[Mapping[str, Any]], prompt), options)
+    return {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
+
+
 def _set_text(message: Any, text: Prompt) -> None:
     if isinstance(text, str):
         message.text = text
@@ -171,12 +185,7 @@ def _set_text(message: Any, text: Prompt) -> None:
 def generate_request(prompt: Prompt, options: Mapping[str, Any], session: str = "",
                      resume: bool = False) -> inference_pb2.GenerateRequest:
     request = inference_pb2.GenerateRequest()
-    if prompt and isinstance(prompt[0], Mapping):
-        _set_chat(request.chat, cast(Sequence[Mapping[str, Any]], prompt), options)
-        options = {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
-    else:
-        _set_text(request, prompt)
-    _set_options(request, _GENERATE, options)
+    _set_options(request, _GENERATE, _set_prompt(request, prompt, options))
     if session:
         request.session = session
     if resume and not request.sampling.HasField("seed"):
@@ -188,12 +197,24 @@ def generate_request(prompt: Prompt, options: Mapping[str, Any], session: str = 
 def score_request(prompt: Prompt, candidates: Iterable[Candidate], options: Mapping[str, Any],
                   session: str = "") -> inference_pb2.ScoreRequest:
     request = inference_pb2.ScoreRequest()
-    _set_text(request, prompt)
+    _set_options(request, _SCORE, _set_prompt(request, prompt, options))
     for candidate in candidates:
         _set_text(request.candidates.add(), candidate)
-    _set_options(request, _SCORE, options)
     if session:
         request.session = session
+    return request
+
+
+def tokenize_request(prompt: Union[str, Sequence[Mapping[str, Any]]], options: Mapping[str, Any],
+                     **fields: Any) -> inference_pb2.TokenizeRequest:
+    """`fields`: of the request itself, or None."""
+    request = inference_pb2.TokenizeRequest(**given(**fields))
+    if isinstance(prompt, str):
+        request.text = prompt
+        _set_options(request, {}, options)  # A text has none.
+    else:
+        request.chat.SetInParent()  # Also where there are no messages, which the server refuses by name.
+        _set_chat(request.chat, prompt, options)
     return request
 
 

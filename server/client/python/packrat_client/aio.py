@@ -4,16 +4,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import (TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, List, Optional, Sequence,
-                    Tuple, Union)
+from typing import (TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, List, Mapping, Optional,
+                    Sequence, Tuple, Union)
 
 import grpc
 import grpc.aio
 
 from packrat_client._answers import Choice, Collector, Completion
 from packrat_client._channel import Tls, open_channel
-from packrat_client._requests import (Candidate, GenerateOptions, Prompt, ScoreOptions, generate_request,
-                                      given, load_requests, rewind_request, score_request)
+from packrat_client._requests import (Candidate, ChatOptions, GenerateOptions, Prompt, ScoreOptions,
+                                      generate_request, given, load_requests, rewind_request, score_request,
+                                      tokenize_request)
 from packrat_client._retry import Attempts, Progress
 from packrat_client._settings import Settings, new_affinity
 from packrat_client.proto import inference_pb2, inference_pb2_grpc
@@ -136,10 +137,11 @@ class AsyncClient:
         `finished.score` of each."""
         return await self._score(prompt, candidates, options, timeout)
 
-    async def tokenize(self, text: str, *, add_bos: Optional[bool] = None,
-                       parse_special: Optional[bool] = None) -> inference_pb2.TokenizeResponse:
-        return await self._call("Tokenize", inference_pb2.TokenizeRequest(
-            text=text, **given(add_bos=add_bos, parse_special=parse_special)))
+    async def tokenize(self, prompt: Union[str, Sequence[Mapping[str, Any]]], *, add_bos: Optional[bool] = None,
+                       parse_special: Optional[bool] = None,
+                       **options: Unpack[ChatOptions]) -> inference_pb2.TokenizeResponse:
+        """Of a text, or of the prompt that a chat makes."""
+        return await self._call("Tokenize", tokenize_request(prompt, options, add_bos=add_bos, parse_special=parse_special))
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
         return (await self._call("Detokenize", inference_pb2.DetokenizeRequest(

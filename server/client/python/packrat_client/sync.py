@@ -5,14 +5,16 @@ import contextlib
 import functools
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple,
+                    Union)
 
 import grpc
 
 from packrat_client._answers import Choice, Collector, Completion
 from packrat_client._channel import Tls, open_channel
-from packrat_client._requests import (Candidate, GenerateOptions, Prompt, ScoreOptions, generate_request,
-                                      given, load_requests, rewind_request, score_request)
+from packrat_client._requests import (Candidate, ChatOptions, GenerateOptions, Prompt, ScoreOptions,
+                                      generate_request, given, load_requests, rewind_request, score_request,
+                                      tokenize_request)
 from packrat_client._retry import Attempts, Progress
 from packrat_client._settings import Settings, new_affinity
 from packrat_client.proto import inference_pb2, inference_pb2_grpc
@@ -132,10 +134,11 @@ class Client:
         `finished.score` of each."""
         return self._score(prompt, candidates, options, timeout)
 
-    def tokenize(self, text: str, *, add_bos: Optional[bool] = None,
-                 parse_special: Optional[bool] = None) -> inference_pb2.TokenizeResponse:
-        return self._call("Tokenize", inference_pb2.TokenizeRequest(
-            text=text, **given(add_bos=add_bos, parse_special=parse_special)))
+    def tokenize(self, prompt: Union[str, Sequence[Mapping[str, Any]]], *, add_bos: Optional[bool] = None,
+                 parse_special: Optional[bool] = None,
+                 **options: Unpack[ChatOptions]) -> inference_pb2.TokenizeResponse:
+        """Of a text, or of the prompt that a chat makes."""
+        return self._call("Tokenize", tokenize_request(prompt, options, add_bos=add_bos, parse_special=parse_special))
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
         return self._call("Detokenize", inference_pb2.DetokenizeRequest(

@@ -47,15 +47,20 @@ class OptionsTest(unittest.TestCase):
         self.assertEqual(chat.stop.max_tokens, 3)
 
     def test_a_chat_is_scored_and_tokenized_too(self):
-        messages, options = [{"role": "user", "content": "Hi"}], {"tools": [{"type": "function"}]}
-        expected = inference_pb2.ChatMessages(messages=[inference_pb2.ChatMessage(role="user", content="Hi")],
-                                              tools_json='[{"type": "function"}]')
+        messages = [{"role": "user", "content": "Hi"}]
+        options = {"tools": [{"type": "function"}], "answer_prefix": "So", "template_kwargs": {"a": 1},
+                   "add_generation_prompt": False}
+        self.assertEqual(set(options), set(_requests.CHAT_OPTIONS))
+        expected = inference_pb2.ChatMessages(
+            messages=[inference_pb2.ChatMessage(role="user", content="Hi")], tools_json='[{"type": "function"}]',
+            answer_prefix="So", template_kwargs_json='{"a": 1}', add_generation_prompt=False)
+        self.assertEqual(len(expected.ListFields()), len(inference_pb2.ChatMessages.DESCRIPTOR.fields))
         scored = _requests.score_request(messages, [" yes", [3]], {**options, "num_logprobs": 2})
         self.assertEqual((scored.chat, scored.num_logprobs, len(scored.candidates)), (expected, 2, 2))
         ids = _requests.tokenize_request(messages, options, add_bos=None, parse_special=True)
         self.assertEqual(ids, inference_pb2.TokenizeRequest(chat=expected, parse_special=True))
         self.assertTrue(_requests.tokenize_request([], {}).HasField("chat"))
-        with self.assertRaisesRegex(TypeError, "tools"):
+        with self.assertRaisesRegex(TypeError, "there is no option"):
             _requests.tokenize_request("a text", options)
         with self.assertRaisesRegex(TypeError, r"messages\[1\] is 'Hi'; must be a mapping"):
             _requests.score_request([*messages, "Hi"], [], {})

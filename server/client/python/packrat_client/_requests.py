@@ -19,6 +19,7 @@ class ChatOptions(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]]
     add_generation_prompt: bool
     template_kwargs: Mapping[str, Any]
+    answer_prefix: str
 
 
 class GenerateOptions(ChatOptions, total=False):
@@ -163,6 +164,8 @@ def _set_chat(chat: inference_pb2.ChatMessages, messages: Sequence[Mapping[str, 
         chat.template_kwargs_json = json.dumps(options["template_kwargs"])
     if options.get("add_generation_prompt") is not None:
         chat.add_generation_prompt = options["add_generation_prompt"]
+    if options.get("answer_prefix") is not None:
+        chat.answer_prefix = options["answer_prefix"]
 
 
 def _set_prompt(request: Any, prompt: Prompt, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -62,6 +62,21 @@ class Model : public ModelFiles {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     return std::string(status.message());
   }
+  // Of three tokens.
+  SpanStats Run() {
+    Write();
+    SpanStats stats;
+    const auto model = LoadCpuModel(dir().path(), ModelOptions());
+    EXPECT_TRUE(model.ok()) << model.status();
+    if (!model.ok()) return stats;
+    const auto state = OwnedState::Create(model->get(), 1, 16);
+    EXPECT_TRUE(state.ok()) << state.status();
+    if (!state.ok()) return stats;
+    const int32_t tokens[] = {1, 2, 3};
+    const Span span = (*state)->SpanFor(0, 0, 3, 0);
+    EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
+    return stats;
+  }
 };
 
 TEST(HostileModel, UnchangedGoldensLoad) {
@@ -156,16 +171,7 @@ TEST(HostileModel, WeightsThatOverflowAreReportedWhenTheyAreUsed) {
     const float large = 3e38f;
     std::memcpy(&bytes[at], &large, sizeof large);
   }
-  files.Write();
-  const auto model = LoadCpuModel(files.dir().path(), ModelOptions());
-  ASSERT_TRUE(model.ok()) << model.status();
-  const auto state = OwnedState::Create(model->get(), 1, 16);
-  ASSERT_TRUE(state.ok()) << state.status();
-  const int32_t tokens[] = {1, 2, 3};
-  const Span span = (*state)->SpanFor(0, 0, 3, 0);
-  SpanStats stats;
-  EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
-  EXPECT_FALSE(stats.finite);
+  EXPECT_FALSE(files.Run().finite);
 }
 
 // Nemotron-H's pattern may be feed-forwards alone, which transformers runs.
@@ -183,16 +189,7 @@ TEST(HostileModel, OneWithoutStateRuns) {
     }
   }
   files.tensors = kept;
-  files.Write();
-  const auto model = LoadCpuModel(files.dir().path(), ModelOptions());
-  ASSERT_TRUE(model.ok()) << model.status();
-  const auto state = OwnedState::Create(model->get(), 1, 16);
-  ASSERT_TRUE(state.ok()) << state.status();
-  const int32_t tokens[] = {1, 2, 3};
-  const Span span = (*state)->SpanFor(0, 0, 3, 0);
-  SpanStats stats;
-  EXPECT_TRUE((*model)->Forward({tokens, 3, &span, 1}, (*state)->memory(), &stats).ok());
-  EXPECT_TRUE(stats.finite);
+  EXPECT_TRUE(files.Run().finite);
 }
 
 TEST(HostileModel, SurplusTensors) {

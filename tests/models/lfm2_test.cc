@@ -109,6 +109,7 @@ TEST(Lfm2, FeedForwardsFollowFourFields) {
   EXPECT_EQ(width("\"intermediate_size\": 1000"), 768);
   EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_ff_dim\": 2000"), 1536);
   EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_auto_adjust_ff_dim\": false"), 1000);
+  EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_auto_adjust_ff_dim\": null"), 1000);
   EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_ffn_dim_multiplier\": null"), 666);
   EXPECT_EQ(width("\"intermediate_size\": 1000, \"block_ffn_dim_multiplier\": 1.3, "
                   "\"block_multiple_of\": 8"),
@@ -188,7 +189,9 @@ TEST(Lfm2Moe, WhatChangesTheRoute) {
     return Parse(With(kMoe, from, to)).sublayers.back().experts.at(0);
   };
   EXPECT_FALSE(experts("\"norm_topk_prob\": true", "\"norm_topk_prob\": false").normalize);
+  EXPECT_FALSE(experts("\"norm_topk_prob\": true", "\"norm_topk_prob\": null").normalize);
   EXPECT_EQ(experts("\"use_expert_bias\": true", "\"use_expert_bias\": false").names.bias, nullptr);
+  EXPECT_EQ(experts("\"use_expert_bias\": true", "\"use_expert_bias\": null").names.bias, nullptr);
   EXPECT_EQ(experts("factor\": 1.0", "factor\": 2.5").route_scale, 2.5f);
   EXPECT_TRUE(Parse(With(kMoe, "\"num_dense_layers\": 2", "\"num_dense_layers\": 0"))
                   .sublayers[1]

@@ -99,6 +99,7 @@ TEST(OlmoHybrid, DefaultsAreThoseOfTransformers) {
 
 TEST(OlmoHybrid, FlagsCount) {
   EXPECT_EQ(Delta(Parse(With(kOlmo, "eigval\": true", "eigval\": false"))).beta_scale, 1.0f);
+  EXPECT_EQ(Delta(Parse(With(kOlmo, "eigval\": true", "eigval\": null"))).beta_scale, 1.0f);
   const ModelConfig biased = Parse(With(kOlmo, "_bias\": false", "_bias\": true"));
   EXPECT_TRUE(Attention(biased).qkv_bias && Attention(biased).out_bias);
   const ModelConfig turned = Parse(With(kOlmo, "\"rope_theta\": null", "\"rope_theta\": 5e5"));

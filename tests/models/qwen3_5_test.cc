@@ -248,9 +248,9 @@ TEST(Qwen3Next, SomeLayersOrAllHavePlainFeedForwards) {
               ElementsAre(1, 3));
   EXPECT_THAT(mixed(With(kNext, "sparse_step\": 1", "sparse_step\": 3")), ElementsAre(2));
   EXPECT_THAT(mixed(With(kNext, "\"num_experts\": 512", "\"num_experts\": 0")), IsEmpty());
-  ExpectExperts(
-      Parse(With(kNext, "\"norm_topk_prob\": true", "\"norm_topk_prob\": false")).sublayers[1], 512,
-      10, false);
+  for (const char* off : {"\"norm_topk_prob\": false", "\"norm_topk_prob\": null"}) {
+    ExpectExperts(Parse(With(kNext, "\"norm_topk_prob\": true", off)).sublayers[1], 512, 10, false);
+  }
   EXPECT_THAT(Refusal(With(kNext, "\"mlp_only_layers\": []", "\"mlp_only_layers\": [-1]")),
               HasSubstr("mlp_only_layers: holds -1; a layer must be an integer from 0 to 1024"));
 }

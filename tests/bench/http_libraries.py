@@ -15,6 +15,8 @@ import subprocess
 import tempfile
 import time
 
+import process_stats  # Beside this file.
+
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "http_libraries")
 LIBRARIES = {
     "sockets": ("the floor, no library", []),
@@ -30,15 +32,6 @@ class Server:
         self.process = subprocess.Popen([program, str(PORT), str(pace_us)])
         time.sleep(0.3)
 
-    def cpu_seconds(self):
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_bytes(self):
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
     def __enter__(self):
         return self
 
@@ -52,17 +45,17 @@ def measured(program, client, streams, tokens):
     with Server(program, 0) as server:
         told = json.loads(subprocess.run(flags, check=True, capture_output=True, text=True).stdout)
         result = {"rate": told["messages"] / told["seconds"],
-                  "us": 1e6 * server.cpu_seconds() / told["messages"]}
+                  "us": 1e6 * process_stats.cpu_seconds(server.process.pid) / told["messages"]}
         assert told["messages"] == streams * tokens, told
     with Server(program, 100_000) as server:
-        before = server.resident_bytes()
+        before = process_stats.resident_bytes(server.process.pid)
         held = subprocess.Popen([*flags, "--hold=tokens", "--max_tokens=100000"], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, text=True)
         held.stdout.readline()
-        cpu = server.cpu_seconds()
+        cpu = process_stats.cpu_seconds(server.process.pid)
         time.sleep(5)
-        result["paced_us"] = 1e6 * (server.cpu_seconds() - cpu) / (50 * streams)
-        result["kb"] = (server.resident_bytes() - before) / streams / 1024
+        result["paced_us"] = 1e6 * (process_stats.cpu_seconds(server.process.pid) - cpu) / (50 * streams)
+        result["kb"] = (process_stats.resident_bytes(server.process.pid) - before) / streams / 1024
         held.kill()
         held.wait()
     return result

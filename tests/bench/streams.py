@@ -25,6 +25,8 @@ import sys
 import time
 import urllib.request
 
+import process_stats  # Beside this file.
+
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/demo")
 GRPC, HTTP = 50961, 8961
 SHOWN = {"grpc": "gRPC on one connection", "grpc-each": "gRPC on a connection each"}
@@ -86,15 +88,6 @@ class Server:
                     total += seconds
         return total
 
-    def cpu_seconds(self):
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_bytes(self):
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
     def end(self):
         self.process.terminate()
         self.process.wait()
@@ -124,12 +117,12 @@ def run(client, front, *flags, streams=1):
 
 
 def throughput(server, client, front, streams, tokens):
-    front_before, cpu_before = server.front_seconds(), server.cpu_seconds()
+    front_before, cpu_before = server.front_seconds(), process_stats.cpu_seconds(server.process.pid)
     told = run(client, front, f"--streams={streams}", f"--max_tokens={tokens}", streams=streams)
     made = streams * tokens
     return {"tokens_per_second": made / told["seconds"],
             "front_us": 1e6 * (server.front_seconds() - front_before) / made,
-            "server_us": 1e6 * (server.cpu_seconds() - cpu_before) / made,
+            "server_us": 1e6 * (process_stats.cpu_seconds(server.process.pid) - cpu_before) / made,
             "client_us": 1e6 * told["cpu_seconds"] / made,
             "tokens_per_message": made / told["messages"]}
 
@@ -211,13 +204,13 @@ def memory(program, client, models, streams, tls):
                 else:
                     run(client, "completions", "--streams=16", *tokens, "--max_tokens=16")
                 used, open_before = state_and_open(server)
-                before = server.resident_bytes()
+                before = process_stats.resident_bytes(server.process.pid)
                 stack.enter_context(held(client, "completions",
                                          "asked" if how == "wait" else "tokens",
                                          f"--streams={streams}", *tokens))
                 while how == "wait" and state_and_open(server)[1] < open_before + streams:
                     time.sleep(0.05)
-                grown = server.resident_bytes() - before
+                grown = process_stats.resident_bytes(server.process.pid) - before
                 state = max(0, state_and_open(server)[0] - used)
             row(f"{streams} streams that {how}, {kind}", grown / streams / 1024, "KB each",
                 note=f"resident memory of the server; {state / streams / 1024:.1f} KB of it is state "

@@ -135,13 +135,38 @@ void WidenBlock(const std::byte* block, DType type, float* HWY_RESTRICT wide) {
   }
 }
 
-// Widens one block at a time into the first-level cache, so that memory is read as it is stored.
+void AddRows(const float* HWY_RESTRICT sums, int rows, float* HWY_RESTRICT out) {
+  const Lanes d;
+  for (int i = 0; i < rows * kPanel; i += kVecLanes) {
+    hn::StoreU(hn::Add(hn::LoadU(d, out + i), hn::LoadU(d, sums + i)), d, out + i);
+  }
+}
+
+// out: as PanelRows(), the sums of each kChainInputs added up.
+template <class T>
+void AllPanelRows(const float* x, int rows, const T* w, int in, float* out) {
+  HWY_ALIGN float sums[kMaxRows * kPanel];
+  for (int k = 0; k < in; k += kChainInputs) {
+    const int n = in - k < kChainInputs ? in - k : kChainInputs;
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, w + static_cast<ptrdiff_t>(k) * kPanel, n,
+              true, k == 0 ? out : sums);
+    if (k > 0) AddRows(sums, rows, out);
+  }
+}
+
+// The same. Widens one block at a time into the first-level cache, so that memory is read as it is
+// stored.
 void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType type, int in,
                         float* out) {
   HWY_ALIGN float wide[kQuantGroup * kPanel];
+  HWY_ALIGN float sums[kMaxRows * kPanel];
+  static_assert(kChainInputs % kQuantGroup == 0);
   for (int k = 0; k < in; k += kQuantGroup, panel += QuantBlockBytes(type)) {
     WidenBlock(panel, type, wide);
-    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup, k == 0, out);
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup, k % kChainInputs == 0,
+              k < kChainInputs ? out : sums);
+    const int next = k + kQuantGroup;
+    if (k >= kChainInputs && (next % kChainInputs == 0 || next >= in)) AddRows(sums, rows, out);
   }
 }
 
@@ -167,13 +192,13 @@ void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, in
     const std::byte* w = weight.panel(panel);
     switch (weight.type()) {
       case DType::kF32:
-        PanelRows(x, n, reinterpret_cast<const float*>(w), in, true, out);
+        AllPanelRows(x, n, reinterpret_cast<const float*>(w), in, out);
         break;
       case DType::kBF16:
-        PanelRows(x, n, reinterpret_cast<const hwy::bfloat16_t*>(w), in, true, out);
+        AllPanelRows(x, n, reinterpret_cast<const hwy::bfloat16_t*>(w), in, out);
         break;
       case DType::kF16:
-        PanelRows(x, n, reinterpret_cast<const hwy::float16_t*>(w), in, true, out);
+        AllPanelRows(x, n, reinterpret_cast<const hwy::float16_t*>(w), in, out);
         break;
       case DType::kInt8:
       case DType::kInt4:

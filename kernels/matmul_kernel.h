@@ -25,6 +25,10 @@ struct MatMulKernel {
                        float* to) = nullptr;
 };
 
+// So many products are added in one chain in float32, and the chains' sums after each other: the
+// error of one chain alone grows with the width, and passed that of PyTorch at 1,024.
+inline constexpr int kChainInputs = 256;
+
 // Block b of n covers rows [BlockStart(b), BlockStart(b + 1)).
 inline int NumRowBlocks(int rows, int max_rows) { return (rows + max_rows - 1) / max_rows; }
 inline int BlockStart(int block, int blocks, int rows) {

@@ -115,7 +115,7 @@ struct Case {
 
   Case(Random* random, int num_rows)
       : rows(num_rows),
-        in(random->Int(1, random->Int(0, 3) == 0 ? 300 : 40)),
+        in(random->Int(1, random->Int(0, 3) == 0 ? 600 : 40)),
         x_stride(in + random->Int(0, 3)),
         x(random->Normals(static_cast<size_t>(rows) * x_stride)) {
     const int count = random->Int(1, 3);
@@ -330,6 +330,59 @@ TEST(MatMulTest, BFloat16PairsAreAddedInTheStatedOrder) {
     EXPECT_TRUE(y.GuardsIntact());
   }
   ASSERT_TRUE(SetCpuTarget("auto").ok());
+}
+
+// Row `o` of the weight times x (in), as kernels/matmul.h states it.
+float InChains(const std::vector<float>& x, const PackedMatrix& weight, int o) {
+  std::vector<float> w(x.size());
+  weight.CopyRow(o, w.data());
+  float sum = 0;
+  for (size_t begin = 0; begin < x.size(); begin += 256) {
+    float chain = 0;
+    for (size_t k = begin; k < std::min(begin + 256, x.size()); ++k) {
+      chain = std::fma(x[k], w[k], chain);
+    }
+    sum = begin == 0 ? chain : sum + chain;
+  }
+  return sum;
+}
+
+TEST(MatMulTest, Float32ProductsAreAddedInTheStatedOrder) {
+  if (CpuTargetName() == "sse4") GTEST_SKIP() << "sse4 rounds every product";
+  Random random(7);
+  for (int i = 0; i < 60; ++i) {
+    const int rows = random.Int(1, 20), groups = random.Int(1, 26), out = random.Int(1, 70);
+    const auto type =
+        random.OneOf<DType>({DType::kF32, DType::kBF16, DType::kF16, DType::kInt8, DType::kInt4});
+    const int in = IsQuantized(type) ? groups * kQuantGroup : random.Int(1, 800);
+    PackedMatrix weight(type, Arithmetic::kFloat32, out, in);
+    if (IsQuantized(type)) {
+      for (int o = 0; o < out; ++o) {
+        for (int g = 0; g < groups; ++g) {
+          QuantGroup group;
+          ASSERT_TRUE(QuantizeGroup(random.Normals(kQuantGroup).data(), type, &group).ok());
+          weight.SetGroup(o, g, group);
+        }
+      }
+    } else {
+      std::vector<char> storage;
+      const size_t size = static_cast<size_t>(out) * in;
+      weight.SetRows(0, out, RandomWeights(&random, type, size, &storage));
+    }
+    const std::vector<float> x = random.Normals(static_cast<size_t>(rows) * in);
+    PoisonedContext context(3, x.size(), 0);
+    GuardedFloats y(static_cast<size_t>(rows) * out);
+    MatMul(x.data(), in, rows, {{&weight, y.data(), out}}, &context);
+    for (int r = 0; r < rows; ++r) {
+      const std::vector<float> row(x.begin() + r * in, x.begin() + (r + 1) * in);
+      for (int o = 0; o < out; ++o) {
+        const float is = y[r * out + o], sum = InChains(row, weight, o);
+        ASSERT_TRUE(SameBits(&is, &sum, 1)) << is << " for " << sum << ", row " << r << " output "
+                                            << o << " in " << in << " " << DTypeName(type);
+      }
+    }
+    EXPECT_TRUE(y.GuardsIntact());
+  }
 }
 
 TEST(MatMulTest, NoRows) {

@@ -3,7 +3,7 @@
     python3 tests/data/tokenizer_json/train.py TEXT.xz [TEXT.xz ...]
 
 Writes gpt2.json (GPT-2's settings) and llama3.json (Llama 3's: its pattern, its post-processor,
-`ignore_merges`, merges as pairs), 4,096 tokens each with their special ones. tokens.py writes what
+`ignore_merges`, merges as pairs), 4,096 tokens each with their special ones. expect.py writes what
 the library makes of texts with them.
 """
 

@@ -34,8 +34,8 @@ constexpr char kJson[] = "application/json";
 constexpr char kEvents[] = "text/event-stream";
 constexpr char kLines[] = "application/x-ndjson";
 
-HttpAnswer OpenAiRefusal(const absl::Status& status, const openai::NameList& names = {}) {
-  const openai::ErrorAnswer error = openai::MakeErrorAnswer(status, names);
+HttpAnswer OpenAiRefusal(const absl::Status& status) {
+  const openai::ErrorAnswer error = openai::MakeErrorAnswer(status);
   HttpAnswer answer = {error.http_status, kJson, error.body, {}};
   if (error.retry_after.has_value()) {
     const int64_t ms = absl::ToInt64Milliseconds(*error.retry_after);
@@ -88,9 +88,10 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
     ask.stream = parsed->form.stream;
     ask.content_type = ask.stream ? kEvents : kJson;
     const auto asked = std::make_shared<openai::Ask>(*std::move(parsed));
-    ask.refuse = [asked](const absl::Status& status, size_t call) {
-      return OpenAiRefusal(status, asked->NamesOf(call));
+    ask.name = [asked](const absl::Status& status, size_t call) {
+      return openai::InNames(asked->NamesOf(call), status);
     };
+    ask.refuse = OpenAiRefusal;
     ask.make_writer = [front = shared_from_this(), asked](const std::string& id) {
       return openai::MakeAnswerWriter(std::move(asked->form), front->context(), id,
                                       absl::ToUnixSeconds(absl::Now()));
@@ -142,7 +143,7 @@ void TokenizeText(OpenAiFront* front, const RequestPtr& request) {
   auto ask = openai::ParseTokenize(request->http.body, front->context());
   if (!ask.ok()) return request->Refuse(ask.status());
   request->refuse = [names = std::move(ask->names)](const absl::Status& status) {
-    return OpenAiRefusal(status, names);
+    return OpenAiRefusal(openai::InNames(names, status));
   };
   AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
       {"Tokenize", &Tokenize}, request, std::move(ask->call),
@@ -161,7 +162,7 @@ void DetokenizeIds(OpenAiFront* front, const RequestPtr& request) {
   auto ask = openai::ParseDetokenize(request->http.body, front->context());
   if (!ask.ok()) return request->Refuse(ask.status());
   request->refuse = [names = std::move(ask->names)](const absl::Status& status) {
-    return OpenAiRefusal(status, names);
+    return OpenAiRefusal(openai::InNames(names, status));
   };
   AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
       {"Detokenize", &Detokenize}, request, std::move(ask->call),
@@ -182,7 +183,8 @@ void GenerateMessages(const RequestPtr& request) {
   ask.calls.emplace_back(std::move(message));
   ask.stream = true;
   ask.content_type = events ? kEvents : kLines;
-  ask.refuse = [](const absl::Status& status, size_t) { return StatusAnswer(status); };
+  ask.name = [](const absl::Status& status, size_t) { return status; };
+  ask.refuse = StatusAnswer;
   ask.make_writer = [events](const std::string&) { return MakeMessageWriter(events); };
   AnswerGenerations(request->environment, std::move(ask), request->info, request->reply);
 }
@@ -209,23 +211,22 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
          /*open_to_all=*/false, static_cast<size_t>(environment->options->max_message_bytes),
          /*waits=*/true, /*cross_origin=*/true});
   };
-  const auto refuse = [](const absl::Status& status) { return OpenAiRefusal(status); };
   const auto front = std::make_shared<OpenAiFront>(environment);
   for (const auto& [path, endpoint] : {std::pair("/v1/completions", Endpoint::kCompletions),
                                        {"/v1/chat/completions", Endpoint::kChat},
                                        {"/v1/responses", Endpoint::kResponses}}) {
-    add(path, "POST", "Generate", refuse,
+    add(path, "POST", "Generate", OpenAiRefusal,
         [front, e = endpoint](const RequestPtr& request) { front->Generate(e, request); });
   }
-  add("/v1/models", "GET", "GetModelInfo", refuse,
+  add("/v1/models", "GET", "GetModelInfo", OpenAiRefusal,
       [front](const RequestPtr& request) { front->Models(request); });
-  add("/v1/models/*", "GET", "GetModelInfo", refuse,
+  add("/v1/models/*", "GET", "GetModelInfo", OpenAiRefusal,
       [front](const RequestPtr& request) { front->Model(request); });
-  add("/v1/embeddings", "POST", "Generate", refuse,
+  add("/v1/embeddings", "POST", "Generate", OpenAiRefusal,
       [](const RequestPtr& request) { request->Refuse(openai::NoEmbeddings()); });
-  add("/tokenize", "POST", "Tokenize", refuse,
+  add("/tokenize", "POST", "Tokenize", OpenAiRefusal,
       [front](const RequestPtr& request) { TokenizeText(front.get(), request); });
-  add("/detokenize", "POST", "Detokenize", refuse,
+  add("/detokenize", "POST", "Detokenize", OpenAiRefusal,
       [front](const RequestPtr& request) { DetokenizeIds(front.get(), request); });
 
   static constexpr char kOurs[] = "/packrat/v1/";

@@ -121,8 +121,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
       } else {
         if (message != nullptr) Append(part, message);
         fails = !status.ok() && failure_.ok();
-        if (fails) failure_ = status;
-        if (fails) failed_ = part;
+        if (fails) failure_ = ask_.name(status, part);
         // A whole answer waits for the other calls; this one has nothing to wait for.
         if (!ask_.stream && failure_.ok() && running_ > 0) {
           gone = false;
@@ -155,7 +154,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
       if (!ends && (!ask_.stream || !opened_ || (begun_ && outgoing_.empty()))) return;
       if (!begun_ && (!ask_.stream || !failure_.ok())) {
         whole = failure_.ok() ? HttpAnswer{200, ask_.content_type, writer_->Finish(), {}}
-                              : ask_.refuse(failure_, failed_);
+                              : ask_.refuse(failure_);
       } else {
         if (ends) outgoing_ += failure_.ok() ? writer_->Finish() : writer_->Fail(failure_);
         text = std::exchange(outgoing_, "");
@@ -226,7 +225,6 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // Calls that have not said their last.
   size_t open_ ABSL_GUARDED_BY(mutex_) = 0;     // Calls begun and not done, and Start() itself.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  size_t failed_ ABSL_GUARDED_BY(mutex_) = 0;          // The part whose failure_ that is.
   std::string outgoing_ ABSL_GUARDED_BY(mutex_);       // Of a stream.
   std::vector<Rider> riders_ ABSL_GUARDED_BY(mutex_);  // That wait for outgoing_...
   std::vector<Rider> flying_ ABSL_GUARDED_BY(mutex_);  // ...and for what is being sent.

@@ -25,8 +25,10 @@ struct GenerationAsk {
   std::string content_type;  // Of an answer that goes well.
   // Given the request's id.
   std::function<std::unique_ptr<openai::AnswerWriter>(const std::string& id)> make_writer;
-  // The answer if calls[call] fails before anything was sent.
-  std::function<HttpAnswer(const absl::Status&, size_t call)> refuse;
+  // A failure of calls[call] as the client is told of it,
+  std::function<absl::Status(const absl::Status&, size_t call)> name;
+  // and the answer if nothing was sent before it.
+  std::function<HttpAnswer(const absl::Status&)> refuse;
 };
 
 // Returns at once; `environment` outlives the answer. Where a call fails the others are cancelled.

@@ -2,10 +2,11 @@
 #include <algorithm>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/retry_after.h"
 #include "server/openai/json.h"
@@ -93,23 +94,30 @@ std::pair<std::string, std::optional<std::string>> Renamed(absl::string_view mes
   return {text, field};
 }
 
-// Clients know this one, and shorten their prompt.
+// Clients know this one, and shorten their prompt: which one without a token cannot be.
 bool IsTooLong(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) &&
-         status.message().find("(max_context ") != absl::string_view::npos;
+  return absl::IsInvalidArgument(status) && absl::StrContains(status.message(), "(max_context ") &&
+         !absl::StrContains(status.message(), " has 0 ");
 }
 
 }  // namespace
 
-ErrorAnswer MakeErrorAnswer(const absl::Status& status, const NameList& names) {
+absl::Status InNames(const NameList& names, const absl::Status& status) {
+  if (status.ok() || names.empty() || ParamOf(status).has_value()) return status;
+  const auto [message, param] = Renamed(status.message(), names);
+  absl::Status named(status.code(), message);
+  status.ForEachPayload(
+      [&named](absl::string_view type, const absl::Cord& value) { named.SetPayload(type, value); });
+  return param.has_value() ? WithParam(std::move(named), *param) : named;
+}
+
+ErrorAnswer MakeErrorAnswer(const absl::Status& status) {
   const ErrorKind kind = KindOf(status.code());
-  std::string message(status.message());
-  std::optional<std::string> param = ParamOf(status);
-  if (!param.has_value()) std::tie(message, param) = Renamed(message, names);
+  const std::optional<std::string> param = ParamOf(status);
   const char* code = kind.code;
   if (IsTooLong(status)) code = "context_length_exceeded";
   if (absl::IsNotFound(status) && param == "model") code = "model_not_found";
-  const OrderedJson error = {{"message", message},
+  const OrderedJson error = {{"message", std::string(status.message())},
                              {"type", kind.type},
                              {"param", param.has_value() ? OrderedJson(*param) : OrderedJson()},
                              {"code", code != nullptr ? OrderedJson(code) : OrderedJson()}};

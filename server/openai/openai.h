@@ -74,6 +74,8 @@ struct AnswerForm {
 
 // What a status of ours calls a field, and what this client calls it: "sampling.top_p" is "top_p".
 using NameList = std::vector<std::pair<std::string, std::string>>;
+// `status` with the client's names in its message, and the field of which it speaks, if it does.
+absl::Status InNames(const NameList& names, const absl::Status& status);
 
 // A request that was understood. Its ranges are checked by who runs the calls.
 struct Ask {
@@ -131,8 +133,8 @@ struct ErrorAnswer {
   std::string body;                           // application/json
   std::optional<absl::Duration> retry_after;  // For the headers Retry-After and retry-after-ms.
 };
-// `status` is not OK. `names`: those of the Ask if there is one.
-ErrorAnswer MakeErrorAnswer(const absl::Status& status, const NameList& names = {});
+// `status` is not OK.
+ErrorAnswer MakeErrorAnswer(const absl::Status& status);
 
 // GET /v1/models, and /v1/models/NAME: NOT_FOUND if NAME is not the model's.
 std::string ListModels(const Context& context);

@@ -13,6 +13,7 @@
 #include "server/http/proto_json.h"
 #include "tests/server/generate.h"
 #include "tests/server/http_api.h"
+#include "tests/server/short_folder.h"
 
 namespace packrat {
 namespace {
@@ -80,11 +81,15 @@ TEST(HttpApi, NumbersTheChoicesOfPrompts) {
 
 TEST(HttpApi, OneBadPromptEndsAll) {
   TestServer server(WithTokenizer());
-  const Answer answer = Post(
-      server, "/v1/completions",
-      R"({"prompt":[[5,6],[50,99999999]],"max_tokens":400,"temperature":0,"ignore_eos":true})");
+  const std::string body =
+      R"({"prompt":[[5,6],[50,99999999]],"max_tokens":400,"temperature":0,"ignore_eos":true)";
+  const Answer answer = Post(server, "/v1/completions", body + "}");
   EXPECT_EQ(answer.status, 400) << answer.body;
-  EXPECT_TRUE(answer.json().contains("error")) << answer.body;
+  EXPECT_EQ(answer.json()["error"]["param"], "prompt[1][1]") << answer.body;
+  // A stream may have begun by then.
+  const Answer stream = Post(server, "/v1/completions", body + R"(,"stream":true})");
+  const Json last = stream.status == 200 ? Events(stream).back() : stream.json();
+  EXPECT_EQ(last["error"]["param"], "prompt[1][1]") << stream.body;
   EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_streams_open") == 0; }));
   EXPECT_TRUE(Eventually([&] { return server.StateBytesUsed() == 0; }));
 }

@@ -266,7 +266,7 @@ TEST(Models, OneWithItsName) {
 }
 
 json ErrorOf(const absl::Status& status, const NameList& names = {}) {
-  return json::parse(MakeErrorAnswer(status, names).body)["error"];
+  return json::parse(MakeErrorAnswer(InNames(names, status)).body)["error"];
 }
 
 TEST(Errors, StatusesHaveTheirCodes) {
@@ -339,6 +339,12 @@ TEST(Errors, FieldsHaveTheClientsNames) {
   EXPECT_EQ(ErrorOf(absl::InvalidArgumentError("prompt has 9 tokens; range [1, 7] (max_context 8)"),
                     text)["code"],
             "context_length_exceeded");
+  EXPECT_EQ(ErrorOf(absl::InvalidArgumentError("prompt has 0 tokens; range [1, 7] (max_context 8)"),
+                    text)["code"],
+            nullptr);
+  const absl::Status full =
+      WithRetryAfter(absl::ResourceExhaustedError("stop.max_tokens is 9"), absl::Seconds(3));
+  EXPECT_EQ(MakeErrorAnswer(InNames(text, full)).retry_after, absl::Seconds(3));
 }
 
 }  // namespace

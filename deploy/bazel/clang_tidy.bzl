@@ -1,6 +1,6 @@
 """clang_tidy: an aspect that checks every C++ source of the workspace as a cached build action.
 
-    bazel build --config=lint //...
+    bazel build --config=lint --define=CLANG_TIDY=PROGRAM //...
 """
 
 _RULES = ["cc_library", "cc_binary", "cc_test"]
@@ -31,6 +31,7 @@ def _clang_tidy_impl(target, ctx):
         name = src.short_path[len(target.label.package) + 1:].replace("/", "_")
         stamp = ctx.actions.declare_file("_tidy/%s/%s.ok" % (ctx.rule.attr.name, name))
         own = ctx.actions.args()
+        own.add(ctx.var["CLANG_TIDY"])
         own.add_all([stamp, src])
         ctx.actions.run(
             executable = ctx.executable._run,

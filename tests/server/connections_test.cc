@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "server/client/connection.h"
 #include "tests/server/generate.h"
+#include "tests/server/short_folder.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {

@@ -15,7 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
-#include "tests/server/http_client.h"
+#include "tests/server/http/http_client.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {

@@ -23,6 +23,7 @@
 #include "server/net/listener.h"
 #include "server/net/listening_sockets.h"
 #include "server/net/open_sockets.h"
+#include "tests/server/short_folder.h"
 #include "tests/server/test_server.h"
 
 namespace packrat {

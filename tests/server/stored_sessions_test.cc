@@ -13,6 +13,7 @@
 
 #include "tests/server/redis_process.h"
 #include "tests/server/sessions.h"
+#include "tests/server/short_folder.h"
 
 namespace packrat {
 namespace {

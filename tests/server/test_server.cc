@@ -18,12 +18,6 @@
 
 namespace packrat {
 
-std::string ShortFolder() {
-  std::string folder = "/tmp/packrat-XXXXXX";
-  PACKRAT_CHECK(mkdtemp(folder.data()) != nullptr);
-  return folder;
-}
-
 std::string DataPath(const std::string& path) {
   const char* source = std::getenv("TEST_SRCDIR");
   const char* workspace = std::getenv("TEST_WORKSPACE");

@@ -59,9 +59,6 @@ class TestServer {
   std::unique_ptr<Server> server_;
 };
 
-// A new folder whose name leaves room for that of a socket. The tests' own is too long.
-std::string ShortFolder();
-
 // Where Bazel put a file of the tests' data.
 std::string DataPath(const std::string& path);
 

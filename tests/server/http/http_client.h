@@ -1,6 +1,6 @@
 // A client that says over a socket whatever a test wants, and hears every byte.
-#ifndef PACKRAT_TESTS_SERVER_HTTP_CLIENT_H_
-#define PACKRAT_TESTS_SERVER_HTTP_CLIENT_H_
+#ifndef PACKRAT_TESTS_SERVER_HTTP_HTTP_CLIENT_H_
+#define PACKRAT_TESTS_SERVER_HTTP_HTTP_CLIENT_H_
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -110,4 +110,4 @@ inline std::string HttpPost(const std::string& path, const std::string& body,
 
 }  // namespace packrat
 
-#endif  // PACKRAT_TESTS_SERVER_HTTP_CLIENT_H_
+#endif  // PACKRAT_TESTS_SERVER_HTTP_HTTP_CLIENT_H_

@@ -11,7 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "tests/server/http_replies.h"
+#include "tests/server/http/http_replies.h"
 
 namespace packrat {
 namespace {

@@ -1,6 +1,6 @@
 // An HTTP server whose requests the test answers.
-#ifndef PACKRAT_TESTS_SERVER_HTTP_REPLIES_H_
-#define PACKRAT_TESTS_SERVER_HTTP_REPLIES_H_
+#ifndef PACKRAT_TESTS_SERVER_HTTP_HTTP_REPLIES_H_
+#define PACKRAT_TESTS_SERVER_HTTP_HTTP_REPLIES_H_
 
 #include <gtest/gtest.h>
 
@@ -14,8 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/mutex.h"
 #include "server/http/http_server.h"
-#include "tests/server/http_client.h"
-#include "tests/server/test_server.h"
+#include "tests/server/gate.h"
+#include "tests/server/http/http_client.h"
 
 namespace packrat {
 
@@ -92,4 +92,4 @@ class HttpReplies : public testing::Test {
 
 }  // namespace packrat
 
-#endif  // PACKRAT_TESTS_SERVER_HTTP_REPLIES_H_
+#endif  // PACKRAT_TESTS_SERVER_HTTP_HTTP_REPLIES_H_

@@ -14,8 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/http/request_reader.h"
-#include "tests/server/http_client.h"
-#include "tests/server/test_server.h"
+#include "tests/server/gate.h"
+#include "tests/server/http/http_client.h"
+#include "tests/server/short_folder.h"
 
 namespace packrat {
 namespace {

@@ -337,9 +337,9 @@ float InChains(const std::vector<float>& x, const PackedMatrix& weight, int o) {
   std::vector<float> w(x.size());
   weight.CopyRow(o, w.data());
   float sum = 0;
-  for (size_t begin = 0; begin < x.size(); begin += 256) {
+  for (size_t begin = 0; begin < x.size(); begin += 64) {
     float chain = 0;
-    for (size_t k = begin; k < std::min(begin + 256, x.size()); ++k) {
+    for (size_t k = begin; k < std::min(begin + 64, x.size()); ++k) {
       chain = std::fma(x[k], w[k], chain);
     }
     sum = begin == 0 ? chain : sum + chain;

@@ -1,9 +1,9 @@
-"""OpenAI's Python package: sync, async, streams, types, errors and tries."""
+"""OpenAI's Python package: sync, async, streams, types, errors, tries, and what docs/http.md shows of it."""
 
 from tests.clients import serving
 
 PACKAGES = ["openai==3.51.0"]
-TESTS = ("openai_calls", "openai_parse")
+TESTS = ("openai_calls", "openai_parse", "openai_page")
 
 
 def run(folder, environment):

@@ -178,6 +178,22 @@ class DailyTest(unittest.TestCase):
         self.write("tests/clients/new.pyc", "")
         self.expect("clients 2", False, "clients")
 
+    @unittest.skipUnless(shutil.which("git"), "there is no git")
+    def test_clients_know_their_commit(self):
+        self.with_clients("at $PACKRAT_COMMIT")
+        self.expect("at unknown", True, "clients")
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "one")
+        commit = subprocess.run(["git", "rev-parse", "--short=8", "HEAD"], cwd=self.checkout, check=True,
+                                stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
+        done, _ = self.run_dev("clients", "--output=a file", cwd=self.folder)
+        self.assertEqual(done.stdout.splitlines(), ["at " + commit, "in " + self.folder, "--output=a file"])
+        self.write("tests/bench/results/clients.tsv", "what was made of it")
+        self.expect("at " + commit, True, "clients")
+        self.write("docs/page.md", "another page")
+        self.expect("at %s.dirty" % commit, True, "clients")
+
     def test_a_program_that_is_gone_or_another_is_built_again(self):
         self.expect("client 1", True, "complete", "text")
         program = os.path.join(self.folder, "bazel-bin/server/client/packrat")

@@ -3,7 +3,8 @@
     ./dev clients [--output=FILE] [openai curl schemathesis grpcio lm_eval aiperf guidellm router balancers]
 
 Each is installed from PyPI into a folder of its own, below ~/.cache/packrat-clients, in the version that its
-script names. Prints a row for each: client, version, what came of it.
+script names. Prints a row for each: client, version, commit, what came of it. In FILE the rows of clients that are
+not named stay.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import traceback
 
-from tests.clients import serving
+from tests.clients import results, serving
 
 NAMES = ("openai", "curl", "schemathesis", "grpcio", "lm_eval", "aiperf", "guidellm", "router", "balancers")
 
@@ -26,8 +27,7 @@ def play(name):
     except Exception:  # pylint: disable=broad-except
         traceback.print_exc()
         said = None
-    version = ", ".join(script.PACKAGES) or "of Debian"
-    return "\t".join((name, version, "well" if said else "FAILED", said or "")), said is not None
+    return results.row(name, script.PACKAGES, said), said is not None
 
 
 def main():
@@ -38,15 +38,14 @@ def main():
     for name in arguments.names:
         if name not in NAMES:
             parser.error("%r is none of %s" % (name, ", ".join(NAMES)))
-    rows, well = ["client\tversion\tresult\tnote"], True
+    rows, well = [], True
     for name in arguments.names or NAMES:
         row, good = play(name)
         rows.append(row)
         well = well and good
         print(row, flush=True)
     if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            file.write("\n".join(rows) + "\n")
+        results.write(arguments.output, rows, NAMES)
     sys.exit(0 if well else 1)
 
 

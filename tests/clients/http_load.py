@@ -1,4 +1,4 @@
-"""Streams over HTTP from many threads, through whatever stands before three replicas."""
+"""Streams of texts and of chats over HTTP from many threads, through whatever stands before three replicas."""
 
 import concurrent.futures
 import http.client
@@ -10,7 +10,7 @@ import time
 from tests.clients import serving
 from tests.cluster.replicas import wait_until
 
-CALLS, THREADS = 120, 12
+CALLS, THREADS = 120, 12  # Half of each are chats.
 
 
 def answers(port):
@@ -21,12 +21,14 @@ def answers(port):
         return False
 
 
-def ask(port, options=(), headers=()):
-    """One streamed completion: "OK", the HTTP status, or "BROKEN" where the stream has no end; and its text."""
-    body = {"model": "demo", "prompt": "The little dog", "max_tokens": 24, "ignore_eos": True, "seed": 1,
-            "stream": True, **dict(options)}
+def ask(port, options=(), headers=(), chat=False):
+    """One streamed answer: "OK", the HTTP status, or "BROKEN" where the stream has no end; and its text."""
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    body = {"messages": [{"role": "user", "content": "The little dog"}]} if chat else {"prompt": "The little dog"}
+    body.update({"model": serving.CHAT, "max_tokens": 24, "ignore_eos": True, "seed": 1, "stream": True},
+                **dict(options))
     try:
-        status, _, text = serving.ask(port, "/v1/completions", body, headers)
+        status, _, text = serving.ask(port, path, body, headers)
     except (OSError, http.client.HTTPException):
         return "BROKEN", ""
     if status != 200:
@@ -34,7 +36,8 @@ def ask(port, options=(), headers=()):
     events = re.findall(r"^data: (.*)$", text, re.MULTILINE)
     if not events or events[-1] != "[DONE]":
         return "BROKEN", text
-    return "OK", "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])
+    choices = [json.loads(event)["choices"][0] for event in events[:-1]]
+    return "OK", "".join(c["delta"].get("content", "") if chat else c["text"] for c in choices)
 
 
 def share(cluster, play):
@@ -46,17 +49,19 @@ def share(cluster, play):
     return done, [int(new - old) for old, new in zip(before, after)]
 
 
-def many(port, count=CALLS, headers=lambda number: ()):
+def many(port):
+    """What becomes of all calls, every other of which is a chat."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda number: ask(port, headers=headers(number)), range(count)))
+        return list(pool.map(lambda number: ask(port, chat=number % 2 == 1), range(CALLS)))
 
 
 def spread(cluster, port):
     done, tokens = share(cluster, lambda: many(port))
     assert {status for status, _ in done} == {"OK"}, done[:3]
-    assert len({text for _, text in done}) == 1  # One seed, one text, wherever.
+    for texts in done[::2], done[1::2]:
+        assert len(set(texts)) == 1 and texts[0][1], texts[:3]  # One seed, one text, wherever.
     assert min(tokens) > 0.1 * sum(tokens), tokens
-    return "%d streams, all well, %s tokens" % (len(done), "/".join(map(str, tokens)))
+    return "%d streams, half of them chats, all well, %s tokens" % (len(done), "/".join(map(str, tokens)))
 
 
 def sessions(cluster, port, calls=lambda: 0):
@@ -83,11 +88,11 @@ class Callers:
     def __init__(self, port):
         self.done = []
         self._port, self._stop = port, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(THREADS)]
+        self._threads = [threading.Thread(target=self._run, args=(number % 2 == 1,)) for number in range(THREADS)]
 
-    def _run(self):
+    def _run(self, chat):
         while not self._stop.is_set():
-            self.done.append(ask(self._port)[0])
+            self.done.append(ask(self._port, chat=chat)[0])
 
     def __enter__(self):
         for thread in self._threads:

@@ -304,7 +304,3 @@ class SmallServerTest(unittest.TestCase):
         with self.assertRaises(openai.APITimeoutError):
             self.complete(self.small(max_retries=0, timeout=0.5), **LONG)
         self.assertTrue(self.complete(self.small(), max_tokens=2).choices[0].text)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -11,6 +11,7 @@ from tests.server.processes import ROOT, RealServer
 
 DEMO = os.path.join(ROOT, "models/demo")
 KEY = "the key of somebody"
+CHAT = "chat-demo"  # The name of chat_model().
 # So that there are chats to have: the bundled model has no template of its own, and no name for its BOS.
 # It writes calls of tools as many models do.
 TEMPLATE = ("<s>{% if tools %}Tools: {{ tools | tojson }} Answer <tool_call>CALL</tool_call>\n{% endif %}"
@@ -21,7 +22,7 @@ CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.
 
 def chat_model(folder):
     """The bundled model with a chat template; its path."""
-    model = os.path.join(folder, "chat-demo")
+    model = os.path.join(folder, CHAT)
     os.mkdir(model)
     for name in os.listdir(DEMO):
         os.symlink(os.path.realpath(os.path.join(DEMO, name)), os.path.join(model, name))
@@ -32,6 +33,11 @@ def chat_model(folder):
 
 def start(model, *flags):
     return RealServer(model, "--threads=1", *flags)
+
+
+def answered(server, path):
+    """How many requests of a path the server has answered well; it has chat_model()."""
+    return server.metric('packrat_http_requests_total{model="%s",code="200",path="%s"}' % (CHAT, path))
 
 
 def key_file(folder):

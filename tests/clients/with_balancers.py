@@ -57,7 +57,7 @@ class HAProxy(fronts.Front):
 
 def run(folder, environment):
     said = []
-    with Cluster(folder) as cluster:
+    with Cluster(folder, model=serving.chat_model(folder)) as cluster:
         for make in (Envoy, HAProxy):
             with make(folder, cluster, environment) as front:
                 wait_until(lambda: http_load.answers(front.port), front.name + " has its replicas")

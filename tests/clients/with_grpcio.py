@@ -5,6 +5,7 @@ import re
 from tests.clients import serving
 
 PACKAGES = ["grpcio==1.85.3", "protobuf==7.36.2"]
+TESTS = ("python_client_test", "requests_test", "retry_test")
 
 
 def run(folder, environment):
@@ -12,6 +13,6 @@ def run(folder, environment):
     version = serving.run([python, "-c", "import grpc; print(grpc.__version__)"]).strip()
     if "grpcio==" + version not in PACKAGES:
         raise AssertionError("gRPC is %s" % version)
-    said = serving.run([python, "-m", "unittest", "tests.client.python_client_test", "tests.client.requests_test"],
+    said = serving.run([python, "-m", "unittest", *("tests.client." + name for name in TESTS)],
                        cwd=serving.ROOT, TEST_TMPDIR=folder)
     return re.search(r"Ran \d+ tests in .*", said).group()

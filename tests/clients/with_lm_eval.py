@@ -38,7 +38,7 @@ def run(folder, environment):
         file.write(TASK % data)
     tokenizer = serving.tokenizer_folder(folder)
     output = os.path.join(folder, "lm-eval")
-    with serving.start(serving.DEMO, "--activations=float32") as server, Client(server.address) as client:
+    with serving.start(serving.DEMO) as server, Client(server.address) as client:
         name = client.model_info().name
         serving.run(
             [environment + "/bin/lm_eval", "run", "--model", "local-completions", "--tasks", "packrat_stories",

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from tests.clients import http_load
+from tests.clients import http_load, serving
 from tests.cluster.fronts import accepts
 from tests.cluster.replicas import Cluster, free_port, wait_until
 
@@ -10,7 +10,7 @@ PACKAGES = ["vllm-router==0.1.17"]
 
 
 def run(folder, environment):
-    with Cluster(folder) as cluster:
+    with Cluster(folder, model=serving.chat_model(folder)) as cluster:
         port = free_port()
         command = [environment + "/bin/vllm-router", "--host", "127.0.0.1", "--port", str(port),
                    "--prometheus-port", str(free_port()), "--policy", "round_robin",

@@ -50,7 +50,7 @@ def run(folder, environment):
         made = play(environment, folder, url, url + "/openapi.json")
         simple = simple_description(folder, json.loads(server.get("/openapi.json")))
         made += play(environment, folder, url, simple)
-        answered = server.metric('packrat_calls_total{model="chat-demo",call="Generate",status="OK"}')
+        answered = server.metric('packrat_calls_total{model="%s",call="Generate",status="OK"}' % serving.CHAT)
         status, log = server.stop()
     assert status == 0, log[-5:]
     assert answered > 100, answered

@@ -115,9 +115,9 @@ class Replica(processes.Process):
 class Cluster:
     """Replicas a, b, c, ..., of which the first `started` (default: all) run."""
 
-    def __init__(self, folder, count=3, flags=(), started=None, tls=None):
+    def __init__(self, folder, count=3, flags=(), started=None, tls=None, model=DEMO):
         self.folder = folder
-        self.replicas = [Replica("abcdefgh"[i], folder, *flags, tls=tls) for i in range(count)]
+        self.replicas = [Replica("abcdefgh"[i], folder, *flags, tls=tls, model=model) for i in range(count)]
         for replica in self.replicas[:started]:
             replica.start()
 

@@ -4,6 +4,7 @@ Bazel and the package manager are stand-ins that write down how they were called
 program that prints the source it was built from.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -25,6 +26,10 @@ case $1 in
     mkdir -p '{folder}'/bazel-bin/server/client/python
     make server/client/main.cc '{folder}/bazel-bin/server/client/packrat'
     make server/main.cc '{folder}/bazel-bin/server/packrat_server'
+    if [[ -e tests/clients/clients.py ]]; then
+      mkdir -p '{folder}'/bazel-bin/tests/clients
+      make tests/clients/clients.py '{folder}/bazel-bin/tests/clients/clients'
+    fi
     (cd '{folder}' && touch packrat_client.py &&
       python3 -m zipfile -c bazel-bin/server/client/python/packrat_client.whl packrat_client.py)
     ;;
@@ -150,6 +155,44 @@ class DailyTest(unittest.TestCase):
         self.git("checkout", "-q", "other")
         self.expect("client 2", True, "complete", "text")
         self.expect("client 2", False, "complete", "text")
+
+    def with_clients(self, text):
+        """A checkout with a program of the tests, and the environment that such programs have."""
+        self.write("tests/clients/clients.py", text)
+        self.write("deploy/requirements-test.txt", "nothing")
+        environment = os.path.join(self.folder, ".cache/packrat-python",
+                                   hashlib.sha256(b"nothing\n").hexdigest()[:16])
+        os.makedirs(environment)
+        open(environment + "/complete", "w", encoding="utf-8").close()
+
+    def test_programs_of_the_tests_have_the_tests_as_sources_too(self):
+        self.with_clients("clients 1")
+        self.expect("clients 1", True, "clients")
+        self.expect("clients 1", False, "clients")
+        self.expect("client 1", True, "complete", "text")
+        self.write("tests/clients/clients.py", "clients 2")
+        self.expect("client 1", False, "complete", "text")
+        self.expect("clients 2", True, "clients")
+        self.write("tests/clients/new.py", "")
+        self.expect("clients 2", True, "clients")
+        self.write("tests/clients/new.pyc", "")
+        self.expect("clients 2", False, "clients")
+
+    @unittest.skipUnless(shutil.which("git"), "there is no git")
+    def test_clients_know_their_commit(self):
+        self.with_clients("at $PACKRAT_COMMIT")
+        self.expect("at unknown", True, "clients")
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "one")
+        commit = subprocess.run(["git", "rev-parse", "--short=8", "HEAD"], cwd=self.checkout, check=True,
+                                stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
+        done, _ = self.run_dev("clients", "--output=a file", cwd=self.folder)
+        self.assertEqual(done.stdout.splitlines(), ["at " + commit, "in " + self.folder, "--output=a file"])
+        self.write("tests/bench/results/clients.tsv", "what was made of it")
+        self.expect("at " + commit, True, "clients")
+        self.write("docs/page.md", "another page")
+        self.expect("at %s.dirty" % commit, True, "clients")
 
     def test_a_program_that_is_gone_or_another_is_built_again(self):
         self.expect("client 1", True, "complete", "text")

@@ -87,6 +87,15 @@ class ReferencePagesTest(unittest.TestCase):
                           state["bytes_per_token"], full),
                       " ".join(read("README.md").split()))
 
+    def test_chat_page_tells_what_was_compared(self):
+        lines = read("tests/data/chat_templates/compared.tsv").splitlines()
+        rows = [dict(zip(lines[0].split("\t"), line.split("\t"))) for line in lines[1:]]
+        texts, equal, refused = (sum(int(row[name]) for row in rows) for name in ("texts", "equal", "refused by both"))
+        page = " ".join(read("docs/chat.md").split())
+        for told in ("On %d published ones (in %d files)" % (len({row["sha256"] for row in rows}), len(rows)),
+                     "{:,} of the {:,} texts".format(equal, texts), "%d conversations are refused by both" % refused):
+            self.assertIn(told, page)
+
     def test_metrics(self):
         with tempfile.TemporaryDirectory() as folder:
             checkout = live_server.Checkout(folder)

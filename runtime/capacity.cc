@@ -5,12 +5,13 @@
 
 #include "runtime/saved_state.h"
 #include "runtime/sequence_state.h"
+#include "runtime/state_tiers.h"
 
 namespace packrat {
 namespace {
 
-// Of a kept state's file, beside text and parts: its header, and what fills its last block.
-constexpr int64_t kMostFileExtra = 4608;
+// Of a kept state's file, beside text and parts.
+constexpr int64_t kMostHeaderBytes = 512;
 
 }  // namespace
 
@@ -38,8 +39,9 @@ KeptStates KeptStatesOf(const StateLayout& layout, const PartCounts& parts,
   // what it is too small for goes there in pieces.
   const bool folder = !options.state_dir.empty();
   const int64_t memory = options.state_host_memory;
-  const int64_t bytes = static_cast<int64_t>(SavedPartBytes(layout, tokens)) +
-                        int64_t{tokens} * static_cast<int64_t>(sizeof(int32_t)) + kMostFileExtra;
+  const int64_t bytes =
+      WholeBlocks(static_cast<int64_t>(SavedPartBytes(layout, tokens)) +
+                  int64_t{tokens} * static_cast<int64_t>(sizeof(int32_t)) + kMostHeaderBytes);
   if (bytes <= memory) kept.memory = take(memory / (folder ? 2 : 1) / bytes);
   if (folder && memory > 0) kept.disk = take(options.state_disk / bytes);
   return kept;

@@ -299,17 +299,19 @@ absl::Status Engine::Impl::CheckIntegrity() const {
       });
     });
   }
-  int64_t parked_bytes = 0;
+  int64_t parked_bytes = 0, most = options.park_memory;
   for (const Queue& queue : waiting) {
     for (const auto& sequence : queue.sequences) {
       if (sequence->state().holds_parts()) return absl::InternalError("who waits holds parts");
-      if (sequence->parked()) parked_bytes += sequence->state().ParkedBytes();
+      if (!sequence->parked()) continue;
+      parked_bytes += sequence->state().ParkedBytes();
+      // Who goes coarser without room waits also beyond park_memory.
+      if (sequence->went_coarser()) most += sequence->state().ParkedBytes();
     }
   }
-  if (parked_bytes != stats.parking.bytes || parked_bytes > options.park_memory) {
+  if (parked_bytes != stats.parking.bytes || parked_bytes > most) {
     return absl::InternalError(absl::StrCat(parked_bytes, " bytes are parked; counted are ",
-                                            stats.parking.bytes, " of at most ",
-                                            options.park_memory));
+                                            stats.parking.bytes, " of at most ", most));
   }
   for (int kind = 0; kind < pool->kinds(); ++kind) {
     for (int32_t part = 0; part < pool->total()[kind]; ++part) {

@@ -216,6 +216,10 @@ struct Engine::Impl {
   }
   void Touch(Sequence* sequence) { touched.push_back(sequence->outbox()); }
 
+  // Made ahead: to end a request takes no memory, of which there may be none.
+  const absl::Status cancelled = absl::CancelledError("cancelled");
+  const absl::Status late = absl::DeadlineExceededError("the request's deadline has passed");
+  const absl::Status not_finite = ToStatus(SampledToken::Status::kNotFinite);
   absl::Time step_time = SteadyNow();
   Clock::time_point step_start = Clock::now();
   absl::Duration time_in_steps;

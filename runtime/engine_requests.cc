@@ -113,11 +113,11 @@ void Engine::Impl::Cancel(uint64_t id) {
   if (found == by_id.end()) {
     for (const auto& sequence : followers) {
       if (sequence->id() != id || sequence->finished()) continue;
-      Finish(sequence.get(), FinishReason::kCancelled, absl::CancelledError("cancelled"));
+      Finish(sequence.get(), FinishReason::kCancelled, cancelled);
     }
     return;
   }
-  Finish(found->second, FinishReason::kCancelled, absl::CancelledError("cancelled"));
+  Finish(found->second, FinishReason::kCancelled, cancelled);
 }
 
 void Engine::Impl::FinishAll(const absl::Status& status) {

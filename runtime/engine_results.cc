@@ -76,7 +76,7 @@ void Engine::Impl::TakeResults(const Flight& flight) {
     }
     if (!sequence->finished()) {
       if (!span_stats[i].finite) {
-        Finish(sequence, FinishReason::kError, ToStatus(SampledToken::Status::kNotFinite));
+        Finish(sequence, FinishReason::kError, not_finite);
       }
       for (size_t r = row; r < row + span.num_logits && !sequence->finished(); ++r) {
         if (flight.rows[r].given >= 0) {
@@ -95,7 +95,7 @@ void Engine::Impl::TakeResults(const Flight& flight) {
 
 void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
   if (scored.status != SampledToken::Status::kOk) {
-    Finish(sequence, FinishReason::kError, ToStatus(scored.status));
+    Finish(sequence, FinishReason::kError, not_finite);
     return;
   }
   ++stats.scored_tokens;
@@ -115,8 +115,7 @@ void Engine::Impl::TakeScore(Sequence* sequence, const SampledToken& scored) {
 void Engine::Impl::TakeToken(Sequence* sequence, const SampledToken& token) {
   if (token.status != SampledToken::Status::kOk) {
     const bool nothing_left = token.status == SampledToken::Status::kNothingLeft;
-    Finish(sequence, FinishReason::kError,
-           nothing_left ? sequence->NothingLeft() : ToStatus(token.status));
+    Finish(sequence, FinishReason::kError, nothing_left ? sequence->NothingLeft() : not_finite);
     return;
   }
   PACKRAT_CHECK(token.token >= 0 && token.token < limits.num_ids) << token.token;

@@ -97,8 +97,7 @@ int Engine::Impl::MaxPromptTokens() const {
 
 void Engine::Impl::Expire() {
   const auto expire = [this](Sequence* sequence) {
-    Finish(sequence, FinishReason::kDeadline,
-           absl::DeadlineExceededError("the request's deadline has passed"));
+    Finish(sequence, FinishReason::kDeadline, late);
   };
   for (WaitingIndex index : plan.expire_waiting) expire(At(index));
   for (int i : plan.expire_running) expire(running[i].get());

@@ -87,8 +87,7 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
     if (sequence->finished()) {
       any = true;
     } else if (entry.item.deadline <= step_time) {
-      Finish(sequence, FinishReason::kDeadline,
-             absl::DeadlineExceededError("the request's deadline has passed"));
+      Finish(sequence, FinishReason::kDeadline, this->late);
       any = true;
     } else if (late || !cache->IsFetching(entry.state)) {
       if (late) sequence->FetchNoMore();
@@ -100,8 +99,13 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
   }
   fetching.erase(fetching.begin() + static_cast<std::ptrdiff_t>(kept), fetching.end());
   if (deferred.empty()) return any;
-  // What is run may be put off again.
+  // What is run may be put off again, for which there is room. Without memory for it all wait on.
   std::vector<DeferredTask> tasks_to_try;
+  const absl::Status room = UnlessNoMemory([&] {
+    tasks_to_try.reserve(deferred.size());
+    return absl::OkStatus();
+  });
+  if (!room.ok()) return any;
   std::swap(tasks_to_try, deferred);
   for (DeferredTask& entry : tasks_to_try) {
     const bool late = step_time - entry.since >= kFetchTimeout;

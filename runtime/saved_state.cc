@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "kernels/check.h"
+#include "models/config.h"
 #include "models/weights.h"
 
 namespace packrat {
@@ -120,12 +121,19 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
     }
   }
   int32_t end = kMinSnapshotTokens - 1;
-  for (const TextDials::Part& part : state.dials.finer) {
+  for (size_t i = 0; i < state.dials.finer.size(); ++i) {
+    const TextDials::Part& part = state.dials.finer[i];
     if (part.end <= end || part.end > size) {
       return Damaged(absl::StrCat("a part with a dial of its own ends at token ", part.end,
                                   "; range [", end + 1, ", ", size, "]"));
     }
     end = part.end;
+    const int32_t next = state.dials.Of(static_cast<int>(i) + 1);
+    if (owner.coarser.count({part.dial, next}) == 0) {
+      return Damaged(absl::StrCat("from token ", end,
+                                  " on it has a dial with which no text of the "
+                                  "dial before it goes on"));
+    }
   }
   int32_t last = 0;
   for (int32_t turn : state.turns) {
@@ -211,6 +219,7 @@ absl::StatusOr<SavedHeader> DecodeHeader(absl::string_view bytes, const StateOwn
     if (fields.failed()) break;
   }
   if (!fields.complete()) return Damaged("its header has the wrong length");
+  if (with_dials && finer.empty()) return Damaged("it has no dials before its last one");
   const auto last = DialOf(fingerprint, owner);
   if (!last.ok()) return last.status();
   state.dials.last = *last;
@@ -243,9 +252,16 @@ absl::Status CheckParts(const PartsSeal& header, uint64_t bytes, const BytesHash
 }
 
 StateOwner OwnerOf(const LanguageModel& model) {
+  const ModelConfig& config = model.config();
   const int most = model.options().max_context;
-  return {model.fingerprints(), model.numerics_id(), model.state_layout(),
-          model.config().vocab_size, most > 0 ? most : model.config().max_context};
+  StateOwner owner = {model.fingerprints(), model.numerics_id(), model.state_layout(),
+                      config.vocab_size, most > 0 ? most : config.max_context};
+  for (int from = 0; from < config.num_dials(); ++from) {
+    for (int to = 0; to < config.num_dials(); ++to) {
+      if (to != from && CheckCoarser(config, from, to).ok()) owner.coarser.insert({from, to});
+    }
+  }
+  return owner;
 }
 
 size_t SavedPartBytes(const StateLayout& layout, int32_t position) {

@@ -16,7 +16,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +41,8 @@ struct StateOwner {
   StateLayout layout;
   int32_t vocab_size = 0;
   int32_t max_context = 0;  // Tokens of the longest text that is taken.
+  // Dials, each with another one that a text of it may go on with (CheckCoarser()).
+  std::set<std::pair<int32_t, int32_t>> coarser;
 };
 StateOwner OwnerOf(const LanguageModel& model);
 

@@ -44,6 +44,7 @@ class Sequence {
     return part_ + 1 < request_.dials.num_parts() && state_.holds_parts() &&
            state_.position() == request_.dials.finer[part_].end;
   }
+  bool went_coarser() const { return part_ > 0; }  // Or began behind that.
   // Its state becomes one of the next part's dial. It is parked then, until Unpark() or, where the
   // pool has room at once, TakeBack(). Errors as of Park().
   absl::Status GoCoarser(const ModelConfig& config, StatePool* pool, absl::Time now);

@@ -10,13 +10,15 @@
 namespace packrat {
 namespace {
 
-constexpr int64_t kDiskBlock = 4096;
 // Enough that the reader has work while a step goes on, and few for another tenant to wait for.
 constexpr size_t kMostReading = 8;
 
-int64_t WholeBlocks(int64_t bytes) { return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock; }
-
 }  // namespace
+
+int64_t WholeBlocks(int64_t bytes) {
+  constexpr int64_t kDiskBlock = 4096;
+  return (bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
+}
 
 absl::StatusOr<std::unique_ptr<StateTiers>> StateTiers::Open(const StateTierOptions& options,
                                                              const StateOwner& owner,

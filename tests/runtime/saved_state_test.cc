@@ -207,6 +207,7 @@ TEST_F(SavedStateTest, DialsAreFoundByTheirFingerprints) {
   StateOwner two = owner_;
   two.fingerprints = {"fine", "coarse"};
   two.layout.others = {owner_.layout};
+  two.coarser = {{0, 1}};
   SavedState state = State(20, 17);
   state.dials = {1, {{17, 0}}};
   const auto bytes = [&] { return EncodeHeader(state, two) + state.parts; };
@@ -214,6 +215,7 @@ TEST_F(SavedStateTest, DialsAreFoundByTheirFingerprints) {
   StateOwner three = two;
   three.fingerprints = {"coarse", "other", "fine"};
   three.layout.others = {owner_.layout, owner_.layout};
+  three.coarser = {{2, 0}, {2, 1}};
   EXPECT_EQ(DecodeSavedState(bytes(), three)->dials, (TextDials{0, {{17, 2}}}));
   StateOwner one = owner_;
   one.fingerprints = {"coarse"};
@@ -227,6 +229,42 @@ TEST_F(SavedStateTest, DialsAreFoundByTheirFingerprints) {
   }
   state.dials = {1, {}};
   EXPECT_EQ(DecodeSavedState(bytes(), one)->dials, TextDials());
+}
+
+// Every turn of such a text would be refused.
+TEST_F(SavedStateTest, DialsThatDoNotGoFromFineToCoarseAreDamage) {
+  StateOwner owner = owner_;
+  owner.fingerprints = {"fine", "coarse", "coarsest", "beside"};
+  owner.layout.others = {owner_.layout, owner_.layout, owner_.layout};
+  owner.coarser = {{0, 1}, {0, 2}, {0, 3}, {1, 2}};
+  SavedState state = State(40, 39);
+  const auto read = [&](const TextDials& dials) {
+    state.dials = dials;
+    return DecodeSavedState(EncodeHeader(state, owner) + state.parts, owner).status();
+  };
+  for (const TextDials& good : {TextDials{1, {{17, 0}}}, TextDials{2, {{17, 0}, {30, 1}}}}) {
+    EXPECT_EQ(read(good), absl::OkStatus());
+  }
+  for (const TextDials& bad :
+       {TextDials{0, {{17, 1}}}, TextDials{1, {{17, 1}}}, TextDials{2, {{17, 1}, {30, 0}}},
+        TextDials{2, {{17, 0}, {30, 3}}}, TextDials{1, {{17, 0}, {30, 2}}}}) {
+    const absl::Status status = read(bad);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("has a dial with which no text"));
+  }
+}
+
+// A text has one form: what has no dials before its last one is of the format without them.
+TEST_F(SavedStateTest, AnEmptyListOfDialsIsDamage) {
+  const std::string header = EncodeHeader(State(20, 0), owner_).substr(24) + std::string(4, '\0');
+  const uint32_t numbers[] = {3, static_cast<uint32_t>(header.size())};
+  const uint64_t hash = HashBytes(3, header.data(), header.size());
+  std::string bytes = "PACKRAT\x1a";
+  bytes.append(reinterpret_cast<const char*>(numbers), sizeof numbers);
+  bytes.append(reinterpret_cast<const char*>(&hash), sizeof hash);
+  const absl::Status status = Refusal(bytes + header);
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no dials before its last one"));
 }
 
 // Whoever forges the hashes too meets the same bounds as any request.

@@ -93,6 +93,28 @@ class Process:
             self.process.communicate()
 
 
+class Redis:
+    """A real redis-server that keeps nothing on disk, on a socket in a folder, whose path must be short; or another
+    `program` that speaks as it does."""
+
+    def __init__(self, folder, program="redis-server"):
+        self.path = os.path.join(folder, "redis")
+        self.command = [program, "--port", "0", "--unixsocket", self.path, "--save", "", "--dir", folder,
+                        "--logfile", "redis.log"]
+        self.store = "--session_store=redis+unix:" + self.path
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command)
+        wait_for(lambda: os.path.exists(self.path))
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        if os.path.exists(self.path):
+            os.remove(self.path)
+
+
 class FakeServer(Process):
     """tests/server/fake_server.cc"""
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import unittest
 
@@ -20,28 +19,17 @@ UNKNOWN = "B" * 21 + "A"
 
 class ReplicaKilledTest(unittest.TestCase):
 
+    program = "redis-server"  # Or another one that speaks as it does: tests/clients/with_valkey.py.
+
     def setUp(self):
         # The path of a socket must be short.
         self.folder = tempfile.mkdtemp(dir="/tmp")
         self.addCleanup(shutil.rmtree, self.folder)
-        self.redis = None
-        self.addCleanup(self.kill_redis)
-        self.start_redis()
-
-    def start_redis(self):
-        self.redis = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", self.folder + "/redis", "--save", "",
-             "--dir", self.folder, "--logfile", "redis.log"])
-        processes.wait_for(lambda: os.path.exists(self.folder + "/redis"))
-
-    def kill_redis(self):
-        self.redis.kill()
-        self.redis.wait()
-        if os.path.exists(self.folder + "/redis"):
-            os.remove(self.folder + "/redis")
+        self.redis = processes.Redis(self.folder, self.program)
+        self.addCleanup(self.redis.kill)
 
     def start(self, *flags):
-        return RealServer(MODEL, "--session_store=redis+unix:%s/redis" % self.folder, *flags)
+        return RealServer(MODEL, self.redis.store, *flags)
 
     def create(self, server):
         created = server.client("sessions", "create")
@@ -156,11 +144,11 @@ class ReplicaKilledTest(unittest.TestCase):
             self.assertEqual(other.stop()[0], 0)
 
     def test_the_store_is_gone(self):
-        self.check_without_the_store(self.kill_redis, self.start_redis)
+        self.check_without_the_store(self.redis.kill, self.redis.start)
 
     def test_the_store_takes_calls_and_answers_none(self):
-        self.check_without_the_store(lambda: self.redis.send_signal(signal.SIGSTOP),
-                                     lambda: self.redis.send_signal(signal.SIGCONT))
+        self.check_without_the_store(lambda: self.redis.process.send_signal(signal.SIGSTOP),
+                                     lambda: self.redis.process.send_signal(signal.SIGCONT))
 
 
 if __name__ == "__main__":

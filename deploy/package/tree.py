@@ -154,6 +154,8 @@ class Tree:
                        self.usr / "share/bash-completion/completions" / name)
         self.put(ROOT / "proto/packrat/v1/inference.proto",
                  self.usr / "share/packrat/proto/packrat/v1/inference.proto")
+        for example in sorted((ROOT / "server/client/python/examples").glob("[a-z]*.py")):
+            self.put(example, self.doc / "examples" / example.name)
 
     def write_licences_and_bill(self):
         compiled_in = [libraries.package(name) for name in libraries.HEADERS_ONLY]

@@ -7,11 +7,10 @@
 
 #include <clocale>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <cwchar>
 
 #include "absl/strings/str_cat.h"
+#include "server/client/terminal_text.h"
 
 namespace packrat {
 namespace {
@@ -138,8 +137,7 @@ LineEditor::LineEditor(const std::string& history, Signals* signals)
   el_source(s.edit, nullptr);
   el_set(s.edit, EL_ADDFN, "packrat-paste", "Takes a text that is pasted", &Impl::PasteOf);
   el_set(s.edit, EL_BIND, "\\e[200~", "packrat-paste", nullptr);
-  const char* terminal = std::getenv("TERM");
-  s.marks_pastes = terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
+  s.marks_pastes = TakesCommands();
 }
 
 LineEditor::~LineEditor() {

@@ -23,6 +23,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/client/commands.h"
+#include "server/client/terminal_text.h"
 
 namespace packrat {
 namespace {
@@ -45,6 +46,12 @@ std::string ServerProgram() {
     if (access((folder + place).c_str(), X_OK) == 0) return folder + place;
   }
   return "";
+}
+
+// Writes how far a start is over the line that tells so, where a terminal has one.
+void ShowProgress(absl::string_view text) {
+  static const bool shown = isatty(STDERR_FILENO) != 0 && TakesCommands();
+  if (shown) std::fprintf(stderr, "\r\033[K%.*s", static_cast<int>(text.size()), text.data());
 }
 
 // A short path: the name of a socket has 107 bytes at most.
@@ -172,7 +179,6 @@ void LocalServer::ShowLog() const {
 }
 
 int LocalServer::AwaitReady(Signals* signals) {
-  const bool terminal = isatty(STDERR_FILENO);
   signals->SetMode(Signals::Mode::kTell);
   for (bool ready = false; !ready;) {
     // The time is that in which its end is seen.
@@ -182,24 +188,23 @@ int LocalServer::AwaitReady(Signals* signals) {
     for (ssize_t n; (n = recv(notices_, notice, sizeof(notice), 0)) > 0;) {
       const absl::string_view text(notice, n);
       const size_t status = text.find("STATUS=");
-      if (terminal && status != text.npos) {
-        std::fprintf(stderr, "\r\033[K%.*s", static_cast<int>(text.size() - status - 7),
-                     notice + status + 7);
-      }
+      if (status != text.npos) ShowProgress(text.substr(status + 7));
       ready = ready || absl::StrContains(text, "READY=1");
     }
     while (const int number = signals->Take()) {
-      if (number == SIGINT || number == SIGTERM) return kExitInterrupted;
+      if (number != SIGINT && number != SIGTERM) continue;
+      ShowProgress("");
+      return kExitInterrupted;
     }
     if (!ready && HasEnded()) {
-      if (terminal) std::fprintf(stderr, "\r\033[K");
+      ShowProgress("");
       std::fprintf(stderr, "packrat: the server did not start:\n");
       ShowLog();
       unlink(log().c_str());
       return kExitFailed;
     }
   }
-  if (terminal) std::fprintf(stderr, "\r\033[K");
+  ShowProgress("");
   return kExitOk;
 }
 

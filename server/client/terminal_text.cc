@@ -26,11 +26,14 @@ std::string WithoutControls(const std::string& text) {
   return shown;
 }
 
+bool TakesCommands() {
+  const char* terminal = std::getenv("TERM");
+  return terminal != nullptr && std::string(terminal) != "dumb";
+}
+
 bool WantsColors() {
   const char* refused = std::getenv("NO_COLOR");
-  const char* terminal = std::getenv("TERM");
-  return (refused == nullptr || *refused == '\0') && terminal != nullptr &&
-         std::string(terminal) != "dumb";
+  return (refused == nullptr || *refused == '\0') && TakesCommands();
 }
 
 void PrintText(const std::string& text) {

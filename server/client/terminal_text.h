@@ -12,6 +12,9 @@ namespace packrat {
 // and U+007F to U+009F.
 std::string WithoutControls(const std::string& text);
 
+// Whether the terminal, by its TERM, is commanded by escape sequences.
+bool TakesCommands();
+
 // Whether a terminal may be sent colours; see https://no-color.org.
 bool WantsColors();
 

@@ -326,8 +326,7 @@ function tokensOfChat(logprobs) {
     [token, logprob, (top ?? []).map((other) => [other.token, other.logprob])]);
 }
 
-// Streams an answer into `element`; returns its text. A stop ends it, and is no trouble; null if
-// nothing had come.
+// Streams an answer into `element`; returns its text, and whether it was stopped, which is no trouble.
 async function stream(path, request, element, read) {
   const controller = new AbortController();
   const writer = writerTo(element);
@@ -359,7 +358,7 @@ async function stream(path, request, element, read) {
     setRunning(null);
     showUsage(stopped ? "stopped" : reason, usage, begin, first);
   }
-  return stopped && !text ? null : text;
+  return { text, stopped };
 }
 
 function showUsage(reason, usage, begin, first) {

@@ -27,7 +27,7 @@ const generate = () => attempt(async () => {
     if (!request.prompt) delete request.prompt;
   }
   try {
-    answer = await stream("v1/completions", request, element, read) ?? "";
+    answer = (await stream("v1/completions", request, element, read)).text;
   } catch (error) {
     // A turn that fails leaves the session as it was.
     if (session && !at("prompt").value) at("prompt").value = request.prompt ?? "";
@@ -39,7 +39,18 @@ const generate = () => attempt(async () => {
 
 // ---- Chats
 
-const turns = [];  // [{user, answer}]
+// What was said in each session, and under "" in none: {user, answer, before, after} of each turn, the last
+// two being how many turns the session had.
+const chats = new Map();
+
+function turns() {
+  const session = at("session").value;
+  if (!chats.has(session)) chats.set(session, []);
+  return chats.get(session);
+}
+
+// Whether a session holds what was said here, and nothing else.
+const saidHere = () => (turns().at(-1)?.after ?? 0) === sessionTurns;
 
 function addMessage(role, text) {
   const element = make("div", { className: `message ${role}` },
@@ -49,39 +60,62 @@ function addMessage(role, text) {
 }
 
 function showTurns() {
-  at("messages").replaceChildren();
-  for (const turn of turns) {
-    addMessage("user", turn.user);
-    addMessage("assistant", turn.answer);
+  const messages = turns().flatMap((turn) => [["user", turn.user], ["assistant", turn.answer]]);
+  const shown = [...at("messages").children];
+  // The same ones stay, with what is known of their tokens.
+  if (shown.length !== messages.length
+      || messages.some(([role, text], i) => shown[i].textContent !== `${role}: ${text}`)) {
+    at("messages").replaceChildren();
+    for (const message of messages) addMessage(...message);
   }
   showButtons();
 }
 
+// Leaves so many turns of the chat.
+async function keepTurns(kept) {
+  const chat = turns(), session = at("session").value, { before } = chat[kept];
+  if (sessionTurns > before) await method("RewindSession", { session, turns: before });
+  chat.length = kept;
+  await showSession();
+}
+
+// What the server says of a template that has changed what was said before.
+const OTHER_TEXT = "does not go on from what the session holds";
+
 const send = () => attempt(async () => {
-  const user = at("say").value;
+  const user = at("say").value, session = at("session").value;
+  let before = sessionTurns, after = before, said = false;
   if (!user.trim()) return;
   const system = at("system").value;
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of turns) {
+  for (const turn of turns()) {
     messages.push({ role: "user", content: turn.user }, { role: "assistant", content: turn.answer });
   }
   messages.push({ role: "user", content: user });
   const request = { ...options(), messages };
+  if (session) request.session = session;
   if (at("likely").checked) Object.assign(request, { logprobs: true, top_logprobs: 5 });
   const read = (choice) => [choice.delta.content ?? "", tokensOfChat(choice.logprobs)];
   addMessage("user", user);
   const element = addMessage("assistant", "");
   at("say").value = "";
-  let said = null;
+  const ask = () => stream("v1/chat/completions", request, element, read);
   try {
-    said = await stream("v1/chat/completions", request, element, read);
+    const { text, stopped } = await ask().catch(async (error) => {
+      if (!session || !error.message.includes(OTHER_TEXT)) throw error;
+      // One that drops an earlier answer's thinking, for instance: the session gets all of what it makes now.
+      await method("RewindSession", { session, turns: 0 });
+      before = after = 0;
+      chats.set(session, turns().map((turn) => ({ ...turn, before, after })));
+      return ask();
+    });
+    if (session && !stopped) ++after;
+    said = Boolean(text) || !stopped;
+    if (said) turns().push({ user, answer: text, before, after });
   } finally {
-    if (said === null) {
-      at("say").value ||= user;
-      showTurns();
-    } else {
-      turns.push({ user, answer: said });
-    }
+    if (!said) at("say").value ||= user;
+    if (session) await settleChat(after).catch(tell);
+    showTurns();
   }
 });
 
@@ -93,13 +127,18 @@ const shortName = (handle) => `${handle.slice(0, 8)}…`;
 
 function showButtons() {
   const session = Boolean(at("session").value), busy = working || !model;
-  for (const id of ["generate", "send", "create"]) setOff(at(id), busy);
+  for (const id of ["generate", "create"]) setOff(at(id), busy);
+  setOff(at("send"), busy || !saidHere());
   for (const id of ["fork", "delete"]) setOff(at(id), busy || !session);
   setOff(at("session"), busy);
   setOff(at("rewind"), busy || !session || !sessionTurns);
   setOff(at("take"), busy || session || !answer);
-  for (const id of ["take-back", "anew"]) setOff(at(id), busy || !turns.length);
+  for (const id of ["take-back", "anew"]) setOff(at(id), busy || !turns().length || !saidHere());
   at("prompt-label").textContent = session ? "What comes next" : "Prompt";
+  at("session-hint").textContent = at("chat-view").hidden
+    ? "A text that the server keeps: each turn sends what is new."
+    : saidHere() ? "A chat that the server keeps: a fork goes on in another way."
+      : "This session holds what was not said in this chat; go on with it under Text.";
 }
 
 async function listSessions(chosen = at("session").value) {
@@ -116,22 +155,40 @@ async function showSession() {
   const handle = at("session").value;
   at("session").dataset.shown = handle;
   at("session-state").textContent = "";
-  if (!handle) return;
+  sessionTurns = 0;
+  if (!handle) return showTurns();
   const session = await method("GetSession", { session: handle, include_token_ids: true });
   const ids = field(session, "token_ids") ?? [];
   showText(ids.length ? (await method("Detokenize", { token_ids: ids })).text ?? "" : "");
   sessionTurns = field(session, "num_turns") ?? 0;
   at("session-state").textContent = `${count(sessionTurns, "turn")}, ${count(session.tokens ?? 0, "token")}`;
   at("session").selectedOptions[0].textContent = `${shortName(handle)} ${count(sessionTurns, "turn")}`;
+  // What was taken back under Text.
+  while (turns().at(-1)?.after > sessionTurns) turns().pop();
+  showTurns();
 }
 
 // After an answer: one that was stopped is noticed a moment later.
-async function settle() {
+async function untilIdle() {
   for (let tries = 0; tries < 50; ++tries) {
     const session = await method("GetSession", { session: at("session").value });
     if (!session.busy) break;
     await new Promise((done) => setTimeout(done, 100));
   }
+}
+
+// After a turn of a chat. Of one that did not end by itself the server may hold more than has come: the
+// session goes back, and gets what has come with the next one.
+async function settleChat(kept) {
+  await untilIdle();
+  await showSession();
+  if (sessionTurns <= kept) return;
+  await method("RewindSession", { session: at("session").value, turns: kept });
+  await showSession();
+}
+
+async function settle() {
+  await untilIdle();
   const shown = [...at("answer").childNodes], before = given, said = answer;
   await showSession();
   // The same text, with what is known of its tokens.
@@ -145,13 +202,18 @@ const onSessions = (id, work) =>
   at(id).addEventListener("click", () => attempt(() => work(at("session").value)));
 
 onSessions("create", async () => listSessions((await method("CreateSession")).session));
-onSessions("fork", async (session) => listSessions((await method("ForkSession", { session })).session));
+onSessions("fork", async (session) => {
+  const fork = (await method("ForkSession", { session })).session;
+  chats.set(fork, [...turns()]);
+  await listSessions(fork);
+});
 onSessions("rewind", async (session) => {
   await method("RewindSession", { session, turns: sessionTurns - 1 });
   await showSession();
 });
 onSessions("delete", async (session) => {
   await method("DeleteSession", { session });
+  chats.delete(session);
   at("answer").hidden = true;
   [given, answer] = ["", ""];
   await listSessions("");
@@ -240,9 +302,8 @@ function showMode() {
   const chat = document.querySelector("input[name=mode]:checked").value === "chat";
   at("text-view").hidden = chat;
   at("chat-view").hidden = !chat;
-  at("session-hint").textContent = chat ? "Sessions are for texts: a chat sends all of its messages."
-    : "A text that the server keeps: each turn sends what is new.";
   at("token").textContent = "";
+  showButtons();
 }
 
 at("generate").addEventListener("click", generate);
@@ -257,16 +318,15 @@ at("take").addEventListener("click", () => {
   showButtons();
   at("prompt").focus();
 });
-at("take-back").addEventListener("click", () => {
-  const { user } = turns.pop();
+at("take-back").addEventListener("click", () => attempt(async () => {
+  const { user } = turns().at(-1);
+  await keepTurns(turns().length - 1);
   at("say").value ||= user;
-  showTurns();
-});
-at("anew").addEventListener("click", () => {
-  turns.length = 0;
-  showTurns();
+}));
+at("anew").addEventListener("click", () => attempt(async () => {
+  await keepTurns(0);
   at("say").focus();
-});
+}));
 // Of the tokens of an answer one can be tabbed to; from there the arrows go on.
 function goOn(event, token) {
   const all = [...token.parentElement.querySelectorAll(".token")], i = all.indexOf(token);

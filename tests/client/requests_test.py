@@ -135,6 +135,11 @@ class WheelTest(unittest.TestCase):
             for name in ("__init__.py", "py.typed", "sync.py", "aio.py", "proto/__init__.py",
                          "proto/inference_pb2.py", "proto/inference_pb2.pyi", "proto/inference_pb2_grpc.py"):
                 self.assertIn("packrat_client/" + name, names)
+            # Nothing but the package can be imported; the examples are among the documents.
+            beside = {name for name in names if not name.startswith(("packrat_client/", info + "/"))}
+            examples = "packrat_client-%s.data/data/share/doc/packrat-client/examples/" % metadata["Version"]
+            self.assertIn(examples + "complete.py", beside)
+            self.assertEqual({name for name in beside if not name.startswith(examples)}, set())
             recorded = {}
             for line in wheel.read(info + "/RECORD").decode().splitlines():
                 name, digest, size = line.rsplit(",", 2)

@@ -1,5 +1,6 @@
-"""The wheel's types, as a strict checker reads them: the package's own code, and programs that use it."""
+"""The wheel's types, as a strict checker reads them: the package, its examples, and programs that use it."""
 
+import glob
 import os
 import subprocess
 import tempfile
@@ -63,20 +64,22 @@ WRONG = (
 class TypesTest(unittest.TestCase):
 
     def check(self, program):
-        """Whether there is nothing to find, and what was found, in the wheel and a program that uses it."""
+        """Whether there is nothing to find, and what was found, in the wheel, its examples and a program."""
         with tempfile.TemporaryDirectory() as folder:
             with zipfile.ZipFile("server/client/python/packrat_client.whl") as wheel:
                 wheel.extractall(folder)
             for name, text in (("mypy.ini", SETTINGS), ("program.py", program)):
                 with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                     file.write(text)
+            examples = glob.glob("*.data/data/share/doc/packrat-client/examples/*.py", root_dir=folder)
+            self.assertGreaterEqual(len(examples), 7)
             run = subprocess.run([os.path.join(ENVIRONMENT, "bin/mypy"), "--cache-dir=" + folder + "/cache",
-                                  "program.py", "packrat_client"], cwd=folder, capture_output=True, text=True,
-                                 check=False)
+                                  "program.py", "packrat_client", *examples], cwd=folder, capture_output=True,
+                                 text=True, check=False)
             self.assertEqual(run.stderr, "")
             return run.returncode == 0, run.stdout
 
-    def test_the_package_and_a_program_that_uses_it(self):
+    def test_the_package_its_examples_and_a_program_that_uses_it(self):
         clean, found = self.check(PROGRAM)
         self.assertTrue(clean, found)
 

@@ -18,6 +18,7 @@ from tests.deploy.debian_package import DebianPackageTest, ServiceTest  # pylint
 from tests.deploy.packed import DEMO, TIME, Running, digest, package, run
 from tests.server.processes import CLIENT, ROOT, SERVER
 
+PYTHON = os.path.join(ROOT, "server/client/python")
 CUDA = os.path.join(ROOT, "tests/gpu/libpackrat_cuda.so")
 # The files of the C library that a root needs in which nothing else is.
 GLIBC = ("/lib64/ld-linux-x86-64.so.2",) + tuple(
@@ -98,6 +99,13 @@ class TarTest(unittest.TestCase):
         unknown = libraries.Package("libnew1", "1", "new", "1", "")
         with self.assertRaisesRegex(ValueError, "libnew1"):
             licences.expression(unknown)
+
+
+def examples(folder):
+    """Those below a folder, with their digests; Bazel puts an __init__.py among the sources."""
+    names = [name for name in os.listdir(folder + "/examples")
+             if name.endswith(".py") and (folder, name) != (PYTHON, "__init__.py")]
+    return {name: digest(os.path.join(folder, "examples", name)) for name in names}
 
 
 def validate(test, path, good=True):
@@ -190,6 +198,11 @@ class DocumentsTest(unittest.TestCase):
                 if command[0] == "mandoc":
                     self.assertEqual(done.stdout, "")
 
+    def test_examples_of_the_python_client(self):
+        self.assertGreaterEqual(len(examples(PYTHON)), 7)
+        for root in (packed.BUNDLE, packed.INSTALLED + "/usr"):
+            self.assertEqual(examples(root + "/share/doc/packrat"), examples(PYTHON))
+
     def completed(self, program, *words):
         script = os.path.join(packed.BUNDLE, "share/bash-completion/completions", program)
         return run("bash", "-c", 'source "$1"; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); '
@@ -216,6 +229,11 @@ class WheelTest(unittest.TestCase):
             self.assertEqual(run(python, "-c", "import importlib.metadata as m, packrat_client\n"
                                  "print(m.version('packrat-client'), packrat_client.__file__)").split(),
                              [packed.VERSION, folder + "/lib/python3.11/site-packages/packrat_client/__init__.py"])
+            self.assertEqual(examples(folder + "/share/doc/packrat-client"), examples(PYTHON))
+            with Running(packed.BUNDLE + "/bin/packrat_server", model=os.path.join(packed.BUNDLE, DEMO)) as server:
+                text = run(python, folder + "/share/doc/packrat-client/examples/complete.py", "Once upon a time",
+                           "--max_tokens=8", "--address=" + server.address)
+            self.assertRegex(text, "^Once upon a time.{8}")
 
 
 class CudaTest(unittest.TestCase):

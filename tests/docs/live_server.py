@@ -35,7 +35,7 @@ class Checkout:
         shutil.copy(os.path.join(source, "dev"), folder)
         os.mkdir(os.path.join(folder, "deploy"))
         shutil.copy(os.path.join(source, "deploy/install.sh"), os.path.join(folder, "deploy"))
-        for name in ("docs", "models", "README.md", "tests"):
+        for name in ("docs", "models", "README.md", "server", "tests"):
             os.symlink(os.path.join(source, name), os.path.join(folder, name))
         tools = os.path.join(folder, ".bin")
         os.mkdir(tools)

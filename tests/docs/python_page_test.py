@@ -1,4 +1,4 @@
-"""docs/python.md and docs/client.py, by ./dev python against a real server."""
+"""docs/python.md, by ./dev python against a real server."""
 
 import os
 import re
@@ -22,7 +22,6 @@ class PythonPageTest(unittest.TestCase):
                 with open(os.path.join(folder, "page.py"), "w", encoding="utf-8") as file:
                     file.write("\nprint('\\n---')\n".join(blocks))
                 page = checkout.run("./dev python page.py")
-                example = checkout.run('./dev python docs/client.py "The little dog"')
             finally:
                 self.assertEqual(server.stop(), 0)
         self.assertEqual(page.returncode, 0, page.stderr)
@@ -31,8 +30,6 @@ class PythonPageTest(unittest.TestCase):
         for block, text in zip(blocks, said):
             self.assertTrue(text.strip(), block)
         self.assertIn("INVALID_ARGUMENT", said[-1])
-        self.assertEqual(example.returncode, 0, example.stderr)
-        self.assertGreater(len(example.stdout), 20)
 
 
 if __name__ == "__main__":

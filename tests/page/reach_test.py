@@ -192,6 +192,20 @@ class ReachTest(PageCase):
         self.assertLessEqual(page.run("document.documentElement.scrollWidth"), 390)
         self.assertEqual(page.run(SMALL), [])
 
+    def test_keys_are_told_to_those_who_have_them(self):
+        hints = "['prompt-hint', 'say-hint'].map((id) => document.getElementById(id).innerText)"
+        for size, coarse, told in (({}, False, ["Ctrl+Enter generates, Esc stops.",
+                                                "Enter sends, Shift+Enter begins a line, Esc stops."]),
+                                   ({"width": 390, "height": 844}, True, ["", "Enter sends."])):
+            page = self.open(**size)
+            page.wait_until_on()
+            page.run("for (const e of document.querySelectorAll('section')) e.hidden = false")
+            self.assertEqual(page.run("matchMedia('(pointer: coarse)').matches"), coarse)
+            self.assertEqual(page.run(hints), told)
+            # A small window has the keys of a large one.
+            page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=False)
+            self.assertEqual(page.run(hints), told)
+
     def test_every_control_has_a_name(self):
         self.assertEqual(self.ready().run(
             "[...document.querySelectorAll('button, select, textarea, input')].filter((e) =>"

@@ -40,6 +40,20 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
+def children(pid):
+    """Those that its first thread has started."""
+    with open("/proc/%d/task/%d/children" % (pid, pid), encoding="utf-8") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def runs(pid):
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class Process:
     """A server with an address and an HTTP port, which speaks TLS if there is a context for it."""
 

@@ -1,4 +1,4 @@
-"""packrat run: a server for as long as one chats."""
+"""packrat run: a server for as long as one chats. What a terminal shows of it is in run_terminal_test.py."""
 
 import os
 import signal
@@ -7,23 +7,10 @@ import tempfile
 import unittest
 
 from tests.server import processes
-from tests.server.processes import ROOT
+from tests.server.processes import ROOT, children, runs
 
 DEMO = os.path.join(ROOT, "models/demo")
 FLAGS = ["--max_tokens=5", "--ignore_eos", "--temperature=0"]
-
-
-def children(pid):
-    with open("/proc/%d/task/%d/children" % (pid, pid), encoding="utf-8") as file:
-        return [int(word) for word in file.read().split()]
-
-
-def runs(pid):
-    try:
-        with open("/proc/%d/stat" % pid, encoding="utf-8") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 class RunCommandTest(unittest.TestCase):
@@ -57,6 +44,7 @@ class RunCommandTest(unittest.TestCase):
         code, output, errors = self.run_to_end(DEMO, *FLAGS, stdin="Once upon a time\nThe dog\n")
         self.assertEqual((code, errors), (0, ""))
         self.assertEqual(len(output.splitlines()), 2)
+        self.assertNotIn("\x1b", output)
         self.assertEqual(os.listdir(self.folder), [])
         with processes.RealServer("models/demo") as server:
             whole = server.json("complete", *FLAGS, "--stop=\\n", "Once upon a time")["text"]

@@ -17,7 +17,7 @@ CTRL_C, CTRL_D, BACKSPACE = "\x03", "\x04", "\x7f"
 
 class Terminal:
 
-    def __init__(self, *command, env=None):
+    def __init__(self, *command, env=None, cwd=None):
         self.master, self.slave = pty.openpty()
         self.modes = termios.tcgetattr(self.slave)
         environment = {name: value for name, value in os.environ.items()
@@ -29,7 +29,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave,
-                                        stderr=self.slave, env=environment,
+                                        stderr=self.slave, env=environment, cwd=cwd,
                                         preexec_fn=take_terminal)
         self.raw = ""   # All that was shown.
         self._seen = 0  # So much of it was waited for.

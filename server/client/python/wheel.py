@@ -3,7 +3,8 @@
 
   wheel.py --output=FILE --version=server/version.cc --commit=SUFFIX --licence=LICENSE FILES...
 
-FILES below a folder packrat_client/ are the package's; others are passed over.
+FILES below a folder packrat_client/ are the package's. Those below examples/ go where pip puts documents, and nothing
+imports them. Others are passed over.
 """
 
 import argparse
@@ -51,6 +52,9 @@ def contents(paths, version, licence):
             _, folder, name = path.rpartition("/packrat_client/")
         if folder:
             files[folder[1:] + name] = read(path)
+        _, folder, name = path.rpartition("/examples/")
+        if folder:
+            files["packrat_client-%s.data/data/share/doc/packrat-client/examples/%s" % (version, name)] = read(path)
     description = ast.get_docstring(ast.parse(files["packrat_client/__init__.py"]))
     info = "packrat_client-%s.dist-info/" % version
     files[info + "METADATA"] = METADATA.format(

@@ -19,6 +19,7 @@
 
 #include "kernels/context.h"
 #include "kernels/cpu_target.h"
+#include "kernels/dtype.h"
 
 namespace packrat {
 
@@ -119,6 +120,25 @@ void ForEachCpu(const Body& body) {
     }
   }
   ASSERT_TRUE(SetCpuTarget("auto").ok());
+}
+
+// n weights in their stored type, starting at an odd address of `storage`; about unit size, among
+// the halves also subnormals.
+inline const void* RandomWeights(Random* random, DType type, size_t n, std::vector<char>* storage) {
+  storage->assign(n * DTypeBytes(type) + 1, 0);
+  char* to = storage->data() + 1;
+  for (size_t i = 0; i < n; ++i) {
+    const float value = random->Normal();
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (type == DType::kBF16) bits >>= 16;
+    if (type == DType::kF16) {
+      const int exponent = random->Int(0, 7) == 0 ? 0 : random->Int(11, 15);
+      bits = static_cast<uint32_t>(random->Int(0, 1) << 15 | exponent << 10 | random->Int(0, 1023));
+    }
+    std::memcpy(to + i * DTypeBytes(type), &bits, DTypeBytes(type));
+  }
+  return to;
 }
 
 }  // namespace packrat

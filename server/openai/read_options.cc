@@ -116,8 +116,11 @@ absl::Status ReadResponseFormat(const std::string& name, const OrderedJson& valu
   const OrderedJson* type = Find(value, "type");
   const std::string type_name = absl::StrCat(name, ".type");
   if (type == nullptr) return Refuse(type_name, "is missing");
-  if (*type == "text") return absl::OkStatus();
-  if (*type == "json_object") return ReadJsonSchema(name, {{"type", "object"}}, draft);
+  if (*type == "text" || *type == "json_object") {
+    const absl::Status others = OnlyMembers(name, value, {"type"});
+    if (!others.ok() || *type == "text") return others;
+    return ReadJsonSchema(name, {{"type", "object"}}, draft);
+  }
   if (*type != "json_schema") {
     return MustBe(type_name, *type, "\"text\", \"json_object\" or \"json_schema\"");
   }
@@ -127,6 +130,13 @@ absl::Status ReadResponseFormat(const std::string& name, const OrderedJson& valu
   const OrderedJson* holder = flat ? &value : Find(value, "json_schema");
   if (holder == nullptr) return Refuse(outer, "is missing");
   if (!holder->is_object()) return MustBe(outer, *holder, "an object");
+  absl::Status others =
+      flat ? OnlyMembers(name, value, {"type", "name", "description", "schema", "strict"})
+           : OnlyMembers(name, value, {"type", "json_schema"});
+  if (others.ok() && !flat) {
+    others = OnlyMembers(outer, *holder, {"name", "description", "schema", "strict"});
+  }
+  if (!others.ok()) return others;
   const OrderedJson* schema = Find(*holder, "schema");
   const std::string schema_name = absl::StrCat(outer, ".schema");
   if (schema == nullptr) return Refuse(schema_name, "is missing");

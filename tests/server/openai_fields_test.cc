@@ -41,6 +41,9 @@ TEST(Options, ConstraintsOfTheText) {
     EXPECT_EQ(Calls(Complete(body + option + "}")), R"(text: "a" regex: "x+")") << option;
   }
   EXPECT_EQ(Calls(Complete(body + R"("guided_grammar": "g"})")), R"(text: "a" grammar: "g")");
+  EXPECT_EQ(Calls(Respond(R"({"input": "a", "text": {"format": {"type": "json_schema",
+                "schema": {}, "json_schema": {}}}})")),
+            "refused: text.format.json_schema is not known here");
   EXPECT_EQ(Calls(Respond(R"({"input": "a", "text": {"format": {"type": "json_schema", "name": "n",
       "schema": {"type": "object"}}}})")),
             json + R"( chat { messages { role: "user" content: "a" } })");
@@ -52,6 +55,14 @@ TEST(Options, ConstraintsOfTheText) {
       {R"("response_format": {"type": "xml"}})",
        R"(400 response_format.type: response_format.type is "xml"; must be "text", "json_object" or )"
        R"("json_schema")"},
+      {R"("response_format": {"type": "text", "schema": {}}})",
+       "400 response_format.schema: response_format.schema is not known here"},
+      {R"("response_format": {"type": "json_object", "schema": {}}})",
+       "400 response_format.schema: response_format.schema is not known here"},
+      {R"("response_format": {"type": "json_schema", "schema": {}, "json_schema": {"schema": {}}}})",
+       "400 response_format.schema: response_format.schema is not known here"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {"schema": {}, "x": 1}}})",
+       "400 response_format.json_schema.x: response_format.json_schema.x is not known here"},
       {R"("response_format": {"type": "json_schema"}})",
        "400 response_format.json_schema: response_format.json_schema is missing"},
       {R"("response_format": {"type": "json_schema", "json_schema": {"schema": 1}}})",

@@ -98,6 +98,8 @@ class ReplicaKilledTest(unittest.TestCase):
             self.assertEqual(self.say(home, handle, TURNS[0])[0], expected[0])
             busy = [home.start_client("complete", "--ignore_eos", "--max_tokens=3000", TURNS[0])
                     for _ in range(2)]
+            # The first waits a moment too, before it runs.
+            processes.wait_for(lambda: home.metric("packrat_requests_running{") == 1)
             processes.wait_for(lambda: home.metric("packrat_requests_waiting{") == 1)
             refused = home.client("complete", *FLAGS, "--session=" + handle, TURNS[1])
             self.assertEqual(refused.returncode, 1)

@@ -33,6 +33,25 @@ int64_t TellRedis(const RedisAddress& address, const RedisConnection::Command& c
   return replies.ok() ? replies->at(0)->integer : 0;
 }
 
+// A socket at a port of this machine that was free.
+int BoundSocket(int* port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  *port = ntohs(address.sin_port);
+  return fd;
+}
+
+int FreePort() {
+  int port;
+  close(BoundSocket(&port));
+  return port;
+}
+
 class RedisStoreTest : public testing::Test {
  protected:
   RedisStoreTest() {
@@ -268,7 +287,9 @@ TEST_F(RedisStoreTest, FewCommandsAreEnough) {
 
 // Where names of two slots in one transaction are refused.
 TEST(RedisStore, ANodeOfAClusterTakesSessions) {
-  const RedisProcess redis("", {"--cluster-enabled", "yes"});
+  // It listens for other nodes, by itself at a port that another test's may have.
+  const int port = FreePort();
+  const RedisProcess redis("", {"--cluster-enabled", "yes", "--cluster-port", absl::StrCat(port)});
   RedisStoreOptions options;
   options.address.path = redis.Path();
   options.piece_bytes = 5000;
@@ -284,14 +305,9 @@ TEST(RedisStore, ANodeOfAClusterTakesSessions) {
 
 // Bytes that never stop coming do not keep a call alive.
 TEST(RedisStore, ADripIsUnavailable) {
-  const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ASSERT_EQ(bind(listening, reinterpret_cast<sockaddr*>(&address), size), 0);
+  int port;
+  const int listening = BoundSocket(&port);
   ASSERT_EQ(listen(listening, 1), 0);
-  ASSERT_EQ(getsockname(listening, reinterpret_cast<sockaddr*>(&address), &size), 0);
   std::atomic<bool> stop{false};
   std::thread drip([&] {
     const int fd = accept(listening, nullptr, nullptr);
@@ -301,7 +317,7 @@ TEST(RedisStore, ADripIsUnavailable) {
     close(fd);
   });
   RedisStoreOptions options;
-  options.address.port = ntohs(address.sin_port);
+  options.address.port = port;
   options.timeout = absl::Milliseconds(200);
   RedisStore store(options);
   const absl::Status status = GetAll(&store, {"t", "h"}).status();

@@ -81,6 +81,10 @@ bool CpuHasBFloat16() {
   return Chosen().bit == HWY_AVX3 && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
+bool CpuPrefersBFloat16() {
+  return CpuHasBFloat16() && (CpuHasTiles() || __builtin_cpu_is("intel") == 0);
+}
+
 bool CpuHasTiles() { return Chosen().tiles; }
 
 }  // namespace packrat

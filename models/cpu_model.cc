@@ -24,7 +24,8 @@ namespace {
 Arithmetic ArithmeticOf(ActivationType activations) {
   if (activations == ActivationType::kFloat32) return Arithmetic::kFloat32;
   // In both cases quantised weights are multiplied in bytes.
-  return CpuHasBFloat16() ? Arithmetic::kBFloat16 : Arithmetic::kInt8;
+  return activations == ActivationType::kBFloat16 || CpuPrefersBFloat16() ? Arithmetic::kBFloat16
+                                                                          : Arithmetic::kInt8;
 }
 
 class CpuModel : public HostModel {

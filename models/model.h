@@ -30,10 +30,9 @@ using ActivationObserver = std::function<void(int point, const float* x)>;
 
 // What products multiply in on the CPU (kernels/matmul.h). kFloat32 rounds no activation. kBFloat16
 // uses dot products of bfloat16 for weights that are stored in bfloat16, and rounds the activations
-// for them. kAuto is the quicker of the two: bfloat16 if the processor has it. Unless it is
+// for them. kAuto is the quicker of the two: bfloat16 where CpuPrefersBFloat16(). Unless it is
 // kFloat32, activations are rounded to 8 bits for quantised weights. Where products round
-// activations, attention rounds as well if the processor has dot products of bfloat16
-// (kernels/attention.h).
+// activations, attention rounds to bfloat16 as well, by the same choice (kernels/attention.h).
 enum class ActivationType { kAuto, kFloat32, kBFloat16 };
 
 // How matrices are kept: as the checkpoint has them, or quantised while they are read

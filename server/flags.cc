@@ -89,7 +89,8 @@ ABSL_FLAG(
 ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "
-    "stored in bfloat16, on processors with AVX512-BF16), or auto: bfloat16 where it can be.");
+    "stored in bfloat16, on processors with AVX512-BF16), or auto: the quicker of the "
+    "two here.");
 ABSL_FLAG(
     std::string, tool_format, "auto",
     "How the model writes calls of tools, which OpenAI's endpoints find in its answers: auto (as "

@@ -4,9 +4,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cpu_target.h"
+#include "kernels/matmul.h"
 #include "models/cpu_model.h"
 #include "tests/bench/random_model.h"
 #include "tests/bench/random_texts.h"
@@ -31,6 +32,16 @@ double FlopsPerToken(const LanguageModel& model, bool logits) {
   return weights;  // Two operations per parameter of two bytes.
 }
 
+double PeakOf(const LanguageModel& model, const MachineLimits& limits) {
+  const std::string id = model.numerics_id();
+  if (absl::StrContains(id, ArithmeticName(Arithmetic::kInt8)) && limits.byte_ops_per_second > 0) {
+    return limits.byte_ops_per_second;
+  }
+  return absl::StrContains(id, ArithmeticName(Arithmetic::kBFloat16))
+             ? limits.bfloat16_flops_per_second
+             : limits.flops_per_second;
+}
+
 void BenchModel(const std::string& dir, const ModelOptions& options, const MachineLimits& limits) {
   WriteRandomModel(dir + "/hybrid350m", Hybrid350M());
   ModelOptions stored = options;
@@ -41,10 +52,7 @@ void BenchModel(const std::string& dir, const ModelOptions& options, const Machi
   const double prompt_flops = FlopsPerToken(*as_stored, false);
   const double start = Now();
   const auto model = Load(dir + "/hybrid350m", options);
-  const double peak = options.activations == ActivationType::kFloat32 || !CpuHasBFloat16()
-                          ? limits.flops_per_second
-                      : options.weights == WeightFormat::kStored ? limits.bfloat16_flops_per_second
-                                                                 : limits.byte_ops_per_second;
+  const double peak = PeakOf(*model, limits);
   Row("load hybrid350m", Now() - start, "s", 0, absl::StrCat(model->weight_bytes() >> 20, " MiB"));
   const auto bytes = static_cast<double>(model->weight_bytes());
   {

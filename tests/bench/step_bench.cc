@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cpu_target.h"
 #include "models/cpu_model.h"
 #include "models/state_layout.h"
 #include "runtime/step_model.h"
@@ -139,9 +138,7 @@ void BenchSteps(const std::string& model_dir, int threads, ActivationType activa
       absl::StrCat("the largest ", 100 * worst));
   const auto& [step, token, row, read, pair] = fit.prices();
   const auto weights = static_cast<double>((*model)->weight_bytes());
-  const double peak = activations != ActivationType::kFloat32 && CpuHasBFloat16()
-                          ? limits.bfloat16_flops_per_second
-                          : limits.flops_per_second;
+  const double peak = PeakOf(**model, limits);
   Row("step: price of a step", 1e3 * step, "ms", 1e3 * weights / limits.read_bytes_per_second,
       "limit: to read the weights");
   Row("step: price of a token", 1e6 * token, "us", 1e6 * FlopsPerToken(**model, false) / peak,

@@ -33,6 +33,15 @@ absl::Status Fetch(const CallContext& call, const std::string& handle) {
   return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt);
 }
 
+// For those who only look at it.
+absl::StatusOr<SessionInfo> Look(const CallContext& call, const std::string& handle,
+                                 std::vector<int32_t>* text) {
+  const SessionOwner owner = OwnerOf(call.tenant);
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored != nullptr) return stored->Look(owner, handle, text);
+  return call.environment->sessions->Get(owner, handle, SteadyNow(), text);
+}
+
 absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& changed,
                    v1::Session* response) {
   StoredSessions* const stored = call.environment->stored.load();
@@ -95,13 +104,9 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
 
 absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& request,
                         v1::Session* response) {
-  absl::Status status = Fetch(call, request.session());
-  if (!status.ok()) return status;
   std::vector<int32_t> text;
-  status = Fill(call,
-                SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
-                                     request.include_token_ids() ? &text : nullptr),
-                response);
+  const absl::Status status = Fill(
+      call, Look(call, request.session(), request.include_token_ids() ? &text : nullptr), response);
   response->mutable_token_ids()->Assign(text.begin(), text.end());
   return status.ok() ? CheckAnswer(*response, "include_token_ids") : status;
 }
@@ -137,11 +142,9 @@ absl::Status RewindSession(const CallContext& call, const v1::RewindSessionReque
 absl::Status DeleteSession(const CallContext& call, const v1::DeleteSessionRequest& request,
                            v1::DeleteSessionResponse*) {
   const SessionOwner owner = OwnerOf(call.tenant);
-  absl::Status status = Fetch(call, request.session());
-  if (status.ok()) status = SessionsOf(call).Delete(owner, request.session(), SteadyNow());
   StoredSessions* const stored = call.environment->stored.load();
-  if (!status.ok() || stored == nullptr) return status;
-  return stored->Delete(owner, request.session());
+  if (stored != nullptr) return stored->Delete(owner, request.session());
+  return SessionsOf(call).Delete(owner, request.session(), SteadyNow());
 }
 
 }  // namespace packrat

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -147,6 +148,12 @@ bool IsOver(const std::string& path, absl::Time now) {
 
 }  // namespace
 
+bool OthersMayReadOrWrite(const std::string& folder) {
+  constexpr mode_t kReadOrWrite = S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH;
+  struct stat found = {};
+  return stat(folder.c_str(), &found) == 0 && (found.st_mode & kReadOrWrite) != 0;
+}
+
 // Goes through the folders of all tenants, a little at a time, whatever comes and goes meanwhile.
 // What cannot be read is passed over.
 class DirectoryStore::Walk {
@@ -179,7 +186,6 @@ class DirectoryStore::Walk {
 absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
     DirectoryStoreOptions options) {
   std::error_code error;
-  // Files have the names of handles, and whoever knows one may use its session.
   if (fs::create_directories(options.folder, error)) {
     fs::permissions(options.folder, fs::perms::owner_all, error);
   }
@@ -188,6 +194,13 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
   }
   if (access(options.folder.c_str(), R_OK | W_OK | X_OK) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat(options.folder, ": cannot be written"));
+  }
+  // Earlier versions let others list these.
+  for (fs::directory_iterator it(options.folder, error); it != fs::directory_iterator();
+       it.increment(error)) {
+    if (!IsTenant(*it)) continue;
+    std::error_code others;  // Belong to another user.
+    fs::permissions(it->path(), fs::perms::owner_all, others);
   }
   return std::unique_ptr<DirectoryStore>(new DirectoryStore(std::move(options)));
 }
@@ -210,8 +223,7 @@ absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Sou
                                  absl::Duration ttl) {
   Sweep(kEntriesAPut);
   const std::string path = PathOf(key);
-  std::error_code error;
-  fs::create_directory(FolderOf(key), error);
+  mkdir(FolderOf(key).c_str(), 0700);  // Where it cannot be made, nor can the file.
   auto file = PendingFile::Create(path);
   if (!file.ok()) return AsStoreStatus(file.status());
   Header header;

@@ -23,10 +23,14 @@ struct DirectoryStoreOptions {
   absl::Duration sweep_interval = absl::Minutes(1);  // From one sweep's begin to the next one's.
 };
 
+// Whether others than the user that has it may list a folder, or write into it.
+bool OthersMayReadOrWrite(const std::string& folder);
+
 class DirectoryStore : public SessionStore {
  public:
   ~DirectoryStore() override;
-  // The folder cannot be made or written: the reason.
+  // The folder cannot be made or written: the reason. What it makes is its user's alone: files have
+  // the names of handles, and whoever knows one may use its session.
   static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(DirectoryStoreOptions options);
 
   absl::Status Put(const StoreKey& key, int64_t version, const Source& next,

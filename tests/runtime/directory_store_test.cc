@@ -239,7 +239,26 @@ TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNotReplaced) {
 }
 
 TEST_F(DirectoryStoreTest, NobodyElseReadsTheNamesOfSessions) {
-  EXPECT_EQ(fs::status(folder_ + "/sessions").permissions(), fs::perms::owner_all);
+  const std::string folder = folder_ + "/sessions", tenant = folder + "/tenant-t";
+  EXPECT_EQ(fs::status(folder).permissions(), fs::perms::owner_all);
+  EXPECT_FALSE(OthersMayReadOrWrite(folder));
+  // Nor where the folder was there already.
+  fs::permissions(folder, fs::perms::all);
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  EXPECT_EQ(fs::status(tenant).permissions(), fs::perms::owner_all);
+  // Earlier versions did.
+  fs::permissions(tenant, fs::perms::all);
+  Open();
+  EXPECT_EQ(fs::status(tenant).permissions(), fs::perms::owner_all);
+  EXPECT_EQ(fs::status(folder).permissions(), fs::perms::all);  // That is not ours.
+  for (const fs::perms more : {fs::perms::group_read, fs::perms::group_write,
+                               fs::perms::others_read, fs::perms::others_write}) {
+    fs::permissions(folder, fs::perms::owner_all | more);
+    EXPECT_TRUE(OthersMayReadOrWrite(folder)) << static_cast<int>(more);
+  }
+  fs::permissions(folder, fs::perms::owner_all | fs::perms::others_exec);
+  EXPECT_FALSE(OthersMayReadOrWrite(folder));
+  EXPECT_FALSE(OthersMayReadOrWrite(folder_ + "/none"));
 }
 
 TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {

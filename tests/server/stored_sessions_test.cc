@@ -360,6 +360,24 @@ TEST(StoppingWithAStore, ATurnThatIsBeingStoredIsStored) {
   EXPECT_EQ(other.TextOf(session), text + last.ids);
 }
 
+TEST(SessionStoreFolder, TheLogTellsIfOthersMayReadIt) {
+  const std::string folder = ShortFolder(), store = folder + "/store";
+  TestServer::Options options;
+  options.server.session_store = store;
+  const auto told = [&] {
+    TestServer server(options);
+    const std::vector<std::string> lines = server.log_lines();
+    return std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
+      return line.find("others than the server's user may read") != std::string::npos &&
+             line.find(store) != std::string::npos;
+    });
+  };
+  EXPECT_EQ(told(), 0);
+  std::filesystem::permissions(store, std::filesystem::perms(0755));
+  EXPECT_EQ(told(), 1);
+  std::filesystem::remove_all(folder);
+}
+
 TEST(SessionStoreFlags, WrongOnesAreNamed) {
   Logger log(Logger::Format::kText, [](const std::string&) {});
   const struct {

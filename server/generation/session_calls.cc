@@ -8,6 +8,7 @@
 #include "models/bounds.h"
 #include "models/state_layout.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "runtime/engine.h"
 #include "runtime/saved_state.h"
 #include "runtime/steady_clock.h"
 
@@ -75,7 +76,9 @@ void FillSession(const SessionInfo& info, const ServedModel& served, v1::Session
   session->set_age_seconds(absl::ToDoubleSeconds(info.age));
   session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
   session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
-  session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
+  if (served.engine->options().prefix_cache) {
+    session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
+  }
   if (info.tokens > 0 && !dials.empty()) session->set_rat_plus_dial(dials[info.dials.last]);
 }
 

@@ -67,7 +67,8 @@ void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first,
 
 Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {
   if (FormatOf(embedding.type, formats_.output) == embedding.type) return embedding;
-  const Weight output = Output(name, embedding.out, embedding.in);
+  Weight output;
+  loader_->TakeAgain([&] { output = Output(name, embedding.out, embedding.in); });
   quantized_.erase(name);
   return output;
 }

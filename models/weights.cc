@@ -171,6 +171,12 @@ void WeightLoader::Groups(const std::string& name, const std::vector<int64_t>& s
   });
 }
 
+void WeightLoader::TakeAgain(absl::FunctionRef<void()> take) {
+  const uint64_t hash = hash_;
+  take();
+  hash_ = hash;
+}
+
 bool WeightLoader::Read(const std::string& name, const TensorView& view, size_t first,
                         size_t bytes) {
   buffer_.resize(std::max(buffer_.size(), bytes));

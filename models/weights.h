@@ -46,6 +46,9 @@ class WeightLoader {
               DType format, absl::FunctionRef<void(int row, int group, const QuantGroup&)> take);
   // A tensor of this shape as float32, row-major.
   std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape);
+  // Calls `take`, which takes what was taken before once more, for another format: hash() has it
+  // already, and does not depend on formats.
+  void TakeAgain(absl::FunctionRef<void()> take);
   // For an error that the caller finds in a tensor.
   void Refuse(const std::string& name, const std::string& why);
   // How a tensor is stored; float32 if there is no such tensor.
@@ -63,7 +66,7 @@ class WeightLoader {
   // Of measuring: all errors, Finish() included.
   std::vector<std::string> Problems() const;
   size_t float_bytes() const { return float_bytes_; }  // Of all Floats().
-  // Of all names, types, shapes and bits taken so far.
+  // Of all names, types, shapes and bits taken so far, but for TakeAgain().
   uint64_t hash() const { return hash_; }
 
  private:

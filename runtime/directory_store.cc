@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +30,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kPieceBytes = size_t{1} << 20;
+constexpr absl::string_view kTenantPrefix = "tenant-";  // Of folders.
+constexpr std::chrono::hours kDamagedAge{24};
 
 // Before the bytes of a session in its file.
 struct Header {
@@ -124,12 +127,65 @@ absl::StatusOr<Header> ReadHeader(const std::string& path, absl::Time now) {
   return HeaderOf(fd, path, now);
 }
 
+bool IsTenant(const fs::directory_entry& entry) {
+  std::error_code error;
+  return absl::StartsWith(entry.path().filename().string(), kTenantPrefix) &&
+         entry.symlink_status(error).type() == fs::file_type::directory;
+}
+
+// By the disk's clock.
+bool IsOlder(const std::string& path, std::chrono::hours age) {
+  std::error_code error;
+  const fs::file_time_type written = fs::last_write_time(path, error);
+  return !error && fs::file_time_type::clock::now() - written > age;
+}
+
+// What is damaged does not say when its time is over. Somebody may want to look at it.
+bool IsOver(const std::string& path, absl::Time now) {
+  const absl::Status status = ReadHeader(path, now).status();
+  return absl::IsNotFound(status) || (absl::IsDataLoss(status) && IsOlder(path, kDamagedAge));
+}
+
 }  // namespace
+
+bool OthersMayReadOrWrite(const std::string& folder) {
+  constexpr mode_t kReadOrWrite = S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH;
+  struct stat found = {};
+  return stat(folder.c_str(), &found) == 0 && (found.st_mode & kReadOrWrite) != 0;
+}
+
+// Goes through the folders of all tenants, a little at a time, whatever comes and goes meanwhile.
+// What cannot be read is passed over.
+class DirectoryStore::Walk {
+ public:
+  explicit Walk(const std::string& folder) { tenants_ = Entries(folder, error_); }
+
+  bool over() const { return tenants_ == Entries(); }
+  // Of a session's file; empty where a folder begins or ends.
+  std::string path() const { return files_ == Entries() ? "" : files_->path().string(); }
+  // Reads one entry of one folder.
+  void Next() {
+    if (std::exchange(opened_, true)) {
+      if (files_ != Entries()) files_.increment(error_);
+    } else if (IsTenant(*tenants_)) {
+      files_ = Entries(tenants_->path(), error_);
+    }
+    if (files_ != Entries()) return;
+    tenants_.increment(error_);
+    opened_ = false;
+  }
+
+ private:
+  // Not by ranges, which throw what goes wrong.
+  using Entries = fs::directory_iterator;
+  Entries tenants_, files_;
+  bool opened_ = false;  // The folder of this tenant.
+  std::error_code error_;
+};
 
 absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
     DirectoryStoreOptions options) {
   std::error_code error;
-  // Files have the names of handles, and whoever knows one may use its session.
   if (fs::create_directories(options.folder, error)) {
     fs::permissions(options.folder, fs::perms::owner_all, error);
   }
@@ -139,11 +195,22 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
   if (access(options.folder.c_str(), R_OK | W_OK | X_OK) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat(options.folder, ": cannot be written"));
   }
+  // Earlier versions let others list these.
+  for (fs::directory_iterator it(options.folder, error); it != fs::directory_iterator();
+       it.increment(error)) {
+    if (!IsTenant(*it)) continue;
+    std::error_code others;  // Belong to another user.
+    fs::permissions(it->path(), fs::perms::owner_all, others);
+  }
   return std::unique_ptr<DirectoryStore>(new DirectoryStore(std::move(options)));
 }
 
+DirectoryStore::DirectoryStore(DirectoryStoreOptions options) : options_(std::move(options)) {}
+
+DirectoryStore::~DirectoryStore() = default;
+
 std::string DirectoryStore::FolderOf(const StoreKey& key) const {
-  return absl::StrCat(options_.folder, "/tenant-", Escaped(key.tenant));
+  return absl::StrCat(options_.folder, "/", kTenantPrefix, Escaped(key.tenant));
 }
 
 std::string DirectoryStore::PathOf(const StoreKey& key) const {
@@ -152,20 +219,11 @@ std::string DirectoryStore::PathOf(const StoreKey& key) const {
   return absl::StrCat(FolderOf(key), "/", key.handle);
 }
 
-bool DirectoryStore::SweepIsDue() {
-  const absl::Time now = options_.now();
-  const MutexLock lock(&mutex_);
-  if (now < last_sweep_ + options_.sweep_interval) return false;
-  last_sweep_ = now;
-  return true;
-}
-
 absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Source& next,
                                  absl::Duration ttl) {
-  if (SweepIsDue()) RemoveExpired();
+  Sweep(kEntriesAPut);
   const std::string path = PathOf(key);
-  std::error_code error;
-  fs::create_directory(FolderOf(key), error);
+  mkdir(FolderOf(key).c_str(), 0700);  // Where it cannot be made, nor can the file.
   auto file = PendingFile::Create(path);
   if (!file.ok()) return AsStoreStatus(file.status());
   Header header;
@@ -236,34 +294,52 @@ absl::Status DirectoryStore::Delete(const StoreKey& key) {
   return AsStoreStatus(absl::ErrnoToStatus(errno, path));
 }
 
-int DirectoryStore::RemoveExpired() {
+std::unique_ptr<DirectoryStore::Walk> DirectoryStore::TakeWalk() {
   const absl::Time now = options_.now();
-  int removed = 0;
-  std::error_code error;
-  // Not by a range, which throws what goes wrong.
-  using Folder = fs::directory_iterator;
-  for (Folder tenant(options_.folder, error); tenant != Folder(); tenant.increment(error)) {
-    if (!tenant->is_directory(error)) continue;
-    for (Folder it(tenant->path(), error); it != Folder(); it.increment(error)) {
-      const fs::directory_entry& entry = *it;
-      const std::string path = entry.path().string();
-      if (absl::StartsWith(entry.path().filename().string(), PendingFile::kPrefix)) {
-        // Nobody writes one session for an hour.
-        const fs::file_time_type written = entry.last_write_time(error);
-        if (!error && fs::file_time_type::clock::now() - written > std::chrono::hours(1)) {
-          fs::remove(entry.path(), error);
-        }
-        continue;
-      }
-      // Again under the lock: it may just have been written anew.
-      if (!absl::IsNotFound(ReadHeader(path, now).status())) continue;
-      const FolderLock lock(options_.folder, options_.lock_timeout);
-      if (!lock.status().ok()) return removed;
-      if (!absl::IsNotFound(ReadHeader(path, now).status())) continue;
-      if (unlink(path.c_str()) == 0) ++removed;
-    }
+  const MutexLock lock(&mutex_);
+  if (sweeping_ || (walk_ == nullptr && now < last_sweep_ + options_.sweep_interval)) {
+    return nullptr;
   }
+  sweeping_ = true;
+  if (walk_ != nullptr) return std::move(walk_);
+  last_sweep_ = now;
+  return std::make_unique<Walk>(options_.folder);
+}
+
+void DirectoryStore::GiveBack(std::unique_ptr<Walk> walk) {
+  const MutexLock lock(&mutex_);
+  sweeping_ = false;
+  if (!walk->over()) walk_ = std::move(walk);
+}
+
+int DirectoryStore::Sweep(int entries) {
+  std::unique_ptr<Walk> walk = TakeWalk();
+  if (walk == nullptr) return 0;
+  int removed = 0;
+  for (; entries > 0 && !walk->over(); --entries) {
+    const std::string path = walk->path();
+    if (!path.empty() && !RemoveIfOver(path, &removed)) break;
+    walk->Next();
+  }
+  GiveBack(std::move(walk));
   return removed;
+}
+
+bool DirectoryStore::RemoveIfOver(const std::string& path, int* removed) {
+  const std::string name = path.substr(path.rfind('/') + 1);
+  if (absl::StartsWith(name, PendingFile::kPrefix)) {
+    std::error_code error;
+    // Nobody writes one session for an hour.
+    if (IsOlder(path, std::chrono::hours(1))) fs::remove(path, error);
+    return true;
+  }
+  // What is no session's is not ours to remove.
+  if (Escaped(name) != name || !IsOver(path, options_.now())) return true;
+  const FolderLock lock(options_.folder, absl::ZeroDuration());
+  if (!lock.status().ok()) return false;
+  // Again under the lock: it may just have been written anew.
+  if (IsOver(path, options_.now()) && unlink(path.c_str()) == 0) ++*removed;
+  return true;
 }
 
 }  // namespace packrat

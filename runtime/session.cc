@@ -274,6 +274,13 @@ Sessions::Session Sessions::Fresh(SessionContent content) const {
   return session;
 }
 
+SessionInfo Sessions::Preview(absl::string_view handle, int64_t revision,
+                              SessionContent content) const {
+  Map::value_type entry(KeyOf(handle), Fresh(std::move(content)));
+  entry.second.revision = revision;
+  return Describe(entry, entry.second.created);
+}
+
 absl::StatusOr<SessionInfo> Sessions::Restore(const SessionOwner& owner, SessionContent content,
                                               absl::Time now) {
   MutexLock lock(&mutex_);

@@ -97,7 +97,9 @@ class Sessions {
                                       int64_t revision, SessionContent content, absl::Time now) {
     return Adopt(owner, handle, revision, std::move(content), now, /*if_newer=*/false);
   }
-  // The same under a handle of its own.
+  // What Adopt() would make of such a session, which stays where it is.
+  SessionInfo Preview(absl::string_view handle, int64_t revision, SessionContent content) const;
+  // As Adopt(), under a handle of its own.
   absl::StatusOr<SessionInfo> Restore(const SessionOwner& owner, SessionContent content,
                                       absl::Time now);
   // Whether Create() may give such a handle.

@@ -19,24 +19,36 @@ StoreKey KeyOf(const SessionOwner& owner, absl::string_view handle) {
 
 }  // namespace
 
-absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view handle,
-                                   const std::optional<StateSpace>& space, absl::Time now) {
-  if (!Sessions::IsHandle(handle)) return sessions_->Get(owner, handle, now).status();
-  const auto here = sessions_->Get(owner, handle, now);
+absl::StatusOr<bool> SessionArchive::IsNewerThere(const StoreKey& key,
+                                                  const absl::StatusOr<SessionInfo>& here) {
+  if (!Sessions::IsHandle(key.handle)) return here.status();
   // While a call generates in it, others see it as it was before; who would change it is refused.
-  if (here.ok() && here->busy) return absl::OkStatus();
-  const absl::StatusOr<int64_t> version = store_->Version(KeyOf(owner, handle));
-  if (here.ok() && (!version.ok() || *version <= here->revision)) return absl::OkStatus();
+  if (here.ok() && here->busy) return false;
+  const absl::StatusOr<int64_t> version = store_->Version(key);
+  if (here.ok()) return version.ok() && *version > here->revision;
   // Nobody's, in the words for it, or that the store does not answer.
   if (absl::IsNotFound(version.status())) return here.status();
   if (!version.ok()) return version.status();
+  return true;
+}
 
+absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view handle,
+                                   const std::optional<StateSpace>& space, absl::Time now) {
+  const auto here = sessions_->Get(owner, handle, now);
+  const absl::StatusOr<bool> newer = IsNewerThere(KeyOf(owner, handle), here);
+  if (!newer.ok()) return newer.status();
+  if (!*newer) return absl::OkStatus();
   std::optional<SessionInput> input;
   const auto stored = Get(KeyOf(owner, handle), /*with_state=*/space.has_value(), &input);
   if (!stored.ok()) return absl::IsNotFound(stored.status()) ? here.status() : stored.status();
   const auto adopted =
       sessions_->Adopt(owner, handle, *stored, SessionTransfer::ContentOf(input->state()), now);
   if (absl::IsAborted(adopted.status())) return absl::OkStatus();  // One has begun meanwhile.
+  if (absl::IsResourceExhausted(adopted.status())) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this replica has no room for the session, which the session store has: ",
+                     adopted.status().message()));
+  }
   if (!adopted.ok()) return adopted.status();
   if (!space.has_value()) return absl::OkStatus();
   StateSpace from = *space;
@@ -44,6 +56,21 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   // Whether it finds room or not, the text is here.
   input->Keep(std::move(from)).IgnoreError();
   return absl::OkStatus();
+}
+
+absl::StatusOr<SessionInfo> SessionArchive::Look(const SessionOwner& owner,
+                                                 absl::string_view handle, absl::Time now,
+                                                 std::vector<int32_t>* text) {
+  const StoreKey key = KeyOf(owner, handle);
+  auto here = sessions_->Get(owner, handle, now, text);
+  const absl::StatusOr<bool> newer = IsNewerThere(key, here);
+  if (!newer.ok()) return newer.status();
+  if (!*newer) return here;
+  absl::StatusOr<StoredText> stored = TextOf(key);
+  if (absl::IsNotFound(stored.status())) return here;
+  if (!stored.ok()) return stored.status();
+  if (text != nullptr) *text = stored->content.text;
+  return sessions_->Preview(handle, stored->revision, std::move(stored->content));
 }
 
 absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state,
@@ -144,9 +171,18 @@ bool SessionArchive::IsHere(const StoredText& text, const SessionOwner& owner,
          text.content.turns == here->turns && text.content.dials == here->dials;
 }
 
-absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle) {
-  if (!Sessions::IsHandle(handle)) return absl::OkStatus();
-  return store_->Delete(KeyOf(owner, handle));
+absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle,
+                                    absl::Time now) {
+  const absl::Status here = sessions_->Delete(owner, handle, now);
+  if (absl::IsAborted(here) || !Sessions::IsHandle(handle)) return here;
+  const StoreKey key = KeyOf(owner, handle);
+  if (!here.ok()) {
+    const absl::Status there = store_->Version(key).status();
+    if (absl::IsNotFound(there)) return here;
+    // What is damaged is there.
+    if (!there.ok() && !absl::IsDataLoss(there)) return there;
+  }
+  return store_->Delete(key);
 }
 
 }  // namespace packrat

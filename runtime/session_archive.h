@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "runtime/session.h"
@@ -35,10 +37,15 @@ class SessionArchive {
   // as for those who only look at it. One in which a turn is being generated here stays as it is;
   // who then begins another one, just as that one ends, goes on from it, as the store does.
   // NOT_FOUND: neither this replica nor the store has it. UNAVAILABLE: it is not here, and the
-  // store does not answer; where it is here, it goes on as it stands. Errors of DecodeSavedState()
-  // and Sessions::Adopt(), but for ABORTED.
+  // store does not answer; where it is here, it goes on as it stands. RESOURCE_EXHAUSTED: there is
+  // no room for it here. Errors of DecodeSavedState() and Sessions::Adopt(), but for ABORTED.
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
+  // A session as it is here or in the store, whichever is newer, for those who only look at it: it
+  // needs no room here, and stays where it is. `text`, where given, gets its tokens. Errors as of
+  // Fetch(), but for RESOURCE_EXHAUSTED.
+  absl::StatusOr<SessionInfo> Look(const SessionOwner& owner, absl::string_view handle,
+                                   absl::Time now, std::vector<int32_t>* text = nullptr);
   // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no
   // room or is too slow for that: its text alone. It stays in the store for its time to live, from
   // now on.
@@ -49,9 +56,15 @@ class SessionArchive {
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
                    const std::optional<StateSpace>& space, absl::Time now,
                    std::optional<StoredText>* newer = nullptr);
-  absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
+  // Here and in the store, without a look at what it holds: there need be no room for it here, and
+  // it may be damaged. NOT_FOUND: neither has it. ABORTED: a turn is being generated in it here.
+  // UNAVAILABLE: the store does not answer; it is no longer here.
+  absl::Status Delete(const SessionOwner& owner, absl::string_view handle, absl::Time now);
 
  private:
+  // Whether the store has a session as it is not here. Errors: it is in neither, or is not here
+  // and cannot be had from there.
+  absl::StatusOr<bool> IsNewerThere(const StoreKey& key, const absl::StatusOr<SessionInfo>& here);
   absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
                        const std::optional<StateSpace>& space, absl::Time now,
                        std::optional<StoredText>* newer, bool* text_alone);

@@ -1,6 +1,7 @@
 // Where sessions outlive the replica that holds them, so that another one can go on: bytes under a
-// tenant's handle. Calls wait, for a bounded time with each piece, and end when `next` or `take`
-// does so; any thread that may wait can make them.
+// tenant's handle. Calls wait, and end when `next` or `take` does so; any thread that may wait can
+// make them. With each piece a store over a network waits for a bounded time, and one in a folder
+// as long as the disk takes.
 //
 // Every entry has a version, which grows with the session (by its turns). A replica that was cut
 // off and comes back cannot put its old session over a newer one, and can ask whether there is one.

@@ -3,11 +3,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
+#include "kernels/check.h"
 #include "server/standard_output.h"
 #include "server/version.h"
 
@@ -47,18 +48,10 @@ std::string Wrapped(const std::string& text) {
   return absl::StrCat(all, "      ", line, "\n");
 }
 
-std::string Help(const std::string& usage) {
-  std::string help = absl::StrCat(usage, "\n\nFlags:\n");
-  std::map<std::string, absl::CommandLineFlag*> ours;
-  for (const auto& [name, flag] : absl::GetAllFlags()) {
-    if (absl::StartsWith(flag->Filename(), "server/")) ours.emplace(std::string(name), flag);
-  }
-  for (const auto& [name, flag] : ours) {
-    const std::string value = flag->DefaultValue();
-    absl::StrAppend(&help, "  --", name, " (default: ", value.empty() ? "none" : value, ")\n",
-                    Wrapped(flag->Help()));
-  }
-  return help;
+std::string FlagHelp(const absl::CommandLineFlag& flag) {
+  const std::string value = flag.DefaultValue();
+  return absl::StrCat("  --", flag.Name(), " (default: ", value.empty() ? "none" : value, ")\n",
+                      Wrapped(flag.Help()));
 }
 
 [[noreturn]] void Refuse(const std::string& program, const std::string& message) {
@@ -123,10 +116,10 @@ void CheckArguments(const std::string& program, const Arguments& arguments, int 
 }  // namespace
 
 std::vector<std::string> ParseCommandLine(int argc, char** argv, const std::string& program,
-                                          const std::string& usage) {
+                                          const std::function<std::string()>& help) {
   for (int i = 1; i < argc && std::strcmp(argv[i], "--") != 0; ++i) {
     if (std::strcmp(argv[i], "--help") == 0 || std::strcmp(argv[i], "-h") == 0) {
-      Print(Help(usage));
+      Print(help());
       std::exit(0);
     }
     if (std::strcmp(argv[i], "--version") == 0) {
@@ -140,6 +133,25 @@ std::vector<std::string> ParseCommandLine(int argc, char** argv, const std::stri
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
   g_parsing = false;
   return std::vector<std::string>(rest.begin() + 1, rest.end());
+}
+
+std::string FlagsHelp() {
+  std::vector<std::string> ours;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (absl::StartsWith(flag->Filename(), "server/")) ours.emplace_back(name);
+  }
+  std::sort(ours.begin(), ours.end());
+  return FlagsHelp(ours);
+}
+
+std::string FlagsHelp(const std::vector<std::string>& names) {
+  std::string help;
+  for (const std::string& name : names) {
+    const absl::CommandLineFlag* const flag = absl::FindCommandLineFlag(name);
+    PACKRAT_CHECK(flag != nullptr) << name;
+    absl::StrAppend(&help, FlagHelp(*flag));
+  }
+  return help;
 }
 
 }  // namespace packrat

@@ -233,7 +233,8 @@ namespace packrat {
 
 ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& program,
                                      const std::string& usage) {
-  const std::vector<std::string> rest = ParseCommandLine(argc, argv, program, usage);
+  const std::vector<std::string> rest = ParseCommandLine(
+      argc, argv, program, [&] { return absl::StrCat(usage, "\n\nFlags:\n", FlagsHelp()); });
   ServerOptions options;
   options.model_dir = absl::GetFlag(FLAGS_model);
   options.model_name = absl::GetFlag(FLAGS_model_name);

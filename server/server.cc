@@ -129,6 +129,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, Log
     auto opened = OpenSessionStore(options.session_store, options.session_store_password_file);
     if (!opened.ok()) return opened.status();
     store = *std::move(opened);
+    if (OthersMayUseStore(options.session_store)) {
+      log->Error(
+          "others than the server's user may read or write the folder of --session_store, where "
+          "files have the names of sessions' handles; chmod 700",
+          {{"folder", options.session_store}});
+    }
   }
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(keys));
   impl->store = std::move(store);

@@ -20,6 +20,13 @@ WorkPool::Options PoolOptions(int max_waiting) {
   return options;
 }
 
+// The log has the reason, in which there may be paths and addresses.
+absl::Status Told(const absl::Status& status) {
+  if (!absl::IsUnavailable(status)) return status;
+  return absl::UnavailableError(
+      "the session is not at this replica, and the session store does not answer");
+}
+
 }  // namespace
 
 absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::Status()>& call) {
@@ -88,11 +95,15 @@ StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* se
 
 absl::Status StoredSessions::Fetch(const SessionOwner& owner, absl::string_view handle,
                                    const std::optional<StateSpace>& space) {
-  const absl::Status status = archive_.Fetch(owner, handle, space, SteadyNow());
-  if (!absl::IsUnavailable(status)) return status;
-  // The log has the reason, in which there may be paths and addresses.
-  return absl::UnavailableError(
-      "the session is not at this replica, and the session store does not answer");
+  return Told(archive_.Fetch(owner, handle, space, SteadyNow()));
+}
+
+absl::StatusOr<SessionInfo> StoredSessions::Look(const SessionOwner& owner,
+                                                 absl::string_view handle,
+                                                 std::vector<int32_t>* text) {
+  auto info = archive_.Look(owner, handle, SteadyNow(), text);
+  if (!info.ok()) return Told(info.status());
+  return info;
 }
 
 absl::Status StoredSessions::Put(const SessionOwner& owner, absl::string_view handle,
@@ -104,10 +115,9 @@ absl::Status StoredSessions::Put(const SessionOwner& owner, absl::string_view ha
 }
 
 absl::Status StoredSessions::Delete(const SessionOwner& owner, absl::string_view handle) {
-  const absl::Status status = archive_.Delete(owner, handle);
+  const absl::Status status = archive_.Delete(owner, handle, SteadyNow());
   if (!absl::IsUnavailable(status)) return status;
-  return absl::UnavailableError(
-      "the session store, which may have the session too, does not answer");
+  return absl::UnavailableError("the session store, which may have the session, does not answer");
 }
 
 }  // namespace packrat

@@ -9,8 +9,10 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/session_archive.h"
 #include "server/log.h"
@@ -48,8 +50,8 @@ class GuardedStore : public SessionStore {
   absl::Time down_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
-// Thread-safe. Fetch(), Put() and Delete() wait, for a bounded time with each piece: call them by
-// work that Submit() was given.
+// Thread-safe. Fetch(), Look(), Put() and Delete() wait, as long as the store does with each piece:
+// call them by work that Submit() was given.
 class StoredSessions {
  public:
   // They wait more than they work. Each may hold a piece of a state, and copies for the store.
@@ -67,11 +69,16 @@ class StoredSessions {
   // the store does not answer. Other errors as of SessionArchive::Fetch().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space);
+  // A session as it is here or in the store, without bringing it here. Errors as of
+  // SessionArchive::Look().
+  absl::StatusOr<SessionInfo> Look(const SessionOwner& owner, absl::string_view handle,
+                                   std::vector<int32_t>* text);
   // After it has changed. ABORTED: another replica has changed it too, and that is what stays;
   // `newer`: see SessionArchive::Put(). Other errors: it is as it was in the store.
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
                    const std::optional<StateSpace>& space,
                    std::optional<StoredText>* newer = nullptr);
+  // Here and in the store. Errors as of SessionArchive::Delete().
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
   const GuardedStore::Stats& stats() const { return store_.stats(); }

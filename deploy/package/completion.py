@@ -29,6 +29,6 @@ def bash(program):
     """The script for a program, which lies in a file of the program's name."""
     text = flags.help_text(program)
     name = program.rsplit("/", 1)[-1]
-    words = ["--" + flag.name for flag in flags.flags(text)] + ["--help", "--version"]
+    words = ["--" + flag.name for flag in flags.flags(program)] + ["--help", "--version"]
     commands = [command.name for command in flags.commands(text, name)]
     return _SCRIPT.format(program=name, flags=" ".join(words), commands=" ".join(commands))

@@ -14,14 +14,26 @@ def help_text(program, *arguments):
                           encoding="utf-8").stdout
 
 
-def flags(text):
-    """The flags of a help text."""
-    found = [Flag(name, "" if default == "none" else default, " ".join(what.split()))
-             for name, default, what in re.findall(
-                 r"^  --(\w+) \(default: (.*)\)\n((?: {6}.*\n)+)", text, re.MULTILINE)]
+def _flags(text):
+    return [Flag(name, "" if default == "none" else default, " ".join(what.split()))
+            for name, default, what in re.findall(
+                r"^  --(\w+) \(default: (.*)\)\n((?: {6}.*\n)+)", text, re.MULTILINE)]
+
+
+def flags(program):
+    """The flags that a program's help tells, and those that the help of its commands does.
+
+    Some commands have nothing in common with the others: their flags are in their own help alone.
+    """
+    text = help_text(program)
+    texts = [help_text(program, command.name)
+             for command in commands(text, program.rsplit("/", 1)[-1])]
+    found = {flag.name: flag
+             for text in [text] + [text for text in texts if "\nand those of all commands" in text]
+             for flag in _flags(text)}
     if not found:
         raise ValueError("no flags in the help text")
-    return found
+    return [found[name] for name in sorted(found)]
 
 
 def commands(text, program):

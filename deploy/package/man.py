@@ -43,7 +43,7 @@ def page(template, program, created):
     marks = {
         "VERSION": lambda: escape(flags.version(program)),
         "DATE": lambda: date.strftime("%Y-%m-%d"),
-        "FLAGS": lambda: "".join(map(_flag, flags.flags(text))).rstrip("\n"),
+        "FLAGS": lambda: "".join(map(_flag, flags.flags(program))).rstrip("\n"),
         "COMMANDS": lambda: "".join(map(_command, flags.commands(text, name))).rstrip("\n"),
     }
 

@@ -192,7 +192,9 @@ void GpuWeights::LoadTiles(const std::vector<Rows>& parts, const Weight& weight,
 
 Weight GpuWeights::Tied(const Weight& embedding, const std::string& name) {
   if (FormatOf(embedding.type, formats_.output) == embedding.type) return embedding;
-  return Output(name, embedding.out, embedding.in);
+  Weight output;
+  loader_->TakeAgain([&] { output = Output(name, embedding.out, embedding.in); });
+  return output;
 }
 
 const float* GpuWeights::Upload(std::vector<float> values) {

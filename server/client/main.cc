@@ -1,5 +1,6 @@
 // packrat: the command-line client.
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/client/chat.h"
+#include "server/client/command_help.h"
 #include "server/client/commands.h"
 #include "server/client/connection.h"
 #include "server/client/key_command.h"
@@ -22,45 +24,6 @@
 
 namespace packrat {
 namespace {
-
-constexpr char kUsage[] =
-    "packrat: client of a Packrat server\n\n"
-    "  packrat complete [TEXT]     continue TEXT (or standard input), streamed as it comes\n"
-    "  packrat chat                turn by turn, at a terminal or from standard input\n"
-    "  packrat run MODEL           serve the model in this folder and chat with it; flags of the\n"
-    "                              server stand at the end, after --\n"
-    "  packrat score TEXT [CANDIDATE...]\n"
-    "                              log-probabilities of what may follow TEXT, or of TEXT itself\n"
-    "  packrat sessions WHAT       texts that the server keeps: create, list; with a HANDLE show,\n"
-    "                              fork, rewind, delete (complete, chat, score take --session)\n"
-    "  packrat save --session=HANDLE --output=FILE\n"
-    "                              a session with its state as a file\n"
-    "  packrat load --input=FILE   makes a session of it, at this server or another one of the "
-    "same\n"
-    "                              model, and prints its handle\n"
-    "  packrat tokenize [TEXT]     ids and pieces of TEXT\n"
-    "  packrat detokenize          text of --token_ids\n"
-    "  packrat info                what the server serves; with --model DIR what a folder holds,\n"
-    "                              without a server (packrat info --model DIR --help)\n"
-    "  packrat bench               many calls at once, and what they took\n"
-    "  packrat health              whether the server takes requests: exit code 0 if so\n"
-    "  packrat logits              logits of a model on this machine, without a server\n"
-    "                              (packrat logits --help)\n"
-    "  packrat perplexity          how well a model predicts a text, without a server\n"
-    "                              (packrat perplexity --help)\n"
-    "  packrat plan                how many sequences, states and sessions fit into a memory\n"
-    "                              (packrat plan --help)\n"
-    "  packrat quantize            a model's folder once more, in 8 or 4 bits a weight\n"
-    "                              (packrat quantize --help)\n"
-    "  packrat convert             a GGUF file as a model's folder (packrat convert --help)\n"
-    "  packrat key NAME            a new API key, and its line for the server's file of keys\n"
-    "                              (packrat key --help)\n"
-    "  packrat help\n\n"
-    "Put -- before a text that begins with a dash. Ctrl-C cancels the call; in a chat at a "
-    "terminal\n"
-    "it stops the answer. Exit codes: 0 done, 1 the server refused or the call failed, 2 a "
-    "mistake\n"
-    "in the command, 3 no server answers, 4 --deadline has passed, 130 interrupted.";
 
 int Chat(const std::vector<std::string>& arguments, Signals* signals) {
   // Outlives the thread that waits for signals.
@@ -98,6 +61,11 @@ bool HasFlag(char** begin, char** end, absl::string_view name) {
 }
 
 int Run(int argc, char** argv) {
+  char help[] = "--help";
+  if (argc == 3 && std::strcmp(argv[1], "help") == 0) {
+    argv[1] = argv[2];
+    argv[2] = help;
+  }
   // These need no server and have flags of their own.
   const std::string first = argc > 1 ? argv[1] : "";
   for (const char* tool : {"logits", "perplexity", "plan", "quantize", "convert"}) {
@@ -105,12 +73,9 @@ int Run(int argc, char** argv) {
   }
   if (first == "info" && HasFlag(argv + 2, argv + argc, "--model")) return BecomeTools(argv);
   if (first == "key") return KeyCommand(std::vector<std::string>(argv + 2, argv + argc));
-  if (argc == 2 && first == "help") {
-    char help[] = "--help";
-    char* arguments[] = {argv[0], help, nullptr};
-    ParseCommandLine(2, arguments, "packrat", kUsage);
-  }
-  std::vector<std::string> arguments = ParseCommandLine(argc, argv, "packrat", kUsage);
+  if (argc == 2 && first == "help") argv[1] = help;
+  std::vector<std::string> arguments =
+      ParseCommandLine(argc, argv, "packrat", [&] { return HelpFor(CommandIn(argc, argv)); });
   if (arguments.empty()) return UsageError("which command? complete, chat, info, ...");
   const std::string command = arguments[0];
   arguments.erase(arguments.begin());

@@ -39,16 +39,19 @@ std::string NameInScore(absl::string_view field) {
   return field == bounds::kNumLogprobs.field ? "num_logprobs" : NameOnWire(field);
 }
 
-// Fields that the API reserves: who sets one is told so by name, instead of being ignored.
-absl::Status CheckUnbuilt(const v1::GenerateRequest& wire) {
-  const std::pair<const char*, bool> unbuilt[] = {
-      {"fork_from", wire.has_fork_from()},
-      {"snapshot", wire.has_snapshot()},
+// Fields that the API never used: who sets one is told so by name, instead of being ignored.
+absl::Status CheckUnused(const v1::GenerateRequest& wire) {
+  const struct {
+    const char *field, *call;
+    bool set;
+  } unused[] = {
+      {"fork_from", "ForkSession", wire.has_fork_from()},
+      {"snapshot", "LoadSession", wire.has_snapshot()},
   };
-  for (const auto& [field, set] : unbuilt) {
+  for (const auto& [field, call, set] : unused) {
     if (!set) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " is not supported by this server; leave it unset"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        field, " is not supported; leave it unset, and name a session of ", call, " in session"));
   }
   return absl::OkStatus();
 }
@@ -276,7 +279,7 @@ RequestRules MakeRequestRules(const RequestLimits& limits, const Tokenizer* toke
 absl::StatusOr<std::vector<Request>> MakeRequests(const v1::GenerateRequest& wire,
                                                   const RequestRules& rules, uint64_t seed,
                                                   std::vector<int32_t> history) {
-  absl::Status status = CheckUnbuilt(wire);
+  absl::Status status = CheckUnused(wire);
   if (!status.ok()) return status;
   const int choices = wire.has_num_choices() ? wire.num_choices() : 1;
   status = bounds::kNumChoices.Check(bounds::kNumChoices.field, choices);

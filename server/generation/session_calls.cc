@@ -8,6 +8,7 @@
 #include "models/bounds.h"
 #include "models/state_layout.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "runtime/engine.h"
 #include "runtime/saved_state.h"
 #include "runtime/steady_clock.h"
 
@@ -31,6 +32,15 @@ absl::Status Fetch(const CallContext& call, const std::string& handle) {
   StoredSessions* const stored = call.environment->stored.load();
   if (stored == nullptr) return absl::OkStatus();
   return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt);
+}
+
+// For those who only look at it.
+absl::StatusOr<SessionInfo> Look(const CallContext& call, const std::string& handle,
+                                 std::vector<int32_t>* text) {
+  const SessionOwner owner = OwnerOf(call.tenant);
+  StoredSessions* const stored = call.environment->stored.load();
+  if (stored != nullptr) return stored->Look(owner, handle, text);
+  return call.environment->sessions->Get(owner, handle, SteadyNow(), text);
 }
 
 absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& changed,
@@ -66,7 +76,9 @@ void FillSession(const SessionInfo& info, const ServedModel& served, v1::Session
   session->set_age_seconds(absl::ToDoubleSeconds(info.age));
   session->set_idle_seconds(absl::ToDoubleSeconds(info.idle));
   session->set_ttl_seconds(absl::ToDoubleSeconds(info.ttl));
-  session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
+  if (served.engine->options().prefix_cache) {
+    session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
+  }
   if (info.tokens > 0 && !dials.empty()) session->set_rat_plus_dial(dials[info.dials.last]);
 }
 
@@ -95,13 +107,9 @@ absl::Status ListSessions(const CallContext& call, const v1::ListSessionsRequest
 
 absl::Status GetSession(const CallContext& call, const v1::GetSessionRequest& request,
                         v1::Session* response) {
-  absl::Status status = Fetch(call, request.session());
-  if (!status.ok()) return status;
   std::vector<int32_t> text;
-  status = Fill(call,
-                SessionsOf(call).Get(OwnerOf(call.tenant), request.session(), SteadyNow(),
-                                     request.include_token_ids() ? &text : nullptr),
-                response);
+  const absl::Status status = Fill(
+      call, Look(call, request.session(), request.include_token_ids() ? &text : nullptr), response);
   response->mutable_token_ids()->Assign(text.begin(), text.end());
   return status.ok() ? CheckAnswer(*response, "include_token_ids") : status;
 }
@@ -137,11 +145,9 @@ absl::Status RewindSession(const CallContext& call, const v1::RewindSessionReque
 absl::Status DeleteSession(const CallContext& call, const v1::DeleteSessionRequest& request,
                            v1::DeleteSessionResponse*) {
   const SessionOwner owner = OwnerOf(call.tenant);
-  absl::Status status = Fetch(call, request.session());
-  if (status.ok()) status = SessionsOf(call).Delete(owner, request.session(), SteadyNow());
   StoredSessions* const stored = call.environment->stored.load();
-  if (!status.ok() || stored == nullptr) return status;
-  return stored->Delete(owner, request.session());
+  if (stored != nullptr) return stored->Delete(owner, request.session());
+  return SessionsOf(call).Delete(owner, request.session(), SteadyNow());
 }
 
 }  // namespace packrat

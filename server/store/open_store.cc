@@ -38,6 +38,10 @@ absl::Status CheckStoreFlags(const std::string& where, const std::string& passwo
   return address.ok() ? absl::OkStatus() : Wrong("--session_store", address.status());
 }
 
+bool OthersMayUseStore(const std::string& where) {
+  return absl::StartsWith(where, "/") && OthersMayReadOrWrite(where);
+}
+
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string& where,
                                                                const std::string& password_file) {
   if (absl::StartsWith(where, "/")) {

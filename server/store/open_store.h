@@ -21,6 +21,9 @@ absl::Status CheckStoreFlags(const std::string& where, const std::string& passwo
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string& where,
                                                                const std::string& password_file);
 
+// Whether it is a folder that others than the server's user may read or write.
+bool OthersMayUseStore(const std::string& where);
+
 }  // namespace packrat
 
 #endif  // PACKRAT_SERVER_STORE_OPEN_STORE_H_

@@ -57,7 +57,7 @@ class DebianPackageTest(unittest.TestCase):
             text = file.read()
         model = re.search(r"^--model=(.*)$", text, re.MULTILINE).group(1)
         self.assertTrue(os.path.exists(packed.INSTALLED + model + "/config.json"))
-        known = {flag.name for flag in flags.flags(flags.help_text(SERVER))}
+        known = {flag.name for flag in flags.flags(SERVER)}
         self.assertLessEqual(set(re.findall(r"^#?--(\w+)", text, re.MULTILINE)), known)
 
     def test_control(self):
@@ -127,7 +127,7 @@ class ServiceTest(unittest.TestCase):
 
     def test_it_waits_for_the_drain(self):
         seconds = 0
-        for flag in flags.flags(flags.help_text(SERVER)):
+        for flag in flags.flags(SERVER):
             if flag.name in ("drain_delay", "drain_grace"):
                 seconds += int(re.fullmatch(r"(\d+)s", flag.default).group(1))
         self.assertGreaterEqual(seconds, 10)

@@ -184,7 +184,7 @@ class DocumentsTest(unittest.TestCase):
                 text = file.read()
             self.assertNotRegex(text, "@[A-Z_]+@")
             self.assertIn("Packrat " + packed.VERSION, text)
-            for flag in flags.flags(flags.help_text(os.path.join(packed.BUNDLE, "bin", name))):
+            for flag in flags.flags(os.path.join(packed.BUNDLE, "bin", name)):
                 self.assertIn("\\-\\-%s\n" % flag.name, text)
             checks = [("man", "--warnings", "--local-file", "-Tutf8", "--ditroff"),
                       ("mandoc", "-Tlint", "-Wwarning")]
@@ -212,6 +212,7 @@ class DocumentsTest(unittest.TestCase):
     def test_bash_completes(self):
         self.assertEqual(self.completed("packrat", "comp"), ["complete"])
         self.assertEqual(self.completed("packrat", "complete", "--max_tok"), ["--max_tokens"])
+        self.assertEqual(self.completed("packrat", "plan", "--sess"), ["--session"])
         self.assertEqual(self.completed("packrat", "complete", "--", "--max_tok"), [])
         self.assertEqual(self.completed("packrat_server", "--http_l"), ["--http_listen"])
         self.assertEqual(self.completed("packrat_server", "x"), [])

@@ -29,7 +29,7 @@ class Folder {
     DirectoryStoreOptions options;
     options.folder = path_;
     options.now = [] { return absl::FromUnixSeconds(1800000000); };
-    options.sweep_interval = absl::InfiniteDuration();
+    options.sweep_interval = absl::ZeroDuration();
     store_ = *DirectoryStore::Open(std::move(options));
     std::filesystem::create_directory(path_ + "/tenant-");
   }
@@ -47,9 +47,9 @@ class Folder {
       PACKRAT_CHECK(absl::IsDataLoss(version.status()) || absl::IsNotFound(version.status()));
       PACKRAT_CHECK(got.status() == version.status() && taken.empty()) << got.status();
     }
-    // What nobody can read may be a newer version's, and stays.
+    // What nobody can read may be a newer version's, and stays for a day.
     const bool over = absl::IsNotFound(version.status());
-    PACKRAT_CHECK(store_->RemoveExpired() == (over ? 1 : 0));
+    PACKRAT_CHECK(store_->Sweep(kNext) == (over ? 1 : 0));
     PACKRAT_CHECK(std::filesystem::exists(path) != over);
 
     std::string next = "what comes next";

@@ -184,6 +184,9 @@ TEST_F(GpuQuantizedModelTest, AllMatricesMayBeQuantisedInAnyFormats) {
   ASSERT_TRUE(mixed.ok()) << mixed.status();
   const auto expected = *LoadCpuModel(one.dir().path(), options);
   EXPECT_LT(RelativeError(Whole(mixed->get(), golden), Whole(expected.get(), golden)), 5e-6);
+  options.output_weights = WeightFormat::kStored;
+  EXPECT_EQ((*mixed)->fingerprint(), (*LoadOnGpu(one.dir().path(), options))->fingerprint());
+  EXPECT_EQ((*mixed)->fingerprint(), expected->fingerprint());
 }
 
 // Its tiles go to the device in several copies, of which the last one is shorter.

@@ -165,6 +165,21 @@ TEST(QuantizedWeights, ATiedOutputMatrixIsQuantised) {
   }
 }
 
+// A session goes on, without its state, where the same weights are kept in another format.
+TEST(QuantizedWeights, TheFingerprintIsOfTheWeightsHoweverTheyAreKept) {
+  const WeightFormat formats[] = {WeightFormat::kStored, WeightFormat::kInt8, WeightFormat::kInt4};
+  std::set<std::string> ids;
+  for (const auto layers : formats) {
+    for (const auto output : formats) {
+      const auto model =
+          *LoadCpuModel("tests/golden/llama", Options(layers, output, ActivationType::kAuto));
+      EXPECT_EQ(model->fingerprint(), "74a06fb402c0983e");  // Sessions of earlier versions have it.
+      ids.insert(model->numerics_id());
+    }
+  }
+  EXPECT_EQ(ids.size(), 9);  // Their states are not each other's.
+}
+
 // Parts of one product that are stored in different types meet in float32.
 TEST(QuantizedWeights, PartsOfDifferentTypes) {
   const Golden golden = ReadGolden("llama");

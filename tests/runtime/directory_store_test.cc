@@ -34,6 +34,7 @@ class DirectoryStoreTest : public testing::Test {
     options.folder = folder_ + "/sessions";
     options.now = [this] { return now_; };
     options.lock_timeout = lock_timeout;
+    options.sweep_interval = sweep_interval_;
     auto store = DirectoryStore::Open(options);
     EXPECT_TRUE(store.ok()) << store.status();
     return *std::move(store);
@@ -44,6 +45,7 @@ class DirectoryStoreTest : public testing::Test {
   std::string Path(const std::string& handle) { return folder_ + "/sessions/tenant-t/" + handle; }
 
   absl::Time now_ = absl::FromUnixSeconds(1800000000);
+  absl::Duration sweep_interval_ = absl::ZeroDuration();
   std::string folder_;
   std::unique_ptr<DirectoryStore> store_;
 };
@@ -79,7 +81,7 @@ TEST_F(DirectoryStoreTest, WhatHasExpiredIsGoneAndSweptAway) {
   EXPECT_TRUE(absl::IsNotFound(store_->Version({"t", "short"}).status()));
   EXPECT_TRUE(GetAll(store_.get(), {"t", "long"}).ok());
   EXPECT_TRUE(fs::exists(Path("short")));
-  EXPECT_EQ(store_->RemoveExpired(), 1);
+  EXPECT_EQ(store_->Sweep(100), 1);
   EXPECT_FALSE(fs::exists(Path("short")));
   EXPECT_TRUE(GetAll(store_.get(), {"t", "long"}).ok());
   // Its version no longer counts; the sweep comes with a Put().
@@ -104,9 +106,81 @@ TEST_F(DirectoryStoreTest, DamageIsFoundAndCanBeReplaced) {
     const absl::Status status = GetAll(store_.get(), {"t", "h"}).status();
     ASSERT_TRUE(absl::IsDataLoss(status)) << "cut after " << size << ": " << status;
   }
-  EXPECT_EQ(store_->RemoveExpired(), 0);  // Somebody may want to look at it.
+  EXPECT_EQ(store_->Sweep(100), 0);  // Somebody may want to look at it.
   EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
   EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->bytes, "bytes");
+}
+
+TEST_F(DirectoryStoreTest, WhatIsDamagedGoesAfterADay) {
+  const auto make = [&](const std::string& path, int hours) {
+    std::ofstream(path, std::ios::binary) << "no session";
+    fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(hours));
+  };
+  EXPECT_EQ(Put("whole", absl::Hours(100)), absl::OkStatus());
+  fs::last_write_time(Path("whole"), fs::file_time_type::clock::now() - std::chrono::hours(99));
+  make(Path("new"), 23);
+  make(Path("old"), 25);
+  // Not by this store.
+  make(Path("notes.txt"), 1000);
+  fs::create_directory(folder_ + "/sessions/other");
+  make(folder_ + "/sessions/other/old", 1000);
+  make(folder_ + "/sessions/old", 1000);
+  EXPECT_EQ(store_->Sweep(100), 1);
+  EXPECT_FALSE(fs::exists(Path("old")));
+  for (const std::string& path : {Path("whole"), Path("new"), Path("notes.txt"),
+                                  folder_ + "/sessions/other/old", folder_ + "/sessions/old"}) {
+    EXPECT_TRUE(fs::exists(path)) << path;
+  }
+}
+
+// However many sessions others have left, a Put() looks at a few of them, and the next ones go on
+// from there.
+TEST_F(DirectoryStoreTest, ASweepIsSpreadOverManyPuts) {
+  constexpr int kOver = 300;
+  sweep_interval_ = absl::Minutes(1);
+  store_ = Open();
+  const auto left = [&] {
+    int files = 0;
+    for (int i = 0; i < kOver; ++i) {
+      files += static_cast<int>(fs::exists(Path("h" + std::to_string(i))));
+    }
+    return files;
+  };
+  for (int i = 0; i < kOver; ++i) {
+    EXPECT_EQ(Put("h" + std::to_string(i), absl::Seconds(10)), absl::OkStatus());
+  }
+  EXPECT_EQ(left(), kOver);
+  now_ += absl::Minutes(1);
+  for (int i = 0, before = kOver; before > 0; ++i) {
+    ASSERT_LT(i, kOver / 4);
+    const StoreKey key = {"other" + std::to_string(i), "new"};
+    EXPECT_EQ(PutAll(store_.get(), key, 1, {"bytes"}), absl::OkStatus());
+    const int now = left();
+    ASSERT_GE(now, before - DirectoryStore::kEntriesAPut);
+    before = now;
+  }
+  // The next one waits for its time.
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Put("last", absl::Hours(1), 1 + i), absl::OkStatus());
+  EXPECT_EQ(Put("short", absl::Seconds(10)), absl::OkStatus());
+  now_ += absl::Seconds(59);
+  EXPECT_EQ(store_->Sweep(1000), 0);
+  now_ += absl::Seconds(1);
+  EXPECT_EQ(store_->Sweep(1000), 1);
+}
+
+// While others write a sweep does not wait; it goes on with the same file.
+TEST_F(DirectoryStoreTest, ASweepDoesNotWaitForTheLock) {
+  sweep_interval_ = absl::Minutes(1);
+  store_ = Open(/*lock_timeout=*/absl::Hours(1));
+  EXPECT_EQ(Put("h", absl::Seconds(10)), absl::OkStatus());
+  now_ += absl::Minutes(1);
+  const int fd = open((folder_ + "/sessions/lock").c_str(), O_RDWR);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  EXPECT_EQ(store_->Sweep(100), 0);
+  EXPECT_TRUE(fs::exists(Path("h")));
+  close(fd);
+  EXPECT_EQ(store_->Sweep(100), 1);
 }
 
 TEST_F(DirectoryStoreTest, WhoCannotHaveTheLockSaysSo) {
@@ -165,7 +239,26 @@ TEST_F(DirectoryStoreTest, WhatCannotBeReadIsNotReplaced) {
 }
 
 TEST_F(DirectoryStoreTest, NobodyElseReadsTheNamesOfSessions) {
-  EXPECT_EQ(fs::status(folder_ + "/sessions").permissions(), fs::perms::owner_all);
+  const std::string folder = folder_ + "/sessions", tenant = folder + "/tenant-t";
+  EXPECT_EQ(fs::status(folder).permissions(), fs::perms::owner_all);
+  EXPECT_FALSE(OthersMayReadOrWrite(folder));
+  // Nor where the folder was there already.
+  fs::permissions(folder, fs::perms::all);
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  EXPECT_EQ(fs::status(tenant).permissions(), fs::perms::owner_all);
+  // Earlier versions did.
+  fs::permissions(tenant, fs::perms::all);
+  Open();
+  EXPECT_EQ(fs::status(tenant).permissions(), fs::perms::owner_all);
+  EXPECT_EQ(fs::status(folder).permissions(), fs::perms::all);  // That is not ours.
+  for (const fs::perms more : {fs::perms::group_read, fs::perms::group_write,
+                               fs::perms::others_read, fs::perms::others_write}) {
+    fs::permissions(folder, fs::perms::owner_all | more);
+    EXPECT_TRUE(OthersMayReadOrWrite(folder)) << static_cast<int>(more);
+  }
+  fs::permissions(folder, fs::perms::owner_all | fs::perms::others_exec);
+  EXPECT_FALSE(OthersMayReadOrWrite(folder));
+  EXPECT_FALSE(OthersMayReadOrWrite(folder_ + "/none"));
 }
 
 TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {

@@ -281,9 +281,14 @@ TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
   EXPECT_EQ(Say(first.get(), handle, {7}, /*put=*/false).status, absl::OkStatus());
   EXPECT_TRUE(absl::IsUnavailable(first->archive->Put(owner_, handle, space_, now_)));
   EXPECT_TRUE(absl::IsUnavailable(Say(second.get(), handle, {7}).status));
-  EXPECT_TRUE(absl::IsUnavailable(first->archive->Delete(owner_, handle)));
+  EXPECT_TRUE(absl::IsUnavailable(second->archive->Look(owner_, handle, now_).status()));
+  EXPECT_TRUE(first->archive->Look(owner_, handle, now_).ok());
+  for (int i = 0; i < 2; ++i) {  // Where it is here, and where it is no longer.
+    EXPECT_TRUE(absl::IsUnavailable(first->archive->Delete(owner_, handle, now_)));
+  }
   // What is no handle never reaches it.
-  EXPECT_EQ(first->archive->Delete(owner_, "../x"), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(first->archive->Delete(owner_, "../x", now_)));
+  EXPECT_TRUE(absl::IsNotFound(first->archive->Look(owner_, "../x", now_).status()));
 }
 
 TEST_F(SessionArchiveTest, WhatChangesWhileItIsReadIsReadAnew) {
@@ -372,8 +377,12 @@ TEST_F(SessionArchiveTest, NobodyElseFindsIt) {
       second->archive->Fetch({"other"}, handle, StateSpace{"other", "", {}}, now_);
   EXPECT_TRUE(absl::IsNotFound(theirs)) << theirs;
   EXPECT_EQ(theirs, second->archive->Fetch(owner_, "../../etc/passwd", space_, now_));
-  EXPECT_EQ(first->archive->Delete(owner_, handle), absl::OkStatus());
-  EXPECT_TRUE(absl::IsNotFound(second->archive->Fetch(owner_, handle, space_, now_)));
+  EXPECT_EQ(theirs, second->archive->Look({"other"}, handle, now_).status());
+  EXPECT_EQ(theirs, first->archive->Delete({"other"}, handle, now_));
+  EXPECT_EQ(first->archive->Delete(owner_, handle, now_), absl::OkStatus());
+  EXPECT_EQ(theirs, second->archive->Fetch(owner_, handle, space_, now_));
+  EXPECT_EQ(theirs, second->archive->Look(owner_, handle, now_).status());
+  EXPECT_EQ(theirs, second->archive->Delete(owner_, handle, now_));
 }
 
 }  // namespace

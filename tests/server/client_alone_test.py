@@ -14,12 +14,33 @@ from tests.server.processes import run_client as run
 class WithoutServerTest(unittest.TestCase):
 
     def test_help_and_version(self):
-        for arguments in (["help"], ["--help"], ["complete", "--help"]):
+        for arguments in (["help"], ["--help"], ["-h"], ["no-such-command", "--help"]):
             done = run(*arguments)
             self.assertEqual(done.returncode, 0)
-            for word in ("complete", "bench", "Exit codes", "--max_tokens", "--address"):
+            for word in ("complete", "bench", "Exit codes", "--address", "COMMAND --help"):
                 self.assertIn(word, done.stdout)
+            # The rest is in the help of commands.
+            self.assertNotIn("--max_tokens", done.stdout)
+            self.assertLess(done.stdout.count("\n"), 80)
         self.assertRegex(run("--version").stdout, r"^packrat \d+\.\d+\.\d+\n$")
+
+    def test_each_command_has_a_help_of_its_own(self):
+        commands = re.findall(r"^  packrat (\w+)", run("help").stdout, re.MULTILINE)
+        self.assertGreaterEqual(len(commands), 19)
+        commands.remove("help")
+        pages = []
+        for command in commands:
+            done = run(command, "--help")
+            self.assertEqual((done.returncode, done.stderr), (0, ""), command)
+            self.assertRegex(done.stdout, r"\bpackrat %s\b" % command)
+            self.assertEqual(run("help", command).stdout, done.stdout)
+            pages.append(done.stdout)
+        self.assertEqual(len(set(pages)), len(pages))
+        page = run("sessions", "list", "-h").stdout
+        for word in ("--keep_turns (default", "\n  packrat sessions show", "--address"):
+            self.assertIn(word, page)
+        self.assertNotIn("--max_tokens (", page)
+        self.assertIn("usage: packrat info --model", run("info", "--model", "x", "--help").stdout)
 
     def test_mistakes_give_2(self):
         for arguments in ([], ["no-such-command"], ["complete", "--no_such_flag"],

@@ -1,6 +1,7 @@
 // Every flag of the client that describes a request, and every field of a request that has a flag.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <set>
@@ -10,7 +11,9 @@
 #include "absl/flags/reflection.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "proto/packrat/v1/inference.pb.h"
+#include "server/client/command_help.h"
 #include "server/client/connection.h"
 #include "server/client/request_flags.h"
 #include "tests/server/wire_fields.h"
@@ -114,6 +117,40 @@ TEST(ClientFlags, EveryFlagOfARequestIsInTheTable) {
     EXPECT_EQ(known.count(std::string(name)), 1u) << "give --" << name << " a row in this test";
   }
   EXPECT_GE(flags, 20);
+}
+
+// Of a command that takes it, or of all.
+TEST(ClientFlags, EveryFlagIsInAHelp) {
+  std::vector<std::string> commands = CommandsWithHelp();
+  commands.emplace_back();
+  std::string all;
+  for (const std::string& command : commands) absl::StrAppend(&all, HelpFor(command));
+  int flags = 0;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::StrContains(flag->Filename(), "server/client/")) continue;
+    ++flags;
+    EXPECT_TRUE(absl::StrContains(all, absl::StrCat("\n  --", name, " (default: "))) << name;
+    // A flag that says of which commands it is, is in their help.
+    const std::string before = flag->Help().substr(0, flag->Help().find(':'));
+    for (const std::string& command : CommandsWithHelp()) {
+      const std::vector<std::string> named = absl::StrSplit(before, ", ");
+      if (std::find(named.begin(), named.end(), command) == named.end()) continue;
+      EXPECT_TRUE(absl::StrContains(HelpFor(command), absl::StrCat("  --", name, " ("))) << name;
+    }
+  }
+  EXPECT_GE(flags, 50);
+}
+
+TEST(ClientFlags, HelpIsOfTheCommandThatIsAskedFor) {
+  const auto asked = [](std::vector<std::string> words) {
+    std::vector<char*> argv = {nullptr};
+    for (std::string& word : words) argv.push_back(word.data());
+    return CommandIn(static_cast<int>(argv.size()), argv.data());
+  };
+  EXPECT_EQ(asked({"complete", "--help"}), "complete");
+  EXPECT_EQ(asked({"--address=x:1", "--help", "sessions", "list"}), "sessions");
+  EXPECT_EQ(asked({"--help"}), "");
+  EXPECT_EQ(asked({"nothing", "--help", "--", "chat"}), "");
 }
 
 void AddFieldsThatAreSet(const google::protobuf::Message& message, const std::string& prefix,

@@ -1,12 +1,13 @@
-"""The client's commands about sessions."""
+"""The client's commands about sessions, and the examples of all."""
 
 import json
 import os
 import re
+import subprocess
 import tempfile
 import unittest
 
-from tests.server.processes import FakeServer
+from tests.server.processes import CLIENT, FakeServer, run_client
 
 FLAGS = ("--temperature=0", "--ignore_eos", "--max_tokens=6")
 
@@ -89,6 +90,27 @@ class SessionsTest(unittest.TestCase):
         own = self.server.json("score", "--session=" + handle)
         shown = self.server.json("sessions", "show", handle)
         self.assertEqual([score["token_id"] for score in own["scores"]], shown["token_ids"][1:])
+
+    def test_the_examples_of_help_work(self):
+        """One after the other, as a person types them; but for one that starts a server."""
+        commands = re.findall(r"^  packrat (\w+)", run_client("help").stdout, re.MULTILINE)
+        script = 'set -e; packrat() { "%s" "$@" --address=%s; }\n' % (
+            CLIENT, self.server.address)
+        found = 0
+        for command in commands:
+            examples = re.search(r"\nExamples:\n((?:  .*\n)+)", run_client(command, "--help").stdout)
+            if examples is None or command == "run":
+                continue
+            found += 1
+            self.assertIn("packrat " + command, examples.group(1))
+            script += examples.group(1)
+        self.assertEqual(found, 11)
+        done = subprocess.run(["bash", "-c", script], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                              cwd=tempfile.mkdtemp(dir=os.environ["TEST_TMPDIR"]), timeout=60,
+                              check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("It takes requests.", done.stdout)
 
     def test_save_and_load(self):
         handle = self.server.client("sessions", "create").stdout.strip()

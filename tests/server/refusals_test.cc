@@ -147,8 +147,8 @@ std::vector<Case> Cases() {
       {"cache_salt", [](R* r) { r->set_cache_salt(std::string(257, 'a')); }, "cache_salt",
        "[0, 256]"},
       // Known, not built: refused even where they say the default.
-      {"fork_from", [](R* r) { r->set_fork_from("a"); }, "fork_from", "not supported"},
-      {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "not supported"},
+      {"fork_from", [](R* r) { r->set_fork_from("a"); }, "fork_from", "session of ForkSession"},
+      {"snapshot", [](R* r) { r->set_snapshot("a"); }, "snapshot", "session of LoadSession"},
       {"num_choices", [](R* r) { r->set_num_choices(17); }, "num_choices is 17", "[1, 16]"},
       {"no choices", [](R* r) { r->set_num_choices(0); }, "num_choices is 0", "[1, 16]"},
   };

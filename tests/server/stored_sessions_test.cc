@@ -98,13 +98,14 @@ TEST_P(StoredSessionsTest, ASessionGoesOnWhereItsHomeIsGone) {
   home->Continue(session, {6, 7}, &text);
   home.reset();
   const int before = static_cast<int>(text.size());
+  EXPECT_EQ(other->TextOf(session), text);  // Which leaves it, with its state, to the turn.
   const Turn turn = other->Continue(session, {8, 9}, &text);
   // All but the last token, which nobody had computed.
   EXPECT_EQ(turn.finished.usage().cached_tokens(), before - 1);
   v1::Session told;
   ASSERT_TRUE(other->Get(session, &told).ok());
   EXPECT_EQ(told.num_turns(), 3);
-  EXPECT_EQ(other->server->Metric("packrat_sessions_fetched_total"), 1);
+  EXPECT_EQ(other->server->Metric("packrat_sessions_fetched_total"), 2);
   EXPECT_EQ(other->server->Metric("packrat_sessions_stored_total"), 1);
   EXPECT_EQ(other->server->Metric("packrat_sessions_not_stored_total"), 0);
   EXPECT_GE(other->server->Metric("packrat_session_store_calls_total"), 2);
@@ -265,8 +266,34 @@ TEST_P(StoredSessionsTest, ATenantsSessionIsNobodyElses) {
   for (const absl::Status& status : theirs) EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_EQ(theirs, other.AllWith(Unknown()));
   EXPECT_EQ(of_a.TextOf(session), text);
+  of_a.Fork(session);
   EXPECT_EQ(other.AllWith(session), theirs);  // Now that it is here as well.
   EXPECT_EQ(home.TextOf(session), text);
+}
+
+// What takes a place says what is full; what takes none goes on.
+TEST_P(StoredSessionsTest, AReplicaWithoutRoomShowsAndDeletes) {
+  const auto home = Start();
+  const std::string session = home->Create();
+  Tokens text;
+  home->Continue(session, {5, 6, 7}, &text);
+  options_.server.sessions.max_sessions = 1;
+  const auto full = Start();
+  const std::string own = full->Create();
+  EXPECT_EQ(full->TextOf(session), text);
+  const std::vector<absl::Status> told = full->AllWith(session);
+  ASSERT_EQ(told.size(), 7);
+  for (const int i : {0, 2, 3, 4, 5}) {
+    EXPECT_TRUE(absl::IsResourceExhausted(told[i])) << i << told[i];
+    EXPECT_THAT(std::string(told[i].message()),
+                HasSubstr("this replica has no room for the session, which the session store has"));
+  }
+  EXPECT_EQ(told[1], absl::OkStatus());
+  EXPECT_EQ(told[6], absl::OkStatus());
+  v1::Session none;
+  EXPECT_TRUE(absl::IsNotFound(Start()->Get(session, &none)));
+  EXPECT_TRUE(absl::IsNotFound(full->Delete(session)));
+  EXPECT_EQ(full->TextOf(own), Tokens());
 }
 
 TEST_P(StoredSessionsTest, ItsTimeToLiveGoesWithIt) {
@@ -331,6 +358,24 @@ TEST(StoppingWithAStore, ATurnThatIsBeingStoredIsStored) {
   ASSERT_TRUE(last.status.ok()) << last.status;
   text = text + Tokens{8};
   EXPECT_EQ(other.TextOf(session), text + last.ids);
+}
+
+TEST(SessionStoreFolder, TheLogTellsIfOthersMayReadIt) {
+  const std::string folder = ShortFolder(), store = folder + "/store";
+  TestServer::Options options;
+  options.server.session_store = store;
+  const auto told = [&] {
+    TestServer server(options);
+    const std::vector<std::string> lines = server.log_lines();
+    return std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
+      return line.find("others than the server's user may read") != std::string::npos &&
+             line.find(store) != std::string::npos;
+    });
+  };
+  EXPECT_EQ(told(), 0);
+  std::filesystem::permissions(store, std::filesystem::perms(0755));
+  EXPECT_EQ(told(), 1);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(SessionStoreFlags, WrongOnesAreNamed) {

@@ -28,7 +28,7 @@ class AttentionMixer : public Mixer {
                   : load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1, spec.rope_scaling)),
         norm_whole_(spec.qk_norm_whole),
         norm_eps_(load.norm_eps) {
-    PACKRAT_CHECK(!spec.output_gate || (!spec.qkv_bias && !spec.fused_in_proj));
+    PACKRAT_CHECK(!spec.output_gate || !spec.fused_in_proj);
     const int d = load.hidden_size;
     const std::string& prefix = load.prefix;
     if (spec.fused_in_proj) {

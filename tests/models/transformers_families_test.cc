@@ -89,6 +89,19 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
 }
 
+// On q, k, v and o; on all three matrices of the feed-forward.
+TEST(Llama, BiasesOfAttentionAndOfFeedForwards) {
+  const ModelConfig plain = Parse(kSmol);
+  EXPECT_FALSE(FirstLayer(plain).qkv_bias || FirstLayer(plain).out_bias || plain.feed_forward_bias);
+  const ModelConfig attention =
+      Parse(With(kSmol, "\"attention_bias\": false", "\"attention_bias\": true"));
+  EXPECT_TRUE(FirstLayer(attention).qkv_bias && FirstLayer(attention).out_bias);
+  EXPECT_FALSE(attention.feed_forward_bias);
+  const ModelConfig mlp = Parse(With(kSmol, "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\""));
+  EXPECT_TRUE(mlp.feed_forward_bias);
+  EXPECT_FALSE(FirstLayer(mlp).qkv_bias || FirstLayer(mlp).out_bias);
+}
+
 // transformers writes both, null where there is none; one that is left out is that of LlamaConfig.
 TEST(Llama, AnEndOfNullIsNone) {
   const ModelConfig none = Parse(R"({"model_type": "llama", "bos_token_id": null,
@@ -164,10 +177,10 @@ INSTANTIATE_TEST_SUITE_P(
              {"OneTypeWithTheFieldsOfAnother", "\"rope_scaling\": null",
               R"("rope_scaling": {"rope_type": "linear", "factor": 2, "low_freq_factor": 4.0})",
               "rope_scaling.low_freq_factor: is unknown here"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-              "attention_bias: is true; only false is served"},
-             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
-              "mlp_bias: is true; only false is served"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": 1",
+              "attention_bias: is 1; must be true or false"},
+             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": \"all\", \"use_cache\"",
+              "mlp_bias: is \"all\"; must be true or false"},
              {"Pruned", "\"use_cache\"", "\"pruned_heads\": {\"1\": [0]}, \"use_cache\"",
               "pruned_heads: is an object; only an empty object is served"},
              {"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
@@ -220,6 +233,12 @@ TEST(Qwen2, ReadsAllFields) {
   EXPECT_EQ(Layer(*windows, 1).window, 0);
   EXPECT_EQ(Layer(*windows, 2).window, 32768);
   EXPECT_TRUE(Layer(*windows, 2).qkv_bias);
+  // transformers has biases of q, k and v alone, whatever a file says.
+  for (const char* bias : {"false", "true"}) {
+    const AttentionSpec layer = FirstLayer(Parse(With(
+        kQwen2, "\"use_cache\"", std::string("\"attention_bias\": ") + bias + ", \"use_cache\"")));
+    EXPECT_TRUE(layer.qkv_bias && !layer.out_bias);
+  }
 }
 
 TEST(Qwen2, DefaultsAreThoseOfTransformers) {
@@ -285,6 +304,12 @@ TEST(Qwen3, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
   EXPECT_EQ(FirstLayer(*config).window, 0);
   EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+}
+
+TEST(Qwen3, BiasesOfAttention) {
+  const AttentionSpec layer =
+      FirstLayer(Parse(With(kQwen3, "\"attention_bias\": false", "\"attention_bias\": true")));
+  EXPECT_TRUE(layer.qkv_bias && layer.out_bias);
 }
 
 TEST(Qwen3, HeadsDoNotFollowTheModelsWidth) {
@@ -365,8 +390,10 @@ INSTANTIATE_TEST_SUITE_P(
             {{"Scaling", "\"rope_scaling\": null",
               R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
               "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-              "attention_bias: is true; only false is served"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": \"qkv\"",
+              "attention_bias: is \"qkv\"; must be true or false"},
+             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
+              "mlp_bias: is true; only false is served"},
              {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
              {"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
               "partial_rotary_factor: is unknown here"},

@@ -86,7 +86,8 @@ absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
   absl::Status status = Clear(totals, batch.num_spans * sizeof(SpanTotals));
   for (size_t i = 0; i < ropes_.size() && status.ok(); ++i) {
     const Rope& r = ropes_[i];
-    status = FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.rows);
+    status =
+        FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.scaling.attention_factor, r.rows);
   }
   return status;
 }

@@ -168,6 +168,12 @@ std::string AttentionSpec::Identity() const {
   if (const RopeScaling& s = rope_scaling; s.factor != 1.0) {
     absl::StrAppend(&text, " scaled ", Exact(s.factor), " ", Exact(s.low_freq_factor), " ",
                     Exact(s.high_freq_factor), " ", s.original_context);
+    if (s.ramp != RopeScaling::Ramp::kTurns) {
+      absl::StrAppend(&text, " by channels ", static_cast<int>(s.ramp));
+    }
+  }
+  if (rope_scaling.attention_factor != 1.0) {
+    absl::StrAppend(&text, " attention_factor ", Exact(rope_scaling.attention_factor));
   }
   return text;
 }

@@ -292,13 +292,14 @@ Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape) 
   if (const double factor = fields->Number(".rope.scaling.attn_factor", 1); factor != 1) {
     fields->Fail(".rope.scaling.attn_factor", absl::StrCat("is ", factor, "; must be 1"));
   }
-  // Scaling is read beside this; the context that it began with matters to YaRN alone. A text's
-  // positions are the same in all sections of a rotation.
-  fields->RefuseOthers({".vocab_size", ".rope.scaling.type", ".rope.scaling.factor",
-                        ".rope.scaling.finetuned", ".rope.scaling.original_context_length",
-                        ".rope.dimension_sections", ".rope.dimension_count", ".rope.freq_base",
-                        ".pooling_type", ".expert_used_count", ".expert_group_used_count",
-                        ".expert_shared_feed_forward_length"});
+  // Scaling is read beside this; the context that it began with matters to YaRN alone, as what is
+  // called by its name. A text's positions are the same in all sections of a rotation.
+  fields->RefuseOthers(
+      {".vocab_size", ".rope.scaling.type", ".rope.scaling.factor", ".rope.scaling.finetuned",
+       ".rope.scaling.original_context_length", ".rope.scaling.yarn_beta_fast",
+       ".rope.scaling.yarn_beta_slow", ".rope.scaling.yarn_ext_factor", ".rope.dimension_sections",
+       ".rope.dimension_count", ".rope.freq_base", ".pooling_type", ".expert_used_count",
+       ".expert_group_used_count", ".expert_shared_feed_forward_length"});
   if (config.contains("partial_rotary_factor") || !config.contains("rope_theta")) return config;
   const int64_t rotated = fields->Integer(".rope.dimension_count", shape->head_dim);
   if (rotated != shape->head_dim && config.value("position_embedding_type", "rope") == "rope") {

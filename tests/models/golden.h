@@ -20,10 +20,10 @@ inline const std::string kGoldenCases[] = {
     "rat", "rat_local", "rat_plus", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide",
     "gated_delta_net", "mamba2", "short_conv", "rg_lru", "experts",
     // By transformers.
-    "llama", "llama3", "llama_biases", "qwen2", "qwen3", "qwen3_5", "qwen3_5_biases", "qwen3_5_moe",
-    "qwen3_next", "qwen3_next_biases", "olmo_hybrid", "falcon_h1", "falcon_h1_flags", "nemotron_h",
-    "granite_h", "granite_h_biases", "granite_h_moe", "lfm2", "lfm2_flags", "lfm2_moe",
-    "recurrent_gemma"};
+    "llama", "llama3", "llama_biases", "llama_yarn", "qwen2", "qwen3", "qwen3_yarn", "qwen3_5",
+    "qwen3_5_biases", "qwen3_5_yarn", "qwen3_5_moe", "qwen3_next", "qwen3_next_biases",
+    "olmo_hybrid", "falcon_h1", "falcon_h1_flags", "nemotron_h", "granite_h", "granite_h_biases",
+    "granite_h_moe", "lfm2", "lfm2_flags", "lfm2_moe", "recurrent_gemma"};
 
 struct Golden {
   int batch, tokens, vocab;

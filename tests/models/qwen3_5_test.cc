@@ -295,7 +295,9 @@ INSTANTIATE_TEST_SUITE_P(
              {"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
               "partial_rotary_factor: is 0, which rotates 0 of"},
              {"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
-              "rope_parameters.rope_type: is \"yarn\"; must be default, linear or llama3"},
+              "rope_parameters.factor: missing"},
+             {"LongRope", "\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"",
+              "rope_parameters.rope_type: is \"longrope\", whose frequencies depend on"},
              {"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
               "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
               "full_attention"},

@@ -226,7 +226,8 @@ __global__ void __launch_bounds__(kThreads) ConvertKernel(const float* x, int n,
 
 // A thread for each pair of a cosine and a sine.
 __global__ void __launch_bounds__(kThreads)
-    FillRopeKernel(BatchView batch, const double* frequencies, int half, int divisor, float* rope) {
+    FillRopeKernel(BatchView batch, const double* frequencies, int half, int divisor, double factor,
+                   float* rope) {
   const auto index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int token = static_cast<int>(index / half), i = static_cast<int>(index % half);
   if (token >= batch.num_tokens) return;
@@ -237,8 +238,8 @@ __global__ void __launch_bounds__(kThreads)
   double sine, cosine;
   sincos(static_cast<double>(position / divisor) * frequencies[i], &sine, &cosine);
   float* row = rope + static_cast<size_t>(token) * 2 * half;
-  row[i] = static_cast<float>(cosine);
-  row[half + i] = static_cast<float>(sine);
+  row[i] = static_cast<float>(cosine * factor);
+  row[half + i] = static_cast<float>(sine * factor);
 }
 
 // A block for each row.
@@ -418,12 +419,12 @@ absl::Status SoftCap(float cap, int rows, int n, float* x, CudaStream stream) {
 }
 
 absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
-                      float* rope, CudaStream stream) {
+                      double factor, float* rope, CudaStream stream) {
   const int half = head_dim / 2;
   const int64_t blocks = (int64_t{batch.num_tokens} * half + kThreads - 1) / kThreads;
   if (blocks == 0) return absl::OkStatus();
   return Launch("FillRope", FillRopeKernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
-                stream, batch, frequencies, half, divisor, rope);
+                stream, batch, frequencies, half, divisor, factor, rope);
 }
 
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* stats,

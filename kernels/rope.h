@@ -15,13 +15,20 @@ namespace packrat {
 
 // How a model trained on short texts is made to read long ones: channels that turn fast keep their
 // frequency, slow ones turn `factor` times more slowly, and between the two one goes over into the
-// other (Llama 3.1; transformers' "llama3"). Fast: a turn takes at most original_context /
-// high_freq_factor positions. Slow: at least original_context / low_freq_factor. Without an
-// original context all are slow ("linear").
+// other. Fast: a turn takes at most original_context / high_freq_factor positions. Slow: at least
+// original_context / low_freq_factor. Without an original context all are slow (transformers'
+// "linear").
 struct RopeScaling {
-  double factor = 1.0;                                   // 1: nothing is scaled.
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // The latter is larger.
+  // What it goes over with, in a straight line: the turns that a channel makes in the original
+  // context (Llama 3.1; "llama3"), or the channel's number (YaRN, arXiv 2309.00071; "yarn"), of
+  // which the two ends are whole or not.
+  enum class Ramp { kTurns, kChannels, kWholeChannels };
+
+  double factor = 1.0;                                   // 1: no frequency is scaled.
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // The latter is larger, or as large.
   int original_context = 0;
+  Ramp ramp = Ramp::kTurns;       // Of channels: only of a base above 1.
+  double attention_factor = 1.0;  // Of cosines and sines; scores get its square.
 
   bool operator==(const RopeScaling& other) const;
 };
@@ -31,15 +38,15 @@ std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling
 
 // Cosines and sines of the tokens of a batch, shared by all heads and by all layers of equal base
 // and head size: rope (tokens, head_dim), in each row (head_dim / 2) cosines, then as many sines,
-// of (position / divisor) * frequencies[i], formed in double precision. `divisor`: RAT rotates by
-// chunk index, position / chunk_size; else 1. Rows of unused places are not written.
+// of (position / divisor) * frequencies[i], times `factor`, formed in double precision. `divisor`:
+// RAT rotates by chunk index, position / chunk_size; else 1. Rows of unused places are not written.
 absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
-                      float* rope, KernelContext* context);
+                      double factor, float* rope, KernelContext* context);
 
 namespace gpu {
 
 absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
-                      float* rope, CudaStream stream);
+                      double factor, float* rope, CudaStream stream);
 
 }  // namespace gpu
 

@@ -177,8 +177,8 @@ class CpuDevice : public Device {
   void CarveScratch(Carver*) override {}
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
   absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                        int divisor, float* rope) override {
-    return packrat::FillRope(batch, frequencies, head_dim, divisor, rope, context_.get());
+                        int divisor, double factor, float* rope) override {
+    return packrat::FillRope(batch, frequencies, head_dim, divisor, factor, rope, context_.get());
   }
 
  private:

@@ -1,5 +1,6 @@
 #include "models/device.h"
 
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,9 +16,12 @@ const float* DeviceWeights::Norm(const std::string& name, int n, bool plus_one, 
 
 const float* DeviceWeights::Biases(const std::vector<Rows>& parts) {
   std::vector<float> biases;
+  std::map<std::string, std::vector<float>> read;  // One tensor may have several of the parts.
   for (const Rows& part : parts) {
     const std::string name = absl::StrCat(absl::StripSuffix(part.name, "weight"), "bias");
-    const std::vector<float> whole = loader_->Floats(name, {part.out});
+    const auto [found, first] = read.try_emplace(name);
+    std::vector<float>& whole = found->second;
+    if (first) whole = loader_->Floats(name, {part.out});
     if (whole.empty()) continue;  // After an error, or while it only measures.
     biases.insert(biases.end(), whole.begin() + part.first, whole.begin() + part.first + part.rows);
   }
@@ -82,7 +86,8 @@ absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
   absl::Status status = Clear(totals, batch.num_spans * sizeof(SpanTotals));
   for (size_t i = 0; i < ropes_.size() && status.ok(); ++i) {
     const Rope& r = ropes_[i];
-    status = FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.rows);
+    status =
+        FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.scaling.attention_factor, r.rows);
   }
   return status;
 }

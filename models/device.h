@@ -263,7 +263,7 @@ class Device {
   virtual void CarveScratch(Carver* carver) = 0;
   virtual absl::Status Write(const void* from, size_t bytes, void* to) const = 0;
   virtual absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                                int divisor, float* rope) = 0;
+                                int divisor, double factor, float* rope) = 0;
 
  private:
   struct Rope {

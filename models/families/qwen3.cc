@@ -46,6 +46,7 @@ void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
 // Defaults are those of transformers' Qwen2Config: heads divide the model's width.
 void ReadQwen2Config(JsonFields* f, ModelConfig* config) {
   f->Only("use_mrope", false);
+  f->Ignore({"attention_bias"});  // transformers has those of q, k and v whatever this says.
   AttentionSpec attention;
   attention.qkv_bias = true;
   ReadQwen(f, config, attention, std::nullopt);
@@ -55,6 +56,7 @@ void ReadQwen2Config(JsonFields* f, ModelConfig* config) {
 void ReadQwen3Config(JsonFields* f, ModelConfig* config) {
   AttentionSpec attention;
   attention.qk_norm = true;
+  attention.qkv_bias = attention.out_bias = f->Bool("attention_bias", false);
   ReadQwen(f, config, attention, 128);
 }
 

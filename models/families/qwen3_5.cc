@@ -8,9 +8,10 @@
 namespace packrat {
 namespace {
 
-AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size, int num_kv_heads) {
+AttentionSpec ReadFullAttention(JsonFields* f, int hidden_size, int num_kv_heads, bool bias) {
   AttentionSpec attention;
   ReadHeads(f, {16, num_kv_heads, 256}, hidden_size, &attention);
+  attention.qkv_bias = attention.out_bias = bias;
   attention.qk_norm = attention.norm_plus_one = attention.output_gate = true;
   f->Only("attn_output_gate", true);
   double part = 0.25;
@@ -28,13 +29,15 @@ struct HybridDefaults {
 void ReadHybrid(JsonFields* f, const HybridDefaults& defaults, bool by_key_head,
                 ModelConfig* config) {
   config->norm_plus_one = true;
+  const bool bias = f->Bool("attention_bias", false);
   const int num_layers = ReadSizes(f, defaults.sizes, config);
   f->Only("hidden_act", "silu");
   f->Only("output_gate_type", "swish");
   // Guessing ahead, and a type of state that is float32 here in any case.
   f->Ignore({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"});
 
-  const AttentionSpec attention = ReadFullAttention(f, config->hidden_size, defaults.num_kv_heads);
+  const AttentionSpec attention =
+      ReadFullAttention(f, config->hidden_size, defaults.num_kv_heads, bias);
   GatedDeltaSpec delta =
       GatedDeltaSpec::Read(f,
                            {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",

@@ -132,8 +132,8 @@ class GpuDevice : public Device {
   void CarveScratch(Carver* carver) override;
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
   absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                        int divisor, float* rope) override {
-    return gpu::FillRope(batch, frequencies, head_dim, divisor, rope, stream_);
+                        int divisor, double factor, float* rope) override {
+    return gpu::FillRope(batch, frequencies, head_dim, divisor, factor, rope, stream_);
   }
 
  private:

@@ -28,7 +28,7 @@ class AttentionMixer : public Mixer {
                   : load.device->PlanRope(spec.rope_base, shape_.rotary_dim, 1, spec.rope_scaling)),
         norm_whole_(spec.qk_norm_whole),
         norm_eps_(load.norm_eps) {
-    PACKRAT_CHECK(!spec.output_gate || (!spec.qkv_bias && !spec.fused_in_proj));
+    PACKRAT_CHECK(!spec.output_gate || !spec.fused_in_proj);
     const int d = load.hidden_size;
     const std::string& prefix = load.prefix;
     if (spec.fused_in_proj) {
@@ -168,6 +168,12 @@ std::string AttentionSpec::Identity() const {
   if (const RopeScaling& s = rope_scaling; s.factor != 1.0) {
     absl::StrAppend(&text, " scaled ", Exact(s.factor), " ", Exact(s.low_freq_factor), " ",
                     Exact(s.high_freq_factor), " ", s.original_context);
+    if (s.ramp != RopeScaling::Ramp::kTurns) {
+      absl::StrAppend(&text, " by channels ", static_cast<int>(s.ramp));
+    }
+  }
+  if (rope_scaling.attention_factor != 1.0) {
+    absl::StrAppend(&text, " attention_factor ", Exact(rope_scaling.attention_factor));
   }
   return text;
 }

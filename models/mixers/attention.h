@@ -29,7 +29,7 @@ struct AttentionSpec {
   bool qk_norm_whole = false;
   bool norm_plus_one = false;  // Scaled by 1 + weight.
   // Each query head of q_proj is followed by a gate: the head's result times sigmoid(gate) goes to
-  // o_proj. Without qkv_bias.
+  // o_proj.
   bool output_gate = false;
   // What the checkpoint calls its tensors.
   struct Names {

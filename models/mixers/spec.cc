@@ -1,5 +1,7 @@
 #include "models/mixers/spec.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/batch.h"
@@ -36,6 +38,40 @@ void CheckWidth(JsonFields* fields, const std::string& heads_name, int heads,
 
 namespace {
 
+void ReadTurns(JsonFields* rope, RopeScaling* scaling) {
+  const auto number = [rope](const char* field) {
+    if (rope->Get(field) == nullptr) rope->Fail(field, "missing");
+    return rope->Number(field, 1e-6, 1e6, 1.0);
+  };
+  scaling->low_freq_factor = number("low_freq_factor");
+  scaling->high_freq_factor = number("high_freq_factor");
+  if (scaling->high_freq_factor <= scaling->low_freq_factor) {
+    rope->Fail("high_freq_factor",
+               absl::StrCat("is ", scaling->high_freq_factor,
+                            "; must be more than low_freq_factor, ", scaling->low_freq_factor));
+  }
+}
+
+// As transformers has them: defaults are the paper's, and a factor of cosines and sines that is not
+// said follows from that of the frequencies, or from two `mscale` that are not 0.
+void ReadYarn(JsonFields* rope, RopeScaling* scaling) {
+  scaling->high_freq_factor = rope->Number("beta_fast", 1e-6, 1e6, 32.0);
+  scaling->low_freq_factor = rope->Number("beta_slow", 1e-6, 1e6, 1.0);
+  if (scaling->high_freq_factor < scaling->low_freq_factor) {
+    rope->Fail("beta_fast",
+               absl::StrCat("is ", scaling->high_freq_factor, "; must be at least beta_slow, ",
+                            scaling->low_freq_factor));
+  }
+  scaling->ramp = rope->TrueUnlessNull("truncate") ? RopeScaling::Ramp::kWholeChannels
+                                                   : RopeScaling::Ramp::kChannels;
+  const auto larger = [&](double by) { return 0.1 * by * std::log(scaling->factor) + 1.0; };
+  const double over = rope->Number("mscale", 0.0, 1e6, 0.0);
+  const double under = rope->Number("mscale_all_dim", 0.0, 1e6, 0.0);
+  const bool both = over != 0.0 && under != 0.0;
+  scaling->attention_factor = rope->Number("attention_factor", 1e-6, 1e6,
+                                           both ? larger(over) / larger(under) : larger(1.0));
+}
+
 // Of a rope_parameters or rope_scaling.
 RopeScaling ReadRopeScaling(JsonFields* rope) {
   // "type", as older files call it.
@@ -44,24 +80,20 @@ RopeScaling ReadRopeScaling(JsonFields* rope) {
   rope->Only("type", type);
   RopeScaling scaling;
   if (type == "default") return scaling;
-  const bool by_parts = type == "llama3";
-  if (!by_parts && type != "linear") {
-    rope->Fail(name, absl::StrCat("is ", Quoted(type), "; must be default, linear or llama3"));
+  if (type != "linear" && type != "llama3" && type != "yarn") {
+    // A token's bits would no longer depend on the tokens before it alone.
+    const bool by_length = type == "dynamic" || type == "longrope";
+    rope->Fail(
+        name, absl::StrCat("is ", Quoted(type),
+                           by_length ? ", whose frequencies depend on how long a text becomes" : "",
+                           "; must be default, linear, llama3 or yarn"));
     return scaling;
   }
-  const auto number = [rope](const char* field, double min) {
-    if (rope->Get(field) == nullptr) rope->Fail(field, "missing");
-    return rope->Number(field, min, 1e6, min);
-  };
-  scaling.factor = number("factor", 1.0);
-  if (!by_parts) return scaling;
-  scaling.low_freq_factor = number("low_freq_factor", 1e-6);
-  scaling.high_freq_factor = number("high_freq_factor", 1e-6);
-  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-    rope->Fail("high_freq_factor",
-               absl::StrCat("is ", scaling.high_freq_factor,
-                            "; must be more than low_freq_factor, ", scaling.low_freq_factor));
-  }
+  if (rope->Get("factor") == nullptr) rope->Fail("factor", "missing");
+  scaling.factor = rope->Number("factor", 1.0, 1e6, 1.0);
+  if (type == "linear") return scaling;
+  if (type == "llama3") ReadTurns(rope, &scaling);
+  if (type == "yarn") ReadYarn(rope, &scaling);
   scaling.original_context = rope->Int("original_max_position_embeddings", 1, kMaxContext);
   return scaling;
 }
@@ -97,6 +129,9 @@ double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, 
     theta = rope.Number("rope_theta", 1.0, kMaxRopeBase, theta);
     rope.RefuseOthers();
     fields->Check(rope);
+  }
+  if (scaling != nullptr && scaling->ramp != RopeScaling::Ramp::kTurns && theta <= 1.0) {
+    fields->Fail("rope_theta", "is 1; must be more than 1 where yarn scales frequencies");
   }
   return theta;
 }

@@ -69,9 +69,10 @@ void ExpertRouting(GgufFields* fields, int64_t gating) {
 
 }  // namespace
 
-void GgufLlama(GgufFields* /*fields*/, GgufShape* /*shape*/, Json* config) {
+void GgufLlama(GgufFields* fields, GgufShape* shape, Json* config) {
   (*config)["architectures"] = {"LlamaForCausalLM"};
-  (*config)["attention_bias"] = false;
+  (*config)["attention_bias"] = LayersHave(*fields, *shape, "attn_q.bias");
+  (*config)["mlp_bias"] = LayersHave(*fields, *shape, "ffn_up.bias");
 }
 
 void GgufQwen2(GgufFields* /*fields*/, GgufShape* /*shape*/, Json* config) {

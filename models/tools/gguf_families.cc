@@ -31,6 +31,11 @@ const Names kLlamaLayers = {
     {"ffn_up.weight", "mlp.up_proj.weight"},
     {"ffn_down.weight", "mlp.down_proj.weight"},
 };
+const Names kQueryKeyValueBiases = {
+    {"attn_q.bias", "self_attn.q_proj.bias"},
+    {"attn_k.bias", "self_attn.k_proj.bias"},
+    {"attn_v.bias", "self_attn.v_proj.bias"},
+};
 const Names kQueryKeyNorms = {
     {"attn_q_norm.weight", "self_attn.q_norm.weight"},
     {"attn_k_norm.weight", "self_attn.k_norm.weight"},
@@ -139,7 +144,13 @@ std::vector<GgufFamily> MakeFamilies() {
        kLlamaOthers, true, false, true},
       {"lfm2", GgufLfm2, lfm2, lfm2_others},
       {"lfm2moe", GgufLfm2Moe, With(lfm2, lfm2_experts), lfm2_others, false, false, true},
-      {"llama", GgufLlama, kLlamaLayers, kLlamaOthers, true},
+      {"llama", GgufLlama,
+       With(With(kLlamaLayers, kQueryKeyValueBiases),
+            {{"attn_output.bias", "self_attn.o_proj.bias"},
+             {"ffn_gate.bias", "mlp.gate_proj.bias"},
+             {"ffn_up.bias", "mlp.up_proj.bias"},
+             {"ffn_down.bias", "mlp.down_proj.bias"}}),
+       kLlamaOthers, true},
       {"nemotron_h",
        GgufNemotronH,
        nemotron_h,
@@ -147,11 +158,7 @@ std::vector<GgufFamily> MakeFamilies() {
         {"output_norm.weight", "model.norm_f.weight"},
         {"output.weight", "lm_head.weight"}},
        true},
-      {"qwen2", GgufQwen2,
-       With(kLlamaLayers, {{"attn_q.bias", "self_attn.q_proj.bias"},
-                           {"attn_k.bias", "self_attn.k_proj.bias"},
-                           {"attn_v.bias", "self_attn.v_proj.bias"}}),
-       kLlamaOthers},
+      {"qwen2", GgufQwen2, With(kLlamaLayers, kQueryKeyValueBiases), kLlamaOthers},
       {"qwen3", GgufQwen3, qwen3, kLlamaOthers},
       {"qwen35", GgufQwen35, qwen35, kLlamaOthers, false, true},
       {"qwen35moe", GgufQwen35Moe, With(qwen35, qwen_experts), kLlamaOthers, false, true, true},
@@ -292,13 +299,14 @@ Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape) 
   if (const double factor = fields->Number(".rope.scaling.attn_factor", 1); factor != 1) {
     fields->Fail(".rope.scaling.attn_factor", absl::StrCat("is ", factor, "; must be 1"));
   }
-  // Scaling is read beside this; the context that it began with matters to YaRN alone. A text's
-  // positions are the same in all sections of a rotation.
-  fields->RefuseOthers({".vocab_size", ".rope.scaling.type", ".rope.scaling.factor",
-                        ".rope.scaling.finetuned", ".rope.scaling.original_context_length",
-                        ".rope.dimension_sections", ".rope.dimension_count", ".rope.freq_base",
-                        ".pooling_type", ".expert_used_count", ".expert_group_used_count",
-                        ".expert_shared_feed_forward_length"});
+  // Scaling is read beside this; the context that it began with matters to YaRN alone, as what is
+  // called by its name. A text's positions are the same in all sections of a rotation.
+  fields->RefuseOthers(
+      {".vocab_size", ".rope.scaling.type", ".rope.scaling.factor", ".rope.scaling.finetuned",
+       ".rope.scaling.original_context_length", ".rope.scaling.yarn_beta_fast",
+       ".rope.scaling.yarn_beta_slow", ".rope.scaling.yarn_ext_factor", ".rope.dimension_sections",
+       ".rope.dimension_count", ".rope.freq_base", ".pooling_type", ".expert_used_count",
+       ".expert_group_used_count", ".expert_shared_feed_forward_length"});
   if (config.contains("partial_rotary_factor") || !config.contains("rope_theta")) return config;
   const int64_t rotated = fields->Integer(".rope.dimension_count", shape->head_dim);
   if (rotated != shape->head_dim && config.value("position_embedding_type", "rope") == "rope") {

@@ -54,20 +54,31 @@ absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields,
   // A factor alone scales: that is what those who write such files expect.
   const std::string name =
       fields->Text(".rope.scaling.type", stated != nullptr && factor != 0 ? "linear" : "none");
-  if (name != "none" && name != "linear") {
+  if (name != "none" && name != "linear" && name != "yarn") {
     fields->Fail(".rope.scaling.type",
-                 absl::StrCat("is ", Quoted(name), "; none and linear are read"));
+                 absl::StrCat("is ", Quoted(name), "; none, linear and yarn are read"));
   }
-  if (name == "linear" && !(factor >= 1)) {
+  if (name != "none" && !(factor >= 1)) {
     fields->Fail(".rope.scaling.factor",
                  absl::StrCat("is ", stated == nullptr ? "missing" : absl::StrCat(factor),
                               "; must be at least 1"));
   }
+  Json scaling = {{"rope_type", name}, {"factor", factor}};
+  // Of how much of YaRN there is, all. What llama.cpp does by default is transformers' default too.
+  const double share = name == "yarn" ? 1 : 0;
+  if (const double is = fields->Number(".rope.scaling.yarn_ext_factor", share); is != share) {
+    fields->Fail(".rope.scaling.yarn_ext_factor", absl::StrCat("is ", is, "; must be ", share));
+  }
+  if (name == "yarn") {
+    scaling["original_max_position_embeddings"] =
+        fields->Count(".rope.scaling.original_context_length");
+    scaling["beta_fast"] = fields->Number(".rope.scaling.yarn_beta_fast", 32);
+    scaling["beta_slow"] = fields->Number(".rope.scaling.yarn_beta_slow", 1);
+  }
   if (!fields->status().ok()) return fields->status();
   const auto table = file.header().tensors.find(kGgufRopeFactors);
   if (table == file.header().tensors.end()) {
-    if (name == "none") return Json();
-    return Json{{"rope_type", "linear"}, {"factor", factor}};
+    return name == "none" ? Json() : scaling;
   }
   const GgufTensor& tensor = table->second;
   if (name != "none" || tensor.type != GgufType::kF32 ||
@@ -79,12 +90,12 @@ absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields,
   if (!bytes.ok()) return bytes.status();
   std::vector<float> factors(static_cast<size_t>(head_dim / 2));
   std::memcpy(factors.data(), bytes->data(), factors.size() * sizeof(float));
-  auto scaling = OfFactors(factors, base);
-  if (!scaling.ok()) {
+  auto made = OfFactors(factors, base);
+  if (!made.ok()) {
     return invalid(absl::StrCat("tensor ", Quoted(kGgufRopeFactors), ": its factors ",
-                                scaling.status().message()));
+                                made.status().message()));
   }
-  return scaling;
+  return made;
 }
 
 }  // namespace packrat

@@ -14,8 +14,8 @@ namespace packrat {
 // By what each frequency is divided, (head_dim / 2): how Llama 3.1's scaling stands in a file.
 inline constexpr char kGgufRopeFactors[] = "rope_freqs.weight";
 
-// Null: nothing is scaled. INVALID_ARGUMENT, naming the file, for a type other than none and
-// linear, and for factors that no scaling of Llama 3.1's form makes.
+// Null: nothing is scaled. INVALID_ARGUMENT, naming the file, for a type other than none, linear
+// and yarn, and for factors that no scaling of Llama 3.1's form makes.
 absl::StatusOr<Json> RopeScalingOfGguf(const GgufFile& file, GgufFields* fields, double base,
                                        int head_dim);
 

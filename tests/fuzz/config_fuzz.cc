@@ -29,6 +29,12 @@ void CheckMixer(const AttentionSpec& attention, int) {
   PACKRAT_CHECK(attention.head_dim % 2 == 0 && attention.window >= 0);
   PACKRAT_CHECK(attention.num_kv_heads >= 1);
   PACKRAT_CHECK(attention.num_heads % attention.num_kv_heads == 0);
+  const RopeScaling& scaling = attention.rope_scaling;
+  PACKRAT_CHECK(scaling.attention_factor > 0.0 && scaling.attention_factor <= 1e6);
+  const int rotary = attention.rotary_dim.value_or(attention.head_dim);
+  for (double frequency : RopeFrequencies(attention.rope_base, rotary, scaling)) {
+    PACKRAT_CHECK(frequency >= 0.0 && frequency < 1.01);  // Nor NaN.
+  }
 }
 
 void CheckMixer(const MesaSpec& mesa, int) {

@@ -52,12 +52,13 @@ TEST_F(BatchTest, FillRopeSetsTheRowsOfTokens) {
   for (const double base : {10000.0, 500000.0, 10.0}) {
     for (const int head_dim : {2, 6, 64, 130}) {
       for (const int divisor : {1, 3, 16}) {
+        const double factor = divisor == 3 ? 0.7 : 1.0;
         const int half = head_dim / 2;
         DeviceArray<double> frequencies(RopeFrequencies(base, head_dim));
         ForEachDevice([&] {
           DeviceArray<float> rope(token_span_.size() * head_dim);
           ASSERT_TRUE(Run([&](auto device) {
-                        return ops::FillRope(Batch(), frequencies.data(), head_dim, divisor,
+                        return ops::FillRope(Batch(), frequencies.data(), head_dim, divisor, factor,
                                              rope.data(), device);
                       }).ok());
           const std::vector<float> out = rope.Get();
@@ -78,8 +79,8 @@ TEST_F(BatchTest, FillRopeSetsTheRowsOfTokens) {
                   std::pow(static_cast<long double>(base), 2.0L * i / head_dim);
               const double tolerance =
                   kUnit / 2 + 8 * 0x1p-53 * (1 + static_cast<double>(std::fabs(angle)));
-              ASSERT_NEAR(row[i], static_cast<double>(std::cos(angle)), tolerance);
-              ASSERT_NEAR(row[half + i], static_cast<double>(std::sin(angle)), tolerance);
+              ASSERT_NEAR(row[i], factor * static_cast<double>(std::cos(angle)), tolerance);
+              ASSERT_NEAR(row[half + i], factor * static_cast<double>(std::sin(angle)), tolerance);
             }
           }
         });

@@ -21,7 +21,8 @@ TEST(RotateTest, RotatesHalves) {
     batch.spans = &span;
     batch.num_spans = batch.num_tokens = 1;
     ASSERT_TRUE(
-        FillRope(batch, RopeFrequencies(10000.0, dim).data(), dim, 1, row.data(), nullptr).ok());
+        FillRope(batch, RopeFrequencies(10000.0, dim).data(), dim, 1, 1.0, row.data(), nullptr)
+            .ok());
     const auto x = random.Normals(dim);
     GuardedFloats out(dim);
     Rotate(x.data(), row.data(), dim, out.data());
@@ -66,6 +67,40 @@ TEST(RopeFrequenciesTest, SlowChannelsAreScaled) {
   EXPECT_GT(slowed, 0);
   const auto linear = RopeFrequencies(500000.0, 128, {4.0});
   for (int i = 0; i < 64; ++i) EXPECT_EQ(linear[i], plain[i] / 4) << i;
+}
+
+void ExpectFrequencies(const std::vector<double>& frequencies,
+                       const std::vector<double>& expected) {
+  ASSERT_EQ(frequencies.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(frequencies[i], expected[i], 1e-15 * expected[i]) << i;
+  }
+}
+
+// What transformers computes in double precision.
+TEST(RopeFrequenciesTest, ChannelsAreScaledByTheirNumber) {
+  using Ramp = RopeScaling::Ramp;
+  ExpectFrequencies(RopeFrequencies(10000.0, 16, {4.0, 1.0, 32.0, 32, Ramp::kWholeChannels}),
+                    {1, 0.19764235376052372, 0.025, 0.0079056941504209478, 0.0025,
+                     0.00079056941504209474, 0.00025, 7.9056941504209485e-05});
+  ExpectFrequencies(
+      RopeFrequencies(2000.0, 16, {6.5, 1.5, 8.0, 32, Ramp::kChannels}),
+      {1, 0.13237498138841777, 0.023005365864941854, 0.0088961151349480159, 0.0034401045807689067,
+       0.0013302794924648167, 0.00051441561921263229, 0.00019892318177408474});
+  // Fast and slow at once: an end is moved, by as much as there.
+  ExpectFrequencies(RopeFrequencies(10000.0, 16, {4.0, 1.0, 1.0, 32, Ramp::kChannels}),
+                    {1, 0.31622776601683794, 0.025, 0.0079056941504209478, 0.0025,
+                     0.00079056941504209474, 0.00025, 7.9056941504209485e-05});
+  // Ends beyond the head's channels: one that is never fast, and one that is never slow.
+  const auto plain = RopeFrequencies(10000.0, 16);
+  for (const int context : {1, 1 << 30}) {
+    ExpectFrequencies(RopeFrequencies(10000.0, 16, {4.0, 1.0, 32.0, context, Ramp::kWholeChannels}),
+                      plain);
+  }
+  ExpectFrequencies(
+      RopeFrequencies(1.5, 16, {4.0, 1.0, 32.0, 32, Ramp::kWholeChannels}),
+      {1, 0.90305083370643369, 0.81324180324886042, 0.73010395925670868, 0.65319726474218098,
+       0.58210888273044925, 0.51645156252681668, 0.4558621190537458});
 }
 
 }  // namespace

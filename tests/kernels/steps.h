@@ -83,7 +83,7 @@ class DeviceStep {
     std::vector<float> all(token_span_.size() * head_dim, kNaN);
     BatchView batch = batch_;
     batch.spans = spans_.data();
-    EXPECT_TRUE(FillRope(batch, RopeFrequencies(base, head_dim).data(), head_dim, divisor,
+    EXPECT_TRUE(FillRope(batch, RopeFrequencies(base, head_dim).data(), head_dim, divisor, 1.0,
                          all.data(), nullptr)
                     .ok());
     return all;

@@ -97,8 +97,9 @@ GgufWriter FromGolden(const std::string& name, const std::string& left_out = "-"
                       const std::string& lost = "") {
   const Json config = Json::parse(std::ifstream("tests/golden/" + name + "/config.json"));
   const ModelFiles files(name);
+  const std::string architecture = config.at("model_type");
   GgufWriter writer;
-  writer.Text("general.architecture", name);
+  writer.Text("general.architecture", architecture);
   for (const auto& [key, field] :
        std::map<std::string, std::string>{{"block_count", "num_hidden_layers"},
                                           {"embedding_length", "hidden_size"},
@@ -108,13 +109,13 @@ GgufWriter FromGolden(const std::string& name, const std::string& left_out = "-"
                                           {"attention.key_length", "head_dim"},
                                           {"context_length", "max_position_embeddings"}}) {
     if (key.find(left_out) == std::string::npos) {
-      writer.Integer(name + "." + key, config.at(field));
+      writer.Integer(architecture + "." + key, config.at(field));
     }
   }
   const Json rope = config.value("rope_parameters", config);
-  if (left_out != "rope") writer.Number(name + ".rope.freq_base", rope.at("rope_theta"));
+  if (left_out != "rope") writer.Number(architecture + ".rope.freq_base", rope.at("rope_theta"));
   if (left_out != "rms_epsilon") {
-    writer.Number(name + ".attention.layer_norm_rms_epsilon", config.at("rms_norm_eps"));
+    writer.Number(architecture + ".attention.layer_norm_rms_epsilon", config.at("rms_norm_eps"));
   }
   const std::map<std::string, std::string> names = {{"model.embed_tokens.", "token_embd."},
                                                     {"model.norm.", "output_norm."},
@@ -141,8 +142,8 @@ GgufWriter FromGolden(const std::string& name, const std::string& left_out = "-"
     const size_t bytes = TensorBytes(tensor.type, tensor.shape);
     std::string data(static_cast<const char*>(tensor.data), bytes);
     // Llamas' rotary pairs, half a head apart, lie side by side there.
-    if (name == "llama" && (renamed.find("attn_q.") != std::string::npos ||
-                            renamed.find("attn_k.") != std::string::npos)) {
+    if (architecture == "llama" && (renamed.find("attn_q.") != std::string::npos ||
+                                    renamed.find("attn_k.") != std::string::npos)) {
       const size_t row = bytes / tensor.shape[0];
       for (int r = 0; r < tensor.shape[0]; ++r) {
         const int from = r / dim * dim + r % dim / 2 + r % 2 * (dim / 2);
@@ -157,7 +158,7 @@ GgufWriter FromGolden(const std::string& name, const std::string& left_out = "-"
 }
 
 TEST(ConvertGguf, AFileBecomesAFolderThatGivesTheSameBits) {
-  for (const std::string name : {"llama", "qwen3"}) {
+  for (const std::string name : {"llama", "llama_biases", "qwen3"}) {
     TempDir temp;
     const std::string file = temp.Write("model.gguf", FromGolden(name).File());
     const absl::Status status = ConvertGguf({file, temp.File("out")});
@@ -235,8 +236,8 @@ TEST(ConvertGguf, WhatIsNotSupportedIsRefusedByName) {
       "general.architecture is \"mamba\"; falcon-h1, granite, granitehybrid, lfm2, "
       "lfm2moe, llama, nemotron_h, qwen2, qwen3, qwen35, qwen35moe and qwen3next are read");
   GgufWriter scaled = FromGolden("llama");
-  scaled.Text("llama.rope.scaling.type", "yarn");
-  ExpectRefused(scaled, "llama.rope.scaling.type is \"yarn\"; none and linear are read");
+  scaled.Text("llama.rope.scaling.type", "longrope");
+  ExpectRefused(scaled, "llama.rope.scaling.type is \"longrope\"; none, linear and yarn are read");
   GgufWriter nan = FromGolden("llama");
   nan.Number("llama.rope.scaling.factor", NAN);
   ExpectRefused(nan, "llama.rope.scaling.factor is nan; must be finite");
@@ -339,6 +340,43 @@ TEST(ConvertGguf, ScaledRotaryFrequencies) {
   ExpectRefused(none, "llama.rope.scaling.factor is 0.5; must be at least 1");
   linear.Tensor("rope_freqs.weight", GgufType::kF32, {8}, Factors(base, 16, {8.0, 1.0, 4.0, 8192}));
   ExpectRefused(linear, "tensor \"rope_freqs.weight\" must be 8 F32 beside no other scaling");
+}
+
+TEST(ConvertGguf, RotaryFrequenciesScaledByYarn) {
+  const auto yarn = [] {
+    GgufWriter writer = FromGolden("llama");
+    writer.Text("llama.rope.scaling.type", "yarn");
+    return writer;
+  };
+  GgufWriter plain = yarn();
+  ExpectRefused(plain, "llama.rope.scaling.factor is missing; must be at least 1");
+  plain.Number("llama.rope.scaling.factor", 2.5);
+  ExpectRefused(plain, "llama.rope.scaling.original_context_length is missing");
+  plain.Integer("llama.rope.scaling.original_context_length", 64);
+  Json expected = {{"rope_type", "yarn"},
+                   {"factor", 2.5},
+                   {"beta_fast", 32.0},
+                   {"beta_slow", 1.0},
+                   {"original_max_position_embeddings", 64}};
+  EXPECT_EQ(ConfigOf(plain)["rope_scaling"], expected);
+  plain.Number("llama.rope.scaling.yarn_beta_fast", 16);
+  plain.Number("llama.rope.scaling.yarn_beta_slow", 1.5);
+  plain.Number("llama.rope.scaling.yarn_ext_factor", 1);
+  expected["beta_fast"] = 16.0, expected["beta_slow"] = 1.5;
+  EXPECT_EQ(ConfigOf(plain)["rope_scaling"], expected);
+  GgufWriter factors = plain;
+  factors.Tensor("rope_freqs.weight", GgufType::kF32, {8}, std::string(32, '\0'));
+  ExpectRefused(factors, "tensor \"rope_freqs.weight\" must be 8 F32 beside no other scaling");
+  // What llama.cpp makes of it differs from version to version.
+  plain.Number("llama.rope.scaling.yarn_attn_factor", 1.25);
+  ExpectRefused(plain, "llama.rope.scaling.yarn_attn_factor");
+  GgufWriter part = yarn();
+  part.Number("llama.rope.scaling.yarn_ext_factor", 0.5);
+  part.Number("llama.rope.scaling.factor", 2.5);
+  ExpectRefused(part, "llama.rope.scaling.yarn_ext_factor is 0.5; must be 1");
+  GgufWriter none = FromGolden("llama");
+  none.Number("llama.rope.scaling.yarn_ext_factor", 1);
+  ExpectRefused(none, "llama.rope.scaling.yarn_ext_factor is 1; must be 0");
 }
 
 TEST(ConvertGguf, ATokenizerComesAlong) {

@@ -16,14 +16,15 @@
 namespace packrat {
 
 inline const std::string kGoldenCases[] = {
-    "rat",        "rat_local",    "mesa_net",        "mesa_net_hybrid",
-    "packrat",    "packrat_wide", "llama",           "llama3",
-    "qwen2",      "qwen3",        "gated_delta_net", "qwen3_5",
-    "mamba2",     "olmo_hybrid",  "falcon_h1",       "falcon_h1_flags",
-    "nemotron_h", "granite_h",    "short_conv",      "lfm2",
-    "lfm2_flags", "rg_lru",       "recurrent_gemma", "rat_plus",
-    "experts",    "lfm2_moe",     "granite_h_moe",   "qwen3_next",
-    "qwen3_5_moe"};
+    // By references in PyTorch.
+    "rat", "rat_local", "rat_plus", "mesa_net", "mesa_net_hybrid", "packrat", "packrat_wide",
+    "gated_delta_net", "mamba2", "short_conv", "rg_lru", "experts",
+    // By transformers.
+    "llama", "llama3", "llama_biases", "llama_yarn", "qwen2", "qwen3", "qwen3_yarn", "qwen3_5",
+    "qwen3_5_biases", "qwen3_5_yarn", "qwen3_5_moe", "qwen3_next", "qwen3_next_biases",
+    "olmo_hybrid", "olmo_hybrid_biases", "falcon_h1", "falcon_h1_flags", "nemotron_h", "granite_h",
+    "granite_h_biases", "granite_h_groups", "granite_h_moe", "lfm2", "lfm2_flags", "lfm2_moe",
+    "recurrent_gemma", "recurrent_gemma_flags"};
 
 struct Golden {
   int batch, tokens, vocab;

@@ -36,7 +36,7 @@ const std::vector<std::string>& Goldens() {
       "qwen3_5",      "falcon_h1_flags", "granite_h_biases", "nemotron_h",
       "olmo_hybrid",  "lfm2_flags",      "recurrent_gemma",  "qwen2",
       "qwen3",        "experts",         "lfm2_moe",         "granite_h_moe",
-      "qwen3_next",   "qwen3_5_moe"};
+      "qwen3_next",   "qwen3_5_moe",     "llama_biases",     "qwen3_5_biases"};
   return names;
 }
 

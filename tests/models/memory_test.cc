@@ -101,8 +101,9 @@ TEST(HostState, RoomIsWhatALimitLeavesOrAQuarter) {
 }
 
 TEST(MeasureModel, SaysWhatALoadedModelTakes) {
-  for (const char* name : {"rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat",
-                           "gated_delta_net", "mamba2", "lfm2", "rat_plus", "qwen3_next"}) {
+  for (const char* name :
+       {"rat", "rat_local", "mesa_net", "mesa_net_hybrid", "packrat", "gated_delta_net", "mamba2",
+        "lfm2", "rat_plus", "qwen3_next", "qwen3_5_biases"}) {
     for (const int tokens : {16, 300}) {
       ModelOptions options;
       options.max_batch_tokens = tokens;

@@ -236,6 +236,18 @@ TEST(Qwen3Next, ReadsAllFields) {
   }
 }
 
+// On q with its gate, k, v and o, as in all of Qwen's hybrids.
+TEST(Qwen3Next, BiasesOfAttention) {
+  for (const std::string text : {kText, kMoe, kNext}) {
+    const ModelConfig config =
+        Parse(With(text, "\"attention_bias\": false", "\"attention_bias\": true"));
+    for (const MixerSpec& mixer : config.mixers) {
+      const auto* attention = std::get_if<AttentionSpec>(&mixer);
+      EXPECT_TRUE(attention == nullptr || (attention->qkv_bias && attention->out_bias));
+    }
+  }
+}
+
 TEST(Qwen3Next, SomeLayersOrAllHavePlainFeedForwards) {
   const auto mixed = [](const std::string& text) {
     std::vector<int> layers;
@@ -271,8 +283,8 @@ INSTANTIATE_TEST_SUITE_P(
               "mlp_only_layers: is a list; only an empty list is served"},
              {"NoGate", "\"attn_output_gate\": true", "\"attn_output_gate\": false",
               "attn_output_gate: is false; only true is served"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-              "attention_bias: is true; only false is served"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": 0",
+              "attention_bias: is 0; must be true or false"},
              {"OutputGate", "\"output_gate_type\": \"swish\"", "\"output_gate_type\": \"sigmoid\"",
               "output_gate_type: is \"sigmoid\"; only \"swish\" is served"},
              {"Experts", "\"mlp_only_layers\": []", "\"num_experts\": 4",
@@ -283,7 +295,9 @@ INSTANTIATE_TEST_SUITE_P(
              {"NoRotary", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 0.0",
               "partial_rotary_factor: is 0, which rotates 0 of"},
              {"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
-              "rope_parameters.rope_type: is \"yarn\"; must be default, linear or llama3"},
+              "rope_parameters.factor: missing"},
+             {"LongRope", "\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"",
+              "rope_parameters.rope_type: is \"longrope\", whose frequencies depend on"},
              {"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
               "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
               "full_attention"},

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <optional>
 #include <string>
 #include <variant>
@@ -89,6 +90,19 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
 }
 
+// On q, k, v and o; on all three matrices of the feed-forward.
+TEST(Llama, BiasesOfAttentionAndOfFeedForwards) {
+  const ModelConfig plain = Parse(kSmol);
+  EXPECT_FALSE(FirstLayer(plain).qkv_bias || FirstLayer(plain).out_bias || plain.feed_forward_bias);
+  const ModelConfig attention =
+      Parse(With(kSmol, "\"attention_bias\": false", "\"attention_bias\": true"));
+  EXPECT_TRUE(FirstLayer(attention).qkv_bias && FirstLayer(attention).out_bias);
+  EXPECT_FALSE(attention.feed_forward_bias);
+  const ModelConfig mlp = Parse(With(kSmol, "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\""));
+  EXPECT_TRUE(mlp.feed_forward_bias);
+  EXPECT_FALSE(FirstLayer(mlp).qkv_bias || FirstLayer(mlp).out_bias);
+}
+
 // transformers writes both, null where there is none; one that is left out is that of LlamaConfig.
 TEST(Llama, AnEndOfNullIsNone) {
   const ModelConfig none = Parse(R"({"model_type": "llama", "bos_token_id": null,
@@ -127,6 +141,33 @@ TEST(Llama, RotaryPositionsMayBeScaled) {
   EXPECT_EQ(FirstLayer(*linear).rope_scaling, (RopeScaling{4.0}));
 }
 
+RopeScaling Yarn(const std::string& more) {
+  const ModelConfig config = Parse(With(kSmol, "\"rope_scaling\": null",
+                                        R"("rope_scaling":
+      {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048)" +
+                                            more + "}"));
+  return FirstLayer(config).rope_scaling;
+}
+
+// What transformers takes for fields that are not there, and for those that are null.
+TEST(Llama, RotaryPositionsMayBeScaledByYarn) {
+  using Ramp = RopeScaling::Ramp;
+  const double usual = 1.1386294361119891;
+  EXPECT_EQ(Yarn(""), (RopeScaling{4.0, 1.0, 32.0, 2048, Ramp::kWholeChannels, usual}));
+  EXPECT_EQ(Yarn(R"(, "beta_fast": null, "beta_slow": null, "attention_factor": null)"), Yarn(""));
+  EXPECT_EQ(Yarn(R"(, "beta_fast": 16, "beta_slow": 1.5, "truncate": false)"),
+            (RopeScaling{4.0, 1.5, 16.0, 2048, Ramp::kChannels, usual}));
+  EXPECT_EQ(Yarn(R"(, "truncate": null)").ramp, Ramp::kChannels);
+  EXPECT_EQ(Yarn(R"(, "attention_factor": 1.5, "mscale": 2, "mscale_all_dim": 1)").attention_factor,
+            1.5);
+  EXPECT_EQ(Yarn(R"(, "mscale": 1.0, "mscale_all_dim": 1.0)").attention_factor, 1.0);
+  EXPECT_NEAR(Yarn(R"(, "mscale": 0.8, "mscale_all_dim": 0.3)").attention_factor,
+              (1 + 0.08 * std::log(4.0)) / (1 + 0.03 * std::log(4.0)), 1e-15);
+  // One of them alone, or one of 0, says nothing.
+  EXPECT_EQ(Yarn(R"(, "mscale": 0.8)"), Yarn(""));
+  EXPECT_EQ(Yarn(R"(, "mscale": 0.0, "mscale_all_dim": 0.3)"), Yarn(""));
+}
+
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -135,12 +176,51 @@ INSTANTIATE_TEST_SUITE_P(
             {{"WideHeadsTogether", "\"num_attention_heads\": 9",
               "\"head_dim\": 256, \"num_attention_heads\": 258",
               "head_dim: is 256, with 258 heads; together at most 65536"},
-             {"Yarn", "\"rope_scaling\": null",
-              R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
-              "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
              {"Dynamic", "\"rope_scaling\": null",
               R"("rope_scaling": {"type": "dynamic", "factor": 8.0})",
-              "rope_scaling.type: is \"dynamic\"; must be default, linear or llama3"},
+              "rope_scaling.type: is \"dynamic\", whose frequencies depend on how long a text "
+              "becomes; must be default, linear, llama3 or yarn"},
+             {"LongRope", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "longrope", "factor": 8.0})",
+              "rope_scaling.rope_type: is \"longrope\", whose frequencies depend on how long"},
+             {"Proportional", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "proportional"})",
+              "rope_scaling.rope_type: is \"proportional\"; must be default, linear, llama3 or"},
+             {"YarnFromNowhere", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0})",
+              "rope_scaling.original_max_position_embeddings: missing; must be an integer from 1"},
+             {"YarnWithoutFactor", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 64})",
+              "rope_scaling.factor: missing"},
+             {"YarnBetas", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": 0.5})",
+              "rope_scaling.beta_fast: is 0.5; must be at least beta_slow, 1"},
+             {"YarnFast", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": "32"})",
+              "rope_scaling.beta_fast: is \"32\"; must be a number from 1e-06 to 1e+06"},
+             {"YarnSlow", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_slow": 0})",
+              "rope_scaling.beta_slow: is 0; must be a number from 1e-06 to 1e+06"},
+             {"YarnTruncate", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": 1})",
+              "rope_scaling.truncate: is 1; must be true or false"},
+             {"YarnScale", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale": -1})",
+              "rope_scaling.mscale: is -1; must be a number from 0 to 1e+06"},
+             {"YarnScaleOfAll", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale_all_dim": true})",
+              "rope_scaling.mscale_all_dim: is true; must be a number from 0 to 1e+06"},
+             {"YarnAttention", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "attention_factor": 0})",
+              "rope_scaling.attention_factor: is 0; must be a number from 1e-06 to 1e+06"},
+             {"YarnUnknown", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "finetuned": true,
+                  "original_max_position_embeddings": 64})",
+              "rope_scaling.finetuned: is unknown here"},
+             {"YarnWithoutBase", "\"rope_scaling\": null",
+              R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "rope_theta": 1,
+                  "original_max_position_embeddings": 64})",
+              "rope_theta: is 1; must be more than 1 where yarn scales frequencies"},
              {"TwoTypes", "\"rope_scaling\": null",
               R"("rope_scaling": {"type": "linear", "rope_type": "llama3", "factor": 8.0})",
               "rope_scaling.type: is \"linear\"; only \"llama3\" is served"},
@@ -164,10 +244,10 @@ INSTANTIATE_TEST_SUITE_P(
              {"OneTypeWithTheFieldsOfAnother", "\"rope_scaling\": null",
               R"("rope_scaling": {"rope_type": "linear", "factor": 2, "low_freq_factor": 4.0})",
               "rope_scaling.low_freq_factor: is unknown here"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-              "attention_bias: is true; only false is served"},
-             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
-              "mlp_bias: is true; only false is served"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": 1",
+              "attention_bias: is 1; must be true or false"},
+             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": \"all\", \"use_cache\"",
+              "mlp_bias: is \"all\"; must be true or false"},
              {"Pruned", "\"use_cache\"", "\"pruned_heads\": {\"1\": [0]}, \"use_cache\"",
               "pruned_heads: is an object; only an empty object is served"},
              {"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
@@ -220,6 +300,12 @@ TEST(Qwen2, ReadsAllFields) {
   EXPECT_EQ(Layer(*windows, 1).window, 0);
   EXPECT_EQ(Layer(*windows, 2).window, 32768);
   EXPECT_TRUE(Layer(*windows, 2).qkv_bias);
+  // transformers has biases of q, k and v alone, whatever a file says.
+  for (const char* bias : {"false", "true"}) {
+    const AttentionSpec layer = FirstLayer(Parse(With(
+        kQwen2, "\"use_cache\"", std::string("\"attention_bias\": ") + bias + ", \"use_cache\"")));
+    EXPECT_TRUE(layer.qkv_bias && !layer.out_bias);
+  }
 }
 
 TEST(Qwen2, DefaultsAreThoseOfTransformers) {
@@ -285,6 +371,12 @@ TEST(Qwen3, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(FirstLayer(*config).head_dim, 128);
   EXPECT_EQ(FirstLayer(*config).window, 0);
   EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+}
+
+TEST(Qwen3, BiasesOfAttention) {
+  const AttentionSpec layer =
+      FirstLayer(Parse(With(kQwen3, "\"attention_bias\": false", "\"attention_bias\": true")));
+  EXPECT_TRUE(layer.qkv_bias && layer.out_bias);
 }
 
 TEST(Qwen3, HeadsDoNotFollowTheModelsWidth) {
@@ -354,6 +446,14 @@ TEST(Attention, IdentityTellsWhatTensorsDoNot) {
   EXPECT_NE(scaled, plain);
   attention.rope_scaling.original_context = 4096;
   EXPECT_NE(attention.Identity(), scaled);
+  attention.rope_scaling.ramp = RopeScaling::Ramp::kChannels;
+  const std::string by_channels = attention.Identity();
+  EXPECT_NE(by_channels, scaled);
+  attention.rope_scaling.ramp = RopeScaling::Ramp::kWholeChannels;
+  EXPECT_NE(attention.Identity(), by_channels);
+  attention.rope_scaling = {};
+  attention.rope_scaling.attention_factor = 1.25;
+  EXPECT_NE(attention.Identity(), plain);
   attention.rope_scaling = {};
   attention.norm_plus_one = true;
   EXPECT_NE(attention.Identity(), plain);
@@ -363,10 +463,12 @@ INSTANTIATE_TEST_SUITE_P(
     Qwen3, Refused,
     Changes(kQwen3,
             {{"Scaling", "\"rope_scaling\": null",
-              R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
-              "rope_scaling.rope_type: is \"yarn\"; must be default, linear or llama3"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": true",
-              "attention_bias: is true; only false is served"},
+              R"("rope_scaling": {"rope_type": "dynamic", "factor": 4.0})",
+              "rope_scaling.rope_type: is \"dynamic\", whose frequencies depend on"},
+             {"Bias", "\"attention_bias\": false", "\"attention_bias\": \"qkv\"",
+              "attention_bias: is \"qkv\"; must be true or false"},
+             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
+              "mlp_bias: is true; only false is served"},
              {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
              {"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
               "partial_rotary_factor: is unknown here"},

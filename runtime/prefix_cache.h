@@ -84,7 +84,6 @@ class PrefixCache {
   // IsFetching(). Those that come in pieces come one after the other. Throws std::bad_alloc.
   uint64_t Fetch(Node* node, int tenant, double weight);
   bool IsFetching(uint64_t state) const;
-  bool IsInPieces(uint64_t state) const { return tiers_->IsInPieces(state); }
   // Between two steps: takes a piece of a state that comes, true if there was one; and hands over
   // one of a state that is written ahead, where the pool has fewer free parts than `longest`, those
   // of the longest sequence; null: none is. An error says that the device is lost. Throws

@@ -109,6 +109,10 @@ class StateTiers {
 
   // Takes notice of what the threads have done.
   void Poll();
+  // How often the disk has answered: what was read of it, by pieces, whatever came of it; and what
+  // was written, while nothing was to be read, since memory to read into may wait for that. Who
+  // waits for a state sees by it a disk that is slow, or has much to do, from one that is dead.
+  int64_t answers() const { return answers_; }
 
   struct Tier {
     int64_t states = 0, bytes = 0, limit = 0;
@@ -209,7 +213,7 @@ class StateTiers {
   void Hand(Entry* entry);
   // The threads.
   void Work(bool reads);
-  absl::Status Do(Entry* entry) const;
+  absl::Status Do(Entry* entry);
   absl::Status DoPiece(Entry* entry) const;
 
   const StateLayout layout_;
@@ -224,6 +228,7 @@ class StateTiers {
   Queue wanted_;
   double turn_ = 0;              // Of what was handed to the reader last.
   std::vector<Entry*> reading_;  // What the reader has, at most kMostReading.
+  std::atomic<int64_t> answers_{0};
 
   Mutex mutex_;
   std::condition_variable work_, done_;

@@ -22,6 +22,7 @@
 #include "absl/types/span.h"
 #include "runtime/mutex.h"
 #include "runtime/text_dials.h"
+#include "runtime/text_end.h"
 
 namespace packrat {
 
@@ -48,6 +49,7 @@ struct SessionInfo {
   int64_t revision = 0;        // Grows whenever the text changes.
   uint64_t origin = 0;         // Of its states: see StateSpace in request.h...
   TextDials dials;             // ...and this. Means nothing while there are no tokens.
+  SeenTextEnd end;             // At which it stands: nobody's where it was rewound, or is empty.
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
@@ -150,6 +152,7 @@ class Sessions {
     int64_t revision = 0;
     uint64_t origin = 0;
     TextDials dials;
+    HeldTextEnd end;
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
@@ -214,6 +217,8 @@ class Sessions::Turn {
   const std::vector<int32_t>& text() const { return text_; }
   uint64_t origin() const { return session_->origin; }
   const TextDials& dials() const { return session_->dials; }
+  // After Promise().
+  TurnEnds ends() const { return {session_->end, end_}; }
   // The turn brings `prompt` and generates `max_tokens` at most, with these dials. Once.
   // RESOURCE_EXHAUSTED names the limit where there is no room for so much.
   absl::Status Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials = {});
@@ -239,6 +244,7 @@ class Sessions::Turn {
   std::vector<int32_t> text_;
   std::vector<int32_t> added_;
   TextDials dials_;
+  HeldTextEnd end_;
   int64_t promised_ = 0;
   int generated_ = 0;
   bool kept_ = false;

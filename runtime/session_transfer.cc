@@ -58,7 +58,7 @@ absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner
   loaded.solver = state.solver;
   loaded.state_dropped = state.dropped;
   const absl::Status kept =
-      input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin});
+      input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin}, loaded.info.end);
   if (!has_state) return loaded;
   if (kept.ok()) {
     loaded.state_tokens = state.position;
@@ -138,13 +138,13 @@ absl::Status SessionInput::End() {
   return absl::OkStatus();
 }
 
-absl::Status SessionInput::Keep(StateSpace space) {
+absl::Status SessionInput::Keep(StateSpace space, SeenTextEnd end) {
   const SavedState& state = header_->state;
   if (!state.dropped.empty()) ++transfer_->states_dropped_;
   if (writer_ == nullptr) return absl::OkStatus();
   space.solver = state.solver;  // With which it came to be.
   space.dials = state.dials;
-  return writer_->Keep(std::move(space), state.tokens);
+  return writer_->Keep(std::move(space), state.tokens, std::move(end));
 }
 
 }  // namespace packrat

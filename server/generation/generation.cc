@@ -162,6 +162,7 @@ absl::Status Generation::Submit() {
       request.deadline = deadline_;
       // The next turn goes on from the state at this one's end.
       request.cache.importance = turn_.has_value() ? 1 : 0;
+      if (turn_.has_value()) request.cache.ends = turn_->ends();
       request.cache.origin = history.origin;
       request.outbox = std::make_shared<Outbox>(
           [writer = environment_->writer, weak = std::weak_ptr<Stream>(weak_from_this())] {

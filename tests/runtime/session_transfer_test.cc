@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/runtime/session_archive_fixture.h"
 #include "tests/runtime/stores_in_front.h"

@@ -74,6 +74,9 @@ absl::Status PrefixCache::PutIncoming(uint64_t number, const std::string& space,
   if (incoming.snapshot.position == 0) {
     return absl::AbortedError("the state that was coming has had to give way");
   }
+  // What nobody goes on from would only be in the way, and of an origin that was forgotten already
+  // it would be until it has aged.
+  if (IsLeft(end)) return absl::AbortedError("the session whose state was coming has gone");
   const Snapshot& snapshot = incoming.snapshot;
   PACKRAT_CHECK(static_cast<int64_t>(incoming.at) == PartBytes(snapshot.position, snapshot.dial))
       << incoming.at;

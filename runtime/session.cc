@@ -134,6 +134,8 @@ void Sessions::Remove(Map::iterator at) {
   by_expiry_.erase(at->second.expiry);
   accounts_[at->second.tenant].by_use.erase(at->second.use);
   Count(at->second.tenant, -1, -static_cast<int64_t>(at->second.text.size()));
+  // Before its origin is forgotten: a state that comes later is then known to be nobody's.
+  at->second.end.reset();
   LeaveOrigin(at->second.origin);
   sessions_.erase(at);
 }

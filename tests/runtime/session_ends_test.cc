@@ -90,5 +90,29 @@ TEST_F(SessionEndsTest, WhatComesFromElsewhereStandsAtItsEnd) {
   EXPECT_EQ(adopted->end.use_count(), 1);
 }
 
+// Whoever is told that an origin has gone sees that nobody stands at its end either.
+TEST_F(SessionEndsTest, AnEndIsLeftBeforeItsOriginIs) {
+  SeenTextEnd end;
+  int gone = 0;
+  sessions_.WatchOrigins([&](uint64_t) {
+    ++gone;
+    EXPECT_TRUE(IsLeft(end));
+  });
+  SessionContent content;
+  content.text = {1, 2, 3};
+  content.turns = {3};
+  content.origin = 7;
+  const auto first = sessions_.Restore({}, content, now_);
+  end = first->end;
+  ASSERT_TRUE(sessions_.Delete({}, first->handle, now_).ok());
+  EXPECT_EQ(gone, 1);
+  content.origin = 8;
+  const auto second = sessions_.Restore({}, content, now_);
+  end = second->end;
+  content.origin = 0;
+  ASSERT_TRUE(sessions_.Replace({}, second->handle, 3, content, now_).ok());
+  EXPECT_EQ(gone, 2);
+}
+
 }  // namespace
 }  // namespace packrat

@@ -52,6 +52,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.revision = session.revision;
   info.origin = session.origin;
   info.dials = session.dials;
+  info.solver = session.solver;
   info.end = session.end;
   info.busy = session.busy;
   info.ttl = session.ttl;
@@ -261,6 +262,7 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.ttl = source.ttl;
   copy.origin = source.origin;
   copy.dials = source.dials;
+  copy.solver = source.solver;
   copy.end = source.end;
   auto info = Add(owner, NewKey(), std::move(copy), now);
   if (info.ok()) Use(&source, now);
@@ -273,6 +275,7 @@ Sessions::Session Sessions::Fresh(SessionContent content) const {
   session.turns = std::move(content.turns);
   session.origin = content.origin;
   session.dials = std::move(content.dials);
+  session.solver = content.solver;
   session.end = std::make_shared<const TextEnd>();
   const bool told = content.ttl > absl::ZeroDuration();
   session.ttl = told ? std::min(content.ttl, options_.ttl) : options_.ttl;
@@ -317,6 +320,7 @@ absl::Status Sessions::Become(const SessionOwner& owner, Session* here, Session 
   here->turns = std::move(there.turns);
   here->revision = there.revision;
   here->dials = std::move(there.dials);
+  here->solver = there.solver;
   here->end = std::move(there.end);  // Before an origin is left, as in Remove().
   JoinOrigin(there.origin);
   LeaveOrigin(std::exchange(here->origin, there.origin));

@@ -12,17 +12,19 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
                                                     absl::Time now,
                                                     const std::function<bool()>& gone) {
   SavedState state;
+  StateSpace from;
   auto info = sessions_->Get(owner, handle, now, &state.tokens);
   if (!info.ok()) return info.status();
   PackedSession packed;
   if (space.has_value()) {
-    StateSpace from = *space;
+    from = *space;
     from.origin = info->origin;
     from.dials = info->dials;
-    state.solver = from.solver;
-    packed.state = StateReader::Open(link_, std::move(from), state.tokens, gone);
+    packed.state = StateReader::Open(link_, from, state.tokens, gone);
   }
   state.position = packed.state.position();
+  // With a state the session goes on from that; else as it would have.
+  state.solver = state.position > 0 ? from.solver : info->solver;
   state.dials = info->dials;
   state.turns = info->turns;
   state.ttl = info->ttl;
@@ -33,7 +35,7 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
 }
 
 SessionContent SessionTransfer::ContentOf(const SavedState& state) {
-  return {state.tokens, state.turns, state.ttl, state.origin, state.dials};
+  return {state.tokens, state.turns, state.ttl, state.origin, state.dials, state.solver};
 }
 
 absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner& owner,

@@ -205,9 +205,10 @@ class Engine {
   void WriteState(uint64_t number, int32_t position, int32_t dial, int64_t at, std::string bytes,
                   std::function<void(absl::Status)> done);
   // All of it has come: what begins like its text, which this one begins with, goes on from it, as
-  // long as the prefix cache keeps it. ABORTED, UNAVAILABLE: as above.
+  // long as the prefix cache keeps it, for who stands at `end` (none: for anybody). ABORTED: nobody
+  // does, or as above. UNAVAILABLE: as above.
   void KeepState(uint64_t number, StateSpace space, SharedText text,
-                 std::function<void(absl::Status)> done);
+                 std::function<void(absl::Status)> done, SeenTextEnd end = {});
   void DropState(uint64_t number);  // What has come of it, if it was not kept.
   static uint64_t NewStateNumber();
   // Drops all that is kept of an origin (StateSpace), from the next Step() on.

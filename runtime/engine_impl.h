@@ -119,6 +119,8 @@ struct Engine::Impl {
     absl::Time since;
   };
   std::vector<DeferredTask> deferred;
+  int64_t disk_answers = 0;  // StateTiers::answers(), and when it last grew.
+  absl::Time disk_answered = absl::InfinitePast();
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   // What waits or runs and has not finished. Not Abseil's map: see Tenants.

@@ -88,12 +88,13 @@ void Engine::WriteState(uint64_t number, int32_t position, int32_t dial, int64_t
 }
 
 void Engine::KeepState(uint64_t number, StateSpace space, SharedText text,
-                       std::function<void(absl::Status)> done) {
+                       std::function<void(absl::Status)> done, SeenTextEnd end) {
   impl_->Post([this, number, space = std::move(space), text = std::move(text),
-               done = std::move(done)](const absl::Status& status) {
+               done = std::move(done), end = std::move(end)](const absl::Status& status) {
     const absl::Status able = TakesStates(status, *impl_);
     if (!able.ok()) return done(able);
-    done(UnlessNoMemory([&] { return impl_->cache->PutIncoming(number, space.Key(), *text); }));
+    done(
+        UnlessNoMemory([&] { return impl_->cache->PutIncoming(number, space.Key(), *text, end); }));
   });
 }
 

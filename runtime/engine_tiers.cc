@@ -9,7 +9,7 @@
 namespace packrat {
 namespace {
 
-// A disk that takes longer than this may never answer: then the text is computed.
+// A disk from which nothing comes for longer than this may never answer: then the text is computed.
 constexpr absl::Duration kFetchTimeout = absl::Seconds(2);
 
 }  // namespace
@@ -66,24 +66,23 @@ bool Engine::Impl::MovePieces() {
     return moved.status();
   });
   if (lost) Fail(status);
-  if (!any) return false;
-  // Who waits for such a state waits for a disk that answers.
-  const auto renew = [&](auto* waiting) {
-    if (cache->IsInPieces(waiting->state)) waiting->since = step_time;
-  };
-  for (Fetching& entry : fetching) renew(&entry);
-  for (DeferredTask& entry : deferred) renew(&entry);
-  return true;
+  return any;
 }
 
 bool Engine::Impl::TakeFetched(const absl::Status& status) {
   if (tiers == nullptr) return false;
   tiers->Poll();
+  // Who waits behind others waits for a disk that answers.
+  const int64_t answers = tiers->answers();
+  if (std::exchange(disk_answers, answers) != answers) disk_answered = step_time;
+  const auto is_late = [this](absl::Time since) {
+    return step_time - std::max(since, disk_answered) >= kFetchTimeout;
+  };
   bool any = false;
   size_t kept = 0;
   for (Fetching& entry : fetching) {
     Sequence* const sequence = entry.sequence.get();
-    const bool late = step_time - entry.since >= kFetchTimeout;
+    const bool late = is_late(entry.since);
     if (sequence->finished()) {
       any = true;
     } else if (entry.item.deadline <= step_time) {
@@ -108,7 +107,7 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
   if (!room.ok()) return any;
   std::swap(tasks_to_try, deferred);
   for (DeferredTask& entry : tasks_to_try) {
-    const bool late = step_time - entry.since >= kFetchTimeout;
+    const bool late = is_late(entry.since);
     const bool full = copied_bytes >= kMostPieceBytes;  // The step, as in RunTasks().
     if (status.ok() && (full || (!late && cache->IsFetching(entry.state)))) {
       deferred.push_back(std::move(entry));

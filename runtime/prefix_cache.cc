@@ -156,7 +156,7 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
   while ((tokens_ > max_tokens_ || nodes_ > max_nodes_) && list_->before != node) {
     Forget(list_->before);
   }
-  return node->has_snapshot() ? nullptr : node;
+  return node;
 }
 
 void PrefixCache::Unlink(Node* node) {

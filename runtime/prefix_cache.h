@@ -14,11 +14,14 @@
 // renews its priority, dropping one sets the clock to that one's priority. So what is unused ages,
 // dear ones faster (GreedyDual by size: Cao and Irani, 1997). Of positive importance a snapshot
 // counts kImportantWorth times: it outlives many others, but what nobody comes back to does not
-// stay for ever. Of equals the least recently used goes first. Where one is kept, the important
-// ones of shorter texts on its way have served their turn: they are dropped first. So have those of
-// earlier requests from which the text goes on in this way alone and that nobody but this one began
-// with: the earlier turns of a chat whose client sends all of it each time. A state that is on its
-// way here in pieces counts as an important one that each piece uses; one that stands still ages.
+// stay for ever. Of equals the least recently used goes first.
+//
+// Where a session comes to a state, those of shorter texts on its way that were important have
+// served their turn: they are dropped first, but for those that another session goes on from, a
+// fork or one that has said the same (text_end.h). So have those of earlier requests from which the
+// text goes on in this way alone and that nobody but this one began with: the earlier turns of a
+// chat whose client sends all of it each time. A state that is on its way here in pieces counts as
+// an important one that each piece uses; one that stands still ages.
 //
 // What is dropped for room goes into a lower tier (state_tiers.h), where there is one and the state
 // is worth the way: one of positive importance, or one that several texts began with. Its node then
@@ -49,6 +52,7 @@
 #include "runtime/sequence_state.h"
 #include "runtime/state_pool.h"
 #include "runtime/state_tiers.h"
+#include "runtime/text_end.h"
 
 namespace packrat {
 
@@ -84,7 +88,6 @@ class PrefixCache {
   // IsFetching(). Those that come in pieces come one after the other. Throws std::bad_alloc.
   uint64_t Fetch(Node* node, int tenant, double weight);
   bool IsFetching(uint64_t state) const;
-  bool IsInPieces(uint64_t state) const { return tiers_->IsInPieces(state); }
   // Between two steps: takes a piece of a state that comes, true if there was one; and hands over
   // one of a state that is written ahead, where the pool has fewer free parts than `longest`, those
   // of the longest sequence; null: none is. An error says that the device is lost. Throws
@@ -104,14 +107,19 @@ class PrefixCache {
   // Which state of its text it is: one that is put there later has another number, above 0.
   static uint64_t StateOf(const Node* node);
 
-  // Remembers a text. Its end, if there may be a snapshot; null: there is one already, or the text
-  // has no room. Throws std::bad_alloc, then all is as before but for a part of the text.
+  // Remembers a text. Its end, which may have a snapshot already; null: the text has no room.
+  // Throws std::bad_alloc, then all is as before but for a part of the text.
   Node* Remember(const std::string& space, absl::Span<const int32_t> text);
-  // Keeps a snapshot there. `writer`: see DropOf(). `unread`: the results of its last step are not
-  // known, so nobody finds it before Settle(). One of importance makes those on its way that had
-  // some the first to be dropped, and takes the place of the writer's own (0: nobody's) that no
-  // text began with. Throws std::bad_alloc, and has then not taken it.
-  void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread = false);
+  // Keeps a snapshot where there is none. `writer`: see DropOf(). `unread`: the results of its last
+  // step are not known, so nobody finds it before Settle(). One of importance, to who comes to
+  // `ends.to`, makes those on its way that were important to nobody else the first to be dropped,
+  // and takes the place of the writer's own (0: nobody's) that no text began with. Throws
+  // std::bad_alloc, and has then not taken it.
+  void Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread = false,
+           const TurnEnds& ends = {});
+  // A turn comes to where there is a snapshot already, so that this is important to it as well.
+  // Throws std::bad_alloc, then nothing has changed.
+  void Join(Node* node, uint64_t writer, int importance, const TurnEnds& ends);
   // All that the writer has left is good.
   void Settle(uint64_t writer);
 
@@ -120,9 +128,10 @@ class PrefixCache {
   // there is no room; ABORTED: it has had to give way. Nothing is left of it then. Throws
   // std::bad_alloc, likewise.
   absl::Status Write(uint64_t number, int position, int dial, size_t at, absl::string_view bytes);
-  // All of it has come. Put() for whom `text` begins like its own; ABORTED as above.
+  // All of it has come. Put() for whom `text` begins like its own, important to who stands at
+  // `end`; ABORTED as above, or if nobody does any more.
   absl::Status PutIncoming(uint64_t number, const std::string& space,
-                           absl::Span<const int32_t> text);
+                           absl::Span<const int32_t> text, const SeenTextEnd& end = {});
   void DropIncoming(uint64_t number);  // Any number.
 
   // Drops one snapshot: this one, those of one writer in whatever tier, or out of the pool the
@@ -162,6 +171,11 @@ class PrefixCache {
   // Of a state beyond the first `before` tokens of its text.
   double WorthOf(int position, int before, int dial, bool important) const;
   void Keep(Node* node, Snapshot* snapshot);
+  // Of a node: makes room for one who stands there; counts him; and what a turn that has come to it
+  // leaves on its way.
+  static void ReserveEnd(Node* node);
+  void Stand(Node* node, int importance, const TurnEnds& ends);
+  void LeaveBehind(Node* node, uint64_t writer, const TurnEnds& ends);
   // Of a state that is about to be dropped out of the pool: its number in tiers_, and room for it
   // in moved_. 0: it is not worth it, or there is no room.
   uint64_t MoveDown(const Node* node);

@@ -24,8 +24,44 @@ void PrefixCache::Reorder(Node* node, F change) {
   node->kept_at = kept_.insert(std::move(place)).position;
 }
 
-void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance,
-                      bool unread) {
+void PrefixCache::ReserveEnd(Node* node) {
+  if (node->ends.size() < node->ends.capacity()) return;
+  node->DropLeft();
+  if (node->ends.size() == node->ends.capacity()) node->ends.reserve(2 * node->ends.size() + 1);
+}
+
+// What others stand at keeps its importance, whoever computes it again.
+void PrefixCache::Stand(Node* node, int importance, const TurnEnds& ends) {
+  node->DropLeft();
+  const int least = node->ends.empty() ? importance : node->importance;
+  if (importance > 0 && !ends.to.expired()) node->ends.push_back(ends.to);
+  Reorder(node, [&] { node->importance = std::max(importance, least); });
+}
+
+void PrefixCache::LeaveBehind(Node* node, uint64_t writer, const TurnEnds& ends) {
+  for (Node* above = node->parent; above != nullptr; above = above->parent) {
+    if (above->importance <= 0) continue;
+    above->DropLeft(ends);
+    if (!above->ends.empty()) continue;
+    Reorder(above, [&] { above->importance = -1; });
+    const bool own = above->has_snapshot() && above->writer == writer && writer != 0;
+    if (!own || above->uses > 0) continue;
+    Drop(above);
+    ForgetMoved(above);
+  }
+}
+
+void PrefixCache::Join(Node* node, uint64_t writer, int importance, const TurnEnds& ends) {
+  if (importance <= 0) return;
+  ReserveEnd(node);
+  Stand(node, std::max(importance, node->importance), ends);
+  LeaveBehind(node, writer, ends);
+  SetPriority(node);
+}
+
+void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int importance, bool unread,
+                      const TurnEnds& ends) {
+  if (importance > 0) ReserveEnd(node);
   ForgetMoved(node);
   if (unread) unread_.reserve(unread_.size() + 1);
   Keep(node, snapshot);
@@ -34,15 +70,8 @@ void PrefixCache::Put(Node* node, Snapshot* snapshot, uint64_t writer, int impor
   node->unread = unread;
   node->had_one = node->had_one || !unread;
   node->writer = writer;
-  Reorder(node, [&] { node->importance = importance; });
-  for (Node* above = node->parent; importance > 0 && above != nullptr; above = above->parent) {
-    if (above->importance <= 0) continue;
-    Reorder(above, [&] { above->importance = -1; });
-    const bool own = above->has_snapshot() && above->writer == writer && writer != 0;
-    if (!own || above->uses > 0) continue;
-    Drop(above);
-    ForgetMoved(above);
-  }
+  Stand(node, importance, ends);
+  if (importance > 0) LeaveBehind(node, writer, ends);
   for (Node* above = node->parent; above->parent != nullptr && above->children.size() == 1;
        above = above->parent) {
     const bool others = above->has_snapshot() && above->writer != writer;
@@ -214,7 +243,7 @@ bool PrefixCache::IsWorthMoving(const Node* node) const {
 
 uint64_t PrefixCache::MoveDown(const Node* node) {
   if (tiers_ == nullptr || !IsWorthMoving(node) ||
-      !tiers_->Fits(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
+      !tiers_->MakeRoom(tiers_->BytesOf(node->depth, node->snapshot.dial))) {
     return 0;
   }
   uint64_t id = 0;

@@ -34,13 +34,22 @@ struct PrefixCache::Node {
   uint64_t moved = 0;
   int moved_dial = 0;  // Of a state that goes in pieces.
   uint64_t writer = 0;
-  int importance = 0;
-  int uses = 0;  // By texts that began with it.
+  int importance = 0;             // Above 0 if somebody stands here.
+  std::vector<SeenTextEnd> ends;  // Who does; some may have left.
+  int uses = 0;                   // By texts that began with it.
   double priority = 0;
   uint64_t last_use = 0;
   std::set<Node*, DroppedFirst>::iterator kept_at;
   size_t moved_at = 0;
   bool has_snapshot() const { return snapshot.position > 0; }
+  // Those who stand here, but for the session of a turn that comes past.
+  void DropLeft(const TurnEnds& passing = {}) {
+    const auto left = [&](const SeenTextEnd& end) {
+      const bool its_own = IsSame(end, passing.from) && end.use_count() == 1;
+      return its_own || IsSame(end, passing.to) || end.expired();
+    };
+    ends.erase(std::remove_if(ends.begin(), ends.end(), left), ends.end());
+  }
 };
 
 // Of a list in which a node knows its place.

@@ -67,18 +67,27 @@ absl::Status PrefixCache::Write(uint64_t number, int position, int dial, size_t 
 }
 
 absl::Status PrefixCache::PutIncoming(uint64_t number, const std::string& space,
-                                      absl::Span<const int32_t> text) {
+                                      absl::Span<const int32_t> text, const SeenTextEnd& end) {
   Incoming incoming = TakeIncoming(number);
   // Where it was not kept, for want of memory or because it is here already.
   const absl::Cleanup release = [&] { incoming.snapshot.Release(pool_); };
   if (incoming.snapshot.position == 0) {
     return absl::AbortedError("the state that was coming has had to give way");
   }
+  // What nobody goes on from would only be in the way, and of an origin that was forgotten already
+  // it would be until it has aged.
+  if (IsLeft(end)) return absl::AbortedError("the session whose state was coming has gone");
   const Snapshot& snapshot = incoming.snapshot;
   PACKRAT_CHECK(static_cast<int64_t>(incoming.at) == PartBytes(snapshot.position, snapshot.dial))
       << incoming.at;
   Node* const node = Remember(space, text.subspan(0, snapshot.position));
-  if (node != nullptr) Put(node, &incoming.snapshot, /*writer=*/0, /*importance=*/1);
+  if (node == nullptr) return absl::OkStatus();
+  const TurnEnds ends = {{}, end};
+  if (node->has_snapshot()) {
+    Join(node, /*writer=*/0, /*importance=*/1, ends);
+  } else {
+    Put(node, &incoming.snapshot, /*writer=*/0, /*importance=*/1, /*unread=*/false, ends);
+  }
   return absl::OkStatus();
 }
 

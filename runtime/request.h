@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "models/batch.h"
 #include "runtime/text_dials.h"
+#include "runtime/text_end.h"
 
 namespace packrat {
 
@@ -63,6 +64,7 @@ struct CacheParams {
   uint64_t origin = 0;  // See StateSpace.
   // Above 0: the state at its end is kept longer than others (prefix_cache.h).
   int importance = 0;
+  TurnEnds ends;  // Of importance: whose state that is.
   // A snapshot is made after so many tokens of the prompt, for others that begin like it; 0: where
   // it seems worth it.
   int snapshot_at = 0;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "kernels/check.h"
+#include "models/bounds.h"
 #include "models/config.h"
 #include "models/weights.h"
 
@@ -119,6 +120,12 @@ absl::Status CheckText(const SavedState& state, const StateOwner& owner) {
       return Damaged(absl::StrCat("token ", i, " is ", state.tokens[i], "; range [0, ",
                                   owner.vocab_size - 1, "]"));
     }
+  }
+  // The text goes on with these.
+  for (const absl::Status& status :
+       {bounds::kCgTolerance.Check(bounds::kCgTolerance.field, state.solver.cg_tolerance),
+        bounds::kCgMaxSteps.Check(bounds::kCgMaxSteps.field, state.solver.cg_max_steps)}) {
+    if (!status.ok()) return Damaged(status.message());
   }
   int32_t end = kMinSnapshotTokens - 1;
   for (size_t i = 0; i < state.dials.finer.size(); ++i) {

@@ -51,7 +51,7 @@ struct SavedState {
   std::vector<int32_t> turns;   // Where turns of a conversation end: tokens before, increasing.
   absl::Duration ttl;           // Of the session; 0: it says none.
   uint64_t origin = 0;          // See StateSpace.
-  SolverOptions solver;         // With which the state came to be...
+  SolverOptions solver;         // With which the state came to be, or the text goes on...
   TextDials dials;              // ...and with which dials.
   int32_t position = 0;         // The state is that after so many tokens; 0: there is none.
   // Of the snapshot at that position (sequence_state.h): its slot, its tail, its pages by class.

@@ -209,9 +209,10 @@ void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
         snapped_ > prompt_tokens() || (snapped_ == prompt_tokens() && awaited_ > 0 && conversation);
     const bool goes_on = snapped_ < prompt_tokens() || conversation;
     const bool on_the_way = snapped_ != cut_ && goes_on && !in_answer;
-    if (node == nullptr || !state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
-    Snapshot snapshot = state_.Snap(share_slot, pool);
     const int importance = in_answer ? request_.cache.importance : 0;
+    if (node == nullptr || IsKept(node, importance, cache)) return absl::OkStatus();
+    if (!state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
+    Snapshot snapshot = state_.Snap(share_slot, pool);
     // The steps that led here are read at the end of this one, before anybody looks for it.
     Keep(node, &snapshot, on_the_way ? -1 : importance, /*unread=*/false, pool, cache);
     return absl::OkStatus();
@@ -224,11 +225,11 @@ void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
   if (keep && uses_cache_ && worth_it && state_.holds_parts() && !PastText()) {
     (void)UnlessNoMemory([&] {
       PrefixCache::Node* const node = cache->Remember(spaces_[part_], Text());
-      if (node == nullptr) return absl::OkStatus();
-      Snapshot snapshot = state_.HandOver(pool);
       // The conversation goes on from an end id only if the next turn begins with it.
-      Keep(node, &snapshot, PastEndId() ? 0 : request_.cache.importance, /*unread=*/!all_read(),
-           pool, cache);
+      const int importance = PastEndId() ? 0 : request_.cache.importance;
+      if (node == nullptr || IsKept(node, importance, cache)) return absl::OkStatus();
+      Snapshot snapshot = state_.HandOver(pool);
+      Keep(node, &snapshot, importance, /*unread=*/!all_read(), pool, cache);
       return absl::OkStatus();
     });
   }
@@ -243,10 +244,16 @@ void Sequence::DropKept(PrefixCache* cache) const {
   }
 }
 
+bool Sequence::IsKept(PrefixCache::Node* node, int importance, PrefixCache* cache) const {
+  if (PrefixCache::SnapshotAt(node).position == 0) return false;
+  cache->Join(node, request_.id, importance, request_.cache.ends);
+  return true;
+}
+
 void Sequence::Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
                     StatePool* pool, PrefixCache* cache) {
   try {
-    cache->Put(node, snapshot, request_.id, importance, unread);
+    cache->Put(node, snapshot, request_.id, importance, unread, request_.cache.ends);
   } catch (const std::bad_alloc&) {
     snapshot->Release(pool);
   }

@@ -176,6 +176,8 @@ class Sequence {
   bool PastText() const;
   // Whether the id that ended it was computed before it was known.
   bool PastEndId() const;
+  // Whether there is one at a node already, which then is this one's too.
+  bool IsKept(PrefixCache::Node* node, int importance, PrefixCache* cache) const;
   // Keeps a snapshot, or gives it back where there is no memory to list it.
   void Keep(PrefixCache::Node* node, Snapshot* snapshot, int importance, bool unread,
             StatePool* pool, PrefixCache* cache);

@@ -52,6 +52,8 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.revision = session.revision;
   info.origin = session.origin;
   info.dials = session.dials;
+  info.solver = session.solver;
+  info.end = session.end;
   info.busy = session.busy;
   info.ttl = session.ttl;
   // Callers read the clock before they wait for the lock.
@@ -133,6 +135,8 @@ void Sessions::Remove(Map::iterator at) {
   by_expiry_.erase(at->second.expiry);
   accounts_[at->second.tenant].by_use.erase(at->second.use);
   Count(at->second.tenant, -1, -static_cast<int64_t>(at->second.text.size()));
+  // Before its origin is forgotten: a state that comes later is then known to be nobody's.
+  at->second.end.reset();
   LeaveOrigin(at->second.origin);
   sessions_.erase(at);
 }
@@ -258,6 +262,8 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.ttl = source.ttl;
   copy.origin = source.origin;
   copy.dials = source.dials;
+  copy.solver = source.solver;
+  copy.end = source.end;
   auto info = Add(owner, NewKey(), std::move(copy), now);
   if (info.ok()) Use(&source, now);
   return info;
@@ -269,6 +275,8 @@ Sessions::Session Sessions::Fresh(SessionContent content) const {
   session.turns = std::move(content.turns);
   session.origin = content.origin;
   session.dials = std::move(content.dials);
+  session.solver = content.solver;
+  session.end = std::make_shared<const TextEnd>();
   const bool told = content.ttl > absl::ZeroDuration();
   session.ttl = told ? std::min(content.ttl, options_.ttl) : options_.ttl;
   return session;
@@ -319,6 +327,8 @@ absl::Status Sessions::Become(const SessionOwner& owner, Session* here, Session 
   here->turns = std::move(there.turns);
   here->revision = there.revision;
   here->dials = std::move(there.dials);
+  here->solver = there.solver;
+  here->end = std::move(there.end);  // Before an origin is left, as in Remove().
   JoinOrigin(there.origin);
   LeaveOrigin(std::exchange(here->origin, there.origin));
   here->ttl = there.ttl;
@@ -336,6 +346,7 @@ SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
     turns.push_back(static_cast<int32_t>(std::min<int64_t>(end, tokens)));
   }
   Count(session.tenant, 0, tokens - static_cast<int64_t>(session.text.size()));
+  if (text.size() < session.text.size()) session.end.reset();
   session.text = std::move(text);
   session.turns = std::move(turns);
   session.dials.Cut(tokens);

@@ -20,8 +20,10 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "models/batch.h"
 #include "runtime/mutex.h"
 #include "runtime/text_dials.h"
+#include "runtime/text_end.h"
 
 namespace packrat {
 
@@ -47,7 +49,9 @@ struct SessionInfo {
   std::vector<int32_t> turns;  // Where each ends, in tokens; the last where the text does.
   int64_t revision = 0;        // Grows whenever the text changes.
   uint64_t origin = 0;         // Of its states: see StateSpace in request.h...
-  TextDials dials;             // ...and this. Means nothing while there are no tokens.
+  TextDials dials;             // ...and this. Means nothing while there are no tokens,
+  SolverOptions solver;        // nor do these, of its last turn.
+  SeenTextEnd end;             // At which it stands: nobody's where it was rewound, or is empty.
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
@@ -59,6 +63,7 @@ struct SessionContent {
   absl::Duration ttl;  // Above SessionOptions::ttl, or not above 0: that.
   uint64_t origin = 0;
   TextDials dials;
+  SolverOptions solver;
 };
 
 // Errors: NOT_FOUND for a handle that is none, unknown, expired, or another owner's, in the same
@@ -152,6 +157,8 @@ class Sessions {
     int64_t revision = 0;
     uint64_t origin = 0;
     TextDials dials;
+    SolverOptions solver;
+    HeldTextEnd end;
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
@@ -216,9 +223,13 @@ class Sessions::Turn {
   const std::vector<int32_t>& text() const { return text_; }
   uint64_t origin() const { return session_->origin; }
   const TextDials& dials() const { return session_->dials; }
-  // The turn brings `prompt` and generates `max_tokens` at most, with these dials. Once.
-  // RESOURCE_EXHAUSTED names the limit where there is no room for so much.
-  absl::Status Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials = {});
+  const SolverOptions& solver() const { return session_->solver; }
+  // After Promise().
+  TurnEnds ends() const { return {session_->end, end_}; }
+  // The turn brings `prompt` and generates `max_tokens` at most, with these dials and options.
+  // Once. RESOURCE_EXHAUSTED names the limit where there is no room for so much.
+  absl::Status Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials = {},
+                       const SolverOptions& solver = {});
   // Tokens that were generated, after Promise().
   void Append(absl::Span<const int32_t> tokens);
   int generated() const { return generated_; }
@@ -241,6 +252,8 @@ class Sessions::Turn {
   std::vector<int32_t> text_;
   std::vector<int32_t> added_;
   TextDials dials_;
+  SolverOptions solver_;
+  HeldTextEnd end_;
   int64_t promised_ = 0;
   int generated_ = 0;
   bool kept_ = false;

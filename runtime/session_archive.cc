@@ -54,7 +54,7 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
   StateSpace from = *space;
   from.origin = adopted->origin;
   // Whether it finds room or not, the text is here.
-  input->Keep(std::move(from)).IgnoreError();
+  input->Keep(std::move(from), adopted->end).IgnoreError();
   return absl::OkStatus();
 }
 

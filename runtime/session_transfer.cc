@@ -12,17 +12,19 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
                                                     absl::Time now,
                                                     const std::function<bool()>& gone) {
   SavedState state;
+  StateSpace from;
   auto info = sessions_->Get(owner, handle, now, &state.tokens);
   if (!info.ok()) return info.status();
   PackedSession packed;
   if (space.has_value()) {
-    StateSpace from = *space;
+    from = *space;
     from.origin = info->origin;
     from.dials = info->dials;
-    state.solver = from.solver;
-    packed.state = StateReader::Open(link_, std::move(from), state.tokens, gone);
+    packed.state = StateReader::Open(link_, from, state.tokens, gone);
   }
   state.position = packed.state.position();
+  // With a state the session goes on from that; else as it would have.
+  state.solver = state.position > 0 ? from.solver : info->solver;
   state.dials = info->dials;
   state.turns = info->turns;
   state.ttl = info->ttl;
@@ -33,7 +35,7 @@ absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
 }
 
 SessionContent SessionTransfer::ContentOf(const SavedState& state) {
-  return {state.tokens, state.turns, state.ttl, state.origin, state.dials};
+  return {state.tokens, state.turns, state.ttl, state.origin, state.dials, state.solver};
 }
 
 absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner& owner,
@@ -58,7 +60,7 @@ absl::StatusOr<SessionTransfer::Loaded> SessionTransfer::Load(const SessionOwner
   loaded.solver = state.solver;
   loaded.state_dropped = state.dropped;
   const absl::Status kept =
-      input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin});
+      input->Keep({owner.tenant, std::move(salt), {}, {}, loaded.info.origin}, loaded.info.end);
   if (!has_state) return loaded;
   if (kept.ok()) {
     loaded.state_tokens = state.position;
@@ -138,13 +140,13 @@ absl::Status SessionInput::End() {
   return absl::OkStatus();
 }
 
-absl::Status SessionInput::Keep(StateSpace space) {
+absl::Status SessionInput::Keep(StateSpace space, SeenTextEnd end) {
   const SavedState& state = header_->state;
   if (!state.dropped.empty()) ++transfer_->states_dropped_;
   if (writer_ == nullptr) return absl::OkStatus();
   space.solver = state.solver;  // With which it came to be.
   space.dials = state.dials;
-  return writer_->Keep(std::move(space), state.tokens);
+  return writer_->Keep(std::move(space), state.tokens, std::move(end));
 }
 
 }  // namespace packrat

@@ -63,8 +63,9 @@ class SessionInput {
   // Once its text is there, what it was; without its parts. `dropped`: why its state does not come.
   const SavedState& state() const { return header_->state; }
   // That requests of `space` with its solver options and dials go on from its state, if it has one
-  // that can be used. Once. Waits.
-  absl::Status Keep(StateSpace space);
+  // that can be used; for who stands at `end`: a session that has this text now, and may have gone
+  // when the state is there. Once. Waits.
+  absl::Status Keep(StateSpace space, SeenTextEnd end);
 
  private:
   SessionTransfer* const transfer_;

@@ -17,6 +17,8 @@ Sessions::Turn::Turn(Turn&& other) noexcept
       text_(std::move(other.text_)),
       added_(std::move(other.added_)),
       dials_(std::move(other.dials_)),
+      solver_(other.solver_),
+      end_(std::move(other.end_)),
       promised_(other.promised_),
       generated_(other.generated_),
       kept_(other.kept_) {}
@@ -51,8 +53,10 @@ void Sessions::Turn::Replace(int64_t revision, SessionContent content, absl::Tim
   if (!status.ok()) Drop();
 }
 
-absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials) {
+absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens, TextDials dials,
+                                     const SolverOptions& solver) {
   const auto tokens = static_cast<int64_t>(prompt.size()) + max_tokens;
+  HeldTextEnd end = std::make_shared<const TextEnd>();
   MutexLock lock(&sessions_->mutex_);
   const absl::Status room = sessions_->CheckRoom({session_->tenant, share_}, 0, tokens);
   if (!room.ok()) return room;
@@ -60,6 +64,8 @@ absl::Status Sessions::Turn::Promise(std::vector<int32_t> prompt, int max_tokens
   promised_ = tokens;
   added_ = std::move(prompt);
   dials_ = std::move(dials);
+  solver_ = solver;
+  end_ = std::move(end);
   return absl::OkStatus();
 }
 
@@ -80,8 +86,10 @@ void Sessions::Turn::Keep(absl::Time now) {
     text.insert(text.end(), added_.begin(), added_.end());
     turns.push_back(static_cast<int32_t>(text.size()));
     session_->dials = std::move(dials_);
+    session_->solver = solver_;
     ++session_->revision;
   }
+  if (end_ != nullptr) session_->end = std::move(end_);
   promised_ -= static_cast<int64_t>(added_.size());
   sessions_->Use(session_, now);
   kept_ = true;

@@ -4,9 +4,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
-#include <limits>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -79,16 +79,26 @@ absl::StatusOr<StateFolder::Seal> StateFolder::Write(uint64_t name, const SavedS
   return Seal{header.size(), HashBytes(0, header.data(), header.size())};
 }
 
-absl::StatusOr<SavedState> StateFolder::Read(uint64_t name, const Seal& seal) const {
-  absl::StatusOr<std::string> bytes =
-      ReadWholeFile(PathOf(name), std::numeric_limits<size_t>::max());
-  if (!bytes.ok()) return bytes.status();
+absl::StatusOr<SavedState> StateFolder::Read(uint64_t name, const Seal& seal, size_t most,
+                                             const std::function<void()>& answered) const {
+  constexpr size_t kPieceBytes = kMostPieceBytes;
+  std::string bytes;
+  bytes.reserve(most);
+  for (size_t came = kPieceBytes; came == kPieceBytes;) {
+    const absl::StatusOr<std::string> piece =
+        ReadFileAt(PathOf(name), static_cast<int64_t>(bytes.size()),
+                   std::min(kPieceBytes, most - bytes.size()));
+    if (!piece.ok()) return piece.status();
+    came = piece->size();
+    bytes += *piece;
+    answered();
+  }
   // The header has the hash of the rest. A file that is whole may still be another state's.
-  if (bytes->size() < seal.header_bytes ||
-      HashBytes(0, bytes->data(), seal.header_bytes) != seal.header_hash) {
+  if (bytes.size() < seal.header_bytes ||
+      HashBytes(0, bytes.data(), seal.header_bytes) != seal.header_hash) {
     return absl::DataLossError(absl::StrCat(PathOf(name), ": is not the file that was written"));
   }
-  return DecodeSavedState(*std::move(bytes), owner_);
+  return DecodeSavedState(std::move(bytes), owner_);
 }
 
 absl::Status StateFolder::WritePiece(uint64_t name, int64_t at, absl::string_view bytes) const {

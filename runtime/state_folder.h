@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -33,8 +34,10 @@ class StateFolder {
   // What follows may be called by several threads at once, for different names. An error leaves no
   // file.
   absl::StatusOr<Seal> Write(uint64_t name, const SavedState& state) const;
-  // DATA_LOSS: the file is not what Write() has written.
-  absl::StatusOr<SavedState> Read(uint64_t name, const Seal& seal) const;
+  // At most `most` bytes of it, in pieces, after each of which it tells `answered`. DATA_LOSS: the
+  // file is not what Write() has written.
+  absl::StatusOr<SavedState> Read(uint64_t name, const Seal& seal, size_t most,
+                                  const std::function<void()>& answered) const;
   void Remove(uint64_t name) const;
   // Of a file whose bytes are the caller's own affair.
   absl::Status WritePiece(uint64_t name, int64_t at, absl::string_view bytes) const;

@@ -82,11 +82,12 @@ absl::Status StateWriter::Write(std::string bytes) {
   return status_;
 }
 
-absl::Status StateWriter::Keep(StateSpace space, std::vector<int32_t> text) {
+absl::Status StateWriter::Keep(StateSpace space, std::vector<int32_t> text, SeenTextEnd end) {
   if (!status_.ok()) return status_;
   auto shared = std::make_shared<const std::vector<int32_t>>(std::move(text));
   status_ = Wait<absl::Status>(link_, [&](auto done) {
-    link_.engine->KeepState(number_, std::move(space), std::move(shared), std::move(done));
+    link_.engine->KeepState(number_, std::move(space), std::move(shared), std::move(done),
+                            std::move(end));
   });
   kept_ = status_.ok();
   return status_;

@@ -61,8 +61,8 @@ class StateWriter {
   // the engine is busy. Waits.
   absl::Status Write(std::string bytes);
   bool failed() const { return !status_.ok(); }
-  // All of it was written. Waits.
-  absl::Status Keep(StateSpace space, std::vector<int32_t> text);
+  // All of it was written, for who stands at `end`. Waits.
+  absl::Status Keep(StateSpace space, std::vector<int32_t> text, SeenTextEnd end = {});
 
  private:
   const StateLink link_;

@@ -296,6 +296,7 @@ void StateTiers::Poll() {
 
 void StateTiers::Finish(Entry* entry) {
   const bool failed = !entry->status.ok();
+  if (entry->stage == Stage::kReading || reading_.empty()) ++answers_;
   if (entry->stage == Stage::kReading) {
     reading_.erase(std::find(reading_.begin(), reading_.end(), entry));
   }

@@ -72,6 +72,9 @@ class StateTiers {
     return !Fits(bytes) && piece_bytes_ > 0 && bytes <= stats_.disk.limit;
   }
 
+  // Whether there is room for a state of so many bytes: what rests and is worth least gives way for
+  // it, and is gone or on its way to the disk. So that who asks first copies nothing in vain.
+  bool MakeRoom(int64_t bytes);
   // Keeps a state whose text ends where it does; `worth` as of prefix_cache.h. 0: there is no room.
   // Throws std::bad_alloc, then nothing has changed.
   uint64_t Add(SavedState state, double worth);
@@ -106,6 +109,10 @@ class StateTiers {
 
   // Takes notice of what the threads have done.
   void Poll();
+  // How often the disk has answered: what was read of it, by pieces, whatever came of it; and what
+  // was written, while nothing was to be read, since memory to read into may wait for that. Who
+  // waits for a state sees by it a disk that is slow, or has much to do, from one that is dead.
+  int64_t answers() const { return answers_; }
 
   struct Tier {
     int64_t states = 0, bytes = 0, limit = 0;
@@ -192,7 +199,6 @@ class StateTiers {
   static void Rest(Budget* budget, Entry* entry, bool used_now);
   static void Lift(Budget* budget, Entry* entry);
   static Entry* LiftLeast(Budget* budget);  // Null: nothing rests.
-  bool MakeRoom(int64_t bytes);
   bool MakeRoomOnDisk(int64_t bytes);
   // Has the folder take what rests in memory beyond so many bytes.
   void WriteBeyond(int64_t resting);
@@ -207,7 +213,7 @@ class StateTiers {
   void Hand(Entry* entry);
   // The threads.
   void Work(bool reads);
-  absl::Status Do(Entry* entry) const;
+  absl::Status Do(Entry* entry);
   absl::Status DoPiece(Entry* entry) const;
 
   const StateLayout layout_;
@@ -222,6 +228,7 @@ class StateTiers {
   Queue wanted_;
   double turn_ = 0;              // Of what was handed to the reader last.
   std::vector<Entry*> reading_;  // What the reader has, at most kMostReading.
+  std::atomic<int64_t> answers_{0};
 
   Mutex mutex_;
   std::condition_variable work_, done_;

@@ -43,7 +43,7 @@ void StateTiers::Work(bool reads) {
   }
 }
 
-absl::Status StateTiers::Do(Entry* entry) const {
+absl::Status StateTiers::Do(Entry* entry) {
   if (entry->size > 0 && entry->stage != Stage::kRemoving) return DoPiece(entry);
   if (entry->stage == Stage::kWriting) {
     if (entry->dropped) return absl::CancelledError("nobody holds it");
@@ -57,7 +57,8 @@ absl::Status StateTiers::Do(Entry* entry) const {
   }
   // Whatever comes of it, the file is not needed any more: also where there is no memory for it.
   const absl::Cleanup remove = [&] { folder_->Remove(entry->id); };
-  absl::StatusOr<SavedState> state = folder_->Read(entry->id, entry->seal);
+  absl::StatusOr<SavedState> state = folder_->Read(
+      entry->id, entry->seal, static_cast<size_t>(entry->bytes), [this] { ++answers_; });
   if (!state.ok()) return state.status();
   entry->state = std::make_shared<const SavedState>(*std::move(state));
   return absl::OkStatus();

@@ -34,6 +34,7 @@ std::shared_ptr<Generation> Generation::Generate(CallEnvironment* environment,
              /*takes_turn=*/true,
              &request->cache_salt(),
              !request->rat_plus_dial().empty(),
+             &request->solver(),
              make};
   return std::shared_ptr<Generation>(new Generation(environment, std::move(ask), info, caller));
 }
@@ -52,6 +53,7 @@ std::shared_ptr<Generation> Generation::Score(CallEnvironment* environment,
              /*takes_turn=*/false,
              &request->cache_salt(),
              !request->rat_plus_dial().empty(),
+             &request->solver(),
              make};
   return std::shared_ptr<Generation>(new Generation(environment, std::move(ask), info, caller));
 }
@@ -136,7 +138,7 @@ absl::Status Generation::Submit() {
   if (!requests.ok()) return requests.status();
   if (from_session > 0) {
     const absl::Status dial =
-        KeepDials(history, static_cast<int32_t>(from_session), served.model->config(), &*requests);
+        GoOnLike(history, static_cast<int32_t>(from_session), served.model->config(), &*requests);
     if (!dial.ok()) return dial;
   }
   engine_ = served.engine;
@@ -150,9 +152,9 @@ absl::Status Generation::Submit() {
     if (!allowed.ok()) return allowed;
     if (turn_.has_value()) {
       const std::vector<int32_t>& prompt = requests->front().prompt;
-      const absl::Status promised =
-          turn_->Promise({prompt.begin() + from_session, prompt.end()},
-                         requests->front().stop.max_tokens, requests->front().dials);
+      const absl::Status promised = turn_->Promise(
+          {prompt.begin() + from_session, prompt.end()}, requests->front().stop.max_tokens,
+          requests->front().dials, requests->front().solver);
       if (!promised.ok()) return promised;
       turn_space_ = SpaceOf(requests->front());
     }
@@ -162,6 +164,7 @@ absl::Status Generation::Submit() {
       request.deadline = deadline_;
       // The next turn goes on from the state at this one's end.
       request.cache.importance = turn_.has_value() ? 1 : 0;
+      if (turn_.has_value()) request.cache.ends = turn_->ends();
       request.cache.origin = history.origin;
       request.outbox = std::make_shared<Outbox>(
           [writer = environment_->writer, weak = std::weak_ptr<Stream>(weak_from_this())] {

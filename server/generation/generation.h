@@ -68,6 +68,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
     bool takes_turn;                // In the session: the call is of one request, which joins it.
     const std::string* cache_salt;  // Beside a session.
     bool names_dial;
+    const v1::SolverParams* solver;  // What it says of them.
     // `history`: what the session holds.
     std::function<absl::StatusOr<std::vector<Request>>(const RequestRules&, uint64_t seed,
                                                        std::vector<int32_t> history)>
@@ -109,10 +110,11 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   void FetchAndBegin(StoredSessions* stored);
   // What the session holds, which is busy from here on if the call takes a turn; nothing without.
   absl::Status ReadSession(SessionContent* content);
-  // The requests go on from the `tokens` tokens of the session, which has some, with the dials that
-  // these have, or from there on with a coarser one.
-  absl::Status KeepDials(const SessionContent& content, int32_t tokens, const ModelConfig& config,
-                         std::vector<Request>* requests) const;
+  // The requests go on from the `tokens` tokens of the session, which has some, with the solver
+  // options of its last turn where the call says nothing else, and with the dials that the tokens
+  // have, or from there on with a coarser one.
+  absl::Status GoOnLike(const SessionContent& content, int32_t tokens, const ModelConfig& config,
+                        std::vector<Request>* requests) const;
   void CancelChoices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeNews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Puts what is new of one choice into message_. Null: there is nothing new.

@@ -42,6 +42,7 @@ absl::Status Generation::ReadSession(SessionContent* content) {
     if (!info.ok()) return info.status();
     content->origin = info->origin;
     content->dials = info->dials;
+    content->solver = info->solver;
     return absl::OkStatus();
   }
   auto turn = sessions->Begin(owner, *ask_.session, SteadyNow());
@@ -50,13 +51,14 @@ absl::Status Generation::ReadSession(SessionContent* content) {
   content->text = turn_->text();
   content->origin = turn_->origin();
   content->dials = turn_->dials();
+  content->solver = turn_->solver();
   return absl::OkStatus();
 }
 
-absl::Status Generation::KeepDials(const SessionContent& content, int32_t tokens,
-                                   const ModelConfig& config,
-                                   std::vector<Request>* requests) const {
+absl::Status Generation::GoOnLike(const SessionContent& content, int32_t tokens,
+                                  const ModelConfig& config, std::vector<Request>* requests) const {
   for (Request& request : *requests) {
+    request.solver = MakeSolver(*ask_.solver, content.solver);
     const int32_t named = request.dials.last, before = content.dials.last;
     const auto computed =
         static_cast<int32_t>(request.prompt.size()) - (request.stop.max_tokens == 0);

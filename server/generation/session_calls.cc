@@ -79,6 +79,10 @@ void FillSession(const SessionInfo& info, const ServedModel& served, v1::Session
   if (served.engine->options().prefix_cache) {
     session->set_state_bytes(static_cast<int64_t>(SavedPartBytes(layout, info.tokens)));
   }
+  if (info.tokens > 0) {
+    session->mutable_solver()->set_cg_tolerance(info.solver.cg_tolerance);
+    session->mutable_solver()->set_cg_max_steps(info.solver.cg_max_steps);
+  }
   if (info.tokens > 0 && !dials.empty()) session->set_rat_plus_dial(dials[info.dials.last]);
 }
 

@@ -61,7 +61,7 @@ absl::Status TransferCall::CheckLoad(const std::string& cache_salt,
 absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest& request) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
   const std::string& handle = request.session();
-  const auto space =
+  auto space =
       SpaceOf(owner_, request.cache_salt(), MakeSolver(request.solver(), served().rules.solver));
   if (!space.ok()) return space.status();
   if (StoredSessions* const stored = environment_->stored.load(); stored != nullptr) {
@@ -71,6 +71,7 @@ absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest
   SessionTransfer* const transfer = served().transfer;
   const auto info = environment_->sessions->Get(owner_, handle, SteadyNow());
   if (!info.ok()) return info.status();
+  space->solver = MakeSolver(request.solver(), info->solver);
   const int64_t text_bytes = MostHeaderBytes(info->tokens);
   const auto state_bytes = static_cast<int64_t>(
       SavedPartBytes(transfer->model().layout.ForDial(info->dials.last), info->tokens));

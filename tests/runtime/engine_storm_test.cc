@@ -166,6 +166,9 @@ class Storm {
     request->priority = Pick(4) * Pick(2);
     request->cache.use = Pick(12) != 0;
     request->cache.importance = Pick(folder_.empty() ? 5 : 2) == 0;
+    // As of sessions that are forked, go on and end.
+    request->cache.ends = {ends_[Pick(4)], ends_[Pick(4)]};
+    if (Pick(3) == 0) ends_[Pick(4)] = std::make_shared<const TextEnd>();
     return live;
   }
 
@@ -350,6 +353,7 @@ class Storm {
   std::vector<std::unique_ptr<Live>> live_;
   std::optional<MovingStates> moving_;
   std::unique_ptr<Engine> engine_;  // At its end it answers those.
+  HeldTextEnd ends_[4];
   uint64_t last_id_ = 0, last_origin_ = 0;
   const bool crowded_;
   bool ending_ = false;

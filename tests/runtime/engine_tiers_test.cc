@@ -1,9 +1,6 @@
-// States below the pool as requests see them: in memory and on the disk, of a disk that damages
-// them, or that does not answer.
-#include <fcntl.h>
+// States below the pool as requests see them: in memory and on the disk, and of a disk that damages
+// them.
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -14,92 +11,11 @@
 #include <vector>
 
 #include "runtime/saved_state.h"
-#include "tests/runtime/engine_fixture.h"
+#include "tests/runtime/engine_tiers_fixture.h"
 #include "tests/runtime/state_pieces.h"
 
 namespace packrat {
 namespace {
-
-namespace fs = std::filesystem;
-using Text = std::vector<int32_t>;
-
-class EngineTiersTest : public EngineTest {
- protected:
-  EngineTiersTest() : folder_(::testing::TempDir() + "engine_states") { fs::remove_all(folder_); }
-
-  // Memory and disk for so many sequences of the greatest length; and a pool.
-  void StartTiers(double in_memory, double on_disk, int pool = 2) {
-    EngineOptions options = Small();
-    const auto one = static_cast<double>(FakeModel().state_layout().SequenceBytes(512));
-    options.max_running = 2;
-    options.cache_sequences = pool - 2;
-    options.state_bytes = static_cast<int64_t>(pool * one);
-    options.state_host_memory = static_cast<int64_t>(in_memory * one);
-    options.state_disk = static_cast<int64_t>(on_disk * one);
-    if (on_disk > 0) options.state_dir = folder_;
-    Start(options);
-  }
-  // Until nothing waits or runs, for as long as that takes.
-  void Run() {
-    while (!engine_->idle()) {
-      // No faster than time itself, or the disk would be late.
-      if (!Step()) absl::SleepFor(absl::Milliseconds(1));
-    }
-  }
-  void SubmitTurn(Consumer* consumer, const Text& prompt, int count = 5, int importance = 1) {
-    Request request = consumer->Make(++last_id_, prompt, count);
-    request.cache.importance = importance;
-    Submit(std::move(request));
-  }
-  // Ends the text, and gives it back with what was generated.
-  Text Turn(Text prompt, int count = 5, int importance = 1) {
-    Consumer consumer;
-    SubmitTurn(&consumer, prompt, count, importance);
-    Run();
-    Finish(&consumer, prompt, count);
-    prompt.insert(prompt.end(), consumer.tokens.begin(), consumer.tokens.end());
-    return prompt;
-  }
-  void Finish(Consumer* consumer, const Text& prompt, int count) {
-    consumer->Poll();
-    ASSERT_TRUE(consumer->finish.has_value());
-    EXPECT_EQ(consumer->finish->status, absl::OkStatus());
-    EXPECT_EQ(consumer->tokens, model_->GreedyAfter(prompt, count));
-    cached_tokens_ = consumer->finish->usage.cached_tokens;
-    miss_ = consumer->finish->usage.cache_miss;
-  }
-  // Until the threads have done what they were given.
-  void Settle() {
-    for (int quiet = 0; quiet < 10; ++quiet) {
-      const StateTiers::Stats before = engine_->stats().tiers;
-      absl::SleepFor(absl::Milliseconds(2));
-      Step();
-      const StateTiers::Stats after = engine_->stats().tiers;
-      if (after.moved_to_disk != before.moved_to_disk || after.disk.bytes != before.disk.bytes ||
-          after.memory.bytes != before.memory.bytes) {
-        quiet = 0;
-      }
-    }
-  }
-  void Others(int count) {
-    for (int i = 0; i < count; ++i) {
-      Turn(RandomPrompt(&random_, 60));
-      Settle();
-    }
-  }
-  std::vector<std::string> Files() const {
-    std::vector<std::string> files;
-    for (const auto& entry : fs::directory_iterator(folder_)) {
-      if (entry.path().filename() != "lock") files.push_back(entry.path());
-    }
-    return files;
-  }
-
-  const std::string folder_;
-  uint64_t last_id_ = 0;
-  int cached_tokens_ = 0;
-  CacheMiss miss_ = CacheMiss::kNone;
-};
 
 TEST_F(EngineTiersTest, ComesBackFromMemory) {
   StartTiers(20, 0);
@@ -305,100 +221,6 @@ TEST_F(InPiecesTest, AFullDiskIsNotAskedAgain) {
   Turn(texts[0]);
   EXPECT_EQ(cached_tokens_, 0);
   ExpectAllFree();
-}
-
-// Opening a pipe takes until somebody opens its other end.
-class StuckDiskTest : public EngineTiersTest {
- protected:
-  void GetStuck() {
-    StartTiers(1, 40);
-    text_ = Turn(RandomPrompt(&random_, 70));
-    Others(14);
-    files_ = Files();
-    ASSERT_FALSE(files_.empty());
-    for (const std::string& file : files_) {
-      fs::remove(file);
-      ASSERT_EQ(mkfifo(file.c_str(), 0600), 0);
-    }
-    SubmitTurn(&stuck_, text_);
-    for (int i = 0; i < 3; ++i) Step();
-    EXPECT_FALSE(engine_->idle());
-    EXPECT_EQ(engine_->stats().waiting, 1);
-    EXPECT_EQ(engine_->stats().running, 0);
-    EXPECT_FALSE(engine_->progress().has_work);  // It does not stand still.
-  }
-  void TearDown() override {
-    std::atomic<bool> done{false};
-    std::thread opens([&] {  // What the reader has opened, or is about to.
-      while (!done) {
-        for (const std::string& file : files_) {
-          const int fd = open(file.c_str(), O_WRONLY | O_NONBLOCK);
-          if (fd >= 0) close(fd);
-        }
-        std::this_thread::yield();
-      }
-    });
-    engine_.reset();
-    done = true;
-    opens.join();
-  }
-  Text text_;
-  std::vector<std::string> files_;
-  Consumer stuck_;
-};
-
-TEST_F(StuckDiskTest, OthersGoOnAndAfterAWhileTheTextIsComputed) {
-  GetStuck();
-  const Text prompt = RandomPrompt(&random_, 40);
-  Consumer other;
-  SubmitTurn(&other, prompt, 5, 0);
-  for (int i = 0; i < 20; ++i) Step();
-  Finish(&other, prompt, 5);
-  EXPECT_FALSE(stuck_.Poll());
-  now_ += absl::Seconds(2);
-  for (int i = 0; i < 20; ++i) Step();
-  Finish(&stuck_, text_, 5);
-  EXPECT_EQ(cached_tokens_, 0);
-  EXPECT_TRUE(engine_->idle());
-}
-
-TEST_F(StuckDiskTest, WhoWaitsForItCanBeCancelled) {
-  GetStuck();
-  engine_->Cancel(last_id_);
-  Step();
-  stuck_.Poll();
-  ASSERT_TRUE(stuck_.finish.has_value());
-  EXPECT_EQ(stuck_.finish->reason, FinishReason::kCancelled);
-  EXPECT_TRUE(engine_->idle());
-}
-
-TEST_F(StuckDiskTest, DeadlinesHoldMeanwhile) {
-  GetStuck();
-  Consumer late;
-  Request request = late.Make(++last_id_, text_, 5);
-  request.deadline = now_ + absl::Milliseconds(100);
-  Submit(std::move(request));
-  for (int i = 0; i < 20; ++i) Step();
-  late.Poll();
-  ASSERT_TRUE(late.finish.has_value());
-  EXPECT_EQ(late.finish->reason, FinishReason::kDeadline);
-  EXPECT_FALSE(engine_->idle());  // The other has time.
-}
-
-TEST_F(StuckDiskTest, TheEndOfTheEngineIsTheEndOfTheRequest) {
-  GetStuck();
-  absl::Status saved = absl::UnknownError("not called");
-  SaveWhole(engine_.get(), {}, text_,
-            [&](const absl::StatusOr<SavedState>& s) { saved = s.status(); });
-  Step();
-  EXPECT_TRUE(absl::IsUnknown(saved));
-  engine_->AbortAll(absl::UnavailableError("the server is shutting down"));
-  Step();
-  EXPECT_TRUE(absl::IsUnavailable(saved)) << saved;
-  stuck_.Poll();
-  ASSERT_TRUE(stuck_.finish.has_value());
-  EXPECT_TRUE(absl::IsUnavailable(stuck_.finish->status));
-  EXPECT_TRUE(engine_->idle());
 }
 
 }  // namespace

@@ -55,11 +55,15 @@ class PrefixCacheTest : public ::testing::Test {
     return state.HandOver(pool_.get());
   }
   bool Keep(const Text& text, uint64_t writer = 1, int importance = 0,
-            const std::string& space = "", bool unread = false) {
+            const std::string& space = "", bool unread = false, const TurnEnds& ends = {}) {
     PrefixCache::Node* node = cache_->Remember(space, text);
     if (node == nullptr) return false;
+    if (PrefixCache::SnapshotAt(node).position > 0) {
+      cache_->Join(node, writer, importance, ends);
+      return false;
+    }
     Snapshot snapshot = Make(text);
-    cache_->Put(node, &snapshot, writer, importance, unread);
+    cache_->Put(node, &snapshot, writer, importance, unread, ends);
     EXPECT_EQ(snapshot.position, 0);
     return true;
   }

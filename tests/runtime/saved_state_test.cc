@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -288,6 +289,11 @@ TEST_F(SavedStateTest, WhatNoModelCanHaveComeToIsDamaged) {
   damaged(state, "a turn ends at token 21");
   damaged(State(20, 21), "its position is 21; range [16, 20], or 0");
   damaged(State(20, 15), "its position is 15");
+  state = State(20, 17);
+  state.solver.cg_max_steps = 0;
+  damaged(state, "cg_max_steps is 0; range [1, ");
+  state.solver = {std::numeric_limits<float>::quiet_NaN(), 7};
+  damaged(state, "cg_tolerance is nan; range [1e-");
 }
 
 TEST(SavedStateDeathTest, PartsOfAnotherPositionAreABrokenInvariant) {

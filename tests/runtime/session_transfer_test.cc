@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/runtime/session_archive_fixture.h"
 #include "tests/runtime/stores_in_front.h"
@@ -108,6 +109,36 @@ TEST_F(SessionTransferTest, AnOldVersionIsNotSent) {
   SessionArchive archive(&first->sessions, first->transfer.get(), &slow);
   EXPECT_TRUE(absl::IsAborted(archive.Put(owner_, handle, space_, now_)));
   EXPECT_FALSE(sent);
+}
+
+// A session may be gone before its state has come: then nobody goes on from that, and nobody is
+// told any more that its origin has gone.
+TEST_F(SessionTransferTest, AStateWhoseSessionHasGoneIsNotKept) {
+  const auto first = Start(), second = Start();
+  const std::string bytes = BytesOf(first.get(), Long(first.get()));
+  for (const bool gone : {true, false}) {
+    SessionInput input(second->transfer.get());
+    ASSERT_EQ(input.Take(bytes), absl::OkStatus());
+    ASSERT_EQ(input.End(), absl::OkStatus());
+    SessionContent content = SessionTransfer::ContentOf(input.state());
+    content.origin = 77;
+    const auto info = second->sessions.Restore(owner_, content, now_);
+    ASSERT_TRUE(info.ok()) << info.status();
+    if (gone) {
+      ASSERT_TRUE(second->sessions.Delete(owner_, info->handle, now_).ok());
+    }
+    const absl::Status kept = input.Keep({"tenant", "", {}, {}, 77}, info->end);
+    EXPECT_EQ(absl::IsAborted(kept), gone) << kept;
+    EXPECT_EQ(kept.ok(), !gone);
+    const auto parts = [&] {
+      int64_t cached = 0;
+      for (const auto& pool : second->engine->stats().pools) cached += pool.cached;
+      return cached;
+    };
+    // The step that has answered ends.
+    for (int i = 0; i < 5000 && (parts() == 0) != gone; ++i) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_EQ(parts() == 0, gone);
+  }
 }
 
 // A message may have more than a piece: a step of the engine copies no more for that.

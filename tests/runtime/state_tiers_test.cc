@@ -190,7 +190,9 @@ TEST_F(StateTiersTest, AFileIsTheOneThatWasWrittenOrNone) {
   const SavedState state = State(17, 3);
   const auto seal = folder->Write(1, state);
   ASSERT_TRUE(seal.ok()) << seal.status();
-  ASSERT_EQ(folder->Read(1, *seal)->parts, state.parts);
+  const size_t most = fs::file_size(folder->PathOf(1)) + 1;
+  const auto read = [&](uint64_t name) { return folder->Read(name, *seal, most, [] {}); };
+  ASSERT_EQ(read(1)->parts, state.parts);
   const std::string whole = *ReadWholeFile(folder->PathOf(1), 1 << 20);
   const int fd = open(folder->PathOf(1).c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_GE(fd, 0);
@@ -198,24 +200,24 @@ TEST_F(StateTiersTest, AFileIsTheOneThatWasWrittenOrNone) {
     const auto at = static_cast<off_t>(bit / 8);
     const char changed = static_cast<char>(whole[bit / 8] ^ 1 << bit % 8);
     ASSERT_EQ(pwrite(fd, &changed, 1, at), 1);
-    const absl::Status status = folder->Read(1, *seal).status();
+    const absl::Status status = read(1).status();
     ASSERT_TRUE(absl::IsDataLoss(status)) << "bit " << bit << ": " << status;
     ASSERT_EQ(pwrite(fd, &whole[bit / 8], 1, at), 1);
   }
-  ASSERT_EQ(folder->Read(1, *seal)->parts, state.parts);
+  ASSERT_EQ(read(1)->parts, state.parts);
   ASSERT_EQ(ftruncate(fd, static_cast<off_t>(whole.size() + 1)), 0);
-  EXPECT_TRUE(absl::IsDataLoss(folder->Read(1, *seal).status()));
+  EXPECT_TRUE(absl::IsDataLoss(read(1).status()));
   for (size_t size = whole.size(); size-- > 0;) {
     ASSERT_EQ(ftruncate(fd, static_cast<off_t>(size)), 0);
-    const absl::Status status = folder->Read(1, *seal).status();
+    const absl::Status status = read(1).status();
     ASSERT_TRUE(absl::IsDataLoss(status)) << "cut after " << size << ": " << status;
   }
   close(fd);
   // Whole, but another's.
   ASSERT_TRUE(folder->Write(2, State(17, 4)).ok());
-  EXPECT_TRUE(absl::IsDataLoss(folder->Read(2, *seal).status()));
+  EXPECT_TRUE(absl::IsDataLoss(read(2).status()));
   folder->Remove(2);
-  EXPECT_TRUE(absl::IsNotFound(folder->Read(2, *seal).status()));
+  EXPECT_TRUE(absl::IsNotFound(read(2).status()));
 }
 
 TEST_F(StateTiersTest, WhatIsDamagedIsGone) {
@@ -351,6 +353,21 @@ TEST_F(StateTiersTest, Storm) {
   EXPECT_GT(read, 1000);
   EXPECT_GT(dropped, 1000);
   EXPECT_GT(failed, 5);  // Which files are cut depends on how far the threads have come.
+}
+
+// So that a large one shows that the disk answers.
+TEST_F(StateTiersTest, AFileIsReadInPieces) {
+  const auto folder = *StateFolder::Open(folder_, owner_);
+  const auto seal = folder->Write(7, State(16, 1));
+  ASSERT_TRUE(seal.ok()) << seal.status();
+  int answers = 0;
+  EXPECT_TRUE(folder->Read(7, *seal, fs::file_size(FileOf(7)), [&] { ++answers; }).ok());
+  EXPECT_EQ(answers, 1);
+  const auto size = static_cast<size_t>(2 * kMostPieceBytes + 5);
+  fs::resize_file(FileOf(7), size);
+  // That it is too long shows once all of it was read.
+  EXPECT_TRUE(absl::IsDataLoss(folder->Read(7, *seal, size, [&] { ++answers; }).status()));
+  EXPECT_EQ(answers, 4);
 }
 
 }  // namespace

@@ -87,6 +87,31 @@ TEST_F(CachedSessionsTest, IdleOnesGoToMemoryAndDiskAndComeBack) {
   EXPECT_LT(computed, kSessions * 10);
 }
 
+// A fork's turn costs its source nothing: that goes below the pool like others, and comes back. Nor
+// does a session that began with the same turn.
+TEST_F(CachedSessionsTest, WhatTwoGoOnFromStaysForTheSecond) {
+  EngineOptions& engine = options_.server.engine;
+  const auto one = static_cast<int64_t>(FakeModel().state_layout().SequenceBytes(512));
+  engine.max_running = 2;
+  engine.cache_sequences = 2;
+  engine.state_bytes = 4 * one;
+  engine.state_host_memory = 40 * one;
+  engine.state_disk = int64_t{1} << 30;
+  for (const bool forks : {true, false}) {
+    engine.state_dir = testing::TempDir() + (forks ? "/forked-states" : "/equal-states");
+    std::filesystem::remove_all(engine.state_dir);
+    Start();
+    const std::string source = client_->Create();
+    CachedTokens(source, Tokens(40, 5));
+    const std::string other = forks ? client_->Fork(source) : client_->Create();
+    if (!forks) CachedTokens(other, Tokens(40, 5));
+    EXPECT_EQ(CachedTokens(other, {6}), 59);
+    for (int i = 0; i < 20; ++i) CachedTokens(client_->Create(), Tokens(40, 7 + i));
+    EXPECT_EQ(CachedTokens(source, {8}), 59);
+    EXPECT_EQ(CachedTokens(other, {9}), 80);
+  }
+}
+
 // An answer that ends before a stop string leaves a state past it; the next turn computes at most a
 // block of the answer again.
 TEST_F(CachedSessionsTest, AfterAStopStringATurnComputesWhatIsNewAlone) {

@@ -134,6 +134,9 @@ class SessionClient {
     v1::SaveSessionRequest request;
     request.set_session(handle);
     request.set_cache_salt(salt);
+    return Save(request);
+  }
+  Saved Save(const v1::SaveSessionRequest& request) {
     Saved saved;
     const auto read = [&](const v1::SaveSessionResponse& message) {
       if (message.has_saved()) saved.told = message.saved();

@@ -37,10 +37,10 @@ HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
 }
 
 // kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved. `begins`: the
-// sums begin with zero, else with `out`. With kAsks the weights of the next chain are asked of
-// memory: the processor itself does not ask beyond the end of a page, and a chain of bfloat16 is as
-// long as one.
-template <int kRows, int kCount, bool kAsks, class T>
+// sums begin with zero, else with `out`. Memory is asked for the weights of the next chain: the
+// processor itself does not ask beyond the end of a page, and a chain of bfloat16 is as long as
+// one. (What there is behind other weights is asked for in vain.)
+template <int kRows, int kCount, class T>
 HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in, bool begins,
                      float* HWY_RESTRICT out) {
   const Lanes d;
@@ -51,7 +51,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
     }
   }
   for (int k = 0; k < in; ++k) {
-    for (int at = 0; kAsks && at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
+    for (int at = 0; at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
       __builtin_prefetch(w + (k + kChainInputs) * kPanel + at, 0, 2);
     }
     Vec weights[kCount];
@@ -67,44 +67,44 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
 }
 
 // out: (kRows, 32), the products of kRows rows with a whole panel.
-template <int kRows, bool kAsks, class T>
+template <int kRows, class T>
 void RowsTimesPanel(const float* x, const T* w, int in, bool begins, float* out) {
   constexpr int kPanelVecs = kPanel / kVecLanes;
   // With few rows the whole panel at once, so that the weights stream; else two vectors.
   constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
   for (int c = 0; c < kPanelVecs; c += kCount) {
-    Tile<kRows, kCount, kAsks>(x, w + c * kVecLanes, in, begins, out + c * kVecLanes);
+    Tile<kRows, kCount>(x, w + c * kVecLanes, in, begins, out + c * kVecLanes);
   }
 }
 
-template <bool kAsks, class T>
+template <class T>
 void PanelRows(const float* x, int rows, const T* w, int in, bool begins, float* out) {
   switch (rows) {
     case 1:
-      return RowsTimesPanel<1, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<1>(x, w, in, begins, out);
     case 2:
-      return RowsTimesPanel<2, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<2>(x, w, in, begins, out);
     case 3:
-      return RowsTimesPanel<3, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<3>(x, w, in, begins, out);
     case 4:
-      return RowsTimesPanel<4, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<4>(x, w, in, begins, out);
     case 5:
-      return RowsTimesPanel<5, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<5>(x, w, in, begins, out);
     case 6:
-      return RowsTimesPanel<6, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<6>(x, w, in, begins, out);
 #if HWY_TARGET == HWY_AVX3
     case 7:
-      return RowsTimesPanel<7, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<7>(x, w, in, begins, out);
     case 8:
-      return RowsTimesPanel<8, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<8>(x, w, in, begins, out);
     case 9:
-      return RowsTimesPanel<9, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<9>(x, w, in, begins, out);
     case 10:
-      return RowsTimesPanel<10, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<10>(x, w, in, begins, out);
     case 11:
-      return RowsTimesPanel<11, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<11>(x, w, in, begins, out);
     case 12:
-      return RowsTimesPanel<12, kAsks>(x, w, in, begins, out);
+      return RowsTimesPanel<12>(x, w, in, begins, out);
 #endif
   }
 }
@@ -154,8 +154,8 @@ void AllPanelRows(const float* x, int rows, const T* w, int in, float* out) {
   HWY_ALIGN float sums[kMaxRows * kPanel];
   for (int k = 0; k < in; k += kChainInputs) {
     const int n = in - k < kChainInputs ? in - k : kChainInputs;
-    PanelRows<true>(x + static_cast<ptrdiff_t>(k) * rows, rows,
-                    w + static_cast<ptrdiff_t>(k) * kPanel, n, true, k == 0 ? out : sums);
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, w + static_cast<ptrdiff_t>(k) * kPanel, n,
+              true, k == 0 ? out : sums);
     if (k > 0) AddRows(sums, rows, out);
   }
 }
@@ -169,8 +169,8 @@ void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType 
   static_assert(kChainInputs % kQuantGroup == 0);
   for (int k = 0; k < in; k += kQuantGroup, panel += QuantBlockBytes(type)) {
     WidenBlock(panel, type, wide);
-    PanelRows<false>(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup,
-                     k % kChainInputs == 0, k < kChainInputs ? out : sums);
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup, k % kChainInputs == 0,
+              k < kChainInputs ? out : sums);
     const int next = k + kQuantGroup;
     if (k >= kChainInputs && (next % kChainInputs == 0 || next >= in)) AddRows(sums, rows, out);
   }

@@ -42,6 +42,10 @@ class ReplicaKilledTest(unittest.TestCase):
         self.assertEqual(len(said["token_ids"]), TOKENS)
         return said["token_ids"], said["finished"]["usage"].get("cached_tokens", 0)
 
+    def start_long(self, server, *flags):
+        return server.start_client("complete", *flags, "--temperature=0", "--ignore_eos",
+                                   "--max_tokens=3000", TURNS[1])
+
     def ids(self, server, handle):
         return server.json("sessions", "show", handle)["token_ids"]
 
@@ -82,8 +86,7 @@ class ReplicaKilledTest(unittest.TestCase):
             handle = self.create(home)
             self.say(home, handle, TURNS[0])
             before = self.ids(home, handle)
-            running = home.start_client("complete", "--session=" + handle, "--temperature=0",
-                                        "--ignore_eos", "--max_tokens=3000", TURNS[1])
+            running = self.start_long(home, "--session=" + handle)
             self.assertTrue(running.stdout.read(1))
             self.kill(home)
             running.communicate(timeout=60)
@@ -96,10 +99,10 @@ class ReplicaKilledTest(unittest.TestCase):
             expected = self.uninterrupted(home)
             handle = self.create(home)
             self.assertEqual(self.say(home, handle, TURNS[0])[0], expected[0])
-            busy = [home.start_client("complete", "--ignore_eos", "--max_tokens=3000", TURNS[0])
-                    for _ in range(2)]
-            # The first waits a moment too, before it runs.
-            processes.wait_for(lambda: home.metric("packrat_requests_running{") == 1)
+            busy = [self.start_long(home)]
+            # There is one seat, and the first takes it too, until it runs.
+            self.assertTrue(busy[0].stdout.read(1))
+            busy.append(self.start_long(home))
             processes.wait_for(lambda: home.metric("packrat_requests_waiting{") == 1)
             refused = home.client("complete", *FLAGS, "--session=" + handle, TURNS[1])
             self.assertEqual(refused.returncode, 1)

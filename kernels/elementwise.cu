@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "kernels/device.cuh"
+#include "kernels/norm.cuh"
 #include "kernels/quant_tiles.cuh"
 #include "kernels/rope.h"
 #include "kernels/sampling.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kGroup = 8;
+static_assert(kThreads == kNormThreads && kGroup == kNormGroup);
 
 // Whether rows of n that begin at each of these addresses can be moved in whole groups.
 bool WholeGroups(int n, std::initializer_list<const void*> addresses) {
@@ -106,13 +108,8 @@ __global__ void __launch_bounds__(kThreads)
   x += static_cast<size_t>(row) * n;
   // The first group of the weights is loaded before the sum is known, since it takes long to come.
   if (begin < n) LoadGroup(weight, begin, n, whole, w);
-  float sum = 0.0f;
-  for (int i = begin; i < n; i += step) {
-    LoadGroup(x, i, n, whole, v);
-#pragma unroll
-    for (int j = 0; j < kGroup; ++j) sum = fmaf(v[j], v[j], sum);
-  }
-  const float scale = rsqrtf(BlockSum(sum, scratch) / static_cast<float>(n) + eps);
+  const float scale =
+      RmsScale(n, eps, scratch, [&](int i, float* to) { LoadGroup(x, i, n, whole, to); });
   for (int i = begin; i < n; i += step) {
     LoadGroup(x, i, n, whole, v);
     if (i != begin) LoadGroup(weight, i, n, whole, w);

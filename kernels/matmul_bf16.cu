@@ -14,19 +14,21 @@
 #include "kernels/check.h"
 #include "kernels/device.cuh"
 #include "kernels/matmul_bf16.cuh"
+#include "kernels/matmul_bf16_few.cuh"
+#include "kernels/matmul_bf16_fused.cuh"
+#include "kernels/matmul_fused.h"
 #include "kernels/matmul_own.h"
 
 namespace packrat::gpu {
 namespace {
 
-constexpr int kThreads = kBlockThreads, kWarps = kThreads / kWarp;
-constexpr int kParts = 8;
-static_assert(kParts == kWarps);
+constexpr int kThreads = kBlockThreads;
 
-bool Whole(const MatMulArguments& m) {
-  return m.weight->in % 8 == 0 && reinterpret_cast<uintptr_t>(m.weight->data) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(m.x) % 16 == 0;
-}
+bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+bool WholeWeight(const Weight& w) { return w.in % 8 == 0 && Aligned(w.data); }
+bool Whole(const MatMulArguments& m) { return WholeWeight(*m.weight) && Aligned(m.x); }
+
+int ChunksOf(const Weight& w) { return (w.in + kChunk - 1) / kChunk; }
 
 Bf16Product ToProduct(const MatMulArguments& m) {
   return {m.weight->data,
@@ -36,106 +38,10 @@ Bf16Product ToProduct(const MatMulArguments& m) {
           m.rows,
           m.weight->out,
           m.weight->in,
-          (m.weight->in + kChunk - 1) / kChunk,
+          ChunksOf(*m.weight),
           m.y_type == DType::kF32,
           m.accumulate,
           m.scale};
-}
-
-// The first chunk of a part; that of part kParts is the number of chunks.
-__device__ __forceinline__ int PartBegin(const Bf16Product& p, int part) {
-  return static_cast<int>(static_cast<int64_t>(part) * p.chunks / kParts);
-}
-
-__device__ __forceinline__ void Finish(const Bf16Product& p, int row, int out, float sum) {
-  const size_t at = static_cast<size_t>(row) * p.out + out;
-  if (p.bias != nullptr) sum += p.bias[out];
-  sum *= p.scale;
-  if (p.y_is_float) {
-    float& y = static_cast<float*>(p.y)[at];
-    y = p.accumulate ? y + sum : sum;
-  } else {
-    static_cast<BFloat16*>(p.y)[at] = FromFloat<BFloat16>(sum);
-  }
-}
-
-// --- Few rows: a block for 16 outputs and 8 kTiles rows, a warp for each part of the inner
-// dimension; operands go from memory to registers. ---
-
-constexpr int kFewOutputs = 16;
-
-template <int kTiles, class W>
-__global__ void __launch_bounds__(kThreads, 2) FewRowsBf16Kernel(Bf16Product p) {
-  constexpr int kUnroll = W::kWhole ? 4 / kTiles : 1;  // Chunks that are loaded together.
-  constexpr int kRows = 8 * kTiles, kPitch = kRows + 1;
-  auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kParts, 16, kPitch)
-  const int out0 = blockIdx.x * kFewOutputs, row0 = blockIdx.y * kRows;
-  const int g = Lane() / 4, t = Lane() % 4;
-  const typename W::Outputs weights(p, out0);
-  const BFloat16* xs = p.x + static_cast<size_t>(row0 + g) * p.in;
-  float sums[kTiles][4] = {};
-  const int end = PartBegin(p, Warp() + 1);
-  for (int chunk = PartBegin(p, Warp()); chunk < end; chunk += kUnroll) {
-    typename W::Chunk w[kUnroll];
-    uint4 x[kUnroll][2][kTiles];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      // Beyond the end of the part nothing is read.
-      const bool inside = chunk + u < end;
-      weights.Load(chunk + u, inside, &w[u]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int k = inside ? (chunk + u) * kChunk + half * 32 + t * 8 : p.in;
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          // Of no such row any element is inside.
-          const int size = row0 + g + 8 * i < p.rows ? p.in : 0;
-          x[u][half][i] = LoadEight<W::kWhole>(xs + static_cast<size_t>(8 * i) * p.in, k, size);
-        }
-      }
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (chunk + u >= end) break;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const typename W::Part part = w[u].part(half);
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          float x_sums[2];
-          SumRows<W>(x[u][half][i], x_sums);
-          part.Multiply(x[u][half][i], x_sums, sums[i]);
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int out = g + j / 2 * 8, row = i * 8 + 2 * t + j % 2;
-      parts[(Warp() * kFewOutputs + out) * kPitch + row] = sums[i][j];
-    }
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kFewOutputs * kRows; i += kThreads) {
-    const int out = i % kFewOutputs, row = i / kFewOutputs;
-    if (out0 + out >= p.out || row0 + row >= p.rows) continue;
-    float sum = 0.0f;
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      sum += parts[(part * kFewOutputs + out) * kPitch + row];
-    }
-    Finish(p, row0 + row, out0 + out, sum);
-  }
-}
-
-template <int kTiles, class W>
-absl::Status LaunchFewRows(const Bf16Product& p, CudaStream stream) {
-  constexpr int kRows = 8 * kTiles;
-  const dim3 grid((p.out + kFewOutputs - 1) / kFewOutputs, (p.rows + kRows - 1) / kRows);
-  return Launch("MatMul (bfloat16, few rows)", FewRowsBf16Kernel<kTiles, W>, grid, kThreads,
-                kParts * kFewOutputs * (kRows + 1) * sizeof(float), stream, p);
 }
 
 // --- Many rows: a block for a tile of (128 outputs, 64 rows), a warp for (32, 32) of it; chunks
@@ -291,6 +197,23 @@ absl::Status MultiplyBf16(const MatMulArguments& arguments, CudaStream stream) {
   if (Whole(arguments)) return LaunchAnyRows<Bf16Weights<true>>(p, stream);
   return p.rows <= 32 ? LaunchFewRows<1, Bf16Weights<false>>(p, stream)
                       : LaunchManyRows<Bf16Weights<false>>(p, stream);
+}
+
+static_assert(kFewRows == PartSums<1>::kRows);
+
+bool CanMultiplyFused(const FusedProduct& fused) {
+  const MatMulArguments& m = fused.product;
+  const Weight& w = *m.weight;
+  return m.type == DType::kBF16 && w.type == DType::kBF16 && WholeWeight(w) &&
+         Aligned(fused.norm_x) && Aligned(fused.norm_weight) && m.rows <= kFewRows &&
+         NormedRows::Bytes(m.rows, ChunksOf(w)) <= kMostNormedBytes;
+}
+
+absl::Status MultiplyFused(const FusedProduct& fused, CudaStream stream) {
+  PACKRAT_CHECK(CanMultiplyFused(fused));
+  const MatMulArguments& m = fused.product;
+  if (m.rows == 0) return absl::OkStatus();
+  return LaunchNormed(ToProduct(m), {fused.norm_x, fused.norm_weight, fused.norm_eps}, stream);
 }
 
 }  // namespace packrat::gpu

@@ -23,6 +23,25 @@ struct Bf16Product {
 constexpr int kChunk = 64;
 static_assert(kChunk == kQuantTileInputs);
 
+// Runs of the inner dimension, each of which is summed by itself.
+constexpr int kParts = 8;
+// The first chunk of a part; that of part kParts is the number of chunks.
+__device__ __forceinline__ int PartBegin(const Bf16Product& p, int part) {
+  return static_cast<int>(static_cast<int64_t>(part) * p.chunks / kParts);
+}
+
+__device__ __forceinline__ void Finish(const Bf16Product& p, int row, int out, float sum) {
+  const size_t at = static_cast<size_t>(row) * p.out + out;
+  if (p.bias != nullptr) sum += p.bias[out];
+  sum *= p.scale;
+  if (p.y_is_float) {
+    float& y = static_cast<float*>(p.y)[at];
+    y = p.accumulate ? y + sum : sum;
+  } else {
+    static_cast<BFloat16*>(p.y)[at] = FromFloat<BFloat16>(sum);
+  }
+}
+
 // Elements k to k + 7 of a row of n; zero beyond. kWhole: eight can be moved at a time.
 template <bool kWhole>
 __device__ __forceinline__ uint4 LoadEight(const BFloat16* row, int k, int n) {
@@ -121,6 +140,16 @@ struct Bf16Weights {
         const int k = inside ? chunk * kChunk + half * 32 + Lane() % 4 * 8 : in_;
         to->parts[half].low = LoadEight<kWhole>(rows_[0], k, sizes_[0]);
         to->parts[half].high = LoadEight<kWhole>(rows_[1], k, sizes_[1]);
+      }
+    }
+    // Starts to bring the four chunks from `chunk` on, before `end`, into the second cache: their
+    // rows are lines there, where rows are whole chunks.
+    __device__ __forceinline__ void Prefetch(int chunk, int end) const {
+      chunk += Lane() % 4;
+      if (chunk >= end) return;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        if (chunk * kChunk < sizes_[h]) PrefetchL2(rows_[h] + chunk * kChunk);
       }
     }
 

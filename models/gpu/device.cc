@@ -2,9 +2,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/matmul_fused.h"
 
 namespace packrat::gpu {
 
@@ -105,6 +107,23 @@ absl::StatusOr<const float*> GpuDevice::Read(const float* x, size_t n) {
 absl::Status GpuDevice::Multiply(const void* x, int rows, absl::Span<const Product> products) {
   for (const Product& p : products) {
     absl::Status status = matmul_->Run({&p.weight, x, type(), rows, p.y, p.type, p.bias}, stream_);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GpuDevice::MultiplyNormed(const Normed& h, int rows,
+                                       absl::Span<const Product> products) {
+  const auto fused = [&](const Product& p) {
+    return FusedProduct{
+        {&p.weight, h.memory, type(), rows, p.y, p.type, p.bias}, h.x, h.weight, h.eps};
+  };
+  const auto can = [&](const Product& p) { return CanMultiplyFused(fused(p)); };
+  if (h.weight == nullptr || !std::all_of(products.begin(), products.end(), can)) {
+    return Device::MultiplyNormed(h, rows, products);
+  }
+  for (const Product& p : products) {
+    absl::Status status = MultiplyFused(fused(p), stream_);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

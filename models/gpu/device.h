@@ -45,6 +45,8 @@ class GpuDevice : public Device {
                       x, stream_);
   }
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
+  absl::Status MultiplyNormed(const Normed& h, int rows,
+                              absl::Span<const Product> products) override;
   absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
                           const Residual& to) override;
   absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,

@@ -57,6 +57,17 @@ TEST_F(GpuModelTest, StoredInBFloat16) {
   EXPECT_TRUE(SameBits(whole, Feed(model.get(), golden, true, [] { return 1; })));
 }
 
+// Of few rows norms are made inside of products, of many beside them: here with biases, and with a
+// second product of one norm, in float32.
+TEST_F(GpuModelTest, InBFloat16FewRowsHaveTheBitsOfMany) {
+  for (const std::string name : {"qwen2", "granite_h"}) {
+    const Golden golden = ReadGolden(name);
+    const auto model = Load("tests/golden/" + name, Deterministic());
+    const auto whole = Feed(model.get(), golden, false, [] { return 1000; });
+    EXPECT_TRUE(SameBits(whole, Feed(model.get(), golden, true, [] { return 1; }))) << name;
+  }
+}
+
 // Greedy decoding of several sequences by Start() and Wait().
 class Decoder {
  public:
@@ -264,6 +275,24 @@ TEST_F(GpuModelTest, DecodingAllocatesNothingAndCapturesEachSizeOnce) {
   EXPECT_EQ(emulation::counters.graph_launches, before.graph_launches + 60);
   EXPECT_EQ(emulation::counters.synchronisations, before.synchronisations + 60)
       << "a step waits once";
+}
+
+// Of up to eight rows of bfloat16 a layer's two norms are made by the products after them.
+TEST_F(GpuModelTest, FewRowsTakeFewerLaunches) {
+  constexpr int kLayers = 2, kFewer = 2;
+  const auto model = Load("tests/golden/qwen3", Deterministic());
+  const auto launches = [&](int sequences) {
+    std::vector<int> all(sequences);
+    for (int s = 0; s < sequences; ++s) all[s] = s;
+    Decoder decoder(model.get(), sequences, 20);
+    decoder.Step(all, 3);
+    const int64_t before = emulation::counters.launches;
+    decoder.Step(all, 1);
+    EXPECT_TRUE(decoder.status.ok()) << decoder.status;
+    return emulation::counters.launches - before;
+  };
+  const int64_t many = launches(9);
+  for (const int few : {1, 3, 8}) EXPECT_EQ(launches(few), many - kFewer * kLayers) << few;
 }
 
 TEST_F(GpuModelTest, NoDeviceIsSaid) {

@@ -1,0 +1,108 @@
+// The kernel behind kernels/matmul_fused.h: that for few rows, with x made by each block.
+#ifndef PACKRAT_KERNELS_MATMUL_BF16_FUSED_CUH_
+#define PACKRAT_KERNELS_MATMUL_BF16_FUSED_CUH_
+
+#include "kernels/matmul_bf16_few.cuh"
+#include "kernels/norm.cuh"
+
+namespace packrat::gpu {
+
+// What x is the norm of.
+struct Bf16Norm {
+  const float* x;
+  const float* weight;
+  float eps;
+};
+
+// Rows of x as the block makes them, eight at most, in shared memory.
+class NormedRows {
+ public:
+  struct Chunk {
+    int k;  // The first of the lane's elements.
+  };
+
+  // Odd rows begin half of the banks after even ones, so that the eight lanes that read of two
+  // neighbouring rows meet all banks.
+  static constexpr int Pitch(int chunks) { return chunks * kChunk + kChunk / 2; }
+  static constexpr size_t Bytes(int rows, int chunks) {
+    return static_cast<size_t>(rows) * Pitch(chunks) * sizeof(BFloat16);
+  }
+
+  __device__ __forceinline__ NormedRows(const Bf16Product& p, const BFloat16* rows)
+      : row_(rows + Lane() / 4 * Pitch(p.chunks)), size_(Lane() / 4 < p.rows ? p.in : 0) {}
+
+  // Nothing is loaded ahead: it is not far.
+  __device__ __forceinline__ void Load(int chunk, bool, Chunk* to) const {
+    to->k = chunk * kChunk + Lane() % 4 * 8;
+  }
+  __device__ __forceinline__ uint4 Eight(const Chunk& chunk, int half, int) const {
+    const int k = chunk.k + half * 32;
+    return k < size_ ? *reinterpret_cast<const uint4*>(row_ + k) : make_uint4(0, 0, 0, 0);
+  }
+
+  // All threads make the rows, which are there afterwards: a warp finds a row's scale, then all
+  // write row after row. scales: (8) floats of shared memory, free again afterwards.
+  static __device__ __forceinline__ void Make(const Bf16Product& p, const Bf16Norm& norm,
+                                              float* scales, BFloat16* rows) {
+    if (Warp() < p.rows) {
+      const float* x = norm.x + static_cast<size_t>(Warp()) * p.in;
+      const float scale =
+          RmsScaleByWarp(p.in, norm.eps, [&](int i, float* v) { LoadGroupIf(x + i, i < p.in, v); });
+      if (Lane() == 0) scales[Warp()] = scale;
+    }
+    __syncthreads();
+    for (int row = 0; row < p.rows; ++row) {
+      const float scale = scales[row];
+      for (int i = threadIdx.x * kNormGroup; i < p.in; i += kNormStep) {
+        float v[kNormGroup], w[kNormGroup];
+        Load8(norm.x + static_cast<size_t>(row) * p.in + i, v);
+        Load8(norm.weight + i, w);
+#pragma unroll
+        for (int j = 0; j < kNormGroup; ++j) v[j] = v[j] * scale * w[j];
+        Store8(v, rows + row * Pitch(p.chunks) + i);
+      }
+    }
+    __syncthreads();
+  }
+
+ private:
+  // Eight neighbours, or zeros.
+  static __device__ __forceinline__ void LoadGroupIf(const float* p, bool inside, float* v) {
+    const uint4 a = LoadIf16(p, inside), b = LoadIf16(p + 4, inside);
+    const unsigned words[kNormGroup] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int j = 0; j < kNormGroup; ++j) v[j] = __uint_as_float(words[j]);
+  }
+
+  const BFloat16* row_;
+  int size_;
+};
+static_assert(kNormThreads == kBlockThreads);
+
+// While the block waits for its norm, the weights that it needs first come nearer.
+template <class W>
+__global__ void __launch_bounds__(kBlockThreads, 2) NormedBf16Kernel(Bf16Product p, Bf16Norm norm) {
+  const PartSums<1> parts{reinterpret_cast<float*>(SharedMemory())};
+  auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + parts.kBytes);
+  const int out0 = blockIdx.x * kFewOutputs;
+  const typename W::Outputs weights(p, out0);
+  weights.Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
+  NormedRows::Make(p, norm, parts.at, rows);
+  SumParts<1, W>(p, weights, NormedRows(p, rows), parts);
+  FinishOutputs(p, out0, 0, parts);
+}
+
+// Of the rows of x, so that with the sums it is what a block gets without asking for more, and two
+// blocks have room in any multiprocessor.
+constexpr size_t kMostNormedBytes = 40 << 10;
+static_assert(kMostNormedBytes + PartSums<1>::kBytes <= (48 << 10));
+
+inline absl::Status LaunchNormed(const Bf16Product& p, const Bf16Norm& norm, CudaStream stream) {
+  return Launch("MatMul (bfloat16, normed)", NormedBf16Kernel<Bf16Weights<true>>,
+                dim3((p.out + kFewOutputs - 1) / kFewOutputs), kBlockThreads,
+                PartSums<1>::kBytes + NormedRows::Bytes(p.rows, p.chunks), stream, p, norm);
+}
+
+}  // namespace packrat::gpu
+
+#endif  // PACKRAT_KERNELS_MATMUL_BF16_FUSED_CUH_

@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "kernels/device.cuh"
+#include "kernels/gating.cuh"
 #include "kernels/norm.cuh"
 #include "kernels/quant_tiles.cuh"
 #include "kernels/rope.h"
@@ -151,12 +152,6 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // What is done to a value.
-struct SiluOf {
-  __device__ __forceinline__ float operator()(float x) const { return Silu(x); }
-};
-struct GeluTanhOf {
-  __device__ __forceinline__ float operator()(float x) const { return GeluTanh(x); }
-};
 struct GeluOf {
   __device__ __forceinline__ float operator()(float x) const {
     return x * 0.5f * (1.0f + erff(x * 0.70710678118654752f));
@@ -181,7 +176,7 @@ __global__ void __launch_bounds__(kThreads)
   LoadGroup(row, i, n, whole, gate);
   LoadGroup(row + n, i, n, whole, up);
 #pragma unroll
-  for (int j = 0; j < kGroup; ++j) gate[j] = function(scale * gate[j]) * up[j];
+  for (int j = 0; j < kGroup; ++j) gate[j] = Gated(function, scale, gate[j], up[j]);
   StoreGroup(gate, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
 }
 

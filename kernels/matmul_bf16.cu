@@ -204,16 +204,25 @@ static_assert(kFewRows == PartSums<1>::kRows);
 bool CanMultiplyFused(const FusedProduct& fused) {
   const MatMulArguments& m = fused.product;
   const Weight& w = *m.weight;
-  return m.type == DType::kBF16 && w.type == DType::kBF16 && WholeWeight(w) &&
-         Aligned(fused.norm_x) && Aligned(fused.norm_weight) && m.rows <= kFewRows &&
-         NormedRows::Bytes(m.rows, ChunksOf(w)) <= kMostNormedBytes;
+  const bool normed = fused.norm_x != nullptr, gated = fused.gating != nullptr;
+  if (m.type != DType::kBF16 || w.type != DType::kBF16 || !WholeWeight(w) || m.rows > kFewRows) {
+    return false;
+  }
+  if (normed && (!Aligned(fused.norm_x) || !Aligned(fused.norm_weight) ||
+                 NormedRows::Bytes(m.rows, ChunksOf(w)) > kMostNormedBytes)) {
+    return false;
+  }
+  if (gated && (w.out % 2 != 0 || m.y_type != DType::kBF16)) return false;
+  return normed || (gated && Aligned(m.x));
 }
 
 absl::Status MultiplyFused(const FusedProduct& fused, CudaStream stream) {
   PACKRAT_CHECK(CanMultiplyFused(fused));
   const MatMulArguments& m = fused.product;
+  PACKRAT_CHECK(!m.accumulate || m.y_type == DType::kF32);
   if (m.rows == 0) return absl::OkStatus();
-  return LaunchNormed(ToProduct(m), {fused.norm_x, fused.norm_weight, fused.norm_eps}, stream);
+  const Bf16Norm norm{fused.norm_x, fused.norm_weight, fused.norm_eps};
+  return LaunchFused(ToProduct(m), norm, fused.gating, stream);
 }
 
 }  // namespace packrat::gpu

@@ -30,10 +30,15 @@ __device__ __forceinline__ int PartBegin(const Bf16Product& p, int part) {
   return static_cast<int>(static_cast<int64_t>(part) * p.chunks / kParts);
 }
 
+// What is made of an output's sum, but for what y was before.
+__device__ __forceinline__ float Scaled(const Bf16Product& p, int out, float sum) {
+  if (p.bias != nullptr) sum += p.bias[out];
+  return sum * p.scale;
+}
+
 __device__ __forceinline__ void Finish(const Bf16Product& p, int row, int out, float sum) {
   const size_t at = static_cast<size_t>(row) * p.out + out;
-  if (p.bias != nullptr) sum += p.bias[out];
-  sum *= p.scale;
+  sum = Scaled(p, out, sum);
   if (p.y_is_float) {
     float& y = static_cast<float*>(p.y)[at];
     y = p.accumulate ? y + sum : sum;
@@ -122,14 +127,19 @@ struct Bf16Weights {
     __device__ __forceinline__ Part part(int half) const { return parts[half]; }
   };
 
-  // 16 outputs from out0 on, in device memory.
+  // 16 outputs from out0 on, in device memory; or twice eight, each as far as there are any before
+  // their end.
   class Outputs {
    public:
-    __device__ __forceinline__ Outputs(const Bf16Product& p, int out0) : in_(p.in) {
+    __device__ __forceinline__ Outputs(const Bf16Product& p, int out0)
+        : Outputs(p, {out0, out0 + 8}, {p.out, p.out}) {}
+    __device__ __forceinline__ Outputs(const Bf16Product& p, const int (&first)[2],
+                                       const int (&ends)[2])
+        : in_(p.in) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int out = out0 + Lane() / 4 + 8 * h;
-        sizes_[h] = out < p.out ? p.in : 0;  // Of no such output any element is inside.
+        const int out = first[h] + Lane() / 4;
+        sizes_[h] = out < ends[h] ? p.in : 0;  // Of no such output any element is inside.
         rows_[h] = static_cast<const BFloat16*>(p.weight) + static_cast<size_t>(out) * p.in;
       }
     }

@@ -1,7 +1,10 @@
-// The kernel behind kernels/matmul_fused.h: that for few rows, with x made by each block.
+// The kernel behind kernels/matmul_fused.h: that for few rows, with x made by each block, and with
+// more made of its sums.
 #ifndef PACKRAT_KERNELS_MATMUL_BF16_FUSED_CUH_
 #define PACKRAT_KERNELS_MATMUL_BF16_FUSED_CUH_
 
+#include "kernels/elementwise.h"
+#include "kernels/gating.cuh"
 #include "kernels/matmul_bf16_few.cuh"
 #include "kernels/norm.cuh"
 
@@ -79,17 +82,68 @@ class NormedRows {
 };
 static_assert(kNormThreads == kBlockThreads);
 
+// What becomes of a block's sums: 16 outputs of y, from out0 on.
+struct PlainOutputs {
+  static constexpr int kOutputs = kFewOutputs;
+
+  static int Width(const Bf16Product& p) { return p.out; }
+  __device__ __forceinline__ Bf16Weights<true>::Outputs Weights(const Bf16Product& p,
+                                                                int out0) const {
+    return {p, out0};
+  }
+  __device__ __forceinline__ void Finish(const Bf16Product& p, int out0,
+                                         const PartSums<1>& parts) const {
+    FinishOutputs(p, out0, 0, parts);
+  }
+};
+
+// Or eight of a gated linear unit: the upper eight sums are of the products that go with the lower.
+template <class Function>
+struct GatedOutputs {
+  static constexpr int kOutputs = kFewOutputs / 2;
+  Function function;
+  float scale;
+
+  static int Width(const Bf16Product& p) { return p.out / 2; }
+  __device__ __forceinline__ Bf16Weights<true>::Outputs Weights(const Bf16Product& p,
+                                                                int out0) const {
+    return {p, {out0, p.out / 2 + out0}, {p.out / 2, p.out}};
+  }
+  __device__ __forceinline__ void Finish(const Bf16Product& p, int out0,
+                                         const PartSums<1>& parts) const {
+    const int i = threadIdx.x % kOutputs, row = threadIdx.x / kOutputs;
+    const int out = out0 + i, width = p.out / 2;
+    if (out >= width || row >= p.rows) return;
+    const float gate = Stored(p, out, parts.Total(i, row));
+    const float up = Stored(p, width + out, parts.Total(kOutputs + i, row));
+    static_cast<BFloat16*>(p.y)[static_cast<size_t>(row) * width + out] =
+        FromFloat<BFloat16>(Gated(function, scale, gate, up));
+  }
+
+ private:
+  // As Glu() finds it in memory.
+  static __device__ __forceinline__ float Stored(const Bf16Product& p, int out, float sum) {
+    return ToFloat(FromFloat<BFloat16>(Scaled(p, out, sum)));
+  }
+};
+
 // While the block waits for its norm, the weights that it needs first come nearer.
-template <class W>
-__global__ void __launch_bounds__(kBlockThreads, 2) NormedBf16Kernel(Bf16Product p, Bf16Norm norm) {
+template <bool kNormed, class Outputs>
+__global__ void __launch_bounds__(kBlockThreads, 2)
+    FusedBf16Kernel(Bf16Product p, Bf16Norm norm, Outputs outputs) {
+  using W = Bf16Weights<true>;
   const PartSums<1> parts{reinterpret_cast<float*>(SharedMemory())};
-  auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + parts.kBytes);
-  const int out0 = blockIdx.x * kFewOutputs;
-  const typename W::Outputs weights(p, out0);
-  weights.Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
-  NormedRows::Make(p, norm, parts.at, rows);
-  SumParts<1, W>(p, weights, NormedRows(p, rows), parts);
-  FinishOutputs(p, out0, 0, parts);
+  const int out0 = blockIdx.x * Outputs::kOutputs;
+  const W::Outputs weights = outputs.Weights(p, out0);
+  if constexpr (kNormed) {
+    auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + parts.kBytes);
+    weights.Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
+    NormedRows::Make(p, norm, parts.at, rows);
+    SumParts<1, W>(p, weights, NormedRows(p, rows), parts);
+  } else {
+    SumParts<1, W>(p, weights, InputRows<1, true>(p, 0), parts);
+  }
+  outputs.Finish(p, out0, parts);
 }
 
 // Of the rows of x, so that with the sums it is what a block gets without asking for more, and two
@@ -97,10 +151,33 @@ __global__ void __launch_bounds__(kBlockThreads, 2) NormedBf16Kernel(Bf16Product
 constexpr size_t kMostNormedBytes = 40 << 10;
 static_assert(kMostNormedBytes + PartSums<1>::kBytes <= (48 << 10));
 
-inline absl::Status LaunchNormed(const Bf16Product& p, const Bf16Norm& norm, CudaStream stream) {
-  return Launch("MatMul (bfloat16, normed)", NormedBf16Kernel<Bf16Weights<true>>,
-                dim3((p.out + kFewOutputs - 1) / kFewOutputs), kBlockThreads,
-                PartSums<1>::kBytes + NormedRows::Bytes(p.rows, p.chunks), stream, p, norm);
+template <bool kNormed, class Outputs>
+absl::Status LaunchFused(const Bf16Product& p, const Bf16Norm& norm, const Outputs& outputs,
+                         CudaStream stream) {
+  const dim3 grid((Outputs::Width(p) + Outputs::kOutputs - 1) / Outputs::kOutputs);
+  const size_t rows_bytes = kNormed ? NormedRows::Bytes(p.rows, p.chunks) : 0;
+  return Launch("MatMul (bfloat16, fused)", FusedBf16Kernel<kNormed, Outputs>, grid, kBlockThreads,
+                PartSums<1>::kBytes + rows_bytes, stream, p, norm, outputs);
+}
+
+template <class Function>
+absl::Status LaunchGated(const Bf16Product& p, const Bf16Norm& norm, float scale,
+                         CudaStream stream) {
+  const GatedOutputs<Function> outputs{Function(), scale};
+  return norm.x != nullptr ? LaunchFused<true>(p, norm, outputs, stream)
+                           : LaunchFused<false>(p, norm, outputs, stream);
+}
+
+inline absl::Status LaunchFused(const Bf16Product& p, const Bf16Norm& norm, const Gating* gating,
+                                CudaStream stream) {
+  if (gating == nullptr) return LaunchFused<true>(p, norm, PlainOutputs(), stream);
+  switch (gating->function) {
+    case GateFunction::kSilu:
+      return LaunchGated<SiluOf>(p, norm, gating->scale, stream);
+    case GateFunction::kGeluTanh:
+      return LaunchGated<GeluTanhOf>(p, norm, gating->scale, stream);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace packrat::gpu

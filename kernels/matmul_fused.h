@@ -1,5 +1,5 @@
-// Products on the GPU that make what stands before them in a layer: with few rows, a launch by
-// itself takes longer than what is done in it.
+// Products on the GPU that make what stands before and after them in a layer: with few rows, a
+// launch by itself takes longer than what is done in it.
 #ifndef PACKRAT_KERNELS_MATMUL_FUSED_H_
 #define PACKRAT_KERNELS_MATMUL_FUSED_H_
 
@@ -9,20 +9,23 @@
 
 namespace packrat::gpu {
 
-// A product of x = RmsNorm() (kernels/elementwise.h) of rows of floats; the product's own x is not
-// read.
+// A product with a norm before it, a gated linear unit after it, or both.
 struct FusedProduct {
   MatMulArguments product;
-  const float* norm_x;       // (rows, in), dense
-  const float* norm_weight;  // (in)
-  float norm_eps;
+  // Unless norm_x is null, x = RmsNorm() (kernels/elementwise.h), and the product's own is not
+  // read.
+  const float* norm_x = nullptr;       // (rows, in), dense
+  const float* norm_weight = nullptr;  // (in)
+  float norm_eps = 0.0f;
+  // Unless it is null, Glu() of the product is made, and y is (rows, out / 2), of the type of x.
+  const Gating* gating = nullptr;
 };
 
-// Of few rows in bfloat16, by a weight that is not quantised; of how many depends on `in`, since
-// the normed rows lie in shared memory.
+// Of few rows in bfloat16, by a weight that is not quantised. Of how many with a norm depends on
+// `in`, since the normed rows lie in shared memory.
 bool CanMultiplyFused(const FusedProduct& fused);
 
-// Where it can: the bits of RmsNorm() and MatMul::Run(), in one launch.
+// Where it can: the bits of RmsNorm(), MatMul::Run() and Glu(), in one launch.
 absl::Status MultiplyFused(const FusedProduct& fused, CudaStream stream);
 
 }  // namespace packrat::gpu

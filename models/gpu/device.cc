@@ -135,4 +135,23 @@ absl::Status GpuDevice::AddProduct(const Weight& weight, const void* h, int rows
       {&weight, h, type(), rows, to.x, DType::kF32, bias, /*accumulate=*/true, to.scale}, stream_);
 }
 
+absl::Status GpuDevice::AddGlu(const Normed& h, const GluWeights& weights, int rows, void* gate_up,
+                               void* inner, const Residual& to) {
+  FusedProduct up{{&weights.up, h.memory, type(), rows, inner, type(), weights.up_bias}};
+  up.gating = &weights.gating;
+  if (!CanMultiplyFused(up)) return Device::AddGlu(h, weights, rows, gate_up, inner, to);
+  absl::Status status = absl::OkStatus();
+  if (h.weight != nullptr) {
+    FusedProduct normed = up;
+    normed.norm_x = h.x, normed.norm_weight = h.weight, normed.norm_eps = h.eps;
+    if (CanMultiplyFused(normed)) {
+      up = normed;
+    } else {
+      status = Norm(h.x, nullptr, rows, h.n, h.weight, h.eps, h.memory);
+    }
+  }
+  if (status.ok()) status = MultiplyFused(up, stream_);
+  return status.ok() ? AddProduct(weights.down, inner, rows, weights.down_bias, to) : status;
+}
+
 }  // namespace packrat::gpu

@@ -49,6 +49,8 @@ class GpuDevice : public Device {
                               absl::Span<const Product> products) override;
   absl::Status AddProduct(const Weight& weight, const void* h, int rows, const float* bias,
                           const Residual& to) override;
+  absl::Status AddGlu(const Normed& h, const GluWeights& weights, int rows, void* gate_up,
+                      void* inner, const Residual& to) override;
   absl::Status Norm(const float* x, const int32_t* indices, int rows, int n, const float* weight,
                     float eps, void* y) override {
     return indices == nullptr ? RmsNorm(x, rows, n, weight, eps, y, type(), stream_)

@@ -202,6 +202,7 @@ struct Engine::Impl {
   // Ends the request where there is no memory for its place in the queue.
   void Enqueue(std::shared_ptr<Sequence> sequence);
   Queue* QueueOf(int tenant, int priority);
+  void ReservePlan();
   void SweepWaiting();
   // Goes on, or ends: its bytes are free.
   void CountUnparked(const Sequence& sequence);

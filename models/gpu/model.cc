@@ -279,12 +279,13 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   // What it will take is known before gigabytes are read.
   WeightLoader measure(&checkpoint, WeightLoader::Mode::kMeasure);
   GpuModel plan(config, options, gpu_options, *info,
-                std::make_unique<GpuWeights>(&measure, type, options));
+                std::make_unique<GpuWeights>(&measure, config.tie_embeddings, type, options));
   if (absl::Status status = measure.Finish(); !status.ok()) return status;
   const size_t bytes = plan.weights_->planned_bytes();
   if (absl::Status status = plan.CheckFit(bytes); !status.ok()) return status;
   WeightLoader loader(&checkpoint);
-  auto weights = GpuWeights::Create(&loader, type, options, bytes, gpu_options.progress);
+  auto weights = GpuWeights::Create(&loader, config.tie_embeddings, type, options, bytes,
+                                    gpu_options.progress);
   if (!weights.ok()) return weights.status();
   std::unique_ptr<GpuModel> model(
       new GpuModel(config, options, gpu_options, *info, *std::move(weights)));

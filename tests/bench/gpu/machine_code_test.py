@@ -122,6 +122,24 @@ class Rules(unittest.TestCase):
         self.assertEqual(len(hot_loops.faults(mesa, kernel(LOAD, AGAIN))), 1)
 
 
+class Patterns(unittest.TestCase):
+    def test_each_is_of_one_kernel(self):
+        """Of two in one pattern, one may be gone while the other is found."""
+        for pattern, _ in hot_loops.HOT:
+            self.assertNotIn("|", pattern)
+            self.assertRegex(pattern, r"^\w+Kernel<")
+
+    def test_products(self):
+        for name, loads in (("FewRowsBf16Kernel<1, Bf16Weights<true>>", 8),
+                            ("FewRowsBf16Kernel<1, Bf16Weights<false>>", None),
+                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)3>>", 8),
+                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)4>>", 7),
+                            ("FewRowsF32Kernel<4, true>", 8), ("FewRowsF32Kernel<8, false>", None),
+                            ("FewRowsQuantizedF32Kernel<1, (DType)3>", 8),
+                            ("ManyRowsBf16Kernel<Bf16Weights<true>>", None)):
+            self.assertEqual(hot_loops.wanted(name), loads, name)
+
+
 class Report(unittest.TestCase):
     def test_issue(self):
         k = kernel(*[LOAD] * 8, *["FADD R1, R2, R3"] * 1015, AGAIN)

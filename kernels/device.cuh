@@ -59,8 +59,9 @@ absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block
 }
 
 // Bytes of shared memory of a multiprocessor, of which each block takes kReservedShared more than
-// it asks for; 0 where there is no device.
+// it asks for; 0 where there is no device. Compute capability 9.0 and 10.0 have kSharedOfSm90.
 inline constexpr size_t kReservedShared = 1024;
+inline constexpr size_t kSharedOfSm90 = 228 << 10;
 inline size_t SharedOfMultiprocessor() {
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return 0;

@@ -28,7 +28,7 @@ HOT = _ATTEND + (
     (r"MesaDecodeKernel<64,", COPIES),
     (r"MesaDecodeKernel<128,", COPIES),
 )
-# Large angles take the slow way through double precision, once, when a model is loaded.
+# Large angles take the slow way through double precision: in every step, but for a few numbers of each token.
 MAY_USE_LOCAL = ("FillRopeKernel",)
 
 
@@ -65,8 +65,9 @@ def faults(name, kernel):
 
 def instructions_per_byte(name, kernel):
     """Of the loop, for each byte that a warp loads by 16 a lane; each instruction is counted once. None for
-    kernels that are not listed, or that copy all at once and compute then."""
-    if wanted(name) in (None, COPIES) or not loops(name, kernel):
+    kernels that are not listed, or that copy all at once and compute then; and for products, of whose loads a third or
+    more are of x, which comes from the caches: what streams are the weights."""
+    if wanted(name) in (None, COPIES) or name.startswith("FewRows") or not loops(name, kernel):
         return None
     code = kernel.code(max(loops(name, kernel), key=lambda x: x[1] - x[0]))
     return len(code) / (512 * sum(i.is_wide_load for i in code))

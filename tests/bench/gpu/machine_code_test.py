@@ -150,6 +150,9 @@ class Report(unittest.TestCase):
         self.assertAlmostEqual(gpu_report.issue_share("sm_90", 0.25), 1.295, places=3)
         self.assertEqual(gpu_report.row("sm_90", "rat.cu", SHORT, k),
                          f"| rat.cu | `{SHORT}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | 130 % |")
+        name = "FewRowsBf16Kernel<1, Bf16Weights<true>>"
+        self.assertEqual(gpu_report.row("sm_90", "matmul_bf16.cu", name, k),
+                         f"| matmul_bf16.cu | `{name}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | - |")
         self.assertEqual(gpu_report.row("sm_90", "a.cu", "SampleKernel", k),
                          "| a.cu | `SampleKernel` | 256 | 128 | - | 24 | 2 | - | - | - |")
 

@@ -137,6 +137,7 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
   by_id.erase(sequence->id());
   if (sequence->tenant() >= 0) tenants.Leave(sequence->tenant(), sequence->unused());
   if (sequence->parked()) CountUnparked(*sequence);
+  if (sequence->admitted()) list_bytes -= sequence->list_bytes();
   sequence->Release(/*keep=*/reason != FinishReason::kError, pool.get(), cache.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {

@@ -58,7 +58,7 @@ __device__ __forceinline__ void LoadRows(const AttendTile& tile, int parity, int
 // would, but each exchange halves the values that a lane carries while there is more than one.
 // Returns the index of the first value that this lane is left with.
 template <int kValues, int kFrom, int kTo>
-__device__ __forceinline__ int AddOverLanes(float* values) {
+__device__ __forceinline__ int AddOverLanes(float* values PACKRAT_CALLER) {
   int left = kValues, first = 0;
 #pragma unroll
   for (int distance = kFrom; distance >= kTo; distance /= 2) {

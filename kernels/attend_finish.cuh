@@ -16,7 +16,8 @@ __device__ __forceinline__ void RotatePair(float x1, float x2, const float* cos_
 }
 // Score of a query's own entry, by a whole warp. key(channel, out): eight channels.
 template <class L, class Key>
-__device__ __forceinline__ float OwnScore(const float* q, float scale, const Key& key) {
+__device__ __forceinline__ float OwnScore(const float* q, float scale,
+                                          const Key& key PACKRAT_CALLER) {
   const int channel = Lane() % L::kLanes * 8;
   float a[8], b[8];
   Load8(q + channel, a);

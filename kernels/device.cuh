@@ -5,7 +5,8 @@
 //
 // Kernels keep to these rules: multiply-adds are written as fmaf() (compiled with -fmad=false, so
 // that no instance of a template rounds differently from another); shared memory is dynamic, by
-// SharedMemory(); warp operations involve all lanes of full warps.
+// SharedMemory(); warp operations involve all lanes of full warps; functions with warp operations
+// that are called from several places take PACKRAT_CALLER.
 #ifndef PACKRAT_KERNELS_DEVICE_CUH_
 #define PACKRAT_KERNELS_DEVICE_CUH_
 
@@ -20,6 +21,14 @@
 #include "kernels/gpu.h"
 
 namespace packrat::gpu {
+
+// The end of a function's parameters. The emulation knows a barrier or warp operation by its place
+// in the source, which lanes that have parted must not share; with this, by that of the call too.
+#ifdef __CUDACC__
+#define PACKRAT_CALLER
+#else
+#define PACKRAT_CALLER , const emulation::Caller& = emulation::Caller::Here()
+#endif
 
 using BFloat16 = __nv_bfloat16;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
@@ -59,8 +68,9 @@ absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block
 }
 
 // Bytes of shared memory of a multiprocessor, of which each block takes kReservedShared more than
-// it asks for; 0 where there is no device.
+// it asks for; 0 where there is no device. Compute capability 9.0 and 10.0 have kSharedOfSm90.
 inline constexpr size_t kReservedShared = 1024;
+inline constexpr size_t kSharedOfSm90 = 228 << 10;
 inline size_t SharedOfMultiprocessor() {
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return 0;
@@ -273,7 +283,7 @@ __device__ __forceinline__ int Lane() { return static_cast<int>(threadIdx.x) % k
 __device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 
 template <int kLanes = kWarp>
-__device__ __forceinline__ float WarpSum(float x) {
+__device__ __forceinline__ float WarpSum(float x PACKRAT_CALLER) {
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     x += __shfl_xor_sync(kAllLanes, x, distance);
@@ -281,7 +291,7 @@ __device__ __forceinline__ float WarpSum(float x) {
   return x;
 }
 template <int kLanes = kWarp>
-__device__ __forceinline__ float WarpMax(float x) {
+__device__ __forceinline__ float WarpMax(float x PACKRAT_CALLER) {
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, distance));
@@ -291,7 +301,7 @@ __device__ __forceinline__ float WarpMax(float x) {
 
 // Sum over a block of whole warps; every thread gets it. scratch: (warps) floats of shared memory,
 // free again after the next barrier.
-__device__ __forceinline__ float BlockSum(float x, float* scratch) {
+__device__ __forceinline__ float BlockSum(float x, float* scratch PACKRAT_CALLER) {
   x = WarpSum(x);
   if (Lane() == 0) scratch[Warp()] = x;
   __syncthreads();
@@ -308,7 +318,7 @@ __device__ __forceinline__ float BlockSum(float x, float* scratch) {
 // first in the lower half of a word: a rows g, g + 8, g, g + 8 at k = 2t, 2t, 2t + 8, 2t + 8; b
 // column g at k = 2t, 2t + 8; d (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 __device__ __forceinline__ void MmaBf16(const unsigned (&a)[4], const unsigned (&b)[2],
-                                        float (&d)[4]) {
+                                        float (&d)[4] PACKRAT_CALLER) {
 #ifdef __CUDACC__
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"

@@ -56,7 +56,7 @@ __device__ __forceinline__ float LogDecay(const DeltaArguments& a, int row, int 
 
 // A warp convolves (dim) channels of token t, to length `length`, to out (padded).
 __device__ __forceinline__ void ConvolveUnit(const FormPart& b, int t, int channel, int dim,
-                                             int padded, float length, float* out) {
+                                             int padded, float length, float* out PACKRAT_CALLER) {
   float squares = 0.0f;
   for (int d = Lane(); d < padded; d += kWarp) {
     const float y = d < dim ? ConvolvedChannel(b.conv, b.span, channel + d, t) : 0.0f;
@@ -67,7 +67,7 @@ __device__ __forceinline__ void ConvolveUnit(const FormPart& b, int t, int chann
   for (int d = Lane(); d < padded; d += kWarp) out[d] *= scale;
 }
 
-__device__ __forceinline__ float WarpDot(const float* a, const float* b, int n) {
+__device__ __forceinline__ float WarpDot(const float* a, const float* b, int n PACKRAT_CALLER) {
   float sum = 0.0f;
   for (int d = Lane(); d < n; d += kWarp) sum = fmaf(a[d], b[d], sum);
   return WarpSum(sum);

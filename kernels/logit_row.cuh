@@ -64,7 +64,7 @@ __device__ __forceinline__ U64 Max(U64 a, U64 b) { return a > b ? a : b; }
 
 // Over the block; every thread gets it.
 template <bool kMax>
-__device__ __forceinline__ U64 Reduce(U64 value, Shared* s) {
+__device__ __forceinline__ U64 Reduce(U64 value, Shared* s PACKRAT_CALLER) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     const U64 other = __shfl_xor_sync(kAllLanes, value, distance);
@@ -80,7 +80,8 @@ __device__ __forceinline__ U64 Reduce(U64 value, Shared* s) {
 
 // Of a list of kTile weights, of which thread t has 4t to 4t + 3: the first at which the running
 // sum reaches `need`, in [1, sum]. Every thread gets it.
-__device__ __forceinline__ Found FindStep(const U64 (&weights)[kGroup], U64 need, Shared* s) {
+__device__ __forceinline__ Found FindStep(const U64 (&weights)[kGroup], U64 need,
+                                          Shared* s PACKRAT_CALLER) {
   U64 own = 0;
 #pragma unroll
   for (int j = 0; j < kGroup; ++j) own += weights[j];
@@ -150,7 +151,7 @@ __device__ __forceinline__ int NextShift(int shift) {
 // is 0, its key. Digit by digit: the histogram of what shares the digits found so far.
 template <bool kByMass, class Element>
 __device__ __forceinline__ U64 Select(const float* x, int n, U64 target, Shared* s,
-                                      const Element& element) {
+                                      const Element& element PACKRAT_CALLER) {
   U64 prefix = 0, above = 0;  // What is larger than all that has the prefix weighs `above`.
   for (int shift = 64;;) {
     const int next = NextShift(shift == 64 ? 64 : shift);

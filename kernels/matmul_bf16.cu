@@ -47,6 +47,7 @@ Bf16Product ToProduct(const MatMulArguments& m) {
 // --- Many rows: a block for a tile of (128 outputs, 64 rows), a warp for (32, 32) of it; chunks
 // come to shared memory kStages ahead. ---
 
+constexpr int kBlocks = 2;  // Of a multiprocessor.
 constexpr int kTileOutputs = 128, kTileRows = 64, kStages = 4;
 constexpr int kOutputPitch = kTileOutputs + 4;  // Of the finished tile in shared memory.
 
@@ -62,6 +63,8 @@ struct Stage {
   static_assert(kTileBytes <= kStages * kBytes);
   static constexpr int kSharedBytes = kTileAt == 0 ? kStages * kBytes : kTileAt + kTileBytes;
   static_assert(kSharedBytes <= 99 * 1024);  // The most of a block on sm_86, sm_89 and sm_120.
+  // Two blocks hide each other's loads. There, and on an A100 (164 KB), a multiprocessor holds one.
+  static_assert(kBlocks * (kSharedBytes + kReservedShared) <= kSharedOfSm90);
 
   static __device__ __forceinline__ void Load(const Bf16Product& p, int out0, int row0, int chunk,
                                               std::byte* stage) {
@@ -106,7 +109,7 @@ __device__ __forceinline__ int TileAt(int output, int row, int i) {
 }
 
 template <class W>
-__global__ void __launch_bounds__(kThreads, 2) ManyRowsBf16Kernel(Bf16Product p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) ManyRowsBf16Kernel(Bf16Product p) {
   constexpr int kStageBytes = Stage<W>::kBytes;
   std::byte* shared = SharedMemory();
   auto* tile = reinterpret_cast<float*>(shared + Stage<W>::kTileAt);

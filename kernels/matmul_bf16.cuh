@@ -65,7 +65,7 @@ __device__ __forceinline__ uint4 LoadEight(const BFloat16* row, int k, int n) {
 // sums (16 outputs, 8 rows) += over 32 k. Of the lane with g = lane / 4: its eight neighbours of
 // weight rows g and g + 8, and of row g of x.
 __device__ __forceinline__ void MultiplyEight(const uint4& low, const uint4& high, const uint4& x,
-                                              float (&sums)[4]) {
+                                              float (&sums)[4] PACKRAT_CALLER) {
   const unsigned a0[4] = {low.x, high.x, low.y, high.y}, b0[2] = {x.x, x.y};
   const unsigned a1[4] = {low.z, high.z, low.w, high.w}, b1[2] = {x.z, x.w};
   MmaBf16(a0, b0, sums);
@@ -118,7 +118,7 @@ struct Bf16Weights {
     uint4 low, high;
     // sums (16 outputs, 8 rows) += over its 32 k. x_sums: of a weight with minima.
     __device__ __forceinline__ void Multiply(const uint4& x, const float (&)[2],
-                                             float (&sums)[4]) const {
+                                             float (&sums)[4] PACKRAT_CALLER) const {
       MultiplyEight(low, high, x, sums);
     }
   };
@@ -201,7 +201,7 @@ struct QuantWeights {
     Part() = default;
     __device__ __forceinline__ Part(const QuantPart& part) : QuantPart(part) {}
     __device__ __forceinline__ void Multiply(const uint4& x, const float (&x_sums)[2],
-                                             float (&sums)[4]) const {
+                                             float (&sums)[4] PACKRAT_CALLER) const {
       float group[4] = {};
       MultiplyEight(low, high, x, group);
 #pragma unroll
@@ -261,7 +261,7 @@ struct QuantWeights {
 // What a weight's minimum is multiplied by: the sums over 32 k of rows 2 t and 2 t + 1 of x, for
 // the lane with t = lane % 4.
 template <class W>
-__device__ __forceinline__ void SumRows(const uint4& x, float (&x_sums)[2]) {
+__device__ __forceinline__ void SumRows(const uint4& x, float (&x_sums)[2] PACKRAT_CALLER) {
   float sums[4] = {};
   if constexpr (W::kHasMinimum) {
     constexpr unsigned kOnes = 0x3f803f80u;

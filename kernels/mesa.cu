@@ -26,7 +26,7 @@ struct alignas(128) DecodeShared {
   float partial[4 * P];
 };
 template <int P, class S>
-size_t DecodeSharedBytes(int head_dim, bool staged) {
+constexpr size_t DecodeSharedBytes(int head_dim, bool staged) {
   const size_t hkk = kTileInRegisters<P> ? MesaHkkFloats(head_dim) : 0;
   return sizeof(DecodeShared<P>) + (staged ? MesaHeadFloats(head_dim) : hkk) * sizeof(S);
 }
@@ -180,6 +180,10 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   const int spans = a.batch.num_spans, tokens = a.batch.num_tokens;
   const int blocks = PadTo16(dim) / 16, tiles = blocks * (blocks + 1) / 2 + blocks * blocks;
   const int warps = kScanThreads / kWarp;
+  // Both are written for two blocks of a multiprocessor with heads of up to 128 channels.
+  constexpr size_t kMost =
+      std::max(DecodeSharedBytes<P, S>(P, kTileInRegisters<P>), SolveSharedBytes<P, S>(P));
+  static_assert(P > 128 || 2 * (kMost + kReservedShared) <= kSharedOfSm90);
   const size_t solve_bytes = SolveSharedBytes<P, S>(dim);
   const bool staged = StagesSealed<P, S>(dim);
   auto decoder = MesaDecodeKernel<P, S, false>;

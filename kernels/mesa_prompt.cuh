@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kScanThreads, 2) MesaScanKernel(MesaArguments 
 
 // Sixteen systems; H_kk gives its place to the read-out's partial sums.
 template <int P, class S>
-size_t SolveSharedBytes(int head_dim) {
+constexpr size_t SolveSharedBytes(int head_dim) {
   const size_t hkk = kTileInRegisters<P> ? MesaHkkFloats(head_dim) * sizeof(S) : 0;
   const size_t partial = size_t{4} * kBlockTokens * P * sizeof(float);
   return sizeof(MesaShared<P, kBlockTokens>) + (hkk > partial ? hkk : partial);

@@ -90,7 +90,7 @@ __device__ __forceinline__ void LoadTailRows(const float* k, SolverTile<P, S>* t
 }
 
 // Sums over eight lanes, of which lane r keeps row r.
-__device__ __forceinline__ float SumRows(const float (&rows)[8]) {
+__device__ __forceinline__ float SumRows(const float (&rows)[8] PACKRAT_CALLER) {
   const int lane = threadIdx.x % 8;
   float four[4], two[2];
 #pragma unroll
@@ -110,7 +110,7 @@ __device__ __forceinline__ float SumRows(const float (&rows)[8]) {
 // The sum over a block of what its threads give for a system, in two halves with a barrier between:
 // three exchanges and four sums for each warp take less time than five and one.
 template <int P>
-__device__ __forceinline__ void StorePartials(float x, int system, float* partials) {
+__device__ __forceinline__ void StorePartials(float x, int system, float* partials PACKRAT_CALLER) {
 #pragma unroll
   for (int distance = 16; distance >= 4; distance /= 2) {
     x += __shfl_xor_sync(kAllLanes, x, distance);
@@ -137,7 +137,7 @@ __device__ __forceinline__ float SumPartials(const float* partials, int system) 
 template <int P, int N, int M, bool kRead, class S>
 __device__ __forceinline__ void Apply(const SolverTile<P, S>& tile, bool sealed, float lambda,
                                       const float* in, const int (&t)[M], MesaShared<P, N>* shared,
-                                      float (&y)[M]) {
+                                      float (&y)[M] PACKRAT_CALLER) {
   constexpr int kTailRows = SolverTile<P, S>::kTailRows;
   const int row = threadIdx.x, group = row / 8, lane = row % 8;
   float sums[M][8] = {}, dots[M][kTailRows] = {};

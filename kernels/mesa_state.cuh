@@ -154,7 +154,7 @@ __device__ __forceinline__ MesaTile TileAt(int index, int stored) {
 template <class Left, class Right>
 __device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, float decay,
                                            float coefficient, const Left& left, const Right& right,
-                                           float (&sum)[8]) {
+                                           float (&sum)[8] PACKRAT_CALLER) {
   const int row = Lane() / 2, column = Lane() % 2 * 8;
   const bool diagonal = tile.hkk && tile.i == tile.j;
 #pragma unroll
@@ -178,7 +178,7 @@ __device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, fl
 }
 
 // Lane s gets the sum of log_gamma over rows 0 to s % 16, added in order; lane s < 16 brings row s.
-__device__ __forceinline__ float Cumulative(float log_gamma) {
+__device__ __forceinline__ float Cumulative(float log_gamma PACKRAT_CALLER) {
   float sum = 0.0f, mine = 0.0f;
 #pragma unroll
   for (int s = 0; s < kBlockTokens; ++s) {

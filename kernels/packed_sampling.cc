@@ -2,31 +2,24 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
+#include <utility>
 
 #include "kernels/check.h"
 #include "kernels/sampling.h"
 
 namespace packrat::gpu {
-namespace {
 
-size_t ListBytes(const SamplingRow& row) {
-  return row.logit_bias.size() * sizeof(PackedBias) + row.counts.size() * sizeof(TokenCount) +
-         (row.banned.size() + row.masked.size() + row.allowed.size()) * sizeof(int32_t) +
-         row.mask.size() * sizeof(uint32_t);
-}
-
-}  // namespace
+static_assert(sizeof(PackedBias) == sizeof(std::pair<int32_t, float>));  // SamplingListBytes()
 
 size_t PackedSamplingBytes(absl::Span<const SamplingRow> rows, int places) {
   size_t bytes = places * sizeof(PackedRow);
-  for (const SamplingRow& row : rows) bytes += ListBytes(row);
+  for (const SamplingRow& row : rows) bytes += SamplingListBytes(row);
   return bytes;
 }
 
 void PackSampling(absl::Span<const SamplingRow> rows, int places, std::byte* packed) {
   PACKRAT_CHECK(rows.size() <= static_cast<size_t>(places)) << rows.size() << " rows";
-  PACKRAT_CHECK(PackedSamplingBytes(rows, places) <= std::numeric_limits<uint32_t>::max());
+  PACKRAT_CHECK(PackedSamplingBytes(rows, places) <= kMostPackedBytes);
   std::byte* next = packed + places * sizeof(PackedRow);
   const auto append = [&next](const auto& list) {
     const size_t bytes = list.size() * sizeof(list[0]);

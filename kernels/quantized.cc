@@ -50,7 +50,8 @@ void QuantizeInt8(const float* values, float largest, QuantGroup* group) {
 
 // The group's values on the grid scale * [0, 15] + minimum, and the sum of squared errors.
 float PutOnGrid(const float* values, float scale, float minimum, float* q) {
-  const float inverse = scale == 0 ? 0 : 1 / scale;
+  // Below that a float holds no inverse, and what differs so little is one value.
+  const float inverse = scale < 0x1p-120f ? 0 : 1 / scale;
   float error = 0;
   for (int k = 0; k < kQuantGroup; ++k) {
     // Adding 1.5 * 2^23 rounds to an integer.

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -54,6 +55,13 @@ struct SamplingRow {
   // it is told beside it; nothing of how to draw matters then. Not with allow_list or mask.
   int32_t given = -1;
 };
+
+// Bytes of a row's lists, as they are beside the row where a device samples.
+inline size_t SamplingListBytes(const SamplingRow& row) {
+  return row.logit_bias.size() * sizeof(std::pair<int32_t, float>) +
+         (row.banned.size() + row.masked.size() + row.allowed.size()) * sizeof(int32_t) +
+         row.mask.size() * sizeof(uint32_t) + row.counts.size() * sizeof(TokenCount);
+}
 
 struct TokenLogprob {
   int32_t token;
@@ -187,7 +195,9 @@ class Sampler {
 // --- On the GPU: many rows at once. ---
 namespace gpu {
 
-// Bytes of PackSampling()'s result. Rows from rows.size() to `places` are unused.
+// Bytes of PackSampling()'s result, which may be kMostPackedBytes at most. Rows from rows.size() to
+// `places` are unused.
+inline constexpr size_t kMostPackedBytes = std::numeric_limits<uint32_t>::max();
 size_t PackedSamplingBytes(absl::Span<const SamplingRow> rows, int places);
 // Writes what Sample() reads, lists and all, in one piece for one copy to the device. `packed`:
 // host memory, aligned to 8 bytes.

@@ -26,7 +26,13 @@ constexpr Family kFamilies[] = {
     kNemotronHFamily, kOlmoHybridFamily, kRecurrentGemmaFamily, kPackratFamily};
 
 // Those whose feed-forwards are mixtures of experts, and what is served in their place.
-constexpr struct { const char *type, *instead; } kWithExperts[] = {{"qwen3_moe", "qwen3"}};
+constexpr struct {
+  const char *type, *instead;
+} kWithExperts[] = {{"granitemoe", "granitemoehybrid"},
+                    {"granitemoeshared", "granitemoehybrid"},
+                    {"mixtral", "llama"},
+                    {"qwen2_moe", "qwen2"},
+                    {"qwen3_moe", "qwen3"}};
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
@@ -180,10 +186,10 @@ absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
   const auto refuse = [](const std::string& what) {
     return absl::FailedPreconditionError("rat_plus_dial: " + what);
   };
-  std::vector<std::optional<RatPlusDial>> chosen = choices.rat_plus_dials;
+  std::vector<LayerDials> chosen = choices.rat_plus_dials;
   if (layers.empty()) {
     if (chosen.empty()) return absl::OkStatus();
-    return refuse(absl::StrCat("is ", chosen[0] ? RatPlusDialText(*chosen[0]) : kOwnDial,
+    return refuse(absl::StrCat("is ", chosen[0].own() ? kOwnDial : RatPlusDialText(chosen[0]),
                                "; the model has no layers of RAT+"));
   }
   if (chosen.empty()) chosen.emplace_back();
@@ -191,12 +197,16 @@ absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
     return refuse(absl::StrCat("has ", chosen.size(), " dials; at most ", kMaxDials));
   }
   for (int number = 0; number < static_cast<int>(chosen.size()); ++number) {
-    const std::optional<RatPlusDial>& named = chosen[number];
+    const LayerDials& named = chosen[number];
+    if (named.layers.size() > 1 && named.layers.size() != layers.size()) {
+      return refuse(absl::StrCat("is ", RatPlusDialText(named), ", of ", named.layers.size(),
+                                 " layers; the model has ", layers.size(), " of RAT+"));
+    }
     bool alike = true;
     int first_same = 0;  // Of the dials before it, the first that is none other in any layer.
     for (size_t i = 0; i < layers.size(); ++i) {
       RatPlusSpec& layer = *layers[i];
-      const RatPlusDial dial = named ? Reached(*named, *config) : own[i];
+      const RatPlusDial dial = named.own() ? own[i] : Reached(named.Of(i), *config);
       const bool known = dial == own[i] || (layer.pretrained && dial.dense());
       if (!known && !choices.rat_plus_unadapted) {
         return refuse(absl::StrCat("is ", RatPlusDialText(dial), "; the weights of layer ",
@@ -217,14 +227,18 @@ absl::Status Choose(const ModelChoices& choices, ModelConfig* config) {
     if (first_same < number) {
       return refuse(absl::StrCat("names ", config->dials[first_same], " twice"));
     }
-    config->dials.push_back(alike ? RatPlusDialText(named ? *named : own[0]) : kOwnDial);
+    if (named.own()) {
+      config->dials.push_back(alike ? RatPlusDialText(own[0]) : kOwnDial);
+    } else {
+      config->dials.push_back(RatPlusDialText(named));
+    }
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<int> FindDial(const std::vector<std::string>& dials, const std::string& name) {
   if (name.empty()) return 0;
-  std::optional<RatPlusDial> dial;
+  LayerDials dial;
   if (name != kOwnDial) {
     auto parsed = ParseRatPlusDial(name);
     if (!parsed.ok()) return parsed.status();

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -117,15 +116,15 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text);
 
 // What the model's user may choose of its configuration.
 struct ModelChoices {
-  // What RAT+ layers see: for requests that choose nothing, then for those that do. Of none, or of
-  // nullopt: the configuration's own.
-  std::vector<std::optional<RatPlusDial>> rat_plus_dials;
+  // What RAT+ layers see: for requests that choose nothing, then for those that do. Of none: the
+  // configuration's own.
+  std::vector<LayerDials> rat_plus_dials;
   bool rat_plus_unadapted = false;  // Also dials that the weights were not trained for.
 };
 
 // Puts all RAT+ layers on the chosen dials. FAILED_PRECONDITION if there are none, or if the
-// weights of one were not trained for a dial and that was not asked for, if a dial is named twice,
-// or if there are too many.
+// weights of one were not trained for a dial and that was not asked for, if a dial is named twice
+// or is of another number of layers, or if there are too many.
 absl::Status Choose(const ModelChoices& choices, ModelConfig* config);
 
 // The number of a dial of ModelConfig::dials by its name, which may be spelt in another way; of no

@@ -21,7 +21,7 @@ Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use, int cou
   const int out = rows / count;
   const bool load = loader_->mode() == WeightLoader::Mode::kLoad;
   const Arithmetic arithmetic = ArithmeticFor(type, wanted_);
-  arithmetics_[static_cast<size_t>(arithmetic)] = true;
+  if (use != Use::kEmbedding) SetMultipliesIn(arithmetic);  // That is only looked up.
   std::vector<PackedMatrix>& matrices = matrices_.emplace_back();
   matrices.reserve(load ? count : 0);
   for (int i = 0; load && i < count; ++i) matrices.emplace_back(type, arithmetic, out, in);
@@ -29,7 +29,10 @@ Weight CpuWeights::Load(const std::vector<Rows>& parts, int in, Use use, int cou
   widest_ = std::max(widest_, in);
   int at = 0;
   for (const Rows& part : parts) {
-    if (IsQuantized(type) && loader_->TypeOf(part.name) != type) quantized_[part.name] = type;
+    if (IsQuantized(type) && loader_->TypeOf(part.name) != type) {
+      quantized_[part.name] = type;
+      quantises_ = true;
+    }
     if (IsQuantized(type)) {
       loader_->Groups(part.name, part.Shape(in), part.first, part.rows, type,
                       [&](int row, int group, const QuantGroup& values) {
@@ -66,7 +69,10 @@ void CpuWeights::SetRows(const WeightLoader::Piece& piece, int first,
 }
 
 Weight CpuWeights::Tied(const Weight& embedding, const std::string& name) {
-  if (FormatOf(embedding.type, formats_.output) == embedding.type) return embedding;
+  if (FormatOf(embedding.type, formats_.output) == embedding.type) {
+    SetMultipliesIn(ArithmeticFor(embedding.type, wanted_));
+    return embedding;
+  }
   Weight output;
   loader_->TakeAgain([&] { output = Output(name, embedding.out, embedding.in); });
   quantized_.erase(name);

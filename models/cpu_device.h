@@ -24,9 +24,10 @@ namespace packrat {
 // that only measures they stay empty, and bytes() is what they would take.
 class CpuWeights : public DeviceWeights {
  public:
-  // Weights whose type allows it are packed for products in `arithmetic`.
-  CpuWeights(WeightLoader* loader, Arithmetic arithmetic, const ModelOptions& options)
-      : DeviceWeights(loader), wanted_(arithmetic), formats_(*loader, options) {}
+  // Weights whose type allows it are packed for products in `arithmetic`. `tied`: see
+  // WeightFormats.
+  CpuWeights(WeightLoader* loader, bool tied, Arithmetic arithmetic, const ModelOptions& options)
+      : DeviceWeights(loader), wanted_(arithmetic), formats_(*loader, tied, options) {}
   Weight Tied(const Weight& embedding, const std::string& name) override;
   const float* Upload(std::vector<float> values) override;
   size_t bytes() const { return matrix_bytes_ + loader_->float_bytes(); }
@@ -34,6 +35,8 @@ class CpuWeights : public DeviceWeights {
   const WeightFormats& formats() const { return formats_; }
   // The tensors that were quantised here, and to what.
   const std::map<std::string, DType>& quantized() const { return quantized_; }
+  // Whether there are any, or the output matrix is quantised from a tied embedding.
+  bool quantises() const { return quantises_; }
   // Whether any of them is multiplied in `arithmetic`.
   bool multiplies_in(Arithmetic arithmetic) const {
     return arithmetics_[static_cast<size_t>(arithmetic)];
@@ -41,6 +44,9 @@ class CpuWeights : public DeviceWeights {
 
  private:
   Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) override;
+  void SetMultipliesIn(Arithmetic arithmetic) {
+    arithmetics_[static_cast<size_t>(arithmetic)] = true;
+  }
   void SetRows(const WeightLoader::Piece& piece, int first, std::vector<PackedMatrix>* matrices);
 
   const Arithmetic wanted_;
@@ -50,7 +56,7 @@ class CpuWeights : public DeviceWeights {
   std::vector<float> wide_;  // While they are loaded.
   size_t matrix_bytes_ = 0;
   int widest_ = 0;
-  bool arithmetics_[3] = {};
+  bool arithmetics_[3] = {}, quantises_ = false;
   std::map<std::string, DType> quantized_;
 };
 

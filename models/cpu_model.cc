@@ -35,7 +35,7 @@ class CpuModel : public HostModel {
       : config_(config),
         options_(options),
         limits_{options.max_batch_tokens, options.max_batch_tokens, options.max_logit_rows, 0},
-        weights_(loader, ArithmeticOf(options.activations), options),
+        weights_(loader, config.tie_embeddings, ArithmeticOf(options.activations), options),
         stack_(config_, layout_, &device_, &weights_),
         weight_bytes_(weights_.bytes()),
         stack_bytes_(stack_.Carve(limits_, nullptr)) {
@@ -75,6 +75,7 @@ class CpuModel : public HostModel {
   }
   bool multiplies_in(Arithmetic arithmetic) const { return weights_.multiplies_in(arithmetic); }
   const std::map<std::string, DType>& quantized() const { return weights_.quantized(); }
+  bool quantises() const { return weights_.quantises(); }
   std::string numerics_id() const override {
     std::string id = HostModel::numerics_id();
     for (const Arithmetic arithmetic : {Arithmetic::kBFloat16, Arithmetic::kInt8}) {
@@ -193,6 +194,7 @@ struct OpenModel {
   std::unique_ptr<Checkpoint> checkpoint;
   ModelMemory memory;
   std::map<std::string, DType> quantized;
+  bool quantises = false;  // Loading takes time then.
 };
 
 // `problems`: all of the tensors' errors, if there are any; may be null.
@@ -234,6 +236,7 @@ absl::StatusOr<OpenModel> OpenFiles(const std::string& dir, const ModelOptions& 
   open.memory.scratch_bytes = model.scratch_bytes();
   open.memory.state_types = model.state_types();
   open.quantized = model.quantized();
+  open.quantises = model.quantises();
   return open;
 }
 
@@ -305,7 +308,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadCpuModel(
   // The system may still refuse it, by a limit that could not be read.
   try {
     WeightLoader weights(open->checkpoint.get());
-    if (progress && options.weights != WeightFormat::kStored) weights.ReportTo(std::move(progress));
+    if (progress && open->quantises) weights.ReportTo(std::move(progress));
     auto model = std::make_unique<CpuModel>(memory.config, open->options, &weights);
     if (absl::Status status = weights.Finish(); !status.ok()) return status;
     model->AllocateScratch(Fingerprints(memory.config, weights.hash()));

@@ -85,8 +85,11 @@ class DeviceWeights {
   Weight Experts(const std::vector<Rows>& parts, int in, int count) {
     return Load(parts, in, Use::kProduct, count);
   }
-  // What stays as it is stored: gates, which are small, and the embedding.
+  // What stays as it is stored: gates, which are small, and the embedding, which is no product.
   Weight Stored(const std::vector<Rows>& parts, int in) { return Load(parts, in, Use::kStored, 1); }
+  Weight Embedding(const std::string& name, int vocab, int width) {
+    return Load({{name, vocab}}, width, Use::kEmbedding, 1);
+  }
   // The output matrix. Tied() is for one that is the embedding: it returns that, or the same tensor
   // in another format.
   Weight Output(const std::string& name, int out, int in) {
@@ -115,7 +118,7 @@ class DeviceWeights {
   WeightLoader* loader() { return loader_; }
 
  protected:
-  enum class Use { kProduct, kStored, kOutput };
+  enum class Use { kProduct, kStored, kEmbedding, kOutput };
   virtual Weight Load(const std::vector<Rows>& parts, int in, Use use, int count) = 0;
 
   WeightLoader* const loader_;

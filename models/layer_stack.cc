@@ -15,7 +15,7 @@ LayerStack::LayerStack(const ModelConfig& config, const StateLayout& layout, Dev
     : config_(config), layout_(layout), device_(device) {
   const TensorNames& names = config.names;
   const int d = config.hidden_size;
-  embedding_ = weights->Stored({{names.embedding, config.vocab_size}}, d);
+  embedding_ = weights->Embedding(names.embedding, config.vocab_size, d);
   int mixers = 0;
   for (const Sublayer& sublayer : config.sublayers) {
     sublayers_.push_back(Load(sublayer, mixers, weights));

@@ -90,6 +90,13 @@ class LanguageModel {
   virtual const StateLayout& state_layout() const = 0;
   virtual const ModelOptions& options() const = 0;
 
+  // Before a step whose rows' lists take more together (SamplingListBytes()) than was reserved so
+  // far; steps may be in flight. RESOURCE_EXHAUSTED: the device has not so much, and all is as it
+  // was. Another error: the device is lost.
+  virtual absl::Status ReserveSampling([[maybe_unused]] size_t list_bytes) {
+    return absl::OkStatus();
+  }
+
   // The two halves of a step, so that the caller can work while the device does. `rows` has an
   // entry for each row of logits (sum of num_logits), in span order. What the arguments point to
   // must not change until Wait(), or, where several steps may be in flight, until Start() returns.

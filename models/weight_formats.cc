@@ -5,11 +5,12 @@
 
 namespace packrat {
 
-WeightFormats::WeightFormats(const WeightLoader& loader, const ModelOptions& options)
+WeightFormats::WeightFormats(const WeightLoader& loader, bool tied, const ModelOptions& options)
     : layers(options.weights),
-      output(options.output_weights.value_or(
-          layers != WeightFormat::kStored || loader.HasQuantized() ? WeightFormat::kInt8
-                                                                   : WeightFormat::kStored)) {}
+      output(options.output_weights.value_or(layers != WeightFormat::kStored ||
+                                                     (tied && loader.HasQuantized())
+                                                 ? WeightFormat::kInt8
+                                                 : WeightFormat::kStored)) {}
 
 std::string WeightFormats::Id() const {
   std::string id;

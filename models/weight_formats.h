@@ -14,7 +14,10 @@
 namespace packrat {
 
 struct WeightFormats {
-  WeightFormats(const WeightLoader& loader, const ModelOptions& options);
+  // `tied`: whether the output matrix is the embedding, which no file has quantised. Unless asked
+  // for a format, it goes with the layers where they are quantised in the file, while a matrix that
+  // is the output's alone stays as the file has it.
+  WeightFormats(const WeightLoader& loader, bool tied, const ModelOptions& options);
 
   // For numerics_id(): what was asked for, "-weights-int4-output-int8". The types in the checkpoint
   // itself are part of the fingerprint.

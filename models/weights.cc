@@ -271,8 +271,11 @@ absl::Status WeightLoader::Surplus() const {
   for (const auto& [name, view] : checkpoint_->tensors()) {
     // A model that ties its matrices has no other place for lm_head.weight.
     if (taken_.count(name) > 0 || view.type == TensorType::kI32) continue;
-    if (absl::EndsWith(name, "lm_head.weight") && IsCopy(view)) continue;
-    surplus.push_back(absl::StrCat(view.file, ": ", checkpoint_->NameInFile(name)));
+    const bool head = absl::EndsWith(name, "lm_head.weight");
+    if (head && IsCopy(view)) continue;
+    surplus.push_back(
+        absl::StrCat(view.file, ": ", checkpoint_->NameInFile(name),
+                     head ? " (not the embedding, as which tie_word_embeddings has it)" : ""));
   }
   if (surplus.empty()) return absl::OkStatus();
   std::sort(surplus.begin(), surplus.end());

@@ -284,7 +284,9 @@ absl::Status Engine::Impl::CheckIntegrity() const {
   // Every reference is a running sequence's or a snapshot's, and those are all.
   std::vector<std::vector<std::array<int32_t, 2>>> refs(pool->kinds());  // All, the cache's.
   for (int kind = 0; kind < pool->kinds(); ++kind) refs[kind].resize(pool->total()[kind]);
+  size_t lists = 0;
   for (const auto& sequence : running) {
+    lists += sequence->list_bytes();
     sequence->state().ForEachPart([&](int kind, int32_t part) { ++refs[kind][part][0]; });
   }
   if (tiers != nullptr) {
@@ -304,6 +306,7 @@ absl::Status Engine::Impl::CheckIntegrity() const {
     for (const auto& sequence : queue.sequences) {
       if (sequence->state().holds_parts()) return absl::InternalError("who waits holds parts");
       if (!sequence->parked()) continue;
+      lists += sequence->list_bytes();
       parked_bytes += sequence->state().ParkedBytes();
       // Who goes coarser without room waits also beyond park_memory.
       if (sequence->went_coarser()) most += sequence->state().ParkedBytes();
@@ -312,6 +315,10 @@ absl::Status Engine::Impl::CheckIntegrity() const {
   if (parked_bytes != stats.parking.bytes || parked_bytes > most) {
     return absl::InternalError(absl::StrCat(parked_bytes, " bytes are parked; counted are ",
                                             stats.parking.bytes, " of at most ", most));
+  }
+  if (lists != list_bytes) {
+    return absl::InternalError(absl::StrCat("lists for sampling take ", lists,
+                                            " bytes at most; reserved are ", list_bytes));
   }
   for (int kind = 0; kind < pool->kinds(); ++kind) {
     for (int32_t part = 0; part < pool->total()[kind]; ++part) {

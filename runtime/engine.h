@@ -180,7 +180,8 @@ class Engine {
   //                       max_tokens over max_context; anything that can never fit, with numbers
   //                       more requests than max_queue
   //   RESOURCE_EXHAUSTED  the queue is full; or the system refuses the memory that it takes. Where
-  //                       that happens later, the request ends with this status (kError)
+  //                       that happens later, or the model's device has none for its sampling, the
+  //                       request ends with this status (kError)
   //   UNAVAILABLE         draining, or failure()
   absl::Status Submit(std::vector<Request> requests, absl::Time now);
   absl::Status Submit(Request request, absl::Time now);  // One.

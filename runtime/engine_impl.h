@@ -90,6 +90,7 @@ struct Engine::Impl {
   std::unique_ptr<PrefixCache> cache;  // Null: off.
   const PartCounts longest;            // Of a sequence of max_context.
   bool writes_ahead = false;           // Its state goes below the pool in pieces.
+  size_t list_bytes = 0;               // Sequence::list_bytes() of all that were admitted.
   int64_t copied_bytes = 0;            // Of states that leave and come, by this step.
   uint64_t next_arrival = 0;
   Tenants tenants;
@@ -169,6 +170,8 @@ struct Engine::Impl {
   int MaxPromptTokens() const;
   void Expire();
   void Admit();
+  // RESOURCE_EXHAUSTED: this one ends. Another error: the device is lost.
+  absl::Status AdmitNew(Sequence* sequence);
   // In the batch, while a step is planned: whom it has parked, and who waits for a state, is still
   // in `running`.
   int FreePlaces() const {
@@ -202,6 +205,7 @@ struct Engine::Impl {
   // Ends the request where there is no memory for its place in the queue.
   void Enqueue(std::shared_ptr<Sequence> sequence);
   Queue* QueueOf(int tenant, int priority);
+  void ReservePlan();
   void SweepWaiting();
   // Goes on, or ends: its bytes are free.
   void CountUnparked(const Sequence& sequence);

@@ -54,6 +54,7 @@ void Engine::Impl::ReserveQueue(const Sequence& sequence) {
   const size_t size = queue->items.size() + std::max<size_t>(kMaxParks, running.size());
   if (queue->items.capacity() < size) queue->items.reserve(2 * size);
   if (queue->sequences.capacity() < size) queue->sequences.reserve(2 * size);
+  ReservePlan();
 }
 
 // False: there is no memory for it, or the device is lost.

@@ -88,6 +88,7 @@ void Engine::Impl::Enqueue(std::shared_ptr<Sequence> sequence) {
     const int tenant = tenants.Join(request.tenant, request.tenant_weight);
     const WaitingItem item = sequence->AsWaiting(next_arrival++, Now(), tenant);
     queue = QueueOf(tenant, request.priority);
+    ReservePlan();
     queue->items.push_back(item);
     queue->sequences.push_back(std::move(sequence));
     return absl::OkStatus();
@@ -98,6 +99,12 @@ void Engine::Impl::Enqueue(std::shared_ptr<Sequence> sequence) {
   }
   if (queue != nullptr) queue->items.resize(queue->sequences.size());
   Finish(sequence.get(), FinishReason::kError, status);  // Sweep() drops a queue that is empty.
+}
+
+// For those that wait, and those that run and may be parked. Throws std::bad_alloc.
+void Engine::Impl::ReservePlan() {
+  if (flows.capacity() < waiting.size()) flows.reserve(2 * waiting.size());
+  plan.ReserveWaiting(by_id.size(), waiting.size(), tenants.shares().size());
 }
 
 Engine::Impl::Queue* Engine::Impl::QueueOf(int tenant, int priority) {
@@ -130,6 +137,7 @@ void Engine::Impl::Finish(Sequence* sequence, FinishReason reason, absl::Status 
   by_id.erase(sequence->id());
   if (sequence->tenant() >= 0) tenants.Leave(sequence->tenant(), sequence->unused());
   if (sequence->parked()) CountUnparked(*sequence);
+  if (sequence->admitted()) list_bytes -= sequence->list_bytes();
   sequence->Release(/*keep=*/reason != FinishReason::kError, pool.get(), cache.get());
   sequence->Finish(reason, std::move(status), Now());
   if (!sequence->admitted()) {

@@ -103,6 +103,18 @@ void Engine::Impl::Expire() {
   for (int i : plan.expire_running) expire(running[i].get());
 }
 
+absl::Status Engine::Impl::AdmitNew(Sequence* sequence) {
+  return UnlessNoMemory([&] {
+    const size_t lists = list_bytes + sequence->list_bytes();
+    absl::Status status;
+    if (sequence->list_bytes() > 0) status = model->ReserveSampling(lists);
+    if (!status.ok()) return status;
+    sequence->Admit(pool.get(), cache.get(), /*places=*/FreePlaces() - 1, Now());
+    list_bytes = lists;
+    return absl::OkStatus();
+  });
+}
+
 void Engine::Impl::Admit() {
   first_admitted = running.size();
   diverted = 0;
@@ -128,17 +140,18 @@ void Engine::Impl::Admit() {
     }
     queue.last_admission = step_time;
     const bool resumes = sequence->parked();
-    const absl::Status status = UnlessNoMemory([&] {
-      if (resumes) {
-        CountUnparked(*sequence);
-        ++stats.parking.resumes;
-        sequence->Unpark(pool.get(), Now());
-      } else {
-        const int places = FreePlaces() - 1;
-        sequence->Admit(pool.get(), cache.get(), places, Now());
-      }
+    const auto go_on = [&] {
+      CountUnparked(*sequence);
+      ++stats.parking.resumes;
+      sequence->Unpark(pool.get(), Now());
       return absl::OkStatus();
-    });
+    };
+    const absl::Status status = resumes ? UnlessNoMemory(go_on) : AdmitNew(sequence);
+    if (!status.ok() && !absl::IsResourceExhausted(status)) {
+      Fail(status);
+      plan.Clear();
+      return;
+    }
     if (status.ok()) {
       tenants.Charge(queue.tenant, queue.items[index.item].cost);
       sequence->SetLevel(plan.levels[i]);

@@ -52,6 +52,11 @@ SamplingState::SamplingState(const SamplingParams& params, int num_ids)
   while (!allowed.empty() && allowed.back() >= num_ids) allowed.pop_back();
 }
 
+size_t SamplingState::MostListBytes(size_t distinct, size_t masked, size_t mask_words) const {
+  return SamplingListBytes(Row({}, 0)) + masked * sizeof(int32_t) + mask_words * sizeof(uint32_t) +
+         (penalties_ ? distinct * sizeof(TokenCount) : 0);
+}
+
 void SamplingState::Begin(absl::Span<const int32_t> prompt, int max_tokens) {
   if (!penalties_) return;
   // The prompt may be far longer than the vocabulary: most of its tokens come twice.

@@ -40,6 +40,9 @@ class SamplingState {
 
   // `params` valid (see validate.h); `num_ids`: ids from there on are never sampled.
   SamplingState(const SamplingParams& params, int num_ids);
+  // Of the lists of any of its rows (SamplingListBytes()), at most: `distinct` tokens may be in the
+  // text, and Row() is given so many masked ids and words of a mask. Before Begin().
+  size_t MostListBytes(size_t distinct, size_t masked, size_t mask_words) const;
   // The text begins: takes room for its counts where they are needed. Once, before Row().
   void Begin(absl::Span<const int32_t> prompt, int max_tokens);
   void AddGenerated(int32_t token) {

@@ -332,6 +332,16 @@ void StepPlan::Reserve(int max_running, int page_classes) {
   free.pages.reserve(page_classes);
 }
 
+void StepPlan::ReserveWaiting(size_t requests, size_t num_flows, size_t tenants) {
+  const auto reserve = [](auto* to, size_t size) {
+    if (to->capacity() < size) to->reserve(2 * size);
+  };
+  reserve(&expire_waiting, requests);
+  reserve(&flows, num_flows);
+  reserve(&served, tenants);
+  reserve(&shares, tenants);
+}
+
 void PlanStep(const ScheduleInput& input, StepPlan* plan) {
   PACKRAT_CHECK(input.max_batch_tokens >= input.max_running);
   PACKRAT_CHECK(input.max_logit_rows >= input.max_running);

@@ -182,6 +182,8 @@ struct StepPlan {
 
   void Clear();  // Nothing is to be done.
   void Reserve(int max_running, int page_classes);
+  // For input with so many that wait, flows and tenants: planning itself must not fail.
+  void ReserveWaiting(size_t requests, size_t num_flows, size_t tenants);
 };
 
 void PlanStep(const ScheduleInput& input, StepPlan* plan);

@@ -31,6 +31,7 @@ Sequence::Sequence(Request request, const RequestLimits& limits, const Tokenizer
       uses_cache_(request_.cache.use),
       submitted_(now),
       last_progress_(now) {
+  list_bytes_ = MostListBytes();
   if (!request_.stop.ignore_eos) eos_ids_ = limits.eos_ids;
   const TextParams& text = request_.text;
   if (!text.stop_strings.empty()) {

@@ -45,6 +45,8 @@ class Sequence {
            state_.position() == request_.dials.finer[part_].end;
   }
   bool went_coarser() const { return part_ > 0; }  // Or began behind that.
+  // What the lists of its rows in one step take at most (SamplingListBytes()).
+  size_t list_bytes() const { return list_bytes_; }
   // Its state becomes one of the next part's dial. It is parked then, until Unpark() or, where the
   // pool has room at once, TakeBack(). Errors as of Park().
   absl::Status GoCoarser(const ModelConfig& config, StatePool* pool, absl::Time now);
@@ -183,6 +185,7 @@ class Sequence {
             StatePool* pool, PrefixCache* cache);
   // Tokens that were sampled or will be by what has been started.
   int StartedTokens() const { return usage_.completion_tokens + awaited_; }
+  size_t MostListBytes() const;
   // How the next token is drawn.
   SamplingRow NextRow() const;
   // What is asked about the prompt's token `index`.
@@ -193,6 +196,7 @@ class Sequence {
   const int prompt_end_;  // Tokens of the prompt that are computed.
   const int first_row_;   // From this position on each token has a row of logits.
   SamplingState sampling_;
+  size_t list_bytes_ = 0;
   std::vector<int32_t> eos_ids_;             // Empty where they are ignored.
   std::vector<int32_t> end_ids_;             // With the stop ids.
   std::optional<GrammarPosition> position_;  // In the grammar: from admission to the end.

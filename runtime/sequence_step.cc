@@ -49,6 +49,15 @@ Span Sequence::StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* 
   return span;
 }
 
+// A step samples one row; those of scores have no lists.
+size_t Sequence::MostListBytes() const {
+  if (request_.stop.max_tokens == 0) return 0;
+  const size_t tokens = request_.prompt.size() + request_.stop.max_tokens;
+  const size_t masked = request_.stop.min_tokens > 0 ? end_ids_.size() : 0;
+  const size_t mask_words = request_.grammar != nullptr ? request_.grammar->mask_words() : 0;
+  return sampling_.MostListBytes(std::min<size_t>(tokens, vocab_size_), masked, mask_words);
+}
+
 SamplingRow Sequence::NextRow() const {
   absl::Span<const int32_t> masked;
   if (StartedTokens() < request_.stop.min_tokens) masked = end_ids_;

@@ -85,12 +85,13 @@ ABSL_FLAG(int32_t, threads, 0,
 ABSL_FLAG(
     std::string, cpu_target, "auto",
     "Instruction set: auto (the best that the machine has), sse4, avx2, avx512 or amx (avx512 with "
-    "bfloat16 multiplied in tiles).");
+    "bfloat16 multiplied in tiles; no processor with them has run it yet).");
 ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "
     "stored in bfloat16, on processors with AVX512-BF16), or auto: the quicker of the "
-    "two here.");
+    "two here. But for float32, weights in 8 or 4 bits are multiplied in bytes; with bfloat16, "
+    "attention and states are rounded to it too.");
 ABSL_FLAG(
     std::string, tool_format, "auto",
     "How the model writes calls of tools, which OpenAI's endpoints find in its answers: auto (as "
@@ -100,16 +101,18 @@ ABSL_FLAG(
     std::string, weights, "stored",
     "How the layers' matrices are kept: stored (as the model's files have them), or quantised "
     "while they are read: int8 (8.5 bits a weight) or int4 (5 bits). Embedding, "
-    "norms, gates and convolutions stay as stored.");
+    "norms, small gates and convolutions stay as stored.");
 ABSL_FLAG(std::string, output_weights, "auto",
           "How the output matrix is kept: stored, int8, int4, or auto: int8 where --weights "
-          "quantises, else stored.");
+          "quantises, or where it is the embedding and the files have other matrices quantised; "
+          "else stored.");
 ABSL_FLAG(
     std::string, rat_plus_dial, "",
     "What layers of RAT+ see beside the token itself: DILATION,WINDOW,SINKS, as 16,256,4: the "
     "ends of stretches of 16 tokens, the last 256 tokens, and the first 4. A dilation of 1: "
-    "everything; of -1: no stretches. Empty: as the model's config.json says. Several, with "
-    "slashes between them, are what requests may choose from, the first if they choose none; "
+    "everything; of -1: no stretches. Each is one number, or one for each layer with colons "
+    "between them. Empty: as the model's config.json says. Several, with slashes between "
+    "them, are what requests may choose from, the first if they choose none; "
     "own: what config.json says, where its layers differ. Refused where the weights were not "
     "trained for it.");
 ABSL_FLAG(bool, rat_plus_unadapted, false,

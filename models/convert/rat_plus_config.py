@@ -116,6 +116,8 @@ class RatPlusConfig(RatConfig):
         value = next(v for v in (flag, recorded, default) if v is not None)
         source = f"--{name}" if flag is not None else "the checkpoint's own settings" \
             if recorded is not None else f"all is seen; --{name} sets another"
+        if flag is not None and recorded is not None and flag != recorded:
+            source += f"; the checkpoint's own settings say {shown(recorded)}, for which it was trained"
         layers = self.fields["num_layers"]
         numbers = value if isinstance(value, (list, tuple)) else [value] * layers
         if len(numbers) != layers:

@@ -83,7 +83,11 @@ void ReadLfm2Config(JsonFields* f, ModelConfig* config) {
   f->Only("block_use_swiglu", true);
   f->Only("use_pos_enc", true);
   f->Ignore({"block_mlp_init_scale", "block_out_init_scale", "block_use_xavier_init",
-             "conv_use_xavier_init", "block__name_mlp"});
+             "conv_use_xavier_init", "block__name_mlp", "block_ffn_te_autocast", "ffn_te_autocast",
+             "block_sequence_parallel_norm_across_tp", "sequence_parallel_norm_across_tp"});
+  for (const char* name : {"block_ffn_use_quantized_params", "ffn_use_quantized_params"}) {
+    f->Only(name, false);
+  }
 }
 
 // Defaults are those of transformers' Lfm2MoeConfig.

@@ -69,25 +69,35 @@ std::vector<Kind> ReadKinds(JsonFields* f) {
   return kinds;
 }
 
+// Of two names for a field, transformers takes the older one where it is there.
+const char* NameOf(JsonFields* f, const char* older, const char* name) {
+  if (f->Find(older) == nullptr) return name;
+  f->Ignore({name});
+  return older;
+}
+
 Mamba2Spec ReadMamba(JsonFields* f) {
   Mamba2Spec mamba;
   mamba.num_heads = f->Int("mamba_num_heads", 1, kMaxHeads, 128);
   mamba.head_dim = f->Int("mamba_head_dim", 1, kMaxHeadDim, 64);
-  mamba.num_groups = DivisorOfHeads(f, "n_groups", mamba.num_heads, 8);
+  const char* groups = NameOf(f, "mamba_n_groups", "n_groups");
+  mamba.num_groups = DivisorOfHeads(f, groups, mamba.num_heads, 8);
   mamba.state_size = f->Int("ssm_state_size", 1, kMaxHeadDim, 128);
-  mamba.conv_size = f->Int("conv_kernel", 1, kMaxConvSize, 4);
-  mamba.Check(f, {"mamba_num_heads", "n_groups", "mamba_head_dim", "ssm_state_size"});
+  mamba.conv_size = f->Int(NameOf(f, "mamba_d_conv", "conv_kernel"), 1, kMaxConvSize, 4);
+  mamba.Check(f, {"mamba_num_heads", groups, "mamba_head_dim", "ssm_state_size"});
   mamba.norm = Mamba2Norm::kAfterGate;
   mamba.norm_groups = mamba.num_groups;
-  mamba.conv_bias = f->TrueUnlessNull("use_conv_bias");
+  mamba.conv_bias = f->TrueUnlessNull(NameOf(f, "mamba_conv_bias", "use_conv_bias"));
   mamba.in_bias = mamba.out_bias = f->Bool("use_bias", false);
   // transformers takes the least step of time_step_min, which training began with, and not that of
   // time_step_limit.
-  mamba.dt_min = static_cast<float>(f->Number("time_step_min", 0.0, 1e6, 0.001));
+  mamba.dt_min =
+      static_cast<float>(f->Number(NameOf(f, "mamba_dt_min", "time_step_min"), 0.0, 1e6, 0.001));
   f->Only("mamba_hidden_act", "silu");
   f->Ignore({"time_step_limit", "time_step_max", "time_step_floor", "time_step_rank",
              "mamba_proj_bias", "expand", "chunk_size", "use_mamba_kernels",
-             "mamba_ssm_cache_dtype"});
+             "mamba_ssm_cache_dtype", "mamba_expand", "mamba_chunk_size", "mamba_dt_max",
+             "mamba_dt_limit", "mamba_dt_init_floor"});
   return mamba;
 }
 
@@ -122,7 +132,10 @@ void ReadNemotronHConfig(JsonFields* f, ModelConfig* config) {
   ReadSizes(f, defaults, config);  // The list of layers counts them.
   config->tie_embeddings = false;  // transformers ties none, whatever tie_word_embeddings says.
   f->Only("mlp_hidden_act", "relu2");
-  f->Ignore({"num_logits_to_keep", "rescale_prenorm_residual", "residual_in_fp32", "rms_norm_eps"});
+  f->Ignore({"num_logits_to_keep", "rescale_prenorm_residual", "residual_in_fp32", "rms_norm_eps",
+             "norm_eps"});
+  // Nothing is rotated.
+  f->Ignore({"rope_theta", "partial_rotary_factor", "rope_scaling", "rope_parameters"});
   // Of experts and of guessing ahead, which no layer has.
   f->Ignore({"n_routed_experts", "num_local_experts", "n_shared_experts", "moe_intermediate_size",
              "moe_shared_expert_intermediate_size", "moe_latent_size", "moe_shared_expert_overlap",
@@ -130,6 +143,12 @@ void ReadNemotronHConfig(JsonFields* f, ModelConfig* config) {
              "norm_topk_prob", "output_router_logits", "num_nextn_predict_layers",
              "mtp_layers_block_type", "mtp_hybrid_override_pattern"});
   const Mamba2Spec mamba = ReadMamba(f);
+  if (mamba.dt_min > 0) {
+    config->warnings.push_back(absl::StrCat(
+        "steps of time are at least ", mamba.dt_min,
+        " (time_step_min), as transformers computes prompts; its authors' code, vLLM and llama.cpp "
+        "have no such bound, and \"time_step_min\": 0 in config.json removes it"));
+  }
   const std::vector<Kind> kinds = ReadKinds(f);
   for (size_t i = 0; i < kinds.size(); ++i) {
     Sublayer layer{static_cast<int>(i), "norm.weight", {}};

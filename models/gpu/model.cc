@@ -42,6 +42,7 @@ class GpuModel : public LanguageModel {
   std::string numerics_id() const override;
   std::string device() const override { return info_.name; }
 
+  absl::Status ReserveSampling(size_t list_bytes) override;
   absl::Status Start(const Batch& batch, const StateMemory& state,
                      absl::Span<const SamplingRow> rows) override;
   absl::Status Wait(SpanStats* stats, SampledToken* sampled) override;
@@ -79,7 +80,7 @@ class GpuModel : public LanguageModel {
   const std::unique_ptr<GpuDevice> device_;
   LayerStack stack_;
   size_t weight_bytes_ = 0;
-  std::atomic<size_t> scratch_bytes_{0};  // Any thread may ask while a step makes it grow.
+  std::atomic<size_t> scratch_bytes_{0};  // Any thread may ask while a request makes it grow.
   std::vector<std::string> fingerprints_;
 
   std::unique_ptr<DeviceBatch> batch_;
@@ -180,12 +181,10 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   const int turn = flights_->turn();
   absl::Status status = batch_->Upload(batch, size, turn, device_->stream());
   if (!status.ok()) return status;
-  bool moved = false;
-  if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, device_->stream(), &moved);
+  if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, device_->stream());
   if (!status.ok()) return status;
-  if (moved) CountScratch();
   const size_t classes = layout_.page_classes.size();
-  if (moved || state.slots != state_.slots || state.tails != state_.tails ||
+  if (state.slots != state_.slots || state.tails != state_.tails ||
       !std::equal(page_bases_.begin(), page_bases_.end(), state.pages, state.pages + classes)) {
     status = CudaStatus(cudaStreamSynchronize(device_->stream()), "running a step");
     if (!status.ok()) return status;
@@ -199,6 +198,15 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
     status = graphs_.Launch(size, device_->stream(), [&] { return LaunchKernels(size); });
   }
   return status;
+}
+
+absl::Status GpuModel::ReserveSampling(size_t list_bytes) {
+  bool moved = false;
+  absl::Status status = sampling_->Reserve(list_bytes, device_->stream(), &moved);
+  if (!moved) return status;
+  graphs_.Drop();  // They hold other addresses.
+  CountScratch();
+  return absl::OkStatus();
 }
 
 absl::Status GpuModel::Start(const Batch& batch, const StateMemory& state,
@@ -279,12 +287,13 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   // What it will take is known before gigabytes are read.
   WeightLoader measure(&checkpoint, WeightLoader::Mode::kMeasure);
   GpuModel plan(config, options, gpu_options, *info,
-                std::make_unique<GpuWeights>(&measure, type, options));
+                std::make_unique<GpuWeights>(&measure, config.tie_embeddings, type, options));
   if (absl::Status status = measure.Finish(); !status.ok()) return status;
   const size_t bytes = plan.weights_->planned_bytes();
   if (absl::Status status = plan.CheckFit(bytes); !status.ok()) return status;
   WeightLoader loader(&checkpoint);
-  auto weights = GpuWeights::Create(&loader, type, options, bytes, gpu_options.progress);
+  auto weights = GpuWeights::Create(&loader, config.tie_embeddings, type, options, bytes,
+                                    gpu_options.progress);
   if (!weights.ok()) return weights.status();
   std::unique_ptr<GpuModel> model(
       new GpuModel(config, options, gpu_options, *info, *std::move(weights)));

@@ -17,12 +17,14 @@ class SamplingRows {
  public:
   static absl::StatusOr<std::unique_ptr<SamplingRows>> Create(int max_rows);
 
+  // Room for lists of so many bytes in one step. If the memory has to grow, it waits for the stream
+  // and sets *moved: what was captured with the old addresses is void. RESOURCE_EXHAUSTED: there is
+  // not so much, and nothing has changed.
+  absl::Status Reserve(size_t list_bytes, CudaStream stream, bool* moved);
   // Writes what the rows are sampled with to the host's side `turn` and queues its copy, which must
-  // be done before that side is written again; rows from rows.size() to `places` are unused. Lists
-  // of unusual length make the memory grow, which waits for the stream: *moved is then set, and
-  // what was captured with the old addresses is void.
-  absl::Status Upload(absl::Span<const SamplingRow> rows, int places, int turn, CudaStream stream,
-                      bool* moved);
+  // be done before that side is written again; rows from rows.size() to `places` are unused. There
+  // must be room for their lists.
+  absl::Status Upload(absl::Span<const SamplingRow> rows, int places, int turn, CudaStream stream);
   // Queues the drawing of `places` rows of `logits` (places, vocab).
   absl::Status Launch(int places, int vocab, float* logits, CudaStream stream) const;
   // Queues the copy back to the host's side `turn`; results() holds it when that is done.
@@ -34,14 +36,21 @@ class SamplingRows {
   const SampledToken* device_results() const {
     return reinterpret_cast<const SampledToken*>(results_.data());
   }
-  size_t bytes() const { return packed_.size() + results_.size(); }
+  size_t bytes() const { return packed_.device.size() + results_.size(); }
 
  private:
-  SamplingRows() = default;
-  absl::Status Grow(size_t bytes);
+  // Rows and lists, the same size on both sides.
+  struct Packed {
+    static absl::StatusOr<Packed> Allocate(size_t bytes);
+    PinnedMemory host[kMaxStepsInFlight];
+    DeviceMemory device;
+  };
+  explicit SamplingRows(size_t row_bytes) : row_bytes_(row_bytes) {}
 
-  PinnedMemory host_packed_[kMaxStepsInFlight], host_results_[kMaxStepsInFlight];
-  DeviceMemory packed_, results_;
+  const size_t row_bytes_;  // Of as many rows as there may be, without lists.
+  Packed packed_;
+  PinnedMemory host_results_[kMaxStepsInFlight];
+  DeviceMemory results_;
 };
 
 }  // namespace packrat::gpu

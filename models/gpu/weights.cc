@@ -41,11 +41,12 @@ size_t GpuWeights::planned_bytes() const {
   return matrix_bytes_ + 2 * loader_->float_bytes() + uploads_ * kAlign;
 }
 
-absl::StatusOr<std::unique_ptr<GpuWeights>> GpuWeights::Create(WeightLoader* loader, DType type,
+absl::StatusOr<std::unique_ptr<GpuWeights>> GpuWeights::Create(WeightLoader* loader, bool tied,
+                                                               DType type,
                                                                const ModelOptions& options,
                                                                size_t weight_bytes,
                                                                Progress progress) {
-  auto weights = std::make_unique<GpuWeights>(loader, type, options);
+  auto weights = std::make_unique<GpuWeights>(loader, tied, type, options);
   weights->progress_ = std::move(progress);
   auto memory = DeviceMemory::Allocate(weight_bytes, "the weights");
   if (!memory.ok()) return memory.status();

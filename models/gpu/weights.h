@@ -31,13 +31,13 @@ class GpuWeights : public DeviceWeights {
   // Told after each tensor how much of the checkpoint is on the device.
   using Progress = std::function<void(size_t done_bytes, size_t total_bytes)>;
 
-  // `loader` outlives it.
-  static absl::StatusOr<std::unique_ptr<GpuWeights>> Create(WeightLoader* loader, DType type,
-                                                            const ModelOptions& options,
+  // `loader` outlives it. `tied`: see WeightFormats.
+  static absl::StatusOr<std::unique_ptr<GpuWeights>> Create(WeightLoader* loader, bool tied,
+                                                            DType type, const ModelOptions& options,
                                                             size_t weight_bytes, Progress progress);
   // To plan with: nothing is read or copied.
-  GpuWeights(WeightLoader* measuring, DType type, const ModelOptions& options)
-      : DeviceWeights(measuring), type_(type), formats_(*measuring, options) {}
+  GpuWeights(WeightLoader* measuring, bool tied, DType type, const ModelOptions& options)
+      : DeviceWeights(measuring), type_(type), formats_(*measuring, tied, options) {}
   // What the planned weights take of the device's memory, at most.
   size_t planned_bytes() const;
   ~GpuWeights() override;

@@ -1,9 +1,11 @@
 #include "models/mixers/rat_plus.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 
@@ -82,27 +84,51 @@ int CheckedDilation(JsonFields* fields, const std::string& name, int dilation) {
   return 1;
 }
 
-absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text) {
-  RatPlusDial dial;
-  int* const numbers[] = {&dial.dilation, &dial.window, &dial.sinks};
-  size_t count = 0;
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    const int least = count == 0 ? -1 : 0;
-    int number;
-    if (count == 3 || !absl::SimpleAtoi(part, &number) || number < least ||
-        number > RatPlusDial::kMax || (count == 0 && number == 0)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "is ", Quoted(text), "; must be DILATION, DILATION,WINDOW or DILATION,WINDOW,SINKS: a ",
-          "dilation of -1 (none) or 1 to ", RatPlusDial::kMax, ", the others 0 to ",
-          RatPlusDial::kMax));
-    }
-    *numbers[count++] = number;
+bool LayerDials::operator==(const LayerDials& o) const {
+  const size_t count = std::max(layers.size(), o.layers.size());
+  for (const LayerDials* dials : {this, &o}) {
+    if (dials->layers.size() != 1 && dials->layers.size() != count) return false;
   }
-  return dial;
+  for (size_t i = 0; i < count; ++i) {
+    if (!(Of(i) == o.Of(i))) return false;
+  }
+  return true;
 }
 
-absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text) {
-  std::vector<std::optional<RatPlusDial>> dials;
+absl::StatusOr<LayerDials> ParseRatPlusDial(const std::string& text) {
+  const auto refuse = [&text] {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "is ", Quoted(text), "; must be DILATION, DILATION,WINDOW or DILATION,WINDOW,SINKS: a ",
+        "dilation of -1 (none) or 1 to ", RatPlusDial::kMax, ", the others 0 to ",
+        RatPlusDial::kMax, "; each a number for all layers, or one for each with : between them"));
+  };
+  constexpr int RatPlusDial::*kNumbers[] = {&RatPlusDial::dilation, &RatPlusDial::window,
+                                            &RatPlusDial::sinks};
+  LayerDials dials;
+  dials.layers.resize(1);
+  size_t count = 0;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    if (count == std::size(kNumbers)) return refuse();
+    const int least = count == 0 ? -1 : 0;
+    const std::vector<absl::string_view> each = absl::StrSplit(part, ':');
+    if (each.size() > 1 && dials.layers.size() == 1)
+      dials.layers.resize(each.size(), dials.layers[0]);
+    if (each.size() > 1 && dials.layers.size() != each.size()) return refuse();
+    for (size_t i = 0; i < dials.layers.size(); ++i) {
+      int number;
+      if (!absl::SimpleAtoi(each[each.size() == 1 ? 0 : i], &number) || number < least ||
+          number > RatPlusDial::kMax || (count == 0 && number == 0)) {
+        return refuse();
+      }
+      dials.layers[i].*kNumbers[count] = number;
+    }
+    ++count;
+  }
+  return dials;
+}
+
+absl::StatusOr<std::vector<LayerDials>> ParseRatPlusDials(const std::string& text) {
+  std::vector<LayerDials> dials;
   if (text.empty()) return dials;
   for (const absl::string_view part : absl::StrSplit(text, '/')) {
     if (part == kOwnDial) {
@@ -111,13 +137,22 @@ absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const 
     }
     const auto dial = ParseRatPlusDial(std::string(part));
     if (!dial.ok()) return dial.status();
-    dials.emplace_back(*dial);
+    dials.push_back(*dial);
   }
   return dials;
 }
 
-std::string RatPlusDialText(const RatPlusDial& dial) {
-  return absl::StrCat(dial.dilation, ",", dial.window, ",", dial.sinks);
+std::string RatPlusDialText(const LayerDials& dials) {
+  const auto numbers = [&dials](int RatPlusDial::*number) {
+    const int first = dials.layers[0].*number;
+    const auto same = [&](const RatPlusDial& dial) { return dial.*number == first; };
+    if (std::all_of(dials.layers.begin(), dials.layers.end(), same)) return absl::StrCat(first);
+    return absl::StrJoin(dials.layers, ":", [number](std::string* to, const RatPlusDial& dial) {
+      absl::StrAppend(to, dial.*number);
+    });
+  };
+  return absl::StrCat(numbers(&RatPlusDial::dilation), ",", numbers(&RatPlusDial::window), ",",
+                      numbers(&RatPlusDial::sinks));
 }
 
 std::string RatPlusDial::Lacks(const RatPlusDial& coarser) const {

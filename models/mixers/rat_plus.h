@@ -5,7 +5,6 @@
 
 #include <array>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,14 +33,31 @@ struct RatPlusDial {
   }
 };
 
-// "16", "16,256" or "16,256,4": dilation, window, sinks. INVALID_ARGUMENT with the ranges.
-absl::StatusOr<RatPlusDial> ParseRatPlusDial(const std::string& text);
-std::string RatPlusDialText(const RatPlusDial& dial);
+// What all layers of RAT+ see: one dial, or one for each. Of none: the configuration's own.
+struct LayerDials {
+  LayerDials() = default;
+  LayerDials(const RatPlusDial& all) : layers{all} {}  // NOLINT: one is as good as many.
+
+  bool own() const { return layers.empty(); }
+  const RatPlusDial& Of(size_t layer) const {
+    return layers.size() == 1 ? layers[0] : layers[layer];
+  }
+  // Not of the configuration's own.
+  bool operator==(const LayerDials& o) const;
+
+  std::vector<RatPlusDial> layers;
+};
+
+// "16", "16,256" or "16,256,4": dilation, window, sinks; each is one number for all layers, or one
+// for each with colons between them: "1:16:4,0:8:0". INVALID_ARGUMENT with the ranges.
+absl::StatusOr<LayerDials> ParseRatPlusDial(const std::string& text);
+// All three, as short as can be.
+std::string RatPlusDialText(const LayerDials& dials);
 // The name of a dial that is the configuration's own, whatever it is.
 inline constexpr char kOwnDial[] = "own";
 // "16,256,4", or several with slashes between them, each ParseRatPlusDial()'s or kOwnDial; of no
 // text none.
-absl::StatusOr<std::vector<std::optional<RatPlusDial>>> ParseRatPlusDials(const std::string& text);
+absl::StatusOr<std::vector<LayerDials>> ParseRatPlusDials(const std::string& text);
 
 struct RatPlusSpec {
   int num_heads = 0;

@@ -82,9 +82,9 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
                                    {token.flags.right_strip, "rstrip"},
                                    {token.flags.single_word, "single_word"}}) {
       if (!on) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("the added token ", Quoted(token.content), " of tokenizer_config.json has ",
-                       name, ", which is supported with a tokenizer.json only"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the added token ", Quoted(token.content), " of tokenizer_config.json has ", name,
+          ", which is supported with a tokenizer.json alone, without tokenizer.model"));
     }
     if (token.id < pieces) {  // The library knows it.
       if (pieces_.Piece(token.id) == token.content) {

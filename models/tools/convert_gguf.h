@@ -23,11 +23,14 @@ struct ConvertOptions {
   std::string output;  // Folder to be made; it may be there, and must then be empty.
 };
 
-// INVALID_ARGUMENT naming the file and what of it is not supported: architectures that
-// gguf_families.h does not list, keys and tensors that nothing reads, values of another kind or
-// beyond their range, rotary frequencies scaled otherwise than linearly or as in Llama 3.1,
-// experts, tokenizers that gguf_tokenizer.h does not know, and files that lack tensors of their
-// model or have them in other shapes; the folder is then taken away.
+// The architectures that are read: "falcon-h1, granite, ... and qwen3next".
+std::string GgufFamilyNames();
+
+// INVALID_ARGUMENT naming the file and what of it is not supported: other architectures, keys and
+// tensors that nothing reads, values of another kind or beyond their range, rotary frequencies
+// scaled otherwise than linearly, as in Llama 3.1 or by YaRN, tokenizers that gguf_tokenizer.h does
+// not know, and files that lack tensors of their model or have them in other shapes; the folder is
+// then taken away.
 absl::Status ConvertGguf(const ConvertOptions& options);
 
 // The rows of a weight (out, in), `data` as the file has them, in the type of ours that holds them

@@ -8,13 +8,25 @@
 namespace packrat {
 namespace {
 
+// Of blocks that are ours, each with a scale first, and with a minimum behind it if `minimum`.
+absl::Status CheckScales(const std::vector<uint8_t>& data, size_t block, bool minimum) {
+  const auto finite = [&](size_t at) { return (data[at + 1] & 0x7c) != 0x7c; };
+  for (size_t at = 0; at < data.size(); at += block) {
+    if (finite(at) && (!minimum || finite(at + 2))) continue;
+    return absl::InvalidArgumentError(absl::StrCat(minimum ? "a scale or minimum" : "a scale",
+                                                   " is not finite, in block ", at / block));
+  }
+  return absl::OkStatus();
+}
+
 // Of a Q4_0 block: w = d * (q - 8) = d * q - 8 d.
 absl::Status FromQ40(const uint8_t* block, std::vector<uint8_t>* to) {
   uint16_t scale;
   std::memcpy(&scale, block, 2);
   const float minimum = -8 * LoadAsFloat(&scale, 0, DType::kF16);
   uint16_t bits;
-  if (!ToFloat16(minimum, &bits)) return absl::InvalidArgumentError("a scale is too large");
+  if (!ToFloat16(minimum, &bits))
+    return absl::InvalidArgumentError("a scale is too large or not finite");
   to->insert(to->end(), block, block + 2);
   const auto* bytes = reinterpret_cast<const uint8_t*>(&bits);
   to->insert(to->end(), bytes, bytes + 2);
@@ -28,7 +40,7 @@ absl::Status FromQ4K(const uint8_t* block, std::vector<uint8_t>* to) {
     const GgufScale scale = GgufScaleOf(block, g);
     QuantGroup group;
     if (!ToFloat16(scale.scale, &group.scale) || !ToFloat16(-scale.minimum, &group.minimum)) {
-      return absl::InvalidArgumentError("a scale is too large");
+      return absl::InvalidArgumentError("a scale is too large or not finite");
     }
     for (int k = 0; k < kQuantGroup; ++k) {
       group.q[k] = static_cast<int8_t>(GgufQuarter(block, g * kQuantGroup + k));
@@ -64,9 +76,12 @@ absl::StatusOr<ConvertedTensor> ConvertGgufTensor(const GgufTensor& tensor,
     case GgufType::kBF16:
       return ConvertedTensor{TensorType::kBF16, data};
     case GgufType::kQ8_0:
-      return ConvertedTensor{TensorType::kInt8, data};
-    case GgufType::kQ4_1:
-      return ConvertedTensor{TensorType::kInt4, data};
+    case GgufType::kQ4_1: {
+      const bool minimum = tensor.type == GgufType::kQ4_1;
+      absl::Status status = CheckScales(data, GgufBlockBytes(tensor.type), minimum);
+      if (!status.ok()) return status;
+      return ConvertedTensor{minimum ? TensorType::kInt4 : TensorType::kInt8, data};
+    }
     case GgufType::kQ4_0:
       convert = FromQ40;
       break;

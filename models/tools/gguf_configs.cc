@@ -226,6 +226,7 @@ void GgufNemotronH(GgufFields* fields, GgufShape* shape, Json* config) {
   }
   (*config)["mlp_hidden_act"] = "relu2";
   (*config)["mlp_bias"] = LayersHave(*fields, *shape, "ffn_up.bias");
+  (*config)["time_step_min"] = 0.0;  // llama.cpp bounds no step.
   (*config)["use_bias"] = LayersHave(*fields, *shape, "ssm_in.bias");
   // What Mamba-2's fields are called here.
   Json mamba;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "models/tools/convert_gguf.h"
 #include "models/tools/gguf_configs.h"
 
 namespace packrat {

@@ -40,8 +40,6 @@ struct GgufFamily {
 
 // Null for one that is not read.
 const GgufFamily* FindGgufFamily(const std::string& architecture);
-// "falcon-h1, ... and qwen35".
-std::string GgufFamilyNames();
 
 // The whole config.json, but for rope_scaling. Complaints are the fields'.
 Json GgufConfig(const GgufFamily& family, GgufFields* fields, GgufShape* shape);

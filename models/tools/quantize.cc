@@ -19,12 +19,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Of the same model, as other programs have them.
+bool IsOtherWeights(const std::string& name) {
+  const auto ends = [&name](const char* suffix) { return absl::EndsWith(name, suffix); };
+  return ends(".bin") || ends(".bin.index.json") || ends(".pth") || ends(".pt") || ends(".gguf");
+}
+
 absl::Status CopyOtherFiles(const std::string& from, const std::string& to) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(from, error)) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_regular_file() || absl::EndsWith(name, ".safetensors") ||
-        absl::EndsWith(name, ".safetensors.index.json")) {
+        absl::EndsWith(name, ".safetensors.index.json") || IsOtherWeights(name)) {
       continue;
     }
     fs::copy_file(entry.path(), fs::path(to) / name, error);

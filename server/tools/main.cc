@@ -1,6 +1,7 @@
 // packrat_tools: the commands of `packrat` that work on a model on this machine. A program of its
 // own, so that the client has no model in it; the client starts it.
 #include <cstdio>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -12,10 +13,9 @@
 #include "server/tools/plan_command.h"
 #include "server/tools/quantize_command.h"
 
-int main(int argc, char** argv) {
-  packrat::FillStandardDescriptors();
-  const std::string command = argc > 1 ? argv[1] : "";
-  const std::vector<std::string> arguments(argv + (argc > 1 ? 2 : 1), argv + argc);
+namespace {
+
+int Run(const std::string& command, const std::vector<std::string>& arguments) {
   if (command == "logits") return packrat::LogitsCommand(arguments);
   if (command == "perplexity") return packrat::PerplexityCommand(arguments);
   if (command == "convert") return packrat::ConvertCommand(arguments);
@@ -27,4 +27,18 @@ int main(int argc, char** argv) {
       "packrat logits --help\n",
       stderr);
   return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  packrat::FillStandardDescriptors();
+  const std::string command = argc > 1 ? argv[1] : "";
+  const std::vector<std::string> arguments(argv + (argc > 1 ? 2 : 1), argv + argc);
+  try {
+    return Run(command, arguments);
+  } catch (const std::bad_alloc&) {  // A model may be larger than memory.
+    std::fprintf(stderr, "packrat %s: the system has no memory left\n", command.c_str());
+    return 1;
+  }
 }

@@ -31,7 +31,7 @@ constexpr char kUsage[] =
     "  --cg_max_steps  limit of steps of a solve, 1 to 1024 (default 64)\n"
     "  --threads       0 to 1024; 0: one per CPU that it may use (default 0)\n"
     "  --activations   what products multiply in; a server's default is auto, which is bfloat16\n"
-    "                  where weights are stored so and the processor has it (default float32)\n"
+    "                  where weights are stored so and it is quicker here (default float32)\n"
     "  --weights, --output_weights\n"
     "                  formats of the layers' matrices and of the output matrix, quantised while\n"
     "                  they are read (default stored; auto: int8 where --weights quantises)\n";

@@ -11,7 +11,8 @@ constexpr char kUsage[] =
     "                        [--output_weights auto|stored|int8|int4]\n"
     "\n"
     "Writes the model's folder once more with the layers' matrices quantised, in groups of 32\n"
-    "inputs: int8 takes 8.5 bits a weight, int4 5 bits. Loading it takes no time for that.\n"
+    "inputs: int8 takes 8.5 bits a weight, int4 5 bits. Loading it takes no time for that,\n"
+    "but for an output matrix that is the embedding.\n"
     "  --output          a folder that is made; if it is there, it must be empty\n"
     "  --output_weights  format of the output matrix (default auto: int8). One that is tied to\n"
     "                    the embedding stays as it is stored\n";

@@ -212,10 +212,8 @@ MachineLimits MeasureMachine(int threads) {
   ThreadPool pool(threads);
   limits.mbw = Mbw();
   limits.own_fma = OwnPeak(&pool, Float32Loop);
-  if (CpuHasBFloat16()) {  // Such processors have dot products of bytes too.
-    limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
-    limits.byte_ops_per_second = OwnPeak(&pool, ByteLoop);
-  }
+  if (CpuHasBFloat16()) limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
+  if (__builtin_cpu_supports("avx512vnni")) limits.byte_ops_per_second = OwnPeak(&pool, ByteLoop);
   limits.sgemm = Sgemm(pool.size());
   limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);
   limits.flops_per_second = std::max(limits.own_fma, limits.sgemm);

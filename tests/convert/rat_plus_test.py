@@ -71,6 +71,13 @@ class RatPlusTest(checkpoints.ConvertTest):
         self.assertIn("dilation_size = 1 (all is seen; --dilation_size sets another", errors)
         self.assertIn("3 layers of RAT+, width 64", errors)
 
+    def test_another_dial_than_was_trained_is_stated(self):
+        checkpoints.save(self.checkpoint, self.state, config=self.settings())
+        errors = self.convert("--dilation_size", "64")
+        self.assertEqual(self.config()["dilation_size"], 64)
+        self.assertIn("dilation_size = 64 (--dilation_size; the checkpoint's own settings say ", errors)
+        self.assertEqual(errors.count("own settings say"), 1)
+
     def test_the_older_layout_rounded_to_bfloat16(self):
         checkpoints.save(self.checkpoint, self.older())
         self.convert("--dtype", "bfloat16")

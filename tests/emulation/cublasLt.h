@@ -96,10 +96,13 @@ struct CublasLt {
   cublasStatus_t create = CUBLAS_STATUS_SUCCESS, heuristic = CUBLAS_STATUS_SUCCESS,
                  matmul = CUBLAS_STATUS_SUCCESS;
   // What the library proposes for any product: the time that an algorithm takes, and what its
-  // products return. Two, so that whatever uses the library also tunes.
+  // products return; also those of fewer columns (rows of activations) than it takes. Two, so that
+  // whatever uses the library also tunes.
   struct Proposal {
     double milliseconds = 1.0;
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    uint64_t least_columns = 1;
+    cublasStatus_t of_fewer = CUBLAS_STATUS_NOT_SUPPORTED;
   };
   std::vector<Proposal> proposals = {{}, {}};
   int64_t heuristics = 0, products = 0;  // Calls.

@@ -243,6 +243,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   if (!suits) return CUBLAS_STATUS_INVALID_VALUE;
   const emulation::CublasLt::Proposal& proposal = cublas_lt.proposals.at(algorithm.proposal);
   if (proposal.status != CUBLAS_STATUS_SUCCESS) return proposal.status;
+  if (product.d.cols < proposal.least_columns) return proposal.of_fewer;
   cublas_lt.last_proposal = static_cast<int>(algorithm.proposal);
   const double milliseconds = proposal.milliseconds;
   float alpha_value, beta_value;

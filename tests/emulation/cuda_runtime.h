@@ -72,6 +72,26 @@ struct Place {
     return {file, line};
   }
 };
+// The place of a call, as a default argument of a function with barriers or warp operations in it:
+// those are then known by the places of the calls that are under way in their thread, too.
+class Caller {
+ public:
+  static Caller Here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return Caller(Place{file, line});
+  }
+  ~Caller() { innermost = outer_; }
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+
+  const Place& place() const { return place_; }
+  const Caller* outer() const { return outer_; }
+  static const Caller* innermost;  // Of the thread that runs; null: none.
+
+ private:
+  explicit Caller(const Place& place) : place_(place), outer_(innermost) { innermost = this; }
+  const Place place_;
+  const Caller* const outer_;
+};
 // Waits for all threads of the block that have not returned.
 void SyncBlock(Place place);
 // Waits for all lanes of the warp, after which the result holds what each lane gave: 32 slots of 16

@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tests/emulation/block.h"
@@ -45,6 +46,7 @@ packrat_switch:
 namespace emulation {
 
 ThreadIndices current;
+const Caller* Caller::innermost = nullptr;
 
 void Fail(const char* format, ...) {
   std::fprintf(stderr, "emulated kernel, block (%u, %u, %u), thread %u: ", blockIdx.x, blockIdx.y,
@@ -78,8 +80,9 @@ struct Fiber {
   void* fake_stack = nullptr;
   uint3 index = {};
   Wait wait = Wait::kReturned;
-  Place place = {};        // Where it waits.
-  unsigned exchanges = 0;  // Warp operations so far; two generations of slots are kept.
+  Place place = {};                // Where it waits,
+  const Caller* caller = nullptr;  // and the calls under way, on its stack.
+  unsigned exchanges = 0;          // Warp operations so far; two generations of slots are kept.
   std::vector<Copy> copies;
   unsigned copy_groups = 0;  // Ended.
 };
@@ -105,6 +108,7 @@ void Resume(int thread) {
   Fiber& fiber = block.fibers[thread];
   block.running = thread;
   current.thread = fiber.index;
+  Caller::innermost = fiber.caller;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
@@ -116,6 +120,7 @@ void Resume(int thread) {
 void Yield(Wait wait) {
   Fiber& fiber = block.fibers[block.running];
   fiber.wait = wait;
+  fiber.caller = Caller::innermost;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(wait == Wait::kReturned ? nullptr : &fiber.fake_stack,
                                  block.scheduler_stack, block.scheduler_stack_bytes);
@@ -148,9 +153,32 @@ void StartFiber(Fiber* fiber) {
   fiber->sp = frame;
   fiber->fake_stack = nullptr;  // The last block's was given up when its thread returned.
   fiber->wait = Wait::kNothing;
+  fiber->caller = nullptr;
   fiber->exchanges = 0;
   fiber->copies.clear();
   fiber->copy_groups = 0;
+}
+
+bool Same(const Place& a, const Place& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
+// Whether they have come to the same place by the same calls.
+bool SameWay(const Fiber& a, const Fiber& b) {
+  if (!Same(a.place, b.place)) return false;
+  const Caller *x = a.caller, *y = b.caller;
+  while (x != nullptr && y != nullptr && Same(x->place(), y->place())) {
+    x = x->outer(), y = y->outer();
+  }
+  return x == nullptr && y == nullptr;
+}
+
+std::string Describe(const Fiber& fiber) {
+  const auto text = [](const Place& p) { return p.file + (":" + std::to_string(p.line)); };
+  std::string way = text(fiber.place);
+  for (const Caller* c = fiber.caller; c != nullptr; c = c->outer())
+    way += " from " + text(c->place());
+  return way;
 }
 
 // Threads that wait for each other must wait at the same place: where a device lets others meet, it
@@ -164,10 +192,8 @@ void CheckMeeting(int begin, int end, Wait wait) {
       continue;
     }
     if (first == nullptr) first = &fiber;
-    if (fiber.place.line != first->place.line ||
-        std::strcmp(fiber.place.file, first->place.file) != 0) {
-      Fail("waits at %s:%d, others at %s:%d", fiber.place.file, fiber.place.line, first->place.file,
-           first->place.line);
+    if (!SameWay(fiber, *first)) {
+      Fail("waits at %s, others at %s", Describe(fiber).c_str(), Describe(*first).c_str());
     }
   }
 }
@@ -206,8 +232,7 @@ void RunBlock(const std::vector<int>& order) {
     for (int t = 0; t < block.threads; ++t) {
       if (block.fibers[t].wait == Wait::kReturned) continue;
       current.thread = block.fibers[t].index;
-      Fail("waits at %s:%d, which others do not reach", block.fibers[t].place.file,
-           block.fibers[t].place.line);
+      Fail("waits at %s, which others do not reach", Describe(block.fibers[t]).c_str());
     }
     return;
   }

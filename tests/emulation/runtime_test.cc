@@ -31,6 +31,47 @@ __global__ void DifferentShufflesKernel(float* to) {
   }
   if (gpu::Lane() == 0) *to = x;
 }
+// Here the exchanges are one line in WarpSum().
+__global__ void DifferentSumsKernel(float* to) {
+  float x = 1.0f;
+  if (gpu::Lane() < 16) {
+    x = gpu::WarpSum(x);
+  } else {
+    x = gpu::WarpSum(x);
+  }
+  if (gpu::Lane() == 0) *to = x;
+}
+// Within a warp all is well, and the barrier is one line in BlockSum().
+__global__ void DifferentBlockSumsKernel(float* to) {
+  auto* scratch = reinterpret_cast<float*>(gpu::SharedMemory());
+  float x = 1.0f;
+  if (gpu::Warp() == 0) {
+    x = gpu::BlockSum(x, scratch);
+  } else {
+    x = gpu::BlockSum(x, scratch);
+  }
+  if (threadIdx.x == 0) *to = x;
+}
+__global__ void DifferentProductsKernel(float* to) {
+  const unsigned a[4] = {}, b[2] = {};
+  float d[4] = {};
+  if (gpu::Lane() < 16) {
+    gpu::MmaBf16(a, b, d);
+  } else {
+    gpu::MmaBf16(a, b, d);
+  }
+  if (gpu::Lane() == 0) *to = d[0];
+}
+// Calls one after the other and within each other, by all.
+__global__ void SumsOfSumsKernel(float* to) {
+  auto* scratch = reinterpret_cast<float*>(gpu::SharedMemory());
+  float sum = gpu::WarpSum(gpu::WarpMax(1.0f)) + gpu::WarpSum(2.0f);
+  for (int i = 0; i < 2; ++i) {
+    __syncthreads();
+    sum = gpu::BlockSum(sum, scratch);
+  }
+  if (threadIdx.x == 0) *to = sum;
+}
 // Lane 3 has returned where the others exchange.
 __global__ void MissingLaneKernel(float* to) {
   if (threadIdx.x == 3) return;
@@ -126,15 +167,25 @@ TEST_F(RuntimeTest, AsynchronousCopiesReadPinnedMemoryLater) {
 
 TEST_F(RuntimeTest, ThreadsMeetAtOnePlace) {
   const auto run = [&](int threads, auto kernel, auto... arguments) {
-    EXPECT_TRUE(gpu::Launch("Test", kernel, dim3(1), threads, 0, stream_, arguments...).ok());
+    EXPECT_TRUE(gpu::Launch("Test", kernel, dim3(1), threads, 64, stream_, arguments...).ok());
     return cudaStreamSynchronize(stream_);
   };
   EXPECT_DEATH(run(64, DifferentBarriersKernel), "waits at .*, others at .*runtime_test");
   EXPECT_DEATH(run(32, DifferentShufflesKernel, to_), "waits at .*, others at .*runtime_test");
+  constexpr char kCalls[] =
+      "waits at .*device.cuh.* from .*runtime_test.*, others at .*runtime_test";
+  EXPECT_DEATH(run(32, DifferentSumsKernel, to_), kCalls);
+  EXPECT_DEATH(run(64, DifferentBlockSumsKernel, to_), kCalls);
+  EXPECT_DEATH(run(32, DifferentProductsKernel, to_),
+               "waits at .* from .*, others at .*runtime_test");
   EXPECT_DEATH(run(32, MissingLaneKernel, to_), "without lane 3");
   EXPECT_DEATH(run(48, SumKernel, to_), "without lane 16");
   EXPECT_EQ(run(64, SumKernel, to_), cudaSuccess);
   EXPECT_EQ(run(64, ReturnedThreadsKernel, to_), cudaSuccess);
+  EXPECT_EQ(run(64, SumsOfSumsKernel, to_), cudaSuccess);
+  float sum = 0;
+  ASSERT_EQ(cudaMemcpy(&sum, to_, sizeof sum, cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(sum, 96.0f * 64 * 64);
 }
 
 TEST_F(RuntimeTest, VectorsAreAligned) {

@@ -55,6 +55,31 @@ TEST_F(MatMulGpuTest, TheQuickestProposalIsKept) {
   EXPECT_EQ(emulation::counters.allocations, allocations);
 }
 
+// An algorithm is chosen with one number of rows, and serves all of its bucket that it takes.
+TEST_F(MatMulGpuTest, RowsThatTheChosenAlgorithmDoesNotTakeAreOurOwn) {
+  for (const cublasStatus_t refusal : {CUBLAS_STATUS_NOT_SUPPORTED, CUBLAS_STATUS_INVALID_VALUE}) {
+    emulation::cublas_lt = emulation::CublasLt();
+    emulation::cublas_lt.proposals = {{1.0, CUBLAS_STATUS_SUCCESS, 16, refusal}, {2.0}};
+    Random random(14);
+    const auto run = [&](gpu::MatMul* matmul, int rows) {
+      Case c({DType::kBF16, rows, 16, 32, DType::kF32, true, /*accumulate=*/true}, &random);
+      emulation::cublas_lt.last_proposal = -1;
+      Run(matmul, &c);
+      c.ExpectRight();
+      return emulation::cublas_lt.last_proposal;
+    };
+    const auto tuned_with_16 = Make(false);
+    EXPECT_EQ(run(tuned_with_16.get(), 16), 0);
+    EXPECT_EQ(run(tuned_with_16.get(), 12), -1);
+    EXPECT_EQ(run(tuned_with_16.get(), 16), 0);
+    EXPECT_EQ(emulation::cublas_lt.heuristics, 1);
+    const auto tuned_with_12 = Make(false);
+    EXPECT_EQ(run(tuned_with_12.get(), 12), 1);
+    EXPECT_EQ(run(tuned_with_12.get(), 16), 1);
+    EXPECT_EQ(emulation::cublas_lt.heuristics, 2);
+  }
+}
+
 // Trials must not be recorded, and the library's code is loaded when it is first used.
 TEST_F(MatMulGpuTest, ACaptureBeforeTheFirstRunIsRefused) {
   for (const int proposals : {1, 2}) {

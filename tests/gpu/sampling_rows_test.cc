@@ -9,8 +9,8 @@ namespace {
 
 class SamplingRowsTest : public GpuTest {};
 
-// Two steps are queued before the results of the first are looked at; the second one's list is
-// longer than any memory that there is for it.
+// Two steps are queued before the results of the first are looked at; for the second one's list the
+// memory has to grow.
 TEST_F(SamplingRowsTest, ListsThatGrowTheMemoryLeaveTheStepBeforeAsItIs) {
   constexpr int kVocab = 8, kPlaces = 2;
   std::vector<float> logits;
@@ -27,7 +27,8 @@ TEST_F(SamplingRowsTest, ListsThatGrowTheMemoryLeaveTheStepBeforeAsItIs) {
     row.num_ids = kVocab;
     row.banned = banned;
     bool moved = false;
-    EXPECT_TRUE((*rows)->Upload({row}, kPlaces, turn, stream_, &moved).ok());
+    EXPECT_TRUE((*rows)->Reserve(SamplingListBytes(row), stream_, &moved).ok());
+    EXPECT_TRUE((*rows)->Upload({row}, kPlaces, turn, stream_).ok());
     EXPECT_TRUE((*rows)->Launch(kPlaces, kVocab, device_logits[turn].data(), stream_).ok());
     EXPECT_TRUE((*rows)->Download(1, turn, stream_).ok());
     return moved;
@@ -43,6 +44,44 @@ TEST_F(SamplingRowsTest, ListsThatGrowTheMemoryLeaveTheStepBeforeAsItIs) {
   Wait();
   EXPECT_EQ((*rows)->results(0)->token, 5);
 }
+
+TEST_F(SamplingRowsTest, MoreThanCanBePackedIsRefused) {
+  auto rows = gpu::SamplingRows::Create(1);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  const size_t bytes = (*rows)->bytes();
+  bool moved = true;
+  const absl::Status status = (*rows)->Reserve(gpu::kMostPackedBytes, stream_, &moved);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_FALSE(moved);
+  EXPECT_EQ((*rows)->bytes(), bytes);
+}
+
+#ifdef PACKRAT_EMULATED
+
+TEST_F(SamplingRowsTest, WithoutMemoryEverythingStaysAsItWas) {
+  auto rows = gpu::SamplingRows::Create(1);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  const size_t bytes = (*rows)->bytes(), memory = emulation::machine.memory;
+  size_t free = 0, total = 0;
+  EXPECT_CUDA_OK(cudaMemGetInfo(&free, &total));
+  // There is room for what is needed, but not for twice what there was.
+  constexpr size_t kNeeded = 3000;
+  ASSERT_LT(kNeeded, 2 * (bytes - sizeof(SampledToken)));
+  emulation::machine.memory = memory - free + kNeeded / 2;
+  bool moved = true;
+  absl::Status status = (*rows)->Reserve(kNeeded, stream_, &moved);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_FALSE(moved);
+  EXPECT_EQ((*rows)->bytes(), bytes);
+  emulation::machine.memory = memory - free + kNeeded + 200;
+  status = (*rows)->Reserve(kNeeded, stream_, &moved);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(moved);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << "left for the next launch to find";
+  emulation::machine.memory = memory;
+}
+
+#endif  // PACKRAT_EMULATED
 
 }  // namespace
 }  // namespace packrat

@@ -114,6 +114,19 @@ TEST(QuantizeGroupTest, EqualValuesAreKept) {
   }
 }
 
+// So near to one another that a float cannot divide by their distance.
+TEST(QuantizeGroupTest, TinyValuesAreKeptAsNothing) {
+  Values values;
+  for (int k = 0; k < kQuantGroup; ++k) values[k] = 0x1p-133f * static_cast<float>(k % 5);
+  values[9] = 0x1p-133f * 40;
+  QuantGroup group;
+  std::memset(&group, 0x7f, sizeof(group));
+  ASSERT_TRUE(QuantizeGroup(values.data(), DType::kInt4, &group).ok());
+  Values wide;
+  WidenQuantGroup(group, DType::kInt4, wide.data());
+  for (const float is : wide) EXPECT_EQ(is, 0);
+}
+
 // The minimum that fits these best is no float16.
 TEST(QuantizeGroupTest, ValuesAtTheEndOfTheRangeAreKept) {
   std::vector<float> values(kQuantGroup, -65504.0f + 5.91f * (131008.0f / 15));

@@ -121,6 +121,17 @@ TEST(Activations, WhatCannotBeIsRefusedByName) {
   if (!CpuHasBFloat16()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   ExpectRefused("tests/golden/packrat", absl::StatusCode::kInvalidArgument,
                 "activations: bfloat16 is for weights stored in bfloat16");
+  // An embedding is looked up and multiplied with nothing.
+  const std::string embedding = "model.embed_tokens.weight";
+  ModelFiles files("qwen3");
+  const std::vector<uint8_t> halves = files.Bytes(embedding);
+  files.Widen();
+  TensorToWrite& tensor = files.Tensor(embedding);
+  tensor.type = TensorType::kBF16;
+  tensor.data = halves.data();
+  files.Write();
+  ExpectRefused(files.dir().path(), absl::StatusCode::kInvalidArgument,
+                "activations: bfloat16 is for weights stored in bfloat16");
 }
 
 TEST(Activations, Names) {

@@ -43,6 +43,8 @@ INSTANTIATE_TEST_SUITE_P(
               "model_type: is \"gpt2\"; must be rat, rat_plus, ratplus, mesa_net, "},
              {"Experts", "\"rat\"", "\"qwen3_moe\"",
               "model_type: is \"qwen3_moe\", whose experts are not served; qwen3 is"},
+             {"OlderExperts", "\"rat\"", "\"mixtral\"",
+              "model_type: is \"mixtral\", whose experts are not served; llama is"},
              {"NoFamily", "\"model_type\"", "\"type\"", "model_type: is \"\""},
              {"FamilyOfWrongType", "\"rat\"", "3", "model_type: is 3; must be a string"},
              {"Missing", "\"d_model\"", "\"dmodel\"",

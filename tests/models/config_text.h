@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "models/config.h"
@@ -39,6 +40,16 @@ inline ModelConfig Parse(const std::string& text) {
   auto config = ParseModelConfig(text);
   EXPECT_TRUE(config.ok()) << config.status() << "\n" << text;
   return config.value_or(ModelConfig());
+}
+
+inline absl::StatusOr<ModelConfig> ParseWith(const std::string& text, const std::string& from,
+                                             const std::string& to) {
+  return ParseModelConfig(With(text, from, to));
+}
+
+// Of a layer that has attention.
+inline const AttentionSpec& AttentionAt(int layer, const ModelConfig& config) {
+  return std::get<AttentionSpec>(config.mixers.at(layer));
 }
 
 // Of a file.

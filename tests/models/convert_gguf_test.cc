@@ -86,6 +86,16 @@ TEST(ConvertGguf, ScalesThatDoNotFitAreRefused) {
   EXPECT_TRUE(converts(GgufType::kQ4_K, 144, 0, "\x00\x78", 4, 1));
   EXPECT_FALSE(converts(GgufType::kQ4_K, 144, 2, "\x00\x78", 8, 2));
   EXPECT_TRUE(converts(GgufType::kQ4_K, 144, 2, "\x00\x78", 8, 1));
+  // No numbers.
+  EXPECT_FALSE(converts(GgufType::kQ8_0, 34, 0, "\x00\x7e", 2, 1));
+  EXPECT_FALSE(converts(GgufType::kQ8_0, 34, 0, "\x00\xfc", 2, 1));
+  EXPECT_TRUE(converts(GgufType::kQ8_0, 34, 0, "\xff\x7b", 2, 1));
+  EXPECT_FALSE(converts(GgufType::kQ4_1, 20, 0, "\x00\x7c", 4, 1));
+  EXPECT_FALSE(converts(GgufType::kQ4_1, 20, 2, "\x01\x7e", 4, 1));
+  EXPECT_TRUE(converts(GgufType::kQ4_1, 20, 2, "\xff\xfb", 4, 1));
+  EXPECT_FALSE(converts(GgufType::kQ4_0, 18, 0, "\x00\x7e", 2, 1));
+  EXPECT_FALSE(converts(GgufType::kQ4_K, 144, 0, "\x00\x7e", 4, 1));
+  EXPECT_FALSE(converts(GgufType::kQ6_K, 210, 208, "\x00\x7e", 192, 1));
   // 32,768 times 127 times -32, and without a scale of its own nothing.
   EXPECT_TRUE(converts(GgufType::kQ6_K, 210, 208, "\x00\x78", 192, 0));
   EXPECT_FALSE(converts(GgufType::kQ6_K, 210, 208, "\x00\x78", 192, 127));

@@ -245,6 +245,8 @@ INSTANTIATE_TEST_SUITE_P(
               "conv_dim: is 512; only 1024 is served"},
              {"Plain", "\"block_use_swiglu\": true", "\"block_use_swiglu\": false",
               "block_use_swiglu: is false; only true is served"},
+             {"Rounded", "\"use_cache\": true", "\"block_ffn_use_quantized_params\": true",
+              "block_ffn_use_quantized_params: is true; only false is served"},
              {"WideFeedForward", "\"block_ffn_dim_multiplier\": 1.0",
               "\"block_ffn_dim_multiplier\": 1000",
               "block_ffn_dim_multiplier: is 1000, which makes a feed-forward of"},

@@ -236,6 +236,34 @@ TEST(NemotronH, FlagsCount) {
   EXPECT_FALSE(Parse(With(kNemotron, "embeddings\": false", "embeddings\": true")).tie_embeddings);
 }
 
+// Where a file has both, transformers takes the older one.
+TEST(NemotronH, FieldsHaveOlderNames) {
+  const ModelConfig config =
+      Parse(With(kNemotron, "\"model_type\"", R"("mamba_n_groups": 4, "mamba_d_conv": 3,
+      "mamba_conv_bias": false, "mamba_dt_min": 0.25, "mamba_chunk_size": 64, "model_type")"));
+  EXPECT_EQ(Mamba(config).num_groups, 4);
+  EXPECT_EQ(Mamba(config).norm_groups, 4);
+  EXPECT_EQ(Mamba(config).conv_size, 3);
+  EXPECT_FALSE(Mamba(config).conv_bias);
+  EXPECT_EQ(Mamba(config).dt_min, 0.25f);
+}
+
+TEST(NemotronH, WhatNoModelReadsMayStand) {
+  const ModelConfig config = Parse(
+      With(kNemotron, "\"model_type\"",
+           R"("norm_eps": 0.5, "rope_theta": 5, "partial_rotary_factor": 0.5, "model_type")"));
+  EXPECT_EQ(config.norm_eps, 1e-5f);
+  EXPECT_EQ(Attention(config, 2).rotary_dim, 0);
+}
+
+TEST(NemotronH, ABoundOfStepsIsTold) {
+  EXPECT_THAT(Parse(kNemotron).warnings,
+              ElementsAre(testing::HasSubstr("at least 0.001 (time_step_min), as transformers")));
+  EXPECT_THAT(
+      Parse(With(kNemotron, "\"model_type\"", "\"mamba_dt_min\": 0, \"model_type\"")).warnings,
+      testing::IsEmpty());
+}
+
 TEST(NemotronH, DefaultsAreThoseOfTransformers) {
   const ModelConfig config =
       Parse(R"({"model_type": "nemotron_h", "hybrid_override_pattern": "M*"})");

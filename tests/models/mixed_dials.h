@@ -7,7 +7,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -21,11 +20,11 @@ using LoadWithDials = std::function<std::unique_ptr<LanguageModel>(const ModelCh
 
 // `load` loads tests/golden/rat_plus, whose own dials differ from layer to layer.
 inline void ExpectDialsApart(const LoadWithDials& load) {
-  using Dial = std::optional<RatPlusDial>;
   ModelChoices all;
   all.rat_plus_unadapted = true;
-  all.rat_plus_dials = {RatPlusDial{16, 8, 4}, std::nullopt, RatPlusDial{4, 5, 6},
-                        RatPlusDial{1, 0, 0}, RatPlusDial{-1, 12, 4}};
+  all.rat_plus_dials = {RatPlusDial{16, 8, 4},  {},
+                        RatPlusDial{4, 5, 6},   RatPlusDial{1, 0, 0},
+                        RatPlusDial{-1, 12, 4}, *ParseRatPlusDial("4:1:16,5,0:0:4")};
   const int dials = static_cast<int>(all.rat_plus_dials.size());
   Golden golden = ReadGolden("rat_plus");
   const int row_values = golden.tokens * golden.vocab;
@@ -50,7 +49,7 @@ inline void ExpectDialsApart(const LoadWithDials& load) {
     SCOPED_TRACE(model->config().dials[dial]);
     ModelChoices one;
     one.rat_plus_unadapted = true;
-    one.rat_plus_dials = {Dial(all.rat_plus_dials[dial])};
+    one.rat_plus_dials = {all.rat_plus_dials[dial]};
     const auto alone = load(one);
     EXPECT_EQ(alone->fingerprint(), model->fingerprints()[dial]);
     const std::vector<float> expected = Feed(alone.get(), golden, false, [] { return 30; });

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -165,6 +166,25 @@ TEST(QuantizedWeights, ATiedOutputMatrixIsQuantised) {
   }
 }
 
+// One of its own in a folder that is quantised ahead is as it was chosen there, until a server is
+// asked for another format.
+TEST(QuantizedWeights, AnOutputMatrixThatWasLeftAsStoredStaysSo) {
+  const Golden golden = ReadGolden("qwen3");
+  const std::string dir = "tests/golden/qwen3";
+  TempDir temp;
+  const std::string out = temp.File("out");
+  ASSERT_TRUE(QuantizeModel({dir, out, "int8", "stored"}).ok());
+  for (const auto& [asked, as] : std::map<std::optional<WeightFormat>, WeightFormat>{
+           {std::nullopt, WeightFormat::kStored},
+           {WeightFormat::kStored, WeightFormat::kStored},
+           {WeightFormat::kInt8, WeightFormat::kInt8}}) {
+    const auto ahead =
+        *LoadCpuModel(out, Options(WeightFormat::kStored, asked, ActivationType::kAuto));
+    const auto now = *LoadCpuModel(dir, Options(WeightFormat::kInt8, as, ActivationType::kAuto));
+    EXPECT_TRUE(SameBits(Logits(ahead.get(), golden), Logits(now.get(), golden)));
+  }
+}
+
 // A session goes on, without its state, where the same weights are kept in another format.
 TEST(QuantizedWeights, TheFingerprintIsOfTheWeightsHoweverTheyAreKept) {
   const WeightFormat formats[] = {WeightFormat::kStored, WeightFormat::kInt8, WeightFormat::kInt4};
@@ -203,17 +223,24 @@ TEST(QuantizedWeights, PartsOfDifferentTypes) {
 }
 
 TEST(QuantizedWeights, LoadingTellsHowFarItIs) {
-  size_t last = 0, total = 0;
-  const auto model = LoadCpuModel("tests/golden/qwen3",
-                                  Options(WeightFormat::kInt8, std::nullopt, ActivationType::kAuto),
-                                  [&](size_t done, size_t all) {
-                                    EXPECT_GE(done, last);
-                                    last = done;
-                                    total = all;
-                                  });
-  ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_GT(total, 0u);
-  EXPECT_EQ(last, total);
+  constexpr WeightFormat kStored = WeightFormat::kStored, kInt8 = WeightFormat::kInt8;
+  const auto told = [](const std::string& dir, const ModelOptions& options) {
+    size_t last = 0, total = 0;
+    const auto model = LoadCpuModel(dir, options, [&](size_t done, size_t all) {
+      EXPECT_GE(done, last);
+      last = done;
+      total = all;
+    });
+    EXPECT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ(last, total);
+    return total > 0;
+  };
+  const std::string own = "tests/golden/qwen3", tied = "tests/golden/llama";
+  EXPECT_TRUE(told(own, Options(kInt8, std::nullopt, ActivationType::kAuto)));
+  // The output matrix alone, be it the embedding; and where nothing is quantised, nothing.
+  EXPECT_TRUE(told(own, Options(kStored, kInt8, ActivationType::kAuto)));
+  EXPECT_TRUE(told(tied, Options(kStored, kInt8, ActivationType::kAuto)));
+  EXPECT_FALSE(told(own, Options(kStored, std::nullopt, ActivationType::kAuto)));
 }
 
 TEST(SetWeightFormats, TakesBothByName) {
@@ -303,6 +330,8 @@ TEST(QuantizeModel, CopiesWhatIsNoWeight) {
   const TempDir& from = files.dir();
   from.Write("tokenizer.json", "{}");
   from.Write("other.safetensors", "x");
+  from.Write("pytorch_model.bin", "x");
+  from.Write("model.gguf", "x");
   from.Write("model.safetensors.index.json", "x");
   std::filesystem::create_directory(from.File("original"));
   TempDir temp;

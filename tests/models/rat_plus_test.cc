@@ -123,6 +123,33 @@ TEST(RatPlusChoice, IsTakenWhereTheWeightsKnowIt) {
   EXPECT_FALSE(fingerprint("4", false).ok());
 }
 
+// Each layer may have its own, which one of these weights were trained for.
+TEST(RatPlusChoice, MayBeOfEachLayer) {
+  const auto load = [](const char* dial, bool unadapted) {
+    ModelOptions options;
+    options.threads = 1;
+    options.choices.rat_plus_unadapted = unadapted;
+    options.choices.rat_plus_dials = {*ParseRatPlusDial(dial)};
+    return LoadCpuModel("tests/golden/rat_plus", options);
+  };
+  const auto own = *LoadCpuModel("tests/golden/rat_plus", {});
+  EXPECT_EQ((*load("1:16:4,0:8:0,0:4:2", false))->fingerprint(), own->fingerprint());
+  EXPECT_EQ(load("1:16:4,0:8:0,0:4:3", false).status().message(),
+            "rat_plus_dial: is 4,0,3; the weights of layer 2 were trained for 4,0,2; "
+            "rat_plus_unadapted takes others");
+  const auto other = load("1:16:4,0:8:0,0:4:3", true);
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_NE((*other)->fingerprint(), own->fingerprint());
+  EXPECT_EQ((*other)->config().dials, std::vector<std::string>{"1:16:4,0:8:0,0:4:3"});
+  EXPECT_EQ(*FindDial((*other)->config().dials, "1:16:4,5:8:0,0:4:3"), 0);  // At 1 all is seen.
+  EXPECT_EQ(load("1:16,0,0", true).status().message(),
+            "rat_plus_dial: is 1:16,0,0, of 2 layers; the model has 3 of RAT+");
+  for (const char* bad : {"", ":", "1:", "1:0:4", "1:16:4,0:8", "1,2,3,4", "1:x"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseRatPlusDial(bad).status())) << bad;
+  }
+  EXPECT_EQ(RatPlusDialText(*ParseRatPlusDial("4:4:4,1:2:1")), "4,1:2:1,0");
+}
+
 TEST(RatPlusChoice, NeedsSuchLayers) {
   ModelOptions options;
   options.choices.rat_plus_dials = {RatPlusDial{16, 0, 0}};
@@ -148,7 +175,7 @@ TEST(RatPlusDials, AreFoundByName) {
   ASSERT_TRUE(config.ok()) << config.status();
   ModelChoices choices;
   choices.rat_plus_unadapted = true;
-  choices.rat_plus_dials = {std::nullopt, RatPlusDial{16, 8, 4}, RatPlusDial{1, 3, 3}};
+  choices.rat_plus_dials = {{}, RatPlusDial{16, 8, 4}, RatPlusDial{1, 3, 3}};
   ASSERT_TRUE(Choose(choices, &*config).ok());
   EXPECT_EQ(config->dials, (std::vector<std::string>{"own", "16,8,4", "1,3,3"}));
   EXPECT_EQ(*FindDial(config->dials, ""), 0);

@@ -99,6 +99,62 @@ TEST_F(EngineDeviceTest, ALostDeviceEndsEverything) {
   }
 }
 
+// 20 ids in each of two lists, and a count of each token of the text.
+Request WithLists(Request request) {
+  request.sampling.repetition_penalty = 1.1f;
+  for (int id = 3; id < 23; ++id) {
+    request.sampling.banned_ids.push_back(id);
+    request.sampling.logit_bias.emplace_back(id + 20, 0.5f);
+  }
+  return request;
+}
+constexpr size_t kLists = 20 * (4 + 8) + 8 * (4 + 10);  // Of a prompt of 4 and 10 tokens.
+
+TEST_F(EngineDeviceTest, WhoseListsFindNoRoomEndsAlone) {
+  for (const bool ahead : {false, true}) {
+    FakeModel::Options model_options;
+    model_options.ahead = ahead;
+    Start(Small(), model_options);
+    model_->most_list_bytes = 2 * kLists;
+    std::vector<Consumer> c(5);
+    const std::vector<int32_t> prompt = RandomPrompt(&random_, 4);
+    Submit(c[0].Make(0, prompt, 10));
+    Step();
+    for (int i = 1; i < 4; ++i) Submit(WithLists(c[i].Make(i, prompt, 10)));
+    RunUntilIdle();
+    for (Consumer& consumer : c) consumer.Poll();
+    EXPECT_EQ(c[0].tokens, model_->GreedyAfter(prompt, 10));
+    EXPECT_EQ(c[1].tokens.size(), 10u);
+    EXPECT_EQ(c[2].tokens, c[1].tokens);
+    ASSERT_TRUE(c[3].finish.has_value());
+    EXPECT_EQ(c[3].finish->reason, FinishReason::kError);
+    EXPECT_TRUE(absl::IsResourceExhausted(c[3].finish->status)) << c[3].finish->status;
+    EXPECT_TRUE(c[3].tokens.empty());
+    EXPECT_EQ(engine_->failure(), absl::OkStatus());
+    // What has ended has left its room.
+    Submit(WithLists(c[4].Make(4, prompt, 10)));
+    RunUntilIdle();
+    c[4].Poll();
+    EXPECT_EQ(c[4].tokens, c[1].tokens);
+    ExpectAllFree();
+  }
+}
+
+TEST_F(EngineDeviceTest, ADeviceThatIsLostWhileRoomForListsIsMade) {
+  Start(Small());
+  std::vector<Consumer> consumers(4);  // The second is admitted in the same step as the third.
+  Submit(consumers[0].Make(0, RandomPrompt(&random_, 4), 10));
+  Step();
+  model_->reserve_status = absl::InternalError("running a step: cudaErrorIllegalAddress");
+  Submit(consumers[1].Make(1, RandomPrompt(&random_, 4), 10));
+  Submit(WithLists(consumers[2].Make(2, RandomPrompt(&random_, 4), 10)));
+  Submit(consumers[3].Make(3, RandomPrompt(&random_, 4), 10));
+  EXPECT_TRUE(Step());
+  ExpectFailed(engine_.get(), &consumers, 1);
+  ExpectAllFree();
+  EXPECT_TRUE(engine_->idle());
+}
+
 TEST_F(EngineDeviceTest, TheThreadSaysOnceThatTheEngineHasFailed) {
   Start(Small());
   Consumer c;

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,7 +20,7 @@ namespace {
 constexpr int kRequests = kOnGpu ? 6 : 160, kLongest = kOnGpu ? 60 : 150,
               kMostGenerated = kOnGpu ? 10 : 30, kGenerated = kOnGpu ? 3 : 20;
 
-using Dial = std::optional<RatPlusDial>;
+using Dial = LayerDials;
 
 // From fine to coarse, but for the last, which is beside the second.
 std::vector<Dial> Dials() {

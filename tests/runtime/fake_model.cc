@@ -84,10 +84,21 @@ void FakeModel::FillLogits(uint64_t hash, float* logits) const {
   logits[kNotFiniteToken] = logits[kNanLogitsToken] = logits[kUnconvergedToken] = -100.0f;
 }
 
+absl::Status FakeModel::ReserveSampling(size_t list_bytes) {
+  if (!reserve_status.ok()) return reserve_status;
+  if (list_bytes > most_list_bytes) return absl::ResourceExhaustedError("no room for lists");
+  reserved_list_bytes_ = std::max(reserved_list_bytes_, list_bytes);
+  return absl::OkStatus();
+}
+
 absl::Status FakeModel::Start(const Batch& batch, const StateMemory& state,
                               absl::Span<const SamplingRow> rows) {
   if (!start_status.ok()) return start_status;
   PACKRAT_CHECK(steps_started_ < steps_waited_for_ + max_steps_in_flight());
+  size_t list_bytes = 0;
+  for (const SamplingRow& row : rows) list_bytes += SamplingListBytes(row);
+  PACKRAT_CHECK(list_bytes <= reserved_list_bytes_, "lists that nobody has reserved memory for")
+      << list_bytes << " of " << reserved_list_bytes_;
   const Results& last = results_[(steps_started_ + 1) % 2];
   Results& results = results_[steps_started_ % 2];
   ++steps_started_;

@@ -6,6 +6,7 @@
 #define PACKRAT_TESTS_RUNTIME_FAKE_MODEL_H_
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,11 @@ class FakeModel : public HostModel {
   size_t scratch_bytes() const override { return 0; }
   const std::vector<std::string>& fingerprints() const override { return fingerprints_; }
 
+  // Steps whose rows' lists take more than was reserved are refused by a check.
+  absl::Status ReserveSampling(size_t list_bytes) override;
+  size_t most_list_bytes = std::numeric_limits<size_t>::max();  // The device has no more for them.
+  absl::Status reserve_status;  // Where it is not OK: the device is lost.
+
   // Called at the start of each pass.
   std::function<void(const Batch&)> on_forward;
   // What Start() and Wait() say, where it is not OK: the device is lost. Wait() then computes
@@ -81,6 +87,7 @@ class FakeModel : public HostModel {
   std::vector<float> logits_;
   ThreadPool threads_;
   const bool ahead_;
+  size_t reserved_list_bytes_ = 0;
   Results results_[2];  // With `ahead`: of even and of odd steps.
   std::vector<int32_t> tokens_;
   int steps_started_ = 0, steps_waited_for_ = 0;

@@ -28,7 +28,10 @@ class MovingStates {
 
   // Outlives the engine, which at its end answers what it was asked.
   MovingStates(Engine* engine, const StateLayout* layout, std::mt19937_64* random)
-      : engine_(*engine), layout_(*layout), random_(*random) {}
+      : engine_(*engine),
+        layout_(*layout),
+        random_(*random),
+        most_piece_(std::max<size_t>(6000, layout->SequenceBytes(300) / 8)) {}
 
   // What is kept of a text leaves.
   void Save(Whose of) {
@@ -69,7 +72,6 @@ class MovingStates {
   int64_t abandoned() const { return num_abandoned_; }  // By who brought them.
 
  private:
-  static constexpr int kMostPiece = 6000;
   struct Moving {
     Whose of;
     SavedState state;
@@ -85,7 +87,7 @@ class MovingStates {
   int Pick(size_t n) { return static_cast<int>(random_() % n); }
 
   void Ask(Moving* one) {
-    one->size = 1 + Pick(kMostPiece);
+    one->size = 1 + Pick(most_piece_);
     one->piece.reset();
     engine_.ReadState(
         one->of.space, Shared(one->of.text), one->which, one->at, one->size,
@@ -102,7 +104,7 @@ class MovingStates {
       engine_.KeepState(one->number, one->of.space, Shared(one->of.text), took);
       return;
     }
-    const int64_t size = std::min<int64_t>(1 + Pick(kMostPiece), left);
+    const int64_t size = std::min<int64_t>(1 + Pick(most_piece_), left);
     engine_.WriteState(one->number, state.position, 0, one->at, state.parts.substr(one->at, size),
                        took);
     one->at += size;
@@ -161,6 +163,7 @@ class MovingStates {
   Engine& engine_;
   const StateLayout& layout_;
   std::mt19937_64& random_;
+  const size_t most_piece_;  // Bytes, so that a state goes in several, but not in hundreds.
   std::vector<std::unique_ptr<Moving>> moving_;
   std::vector<std::pair<Whose, SavedState>> saved_;
   int64_t num_saved_ = 0, num_loaded_ = 0, num_cut_off_ = 0, num_abandoned_ = 0;

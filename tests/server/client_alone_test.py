@@ -79,7 +79,8 @@ class WithoutServerTest(unittest.TestCase):
             self.assertIn(flag, done.stdout)
             done = run(command, "--piece=0")
             self.assertEqual(done.returncode, 2)
-        for command, flag in (("quantize", "--weights"), ("convert", "--gguf")):
+        for command, flag in (("quantize", "--weights"), ("convert", "--gguf"), ("convert", "nemotron_h"),
+                              ("convert", "qwen3next")):
             done = run(command, "--help")
             self.assertEqual(done.returncode, 0)
             self.assertIn(flag, done.stdout)

@@ -132,7 +132,8 @@ void Bench::Launch(const std::string& name, const std::string& shape, const Kern
 }
 
 absl::StatusOr<double> Bench::Time(
-    int count, const std::function<absl::Status(int launch, CudaStream stream)>& launch) {
+    int count, const std::function<absl::Status(int launch, CudaStream stream)>& launch,
+    const std::function<absl::Status(CudaStream stream)>& before) {
   const auto queue = [&]() -> absl::Status {
     for (int i = 0; i < count; ++i) BENCH_RETURN_IF_ERROR(launch(i, stream_));
     return absl::OkStatus();
@@ -147,6 +148,7 @@ absl::StatusOr<double> Bench::Time(
   const auto stop = Clock::now() + Seconds(std::min(0.5, Remaining()));
   Event begin, end;
   for (int i = -2; i < most && (i < least || Clock::now() < stop); ++i) {
+    if (before != nullptr) BENCH_RETURN_IF_ERROR(before(stream_));
     BENCH_RETURN_IF_ERROR(Check(cudaEventRecord(begin.get(), stream_), "an event"));
     BENCH_RETURN_IF_ERROR(graph.Launch(stream_));
     BENCH_RETURN_IF_ERROR(Check(cudaEventRecord(end.get(), stream_), "an event"));

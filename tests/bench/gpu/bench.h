@@ -66,8 +66,10 @@ class Bench {
   void Error(const std::string& name, const std::string& shape, const absl::Status& status);
 
   // Median seconds of one of launches 0 .. count - 1, queued one after the other as one graph.
+  // before: queued before each replay, and not measured.
   absl::StatusOr<double> Time(
-      int count, const std::function<absl::Status(int launch, CudaStream stream)>& launch);
+      int count, const std::function<absl::Status(int launch, CudaStream stream)>& launch,
+      const std::function<absl::Status(CudaStream stream)>& before = nullptr);
 
   // How many copies of `bytes` overflow the second cache three times, from `least` to what fits
   // into a bit more than half of the free memory; at least 1.

@@ -3,8 +3,8 @@
 
     gpu_report.py NAME.sm_90.cubin...
 
-Blocks are those that registers and threads allow. Threads are those of __launch_bounds__ (else "?"). Ends with 1
-if a kernel breaks a rule of hot_loops.py.
+Blocks are those that registers and threads allow, and shared memory where occupancy.py knows it. Threads are those
+of __launch_bounds__ (else "?"). Ends with 1 if a kernel breaks a rule of hot_loops.py or occupancy.py.
 """
 
 import os
@@ -14,34 +14,28 @@ import sys
 if __name__ == "__main__":
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../.."))
 
-from tests.bench.gpu import hot_loops, sass  # noqa: E402 pylint: disable=wrong-import-position
+from tests.bench.gpu import hot_loops, occupancy, sass  # noqa: E402 pylint: disable=wrong-import-position
 
-REGISTERS = 65536  # Of a multiprocessor.
-# Of each architecture: a card, its multiprocessors, their clock in GHz, the memory's TB/s (as published), and
-# threads and blocks of a multiprocessor. Four warps issue an instruction in each cycle.
+# Of each architecture: a card, its multiprocessors, their clock in GHz, the memory's TB/s (as published). Four warps
+# of a multiprocessor issue an instruction in each cycle.
 MACHINES = {
-    "sm_80": ("A100", 108, 1.41, 2.04, 2048, 32),
-    "sm_90": ("H200", 132, 1.755, 4.8, 2048, 32),
-    "sm_100": ("B200", 148, 1.85, 8.0, 2048, 32),
-    "sm_120": ("RTX PRO 6000", 188, 2.4, 1.79, 1536, 24),
+    "sm_80": ("A100", 108, 1.41, 2.04),
+    "sm_90": ("H200", 132, 1.755, 4.8),
+    "sm_100": ("B200", 148, 1.85, 8.0),
+    "sm_120": ("RTX PRO 6000", 188, 2.4, 1.79),
 }
-
-
-def blocks_per_multiprocessor(arch, registers, threads):
-    warps = -(-threads // 32)
-    # Registers are given to a warp 256 at a time.
-    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps)
-    return min(by_registers, MACHINES[arch][4] // (warps * 32), MACHINES[arch][5])
 
 
 def issue_share(arch, per_byte):
     """Of the instructions that the card can issue, those it would have to at its memory's full speed."""
-    _, multiprocessors, clock, bandwidth, _, _ = MACHINES[arch]
+    _, multiprocessors, clock, bandwidth = MACHINES[arch]
     return per_byte * bandwidth * 1e12 / (multiprocessors * 4 * clock * 1e9)
 
 
 def row(arch, source, name, kernel):
-    blocks = blocks_per_multiprocessor(arch, kernel.registers, kernel.threads) if kernel.threads else "?"
+    rule, blocks = occupancy.rule_of(name), "?"
+    if kernel.threads:
+        blocks = occupancy.blocks(arch, kernel.registers, kernel.threads, rule.shared if rule else 0)
     local = sum(i.is_local for i in kernel.instructions)
     loop = loads = share = "-"
     found = hot_loops.loops(name, kernel)
@@ -63,7 +57,7 @@ def report(nvdisasm, cubins):
         source, arch = re.fullmatch(r"(\w+)\.(sm_\d+)\.cubin", os.path.basename(cubin)).groups()
         by_arch.setdefault(arch, []).append((source, cubin))
     for arch in sorted(by_arch, key=lambda a: int(a[3:])):
-        card, multiprocessors, clock, bandwidth, _, _ = MACHINES[arch]
+        card, multiprocessors, clock, bandwidth = MACHINES[arch]
         print(f"\n{arch}, issue as on a {card} ({multiprocessors} multiprocessors at {clock} GHz, "
               f"{bandwidth} TB/s):\n")
         print("| file | kernel | threads | registers | local | stack | blocks | loop | loads | issue |")
@@ -72,7 +66,8 @@ def report(nvdisasm, cubins):
             kernels = sass.read(nvdisasm, cubin)
             for name in sorted(kernels):
                 print(row(arch, source + ".cu", name, kernels[name]))
-                faults += [f"{arch}: {fault}" for fault in hot_loops.faults(name, kernels[name])]
+                found = hot_loops.faults(name, kernels[name]) + occupancy.faults(arch, name, kernels[name])
+                faults += [f"{arch}: {fault}" for fault in found]
             sys.stdout.flush()
     return faults
 

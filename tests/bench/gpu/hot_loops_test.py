@@ -1,10 +1,10 @@
-"""The rules of hot_loops.py on the machine code of the kernels as they are built, without a device."""
+"""The rules of hot_loops.py and occupancy.py on the machine code of the kernels as they are built, without a device."""
 
 import re
 import sys
 import unittest
 
-from tests.bench.gpu import hot_loops, sass
+from tests.bench.gpu import hot_loops, occupancy, sass
 
 CUBINS = []
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -24,10 +24,11 @@ class HotLoops(unittest.TestCase):
             for cubin in cubins:
                 for name, kernel in sass.read(self.nvdisasm, cubin).items():
                     names.append(name)
-                    faults += hot_loops.faults(name, kernel)
+                    faults += hot_loops.faults(name, kernel) + occupancy.faults(arch, name, kernel)
             with self.subTest(arch):
                 self.assertEqual(faults, [])
-                for pattern, _ in hot_loops.HOT:
+                patterns = [pattern for pattern, _ in hot_loops.HOT] + [rule.pattern for rule in occupancy.RULES]
+                for pattern in patterns:
                     self.assertTrue(any(re.match(pattern, name) for name in names),
                                     f"no kernel is called {pattern}")
 

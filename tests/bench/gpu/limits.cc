@@ -1,4 +1,4 @@
-// What the card can do: bandwidth of a copy, rates of the library's large products.
+// What the card can do: bandwidth of a copy and of reading, rates of the library's large products.
 #include <cuda_runtime_api.h>
 
 #ifndef PACKRAT_EMULATED
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/elementwise.h"
 #include "tests/bench/gpu/bench.h"
 
 namespace packrat::gpu_bench {
@@ -22,6 +23,21 @@ absl::StatusOr<double> TimeCopy(Bench* bench, size_t bytes) {
         cudaMemcpyAsync((i % 2 != 0 ? from : to).data(), (i % 2 != 0 ? to : from).data(), bytes,
                         cudaMemcpyDeviceToDevice, stream),
         "a copy");
+  });
+}
+
+// What kernels that only read can reach, by one that does: it looks at every number, and writes
+// where one is not finite.
+absl::StatusOr<double> TimeRead(Bench* bench, size_t bytes) {
+  const int n = bench->options().tiny ? 1024 : 8192;
+  const auto rows = static_cast<int>(bytes / (n * sizeof(float)));
+  BENCH_ASSIGN(gpu::DeviceMemory x, gpu::DeviceMemory::AllocateZeroed(bytes, "what is read"));
+  BENCH_ASSIGN(gpu::DeviceMemory totals,
+               gpu::DeviceMemory::AllocateZeroed(sizeof(SpanTotals), "what is not written"));
+  BENCH_ASSIGN(const SpanBatch batch, SpanBatch::Make({0}, rows, 0));
+  return bench->Time(2, [&](int, CudaStream stream) {
+    return gpu::CheckFinite(batch.view(), reinterpret_cast<const float*>(x.data()), n,
+                            reinterpret_cast<SpanTotals*>(totals.data()), stream);
   });
 }
 
@@ -117,6 +133,10 @@ void BenchLimits(Bench* bench) {
   };
   measure("copy, read plus written", "2 GiB", 2 * copied, "GB/s", 1e9, &limits.bytes_per_second,
           [&] { return TimeCopy(bench, static_cast<size_t>(copied)); });
+  // Beside the copy's, which is the limit of all rows.
+  double read = limits.bytes_per_second;
+  measure("read alone (CheckFinite)", "2 GiB", copied, "GB/s", 1e9, &read,
+          [&] { return TimeRead(bench, static_cast<size_t>(copied)); });
   const int n = tiny ? 64 : 8192;
   const double flops = 2.0 * n * n * n;
   const std::string shape = absl::StrCat(n, " x ", n, " x ", n);

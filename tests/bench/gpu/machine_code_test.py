@@ -1,8 +1,10 @@
-"""sass.py on what the disassembler prints, and hot_loops.py on kernels that break its rules."""
+"""sass.py on what the disassembler prints, and hot_loops.py and occupancy.py on kernels that break their rules."""
 
+import glob
+import re
 import unittest
 
-from tests.bench.gpu import gpu_report, hot_loops, sass
+from tests.bench.gpu import gpu_report, hot_loops, occupancy, sass
 
 NAME = "_ZN7packrat3gpu12_GLOBAL__N_115RatDecodeKernelI13__nv_bfloat16NS0_12AttendLayoutILi16EEEEEvi"
 SHORT = "RatDecodeKernel<bf16, AttendLayout<16>>"
@@ -122,6 +124,24 @@ class Rules(unittest.TestCase):
         self.assertEqual(len(hot_loops.faults(mesa, kernel(LOAD, AGAIN))), 1)
 
 
+class Patterns(unittest.TestCase):
+    def test_each_is_of_one_kernel(self):
+        """Of two in one pattern, one may be gone while the other is found."""
+        for pattern in [row[0] for row in hot_loops.HOT] + [rule.pattern for rule in occupancy.RULES]:
+            self.assertNotIn("|", pattern)
+            self.assertRegex(pattern, r"^[\w:]+Kernel\b")
+
+    def test_products(self):
+        for name, loads in (("FewRowsBf16Kernel<1, Bf16Weights<true>>", 8),
+                            ("FewRowsBf16Kernel<1, Bf16Weights<false>>", None),
+                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)3>>", 8),
+                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)4>>", 7),
+                            ("FewRowsF32Kernel<4, true>", 8), ("FewRowsF32Kernel<8, false>", None),
+                            ("FewRowsQuantizedF32Kernel<1, (DType)3>", 8),
+                            ("ManyRowsBf16Kernel<Bf16Weights<true>>", None)):
+            self.assertEqual(hot_loops.wanted(name), loads, name)
+
+
 class Report(unittest.TestCase):
     def test_issue(self):
         k = kernel(*[LOAD] * 8, *["FADD R1, R2, R3"] * 1015, AGAIN)
@@ -130,14 +150,57 @@ class Report(unittest.TestCase):
         self.assertAlmostEqual(gpu_report.issue_share("sm_90", 0.25), 1.295, places=3)
         self.assertEqual(gpu_report.row("sm_90", "rat.cu", SHORT, k),
                          f"| rat.cu | `{SHORT}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | 130 % |")
+        name = "FewRowsBf16Kernel<1, Bf16Weights<true>>"
+        self.assertEqual(gpu_report.row("sm_90", "matmul_bf16.cu", name, k),
+                         f"| matmul_bf16.cu | `{name}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | - |")
         self.assertEqual(gpu_report.row("sm_90", "a.cu", "SampleKernel", k),
                          "| a.cu | `SampleKernel` | 256 | 128 | - | 24 | 2 | - | - | - |")
 
+
+class Occupancy(unittest.TestCase):
     def test_blocks(self):
-        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 32, 256), 8)
-        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 128, 128), 4)
-        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_90", 16, 32), 32)
-        self.assertEqual(gpu_report.blocks_per_multiprocessor("sm_120", 32, 256), 6)
+        self.assertEqual(occupancy.blocks("sm_90", 32, 256), 8)
+        self.assertEqual(occupancy.blocks("sm_90", 128, 128), 4)
+        self.assertEqual(occupancy.blocks("sm_90", 16, 32), 32)
+        self.assertEqual(occupancy.blocks("sm_120", 32, 256), 6)
+        # 227 KB is the most that a block can have, 113 what two can.
+        self.assertEqual(occupancy.blocks("sm_90", 32, 256, 227 << 10), 1)
+        self.assertEqual(occupancy.blocks("sm_90", 32, 256, 113 << 10), 2)
+        self.assertEqual(occupancy.blocks("sm_90", 32, 256, (113 << 10) + 1), 1)
+
+    def test_products_of_many_rows(self):
+        name = "ManyRowsBf16Kernel<QuantWeights<(DType)3>>"
+        k = kernel(LOAD, AGAIN)  # 128 registers, 256 threads.
+        for arch in occupancy.LIMITS:
+            self.assertEqual(occupancy.faults(arch, name, k), [], arch)
+        self.assertIn("| 1 |", gpu_report.row("sm_80", "matmul_bf16.cu", name, k))
+        self.assertIn("| 2 |", gpu_report.row("sm_90", "matmul_bf16.cu", name, k))
+        k.registers = 136
+        self.assertIn("136 registers and 256 threads leave room for 1 blocks, not 2",
+                      "".join(occupancy.faults("sm_90", name, k)))
+        self.assertEqual(occupancy.faults("sm_90", "SomeOtherKernel<1>", k), [])
+
+    def test_fewer_blocks_than_asked_for_are_written_down(self):
+        """And no fewer are, so that the table stays true."""
+        k = kernel(LOAD, AGAIN)
+        k.registers, k.threads = 32, 64
+        for rule in occupancy.RULES:
+            for arch in occupancy.LIMITS:
+                by_shared = min(occupancy.blocks(arch, 32, 64, rule.shared), rule.blocks)
+                if rule.least(arch) != 0:
+                    self.assertEqual(rule.least(arch), by_shared, (rule.pattern, arch))
+                else:
+                    self.assertLess(by_shared, rule.blocks, (rule.pattern, arch))
+
+    def test_every_kernel_that_asks_for_blocks_has_a_rule(self):
+        sources = glob.glob("kernels/*.cu") + glob.glob("kernels/*.cuh")
+        self.assertGreater(len(sources), 20)
+        asking = set()
+        for path in sources:
+            with open(path, encoding="utf-8") as file:
+                asking |= occupancy.promising_kernels(file.read())
+        ruled = {re.search(r"(\w+Kernel)\b", rule.pattern)[1] for rule in occupancy.RULES}
+        self.assertEqual(ruled, asking)
 
 
 if __name__ == "__main__":

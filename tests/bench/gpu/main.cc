@@ -37,8 +37,8 @@ struct SectionOf {
 // The most wanted first: a run that ends early has them.
 constexpr SectionOf kSections[] = {
     {"limits", 20, BenchLimits},       {"rat", 30, BenchRat},
-    {"attention", 50, BenchAttention}, {"layers", 40, BenchLayers},
-    {"mesa", 60, BenchMesa},           {"model", 140, BenchModel},
+    {"attention", 60, BenchAttention}, {"layers", 40, BenchLayers},
+    {"mesa", 70, BenchMesa},           {"model", 140, BenchModel},
     {"prompts", 20, BenchPrompts},     {"products", 60, BenchProducts},
     {"sampling", 20, BenchSampling},   {"elementwise", 20, BenchElementwise},
 };

@@ -15,17 +15,48 @@ const RatShape kTinyRat{2, 1, 16, 16};
 const AttentionShape kFull{16, 16, 128, 0,
                            128};  // Keys and values of the model's width, as in RAT.
 const AttentionShape kTinyFull{2, 2, 16, 0, 16};
+const AttentionShape kGrouped{32, 8, 128, 0, 128};  // Four queries to a key, as most models have.
+const AttentionShape kTinyGrouped{4, 2, 16, 0, 16};
 
 struct Point {
   int batch, position;
+  int longest = 0;  // Of one of them; 0: all are at `position`.
+
+  std::vector<int> Lengths() const {
+    std::vector<int> lengths(batch, position);
+    if (longest > 0) lengths[batch / 2] = longest;
+    return lengths;
+  }
 };
 std::vector<Point> Points(const Bench& bench) {
   if (bench.options().tiny) return {{3, 40}};
   return {{1, 4096},   {1, 16384},   {64, 4096},  {64, 16384},
           {256, 4096}, {256, 16384}, {512, 4096}, {512, 16384}};
 }
+// And such of which one is far longer than the others: it must not hold them up.
+std::vector<Point> PointsAndMixed(const Bench& bench) {
+  std::vector<Point> points = Points(bench);
+  if (bench.options().tiny) {
+    points.push_back({3, 20, 70});
+  } else {
+    for (const int batch : {64, 256}) points.push_back({batch, 1024, 32768});
+  }
+  return points;
+}
 std::string ShapeText(const Point& p) {
-  return absl::StrCat("batch ", p.batch, ", position ", p.position);
+  std::string text = absl::StrCat("batch ", p.batch, ", position ", p.position);
+  if (p.longest > 0) absl::StrAppend(&text, ", one at ", p.longest);
+  return text;
+}
+Work DecodeWork(const RatShape& shape, const Point& p) {
+  Work work;
+  for (const int length : p.Lengths()) work += RatToken(shape, 2, length - 1);
+  return work;
+}
+Work DecodeWork(const AttentionShape& shape, const Point& p) {
+  Work work;
+  for (const int length : p.Lengths()) work += AttentionToken(shape, 2, length - 1);
+  return work;
 }
 
 Weight MatrixOf(const gpu::DeviceMemory& memory, int out, int in) {
@@ -63,13 +94,12 @@ absl::StatusOr<double> TimeLayer(Bench* bench, int rows, int in_width, int width
 
 void BenchRat(Bench* bench) {
   const RatShape shape = bench->options().tiny ? kTinyRat : kRat;
-  for (const Point& p : Points(*bench)) {
-    const Work work = RatToken(shape, 2, p.position - 1) * p.batch;
+  for (const Point& p : PointsAndMixed(*bench)) {
     bench->Launch(
-        "rat decode, 16 heads of 128, chunk 16, bf16", ShapeText(p), {{work}},
+        "rat decode, 16 heads of 128, chunk 16, bf16", ShapeText(p), {{DecodeWork(shape, p)}},
         [&](std::string* note) -> absl::StatusOr<double> {
           BENCH_ASSIGN(RatBench rat,
-                       RatBench::Make(bench, shape, DType::kBF16, p.batch, p.position, 1));
+                       RatBench::Make(bench, shape, DType::kBF16, p.Lengths(), /*prompt=*/false));
           *note = rat.note();
           return bench->Time(rat.copies(), [&](int i, CudaStream s) { return rat.Run(i, s); });
         });
@@ -77,20 +107,22 @@ void BenchRat(Bench* bench) {
 }
 
 void BenchAttention(Bench* bench) {
-  const AttentionShape full = bench->options().tiny ? kTinyFull : kFull;
+  const bool tiny = bench->options().tiny;
+  const AttentionShape full = tiny ? kTinyFull : kFull;
   AttentionShape window = full;
-  window.window = bench->options().tiny ? 20 : 1024;
+  window.window = tiny ? 20 : 1024;
   for (const auto& [name, shape] :
        {std::pair("full attention decode, 16 key heads of 128, bf16", full),
+        std::pair("full attention decode, 32 query heads on 8 key heads of 128, bf16",
+                  tiny ? kTinyGrouped : kGrouped),
         std::pair("window attention decode, window 1024, 16 key heads of 128, bf16", window)}) {
-    for (const Point& p : Points(*bench)) {
-      if (shape.window > 0 && p.position > 4096) continue;  // No different.
-      const Work work = AttentionToken(shape, 2, p.position - 1) * p.batch;
-      bench->Launch(name, ShapeText(p), {{work}},
+    for (const Point& p : PointsAndMixed(*bench)) {
+      if (shape.window > 0 && (p.position > 4096 || p.longest > 0)) continue;  // No different.
+      bench->Launch(name, ShapeText(p), {{DecodeWork(shape, p)}},
                     [&, &shape = shape](std::string* note) -> absl::StatusOr<double> {
                       BENCH_ASSIGN(
                           AttentionBench attention,
-                          AttentionBench::Make(bench, shape, DType::kBF16, p.batch, p.position, 1));
+                          AttentionBench::Make(bench, shape, DType::kBF16, p.Lengths(), false));
                       *note = attention.note();
                       return bench->Time(attention.copies(),
                                          [&](int i, CudaStream s) { return attention.Run(i, s); });
@@ -107,24 +139,22 @@ void BenchLayers(Bench* bench) {
   for (const Point& p : Points(*bench)) {
     if (!tiny && p.batch != 64 && p.batch != 512) continue;
     const int in = rat.projection(), qkv = 3 * width;
-    Kernels kernels = {{RatToken(rat, 2, p.position - 1) * p.batch},
+    Kernels kernels = {{DecodeWork(rat, p)},
                        {Product(p.batch, in, width, DType::kBF16, 2), Rate::kBf16},
                        {Product(p.batch, width, width, DType::kBF16, 4), Rate::kBf16}};
     bench->Launch("rat layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
       return TimeLayer<RatBench>(
           bench, p.batch, in, width,
-          [&] { return RatBench::Make(bench, rat, DType::kBF16, p.batch, p.position, 1); },
+          [&] { return RatBench::Make(bench, rat, DType::kBF16, p.Lengths(), false); },
           &RatBench::projection);
     });
-    kernels[0].work = AttentionToken(full, 2, p.position - 1) * p.batch;
+    kernels[0].work = DecodeWork(full, p);
     kernels[1].work = Product(p.batch, qkv, width, DType::kBF16, 2);
     bench->Launch(
         "full attention layer: products and mixer, bf16", ShapeText(p), kernels, [&](std::string*) {
           return TimeLayer<AttentionBench>(
               bench, p.batch, qkv, width,
-              [&] {
-                return AttentionBench::Make(bench, full, DType::kBF16, p.batch, p.position, 1);
-              },
+              [&] { return AttentionBench::Make(bench, full, DType::kBF16, p.Lengths(), false); },
               &AttentionBench::qkv);
         });
   }
@@ -139,7 +169,8 @@ void BenchPrompts(Bench* bench) {
   const std::string shape = absl::StrCat("one prompt of ", tokens, " tokens");
   bench->Launch("rat prompt, bf16", shape, {{RatPrompt(rat, 2, tokens), Rate::kBf16}},
                 [&](std::string* note) -> absl::StatusOr<double> {
-                  BENCH_ASSIGN(RatBench b, RatBench::Make(bench, rat, DType::kBF16, 1, 0, tokens));
+                  BENCH_ASSIGN(RatBench b,
+                               RatBench::Make(bench, rat, DType::kBF16, {tokens}, true));
                   *note = absl::StrCat("beside ", RatPrompt(rat, 2, tokens).flops / 1e9,
                                        " GFLOP of its own, a layer's products are ",
                                        2e-9 * tokens * (rat.projection() + 2048.0) * 2048);
@@ -149,7 +180,7 @@ void BenchPrompts(Bench* bench) {
                 {{AttentionPrompt(full, 2, tokens), Rate::kBf16}},
                 [&](std::string*) -> absl::StatusOr<double> {
                   BENCH_ASSIGN(AttentionBench b,
-                               AttentionBench::Make(bench, full, DType::kBF16, 1, 0, tokens));
+                               AttentionBench::Make(bench, full, DType::kBF16, {tokens}, true));
                   return bench->Time(1, [&](int i, CudaStream s) { return b.Run(i, s); });
                 });
   const double steps = 15;
@@ -157,7 +188,7 @@ void BenchPrompts(Bench* bench) {
                 {{MesaPrompt(mesa, 2, 4, steps, true, tokens), Rate::kF32}},
                 [&](std::string* note) -> absl::StatusOr<double> {
                   BENCH_ASSIGN(MesaBench b, MesaBench::Make(bench, mesa, DType::kBF16, DType::kF32,
-                                                            1, tokens, true));
+                                                            1, {tokens}, true));
                   BENCH_ASSIGN(const double seconds,
                                bench->Time(1, [&](int, CudaStream s) { return b.RunPrompt(s); }));
                   BENCH_ASSIGN(const std::string solves, b.Solves());

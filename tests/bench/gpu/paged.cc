@@ -8,39 +8,69 @@
 #include "absl/strings/str_cat.h"
 
 namespace packrat::gpu_bench {
+namespace {
 
-std::vector<int> DecodePositions(int spans, int position) {
-  std::vector<int> positions(spans);
-  for (int i = 0; i < spans; ++i) positions[i] = std::max(0, position - 1 - i % 16);
-  return positions;
+// The sequences of a layer.
+struct Sequences {
+  Sequences(const std::vector<int>& all, bool prompt)
+      : lengths(all),
+        tokens(prompt ? all[0] : 1),
+        longest(*std::max_element(all.begin(), all.end())) {}
+  size_t rows() const { return lengths.size() * tokens; }
+  // Where one in 16 is the last of its chunk.
+  std::vector<int> Positions() const {
+    std::vector<int> positions(lengths.size(), 0);
+    for (size_t i = 0; i < lengths.size() && tokens == 1; ++i) {
+      positions[i] = std::max(0, lengths[i] - 1 - static_cast<int>(i % 16));
+    }
+    return positions;
+  }
+  // Each with as many pages, of so many tokens, as it touches.
+  std::vector<int> Pages(int page_tokens) const {
+    std::vector<int> pages;
+    for (const int length : lengths) pages.push_back(length / page_tokens + 1);
+    return pages;
+  }
+
+  const std::vector<int>& lengths;
+  const int tokens;  // Of each, in a launch.
+  const int longest;
+};
+
+size_t SumOf(const std::vector<int>& values) {
+  return std::accumulate(values.begin(), values.end(), size_t{0});
 }
 
-absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, int spans, int pages_each,
+}  // namespace
+
+absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vector<int>& pages,
                                         size_t page_bytes, DType type) {
   PagePool pool;
   pool.page_bytes_ = page_bytes;
-  pool.spans_ = spans;
-  pool.pages_each_ = std::max(1, pages_each);
-  const size_t wanted = size_t(copies) * spans * pool.pages_each_;
+  pool.spans_ = pages.size();
+  const size_t wanted = copies * SumOf(pages);
   const auto most = static_cast<size_t>(bench->UsableBytes() / static_cast<double>(page_bytes));
-  const size_t pages = std::min(wanted, most);
-  if (pages < static_cast<size_t>(pool.pages_each_)) {
+  const size_t there = std::min(wanted, most);
+  if (there < static_cast<size_t>(*std::max_element(pages.begin(), pages.end()))) {
     return absl::ResourceExhaustedError("one sequence's pages do not fit into device memory");
   }
-  if (pages < wanted) {
+  if (there < wanted) {
     pool.shared_ = absl::StrCat("sequences share pages: ", wanted * page_bytes >> 20,
-                                " MiB are read from a pool of ", pages * page_bytes >> 20, " MiB");
+                                " MiB are read from a pool of ", there * page_bytes >> 20, " MiB");
   }
-  BENCH_ASSIGN(pool.pool_, bench->Random(pages * page_bytes / DTypeBytes(type), type, 1.0f));
-  std::vector<int32_t> order(pages), dealt(wanted);
+  BENCH_ASSIGN(pool.pool_, bench->Random(there * page_bytes / DTypeBytes(type), type, 1.0f));
+  std::vector<int32_t> order(there), dealt(wanted);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), std::mt19937(1));
-  for (size_t i = 0; i < wanted; ++i) dealt[i] = order[i % pages];
+  for (size_t i = 0; i < wanted; ++i) dealt[i] = order[i % there];
   BENCH_ASSIGN(pool.pages_, ToDevice(dealt.data(), wanted * sizeof(int32_t)));
   std::vector<PageTable> tables;
-  for (size_t first = 0; first < wanted; first += pool.pages_each_) {
-    tables.push_back(
-        {reinterpret_cast<const int32_t*>(pool.pages_.data()) + first, pool.pages_each_});
+  const auto* next = reinterpret_cast<const int32_t*>(pool.pages_.data());
+  for (int copy = 0; copy < copies; ++copy) {
+    for (const int count : pages) {
+      tables.push_back({next, count});
+      next += count;
+    }
   }
   BENCH_ASSIGN(pool.tables_, ToDevice(tables.data(), tables.size() * sizeof(PageTable)));
   return pool;
@@ -48,33 +78,32 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, int spans, int
 
 StatePages PagePool::View(int copy) const {
   const auto* tables = reinterpret_cast<const PageTable*>(tables_.data());
-  return {pool_.data(), page_bytes_, tables + size_t(copy) * spans_};
+  return {pool_.data(), page_bytes_, tables + copy * spans_};
 }
 
-absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DType type, int spans,
-                                        int position, int tokens) {
+absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DType type,
+                                        const std::vector<int>& lengths, bool prompt) {
   RatBench b;
   b.shape_ = shape, b.type_ = type;
-  const int context = tokens > 1 ? tokens : position;
-  const size_t size = DTypeBytes(type), rows = size_t(spans) * tokens;
+  const Sequences sequences(lengths, prompt);
+  const std::vector<int> pages = sequences.Pages(shape.chunk_size);
+  const size_t size = DTypeBytes(type), rows = sequences.rows(), spans = lengths.size();
   const size_t width = size_t(shape.num_heads) * shape.head_dim;
   const size_t page = RatPageFloats(shape.num_heads, shape.head_dim) * size;
   const size_t tail = RatTailFloats(shape.num_heads, shape.head_dim) * 4;
-  const int chunks = context / shape.chunk_size + 1;
-  b.copies_ = tokens > 1 ? 1 : bench->Copies(double(spans) * (chunks * page + tail), 1);
-  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, spans, chunks, page, type));
-  BENCH_ASSIGN(b.tails_, bench->Random(size_t(b.copies_) * spans * tail / 4, DType::kF32, 1.0f));
+  b.copies_ = prompt ? 1 : bench->Copies(double(SumOf(pages) * page + spans * tail), 1);
+  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, pages, page, type));
+  BENCH_ASSIGN(b.tails_, bench->Random(b.copies_ * spans * tail / 4, DType::kF32, 1.0f));
   BENCH_ASSIGN(b.projection_, bench->Random(rows * shape.projection(), type, 1.0f));
   BENCH_ASSIGN(b.gate_bias_, bench->Random(width, DType::kF32, 1.0f));
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
-  const size_t scratch =
-      gpu::RatScratchBytes(shape, spans, static_cast<int>(rows), context + shape.chunk_size);
+  const size_t scratch = gpu::RatScratchBytes(
+      shape, static_cast<int>(spans), static_cast<int>(rows), sequences.longest + shape.chunk_size);
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
-  const std::vector<int> positions =
-      tokens > 1 ? std::vector<int>(spans, 0) : DecodePositions(spans, position);
   for (int copy = 0; copy < b.copies_; ++copy) {
-    BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(positions, tokens, copy * spans));
+    BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(sequences.Positions(), sequences.tokens,
+                                                  copy * static_cast<int>(spans)));
     b.batches_.push_back(std::move(batch));
   }
   return b;
@@ -89,27 +118,27 @@ absl::Status RatBench::Run(int copy, const void* projection, CudaStream stream) 
 }
 
 absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const AttentionShape& shape,
-                                                    DType type, int spans, int position,
-                                                    int tokens) {
+                                                    DType type, const std::vector<int>& lengths,
+                                                    bool prompt) {
   AttentionBench b;
   b.shape_ = shape, b.type_ = type;
-  const int context = tokens > 1 ? tokens : position;
-  const size_t size = DTypeBytes(type), rows = size_t(spans) * tokens;
+  const Sequences sequences(lengths, prompt);
+  const std::vector<int> pages = sequences.Pages(kBlockTokens);
+  const size_t size = DTypeBytes(type), rows = sequences.rows();
   const size_t heads = shape.num_heads + 2 * size_t(shape.num_kv_heads);
   const size_t page = AttentionPageFloats(shape.num_kv_heads, shape.head_dim) * size;
-  const int pages = context / kBlockTokens + 1;
-  b.copies_ = tokens > 1 ? 1 : bench->Copies(double(spans) * pages * page, 1);
-  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, spans, pages, page, type));
+  b.copies_ = prompt ? 1 : bench->Copies(double(SumOf(pages) * page), 1);
+  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, pages, page, type));
   BENCH_ASSIGN(b.qkv_, bench->Random(rows * heads * shape.head_dim, type, 1.0f));
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * shape.num_heads * shape.head_dim, type, 1.0f));
-  const size_t scratch =
-      gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows), context + kBlockTokens);
+  const auto spans = static_cast<int>(lengths.size());
+  const size_t scratch = gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows),
+                                                    sequences.longest + kBlockTokens);
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
-  const std::vector<int> positions =
-      tokens > 1 ? std::vector<int>(spans, 0) : DecodePositions(spans, position);
   for (int copy = 0; copy < b.copies_; ++copy) {
-    BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(positions, tokens, copy * spans));
+    BENCH_ASSIGN(SpanBatch batch,
+                 SpanBatch::Make(sequences.Positions(), sequences.tokens, copy * spans));
     b.batches_.push_back(std::move(batch));
   }
   return b;

@@ -9,11 +9,11 @@
 
 namespace packrat::gpu_bench {
 
-// Tables for `copies` batches of `spans` sequences with `pages_each` pages, over one pool. Pages
-// lie in random order; where not all fit into memory, batches share pages (see shared()).
+// Tables for `copies` batches of sequences, each with as many pages as `pages` says, over one pool.
+// Pages lie in random order; where not all fit into memory, batches share pages (see shared()).
 class PagePool {
  public:
-  static absl::StatusOr<PagePool> Make(Bench* bench, int copies, int spans, int pages_each,
+  static absl::StatusOr<PagePool> Make(Bench* bench, int copies, const std::vector<int>& pages,
                                        size_t page_bytes, DType type);
   StatePages View(int copy) const;
   // A note on sharing, or nothing.
@@ -21,18 +21,17 @@ class PagePool {
 
  private:
   gpu::DeviceMemory pool_, pages_, tables_;
-  size_t page_bytes_ = 0;
-  int spans_ = 0, pages_each_ = 0;
+  size_t page_bytes_ = 0, spans_ = 0;
   std::string shared_;
 };
 
-// One layer's mixer with what it reads, for decoding at a position or for a prompt.
+// One layer's mixer with what it reads, for decoding at the end of texts or for prompts.
 class RatBench {
  public:
-  // tokens 1: `spans` sequences at `position` (one in 16 ends a chunk); else prompts of so many
-  // tokens from position 0.
-  static absl::StatusOr<RatBench> Make(Bench* bench, const RatShape& shape, DType type, int spans,
-                                       int position, int tokens);
+  // A sequence for each of `lengths`, in tokens: decoding its last ones (one in 16 ends a chunk),
+  // or with `prompt` computing all of them, where all are as long.
+  static absl::StatusOr<RatBench> Make(Bench* bench, const RatShape& shape, DType type,
+                                       const std::vector<int>& lengths, bool prompt);
   int copies() const { return copies_; }
   std::string note() const { return pool_.shared(); }
   absl::Status Run(int copy, CudaStream stream) { return Run(copy, projection_.data(), stream); }
@@ -53,7 +52,7 @@ class RatBench {
 class AttentionBench {
  public:
   static absl::StatusOr<AttentionBench> Make(Bench* bench, const AttentionShape& shape, DType type,
-                                             int spans, int position, int tokens);
+                                             const std::vector<int>& lengths, bool prompt);
   int copies() const { return copies_; }
   std::string note() const { return pool_.shared(); }
   absl::Status Run(int copy, CudaStream stream);
@@ -68,9 +67,6 @@ class AttentionBench {
   std::vector<SpanBatch> batches_;
   gpu::DeviceMemory qkv_, rope_, out_, scratch_;
 };
-
-// Positions of decoding sequences: one in 16 is the last of its chunk, of at most `position`.
-std::vector<int> DecodePositions(int spans, int position);
 
 }  // namespace packrat::gpu_bench
 

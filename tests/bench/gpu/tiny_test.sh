@@ -18,6 +18,15 @@ for section in limits rat attention layers mesa model prompts products sampling 
     exit 1
   }
 done
+# Of each kind of row one: these are easily lost, since others of their section are found.
+for row in "read alone" "32 query heads on 8 key heads.*batch 3, position 40" \
+  "rat decode.*batch 3, position 20, one at 70" "full attention decode.*position 20, one at 70" \
+  "mesa decode.*state float32.*decay 0.99, behind 32 tokens" "mesa decode.*state bfloat16.*decay 0.99"; do
+  grep -q "$row.*\"figure\"" "$work/out/bench.jsonl" || {
+    echo "FAILED: no figure of $row" >&2
+    exit 1
+  }
+done
 
 "$bench" --predict --bandwidth=2 --sections=rat >"$work/table"
 # 64 x (255 entries of 8192 bytes and 51,200 beside them) at 2 TB/s.

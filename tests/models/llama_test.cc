@@ -1,4 +1,4 @@
-// The families whose folders `transformers` writes: what their config.json says and is read as.
+// Llama, whose folders `transformers` writes: what its config.json says and is read as.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -27,27 +27,6 @@ constexpr char kSmol[] = R"({"architectures": ["LlamaForCausalLM"], "attention_b
   "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers.js_config": {"dtype": 1},
   "transformers_version": "4.40.1", "use_cache": true, "vocab_size": 49152})";
 
-// Qwen3-0.6B's, shortened in layers.
-constexpr char kQwen3[] = R"({"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
-  "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128,
-  "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
-  "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 1,
-  "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 3,
-  "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 1000000,
-  "sliding_window": null, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
-  "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false,
-  "vocab_size": 151936})";
-
-absl::StatusOr<ModelConfig> ParseWith(const std::string& text, const std::string& from,
-                                      const std::string& to) {
-  return ParseModelConfig(With(text, from, to));
-}
-
-const AttentionSpec& Layer(const ModelConfig& config, int i) {
-  return std::get<AttentionSpec>(config.mixers.at(i));
-}
-const AttentionSpec& FirstLayer(const ModelConfig& config) { return Layer(config, 0); }
-
 TEST(Llama, ReadsAllFields) {
   const auto config = ParseModelConfig(kSmol);
   ASSERT_TRUE(config.ok()) << config.status();
@@ -62,7 +41,7 @@ TEST(Llama, ReadsAllFields) {
   EXPECT_EQ(config->bos_id, 0);
   EXPECT_THAT(config->eos_ids, ElementsAre(0, 2));
   ASSERT_EQ(config->mixers.size(), 2u);
-  const AttentionSpec& attention = FirstLayer(*config);
+  const AttentionSpec& attention = AttentionAt(0, *config);
   EXPECT_EQ(attention.num_heads, 9);
   EXPECT_EQ(attention.num_kv_heads, 3);
   EXPECT_EQ(attention.head_dim, 64);
@@ -84,23 +63,24 @@ TEST(Llama, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config->bos_id, 1);
   EXPECT_THAT(config->eos_ids, ElementsAre(2));
   EXPECT_EQ(config->mixers.size(), 32u);
-  EXPECT_EQ(FirstLayer(*config).num_heads, 32);
-  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
-  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
-  EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
+  EXPECT_EQ(AttentionAt(0, *config).num_heads, 32);
+  EXPECT_EQ(AttentionAt(0, *config).num_kv_heads, 32);
+  EXPECT_EQ(AttentionAt(0, *config).head_dim, 128);
+  EXPECT_EQ(AttentionAt(0, *config).rope_base, 10000.0);
 }
 
 // On q, k, v and o; on all three matrices of the feed-forward.
 TEST(Llama, BiasesOfAttentionAndOfFeedForwards) {
   const ModelConfig plain = Parse(kSmol);
-  EXPECT_FALSE(FirstLayer(plain).qkv_bias || FirstLayer(plain).out_bias || plain.feed_forward_bias);
+  EXPECT_FALSE(AttentionAt(0, plain).qkv_bias || AttentionAt(0, plain).out_bias ||
+               plain.feed_forward_bias);
   const ModelConfig attention =
       Parse(With(kSmol, "\"attention_bias\": false", "\"attention_bias\": true"));
-  EXPECT_TRUE(FirstLayer(attention).qkv_bias && FirstLayer(attention).out_bias);
+  EXPECT_TRUE(AttentionAt(0, attention).qkv_bias && AttentionAt(0, attention).out_bias);
   EXPECT_FALSE(attention.feed_forward_bias);
   const ModelConfig mlp = Parse(With(kSmol, "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\""));
   EXPECT_TRUE(mlp.feed_forward_bias);
-  EXPECT_FALSE(FirstLayer(mlp).qkv_bias || FirstLayer(mlp).out_bias);
+  EXPECT_FALSE(AttentionAt(0, mlp).qkv_bias || AttentionAt(0, mlp).out_bias);
 }
 
 // transformers writes both, null where there is none; one that is left out is that of LlamaConfig.
@@ -118,7 +98,7 @@ TEST(Llama, HeadsNeedNotDivideTheModel) {
   const auto config =
       ParseWith(kSmol, "\"hidden_size\": 576", "\"head_dim\": 80, \"hidden_size\": 575");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(FirstLayer(*config).head_dim, 80);
+  EXPECT_EQ(AttentionAt(0, *config).head_dim, 80);
 }
 
 // Llama 3.1's, as transformers 4 and 5 write it.
@@ -132,13 +112,13 @@ TEST(Llama, RotaryPositionsMayBeScaled) {
         "\"rope_scaling\": {\"type\": \"llama3\", " + scaling + "}"}) {
     const auto config = ParseWith(kSmol, "\"rope_scaling\": null", object);
     ASSERT_TRUE(config.ok()) << config.status();
-    EXPECT_EQ(FirstLayer(*config).rope_base, 100000.0);
-    EXPECT_EQ(FirstLayer(*config).rope_scaling, (RopeScaling{32.0, 1.5, 4.5, 2048}));
+    EXPECT_EQ(AttentionAt(0, *config).rope_base, 100000.0);
+    EXPECT_EQ(AttentionAt(0, *config).rope_scaling, (RopeScaling{32.0, 1.5, 4.5, 2048}));
   }
   const auto linear = ParseWith(kSmol, "\"rope_scaling\": null",
                                 R"("rope_scaling": {"type": "linear", "factor": 4})");
   ASSERT_TRUE(linear.ok()) << linear.status();
-  EXPECT_EQ(FirstLayer(*linear).rope_scaling, (RopeScaling{4.0}));
+  EXPECT_EQ(AttentionAt(0, *linear).rope_scaling, (RopeScaling{4.0}));
 }
 
 RopeScaling Yarn(const std::string& more) {
@@ -146,7 +126,7 @@ RopeScaling Yarn(const std::string& more) {
                                         R"("rope_scaling":
       {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048)" +
                                             more + "}"));
-  return FirstLayer(config).rope_scaling;
+  return AttentionAt(0, config).rope_scaling;
 }
 
 // What transformers takes for fields that are not there, and for those that are null.
@@ -267,166 +247,6 @@ INSTANTIATE_TEST_SUITE_P(
               "num_key_value_heads: is 2; must divide the 9 heads"}}),
     NameOfChange);
 
-// Qwen2.5-0.5B's, shortened in layers.
-constexpr char kQwen2[] = R"({"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
-  "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896,
-  "initializer_range": 0.02, "intermediate_size": 4864, "max_position_embeddings": 32768,
-  "max_window_layers": 2, "model_type": "qwen2", "num_attention_heads": 14,
-  "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
-  "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
-  "transformers_version": "4.40.1", "use_cache": true, "use_mrope": false,
-  "use_sliding_window": false, "vocab_size": 151936})";
-
-TEST(Qwen2, ReadsAllFields) {
-  const auto config = ParseModelConfig(kQwen2);
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->family, "qwen2");
-  EXPECT_EQ(config->hidden_size, 896);
-  EXPECT_TRUE(config->tie_embeddings);
-  ASSERT_EQ(config->mixers.size(), 3u);
-  for (int i = 0; i < 3; ++i) {
-    const AttentionSpec& attention = Layer(*config, i);
-    EXPECT_EQ(attention.num_heads, 14);
-    EXPECT_EQ(attention.num_kv_heads, 2);
-    EXPECT_EQ(attention.head_dim, 64);
-    EXPECT_EQ(attention.window, 0);
-    EXPECT_EQ(attention.rope_base, 1000000.0);
-    EXPECT_TRUE(attention.qkv_bias);
-    EXPECT_FALSE(attention.qk_norm);
-  }
-  const auto windows =
-      ParseWith(kQwen2, "\"use_sliding_window\": false", "\"use_sliding_window\": true");
-  ASSERT_TRUE(windows.ok()) << windows.status();
-  EXPECT_EQ(Layer(*windows, 1).window, 0);
-  EXPECT_EQ(Layer(*windows, 2).window, 32768);
-  EXPECT_TRUE(Layer(*windows, 2).qkv_bias);
-  // transformers has biases of q, k and v alone, whatever a file says.
-  for (const char* bias : {"false", "true"}) {
-    const AttentionSpec layer = FirstLayer(Parse(With(
-        kQwen2, "\"use_cache\"", std::string("\"attention_bias\": ") + bias + ", \"use_cache\"")));
-    EXPECT_TRUE(layer.qkv_bias && !layer.out_bias);
-  }
-}
-
-TEST(Qwen2, DefaultsAreThoseOfTransformers) {
-  const auto config = ParseModelConfig(R"({"model_type": "qwen2"})");
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->vocab_size, 151936);
-  EXPECT_EQ(config->intermediate_size, 22016);
-  EXPECT_EQ(config->mixers.size(), 32u);
-  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
-  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
-  EXPECT_EQ(config->bos_id, -1);
-  EXPECT_THAT(config->eos_ids, IsEmpty());
-}
-
-INSTANTIATE_TEST_SUITE_P(Qwen2, Refused,
-                         Changes(kQwen2, {{"Mrope", "\"use_mrope\": false", "\"use_mrope\": true",
-                                           "use_mrope: is true; only false is served"}}),
-                         NameOfChange);
-
-TEST(Qwen3, ReadsAllFields) {
-  const auto config = ParseModelConfig(kQwen3);
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->family, "qwen3");
-  EXPECT_EQ(config->vocab_size, 151936);
-  EXPECT_EQ(config->hidden_size, 1024);
-  EXPECT_EQ(config->intermediate_size, 3072);
-  EXPECT_EQ(config->activation, Activation::kSwiglu);
-  EXPECT_EQ(config->norm_eps, 1e-5f);
-  EXPECT_TRUE(config->tie_embeddings);
-  EXPECT_EQ(config->max_context, 40960);
-  EXPECT_EQ(config->bos_id, 151643);
-  EXPECT_THAT(config->eos_ids, ElementsAre(151645));
-  ASSERT_EQ(config->mixers.size(), 3u);
-  for (int i = 0; i < 3; ++i) {
-    const AttentionSpec& attention = Layer(*config, i);
-    EXPECT_EQ(attention.num_heads, 16);
-    EXPECT_EQ(attention.num_kv_heads, 8);
-    EXPECT_EQ(attention.head_dim, 128);
-    EXPECT_EQ(attention.window, 0);
-    EXPECT_EQ(attention.rope_base, 1000000.0);
-    EXPECT_EQ(attention.rotary_dim, std::nullopt);
-    EXPECT_TRUE(attention.qk_norm);
-    EXPECT_FALSE(attention.norm_plus_one);
-    EXPECT_FALSE(attention.output_gate);
-    EXPECT_FALSE(attention.qkv_bias);
-  }
-}
-
-TEST(Qwen3, DefaultsAreThoseOfTransformers) {
-  const auto config = ParseModelConfig(R"({"model_type": "qwen3"})");
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->vocab_size, 151936);
-  EXPECT_EQ(config->hidden_size, 4096);
-  EXPECT_EQ(config->intermediate_size, 22016);
-  EXPECT_EQ(config->norm_eps, 1e-6f);
-  EXPECT_FALSE(config->tie_embeddings);
-  EXPECT_EQ(config->max_context, 32768);
-  EXPECT_EQ(config->bos_id, -1);
-  EXPECT_THAT(config->eos_ids, IsEmpty());
-  EXPECT_EQ(config->mixers.size(), 32u);
-  EXPECT_EQ(FirstLayer(*config).num_heads, 32);
-  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 32);
-  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
-  EXPECT_EQ(FirstLayer(*config).window, 0);
-  EXPECT_EQ(FirstLayer(*config).rope_base, 10000.0);
-}
-
-TEST(Qwen3, BiasesOfAttention) {
-  const AttentionSpec layer =
-      FirstLayer(Parse(With(kQwen3, "\"attention_bias\": false", "\"attention_bias\": true")));
-  EXPECT_TRUE(layer.qkv_bias && layer.out_bias);
-}
-
-TEST(Qwen3, HeadsDoNotFollowTheModelsWidth) {
-  const auto config = ParseWith(kQwen3, "\"head_dim\": 128,", "");
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(FirstLayer(*config).head_dim, 128);
-}
-
-TEST(Qwen3, KeyHeadsOfNullAreThoseOfQueries) {
-  const auto config =
-      ParseWith(kQwen3, "\"num_key_value_heads\": 8", "\"num_key_value_heads\": null");
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(FirstLayer(*config).num_kv_heads, 16);
-}
-
-std::vector<int> Windows(const absl::StatusOr<ModelConfig>& config) {
-  EXPECT_TRUE(config.ok()) << config.status();
-  std::vector<int> windows;
-  for (size_t i = 0; config.ok() && i < config->mixers.size(); ++i) {
-    windows.push_back(Layer(*config, static_cast<int>(i)).window);
-  }
-  return windows;
-}
-
-TEST(Qwen3, SlidingWindows) {
-  const std::string off = "\"use_sliding_window\": false", on = "\"use_sliding_window\": true";
-  EXPECT_THAT(Windows(ParseWith(kQwen3, "\"sliding_window\": null", "\"sliding_window\": 7")),
-              ElementsAre(0, 0, 0));
-  // A window of null is none, one that is not there has its default.
-  EXPECT_THAT(Windows(ParseWith(kQwen3, off, on)), ElementsAre(0, 0, 0));
-  std::string text = kQwen3;
-  text.replace(text.find(off), off.size(), on);
-  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null, ", "")),
-              ElementsAre(0, 4096, 4096));
-  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null", "\"sliding_window\": 7")),
-              ElementsAre(0, 7, 7));
-  // The first 28 layers have none unless the file says otherwise.
-  const std::string thirty =
-      With(With(text, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 30"),
-           "\"max_window_layers\": 1,", "");
-  const auto windows =
-      Windows(ParseWith(thirty, "\"sliding_window\": null", "\"sliding_window\": 7"));
-  ASSERT_EQ(windows.size(), 30u);
-  EXPECT_EQ(std::vector<int>(windows.begin() + 26, windows.end()), (std::vector<int>{0, 0, 7, 7}));
-  EXPECT_THAT(Windows(ParseWith(text, "\"sliding_window\": null",
-                                R"("sliding_window": 7, "layer_types": ["sliding_attention",
-                                   "full_attention", "sliding_attention"])")),
-              ElementsAre(7, 0, 7));
-}
-
 // Snapshots belong to a model by it: what tensors do not tell is in it, and what older models do
 // not have leaves theirs as it was.
 TEST(Attention, IdentityTellsWhatTensorsDoNot) {
@@ -458,35 +278,6 @@ TEST(Attention, IdentityTellsWhatTensorsDoNot) {
   attention.norm_plus_one = true;
   EXPECT_NE(attention.Identity(), plain);
 }
-
-INSTANTIATE_TEST_SUITE_P(
-    Qwen3, Refused,
-    Changes(kQwen3,
-            {{"Scaling", "\"rope_scaling\": null",
-              R"("rope_scaling": {"rope_type": "dynamic", "factor": 4.0})",
-              "rope_scaling.rope_type: is \"dynamic\", whose frequencies depend on"},
-             {"Bias", "\"attention_bias\": false", "\"attention_bias\": \"qkv\"",
-              "attention_bias: is \"qkv\"; must be true or false"},
-             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
-              "mlp_bias: is true; only false is served"},
-             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
-             {"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
-              "partial_rotary_factor: is unknown here"},
-             {"OddHeads", "\"head_dim\": 128", "\"head_dim\": 63", "head_dim: is 63; must be even"},
-             {"KeyHeads", "\"num_key_value_heads\": 8", "\"num_key_value_heads\": 3",
-              "num_key_value_heads: is 3; must divide the 16 heads"},
-             {"KeyHeadsByDefault", "\"num_key_value_heads\": 8, ", "",
-              "num_key_value_heads: is 32; must divide the 16 heads"},
-             {"SlidingWithoutWindow", "\"sliding_window\": null",
-              R"("layer_types": ["full_attention", "sliding_attention", "full_attention"])",
-              "layer_types: layer 1 is \"sliding_attention\"; must be full_attention"},
-             {"OtherLayers", "\"sliding_window\": null",
-              R"("layer_types": ["full_attention", "full_attention", "linear_attention"])",
-              "layer_types: layer 2 is \"linear_attention\"; must be full_attention"},
-             {"LayersOfAnotherNumber", "\"sliding_window\": null",
-              R"("layer_types": ["full_attention"])",
-              "layer_types: must list the mixers of all 3 layers, has 1"}}),
-    NameOfChange);
 
 }  // namespace
 }  // namespace packrat

@@ -1,0 +1,114 @@
+"""How many blocks of a kernel a multiprocessor holds at once, and that they are as many as the kernel was written
+for. The compiler keeps registers to what __launch_bounds__ say, but knows nothing of the dynamic shared memory that a
+launch asks for.
+"""
+
+import dataclasses
+import re
+
+REGISTERS = 65536  # Of a multiprocessor.
+RESERVED_SHARED = 1024  # That each block takes beside what it asks for.
+# Of a multiprocessor: threads, blocks, bytes of shared memory.
+LIMITS = {
+    "sm_80": (2048, 32, 164 << 10),
+    "sm_90": (2048, 32, 228 << 10),
+    "sm_100": (2048, 32, 228 << 10),
+    "sm_120": (1536, 24, 100 << 10),
+}
+
+
+@dataclasses.dataclass
+class Rule:
+    pattern: str  # Of the kernel's name: of one kernel, as in hot_loops.py.
+    blocks: int  # That __launch_bounds__ ask for.
+    shared: int = 0  # Bytes of dynamic shared memory of a block; 0: little, or it goes by the model's shape.
+    # Where shared memory leaves room for fewer. 0: the launch takes another kernel there.
+    fewer: dict = dataclasses.field(default_factory=dict)
+
+    def least(self, arch):
+        return self.fewer.get(arch, self.blocks)
+
+
+def _prompts(kernel, end):
+    """Of 16 queries, by the channels of a head: 32, 64, 128, 256."""
+    rules = []
+    for number, blocks in (("bf16", 3), ("float", 2)):
+        few = {"sm_80": 1, "sm_120": 1, **({"sm_90": 2, "sm_100": 2} if blocks == 3 else {})}
+        for lanes, shared, fewer in ((4, 17296, {}), (8, 27536, {}), (16, 48016, {"sm_120": 2}), (32, 85904, few)):
+            rules.append(Rule(rf"{kernel}<{number}, AttendLayout<{lanes}>{end}", blocks, shared, fewer))
+    return rules
+
+
+RULES = (
+    Rule(r"RatDecodeKernel<bf16,", 4, 15584),
+    Rule(r"RatDecodeKernel<float,", 2, 15584),
+    *_prompts("RatPromptKernel", ">"),
+    # The shared memory of several queries to a key goes by how many they are.
+    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<\d+>, 1>", 4, 15584),
+    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<\d+>, [24]>", 3),
+    Rule(r"AttentionDecodeKernel<float,", 2),
+    *_prompts("AttentionPromptKernel", ">"),
+    Rule(r"RatPlusAttendKernel<bf16, AttendLayout<\d+>, 1>", 3, 12496),
+    Rule(r"RatPlusAttendKernel<float, AttendLayout<\d+>, 1>", 2, 12496),
+    *_prompts("RatPlusAttendKernel", ", 4>"),
+    # By the width of keys: gpu-resources.md.
+    Rule(r"GatedDeltaKernel<", 4),
+    Rule(r"ScanKernel<", 4),
+    Rule(r"MesaDecodeKernel<128, float, true>", 2, 114048, {"sm_80": 0, "sm_120": 0}),
+    Rule(r"MesaDecodeKernel<128, bf16, true>", 2, 62848, {"sm_120": 0}),
+    Rule(r"MesaDecodeKernel<128, float, false>", 2, 48512),
+    Rule(r"MesaDecodeKernel<128, bf16, false>", 2, 30080),
+    Rule(r"MesaScanKernel<", 2),
+    Rule(r"MesaSolveKernel<128, float>", 2, 82048, {"sm_120": 1}),
+    Rule(r"MesaSolveKernel<128, bf16>", 2, 77952, {"sm_120": 1}),
+    Rule(r"FewRowsBf16Kernel<", 2, 16896),
+    Rule(r"FusedBf16Kernel<", 2, 45568),
+    Rule(r"ManyRowsBf16Kernel<Bf16Weights<", 2, 98304, {"sm_80": 1, "sm_120": 1}),
+    Rule(r"ManyRowsBf16Kernel<QuantWeights<\(DType\)3>", 2, 101376, {"sm_80": 1, "sm_120": 1}),  # int8
+    Rule(r"ManyRowsBf16Kernel<QuantWeights<\(DType\)4>", 2, 87040, {"sm_80": 1, "sm_120": 1}),  # int4
+    Rule(r"sampling::SampleKernel", 2, 24896),
+)
+
+
+def rule_of(name):
+    """The rule for a kernel, or None."""
+    return next((rule for rule in RULES if re.match(rule.pattern, name)), None)
+
+
+def blocks(arch, registers, threads, shared=0):
+    """That a multiprocessor holds."""
+    most_threads, most_blocks, all_shared = LIMITS[arch]
+    warps = -(-threads // 32)
+    # Registers are given to a warp 256 at a time.
+    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps)
+    return min(by_registers, most_threads // (warps * 32), most_blocks, all_shared // (shared + RESERVED_SHARED))
+
+
+def faults(arch, name, kernel):
+    """What is wrong with a kernel (sass.Kernel), as lines."""
+    rule = rule_of(name)
+    if rule is None:
+        return []
+    by_code = blocks(arch, kernel.registers, kernel.threads)
+    if by_code < rule.blocks:
+        return [f"{name}: {kernel.registers} registers and {kernel.threads} threads leave room for {by_code} blocks, "
+                f"not {rule.blocks}"]
+    there = min(blocks(arch, kernel.registers, kernel.threads, rule.shared), rule.blocks)
+    if rule.least(arch) not in (there, 0):
+        return [f"{name}: {rule.shared} bytes of shared memory leave room for {there} blocks, "
+                f"not {rule.least(arch)}"]
+    return []
+
+
+def promising_kernels(source):
+    """Names of the kernels in a source whose __launch_bounds__ ask for a number of blocks."""
+    names = set()
+    for match in re.finditer(r"__launch_bounds__\(", source):
+        depth, end, asks = 1, match.end(), False
+        while depth > 0:
+            asks |= source[end] == "," and depth == 1
+            depth += {"(": 1, ")": -1}.get(source[end], 0)
+            end += 1
+        if asks:
+            names.add(re.match(r"\s*(\w+)\s*\(", source[end:])[1])
+    return names

@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include "kernels/check.h"
-#include "kernels/long_slices.h"
 
 namespace packrat {
 namespace {
@@ -33,7 +32,6 @@ ThreadPool::ThreadPool(int threads, const Resources& resources)
   for (int worker = 1; worker < size_; ++worker) {
     threads_.emplace_back([this, worker] {
       pthread_setname_np(pthread_self(), "packrat-compute");
-      AskForLongSlices();
       WorkerLoop(worker);
     });
   }

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "kernels/long_slices.h"
 #include "runtime/steady_clock.h"
 #include "runtime/thread_name.h"
 
@@ -22,7 +21,6 @@ void EngineThread::Stop() {
 
 void EngineThread::Loop() {
   SetThreadName("packrat-engine");
-  AskForLongSlices();  // It computes as well.
   while (!stop_.load()) {
     // An idle engine waits for a request or for Stop(), both of which wake it.
     const bool acted = engine_->Step(SteadyNow());

@@ -25,8 +25,8 @@ HOT = _ATTEND + (
     (r"FusedBf16Kernel<true, GatedOutputs<", 8),
     (r"FusedBf16Kernel<false, GatedOutputs<", 8),
     (r"FewRowsBf16Kernel<\d, QuantWeights<\(DType\)3>", 8),  # int8
-    # int4 has 12 and more, and on sm_120 what makes all lanes meet for the tensor cores stands behind seven of them.
-    (r"FewRowsBf16Kernel<\d, QuantWeights<\(DType\)4>", 7),
+    # int4 has 12 and more, and on sm_120 what makes all lanes meet for the tensor cores stands behind six or seven.
+    (r"FewRowsBf16Kernel<\d, QuantWeights<\(DType\)4>", 6),
     (r"FewRowsQuantizedF32Kernel<\d,", 8),
     (r"MesaDecodeKernel<64,", COPIES),
     (r"MesaDecodeKernel<128,", COPIES),

@@ -12,7 +12,7 @@
 namespace packrat {
 namespace {
 
-constexpr int kOperations = kOnGpu ? 60 : 2400, kEngines = kOnGpu ? 2 : 8;
+constexpr int kOperations = 2400, kEngines = 8;
 constexpr int kContext = 256;
 
 class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {
@@ -27,8 +27,6 @@ class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {
     solver.cg_max_steps = 2;
     return solver;
   }
-  // The emulated device and CUDA's libraries have memory of their own.
-  bool can_be_refused_memory() const override { return !kOnGpu; }
   LanguageModel* model() override { return model_.get(); }
 
   void Check(const Request& request, const Consumer& seen) override {
@@ -101,7 +99,7 @@ TEST_P(EngineGoldenStormTest, EveryTextIsWhatItWouldBeAlone) {
   EXPECT_GT(counts.scored, kOperations / 50);
   EXPECT_GT(dropped, kOperations / 50);
   EXPECT_GT(loaded, 0);
-  EXPECT_GT(parks, kOnGpu ? -1 : 0);
+  EXPECT_GT(parks, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenStormTest, ::testing::ValuesIn(StateModels()),

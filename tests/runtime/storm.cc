@@ -236,7 +236,6 @@ bool Storm::Damage() {
 
 // `refused`: the one of its allocations that fails; below 0: none.
 void Storm::Step(int refused) {
-  if (!model_.can_be_refused_memory()) refused = -1;
   FailAllocation(refused);
   const bool acted = engine_->Step(now_ += absl::Milliseconds(1));
   counts_.no_memory += refused >= 0 && AllocationFailed();

@@ -37,7 +37,6 @@ class StormModel {
   virtual SolverOptions other_solver() const { return {}; }
   // Tokens with which a sequence goes bad, or its logits alone; none: it has no such tokens.
   virtual std::vector<int32_t> bad_tokens() const { return {}; }
-  virtual bool can_be_refused_memory() const { return true; }
   // From here on no step succeeds. False: that cannot be made to happen.
   virtual bool Lose() { return false; }
 };

@@ -135,7 +135,7 @@ class Patterns(unittest.TestCase):
         for name, loads in (("FewRowsBf16Kernel<1, Bf16Weights<true>>", 8),
                             ("FewRowsBf16Kernel<1, Bf16Weights<false>>", None),
                             ("FewRowsBf16Kernel<2, QuantWeights<(DType)3>>", 8),
-                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)4>>", 7),
+                            ("FewRowsBf16Kernel<2, QuantWeights<(DType)4>>", 6),
                             ("FewRowsF32Kernel<4, true>", 8), ("FewRowsF32Kernel<8, false>", None),
                             ("FewRowsQuantizedF32Kernel<1, (DType)3>", 8),
                             ("ManyRowsBf16Kernel<Bf16Weights<true>>", None)):

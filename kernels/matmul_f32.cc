@@ -1,4 +1,6 @@
 // Products in float32 multiply-adds, of weights in any format.
+#include <algorithm>
+
 #include "kernels/matmul_kernel.h"
 #include "kernels/quantized.h"
 
@@ -15,6 +17,9 @@ namespace HWY_NAMESPACE {
 
 constexpr int kPanel = PackedMatrix::kPanel;
 constexpr int kLine = 64;  // Bytes that memory gives at once.
+// More blocks of rows than the first of these have weights widened once for up to as many as the
+// second: the weights of a chain, 8 KB, and their sums then stay near.
+constexpr int kFewBlocks = 2, kBlocksTogether = 16;
 // How many rows are multiplied at once follows from the registers: the rows' accumulators, the
 // weights of one k and a broadcast must fit in 32 of them (AVX-512) or 16.
 constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
@@ -36,24 +41,29 @@ HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
 #endif
 }
 
-// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved. `begins`: the
-// sums begin with zero, else with `out`. Memory is asked for the weights of the next chain: the
-// processor itself does not ask beyond the end of a page, and a chain of bfloat16 is as long as
-// one. (What there is behind other weights is asked for in vain.)
-template <int kRows, int kCount, class T>
-HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in, bool begins,
+// Asks memory for the weights of one input, a chain ahead: the processor itself does not ask beyond
+// the end of a page, and a chain of bfloat16 is as long as one.
+template <class T>
+HWY_INLINE void AskForWeights(const T* w) {
+  for (int at = 0; at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
+    __builtin_prefetch(w + kChainInputs * kPanel + at, 0, 2);
+  }
+}
+
+// kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved. `adds`: to
+// what is in `out`. kAhead: the weights come from memory.
+template <int kRows, int kCount, bool kAhead, class T>
+HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in, bool adds,
                      float* HWY_RESTRICT out) {
   const Lanes d;
   Vec acc[kRows][kCount];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kCount; ++c) {
-      acc[r][c] = begins ? hn::Zero(d) : hn::LoadU(d, out + r * kPanel + c * kVecLanes);
+      acc[r][c] = hn::Zero(d);
     }
   }
   for (int k = 0; k < in; ++k) {
-    for (int at = 0; at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
-      __builtin_prefetch(w + (k + kChainInputs) * kPanel + at, 0, 2);
-    }
+    if constexpr (kAhead) AskForWeights(w + k * kPanel);
     Vec weights[kCount];
     for (int c = 0; c < kCount; ++c) weights[c] = LoadWeights(w + k * kPanel + c * kVecLanes);
     for (int r = 0; r < kRows; ++r) {
@@ -62,49 +72,52 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kCount; ++c) hn::StoreU(acc[r][c], d, out + r * kPanel + c * kVecLanes);
+    for (int c = 0; c < kCount; ++c) {
+      float* to = out + r * kPanel + c * kVecLanes;
+      hn::StoreU(adds ? hn::Add(hn::LoadU(d, to), acc[r][c]) : acc[r][c], d, to);
+    }
   }
 }
 
 // out: (kRows, 32), the products of kRows rows with a whole panel.
-template <int kRows, class T>
-void RowsTimesPanel(const float* x, const T* w, int in, bool begins, float* out) {
+template <int kRows, bool kAhead, class T>
+void RowsTimesPanel(const float* x, const T* w, int in, bool adds, float* out) {
   constexpr int kPanelVecs = kPanel / kVecLanes;
   // With few rows the whole panel at once, so that the weights stream; else two vectors.
   constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
   for (int c = 0; c < kPanelVecs; c += kCount) {
-    Tile<kRows, kCount>(x, w + c * kVecLanes, in, begins, out + c * kVecLanes);
+    Tile<kRows, kCount, kAhead>(x, w + c * kVecLanes, in, adds, out + c * kVecLanes);
   }
 }
 
-template <class T>
-void PanelRows(const float* x, int rows, const T* w, int in, bool begins, float* out) {
+template <bool kAhead, class T>
+void PanelRows(const float* x, int rows, const T* w, int in, bool adds, float* out) {
   switch (rows) {
     case 1:
-      return RowsTimesPanel<1>(x, w, in, begins, out);
+      return RowsTimesPanel<1, kAhead>(x, w, in, adds, out);
     case 2:
-      return RowsTimesPanel<2>(x, w, in, begins, out);
+      return RowsTimesPanel<2, kAhead>(x, w, in, adds, out);
     case 3:
-      return RowsTimesPanel<3>(x, w, in, begins, out);
+      return RowsTimesPanel<3, kAhead>(x, w, in, adds, out);
     case 4:
-      return RowsTimesPanel<4>(x, w, in, begins, out);
+      return RowsTimesPanel<4, kAhead>(x, w, in, adds, out);
     case 5:
-      return RowsTimesPanel<5>(x, w, in, begins, out);
+      return RowsTimesPanel<5, kAhead>(x, w, in, adds, out);
     case 6:
-      return RowsTimesPanel<6>(x, w, in, begins, out);
+      return RowsTimesPanel<6, kAhead>(x, w, in, adds, out);
 #if HWY_TARGET == HWY_AVX3
     case 7:
-      return RowsTimesPanel<7>(x, w, in, begins, out);
+      return RowsTimesPanel<7, kAhead>(x, w, in, adds, out);
     case 8:
-      return RowsTimesPanel<8>(x, w, in, begins, out);
+      return RowsTimesPanel<8, kAhead>(x, w, in, adds, out);
     case 9:
-      return RowsTimesPanel<9>(x, w, in, begins, out);
+      return RowsTimesPanel<9, kAhead>(x, w, in, adds, out);
     case 10:
-      return RowsTimesPanel<10>(x, w, in, begins, out);
+      return RowsTimesPanel<10, kAhead>(x, w, in, adds, out);
     case 11:
-      return RowsTimesPanel<11>(x, w, in, begins, out);
+      return RowsTimesPanel<11, kAhead>(x, w, in, adds, out);
     case 12:
-      return RowsTimesPanel<12>(x, w, in, begins, out);
+      return RowsTimesPanel<12, kAhead>(x, w, in, adds, out);
 #endif
   }
 }
@@ -141,38 +154,43 @@ void WidenBlock(const std::byte* block, DType type, float* HWY_RESTRICT wide) {
   }
 }
 
-void AddRows(const float* HWY_RESTRICT sums, int rows, float* HWY_RESTRICT out) {
-  const Lanes d;
-  for (int i = 0; i < rows * kPanel; i += kVecLanes) {
-    hn::StoreU(hn::Add(hn::LoadU(d, out + i), hn::LoadU(d, sums + i)), d, out + i);
-  }
-}
-
 // out: as PanelRows(), the sums of each kChainInputs added up.
 template <class T>
 void AllPanelRows(const float* x, int rows, const T* w, int in, float* out) {
-  HWY_ALIGN float sums[kMaxRows * kPanel];
   for (int k = 0; k < in; k += kChainInputs) {
-    const int n = in - k < kChainInputs ? in - k : kChainInputs;
-    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, w + static_cast<ptrdiff_t>(k) * kPanel, n,
-              true, k == 0 ? out : sums);
-    if (k > 0) AddRows(sums, rows, out);
+    PanelRows<true>(x + static_cast<ptrdiff_t>(k) * rows, rows,
+                    w + static_cast<ptrdiff_t>(k) * kPanel, std::min(in - k, kChainInputs), k > 0,
+                    out);
   }
 }
 
-// The same. Widens one block at a time into the first-level cache, so that memory is read as it is
-// stored.
-void QuantizedPanelRows(const float* x, int rows, const std::byte* panel, DType type, int in,
-                        float* out) {
-  HWY_ALIGN float wide[kQuantGroup * kPanel];
-  HWY_ALIGN float sums[kMaxRows * kPanel];
-  static_assert(kChainInputs % kQuantGroup == 0);
-  for (int k = 0; k < in; k += kQuantGroup, panel += QuantBlockBytes(type)) {
-    WidenBlock(panel, type, wide);
-    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, wide, kQuantGroup, k % kChainInputs == 0,
-              k < kChainInputs ? out : sums);
-    const int next = k + kQuantGroup;
-    if (k >= kChainInputs && (next % kChainInputs == 0 || next >= in)) AddRows(sums, rows, out);
+// `inputs` weights of each output of a panel, up to a chain, from input k on.
+void WidenChain(const PackedMatrix& weight, const std::byte* panel, int k, int inputs,
+                float* HWY_RESTRICT wide) {
+  const Lanes d;
+  const auto widen = [&](const auto* w) {
+    w += static_cast<ptrdiff_t>(k) * kPanel;
+    for (int i = 0; i < inputs; ++i, w += kPanel) {
+      AskForWeights(w);
+      for (int c = 0; c < kPanel; c += kVecLanes) {
+        hn::StoreU(LoadWeights(w + c), d, wide + i * kPanel + c);
+      }
+    }
+  };
+  switch (weight.type()) {
+    case DType::kF32:
+      return widen(reinterpret_cast<const float*>(panel));
+    case DType::kBF16:
+      return widen(reinterpret_cast<const hwy::bfloat16_t*>(panel));
+    case DType::kF16:
+      return widen(reinterpret_cast<const hwy::float16_t*>(panel));
+    case DType::kInt8:
+    case DType::kInt4:
+      static_assert(kChainInputs % kQuantGroup == 0);
+      panel += k / kQuantGroup * QuantBlockBytes(weight.type());
+      for (int i = 0; i < inputs; i += kQuantGroup, panel += QuantBlockBytes(weight.type())) {
+        WidenBlock(panel, weight.type(), wide + i * kPanel);
+      }
   }
 }
 
@@ -184,44 +202,70 @@ void InterleaveRows(const float* x, ptrdiff_t stride, int n, int in, float* out)
   }
 }
 
+// The sums of one block of rows to their output. out: (rows, 32).
+void Store(const float* out, const MatMulOutput& output, int row, int rows, int panel) {
+  const int first = panel * kPanel;
+  const int count = std::min(output.weight->out() - first, kPanel);
+  for (int r = 0; r < rows; ++r) {
+    float* y = output.y + (row + r) * output.y_stride + first;
+    for (int c = 0; c < count; c += 16) {
+      const int lanes = count - c < 16 ? count - c : 16;
+      V16 sum = Load(out + r * kPanel + c);
+      if (output.bias != nullptr) sum = Add(sum, LoadFirst(output.bias + first + c, lanes));
+      sum = Mul(sum, Set(output.scale));
+      if (output.accumulate) sum = Add(sum, LoadFirst(y + c, lanes));
+      StoreFirst(sum, lanes, y + c);
+    }
+  }
+}
+
+// The same for `count` blocks of rows, which begin at rows begin[0], begin[1] and so on. Weights
+// are widened once for all of them, a chain at a time, so that memory is read as it is stored. out:
+// (rows, 32) of all blocks.
+void MultiplyBlocks(const float* packed, const int* begin, int count, const PackedMatrix& weight,
+                    const std::byte* w, float* out) {
+  HWY_ALIGN float wide[kChainInputs * kPanel];
+  const int in = weight.in();
+  for (int k = 0; k < in; k += kChainInputs) {
+    const int inputs = std::min(in - k, kChainInputs);
+    WidenChain(weight, w, k, inputs, wide);
+    for (int b = 0; b < count; ++b) {
+      const int n = begin[b + 1] - begin[b];
+      const float* x =
+          packed + static_cast<ptrdiff_t>(begin[b]) * in + static_cast<ptrdiff_t>(k) * n;
+      PanelRows<false>(x, n, wide, inputs, k > 0, out + (begin[b] - begin[0]) * kPanel);
+    }
+  }
+}
+
 // One panel of one output for all rows.
 void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, int panel) {
   const PackedMatrix& weight = *output.weight;
-  const int in = weight.in();
-  const int blocks = NumRowBlocks(rows, kMaxRows);
-  const int first = panel * kPanel;
-  const int count = weight.out() - first < kPanel ? weight.out() - first : kPanel;
-  HWY_ALIGN float out[kMaxRows * kPanel];
-  for (int b = 0; b < blocks; ++b) {
-    const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
-    const float* x = packed + static_cast<ptrdiff_t>(row) * in;
-    const std::byte* w = weight.panel(panel);
-    switch (weight.type()) {
-      case DType::kF32:
-        AllPanelRows(x, n, reinterpret_cast<const float*>(w), in, out);
-        break;
-      case DType::kBF16:
-        AllPanelRows(x, n, reinterpret_cast<const hwy::bfloat16_t*>(w), in, out);
-        break;
-      case DType::kF16:
-        AllPanelRows(x, n, reinterpret_cast<const hwy::float16_t*>(w), in, out);
-        break;
-      case DType::kInt8:
-      case DType::kInt4:
-        QuantizedPanelRows(x, n, w, weight.type(), in, out);
-        break;
+  const std::byte* w = weight.panel(panel);
+  const int in = weight.in(), blocks = NumRowBlocks(rows, kMaxRows);
+  HWY_ALIGN float out[kBlocksTogether * kMaxRows * kPanel];
+  const auto each = [&](const auto* weights) {
+    for (int b = 0; b < blocks; ++b) {
+      const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
+      AllPanelRows(packed + static_cast<ptrdiff_t>(row) * in, n, weights, in, out);
+      Store(out, output, row, n, panel);
     }
-    for (int r = 0; r < n; ++r) {
-      float* y = output.y + (row + r) * output.y_stride + first;
-      for (int c = 0; c < count; c += 16) {
-        const int lanes = count - c < 16 ? count - c : 16;
-        V16 sum = Load(out + r * kPanel + c);
-        if (output.bias != nullptr) sum = Add(sum, LoadFirst(output.bias + first + c, lanes));
-        sum = Mul(sum, Set(output.scale));
-        if (output.accumulate) sum = Add(sum, LoadFirst(y + c, lanes));
-        StoreFirst(sum, lanes, y + c);
-      }
-    }
+  };
+  if (blocks <= kFewBlocks && weight.type() == DType::kF32) {
+    return each(reinterpret_cast<const float*>(w));
+  }
+  if (blocks <= kFewBlocks && weight.type() == DType::kBF16) {
+    return each(reinterpret_cast<const hwy::bfloat16_t*>(w));
+  }
+  if (blocks <= kFewBlocks && weight.type() == DType::kF16) {
+    return each(reinterpret_cast<const hwy::float16_t*>(w));
+  }
+  for (int first = 0; first < blocks; first += kBlocksTogether) {
+    const int count = std::min(blocks - first, kBlocksTogether);
+    int begin[kBlocksTogether + 1];
+    for (int b = 0; b <= count; ++b) begin[b] = BlockStart(first + b, blocks, rows);
+    MultiplyBlocks(packed, begin, count, weight, w, out);
+    Store(out, output, begin[0], begin[count] - begin[0], panel);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -28,6 +29,9 @@ enum class TensorType { kF32, kBF16, kF16, kI32, kInt8, kInt4 };
 const char* TensorTypeName(TensorType type);  // "F32", "BF16", "F16", "I32", "int8", "int4"
 inline constexpr char kQuantizationKey[] = "packrat_quantization";
 inline constexpr char kQuantizationVersion[] = "1";
+bool IsQuantized(TensorType type);
+// The shape that a file has for it.
+std::vector<int64_t> StoredShape(TensorType type, std::vector<int64_t> shape);
 // Bytes of a tensor in a file. For quantised types the last dimension is a multiple of 32.
 size_t TensorBytes(TensorType type, const std::vector<int64_t>& shape);
 
@@ -106,8 +110,13 @@ struct TensorToWrite {
   std::string name;
   TensorType type;
   std::vector<int64_t> shape;
-  const void* data;
+  const void* data = nullptr;
+  // In place of `data`: adds its bytes to an empty vector when it is its turn, so that one tensor
+  // is in memory at a time. An error ends the writing.
+  std::function<absl::Status(std::vector<uint8_t>*)> make = nullptr;
 };
+// INVALID_ARGUMENT for tensors that no file may have, INTERNAL if it cannot be written, or what
+// `make` says. The file is whole or not there.
 absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors);
 
 }  // namespace packrat

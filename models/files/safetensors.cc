@@ -1,13 +1,6 @@
-// Reads the safetensors header, strictly and without building a JSON value, and writes it.
-#include <fcntl.h>
-
+// Reads the safetensors header, strictly and without building a JSON value.
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
-#include <unordered_set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -22,21 +15,11 @@ constexpr size_t kMaxTensors = 1 << 17;
 
 constexpr int64_t kGroup = 32;  // Of quantised weights.
 
-bool IsQuantized(TensorType type) { return type == TensorType::kInt8 || type == TensorType::kInt4; }
-
 int64_t GroupBytes(TensorType type) { return type == TensorType::kInt8 ? 34 : 20; }
 
 // For types that are not quantised.
 size_t TypeBytes(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kI32 ? 4 : 2;
-}
-
-// The shape that a file has for it.
-std::vector<int64_t> StoredShape(TensorType type, std::vector<int64_t> shape) {
-  if (!IsQuantized(type)) return shape;
-  shape.back() /= kGroup;
-  shape.push_back(GroupBytes(type));
-  return shape;
 }
 
 // One entry as the header states it.
@@ -249,30 +232,16 @@ absl::Status CheckCoverage(std::vector<const Entry*> entries, size_t data_bytes,
       absl::StrCat(file, ": ", data_bytes - end, " bytes after the last tensor belong to none"));
 }
 
-std::string HeaderOf(const std::vector<TensorToWrite>& tensors) {
-  std::string header = "{";
-  const bool quantized = std::any_of(tensors.begin(), tensors.end(),
-                                     [](const auto& tensor) { return IsQuantized(tensor.type); });
-  if (quantized) {
-    absl::StrAppend(&header, "\"__metadata__\":{\"", kQuantizationKey, "\":\"",
-                    kQuantizationVersion, "\"}");
-  }
-  uint64_t begin = 0;
-  for (const TensorToWrite& tensor : tensors) {
-    const uint64_t end = begin + TensorBytes(tensor.type, tensor.shape);
-    const std::string name = Json(tensor.name).dump(-1, ' ', false, Json::error_handler_t::replace);
-    absl::StrAppend(&header, header.size() > 1 ? "," : "", name, ":{\"dtype\":\"",
-                    IsQuantized(tensor.type) ? "U8" : TensorTypeName(tensor.type), "\",\"shape\":[",
-                    absl::StrJoin(StoredShape(tensor.type, tensor.shape), ","),
-                    "],\"data_offsets\":[", begin, ",", end, "]}");
-    begin = end;
-  }
-  header += "}";
-  header.resize((header.size() + 7) / 8 * 8, ' ');  // The data begins 8-byte aligned.
-  return header;
-}
-
 }  // namespace
+
+bool IsQuantized(TensorType type) { return type == TensorType::kInt8 || type == TensorType::kInt4; }
+
+std::vector<int64_t> StoredShape(TensorType type, std::vector<int64_t> shape) {
+  if (!IsQuantized(type)) return shape;
+  shape.back() /= kGroup;
+  shape.push_back(GroupBytes(type));
+  return shape;
+}
 
 const char* TensorTypeName(TensorType type) {
   switch (type) {
@@ -341,50 +310,6 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const char* header, siz
   const absl::Status coverage = CheckCoverage(std::move(order), data_bytes, file);
   if (!coverage.ok()) return coverage;
   return parsed;
-}
-
-absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors) {
-  std::unordered_set<std::string> names;
-  for (const TensorToWrite& tensor : tensors) {
-    const bool negative =
-        std::any_of(tensor.shape.begin(), tensor.shape.end(), [](int64_t dim) { return dim < 0; });
-    if (negative || !names.insert(tensor.name).second) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", Quoted(tensor.name), ": ",
-                                                     negative ? "negative shape" : "given twice"));
-    }
-  }
-  const std::string header = HeaderOf(tensors);
-  uint8_t length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(uint64_t{header.size()} >> (8 * i));
-
-  // The file gets its name when all is written, so a reader never sees half a file. A link stays a
-  // link, and something else, such as /dev/null, is not replaced by a file.
-  std::error_code none;
-  const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, none);
-  const std::string target = none ? path : resolved.string();
-  const auto kind = std::filesystem::status(target, none).type();
-  if (kind != std::filesystem::file_type::regular &&
-      kind != std::filesystem::file_type::not_found) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write: it is not a file"));
-  }
-  const std::string partial = target + ".partial";
-  // Removes what an earlier run left. If somebody put a link there, it is removed too, not
-  // followed.
-  std::filesystem::remove(partial, none);
-  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  std::FILE* file = fd < 0 ? nullptr : fdopen(fd, "wb");
-  bool ok = file != nullptr && std::fwrite(length, 1, 8, file) == 8 &&
-            std::fwrite(header.data(), 1, header.size(), file) == header.size();
-  for (const TensorToWrite& tensor : tensors) {
-    const size_t bytes = TensorBytes(tensor.type, tensor.shape);
-    ok = ok && (bytes == 0 || std::fwrite(tensor.data, 1, bytes, file) == bytes);
-  }
-  int error = errno;
-  if (file != nullptr && std::fclose(file) != 0) ok = false, error = errno;
-  if (ok && std::rename(partial.c_str(), target.c_str()) != 0) ok = false, error = errno;
-  if (ok) return absl::OkStatus();
-  if (file != nullptr) std::remove(partial.c_str());
-  return absl::InternalError(absl::StrCat(path, ": cannot write: ", std::strerror(error)));
 }
 
 }  // namespace packrat

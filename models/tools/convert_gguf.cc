@@ -1,9 +1,8 @@
 #include "models/tools/convert_gguf.h"
 
-#include <filesystem>
+#include <cstring>
 #include <fstream>
 #include <map>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -17,7 +16,7 @@
 #include "models/tools/gguf_layout.h"
 #include "models/tools/gguf_rope.h"
 #include "models/tools/gguf_tokenizer.h"
-#include "models/tools/quantize.h"
+#include "models/tools/output_folder.h"
 
 namespace packrat {
 namespace {
@@ -36,29 +35,37 @@ class Converter {
   explicit Converter(const GgufFile& file) : file_(file), fields_(file.header(), file.path()) {}
 
   absl::StatusOr<Json> Config();
-  // After Config.
-  absl::Status Tensors(std::vector<TensorToWrite>* tensors);
+  // After Config. What makes them needs this converter.
+  absl::Status Tensors(std::vector<TensorToWrite>* tensors) const;
 
  private:
   absl::Status Invalid(const std::string& why) const {
     return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": ", why));
   }
-  // `in_layer`: its name there, or all of it. Ours: `prefix` before each part of `ours`.
-  absl::Status Add(const std::string& name, const std::string& in_layer, const std::string& prefix,
-                   const std::string& ours, const GgufTensor& tensor);
-
+  // A part of a tensor of the file, by its rows.
+  struct Source {
+    const std::string* name;
+    const GgufTensor* tensor;
+    std::string in_layer;  // Its name in its layer, or all of it.
+    size_t part, parts;
+  };
+  // A tensor of ours: one of theirs, or two that become one matrix, or one of each expert.
   struct Made {
     TensorType type;
-    std::vector<int64_t> shape;
-    std::vector<uint8_t> bytes;
+    std::vector<int64_t> shape;  // Of each source.
+    std::vector<Source> sources;
   };
-  absl::Status Keep(const std::string& name, const std::string& ours, Made made);
+  // All of a source's tensor, and its shape.
+  absl::StatusOr<ConvertedTensor> Convert(const Source& source, std::vector<int64_t>* shape) const;
+  // Notes the parts of a tensor, each as `prefix` and its name in `ours`.
+  absl::Status Add(Source source, const std::string& prefix, const std::string& ours,
+                   std::map<std::string, Made>* all) const;
+  absl::Status Make(const Made& made, std::vector<uint8_t>* data) const;
 
   const GgufFile& file_;
   GgufFields fields_;
   const GgufFamily* family_ = nullptr;
   GgufShape shape_;
-  std::map<std::string, Made> made_;
 };
 
 absl::StatusOr<Json> Converter::Config() {
@@ -81,58 +88,70 @@ absl::StatusOr<Json> Converter::Config() {
   return config;
 }
 
-absl::Status Converter::Add(const std::string& name, const std::string& in_layer,
-                            const std::string& prefix, const std::string& ours,
-                            const GgufTensor& tensor) {
-  auto data = file_.Read(tensor);
+absl::StatusOr<ConvertedTensor> Converter::Convert(const Source& source,
+                                                   std::vector<int64_t>* shape) const {
+  auto data = file_.Read(*source.tensor);
   if (!data.ok()) return data.status();
-  auto converted = ConvertGgufTensor(tensor, *data);
-  std::vector<int64_t> shape = tensor.shape;
+  auto converted = ConvertGgufTensor(*source.tensor, *data);
+  *shape = source.tensor->shape;
   absl::Status status = converted.status();
-  if (status.ok()) status = ChangeGgufLayout(*family_, shape_, in_layer, &shape, &*converted);
-  if (!status.ok()) return Invalid(absl::StrCat("tensor ", Quoted(name), ": ", status.message()));
+  if (status.ok()) status = ChangeGgufLayout(*family_, shape_, source.in_layer, shape, &*converted);
+  if (status.ok()) return converted;
+  return Invalid(absl::StrCat("tensor ", Quoted(*source.name), ": ", status.message()));
+}
+
+absl::Status Converter::Add(Source source, const std::string& prefix, const std::string& ours,
+                            std::map<std::string, Made>* all) const {
+  const auto invalid = [&](absl::string_view why) {
+    return Invalid(absl::StrCat("tensor ", Quoted(*source.name), " ", why));
+  };
+  std::vector<int64_t> shape;
+  const auto converted = Convert(source, &shape);
+  if (!converted.ok()) return converted.status();
   const std::vector<std::string> parts = absl::StrSplit(ours, '+');
+  source.parts = parts.size();
   if (shape.empty() || shape[0] % static_cast<int64_t>(parts.size()) != 0) {
-    return Invalid(absl::StrCat("tensor ", Quoted(name), " has no ", parts.size(), " parts"));
+    return invalid(absl::StrCat("has no ", parts.size(), " parts"));
   }
   shape[0] /= static_cast<int64_t>(parts.size());
-  const auto size = static_cast<ptrdiff_t>(converted->bytes.size() / parts.size());
-  auto begin = converted->bytes.begin();
-  for (const std::string& part : parts) {
-    status = Keep(name, prefix + part, {converted->type, shape, {begin, begin + size}});
-    if (!status.ok()) return status;
-    begin += size;
+  for (source.part = 0; source.part < parts.size(); ++source.part) {
+    const auto [found, first] =
+        all->try_emplace(prefix + parts[source.part], Made{converted->type, shape, {}});
+    Made& made = found->second;
+    const bool two = shape.size() == 2 || shape.size() == 3;
+    if (!first && (made.type != converted->type || made.shape != shape || !two)) {
+      return invalid("has not the type and shape of the one that it belongs to");
+    }
+    if (!first && shape.size() == 3 && shape[0] == 0) return invalid("is of no expert");
+    made.sources.push_back(source);
   }
   return absl::OkStatus();
 }
 
-absl::Status Converter::Keep(const std::string& name, const std::string& ours, Made made) {
-  const auto [found, first] = made_.try_emplace(ours, std::move(made));
-  if (first) return absl::OkStatus();
-  // The second half of a matrix, or of each expert's.
-  Made& whole = found->second;
-  const size_t dims = made.shape.size();
-  if (whole.type != made.type || whole.shape != made.shape || dims < 2 || dims > 3) {
-    return Invalid(absl::StrCat("tensor ", Quoted(name), " has not the type and shape of the one ",
-                                "that it belongs to"));
-  }
-  const size_t pieces = dims == 2 ? 1 : static_cast<size_t>(made.shape[0]);
-  if (pieces == 0) return Invalid(absl::StrCat("tensor ", Quoted(name), " is of no expert"));
-  const size_t piece = made.bytes.size() / pieces;
-  std::vector<uint8_t> both;
-  both.reserve(2 * made.bytes.size());
-  for (size_t i = 0; i < pieces; ++i) {
-    for (const Made* half : {&whole, &made}) {
-      const auto begin = half->bytes.begin() + static_cast<ptrdiff_t>(i * piece);
-      both.insert(both.end(), begin, begin + static_cast<ptrdiff_t>(piece));
+absl::Status Converter::Make(const Made& made, std::vector<uint8_t>* data) const {
+  // Of two matrices the second follows the first, for each expert.
+  const size_t pieces =
+      made.sources.size() > 1 && made.shape.size() == 3 ? static_cast<size_t>(made.shape[0]) : 1;
+  const size_t bytes = TensorBytes(made.type, made.shape), piece = bytes / pieces;
+  data->resize(bytes * made.sources.size());
+  for (size_t i = 0; i < made.sources.size(); ++i) {
+    const Source& source = made.sources[i];
+    std::vector<int64_t> shape;
+    const auto converted = Convert(source, &shape);
+    if (!converted.ok()) return converted.status();
+    if (converted->bytes.size() != bytes * source.parts) {
+      return Invalid(absl::StrCat("tensor ", Quoted(*source.name), " has changed"));
+    }
+    const uint8_t* from = converted->bytes.data() + source.part * bytes;
+    for (size_t p = 0; p < pieces && piece > 0; ++p) {
+      std::memcpy(data->data() + (p * made.sources.size() + i) * piece, from + p * piece, piece);
     }
   }
-  whole.shape[dims - 2] *= 2;
-  whole.bytes = std::move(both);
   return absl::OkStatus();
 }
 
-absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
+absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) const {
+  std::map<std::string, Made> all;
   for (const auto& [name, tensor] : fields_.header().tensors) {
     if (name == kGgufRopeFactors) continue;  // Is in the configuration.
     std::string in_layer, prefix, ours;
@@ -152,11 +171,16 @@ absl::Status Converter::Tensors(std::vector<TensorToWrite>* tensors) {
           absl::StrCat("tensor ", Quoted(name), " has no place in a ", family_->architecture));
     }
     // Norms outside of the layers are changed as those within.
-    absl::Status status = Add(name, in_layer.empty() ? name : in_layer, prefix, ours, tensor);
+    const Source source = {&name, &tensor, in_layer.empty() ? name : in_layer, 0, 1};
+    const absl::Status status = Add(source, prefix, ours, &all);
     if (!status.ok()) return status;
   }
-  for (const auto& [name, made] : made_) {
-    tensors->push_back({name, made.type, made.shape, made.bytes.data()});
+  for (const auto& [name, made] : all) {
+    std::vector<int64_t> shape = made.shape;
+    if (made.sources.size() > 1) shape[shape.size() - 2] *= made.sources.size();
+    tensors->push_back(
+        {name, made.type, shape, nullptr,
+         [this, made = made](std::vector<uint8_t>* data) { return Make(made, data); }});
   }
   return absl::OkStatus();
 }
@@ -203,16 +227,26 @@ absl::Status ConvertGguf(const ConvertOptions& options) {
   std::vector<TensorToWrite> tensors;
   absl::Status status = converter.Tensors(&tensors);
   if (!status.ok()) return status;
-  if (status = MakeModelFolder(options.output); !status.ok()) return status;
-  status = WriteFolder(options.output, *config, *tokenizer, tensors);
-  if (!status.ok()) return status;
-  // A file may lack what its model needs, or have it in other shapes.
-  status = MeasureModel(options.output, ModelOptions()).status();
-  if (!absl::IsInvalidArgument(status)) return absl::OkStatus();
-  std::error_code error;
-  std::filesystem::remove_all(options.output, error);
-  return absl::InvalidArgumentError(
-      absl::StrCat(options.gguf, ": makes no model: ", status.message()));
+  size_t done = 0, total = 0;
+  for (const TensorToWrite& tensor : tensors) total += TensorBytes(tensor.type, tensor.shape);
+  for (TensorToWrite& tensor : tensors) {
+    if (!options.progress) break;
+    tensor.make = [&, make = std::move(tensor.make)](std::vector<uint8_t>* data) {
+      absl::Status made = make(data);
+      done += data->size();
+      options.progress(done, total);
+      return made;
+    };
+  }
+  return FillOutputFolder(options.output, [&] {
+    const absl::Status written = WriteFolder(options.output, *config, *tokenizer, tensors);
+    if (!written.ok()) return written;
+    // A file may lack what its model needs, or have it in other shapes.
+    const absl::Status loads = MeasureModel(options.output, ModelOptions()).status();
+    if (!absl::IsInvalidArgument(loads)) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.gguf, ": makes no model: ", loads.message()));
+  });
 }
 
 }  // namespace packrat

@@ -1,7 +1,6 @@
 #include "models/tools/quantize.h"
 
 #include <cstdint>
-#include <deque>
 #include <filesystem>
 #include <map>
 #include <system_error>
@@ -13,6 +12,7 @@
 #include "models/cpu_model.h"
 #include "models/files/checkpoint.h"
 #include "models/model_folder.h"
+#include "models/tools/output_folder.h"
 
 namespace packrat {
 namespace {
@@ -52,19 +52,6 @@ absl::Status Quantize(const Checkpoint& checkpoint, const std::string& name, con
 
 }  // namespace
 
-absl::Status MakeModelFolder(const std::string& dir) {
-  std::error_code error;
-  fs::create_directories(dir, error);
-  if (error || !fs::is_directory(dir)) {
-    return absl::InvalidArgumentError(absl::StrCat("output: cannot make folder ", dir, ": ",
-                                                   error ? error.message() : "it is a file"));
-  }
-  if (!fs::is_empty(dir, error) || error) {
-    return absl::InvalidArgumentError(absl::StrCat("output: folder ", dir, " is not empty"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status QuantizeModel(const QuantizeOptions& options) {
   ModelOptions model;
   absl::Status status = SetWeightFormats(options.weights, options.output_weights, &model);
@@ -77,29 +64,40 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
   auto folder = OpenModelFolder(options.model);
   if (!folder.ok()) return folder.status();
   const Checkpoint& checkpoint = *folder->checkpoint;
-  if (status = MakeModelFolder(options.output); !status.ok()) return status;
 
   const std::map<std::string, TensorView> sorted(checkpoint.tensors().begin(),
                                                  checkpoint.tensors().end());
-  std::deque<std::vector<uint8_t>> data;
   std::vector<TensorToWrite> tensors;
+  size_t done = 0, total = 0;
   for (const auto& [name, view] : sorted) {
-    std::vector<uint8_t>& bytes = data.emplace_back();
     const auto format = formats->find(name);
-    TensorType type = view.type;
-    if (format == formats->end()) {
-      bytes.resize(view.bytes);
-      status = checkpoint.Read(view, 0, view.bytes, bytes.data());
-    } else {
-      type = format->second == DType::kInt8 ? TensorType::kInt8 : TensorType::kInt4;
-      bytes.reserve(TensorBytes(type, view.shape));
-      status = Quantize(checkpoint, name, view, format->second, &bytes);
-    }
-    if (!status.ok()) return status;
-    tensors.push_back({name, type, view.shape, bytes.data()});
+    const bool stored = format == formats->end();
+    const TensorType type = stored                           ? view.type
+                            : format->second == DType::kInt8 ? TensorType::kInt8
+                                                             : TensorType::kInt4;
+    const size_t bytes = TensorBytes(type, view.shape);
+    total += bytes;
+    // The parts of a binding cannot be captured.
+    const auto make = [&, stored, bytes, &name = name, &view = view,
+                       to = stored ? DType::kF32 : format->second](std::vector<uint8_t>* data) {
+      absl::Status made;
+      if (stored) {
+        data->resize(bytes);
+        made = checkpoint.Read(view, 0, bytes, data->data());
+      } else {
+        data->reserve(bytes);
+        made = Quantize(checkpoint, name, view, to, data);
+      }
+      done += bytes;
+      if (made.ok() && options.progress) options.progress(done, total);
+      return made;
+    };
+    tensors.push_back({name, type, view.shape, nullptr, make});
   }
-  if (status = CopyOtherFiles(options.model, options.output); !status.ok()) return status;
-  return WriteSafetensors(options.output + "/model.safetensors", tensors);
+  return FillOutputFolder(options.output, [&] {
+    const absl::Status copied = CopyOtherFiles(options.model, options.output);
+    return copied.ok() ? WriteSafetensors(options.output + "/model.safetensors", tensors) : copied;
+  });
 }
 
 }  // namespace packrat

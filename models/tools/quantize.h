@@ -3,6 +3,8 @@
 #ifndef PACKRAT_MODELS_TOOLS_QUANTIZE_H_
 #define PACKRAT_MODELS_TOOLS_QUANTIZE_H_
 
+#include <cstddef>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,15 +18,14 @@ struct QuantizeOptions {
   // Of the output matrix: auto (int8), stored, int8, int4. One that is tied to the embedding stays
   // with it, as stored; a server quantises it when it loads.
   std::string output_weights = "auto";
+  // Called while the weights are written, unless it is empty.
+  std::function<void(size_t done_bytes, size_t total_bytes)> progress = nullptr;
 };
 
 // INVALID_ARGUMENT naming the option, or file, tensor and reason. What else lies in the folder
-// (tokenizer, configs; not other weights) is copied.
+// (tokenizer, configs; not other weights) is copied. One tensor is in memory at a time. If it
+// fails, nothing of the output is left.
 absl::Status QuantizeModel(const QuantizeOptions& options);
-
-// Makes the folder `dir` for a model to be written to. INVALID_ARGUMENT if it is not empty or
-// cannot be made.
-absl::Status MakeModelFolder(const std::string& dir);
 
 }  // namespace packrat
 

@@ -29,6 +29,7 @@ int ConvertCommand(const std::vector<std::string>& args) {
   flags.Text("gguf", &options.gguf, /*required=*/true);
   flags.Text("output", &options.output, /*required=*/true);
   if (const auto done = flags.Parse(args)) return *done;
+  options.progress = flags.Progress();
   const absl::Status status = ConvertGguf(options);
   return status.ok() ? 0 : flags.Failed(status);
 }

@@ -4,6 +4,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "kernels/cpu_target.h"
 #include "server/standard_output.h"
 
@@ -69,6 +71,16 @@ std::optional<int> LocalFlags::Parse(const std::vector<std::string>& args) {
   const absl::Status status = SetCpuTarget(cpu_target_);
   if (!status.ok()) return UsageError(std::string(status.message()));
   return std::nullopt;
+}
+
+std::function<void(size_t, size_t)> LocalFlags::Progress() const {
+  return [this, told = absl::Now(), tenths = size_t{0}](size_t done, size_t total) mutable {
+    const size_t now = total == 0 ? 10 : 10 * done / total;
+    if (now == tenths || absl::Now() - told < absl::Seconds(1)) return;
+    tenths = now;
+    told = absl::Now();
+    std::fprintf(stderr, "%s: %zu %%\n", command_, 10 * tenths);
+  };
 }
 
 int LocalFlags::UsageError(const std::string& message) const {

@@ -2,6 +2,7 @@
 #ifndef PACKRAT_SERVER_TOOLS_LOCAL_FLAGS_H_
 #define PACKRAT_SERVER_TOOLS_LOCAL_FLAGS_H_
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <optional>
@@ -31,6 +32,9 @@ class LocalFlags {
   // `--name value` or `--name=value`. The exit code where the process ends here: 0 after --help, 2
   // after a mistake, which has been told.
   std::optional<int> Parse(const std::vector<std::string>& args);
+
+  // Tells each tenth of a long work on standard error, if a second has gone by since the last.
+  std::function<void(size_t done, size_t total)> Progress() const;
 
   int UsageError(const std::string& message) const;  // Tells it and returns 2.
   int Failed(const absl::Status& status) const;      // Tells it and returns 1.

@@ -27,6 +27,7 @@ int QuantizeCommand(const std::vector<std::string>& args) {
   flags.Text("weights", &options.weights, /*required=*/true);
   flags.Text("output_weights", &options.output_weights);
   if (const auto done = flags.Parse(args)) return *done;
+  options.progress = flags.Progress();
   const absl::Status status = QuantizeModel(options);
   return status.ok() ? 0 : flags.Failed(status);
 }

@@ -101,6 +101,40 @@ TEST(Checkpoint, WritingSaysWhy) {
   EXPECT_FALSE(std::filesystem::exists(dir.File("x")));
 }
 
+TEST(Checkpoint, TensorsAreMadeInTheirTurn) {
+  const TempDir dir;
+  std::string turns;
+  const auto make = [&turns](char name, absl::Status status) {
+    return [&turns, name, status](std::vector<uint8_t>* data) {
+      EXPECT_TRUE(data->empty());
+      turns += name;
+      data->assign(4, static_cast<uint8_t>(name));
+      return status;
+    };
+  };
+  const int32_t x = 7;
+  const auto tensors = [&](const absl::Status& last) {
+    return std::vector<TensorToWrite>{
+        {"a", TensorType::kI32, {1}, nullptr, make('a', absl::OkStatus())},
+        {"x", TensorType::kI32, {1}, &x},
+        {"b", TensorType::kI32, {1}, nullptr, make('b', last)}};
+  };
+  const std::string path = dir.File("a.safetensors");
+  EXPECT_EQ(WriteSafetensors(path, tensors(absl::DataLossError("no b"))).message(), "no b");
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+  ASSERT_TRUE(WriteSafetensors(path, tensors(absl::OkStatus())).ok());
+  EXPECT_EQ(turns, "abab");
+  const auto checkpoint = Checkpoint::OpenFile(path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const std::pair<const char*, int32_t> expected[] = {
+      {"a", 0x61616161}, {"x", 7}, {"b", 0x62626262}};
+  for (const auto& [name, value] : expected) {
+    int32_t read = 0;
+    ASSERT_TRUE((*checkpoint)->Read(*(*checkpoint)->Find(name), 0, 4, &read).ok());
+    EXPECT_EQ(read, value) << name;
+  }
+}
+
 TEST(Checkpoint, WritingKeepsLinksAndWhatIsNoFile) {
   const TempDir dir;
   const float x = 1;

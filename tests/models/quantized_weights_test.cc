@@ -1,8 +1,5 @@
 // Models whose matrices are quantised, when they are loaded or ahead: the promise about bits, that
 // the right tensors are, and who is refused.
-#include <sys/resource.h>
-
-#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -290,10 +287,6 @@ TEST(QuantizedWeights, WhatCannotBeIsRefusedByName) {
   files.Write();
   ExpectRefused(LoadCpuModel(files.dir().path(), options).status(),
                 "tensor " + name + " row 3: value 1e+30 is too large for int8");
-  TempDir temp;
-  ExpectRefused(QuantizeModel({files.dir().path(), temp.File("out"), "int8"}),
-                "tensor " + name + " row 3: value 1e+30 is too large for int8");
-  ExpectRefused(QuantizeModel({"tests/golden/llama", temp.File("out2"), "stored"}), "weights is");
   ModelOptions any;
   ExpectRefused(SetWeightFormats("int5", "auto", &any), "weights is \"int5\"");
   ExpectRefused(SetWeightFormats("int8", "Int8", &any), "output_weights is \"Int8\"");
@@ -324,56 +317,6 @@ TEST(QuantizedWeights, AnErrorStaysWhileTheRestIsRead) {
   ExpectRefused(behind.status(), "tensor w row 3000: value 1e+30 is too large for int4");
 }
 
-TEST(QuantizeModel, CopiesWhatIsNoWeight) {
-  ModelFiles files("qwen3");
-  files.Write();
-  const TempDir& from = files.dir();
-  from.Write("tokenizer.json", "{}");
-  from.Write("other.safetensors", "x");
-  from.Write("pytorch_model.bin", "x");
-  from.Write("model.gguf", "x");
-  from.Write("model.safetensors.index.json", "x");
-  std::filesystem::create_directory(from.File("original"));
-  TempDir temp;
-  const std::string out = temp.File("out");
-  const absl::Status status = QuantizeModel({from.path(), out, "int8", "int4"});
-  ASSERT_TRUE(status.ok()) << status;
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(out)) {
-    names.insert(entry.path().filename());
-  }
-  EXPECT_EQ(names, (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json"}));
-  const auto checkpoint = *Checkpoint::Open(out);
-  const auto type = [&](const std::string& name) { return checkpoint->Find(name)->type; };
-  EXPECT_EQ(type("lm_head.weight"), TensorType::kInt4);
-  EXPECT_EQ(type("model.layers.0.mlp.up_proj.weight"), TensorType::kInt8);
-  EXPECT_EQ(type("model.embed_tokens.weight"), TensorType::kBF16);
-}
-
-TEST(QuantizeModel, SaysWhatItCannotWrite) {
-  const TempDir temp;
-  const std::string file = temp.Write("file", "x");
-  ExpectRefused(QuantizeModel({"tests/golden/llama", file, "int8"}),
-                "output: cannot make folder " + file);
-  ExpectRefused(QuantizeModel({"tests/golden/llama", temp.File("out"), "int8", "none"}),
-                "output_weights is \"none\"");
-  // A disk that is full, as it were: no file may be longer than a page.
-  ModelFiles files("llama");
-  files.Write();
-  files.dir().Write("tokenizer.json", std::string(100'000, ' '));
-  rlimit before;
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit small = {4096, before.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const absl::Status full = QuantizeModel({files.dir().path(), temp.File("out"), "int8"});
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
-  std::signal(SIGXFSZ, handler);
-  EXPECT_EQ(full.code(), absl::StatusCode::kInternal) << full;
-  EXPECT_NE(full.message().find("cannot copy to it"), std::string::npos) << full;
-}
-
-// A folder quantised ahead, of which one byte of the first group of a tensor is changed.
 TEST(QuantizedWeights, BadFilesAreRefusedByName) {
   TempDir temp;
   const std::string dir = temp.File("quantised");

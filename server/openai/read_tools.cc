@@ -1,8 +1,12 @@
 // Tools, and which of them is to be called.
-#include <set>
+#include <map>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "models/text/tool_calls/forced_call.h"
 #include "server/openai/readers.h"
 
@@ -26,16 +30,66 @@ absl::Status CheckTool(const std::string& field, const OrderedJson& tool, const 
   return ReadString(absl::StrCat(function_name, ".name"), *name).status();
 }
 
-// The arguments whose values are texts.
-std::set<std::string> TextsOf(const OrderedJson& function) {
-  std::set<std::string> texts;
+// What a value may be by its schema.
+struct Kinds {
+  bool text = false, null = false, other = false;
+};
+
+constexpr int kMaxSchemaDepth = 8;  // Of references and alternatives; what is deeper is `other`.
+
+// What "#/a/b" names in `root`.
+const OrderedJson* Resolve(const OrderedJson& root, absl::string_view reference) {
+  if (!absl::ConsumePrefix(&reference, "#/")) return nullptr;
+  const OrderedJson* at = &root;
+  const std::vector<std::string> keys = absl::StrSplit(reference, '/');
+  for (const std::string& key : keys) {
+    at = at != nullptr && at->is_object() ? Find(*at, key.c_str()) : nullptr;
+  }
+  return at;
+}
+
+void AddKinds(const OrderedJson& root, const OrderedJson& schema, int depth, Kinds* kinds) {
+  if (!schema.is_object() || depth > kMaxSchemaDepth) {
+    kinds->other = true;
+    return;
+  }
+  if (const OrderedJson* reference = Find(schema, "$ref"); reference != nullptr) {
+    const OrderedJson* found =
+        reference->is_string() ? Resolve(root, reference->get_ref<const std::string&>()) : nullptr;
+    return AddKinds(root, found != nullptr ? *found : OrderedJson(), depth + 1, kinds);
+  }
+  for (const char* alternatives : {"anyOf", "oneOf", "allOf"}) {
+    const OrderedJson* found = Find(schema, alternatives);
+    if (found == nullptr || !found->is_array()) continue;
+    for (const OrderedJson& one : *found) AddKinds(root, one, depth + 1, kinds);
+    return;
+  }
+  if (const OrderedJson* values = Find(schema, "enum"); values != nullptr && values->is_array()) {
+    for (const OrderedJson& value : *values) {
+      (value.is_string() ? kinds->text : value.is_null() ? kinds->null : kinds->other) = true;
+    }
+    return;
+  }
+  const OrderedJson* type = Find(schema, "type");
+  const OrderedJson types = type == nullptr    ? OrderedJson::array({""})
+                            : type->is_array() ? *type
+                                               : OrderedJson::array({*type});
+  for (const OrderedJson& name : types) {
+    (name == "string" ? kinds->text : name == "null" ? kinds->null : kinds->other) = true;
+  }
+}
+
+// The arguments whose values are texts, and whether they may be null.
+std::map<std::string, bool> TextsOf(const OrderedJson& function) {
+  std::map<std::string, bool> texts;
   const OrderedJson* parameters = Find(function, "parameters");
   if (parameters == nullptr || !parameters->is_object()) return texts;
   const OrderedJson* properties = Find(*parameters, "properties");
   if (properties == nullptr || !properties->is_object()) return texts;
   for (const auto& [name, schema] : properties->items()) {
-    const OrderedJson* type = schema.is_object() ? Find(schema, "type") : nullptr;
-    if (type != nullptr && *type == "string") texts.insert(name);
+    Kinds kinds;
+    AddKinds(*parameters, schema, 0, &kinds);
+    if (kinds.text && !kinds.other) texts[name] = kinds.null;
   }
   return texts;
 }

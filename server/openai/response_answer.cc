@@ -44,10 +44,8 @@ class ResponseWriter : public AnswerWriter {
 
   std::string Add(size_t call, const v1::GenerateResponse& message) override {
     PACKRAT_CHECK(call == 0 && message.choice() == 0);
-    OrderedJson logprobs;
-    if (form_.logprobs) logprobs = OrderedJson::array();
     for (int i = 0; form_.logprobs && i < message.logprobs_size(); ++i) {
-      logprobs.push_back(
+      logprobs_.push_back(
           ChatLogprob(names_, message.token_ids(i), message.logprobs(i), form_.num_logprobs));
     }
     if (message.has_finished()) {
@@ -55,12 +53,15 @@ class ResponseWriter : public AnswerWriter {
       cut_ = message.finished().reason() == v1::FINISH_REASON_LENGTH;
     }
     std::vector<ToolCallReader::Piece> pieces = pieces_.Add(message);
-    // Log-probabilities have a place beside text alone.
-    if (pieces.empty() && !logprobs.empty()) pieces.emplace_back();
-    std::string events;
-    for (const ToolCallReader::Piece& piece : pieces) {
-      events += AddPiece(piece, std::exchange(logprobs, OrderedJson()));
+    // Tokens without text, such as the one that ends it, are the last text's.
+    const bool in_call = !items_.empty() && items_.back().is_call;
+    if (message.has_finished() && pieces.empty() && !in_call && !logprobs_.empty()) {
+      pieces.emplace_back();
     }
+    std::string events;
+    for (const ToolCallReader::Piece& piece : pieces) events += AddPiece(piece);
+    // Calls have no place for them.
+    if (!pieces.empty() && pieces.back().call >= 0) logprobs_ = OrderedJson::array();
     return events;
   }
 
@@ -115,8 +116,10 @@ class ResponseWriter : public AnswerWriter {
             {"content", OrderedJson::array({Part(item)})}};
   }
 
-  std::string AddPiece(const ToolCallReader::Piece& piece, OrderedJson logprobs) {
+  std::string AddPiece(const ToolCallReader::Piece& piece) {
     const bool is_call = piece.call >= 0;
+    OrderedJson logprobs;
+    if (!is_call) logprobs = std::exchange(logprobs_, OrderedJson::array());
     std::string events;
     if (items_.empty() || items_.back().is_call != is_call || !piece.name.empty()) {
       events = EndItem("completed");
@@ -129,7 +132,7 @@ class ResponseWriter : public AnswerWriter {
     }
     Item& item = items_.back();
     item.text += piece.text;
-    if (!is_call && !logprobs.empty()) {
+    if (!logprobs.empty()) {
       item.logprobs.insert(item.logprobs.end(), logprobs.begin(), logprobs.end());
     }
     if (!form_.stream || (piece.text.empty() && logprobs.empty())) return events;
@@ -212,7 +215,8 @@ class ResponseWriter : public AnswerWriter {
   const int64_t now_;
   ChoiceText pieces_;
   std::vector<Item> items_;
-  bool cut_ = false;  // By the limit of tokens.
+  OrderedJson logprobs_ = OrderedJson::array();  // Of tokens whose text has not come yet.
+  bool cut_ = false;                             // By the limit of tokens.
   UsageSum usage_;
   int sequence_ = 0;
 };

@@ -50,7 +50,8 @@ GrammarTexts TextsOf(const ForcedCall& forced) {
 
 // "name(arguments)" of the one call that the answer is.
 std::string CallIn(const char* format, const ForcedCall& forced, const std::string& answer) {
-  ToolCallReader reader(*FindToolFormat(format), {{"find", {"text", "unit"}}, {"a.b-c", {}}},
+  ToolCallReader reader(*FindToolFormat(format),
+                        {{"find", {{"text", false}, {"unit", false}}}, {"a.b-c", {}}},
                         forced.begun);
   std::string name, arguments, text;
   for (const auto& pieces : {reader.Push(answer), reader.Finish()}) {
@@ -157,6 +158,14 @@ TEST(ForcedCall, Named) {
   EXPECT_EQ(one.prefix, "[TOOL_CALLS]a.b-c[ARGS]");
   EXPECT_EQ(CallIn("mistral_args", one, "{}"), "a.b-c({})");
   EXPECT_TRUE(TextsOf(one).Matches("{}"));
+}
+
+// OpenAI's types have it so where a function takes nothing.
+TEST(ForcedCall, NullParametersAreNone) {
+  const ForcedCall forced =
+      Force("hermes", OrderedJson::parse(R"([{"name": "a.b-c", "parameters": null}])"));
+  EXPECT_EQ(CallIn("hermes", forced, R"({"name": "a.b-c", "arguments": {}})"), "a.b-c({})");
+  EXPECT_FALSE(TextsOf(forced).Matches(R"({"name": "a.b-c", "arguments": {"x": 1}})"));
 }
 
 // Where the model has it, [ARGS] is that token, and not its letters.

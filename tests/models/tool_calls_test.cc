@@ -14,7 +14,8 @@
 namespace packrat {
 namespace {
 
-const ToolCallReader::Tools kTools = {{"f", {"text"}}, {"get_weather", {"city"}}, {"a.b-c", {}}};
+const ToolCallReader::Tools kTools = {
+    {"f", {{"text", false}, {"some", true}}}, {"get_weather", {{"city", false}}}, {"a.b-c", {}}};
 
 // "text|name(arguments)|text": what `answer` is read as, if it comes in pieces that end at `cuts`.
 std::string Read(const ToolFormat& format, const std::string& answer, std::vector<size_t> cuts,
@@ -177,6 +178,8 @@ TEST(ToolCalls, Python) {
       {R"(<|tool_call_start|>[{"name": "f", "arguments": {"x": 1}}]<|tool_call_end|>)",
        R"(f({"x": 1}))"},
       {"<|tool_call_start|>[f(a=\"x\ny\")]<|tool_call_end|>", R"(f({"a":"x\ny"}))"},
+      {"<|tool_call_start|>[f(a=\"all:\tcc\r\x01\")]<|tool_call_end|>",
+       R"(f({"a":"all:\tcc\r\u0001"}))"},
       {"<|tool_call_start|>[f(7)]<|tool_call_end|>", "<|tool_call_start|>[f(7)]<|tool_call_end|>"},
       {"<|tool_call_start|>[f(a=1]<|tool_call_end|>",
        "<|tool_call_start|>[f(a=1]<|tool_call_end|>"},
@@ -205,6 +208,10 @@ TEST(ToolCalls, Marks) {
       {"<tool_call><function=f><parameter=x>[1, 2]</parameter><parameter=y>a\nb</parameter>"
        "</function><function=f></function></tool_call>",
        R"(f({"x":[1,2],"y":"a\nb"})|f({}))"},
+      {"<tool_call><function=f><parameter=text>null</parameter><parameter=some>null</parameter>"
+       "</function></tool_call><tool_call><function=f><parameter=some>7</parameter></function>"
+       "</tool_call>",
+       R"(f({"text":"null","some":null})|f({"some":"7"}))"},
       {"<tool_call><function=unknown></function></tool_call>",
        "<tool_call><function=unknown></function></tool_call>"},
       {"<tool_call><function=f><parameter=x>1</function>",

@@ -215,12 +215,34 @@ const v1::GenerateRequest& CallOf(const absl::StatusOr<Ask>& ask) {
   return ask.ok() ? std::get<v1::GenerateRequest>(ask->calls[0]) : none;
 }
 
+TEST(Tools, TextsAreKnownByTheirSchemas) {
+  const absl::StatusOr<Ask> ask = ParseAsk(
+      Endpoint::kChat, absl::StrCat("{", kUser, R"("tools": [{"type": "function", "function":
+          {"name": "f", "parameters": {"properties": {
+            "yes": {"type": "string"}, "list": {"type": ["string", "null"]},
+            "optional": {"anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}]},
+            "values": {"enum": ["1", "2"]}, "reference": {"allOf": [{"$ref": "#/$defs/color"}]},
+            "no": {"type": ["string", "integer"]}, "either": {"oneOf": [{"type": "string"}, {}]},
+            "mixed": {"enum": ["1", 1]}, "null": {"type": "null"}, "any": {}, "true": true,
+            "nowhere": {"$ref": "#/$defs/none"}, "circle": {"$ref": "#/$defs/circle"}},
+            "$defs": {"color": {"enum": ["red", null]},
+                      "circle": {"$ref": "#/$defs/circle"}}}}}]})"),
+      Calling("qwen_xml"));
+  ASSERT_TRUE(ask.ok()) << ask.status();
+  EXPECT_EQ(ask->form.tools, (ToolCallReader::Tools{{"f",
+                                                     {{"yes", false},
+                                                      {"list", true},
+                                                      {"optional", true},
+                                                      {"values", false},
+                                                      {"reference", true}}}}));
+}
+
 TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
   const absl::StatusOr<Ask> known = Choose("\"auto\"");
   EXPECT_EQ(CallOf(known).skip_special_tokens(), false);
   EXPECT_TRUE(CallOf(known).has_skip_special_tokens());
   EXPECT_FALSE(CallOf(known).has_grammar());
-  EXPECT_EQ(known->form.tools, (ToolCallReader::Tools{{"f", {"b"}}, {"g", {}}}));
+  EXPECT_EQ(known->form.tools, (ToolCallReader::Tools{{"f", {{"b", false}}}, {"g", {}}}));
   EXPECT_FALSE(known->form.forced_call.has_value());
   const absl::StatusOr<Ask> told = Choose("\"auto\"", "hermes", R"(, "skip_special_tokens": true)");
   EXPECT_TRUE(CallOf(told).skip_special_tokens());

@@ -127,6 +127,43 @@ TEST(Responses, CallsOfTools) {
   EXPECT_NE(output[1]["id"], output[2]["id"]);
 }
 
+// A token a message: those that only mark a call, or belong to one, have no place for theirs.
+TEST(Responses, LogprobsAreOfTheTextAlone) {
+  constexpr char kMore[] = R"("include": ["message.output_text.logprobs"], )";
+  Answer calls(Endpoint::kResponses,
+               absl::StrCat(R"({"input": "a", )", kMore, kWithResponseTools, "}"), Calling());
+  calls.Add(R"(token_ids: 2 text: "The" logprobs { logprob: -0.5 })")
+      .Add(R"(token_ids: 3 text: "<tool_call>" logprobs { logprob: -1 })")
+      .Add(R"(token_ids: 4 text: "{\"name\": \"f\"" logprobs { logprob: -1 })")
+      .Add(R"(token_ids: 5 text: ", \"arguments\": " logprobs { logprob: -1 })")
+      .Add(R"(token_ids: 6 text: "{\"x\": 1}" logprobs { logprob: -1 })")
+      .Add(R"(token_ids: 7 text: "}</tool_call>" logprobs { logprob: -1 }
+              finished { reason: FINISH_REASON_EOS })");
+  const json output = calls.Body()["output"];
+  ASSERT_EQ(output.size(), 2u) << output;
+  EXPECT_EQ(output[0]["content"][0]["text"], "The");
+  ASSERT_EQ(output[0]["content"][0]["logprobs"].size(), 1u);
+  EXPECT_EQ(output[0]["content"][0]["logprobs"][0]["logprob"], -0.5);
+  EXPECT_EQ(output[1]["name"], "f");
+  EXPECT_EQ(output[1]["arguments"], R"({"x": 1})");
+
+  for (const bool stream : {false, true}) {
+    Answer text(Endpoint::kResponses,
+                absl::StrCat(R"({"input": "a", "stream": )", stream ? "true, " : "false, ", kMore,
+                             kWithResponseTools, "}"),
+                Calling());
+    text.Add(R"(token_ids: 2 text: "<tool" logprobs { logprob: -1 })")
+        .Add(R"(token_ids: 3 text: "box>" logprobs { logprob: -2 })")
+        .Add(R"(token_ids: 4 logprobs { logprob: -3 } finished { reason: FINISH_REASON_EOS })");
+    const json whole = stream ? Read(text.Stream()).back().second["response"] : text.Body();
+    ASSERT_EQ(whole["output"].size(), 1u);
+    const json part = whole["output"][0]["content"][0];
+    EXPECT_EQ(part["text"], "<toolbox>");
+    ASSERT_EQ(part["logprobs"].size(), 3u);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(part["logprobs"][i]["logprob"], -1 - i);
+  }
+}
+
 TEST(Responses, CallsInAStream) {
   Answer answer(Endpoint::kResponses,
                 absl::StrCat(R"({"input": "a", "stream": true, )", kWithResponseTools, "}"),

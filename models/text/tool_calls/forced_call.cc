@@ -43,7 +43,7 @@ void MoveReferences(const std::string& place, OrderedJson* schema) {
 
 OrderedJson ParametersOf(const OrderedJson& function) {
   const OrderedJson* found = Find(function, "parameters");
-  if (found != nullptr) return *found;
+  if (found != nullptr && !found->is_null()) return *found;
   return {
       {"type", "object"}, {"additionalProperties", false}, {"properties", OrderedJson::object()}};
 }

@@ -33,7 +33,9 @@ std::optional<WrittenCall> ReadMarkedCall(absl::string_view text,
     absl::ConsumeSuffix(&value, "\n");
     const std::string argument(name);
     OrderedJson json = OrderedJson::parse(value, nullptr, /*allow_exceptions=*/false);
-    const bool is_text = json.is_discarded() || tool->second.count(argument) > 0;
+    const auto known = tool->second.find(argument);
+    const bool is_text =
+        json.is_discarded() || (known != tool->second.end() && !(known->second && json.is_null()));
     call.arguments[argument] = is_text ? OrderedJson(std::string(value)) : std::move(json);
   }
   return call;

@@ -107,8 +107,8 @@ class Literals {
         }
       } else if (c == '"') {
         json += "\\\"";
-      } else if (c == '\n') {
-        json += "\\n";
+      } else if (static_cast<unsigned char>(c) < 0x20) {
+        absl::StrAppend(&json, "\\u", absl::Hex(c, absl::kZeroPad4));
       } else {
         json += c;
       }

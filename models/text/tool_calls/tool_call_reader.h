@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -20,8 +19,9 @@ class PythonCallEnd;
 
 class ToolCallReader {
  public:
-  // By name, and of each the arguments that are texts: some formats do not tell 7 from "7".
-  using Tools = std::map<std::string, std::set<std::string>>;
+  // By name, and of each the arguments that are texts, with whether they may be null: some formats
+  // do not tell 7 from "7".
+  using Tools = std::map<std::string, std::map<std::string, bool>>;
 
   struct Piece {
     int call = -1;     // Whose arguments go on with `text`; -1: the text of the answer does.

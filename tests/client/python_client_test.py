@@ -1,8 +1,10 @@
 """Both Python clients against the real server."""
 
 import asyncio
+import functools
 import hashlib
 import os
+import signal
 import tempfile
 import threading
 import unittest
@@ -117,6 +119,26 @@ class RealServerTests:
                 self.own(**settings).complete(PROMPT, **LONG, **options)
             self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         processes.wait_for(self.idle)
+
+    def test_every_call_has_a_deadline(self):
+        with RealServer(MODEL) as server:
+            client = self.client(server.address)
+            session = client.create_session()
+            session.complete(PROMPT, max_tokens=2)
+            saved = session.save()
+            server.process.send_signal(signal.SIGSTOP)  # It answers nothing.
+            try:
+                for call, *given in (
+                        (client.complete, PROMPT), (client.score, PROMPT), (client.tokenize, PROMPT),
+                        (client.detokenize, [1]), (client.model_info,), (client.plan,),
+                        (client.create_session,), (client.load_session, saved), (client.list_sessions,),
+                        (session.complete, PROMPT), (session.score,), (session.info,), (session.fork,),
+                        (functools.partial(session.rewind, turns=0),), (session.save,), (session.delete,)):
+                    with self.assertRaises(grpc.RpcError) as caught:
+                        call(*given, timeout=0.1)
+                    self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED, call)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
 
     def test_a_full_server_is_tried_again(self):
         """One sequence runs and one waits; a third is refused."""

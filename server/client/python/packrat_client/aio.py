@@ -138,25 +138,28 @@ class AsyncClient:
         return await self._score(prompt, candidates, options, timeout)
 
     async def tokenize(self, prompt: Union[str, Sequence[Mapping[str, Any]]], *, add_bos: Optional[bool] = None,
-                       parse_special: Optional[bool] = None,
+                       parse_special: Optional[bool] = None, timeout: Optional[float] = None,
                        **options: Unpack[ChatOptions]) -> inference_pb2.TokenizeResponse:
         """Of a text, or of the prompt that a chat makes."""
-        return await self._call("Tokenize", tokenize_request(prompt, options, add_bos=add_bos, parse_special=parse_special))
+        return await self._call("Tokenize", tokenize_request(
+            prompt, options, add_bos=add_bos, parse_special=parse_special), timeout=timeout)
 
-    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None,
+                         timeout: Optional[float] = None) -> str:
         return (await self._call("Detokenize", inference_pb2.DetokenizeRequest(
-            token_ids=token_ids, **given(skip_special_tokens=skip_special_tokens)))).text
+            token_ids=token_ids, **given(skip_special_tokens=skip_special_tokens)), timeout=timeout)).text
 
-    async def model_info(self) -> inference_pb2.GetModelInfoResponse:
-        return await self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())
+    async def model_info(self, *, timeout: Optional[float] = None) -> inference_pb2.GetModelInfoResponse:
+        return await self._call("GetModelInfo", inference_pb2.GetModelInfoRequest(), timeout=timeout)
 
-    async def plan(self) -> inference_pb2.GetPlanResponse:
-        return await self._call("GetPlan", inference_pb2.GetPlanRequest())
+    async def plan(self, *, timeout: Optional[float] = None) -> inference_pb2.GetPlanResponse:
+        return await self._call("GetPlan", inference_pb2.GetPlanRequest(), timeout=timeout)
 
-    async def create_session(self, *, ttl_seconds: Optional[float] = None) -> AsyncSession:
+    async def create_session(self, *, ttl_seconds: Optional[float] = None,
+                             timeout: Optional[float] = None) -> AsyncSession:
         affinity = new_affinity()
         made = await self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds),
-                                affinity)
+                                affinity, timeout=timeout)
         return AsyncSession(self, made.session, affinity)
 
     def session(self, handle: str, affinity: Optional[str] = None) -> AsyncSession:
@@ -164,22 +167,25 @@ class AsyncClient:
         return AsyncSession(self, handle, affinity)
 
     async def load_session(self, data: bytes, *, cache_salt: Optional[str] = None,
-                           ttl_seconds: Optional[float] = None) -> AsyncSession:
+                           ttl_seconds: Optional[float] = None, timeout: Optional[float] = None) -> AsyncSession:
         """A new session from what AsyncSession.save() has returned, here or of another server of the model."""
         affinity = new_affinity()
         loaded = await self._call("LoadSession", functools.partial(load_requests, data, {
-            "cache_salt": cache_salt, "ttl_seconds": ttl_seconds}), affinity)
+            "cache_salt": cache_salt, "ttl_seconds": ttl_seconds}), affinity, timeout=timeout)
         return AsyncSession(self, loaded.session.session, affinity)
 
-    async def list_sessions(self, *, limit: Optional[int] = None) -> List[inference_pb2.Session]:
+    async def list_sessions(self, *, limit: Optional[int] = None,
+                            timeout: Optional[float] = None) -> List[inference_pb2.Session]:
         """Of the API key, those of this replica; the ones that were used last come first."""
-        return list((await self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit))).sessions)
+        return list((await self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit),
+                                      timeout=timeout)).sessions)
 
     async def _call(self, method: str, request: Any, affinity: Optional[str] = None,
-                    read: Callable[[Any], Awaitable[Any]] = lambda call: call, gone: bool = False) -> Any:
+                    read: Callable[[Any], Awaitable[Any]] = lambda call: call, gone: bool = False,
+                    timeout: Optional[float] = None) -> Any:
         """`request`: a message, or a function that makes an iterator of them. `read`: of the answer. `gone`:
         whether what is not found after a try whose answer was lost is what was asked for."""
-        attempts, metadata = self._settings.attempts(None), self._settings.metadata(affinity)
+        attempts, metadata = self._settings.attempts(timeout), self._settings.metadata(affinity)
         while True:
             try:
                 return await read(getattr(self._stub, method)(request() if callable(request) else request,
@@ -236,31 +242,32 @@ class AsyncSession:
         """Of what may follow the session's text, which stays as it is; with no arguments, of that text."""
         return await self._client._score(prompt, candidates, options, timeout, self)
 
-    async def info(self, *, include_token_ids: bool = False) -> inference_pb2.Session:
+    async def info(self, *, include_token_ids: bool = False,
+                   timeout: Optional[float] = None) -> inference_pb2.Session:
         return await self._client._call("GetSession", inference_pb2.GetSessionRequest(
-            session=self.handle, include_token_ids=include_token_ids), self.affinity)
+            session=self.handle, include_token_ids=include_token_ids), self.affinity, timeout=timeout)
 
-    async def fork(self) -> AsyncSession:
+    async def fork(self, *, timeout: Optional[float] = None) -> AsyncSession:
         """Another session with the same text."""
         made = await self._client._call("ForkSession", inference_pb2.ForkSessionRequest(session=self.handle),
-                                        self.affinity)
+                                        self.affinity, timeout=timeout)
         return AsyncSession(self._client, made.session, self.affinity)
 
-    async def rewind(self, *, turns: Optional[int] = None,
-                     tokens: Optional[int] = None) -> inference_pb2.Session:
+    async def rewind(self, *, turns: Optional[int] = None, tokens: Optional[int] = None,
+                     timeout: Optional[float] = None) -> inference_pb2.Session:
         """Keeps so many of the first turns, or tokens."""
         return await self._client._call("RewindSession", rewind_request(self.handle, turns, tokens),
-                                        self.affinity)
+                                        self.affinity, timeout=timeout)
 
-    async def save(self, *, cache_salt: Optional[str] = None) -> bytes:
+    async def save(self, *, cache_salt: Optional[str] = None, timeout: Optional[float] = None) -> bytes:
         """The session with its state, for AsyncClient.load_session()."""
         return await self._client._call(
             "SaveSession", inference_pb2.SaveSessionRequest(session=self.handle, cache_salt=cache_salt),
-            self.affinity, _data)
+            self.affinity, _data, timeout=timeout)
 
-    async def delete(self) -> None:
+    async def delete(self, *, timeout: Optional[float] = None) -> None:
         await self._client._call("DeleteSession", inference_pb2.DeleteSessionRequest(session=self.handle),
-                                 self.affinity, gone=True)
+                                 self.affinity, gone=True, timeout=timeout)
 
     async def __aenter__(self) -> AsyncSession:
         return self

@@ -135,24 +135,28 @@ class Client:
         return self._score(prompt, candidates, options, timeout)
 
     def tokenize(self, prompt: Union[str, Sequence[Mapping[str, Any]]], *, add_bos: Optional[bool] = None,
-                 parse_special: Optional[bool] = None,
+                 parse_special: Optional[bool] = None, timeout: Optional[float] = None,
                  **options: Unpack[ChatOptions]) -> inference_pb2.TokenizeResponse:
         """Of a text, or of the prompt that a chat makes."""
-        return self._call("Tokenize", tokenize_request(prompt, options, add_bos=add_bos, parse_special=parse_special))
+        return self._call("Tokenize", tokenize_request(
+            prompt, options, add_bos=add_bos, parse_special=parse_special), timeout=timeout)
 
-    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None) -> str:
+    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: Optional[bool] = None,
+                   timeout: Optional[float] = None) -> str:
         return self._call("Detokenize", inference_pb2.DetokenizeRequest(
-            token_ids=token_ids, **given(skip_special_tokens=skip_special_tokens))).text
+            token_ids=token_ids, **given(skip_special_tokens=skip_special_tokens)), timeout=timeout).text
 
-    def model_info(self) -> inference_pb2.GetModelInfoResponse:
-        return self._call("GetModelInfo", inference_pb2.GetModelInfoRequest())
+    def model_info(self, *, timeout: Optional[float] = None) -> inference_pb2.GetModelInfoResponse:
+        return self._call("GetModelInfo", inference_pb2.GetModelInfoRequest(), timeout=timeout)
 
-    def plan(self) -> inference_pb2.GetPlanResponse:
-        return self._call("GetPlan", inference_pb2.GetPlanRequest())
+    def plan(self, *, timeout: Optional[float] = None) -> inference_pb2.GetPlanResponse:
+        return self._call("GetPlan", inference_pb2.GetPlanRequest(), timeout=timeout)
 
-    def create_session(self, *, ttl_seconds: Optional[float] = None) -> Session:
+    def create_session(self, *, ttl_seconds: Optional[float] = None,
+                       timeout: Optional[float] = None) -> Session:
         affinity = new_affinity()
-        made = self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds), affinity)
+        made = self._call("CreateSession", inference_pb2.CreateSessionRequest(ttl_seconds=ttl_seconds),
+                          affinity, timeout=timeout)
         return Session(self, made.session, affinity)
 
     def session(self, handle: str, affinity: Optional[str] = None) -> Session:
@@ -160,22 +164,25 @@ class Client:
         return Session(self, handle, affinity)
 
     def load_session(self, data: bytes, *, cache_salt: Optional[str] = None,
-                     ttl_seconds: Optional[float] = None) -> Session:
+                     ttl_seconds: Optional[float] = None, timeout: Optional[float] = None) -> Session:
         """A new session from what Session.save() has returned, here or of another server of the model."""
         affinity = new_affinity()
         loaded = self._call("LoadSession", functools.partial(load_requests, data, {
-            "cache_salt": cache_salt, "ttl_seconds": ttl_seconds}), affinity)
+            "cache_salt": cache_salt, "ttl_seconds": ttl_seconds}), affinity, timeout=timeout)
         return Session(self, loaded.session.session, affinity)
 
-    def list_sessions(self, *, limit: Optional[int] = None) -> List[inference_pb2.Session]:
+    def list_sessions(self, *, limit: Optional[int] = None,
+                      timeout: Optional[float] = None) -> List[inference_pb2.Session]:
         """Of the API key, those of this replica; the ones that were used last come first."""
-        return list(self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit)).sessions)
+        return list(self._call("ListSessions", inference_pb2.ListSessionsRequest(limit=limit),
+                               timeout=timeout).sessions)
 
     def _call(self, method: str, request: Any, affinity: Optional[str] = None,
-              read: Callable[[Any], Any] = lambda answer: answer, gone: bool = False) -> Any:
+              read: Callable[[Any], Any] = lambda answer: answer, gone: bool = False,
+              timeout: Optional[float] = None) -> Any:
         """`request`: a message, or a function that makes an iterator of them. `read`: of the answer. `gone`:
         whether what is not found after a try whose answer was lost is what was asked for."""
-        attempts, metadata = self._settings.attempts(None), self._settings.metadata(affinity)
+        attempts, metadata = self._settings.attempts(timeout), self._settings.metadata(affinity)
         while True:
             try:
                 return read(getattr(self._stub, method)(request() if callable(request) else request,
@@ -231,29 +238,32 @@ class Session:
         """Of what may follow the session's text, which stays as it is; with no arguments, of that text."""
         return self._client._score(prompt, candidates, options, timeout, self)
 
-    def info(self, *, include_token_ids: bool = False) -> inference_pb2.Session:
+    def info(self, *, include_token_ids: bool = False,
+             timeout: Optional[float] = None) -> inference_pb2.Session:
         return self._client._call("GetSession", inference_pb2.GetSessionRequest(
-            session=self.handle, include_token_ids=include_token_ids), self.affinity)
+            session=self.handle, include_token_ids=include_token_ids), self.affinity, timeout=timeout)
 
-    def fork(self) -> Session:
+    def fork(self, *, timeout: Optional[float] = None) -> Session:
         """Another session with the same text."""
         made = self._client._call("ForkSession", inference_pb2.ForkSessionRequest(session=self.handle),
-                                  self.affinity)
+                                  self.affinity, timeout=timeout)
         return Session(self._client, made.session, self.affinity)
 
-    def rewind(self, *, turns: Optional[int] = None, tokens: Optional[int] = None) -> inference_pb2.Session:
+    def rewind(self, *, turns: Optional[int] = None, tokens: Optional[int] = None,
+               timeout: Optional[float] = None) -> inference_pb2.Session:
         """Keeps so many of the first turns, or tokens."""
-        return self._client._call("RewindSession", rewind_request(self.handle, turns, tokens), self.affinity)
+        return self._client._call("RewindSession", rewind_request(self.handle, turns, tokens),
+                                  self.affinity, timeout=timeout)
 
-    def save(self, *, cache_salt: Optional[str] = None) -> bytes:
+    def save(self, *, cache_salt: Optional[str] = None, timeout: Optional[float] = None) -> bytes:
         """The session with its state, for Client.load_session()."""
         return self._client._call(
             "SaveSession", inference_pb2.SaveSessionRequest(session=self.handle, cache_salt=cache_salt),
-            self.affinity, lambda messages: b"".join(message.data for message in messages))
+            self.affinity, lambda messages: b"".join(message.data for message in messages), timeout=timeout)
 
-    def delete(self) -> None:
+    def delete(self, *, timeout: Optional[float] = None) -> None:
         self._client._call("DeleteSession", inference_pb2.DeleteSessionRequest(session=self.handle),
-                           self.affinity, gone=True)
+                           self.affinity, gone=True, timeout=timeout)
 
     def __enter__(self) -> Session:
         return self

@@ -5,6 +5,7 @@
 #include "absl/flags/flag.h"
 #include "kernels/resources.h"
 #include "models/bounds.h"
+#include "models/load.h"
 #include "server/byte_size.h"
 #include "server/flags.h"
 #include "server/plan.h"
@@ -47,6 +48,11 @@ int PlanCommand(const std::vector<std::string>& args) {
   if (options.device == "cuda") {
     return Mistake(absl::InvalidArgumentError(
         "--device is \"cuda\"; a plan is of a model on the CPU: auto or cpu"));
+  }
+  if (options.device == "auto" && GpuUsable().ok()) {
+    return Mistake(absl::InvalidArgumentError(
+        "--device is \"auto\", by which a server takes the GPU that is here; a plan is of a model on "
+        "the CPU: say --device=cpu"));
   }
   const int64_t memory = absl::GetFlag(FLAGS_memory).bytes;
   if (memory != 0) {

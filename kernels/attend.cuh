@@ -2,20 +2,26 @@
 // shared by RAT, window and full attention, by decode steps and prompts.
 //
 // What fixes the bits, whatever the form, the batch and the cut:
-// - Entries are taken in splits of kSplit at absolute indices. Group g of kLanes neighbouring lanes
-//   takes entries g, g + kGroups, ... of a split, each lane a slice of eight channels: a score is a
-//   chain over the slice's channels, then a butterfly over the slices; a value's channel is a chain
-//   over the group's entries, then a tree over the groups.
+// - Entries are taken in splits of kSplit at absolute indices. In bfloat16 and for up to 128
+// channels
+//   tensor cores multiply, in the order of attend_tensor.cuh. Else group g of kLanes neighbouring
+//   lanes takes entries g, g + kGroups, ... of a split, each lane a slice of eight channels: a
+//   score is a chain over the slice's channels, then a butterfly over the slices; a value's channel
+//   is a chain over the group's entries, then a tree over the groups.
 // - A split's weights are relative to its own largest score. Splits are joined in order of index
 //   into runs, and runs into the result: see Join(). A query of c splits makes runs of
 //   ceil(c / kMaxRuns), so that scratch is bounded and runs can be made by different blocks.
 // - The query's own entry, which may not be in a page yet, comes last, as a run of its own.
-// - Entries that a query does not see are never multiplied, not even by zero: they may be NaN.
+// - Entries that a query does not see are not multiplied, not even by zero: they may be NaN.
+// (Tensor
+//   cores multiply what is finite of them.)
 //
 // Scores are kept times log2(e), so that weights are powers of two.
 #ifndef PACKRAT_KERNELS_ATTEND_CUH_
 #define PACKRAT_KERNELS_ATTEND_CUH_
 
+#include "kernels/attend_runs.cuh"
+#include "kernels/attend_tensor.cuh"
 #include "kernels/attend_tile.cuh"
 
 namespace packrat::gpu {
@@ -51,6 +57,25 @@ __device__ __forceinline__ void LoadRows(const AttendTile& tile, int parity, int
 #pragma unroll
   for (int step = 0; step < L::kSteps; ++step) {
     LoadPacked(reinterpret_cast<const T*>(rows[step * L::kGroups]) + channel, &slices[step]);
+  }
+}
+
+template <class T, class L>
+__device__ __forceinline__ void LoadKeys(const AttendTile& tile, int parity, int padded,
+                                         Packed8<T>* keys) {
+  if constexpr (L::kTensor) {
+    LoadTensorKeys<L>(tile, parity, padded, keys);
+  } else {
+    LoadRows<T, L>(tile, parity, 0, padded, keys);
+  }
+}
+template <class T, class L>
+__device__ __forceinline__ void LoadValues(const AttendTile& tile, int parity, int padded,
+                                           Packed8<T>* values) {
+  if constexpr (L::kTensor) {
+    LoadTensorValues<L>(tile, parity, padded, values);
+  } else {
+    LoadRows<T, L>(tile, parity, 1, padded, values);
   }
 }
 
@@ -114,34 +139,6 @@ __device__ __forceinline__ void Scores(const AttendTile& tile, int n, const Pack
         tile.weights[(first + i) * L::kSplit + step * L::kGroups + group] = scores[i][0];
       }
     }
-  }
-}
-
-// For one query, by lane 0 of its warp: how the split joins its run, and the run the result.
-template <class L>
-__device__ __forceinline__ void JoinSplit(AttendQuery* query, int split, float max, float sum,
-                                          const AttendPartials& partials) {
-  const Runs runs(query->first, query->end, L::kSplit);
-  if ((query->steps & kEndsRun) != 0) query->run += query->run_step, query->left = 0;
-  const int left = query->left++;
-  query->steps = kTakesPart;
-  if (left == 0) {
-    query->steps |= kOpensRun;
-    query->run_max = max;
-    query->run_sum = sum;
-  } else {
-    Join(max, sum, &query->run_max, &query->run_sum, &query->run_scale, &query->split_scale);
-  }
-  if (left < runs.length - 1 && split < runs.end_split - 1) return;
-  query->steps |= kEndsRun;
-  if (partials.sums != nullptr) return;
-  if (query->run == 0 && !partials.continues) {
-    query->steps |= kFirstRun;
-    query->max = query->run_max;
-    query->sum = query->run_sum;
-  } else {
-    Join(query->run_max, query->run_sum, &query->max, &query->sum, &query->scale,
-         &query->ended_scale);
   }
 }
 
@@ -224,67 +221,73 @@ __device__ __forceinline__ void Values(const AttendTile& tile, int n, const Pack
       const int at = begin + static_cast<int>(threadIdx.x);
       const int i = first + at / L::kChannels, d = at % L::kChannels;
       if (i >= min(first + kQ, n)) break;
-      const AttendQuery& query = tile.queries[i];
-      if (query.steps == 0) continue;
       const float* x = partial + at;
       constexpr int kWarpStride = kQ * L::kChannels;
-      const float sum = (x[0] + x[kWarpStride]) + (x[2 * kWarpStride] + x[3 * kWarpStride]);
-      float* run = tile.run + i * L::kChannels + d;
-      const float joined = (query.steps & kOpensRun) != 0
-                               ? sum
-                               : Blend(*run, query.run_scale, sum, query.split_scale);
-      *run = joined;
-      if ((query.steps & kEndsRun) == 0) continue;
-      if (partials.sums != nullptr) {
-        partials.Sum(i, query.run)[d] = joined;
-        continue;
-      }
-      float* result = tile.result + i * L::kChannels + d;
-      *result = (query.steps & kFirstRun) != 0
-                    ? joined
-                    : Blend(*result, query.scale, joined, query.ended_scale);
+      float sum[1] = {(x[0] + x[kWarpStride]) + (x[2 * kWarpStride] + x[3 * kWarpStride])};
+      AddToRun<L>(tile, i, d, partials, sum);
     }
   }
 }
 
 // --- The whole. ---
 
-// All splits of `walk` for n queries, kQ at a time (kScored of them while scores are computed,
-// which takes more registers); none sees entries outside [first, end). row(entry, part) gives a
-// key's (0) or value's (1) row of `padded` elements, which nobody writes meanwhile. prepare() fills
-// tile.q and lets the queries Begin(); it runs once the first loads are under way. The results go
-// to tile.result and the queries or, if `partials` is not empty, there.
+// All splits of `walk` for n queries, which is 1 if kQ is, and is of one token unless kMany; kQ at
+// a time (kScored of them while scores are computed, which takes more registers), or as tensor
+// cores take them; none sees entries outside [first, end), and those of an earlier query begin and
+// end no later than a later one's. row(entry, part) gives a key's (0) or value's (1) row of
+// `padded` elements, which nobody writes meanwhile. prepare() fills tile.q and lets the queries
+// Begin(); it runs once the first loads are under way. The results go to tile.result and the
+// queries or, if `partials` is not empty, there.
 //
 // A split's rows are found two splits ahead, while others are added up, and once for all lanes:
 // what is left for each load is to read an address.
-template <class T, class L, int kQ, int kScored = kQ, class Row, class Prepare>
+template <class T, class L, int kQ, bool kMany, int kScored = kQ, class Row, class Prepare>
 __device__ __forceinline__ void AttendSplits(const AttendTile& tile, int n, SplitWalk walk,
                                              int first, int end, int padded, float scale,
                                              const Row& row, const AttendPartials& partials,
                                              const Prepare& prepare) {
-  Packed8<T> keys[L::kSteps], values[L::kSteps];
+  Packed8<T> keys[L::kKeySteps], values[L::kValueSteps];
   int split = walk.Next(), next = walk.Next(), parity = 0, partial = 0;
   if (split < walk.end) PutRow<L>(tile, 0, FindRow<T, L>(row, split, first, end));
   __syncthreads();
   if (split < walk.end) {
-    LoadRows<T, L>(tile, 0, 0, padded, keys);
-    LoadRows<T, L>(tile, 0, 1, padded, values);
+    LoadKeys<T, L>(tile, 0, padded, keys);
+    LoadValues<T, L>(tile, 0, padded, values);
   }
   if (next < walk.end) PutRow<L>(tile, 1, FindRow<T, L>(row, next, first, end));
   prepare();
   __syncthreads();
+  bool ragged = false;
+  const int all_first = tile.queries[n - 1].first, all_end = tile.queries[0].end;  // What all see.
   while (split < walk.end) {
     const int after = walk.Next();
     const T* found = nullptr;
     if (after < walk.end) found = FindRow<T, L>(row, after, first, end);
-    Scores<T, L, kScored>(tile, n, keys);
-    if (next < walk.end) LoadRows<T, L>(tile, parity ^ 1, 0, padded, keys);
+    if constexpr (L::kTensor) {
+      TensorScores<L>(tile, n, keys);
+      if constexpr (kMany) {  // Does some query see less of the split than others?
+        ragged = all_first > max(split * L::kSplit, first) ||
+                 all_end < min((split + 1) * L::kSplit, end);
+        if (ragged) ClearNotFinite<L>(tile, values);
+      }
+    } else {
+      Scores<T, L, kScored>(tile, n, keys);
+    }
+    if (next < walk.end) LoadKeys<T, L>(tile, parity ^ 1, padded, keys);
     __syncthreads();
-    Weights<L>(tile, n, split, scale, partials);
+    if constexpr (L::kTensor) {
+      TensorWeights<L, (kQ == 1 ? kWarp : 8), kMany>(tile, n, split, scale, ragged, partials);
+    } else {
+      Weights<L>(tile, n, split, scale, partials);
+    }
     __syncthreads();
     if (after < walk.end) PutRow<L>(tile, parity, found);
-    Values<T, L, kQ>(tile, n, values, partials, &partial);
-    if (next < walk.end) LoadRows<T, L>(tile, parity ^ 1, 1, padded, values);
+    if constexpr (L::kTensor) {
+      TensorValues<L>(tile, n, values, partials);
+    } else {
+      Values<T, L, kQ>(tile, n, values, partials, &partial);
+    }
+    if (next < walk.end) LoadValues<T, L>(tile, parity ^ 1, padded, values);
     split = next, next = after, parity ^= 1;
   }
 }

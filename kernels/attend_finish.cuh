@@ -3,41 +3,49 @@
 #ifndef PACKRAT_KERNELS_ATTEND_FINISH_CUH_
 #define PACKRAT_KERNELS_ATTEND_FINISH_CUH_
 
+#include "kernels/attend_query.cuh"
+#include "kernels/attend_runs.cuh"
 #include "kernels/attend_tile.cuh"
 
 namespace packrat::gpu {
 
-// Rotates channels (i, i + half) of a head by its token's cosines and sines.
-__device__ __forceinline__ void RotatePair(float x1, float x2, const float* cos_sin, int i,
-                                           int half, float* y1, float* y2) {
-  const float c = cos_sin[i], s = cos_sin[half + i];
-  *y1 = x1 * c - x2 * s;
-  *y2 = x2 * c + x1 * s;
+// Score of a query's own entry, by a whole warp, of whose key each lane has eight channels from
+// OwnChannel() on.
+template <class L>
+__device__ __forceinline__ int OwnChannel() {
+  return Lane() % L::kLanes * 8;
 }
-// Score of a query's own entry, by a whole warp. key(channel, out): eight channels.
-template <class L, class Key>
-__device__ __forceinline__ float OwnScore(const float* q, float scale,
-                                          const Key& key PACKRAT_CALLER) {
-  const int channel = Lane() % L::kLanes * 8;
-  float a[8], b[8];
-  Load8(q + channel, a);
-  key(channel, b);
-  return WarpSum<L::kLanes>(DotSlice(a, b)) * scale;
+template <class L>
+__device__ __forceinline__ float OwnScore(const AttendTile& tile, int query, float scale,
+                                          const float (&key)[8] PACKRAT_CALLER) {
+  float q[8];
+  LoadQuery<L>(tile, query, OwnChannel<L>(), q);
+  return WarpSum<L::kLanes>(DotSlice(q, key)) * scale;
 }
 
-// Joins the own entries and hands out the results of n queries: own_key(query, channel, out),
-// own_value(query, channel); store(query, channel, x) for channels below `dim`. A barrier lies
-// between AttendSplits()'s last write of tile.queries and this.
-template <class L, class OwnKey, class OwnValue, class Store>
+// Joins the own entries and hands out the results of n queries: own_key(query, channel, out); for
+// channels below `dim` own_value(query, channel), and beside it what store() needs, and
+// store(query, channel, x, beside). kAhead queries of a warp and channels of a thread are loaded at
+// once. A barrier lies between AttendSplits()'s last write of tile.queries and this.
+template <class L, int kAhead, class OwnKey, class OwnValue, class Store>
 __device__ __forceinline__ void FinishQueries(const AttendTile& tile, int n, int dim, float scale,
                                               const OwnKey& own_key, const OwnValue& own_value,
                                               const Store& store) {
   __syncthreads();  // The last split's steps have been read.
-  for (int i = Warp(); i < n; i += kAttendWarps) {
-    const float score = OwnScore<L>(tile.q + i * L::kChannels, scale,
-                                    [&](int channel, float* out) { own_key(i, channel, out); });
+  for (int first = Warp(); first < n; first += kAhead * kAttendWarps) {
+    float keys[kAhead][8], score = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      own_key(min(first + k * kAttendWarps, n - 1), OwnChannel<L>(), keys[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {  // Lane k goes on with the k-th.
+      const float of_k = OwnScore<L>(tile, min(first + k * kAttendWarps, n - 1), scale, keys[k]);
+      if (Lane() == k) score = of_k;
+    }
+    const int i = first + Lane() * kAttendWarps;
+    if (Lane() >= kAhead || i >= n) continue;
     AttendQuery* query = tile.queries + i;
-    if (Lane() != 0) continue;
     // exp2f(score - score): 1, or the NaN that a score may be, which a maximum would drop.
     const float weight = exp2f(score - score);
     if (query->first >= query->end) {
@@ -47,15 +55,25 @@ __device__ __forceinline__ void FinishQueries(const AttendTile& tile, int n, int
     }
   }
   __syncthreads();
-  for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
-    const int i = at / L::kChannels, d = at % L::kChannels;
-    if (d >= dim) continue;
-    const AttendQuery& query = tile.queries[i];
-    const float value = own_value(i, d);
-    const float sum = query.first >= query.end
-                          ? value
-                          : Blend(tile.result[at], query.scale, value, query.ended_scale);
-    store(i, d, sum / query.sum);
+  const int all = n * L::kChannels;
+  for (int begin = threadIdx.x; begin < all; begin += kAhead * kAttendThreads) {
+    float2 own[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int at = min(begin + k * kAttendThreads, all - 1);
+      own[k] = own_value(at / L::kChannels, min(at % L::kChannels, dim - 1));
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int at = begin + k * kAttendThreads, i = at / L::kChannels, d = at % L::kChannels;
+      if (at >= all) break;
+      if (d >= dim) continue;
+      const AttendQuery& query = tile.queries[i];
+      const float sum = query.first >= query.end
+                            ? own[k].x
+                            : Blend(tile.result[at], query.scale, own[k].x, query.ended_scale);
+      store(i, d, sum / query.sum, own[k].y);
+    }
   }
 }
 
@@ -104,9 +122,9 @@ template <class L>
 __device__ __forceinline__ void StoreOwnPartial(const AttendTile& tile, int n, int run, float scale,
                                                 const AttendPartials& partials) {
   for (int i = Warp(); i < n; i += kAttendWarps) {
-    const float score = OwnScore<L>(tile.q + i * L::kChannels, scale, [&](int channel, float* out) {
-      Load8(tile.own + channel, out);
-    });
+    float key[8];
+    Load8(tile.own + OwnChannel<L>(), key);
+    const float score = OwnScore<L>(tile, i, scale, key);
     if (Lane() == 0) {
       partials.Stat(i, run)[0] = score;
       partials.Stat(i, run)[1] = exp2f(score - score);  // As in FinishQueries().

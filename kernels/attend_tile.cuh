@@ -4,6 +4,7 @@
 #define PACKRAT_KERNELS_ATTEND_TILE_CUH_
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/batch.h"
 #include "kernels/device.cuh"
@@ -12,7 +13,6 @@ namespace packrat::gpu {
 
 inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / kWarp;
 inline constexpr int kMaxRuns = 64;         // Of a query, without its own entry.
-inline constexpr int kTileQueries = 16;     // Of a block, at most.
 inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
                                             // sequences and heads, several blocks share one.
 
@@ -25,22 +25,55 @@ struct AttendLayout {
   static constexpr int kGroups = kAttendThreads / kLanes;
   static constexpr int kSteps = kLanes == 32 ? 8 : 64 / kGroups;
   static constexpr int kSplit = kGroups * kSteps;  // 64; 32 for more than 128 channels.
+  static constexpr int kKeySteps = kSteps, kValueSteps = kSteps;
+  static constexpr bool kTensor = false;
+  static constexpr int kTile = 16;              // Queries of a block in prompts, at most.
+  static constexpr int kWeightStride = kSplit;  // Floats from one query's weights to the next's.
+};
+// On tensor cores (attend_tensor.cuh): a warp takes sixteen neighbouring entries of a split.
+template <int kLanes_>
+struct TensorLayout : AttendLayout<kLanes_> {
+  using AttendLayout<kLanes_>::kChannels;
+  using AttendLayout<kLanes_>::kSplit;
+  static_assert(kSplit == 16 * kAttendWarps);
+  static constexpr int kKeySteps = kChannels / 16;       // Loads of eight channels in each lane.
+  static constexpr int kWords = kChannels < 64 ? 2 : 4;  // Pairs of channels in a load of a value,
+  static constexpr int kValueParts = kChannels / (16 * kWords);  // and of such loads for an entry.
+  static constexpr int kValueSteps = 4 * kValueParts;
+  static constexpr bool kTensor = true;
+  static constexpr int kAtOnce = 8;  // Queries.
+  static constexpr int kTile = 32;   // The entries that they share come from the second cache.
+  // Strides by which the lanes of a warp meet few banks twice.
+  static constexpr int kWeightStride = kSplit + 4, kPartialStride = kChannels + 8;
 };
 constexpr int AttendLanes(int padded) {
   return padded <= 32 ? 4 : padded <= 64 ? 8 : padded <= 128 ? 16 : 32;
 }
 constexpr int AttendSplit(int padded) { return AttendLanes(padded) == 32 ? 32 : 64; }
 
-// call(T(), AttendLayout<lanes>()) for the type of the activations and a padded head dimension.
+// Blocks for each multiprocessor, of a decoding kernel with kQ queries at once: whose registers
+// allow them.
+template <class T, class L, int kQ = 1>
+constexpr int DecodeBlocks() {
+  if (std::is_same_v<T, float>) return 2;
+  return kQ > 1 || (L::kTensor && L::kChannels == 128) ? 3 : 4;
+}
+
+// Of the type of the activations, for lanes of less than 32: bfloat16 on tensor cores.
+template <class T, int kLanes>
+using LayoutOf =
+    std::conditional_t<std::is_same_v<T, float>, AttendLayout<kLanes>, TensorLayout<kLanes>>;
+
+// call(T(), layout of the lanes) for the type of the activations and a padded head dimension.
 template <class T, class Call>
 absl::Status WithAttendLanes(int padded, const Call& call) {
   switch (AttendLanes(padded)) {
     case 4:
-      return call(T(), AttendLayout<4>());
+      return call(T(), LayoutOf<T, 4>());
     case 8:
-      return call(T(), AttendLayout<8>());
+      return call(T(), LayoutOf<T, 8>());
     case 16:
-      return call(T(), AttendLayout<16>());
+      return call(T(), LayoutOf<T, 16>());
     default:
       return call(T(), AttendLayout<32>());
   }
@@ -122,22 +155,6 @@ struct Runs {
         count(length == 0 ? 0 : (end_split - first_split + length - 1) / length) {}
 };
 
-// Joins (max_b, sum_b) to (max_a, sum_a): sums of what a and b weigh are a * *scale_a + b *
-// *scale_b, by Blend(). Below all scores there is kNoScore, finite, so that its difference to
-// itself is no NaN.
-inline constexpr float kNoScore = -3e38f;
-__device__ __forceinline__ void Join(float max_b, float sum_b, float* max_a, float* sum_a,
-                                     float* scale_a, float* scale_b) {
-  const float max = fmaxf(*max_a, max_b);
-  *scale_a = exp2f(*max_a - max);
-  *scale_b = exp2f(max_b - max);
-  *sum_a = fmaf(*sum_a, *scale_a, sum_b * *scale_b);
-  *max_a = max;
-}
-__device__ __forceinline__ float Blend(float a, float scale_a, float b, float scale_b) {
-  return fmaf(a, scale_a, b * scale_b);
-}
-
 // What a block knows of one of its queries.
 struct AttendQuery {
   int first, end;          // The entries in pages that it sees; maybe none.
@@ -162,18 +179,21 @@ enum AttendStep { kTakesPart = 1, kOpensRun = 2, kEndsRun = 4, kFirstRun = 8 };
 struct AttendTile {
   AttendQuery* queries;
   const std::byte** rows;  // (2, 2, kSplit): where the keys and values of two splits are
-  float* q;                // (queries, kChannels), rotated; zero beyond the head dimension
-  float* weights;          // (queries, kSplit): scores, then weights; -1: not seen
-  float* partial;          // (2, warps, kQ, kChannels)
+  float* q;                // (queries, kChannels), rotated; zero beyond the head dimension;
+                           // PutQuery() and LoadQuery() know how
+  float* weights;          // (queries, kWeightStride): scores, then weights; -1: not seen
+  float* partial;          // (2, warps, kQ, kChannels); for tensor cores see TensorValues()
+  float* poison;           // (kSplit) for tensor cores: see ClearNotFinite()
   float* run;              // (queries, kChannels): the run under way
   float* result;           // (queries, kChannels): the finished runs
   float* own;              // (2, kChannels): the own entry's key, rotated, and value; decode only
   float* joins;            // (queries, kMaxRuns + 1, 4): decode only
   int* flag;
 
-  size_t bytes;  // Of all.
+  int partial_queries;  // In `partial` at once.
+  size_t bytes;         // Of all.
 
-  // For n queries of which AttendSplits() takes at_once (kQ) at once.
+  // For n queries of which AttendSplits() takes at_once (kQ) at once; on tensor cores kAtOnce.
   template <class Layout>
   __host__ __device__ static size_t Bytes(int n, int at_once, bool decode) {
     return AttendTile(Layout(), nullptr, n, at_once, decode).bytes;
@@ -192,8 +212,16 @@ struct AttendTile {
     rows = reinterpret_cast<const std::byte**>(
         take(4 * Layout::kSplit * sizeof(*rows) / sizeof(float)));
     q = take(n * Layout::kChannels);
-    weights = take(n * Layout::kSplit);
-    partial = take(2 * kAttendWarps * at_once * Layout::kChannels);
+    weights = take(n * Layout::kWeightStride);
+    if constexpr (Layout::kTensor) {
+      partial_queries = n < Layout::kAtOnce ? n : Layout::kAtOnce;
+      partial = take(kAttendWarps * partial_queries * Layout::kPartialStride);
+      poison = take(Layout::kSplit);
+    } else {
+      partial_queries = at_once;
+      partial = take(2 * kAttendWarps * at_once * Layout::kChannels);
+      poison = nullptr;
+    }
     run = take(n * Layout::kChannels);
     result = take(n * Layout::kChannels);
     own = take(decode ? 2 * Layout::kChannels : 0);

@@ -68,18 +68,17 @@ __device__ __forceinline__ const T* HeadRow(const void* x, int stride, int token
   return static_cast<const T*>(x) + static_cast<size_t>(token) * stride + head * dim;
 }
 
-// A query head of one token, its first channels rotated, to (kChannels) floats.
-template <class T, class L>
-__device__ __forceinline__ void FillQuery(const AttentionShape& s, const AttentionOperands& x,
-                                          int token, int head, float* q) {
-  const int dim = s.head_dim, rotary = s.rotary_dim, half = rotary / 2;
-  const T* row = HeadRow<T>(x.q, x.stride, token, head, dim);
-  const float* cos_sin = x.rope + static_cast<size_t>(token) * rotary;
-  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
-    RotatePair(ToFloat(row[i]), ToFloat(row[half + i]), cos_sin, i, half, &q[i], &q[half + i]);
-  }
-  for (int d = rotary + threadIdx.x; d < dim; d += kAttendThreads) q[d] = ToFloat(row[d]);
-  for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) q[d] = 0.0f;
+// n queries of a tile: heads(i) of tokens(i).
+template <class T, class L, int kAhead, class Token, class Head>
+__device__ __forceinline__ void FillQueries(const AttentionShape& s, const AttentionOperands& x,
+                                            const AttendTile& tile, int n, const Token& token,
+                                            const Head& head) {
+  gpu::FillQueries<L, kAhead>(
+      tile, n, s.head_dim, s.rotary_dim,
+      [&](int i, int d) {
+        return ToFloat(__ldg(HeadRow<T>(x.q, x.stride, token(i), head(i), s.head_dim) + d));
+      },
+      [&](int i) { return x.rope + static_cast<size_t>(token(i)) * s.rotary_dim; });
 }
 
 // First visible position of a query.
@@ -126,9 +125,7 @@ __device__ __forceinline__ void FillOwn(const AttentionShape& s, const Attention
 // Blocks: (key heads times blocks of each, spans, workers): neighbours read neighbouring parts of
 // the same pages.
 template <class T, class L, int kQ>
-__global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
-                                                  : kQ == 1      ? 4
-                                                                 : 3)
+__global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L, kQ>())
     AttentionDecodeKernel(AttentionShape shape, BatchView batch, StatePages pages,
                           AttentionOperands x, AttendScratch scratch, float scale) {
   const BatchSpan span = batch.spans[blockIdx.y];
@@ -141,38 +138,36 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 4 ? 2
   const Runs runs(first, end, L::kSplit);
   const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
   if (worker >= workers) return;
-  const AttendTile tile(L(), SharedMemory(), blocks.at_once, kQ, true);
+  const AttendTile tile(L(), SharedMemory(), kQ == 1 ? 1 : blocks.at_once, kQ, true);
   const PageRows<T> rows(pages, shape, padded, blockIdx.y, kv_head);
   const int pair = blockIdx.y * gridDim.x + block;
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(pair);
-  AttendSplits<T, L, kQ, (kQ == 1 ? 1 : 2)>(
+  AttendSplits<T, L, kQ, false, (kQ == 1 ? 1 : 2)>(
       tile, n, {runs, worker, workers}, first, end, padded, scale,
       [&](int position, int part) { return rows.Row(position, part); }, partials,
       [&] {
         if (static_cast<int>(threadIdx.x) < n)
           tile.queries[threadIdx.x].Begin(first, end, worker, workers);
-        for (int i = 0; i < n; ++i) {
-          FillQuery<T, L>(shape, x, token, first_head + i, tile.q + i * L::kChannels);
-        }
+        FillQueries<T, L, (kQ == 1 ? 1 : 2)>(
+            shape, x, tile, n, [&](int) { return token; }, [&](int i) { return first_head + i; });
         if (worker == 0) {
           const bool append = block % blocks.each == 0;
           FillOwn<T, L>(shape, x, token, kv_head, padded, tile.own,
                         append ? rows.Row(end, 0) : nullptr, append ? rows.Row(end, 1) : nullptr);
         }
       });
-  const auto store = [&](int i, int d, float y) {
-    Store<T>(shape, x, token, first_head + i, d, y);
-  };
   if (workers == 1) {
-    FinishQueries<L>(
+    FinishQueries<L, 1>(
         tile, n, dim, scale, [&](int, int channel, float* out) { Load8(tile.own + channel, out); },
-        [&](int, int d) { return tile.own[L::kChannels + d]; }, store);
+        [&](int, int d) { return make_float2(tile.own[L::kChannels + d], 0.0f); },
+        [&](int i, int d, float y, float) { Store<T>(shape, x, token, first_head + i, d, y); });
     return;
   }
   if (worker == 0) StoreOwnPartial<L>(tile, n, runs.count, scale, partials);
   if (!ArrivesLast(scratch.tickets + pair, workers, tile.flag)) return;
-  JoinPartials<L>(tile, n, dim, runs.count, partials, store);
+  JoinPartials<L>(tile, n, dim, runs.count, partials,
+                  [&](int i, int d, float y) { Store<T>(shape, x, token, first_head + i, d, y); });
 }
 
 // Row of a token's key (0) or value (1) in a prompt piece's scratch (tokens, key heads, 2, padded).
@@ -247,9 +242,9 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
   const int block = blockIdx.y, kv_head = blocks.KvHead(block);
   const int first_head = blocks.First(block), heads = blocks.Count(block);
   const int dim = shape.head_dim, padded = PadTo16(dim);
-  const int tile_tokens = kTileQueries / blocks.at_once, tile_begin = blockIdx.x * tile_tokens;
+  const int tile_tokens = L::kTile / blocks.at_once, tile_begin = blockIdx.x * tile_tokens;
   const int tile_end = min(tile_begin + tile_tokens, batch.num_tokens);
-  const AttendTile tile(L(), SharedMemory(), kTileQueries, 4, false);
+  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, false);
   for (int token = tile_begin, tokens; token < tile_end; token += tokens) {
     tokens = 1;
     const BatchSpan* span = PromptSpan(batch, token);
@@ -264,26 +259,25 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
       return PieceRow(piece, shape, padded, span->first_token + at - begin, kv_head, part);
     };
     __syncthreads();  // The results of the last span have been read.
-    AttendSplits<T, L, 4>(tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
-                          row, AttendPartials(), [&] {
-                            if (static_cast<int>(threadIdx.x) < n) {
-                              const int own = position + static_cast<int>(threadIdx.x) / heads;
-                              tile.queries[threadIdx.x].Begin(FirstVisible(shape.window, own), own,
-                                                              0, 1);
-                            }
-                            for (int i = 0; i < n; ++i) {
-                              FillQuery<T, L>(shape, x, token + i / heads, first_head + i % heads,
-                                              tile.q + i * L::kChannels);
-                            }
-                          });
-    FinishQueries<L>(
+    AttendSplits<T, L, 4, true>(
+        tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale, row,
+        AttendPartials(), [&] {
+          if (static_cast<int>(threadIdx.x) < n) {
+            const int own = position + static_cast<int>(threadIdx.x) / heads;
+            tile.queries[threadIdx.x].Begin(FirstVisible(shape.window, own), own, 0, 1);
+          }
+          FillQueries<T, L, 4>(
+              shape, x, tile, n, [&](int i) { return token + i / heads; },
+              [&](int i) { return first_head + i % heads; });
+        });
+    FinishQueries<L, 4>(
         tile, n, dim, scale,
         [&](int i, int channel, float* out) {
           for (int c = 0; c < 8; ++c) out[c] = 0.0f;
           if (channel < padded) Load8(row(position + i / heads, 0) + channel, out);
         },
-        [&](int i, int d) { return ToFloat(row(position + i / heads, 1)[d]); },
-        [&](int i, int d, float y) {
+        [&](int i, int d) { return make_float2(ToFloat(row(position + i / heads, 1)[d]), 0.0f); },
+        [&](int i, int d, float y, float) {
           Store<T>(shape, x, token + i / heads, first_head + i % heads, d, y);
         });
   }
@@ -326,7 +320,7 @@ absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
                           const StatePages& pages, const AttentionOperands& operands, void* scratch,
                           float scale, CudaStream stream) {
   const HeadBlocks blocks(shape);
-  const int padded = PadTo16(shape.head_dim), tile_tokens = kTileQueries / blocks.at_once;
+  const int padded = PadTo16(shape.head_dim), tile_tokens = L::kTile / blocks.at_once;
   auto* piece = static_cast<T*>(scratch);
   const absl::Status rotated =
       Launch("AttentionRotate", AttentionRotateKernel<T>,
@@ -336,7 +330,7 @@ absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
   const absl::Status attended = Launch(
       "AttentionPrompt", AttentionPromptKernel<T, L>,
       dim3((batch.num_tokens + tile_tokens - 1) / tile_tokens, shape.num_kv_heads * blocks.each),
-      kAttendThreads, AttendTile::Bytes<L>(kTileQueries, 4, false), stream, shape, batch, pages,
+      kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch, pages,
       operands, piece, scale);
   if (!attended.ok()) return attended;
   return Launch("AttentionStore", AttentionStoreKernel<T>,

@@ -329,6 +329,26 @@ __device__ __forceinline__ void MmaBf16(const unsigned (&a)[4], const unsigned (
 #endif
 }
 
+// d (16, 8) += a (16, 32) b (32, 8), where a lane holds eight neighbours along k of rows: at
+// 8 (lane % 4) of rows g (low) and g + 8 (high) of a, and of column g of b, with g = lane / 4.
+__device__ __forceinline__ void MultiplyEight(const uint4& low, const uint4& high, const uint4& b,
+                                              float (&d)[4] PACKRAT_CALLER) {
+  const unsigned a0[4] = {low.x, high.x, low.y, high.y}, b0[2] = {b.x, b.y};
+  const unsigned a1[4] = {low.z, high.z, low.w, high.w}, b1[2] = {b.z, b.w};
+  MmaBf16(a0, b0, d);
+  MmaBf16(a1, b1, d);
+}
+
+// Two numbers, each as a sum of two bfloat16: *high, the nearest, and *low, the nearest to what is
+// left, so that the sum has 16 bits or more. The first is in the lower half of a word.
+__device__ __forceinline__ void SplitPair(float x, float y, unsigned* high, unsigned* low) {
+  const __nv_bfloat162 nearest = __floats2bfloat162_rn(x, y);
+  memcpy(high, &nearest, sizeof *high);
+  const __nv_bfloat162 rest = __floats2bfloat162_rn(x - __uint_as_float(*high << 16),
+                                                    y - __uint_as_float(*high & 0xffff0000u));
+  memcpy(low, &rest, sizeof *low);
+}
+
 // a - b of two pairs of bfloat16, each rounded.
 __device__ __forceinline__ unsigned SubtractPairs(unsigned a, unsigned b) {
   __nv_bfloat162 pairs[2];

@@ -62,16 +62,6 @@ __device__ __forceinline__ uint4 LoadEight(const BFloat16* row, int k, int n) {
   }
 }
 
-// sums (16 outputs, 8 rows) += over 32 k. Of the lane with g = lane / 4: its eight neighbours of
-// weight rows g and g + 8, and of row g of x.
-__device__ __forceinline__ void MultiplyEight(const uint4& low, const uint4& high, const uint4& x,
-                                              float (&sums)[4] PACKRAT_CALLER) {
-  const unsigned a0[4] = {low.x, high.x, low.y, high.y}, b0[2] = {x.x, x.y};
-  const unsigned a1[4] = {low.z, high.z, low.w, high.w}, b1[2] = {x.z, x.w};
-  MmaBf16(a0, b0, sums);
-  MmaBf16(a1, b1, sums);
-}
-
 // --- A block's operands in shared memory, by stages of one chunk: `lines` of 64 elements. ---
 
 constexpr int kBlockThreads = 256;

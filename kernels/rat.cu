@@ -96,22 +96,20 @@ struct TailPair {
   }
 };
 
-// A head's query of one token, rotated, to (kChannels) floats.
-template <class T, class L>
-__device__ __forceinline__ void FillQuery(const RatRow<T>& row, const float* cos_sin, int dim,
-                                          float* q) {
-  const int half = dim / 2;
-  for (int i = threadIdx.x; i < half; i += kAttendThreads) {
-    RotatePair(Read(row.q + i), Read(row.q + half + i), cos_sin, i, half, &q[i], &q[half + i]);
-  }
-  for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) q[d] = 0.0f;
+// A head's queries of n tokens, rotated.
+template <class T, class L, int kAhead>
+__device__ __forceinline__ void FillQueries(const RatShape& s, const RatOperands& x, int token,
+                                            int head, const AttendTile& tile, int n) {
+  gpu::FillQueries<L, kAhead>(
+      tile, n, s.head_dim, s.head_dim,
+      [&](int i, int d) { return Read(RatRow<T>(s, x, token + i, head).q + d); },
+      [&](int i) { return x.rope + static_cast<size_t>(token + i) * s.head_dim; });
 }
 
 // out = sigmoid(z) * attended for one channel.
 template <class T>
 __device__ __forceinline__ void StoreGated(const RatShape& s, const RatOperands& x, int token,
-                                           int head, int d, float attended) {
-  const float z = Read(RatRow<T>(s, x, token, head).z + d);
+                                           int head, int d, float attended, float z) {
   static_cast<T*>(x.out)[(static_cast<size_t>(token) * s.num_heads + head) * s.head_dim + d] =
       FromFloat<T>(Sigmoid(z) * attended);
 }
@@ -154,7 +152,7 @@ __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOpe
 
 // Blocks: (heads, spans, workers): neighbours read neighbouring parts of the same pages.
 template <class T, class L>
-__global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
+__global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
     RatDecodeKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
                     RatOperands x, AttendScratch scratch, float scale) {
   const BatchSpan span = batch.spans[blockIdx.y];
@@ -171,26 +169,28 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 4 : 2)
   const int pair = blockIdx.y * shape.num_heads + head;
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(pair);
-  AttendSplits<T, L, 1>(
+  AttendSplits<T, L, 1, false>(
       tile, 1, {runs, worker, workers}, 0, finished, padded, scale,
       [&](int chunk, int part) { return rows.Row(chunk, part); }, partials,
       [&] {
         if (threadIdx.x == 0) tile.queries[0].Begin(0, finished, worker, workers);
-        FillQuery<T, L>(row, x.rope + static_cast<size_t>(token) * dim, dim, tile.q);
+        FillQueries<T, L, 1>(shape, x, token, head, tile, 1);
         if (worker == 0) {
           StepRunningChunk<T, L>(shape, x, tails, span, row, rows, head, padded, tile.own);
         }
       });
-  const auto store = [&](int, int d, float y) { StoreGated<T>(shape, x, token, head, d, y); };
   if (workers == 1) {
-    FinishQueries<L>(
+    FinishQueries<L, 1>(
         tile, 1, dim, scale, [&](int, int channel, float* out) { Load8(tile.own + channel, out); },
-        [&](int, int d) { return tile.own[L::kChannels + d]; }, store);
+        [&](int, int d) { return make_float2(tile.own[L::kChannels + d], Read(row.z + d)); },
+        [&](int, int d, float y, float z) { StoreGated<T>(shape, x, token, head, d, y, z); });
     return;
   }
   if (worker == 0) StoreOwnPartial<L>(tile, 1, runs.count, scale, partials);
   if (!ArrivesLast(scratch.tickets + pair, workers, tile.flag)) return;
-  JoinPartials<L>(tile, 1, dim, runs.count, partials, store);
+  JoinPartials<L>(tile, 1, dim, runs.count, partials, [&](int, int d, float y) {
+    StoreGated<T>(shape, x, token, head, d, y, Read(row.z + d));
+  });
 }
 
 // The running chunk of every token of prompt pieces: `running` (tokens, heads, 2, padded), rotated
@@ -253,15 +253,15 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
 }
 
-// Attention of prompt pieces. Blocks: (tiles of kTileQueries tokens, heads).
+// Attention of prompt pieces. Blocks: (tiles of kTile tokens, heads).
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     RatPromptKernel(RatShape shape, BatchView batch, StatePages pages, RatOperands x,
                     const float* running, float scale) {
   const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
-  const int tile_begin = blockIdx.x * kTileQueries;
-  const int tile_end = min(tile_begin + kTileQueries, batch.num_tokens);
-  const AttendTile tile(L(), SharedMemory(), kTileQueries, 4, false);
+  const int tile_begin = blockIdx.x * L::kTile;
+  const int tile_end = min(tile_begin + L::kTile, batch.num_tokens);
+  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, false);
   for (int token = tile_begin, n; token < tile_end; token += n) {
     n = 1;
     const int span_index = batch.token_span[token];
@@ -273,15 +273,11 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     const int finished = (position + n - 1) / shape.chunk_size;  // For the last of them.
     const RatRows<T> rows(pages, shape, padded, span_index, head);
     __syncthreads();  // The results of the last span have been read.
-    AttendSplits<T, L, 4>(
+    AttendSplits<T, L, 4, true>(
         tile, n, {Runs(0, finished, L::kSplit), 0, 1}, 0, finished, padded, scale,
         [&](int chunk, int part) { return rows.Row(chunk, part); }, AttendPartials(),
         [&] {
-          for (int i = 0; i < n; ++i) {
-            FillQuery<T, L>(RatRow<T>(shape, x, token + i, head),
-                            x.rope + static_cast<size_t>(token + i) * dim, dim,
-                            tile.q + i * L::kChannels);
-          }
+          FillQueries<T, L, 4>(shape, x, token, head, tile, n);
           if (static_cast<int>(threadIdx.x) < n) {
             const int own = position + static_cast<int>(threadIdx.x);
             tile.queries[threadIdx.x].Begin(0, own / shape.chunk_size, 0, 1);
@@ -290,14 +286,16 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     const auto own = [&](int i) {
       return running + (static_cast<size_t>(token + i) * shape.num_heads + head) * 2 * padded;
     };
-    FinishQueries<L>(
+    FinishQueries<L, 4>(
         tile, n, dim, scale,
         [&](int i, int channel, float* out) {
           for (int c = 0; c < 8; ++c) out[c] = 0.0f;
           if (channel < padded) Load8(own(i) + channel, out);
         },
-        [&](int i, int d) { return own(i)[padded + d]; },
-        [&](int i, int d, float y) { StoreGated<T>(shape, x, token + i, head, d, y); });
+        [&](int i, int d) {
+          return make_float2(own(i)[padded + d], Read(RatRow<T>(shape, x, token + i, head).z + d));
+        },
+        [&](int i, int d, float y, float z) { StoreGated<T>(shape, x, token + i, head, d, y, z); });
   }
 }
 
@@ -346,9 +344,9 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
                stream, shape, batch, pages, tails, operands, running);
     if (!status.ok()) return status;
     return Launch("RatPrompt", RatPromptKernel<T, L>,
-                  dim3((batch.num_tokens + kTileQueries - 1) / kTileQueries, shape.num_heads),
-                  kAttendThreads, AttendTile::Bytes<L>(kTileQueries, 4, false), stream, shape,
-                  batch, pages, operands, running, scale);
+                  dim3((batch.num_tokens + L::kTile - 1) / L::kTile, shape.num_heads),
+                  kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch,
+                  pages, operands, running, scale);
   });
 }
 

@@ -157,7 +157,7 @@ template <class T, class L, int kQ>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     RatPlusAttendKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                         AttentionOperands x, T* piece, int tile_tokens, float scale) {
-  const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim), half = dim / 2;
+  const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
   const int tile_begin = blockIdx.x * tile_tokens;
   const int tile_end = min(tile_begin + tile_tokens, batch.num_tokens);
   const AttendTile tile(L(), SharedMemory(), tile_tokens, kQ, false);
@@ -173,21 +173,17 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     joined.continues = true;
     const int far = shape.Far(position + n - 1);
     __syncthreads();  // The results of the last span have been read.
-    AttendSplits<T, L, kQ>(
+    AttendSplits<T, L, kQ, (kQ > 1)>(
         tile, n, {Runs(0, far, L::kSplit), 0, 1}, 0, far, padded, scale,
         [&](int e, int part) { return rows.Far(e, part); }, joined,
         [&] {
-          for (int i = 0; i < n; ++i) {
-            const T* q =
-                static_cast<const T*>(x.q) + static_cast<size_t>(token + i) * x.stride + head * dim;
-            const float* cos_sin = x.rope + static_cast<size_t>(token + i) * dim;
-            float* to = tile.q + i * L::kChannels;
-            for (int c = threadIdx.x; c < half; c += kAttendThreads) {
-              RotatePair(ToFloat(q[c]), ToFloat(q[half + c]), cos_sin, c, half, &to[c],
-                         &to[half + c]);
-            }
-            for (int d = dim + threadIdx.x; d < L::kChannels; d += kAttendThreads) to[d] = 0.0f;
-          }
+          FillQueries<L, kQ>(
+              tile, n, dim, dim,
+              [&](int i, int d) {
+                return ToFloat(__ldg(static_cast<const T*>(x.q) +
+                                     static_cast<size_t>(token + i) * x.stride + head * dim + d));
+              },
+              [&](int i) { return x.rope + static_cast<size_t>(token + i) * dim; });
           for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
             tile.result[at] = 0.0f;
           }
@@ -200,7 +196,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     if (shape.window > 0) {
       const int first = max(0, position - shape.window), end = position + n - 1;
       __syncthreads();  // The last split's steps have been read.
-      AttendSplits<T, L, kQ>(
+      AttendSplits<T, L, kQ, (kQ > 1)>(
           tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
           [&](int s, int part) { return rows.Near(s, part); }, joined,
           [&] {
@@ -209,14 +205,14 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
             }
           });
     }
-    FinishQueries<L>(
+    FinishQueries<L, kQ>(
         tile, n, dim, scale,
         [&](int i, int channel, float* out) {
           for (int c = 0; c < 8; ++c) out[c] = 0.0f;
           if (channel < padded) Load8(rows.Near(position + i, 0) + channel, out);
         },
-        [&](int i, int d) { return ToFloat(rows.Near(position + i, 1)[d]); },
-        [&](int i, int d, float y) {
+        [&](int i, int d) { return make_float2(ToFloat(rows.Near(position + i, 1)[d]), 0.0f); },
+        [&](int i, int d, float y, float) {
           static_cast<T*>(x.out)[static_cast<size_t>(token + i) * shape.width() + head * dim + d] =
               FromFloat<T>(y);
         });
@@ -278,14 +274,14 @@ absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,
         "RatPlusFile", RatPlusFileKernel<T>, TokensInParts(tokens, shape.num_heads * padded / 2),
         kAttendThreads, 0, stream, shape, batch, pages, tails, operands, piece);
     if (!status.ok()) return status;
-    const int tile_tokens = decode ? 1 : kTileQueries;
+    const int tile_tokens = decode ? 1 : L::kTile;
     const dim3 tiles((tokens + tile_tokens - 1) / tile_tokens, shape.num_heads);
     status = decode ? Launch("RatPlusAttend", RatPlusAttendKernel<T, L, 1>, tiles, kAttendThreads,
                              AttendTile::Bytes<L>(1, 1, false), stream, shape, batch, pages, tails,
                              operands, piece, tile_tokens, scale)
                     : Launch("RatPlusAttend", RatPlusAttendKernel<T, L, 4>, tiles, kAttendThreads,
-                             AttendTile::Bytes<L>(kTileQueries, 4, false), stream, shape, batch,
-                             pages, tails, operands, piece, tile_tokens, scale);
+                             AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch, pages,
+                             tails, operands, piece, tile_tokens, scale);
     if (!status.ok() || shape.window == 0) return status;
     return Launch("RatPlusStore", RatPlusStoreKernel<T>,
                   TokensInParts(tokens, shape.num_heads * 2 * padded / 8), kAttendThreads, 0,

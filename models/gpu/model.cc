@@ -258,7 +258,7 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
 
 std::string GpuModel::numerics_id() const {
   // Raise it with every change of what is added to what, or in which order, in any kernel.
-  constexpr int kRevision = 2;
+  constexpr int kRevision = 3;
   return absl::StrCat("cuda-sm", info_.compute_major, info_.compute_minor, "-",
                       DTypeName(weights_->type()), "-state-", DTypeName(gpu_options_.state_type),
                       gpu_options_.deterministic ? "-deterministic" : "", "-r", kRevision,

@@ -20,6 +20,9 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
   if (std::isnan(x)) return {0x7fff};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  return {__float2bfloat16(x), __float2bfloat16(y)};
+}
 inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
   return {__float2bfloat16(__bfloat162float(a.x) - __bfloat162float(b.x)),
           __float2bfloat16(__bfloat162float(a.y) - __bfloat162float(b.y))};

@@ -258,6 +258,16 @@ inline float __int_as_float(int bits) { return __uint_as_float(static_cast<unsig
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((uint64_t{a} * b) >> 32);
 }
+// Byte i of the result is that of x (0 to 3) or y (4 to 7) which nibble i of `selector` names.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t both = static_cast<uint64_t>(y) << 32 | x;
+  unsigned bytes = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned byte = selector >> 4 * i & 7;
+    bytes |= static_cast<unsigned>(both >> 8 * byte & 0xff) << 8 * i;
+  }
+  return bytes;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }

@@ -366,5 +366,28 @@ TYPED_TEST(AttentionTest, NaNStaysInItsSequenceAndIsSeenThere) {
   }
 }
 
+// Wherever in a head it is: tensor cores multiply what is not seen too, but for this.
+TYPED_TEST(AttentionTest, NaNInAValueIsNotSeenBefore) {
+  Random random(9);
+  const int token = 9, length = 20;
+  for (const int dim : {24, 64, 128}) {
+    const AttentionShape s{1, 1, dim, 0, dim};
+    const auto texts = this->MakeTexts(&random, s, {length});
+    for (const int channel : {0, 1, dim / 2 + 6, dim - 1}) {
+      SCOPED_TRACE(testing::Message() << "channel " << channel << " of " << dim);
+      auto bad = texts;
+      bad[0].v[token * dim + channel] = kNaN;
+      this->ForEachDevice([&] {
+        const Outputs clean = this->Feed(s, texts, Cut::kSingle);
+        const Outputs dirty = this->Feed(s, bad, kOnCpu ? Cut::kSingle : Cut::kWhole);
+        EXPECT_TRUE(SameBits(clean[0].data(), dirty[0].data(), size_t{token} * dim));
+        for (int t = token; t < length; ++t) {
+          EXPECT_TRUE(std::isnan(dirty[0][t * dim + channel])) << "token " << t;
+        }
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace packrat

@@ -37,16 +37,18 @@ def row(arch, source, name, kernel):
     if kernel.threads:
         blocks = occupancy.blocks(arch, kernel.registers, kernel.threads, rule.shared if rule else 0)
     local = sum(i.is_local for i in kernel.instructions)
-    loop = loads = share = "-"
+    loop = rounds = loads = share = "-"
     found = hot_loops.loops(name, kernel)
     if hot_loops.wanted(name) is not None and found:
-        code = kernel.code(max(found, key=lambda x: x[1] - x[0]))
+        longest = max(found, key=lambda x: x[1] - x[0])
+        code = kernel.code(longest)
         loop, loads = len(code), sass.wide_loads_of_a_block(code)
+        rounds = " + ".join(map(str, kernel.rounds(longest))) or "-"
     per_byte = hot_loops.instructions_per_byte(name, kernel)
     if per_byte is not None:
         share = f"{issue_share(arch, per_byte):.0%}".replace("%", " %")
     return (f"| {source} | `{name}` | {kernel.threads or '?'} | {kernel.registers} | {local or '-'} "
-            f"| {kernel.stack or '-'} | {blocks} | {loop} | {loads} | {share} |")
+            f"| {kernel.stack or '-'} | {blocks} | {loop} | {rounds} | {loads} | {share} |")
 
 
 def report(nvdisasm, cubins):
@@ -60,8 +62,8 @@ def report(nvdisasm, cubins):
         card, multiprocessors, clock, bandwidth = MACHINES[arch]
         print(f"\n{arch}, issue as on a {card} ({multiprocessors} multiprocessors at {clock} GHz, "
               f"{bandwidth} TB/s):\n")
-        print("| file | kernel | threads | registers | local | stack | blocks | loop | loads | issue |")
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print("| file | kernel | threads | registers | local | stack | blocks | loop | rounds | loads | issue |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         for source, cubin in sorted(by_arch[arch]):
             kernels = sass.read(nvdisasm, cubin)
             for name in sorted(kernels):

@@ -11,11 +11,17 @@ COPIES = "copies"  # To shared memory: nobody waits for each.
 # (kernel, wide loads that a basic block of its loops must have). hot_loops_test.py finds a kernel for every row: so no
 # row stands for two, of which one might be renamed and not be missed. All rows of a split of attention are under way
 # together; in layouts for less than 128 channels, a lane has fewer of them.
+_LANES = ((16, 8), (8, 4), (4, 2))
 _ATTEND = tuple(
-    (rf"{kernel}Kernel<{number}, AttendLayout<{lanes}>", loads)
+    (rf"{kernel}Kernel<{layout}<{lanes}>", loads)
     for kernel in ("RatDecode", "AttentionDecode", "RatPlusAttend")
-    for number in ("bf16", "float")
-    for lanes, loads in ((32, 8), (16, 8), (8, 4), (4, 2)))
+    for layout, sizes in (("float, AttendLayout", ((32, 8), *_LANES)),
+                          ("bf16, AttendLayout", ((32, 8),)),
+                          ("bf16, TensorLayout", _LANES))
+    for lanes, loads in sizes) + tuple(
+    (rf"{kernel}PromptKernel<bf16, TensorLayout<{lanes}>", loads)
+    for kernel in ("Rat", "Attention")
+    for lanes, loads in _LANES)
 HOT = _ATTEND + (
     (r"GatedDeltaKernel<1,", 8),
     (r"ScanKernel<1,", 8),
@@ -31,6 +37,8 @@ HOT = _ATTEND + (
     (r"MesaDecodeKernel<64,", COPIES),
     (r"MesaDecodeKernel<128,", COPIES),
 )
+# Whose loops multiply on tensor cores.
+_TENSOR = re.compile(r"\w+<bf16, TensorLayout<")
 # Large angles take the slow way through double precision: in every step, but for a few numbers of each token.
 MAY_USE_LOCAL = ("FillRopeKernel",)
 
@@ -41,7 +49,7 @@ def wanted(name):
 
 
 def loops(name, kernel):
-    return kernel.streaming_loops(copies=wanted(name) == COPIES)
+    return kernel.streaming_loops(copies=wanted(name) == COPIES, tensor=bool(_TENSOR.match(name)))
 
 
 def faults(name, kernel):
@@ -61,16 +69,22 @@ def faults(name, kernel):
         if divisions:
             found.append(f"{name}: {divisions} divisions of integers in a loop of {len(code)} instructions")
         most = sass.wide_loads_of_a_block(code)
+        if _TENSOR.match(name) and not any(i.is_tensor for i in code):
+            found.append(f"{name}: no products on tensor cores in a loop of {len(code)} instructions")
         if loads != COPIES and most < loads:
             found.append(f"{name}: at most {most} loads of 16 bytes are under way together, not {loads}")
     return found
 
 
 def instructions_per_byte(name, kernel):
-    """Of the loop, for each byte that a warp loads by 16 a lane; each instruction is counted once. None for
-    kernels that are not listed, or that copy all at once and compute then; and for products, of whose loads a third or
-    more are of x, which comes from the caches: what streams are the weights."""
-    if wanted(name) in (None, COPIES) or name.startswith(("FewRows", "FusedBf16")) or not loops(name, kernel):
+    """Of the loop, for each byte that a warp loads by 16 a lane (of values in heads of 32 channels by 8); each
+    instruction is counted once. None for kernels that are not listed, or that copy all at once and compute then; for
+    prompts, which compute; and for products, of whose loads a third or more are of x, which comes from the caches: what
+    streams are the weights."""
+    if wanted(name) in (None, COPIES) or not loops(name, kernel):
+        return None
+    if re.match(r"FewRows|FusedBf16|\w+PromptKernel", name):
         return None
     code = kernel.code(max(loops(name, kernel), key=lambda x: x[1] - x[0]))
-    return len(code) / (512 * sum(i.is_wide_load for i in code))
+    loads = sum(i.is_wide_load for i in code)
+    return len(code) / (512 * (2 * loads if "TensorLayout<4>" in name else loads))

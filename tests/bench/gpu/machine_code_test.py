@@ -6,8 +6,8 @@ import unittest
 
 from tests.bench.gpu import gpu_report, hot_loops, occupancy, sass
 
-NAME = "_ZN7packrat3gpu12_GLOBAL__N_115RatDecodeKernelI13__nv_bfloat16NS0_12AttendLayoutILi16EEEEEvi"
-SHORT = "RatDecodeKernel<bf16, AttendLayout<16>>"
+NAME = "_ZN7packrat3gpu12_GLOBAL__N_115RatDecodeKernelIfNS0_12AttendLayoutILi16EEEEEvi"
+SHORT = "RatDecodeKernel<float, AttendLayout<16>>"
 
 HEADER = f"""\
 \t.section\t.nv.info,"",@"SHT_CUDA_INFO"
@@ -70,6 +70,16 @@ class Sass(unittest.TestCase):
                 instructions("@P1 BRA `(.L_x_3)") + END)
         self.assertEqual(sass.parse(text)[NAME].streaming_loops(), [(2, 3)])
 
+    def test_rounds_are_the_loops_directly_in_a_loop(self):
+        text = (HEADER + ".L_x_1:\n" + instructions(LOAD) +
+                ".L_x_3:\n" + instructions("FADD R1, R2, R3") +
+                ".L_x_4:\n" + instructions("FADD R1, R2, R3", "@P1 BRA `(.L_x_4)", "@P1 BRA `(.L_x_3)") +
+                instructions(AGAIN) + END)
+        k = sass.parse(text)[NAME]
+        self.assertEqual(k.streaming_loops(), [(0, 5)])
+        self.assertEqual(k.rounds((0, 5)), [4])
+        self.assertEqual(k.rounds((1, 4)), [2])
+
     def test_blocks_end_where_control_may_leave(self):
         for between, most in (("FADD R1, R2, R3", 2), ("@P0 EXIT", 1), ("BSYNC B0", 1),
                               ("@P2 BRA `(.L_x_2)", 1), ("BAR.SYNC.DEFER_BLOCKING 0x0", 2)):
@@ -110,6 +120,12 @@ class Rules(unittest.TestCase):
         self.assertIn("at most 4 loads", "".join(self.faults(*[LOAD] * 4, "@P0 EXIT", *[LOAD] * 4, AGAIN)))
         self.assertIn("no loop", "".join(self.faults("FADD R1, R2, R3", AGAIN)))
 
+    def test_attention_in_bfloat16_multiplies_on_tensor_cores(self):
+        for name in ("RatDecodeKernel<bf16, TensorLayout<16>>", "AttentionPromptKernel<bf16, TensorLayout<16>>"):
+            product = "HMMA.16816.F32.BF16 R36, R40, R44, R36"
+            self.assertEqual(hot_loops.faults(name, kernel(*[LOAD] * 8, product, AGAIN)), [])
+            self.assertIn("no products", "".join(hot_loops.faults(name, kernel(*[LOAD] * 8, AGAIN))))
+
     def test_spills_of_any_kernel_are_faults(self):
         spilled = kernel("STL [R1], R90", AGAIN)
         self.assertEqual(len(hot_loops.faults("SampleKernel", spilled)), 1)
@@ -149,12 +165,12 @@ class Report(unittest.TestCase):
         # A quarter of an instruction for each of 4.8e12 bytes, of 132 * 4 * 1.755e9 instructions.
         self.assertAlmostEqual(gpu_report.issue_share("sm_90", 0.25), 1.295, places=3)
         self.assertEqual(gpu_report.row("sm_90", "rat.cu", SHORT, k),
-                         f"| rat.cu | `{SHORT}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | 130 % |")
+                         f"| rat.cu | `{SHORT}` | 256 | 128 | - | 24 | 2 | 1024 | - | 8 | 130 % |")
         name = "FewRowsBf16Kernel<1, Bf16Weights<true>>"
         self.assertEqual(gpu_report.row("sm_90", "matmul_bf16.cu", name, k),
-                         f"| matmul_bf16.cu | `{name}` | 256 | 128 | - | 24 | 2 | 1024 | 8 | - |")
+                         f"| matmul_bf16.cu | `{name}` | 256 | 128 | - | 24 | 2 | 1024 | - | 8 | - |")
         self.assertEqual(gpu_report.row("sm_90", "a.cu", "SampleKernel", k),
-                         "| a.cu | `SampleKernel` | 256 | 128 | - | 24 | 2 | - | - | - |")
+                         "| a.cu | `SampleKernel` | 256 | 128 | - | 24 | 2 | - | - | - | - |")
 
 
 class Occupancy(unittest.TestCase):

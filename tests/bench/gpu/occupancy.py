@@ -30,25 +30,37 @@ class Rule:
 
 
 def _prompts(kernel, end):
-    """Of 16 queries, by the channels of a head: 32, 64, 128, 256."""
-    rules = []
-    for number, blocks in (("bf16", 3), ("float", 2)):
-        few = {"sm_80": 1, "sm_120": 1, **({"sm_90": 2, "sm_100": 2} if blocks == 3 else {})}
-        for lanes, shared, fewer in ((4, 17296, {}), (8, 27536, {}), (16, 48016, {"sm_120": 2}), (32, 85904, few)):
-            rules.append(Rule(rf"{kernel}<{number}, AttendLayout<{lanes}>{end}", blocks, shared, fewer))
-    return rules
+    """Of 16 queries, on tensor cores 32, by the channels of a head: 32, 64, 128, 256."""
+    few = {"sm_80": 1, "sm_120": 1}
+    return [Rule(rf"{kernel}<{layout}>{end}", blocks, shared, fewer) for layout, blocks, shared, fewer in (
+        ("bf16, TensorLayout<4", 3, 30224, {}),
+        ("bf16, TensorLayout<8", 3, 46608, {"sm_120": 2}),
+        ("bf16, TensorLayout<16", 3, 79376, {"sm_80": 2, "sm_90": 2, "sm_100": 2, "sm_120": 1}),
+        ("bf16, AttendLayout<32", 3, 85904, {**few, "sm_90": 2, "sm_100": 2}),
+        ("float, AttendLayout<4", 2, 17296, {}),
+        ("float, AttendLayout<8", 2, 27536, {}),
+        ("float, AttendLayout<16", 2, 48016, {}),
+        ("float, AttendLayout<32", 2, 85904, few))]
 
 
 RULES = (
-    Rule(r"RatDecodeKernel<bf16,", 4, 15584),
+    Rule(r"RatDecodeKernel<bf16, TensorLayout<16>", 3, 8432),
+    Rule(r"RatDecodeKernel<bf16, TensorLayout<8>", 4, 6128),
+    Rule(r"RatDecodeKernel<bf16, TensorLayout<4>", 4, 4976),
+    Rule(r"RatDecodeKernel<bf16, AttendLayout<32>", 4, 15584),
     Rule(r"RatDecodeKernel<float,", 2, 15584),
     *_prompts("RatPromptKernel", ">"),
     # The shared memory of several queries to a key goes by how many they are.
-    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<\d+>, 1>", 4, 15584),
-    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<\d+>, [24]>", 3),
+    Rule(r"AttentionDecodeKernel<bf16, TensorLayout<16>, 1>", 3, 8432),
+    Rule(r"AttentionDecodeKernel<bf16, TensorLayout<8>, 1>", 4, 6128),
+    Rule(r"AttentionDecodeKernel<bf16, TensorLayout<4>, 1>", 4, 4976),
+    Rule(r"AttentionDecodeKernel<bf16, TensorLayout<\d+>, 4>", 3),
+    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<32>, 1>", 4, 15584),
+    Rule(r"AttentionDecodeKernel<bf16, AttendLayout<32>, 2>", 3),
     Rule(r"AttentionDecodeKernel<float,", 2),
     *_prompts("AttentionPromptKernel", ">"),
-    Rule(r"RatPlusAttendKernel<bf16, AttendLayout<\d+>, 1>", 3, 12496),
+    Rule(r"RatPlusAttendKernel<bf16, TensorLayout<\d+>, 1>", 3, 6368),
+    Rule(r"RatPlusAttendKernel<bf16, AttendLayout<32>, 1>", 3, 12496),
     Rule(r"RatPlusAttendKernel<float, AttendLayout<\d+>, 1>", 2, 12496),
     *_prompts("RatPlusAttendKernel", ", 4>"),
     # By the width of keys: gpu-resources.md.

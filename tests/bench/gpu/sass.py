@@ -37,6 +37,11 @@ class Instruction:
         return self.is_wide_load and not self.opcode.startswith("LDG.")
 
     @property
+    def is_tensor(self):
+        """A product on tensor cores."""
+        return self.opcode.startswith("HMMA.")
+
+    @property
     def is_local(self):
         """Reads or writes what did not fit into registers."""
         return self.opcode.split(".")[0] in ("LDL", "STL")
@@ -57,9 +62,10 @@ class Kernel:
     def code(self, loop):
         return self.instructions[loop[0]:loop[1] + 1]
 
-    def streaming_loops(self, copies=False):
+    def streaming_loops(self, copies=False, tensor=False):
         """The loops around wide loads that have no other such loop in them, and of which no other has more:
-        what is left over of an unrolled loop does not count. copies: all those around loads to shared memory."""
+        what is left over of an unrolled loop does not count. copies: all those around loads to shared memory. tensor:
+        instead of the most loads, the most products on tensor cores."""
         loads = {}
         for i, instruction in enumerate(self.instructions):
             around = [loop for loop in self.loops if loop[0] <= i <= loop[1]]
@@ -68,8 +74,16 @@ class Kernel:
                 loads[inner] = loads.get(inner, 0) + 1
         inner = [loop for loop in loads
                  if not any(loop != other and loop[0] <= other[0] and other[1] <= loop[1] for other in loads)]
+        if tensor:
+            loads = {loop: sum(i.is_tensor for i in self.code(loop)) for loop in inner}
         most = max((loads[loop] for loop in inner), default=0)
         return sorted(loop for loop in inner if copies or loads[loop] == most)
+
+    def rounds(self, loop):
+        """How many instructions the loops directly in a loop have, in order."""
+        inside = [other for other in self.loops if loop[0] <= other[0] and other[1] <= loop[1] and other != loop]
+        return [last - first + 1 for first, last in inside
+                if not any((first, last) != other and other[0] <= first and last <= other[1] for other in inside)]
 
 
 def wide_loads_of_a_block(instructions):

@@ -107,6 +107,9 @@ void CheckAligned(const void* p, size_t bytes);
 void CopyAsync16(void* shared, const void* global);
 void CopyAsyncCommit();
 void CopyAsyncWait(unsigned pending);
+// For the detector of races: __threadfence(), and an atomic operation on a word, before `place`.
+void Fence();
+void Atomic(const void* word, size_t bytes, const void* place);
 
 inline int Lane() {
   return static_cast<int>(
@@ -191,43 +194,39 @@ inline int __all_sync(unsigned mask, int predicate,
                       emulation::Place place = emulation::Place::Here()) {
   return __ballot_sync(mask, predicate == 0, place) == 0;
 }
-// One thread runs at a time and gives up its turn at barriers only: plain memory is atomic.
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+// One thread runs at a time and gives up its turn at barriers only: plain memory is atomic. To the
+// detector of races these are no loads and stores; what they do is told to it.
+inline void __threadfence() { emulation::Fence(); }
+#define PACKRAT_ATOMIC __attribute__((no_sanitize("thread")))
 template <class T>
-T atomicAdd(T* at, T value) {
+PACKRAT_ATOMIC T atomicAdd(T* at, T value) {
+  emulation::Atomic(at, sizeof(T), __builtin_return_address(0));
   const T old = *at;
   *at = old + value;
   return old;
 }
 template <class T>
-T atomicMax(T* at, T value) {
+PACKRAT_ATOMIC T atomicMax(T* at, T value) {
+  emulation::Atomic(at, sizeof(T), __builtin_return_address(0));
   const T old = *at;
-  *at = std::max(old, value);
+  *at = old < value ? value : old;
   return old;
 }
 template <class T>
-T atomicOr(T* at, T value) {
+PACKRAT_ATOMIC T atomicOr(T* at, T value) {
+  emulation::Atomic(at, sizeof(T), __builtin_return_address(0));
   const T old = *at;
   *at = old | value;
   return old;
 }
 template <class T>
-T atomicExch(T* at, T value) {
+PACKRAT_ATOMIC T atomicExch(T* at, T value) {
+  emulation::Atomic(at, sizeof(T), __builtin_return_address(0));
   const T old = *at;
   *at = value;
   return old;
 }
-inline unsigned atomicInc(unsigned* at, unsigned limit) {
-  const unsigned old = *at;
-  *at = old >= limit ? 0 : old + 1;
-  return old;
-}
-inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
-  const unsigned old = *at;
-  if (old == expected) *at = value;
-  return old;
-}
+#undef PACKRAT_ATOMIC
 
 template <class T>
 T __ldg(const T* p) {

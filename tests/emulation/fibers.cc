@@ -12,6 +12,7 @@
 
 #include "tests/emulation/block.h"
 #include "tests/emulation/emulation.h"
+#include "tests/emulation/races.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -72,6 +73,8 @@ struct Copy {
   void* to;
   const void* from;
   unsigned group;
+  OrderedBefore start;
+  const void* place;
 };
 
 struct Fiber {
@@ -80,6 +83,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   uint3 index = {};
   Wait wait = Wait::kReturned;
+  bool orders = false;             // The warp operation that it waits for orders memory.
   Place place = {};                // Where it waits,
   const Caller* caller = nullptr;  // and the calls under way, on its stack.
   unsigned exchanges = 0;          // Warp operations so far; two generations of slots are kept.
@@ -112,7 +116,9 @@ void Resume(int thread) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
+  RaceThreadRuns(thread, fiber.stack.get(), kStackBytes);
   packrat_switch(&block.scheduler_sp, fiber.sp);
+  RaceThreadRuns(-1);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -211,10 +217,13 @@ bool Release(int begin, int end, Wait wait) {
   for (int t = begin; t < std::min(end, block.threads); ++t) {
     if (block.fibers[t].wait == wait) block.fibers[t].wait = Wait::kNothing;
   }
+  if (wait == Wait::kBlock) RaceBlockMeets();
+  if (wait == Wait::kWarp && block.fibers[begin].orders) RaceWarpMeets(begin / 32);
   return true;
 }
 
 void RunBlock(const std::vector<int>& order) {
+  RaceBlockBegins(block.shared, block.shared_bytes);
   for (int t = 0; t < block.threads; ++t) StartFiber(&block.fibers[t]);
   for (;;) {
     bool ran = false;
@@ -251,6 +260,7 @@ void SyncBlock(Place place) {
 const std::byte* SyncWarp(Place place, const void* value, size_t bytes) {
   Fiber& fiber = block.fibers[block.running];
   fiber.place = place;
+  fiber.orders = bytes == 0;
   std::byte* slots = block.slots[block.running / 32][fiber.exchanges++ % 2];
   if (bytes > 0) std::memcpy(slots + block.running % 32 * 16, value, bytes);
   Yield(Wait::kWarp);
@@ -269,15 +279,17 @@ void CopyAsync16(void* shared, const void* global) {
     Fail("an asynchronous copy to %p, which is not in the block's shared memory", shared);
   }
   Fiber& fiber = block.fibers[block.running];
-  fiber.copies.push_back({shared, global, fiber.copy_groups});
+  fiber.copies.push_back(
+      {shared, global, fiber.copy_groups, RaceCopyStarts(), __builtin_return_address(0)});
 }
 void CopyAsyncCommit() { ++block.fibers[block.running].copy_groups; }
 void CopyAsyncWait(unsigned pending) {
   Fiber& fiber = block.fibers[block.running];
   size_t done = 0;
   while (done < fiber.copies.size() && fiber.copies[done].group + pending < fiber.copy_groups) {
-    std::memcpy(fiber.copies[done].to, fiber.copies[done].from, 16);
-    ++done;
+    const Copy& copy = fiber.copies[done++];
+    RaceCopyEnds(copy.to, copy.from, 16, copy.start, copy.place);
+    std::memcpy(copy.to, copy.from, 16);
   }
   fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<ptrdiff_t>(done));
 }
@@ -304,6 +316,7 @@ void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function
     block.fibers[t].index = {x % block_dim.x, x / block_dim.x % block_dim.y,
                              x / block_dim.x / block_dim.y};
   }
+  RaceLaunchBegins();
   std::mt19937_64 random(thread_order);
   // Blocks come in any order too.
   std::vector<unsigned> blocks(size_t{grid.x} * grid.y * grid.z);
@@ -316,6 +329,7 @@ void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function
     std::memset(block.shared, 0xFF, shared_bytes);
     RunBlock(order);
   }
+  RaceLaunchEnds();
 }
 
 }  // namespace emulation

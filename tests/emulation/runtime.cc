@@ -19,6 +19,7 @@
 
 #include "tests/emulation/block.h"
 #include "tests/emulation/emulation.h"
+#include "tests/emulation/races.h"
 
 using Work = std::function<void()>;
 
@@ -284,6 +285,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   mprotect(mapping, emulation::Mapped(bytes), PROT_NONE);
   emulation::ForbidTail(static_cast<std::byte*>(mapping), bytes, true);
   emulation::device_memory[static_cast<std::byte*>(mapping)] = bytes;
+  emulation::WatchMemory(mapping, emulation::Mapped(bytes));
   emulation::used += bytes;
   *memory = mapping;
   return Return(cudaSuccess);
@@ -300,6 +302,7 @@ cudaError_t cudaFree(void* memory) {
   }
   emulation::used -= found->second;
   emulation::ForbidTail(found->first, found->second, false);
+  emulation::ForgetMemory(memory, emulation::Mapped(found->second));
   munmap(memory, emulation::Mapped(found->second));
   emulation::device_memory.erase(found);
   return Return(cudaSuccess);

@@ -2,8 +2,8 @@
 
 load("@cuda//:info.bzl", "CUDA_FOUND")
 
-def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], **kwargs):
-    """Makes NAME_emulated, and NAME_device unless cuda is None.
+def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], races = [], **kwargs):
+    """Makes NAME_emulated, NAME_device unless cuda is None, and NAME_races if there are such libraries.
 
     Args:
       name: also of the source, unless srcs are given.
@@ -12,6 +12,7 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], *
       srcs: sources.
       deps: of both.
       emulated_tags: of NAME_emulated.
+      races: the libraries of `emulated` as the detector of races needs them.
       **kwargs: passed on to both tests.
     """
     srcs = srcs or [name + ".cc"]
@@ -23,6 +24,17 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], *
         deps = deps + emulated + ["//tests/emulation", "@gtest"],
         **kwargs
     )
+    if races:
+        native.cc_test(
+            name = name + "_races",
+            srcs = srcs,
+            copts = ["-DPACKRAT_EMULATED", "-DPACKRAT_RACES", "-DPACKRAT_GPU", "-O2"],
+            # Run by name, as //tests/emulation:races.
+            tags = ["manual", "no_sanitizer"],
+            visibility = ["//tests/emulation:__pkg__"],
+            deps = deps + races + ["//tests/emulation", "@gtest"],
+            **kwargs
+        )
     if cuda == None:
         return
     native.cc_test(

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/cublas_lt.h"
 #include "kernels/device.cuh"
 
 namespace packrat::gpu {
@@ -47,6 +48,8 @@ absl::Status LibraryStatus(cublasStatus_t status, const char* what) {
 }
 
 absl::StatusOr<std::unique_ptr<MatMulLibrary>> MatMulLibrary::Create() {
+  const absl::Status opened = OpenCublasLt();
+  if (!opened.ok()) return opened;
   auto library = std::make_unique<MatMulLibrary>();
   cublasLtHandle_t handle = nullptr;
   const cublasStatus_t created = cublasLtCreate(&handle);

@@ -15,9 +15,10 @@ cc_library(
     linkopts = ["-L{root}/lib64", "-lcudart_static", "-lpthread", "-ldl", "-lrt"],
     visibility = ["//visibility:public"],
 )
+# Opened when it is needed, from here or elsewhere: see kernels/cublas_lt.h.
 cc_library(
     name = "cublas_lt",
-    linkopts = ["-L{root}/lib64", "-Wl,-rpath,{root}/lib64", "-lcublasLt"],
+    linkopts = ["-Wl,-rpath,{root}/lib64"],
     visibility = ["//visibility:public"],
     deps = [":cudart"],
 )

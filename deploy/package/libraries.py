@@ -12,8 +12,8 @@ SYSTEM_PACKAGES = ("libc6",)
 PRIVATE = {"libsentencepiece-p.so": "libsentencepiece0"}
 # Compiled into the programs from headers.
 HEADERS_ONLY = ("libboost1.74-dev", "nlohmann-json3-dev")
-# Brought by NVIDIA, not by Debian, and packed by name.
-_CUDA = re.compile(r"libcu")
+# Brought by NVIDIA, not by Debian: the CUDA backend opens it by name, see kernels/cublas_lt.h.
+CUBLAS_LT = "libcublasLt.so.13"
 
 # `name`: what programs ask for; `path`: the file; `package`: of Debian.
 Library = collections.namedtuple("Library", ["name", "path", "package"])
@@ -65,7 +65,7 @@ def needed(programs, with_system=False):
       programs: paths of programs and libraries.
       with_system: with those of SYSTEM_PACKAGES.
     """
-    paths = {name: path for name, path in _loaded(programs).items() if not _CUDA.match(name)}
+    paths = _loaded(programs)
     owners = _owners([path for name, path in paths.items() if name not in PRIVATE])
     libraries = [Library(name, path, PRIVATE.get(name) or owners[path])
                  for name, path in sorted(paths.items())]
@@ -74,8 +74,17 @@ def needed(programs, with_system=False):
 
 
 def of_cuda(library):
-    """[(name, path)] of CUDA's own libraries that the backend's library needs."""
-    return [(name, path) for name, path in sorted(_loaded([library]).items()) if _CUDA.match(name)]
+    """[(name, path)] of CUDA's own libraries that the backend's library opens, from where it was built to look."""
+    with open(library, "rb") as file:
+        if CUBLAS_LT.encode() not in file.read():
+            return []  # Of the emulated device.
+    folders = subprocess.run(["patchelf", "--print-rpath", library], stdout=subprocess.PIPE, check=True,
+                             encoding="utf-8").stdout.strip().split(":")
+    for folder in folders:
+        path = os.path.join(folder, CUBLAS_LT)
+        if os.path.exists(path):
+            return [(CUBLAS_LT, path)]
+    raise ValueError("%s opens %s, which is not in %s" % (library, CUBLAS_LT, ":".join(folders)))
 
 
 def cuda_licences(path):

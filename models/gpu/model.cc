@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cublas_lt.h"
 #include "kernels/elementwise.h"
 #include "kernels/resources.h"
 #include "models/gpu/device.h"
@@ -306,7 +307,10 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
 
 }  // namespace
 
-absl::Status DeviceUsable() { return OpenDevice().status(); }
+absl::Status DeviceUsable() {
+  const absl::Status device = OpenDevice().status();
+  return device.ok() ? OpenCublasLt() : device;
+}
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
                                                             const ModelOptions& options,

@@ -28,7 +28,8 @@ struct GpuOptions {
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
 };
 
-// OK if this machine has a device that the build can use, else FAILED_PRECONDITION with the reason.
+// OK if this machine has a device that the build can use, and cuBLASLt. FAILED_PRECONDITION or
+// UNAVAILABLE, with the reason, if not.
 absl::Status DeviceUsable();
 
 // FAILED_PRECONDITION: no device that can run it. RESOURCE_EXHAUSTED: too little device memory,

@@ -17,7 +17,6 @@ def gpu_bench(name, srcs, deps):
         deps = deps + [
             "//kernels:gpu",
             "//models/gpu",
-            "@cuda//:cublas_lt",
             "@cuda//:cudart",
         ],
     )

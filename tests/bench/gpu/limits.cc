@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cublas_lt.h"
 #include "kernels/elementwise.h"
 #include "tests/bench/gpu/bench.h"
 
@@ -58,6 +59,7 @@ absl::StatusOr<double> TimeCube(Bench* bench, int n, DType type) {
   BENCH_ASSIGN(gpu::DeviceMemory c, bench->Random(elements, type, 1.0f));
   BENCH_ASSIGN(gpu::DeviceMemory workspace,
                gpu::DeviceMemory::Allocate(workspace_bytes, "workspace"));
+  BENCH_RETURN_IF_ERROR(gpu::OpenCublasLt());
   cublasLtHandle_t handle = nullptr;
   BENCH_RETURN_IF_ERROR(Check(cublasLtCreate(&handle), "cublasLtCreate"));
   cublasLtMatmulDesc_t product = nullptr;

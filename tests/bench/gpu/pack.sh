@@ -16,6 +16,8 @@ if [[ -e $dir && ! -e $dir/MANIFEST ]]; then
 fi
 rm -rf "$dir"
 mkdir -p "$dir"/{bin,lib,tests,data}
+# Programs open it themselves, so that no list of what they need has it.
+[[ $with_cublas == no ]] || cp -L "${CUDA_PATH:-/usr/local/cuda}/lib64/libcublasLt.so.13" "$dir/lib/"
 
 # copy BINARY FOLDER: stripped, with the libraries that a bare system may lack.
 copy() {
@@ -26,10 +28,6 @@ copy() {
     case $library in
       */libc.so.* | */libm.so.* | */libpthread.so.* | */libdl.so.* | */librt.so.* | \
         */ld-linux* | */libcuda.so.*) ;;
-      */libcublasLt.so.*)
-        [[ $with_cublas == no || -e $dir/lib/$(basename "$library") ]] ||
-          cp -L "$library" "$dir/lib/"
-        ;;
       *) [[ -e $dir/lib/$(basename "$library") ]] || install -m 644 "$library" "$dir/lib/" ;;
     esac
   done < <(ldd "$1" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p')

@@ -54,18 +54,18 @@ machine() {
   nvidia-smi 2>&1 || echo "nvidia-smi cannot be run"
 }
 
-# Prints the path of cuBLASLt, if the pack was made without it.
+# find_cublas NAME: prints the path of cuBLASLt of that version, if the pack was made without it.
 find_cublas() {
-  local python candidate
+  local name=$1 python candidate
   for candidate in "${CUDA_PATH:-/nonexistent}"/lib64 /usr/local/cuda*/lib64 \
     /usr/local/cuda*/targets/x86_64-linux/lib /usr/lib/x86_64-linux-gnu; do
-    [[ ! -e $candidate/libcublasLt.so.13 ]] || { readlink -f "$candidate/libcublasLt.so.13"; return; }
+    [[ ! -e $candidate/$name ]] || { printf '%s\n' "$candidate/$name"; return; }
   done
   for python in python3 /opt/*/.venv/bin/python3 /opt/*/bin/python3; do
-    candidate=$("$python" - 2>/dev/null <<'PYTHON'
+    candidate=$("$python" - "$name" 2>/dev/null <<'PYTHON'
 import glob, os, sys
 for folder in sys.path:
-    found = glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.13"))
+    found = glob.glob(os.path.join(folder, "nvidia", "*", "lib", sys.argv[1]))
     if found:
         print(found[0])
         break
@@ -211,11 +211,11 @@ run_reference() {
 machine >"$results/machine.txt" 2>&1
 mkdir "$scratch/lib"
 if [[ ! -e $here/lib/libcublasLt.so.13 ]]; then
-  cublas=$(find_cublas) || {
-    say "no libcublasLt.so.13: this pack was made without it; set CUDA_PATH to a toolkit's folder"
+  cublas=$(find_cublas libcublasLt.so.13 || find_cublas libcublasLt.so.12) || {
+    say "no libcublasLt.so.13 or libcublasLt.so.12: this pack was made without it; set CUDA_PATH to a toolkit's folder"
     exit 4
   }
-  ln -s "$cublas" "$scratch/lib/libcublasLt.so.13"
+  ln -s "$(readlink -f "$cublas")" "$scratch/lib/$(basename "$cublas")"
   say "cuBLASLt: $cublas"
 fi
 device=0

@@ -119,5 +119,28 @@ rm "$work"/pack/tests/*
 expect 5 --only=tests
 expect 2 --nonsense
 rm "$work/pack/lib/libcublasLt.so.13"
-if [[ ! -e /usr/local/cuda/lib64/libcublasLt.so.13 ]]; then expect 4; fi
+if [[ ! -e /usr/local/cuda/lib64/libcublasLt.so.13 ]]; then
+  expect 4
+  says 'no libcublasLt.so.13 or libcublasLt.so.12'
+fi
+
+# Found on the machine: that of CUDA 13 before that of CUDA 12, which programs see under its name.
+program "$work/pack/tests/some_test" <<'PROGRAM'
+IFS=: read -ra folders <<<"$LD_LIBRARY_PATH"
+for folder in "${folders[@]}"; do ls "$folder"; done | grep -q "^$(cat "$TEST_TMPDIR/../wanted")$" || exit 9
+echo '[       OK ] A.C (0 ms)'
+PROGRAM
+mkdir -p "$work/toolkit/lib64"
+environment=("CUDA_PATH=$work/toolkit" "TMPDIR=$work")
+# Another's toolkit of CUDA 13 would go first.
+if [[ ! -e /usr/local/cuda/lib64/libcublasLt.so.13 ]]; then
+  touch "$work/toolkit/lib64/libcublasLt.so.12"
+  echo libcublasLt.so.12 >"$work/wanted"
+  expect 0 --only=tests
+  says "cuBLASLt: $work/toolkit/lib64/libcublasLt.so.12"
+fi
+touch "$work/toolkit/lib64/libcublasLt.so.13"
+echo libcublasLt.so.13 >"$work/wanted"
+expect 0 --only=tests
+says "cuBLASLt: $work/toolkit/lib64/libcublasLt.so.13"
 echo "passed"

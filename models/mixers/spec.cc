@@ -72,8 +72,8 @@ void ReadYarn(JsonFields* rope, RopeScaling* scaling) {
                                            both ? larger(over) / larger(under) : larger(1.0));
 }
 
-// Of a rope_parameters or rope_scaling.
-RopeScaling ReadRopeScaling(JsonFields* rope) {
+// Of a rope_parameters or rope_scaling of `fields`.
+RopeScaling ReadRopeScaling(JsonFields* fields, JsonFields* rope) {
   // "type", as older files call it.
   const char* name = rope->Get("rope_type") == nullptr ? "type" : "rope_type";
   const std::string type = rope->String(name, "default");
@@ -94,7 +94,12 @@ RopeScaling ReadRopeScaling(JsonFields* rope) {
   if (type == "linear") return scaling;
   if (type == "llama3") ReadTurns(rope, &scaling);
   if (type == "yarn") ReadYarn(rope, &scaling);
-  scaling.original_context = rope->Int("original_max_position_embeddings", 1, kMaxContext);
+  // As in transformers, the model's own where none is told.
+  constexpr char kOriginal[] = "original_max_position_embeddings";
+  constexpr char kWhole[] = "max_position_embeddings";
+  const bool told = rope->Get(kOriginal) != nullptr || fields->Get(kWhole) == nullptr;
+  scaling.original_context =
+      told ? rope->Int(kOriginal, 1, kMaxContext) : fields->Int(kWhole, 1, kMaxContext);
   return scaling;
 }
 
@@ -115,7 +120,7 @@ double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, 
     // Of a field that is outside too, the inner one counts, as in transformers: version 5.19 writes
     // a default outside, whatever is inside.
     if (scaling != nullptr) {
-      *scaling = ReadRopeScaling(&rope);
+      *scaling = ReadRopeScaling(fields, &rope);
     } else {
       rope.Only("rope_type", "default");
       rope.Only("type", "default");

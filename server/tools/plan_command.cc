@@ -50,9 +50,10 @@ int PlanCommand(const std::vector<std::string>& args) {
         "--device is \"cuda\"; a plan is of a model on the CPU: auto or cpu"));
   }
   if (options.device == "auto" && GpuUsable().ok()) {
-    return Mistake(absl::InvalidArgumentError(
-        "--device is \"auto\", by which a server takes the GPU that is here; a plan is of a model on "
-        "the CPU: say --device=cpu"));
+    return Mistake(
+        absl::InvalidArgumentError("--device is \"auto\", by which a server takes the GPU that is "
+                                   "here; a plan is of a model on "
+                                   "the CPU: say --device=cpu"));
   }
   const int64_t memory = absl::GetFlag(FLAGS_memory).bytes;
   if (memory != 0) {

@@ -39,7 +39,12 @@ TEST_P(GpuGoldenTest, MeetsTheReferenceAndEveryWayGivesTheSameBits) {
   std::mt19937 random(7);
   const auto any = [&] { return 1 + static_cast<int>(random() % 40); };
   EXPECT_TRUE(SameBits(whole, Feed(model.get(), golden, true, any)));
-  EXPECT_TRUE(SameBits(whole, Feed(model.get(), golden, true, [] { return 1; })));
+#ifdef PACKRAT_EMULATED
+  const auto decoded = DecodedMostly();  // A step takes as long there as for many tokens.
+#else
+  const auto decoded = [] { return 1; };
+#endif
+  EXPECT_TRUE(SameBits(whole, Feed(model.get(), golden, true, decoded)));
   const auto plain = Load(dir, /*deterministic=*/true, /*graphs=*/false);
   EXPECT_TRUE(SameBits(whole, Feed(plain.get(), golden, true, any)));
   const auto fast = Load(dir, /*deterministic=*/false, /*graphs=*/true);

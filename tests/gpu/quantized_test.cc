@@ -48,10 +48,15 @@ std::vector<float> Whole(LanguageModel* model, const Golden& golden) {
 
 void ExpectSameInEveryWay(LanguageModel* model, const Golden& golden,
                           const std::vector<float>& whole) {
+#ifdef PACKRAT_EMULATED
+  // A step takes as long there as for many tokens.
+  EXPECT_TRUE(SameBits(whole, Feed(model, golden, true, DecodedMostly())));
+#else
   std::mt19937 random(7);
   const auto any = [&] { return 1 + static_cast<int>(random() % 40); };
   EXPECT_TRUE(SameBits(whole, Feed(model, golden, true, any)));
   EXPECT_TRUE(SameBits(whole, Feed(model, golden, true, [] { return 1; })));
+#endif
 }
 
 // Models whose rows are whole groups, one for each kind of mixer.

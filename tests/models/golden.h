@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -49,11 +50,19 @@ inline Golden ReadGolden(const std::string& name,
   return golden;
 }
 
+// For Feed(): runs of single tokens with longer pieces between, so that a text is both decoded and
+// prompted, and each follows the other, at a third of the steps of a token at a time.
+inline auto DecodedMostly() {
+  return [random = std::mt19937(11)]() mutable {
+    return random() % 8 == 0 ? 1 + static_cast<int>(random() % 24) : 1;
+  };
+}
+
 // Logits of all rows of the batch, every row fed in pieces of sizes that `piece` returns. `dials`:
 // one for each row, where the model has several.
 template <class Piece>
-std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together,
-                        const Piece& piece, const std::vector<int>& dials = {}) {
+std::vector<float> Feed(LanguageModel* model, const Golden& golden, bool together, Piece piece,
+                        const std::vector<int>& dials = {}) {
   const auto state = *OwnedState::Create(model, golden.batch, golden.tokens);
   state->Poison();
   std::vector<float> out(golden.logits.size());

@@ -1,6 +1,8 @@
 #include "kernels/attention.h"
 
+#include <algorithm>
 #include <deque>
+#include <tuple>
 
 #include "tests/kernels/attention_reference.h"
 #include "tests/kernels/tail_feed.h"
@@ -255,18 +257,20 @@ TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
 }
 
 // More splits than runs, as for RAT; the window's runs begin within a split. The last two positions
-// are beyond 2^24, where a float32 no longer tells two integers apart.
+// are beyond 2^24, where a float32 no longer tells two integers apart. Scores that are large show
+// whether a query keeps what bfloat16 cannot hold: the keys that it meets there are as they are.
 TYPED_TEST(AttentionTest, LongRuns) {
   using Activation = typename Form<TypeParam>::Activation;
   using S = Stored<Activation>;
   const int dim = 16, num = 4;
   Random random(5);
-  for (const auto& [start, visible] : {std::pair(64 * 64 - 2, 0),
-                                       {128 * 64 - 1, 0},
-                                       {5000, 64 * 64 + 3},
-                                       {8000, 100},
-                                       {(1 << 24) + 1, 20},
-                                       {(1 << 30) - 20, 20}}) {
+  for (const auto& [start, visible, scale] : {std::tuple(64 * 64 - 2, 0, 1),
+                                              {128 * 64 - 1, 0, 1},
+                                              {5000, 64 * 64 + 3, 1},
+                                              {8000, 100, 1},
+                                              {8003, 100, 16},
+                                              {(1 << 24) + 1, 20, 1},
+                                              {(1 << 30) - 20, 20, 1}}) {
     const int position = start, window = visible;  // Bindings cannot be captured.
     const AttentionShape s{2, 1, dim, window, dim};
     const int length = position + num;
@@ -279,7 +283,11 @@ TYPED_TEST(AttentionTest, LongRuns) {
                                     Form<TypeParam>::CpuScratchFloats(dim)));
     scratch.Zero();
     // q, k, v of the tokens from `position` on.
-    const std::vector<float> fed = rounding.operands(random.Normals(num * 4 * dim));
+    std::vector<float> fed = rounding.operands(random.Normals(num * 4 * dim));
+    if (scale != 1) {
+      for (int d = 0; d < 2 * dim; ++d) fed[d] *= static_cast<float>(scale);
+      std::fill_n(&fed[2 * dim], dim, 0.0f);
+    }
     const auto feed = [&](int first, int n, Outputs* outputs) {
       const DeviceStep step(&random, {{0, n, first}}, {0});
       DeviceArray<Activation> qkv(S::From(step.Gather({&fed}, 4 * dim, position)));

@@ -97,8 +97,14 @@ int RotaryDim(JsonFields* fields, double part, int head_dim) {
   return dim;
 }
 
-std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers) {
+std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers, const char* older) {
   const Json* list = fields->Get("layer_types");
+  if (const Json* other = older != nullptr ? fields->Get(older) : nullptr; other != nullptr) {
+    if (list != nullptr && *list != *other) {
+      fields->Fail(older, "is not as layer_types; must be the same");
+    }
+    list = other;
+  }
   if (list == nullptr) return {};
   std::vector<std::string> types;
   if (list->is_array()) {

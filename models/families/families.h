@@ -120,8 +120,10 @@ void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size
 // Channels of a head that are rotated, of a partial_rotary_factor that was read as `part`.
 int RotaryDim(JsonFields* fields, double part, int head_dim);
 
-// `layer_types`: a name for each layer, or nothing.
-std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers);
+// `layer_types`: a name for each layer, or nothing. `older`: another name of the field, if it has
+// one.
+std::vector<std::string> ReadLayerTypes(JsonFields* fields, int num_layers,
+                                        const char* older = nullptr);
 // Which layers a field names, a list of their numbers; all false where there is none. Numbers
 // beyond the last layer are nobody's.
 std::vector<bool> ReadLayerNumbers(JsonFields* fields, const std::string& name, int num_layers);

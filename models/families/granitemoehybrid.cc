@@ -99,7 +99,7 @@ void ReadGraniteMoeHybridConfig(JsonFields* f, ModelConfig* config) {
 
   const AttentionSpec attention = ReadAttention(f, config->hidden_size);
   const Mamba2Spec mamba = ReadMamba(f, config->hidden_size);
-  std::vector<std::string> types = ReadLayerTypes(f, num_layers);
+  std::vector<std::string> types = ReadLayerTypes(f, num_layers, "layers_block_type");
   if (types.empty()) types.assign(num_layers, "linear_attention");
   // As transformers calls them since 5.19, and before.
   SetLayers(f, types,

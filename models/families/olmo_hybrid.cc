@@ -58,6 +58,7 @@ AttentionSpec ReadAttention(JsonFields* f, int hidden_size, bool bias) {
 // Defaults are those of transformers' OlmoHybridConfig. Layers of attention have their norms after,
 // layers of gated delta before. transformers writes some norms under other names than its code has.
 void ReadOlmoHybridConfig(JsonFields* f, ModelConfig* config) {
+  config->others = {"mtp."};  // Guessing of tokens ahead.
   const bool bias = f->Bool("attention_bias", false);
   const int num_layers = ReadSizes(f, {100352, 3840, 11008, 32, 65536, -1, 100257}, config);
   f->Only("hidden_act", "silu");

@@ -115,6 +115,7 @@ TEST(Granite, OlderFiles) {
   EXPECT_THAT(Kinds(config), ElementsAre("mamba2", "attention"));
   EXPECT_EQ(Mamba(config, 0).dt_max, std::numeric_limits<float>::infinity());
   EXPECT_EQ(Attention(config, 1).rotary_dim, 0);
+  EXPECT_EQ(Kinds(Parse(With(kTiny, "\"layer_types\"", "\"layers_block_type\""))), Kinds(config));
   // Until 5.23, transformers normed all groups together.
   for (const auto& [version, groups] : {std::pair("5.19.0", 1),
                                         {"4.57.1", 1},
@@ -212,6 +213,8 @@ INSTANTIATE_TEST_SUITE_P(
              {"Limits", "[0.05,", "[-1,", "time_step_limit: must be two numbers"},
              {"Positions", "\"rope\"", "\"alibi\"",
               "position_embedding_type: is \"alibi\"; must be nope or rope"},
+             {"TwoLists", "\"layer_types\":", R"("layers_block_type": ["mamba"], "layer_types":)",
+              "layers_block_type: is not as layer_types; must be the same"},
              {"Layers", "\"linear_attention\"", "\"mamba1\"", "layer_types: layer 0 is \"mamba1\""},
              {"Act", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\""},
              {"Norm", "\"rmsnorm\"", "\"layernorm\"", "normalization_function: is \"layernorm\""},

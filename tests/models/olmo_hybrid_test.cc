@@ -80,6 +80,7 @@ TEST(OlmoHybrid, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(config.num_layers(), 32);
   EXPECT_EQ(config.hidden_size, 3840);
   EXPECT_THAT(config.eos_ids, ElementsAre(100257));
+  EXPECT_THAT(config.others, ElementsAre("mtp."));
   const std::vector<std::string> kinds = Kinds(config);
   for (int i = 0; i < 32; ++i) {
     EXPECT_EQ(kinds[i], i % 4 == 3 ? "attention" : "gated_delta_net");

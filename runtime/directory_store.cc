@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -35,15 +36,18 @@ constexpr std::chrono::hours kDamagedAge{24};
 
 // Before the bytes of a session in its file.
 struct Header {
-  char magic[8] = {'P', 'R', 'S', 'T', 'O', 'R', 'E', '1'};
-  int64_t version = 0;
+  char magic[8] = {'P', 'R', 'S', 'T', 'O', 'R', 'E', '2'};
+  SessionVersion version;
   int64_t expires_us = 0;  // Since 1970.
   uint64_t bytes_hash = 0;
   uint64_t hash = 0;  // Of the numbers before.
 };
-static_assert(sizeof(Header) == 40);
+static_assert(sizeof(Header) == 48);
+constexpr absl::string_view kEarlierMagic = "PRSTORE1";
 
-uint64_t HashOf(const Header& header) { return HashBytes(0, &header.version, 3 * sizeof(int64_t)); }
+uint64_t HashOf(const Header& header) {
+  return HashBytes(0, &header.version, offsetof(Header, hash) - offsetof(Header, version));
+}
 
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 absl::Status Damaged() { return absl::DataLossError("the stored session is damaged"); }
@@ -51,6 +55,10 @@ absl::Status Damaged() { return absl::DataLossError("the stored session is damag
 // The header at the beginning of the file's bytes, if its session is alive.
 absl::StatusOr<Header> HeaderIn(absl::string_view bytes, absl::Time now) {
   Header header;
+  if (absl::StartsWith(bytes, kEarlierMagic)) {
+    return absl::FailedPreconditionError(
+        "an earlier version of the server stored the session, in a form that is not read any more");
+  }
   if (bytes.size() < sizeof header) return Damaged();
   std::memcpy(&header, bytes.data(), sizeof header);
   if (std::memcmp(header.magic, Header().magic, sizeof header.magic) != 0 ||
@@ -140,10 +148,17 @@ bool IsOlder(const std::string& path, std::chrono::hours age) {
   return !error && fs::file_time_type::clock::now() - written > age;
 }
 
-// What is damaged does not say when its time is over. Somebody may want to look at it.
+// What is damaged, or of an earlier version, does not say when its time is over. Somebody may want
+// to look at it.
 bool IsOver(const std::string& path, absl::Time now) {
   const absl::Status status = ReadHeader(path, now).status();
-  return absl::IsNotFound(status) || (absl::IsDataLoss(status) && IsOlder(path, kDamagedAge));
+  const bool unreadable = absl::IsDataLoss(status) || absl::IsFailedPrecondition(status);
+  return absl::IsNotFound(status) || (unreadable && IsOlder(path, kDamagedAge));
+}
+
+absl::Status Remove(const std::string& path) {
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return AsStoreStatus(absl::ErrnoToStatus(errno, path));
 }
 
 }  // namespace
@@ -219,7 +234,7 @@ std::string DirectoryStore::PathOf(const StoreKey& key) const {
   return absl::StrCat(FolderOf(key), "/", key.handle);
 }
 
-absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Source& next,
+absl::Status DirectoryStore::Put(const StoreKey& key, const SessionPast& past, const Source& next,
                                  absl::Duration ttl) {
   Sweep(kEntriesAPut);
   const std::string path = PathOf(key);
@@ -238,7 +253,7 @@ absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Sou
     hash.Add(piece->data(), piece->size());
     written = file->Append(*piece);
   }
-  header.version = version;
+  header.version = past.now();
   header.expires_us = absl::ToUnixMicros(options_.now() + ttl);
   header.bytes_hash = hash.Value();
   header.hash = HashOf(header);
@@ -249,16 +264,17 @@ absl::Status DirectoryStore::Put(const StoreKey& key, int64_t version, const Sou
   const FolderLock lock(options_.folder, options_.lock_timeout);
   if (!lock.status().ok()) return lock.status();
   const absl::StatusOr<Header> before = ReadHeader(path, options_.now());
-  if (before.ok() && before->version >= version) {
-    return absl::AbortedError(absl::StrCat("the store has version ", before->version,
-                                           " of the session; this is ", version));
+  if (before.ok()) {
+    if (before->version == past.now()) return absl::OkStatus();
+    const absl::Status place = CheckComesFrom(before->version, past);
+    if (!place.ok()) return place;
   }
   // What cannot be read may be a newer one.
   if (absl::IsUnavailable(before.status())) return before.status();
   return AsStoreStatus(file->Commit());
 }
 
-absl::StatusOr<int64_t> DirectoryStore::Get(const StoreKey& key, const Sink& take) {
+absl::StatusOr<SessionVersion> DirectoryStore::Get(const StoreKey& key, const Sink& take) {
   const std::string path = PathOf(key);
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0 && errno == ENOENT) return NoSuchSession();
@@ -266,6 +282,7 @@ absl::StatusOr<int64_t> DirectoryStore::Get(const StoreKey& key, const Sink& tak
   const absl::Cleanup close_it = [fd] { close(fd); };
   const absl::StatusOr<Header> header = HeaderOf(fd, path, options_.now());
   if (!header.ok()) return header.status();
+  if (header->version == kDeletedSession) return NoSuchSession();
   BytesHash hash;
   for (;;) {
     const absl::StatusOr<std::string> piece = ReadSome(fd, kPieceBytes, path);
@@ -280,18 +297,28 @@ absl::StatusOr<int64_t> DirectoryStore::Get(const StoreKey& key, const Sink& tak
   return header->version;
 }
 
-absl::StatusOr<int64_t> DirectoryStore::Version(const StoreKey& key) {
+absl::StatusOr<SessionVersion> DirectoryStore::Version(const StoreKey& key) {
   const absl::StatusOr<Header> header = ReadHeader(PathOf(key), options_.now());
   if (!header.ok()) return header.status();
   return header->version;
 }
 
-absl::Status DirectoryStore::Delete(const StoreKey& key) {
+absl::Status DirectoryStore::Delete(const StoreKey& key, absl::Duration ttl) {
   const std::string path = PathOf(key);
+  mkdir(FolderOf(key).c_str(), 0700);
+  Header header;
+  header.version = kDeletedSession;
+  header.expires_us = absl::ToUnixMicros(options_.now() + ttl);
+  header.bytes_hash = BytesHash().Value();
+  header.hash = HashOf(header);
+  auto file = PendingFile::Write(path, {AsBytes(header)});
   const FolderLock lock(options_.folder, options_.lock_timeout);
   if (!lock.status().ok()) return lock.status();
-  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
-  return AsStoreStatus(absl::ErrnoToStatus(errno, path));
+  if (file.ok()) return AsStoreStatus(file->Commit());
+  const absl::Status removed = Remove(path);
+  // A full disk remembers nothing.
+  return removed.ok() && absl::IsResourceExhausted(file.status()) ? removed
+                                                                  : AsStoreStatus(file.status());
 }
 
 std::unique_ptr<DirectoryStore::Walk> DirectoryStore::TakeWalk() {

@@ -33,17 +33,17 @@ class DirectoryStore : public SessionStore {
   // the names of handles, and whoever knows one may use its session.
   static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(DirectoryStoreOptions options);
 
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
-  absl::StatusOr<int64_t> Version(const StoreKey& key) override;
-  absl::Status Delete(const StoreKey& key) override;
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override;
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key) override;
+  absl::Status Delete(const StoreKey& key, absl::Duration ttl) override;
 
-  // Goes on with a sweep, which removes sessions whose time is over, damaged ones a day after they
-  // were written, and what crashes left: past so many entries of the folder, or to its end. Without
-  // one under way it begins one, if that is due. Returns how many sessions it removed. Each Put()
-  // does so for a few entries, more than it adds, so that every sweep comes to its end and no call
-  // waits for the others' sessions.
+  // Goes on with a sweep, which removes sessions whose time is over, ones that cannot be read a day
+  // after they were written, and what crashes left: past so many entries of the folder, or to its
+  // end. Without one under way it begins one, if that is due. Returns how many sessions it removed.
+  // Each Put() does so for a few entries, more than it adds, so that every sweep comes to its end
+  // and no call waits for the others' sessions.
   int Sweep(int entries);
   static constexpr int kEntriesAPut = 16;
 

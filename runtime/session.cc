@@ -13,11 +13,6 @@
 namespace packrat {
 namespace {
 
-absl::Status Unknown() {
-  return absl::NotFoundError(
-      "session is not known to this server: it has expired, was deleted, or never was here");
-}
-
 int64_t ShareOf(double share, int64_t all) {
   return std::max<int64_t>(1, std::llround(share * static_cast<double>(all)));
 }
@@ -26,6 +21,11 @@ int64_t ShareOf(double share, int64_t all) {
 
 Sessions::Sessions(const SessionOptions& options, std::function<uint64_t()> random)
     : options_(options), random_(std::move(random)) {}
+
+absl::Status Sessions::Unknown() {
+  return absl::NotFoundError(
+      "session is not known to this server: it has expired, was deleted, or never was here");
+}
 
 Sessions::Key Sessions::KeyOf(absl::string_view handle) {
   std::string bytes;
@@ -49,7 +49,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.tokens = static_cast<int32_t>(session.text.size());
   info.num_turns = static_cast<int32_t>(session.turns.size());
   if (turns) info.turns = session.turns;
-  info.revision = session.revision;
+  info.past = session.past;
   info.origin = session.origin;
   info.dials = session.dials;
   info.solver = session.solver;
@@ -129,6 +129,13 @@ absl::StatusOr<SessionInfo> Sessions::Add(const SessionOwner& owner, const Key& 
   JoinOrigin(at->second.origin);
   ++stats_.created;
   return Describe(*at, now);
+}
+
+absl::StatusOr<SessionInfo> Sessions::AddNew(const SessionOwner& owner, Session session,
+                                             absl::Time now) {
+  const Key key = NewKey();
+  session.past = SessionPast({0, random_()});
+  return Add(owner, key, std::move(session), now);
 }
 
 void Sessions::Remove(Map::iterator at) {
@@ -222,7 +229,7 @@ absl::StatusOr<SessionInfo> Sessions::Create(const SessionOwner& owner,
   if (!valid.ok()) return valid;
   MutexLock lock(&mutex_);
   DropExpired(now);
-  return Add(owner, NewKey(), std::move(session), now);
+  return AddNew(owner, std::move(session), now);
 }
 
 absl::StatusOr<SessionInfo> Sessions::Get(const SessionOwner& owner, absl::string_view handle,
@@ -264,76 +271,9 @@ absl::StatusOr<SessionInfo> Sessions::Fork(const SessionOwner& owner, absl::stri
   copy.dials = source.dials;
   copy.solver = source.solver;
   copy.end = source.end;
-  auto info = Add(owner, NewKey(), std::move(copy), now);
+  auto info = AddNew(owner, std::move(copy), now);
   if (info.ok()) Use(&source, now);
   return info;
-}
-
-Sessions::Session Sessions::Fresh(SessionContent content) const {
-  Session session;
-  session.text = std::move(content.text);
-  session.turns = std::move(content.turns);
-  session.origin = content.origin;
-  session.dials = std::move(content.dials);
-  session.solver = content.solver;
-  session.end = std::make_shared<const TextEnd>();
-  const bool told = content.ttl > absl::ZeroDuration();
-  session.ttl = told ? std::min(content.ttl, options_.ttl) : options_.ttl;
-  return session;
-}
-
-SessionInfo Sessions::Preview(absl::string_view handle, int64_t revision,
-                              SessionContent content) const {
-  Map::value_type entry(KeyOf(handle), Fresh(std::move(content)));
-  entry.second.revision = revision;
-  return Describe(entry, entry.second.created);
-}
-
-absl::StatusOr<SessionInfo> Sessions::Restore(const SessionOwner& owner, SessionContent content,
-                                              absl::Time now) {
-  MutexLock lock(&mutex_);
-  DropExpired(now);
-  return Add(owner, NewKey(), Fresh(std::move(content)), now);
-}
-
-absl::StatusOr<SessionInfo> Sessions::Adopt(const SessionOwner& owner, absl::string_view handle,
-                                            int64_t revision, SessionContent content,
-                                            absl::Time now, bool if_newer) {
-  const Key key = KeyOf(handle);
-  if (key == Key()) return Unknown();
-  MutexLock lock(&mutex_);
-  DropExpired(now);
-  Session there = Fresh(std::move(content));
-  there.revision = revision;
-  if (sessions_.count(key) == 0 && if_newer) return Add(owner, key, std::move(there), now);
-  const auto at = FindIdle(owner, handle, now);
-  if (!at.ok()) return at.status();
-  Session& here = (*at)->second;
-  if (if_newer && here.revision >= revision) return Describe(**at, now);
-  const absl::Status room = Become(owner, &here, std::move(there), now);
-  if (!room.ok()) return room;
-  return Describe(**at, now);
-}
-
-absl::Status Sessions::Become(const SessionOwner& owner, Session* here, Session there,
-                              absl::Time now) {
-  const int64_t more =
-      static_cast<int64_t>(there.text.size()) - static_cast<int64_t>(here->text.size());
-  const absl::Status room = more > 0 ? CheckRoom(owner, 0, more) : absl::OkStatus();
-  if (!room.ok()) return room;
-  if (there.origin != 0) origins_.try_emplace(there.origin, 0);
-  Count(here->tenant, 0, more);
-  here->text = std::move(there.text);
-  here->turns = std::move(there.turns);
-  here->revision = there.revision;
-  here->dials = std::move(there.dials);
-  here->solver = there.solver;
-  here->end = std::move(there.end);  // Before an origin is left, as in Remove().
-  JoinOrigin(there.origin);
-  LeaveOrigin(std::exchange(here->origin, there.origin));
-  here->ttl = there.ttl;
-  Use(here, now);
-  return absl::OkStatus();
 }
 
 SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
@@ -345,12 +285,12 @@ SessionInfo Sessions::Cut(Map::iterator at, int64_t tokens, absl::Time now) {
     if (turns.empty() ? tokens == 0 : turns.back() == tokens) break;
     turns.push_back(static_cast<int32_t>(std::min<int64_t>(end, tokens)));
   }
+  session.past.Change(random_());
   Count(session.tenant, 0, tokens - static_cast<int64_t>(session.text.size()));
   if (text.size() < session.text.size()) session.end.reset();
   session.text = std::move(text);
   session.turns = std::move(turns);
   session.dials.Cut(tokens);
-  ++session.revision;
   Use(&session, now);
   return Describe(*at, now);
 }

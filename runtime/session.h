@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -22,6 +23,7 @@
 #include "absl/types/span.h"
 #include "models/batch.h"
 #include "runtime/mutex.h"
+#include "runtime/session_version.h"
 #include "runtime/text_dials.h"
 #include "runtime/text_end.h"
 
@@ -47,7 +49,7 @@ struct SessionInfo {
   std::string handle;  // 128 random bits in base64url: 22 characters.
   int32_t tokens = 0, num_turns = 0;
   std::vector<int32_t> turns;  // Where each ends, in tokens; the last where the text does.
-  int64_t revision = 0;        // Grows whenever the text changes.
+  SessionPast past;            // Of the text, and its version.
   uint64_t origin = 0;         // Of its states: see StateSpace in request.h...
   TextDials dials;             // ...and this. Means nothing while there are no tokens,
   SolverOptions solver;        // nor do these, of its last turn.
@@ -81,9 +83,13 @@ class Sessions {
                                      absl::Time now);
   // INVALID_ARGUMENT: it is not in that range.
   absl::Status CheckTtl(absl::Duration ttl) const;
-  // `text`, where given, gets its tokens.
+  // `text`, where given, gets its tokens. One in which a turn is being generated is as it was
+  // before that, until the turn is over: it may yet come to nothing.
   absl::StatusOr<SessionInfo> Get(const SessionOwner& owner, absl::string_view handle,
                                   absl::Time now, std::vector<int32_t>* text = nullptr);
+  // The same with a turn that was kept and is not over: what a store is to have.
+  absl::StatusOr<SessionInfo> GetWithTurn(const SessionOwner& owner, absl::string_view handle,
+                                          absl::Time now, std::vector<int32_t>* text = nullptr);
   // The `limit` that were used last, the latest first, without `turns`; `total`: how many there
   // are.
   std::vector<SessionInfo> List(const SessionOwner& owner, int limit, absl::Time now, int* total);
@@ -91,22 +97,31 @@ class Sessions {
   absl::StatusOr<SessionInfo> Fork(const SessionOwner& owner, absl::string_view handle,
                                    absl::Time now);
   // A session that another replica had, under the handle that it has there; one that is here makes
-  // place for it, unless it is as new. ABORTED: that one is busy.
+  // place for it, unless it came from that. ABORTED: that one is busy.
   absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
-                                    int64_t revision, SessionContent content, absl::Time now) {
-    return Adopt(owner, handle, revision, std::move(content), now, /*if_newer=*/true);
+                                    const SessionVersion& version, SessionContent content,
+                                    absl::Time now) {
+    return Adopt(owner, handle, version, std::move(content), now, /*may_add=*/true);
   }
-  // The same in the place of one that is here, also if that is as new: they may be one number and
-  // two texts.
+  // The same in the place of one that is here alone. NOT_FOUND: none is.
   absl::StatusOr<SessionInfo> Replace(const SessionOwner& owner, absl::string_view handle,
-                                      int64_t revision, SessionContent content, absl::Time now) {
-    return Adopt(owner, handle, revision, std::move(content), now, /*if_newer=*/false);
+                                      const SessionVersion& version, SessionContent content,
+                                      absl::Time now) {
+    return Adopt(owner, handle, version, std::move(content), now, /*may_add=*/false);
   }
   // What Adopt() would make of such a session, which stays where it is.
-  SessionInfo Preview(absl::string_view handle, int64_t revision, SessionContent content) const;
+  SessionInfo Preview(absl::string_view handle, const SessionVersion& version,
+                      SessionContent content) const;
+  // A store has this version of it.
+  void Stored(const SessionOwner& owner, absl::string_view handle, const SessionVersion& version,
+              absl::Time now);
   // As Adopt(), under a handle of its own.
   absl::StatusOr<SessionInfo> Restore(const SessionOwner& owner, SessionContent content,
                                       absl::Time now);
+  // NOT_FOUND, in the words for it.
+  static absl::Status Unknown();
+  // The longest that a session lives after its last use.
+  absl::Duration ttl() const { return options_.ttl; }
   // Whether Create() may give such a handle.
   static bool IsHandle(absl::string_view handle) { return !(KeyOf(handle) == Key()); }
   // Cuts the text to its first `tokens`, in [0, tokens], or to its first `turns`.
@@ -150,11 +165,19 @@ class Sessions {
     int64_t tokens = 0;
     ByTime by_use;
   };
+  // What joins a session at the end of a turn, unless that is revoked.
+  struct Kept {
+    std::vector<int32_t> added;
+    TextDials dials;
+    SolverOptions solver;
+    HeldTextEnd end;  // Null: that which it has.
+    SessionPast past;
+  };
   struct Session {
     std::string tenant;
     std::vector<int32_t> text;
     std::vector<int32_t> turns;
-    int64_t revision = 0;
+    SessionPast past;
     uint64_t origin = 0;
     TextDials dials;
     SolverOptions solver;
@@ -162,6 +185,7 @@ class Sessions {
     absl::Duration ttl;
     absl::Time created, used;
     bool busy = false;
+    std::unique_ptr<Kept> kept;  // There is memory in `text` and `turns` for it.
     // A turn has ended at a time that is not known: its time to live begins when somebody looks.
     bool renew = false;
     ByTime::iterator use;     // In its tenant's account.
@@ -182,6 +206,9 @@ class Sessions {
   Key NewKey() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<SessionInfo> Add(const SessionOwner& owner, const Key& key, Session session,
                                   absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // One that was nowhere before.
+  absl::StatusOr<SessionInfo> AddNew(const SessionOwner& owner, Session session, absl::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(Map::iterator at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void JoinOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveOrigin(uint64_t origin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -189,10 +216,11 @@ class Sessions {
   absl::Status Become(const SessionOwner& owner, Session* here, Session there, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<SessionInfo> Adopt(const SessionOwner& owner, absl::string_view handle,
-                                    int64_t revision, SessionContent content, absl::Time now,
-                                    bool if_newer);
+                                    const SessionVersion& version, SessionContent content,
+                                    absl::Time now, bool may_add);
   SessionInfo Cut(Map::iterator at, int64_t tokens, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void JoinKept(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetBusy(Session* session, bool busy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Use(Session* session, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetExpiry(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -233,14 +261,15 @@ class Sessions::Turn {
   // Tokens that were generated, after Promise().
   void Append(absl::Span<const int32_t> tokens);
   int generated() const { return generated_; }
-  // What was promised and appended joins the text. The last call. If it throws std::bad_alloc the
+  // What was promised and appended joins the text when the turn is over, with this object. Nothing
+  // comes after it but Drop() or Replace(), which revoke it. If it throws std::bad_alloc the
   // session stays as it was.
   void Keep(absl::Time now);
   // The session goes, with all that it holds, before anybody else can use it. The last call.
   void Drop();
   // Before anybody else can use it, the session becomes what another replica has made of it; where
   // there is no room for that it goes. The last call.
-  void Replace(int64_t revision, SessionContent content, absl::Time now);
+  void Replace(const SessionVersion& version, SessionContent content, absl::Time now);
 
  private:
   friend class Sessions;
@@ -256,7 +285,6 @@ class Sessions::Turn {
   HeldTextEnd end_;
   int64_t promised_ = 0;
   int generated_ = 0;
-  bool kept_ = false;
 };
 
 }  // namespace packrat

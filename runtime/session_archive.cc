@@ -19,25 +19,37 @@ StoreKey KeyOf(const SessionOwner& owner, absl::string_view handle) {
 
 }  // namespace
 
-absl::StatusOr<bool> SessionArchive::IsNewerThere(const StoreKey& key,
-                                                  const absl::StatusOr<SessionInfo>& here) {
-  if (!Sessions::IsHandle(key.handle)) return here.status();
+absl::StatusOr<bool> SessionArchive::IsOtherThere(const SessionOwner& owner,
+                                                  absl::string_view handle,
+                                                  const absl::StatusOr<SessionInfo>& here,
+                                                  absl::Time now) {
+  if (!Sessions::IsHandle(handle)) return here.status();
   // While a call generates in it, others see it as it was before; who would change it is refused.
   if (here.ok() && here->busy) return false;
-  const absl::StatusOr<int64_t> version = store_->Version(key);
-  if (here.ok()) return version.ok() && *version > here->revision;
+  const absl::StatusOr<SessionVersion> there = store_->Version(KeyOf(owner, handle));
+  if (there.ok() && *there == kDeletedSession) {
+    // Of a turn that has begun meanwhile the end tells.
+    if (absl::IsAborted(sessions_->Delete(owner, handle, now))) return false;
+    return Sessions::Unknown();
+  }
+  if (here.ok()) {
+    if (!there.ok()) return false;
+    if (!here->past.Has(*there)) return true;
+    if (here->past.unstored()) sessions_->Stored(owner, handle, *there, now);
+    return false;
+  }
   // Nobody's, in the words for it, or that the store does not answer.
-  if (absl::IsNotFound(version.status())) return here.status();
-  if (!version.ok()) return version.status();
+  if (absl::IsNotFound(there.status())) return here.status();
+  if (!there.ok()) return there.status();
   return true;
 }
 
 absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view handle,
                                    const std::optional<StateSpace>& space, absl::Time now) {
   const auto here = sessions_->Get(owner, handle, now);
-  const absl::StatusOr<bool> newer = IsNewerThere(KeyOf(owner, handle), here);
-  if (!newer.ok()) return newer.status();
-  if (!*newer) return absl::OkStatus();
+  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, now);
+  if (!other.ok()) return other.status();
+  if (!*other) return absl::OkStatus();
   std::optional<SessionInput> input;
   const auto stored = Get(KeyOf(owner, handle), /*with_state=*/space.has_value(), &input);
   if (!stored.ok()) return absl::IsNotFound(stored.status()) ? here.status() : stored.status();
@@ -50,12 +62,16 @@ absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view 
                      adopted.status().message()));
   }
   if (!adopted.ok()) return adopted.status();
-  if (!space.has_value()) return absl::OkStatus();
-  StateSpace from = *space;
-  from.origin = adopted->origin;
-  // Whether it finds room or not, the text is here.
-  input->Keep(std::move(from), adopted->end).IgnoreError();
-  return absl::OkStatus();
+  if (space.has_value()) {
+    StateSpace from = *space;
+    from.origin = adopted->origin;
+    // Whether it finds room or not, the text is here.
+    input->Keep(std::move(from), adopted->end).IgnoreError();
+  }
+  if (!here.ok() || !here->past.unstored()) return absl::OkStatus();
+  return absl::AbortedError(
+      "another replica has gone on with the session, from what the session store had: what this "
+      "one could not store is lost, and the session is as the store has it");
 }
 
 absl::StatusOr<SessionInfo> SessionArchive::Look(const SessionOwner& owner,
@@ -63,20 +79,20 @@ absl::StatusOr<SessionInfo> SessionArchive::Look(const SessionOwner& owner,
                                                  std::vector<int32_t>* text) {
   const StoreKey key = KeyOf(owner, handle);
   auto here = sessions_->Get(owner, handle, now, text);
-  const absl::StatusOr<bool> newer = IsNewerThere(key, here);
-  if (!newer.ok()) return newer.status();
-  if (!*newer) return here;
+  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, now);
+  if (!other.ok()) return other.status();
+  if (!*other) return here;
   absl::StatusOr<StoredText> stored = TextOf(key);
   if (absl::IsNotFound(stored.status())) return here;
   if (!stored.ok()) return stored.status();
   if (text != nullptr) *text = stored->content.text;
-  return sessions_->Preview(handle, stored->revision, std::move(stored->content));
+  return sessions_->Preview(handle, stored->version, std::move(stored->content));
 }
 
-absl::StatusOr<int64_t> SessionArchive::Get(const StoreKey& key, bool with_state,
-                                            std::optional<SessionInput>* input) {
+absl::StatusOr<SessionVersion> SessionArchive::Get(const StoreKey& key, bool with_state,
+                                                   std::optional<SessionInput>* input) {
   const absl::Time end = SteadyNow() + state_timeout_;
-  absl::StatusOr<int64_t> version;
+  absl::StatusOr<SessionVersion> version;
   for (int tries = 0; tries < kMostTries; ++tries) {
     SessionInput& bytes = input->emplace(transfer_);
     const auto enough = [&] { return bytes.has_text() && (!with_state || bytes.state_is_lost()); };
@@ -112,21 +128,22 @@ absl::Status SessionArchive::Put(const SessionOwner& owner, absl::string_view ha
 absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_view handle,
                                      const std::optional<StateSpace>& space, absl::Time now,
                                      std::optional<StoredText>* newer, bool* text_alone) {
-  auto packed = transfer_->Pack(owner, handle, space, now);
+  auto packed = transfer_->Pack(owner, handle, space, now, nullptr, /*with_turn=*/true);
   if (!packed.ok()) return packed.status();
   const StoreKey key = KeyOf(owner, handle);
   bool cut = false;  // The state has had to give way on its way out, or takes too long.
   const absl::Status status = Send(key, &*packed, &cut);
   const bool has_state = packed->state.position() > 0;
   *text_alone = has_state && (cut || absl::IsResourceExhausted(status));
+  if (status.ok()) sessions_->Stored(owner, handle, packed->info.past.now(), now);
   if (cut || !absl::IsAborted(status)) return status;
   absl::StatusOr<StoredText> stored = TextOf(key);
-  // By another call about it here, or nothing was changed.
-  if (stored.ok() && IsHere(*stored, owner, handle, now)) return absl::OkStatus();
+  // By another call about it here.
+  if (stored.ok() && IsHere(stored->version, owner, handle, now)) return absl::OkStatus();
   // The next turn here begins with the stored one. Who looks for the session meanwhile finds it.
   const absl::Status replaced =
       stored.ok()
-          ? sessions_->Replace(owner, handle, stored->revision, stored->content, now).status()
+          ? sessions_->Replace(owner, handle, stored->version, stored->content, now).status()
           : stored.status();
   if (!replaced.ok()) sessions_->Delete(owner, handle, now).IgnoreError();
   if (newer != nullptr && stored.ok()) *newer = *std::move(stored);
@@ -135,12 +152,12 @@ absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_vie
 
 absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bool* cut) {
   // A store compares versions once it has everything: what it would refuse is not sent.
+  const SessionPast& past = packed->info.past;
   if (packed->bytes() > transfer_->link().piece_bytes) {
-    const absl::StatusOr<int64_t> there = store_->Version(key);
-    if (there.ok() && *there >= packed->info.revision) {
-      return absl::AbortedError(absl::StrCat("the store has version ", *there,
-                                             " of the session; this is ", packed->info.revision));
-    }
+    const absl::StatusOr<SessionVersion> there = store_->Version(key);
+    if (there.ok() && *there == past.now()) return absl::OkStatus();
+    const absl::Status place = there.ok() ? CheckComesFrom(*there, past) : absl::OkStatus();
+    if (!place.ok()) return place;
   }
   const absl::Time end = SteadyNow() + state_timeout_;
   const auto next = [&]() -> absl::StatusOr<std::string> {
@@ -153,22 +170,20 @@ absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bo
     *cut = true;
     return absl::CancelledError(piece.status().message());
   };
-  return store_->Put(key, packed->info.revision, next, packed->info.ttl);
+  return store_->Put(key, past, next, packed->info.ttl);
 }
 
 absl::StatusOr<StoredText> SessionArchive::TextOf(const StoreKey& key) {
   std::optional<SessionInput> input;
-  const absl::StatusOr<int64_t> version = Get(key, /*with_state=*/false, &input);
+  const absl::StatusOr<SessionVersion> version = Get(key, /*with_state=*/false, &input);
   if (!version.ok()) return version.status();
   return StoredText{*version, SessionTransfer::ContentOf(input->state())};
 }
 
-bool SessionArchive::IsHere(const StoredText& text, const SessionOwner& owner,
+bool SessionArchive::IsHere(const SessionVersion& version, const SessionOwner& owner,
                             absl::string_view handle, absl::Time now) {
-  std::vector<int32_t> tokens;
-  const auto here = sessions_->Get(owner, handle, now, &tokens);
-  return here.ok() && text.revision == here->revision && text.content.text == tokens &&
-         text.content.turns == here->turns && text.content.dials == here->dials;
+  const auto here = sessions_->GetWithTurn(owner, handle, now);
+  return here.ok() && here->past.Has(version);
 }
 
 absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view handle,
@@ -177,12 +192,13 @@ absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view
   if (absl::IsAborted(here) || !Sessions::IsHandle(handle)) return here;
   const StoreKey key = KeyOf(owner, handle);
   if (!here.ok()) {
-    const absl::Status there = store_->Version(key).status();
-    if (absl::IsNotFound(there)) return here;
-    // What is damaged is there.
-    if (!there.ok() && !absl::IsDataLoss(there)) return there;
+    const absl::StatusOr<SessionVersion> there = store_->Version(key);
+    const absl::Status status = there.status();
+    if (absl::IsNotFound(status) || (status.ok() && *there == kDeletedSession)) return here;
+    // What cannot be read is there.
+    if (absl::IsUnavailable(status)) return status;
   }
-  return store_->Delete(key);
+  return store_->Delete(key, sessions_->ttl());
 }
 
 }  // namespace packrat

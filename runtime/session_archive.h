@@ -14,12 +14,13 @@
 #include "runtime/session.h"
 #include "runtime/session_store.h"
 #include "runtime/session_transfer.h"
+#include "runtime/session_version.h"
 
 namespace packrat {
 
 // What a store has of a session, but for its state.
 struct StoredText {
-  int64_t revision = 0;
+  SessionVersion version;
   SessionContent content;
 };
 
@@ -33,38 +34,43 @@ class SessionArchive {
                  absl::Duration state_timeout = absl::Seconds(30))
       : sessions_(sessions), transfer_(transfer), store_(store), state_timeout_(state_timeout) {}
 
-  // Before a session is used. `space`: who goes on from its state; nullopt: the text comes alone,
-  // as for those who only look at it. One in which a turn is being generated here stays as it is;
-  // who then begins another one, just as that one ends, goes on from it, as the store does.
-  // NOT_FOUND: neither this replica nor the store has it. UNAVAILABLE: it is not here, and the
-  // store does not answer; where it is here, it goes on as it stands. RESOURCE_EXHAUSTED: there is
-  // no room for it here. Errors of DecodeSavedState() and Sessions::Adopt(), but for ABORTED.
+  // Before a session is used. Where the store has what did not come from the text that is here,
+  // that takes its place, and one that was deleted at another replica goes. `space`: who goes on
+  // from its state; nullopt: the text comes alone, as for those who only look at it. One in which a
+  // turn is being generated here stays as it is; who then begins another one, just as that one
+  // ends, goes on from it, as the store does. NOT_FOUND: neither this replica nor the store has it.
+  // UNAVAILABLE: it is not here, and the store does not answer; where it is here, it goes on as it
+  // stands. RESOURCE_EXHAUSTED: there is no room for it here. ABORTED: changes that had not come to
+  // the store made place for another replica's; told once, and the session is as the store has it.
+  // Errors of DecodeSavedState() and Sessions::Adopt().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
-  // A session as it is here or in the store, whichever is newer, for those who only look at it: it
+  // A session as Fetch() would leave it, for those who only look at it: it
   // needs no room here, and stays where it is. `text`, where given, gets its tokens. Errors as of
-  // Fetch(), but for RESOURCE_EXHAUSTED.
+  // Fetch(), but for RESOURCE_EXHAUSTED and ABORTED.
   absl::StatusOr<SessionInfo> Look(const SessionOwner& owner, absl::string_view handle,
                                    absl::Time now, std::vector<int32_t>* text = nullptr);
-  // After it was changed, with what `space` keeps of its state; nullopt, or where the store has no
-  // room or is too slow for that: its text alone. It stays in the store for its time to live, from
-  // now on.
-  // ABORTED: another replica has changed it as well; what that one made of it stays, and takes the
-  // place of this replica's, which is forgotten where the store does not tell. One whose turn is
-  // not over yet is left to that: `newer`, if not null, gets what takes its place, if it is told.
-  // Errors of SessionStore::Put().
+  // After it was changed, also by a turn that was kept and is not over, with what `space` keeps of
+  // its state; nullopt, or where the store has no room or is too slow for that: its text alone. It
+  // stays in the store for its time to live, from now on. ABORTED: another replica has changed or
+  // deleted it as well; what that one made of it stays, and takes the place of this replica's,
+  // which is forgotten where the store does not tell. One whose turn is not over yet is left to
+  // that: `newer`, if not null, gets what takes its place, if it is told. Errors of
+  // SessionStore::Put().
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
                    const std::optional<StateSpace>& space, absl::Time now,
                    std::optional<StoredText>* newer = nullptr);
   // Here and in the store, without a look at what it holds: there need be no room for it here, and
-  // it may be damaged. NOT_FOUND: neither has it. ABORTED: a turn is being generated in it here.
-  // UNAVAILABLE: the store does not answer; it is no longer here.
+  // it may be damaged. Other replicas that have it learn of it from the store. NOT_FOUND: neither
+  // has it. ABORTED: a turn is being generated in it here. UNAVAILABLE: the store does not answer;
+  // it is no longer here.
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle, absl::Time now);
 
  private:
-  // Whether the store has a session as it is not here. Errors: it is in neither, or is not here
-  // and cannot be had from there.
-  absl::StatusOr<bool> IsNewerThere(const StoreKey& key, const absl::StatusOr<SessionInfo>& here);
+  // Whether the store has what the session here did not come from. One that was deleted there is
+  // no longer here. Errors: it is in neither, or is not here and cannot be had from there.
+  absl::StatusOr<bool> IsOtherThere(const SessionOwner& owner, absl::string_view handle,
+                                    const absl::StatusOr<SessionInfo>& here, absl::Time now);
   absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
                        const std::optional<StateSpace>& space, absl::Time now,
                        std::optional<StoredText>* newer, bool* text_alone);
@@ -72,11 +78,11 @@ class SessionArchive {
   absl::Status Send(const StoreKey& key, PackedSession* packed, bool* cut);
   // Its version; `input` takes all of it, or its text where its state is not wanted, of no use, or
   // too slow.
-  absl::StatusOr<int64_t> Get(const StoreKey& key, bool with_state,
-                              std::optional<SessionInput>* input);
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, bool with_state,
+                                     std::optional<SessionInput>* input);
   absl::StatusOr<StoredText> TextOf(const StoreKey& key);
-  // Whether that is the session as it is here.
-  bool IsHere(const StoredText& text, const SessionOwner& owner, absl::string_view handle,
+  // Whether the session here is that one, or came from it.
+  bool IsHere(const SessionVersion& version, const SessionOwner& owner, absl::string_view handle,
               absl::Time now);
 
   Sessions* const sessions_;

@@ -3,8 +3,8 @@
 // make them. With each piece a store over a network waits for a bounded time, and one in a folder
 // as long as the disk takes.
 //
-// Every entry has a version, which grows with the session (by its turns). A replica that was cut
-// off and comes back cannot put its old session over a newer one, and can ask whether there is one.
+// Every entry has the version of its text. What takes its place came from it: a replica that was
+// cut off and comes back cannot put its session over another one's, and can ask what there is.
 #ifndef PACKRAT_RUNTIME_SESSION_STORE_H_
 #define PACKRAT_RUNTIME_SESSION_STORE_H_
 
@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "runtime/session_version.h"
 
 namespace packrat {
 
@@ -36,19 +37,22 @@ class SessionStore {
   // Takes the next one; false: it has enough.
   using Sink = std::function<absl::StatusOr<bool>(absl::string_view piece)>;
 
-  // Keeps the bytes for `ttl` (above 0) from now on, in place of what an earlier version left, all
-  // at once when the last piece is there. ABORTED: this version or a later one is there already,
-  // which stays. RESOURCE_EXHAUSTED: the store has no room for it.
-  virtual absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  // Keeps the bytes of the text of `past` for `ttl` (above 0) from now on, in place of one that it
+  // came from, all at once when the last piece is there. OK also where this version is there
+  // already. ABORTED: there is one that it did not come from, which stays, or the session was
+  // deleted. RESOURCE_EXHAUSTED: the store has no room for it.
+  virtual absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                            absl::Duration ttl) = 0;
-  // The version of what `take` was given. NOT_FOUND: there is none, or its time is over. DATA_LOSS:
-  // what is there is damaged, which may show after its last piece alone. ABORTED: it was changed
+  // The version of what `take` was given. NOT_FOUND: there is none, its time is over, or it was
+  // deleted. DATA_LOSS: what is there is damaged, which may show after its last piece alone.
+  // FAILED_PRECONDITION: another version of the server stored it. ABORTED: it was changed
   // meanwhile, and can be had anew.
-  virtual absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) = 0;
-  // The version alone; errors as of Get().
-  virtual absl::StatusOr<int64_t> Version(const StoreKey& key) = 0;
-  // OK also where there is none.
-  virtual absl::Status Delete(const StoreKey& key) = 0;
+  virtual absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) = 0;
+  // The version alone; errors as of Get(). kDeletedSession: Delete() was called.
+  virtual absl::StatusOr<SessionVersion> Version(const StoreKey& key) = 0;
+  // Nothing can be put there for `ttl` from now on, as far as there is room to remember that. OK
+  // also where there is nothing.
+  virtual absl::Status Delete(const StoreKey& key, absl::Duration ttl) = 0;
 };
 
 }  // namespace packrat

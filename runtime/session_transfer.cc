@@ -6,14 +6,13 @@
 
 namespace packrat {
 
-absl::StatusOr<PackedSession> SessionTransfer::Pack(const SessionOwner& owner,
-                                                    absl::string_view handle,
-                                                    const std::optional<StateSpace>& space,
-                                                    absl::Time now,
-                                                    const std::function<bool()>& gone) {
+absl::StatusOr<PackedSession> SessionTransfer::Pack(
+    const SessionOwner& owner, absl::string_view handle, const std::optional<StateSpace>& space,
+    absl::Time now, const std::function<bool()>& gone, bool with_turn) {
   SavedState state;
   StateSpace from;
-  auto info = sessions_->Get(owner, handle, now, &state.tokens);
+  auto info = with_turn ? sessions_->GetWithTurn(owner, handle, now, &state.tokens)
+                        : sessions_->Get(owner, handle, now, &state.tokens);
   if (!info.ok()) return info.status();
   PackedSession packed;
   if (space.has_value()) {

@@ -94,10 +94,11 @@ class SessionTransfer {
   ~SessionTransfer() { sessions_->WatchOrigins(nullptr); }
 
   // A session as it is here, with what `space` keeps of its state; nullopt: its text alone. `gone`:
-  // see StateReader::Open(). Waits.
+  // see StateReader::Open(). `with_turn`: see Sessions::GetWithTurn(). Waits.
   absl::StatusOr<PackedSession> Pack(const SessionOwner& owner, absl::string_view handle,
                                      const std::optional<StateSpace>& space, absl::Time now,
-                                     const std::function<bool()>& gone = nullptr);
+                                     const std::function<bool()>& gone = nullptr,
+                                     bool with_turn = false);
 
   // Of what has come, but for the state.
   static SessionContent ContentOf(const SavedState& state);

@@ -1,4 +1,5 @@
 // A turn that is being generated in a session.
+#include <memory>
 #include <utility>
 
 #include "kernels/check.h"
@@ -20,34 +21,74 @@ Sessions::Turn::Turn(Turn&& other) noexcept
       solver_(other.solver_),
       end_(std::move(other.end_)),
       promised_(other.promised_),
-      generated_(other.generated_),
-      kept_(other.kept_) {}
+      generated_(other.generated_) {}
 
 Sessions::Turn::~Turn() {
   if (session_ == nullptr) return;
   MutexLock lock(&sessions_->mutex_);
+  session_->renew = session_->kept == nullptr;
+  if (!session_->renew) promised_ -= static_cast<int64_t>(session_->kept->added.size());
   sessions_->Count(session_->tenant, 0, -promised_);
-  session_->renew = !kept_;
+  if (!session_->renew) sessions_->JoinKept(session_);
   sessions_->SetBusy(session_, false);
+}
+
+// Allocates nothing.
+void Sessions::JoinKept(Session* session) {
+  const std::unique_ptr<Kept> kept = std::move(session->kept);
+  if (!kept->added.empty()) {
+    session->text.insert(session->text.end(), kept->added.begin(), kept->added.end());
+    session->turns.push_back(static_cast<int32_t>(session->text.size()));
+    session->dials = std::move(kept->dials);
+    session->solver = kept->solver;
+  }
+  session->past = std::move(kept->past);
+  if (kept->end != nullptr) session->end = std::move(kept->end);
+}
+
+absl::StatusOr<SessionInfo> Sessions::GetWithTurn(const SessionOwner& owner,
+                                                  absl::string_view handle, absl::Time now,
+                                                  std::vector<int32_t>* text) {
+  MutexLock lock(&mutex_);
+  const auto at = Find(owner, handle, now);
+  if (!at.ok()) return at.status();
+  const Session& session = (*at)->second;
+  if (text != nullptr) *text = session.text;
+  SessionInfo info = Describe(**at, now);
+  if (session.kept == nullptr) return info;
+  const Kept& kept = *session.kept;
+  info.past = kept.past;
+  if (kept.added.empty()) return info;
+  if (text != nullptr) text->insert(text->end(), kept.added.begin(), kept.added.end());
+  info.tokens += static_cast<int32_t>(kept.added.size());
+  ++info.num_turns;
+  info.turns.push_back(info.tokens);
+  info.dials = kept.dials;
+  info.solver = kept.solver;
+  return info;
 }
 
 void Sessions::Turn::Drop() {
   MutexLock lock(&sessions_->mutex_);
   Session* const session = std::exchange(session_, nullptr);
+  session->kept.reset();
   sessions_->Count(session->tenant, 0, -promised_);
   sessions_->SetBusy(session, false);
   sessions_->Remove(sessions_->sessions_.find(session->expiry->second));
 }
 
-void Sessions::Turn::Replace(int64_t revision, SessionContent content, absl::Time now) {
+void Sessions::Turn::Replace(const SessionVersion& version, SessionContent content,
+                             absl::Time now) {
   const absl::Status status = UnlessNoMemory([&] {
     MutexLock lock(&sessions_->mutex_);
     Session there = sessions_->Fresh(std::move(content));
-    there.revision = revision;
+    there.past = SessionPast(version);
     sessions_->Count(session_->tenant, 0, -std::exchange(promised_, 0));
     const absl::Status room =
         sessions_->Become({session_->tenant, share_}, session_, std::move(there), now);
-    if (room.ok()) sessions_->SetBusy(std::exchange(session_, nullptr), false);
+    if (!room.ok()) return room;
+    session_->kept.reset();
+    sessions_->SetBusy(std::exchange(session_, nullptr), false);
     return room;
   });
   if (!status.ok()) Drop();
@@ -79,20 +120,20 @@ void Sessions::Turn::Keep(absl::Time now) {
   MutexLock lock(&sessions_->mutex_);
   std::vector<int32_t>& text = session_->text;
   std::vector<int32_t>& turns = session_->turns;
+  auto kept = std::make_unique<Kept>();
+  kept->past = session_->past;
   if (!added_.empty()) {
+    kept->past.Change(sessions_->random_());
     // No more memory than it takes: that of all texts is bounded.
     turns.reserve(turns.size() + 1);
     text.reserve(text.size() + added_.size());
-    text.insert(text.end(), added_.begin(), added_.end());
-    turns.push_back(static_cast<int32_t>(text.size()));
-    session_->dials = std::move(dials_);
-    session_->solver = solver_;
-    ++session_->revision;
   }
-  if (end_ != nullptr) session_->end = std::move(end_);
-  promised_ -= static_cast<int64_t>(added_.size());
+  kept->added = std::move(added_);
+  kept->dials = std::move(dials_);
+  kept->solver = solver_;
+  kept->end = std::move(end_);
+  session_->kept = std::move(kept);
   sessions_->Use(session_, now);
-  kept_ = true;
 }
 
 }  // namespace packrat

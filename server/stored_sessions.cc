@@ -55,15 +55,15 @@ absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::
   return status;
 }
 
-absl::Status GuardedStore::Put(const StoreKey& key, int64_t version, const Source& next,
+absl::Status GuardedStore::Put(const StoreKey& key, const SessionPast& past, const Source& next,
                                absl::Duration ttl) {
-  const absl::Status status = Guard(key, [&] { return store_->Put(key, version, next, ttl); });
+  const absl::Status status = Guard(key, [&] { return store_->Put(key, past, next, ttl); });
   if (status.ok()) ++stats_.stored;
   return status;
 }
 
-absl::StatusOr<int64_t> GuardedStore::Get(const StoreKey& key, const Sink& take) {
-  absl::StatusOr<int64_t> version;
+absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Sink& take) {
+  absl::StatusOr<SessionVersion> version;
   const absl::Status status = Guard(key, [&] {
     version = store_->Get(key, take);
     return version.status();
@@ -73,8 +73,8 @@ absl::StatusOr<int64_t> GuardedStore::Get(const StoreKey& key, const Sink& take)
   return version;
 }
 
-absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {
-  absl::StatusOr<int64_t> version;
+absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key) {
+  absl::StatusOr<SessionVersion> version;
   const absl::Status status = Guard(key, [&] {
     version = store_->Version(key);
     return version.status();
@@ -83,8 +83,8 @@ absl::StatusOr<int64_t> GuardedStore::Version(const StoreKey& key) {
   return version;
 }
 
-absl::Status GuardedStore::Delete(const StoreKey& key) {
-  return Guard(key, [&] { return store_->Delete(key); });
+absl::Status GuardedStore::Delete(const StoreKey& key, absl::Duration ttl) {
+  return Guard(key, [&] { return store_->Delete(key, ttl); });
 }
 
 StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,

@@ -32,11 +32,11 @@ class GuardedStore : public SessionStore {
   GuardedStore(std::unique_ptr<SessionStore> store, Logger* log)
       : store_(std::move(store)), log_(log) {}
 
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
-  absl::StatusOr<int64_t> Version(const StoreKey& key) override;
-  absl::Status Delete(const StoreKey& key) override;
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override;
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key) override;
+  absl::Status Delete(const StoreKey& key, absl::Duration ttl) override;
   const Stats& stats() const { return stats_; }
 
  private:

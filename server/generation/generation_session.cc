@@ -129,12 +129,14 @@ void Generation::TurnIsStored(const absl::Status& status, std::optional<StoredTe
       // What the other replica made of it stays: the next turn here begins with that, and none
       // begins before with what is dropped, or finds no session.
       if (newer.has_value()) {
-        turn_->Replace(newer->revision, std::move(newer->content), SteadyNow());
+        turn_->Replace(newer->version, std::move(newer->content), SteadyNow());
       } else {
         turn_->Drop();
       }
-      status_.Update(absl::AbortedError(
-          "another replica changed the session at the same time, and this turn is not in it"));
+      status_.Update(
+          absl::AbortedError("another replica changed or deleted the session at the same time, and "
+                             "this turn is not in "
+                             "it"));
       message_.clear_finished();
     }
     turn_.reset();

@@ -50,7 +50,7 @@ absl::Status Store(const CallContext& call, const absl::StatusOr<SessionInfo>& c
     // It is changed here in any case, and /metrics counts what was not stored.
     const absl::Status status = stored->Put(OwnerOf(call.tenant), changed->handle, std::nullopt);
     if (absl::IsAborted(status)) {
-      return absl::AbortedError("another replica changed the session at the same time");
+      return absl::AbortedError("another replica changed or deleted the session at the same time");
     }
   }
   return Fill(call, changed, response);

@@ -23,12 +23,22 @@ std::string FieldOf(int piece) { return piece == 0 ? "b" : absl::StrCat("b", pie
 
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 
+std::string TextOf(const SessionVersion& version) {
+  return absl::StrCat(version.revision, ".", version.change);
+}
+
+std::string MillisecondsOf(absl::Duration ttl) {
+  return absl::StrCat(std::max<int64_t>(1, absl::ToInt64Milliseconds(ttl)));
+}
+
 // The version in a field of a hash, which may not exist.
-absl::StatusOr<int64_t> VersionIn(const redisReply& reply) {
+absl::StatusOr<SessionVersion> VersionIn(const redisReply& reply) {
   if (reply.type == REDIS_REPLY_NIL) return NoSuchSession();
-  int64_t version;
-  if (reply.type != REDIS_REPLY_STRING ||
-      !absl::SimpleAtoi(absl::string_view(reply.str, reply.len), &version)) {
+  SessionVersion version;
+  const absl::string_view text(reply.str, reply.type == REDIS_REPLY_STRING ? reply.len : 0);
+  const size_t dot = text.find('.');
+  if (!absl::SimpleAtoi(text.substr(0, dot), &version.revision) ||
+      (dot != text.npos && !absl::SimpleAtoi(text.substr(dot + 1), &version.change))) {
     return absl::DataLossError("the session store has no number as the version of the session");
   }
   return version;
@@ -121,7 +131,7 @@ void RedisStore::Keep(Connection connection) {
   if (static_cast<int>(idle_.size()) < options_.max_idle) idle_.push_back(std::move(connection));
 }
 
-absl::Status RedisStore::Put(const StoreKey& key, int64_t version, const Source& next,
+absl::Status RedisStore::Put(const StoreKey& key, const SessionPast& past, const Source& next,
                              absl::Duration ttl) {
   const std::string name = NameOf(key);
   // No handle has these characters. What is in braces decides in which slot of a cluster a name is,
@@ -129,16 +139,16 @@ absl::Status RedisStore::Put(const StoreKey& key, int64_t version, const Source&
   const std::string staged =
       absl::StrCat(options_.prefix, "{", name, "}#", absl::Hex(own_), "-", ++puts_);
   Connection connection;
-  const absl::StatusOr<int> fields = Stage(staged, absl::StrCat(version), next, &connection);
+  const absl::StatusOr<int> fields = Stage(staged, TextOf(past.now()), next, &connection);
   absl::Status status = fields.status();
-  if (status.ok()) status = Move(staged, name, *fields, version, ttl, &connection);
+  if (status.ok()) status = Move(staged, name, *fields, past, ttl, &connection);
   if (status.ok()) {
     Keep(std::move(connection));
   } else if (connection != nullptr && !absl::IsUnavailable(status)) {
     // A connection that may still watch is not kept.
     Call({{"DEL", staged}}, &connection).status().IgnoreError();
   }
-  return status;
+  return absl::IsAlreadyExists(status) ? absl::OkStatus() : status;
 }
 
 absl::StatusOr<int> RedisStore::Stage(const std::string& name, const std::string& version,
@@ -166,12 +176,10 @@ absl::StatusOr<int> RedisStore::Stage(const std::string& name, const std::string
 }
 
 absl::Status RedisStore::Move(const std::string& from, const std::string& to, int fields,
-                              int64_t version, absl::Duration ttl, Connection* connection) {
-  const std::string milliseconds =
-      absl::StrCat(std::max<int64_t>(1, absl::ToInt64Milliseconds(ttl)));
+                              const SessionPast& past, absl::Duration ttl, Connection* connection) {
+  const std::string milliseconds = MillisecondsOf(ttl);
   const absl::Time deadline = SteadyNow() + options_.timeout;
-  // Again, while others change the session at the same time. This is no failure of the store: their
-  // versions grow, and soon one is newer than ours.
+  // Again, while others change the session at the same time. This is no failure of the store.
   do {
     absl::StatusOr<Replies> seen =
         Call({{"WATCH", from, to}, {"HGET", to, "v"}, {"HLEN", from}}, connection);
@@ -179,10 +187,11 @@ absl::Status RedisStore::Move(const std::string& from, const std::string& to, in
     if (seen->at(2)->integer != fields) {
       return absl::ResourceExhaustedError("the session store has dropped what was put there");
     }
-    const absl::StatusOr<int64_t> before = VersionIn(*seen->at(1));
-    if (before.ok() && *before >= version) {
-      return absl::AbortedError(
-          absl::StrCat("the store has version ", *before, " of the session; this is ", version));
+    const absl::StatusOr<SessionVersion> before = VersionIn(*seen->at(1));
+    if (before.ok()) {
+      if (*before == past.now()) return absl::AlreadyExistsError("");
+      const absl::Status place = CheckComesFrom(*before, past);
+      if (!place.ok()) return place;
     }
     if (!before.ok() && !absl::IsNotFound(before.status())) return before.status();
     absl::StatusOr<Replies> done = Call(
@@ -193,10 +202,10 @@ absl::Status RedisStore::Move(const std::string& from, const std::string& to, in
   return absl::UnavailableError("others change the session in the store all the time");
 }
 
-absl::StatusOr<int64_t> RedisStore::Get(const StoreKey& key, const Sink& take) {
+absl::StatusOr<SessionVersion> RedisStore::Get(const StoreKey& key, const Sink& take) {
   const std::string name = NameOf(key);
   Connection connection;
-  std::optional<int64_t> version;
+  std::optional<SessionVersion> version;
   int64_t pieces = 1;
   bool more = true;
   for (int i = 0; i < pieces && more; ++i) {
@@ -207,9 +216,10 @@ absl::StatusOr<int64_t> RedisStore::Get(const StoreKey& key, const Sink& take) {
     if (fields.type != REDIS_REPLY_ARRAY || fields.elements != 3) {
       return absl::DataLossError("the session store answers with something else than three fields");
     }
-    const absl::StatusOr<int64_t> found = VersionIn(*fields.element[0]);
+    const absl::StatusOr<SessionVersion> found = VersionIn(*fields.element[0]);
     if (!found.ok()) return found.status();
-    if (version.has_value() && *version != *found) {
+    if (*found == kDeletedSession) return NoSuchSession();
+    if (version.has_value() && !(*version == *found)) {
       return absl::AbortedError("the session was changed in the store while it was read");
     }
     version = *found;
@@ -229,7 +239,7 @@ absl::StatusOr<int64_t> RedisStore::Get(const StoreKey& key, const Sink& take) {
   return *version;
 }
 
-absl::StatusOr<int64_t> RedisStore::Version(const StoreKey& key) {
+absl::StatusOr<SessionVersion> RedisStore::Version(const StoreKey& key) {
   const std::string name = NameOf(key);
   Connection connection;
   absl::StatusOr<Replies> replies = Call({{"HGET", name, "v"}}, &connection);
@@ -238,11 +248,22 @@ absl::StatusOr<int64_t> RedisStore::Version(const StoreKey& key) {
   return VersionIn(*replies->at(0));
 }
 
-absl::Status RedisStore::Delete(const StoreKey& key) {
-  const std::string name = NameOf(key);
+absl::Status RedisStore::Delete(const StoreKey& key, absl::Duration ttl) {
+  const std::string name = NameOf(key), deleted = TextOf(kDeletedSession),
+                    milliseconds = MillisecondsOf(ttl);
   Connection connection;
-  absl::StatusOr<Replies> replies = Call({{"DEL", name}}, &connection);
-  if (!replies.ok()) return replies.status();
+  // First alone, so that a store that is full has room for what stays; and again, in case that
+  // somebody has put it there meanwhile.
+  absl::Status status = Call({{"DEL", name}}, &connection).status();
+  if (!status.ok()) return status;
+  status = Call({{"MULTI"},
+                 {"DEL", name},
+                 {"HSET", name, "v", deleted},
+                 {"PEXPIRE", name, milliseconds},
+                 {"EXEC"}},
+                &connection)
+               .status();
+  if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
   Keep(std::move(connection));
   return absl::OkStatus();
 }

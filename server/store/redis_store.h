@@ -1,8 +1,9 @@
 // A session store for many replicas: Redis from version 4 on, Valkey, or another server with their
-// protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v), the number of
-// pieces of its bytes (n, where there are several) and these (b, b1, b2, ...). They are put under a
-// name that nobody reads, from which a broken call's vanish, and take their place all at once; in a
-// cluster both names are in one slot. There is no TLS, so the store should be in a private network.
+// protocol. A session is a hash under PREFIX TENANT : HANDLE with its version (v: REVISION.CHANGE,
+// and of servers before that the revision alone), the number of pieces of its bytes (n, where there
+// are several) and these (b, b1, b2, ...). They are put under a name that nobody reads, from which
+// a broken call's vanish, and take their place all at once; in a cluster both names are in one
+// slot. There is no TLS, so the store should be in a private network.
 #ifndef PACKRAT_SERVER_STORE_REDIS_STORE_H_
 #define PACKRAT_SERVER_STORE_REDIS_STORE_H_
 
@@ -38,11 +39,11 @@ class RedisStore : public SessionStore {
  public:
   explicit RedisStore(RedisStoreOptions options);
 
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override;
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override;
-  absl::StatusOr<int64_t> Version(const StoreKey& key) override;
-  absl::Status Delete(const StoreKey& key) override;
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override;
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key) override;
+  absl::Status Delete(const StoreKey& key, absl::Duration ttl) override;
 
  private:
   using Connection = std::unique_ptr<RedisConnection>;
@@ -58,9 +59,9 @@ class RedisStore : public SessionStore {
   // Puts all under a name of the call's own: how many fields that are.
   absl::StatusOr<int> Stage(const std::string& name, const std::string& version, const Source& next,
                             Connection* connection);
-  // Gives it its place, if that many are there.
-  absl::Status Move(const std::string& from, const std::string& to, int fields, int64_t version,
-                    absl::Duration ttl, Connection* connection);
+  // Gives it its place, if that many are there. ALREADY_EXISTS: it is there.
+  absl::Status Move(const std::string& from, const std::string& to, int fields,
+                    const SessionPast& past, absl::Duration ttl, Connection* connection);
   void Keep(Connection connection);
 
   const RedisStoreOptions options_;

@@ -17,7 +17,7 @@
 namespace packrat {
 namespace {
 
-constexpr size_t kHeaderBytes = 40;
+constexpr size_t kHeaderBytes = 48, kNumbersBytes = 24;
 constexpr int64_t kNext = 1000;
 
 class Folder {
@@ -40,11 +40,14 @@ class Folder {
     std::ofstream(path, std::ios::binary) << bytes;
     const auto version = store_->Version(key_);
     const auto [got, taken] = Get();
-    if (version.ok()) {
+    if (version.ok() && *version == kDeletedSession) {
+      PACKRAT_CHECK(absl::IsNotFound(got.status()) && taken.empty()) << got.status();
+    } else if (version.ok()) {
       PACKRAT_CHECK(got.ok() ? *got == *version : absl::IsDataLoss(got.status())) << got.status();
       PACKRAT_CHECK(taken == bytes.substr(kHeaderBytes));
     } else {
-      PACKRAT_CHECK(absl::IsDataLoss(version.status()) || absl::IsNotFound(version.status()));
+      PACKRAT_CHECK(absl::IsDataLoss(version.status()) || absl::IsNotFound(version.status()) ||
+                    absl::IsFailedPrecondition(version.status()));
       PACKRAT_CHECK(got.status() == version.status() && taken.empty()) << got.status();
     }
     // What nobody can read may be a newer version's, and stays for a day.
@@ -54,18 +57,22 @@ class Folder {
 
     std::string next = "what comes next";
     const absl::Status put = store_->Put(
-        key_, kNext, [&next] { return std::exchange(next, ""); }, absl::Minutes(1));
-    if (version.ok() && *version >= kNext) {
+        key_, SessionPast({kNext, 1}), [&next] { return std::exchange(next, ""); },
+        absl::Minutes(1));
+    if (version.ok() && *version == SessionVersion{kNext, 1}) {
+      PACKRAT_CHECK(put.ok()) << put;
+    } else if (version.ok() && version->revision >= kNext) {
       PACKRAT_CHECK(absl::IsAborted(put)) << put;
     } else {
       PACKRAT_CHECK(put.ok()) << put;
       PACKRAT_CHECK(Get().second == "what comes next");
     }
-    PACKRAT_CHECK(store_->Delete(key_).ok());
+    PACKRAT_CHECK(store_->Delete(key_, absl::Minutes(1)).ok());
+    PACKRAT_CHECK(*store_->Version(key_) == kDeletedSession);
   }
 
  private:
-  std::pair<absl::StatusOr<int64_t>, std::string> Get() {
+  std::pair<absl::StatusOr<SessionVersion>, std::string> Get() {
     std::string taken;
     auto version = store_->Get(key_, [&taken](absl::string_view piece) {
       taken.append(piece.data(), piece.size());
@@ -80,14 +87,14 @@ class Folder {
 };
 
 std::string WithHashes(const std::string& input) {
-  const std::string bytes = input.substr(16);
+  const std::string bytes = input.substr(kNumbersBytes);
   BytesHash hash;
   hash.Add(bytes.data(), bytes.size());
   const uint64_t bytes_hash = hash.Value();
-  std::string numbers = input.substr(0, 16);
+  std::string numbers = input.substr(0, kNumbersBytes);
   numbers.append(reinterpret_cast<const char*>(&bytes_hash), sizeof bytes_hash);
   const uint64_t own = HashBytes(0, numbers.data(), numbers.size());
-  std::string file = "PRSTORE1" + numbers;
+  std::string file = "PRSTORE2" + numbers;
   file.append(reinterpret_cast<const char*>(&own), sizeof own);
   return file + bytes;
 }
@@ -99,6 +106,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* input, size_t size) {
   static packrat::Folder folder;
   const std::string bytes(reinterpret_cast<const char*>(input), size);
   folder.Check(bytes);
-  if (size >= 16) folder.Check(packrat::WithHashes(bytes));
+  if (size >= packrat::kNumbersBytes) folder.Check(packrat::WithHashes(bytes));
   return 0;
 }

@@ -54,7 +54,47 @@ TEST_F(DirectoryStoreTest, KeepsSessions) { CheckStoreKeepsSessions(store_.get()
 
 TEST_F(DirectoryStoreTest, TakesAllOrNothing) {
   CheckStoreTakesAllOrNothing(store_.get());
-  EXPECT_TRUE(fs::is_empty(folder_ + "/sessions/tenant-tenant"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ + "/sessions/tenant-tenant"), {}), 1);
+}
+
+TEST_F(DirectoryStoreTest, KeepsBranchesApart) { CheckStoreKeepsBranchesApart(store_.get()); }
+
+TEST_F(DirectoryStoreTest, RemembersWhatWasDeletedForItsTime) {
+  CheckStoreRemembersWhatWasDeleted(store_.get());
+  const StoreKey key{"tenant", "gone"};
+  EXPECT_EQ(fs::file_size(folder_ + "/sessions/tenant-tenant/gone"), 48u);
+  now_ += absl::Hours(1);
+  EXPECT_TRUE(absl::IsNotFound(store_->Version(key).status()));
+  EXPECT_EQ(store_->Sweep(100), 2);
+  EXPECT_EQ(PutAll(store_.get(), key, 1, {"bytes"}), absl::OkStatus());
+}
+
+TEST_F(DirectoryStoreTest, AFullDiskDeletesToo) {
+  EXPECT_EQ(Put("h", absl::Hours(1)), absl::OkStatus());
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before, small;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  small = before;
+  small.rlim_cur = 10;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status status = store_->Delete({"t", "h"}, absl::Hours(1));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(status, absl::OkStatus());
+  EXPECT_TRUE(fs::is_empty(folder_ + "/sessions/tenant-t"));
+}
+
+// As versions before this one wrote them.
+TEST_F(DirectoryStoreTest, AFileOfAnEarlierVersionIsNamed) {
+  EXPECT_EQ(Put("other", absl::Hours(1)), absl::OkStatus());
+  std::ofstream(Path("h"), std::ios::binary) << "PRSTORE1" << std::string(60, 'x');
+  for (const absl::Status& status :
+       {GetAll(store_.get(), {"t", "h"}).status(), store_->Version({"t", "h"}).status()}) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("an earlier version of the server"));
+  }
+  EXPECT_EQ(store_->Sweep(100), 0);
+  fs::last_write_time(Path("h"), fs::file_time_type::clock::now() - std::chrono::hours(25));
+  EXPECT_EQ(store_->Sweep(100), 1);
 }
 
 TEST_F(DirectoryStoreTest, KeepsTenantsApart) { CheckStoreKeepsTenantsApart(store_.get()); }
@@ -189,7 +229,7 @@ TEST_F(DirectoryStoreTest, WhoCannotHaveTheLockSaysSo) {
   ASSERT_GE(fd, 0);
   ASSERT_EQ(flock(fd, LOCK_EX), 0);
   EXPECT_TRUE(absl::IsUnavailable(Put("h", absl::Hours(1), 2)));
-  EXPECT_TRUE(absl::IsUnavailable(store_->Delete({"t", "h"})));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Delete({"t", "h"}, absl::Hours(1))));
   EXPECT_EQ(GetAll(store_.get(), {"t", "h"})->version, 1);
   close(fd);
   EXPECT_EQ(Put("h", absl::Hours(1), 2), absl::OkStatus());
@@ -271,8 +311,8 @@ TEST_F(DirectoryStoreTest, WhatNobodyCanMakeIsRefusedAtTheStart) {
 }
 
 TEST_F(DirectoryStoreTest, HandlesAreNoPaths) {
-  EXPECT_DEATH(store_->Delete({"t", "../h"}).IgnoreError(), "\\.\\./h");
-  EXPECT_DEATH(store_->Delete({"t", ""}).IgnoreError(), "handle");
+  EXPECT_DEATH(store_->Delete({"t", "../h"}, absl::Hours(1)).IgnoreError(), "\\.\\./h");
+  EXPECT_DEATH(store_->Delete({"t", ""}, absl::Hours(1)).IgnoreError(), "handle");
 }
 
 TEST(PendingFile, AppearsWhenItIsCommittedOrNever) {

@@ -21,9 +21,15 @@ inline SessionStore::Source From(std::vector<std::string> pieces) {
     return next < pieces.size() ? pieces[next++] : std::string();
   };
 }
-inline absl::Status PutAll(SessionStore* store, const StoreKey& key, int64_t version,
+inline absl::Status PutAll(SessionStore* store, const StoreKey& key, const SessionPast& past,
                            std::vector<std::string> pieces, absl::Duration ttl = absl::Hours(1)) {
-  return store->Put(key, version, From(std::move(pieces)), ttl);
+  return store->Put(key, past, From(std::move(pieces)), ttl);
+}
+// Of a text that came from all with a lower revision.
+inline SessionPast At(int64_t revision) { return SessionPast({revision, 7}); }
+inline absl::Status PutAll(SessionStore* store, const StoreKey& key, int64_t revision,
+                           std::vector<std::string> pieces, absl::Duration ttl = absl::Hours(1)) {
+  return PutAll(store, key, At(revision), std::move(pieces), ttl);
 }
 
 struct StoredSession {
@@ -37,7 +43,7 @@ inline absl::StatusOr<StoredSession> GetAll(SessionStore* store, const StoreKey&
     return true;
   });
   if (!version.ok()) return version.status();
-  session.version = *version;
+  session.version = version->revision;
   return session;
 }
 
@@ -55,25 +61,58 @@ inline void CheckStoreKeepsSessions(SessionStore* store) {
   ASSERT_TRUE(session.ok()) << session.status();
   EXPECT_EQ(session->version, 3);
   EXPECT_EQ(session->bytes, "a\n" + zeros + "\xff");
-  EXPECT_EQ(*store->Version(key), 3);
+  EXPECT_EQ(*store->Version(key), At(3).now());
 
-  // A newer one takes its place, an older one or the same does not.
+  // A newer one takes its place, an older one does not, and the same is there.
   EXPECT_EQ(PutAll(store, key, 4, {"new"}), absl::OkStatus());
-  for (int64_t version : {3, 4}) {
-    const absl::Status status = PutAll(store, key, version, {"old"});
-    EXPECT_TRUE(absl::IsAborted(status)) << status;
-    EXPECT_THAT(std::string(status.message()),
-                testing::HasSubstr(absl::StrCat("version 4 of the session; this is ", version)));
-  }
+  const absl::Status status = PutAll(store, key, 3, {"old"});
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              testing::HasSubstr("version 4 of the session; this is 3"));
+  EXPECT_EQ(PutAll(store, key, 4, {"the same"}), absl::OkStatus());
   EXPECT_EQ(GetAll(store, key)->bytes, "new");
   EXPECT_EQ(GetAll(store, key)->version, 4);
+  const StoreKey empty{"tenant", "empty"};
+  EXPECT_EQ(PutAll(store, empty, 1, {}), absl::OkStatus());
+  EXPECT_EQ(GetAll(store, empty)->bytes, "");
+}
 
-  EXPECT_EQ(store->Delete(key), absl::OkStatus());
-  EXPECT_TRUE(missing(key));
-  EXPECT_EQ(store->Delete(key), absl::OkStatus());
-  EXPECT_EQ(PutAll(store, key, 1, {}), absl::OkStatus());
-  EXPECT_EQ(GetAll(store, key)->bytes, "");
-  EXPECT_EQ(store->Delete(key), absl::OkStatus());
+// Two texts that came from one are not each other's past, however often they were changed.
+inline void CheckStoreKeepsBranchesApart(SessionStore* store) {
+  const StoreKey key{"tenant", "branches"};
+  SessionPast one({5, 1}), other({5, 1});
+  ASSERT_EQ(PutAll(store, key, one, {"both"}), absl::OkStatus());
+  one.Change(2);
+  other.Change(3);
+  ASSERT_EQ(PutAll(store, key, other, {"other"}), absl::OkStatus());
+  for (int i = 0; i < 3; ++i) {
+    const absl::Status status = PutAll(store, key, one, {"one"});
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+    EXPECT_EQ(GetAll(store, key)->bytes, "other");
+    EXPECT_EQ(*store->Version(key), other.now());
+    one.Change(4 + i);
+  }
+  other.Change(9);
+  EXPECT_EQ(PutAll(store, key, other, {"goes on"}), absl::OkStatus());
+  EXPECT_EQ(GetAll(store, key)->bytes, "goes on");
+}
+
+// Whoever still has it cannot put it there again.
+inline void CheckStoreRemembersWhatWasDeleted(SessionStore* store) {
+  for (const bool was_there : {true, false}) {
+    const StoreKey key{"tenant", was_there ? "gone" : "never"};
+    if (was_there) {
+      ASSERT_EQ(PutAll(store, key, 4, {std::string(9000, 'x'), "y"}), absl::OkStatus());
+    }
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(store->Delete(key, absl::Hours(1)), absl::OkStatus());
+      EXPECT_EQ(*store->Version(key), kDeletedSession);
+      EXPECT_TRUE(absl::IsNotFound(GetAll(store, key).status()));
+      const absl::Status status = PutAll(store, key, 5, {"again"});
+      EXPECT_TRUE(absl::IsAborted(status)) << status;
+      EXPECT_EQ(*store->Version(key), kDeletedSession);
+    }
+  }
 }
 
 // What does not come to its end leaves nothing, and what was there stays; who has read enough of it
@@ -85,7 +124,7 @@ inline void CheckStoreTakesAllOrNothing(SessionStore* store) {
       if (--pieces > 0) return std::string(5000, 'x');
       return absl::CancelledError("no more comes");
     };
-    const absl::Status status = store->Put(key, version, next, absl::Hours(1));
+    const absl::Status status = store->Put(key, At(version), next, absl::Hours(1));
     EXPECT_TRUE(absl::IsCancelled(status)) << status;
   };
   broken(1);
@@ -101,11 +140,10 @@ inline void CheckStoreTakesAllOrNothing(SessionStore* store) {
   EXPECT_EQ(GetAll(store, key)->bytes, "short");
   EXPECT_EQ(PutAll(store, key, 5, {piece, piece, piece}), absl::OkStatus());
   int calls = 0;
-  EXPECT_EQ(*store->Get(key, [&](absl::string_view) { return ++calls > 5; }), 5);
+  EXPECT_EQ(store->Get(key, [&](absl::string_view) { return ++calls > 5; })->revision, 5);
   EXPECT_EQ(calls, 1);
   EXPECT_TRUE(absl::IsCancelled(
       store->Get(key, [](absl::string_view) { return absl::CancelledError(""); }).status()));
-  EXPECT_EQ(store->Delete(key), absl::OkStatus());
 }
 
 // A tenant may have any name, and has its own sessions.
@@ -119,7 +157,7 @@ inline void CheckStoreKeepsTenantsApart(SessionStore* store) {
     auto session = GetAll(store, {tenant, "h"});
     ASSERT_TRUE(session.ok()) << tenant << ": " << session.status();
     EXPECT_EQ(session->bytes, "of " + tenant);
-    EXPECT_EQ(store->Delete({tenant, "h"}), absl::OkStatus());
+    EXPECT_EQ(store->Delete({tenant, "h"}, absl::Hours(1)), absl::OkStatus());
   }
 }
 

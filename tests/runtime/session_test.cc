@@ -78,8 +78,21 @@ TEST_F(SessionTest, OneCallAtATime) {
   EXPECT_THAT(TextOf(fork->handle), ElementsAre(1, 2, 3));
   turn->Append({5});
   turn->Keep(now_);
+  // Until it is over, with what a store is to have beside.
+  const SessionInfo before = *sessions_.Get({}, handle, now_);
+  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3));
+  EXPECT_THAT(before.turns, ElementsAre(3));
+  EXPECT_THAT(TextOf(sessions_.Fork({}, handle, now_)->handle), ElementsAre(1, 2, 3));
+  Tokens text;
+  const SessionInfo with = *sessions_.GetWithTurn({}, handle, now_, &text);
+  EXPECT_THAT(text, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(with.turns, ElementsAre(3, 5));
+  EXPECT_EQ(with.tokens, 5);
+  EXPECT_EQ(with.num_turns, 2);
+  EXPECT_EQ(with.past.now().revision, before.past.now().revision + 1);
   { const Sessions::Turn ended = *std::move(turn); }
   EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->past.now(), with.past.now());
   EXPECT_THAT(TextOf(fork->handle), ElementsAre(1, 2, 3));
   EXPECT_TRUE(sessions_.Delete({}, handle, now_).ok());
 }
@@ -273,7 +286,8 @@ TEST_F(SessionTest, HostileHandlesAreUnknown) {
 }
 
 TEST_F(SessionTest, HandlesAreAllBitsOfTheRandomNumbers) {
-  std::vector<uint64_t> numbers = {0, 0, 1, 0, 1, 0, 0xf8, 0, 0, uint64_t{1} << 63};
+  std::vector<uint64_t> numbers = {0, 0,    1, 0, /*its version*/ 9, 1,
+                                   0, 0xf8, 0, 0, uint64_t{1} << 63, /*its version*/ 9};
   size_t next = 0;
   Sessions sessions({4, 100, absl::Minutes(1)}, [&] { return numbers.at(next++); });
   std::set<std::string> handles;
@@ -355,32 +369,39 @@ TEST_F(SessionTest, TheListHasTheLatestFirst) {
   EXPECT_EQ(rest[1].handle, c);
 }
 
-TEST_F(SessionTest, ASessionOfAnotherReplicaIsAdoptedUnlessThisOneIsAsNew) {
+TEST_F(SessionTest, ASessionOfAnotherReplicaIsAdoptedUnlessThisOneCameFromIt) {
   const std::string handle = Make();
+  const SessionVersion made = sessions_.Get({}, handle, now_)->past.now();
   EXPECT_EQ(TakeTurn(handle, {1, 2}, {3}), absl::OkStatus());
-  EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 1);
-  ASSERT_TRUE(sessions_.Adopt({}, handle, 1, {{9}, {1}}, now_).ok());
-  EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3));
-  ASSERT_TRUE(sessions_.Adopt({}, handle, 2, {{9, 8}, {2}, absl::Minutes(3), 5}, now_).ok());
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->past.now().revision, 1);
+  for (const SessionVersion& version : {made, sessions_.Get({}, handle, now_)->past.now()}) {
+    ASSERT_TRUE(sessions_.Adopt({}, handle, version, {{9}, {1}}, now_).ok());
+    EXPECT_THAT(TextOf(handle), ElementsAre(1, 2, 3));
+  }
+  // Whose number is the same, but not its change.
+  ASSERT_TRUE(sessions_.Adopt({}, handle, {1, 5}, {{9}, {1}}, now_).ok());
+  EXPECT_THAT(TextOf(handle), ElementsAre(9));
+  ASSERT_TRUE(sessions_.Adopt({}, handle, {2, 5}, {{9, 8}, {2}, absl::Minutes(3), 5}, now_).ok());
   EXPECT_THAT(TextOf(handle), ElementsAre(9, 8));
   EXPECT_THAT(TurnsOf(handle), ElementsAre(2));
   EXPECT_EQ(sessions_.Get({}, handle, now_)->ttl, absl::Minutes(3));
   EXPECT_EQ(sessions_.Get({}, handle, now_)->origin, 5u);
   EXPECT_EQ(sessions_.stats().tokens, 2);
   ASSERT_TRUE(sessions_.Rewind({}, handle, 1, now_).ok());
-  EXPECT_EQ(sessions_.Get({}, handle, now_)->revision, 3);
+  EXPECT_EQ(sessions_.Get({}, handle, now_)->past.now().revision, 3);
 
   // Under a handle that is not here; of the same owner only.
   EXPECT_EQ(sessions_.Delete({}, handle, now_), absl::OkStatus());
-  ASSERT_TRUE(sessions_.Adopt({"a"}, handle, 7, {{4, 5}, {2}, absl::Hours(9)}, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({"a"}, handle, {7, 5}, {{4, 5}, {2}, absl::Hours(9)}, now_).ok());
   EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
   EXPECT_EQ(sessions_.Get({"a"}, handle, now_)->ttl, absl::Minutes(10));
-  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"b"}, handle, 8, {{6}, {1}}, now_).status()));
-  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"a"}, "no handle", 1, {{6}, {1}}, now_).status()));
+  EXPECT_TRUE(absl::IsNotFound(sessions_.Adopt({"b"}, handle, {8, 5}, {{6}, {1}}, now_).status()));
+  EXPECT_TRUE(
+      absl::IsNotFound(sessions_.Adopt({"a"}, "no handle", {1, 5}, {{6}, {1}}, now_).status()));
   EXPECT_TRUE(absl::IsResourceExhausted(
-      sessions_.Adopt({"a"}, handle, 8, {Tokens(101), {101}}, now_).status()));
+      sessions_.Adopt({"a"}, handle, {8, 5}, {Tokens(101), {101}}, now_).status()));
   const auto turn = sessions_.Begin({"a"}, handle, now_);
-  EXPECT_TRUE(absl::IsAborted(sessions_.Adopt({"a"}, handle, 9, {{6}, {1}}, now_).status()));
+  EXPECT_TRUE(absl::IsAborted(sessions_.Adopt({"a"}, handle, {9, 5}, {{6}, {1}}, now_).status()));
   EXPECT_THAT(TextOf(handle, {"a"}), ElementsAre(4, 5));
   EXPECT_EQ(sessions_.stats().tokens, 2);
 }
@@ -413,9 +434,9 @@ TEST_F(SessionTest, AnOriginGoesWithItsLastSession) {
   newer.text = {1, 2, 3};
   newer.turns = {3};
   newer.origin = 10;
-  ASSERT_TRUE(sessions_.Adopt({}, other, 5, newer, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({}, other, {5, 5}, newer, now_).ok());
   EXPECT_THAT(gone, ElementsAre(7, 9, 8));
-  ASSERT_TRUE(sessions_.Adopt({}, other, 6, newer, now_).ok());
+  ASSERT_TRUE(sessions_.Adopt({}, other, {6, 5}, newer, now_).ok());
   EXPECT_THAT(gone, ElementsAre(7, 9, 8));
   sessions_.Begin({}, other, now_)->Drop();
   EXPECT_THAT(gone, ElementsAre(7, 9, 8, 10));

@@ -16,15 +16,19 @@ namespace packrat {
 class StoreInFront : public SessionStore {
  public:
   explicit StoreInFront(SessionStore* store) : store_(store) {}
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override {
-    return store_->Put(key, version, next, ttl);
+    return store_->Put(key, past, next, ttl);
   }
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override {
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override {
     return store_->Get(key, take);
   }
-  absl::StatusOr<int64_t> Version(const StoreKey& key) override { return store_->Version(key); }
-  absl::Status Delete(const StoreKey& key) override { return store_->Delete(key); }
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key) override {
+    return store_->Version(key);
+  }
+  absl::Status Delete(const StoreKey& key, absl::Duration ttl) override {
+    return store_->Delete(key, ttl);
+  }
 
  private:
   SessionStore* const store_;
@@ -34,7 +38,7 @@ class StoreInFront : public SessionStore {
 class NarrowStore : public StoreInFront {
  public:
   NarrowStore(SessionStore* store, size_t most) : StoreInFront(store), most_(most) {}
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override {
     size_t bytes = 0;
     const auto count = [&]() -> absl::StatusOr<std::string> {
@@ -44,7 +48,7 @@ class NarrowStore : public StoreInFront {
       }
       return piece;
     };
-    return StoreInFront::Put(key, version, count, ttl);
+    return StoreInFront::Put(key, past, count, ttl);
   }
 
  private:
@@ -55,7 +59,7 @@ class NarrowStore : public StoreInFront {
 struct WatchedStore : StoreInFront {
   WatchedStore(SessionStore* store, std::function<void()> on_get)
       : StoreInFront(store), on_get(std::move(on_get)) {}
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override {
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override {
     ++gets;
     on_get();
     return StoreInFront::Get(key, [&](absl::string_view piece) {
@@ -75,13 +79,13 @@ class SlowStore : public StoreInFront {
  public:
   SlowStore(SessionStore* store, std::function<void()> between)
       : StoreInFront(store), between_(std::move(between)) {}
-  absl::Status Put(const StoreKey& key, int64_t version, const Source& next,
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override {
     const auto watched = [&, pieces = 0]() mutable {
       if (++pieces == 2 && between_ != nullptr) std::exchange(between_, nullptr)();
       return next();
     };
-    return StoreInFront::Put(key, version, watched, ttl);
+    return StoreInFront::Put(key, past, watched, ttl);
   }
 
  private:
@@ -92,7 +96,7 @@ class SlowStore : public StoreInFront {
 class ChangingStore : public StoreInFront {
  public:
   ChangingStore(SessionStore* store, int times) : StoreInFront(store), times_(times) {}
-  absl::StatusOr<int64_t> Get(const StoreKey& key, const Sink& take) override {
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override {
     if (times_-- <= 0) return StoreInFront::Get(key, take);
     std::string beginning;
     const auto keep = [&](absl::string_view piece) {

@@ -65,7 +65,7 @@ class RedisStoreTest : public testing::Test {
     EXPECT_TRUE(absl::IsUnavailable(Put(store, 100)));
     EXPECT_TRUE(absl::IsUnavailable(GetAll(store, key_).status()));
     EXPECT_TRUE(absl::IsUnavailable(store->Version(key_).status()));
-    EXPECT_TRUE(absl::IsUnavailable(store->Delete(key_)));
+    EXPECT_TRUE(absl::IsUnavailable(store->Delete(key_, absl::Hours(1))));
   }
   int64_t Tell(const RedisConnection::Command& command) {
     return TellRedis(options_.address, command);
@@ -86,7 +86,22 @@ TEST_F(RedisStoreTest, TakesAllOrNothing) {
   options_.piece_bytes = 5000;
   RedisStore store(options_);
   CheckStoreTakesAllOrNothing(&store);
-  EXPECT_EQ(Keys(), 0);
+  EXPECT_EQ(Keys(), 1);
+}
+
+TEST_F(RedisStoreTest, KeepsBranchesApart) {
+  RedisStore store(options_);
+  CheckStoreKeepsBranchesApart(&store);
+  EXPECT_EQ(Keys(), 1);
+}
+
+TEST_F(RedisStoreTest, RemembersWhatWasDeleted) {
+  options_.piece_bytes = 5000;
+  RedisStore store(options_);
+  CheckStoreRemembersWhatWasDeleted(&store);
+  EXPECT_EQ(Keys(), 2);
+  EXPECT_GT(Tell({"PTTL", "packrat:tenant:gone"}), 3000000);
+  EXPECT_EQ(Tell({"HLEN", "packrat:tenant:gone"}), 1);
 }
 
 // As versions before this one wrote them.
@@ -94,6 +109,7 @@ TEST_F(RedisStoreTest, AnEntryOfOneFieldIsRead) {
   RedisStore store(options_);
   Tell({"HSET", "packrat:tenant:handle", "v", "3", "b", "bytes"});
   EXPECT_EQ(GetAll(&store, key_)->bytes, "bytes");
+  EXPECT_EQ(*store.Version(key_), (SessionVersion{3, 0}));
   EXPECT_TRUE(absl::IsAborted(Put(&store, 3)));
   EXPECT_EQ(PutAll(&store, key_, 4, {"a", "b"}), absl::OkStatus());
   EXPECT_EQ(GetAll(&store, key_)->bytes, "ab");
@@ -128,7 +144,7 @@ TEST_F(RedisStoreTest, WhatIsOnItsWayVanishesByItself) {
     left = Tell({"EVAL", "return redis.call('PTTL', redis.call('KEYS', '*')[1])", "0"});
     return std::string();
   };
-  EXPECT_EQ(store.Put(key_, 1, next, absl::Hours(1)), absl::OkStatus());
+  EXPECT_EQ(store.Put(key_, At(1), next, absl::Hours(1)), absl::OkStatus());
   EXPECT_GT(left, 0);
   EXPECT_LE(left, 60000);
   EXPECT_GT(Tell({"PTTL", "packrat:tenant:handle"}), 3000000);
@@ -146,7 +162,7 @@ TEST_F(RedisStoreTest, WhatIsDroppedOnItsWayDoesNotArriveInPart) {
       }
       return pieces++ < 3 ? std::string("x") : std::string();
     };
-    const absl::Status status = store.Put(key_, 2, next, absl::Hours(1));
+    const absl::Status status = store.Put(key_, At(2), next, absl::Hours(1));
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
     EXPECT_EQ(GetAll(&store, key_)->bytes, "bytes");
     EXPECT_EQ(Keys(), 1);
@@ -240,13 +256,19 @@ TEST_F(RedisStoreTest, FullItHasNoRoom) {
   EXPECT_TRUE(absl::IsNotFound(GetAll(&store, key_).status()));  // Reading goes on.
   Tell({"CONFIG", "SET", "maxmemory", "0"});
   EXPECT_EQ(Put(&store, 1), absl::OkStatus());
+  // Deleting too, though nothing remembers it.
+  Tell({"CONFIG", "SET", "maxmemory", "1"});
+  EXPECT_EQ(store.Delete(key_, absl::Hours(1)), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(store.Version(key_).status()));
 }
 
 TEST_F(RedisStoreTest, WhatOthersPutThereIsDamage) {
   RedisStore store(options_);
-  Tell({"HSET", "packrat:tenant:handle", "v", "x"});
-  EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
-  EXPECT_TRUE(absl::IsDataLoss(Put(&store, 1)));
+  for (const char* version : {"x", "", "1.", ".1", "1.x", "1.-1", "1.2.3"}) {
+    Tell({"HSET", "packrat:tenant:handle", "v", version});
+    EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status())) << version;
+    EXPECT_TRUE(absl::IsDataLoss(Put(&store, 1))) << version;
+  }
   Tell({"HSET", "packrat:tenant:handle", "v", "1"});
   EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
   EXPECT_EQ(Put(&store, 2), absl::OkStatus());
@@ -283,6 +305,7 @@ TEST_F(RedisStoreTest, FewCommandsAreEnough) {
   RedisStore store(options_);
   CheckStoreKeepsSessions(&store);
   CheckStoreTakesAllOrNothing(&store);
+  CheckStoreRemembersWhatWasDeleted(&store);
 }
 
 // Where names of two slots in one transaction are refused.
@@ -301,6 +324,7 @@ TEST(RedisStore, ANodeOfAClusterTakesSessions) {
   }
   CheckStoreKeepsSessions(&store);
   CheckStoreTakesAllOrNothing(&store);
+  CheckStoreRemembersWhatWasDeleted(&store);
 }
 
 // Bytes that never stop coming do not keep a call alive.

@@ -160,8 +160,10 @@ absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bo
     if (!place.ok()) return place;
   }
   const absl::Time end = SteadyNow() + state_timeout_;
+  bool took_text = false;
   const auto next = [&]() -> absl::StatusOr<std::string> {
     if (!packed->header.empty()) return std::exchange(packed->header, std::string());
+    took_text = true;
     absl::StatusOr<std::string> piece = packed->state.Next();
     if (piece.ok() && !piece->empty() && SteadyNow() >= end) {
       piece = absl::DeadlineExceededError("the session store is too slow for the state");
@@ -170,7 +172,9 @@ absl::Status SessionArchive::Send(const StoreKey& key, PackedSession* packed, bo
     *cut = true;
     return absl::CancelledError(piece.status().message());
   };
-  return store_->Put(key, past, next, packed->info.ttl);
+  const absl::Status put = store_->Put(key, past, next, packed->info.ttl);
+  *cut = *cut || (took_text && absl::IsUnavailable(put));
+  return put;
 }
 
 absl::StatusOr<StoredText> SessionArchive::TextOf(const StoreKey& key) {

@@ -153,26 +153,27 @@ absl::Status RedisStore::Put(const StoreKey& key, const SessionPast& past, const
 
 absl::StatusOr<int> RedisStore::Stage(const std::string& name, const std::string& version,
                                       const Source& next, Connection* connection) {
-  std::string field;
-  int pieces = 0;
+  int fields = 0;
   for (bool last = false; !last;) {
     const absl::StatusOr<std::string> piece = next();
     if (!piece.ok()) return piece.status();
     last = piece->empty();
-    if (!last && (field.empty() || field.size() + piece->size() <= options_.piece_bytes)) {
-      field += *piece;
-      continue;
-    }
-    const std::string number = FieldOf(pieces), count = absl::StrCat(++pieces);
-    RedisConnection::Command put = {"HSET", name, "v", version, number, field};
-    if (pieces > 1) put.insert(put.end(), {"n", count});
-    const absl::Status status =
-        Call({{"MULTI"}, put, {"PEXPIRE", name, kStagedMilliseconds}, {"EXEC"}}, connection)
-            .status();
-    if (!status.ok()) return status;
-    field = *piece;
+    if (last && fields > 0) break;
+    // One at least, be it empty.
+    size_t at = 0;
+    do {
+      const absl::string_view bytes = absl::string_view(*piece).substr(at, options_.piece_bytes);
+      at += bytes.size();
+      const std::string number = FieldOf(fields), count = absl::StrCat(++fields);
+      RedisConnection::Command put = {"HSET", name, "v", version, number, bytes};
+      if (fields > 1) put.insert(put.end(), {"n", count});
+      const absl::Status status =
+          Call({{"MULTI"}, put, {"PEXPIRE", name, kStagedMilliseconds}, {"EXEC"}}, connection)
+              .status();
+      if (!status.ok()) return status;
+    } while (at < piece->size());
   }
-  return pieces > 1 ? pieces + 2 : 2;
+  return fields > 1 ? fields + 2 : 2;
 }
 
 absl::Status RedisStore::Move(const std::string& from, const std::string& to, int fields,

@@ -27,7 +27,8 @@ struct RedisStoreOptions {
   absl::Duration timeout = absl::Seconds(2);      // Of a piece, connecting included.
   absl::Duration retry_after = absl::Seconds(1);  // Without asking, after a failure to connect.
   int max_idle = 16;                              // Connections that are kept open.
-  size_t piece_bytes = size_t{8} << 20;           // What is smaller is one.
+  // Of a field. Each has the timeout anew, so that a slow way takes long and does not fail.
+  size_t piece_bytes = size_t{512} << 10;
 };
 
 // "redis://[USER@]HOST[:PORT][/DATABASE]" or "redis+unix:/PATH". INVALID_ARGUMENT: neither. An
@@ -56,7 +57,8 @@ class RedisStore : public SessionStore {
   // one, or on a new one if there is none or it is broken.
   absl::StatusOr<Replies> Call(const std::vector<RedisConnection::Command>& commands,
                                Connection* connection);
-  // Puts all under a name of the call's own: how many fields that are.
+  // Puts all under a name of the call's own: how many fields that are. A piece begins a field, so
+  // that who wants the first alone gets little more.
   absl::StatusOr<int> Stage(const std::string& name, const std::string& version, const Source& next,
                             Connection* connection);
   // Gives it its place, if that many are there. ALREADY_EXISTS: it is there.

@@ -63,6 +63,23 @@ TEST_F(SessionArchiveTest, WithoutRoomForStatesTextsGoAlone) {
   EXPECT_EQ(turn.cached, 0);
 }
 
+// It is slow, and not down.
+TEST_F(SessionArchiveTest, WhereAStateDoesNotGetThroughTheTextIsStored) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, RandomPrompt(&random_, 200), /*put=*/false).status,
+            absl::OkStatus());
+  for (const int pieces : {0, 1, 2}) {
+    BreakingStore slow(first->store.get(), pieces);
+    SessionArchive archive(&first->sessions, first->transfer.get(), &slow);
+    const absl::Status status = archive.Put(owner_, handle, space_, now_);
+    EXPECT_EQ(status.code(), pieces == 0 ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk);
+  }
+  const Turn turn = Say(second.get(), handle, {7});
+  EXPECT_EQ(turn.status, absl::OkStatus());
+  EXPECT_EQ(turn.cached, 0);
+}
+
 TEST_F(SessionArchiveTest, OfAStateThatGivesWayOnItsWayOutTheTextIsStored) {
   const auto first = Start(), second = Start();
   const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;

@@ -55,6 +55,26 @@ class NarrowStore : public StoreInFront {
   const size_t most_;
 };
 
+// Takes so many pieces of a session, and then does not answer.
+class BreakingStore : public StoreInFront {
+ public:
+  BreakingStore(SessionStore* store, int most) : StoreInFront(store), most_(most) {}
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
+                   absl::Duration ttl) override {
+    const auto count = [&, pieces = 0]() mutable -> absl::StatusOr<std::string> {
+      absl::StatusOr<std::string> piece = next();
+      if (piece.ok() && !piece->empty() && ++pieces > most_) {
+        return absl::UnavailableError("it takes too long");
+      }
+      return piece;
+    };
+    return StoreInFront::Put(key, past, count, ttl);
+  }
+
+ private:
+  const int most_;
+};
+
 // Something happens while it is read.
 struct WatchedStore : StoreInFront {
   WatchedStore(SessionStore* store, std::function<void()> on_get)

@@ -133,6 +133,22 @@ TEST_F(RedisStoreTest, PiecesOfTwoEntriesAreNotOne) {
   EXPECT_TRUE(absl::IsDataLoss(GetAll(&store, key_).status()));
 }
 
+// Who wants the text alone gets no more; what is long comes in many fields.
+TEST_F(RedisStoreTest, APieceBeginsAField) {
+  RedisStore store(options_);
+  const std::string state(3 << 19, 'x');
+  ASSERT_EQ(PutAll(&store, key_, 1, {"text", state}), absl::OkStatus());
+  EXPECT_EQ(Tell({"HLEN", "packrat:tenant:handle"}), 2 + 1 + 3);
+  std::string first;
+  const auto take = [&](absl::string_view piece) {
+    first = std::string(piece);
+    return false;
+  };
+  EXPECT_TRUE(store.Get(key_, take).ok());
+  EXPECT_EQ(first, "text");
+  EXPECT_EQ(GetAll(&store, key_)->bytes, "text" + state);
+}
+
 // A process that is killed leaves nothing for long.
 TEST_F(RedisStoreTest, WhatIsOnItsWayVanishesByItself) {
   options_.piece_bytes = 1;

@@ -30,7 +30,7 @@ int64_t StoreBytes(const ServerOptions& options, const ModelMemory& model) {
       options.engine.max_context > 0 ? options.engine.max_context : model.config.max_context;
   const auto state =
       static_cast<int64_t>(StateLayout(model.config, model.state_types).SequenceBytes(longest));
-  return StoredSessions::kThreads * StoredSessions::kCopies * std::min(state, kMostPieceBytes);
+  return StoredSessions::kCalls * StoredSessions::kCopies * std::min(state, kMostPieceBytes);
 }
 
 std::string DescribeJson(const ServerOptions& options, const ServerPlan& plan,

@@ -1,8 +1,12 @@
 #include "server/stored_sessions.h"
 
+#include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "runtime/steady_clock.h"
 
@@ -29,15 +33,62 @@ absl::Status Told(const absl::Status& status) {
 
 }  // namespace
 
-absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::Status()>& call) {
-  {
-    MutexLock lock(&mutex_);
-    if (SteadyNow() < down_until_) {
+void GuardedStore::CountFailure(absl::string_view why, absl::Duration retry_after) {
+  ++stats_.failures;
+  const absl::Time now = SteadyNow();
+  if (now >= down_until_) {
+    log_->Error("the session store fails", {{"error", std::string(why)}});
+  }
+  down_until_ = std::max(down_until_, now + retry_after);
+}
+
+absl::StatusOr<GuardedStore::Calls::iterator> GuardedStore::Enter() {
+  MutexLock lock(&mutex_);
+  for (;;) {
+    const absl::Time now = SteadyNow();
+    if (now < down_until_) {
       return absl::UnavailableError("the session store did not answer a moment ago");
     }
+    absl::Duration waited;
+    for (const Call& call : calls_) waited = std::max(waited, now - call.since);
+    if (waited >= patience_) {
+      const std::string why =
+          absl::StrCat("it has not answered for ", absl::FormatDuration(waited));
+      CountFailure(why, kRetryAfter);
+      return absl::UnavailableError(why);
+    }
+    if (static_cast<int>(calls_.size()) < most_calls_) return calls_.insert(calls_.end(), {now});
+    lock.WaitUntil(
+        &left_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(patience_ - waited));
   }
+}
+
+void GuardedStore::Leave(Calls::iterator call) {
+  {
+    MutexLock lock(&mutex_);
+    calls_.erase(call);
+  }
+  left_.notify_one();
+}
+
+void GuardedStore::TurnToPieces(Calls::iterator call) {
+  MutexLock lock(&mutex_);
+  call->since = absl::InfiniteFuture();
+  ++call->pieces;
+}
+
+void GuardedStore::TurnToStore(Calls::iterator call) {
+  MutexLock lock(&mutex_);
+  call->since = SteadyNow();
+}
+
+absl::Status GuardedStore::Guard(const StoreKey& key,
+                                 const std::function<absl::Status(Calls::iterator call)>& work) {
+  const absl::StatusOr<Calls::iterator> call = Enter();
+  if (!call.ok()) return call.status();
+  const absl::Cleanup leave = [&] { Leave(*call); };
   const absl::Time start = SteadyNow();
-  const absl::Status told = call();
+  const absl::Status told = work(*call);
   stats_.nanoseconds += absl::ToInt64Nanoseconds(SteadyNow() - start);
   ++stats_.calls;
   if (told.ok()) return told;
@@ -46,26 +97,36 @@ absl::Status GuardedStore::Guard(const StoreKey& key, const std::function<absl::
   const absl::Status status(told.code(),
                             absl::StrReplaceAll(told.message(), {{key.handle, "..."}}));
   if (!absl::IsUnavailable(status)) return status;
-  ++stats_.failures;
   MutexLock lock(&mutex_);
-  if (SteadyNow() >= down_until_) {
-    log_->Error("the session store fails", {{"error", std::string(status.message())}});
-  }
-  down_until_ = SteadyNow() + kRetryAfter;
+  const bool took_one = (*call)->pieces > 1;
+  CountFailure(status.message(), took_one ? absl::ZeroDuration() : kRetryAfter);
   return status;
 }
 
 absl::Status GuardedStore::Put(const StoreKey& key, const SessionPast& past, const Source& next,
                                absl::Duration ttl) {
-  const absl::Status status = Guard(key, [&] { return store_->Put(key, past, next, ttl); });
+  const absl::Status status = Guard(key, [&](Calls::iterator call) {
+    const auto piece = [&] {
+      TurnToPieces(call);
+      absl::StatusOr<std::string> bytes = next();
+      TurnToStore(call);
+      return bytes;
+    };
+    return store_->Put(key, past, piece, ttl);
+  });
   if (status.ok()) ++stats_.stored;
   return status;
 }
 
 absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Sink& take) {
   absl::StatusOr<SessionVersion> version;
-  const absl::Status status = Guard(key, [&] {
-    version = store_->Get(key, take);
+  const absl::Status status = Guard(key, [&](Calls::iterator call) {
+    version = store_->Get(key, [&](absl::string_view piece) {
+      TurnToPieces(call);
+      absl::StatusOr<bool> more = take(piece);
+      TurnToStore(call);
+      return more;
+    });
     return version.status();
   });
   if (!status.ok()) return status;
@@ -75,7 +136,7 @@ absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Sink
 
 absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key) {
   absl::StatusOr<SessionVersion> version;
-  const absl::Status status = Guard(key, [&] {
+  const absl::Status status = Guard(key, [&](Calls::iterator) {
     version = store_->Version(key);
     return version.status();
   });
@@ -84,12 +145,12 @@ absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key) {
 }
 
 absl::Status GuardedStore::Delete(const StoreKey& key, absl::Duration ttl) {
-  return Guard(key, [&] { return store_->Delete(key, ttl); });
+  return Guard(key, [&](Calls::iterator) { return store_->Delete(key, ttl); });
 }
 
 StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,
                                SessionTransfer* transfer, int max_waiting, Logger* log)
-    : store_(std::move(store), log),
+    : store_(std::move(store), log, kCalls),
       archive_(sessions, transfer, &store_),
       pool_(PoolOptions(max_waiting)) {}
 

@@ -4,9 +4,11 @@
 #define PACKRAT_SERVER_STORED_SESSIONS_H_
 
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,17 +22,21 @@
 
 namespace packrat {
 
-// Passes calls on; for a moment after one was UNAVAILABLE all are, at once, so that a store that is
-// frozen holds up a few calls and not a queue of them. Counts.
+// Passes calls on, a few at a time. While one of them hangs, and for a moment after one was
+// UNAVAILABLE, all others are UNAVAILABLE at once, so that a store that is frozen holds up a few
+// calls and not a queue of them. One that took a piece and was too slow for the rest may still do
+// for less. Counts.
 class GuardedStore : public SessionStore {
  public:
   struct Stats {
     std::atomic<int64_t> fetched{0}, stored{0}, failures{0};
     std::atomic<int64_t> calls{0}, nanoseconds{0};  // That reached the store, failures included.
   };
-  // `log` outlives it.
-  GuardedStore(std::unique_ptr<SessionStore> store, Logger* log)
-      : store_(std::move(store)), log_(log) {}
+  // `log` outlives it. `most_calls` at a time; others wait for these. `patience`: how long one may
+  // take for a piece, or where it has none.
+  GuardedStore(std::unique_ptr<SessionStore> store, Logger* log, int most_calls,
+               absl::Duration patience = absl::Milliseconds(2500))
+      : store_(std::move(store)), log_(log), most_calls_(most_calls), patience_(patience) {}
 
   absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
                    absl::Duration ttl) override;
@@ -40,13 +46,32 @@ class GuardedStore : public SessionStore {
   const Stats& stats() const { return stats_; }
 
  private:
+  struct Call {
+    // When it began to wait for the store; never, while that waits for the next piece.
+    absl::Time since;
+    int pieces = 0;
+  };
+  using Calls = std::list<Call>;
+
   // No message that comes of it shows the handle.
-  absl::Status Guard(const StoreKey& key, const std::function<absl::Status()>& call);
+  absl::Status Guard(const StoreKey& key,
+                     const std::function<absl::Status(Calls::iterator call)>& work);
+  // Waits, until there is room for one more or one hangs.
+  absl::StatusOr<Calls::iterator> Enter();
+  void Leave(Calls::iterator call);
+  void TurnToPieces(Calls::iterator call);
+  void TurnToStore(Calls::iterator call);
+  void CountFailure(absl::string_view why, absl::Duration retry_after)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<SessionStore> store_;
   Logger* const log_;
+  const int most_calls_;
+  const absl::Duration patience_;
   Stats stats_;
   Mutex mutex_;
+  std::condition_variable left_;
+  Calls calls_ ABSL_GUARDED_BY(mutex_);
   absl::Time down_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
@@ -54,8 +79,9 @@ class GuardedStore : public SessionStore {
 // call them by work that Submit() was given.
 class StoredSessions {
  public:
-  // They wait more than they work. Each may hold a piece of a state, and copies for the store.
-  static constexpr int kThreads = 4, kCopies = 4;
+  // So many calls at a time; each may hold a piece of a state, and copies for the store. One thread
+  // more, so that work goes on where all of them hang.
+  static constexpr int kCalls = 4, kCopies = 4, kThreads = kCalls + 1;
   // All outlive it. `max_waiting`: pieces of work.
   StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions, SessionTransfer* transfer,
                  int max_waiting, Logger* log);
@@ -81,6 +107,8 @@ class StoredSessions {
   // Here and in the store. Errors as of SessionArchive::Delete().
   absl::Status Delete(const SessionOwner& owner, absl::string_view handle);
 
+  // Something that changed did not come to Put().
+  void CountNotStored() { ++not_stored_; }
   const GuardedStore::Stats& stats() const { return store_.stats(); }
   int64_t not_stored() const { return not_stored_.load(); }
   int waiting() const { return pool_.waiting(); }

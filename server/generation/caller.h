@@ -58,6 +58,7 @@ struct CallInfo {
   std::string caller;         // x-caller.
   std::string traceparent;    // Of W3C Trace Context; empty as well if there are several.
   absl::Time deadline = absl::InfiniteFuture();  // On the clock of SteadyNow().
+  bool whole = false;  // The front gathers what the call says: the client has it all, or nothing.
 };
 
 // What the client is told with every answer, refusals included.

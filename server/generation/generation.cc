@@ -62,6 +62,7 @@ Generation::Generation(CallEnvironment* environment, Ask ask, const CallInfo& in
     : environment_(environment),
       caller_(caller),
       deadline_(info.deadline),
+      whole_(info.whole),
       ask_(std::move(ask)),
       account_(ask_.call, environment, info),
       labels_(account_.labels()) {}
@@ -74,8 +75,12 @@ void Generation::Start() {
   if (!status.ok()) {
     Refuse(status);
   } else if (stored != nullptr && ask_.session != nullptr) {
+    {
+      MutexLock lock(&mutex_);
+      waits_ = true;
+    }
     status = stored->Submit(ask_.bytes, [call, stored] { call->FetchAndBegin(stored); });
-    if (!status.ok()) Refuse(status);
+    if (!status.ok() && EndWait()) Refuse(status);
   } else if (ask_.bytes <= WorkPool::kShortBytes) {
     Begin();
   } else {
@@ -188,6 +193,8 @@ void Generation::Cancelled() {
   MutexLock lock(&mutex_);
   cancelled_ = true;
   if (submitted_) CancelChoices();
+  // Of one that waits Pump() is the end.
+  if (waits_) environment_->writer->Notify(std::weak_ptr<Stream>(weak_from_this()));
 }
 
 void Generation::CancelChoices() {
@@ -210,11 +217,18 @@ void Generation::Refuse(const absl::Status& status) {
 }
 
 void Generation::Pump() {
-  Action action;
+  Action action = Action::kNothing;
+  absl::Status left;
   {
     MutexLock lock(&mutex_);
-    action = NextAction();
+    if (waits_ && cancelled_) {
+      waits_ = false;
+      left = CancelledStatus();
+    } else if (!choices_.empty()) {
+      action = NextAction();
+    }
   }
+  if (!left.ok()) return Refuse(left);
   Do(action);
 }
 
@@ -261,6 +275,10 @@ void Generation::WriteDone(bool ok) {
 
 void Generation::CheckReader(absl::Time now) {
   MutexLock lock(&mutex_);
+  if (waits_ && now >= deadline_) {
+    cancelled_ = true;
+    environment_->writer->Notify(std::weak_ptr<Stream>(weak_from_this()));
+  }
   const absl::Duration limit = environment_->options->stream_idle_timeout;
   if (!pending_ || stalled_ || now - pending_since_ < limit) return;
   stalled_ = true;

@@ -106,8 +106,10 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   // Takes the requests on, or refuses them; on the thread that may work on their texts.
   void Begin();
   absl::Status Submit();
-  // Begin() once the session is here. By a thread that may wait.
+  // Begin() once the session is here. By a thread that may wait; who has gone does not wait for it.
   void FetchAndBegin(StoredSessions* stored);
+  // False: the call was ended meanwhile.
+  bool EndWait();
   // What the session holds, which is busy from here on if the call takes a turn; nothing without.
   absl::Status ReadSession(SessionContent* content);
   // The requests go on from the `tokens` tokens of the session, which has some, with the solver
@@ -145,6 +147,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   CallEnvironment* const environment_;
   Caller* const caller_;
   const absl::Time deadline_;
+  const bool whole_;  // See CallInfo.
   const Ask ask_;
   Engine* engine_ = nullptr;
 
@@ -155,8 +158,8 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   size_t next_choice_ ABSL_GUARDED_BY(mutex_) = 0;  // Whose turn it is to be written first.
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;
   bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
-  bool pending_ ABSL_GUARDED_BY(mutex_) = false;  // An operation is under way.
-  absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);
+  bool pending_ ABSL_GUARDED_BY(mutex_) = false;      // An operation is under way.
+  absl::Time pending_since_ ABSL_GUARDED_BY(mutex_);  // Never: it is not the client's.
   // When the oldest token came that is in no message yet, and in the one under way; or never.
   absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Time goes_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
@@ -164,6 +167,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;    // The last operation has been asked for.
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: the client has gone.
   bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
+  bool waits_ ABSL_GUARDED_BY(mutex_) = false;       // For the session, to be here.
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.
   int from_session_ ABSL_GUARDED_BY(mutex_) = 0;     // Tokens that each prompt begins with.
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

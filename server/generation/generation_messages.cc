@@ -125,8 +125,9 @@ Generation::Action Generation::NextAction() {
   if (message_.token_ids_size() > 0) CountInterval();
   if (turn_.has_value()) turn_->Append(message_.token_ids());
   if (!last) return news ? Action::kWrite : Action::kSendHeaders;
-  if (EndTurn()) return news ? Action::kStoreAndWrite : Action::kStore;
-  return LastAction(news);
+  if (!EndTurn()) return LastAction(news);
+  pending_since_ = absl::InfiniteFuture();
+  return news ? Action::kStoreAndWrite : Action::kStore;
 }
 
 Generation::Action Generation::LastAction(bool news) {

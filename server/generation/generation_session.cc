@@ -12,19 +12,28 @@
 
 namespace packrat {
 
+bool Generation::EndWait() {
+  MutexLock lock(&mutex_);
+  return std::exchange(waits_, false);
+}
+
 void Generation::FetchAndBegin(StoredSessions* stored) {
   const absl::Status status = UnlessNoMemory([&] {
     SessionOwner owner;
+    std::string session;  // The request may go before the store answers.
     StateSpace space;
     {
       MutexLock lock(&mutex_);
+      if (!waits_) return absl::OkStatus();
       if (cancelled_) return CancelledStatus();
       owner = OwnerOf(account_.tenant());
+      session = *ask_.session;
+      space.salt = *ask_.cache_salt;
     }
     space.tenant = owner.tenant;
-    space.salt = *ask_.cache_salt;
-    return stored->Fetch(owner, *ask_.session, space);
+    return stored->Fetch(owner, session, space);
   });
+  if (!EndWait()) return;
   if (status.ok()) {
     Begin();
   } else {
@@ -85,9 +94,11 @@ bool Generation::EndTurn() {
   if (!turn_.has_value()) return false;
   Sessions::Turn& turn = *turn_;
   const FinishReason reason = choices_.front().builder.finish()->reason;
-  const bool cut_short = reason == FinishReason::kCancelled || reason == FinishReason::kDeadline;
+  // The engine may be done before it hears that the client has gone.
+  const bool cut_short = broken_ || (whole_ && cancelled_) || reason == FinishReason::kCancelled ||
+                         reason == FinishReason::kDeadline;
   bool kept = false;
-  if (cut_short ? turn.generated() > 0 : reason != FinishReason::kError) {
+  if (cut_short ? turn.generated() > 0 && !whole_ : reason != FinishReason::kError) {
     const absl::Status status = UnlessNoMemory([&turn] {
       turn.Keep(SteadyNow());
       return absl::OkStatus();
@@ -115,7 +126,9 @@ void Generation::StoreTurn(bool news) {
     call->TurnIsStored(status, std::move(newer), news);
   };
   const absl::Status status = stored->Submit(/*bytes=*/0, work);
-  if (!status.ok()) TurnIsStored(status, std::nullopt, news);
+  if (status.ok()) return;
+  stored->CountNotStored();
+  TurnIsStored(status, std::nullopt, news);
 }
 
 void Generation::TurnIsStored(const absl::Status& status, std::optional<StoredText> newer,

@@ -26,6 +26,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
   void Start(CallInfo info) {
     self_ = shared_from_this();
     const std::shared_ptr<GenerationAnswer> alive = self_;
+    info.whole = !ask_.stream;
     for (size_t i = 0; i < ask_.calls.size(); ++i) {
       parts_.push_back(std::make_unique<Part>(this, i));
       Part* const part = parts_.back().get();

@@ -71,7 +71,7 @@ void Server::Impl::AddGauges() {
                "Changes of sessions that the session store did not take.",
                [](const StoredSessions& s) -> double { return s.not_stored(); });
   add_of_store("packrat_session_store_failures_total",
-               "Calls that the session store did not answer.",
+               "Calls that the session store did not answer, or not in time for others.",
                [](const StoredSessions& s) -> double { return s.stats().failures.load(); });
   add_of_store("packrat_session_store_calls_total",
                "Calls to the session store, those that it did not answer included.",

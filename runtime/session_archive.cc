@@ -197,7 +197,7 @@ absl::Status SessionArchive::Delete(const SessionOwner& owner, absl::string_view
   const StoreKey key = KeyOf(owner, handle);
   if (!here.ok()) {
     const absl::StatusOr<SessionVersion> there = store_->Version(key);
-    const absl::Status status = there.status();
+    const absl::Status& status = there.status();
     if (absl::IsNotFound(status) || (status.ok() && *there == kDeletedSession)) return here;
     // What cannot be read is there.
     if (absl::IsUnavailable(status)) return status;

@@ -78,6 +78,7 @@ extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_vptr_read(void*) {}
 extern "C" void __tsan_vptr_update(void*, void*) {}
 
+// NOLINTBEGIN(bugprone-macro-parentheses): types have none.
 #define PACKRAT_ATOMIC_HOOKS(bits, T)                                                           \
   extern "C" T __tsan_atomic##bits##_load(const volatile T* a, int) {                           \
     return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                \
@@ -102,6 +103,7 @@ extern "C" void __tsan_vptr_update(void*, void*) {}
                                                              int) {                             \
     return __atomic_compare_exchange_n(a, was, v, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);    \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 PACKRAT_ATOMIC_HOOKS(8, uint8_t)
 PACKRAT_ATOMIC_HOOKS(32, uint32_t)
 PACKRAT_ATOMIC_HOOKS(64, uint64_t)

@@ -28,6 +28,7 @@ namespace {
   X(cublasLtMatmul)
 
 struct Functions {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): what is declared has none.
 #define PACKRAT_DECLARE(name) decltype(&::name) name = nullptr;
   PACKRAT_FOR_EACH_FUNCTION(PACKRAT_DECLARE)
 #undef PACKRAT_DECLARE

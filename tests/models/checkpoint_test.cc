@@ -104,7 +104,7 @@ TEST(Checkpoint, WritingSaysWhy) {
 TEST(Checkpoint, TensorsAreMadeInTheirTurn) {
   const TempDir dir;
   std::string turns;
-  const auto make = [&turns](char name, absl::Status status) {
+  const auto make = [&turns](char name, const absl::Status& status) {
     return [&turns, name, status](std::vector<uint8_t>* data) {
       EXPECT_TRUE(data->empty());
       turns += name;

@@ -1,4 +1,5 @@
 // Tools, and which of them is to be called.
+#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -35,49 +36,90 @@ struct Kinds {
   bool text = false, null = false, other = false;
 };
 
-constexpr int kMaxSchemaDepth = 8;  // Of references and alternatives; what is deeper is `other`.
+// Tells what the values of a function's arguments may be. What references lead to can be seen any
+// number of times, so that is bounded; what lies beyond is `other`.
+class KindReader {
+ public:
+  explicit KindReader(const OrderedJson& root) : root_(root) {}
 
-// What "#/a/b" names in `root`.
-const OrderedJson* Resolve(const OrderedJson& root, absl::string_view reference) {
-  if (!absl::ConsumePrefix(&reference, "#/")) return nullptr;
-  const OrderedJson* at = &root;
-  const std::vector<std::string> keys = absl::StrSplit(reference, '/');
-  for (const std::string& key : keys) {
-    at = at != nullptr && at->is_object() ? Find(*at, key.c_str()) : nullptr;
-  }
-  return at;
-}
-
-void AddKinds(const OrderedJson& root, const OrderedJson& schema, int depth, Kinds* kinds) {
-  if (!schema.is_object() || depth > kMaxSchemaDepth) {
-    kinds->other = true;
-    return;
-  }
-  if (const OrderedJson* reference = Find(schema, "$ref"); reference != nullptr) {
-    const OrderedJson* found =
-        reference->is_string() ? Resolve(root, reference->get_ref<const std::string&>()) : nullptr;
-    return AddKinds(root, found != nullptr ? *found : OrderedJson(), depth + 1, kinds);
-  }
-  for (const char* alternatives : {"anyOf", "oneOf", "allOf"}) {
-    const OrderedJson* found = Find(schema, alternatives);
-    if (found == nullptr || !found->is_array()) continue;
-    for (const OrderedJson& one : *found) AddKinds(root, one, depth + 1, kinds);
-    return;
-  }
-  if (const OrderedJson* values = Find(schema, "enum"); values != nullptr && values->is_array()) {
-    for (const OrderedJson& value : *values) {
-      (value.is_string() ? kinds->text : value.is_null() ? kinds->null : kinds->other) = true;
+  void Add(const OrderedJson& schema, Kinds* kinds) {
+    if (kinds->other || !schema.is_object() || !Spend(1)) {
+      kinds->other = true;
+    } else if (const OrderedJson* reference = Find(schema, "$ref"); reference != nullptr) {
+      AddReferred(*reference, kinds);
+    } else if (const OrderedJson* all = Alternatives(schema); all != nullptr) {
+      for (const OrderedJson& one : *all) Add(one, kinds);
+    } else if (const OrderedJson* values = Find(schema, "enum");
+               values != nullptr && values->is_array() && Spend(values->size())) {
+      for (const OrderedJson& value : *values) {
+        (value.is_string() ? kinds->text : value.is_null() ? kinds->null : kinds->other) = true;
+      }
+    } else {
+      AddType(Find(schema, "type"), kinds);
     }
-    return;
   }
-  const OrderedJson* type = Find(schema, "type");
-  const OrderedJson types = type == nullptr    ? OrderedJson::array({""})
-                            : type->is_array() ? *type
-                                               : OrderedJson::array({*type});
-  for (const OrderedJson& name : types) {
-    (name == "string" ? kinds->text : name == "null" ? kinds->null : kinds->other) = true;
+
+ private:
+  static constexpr int kMostReferences = 8;  // Of which one leads to the next.
+  static constexpr size_t kLookUp = 100;     // Steps: members stand in no order.
+
+  // Whether so much more may be looked at. What is in no reference is looked at once.
+  bool Spend(size_t steps) {
+    if (references_ == 0) return true;
+    const bool enough = steps <= left_;
+    left_ -= std::min(steps, left_);
+    return enough;
   }
-}
+
+  void AddReferred(const OrderedJson& reference, Kinds* kinds) {
+    ++references_;
+    const OrderedJson* found = reference.is_string() && references_ <= kMostReferences
+                                   ? Resolve(reference.get_ref<const std::string&>())
+                                   : nullptr;
+    Add(found != nullptr ? *found : OrderedJson(), kinds);
+    --references_;
+  }
+
+  // What "#/a/b" names in the root.
+  const OrderedJson* Resolve(absl::string_view reference) {
+    if (!absl::ConsumePrefix(&reference, "#/") || !Spend(kLookUp + reference.size())) {
+      return nullptr;
+    }
+    const std::vector<std::string> keys = absl::StrSplit(reference, '/');
+    const OrderedJson* at = &root_;
+    for (const std::string& key : keys) {
+      at = at != nullptr && at->is_object() ? Find(*at, key.c_str()) : nullptr;
+    }
+    return at;
+  }
+
+  static const OrderedJson* Alternatives(const OrderedJson& schema) {
+    for (const char* name : {"anyOf", "oneOf", "allOf"}) {
+      const OrderedJson* found = Find(schema, name);
+      if (found != nullptr && found->is_array()) return found;
+    }
+    return nullptr;
+  }
+
+  void AddType(const OrderedJson* type, Kinds* kinds) {
+    const auto add = [kinds](const OrderedJson& name) {
+      (name == "string" ? kinds->text : name == "null" ? kinds->null : kinds->other) = true;
+    };
+    if (type == nullptr) {
+      kinds->other = true;
+    } else if (!type->is_array()) {
+      add(*type);
+    } else if (Spend(type->size())) {
+      for (const OrderedJson& name : *type) add(name);
+    } else {
+      kinds->other = true;
+    }
+  }
+
+  const OrderedJson& root_;
+  int references_ = 0;    // In which this is.
+  size_t left_ = 50'000;  // Steps within references: schemas, values, bytes of their names.
+};
 
 // The arguments whose values are texts, and whether they may be null.
 std::map<std::string, bool> TextsOf(const OrderedJson& function) {
@@ -86,9 +128,10 @@ std::map<std::string, bool> TextsOf(const OrderedJson& function) {
   if (parameters == nullptr || !parameters->is_object()) return texts;
   const OrderedJson* properties = Find(*parameters, "properties");
   if (properties == nullptr || !properties->is_object()) return texts;
+  KindReader reader(*parameters);
   for (const auto& [name, schema] : properties->items()) {
     Kinds kinds;
-    AddKinds(*parameters, schema, 0, &kinds);
+    reader.Add(schema, &kinds);
     if (kinds.text && !kinds.other) texts[name] = kinds.null;
   }
   return texts;

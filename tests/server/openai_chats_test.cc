@@ -237,6 +237,23 @@ TEST(Tools, TextsAreKnownByTheirSchemas) {
                                                       {"reference", true}}}}));
 }
 
+// Each of 300 alternatives leads to all of them.
+TEST(Tools, SchemasThatBranchWithoutEndAreNoTexts) {
+  const std::string one = R"({"$ref": "#/$defs/a"},)";
+  std::string many;
+  for (int i = 0; i < 300; ++i) many += one;
+  many.pop_back();
+  const absl::StatusOr<Ask> ask =
+      ParseAsk(Endpoint::kChat,
+               absl::StrCat("{", kUser, R"("tools": [{"type": "function", "function": {"name": "f",
+          "parameters": {"properties": {"b": {"$ref": "#/$defs/a"}, "c": {"type": "string"}},
+          "$defs": {"a": {"anyOf": [)",
+                            many, "]}}}}}]}"),
+               Calling("qwen_xml"));
+  ASSERT_TRUE(ask.ok()) << ask.status();
+  EXPECT_EQ(ask->form.tools, (ToolCallReader::Tools{{"f", {{"c", false}}}}));
+}
+
 TEST(Tools, TheirCallsAreLookedForWhereTheFormatIsKnown) {
   const absl::StatusOr<Ask> known = Choose("\"auto\"");
   EXPECT_EQ(CallOf(known).skip_special_tokens(), false);

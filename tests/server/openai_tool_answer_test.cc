@@ -137,10 +137,15 @@ TEST(Responses, LogprobsAreOfTheTextAlone) {
       .Add(R"(token_ids: 4 text: "{\"name\": \"f\"" logprobs { logprob: -1 })")
       .Add(R"(token_ids: 5 text: ", \"arguments\": " logprobs { logprob: -1 })")
       .Add(R"(token_ids: 6 text: "{\"x\": 1}" logprobs { logprob: -1 })")
-      .Add(R"(token_ids: 7 text: "}</tool_call>" logprobs { logprob: -1 }
+      .Add(R"(token_ids: 7 text: "}</tool_call>" logprobs { logprob: -1 })")
+      .Add(R"(token_ids: 2 text: "Bye" logprobs { logprob: -0.25 }
               finished { reason: FINISH_REASON_EOS })");
   const json output = calls.Body()["output"];
-  ASSERT_EQ(output.size(), 2u) << output;
+  ASSERT_EQ(output.size(), 3u) << output;
+  EXPECT_EQ(output[2]["content"][0]["text"], "Bye");
+  EXPECT_EQ(output[2]["content"][0]["logprobs"].back()["logprob"], -0.25);
+  // That of the closing mark, which might have been a text's, is among them.
+  EXPECT_EQ(output[2]["content"][0]["logprobs"].size(), 2u);
   EXPECT_EQ(output[0]["content"][0]["text"], "The");
   ASSERT_EQ(output[0]["content"][0]["logprobs"].size(), 1u);
   EXPECT_EQ(output[0]["content"][0]["logprobs"][0]["logprob"], -0.5);

@@ -101,15 +101,13 @@ Sampler::Sampler(int max_ids)
       values_(new float[max_ids]),
       weights_(new float[max_ids]),
       list_(new IndexedValue[max_ids]),
-      scratch_(new IndexedValue[TopKScratch(max_ids)]),
-      sums_(new double[PickSums(max_ids)]) {
+      scratch_(new IndexedValue[TopKScratch(max_ids)]) {
   PACKRAT_CHECK(max_ids >= 1);
 }
 
 size_t Sampler::Bytes(int max_ids) {
   const auto ids = static_cast<size_t>(max_ids);
-  return ids * (2 * sizeof(float) + sizeof(IndexedValue)) +
-         TopKScratch(max_ids) * sizeof(IndexedValue) + PickSums(max_ids) * sizeof(double);
+  return 2 * ids * sizeof(float) + (ids + TopKScratch(max_ids)) * sizeof(IndexedValue);
 }
 
 void Sampler::Sample(const SamplingRow& row, float* logits, SampledToken* sampled) {
@@ -169,24 +167,17 @@ int Sampler::DrawIndex(const SamplingRow& row, const Candidates& all, IndexedVal
     }
     return DrawFromList(row, n, mass, uniform);
   }
-  const double mass = ExpSum(all.x, all.n, best.value, scale, weights_.get());
-  if (row.top_p >= 1.0f && row.min_p <= 0.0f) {
-    return PickByMass(weights_.get(), all.n, uniform * mass);
+  double mass = ExpSum(all.x, all.n, best.value, scale, weights_.get());
+  if (row.top_p < 1.0f || row.min_p > 0.0f) {
+    IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
+    if (row.top_p < 1.0f) {
+      const IndexedValue nucleus =
+          TopMassCut(weights_.get(), all.n, mass, row.top_p, scratch_.get());
+      if (RanksBefore(nucleus, cut)) cut = nucleus;
+    }
+    mass = KeepFromCut(cut, all.n, weights_.get());
   }
-  if (row.top_p >= 1.0f) {
-    const IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
-    return DrawFromList(row, GatherFromCut(weights_.get(), all.n, cut, list_.get()), mass, uniform);
-  }
-  return DrawFromWeights(row, all.n, mass, uniform);
-}
-
-// weights_[0, n): all candidates, of the `mass` that top-p, which is on, is a share of.
-int Sampler::DrawFromWeights(const SamplingRow& row, int n, double mass, double uniform) {
-  IndexedValue cut{std::numeric_limits<int32_t>::max(), row.min_p};
-  const IndexedValue nucleus =
-      TopMassCut(weights_.get(), n, static_cast<double>(row.top_p) * mass, scratch_.get());
-  if (RanksBefore(nucleus, cut)) cut = nucleus;
-  const int chosen = PickFromCut(weights_.get(), n, cut, uniform, sums_.get());
+  const int chosen = PickByMass(weights_.get(), all.n, uniform * mass);
   PACKRAT_CHECK(chosen >= 0);
   return chosen;
 }

@@ -6,77 +6,81 @@
 
 #include "kernels/check.h"
 
-namespace packrat {
-namespace {
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/sampling.cc"
+// Keep after the define.
+#include "hwy/foreach_target.h"
+// Keep after foreach_target.h.
+#include "kernels/vec16-inl.h"
 
-// Loops over a constant number of lanes become vector instructions even at -O2.
-constexpr int kLanes = 16;
+HWY_BEFORE_NAMESPACE();
+namespace packrat {
+namespace HWY_NAMESPACE {
+
 // Elements whose sum is taken in float32 before it is added to the running double.
 constexpr int kSumBlock = 256;
 
-float Max16(const float* x) {
-  float lanes[kLanes];
-  std::memcpy(lanes, x, sizeof(lanes));
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i)
-      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+// Bit l is set where compare(vector, vector) holds in lane l.
+template <class Compare>
+HWY_INLINE uint32_t LaneBits(const V16& a, const V16& b, const Compare& compare) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kVecs; ++i) {
+    uint8_t bytes[8] = {};
+    hn::StoreMaskBits(Lanes(), compare(a.v[i], b.v[i]), bytes);
+    bits |= static_cast<uint32_t>(bytes[0] | bytes[1] << 8) << (i * kVecLanes);
   }
-  return lanes[0];
+  return bits;
 }
 
-// Sum of n <= kSumBlock elements in a fixed order.
-double BlockSum(const float* w, int n) {
-  float lanes[kLanes] = {};
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) lanes[l] += w[i + l];
-  }
-  for (int l = 0; i < n; ++i, ++l) lanes[l] += w[i];
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  return lanes[0];
+constexpr auto kAtLeast = [](Vec x, Vec y) HWY_ATTR { return hn::Ge(x, y); };
+constexpr auto kGreater = [](Vec x, Vec y) HWY_ATTR { return hn::Gt(x, y); };
+
+HWY_INLINE bool AnyGreater(const V16& a, const V16& b) { return LaneBits(a, b, kGreater) != 0; }
+
+// Sum of n <= kSumBlock elements in a fixed order: that of 16 lanes, and Reduce()'s of them.
+HWY_INLINE float BlockSum(const float* w, int n) {
+  V16 sum = Zero();
+  for (int i = 0; i < n; i += 16) sum = Add(sum, LoadFirst(w + i, n - i));
+  return SumLanes(sum);
 }
 
-void ExpBlock(const float* x, int n, float shift, float scale, float* w) {
+// ExpNonPositive() says in plain arithmetic what the compiler makes vector instructions of: in the
+// order of the GPU, which contracts nothing.
+HWY_INLINE void ExpBlock(const float* x, int n, float shift, float scale, float* w) {
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) w[i + l] = ExpNonPositive((x[i + l] - shift) * scale);
+  for (; i + 16 <= n; i += 16) {
+    for (int l = 0; l < 16; ++l) w[i + l] = ExpNonPositive((x[i + l] - shift) * scale);
   }
   for (; i < n; ++i) w[i] = ExpNonPositive((x[i] - shift) * scale);
 }
 
-double Mass(const IndexedValue* begin, const IndexedValue* end) {
-  double sum = 0;
-  for (const IndexedValue* p = begin; p != end; ++p) sum += p->value;
-  return sum;
-}
-
-}  // namespace
-
-IndexedValue ArgMax(const float* x, int n) {
-  PACKRAT_CHECK(n >= 1);
-  IndexedValue best{0, x[0]};
+IndexedValue ArgMaxTarget(const float* x, int n) {
+  // Several at a time, as one maximum waits for the one before it.
+  constexpr int kChains = 4;
+  V16 best[kChains];
+  for (V16& v : best) v = Set(x[0]);
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    if (!(Max16(x + i) > best.value)) continue;
-    for (int l = 0; l < kLanes; ++l) {
-      if (x[i + l] > best.value) best = {i + l, x[i + l]};
-    }
+  for (; i + 16 * kChains <= n; i += 16 * kChains) {
+    for (int c = 0; c < kChains; ++c) best[c] = Max(best[c], Load(x + i + 16 * c));
   }
-  for (; i < n; ++i) {
-    if (x[i] > best.value) best = {i, x[i]};
+  float value = MaxLanes(Max(Max(best[0], best[1]), Max(best[2], best[3])));
+  for (; i < n; ++i) value = std::max(value, x[i]);
+  const V16 largest = Set(value);
+  for (i = 0; i + 16 <= n; i += 16) {
+    const uint32_t at =
+        LaneBits(Load(x + i), largest, [](Vec a, Vec b) HWY_ATTR { return hn::Eq(a, b); });
+    if (at != 0) return {i + __builtin_ctz(at), x[i + __builtin_ctz(at)]};
   }
-  return best;
+  while (x[i] != value) ++i;
+  return {i, x[i]};
 }
 
-int TopK(const float* x, int n, int k, IndexedValue* scratch) {
-  PACKRAT_CHECK(k >= 1 && n >= 1);
+int TopKTarget(const float* x, int n, int k, IndexedValue* scratch) {
   if (k > n) k = n;
   const int capacity = TopKScratch(k);
   int size = 0;
   // Once k are known, only what is larger than the k-th can be among them: an equal value further
-  // on ranks behind it. Most blocks are then skipped after one look at their maximum.
+  // on ranks behind it. Most vectors are then skipped after one look.
   bool full = false;
   float bar = 0;
   const auto trim = [&] {
@@ -91,35 +95,86 @@ int TopK(const float* x, int n, int k, IndexedValue* scratch) {
     if (size == capacity || (!full && size == 2 * k)) trim();
   };
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    if (full && !(Max16(x + i) > bar)) continue;
-    for (int l = 0; l < kLanes; ++l) offer(i + l);
+  for (; i + 16 <= n; i += 16) {
+    if (full && !AnyGreater(Load(x + i), Set(bar))) continue;
+    for (int l = 0; l < 16; ++l) offer(i + l);
   }
   for (; i < n; ++i) offer(i);
   trim();
   return k;
 }
 
-IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch) {
-  const int found = TopK(x, n, k, scratch);
-  return *std::max_element(scratch, scratch + found, RanksBefore);
-}
-
-int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out) {
+int GatherFromCutTarget(const float* x, int n, IndexedValue cut, IndexedValue* out) {
+  const V16 bar = Set(cut.value);
   int size = 0;
   const auto offer = [&](int i) {
-    if (x[i] > cut.value || (x[i] == cut.value && i <= cut.index)) out[size++] = {i, x[i]};
+    out[size] = {i, x[i]};
+    size += static_cast<int>((x[i] > cut.value) | ((x[i] == cut.value) & (i <= cut.index)));
   };
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    if (Max16(x + i) < cut.value) continue;
-    for (int l = 0; l < kLanes; ++l) offer(i + l);
+  for (; i + 16 <= n; i += 16) {
+    uint32_t left = LaneBits(Load(x + i), bar, kAtLeast);
+    for (; left != 0; left &= left - 1) offer(i + __builtin_ctz(left));
   }
   for (; i < n; ++i) offer(i);
   return size;
 }
 
-double ExpSum(const float* x, int n, float shift, float scale, float* w) {
+int GatherBetweenTarget(const float* x, int n, float low, float high, IndexedValue* out) {
+  int size = 0, i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const V16 v = Load(x + i);
+    uint32_t left = LaneBits(v, Set(low), kAtLeast) & LaneBits(Set(high), v, kGreater);
+    for (; left != 0; left &= left - 1) {
+      const int at = i + __builtin_ctz(left);
+      out[size++] = {at, x[at]};
+    }
+  }
+  for (; i < n; ++i) {
+    if (x[i] >= low && x[i] < high) out[size++] = {i, x[i]};
+  }
+  return size;
+}
+
+// a where compare(a, bar), else 0.
+template <class Compare>
+HWY_INLINE V16 ZeroUnless(const V16& a, const V16& bar, const Compare& compare) {
+  V16 kept;
+  for (int i = 0; i < kVecs; ++i) {
+    kept.v[i] = hn::IfThenElseZero(compare(a.v[i], bar.v[i]), a.v[i]);
+  }
+  return kept;
+}
+
+double MassFromTarget(const float* w, int n, float bar) {
+  double mass = 0;
+  for (int begin = 0; begin < n; begin += kSumBlock) {
+    V16 sum = Zero();
+    for (int i = begin; i < std::min(begin + kSumBlock, n); i += 16) {
+      sum = Add(sum, ZeroUnless(LoadFirst(w + i, n - i), Set(bar), kAtLeast));
+    }
+    mass += SumLanes(sum);
+  }
+  return mass;
+}
+
+double KeepFromCutTarget(IndexedValue cut, int n, float* w) {
+  const V16 bar = Set(cut.value);
+  // Of those that equal the cut's, the ones up to its index: the rest of its sixteen one by one.
+  const int equals = std::min(cut.index, n - 1) / 16 * 16;
+  for (int i = 0; i < equals; i += 16) Store(ZeroUnless(Load(w + i), bar, kAtLeast), w + i);
+  for (int i = equals; i < std::min(equals + 16, n); ++i) {
+    if (RanksBefore(cut, {i, w[i]})) w[i] = 0.0f;
+  }
+  for (int i = equals + 16; i < n; i += 16) {
+    StoreFirst(ZeroUnless(LoadFirst(w + i, n - i), bar, kGreater), n - i, w + i);
+  }
+  double mass = 0;
+  for (int i = 0; i < n; i += kSumBlock) mass += BlockSum(w + i, std::min(kSumBlock, n - i));
+  return mass;
+}
+
+double ExpSumTarget(const float* x, int n, float shift, float scale, float* w) {
   double sum = 0;
   float block[kSumBlock];
   for (int i = 0; i < n; i += kSumBlock) {
@@ -131,7 +186,7 @@ double ExpSum(const float* x, int n, float shift, float scale, float* w) {
   return sum;
 }
 
-double EntropySum(const float* x, int n, float shift) {
+double EntropySumTarget(const float* x, int n, float shift) {
   double sum = 0;
   float block[kSumBlock];
   for (int i = 0; i < n; i += kSumBlock) {
@@ -143,7 +198,7 @@ double EntropySum(const float* x, int n, float shift) {
   return sum;
 }
 
-int PickByMass(const float* w, int n, double target) {
+int PickByMassTarget(const float* w, int n, double target) {
   int begin = -1;  // The block to look into.
   double before = 0, sum = 0;
   for (int i = 0; i < n; i += kSumBlock) {
@@ -166,155 +221,65 @@ int PickByMass(const float* w, int n, double target) {
   return last_positive;
 }
 
-IndexedValue TopMassCut(IndexedValue* list, int n, double mass) {
+}  // namespace HWY_NAMESPACE
+}  // namespace packrat
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace packrat {
+
+HWY_EXPORT(ArgMaxTarget);
+HWY_EXPORT(TopKTarget);
+HWY_EXPORT(GatherFromCutTarget);
+HWY_EXPORT(GatherBetweenTarget);
+HWY_EXPORT(MassFromTarget);
+HWY_EXPORT(KeepFromCutTarget);
+HWY_EXPORT(ExpSumTarget);
+HWY_EXPORT(EntropySumTarget);
+HWY_EXPORT(PickByMassTarget);
+
+IndexedValue ArgMax(const float* x, int n) {
   PACKRAT_CHECK(n >= 1);
-  IndexedValue* lo = list;
-  IndexedValue* hi = list + n;
-  // Quickselect by mass: invariant: the cut is in [lo, hi), and `mass` is what [lo, hi) must give.
-  while (hi - lo > 32) {
-    IndexedValue* mid = lo + (hi - lo) / 2;
-    IndexedValue a = *lo, b = *mid, c = *(hi - 1);
-    if (RanksBefore(b, a)) std::swap(a, b);
-    if (RanksBefore(c, b)) b = RanksBefore(c, a) ? a : c;
-    const IndexedValue pivot = b;
-    IndexedValue* split =
-        std::partition(lo, hi, [&](const IndexedValue& v) { return RanksBefore(v, pivot); });
-    const double before = Mass(lo, split);
-    if (before >= mass) {
-      hi = split;
-      continue;
-    }
-    // The pivot comes first of what follows, so that every round makes the list shorter.
-    std::iter_swap(split, std::find_if(split, hi, [&](const IndexedValue& v) {
-                     return v.index == pivot.index;
-                   }));
-    if (before + pivot.value >= mass || split + 1 == hi) return pivot;
-    mass -= before + pivot.value;
-    lo = split + 1;
-  }
-  std::sort(lo, hi, RanksBefore);
-  double sum = 0;
-  for (IndexedValue* p = lo; p != hi; ++p) {
-    sum += p->value;
-    if (sum >= mass) return *p;
-  }
-  return *(hi - 1);
+  return HWY_DYNAMIC_DISPATCH(ArgMaxTarget)(x, n);
 }
 
-namespace {
-
-// A histogram of weights in [0, 1] by their size, sixteen bins to a factor of two; all below 2^-40
-// share one. Four copies, so that neighbours, which often fall into one bin, need not wait for each
-// other's sum.
-class MassHistogram {
- public:
-  static constexpr int kCopies = 4;
-
-  MassHistogram(const float* w, int n) {
-    int i = 0;
-    for (; i + kCopies <= n; i += kCopies) {
-      for (int c = 0; c < kCopies; ++c) mass_[c][Bin(w[i + c])] += w[i + c];
-    }
-    for (; i < n; ++i) mass_[0][Bin(w[i])] += w[i];
-  }
-
-  static int Bin(float w) {
-    uint32_t bits;
-    std::memcpy(&bits, &w, sizeof bits);
-    return std::clamp(static_cast<int>(bits >> kShift) - kFirst, 0, kBins - 1);
-  }
-
-  // The smallest weight of a bin; of the one after the last: more than 1.
-  static float Low(int bin) {
-    if (bin == 0) return 0.0f;
-    const uint32_t bits = static_cast<uint32_t>(bin + kFirst) << kShift;
-    float low;
-    std::memcpy(&low, &bits, sizeof low);
-    return low;
-  }
-
-  // The bin in which the sum from the largest weights down reaches `mass`, and the sum before it;
-  // the last that has any if it does not.
-  int Reaches(double mass, double* before) const {
-    double sum = 0;
-    int found = kBins - 1;
-    for (int bin = kBins - 1; bin >= 0; --bin) {
-      double in_bin = 0;
-      for (const auto& copy : mass_) in_bin += copy[bin];
-      if (in_bin == 0) continue;
-      found = bin;
-      *before = sum;
-      sum += in_bin;
-      if (sum >= mass) break;
-    }
-    return found;
-  }
-
- private:
-  static constexpr int kShift = 23 - 4;                  // Sign, exponent, four bits.
-  static constexpr int kFirst = ((127 - 40) << 4) - 1;   // Of 2^-40, less the bin for all below.
-  static constexpr int kBins = (127 << 4) + 1 - kFirst;  // The last is that of 1.
-  double mass_[kCopies][kBins] = {};
-};
-
-}  // namespace
-
-IndexedValue TopMassCut(const float* w, int n, double mass, IndexedValue* scratch) {
-  double before = 0;
-  const int bin = MassHistogram(w, n).Reaches(mass, &before);
-  const float low = MassHistogram::Low(bin), high = MassHistogram::Low(bin + 1);
-  const auto inside = [&](int i) { return (w[i] >= low) & (w[i] < high); };
-  int size = 0, i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    int any = 0;
-    for (int l = 0; l < kLanes; ++l) any |= inside(i + l);
-    if (any == 0) continue;
-    for (int l = 0; l < kLanes; ++l) {
-      scratch[size] = {i + l, w[i + l]};
-      size += inside(i + l);
-    }
-  }
-  for (; i < n; ++i) {
-    scratch[size] = {i, w[i]};
-    size += inside(i);
-  }
-  return TopMassCut(scratch, size, mass - before);
+int TopK(const float* x, int n, int k, IndexedValue* scratch) {
+  PACKRAT_CHECK(k >= 1 && n >= 1);
+  return HWY_DYNAMIC_DISPATCH(TopKTarget)(x, n, k, scratch);
 }
 
-int PickFromCut(const float* w, int n, IndexedValue cut, double uniform, double* sums) {
-  const auto kept = [&](int i) {
-    // No branch: which weights are kept follows no pattern.
-    const bool keep = (w[i] > cut.value) | ((w[i] == cut.value) & (i <= cut.index));
-    return w[i] * static_cast<float>(keep);
-  };
-  // A sum of one chain, whatever is left out: 0 changes nothing.
-  double total = 0;
-  int blocks = 0;
-  for (int begin = 0; begin < n; begin += kSumBlock) {
-    sums[blocks++] = total;
-    const int end = std::min(begin + kSumBlock, n);
-    for (int i = begin; i < end; ++i) total += kept(i);
-  }
-  sums[blocks] = total;
-  const double target = uniform * total;
-  // The first block at whose end the sum exceeds the target, or the last that adds anything.
-  int block = blocks - 1;
-  for (int b = 0; b < blocks; ++b) {
-    if (sums[b + 1] > target) {
-      block = b;
-      break;
-    }
-    if (sums[b + 1] > sums[b]) block = b;
-  }
-  double running = sums[block];
-  int chosen = -1;
-  for (int i = block * kSumBlock; i < std::min((block + 1) * kSumBlock, n); ++i) {
-    const float value = kept(i);
-    if (value > 0) chosen = i;
-    running += value;
-    if (running > target && chosen >= 0) break;
-  }
-  return chosen;
+IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch) {
+  const int found = TopK(x, n, k, scratch);
+  return *std::max_element(scratch, scratch + found, RanksBefore);
+}
+
+int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out) {
+  return HWY_DYNAMIC_DISPATCH(GatherFromCutTarget)(x, n, cut, out);
+}
+
+int GatherBetween(const float* x, int n, float low, float high, IndexedValue* out) {
+  return HWY_DYNAMIC_DISPATCH(GatherBetweenTarget)(x, n, low, high, out);
+}
+
+double MassFrom(const float* w, int n, float bar) {
+  return HWY_DYNAMIC_DISPATCH(MassFromTarget)(w, n, bar);
+}
+
+double KeepFromCut(IndexedValue cut, int n, float* w) {
+  return HWY_DYNAMIC_DISPATCH(KeepFromCutTarget)(cut, n, w);
+}
+
+double ExpSum(const float* x, int n, float shift, float scale, float* w) {
+  return HWY_DYNAMIC_DISPATCH(ExpSumTarget)(x, n, shift, scale, w);
+}
+
+double EntropySum(const float* x, int n, float shift) {
+  return HWY_DYNAMIC_DISPATCH(EntropySumTarget)(x, n, shift);
+}
+
+int PickByMass(const float* w, int n, double target) {
+  return HWY_DYNAMIC_DISPATCH(PickByMassTarget)(w, n, target);
 }
 
 }  // namespace packrat
+#endif  // HWY_ONCE

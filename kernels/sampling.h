@@ -129,7 +129,7 @@ int TopK(const float* x, int n, int k, IndexedValue* scratch);
 // The last in rank of those k.
 IndexedValue TopKCut(const float* x, int n, int k, IndexedValue* scratch);
 
-// Copies what ranks not after `cut` to out[0, n), in index order; returns how many.
+// Copies what ranks not after `cut` to `out`, of n elements, in index order; returns how many.
 int GatherFromCut(const float* x, int n, IndexedValue cut, IndexedValue* out);
 
 // w[i] = ExpNonPositive((x[i] - shift) * scale), 0 for -inf. Returns the sum, in the order that
@@ -149,16 +149,19 @@ int PickByMass(const float* w, int n, double target);
 // Reorders the list.
 IndexedValue TopMassCut(IndexedValue* list, int n, double mass);
 
-// The same of all weights w[0, n), each at its index: without a list of them, in three passes of
-// which none branches on a weight. `scratch` has n elements. What the sum of so many weights rounds
-// to may differ from the above.
-IndexedValue TopMassCut(const float* w, int n, double mass, IndexedValue* scratch);
+// The same of all weights w[0, n) in [0, 1], each at its index, of which `sum` is ExpSum()'s and
+// the mass `share` of that, in [0, 1]: in some ten passes that do not depend on what the weights
+// are. `scratch` has n elements. How sums round decides which of two neighbours is the cut.
+IndexedValue TopMassCut(const float* w, int n, double sum, double share, IndexedValue* scratch);
 
-// Of the weights w[0, n) that rank not after `cut`: the index at which their running sum, in index
-// order, first exceeds `uniform`, in [0, 1), times their sum; the last of them with w > 0 if
-// rounding lets it run past the end. -1 if there is none. `sums` has PickSums(n) elements.
-int PickFromCut(const float* w, int n, IndexedValue cut, double uniform, double* sums);
-constexpr int PickSums(int n) { return n / 256 + 2; }
+// What those passes are made of. The sum of the weights that are at least `bar`, in PickByMass()'s
+// order; and the x in [low, high), of at most n, in index order, with how many there are.
+double MassFrom(const float* w, int n, float bar);
+int GatherBetween(const float* x, int n, float low, float high, IndexedValue* out);
+
+// Makes the weights w[0, n) that rank after `cut` 0, and returns the sum of the others in
+// PickByMass()'s order.
+double KeepFromCut(IndexedValue cut, int n, float* w);
 
 // Samples rows on the CPU, by one thread at a time. Allocates nothing after the constructor.
 class Sampler {
@@ -179,7 +182,6 @@ class Sampler {
   };
   int DrawIndex(const SamplingRow& row, const Candidates& all, IndexedValue best, double uniform);
   int DrawFromList(const SamplingRow& row, int n, double mass, double uniform);
-  int DrawFromWeights(const SamplingRow& row, int n, double mass, double uniform);
   void FillLogprobs(const Candidates& all, IndexedValue best, double log_sum, int chosen, int top,
                     SampledToken* sampled);
 
@@ -189,7 +191,6 @@ class Sampler {
   std::unique_ptr<float[]> weights_;         // (max_ids)
   std::unique_ptr<IndexedValue[]> list_;     // (max_ids): candidates in index order.
   std::unique_ptr<IndexedValue[]> scratch_;  // For TopK() and TopMassCut().
-  std::unique_ptr<double[]> sums_;           // For PickFromCut().
 };
 
 // --- On the GPU: many rows at once. ---

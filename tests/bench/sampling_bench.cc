@@ -16,8 +16,10 @@
 namespace packrat {
 namespace {
 
+constexpr struct { int rows, ids; } kSizes[] = {{1, 151936}, {8, 151936}, {64, 49152}};
 constexpr int kVocab = 151936;
-constexpr int kMaxRows = 8;
+constexpr size_t kLogits = 64 * 49152;
+static_assert(kLogits > 8 * kVocab);
 
 const struct Parameters {
   const char* name;
@@ -73,31 +75,30 @@ void BenchMasks(ThreadPool* pool) {
 void BenchSampling(int threads) {
   std::mt19937_64 random(1);
   std::normal_distribution<float> normal(0, 3);
-  std::vector<float> logits(static_cast<size_t>(kMaxRows) * kVocab);
+  std::vector<float> logits(kLogits);
   for (float& x : logits) x = normal(random);
   ThreadPool pool(threads);
   std::vector<std::unique_ptr<Sampler>> samplers;
   for (int i = 0; i < pool.size(); ++i) samplers.push_back(std::make_unique<Sampler>(kVocab));
-  std::vector<SampledToken> sampled(kMaxRows);
+  std::vector<SampledToken> sampled(64);
   for (const Parameters& p : kParameters) {
     SamplingRow row;
-    row.num_ids = kVocab;
     row.temperature = p.temperature;
     row.top_p = p.top_p;
     row.min_p = p.min_p;
     row.top_k = p.top_k;
-    for (int rows : {1, kMaxRows}) {
+    for (const auto& [rows, ids] : kSizes) {
       // Without biases and penalties a sampler leaves the logits as they are. One row is another
       // one each time: all of them together do not fit the second cache, and nor do a step's.
-      const double seconds = MedianSeconds(33, [&] {
+      row.num_ids = ids;
+      const double seconds = MedianSeconds(33, [&, rows = rows, ids = ids] {
         ++row.position;
-        pool.Run(rows, [&](int64_t i, int worker) {
-          const auto at = (row.position * rows + i) % kMaxRows;
-          samplers[worker]->Sample(row, logits.data() + at * kVocab, &sampled[i]);
+        pool.Run(rows, [&, ids](int64_t i, int worker) {
+          const size_t at = (row.position * rows + i) % (kLogits / ids);
+          samplers[worker]->Sample(row, logits.data() + at * ids, &sampled[i]);
         });
       });
-      Row(absl::StrCat("sampling ", rows, rows == 1 ? " row of " : " rows of ", kVocab, ", ",
-                       p.name),
+      Row(absl::StrCat("sampling ", rows, rows == 1 ? " row of " : " rows of ", ids, ", ", p.name),
           seconds * 1e3, "ms");
     }
   }

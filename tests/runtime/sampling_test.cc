@@ -133,28 +133,6 @@ TEST(Sampling, ExpSumAndPickByMass) {
   EXPECT_EQ(PickByMass(zeros, 20, 0.0), -1);
 }
 
-TEST(Sampling, TopMassCutIsTheShortestPrefix) {
-  Rows rows;
-  for (int round = 0; round < 500; ++round) {
-    std::vector<float> row = rows.Next();
-    for (float& x : row) x = std::exp(x);
-    const std::vector<IndexedValue> ranked = Ranked(row);
-    double total = 0;
-    for (float x : row) total += x;
-    const double mass = total * (1 + rows.Pick(999)) / 1000.0;
-    std::vector<IndexedValue> list = Ranked(row);
-    std::shuffle(list.begin(), list.end(), rows.random_);
-    const IndexedValue cut = TopMassCut(list.data(), static_cast<int>(list.size()), mass);
-    double before = 0;  // What ranks before the cut weighs less than `mass`, with the cut as much.
-    size_t i = 0;
-    for (; ranked[i].index != cut.index; ++i) before += ranked[i].value;
-    ASSERT_LT(before, mass * (1 + 1e-9));
-    ASSERT_GE(before + cut.value, mass * (1 - 1e-9));
-  }
-  std::vector<IndexedValue> one = {{7, 0.5f}};
-  EXPECT_EQ(TopMassCut(one.data(), 1, 0.7).index, 7);
-}
-
 // Weights as a sampler has them: the largest is 1.
 std::vector<float> Weights(Rows* rows, std::vector<float> row) {
   const float best = *std::max_element(row.begin(), row.end());
@@ -163,58 +141,73 @@ std::vector<float> Weights(Rows* rows, std::vector<float> row) {
   return row;
 }
 
-TEST(Sampling, TopMassCutOfAllWeightsIsThatOfTheirList) {
-  Rows rows;
-  std::vector<float> guarded;
-  for (int round = 0; round < 1000; ++round) {
-    const std::vector<float> row = Weights(&rows, rows.Next());
-    const int n = static_cast<int>(row.size());
-    double total = 0;
-    for (float x : row) total += x;
-    const double shares[] = {1e-9, 0.5, 0.95, 0.999999, 1.0, 1.1, rows.Pick(1000) / 1000.0};
-    const double mass = total * shares[round % std::size(shares)];
-    std::vector<IndexedValue> list = Ranked(row);
-    const IndexedValue expected = TopMassCut(list.data(), n, mass);
-    std::vector<IndexedValue> scratch(n);
-    const IndexedValue cut = TopMassCut(Rows::Guard(row, &guarded), n, mass, scratch.data());
-    if (mass < total * (1 - 1e-9)) {
-      ASSERT_EQ(cut.index, expected.index) << round;
-      ASSERT_EQ(cut.value, expected.value);
-    } else {
-      // How sums of all round decides where it ends: what is left out weighs next to nothing.
-      double after = 0;
-      for (int i = 0; i < n; ++i) after += RanksBefore(cut, {i, row[i]}) ? row[i] : 0.0f;
-      ASSERT_LE(after, 1e-9 * total);
-    }
-  }
+// Cuts are where the sum reaches the mass: before `cut` it is less, with it as much.
+void CheckCut(const std::vector<IndexedValue>& ranked, IndexedValue cut, double mass,
+              double rounding) {
+  double before = 0;
+  size_t i = 0;
+  for (; ranked[i].index != cut.index; ++i) before += ranked[i].value;
+  ASSERT_EQ(cut.value, ranked[i].value);
+  ASSERT_LT(before, mass * (1 + rounding));
+  ASSERT_GE(before + cut.value, mass * (1 - rounding));
 }
 
-TEST(Sampling, PickFromCutIsTheRunningSumOfWhatIsKept) {
+TEST(Sampling, TopMassCutIsTheShortestPrefix) {
   Rows rows;
   std::vector<float> guarded;
   for (int round = 0; round < 1000; ++round) {
     const std::vector<float> row = Weights(&rows, rows.Next());
     const int n = static_cast<int>(row.size());
     const std::vector<IndexedValue> ranked = Ranked(row);
-    const IndexedValue cut = ranked[rows.Pick(n)];
-    const double shares[] = {0.0, 0.5, 1 - 0x1p-53, rows.Pick(1000) / 1000.0};
-    const double uniform = shares[round % std::size(shares)];
     double total = 0;
-    for (int i = 0; i < n; ++i) total += RanksBefore(cut, {i, row[i]}) ? 0.0f : row[i];
-    double running = 0;
-    int expected = -1;
-    for (int i = 0; i < n; ++i) {
-      if (RanksBefore(cut, {i, row[i]})) continue;
-      if (row[i] > 0) expected = i;
-      running += row[i];
-      if (running > uniform * total && expected >= 0) break;
-    }
-    std::vector<double> sums(PickSums(n));
-    ASSERT_EQ(PickFromCut(Rows::Guard(row, &guarded), n, cut, uniform, sums.data()), expected);
+    for (float x : row) total += x;
+    const double shares[] = {1e-9, 0.5, 0.95, 0.999999, (1 + rows.Pick(999)) / 1000.0};
+    const double share = shares[round % std::size(shares)];
+    std::vector<IndexedValue> list = ranked;
+    std::shuffle(list.begin(), list.end(), rows.random_);
+    CheckCut(ranked, TopMassCut(list.data(), n, share * total), share * total, 1e-9);
+    // Sums of blocks of 256 in float32.
+    const float* const w = Rows::Guard(row, &guarded);
+    CheckCut(ranked, TopMassCut(w, n, MassFrom(w, n, 0), share, list.data()), share * total, 1e-6);
   }
-  const std::vector<float> zeros(300, 0.0f);
-  double sums[PickSums(300)];
-  EXPECT_EQ(PickFromCut(zeros.data(), 300, {299, 0.0f}, 0.5, sums), -1);
+  std::vector<IndexedValue> one = {{7, 0.5f}};
+  EXPECT_EQ(TopMassCut(one.data(), 1, 0.7).index, 7);
+  // Of a mass that sums cannot reach, all.
+  const float two[] = {1.0f, 0.25f};
+  IndexedValue list_of_two[2];
+  EXPECT_FALSE(RanksBefore(TopMassCut(two, 2, 2.0, 0.9, list_of_two), {1, 0.25f}));
+}
+
+TEST(Sampling, WhatRanksAfterTheCutIsLeftOut) {
+  Rows rows;
+  std::vector<float> guarded;
+  for (int round = 0; round < 1000; ++round) {
+    const std::vector<float> row = Weights(&rows, rows.Next());
+    const int n = static_cast<int>(row.size());
+    const std::vector<IndexedValue> ranked = Ranked(row);
+    IndexedValue cut = ranked[rows.Pick(n)];
+    if (round % 3 == 0) cut.index = std::numeric_limits<int32_t>::max();  // All of this value.
+    double total = 0;
+    for (const IndexedValue& x : ranked) total += RanksBefore(cut, x) ? 0.0f : x.value;
+    float* const w = const_cast<float*>(Rows::Guard(row, &guarded));
+    const float bar = cut.value;
+    double from = 0;
+    for (float x : row) from += x >= bar ? x : 0.0f;
+    EXPECT_NEAR(MassFrom(w, n, bar), from, 1e-6 * from);
+    std::vector<IndexedValue> out(n);
+    const int between = GatherBetween(w, n, bar / 2, bar, out.data());
+    int expected = 0;
+    for (int i = 0; i < n; ++i) {
+      if (!(row[i] >= bar / 2 && row[i] < bar)) continue;
+      ASSERT_LT(expected, between);
+      ASSERT_EQ(out[expected].index, i);
+      ASSERT_EQ(out[expected++].value, row[i]);
+    }
+    ASSERT_EQ(between, expected);
+    EXPECT_NEAR(KeepFromCut(cut, n, w), total, 1e-6 * total);
+    for (int i = 0; i < n; ++i) ASSERT_EQ(w[i], RanksBefore(cut, {i, row[i]}) ? 0.0f : row[i]);
+    EXPECT_TRUE(std::isnan(w[-1]) && std::isnan(w[n]));
+  }
 }
 
 }  // namespace

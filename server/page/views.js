@@ -296,6 +296,40 @@ async function watch() {
   setTimeout(watch, 2000);
 }
 
+// ---- What is there again when the page is loaded anew, in this tab alone
+
+const KEPT = "packrat-page";
+
+function keep() {
+  const page = {
+    mode: document.querySelector("input[name=mode]:checked").value,
+    session: at("session").value,
+    system: at("system").value,
+    say: at("say").value,
+    chats: [...chats],
+  };
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify(page));
+  } catch {
+    sessionStorage.removeItem(KEPT);  // It is more than a tab may keep.
+  }
+}
+
+function takeUp() {
+  const kept = sessionStorage.getItem(KEPT);
+  if (!kept) return;
+  const page = JSON.parse(kept);
+  document.querySelector(`input[value=${page.mode}]`).checked = true;
+  if (page.session) at("session").append(new Option(shortName(page.session), page.session, true, true));
+  at("system").value = page.system;
+  at("say").value = page.say;
+  for (const [session, said] of page.chats) chats.set(session, said);
+}
+
+addEventListener("pagehide", keep);
+// A phone may end a page that nobody looks at without a word.
+document.addEventListener("visibilitychange", () => document.hidden && keep());
+
 // ---- Keys and buttons
 
 function showMode() {
@@ -335,6 +369,8 @@ function goOn(event, token) {
   event.preventDefault();
   next.focus();
 }
+// Where keys are drawn on the screen, there is none for a line but Enter.
+const touched = matchMedia("(pointer: coarse)");
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
   if (event.target.matches(".token")) goOn(event, event.target);
@@ -342,7 +378,7 @@ document.addEventListener("keydown", (event) => {
   if (event.repeat && event.key === "Enter" && event.target.matches("button")) event.preventDefault();
   if (event.key !== "Enter" || event.isComposing) return;
   const work = event.target === at("prompt") && (event.ctrlKey || event.metaKey) ? generate
-    : event.target === at("say") && !event.shiftKey ? send : null;
+    : event.target === at("say") && !event.shiftKey && !touched.matches ? send : null;
   if (!work) return;
   event.preventDefault();
   work();
@@ -366,6 +402,7 @@ at("key").addEventListener("change", () => {
 });
 // On a wide screen there is room for them.
 for (const id of ["sessions", "options"]) at(id).open = matchMedia("(min-width: 56rem)").matches;
+takeUp();
 showMode();
 showButtons();
 watch();

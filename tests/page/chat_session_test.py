@@ -75,6 +75,44 @@ class ChatSessionTest(PageCase):
         self.assertEqual(self.shown(), [])
         self.assertEqual(page.troubles, [])
 
+    def load_again(self):
+        self.page.run("document.title = 'before'")
+        self.page.call("Page.reload")
+        self.page.wait_for("document.readyState === 'complete' && document.title.endsWith('Packrat')"
+                           " && document.getElementById('send').ariaDisabled !== null")
+        self.page.wait_for("document.getElementById('health').className === 'good'")
+
+    def test_what_was_said_is_there_when_the_page_is_loaded_again(self):
+        page, session = self.page, self.chosen()
+        self.say("One", 1, 2)
+        page.fill("say", "Two")
+        said = self.shown()
+        self.load_again()
+        self.wait_for(1, 2)
+        self.assertEqual((self.chosen(), self.shown()), (session, said))
+        page.fill("max_tokens", 6)
+        page.fill("temperature", 0)
+        page.click("send")  # What was typed.
+        self.wait_for(2, 4)
+        self.assert_kept(session)
+        # A chat of no session, and one of a session that is no more.
+        page.fill("session", "")
+        page.wait_for("document.querySelectorAll('.message').length === 0")
+        page.fill("say", "Three")
+        page.click("send")
+        page.wait_for("document.querySelectorAll('.message').length === 2")
+        page.wait_until_on("send")
+        said = self.shown()
+        self.load_again()
+        page.wait_for("document.querySelectorAll('.message').length === 2")
+        self.assertEqual((self.chosen(), self.shown()), ("", said))
+        page.fill("session", session)
+        self.wait_for(2, 4)
+        self.chats.client("sessions", "delete", session)
+        self.load_again()
+        page.wait_for("document.querySelectorAll('.message').length === 2")
+        self.assertEqual((self.chosen(), self.shown(), page.troubles), ("", said, []))
+
     def test_a_turn_that_was_stopped_goes_on(self):
         page = self.page
         self.say("One", 1, 2)

@@ -296,8 +296,8 @@ class PageTest(PageCase):
                 page.fill("max_tokens", "1")
                 self.generate(page)
                 self.assertIn("1 generated", page.text("usage"))
-                self.assertEqual(page.run("[sessionStorage.length, localStorage.length, document.cookie]"),
-                                 [1, 0, ""])
+                self.assertEqual(page.run("[Object.keys(sessionStorage), localStorage.length, document.cookie]"),
+                                 [["packrat-key"], 0, ""])
                 page.call("Page.navigate", url="http://127.0.0.1:%d/" % server.http_port)
                 page.wait_for("document.readyState === 'complete' && "
                               "document.getElementById('generate')?.ariaDisabled === 'false'")

@@ -182,6 +182,8 @@ class ReachTest(PageCase):
         self.assertRegex(page.text("token"), r'^".*" [\d.e-]+ %; of all: ')
         page.tap("document.querySelector('label:has([value=chat])')")
         page.fill("say", "One")
+        page.enter()  # Begins a line: there is no Shift.
+        self.assertEqual(page.run(at("say") + ".value"), "One\n")
         page.tap(at("send"))
         page.wait_until_on("send")
         page.wait_for("document.querySelectorAll('.message .token').length")
@@ -196,7 +198,7 @@ class ReachTest(PageCase):
         hints = "['prompt-hint', 'say-hint'].map((id) => document.getElementById(id).innerText)"
         for size, coarse, told in (({}, False, ["Ctrl+Enter generates, Esc stops.",
                                                 "Enter sends, Shift+Enter begins a line, Esc stops."]),
-                                   ({"width": 390, "height": 844}, True, ["", "Enter sends."])):
+                                   ({"width": 390, "height": 844}, True, ["", ""])):
             page = self.open(**size)
             page.wait_until_on()
             page.run("for (const e of document.querySelectorAll('section')) e.hidden = false")

@@ -55,15 +55,14 @@ HWY_INLINE void ExpBlock(const float* x, int n, float shift, float scale, float*
 }
 
 IndexedValue ArgMaxTarget(const float* x, int n) {
-  // Several at a time, as one maximum waits for the one before it.
-  constexpr int kChains = 4;
-  V16 best[kChains];
-  for (V16& v : best) v = Set(x[0]);
+  V16 best = Set(x[0]);
   int i = 0;
-  for (; i + 16 * kChains <= n; i += 16 * kChains) {
-    for (int c = 0; c < kChains; ++c) best[c] = Max(best[c], Load(x + i + 16 * c));
+  // Four at a time, as one maximum waits for the one before it.
+  for (; i + 64 <= n; i += 64) {
+    best =
+        Max(best, Max(Max(Load(x + i), Load(x + i + 16)), Max(Load(x + i + 32), Load(x + i + 48))));
   }
-  float value = MaxLanes(Max(Max(best[0], best[1]), Max(best[2], best[3])));
+  float value = MaxLanes(best);
   for (; i < n; ++i) value = std::max(value, x[i]);
   const V16 largest = Set(value);
   for (i = 0; i + 16 <= n; i += 16) {

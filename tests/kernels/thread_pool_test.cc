@@ -1,10 +1,13 @@
 #include "kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <time.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "tests/kernels/random.h"
@@ -166,6 +169,15 @@ TEST(AlignedTest, ZeroedAlignedAndMoved) {
     EXPECT_EQ(assigned.size(), bytes);
     EXPECT_TRUE(bytes == 0 || assigned.data()[bytes - 1] == std::byte{7});
   }
+}
+
+// Whoever takes memory has it, to the last page: the system will not refuse it later.
+TEST(AlignedTest, EveryPageIsThere) {
+  AlignedBytes memory((size_t{200} << 20) + 5000);
+  std::vector<unsigned char> there((memory.size() + 4095) / 4096);
+  ASSERT_EQ(mincore(memory.data(), memory.size(), there.data()), 0);
+  EXPECT_EQ(std::count_if(there.begin(), there.end(), [](unsigned char page) { return page & 1; }),
+            static_cast<int64_t>(there.size()));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <future>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,22 +15,26 @@
 namespace packrat {
 namespace {
 
-// Keeps the pool's only thread busy until it is opened.
+// Keeps the pool's only thread busy until it is opened. The thread may go on a moment longer than
+// this.
 class Blocker {
  public:
   explicit Blocker(WorkPool* pool) {
     EXPECT_TRUE(pool->Submit(1,
-                             [this] {
-                               begun_.set_value();
-                               open_.get_future().wait();
+                             [gates = gates_] {
+                               gates->begun.set_value();
+                               gates->open.get_future().wait();
                              })
                     .ok());
-    begun_.get_future().wait();
+    gates_->begun.get_future().wait();
   }
-  void Open() { open_.set_value(); }
+  void Open() { gates_->open.set_value(); }
 
  private:
-  std::promise<void> begun_, open_;
+  struct Gates {
+    std::promise<void> begun, open;
+  };
+  const std::shared_ptr<Gates> gates_ = std::make_shared<Gates>();
 };
 
 WorkPool::Options Small() {
@@ -54,9 +59,10 @@ TEST(WorkPool, WorksInOrderOfArrival) {
 }
 
 TEST(WorkPool, RefusesWhatIsTooMuch) {
+  int done = 0;
+  std::promise<void> last, large;
   WorkPool pool(Small());
   Blocker blocker(&pool);
-  int done = 0;
   const auto work = [&done] { ++done; };
   EXPECT_EQ(pool.waiting(), 0);  // What is worked on does not wait.
   ASSERT_TRUE(pool.Submit(40, work).ok());
@@ -68,12 +74,10 @@ TEST(WorkPool, RefusesWhatIsTooMuch) {
   EXPECT_TRUE(absl::IsResourceExhausted(full));
   EXPECT_TRUE(absl::StrContains(full.message(), "max_text_queue 3")) << full;
   blocker.Open();
-  std::promise<void> last;
   while (!pool.Submit(0, [&] { last.set_value(); }).ok()) sched_yield();
   last.get_future().wait();
   EXPECT_EQ(done, 3);
   // One that is larger than all bytes is taken where nothing else waits.
-  std::promise<void> large;
   ASSERT_TRUE(pool.Submit(1000, [&] { large.set_value(); }).ok());
   large.get_future().wait();
 }

@@ -82,6 +82,8 @@ class TenantUse {
   void UsedTokens(int64_t tokens) { used_ = tokens; }
 
   const ApiTenant* tenant() const { return tenant_.get(); }
+  // For what goes on when the call is over.
+  const std::shared_ptr<ApiTenant>& shared_tenant() const { return tenant_; }
 
  private:
   const std::shared_ptr<ApiTenant> tenant_;

@@ -24,6 +24,8 @@ WorkPool::Options PoolOptions(int max_waiting) {
   return options;
 }
 
+absl::Status HasGone() { return absl::CancelledError("the client has gone"); }
+
 // The log has the reason, in which there may be paths and addresses.
 absl::Status Told(const absl::Status& status) {
   if (!absl::IsUnavailable(status)) return status;
@@ -42,9 +44,13 @@ void GuardedStore::CountFailure(absl::string_view why, absl::Duration retry_afte
   down_until_ = std::max(down_until_, now + retry_after);
 }
 
-absl::StatusOr<GuardedStore::Calls::iterator> GuardedStore::Enter() {
+absl::StatusOr<GuardedStore::Calls::iterator> GuardedStore::Enter(const Gone& gone) {
   MutexLock lock(&mutex_);
   for (;;) {
+    if (gone != nullptr && gone()) {
+      left_.notify_one();  // The place that it may have been woken for is the next one's.
+      return HasGone();
+    }
     const absl::Time now = SteadyNow();
     if (now < down_until_) {
       return absl::UnavailableError("the session store did not answer a moment ago");
@@ -82,9 +88,9 @@ void GuardedStore::TurnToStore(Calls::iterator call) {
   call->since = SteadyNow();
 }
 
-absl::Status GuardedStore::Guard(const StoreKey& key,
+absl::Status GuardedStore::Guard(const StoreKey& key, const Gone& gone,
                                  const std::function<absl::Status(Calls::iterator call)>& work) {
-  const absl::StatusOr<Calls::iterator> call = Enter();
+  const absl::StatusOr<Calls::iterator> call = Enter(gone);
   if (!call.ok()) return call.status();
   const absl::Cleanup leave = [&] { Leave(*call); };
   const absl::Time start = SteadyNow();
@@ -105,7 +111,7 @@ absl::Status GuardedStore::Guard(const StoreKey& key,
 
 absl::Status GuardedStore::Put(const StoreKey& key, const SessionPast& past, const Source& next,
                                absl::Duration ttl) {
-  const absl::Status status = Guard(key, [&](Calls::iterator call) {
+  const absl::Status status = Guard(key, nullptr, [&](Calls::iterator call) {
     const auto piece = [&] {
       TurnToPieces(call);
       absl::StatusOr<std::string> bytes = next();
@@ -119,9 +125,15 @@ absl::Status GuardedStore::Put(const StoreKey& key, const SessionPast& past, con
 }
 
 absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Sink& take) {
+  return Get(key, nullptr, take);
+}
+
+absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Gone& gone,
+                                                 const Sink& take) {
   absl::StatusOr<SessionVersion> version;
-  const absl::Status status = Guard(key, [&](Calls::iterator call) {
-    version = store_->Get(key, [&](absl::string_view piece) {
+  const absl::Status status = Guard(key, gone, [&](Calls::iterator call) {
+    version = store_->Get(key, [&](absl::string_view piece) -> absl::StatusOr<bool> {
+      if (gone != nullptr && gone()) return HasGone();
       TurnToPieces(call);
       absl::StatusOr<bool> more = take(piece);
       TurnToStore(call);
@@ -135,8 +147,12 @@ absl::StatusOr<SessionVersion> GuardedStore::Get(const StoreKey& key, const Sink
 }
 
 absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key) {
+  return Version(key, nullptr);
+}
+
+absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key, const Gone& gone) {
   absl::StatusOr<SessionVersion> version;
-  const absl::Status status = Guard(key, [&](Calls::iterator) {
+  const absl::Status status = Guard(key, gone, [&](Calls::iterator) {
     version = store_->Version(key);
     return version.status();
   });
@@ -145,24 +161,57 @@ absl::StatusOr<SessionVersion> GuardedStore::Version(const StoreKey& key) {
 }
 
 absl::Status GuardedStore::Delete(const StoreKey& key, absl::Duration ttl) {
-  return Guard(key, [&](Calls::iterator) { return store_->Delete(key, ttl); });
+  return Guard(key, nullptr, [&](Calls::iterator) { return store_->Delete(key, ttl); });
 }
+
+class GuardedStore::Reader final : public SessionStore {
+ public:
+  Reader(GuardedStore* store, const Gone& gone) : store_(store), gone_(gone) {}
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Sink& take) override {
+    return store_->Get(key, gone_, take);
+  }
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key) override {
+    return store_->Version(key, gone_);
+  }
+  // Of these nobody goes.
+  absl::Status Put(const StoreKey& key, const SessionPast& past, const Source& next,
+                   absl::Duration ttl) override {
+    return store_->Put(key, past, next, ttl);
+  }
+  absl::Status Delete(const StoreKey& key, absl::Duration ttl) override {
+    return store_->Delete(key, ttl);
+  }
+
+ private:
+  GuardedStore* const store_;
+  const Gone& gone_;
+};
 
 StoredSessions::StoredSessions(std::unique_ptr<SessionStore> store, Sessions* sessions,
                                SessionTransfer* transfer, int max_waiting, Logger* log)
-    : store_(std::move(store), log, kCalls),
+    : sessions_(sessions),
+      transfer_(transfer),
+      store_(std::move(store), log, kCalls),
       archive_(sessions, transfer, &store_),
       pool_(PoolOptions(max_waiting)) {}
 
 absl::Status StoredSessions::Fetch(const SessionOwner& owner, absl::string_view handle,
-                                   const std::optional<StateSpace>& space) {
-  return Told(archive_.Fetch(owner, handle, space, SteadyNow()));
+                                   const std::optional<StateSpace>& space,
+                                   const GuardedStore::Gone& gone) {
+  GuardedStore::Reader store(&store_, gone);
+  SessionArchive archive(sessions_, transfer_, &store);
+  const absl::Status status = archive.Fetch(owner, handle, space, SteadyNow());
+  // Also where the session is here, and would have gone on as if the store was down.
+  return gone() ? HasGone() : Told(status);
 }
 
 absl::StatusOr<SessionInfo> StoredSessions::Look(const SessionOwner& owner,
                                                  absl::string_view handle,
-                                                 std::vector<int32_t>* text) {
-  auto info = archive_.Look(owner, handle, SteadyNow(), text);
+                                                 std::vector<int32_t>* text,
+                                                 const GuardedStore::Gone& gone) {
+  GuardedStore::Reader store(&store_, gone);
+  SessionArchive archive(sessions_, transfer_, &store);
+  auto info = archive.Look(owner, handle, SteadyNow(), text);
   if (!info.ok()) return Told(info.status());
   return info;
 }

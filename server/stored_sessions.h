@@ -28,6 +28,8 @@ namespace packrat {
 // for less. Counts.
 class GuardedStore : public SessionStore {
  public:
+  // Whether who asks has gone.
+  using Gone = std::function<bool()>;
   struct Stats {
     std::atomic<int64_t> fetched{0}, stored{0}, failures{0};
     std::atomic<int64_t> calls{0}, nanoseconds{0};  // That reached the store, failures included.
@@ -45,6 +47,9 @@ class GuardedStore : public SessionStore {
   absl::Status Delete(const StoreKey& key, absl::Duration ttl) override;
   const Stats& stats() const { return stats_; }
 
+  // The store for one who reads and may go: from then on its calls take no place and are CANCELLED.
+  class Reader;
+
  private:
   struct Call {
     // When it began to wait for the store; never, while that waits for the next piece.
@@ -54,10 +59,12 @@ class GuardedStore : public SessionStore {
   using Calls = std::list<Call>;
 
   // No message that comes of it shows the handle.
-  absl::Status Guard(const StoreKey& key,
+  absl::Status Guard(const StoreKey& key, const Gone& gone,
                      const std::function<absl::Status(Calls::iterator call)>& work);
-  // Waits, until there is room for one more or one hangs.
-  absl::StatusOr<Calls::iterator> Enter();
+  absl::StatusOr<SessionVersion> Get(const StoreKey& key, const Gone& gone, const Sink& take);
+  absl::StatusOr<SessionVersion> Version(const StoreKey& key, const Gone& gone);
+  // Waits, until there is room for one more or one hangs. CANCELLED: `gone`, which may be null.
+  absl::StatusOr<Calls::iterator> Enter(const Gone& gone);
   void Leave(Calls::iterator call);
   void TurnToPieces(Calls::iterator call);
   void TurnToStore(Calls::iterator call);
@@ -87,18 +94,22 @@ class StoredSessions {
                  int max_waiting, Logger* log);
 
   // RESOURCE_EXHAUSTED: too much waits, and `work` is not called.
-  absl::Status Submit(size_t bytes, std::function<void()> work) {
-    return pool_.Submit(bytes, std::move(work));
+  absl::Status Submit(size_t bytes, std::function<void()> work,
+                      WorkPool::Ticket* ticket = nullptr) {
+    return pool_.Submit(bytes, std::move(work), ticket);
   }
+  // See WorkPool.
+  void Withdraw(WorkPool::Ticket ticket) { pool_.Withdraw(ticket); }
   // Makes sure that the session is here as the store has it, if it is anywhere. `space`: whose
   // requests go on from its state; nullopt: its text is enough. UNAVAILABLE: it is not here, and
-  // the store does not answer. Other errors as of SessionArchive::Fetch().
+  // the store does not answer. CANCELLED: `gone`, which says whether the client has. Other errors
+  // as of SessionArchive::Fetch().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
-                     const std::optional<StateSpace>& space);
-  // A session as it is here or in the store, without bringing it here. Errors as of
-  // SessionArchive::Look().
+                     const std::optional<StateSpace>& space, const GuardedStore::Gone& gone);
+  // A session as it is here or in the store, without bringing it here. CANCELLED as of Fetch();
+  // other errors as of SessionArchive::Look().
   absl::StatusOr<SessionInfo> Look(const SessionOwner& owner, absl::string_view handle,
-                                   std::vector<int32_t>* text);
+                                   std::vector<int32_t>* text, const GuardedStore::Gone& gone);
   // After it has changed. ABORTED: another replica has changed it too, and that is what stays;
   // `newer`: see SessionArchive::Put(). Other errors: it is as it was in the store.
   absl::Status Put(const SessionOwner& owner, absl::string_view handle,
@@ -114,8 +125,10 @@ class StoredSessions {
   int waiting() const { return pool_.waiting(); }
 
  private:
+  Sessions* const sessions_;
+  SessionTransfer* const transfer_;
   GuardedStore store_;
-  SessionArchive archive_;
+  SessionArchive archive_;  // For what is to be done in any case.
   std::atomic<int64_t> not_stored_{0};
   WorkPool pool_;  // The last: its work uses the others.
 };

@@ -46,7 +46,7 @@ WorkPool::~WorkPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-absl::Status WorkPool::Submit(size_t bytes, std::function<void()> work) {
+absl::Status WorkPool::Submit(size_t bytes, std::function<void()> work, Ticket* ticket) {
   {
     MutexLock lock(&mutex_);
     const size_t waiting = queue_.size();
@@ -57,11 +57,23 @@ absl::Status WorkPool::Submit(size_t bytes, std::function<void()> work) {
                        " bytes wait for theirs (", options_.limit, " ", options_.max_queue,
                        ", at most ", options_.max_bytes, " bytes)"));
     }
-    queue_.push_back({bytes, std::move(work)});
+    queue_.push_back({++last_ticket_, bytes, std::move(work)});
     queued_bytes_ += bytes;
+    if (ticket != nullptr) *ticket = last_ticket_;
   }
   wake_.notify_one();
   return absl::OkStatus();
+}
+
+void WorkPool::Withdraw(Ticket ticket) {
+  std::function<void()> work;  // Goes without the lock: it may hold what calls this pool.
+  MutexLock lock(&mutex_);
+  const auto at = std::find_if(queue_.begin(), queue_.end(),
+                               [ticket](const Item& item) { return item.ticket == ticket; });
+  if (at == queue_.end()) return;
+  work = std::move(at->work);
+  queued_bytes_ -= at->bytes;
+  queue_.erase(at);
 }
 
 int WorkPool::waiting() const {

@@ -7,6 +7,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <thread>
@@ -36,15 +37,21 @@ class WorkPool {
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
 
+  // Of a piece of work; no two have the same.
+  using Ticket = uint64_t;
+
   // A thread of the pool calls `work` once, in the order of arrival. `bytes` is the size of the
-  // message that it keeps alive until then. RESOURCE_EXHAUSTED: too much waits, and `work` is not
-  // called.
-  absl::Status Submit(size_t bytes, std::function<void()> work);
+  // message that it keeps alive until then. `ticket`, where given, gets its own before that.
+  // RESOURCE_EXHAUSTED: too much waits, and `work` is not called.
+  absl::Status Submit(size_t bytes, std::function<void()> work, Ticket* ticket = nullptr);
+  // Work that has not been started never will be, and others have its place.
+  void Withdraw(Ticket ticket);
   // Pieces of work that have not been started.
   int waiting() const;
 
  private:
   struct Item {
+    Ticket ticket;
     size_t bytes;
     std::function<void()> work;
   };
@@ -55,6 +62,7 @@ class WorkPool {
   std::condition_variable wake_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  Ticket last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };

@@ -10,4 +10,14 @@ bool CancelledByDeadline(absl::Time arrival, absl::Time deadline, absl::Time now
   return now >= deadline - kAhead - (deadline - arrival) / 100;
 }
 
+absl::Status DeadlineStatus() {
+  return absl::DeadlineExceededError("the deadline passed before the end of the call");
+}
+
+absl::Status CancelledStatus(absl::Time arrival, absl::Time deadline, absl::Time now) {
+  // A front may cancel a call whose deadline has passed, as gRPC does.
+  if (CancelledByDeadline(arrival, deadline, now)) return DeadlineStatus();
+  return absl::CancelledError("cancelled by the client");
+}
+
 }  // namespace packrat

@@ -65,22 +65,17 @@ Generation::Generation(CallEnvironment* environment, Ask ask, const CallInfo& in
       whole_(info.whole),
       ask_(std::move(ask)),
       account_(ask_.call, environment, info),
-      labels_(account_.labels()) {}
+      labels_(account_.labels()),
+      wait_(std::make_shared<StoreWait>(environment, account_.started(), deadline_)) {}
 
 void Generation::Start() {
   const std::shared_ptr<Generation> call = shared_from_this();
   environment_->writer->Watch(call);
   absl::Status status = Enter();
-  StoredSessions* const stored = environment_->stored.load();
   if (!status.ok()) {
     Refuse(status);
-  } else if (stored != nullptr && ask_.session != nullptr) {
-    {
-      MutexLock lock(&mutex_);
-      waits_ = true;
-    }
-    status = stored->Submit(ask_.bytes, [call, stored] { call->FetchAndBegin(stored); });
-    if (!status.ok() && EndWait()) Refuse(status);
+  } else if (environment_->stored.load() != nullptr && ask_.session != nullptr) {
+    FetchAndBegin();
   } else if (ask_.bytes <= WorkPool::kShortBytes) {
     Begin();
   } else {
@@ -190,11 +185,12 @@ absl::Status Generation::Submit() {
 
 void Generation::Cancelled() {
   // The engine closes the outboxes with kCancelled, and that ends the call.
-  MutexLock lock(&mutex_);
-  cancelled_ = true;
-  if (submitted_) CancelChoices();
-  // Of one that waits Pump() is the end.
-  if (waits_) environment_->writer->Notify(std::weak_ptr<Stream>(weak_from_this()));
+  {
+    MutexLock lock(&mutex_);
+    cancelled_ = true;
+    if (submitted_) CancelChoices();
+  }
+  wait_->Leave();
 }
 
 void Generation::CancelChoices() {
@@ -218,17 +214,10 @@ void Generation::Refuse(const absl::Status& status) {
 
 void Generation::Pump() {
   Action action = Action::kNothing;
-  absl::Status left;
   {
     MutexLock lock(&mutex_);
-    if (waits_ && cancelled_) {
-      waits_ = false;
-      left = CancelledStatus();
-    } else if (!choices_.empty()) {
-      action = NextAction();
-    }
+    if (!choices_.empty()) action = NextAction();
   }
-  if (!left.ok()) return Refuse(left);
   Do(action);
 }
 
@@ -275,10 +264,6 @@ void Generation::WriteDone(bool ok) {
 
 void Generation::CheckReader(absl::Time now) {
   MutexLock lock(&mutex_);
-  if (waits_ && now >= deadline_) {
-    cancelled_ = true;
-    environment_->writer->Notify(std::weak_ptr<Stream>(weak_from_this()));
-  }
   const absl::Duration limit = environment_->options->stream_idle_timeout;
   if (!pending_ || stalled_ || now - pending_since_ < limit) return;
   stalled_ = true;

@@ -24,6 +24,7 @@
 #include "server/generation/call_environment.h"
 #include "server/generation/caller.h"
 #include "server/generation/response_builder.h"
+#include "server/generation/store_wait.h"
 #include "server/stream_writer.h"
 
 namespace packrat {
@@ -106,10 +107,8 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   // Takes the requests on, or refuses them; on the thread that may work on their texts.
   void Begin();
   absl::Status Submit();
-  // Begin() once the session is here. By a thread that may wait; who has gone does not wait for it.
-  void FetchAndBegin(StoredSessions* stored);
-  // False: the call was ended meanwhile.
-  bool EndWait();
+  // Begin() once the session is here.
+  void FetchAndBegin();
   // What the session holds, which is busy from here on if the call takes a turn; nothing without.
   absl::Status ReadSession(SessionContent* content);
   // The requests go on from the `tokens` tokens of the session, which has some, with the solver
@@ -154,6 +153,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   Mutex mutex_;
   CallAccount account_ ABSL_GUARDED_BY(mutex_);
   const CallLabels labels_;
+  const std::shared_ptr<StoreWait> wait_;  // For the session, to be here.
   std::vector<Choice> choices_ ABSL_GUARDED_BY(mutex_);
   size_t next_choice_ ABSL_GUARDED_BY(mutex_) = 0;  // Whose turn it is to be written first.
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;
@@ -167,7 +167,6 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;    // The last operation has been asked for.
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;      // A write failed: the client has gone.
   bool stalled_ ABSL_GUARDED_BY(mutex_) = false;     // Ended by the idle timeout.
-  bool waits_ ABSL_GUARDED_BY(mutex_) = false;       // For the session, to be here.
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;   // The engine has had the requests.
   int from_session_ ABSL_GUARDED_BY(mutex_) = 0;     // Tokens that each prompt begins with.
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

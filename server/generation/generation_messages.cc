@@ -13,10 +13,6 @@
 namespace packrat {
 namespace {
 
-absl::Status DeadlineStatus() {
-  return absl::DeadlineExceededError("the deadline passed before the end of the text");
-}
-
 v1::FinishReason WireReason(FinishReason reason) {
   switch (reason) {
     case FinishReason::kLength:
@@ -137,9 +133,7 @@ Generation::Action Generation::LastAction(bool news) {
 }
 
 absl::Status Generation::CancelledStatus() const {
-  // A front may cancel a call whose deadline has passed, as gRPC does.
-  if (CancelledByDeadline(account_.started(), deadline_, SteadyNow())) return DeadlineStatus();
-  return absl::CancelledError("cancelled by the client");
+  return packrat::CancelledStatus(account_.started(), deadline_, SteadyNow());
 }
 
 absl::Status Generation::FinalStatus(const packrat::Finish& finish) const {

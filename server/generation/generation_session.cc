@@ -12,33 +12,25 @@
 
 namespace packrat {
 
-bool Generation::EndWait() {
-  MutexLock lock(&mutex_);
-  return std::exchange(waits_, false);
-}
-
-void Generation::FetchAndBegin(StoredSessions* stored) {
-  const absl::Status status = UnlessNoMemory([&] {
-    SessionOwner owner;
-    std::string session;  // The request may go before the store answers.
-    StateSpace space;
-    {
-      MutexLock lock(&mutex_);
-      if (!waits_) return absl::OkStatus();
-      if (cancelled_) return CancelledStatus();
-      owner = OwnerOf(account_.tenant());
-      session = *ask_.session;
-      space.salt = *ask_.cache_salt;
-    }
-    space.tenant = owner.tenant;
-    return stored->Fetch(owner, session, space);
-  });
-  if (!EndWait()) return;
-  if (status.ok()) {
-    Begin();
-  } else {
-    Refuse(status);
+void Generation::FetchAndBegin() {
+  SessionOwner owner;
+  {
+    MutexLock lock(&mutex_);
+    owner = OwnerOf(account_.tenant());
   }
+  // Copies: the request may go before the store answers.
+  auto work = [stored = environment_->stored.load(), wait = wait_.get(), owner,
+               session = *ask_.session, space = StateSpace{owner.tenant, *ask_.cache_salt, {}}] {
+    return stored->Fetch(owner, session, space, [wait] { return wait->gone(); });
+  };
+  wait_->Start(ask_.bytes, std::move(work),
+               [call = shared_from_this()](const absl::Status& status) {
+                 if (status.ok()) {
+                   call->Begin();
+                 } else {
+                   call->Refuse(status);
+                 }
+               });
 }
 
 absl::Status Generation::ReadSession(SessionContent* content) {

@@ -31,7 +31,7 @@ absl::Status Fill(const CallContext& call, const absl::StatusOr<SessionInfo>& in
 absl::Status Fetch(const CallContext& call, const std::string& handle) {
   StoredSessions* const stored = call.environment->stored.load();
   if (stored == nullptr) return absl::OkStatus();
-  return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt);
+  return stored->Fetch(OwnerOf(call.tenant), handle, std::nullopt, call.gone);
 }
 
 // For those who only look at it.
@@ -39,7 +39,7 @@ absl::StatusOr<SessionInfo> Look(const CallContext& call, const std::string& han
                                  std::vector<int32_t>* text) {
   const SessionOwner owner = OwnerOf(call.tenant);
   StoredSessions* const stored = call.environment->stored.load();
-  if (stored != nullptr) return stored->Look(owner, handle, text);
+  if (stored != nullptr) return stored->Look(owner, handle, text, call.gone);
   return call.environment->sessions->Get(owner, handle, SteadyNow(), text);
 }
 

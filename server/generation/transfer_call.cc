@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/bounds.h"
+#include "runtime/no_memory.h"
 #include "runtime/retry_after.h"
 #include "runtime/saved_state.h"
 #include "runtime/steady_clock.h"
@@ -27,7 +28,9 @@ absl::StatusOr<StateSpace> SpaceOf(const SessionOwner& owner, const std::string&
 }  // namespace
 
 TransferCall::TransferCall(const char* name, CallEnvironment* environment, const CallInfo& info)
-    : environment_(environment), account_(name, environment, info) {}
+    : environment_(environment),
+      account_(name, environment, info),
+      wait_(std::make_shared<StoreWait>(environment, account_.started(), info.deadline)) {}
 
 absl::Status TransferCall::Enter() {
   const absl::Status status = account_.EnterStream();
@@ -58,16 +61,25 @@ absl::Status TransferCall::CheckLoad(const std::string& cache_salt,
   return valid.ok() && ttl.has_value() ? environment_->sessions->CheckTtl(*ttl) : valid;
 }
 
+void TransferCall::Fetch(const v1::SaveSessionRequest& request, Next next) {
+  StoredSessions* const stored = environment_->stored.load();
+  if (stored == nullptr) return next(absl::OkStatus());
+  auto space =
+      SpaceOf(owner_, request.cache_salt(), MakeSolver(request.solver(), served().rules.solver));
+  if (!space.ok()) return next(space.status());
+  auto work = [stored, wait = wait_.get(), owner = owner_, session = request.session(),
+               space = *std::move(space)] {
+    return stored->Fetch(owner, session, space, [wait] { return wait->gone(); });
+  };
+  wait_->Start(request.ByteSizeLong(), std::move(work), std::move(next));
+}
+
 absl::StatusOr<v1::SavedSession> TransferCall::Pack(const v1::SaveSessionRequest& request) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
   const std::string& handle = request.session();
   auto space =
       SpaceOf(owner_, request.cache_salt(), MakeSolver(request.solver(), served().rules.solver));
   if (!space.ok()) return space.status();
-  if (StoredSessions* const stored = environment_->stored.load(); stored != nullptr) {
-    const absl::Status fetched = stored->Fetch(owner_, handle, *space);
-    if (!fetched.ok()) return fetched;
-  }
   SessionTransfer* const transfer = served().transfer;
   const auto info = environment_->sessions->Get(owner_, handle, SteadyNow());
   if (!info.ok()) return info.status();
@@ -139,8 +151,9 @@ absl::Status TransferCall::TakeBytes(absl::string_view data) {
   return taken.ok() ? MakeRoom(input().wanted()) : taken;
 }
 
-absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
-                                v1::LoadSessionResponse* response) {
+absl::StatusOr<StateSpace> TransferCall::LoadHere(const std::string& cache_salt,
+                                                  std::optional<absl::Duration> ttl,
+                                                  v1::LoadSessionResponse* response) {
   if (cancelled()) return absl::CancelledError("cancelled before its turn");
   auto loaded = served().transfer->Load(owner_, &input(), cache_salt, ttl,
                                         std::max<uint64_t>(1, RandomNumber()), SteadyNow());
@@ -148,12 +161,30 @@ absl::Status TransferCall::Load(const std::string& cache_salt, std::optional<abs
   response->set_state_tokens(loaded->state_tokens);
   response->set_state_dropped(loaded->state_dropped);
   FillSession(loaded->info, served(), response->mutable_session());
+  return StateSpace{owner_.tenant, cache_salt, loaded->solver};
+}
+
+void TransferCall::Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
+                        v1::LoadSessionResponse* response, const Next& next) {
+  StateSpace space;
+  const absl::Status loaded = UnlessNoMemory([&] {
+    auto found = LoadHere(cache_salt, ttl, response);
+    if (!found.ok()) return found.status();
+    space = *std::move(found);
+    return absl::OkStatus();
+  });
   StoredSessions* const stored = environment_->stored.load();
-  if (stored == nullptr) return absl::OkStatus();
-  const StateSpace space = {owner_.tenant, cache_salt, loaded->solver};
+  if (!loaded.ok() || stored == nullptr) return next(loaded);
   // It is here in any case, and /metrics counts what was not stored.
-  stored->Put(owner_, loaded->info.handle, space).IgnoreError();
-  return absl::OkStatus();
+  auto work = [stored, owner = owner_, session = response->session().session(), space] {
+    stored->Put(owner, session, space).IgnoreError();
+    return absl::OkStatus();
+  };
+  wait_->Start(/*bytes=*/0, std::move(work), [stored, next](const absl::Status& status) {
+    const bool refused = absl::IsResourceExhausted(status);
+    if (refused) stored->CountNotStored();
+    next(refused ? absl::OkStatus() : status);
+  });
 }
 
 void TransferCall::WaitForClient(bool waits) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -19,6 +20,7 @@
 #include "runtime/session_transfer.h"
 #include "server/generation/call_account.h"
 #include "server/generation/call_environment.h"
+#include "server/generation/store_wait.h"
 #include "server/stream_writer.h"
 
 namespace packrat {
@@ -48,15 +50,22 @@ class TransferCall : public Stream {
   // Before its bytes come. INVALID_ARGUMENT names a field and its range.
   absl::Status CheckLoad(const std::string& cache_salt, std::optional<absl::Duration> ttl) const;
 
+  // The client has gone: the call waits no longer for the session store.
+  void Leave() { wait_->Leave(); }
+  using Next = std::function<void(const absl::Status&)>;
+  // Before Pack(): the session comes here from the session store, if there is one. `next` is called
+  // once, from any thread, also inside of this. Errors also of StoreWait.
+  void Fetch(const v1::SaveSessionRequest& request, Next next);
+
   // The work itself, for Submit(). What a client is told of the session before its bytes.
   absl::StatusOr<v1::SavedSession> Pack(const v1::SaveSessionRequest& request);
   // The next bytes of what was packed, for a message; empty: there are no more. Nullopt: Fill()
   // comes first, by a thread that may wait. Errors of StateReader::Next().
   std::optional<std::string> NextBytes();
   absl::Status Fill();
-  // What has been taken becomes a session.
-  absl::Status Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
-                    v1::LoadSessionResponse* response);
+  // What has been taken becomes a session, and goes to the store. `next`: as Fetch() has it.
+  void Load(const std::string& cache_salt, std::optional<absl::Duration> ttl,
+            v1::LoadSessionResponse* response, const Next& next);
   // The next bytes of a session that is to be loaded, and memory for its text and a piece of its
   // state as soon as they tell how much that is. Errors of Hold(), and of what cannot be loaded:
   // the rest need not come.
@@ -76,12 +85,16 @@ class TransferCall : public Stream {
   const ServedModel& served() const { return *environment_->served.load(); }
 
  private:
+  absl::StatusOr<StateSpace> LoadHere(const std::string& cache_salt,
+                                      std::optional<absl::Duration> ttl,
+                                      v1::LoadSessionResponse* response);
   absl::Status MakeRoom(size_t bytes);
   SessionInput& input();
 
   CallEnvironment* const environment_;
   SessionOwner owner_;
   CallAccount account_;
+  const std::shared_ptr<StoreWait> wait_;
   int64_t held_ = 0;
   // What is saved: its state, the bytes at hand, and how many of these and of all are still to go.
   StateReader reader_;

@@ -3,7 +3,6 @@
 #ifndef PACKRAT_SERVER_GENERATION_UNARY_CALL_H_
 #define PACKRAT_SERVER_GENERATION_UNARY_CALL_H_
 
-#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -13,6 +12,7 @@
 #include "server/generation/call_account.h"
 #include "server/generation/call_environment.h"
 #include "server/generation/caller.h"
+#include "server/generation/store_wait.h"
 
 namespace google::protobuf {
 class Message;
@@ -24,7 +24,8 @@ namespace packrat {
 struct CallContext {
   CallEnvironment* environment;
   const ServedModel& served;
-  const ApiTenant* tenant;  // Null: the server has no keys.
+  const ApiTenant* tenant;     // Null: the server has no keys.
+  std::function<bool()> gone;  // Whether the client has.
 };
 
 // INVALID_ARGUMENT if the answer is larger than the 4 MiB that gRPC's clients accept by default.
@@ -55,35 +56,50 @@ class UnaryCall final : public std::enable_shared_from_this<UnaryCall> {
                                            CallEnvironment* environment, const CallInfo& info,
                                            const Request* request, Response* response,
                                            Answer answer) {
-    return std::shared_ptr<UnaryCall>(new UnaryCall(
-        method.name, environment, info, request->ByteSizeLong(), method.may_ask_store,
-        [work = method.work, request, response](const CallContext& call) {
-          return work(call, *request, response);
-        },
-        std::move(answer)));
+    Work work = [work = method.work, request, response](const CallContext& call) {
+      return work(call, *request, response);
+    };
+    if (!method.may_ask_store) {
+      return std::shared_ptr<UnaryCall>(new UnaryCall(method.name, environment, info,
+                                                      request->ByteSizeLong(), std::move(work),
+                                                      nullptr, std::move(answer)));
+    }
+    // Its own, since it may go on when the client has its answer.
+    auto own = std::make_shared<std::pair<Request, Response>>(*request, Response());
+    work = [work = method.work, own](const CallContext& call) {
+      return work(call, own->first, &own->second);
+    };
+    auto take = [own, response] { *response = std::move(own->second); };
+    return std::shared_ptr<UnaryCall>(new UnaryCall(method.name, environment, info,
+                                                    request->ByteSizeLong(), std::move(work),
+                                                    std::move(take), std::move(answer)));
   }
   ~UnaryCall();
 
   const CallLabels& labels() const { return account_.labels(); }
   void Start();
-  // The client has gone. Work that has not begun is left out; the answer comes all the same.
-  void Cancelled() { cancelled_.store(true); }
+  // The client has gone. Work that has not begun is left out; the answer comes all the same, and at
+  // once where the session store is waited for.
+  void Cancelled() { wait_->Leave(); }
 
  private:
   using Work = std::function<absl::Status(const CallContext&)>;
 
+  // `take`: the work may ask the store, and go on when this is over; if all is well, this makes the
+  // answer of what it leaves. Null: it does not.
   UnaryCall(const char* name, CallEnvironment* environment, const CallInfo& info,
-            size_t request_bytes, bool may_ask_store, Work work, Answer answer);
+            size_t request_bytes, Work work, std::function<void()> take, Answer answer);
+  void WaitForStore();
   absl::Status DoWork();
   void Finish(const absl::Status& status);
 
   CallEnvironment* const environment_;
   const size_t request_bytes_;
-  const bool may_ask_store_;
   const Work work_;
+  const std::function<void()> take_;
   Answer answer_;
   CallAccount account_;
-  std::atomic<bool> cancelled_{false};
+  const std::shared_ptr<StoreWait> wait_;
 };
 
 }  // namespace packrat

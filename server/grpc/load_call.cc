@@ -51,8 +51,8 @@ void LoadCall::OnReadDone(bool ok) {
     status = absl::CancelledError("the client left before its last message");
   } else {
     status = Submit([call = self_] {
-      call->Finish(call->Result(UnlessNoMemory(
-          [&] { return call->Load(call->cache_salt_, call->ttl_, call->response_); })));
+      call->Load(call->cache_salt_, call->ttl_, call->response_,
+                 [call](const absl::Status& loaded) { call->Finish(call->Result(loaded)); });
     });
     if (status.ok()) return;
   }

@@ -22,6 +22,7 @@ class LoadCall final : public grpc::ServerReadReactor<v1::LoadSessionRequest>, p
                          v1::LoadSessionResponse* response);
 
   void OnReadDone(bool ok) override;
+  void OnCancel() override { Leave(); }
   void OnDone() override;
 
  private:

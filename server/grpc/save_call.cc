@@ -17,9 +17,15 @@ SaveCall* SaveCall::Start(CallEnvironment* environment, grpc::CallbackServerCont
   std::shared_ptr<SaveCall> call(new SaveCall(environment, context, request));
   call->self_ = call;
   environment->writer->Watch(call);
-  absl::Status status = call->Enter();
-  if (status.ok()) status = call->Submit([call] { call->PackAndWrite(); });
-  if (!status.ok()) call->Finish(call->Result(status));
+  const absl::Status status = call->Enter();
+  if (!status.ok()) {
+    call->Finish(call->Result(status));
+    return call.get();
+  }
+  call->Fetch(*request, [call](absl::Status fetched) {
+    if (fetched.ok()) fetched = call->Submit([call] { call->PackAndWrite(); });
+    if (!fetched.ok()) call->Finish(call->Result(fetched));
+  });
   return call.get();
 }
 

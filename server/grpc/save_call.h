@@ -21,6 +21,7 @@ class SaveCall final : public grpc::ServerWriteReactor<v1::SaveSessionResponse>,
                          const v1::SaveSessionRequest* request);
 
   void OnWriteDone(bool ok) override;
+  void OnCancel() override { Leave(); }
   void OnDone() override;
 
  private:

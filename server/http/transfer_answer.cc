@@ -25,21 +25,29 @@ class HttpTransfer : public TransferCall, public std::enable_shared_from_this<Ht
       : TransferCall(name, environment, info), environment_(environment) {}
 
   // `status`: whether there is anything to do.
-  void Begin(std::shared_ptr<HttpReply> reply, absl::Status status) {
+  void Begin(std::shared_ptr<HttpReply> reply, const absl::Status& status) {
     reply_ = std::move(reply);
     environment_->writer->Watch(shared_from_this());
     reply_->OnGone([weak = weak_from_this()] {
-      if (const auto call = weak.lock()) call->gone_.store(true);
+      const auto call = weak.lock();
+      if (call == nullptr) return;
+      call->gone_.store(true);
+      call->Leave();
     });
-    if (status.ok()) {
-      status = Submit([call = shared_from_this()] {
-        const absl::Status done = UnlessNoMemory([&] { return call->Work(); });
-        if (!done.ok()) call->Refuse(done);
-      });
-    }
-    if (!status.ok()) Refuse(status);
+    if (!status.ok()) return Refuse(status);
+    Prepare([call = shared_from_this()](absl::Status prepared) {
+      if (prepared.ok()) {
+        prepared = call->Submit([call] {
+          const absl::Status done = UnlessNoMemory([&] { return call->Work(); });
+          if (!done.ok()) call->Refuse(done);
+        });
+      }
+      if (!prepared.ok()) call->Refuse(prepared);
+    });
   }
 
+  // What comes before the work. `next` is called once, from any thread.
+  virtual void Prepare(const Next& next) { next(absl::OkStatus()); }
   // Sends an answer if all goes well.
   virtual absl::Status Work() = 0;
   virtual HttpAnswer Refusal(const absl::Status& status) const { return StatusAnswer(status); }
@@ -90,6 +98,7 @@ class SaveAnswer final : public HttpTransfer {
   void Start(std::shared_ptr<HttpReply> reply) { Begin(std::move(reply), Enter()); }
 
  private:
+  void Prepare(const Next& next) override { Fetch(message_, next); }
   absl::Status Work() override {
     const auto saved = Pack(message_);
     if (!saved.ok()) return saved.status();
@@ -190,10 +199,14 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
   static constexpr char kBytesType[] = "application/octet-stream";
 
   absl::Status Work() override {
-    v1::LoadSessionResponse response;
-    const absl::Status status = Load(cache_salt_, ttl_, &response);
-    if (!status.ok()) return status;
-    Send({200, "application/json", ToJson(response) + "\n", {}});
+    Load(cache_salt_, ttl_, &response_, [call = shared_from_this(), this](absl::Status status) {
+      if (status.ok()) status = UnlessNoMemory([this] { return SendResponse(); });
+      if (!status.ok()) Refuse(status);
+    });
+    return absl::OkStatus();
+  }
+  absl::Status SendResponse() {
+    Send({200, "application/json", ToJson(response_) + "\n", {}});
     return absl::OkStatus();
   }
   HttpAnswer Refusal(const absl::Status& status) const override {
@@ -203,6 +216,7 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
   const bool has_type_;
   const std::string cache_salt_;
   std::optional<absl::Duration> ttl_;
+  v1::LoadSessionResponse response_;
   absl::Status problem_;  // With what has come.
   bool wrong_type_ = false;
   bool begun_ = false;  // Its answer.

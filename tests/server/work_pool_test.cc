@@ -58,6 +58,27 @@ TEST(WorkPool, WorksInOrderOfArrival) {
   EXPECT_EQ(order, (std::vector<int>{0, 1, 2}));
 }
 
+TEST(WorkPool, WhatIsWithdrawnIsNotDoneAndLeavesItsPlace) {
+  std::vector<int> order;
+  {
+    WorkPool pool(Small());
+    Blocker blocker(&pool);
+    std::vector<WorkPool::Ticket> tickets(3);
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(pool.Submit(
+                          33, [&order, i] { order.push_back(i); }, &tickets[i])
+                      .ok());
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(pool.Submit(33, [] {})));
+    pool.Withdraw(tickets[1]);
+    pool.Withdraw(tickets[1]);
+    EXPECT_EQ(pool.waiting(), 2);
+    ASSERT_TRUE(pool.Submit(33, [&order] { order.push_back(3); }).ok());
+    blocker.Open();
+  }
+  EXPECT_EQ(order, (std::vector<int>{0, 2, 3}));
+}
+
 TEST(WorkPool, RefusesWhatIsTooMuch) {
   int done = 0;
   std::promise<void> last, large;

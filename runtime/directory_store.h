@@ -1,8 +1,8 @@
 // A session store in a folder: for one replica, or for several that share a disk. A folder for each
 // tenant and in it a file for each session, written atomically.
 //
-// Its calls take as long as the disk does: one that hangs, as a network's may whose server is gone,
-// hangs them.
+// Its calls take as long as the disk does, and one that hangs, as a network's may whose server is
+// gone, hangs them: a server has it behind a BoundedStore.
 #ifndef PACKRAT_RUNTIME_DIRECTORY_STORE_H_
 #define PACKRAT_RUNTIME_DIRECTORY_STORE_H_
 

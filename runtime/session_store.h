@@ -1,7 +1,6 @@
 // Where sessions outlive the replica that holds them, so that another one can go on: bytes under a
 // tenant's handle. Calls wait, and end when `next` or `take` does so; any thread that may wait can
-// make them. With each piece a store over a network waits for a bounded time, and one in a folder
-// as long as the disk takes.
+// make them. With each piece the stores of a server wait for a bounded time.
 //
 // Every entry has the version of its text. What takes its place came from it: a replica that was
 // cut off and comes back cannot put its session over another one's, and can ask what there is.

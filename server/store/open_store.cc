@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/bounded_store.h"
 #include "runtime/directory_store.h"
 #include "server/store/redis_store.h"
 
@@ -50,7 +51,7 @@ absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string
     options.now = [] { return absl::FromChrono(std::chrono::system_clock::now()); };
     auto store = DirectoryStore::Open(std::move(options));
     if (!store.ok()) return Wrong("--session_store", store.status());
-    return std::unique_ptr<SessionStore>(*std::move(store));
+    return std::make_unique<BoundedStore>(*std::move(store));
   }
   const auto address = ParseRedisAddress(where);
   if (!address.ok()) return Wrong("--session_store", address.status());

@@ -36,10 +36,14 @@ def tokenizer_files(source):
 
 def check(files, vocab_size):
     """Raises ConvertError where the server would refuse the files that it reads."""
-    if "tokenizer.model" in files:
-        _check_model(files["tokenizer.model"], vocab_size)
-    elif "tokenizer.json" in files:
+    by_json = "tokenizer.json" in files
+    if by_json and "tokenizer.model" in files:
+        model = _object(files["tokenizer.json"]).get("model")
+        by_json = not isinstance(model, dict) or model.get("type") != "Unigram"
+    if by_json:
         _check_json(files["tokenizer.json"], vocab_size)
+    elif "tokenizer.model" in files:
+        _check_model(files["tokenizer.model"], vocab_size)
     config = config_of(files)
     if config.get("add_eos_token"):
         raise ConvertError(f"{files[CONFIG]}: add_eos_token: true is not served: nothing continues "

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "models/files/json.h"
 #include "models/text/added_tokens.h"
 #include "models/text/text_normalizer.h"
 #include "models/text/text_splitter.h"
@@ -35,9 +36,9 @@ std::string EntryOfBytes(absl::string_view bytes);
 
 class Bpe : public TokenizerVocabulary {
  public:
-  // `json`: the file's bytes. Messages begin with `path`. INVALID_ARGUMENT names the field; ids
-  // must be below `vocab_size`.
-  static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const std::string& json,
+  // `json`: the file. Messages begin with `path`. INVALID_ARGUMENT names the field; ids must be
+  // below `vocab_size`.
+  static absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Load(const Json& json,
                                                                    const std::string& path,
                                                                    const TokenizerConfig& config,
                                                                    int vocab_size);

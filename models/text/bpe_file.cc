@@ -359,14 +359,12 @@ class BpeFile : private TokenizerJsonReader {
   TextNormalizer decoding_;  // Turns an entry into its text.
 };
 
-absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Bpe::Load(const std::string& json,
+absl::StatusOr<std::unique_ptr<TokenizerVocabulary>> Bpe::Load(const Json& json,
                                                                const std::string& path,
                                                                const TokenizerConfig& config,
                                                                int vocab_size) {
-  const absl::StatusOr<Json> parsed = ParseJson(json.data(), json.size(), path);
-  if (!parsed.ok()) return parsed.status();
   auto made = std::make_unique<Bpe>();
-  const absl::Status status = BpeFile(made.get(), vocab_size).Read(*parsed, config);
+  const absl::Status status = BpeFile(made.get(), vocab_size).Read(json, config);
   if (!status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
   }

@@ -84,7 +84,7 @@ absl::Status SentencePiecesVocabulary::ReadTokens(const TokenizerConfig& config,
       if (!on) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           "the added token ", Quoted(token.content), " of tokenizer_config.json has ", name,
-          ", which is supported with a tokenizer.json alone, without tokenizer.model"));
+          ", which is supported only where a tokenizer.json has the vocabulary"));
     }
     if (token.id < pieces) {  // The library knows it.
       if (pieces_.Piece(token.id) == token.content) {

@@ -19,25 +19,64 @@ constexpr size_t kMaxModelBytes = 64 << 20;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
 
+// The vocabulary's file, and what else says which tokens it has.
+struct VocabularyFiles {
+  std::string model;           // tokenizer.model; empty if the other one counts.
+  Json json;                   // tokenizer.json; null if there is none.
+  bool is_json = false;        // Which of the two has the vocabulary.
+  bool has_other_one = false;  // tokenizer.model, where it is not read.
+};
+
+// SentencePiece's own kind of model, which bpe.h does not read.
+bool IsUnigram(const Json& json) {
+  const Json model = json.is_object() ? json.value("model", Json()) : Json();
+  return model.is_object() && model.value("type", Json()) == "Unigram";
+}
+
+absl::Status Hinted(const absl::Status& refused, const VocabularyFiles& files) {
+  if (!files.has_other_one) return refused;
+  return absl::Status(refused.code(), absl::StrCat(refused.message(),
+                                                   " (tokenizer.model is beside it, and would be "
+                                                   "read if this file were not there)"));
+}
+
+absl::StatusOr<VocabularyFiles> ReadVocabularyFiles(const std::string& dir) {
+  VocabularyFiles files;
+  const std::string path = dir + "/tokenizer.json";
+  absl::StatusOr<std::string> model = ReadSmallFile(dir + "/tokenizer.model", kMaxModelBytes);
+  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxModelBytes);
+  const bool has_model = !absl::IsNotFound(model.status());
+  files.is_json = !absl::IsNotFound(text.status());
+  if (!has_model && !files.is_json) {
+    return absl::NotFoundError(absl::StrCat(dir, ": neither tokenizer.model nor tokenizer.json"));
+  }
+  files.has_other_one = has_model && files.is_json;
+  if (files.is_json) {
+    absl::StatusOr<Json> json =
+        text.ok() ? ParseJson(text->data(), text->size(), path) : text.status();
+    if (!json.ok()) return Hinted(json.status(), files);
+    files.json = *std::move(json);
+    if (!has_model || !IsUnigram(files.json)) return files;
+    files.is_json = files.has_other_one = false;
+  }
+  if (!model.ok()) return model.status();
+  files.model = *std::move(model);
+  return files;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir, int vocab_size) {
-  std::string path = dir + "/tokenizer.model";
-  absl::StatusOr<std::string> file = ReadSmallFile(path, kMaxModelBytes);
-  const bool is_json = absl::IsNotFound(file.status());
-  if (is_json) {
-    path = dir + "/tokenizer.json";
-    file = ReadSmallFile(path, kMaxModelBytes);
-    if (absl::IsNotFound(file.status())) {
-      return absl::NotFoundError(absl::StrCat(dir, ": neither tokenizer.model nor tokenizer.json"));
-    }
-  }
-  if (!file.ok()) return file.status();
-  const absl::StatusOr<TokenizerConfig> config = LoadTokenizerConfig(dir);
+  const absl::StatusOr<VocabularyFiles> files = ReadVocabularyFiles(dir);
+  if (!files.ok()) return files.status();
+  const absl::StatusOr<TokenizerConfig> config =
+      LoadTokenizerConfig(dir, files->is_json ? Json() : files->json);
   if (!config.ok()) return config.status();
-  auto vocabulary = is_json ? Bpe::Load(*file, path, *config, vocab_size)
-                            : SentencePiecesVocabulary::Load(*file, path, *config, vocab_size);
-  if (!vocabulary.ok()) return vocabulary.status();
+  auto vocabulary = files->is_json
+                        ? Bpe::Load(files->json, dir + "/tokenizer.json", *config, vocab_size)
+                        : SentencePiecesVocabulary::Load(files->model, dir + "/tokenizer.model",
+                                                         *config, vocab_size);
+  if (!vocabulary.ok()) return Hinted(vocabulary.status(), *files);
 
   std::unique_ptr<Tokenizer> tokenizer(new Tokenizer);
   tokenizer->vocabulary_ = *std::move(vocabulary);

@@ -1,5 +1,5 @@
-// Turns text into token ids and back, as DIR/tokenizer.model says (with the SentencePiece library)
-// or DIR/tokenizer.json (byte pairs, see bpe.h).
+// Turns text into token ids and back, as DIR/tokenizer.json says (byte pairs, see bpe.h) or
+// DIR/tokenizer.model (with the SentencePiece library).
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_H_
 
@@ -18,10 +18,12 @@ namespace packrat {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.model, or tokenizer.json if there is no tokenizer.model. NOT_FOUND if DIR has
-  // neither; such a model can be served with token ids only. INVALID_ARGUMENT names file and field
-  // if the file is damaged, needs something that is not supported, or has more pieces than
-  // `vocab_size`.
+  // Reads tokenizer.json, as transformers' fast tokenizers do, or tokenizer.model if there is no
+  // tokenizer.json or one of SentencePiece's own kind ("Unigram"), which the library itself reads
+  // best. NOT_FOUND if DIR has neither; such a model can be served with token ids only.
+  // INVALID_ARGUMENT names file and field if the file is damaged, needs something that is not
+  // supported, or has more pieces than `vocab_size`; the other file is not read in its place, since
+  // it need not mean the same.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& dir, int vocab_size);
 
   struct EncodeOptions {

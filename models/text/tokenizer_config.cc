@@ -1,10 +1,8 @@
 #include "models/text/tokenizer_config.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <set>
-#include <system_error>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
@@ -18,7 +16,7 @@
 namespace packrat {
 namespace {
 
-constexpr size_t kMaxBytes = 16 << 20, kMaxVocabularyBytes = 64 << 20;
+constexpr size_t kMaxBytes = 16 << 20;
 constexpr int kMaxId = (1 << 22) - 1;
 constexpr size_t kMaxAddedTokens = 1 << 16;
 constexpr size_t kMaxAddedBytes = 1024;
@@ -96,7 +94,7 @@ class Reader {
  public:
   explicit Reader(const std::string& dir) : dir_(dir) {}
 
-  absl::StatusOr<TokenizerConfig> Read() {
+  absl::StatusOr<TokenizerConfig> Read(const Json& listing) {
     const Json config = File("tokenizer_config.json");
     CollectSpecial(config, &special_);
     const Json map = File("special_tokens_map.json");
@@ -111,24 +109,17 @@ class Reader {
     if (config.is_object() && config.contains("chat_template")) ReadChat(config["chat_template"]);
     const Json added = File("added_tokens.json");
     if (status_.ok() && !added.is_null()) ReadAdded(added);
-    // Folders that transformers 5 has written list them in tokenizer.json alone, of which nothing
-    // else counts where a tokenizer.model has the vocabulary.
-    if (is_old && Has("tokenizer.model")) ReadListed(File("tokenizer.json", kMaxVocabularyBytes));
+    if (is_old) ReadListed(listing);
     if (!status_.ok()) return status_;
     for (const auto& [id, token] : tokens_) config_.added_tokens.push_back(token);
     return config_;
   }
 
  private:
-  bool Has(const std::string& name) const {
-    std::error_code error;
-    return std::filesystem::exists(dir_ + "/" + name, error);
-  }
-
   // Null if there is no such file.
-  Json File(const std::string& name, size_t most = kMaxBytes) {
+  Json File(const std::string& name) {
     const std::string path = dir_ + "/" + name;
-    const absl::StatusOr<std::string> text = ReadSmallFile(path, most);
+    const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
     if (absl::IsNotFound(text.status()) || !status_.ok()) return Json();
     absl::StatusOr<Json> json =
         text.ok() ? ParseJson(text->data(), text->size(), path) : text.status();
@@ -306,8 +297,8 @@ AddedTokenFlags ReadAddedTokenFlags(JsonFields* fields) {
   return flags;
 }
 
-absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir) {
-  return Reader(dir).Read();
+absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir, const Json& listing) {
+  return Reader(dir).Read(listing);
 }
 
 }  // namespace packrat

@@ -1,6 +1,5 @@
-// Reads the files beside a tokenizer's vocabulary: tokenizer_config.json, in older folders
-// added_tokens.json and special_tokens_map.json, and in newer ones with a tokenizer.model the added
-// tokens of tokenizer.json.
+// Reads the files beside a tokenizer's vocabulary: tokenizer_config.json, and in older folders
+// added_tokens.json and special_tokens_map.json.
 #ifndef PACKRAT_MODELS_TEXT_TOKENIZER_CONFIG_H_
 #define PACKRAT_MODELS_TEXT_TOKENIZER_CONFIG_H_
 
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/files/json.h"
 #include "models/files/json_fields.h"
 
 namespace packrat {
@@ -47,7 +47,10 @@ AddedTokenFlags ReadAddedTokenFlags(JsonFields* fields);
 
 // Reads the files that DIR has. INVALID_ARGUMENT names file and field if something is wrong or not
 // supported. Not supported is add_eos_token, since a text that has ended cannot be continued.
-absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir);
+// `listing`: a tokenizer.json beside the vocabulary, null if there is none; folders that
+// transformers 5 has written list added tokens there alone, and nothing else of it counts.
+absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& dir,
+                                                    const Json& listing = Json());
 
 }  // namespace packrat
 

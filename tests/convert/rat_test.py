@@ -233,6 +233,24 @@ class TokenizerTest(checkpoints.ConvertTest):
                  "<x> has the id 50; the model's vocabulary is 50")):
             self.refused_file("a.json", tokenizer_json(**changes), pattern)
 
+    def test_a_folder_with_both(self):
+        folder = self.path("folder")
+        os.mkdir(folder)
+
+        def write(content):
+            with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
+                json.dump(content, f)
+
+        with open(os.path.join(folder, "tokenizer.model"), "wb") as f:
+            f.write(b"pieces")
+        for content, pattern in (
+                (tokenizer_json(normalizer={"type": "Strip"}), "normalizer: Strip is not served"),
+                ({"model": {"type": "Unigram"}}, "tokenizer.model: not a SentencePiece model")):
+            write(content)
+            self.refused(pattern, "--tokenizer", folder, *checkpoints.SMALL_FLAGS)
+        write(tokenizer_json())
+        self.convert("--tokenizer", folder, *checkpoints.SMALL_FLAGS)
+
     def test_an_eos_behind_every_text(self):
         folder = self.path("folder")
         os.mkdir(folder)

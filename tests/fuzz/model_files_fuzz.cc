@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "kernels/check.h"
+#include "models/files/json.h"
 #include "models/generation_config.h"
 #include "models/text/tokenizer_config.h"
 #include "models/tools/convert_gguf.h"
@@ -32,7 +33,6 @@ class Folder {
     std::string name = std::filesystem::temp_directory_path() / "packrat-fuzz-XXXXXX";
     PACKRAT_CHECK(mkdtemp(name.data()) != nullptr);
     path_ = name;
-    Write("tokenizer.model", "");  // So that tokenizer.json counts for its added tokens alone.
   }
   ~Folder() {
     std::error_code error;
@@ -53,8 +53,8 @@ void Check(const absl::Status& refused) {
   PACKRAT_CHECK(!refused.message().empty() && refused.message().size() < 8192) << refused.message();
 }
 
-void ReadTokenizerConfig(const Folder& folder) {
-  const auto config = LoadTokenizerConfig(folder.path());
+void ReadTokenizerConfig(const Folder& folder, const Json& listing) {
+  const auto config = LoadTokenizerConfig(folder.path(), listing);
   if (!config.ok()) return Check(config.status());
   int last = -1;
   for (const AddedToken& token : config->added_tokens) {
@@ -91,13 +91,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Folder folder;
   if (size < 1) return 0;
   const std::string file = kFiles[data[0] % std::size(kFiles)];
-  folder.Write(file, std::string(reinterpret_cast<const char*>(data) + 1, size - 1));
+  const std::string bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
+  folder.Write(file, bytes);
   if (file == "model.gguf") {
     Convert(folder);
   } else if (file == "generation_config.json") {
     ReadGenerationConfig(folder);
+  } else if (file == "tokenizer.json") {
+    const auto listing = ParseJson(bytes.data(), bytes.size(), file);
+    if (listing.ok()) ReadTokenizerConfig(folder, *listing);
   } else {
-    ReadTokenizerConfig(folder);
+    ReadTokenizerConfig(folder, Json());
   }
   folder.Remove(file);
   return 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "models/files/json.h"
 #include "models/text/bpe.h"
 
 namespace packrat {
@@ -53,7 +54,10 @@ void CheckTokenizer(const TokenizerVocabulary& vocabulary, bool may_be_unknown) 
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string json(reinterpret_cast<const char*>(data), size);
-  const auto vocabulary = packrat::Bpe::Load(json, "tokenizer.json", {}, packrat::kVocab);
+  const auto parsed = packrat::ParseJson(json.data(), json.size(), "tokenizer.json");
+  const auto vocabulary = parsed.ok()
+                              ? packrat::Bpe::Load(*parsed, "tokenizer.json", {}, packrat::kVocab)
+                              : parsed.status();
   if (vocabulary.ok()) {
     packrat::CheckTokenizer(**vocabulary, json.find("unk_token") != json.npos);
   } else {

@@ -144,20 +144,22 @@ TEST_F(TokenizerTest, OlderFoldersHaveFilesOfAddedTokens) {
   EXPECT_THAT(Encode("<|im_end|><tool>", false, true), ElementsAre(32000, 32002));
 }
 
-// transformers 5 writes them into tokenizer.json alone.
+// transformers 5 writes them into tokenizer.json alone, here one that is SentencePiece's own kind.
 TEST_F(TokenizerTest, NewerFoldersListThemInTokenizerJson) {
   dir_.Write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
   dir_.Write("tokenizer.json", R"({"added_tokens": [
       {"id": 2, "content": "</s>", "special": true, "normalized": false},
       {"id": 32000, "content": "<|im_end|>", "special": true, "normalized": false},
-      {"id": 32001, "content": "<tool>", "special": false}], "model": {"type": "BPE"}})");
+      {"id": 32001, "content": "<tool>", "special": false}], "model": {"type": "Unigram"}})");
   Load();
+  EXPECT_EQ(tokenizer_->kind(), "SentencePiece");
   EXPECT_EQ(tokenizer_->num_pieces(), 32002);
   EXPECT_EQ(tokenizer_->eos_id(), 32000);
   EXPECT_TRUE(tokenizer_->IsSpecial(32000));
   EXPECT_FALSE(tokenizer_->IsSpecial(32001));
   EXPECT_THAT(Encode("a<|im_end|><tool>", false, true), ElementsAre(264, 32000, 32001));
-  dir_.Write("tokenizer.json", R"({"added_tokens": [{"id": -1, "content": "x"}]})");
+  dir_.Write("tokenizer.json", R"({"added_tokens": [{"id": -1, "content": "x"}],
+                                   "model": {"type": "Unigram"}})");
   EXPECT_THAT(Refusal(dir_), HasSubstr("tokenizer.json: added_tokens[0].id: is -1"));
   // Where the older list is, it is the whole of it.
   dir_.Write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");

@@ -22,14 +22,18 @@ class ExpertsLayer : public Mixer {
     const int n = shape_.num_experts, d = shape_.hidden, f = shape_.width;
     const ExpertsSpec::Names& names = spec.names;
     DeviceWeights* weights = load.weights;
-    router_ = weights->Stored({{load.prefix + names.router, n}}, d);
+    const auto found = [&](const char* name, const char* other) {
+      const bool is_other = other != nullptr && weights->loader()->Has(load.prefix + other);
+      return load.prefix + (is_other ? other : name);
+    };
+    router_ = weights->Stored({{found(names.router, names.router_or), n}}, d);
     weights_.bias =
         names.bias == nullptr ? nullptr : weights->Floats(load.prefix + names.bias, {n});
     const bool in_one = names.all_up != nullptr &&
                         (names.up == nullptr || weights->loader()->Has(load.prefix + names.all_up));
     if (in_one) {
-      weights_.up = weights->Experts({AllOf(load.prefix + names.all_up, 2 * f)}, d, n);
-      weights_.down = weights->Experts({AllOf(load.prefix + names.all_down, d)}, f, n);
+      weights_.up = weights->Experts({AllOf(found(names.all_up, names.all_up_or), 2 * f)}, d, n);
+      weights_.down = weights->Experts({AllOf(found(names.all_down, names.all_down_or), d)}, f, n);
       return;
     }
     std::vector<DeviceWeights::Rows> ups, downs;

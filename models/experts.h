@@ -30,6 +30,8 @@ struct ExpertsSpec {
     const char *gate = nullptr, *up = nullptr, *down = nullptr;
     // Or all of them in one, of three dimensions, an expert's gate before its up. May be null.
     const char *all_up = nullptr, *all_down = nullptr;
+    // What other files call them, if they do.
+    const char *router_or = nullptr, *all_up_or = nullptr, *all_down_or = nullptr;
   } names;
 
   // Sets num_experts and num_chosen from fields of these names. False: there are none, which the

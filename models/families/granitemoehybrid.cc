@@ -79,6 +79,10 @@ void ReadGraniteMoeHybridConfig(JsonFields* f, ModelConfig* config) {
   experts.names.router = "block_sparse_moe.router.layer.weight";
   experts.names.all_up = "block_sparse_moe.input_linear.weight";
   experts.names.all_down = "block_sparse_moe.output_linear.weight";
+  // What transformers' own code calls them, and writes with save_original_format=False.
+  experts.names.router_or = "block_sparse_moe.router.weight";
+  experts.names.all_up_or = "block_sparse_moe.experts.gate_up_proj";
+  experts.names.all_down_or = "block_sparse_moe.experts.down_proj";
   f->Ignore({"output_router_logits", "router_aux_loss_coef", "init_method"});
   config->names.up = config->names.gate = "shared_mlp.input_linear.weight";
   config->names.gate_first = true;

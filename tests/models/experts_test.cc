@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -103,6 +104,28 @@ TEST_P(ExpertsInOne, AreTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Families, ExpertsInOne, testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.golden); });
+
+// What transformers writes with save_original_format=False.
+TEST(Experts, OfGraniteHaveTheNamesOfTransformersCodeToo) {
+  const Golden golden = ReadGolden("granite_h_moe");
+  ModelFiles files("granite_h_moe");
+  int renamed = 0;
+  for (TensorToWrite& tensor : files.tensors) {
+    for (const auto& [from, to] :
+         {std::pair<std::string, std::string>("moe.router.layer.weight", "moe.router.weight"),
+          {"moe.input_linear.weight", "moe.experts.gate_up_proj"},
+          {"moe.output_linear.weight", "moe.experts.down_proj"}}) {
+      const size_t at = tensor.name.find(from);
+      if (at == std::string::npos) continue;
+      tensor.name.replace(at, from.size(), to);
+      ++renamed;
+    }
+  }
+  EXPECT_GE(renamed, 6);
+  files.Write();
+  EXPECT_TRUE(
+      SameBits(Logits(files.dir().path(), golden), Logits("tests/golden/granite_h_moe", golden)));
+}
 
 // Of both layouts: experts of their own, and all in one tensor.
 TEST(Experts, MayBeQuantisedAheadOrWhenTheyAreLoaded) {

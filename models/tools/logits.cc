@@ -21,7 +21,7 @@ struct Texts {
   std::vector<int32_t> ids;  // (batch, tokens)
 };
 
-absl::StatusOr<Texts> ReadTexts(const std::string& path, int vocab_size) {
+absl::StatusOr<Texts> ReadTexts(const std::string& path, const ModelConfig& config) {
   auto file = Checkpoint::OpenFile(path);
   if (!file.ok()) return file.status();
   auto view = (*file)->Find("input_ids");
@@ -34,13 +34,18 @@ absl::StatusOr<Texts> ReadTexts(const std::string& path, int vocab_size) {
   }
   if (view->NumElements() == 0) return refuse("is empty");
   if (view->shape[1] > (1 << 24)) return refuse("has more than 2^24 tokens in a row");
+  if (view->shape[1] > config.max_context) {
+    return refuse(absl::StrCat("has ", view->shape[1], " tokens in a row; the model's context is ",
+                               config.max_context));
+  }
   Texts texts{view->shape[0], view->shape[1], {}};
   texts.ids.resize(static_cast<size_t>(view->NumElements()));
   absl::Status status = (*file)->Read(*view, 0, view->bytes, texts.ids.data());
   if (!status.ok()) return status;
   for (int32_t id : texts.ids) {
-    if (id < 0 || id >= vocab_size) {
-      return refuse(absl::StrCat("holds ", id, "; token ids must be in [0, ", vocab_size, ")"));
+    if (id < 0 || id >= config.vocab_size) {
+      return refuse(
+          absl::StrCat("holds ", id, "; token ids must be in [0, ", config.vocab_size, ")"));
     }
   }
   return texts;
@@ -109,7 +114,7 @@ absl::Status WriteLogits(const LogitsOptions& options) {
   if (!loaded.ok()) return loaded.status();
   LanguageModel* model = loaded->get();
   const auto vocab = static_cast<size_t>(model->config().vocab_size);
-  auto texts = ReadTexts(options.tokens, model->config().vocab_size);
+  auto texts = ReadTexts(options.tokens, model->config());
   if (!texts.ok()) return texts.status();
   if (model_options.observe) activations = std::make_unique<Activations>(*texts, model->config());
 

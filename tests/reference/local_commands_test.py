@@ -97,6 +97,18 @@ class ActivationsTest(WithFolder):
         for name, values in whole.items():
             self.assertTrue(torch.equal(values, pieces[name]), name)
         self.assertTrue(torch.equal(logits, safetensors_io.load(self.path("logits"))["logits"]))
+    def test_texts_longer_than_the_context_are_refused(self):
+        model = os.path.join(GOLDEN, "rat")
+        with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
+            context = json.load(f)["max_position_embeddings"]
+        for length, code in ((context, 0), (context + 1, 1)):
+            safetensors_io.save(self.path("tokens"),
+                                {"input_ids": torch.zeros(1, length, dtype=torch.int32)})
+            done = run("logits", "--model", model, "--tokens", self.path("tokens"), "--output",
+                       self.path("logits"))
+            self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn(f"tensor input_ids has {context + 1} tokens in a row; the model's context is "
+                      f"{context}", done.stderr)
 
 
 def _add_golden_tests():

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/check.h"
+
 namespace packrat {
 namespace {
 
@@ -31,15 +33,22 @@ Ends ChannelEnds(double base, int head_dim, const RopeScaling& scaling) {
 bool RopeScaling::operator==(const RopeScaling& other) const {
   return factor == other.factor && low_freq_factor == other.low_freq_factor &&
          high_freq_factor == other.high_freq_factor && original_context == other.original_context &&
-         ramp == other.ramp && attention_factor == other.attention_factor;
+         ramp == other.ramp && attention_factor == other.attention_factor &&
+         divisors == other.divisors && longest == other.longest;
 }
 
 std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling& scaling) {
   const bool by_turns = scaling.ramp == RopeScaling::Ramp::kTurns;
   const Ends ends = by_turns ? Ends{} : ChannelEnds(base, head_dim, scaling);
+  const std::vector<double>& divisors = scaling.divisors;
+  PACKRAT_CHECK(divisors.empty() || static_cast<int>(divisors.size()) == head_dim / 2);
   std::vector<double> frequencies;
   for (int i = 0; i < head_dim / 2; ++i) {
     const double frequency = std::pow(base, -2.0 * i / head_dim);
+    if (!divisors.empty()) {
+      frequencies.push_back(frequency / divisors[i]);
+      continue;
+    }
     const double turns = scaling.original_context * frequency / kTurn;
     const double along = by_turns ? (turns - scaling.low_freq_factor) /
                                         (scaling.high_freq_factor - scaling.low_freq_factor)

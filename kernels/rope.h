@@ -29,11 +29,17 @@ struct RopeScaling {
   int original_context = 0;
   Ramp ramp = Ramp::kTurns;       // Of channels: only of a base above 1.
   double attention_factor = 1.0;  // Of cosines and sines; scores get its square.
+  // LongRoPE (arXiv 2402.13753): each channel turns so many times more slowly, and the above does
+  // not count. Then texts of more than `longest` tokens have other frequencies, all along. Empty
+  // and 0 without it.
+  std::vector<double> divisors;
+  int longest = 0;
 
   bool operator==(const RopeScaling& other) const;
 };
 
-// base^(-2i / head_dim) for i in [0, head_dim / 2), scaled. head_dim even.
+// base^(-2i / head_dim) for i in [0, head_dim / 2), scaled. head_dim even; as many divisors as
+// channels, if any.
 std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling& scaling = {});
 
 // Cosines and sines of the tokens of a batch, shared by all heads and by all layers of equal base

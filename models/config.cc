@@ -36,6 +36,29 @@ constexpr struct {
 
 absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError(why); }
 
+// LongRoPE has other frequencies for longer texts than it says, so that no text becomes so long.
+void LimitLongRope(JsonFields* f, ModelConfig* config) {
+  const std::string object =
+      f->Get("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
+  for (const MixerSpec& mixer : config->mixers) {
+    const auto* attention = std::get_if<AttentionSpec>(&mixer);
+    if (attention == nullptr || attention->rope_scaling.divisors.empty()) continue;
+    const RopeScaling& scaling = attention->rope_scaling;
+    const int channels = attention->rotary_dim.value_or(attention->head_dim) / 2;
+    if (static_cast<int>(scaling.divisors.size()) != channels) {
+      f->Fail(object + ".short_factor",
+              absl::StrCat("has ", scaling.divisors.size(), " numbers; must be ", channels,
+                           ", half of the channels that are rotated"));
+      return;
+    }
+    if (config->max_context <= scaling.longest) continue;
+    config->max_context = scaling.longest;
+    config->warnings.push_back(absl::StrCat(
+        "texts end at ", scaling.longest, " tokens (original_max_position_embeddings of ", object,
+        "): beyond them longrope would change what was computed of the tokens before"));
+  }
+}
+
 absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::string& where,
                                         std::vector<std::string>* problems) {
   absl::StatusOr<Json> json = ParseJson(text.data(), text.size(), where);
@@ -56,6 +79,7 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::stri
     ModelConfig config;
     config.family = type;
     family.read(&f, &config);
+    LimitLongRope(&f, &config);
     f.RefuseOthers();
     if (f.status().ok()) return config;
     return tell();

@@ -172,6 +172,8 @@ std::string AttentionSpec::Identity() const {
       absl::StrAppend(&text, " by channels ", static_cast<int>(s.ramp));
     }
   }
+  if (!rope_scaling.divisors.empty()) absl::StrAppend(&text, " divided by");
+  for (double divisor : rope_scaling.divisors) absl::StrAppend(&text, " ", Exact(divisor));
   if (rope_scaling.attention_factor != 1.0) {
     absl::StrAppend(&text, " attention_factor ", Exact(rope_scaling.attention_factor));
   }

@@ -1,6 +1,7 @@
 #include "models/mixers/spec.h"
 
 #include <cmath>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -52,11 +53,56 @@ void ReadTurns(JsonFields* rope, RopeScaling* scaling) {
   }
 }
 
+constexpr char kOriginal[] = "original_max_position_embeddings";
+constexpr char kWhole[] = "max_position_embeddings";
+
+// As in transformers: the one outside where it is there, and the model's whole context where
+// neither is.
+int ReadOriginalContext(JsonFields* fields, JsonFields* rope) {
+  const bool inside = rope->Get(kOriginal) != nullptr;
+  if (fields->Get(kOriginal) != nullptr) {
+    rope->Ignore({kOriginal});
+    return fields->Int(kOriginal, 1, kMaxContext);
+  }
+  if (inside || fields->Get(kWhole) == nullptr) return rope->Int(kOriginal, 1, kMaxContext);
+  return fields->Int(kWhole, 1, kMaxContext);
+}
+
+// The whole context over the original one, which transformers takes for a factor of null.
+double FactorOfContexts(JsonFields* fields, JsonFields* rope, int original) {
+  if (fields->Get(kWhole) == nullptr) {
+    rope->Fail("factor", absl::StrCat("missing, and ", kWhole, " to tell it by as well"));
+    return 1.0;
+  }
+  return static_cast<double>(fields->Int(kWhole, 1, kMaxContext)) / original;
+}
+
+double ReadFactor(JsonFields* rope) {
+  if (rope->Get("factor") == nullptr) rope->Fail("factor", "missing");
+  return rope->Number("factor", 1.0, 1e6, 1.0);
+}
+
+double ReadYarnFactor(JsonFields* fields, JsonFields* rope, int original) {
+  if (rope->Find("factor") == nullptr || rope->Get("factor") != nullptr) return ReadFactor(rope);
+  const double factor = FactorOfContexts(fields, rope, original);
+  if (factor >= 1.0) return factor;
+  rope->Fail("factor", absl::StrCat("is null, so that ", kWhole, " make it ", factor, " times ",
+                                    original, "; must be at least 1"));
+  return 1.0;
+}
+
+// 0 means the same as null.
+double NumberUnlessZero(JsonFields* rope, const std::string& name, double fallback) {
+  const Json* value = rope->Get(name);
+  if (value != nullptr && value->is_number() && value->get<double>() == 0.0) return fallback;
+  return rope->Number(name, 1e-6, 1e6, fallback);
+}
+
 // As transformers has them: defaults are the paper's, and a factor of cosines and sines that is not
 // said follows from that of the frequencies, or from two `mscale` that are not 0.
 void ReadYarn(JsonFields* rope, RopeScaling* scaling) {
-  scaling->high_freq_factor = rope->Number("beta_fast", 1e-6, 1e6, 32.0);
-  scaling->low_freq_factor = rope->Number("beta_slow", 1e-6, 1e6, 1.0);
+  scaling->high_freq_factor = NumberUnlessZero(rope, "beta_fast", 32.0);
+  scaling->low_freq_factor = NumberUnlessZero(rope, "beta_slow", 1.0);
   if (scaling->high_freq_factor < scaling->low_freq_factor) {
     rope->Fail("beta_fast",
                absl::StrCat("is ", scaling->high_freq_factor, "; must be at least beta_slow, ",
@@ -72,6 +118,43 @@ void ReadYarn(JsonFields* rope, RopeScaling* scaling) {
                                            both ? larger(over) / larger(under) : larger(1.0));
 }
 
+std::vector<double> ReadDivisors(JsonFields* rope, const std::string& name) {
+  const Json* list = rope->Get(name);
+  if (list == nullptr || !list->is_array() || list->empty() || list->size() > size_t{kMaxHidden}) {
+    rope->Fail(name, "must be a list of numbers, one for each channel that is rotated");
+    return {};
+  }
+  std::vector<double> divisors;
+  for (const Json& item : *list) {
+    const double divisor = item.is_number() ? item.get<double>() : 0.0;
+    if (!(divisor >= 0.01 && divisor <= 1e6)) {
+      rope->Fail(name, absl::StrCat("holds ", JsonFields::Shown(item),
+                                    "; must be numbers from 0.01 to 1e+06"));
+      return {};
+    }
+    divisors.push_back(divisor);
+  }
+  return divisors;
+}
+
+// The divisors of texts that are no longer than the original context. Those of longer ones are
+// checked, and then not needed, since no text becomes longer: where one did, all its tokens would
+// change.
+void ReadLongRope(JsonFields* fields, JsonFields* rope, RopeScaling* scaling) {
+  scaling->longest = ReadOriginalContext(fields, rope);
+  scaling->divisors = ReadDivisors(rope, "short_factor");
+  ReadDivisors(rope, "long_factor");
+  const double factor = rope->Get("factor") == nullptr
+                            ? FactorOfContexts(fields, rope, scaling->longest)
+                            : rope->Number("factor", 1e-6, 1e6, 1.0);
+  if (rope->Get("attention_factor") == nullptr && factor > 1.0) {
+    if (scaling->longest == 1) rope->Fail(kOriginal, "is 1; must be more where factor is");
+    scaling->attention_factor = std::sqrt(1.0 + std::log(factor) / std::log(scaling->longest));
+  } else {
+    scaling->attention_factor = rope->Number("attention_factor", 1e-6, 1e6, 1.0);
+  }
+}
+
 // Of a rope_parameters or rope_scaling of `fields`.
 RopeScaling ReadRopeScaling(JsonFields* fields, JsonFields* rope) {
   // "type", as older files call it.
@@ -79,27 +162,26 @@ RopeScaling ReadRopeScaling(JsonFields* fields, JsonFields* rope) {
   const std::string type = rope->String(name, "default");
   rope->Only("type", type);
   RopeScaling scaling;
-  if (type == "default") return scaling;
-  if (type != "linear" && type != "llama3" && type != "yarn") {
+  if (type == "linear") {
+    scaling.factor = ReadFactor(rope);
+  } else if (type == "llama3") {
+    scaling.factor = ReadFactor(rope);
+    ReadTurns(rope, &scaling);
+    scaling.original_context = ReadOriginalContext(fields, rope);
+  } else if (type == "yarn") {
+    scaling.original_context = ReadOriginalContext(fields, rope);
+    scaling.factor = ReadYarnFactor(fields, rope, scaling.original_context);
+    ReadYarn(rope, &scaling);
+  } else if (type == "longrope") {
+    ReadLongRope(fields, rope, &scaling);
+  } else if (type != "default") {
     // A token's bits would no longer depend on the tokens before it alone.
-    const bool by_length = type == "dynamic" || type == "longrope";
-    rope->Fail(
-        name, absl::StrCat("is ", Quoted(type),
-                           by_length ? ", whose frequencies depend on how long a text becomes" : "",
-                           "; must be default, linear, llama3 or yarn"));
-    return scaling;
+    rope->Fail(name,
+               absl::StrCat(
+                   "is ", Quoted(type),
+                   type == "dynamic" ? ", whose frequencies depend on how long a text becomes" : "",
+                   "; must be default, linear, llama3, yarn or longrope"));
   }
-  if (rope->Get("factor") == nullptr) rope->Fail("factor", "missing");
-  scaling.factor = rope->Number("factor", 1.0, 1e6, 1.0);
-  if (type == "linear") return scaling;
-  if (type == "llama3") ReadTurns(rope, &scaling);
-  if (type == "yarn") ReadYarn(rope, &scaling);
-  // As in transformers, the model's own where none is told.
-  constexpr char kOriginal[] = "original_max_position_embeddings";
-  constexpr char kWhole[] = "max_position_embeddings";
-  const bool told = rope->Get(kOriginal) != nullptr || fields->Get(kWhole) == nullptr;
-  scaling.original_context =
-      told ? rope->Int(kOriginal, 1, kMaxContext) : fields->Int(kWhole, 1, kMaxContext);
   return scaling;
 }
 

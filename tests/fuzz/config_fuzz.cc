@@ -33,7 +33,8 @@ void CheckMixer(const AttentionSpec& attention, int) {
   PACKRAT_CHECK(scaling.attention_factor > 0.0 && scaling.attention_factor <= 1e6);
   const int rotary = attention.rotary_dim.value_or(attention.head_dim);
   for (double frequency : RopeFrequencies(attention.rope_base, rotary, scaling)) {
-    PACKRAT_CHECK(frequency >= 0.0 && frequency < 1.01);  // Nor NaN.
+    // Nor NaN. What LongRoPE divides by may be less than 1.
+    PACKRAT_CHECK(frequency >= 0.0 && frequency < (scaling.divisors.empty() ? 1.01 : 101.0));
   }
 }
 

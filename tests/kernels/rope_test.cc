@@ -103,5 +103,15 @@ TEST(RopeFrequenciesTest, ChannelsAreScaledByTheirNumber) {
        0.58210888273044925, 0.51645156252681668, 0.4558621190537458});
 }
 
+// transformers 5.24's _compute_longrope_parameters, in double precision.
+TEST(RopeFrequenciesTest, ChannelsAreDividedEachByItsOwn) {
+  RopeScaling scaling;
+  scaling.divisors = {1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0};
+  scaling.longest = 64;
+  ExpectFrequencies(RopeFrequencies(10000.0, 16, scaling),
+                    {1.0, 0.25298221281347033, 0.06666666666666667, 0.015811388300841896, 0.004,
+                     0.0010540925533894597, 0.00028571428571428574, 7.905694150420948e-05});
+}
+
 }  // namespace
 }  // namespace packrat

@@ -156,6 +156,54 @@ TEST(Llama, RotaryPositionsMayBeScaledByYarn) {
   // One of them alone, or one of 0, says nothing.
   EXPECT_EQ(Yarn(R"(, "mscale": 0.8)"), Yarn(""));
   EXPECT_EQ(Yarn(R"(, "mscale": 0.0, "mscale_all_dim": 0.3)"), Yarn(""));
+  // Ends of 0 are the paper's, as of null.
+  EXPECT_EQ(Yarn(R"(, "beta_fast": 0, "beta_slow": 0.0)"), Yarn(""));
+}
+
+RopeScaling Rope(const std::string& text) {
+  return AttentionAt(0, Parse(With(kSmol, "\"rope_scaling\": null", text))).rope_scaling;
+}
+
+// kSmol has a context of 8192.
+TEST(Llama, AFactorOfNullIsThatOfTheContexts) {
+  const std::string yarn = R"("rope_scaling": {"rope_type": "yarn", "factor": )";
+  const RopeScaling scaling = Rope(yarn + R"(null, "original_max_position_embeddings": 1280})");
+  EXPECT_EQ(scaling, Rope(yarn + R"(6.4, "original_max_position_embeddings": 1280})"));
+  EXPECT_EQ(scaling.factor, 6.4);
+  EXPECT_EQ(Rope(yarn + "null}").factor, 1.0);
+  // One outside counts, whatever is inside.
+  EXPECT_EQ(Rope(R"("original_max_position_embeddings": 1280, )" + yarn +
+                 R"(null, "original_max_position_embeddings": 64})"),
+            scaling);
+}
+
+// What transformers computes for texts that are not longer than the original context.
+TEST(Llama, LongRopeEndsWhereItsFrequenciesWouldChange) {
+  const auto with = [](const std::string& more) {
+    std::string factors = "1.5";
+    for (int i = 1; i < 32; ++i) factors += ", 2";
+    return R"("rope_scaling": {"rope_type": "longrope", "short_factor": [)" + factors +
+           R"(], "long_factor": [)" + factors + R"(], "original_max_position_embeddings": 1024)" +
+           more + "}";
+  };
+  const ModelConfig config = Parse(With(kSmol, "\"rope_scaling\": null", with("")));
+  const RopeScaling& scaling = AttentionAt(0, config).rope_scaling;
+  ASSERT_EQ(scaling.divisors.size(), 32u);
+  EXPECT_EQ(scaling.divisors[0], 1.5);
+  EXPECT_EQ(scaling.divisors[31], 2.0);
+  EXPECT_DOUBLE_EQ(scaling.attention_factor, std::sqrt(1.3));  // ln 8 / ln 1024
+  EXPECT_EQ(config.max_context, 1024);
+  ASSERT_EQ(config.warnings.size(), 1u);
+  EXPECT_THAT(config.warnings[0], testing::HasSubstr("texts end at 1024 tokens"));
+  EXPECT_DOUBLE_EQ(Rope(with(R"(, "factor": 4.0)")).attention_factor, std::sqrt(1.2));
+  EXPECT_EQ(Rope(with(R"(, "factor": 0.5)")).attention_factor, 1.0);
+  EXPECT_EQ(Rope(with(R"(, "factor": 4.0, "attention_factor": 1.75)")).attention_factor, 1.75);
+  const ModelConfig whole =
+      Parse(With(With(kSmol, "\"rope_scaling\": null", with("")),
+                 "\"max_position_embeddings\": 8192", "\"max_position_embeddings\": 1024"));
+  EXPECT_EQ(whole.max_context, 1024);
+  EXPECT_EQ(AttentionAt(0, whole).rope_scaling.attention_factor, 1.0);
+  EXPECT_THAT(whole.warnings, IsEmpty());
 }
 
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
@@ -170,13 +218,30 @@ INSTANTIATE_TEST_SUITE_P(
          {"Dynamic", "\"rope_scaling\": null",
           R"("rope_scaling": {"type": "dynamic", "factor": 8.0})",
           "rope_scaling.type: is \"dynamic\", whose frequencies depend on how long a text "
-          "becomes; must be default, linear, llama3 or yarn"},
+          "becomes; must be default, linear, llama3, yarn or longrope"},
          {"LongRope", "\"rope_scaling\": null",
           R"("rope_scaling": {"rope_type": "longrope", "factor": 8.0})",
-          "rope_scaling.rope_type: is \"longrope\", whose frequencies depend on how long"},
+          "rope_scaling.short_factor: must be a list of numbers, one for each channel"},
+         {"LongRopeOfOtherHeads", "\"rope_scaling\": null",
+          R"("rope_scaling": {"rope_type": "longrope", "short_factor": [1, 2], "long_factor": [1]})",
+          "rope_scaling.short_factor: has 2 numbers; must be 32, half of the channels"},
+         {"LongRopeOfNoNumber", "\"rope_scaling\": null",
+          R"("rope_scaling": {"rope_type": "longrope", "short_factor": [1, 0]})",
+          "rope_scaling.short_factor: holds 0; must be numbers from 0.01 to 1e+06"},
+         {"LongRopeWithoutLong", "\"rope_scaling\": null",
+          R"("rope_scaling": {"rope_type": "longrope", "short_factor": [1]})",
+          "rope_scaling.long_factor: must be a list"},
+         {"LongRopeOfOneToken", "\"rope_scaling\": null",
+          R"("rope_scaling": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1],
+                  "original_max_position_embeddings": 1})",
+          "rope_scaling.original_max_position_embeddings: is 1; must be more"},
+         {"YarnOfAShorterContext", "\"rope_scaling\": null",
+          R"("rope_scaling": {"rope_type": "yarn", "factor": null,
+                  "original_max_position_embeddings": 16384})",
+          "rope_scaling.factor: is null, so that max_position_embeddings make it 0.5 times 16384"},
          {"Proportional", "\"rope_scaling\": null",
           R"("rope_scaling": {"rope_type": "proportional"})",
-          "rope_scaling.rope_type: is \"proportional\"; must be default, linear, llama3 or"},
+          "rope_scaling.rope_type: is \"proportional\"; must be default, linear, llama3, yarn"},
          {"YarnFromText", "\"rope_scaling\": null",
           R"("rope_scaling": {"rope_type": "yarn", "factor": 8.0,
                   "original_max_position_embeddings": "64"})",
@@ -191,8 +256,8 @@ INSTANTIATE_TEST_SUITE_P(
           R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": "32"})",
           "rope_scaling.beta_fast: is \"32\"; must be a number from 1e-06 to 1e+06"},
          {"YarnSlow", "\"rope_scaling\": null",
-          R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_slow": 0})",
-          "rope_scaling.beta_slow: is 0; must be a number from 1e-06 to 1e+06"},
+          R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_slow": -1})",
+          "rope_scaling.beta_slow: is -1; must be a number from 1e-06 to 1e+06"},
          {"YarnTruncate", "\"rope_scaling\": null",
           R"("rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": 1})",
           "rope_scaling.truncate: is 1; must be true or false"},
@@ -285,6 +350,11 @@ TEST(Attention, IdentityTellsWhatTensorsDoNot) {
   attention.rope_scaling = {};
   attention.rope_scaling.attention_factor = 1.25;
   EXPECT_NE(attention.Identity(), plain);
+  attention.rope_scaling.divisors.assign(16, 1.5);
+  const std::string divided = attention.Identity();
+  EXPECT_NE(divided, plain);
+  attention.rope_scaling.divisors[15] = 1.25;
+  EXPECT_NE(attention.Identity(), divided);
   attention.rope_scaling = {};
   attention.norm_plus_one = true;
   EXPECT_NE(attention.Identity(), plain);

@@ -297,7 +297,7 @@ INSTANTIATE_TEST_SUITE_P(
              {"Yarn", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
               "rope_parameters.factor: missing"},
              {"LongRope", "\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"",
-              "rope_parameters.rope_type: is \"longrope\", whose frequencies depend on"},
+              "rope_parameters.short_factor: must be a list of numbers, one for each channel"},
              {"LayerType", "[\"linear_attention\"", "[\"sliding_attention\"",
               "layer_types: layer 0 is \"sliding_attention\"; must be linear_attention or "
               "full_attention"},

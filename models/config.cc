@@ -38,12 +38,12 @@ absl::Status Invalid(const std::string& why) { return absl::InvalidArgumentError
 
 // LongRoPE has other frequencies for longer texts than it says, so that no text becomes so long.
 void LimitLongRope(JsonFields* f, ModelConfig* config) {
-  const std::string object =
-      f->Get("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
   for (const MixerSpec& mixer : config->mixers) {
     const auto* attention = std::get_if<AttentionSpec>(&mixer);
     if (attention == nullptr || attention->rope_scaling.divisors.empty()) continue;
     const RopeScaling& scaling = attention->rope_scaling;
+    const std::string object =
+        f->Get("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
     const int channels = attention->rotary_dim.value_or(attention->head_dim) / 2;
     if (static_cast<int>(scaling.divisors.size()) != channels) {
       f->Fail(object + ".short_factor",

@@ -38,10 +38,14 @@ AttentionSpec ReadAttention(JsonFields* f, int hidden_size, bool bias) {
   ReadHeads(f, {30, {}, {}}, hidden_size, &attention);
   attention.qkv_bias = attention.out_bias = bias;
   attention.qk_norm = attention.qk_norm_whole = true;
-  // A theta of null says that nothing is rotated: that of rope_parameters, or where it has none or
-  // is not there, the one beside it, as the authors' converter writes it.
+  // A theta of null says that nothing is rotated: that of rope_parameters, which older files call
+  // rope_scaling, or where it has none or is not there, the one beside it, as the authors'
+  // converter writes it.
   const Json* theta = f->Find("rope_theta");
   const Json* rope = f->Get("rope_parameters");
+  if (const Json* older = f->Get("rope_scaling"); older != nullptr && !older->empty()) {
+    rope = older;
+  }
   if (rope != nullptr && rope->is_object() && rope->contains("rope_theta")) {
     theta = &(*rope)["rope_theta"];
   }

@@ -293,12 +293,18 @@ class BpeFile : private TokenizerJsonReader {
     out_->adds_bos_ = true;
   }
 
-  // A model of bytes needs ByteLevel only. A model of characters has some of Replace, ByteFallback,
-  // Fuse and Strip, in this order.
+  // A model of bytes needs ByteLevel only, alone or as a sequence of one. A model of characters has
+  // some of Replace, ByteFallback, Fuse and Strip, in this order.
   void ReadDecoder(const Json& json, const std::string& where) {
     if (out_->over_bytes_) {
+      const Json& items = Member(json, "decoders");
+      if (Is(json, "Sequence") && items.is_array() && items.size() == 1) {
+        return ReadSequence(json, where, "decoders",
+                            [&](const Json& item, const auto& name) { ReadDecoder(item, name); });
+      }
       if (!Is(json, "ByteLevel")) {
-        Fail(where + ".type", absl::StrCat(Type(json), " is not supported; only ByteLevel is"));
+        Fail(where + ".type", absl::StrCat(Type(json), " is not supported; only ByteLevel, ",
+                                           "or a Sequence of it alone, is"));
       }
       return;
     }

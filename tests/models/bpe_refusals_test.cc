@@ -141,6 +141,20 @@ TEST(Refused, ASecondTokenBeforeTheText) {
               HasSubstr("post_processor.processors[2]: a second token before the text"));
 }
 
+TEST(Refused, DecodersBesideByteLevel) {
+  const auto refusal = [](const Json& decoders) {
+    Json json = ReadJson("gpt2.json");
+    json["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+    return std::string(LoadJson(json, "").status().message());
+  };
+  const Json byte_level = {{"type", "ByteLevel"}}, fuse = {{"type", "Fuse"}};
+  EXPECT_THAT(refusal(Json::array({byte_level, byte_level})),
+              HasSubstr("decoder.type: \"Sequence\" is not supported; only ByteLevel, or a"));
+  EXPECT_THAT(refusal(Json::array({fuse})),
+              HasSubstr("decoder.decoders[0].type: \"Fuse\" is not supported"));
+  EXPECT_THAT(refusal(Json::array()), HasSubstr("decoder.type: \"Sequence\" is not"));
+}
+
 TEST(Refused, DecodersInAnotherOrder) {
   Json json = ReadJson("llama.json");
   std::swap(json["decoder"]["decoders"][0], json["decoder"]["decoders"][1]);

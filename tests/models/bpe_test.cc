@@ -112,6 +112,22 @@ TEST(Bpe, ACharacterOfWhichAByteIsMissingIsUnknown) {
   EXPECT_THAT(Encode(*Load("llama", patch), "\xf0\x9f\x98\x80"), ElementsAre(0));
 }
 
+TEST(Bpe, AByteLevelDecoderMayBeASequenceOfOne) {
+  const auto plain = Load("gpt2");
+  const auto sequence = Load(
+      "gpt2",
+      {{{"op", "replace"},
+        {"path", "/decoder"},
+        {"value",
+         {{"type", "Sequence"}, {"decoders", Json::array({ReadJson("gpt2.json")["decoder"]})}}}}});
+  const std::string text =
+      "Stra\xc3\x9f"
+      "e, \xf0\x9f\x98\x80\n";
+  const auto ids = Encode(*plain, text);
+  EXPECT_EQ(Encode(*sequence, text), ids);
+  EXPECT_EQ(sequence->Decode(ids, true), text);
+}
+
 // a, b, c, ab, bc: of the two ranks of "a b" the last counts.
 TEST(Bpe, TheLastOfEqualMergesCounts) {
   const Json json = {{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
@@ -219,16 +235,6 @@ TEST(Bpe, StrippingTakesNoLongTime) {
     EXPECT_FALSE(Encode(*tokenizer, spaces).empty());
     EXPECT_FALSE(Encode(*tokenizer, spaces + "\u3000" + spaces).empty());
   }
-}
-
-TEST(Bpe, TokenizerModelComesFirst) {
-  const TempDir dir;
-  EXPECT_EQ(Tokenizer::Load(dir.path(), kVocab).status().code(), absl::StatusCode::kNotFound);
-  dir.Write("tokenizer.json", ReadJson("gpt2.json").dump());
-  EXPECT_TRUE(Tokenizer::Load(dir.path(), kVocab).ok());
-  dir.Write("tokenizer.model", "not a model");
-  EXPECT_THAT(std::string(Tokenizer::Load(dir.path(), kVocab).status().message()),
-              HasSubstr("tokenizer.model: not a SentencePiece model"));
 }
 
 // Gemma's <start_of_turn> is a piece that SentencePiece itself finds in any text.

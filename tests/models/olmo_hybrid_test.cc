@@ -116,6 +116,9 @@ TEST(OlmoHybrid, AThetaOfNullIsNoRotation) {
   };
   EXPECT_EQ(rotary_dim("\"rope_theta\": null"), 0);
   EXPECT_EQ(rotary_dim("\"rope_theta\": null, \"rope_parameters\": {}"), 0);
+  EXPECT_EQ(rotary_dim(R"("rope_scaling": {"rope_theta": null, "rope_type": "default"})"), 0);
+  EXPECT_EQ(rotary_dim(R"("rope_theta": null, "rope_scaling": {"rope_type": "default"})"), 0);
+  EXPECT_EQ(rotary_dim(R"("rope_theta": null, "rope_scaling": {"rope_theta": 5e5})"), std::nullopt);
   EXPECT_EQ(rotary_dim("\"rope_theta\": null, \"rope_parameters\": {\"rope_theta\": 5e5}"),
             std::nullopt);
   EXPECT_EQ(rotary_dim("\"rope_parameters\": null"), std::nullopt);

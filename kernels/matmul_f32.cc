@@ -17,9 +17,9 @@ namespace HWY_NAMESPACE {
 
 constexpr int kPanel = PackedMatrix::kPanel;
 constexpr int kLine = 64;  // Bytes that memory gives at once.
-// More blocks of rows than the first of these have weights widened once for up to as many as the
-// second: the weights of a chain, 8 KB, and their sums then stay near.
-constexpr int kFewBlocks = 2, kBlocksTogether = 16;
+// So many blocks of rows have weights widened once for all of them: the weights of a chain, 8 KB,
+// and their sums then stay near.
+constexpr int kBlocksTogether = 16;
 // How many rows are multiplied at once follows from the registers: the rows' accumulators, the
 // weights of one k and a broadcast must fit in 32 of them (AVX-512) or 16.
 constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
@@ -41,20 +41,34 @@ HWY_INLINE Vec LoadWeights(const hwy::float16_t* p) {
 #endif
 }
 
-// Asks memory for the weights of one input, a chain ahead: the processor itself does not ask beyond
-// the end of a page, and a chain of bfloat16 is as long as one.
-template <class T>
-HWY_INLINE void AskForWeights(const T* w) {
-  for (int at = 0; at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
-    __builtin_prefetch(w + kChainInputs * kPanel + at, 0, 2);
+// What a product asks memory for as it takes the weights `w` of input k: those of a chain further
+// on, since the processor itself does not ask beyond the end of a page, and a chain of bfloat16 is
+// as long as one.
+struct AskFurtherOn {
+  template <class T>
+  HWY_INLINE void operator()(const T* w, int) const {
+    for (int at = 0; at < kPanel; at += kLine / static_cast<int>(sizeof(T))) {
+      __builtin_prefetch(w + kChainInputs * kPanel + at, 0, 2);
+    }
   }
-}
+};
+
+// Where these were widened before: the stored ones of the next chain, a part to each input, so that
+// they come while it multiplies.
+struct AskForStored {
+  const std::byte* stored;
+  ptrdiff_t step;  // Bytes from one input's part to the next.
+  template <class T>
+  HWY_INLINE void operator()(const T*, int k) const {
+    __builtin_prefetch(stored + k * step, 0, 2);
+  }
+};
 
 // kRows rows times kCount vectors of outputs of a panel. x: (in, kRows) interleaved. `adds`: to
-// what is in `out`. kAhead: the weights come from memory.
-template <int kRows, int kCount, bool kAhead, class T>
+// what is in `out`.
+template <int kRows, int kCount, class T, class Ask>
 HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int in, bool adds,
-                     float* HWY_RESTRICT out) {
+                     Ask ask, float* HWY_RESTRICT out) {
   const Lanes d;
   Vec acc[kRows][kCount];
   for (int r = 0; r < kRows; ++r) {
@@ -63,7 +77,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
     }
   }
   for (int k = 0; k < in; ++k) {
-    if constexpr (kAhead) AskForWeights(w + k * kPanel);
+    ask(w + k * kPanel, k);
     Vec weights[kCount];
     for (int c = 0; c < kCount; ++c) weights[c] = LoadWeights(w + k * kPanel + c * kVecLanes);
     for (int r = 0; r < kRows; ++r) {
@@ -79,45 +93,47 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, const T* HWY_RESTRICT w, int i
   }
 }
 
-// out: (kRows, 32), the products of kRows rows with a whole panel.
-template <int kRows, bool kAhead, class T>
-void RowsTimesPanel(const float* x, const T* w, int in, bool adds, float* out) {
+// out: (kRows, 32), the products of kRows rows with a whole panel. Not inlined: among others of
+// them g++ has no registers left for one.
+template <int kRows, class T, class Ask>
+HWY_NOINLINE void RowsTimesPanel(const float* x, const T* w, int in, bool adds, Ask ask,
+                                 float* out) {
   constexpr int kPanelVecs = kPanel / kVecLanes;
   // With few rows the whole panel at once, so that the weights stream; else two vectors.
   constexpr int kCount = kRows * kPanelVecs <= (HWY_TARGET == HWY_AVX3 ? 24 : 8) ? kPanelVecs : 2;
   for (int c = 0; c < kPanelVecs; c += kCount) {
-    Tile<kRows, kCount, kAhead>(x, w + c * kVecLanes, in, adds, out + c * kVecLanes);
+    Tile<kRows, kCount>(x, w + c * kVecLanes, in, adds, ask, out + c * kVecLanes);
   }
 }
 
-template <bool kAhead, class T>
-void PanelRows(const float* x, int rows, const T* w, int in, bool adds, float* out) {
+template <class T, class Ask>
+void PanelRows(const float* x, int rows, const T* w, int in, bool adds, Ask ask, float* out) {
   switch (rows) {
     case 1:
-      return RowsTimesPanel<1, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<1>(x, w, in, adds, ask, out);
     case 2:
-      return RowsTimesPanel<2, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<2>(x, w, in, adds, ask, out);
     case 3:
-      return RowsTimesPanel<3, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<3>(x, w, in, adds, ask, out);
     case 4:
-      return RowsTimesPanel<4, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<4>(x, w, in, adds, ask, out);
     case 5:
-      return RowsTimesPanel<5, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<5>(x, w, in, adds, ask, out);
     case 6:
-      return RowsTimesPanel<6, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<6>(x, w, in, adds, ask, out);
 #if HWY_TARGET == HWY_AVX3
     case 7:
-      return RowsTimesPanel<7, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<7>(x, w, in, adds, ask, out);
     case 8:
-      return RowsTimesPanel<8, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<8>(x, w, in, adds, ask, out);
     case 9:
-      return RowsTimesPanel<9, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<9>(x, w, in, adds, ask, out);
     case 10:
-      return RowsTimesPanel<10, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<10>(x, w, in, adds, ask, out);
     case 11:
-      return RowsTimesPanel<11, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<11>(x, w, in, adds, ask, out);
     case 12:
-      return RowsTimesPanel<12, kAhead>(x, w, in, adds, out);
+      return RowsTimesPanel<12>(x, w, in, adds, ask, out);
 #endif
   }
 }
@@ -158,10 +174,17 @@ void WidenBlock(const std::byte* block, DType type, float* HWY_RESTRICT wide) {
 template <class T>
 void AllPanelRows(const float* x, int rows, const T* w, int in, float* out) {
   for (int k = 0; k < in; k += kChainInputs) {
-    PanelRows<true>(x + static_cast<ptrdiff_t>(k) * rows, rows,
-                    w + static_cast<ptrdiff_t>(k) * kPanel, std::min(in - k, kChainInputs), k > 0,
-                    out);
+    PanelRows(x + static_cast<ptrdiff_t>(k) * rows, rows, w + static_cast<ptrdiff_t>(k) * kPanel,
+              std::min(in - k, kChainInputs), k > 0, AskFurtherOn(), out);
   }
+}
+
+// The stored weights of a panel's chain.
+ptrdiff_t ChainBytes(DType type) {
+  static_assert(kChainInputs % kQuantGroup == 0);
+  return IsQuantized(type)
+             ? static_cast<ptrdiff_t>(kChainInputs / kQuantGroup * QuantBlockBytes(type))
+             : ptrdiff_t{kChainInputs} * kPanel * static_cast<ptrdiff_t>(DTypeBytes(type));
 }
 
 // `inputs` weights of each output of a panel, up to a chain, from input k on.
@@ -171,7 +194,6 @@ void WidenChain(const PackedMatrix& weight, const std::byte* panel, int k, int i
   const auto widen = [&](const auto* w) {
     w += static_cast<ptrdiff_t>(k) * kPanel;
     for (int i = 0; i < inputs; ++i, w += kPanel) {
-      AskForWeights(w);
       for (int c = 0; c < kPanel; c += kVecLanes) {
         hn::StoreU(LoadWeights(w + c), d, wide + i * kPanel + c);
       }
@@ -186,7 +208,6 @@ void WidenChain(const PackedMatrix& weight, const std::byte* panel, int k, int i
       return widen(reinterpret_cast<const hwy::float16_t*>(panel));
     case DType::kInt8:
     case DType::kInt4:
-      static_assert(kChainInputs % kQuantGroup == 0);
       panel += k / kQuantGroup * QuantBlockBytes(weight.type());
       for (int i = 0; i < inputs; i += kQuantGroup, panel += QuantBlockBytes(weight.type())) {
         WidenBlock(panel, weight.type(), wide + i * kPanel);
@@ -226,14 +247,18 @@ void MultiplyBlocks(const float* packed, const int* begin, int count, const Pack
                     const std::byte* w, float* out) {
   HWY_ALIGN float wide[kChainInputs * kPanel];
   const int in = weight.in();
+  const ptrdiff_t chain_bytes = ChainBytes(weight.type()),
+                  step = chain_bytes / kChainInputs / count;
   for (int k = 0; k < in; k += kChainInputs) {
     const int inputs = std::min(in - k, kChainInputs);
     WidenChain(weight, w, k, inputs, wide);
+    const std::byte* next = w + (k / kChainInputs + 1) * chain_bytes;
     for (int b = 0; b < count; ++b) {
       const int n = begin[b + 1] - begin[b];
       const float* x =
           packed + static_cast<ptrdiff_t>(begin[b]) * in + static_cast<ptrdiff_t>(k) * n;
-      PanelRows<false>(x, n, wide, inputs, k > 0, out + (begin[b] - begin[0]) * kPanel);
+      const AskForStored ask = {next + b * kChainInputs * step, step};
+      PanelRows(x, n, wide, inputs, k > 0, ask, out + (begin[b] - begin[0]) * kPanel);
     }
   }
 }
@@ -244,21 +269,18 @@ void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, in
   const std::byte* w = weight.panel(panel);
   const int in = weight.in(), blocks = NumRowBlocks(rows, kMaxRows);
   HWY_ALIGN float out[kBlocksTogether * kMaxRows * kPanel];
-  const auto each = [&](const auto* weights) {
-    for (int b = 0; b < blocks; ++b) {
-      const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
-      AllPanelRows(packed + static_cast<ptrdiff_t>(row) * in, n, weights, in, out);
-      Store(out, output, row, n, panel);
-    }
+  const auto one_block = [&](const auto* weights) {
+    AllPanelRows(packed, rows, weights, in, out);
+    Store(out, output, 0, rows, panel);
   };
-  if (blocks <= kFewBlocks && weight.type() == DType::kF32) {
-    return each(reinterpret_cast<const float*>(w));
+  if (blocks == 1 && weight.type() == DType::kF32) {
+    return one_block(reinterpret_cast<const float*>(w));
   }
-  if (blocks <= kFewBlocks && weight.type() == DType::kBF16) {
-    return each(reinterpret_cast<const hwy::bfloat16_t*>(w));
+  if (blocks == 1 && weight.type() == DType::kBF16) {
+    return one_block(reinterpret_cast<const hwy::bfloat16_t*>(w));
   }
-  if (blocks <= kFewBlocks && weight.type() == DType::kF16) {
-    return each(reinterpret_cast<const hwy::float16_t*>(w));
+  if (blocks == 1 && weight.type() == DType::kF16) {
+    return one_block(reinterpret_cast<const hwy::float16_t*>(w));
   }
   for (int first = 0; first < blocks; first += kBlocksTogether) {
     const int count = std::min(blocks - first, kBlocksTogether);

@@ -239,6 +239,11 @@ absl::Status Engine::Submit(Request request, absl::Time now) {
   });
 }
 
+absl::Status Engine::HasRoom(int requests, absl::Time now) const {
+  MutexLock lock(&impl_->mutex);
+  return impl_->TakesMore(static_cast<size_t>(requests), now);
+}
+
 absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now) {
   for (const Request& request : requests) {
     absl::Status status = ValidateRequest(request, limits);

@@ -185,6 +185,8 @@ class Engine {
   //   UNAVAILABLE         draining, or failure()
   absl::Status Submit(std::vector<Request> requests, absl::Time now);
   absl::Status Submit(Request request, absl::Time now);  // One.
+  // Whether Submit() would take so many more, as far as their number goes; with its errors.
+  absl::Status HasRoom(int requests, absl::Time now) const;
 
   // The request ends with kCancelled within one step, whatever its state. Unknown ids are ignored
   // (it may just have finished).

@@ -48,12 +48,21 @@ class ApiTenant {
   // whole minute's tokens left may take more at once, and then owes the rest. Returns how many were
   // taken: none if they are not limited.
   absl::StatusOr<int64_t> EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
+  // For calls that come together: asked once for all of their places, before they take theirs with
+  // Follow...(), which refuse nothing. Of tokens some must be left; what the calls take beyond them
+  // is owed.
+  absl::Status MayEnterQueue(int places, int max_queue, absl::Time now);
+  void FollowStream();
+  int64_t FollowInQueue(int places, int64_t tokens, absl::Time now);
   void LeaveQueue(int places);
   void ReturnTokens(int64_t tokens);  // Of those that were taken; below 0: further ones are owed.
   void LeaveStream();
 
  private:
   void Refill(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckPlaces(int places, int max_queue) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of so many that a call may take; a whole minute's do for any.
+  absl::Status CheckTokens(int64_t tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string name_;
   mutable Mutex mutex_;
@@ -74,9 +83,12 @@ class TenantUse {
   TenantUse(const TenantUse&) = delete;
   TenantUse& operator=(const TenantUse&) = delete;
 
-  // As above. Call each at most once, in this order.
+  // As above. Call each at most once, in this order, or what follows in its place.
   absl::Status EnterStream(int max_streams);
   absl::Status EnterQueue(int places, int64_t tokens, int max_queue, absl::Time now);
+  absl::Status MayEnterQueue(int places, int max_queue, absl::Time now);
+  void FollowStream();
+  void FollowInQueue(int places, int64_t tokens, absl::Time now);
   void LeaveQueue();  // Later calls do nothing.
   // Says how many tokens were used. The others are given back, or the rest is owed.
   void UsedTokens(int64_t tokens) { used_ = tokens; }

@@ -1,6 +1,7 @@
 #include "server/generation/call_account.h"
 
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -37,7 +38,10 @@ std::string JoinTrace(const std::string& traceparent, AccessRecord* record) {
 }  // namespace
 
 CallAccount::CallAccount(const char* call, CallEnvironment* environment, const CallInfo& info)
-    : environment_(environment), started_(SteadyNow()), authorization_(info.authorization) {
+    : environment_(environment),
+      started_(SteadyNow()),
+      authorization_(info.authorization),
+      follows_(info.follows) {
   record_.start = absl::Now();
   record_.call = call;
   record_.peer = info.peer;
@@ -70,6 +74,11 @@ absl::Status CallAccount::Enter() {
 absl::Status CallAccount::EnterStream() {
   absl::Status status = Enter();
   if (!status.ok()) return status;
+  if (follows_) {
+    use_->FollowStream();
+    counted_ = environment_->streams.Enter(std::numeric_limits<int>::max());
+    return absl::OkStatus();
+  }
   const int limit = environment_->options->max_streams;
   status = use_->EnterStream(limit);
   if (!status.ok()) return status;

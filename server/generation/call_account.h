@@ -29,7 +29,8 @@ class CallAccount {
 
   // UNAUTHENTICATED says what is wrong with the key; UNAVAILABLE: no calls are taken.
   absl::Status Enter();
-  // The same, and counts the call among the open streams. RESOURCE_EXHAUSTED: there are too many.
+  // The same, and counts the call among the open streams. RESOURCE_EXHAUSTED: there are too many,
+  // which is not asked of a call that follows another.
   absl::Status EnterStream();
 
   // Null: the server has no keys, or Enter() has failed.
@@ -51,6 +52,7 @@ class CallAccount {
   CallLabels labels_;
   AccessRecord record_;
   std::optional<TenantUse> use_;
+  const bool follows_;    // See CallInfo.
   bool counted_ = false;  // Among environment_->streams.
 };
 

@@ -6,6 +6,7 @@
 //   caller->call = Generation::Generate(environment, &request, info, caller)
 //   put caller->call->labels() where the answer's headers or trailers are
 //   caller->call->Start()
+//      Caller::Taken()                        0 or 1 times
 //      Caller::SendHeaders()                  0 or 1 times   -> WriteDone(ok)
 //      Caller::Write(message)                 0 or more      -> WriteDone(ok)
 //      Caller::WriteAndFinish() or Finish()   once           -> Done(gone)
@@ -59,6 +60,10 @@ struct CallInfo {
   std::string traceparent;    // Of W3C Trace Context; empty as well if there are several.
   absl::Time deadline = absl::InfiniteFuture();  // On the clock of SteadyNow().
   bool whole = false;  // The front gathers what the call says: the client has it all, or nothing.
+  // Where a front makes several calls for one request of its client, which is let in as one: with
+  // the first call how many requests to the engine all of them are; the others follow it.
+  int together = 0;
+  bool follows = false;
 };
 
 // What the client is told with every answer, refusals included.
@@ -71,6 +76,9 @@ class Caller {
  public:
   virtual ~Caller() = default;
 
+  // The engine has the request, and will not refuse it any more. Comes before all operations, and
+  // is none itself; not where the call is refused.
+  virtual void Taken() {}
   // The request was admitted, and has no tokens yet: a client that waits may be told that it was
   // taken. Skipped where a message comes at once.
   virtual void SendHeaders() = 0;

@@ -63,6 +63,8 @@ Generation::Generation(CallEnvironment* environment, Ask ask, const CallInfo& in
       caller_(caller),
       deadline_(info.deadline),
       whole_(info.whole),
+      together_(info.together),
+      follows_(info.follows),
       ask_(std::move(ask)),
       account_(ask_.call, environment, info),
       labels_(account_.labels()),
@@ -86,7 +88,12 @@ void Generation::Start() {
 
 absl::Status Generation::Enter() {
   MutexLock lock(&mutex_);
-  return account_.EnterStream();
+  absl::Status status = account_.EnterStream();
+  if (!status.ok() || together_ == 0) return status;
+  const absl::Time now = SteadyNow();
+  status = environment_->served.load()->engine->HasRoom(together_, now);
+  const int max_queue = environment_->options->engine.max_queue;
+  return status.ok() ? account_.use()->MayEnterQueue(together_, max_queue, now) : status;
 }
 
 // Of a session what is new; and what was computed before, where it is to be computed again.
@@ -114,13 +121,24 @@ absl::Status Generation::ApplyTenant(std::vector<Request>* requests) {
     request.tenant = tenant->name();
     request.tenant_weight = limits.weight;
   }
-  return account_.use()->EnterQueue(static_cast<int>(requests->size()), tokens,
-                                    environment_->options->engine.max_queue, SteadyNow());
+  const auto places = static_cast<int>(requests->size());
+  if (together_ > 0 || follows_) {
+    account_.use()->FollowInQueue(places, tokens, SteadyNow());
+    return absl::OkStatus();
+  }
+  return account_.use()->EnterQueue(places, tokens, environment_->options->engine.max_queue,
+                                    SteadyNow());
 }
 
 void Generation::Begin() {
   const absl::Status status = UnlessNoMemory([&] { return Submit(); });
-  if (!status.ok()) Refuse(status);
+  if (!status.ok()) return Refuse(status);
+  caller_->Taken();
+  {
+    MutexLock lock(&mutex_);
+    pending_ = false;
+  }
+  Pump();
 }
 
 absl::Status Generation::Submit() {
@@ -174,6 +192,12 @@ absl::Status Generation::Submit() {
                           ResponseBuilder(served.tokenizer, request.text.skip_special_tokens,
                                           request.text.continues_text, request.prompt)});
     }
+  }
+  {
+    MutexLock lock(&mutex_);
+    // Nothing is said before Begin() has said that the engine has them.
+    pending_ = true;
+    pending_since_ = absl::InfiniteFuture();
   }
   const absl::Status status = engine_->Submit(*std::move(requests), SteadyNow());
   if (!status.ok()) return status;

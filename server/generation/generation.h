@@ -98,7 +98,8 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   };
 
   Generation(CallEnvironment* environment, Ask ask, const CallInfo& info, Caller* caller);
-  // Who calls; and counts the call among the open streams, unless there are too many.
+  // Who calls; and counts the call among the open streams, unless there are too many, or no room
+  // for what comes together with it.
   absl::Status Enter();
   // Tokens that the caller's key is charged with, at first.
   int64_t Chargeable(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -146,7 +147,9 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   CallEnvironment* const environment_;
   Caller* const caller_;
   const absl::Time deadline_;
-  const bool whole_;  // See CallInfo.
+  const bool whole_;  // See CallInfo, and the next two.
+  const int together_;
+  const bool follows_;
   const Ask ask_;
   Engine* engine_ = nullptr;
 

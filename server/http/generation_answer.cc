@@ -1,10 +1,12 @@
 #include "server/http/generation_answer.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
+#include "models/bounds.h"
 #include "runtime/mutex.h"
 #include "server/generation/generation.h"
 #include "server/http/call_headers.h"
@@ -12,11 +14,24 @@
 namespace packrat {
 namespace {
 
+// Requests to the engine that a call makes if it makes any.
+struct CountRequests {
+  int operator()(const v1::GenerateRequest& request) const {
+    const auto most = static_cast<int>(bounds::kNumChoices.high);
+    return request.has_num_choices() ? std::clamp(request.num_choices(), 1, most) : 1;
+  }
+  int operator()(const v1::ScoreRequest& request) const {
+    return std::max(1, request.candidates_size());
+  }
+};
+
 // Holds itself until each of its calls is done. The calls' operations come from any thread, and no
 // lock is held while a call or the reply is told something.
 //
 // One operation of the reply is under way at a time. What the calls say meanwhile is gathered, of
-// each at most one message, since a call goes on when its message is out.
+// each at most one message, since a call goes on when its message is out. A stream begins when the
+// engine has the requests of all calls: until then the client can be told with the status that one
+// of them was refused.
 class GenerationAnswer final : public std::enable_shared_from_this<GenerationAnswer> {
  public:
   GenerationAnswer(CallEnvironment* environment, GenerationAsk ask,
@@ -27,6 +42,9 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
     self_ = shared_from_this();
     const std::shared_ptr<GenerationAnswer> alive = self_;
     info.whole = !ask_.stream;
+    if (ask_.calls.size() > 1) {
+      for (const auto& call : ask_.calls) info.together += std::visit(CountRequests(), call);
+    }
     for (size_t i = 0; i < ask_.calls.size(); ++i) {
       parts_.push_back(std::make_unique<Part>(this, i));
       Part* const part = parts_.back().get();
@@ -39,14 +57,16 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
             }
           },
           ask_.calls[i]);
-      // All of a request have one id.
+      // All of a request have one id, and are let in with the first.
       info.request_id = part->call->labels().request_id;
+      info.together = 0;
+      info.follows = true;
     }
     labels_ = parts_.front()->call->labels();
     {
       MutexLock lock(&mutex_);
       writer_ = ask_.make_writer(labels_.request_id);
-      running_ = parts_.size();
+      running_ = untaken_ = parts_.size();
       open_ = 1;
     }
     for (const auto& part : parts_) {
@@ -69,6 +89,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
    public:
     Part(GenerationAnswer* answer, size_t index) : answer_(answer), index_(index) {}
 
+    void Taken() override { answer_->Taken(); }
     void SendHeaders() override { answer_->Say(index_, nullptr); }
     void Write(const v1::GenerateResponse& message) override { answer_->Say(index_, &message); }
     void WriteAndFinish(const v1::GenerateResponse& message) override {
@@ -90,6 +111,15 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
     size_t part;
     bool last;
   };
+
+  void Taken() {
+    const std::shared_ptr<GenerationAnswer> alive = self_;
+    {
+      MutexLock lock(&mutex_);
+      if (--untaken_ > 0) return;
+    }
+    Go();
+  }
 
   void Say(size_t part, const v1::GenerateResponse* message) {
     const std::shared_ptr<GenerationAnswer> alive = self_;
@@ -152,7 +182,8 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
       MutexLock lock(&mutex_);
       if (busy_ || ended_) return;
       ends = running_ == 0 || !failure_.ok();
-      if (!ends && (!ask_.stream || !opened_ || (begun_ && outgoing_.empty()))) return;
+      const bool silent = !ask_.stream || untaken_ > 0 || !opened_ || (begun_ && outgoing_.empty());
+      if (!ends && silent) return;
       if (!begun_ && (!ask_.stream || !failure_.ok())) {
         whole = failure_.ok() ? HttpAnswer{200, ask_.content_type, writer_->Finish(), {}}
                               : ask_.refuse(failure_);
@@ -224,6 +255,7 @@ class GenerationAnswer final : public std::enable_shared_from_this<GenerationAns
   Mutex mutex_;
   std::unique_ptr<openai::AnswerWriter> writer_ ABSL_GUARDED_BY(mutex_);
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // Calls that have not said their last.
+  size_t untaken_ ABSL_GUARDED_BY(mutex_) = 0;  // Calls whose requests the engine does not have.
   size_t open_ ABSL_GUARDED_BY(mutex_) = 0;     // Calls begun and not done, and Start() itself.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::string outgoing_ ABSL_GUARDED_BY(mutex_);       // Of a stream.

@@ -94,10 +94,12 @@ std::pair<std::string, std::optional<std::string>> Renamed(absl::string_view mes
   return {text, field};
 }
 
-// Clients know this one, and shorten their prompt: which one without a token cannot be.
+// Clients know this one, and shorten their prompt: which one of no token, or of one that has
+// nothing to score, cannot be.
 bool IsTooLong(const absl::Status& status) {
   return absl::IsInvalidArgument(status) && absl::StrContains(status.message(), "(max_context ") &&
-         !absl::StrContains(status.message(), " has 0 ");
+         !absl::StrContains(status.message(), " has 0 tokens") &&
+         !absl::StrContains(status.message(), " has 1 tokens");
 }
 
 }  // namespace

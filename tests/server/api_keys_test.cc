@@ -219,6 +219,30 @@ TEST(ApiTenant, TheShareOfTheQueue) {
   EXPECT_TRUE(enter().ok());
 }
 
+// They are let in as one, and then each takes what it takes.
+TEST(ApiTenant, CallsThatComeTogether) {
+  TenantLimits limits;
+  limits.queue_share = 0.5;  // Of 8.
+  limits.streams = 1;
+  limits.tokens_per_minute = 600;
+  auto tenant = std::make_shared<ApiTenant>("me", limits);
+  std::vector<std::unique_ptr<TenantUse>> uses;
+  const auto ask = [&](int places) { return TenantUse(tenant).MayEnterQueue(places, 8, kNow); };
+  EXPECT_TRUE(ask(100).ok());  // Nothing of it waits.
+  for (int i = 0; i < 3; ++i) {
+    uses.push_back(std::make_unique<TenantUse>(tenant));
+    uses.back()->FollowStream();
+    uses.back()->FollowInQueue(/*places=*/1, /*tokens=*/250, kNow);
+    EXPECT_EQ(ask(1).ok(), i < 2) << i;  // 750 of 600 tokens are taken then.
+    EXPECT_FALSE(TenantUse(tenant).EnterStream(8).ok()) << i;
+  }
+  EXPECT_TRUE(absl::StrContains(ask(1).message(), "600 tokens a minute and has 0 left"));
+  EXPECT_TRUE(absl::StrContains(ask(2).message(), "3 requests of me wait"));
+  uses.clear();  // None of the tokens was used.
+  EXPECT_TRUE(ask(100).ok());
+  EXPECT_TRUE(TenantUse(tenant).EnterStream(8).ok());
+}
+
 TEST(ApiTenant, TokensOfAMinuteComeBackEvenly) {
   TenantLimits limits;
   limits.tokens_per_minute = 600;

@@ -54,46 +54,6 @@ TEST(HttpApi, CompletesAsGrpcDoes) {
   EXPECT_EQ(usage["completion_tokens"], 20);
 }
 
-TEST(HttpApi, NumbersTheChoicesOfPrompts) {
-  TestServer server(WithTokenizer());
-  std::vector<std::string> texts;
-  for (const int first : {5, 50, 500}) {
-    texts.push_back(Generate(StubFor(server).get(), Ids({first, 6}, 8)).text);
-  }
-  const std::string body =
-      R"({"prompt":[[5,6],[50,6],[500,6]],"max_tokens":8,"temperature":0,"ignore_eos":true)";
-  const Json whole = Post(server, "/v1/completions", body + "}").json();
-  ASSERT_EQ(whole["choices"].size(), 3u) << whole;
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(whole["choices"][i]["index"], i);
-    EXPECT_EQ(whole["choices"][i]["text"], texts[i]);
-  }
-  EXPECT_EQ(whole["usage"]["completion_tokens"], 24);
-  std::vector<std::string> streamed(3);
-  for (const Json& event : Events(Post(server, "/v1/completions", body + R"(,"stream":true})"))) {
-    for (const Json& choice : event["choices"]) {
-      streamed[choice["index"].get<int>()] += choice["text"].get<std::string>();
-    }
-  }
-  EXPECT_EQ(streamed, texts);
-  EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_streams_open") == 0; }));
-}
-
-TEST(HttpApi, OneBadPromptEndsAll) {
-  TestServer server(WithTokenizer());
-  const std::string body =
-      R"({"prompt":[[5,6],[50,99999999]],"max_tokens":400,"temperature":0,"ignore_eos":true)";
-  const Answer answer = Post(server, "/v1/completions", body + "}");
-  EXPECT_EQ(answer.status, 400) << answer.body;
-  EXPECT_EQ(answer.json()["error"]["param"], "prompt[1][1]") << answer.body;
-  // A stream may have begun by then.
-  const Answer stream = Post(server, "/v1/completions", body + R"(,"stream":true})");
-  const Json last = stream.status == 200 ? Events(stream).back() : stream.json();
-  EXPECT_EQ(last["error"]["param"], "prompt[1][1]") << stream.body;
-  EXPECT_TRUE(Eventually([&] { return server.Metric("packrat_streams_open") == 0; }));
-  EXPECT_TRUE(Eventually([&] { return server.StateBytesUsed() == 0; }));
-}
-
 // Clients shorten their prompt then, also where it was not even tokenized.
 TEST(HttpApi, TextsThatAreTooLongHaveACode) {
   TestServer server(WithTokenizer());

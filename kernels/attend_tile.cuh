@@ -6,15 +6,13 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/attend_plan.h"
 #include "kernels/batch.h"
 #include "kernels/device.cuh"
 
 namespace packrat::gpu {
 
 inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / kWarp;
-inline constexpr int kMaxRuns = 64;         // Of a query, without its own entry.
-inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
-                                            // sequences and heads, several blocks share one.
 
 // How a block is laid over the entries. All of a split's rows are in flight at once: kSteps loads
 // of 16 bytes (bfloat16) for keys and as many for values in each lane.
@@ -46,10 +44,6 @@ struct TensorLayout : AttendLayout<kLanes_> {
   // Strides by which the lanes of a warp meet few banks twice.
   static constexpr int kWeightStride = kSplit + 4, kPartialStride = kChannels + 8;
 };
-constexpr int AttendLanes(int padded) {
-  return padded <= 32 ? 4 : padded <= 64 ? 8 : padded <= 128 ? 16 : 32;
-}
-constexpr int AttendSplit(int padded) { return AttendLanes(padded) == 32 ? 32 : 64; }
 
 // Blocks for each multiprocessor, of a decoding kernel with kQ queries at once: whose registers
 // allow them.
@@ -143,18 +137,6 @@ class RingIndex {
   unsigned inverse_;
 };
 
-// The splits and runs of a query that sees entries [first, end).
-struct Runs {
-  int first_split, end_split;
-  int length;  // Splits of a run; the last may have fewer.
-  int count;
-  __host__ __device__ __forceinline__ Runs(int first, int end, int split)
-      : first_split(first / split),
-        end_split(end > first ? (end - 1) / split + 1 : first_split),
-        length((end_split - first_split + kMaxRuns - 1) / kMaxRuns),
-        count(length == 0 ? 0 : (end_split - first_split + length - 1) / length) {}
-};
-
 // What a block knows of one of its queries.
 struct AttendQuery {
   int first, end;          // The entries in pages that it sees; maybe none.
@@ -234,18 +216,19 @@ struct AttendTile {
 
 // Finished runs of a block's queries in device memory, where several blocks share the queries.
 struct AttendPartials {
-  float* sums = nullptr;   // (queries, kMaxRuns + 1, channels)
-  float* stats = nullptr;  // (queries, kMaxRuns + 1, 2): largest score, sum of weights
+  float* sums = nullptr;   // (queries, runs, channels)
+  float* stats = nullptr;  // (queries, runs, 2): largest score, sum of weights
+  int runs = 0;            // Of a query, its own entry included.
   int channels = 0;
   // Without sums: runs are joined to what AttendTile has as the result already, at first nothing:
   // zeros, and kNoScore as the largest score.
   bool continues = false;
 
   __device__ __forceinline__ float* Sum(int query, int run) const {
-    return sums + static_cast<size_t>(query * (kMaxRuns + 1) + run) * channels;
+    return sums + static_cast<size_t>(query * runs + run) * channels;
   }
   __device__ __forceinline__ float* Stat(int query, int run) const {
-    return stats + static_cast<size_t>(query * (kMaxRuns + 1) + run) * 2;
+    return stats + static_cast<size_t>(query * runs + run) * 2;
   }
 };
 
@@ -271,43 +254,44 @@ class SplitWalk {
   int length_, between_;  // Of a run, and from one to the next: splits.
   int split_, left_ = 0;  // `left_` splits before `split_` in its run.
 };
-// The scratch of a decode step whose blocks share their entries: tickets, then partials, both for
-// (span, block) pairs of `queries` queries each. Tickets keep their places whatever the batch.
+
+// The scratch of a decode step whose blocks share their entries: tickets, then finished runs, both
+// by block of a text (AttendKind::blocks) and as its items say. Tickets keep their places whatever
+// the batch.
 struct AttendScratch {
   unsigned* tickets = nullptr;
   float* stats = nullptr;
   float* sums = nullptr;
-  int queries = 0, channels = 0;
+  int tickets_each = 0, runs_each = 0;  // Of a block.
+  int queries = 0, channels = 0;        // A run is of so many queries.
 
-  // Places it at `at` for that many spans and blocks of each; returns what comes after it.
-  std::byte* Carve(std::byte* at, int spans, int blocks, int queries_each, int padded) {
+  // Places it at `at` for that many spans; returns what comes after it.
+  std::byte* Carve(std::byte* at, const AttendKind& kind, int spans, int queries_each, int padded) {
     queries = queries_each;
     channels = AttendLanes(padded) * 8;
-    const size_t pairs = std::min<size_t>(static_cast<size_t>(spans) * blocks, kFillingBlocks);
-    const size_t runs = pairs * queries * (kMaxRuns + 1);
+    tickets_each = AttendTickets(kind);
+    runs_each = AttendRuns(kind, spans);
+    const size_t runs = static_cast<size_t>(kind.blocks) * runs_each * queries;
     const auto take = [&at](size_t bytes) {
       std::byte* taken = at;
       at += (bytes + 255) / 256 * 256;
       return taken;
     };
-    tickets = reinterpret_cast<unsigned*>(take(kFillingBlocks * sizeof(unsigned)));
+    tickets = reinterpret_cast<unsigned*>(take(kind.blocks * tickets_each * sizeof(unsigned)));
     stats = reinterpret_cast<float*>(take(runs * 2 * sizeof(float)));
     sums = reinterpret_cast<float*>(take(runs * channels * sizeof(float)));
     return at;
   }
-  __device__ __forceinline__ AttendPartials Partials(int pair) const {
-    const size_t runs = static_cast<size_t>(pair) * queries * (kMaxRuns + 1);
-    return {sums + runs * channels, stats + runs * 2, channels};
+  // Of an item of several workers, for a text of so many runs.
+  __device__ __forceinline__ AttendPartials Partials(const AttendItem& item, int block,
+                                                     int runs) const {
+    const size_t first = (static_cast<size_t>(block) * runs_each + item.first_run) * queries;
+    return {sums + first * channels, stats + first * 2, runs + 1, channels};
+  }
+  __device__ __forceinline__ unsigned* Ticket(const AttendItem& item, int block) const {
+    return tickets + block * tickets_each + item.ticket;
   }
 };
-
-// Blocks that share the entries of one (span, block) pair in a decode step: enough to fill the
-// device, not more than there can be runs.
-inline int AttendWorkers(int pairs, int max_entries, int padded) {
-  const int wanted = (kFillingBlocks + pairs - 1) / pairs;
-  const int splits = (max_entries + AttendSplit(padded) - 1) / AttendSplit(padded);
-  return std::max(1, std::min({wanted, kMaxRuns, splits + 1}));
-}
 
 }  // namespace packrat::gpu
 

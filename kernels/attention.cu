@@ -1,8 +1,8 @@
 // A decode step is one launch: blocks share the positions of a (sequence, key head) for all query
-// heads of the key head; the first appends the token's key and value, the last to arrive joins what
-// all have found. A prompt piece takes three: its keys and values are rotated into scratch, its
-// queries attend in tiles to those and to older pages, and only then are pages written, since a
-// window's ring may be shorter than the piece.
+// heads of the key head, as a list says (attend_plan.h); the first appends the token's key and
+// value, the last to arrive joins what all have found. A prompt piece takes three: its keys and
+// values are rotated into scratch, its queries attend in tiles to those and to older pages, and
+// only then are pages written, since a window's ring may be shorter than the piece.
 //
 // The own key and value count as they are stored, rounded to the type of the pages.
 #include "kernels/attention.h"
@@ -122,27 +122,27 @@ __device__ __forceinline__ void FillOwn(const AttentionShape& s, const Attention
   }
 }
 
-// Blocks: (key heads times blocks of each, spans, workers): neighbours read neighbouring parts of
-// the same pages.
+// Blocks: (key heads times blocks of each, items): neighbours read neighbouring parts of the same
+// pages.
 template <class T, class L, int kQ>
 __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L, kQ>())
     AttentionDecodeKernel(AttentionShape shape, BatchView batch, StatePages pages,
-                          AttentionOperands x, AttendScratch scratch, float scale) {
-  const BatchSpan span = batch.spans[blockIdx.y];
-  if (span.num_tokens != 1) return;
+                          AttentionOperands x, const AttendItem* work, AttendScratch scratch,
+                          float scale) {
+  const AttendItem item = work[blockIdx.y];
+  if (item.workers == 0) return;
+  const BatchSpan span = batch.spans[item.span];
   const HeadBlocks blocks(shape);
-  const int block = blockIdx.x, worker = blockIdx.z, kv_head = blocks.KvHead(block);
+  const int block = blockIdx.x, kv_head = blocks.KvHead(block);
+  const int worker = item.worker, workers = item.workers;
   const int first_head = blocks.First(block), n = kQ == 1 ? 1 : blocks.Count(block);
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int end = span.position, first = FirstVisible(shape.window, end);
   const Runs runs(first, end, L::kSplit);
-  const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
-  if (worker >= workers) return;
   const AttendTile tile(L(), SharedMemory(), kQ == 1 ? 1 : blocks.at_once, kQ, true);
-  const PageRows<T> rows(pages, shape, padded, blockIdx.y, kv_head);
-  const int pair = blockIdx.y * gridDim.x + block;
+  const PageRows<T> rows(pages, shape, padded, item.span, kv_head);
   AttendPartials partials;
-  if (workers > 1) partials = scratch.Partials(pair);
+  if (workers > 1) partials = scratch.Partials(item, block, runs.count);
   AttendSplits<T, L, kQ, false, (kQ == 1 ? 1 : 2)>(
       tile, n, {runs, worker, workers}, first, end, padded, scale,
       [&](int position, int part) { return rows.Row(position, part); }, partials,
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L, kQ>())
     return;
   }
   if (worker == 0) StoreOwnPartial<L>(tile, n, runs.count, scale, partials);
-  if (!ArrivesLast(scratch.tickets + pair, workers, tile.flag)) return;
+  if (!ArrivesLast(scratch.Ticket(item, block), workers, tile.flag)) return;
   JoinPartials<L>(tile, n, dim, runs.count, partials,
                   [&](int i, int d, float y) { Store<T>(shape, x, token, first_head + i, d, y); });
 }
@@ -288,8 +288,7 @@ size_t CarveScratch(const AttentionShape& shape, int spans, int tokens, std::byt
                     AttendScratch* attend, void** piece) {
   const HeadBlocks blocks(shape);
   const int padded = PadTo16(shape.head_dim);
-  std::byte* next =
-      attend->Carve(at, spans, shape.num_kv_heads * blocks.each, blocks.at_once, padded);
+  std::byte* next = attend->Carve(at, AttentionKind(shape), spans, blocks.at_once, padded);
   *piece = next;
   next += size_t{2} * tokens * shape.num_kv_heads * padded * sizeof(float);
   return static_cast<size_t>(next - at);
@@ -302,17 +301,13 @@ dim3 TokensInParts(int tokens, int threads) {
 template <class T, class L, int kQ>
 absl::Status LaunchDecode(const AttentionShape& shape, const BatchView& batch,
                           const StatePages& pages, const AttentionOperands& operands,
-                          const AttendScratch& scratch, float scale, CudaStream stream) {
-  const HeadBlocks blocks(shape);
-  const int blocks_each = shape.num_kv_heads * blocks.each;
-  const int visible =
-      shape.window > 0 ? std::min(shape.window, batch.max_context) : batch.max_context;
-  const int workers =
-      AttendWorkers(batch.num_spans * blocks_each, visible, PadTo16(shape.head_dim));
+                          const AttendItem* work, const AttendScratch& scratch, float scale,
+                          CudaStream stream) {
+  const AttendKind kind = AttentionKind(shape);
   return Launch("AttentionDecode", AttentionDecodeKernel<T, L, kQ>,
-                dim3(blocks_each, batch.num_spans, workers), kAttendThreads,
-                AttendTile::Bytes<L>(blocks.at_once, kQ, true), stream, shape, batch, pages,
-                operands, scratch, scale);
+                dim3(kind.blocks, AttendItems(kind, batch.num_spans, batch.max_context)),
+                kAttendThreads, AttendTile::Bytes<L>(HeadBlocks(shape).at_once, kQ, true), stream,
+                shape, batch, pages, operands, work, scratch, scale);
 }
 
 template <class T, class L>
@@ -340,14 +335,20 @@ absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
 
 }  // namespace
 
-size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens, int) {
+AttendKind AttentionKind(const AttentionShape& shape) {
+  return {shape.num_kv_heads * HeadBlocks(shape).each, AttendSplit(PadTo16(shape.head_dim)), 1,
+          shape.window};
+}
+
+size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens) {
   AttendScratch attend;
   void* piece = nullptr;
   return CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece);
 }
 
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
-                       const AttentionOperands& operands, void* scratch, CudaStream stream) {
+                       const AttentionOperands& operands, const AttendItem* work, void* scratch,
+                       CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
   const float scale = kLog2E / ScoreTemperature(shape);
   AttendScratch attend;
@@ -360,7 +361,7 @@ absl::Status Attention(const AttentionShape& shape, const BatchView& batch, cons
     constexpr int kQ = L::kLanes == 32 ? 2 : 4;  // What fits into a third of the registers.
     const auto decode =
         shape.num_heads == shape.num_kv_heads ? LaunchDecode<T, L, 1> : LaunchDecode<T, L, kQ>;
-    const absl::Status status = decode(shape, batch, pages, operands, attend, scale, stream);
+    const absl::Status status = decode(shape, batch, pages, operands, work, attend, scale, stream);
     if (!status.ok() || batch.max_span_tokens == 1) return status;
     return LaunchPrompt<T, L>(shape, batch, pages, operands, piece, scale, stream);
   });

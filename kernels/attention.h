@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "absl/status/status.h"
+#include "kernels/attend_plan.h"
 #include "kernels/batch.h"
 #include "kernels/context.h"
 #include "kernels/gpu.h"
@@ -71,11 +72,14 @@ size_t AttentionInBFloat16ScratchFloats();
 namespace gpu {
 
 // As for RatScratchBytes().
-size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens,
-                             int max_context);
+size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens);
 
+AttendKind AttentionKind(const AttentionShape& shape);
+
+// `work`: in device memory, the list of AttentionKind() for the spans of one token.
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
-                       const AttentionOperands& operands, void* scratch, CudaStream stream);
+                       const AttentionOperands& operands, const AttendItem* work, void* scratch,
+                       CudaStream stream);
 
 }  // namespace gpu
 

@@ -3,7 +3,8 @@
 //
 // An operation has one name and one list of arguments on both devices: in namespace packrat for the
 // CPU, where a KernelContext comes last and the status is always OK, and in packrat::gpu, where
-// scratch and a stream come last (kernels/gpu.h). On the CPU every type is float32.
+// scratch and a stream come last (kernels/gpu.h), before them for attention that decodes a list of
+// work (kernels/attend_plan.h). On the CPU every type is float32.
 #ifndef PACKRAT_KERNELS_BATCH_H_
 #define PACKRAT_KERNELS_BATCH_H_
 
@@ -11,6 +12,10 @@
 #include <cstdint>
 
 namespace packrat {
+
+namespace gpu {
+struct AttendItem;
+}
 
 // Positions are cut into blocks of this many tokens. State is sealed at the end of a block, and a
 // page of attention holds one block.
@@ -49,6 +54,9 @@ struct BatchView {
   int num_tokens = 0;
   int max_span_tokens = 1;  // At least the tokens of every span; 1: all decode.
   int max_context = 1;      // At least position + num_tokens of every span.
+  // Lists of work for these spans (kernels/attend_plan.h), by numbers that the models' GPU gives to
+  // their kinds; an array of the host. The operations do not read it.
+  const gpu::AttendItem* const* attend_lists = nullptr;
 };
 
 // The pages of one class that a sequence holds: page b of the text is pool page pages[b % ring].

@@ -1,6 +1,7 @@
-// A decode step is one launch: blocks share the finished chunks of a (sequence, head), the first of
-// them also moves the running chunk on, the last to arrive joins what all have found. A prompt
-// piece takes two: the running chunk of every token, then attention in tiles of sixteen queries.
+// A decode step is one launch: blocks share the finished chunks of a (sequence, head) as a list
+// says (attend_plan.h), the first of them also moves the running chunk on, the last to arrive joins
+// what all have found. A prompt piece takes two: the running chunk of every token, then attention
+// in tiles of sixteen queries.
 #include "kernels/rat.h"
 
 #include <cmath>
@@ -150,25 +151,23 @@ __device__ __forceinline__ void StepRunningChunk(const RatShape& s, const RatOpe
   }
 }
 
-// Blocks: (heads, spans, workers): neighbours read neighbouring parts of the same pages.
+// Blocks: (heads, items): neighbours read neighbouring parts of the same pages.
 template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
     RatDecodeKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
-                    RatOperands x, AttendScratch scratch, float scale) {
-  const BatchSpan span = batch.spans[blockIdx.y];
-  if (span.num_tokens != 1) return;
-  const int head = blockIdx.x, worker = blockIdx.z;
+                    RatOperands x, const AttendItem* work, AttendScratch scratch, float scale) {
+  const AttendItem item = work[blockIdx.y];
+  if (item.workers == 0) return;
+  const BatchSpan span = batch.spans[item.span];
+  const int head = blockIdx.x, worker = item.worker, workers = item.workers;
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int finished = span.position / shape.chunk_size;
   const Runs runs(0, finished, L::kSplit);
-  const int workers = max(1, min(static_cast<int>(gridDim.z), runs.count));
-  if (worker >= workers) return;
   const AttendTile tile(L(), SharedMemory(), 1, 1, true);
-  const RatRows<T> rows(pages, shape, padded, blockIdx.y, head);
+  const RatRows<T> rows(pages, shape, padded, item.span, head);
   const RatRow<T> row(shape, x, token, head);
-  const int pair = blockIdx.y * shape.num_heads + head;
   AttendPartials partials;
-  if (workers > 1) partials = scratch.Partials(pair);
+  if (workers > 1) partials = scratch.Partials(item, head, runs.count);
   AttendSplits<T, L, 1, false>(
       tile, 1, {runs, worker, workers}, 0, finished, padded, scale,
       [&](int chunk, int part) { return rows.Row(chunk, part); }, partials,
@@ -187,7 +186,7 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
     return;
   }
   if (worker == 0) StoreOwnPartial<L>(tile, 1, runs.count, scale, partials);
-  if (!ArrivesLast(scratch.tickets + pair, workers, tile.flag)) return;
+  if (!ArrivesLast(scratch.Ticket(item, head), workers, tile.flag)) return;
   JoinPartials<L>(tile, 1, dim, runs.count, partials, [&](int, int d, float y) {
     StoreGated<T>(shape, x, token, head, d, y, Read(row.z + d));
   });
@@ -303,14 +302,18 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
 std::byte* CarveScratch(const RatShape& shape, int spans, int tokens, std::byte* at,
                         AttendScratch* attend, float** running) {
   const int padded = PadTo16(shape.head_dim);
-  at = attend->Carve(at, spans, shape.num_heads, 1, padded);
+  at = attend->Carve(at, RatKind(shape), spans, 1, padded);
   *running = reinterpret_cast<float*>(at);
   return at + size_t{2} * tokens * shape.num_heads * padded * sizeof(float);
 }
 
 }  // namespace
 
-size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int) {
+AttendKind RatKind(const RatShape& shape) {
+  return {shape.num_heads, AttendSplit(PadTo16(shape.head_dim)), shape.chunk_size, 0};
+}
+
+size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens) {
   AttendScratch attend;
   float* running = nullptr;
   return static_cast<size_t>(
@@ -319,8 +322,8 @@ size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int
 }
 
 absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
-                 const StateParts& tails, const RatOperands& operands, void* scratch,
-                 CudaStream stream) {
+                 const StateParts& tails, const RatOperands& operands, const AttendItem* work,
+                 void* scratch, CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
   const int padded = PadTo16(shape.head_dim);
   const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
@@ -328,15 +331,14 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
   float* running = nullptr;
   CarveScratch(shape, batch.num_spans, batch.num_tokens, static_cast<std::byte*>(scratch), &attend,
                &running);
-  const int workers = AttendWorkers(batch.num_spans * shape.num_heads,
-                                    batch.max_context / shape.chunk_size, padded);
+  const int items = AttendItems(RatKind(shape), batch.num_spans, batch.max_context);
   return WithAttendLayout(operands.type, padded, [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);
     const absl::Status decoded =
-        Launch("RatDecode", RatDecodeKernel<T, L>, dim3(shape.num_heads, batch.num_spans, workers),
-               kAttendThreads, AttendTile::Bytes<L>(1, 1, true), stream, shape, batch, pages, tails,
-               operands, attend, scale);
+        Launch("RatDecode", RatDecodeKernel<T, L>, dim3(shape.num_heads, items), kAttendThreads,
+               AttendTile::Bytes<L>(1, 1, true), stream, shape, batch, pages, tails, operands, work,
+               attend, scale);
     if (!decoded.ok() || batch.max_span_tokens == 1) return decoded;
     const int parts = (shape.num_heads * padded / 2 + kAttendThreads - 1) / kAttendThreads;
     const absl::Status status =

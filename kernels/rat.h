@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "absl/status/status.h"
+#include "kernels/attend_plan.h"
 #include "kernels/attention.h"
 #include "kernels/batch.h"
 #include "kernels/context.h"
@@ -53,11 +54,15 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
 namespace gpu {
 
 // Scratch of one Rat(), zeroed once by its owner; every Rat() leaves zero what it needs zero.
-size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens, int max_context);
+size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens);
+
+AttendKind RatKind(const RatShape& shape);
+
+// `work`: in device memory, the list of RatKind() for the spans of one token.
 
 absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages& pages,
-                 const StateParts& tails, const RatOperands& operands, void* scratch,
-                 CudaStream stream);
+                 const StateParts& tails, const RatOperands& operands, const AttendItem* work,
+                 void* scratch, CudaStream stream);
 
 }  // namespace gpu
 

@@ -29,9 +29,19 @@ int GpuDevice::PlanRegion(const std::string& key, size_t bytes) {
   return static_cast<int>(regions_.size()) - 1;
 }
 
+int GpuDevice::PlanRegion(const std::string& key, size_t bytes, const AttendKind& kind) {
+  const int plan = PlanRegion(key, bytes);
+  Region& region = regions_[plan];
+  if (region.list < 0) {
+    region.list = static_cast<int>(attend_kinds_.size());
+    attend_kinds_.push_back(kind);
+  }
+  return plan;
+}
+
 int GpuDevice::Plan(const RatShape& s) {
   return PlanRegion(absl::StrCat("rat ", s.num_heads, " ", s.head_dim, " ", s.chunk_size),
-                    RatScratchBytes(s, limits_.spans, limits_.tokens, limits_.context));
+                    RatScratchBytes(s, limits_.spans, limits_.tokens), RatKind(s));
 }
 
 int GpuDevice::Plan(const RatPlusShape& s) {
@@ -42,7 +52,7 @@ int GpuDevice::Plan(const RatPlusShape& s) {
 int GpuDevice::Plan(const AttentionShape& s) {
   return PlanRegion(
       absl::StrCat("attention ", s.num_heads, " ", s.num_kv_heads, " ", s.head_dim, " ", s.window),
-      AttentionScratchBytes(s, limits_.spans, limits_.tokens, limits_.context));
+      AttentionScratchBytes(s, limits_.spans, limits_.tokens), AttentionKind(s));
 }
 
 int GpuDevice::Plan(const MesaShape& s) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attend_plan.h"
 #include "kernels/elementwise.h"
 #include "kernels/gpu.h"
 #include "kernels/matmul.h"
@@ -30,6 +31,8 @@ class GpuDevice : public Device {
   absl::Status Open(bool deterministic);
   CudaStream stream() const { return stream_; }
   size_t workspace_bytes() const { return matmul_->workspace_bytes(); }
+  // The kinds of BatchView::attend_lists, by which the planned mixers decode.
+  const std::vector<AttendKind>& attend_kinds() const { return attend_kinds_; }
   // Where Embed() finds a SampledInRow().
   void SetSampled(const SampledToken* sampled) { sampled_ = sampled; }
 
@@ -84,7 +87,8 @@ class GpuDevice : public Device {
   }
   absl::Status Rat(int plan, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
-    return gpu::Rat(shape, s.batch, s.pages, s.tails, operands, regions_[plan].memory, stream_);
+    return gpu::Rat(shape, s.batch, s.pages, s.tails, operands, AttendList(plan, s.batch),
+                    regions_[plan].memory, stream_);
   }
   absl::Status RatPlusAverage(const RatPlusShape& shape, const Step& s,
                               const RatPlusOperands& operands) override {
@@ -97,7 +101,8 @@ class GpuDevice : public Device {
   }
   absl::Status Attention(int plan, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {
-    return gpu::Attention(shape, s.batch, s.pages, operands, regions_[plan].memory, stream_);
+    return gpu::Attention(shape, s.batch, s.pages, operands, AttendList(plan, s.batch),
+                          regions_[plan].memory, stream_);
   }
   absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights, const Step& s,
                     const MesaOperands& operands) override {
@@ -148,13 +153,20 @@ class GpuDevice : public Device {
     std::string key;
     size_t bytes;
     std::byte* memory = nullptr;
+    int list = -1;  // Of attend_kinds_.
   };
   int PlanRegion(const std::string& key, size_t bytes);
+  // Of a mixer that decodes by a list.
+  int PlanRegion(const std::string& key, size_t bytes, const AttendKind& kind);
+  const AttendItem* AttendList(int plan, const BatchView& batch) const {
+    return batch.attend_lists[regions_[plan].list];
+  }
 
   const DeviceInfo info_;
   const Limits limits_;
   absl::Status plan_status_;
   std::vector<Region> regions_;
+  std::vector<AttendKind> attend_kinds_;
   std::unique_ptr<MatMul> matmul_;
   CudaStream stream_ = nullptr;
   const SampledToken* sampled_ = nullptr;

@@ -54,6 +54,7 @@ StepSize SizeFor(const Batch& batch, const Limits& limits) {
 }
 
 size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int dials,
+                                 const std::vector<AttendPlanner>& planners,
                                  const std::vector<int>& strides) {
   Carver carver(base);
   const size_t views = dials == 1 ? 1 : 1 + dials;
@@ -61,6 +62,13 @@ size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int dial
   token_span = carver.Take<int32_t>(views * limits.tokens);
   tokens = carver.Take<int32_t>(limits.tokens);
   rows = carver.Take<int32_t>(limits.rows);
+  lists.clear();
+  for (size_t v = 0; v < views; ++v) {
+    for (const AttendPlanner& planner : planners) {
+      lists.push_back(
+          carver.Take<AttendItem>(AttendItems(planner.kind(), limits.spans, limits.context)));
+    }
+  }
   tables = carver.Take<PageTable>(strides.size() * limits.spans);
   pages.clear();
   // Last, since they are long and a step uses little of them.
@@ -70,17 +78,18 @@ size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int dial
   return carver.used();
 }
 
-absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayout& layout,
-                                                                 const Limits& limits) {
+absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(
+    const StateLayout& layout, const Limits& limits, absl::Span<const AttendKind> kinds) {
   std::unique_ptr<DeviceBatch> batch(new DeviceBatch(layout));
   batch->limits_ = limits;
   batch->used_pages_.resize(layout.page_classes.size());
   const int dials = layout.num_dials();
   if (dials > 1) batch->dials_.resize(dials);
+  for (const AttendKind& kind : kinds) batch->planners_.emplace_back(kind, limits.spans);
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {
     batch->strides_.push_back(std::max(1, layout.MostPages(c, limits.context)));
   }
-  const size_t bytes = Parts().Carve(nullptr, limits, dials, batch->strides_);
+  const size_t bytes = Parts().Carve(nullptr, limits, dials, batch->planners_, batch->strides_);
   auto memory = DeviceMemory::Allocate(bytes, "batches");
   if (!memory.ok()) return memory.status();
   batch->memory_ = *std::move(memory);
@@ -88,9 +97,11 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(const StateLayo
     auto staging = PinnedMemory::Allocate(bytes, "batches");
     if (!staging.ok()) return staging.status();
     batch->staging_[turn] = *std::move(staging);
-    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, dials, batch->strides_);
+    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, dials, batch->planners_,
+                             batch->strides_);
   }
-  batch->device_.Carve(batch->memory_.data(), limits, dials, batch->strides_);
+  batch->device_.Carve(batch->memory_.data(), limits, dials, batch->planners_, batch->strides_);
+  batch->attend_lists_.assign(batch->device_.lists.begin(), batch->device_.lists.end());
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
     batch->tables_.push_back(batch->device_.tables + c * limits.spans);
   }
@@ -105,6 +116,7 @@ BatchView DeviceBatch::View(const StepSize& size) const {
   view.num_tokens = size.tokens;
   view.max_span_tokens = size.max_span_tokens;
   view.max_context = size.max_context;
+  view.attend_lists = attend_lists_.data();
   return view;
 }
 
@@ -113,6 +125,7 @@ absl::Span<const BatchView> DeviceBatch::DialViews(const StepSize& size) {
     BatchView& view = dials_[d] = View(size);
     view.spans += (1 + d) * limits_.spans;
     view.token_span += (1 + d) * limits_.tokens;
+    view.attend_lists += (1 + d) * planners_.size();
     if ((size.dials >> d & 1) == 0) view.num_spans = 0;
   }
   return dials_;
@@ -159,6 +172,12 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
       PACKRAT_CHECK(pages <= strides_[c]);
       std::copy_n(table.pages, pages, host.pages[c] + first);
       used[c] = std::max(used[c], static_cast<size_t>(pages));
+    }
+  }
+  for (size_t v = 0, list = 0; v < views; ++v) {
+    const absl::Span<const BatchSpan> spans(host.spans + v * limits_.spans, size.spans);
+    for (AttendPlanner& planner : planners_) {
+      planner.Plan(spans, size.max_context, host.lists[list++]);
     }
   }
   // Everything before the pages in one copy, then of each class the corner that is in use.

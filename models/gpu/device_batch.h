@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/attend_plan.h"
 #include "kernels/gpu.h"
 #include "models/batch.h"
 #include "models/device.h"
@@ -33,9 +34,11 @@ StepSize SizeFor(const Batch& batch, const Limits& limits);
 
 class DeviceBatch {
  public:
-  // A page table has room for the pages of limits.context tokens. `layout` outlives it.
+  // A page table has room for the pages of limits.context tokens. `layout` outlives it. Decoding
+  // attention gets a list for each of `kinds`.
   static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
-                                                             const Limits& limits);
+                                                             const Limits& limits,
+                                                             absl::Span<const AttendKind> kinds);
 
   // Writes the batch to the host's side `turn` and queues its copy, which must be done before that
   // side is written again.
@@ -54,17 +57,21 @@ class DeviceBatch {
   struct Parts {
     BatchSpan* spans;  // Of all, then where there are several dials of each: (1 + dials, spans).
     int32_t *token_span, *tokens, *rows;  // The first likewise: (1 + dials, tokens).
+    std::vector<AttendItem*> lists;       // Of all, then of each dial: one for each kind.
     PageTable* tables;                    // (page classes, limits.spans)
     std::vector<int32_t*> pages;          // What they point to, per page class: (spans, stride)
-    size_t Carve(std::byte* base, const Limits& limits, int dials, const std::vector<int>& strides);
+    size_t Carve(std::byte* base, const Limits& limits, int dials,
+                 const std::vector<AttendPlanner>& planners, const std::vector<int>& strides);
   };
   explicit DeviceBatch(const StateLayout& layout) : layout_(layout) {}
 
   const StateLayout& layout_;
   Limits limits_;
-  std::vector<BatchView> dials_;    // Empty: there is one.
-  std::vector<int> strides_;        // Of page tables, per class.
-  std::vector<size_t> used_pages_;  // Per class, of the step that is being built.
+  std::vector<BatchView> dials_;                 // Empty: there is one.
+  std::vector<AttendPlanner> planners_;          // Of each kind of list.
+  std::vector<const AttendItem*> attend_lists_;  // device_.lists.
+  std::vector<int> strides_;                     // Of page tables, per class.
+  std::vector<size_t> used_pages_;               // Per class, of the step that is being built.
   PinnedMemory staging_[kMaxStepsInFlight];
   DeviceMemory memory_;
   Parts host_[kMaxStepsInFlight], device_;

@@ -142,7 +142,7 @@ absl::Status GpuModel::AllocateScratch() {
   auto flights = Flights::Create(limits_.spans);
   if (!flights.ok()) return flights.status();
   flights_ = *std::move(flights);
-  auto batch = DeviceBatch::Create(layout_, limits_);
+  auto batch = DeviceBatch::Create(layout_, limits_, device_->attend_kinds());
   if (!batch.ok()) return batch.status();
   batch_ = *std::move(batch);
   auto sampling = SamplingRows::Create(options_.max_logit_rows);

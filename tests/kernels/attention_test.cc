@@ -95,20 +95,19 @@ class AttentionTest : public TextsTest {
     Random random(seed);
     std::vector<int> lengths, rings, used;
     std::vector<const std::vector<float>*> q, k, v;
-    int context = 0, tokens = 1;
+    int tokens = 1;
     for (const AttentionText& text : texts) {
       lengths.push_back(text.length);
       q.push_back(&text.q), k.push_back(&text.k), v.push_back(&text.v);
       rings.push_back(RingPages(s, text.length));
       used.push_back(std::min((text.length + kBlockTokens - 1) / kBlockTokens, rings.back()));
-      context = std::max(context, text.length);
       tokens += text.length + 3;
     }
     DevicePages<Page> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
     const std::vector<int> no_tails(lengths.size());
-    Scratch scratch(PACKRAT_SCRATCH(
-        gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens, context),
-        Form<T>::CpuScratchFloats(s.head_dim)));
+    Scratch scratch(
+        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens),
+                        Form<T>::CpuScratchFloats(s.head_dim)));
     scratch.Zero();
     Outputs outputs(lengths.size());
     std::vector<Rows> rows;
@@ -133,7 +132,7 @@ class AttentionTest : public TextsTest {
       const AttentionOperands operands{
           rows_at + kv_width, rows_at,    rows_at + kv_width + q_width, stride,
           rope.data(),        out.data(), Stored<Activation>::kType};
-      EXPECT_TRUE(Run(scratch, [&](auto... device) {
+      EXPECT_TRUE(Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), [&](auto... device) {
                     return Form<T>::Run(s, step.batch(), tables, operands, device...);
                   }).ok());
       step.Scatter(out.Get(), q_width, &outputs);
@@ -279,7 +278,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
     DevicePages<typename Form<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
                                                       {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
-    Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10, length),
+    Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10),
                                     Form<TypeParam>::CpuScratchFloats(dim)));
     scratch.Zero();
     // q, k, v of the tokens from `position` on.
@@ -297,7 +296,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
       const AttentionOperands operands{qkv.data(), qkv.data() + 2 * dim, qkv.data() + 3 * dim,
                                        4 * dim,    rope.data(),          out.data(),
                                        S::kType};
-      EXPECT_TRUE(this->Run(scratch,
+      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)),
                             [&](auto... device) {
                               return Form<TypeParam>::Run(s, step.batch(), tables, operands,
                                                           device...);
@@ -335,6 +334,57 @@ TYPED_TEST(AttentionTest, LongRuns) {
       Outputs whole(1);
       feed(position, num, &whole);
       EXPECT_EQ(whole, single);
+    });
+  }
+}
+
+// As for RAT, with one and with two queries to a key, and a window.
+TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
+  using Activation = typename Form<TypeParam>::Activation;
+  using S = Stored<Activation>;
+  const int dim = 16, kv_width = 16 * dim;
+  if (!Form<TypeParam>::Runs()) return;
+  for (const AttentionShape& shape :
+       {AttentionShape{16, 16, dim, 0, dim}, AttentionShape{32, 16, dim, 200, dim}}) {
+    const AttentionShape s = shape;
+    const int width = s.num_heads * dim, stride = width + 2 * kv_width;
+    Random random(10);
+    const std::vector<int> positions = MixedPositions(&random);
+    std::vector<int> rings;
+    std::vector<std::vector<float>> qkv;
+    std::vector<const std::vector<float>*> texts;
+    for (const int position : positions) {
+      rings.push_back(RingPages(s, position + 1));
+      qkv.emplace_back(static_cast<size_t>(position) * stride);
+      const std::vector<float> last = random.Normals(stride);
+      qkv.back().insert(qkv.back().end(), last.begin(), last.end());
+    }
+    for (const std::vector<float>& rows : qkv) texts.push_back(&rows);
+    DevicePages<typename Form<TypeParam>::Page> pages(&random, AttentionPageFloats(16, dim), rings);
+    pages.Fill(&random);
+    const std::vector<int> no_tails(positions.size());
+    this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
+      const DeviceStep step(&random, rows, no_tails);
+      Scratch scratch(
+          PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, step.num_spans(), step.num_tokens()),
+                          Form<TypeParam>::CpuScratchFloats(dim)));
+      scratch.Zero();
+      DeviceArray<Activation> all(S::From(step.Gather(texts, stride)));
+      DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
+      DeviceArray<Activation> out(static_cast<size_t>(step.num_tokens()) * width);
+      const StatePages tables = pages.For(step);
+      const AttentionOperands operands{
+          all.data(), all.data() + width, all.data() + width + kv_width,
+          stride,     rope.data(),        out.data(),
+          S::kType};
+      const auto run = [&](auto... device) {
+        return Form<TypeParam>::Run(s, step.batch(), tables, operands, device...);
+      };
+      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), run).ok());
+      scratch.ExpectGuardsIntact();
+      Outputs outputs(positions.size());
+      step.Scatter(out.Get(), width, &outputs);
+      return outputs;
     });
   }
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/attend_plan.h"
 #include "kernels/batch.h"
 #include "kernels/dtype.h"
 #include "tests/kernels/random.h"
@@ -29,6 +30,13 @@
 #define PACKRAT_SCRATCH(gpu_bytes, cpu_floats) (gpu_bytes)
 #else
 #define PACKRAT_SCRATCH(gpu_bytes, cpu_floats) (cpu_floats)
+#endif
+
+// A list of work for a step, which a GPU alone goes by; see KernelTest::Run().
+#ifdef PACKRAT_GPU
+#define PACKRAT_WORK(step, kind) ((step).Plan(kind))
+#else
+#define PACKRAT_WORK(step, kind) (NoWork())
 #endif
 
 namespace packrat {
@@ -90,6 +98,13 @@ class KernelTest : public GpuTest {
   template <class Op>
   absl::Status Run(const Scratch& scratch, const Op& op) {
     const absl::Status status = op(scratch.data(), stream_);
+    Wait();
+    return status;
+  }
+  // The same with a list of work before the scratch.
+  template <class Op>
+  absl::Status Run(const Scratch& scratch, const DeviceArray<gpu::AttendItem>& work, const Op& op) {
+    const absl::Status status = op(work.data(), scratch.data(), stream_);
     Wait();
     return status;
   }
@@ -200,6 +215,8 @@ class Scratch {
   mutable std::unique_ptr<PoisonedContext> context_;
 };
 
+struct NoWork {};
+
 class KernelTest : public testing::Test {
  protected:
   // body() on every instruction set of this machine, with one thread and with three.
@@ -220,6 +237,10 @@ class KernelTest : public testing::Test {
   template <class Op>
   absl::Status Run(const Scratch& scratch, const Op& op) {
     return op(scratch.context(threads_));
+  }
+  template <class Op>
+  absl::Status Run(const Scratch& scratch, NoWork, const Op& op) {
+    return Run(scratch, op);
   }
   template <class Op>
   absl::Status Run(const Op& op) {

@@ -19,19 +19,18 @@ class RatTest : public TextsTest {
   Outputs Feed(const RatLayer& layer, Cut cut, uint64_t seed = 7) {
     const RatShape& s = layer.shape;
     std::vector<int> rings, used;
-    int context = 0, tokens = 1;
+    int tokens = 1;
     for (const RatText& text : layer.texts) {
       used.push_back(text.length / s.chunk_size);
       rings.push_back(std::max(1, used.back()));
-      context = std::max(context, text.length);
       tokens += text.length + 3;
     }
     TailFeed feed(layer.texts, cut, seed, RatTailFloats(s.num_heads, s.head_dim));
     DevicePages<T> pages(feed.random(), RatPageFloats(s.num_heads, s.head_dim), rings);
     const DeviceArray<float> gate_bias(layer.gate_bias);
-    Scratch scratch(PACKRAT_SCRATCH(
-        gpu::RatScratchBytes(s, static_cast<int>(2 * rings.size()), tokens, context),
-        RatScratchFloats(s.head_dim)));
+    Scratch scratch(
+        PACKRAT_SCRATCH(gpu::RatScratchBytes(s, static_cast<int>(2 * rings.size()), tokens),
+                        RatScratchFloats(s.head_dim)));
     scratch.Zero();
     const int width = s.num_heads * s.head_dim;
     Outputs outputs = feed.template Run<T>(width, [&](const DeviceStep& step, T* out) {
@@ -41,7 +40,7 @@ class RatTest : public TextsTest {
       const StatePages tables = pages.For(step);
       const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out,
                                  Stored<T>::kType};
-      return Run(scratch, [&](auto... device) {
+      return Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)), [&](auto... device) {
         return ops::Rat(s, step.batch(), tables, feed.tails(), operands, device...);
       });
     });
@@ -117,7 +116,7 @@ TYPED_TEST(RatTest, LongRuns) {
     DevicePages<TypeParam> pages(&random, RatPageFloats(1, dim), {length});
     const std::vector<float> entries = pages.Fill(&random);
     DeviceTails tails(&random, RatTailFloats(1, dim), 1);
-    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, 4, 10, length), RatScratchFloats(dim)));
+    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, 4, 10), RatScratchFloats(dim)));
     scratch.Zero();
     // Only rows from `position` on are looked at.
     std::vector<float> text(static_cast<size_t>(length) * s.projection());
@@ -131,7 +130,7 @@ TYPED_TEST(RatTest, LongRuns) {
       const StatePages tables = pages.For(step);
       const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
                                  S::kType};
-      EXPECT_TRUE(this->Run(scratch,
+      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)),
                             [&](auto... device) {
                               return ops::Rat(s, step.batch(), tables, tails.parts(), operands,
                                               device...);
@@ -162,6 +161,50 @@ TYPED_TEST(RatTest, LongRuns) {
           tolerance[d] + (6 * kUnit + this->kStorage.rounding()) * (std::fabs(y) + tolerance[d]));
     }
   }
+}
+
+// A long text among short ones: whichever blocks of a GPU share it, each text's bits are those that
+// it has alone. Sixteen heads make lists of several rounds of few items.
+TYPED_TEST(RatTest, LengthsOfOthersChangeNoBits) {
+  using S = Stored<TypeParam>;
+  const RatShape s = {16, 1, 16, 1};
+  const int width = 16 * 16;
+  Random random(7);
+  const std::vector<int> positions = MixedPositions(&random);
+  std::vector<int> rings;
+  std::vector<std::vector<float>> projections;
+  std::vector<const std::vector<float>*> texts;
+  for (const int position : positions) {
+    rings.push_back(position + 1);
+    projections.emplace_back(static_cast<size_t>(position) * s.projection());
+    const std::vector<float> last = random.Normals(s.projection());
+    projections.back().insert(projections.back().end(), last.begin(), last.end());
+  }
+  for (const std::vector<float>& projection : projections) texts.push_back(&projection);
+  DeviceArray<float> gate_bias(random.Normals(width));
+  DevicePages<TypeParam> pages(&random, RatPageFloats(16, 16), rings);
+  pages.Fill(&random);
+  DeviceTails tails(&random, RatTailFloats(16, 16), positions.size());
+  this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
+    const DeviceStep step(&random, rows, tails.places());
+    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, step.num_spans(), step.num_tokens()),
+                                    RatScratchFloats(16)));
+    scratch.Zero();
+    DeviceArray<TypeParam> projection(S::From(step.Gather(texts, s.projection())));
+    DeviceArray<float> rope(step.Rope(kRopeBase, 16, 1));
+    DeviceArray<TypeParam> out(static_cast<size_t>(step.num_tokens()) * width);
+    const StatePages tables = pages.For(step);
+    const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
+                               S::kType};
+    const auto run = [&](auto... device) {
+      return ops::Rat(s, step.batch(), tables, tails.parts(), operands, device...);
+    };
+    EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)), run).ok());
+    scratch.ExpectGuardsIntact();
+    Outputs outputs(positions.size());
+    step.Scatter(out.Get(), width, &outputs);
+    return outputs;
+  });
 }
 
 TYPED_TEST(RatTest, SaturatedGates) {

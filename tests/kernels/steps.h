@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/attend_plan.h"
 #include "kernels/batch.h"
 #include "kernels/rope.h"
 #include "tests/kernels/device.h"
@@ -88,6 +89,15 @@ class DeviceStep {
                     .ok());
     return all;
   }
+#ifdef PACKRAT_GPU
+  // The list by which attention of this kind decodes the step.
+  DeviceArray<gpu::AttendItem> Plan(const gpu::AttendKind& kind) const {
+    const int n = num_spans(), context = batch_.max_context;
+    std::vector<gpu::AttendItem> items(gpu::AttendItems(kind, n, context));
+    gpu::AttendPlanner(kind, n).Plan(spans_, context, items.data());
+    return DeviceArray<gpu::AttendItem>(items);
+  }
+#endif
   // As Scatter(); unused rows must not have been written.
   template <class T>
   void Scatter(const std::vector<T>& out, int width, std::vector<std::vector<float>>* texts) const {
@@ -148,11 +158,12 @@ class DevicePages {
             device_tables_->data()};
   }
 
-  // Fills text 0's pages, and returns them as floats, one after the other.
+  // Fills all texts' pages, and returns them as floats, one after the other.
   std::vector<float> Fill(Random* random) {
     std::vector<T> all = memory_.Get();
     std::vector<float> filled;
-    for (int b = 0; b < rings_[0]; ++b) {
+    const int pages = std::accumulate(rings_.begin(), rings_.end(), 0);
+    for (int b = 0; b < pages; ++b) {
       const std::vector<T> page = Stored<T>::From(random->Normals(elements_));
       std::copy(page.begin(), page.end(), all.begin() + places_[b] * stride_ + kOffset);
       const std::vector<float> floats = Stored<T>::Floats(page);

@@ -62,8 +62,47 @@ class TailFeed {
   Feeder feeder_;
 };
 
+// Positions of 64 tokens: a text of more splits than runs in the middle of short ones, and a few of
+// several splits.
+inline std::vector<int> MixedPositions(Random* random) {
+  std::vector<int> positions(64);
+  for (int& position : positions) position = random->OneOf<int>({0, 1, 20, 63, 64, 130});
+  positions[20] = 65 * 64 + 3;
+  positions[40] = 700;
+  return positions;
+}
+
 class TextsTest : public KernelTest {
  protected:
+  // feed(rows): what decoding the tokens at `positions` gives for each text, of which those with
+  // rows take part. Each text has the same bits alone and among 33 and all of them.
+  template <class Feed>
+  void ExpectBitsAlone(const std::vector<int>& positions, const Feed& feed) {
+    ForEachDevice([&] {
+      Outputs alone(positions.size());
+      const auto some = [&](size_t begin, size_t end) {
+        std::vector<Rows> rows(positions.size());
+        for (size_t i = 0; i < rows.size(); ++i) rows[i].position = positions[i];
+        for (size_t i = begin; i < end; ++i) rows[i].num_tokens = 1;
+        return feed(rows);
+      };
+      for (size_t i = 0; i < positions.size(); ++i) {
+        alone[i] = some(i, i + 1)[i];
+        ASSERT_FALSE(alone[i].empty());
+      }
+      for (const size_t begin : {size_t{10}, size_t{0}}) {
+        const size_t end = begin == 0 ? positions.size() : begin + 33;
+        ForEachOrder([&] {
+          const Outputs together = some(begin, end);
+          for (size_t i = begin; i < end; ++i) {
+            EXPECT_TRUE(SameBits(together[i], alone[i]))
+                << "text " << i << " at " << positions[i] << " of " << end - begin;
+          }
+        });
+      }
+    });
+  }
+
   // feed(cut, seed): the outputs of `texts`, which have what is `expected` of each element and its
   // `tolerance`. On the device at hand they are right, and of the same bits in every cut and with
   // other orders of threads, for prompts and decoding both.

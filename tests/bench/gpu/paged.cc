@@ -12,10 +12,7 @@ namespace {
 
 // The sequences of a layer.
 struct Sequences {
-  Sequences(const std::vector<int>& all, bool prompt)
-      : lengths(all),
-        tokens(prompt ? all[0] : 1),
-        longest(*std::max_element(all.begin(), all.end())) {}
+  Sequences(const std::vector<int>& all, bool prompt) : lengths(all), tokens(prompt ? all[0] : 1) {}
   size_t rows() const { return lengths.size() * tokens; }
   // Where one in 16 is the last of its chunk.
   std::vector<int> Positions() const {
@@ -34,8 +31,22 @@ struct Sequences {
 
   const std::vector<int>& lengths;
   const int tokens;  // Of each, in a launch.
-  const int longest;
 };
+
+// The list of a batch: of every copy, since their texts are as long.
+absl::StatusOr<gpu::DeviceMemory> PlanWork(const gpu::AttendKind& kind,
+                                           const Sequences& sequences) {
+  std::vector<BatchSpan> spans;
+  int context = 1;
+  for (const int position : sequences.Positions()) {
+    spans.push_back({0, sequences.tokens, position});
+    context = std::max(context, position + sequences.tokens);
+  }
+  const auto n = static_cast<int>(spans.size());
+  std::vector<gpu::AttendItem> items(gpu::AttendItems(kind, n, context));
+  gpu::AttendPlanner(kind, n).Plan(spans, context, items.data());
+  return ToDevice(items.data(), items.size() * sizeof(gpu::AttendItem));
+}
 
 size_t SumOf(const std::vector<int>& values) {
   return std::accumulate(values.begin(), values.end(), size_t{0});
@@ -98,14 +109,15 @@ absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DTy
   BENCH_ASSIGN(b.gate_bias_, bench->Random(width, DType::kF32, 1.0f));
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
-  const size_t scratch = gpu::RatScratchBytes(
-      shape, static_cast<int>(spans), static_cast<int>(rows), sequences.longest + shape.chunk_size);
+  const size_t scratch =
+      gpu::RatScratchBytes(shape, static_cast<int>(spans), static_cast<int>(rows));
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   for (int copy = 0; copy < b.copies_; ++copy) {
     BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(sequences.Positions(), sequences.tokens,
                                                   copy * static_cast<int>(spans)));
     b.batches_.push_back(std::move(batch));
   }
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatKind(shape), sequences));
   return b;
 }
 
@@ -113,8 +125,8 @@ absl::Status RatBench::Run(int copy, const void* projection, CudaStream stream) 
   const RatOperands operands{projection, reinterpret_cast<const float*>(gate_bias_.data()),
                              reinterpret_cast<const float*>(rope_.data()), out_.data(), type_};
   const StateParts tails{tails_.data(), RatTailFloats(shape_.num_heads, shape_.head_dim) * 4};
-  return gpu::Rat(shape_, batches_[copy].view(), pool_.View(copy), tails, operands, scratch_.data(),
-                  stream);
+  return gpu::Rat(shape_, batches_[copy].view(), pool_.View(copy), tails, operands,
+                  reinterpret_cast<const gpu::AttendItem*>(work_.data()), scratch_.data(), stream);
 }
 
 absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const AttentionShape& shape,
@@ -133,14 +145,14 @@ absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const Attentio
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * shape.num_heads * shape.head_dim, type, 1.0f));
   const auto spans = static_cast<int>(lengths.size());
-  const size_t scratch = gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows),
-                                                    sequences.longest + kBlockTokens);
+  const size_t scratch = gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows));
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   for (int copy = 0; copy < b.copies_; ++copy) {
     BENCH_ASSIGN(SpanBatch batch,
                  SpanBatch::Make(sequences.Positions(), sequences.tokens, copy * spans));
     b.batches_.push_back(std::move(batch));
   }
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::AttentionKind(shape), sequences));
   return b;
 }
 
@@ -155,7 +167,8 @@ absl::Status AttentionBench::Run(int copy, CudaStream stream) {
                                    reinterpret_cast<const float*>(rope_.data()),
                                    out_.data(),
                                    type_};
-  return gpu::Attention(shape_, batches_[copy].view(), pool_.View(copy), operands, scratch_.data(),
+  return gpu::Attention(shape_, batches_[copy].view(), pool_.View(copy), operands,
+                        reinterpret_cast<const gpu::AttendItem*>(work_.data()), scratch_.data(),
                         stream);
 }
 

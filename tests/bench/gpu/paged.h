@@ -46,7 +46,7 @@ class RatBench {
   int copies_ = 0;
   PagePool pool_;
   std::vector<SpanBatch> batches_;  // One for each copy: each has tails of its own.
-  gpu::DeviceMemory tails_, projection_, gate_bias_, rope_, out_, scratch_;
+  gpu::DeviceMemory tails_, projection_, gate_bias_, rope_, out_, work_, scratch_;
 };
 
 class AttentionBench {
@@ -65,7 +65,7 @@ class AttentionBench {
   int copies_ = 0;
   PagePool pool_;
   std::vector<SpanBatch> batches_;
-  gpu::DeviceMemory qkv_, rope_, out_, scratch_;
+  gpu::DeviceMemory qkv_, rope_, out_, work_, scratch_;
 };
 
 }  // namespace packrat::gpu_bench

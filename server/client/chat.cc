@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <iostream>
 #include <optional>
 #include <utility>
@@ -34,6 +33,8 @@ constexpr char kHelp[] =
     "  /quit            leave; so does Ctrl-D, or Ctrl-C twice\n"
     "  //text           say a text that begins with /\n"
     "Ctrl-C stops an answer. Arrows bring back lines, Ctrl-R searches them.\n";
+
+std::string Turns(int64_t count) { return absl::StrCat(count, count == 1 ? " turn" : " turns"); }
 
 // What the server says of a template that has changed what was said before.
 constexpr char kOtherText[] = "does not go on from what the session holds";
@@ -172,6 +173,14 @@ Connection::Outcome Chat::Ask(const std::string& line, v1::GenerateResponse* rep
       !absl::StrContains(outcome.status.message(), kOtherText)) {
     return outcome;
   }
+  // Of an answer that was stopped the session may have more than was seen; what came before it is
+  // the same.
+  const int before = now().turns() > 0 ? now().SessionTurnsBefore(1) : 0;
+  if (before > 0) {
+    if (!RewindSession(before)) return outcome;
+    outcome = Stream(connection_, request_, /*print=*/true, reply);
+    if (!absl::StrContains(outcome.status.message(), kOtherText)) return outcome;
+  }
   // A template that drops an earlier answer's thinking, for instance: the session gets all of what
   // it makes of the conversation now.
   if (!RewindSession(0)) return outcome;
@@ -231,16 +240,13 @@ void Chat::Settle(int keep) {
 void Chat::TurnAtTerminal(const std::string& line) {
   const absl::Status valid = CheckUtf8("the line", line);
   if (!valid.ok()) return Note(std::string(valid.message()));
-  const int before = now().session.turns;
   const Connection::Outcome outcome = Turn(line);
   Print("\n");
   stopped_ = connection_->cancelled();
   if (Stopped(outcome) && in_session()) {
     connection_->Resume();
-    // The server may have sent something that did not come. If that was all, the turn is not one;
-    // and messages, which have what came, then go on from the turn before.
-    Settle(style_.form == ChatForm::kMessages ? std::min(before, now().session.turns)
-                                              : now().session.turns);
+    // The server may have sent something that did not come. If that was all, the turn is not one.
+    Settle(now().session.turns);
   }
   if (stopped_) return;
   const int code = Report(*connection_, outcome);
@@ -261,7 +267,7 @@ bool Chat::RewindSession(int turns, absl::Duration limit) {
 // Forgets the last turns; says why if there are fewer.
 bool Chat::Rewind(int count) {
   if (count < 1 || count > turns()) {
-    Note(absl::StrCat("[the conversation has ", turns(), " turns]"));
+    Note(absl::StrCat("[the conversation has ", Turns(turns()), "]"));
     return false;
   }
   if (in_session()) {
@@ -320,7 +326,7 @@ void Chat::Save(const std::string& argument, bool over) {
   if (!saved.ok())
     return Note(absl::StrCat("[", path, " cannot be written: ", saved.message(), "]"));
   const char* more = in_session() ? "; packrat save keeps the session with its state" : "";
-  Note(absl::StrCat("[", now().turns(), " turns in ", path, more, "]"));
+  Note(absl::StrCat("[", Turns(now().turns()), " in ", path, more, "]"));
 }
 
 bool Chat::Obey(const std::string& line) {
@@ -331,7 +337,7 @@ bool Chat::Obey(const std::string& line) {
   if (command == "/quit" || command == "/exit") return false;
   if (command == "/rewind") {
     if (!argument.empty() && !absl::SimpleAtoi(argument, &count)) count = 0;
-    if (Rewind(count)) Note(absl::StrCat("[", turns(), " turns are left]"));
+    if (Rewind(count)) Note(absl::StrCat("[", Turns(turns()), " left]"));
   } else if (command == "/again") {
     Again();
   } else if (command == "/fork") {

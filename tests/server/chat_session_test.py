@@ -58,11 +58,38 @@ class ChatSessionTest(unittest.TestCase):
                 chat.wait_for_some()
                 chat.type(CTRL_C)
                 self.assertIn("[stopped]", chat.wait_for_prompt())
-                # What was seen is with the client, and comes with the next turn.
-                session = server.json("sessions", "show", handle)
-                self.assertEqual((session["busy"], session.get("num_turns", 0)), (False, 0), lines)
+                # What was seen stands. Where the server had sent more, the next turn takes that back.
+                self.assertFalse(server.json("sessions", "show", handle)["busy"])
+                text = self.text(server, handle)
+                self.assertEqual(text.count("[user]Once upon a time\n[assistant]"), lines, text)
+                self.assertFalse(text.endswith("[assistant]"), text)
             self.assertIn("has 2 turns", chat.say("/rewind 3"))
-            self.assertIn("1 turns are left", chat.say("/rewind"))
+            self.assertIn("[1 turn left]", chat.say("/rewind"))
+            chat.type("Once upon a time\r")
+            chat.wait_for("time\n")
+            chat.wait_for_some()
+            chat.type(CTRL_C)
+            chat.wait_for_prompt()
+            chat.type("/quit\r")
+            self.assertEqual(chat.end(), 0)
+        text = self.text(server, handle)
+        self.assertEqual(text.count("[user]Once upon a time\n[assistant]"), 2, text)
+        self.assertFalse(text.endswith("[assistant]"), text)
+
+    def test_a_session_with_more_than_was_seen_keeps_what_came_before(self):
+        server = self.serve(ROLES)
+        with Terminal(processes.CLIENT, "chat", "--address=" + server.address, *FLAGS, "--session=new") as chat:
+            handle = re.search(r"\[session (\S{22})\]", chat.wait_for_prompt()).group(1)
+            chat.say("One")
+            chat.say("Two")
+            server.client("complete", *FLAGS, "--session=" + handle, " and so on")
+            self.assertIn(" and so on", self.text(server, handle))
+            chat.say("Three")
+        text = self.text(server, handle)
+        self.assertNotIn(" and so on", text)
+        self.assertRegex(text, r"(?s)\A\[user\]One\n.*\n\[user\]Two\n.*\n\[user\]Three\n\[assistant\]")
+        # The first stayed, and the others came anew, as one.
+        self.assertEqual(server.json("sessions", "show", handle)["num_turns"], 2)
 
     def test_a_system_message_that_nobody_would_hear_is_refused(self):
         server = self.serve(ROLES)

@@ -98,14 +98,14 @@ class ChatTerminalTest(unittest.TestCase):
             self.assertIn("has 2 turns", chat.say("/rewind 3"))
             self.assertIn("has 2 turns", chat.say("/rewind none"))
             self.assertIn("conversation 2; /switch 1", chat.say("/fork"))
-            self.assertIn("1 turns are left", chat.say("/rewind"))
+            self.assertIn("[1 turn left]", chat.say("/rewind"))
             self.assertEqual(chat.text(), one)
             self.assertIn("whose last turn began: /two", chat.say("/switch 1"))
             self.assertEqual(chat.text(), two)
             self.assertIn("from 1 to 2", chat.say("/switch 3"))
             chat.say("/again")
             self.assertEqual(chat.text(), two)
-            self.assertIn("0 turns are left", chat.say("/rewind 2"))
+            self.assertIn("[0 turns left]", chat.say("/rewind 2"))
             chat.type("/quit\r")
             self.assertEqual(chat.end(), 0)
 
@@ -118,7 +118,7 @@ class ChatTerminalTest(unittest.TestCase):
                 chat.say("Once")
                 chat.say("/save " + path)
                 self.assertEqual(os.path.getsize(path), 1)
-                self.assertIn("1 turns in " + path, chat.say("/save! ~/kept"))
+                self.assertIn("[1 turn in " + path, chat.say("/save! ~/kept"))
                 with open(path, encoding="utf-8") as file:
                     self.assertEqual(file.read(), "Once" + self.answer("Once") + "\n")
 
@@ -201,17 +201,17 @@ class ChatTerminalTest(unittest.TestCase):
             chat.say("two")
             self.assertTrue(shown(fork).startswith(one + "\ntwo"))
             self.assertEqual(shown(handle), one)
-            self.assertIn("1 turns are left", chat.say("/rewind"))
+            self.assertIn("[1 turn left]", chat.say("/rewind"))
             self.assertEqual(shown(fork), one)
             chat.say("/switch 1")
-            self.assertIn("0 turns are left", chat.say("/rewind 1"))
+            self.assertIn("[0 turns left]", chat.say("/rewind 1"))
             self.assertEqual(shown(handle), "")
             chat.say("One")
             self.assertEqual(shown(handle), one)
         # What was said on another day can be taken back too.
         with Chat(self.server, *flags) as chat:
             self.assertIn("nothing was said here", chat.say("/again"))
-            self.assertIn("0 turns are left", chat.say("/rewind"))
+            self.assertIn("[0 turns left]", chat.say("/rewind"))
             self.assertEqual(shown(handle), "")
 
     def test_ctrl_c_at_the_prompt(self):
@@ -262,7 +262,7 @@ class ChatTerminalTest(unittest.TestCase):
                     session = server.json("sessions", "show", handle)
                     self.assertFalse(session["busy"])
                     self.assertEqual(session["num_turns"], turns)
-                self.assertIn("1 turns are left", chat.say("/rewind"))
+                self.assertIn("[1 turn left]", chat.say("/rewind"))
                 self.assertEqual(server.json("sessions", "show", handle)["num_turns"], 1)
 
     def test_ctrl_c_leaves_a_server_that_stands_still(self):
@@ -283,7 +283,7 @@ class ChatTerminalTest(unittest.TestCase):
                 server.process.send_signal(signal.SIGCONT)
                 processes.wait_for(lambda: server.metric("packrat_sessions_busy") == 0)
                 turns = server.json("sessions", "show", handle)["num_turns"]
-                self.assertIn("turns are left", chat.say("/rewind"))
+                self.assertRegex(chat.say("/rewind"), "turns? left")
                 self.assertLessEqual(server.json("sessions", "show", handle)["num_turns"], turns)
                 self.assertEqual(chat.leave(), 0)
 

@@ -71,7 +71,7 @@ TEST(ConversationTest, MessagesInASessionKnowItsTurns) {
   chat.session.handle = "handle";
   chat.session.has_text = true;  // Its own, which messages do not add to.
   chat.Add("one", "yes");
-  chat.Add("two", "stopped");  // Whose part in the session was taken back.
+  chat.Add("two", "stopped");  // Of which the session has nothing.
   chat.session.turns = 1;
   chat.Add("three", "no");
   chat.session.turns = 2;

@@ -75,7 +75,7 @@ class RunTerminalTest(unittest.TestCase):
             chat.type(CTRL_C)
             self.assertIn("[stopped]", chat.wait_for_prompt())
             self.assertTrue(runs(server))
-        self.assertIn("1 turns are left", chat.say("/rewind"))
+        self.assertIn("[1 turn left]", chat.say("/rewind"))
         chat.type(CTRL_C)
         self.assertIn("once more, or /quit, leaves", chat.wait_for_prompt())
         self.assertTrue(runs(server))

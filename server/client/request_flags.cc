@@ -95,8 +95,8 @@ ABSL_FLAG(packrat::Given<std::string>, rat_plus_dial, {},
           "What layers of RAT+ see, as packrat info lists it; default: the first of these, or the "
           "session's.");
 ABSL_FLAG(std::string, user_label, "",
-          "chat: put before what you write, e.g. 'User: '. With one of these two, or in a session, "
-          "turns are texts, also where the model has a chat template.");
+          "chat: put before what you write, e.g. 'User: '. With one of these two turns are texts, "
+          "also where the model has a chat template.");
 ABSL_FLAG(std::string, reply_label, "", "chat: put before the answer, e.g. 'Assistant:'.");
 ABSL_FLAG(std::string, system, "",
           "chat: what the system says first, for models with a chat template.");

@@ -95,6 +95,16 @@ bool RequestReader::AllowBody(size_t max_bytes, bool in_pieces) {
     return false;
   }
   if (!has_body_) return true;
+  // What compresses a body would make its limit meaningless.
+  for (const auto& [name, value] : request_.headers) {
+    if (!absl::EqualsIgnoreCase(name, "Content-Encoding") || value.empty() ||
+        absl::EqualsIgnoreCase(value, "identity")) {
+      continue;
+    }
+    Bad(415, absl::StrCat("the header Content-Encoding is ", value.substr(0, 64),
+                          "; identity alone is known: send the body as it is"));
+    return false;
+  }
   parser_.body_limit(max_bytes);
   parser_.get().body().in_pieces = in_pieces;
   parser_.eager(true);

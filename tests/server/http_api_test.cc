@@ -83,6 +83,8 @@ TEST(HttpApi, RefusesInTheFormOfTheApi) {
   expect(Post(server, path, R"({"prompt":"a"})", ""), 415, "no type");
   expect(Post(server, path, "", ""), 415, "no type and no body");
   expect(Post(server, path, std::string(20001, ' ')), 413, "large");
+  expect(Post(server, path, "{}", absl::StrCat(kJsonType, "Content-Encoding: gzip\r\n")), 415,
+         "packed");
   expect(Post(server, "/v1/completion", "{}"), 404, "path");
   expect(Post(server, "/v1/models", "{}"), 405, "method");
   expect(Post(server, "/v1/embeddings", "{}"), 400, "embeddings");

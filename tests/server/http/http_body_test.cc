@@ -61,6 +61,26 @@ TEST_F(HttpBodies, HaveALimitOfBodiesForEachRoute) {
       "HTTP/1.1 400 "));
 }
 
+TEST_F(HttpBodies, AreNotUnpacked) {
+  Start();
+  for (const char* coding : {"gzip", "x-gzip", "br", "identity, gzip"}) {
+    for (const char* twice : {"", "Content-Encoding: identity\r\n"}) {
+      const std::string answer = Ask(HttpPost(
+          "/echo/", "\x1f\x8b", absl::StrCat("Content-Encoding: ", coding, "\r\n", twice)));
+      EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 415 ")) << answer;
+      EXPECT_TRUE(absl::StrContains(
+          answer, absl::StrCat("the header Content-Encoding is ", coding, "; identity alone")))
+          << answer;
+    }
+  }
+  const std::string plain = "Connection: close\r\ncontent-encoding: Identity\r\n";
+  EXPECT_TRUE(absl::EndsWith(Ask(HttpPost("/echo/", "body", plain)), " body"));
+  // Without a body it says nothing.
+  EXPECT_TRUE(absl::EndsWith(Ask("GET /probe HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\n"
+                                 "Connection: close\r\n\r\n"),
+                             "well\n"));
+}
+
 TEST_F(HttpBodies, RefuseWhatTwoServersMightReadInTwoWays) {
   Start();
   const std::string post = "POST /echo/ HTTP/1.1\r\nHost: h\r\n";

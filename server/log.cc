@@ -59,11 +59,10 @@ void Logger::Error(const std::string& message, const Fields& fields) {
 }
 
 void Logger::Access(const AccessRecord& record) {
-  Fields fields = {{"id", record.id},
-                   {"caller", record.caller},
-                   {"peer", record.peer},
-                   {"call", record.call},
-                   {"status", record.status}};
+  Fields fields = {
+      {"id", record.id}, {"caller", record.caller}, {"peer", record.peer}, {"call", record.call}};
+  if (!record.path.empty()) fields.emplace_back("path", record.path);
+  fields.emplace_back("status", record.status);
   if (!record.trace_id.empty()) {
     fields.insert(
         fields.end(),

@@ -26,6 +26,7 @@ struct AccessRecord {
   std::string parent_span_id;
   absl::Time start;     // By the wall clock; shown with a trace, whose span needs it.
   std::string call;     // Generate, Tokenize, ...
+  std::string path;     // Over HTTP, as its route has it; empty: over gRPC.
   std::string status;   // Name of the gRPC status.
   std::string finish;   // length, eos, ..., cancelled, deadline, error; refused if the engine
                         // never had it.

@@ -45,6 +45,7 @@ CallAccount::CallAccount(const char* call, CallEnvironment* environment, const C
   record_.start = absl::Now();
   record_.call = call;
   record_.peer = info.peer;
+  record_.path = info.path;
   record_.caller = Clean(info.caller, 64, "._:-/@");
   record_.id = Clean(info.request_id, 128, "._:-");
   if (record_.id.empty()) record_.id = absl::StrFormat("%016x", RandomNumber());

@@ -54,6 +54,7 @@ class GenerateResponse;
 // it need be checked before.
 struct CallInfo {
   std::string peer;           // For the log: "ipv4:127.0.0.1:51234".
+  std::string path;           // For the log: of an HTTP route.
   std::string authorization;  // "Bearer KEY".
   std::string request_id;     // x-request-id.
   std::string caller;         // x-caller.

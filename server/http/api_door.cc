@@ -46,6 +46,7 @@ void ApiDoor::operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) con
   request->reply = std::move(reply);
   request->refuse = refuse;
   if (info.ok()) request->info = *info;
+  request->info.path = path;
   request->account = std::make_shared<CallAccount>(call, environment, request->info);
   // The same from here on, whether the client has given one or not.
   request->info.request_id = request->account->labels().request_id;

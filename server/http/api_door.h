@@ -30,11 +30,13 @@ struct ApiRequest {
   void Answer(HttpAnswer answer) const;
 };
 
-// An API's handler. `call`: what its calls are named in the log and in metrics. `work` must be
+// An API's handler. `call`, `path`: what its calls are named in the log, the first in metrics too;
+// the path is its route's. `work` must be
 // quick if the body is short (WorkPool::kShortBytes): the server's thread runs it then.
 struct ApiDoor {
   CallEnvironment* environment;
   const char* call;
+  std::string path;
   std::function<HttpAnswer(const absl::Status&)> refuse;
   std::function<void(std::shared_ptr<ApiRequest>)> work;
 

@@ -204,10 +204,10 @@ void AnswerMessage(const UnaryMethod<Request, Response>& method, const RequestPt
 
 std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
   std::vector<HttpRoute> routes;
-  const auto add = [&](std::string path, const char* method, const char* call, auto refuse,
+  const auto add = [&](const std::string& path, const char* method, const char* call, auto refuse,
                        std::function<void(const RequestPtr&)> work) {
     routes.push_back(
-        {std::move(path), method, ApiDoor{environment, call, std::move(refuse), std::move(work)},
+        {path, method, ApiDoor{environment, call, path, std::move(refuse), std::move(work)},
          /*open_to_all=*/false, static_cast<size_t>(environment->options->max_message_bytes),
          /*waits=*/true, /*cross_origin=*/true});
   };

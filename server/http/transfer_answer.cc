@@ -233,9 +233,11 @@ void AnswerSave(const std::shared_ptr<ApiRequest>& request) {
 }
 
 std::shared_ptr<HttpUpload> TakeSession(CallEnvironment* environment, const HttpRequest& head) {
-  const absl::StatusOr<CallInfo> info = ReadCallInfo(head);
-  auto call = std::make_shared<LoadAnswer>(environment, info.ok() ? *info : CallInfo(), head);
-  call->Open(info.status(), head.Header("X-Session-Ttl"));
+  const absl::StatusOr<CallInfo> read = ReadCallInfo(head);
+  CallInfo info = read.ok() ? *read : CallInfo();
+  info.path = head.path;  // There is one.
+  auto call = std::make_shared<LoadAnswer>(environment, info, head);
+  call->Open(read.status(), head.Header("X-Session-Ttl"));
   return call;
 }
 

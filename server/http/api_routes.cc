@@ -251,9 +251,12 @@ std::vector<HttpRoute> ApiRoutes(CallEnvironment* environment) {
 }
 
 HttpAnswer ApiRefusal(const std::string& path, int status, const std::string& message) {
-  const bool openai =
-      absl::StartsWith(path, "/v1/") || path == "/tokenize" || path == "/detokenize";
-  if (!openai && !absl::StartsWith(path, "/packrat/")) return PlainRefusal(status, message);
+  const bool ours = absl::StartsWith(path, "/packrat/");
+  // OpenAI's clients show the message of such an answer alone; and where there is no page, most
+  // likely one of them has a base URL without /v1.
+  const bool openai = !ours && (absl::StartsWith(path, "/v1/") || path == "/tokenize" ||
+                                path == "/detokenize" || status == 404);
+  if (!openai && !ours) return PlainRefusal(status, message);
   // The nearest code; what is said over HTTP stays the HTTP status.
   absl::Status as = absl::InvalidArgumentError(message);
   if (status == 404) as = absl::NotFoundError(message);

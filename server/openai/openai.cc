@@ -60,6 +60,10 @@ absl::StatusOr<std::string> GetModel(const Context& context, absl::string_view n
                    "model");
 }
 
+  if (name.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("/v1/models/ names no model; this server has ", context.model));
+  }
 absl::Status NoEmbeddings() {
   return absl::InvalidArgumentError(
       "this server makes no embeddings: its models are trained to continue texts");

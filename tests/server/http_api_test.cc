@@ -95,6 +95,50 @@ TEST(HttpApi, RefusesInTheFormOfTheApi) {
   EXPECT_GT(server.AccessLines("status=INVALID_ARGUMENT"), 4);
 }
 
+// OpenAI's clients show the message alone, and a base URL without /v1 is the likeliest mistake.
+TEST(HttpApi, SaysWhichPageIsMissingAndWhichIsMeant) {
+  TestServer server(WithTokenizer());
+  const std::pair<const char*, const char*> cases[] = {
+      {"/chat/completions", "; there is /v1/chat/completions"},
+      {"/v1/v1/completions", "; there is /v1/completions"},
+      {"/v1/responses//", "; there is /v1/responses"},
+      {"/v1/nope", ""},
+      {"/nope", ""}};
+  for (const auto& [path, hint] : cases) {
+    const Answer answer = Post(server, path, "{}");
+    EXPECT_EQ(answer.status, 404) << path;
+    EXPECT_TRUE(answer.Has("Content-Type: application/json")) << answer.head;
+    EXPECT_EQ(answer.json()["error"]["message"],
+              absl::StrCat("there is no ", path, " here, which POST asks for", hint));
+    EXPECT_EQ(answer.json()["error"]["type"], "invalid_request_error");
+  }
+  EXPECT_EQ(Post(server, "/v1/models", "{}").json()["error"]["message"],
+            "/v1/models takes GET, HEAD and not POST");
+  const Answer unnamed = Read(server.Get("/v1/models/"));
+  EXPECT_EQ(unnamed.status, 404);
+  EXPECT_EQ(unnamed.json()["error"]["message"], "/v1/models/ names no model; this server has fake");
+  // Under packrat.v1 it is a status of gRPC.
+  EXPECT_EQ(Post(server, "/packrat/v1/Nope", "{}").json()["code"], 5);
+}
+
+TEST(HttpApi, TheLogTellsThePath) {
+  TestServer server(WithTokenizer());
+  const auto logged = [&server](const std::string& text) {
+    return Eventually([&] { return server.AccessLines(text) == 1; });
+  };
+  for (const char* path : {"/v1/completions", "/packrat/v1/Generate", "/packrat/v1/GetModelInfo",
+                           "/packrat/v1/LoadSession", "/tokenize"}) {
+    Post(server, path, "{");
+    EXPECT_TRUE(logged(absl::StrCat(" path=", path, " status="))) << path;
+  }
+  server.Get("/v1/models/fake");
+  EXPECT_TRUE(logged("call=GetModelInfo path=/v1/models/* status=OK"));
+  EXPECT_EQ(Post(server, "/v1/completions", IdsJson(2)).status, 200);
+  EXPECT_TRUE(logged("call=Generate path=/v1/completions status=OK"));
+  Generate(StubFor(server).get(), Ids({5, 6, 7}, 2));
+  EXPECT_TRUE(logged("call=Generate status=OK"));
+}
+
 // As it sent it, and of several prompts the one that is wrong.
 TEST(HttpApi, NamesTheFieldThatIsWrong) {
   TestServer server(WithTokenizer());

@@ -72,11 +72,17 @@ TEST_F(Http, Answers) {
 
 TEST_F(Http, SaysWhatItHasNot) {
   Start();
-  EXPECT_TRUE(absl::StartsWith(Ask("GET /pag HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
-                               "HTTP/1.1 404 "));
+  const auto none = Ask("GET /pag?q HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(absl::StartsWith(none, "HTTP/1.1 404 ")) << none;
+  EXPECT_TRUE(absl::EndsWith(none, "\r\n\r\nthere is no /pag here, which GET asks for\n")) << none;
+  const auto far = Ask(absl::StrCat("GET /", std::string(5000, 'x'),
+                                    " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
+  EXPECT_TRUE(absl::StartsWith(far, "HTTP/1.1 404 ")) << far;
+  EXPECT_LT(far.size(), 500u);
   const auto post = Ask("DELETE /page HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
   EXPECT_TRUE(absl::StartsWith(post, "HTTP/1.1 405 ")) << post;
   EXPECT_TRUE(absl::StrContains(post, "Allow: GET, HEAD\r\n")) << post;
+  EXPECT_TRUE(absl::EndsWith(post, "/page takes GET, HEAD and not DELETE\n")) << post;
   EXPECT_TRUE(absl::StrContains(Ask("HEAD /post HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
                                 "Allow: POST\r\n"));
 }

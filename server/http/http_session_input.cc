@@ -92,7 +92,8 @@ void HttpSession::Consume() {
     // Until its head is there.
     path_.clear();
     route_ = nullptr;
-    cors_.clear();
+    // Whose page asks is not known either, so a refusal is for every site or for none.
+    cors_ = context_.options.cors.Headers("");
     version_ = 11;
     head_only_ = false;
   }
@@ -141,21 +142,28 @@ bool HttpSession::OnHead() {
   keep_alive_ = reader_->keep_alive();
   path_ = request.path;
   if (context_.options.cors.on() && Cors::IsPreflight(request)) {
-    const std::string methods = context_.router.CrossOriginMethods(path_);
+    // A browser shows that there is no such page only where it may ask.
+    const std::string methods =
+        context_.router.Has(path_) ? context_.router.CrossOriginMethods(path_) : "GET, POST";
     if (!methods.empty()) {
+      cors_.clear();
       AnswerAtOnce(context_.options.cors.Preflight(request, methods));
       return false;
     }
   }
   const Routed routed = context_.router.Find(request.method, request.path, Trusted());
   route_ = routed.route;
+  const bool cross_origin = route_ != nullptr ? route_->cross_origin
+                            : routed.status == 405
+                                ? !context_.router.CrossOriginMethods(path_).empty()
+                                : routed.status == 404;
+  cors_ = cross_origin ? context_.options.cors.Headers(request.Header("Origin")) : HttpHeaders();
   if (route_ == nullptr) {
     HttpAnswer refusal = context_.options.refusal(request.path, routed.status, routed.message);
     if (!routed.allow.empty()) refusal.headers.emplace_back("Allow", routed.allow);
     AnswerAtOnce(std::move(refusal));
     return false;
   }
-  if (route_->cross_origin) cors_ = context_.options.cors.Headers(request.Header("Origin"));
   if (!reader_->AllowBody(route_->max_body_bytes, route_->upload != nullptr)) {
     Refuse(reader_->status(), reader_->message());
     return false;

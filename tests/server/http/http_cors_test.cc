@@ -111,7 +111,6 @@ TEST_F(HttpCors, AllowsEverySiteAndNeverCredentials) {
 TEST_F(HttpCors, IsForThePagesOfTheApiAlone) {
   StartFor("*");
   EXPECT_TRUE(absl::StartsWith(Ask(Preflight("/probe", "https://a.b")), "HTTP/1.1 405 "));
-  EXPECT_TRUE(absl::StartsWith(Ask(Preflight("/nothing", "https://a.b")), "HTTP/1.1 404 "));
   const std::string probe =
       Ask("GET /probe HTTP/1.1\r\nHost: h\r\nOrigin: https://a.b\r\nConnection: close\r\n\r\n");
   EXPECT_TRUE(absl::EndsWith(probe, "well\n")) << probe;
@@ -119,6 +118,41 @@ TEST_F(HttpCors, IsForThePagesOfTheApiAlone) {
   // OPTIONS of another client is no question of a browser's.
   EXPECT_TRUE(absl::StartsWith(
       Ask("OPTIONS /echo/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"), "HTTP/1.1 405 "));
+}
+
+// Its author sees what is wrong, and not that another site's answer may not be read.
+TEST_F(HttpCors, RefusalsOfWhatIsNoPageAreReadToo) {
+  StartFor("https://a.b");
+  const std::string origin = "Origin: https://a.b\r\nConnection: close\r\n";
+  const std::string allow = absl::StrCat(kAllow, "https://a.b\r\n");
+  EXPECT_TRUE(absl::StartsWith(Ask(Preflight("/nothing", "https://a.b")), "HTTP/1.1 204 "));
+  for (const auto& [request, status] :
+       {std::pair(HttpPost("/nothing", "body", origin), "404"),
+        {absl::StrCat("GET /echo/x HTTP/1.1\r\nHost: h\r\n", origin, "\r\n"), "405"}}) {
+    const std::string answer = Ask(request);
+    EXPECT_TRUE(absl::StartsWith(answer, absl::StrCat("HTTP/1.1 ", status))) << answer;
+    EXPECT_TRUE(absl::StrContains(answer, allow)) << answer;
+  }
+  EXPECT_FALSE(
+      absl::StrContains(Ask(HttpPost("/nothing", "body", "Connection: close\r\n")), kAllow));
+  // What is for operators stays theirs.
+  const std::string probe = Ask(HttpPost("/probe", "body", origin));
+  EXPECT_TRUE(absl::StartsWith(probe, "HTTP/1.1 405 ")) << probe;
+  EXPECT_FALSE(absl::StrContains(probe, kAllow)) << probe;
+}
+
+// Of a head that could not be read nobody knows whose page asked.
+TEST_F(HttpCors, AHeadThatIsTooLargeIsForEverySiteOrNone) {
+  const std::string large = absl::StrCat(
+      "GET /echo/x HTTP/1.1\r\nHost: h\r\nOrigin: https://a.b\r\nX: ", std::string(9000, 'x'),
+      "\r\n\r\n");
+  StartFor("*");
+  const std::string every = Ask(large);
+  EXPECT_TRUE(absl::StartsWith(every, "HTTP/1.1 431 ")) << every;
+  EXPECT_TRUE(absl::StrContains(every, absl::StrCat(kAllow, "*\r\n"))) << every;
+  server_.reset();
+  StartFor("https://a.b");
+  EXPECT_FALSE(absl::StrContains(Ask(large), kAllow));
 }
 
 TEST_F(HttpCors, AnswersArePiecesToo) {

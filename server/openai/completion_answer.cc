@@ -21,10 +21,15 @@ class LogprobLists {
   void Add(int32_t id, absl::string_view bytes, float logprob,
            const google::protobuf::RepeatedPtrField<v1::TopLogprob>& top) {
     OrderedJson shown = OrderedJson::object();
+    const std::string own = names_->Shown(id, bytes);
     for (int i = 0; i < std::min(most_, top.size()); ++i) {
-      shown.emplace(names_->Shown(top[i].token_id(), top[i].piece()), top[i].logprob());
+      // At the beginning of a prompt its text may be another one than its piece.
+      const bool itself = top[i].token_id() == id;
+      shown.emplace(itself ? own : names_->Shown(top[i].token_id(), top[i].piece()),
+                    top[i].logprob());
     }
-    shown.emplace(names_->Shown(id, bytes), logprob);
+    // Also where another one looks the same.
+    shown[own] = logprob;
     Push(id, bytes, logprob, std::move(shown));
   }
   // A prompt's first token, which nothing predicts.

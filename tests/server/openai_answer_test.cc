@@ -90,6 +90,23 @@ TEST(Completions, TheFirstTokenOfATextMayBeABosWithASpaceBehindIt) {
   EXPECT_EQ(choice["logprobs"]["text_offset"], json::parse("[0, 0, 3, 7]"));
 }
 
+// A reader looks whether the best of them is the token.
+TEST(Completions, ATokenIsOnceAmongTheBest) {
+  const auto top = [](const std::string& scores) {
+    Answer answer(Endpoint::kCompletions, R"({"echo": true, "logprobs": 2, "prompt": "rat"})");
+    answer.Add(scores).Add(kOneMore);
+    return answer.Body()["choices"][0]["logprobs"]["top_logprobs"][1].dump();
+  };
+  // Behind a BOS the text has no space, and its piece has.
+  EXPECT_EQ(top(R"(scores { token_id: 3 piece: " rat" logprob: -0.5 top { token_id: 3 logprob: -0.5
+                   piece: " rat" } top { token_id: 4 logprob: -1 piece: " sat" } })"),
+            R"({" sat":-1.0,"rat":-0.5})");
+  // Another token may look like it does there.
+  EXPECT_EQ(top(R"(scores { token_id: 3 piece: " rat" logprob: -2 top { token_id: 9 logprob: -1
+                   piece: "rat" } top { token_id: 4 logprob: -1.5 piece: " sat" } })"),
+            R"({" sat":-1.5,"rat":-2.0})");
+}
+
 TEST(Completions, EchoBelongsToEveryChoice) {
   Answer answer(Endpoint::kCompletions,
                 R"({"echo": true, "logprobs": 1, "prompt": "The rat sat", "n": 2})");

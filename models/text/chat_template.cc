@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -131,6 +132,23 @@ absl::StatusOr<Value> Message(const ChatTurn& turn, const std::string& where, bo
   return Value::FromDict(std::move(message));
 }
 
+// What stands in quotes of either kind. Where they are of the text around it, there are more words
+// than literals.
+void AddWords(absl::string_view source, absl::flat_hash_set<std::string>* words) {
+  constexpr size_t kLongest = 64;
+  const auto in_word = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+  };
+  for (size_t at = 0; at < source.size(); ++at) {
+    if (source[at] != '\'' && source[at] != '"') continue;
+    size_t end = at + 1;
+    while (end < source.size() && end - at <= kLongest && in_word(source[end])) ++end;
+    if (end > at + 1 && end < source.size() && source[end] == source[at]) {
+      words->emplace(source.substr(at + 1, end - at - 1));
+    }
+  }
+}
+
 }  // namespace
 
 absl::Status ChatTemplate::Add(const std::string& where, const std::string& name,
@@ -142,6 +160,7 @@ absl::Status ChatTemplate::Add(const std::string& where, const std::string& name
   }
   templates_.emplace_back(name, *std::move(parsed));
   if (tool_format_ == nullptr) tool_format_ = ToolFormatOf(source);
+  AddWords(source, &words_);
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "models/text/jinja/template.h"
@@ -43,6 +44,10 @@ class ChatTemplate {
   absl::StatusOr<MarkedText> Render(const Conversation& conversation, size_t max_bytes,
                                     absl::Time now) const;
 
+  // Whether a template has this word in quotes, as it has the names of roles: letters, digits, _
+  // and -, up to 64.
+  bool Names(const std::string& word) const { return words_.contains(word); }
+
   // How the model writes calls of tools; null if its templates do not show it.
   const ToolFormat* tool_format() const { return tool_format_; }
 
@@ -53,6 +58,7 @@ class ChatTemplate {
   std::vector<std::pair<std::string, jinja::Template>> templates_;  // By name.
   jinja::Template::Variables token_names_;
   const ToolFormat* tool_format_ = nullptr;
+  absl::flat_hash_set<std::string> words_;  // In quotes.
 };
 
 }  // namespace packrat

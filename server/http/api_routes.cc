@@ -126,6 +126,11 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
         context_.special = [tokenizer = served.tokenizer](const std::string& text) {
           return SpecialToken(*tokenizer, text);
         };
+        if (served.tokenizer->chat_template().ok()) {
+          context_.names_role = [tokenizer = served.tokenizer](const std::string& role) {
+            return tokenizer->chat_template()->Names(role);
+          };
+        }
         context_.tool_format = FormatOfTools(*served.tokenizer, environment_->options->tool_format);
       }
     });

@@ -42,6 +42,8 @@ struct Context {
   std::function<std::string(int32_t)> piece;
   // How the model writes calls of tools. Null: nobody knows, and they stay text.
   const ToolFormat* tool_format = nullptr;
+  // Whether the model's chat template names such a role. Null: there is no template.
+  std::function<bool(const std::string&)> names_role;
   // The id of the model's special token that is written so; -1: it has none. Null without a
   // tokenizer.
   std::function<int32_t(const std::string&)> special;

@@ -1,5 +1,6 @@
 // POST /v1/chat/completions, and what /v1/responses does like it.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,7 +20,7 @@ absl::Status ReadToolCalls(const std::string& field, const OrderedJson& value,
   return absl::OkStatus();
 }
 
-absl::Status ReadMessage(const std::string& field, const OrderedJson& value,
+absl::Status ReadMessage(const std::string& field, const OrderedJson& value, const Context& context,
                          v1::ChatMessage* message) {
   if (!value.is_object()) return MustBe(field, value, "an object");
   // What our own answers have, and clients send back: it says nothing to a template.
@@ -27,7 +28,7 @@ absl::Status ReadMessage(const std::string& field, const OrderedJson& value,
                                     {"role", "content", "name", "tool_calls", "tool_call_id",
                                      "reasoning_content", "annotations"});
   if (!status.ok()) return status;
-  const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), value);
+  const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), value, context);
   if (!role.ok()) return role.status();
   message->set_role(*role);
   if (const OrderedJson* content = Find(value, "content")) {
@@ -66,12 +67,20 @@ absl::Status FinishTemplateKwargs(Draft* draft) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message) {
+absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message,
+                                     const Context& context) {
   const OrderedJson* value = Find(message, "role");
   if (value == nullptr) return Refuse(field, "is missing");
   absl::StatusOr<std::string> role = ReadString(field, *value);
-  if (role.ok() && *role == "developer") return "system";
-  return role;
+  if (!role.ok()) return role;
+  if (*role == "developer") return "system";
+  constexpr const char* kRoles[] = {"system", "user", "assistant", "tool", "function"};
+  const bool known = std::any_of(std::begin(kRoles), std::end(kRoles),
+                                 [&](const char* name) { return *role == name; });
+  if (known || context.names_role == nullptr || context.names_role(*role)) return role;
+  return MustBe(field, *value,
+                "system, developer, user, assistant, tool, function or another one that the "
+                "model's chat template names");
 }
 
 absl::StatusOr<std::string> ReadContent(const std::string& field, const OrderedJson& value,
@@ -105,8 +114,9 @@ absl::StatusOr<std::string> ReadContent(const std::string& field, const OrderedJ
 absl::Status ReadMessages(const std::string& name, const OrderedJson& value, Draft* draft) {
   if (value.empty()) return MustBe(name, value, "a list of one message at least");
   for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status = ReadMessage(absl::StrCat(name, "[", i, "]"), value[i],
-                                            draft->request.mutable_chat()->add_messages());
+    const absl::Status status =
+        ReadMessage(absl::StrCat(name, "[", i, "]"), value[i], *draft->context,
+                    draft->request.mutable_chat()->add_messages());
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

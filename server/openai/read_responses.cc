@@ -31,7 +31,7 @@ absl::StatusOr<std::string> ReadTexts(const std::string& field, const OrderedJso
 // back, and is known.
 class Items {
  public:
-  explicit Items(v1::ChatMessages* chat) : chat_(chat) {}
+  Items(const Context& context, v1::ChatMessages* chat) : context_(context), chat_(chat) {}
 
   absl::Status Read(const std::string& field, const OrderedJson& item) {
     if (!item.is_object()) return MustBe(field, item, "an object");
@@ -68,7 +68,7 @@ class Items {
     const absl::Status others =
         OnlyMembers(field, item, {"type", "role", "content", "id", "status"});
     if (!others.ok()) return others;
-    const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), item);
+    const absl::StatusOr<std::string> role = ReadRole(absl::StrCat(field, ".role"), item, context_);
     if (!role.ok()) return role.status();
     const auto text = ReadTexts(field, item, "content", {"input_text", "output_text"});
     if (!text.ok()) return text.status();
@@ -117,6 +117,7 @@ class Items {
 // A variable of the chat template that is a member of a field.
 absl::Status ReadVariableOf(const std::string& name, const OrderedJson& value, const char* member,
                             const char* variable, const char* schema, Draft* draft) {
+  const Context& context_;
   const OrderedJson* found = Find(value, member);
   if (found == nullptr) return absl::OkStatus();
   const std::string field = absl::StrCat(name, ".", member);
@@ -135,7 +136,7 @@ absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft*
     return absl::OkStatus();
   }
   if (value.empty()) return MustBe(name, value, "a string or a list of one message at least");
-  Items items(chat);
+  Items items(*draft->context, chat);
   for (size_t i = 0; i < value.size(); ++i) {
     const absl::Status status = items.Read(absl::StrCat(name, "[", i, "]"), value[i]);
     if (!status.ok()) return status;

@@ -52,8 +52,10 @@ absl::StatusOr<Ask> FinishChat(Draft draft);
 // The text of a message: a string, or a list of parts, of one of `types`. The parts become lines.
 absl::StatusOr<std::string> ReadContent(const std::string& field, const OrderedJson& value,
                                         std::initializer_list<const char*> types);
-// "developer" is what OpenAI calls "system" by now; templates know the latter.
-absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message);
+// "developer" is what OpenAI calls "system" by now; templates know the latter. Refuses roles that
+// are neither OpenAI's nor among those that the model's template names.
+absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson& message,
+                                     const Context& context);
 // What FinishChat() and FinishResponses() do alike: one call, with its tools.
 absl::StatusOr<Ask> FinishOneCall(Draft draft);
 

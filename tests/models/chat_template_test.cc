@@ -309,6 +309,20 @@ TEST(ChatTemplate, ToolsHaveATemplateOfTheirOwn) {
   EXPECT_EQ(Said(dir), "the model has no chat template of the name \"default\"");
 }
 
+TEST(ChatTemplate, TheWordsInItsQuotesAreKnown) {
+  const TempDir dir;
+  dir.Write(
+      "chat_template.jinja",
+      R"({% if m.role == 'ipython' or m["role"] in ["a_1", 'b-c'] %}it's "two words"{% endif %})");
+  const auto loaded = ChatTemplate::Load(dir.path(), {});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  for (const char* word : {"ipython", "a_1", "b-c", "role"})
+    EXPECT_TRUE(loaded->Names(word)) << word;
+  for (const char* word : {"m", "if", "usr", "", "two words", "iPython", "ipytho"}) {
+    EXPECT_FALSE(loaded->Names(word)) << word;
+  }
+}
+
 TEST(ChatTemplate, WhatCannotBeReadIsRefusedByName) {
   const TempDir dir;
   const std::string path =

@@ -142,7 +142,11 @@ OrderedJson InputItem() {
                                                   {"call_id", Type("string")},
                                                   {"output", text}}),
                                           {{"id", any}, {"status", any}});
-  return {{"anyOf", {message, call, output}}};
+  OrderedJson reasoning = Object({{"type", {{"enum", {"reasoning"}}}}});
+  for (const char* member : {"id", "status", "summary", "content", "encrypted_content"}) {
+    reasoning["properties"][member] = any;
+  }
+  return {{"anyOf", {message, call, output, reasoning}}};
 }
 
 struct Refusal {
@@ -155,7 +159,8 @@ constexpr Refusal kRefusals[] = {
     {404, "There is no such model or session."},
     {409, "Another call generates in the session."},
     {413, "The body is longer than --max_message_bytes."},
-    {415, "The header Content-Type says something else."},
+    {415,
+     "The header Content-Type says something else, or Content-Encoding that the body is packed."},
     {429, "The queue is full, or a limit is reached. Retry-After says when to come again."},
     {499, "The client has closed its direction of the connection."},
     {500, "The text failed."},

@@ -37,6 +37,7 @@ class Items {
     if (!item.is_object()) return MustBe(field, item, "an object");
     const OrderedJson* type = Find(item, "type");
     if (type != nullptr && *type == "function_call") return ReadCall(field, item);
+    if (type != nullptr && *type == "reasoning") return PassReasoning(field, item);
     End();
     if (type != nullptr && *type == "function_call_output") return ReadOutput(field, item);
     if (type == nullptr || *type == "message") return ReadMessage(field, item);
@@ -64,6 +65,12 @@ class Items {
   }
 
  private:
+  // Of another server's answers: ours have none, and clients send back what they got.
+  static absl::Status PassReasoning(const std::string& field, const OrderedJson& item) {
+    return OnlyMembers(field, item,
+                       {"type", "id", "status", "summary", "content", "encrypted_content"});
+  }
+
   absl::Status ReadMessage(const std::string& field, const OrderedJson& item) {
     const absl::Status others =
         OnlyMembers(field, item, {"type", "role", "content", "id", "status"});
@@ -110,6 +117,7 @@ class Items {
     return absl::OkStatus();
   }
 
+  const Context& context_;
   v1::ChatMessages* const chat_;
   OrderedJson calls_ = OrderedJson::array();
 };
@@ -117,7 +125,6 @@ class Items {
 // A variable of the chat template that is a member of a field.
 absl::Status ReadVariableOf(const std::string& name, const OrderedJson& value, const char* member,
                             const char* variable, const char* schema, Draft* draft) {
-  const Context& context_;
   const OrderedJson* found = Find(value, member);
   if (found == nullptr) return absl::OkStatus();
   const std::string field = absl::StrCat(name, ".", member);
@@ -142,6 +149,7 @@ absl::Status ReadInput(const std::string& name, const OrderedJson& value, Draft*
     if (!status.ok()) return status;
   }
   items.End();
+  if (chat->messages_size() == 0) return Refuse(name, "has no message, nor a call or its output");
   return absl::OkStatus();
 }
 
@@ -165,10 +173,12 @@ absl::Status ReadText(const std::string& name, const OrderedJson& value, Draft* 
 
 absl::Status ReadInclude(const std::string& name, const OrderedJson& value, Draft* draft) {
   for (size_t i = 0; i < value.size(); ++i) {
-    if (value[i] != "message.output_text.logprobs") {
-      return MustBe(absl::StrCat(name, "[", i, "]"), value[i], "\"message.output_text.logprobs\"");
+    if (value[i] == "message.output_text.logprobs") {
+      draft->form.logprobs = true;
+    } else if (value[i] != "reasoning.encrypted_content") {  // Of which there is none to include.
+      return MustBe(absl::StrCat(name, "[", i, "]"), value[i],
+                    "\"message.output_text.logprobs\" or \"reasoning.encrypted_content\"");
     }
-    draft->form.logprobs = true;
   }
   return absl::OkStatus();
 }
@@ -186,9 +196,10 @@ absl::Status ReadReasoning(const std::string& name, const OrderedJson& value, Dr
   return ReadVariableOf(name, value, "effort", "reasoning_effort", kEfforts, draft);
 }
 
-absl::Status RefusePrevious(const std::string& name, const OrderedJson&, Draft*) {
-  return Refuse(name,
-                "is set; this server keeps no responses: send the whole conversation as input");
+absl::Status RefuseKept(const std::string& name, const OrderedJson&, Draft*) {
+  return Refuse(name, absl::StrCat("is set; this server keeps no ",
+                                   name == "conversation" ? "conversations" : "responses",
+                                   ": send the whole conversation as input"));
 }
 
 absl::StatusOr<Ask> FinishResponses(Draft draft) {

@@ -73,7 +73,8 @@ absl::Status ReadInstructions(const std::string& name, const OrderedJson& value,
 absl::Status ReadText(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadInclude(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadReasoning(const std::string& name, const OrderedJson& value, Draft* draft);
-absl::Status RefusePrevious(const std::string& name, const OrderedJson& value, Draft* draft);
+// What would have been kept here, and is not.
+absl::Status RefuseKept(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::StatusOr<Ask> FinishResponses(Draft draft);
 
 }  // namespace packrat::openai

@@ -9,8 +9,8 @@ from tests.clients import serving
 PACKAGES = ["schemathesis==4.32.5"]
 # Fields that exclude one another, or that most values of their type are wrong for: with all of them hardly a request
 # is so good that there is an answer.
-PICKY = {"model", "session", "previous_response_id", "best_of", "stream_options", "solver", "include", "logit_bias",
-         "allowed_token_ids", "banned_token_ids", "stop_token_ids", "grammar", "regex", "json_schema",
+PICKY = {"model", "session", "previous_response_id", "conversation", "best_of", "stream_options", "solver", "include",
+         "logit_bias", "allowed_token_ids", "banned_token_ids", "stop_token_ids", "grammar", "regex", "json_schema",
          "guided_grammar", "guided_regex", "guided_json", "structured_outputs", "response_format", "text", "tools",
          "add_special_tokens", "max_tokens", "min_tokens", "top_k"}
 

@@ -206,14 +206,59 @@ TEST(Responses, LogprobsAreAskedForInTwoWays) {
   EXPECT_EQ(top->form.num_logprobs, 2);
 }
 
+// As OpenAI's agents SDK sends them, whatever answered before.
+TEST(Responses, ReasoningIsPassedOver) {
+  const absl::StatusOr<Ask> ask = Respond(R"({"include": ["reasoning.encrypted_content"], "input": [
+      {"role": "user", "content": "u"},
+      {"type": "reasoning", "id": "r", "summary": [], "content": null, "encrypted_content": "x",
+       "status": null},
+      {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+      {"type": "reasoning", "id": "r2", "summary": []},
+      {"type": "function_call_output", "call_id": "c", "output": "1"}]})");
+  ASSERT_TRUE(ask.ok()) << ask.status();
+  EXPECT_FALSE(ask->form.logprobs);
+  EXPECT_EQ(Calls(ask), Calls(Respond(R"({"input": [{"role": "user", "content": "u"},
+      {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+      {"type": "function_call_output", "call_id": "c", "output": "1"}]})")));
+}
+
+// A misspelt one would be written into the prompt, and nobody would know.
+TEST(Chats, RolesAreThoseOfTheApiOrOfTheTemplate) {
+  Context context = ContextOf();
+  context.names_role = [](const std::string& role) { return role == "ipython"; };
+  const auto chat = [&context](const std::string& role) {
+    return Refusal(ParseAsk(Endpoint::kChat,
+                            R"({"messages": [{"role": "user", "content": "a"}, {"role": ")" + role +
+                                R"(", "content": "b"}]})",
+                            context));
+  };
+  for (const char* good :
+       {"system", "developer", "user", "assistant", "tool", "function", "ipython"}) {
+    EXPECT_EQ(chat(good).substr(0, 10), "accepted: ") << good;
+  }
+  EXPECT_EQ(chat("usr"),
+            "400 messages[1].role: messages[1].role is \"usr\"; must be system, developer, user, "
+            "assistant, tool, function or another one that the model's chat template names");
+  EXPECT_EQ(chat("User").substr(0, 20), "400 messages[1].role");
+  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kResponses,
+                             R"({"instructions": "i", "input": [{"role": "usr", "content": "a"}]})",
+                             context))
+                .substr(0, 40),
+            "400 input[0].role: input[0].role is \"usr");
+}
+
 TEST(Responses, RefusalsNameTheMember) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({})", "400 input: input is missing"},
       {R"({"input": []})",
        "400 input: input is an empty list; must be a string or a list of one message at least"},
-      {R"({"input": [{"type": "reasoning"}]})",
-       R"(400 input[0].type: input[0].type is "reasoning"; this server takes messages, )"
+      {R"({"input": [{"type": "computer_call"}]})",
+       R"(400 input[0].type: input[0].type is "computer_call"; this server takes messages, )"
        "function_call and function_call_output"},
+      {R"({"input": [{"type": "reasoning", "id": "r"}]})",
+       "400 input: input has no message, nor a call or its output"},
+      {R"({"input": [{"type": "reasoning", "x": 1}]})",
+       "400 input[0].x: input[0].x is not known here"},
       {R"({"input": [{"type": "function_call", "call_id": "c"}]})",
        "400 input[0].name: input[0].name is missing"},
       {R"({"input": [{"type": "function_call", "call_id": 7}]})",
@@ -226,10 +271,14 @@ TEST(Responses, RefusalsNameTheMember) {
        "400 previous_response_id: previous_response_id is set; this server keeps no responses: "
        "send "
        "the whole conversation as input"},
+      {R"({"input": "a", "conversation": {"id": "c"}})",
+       "400 conversation: conversation is set; this server keeps no conversations: send the whole "
+       "conversation as input"},
       {R"({"input": "a", "store": true})",
        "400 store: store is true; this server takes false only"},
       {R"({"input": "a", "include": ["x"]})",
-       R"(400 include[0]: include[0] is "x"; must be "message.output_text.logprobs")"},
+       R"(400 include[0]: include[0] is "x"; must be "message.output_text.logprobs" or )"
+       R"("reasoning.encrypted_content")"},
       {R"({"input": "a", "text": {"verbosity": "loud"}})",
        R"(400 text.verbosity: text.verbosity is "loud"; this server takes "low" or "medium" or )"
        R"("high" only)"},

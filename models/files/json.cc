@@ -26,7 +26,7 @@ bool StrictJsonSax::start_object(size_t) {
 
 bool StrictJsonSax::end_object() {
   keys_.pop_back();
-  --depth_;
+  if (--depth_ == 0) field_.clear();  // What comes behind it is in no field.
   return true;
 }
 

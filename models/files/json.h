@@ -38,7 +38,9 @@ class StrictJsonSax : public nlohmann::json_sax<Json> {
   explicit StrictJsonSax(int max_depth = kMaxJsonDepth) : max_depth_(max_depth) {}
 
   const std::string& error() const { return error_; }  // Why the scan stopped.
-  const std::string& field() const { return field_; }  // Of the outermost object, the latest.
+  const std::string& field() const {
+    return field_;
+  }  // Of the outermost object, the latest; empty behind it.
 
   bool null() override { return true; }
   bool boolean(bool) override { return true; }

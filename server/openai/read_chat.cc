@@ -155,8 +155,9 @@ absl::StatusOr<Ask> FinishOneCall(Draft draft) {
   if (form.made != 1) request.set_num_choices(form.made);
   const absl::Status kwargs = FinishTemplateKwargs(&draft);
   if (!kwargs.ok()) return kwargs;
-  const absl::Status tools = FinishTools(&draft);
-  if (!tools.ok()) return tools;
+  absl::Status status = FinishTools(&draft);
+  if (status.ok()) status = CheckOneForm(draft);
+  if (!status.ok()) return status;
   Ask ask;
   ask.names = NamesOf(draft);
   ask.form = std::move(form);

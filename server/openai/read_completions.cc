@@ -142,7 +142,8 @@ absl::StatusOr<Ask> FinishCompletions(Draft draft) {
   AnswerForm& form = draft.form;
   form.shown = draft.n.value_or(1);
   form.made = draft.best_of.value_or(form.shown);
-  const absl::Status status = CheckForm(draft);
+  absl::Status status = CheckForm(draft);
+  if (status.ok()) status = CheckOneForm(draft);
   if (!status.ok()) return status;
   const bool only_scored =
       form.echo && request.stop().has_max_tokens() && request.stop().max_tokens() == 0;

@@ -1,6 +1,7 @@
 // Fields that several endpoints have.
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -142,6 +143,23 @@ absl::Status ReadResponseFormat(const std::string& name, const OrderedJson& valu
   if (schema == nullptr) return Refuse(schema_name, "is missing");
   if (!schema->is_object()) return MustBe(schema_name, *schema, "an object");
   return ReadJsonSchema(name, *schema, draft);
+}
+
+absl::Status CheckOneForm(const Draft& draft) {
+  const v1::GenerateRequest& request = draft.request;
+  const std::pair<const char*, bool> forms[] = {{"grammar", request.has_grammar()},
+                                                {"regex", request.has_regex()},
+                                                {"json_schema", request.has_json_schema()}};
+  std::string first;
+  for (const auto& [path, is_set] : forms) {
+    if (!is_set) continue;
+    const std::string& field = draft.set.at(path).first;
+    if (!first.empty()) {
+      return Refuse(field, absl::StrCat("stands beside ", first, "; send one of them"));
+    }
+    first = field;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadStructuredOutputs(const std::string& name, const OrderedJson& value,

@@ -31,6 +31,9 @@ absl::Status ReadResponseFormat(const std::string& name, const OrderedJson& valu
 absl::Status ReadJsonSchema(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadStructuredOutputs(const std::string& name, const OrderedJson& value, Draft* draft);
 
+// Refuses an answer of two forms, once all fields and tools are read.
+absl::Status CheckOneForm(const Draft& draft);
+
 // Of /v1/completions, in read_completions.cc.
 absl::Status ReadPrompt(const std::string& name, const OrderedJson& value, Draft* draft);
 absl::Status ReadBestOf(const std::string& name, const OrderedJson& value, Draft* draft);

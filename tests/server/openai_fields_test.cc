@@ -147,6 +147,26 @@ OrderedJson ExampleOf(const OrderedJson& schema) {
   return 1;
 }
 
+TEST(Fields, TwoFormsOfAnAnswerAreRefusedAsTheyWereSent) {
+  const std::string json = R"("response_format": {"type": "json_object"})";
+  const std::string user = R"("messages": [{"role": "user", "content": "a"}])";
+  EXPECT_EQ(Refusal(Chat("{" + user + R"(, "regex": "a", )" + json + "}")),
+            "400 response_format: response_format stands beside regex; send one of them");
+  EXPECT_EQ(Refusal(Complete(R"({"prompt": "a", "guided_regex": "a", )" + json + "}")),
+            "400 response_format: response_format stands beside guided_regex; send one of them");
+  EXPECT_EQ(Refusal(Complete(R"({"prompt": "a", "regex": "a", "guided_grammar": "root ::= 1"})")),
+            "400 regex: regex stands beside guided_grammar; send one of them");
+  EXPECT_EQ(Refusal(Respond(R"({"input": "a", "regex": "a", "text": {"format": {"type":
+                               "json_object"}}})")),
+            "400 text.format: text.format stands beside regex; send one of them");
+}
+
+TEST(Fields, WhatComesBehindABodyIsInNoField) {
+  EXPECT_EQ(Refusal(Complete(R"({"prompt": "a"}x)")).substr(0, 12), "400 -: the b");
+  EXPECT_EQ(Refusal(Complete(R"({"logit_bias": {"1": 1}, "prompt" "a"})")).substr(0, 12),
+            "400 prompt: ");
+}
+
 // The description is made of the table, and so are the paths: here the table is held against the
 // parser. Fields that need others or another value have their own tests.
 TEST(Description, ItsFieldsAreThoseOfTheParser) {

@@ -89,7 +89,7 @@ class OpenAiFront : public std::enable_shared_from_this<OpenAiFront> {
     ask.content_type = ask.stream ? kEvents : kJson;
     const auto asked = std::make_shared<openai::Ask>(*std::move(parsed));
     ask.name = [asked](const absl::Status& status, size_t call) {
-      return openai::InNames(asked->NamesOf(call), status);
+      return asked->InClientsNames(status, call);
     };
     ask.refuse = OpenAiRefusal;
     ask.make_writer = [front = shared_from_this(), asked](const std::string& id) {

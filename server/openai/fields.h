@@ -3,6 +3,7 @@
 #ifndef PACKRAT_SERVER_OPENAI_FIELDS_H_
 #define PACKRAT_SERVER_OPENAI_FIELDS_H_
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,14 +26,15 @@ struct Draft {
   v1::GenerateRequest request;  // Without its prompt, unless that is a chat.
   AnswerForm form;
   std::optional<int> n, best_of, top_logprobs;
-  bool listed = false;                       // The prompts came as a list.
-  bool stream_options = false;               // Sent.
-  OrderedJson tools = OrderedJson::array();  // As a chat template takes them.
-  bool no_tools = false;                     // "tool_choice": "none"
-  bool call_forced = false;                  // It asks for a call,
-  std::string forced_tool;                   // of this one; empty: of any.
-  std::string instructions;                  // Of /v1/responses.
-  OrderedJson template_kwargs;               // Null: not sent.
+  bool listed = false;                           // The prompts came as a list.
+  bool stream_options = false;                   // Sent.
+  OrderedJson tools = OrderedJson::array();      // As a chat template takes them.
+  bool no_tools = false;                         // "tool_choice": "none"
+  bool call_forced = false;                      // It asks for a call,
+  std::string forced_tool;                       // of this one; empty: of any.
+  std::function<absl::Status()> why_no_grammar;  // Ask's.
+  std::string instructions;                      // Of /v1/responses.
+  OrderedJson template_kwargs;                   // Null: not sent.
   // Further variables of the chat template, by name: the field that sets it, and to what.
   std::map<std::string, std::pair<std::string, OrderedJson>> variables;
   OrderedJson repeated = OrderedJson::object();  // What the answer of /v1/responses repeats.

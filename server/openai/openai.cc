@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "models/files/json.h"
 #include "server/openai/fields.h"
@@ -40,13 +41,17 @@ absl::StatusOr<Ask> ParseAsk(Endpoint endpoint, absl::string_view body, const Co
   return FinishResponses(std::move(draft));
 }
 
-NameList Ask::NamesOf(size_t call) const {
-  NameList own = names;
-  if (!listed) return own;
-  for (auto& [ours, name] : own) {
-    if (name == "prompt") name = absl::StrCat("prompt[", call, "]");
+absl::Status Ask::InClientsNames(const absl::Status& status, size_t call) const {
+  if (why_no_grammar != nullptr && absl::IsInvalidArgument(status) &&
+      absl::StartsWith(status.message(), "grammar: ")) {
+    const absl::Status why = why_no_grammar();
+    if (!why.ok()) return why;
   }
-  return own;
+  NameList own = names;
+  for (auto& [ours, name] : own) {
+    if (listed && name == "prompt") name = absl::StrCat("prompt[", call, "]");
+  }
+  return InNames(own, status);
 }
 
 std::string ListModels(const Context& context) {
@@ -55,15 +60,15 @@ std::string ListModels(const Context& context) {
 
 absl::StatusOr<std::string> GetModel(const Context& context, absl::string_view name) {
   if (name == context.model) return Dump(ModelJson(context));
+  if (name.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("/v1/models/ names no model; this server has ", context.model));
+  }
   return WithParam(absl::NotFoundError(absl::StrCat("model is ", Quoted(std::string(name)),
                                                     "; this server has ", context.model)),
                    "model");
 }
 
-  if (name.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("/v1/models/ names no model; this server has ", context.model));
-  }
 absl::Status NoEmbeddings() {
   return absl::InvalidArgumentError(
       "this server makes no embeddings: its models are trained to continue texts");

@@ -87,9 +87,13 @@ struct Ask {
   AnswerForm form;
   NameList names;
   bool listed = false;  // The prompts came as a list.
+  // Where the calls have a grammar that was made of tools: the refusal that names those parameters
+  // that a grammar cannot be made of; OK: they are none of the reason. Null: they are not.
+  std::function<absl::Status()> why_no_grammar;
 
-  // The names in a refusal of calls[call]: of a list its prompt is prompt[call].
-  NameList NamesOf(size_t call) const;
+  // A refusal of calls[call] in the client's names: of a list its prompt is prompt[call]. It may
+  // take as long as the call that was refused.
+  absl::Status InClientsNames(const absl::Status& status, size_t call) const;
 };
 
 // INVALID_ARGUMENT names the field as the client wrote it; NOT_FOUND: another model.

@@ -161,6 +161,7 @@ absl::StatusOr<Ask> FinishOneCall(Draft draft) {
   Ask ask;
   ask.names = NamesOf(draft);
   ask.form = std::move(form);
+  ask.why_no_grammar = std::move(draft.why_no_grammar);
   ask.calls.emplace_back(std::move(request));
   return ask;
 }

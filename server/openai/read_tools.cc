@@ -1,13 +1,17 @@
 // Tools, and which of them is to be called.
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "models/text/grammar/grammar_rules.h"
 #include "models/text/tool_calls/forced_call.h"
 #include "server/openai/readers.h"
 
@@ -29,6 +33,84 @@ absl::Status CheckTool(const std::string& field, const OrderedJson& tool, const 
   const OrderedJson* name = Find(*function, "name");
   if (name == nullptr) return Refuse(absl::StrCat(function_name, ".name"), "is missing");
   return ReadString(absl::StrCat(function_name, ".name"), *name).status();
+}
+
+bool FitsName(const std::string& name) {
+  constexpr size_t kLongest = 64;
+  return !name.empty() && name.size() <= kLongest &&
+         std::all_of(name.begin(), name.end(), [](unsigned char c) {
+           return absl::ascii_isalnum(c) || c == '_' || c == '-';
+         });
+}
+
+// What a function's members are, of a tool that has one; as OpenAI's server wants them. `names`: of
+// those before it, with their fields.
+absl::Status CheckFunction(const std::string& field, const OrderedJson& function,
+                           absl::flat_hash_map<std::string, std::string>* names) {
+  const std::string name_field = absl::StrCat(field, ".name");
+  const auto name = function["name"].get<std::string>();
+  if (!FitsName(name)) {
+    return MustBe(name_field, name, "1 to 64 letters (a-z), digits, _ and -");
+  }
+  const auto [first, added] = names->try_emplace(name, field);
+  if (!added) {
+    return Refuse(name_field, absl::StrCat("is ", Shown(name), ", as ", first->second, ".name is"));
+  }
+  const OrderedJson* description = Find(function, "description");
+  if (description != nullptr && !description->is_string()) {
+    return MustBe(absl::StrCat(field, ".description"), *description, "a string");
+  }
+  const OrderedJson* strict = Find(function, "strict");
+  if (strict != nullptr && !strict->is_boolean()) {
+    return MustBe(absl::StrCat(field, ".strict"), *strict, "true or false");
+  }
+  const OrderedJson* parameters = Find(function, "parameters");
+  if (parameters == nullptr || parameters->is_object()) return absl::OkStatus();
+  return MustBe(absl::StrCat(field, ".parameters"), *parameters, "an object, a JSON schema");
+}
+
+// The field of the parameters of the draft's tool.
+std::string ParametersField(Endpoint endpoint, size_t tool) {
+  const char* inner = endpoint == Endpoint::kChat ? ".function" : "";
+  return absl::StrCat("tools[", tool, "]", inner, ".parameters");
+}
+
+// Functions that a grammar is made of.
+struct Callable {
+  OrderedJson functions = OrderedJson::array();
+  std::vector<std::string> parameters;  // Their fields.
+
+  void Add(const Draft& draft, size_t tool) {
+    functions.push_back(draft.tools[tool]["function"]);
+    parameters.push_back(ParametersField(draft.endpoint, tool));
+  }
+};
+
+// Why calls of them cannot be written in the format, which is `why` of one of them.
+absl::Status NotWritten(const Draft& draft, const Callable& callable, const std::string& where,
+                        const absl::Status& why) {
+  for (size_t i = 0; i < callable.functions.size(); ++i) {
+    const OrderedJson one = OrderedJson::array({callable.functions[i]});
+    const auto forced = ForceCall(*draft.context->tool_format, one, draft.context->special);
+    if (forced.ok()) continue;
+    return Refuse(callable.parameters[i], absl::StrCat(where, ": ", forced.status().message()));
+  }
+  return why;
+}
+
+// For Draft::why_no_grammar: which parameters are none that a grammar takes.
+std::function<absl::Status()> WhyNoGrammar(const Draft& draft, Callable callable,
+                                           const std::string& where) {
+  // Beyond that it is the size alone.
+  if (Dump(callable.functions).size() > kMaxGrammarBytes) return nullptr;
+  return [format = draft.context->tool_format, callable = std::move(callable), where] {
+    for (size_t i = 0; i < callable.functions.size(); ++i) {
+      const absl::Status status = CheckParameters(*format, callable.functions[i]);
+      if (status.ok()) continue;
+      return Refuse(callable.parameters[i], absl::StrCat(where, ": ", status.message()));
+    }
+    return absl::OkStatus();
+  };
 }
 
 // What a value may be by its schema.
@@ -137,20 +219,16 @@ std::map<std::string, bool> TextsOf(const OrderedJson& function) {
   return texts;
 }
 
-OrderedJson FunctionsOf(const OrderedJson& tools) {
-  OrderedJson functions = OrderedJson::array();
-  for (const OrderedJson& tool : tools) functions.push_back(tool["function"]);
-  return functions;
-}
-
 // An answer by a schema, beside tools: it may be a call of one of them as well.
 absl::Status LetCall(Draft* draft) {
   const auto& field = draft->set.at("json_schema").first;
+  Callable callable;
+  for (size_t i = 0; i < draft->tools.size(); ++i) callable.Add(*draft, i);
+  const std::string where = absl::StrCat("cannot stand beside ", field);
   const auto grammar = JsonOrCall(draft->request.json_schema(), *draft->context->tool_format,
-                                  FunctionsOf(draft->tools), draft->context->special);
-  if (!grammar.ok()) {
-    return Refuse(field, absl::StrCat("stands beside tools, and ", grammar.status().message()));
-  }
+                                  callable.functions, draft->context->special);
+  if (!grammar.ok()) return NotWritten(*draft, callable, where, grammar.status());
+  draft->why_no_grammar = WhyNoGrammar(*draft, std::move(callable), where);
   draft->request.clear_json_schema();
   return draft->Set("grammar", field, *grammar);
 }
@@ -163,22 +241,20 @@ absl::Status RequireCall(Draft* draft) {
                   "asks for a call, and the model's chat template does not show how it writes one; "
                   "the server's --tool_format can say so");
   }
-  OrderedJson functions = OrderedJson::array();
-  for (const OrderedJson& tool : draft->tools) {
-    const OrderedJson& function = tool["function"];
+  Callable callable;
+  for (size_t i = 0; i < draft->tools.size(); ++i) {
     const bool any = draft->forced_tool.empty();
-    if (!any && function["name"] != draft->forced_tool) continue;
-    functions.push_back(function);
-    if (!any) break;
+    if (any || draft->tools[i]["function"]["name"] == draft->forced_tool) callable.Add(*draft, i);
   }
-  if (functions.empty()) {
+  if (callable.functions.empty()) {
     return Refuse("tool_choice", absl::StrCat("names ", ShownName(draft->forced_tool),
                                               ", which is not among tools"));
   }
-  const absl::StatusOr<ForcedCall> forced = ForceCall(*format, functions, draft->context->special);
-  if (!forced.ok()) {
-    return Refuse("tool_choice", absl::StrCat("asks for a call, and ", forced.status().message()));
-  }
+  const char* const where = "cannot be those of a call that is asked for";
+  const absl::StatusOr<ForcedCall> forced =
+      ForceCall(*format, callable.functions, draft->context->special);
+  if (!forced.ok()) return NotWritten(*draft, callable, where, forced.status());
+  draft->why_no_grammar = WhyNoGrammar(*draft, std::move(callable), where);
   draft->form.forced_call = forced->begun;
   draft->request.mutable_chat()->set_answer_prefix(forced->prefix);
   // The answer that a schema describes comes in a later turn.
@@ -189,8 +265,13 @@ absl::Status RequireCall(Draft* draft) {
 }  // namespace
 
 absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft* draft) {
+  absl::flat_hash_map<std::string, std::string> names;
   for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status = CheckTool(absl::StrCat(name, "[", i, "]"), value[i], "function");
+    const std::string field = absl::StrCat(name, "[", i, "]");
+    absl::Status status = CheckTool(field, value[i], "function");
+    if (status.ok()) {
+      status = CheckFunction(absl::StrCat(field, ".function"), value[i]["function"], &names);
+    }
     if (!status.ok()) return status;
   }
   draft->tools = value;
@@ -199,8 +280,11 @@ absl::Status ReadTools(const std::string& name, const OrderedJson& value, Draft*
 
 // Templates know the form of chat: {"type": "function", "function": {"name": .., ..}}.
 absl::Status ReadResponseTools(const std::string& name, const OrderedJson& value, Draft* draft) {
+  absl::flat_hash_map<std::string, std::string> names;
   for (size_t i = 0; i < value.size(); ++i) {
-    const absl::Status status = CheckTool(absl::StrCat(name, "[", i, "]"), value[i], nullptr);
+    const std::string field = absl::StrCat(name, "[", i, "]");
+    absl::Status status = CheckTool(field, value[i], nullptr);
+    if (status.ok()) status = CheckFunction(field, value[i], &names);
     if (!status.ok()) return status;
     OrderedJson function = value[i];
     function.erase("type");

@@ -241,6 +241,30 @@ TEST(ForcedCall, WhatCannotBeWrittenIsRefused) {
   }
 }
 
+TEST(ForcedCall, SchemasThatNoGrammarTakesHaveAPlace) {
+  const OrderedJson function = OrderedJson::parse(R"({"name": "f", "parameters": {"type": "object",
+      "$defs": {"n": {"type": "array", "uniqueItems": true}}, "properties": {
+      "good": {"type": "integer"}, "bad": {"items": {"multipleOf": 2}}}}})");
+  OrderedJson referring = function;
+  referring["parameters"]["properties"]["bad"] = {{"$ref", "#/$defs/n"}};
+  OrderedJson text = function;
+  text["parameters"]["properties"]["bad"] = {{"type", "string"}, {"multipleOf", 2}};
+  for (const char* name : {"hermes", "mistral_args", "qwen_xml", "lfm2", "olmo"}) {
+    const ToolFormat& format = *FindToolFormat(name);
+    EXPECT_THAT(std::string(CheckParameters(format, function).message()),
+                testing::StartsWith("at #/properties/bad/items: keyword \"multipleOf\""))
+        << name;
+    EXPECT_THAT(std::string(CheckParameters(format, referring).message()),
+                testing::StartsWith("at #/$defs/n: keyword \"uniqueItems\""))
+        << name;
+    // A text without quotes is free.
+    EXPECT_EQ(CheckParameters(format, text).ok(), std::string(name) == "qwen_xml") << name;
+    for (const OrderedJson& good : Functions()) {
+      EXPECT_TRUE(CheckParameters(format, good).ok()) << name;
+    }
+  }
+}
+
 // What takes hours, or a gigabyte, where each is held against each, or repeats the rest.
 TEST(ForcedCall, ParametersOfHundredsOfThousandsOfNames) {
   std::string properties, required, referring;

@@ -132,6 +132,25 @@ class ForcedCallsTest(unittest.TestCase):
             with error:
                 raise AssertionError(error.read().decode()) from None
 
+    def test_what_is_wrong_is_named(self):
+        user = [{"role": "user", "content": "Find it."}]
+        bad = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+        tools = [TOOLS[1], {"type": "function", "function": {"name": "f", "parameters": bad}}]
+        cases = [({"tools": tools, "tool_choice": "required"}, "tools[1].function.parameters",
+                  "at #/properties/a: keyword \\\"uniqueItems\\\""),
+                 ({"messages": [{"role": "usr", "content": "a"}]}, "messages[0].role", "assistant")]
+        with tempfile.TemporaryDirectory(dir=os.environ["TEST_TMPDIR"]) as folder:
+            for tool_format in ("hermes", "qwen_xml"):
+                with RealServer(with_template(folder, TEMPLATE) if not os.listdir(folder) else folder,
+                                "--threads=1", "--tool_format=" + tool_format) as server:
+                    for body, param, message in cases:
+                        with self.assertRaises(AssertionError) as refused:
+                            self.post(server, "/v1/chat/completions", {"messages": user, **body})
+                        self.assertIn('"param":"%s"' % param, str(refused.exception))
+                        self.assertIn(message, str(refused.exception))
+                    # Where no call is asked for nothing is made of them.
+                    self.post(server, "/v1/chat/completions", {"messages": user, "tools": tools, "max_tokens": 2})
+
     def ask(self, server, choice):
         body = {"messages": [{"role": "user", "content": "Find it."}], "tools": TOOLS, "tool_choice": choice,
                 "temperature": 2, "max_tokens": 200, "n": 8, "seed": 3}

@@ -1,4 +1,5 @@
 // What tools in requests to /v1/chat/completions and /v1/responses become.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/server/openai_ask.h"
@@ -134,6 +135,9 @@ TEST(Tools, AForcedCallIsWhatTheModelWouldWrite) {
       R"(root ::= %json-line {"type":"object","additionalProperties":false,"properties":{}})");
 }
 
+// The second has an argument that no Python could have.
+constexpr char kTwoWords[] = R"("tools": [{"type": "function", "function": {"name": "f"}},
+    {"type": "function", "function": {"name": "g", "parameters": {"properties": {"a b": {}}}}}])";
 constexpr char kSchema[] = R"(, "response_format": {"type": "json_schema", "json_schema":
     {"name": "n", "schema": {"type": "object"}}})";
 
@@ -152,12 +156,11 @@ TEST(Tools, AnAnswerByASchemaMayBeACallInstead) {
   // Without tools, or where nobody knows how the model writes calls, it is the schema alone.
   EXPECT_EQ(CallOf(Choose("\"none\"", "hermes", kSchema)).json_schema(), R"({"type":"object"})");
   EXPECT_EQ(CallOf(Choose("\"auto\"", "unknown", kSchema)).json_schema(), R"({"type":"object"})");
-  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
-                             absl::StrCat("{", kUser, R"("tools": [{"type": "function", )",
-                                          R"("function": {"name": "f g"}}])", kSchema, "}"),
+  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat, absl::StrCat("{", kUser, kTwoWords, kSchema, "}"),
                              Calling("olmo"))),
-            "400 response_format: response_format stands beside tools, and calls of \"f g\" cannot "
-            "be forced in the format olmo: its name cannot be written there");
+            "400 tools[1].function.parameters: tools[1].function.parameters cannot stand beside "
+            "response_format: calls of \"g\" cannot be forced in the format olmo: argument \"a b\" "
+            "cannot be written there");
 }
 
 TEST(Tools, WhatCannotBeForcedIsRefused) {
@@ -165,13 +168,12 @@ TEST(Tools, WhatCannotBeForcedIsRefused) {
             "400 tool_choice: tool_choice asks for a call, and the model's chat template does not "
             "show how it writes one; the server's --tool_format can say so");
   const Context python = Calling("olmo");
-  EXPECT_EQ(Refusal(ParseAsk(
-                Endpoint::kChat,
-                absl::StrCat("{", kUser, R"("tools": [{"type": "function", )",
-                             R"("function": {"name": "f g"}}], )", R"("tool_choice": "required"})"),
-                python)),
-            "400 tool_choice: tool_choice asks for a call, and calls of \"f g\" cannot be forced "
-            "in the format olmo: its name cannot be written there");
+  EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
+                             absl::StrCat("{", kUser, kTwoWords, R"(, "tool_choice": "required"})"),
+                             python)),
+            "400 tools[1].function.parameters: tools[1].function.parameters cannot be those of a "
+            "call that is asked for: calls of \"g\" cannot be forced in the format olmo: argument "
+            "\"a b\" cannot be written there");
   EXPECT_EQ(Refusal(Choose(R"({"type": "function", "function": {"name": "h"}})")),
             "400 tool_choice: tool_choice names h, which is not among tools");
   EXPECT_EQ(Refusal(Choose("\"required\"", "hermes", R"(, "grammar": "root ::= [a]")")),
@@ -180,6 +182,87 @@ TEST(Tools, WhatCannotBeForcedIsRefused) {
   EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
                              absl::StrCat("{", kUser, "\"tool_choice\": \"required\"}"), context)),
             "400 tool_choice: tool_choice asks for a call, and tools has none");
+}
+
+// A grammar that was made of them names itself alone, and its places are not the client's.
+TEST(Tools, ParametersThatNoGrammarTakesAreNamed) {
+  const Context context = Calling("hermes");
+  const absl::Status compiled =
+      absl::InvalidArgumentError("grammar: at byte 20: %json: at #/x: keyword is not supported");
+  const auto named = [&](Endpoint endpoint, const std::string& body) {
+    const absl::StatusOr<Ask> ask = ParseAsk(endpoint, body, context);
+    if (!ask.ok()) return Refusal(ask);
+    return Refusal(absl::StatusOr<Ask>(ask->InClientsNames(compiled, 0)));
+  };
+  const std::string bad = R"({"type": "object", "properties": {"a": {"uniqueItems": true}}})";
+  const std::string tools = absl::StrCat(
+      R"("tools": [{"type": "function", "function": {"name": "f"}}, {"type": "function",
+          "function": {"name": "g", "parameters": )",
+      bad, "}}]");
+  EXPECT_EQ(
+      named(Endpoint::kChat, absl::StrCat("{", kUser, tools, R"(, "tool_choice": "required"})")),
+      "400 tools[1].function.parameters: tools[1].function.parameters cannot be those of a "
+      "call that is asked for: at #/properties/a: keyword \"uniqueItems\" is not supported");
+  EXPECT_EQ(named(Endpoint::kChat, absl::StrCat("{", kUser, tools, kSchema, "}")),
+            "400 tools[1].function.parameters: tools[1].function.parameters cannot stand beside "
+            "response_format: at #/properties/a: keyword \"uniqueItems\" is not supported");
+  EXPECT_EQ(named(Endpoint::kResponses,
+                  absl::StrCat(R"({"input": "a", "tools": [{"type": "function", "name": "g",
+                      "parameters": )",
+                               bad, R"(}], "tool_choice": {"type": "function", "name": "g"}})")),
+            "400 tools[0].parameters: tools[0].parameters cannot be those of a call that is asked "
+            "for: at #/properties/a: keyword \"uniqueItems\" is not supported");
+  // What is not theirs, or of no grammar, stays what it was.
+  EXPECT_EQ(
+      named(Endpoint::kChat, absl::StrCat("{", kUser, kTools, R"(, "tool_choice": "required"})")),
+      "400 tool_choice: tool_choice: at byte 20: %json: at #/x: keyword is not supported");
+  EXPECT_EQ(named(Endpoint::kChat, absl::StrCat("{", kUser, R"("grammar": "root ::= 1"})")),
+            "400 grammar: grammar: at byte 20: %json: at #/x: keyword is not supported");
+}
+
+// As OpenAI's server does, whether or not a call is asked for.
+TEST(Tools, FunctionsAreRefusedByMember) {
+  const auto refusal = [](const std::string& functions) {
+    return Refusal(Chat(absl::StrCat("{", kUser, "\"tools\": [", functions, "]}")));
+  };
+  const auto tool = [](const std::string& members) {
+    return absl::StrCat(R"({"type": "function", "function": {)", members, "}}");
+  };
+  const std::string field = "400 tools[0].function.", at = "tools[0].function.";
+  const std::string longest(64, 'x');
+  for (const std::string& good : {std::string("a"), std::string("A-z_09"), longest}) {
+    EXPECT_THAT(refusal(tool(absl::StrCat("\"name\": \"", good, "\""))),
+                testing::StartsWith("accepted: "));
+  }
+  for (const std::string& bad : {std::string(), std::string("a b"), std::string("a.b"),
+                                 std::string("\xc3\xa9"), longest + "x"}) {
+    EXPECT_THAT(
+        refusal(tool(absl::StrCat("\"name\": \"", bad, "\""))),
+        testing::AllOf(testing::StartsWith(absl::StrCat(field, "name: ", at, "name is \"")),
+                       testing::EndsWith("must be 1 to 64 letters (a-z), digits, _ and -")));
+  }
+  const std::pair<const char*, std::string> cases[] = {
+      {R"("name": "f", "parameters": "x")",
+       absl::StrCat(field, "parameters: ", at,
+                    "parameters is \"x\"; must be an object, a JSON schema")},
+      {R"("name": "f", "parameters": [])",
+       absl::StrCat(field, "parameters: ", at,
+                    "parameters is an empty list; must be an object, a JSON schema")},
+      {R"("name": "f", "strict": "x")",
+       absl::StrCat(field, "strict: ", at, "strict is \"x\"; must be true or false")},
+      {R"("name": "f", "description": 1)",
+       absl::StrCat(field, "description: ", at, "description is 1; must be a string")},
+  };
+  for (const auto& [members, why] : cases) EXPECT_EQ(refusal(tool(members)), why);
+  EXPECT_THAT(refusal(tool(R"("name": "f", "parameters": null, "strict": null)")),
+              testing::StartsWith("accepted: "));
+  const std::string f = tool(R"("name": "f")");
+  EXPECT_EQ(refusal(absl::StrCat(f, ", ", tool(R"("name": "g")"), ", ", f)),
+            "400 tools[2].function.name: tools[2].function.name is \"f\", as "
+            "tools[0].function.name is");
+  EXPECT_EQ(Refusal(Respond(R"({"input": "a", "tools": [{"type": "function", "name": "a b"}]})")),
+            "400 tools[0].name: tools[0].name is \"a b\"; must be 1 to 64 letters (a-z), digits, _ "
+            "and -");
 }
 
 }  // namespace

@@ -12,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "models/text/grammar/grammar_rules.h"
+#include "models/text/grammar/json_schema.h"
 
 namespace packrat {
 namespace {
@@ -164,9 +166,16 @@ bool FitsMark(char c) { return c != '>' && c != '\n' && c != '\r'; }
 // As Python or JSON writes them; models do both.
 constexpr char kBoolean[] = R"(("true" | "false" | "True" | "False"))";
 
+// Whether an argument's values are written as JSON by its schema.
+bool IsJson(const ToolFormat& format, const OrderedJson& schema) {
+  if (format.call == ToolFormat::Call::kMarked) return !IsType(schema, "string");
+  return !IsType(schema, "boolean") || schema.contains("const") || schema.contains("enum");
+}
+
 // name(argument=value, ..), as rules of which `rule` is the whole. The values are JSON, which some
 // models write there in any case, and which is nearly always a literal of Python too.
-absl::StatusOr<std::string> PythonRules(const std::string& rule, const OrderedJson& function,
+absl::StatusOr<std::string> PythonRules(const ToolFormat& format, const std::string& rule,
+                                        const OrderedJson& function,
                                         const std::vector<Argument>& arguments) {
   const auto name = function["name"].get<std::string>();
   std::string rules =
@@ -179,11 +188,10 @@ absl::StatusOr<std::string> PythonRules(const std::string& rule, const OrderedJs
       const absl::Status fits =
           CheckName(absl::StrCat("argument ", Shown(argument.name)), argument.name, FitsCode);
       if (!fits.ok()) return fits;
-      const bool is_bool = IsType(argument.schema, "boolean") &&
-                           !argument.schema.contains("const") && !argument.schema.contains("enum");
+      const bool json = IsJson(format, argument.schema);
       absl::StrAppend(&rules, own, i,
                       " ::= ", Literal(absl::StrCat(first ? "" : ", ", argument.name, "=")), " ",
-                      is_bool ? kBoolean : Json(argument.schema), " ", rule, "-next-", i + 1);
+                      json ? Json(argument.schema) : kBoolean, " ", rule, "-next-", i + 1);
       if (!argument.required) absl::StrAppend(&rules, " | ", own, i + 1);
       absl::StrAppend(&rules, "\n");
     }
@@ -209,8 +217,8 @@ std::string TextWithout(absl::string_view mark) {
 }
 
 // What stands between the marks of an argument.
-std::string MarkedValue(const OrderedJson& schema) {
-  if (!IsType(schema, "string")) return Json(schema);
+std::string MarkedValue(const ToolFormat& format, const OrderedJson& schema) {
+  if (IsJson(format, schema)) return Json(schema);
   OrderedJson values = OrderedJson::array();
   if (const OrderedJson* one = Find(schema, "const")) {
     values.push_back(*one);
@@ -225,7 +233,8 @@ std::string MarkedValue(const OrderedJson& schema) {
 }
 
 // <function=name>, <parameter=argument> and so on, each on a line of its own.
-absl::StatusOr<std::string> MarkedRules(const std::string& rule, const OrderedJson& function,
+absl::StatusOr<std::string> MarkedRules(const ToolFormat& format, const std::string& rule,
+                                        const OrderedJson& function,
                                         const std::vector<Argument>& arguments) {
   const auto name = function["name"].get<std::string>();
   std::string rules = absl::StrCat(rule, " ::= ", Literal(absl::StrCat("<function=", name, ">\n")));
@@ -234,7 +243,7 @@ absl::StatusOr<std::string> MarkedRules(const std::string& rule, const OrderedJs
         CheckName(absl::StrCat("argument ", Shown(argument.name)), argument.name, FitsMark);
     if (!fits.ok()) return fits;
     absl::StrAppend(&rules, " (", Literal(absl::StrCat("<parameter=", argument.name, ">\n")), " ",
-                    MarkedValue(argument.schema), " \"\\n</parameter>\\n\")",
+                    MarkedValue(format, argument.schema), " \"\\n</parameter>\\n\")",
                     argument.required ? "" : "?");
   }
   return absl::StrCat(rules, " \"</function>\"\n");
@@ -253,7 +262,8 @@ absl::StatusOr<std::string> WrittenRules(const ToolFormat& format, const std::st
   }
   const absl::StatusOr<std::vector<Argument>> arguments = ArgumentsOf(parameters);
   if (!arguments.ok()) return arguments.status();
-  return marked ? MarkedRules(rule, function, *arguments) : PythonRules(rule, function, *arguments);
+  return marked ? MarkedRules(format, rule, function, *arguments)
+                : PythonRules(format, rule, function, *arguments);
 }
 
 // A call of one of the functions, in a grammar.
@@ -302,6 +312,29 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format, const OrderedJson
   }
   forced.grammar = absl::StrCat("root ::= ", grammar->call, grammar->rules);
   return forced;
+}
+
+absl::Status CheckParameters(const ToolFormat& format, const OrderedJson& function) {
+  const OrderedJson parameters = ParametersOf(function);
+  if (format.call == ToolFormat::Call::kJson || format.call == ToolFormat::Call::kNamed) {
+    return ParseJsonSchema(Dump(parameters)).status();
+  }
+  const absl::StatusOr<std::vector<Argument>> arguments = ArgumentsOf(parameters);
+  if (!arguments.ok()) return arguments.status();
+  for (const Argument& argument : *arguments) {
+    if (!IsJson(format, argument.schema)) continue;
+    const absl::Status status = ParseJsonSchema(Dump(argument.schema)).status();
+    if (status.ok()) continue;
+    // Its place is that in the argument's schema, but in what that refers to.
+    absl::string_view why = status.message();
+    const bool own = !absl::StartsWith(why, "at #/$defs/") &&
+                     !absl::StartsWith(why, "at #/definitions/") &&
+                     absl::ConsumePrefix(&why, "at #");
+    if (!own) return status;
+    return absl::InvalidArgumentError(
+        absl::StrCat("at #/properties/", argument.name.substr(0, 64), why));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> JsonOrCall(const std::string& schema, const ToolFormat& format,

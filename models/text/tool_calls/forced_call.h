@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "models/text/tool_calls/tool_format.h"
 #include "nlohmann/json.hpp"
@@ -27,7 +28,7 @@ using SpecialTokens = std::function<int32_t(const std::string&)>;
 // A call of one of `functions`, a list of at least one {"name": "..", "parameters": {..}}, of which
 // the latter is a JSON schema of an object, or missing. INVALID_ARGUMENT names the function whose
 // name or arguments cannot be written in this format. A schema that is not supported shows when the
-// result is compiled.
+// result is compiled, and CheckParameters() finds it.
 //
 // Where arguments are not JSON they come in the order of the schema's properties, and a text in
 // qwen_xml is held to `enum` and `const` alone.
@@ -40,6 +41,11 @@ absl::StatusOr<ForcedCall> ForceCall(const ToolFormat& format,
 absl::StatusOr<std::string> JsonOrCall(const std::string& schema, const ToolFormat& format,
                                        const nlohmann::ordered_json& functions,
                                        const SpecialTokens& special);
+
+// Whether the schemas of the function's parameters, of which ForceCall() is OK, are of what a
+// grammar takes. INVALID_ARGUMENT says where in them and why: "at #/properties/a: ..". It takes as
+// long as compiling the grammar.
+absl::Status CheckParameters(const ToolFormat& format, const nlohmann::ordered_json& function);
 
 }  // namespace packrat
 

@@ -84,6 +84,7 @@ class StructuredOutputTest(unittest.TestCase):
         for flag, message in (('--json_schema={"properties": {"a": {"not": {}}}}',
                                'json_schema: at #/properties/a: keyword "not" is not supported'),
                               ("--regex=a(?=b)", "regex: at byte 1: look-around"),
+                              ("--regex=([a-z]?){5000}", "regex: it is too ambiguous"),
                               ("--grammar=root ::= root", "grammar: rule root can begin with"),
                               ("--grammar=@/nowhere", "--grammar: /nowhere cannot be read")):
             told = self.server.client("complete", flag, "x")

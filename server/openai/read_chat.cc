@@ -77,7 +77,11 @@ absl::StatusOr<std::string> ReadRole(const std::string& field, const OrderedJson
   constexpr const char* kRoles[] = {"system", "user", "assistant", "tool", "function"};
   const bool known = std::any_of(std::begin(kRoles), std::end(kRoles),
                                  [&](const char* name) { return *role == name; });
-  if (known || context.names_role == nullptr || context.names_role(*role)) return role;
+  // Some templates take what follows a word as its number or id: "document 1".
+  if (known || context.names_role == nullptr ||
+      context.names_role(role->substr(0, role->find(' ')))) {
+    return role;
+  }
   return MustBe(field, *value,
                 "system, developer, user, assistant, tool, function or another one that the "
                 "model's chat template names");

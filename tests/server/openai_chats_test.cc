@@ -233,13 +233,15 @@ TEST(Chats, RolesAreThoseOfTheApiOrOfTheTemplate) {
                             context));
   };
   for (const char* good :
-       {"system", "developer", "user", "assistant", "tool", "function", "ipython"}) {
+       {"system", "developer", "user", "assistant", "tool", "function", "ipython", "ipython 2"}) {
     EXPECT_EQ(chat(good).substr(0, 10), "accepted: ") << good;
   }
   EXPECT_EQ(chat("usr"),
             "400 messages[1].role: messages[1].role is \"usr\"; must be system, developer, user, "
             "assistant, tool, function or another one that the model's chat template names");
-  EXPECT_EQ(chat("User").substr(0, 20), "400 messages[1].role");
+  for (const char* bad : {"User", "user 2", " ipython", ""}) {
+    EXPECT_EQ(chat(bad).substr(0, 20), "400 messages[1].role") << bad;
+  }
   EXPECT_EQ(Refusal(ParseAsk(Endpoint::kResponses,
                              R"({"instructions": "i", "input": [{"role": "usr", "content": "a"}]})",
                              context))

@@ -18,7 +18,7 @@ PYTHON_PACKAGES=(python3-grpcio python3-protobuf)
 TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev libopenblas-dev mbw clang
   libclang-rt-14-dev prometheus haproxy openssl python3-yaml python3-numpy python3-torch
   python3-sentencepiece python3-venv lintian mandoc man-db systemd
-  clang-format shellcheck procps curl redis-server chromium-headless-shell)
+  clang-format shellcheck pyflakes3 procps curl redis-server chromium-headless-shell)
 # Debian's kubectl, unless there is another one, whose package would be in its way.
 command -v kubectl >/dev/null || TEST_PACKAGES+=(kubernetes-client)
 

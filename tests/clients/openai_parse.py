@@ -4,7 +4,6 @@ with_openai.py, as openai_calls.py is."""
 import asyncio
 import enum
 import typing
-import unittest
 
 import openai
 import pydantic

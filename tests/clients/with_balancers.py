@@ -2,7 +2,7 @@
 
 import os
 
-from tests.clients import http_load
+from tests.clients import http_load, serving
 from tests.cluster import fronts
 from tests.cluster.replicas import ROOT, Cluster, free_port, wait_until
 

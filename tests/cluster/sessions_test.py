@@ -1,6 +1,5 @@
 """A conversation behind a real balancer that loses its replica in the middle of a turn, and then the store."""
 
-import os
 import shutil
 import tempfile
 import unittest

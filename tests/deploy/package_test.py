@@ -13,11 +13,12 @@ import unittest
 from deploy.package import flags, libraries, licences
 from tests.deploy import packed
 from tests.deploy.containers import Container
-# Tests too, of what was packed here: once for all takes long enough.
-from tests.deploy.debian_package import DebianPackageTest, ServiceTest  # pylint: disable=unused-import
+from tests.deploy.debian_package import DebianPackageTest, ServiceTest
 from tests.deploy.packed import DEMO, TIME, Running, digest, package, run
 from tests.server.processes import CLIENT, ROOT, SERVER
 
+# Run here too, of what was packed here: once for all takes long enough.
+ALSO = (DebianPackageTest, ServiceTest)
 PYTHON = os.path.join(ROOT, "server/client/python")
 CUDA = os.path.join(ROOT, "tests/gpu/libpackrat_cuda.so")
 # The files of the C library that a root needs in which nothing else is.

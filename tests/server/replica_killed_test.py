@@ -1,6 +1,5 @@
 """Conversations that lose their replica, or the store, in the middle: processes and a real redis-server."""
 
-import os
 import shutil
 import signal
 import tempfile

@@ -6,7 +6,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "models/bounds.h"
 #include "runtime/mutex.h"
 #include "server/generation/generation.h"
 #include "server/http/call_headers.h"
@@ -14,11 +13,11 @@
 namespace packrat {
 namespace {
 
-// Requests to the engine that a call makes if it makes any.
+// Requests to the engine that a call makes. Of several the numbers were checked when they were
+// read.
 struct CountRequests {
   int operator()(const v1::GenerateRequest& request) const {
-    const auto most = static_cast<int>(bounds::kNumChoices.high);
-    return request.has_num_choices() ? std::clamp(request.num_choices(), 1, most) : 1;
+    return request.has_num_choices() ? request.num_choices() : 1;
   }
   int operator()(const v1::ScoreRequest& request) const {
     return std::max(1, request.candidates_size());

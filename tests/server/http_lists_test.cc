@@ -108,6 +108,8 @@ TEST(HttpLists, ThatNeverFitAreRefusedWithTheNumbers) {
   // What is wrong with a field is said of the field.
   const Answer field = Post(server, kPath, R"({"prompt":["a","b"],"n":2000000000})");
   EXPECT_EQ(field.json()["error"]["param"], "n") << field.body;
+  const Answer best = Post(server, kPath, R"({"prompt":["a","b"],"best_of":2000000000})");
+  EXPECT_EQ(best.json()["error"]["param"], "best_of") << best.body;
   // A request that is not let in has one line.
   EXPECT_TRUE(Eventually([&] { return server.AccessLines("9 requests at once") == 2; }));
   EXPECT_EQ(server.AccessLines("CANCELLED"), 0);
@@ -151,6 +153,26 @@ TEST(HttpLists, OfATenantAreOneRequest) {
   const Answer beside = Post(server, kPath, ListOf(1), headers);
   EXPECT_EQ(beside.status, 429);
   EXPECT_TRUE(absl::StrContains(beside.body, "all 1 streams of team")) << beside.body;
+  server.gate().Open();
+  EXPECT_TRUE(absl::StrContains(runs.ReadAll(), "HTTP/1.1 200"));
+}
+
+// Half of a queue that has room for both.
+TEST(HttpLists, OfATenantHaveItsShareOfTheQueue) {
+  TestServer::Options options = ShortQueue();
+  options.server.engine.max_queue = 16;
+  options.server.api_keys = ShortFolder() + "/keys";
+  std::ofstream(options.server.api_keys) << ApiKeyLine("team", "s3cret") << "\n";
+  TestServer server(options);
+  const std::string headers = absl::StrCat(kJsonType, "Authorization: Bearer s3cret\r\n");
+  server.gate().Close();
+  HttpClient runs(server.server().http_port());
+  runs.Send(HttpPost(kPath, ListOf(2), absl::StrCat(headers, "Connection: close\r\n")));
+  server.gate().WaitUntilHeld();
+  ASSERT_TRUE(Eventually([&] { return server.Metric("packrat_requests_waiting{") == 6; }));
+  const Answer beside = Post(server, kPath, ListOf(2), headers);
+  EXPECT_EQ(beside.status, 429);
+  EXPECT_TRUE(absl::StrContains(beside.body, "6 requests of team wait")) << beside.body;
   server.gate().Open();
   EXPECT_TRUE(absl::StrContains(runs.ReadAll(), "HTTP/1.1 200"));
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "hwy/base.h"
+#include "kernels/ask_ahead.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul_kernel.h"
 #include "kernels/transpose16.h"
@@ -23,8 +24,7 @@ constexpr int kLanes = 16;  // float32 in a register, or pairs of bfloat16.
 constexpr int kVecs = kPanel / kLanes;
 // Accumulators of a block's rows, the weights of one pair and a broadcast fill 27 of 32 registers.
 constexpr int kMaxRows = 12;
-constexpr ptrdiff_t kLine = 64;    // Bytes: a cache line, and a register.
-constexpr ptrdiff_t kSoon = 8192;  // How far ahead to ask, in bytes: some hundred nanoseconds.
+constexpr ptrdiff_t kLine = 64;  // Bytes: a cache line, and a register.
 
 int Pairs(int in) { return (in + 1) / 2; }
 
@@ -40,16 +40,17 @@ __m512i RoundPairs(const float* x, int k, int in) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
-void RoundRow(const float* x, int in, float* packed) {
+// Sixteen pairs at a time, `stride` floats from the first of one to that of the next.
+void RoundRow(const float* x, int in, ptrdiff_t stride, float* packed) {
   const int pairs = Pairs(in);
-  for (int k = 0; k < pairs; k += kLanes) {
-    _mm512_mask_storeu_epi32(packed + k, FirstLanes(pairs - k), RoundPairs(x, 2 * k, in));
+  for (int k = 0; k < pairs; k += kLanes, packed += stride) {
+    _mm512_mask_storeu_epi32(packed, FirstLanes(pairs - k), RoundPairs(x, 2 * k, in));
   }
 }
 
 // x (n, in) to (pairs, n, 2): a tile then reads its rows as one stream.
 void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
-  if (n == 1) return RoundRow(x, in, packed);
+  if (n == 1) return RoundRow(x, in, kLanes, packed);
   const int pairs = Pairs(in);
   for (int k = 0; k < pairs; k += kLanes) {
     const int count = std::min(kLanes, pairs - k);
@@ -64,12 +65,7 @@ void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
   }
 }
 
-// What a tile asks memory for while it computes: this many cache lines for every kStrip pairs.
-constexpr int kStrip = 8;
-struct Ahead {
-  const std::byte* from;
-  int lines;
-};
+constexpr int kStrip = 8;  // Pairs that are multiplied before memory is asked again.
 
 // kRows rows times one panel, to y, where the output's stride leads from row to row. x: (pairs,
 // kRows, 2).
@@ -86,9 +82,7 @@ void Tile(const float* x, const MatMulOutput& output, int panel, Ahead ahead, fl
   }
   for (int k = 0; k < pairs;) {
     const int end = std::min(k + kStrip, pairs);
-    for (int i = 0; i < ahead.lines; ++i, ahead.from += kLine) {
-      _mm_prefetch(reinterpret_cast<const char*>(ahead.from), _MM_HINT_T1);
-    }
+    ahead.Ask();
     for (; k < end; ++k, x += kRows, w += kVecs * kLine) {
       __m512bh weights[kVecs];
 #pragma GCC unroll 16
@@ -127,38 +121,22 @@ constexpr void (*kTiles[])(const float*, const MatMulOutput&, int, Ahead, float*
     Tile<1>, Tile<2>, Tile<3>, Tile<4>,  Tile<5>,  Tile<6>,
     Tile<7>, Tile<8>, Tile<9>, Tile<10>, Tile<11>, Tile<12>};
 
-// Unless something asks ahead, computing and reading from memory take turns: the processor itself
-// looks only a few strips ahead. A single block of rows asks for what it will read soon. Several
-// blocks read a panel once from memory and then from the cache, so each of them asks for a part of
-// the next panel. That saves a fifth of the time of 16 rows and a tenth of that of 8. One or two
-// rows compute so little that asking costs as much as it saves.
-class Asking {
- public:
-  Asking(int rows, int pairs, int blocks)
-      : blocks_(blocks),
-        strips_((pairs + kStrip - 1) / kStrip),
-        lines_(rows < 3 ? 0 : (kStrip * kVecs + blocks - 1) / blocks) {}
-  // What block b asks for while it multiplies a panel of `weight`, after which comes another, or
-  // not. That is most likely this thread's too, be it a task of its own.
-  Ahead Of(const PackedMatrix& weight, int panel, bool another, int b) const {
-    if (blocks_ == 1) return {weight.panel(panel) + kSoon, lines_};
-    return {weight.panel(panel + 1) + ptrdiff_t{kLine} * b * strips_ * lines_,
-            another ? lines_ : 0};
-  }
-
- private:
-  const int blocks_, strips_, lines_;
-};
+// Asking saves a fifth of the time of 16 rows and a tenth of that of 8. One or two rows compute so
+// little that it costs as much as it saves.
+Asking AskingOf(int rows, int pairs, int blocks) {
+  constexpr int kSoon = 8192;  // Bytes: some hundred nanoseconds.
+  return {kStrip, pairs, blocks, rows < 3 ? 0 : kSoon};
+}
 
 void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
   const PackedMatrix& weight = *output.weight;
   const int blocks = NumRowBlocks(rows, kMaxRows), pairs = Pairs(weight.in());
-  const Asking asking(rows, pairs, blocks);
+  const Asking asking = AskingOf(rows, pairs, blocks);
   for (int panel = first; panel < end; ++panel) {
     for (int b = 0; b < blocks; ++b) {
       const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
       kTiles[n - 1](packed + static_cast<ptrdiff_t>(row) * pairs, output, panel,
-                    asking.Of(weight, panel, panel + 1 < weight.num_panels(), b),
+                    asking.Of(weight, panel, panel + 1, b),
                     output.y + row * output.y_stride + ptrdiff_t{kPanel} * panel);
     }
   }
@@ -168,7 +146,7 @@ void MultiplyGlu(const float* packed, int rows, const GluUp& glu, int first, int
   const PackedMatrix& up = *glu.weight;
   const int blocks = NumRowBlocks(rows, kMaxRows), pairs = Pairs(up.in()), width = up.out() / 2;
   const int panels = width / kPanel;
-  const Asking asking(rows, pairs, blocks);
+  const Asking asking = AskingOf(rows, pairs, blocks);
   alignas(kLine) float made[kMaxRows * 2 * kPanel], h[kMaxRows * kPanel];
   const MatMulOutput output{&up, made, 2 * kPanel, glu.bias};
   for (int panel = first; panel < end; ++panel) {
@@ -177,7 +155,8 @@ void MultiplyGlu(const float* packed, int rows, const GluUp& glu, int first, int
       for (const int half : {0, 1}) {
         const int p = panel + half * panels;
         kTiles[n - 1](packed + static_cast<ptrdiff_t>(row) * pairs, output, p,
-                      asking.Of(up, p, panel + 1 < panels, b), made + half * kPanel);
+                      asking.Of(up, p, panel + 1 < panels ? p + 1 : up.num_panels(), b),
+                      made + half * kPanel);
       }
       for (int r = 0; r < n; ++r) {
         GluRow(*glu.gating, made + r * 2 * kPanel, kPanel, h + r * kPanel);
@@ -190,7 +169,10 @@ void MultiplyGlu(const float* packed, int rows, const GluUp& glu, int first, int
 
 }  // namespace
 
-void RoundToPairs(const float* x, int in, float* packed) { RoundRow(x, in, packed); }
+void RoundToPairs(const float* x, int in, float* packed) { RoundRow(x, in, kLanes, packed); }
+void RoundToStrips(const float* x, int in, ptrdiff_t stride, float* packed) {
+  RoundRow(x, in, stride, packed);
+}
 
 MatMulKernel BFloat16Kernel() { return {kMaxRows, Pairs, Pack, MultiplyPanels, MultiplyGlu}; }
 

@@ -44,6 +44,8 @@ MatMulKernel BFloat16Kernel();
 // x (in) rounded to bfloat16, in pairs, to `packed`, which may be x; an odd `in` is padded with a
 // zero. Only where CpuHasBFloat16().
 void RoundToPairs(const float* x, int in, float* packed);
+// The same, sixteen pairs at a time, `stride` floats from the first of one to that of the next.
+void RoundToStrips(const float* x, int in, ptrdiff_t stride, float* packed);
 // Only where CpuHasTiles().
 MatMulKernel TilesKernel();
 MatMulKernel Int8Kernel();

@@ -2,8 +2,39 @@
 // compiler's intrinsics take the number of a tile as a literal alone, hence the instructions.
 #include "kernels/matmul_tiles-inl.h"
 
+#include <algorithm>
+
+#include "hwy/base.h"
+// Keep before the attributes.
+#include <immintrin.h>
+
 namespace packrat {
 namespace {
+
+HWY_PUSH_ATTRIBUTES("avx512f")
+
+// A step's sums of `panel` to y, with what the output wants besides.
+void FinishStep(const StepSums& sums, const StepRows& rows, const MatMulOutput& output, int panel,
+                float* y, ptrdiff_t y_stride) {
+  for (int c = 0; c < PackedMatrix::kPanel; c += kTileOutputs) {
+    const int first = panel * PackedMatrix::kPanel + c;
+    const int left = std::clamp(output.weight->out() - first, 0, kTileOutputs);
+    const auto lanes = static_cast<__mmask16>((1 << left) - 1);
+    const __m512 scale = _mm512_set1_ps(output.scale);
+    const __m512 bias = output.bias == nullptr ? _mm512_setzero_ps()
+                                               : _mm512_maskz_loadu_ps(lanes, output.bias + first);
+    for (int r = 0; r < rows.size(); ++r) {
+      float* const to = y + r * y_stride + c;
+      __m512 sum = _mm512_load_ps(sums.row(rows, r, c / kTileOutputs));
+      if (output.bias != nullptr) sum = _mm512_add_ps(sum, bias);
+      sum = _mm512_mul_ps(sum, scale);
+      if (output.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, to));
+      _mm512_mask_storeu_ps(to, lanes, sum);
+    }
+  }
+}
+
+HWY_POP_ATTRIBUTES
 
 struct ProcessorTiles {
   static void Configure(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
@@ -21,20 +52,35 @@ struct ProcessorTiles {
   static void Store(float* to, ptrdiff_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
   }
+  template <TileRegister kTile>
+  static void Zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  static constexpr auto Finish = FinishStep;
+  static constexpr auto Round = RoundToPairs;
   static void Release() { asm volatile("tilerelease"); }
 };
 
 int Pairs(int in) { return (in + 1) / 2; }
 
-// x (n, in) to (n, pairs, 2).
+// x (n, in) to a block of strips (StripStart()).
 void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
-  for (int r = 0; r < n; ++r) RoundToPairs(x + r * stride, in, packed + ptrdiff_t{r} * Pairs(in));
+  const int pairs = Pairs(in), whole = pairs / kTilePairs * kTilePairs, left = pairs - whole;
+  for (int r = 0; r < n; ++r, x += stride) {
+    RoundToStrips(x, std::min(2 * whole, in), ptrdiff_t{kTilePairs} * n,
+                  packed + ptrdiff_t{kTilePairs} * r);
+    if (left > 0) {
+      RoundToPairs(x + ptrdiff_t{2} * whole, in - 2 * whole,
+                   packed + StripStart(n, pairs, whole / kTilePairs, r));
+    }
+  }
 }
 
 }  // namespace
 
 MatMulKernel TilesKernel() {
-  return {kTileRows, Pairs, Pack, MultiplyPanelsByTiles<ProcessorTiles>};
+  return {kTileRows, Pairs, Pack, MultiplyPanelsByTiles<ProcessorTiles>,
+          MultiplyGluByTiles<ProcessorTiles>};
 }
 
 }  // namespace packrat

@@ -85,7 +85,7 @@ ABSL_FLAG(int32_t, threads, 0,
 ABSL_FLAG(
     std::string, cpu_target, "auto",
     "Instruction set: auto (the best that the machine has), sse4, avx2, avx512 or amx (avx512 with "
-    "bfloat16 multiplied in tiles; no processor with them has run it yet).");
+    "bfloat16 multiplied in tiles).");
 ABSL_FLAG(
     std::string, activations, "auto",
     "What products on the CPU multiply in: float32, which loses nothing, bfloat16 (for weights "

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kernels/cpu_target.h"
+#include "kernels/matmul_tiles-inl.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/bench/machine.cc"
@@ -100,6 +101,23 @@ float BFloat16Loop(int64_t rounds, double* flops) {
 }
 
 HWY_POP_ATTRIBUTES
+
+// The same of tiles of such pairs. The sums are those of zeros.
+float TilesLoop(int64_t rounds, double* flops) {
+  constexpr int kGroups = 4;
+  const TileConfig config = ConfigOf({0, {kTileRows, kTileRows}}, kTilePairs);
+  asm volatile("ldtilecfg %0" : : "m"(config));
+  for (int64_t r = 0; r < rounds / kTileRows; ++r) {
+    asm volatile(
+        "tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+  *flops = 4.0 * static_cast<double>(rounds / kTileRows) * kGroups * kTileRows * kTilePairs *
+           kTileOutputs;
+  return 0;
+}
+
 HWY_PUSH_ATTRIBUTES("avx512f,avx512vnni")
 
 // The same of dot products of four bytes.
@@ -212,7 +230,9 @@ MachineLimits MeasureMachine(int threads) {
   ThreadPool pool(threads);
   limits.mbw = Mbw();
   limits.own_fma = OwnPeak(&pool, Float32Loop);
-  if (CpuHasBFloat16()) limits.bfloat16_flops_per_second = OwnPeak(&pool, BFloat16Loop);
+  if (CpuHasBFloat16()) {
+    limits.bfloat16_flops_per_second = OwnPeak(&pool, CpuHasTiles() ? TilesLoop : BFloat16Loop);
+  }
   if (__builtin_cpu_supports("avx512vnni")) limits.byte_ops_per_second = OwnPeak(&pool, ByteLoop);
   limits.sgemm = Sgemm(pool.size());
   limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);

@@ -15,7 +15,7 @@ struct MachineLimits {
   double read_bytes_per_second;  // The larger of our own loop over 1 GB and `mbw` (0 if absent).
   double flops_per_second;       // The larger of our own FMA loop and OpenBLAS sgemm; float32.
   double own_read, mbw, own_fma, sgemm;
-  // Our own loops of dot products; 0 without CpuHasBFloat16().
+  // Our own loops of dot products, in tiles where CpuHasTiles(); 0 without CpuHasBFloat16().
   double bfloat16_flops_per_second, byte_ops_per_second;
 };
 

@@ -3,6 +3,7 @@
 // the processor has tiles, its own against these.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -36,6 +37,11 @@ class PlainTiles {
     ASSERT_EQ(config.palette, 1);
     config_ = config;
     for (auto& tile : tiles_) tile.fill(0);
+  }
+  template <TileRegister kTile>
+  static void Zero() {
+    ASSERT_GT(config_.rows[kTile], 0) << kTile;
+    tiles_[kTile].fill(0);
   }
   template <TileRegister kTile>
   static void Load(const void* from, ptrdiff_t stride) {
@@ -76,6 +82,27 @@ class PlainTiles {
                   config_.row_bytes[kTile]);
     }
   }
+  static void Finish(const StepSums& sums, const StepRows& rows, const MatMulOutput& output,
+                     int panel, float* y, ptrdiff_t y_stride) {
+    const int first = panel * PackedMatrix::kPanel;
+    for (int r = 0; r < rows.size(); ++r) {
+      for (int c = 0; c < PackedMatrix::kPanel && first + c < output.weight->out(); ++c) {
+        float sum = sums.row(rows, r, c / kTileOutputs)[c % kTileOutputs];
+        if (output.bias != nullptr) sum += output.bias[first + c];
+        sum *= output.scale;
+        float* const to = y + r * y_stride + c;
+        *to = output.accumulate ? sum + *to : sum;
+      }
+    }
+  }
+  // As RoundToPairs() does, on any processor.
+  static void Round(const float* x, int in, float* packed) {
+    for (int k = 0; k < (in + 1) / 2 * 2; ++k) {
+      const float rounded = k < in ? Storage{true}(Flushed(x[k])) : 0;
+      std::memcpy(reinterpret_cast<char*>(packed) + 2 * k,
+                  reinterpret_cast<const char*>(&rounded) + 2, 2);
+    }
+  }
   static void Release() { config_ = TileConfig(); }
 
  private:
@@ -97,7 +124,7 @@ float Wild(Random* random) {
 
 struct Product {
   explicit Product(Random* random)
-      : rows(random->Int(1, 40)), in(random->Int(1, 140)), out(random->Int(1, 100)) {
+      : rows(random->Int(1, 80)), in(random->Int(1, 140)), out(random->Int(1, 100)) {
     weights.resize(static_cast<size_t>(out) * in);
     for (uint16_t& w : weights) {
       const float value = Wild(random);
@@ -158,13 +185,18 @@ TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
   for (int i = 0; i < 100; ++i) {
     const Product product(&random);
     const int pairs = (product.in + 1) / 2;
-    // As RoundToPairs() does, on any processor.
     std::vector<float> packed(static_cast<size_t>(product.rows) * pairs);
-    for (int r = 0; r < product.rows; ++r) {
-      for (int k = 0; k < product.in; ++k) {
-        const float rounded = Storage{true}(Flushed(product.x[r * product.in + k]));
-        std::memcpy(reinterpret_cast<char*>(&packed[r * pairs]) + 2 * k,
-                    reinterpret_cast<const char*>(&rounded) + 2, 2);
+    const int blocks = NumRowBlocks(product.rows, kTileRows);
+    for (int b = 0; b < blocks; ++b) {
+      const int row = BlockStart(b, blocks, product.rows);
+      const int n = BlockStart(b + 1, blocks, product.rows) - row;
+      for (int r = 0; r < n; ++r) {
+        for (int k = 0; k < product.in; k += 2 * kTilePairs) {
+          PlainTiles::Round(&product.x[static_cast<size_t>(row + r) * product.in + k],
+                            std::min(2 * kTilePairs, product.in - k),
+                            &packed[static_cast<size_t>(row) * pairs +
+                                    StripStart(n, pairs, k / (2 * kTilePairs), r)]);
+        }
       }
     }
     std::vector<float> y = product.y;

@@ -287,7 +287,7 @@ TEST(HttpApi, TellsTheRequestsId) {
   const Answer own = Post(server, "/v1/completions", IdsJson(2),
                           absl::StrCat(kJsonType, "X-Request-Id: mine-1\r\n"));
   EXPECT_TRUE(own.Has("X-Request-Id: mine-1")) << own.head;
-  EXPECT_EQ(server.AccessLines("id=mine-1"), 1);
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("id=mine-1") == 1; }));
   const Answer refused =
       Post(server, "/v1/completions", "{", absl::StrCat(kJsonType, "X-Request-Id: a%0d%0ab\r\n"));
   EXPECT_TRUE(absl::StrContains(refused.head, "X-Request-Id: ")) << refused.head;

@@ -133,7 +133,7 @@ TEST(HttpLists, ThatFindNoRoomTakeNone) {
   }
   server.gate().Open();
   EXPECT_TRUE(absl::StrContains(runs.ReadAll(), "HTTP/1.1 200"));
-  EXPECT_EQ(server.AccessLines("the queue is full"), 2);
+  EXPECT_TRUE(Eventually([&] { return server.AccessLines("the queue is full") == 2; }));
   EXPECT_EQ(server.AccessLines("CANCELLED"), 0);
 }
 

@@ -107,14 +107,14 @@ float TilesLoop(int64_t rounds, double* flops) {
   constexpr int kGroups = 4;
   const TileConfig config = ConfigOf({0, {kTileRows, kTileRows}}, kTilePairs);
   asm volatile("ldtilecfg %0" : : "m"(config));
-  for (int64_t r = 0; r < rounds / kTileRows; ++r) {
+  const int64_t steps = rounds / kTileRows;
+  for (int64_t r = 0; r < steps; ++r) {
     asm volatile(
         "tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
         "tdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
   }
   asm volatile("tilerelease");
-  *flops = 4.0 * static_cast<double>(rounds / kTileRows) * kGroups * kTileRows * kTilePairs *
-           kTileOutputs;
+  *flops = 4.0 * static_cast<double>(steps) * kGroups * kTileRows * kTilePairs * kTileOutputs;
   return 0;
 }
 

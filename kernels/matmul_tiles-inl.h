@@ -1,12 +1,6 @@
-// Products of bfloat16 by tiles (AMX): what matmul_tiles.cc compiles for the processor and its test
-// for tiles of its own, since few machines have them.
-//
-// TDPBF16PS adds to each float32 of a tile the products of up to 16 pairs. It adds up those of the
-// even inputs and those of the odd ones apart, each by multiply-adds from zero on, then
-//   acc = round(acc + round(even + odd))
-// without an exception; subnormal inputs count as zeros and subnormal results become zeros, of
-// their sign. So the sums differ from those of kernels/matmul_bf16.cc, and all rows of a process,
-// be they one or many, take this way. Source: Intel's instruction set reference, TDPBF16PS.
+// Products of bfloat16 by tiles (AMX): what matmul_tiles.cc compiles for the processor, and its
+// test for tiles of its own. kernels/tiles-inl.h says in which order a tile adds. It is not that of
+// kernels/matmul_bf16.cc, so all rows of a process, be they one or many, take this way.
 #ifndef PACKRAT_KERNELS_MATMUL_TILES_INL_H_
 #define PACKRAT_KERNELS_MATMUL_TILES_INL_H_
 
@@ -15,58 +9,13 @@
 
 #include "kernels/ask_ahead.h"
 #include "kernels/matmul_kernel.h"
+#include "kernels/tiles-inl.h"
 
 namespace packrat {
 
-constexpr int kTileRows = 16;
-constexpr int kTilePairs = 16;  // Of a row: 64 bytes.
-constexpr int kTileOutputs = 16;
-constexpr int kTileBytes = 64;  // Of a tile's full row.
-
-// Registers: sums of two tiles of rows by two of outputs, since each that is loaded is then
-// multiplied twice.
-enum TileRegister { kSum00, kSum01, kSum10, kSum11, kInput0, kInput1, kWeight0, kWeight1 };
-
-// What LDTILECFG reads.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  void Set(TileRegister tile, int tile_rows, int pairs) {
-    rows[tile] = static_cast<uint8_t>(tile_rows);
-    row_bytes[tile] = static_cast<uint16_t>(4 * pairs);
-  }
-};
-
-// The rows of a step: one block or two (BlockStart()).
-struct StepRows {
-  int first, sizes[2];
-  int size() const { return sizes[0] + sizes[1]; }
-};
-
-// So many pairs of each row at a time.
-inline TileConfig ConfigOf(const StepRows& rows, int pairs) {
-  TileConfig config;
-  for (const TileRegister sums : {kSum00, kSum01}) config.Set(sums, rows.sizes[0], kTileOutputs);
-  config.Set(kInput0, rows.sizes[0], pairs);
-  if (rows.sizes[1] > 0) {
-    for (const TileRegister sums : {kSum10, kSum11}) config.Set(sums, rows.sizes[1], kTileOutputs);
-    config.Set(kInput1, rows.sizes[1], pairs);
-  }
-  for (const TileRegister weights : {kWeight0, kWeight1}) config.Set(weights, pairs, kTileOutputs);
-  return config;
-}
-
-// Sums of a step's rows: by block, by half of a panel, (16, 16).
+// Sums of a step's rows times a panel.
 struct alignas(kTileBytes) StepSums {
-  float tiles[2][2][kTileRows][kTileOutputs];
-  const float* row(const StepRows& rows, int r, int half) const {
-    const int block = r < rows.sizes[0] ? 0 : 1;
-    return tiles[block][half][r - block * rows.sizes[0]];
-  }
+  float rows[2 * kTileRows][PackedMatrix::kPanel];
 };
 
 // Packed rows lie block by block. A block of n is strips of kTilePairs pairs, (n, kTilePairs, 2),
@@ -77,74 +26,31 @@ inline ptrdiff_t StripStart(int n, int pairs, int strip, int r) {
   return ptrdiff_t{strip} * kTilePairs * n + ptrdiff_t{r} * (left < kTilePairs ? left : kTilePairs);
 }
 
-template <class Tiles, bool kTwo>
-class PanelSums {
- public:
-  static void Zero() {
-    Tiles::template Zero<kSum00>();
-    Tiles::template Zero<kSum01>();
-    if constexpr (kTwo) {
-      Tiles::template Zero<kSum10>();
-      Tiles::template Zero<kSum11>();
-    }
-  }
-  // += a strip of each block times that of a panel.
-  static void Add(const float* first, const float* second, ptrdiff_t row_bytes,
-                  const std::byte* panel) {
-    constexpr ptrdiff_t kPairBytes = 2 * kTileBytes;  // Of a panel.
-    Tiles::template Load<kInput0>(first, row_bytes);
-    Tiles::template Load<kWeight0>(panel, kPairBytes);
-    Tiles::template MultiplyAdd<kSum00, kInput0, kWeight0>();
-    Tiles::template Load<kWeight1>(panel + kTileBytes, kPairBytes);
-    Tiles::template MultiplyAdd<kSum01, kInput0, kWeight1>();
-    if constexpr (kTwo) {
-      Tiles::template Load<kInput1>(second, row_bytes);
-      Tiles::template MultiplyAdd<kSum10, kInput1, kWeight0>();
-      Tiles::template MultiplyAdd<kSum11, kInput1, kWeight1>();
-    }
-  }
-  static void Store(StepSums* sums) {
-    Tiles::template Store<kSum00>(sums->tiles[0][0][0], kTileBytes);
-    Tiles::template Store<kSum01>(sums->tiles[0][1][0], kTileBytes);
-    if constexpr (kTwo) {
-      Tiles::template Store<kSum10>(sums->tiles[1][0][0], kTileBytes);
-      Tiles::template Store<kSum11>(sums->tiles[1][1][0], kTileBytes);
-    }
-  }
-  static void Load(const StepSums& sums) {
-    Tiles::template Load<kSum00>(sums.tiles[0][0][0], kTileBytes);
-    Tiles::template Load<kSum01>(sums.tiles[0][1][0], kTileBytes);
-    if constexpr (kTwo) {
-      Tiles::template Load<kSum10>(sums.tiles[1][0][0], kTileBytes);
-      Tiles::template Load<kSum11>(sums.tiles[1][1][0], kTileBytes);
-    }
-  }
-};
-
 // sums = a step's packed rows times one panel (pairs, 32, 2). The tiles are configured for whole
 // strips; after a strip of fewer pairs they are not.
 template <class Tiles, bool kTwo>
 void MultiplyPanel(const float* packed, const StepRows& rows, int pairs, const std::byte* panel,
-                   Ahead ahead, StepSums* sums) {
-  using Sums = PanelSums<Tiles, kTwo>;
-  constexpr ptrdiff_t kStripBytes = ptrdiff_t{2} * kTilePairs * kTileBytes;
+                   Ahead ahead, StepSums* to) {
+  constexpr ptrdiff_t kPairBytes = 2 * kTileBytes;  // Of a panel.
+  constexpr ptrdiff_t kStripBytes = kTilePairs * kPairBytes;
   const float *first = packed + ptrdiff_t{rows.first} * pairs,
               *second = first + ptrdiff_t{rows.sizes[0]} * pairs;
-  Sums::Zero();
+  TileSums<Tiles, kTwo> sums(rows);
+  sums.Zero();
   int left = pairs;
   for (; left >= kTilePairs; left -= kTilePairs) {
     ahead.Ask();
-    Sums::Add(first, second, kTileBytes, panel);
+    sums.Add(first, second, kTileBytes, {panel, panel + kTileBytes, kPairBytes});
     first += kTilePairs * rows.sizes[0];
     second += kTilePairs * rows.sizes[1];
     panel += kStripBytes;
   }
-  Sums::Store(sums);
+  sums.Store(to->rows[0], PackedMatrix::kPanel);
   if (left == 0) return;
   Tiles::Configure(ConfigOf(rows, left));
-  Sums::Load(*sums);
-  Sums::Add(first, second, ptrdiff_t{4} * left, panel);
-  Sums::Store(sums);
+  sums.Load(to->rows[0], PackedMatrix::kPanel);
+  sums.Add(first, second, ptrdiff_t{4} * left, {panel, panel + kTileBytes, kPairBytes});
+  sums.Store(to->rows[0], PackedMatrix::kPanel);
 }
 
 // All rows, step by step.
@@ -205,7 +111,7 @@ void MultiplyPanelsByTiles(const float* packed, int rows, const MatMulOutput& ou
       steps.Multiply(step, *output.weight, panel, panel + 1, &sums);
       float* const y =
           output.y + at.first * output.y_stride + ptrdiff_t{PackedMatrix::kPanel} * panel;
-      Tiles::Finish(sums, at, output, panel, y, output.y_stride);
+      Tiles::Finish(sums, at.size(), output, panel, y, output.y_stride);
     }
   }
 }
@@ -228,7 +134,7 @@ void MultiplyGluByTiles(const float* packed, int rows, const GluUp& glu, int fir
       for (const int half : {0, 1}) {
         const int p = panel + half * panels, next = panel + 1 < panels ? p + 1 : up.num_panels();
         steps.Multiply(step, up, p, next, &sums);
-        Tiles::Finish(sums, at, output, p, made[0] + half * kPanel, 2 * kPanel);
+        Tiles::Finish(sums, at.size(), output, p, made[0] + half * kPanel, 2 * kPanel);
       }
       for (int r = 0; r < at.size(); ++r) {
         const int block = r < at.sizes[0] ? 0 : 1, before = block * at.sizes[0];

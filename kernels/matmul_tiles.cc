@@ -1,5 +1,4 @@
-// Products of bfloat16 in the processor's tiles (AMX-BF16). Highway has no such target, and the
-// compiler's intrinsics take the number of a tile as a literal alone, hence the instructions.
+// Products of bfloat16 in the processor's tiles (AMX-BF16), for which Highway has no target.
 #include "kernels/matmul_tiles-inl.h"
 
 #include <algorithm>
@@ -14,8 +13,8 @@ namespace {
 HWY_PUSH_ATTRIBUTES("avx512f")
 
 // A step's sums of `panel` to y, with what the output wants besides.
-void FinishStep(const StepSums& sums, const StepRows& rows, const MatMulOutput& output, int panel,
-                float* y, ptrdiff_t y_stride) {
+void FinishStep(const StepSums& sums, int rows, const MatMulOutput& output, int panel, float* y,
+                ptrdiff_t y_stride) {
   for (int c = 0; c < PackedMatrix::kPanel; c += kTileOutputs) {
     const int first = panel * PackedMatrix::kPanel + c;
     const int left = std::clamp(output.weight->out() - first, 0, kTileOutputs);
@@ -23,9 +22,9 @@ void FinishStep(const StepSums& sums, const StepRows& rows, const MatMulOutput& 
     const __m512 scale = _mm512_set1_ps(output.scale);
     const __m512 bias = output.bias == nullptr ? _mm512_setzero_ps()
                                                : _mm512_maskz_loadu_ps(lanes, output.bias + first);
-    for (int r = 0; r < rows.size(); ++r) {
+    for (int r = 0; r < rows; ++r) {
       float* const to = y + r * y_stride + c;
-      __m512 sum = _mm512_load_ps(sums.row(rows, r, c / kTileOutputs));
+      __m512 sum = _mm512_load_ps(&sums.rows[r][c]);
       if (output.bias != nullptr) sum = _mm512_add_ps(sum, bias);
       sum = _mm512_mul_ps(sum, scale);
       if (output.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, to));
@@ -36,29 +35,9 @@ void FinishStep(const StepSums& sums, const StepRows& rows, const MatMulOutput& 
 
 HWY_POP_ATTRIBUTES
 
-struct ProcessorTiles {
-  static void Configure(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
-  template <TileRegister kTile>
-  static void Load(const void* from, ptrdiff_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTile) : "memory");
-  }
-  template <TileRegister kSums, TileRegister kInputs, TileRegister kWeights>
-  static void MultiplyAdd() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0"
-                 :
-                 : "i"(kSums), "i"(kInputs), "i"(kWeights));
-  }
-  template <TileRegister kTile>
-  static void Store(float* to, ptrdiff_t stride) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
-  }
-  template <TileRegister kTile>
-  static void Zero() {
-    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
-  }
+struct MatMulTiles : ProcessorTiles {
   static constexpr auto Finish = FinishStep;
   static constexpr auto Round = RoundToPairs;
-  static void Release() { asm volatile("tilerelease"); }
 };
 
 int Pairs(int in) { return (in + 1) / 2; }
@@ -79,8 +58,8 @@ void Pack(const float* x, ptrdiff_t stride, int n, int in, float* packed) {
 }  // namespace
 
 MatMulKernel TilesKernel() {
-  return {kTileRows, Pairs, Pack, MultiplyPanelsByTiles<ProcessorTiles>,
-          MultiplyGluByTiles<ProcessorTiles>};
+  return {kTileRows, Pairs, Pack, MultiplyPanelsByTiles<MatMulTiles>,
+          MultiplyGluByTiles<MatMulTiles>};
 }
 
 }  // namespace packrat

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,82 +11,20 @@
 #include "kernels/cpu_target.h"
 #include "kernels/matmul.h"
 #include "kernels/matmul_tiles-inl.h"
+#include "tests/kernels/plain_tiles.h"
 #include "tests/kernels/random.h"
 #include "tests/kernels/reference.h"
 
 namespace packrat {
 namespace {
 
-float Flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x; }
-float Add(float a, float b) { return Flushed(Flushed(a) + Flushed(b)); }
-float MultiplyAdd(float x, float w, float sum) {
-  return Flushed(std::fma(Flushed(x), Flushed(w), sum));
-}
-float Value(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-// Tiles in memory. Whatever the configuration does not allow ends the test.
-class PlainTiles {
- public:
-  static void Configure(const TileConfig& config) {
-    ASSERT_EQ(config.palette, 1);
-    config_ = config;
-    for (auto& tile : tiles_) tile.fill(0);
-  }
-  template <TileRegister kTile>
-  static void Zero() {
-    ASSERT_GT(config_.rows[kTile], 0) << kTile;
-    tiles_[kTile].fill(0);
-  }
-  template <TileRegister kTile>
-  static void Load(const void* from, ptrdiff_t stride) {
-    ASSERT_GT(config_.rows[kTile], 0) << kTile;
-    tiles_[kTile].fill(0);
-    for (int r = 0; r < config_.rows[kTile]; ++r) {
-      std::memcpy(&tiles_[kTile][r * kTileBytes], static_cast<const char*>(from) + r * stride,
-                  config_.row_bytes[kTile]);
-    }
-  }
-  template <TileRegister kSums, TileRegister kInputs, TileRegister kWeights>
-  static void MultiplyAdd() {
-    const int rows = config_.rows[kSums], pairs = config_.row_bytes[kInputs] / 4;
-    ASSERT_EQ(config_.rows[kInputs], rows);
-    ASSERT_EQ(config_.rows[kWeights], pairs);
-    ASSERT_EQ(config_.row_bytes[kSums], config_.row_bytes[kWeights]);
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < config_.row_bytes[kSums] / 4; ++c) {
-        float parts[2] = {0, 0};
-        for (int k = 0; k < pairs; ++k) {
-          for (int i = 0; i < 2; ++i) {
-            parts[i] = packrat::MultiplyAdd(At<uint16_t>(kInputs, r, 2 * k + i),
-                                            At<uint16_t>(kWeights, k, 2 * c + i), parts[i]);
-          }
-        }
-        float sum;
-        char* const place = &tiles_[kSums][r * kTileBytes + 4 * c];
-        std::memcpy(&sum, place, 4);
-        sum = Add(sum, Add(parts[0], parts[1]));
-        std::memcpy(place, &sum, 4);
-      }
-    }
-  }
-  template <TileRegister kTile>
-  static void Store(float* to, ptrdiff_t stride) {
-    for (int r = 0; r < config_.rows[kTile]; ++r) {
-      std::memcpy(reinterpret_cast<char*>(to) + r * stride, &tiles_[kTile][r * kTileBytes],
-                  config_.row_bytes[kTile]);
-    }
-  }
-  static void Finish(const StepSums& sums, const StepRows& rows, const MatMulOutput& output,
-                     int panel, float* y, ptrdiff_t y_stride) {
+struct MatMulPlainTiles : PlainTiles {
+  static void Finish(const StepSums& sums, int rows, const MatMulOutput& output, int panel,
+                     float* y, ptrdiff_t y_stride) {
     const int first = panel * PackedMatrix::kPanel;
-    for (int r = 0; r < rows.size(); ++r) {
+    for (int r = 0; r < rows; ++r) {
       for (int c = 0; c < PackedMatrix::kPanel && first + c < output.weight->out(); ++c) {
-        float sum = sums.row(rows, r, c / kTileOutputs)[c % kTileOutputs];
+        float sum = sums.rows[r][c];
         if (output.bias != nullptr) sum += output.bias[first + c];
         sum *= output.scale;
         float* const to = y + r * y_stride + c;
@@ -103,18 +40,6 @@ class PlainTiles {
                   reinterpret_cast<const char*>(&rounded) + 2, 2);
     }
   }
-  static void Release() { config_ = TileConfig(); }
-
- private:
-  template <class T>
-  static float At(int tile, int row, int column) {
-    T bits;
-    std::memcpy(&bits, &tiles_[tile][row * kTileBytes + column * sizeof(T)], sizeof bits);
-    return Value(bits);
-  }
-
-  inline static TileConfig config_;
-  inline static std::array<std::array<char, kTileRows * kTileBytes>, 8> tiles_;
 };
 
 // Of any size: within some powers of two of 1, or of the smallest or the largest.
@@ -192,10 +117,10 @@ TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
       const int n = BlockStart(b + 1, blocks, product.rows) - row;
       for (int r = 0; r < n; ++r) {
         for (int k = 0; k < product.in; k += 2 * kTilePairs) {
-          PlainTiles::Round(&product.x[static_cast<size_t>(row + r) * product.in + k],
-                            std::min(2 * kTilePairs, product.in - k),
-                            &packed[static_cast<size_t>(row) * pairs +
-                                    StripStart(n, pairs, k / (2 * kTilePairs), r)]);
+          MatMulPlainTiles::Round(&product.x[static_cast<size_t>(row + r) * product.in + k],
+                                  std::min(2 * kTilePairs, product.in - k),
+                                  &packed[static_cast<size_t>(row) * pairs +
+                                          StripStart(n, pairs, k / (2 * kTilePairs), r)]);
         }
       }
     }
@@ -203,8 +128,8 @@ TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
     // Panels in two parts, as threads take them.
     const MatMulOutput output = product.To(y.data());
     const int panels = product.matrix.num_panels(), half = panels / 2;
-    MultiplyPanelsByTiles<PlainTiles>(packed.data(), product.rows, output, half, panels);
-    MultiplyPanelsByTiles<PlainTiles>(packed.data(), product.rows, output, 0, half);
+    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, half, panels);
+    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, 0, half);
     product.Check(y);
     if (HasFatalFailure()) return;
   }
@@ -220,6 +145,71 @@ TEST(MatMulTilesTest, TheProcessorDoesTheSame) {
     MatMul(product.x.data(), product.in, product.rows, {{product.To(y.data())}}, &context);
     product.Check(y);
     if (HasFatalFailure()) break;
+  }
+  ASSERT_TRUE(SetCpuTarget("auto").ok());
+}
+
+// Rows in their places, as attention multiplies them.
+template <class Tiles>
+void CheckInPlace(Random* random) {
+  const int n = random->Int(1, 2 * kTileRows), strip = random->OneOf<int>({8, kTilePairs});
+  const int pairs = strip * random->Int(1, 5);
+  const StepRows rows{0, {(n + 1) / 2, n / 2}};
+  const ptrdiff_t x_stride = pairs + random->Int(0, 20), y_stride = 32 + random->Int(0, 20);
+  const ptrdiff_t pair_bytes = random->OneOf<int>({kTileBytes, 2 * kTileBytes});
+  const bool accumulate = random->Int(0, 1) == 1;
+  std::vector<uint16_t> x(2 * n * x_stride), left(pairs * pair_bytes / 2), right(left.size());
+  for (std::vector<uint16_t>* values : {&x, &left, &right}) {
+    for (uint16_t& bits : *values) {
+      const float value = Wild(random);
+      std::memcpy(&bits, reinterpret_cast<const char*>(&value) + 2, 2);
+    }
+  }
+  std::vector<float> y(n * y_stride);
+  for (float& value : y) value = random->Normal();
+  std::vector<float> expected = y;
+  for (int r = 0; r < n; ++r) {
+    for (int o = 0; o < 2 * kTileOutputs; ++o) {
+      const std::vector<uint16_t>& weights = o < kTileOutputs ? left : right;
+      float& sum = expected[r * y_stride + o];
+      if (!accumulate) sum = 0;
+      for (int k = 0; k < pairs; k += strip) {
+        float parts[2] = {0, 0};
+        for (int i = 0; i < 2 * strip; ++i) {
+          const ptrdiff_t pair = k + i / 2, at = pair * pair_bytes / 2 + o % kTileOutputs * 2;
+          parts[i % 2] = MultiplyAdd(Value(x[2 * (r * x_stride + k) + i]),
+                                     Value(weights[at + i % 2]), parts[i % 2]);
+        }
+        sum = Add(sum, Add(parts[0], parts[1]));
+      }
+    }
+  }
+  Tiles::Configure(ConfigOf(rows, strip));
+  MultiplyInPlace<Tiles>(
+      {rows, reinterpret_cast<const float*>(x.data()), x_stride, pairs, strip, y.data(), y_stride},
+      {reinterpret_cast<const std::byte*>(left.data()),
+       reinterpret_cast<const std::byte*>(right.data()), pair_bytes},
+      accumulate);
+  Tiles::Release();
+  for (size_t i = 0; i < y.size(); ++i) {
+    ASSERT_TRUE(std::isnan(expected[i]) ? std::isnan(y[i]) : SameBits(&y[i], &expected[i], 1))
+        << y[i] << " for " << expected[i] << ", row " << i / y_stride << " of " << n << ", pairs "
+        << pairs << " by " << strip;
+  }
+}
+
+TEST(TilesTest, RowsInPlaceAreAddedInTheStatedOrder) {
+  Random random(8);
+  for (int i = 0; i < 200 && !testing::Test::HasFatalFailure(); ++i) {
+    CheckInPlace<PlainTiles>(&random);
+  }
+}
+
+TEST(TilesTest, TheProcessorDoesTheSameInPlace) {
+  if (!SetCpuTarget("amx").ok()) GTEST_SKIP() << "this processor has no AMX-BF16";
+  Random random(9);
+  for (int i = 0; i < 1000 && !testing::Test::HasFatalFailure(); ++i) {
+    CheckInPlace<ProcessorTiles>(&random);
   }
   ASSERT_TRUE(SetCpuTarget("auto").ok());
 }

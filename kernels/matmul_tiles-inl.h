@@ -26,11 +26,36 @@ inline ptrdiff_t StripStart(int n, int pairs, int strip, int r) {
   return ptrdiff_t{strip} * kTilePairs * n + ptrdiff_t{r} * (left < kTilePairs ? left : kTilePairs);
 }
 
+// What is left to do of a step's sums, row by row, while the next step's rows are multiplied: the
+// processor's vectors would idle else, and then its tiles. finish(row): inlined.
+template <class Finish>
+class Backlog {
+ public:
+  // `strips` of them are multiplied until the next step is done.
+  Backlog(const Finish& finish, int strips) : finish_(finish), strips_(strips) {}
+
+  void Begin(int rows) {
+    next_ = 0, end_ = rows;
+    each_ = (rows + strips_ - 1) / strips_;
+  }
+  void Some() {
+    for (int i = 0; i < each_ && next_ < end_; ++i) finish_(next_++);
+  }
+  void All() {
+    while (next_ < end_) finish_(next_++);
+  }
+
+ private:
+  const Finish& finish_;
+  const int strips_;
+  int next_ = 0, end_ = 0, each_ = 0;
+};
+
 // sums = a step's packed rows times one panel (pairs, 32, 2). The tiles are configured for whole
 // strips; after a strip of fewer pairs they are not.
-template <class Tiles, bool kTwo>
+template <class Tiles, bool kTwo, class Finish>
 void MultiplyPanel(const float* packed, const StepRows& rows, int pairs, const std::byte* panel,
-                   Ahead ahead, StepSums* to) {
+                   Ahead ahead, Backlog<Finish>* backlog, StepSums* to) {
   constexpr ptrdiff_t kPairBytes = 2 * kTileBytes;  // Of a panel.
   constexpr ptrdiff_t kStripBytes = kTilePairs * kPairBytes;
   const float *first = packed + ptrdiff_t{rows.first} * pairs,
@@ -40,6 +65,7 @@ void MultiplyPanel(const float* packed, const StepRows& rows, int pairs, const s
   int left = pairs;
   for (; left >= kTilePairs; left -= kTilePairs) {
     ahead.Ask();
+    backlog->Some();
     sums.Add(first, second, kTileBytes, {panel, panel + kTileBytes, kPairBytes});
     first += kTilePairs * rows.sizes[0];
     second += kTilePairs * rows.sizes[1];
@@ -66,6 +92,7 @@ class Steps {
   ~Steps() { Tiles::Release(); }
 
   int count() const { return (blocks_ + 1) / 2; }
+  int strips() const { return (pairs_ + kTilePairs - 1) / kTilePairs; }
   StepRows rows(int step) const {
     const int first = BlockStart(2 * step, blocks_, rows_),
               second = BlockStart(2 * step + 1, blocks_, rows_);
@@ -73,7 +100,9 @@ class Steps {
     return {first, {second - first, end - second}};
   }
   // Asks for panel `next` meanwhile, if there is one.
-  void Multiply(int step, const PackedMatrix& weight, int panel, int next, StepSums* sums) {
+  template <class Finish>
+  void Multiply(int step, const PackedMatrix& weight, int panel, int next, Backlog<Finish>* backlog,
+                StepSums* sums) {
     const StepRows rows = this->rows(step);
     if (rows.sizes[0] != configured_[0] || rows.sizes[1] != configured_[1]) {
       Tiles::Configure(ConfigOf(rows, kTilePairs));
@@ -82,9 +111,9 @@ class Steps {
     for (const int block : {0, 1}) configured_[block] = stays ? rows.sizes[block] : -1;
     const Ahead ahead = asking_.Of(weight, panel, next, step);
     if (rows.sizes[1] > 0) {
-      MultiplyPanel<Tiles, true>(packed_, rows, pairs_, weight.panel(panel), ahead, sums);
+      MultiplyPanel<Tiles, true>(packed_, rows, pairs_, weight.panel(panel), ahead, backlog, sums);
     } else {
-      MultiplyPanel<Tiles, false>(packed_, rows, pairs_, weight.panel(panel), ahead, sums);
+      MultiplyPanel<Tiles, false>(packed_, rows, pairs_, weight.panel(panel), ahead, backlog, sums);
     }
   }
 
@@ -104,16 +133,25 @@ template <class Tiles>
 void MultiplyPanelsByTiles(const float* packed, int rows, const MatMulOutput& output, int first,
                            int end) {
   Steps<Tiles> steps(packed, rows, (output.weight->in() + 1) / 2);
-  StepSums sums;
+  StepSums sums[2];
+  int now = 0, done_panel = 0;
+  float* done_y = nullptr;
+  const auto finish = [&](int r) {
+    Tiles::FinishRow(sums[1 - now].rows[r], output, done_panel, done_y + r * output.y_stride);
+  };
+  Backlog backlog(finish, steps.strips());
   for (int panel = first; panel < end; ++panel) {
     for (int step = 0; step < steps.count(); ++step) {
       const StepRows at = steps.rows(step);
-      steps.Multiply(step, *output.weight, panel, panel + 1, &sums);
-      float* const y =
-          output.y + at.first * output.y_stride + ptrdiff_t{PackedMatrix::kPanel} * panel;
-      Tiles::Finish(sums, at.size(), output, panel, y, output.y_stride);
+      steps.Multiply(step, *output.weight, panel, panel + 1, &backlog, &sums[now]);
+      backlog.All();
+      done_panel = panel;
+      done_y = output.y + at.first * output.y_stride + ptrdiff_t{PackedMatrix::kPanel} * panel;
+      backlog.Begin(at.size());
+      now = 1 - now;
     }
   }
+  backlog.All();
 }
 
 // MatMulKernel::multiply_glu. packed, to: StripStart(); a panel of units is a strip of `to`.
@@ -125,26 +163,38 @@ void MultiplyGluByTiles(const float* packed, int rows, const GluUp& glu, int fir
   const PackedMatrix& up = *glu.weight;
   const int width = up.out() / 2, panels = width / kPanel;
   Steps<Tiles> steps(packed, rows, (up.in() + 1) / 2);
-  StepSums sums;
-  alignas(kTileBytes) float made[2 * kTileRows][2 * kPanel], h[kPanel];
+  struct {
+    StepSums halves[2];
+  } sums[2];
+  int now = 0, done_panel = 0;
+  StepRows done;
   const MatMulOutput output{&up, nullptr, 0, glu.bias};
+  const auto finish = [&](int r) {
+    alignas(kTileBytes) float made[2 * kPanel], h[kPanel];
+    for (const int half : {0, 1}) {
+      Tiles::FinishRow(sums[1 - now].halves[half].rows[r], output, done_panel + half * panels,
+                       made + half * kPanel);
+    }
+    GluRow(*glu.gating, made, kPanel, h);
+    const int block = r < done.sizes[0] ? 0 : 1, before = block * done.sizes[0];
+    Tiles::Round(h, kPanel,
+                 to + ptrdiff_t{done.first + before} * (width / 2) +
+                     StripStart(done.sizes[block], width / 2, done_panel, r - before));
+  };
+  Backlog backlog(finish, 2 * steps.strips());
   for (int panel = first; panel < end; ++panel) {
     for (int step = 0; step < steps.count(); ++step) {
-      const StepRows at = steps.rows(step);
       for (const int half : {0, 1}) {
         const int p = panel + half * panels, next = panel + 1 < panels ? p + 1 : up.num_panels();
-        steps.Multiply(step, up, p, next, &sums);
-        Tiles::Finish(sums, at.size(), output, p, made[0] + half * kPanel, 2 * kPanel);
+        steps.Multiply(step, up, p, next, &backlog, &sums[now].halves[half]);
       }
-      for (int r = 0; r < at.size(); ++r) {
-        const int block = r < at.sizes[0] ? 0 : 1, before = block * at.sizes[0];
-        GluRow(*glu.gating, made[r], kPanel, h);
-        Tiles::Round(h, kPanel,
-                     to + ptrdiff_t{at.first + before} * (width / 2) +
-                         StripStart(at.sizes[block], width / 2, panel, r - before));
-      }
+      backlog.All();
+      done = steps.rows(step), done_panel = panel;
+      backlog.Begin(done.size());
+      now = 1 - now;
     }
   }
+  backlog.All();
 }
 
 }  // namespace packrat

@@ -12,31 +12,27 @@ namespace {
 
 HWY_PUSH_ATTRIBUTES("avx512f")
 
-// A step's sums of `panel` to y, with what the output wants besides.
-void FinishStep(const StepSums& sums, int rows, const MatMulOutput& output, int panel, float* y,
-                ptrdiff_t y_stride) {
+// A row's sums of `panel` (32) to y, with what the output wants besides.
+void FinishSums(const float* sums, const MatMulOutput& output, int panel, float* y) {
+  const __m512 scale = _mm512_set1_ps(output.scale);
   for (int c = 0; c < PackedMatrix::kPanel; c += kTileOutputs) {
     const int first = panel * PackedMatrix::kPanel + c;
     const int left = std::clamp(output.weight->out() - first, 0, kTileOutputs);
     const auto lanes = static_cast<__mmask16>((1 << left) - 1);
-    const __m512 scale = _mm512_set1_ps(output.scale);
-    const __m512 bias = output.bias == nullptr ? _mm512_setzero_ps()
-                                               : _mm512_maskz_loadu_ps(lanes, output.bias + first);
-    for (int r = 0; r < rows; ++r) {
-      float* const to = y + r * y_stride + c;
-      __m512 sum = _mm512_load_ps(&sums.rows[r][c]);
-      if (output.bias != nullptr) sum = _mm512_add_ps(sum, bias);
-      sum = _mm512_mul_ps(sum, scale);
-      if (output.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, to));
-      _mm512_mask_storeu_ps(to, lanes, sum);
+    __m512 sum = _mm512_load_ps(sums + c);
+    if (output.bias != nullptr) {
+      sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, output.bias + first));
     }
+    sum = _mm512_mul_ps(sum, scale);
+    if (output.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, y + c));
+    _mm512_mask_storeu_ps(y + c, lanes, sum);
   }
 }
 
 HWY_POP_ATTRIBUTES
 
 struct MatMulTiles : ProcessorTiles {
-  static constexpr auto Finish = FinishStep;
+  static constexpr auto FinishRow = FinishSums;
   static constexpr auto Round = RoundToPairs;
 };
 

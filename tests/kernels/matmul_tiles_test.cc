@@ -19,17 +19,13 @@ namespace packrat {
 namespace {
 
 struct MatMulPlainTiles : PlainTiles {
-  static void Finish(const StepSums& sums, int rows, const MatMulOutput& output, int panel,
-                     float* y, ptrdiff_t y_stride) {
+  static void FinishRow(const float* sums, const MatMulOutput& output, int panel, float* y) {
     const int first = panel * PackedMatrix::kPanel;
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < PackedMatrix::kPanel && first + c < output.weight->out(); ++c) {
-        float sum = sums.rows[r][c];
-        if (output.bias != nullptr) sum += output.bias[first + c];
-        sum *= output.scale;
-        float* const to = y + r * y_stride + c;
-        *to = output.accumulate ? sum + *to : sum;
-      }
+    for (int c = 0; c < PackedMatrix::kPanel && first + c < output.weight->out(); ++c) {
+      float sum = sums[c];
+      if (output.bias != nullptr) sum += output.bias[first + c];
+      sum *= output.scale;
+      y[c] = output.accumulate ? sum + y[c] : sum;
     }
   }
   // As RoundToPairs() does, on any processor.

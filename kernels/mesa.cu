@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   if (Lane() < slot) lane_log_gamma = h.log_gamma[Lane()], lane_beta = h.beta[Lane()];
 
   const MesaToken token =
-      PrepareToken<P>(a, h, span.first_token, span.position, span.position, shared.p);
+      PrepareToken<P>(a, h, span.first_token, span.position, span.position, shared.in);
   if (a.shape.conv_size > 1 && channel < h.dim) {
     KeepConvInputs(h, channel, span.first_token, span.position);
   }

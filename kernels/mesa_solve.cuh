@@ -2,9 +2,13 @@
 // decoding, 16 for prompts), by a block of P threads: P is the head's size, padded, and thread r
 // owns row r of every vector. A system's arithmetic is the same whatever N is.
 //
+// In the form of Chronopoulos and Gear (Journal of Computational and Applied Mathematics 25, 1989):
+// the matrix multiplies the residual, and what it would make of the direction follows by
+// recurrence. So both sums of a step, r'r and r'Ar, are known at once, and it takes two barriers.
+//
 // The matrix is cut into tiles of 8 rows by P / 8 columns, a thread's tile being held in registers
 // where it fits (P <= 128): eight lanes share eight rows, multiply, and exchange their sums so that
-// each is left with its own row. The tail's k are more such rows. Three barriers for each step.
+// each is left with its own row. The tail's k are more such rows.
 #ifndef PACKRAT_KERNELS_MESA_SOLVE_CUH_
 #define PACKRAT_KERNELS_MESA_SOLVE_CUH_
 
@@ -16,14 +20,15 @@ namespace packrat::gpu {
 template <int P>
 constexpr bool kTileInRegisters = P <= 128;
 
-// In shared memory. With one system, x, r and y stay in their thread's registers.
+// In shared memory. With one system, a thread's rows stay in its registers, but for what the matrix
+// multiplies.
 template <int P, int N>
 struct alignas(128) MesaShared {
   static constexpr int kMany = N > 1 ? N* P : 4;
   float k[kBlockTokens * P];  // Rows of the block; zero beyond its tokens and its channels.
-  float p[N * P];
+  float in[N * P];            // What the matrix multiplies: the first x, then r.
   float x[N * P];
-  float r[kMany], y[kMany];
+  float p[kMany], ap[kMany], y[kMany];
   float coefficients[N * kBlockTokens];              // C_s of each system; zero beyond its token.
   float weights[N * kBlockTokens];                   // C_s (k_s . p)
   float partial_a[N * P / 8], partial_b[N * P / 8];  // Sums of eight threads each.
@@ -257,17 +262,23 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
   constexpr int kTogether = N > 1 ? 2 : 1;  // Hides one system's latencies behind the other's.
   const int row = threadIdx.x, own = Lane() % N;
   const unsigned all = (1u << n) - 1u;
-  float x1 = 0.0f, r1 = 0.0f, y1 = 0.0f, p1 = 0.0f;
+  float x1 = 0.0f, p1 = 0.0f, ap1 = 0.0f, y1 = 0.0f, r1 = 0.0f;
   const auto x = [&](int t) -> float& { return N == 1 ? x1 : shared->x[t * P + row]; };
-  const auto r = [&](int t) -> float& { return N == 1 ? r1 : shared->r[t * P + row]; };
+  const auto p = [&](int t) -> float& { return N == 1 ? p1 : shared->p[t * P + row]; };
+  const auto ap = [&](int t) -> float& { return N == 1 ? ap1 : shared->ap[t * P + row]; };
   const auto y = [&](int t) -> float& { return N == 1 ? y1 : shared->y[t * P + row]; };
+  const auto set_r = [&](int t, float value) {
+    r1 = value;
+    shared->in[t * P + row] = value;
+    StorePartials<P>(value * value, t, shared->partial_b);
+  };
   float column[kBlockTokens];
 #pragma unroll
   for (int s = 0; s < kBlockTokens; ++s) column[s] = shared->k[s * P + row];
   const auto apply_each = [&](unsigned systems) {
     if constexpr (N == 1) {
       float result[1];
-      Apply<P, N, 1, false>(tile, system.sealed, system.lambda, shared->p, {0}, shared, result);
+      Apply<P, N, 1, false>(tile, system.sealed, system.lambda, shared->in, {0}, shared, result);
       y1 = result[0];
     } else {
       while (systems != 0) {
@@ -278,7 +289,7 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
           systems &= systems - 1u;
         }
         float result[kTogether];
-        Apply<P, N, kTogether, false>(tile, system.sealed, system.lambda, shared->p, t, shared,
+        Apply<P, N, kTogether, false>(tile, system.sealed, system.lambda, shared->in, t, shared,
                                       result);
 #pragma unroll
         for (int m = 0; m < kTogether; ++m) y(t[m]) = result[m];
@@ -294,7 +305,7 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
     }
     const float query = q(t);
     x(t) = query / (diagonal + system.lambda);
-    shared->p[t * P + row] = x(t);
+    shared->in[t * P + row] = x(t);
     StorePartials<P>(query * query, t, shared->partial_b);
   }
   __syncthreads();
@@ -303,46 +314,42 @@ __device__ __forceinline__ MesaSolved Solve(const SolverTile<P, S>& tile, const 
   apply_each(all);
   __syncthreads();
   for (int t = 0; t < n; ++t) {
-    r(t) = q(t) - AddTail(*shared, t, column, y(t));
-    p1 = r(t);
-    shared->p[t * P + row] = p1;
-    StorePartials<P>(r(t) * r(t), t, shared->partial_b);
+    set_r(t, q(t) - AddTail(*shared, t, column, y(t)));
+    p(t) = ap(t) = 0.0f;
   }
   __syncthreads();
 
   const float target = system.tolerance * system.tolerance * qq;
   float rr = SumPartials<P>(shared->partial_b, own);
+  float before = 0.0f, curvature = 0.0f;  // Of the step before: 1 / r'r, and p'Ap / r'r.
   int steps = 0;
   // Written so that a NaN goes on to the limit and is seen in the residual. A converged system
   // rests while its neighbours go on.
   unsigned active = __ballot_sync(kAllLanes, !(rr <= target)) & all;
   for (int step = 0; active != 0 && step < system.max_steps; ++step) {
-    const float inverse = 1.0f / rr;  // Known before it is needed.
+    const float inverse = 1.0f / rr, beta = rr * before;  // Known before they are needed.
     apply_each(active);
     __syncthreads();
-    const float alpha = rr / SumPartials<P>(shared->partial_a, own);
+    const float pap = fmaf(-beta * rr, curvature, SumPartials<P>(shared->partial_a, own));
+    const float alpha = rr / pap;
     for (unsigned left = active; left != 0; left &= left - 1u) {
       const int t = N == 1 ? 0 : __ffs(static_cast<int>(left)) - 1;
       const float a = N == 1 ? alpha : __shfl_sync(kAllLanes, alpha, t);
-      const float ap = AddTail(*shared, t, column, y(t));
-      x(t) = fmaf(a, N == 1 ? p1 : shared->p[t * P + row], x(t));
-      r(t) = fmaf(-a, ap, r(t));
-      StorePartials<P>(r(t) * r(t), t, shared->partial_b);
+      const float b = N == 1 ? beta : __shfl_sync(kAllLanes, beta, t);
+      const float r = N == 1 ? r1 : shared->in[t * P + row];
+      p(t) = fmaf(b, p(t), r);
+      ap(t) = fmaf(b, ap(t), AddTail(*shared, t, column, y(t)));
+      x(t) = fmaf(a, p(t), x(t));
+      set_r(t, fmaf(-a, ap(t), r));
     }
     __syncthreads();
-    const float next = SumPartials<P>(shared->partial_b, own), beta = next * inverse;
-    for (unsigned left = active; left != 0; left &= left - 1u) {
-      const int t = N == 1 ? 0 : __ffs(static_cast<int>(left)) - 1;
-      const float b = N == 1 ? beta : __shfl_sync(kAllLanes, beta, t);
-      p1 = fmaf(b, N == 1 ? p1 : shared->p[t * P + row], r(t));
-      shared->p[t * P + row] = p1;
-    }
     if (active >> own & 1u) {
-      rr = next;
+      before = inverse;
+      curvature = pap * inverse;
+      rr = SumPartials<P>(shared->partial_b, own);
       ++steps;
     }
     active = __ballot_sync(kAllLanes, !(rr <= target)) & all;
-    __syncthreads();
   }
   if constexpr (N == 1) shared->x[row] = x1;
   return {steps, rr <= target, sqrtf(rr / qq)};

@@ -196,15 +196,16 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   absl::Status prepare = Launch("MesaPrepare", MesaPrepareKernel<P>, dim3(tokens, heads), P,
                                 2 * P / kWarp * sizeof(float), stream, a);
   if (!prepare.ok()) return prepare;
-  absl::Status early = Launch("MesaSolve", MesaSolveKernel<P, S>, dim3(spans, heads), P,
-                              solve_bytes, stream, a, true);
+  const dim3 parts((tokens + kBlockTokens - 1) / kBlockTokens, heads, MostBegin(spans));
+  absl::Status early =
+      Launch("MesaSolve", MesaSolveKernel<P, S>, parts, P, solve_bytes, stream, a, true);
   if (!early.ok()) return early;
   absl::Status scan =
       Launch("MesaScan", MesaScanKernel<S>, dim3((tiles + warps - 1) / warps, heads, spans),
              kScanThreads, 0, stream, a);
   if (!scan.ok()) return scan;
-  absl::Status solve = Launch("MesaSolve", MesaSolveKernel<P, S>, dim3(tokens, heads), P,
-                              solve_bytes, stream, a, false);
+  absl::Status solve =
+      Launch("MesaSolve", MesaSolveKernel<P, S>, parts, P, solve_bytes, stream, a, false);
   if (!solve.ok()) return solve;
   return Launch("MesaKeep", MesaKeepKernel<S>, dim3(spans, heads), kKeepThreads, 0, stream, a);
 }

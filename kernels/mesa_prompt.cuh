@@ -4,6 +4,8 @@
 #ifndef PACKRAT_KERNELS_MESA_PROMPT_CUH_
 #define PACKRAT_KERNELS_MESA_PROMPT_CUH_
 
+#include <algorithm>
+
 #include "kernels/device.cuh"
 #include "kernels/mesa.h"
 #include "kernels/mesa_read.cuh"
@@ -129,74 +131,104 @@ constexpr size_t SolveSharedBytes(int head_dim) {
   return sizeof(MesaShared<P, kBlockTokens>) + (hkk > partial ? hkk : partial);
 }
 
-// The tokens of one block of a span, by the block's first token in the batch.
+// A block of tokens of a span and one of its heads, by the block's first token in the batch.
+template <class S>
+struct MesaBlock {
+  BatchSpan span;
+  MesaHead h;
+  int slot, n;  // Its tokens have the rows [slot, slot + n) of sixteen.
+  bool sealed;
+  const S* state;  // Before the block.
+  SpanTotals* stats;
+};
+template <class S>
+__device__ __forceinline__ MesaBlock<S> OpenBlock(const MesaArguments& a, int first, int head) {
+  MesaBlock<S> b;
+  const int index = a.batch.token_span[first];
+  b.span = a.batch.spans[index];
+  b.h = OpenHead(a, b.span, head);
+  const int offset = first - b.span.first_token, position = b.span.position + offset;
+  b.slot = position % kBlockTokens;
+  b.n = min(kBlockTokens - b.slot, b.span.num_tokens - offset);
+  b.sealed = position >= kBlockTokens;
+  b.state = offset == 0           ? SlotState<S>(a, b.span.slot_in, head)
+            : b.n == kBlockTokens ? ScratchState<S>(a, StateIndex(first), head)
+                                  : LastState<S>(a, b.span, BlocksOf(b.span), head);
+  b.stats = &a.stats[index];
+  return b;
+}
+
+// Its outputs: sixteen systems side by side.
 template <int P, class S>
-__device__ void SolveBlock(const MesaArguments& a, const BatchSpan& span, const MesaBlocks& blocks,
-                           int first, int head, SpanTotals* stats) {
+__device__ __forceinline__ void SolveBlock(const MesaArguments& a, int first, int head) {
   constexpr int N = kBlockTokens;
   MesaShared<P, N>& shared = *reinterpret_cast<MesaShared<P, N>*>(SharedMemory());
   auto* rest = reinterpret_cast<std::byte*>(&shared + 1);
-  const MesaHead h = OpenHead(a, span, head);
-  const int offset = first - span.first_token, position = span.position + offset;
-  const int slot = position % N, n = min(N - slot, span.num_tokens - offset);
   const int channel = threadIdx.x, tokens = a.batch.num_tokens;
-  const bool sealed = position >= N, mine = channel < h.stored;
-  const S* hkk = offset == 0 ? SlotState<S>(a, span.slot_in, head)
-                 : n == N    ? ScratchState<S>(a, StateIndex(first), head)
-                             : LastState<S>(a, span, blocks, head);
-  const S* hkv = hkk + MesaHkkFloats(h.dim);
-  if constexpr (kTileInRegisters<P>) {
-    auto* to = reinterpret_cast<S*>(rest);
-    if (sealed) CopyHkk(hkk, h.stored / 16, to);
-    hkk = to;
-  }
-  CopyAsyncCommit();
-  const MesaRows k(h.k, a.k, head, tokens, first - slot, slot, h.stored);
-  const MesaRows v(h.v, a.v, head, tokens, first - slot, slot, h.stored);
-  const MesaRows beta(h.beta, a.beta, head, tokens, first - slot, slot, 1);
-  const MesaRows log_gamma(h.log_gamma, a.log_gamma, head, tokens, first - slot, slot, 1);
-#pragma unroll
-  for (int s = 0; s < N; ++s) {
-    shared.k[s * P + channel] = mine && s < slot + n ? k(s)[channel] : 0.0f;
-  }
-  const bool row_here = Lane() < slot + n;
-  const float sum = Cumulative(row_here ? *log_gamma(Lane()) : 0.0f);
-  const float lane_beta = row_here ? *beta(Lane()) : 0.0f;
-  for (int t = Warp(); t < N; t += P / kWarp) {
-    const float now = __shfl_sync(kAllLanes, sum, min(slot + t, N - 1));
-    if (Lane() < N) {
-      shared.coefficients[t * N + Lane()] =
-          Lane() <= slot + t && t < n ? expf(now - sum) * lane_beta : 0.0f;
+  {
+    const MesaBlock<S> b = OpenBlock<S>(a, first, head);
+    const MesaHead& h = b.h;
+    const int slot = b.slot, n = b.n;
+    const bool sealed = b.sealed, mine = channel < h.stored;
+    const S* hkk = b.state;
+    if constexpr (kTileInRegisters<P>) {
+      auto* to = reinterpret_cast<S*>(rest);
+      if (sealed) CopyHkk(hkk, h.stored / 16, to);
+      hkk = to;
     }
-    if (Lane() == 0) shared.decay[t] = expf(now);
+    CopyAsyncCommit();
+    const MesaRows k(h.k, a.k, head, tokens, first - slot, slot, h.stored);
+    const MesaRows beta(h.beta, a.beta, head, tokens, first - slot, slot, 1);
+    const MesaRows log_gamma(h.log_gamma, a.log_gamma, head, tokens, first - slot, slot, 1);
+#pragma unroll
+    for (int s = 0; s < N; ++s) {
+      shared.k[s * P + channel] = mine && s < slot + n ? k(s)[channel] : 0.0f;
+    }
+    const bool row_here = Lane() < slot + n;
+    const float sum = Cumulative(row_here ? *log_gamma(Lane()) : 0.0f);
+    const float lane_beta = row_here ? *beta(Lane()) : 0.0f;
+    for (int t = Warp(); t < N; t += P / kWarp) {
+      const float now = __shfl_sync(kAllLanes, sum, min(slot + t, N - 1));
+      if (Lane() < N) {
+        shared.coefficients[t * N + Lane()] =
+            Lane() <= slot + t && t < n ? expf(now - sum) * lane_beta : 0.0f;
+      }
+      if (Lane() == 0) shared.decay[t] = expf(now);
+    }
+    for (int t = 0; t < N; ++t) shared.x[t * P + channel] = 0.0f;
+    CopyAsyncWait<0>();
+    __syncthreads();
+
+    SolverTile<P, S> tile;
+    if (sealed) LoadTile(hkk, h.stored / 16, &tile);
+    LoadTailRows(shared.k, &tile);
+    const float lambda = channel < h.dim ? a.weights.lambda[head * h.dim + channel] : 1.0f;
+    const float* q = a.q + (static_cast<size_t>(head) * tokens + first) * h.stored + channel;
+    const MesaSolved solved = Solve<P, N>(
+        tile, {sealed, lambda, b.span.solver.cg_tolerance, b.span.solver.cg_max_steps}, n,
+        [&](int t) { return mine ? q[t * h.stored] : 0.0f; }, &shared);
+    if (Warp() == 0) Record(solved, n, b.stats);
+    __syncthreads();
+    for (int t = 0; t < n; ++t) {
+      float unused[1];
+      Apply<P, N, 1, true>(tile, sealed, 0.0f, shared.x, {t}, &shared, unused);
+    }
   }
-  for (int t = 0; t < N; ++t) shared.x[t * P + channel] = 0.0f;
-  CopyAsyncWait<0>();
-  __syncthreads();
 
-  SolverTile<P, S> tile;
-  if (sealed) LoadTile(hkk, h.stored / 16, &tile);
-  LoadTailRows(shared.k, &tile);
-  const float lambda = channel < h.dim ? a.weights.lambda[head * h.dim + channel] : 1.0f;
-  const float* q = a.q + (static_cast<size_t>(head) * tokens + first) * h.stored + channel;
-  const MesaSolved solved = Solve<P, N>(
-      tile, {sealed, lambda, span.solver.cg_tolerance, span.solver.cg_max_steps}, n,
-      [&](int t) { return mine ? q[t * h.stored] : 0.0f; }, &shared);
-  if (Warp() == 0) Record(solved, n, stats);
-  __syncthreads();
-
+  // Opened again, rather than kept in registers during the solve.
+  const MesaBlock<S> b = OpenBlock<S>(a, first, head);
+  const MesaHead& h = b.h;
+  const int slot = b.slot, n = b.n;
+  const bool mine = channel < h.stored;
   auto* partial = reinterpret_cast<float*>(rest);
-  for (int t = 0; t < n; ++t) {
-    float unused[1];
-    Apply<P, N, 1, true>(tile, sealed, 0.0f, shared.x, {t}, &shared, unused);
-  }
-  if (sealed) ReadSealed(shared, hkv, h.stored, partial);
+  if (b.sealed) ReadSealed(shared, b.state + MesaHkkFloats(h.dim), h.stored, partial);
   __syncthreads();
+  const MesaRows v(h.v, a.v, head, tokens, first - slot, slot, h.stored);
   float values[N];
 #pragma unroll
   for (int s = 0; s < N; ++s) values[s] = mine && s < slot + n ? v(s)[channel] : 0.0f;
   for (int t = 0; t < n; ++t) {
-    const float o = ReadOut(shared, partial, sealed, t, values);
+    const float o = ReadOut(shared, partial, b.sealed, t, values);
     shared.y[t * P + channel] = o;
     StorePartials<P>(o * o, t, shared.partial_a);
   }
@@ -204,27 +236,38 @@ __device__ void SolveBlock(const MesaArguments& a, const BatchSpan& span, const 
   const float norm = channel < h.dim ? a.weights.o_norm[channel] : 0.0f;
   for (int t = 0; t < n; ++t) {
     Finish(a, h, first + t, shared.y[t * P + channel], SumPartials<P>(shared.partial_a, t), norm,
-           LoadGate(a, h, first + t), stats);
+           LoadGate(a, h, first + t), b.stats);
   }
 }
 
-// early: blocks (spans, heads), for the first block of spans whose sealed state the scan is about
-// to overwrite. Else (tokens, heads), for all others, by their first token.
+// Whether a block of a span begins at this row of the batch, and which: one that is solved early,
+// as the scan is about to overwrite the state before it, or one that is not.
+__device__ __forceinline__ bool BlockBegins(const MesaArguments& a, int row, bool early) {
+  const int index = row < a.batch.num_tokens ? a.batch.token_span[row] : -1;
+  if (index < 0) return false;
+  const BatchSpan span = a.batch.spans[index];
+  const int offset = row - span.first_token;
+  if (span.num_tokens < 2 || (offset != 0 && (span.position + offset) % kBlockTokens != 0)) {
+    return false;
+  }
+  const MesaBlocks blocks = BlocksOf(span);
+  return early == (offset == 0 && blocks.in_place && !blocks.late);
+}
+
+// Blocks: (groups of sixteen rows of the batch, heads, what begins in a group: one after the
+// other). In a long text's rows that is one block of tokens; where a text begins, one more.
 template <int P, class S>
 __global__ void __launch_bounds__(P, P == 128 ? 2 : 1)
     MesaSolveKernel(MesaArguments a, bool early) {
-  const int index = early ? static_cast<int>(blockIdx.x) : a.batch.token_span[blockIdx.x];
-  if (index < 0) return;
-  const BatchSpan span = a.batch.spans[index];
-  if (span.num_tokens < 2) return;
-  const MesaBlocks blocks = BlocksOf(span);
-  const int first = early ? span.first_token : static_cast<int>(blockIdx.x);
-  const int offset = first - span.first_token;
-  if (offset != 0 && (span.position + offset) % kBlockTokens != 0) return;
-  const bool overwritten = offset == 0 && blocks.in_place && !blocks.late;
-  if (overwritten != early) return;
-  SolveBlock<P, S>(a, span, blocks, first, blockIdx.y, &a.stats[index]);
+  const int from = static_cast<int>(blockIdx.x) * kBlockTokens;
+  unsigned begin =
+      __ballot_sync(kAllLanes, Lane() < kBlockTokens && BlockBegins(a, from + Lane(), early));
+  for (unsigned before = blockIdx.z; before > 0; --before) begin &= begin - 1u;
+  if (begin == 0) return;
+  SolveBlock<P, S>(a, from + __ffs(static_cast<int>(begin)) - 1, blockIdx.y);
 }
+// The most that begins in a group: of each span its first block and one more.
+inline int MostBegin(int num_spans) { return std::min(kBlockTokens, 2 * num_spans); }
 
 // What is left to be kept of a span: the rows of its unfinished block, the inputs of the
 // convolutions, and a state that had to wait. Blocks: (spans, heads).

@@ -80,6 +80,25 @@ TEST_F(MesaTest, PiecesAroundTheEndsOfBlocks) {
   ExpectRightInPiecesAroundBlocks(layer, texts);
 }
 
+// In sixteen rows of a batch up to sixteen blocks: two of each text.
+TEST_F(MesaTest, ManyBlocksBeginSideBySide) {
+  Random random(17);
+  MesaLayer layer(&random, {1, 20, 4});
+  layer.cg_tolerance = 1e-3f;
+  Texts texts;
+  for (int i = 0; i < 9; ++i) {
+    texts.push_back(layer.RandomText(&random, 49, 4.0f));
+    MesaReference(layer, -1, &texts.back());
+  }
+  ForEachDevice([&] {
+    const Outcome whole = Run(layer, texts, Cut::kWhole);
+    ExpectRight(layer, texts, whole, 0);
+    for (const Placing placing : {Placing::kInPlace, Placing::kElsewhere}) {
+      ExpectSame(NewFeed(layer, texts, {}, 7)->RunPieces({31, 2, 16}, placing), whole);
+    }
+  });
+}
+
 // Forgets everything at once, or nothing at all.
 TEST_F(MesaTest, ExtremeDecays) {
   for (const float gamma : {-300.0f, -100.0f, -30.0f, 30.0f, 300.0f}) {

@@ -131,15 +131,19 @@ class SealedFeed {
     while (feeder.Next(&rows)) Feed(rows);
     return Finish();
   }
-  // One text, in the pieces given.
+  // Texts of one length side by side, in the pieces given.
   Outcome RunPieces(const std::vector<int>& pieces, Placing placing) {
     state_.placing = placing;
     int position = 0;
     for (const int n : pieces) {
-      Feed({Rows{0, n, position}});
+      std::vector<Rows> rows;
+      for (size_t i = 0; i < texts_.size(); ++i) {
+        rows.push_back(Rows{static_cast<int>(i) * n, n, position});
+      }
+      Feed(rows);
       position += n;
     }
-    EXPECT_EQ(position, texts_[0].length);
+    for (const Text& text : texts_) EXPECT_EQ(position, text.length);
     return Finish();
   }
 

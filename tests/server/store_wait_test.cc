@@ -243,6 +243,7 @@ TEST_F(StoreWaitTest, WhoGoesWhileASessionIsSavedOrLoadedDoesNotWaitForTheStore)
   EXPECT_TRUE(absl::IsCancelled(left)) << left;
   save.End();
   store_->Open();
+  ASSERT_TRUE(Eventually([&] { return store_->held() == 0; }));  // Or this one is held again.
 
   Transfer whole(replica_->environment()), load(replica_->environment());
   whole.Fetch(request, whole.Note());

@@ -1,7 +1,6 @@
 #include "kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include <algorithm>
@@ -153,31 +152,6 @@ TEST(KernelContextTest, ScratchOfEachThreadIsItsOwn) {
     for (int i = 0; i < 33; ++i) EXPECT_EQ(context.scratch(worker)[i], static_cast<float>(worker));
   }
   EXPECT_GE(context.bytes(), (5 + 3 * 33) * sizeof(float));
-}
-
-TEST(AlignedTest, ZeroedAlignedAndMoved) {
-  // The last is large enough to come from the kernel.
-  for (const size_t bytes : {size_t{0}, size_t{1}, size_t{100}, size_t{5} << 20}) {
-    AlignedBytes memory(bytes);
-    EXPECT_EQ(memory.size(), bytes);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.data()) % 64, 0u);
-    for (size_t i = 0; i < bytes; ++i) ASSERT_EQ(memory.data()[i], std::byte{0});
-    if (bytes > 0) memory.data()[bytes - 1] = std::byte{7};
-    AlignedBytes moved(std::move(memory));
-    AlignedBytes assigned;
-    assigned = std::move(moved);
-    EXPECT_EQ(assigned.size(), bytes);
-    EXPECT_TRUE(bytes == 0 || assigned.data()[bytes - 1] == std::byte{7});
-  }
-}
-
-// Whoever takes memory has it, to the last page: the system will not refuse it later.
-TEST(AlignedTest, EveryPageIsThere) {
-  AlignedBytes memory((size_t{200} << 20) + 5000);
-  std::vector<unsigned char> there((memory.size() + 4095) / 4096);
-  ASSERT_EQ(mincore(memory.data(), memory.size(), there.data()), 0);
-  EXPECT_EQ(std::count_if(there.begin(), there.end(), [](unsigned char page) { return page & 1; }),
-            static_cast<int64_t>(there.size()));
 }
 
 }  // namespace

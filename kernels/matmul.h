@@ -10,7 +10,7 @@
 //   zero), and acc = x[k] w[k] + (x[k + 1] w[k + 1] + acc) for k = 0, 2, ..., each sum rounded to
 //   nearest even, with subnormal weights and sums taken for zero. Where CpuHasBFloat16()
 //   (kernels/cpu_target.h). With the target amx the sum of each 32 inputs is made by itself, as
-//   kernels/matmul_tiles-inl.h says.
+//   kernels/tiles-inl.h says.
 // - kInt8, of quantised weights: exact sums over groups of inputs rounded to 8 bits, which
 //   kernels/quantized.h defines; equal bits on every instruction set.
 #ifndef PACKRAT_KERNELS_MATMUL_H_

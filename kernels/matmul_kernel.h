@@ -48,6 +48,9 @@ void RoundToPairs(const float* x, int in, float* packed);
 void RoundToStrips(const float* x, int in, ptrdiff_t stride, float* packed);
 // Only where CpuHasTiles().
 MatMulKernel TilesKernel();
+// A row's sums of `panel` (32), aligned to 64 bytes, to y, with what the output wants besides. Only
+// where the processor has AVX-512.
+void FinishSums(const float* sums, const MatMulOutput& output, int panel, float* y);
 MatMulKernel Int8Kernel();
 
 }  // namespace packrat

@@ -8,11 +8,9 @@
 #include <immintrin.h>
 
 namespace packrat {
-namespace {
 
 HWY_PUSH_ATTRIBUTES("avx512f")
 
-// A row's sums of `panel` (32) to y, with what the output wants besides.
 void FinishSums(const float* sums, const MatMulOutput& output, int panel, float* y) {
   const __m512 scale = _mm512_set1_ps(output.scale);
   for (int c = 0; c < PackedMatrix::kPanel; c += kTileOutputs) {
@@ -30,6 +28,8 @@ void FinishSums(const float* sums, const MatMulOutput& output, int panel, float*
 }
 
 HWY_POP_ATTRIBUTES
+
+namespace {
 
 struct MatMulTiles : ProcessorTiles {
   static constexpr auto FinishRow = FinishSums;

@@ -29,7 +29,7 @@ struct Case {
       : format(type),
         arithmetic(multiplied_in),
         rows(num_rows),
-        in(32 * random->Int(1, 6)),
+        in(32 * (num_rows > 6 ? random->Int(1, 40) : random->Int(1, 6))),
         out(random->Int(1, 100)),
         x_stride(in + random->Int(0, 3)),
         y_stride(out + random->Int(0, 5)),

@@ -23,7 +23,7 @@ constexpr size_t kPage = 4096;  // The smallest.
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kMapFrom = size_t{4} << 20;
 constexpr size_t kShareFrom = size_t{32} << 10;
-constexpr size_t kSharedBytes = size_t{32} << 20;  // Of addresses; memory is taken as it is used.
+constexpr size_t kSharedBytes = size_t{16} << 20;  // Of addresses; memory is taken as it is used.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kShares = false;  // It looks after what new and malloc give.
 #else

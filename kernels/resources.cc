@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -276,6 +277,8 @@ Resources ReadResources(const std::string& root) {
   for (const Groups& groups : FindGroups(root, "memory")) AddMemoryGroups(groups, &bounds);
   AddResourceLimits(root, status, &bounds);
   ReadCpus(root, status, &resources);
+  const std::string huge_pages = ReadText(root + "/sys/kernel/mm/transparent_hugepage/enabled");
+  resources.huge_pages = !absl::StrContains(huge_pages, "[never]");
   return resources;
 }
 

@@ -23,6 +23,9 @@ struct Resources {
   std::string memory_available_source;
   int64_t memory_held = 0;  // By this process: memory of its own, without the pages of files.
 
+  // Whether who asks the system for huge pages gets them, where it says so.
+  bool huge_pages = true;
+
   double cpus = 1;  // CPU time per unit of time: 0.5 is half a CPU. Above 0.
   std::string cpus_source;
 
@@ -36,8 +39,8 @@ struct Resources {
   absl::Status CheckAvailable(int64_t bytes, const std::string& what) const;
 };
 
-// Reads ROOT/proc and the cgroup folders that it names, below ROOT as well (for tests). What cannot
-// be read sets no limit.
+// Reads ROOT/proc, ROOT/sys/kernel and the cgroup folders that the former names, below ROOT as well
+// (for tests). What cannot be read sets no limit.
 Resources ReadResources(const std::string& root = "");
 
 // A cgroup's limit, a reserve or a file size in a message: "512 MiB", rounded to the nearest.

@@ -144,6 +144,11 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
   if (!server.ok()) return Fail(log, server.status());
 
   if (on_cpu) LogPlan(plan, asked_state_bytes, log);
+  if (on_cpu && !machine.huge_pages) {
+    log->Info("warning", {{"reason",
+                           "no huge pages (/sys/kernel/mm/transparent_hugepage/enabled is never): "
+                           "weights are read more slowly"}});
+  }
   const auto start = std::chrono::steady_clock::now();
   if (options.device == "auto") TellWhyNotOnGpu(log);
   auto loaded = LoadModel(options.model_dir, ToLoadOptions(options, log));

@@ -179,6 +179,14 @@ TEST_F(ResourcesTest, WhatCannotBeReadSetsNoLimit) {
   EXPECT_EQ(Read().cpus, 4);
 }
 
+TEST_F(ResourcesTest, HugePagesAreThereUnlessTheSystemNeverGivesThem) {
+  EXPECT_TRUE(Read().huge_pages);
+  Put("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+  EXPECT_TRUE(Read().huge_pages);
+  Put("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n");
+  EXPECT_FALSE(Read().huge_pages);
+}
+
 TEST_F(ResourcesTest, MoreQuotaThanCpusIsNoMore) {
   UseV2("/");
   Put("sys/fs/cgroup/cpu.max", "6400000 100000\n");

@@ -21,7 +21,8 @@ int ReadFeedForward(JsonFields* f, int intermediate_size) {
   if (!rounded) return thirds;  // A factor of null.
   const double scaled = factor * thirds;
   if (scaled < 1 || scaled > kMaxIntermediate - multiple) {
-    f->Fail(factor_name, absl::StrCat("is ", factor, ", which makes a feed-forward of ", scaled,
+    f->Fail(factor_name, absl::StrCat("is ", factor, ", which makes of intermediate_size ", width,
+                                      " a feed-forward of ", scaled,
                                       " channels; must be from 1 to ", kMaxIntermediate));
     return width;
   }

@@ -179,13 +179,15 @@ void Checkpoint::Unnest(const std::string& nested, const std::string& plain,
     if (std::any_of(others.begin(), others.end(), begins)) continue;
     const std::string renamed = begins(nested) ? plain + name.substr(nested.size()) : name;
     if (renamed != name) nested_ = nested, plain_ = plain;
+    if (absl::StartsWith(name, plain)) not_nested_.insert(name);
     tensors.emplace(tensors_.count(renamed) > 0 ? name : renamed, std::move(view));
   }
   tensors_ = std::move(tensors);
 }
 
 std::string Checkpoint::NameInFile(const std::string& name) const {
-  const bool renamed = !nested_.empty() && absl::StartsWith(name, plain_);
+  const bool renamed =
+      !nested_.empty() && absl::StartsWith(name, plain_) && not_nested_.count(name) == 0;
   return renamed ? nested_ + name.substr(plain_.size()) : name;
 }
 

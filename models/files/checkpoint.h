@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -87,6 +88,7 @@ class Checkpoint {
 
   std::string where_;
   std::string nested_, plain_;  // What Unnest() has replaced, by what. Empty: nothing.
+  std::unordered_set<std::string> not_nested_;  // Of names that begin with plain_, those as stored.
   std::vector<File> files_;
   std::unordered_map<std::string, TensorView> tensors_;
   std::unordered_map<std::string, OtherTensor> others_;

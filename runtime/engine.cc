@@ -1,7 +1,6 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "kernels/resources.h"
 #include "runtime/engine_impl.h"
 #include "runtime/no_memory.h"
+#include "runtime/reference_count.h"
 #include "runtime/retry_after.h"
 
 namespace packrat {
@@ -286,25 +286,19 @@ absl::Status Engine::Impl::Submit(std::vector<Request> requests, absl::Time now)
 absl::Status Engine::Impl::CheckIntegrity() const {
   absl::Status status = pool->CheckIntegrity();
   if (!status.ok()) return status;
-  // Every reference is a running sequence's or a snapshot's, and those are all.
-  std::vector<std::vector<std::array<int32_t, 2>>> refs(pool->kinds());  // All, the cache's.
-  for (int kind = 0; kind < pool->kinds(); ++kind) refs[kind].resize(pool->total()[kind]);
+  ReferenceCount counted(*pool);
   size_t lists = 0;
   for (const auto& sequence : running) {
     lists += sequence->list_bytes();
-    sequence->state().ForEachPart([&](int kind, int32_t part) { ++refs[kind][part][0]; });
+    counted.Add(sequence->state(), StatePool::Holder::kSequence);
   }
   if (tiers != nullptr) {
     status = tiers->CheckIntegrity(cache->Moved());
     if (!status.ok()) return status;
   }
   if (cache != nullptr) {
-    cache->ForEachSnapshot([&](const Snapshot& snapshot) {
-      snapshot.ForEachPart([&](int kind, int32_t part) {
-        ++refs[kind][part][0];
-        ++refs[kind][part][1];
-      });
-    });
+    cache->ForEachSnapshot(
+        [&](const Snapshot& snapshot) { counted.Add(snapshot, StatePool::Holder::kCache); });
   }
   int64_t parked_bytes = 0, most = options.park_memory;
   for (const Queue& queue : waiting) {
@@ -325,17 +319,7 @@ absl::Status Engine::Impl::CheckIntegrity() const {
     return absl::InternalError(absl::StrCat("lists for sampling take ", lists,
                                             " bytes at most; reserved are ", list_bytes));
   }
-  for (int kind = 0; kind < pool->kinds(); ++kind) {
-    for (int32_t part = 0; part < pool->total()[kind]; ++part) {
-      const auto& [all, cached] = refs[kind][part];
-      if (pool->refs(kind, part) == all && pool->cache_refs(kind, part) == cached) continue;
-      return absl::InternalError(absl::StrCat("part ", part, " of kind ", kind, " is held by ", all,
-                                              ", of which the cache's are ", cached,
-                                              "; the pool counts ", pool->refs(kind, part), " and ",
-                                              pool->cache_refs(kind, part)));
-    }
-  }
-  return absl::OkStatus();
+  return counted.Check();
 }
 
 void Engine::Cancel(uint64_t id) {

@@ -94,6 +94,7 @@ void PrefixCache::Settle(uint64_t writer) {
 
 void PrefixCache::Keep(Node* node, Snapshot* snapshot) {
   PACKRAT_CHECK(!node->has_snapshot() && snapshot->position == node->depth) << node->depth;
+  snapshot->Seal(pool_);  // If it has come from elsewhere.
   node->kept_at = kept_.insert(node).first;
   node->snapshot = std::exchange(*snapshot, Snapshot());
 }

@@ -160,6 +160,9 @@ PrefixCache::Node* PrefixCache::ToWriteAhead(const PartCounts& longest) {
     node->snapshot.ForEachPart([&](int kind, int32_t part) {
       if (pool_->refs(kind, part) == 1) --missing_[kind];
     });
+    node->snapshot.ForEachRun([&](int kind, int32_t run) {
+      missing_[kind] -= pool_->runs(kind).HeldByOne(run, /*cache=*/true);
+    });
   }
   return nullptr;
 }

@@ -3,16 +3,43 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/types/span.h"
 #include "kernels/check.h"
 #include "models/coarsen.h"
+#include "runtime/page_runs.h"
 
 namespace packrat {
 
 using Holder = StatePool::Holder;
 
+namespace {
+
+// Pages of a text that never change again: from its first one on, and none of a window's.
+int32_t FinishedPages(const PageClass& page_class, int position) {
+  const PagesInUse use(page_class, position);
+  return use.unfinished - use.first;
+}
+
+}  // namespace
+
 void Snapshot::Release(StatePool* pool) {
   ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kCache); });
+  ForEachRun([pool](int kind, int32_t run) { pool->UnrefRun(kind, run, Holder::kCache); });
   *this = Snapshot();
+}
+
+void Snapshot::Seal(StatePool* pool) {
+  const StateLayout& layout = pool->layout().ForDial(dial);
+  for (size_t c = 0; c < pages.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    const int finished =
+        FinishedPages(layout.page_classes[c], position) - pool->runs(kind).end(runs[c]);
+    if (finished == 0) continue;
+    std::vector<int32_t> rest(pages[c].begin() + finished, pages[c].end());
+    runs[c] =
+        pool->Seal(kind, runs[c], {pages[c].data(), static_cast<size_t>(finished)}, Holder::kCache);
+    pages[c] = std::move(rest);
+  }
 }
 
 int64_t Snapshot::Bytes(const StateLayout& layout, int position, int before) {
@@ -30,6 +57,7 @@ void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need, i
   layout_ = &layout.ForDial(dial);
   dial_ = dial;
   has_slot_ = need.slots > 0;
+  shared_.assign(need.pages.size(), Shared());  // First: there are no more pages than of these.
   pages_.resize(need.pages.size());
   tables_.resize(need.pages.size());
   for (size_t c = 0; c < pages_.size(); ++c) {
@@ -41,15 +69,24 @@ void SequenceState::Prepare(const StateLayout& layout, const PartCounts& need, i
 void SequenceState::Resume(const Snapshot& from, StatePool* pool) {
   PACKRAT_CHECK(!holds_parts() && position_ == 0 && from.dial == dial_);
   from.ForEachPart([pool](int kind, int32_t part) { pool->Ref(kind, part, Holder::kSequence); });
+  from.ForEachRun([pool](int kind, int32_t run) { pool->RefRun(kind, run, Holder::kSequence); });
   position_ = from.position;
   slot_ = from.slot;
   tail_ = from.tail;
   for (size_t c = 0; c < pages_.size(); ++c) {
+    const PageRuns& runs = pool->runs(kPageParts + static_cast<int>(c));
     const PagesInUse use(layout_->page_classes[c], position_);
-    for (int b = use.first; b < use.end; ++b) {
-      int32_t& page = pages_[c][b % pages_[c].size()];
-      PACKRAT_CHECK(page < 0, "a snapshot is longer than the sequence that begins with it");
-      page = from.pages[c][b - use.first];
+    PACKRAT_CHECK(static_cast<size_t>(use.end - use.first) <= pages_[c].size(),
+                  "a snapshot is longer than the sequence that begins with it");
+    shared_[c] = {from.runs[c], runs.end(from.runs[c])};
+    PACKRAT_CHECK(shared_[c].pages == use.unfinished - use.first,
+                  "a snapshot is begun with that is not sealed");
+    for (int32_t run = from.runs[c]; run >= 0; run = runs.run(run).before) {
+      const std::vector<int32_t>& pages = runs.run(run).pages;
+      std::copy(pages.begin(), pages.end(), pages_[c].begin() + runs.run(run).begin());
+    }
+    for (int b = use.unfinished; b < use.end; ++b) {
+      pages_[c][b % pages_[c].size()] = from.pages[c][b - use.unfinished];
     }
   }
 }
@@ -62,7 +99,8 @@ bool SequenceState::FitsBesideSnapshot(const StatePool& pool) const {
   if (takes(kTailParts, tail_) > pool.available(kTailParts)) return false;
   for (size_t c = 0; c < pages_.size(); ++c) {
     const int kind = kPageParts + static_cast<int>(c);
-    auto missing = static_cast<int32_t>(std::count(pages_[c].begin(), pages_[c].end(), -1));
+    const auto own = pages_[c].begin() + shared_[c].pages;
+    auto missing = static_cast<int32_t>(std::count(own, pages_[c].end(), -1));
     const PagesInUse use(layout_->page_classes[c], position_);
     for (int b = use.unfinished; b < use.end; ++b) {
       missing += takes(kind, pages_[c][b % pages_[c].size()]);
@@ -98,8 +136,8 @@ void SequenceState::Take(StatePool* pool, bool share_slot) {
     const int kind = kPageParts + static_cast<int>(c);
     const PagesInUse use(layout_->page_classes[c], position_);
     for (int b = use.unfinished; b < use.end; ++b) own(kind, &pages_[c][b % pages_[c].size()]);
-    for (int32_t& page : pages_[c]) {
-      if (page < 0) page = pool->Take(kind);
+    for (size_t i = shared_[c].pages; i < pages_[c].size(); ++i) {
+      if (pages_[c][i] < 0) pages_[c][i] = pool->Take(kind);
     }
   }
 }
@@ -129,8 +167,7 @@ absl::Status SequenceState::Park(StatePool* pool) {
   PACKRAT_CHECK(total == ParkedBytes()) << total;
   const absl::Status status = pool->Read(pieces, bytes.get());
   if (!status.ok()) return status;
-  ForEachPart([pool](int kind, int32_t part) { pool->Unref(kind, part, Holder::kSequence); });
-  slot_ = read_slot_ = tail_ = -1;
+  Unref(pool);
   for (std::vector<int32_t>& pages : pages_) std::fill(pages.begin(), pages.end(), -1);
   parked_ = std::move(bytes);
   return absl::OkStatus();
@@ -161,6 +198,7 @@ absl::Status SequenceState::GoCoarser(const ModelConfig& config, const StateLayo
   dial_ = dial;
   pages_ = std::move(prepared.pages_);
   tables_ = std::move(prepared.tables_);
+  shared_ = std::move(prepared.shared_);
   return absl::OkStatus();
 }
 
@@ -182,15 +220,25 @@ void SequenceState::CountOwn(const StatePool& pool, PartCounts* counts) const {
        : kind == kTailParts ? counts->tails
                             : counts->pages[kind - kPageParts]);
   });
+  ForEachRun([&](int kind, int32_t run) {
+    counts->pages[kind - kPageParts] += pool.runs(kind).HeldByOne(run, /*cache=*/false);
+  });
 }
 
-void SequenceState::Release(StatePool* pool) {
+void SequenceState::Unref(StatePool* pool) {
   ForEachPart([pool](int kind, int32_t part) {
     if (part >= 0) pool->Unref(kind, part, Holder::kSequence);
   });
+  ForEachRun([pool](int kind, int32_t run) { pool->UnrefRun(kind, run, Holder::kSequence); });
   slot_ = read_slot_ = tail_ = -1;
+  std::fill(shared_.begin(), shared_.end(), Shared());
+}
+
+void SequenceState::Release(StatePool* pool) {
+  Unref(pool);
   pages_.clear();
   tables_.clear();
+  shared_.clear();
   parked_.reset();
 }
 
@@ -226,20 +274,34 @@ bool SequenceState::CanSnap(const StatePool& pool, bool free) const {
   return true;
 }
 
+void SequenceState::SealPages(StatePool* pool) {
+  for (size_t c = 0; c < pages_.size(); ++c) {
+    Shared& shared = shared_[c];
+    const int32_t finished = FinishedPages(layout_->page_classes[c], position_);
+    if (finished == shared.pages) continue;
+    const auto pages =
+        absl::MakeConstSpan(pages_[c]).subspan(shared.pages, finished - shared.pages);
+    shared.run = pool->Seal(kPageParts + static_cast<int>(c), shared.run, pages, Holder::kSequence);
+    shared.pages = finished;
+  }
+}
+
 Snapshot SequenceState::EmptySnapshot() const {
   Snapshot to;
   to.position = position_;
   to.dial = dial_;
+  to.runs.resize(pages_.size(), -1);
   to.pages.resize(pages_.size());
   for (size_t c = 0; c < pages_.size(); ++c) {
     const PagesInUse use(layout_->page_classes[c], position_);
-    to.pages[c].reserve(use.end - use.first);
+    to.pages[c].reserve(use.end - use.unfinished);
   }
   return to;
 }
 
 Snapshot SequenceState::Snap(bool share_slot, StatePool* pool) {
   PACKRAT_CHECK(position_ >= kMinSnapshotTokens) << position_;
+  SealPages(pool);
   Snapshot to = EmptySnapshot();
   const auto copy = [pool](int kind, int32_t part) {
     const int32_t copied = pool->Copy(kind, part);
@@ -257,11 +319,11 @@ Snapshot SequenceState::Snap(bool share_slot, StatePool* pool) {
   to.tail = copy(kTailParts, tail_);
   for (size_t c = 0; c < pages_.size(); ++c) {
     const int kind = kPageParts + static_cast<int>(c);
+    to.runs[c] = shared_[c].run;
+    if (to.runs[c] >= 0) pool->RefRun(kind, to.runs[c], Holder::kCache);
     const PagesInUse use(layout_->page_classes[c], position_);
-    for (int b = use.first; b < use.end; ++b) {
-      const int32_t page = pages_[c][b % pages_[c].size()];
-      if (b < use.unfinished) pool->Ref(kind, page, Holder::kCache);
-      to.pages[c].push_back(b < use.unfinished ? page : copy(kind, page));
+    for (int b = use.unfinished; b < use.end; ++b) {
+      to.pages[c].push_back(copy(kind, pages_[c][b % pages_[c].size()]));
     }
   }
   return to;
@@ -269,6 +331,7 @@ Snapshot SequenceState::Snap(bool share_slot, StatePool* pool) {
 
 Snapshot SequenceState::HandOver(StatePool* pool) {
   PACKRAT_CHECK(position_ >= kMinSnapshotTokens) << position_;
+  SealPages(pool);
   Snapshot to = EmptySnapshot();
   const auto give = [pool](int kind, int32_t* part) {
     pool->GiveToCache(kind, *part);
@@ -278,10 +341,12 @@ Snapshot SequenceState::HandOver(StatePool* pool) {
   if (has_slot_) to.slot = give(kSlotParts, read_slot_ >= 0 ? &read_slot_ : &slot_);
   to.tail = give(kTailParts, &tail_);
   for (size_t c = 0; c < pages_.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    to.runs[c] = std::exchange(shared_[c].run, -1);
+    if (to.runs[c] >= 0) pool->GiveRunToCache(kind, to.runs[c]);
     const PagesInUse use(layout_->page_classes[c], position_);
-    for (int b = use.first; b < use.end; ++b) {
-      to.pages[c].push_back(
-          give(kPageParts + static_cast<int>(c), &pages_[c][b % pages_[c].size()]));
+    for (int b = use.unfinished; b < use.end; ++b) {
+      to.pages[c].push_back(give(kind, &pages_[c][b % pages_[c].size()]));
     }
   }
   Release(pool);

@@ -3,9 +3,10 @@
 // kept as a Snapshot at any position, and begin as a copy of one.
 //
 // What is shared and what is copied: finished pages never change, so snapshots and sequences refer
-// to them together. What goes on being written is its writer's own: the tail, the page of an
-// unfinished block, and the pages of windows, which are written over. So a snapshot costs the same
-// at any length of text, but for the list of its pages. The slot is written at the end of a block
+// to them together, to all of a class at once (page_runs.h). What goes on being written is its
+// writer's own: the tail, the page of an unfinished block, and the pages of windows, which are
+// written over. So a snapshot costs the same at any length of text; who begins with one besides
+// lists its pages, for the kernels. The slot is written at the end of a block
 // only, and not where it is read (`slot_in` and `slot_out`, models/batch.h): who was snapped goes
 // on reading the slot that the snapshot has, and writes to a new one.
 #ifndef PACKRAT_RUNTIME_SEQUENCE_STATE_H_
@@ -31,15 +32,21 @@ struct Snapshot {
   int position = 0;
   int dial = 0;                  // Span::dial.
   int32_t slot = -1, tail = -1;  // slot -1: the model has none.
-  // Per class, those of PagesInUse. -1: of a state that comes, not taken yet.
+  // Per class: a run for its finished pages, -1: none.
+  std::vector<int32_t> runs;
+  // Per class, those of PagesInUse that come after the run. Of a state that comes all, until it is
+  // sealed; -1: not taken yet.
   std::vector<std::vector<int32_t>> pages;
 
   void Release(StatePool* pool);
+  // Has all finished pages in runs from here on, so that it can be begun with. All of them have
+  // been taken. Throws std::bad_alloc, then nothing is lost.
+  void Seal(StatePool* pool);
   // Bytes of its parts, of the layout's dial, beyond those of a snapshot of the same text's first
   // `before` tokens.
   static int64_t Bytes(const StateLayout& layout, int position, int before);
 
-  template <class F>  // visit(kind, part)
+  template <class F>  // visit(kind, part), of those that it refers to itself
   void ForEachPart(F visit) const {
     if (slot >= 0) visit(kSlotParts, slot);
     if (tail >= 0) visit(kTailParts, tail);
@@ -49,6 +56,12 @@ struct Snapshot {
       }
     }
   }
+  template <class F>  // visit(kind, run)
+  void ForEachRun(F visit) const {
+    for (size_t c = 0; c < runs.size(); ++c) {
+      if (runs[c] >= 0) visit(kPageParts + static_cast<int>(c), runs[c]);
+    }
+  }
 };
 
 class SequenceState {
@@ -56,7 +69,8 @@ class SequenceState {
   // Memory for what Take() takes of the pool, whose layout this is. Throws std::bad_alloc.
   void Prepare(const StateLayout& layout, const PartCounts& need, int dial = 0);
 
-  // Begins as `from`, all of whose parts it shares until Take(); without it, with an empty text.
+  // Begins as `from`, which is sealed and all of whose parts it shares until Take(); without it,
+  // with an empty text.
   void Resume(const Snapshot& from, StatePool* pool);
   // Whether Take() will find what it takes without the cache giving up the snapshot that it begins
   // with. If not, the snapshot must be dropped first: its parts are then the sequence's alone.
@@ -92,7 +106,8 @@ class SequenceState {
   // A snapshot of where it stands, at least kMinSnapshotTokens. With `share_slot` the sequence
   // leaves its slot to it, takes a new one, and holds both until the end of the block; otherwise
   // the slot is copied, and the cache can give back all that was taken.
-  // CanSnap() says whether the parts are there; with `free`, without the cache giving up any.
+  // CanSnap() says whether the parts are there; with `free`, without the cache giving up any. Takes
+  // nothing if it throws std::bad_alloc.
   bool CanSnap(const StatePool& pool, bool free) const;
   Snapshot Snap(bool share_slot, StatePool* pool);
   // A snapshot at the end: it takes over the parts, and what it has no use for is given back. Takes
@@ -105,13 +120,21 @@ class SequenceState {
      // was started.
   bool holds_parts() const { return tail_ >= 0; }
 
-  template <class F>  // visit(kind, part)
+  template <class F>  // visit(kind, part), of those that it refers to itself
   void ForEachPart(F visit) const {
     if (slot_ >= 0) visit(kSlotParts, slot_);
     if (read_slot_ >= 0) visit(kSlotParts, read_slot_);
     if (tail_ >= 0) visit(kTailParts, tail_);
     for (size_t c = 0; c < pages_.size(); ++c) {
-      for (int32_t page : pages_[c]) visit(kPageParts + static_cast<int>(c), page);
+      for (size_t i = shared_[c].pages; i < pages_[c].size(); ++i) {
+        visit(kPageParts + static_cast<int>(c), pages_[c][i]);
+      }
+    }
+  }
+  template <class F>  // visit(kind, run)
+  void ForEachRun(F visit) const {
+    for (size_t c = 0; c < shared_.size(); ++c) {
+      if (shared_[c].run >= 0) visit(kPageParts + static_cast<int>(c), shared_[c].run);
     }
   }
 
@@ -120,10 +143,13 @@ class SequenceState {
   // part).
   template <class F>
   void ForEachUsedPart(F visit) const;
+  void Unref(StatePool* pool);
   // The slot is read from here on, and a new one written to.
   void LeaveSlot(StatePool* pool);
   // Drops what was shared for reading once the sequence has written its own.
   void DropReadSlot(StatePool* pool);
+  // Its finished pages become runs, which others may share. Throws std::bad_alloc, then some have.
+  void SealPages(StatePool* pool);
   // With the memory for all that it will list. Throws std::bad_alloc.
   Snapshot EmptySnapshot() const;
   const StateLayout* layout_ = nullptr;  // Of its dial.
@@ -136,6 +162,11 @@ class SequenceState {
   int32_t tail_ = -1;
   std::vector<std::vector<int32_t>> pages_;  // Per class; -1: not taken yet.
   std::vector<PageTable> tables_;            // Views of pages_.
+  struct Shared {
+    int32_t run = -1;  // Of the first `pages` of pages_; -1: none.
+    int32_t pages = 0;
+  };
+  std::vector<Shared> shared_;  // Per class.
   std::unique_ptr<std::byte[]> parked_;
 };
 

@@ -162,7 +162,12 @@ void StatePool::Unref(int kind, int32_t part, Holder holder) {
       << parts.kind << " " << part;
   PACKRAT_CHECK(parts.refs[part].all > 0, "freed twice") << parts.kind << " " << part;
   parts.Change(part, -1, holder == Holder::kCache ? -1 : 0);
-  if (parts.refs[part].all > 0) return;
+  if (parts.refs[part].all == 0) Free(kind, part);
+}
+
+void StatePool::Free(int kind, int32_t part) {
+  Parts& parts = parts_[kind];
+  parts.refs[part] = PartRefs();
   parts.free.push_back(part);  // Within the capacity of Init().
   // A tail goes out whole where a state is saved, rows that were never written included: what the
   // last text left there is nobody else's.
@@ -177,6 +182,35 @@ int32_t StatePool::Copy(int kind, int32_t part) {
   const int32_t copy = Take(kind);
   buffer_->Copy(OffsetOf(kind, part), OffsetOf(kind, copy), parts_[kind].stride);
   return copy;
+}
+
+int32_t StatePool::Seal(int kind, int32_t before, absl::Span<const int32_t> pages, Holder holder) {
+  Parts& parts = parts_[kind];
+  const PartRefs one = {1, holder == Holder::kCache ? 1 : 0};
+  for (const int32_t page : pages) {
+    PACKRAT_CHECK(page >= 0 && parts.refs[page] == one,
+                  "a page becomes part of a run that others refer to")
+        << page;
+  }
+  const int32_t run = parts.runs.Append(before, pages, one);
+  for (const int32_t page : pages) parts.refs[page] = {kInRun, 0};
+  return run;
+}
+
+void StatePool::RefRun(int kind, int32_t run, Holder holder) {
+  Parts& parts = parts_[kind];
+  parts.reclaimable += parts.runs.Change(run, 1, holder == Holder::kCache ? 1 : 0);
+}
+
+void StatePool::UnrefRun(int kind, int32_t run, Holder holder) {
+  Parts& parts = parts_[kind];
+  parts.reclaimable +=
+      parts.runs.Drop(run, holder == Holder::kCache, [&](int32_t page) { Free(kind, page); });
+}
+
+void StatePool::GiveRunToCache(int kind, int32_t run) {
+  Parts& parts = parts_[kind];
+  parts.reclaimable += parts.runs.Change(run, 0, 1);
 }
 
 StateBuffer::Piece StatePool::PieceOf(int kind, int32_t part, int dial) const {
@@ -216,13 +250,13 @@ void StatePool::Parts::Init(const char* kind_name, std::byte* memory, size_t byt
   kind = kind_name;
   base = memory;
   stride = bytes_each;
-  refs.assign(count, Refs());
+  refs.assign(count, PartRefs());
   free.resize(count);
   for (int32_t i = 0; i < count; ++i) free[i] = count - 1 - i;  // The first is taken first.
 }
 
 void StatePool::Parts::Change(int32_t part, int all, int cache) {
-  Refs& of = refs[part];
+  PartRefs& of = refs[part];
   reclaimable -= of.reclaimable() ? 1 : 0;
   of.all += all;
   of.cache += cache;
@@ -239,13 +273,33 @@ absl::Status StatePool::Parts::Check() const {
     }
     listed[part] = true;
   }
+  std::vector<bool> in_run(refs.size(), false);
   int32_t count = 0;
+  for (int32_t i = 0; i < runs.size(); ++i) {
+    const PageRuns::Run& run = runs.run(i);
+    const int32_t before = run.before;
+    const bool ends_right = run.refs.all == 0 || run.begin() == runs.end(before);
+    if (!ends_right || (before >= 0 && runs.run(before).refs.all == 0)) {
+      return absl::InternalError(
+          absl::StrCat("run ", i, " of ", kind, "s does not go on from that before it, ", before));
+    }
+    if (run.refs.reclaimable()) count += static_cast<int32_t>(run.pages.size());
+    for (const int32_t page : run.pages) {
+      if (in_run[page])
+        return absl::InternalError(absl::StrCat(kind, " ", page, " is in two runs"));
+      in_run[page] = true;
+    }
+  }
   for (size_t part = 0; part < refs.size(); ++part) {
-    const Refs& of = refs[part];
+    const PartRefs& of = refs[part];
     count += of.reclaimable() ? 1 : 0;
-    if (of.cache < 0 || of.all < of.cache || listed[part] != (of.all == 0)) {
+    const bool right = in_run[part]
+                           ? of == PartRefs{kInRun, 0} && !listed[part]
+                           : of.cache >= 0 && of.all >= of.cache && listed[part] == (of.all == 0);
+    if (!right) {
       return absl::InternalError(absl::StrCat(kind, " ", part, " has ", of.all, " references, ",
                                               of.cache, " of the cache, and is ",
+                                              in_run[part] ? "" : "not ", "in a run and ",
                                               listed[part] ? "" : "not ", "on the free list"));
     }
   }

@@ -4,7 +4,8 @@
 //
 // A part is referred to by sequences and by the prefix cache, and is free again when the last
 // reference is dropped. What the cache alone refers to can be reclaimed: it counts as available,
-// and Take() has the cache drop states until a part is free.
+// and Take() has the cache drop states until a part is free. Pages that are finished are referred
+// to in runs (page_runs.h), so that to share them costs the same at any length of text.
 //
 // Policy: slots and tails for every one of max_running sequences and of cache_sequences more (tails
 // without bytes, and no slots: as many as pages, so that short texts may all be kept), pages
@@ -29,6 +30,7 @@
 #include "models/batch.h"
 #include "models/model.h"
 #include "models/state_layout.h"
+#include "runtime/page_runs.h"
 
 namespace packrat {
 
@@ -42,6 +44,8 @@ struct StatePoolOptions {
 
 // Kinds of parts by number: slots, tails, then the pages of each class.
 inline constexpr int kSlotParts = 0, kTailParts = 1, kPageParts = 2;
+// StatePool::refs() of a page in a run.
+inline constexpr int32_t kInRun = -1;
 
 // Numbers of parts: what a sequence needs, or what a pool has.
 struct PartCounts {
@@ -92,6 +96,15 @@ class StatePool {
   // A new part, as Take() gives it, with the bytes of this one: in the order of steps.
   int32_t Copy(int kind, int32_t part);
 
+  // Finished pages, each with one reference, of this holder, become a run (PageRuns::Append()),
+  // which has his reference instead: to it and, by it, to those before. Throws std::bad_alloc, then
+  // nothing has changed.
+  int32_t Seal(int kind, int32_t before, absl::Span<const int32_t> pages, Holder holder);
+  void RefRun(int kind, int32_t run, Holder holder);
+  void UnrefRun(int kind, int32_t run, Holder holder);
+  void GiveRunToCache(int kind, int32_t run);
+  const PageRuns& runs(int kind) const { return parts_[kind].runs; }
+
   // The bytes of a part that sequences of a dial use, between the steps before and after; see
   // StateBuffer.
   size_t part_bytes(int kind, int dial) const {
@@ -102,6 +115,7 @@ class StatePool {
   void Write(int kind, int32_t part, int dial, const std::byte* from);
   void Write(const StateBuffer::Piece& to, const std::byte* from);
 
+  // kInRun: those of its run.
   int32_t refs(int kind, int32_t part) const { return parts_[kind].refs[part].all; }
   int32_t cache_refs(int kind, int32_t part) const { return parts_[kind].refs[part].cache; }
   int32_t free(int kind) const { return static_cast<int32_t>(parts_[kind].free.size()); }
@@ -119,22 +133,19 @@ class StatePool {
   size_t bytes() const { return buffer_->size(); }
 
   // INTERNAL naming the part whose books are wrong: a free part that is referenced or listed twice,
-  // a part that is neither free nor referenced, or a wrong number of those to reclaim.
+  // a part that is neither free nor referenced, one that is in a run by one side only, or a wrong
+  // number of those to reclaim.
   absl::Status CheckIntegrity() const;
 
  private:
-  struct Refs {
-    int32_t all = 0;    // 0: free.
-    int32_t cache = 0;  // Of them, the cache's.
-    bool reclaimable() const { return all > 0 && all == cache; }
-  };
   // Parts of one kind: `stride` bytes each from `base`.
   struct Parts {
     const char* kind = "";
     std::byte* base = nullptr;
     size_t stride = 0;
-    std::vector<Refs> refs;
+    std::vector<PartRefs> refs;
     std::vector<int32_t> free;  // A stack: what was used last is warm.
+    PageRuns runs;              // Of pages alone.
     int32_t reclaimable = 0;
     void Init(const char* kind, std::byte* base, size_t stride, int32_t count);
     // Adds to the references of a part.
@@ -144,6 +155,7 @@ class StatePool {
 
   StatePool(const StateLayout& layout, PartCounts total, bool poison_freed);
   void Carve();
+  void Free(int kind, int32_t part);
   size_t OffsetOf(int kind, int32_t part) const;
 
   const StateLayout layout_;

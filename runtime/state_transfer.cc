@@ -34,15 +34,25 @@ template <class F>
 void ForEachPiece(const Snapshot& snapshot, const StatePool& pool, size_t at, size_t size,
                   F visit) {
   size_t begin = 0;  // Of the part.
-  snapshot.ForEachPart([&](int kind, int32_t part) {
+  const auto next = [&](int kind, int32_t part) {
     const StateBuffer::Piece whole = pool.PieceOf(kind, part, snapshot.dial);
     const size_t from = std::max(begin, at), to = std::min(begin + whole.bytes, at + size);
     if (from < to) visit(StateBuffer::Piece{whole.from + (from - begin), to - from});
     begin += whole.bytes;
-  });
+  };
+  if (snapshot.slot >= 0) next(kSlotParts, snapshot.slot);
+  if (snapshot.tail >= 0) next(kTailParts, snapshot.tail);
+  for (size_t c = 0; c < snapshot.pages.size(); ++c) {
+    const int kind = kPageParts + static_cast<int>(c);
+    for (const int32_t page : pool.runs(kind).PagesTo(snapshot.runs[c])) next(kind, page);
+    for (const int32_t page : snapshot.pages[c]) {
+      if (page >= 0) next(kind, page);
+    }
+  }
 }
 
-// Its parts in the order of their bytes, those to come included: visit(kind, begin, part).
+// The parts of one that is not sealed in the order of their bytes, those to come included:
+// visit(kind, begin, part).
 template <class Snapshot, class F>
 void ForEachPlace(Snapshot& snapshot, const StatePool& pool, F visit) {
   size_t begin = 0;
@@ -77,7 +87,8 @@ absl::Status ReadParts(const Snapshot& snapshot, StatePool* pool, size_t at, siz
   size_t end = layout.slot_bytes + layout.tail_bytes;
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {
     const PageClass& page_class = layout.page_classes[c];
-    end += snapshot.pages[c].size() * page_class.page_bytes;
+    const PagesInUse use(page_class, snapshot.position);
+    end += (use.end - use.first) * page_class.page_bytes;
     const int rows = snapshot.position % page_class.tokens_per_page;
     if (page_class.kind == PageClass::Kind::kRat || rows == 0) continue;
     const size_t page = end - page_class.page_bytes;
@@ -111,6 +122,7 @@ Snapshot SnapshotToCome(int position, int dial, const StatePool& pool) {
   Snapshot snapshot;
   snapshot.position = position;
   snapshot.dial = dial;
+  snapshot.runs.resize(layout.page_classes.size(), -1);
   for (const PageClass& page_class : layout.page_classes) {
     const PagesInUse use(page_class, position);
     snapshot.pages.emplace_back(use.end - use.first, -1);

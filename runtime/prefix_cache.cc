@@ -102,25 +102,35 @@ std::vector<int32_t> PrefixCache::TextOf(const Node* node) const {
 // The new node at the first `at` tokens of the child's edge.
 PrefixCache::Node* PrefixCache::Split(Node* child, size_t at) {
   auto middle = std::make_unique<Node>();
-  middle->edge.assign(child->edge.begin(), child->edge.begin() + at);
+  middle->edge = Edge(child->edge.begin(), child->edge.begin() + at);
   middle->parent = child->parent;
   middle->depth = child->depth - static_cast<int>(child->edge.size() - at);
-  // Cut out of the child's edge it would keep the room of the whole.
-  std::vector<int32_t> rest(child->edge.begin() + at, child->edge.end());
-  std::unique_ptr<Node>& below = middle->children[rest[0]];
-  // From here on nothing is refused.
+  std::unique_ptr<Node>& below = middle->children[child->edge[at]];
   std::unique_ptr<Node>& place = child->parent->children[child->edge[0]];
+  child->edge.DropFirst(at);
+  // From here on nothing is refused.
   below = std::move(place);
   child->parent = middle.get();
-  child->edge = std::move(rest);
   place = std::move(middle);
   ++nodes_;
   LinkBefore(place.get(), child);
   return place.get();
 }
 
-PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<const int32_t> text) {
-  if (text.empty() || static_cast<int64_t>(text.size()) > max_tokens_) return nullptr;
+int PrefixCache::DepthOf(const Place& place) {
+  return place.node_ == nullptr || *place.node_ == nullptr ? 0 : (*place.node_)->depth;
+}
+
+void PrefixCache::SetPlace(Node* node, Place* place) {
+  if (node->place == nullptr) node->place = std::make_shared<Node*>(node);
+  place->node_ = node->place;
+}
+
+PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<const int32_t> text,
+                                         Place* place) {
+  const int from = place == nullptr ? 0 : DepthOf(*place);
+  const int64_t tokens = from + static_cast<int64_t>(text.size());
+  if (tokens == 0 || tokens > max_tokens_) return nullptr;
   const auto root = spaces_.try_emplace(space).first;
   // A space without texts is none, also where there was no memory for its first.
   const absl::Cleanup forget_space = [&] {
@@ -130,14 +140,14 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
     root->second = std::make_unique<Node>();
     root->second->space = &root->first;
   }
-  Node* node = root->second.get();
+  Node* node = from > 0 ? *place->node_ : root->second.get();
   for (size_t at = 0; at < text.size();) {
     const auto next = node->children.find(text[at]);
     if (next == node->children.end()) {
       auto leaf = std::make_unique<Node>();
-      leaf->edge.assign(text.begin() + at, text.end());
+      leaf->edge = Edge(text.begin() + at, text.end());
       leaf->parent = node;
-      leaf->depth = static_cast<int>(text.size());
+      leaf->depth = static_cast<int>(tokens);
       Node* const added_leaf = leaf.get();
       node->children.emplace(text[at], std::move(leaf));
       tokens_ += static_cast<int64_t>(added_leaf->edge.size());
@@ -156,6 +166,7 @@ PrefixCache::Node* PrefixCache::Remember(const std::string& space, absl::Span<co
   while ((tokens_ > max_tokens_ || nodes_ > max_nodes_) && list_->before != node) {
     Forget(list_->before);
   }
+  if (place != nullptr) SetPlace(node, place);
   return node;
 }
 

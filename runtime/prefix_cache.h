@@ -74,6 +74,16 @@ class PrefixCache {
   // const, but that snapshots may be dropped under it.
   struct Node;
 
+  // How far the text of somebody who goes on with it is remembered, so that only what comes after
+  // is looked for. Good for as long as he likes.
+  class Place {
+    friend class PrefixCache;
+    std::shared_ptr<Node*> node_;  // Null, or of null since it was forgotten: nowhere.
+  };
+  // Tokens of its text; 0: it is nowhere.
+  static int DepthOf(const Place& place);
+  static void SetPlace(Node* node, Place* place);  // Throws std::bad_alloc, then it is unchanged.
+
   struct Found {
     // Of the longest state of a proper prefix in the pool or in memory; null: none.
     Node* node = nullptr;
@@ -108,8 +118,9 @@ class PrefixCache {
   static uint64_t StateOf(const Node* node);
 
   // Remembers a text. Its end, which may have a snapshot already; null: the text has no room.
-  // Throws std::bad_alloc, then all is as before but for a part of the text.
-  Node* Remember(const std::string& space, absl::Span<const int32_t> text);
+  // Throws std::bad_alloc, then all is as before but for a part of the text. With a `place` of the
+  // same space, `text` is what comes after it, and it becomes the end.
+  Node* Remember(const std::string& space, absl::Span<const int32_t> text, Place* place = nullptr);
   // Keeps a snapshot where there is none. `writer`: see DropOf(). `unread`: the results of its last
   // step are not known, so nobody finds it before Settle(). One of importance, to who comes to
   // `ends.to`, makes those on its way that were important to nobody else the first to be dropped,

@@ -18,10 +18,37 @@
 
 namespace packrat {
 
+// The text from a node's parent to it. To drop its beginning takes, on average, no longer than what
+// is dropped: a long prompt is cut every few thousand tokens.
+class Edge {
+ public:
+  Edge() = default;
+  template <class Iterator>
+  Edge(Iterator begin, Iterator end) : tokens_(begin, end) {}
+  const int32_t* data() const { return tokens_.data() + dropped_; }
+  size_t size() const { return tokens_.size() - dropped_; }
+  const int32_t* begin() const { return data(); }
+  const int32_t* end() const { return data() + size(); }
+  int32_t operator[](size_t i) const { return data()[i]; }
+  // Throws std::bad_alloc, then it is unchanged.
+  void DropFirst(size_t count) {
+    if (dropped_ + count <= size() - count) {
+      dropped_ += count;
+      return;
+    }
+    tokens_ = std::vector<int32_t>(begin() + count, end());
+    dropped_ = 0;
+  }
+
+ private:
+  std::vector<int32_t> tokens_;  // The dropped ones still take room, as much as the rest at most.
+  size_t dropped_ = 0;
+};
+
 struct PrefixCache::Node {
-  std::vector<int32_t> edge;  // The text from the parent's end to this one's. Roots have none.
-  int depth = 0;              // Tokens to its end.
-  Node* parent = nullptr;     // Null: a root.
+  Edge edge;                                          // Roots have none.
+  int depth = 0;                                      // Tokens to its end.
+  Node* parent = nullptr;                             // Null: a root.
   std::map<int32_t, std::unique_ptr<Node>> children;  // By their first token.
   const std::string* space = nullptr;                 // Of a root: its key.
   Node *before = nullptr, *after = nullptr;           // In order of use.
@@ -41,6 +68,10 @@ struct PrefixCache::Node {
   uint64_t last_use = 0;
   std::set<Node*, DroppedFirst>::iterator kept_at;
   size_t moved_at = 0;
+  std::shared_ptr<Node*> place;  // What a Place of this node has; null: there has been none.
+  ~Node() {
+    if (place != nullptr) *place = nullptr;
+  }
   bool has_snapshot() const { return snapshot.position > 0; }
   // Those who stand here, but for the session of a turn that comes past.
   void DropLeft(const TurnEnds& passing = {}) {

@@ -93,6 +93,7 @@ absl::Status Sequence::GoCoarser(const ModelConfig& config, StatePool* pool, abs
       state_.GoCoarser(config, pool->layout(), request_.dials.Of(next), needs_[next], pool);
   if (!status.ok()) return status;
   part_ = next;
+  place_ = {};
   snapped_ = state_.position();
   parked_at_ = now;
   return absl::OkStatus();
@@ -165,6 +166,10 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   }
   if (snapshot != nullptr) {
     state_.Resume(*snapshot, pool);
+    (void)UnlessNoMemory([&] {  // Without it all of the text is looked for once.
+      PrefixCache::SetPlace(found.node, &place_);
+      return absl::OkStatus();
+    });
     if (!state_.FitsBesideSnapshot(*pool)) {
       cache->Drop(found.node);
       // Others may hold the slot of that one too, and nothing else is there to copy it to.
@@ -201,7 +206,7 @@ bool Sequence::SnapshotDue() const {
 void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
   snapped_ = state_.position();
   (void)UnlessNoMemory([&] {
-    PrefixCache::Node* const node = cache->Remember(spaces_[part_], Text());
+    PrefixCache::Node* const node = RememberText(cache);
     // What only stands on the way has served its turn once the text goes on: in a long prompt, and
     // at the end of one whose text goes on with its answer. No other state makes room for it.
     // What may be all that is left of a turn is none of that.
@@ -225,7 +230,7 @@ void Sequence::Release(bool keep, StatePool* pool, PrefixCache* cache) {
   const bool worth_it = state_.position() >= kMinSnapshotTokens && request_.stop.max_tokens > 0;
   if (keep && uses_cache_ && worth_it && state_.holds_parts() && !PastText()) {
     (void)UnlessNoMemory([&] {
-      PrefixCache::Node* const node = cache->Remember(spaces_[part_], Text());
+      PrefixCache::Node* const node = RememberText(cache);
       // The conversation goes on from an end id only if the next turn begins with it.
       const int importance = PastEndId() ? 0 : request_.cache.importance;
       if (node == nullptr || IsKept(node, importance, cache)) return absl::OkStatus();
@@ -268,13 +273,22 @@ bool Sequence::PastEndId() const {
   return ended_by_id_ && state_.position() == prompt_tokens() + usage_.completion_tokens;
 }
 
-std::vector<int32_t> Sequence::Text() const {
-  const int position = state_.position(), from_prompt = std::min(position, prompt_tokens());
-  std::vector<int32_t> text(position);
-  PACKRAT_CHECK(position - from_prompt <= static_cast<int>(generated_.size()));
-  std::copy_n(request_.prompt.begin(), from_prompt, text.begin());
-  std::copy_n(generated_.begin(), position - from_prompt, text.begin() + from_prompt);
+std::vector<int32_t> Sequence::Text(int from) const {
+  const int end = state_.position(), prompt = prompt_tokens();
+  PACKRAT_CHECK(from <= end && end - prompt <= static_cast<int>(generated_.size()));
+  std::vector<int32_t> text;
+  text.reserve(end - from);
+  const auto add = [&](const std::vector<int32_t>& tokens, int first, int last) {
+    if (first < last) text.insert(text.end(), tokens.begin() + first, tokens.begin() + last);
+  };
+  add(request_.prompt, from, std::min(end, prompt));
+  add(generated_, std::max(from - prompt, 0), end - prompt);
   return text;
+}
+
+PrefixCache::Node* Sequence::RememberText(PrefixCache* cache) {
+  const int from = PrefixCache::DepthOf(place_);
+  return cache->Remember(spaces_[part_], Text(from), &place_);
 }
 
 int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - state_.position()); }

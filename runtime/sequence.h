@@ -171,8 +171,10 @@ class Sequence {
   // Tokens of prompt and output that were not computed for it yet.
   int64_t Left() const;
   WaitingItem AsItem(absl::Time arrived) const;
-  // The tokens that the state holds.
-  std::vector<int32_t> Text() const;
+  // The tokens that the state holds, from the `from`th on.
+  std::vector<int32_t> Text(int from) const;
+  // PrefixCache::Remember() of all of them.
+  PrefixCache::Node* RememberText(PrefixCache* cache);
   void Resume(StatePool* pool, PrefixCache* cache);
   // Whether it has come past the end of the text that is shown, into a stop string.
   bool PastText() const;
@@ -209,6 +211,7 @@ class Sequence {
   SequenceState state_;
   std::vector<std::string> spaces_;  // Likewise: whose states it shares.
   bool uses_cache_;
+  PrefixCache::Place place_;        // Where its text was last remembered in the part's space.
   std::vector<int32_t> generated_;  // Only where it does.
   int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
   bool ended_by_id_ = false;

@@ -77,6 +77,42 @@ void ExpectNoneWhileDecoding(bool ahead) {
 TEST(EngineAllocations, NoneWhileDecoding) { ExpectNoneWhileDecoding(/*ahead=*/false); }
 TEST(EngineAllocations, NoneWhileDecodingAhead) { ExpectNoneWhileDecoding(/*ahead=*/true); }
 
+// Bytes for each token of a prompt that is computed, with the snapshots on its way. No more for
+// long ones, whose text is not copied at each.
+double BytesForEachToken(int tokens) {
+  FakeModel::Options model_options;
+  model_options.max_context = 1 << 16;
+  model_options.max_batch_tokens = 4096;
+  model_options.window = model_options.rat = model_options.full = false;
+  FakeModel model(model_options);
+  EngineOptions options;
+  options.max_running = 1;
+  options.max_context = model_options.max_context;
+  options.max_batch_tokens = model_options.max_batch_tokens;
+  options.cache_sequences = 20;
+  options.state_bytes = int64_t{1} << 30;
+  auto engine = *Engine::Create(&model, nullptr, options);
+  absl::Time now = absl::FromUnixSeconds(1);
+  std::mt19937_64 random(4);
+  Consumer consumer;
+  EXPECT_EQ(engine->Submit(consumer.Make(1, RandomPrompt(&random, tokens), 1), now),
+            absl::OkStatus());
+  engine->Step(now);  // Admission remembers the prompt, and lists the pages that it may need.
+  const int64_t before = NumAllocatedBytes();
+  while (engine->Step(now += absl::Milliseconds(1))) {
+  }
+  consumer.Poll();
+  EXPECT_EQ(consumer.tokens.size(), 1u);
+  EXPECT_GE(engine->stats().cache.snapshots, tokens / 4096);
+  return static_cast<double>(NumAllocatedBytes() - before) / tokens;
+}
+
+TEST(EngineAllocations, SnapshotsOnTheWayTakeNoMoreInALongText) {
+  const double of_short = BytesForEachToken(2 * 4096 + 100);
+  const double of_long = BytesForEachToken(14 * 4096 + 100);
+  EXPECT_LE(of_long, 2 * of_short) << of_short;
+}
+
 // What waits takes no memory for what it claims, and what decodes little more than what it has.
 TEST(EngineAllocations, AClaimIsNoMemory) {
   FakeModel::Options model_options;

@@ -38,6 +38,53 @@ TEST_F(PrefixCacheTest, ASnapshotWithinARememberedText) {
   EXPECT_EQ(cache_->num_tokens(), 100);
 }
 
+TEST_F(PrefixCacheTest, ATextGoesOnFromItsPlace) {
+  PrefixCache::Place place;
+  EXPECT_EQ(PrefixCache::DepthOf(place), 0);
+  cache_->Remember("", Range(0, 50), &place);
+  EXPECT_EQ(PrefixCache::DepthOf(place), 50);
+  // Others part from it before and behind.
+  cache_->Remember("", Range(0, 20) + Range(500, 5));
+  cache_->Remember("", Range(0, 60) + Range(600, 5));
+  PrefixCache::Node* const end = cache_->Remember("", Range(50, 30), &place);
+  EXPECT_EQ(end, cache_->Remember("", Range(0, 80)));
+  EXPECT_EQ(PrefixCache::DepthOf(place), 80);
+  EXPECT_EQ(cache_->num_tokens(), 90);
+  EXPECT_EQ(cache_->Remember("", {}, &place), end);
+  EXPECT_TRUE(Keep(Range(0, 80)));
+  EXPECT_EQ(Hit(Range(0, 81)), 80);
+}
+
+TEST_F(PrefixCacheTest, APlaceThatIsForgottenIsNowhere) {
+  Start(100);
+  PrefixCache::Place place, beside;
+  cache_->Remember("", Range(0, 50), &place);
+  cache_->Remember("", Range(0, 50), &beside);
+  EXPECT_EQ(cache_->Remember("", Range(50, 51), &place), nullptr);  // More than there is room for.
+  EXPECT_EQ(PrefixCache::DepthOf(place), 50);
+  cache_->Remember("", Range(900, 100));
+  EXPECT_EQ(PrefixCache::DepthOf(place), 0);
+  EXPECT_EQ(PrefixCache::DepthOf(beside), 0);
+  cache_->Remember("", Range(0, 60), &place);
+  EXPECT_EQ(PrefixCache::DepthOf(place), 60);
+  EXPECT_EQ(Shared(Range(0, 100)), 60);
+  cache_.reset();
+  EXPECT_EQ(PrefixCache::DepthOf(place), 0);
+}
+
+TEST_F(PrefixCacheTest, ALongTextIsCutAnywhere) {
+  const Text text = Range(0, 3000);
+  cache_->Remember("", text);
+  // From the front, from the back, and between.
+  for (const int tokens : {100, 200, 1900, 1950, 2900, 150, 2999, 16, 1925}) {
+    EXPECT_TRUE(Keep(Text(text.begin(), text.begin() + tokens))) << tokens;
+  }
+  EXPECT_EQ(cache_->num_tokens(), 3000);
+  for (const int tokens : {16, 100, 150, 200, 1900, 1925, 1950, 2900, 2999}) {
+    EXPECT_EQ(Hit(Text(text.begin(), text.begin() + tokens + 1)), tokens);
+  }
+}
+
 TEST_F(PrefixCacheTest, TellsWhatIsShared) {
   EXPECT_EQ(Shared(Range(0, 100)), 0);
   cache_->Remember("", Range(0, 100));

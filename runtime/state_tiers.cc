@@ -157,6 +157,14 @@ bool StateTiers::MakeRoomOnDisk(int64_t bytes) {
 }
 
 void StateTiers::Write(Entry* entry) {
+  if (std::exchange(entry->has_file, false)) {  // It has been written.
+    entry->state = nullptr;
+    CountInMemory(*entry, -1);
+    entry->stage = Stage::kDisk;
+    ++stats_.moved_to_disk;
+    Rest(&disk_, entry, /*used_now=*/false);
+    return;
+  }
   if (!MakeRoomOnDisk(entry->bytes)) {
     CountInMemory(*entry, -1);
     ++stats_.dropped;
@@ -255,7 +263,12 @@ void StateTiers::Drop(uint64_t id) {
     case Stage::kMemory:
       Lift(&memory_, entry);
       CountInMemory(*entry, -1);
-      Erase(entry);
+      if (entry->has_file) {
+        entry->state = nullptr;
+        Remove(entry);
+      } else {
+        Erase(entry);
+      }
       break;
     case Stage::kFilling:
       Remove(entry);
@@ -319,16 +332,17 @@ void StateTiers::Finish(Entry* entry) {
       Rest(&disk_, entry, /*used_now=*/false);
     }
   } else {
-    CountOnDisk(*entry, -1);
     if (!failed && !entry->dropped) {
       entry->stage = Stage::kMemory;
+      entry->has_file = true;
       ++stats_.read_from_disk;
       Rest(&memory_, entry, /*used_now=*/true);
       return;
     }
     if (!entry->dropped) ++stats_.read_failures;
     CountInMemory(*entry, -1);
-    Erase(entry);
+    entry->state = nullptr;
+    Remove(entry);
   }
 }
 
@@ -343,7 +357,7 @@ absl::Status StateTiers::CheckIntegrity(const std::vector<uint64_t>& held) const
       ++memory.states;
       memory.bytes += InMemory(*entry);
     }
-    if (stage != Stage::kMemory && stage != Stage::kRemoving) {
+    if (stage == Stage::kMemory ? entry->has_file : stage != Stage::kRemoving) {
       ++disk.states;
       disk.bytes += entry->bytes;
     }

@@ -1,6 +1,8 @@
 // Where kept states go that the pool has no room for: as bytes into the process's memory, and from
 // there into files of a folder (state_folder.h), each with a budget. They come back the same way: a
-// file is read into memory, and out of memory a state is taken. A state is in one place at a time.
+// file is read into memory, and out of memory a state is taken. A state is in one place at a time,
+// but that its file is left until what was read of it goes on: removing one may take the disk
+// longer than reading it, and who waits for a state is not to wait for that too.
 //
 // Who holds one has a number. A state that had to give way, or whose file could not be written or
 // read, is gone: its number then names nothing, and nobody is told.
@@ -156,6 +158,7 @@ class StateTiers {
     double worth = 0;
     Stage stage = Stage::kMemory;
     bool whole = true;                 // All of it has been written.
+    bool has_file = false;             // At rest in memory, as it was read: counts in both.
     bool unwanted = false;             // Of the piece that is being read.
     double weight = 1;                 // Of the tenant that waits for it.
     std::atomic<bool> dropped{false};  // While a thread has it: nobody holds it any more.

@@ -1,7 +1,6 @@
 // The threads of StateTiers: they read, write and remove files, and never touch a budget.
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "models/weights.h"
 #include "runtime/no_memory.h"
 #include "runtime/state_tiers.h"
@@ -55,8 +54,6 @@ absl::Status StateTiers::Do(Entry* entry) {
     folder_->Remove(entry->id);
     return absl::OkStatus();
   }
-  // Whatever comes of it, the file is not needed any more: also where there is no memory for it.
-  const absl::Cleanup remove = [&] { folder_->Remove(entry->id); };
   absl::StatusOr<SavedState> state = folder_->Read(
       entry->id, entry->seal, static_cast<size_t>(entry->bytes), [this] { ++answers_; });
   if (!state.ok()) return state.status();

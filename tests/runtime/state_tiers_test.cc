@@ -104,7 +104,6 @@ TEST_F(StateTiersTest, BeyondHalfOfTheMemoryItGoesToTheDiskAndComesBack) {
       const int woken = wakes_;
       Fetch(ids[i]);
       while (wakes_ == woken) std::this_thread::yield();
-      EXPECT_FALSE(fs::exists(FileOf(ids[i])));
     }
     ExpectIs(ids[i], State(16, i));
     tiers_->Return(ids[i]);
@@ -114,6 +113,32 @@ TEST_F(StateTiersTest, BeyondHalfOfTheMemoryItGoesToTheDiskAndComesBack) {
   EXPECT_TRUE(Files().empty());
   EXPECT_EQ(tiers_->stats().disk.bytes, 0);
   EXPECT_EQ(tiers_->TakeTrouble(), absl::OkStatus());
+}
+
+// To remove a file may take longer than to read it: nobody waits for that.
+TEST_F(StateTiersTest, WhatIsReadKeepsItsFileUntilItGoesOn) {
+  Start(4, 100);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 6; ++i) ids.push_back(AddSlowly(i));
+  ASSERT_EQ(tiers_->PlaceOf(ids[0]), Place::kDisk);
+  Fetch(ids[0]);
+  EXPECT_TRUE(fs::exists(FileOf(ids[0])));
+  EXPECT_EQ(tiers_->stats().disk.states, 4);
+  // Where its memory is needed it is on the disk again, and not written once more.
+  const auto written = fs::last_write_time(FileOf(ids[0]));
+  fs::permissions(FileOf(ids[0]), fs::perms::owner_read);
+  for (int i = 6; i < 12; ++i) AddSlowly(i);
+  ASSERT_EQ(tiers_->PlaceOf(ids[0]), Place::kDisk);
+  EXPECT_EQ(fs::last_write_time(FileOf(ids[0])), written);
+  EXPECT_EQ(tiers_->stats().disk.states, 10);
+  EXPECT_EQ(tiers_->stats().moved_to_disk, 11);
+  Fetch(ids[0]);
+  ExpectIs(ids[0], State(16, 0));
+  tiers_->Return(ids[0]);
+  EXPECT_EQ(tiers_->stats().disk.states, 9);
+  Wait();
+  EXPECT_FALSE(fs::exists(FileOf(ids[0])));
+  EXPECT_EQ(Files().size(), 9u);
 }
 
 TEST_F(StateTiersTest, TheLeastWorthOnTheDiskGivesWay) {

@@ -20,6 +20,7 @@
 #include "models/config.h"
 #include "models/host_model.h"
 #include "models/state_layout.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/sequence_state.h"
 #include "runtime/session.h"
 #include "runtime/state_pool.h"
@@ -127,6 +128,78 @@ void BenchSnapshot(const std::string& name, const StateLayout& layout, int posit
   sequence.Release(parts);
 }
 
+// A state that nobody runs on, with others every few thousand tokens of its text, as a long prompt
+// leaves them: who begins with it makes all of their pages a sequence's, and the cache's again at
+// its end.
+void BenchStatesOnTheWay(const std::string& name, const StateLayout& layout, int position) {
+  constexpr int kEvery = 4096;
+  const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
+  StatePoolOptions options;
+  options.max_running = 2;
+  options.max_context = position + kMoreTokens;
+  options.cache_sequences = position / kEvery + 2;
+  options.state_bytes = 2 * static_cast<int64_t>(layout.SequenceBytes(options.max_context)) +
+                        options.cache_sequences * static_cast<int64_t>(layout.tail_stride);
+  auto pool = StatePool::Create(layout, options, AllocateHostState);
+  PACKRAT_CHECK(pool.ok()) << pool.status();
+  StatePool* const parts = pool->get();
+  SequenceState sequence;
+  sequence.Prepare(layout, need);
+  sequence.Take(parts);
+  Span span;
+  std::vector<Snapshot> on_the_way;
+  while (sequence.position() + kEvery < position) {
+    sequence.StartSpan(kEvery, parts, &span);
+    on_the_way.push_back(sequence.Snap(/*share_slot=*/false, parts));
+  }
+  sequence.StartSpan(position - sequence.position(), parts, &span);
+  Snapshot last = sequence.HandOver(parts);
+  std::vector<double> begin, end;
+  for (int round = 0; round < absl::GetFlag(FLAGS_rounds) + 2; ++round) {
+    SequenceState resumed;
+    ClearCaches();
+    const double began = Microseconds([&] {
+      resumed.Prepare(layout, need);
+      resumed.Resume(last, parts);
+      resumed.Take(parts);
+    });
+    ClearCaches();
+    const double ended = Microseconds([&] { resumed.Release(parts); });
+    if (round < 2) continue;
+    begin.push_back(began);
+    end.push_back(ended);
+  }
+  const std::string what = absl::StrCat(" a state of ", position, " tokens with ",
+                                        on_the_way.size(), " on its way, nobody beside it");
+  Row(absl::StrCat(name, ": begin with", what), Median(begin), "us");
+  Row(absl::StrCat(name, ": give back", what), Median(end), "us");
+  for (Snapshot& snapshot : on_the_way) snapshot.Release(parts);
+  last.Release(parts);
+}
+
+// What a sequence does beside its state before it is snapped: the tree of texts gets to know what
+// has come since the last time.
+void BenchText(int position) {
+  constexpr int kSince = 64;
+  PrefixCache cache(/*pool=*/nullptr, /*max_tokens=*/int64_t{4} << 20);
+  std::vector<int32_t> text(position, 7);
+  PrefixCache::Place place;
+  cache.Remember("", text, &place);
+  std::vector<double> since, whole;
+  for (int round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
+    text.insert(text.end(), kSince, 7);
+    ClearCaches();
+    since.push_back(Microseconds([&] {
+      cache.Remember("", {text.data() + (text.size() - kSince), kSince}, &place);
+    }));
+    ClearCaches();
+    whole.push_back(Microseconds([&] { cache.Remember("", std::vector<int32_t>(text)); }));
+  }
+  const std::string what = absl::StrCat(kSince, " more tokens of a text of ", position);
+  Row(absl::StrCat("the tree learns ", what), Median(since), "us", 0,
+      absl::StrFormat("copied and looked for as a whole %.1f us", Median(whole)));
+}
+
 // The text alone; its state is begun with as above.
 void BenchFork() {
   uint64_t random = 1;
@@ -181,6 +254,10 @@ void Run() {
     const StateLayout layout(config);
     for (const int position : kLengths) BenchSnapshot(name, layout, position);
   }
+  ModelConfig config;
+  config.mixers = std::vector<MixerSpec>(8, rat);
+  BenchStatesOnTheWay("8 layers of RAT", StateLayout(config), kLengths[2]);
+  for (const int position : kLengths) BenchText(position);
   BenchFork();
 }
 

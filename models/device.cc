@@ -28,15 +28,24 @@ const float* DeviceWeights::Biases(const std::vector<Rows>& parts) {
   return Upload(std::move(biases));
 }
 
-const float* DeviceWeights::Taps(const std::vector<Rows>& parts, int taps,
+const float* DeviceWeights::Taps(const std::vector<std::string>& names, int channels, int taps,
                                  const std::vector<float>& factors) {
   std::vector<float> stored;
-  for (const Rows& part : parts) {
-    const std::vector<float> values = loader_->Floats(part.name, {part.out, 1, taps});
+  int64_t together = 0;
+  for (const std::string& name : names) {
+    const int64_t part = names.size() == 1 ? channels : loader_->LengthOf(name);
+    const std::vector<float> values = loader_->Floats(name, {part, 1, taps});
     stored.insert(stored.end(), values.begin(), values.end());
+    together += part;
+  }
+  if (together != channels) {
+    loader_->Refuse(names.back(), absl::StrCat("ends ", together,
+                                               " channels of convolutions; the "
+                                               "config asks for ",
+                                               channels));
+    return nullptr;
   }
   std::vector<float> out(stored.size());
-  const size_t channels = stored.size() / taps;
   for (size_t i = 0; i < stored.size(); ++i) {
     const float factor = factors.empty() ? 1.0f : factors[i / taps];
     out[i % taps * channels + i / taps] = stored[i] * factor;

@@ -110,10 +110,11 @@ class DeviceWeights {
   // (kernels/short_conv.h). factors: (channels), which they are multiplied by, or empty.
   const float* Taps(const std::string& name, int channels, int taps,
                     const std::vector<float>& factors = {}) {
-    return Taps({{name, channels}}, taps, factors);
+    return Taps(std::vector<std::string>{name}, channels, taps, factors);
   }
-  // The same of the channels of several tensors, one after the other.
-  const float* Taps(const std::vector<Rows>& parts, int taps,
+  // The same of tensors that have `channels` together, one after the other, however many each:
+  // transformers writes OLMo's in thirds, whatever queries, keys and values have.
+  const float* Taps(const std::vector<std::string>& names, int channels, int taps,
                     const std::vector<float>& factors = {});
   WeightLoader* loader() { return loader_; }
 

@@ -113,6 +113,12 @@ DType WeightLoader::TypeOf(const std::string& name) const {
   return found == checkpoint_->tensors().end() ? DType::kF32 : ToDType(found->second.type);
 }
 
+int64_t WeightLoader::LengthOf(const std::string& name) const {
+  const auto found = checkpoint_->tensors().find(name);
+  const bool has = found != checkpoint_->tensors().end() && !found->second.shape.empty();
+  return has ? found->second.shape[0] : 0;
+}
+
 bool WeightLoader::HasQuantized() const {
   const auto& tensors = checkpoint_->tensors();
   return std::any_of(tensors.begin(), tensors.end(),

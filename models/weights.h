@@ -53,6 +53,8 @@ class WeightLoader {
   void Refuse(const std::string& name, const std::string& why);
   // How a tensor is stored; float32 if there is no such tensor.
   DType TypeOf(const std::string& name) const;
+  // The first dimension of a tensor; 0 if there is no such tensor, or if it has none.
+  int64_t LengthOf(const std::string& name) const;
   bool HasQuantized() const;  // Any tensor.
   bool Has(const std::string& name) const { return checkpoint_->Has(name); }
 

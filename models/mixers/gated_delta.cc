@@ -62,13 +62,11 @@ class GatedDeltaMixer : public Mixer {
       gates_ = weights->Stored(
           {{name("in_proj_b", "b_proj"), heads}, {name("in_proj_a", "a_proj"), heads}}, d);
     }
-    std::vector<DeviceWeights::Rows> convs = {{prefix + "conv1d.weight", shape_.channels()}};
-    if (separate && !weights->loader()->Has(convs[0].name)) {
-      convs = {{prefix + "q_conv1d.weight", shape_.keys()},
-               {prefix + "k_conv1d.weight", shape_.keys()},
-               {prefix + "v_conv1d.weight", shape_.values()}};
+    std::vector<std::string> convs = {prefix + "conv1d.weight"};
+    if (separate && !weights->loader()->Has(convs[0])) {
+      convs = {prefix + "q_conv1d.weight", prefix + "k_conv1d.weight", prefix + "v_conv1d.weight"};
     }
-    weights_.conv = weights->Taps(convs, shape_.conv_size);
+    weights_.conv = weights->Taps(convs, shape_.channels(), shape_.conv_size);
     std::vector<float> rate = weights->loader()->Floats(prefix + "A_log", {heads});
     for (float& a : rate) a = std::exp(a);
     weights_.decay_rate = weights->Upload(std::move(rate));

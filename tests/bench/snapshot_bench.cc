@@ -64,18 +64,29 @@ size_t CopiedBytes(const StateLayout& layout, int position) {
   return bytes;
 }
 
+std::unique_ptr<StatePool> PoolOf(const StateLayout& layout, const StatePoolOptions& options) {
+  auto pool = StatePool::Create(layout, options, AllocateHostState);
+  PACKRAT_CHECK(pool.ok()) << pool.status();
+  return *std::move(pool);
+}
+
+// One with an empty text and all parts that it needs.
+SequenceState Begun(const StateLayout& layout, const PartCounts& need, StatePool* pool) {
+  SequenceState sequence;
+  sequence.Prepare(layout, need);
+  sequence.Take(pool);
+  return sequence;
+}
+
 void BenchSnapshot(const std::string& name, const StateLayout& layout, int position) {
   const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
   StatePoolOptions options;
   options.max_running = 3;
   options.max_context = position + kMoreTokens;
   options.state_bytes = 3 * static_cast<int64_t>(layout.SequenceBytes(options.max_context));
-  auto pool = StatePool::Create(layout, options, AllocateHostState);
-  PACKRAT_CHECK(pool.ok()) << pool.status();
-  StatePool* const parts = pool->get();
-  SequenceState sequence;
-  sequence.Prepare(layout, need);
-  sequence.Take(parts);
+  const auto pool = PoolOf(layout, options);
+  StatePool* const parts = pool.get();
+  SequenceState sequence = Begun(layout, need, parts);
   Span span;
   sequence.StartSpan(position, parts, &span);
   // Memory that was never written would be copied at no cost.
@@ -140,12 +151,9 @@ void BenchStatesOnTheWay(const std::string& name, const StateLayout& layout, int
   options.cache_sequences = position / kEvery + 2;
   options.state_bytes = 2 * static_cast<int64_t>(layout.SequenceBytes(options.max_context)) +
                         options.cache_sequences * static_cast<int64_t>(layout.tail_stride);
-  auto pool = StatePool::Create(layout, options, AllocateHostState);
-  PACKRAT_CHECK(pool.ok()) << pool.status();
-  StatePool* const parts = pool->get();
-  SequenceState sequence;
-  sequence.Prepare(layout, need);
-  sequence.Take(parts);
+  const auto pool = PoolOf(layout, options);
+  StatePool* const parts = pool.get();
+  SequenceState sequence = Begun(layout, need, parts);
   Span span;
   std::vector<Snapshot> on_the_way;
   while (sequence.position() + kEvery < position) {

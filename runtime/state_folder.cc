@@ -83,14 +83,18 @@ absl::StatusOr<SavedState> StateFolder::Read(uint64_t name, const Seal& seal, si
                                              const std::function<void()>& answered) const {
   constexpr size_t kPieceBytes = kMostPieceBytes;
   std::string bytes;
-  bytes.reserve(most);
   for (size_t came = kPieceBytes; came == kPieceBytes;) {
-    const absl::StatusOr<std::string> piece =
+    absl::StatusOr<std::string> piece =
         ReadFileAt(PathOf(name), static_cast<int64_t>(bytes.size()),
                    std::min(kPieceBytes, most - bytes.size()));
     if (!piece.ok()) return piece.status();
     came = piece->size();
-    bytes += *piece;
+    if (bytes.empty()) {
+      bytes = *std::move(piece);  // Mostly all there is: memory of its own would cost more.
+      if (came == kPieceBytes) bytes.reserve(most);
+    } else {
+      bytes += *piece;
+    }
     answered();
   }
   // The header has the hash of the rest. A file that is whole may still be another state's.

@@ -107,7 +107,7 @@ void ReadFalconH1Config(JsonFields* f, ModelConfig* config) {
   SizeDefaults defaults{128000, 4096, 14336, 32, 8192, 1, 2};
   defaults.norm_eps = 1e-5;
   const int num_layers = ReadSizes(f, defaults, config);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   f->Only("mamba_use_mlp", true);
   // How much is computed at once, and what earlier versions wrote.
   f->Ignore({"mamba_chunk_size", "num_logits_to_keep", "mlp_expansion_factor"});

@@ -87,6 +87,12 @@ void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size
   attention->head_dim = ReadHeadDim(fields, heads, hidden_size, defaults.head_dim);
 }
 
+void OnlySilu(JsonFields* fields, const char* name) {
+  const std::string act = fields->String(name, "silu");
+  if (act == "silu" || act == "swish") return;
+  fields->Fail(name, absl::StrCat("is ", Quoted(act), "; must be silu or swish"));
+}
+
 int RotaryDim(JsonFields* fields, double part, int head_dim) {
   const int dim = static_cast<int>(head_dim * part);
   if (dim < 2 || dim % 2 != 0) {

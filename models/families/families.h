@@ -117,6 +117,9 @@ struct HeadDefaults {
 void ReadHeads(JsonFields* fields, const HeadDefaults& defaults, int hidden_size,
                AttentionSpec* attention);
 
+// Refuses another activation than SiLU, for which transformers has two names, or none.
+void OnlySilu(JsonFields* fields, const char* name);
+
 // Channels of a head that are rotated, of a partial_rotary_factor that was read as `part`.
 int RotaryDim(JsonFields* fields, double part, int head_dim);
 

@@ -91,7 +91,7 @@ void ReadGraniteMoeHybridConfig(JsonFields* f, ModelConfig* config) {
   const int num_layers = ReadSizes(f, {32000, 4096, 11008, 32, 2048, 1, 2}, config);
   experts.width = config->intermediate_size;
   config->intermediate_size = f->Int("shared_intermediate_size", 1, kMaxIntermediate, 1024);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   f->Only("normalization_function", "rmsnorm");
   const auto multiplier = [f](const char* name) {
     return static_cast<float>(f->Number(name, 1e-6, 1e6, 1.0));

@@ -63,10 +63,7 @@ void ReadMesaNetConfig(JsonFields* f, ModelConfig* config) {
   // tensors tell whether they have biases.
   f->Ignore({"attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy",
              "fuse_linear_cross_entropy", "use_l2warp", "use_short_conv", "conv_bias"});
-  const std::string act = f->String("hidden_act", "swish");
-  if (act != "swish" && act != "silu") {
-    f->Fail("hidden_act", absl::StrCat("is ", Quoted(act), "; must be swish or silu"));
-  }
+  OnlySilu(f, "hidden_act");
   const double ratio = f->Number("hidden_ratio", 1e-3, 64.0, 4.0);
   if (config->intermediate_size == 0) {
     const int wide = static_cast<int>(config->hidden_size * ratio * 2 / 3);

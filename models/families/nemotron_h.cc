@@ -93,7 +93,7 @@ Mamba2Spec ReadMamba(JsonFields* f) {
   // time_step_limit.
   mamba.dt_min =
       static_cast<float>(f->Number(NameOf(f, "mamba_dt_min", "time_step_min"), 0.0, 1e6, 0.001));
-  f->Only("mamba_hidden_act", "silu");
+  OnlySilu(f, "mamba_hidden_act");
   f->Ignore({"time_step_limit", "time_step_max", "time_step_floor", "time_step_rank",
              "mamba_proj_bias", "expand", "chunk_size", "use_mamba_kernels",
              "mamba_ssm_cache_dtype", "mamba_expand", "mamba_chunk_size", "mamba_dt_max",

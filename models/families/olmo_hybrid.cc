@@ -65,7 +65,7 @@ void ReadOlmoHybridConfig(JsonFields* f, ModelConfig* config) {
   config->others = {"mtp."};  // Guessing of tokens ahead.
   const bool bias = f->Bool("attention_bias", false);
   const int num_layers = ReadSizes(f, {100352, 3840, 11008, 32, 65536, -1, 100257}, config);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   const AttentionSpec attention = ReadAttention(f, config->hidden_size, bias);
   const GatedDeltaSpec delta = ReadDelta(f, config->hidden_size, attention.num_heads);
   std::vector<std::string> types = ReadLayerTypes(f, num_layers);

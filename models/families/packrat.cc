@@ -37,7 +37,7 @@ void ReadPackratConfig(JsonFields* f, ModelConfig* config) {
   config->names.mixer = "mixer.";
   config->names.feed_forward_norm = "mlp_norm.weight";
   const int num_layers = ReadSizes(f, {{}, {}, {}, {}, 4096, -1, -1, "norm_eps"}, config);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   const SharedFields shared{config->hidden_size, ReadRopeTheta(f, 10000.0)};
   const std::vector<std::string> types = ReadLayerTypes(f, num_layers);
   if (types.empty()) f->Fail("layer_types", "missing; must list the mixer of every layer");

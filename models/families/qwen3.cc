@@ -12,7 +12,7 @@ namespace {
 void ReadQwen(JsonFields* f, ModelConfig* config, AttentionSpec attention,
               std::optional<int> head_dim) {
   const int num_layers = ReadSizes(f, {151936, 4096, 22016, 32, 32768}, config);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   // Key heads that are null are as many as heads.
   std::optional<int> kv_heads;
   if (f->Find("num_key_value_heads") == nullptr) kv_heads = 32;

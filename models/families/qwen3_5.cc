@@ -31,7 +31,7 @@ void ReadHybrid(JsonFields* f, const HybridDefaults& defaults, bool by_key_head,
   config->norm_plus_one = true;
   const bool bias = f->Bool("attention_bias", false);
   const int num_layers = ReadSizes(f, defaults.sizes, config);
-  f->Only("hidden_act", "silu");
+  OnlySilu(f, "hidden_act");
   f->Only("output_gate_type", "swish");
   // Guessing ahead, and a type of state that is float32 here in any case.
   f->Ignore({"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"});

@@ -174,7 +174,7 @@ INSTANTIATE_TEST_SUITE_P(
               "\"quantization_config\": {\"quant_method\": \"awq\"}, \"rat\": {",
               "quantization_config: is unknown here"},
              {"HiddenAct", "\"rat\": {", "\"hidden_act\": \"gelu\", \"rat\": {",
-              "hidden_act: is \"gelu\"; only \"silu\" is served"},
+              "hidden_act: is \"gelu\"; must be silu or swish"},
              {"AttentionBias", "\"rat\": {", "\"attention_bias\": true, \"rat\": {",
               "attention_bias: is true; only false is served"},
              {"InAMixer", "\"chunk_size\": 16", "\"chunk_size\": 16, \"dilation\": 4",

@@ -94,6 +94,11 @@ TEST(Llama, AnEndOfNullIsNone) {
   EXPECT_THAT(small.eos_ids, IsEmpty());  // 2 is no token of it.
 }
 
+TEST(Llama, SiluHasTwoNames) {
+  const auto config = ParseWith(kSmol, "\"silu\"", "\"swish\"");
+  EXPECT_TRUE(config.ok()) << config.status();
+}
+
 TEST(Llama, HeadsNeedNotDivideTheModel) {
   const auto config =
       ParseWith(kSmol, "\"hidden_size\": 576", "\"head_dim\": 80, \"hidden_size\": 575");
@@ -308,7 +313,7 @@ INSTANTIATE_TEST_SUITE_P(
           "pruned_heads: is an object; only an empty object is served"},
          {"Interleaved", "\"rope_interleaved\": false", "\"rope_interleaved\": true",
           "rope_interleaved: is true"},
-         {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+         {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; must be silu or swish"},
          {"Quantised", "\"use_cache\"", "\"quantization_config\": {}, \"use_cache\"",
           "quantization_config: is unknown here"},
          {"Window", "\"use_cache\"", "\"sliding_window\": 512, \"use_cache\"",

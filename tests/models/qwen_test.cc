@@ -199,7 +199,7 @@ INSTANTIATE_TEST_SUITE_P(
               "attention_bias: is \"qkv\"; must be true or false"},
              {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
               "mlp_bias: is true; only false is served"},
-             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only \"silu\""},
+             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; must be silu or swish"},
              {"PartialRotary", "\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
               "partial_rotary_factor: is unknown here"},
              {"OddHeads", "\"head_dim\": 128", "\"head_dim\": 63", "head_dim: is 63; must be even"},

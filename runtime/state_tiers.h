@@ -230,7 +230,10 @@ class StateTiers {
   Budget memory_{&stats_.memory}, disk_{&stats_.disk};
   Queue wanted_;
   double turn_ = 0;              // Of what was handed to the reader last.
-  std::vector<Entry*> reading_;  // What the reader has, at most kMostReading.
+  // What the reader has: enough that it has work while a step goes on, and few for another tenant
+  // to wait for.
+  static constexpr size_t kMostReading = 8;
+  std::vector<Entry*> reading_;
   std::atomic<int64_t> answers_{0};
 
   Mutex mutex_;

@@ -1,161 +1,12 @@
-#include "kernels/attention.h"
+#include "tests/kernels/attention_feed.h"
 
 #include <algorithm>
-#include <deque>
 #include <tuple>
-
-#include "tests/kernels/attention_reference.h"
-#include "tests/kernels/tail_feed.h"
 
 namespace packrat {
 namespace {
 
-// A way of computing attention: in activations and pages of type T.
-template <class T>
-struct Form {
-  using Activation = T;
-  using Page = T;
-  static bool Runs() { return true; }
-  static AttentionRounding Rounding(const AttentionShape&) {
-    return {Storage{sizeof(T) == 2}, kDotRoundings};
-  }
-  // Of an entry's channel d among the keys of a head.
-  static size_t KeyAt(int entry, int d, int padded) { return size_t{1} * entry * padded + d; }
-  static size_t CpuScratchFloats(int head_dim) { return AttentionScratchFloats(head_dim); }
-  template <class... Arguments>
-  static absl::Status Run(const Arguments&... arguments) {
-    return ops::Attention(arguments...);
-  }
-};
-
-#ifdef PACKRAT_GPU
-using Forms = ActivationTypes;
-#else
-
-// AttentionInBFloat16().
-struct InBFloat16 {};
-template <>
-struct Form<InBFloat16> {
-  using Activation = float;
-  using Page = uint16_t;
-  static bool Runs() { return CpuHasBFloat16(); }
-  // What can be held is rounded only once it is rotated. The roundings of a dot product are those
-  // of one chain.
-  static AttentionRounding Rounding(const AttentionShape& s) {
-    const double rounding = Storage{true}.rounding(), rotated = s.rotary_dim > 0 ? rounding : 0;
-    return {Storage{true}, 1.0 * PadTo16(s.head_dim), rotated, rotated, 1.001 * rounding, 0};
-  }
-  static size_t KeyAt(int entry, int d, int) {
-    return size_t{2} * (d / 2 * kBlockTokens + entry) + d % 2;
-  }
-  static size_t CpuScratchFloats(int) { return AttentionInBFloat16ScratchFloats(); }
-  template <class... Arguments>
-  static absl::Status Run(const Arguments&... arguments) {
-    return AttentionInBFloat16(arguments...);
-  }
-};
-using Forms = testing::Types<float, InBFloat16>;
-#endif
-
-template <class T>
-class AttentionTest : public TextsTest {
- protected:
-  using Activation = typename Form<T>::Activation;
-  using Page = typename Form<T>::Page;
-  using Texts = std::deque<AttentionText>;
-
-  template <class Body>
-  void ForEachDevice(const Body& body) {
-    TextsTest::ForEachDevice([&] {
-      if (Form<T>::Runs()) body();
-    });
-  }
-
-  static Texts MakeTexts(Random* random, const AttentionShape& s, const std::vector<int>& lengths,
-                         float scale = 1.0f) {
-    Texts texts;
-    for (const int n : lengths) {
-      texts.emplace_back(random, s, n, scale, Form<T>::Rounding(s));
-    }
-    return texts;
-  }
-
-  Outputs Feed(const AttentionShape& s, const Texts& texts, Cut cut, uint64_t seed = 7) {
-    std::vector<int> lengths;
-    for (const AttentionText& text : texts) lengths.push_back(text.length);
-    Feeder feeder(lengths, cut);
-    return Feed(
-        s, texts, [&](std::vector<Rows>* rows) { return feeder.Next(rows); }, seed);
-  }
-
-  // next(&rows): as Feeder::Next().
-  template <class Next>
-  Outputs Feed(const AttentionShape& s, const Texts& texts, const Next& next, uint64_t seed) {
-    const int q_width = s.num_heads * s.head_dim, kv_width = s.num_kv_heads * s.head_dim;
-    Random random(seed);
-    std::vector<int> lengths, rings, used;
-    std::vector<const std::vector<float>*> q, k, v;
-    int tokens = 1;
-    for (const AttentionText& text : texts) {
-      lengths.push_back(text.length);
-      q.push_back(&text.q), k.push_back(&text.k), v.push_back(&text.v);
-      rings.push_back(RingPages(s, text.length));
-      used.push_back(std::min((text.length + kBlockTokens - 1) / kBlockTokens, rings.back()));
-      tokens += text.length + 3;
-    }
-    DevicePages<Page> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
-    const std::vector<int> no_tails(lengths.size());
-    Scratch scratch(
-        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens),
-                        Form<T>::CpuScratchFloats(s.head_dim)));
-    scratch.Zero();
-    Outputs outputs(lengths.size());
-    std::vector<Rows> rows;
-    while (next(&rows)) {
-      const DeviceStep step(&random, rows, no_tails);
-      // Rows of k, q, v and something else.
-      const int beside = random.Int(0, 3), stride = q_width + 2 * kv_width + beside;
-      const std::vector<float> all_q = step.Gather(q, q_width), all_k = step.Gather(k, kv_width),
-                               all_v = step.Gather(v, kv_width);
-      std::vector<float> qkv;
-      for (int t = 0; t < step.num_tokens(); ++t) {
-        qkv.insert(qkv.end(), &all_k[t * kv_width], &all_k[t * kv_width] + kv_width);
-        qkv.insert(qkv.end(), &all_q[t * q_width], &all_q[t * q_width] + q_width);
-        qkv.insert(qkv.end(), &all_v[t * kv_width], &all_v[t * kv_width] + kv_width);
-        qkv.insert(qkv.end(), beside, kNaN);
-      }
-      DeviceArray<Activation> device_qkv(Stored<Activation>::From(qkv));
-      DeviceArray<float> rope(step.Rope(kRopeBase, s.rotary_dim, 1));
-      DeviceArray<Activation> out(static_cast<size_t>(step.num_tokens()) * q_width);
-      const StatePages tables = pages.For(step);
-      const Activation* rows_at = device_qkv.data();
-      const AttentionOperands operands{
-          rows_at + kv_width, rows_at,    rows_at + kv_width + q_width, stride,
-          rope.data(),        out.data(), Stored<Activation>::kType};
-      EXPECT_TRUE(Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), [&](auto... device) {
-                    return Form<T>::Run(s, step.batch(), tables, operands, device...);
-                  }).ok());
-      step.Scatter(out.Get(), q_width, &outputs);
-    }
-    // Where pages are not rows, padding shows in the results alone: what is not zero is a NaN.
-    const int padded = PadTo16(s.head_dim);
-    pages.ExpectOthersIntact(used, sizeof(Page) == sizeof(Activation) ? s.head_dim : padded,
-                             padded);
-    scratch.ExpectGuardsIntact();
-    return outputs;
-  }
-
-  void ExpectRightInEveryCut(const AttentionShape& s, const Texts& texts) {
-    SCOPED_TRACE(testing::Message() << "heads " << s.num_heads << "/" << s.num_kv_heads << " dim "
-                                    << s.head_dim << " rotary " << s.rotary_dim << " window "
-                                    << s.window << " text " << texts[0].length);
-    ForEachDevice([&] {
-      TextsTest::ExpectRightInEveryCut(
-          texts, [&](Cut cut, uint64_t seed) { return Feed(s, texts, cut, seed); });
-    });
-  }
-};
-TYPED_TEST_SUITE(AttentionTest, Forms);
+TYPED_TEST_SUITE(AttentionTest, AttentionForms);
 
 TYPED_TEST(AttentionTest, MeetsTheReferenceInEveryCut) {
   Random random(1);
@@ -259,7 +110,7 @@ TYPED_TEST(AttentionTest, MaximumMovesBetweenSplits) {
 // are beyond 2^24, where a float32 no longer tells two integers apart. Scores that are large show
 // whether a query keeps what bfloat16 cannot hold: the keys that it meets there are as they are.
 TYPED_TEST(AttentionTest, LongRuns) {
-  using Activation = typename Form<TypeParam>::Activation;
+  using Activation = typename AttentionForm<TypeParam>::Activation;
   using S = Stored<Activation>;
   const int dim = 16, num = 4;
   Random random(5);
@@ -273,13 +124,13 @@ TYPED_TEST(AttentionTest, LongRuns) {
     const int position = start, window = visible;  // Bindings cannot be captured.
     const AttentionShape s{2, 1, dim, window, dim};
     const int length = position + num;
-    if (!Form<TypeParam>::Runs()) return;
-    const AttentionRounding rounding = Form<TypeParam>::Rounding(s);
-    DevicePages<typename Form<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
+    if (!AttentionForm<TypeParam>::Runs()) return;
+    const AttentionRounding rounding = AttentionForm<TypeParam>::Rounding(s);
+    DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
                                                       {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
     Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10),
-                                    Form<TypeParam>::CpuScratchFloats(dim)));
+                                    AttentionForm<TypeParam>::CpuScratchFloats(dim)));
     scratch.Zero();
     // q, k, v of the tokens from `position` on.
     std::vector<float> fed = rounding.operands(random.Normals(num * 4 * dim));
@@ -298,7 +149,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
                                        S::kType};
       EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)),
                             [&](auto... device) {
-                              return Form<TypeParam>::Run(s, step.batch(), tables, operands,
+                              return AttentionForm<TypeParam>::Run(s, step.batch(), tables, operands,
                                                           device...);
                             })
                       .ok());
@@ -317,7 +168,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
       const float* value = page + (kBlockTokens + p % kBlockTokens) * dim;
       Vector key(dim);
       for (int d = 0; d < dim; ++d) {
-        key[d] = page[Form<TypeParam>::KeyAt(p % kBlockTokens, d, dim)];
+        key[d] = page[AttentionForm<TypeParam>::KeyAt(p % kBlockTokens, d, dim)];
       }
       add(key, Vector(value, value + dim), 0);
     }
@@ -340,10 +191,10 @@ TYPED_TEST(AttentionTest, LongRuns) {
 
 // As for RAT, with one and with two queries to a key, and a window.
 TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
-  using Activation = typename Form<TypeParam>::Activation;
+  using Activation = typename AttentionForm<TypeParam>::Activation;
   using S = Stored<Activation>;
   const int dim = 16, kv_width = 16 * dim;
-  if (!Form<TypeParam>::Runs()) return;
+  if (!AttentionForm<TypeParam>::Runs()) return;
   for (const AttentionShape& shape :
        {AttentionShape{16, 16, dim, 0, dim}, AttentionShape{32, 16, dim, 200, dim}}) {
     const AttentionShape s = shape;
@@ -360,14 +211,14 @@ TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
       qkv.back().insert(qkv.back().end(), last.begin(), last.end());
     }
     for (const std::vector<float>& rows : qkv) texts.push_back(&rows);
-    DevicePages<typename Form<TypeParam>::Page> pages(&random, AttentionPageFloats(16, dim), rings);
+    DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random, AttentionPageFloats(16, dim), rings);
     pages.Fill(&random);
     const std::vector<int> no_tails(positions.size());
     this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
       const DeviceStep step(&random, rows, no_tails);
       Scratch scratch(
           PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, step.num_spans(), step.num_tokens()),
-                          Form<TypeParam>::CpuScratchFloats(dim)));
+                          AttentionForm<TypeParam>::CpuScratchFloats(dim)));
       scratch.Zero();
       DeviceArray<Activation> all(S::From(step.Gather(texts, stride)));
       DeviceArray<float> rope(step.Rope(kRopeBase, dim, 1));
@@ -378,7 +229,7 @@ TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
           stride,     rope.data(),        out.data(),
           S::kType};
       const auto run = [&](auto... device) {
-        return Form<TypeParam>::Run(s, step.batch(), tables, operands, device...);
+        return AttentionForm<TypeParam>::Run(s, step.batch(), tables, operands, device...);
       };
       EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), run).ok());
       scratch.ExpectGuardsIntact();
@@ -449,3 +300,4 @@ TYPED_TEST(AttentionTest, NaNInAValueIsNotSeenBefore) {
 
 }  // namespace
 }  // namespace packrat
+

@@ -6,6 +6,7 @@
 // arithmetic that a weight was packed for:
 // - kFloat32: acc = fma(x[k], w[k], acc) for k = 0, 1, ... 63, with one rounding where the
 //   instruction set has it; the same from zero for each further 64 inputs, whose sums are added.
+//   Subnormal numbers count as zeros (kernels/flush_subnormals.h).
 // - kBFloat16, for weights in bfloat16: x is rounded to bfloat16 (to nearest even, subnormals to
 //   zero), and acc = x[k] w[k] + (x[k + 1] w[k + 1] + acc) for k = 0, 2, ..., each sum rounded to
 //   nearest even, with subnormal weights and sums taken for zero. Where CpuHasBFloat16()

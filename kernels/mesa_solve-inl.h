@@ -39,6 +39,10 @@ constexpr float kTinyQuery = 1e-20f;
 
 constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
 
+// Of a negative number too small for float32 is left a negative zero, which becomes a positive one
+// where tokens of weight zero come behind it, as in sixteen systems: so in all.
+HWY_INLINE V16 PositiveZeros(const V16& a) { return Add(a, Zero()); }
+
 // --- One system: channels in the lanes. `decay`: exp(G_t); c (16): C_s, zero for s > t. ---
 
 // y = x' H + tail: with rows = k the product with H_kk, with rows = v the read-out from H_kv. The
@@ -84,7 +88,7 @@ HWY_INLINE void ReadOne(const Block& b, const float* sealed, const float* rows, 
       }
     }
 #pragma GCC unroll 16
-    for (int g = 0; g < kWidth; ++g) Store(sum[g], y + j + g * 16);
+    for (int g = 0; g < kWidth; ++g) Store(PositiveZeros(sum[g]), y + j + g * 16);
   });
 }
 
@@ -193,7 +197,7 @@ HWY_INLINE void ReadMany(const Block& b, const float* sealed, const float* rows,
       }
     }
 #pragma GCC unroll 16
-    for (int g = 0; g < kAccumulators; ++g) Store(acc[g], y + (j + g) * 16);
+    for (int g = 0; g < kAccumulators; ++g) Store(PositiveZeros(acc[g]), y + (j + g) * 16);
   }
 }
 

@@ -18,12 +18,17 @@ HWY_INLINE Int BroadcastInt(int32_t x) { return _mm_set1_epi32(x); }
 HWY_INLINE Int LowHalves(Int x) { return _mm_and_si128(x, _mm_set1_epi8(15)); }
 HWY_INLINE Int HighHalves(Int x) { return LowHalves(_mm_srli_epi16(x, 4)); }
 HWY_INLINE Vec LoadHalves(const std::byte* p) {
-  // No instruction for it: exponent and mantissa move to their places, and a product, exact for
-  // subnormals too, sets the exponent right. There are no infinities and NaNs.
+  // No instruction for it: exponent and mantissa move to their places, and an addition sets the
+  // exponent right. A half's subnormals have one more and a leading one, which is taken away again.
+  // There are no infinities and NaNs.
   const Int half = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   const Int magnitude = _mm_slli_epi32(_mm_and_si128(half, _mm_set1_epi32(0x7fff)), 13);
   const Int sign = _mm_slli_epi32(_mm_and_si128(half, _mm_set1_epi32(0x8000)), 16);
-  return _mm_or_ps(_mm_mul_ps(_mm_castsi128_ps(magnitude), _mm_set1_ps(0x1p112f)),
+  const __m128 normal = _mm_castsi128_ps(_mm_add_epi32(magnitude, _mm_set1_epi32(112 << 23)));
+  const __m128 subnormal = _mm_sub_ps(
+      _mm_castsi128_ps(_mm_add_epi32(magnitude, _mm_set1_epi32(113 << 23))), _mm_set1_ps(0x1p-14f));
+  const Int small = _mm_cmplt_epi32(magnitude, _mm_set1_epi32(1 << 23));
+  return _mm_or_ps(_mm_blendv_ps(normal, subnormal, _mm_castsi128_ps(small)),
                    _mm_castsi128_ps(sign));
 }
 HWY_INLINE Vec Broadcast(float x) { return _mm_set1_ps(x); }

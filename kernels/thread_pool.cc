@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include "kernels/check.h"
+#include "kernels/flush_subnormals.h"
 
 namespace packrat {
 namespace {
@@ -32,6 +33,7 @@ ThreadPool::ThreadPool(int threads, const Resources& resources)
   for (int worker = 1; worker < size_; ++worker) {
     threads_.emplace_back([this, worker] {
       pthread_setname_np(pthread_self(), "packrat-compute");
+      const FlushSubnormals flush;
       WorkerLoop(worker);
     });
   }
@@ -50,6 +52,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::Run(int64_t count, Task task) {
   if (count <= 0) return;
+  const FlushSubnormals flush;
   if (size_ == 1 || count == 1) {
     for (int64_t i = 0; i < count; ++i) task(i, 0);
     return;

@@ -31,7 +31,8 @@ class ThreadPool {
   int size() const { return size_; }
 
   // Calls task(i, worker) for every i in [0, count), each once, on any thread and in any order;
-  // `worker` in [0, size()) is the running thread's number, for scratch. Returns when all are done.
+  // `worker` in [0, size()) is the running thread's number, for scratch. Tasks compute without
+  // subnormal numbers (kernels/flush_subnormals.h). Returns when all are done.
   // One caller at a time, no nesting. Allocates nothing.
   void Run(int64_t count, Task task);
 

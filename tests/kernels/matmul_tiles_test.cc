@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu_target.h"
+#include "kernels/flush_subnormals.h"
 #include "kernels/matmul.h"
 #include "kernels/matmul_tiles-inl.h"
 #include "tests/kernels/plain_tiles.h"
@@ -102,6 +103,7 @@ struct Product {
 };
 
 TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
+  const FlushSubnormals flush;
   Random random(6);
   for (int i = 0; i < 100; ++i) {
     const Product product(&random);
@@ -132,6 +134,7 @@ TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
 }
 
 TEST(MatMulTilesTest, TheProcessorDoesTheSame) {
+  const FlushSubnormals flush;
   if (!SetCpuTarget("amx").ok()) GTEST_SKIP() << "this processor has no AMX-BF16";
   Random random(7);
   for (int i = 0; i < 300; ++i) {

@@ -154,5 +154,24 @@ TEST(KernelContextTest, ScratchOfEachThreadIsItsOwn) {
   EXPECT_GE(context.bytes(), (5 + 3 * 33) * sizeof(float));
 }
 
+// On every thread, and where there is one task or one thread alone; and it is over afterwards.
+TEST(ThreadPoolTest, TasksComputeWithoutSubnormals) {
+  volatile float small = 0x1p-126f, half = 0.5f, two = 2.0f;
+  for (const int threads : {1, 2, 3}) {
+    ThreadPool pool(threads, Cpus(threads));
+    for (const int count : {1, 100}) {
+      std::atomic<int> made{0}, taken{0};
+      volatile float subnormal = 0x1p-127f;
+      pool.Run(count, [&](int64_t, int) {
+        if (small * half != 0.0f) ++made;
+        if (subnormal * two != 0.0f) ++taken;
+      });
+      EXPECT_EQ(made, 0) << "of " << count << " on " << threads;
+      EXPECT_EQ(taken, 0) << "of " << count << " on " << threads;
+      EXPECT_EQ(small * half * two, 0x1p-126f);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace packrat

@@ -1,9 +1,13 @@
 #include "kernels/paired_state.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "hwy/base.h"
 #include "kernels/batch.h"
+#include "kernels/cpu_target.h"
+#include "kernels/tiles-inl.h"
 // Keep before the attributes.
 #include <immintrin.h>
 
@@ -174,14 +178,108 @@ HWY_INLINE void SealColumns(const BlockPairs& pairs, bool sealed, float decay, i
   }
 }
 
+// The same in tiles.
+
+// n vectors, at most those of two tiles. A tile has as many pairs of each as divide all.
+void ReadInTiles(const float* x, ptrdiff_t x_stride, int n, const float* state, int num_pairs,
+                 int padded, float* out, ptrdiff_t out_stride) {
+  const int pairs = (num_pairs + kPairs - 1) / kPairs * kPairs;
+  const int strip = pairs % kTilePairs == 0 ? kTilePairs : kPairs;
+  const int second = n > kTileRows ? n / 2 : 0;
+  const StepRows rows{0, {n - second, second}};
+  const float* next = state + ptrdiff_t{num_pairs} * padded;  // The next head's.
+  ProcessorTiles::Configure(ConfigOf(rows, strip));
+  for (int d = 0; d < padded; d += 2 * kLanes) {
+    if (n <= kDecoded) {
+      for (const float* end = next + ptrdiff_t{2 * kLanes} * num_pairs; next < end;
+           next += kLanes) {
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+      }
+    }
+    const bool half = d + kLanes == padded;
+    alignas(kTileBytes) float halves[2 * kTileRows][2 * kLanes];
+    const auto* left = reinterpret_cast<const std::byte*>(state + d);
+    const TileWeights columns{left, half ? left : left + kTileBytes,
+                              static_cast<ptrdiff_t>(sizeof(float)) * padded};
+    MultiplyInPlace<ProcessorTiles>({rows, x, x_stride, pairs, strip, half ? halves[0] : out + d,
+                                     half ? 2 * kLanes : out_stride},
+                                    columns, /*accumulate=*/false);
+    for (int r = 0; half && r < n; ++r) std::copy_n(halves[r], kLanes, out + r * out_stride + d);
+  }
+  ProcessorTiles::Release();
+}
+
+// What a block adds to kTileRows rows of S from row i on, columns [d, d + 32).
+struct alignas(kTileBytes) Added {
+  float rows[kTileRows][2 * kLanes];
+  int i, d;
+};
+
+// S += that, once it has decayed.
+void Add(const Added& added, bool sealed, float decay, int padded, const float* in, float* out,
+         ptrdiff_t lower) {
+  const __m512 factor = _mm512_set1_ps(decay);
+  const int end = std::min(added.d + 2 * kLanes, padded);
+  for (int r = 0; r < kTileRows; r += 2) {
+    for (int d = added.d; d < end; d += kLanes) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>((added.i + r) / 2) * padded + d;
+      TwoRows sum = {_mm512_load_ps(added.rows[r] + d - added.d),
+                     _mm512_load_ps(added.rows[r + 1] + d - added.d)};
+      if (sealed) {
+        const TwoRows rows = Join(_mm512_loadu_si512(in + at), _mm512_loadu_si512(in + at + lower));
+        sum = {_mm512_fmadd_ps(rows.first, factor, sum.first),
+               _mm512_fmadd_ps(rows.second, factor, sum.second)};
+      }
+      Split(sum, out + at, out + at + lower);
+    }
+  }
+}
+
+void SealInTiles(const BlockPairs& pairs, bool sealed, float decay, int state_padded, int padded,
+                 const float* in, float* out, ptrdiff_t lower) {
+  alignas(kTileBytes) float b[kMaxHeadDim][kPairs];
+  for (int s = 0; s < kPairs; ++s) {
+    for (int i = 0; i < state_padded; ++i) b[i][s] = pairs.b[s][i];
+  }
+  const StepRows rows{0, {kTileRows, 0}};
+  Added added[2];
+  const Added* last = nullptr;
+  int now = 0;
+  ProcessorTiles::Configure(ConfigOf(rows, kPairs));
+  for (int i = 0; i < state_padded; i += kTileRows) {
+    for (int d = 0; d < padded; d += 2 * kLanes, now = 1 - now) {
+      Added* const next = &added[now];
+      next->i = i, next->d = d;
+      const auto* left = reinterpret_cast<const std::byte*>(&pairs.u[0][d]);
+      MultiplyInPlace<ProcessorTiles>(
+          {rows, b[i], kPairs, kPairs, kPairs, next->rows[0], 2 * kLanes},
+          {left, d + kLanes == padded ? left : left + kTileBytes,
+           static_cast<ptrdiff_t>(sizeof pairs.u[0])},
+          /*accumulate=*/false);
+      // While the tiles multiply.
+      if (last != nullptr) Add(*last, sealed, decay, padded, in, out, lower);
+      last = next;
+    }
+  }
+  Add(*last, sealed, decay, padded, in, out, lower);
+  ProcessorTiles::Release();
+}
+
 }  // namespace
 
 void ReadPairedState(const float* x, ptrdiff_t x_stride, int n, const float* state, int num_pairs,
                      int padded, float* out, ptrdiff_t out_stride) {
+  const bool tiles = CpuHasTiles();
+  const int most = tiles ? 2 * kTileRows : kMostVectors;
   for (int first = 0, count; first < n; first += count) {
-    count = n - first < kMostVectors ? n - first : kMostVectors;
-    kReadVectors[count - 1](x + first * x_stride, x_stride, state, num_pairs, padded,
-                            out + first * out_stride, out_stride);
+    count = std::min(n - first, most);
+    const float* from = x + first * x_stride;
+    float* to = out + first * out_stride;
+    if (tiles) {
+      ReadInTiles(from, x_stride, count, state, num_pairs, padded, to, out_stride);
+    } else {
+      kReadVectors[count - 1](from, x_stride, state, num_pairs, padded, to, out_stride);
+    }
   }
 }
 
@@ -197,6 +295,9 @@ void SealPairedState(bool sealed, float decay, const float* c, const float* cons
     for (int d = 0; d < padded; d += kLanes) {
       _mm512_store_si512(pairs.u[s] + d, Interleave(first + d, c[2 * s], second + d, c[2 * s + 1]));
     }
+  }
+  if (CpuHasTiles()) {
+    return SealInTiles(pairs, sealed, decay, state_padded, padded, in, out, lower);
   }
   for (int i = 0; i < state_padded; i += 8) {
     int d = 0;

@@ -1,7 +1,9 @@
 // What the CPU's gated delta and Mamba-2 do with the matrix of a head, S (rows, padded), where they
 // compute in the processor's dot products of pairs of bfloat16 (AVX512-BF16): reading it for a
 // block's tokens, and sealing it at the block's end. kernels/block_state-inl.h is the same in
-// float32; kernels/matmul_bf16.cc states how the dot products round.
+// float32; kernels/matmul_bf16.cc states how the dot products round. Where the processor has tiles
+// (AMX), both are products in them, of one vector too (kernels/tiles-inl.h); what a block adds is
+// summed up by itself then, before the state as it has decayed is added.
 //
 // S itself stays float32, cut in two: of every number the nearest bfloat16, which is all that is
 // read for a token, and the other half of its bits. So nothing is lost from block to block, and
@@ -20,7 +22,7 @@ namespace packrat {
 
 // out_r (padded) = x_r S for n vectors x_r of (num_pairs) pairs (RoundToPairs()), which begin
 // x_stride floats after each other, their results out_stride. state: the upper halves of twice
-// num_pairs rows or more.
+// num_pairs rows; of eights of pairs, the last of which x and the state fill up with zeros.
 void ReadPairedState(const float* x, ptrdiff_t x_stride, int n, const float* state, int num_pairs,
                      int padded, float* out, ptrdiff_t out_stride);
 

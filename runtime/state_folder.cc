@@ -84,9 +84,8 @@ absl::StatusOr<SavedState> StateFolder::Read(uint64_t name, const Seal& seal, si
   constexpr size_t kPieceBytes = kMostPieceBytes;
   std::string bytes;
   for (size_t came = kPieceBytes; came == kPieceBytes;) {
-    absl::StatusOr<std::string> piece =
-        ReadFileAt(PathOf(name), static_cast<int64_t>(bytes.size()),
-                   std::min(kPieceBytes, most - bytes.size()));
+    absl::StatusOr<std::string> piece = ReadFileAt(PathOf(name), static_cast<int64_t>(bytes.size()),
+                                                   std::min(kPieceBytes, most - bytes.size()));
     if (!piece.ok()) return piece.status();
     came = piece->size();
     if (bytes.empty()) {

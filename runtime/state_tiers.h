@@ -229,7 +229,7 @@ class StateTiers {
   Stats stats_;
   Budget memory_{&stats_.memory}, disk_{&stats_.disk};
   Queue wanted_;
-  double turn_ = 0;              // Of what was handed to the reader last.
+  double turn_ = 0;  // Of what was handed to the reader last.
   // What the reader has: enough that it has work while a step goes on, and few for another tenant
   // to wait for.
   static constexpr size_t kMostReading = 8;

@@ -127,7 +127,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
     if (!AttentionForm<TypeParam>::Runs()) return;
     const AttentionRounding rounding = AttentionForm<TypeParam>::Rounding(s);
     DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
-                                                      {RingPages(s, length)});
+                                                               {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
     Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10),
                                     AttentionForm<TypeParam>::CpuScratchFloats(dim)));
@@ -149,8 +149,8 @@ TYPED_TEST(AttentionTest, LongRuns) {
                                        S::kType};
       EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)),
                             [&](auto... device) {
-                              return AttentionForm<TypeParam>::Run(s, step.batch(), tables, operands,
-                                                          device...);
+                              return AttentionForm<TypeParam>::Run(s, step.batch(), tables,
+                                                                   operands, device...);
                             })
                       .ok());
       step.Scatter(out.Get(), 2 * dim, outputs);
@@ -211,7 +211,8 @@ TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
       qkv.back().insert(qkv.back().end(), last.begin(), last.end());
     }
     for (const std::vector<float>& rows : qkv) texts.push_back(&rows);
-    DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random, AttentionPageFloats(16, dim), rings);
+    DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random,
+                                                               AttentionPageFloats(16, dim), rings);
     pages.Fill(&random);
     const std::vector<int> no_tails(positions.size());
     this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
@@ -300,4 +301,3 @@ TYPED_TEST(AttentionTest, NaNInAValueIsNotSeenBefore) {
 
 }  // namespace
 }  // namespace packrat
-

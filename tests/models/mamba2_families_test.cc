@@ -148,7 +148,8 @@ TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 INSTANTIATE_TEST_SUITE_P(
     FalconH1, Refused,
     Changes(kFalcon,
-            {{"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; must be silu or swish"},
+            {{"Activation", "\"silu\"", "\"gelu\"",
+              "hidden_act: is \"gelu\"; must be silu or swish"},
              {"NoKeys", "\"key_multiplier\": 0.390625", "\"key_multiplier\": 0",
               "key_multiplier: is 0; must not be 0"},
              {"TinyKeys", "\"key_multiplier\": 0.390625", "\"key_multiplier\": 1e-300",

@@ -128,21 +128,21 @@ TEST(OlmoHybrid, AThetaOfNullIsNoRotation) {
 TEST_P(Refused, ByName) { ExpectRefused(GetParam()); }
 INSTANTIATE_TEST_SUITE_P(
     OlmoHybrid, Refused,
-    Changes(kOlmo,
-            {{"Kind", "\"full_attention\"", "\"sliding_attention\"",
-              "layer_types: layer 1 is \"sliding_attention\"; must be linear_attention or "
-              "full_attention"},
-             {"NoObject", R"("rope_parameters": {"rope_theta": null, "rope_type": "default"})",
-              R"("rope_theta": null, "rope_parameters": "none")",
-              "rope_parameters: must be an object"},
-             {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; only"},
-             {"KeyHeads", "key_heads\": 30", "key_heads\": 4",
-              "linear_num_key_heads: is 4; must divide the 30 heads"},
-             {"WideKeys", "\"linear_key_head_dim\": 96, \"linear_num_key_heads\": 30",
-              "\"linear_num_key_heads\": 1",
-              "linear_key_head_dim: is 2880 by default; must be at most 256"},
-             {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
-              "mlp_bias: is true; only false is served"}}),
+    Changes(
+        kOlmo,
+        {{"Kind", "\"full_attention\"", "\"sliding_attention\"",
+          "layer_types: layer 1 is \"sliding_attention\"; must be linear_attention or "
+          "full_attention"},
+         {"NoObject", R"("rope_parameters": {"rope_theta": null, "rope_type": "default"})",
+          R"("rope_theta": null, "rope_parameters": "none")", "rope_parameters: must be an object"},
+         {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; must be silu or swish"},
+         {"KeyHeads", "key_heads\": 30", "key_heads\": 4",
+          "linear_num_key_heads: is 4; must divide the 30 heads"},
+         {"WideKeys", "\"linear_key_head_dim\": 96, \"linear_num_key_heads\": 30",
+          "\"linear_num_key_heads\": 1",
+          "linear_key_head_dim: is 2880 by default; must be at most 256"},
+         {"MlpBias", "\"use_cache\"", "\"mlp_bias\": true, \"use_cache\"",
+          "mlp_bias: is true; only false is served"}}),
     NameOfChange);
 
 // transformers keeps one convolution and writes three, of equal size whatever q, k and v have; and

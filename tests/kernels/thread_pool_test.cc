@@ -156,13 +156,14 @@ TEST(KernelContextTest, ScratchOfEachThreadIsItsOwn) {
 
 // On every thread, and where there is one task or one thread alone; and it is over afterwards.
 TEST(ThreadPoolTest, TasksComputeWithoutSubnormals) {
-  volatile float small = 0x1p-126f, half = 0.5f, two = 2.0f;
+  volatile float small = 0x1p-126f, half = 0.5f, two = 2.0f, subnormal = 0x1p-127f;
   for (const int threads : {1, 2, 3}) {
     ThreadPool pool(threads, Cpus(threads));
-    for (const int count : {1, 100}) {
-      std::atomic<int> made{0}, taken{0};
-      volatile float subnormal = 0x1p-127f;
+    for (const int count : {1, threads}) {
+      std::atomic<int> begun{0}, made{0}, taken{0};
       pool.Run(count, [&](int64_t, int) {
+        ++begun;
+        while (begun < count) std::this_thread::yield();  // Each task on another thread.
         if (small * half != 0.0f) ++made;
         if (subnormal * two != 0.0f) ++taken;
       });

@@ -55,11 +55,14 @@ size_t SumOf(const std::vector<int>& values) {
 }  // namespace
 
 absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vector<int>& pages,
-                                        size_t page_bytes, DType type) {
+                                        size_t part_bytes, DType type, int layers) {
   PagePool pool;
-  pool.page_bytes_ = page_bytes;
+  pool.part_bytes_ = part_bytes;
   pool.spans_ = pages.size();
-  const size_t wanted = copies * SumOf(pages);
+  pool.layers_ = layers;
+  const size_t page_bytes = layers * part_bytes;
+  const int batches = layers > 1 ? 1 : copies;
+  const size_t wanted = batches * SumOf(pages);
   const auto most = static_cast<size_t>(bench->UsableBytes() / static_cast<double>(page_bytes));
   const size_t there = std::min(wanted, most);
   if (there < static_cast<size_t>(*std::max_element(pages.begin(), pages.end()))) {
@@ -77,7 +80,7 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vec
   BENCH_ASSIGN(pool.pages_, ToDevice(dealt.data(), wanted * sizeof(int32_t)));
   std::vector<PageTable> tables;
   const auto* next = reinterpret_cast<const int32_t*>(pool.pages_.data());
-  for (int copy = 0; copy < copies; ++copy) {
+  for (int batch = 0; batch < batches; ++batch) {
     for (const int count : pages) {
       tables.push_back({next, count});
       next += count;
@@ -89,11 +92,12 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vec
 
 StatePages PagePool::View(int copy) const {
   const auto* tables = reinterpret_cast<const PageTable*>(tables_.data());
-  return {pool_.data(), page_bytes_, tables + copy * spans_};
+  if (layers_ == 1) return {pool_.data(), part_bytes_, tables + copy * spans_};
+  return {pool_.data() + copy * part_bytes_, layers_ * part_bytes_, tables};
 }
 
 absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DType type,
-                                        const std::vector<int>& lengths, bool prompt) {
+                                        const std::vector<int>& lengths, bool prompt, int layers) {
   RatBench b;
   b.shape_ = shape, b.type_ = type;
   const Sequences sequences(lengths, prompt);
@@ -103,7 +107,8 @@ absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DTy
   const size_t page = RatPageFloats(shape.num_heads, shape.head_dim) * size;
   const size_t tail = RatTailFloats(shape.num_heads, shape.head_dim) * 4;
   b.copies_ = prompt ? 1 : bench->Copies(double(SumOf(pages) * page + spans * tail), 1);
-  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, pages, page, type));
+  if (layers > 1) b.copies_ = layers;
+  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, pages, page, type, layers));
   BENCH_ASSIGN(b.tails_, bench->Random(b.copies_ * spans * tail / 4, DType::kF32, 1.0f));
   BENCH_ASSIGN(b.projection_, bench->Random(rows * shape.projection(), type, 1.0f));
   BENCH_ASSIGN(b.gate_bias_, bench->Random(width, DType::kF32, 1.0f));

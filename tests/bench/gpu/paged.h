@@ -11,17 +11,20 @@ namespace packrat::gpu_bench {
 
 // Tables for `copies` batches of sequences, each with as many pages as `pages` says, over one pool.
 // Pages lie in random order; where not all fit into memory, batches share pages (see shared()).
+// With more than one of `layers` a page has a part for each, as those of a model have, and the
+// copies are these layers of one batch.
 class PagePool {
  public:
   static absl::StatusOr<PagePool> Make(Bench* bench, int copies, const std::vector<int>& pages,
-                                       size_t page_bytes, DType type);
+                                       size_t part_bytes, DType type, int layers = 1);
   StatePages View(int copy) const;
   // A note on sharing, or nothing.
   std::string shared() const { return shared_; }
 
  private:
   gpu::DeviceMemory pool_, pages_, tables_;
-  size_t page_bytes_ = 0, spans_ = 0;
+  size_t part_bytes_ = 0, spans_ = 0;
+  int layers_ = 1;
   std::string shared_;
 };
 
@@ -29,9 +32,10 @@ class PagePool {
 class RatBench {
  public:
   // A sequence for each of `lengths`, in tokens: decoding its last ones (one in 16 ends a chunk),
-  // or with `prompt` computing all of them, where all are as long.
+  // or with `prompt` computing all of them, where all are as long. `layers`: PagePool's.
   static absl::StatusOr<RatBench> Make(Bench* bench, const RatShape& shape, DType type,
-                                       const std::vector<int>& lengths, bool prompt);
+                                       const std::vector<int>& lengths, bool prompt,
+                                       int layers = 1);
   int copies() const { return copies_; }
   std::string note() const { return pool_.shared(); }
   absl::Status Run(int copy, CudaStream stream) { return Run(copy, projection_.data(), stream); }

@@ -4,8 +4,8 @@ load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 
 # Machine code for Ampere, Hopper and both kinds of Blackwell, and PTX that drivers compile for what comes after.
 # All of it from one PTX: no kernel uses what only newer ones have, and the compiler's front end runs once.
-_ARCHITECTURES = ["sm_80", "sm_90", "sm_100", "sm_120"]
-_GENCODE = "-gencode=arch=compute_80,code=[%s,compute_80]" % ",".join(_ARCHITECTURES)
+# --define=PACKRAT_GPU=sm_90: for that one alone.
+_ARCHITECTURES = "sm_80,sm_90,sm_100,sm_120"
 
 _FOUND = """
 cc_library(
@@ -54,20 +54,22 @@ def _cuda_library_impl(ctx):
     )
     deps = cc_common.merge_cc_infos(cc_infos = [d[CcInfo] for d in ctx.attr.deps])
     context = deps.compilation_context
+    architectures = ctx.var.get("PACKRAT_GPU", _ARCHITECTURES)
     objects = []
     cubins = []
     for src in ctx.files.srcs:
         object_file = ctx.actions.declare_file("_objs/%s/%s.pic.o" % (ctx.label.name, src.basename))
         of_src = [
             ctx.actions.declare_file("_objs/%s/%s.%s.cubin" % (ctx.label.name, src.basename[:-3], arch))
-            for arch in _ARCHITECTURES
+            for arch in architectures.split(",")
         ]
         args = ctx.actions.args()
         args.add_all(["-x", "cu", "-c", src, "-o", object_file, "-std=c++17", "-O3", "-DNDEBUG"])
         args.add_all(["-ccbin", cc.compiler_executable, "-Xcompiler", "-fPIC,-Wall,-ffp-contract=off"])
 
         # The kernels say fmaf() where they mean one rounding.
-        args.add_all(["-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", _GENCODE, "-I."])
+        args.add_all(["-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", "-I."])
+        args.add("-gencode=arch=compute_80,code=[%s,compute_80]" % architectures)
         args.add_all(["--keep", "--keep-dir", object_file.dirname])
         args.add_all(context.defines, format_each = "-D%s")
         args.add_all(context.includes, format_each = "-I%s")

@@ -44,10 +44,12 @@ bool Engine::Impl::Step(absl::Time now) {
   acted = MovePieces() || acted;
   if (started || finishes) stats.step_time.Observe(absl::ToDoubleSeconds(Now() - step_time));
   PublishStats();
-  // Where sequences still run, the next step notifies the consumers while the device works: waking
-  // them takes longer than all else that the host does. Their tokens are already in the outboxes,
-  // and statistics are published at the end of every step, so a reader sees this step whole.
-  if (running.empty() || !started) NotifyAll();
+  // Where sequences still run on a device of its own, the next step notifies the consumers while it
+  // works: waking them takes longer than all else that the host does. Their tokens are already in
+  // the outboxes, and statistics are published at the end of every step, so a reader sees this step
+  // whole. Where the host computes, all its processors are busy then, and a consumer that wakes up
+  // waits for one; between two steps they are not.
+  if (running.empty() || !started || model->max_steps_in_flight() == 1) NotifyAll();
   time_in_steps += Now() - step_time;
   return acted;
 }

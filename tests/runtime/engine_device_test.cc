@@ -20,7 +20,8 @@ namespace {
 using ::testing::HasSubstr;
 using EngineDeviceTest = EngineTest;
 
-TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
+// Where the host computes: what is told later would wait for a processor.
+TEST_F(EngineDeviceTest, ConsumersAreToldAtAStepsEnd) {
   Start(Small());
   int told = 0;
   Consumer c;
@@ -29,18 +30,40 @@ TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
   model_->on_forward = [&](const Batch&) { told_at_pass.push_back(told); };
   Submit(c.Make(1, RandomPrompt(&random_, 4), 3));
   Step();
-  EXPECT_EQ(told, 1);  // Of the admission, with the first pass.
+  EXPECT_EQ(told, 1);  // Of the admission, before the first pass.
   EXPECT_TRUE(c.Poll());
-  EXPECT_EQ(c.tokens.size(), 1u);  // It is there for who looks.
+  EXPECT_EQ(c.tokens.size(), 1u);
   EXPECT_EQ(engine_->stats().generated_tokens, 1);
-  Step();  // Tells of no more than what Poll() has seen.
-  EXPECT_EQ(told, 1);
-  Step();  // Tells of the second token before the pass, and of the end after it.
+  Step();
+  EXPECT_EQ(told, 2);  // Of the second token.
+  Step();              // It was not looked at yet, so nothing more is told.
   EXPECT_EQ(told, 2);
   EXPECT_TRUE(c.Poll());
   EXPECT_EQ(c.tokens.size(), 3u);
   ASSERT_TRUE(c.finish.has_value());
   EXPECT_EQ(told_at_pass, (std::vector<int>{1, 1, 2}));
+}
+
+// A device of its own hides what it takes to wake them.
+TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
+  FakeModel::Options device;
+  device.ahead = true;
+  Start(Small(), device);
+  int told = 0;
+  Consumer c;
+  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  Submit(c.Make(1, RandomPrompt(&random_, 4), 5));
+  Step();  // Waits for nothing.
+  Step();
+  EXPECT_EQ(told, 1);  // Of the admission, before it waited for the first pass.
+  EXPECT_TRUE(c.Poll());
+  EXPECT_EQ(c.tokens.size(), 1u);  // It is there for who looks.
+  Step();                          // Tells of no more than what Poll() has seen.
+  EXPECT_EQ(told, 1);
+  Step();  // Tells of the second token before it waits for the third.
+  EXPECT_EQ(told, 2);
+  EXPECT_TRUE(c.Poll());
+  EXPECT_EQ(c.tokens.size(), 3u);
 }
 
 TEST_F(EngineDeviceTest, TheEndIsToldAtOnceWhereNothingFollows) {

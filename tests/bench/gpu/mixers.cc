@@ -109,14 +109,14 @@ void BenchRat(Bench* bench) {
   const int layers = bench->options().tiny ? 2 : 24;
   for (const Point& p : Points(*bench)) {
     if (!bench->options().tiny && (p.position != 16384 || p.batch < 64 || p.batch > 256)) continue;
-    bench->Launch("rat decode, 16 heads of 128, chunk 16, bf16, pages of all layers", ShapeText(p),
-                  {{DecodeWork(shape, p)}}, [&](std::string* note) -> absl::StatusOr<double> {
-                    BENCH_ASSIGN(RatBench rat, RatBench::Make(bench, shape, DType::kBF16,
-                                                              p.Lengths(), false, layers));
-                    *note = rat.note();
-                    return bench->Time(rat.copies(),
-                                       [&](int i, CudaStream s) { return rat.Run(i, s); });
-                  });
+    bench->Launch(
+        "rat decode, 16 heads of 128, chunk 16, bf16, pages of all layers", ShapeText(p),
+        {{DecodeWork(shape, p)}}, [&](std::string* note) -> absl::StatusOr<double> {
+          BENCH_ASSIGN(RatBench rat,
+                       RatBench::Make(bench, shape, DType::kBF16, p.Lengths(), false, layers));
+          *note = rat.note();
+          return bench->Time(rat.copies(), [&](int i, CudaStream s) { return rat.Run(i, s); });
+        });
   }
 }
 

@@ -61,7 +61,7 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vec
   pool.spans_ = pages.size();
   pool.layers_ = layers;
   const size_t page_bytes = layers * part_bytes;
-  const int batches = layers > 1 ? 1 : copies;
+  const int batches = copies / layers;
   const size_t wanted = batches * SumOf(pages);
   const auto most = static_cast<size_t>(bench->UsableBytes() / static_cast<double>(page_bytes));
   const size_t there = std::min(wanted, most);
@@ -92,8 +92,8 @@ absl::StatusOr<PagePool> PagePool::Make(Bench* bench, int copies, const std::vec
 
 StatePages PagePool::View(int copy) const {
   const auto* tables = reinterpret_cast<const PageTable*>(tables_.data());
-  if (layers_ == 1) return {pool_.data(), part_bytes_, tables + copy * spans_};
-  return {pool_.data() + copy * part_bytes_, layers_ * part_bytes_, tables};
+  return {pool_.data() + copy % layers_ * part_bytes_, layers_ * part_bytes_,
+          tables + copy / layers_ * spans_};
 }
 
 absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DType type,

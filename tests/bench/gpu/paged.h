@@ -11,8 +11,8 @@ namespace packrat::gpu_bench {
 
 // Tables for `copies` batches of sequences, each with as many pages as `pages` says, over one pool.
 // Pages lie in random order; where not all fit into memory, batches share pages (see shared()).
-// With more than one of `layers` a page has a part for each, as those of a model have, and the
-// copies are these layers of one batch.
+// A page has a part for each of `layers`, as those of a model have: a copy is one layer of a batch,
+// and `copies` a multiple of them.
 class PagePool {
  public:
   static absl::StatusOr<PagePool> Make(Bench* bench, int copies, const std::vector<int>& pages,

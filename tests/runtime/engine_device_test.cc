@@ -20,24 +20,33 @@ namespace {
 using ::testing::HasSubstr;
 using EngineDeviceTest = EngineTest;
 
+// A consumer that counts how often it was told. The engine outlives a test's own variables and
+// tells of its end, so the outbox keeps the count.
+struct CountingConsumer : Consumer {
+  CountingConsumer() {
+    outbox = std::make_shared<Outbox>([count = count] { ++*count; });
+  }
+  int told() const { return *count; }
+
+  const std::shared_ptr<int> count = std::make_shared<int>(0);
+};
+
 // Where the host computes: what is told later would wait for a processor.
 TEST_F(EngineDeviceTest, ConsumersAreToldAtAStepsEnd) {
   Start(Small());
-  int told = 0;
-  Consumer c;
-  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  CountingConsumer c;
   std::vector<int> told_at_pass;  // Before the model computes.
-  model_->on_forward = [&](const Batch&) { told_at_pass.push_back(told); };
+  model_->on_forward = [&](const Batch&) { told_at_pass.push_back(c.told()); };
   Submit(c.Make(1, RandomPrompt(&random_, 4), 3));
   Step();
-  EXPECT_EQ(told, 1);  // Of the admission, before the first pass.
+  EXPECT_EQ(c.told(), 1);  // Of the admission, before the first pass.
   EXPECT_TRUE(c.Poll());
   EXPECT_EQ(c.tokens.size(), 1u);
   EXPECT_EQ(engine_->stats().generated_tokens, 1);
   Step();
-  EXPECT_EQ(told, 2);  // Of the second token.
-  Step();              // It was not looked at yet, so nothing more is told.
-  EXPECT_EQ(told, 2);
+  EXPECT_EQ(c.told(), 2);  // Of the second token.
+  Step();                  // It was not looked at yet, so nothing more is told.
+  EXPECT_EQ(c.told(), 2);
   EXPECT_TRUE(c.Poll());
   EXPECT_EQ(c.tokens.size(), 3u);
   ASSERT_TRUE(c.finish.has_value());
@@ -49,35 +58,31 @@ TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
   FakeModel::Options device;
   device.ahead = true;
   Start(Small(), device);
-  int told = 0;
-  Consumer c;
-  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  CountingConsumer c;
   Submit(c.Make(1, RandomPrompt(&random_, 4), 5));
   Step();  // Waits for nothing.
   Step();
-  EXPECT_EQ(told, 1);  // Of the admission, before it waited for the first pass.
+  EXPECT_EQ(c.told(), 1);  // Of the admission, before it waited for the first pass.
   EXPECT_TRUE(c.Poll());
   EXPECT_EQ(c.tokens.size(), 1u);  // It is there for who looks.
   Step();                          // Tells of no more than what Poll() has seen.
-  EXPECT_EQ(told, 1);
+  EXPECT_EQ(c.told(), 1);
   Step();  // Tells of the second token before it waits for the third.
-  EXPECT_EQ(told, 2);
+  EXPECT_EQ(c.told(), 2);
   EXPECT_TRUE(c.Poll());
   EXPECT_EQ(c.tokens.size(), 3u);
 }
 
 TEST_F(EngineDeviceTest, TheEndIsToldAtOnceWhereNothingFollows) {
   Start(Small());
-  int told = 0;
-  Consumer c;
-  c.outbox = std::make_shared<Outbox>([&] { ++told; });
+  CountingConsumer c;
   Submit(c.Make(1, RandomPrompt(&random_, 4), 100));
   Step();
   c.Poll();
-  const int before = told;
+  const int before = c.told();
   engine_->Cancel(1);
   Step();  // Starts nothing.
-  EXPECT_EQ(told, before + 1);
+  EXPECT_EQ(c.told(), before + 1);
   EXPECT_TRUE(c.Poll());
   EXPECT_TRUE(c.finish.has_value());
 }

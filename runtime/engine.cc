@@ -167,6 +167,7 @@ Engine::Impl::Impl(LanguageModel* model, const Tokenizer* tokenizer, const Engin
     flight.rows.reserve(model->options().max_logit_rows);
   }
   touched.reserve(2 * options.max_running);
+  if (model->max_steps_in_flight() == 1) readers = std::make_shared<WokenReaders>();
   plan.Reserve(options.max_running, static_cast<int>(total.pages.size()));
 }
 

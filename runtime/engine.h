@@ -117,6 +117,7 @@ struct EngineStats {
   // Summed over steps: waiting for the model, sampling (where the model tells it apart), and
   // everything else inside Step(), during which a device that takes steps ahead goes on working.
   absl::Duration model_time, sample_time, host_time;
+  absl::Duration readers_time;  // Between steps, in which readers of tokens ran (woken_readers.h).
   absl::Duration grammar_time;  // Of that, finding which tokens grammars allow.
   int64_t grammar_waits = 0;  // Steps in which that was cut off, and sequences waited for the next.
   // Times in seconds, each counted as it happens, not when its request is over.

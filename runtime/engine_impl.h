@@ -201,6 +201,7 @@ struct Engine::Impl {
   void Sweep();
   void PublishStats();
   void NotifyAll();
+  void GiveWay(absl::Duration step);  // To readers, after a step that took so long.
 
   // Ends the request where there is no memory for its place in the queue.
   void Enqueue(std::shared_ptr<Sequence> sequence);
@@ -250,6 +251,10 @@ struct Engine::Impl {
   std::vector<SpanStats> span_stats;
   std::vector<SampledToken> sampled;             // (max_logit_rows)
   std::vector<std::shared_ptr<Outbox>> touched;  // To be notified.
+  // Null where a device of its own computes: it goes on while readers run.
+  std::shared_ptr<WokenReaders> readers;
+  bool readers_are_late = false;
+  absl::Duration time_for_readers;  // Saved up: see GiveWay().
 };
 
 }  // namespace packrat

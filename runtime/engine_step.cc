@@ -15,6 +15,16 @@ namespace {
 // (TokenGrammar::Limits::mask_work).
 constexpr int64_t kGrammarWorkOfStep = 200000;
 
+// Where the host computes, what the engine waits at most for readers that it has woken: a part of
+// the time of its steps, which it saves up while they are quick. Mostly they are done long before.
+constexpr double kReadersShare = 0.05;
+constexpr absl::Duration kMostForReaders = absl::Milliseconds(10);
+// To sleep and be woken takes as long; there is no use in less.
+constexpr absl::Duration kLeastForReaders = absl::Microseconds(100);
+// After a shorter step only readers that were late are waited for: what the others miss now, they
+// get after the next.
+constexpr absl::Duration kLongStep = absl::Milliseconds(1);
+
 }  // namespace
 
 bool Engine::Impl::Step(absl::Time now) {
@@ -50,7 +60,9 @@ bool Engine::Impl::Step(absl::Time now) {
   // whole. Where the host computes, all its processors are busy then, and a consumer that wakes up
   // waits for one; between two steps they are not.
   if (running.empty() || !started || model->max_steps_in_flight() == 1) NotifyAll();
-  time_in_steps += Now() - step_time;
+  const absl::Duration took = Now() - step_time;
+  time_in_steps += took;
+  if (readers != nullptr && started && !running.empty()) GiveWay(took);
   return acted;
 }
 
@@ -308,8 +320,18 @@ void Engine::Impl::PublishStats() {
 }
 
 void Engine::Impl::NotifyAll() {
-  for (const auto& outbox : touched) outbox->Notify();
+  if (readers != nullptr) readers->NextStep();
+  readers_are_late = false;
+  for (const auto& outbox : touched) readers_are_late |= outbox->Notify(readers);
   touched.clear();
+}
+
+void Engine::Impl::GiveWay(absl::Duration step) {
+  time_for_readers = std::min(time_for_readers + step * kReadersShare, kMostForReaders);
+  if (time_for_readers < kLeastForReaders || (step < kLongStep && !readers_are_late)) return;
+  const absl::Duration waited = readers->Wait(time_for_readers);
+  time_for_readers -= waited;
+  stats.readers_time += waited;
 }
 
 absl::Time Engine::Impl::Now() const {

@@ -66,6 +66,12 @@ bool Outbox::Take(Update* update) {
   return true;
 }
 
+void Outbox::Settle() {
+  MutexLock lock(&mutex_);
+  if (readers_ != nullptr) std::exchange(readers_, nullptr)->Settle(woken_at_);
+  late_ = false;
+}
+
 void Outbox::Reserve(int max_tokens, bool logprobs) {
   const int unread = std::min(max_tokens, kReservedTokens);
   MutexLock lock(&mutex_);
@@ -109,13 +115,20 @@ void Outbox::Close(Finish finish) {
   dirty_ = true;
 }
 
-void Outbox::Notify() {
+bool Outbox::Notify(const std::shared_ptr<WokenReaders>& readers) {
+  bool again = false, notifies = false;
   {
     MutexLock lock(&mutex_);
-    if (!dirty_ || outstanding_) return;
-    outstanding_ = true;
+    if (!dirty_ || notify_ == nullptr) return false;
+    if (readers != nullptr && !late_) {
+      again = late_ = readers_ != nullptr;
+      readers_ = readers;
+      woken_at_ = readers->Add();
+    }
+    notifies = !std::exchange(outstanding_, true);
   }
-  if (notify_) notify_();
+  if (notifies) notify_();
+  return again;
 }
 
 }  // namespace packrat

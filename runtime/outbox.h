@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "absl/time/time.h"
 #include "models/batch.h"
 #include "runtime/mutex.h"
+#include "runtime/woken_readers.h"
 
 namespace packrat {
 
@@ -103,6 +105,9 @@ class Outbox {
 
   // Consumer: everything new since the last call. False if there is nothing new.
   bool Take(Update* update);
+  // Consumer: all that it took is where it goes, or waits for more. The engine may wait for this
+  // (Notify()).
+  void Settle();
 
   // Engine side.
   // Makes room for so many tokens, or for kReservedTokens if that is less, so that Append()
@@ -114,7 +119,11 @@ class Outbox {
   void Append(int32_t token, std::optional<TokenLogprobs> logprobs, size_t safe_text_bytes);
   void AppendScore(TokenScore score);
   void Close(Finish finish);  // Last call.
-  void Notify();              // Notifies if something is new and no notification is outstanding.
+  // Notifies if something is new and no notification is outstanding. The consumer is added to
+  // `readers`, where given, until it settles. One that has not since the last time is late: it is
+  // added once more, and then not again before it settles, since it may be its client that does not
+  // read. True if it is late so.
+  bool Notify(const std::shared_ptr<WokenReaders>& readers = nullptr);
 
  private:
   const std::function<void()> notify_;
@@ -122,6 +131,9 @@ class Outbox {
   Update pending_ ABSL_GUARDED_BY(mutex_);
   bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
   bool outstanding_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<WokenReaders> readers_ ABSL_GUARDED_BY(mutex_);  // Null while it is settled.
+  uint64_t woken_at_ ABSL_GUARDED_BY(mutex_) = 0;                  // Their step.
+  bool late_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace packrat

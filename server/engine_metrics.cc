@@ -141,6 +141,8 @@ void AddEngineMetrics(const EngineStats& stats, MetricReadings* to) {
   to->Counter(step_name, step_help, absl::ToDoubleSeconds(stats.model_time), {{"part", "model"}});
   to->Counter(step_name, step_help, absl::ToDoubleSeconds(stats.sample_time), {{"part", "sample"}});
   to->Counter(step_name, step_help, absl::ToDoubleSeconds(stats.host_time), {{"part", "host"}});
+  to->Counter(step_name, step_help, absl::ToDoubleSeconds(stats.readers_time),
+              {{"part", "readers"}});
   to->Counter("packrat_solver_solves_total", "Systems that Mesa layers solved.",
               stats.solver.solves);
   to->Counter("packrat_solver_steps_total", "Steps of Mesa's solver over all systems.",

@@ -279,6 +279,7 @@ void Generation::WriteDone(bool ok) {
     if (finished_) return;
     pending_ = false;
     if (ok) CountDelivery();
+    Settle();
     just_broken = !ok && !broken_;
     broken_ = broken_ || !ok;
   }
@@ -299,6 +300,7 @@ void Generation::Done(bool gone) {
   MutexLock lock(&mutex_);
   pending_ = false;
   if (!gone && !stalled_) CountDelivery();
+  Settle();
   CountUse();
   if (stalled_) {
     status_ = absl::CancelledError("the client did not read for stream_idle_timeout");

@@ -123,6 +123,7 @@ class Generation final : public Stream, public std::enable_shared_from_this<Gene
   Choice* NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountInterval() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountDelivery() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Settle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // All outboxes.
   // Keeps the turn of a session, if there is one and it ended so that it is kept, and lets others
   // use the session: before the client hears of the end. True: it has to be stored first.
   bool EndTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

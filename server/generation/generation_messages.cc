@@ -61,6 +61,10 @@ void Generation::CountDelivery() {
   if (since != absl::InfiniteFuture()) environment_->metrics->OnDelivery(SteadyNow() - since);
 }
 
+void Generation::Settle() {
+  for (const Choice& choice : choices_) choice.outbox->Settle();
+}
+
 void Generation::TakeNews() {
   bool waits = false;
   for (Choice& choice : choices_) {
@@ -113,7 +117,10 @@ Generation::Action Generation::NextAction() {
   const bool news = NextMessage() != nullptr;
   const bool last = std::all_of(choices_.begin(), choices_.end(),
                                 [](const Choice& choice) { return choice.done; });
-  if (!news && !last && (headers_sent_ || !admitted_)) return Action::kNothing;
+  if (!news && !last && (headers_sent_ || !admitted_)) {
+    Settle();
+    return Action::kNothing;
+  }
 
   pending_ = true;
   pending_since_ = SteadyNow();

@@ -73,6 +73,35 @@ TEST_F(EngineDeviceTest, ConsumersAreToldWhileTheDeviceWorks) {
   EXPECT_EQ(c.tokens.size(), 3u);
 }
 
+// Of a step of 20 ms a twentieth, which is saved up.
+TEST_F(EngineDeviceTest, ConsumersRunBeforeTheNextStepWhereTheHostComputes) {
+  constexpr absl::Duration kComputes = absl::Milliseconds(20);
+  for (const bool ahead : {false, true}) {
+    for (const bool settles : {true, false}) {
+      FakeModel::Options device;
+      device.ahead = ahead;
+      Start(Small(), device);
+      model_->on_forward = [&](const Batch&) { absl::SleepFor(kComputes); };
+      Consumer c;
+      const auto self = std::make_shared<std::weak_ptr<Outbox>>();
+      c.outbox = std::make_shared<Outbox>([self, settles] {
+        Outbox::Update update;
+        self->lock()->Take(&update);
+        if (settles) self->lock()->Settle();
+      });
+      *self = c.outbox;
+      Submit(c.Make(1, RandomPrompt(&random_, 4), 3));
+      RunUntilIdle();
+      const absl::Duration waited = engine_->stats().readers_time;
+      if (settles || ahead) {
+        EXPECT_EQ(waited, absl::ZeroDuration()) << ahead;
+      } else {
+        EXPECT_GE(waited, kComputes / 20);
+      }
+    }
+  }
+}
+
 TEST_F(EngineDeviceTest, TheEndIsToldAtOnceWhereNothingFollows) {
   Start(Small());
   CountingConsumer c;

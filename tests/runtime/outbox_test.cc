@@ -1,5 +1,6 @@
 #include <atomic>
 #include <limits>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "runtime/outbox.h"
 #include "runtime/steady_clock.h"
+#include "runtime/woken_readers.h"
 
 namespace packrat {
 namespace {
@@ -87,6 +89,80 @@ TEST(Outbox, AtMostOneNotificationIsOutstanding) {
   outbox.Append(3, std::nullopt, kAll);
   outbox.Notify();
   EXPECT_EQ(notified, 2);
+}
+
+constexpr absl::Duration kShort = absl::Milliseconds(1), kLong = absl::Minutes(10);
+
+TEST(WokenReaders, AreWaitedForUntilAllHaveSettled) {
+  WokenReaders readers;
+  EXPECT_EQ(readers.Wait(kLong), absl::ZeroDuration());
+  const uint64_t before = readers.Add();
+  EXPECT_GE(readers.Wait(kShort), kShort);
+  readers.NextStep();
+  readers.Settle(before);  // Counts no more.
+  EXPECT_EQ(readers.Wait(kLong), absl::ZeroDuration());
+  const uint64_t step = readers.Add();
+  readers.Add();
+  readers.Settle(before);
+  readers.Settle(step);
+  EXPECT_GE(readers.Wait(kShort), kShort);  // One is left.
+  std::atomic<bool> settled{false};
+  std::thread last([&] {
+    settled = true;
+    readers.Settle(step);
+  });
+  readers.Wait(kLong);
+  EXPECT_TRUE(settled);
+  last.join();
+}
+
+TEST(Outbox, IsWaitedForUntilItsConsumerSettles) {
+  const auto readers = std::make_shared<WokenReaders>();
+  Outbox outbox([] {});
+  Outbox::Update update;
+  EXPECT_FALSE(outbox.Notify(readers));  // Nothing is new.
+  EXPECT_EQ(readers->Wait(kLong), absl::ZeroDuration());
+  outbox.Append(1, std::nullopt, kAll);
+  EXPECT_FALSE(outbox.Notify(readers));
+  EXPECT_TRUE(outbox.Take(&update));
+  EXPECT_GE(readers->Wait(kShort), kShort);  // It is on its way.
+  outbox.Settle();
+  EXPECT_EQ(readers->Wait(kLong), absl::ZeroDuration());
+}
+
+TEST(Outbox, WhoseConsumerIsLateIsWaitedForOnceMore) {
+  const auto readers = std::make_shared<WokenReaders>();
+  int notified = 0;
+  Outbox outbox([&] { ++notified; });
+  Outbox::Update update;
+  const auto notify = [&] {
+    readers->NextStep();
+    outbox.Append(1, std::nullopt, kAll);
+    return outbox.Notify(readers);
+  };
+  EXPECT_FALSE(notify());
+  for (const bool takes : {false, true}) {
+    EXPECT_TRUE(notify());
+    EXPECT_GE(readers->Wait(kShort), kShort);
+    // No third time, whether it does not run or its client does not read.
+    if (takes) outbox.Take(&update);
+    EXPECT_FALSE(notify());
+    EXPECT_EQ(readers->Wait(kLong), absl::ZeroDuration());
+    outbox.Take(&update);
+    outbox.Settle();
+    EXPECT_FALSE(notify());
+    EXPECT_GE(readers->Wait(kShort), kShort);
+  }
+  EXPECT_EQ(notified, 4);
+}
+
+// One that nobody reads.
+TEST(Outbox, WithoutANotificationNobodyIsWaitedFor) {
+  const auto readers = std::make_shared<WokenReaders>();
+  Outbox outbox(nullptr);
+  outbox.Append(1, std::nullopt, kAll);
+  EXPECT_FALSE(outbox.Notify(readers));
+  EXPECT_EQ(readers->Wait(kLong), absl::ZeroDuration());
 }
 
 // A consumer that looks only when notified gets everything.

@@ -90,6 +90,7 @@ inline EngineStats KnownStats() {
   stats.grammar_time = absl::Milliseconds(75);
   stats.grammar_waits = 77;
   stats.host_time = absl::Milliseconds(125);
+  stats.readers_time = absl::Milliseconds(62.5);
   stats.queue_time = Observed(kSecondsBounds, {0.0004, 0.2});
   stats.time_to_first_token = Observed(kSecondsBounds, {0.03, 0.04, 700});
   stats.inter_token_time = Observed(kSecondsBounds, {0.0005, 0.0007, 0.006, 2});
@@ -165,6 +166,7 @@ inline void AddKnownEngine(Samples* samples) {
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"model\"}", 1.5},
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"sample\"}", 0.25},
            {"packrat_engine_step_seconds_total{model=\"m\",part=\"host\"}", 0.125},
+           {"packrat_engine_step_seconds_total{model=\"m\",part=\"readers\"}", 0.0625},
            {"packrat_step_prompt_tokens_limit{model=\"m\"}", 52},
            {"packrat_solver_solves_total{model=\"m\"}", 19},
            {"packrat_solver_steps_total{model=\"m\"}", 89},

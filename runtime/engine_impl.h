@@ -187,7 +187,7 @@ struct Engine::Impl {
   bool MovePieces();
   void FindMasks();   // Of sequences with a grammar, as far as there is time for it in a step.
   bool BuildBatch();  // False where nothing is to be computed.
-  void SnapIfDue(Sequence* sequence);
+  void SnapIfDue(Sequence* sequence, int num_tokens);
   bool NextStepNeedsResults() const;
   void StartStep();
   void FinishStep();

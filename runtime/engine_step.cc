@@ -218,8 +218,8 @@ bool Engine::Impl::BuildBatch() {
     const auto& sequence = running[piece.index + (piece.admitted ? first_admitted : 0)];
     // There was no memory to admit it, or it waits for its state.
     if (sequence->finished() || !sequence->admitted() || sequence->needs_mask()) continue;
-    SnapIfDue(sequence.get());
     const int tokens = piece.admitted ? sequence->PieceTokens(piece.num_tokens) : piece.num_tokens;
+    SnapIfDue(sequence.get(), tokens);
     if (tokens == 0) continue;  // Its rows of logits come in the next step.
     if (!sequence->decoding()) stats.prompt_tokens += tokens;
     flight.sequences.push_back(sequence);
@@ -232,8 +232,8 @@ bool Engine::Impl::BuildBatch() {
 
 // Where the sequence stands, all that was admitted has its parts, and what is left is the cache's:
 // but for the slots that its admission may still need.
-void Engine::Impl::SnapIfDue(Sequence* sequence) {
-  if (cache == nullptr || !sequence->SnapshotDue()) return;
+void Engine::Impl::SnapIfDue(Sequence* sequence, int num_tokens) {
+  if (cache == nullptr || !sequence->SnapshotDue(num_tokens)) return;
   sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > FreePlaces(), pool.get(),
                  cache.get());
 }

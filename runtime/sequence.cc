@@ -14,8 +14,9 @@ namespace {
 // A long prompt is snapped after so many tokens, where a piece of it ends, and a conversation's
 // answer whose end would be seen too late.
 constexpr int kSnapshotEvery = 4096, kAnswerSnapshotEvery = 64;
-// A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
-constexpr int kWorthSaving = kBlockTokens;
+// A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least; one
+// before a prompt's last piece, for who asks the same again, so many.
+constexpr int kWorthSaving = kBlockTokens, kWorthSavingAgain = 128;
 
 }  // namespace
 
@@ -146,7 +147,7 @@ PrefixCache::Node* Sequence::StateToFetch(PrefixCache* cache) {
 }
 
 // Begins with the longest part of the prompt whose state is kept, and decides where the rest of it
-// is cut: once, where the prompt leaves what others have begun with too.
+// is cut.
 void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   const std::string& space = spaces_[part_];
   const PrefixCache::Found found = cache->Find(space, Sought(part_));
@@ -179,9 +180,9 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
     usage_.cached_tokens = snapped_ = state_.position();
   }
   const int shared = std::min(found.shared, first_row_) / kBlockTokens * kBlockTokens;
-  if (shared >= snapped_ + kWorthSaving) cut_ = shared;
+  if (shared >= snapped_ + kWorthSaving) cuts_[0] = shared;
   const int asked = std::min(request_.cache.snapshot_at, prompt_end_);
-  if (asked > snapped_) cut_ = asked;
+  if (asked > snapped_) cuts_[1] = asked;
   // So that the next one sees what it shares with this one. Without memory for it, it does not.
   (void)UnlessNoMemory([&] {
     cache->Remember(space, request_.prompt);
@@ -189,7 +190,7 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   });
 }
 
-bool Sequence::SnapshotDue() const {
+bool Sequence::SnapshotDue(int num_tokens) const {
   const int position = state_.position(), saved = position - snapped_;
   if (!uses_cache_ || position < kMinSnapshotTokens) return false;
   // A conversation goes on from where a stop string begins, which is known only when the state has
@@ -199,23 +200,28 @@ bool Sequence::SnapshotDue() const {
     if (awaited_ == 0) return position == open_from_ && saved >= kWorthSaving;
     return open_from_ < 0 && position % kBlockTokens == 0 && saved >= kAnswerSnapshotEvery;
   }
-  if (position == cut_ && position > snapped_) return true;
+  if (IsCut(position) && position > snapped_) return true;
+  // The same prompt again can begin with a part of it, but not with all.
+  const bool last_piece = num_tokens > 0 && num_tokens == PromptLeft();
+  if (last_piece && position <= first_row_ && saved >= kWorthSavingAgain) return true;
   return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);
 }
 
 void Sequence::Snap(bool share_slot, StatePool* pool, PrefixCache* cache) {
-  snapped_ = state_.position();
+  const int position = state_.position(), prompt = prompt_tokens();
+  const bool conversation = request_.cache.importance > 0;
+  // What only stands on the way has served its turn once the text goes on: in a long prompt, and
+  // at the end of one whose text goes on with its answer. No other state makes room for it.
+  // What may be all that is left of a turn is none of that.
+  const bool in_answer = position > prompt || (position == prompt && awaited_ > 0 && conversation);
+  const bool goes_on = position < prompt || conversation;
+  const bool on_the_way = !IsCut(position) && goes_on && !in_answer;
+  const int importance = in_answer ? request_.cache.importance : 0;
+  // One before the last piece may be gone soon: the prompt's end has one of its own all the same.
+  const bool last_piece = on_the_way && position < prompt && position - snapped_ < kSnapshotEvery;
+  if (!last_piece) snapped_ = position;
   (void)UnlessNoMemory([&] {
     PrefixCache::Node* const node = RememberText(cache);
-    // What only stands on the way has served its turn once the text goes on: in a long prompt, and
-    // at the end of one whose text goes on with its answer. No other state makes room for it.
-    // What may be all that is left of a turn is none of that.
-    const bool conversation = request_.cache.importance > 0;
-    const bool in_answer =
-        snapped_ > prompt_tokens() || (snapped_ == prompt_tokens() && awaited_ > 0 && conversation);
-    const bool goes_on = snapped_ < prompt_tokens() || conversation;
-    const bool on_the_way = snapped_ != cut_ && goes_on && !in_answer;
-    const int importance = in_answer ? request_.cache.importance : 0;
     if (node == nullptr || IsKept(node, importance, cache)) return absl::OkStatus();
     if (!state_.CanSnap(*pool, /*free=*/on_the_way)) return absl::OkStatus();
     Snapshot snapshot = state_.Snap(share_slot, pool);
@@ -295,7 +301,10 @@ int Sequence::PromptLeft() const { return std::max(0, prompt_end_ - state_.posit
 
 int Sequence::PieceLeft() const {
   const int position = state_.position();
-  int left = position < cut_ ? cut_ - position : PromptLeft();
+  int left = PromptLeft();
+  for (const int cut : cuts_) {
+    if (position < cut) left = std::min(left, cut - position);
+  }
   if (part_ + 1 < request_.dials.num_parts()) {
     left = std::min(left, request_.dials.finer[part_].end - position);
   }

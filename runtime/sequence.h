@@ -2,6 +2,7 @@
 #ifndef PACKRAT_RUNTIME_SEQUENCE_H_
 #define PACKRAT_RUNTIME_SEQUENCE_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -84,8 +85,8 @@ class Sequence {
   // the step will bring it.
   Span StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* tokens,
                  std::vector<SamplingRow>* rows);
-  // Whether a snapshot is to be made before the next span.
-  bool SnapshotDue() const;
+  // Whether a snapshot is to be made before the next span, of so many tokens.
+  bool SnapshotDue(int num_tokens) const;
   // Makes it, if it has not been made yet and there is room. `share_slot`: see SequenceState.
   void Snap(bool share_slot, StatePool* pool, PrefixCache* cache);
   // Gives back the parts, if they were taken; with `keep` to the cache, if that is worth it.
@@ -164,6 +165,7 @@ class Sequence {
   int PromptLeft() const;
   // To the prompt's end, or to where it is cut or its part ends.
   int PieceLeft() const;
+  bool IsCut(int position) const { return position == cuts_[0] || position == cuts_[1]; }
   // Whether a state is kept from which the text goes on in this part, not the first.
   bool BeginsIn(int part, PrefixCache* cache) const;
   // Where states of this part are looked for: the longest is of all but the last token.
@@ -215,7 +217,9 @@ class Sequence {
   std::vector<int32_t> generated_;  // Only where it does.
   int open_from_ = -1;  // Tokens before a stop string that may have begun; -1: none has.
   bool ended_by_id_ = false;
-  int cut_ = 0;      // A piece of the prompt ends here, for a snapshot.
+  // Pieces of the prompt end here, for snapshots: where it leaves what others have begun with, and
+  // where it was asked to.
+  std::array<int, 2> cuts_ = {};
   int snapped_ = 0;  // Where it began, or has last been snapped.
   // A state that was fetched can have had to give way again before its sequence is admitted.
   int fetches_left_ = 3;

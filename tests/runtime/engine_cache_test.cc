@@ -137,6 +137,53 @@ TEST_F(EngineCacheTest, TheSamePromptAgainComputesItsEndAlone) {
   EXPECT_EQ(Cached(Run(prompt, 5)), 59);
 }
 
+// Of a long one there is a state before its last piece, which costs no step.
+TEST_F(EngineCacheTest, ALongPromptAgainComputesItsLastPieceAlone) {
+  Start(Small());  // Pieces of 32 tokens.
+  const Text prompt = RandomPrompt(&random_, 200);
+  Run(prompt, 5);
+  EXPECT_EQ(engine_->stats().cache.snapshots, 3);  // There, at the prompt's end and the answer's.
+  EXPECT_EQ(Cached(Run(prompt, 5)), 192);
+  EXPECT_EQ(Cached(Run(prompt, 5)), 192);
+  // Not where less than 128 tokens are new.
+  const int64_t before = engine_->stats().cache.snapshots;
+  Run(Join(prompt, RandomPrompt(&random_, 100)), 5);
+  EXPECT_EQ(engine_->stats().cache.snapshots - before, 2);
+  // Nor where the same again could not begin with it, since all of it is scored.
+  Start(Small());
+  Consumer scored;
+  Request request = scored.Make(++id_, prompt, 1);
+  request.score_from = 1;
+  Submit(std::move(request));
+  RunUntilIdle();
+  EXPECT_EQ(engine_->stats().cache.snapshots, 1);
+}
+
+// The first of a group leaves a state for the others, and one where its prompt leaves an earlier
+// one.
+TEST_F(EngineCacheTest, ASharedBeginningOfGroupsHitsFromItsThirdUse) {
+  Start(Small());
+  const Text header = RandomPrompt(&random_, 70);
+  const int cached[] = {0, 0, 64, 64};
+  for (int use = 0; use < 4; ++use) {
+    const Text prompt = Join(header, RandomPrompt(&random_, 40));
+    Consumer members[2];
+    std::vector<Request> group;
+    for (Consumer& member : members) {
+      group.push_back(member.Make(++id_, prompt, 5));
+      group.back().cache.snapshot_at = 96;
+    }
+    ASSERT_EQ(engine_->Submit(std::move(group), now_), absl::OkStatus());
+    RunUntilIdle();
+    for (Consumer& member : members) {
+      member.Poll();
+      EXPECT_EQ(member.tokens, model_->GreedyAfter(prompt, 5));
+    }
+    EXPECT_EQ(Cached(members[0]), cached[use]) << use;
+    EXPECT_EQ(Cached(members[1]), 96) << use;
+  }
+}
+
 TEST_F(EngineCacheTest, WhoDoesNotShareSeesNothing) {
   EngineOptions options = Small();
   options.cache_sequences = 20;

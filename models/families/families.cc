@@ -1,13 +1,19 @@
 #include "models/families/families.h"
 
 #include <algorithm>
+#include <iterator>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace packrat {
 namespace {
 
 constexpr int kMaxIds = 256;
+// What the class of a model is called whose text is continued by its head.
+constexpr absl::string_view kContinues[] = {"ForCausalLM", "LMHeadModel",
+                                            "ForConditionalGeneration"};
 constexpr double kMinEps = 1e-20;  // Positive also as a float32.
 
 // Channels of a head where the configuration may say it.
@@ -23,6 +29,24 @@ int ReadHeadDim(JsonFields* fields, int num_heads, int hidden_size, std::optiona
                                           " heads; together at most ", kMaxHidden));
   }
   return head_dim;
+}
+
+// A model of another task (embedding, classes) may have the same tensors, and would be served as
+// one that continues texts without a word.
+void ReadArchitectures(JsonFields* fields) {
+  const Json* list = fields->Get("architectures");
+  if (list == nullptr || list->empty()) return;
+  const auto continues = [](const Json& item) {
+    const std::string name = item.is_string() ? item.get<std::string>() : "";
+    return !absl::StrContains(name, "Bidirectional") &&
+           std::any_of(std::begin(kContinues), std::end(kContinues),
+                       [&](absl::string_view end) { return absl::EndsWith(name, end); });
+  };
+  if (list->is_array() && std::any_of(list->begin(), list->end(), continues)) return;
+  fields->Fail("architectures",
+               absl::StrCat("is ", JsonFields::Shown(list->is_array() ? list->front() : *list),
+                            "; only models that continue texts are served, whose name ends with "
+                            "ForCausalLM or ForConditionalGeneration"));
 }
 
 }  // namespace
@@ -159,13 +183,14 @@ void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
 }
 
 void IgnoreBookkeeping(JsonFields* fields) {
-  fields->Ignore({"_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
-                  "auto_map", "dtype", "model_name", "name_or_path", "torch_dtype",
-                  "transformers_version", "unsloth_fixed", "unsloth_version"});
+  fields->Ignore({"_attn_implementation_autoset", "_commit_hash", "_name_or_path",
+                  "attn_implementation", "auto_map", "dtype", "model_name", "name_or_path",
+                  "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version"});
+  ReadArchitectures(fields);
   // Training.
   fields->Ignore({"attention_dropout", "dropout", "hidden_dropout", "initializer_range",
-                  "problem_type", "id2label", "label2id", "finetuning_task", "task_specific_params",
-                  "pretraining_tp"});
+                  "problem_type", "id2label", "label2id", "num_labels", "finetuning_task",
+                  "task_specific_params", "pretraining_tp"});
   // How transformers runs a model and what it hands out.
   fields->Ignore({"use_cache", "output_attentions", "output_hidden_states", "output_scores",
                   "return_dict", "return_dict_in_generate", "torchscript", "use_bfloat16",
@@ -187,7 +212,9 @@ void IgnoreBookkeeping(JsonFields* fields) {
                   "repetition_penalty",
                   "no_repeat_ngram_size",
                   "encoder_no_repeat_ngram_size",
+                  "min_p",
                   "max_length",
+                  "max_new_tokens",
                   "min_length",
                   "bad_words_ids",
                   "remove_invalid_values",

@@ -84,6 +84,9 @@ Mamba2Spec ReadMamba(JsonFields* f) {
   mamba.num_groups = DivisorOfHeads(f, groups, mamba.num_heads, 8);
   mamba.state_size = f->Int("ssm_state_size", 1, kMaxHeadDim, 128);
   mamba.conv_size = f->Int(NameOf(f, "mamba_d_conv", "conv_kernel"), 1, kMaxConvSize, 4);
+  // Some published files have these sizes twice.
+  f->Only("mamba_num_groups", mamba.num_groups);
+  f->Only("mamba_state_dim", mamba.state_size);
   mamba.Check(f, {"mamba_num_heads", groups, "mamba_head_dim", "ssm_state_size"});
   mamba.norm = Mamba2Norm::kAfterGate;
   mamba.norm_groups = mamba.num_groups;

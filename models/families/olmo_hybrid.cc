@@ -27,6 +27,7 @@ GatedDeltaSpec ReadDelta(JsonFields* f, int hidden_size, int num_heads) {
   delta.beta_scale = f->TrueUnlessNull("linear_allow_neg_eigval") ? 2.0f : 1.0f;
   delta.norm_eps = 1e-5f;  // Whatever the model's.
   delta.separate = true;
+  f->Only("linear_use_gate", true);
   // How training begins.
   f->Ignore({"linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max",
              "linear_dt_init_floor"});

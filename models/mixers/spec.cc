@@ -189,11 +189,16 @@ RopeScaling ReadRopeScaling(JsonFields* fields, JsonFields* rope) {
 
 double ReadRopeTheta(JsonFields* fields, double fallback, RopeScaling* scaling, double* part) {
   double theta = fields->Number("rope_theta", 1.0, kMaxRopeBase, fallback);
-  if (part != nullptr) *part = fields->Number("partial_rotary_factor", 0.0, 1.0, *part);
+  if (part != nullptr) {
+    // A null is no default to transformers, but that of its function, which rotates all.
+    const Json* outer = fields->Find("partial_rotary_factor");
+    if (outer != nullptr && outer->is_null()) *part = 1.0;
+    *part = fields->Number("partial_rotary_factor", 0.0, 1.0, *part);
+  }
   const Json* read = nullptr;
   for (const char* name : {"rope_parameters", "rope_scaling"}) {
     const Json* object = fields->Get(name);
-    if (object == nullptr) continue;
+    if (object == nullptr || *object == Json::object()) continue;  // To transformers that is none.
     if (read != nullptr && *read != *object) {
       fields->Fail(name, "is not as rope_parameters; must be the same");
     }

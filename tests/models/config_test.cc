@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "tests/models/config_text.h"
 #include "tests/models/test_files.h"
 
@@ -316,6 +317,15 @@ TEST(Unknown, NullsAndListedFieldsMayBeThere) {
   EXPECT_THAT(config.warnings, IsEmpty());
 }
 
+TEST(Unknown, ArchitecturesMayBeSeveralOrNone) {
+  for (const char* list : {"null", "[]", R"(["LlamaModel", "LlamaForCausalLM"])"}) {
+    const std::string fields = absl::StrCat("\"architectures\": ", list, ", \"rat\": {");
+    EXPECT_EQ(Fingerprint(Parse(With(kPackrat, "\"rat\": {", fields)), 1),
+              Fingerprint(Parse(kPackrat), 1))
+        << list;
+  }
+}
+
 TEST(Rope, ThetaIsReadWhereTransformers5WritesIt) {
   const std::string five = R"("rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"})";
   EXPECT_EQ(Rat(Parse(With(kPackrat, "\"rat\": {", five + ", \"rat\": {")), 0).rope_base, 5e5);
@@ -325,6 +335,8 @@ TEST(Rope, ThetaIsReadWhereTransformers5WritesIt) {
   EXPECT_EQ(Attention(hybrid, 0).rope_base, 5e5);
   const std::string both = R"("rope_theta": 7.5, "rope_parameters": {"rope_theta": 7.5}, "rat": {)";
   EXPECT_EQ(Rat(Parse(With(kPackrat, "\"rat\": {", both)), 0).rope_base, 7.5);
+  const std::string empty = five + ", \"rope_scaling\": {}, \"rat\": {";
+  EXPECT_EQ(Rat(Parse(With(kPackrat, "\"rat\": {", empty)), 0).rope_base, 5e5);
 }
 
 TEST(MesaNet, ShortConvolutionsAreThereWhateverTheFieldSays) {

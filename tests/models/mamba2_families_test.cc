@@ -249,6 +249,13 @@ TEST(NemotronH, FieldsHaveOlderNames) {
   EXPECT_EQ(Mamba(config).dt_min, 0.25f);
 }
 
+TEST(NemotronH, SizesMayStandTwice) {
+  const ModelConfig config =
+      Parse(With(kNemotron, "\"model_type\"",
+                 R"("mamba_num_groups": 8, "mamba_state_dim": 128, "model_type")"));
+  EXPECT_EQ(Fingerprint(config, 1), Fingerprint(Parse(kNemotron), 1));
+}
+
 TEST(NemotronH, WhatNoModelReadsMayStand) {
   const ModelConfig config = Parse(
       With(kNemotron, "\"model_type\"",
@@ -297,7 +304,11 @@ INSTANTIATE_TEST_SUITE_P(
              {"Activation", "\"relu2\"", "\"silu\"", "mlp_hidden_act: is \"silu\"; only \"relu2\""},
              {"TwoWidths", "attention_head_dim\": 128", "attention_head_dim\": 64",
               "attention_head_dim: is 64; only 128"},
-             {"Groups", "n_groups\": 8", "n_groups\": 9", "n_groups: is 9; must divide the 112"}}),
+             {"Groups", "n_groups\": 8", "n_groups\": 9", "n_groups: is 9; must divide the 112"},
+             {"OtherGroups", "\"model_type\"", "\"mamba_num_groups\": 4, \"model_type\"",
+              "mamba_num_groups: is 4; only 8 is served"},
+             {"OtherStates", "\"model_type\"", "\"mamba_state_dim\": 64, \"model_type\"",
+              "mamba_state_dim: is 64; only 128 is served"}}),
     NameOfChange);
 
 }  // namespace

@@ -135,6 +135,10 @@ TEST(Qwen35, RotaryIsReadInsideAndWhereItIsNotThereOutside) {
   EXPECT_EQ(attention(both).rotary_dim, attention(kText).rotary_dim);
   EXPECT_EQ(attention(both).rope_base, attention(kText).rope_base);
   EXPECT_EQ(attention(With(both, "\"partial_rotary_factor\": 0.5, ", "")).rotary_dim, 16);
+  // Where it is null outside and not there inside, all channels are rotated.
+  const std::string null = With(With(kText, "\"partial_rotary_factor\": 0.5, ", ""),
+                                "\"use_cache\"", "\"partial_rotary_factor\": null, \"use_cache\"");
+  EXPECT_EQ(attention(null).rotary_dim, 64);
 }
 
 TEST(Qwen35, TyingAndEndsAreReadInsideAndOutside) {

@@ -58,9 +58,12 @@ struct AskFurtherOn {
 struct AskForStored {
   const std::byte* stored;
   ptrdiff_t step;  // Bytes from one input's part to the next.
+  const float* rows;
+  ptrdiff_t rows_step;
   template <class T>
   HWY_INLINE void operator()(const T*, int k) const {
     __builtin_prefetch(stored + k * step, 0, 2);
+    __builtin_prefetch(rows + k * rows_step, 0, 3);
   }
 };
 
@@ -257,7 +260,12 @@ void MultiplyBlocks(const float* packed, const int* begin, int count, const Pack
       const int n = begin[b + 1] - begin[b];
       const float* x =
           packed + static_cast<ptrdiff_t>(begin[b]) * in + static_cast<ptrdiff_t>(k) * n;
-      const AskForStored ask = {next + b * kChainInputs * step, step};
+      // The next block's inputs of this chain, or the first one's of the next chain.
+      const int after = b + 1 < count ? b + 1 : 0;
+      const ptrdiff_t m = begin[after + 1] - begin[after];
+      const float* rows = packed + static_cast<ptrdiff_t>(begin[after]) * in +
+                          static_cast<ptrdiff_t>(after == 0 ? k + inputs : k) * m;
+      const AskForStored ask = {next + b * kChainInputs * step, step, rows, m};
       PanelRows(x, n, wide, inputs, k > 0, ask, out + (begin[b] - begin[0]) * kPanel);
     }
   }

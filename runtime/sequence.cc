@@ -14,9 +14,12 @@ namespace {
 // A long prompt is snapped after so many tokens, where a piece of it ends, and a conversation's
 // answer whose end would be seen too late.
 constexpr int kSnapshotEvery = 4096, kAnswerSnapshotEvery = 64;
-// A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least; one
-// before a prompt's last piece, for who asks the same again, so many.
-constexpr int kWorthSaving = kBlockTokens, kWorthSavingAgain = 128;
+// A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
+constexpr int kWorthSaving = kBlockTokens;
+// One before a prompt's last piece, for who asks the same again, so many, and copies at most so
+// many bytes for each: some ten microseconds of a millisecond or more.
+constexpr int kWorthSavingAgain = 128;
+constexpr int64_t kBytesOfSaved = 64 << 10;
 
 }  // namespace
 
@@ -202,8 +205,10 @@ bool Sequence::SnapshotDue(int num_tokens) const {
   }
   if (IsCut(position) && position > snapped_) return true;
   // The same prompt again can begin with a part of it, but not with all.
-  const bool last_piece = num_tokens > 0 && num_tokens == PromptLeft();
-  if (last_piece && position <= first_row_ && saved >= kWorthSavingAgain) return true;
+  const bool last_piece = num_tokens > 0 && num_tokens == PromptLeft() && position <= first_row_;
+  if (last_piece && saved >= kWorthSavingAgain && state_.SnapshotBytes() <= saved * kBytesOfSaved) {
+    return true;
+  }
   return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);
 }
 

@@ -27,7 +27,11 @@ constexpr char kUsage[] =
     "device.\n\n"
     "  packrat plan --model DIR [--memory 16GiB] [--json] [flags of packrat_server]\n\n"
     "It is the plan of a server on the CPU that is started with these flags and has so much memory "
-    "to\nitself. Exit codes: 0 it starts, 1 it does not, 2 a mistake in the command.";
+    "to\nitself. Exit codes: 0 it starts, 1 it does not, 2 a mistake in the command.\n\n"
+    "Examples:\n"
+    "  packrat plan --model models/demo\n"
+    "  packrat plan --model models/demo --memory 2GiB --max_running 16 --max_context 2048\n"
+    "  packrat plan --model models/demo --memory 16GiB --weights int8 --json";
 constexpr Bound kMemory = {"memory", 1, static_cast<double>(int64_t{1} << 46)};
 
 int Mistake(const absl::Status& status) {

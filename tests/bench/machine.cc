@@ -77,32 +77,39 @@ float Float32Loop(int64_t rounds, double* flops) {
   return HWY_DYNAMIC_DISPATCH(FmaLoop)(rounds, flops);
 }
 
-HWY_PUSH_ATTRIBUTES("avx512f,avx512bf16")
+// Dot products into 24 registers, in assembly: compilers keep some of so many sums in memory, and
+// then it is stores that are measured. What the registers hold costs no time.
+#define PACKRAT_DOTS(name)                                                                        \
+  asm volatile(".irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t" name   \
+               " %%zmm30, %%zmm31, %%zmm\\i\n\t.endr"                                             \
+               :                                                                                  \
+               :                                                                                  \
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",  \
+                 "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", \
+                 "xmm19", "xmm20", "xmm21", "xmm22", "xmm23")
+constexpr double kDots = 24, kDotLanes = 16;
 
-// The same of dot products of bfloat16 pairs.
+HWY_PUSH_ATTRIBUTES("avx512f")
+
+// Of bfloat16 pairs.
 float BFloat16Loop(int64_t rounds, double* flops) {
-  constexpr int kGroups = 2, kDots = 12, kLanes = 16;
-  __m512 acc[kGroups][kDots], sum = _mm512_setzero_ps();
-  for (int g = 0; g < kGroups; ++g) {
-    for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_set1_ps(0.01f * c);
-  }
-  const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f803f80));
-  const auto b = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x30803080));
-  for (int64_t r = 0; r < rounds; ++r) {
-    for (int g = 0; g < kGroups; ++g) {
-      for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_dpbf16_ps(acc[g][c], a, b);
-    }
-  }
-  for (int g = 0; g < kGroups; ++g) {
-    for (int c = 0; c < kDots; ++c) sum = _mm512_add_ps(sum, acc[g][c]);
-  }
-  *flops = 4.0 * rounds * kGroups * kDots * kLanes;
-  return _mm512_cvtss_f32(sum);
+  for (int64_t r = 0; r < rounds; ++r) PACKRAT_DOTS("vdpbf16ps");
+  *flops = 4.0 * static_cast<double>(rounds) * kDots * kDotLanes;
+  return 0;
+}
+
+// Of four bytes.
+float ByteLoop(int64_t rounds, double* ops) {
+  for (int64_t r = 0; r < rounds; ++r) PACKRAT_DOTS("vpdpbusd");
+  *ops = 8.0 * static_cast<double>(rounds) * kDots * kDotLanes;
+  return 0;
 }
 
 HWY_POP_ATTRIBUTES
 
-// The same of tiles of such pairs. The sums are those of zeros.
+#undef PACKRAT_DOTS
+
+// Of bfloat16 pairs in tiles. The sums are those of zeros.
 float TilesLoop(int64_t rounds, double* flops) {
   constexpr int kGroups = 4;
   const TileConfig config = ConfigOf({0, {kTileRows, kTileRows}}, kTilePairs);
@@ -117,30 +124,6 @@ float TilesLoop(int64_t rounds, double* flops) {
   *flops = 4.0 * static_cast<double>(steps) * kGroups * kTileRows * kTilePairs * kTileOutputs;
   return 0;
 }
-
-HWY_PUSH_ATTRIBUTES("avx512f,avx512vnni")
-
-// The same of dot products of four bytes.
-float ByteLoop(int64_t rounds, double* ops) {
-  constexpr int kGroups = 2, kDots = 12, kLanes = 16;
-  __m512i acc[kGroups][kDots], sum = _mm512_setzero_si512();
-  for (int g = 0; g < kGroups; ++g) {
-    for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_set1_epi32(c);
-  }
-  const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(-1);
-  for (int64_t r = 0; r < rounds; ++r) {
-    for (int g = 0; g < kGroups; ++g) {
-      for (int c = 0; c < kDots; ++c) acc[g][c] = _mm512_dpbusd_epi32(acc[g][c], a, b);
-    }
-  }
-  for (int g = 0; g < kGroups; ++g) {
-    for (int c = 0; c < kDots; ++c) sum = _mm512_add_epi32(sum, acc[g][c]);
-  }
-  *ops = 8.0 * rounds * kGroups * kDots * kLanes;
-  return static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum)));
-}
-
-HWY_POP_ATTRIBUTES
 
 constexpr int kRuns = 7;
 volatile float sink;  // NOLINT: keeps results alive.
@@ -162,16 +145,20 @@ double Mbw() {
   return 2 * best * (1 << 20);
 }
 
-double OwnPeak(ThreadPool* pool, float (*loop)(int64_t rounds, double* flops)) {
-  double flops = 0;
-  const double seconds = MedianSeconds(kRuns, [&] {
-    pool->Run(pool->size(), [&](int64_t, int worker) {
-      double mine;
-      sink = loop(20'000'000, &mine);
-      if (worker == 0) flops = mine;
-    });
-  });
-  return flops * pool->size() / seconds;
+bool HasByteDots() { return __builtin_cpu_supports("avx512vnni") != 0; }
+
+auto LoopOf(Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kBFloat16 && CpuHasBFloat16()) {
+    return CpuHasTiles() ? TilesLoop : BFloat16Loop;
+  }
+  return arithmetic == Arithmetic::kInt8 && HasByteDots() ? ByteLoop : Float32Loop;
+}
+
+double OwnPeak(Arithmetic arithmetic, int threads) {
+  PeakLoop loop(arithmetic, threads);
+  std::vector<double> passes;
+  for (int run = 0; run <= kRuns; ++run) passes.push_back(loop.OpsPerSecond());
+  return Median(passes);
 }
 
 double Sgemm(int threads) {
@@ -202,6 +189,20 @@ double ReadLoop::BytesPerSecond() {
   return static_cast<double>(memory_.size() * sizeof(float)) / (Now() - start);
 }
 
+PeakLoop::PeakLoop(Arithmetic arithmetic, int threads)
+    : loop_(LoopOf(arithmetic)), pool_(threads) {}
+
+double PeakLoop::OpsPerSecond() {
+  double ops = 0;
+  const double start = Now();
+  pool_.Run(pool_.size(), [&](int64_t, int worker) {
+    double mine;
+    sink = loop_(20'000'000, &mine);
+    if (worker == 0) ops = mine;
+  });
+  return ops * pool_.size() / (Now() - start);
+}
+
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -227,14 +228,13 @@ MachineLimits MeasureMachine(int threads) {
   std::vector<double> passes;
   for (int run = 0; run <= kRuns; ++run) passes.push_back(read.BytesPerSecond());
   limits.own_read = Median(passes);
-  ThreadPool pool(threads);
   limits.mbw = Mbw();
-  limits.own_fma = OwnPeak(&pool, Float32Loop);
+  limits.own_fma = OwnPeak(Arithmetic::kFloat32, threads);
   if (CpuHasBFloat16()) {
-    limits.bfloat16_flops_per_second = OwnPeak(&pool, CpuHasTiles() ? TilesLoop : BFloat16Loop);
+    limits.bfloat16_flops_per_second = OwnPeak(Arithmetic::kBFloat16, threads);
   }
-  if (__builtin_cpu_supports("avx512vnni")) limits.byte_ops_per_second = OwnPeak(&pool, ByteLoop);
-  limits.sgemm = Sgemm(pool.size());
+  if (HasByteDots()) limits.byte_ops_per_second = OwnPeak(Arithmetic::kInt8, threads);
+  limits.sgemm = Sgemm(threads);
   limits.read_bytes_per_second = std::max(limits.own_read, limits.mbw);
   limits.flops_per_second = std::max(limits.own_fma, limits.sgemm);
   return limits;

@@ -2,11 +2,13 @@
 #ifndef PACKRAT_TESTS_BENCH_MACHINE_H_
 #define PACKRAT_TESTS_BENCH_MACHINE_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/aligned.h"
+#include "kernels/packed_matrix.h"
 #include "kernels/thread_pool.h"
 
 namespace packrat {
@@ -27,6 +29,18 @@ class ReadLoop {
 
  private:
   AlignedFloats memory_;
+  ThreadPool pool_;
+};
+
+// Multiplies out of registers with all threads, as fast as instructions go.
+class PeakLoop {
+ public:
+  // In float32 where the processor has no dot products of that arithmetic.
+  PeakLoop(Arithmetic arithmetic, int threads);
+  double OpsPerSecond();  // Of a tenth of a second, made now.
+
+ private:
+  float (*const loop_)(int64_t rounds, double* ops);
   ThreadPool pool_;
 };
 

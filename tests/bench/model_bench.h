@@ -16,7 +16,8 @@ void BenchContext(const std::string& dir, int threads);
 
 // Operations of the matrix products for one token, of weights stored in bfloat16.
 double FlopsPerToken(const LanguageModel& model, bool logits);
-// Operations a second of what most of the model's products multiply in.
+// What most of the model's products multiply in, and the operations a second of that.
+Arithmetic ArithmeticOf(const LanguageModel& model);
 double PeakOf(const LanguageModel& model, const MachineLimits& limits);
 
 }  // namespace packrat

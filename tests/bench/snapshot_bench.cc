@@ -70,32 +70,37 @@ std::unique_ptr<StatePool> PoolOf(const StateLayout& layout, const StatePoolOpti
   return *std::move(pool);
 }
 
-// One with an empty text and all parts that it needs.
-SequenceState Begun(const StateLayout& layout, const PartCounts& need, StatePool* pool) {
+// One with all parts that it needs, as if `position` tokens had been computed; 0: none.
+SequenceState Begun(const StateLayout& layout, const PartCounts& need, int position,
+                    StatePool* pool) {
   SequenceState sequence;
   sequence.Prepare(layout, need);
   sequence.Take(pool);
+  if (position == 0) return sequence;
+  Span span;
+  sequence.StartSpan(position, pool, &span);
+  // Memory that was never written would be copied at no cost.
+  std::vector<std::byte> bytes;
+  sequence.ForEachPart([&](int kind, int32_t part) {
+    bytes.assign(pool->part_bytes(kind, 0), std::byte{1});
+    if (!bytes.empty()) pool->Write(kind, part, 0, bytes.data());
+  });
   return sequence;
+}
+
+StatePoolOptions RoomFor(const StateLayout& layout, int sequences, int tokens) {
+  StatePoolOptions options;
+  options.max_running = sequences;
+  options.max_context = tokens;
+  options.state_bytes = sequences * static_cast<int64_t>(layout.SequenceBytes(tokens));
+  return options;
 }
 
 void BenchSnapshot(const std::string& name, const StateLayout& layout, int position) {
   const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
-  StatePoolOptions options;
-  options.max_running = 3;
-  options.max_context = position + kMoreTokens;
-  options.state_bytes = 3 * static_cast<int64_t>(layout.SequenceBytes(options.max_context));
-  const auto pool = PoolOf(layout, options);
+  const auto pool = PoolOf(layout, RoomFor(layout, 3, position + kMoreTokens));
   StatePool* const parts = pool.get();
-  SequenceState sequence = Begun(layout, need, parts);
-  Span span;
-  sequence.StartSpan(position, parts, &span);
-  // Memory that was never written would be copied at no cost.
-  std::vector<std::byte> bytes;
-  sequence.ForEachPart([&](int kind, int32_t part) {
-    bytes.assign(parts->part_bytes(kind, 0), std::byte{1});
-    if (!bytes.empty()) parts->Write(kind, part, 0, bytes.data());
-  });
-
+  SequenceState sequence = Begun(layout, need, position, parts);
   const size_t copied = CopiedBytes(layout, position);
   std::vector<std::byte> from(copied, std::byte{1}), to(copied, std::byte{2});
   std::vector<double> snap, restore, give_back, copy;
@@ -139,21 +144,48 @@ void BenchSnapshot(const std::string& name, const StateLayout& layout, int posit
   sequence.Release(parts);
 }
 
+// All of a state leaves the pool as bytes of the process, as where a sequence is parked or one that
+// is idle gives way, and comes back.
+void BenchPark(const std::string& name, const StateLayout& layout, int position) {
+  const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
+  const auto pool = PoolOf(layout, RoomFor(layout, 1, position + kMoreTokens));
+  SequenceState sequence = Begun(layout, need, position, pool.get());
+  const auto bytes = static_cast<size_t>(sequence.ParkedBytes());
+  std::vector<std::byte> from(bytes, std::byte{1}), to(bytes, std::byte{2});
+  std::vector<double> park, go_on, copy;
+  for (int round = 0; round < absl::GetFlag(FLAGS_rounds) + 2; ++round) {
+    ClearCaches();
+    const double parked = Microseconds([&] { PACKRAT_CHECK(sequence.Park(pool.get()).ok()); });
+    ClearCaches();
+    const double back = Microseconds([&] { sequence.Unpark(pool.get()); });
+    ClearCaches();
+    const double copied = Microseconds([&] { std::memcpy(to.data(), from.data(), bytes); });
+    if (round < 2) continue;  // Memory that is new to the process.
+    park.push_back(parked), go_on.push_back(back), copy.push_back(copied);
+  }
+  const double mb = static_cast<double>(bytes) / 1e6;
+  const auto row = [&](const char* what, const std::vector<double>& times) {
+    Row(absl::StrCat(name, ": ", what, " at ", position, " tokens"), Median(times), "us", 0,
+        absl::StrFormat("%.2f MB; memcpy %.1f us; per MB %.0f and %.0f", mb, Median(copy),
+                        Median(times) / mb, Median(copy) / mb));
+  };
+  row("park", park);
+  row("go on", go_on);
+  sequence.Release(pool.get());
+}
+
 // A state that nobody runs on, with others every few thousand tokens of its text, as a long prompt
 // leaves them: who begins with it makes all of their pages a sequence's, and the cache's again at
 // its end.
 void BenchStatesOnTheWay(const std::string& name, const StateLayout& layout, int position) {
   constexpr int kEvery = 4096;
   const PartCounts need = SequenceNeeds(layout, position + kMoreTokens);
-  StatePoolOptions options;
-  options.max_running = 2;
-  options.max_context = position + kMoreTokens;
+  StatePoolOptions options = RoomFor(layout, 2, position + kMoreTokens);
   options.cache_sequences = position / kEvery + 2;
-  options.state_bytes = 2 * static_cast<int64_t>(layout.SequenceBytes(options.max_context)) +
-                        options.cache_sequences * static_cast<int64_t>(layout.tail_stride);
+  options.state_bytes += options.cache_sequences * static_cast<int64_t>(layout.tail_stride);
   const auto pool = PoolOf(layout, options);
   StatePool* const parts = pool.get();
-  SequenceState sequence = Begun(layout, need, parts);
+  SequenceState sequence = Begun(layout, need, 0, parts);
   Span span;
   std::vector<Snapshot> on_the_way;
   while (sequence.position() + kEvery < position) {
@@ -261,6 +293,7 @@ void Run() {
     config.mixers = layers;
     const StateLayout layout(config);
     for (const int position : kLengths) BenchSnapshot(name, layout, position);
+    BenchPark(name, layout, kLengths[1]);
   }
   ModelConfig config;
   config.mixers = std::vector<MixerSpec>(8, rat);

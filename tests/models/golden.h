@@ -23,9 +23,9 @@ inline const std::string kGoldenCases[] = {
     // By transformers.
     "llama", "llama3", "llama_biases", "llama_yarn", "qwen2", "qwen3", "qwen3_yarn", "qwen3_5",
     "qwen3_5_biases", "qwen3_5_yarn", "qwen3_5_moe", "qwen3_next", "qwen3_next_biases",
-    "olmo_hybrid", "olmo_hybrid_biases", "olmo_hybrid_nope", "falcon_h1", "falcon_h1_flags", "nemotron_h", "granite_h",
-    "granite_h_biases", "granite_h_groups", "granite_h_moe", "lfm2", "lfm2_flags", "lfm2_moe",
-    "recurrent_gemma", "recurrent_gemma_flags"};
+    "olmo_hybrid", "olmo_hybrid_biases", "olmo_hybrid_nope", "falcon_h1", "falcon_h1_flags",
+    "nemotron_h", "granite_h", "granite_h_biases", "granite_h_groups", "granite_h_moe", "lfm2",
+    "lfm2_flags", "lfm2_moe", "recurrent_gemma", "recurrent_gemma_flags"};
 
 struct Golden {
   int batch, tokens, vocab;

@@ -12,7 +12,12 @@
 namespace packrat {
 namespace {
 
-constexpr int kOperations = 2400, kEngines = 8;
+constexpr int kEngines = 8;
+#ifdef PACKRAT_EMULATED  // Every step takes long.
+constexpr int kOperations = 240;
+#else
+constexpr int kOperations = 2400;
+#endif
 constexpr int kContext = 256;
 
 class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {
@@ -28,6 +33,7 @@ class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {
     return solver;
   }
   LanguageModel* model() override { return model_.get(); }
+  bool allocates() const override { return kOnGpu; }
 
   void Check(const Request& request, const Consumer& seen) override {
     if (seen.tokens.empty() && seen.scores.empty()) return;
@@ -64,6 +70,11 @@ class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {
     options.max_logit_rows = max_logit_rows;
     options.threads = 1;
     options.max_context = kContext;
+    if (GetParam() == "rat_plus") {
+      options.choices.rat_plus_dials = {RatPlusDial{1, 0, 0}, RatPlusDial{4, 8, 6},
+                                        RatPlusDial{16, 5, 6}, RatPlusDial{16, 0, 0}};
+      options.choices.rat_plus_unadapted = true;
+    }
     return Load(options);
   }
 
@@ -100,6 +111,9 @@ TEST_P(EngineGoldenStormTest, EveryTextIsWhatItWouldBeAlone) {
   EXPECT_GT(dropped, kOperations / 50);
   EXPECT_GT(loaded, 0);
   EXPECT_GT(parks, 0);
+  if (GetParam() == "rat_plus") {
+    EXPECT_GT(counts.coarser, kOperations / 50);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineGoldenStormTest, ::testing::ValuesIn(StateModels()),

@@ -105,8 +105,8 @@ class MovingStates {
       return;
     }
     const int64_t size = std::min<int64_t>(1 + Pick(most_piece_), left);
-    engine_.WriteState(one->number, state.position, 0, one->at, state.parts.substr(one->at, size),
-                       took);
+    engine_.WriteState(one->number, state.position, one->of.space.dials.last, one->at,
+                       state.parts.substr(one->at, size), took);
     one->at += size;
   }
 
@@ -128,7 +128,8 @@ class MovingStates {
       Ask(one);
       return false;
     }
-    EXPECT_EQ(state.parts.size(), SavedPartBytes(layout_, state.position));
+    const StateLayout& layout = layout_.ForDial(one->of.space.dials.last);
+    EXPECT_EQ(state.parts.size(), SavedPartBytes(layout, state.position));
     ++num_saved_;
     saved_.emplace_back(one->of, std::move(state));
     if (saved_.size() > 8) saved_.erase(saved_.begin());

@@ -87,7 +87,8 @@ bool Storm::Operate() {
   if (is(8)) return Save();
   if (is(8)) return moving_->Load(Pick(2) ? 0 : ++last_origin_);
   if (!is(4)) return Damage();
-  Step(/*refused=*/Pick(12));
+  const int refused = Pick(12);
+  Step(model_.allocates() ? -1 : refused);
   return true;
 }
 
@@ -97,6 +98,9 @@ std::shared_ptr<Storm::Conversation> Storm::Any() {
     made->text = RandomText(20 + Pick(100));
     made->space.tenant = Pick(6) == 0 ? "b" : "a";
     if (Pick(6) == 0) made->space.solver = model_.other_solver();
+    if (const int dials = model_.model()->config().num_dials(); dials > 1) {
+      made->space.dials.last = Pick(dials);
+    }
     conversations_.push_back(made);
   }
   return conversations_[Pick(conversations_.size())];
@@ -106,6 +110,23 @@ void Storm::Add(Conversation conversation) {
   conversation.busy = false;
   conversations_.push_back(std::make_shared<Conversation>(std::move(conversation)));
   if (conversations_.size() > 24) conversations_.erase(conversations_.begin() + Pick(24));
+}
+
+TextDials Storm::DialsAfter(const Conversation& from, size_t prompt_tokens) {
+  TextDials dials = from.space.dials;
+  const ModelConfig& config = model_.model()->config();
+  if (config.num_dials() == 1) return dials;
+  dials.Cut(static_cast<int64_t>(prompt_tokens) - 1);  // The last token may not be computed.
+  const auto end = static_cast<int32_t>(from.text.size());
+  const int32_t next = Pick(config.num_dials());
+  const bool can = end >= kMinSnapshotTokens && end + 1 < static_cast<int32_t>(prompt_tokens) &&
+                   (dials.finer.empty() || dials.finer.back().end < end);
+  if (can && next != dials.last && CheckCoarser(config, dials.last, next).ok()) {
+    dials.finer.push_back({end, dials.last});
+    dials.last = next;
+    ++counts_.coarser;
+  }
+  return dials;
 }
 
 std::unique_ptr<Storm::Live> Storm::Make(const Conversation& from) {
@@ -120,6 +141,7 @@ std::unique_ptr<Storm::Live> Storm::Make(const Conversation& from) {
   request.tenant = from.space.tenant;
   request.solver = from.space.solver;
   request.cache.origin = from.space.origin;
+  request.dials = DialsAfter(from, request.prompt.size());
   // Too small to change a logit, but steps ahead wait for the token.
   if (Pick(5) == 0) request.sampling.frequency_penalty = 1e-12f;
   request.priority = Pick(4) * Pick(2);
@@ -197,6 +219,7 @@ bool Storm::Rewind() {
   const std::shared_ptr<Conversation> one = Any();
   if (one->busy || one->text.empty()) return false;
   one->text.resize(Pick(one->text.size()));
+  one->space.dials.Cut(static_cast<int64_t>(one->text.size()));
   ++counts_.rewinds;
   return true;
 }
@@ -291,6 +314,7 @@ void Storm::Check(const Live& live) {
   }
   if (live.conversation == nullptr) return;
   // It has the turn, as far as it has come.
+  live.conversation->space.dials = request.dials;
   live.conversation->text = request.prompt;
   live.conversation->text.insert(live.conversation->text.end(), seen.tokens.begin(),
                                  seen.tokens.end());

@@ -1,9 +1,9 @@
 // A storm of conversations against an engine with little memory, with all that can happen to them
-// in one batch: turns, retries, several choices, scores, forks, rewinds, priorities for which
-// others are parked, cancellations, deadlines, slow readers, states that are saved and loaded in
-// pieces or left half-way, forgotten ones, sequences that go bad, memory that is refused, a disk
-// that damages what it has, and at the end a device that is lost or a server that gives up. In half
-// of the engines states go on to memory and to that disk.
+// in one batch: turns, retries, several choices, scores, forks, rewinds, dials that go coarser,
+// priorities for which others are parked, cancellations, deadlines, slow readers, states that are
+// saved and loaded in pieces or left half-way, forgotten ones, sequences that go bad, memory that
+// is refused, a disk that damages what it has, and at the end a device that is lost or a server
+// that gives up. In half of the engines states go on to memory and to that disk.
 //
 // Every text must be the model's as if it had been alone; after every step each reference must be
 // accounted for, and what is free is poisoned.
@@ -37,6 +37,8 @@ class StormModel {
   virtual SolverOptions other_solver() const { return {}; }
   // Tokens with which a sequence goes bad, or its logits alone; none: it has no such tokens.
   virtual std::vector<int32_t> bad_tokens() const { return {}; }
+  // Whether its steps allocate, as those of an emulated device do, so that none may be refused.
+  virtual bool allocates() const { return false; }
   // From here on no step succeeds. False: that cannot be made to happen.
   virtual bool Lose() { return false; }
 };
@@ -44,7 +46,7 @@ class StormModel {
 // What has happened, to be sure that it has.
 struct StormCounts {
   int64_t completed = 0, choices = 0, scored = 0, forks = 0, rewinds = 0, cancelled = 0;
-  int64_t expired = 0, bad = 0, forgotten = 0;
+  int64_t expired = 0, bad = 0, forgotten = 0, coarser = 0;
   int64_t no_memory = 0, ended_for_memory = 0, ended_with_all = 0;
 };
 
@@ -82,6 +84,8 @@ class Storm {
   std::shared_ptr<Conversation> Any();
   void Add(Conversation conversation);
   std::unique_ptr<Live> Make(const Conversation& from);
+  // Of a request that goes on from there, if the model has several.
+  TextDials DialsAfter(const Conversation& from, size_t prompt_tokens);
   bool Turn();
   bool Choices();
   bool Fork();

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import subprocess
 import tempfile
 import unittest
@@ -58,6 +60,14 @@ class PlanTest(unittest.TestCase):
         self.assertRegex(done.stdout, r"tokens +a sequence takes +sequences at once +states kept "
                                       r"+in memory +on disk +idle sessions\n")
         self.assertRegex(done.stdout, r"\n +256 +\d+\.\d\d MiB +16 +64 +0 +0 +4096\n")
+
+    def test_examples_of_the_help(self):
+        lines = re.findall(r"^ *(packrat plan --model models/demo.*)$", run("--help").stdout, re.M)
+        self.assertEqual(len(lines), 3)
+        for line in lines:
+            done = subprocess.run([processes.CLIENT, *shlex.split(line)[1:]], cwd=ROOT, check=False,
+                                  capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 0, line)
 
     def test_more_memory_for_states_keeps_more(self):
         few, many = (plan("--memory=8GiB", "--max_running=4", "--cache_sequences=%d" % n)["capacity"]

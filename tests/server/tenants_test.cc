@@ -119,6 +119,33 @@ TEST_F(TenantsTest, EveryCallWantsAKeyThatIsKnown) {
   EXPECT_TRUE(absl::StrContains(server_->Get("/metrics"), " 200 "));
 }
 
+// What one key's requests leave is not found by another's, not even that it is there.
+TEST_F(TenantsTest, KeysShareNoStates) {
+  Start(Line("team-a") + Line("team-b"));
+  const std::vector<int32_t> prompt(70, 8);
+  const auto usage = [&](const std::string& name, int32_t last) {
+    std::vector<int32_t> text = prompt;
+    text.push_back(last);
+    Connection connection(OptionsOf(name));
+    v1::Usage seen;
+    const absl::Status status = connection
+                                    .Generate(Ids(text, 2),
+                                              [&](const auto& message) {
+                                                if (message.has_finished())
+                                                  seen = message.finished().usage();
+                                              })
+                                    .status;
+    EXPECT_TRUE(status.ok()) << status;
+    return seen;
+  };
+  EXPECT_EQ(usage("team-a", 5).cache_miss(), v1::CACHE_MISS_FIRST_USE);
+  EXPECT_EQ(usage("team-a", 6).cache_miss(), v1::CACHE_MISS_NO_SNAPSHOT);
+  EXPECT_EQ(usage("team-a", 7).cached_tokens(), 64);
+  const v1::Usage other = usage("team-b", 7);
+  EXPECT_EQ(other.cached_tokens(), 0);
+  EXPECT_EQ(other.cache_miss(), v1::CACHE_MISS_FIRST_USE);
+}
+
 TEST_F(TenantsTest, MetricsNeedAKeyWhereThatIsAskedFor) {
   options_.server.metrics_need_key = true;
   Start(Line("prometheus"));

@@ -12,12 +12,8 @@
 namespace packrat {
 namespace {
 
-constexpr int kEngines = 8;
-#ifdef PACKRAT_EMULATED  // Every step takes long.
-constexpr int kOperations = 240;
-#else
-constexpr int kOperations = 2400;
-#endif
+// On an emulated device every step takes long, and time on a device is dear.
+constexpr int kOperations = kOnGpu ? 240 : 2400, kEngines = 8;
 constexpr int kContext = 256;
 
 class EngineGoldenStormTest : public GoldenEngineTest, public StormModel {

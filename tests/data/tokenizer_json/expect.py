@@ -6,7 +6,8 @@ tests/models/bpe_library_test.cc.
 `texts`: awkward ones (texts.py), then some hundred lines of novels in the public domain. `parts`:
 of which the test makes `generated` further lines, as generated() does. For each case, a tokenizer of
 this folder with a JSON patch, and whether decoding gives `texts` back: `ids` of every text, and of
-every generated line a hash of four digits; or, to save space, one hash of all.
+every generated line a hash of four digits; or, to save space, one hash of all. `large`: the same for some of
+them with as many tokens as the published vocabularies of their kind have.
 """
 
 import copy
@@ -165,6 +166,16 @@ CASES = [
 ]
 
 
+# Tokenizer, patch, and the size of the vocabulary of LFM2, Granite 4, Qwen3.5 and RecurrentGemma.
+LARGE = [
+    ("llama3", [], 65536),
+    ("llama3", [replace(SPLIT + "pattern/Regex", OLMO)], 100352),
+    ("llama3", qwen(r"[\p{L}\p{M}]", r"\p{M}"), 248320),
+    ("llama", GEMMA, 256000),
+]
+LARGE_LINES = 2000
+
+
 def found(data, pointer):
     """What holds the place that a JSON pointer names, and its name there."""
     *path, last = pointer.strip("/").split("/")
@@ -191,16 +202,47 @@ def patched(name, patch):
     return data
 
 
-def generated(line):
-    """The line's text: parts chosen by a linear congruential generator."""
-    state = line
-
+def numbers(state):
+    """below(n): a number below n, by a linear congruential generator."""
     def below(n):
         nonlocal state
         state = (state * 6364136223846793005 + 1442695040888963407) & MASK
         return (state >> 33) % n
 
     below(2)  # The first values of neighbouring seeds are alike.
+    return below
+
+
+def enlarged(data, size):
+    """With so many tokens: each further one is two of those before, mostly early ones, which are frequent. What was
+    added comes after them."""
+    vocab, merges = data["model"]["vocab"], data["model"]["merges"]
+    names = [name for name, _ in sorted(vocab.items(), key=lambda entry: entry[1]) if name[0] != "<"]
+    first = 1 + max(vocab.values())
+    added_tokens = [token for token in data["added_tokens"] if token["id"] >= first]
+    below = numbers(size)
+
+    def pick():
+        return names[below(len(names) if below(4) == 0 else min(len(names), 3000))]
+
+    while first < size - len(added_tokens):
+        pair = [pick(), pick()]
+        name = "".join(pair)
+        if len(name.encode()) > 24 or name in vocab:
+            continue
+        vocab[name] = first
+        merges.append(pair)
+        names.append(name)
+        first += 1
+    for i, token in enumerate(added_tokens):
+        token["id"] = first + i
+    data["post_processor"] = None  # It names ids of before.
+    return data
+
+
+def generated(line):
+    """The line's text: parts chosen by such a generator."""
+    below = numbers(line)
     return "".join(texts.PARTS[below(len(texts.PARTS))] for _ in range(1 + below(24)))
 
 
@@ -216,6 +258,18 @@ def novel_lines(path, count):
     with lzma.open(path, "rt", encoding="utf-8") as f:
         lines = (line.rstrip("\n") for i, line in enumerate(f) if i % 331 == 0)
         return [line for line in lines if 40 < len(line) < 250][:count]
+
+
+def large(inputs):
+    cases = []
+    for name, patch, size in LARGE:
+        tokenizer = Tokenizer.from_str(json.dumps(enlarged(patched(name, patch), size)))
+        tokenizer.encode_special_tokens = True
+        hashes = [fnv(tokenizer.encode(text, add_special_tokens=False).ids)
+                  for text in inputs + [generated(i) for i in range(LARGE_LINES)]]
+        cases.append({"tokenizer": name, "patch": patch, "size": size,
+                      "hash": f"{fnv(h & 0xFFFFFFFF for h in hashes):016x}"})
+    return cases
 
 
 def main():
@@ -236,7 +290,8 @@ def main():
             case.update(ids=ids, lines="".join(f"{h & 0xFFFF:04x}" for h in hashes))
         cases.append(case)
     with open(os.path.join(HERE, "expected.json"), "w", encoding="ascii") as f:
-        json.dump({"texts": inputs, "parts": texts.PARTS, "cases": cases}, f, separators=(",", ":"))
+        json.dump({"texts": inputs, "parts": texts.PARTS, "cases": cases, "large": large(inputs)}, f,
+                  separators=(",", ":"))
         f.write("\n")
 
 

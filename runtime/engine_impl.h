@@ -254,7 +254,7 @@ struct Engine::Impl {
   // Null where a device of its own computes: it goes on while readers run.
   std::shared_ptr<WokenReaders> readers;
   bool readers_are_late = false;
-  absl::Duration time_for_readers;  // Saved up: see GiveWay().
+  ReadersTime time_for_readers;
 };
 
 }  // namespace packrat

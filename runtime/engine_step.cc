@@ -15,16 +15,6 @@ namespace {
 // (TokenGrammar::Limits::mask_work).
 constexpr int64_t kGrammarWorkOfStep = 200000;
 
-// Where the host computes, what the engine waits at most for readers that it has woken: a part of
-// the time of its steps, which it saves up while they are quick. Mostly they are done long before.
-constexpr double kReadersShare = 0.05;
-constexpr absl::Duration kMostForReaders = absl::Milliseconds(10);
-// To sleep and be woken takes as long; there is no use in less.
-constexpr absl::Duration kLeastForReaders = absl::Microseconds(100);
-// After a shorter step only readers that were late are waited for: what the others miss now, they
-// get after the next.
-constexpr absl::Duration kLongStep = absl::Milliseconds(1);
-
 }  // namespace
 
 bool Engine::Impl::Step(absl::Time now) {
@@ -327,10 +317,10 @@ void Engine::Impl::NotifyAll() {
 }
 
 void Engine::Impl::GiveWay(absl::Duration step) {
-  time_for_readers = std::min(time_for_readers + step * kReadersShare, kMostForReaders);
-  if (time_for_readers < kLeastForReaders || (step < kLongStep && !readers_are_late)) return;
-  const absl::Duration waited = readers->Wait(time_for_readers);
-  time_for_readers -= waited;
+  const absl::Duration most = time_for_readers.After(step, readers_are_late);
+  if (most == absl::ZeroDuration()) return;
+  const absl::Duration waited = readers->Wait(most);
+  time_for_readers.Spend(waited);
   stats.readers_time += waited;
 }
 

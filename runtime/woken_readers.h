@@ -32,6 +32,20 @@ class WokenReaders {
   int left_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+// How long the engine may wait for them: a part of the time of its steps, which it saves up while
+// readers are quick. Mostly they are done long before.
+class ReadersTime {
+ public:
+  // After a step of that length, whose readers are `late` if some have not come since the step
+  // before: the most to wait, or 0. After a short step only late ones are waited for: what the
+  // others miss now, they get after the next.
+  absl::Duration After(absl::Duration step, bool late);
+  void Spend(absl::Duration waited) { saved_ -= waited; }
+
+ private:
+  absl::Duration saved_;
+};
+
 }  // namespace packrat
 
 #endif  // PACKRAT_RUNTIME_WOKEN_READERS_H_

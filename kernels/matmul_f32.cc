@@ -54,7 +54,7 @@ struct AskFurtherOn {
 };
 
 // Where these were widened before: the stored ones of the next chain, a part to each input, so that
-// they come while it multiplies.
+// they come while it multiplies; and, for the first cache, the rows that come next.
 struct AskForStored {
   const std::byte* stored;
   ptrdiff_t step;  // Bytes from one input's part to the next.
@@ -260,11 +260,15 @@ void MultiplyBlocks(const float* packed, const int* begin, int count, const Pack
       const int n = begin[b + 1] - begin[b];
       const float* x =
           packed + static_cast<ptrdiff_t>(begin[b]) * in + static_cast<ptrdiff_t>(k) * n;
-      // The next block's inputs of this chain, or the first one's of the next chain.
+      // The next block's inputs of this chain, or the first one's of the next chain: of the first
+      // after the last, for the next panel.
       const int after = b + 1 < count ? b + 1 : 0;
       const ptrdiff_t m = begin[after + 1] - begin[after];
       const float* rows = packed + static_cast<ptrdiff_t>(begin[after]) * in +
-                          static_cast<ptrdiff_t>(after == 0 ? k + inputs : k) * m;
+                          static_cast<ptrdiff_t>(after > 0         ? k
+                                                 : k + inputs < in ? k + inputs
+                                                                   : 0) *
+                              m;
       const AskForStored ask = {next + b * kChainInputs * step, step, rows, m};
       PanelRows(x, n, wide, inputs, k > 0, ask, out + (begin[b] - begin[0]) * kPanel);
     }

@@ -223,9 +223,11 @@ bool Engine::Impl::BuildBatch() {
 // Where the sequence stands, all that was admitted has its parts, and what is left is the cache's:
 // but for the slots that its admission may still need.
 void Engine::Impl::SnapIfDue(Sequence* sequence, int num_tokens) {
-  if (cache == nullptr || !sequence->SnapshotDue(num_tokens)) return;
-  sequence->Snap(/*share_slot=*/pool->available(kSlotParts) > FreePlaces(), pool.get(),
-                 cache.get());
+  if (cache == nullptr) return;
+  const bool share_slot = pool->available(kSlotParts) > FreePlaces();
+  if (sequence->SnapshotDue(num_tokens, share_slot)) {
+    sequence->Snap(share_slot, pool.get(), cache.get());
+  }
 }
 
 bool Engine::Impl::NextStepNeedsResults() const {

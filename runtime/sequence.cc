@@ -17,7 +17,7 @@ constexpr int kSnapshotEvery = 4096, kAnswerSnapshotEvery = 64;
 // A snapshot at a prompt's end, or where two prompts part, saves so many tokens at least.
 constexpr int kWorthSaving = kBlockTokens;
 // One before a prompt's last piece, for who asks the same again, so many, and copies at most so
-// many bytes for each: some ten microseconds of a millisecond or more.
+// many bytes for each, which takes some ten microseconds.
 constexpr int kWorthSavingAgain = 128;
 constexpr int64_t kBytesOfSaved = 64 << 10;
 
@@ -182,7 +182,11 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
     }
     usage_.cached_tokens = snapped_ = state_.position();
   }
-  const int shared = std::min(found.shared, first_row_) / kBlockTokens * kBlockTokens;
+  int shared = std::min(found.shared, first_row_);
+  if (part_ + 1 < request_.dials.num_parts()) {
+    shared = std::min(shared, request_.dials.finer[part_].end);
+  }
+  shared = shared / kBlockTokens * kBlockTokens;
   if (shared >= snapped_ + kWorthSaving) cuts_[0] = shared;
   const int asked = std::min(request_.cache.snapshot_at, prompt_end_);
   if (asked > snapped_) cuts_[1] = asked;
@@ -193,7 +197,7 @@ void Sequence::Resume(StatePool* pool, PrefixCache* cache) {
   });
 }
 
-bool Sequence::SnapshotDue(int num_tokens) const {
+bool Sequence::SnapshotDue(int num_tokens, bool share_slot) const {
   const int position = state_.position(), saved = position - snapped_;
   if (!uses_cache_ || position < kMinSnapshotTokens) return false;
   // A conversation goes on from where a stop string begins, which is known only when the state has
@@ -206,7 +210,8 @@ bool Sequence::SnapshotDue(int num_tokens) const {
   if (IsCut(position) && position > snapped_) return true;
   // The same prompt again can begin with a part of it, but not with all.
   const bool last_piece = num_tokens > 0 && num_tokens == PromptLeft() && position <= first_row_;
-  if (last_piece && saved >= kWorthSavingAgain && state_.SnapshotBytes() <= saved * kBytesOfSaved) {
+  if (last_piece && saved >= kWorthSavingAgain &&
+      state_.SnapshotBytes(share_slot) <= saved * kBytesOfSaved) {
     return true;
   }
   return saved >= (position == prompt_tokens() ? kWorthSaving : kSnapshotEvery);

@@ -85,8 +85,9 @@ class Sequence {
   // the step will bring it.
   Span StartSpan(int num_tokens, StatePool* pool, std::vector<int32_t>* tokens,
                  std::vector<SamplingRow>* rows);
-  // Whether a snapshot is to be made before the next span, of so many tokens.
-  bool SnapshotDue(int num_tokens) const;
+  // Whether a snapshot is to be made before the next span, of so many tokens. `share_slot`: as
+  // Snap() will have it.
+  bool SnapshotDue(int num_tokens, bool share_slot) const;
   // Makes it, if it has not been made yet and there is room. `share_slot`: see SequenceState.
   void Snap(bool share_slot, StatePool* pool, PrefixCache* cache);
   // Gives back the parts, if they were taken; with `keep` to the cache, if that is worth it.

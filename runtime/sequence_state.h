@@ -109,8 +109,11 @@ class SequenceState {
   // CanSnap() says whether the parts are there; with `free`, without the cache giving up any. Takes
   // nothing if it throws std::bad_alloc.
   bool CanSnap(const StatePool& pool, bool free) const;
-  // What a snapshot copies where it stands, with its slot.
-  int64_t SnapshotBytes() const { return Snapshot::Bytes(*layout_, position_, position_); }
+  // What a snapshot copies where it stands.
+  int64_t SnapshotBytes(bool share_slot) const {
+    return Snapshot::Bytes(*layout_, position_, position_) -
+           (share_slot ? static_cast<int64_t>(layout_->slot_bytes) : 0);
+  }
   Snapshot Snap(bool share_slot, StatePool* pool);
   // A snapshot at the end: it takes over the parts, and what it has no use for is given back. Takes
   // nothing if it throws std::bad_alloc.

@@ -32,10 +32,11 @@ int ReadHeadDim(JsonFields* fields, int num_heads, int hidden_size, std::optiona
 }
 
 // A model of another task (embedding, classes) may have the same tensors, and would be served as
-// one that continues texts without a word.
+// one that continues texts without a word. What a part of a model is called does not matter.
 void ReadArchitectures(JsonFields* fields) {
-  const Json* list = fields->Get("architectures");
-  if (list == nullptr || list->empty()) return;
+  const std::string field = "architectures";
+  const Json* list = fields->Get(field);
+  if (list == nullptr || list->empty() || fields->Name(field) != field) return;
   const auto continues = [](const Json& item) {
     const std::string name = item.is_string() ? item.get<std::string>() : "";
     return !absl::StrContains(name, "Bidirectional") &&
@@ -43,10 +44,10 @@ void ReadArchitectures(JsonFields* fields) {
                        [&](absl::string_view end) { return absl::EndsWith(name, end); });
   };
   if (list->is_array() && std::any_of(list->begin(), list->end(), continues)) return;
-  fields->Fail("architectures",
+  fields->Fail(field,
                absl::StrCat("is ", JsonFields::Shown(list->is_array() ? list->front() : *list),
-                            "; only models that continue texts are served, whose name ends with "
-                            "ForCausalLM or ForConditionalGeneration"));
+                            "; only models that continue texts from left to right are served: "
+                            "...ForCausalLM, ...LMHeadModel, ...ForConditionalGeneration"));
 }
 
 }  // namespace

@@ -141,7 +141,8 @@ void SetLayers(JsonFields* fields, const std::vector<std::string>& types,
 
 // Ignores what `transformers` writes into every config.json and what does not change what the model
 // computes: names and versions, and settings of training and of generate(). Refuses what it may
-// write there and what would change it, as biases that the family has not read.
+// write there and what would change it, as biases that the family has not read, and models of other
+// tasks (`architectures`).
 void IgnoreBookkeeping(JsonFields* fields);
 
 // "a", "a or b", "a, b or c".

@@ -195,10 +195,10 @@ PeakLoop::PeakLoop(Arithmetic arithmetic, int threads)
 double PeakLoop::OpsPerSecond() {
   double ops = 0;
   const double start = Now();
-  pool_.Run(pool_.size(), [&](int64_t, int worker) {
+  pool_.Run(pool_.size(), [&](int64_t task, int) {
     double mine;
     sink = loop_(20'000'000, &mine);
-    if (worker == 0) ops = mine;
+    if (task == 0) ops = mine;
   });
   return ops * pool_.size() / (Now() - start);
 }

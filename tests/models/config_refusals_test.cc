@@ -176,7 +176,7 @@ INSTANTIATE_TEST_SUITE_P(
              {"HiddenAct", "\"rat\": {", "\"hidden_act\": \"gelu\", \"rat\": {",
               "hidden_act: is \"gelu\"; must be silu or swish"},
              {"Task", "\"rat\": {", "\"architectures\": [\"LlamaModel\"], \"rat\": {",
-              "architectures: is \"LlamaModel\"; only models that continue texts"},
+              "architectures: is \"LlamaModel\"; only models that continue texts from left"},
              {"Classes", "\"rat\": {",
               "\"architectures\": [\"LlamaForSequenceClassification\"], \"rat\": {",
               "architectures: is \"LlamaForSequenceClassification\""},

@@ -318,7 +318,8 @@ TEST(Unknown, NullsAndListedFieldsMayBeThere) {
 }
 
 TEST(Unknown, ArchitecturesMayBeSeveralOrNone) {
-  for (const char* list : {"null", "[]", R"(["LlamaModel", "LlamaForCausalLM"])"}) {
+  for (const char* list :
+       {"null", "[]", R"(["LlamaModel", "LlamaForCausalLM"])", R"(["GPT2LMHeadModel"])"}) {
     const std::string fields = absl::StrCat("\"architectures\": ", list, ", \"rat\": {");
     EXPECT_EQ(Fingerprint(Parse(With(kPackrat, "\"rat\": {", fields)), 1),
               Fingerprint(Parse(kPackrat), 1))

@@ -136,6 +136,8 @@ INSTANTIATE_TEST_SUITE_P(
          {"NoObject", R"("rope_parameters": {"rope_theta": null, "rope_type": "default"})",
           R"("rope_theta": null, "rope_parameters": "none")", "rope_parameters: must be an object"},
          {"Activation", "\"silu\"", "\"gelu\"", "hidden_act: is \"gelu\"; must be silu or swish"},
+         {"NoGate", "\"silu\"", "\"silu\", \"linear_use_gate\": false",
+          "linear_use_gate: is false; only true is served"},
          {"KeyHeads", "key_heads\": 30", "key_heads\": 4",
           "linear_num_key_heads: is 4; must divide the 30 heads"},
          {"WideKeys", "\"linear_key_head_dim\": 96, \"linear_num_key_heads\": 30",

@@ -149,6 +149,12 @@ TEST_F(EngineCacheTest, ALongPromptAgainComputesItsLastPieceAlone) {
   const int64_t before = engine_->stats().cache.snapshots;
   Run(Join(prompt, RandomPrompt(&random_, 100)), 5);
   EXPECT_EQ(engine_->stats().cache.snapshots - before, 2);
+  // Nor where it would copy more than 64 KB for each of them.
+  FakeModel::Options wide;
+  wide.window_heads = 4096;
+  Start(Small(), wide);
+  Run(prompt, 5);
+  EXPECT_EQ(engine_->stats().cache.snapshots, 2);
   // Nor where the same again could not begin with it, since all of it is scored.
   Start(Small());
   Consumer scored;
@@ -157,6 +163,16 @@ TEST_F(EngineCacheTest, ALongPromptAgainComputesItsLastPieceAlone) {
   Submit(std::move(request));
   RunUntilIdle();
   EXPECT_EQ(engine_->stats().cache.snapshots, 1);
+}
+
+// In a full pool nothing gives way to it, and the third use hits as that of a short one does.
+TEST_F(EngineCacheTest, ALongPromptAgainAmongMany) {
+  Start(Small());
+  for (int i = 0; i < 40; ++i) Run(RandomPrompt(&random_, 150), 5);
+  ASSERT_EQ(engine_->stats().pools[kTailParts].cached, engine_->stats().pools[kTailParts].total);
+  const Text prompt = RandomPrompt(&random_, 200);
+  const int cached[] = {0, 0, 192};
+  for (const int tokens : cached) EXPECT_EQ(Cached(Run(prompt, 5)), tokens);
 }
 
 // The first of a group leaves a state for the others, and one where its prompt leaves an earlier

@@ -48,7 +48,9 @@ ModelConfig FakeModel::MakeConfig(const Options& options) {
   config.max_context = options.max_context;
   config.eos_ids = {kEos};
   if (options.rat) config.mixers.push_back(RatSpec{2, 1, 8, kChunk});
-  if (options.window) config.mixers.push_back(AttentionSpec{2, 2, 8, kWindow});
+  if (options.window) {
+    config.mixers.push_back(AttentionSpec{options.window_heads, options.window_heads, 8, kWindow});
+  }
   if (options.full) config.mixers.push_back(AttentionSpec{2, 2, 8, 0});
   if (options.mesa) config.mixers.push_back(MesaSpec{2, 8, 4, 0.25f, true});
   return config;

@@ -30,8 +30,9 @@ class FakeModel : public HostModel {
     int max_logit_rows = 64;
     int vocab = kVocab;
     bool mesa = true, rat = true, window = true, full = true;
-    int threads = 1;     // That sample.
-    bool ahead = false;  // Two steps may be in flight: Start() computes, as a fast device would.
+    int window_heads = 2;  // Its state, which a fork copies, grows with them.
+    int threads = 1;       // That sample.
+    bool ahead = false;    // Two steps may be in flight: Start() computes, as a fast device would.
   };
   FakeModel() : FakeModel(Options()) {}
   explicit FakeModel(const Options& options);

@@ -124,7 +124,6 @@ TextDials Storm::DialsAfter(const Conversation& from, size_t prompt_tokens) {
   if (can && next != dials.last && CheckCoarser(config, dials.last, next).ok()) {
     dials.finer.push_back({end, dials.last});
     dials.last = next;
-    ++counts_.coarser;
   }
   return dials;
 }
@@ -161,6 +160,7 @@ bool Storm::Turn() {
   const std::shared_ptr<Conversation> from = again ? bad_[Pick(bad_.size())] : Any();
   if (static_cast<int>(from->text.size()) > longest_ && !again) {
     from->text = RandomText(1 + Pick(50));
+    from->space.dials.Cut(static_cast<int64_t>(from->text.size()));
   }
   std::unique_ptr<Live> live = Make(*from);
   Request& request = live->request;
@@ -314,6 +314,7 @@ void Storm::Check(const Live& live) {
   }
   if (live.conversation == nullptr) return;
   // It has the turn, as far as it has come.
+  counts_.coarser += live.conversation->space.dials.last != request.dials.last;
   live.conversation->space.dials = request.dials;
   live.conversation->text = request.prompt;
   live.conversation->text.insert(live.conversation->text.end(), seen.tokens.begin(),

@@ -149,6 +149,11 @@ TEST_F(EngineCacheTest, ALongPromptAgainComputesItsLastPieceAlone) {
   const int64_t before = engine_->stats().cache.snapshots;
   Run(Join(prompt, RandomPrompt(&random_, 100)), 5);
   EXPECT_EQ(engine_->stats().cache.snapshots - before, 2);
+  for (const int tokens : {150, 120}) {  // Last pieces begin at 128 and at 96.
+    Start(Small());
+    Run(RandomPrompt(&random_, tokens), 5);
+    EXPECT_EQ(engine_->stats().cache.snapshots, tokens == 150 ? 3 : 2);
+  }
   // Nor where it would copy more than 64 KB for each of them.
   FakeModel::Options wide;
   wide.window_heads = 4096;

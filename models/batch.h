@@ -42,12 +42,23 @@ struct BatchSizes {
 };
 BatchSizes SizesOf(const Batch& batch);
 
+// Where the pages of a class are. Whole: one after the other, each with the parts of all layers. In
+// planes: the parts of the first layer of all pages, then those of the second, and so on, so that a
+// layer's sweep over many texts touches a plane and not the whole pool.
+struct PageMemory {
+  std::byte* base = nullptr;
+  int32_t plane_pages = 0;  // Parts of a plane; 0: whole.
+  friend bool operator==(const PageMemory& a, const PageMemory& b) {
+    return a.base == b.base && a.plane_pages == b.plane_pages;
+  }
+};
+
 // The memory behind slots, tails and pages; owned by the caller, 64-byte aligned, strides multiples
 // of 64 bytes.
 struct StateMemory {
   std::byte* slots = nullptr;
   std::byte* tails = nullptr;
-  std::byte* const* pages = nullptr;  // Base of each page class.
+  const PageMemory* pages = nullptr;  // Of each class.
 };
 
 // What Mesa layers solved.

@@ -158,8 +158,11 @@ Step LayerStack::StepOf(const Input& input, const BatchView& batch, int mixer, i
   const MixerPart state = mixer < 0 ? MixerPart() : layout_.ForDial(dial).mixers[mixer];
   StatePages pages;
   if (const int c = state.page_class; c >= 0) {
-    pages = {input.memory.pages[c] + state.page_offset, layout_.page_classes[c].page_bytes,
-             input.tables[c]};
+    const PageMemory& memory = input.memory.pages[c];
+    const PageClass& page_class = layout_.page_classes[c];
+    const bool whole = memory.plane_pages == 0;
+    pages = {memory.base + state.page_offset * (whole ? 1 : memory.plane_pages),
+             whole ? page_class.page_bytes : page_class.part_bytes, input.tables[c]};
   }
   return {device_,
           batch,

@@ -65,6 +65,14 @@ class StateBuffer {
   virtual ~StateBuffer() = default;
   virtual std::byte* data() const = 0;  // An address on the device, aligned to 64 bytes.
   virtual size_t size() const = 0;
+  // `count` pages of `page_bytes`, each of parts of `part_bytes` (0: not all alike), shall lie from
+  // `offset` on. Asked once for each class, before anything there is read or written. Whether they
+  // are whole or in planes is the device's affair: the calls below mean whole pages in either case.
+  virtual PageMemory PlacePages(size_t offset, [[maybe_unused]] size_t page_bytes,
+                                [[maybe_unused]] size_t part_bytes,
+                                [[maybe_unused]] int32_t count) {
+    return {data() + offset, 0};
+  }
   virtual void Fill(size_t offset, size_t bytes, unsigned char value) = 0;
   // The two ranges have no byte in common.
   virtual void Copy(size_t from, size_t to, size_t bytes) = 0;

@@ -22,8 +22,10 @@ absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* mo
   std::vector<int> counts(layout.page_classes.size());
   for (size_t c = 0; c < counts.size(); ++c) {
     counts[c] = layout.MostPages(c, max_tokens);
-    state->page_bases_.push_back(next);
-    next += layout.page_classes[c].page_bytes * counts[c] * sequences;
+    const PageClass& pages = layout.page_classes[c];
+    state->pages_.push_back(state->buffer_->PlacePages(
+        next - state->buffer_->data(), pages.page_bytes, pages.part_bytes, counts[c] * sequences));
+    next += pages.page_bytes * counts[c] * sequences;
   }
   for (int s = 0; s < sequences; ++s) {
     for (const int count : counts) {
@@ -37,7 +39,7 @@ absl::StatusOr<std::unique_ptr<OwnedState>> OwnedState::Create(LanguageModel* mo
   for (const std::vector<int32_t>& ids : state->page_ids_) {
     state->tables_.push_back({ids.data(), static_cast<int32_t>(ids.size())});
   }
-  state->memory_ = {slots, tails, state->page_bases_.data()};
+  state->memory_ = {slots, tails, state->pages_.data()};
   return state;
 }
 

@@ -33,7 +33,7 @@ class OwnedState {
 
   std::unique_ptr<StateBuffer> buffer_;
   bool has_slots_ = false;
-  std::vector<std::byte*> page_bases_;
+  std::vector<PageMemory> pages_;
   std::vector<std::vector<int32_t>> page_ids_;  // (sequence, class)
   std::vector<PageTable> tables_;               // (sequence, class)
   size_t num_classes_ = 0;

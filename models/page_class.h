@@ -18,6 +18,7 @@ struct PageClass {
   // kRat: tokens after its chunk until a page is written. RAT+ keeps that long in a window what the
   // page will hold.
   int64_t delay = 0;
+  size_t part_bytes = 0;  // Of a page, each layer's; 0 where not all have as many.
   // A label for metrics: "rat_chunk16", "rat_chunk16_delay260", "attention", "window128".
   std::string Name() const;
 

@@ -39,12 +39,24 @@ StateLayout::StateLayout(const ModelConfig& config, StateTypes types)
   }
   tail_stride = tail_bytes;
   for (const StateLayout& other : others) tail_stride = std::max(tail_stride, other.tail_bytes);
-  for (int dial = 0; dial < config.num_dials(); ++dial) {
-    StateLayout& layout = dial == 0 ? *this : others[dial - 1];
+  const auto for_each_layout = [&](auto visit) {
+    visit(*this);
+    for (StateLayout& other : others) visit(other);
+  };
+  for_each_layout([&](StateLayout& layout) {
     layout.tail_stride = tail_stride;
     layout.page_classes.resize(all.size(), PageClass{PageClass::Kind::kRat, 1, 0, 0, 0, kNever});
-    for (size_t c = 0; c < all.size(); ++c) layout.page_classes[c].page_bytes = all[c].page_bytes;
-  }
+    for (size_t c = 0; c < all.size(); ++c) {
+      const PageClass& own = layout.page_classes[c];
+      if (own.num_layers > 0 && own.part_bytes != all[c].part_bytes) all[c].part_bytes = 0;
+    }
+  });
+  for_each_layout([&](StateLayout& layout) {
+    for (size_t c = 0; c < all.size(); ++c) {
+      layout.page_classes[c].page_bytes = all[c].page_bytes;
+      layout.page_classes[c].part_bytes = all[c].part_bytes;
+    }
+  });
 }
 
 StateLayout::StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& types)
@@ -58,8 +70,10 @@ StateLayout::StateLayout(const std::vector<MixerSpec>& specs, const StateTypes& 
       part.page_offset = page_class.page_bytes;
       part.page_bytes = state.page_bytes;
       std::copy_n(state.page_row_bytes, 2, part.page_row_bytes);
-      page_class.page_bytes += Aligned(state.page_bytes);
-      ++page_class.num_layers;
+      const size_t part_bytes = Aligned(state.page_bytes);
+      page_class.page_bytes += part_bytes;
+      const bool first = page_class.num_layers++ == 0;
+      page_class.part_bytes = first || page_class.part_bytes == part_bytes ? part_bytes : 0;
     }
     part.slot_offset = slot_bytes;
     slot_bytes += Aligned(state.slot_bytes);

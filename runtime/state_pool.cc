@@ -122,9 +122,11 @@ void StatePool::Carve() {
     const char* name = kind == kSlotParts ? "slot" : kind == kTailParts ? "tail" : "page";
     parts_[kind].Init(name, next, stride, total_[kind]);
     next += stride * total_[kind];
-    if (kind >= kPageParts) page_bases_.push_back(parts_[kind].base);
+    if (kind < kPageParts) continue;
+    const size_t part_bytes = layout_.page_classes[kind - kPageParts].part_bytes;
+    pages_.push_back(buffer_->PlacePages(OffsetOf(kind, 0), stride, part_bytes, total_[kind]));
   }
-  memory_ = {parts_[kSlotParts].base, parts_[kTailParts].base, page_bases_.data()};
+  memory_ = {parts_[kSlotParts].base, parts_[kTailParts].base, pages_.data()};
   for (int kind = 0; kind < kinds(); ++kind) {
     const Parts& parts = parts_[kind];
     if (!parts.refs.empty() && parts.stride > 0 && (poison_freed_ || kind == kTailParts)) {

@@ -164,7 +164,7 @@ class StatePool {
   std::unique_ptr<StateBuffer> buffer_;
   std::vector<Parts> parts_;  // By kind.
   std::function<bool()> reclaim_;
-  std::vector<std::byte*> page_bases_;
+  std::vector<PageMemory> pages_;
   StateMemory memory_;
 };
 

@@ -7,7 +7,10 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/page_parts.h"
 #include "models/gpu/memory.h"
+#include "models/gpu/page_planes.h"
+#include "models/state_layout.h"
 
 namespace packrat::gpu {
 namespace {
@@ -20,55 +23,121 @@ class DeviceState : public StateBuffer {
       : memory_(std::move(memory)), staging_(std::move(staging)), stream_(stream) {}
   std::byte* data() const override { return memory_.data(); }
   size_t size() const override { return memory_.size(); }
+
+  // In planes, unless the memory to move pages is not to be had.
+  PageMemory PlacePages(size_t offset, size_t page_bytes, size_t part_bytes,
+                        int32_t count) override {
+    const PagePlanes planes = {offset, page_bytes, part_bytes, static_cast<size_t>(count)};
+    CheckRange(offset, planes.count * page_bytes);
+    const bool one_part = part_bytes == 0 || part_bytes == page_bytes;
+    if (one_part || count == 0 || !MakeRoomFor(page_bytes)) return {data() + offset, 0};
+    places_.Add(planes);
+    return {data() + offset, count};
+  }
+
   // An error of what does not wait shows at the next step.
   void Fill(size_t offset, size_t bytes, unsigned char value) override {
-    cudaMemsetAsync(At(offset, bytes), value, bytes, stream_);
+    CheckRange(offset, bytes);
+    const auto fill = [&](size_t at, size_t n) { cudaMemsetAsync(data() + at, value, n, stream_); };
+    places_.ForEach(offset, bytes, fill, [&](const PagePlanes& planes, size_t at) {
+      for (int i = 0; i < planes.parts(); ++i, at += planes.plane_bytes()) {
+        fill(at, planes.part_bytes);
+      }
+    });
   }
   void Copy(size_t from, size_t to, size_t bytes) override {
     PACKRAT_CHECK(from <= to ? bytes <= to - from : bytes <= from - to)
         << from << " and " << to << " are less than " << bytes << " apart";
-    cudaMemcpyAsync(At(to, bytes), At(from, bytes), bytes, cudaMemcpyDeviceToDevice, stream_);
+    CheckRange(from, bytes);
+    CheckRange(to, bytes);
+    const PagePlanes* planes = places_.Find(from);
+    PACKRAT_CHECK(planes == places_.Find(to) && (planes == nullptr || bytes == planes->page_bytes),
+                  "pages are copied one by one, to their own class")
+        << from << " to " << to;
+    if (planes == nullptr) {
+      cudaMemcpyAsync(data() + to, data() + from, bytes, cudaMemcpyDeviceToDevice, stream_);
+    } else {
+      MovePage(*planes, InPlanes(*planes, planes->PlaceOf(from)),
+               InPlanes(*planes, planes->PlaceOf(to)))
+          .IgnoreError();
+    }
   }
   void Write(size_t to, const std::byte* from, size_t bytes) override {
-    cudaMemcpyAsync(At(to, bytes), from, bytes, cudaMemcpyHostToDevice, stream_);
+    CheckRange(to, bytes);
+    const auto write = [&](std::byte* at, size_t n) {
+      cudaMemcpyAsync(at, from, n, cudaMemcpyHostToDevice, stream_);
+      from += n;
+    };
+    const auto write_page = [&](const PagePlanes& planes, size_t at) {
+      write(page_.data(), planes.page_bytes);
+      MovePage(planes, {page_.data(), planes.part_bytes}, InPlanes(planes, at)).IgnoreError();
+    };
+    places_.ForEach(
+        to, bytes, [&](size_t at, size_t n) { write(data() + at, n); }, write_page);
   }
   // The device is waited for once for as many pieces as the staging memory holds.
   absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) override {
+    absl::Status status;
     size_t staged = 0;
     const auto flush = [&] {
-      const absl::Status status = CudaStatus(cudaStreamSynchronize(stream_), "reading state");
+      status.Update(CudaStatus(cudaStreamSynchronize(stream_), "reading state"));
       std::memcpy(to, staging_.data(), staged);
       to += std::exchange(staged, 0);
-      return status;
+    };
+    const auto read = [&](size_t from, size_t left) {
+      for (size_t n = 0; left > 0 && status.ok(); from += n, left -= n, staged += n) {
+        if (staged == staging_.size()) flush();
+        n = std::min(left, staging_.size() - staged);
+        status.Update(CudaStatus(cudaMemcpyAsync(staging_.data() + staged, data() + from, n,
+                                                 cudaMemcpyDeviceToHost, stream_),
+                                 "reading state"));
+      }
+    };
+    const auto read_page = [&](const PagePlanes& planes, size_t at) {
+      const bool room = staging_.size() - staged >= planes.page_bytes;
+      if (!room || staged % kStateAlign != 0) flush();
+      status.Update(
+          MovePage(planes, InPlanes(planes, at), {staging_.data() + staged, planes.part_bytes}));
+      staged += planes.page_bytes;
     };
     for (const Piece& piece : pieces) {
-      const std::byte* from = At(piece.from, piece.bytes);
-      for (size_t left = piece.bytes; left > 0;) {
-        if (staged == staging_.size()) {
-          const absl::Status status = flush();
-          if (!status.ok()) return status;
-        }
-        const size_t bytes = std::min(left, staging_.size() - staged);
-        const absl::Status status = CudaStatus(
-            cudaMemcpyAsync(staging_.data() + staged, from, bytes, cudaMemcpyDeviceToHost, stream_),
-            "reading state");
-        if (!status.ok()) return status;
-        staged += bytes;
-        from += bytes;
-        left -= bytes;
-      }
+      CheckRange(piece.from, piece.bytes);
+      places_.ForEach(piece.from, piece.bytes, read, read_page);
+      if (!status.ok()) return status;
     }
-    return flush();
+    flush();
+    return status;
   }
 
  private:
-  std::byte* At(size_t offset, size_t bytes) const {
+  void CheckRange(size_t offset, size_t bytes) const {
     PACKRAT_CHECK(offset <= size() && bytes <= size() - offset) << offset << " + " << bytes;
-    return data() + offset;
+  }
+  // A page is whole in `page_` on its way in, and in `staging_` on its way out.
+  bool MakeRoomFor(size_t page_bytes) {
+    if (page_.size() < page_bytes) {
+      auto page = DeviceMemory::Allocate(page_bytes, "writing state");
+      if (!page.ok()) return false;
+      page_ = *std::move(page);
+    }
+    if (staging_.size() < page_bytes) {
+      auto staging = PinnedMemory::Allocate(page_bytes, "reading state");
+      if (!staging.ok()) return false;
+      staging_ = *std::move(staging);
+    }
+    return true;
+  }
+  PageParts InPlanes(const PagePlanes& planes, size_t at) const {
+    return {data() + at, planes.plane_bytes()};
+  }
+  absl::Status MovePage(const PagePlanes& planes, const PageParts& from, const PageParts& to) {
+    return CopyPageParts(from, to, planes.part_bytes, planes.parts(), stream_);
   }
 
   DeviceMemory memory_;
   PinnedMemory staging_;
+  DeviceMemory page_;
+  PlacesInPlanes places_;
   cudaStream_t stream_;
 };
 

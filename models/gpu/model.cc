@@ -89,8 +89,8 @@ class GpuModel : public LanguageModel {
   std::unique_ptr<Flights> flights_;
   DeviceMemory scratch_memory_;
   PinnedMemory host_logits_;
-  StateMemory state_;                   // That of the captured graphs...
-  std::vector<std::byte*> page_bases_;  // ...with the addresses of pages as they were then.
+  StateMemory state_;              // That of the captured graphs...
+  std::vector<PageMemory> pages_;  // ...with the places of pages as they were then.
   StepGraphs graphs_;
 };
 
@@ -186,12 +186,12 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
   if (!status.ok()) return status;
   const size_t classes = layout_.page_classes.size();
   if (state.slots != state_.slots || state.tails != state_.tails ||
-      !std::equal(page_bases_.begin(), page_bases_.end(), state.pages, state.pages + classes)) {
+      !std::equal(pages_.begin(), pages_.end(), state.pages, state.pages + classes)) {
     status = CudaStatus(cudaStreamSynchronize(device_->stream()), "running a step");
     if (!status.ok()) return status;
     graphs_.Drop();  // They hold other addresses.
-    page_bases_.assign(state.pages, state.pages + classes);
-    state_ = {state.slots, state.tails, page_bases_.data()};
+    pages_.assign(state.pages, state.pages + classes);
+    state_ = {state.slots, state.tails, pages_.data()};
   }
   if (size.max_span_tokens > 1 || !gpu_options_.graphs || options_.observe) {
     status = LaunchKernels(size);

@@ -1,6 +1,7 @@
 // State on the device: what the host does to it keeps its place between the steps.
 #include "models/gpu/device_state.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -91,6 +92,118 @@ TEST_F(DeviceStateTest, ReadsManyPieces) {
   std::vector<std::byte> read(expected.size());
   EXPECT_EQ(state_->Read(pieces, read.data()), absl::OkStatus());
   EXPECT_TRUE(read == expected);
+}
+
+// Two classes of pages behind 128 other bytes: 5 pages of 3 parts of 64 bytes, and 7 of 2 of 128.
+class PlanesTest : public DeviceStateTest {
+ protected:
+  static constexpr size_t kFirst = 128, kPage = 192, kPages = 5;
+  static constexpr size_t kSecond = kFirst + kPages * kPage, kPage2 = 256, kPages2 = 7;
+  static constexpr size_t kEnd = kSecond + kPages2 * kPage2, kBytes = kEnd + 64;
+  void SetUp() override {
+    DeviceStateTest::SetUp();
+    if (IsSkipped()) return;
+    state_ = *AllocateDeviceState(kBytes, stream_);
+    EXPECT_EQ(state_->PlacePages(kFirst, kPage, 64, kPages),
+              (PageMemory{state_->data() + kFirst, kPages}));
+    EXPECT_EQ(state_->PlacePages(kSecond, kPage2, 128, kPages2),
+              (PageMemory{state_->data() + kSecond, kPages2}));
+    for (size_t i = 0; i < kBytes; ++i) bytes_.push_back(std::byte(i * 7 + i / 251));
+    state_->Write(0, bytes_.data(), kBytes);
+  }
+  // What is expected of whole pages is in bytes_; in memory each part is where kernels look for it.
+  void ExpectInPlanes() {
+    std::vector<std::byte> memory(kBytes);
+    Wait();
+    EXPECT_CUDA_OK(cudaMemcpy(memory.data(), state_->data(), kBytes, cudaMemcpyDeviceToHost));
+    std::vector<std::byte> expected = bytes_;
+    const auto place = [&](size_t first, size_t page_bytes, size_t part_bytes, size_t pages) {
+      for (size_t p = 0; p < pages; ++p) {
+        for (size_t i = 0; i < page_bytes / part_bytes; ++i) {
+          std::copy_n(bytes_.begin() + first + p * page_bytes + i * part_bytes, part_bytes,
+                      expected.begin() + first + (i * pages + p) * part_bytes);
+        }
+      }
+    };
+    place(kFirst, kPage, 64, kPages);
+    place(kSecond, kPage2, 128, kPages2);
+    EXPECT_TRUE(memory == expected);
+  }
+
+  std::vector<std::byte> bytes_;
+};
+
+TEST_F(PlanesTest, PagesAreWholeToTheHostAndInPlanesToKernels) {
+  ExpectInPlanes();
+  std::vector<std::byte> page(kPage, std::byte{9});
+  state_->Write(kFirst + 3 * kPage, page.data(), kPage);
+  std::copy(page.begin(), page.end(), bytes_.begin() + kFirst + 3 * kPage);
+  page.assign(kPage, std::byte{10});  // Some of it: the end of a part, the next, and a beginning.
+  state_->Write(kFirst + kPage + 50, page.data(), 100);
+  std::copy_n(page.begin(), 100, bytes_.begin() + kFirst + kPage + 50);
+  ExpectInPlanes();
+}
+
+TEST_F(PlanesTest, ReadsAnyPieces) {
+  std::vector<std::byte> read(kBytes);
+  for (size_t from = 0; from < kBytes; from += 61) {
+    for (const size_t bytes : {size_t{1}, size_t{63}, size_t{192}, size_t{700}, kBytes}) {
+      const size_t n = std::min(bytes, kBytes - from);
+      // The first ends anywhere, so that what follows is staged at any place.
+      ASSERT_EQ(state_->Read({{from, n}, {kFirst + kPage, kPage}, {kSecond + 5, 300}}, read.data()),
+                absl::OkStatus());
+      std::vector<std::byte> expected(bytes_.begin() + from, bytes_.begin() + from + n);
+      expected.insert(expected.end(), bytes_.begin() + kFirst + kPage,
+                      bytes_.begin() + kFirst + 2 * kPage);
+      expected.insert(expected.end(), bytes_.begin() + kSecond + 5, bytes_.begin() + kSecond + 305);
+      read.resize(expected.size());
+      ASSERT_TRUE(read == expected) << from << " + " << n;
+      read.resize(kBytes + 1000);
+    }
+  }
+}
+
+TEST_F(PlanesTest, CopiesAndFillsPages) {
+  state_->Copy(kFirst + kPage, kFirst + 4 * kPage, kPage);
+  std::copy_n(bytes_.begin() + kFirst + kPage, kPage, bytes_.begin() + kFirst + 4 * kPage);
+  state_->Copy(kSecond + 6 * kPage2, kSecond, kPage2);
+  std::copy_n(bytes_.begin() + kSecond + 6 * kPage2, kPage2, bytes_.begin() + kSecond);
+  state_->Copy(0, 64, 64);
+  std::copy_n(bytes_.begin(), 64, bytes_.begin() + 64);
+  state_->Fill(kFirst + 2 * kPage, kPage, 0xFF);
+  std::fill_n(bytes_.begin() + kFirst + 2 * kPage, kPage, std::byte{0xFF});
+  ExpectInPlanes();
+  state_->Fill(0, kBytes, 0xFF);
+  bytes_.assign(kBytes, std::byte{0xFF});
+  ExpectInPlanes();
+}
+
+// Pages of one layer have nothing to part, and parts that differ would not make planes.
+TEST_F(PlanesTest, SomePagesStayWhole) {
+  const auto state = *AllocateDeviceState(1024, stream_);
+  EXPECT_EQ(state->PlacePages(0, 128, 128, 2), (PageMemory{state->data(), 0}));
+  EXPECT_EQ(state->PlacePages(256, 192, 0, 2), (PageMemory{state->data() + 256, 0}));
+  EXPECT_EQ(state->PlacePages(640, 128, 64, 0), (PageMemory{state->data() + 640, 0}));
+}
+
+TEST_F(PlanesTest, CopiesOfSomethingElseThanAPageStop) {
+  EXPECT_DEATH(state_->Copy(kFirst, kFirst + kPage, 64), "one by one");
+  EXPECT_DEATH(state_->Copy(0, kFirst, 64), "one by one");
+  EXPECT_DEATH(state_->PlacePages(kFirst, kPage, 64, 1), "in their order");
+}
+
+// A page is longer than what is read at once.
+TEST_F(PlanesTest, LongPages) {
+  constexpr size_t kPart = size_t{3} << 20, kParts = 2, kCount = 3;
+  const auto state = *AllocateDeviceState(kPart * kParts * kCount, stream_);
+  EXPECT_EQ(state->PlacePages(0, kParts * kPart, kPart, kCount).plane_pages, 3);
+  std::vector<std::byte> bytes(kParts * kPart);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 7 + i / 251);
+  state->Write(2 * bytes.size(), bytes.data(), bytes.size());
+  state->Copy(2 * bytes.size(), 0, bytes.size());
+  std::vector<std::byte> read(bytes.size());
+  ASSERT_EQ(state->Read({{0, bytes.size()}}, read.data()), absl::OkStatus());
+  EXPECT_TRUE(read == bytes);
 }
 
 TEST_F(DeviceStateTest, NothingIsOutsideAndCopiesDoNotOverlap) {

@@ -138,6 +138,24 @@ class Decoder {
 
 constexpr char kModel[] = "tests/golden/packrat";
 
+// So that what these tests say is of pages in planes, and of whole ones where a class has one
+// layer.
+TEST_F(GpuModelTest, PagesOfSeveralLayersAreInPlanes) {
+  int planes = 0, whole = 0;
+  for (const char* dir : {"tests/golden/rat", "tests/golden/llama", kModel}) {
+    const auto model = Load(dir, gpu::GpuOptions());
+    const auto state = *OwnedState::Create(model.get(), 2, 64);
+    const auto& classes = model->state_layout().page_classes;
+    for (size_t c = 0; c < classes.size(); ++c) {
+      const PageMemory& pages = state->memory().pages[c];
+      EXPECT_EQ(pages.plane_pages, classes[c].num_layers > 1 ? 2 * classes[c].PagesFor(64) : 0);
+      ++(pages.plane_pages > 0 ? planes : whole);
+    }
+  }
+  EXPECT_GT(planes, 1);
+  EXPECT_GT(whole, 1);
+}
+
 // The caller's array of addresses may stay where it is and say something else.
 TEST_F(GpuModelTest, GraphsGoByTheAddressesOfPages) {
   const auto model = Load("tests/golden/packrat", gpu::GpuOptions());
@@ -146,7 +164,7 @@ TEST_F(GpuModelTest, GraphsGoByTheAddressesOfPages) {
   poisoned->Poison();
   const size_t classes = model->state_layout().page_classes.size();
   ASSERT_GT(classes, 0u);
-  std::vector<std::byte*> pages(state->memory().pages, state->memory().pages + classes);
+  std::vector<PageMemory> pages(state->memory().pages, state->memory().pages + classes);
   StateMemory memory = state->memory();
   memory.pages = pages.data();
   int position = 0;

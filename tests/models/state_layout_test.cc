@@ -134,6 +134,42 @@ TEST(StateLayout, LayersShareAClassWhenTheirPagesLiveEquallyLong) {
   EXPECT_EQ(layout.page_classes[3].num_layers, 2);
 }
 
+TEST(StateLayout, PartsOfAPageAreAlikeOrHaveNoSize) {
+  const auto parts = [](const StateLayout& layout) {
+    std::vector<size_t> bytes;
+    for (const PageClass& c : layout.page_classes) bytes.push_back(c.part_bytes);
+    return bytes;
+  };
+  EXPECT_EQ(parts(Layout({Rat(4, 16, 16), Attention(4, 4, 16, 0), Rat(2, 32, 16),
+                          Attention(8, 4, 16, 0), Rat(1, 64, 16)})),
+            (std::vector<size_t>{2 * 64 * 4, 2 * 4 * 256 * 4}));
+  // The middle one, the last one; three floats are padded as a part is.
+  EXPECT_EQ(parts(Layout({Rat(4, 16, 16), Rat(2, 16, 16), Rat(4, 16, 16), Attention(1, 1, 16, 0),
+                          Attention(1, 1, 16, 0), Attention(2, 2, 16, 0), Rat(1, 3, 8)})),
+            (std::vector<size_t>{0, 0, kStateAlign * 2}));
+}
+
+// Two layers of a dial, and one of another dial, make pages of the same size of parts that are not.
+TEST(StateLayout, PartsOfAPageAreAlikeInEveryDial) {
+  const RatPlusDial archive{16, 0, 4}, none{-1, 12, 0};
+  RatPlusSpec narrow{2, 16, archive}, wide{4, 16, none};
+  narrow.others[0] = none, wide.others[0] = archive;
+  narrow.num_others = wide.num_others = 1;
+  ModelConfig config;
+  config.dials = {"narrow", "wide"};
+  const auto part_bytes = [&](std::vector<MixerSpec> mixers) {
+    config.mixers = std::move(mixers);
+    const StateLayout layout(config);
+    EXPECT_EQ(layout.page_classes.size(), 1u);
+    EXPECT_EQ(layout.page_classes[0].part_bytes, layout.ForDial(1).page_classes[0].part_bytes);
+    return layout.page_classes[0].part_bytes;
+  };
+  EXPECT_EQ(part_bytes({narrow, narrow, wide}), 0u);
+  RatPlusSpec later = narrow;
+  std::swap(later.dial, later.others[0]);
+  EXPECT_EQ(part_bytes({narrow, narrow, later, later}), 2u * 32 * 4);
+}
+
 TEST(StateLayout, EverythingIsAlignedAndApart) {
   const StateLayout layout = Layout({Mesa(3, 5, 3), Rat(3, 6, 4), Mesa(1, 7, 2), Rat(5, 2, 4),
                                      Attention(3, 1, 14, 9), Mesa(2, 33, 1)});

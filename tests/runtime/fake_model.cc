@@ -145,7 +145,7 @@ uint64_t FakeModel::ReadPages(const Span& span, int position, int32_t token, uin
     const PageTable& table = span.pages[c];
     const auto entries = [&](int page) {
       PACKRAT_CHECK(page_class.kind == PageClass::Kind::kWindow || page < table.ring);
-      return reinterpret_cast<Entry*>(state.pages[c] +
+      return reinterpret_cast<Entry*>(state.pages[c].base +
                                       table.pages[page % table.ring] * page_class.page_bytes);
     };
     if (page_class.kind == PageClass::Kind::kRat) {

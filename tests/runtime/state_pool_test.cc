@@ -173,7 +173,7 @@ TEST_F(StatePoolTest, PartsAreDistinctAlignedAndWithinTheMemory) {
   }
   for (size_t c = 0; c < layout_.page_classes.size(); ++c) {
     for (int i = 0; i < pool_->total().pages[c]; ++i) {
-      take(memory.pages[c], layout_.page_classes[c].page_bytes,
+      take(memory.pages[c].base, layout_.page_classes[c].page_bytes,
            pool_->Take(kPageParts + static_cast<int>(c)));
     }
   }
@@ -248,7 +248,7 @@ TEST_F(StatePoolTest, CopiesAreOfThePartAlone) {
   const int kind = kPageParts + 1;
   const int32_t page = pool_->Take(kind), next = pool_->Take(kind);
   const size_t bytes = layout_.page_classes[1].page_bytes;
-  std::byte* const base = pool_->memory().pages[1];
+  std::byte* const base = pool_->memory().pages[1].base;
   std::memset(base + page * bytes, 0x5A, bytes);
   std::memset(base + next * bytes, 0x66, bytes);
   const int32_t copy = pool_->Copy(kind, page);

@@ -44,10 +44,13 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Make(LanguageModel* model, int
   at += parts[1];
   const size_t classes = layout.page_classes.size();
   for (size_t c = 0; c < classes; ++c) {
-    d->page_bases_.push_back(at);
+    const PageClass& pages = layout.page_classes[c];
+    d->pages_.push_back(d->buffer_->PlacePages(at - d->buffer_->data(), pages.page_bytes,
+                                               pages.part_bytes,
+                                               sequences * pages.PagesFor(max_tokens)));
     at += parts[2 + c];
   }
-  d->memory_.pages = d->page_bases_.data();
+  d->memory_.pages = d->pages_.data();
   d->page_ids_.resize(sequences * classes);
   d->tables_.resize(sequences * classes);
   for (int s = 0; s < sequences; ++s) {
@@ -65,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Make(LanguageModel* model, int
 
 absl::StatusOr<StepTime> Decoder::Feed(int first, int count, int tokens, const int32_t* next,
                                        double pause) {
-  const size_t classes = page_bases_.size();
+  const size_t classes = pages_.size();
   const int vocabulary = model_->config().vocab_size;
   ids_.clear(), spans_.clear(), rows_.clear();
   for (int i = 0; i < count; ++i) {

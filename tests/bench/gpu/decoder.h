@@ -37,7 +37,7 @@ class Decoder {
   LanguageModel* model_;
   std::unique_ptr<StateBuffer> buffer_;
   StateMemory memory_;
-  std::vector<std::byte*> page_bases_;
+  std::vector<PageMemory> pages_;
   std::vector<std::vector<int32_t>> page_ids_;  // (sequence, class)
   std::vector<PageTable> tables_;               // (sequence, class)
   std::vector<int> positions_;

@@ -104,8 +104,9 @@ void BenchRat(Bench* bench) {
           return bench->Time(rat.copies(), [&](int i, CudaStream s) { return rat.Run(i, s); });
         });
   }
-  // What it costs that a model's page has the parts of all its layers: a sweep of one layer touches
-  // as much memory as all of them have, and each of its translations.
+  // What it would cost if pages were whole, with the parts of all layers, and not in planes: a
+  // sweep of one layer would touch as much memory as all of them have, and each of its
+  // translations.
   const int layers = bench->options().tiny ? 2 : 24;
   for (const Point& p : Points(*bench)) {
     if (!bench->options().tiny && (p.position != 16384 || p.batch < 64 || p.batch > 256)) continue;

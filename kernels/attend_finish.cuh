@@ -85,7 +85,7 @@ __device__ __forceinline__ void JoinPartials(const AttendTile& tile, int n, int 
   const int count = runs + 1;
   for (int at = threadIdx.x; at < n * count; at += kAttendThreads) {
     const int i = at / count, run = at % count;
-    float* join = tile.joins + (i * (kMaxRuns + 1) + run) * 4;
+    float* join = tile.joins + (i * count + run) * 4;
     const float* stat = partials.Stat(i, run);
     join[0] = __ldcg(stat);
     join[1] = __ldcg(stat + 1);
@@ -93,7 +93,7 @@ __device__ __forceinline__ void JoinPartials(const AttendTile& tile, int n, int 
   __syncthreads();
   for (int at = threadIdx.x; at < n * count; at += kAttendThreads) {
     const int i = at / count, run = at % count;
-    float* joins = tile.joins + i * (kMaxRuns + 1) * 4;
+    float* joins = tile.joins + i * count * 4;
     float max = joins[0];
     for (int r = 1; r < run; ++r) max = fmaxf(max, joins[r * 4]);
     float unused = 0.0f;
@@ -105,7 +105,7 @@ __device__ __forceinline__ void JoinPartials(const AttendTile& tile, int n, int 
   for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
     const int i = at / L::kChannels, d = at % L::kChannels;
     if (d >= dim) continue;
-    const float* joins = tile.joins + i * (kMaxRuns + 1) * 4;
+    const float* joins = tile.joins + i * count * 4;
     float sum = __ldcg(partials.Sum(i, 0) + d), weights = joins[1];
 #pragma unroll 8
     for (int run = 1; run < count; ++run) {

@@ -19,14 +19,25 @@ T CeilDiv(T a, T b) {
 int FewestRounds(int n, int slots) { return CeilDiv(std::max(n, 1), slots); }
 int MostRounds(int n, int slots) { return FewestRounds(n, slots) + (2 * n > slots ? 1 : 0); }
 
+// Runs of so many entries in a row.
+int MostRuns(int entries, int split, bool begins_anywhere) {
+  return std::min(CeilDiv(entries, split) + (begins_anywhere ? 1 : 0), kMaxRuns);
+}
+// The most that one text of up to max_context tokens has.
+int MostRuns(const AttendKind& kind, int max_context) {
+  if (kind.rat_plus()) {
+    return MostRuns(kind.shape.Far(max_context), kind.split, false) +
+           MostRuns(std::min(kind.shape.window, max_context), kind.split, kind.shape.window > 0);
+  }
+  const int visible = kind.window > 0 ? std::min(kind.window, max_context) : max_context;
+  return MostRuns(visible / kind.entry_tokens, kind.split, kind.window > 0);
+}
+
 }  // namespace
 
 int AttendItems(const AttendKind& kind, int num_spans, int max_context) {
   if (kind.slots() == 0) return num_spans;
-  const int visible = kind.window > 0 ? std::min(kind.window, max_context) : max_context;
-  // A window may begin within a split.
-  const int splits = CeilDiv(visible / kind.entry_tokens, kind.split) + (kind.window > 0 ? 1 : 0);
-  const int64_t runs = int64_t{num_spans} * std::min(splits, kMaxRuns);
+  const int64_t runs = int64_t{num_spans} * MostRuns(kind, max_context);
   const int64_t rounds = int64_t{kind.slots()} * MostRounds(num_spans, kind.slots());
   return static_cast<int>(std::max<int64_t>(num_spans, std::min(runs, rounds)));
 }
@@ -73,10 +84,10 @@ void AttendPlanner::Plan(absl::Span<const BatchSpan> spans, int max_context, Att
   for (int i = 0; i < num_spans; ++i) {
     if (spans[i].num_tokens != 1) continue;
     PACKRAT_CHECK(spans[i].position < max_context) << spans[i].position;
-    const Runs runs = kind_.RunsAt(spans[i].position);
-    texts_.push_back({i, runs.count, runs.length});
-    all += runs.end_split - runs.first_split;
-    longest = std::max(longest, runs.count * runs.length);
+    const TextRuns runs = kind_.RunsAt(spans[i].position);
+    texts_.push_back({i, runs.count(), runs.length()});
+    all += runs.splits();
+    longest = std::max(longest, runs.count() * runs.length());
   }
   const int slots = kind_.slots(), n = static_cast<int>(texts_.size());
   int limit = longest;

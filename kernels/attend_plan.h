@@ -13,10 +13,11 @@
 
 #include "absl/types/span.h"
 #include "kernels/batch.h"
+#include "kernels/rat_plus_shape.h"
 
 namespace packrat::gpu {
 
-inline constexpr int kMaxRuns = 64;         // Of a query, without its own entry.
+inline constexpr int kMaxRuns = 64;         // Of a range of entries.
 inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
                                             // texts and heads, several blocks share one.
 
@@ -27,7 +28,7 @@ constexpr int AttendLanes(int padded) {
 }
 constexpr int AttendSplit(int padded) { return AttendLanes(padded) == 32 ? 32 : 64; }
 
-// The splits and runs of a query that sees entries [first, end).
+// The splits and runs of a query that sees entries [first, end) of a range.
 struct Runs {
   int first_split, end_split;
   int length;  // Splits of a run; the last may have fewer.
@@ -39,18 +40,44 @@ struct Runs {
         count(length == 0 ? 0 : (end_split - first_split + length - 1) / length) {}
 };
 
+// The runs of a token without its own entry, in the order in which they are joined: those over what
+// is far, then, for RAT+ alone, those over what is near. They are numbered through.
+struct TextRuns {
+  Runs far, near;
+  constexpr int count() const { return far.count + near.count; }
+  constexpr int length() const { return far.length > near.length ? far.length : near.length; }
+  constexpr int splits() const {
+    return far.end_split - far.first_split + near.end_split - near.first_split;
+  }
+};
+// Of the runs behind `before` others, the first that a block has which takes runs `worker`,
+// `worker` + `workers`, ... of all.
+constexpr int FirstBehind(int before, int worker, int workers) {
+  const int first = worker - before % workers;
+  return first >= 0 ? first : first + workers;
+}
+// RAT+'s: kept entries, numbered from 0, and positions of the window.
+constexpr TextRuns RatPlusRuns(const RatPlusShape& shape, int position, int split) {
+  const int first = position > shape.window ? position - shape.window : 0;
+  return {Runs(0, shape.Far(position), split), Runs(first, position, split)};
+}
+
 // What decides how a layer's decoding is dealt out. Layers of one kind share a list.
 struct AttendKind {
-  int blocks;        // Of a text, side by side: each for some of the heads.
-  int split;         // Entries.
-  int entry_tokens;  // Of an entry in pages.
-  int window;        // Entries that a token sees, its own included; 0: all.
+  int blocks;               // Of a text, side by side: each for some of the heads.
+  int split;                // Entries.
+  int entry_tokens;         // Of an entry in pages.
+  int window;               // Entries that a token sees, its own included; 0: all.
+  RatPlusShape shape = {};  // RAT+'s, where the two before mean nothing; else no heads.
 
-  // Runs over what is in pages before the token at `position`.
-  constexpr Runs RunsAt(int position) const {
+  constexpr bool rat_plus() const { return shape.num_heads > 0; }
+  constexpr TextRuns RunsAt(int position) const {
+    if (rat_plus()) return RatPlusRuns(shape, position, split);
     const int first = position + 1 - window;
-    return Runs(window > 0 && first > 0 ? first : 0, position / entry_tokens, split);
+    return {Runs(window > 0 && first > 0 ? first : 0, position / entry_tokens, split),
+            Runs(0, 0, split)};
   }
+  constexpr int most_runs() const { return rat_plus() ? 2 * kMaxRuns : kMaxRuns; }
   // Items that a device runs at once.
   constexpr int slots() const { return kFillingBlocks / blocks; }
 };
@@ -70,7 +97,8 @@ struct alignas(16) AttendItem {
 int AttendItems(const AttendKind& kind, int num_spans, int max_context);
 constexpr int AttendTickets(const AttendKind& kind) { return 2 * kind.slots(); }
 constexpr int AttendRuns(const AttendKind& kind, int num_spans) {
-  return (num_spans < kind.slots() ? num_spans : kind.slots()) * (kMaxRuns + 1);
+  const int texts = AttendTickets(kind);
+  return (num_spans < texts ? num_spans : texts) * (kind.most_runs() + 1);
 }
 
 // Plans the lists of one kind. Allocates nothing after it has been made.

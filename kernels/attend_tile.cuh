@@ -169,20 +169,21 @@ struct AttendTile {
   float* run;              // (queries, kChannels): the run under way
   float* result;           // (queries, kChannels): the finished runs
   float* own;              // (2, kChannels): the own entry's key, rotated, and value; decode only
-  float* joins;            // (queries, kMaxRuns + 1, 4): decode only
+  float* joins;            // (queries, runs with the own one, 4): decode only
   int* flag;
 
   int partial_queries;  // In `partial` at once.
   size_t bytes;         // Of all.
 
   // For n queries of which AttendSplits() takes at_once (kQ) at once; on tensor cores kAtOnce.
+  // most_runs: AttendKind's for decoding, 0 for prompts.
   template <class Layout>
-  __host__ __device__ static size_t Bytes(int n, int at_once, bool decode) {
-    return AttendTile(Layout(), nullptr, n, at_once, decode).bytes;
+  __host__ __device__ static size_t Bytes(int n, int at_once, int most_runs) {
+    return AttendTile(Layout(), nullptr, n, at_once, most_runs).bytes;
   }
   template <class Layout>
   __host__ __device__ __forceinline__ AttendTile(Layout, std::byte* at, int n, int at_once,
-                                                 bool decode) {
+                                                 int most_runs) {
     // By arithmetic on the pointer: if it went through an integer, the compiler could no longer
     // tell that this is shared memory.
     std::byte* next = at;
@@ -206,8 +207,8 @@ struct AttendTile {
     }
     run = take(n * Layout::kChannels);
     result = take(n * Layout::kChannels);
-    own = take(decode ? 2 * Layout::kChannels : 0);
-    joins = take(decode ? 4 * n * (kMaxRuns + 1) : 0);
+    own = take(most_runs > 0 ? 2 * Layout::kChannels : 0);
+    joins = take(most_runs > 0 ? 4 * n * (most_runs + 1) : 0);
     queries = reinterpret_cast<AttendQuery*>(take(n * sizeof(AttendQuery) / sizeof(float)));
     flag = reinterpret_cast<int*>(take(1));
     bytes = static_cast<size_t>(next - at);
@@ -224,6 +225,12 @@ struct AttendPartials {
   // zeros, and kNoScore as the largest score.
   bool continues = false;
 
+  // The same without the first `n` runs.
+  __device__ __forceinline__ AttendPartials After(int n) const {
+    AttendPartials rest = *this;
+    if (sums != nullptr) rest.sums += static_cast<size_t>(n) * channels, rest.stats += n * 2;
+    return rest;
+  }
   __device__ __forceinline__ float* Sum(int query, int run) const {
     return sums + static_cast<size_t>(query * runs + run) * channels;
   }

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L, kQ>())
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int end = span.position, first = FirstVisible(shape.window, end);
   const Runs runs(first, end, L::kSplit);
-  const AttendTile tile(L(), SharedMemory(), kQ == 1 ? 1 : blocks.at_once, kQ, true);
+  const AttendTile tile(L(), SharedMemory(), kQ == 1 ? 1 : blocks.at_once, kQ, kMaxRuns);
   const PageRows<T> rows(pages, shape, padded, item.span, kv_head);
   AttendPartials partials;
   if (workers > 1) partials = scratch.Partials(item, block, runs.count);
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
   const int dim = shape.head_dim, padded = PadTo16(dim);
   const int tile_tokens = L::kTile / blocks.at_once, tile_begin = blockIdx.x * tile_tokens;
   const int tile_end = min(tile_begin + tile_tokens, batch.num_tokens);
-  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, false);
+  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, 0);
   for (int token = tile_begin, tokens; token < tile_end; token += tokens) {
     tokens = 1;
     const BatchSpan* span = PromptSpan(batch, token);
@@ -306,8 +306,8 @@ absl::Status LaunchDecode(const AttentionShape& shape, const BatchView& batch,
   const AttendKind kind = AttentionKind(shape);
   return Launch("AttentionDecode", AttentionDecodeKernel<T, L, kQ>,
                 dim3(kind.blocks, AttendItems(kind, batch.num_spans, batch.max_context)),
-                kAttendThreads, AttendTile::Bytes<L>(HeadBlocks(shape).at_once, kQ, true), stream,
-                shape, batch, pages, operands, work, scratch, scale);
+                kAttendThreads, AttendTile::Bytes<L>(HeadBlocks(shape).at_once, kQ, kMaxRuns),
+                stream, shape, batch, pages, operands, work, scratch, scale);
 }
 
 template <class T, class L>
@@ -325,8 +325,8 @@ absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
   const absl::Status attended = Launch(
       "AttentionPrompt", AttentionPromptKernel<T, L>,
       dim3((batch.num_tokens + tile_tokens - 1) / tile_tokens, shape.num_kv_heads * blocks.each),
-      kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch, pages,
-      operands, piece, scale);
+      kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, 0), stream, shape, batch, pages, operands,
+      piece, scale);
   if (!attended.ok()) return attended;
   return Launch("AttentionStore", AttentionStoreKernel<T>,
                 TokensInParts(batch.num_tokens, shape.num_kv_heads * 2 * padded / 8),

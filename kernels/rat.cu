@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
   const int dim = shape.head_dim, padded = PadTo16(dim), token = span.first_token;
   const int finished = span.position / shape.chunk_size;
   const Runs runs(0, finished, L::kSplit);
-  const AttendTile tile(L(), SharedMemory(), 1, 1, true);
+  const AttendTile tile(L(), SharedMemory(), 1, 1, kMaxRuns);
   const RatRows<T> rows(pages, shape, padded, item.span, head);
   const RatRow<T> row(shape, x, token, head);
   AttendPartials partials;
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
   const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
   const int tile_begin = blockIdx.x * L::kTile;
   const int tile_end = min(tile_begin + L::kTile, batch.num_tokens);
-  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, false);
+  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, 0);
   for (int token = tile_begin, n; token < tile_end; token += n) {
     n = 1;
     const int span_index = batch.token_span[token];
@@ -337,8 +337,8 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
     using L = decltype(layout);
     const absl::Status decoded =
         Launch("RatDecode", RatDecodeKernel<T, L>, dim3(shape.num_heads, items), kAttendThreads,
-               AttendTile::Bytes<L>(1, 1, true), stream, shape, batch, pages, tails, operands, work,
-               attend, scale);
+               AttendTile::Bytes<L>(1, 1, kMaxRuns), stream, shape, batch, pages, tails, operands,
+               work, attend, scale);
     if (!decoded.ok() || batch.max_span_tokens == 1) return decoded;
     const int parts = (shape.num_heads * padded / 2 + kAttendThreads - 1) / kAttendThreads;
     const absl::Status status =
@@ -347,8 +347,8 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
     if (!status.ok()) return status;
     return Launch("RatPrompt", RatPromptKernel<T, L>,
                   dim3((batch.num_tokens + L::kTile - 1) / L::kTile, shape.num_heads),
-                  kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch,
-                  pages, operands, running, scale);
+                  kAttendThreads, AttendTile::Bytes<L>(L::kTile, 4, 0), stream, shape, batch, pages,
+                  operands, running, scale);
   });
 }
 

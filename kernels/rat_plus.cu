@@ -1,6 +1,7 @@
-// Four launches: the running average, whose steps follow each other along the text; rotated keys to
-// scratch, and what leaves the window to pages; attention, over what was kept before the piece and
-// over scratch; and at last the window's ring, which until then holds what the piece still sees.
+// The running average, whose steps follow each other along the text; then rotated keys to scratch,
+// and what leaves the window to pages; attention, over what was kept before the piece and over
+// scratch: of decoding texts as a list says (attend_plan.h), of prompt pieces in tiles; and at last
+// the window's ring, which until then holds what the piece still sees. A launch each.
 #include "kernels/rat_plus.h"
 
 #include <cmath>
@@ -97,13 +98,16 @@ struct HeadRows {
     return piece + static_cast<size_t>(s - span->position) * 2 * shape.num_heads * padded;
   }
   __device__ __forceinline__ int value_at() const { return shape.num_heads * padded; }
-  // Kept entry number e, and position s of the window; part 0: its key, 1: its value.
+  // Kept entry number e, and position s of the window, which may be of the piece; part 0: its key,
+  // 1: its value.
   __device__ __forceinline__ const T* Far(int e, int part) const {
     return (e < shape.sinks ? Sink(e) : Page(e - shape.sinks)) + part * value_at();
   }
-  __device__ __forceinline__ const T* Near(int s, int part) const {
-    if (s >= span->position) return Piece(s) + part * padded;
+  __device__ __forceinline__ const T* Before(int s, int part) const {
     return (s < shape.sinks ? Sink(s) : Ring(s)) + part * value_at();
+  }
+  __device__ __forceinline__ const T* Near(int s, int part) const {
+    return s < span->position ? Before(s, part) : Piece(s) + part * padded;
   }
 };
 
@@ -152,70 +156,131 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
 }
 
-// Blocks: (tiles of tokens, heads). kQ queries at once.
-template <class T, class L, int kQ>
+// A head's attention of n tokens of a span, from `token` on, over both ranges: the runs over kept
+// entries, then those over the window, of which the block takes numbers `worker`, `worker` +
+// `workers`, ... prepare() runs once the first loads are under way.
+template <class T, class L, int kQ, class Prepare>
+__device__ __forceinline__ void AttendRanges(const HeadRows<T>& rows, const AttentionOperands& x,
+                                             int token, int n, int worker, int workers, float scale,
+                                             const AttendTile& tile, const AttendPartials& partials,
+                                             const Prepare& prepare) {
+  const RatPlusShape& s = rows.shape;
+  const int dim = s.head_dim, position = rows.span->position + token - rows.span->first_token;
+  int before = 0;  // Runs.
+#pragma unroll 1   // One instance of it all: two need more registers than there are.
+  for (int range = 0; range < (s.window > 0 ? 2 : 1); ++range) {
+    const bool far = range == 0;
+    const auto first_of = [&](int i) { return far ? 0 : max(0, position + i - s.window); };
+    const auto end_of = [&](int i) { return far ? s.Far(position + i) : position + i; };
+    const int first = first_of(0), end = end_of(n - 1);
+    const int begin = FirstBehind(before, worker, workers);
+    const Runs runs(first, end, L::kSplit);
+    __syncthreads();  // The last split's steps have been read, and the results of the last span.
+    AttendSplits<T, L, kQ, (kQ > 1)>(
+        tile, n, {runs, begin, workers}, first, end, rows.padded, scale,
+        [&](int e, int part) {
+          if (far) return rows.Far(e, part);
+          return kQ == 1 ? rows.Before(e, part) : rows.Near(e, part);
+        },
+        partials.After(before),
+        [&] {
+          for (int i = threadIdx.x; i < n; i += kAttendThreads) {
+            tile.queries[i].Begin(first_of(i), end_of(i), begin, workers);
+            if (far) tile.queries[i].max = kNoScore, tile.queries[i].sum = 0.0f;
+          }
+          if (!far) return;
+          FillQueries<L, kQ>(
+              tile, n, dim, dim,
+              [&](int i, int d) {
+                return ToFloat(__ldg(static_cast<const T*>(x.q) +
+                                     static_cast<size_t>(token + i) * x.stride + rows.head * dim +
+                                     d));
+              },
+              [&](int i) { return x.rope + static_cast<size_t>(token + i) * dim; });
+          for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
+            tile.result[at] = 0.0f;
+          }
+          prepare();
+        });
+    before = runs.count;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void StoreOut(const RatPlusShape& s, const AttentionOperands& x,
+                                         int token, int head, int d, float y) {
+  static_cast<T*>(x.out)[static_cast<size_t>(token) * s.width() + head * s.head_dim + d] =
+      FromFloat<T>(y);
+}
+
+// Decoding texts. Blocks: (heads, items).
+template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
-    RatPlusAttendKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
-                        AttentionOperands x, T* piece, int tile_tokens, float scale) {
-  const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
-  const int tile_begin = blockIdx.x * tile_tokens;
-  const int tile_end = min(tile_begin + tile_tokens, batch.num_tokens);
-  const AttendTile tile(L(), SharedMemory(), tile_tokens, kQ, false);
+    RatPlusDecodeKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
+                        AttentionOperands x, T* piece, const AttendItem* work,
+                        AttendScratch scratch, float scale) {
+  const AttendItem item = work[blockIdx.y];
+  if (item.workers == 0) return;
+  const int head = blockIdx.x, dim = shape.head_dim;
+  const AttendTile tile(L(), SharedMemory(), 1, 1, 2 * kMaxRuns);
+  const HeadRows<T> rows(shape, batch, item.span, pages, tails, piece, head);
+  const int token = rows.span->first_token, position = rows.span->position;
+  const int count = RatPlusRuns(shape, position, L::kSplit).count();
+  AttendPartials partials;
+  partials.continues = item.workers == 1;
+  if (item.workers > 1) partials = scratch.Partials(item, head, count);
+  AttendRanges<T, L, 1>(rows, x, token, 1, item.worker, item.workers, scale, tile, partials, [&] {
+    const T *key = rows.Near(position, 0), *value = rows.Near(position, 1);
+    for (int d = threadIdx.x; d < L::kChannels; d += kAttendThreads) {
+      tile.own[d] = d < rows.padded ? ToFloat(key[d]) : 0.0f;
+      tile.own[L::kChannels + d] = d < rows.padded ? ToFloat(value[d]) : 0.0f;
+    }
+  });
+  // Read again rather than kept in registers.
+  const AttendItem last = work[blockIdx.y];
+  const auto store = [&](int, int d, float y, float = 0.0f) {
+    StoreOut<T>(shape, x, token, head, d, y);
+  };
+  if (last.workers == 1) {
+    FinishQueries<L, 1>(
+        tile, 1, dim, scale, [&](int, int channel, float* out) { Load8(tile.own + channel, out); },
+        [&](int, int d) { return make_float2(tile.own[L::kChannels + d], 0.0f); }, store);
+    return;
+  }
+  const AttendPartials all = scratch.Partials(last, head, count);
+  if (last.worker == 0) StoreOwnPartial<L>(tile, 1, count, scale, all);
+  if (!ArrivesLast(scratch.Ticket(last, head), last.workers, tile.flag)) return;
+  JoinPartials<L>(tile, 1, dim, count, all, store);
+}
+
+// Prompt pieces. Blocks: (tiles of kTile tokens, heads), of which shared memory holds two where
+// heads are too wide for tensor cores.
+template <class T, class L>
+__global__ void __launch_bounds__(kAttendThreads, L::kTensor ? 3 : 2)
+    RatPlusPromptKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
+                        AttentionOperands x, T* piece, float scale) {
+  const int head = blockIdx.y, tile_begin = blockIdx.x * L::kTile;
+  const int tile_end = min(tile_begin + L::kTile, batch.num_tokens);
+  const AttendTile tile(L(), SharedMemory(), L::kTile, 4, 0);
   for (int token = tile_begin, n; token < tile_end; token += n) {
     n = 1;
     const int span_index = batch.token_span[token];
-    if (span_index < 0) continue;
+    if (span_index < 0 || batch.spans[span_index].num_tokens == 1) continue;
     const HeadRows<T> rows(shape, batch, span_index, pages, tails, piece, head);
     const BatchSpan& span = *rows.span;
     n = min(tile_end, span.first_token + span.num_tokens) - token;
     const int position = span.position + token - span.first_token;
     AttendPartials joined;
     joined.continues = true;
-    const int far = shape.Far(position + n - 1);
-    __syncthreads();  // The results of the last span have been read.
-    AttendSplits<T, L, kQ, (kQ > 1)>(
-        tile, n, {Runs(0, far, L::kSplit), 0, 1}, 0, far, padded, scale,
-        [&](int e, int part) { return rows.Far(e, part); }, joined,
-        [&] {
-          FillQueries<L, kQ>(
-              tile, n, dim, dim,
-              [&](int i, int d) {
-                return ToFloat(__ldg(static_cast<const T*>(x.q) +
-                                     static_cast<size_t>(token + i) * x.stride + head * dim + d));
-              },
-              [&](int i) { return x.rope + static_cast<size_t>(token + i) * dim; });
-          for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
-            tile.result[at] = 0.0f;
-          }
-          for (int i = threadIdx.x; i < n; i += kAttendThreads) {
-            AttendQuery& query = tile.queries[i];
-            query.Begin(0, shape.Far(position + i), 0, 1);
-            query.max = kNoScore, query.sum = 0.0f;
-          }
-        });
-    if (shape.window > 0) {
-      const int first = max(0, position - shape.window), end = position + n - 1;
-      __syncthreads();  // The last split's steps have been read.
-      AttendSplits<T, L, kQ, (kQ > 1)>(
-          tile, n, {Runs(first, end, L::kSplit), 0, 1}, first, end, padded, scale,
-          [&](int s, int part) { return rows.Near(s, part); }, joined,
-          [&] {
-            for (int i = threadIdx.x; i < n; i += kAttendThreads) {
-              tile.queries[i].Begin(max(0, position + i - shape.window), position + i, 0, 1);
-            }
-          });
-    }
-    FinishQueries<L, kQ>(
-        tile, n, dim, scale,
+    AttendRanges<T, L, 4>(rows, x, token, n, 0, 1, scale, tile, joined, [] {});
+    FinishQueries<L, 4>(
+        tile, n, shape.head_dim, scale,
         [&](int i, int channel, float* out) {
           for (int c = 0; c < 8; ++c) out[c] = 0.0f;
-          if (channel < padded) Load8(rows.Near(position + i, 0) + channel, out);
+          if (channel < rows.padded) Load8(rows.Near(position + i, 0) + channel, out);
         },
         [&](int i, int d) { return make_float2(ToFloat(rows.Near(position + i, 1)[d]), 0.0f); },
-        [&](int i, int d, float y, float) {
-          static_cast<T*>(x.out)[static_cast<size_t>(token + i) * shape.width() + head * dim + d] =
-              FromFloat<T>(y);
-        });
+        [&](int i, int d, float y, float) { StoreOut<T>(shape, x, token + i, head, d, y); });
   }
 }
 
@@ -243,6 +308,15 @@ dim3 TokensInParts(int tokens, int threads) {
   return dim3(tokens, (threads + kAttendThreads - 1) / kAttendThreads);
 }
 
+// Places the parts of the scratch; returns what comes after them.
+std::byte* CarveScratch(const RatPlusShape& shape, int spans, int tokens, std::byte* at,
+                        AttendScratch* attend, void** piece) {
+  const int padded = PadTo16(shape.head_dim);
+  at = attend->Carve(at, RatPlusKind(shape), spans, 1, padded);
+  *piece = at;
+  return at + size_t{2} * tokens * shape.num_heads * padded * sizeof(float);
+}
+
 }  // namespace
 
 absl::Status RatPlusAverage(const RatPlusShape& shape, const BatchView& batch,
@@ -255,33 +329,46 @@ absl::Status RatPlusAverage(const RatPlusShape& shape, const BatchView& batch,
                 kAttendThreads, 0, stream, shape, batch, tails, operands);
 }
 
-size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_tokens) {
-  return size_t{2} * max_tokens * shape.num_heads * PadTo16(shape.head_dim) * sizeof(float);
+AttendKind RatPlusKind(const RatPlusShape& shape) {
+  return {shape.num_heads, AttendSplit(PadTo16(shape.head_dim)), 1, 0, shape};
+}
+
+size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_spans, int max_tokens) {
+  AttendScratch attend;
+  void* piece = nullptr;
+  return static_cast<size_t>(CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece) -
+                             static_cast<std::byte*>(nullptr));
 }
 
 absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,
                               const StatePages& pages, const StateParts& tails,
-                              const AttentionOperands& operands, void* scratch, CudaStream stream) {
+                              const AttentionOperands& operands, const AttendItem* work,
+                              void* scratch, CudaStream stream) {
   if (batch.num_tokens == 0 || batch.num_spans == 0) return absl::OkStatus();
   const int padded = PadTo16(shape.head_dim), tokens = batch.num_tokens;
   const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
-  const bool decode = batch.max_span_tokens == 1;
+  AttendScratch attend;
+  void* piece_memory = nullptr;
+  CarveScratch(shape, batch.num_spans, tokens, static_cast<std::byte*>(scratch), &attend,
+               &piece_memory);
+  const int items = AttendItems(RatPlusKind(shape), batch.num_spans, batch.max_context);
   return WithAttendLayout(operands.type, padded, [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);
-    auto* piece = static_cast<T*>(scratch);
+    auto* piece = static_cast<T*>(piece_memory);
     absl::Status status = Launch(
         "RatPlusFile", RatPlusFileKernel<T>, TokensInParts(tokens, shape.num_heads * padded / 2),
         kAttendThreads, 0, stream, shape, batch, pages, tails, operands, piece);
     if (!status.ok()) return status;
-    const int tile_tokens = decode ? 1 : L::kTile;
-    const dim3 tiles((tokens + tile_tokens - 1) / tile_tokens, shape.num_heads);
-    status = decode ? Launch("RatPlusAttend", RatPlusAttendKernel<T, L, 1>, tiles, kAttendThreads,
-                             AttendTile::Bytes<L>(1, 1, false), stream, shape, batch, pages, tails,
-                             operands, piece, tile_tokens, scale)
-                    : Launch("RatPlusAttend", RatPlusAttendKernel<T, L, 4>, tiles, kAttendThreads,
-                             AttendTile::Bytes<L>(L::kTile, 4, false), stream, shape, batch, pages,
-                             tails, operands, piece, tile_tokens, scale);
+    status = Launch("RatPlusDecode", RatPlusDecodeKernel<T, L>, dim3(shape.num_heads, items),
+                    kAttendThreads, AttendTile::Bytes<L>(1, 1, 2 * kMaxRuns), stream, shape, batch,
+                    pages, tails, operands, piece, work, attend, scale);
+    if (status.ok() && batch.max_span_tokens > 1) {
+      status = Launch("RatPlusPrompt", RatPlusPromptKernel<T, L>,
+                      dim3((tokens + L::kTile - 1) / L::kTile, shape.num_heads), kAttendThreads,
+                      AttendTile::Bytes<L>(L::kTile, 4, 0), stream, shape, batch, pages, tails,
+                      operands, piece, scale);
+    }
     if (!status.ok() || shape.window == 0) return status;
     return Launch("RatPlusStore", RatPlusStoreKernel<T>,
                   TokensInParts(tokens, shape.num_heads * 2 * padded / 8), kAttendThreads, 0,

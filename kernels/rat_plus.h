@@ -3,9 +3,7 @@
 #ifndef PACKRAT_KERNELS_RAT_PLUS_H_
 #define PACKRAT_KERNELS_RAT_PLUS_H_
 
-#include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
 #include "absl/status/status.h"
 #include "kernels/attention.h"
@@ -13,38 +11,9 @@
 #include "kernels/context.h"
 #include "kernels/gpu.h"
 #include "kernels/rat.h"
+#include "kernels/rat_plus_shape.h"
 
 namespace packrat {
-
-// Each head has queries, keys and values of its own. Token t sees position s <= t if t - s <=
-// window, s < sinks, or (s + 1) % dilation == 0; each position once.
-struct RatPlusShape {
-  int num_heads;  // H
-  int head_dim;   // D, even.
-  int dilation;   // 0: no position for that reason.
-  int window;     // Positions before the token's own.
-  int sinks;
-
-  constexpr int width() const { return num_heads * head_dim; }
-  // What is kept of the positions before `end` that have left the window: sinks, then the ends of
-  // stretches of `dilation`, in order.
-  constexpr int Kept(int end) const {
-    if (end <= sinks) return end;
-    return dilation == 0 ? sinks : sinks + end / dilation - sinks / dilation;
-  }
-  // Of them, those that token t sees.
-  constexpr int Far(int t) const { return Kept(std::max(0, t - window)); }
-  // The page of a position; -1: it has none. Kept entry number e is page e - sinks.
-  constexpr int PageOf(int s) const {
-    if (dilation == 0 || s < sinks || (s + 1) % dilation != 0) return -1;
-    return s / dilation - sinks / dilation;
-  }
-  // Page p is written with token number (p + 1) * dilation + delay() of the text, when its position
-  // leaves the window.
-  constexpr int64_t delay() const {
-    return window + (dilation == 0 ? int64_t{0} : int64_t{1} * (sinks / dilation) * dilation);
-  }
-};
 
 // The running average comes first in a tail, as RAT's running chunk does (kernels/rat.h).
 // RatPlusAttention() has entries after it: the sinks, then position s in place s % window of a
@@ -87,12 +56,18 @@ absl::Status RatPlusAverage(const RatPlusShape& shape, const BatchView& batch,
                             const StateParts& tails, const RatPlusOperands& operands,
                             CudaStream stream);
 
-// Scratch of one RatPlusAttention(), which need not be cleared.
-size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_tokens);
+// Of the lists of work by which RatPlusAttention() decodes (kernels/attend_plan.h).
+AttendKind RatPlusKind(const RatPlusShape& shape);
 
+// Scratch of one RatPlusAttention(): zeros before the first, and afterwards what it left. The same
+// for all dials of one head shape.
+size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_spans, int max_tokens);
+
+// work: the list of this step's spans and this kind, on the device.
 absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,
                               const StatePages& pages, const StateParts& tails,
-                              const AttentionOperands& operands, void* scratch, CudaStream stream);
+                              const AttentionOperands& operands, const AttendItem* work,
+                              void* scratch, CudaStream stream);
 
 }  // namespace gpu
 

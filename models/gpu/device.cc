@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/check.h"
 #include "kernels/matmul_fused.h"
 
 namespace packrat::gpu {
@@ -21,38 +22,42 @@ absl::Status GpuDevice::Open(bool deterministic) {
   return CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
 }
 
-int GpuDevice::PlanRegion(const std::string& key, size_t bytes) {
-  for (size_t i = 0; i < regions_.size(); ++i) {
-    if (regions_[i].key == key) return static_cast<int>(i);
-  }
-  regions_.push_back({key, bytes});
-  return static_cast<int>(regions_.size()) - 1;
-}
-
-int GpuDevice::PlanRegion(const std::string& key, size_t bytes, const AttendKind& kind) {
-  const int plan = PlanRegion(key, bytes);
-  Region& region = regions_[plan];
-  if (region.list < 0) {
-    region.list = static_cast<int>(attend_kinds_.size());
-    attend_kinds_.push_back(kind);
-  }
+int GpuDevice::PlanFor(const std::string& region, size_t bytes, const AttendKind* kind,
+                       const std::string& dial) {
+  const auto find = [](const auto& all, const std::string& key) {
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.key == key; });
+    return static_cast<int>(found - all.begin());
+  };
+  const std::string key = absl::StrCat(region, dial);
+  const int plan = find(plans_, key);
+  if (plan < static_cast<int>(plans_.size())) return plan;
+  const int place = find(regions_, region);
+  if (place == static_cast<int>(regions_.size())) regions_.push_back({region, bytes});
+  PACKRAT_CHECK(regions_[place].bytes == bytes) << key;
+  plans_.push_back({key, place, kind == nullptr ? -1 : static_cast<int>(attend_kinds_.size())});
+  if (kind != nullptr) attend_kinds_.push_back(*kind);
   return plan;
 }
 
 int GpuDevice::Plan(const RatShape& s) {
-  return PlanRegion(absl::StrCat("rat ", s.num_heads, " ", s.head_dim, " ", s.chunk_size),
-                    RatScratchBytes(s, limits_.spans, limits_.tokens), RatKind(s));
+  const AttendKind kind = RatKind(s);
+  return PlanFor(absl::StrCat("rat ", s.num_heads, " ", s.head_dim, " ", s.chunk_size),
+                 RatScratchBytes(s, limits_.spans, limits_.tokens), &kind);
 }
 
 int GpuDevice::Plan(const RatPlusShape& s) {
-  return PlanRegion(absl::StrCat("rat_plus ", s.num_heads, " ", s.head_dim),
-                    RatPlusScratchBytes(s, limits_.tokens));
+  const AttendKind kind = RatPlusKind(s);
+  return PlanFor(absl::StrCat("rat_plus ", s.num_heads, " ", s.head_dim),
+                 RatPlusScratchBytes(s, limits_.spans, limits_.tokens), &kind,
+                 absl::StrCat(" ", s.dilation, " ", s.window, " ", s.sinks));
 }
 
 int GpuDevice::Plan(const AttentionShape& s) {
-  return PlanRegion(
+  const AttendKind kind = AttentionKind(s);
+  return PlanFor(
       absl::StrCat("attention ", s.num_heads, " ", s.num_kv_heads, " ", s.head_dim, " ", s.window),
-      AttentionScratchBytes(s, limits_.spans, limits_.tokens), AttentionKind(s));
+      AttentionScratchBytes(s, limits_.spans, limits_.tokens), &kind);
 }
 
 int GpuDevice::Plan(const MesaShape& s) {
@@ -63,8 +68,8 @@ int GpuDevice::Plan(const MesaShape& s) {
         bytes, " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes,
         state_type() == DType::kF32 ? "; --state_type=bfloat16 needs less" : ""));
   }
-  return PlanRegion(absl::StrCat("mesa ", s.num_heads, " ", s.head_dim, " ", s.conv_size),
-                    MesaScratchBytes(s, limits_.spans, limits_.tokens));
+  return PlanFor(absl::StrCat("mesa ", s.num_heads, " ", s.head_dim, " ", s.conv_size),
+                 MesaScratchBytes(s, limits_.spans, limits_.tokens));
 }
 
 int GpuDevice::Plan(const GatedDeltaShape& s) {
@@ -74,9 +79,9 @@ int GpuDevice::Plan(const GatedDeltaShape& s) {
         "gated delta heads of ", s.key_dim, " key channels need ", bytes,
         " bytes of shared memory in a block; ", info_.name, " has ", info_.shared_bytes));
   }
-  return PlanRegion(absl::StrCat("gated delta ", s.num_key_heads, " ", s.num_value_heads, " ",
-                                 s.key_dim, " ", s.value_dim, " ", s.conv_size),
-                    GatedDeltaScratchBytes(s, limits_.spans, limits_.tokens));
+  return PlanFor(absl::StrCat("gated delta ", s.num_key_heads, " ", s.num_value_heads, " ",
+                              s.key_dim, " ", s.value_dim, " ", s.conv_size),
+                 GatedDeltaScratchBytes(s, limits_.spans, limits_.tokens));
 }
 
 int GpuDevice::Plan(const Mamba2Shape& s) {

@@ -88,7 +88,7 @@ class GpuDevice : public Device {
   absl::Status Rat(int plan, const RatShape& shape, const Step& s,
                    const RatOperands& operands) override {
     return gpu::Rat(shape, s.batch, s.pages, s.tails, operands, AttendList(plan, s.batch),
-                    regions_[plan].memory, stream_);
+                    Memory(plan), stream_);
   }
   absl::Status RatPlusAverage(const RatPlusShape& shape, const Step& s,
                               const RatPlusOperands& operands) override {
@@ -96,23 +96,23 @@ class GpuDevice : public Device {
   }
   absl::Status RatPlusAttention(int plan, const RatPlusShape& shape, const Step& s,
                                 const AttentionOperands& operands) override {
-    return gpu::RatPlusAttention(shape, s.batch, s.pages, s.tails, operands, regions_[plan].memory,
-                                 stream_);
+    return gpu::RatPlusAttention(shape, s.batch, s.pages, s.tails, operands,
+                                 AttendList(plan, s.batch), Memory(plan), stream_);
   }
   absl::Status Attention(int plan, const AttentionShape& shape, const Step& s,
                          const AttentionOperands& operands) override {
     return gpu::Attention(shape, s.batch, s.pages, operands, AttendList(plan, s.batch),
-                          regions_[plan].memory, stream_);
+                          Memory(plan), stream_);
   }
   absl::Status Mesa(int plan, const MesaShape& shape, const MesaWeights& weights, const Step& s,
                     const MesaOperands& operands) override {
-    return gpu::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
-                     regions_[plan].memory, stream_);
+    return gpu::Mesa(shape, weights, s.batch, s.slots, s.tails, operands, s.totals, Memory(plan),
+                     stream_);
   }
   absl::Status GatedDelta(int plan, const GatedDeltaShape& shape, const GatedDeltaWeights& weights,
                           const Step& s, const GatedDeltaOperands& operands) override {
     return gpu::GatedDelta(shape, weights, s.batch, s.slots, s.tails, operands, s.totals,
-                           regions_[plan].memory, stream_);
+                           Memory(plan), stream_);
   }
   absl::Status Mamba2(int, const Mamba2Shape& shape, const Mamba2Weights& weights, const Step& s,
                       const Mamba2Operands& operands) override {
@@ -153,19 +153,26 @@ class GpuDevice : public Device {
     std::string key;
     size_t bytes;
     std::byte* memory = nullptr;
-    int list = -1;  // Of attend_kinds_.
   };
-  int PlanRegion(const std::string& key, size_t bytes);
-  // Of a mixer that decodes by a list.
-  int PlanRegion(const std::string& key, size_t bytes, const AttendKind& kind);
+  // What a mixer was planned with. Dials of RAT+ share a region, and have lists of their own.
+  struct Planned {
+    std::string key;
+    int region;
+    int list;  // Of attend_kinds_; -1: it does not decode by a list.
+  };
+  // The number of a plan; the same for equal regions and equal text behind them.
+  int PlanFor(const std::string& region, size_t bytes, const AttendKind* kind = nullptr,
+              const std::string& dial = "");
+  std::byte* Memory(int plan) const { return regions_[plans_[plan].region].memory; }
   const AttendItem* AttendList(int plan, const BatchView& batch) const {
-    return batch.attend_lists[regions_[plan].list];
+    return batch.attend_lists[plans_[plan].list];
   }
 
   const DeviceInfo info_;
   const Limits limits_;
   absl::Status plan_status_;
   std::vector<Region> regions_;
+  std::vector<Planned> plans_;
   std::vector<AttendKind> attend_kinds_;
   std::unique_ptr<MatMul> matmul_;
   CudaStream stream_ = nullptr;

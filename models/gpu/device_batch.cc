@@ -176,8 +176,12 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
   }
   for (size_t v = 0, list = 0; v < views; ++v) {
     const absl::Span<const BatchSpan> spans(host.spans + v * limits_.spans, size.spans);
+    const bool unused = v > 0 && (size.dials >> (v - 1) & 1) == 0;
     for (AttendPlanner& planner : planners_) {
-      planner.Plan(spans, size.max_context, host.lists[list++]);
+      AttendItem* const items = host.lists[list++];
+      // Of several dials each has a view of its own.
+      if (unused || (v == 0 && views > 1 && planner.kind().rat_plus())) continue;
+      planner.Plan(spans, size.max_context, items);
     }
   }
   // Everything before the pages in one copy, then of each class the corner that is in use.

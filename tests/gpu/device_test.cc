@@ -99,5 +99,22 @@ TEST_F(GpuDeviceTest, AGatedUnitHasTheBitsOfItsOperations) {
   }
 }
 
+// Attention of equal kinds has one list of work, and each dial of RAT+ has one of its own.
+TEST_F(GpuDeviceTest, ListsOfWorkGoByTheKindOfLayer) {
+  Limits limits;
+  limits.tokens = limits.spans = 4;
+  gpu::GpuDevice device(gpu::DeviceInfo(), limits, DType::kBF16, DType::kF32);
+  const int rat = device.Plan(RatShape{2, 1, 16, 16});
+  const int dial = device.Plan(RatPlusShape{2, 16, 16, 8, 4});
+  const int other = device.Plan(RatPlusShape{2, 16, 16, 8, 5});
+  EXPECT_EQ(device.Plan(RatShape{2, 1, 16, 16}), rat);
+  EXPECT_EQ(device.Plan(RatPlusShape{2, 16, 16, 8, 4}), dial);
+  EXPECT_NE(dial, other);
+  ASSERT_EQ(device.attend_kinds().size(), 3u);
+  EXPECT_FALSE(device.attend_kinds()[0].rat_plus());
+  EXPECT_EQ(device.attend_kinds()[1].shape.sinks, 4);
+  EXPECT_EQ(device.attend_kinds()[2].shape.sinks, 5);
+}
+
 }  // namespace
 }  // namespace packrat

@@ -20,14 +20,18 @@ std::vector<BatchSpan> Decoding(const std::vector<int>& positions) {
   return spans;
 }
 
-// Splits of the longest item's share.
+// Splits of an item's share.
 int Splits(const AttendKind& kind, const std::vector<BatchSpan>& spans, const AttendItem& item) {
-  const Runs runs = kind.RunsAt(spans[item.span].position);
+  const TextRuns runs = kind.RunsAt(spans[item.span].position);
   int splits = 0;
-  for (int run = item.worker; run < runs.count; run += item.workers) {
-    const int first = runs.first_split + run * runs.length;
-    splits += std::min(runs.length, runs.end_split - first);
-  }
+  const auto add = [&](const Runs& of, int run) {
+    for (; run < of.count; run += item.workers) {
+      const int first = of.first_split + run * of.length;
+      splits += std::min(of.length, of.end_split - first);
+    }
+  };
+  add(runs.far, item.worker);
+  add(runs.near, FirstBehind(runs.far.count, item.worker, item.workers));
   return splits;
 }
 
@@ -46,6 +50,7 @@ std::vector<AttendItem> Plan(const AttendKind& kind, const std::vector<BatchSpan
   items.resize(used);
 
   std::vector<std::set<int>> workers(num);
+  std::vector<int> splits(num);  // Those that some item has.
   std::set<int> tickets;
   std::vector<bool> places(AttendRuns(kind, num));
   int before = 1 << 30;
@@ -55,22 +60,23 @@ std::vector<AttendItem> Plan(const AttendKind& kind, const std::vector<BatchSpan
     EXPECT_EQ(spans[item.span].num_tokens, 1);
     EXPECT_TRUE(workers[item.span].insert(item.worker).second) << "a share is taken twice";
     EXPECT_LT(item.worker, item.workers);
-    const Runs runs = kind.RunsAt(spans[item.span].position);
-    EXPECT_LE(item.workers, std::max(1, runs.count)) << "a share without a run";
+    const TextRuns runs = kind.RunsAt(spans[item.span].position);
+    EXPECT_LE(item.workers, std::max(1, runs.count())) << "a share without a run";
+    splits[item.span] += Splits(kind, spans, item);
     if (item.worker > 0) {
       EXPECT_EQ(item.span, items[i - 1].span);
       EXPECT_EQ(item.workers, items[i - 1].workers);
       EXPECT_EQ(item.ticket, items[i - 1].ticket);
       EXPECT_EQ(item.first_run, items[i - 1].first_run);
     } else {  // The first is the longest of a text's.
-      const int splits = (runs.count + item.workers - 1) / item.workers * runs.length;
-      EXPECT_LE(Splits(kind, spans, item), splits);
-      EXPECT_LE(splits, before) << "a longer item comes later";
-      before = splits;
+      const int most = (runs.count() + item.workers - 1) / item.workers * runs.length();
+      EXPECT_LE(Splits(kind, spans, item), most);
+      EXPECT_LE(most, before) << "a longer item comes later";
+      before = most;
       if (item.workers == 1) continue;
       EXPECT_TRUE(tickets.insert(item.ticket).second);
       EXPECT_LT(item.ticket, AttendTickets(kind));
-      for (int run = 0; run <= runs.count; ++run) {
+      for (int run = 0; run <= runs.count(); ++run) {
         const size_t place = item.first_run + run;
         EXPECT_LT(place, places.size());
         if (place >= places.size()) return items;
@@ -86,6 +92,7 @@ std::vector<AttendItem> Plan(const AttendKind& kind, const std::vector<BatchSpan
     const auto item = std::find_if(items.begin(), items.end(),
                                    [&](const AttendItem& each) { return each.span == i; });
     EXPECT_EQ(static_cast<int>(workers[i].size()), item->workers);
+    EXPECT_EQ(splits[i], kind.RunsAt(spans[i].position).splits());
   }
   return items;
 }
@@ -110,7 +117,37 @@ TEST(AttendPlanTest, OneTextFillsTheDevice) {
 TEST(AttendPlanTest, EqualTexts) {
   for (const auto& [n, items] : {std::pair(8, 32), {16, 32}, {33, 33}, {34, 68}, {256, 256}}) {
     EXPECT_EQ(Plan(kFull, Decoding(std::vector<int>(n, 2000)), 2001).size(), items) << n;
+    // With as many runs as there are, too.
+    EXPECT_EQ(Plan(kFull, Decoding(std::vector<int>(n, 8000)), 8001).size(), n == 16  ? 32
+                                                                             : n == 8 ? 32
+                                                                                      : items)
+        << n;
   }
+}
+
+// RAT+'s runs are those over what it keeps, from the first on, then those over the window.
+TEST(AttendPlanTest, RatPlus) {
+  const AttendKind kind = {16, 64, 1, 0, RatPlusShape{16, 128, 16, 300, 4}};
+  const TextRuns runs = kind.RunsAt(20'000);
+  EXPECT_EQ(runs.far.count, (4 + 19'700 / 16 + 63) / 64);
+  EXPECT_EQ(runs.near.first_split, 19'700 / 64);
+  EXPECT_EQ(runs.near.end_split, (20'000 + 63) / 64);
+  EXPECT_EQ(runs.count(), 20 + 6);
+  for (const int workers : {1, 2, 3, 7, 20, 26}) {
+    std::set<int> taken;
+    for (int worker = 0; worker < workers; ++worker) {
+      for (int r = worker; r < runs.far.count; r += workers) taken.insert(r);
+      for (int r = FirstBehind(runs.far.count, worker, workers); r < runs.near.count;
+           r += workers) {
+        EXPECT_EQ((runs.far.count + r) % workers, worker);
+        taken.insert(runs.far.count + r);
+      }
+    }
+    EXPECT_EQ(static_cast<int>(taken.size()), runs.count());
+  }
+  const auto spans = Decoding({20'000});
+  EXPECT_EQ(Longest(kind, spans, Plan(kind, spans, 20'001)), 1);
+  EXPECT_EQ(kind.RunsAt(0).count(), 0);
 }
 
 // A long text among short ones holds nobody up: no item is longer than what each place has to do.
@@ -140,6 +177,9 @@ TEST(AttendPlanTest, AnyBatch) {
                              random.OneOf<int>({32, 64}), random.OneOf<int>({1, 2, 16}), 0};
     AttendKind windowed = kind;
     windowed.entry_tokens = 1, windowed.window = random.OneOf<int>({1, 2, 63, 64, 65, 1024});
+    AttendKind rat_plus = kind;
+    rat_plus.shape = {kind.blocks, 16, random.OneOf<int>({0, 2, 7, 16}),
+                      random.OneOf<int>({0, 1, 64, 100, 5000}), random.OneOf<int>({0, 1, 70})};
     const int n = random.Int(1, random.OneOf<int>({4, 40, 300}));
     const int longest = random.OneOf<int>({1, 64, 1000, 100000});
     std::vector<BatchSpan> spans(n);
@@ -153,13 +193,15 @@ TEST(AttendPlanTest, AnyBatch) {
                                     << " blocks, context " << context);
     Plan(kind, spans, context + random.OneOf<int>({0, 100}));
     Plan(windowed, spans, context);
+    Plan(rat_plus, spans, context);
     if (testing::Test::HasFailure()) return;
   }
 }
 
 TEST(AttendPlanTest, BoundsDoNotFall) {
   for (const AttendKind& kind :
-       {kFull, AttendKind{2, 64, 16, 0}, AttendKind{8, 32, 1, 100}, AttendKind{600, 64, 1, 0}}) {
+       {kFull, AttendKind{2, 64, 16, 0}, AttendKind{8, 32, 1, 100}, AttendKind{600, 64, 1, 0},
+        AttendKind{8, 64, 1, 0, RatPlusShape{8, 16, 16, 100, 4}}}) {
     for (const int context : {1, 64, 65, 5000, 100000}) {
       for (int n = 1; n < 300; ++n) {
         EXPECT_LE(AttendItems(kind, n, context), AttendItems(kind, n + 1, context));

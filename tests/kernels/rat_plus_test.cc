@@ -95,8 +95,9 @@ class RatPlusTest : public TextsTest {
     }
     TailFeed feed(layer.texts, cut, seed, RatPlusTailBytes(s, sizeof(T)) / sizeof(float));
     DevicePages<T> pages(feed.random(), RatPageFloats(s.num_heads, s.head_dim), rings);
-    const Scratch scratch(
-        PACKRAT_SCRATCH(gpu::RatPlusScratchBytes(s, tokens), RatPlusScratchFloats(s.head_dim)));
+    Scratch scratch(PACKRAT_SCRATCH(gpu::RatPlusScratchBytes(s, tokens, tokens),
+                                    RatPlusScratchFloats(s.head_dim)));
+    scratch.Zero();
     Outputs outputs = feed.template Run<T>(s.width(), [&](const DeviceStep& step, T* out) {
       const DeviceArray<T> q(Stored<T>::From(feed.Gather(step, &RatText::projection, RowWidth(s))));
       const DeviceArray<float> rope(step.Rope(kRopeBase, s.head_dim, 1));
@@ -109,7 +110,7 @@ class RatPlusTest : public TextsTest {
       const AttentionOperands operands{part(0),     part(1), part(2),         RowWidth(s),
                                        rope.data(), out,     Stored<T>::kType};
       const StatePages tables = s.dilation == 0 ? StatePages() : pages.For(step);
-      return Run(scratch, [&](auto... device) {
+      return Run(scratch, PACKRAT_WORK(step, gpu::RatPlusKind(s)), [&](auto... device) {
         return ops::RatPlusAttention(s, step.batch(), tables, feed.tails(), operands, device...);
       });
     });

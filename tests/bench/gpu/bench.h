@@ -111,6 +111,7 @@ double Median(std::vector<double> values);
 // The sections.
 void BenchLimits(Bench* bench);
 void BenchRat(Bench* bench);
+void BenchRatPlus(Bench* bench);
 void BenchAttention(Bench* bench);
 void BenchLayers(Bench* bench);
 void BenchMesa(Bench* bench);

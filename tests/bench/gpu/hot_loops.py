@@ -14,13 +14,13 @@ COPIES = "copies"  # To shared memory: nobody waits for each.
 _LANES = ((16, 8), (8, 4), (4, 2))
 _ATTEND = tuple(
     (rf"{kernel}Kernel<{layout}<{lanes}>", loads)
-    for kernel in ("RatDecode", "AttentionDecode", "RatPlusAttend")
+    for kernel in ("RatDecode", "AttentionDecode", "RatPlusDecode")
     for layout, sizes in (("float, AttendLayout", ((32, 8), *_LANES)),
                           ("bf16, AttendLayout", ((32, 8),)),
                           ("bf16, TensorLayout", _LANES))
     for lanes, loads in sizes) + tuple(
     (rf"{kernel}PromptKernel<bf16, TensorLayout<{lanes}>", loads)
-    for kernel in ("Rat", "Attention")
+    for kernel in ("Rat", "RatPlus", "Attention")
     for lanes, loads in _LANES)
 HOT = _ATTEND + (
     (r"GatedDeltaKernel<1,", 8),

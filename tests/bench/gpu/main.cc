@@ -36,11 +36,17 @@ struct SectionOf {
 };
 // The most wanted first: a run that ends early has them.
 constexpr SectionOf kSections[] = {
-    {"limits", 20, BenchLimits},       {"rat", 30, BenchRat},
-    {"attention", 60, BenchAttention}, {"layers", 40, BenchLayers},
-    {"mesa", 70, BenchMesa},           {"model", 140, BenchModel},
-    {"prompts", 20, BenchPrompts},     {"products", 60, BenchProducts},
-    {"sampling", 20, BenchSampling},   {"elementwise", 20, BenchElementwise},
+    {"limits", 20, BenchLimits},
+    {"rat", 30, BenchRat},
+    {"rat_plus", 20, BenchRatPlus},
+    {"attention", 60, BenchAttention},
+    {"layers", 40, BenchLayers},
+    {"mesa", 70, BenchMesa},
+    {"model", 130, BenchModel},
+    {"prompts", 20, BenchPrompts},
+    {"products", 50, BenchProducts},
+    {"sampling", 20, BenchSampling},
+    {"elementwise", 20, BenchElementwise},
 };
 
 struct Flags {

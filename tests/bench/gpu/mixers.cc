@@ -18,6 +18,10 @@ const AttentionShape kTinyFull{2, 2, 16, 0, 16};
 const AttentionShape kGrouped{32, 8, 128, 0, 128};  // Four queries to a key, as most models have.
 const AttentionShape kTinyGrouped{4, 2, 16, 0, 16};
 
+// The end of each stretch of 16, the last 256 tokens, and the first four.
+const RatPlusShape kRatPlus{16, 128, 16, 256, 4};
+const RatPlusShape kTinyRatPlus{2, 16, 4, 8, 2};
+
 struct Point {
   int batch, position;
   int longest = 0;  // Of one of them; 0: all are at `position`.
@@ -51,6 +55,11 @@ std::string ShapeText(const Point& p) {
 Work DecodeWork(const RatShape& shape, const Point& p) {
   Work work;
   for (const int length : p.Lengths()) work += RatToken(shape, 2, length - 1);
+  return work;
+}
+Work DecodeWork(const RatPlusShape& shape, const Point& p) {
+  Work work;
+  for (const int length : p.Lengths()) work += RatPlusToken(shape, 2, length - 1);
   return work;
 }
 Work DecodeWork(const AttentionShape& shape, const Point& p) {
@@ -118,6 +127,21 @@ void BenchRat(Bench* bench) {
           *note = rat.note();
           return bench->Time(rat.copies(), [&](int i, CudaStream s) { return rat.Run(i, s); });
         });
+  }
+}
+
+void BenchRatPlus(Bench* bench) {
+  const RatPlusShape shape = bench->options().tiny ? kTinyRatPlus : kRatPlus;
+  for (const Point& p : PointsAndMixed(*bench)) {
+    bench->Launch("rat+ decode, 16 heads of 128, dilation 16, window 256, 4 sinks, bf16",
+                  ShapeText(p), {{DecodeWork(shape, p)}},
+                  [&](std::string* note) -> absl::StatusOr<double> {
+                    BENCH_ASSIGN(RatPlusBench rat_plus,
+                                 RatPlusBench::Make(bench, shape, DType::kBF16, p.Lengths()));
+                    *note = rat_plus.note();
+                    return bench->Time(rat_plus.copies(),
+                                       [&](int i, CudaStream s) { return rat_plus.Run(i, s); });
+                  });
   }
 }
 

@@ -134,6 +134,48 @@ absl::Status RatBench::Run(int copy, const void* projection, CudaStream stream) 
                   reinterpret_cast<const gpu::AttendItem*>(work_.data()), scratch_.data(), stream);
 }
 
+absl::StatusOr<RatPlusBench> RatPlusBench::Make(Bench* bench, const RatPlusShape& shape, DType type,
+                                                const std::vector<int>& lengths) {
+  RatPlusBench b;
+  b.shape_ = shape, b.type_ = type;
+  const Sequences sequences(lengths, /*prompt=*/false);
+  const std::vector<int> pages = sequences.Pages(shape.dilation);
+  const size_t size = DTypeBytes(type), spans = lengths.size();
+  const size_t page = RatPageFloats(shape.num_heads, shape.head_dim) * size;
+  const size_t tail = RatPlusTailBytes(shape, size);
+  b.copies_ = bench->Copies(double(SumOf(pages) * page + spans * tail), 1);
+  BENCH_ASSIGN(b.pool_, PagePool::Make(bench, b.copies_, pages, page, type));
+  BENCH_ASSIGN(b.tails_, bench->Random(b.copies_ * spans * tail / size, type, 1.0f));
+  BENCH_ASSIGN(b.qkv_, bench->Random(spans * 3 * shape.width(), type, 1.0f));
+  BENCH_ASSIGN(b.rope_, bench->Random(spans * shape.head_dim, DType::kF32, 0.5f));
+  BENCH_ASSIGN(b.out_, bench->Random(spans * shape.width(), type, 1.0f));
+  const auto n = static_cast<int>(spans);
+  const size_t scratch = gpu::RatPlusScratchBytes(shape, n, n);
+  BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
+  for (int copy = 0; copy < b.copies_; ++copy) {
+    BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(sequences.Positions(), 1, copy * n));
+    b.batches_.push_back(std::move(batch));
+  }
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatPlusKind(shape), sequences));
+  return b;
+}
+
+absl::Status RatPlusBench::Run(int copy, CudaStream stream) {
+  const size_t size = DTypeBytes(type_), width = shape_.width();
+  const std::byte* rows = qkv_.data();
+  const AttentionOperands operands{rows,
+                                   rows + width * size,
+                                   rows + 2 * width * size,
+                                   static_cast<int>(3 * width),
+                                   reinterpret_cast<const float*>(rope_.data()),
+                                   out_.data(),
+                                   type_};
+  const StateParts tails{tails_.data(), RatPlusTailBytes(shape_, size)};
+  return gpu::RatPlusAttention(shape_, batches_[copy].view(), pool_.View(copy), tails, operands,
+                               reinterpret_cast<const gpu::AttendItem*>(work_.data()),
+                               scratch_.data(), stream);
+}
+
 absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const AttentionShape& shape,
                                                     DType type, const std::vector<int>& lengths,
                                                     bool prompt) {

@@ -53,6 +53,24 @@ class RatBench {
   gpu::DeviceMemory tails_, projection_, gate_bias_, rope_, out_, work_, scratch_;
 };
 
+// Decoding of a layer of RAT+, without its running average.
+class RatPlusBench {
+ public:
+  static absl::StatusOr<RatPlusBench> Make(Bench* bench, const RatPlusShape& shape, DType type,
+                                           const std::vector<int>& lengths);
+  int copies() const { return copies_; }
+  std::string note() const { return pool_.shared(); }
+  absl::Status Run(int copy, CudaStream stream);
+
+ private:
+  RatPlusShape shape_;
+  DType type_;
+  int copies_ = 0;
+  PagePool pool_;
+  std::vector<SpanBatch> batches_;
+  gpu::DeviceMemory tails_, qkv_, rope_, out_, work_, scratch_;
+};
+
 class AttentionBench {
  public:
   static absl::StatusOr<AttentionBench> Make(Bench* bench, const AttentionShape& shape, DType type,

@@ -12,7 +12,7 @@ if ((status != 0)) || grep '"error"' "$work/out/bench.jsonl"; then
   echo "FAILED: ended with $status" >&2
   exit 1
 fi
-for section in limits rat attention layers mesa model prompts products sampling elementwise; do
+for section in limits rat rat_plus attention layers mesa model prompts products sampling elementwise; do
   grep -q "\"section\": \"$section\".*\"figure\"" "$work/out/bench.jsonl" || {
     echo "FAILED: no figure of $section" >&2
     exit 1
@@ -21,7 +21,7 @@ done
 # Of each kind of row one: these are easily lost, since others of their section are found.
 for row in "read alone" "32 query heads on 8 key heads.*batch 3, position 40" \
   "rat decode.*pages of all layers" \
-  "rat decode.*batch 3, position 20, one at 70" "full attention decode.*position 20, one at 70" \
+  "rat decode.*batch 3, position 20, one at 70" "rat+ decode.*batch 3, position 20, one at 70" "full attention decode.*position 20, one at 70" \
   "mesa decode.*state float32.*decay 0.99, behind 32 tokens" "mesa decode.*state bfloat16.*decay 0.99"; do
   grep -q "$row.*\"figure\"" "$work/out/bench.jsonl" || {
     echo "FAILED: no figure of $row" >&2

@@ -57,6 +57,16 @@ Work RatPrompt(const RatShape& s, int type_bytes, int tokens) {
   return work;
 }
 
+Work RatPlusToken(const RatPlusShape& s, int type_bytes, int position) {
+  const double entry = 2.0 * s.width() * type_bytes;
+  const int entries = s.Far(position) + std::min(s.window, position);
+  Work work;
+  work.bytes = (entries + 1) * entry + (s.dilation > 0 ? 2 * entry / s.dilation : 0.0);
+  work.bytes += 4.0 * s.width() * type_bytes + s.head_dim * 4.0;
+  work.flops = 4.0 * s.width() * (entries + 1);
+  return work;
+}
+
 Work AttentionToken(const AttentionShape& s, int type_bytes, int position) {
   const double entry = 2.0 * s.num_kv_heads * s.head_dim * type_bytes;
   const double width = double(s.num_heads) * s.head_dim;

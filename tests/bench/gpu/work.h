@@ -14,6 +14,7 @@
 #include "kernels/dtype.h"
 #include "kernels/mesa.h"
 #include "kernels/rat.h"
+#include "kernels/rat_plus.h"
 #include "tests/bench/random_model.h"
 
 namespace packrat::gpu_bench {
@@ -60,6 +61,11 @@ Floor FloorOf(const Kernels& kernels, const Limits& limits);
 Work RatToken(const RatShape& shape, int type_bytes, int position);
 // A whole prompt: its pages are written and read once by each tile of `tile` tokens.
 Work RatPrompt(const RatShape& shape, int type_bytes, int tokens);
+
+// One token of RatPlusAttention(): entries of 2 H D that it keeps or has in its window, its own
+// written, what leaves the window read and written once in `dilation` tokens; queries, keys, values
+// and output, rotary row.
+Work RatPlusToken(const RatPlusShape& shape, int type_bytes, int position);
 
 // One token: 2 KV D for each visible position and its own; queries, output, rotary row.
 Work AttentionToken(const AttentionShape& shape, int type_bytes, int position);

@@ -19,6 +19,14 @@ TEST(WorkTest, RatToken) {
   EXPECT_EQ(RatToken({16, 2, 128, 16}, 2, 4096 + 15).bytes, work.bytes);  // The chunk runs.
 }
 
+TEST(WorkTest, RatPlusToken) {
+  // 4 sinks, 246 ends of stretches beyond them and 100 of the window, of 8 KB each; its own; an
+  // eighth of an entry to pages; four rows of 2048.
+  const Work work = RatPlusToken({16, 128, 16, 100, 4}, 2, 4036);
+  EXPECT_EQ(work.bytes, (4 + 246 + 100 + 1) * 8192.0 + 1024 + 4 * 4096 + 512);
+  EXPECT_EQ(work.flops, 4 * 2048.0 * 351);
+}
+
 TEST(WorkTest, AttentionToken) {
   const Work full = AttentionToken({16, 16, 128, 0}, 2, 4096);
   EXPECT_EQ(full.bytes, 4097 * 8192 + 8192 + 8192 + 512);

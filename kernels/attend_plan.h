@@ -18,8 +18,7 @@
 namespace packrat::gpu {
 
 inline constexpr int kMaxRuns = 64;         // Of a range of entries.
-inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100: with fewer
-                                            // texts and heads, several blocks share one.
+inline constexpr int kFillingBlocks = 528;  // Four for each multiprocessor of an H100.
 
 // Lanes of a warp that share an entry of `padded` channels, and entries of a split: see
 // AttendLayout.
@@ -64,11 +63,12 @@ constexpr TextRuns RatPlusRuns(const RatPlusShape& shape, int position, int spli
 
 // What decides how a layer's decoding is dealt out. Layers of one kind share a list.
 struct AttendKind {
-  int blocks;               // Of a text, side by side: each for some of the heads.
-  int split;                // Entries.
-  int entry_tokens;         // Of an entry in pages.
-  int window;               // Entries that a token sees, its own included; 0: all.
-  RatPlusShape shape = {};  // RAT+'s, where the two before mean nothing; else no heads.
+  int blocks;                    // Of a text, side by side: each for some of the heads.
+  int split;                     // Entries.
+  int entry_tokens;              // Of an entry in pages.
+  int window;                    // Entries that a token sees, its own included; 0: all.
+  RatPlusShape shape = {};       // RAT+'s, where the two before mean nothing; else no heads.
+  int at_once = kFillingBlocks;  // Blocks that the device runs at once.
 
   constexpr bool rat_plus() const { return shape.num_heads > 0; }
   constexpr TextRuns RunsAt(int position) const {
@@ -79,7 +79,7 @@ struct AttendKind {
   }
   constexpr int most_runs() const { return rat_plus() ? 2 * kMaxRuns : kMaxRuns; }
   // Items that a device runs at once.
-  constexpr int slots() const { return kFillingBlocks / blocks; }
+  constexpr int slots() const { return at_once / blocks; }
 };
 
 // What a block takes of a text: runs `worker`, `worker` + `workers`, ...

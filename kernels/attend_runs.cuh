@@ -62,7 +62,8 @@ __device__ __forceinline__ void JoinSplit(AttendQuery* query, int split, float m
   if (left < runs.length - 1 && split < runs.end_split - 1) return;
   query->steps |= kEndsRun;
   if (partials.sums != nullptr) return;
-  if (query->run == 0 && !partials.continues) {
+  // Of two ranges the first may have no run; what has been joined weighs 1 or more.
+  if (partials.continues ? query->sum == 0.0f : query->run == 0) {
     query->steps |= kFirstRun;
     query->max = query->run_max;
     query->sum = query->run_sum;

@@ -45,12 +45,20 @@ struct TensorLayout : AttendLayout<kLanes_> {
   static constexpr int kWeightStride = kSplit + 4, kPartialStride = kChannels + 8;
 };
 
-// Blocks for each multiprocessor, of a decoding kernel with kQ queries at once: whose registers
-// allow them.
+// Blocks for each multiprocessor, of a decoding kernel with so many queries at once: whose
+// registers allow them (tests/bench/gpu/occupancy.py).
+constexpr int DecodeBlocks(DType type, int lanes, int queries = 1) {
+  if (type == DType::kF32) return 2;
+  return queries > 1 || lanes == 16 ? 3 : 4;
+}
 template <class T, class L, int kQ = 1>
 constexpr int DecodeBlocks() {
-  if (std::is_same_v<T, float>) return 2;
-  return kQ > 1 || (L::kTensor && L::kChannels == 128) ? 3 : 4;
+  return DecodeBlocks(std::is_same_v<T, float> ? DType::kF32 : DType::kBF16, L::kLanes, kQ);
+}
+// AttendKind::at_once of a kernel with `each` of them.
+inline int BlocksAtOnce(int each) {
+  const int multiprocessors = Multiprocessors();
+  return multiprocessors > 0 ? multiprocessors * each : kFillingBlocks;
 }
 
 // Of the type of the activations, for lanes of less than 32: bfloat16 on tensor cores.
@@ -221,8 +229,8 @@ struct AttendPartials {
   float* stats = nullptr;  // (queries, runs, 2): largest score, sum of weights
   int runs = 0;            // Of a query, its own entry included.
   int channels = 0;
-  // Without sums: runs are joined to what AttendTile has as the result already, at first nothing:
-  // zeros, and kNoScore as the largest score.
+  // Without sums: runs are joined to what the result has already; nothing where the query's `sum`
+  // is zero.
   bool continues = false;
 
   // The same without the first `n` runs.

@@ -284,15 +284,18 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
 }
 
 // Places the parts of the scratch; returns its size. The piece is as large as for float32.
-size_t CarveScratch(const AttentionShape& shape, int spans, int tokens, std::byte* at,
+size_t CarveScratch(const AttentionShape& shape, DType type, int spans, int tokens, std::byte* at,
                     AttendScratch* attend, void** piece) {
   const HeadBlocks blocks(shape);
   const int padded = PadTo16(shape.head_dim);
-  std::byte* next = attend->Carve(at, AttentionKind(shape), spans, blocks.at_once, padded);
+  std::byte* next = attend->Carve(at, AttentionKind(shape, type), spans, blocks.at_once, padded);
   *piece = next;
   next += size_t{2} * tokens * shape.num_kv_heads * padded * sizeof(float);
   return static_cast<size_t>(next - at);
 }
+
+// Of a block where several share a key: what fits into a third of the registers.
+constexpr int QueriesAtOnce(int lanes) { return lanes == 32 ? 2 : 4; }
 
 dim3 TokensInParts(int tokens, int threads) {
   return dim3(tokens, (threads + kAttendThreads - 1) / kAttendThreads);
@@ -303,7 +306,7 @@ absl::Status LaunchDecode(const AttentionShape& shape, const BatchView& batch,
                           const StatePages& pages, const AttentionOperands& operands,
                           const AttendItem* work, const AttendScratch& scratch, float scale,
                           CudaStream stream) {
-  const AttendKind kind = AttentionKind(shape);
+  const AttendKind kind = AttentionKind(shape, operands.type);
   return Launch("AttentionDecode", AttentionDecodeKernel<T, L, kQ>,
                 dim3(kind.blocks, AttendItems(kind, batch.num_spans, batch.max_context)),
                 kAttendThreads, AttendTile::Bytes<L>(HeadBlocks(shape).at_once, kQ, kMaxRuns),
@@ -335,15 +338,20 @@ absl::Status LaunchPrompt(const AttentionShape& shape, const BatchView& batch,
 
 }  // namespace
 
-AttendKind AttentionKind(const AttentionShape& shape) {
-  return {shape.num_kv_heads * HeadBlocks(shape).each, AttendSplit(PadTo16(shape.head_dim)), 1,
-          shape.window};
+AttendKind AttentionKind(const AttentionShape& shape, DType type) {
+  const int lanes = AttendLanes(PadTo16(shape.head_dim));
+  const int queries = shape.num_heads == shape.num_kv_heads ? 1 : QueriesAtOnce(lanes);
+  AttendKind kind = {shape.num_kv_heads * HeadBlocks(shape).each,
+                     AttendSplit(PadTo16(shape.head_dim)), 1, shape.window};
+  kind.at_once = BlocksAtOnce(DecodeBlocks(type, lanes, queries));
+  return kind;
 }
 
-size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens) {
+size_t AttentionScratchBytes(const AttentionShape& shape, DType type, int max_spans,
+                             int max_tokens) {
   AttendScratch attend;
   void* piece = nullptr;
-  return CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece);
+  return CarveScratch(shape, type, max_spans, max_tokens, nullptr, &attend, &piece);
 }
 
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,
@@ -353,12 +361,12 @@ absl::Status Attention(const AttentionShape& shape, const BatchView& batch, cons
   const float scale = kLog2E / ScoreTemperature(shape);
   AttendScratch attend;
   void* piece = nullptr;
-  CarveScratch(shape, batch.num_spans, batch.num_tokens, static_cast<std::byte*>(scratch), &attend,
-               &piece);
+  CarveScratch(shape, operands.type, batch.num_spans, batch.num_tokens,
+               static_cast<std::byte*>(scratch), &attend, &piece);
   return WithAttendLayout(operands.type, PadTo16(shape.head_dim), [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);
-    constexpr int kQ = L::kLanes == 32 ? 2 : 4;  // What fits into a third of the registers.
+    constexpr int kQ = QueriesAtOnce(L::kLanes);
     const auto decode =
         shape.num_heads == shape.num_kv_heads ? LaunchDecode<T, L, 1> : LaunchDecode<T, L, kQ>;
     const absl::Status status = decode(shape, batch, pages, operands, work, attend, scale, stream);

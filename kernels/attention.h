@@ -72,9 +72,11 @@ size_t AttentionInBFloat16ScratchFloats();
 namespace gpu {
 
 // As for RatScratchBytes().
-size_t AttentionScratchBytes(const AttentionShape& shape, int max_spans, int max_tokens);
+size_t AttentionScratchBytes(const AttentionShape& shape, DType type, int max_spans,
+                             int max_tokens);
 
-AttendKind AttentionKind(const AttentionShape& shape);
+// `type`: of the activations.
+AttendKind AttentionKind(const AttentionShape& shape, DType type);
 
 // `work`: in device memory, the list of AttentionKind() for the spans of one token.
 absl::Status Attention(const AttentionShape& shape, const BatchView& batch, const StatePages& pages,

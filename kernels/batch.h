@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace packrat {
 
@@ -54,6 +55,7 @@ struct BatchView {
   int num_tokens = 0;
   int max_span_tokens = 1;  // At least the tokens of every span; 1: all decode.
   int max_context = 1;      // At least position + num_tokens of every span.
+  int max_prompts = std::numeric_limits<int>::max();  // At least the spans of more than one token.
   // Lists of work for these spans (kernels/attend_plan.h), by numbers that the models' GPU gives to
   // their kinds; an array of the host. The operations do not read it.
   const gpu::AttendItem* const* attend_lists = nullptr;

@@ -81,6 +81,16 @@ inline size_t SharedOfMultiprocessor() {
   return static_cast<size_t>(bytes);
 }
 
+// 0 where there is no device.
+inline int Multiprocessors() {
+  int device = 0, count = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    return 0;
+  }
+  return count;
+}
+
 // --- Memory. ---
 
 // The block's dynamic shared memory, aligned to 128 bytes.

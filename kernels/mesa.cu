@@ -196,7 +196,8 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   absl::Status prepare = Launch("MesaPrepare", MesaPrepareKernel<P>, dim3(tokens, heads), P,
                                 2 * P / kWarp * sizeof(float), stream, a);
   if (!prepare.ok()) return prepare;
-  const dim3 parts((tokens + kBlockTokens - 1) / kBlockTokens, heads, MostBegin(spans));
+  const dim3 parts((tokens + kBlockTokens - 1) / kBlockTokens, heads,
+                   MostBegin(std::min(spans, std::max(a.batch.max_prompts, 1))));
   absl::Status early =
       Launch("MesaSolve", MesaSolveKernel<P, S>, parts, P, solve_bytes, stream, a, true);
   if (!early.ok()) return early;

@@ -266,8 +266,8 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1)
   if (begin == 0) return;
   SolveBlock<P, S>(a, from + __ffs(static_cast<int>(begin)) - 1, blockIdx.y);
 }
-// The most that begins in a group: of each span its first block and one more.
-inline int MostBegin(int num_spans) { return std::min(kBlockTokens, 2 * num_spans); }
+// The most that begins in a group: of each span of several tokens its first block and one more.
+inline int MostBegin(int prompts) { return std::min(kBlockTokens, 2 * prompts); }
 
 // What is left to be kept of a span: the rows of its unfinished block, the inputs of the
 // convolutions, and a state that had to wait. Blocks: (spans, heads).

@@ -299,25 +299,28 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
 }
 
 // Places the parts of the scratch; returns what comes after them.
-std::byte* CarveScratch(const RatShape& shape, int spans, int tokens, std::byte* at,
+std::byte* CarveScratch(const RatShape& shape, DType type, int spans, int tokens, std::byte* at,
                         AttendScratch* attend, float** running) {
   const int padded = PadTo16(shape.head_dim);
-  at = attend->Carve(at, RatKind(shape), spans, 1, padded);
+  at = attend->Carve(at, RatKind(shape, type), spans, 1, padded);
   *running = reinterpret_cast<float*>(at);
   return at + size_t{2} * tokens * shape.num_heads * padded * sizeof(float);
 }
 
 }  // namespace
 
-AttendKind RatKind(const RatShape& shape) {
-  return {shape.num_heads, AttendSplit(PadTo16(shape.head_dim)), shape.chunk_size, 0};
+AttendKind RatKind(const RatShape& shape, DType type) {
+  const int padded = PadTo16(shape.head_dim);
+  AttendKind kind = {shape.num_heads, AttendSplit(padded), shape.chunk_size, 0};
+  kind.at_once = BlocksAtOnce(DecodeBlocks(type, AttendLanes(padded)));
+  return kind;
 }
 
-size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens) {
+size_t RatScratchBytes(const RatShape& shape, DType type, int max_spans, int max_tokens) {
   AttendScratch attend;
   float* running = nullptr;
   return static_cast<size_t>(
-      CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &running) -
+      CarveScratch(shape, type, max_spans, max_tokens, nullptr, &attend, &running) -
       static_cast<std::byte*>(nullptr));
 }
 
@@ -329,9 +332,9 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
   const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
   AttendScratch attend;
   float* running = nullptr;
-  CarveScratch(shape, batch.num_spans, batch.num_tokens, static_cast<std::byte*>(scratch), &attend,
-               &running);
-  const int items = AttendItems(RatKind(shape), batch.num_spans, batch.max_context);
+  CarveScratch(shape, operands.type, batch.num_spans, batch.num_tokens,
+               static_cast<std::byte*>(scratch), &attend, &running);
+  const int items = AttendItems(RatKind(shape, operands.type), batch.num_spans, batch.max_context);
   return WithAttendLayout(operands.type, padded, [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);

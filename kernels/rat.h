@@ -54,9 +54,10 @@ absl::Status Rat(const RatShape& shape, const BatchView& batch, const StatePages
 namespace gpu {
 
 // Scratch of one Rat(), zeroed once by its owner; every Rat() leaves zero what it needs zero.
-size_t RatScratchBytes(const RatShape& shape, int max_spans, int max_tokens);
+size_t RatScratchBytes(const RatShape& shape, DType type, int max_spans, int max_tokens);
 
-AttendKind RatKind(const RatShape& shape);
+// `type`: of the activations.
+AttendKind RatKind(const RatShape& shape, DType type);
 
 // `work`: in device memory, the list of RatKind() for the spans of one token.
 

@@ -186,7 +186,7 @@ __device__ __forceinline__ void AttendRanges(const HeadRows<T>& rows, const Atte
         [&] {
           for (int i = threadIdx.x; i < n; i += kAttendThreads) {
             tile.queries[i].Begin(first_of(i), end_of(i), begin, workers);
-            if (far) tile.queries[i].max = kNoScore, tile.queries[i].sum = 0.0f;
+            if (far) tile.queries[i].sum = 0.0f;
           }
           if (!far) return;
           FillQueries<L, kQ>(
@@ -197,9 +197,6 @@ __device__ __forceinline__ void AttendRanges(const HeadRows<T>& rows, const Atte
                                      d));
               },
               [&](int i) { return x.rope + static_cast<size_t>(token + i) * dim; });
-          for (int at = threadIdx.x; at < n * L::kChannels; at += kAttendThreads) {
-            tile.result[at] = 0.0f;
-          }
           prepare();
         });
     before = runs.count;
@@ -213,9 +210,13 @@ __device__ __forceinline__ void StoreOut(const RatPlusShape& s, const AttentionO
       FromFloat<T>(y);
 }
 
+// As DecodeBlocks().
+constexpr int RatPlusBlocks(DType type) { return type == DType::kF32 ? 2 : 3; }
+
 // Decoding texts. Blocks: (heads, items).
 template <class T, class L>
-__global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
+__global__ void __launch_bounds__(kAttendThreads,
+                                  RatPlusBlocks(sizeof(T) == 2 ? DType::kBF16 : DType::kF32))
     RatPlusDecodeKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                         AttentionOperands x, T* piece, const AttendItem* work,
                         AttendScratch scratch, float scale) {
@@ -309,10 +310,10 @@ dim3 TokensInParts(int tokens, int threads) {
 }
 
 // Places the parts of the scratch; returns what comes after them.
-std::byte* CarveScratch(const RatPlusShape& shape, int spans, int tokens, std::byte* at,
+std::byte* CarveScratch(const RatPlusShape& shape, DType type, int spans, int tokens, std::byte* at,
                         AttendScratch* attend, void** piece) {
   const int padded = PadTo16(shape.head_dim);
-  at = attend->Carve(at, RatPlusKind(shape), spans, 1, padded);
+  at = attend->Carve(at, RatPlusKind(shape, type), spans, 1, padded);
   *piece = at;
   return at + size_t{2} * tokens * shape.num_heads * padded * sizeof(float);
 }
@@ -329,15 +330,17 @@ absl::Status RatPlusAverage(const RatPlusShape& shape, const BatchView& batch,
                 kAttendThreads, 0, stream, shape, batch, tails, operands);
 }
 
-AttendKind RatPlusKind(const RatPlusShape& shape) {
-  return {shape.num_heads, AttendSplit(PadTo16(shape.head_dim)), 1, 0, shape};
+AttendKind RatPlusKind(const RatPlusShape& shape, DType type) {
+  return {shape.num_heads, AttendSplit(PadTo16(shape.head_dim)), 1, 0,
+          shape,           BlocksAtOnce(RatPlusBlocks(type))};
 }
 
-size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_spans, int max_tokens) {
+size_t RatPlusScratchBytes(const RatPlusShape& shape, DType type, int max_spans, int max_tokens) {
   AttendScratch attend;
   void* piece = nullptr;
-  return static_cast<size_t>(CarveScratch(shape, max_spans, max_tokens, nullptr, &attend, &piece) -
-                             static_cast<std::byte*>(nullptr));
+  return static_cast<size_t>(
+      CarveScratch(shape, type, max_spans, max_tokens, nullptr, &attend, &piece) -
+      static_cast<std::byte*>(nullptr));
 }
 
 absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,
@@ -349,9 +352,10 @@ absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,
   const float scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
   AttendScratch attend;
   void* piece_memory = nullptr;
-  CarveScratch(shape, batch.num_spans, tokens, static_cast<std::byte*>(scratch), &attend,
-               &piece_memory);
-  const int items = AttendItems(RatPlusKind(shape), batch.num_spans, batch.max_context);
+  CarveScratch(shape, operands.type, batch.num_spans, tokens, static_cast<std::byte*>(scratch),
+               &attend, &piece_memory);
+  const int items =
+      AttendItems(RatPlusKind(shape, operands.type), batch.num_spans, batch.max_context);
   return WithAttendLayout(operands.type, padded, [&](auto type, auto layout) {
     using T = decltype(type);
     using L = decltype(layout);

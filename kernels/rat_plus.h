@@ -56,12 +56,13 @@ absl::Status RatPlusAverage(const RatPlusShape& shape, const BatchView& batch,
                             const StateParts& tails, const RatPlusOperands& operands,
                             CudaStream stream);
 
-// Of the lists of work by which RatPlusAttention() decodes (kernels/attend_plan.h).
-AttendKind RatPlusKind(const RatPlusShape& shape);
+// Of the lists of work by which RatPlusAttention() decodes (kernels/attend_plan.h). `type`: of the
+// activations.
+AttendKind RatPlusKind(const RatPlusShape& shape, DType type);
 
 // Scratch of one RatPlusAttention(): zeros before the first, and afterwards what it left. The same
 // for all dials of one head shape.
-size_t RatPlusScratchBytes(const RatPlusShape& shape, int max_spans, int max_tokens);
+size_t RatPlusScratchBytes(const RatPlusShape& shape, DType type, int max_spans, int max_tokens);
 
 // work: the list of this step's spans and this kind, on the device.
 absl::Status RatPlusAttention(const RatPlusShape& shape, const BatchView& batch,

@@ -16,6 +16,10 @@ struct RatPlusShape {
   int window;     // Positions before the token's own.
   int sinks;
 
+  constexpr bool operator==(const RatPlusShape& o) const {
+    return num_heads == o.num_heads && head_dim == o.head_dim && dilation == o.dilation &&
+           window == o.window && sinks == o.sinks;
+  }
   constexpr int width() const { return num_heads * head_dim; }
   // What is kept of the positions before `end` that have left the window: sinks, then the ends of
   // stretches of `dilation`, in order.

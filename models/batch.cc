@@ -16,6 +16,7 @@ BatchSizes SizesOf(const Batch& batch) {
     next += span.num_tokens;
     sizes.rows += span.num_logits;
     sizes.max_span_tokens = std::max(sizes.max_span_tokens, span.num_tokens);
+    if (span.num_tokens > 1) ++sizes.prompts;
     sizes.max_context = std::max(sizes.max_context, span.position + span.num_tokens);
   }
   PACKRAT_CHECK(next == batch.num_tokens, "spans do not cover the tokens");

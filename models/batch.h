@@ -39,6 +39,7 @@ struct BatchSizes {
   int rows = 0;  // Of logits.
   int max_span_tokens = 1;
   int max_context = 1;  // The largest position + num_tokens.
+  int prompts = 0;      // Spans of more than one token.
 };
 BatchSizes SizesOf(const Batch& batch);
 

@@ -41,23 +41,23 @@ int GpuDevice::PlanFor(const std::string& region, size_t bytes, const AttendKind
 }
 
 int GpuDevice::Plan(const RatShape& s) {
-  const AttendKind kind = RatKind(s);
+  const AttendKind kind = RatKind(s, type());
   return PlanFor(absl::StrCat("rat ", s.num_heads, " ", s.head_dim, " ", s.chunk_size),
-                 RatScratchBytes(s, limits_.spans, limits_.tokens), &kind);
+                 RatScratchBytes(s, type(), limits_.spans, limits_.tokens), &kind);
 }
 
 int GpuDevice::Plan(const RatPlusShape& s) {
-  const AttendKind kind = RatPlusKind(s);
+  const AttendKind kind = RatPlusKind(s, type());
   return PlanFor(absl::StrCat("rat_plus ", s.num_heads, " ", s.head_dim),
-                 RatPlusScratchBytes(s, limits_.spans, limits_.tokens), &kind,
+                 RatPlusScratchBytes(s, type(), limits_.spans, limits_.tokens), &kind,
                  absl::StrCat(" ", s.dilation, " ", s.window, " ", s.sinks));
 }
 
 int GpuDevice::Plan(const AttentionShape& s) {
-  const AttendKind kind = AttentionKind(s);
+  const AttendKind kind = AttentionKind(s, type());
   return PlanFor(
       absl::StrCat("attention ", s.num_heads, " ", s.num_kv_heads, " ", s.head_dim, " ", s.window),
-      AttentionScratchBytes(s, limits_.spans, limits_.tokens), &kind);
+      AttentionScratchBytes(s, type(), limits_.spans, limits_.tokens), &kind);
 }
 
 int GpuDevice::Plan(const MesaShape& s) {

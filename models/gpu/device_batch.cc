@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <tuple>
 #include <utility>
+#include <variant>
 
 #include "kernels/check.h"
 
@@ -30,17 +31,31 @@ int RoundUpContext(int n) {
   return size;
 }
 
+// Whether anybody decodes by a list of this kind in a view: 0 is of all texts, 1 + d of those of
+// dial d, which only layers of RAT+ look at.
+bool IsRead(const ModelConfig& config, size_t view, const AttendKind& kind) {
+  if (config.num_dials() == 1) return true;
+  if (view == 0) return !kind.rat_plus();
+  const std::vector<MixerSpec> mixers = MixersAt(config, static_cast<int>(view) - 1);
+  return std::any_of(mixers.begin(), mixers.end(), [&](const MixerSpec& mixer) {
+    const auto* layer = std::get_if<RatPlusSpec>(&mixer);
+    if (layer == nullptr) return false;
+    return layer->dial.dense() ? !kind.rat_plus() : kind.shape == layer->shape();
+  });
+}
+
 }  // namespace
 
 bool StepSize::operator<(const StepSize& o) const {
-  return std::tie(spans, tokens, rows, max_span_tokens, max_context, sampled, dials) <
-         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.sampled, o.dials);
+  return std::tie(spans, tokens, rows, max_span_tokens, max_context, prompts, sampled, dials) <
+         std::tie(o.spans, o.tokens, o.rows, o.max_span_tokens, o.max_context, o.prompts, o.sampled,
+                  o.dials);
 }
 
 StepSize SizeFor(const Batch& batch, const Limits& limits) {
   const BatchSizes sizes = SizesOf(batch);
-  StepSize size = {batch.num_spans, batch.num_tokens, sizes.rows, sizes.max_span_tokens,
-                   sizes.max_context};
+  StepSize size = {batch.num_spans,       batch.num_tokens,  sizes.rows,
+                   sizes.max_span_tokens, sizes.max_context, sizes.prompts};
   PACKRAT_CHECK(size.max_context <= limits.context) << size.max_context;
   PACKRAT_CHECK(size.rows <= limits.rows) << size.rows << " rows of logits";
   for (int i = 0; i < batch.num_spans; ++i) size.dials |= 1u << batch.spans[i].dial;
@@ -53,43 +68,46 @@ StepSize SizeFor(const Batch& batch, const Limits& limits) {
   return size;
 }
 
-size_t DeviceBatch::Parts::Carve(std::byte* base, const Limits& limits, int dials,
-                                 const std::vector<AttendPlanner>& planners,
-                                 const std::vector<int>& strides) {
+size_t DeviceBatch::Parts::Carve(std::byte* base, const DeviceBatch& batch) {
+  const Limits& limits = batch.limits_;
   Carver carver(base);
-  const size_t views = dials == 1 ? 1 : 1 + dials;
+  const size_t views = batch.views();
   spans = carver.Take<BatchSpan>(views * limits.spans);
   token_span = carver.Take<int32_t>(views * limits.tokens);
   tokens = carver.Take<int32_t>(limits.tokens);
   rows = carver.Take<int32_t>(limits.rows);
   lists.clear();
   for (size_t v = 0; v < views; ++v) {
-    for (const AttendPlanner& planner : planners) {
-      lists.push_back(
-          carver.Take<AttendItem>(AttendItems(planner.kind(), limits.spans, limits.context)));
+    for (const AttendPlanner& planner : batch.planners_) {
+      const int items = AttendItems(planner.kind(), limits.spans, limits.context);
+      lists.push_back(batch.reads_[lists.size()] ? carver.Take<AttendItem>(items) : nullptr);
     }
   }
-  tables = carver.Take<PageTable>(strides.size() * limits.spans);
+  tables = carver.Take<PageTable>(batch.strides_.size() * limits.spans);
   pages.clear();
   // Last, since they are long and a step uses little of them.
-  for (int stride : strides) {
+  for (int stride : batch.strides_) {
     pages.push_back(carver.Take<int32_t>(static_cast<size_t>(limits.spans) * stride));
   }
   return carver.used();
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(
-    const StateLayout& layout, const Limits& limits, absl::Span<const AttendKind> kinds) {
+    const ModelConfig& config, const StateLayout& layout, const Limits& limits,
+    absl::Span<const AttendKind> kinds) {
   std::unique_ptr<DeviceBatch> batch(new DeviceBatch(layout));
   batch->limits_ = limits;
   batch->used_pages_.resize(layout.page_classes.size());
   const int dials = layout.num_dials();
   if (dials > 1) batch->dials_.resize(dials);
   for (const AttendKind& kind : kinds) batch->planners_.emplace_back(kind, limits.spans);
+  for (size_t view = 0; view < batch->views(); ++view) {
+    for (const AttendKind& kind : kinds) batch->reads_.push_back(IsRead(config, view, kind));
+  }
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {
     batch->strides_.push_back(std::max(1, layout.MostPages(c, limits.context)));
   }
-  const size_t bytes = Parts().Carve(nullptr, limits, dials, batch->planners_, batch->strides_);
+  const size_t bytes = Parts().Carve(nullptr, *batch);
   auto memory = DeviceMemory::Allocate(bytes, "batches");
   if (!memory.ok()) return memory.status();
   batch->memory_ = *std::move(memory);
@@ -97,10 +115,9 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(
     auto staging = PinnedMemory::Allocate(bytes, "batches");
     if (!staging.ok()) return staging.status();
     batch->staging_[turn] = *std::move(staging);
-    batch->host_[turn].Carve(batch->staging_[turn].data(), limits, dials, batch->planners_,
-                             batch->strides_);
+    batch->host_[turn].Carve(batch->staging_[turn].data(), *batch);
   }
-  batch->device_.Carve(batch->memory_.data(), limits, dials, batch->planners_, batch->strides_);
+  batch->device_.Carve(batch->memory_.data(), *batch);
   batch->attend_lists_.assign(batch->device_.lists.begin(), batch->device_.lists.end());
   for (size_t c = 0; c < batch->strides_.size(); ++c) {
     batch->tables_.push_back(batch->device_.tables + c * limits.spans);
@@ -116,6 +133,7 @@ BatchView DeviceBatch::View(const StepSize& size) const {
   view.num_tokens = size.tokens;
   view.max_span_tokens = size.max_span_tokens;
   view.max_context = size.max_context;
+  view.max_prompts = size.prompts;
   view.attend_lists = attend_lists_.data();
   return view;
 }
@@ -136,8 +154,7 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
   PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
   const Parts& host = host_[turn];
   const std::byte* staging = staging_[turn].data();
-  const size_t views = dials_.empty() ? 1 : 1 + dials_.size();
-  for (size_t v = 0; v < views; ++v) {
+  for (size_t v = 0; v < views(); ++v) {
     std::fill_n(host.spans + v * limits_.spans, size.spans, BatchSpan());
     std::fill_n(host.token_span + v * limits_.tokens, size.tokens, -1);
   }
@@ -174,14 +191,12 @@ absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int t
       used[c] = std::max(used[c], static_cast<size_t>(pages));
     }
   }
-  for (size_t v = 0, list = 0; v < views; ++v) {
+  for (size_t v = 0, list = 0; v < views(); ++v) {
     const absl::Span<const BatchSpan> spans(host.spans + v * limits_.spans, size.spans);
-    const bool unused = v > 0 && (size.dials >> (v - 1) & 1) == 0;
+    const bool runs = v == 0 || (size.dials >> (v - 1) & 1) != 0;
     for (AttendPlanner& planner : planners_) {
       AttendItem* const items = host.lists[list++];
-      // Of several dials each has a view of its own.
-      if (unused || (v == 0 && views > 1 && planner.kind().rat_plus())) continue;
-      planner.Plan(spans, size.max_context, items);
+      if (runs && items != nullptr) planner.Plan(spans, size.max_context, items);
     }
   }
   // Everything before the pages in one copy, then of each class the corner that is in use.

@@ -23,7 +23,7 @@ namespace packrat::gpu {
 // that few graphs serve them all; what is added are unused places.
 struct StepSize {
   int spans = 0, tokens = 0, rows = 0;  // rows: of logits.
-  int max_span_tokens = 1, max_context = 1;
+  int max_span_tokens = 1, max_context = 1, prompts = 0;
   bool sampled = false;  // Tokens are drawn from the logits.
   unsigned dials = 0;    // A bit for each that occurs.
   bool operator<(const StepSize& other) const;
@@ -34,9 +34,10 @@ StepSize SizeFor(const Batch& batch, const Limits& limits);
 
 class DeviceBatch {
  public:
-  // A page table has room for the pages of limits.context tokens. `layout` outlives it. Decoding
-  // attention gets a list for each of `kinds`.
-  static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const StateLayout& layout,
+  // A page table has room for the pages of limits.context tokens. `layout`, of `config`, outlives
+  // it. Decoding attention gets a list for each of `kinds`.
+  static absl::StatusOr<std::unique_ptr<DeviceBatch>> Create(const ModelConfig& config,
+                                                             const StateLayout& layout,
                                                              const Limits& limits,
                                                              absl::Span<const AttendKind> kinds);
 
@@ -57,18 +58,19 @@ class DeviceBatch {
   struct Parts {
     BatchSpan* spans;  // Of all, then where there are several dials of each: (1 + dials, spans).
     int32_t *token_span, *tokens, *rows;  // The first likewise: (1 + dials, tokens).
-    std::vector<AttendItem*> lists;       // Of all, then of each dial: one for each kind.
+    std::vector<AttendItem*> lists;       // Of all, then of each dial: one for each kind, or null.
     PageTable* tables;                    // (page classes, limits.spans)
     std::vector<int32_t*> pages;          // What they point to, per page class: (spans, stride)
-    size_t Carve(std::byte* base, const Limits& limits, int dials,
-                 const std::vector<AttendPlanner>& planners, const std::vector<int>& strides);
+    size_t Carve(std::byte* base, const DeviceBatch& batch);
   };
   explicit DeviceBatch(const StateLayout& layout) : layout_(layout) {}
+  size_t views() const { return dials_.empty() ? 1 : 1 + dials_.size(); }
 
   const StateLayout& layout_;
   Limits limits_;
   std::vector<BatchView> dials_;                 // Empty: there is one.
   std::vector<AttendPlanner> planners_;          // Of each kind of list.
+  std::vector<bool> reads_;                      // As Parts::lists: whether anybody reads it.
   std::vector<const AttendItem*> attend_lists_;  // device_.lists.
   std::vector<int> strides_;                     // Of page tables, per class.
   std::vector<size_t> used_pages_;               // Per class, of the step that is being built.

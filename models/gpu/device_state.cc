@@ -19,8 +19,8 @@ constexpr size_t kStagingBytes = size_t{4} << 20;
 
 class DeviceState : public StateBuffer {
  public:
-  DeviceState(DeviceMemory memory, PinnedMemory staging, cudaStream_t stream)
-      : memory_(std::move(memory)), staging_(std::move(staging)), stream_(stream) {}
+  DeviceState(DeviceMemory memory, PinnedMemory staging, cudaStream_t stream, absl::Status* error)
+      : memory_(std::move(memory)), staging_(std::move(staging)), stream_(stream), error_(error) {}
   std::byte* data() const override { return memory_.data(); }
   size_t size() const override { return memory_.size(); }
 
@@ -35,7 +35,7 @@ class DeviceState : public StateBuffer {
     return {data() + offset, count};
   }
 
-  // An error of what does not wait shows at the next step.
+  // An error of what does not wait is kept for the next step.
   void Fill(size_t offset, size_t bytes, unsigned char value) override {
     CheckRange(offset, bytes);
     const auto fill = [&](size_t at, size_t n) { cudaMemsetAsync(data() + at, value, n, stream_); };
@@ -55,29 +55,28 @@ class DeviceState : public StateBuffer {
                   "pages are copied one by one, to their own class")
         << from << " to " << to;
     if (planes == nullptr) {
-      cudaMemcpyAsync(data() + to, data() + from, bytes, cudaMemcpyDeviceToDevice, stream_);
+      Keep(cudaMemcpyAsync(data() + to, data() + from, bytes, cudaMemcpyDeviceToDevice, stream_));
     } else {
-      MovePage(*planes, InPlanes(*planes, planes->PlaceOf(from)),
-               InPlanes(*planes, planes->PlaceOf(to)))
-          .IgnoreError();
+      error_->Update(MovePage(*planes, InPlanes(*planes, planes->PlaceOf(from)),
+                              InPlanes(*planes, planes->PlaceOf(to))));
     }
   }
   void Write(size_t to, const std::byte* from, size_t bytes) override {
     CheckRange(to, bytes);
     const auto write = [&](std::byte* at, size_t n) {
-      cudaMemcpyAsync(at, from, n, cudaMemcpyHostToDevice, stream_);
+      Keep(cudaMemcpyAsync(at, from, n, cudaMemcpyHostToDevice, stream_));
       from += n;
     };
     const auto write_page = [&](const PagePlanes& planes, size_t at) {
       write(page_.data(), planes.page_bytes);
-      MovePage(planes, {page_.data(), planes.part_bytes}, InPlanes(planes, at)).IgnoreError();
+      error_->Update(MovePage(planes, {page_.data(), planes.part_bytes}, InPlanes(planes, at)));
     };
     places_.ForEach(
         to, bytes, [&](size_t at, size_t n) { write(data() + at, n); }, write_page);
   }
   // The device is waited for once for as many pieces as the staging memory holds.
   absl::Status Read(absl::Span<const Piece> pieces, std::byte* to) override {
-    absl::Status status;
+    absl::Status status = *error_;
     size_t staged = 0;
     const auto flush = [&] {
       status.Update(CudaStatus(cudaStreamSynchronize(stream_), "reading state"));
@@ -110,6 +109,7 @@ class DeviceState : public StateBuffer {
   }
 
  private:
+  void Keep(cudaError_t error) { error_->Update(CudaStatus(error, "moving state")); }
   void CheckRange(size_t offset, size_t bytes) const {
     PACKRAT_CHECK(offset <= size() && bytes <= size() - offset) << offset << " + " << bytes;
   }
@@ -139,16 +139,18 @@ class DeviceState : public StateBuffer {
   DeviceMemory page_;
   PlacesInPlanes places_;
   cudaStream_t stream_;
+  absl::Status* const error_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateDeviceState(size_t bytes, CudaStream stream) {
+absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateDeviceState(size_t bytes, CudaStream stream,
+                                                                 absl::Status* error) {
   auto memory = DeviceMemory::Allocate(bytes, "the state of all sequences");
   if (!memory.ok()) return memory.status();
   auto staging = PinnedMemory::Allocate(std::min(bytes, kStagingBytes), "reading state");
   if (!staging.ok()) return staging.status();
-  return std::make_unique<DeviceState>(*std::move(memory), *std::move(staging), stream);
+  return std::make_unique<DeviceState>(*std::move(memory), *std::move(staging), stream, error);
 }
 
 size_t DeviceStateLimit() {

@@ -11,8 +11,11 @@
 
 namespace packrat::gpu {
 
-// RESOURCE_EXHAUSTED: the device has not so much. What it does is in the order of `stream`.
-absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateDeviceState(size_t bytes, CudaStream stream);
+// RESOURCE_EXHAUSTED: the device has not so much. What it does is in the order of `stream`. `error`
+// outlives it, and gets the first error of what could not be queued: state is lost by then, and no
+// step may follow.
+absl::StatusOr<std::unique_ptr<StateBuffer>> AllocateDeviceState(size_t bytes, CudaStream stream,
+                                                                 absl::Status* error);
 
 // Bytes that are free, less a reserve for the library's and the driver's own needs.
 size_t DeviceStateLimit();

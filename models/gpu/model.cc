@@ -89,6 +89,7 @@ class GpuModel : public LanguageModel {
   std::unique_ptr<Flights> flights_;
   DeviceMemory scratch_memory_;
   PinnedMemory host_logits_;
+  absl::Status state_error_;       // Of its copies, which do not wait.
   StateMemory state_;              // That of the captured graphs...
   std::vector<PageMemory> pages_;  // ...with the places of pages as they were then.
   StepGraphs graphs_;
@@ -142,7 +143,7 @@ absl::Status GpuModel::AllocateScratch() {
   auto flights = Flights::Create(limits_.spans);
   if (!flights.ok()) return flights.status();
   flights_ = *std::move(flights);
-  auto batch = DeviceBatch::Create(layout_, limits_, device_->attend_kinds());
+  auto batch = DeviceBatch::Create(config_, layout_, limits_, device_->attend_kinds());
   if (!batch.ok()) return batch.status();
   batch_ = *std::move(batch);
   auto sampling = SamplingRows::Create(options_.max_logit_rows);
@@ -177,6 +178,7 @@ void GpuModel::CheckTokens(const Batch& batch) const {
 absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
                                  const absl::Span<const SamplingRow>* rows) {
   CheckTokens(batch);
+  if (!state_error_.ok()) return state_error_;
   StepSize size = SizeFor(batch, limits_);
   size.sampled = rows != nullptr && !rows->empty();
   const int turn = flights_->turn();
@@ -267,7 +269,7 @@ std::string GpuModel::numerics_id() const {
 }
 
 absl::StatusOr<std::unique_ptr<StateBuffer>> GpuModel::AllocateState(size_t bytes) {
-  return AllocateDeviceState(bytes, device_->stream());
+  return AllocateDeviceState(bytes, device_->stream(), &state_error_);
 }
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string& dir,

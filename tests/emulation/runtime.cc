@@ -235,8 +235,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return Return(cudaSuccess);
 }
 // The one attribute that is asked for. A block may have 1 KB less than that.
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = static_cast<int>(emulation::SharedLimit()) + 1024;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount
+               ? emulation::machine.multiprocessors
+               : static_cast<int>(emulation::SharedLimit()) + 1024;
   return Return(cudaSuccess);
 }
 cudaError_t cudaDriverGetVersion(int* version) {

@@ -17,11 +17,12 @@ class DeviceStateTest : public GpuTest {
   void SetUp() override {
     GpuTest::SetUp();
     if (IsSkipped()) return;
-    auto state = AllocateDeviceState(256, stream_);
+    auto state = AllocateDeviceState(256, stream_, &error_);
     ASSERT_TRUE(state.ok()) << state.status();
     state_ = *std::move(state);
   }
   void TearDown() override {
+    EXPECT_EQ(error_, absl::OkStatus());
     state_.reset();
     GpuTest::TearDown();
   }
@@ -38,6 +39,7 @@ class DeviceStateTest : public GpuTest {
     return std::vector<std::byte>(64, std::byte{value});
   }
 
+  absl::Status error_;
   std::unique_ptr<StateBuffer> state_;
 };
 
@@ -79,7 +81,7 @@ TEST_F(DeviceStateTest, ReadsWaitForTheStepsBefore) {
 // Many pieces, of which one is longer than what is read at once.
 TEST_F(DeviceStateTest, ReadsManyPieces) {
   constexpr size_t kBytes = size_t{20} << 20;
-  state_ = *AllocateDeviceState(kBytes, stream_);
+  state_ = *AllocateDeviceState(kBytes, stream_, &error_);
   std::vector<std::byte> bytes(kBytes), expected;
   for (size_t i = 0; i < kBytes; ++i) bytes[i] = std::byte(i * 7 + i / 251);
   state_->Write(0, bytes.data(), kBytes);
@@ -103,7 +105,7 @@ class PlanesTest : public DeviceStateTest {
   void SetUp() override {
     DeviceStateTest::SetUp();
     if (IsSkipped()) return;
-    state_ = *AllocateDeviceState(kBytes, stream_);
+    state_ = *AllocateDeviceState(kBytes, stream_, &error_);
     EXPECT_EQ(state_->PlacePages(kFirst, kPage, 64, kPages),
               (PageMemory{state_->data() + kFirst, kPages}));
     EXPECT_EQ(state_->PlacePages(kSecond, kPage2, 128, kPages2),
@@ -180,7 +182,7 @@ TEST_F(PlanesTest, CopiesAndFillsPages) {
 
 // Pages of one layer have nothing to part, and parts that differ would not make planes.
 TEST_F(PlanesTest, SomePagesStayWhole) {
-  const auto state = *AllocateDeviceState(1024, stream_);
+  const auto state = *AllocateDeviceState(1024, stream_, &error_);
   EXPECT_EQ(state->PlacePages(0, 128, 128, 2), (PageMemory{state->data(), 0}));
   EXPECT_EQ(state->PlacePages(256, 192, 0, 2), (PageMemory{state->data() + 256, 0}));
   EXPECT_EQ(state->PlacePages(640, 128, 64, 0), (PageMemory{state->data() + 640, 0}));
@@ -195,7 +197,7 @@ TEST_F(PlanesTest, CopiesOfSomethingElseThanAPageStop) {
 // A page is longer than what is read at once.
 TEST_F(PlanesTest, LongPages) {
   constexpr size_t kPart = size_t{3} << 20, kParts = 2, kCount = 3;
-  const auto state = *AllocateDeviceState(kPart * kParts * kCount, stream_);
+  const auto state = *AllocateDeviceState(kPart * kParts * kCount, stream_, &error_);
   EXPECT_EQ(state->PlacePages(0, kParts * kPart, kPart, kCount).plane_pages, 3);
   std::vector<std::byte> bytes(kParts * kPart);
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 7 + i / 251);
@@ -204,6 +206,22 @@ TEST_F(PlanesTest, LongPages) {
   std::vector<std::byte> read(bytes.size());
   ASSERT_EQ(state->Read({{0, bytes.size()}}, read.data()), absl::OkStatus());
   EXPECT_TRUE(read == bytes);
+}
+
+TEST_F(DeviceStateTest, WhatCouldNotBeQueuedIsKept) {
+  constexpr size_t kPage = 70000 * 64;  // Of more parts than a launch has blocks.
+  const auto state = *AllocateDeviceState(2 * kPage, stream_, &error_);
+  EXPECT_EQ(state->PlacePages(0, kPage, 64, 2).plane_pages, 2);
+  state->Fill(0, 64, 1);
+  EXPECT_EQ(error_, absl::OkStatus());
+  state->Copy(0, kPage, kPage);
+  EXPECT_EQ(error_.code(), absl::StatusCode::kInternal);
+  const absl::Status first = error_;
+  std::byte byte{};
+  state->Write(kPage, &byte, 1);
+  EXPECT_EQ(state->Read({{0, 1}}, &byte), first);
+  EXPECT_EQ(error_, first);
+  error_ = absl::OkStatus();
 }
 
 TEST_F(DeviceStateTest, NothingIsOutsideAndCopiesDoNotOverlap) {

@@ -108,7 +108,8 @@ class AttentionTest : public TextsTest {
     DevicePages<Page> pages(&random, AttentionPageFloats(s.num_kv_heads, s.head_dim), rings);
     const std::vector<int> no_tails(lengths.size());
     Scratch scratch(
-        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, static_cast<int>(2 * lengths.size()), tokens),
+        PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, Stored<Activation>::kType,
+                                                   static_cast<int>(2 * lengths.size()), tokens),
                         AttentionForm<T>::CpuScratchFloats(s.head_dim)));
     scratch.Zero();
     Outputs outputs(lengths.size());
@@ -134,9 +135,11 @@ class AttentionTest : public TextsTest {
       const AttentionOperands operands{
           rows_at + kv_width, rows_at,    rows_at + kv_width + q_width, stride,
           rope.data(),        out.data(), Stored<Activation>::kType};
-      EXPECT_TRUE(Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), [&](auto... device) {
-                    return AttentionForm<T>::Run(s, step.batch(), tables, operands, device...);
-                  }).ok());
+      EXPECT_TRUE(Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s, Stored<Activation>::kType)),
+                      [&](auto... device) {
+                        return AttentionForm<T>::Run(s, step.batch(), tables, operands, device...);
+                      })
+                      .ok());
       step.Scatter(out.Get(), q_width, &outputs);
     }
     // Where pages are not rows, padding shows in the results alone: what is not zero is a NaN.

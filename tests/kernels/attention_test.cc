@@ -129,7 +129,7 @@ TYPED_TEST(AttentionTest, LongRuns) {
     DevicePages<typename AttentionForm<TypeParam>::Page> pages(&random, AttentionPageFloats(1, dim),
                                                                {RingPages(s, length)});
     const std::vector<float> entries = pages.Fill(&random);
-    Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, 4, 10),
+    Scratch scratch(PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, Stored<TypeParam>::kType, 4, 10),
                                     AttentionForm<TypeParam>::CpuScratchFloats(dim)));
     scratch.Zero();
     // q, k, v of the tokens from `position` on.
@@ -147,7 +147,8 @@ TYPED_TEST(AttentionTest, LongRuns) {
       const AttentionOperands operands{qkv.data(), qkv.data() + 2 * dim, qkv.data() + 3 * dim,
                                        4 * dim,    rope.data(),          out.data(),
                                        S::kType};
-      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)),
+      EXPECT_TRUE(this->Run(scratch,
+                            PACKRAT_WORK(step, gpu::AttentionKind(s, Stored<TypeParam>::kType)),
                             [&](auto... device) {
                               return AttentionForm<TypeParam>::Run(s, step.batch(), tables,
                                                                    operands, device...);
@@ -218,7 +219,8 @@ TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
     this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
       const DeviceStep step(&random, rows, no_tails);
       Scratch scratch(
-          PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, step.num_spans(), step.num_tokens()),
+          PACKRAT_SCRATCH(gpu::AttentionScratchBytes(s, Stored<TypeParam>::kType, step.num_spans(),
+                                                     step.num_tokens()),
                           AttentionForm<TypeParam>::CpuScratchFloats(dim)));
       scratch.Zero();
       DeviceArray<Activation> all(S::From(step.Gather(texts, stride)));
@@ -232,7 +234,10 @@ TYPED_TEST(AttentionTest, LengthsOfOthersChangeNoBits) {
       const auto run = [&](auto... device) {
         return AttentionForm<TypeParam>::Run(s, step.batch(), tables, operands, device...);
       };
-      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::AttentionKind(s)), run).ok());
+      EXPECT_TRUE(this->Run(scratch,
+                            PACKRAT_WORK(step, gpu::AttentionKind(s, Stored<TypeParam>::kType)),
+                            run)
+                      .ok());
       scratch.ExpectGuardsIntact();
       Outputs outputs(positions.size());
       step.Scatter(out.Get(), width, &outputs);

@@ -28,9 +28,9 @@ class RatTest : public TextsTest {
     TailFeed feed(layer.texts, cut, seed, RatTailFloats(s.num_heads, s.head_dim));
     DevicePages<T> pages(feed.random(), RatPageFloats(s.num_heads, s.head_dim), rings);
     const DeviceArray<float> gate_bias(layer.gate_bias);
-    Scratch scratch(
-        PACKRAT_SCRATCH(gpu::RatScratchBytes(s, static_cast<int>(2 * rings.size()), tokens),
-                        RatScratchFloats(s.head_dim)));
+    Scratch scratch(PACKRAT_SCRATCH(
+        gpu::RatScratchBytes(s, Stored<T>::kType, static_cast<int>(2 * rings.size()), tokens),
+        RatScratchFloats(s.head_dim)));
     scratch.Zero();
     const int width = s.num_heads * s.head_dim;
     Outputs outputs = feed.template Run<T>(width, [&](const DeviceStep& step, T* out) {
@@ -40,9 +40,10 @@ class RatTest : public TextsTest {
       const StatePages tables = pages.For(step);
       const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out,
                                  Stored<T>::kType};
-      return Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)), [&](auto... device) {
-        return ops::Rat(s, step.batch(), tables, feed.tails(), operands, device...);
-      });
+      return Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s, Stored<T>::kType)),
+                 [&](auto... device) {
+                   return ops::Rat(s, step.batch(), tables, feed.tails(), operands, device...);
+                 });
     });
     pages.ExpectOthersIntact(used, s.head_dim, PadTo16(s.head_dim));
     scratch.ExpectGuardsIntact();
@@ -116,7 +117,8 @@ TYPED_TEST(RatTest, LongRuns) {
     DevicePages<TypeParam> pages(&random, RatPageFloats(1, dim), {length});
     const std::vector<float> entries = pages.Fill(&random);
     DeviceTails tails(&random, RatTailFloats(1, dim), 1);
-    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, 4, 10), RatScratchFloats(dim)));
+    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, Stored<TypeParam>::kType, 4, 10),
+                                    RatScratchFloats(dim)));
     scratch.Zero();
     // Only rows from `position` on are looked at.
     std::vector<float> text(static_cast<size_t>(length) * s.projection());
@@ -130,7 +132,7 @@ TYPED_TEST(RatTest, LongRuns) {
       const StatePages tables = pages.For(step);
       const RatOperands operands{projection.data(), gate_bias.data(), rope.data(), out.data(),
                                  S::kType};
-      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)),
+      EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s, Stored<TypeParam>::kType)),
                             [&](auto... device) {
                               return ops::Rat(s, step.batch(), tables, tails.parts(), operands,
                                               device...);
@@ -187,8 +189,9 @@ TYPED_TEST(RatTest, LengthsOfOthersChangeNoBits) {
   DeviceTails tails(&random, RatTailFloats(16, 16), positions.size());
   this->ExpectBitsAlone(positions, [&](const std::vector<Rows>& rows) {
     const DeviceStep step(&random, rows, tails.places());
-    Scratch scratch(PACKRAT_SCRATCH(gpu::RatScratchBytes(s, step.num_spans(), step.num_tokens()),
-                                    RatScratchFloats(16)));
+    Scratch scratch(PACKRAT_SCRATCH(
+        gpu::RatScratchBytes(s, Stored<TypeParam>::kType, step.num_spans(), step.num_tokens()),
+        RatScratchFloats(16)));
     scratch.Zero();
     DeviceArray<TypeParam> projection(S::From(step.Gather(texts, s.projection())));
     DeviceArray<float> rope(step.Rope(kRopeBase, 16, 1));
@@ -199,7 +202,9 @@ TYPED_TEST(RatTest, LengthsOfOthersChangeNoBits) {
     const auto run = [&](auto... device) {
       return ops::Rat(s, step.batch(), tables, tails.parts(), operands, device...);
     };
-    EXPECT_TRUE(this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s)), run).ok());
+    EXPECT_TRUE(
+        this->Run(scratch, PACKRAT_WORK(step, gpu::RatKind(s, Stored<TypeParam>::kType)), run)
+            .ok());
     scratch.ExpectGuardsIntact();
     Outputs outputs(positions.size());
     step.Scatter(out.Get(), width, &outputs);

@@ -29,7 +29,7 @@ class DeviceStep {
     BatchSpan unused;  // Whoever looks at it, reads or writes far away.
     unused.first_token = unused.position = unused.tail = 1 << 30;
     unused.slot_in = unused.slot_out = 1 << 30;
-    int token = 0, longest = 1, context = 1;
+    int token = 0, longest = 1, context = 1, prompts = 0;
     for (const size_t i : order_) {
       Rows& r = rows_[i];
       for (int gap = random->OneOf<int>({0, 0, 0, 1, 3}); gap > 0; --gap, ++token) {
@@ -47,6 +47,7 @@ class DeviceStep {
       token_span_.insert(token_span_.end(), r.num_tokens, places_[i]);
       token += r.num_tokens;
       longest = std::max(longest, r.num_tokens);
+      prompts += r.num_tokens > 1 ? 1 : 0;
       context = std::max(context, r.position + r.num_tokens);
     }
     if (token == 0) token_span_.push_back(-1);
@@ -59,6 +60,7 @@ class DeviceStep {
     // Bounds, as for a graph that serves several batches.
     batch_.max_span_tokens = longest == 1 ? random->OneOf<int>({1, 2}) : longest;
     batch_.max_context = context + random->OneOf<int>({0, 0, 100});
+    batch_.max_prompts = prompts + random->OneOf<int>({0, 0, 9});
   }
 
   const BatchView& batch() const { return batch_; }

@@ -115,14 +115,14 @@ absl::StatusOr<RatBench> RatBench::Make(Bench* bench, const RatShape& shape, DTy
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * width, type, 1.0f));
   const size_t scratch =
-      gpu::RatScratchBytes(shape, static_cast<int>(spans), static_cast<int>(rows));
+      gpu::RatScratchBytes(shape, type, static_cast<int>(spans), static_cast<int>(rows));
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   for (int copy = 0; copy < b.copies_; ++copy) {
     BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(sequences.Positions(), sequences.tokens,
                                                   copy * static_cast<int>(spans)));
     b.batches_.push_back(std::move(batch));
   }
-  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatKind(shape), sequences));
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatKind(shape, type), sequences));
   return b;
 }
 
@@ -150,13 +150,13 @@ absl::StatusOr<RatPlusBench> RatPlusBench::Make(Bench* bench, const RatPlusShape
   BENCH_ASSIGN(b.rope_, bench->Random(spans * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(spans * shape.width(), type, 1.0f));
   const auto n = static_cast<int>(spans);
-  const size_t scratch = gpu::RatPlusScratchBytes(shape, n, n);
+  const size_t scratch = gpu::RatPlusScratchBytes(shape, type, n, n);
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   for (int copy = 0; copy < b.copies_; ++copy) {
     BENCH_ASSIGN(SpanBatch batch, SpanBatch::Make(sequences.Positions(), 1, copy * n));
     b.batches_.push_back(std::move(batch));
   }
-  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatPlusKind(shape), sequences));
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::RatPlusKind(shape, type), sequences));
   return b;
 }
 
@@ -192,14 +192,14 @@ absl::StatusOr<AttentionBench> AttentionBench::Make(Bench* bench, const Attentio
   BENCH_ASSIGN(b.rope_, bench->Random(rows * shape.head_dim, DType::kF32, 0.5f));
   BENCH_ASSIGN(b.out_, bench->Random(rows * shape.num_heads * shape.head_dim, type, 1.0f));
   const auto spans = static_cast<int>(lengths.size());
-  const size_t scratch = gpu::AttentionScratchBytes(shape, spans, static_cast<int>(rows));
+  const size_t scratch = gpu::AttentionScratchBytes(shape, type, spans, static_cast<int>(rows));
   BENCH_ASSIGN(b.scratch_, gpu::DeviceMemory::AllocateZeroed(scratch + 256, "scratch"));
   for (int copy = 0; copy < b.copies_; ++copy) {
     BENCH_ASSIGN(SpanBatch batch,
                  SpanBatch::Make(sequences.Positions(), sequences.tokens, copy * spans));
     b.batches_.push_back(std::move(batch));
   }
-  BENCH_ASSIGN(b.work_, PlanWork(gpu::AttentionKind(shape), sequences));
+  BENCH_ASSIGN(b.work_, PlanWork(gpu::AttentionKind(shape, type), sequences));
   return b;
 }
 

@@ -156,6 +156,24 @@ TEST_F(GpuModelTest, PagesOfSeveralLayersAreInPlanes) {
   EXPECT_GT(whole, 1);
 }
 
+// What a step would read is not what was to be copied there.
+TEST_F(GpuModelTest, NoStepFollowsStateThatCouldNotBeCopied) {
+  const auto model = Load(kModel, gpu::GpuOptions());
+  const auto state = *OwnedState::Create(model.get(), 1, 64);
+  const auto step = [&] {
+    const int32_t token = 3;
+    const Span span = state->SpanFor(0, 0, 1, 0);
+    SpanStats stats;
+    return model->Forward({&token, 1, &span, 1}, state->memory(), &stats).status();
+  };
+  EXPECT_EQ(step(), absl::OkStatus());
+  constexpr size_t kPage = 70000 * 64;  // Of more parts than a launch has blocks.
+  const auto other = *model->AllocateState(2 * kPage);
+  EXPECT_EQ(other->PlacePages(0, kPage, 64, 2).plane_pages, 2);
+  other->Copy(0, kPage, kPage);
+  EXPECT_EQ(step().code(), absl::StatusCode::kInternal);
+}
+
 // The caller's array of addresses may stay where it is and say something else.
 TEST_F(GpuModelTest, GraphsGoByTheAddressesOfPages) {
   const auto model = Load("tests/golden/packrat", gpu::GpuOptions());

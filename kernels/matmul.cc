@@ -66,13 +66,13 @@ void MultiplyPacked(const MatMulKernel& kernel, const float* packed, int rows,
   int64_t panels = 0;
   for (const MatMulOutput& output : outputs) panels += output.weight->num_panels();
   const int64_t grain = Grain(panels, *context);
-  context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int) {
+  context->pool.Run((panels + grain - 1) / grain, [&](int64_t task, int worker) {
     int64_t first = task * grain, end = std::min(panels, first + grain);
     for (const MatMulOutput& output : outputs) {  // Both count from its first panel.
       const int64_t count = output.weight->num_panels();
       if (first < count && end > 0) {
         kernel.multiply(packed, rows, output, static_cast<int>(std::max<int64_t>(first, 0)),
-                        static_cast<int>(std::min(end, count)));
+                        static_cast<int>(std::min(end, count)), context->scratch(worker));
       }
       first -= count;
       end -= count;
@@ -150,7 +150,7 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups
     });
     const int64_t panels = any.num_panels(), all = n * panels;
     const int64_t grain = Grain(all, *context);
-    context->pool.Run((all + grain - 1) / grain, [&](int64_t task, int) {
+    context->pool.Run((all + grain - 1) / grain, [&](int64_t task, int worker) {
       const int64_t limit = std::min(all, (task + 1) * grain);
       for (int64_t at = task * grain; at < limit;) {
         const PackedGroup& g = together[at / panels];
@@ -158,7 +158,7 @@ void MatMul(absl::FunctionRef<void(int row, float* to)> make, const MatMulGroups
         kernel.multiply(
             packed + static_cast<ptrdiff_t>(g.packed_row) * row_floats, g.rows,
             {&groups.weights[g.group], y + static_cast<ptrdiff_t>(g.first_row) * out, out},
-            static_cast<int>(first), static_cast<int>(end));
+            static_cast<int>(first), static_cast<int>(end), context->scratch(worker));
         at += end - first;
       }
     });

@@ -13,7 +13,7 @@
 //   (kernels/cpu_target.h). With the target amx the sum of each 32 inputs is made by itself, as
 //   kernels/tiles-inl.h says.
 // - kInt8, of quantised weights: exact sums over groups of inputs rounded to 8 bits, which
-//   kernels/quantized.h defines; equal bits on every instruction set.
+//   kernels/quantized.h defines; equal bits on every instruction set but SSE4.
 #ifndef PACKRAT_KERNELS_MATMUL_H_
 #define PACKRAT_KERNELS_MATMUL_H_
 
@@ -46,13 +46,14 @@ struct MatMulOutput {
 };
 
 // Products of one x (rows, in), row stride x_stride, with several weights of equal `in`. x must not
-// overlap a y. Needs context.packed of rows * in floats.
+// overlap a y. Needs context.packed of rows * in floats, and MatMulScratchFloats(in) of scratch per
+// thread where a weight is quantised.
 void MatMul(const float* x, ptrdiff_t x_stride, int rows, absl::Span<const MatMulOutput> outputs,
             KernelContext* context);
 
 // The same of rows that are made when the product wants them, which spares memory a round trip:
 // make(row, to) writes row `row` (in), from any thread; twice, where outputs differ in arithmetic.
-// Needs MatMulScratchFloats(in) of scratch per thread besides.
+// Always needs that scratch.
 void MatMul(absl::FunctionRef<void(int row, float* to)> make, int rows,
             absl::Span<const MatMulOutput> outputs, KernelContext* context);
 constexpr size_t MatMulScratchFloats(int in) { return size_t{kMostBlockRows} * in; }

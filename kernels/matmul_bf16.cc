@@ -128,7 +128,8 @@ Asking AskingOf(int rows, int pairs, int blocks) {
   return {kStrip, pairs, blocks, rows < 3 ? 0 : kSoon};
 }
 
-void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
+void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end,
+                    float*) {
   const PackedMatrix& weight = *output.weight;
   const int blocks = NumRowBlocks(rows, kMaxRows), pairs = Pairs(weight.in());
   const Asking asking = AskingOf(rows, pairs, blocks);

@@ -305,7 +305,8 @@ void MultiplyPanel(const float* packed, int rows, const MatMulOutput& output, in
 
 int RowFloats(int in) { return in; }
 
-void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
+void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end,
+                    float*) {
   for (int panel = first; panel < end; ++panel) MultiplyPanel(packed, rows, output, panel);
 }
 

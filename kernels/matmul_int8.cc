@@ -7,6 +7,8 @@
 namespace packrat {
 namespace {
 
+static_assert(SpreadPanelBytes(kQuantGroup) <= MatMulScratchFloats(kQuantGroup) * sizeof(float));
+
 int RowFloats(int in) { return static_cast<int>(QuantRowBytes(in) / sizeof(float)); }
 
 template <const QuantKernels& kKernels>
@@ -27,18 +29,29 @@ void FinishPlainly(const float* sums, const MatMulOutput& output, int panel, flo
   }
 }
 
+// From so many blocks of rows on it is quicker to take the halves of int4 apart once for all.
+constexpr int kSpreadBlocks = 8;
+
 template <const QuantKernels& kKernels, Finish* kFinish>
-void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end) {
+void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, int first, int end,
+                    float* scratch) {
   const PackedMatrix& weight = *output.weight;
   const int in = weight.in(), blocks = NumRowBlocks(rows, kKernels.max_rows);
+  const bool spread = weight.type() == DType::kInt4 && blocks >= kSpreadBlocks;
+  auto* const bytes = reinterpret_cast<std::byte*>(scratch);
   alignas(64) float out[kMostQuantRows * kQuantPanel];
   for (int panel = first; panel < end; ++panel) {
     float* const column = output.y + ptrdiff_t{panel} * kQuantPanel;
+    if (spread) kKernels.spread(weight.panel(panel), in, bytes);
     for (int b = 0; b < blocks; ++b) {
       const int row = BlockStart(b, blocks, rows), n = BlockStart(b + 1, blocks, rows) - row;
       const float* x = packed + static_cast<ptrdiff_t>(row) * RowFloats(in);
-      kKernels.multiply(weight.type(), reinterpret_cast<const int32_t*>(x), n, weight.panel(panel),
-                        in, out);
+      const auto* words = reinterpret_cast<const int32_t*>(x);
+      if (spread) {
+        kKernels.multiply_spread(words, n, bytes, in, out);
+      } else {
+        kKernels.multiply(weight.type(), words, n, weight.panel(panel), in, out);
+      }
       for (int r = 0; r < n; ++r) {
         kFinish(out + ptrdiff_t{r} * kQuantPanel, output, panel,
                 column + (row + r) * output.y_stride);

@@ -18,7 +18,9 @@ struct MatMulKernel {
   // Packs one block: x (n, in), row stride x_stride.
   void (*pack)(const float* x, ptrdiff_t x_stride, int n, int in, float* packed);
   // Panels [first, end) of one output for all rows; packed: their blocks, one after the other.
-  void (*multiply)(const float* packed, int rows, const MatMulOutput& output, int first, int end);
+  // scratch: MatMulScratchFloats(in), this thread's.
+  void (*multiply)(const float* packed, int rows, const MatMulOutput& output, int first, int end,
+                   float* scratch);
   // The gated units of these panels of the gate, packed for the product that takes them; the gate's
   // panels are all whole. Null where there is no such kernel.
   void (*multiply_glu)(const float* packed, int rows, const GluUp& glu, int first, int end,

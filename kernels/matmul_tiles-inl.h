@@ -131,7 +131,7 @@ class Steps {
 // MatMulKernel::multiply. packed: StripStart().
 template <class Tiles>
 void MultiplyPanelsByTiles(const float* packed, int rows, const MatMulOutput& output, int first,
-                           int end) {
+                           int end, float*) {
   Steps<Tiles> steps(packed, rows, (output.weight->in() + 1) / 2);
   StepSums sums[2];
   int now = 0, done_panel = 0;

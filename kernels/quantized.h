@@ -8,9 +8,9 @@
 //     acc = fma(x[k], w[k], acc) for k = 0, 1, ..., as with weights that are stored so.
 //   - in integers: a token's inputs are rounded to 8 bits by groups of 32 as well, a group's dot
 //     product is exact, and an output is one chain over the groups g = 0, 1, ... of
-//       acc = acc + (dot * scale) * x_scale,  int4: then acc + minimum * (x_sum * x_scale)
-//     with each operation rounded by itself. So an output has the same bits on every instruction
-//     set.
+//       acc = fma(dot * scale, x_scale, acc),  int4: then acc = fma(minimum, x_sum * x_scale, acc)
+//     with both products rounded. So an output has the same bits on every instruction set but
+//     SSE4, which has no fma: there a product and its sum round by themselves.
 // In both, a row alone gives the same bits as the same row among many.
 #ifndef PACKRAT_KERNELS_QUANTIZED_H_
 #define PACKRAT_KERNELS_QUANTIZED_H_
@@ -60,6 +60,12 @@ constexpr size_t QuantBlockBytes(DType format) {
 constexpr size_t QuantPanelBytes(DType format, int in) {
   return QuantBlockBytes(format) * static_cast<size_t>(in / kQuantGroup);
 }
+// A block of int4 with a byte for each value, in int8's order, for products of many rows, which
+// need not take halves apart again and again: (8, 32, 4) bytes, scales, minima.
+inline constexpr size_t kSpreadBlockBytes = kInt8Scales + 64 + 64;
+constexpr size_t SpreadPanelBytes(int in) {
+  return kSpreadBlockBytes * static_cast<size_t>(in / kQuantGroup);
+}
 
 // To the nearest float16, ties to even; false for what is beyond the largest, or a NaN.
 bool ToFloat16(float value, uint16_t* bits);
@@ -80,11 +86,18 @@ void WidenStored(const uint8_t* from, DType type, size_t n, float* values);
 // words of 4 bytes:
 //   0..7  four inputs each, q = x / scale to the nearest, ties to even, in [-127, 127]
 //   8     scale = largest magnitude / 127, float32
-//   9     -128 * sum of the q, int32: takes out what the + 128 of int8 weights adds
+//   9     kDotStart - 128 * sum of the q, int32: with what a dot product may begin; the second part
+//         takes out what the + 128 of int8 weights adds
 //   10    scale * sum of the q, float32
 // A group whose magnitudes are all below 2^-100 counts as zeros; one that holds a NaN or an
 // infinity has the scale NaN.
 inline constexpr int kQuantWords = 11;
+// The bits of 1.5 * 2^23 in float32. A whole number up to 2^22 in magnitude that is added to them
+// is added to the float as well. So a dot product that begins here is dot * scale by one
+// instruction, fma(1.5 * 2^23 + dot, scale, -1.5 * 2^23 * scale), since of a float16's scale the
+// last is exact.
+inline constexpr int32_t kDotStart = 0x4b400000;
+inline constexpr float kDotStartValue = 0x1.8p23f;
 constexpr size_t QuantRowBytes(int in) {
   return static_cast<size_t>(in / kQuantGroup) * kQuantWords * 4;
 }
@@ -105,7 +118,7 @@ inline QuantScale QuantScaleOf(float largest) {
 inline void PutQuantScale(float scale, int32_t sum, int n, int32_t* to) {
   const float weighted = scale * static_cast<float>(sum);
   std::memcpy(to + 8 * n, &scale, 4);
-  to[9 * n] = -128 * sum;
+  to[9 * n] = kDotStart - 128 * sum;
   std::memcpy(to + 10 * n, &weighted, 4);
 }
 
@@ -119,6 +132,9 @@ struct QuantKernels {
   // out (n, 32) = n rows as QuantizeRows() wrote them, times one panel.
   void (*multiply)(DType format, const int32_t* rows, int n, const std::byte* panel, int in,
                    float* out);
+  // The same bits with int4's blocks spread, which spread() does: panel and `to` do not overlap.
+  void (*multiply_spread)(const int32_t* rows, int n, const std::byte* spread, int in, float* out);
+  void (*spread)(const std::byte* panel, int in, std::byte* to);
 };
 extern const QuantKernels kQuantVnni, kQuantAvx2, kQuantSse4;
 // The kernel for CpuTargetName(). For avx512 and amx it is VNNI's, or that of avx2 on a machine

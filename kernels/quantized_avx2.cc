@@ -14,6 +14,9 @@ constexpr int kOutputs = 8;
 HWY_INLINE Int LoadInt(const std::byte* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
+HWY_INLINE void StoreInt(Int x, std::byte* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+}
 HWY_INLINE Int BroadcastInt(int32_t x) { return _mm256_set1_epi32(x); }
 HWY_INLINE Int LowHalves(Int x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 HWY_INLINE Int HighHalves(Int x) { return LowHalves(_mm256_srli_epi16(x, 4)); }
@@ -23,7 +26,7 @@ HWY_INLINE Vec LoadHalves(const std::byte* p) {
 HWY_INLINE Vec Broadcast(float x) { return _mm256_set1_ps(x); }
 HWY_INLINE Vec Zero() { return _mm256_setzero_ps(); }
 HWY_INLINE Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
-HWY_INLINE Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+HWY_INLINE Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 HWY_INLINE void StoreVec(Vec a, float* p) { _mm256_storeu_ps(p, a); }
 
 // The instruction adds pairs of unsigned times signed bytes in 16 bits and saturates: a biased
@@ -42,7 +45,7 @@ struct Int8Dot {
     const Int pairs = _mm256_maddubs_epi16(weights.magnitude, _mm256_sign_epi8(x, weights.sign));
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  HWY_INLINE Vec Total() const { return _mm256_cvtepi32_ps(sum); }
+  HWY_INLINE Vec Times(Vec scale) const { return Mul(_mm256_cvtepi32_ps(sum), scale); }
 };
 
 // A group fits 16 bits: 8 * 2 * 15 * 127 < 2^15.
@@ -54,8 +57,8 @@ struct Int4Dot {
   HWY_INLINE void Add(Weights weights, Int x) {
     pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(weights, x));
   }
-  HWY_INLINE Vec Total() const {
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  HWY_INLINE Vec Times(Vec scale) const {
+    return Mul(_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))), scale);
   }
 };
 
@@ -68,6 +71,10 @@ constexpr int Columns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantAvx2 = {"avx2", QuantizeRows, quantized_avx2::kMaxRows,
-                                 quantized_avx2::Multiply};
+const QuantKernels kQuantAvx2 = {"avx2",
+                                 QuantizeRows,
+                                 quantized_avx2::kMaxRows,
+                                 quantized_avx2::Multiply,
+                                 quantized_avx2::MultiplySpread,
+                                 quantized_avx2::Spread};
 }  // namespace packrat

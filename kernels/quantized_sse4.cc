@@ -14,6 +14,9 @@ constexpr int kOutputs = 4;
 HWY_INLINE Int LoadInt(const std::byte* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
+HWY_INLINE void StoreInt(Int x, std::byte* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x);
+}
 HWY_INLINE Int BroadcastInt(int32_t x) { return _mm_set1_epi32(x); }
 HWY_INLINE Int LowHalves(Int x) { return _mm_and_si128(x, _mm_set1_epi8(15)); }
 HWY_INLINE Int HighHalves(Int x) { return LowHalves(_mm_srli_epi16(x, 4)); }
@@ -34,7 +37,7 @@ HWY_INLINE Vec LoadHalves(const std::byte* p) {
 HWY_INLINE Vec Broadcast(float x) { return _mm_set1_ps(x); }
 HWY_INLINE Vec Zero() { return _mm_setzero_ps(); }
 HWY_INLINE Vec Mul(Vec a, Vec b) { return _mm_mul_ps(a, b); }
-HWY_INLINE Vec Add(Vec a, Vec b) { return _mm_add_ps(a, b); }
+HWY_INLINE Vec MulAdd(Vec a, Vec b, Vec c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 HWY_INLINE void StoreVec(Vec a, float* p) { _mm_storeu_ps(p, a); }
 
 // The instruction adds pairs of unsigned times signed bytes in 16 bits and saturates: a biased
@@ -53,7 +56,7 @@ struct Int8Dot {
     const Int pairs = _mm_maddubs_epi16(weights.magnitude, _mm_sign_epi8(x, weights.sign));
     sum = _mm_add_epi32(sum, _mm_madd_epi16(pairs, _mm_set1_epi16(1)));
   }
-  HWY_INLINE Vec Total() const { return _mm_cvtepi32_ps(sum); }
+  HWY_INLINE Vec Times(Vec scale) const { return Mul(_mm_cvtepi32_ps(sum), scale); }
 };
 
 // A group fits 16 bits: 8 * 2 * 15 * 127 < 2^15.
@@ -65,7 +68,9 @@ struct Int4Dot {
   HWY_INLINE void Add(Weights weights, Int x) {
     pairs = _mm_add_epi16(pairs, _mm_maddubs_epi16(weights, x));
   }
-  HWY_INLINE Vec Total() const { return _mm_cvtepi32_ps(_mm_madd_epi16(pairs, _mm_set1_epi16(1))); }
+  HWY_INLINE Vec Times(Vec scale) const {
+    return Mul(_mm_cvtepi32_ps(_mm_madd_epi16(pairs, _mm_set1_epi16(1))), scale);
+  }
 };
 
 constexpr int kMaxRows = 4;
@@ -77,6 +82,10 @@ constexpr int Columns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantSse4 = {"sse4", QuantizeRows, quantized_sse4::kMaxRows,
-                                 quantized_sse4::Multiply};
+const QuantKernels kQuantSse4 = {"sse4",
+                                 QuantizeRows,
+                                 quantized_sse4::kMaxRows,
+                                 quantized_sse4::Multiply,
+                                 quantized_sse4::MultiplySpread,
+                                 quantized_sse4::Spread};
 }  // namespace packrat

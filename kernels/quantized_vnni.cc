@@ -13,6 +13,7 @@ using Int = __m512i;
 constexpr int kOutputs = 16;
 
 HWY_INLINE Int LoadInt(const std::byte* p) { return _mm512_loadu_si512(p); }
+HWY_INLINE void StoreInt(Int x, std::byte* p) { _mm512_storeu_si512(p, x); }
 HWY_INLINE Int BroadcastInt(int32_t x) { return _mm512_set1_epi32(x); }
 HWY_INLINE Int LowHalves(Int x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 HWY_INLINE Int HighHalves(Int x) { return LowHalves(_mm512_srli_epi16(x, 4)); }
@@ -25,7 +26,7 @@ HWY_INLINE Vec LoadHalves(const std::byte* p) {
 HWY_INLINE Vec Broadcast(float x) { return _mm512_set1_ps(x); }
 HWY_INLINE Vec Zero() { return _mm512_setzero_ps(); }
 HWY_INLINE Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
-HWY_INLINE Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+HWY_INLINE Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 HWY_INLINE void StoreVec(Vec a, float* p) { _mm512_storeu_ps(p, a); }
 
 struct Dot {
@@ -33,13 +34,15 @@ struct Dot {
   Int sum;
   HWY_INLINE static Weights Prepare(Int weights) { return weights; }
   HWY_INLINE void Add(Weights weights, Int x) { sum = _mm512_dpbusd_epi32(sum, weights, x); }
-  HWY_INLINE Vec Total() const { return _mm512_maskz_cvtepi32_ps(kAll, sum); }
+  HWY_INLINE Vec Times(Vec scale) const {
+    return MulAdd(_mm512_castsi512_ps(sum), scale, Mul(scale, Broadcast(-kDotStartValue)));
+  }
 };
 struct Int8Dot : Dot {
-  HWY_INLINE void Start(int32_t offset) { sum = _mm512_set1_epi32(offset); }
+  HWY_INLINE void Start(int32_t start) { sum = _mm512_set1_epi32(start); }
 };
 struct Int4Dot : Dot {
-  HWY_INLINE void Start(int32_t) { sum = _mm512_setzero_si512(); }
+  HWY_INLINE void Start(int32_t) { sum = _mm512_set1_epi32(kDotStart); }
 };
 
 // Sums of 6 x 2 tiles take 24 of 32 registers.
@@ -87,6 +90,10 @@ void Round(const float* x, ptrdiff_t stride, int n, int in, int32_t* to) {
 HWY_POP_ATTRIBUTES
 
 namespace packrat {
-const QuantKernels kQuantVnni = {"vnni", quantized_vnni::Round, quantized_vnni::kMaxRows,
-                                 quantized_vnni::Multiply};
+const QuantKernels kQuantVnni = {"vnni",
+                                 quantized_vnni::Round,
+                                 quantized_vnni::kMaxRows,
+                                 quantized_vnni::Multiply,
+                                 quantized_vnni::MultiplySpread,
+                                 quantized_vnni::Spread};
 }  // namespace packrat

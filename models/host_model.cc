@@ -141,7 +141,7 @@ std::string MathLibrary() {
 
 std::string HostModel::numerics_id() const {
   // Raise it with every change of what is added to what, or in which order, in any kernel.
-  constexpr int kRevision = 5;
+  constexpr int kRevision = 6;
   return absl::StrCat("cpu-", CpuTargetName(), "-gcc", __VERSION__, "-", MathLibrary(), "-r",
                       kRevision);
 }

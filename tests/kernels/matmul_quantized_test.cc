@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "kernels/matmul.h"
@@ -30,7 +31,7 @@ struct Case {
         arithmetic(multiplied_in),
         rows(num_rows),
         in(32 * (num_rows > 6 ? random->Int(1, 40) : random->Int(1, 6))),
-        out(random->Int(1, 100)),
+        out(num_rows > 26 ? random->Int(400, 600) : random->Int(1, 100)),
         x_stride(in + random->Int(0, 3)),
         y_stride(out + random->Int(0, 5)),
         weight(type, multiplied_in, out, in),
@@ -56,7 +57,7 @@ struct Case {
   }
 
   void Run(int threads) {
-    PoisonedContext context(threads, static_cast<size_t>(rows) * in, 0);
+    PoisonedContext context(threads, static_cast<size_t>(rows) * in, MatMulScratchFloats(in));
     y.Poison();
     for (int r = 0; accumulate && r < rows; ++r) {
       std::copy_n(&before[static_cast<size_t>(r) * out], out, y.data() + r * y_stride);
@@ -75,7 +76,8 @@ struct Case {
       std::vector<int32_t> words(QuantRowBytes(in) / 4);
       QuantizeRows(row, 0, 1, in, words.data());
       for (int p = 0; p < weight.num_panels(); ++p) {
-        kQuantSse4.multiply(format, words.data(), 1, weight.panel(p), in, &sums[p * kQuantPanel]);
+        ChosenQuantKernels().multiply(format, words.data(), 1, weight.panel(p), in,
+                                      &sums[p * kQuantPanel]);
       }
       return sums;
     }
@@ -103,11 +105,11 @@ struct Case {
 };
 
 template <class Body>
-void ForEachCase(uint64_t seed, int most_rows, const Body& body) {
+void ForEachCase(uint64_t seed, const std::vector<int>& all_rows, const Body& body) {
   Random random(seed);
   for (const DType format : kFormats) {
     for (const Arithmetic arithmetic : {Arithmetic::kFloat32, Arithmetic::kInt8}) {
-      for (int rows = 1; rows <= most_rows; ++rows) {
+      for (const int rows : all_rows) {
         Case c(&random, format, arithmetic, rows);
         SCOPED_TRACE(testing::Message()
                      << DTypeName(format) << (arithmetic == Arithmetic::kInt8 ? " in int8" : "")
@@ -119,8 +121,16 @@ void ForEachCase(uint64_t seed, int most_rows, const Body& body) {
   }
 }
 
+std::vector<int> UpTo(int n) {
+  std::vector<int> all(n);
+  std::iota(all.begin(), all.end(), 1);
+  return all;
+}
+
 TEST(MatMulQuantizedTest, EveryRowHasTheBitsThatItHasAlone) {
-  ForEachCase(1, 26, [](Case* c) {
+  std::vector<int> all_rows = UpTo(26);
+  for (const int many : {29, 31, 43, 47, 97}) all_rows.push_back(many);  // Of int4, spread.
+  ForEachCase(1, all_rows, [](Case* c) {
     ForEachCpu([&](int threads) {
       c->Run(threads);
       c->ExpectRight();
@@ -129,7 +139,7 @@ TEST(MatMulQuantizedTest, EveryRowHasTheBitsThatItHasAlone) {
 }
 
 TEST(MatMulQuantizedTest, NaNStaysInItsRow) {
-  ForEachCase(2, 8, [](Case* c) {
+  ForEachCase(2, UpTo(8), [](Case* c) {
     ForEachCpu([&](int threads) {
       c->Run(threads);
       const GuardedFloats clean = c->y;
@@ -165,7 +175,7 @@ TEST(MatMulQuantizedTest, FormatsMayBeMixed) {
     a.accumulate = b.accumulate = false;
     a.scale = b.scale = 1.0f;
     ForEachCpu([&](int threads) {
-      PoisonedContext context(threads, static_cast<size_t>(rows) * a.in, 0);
+      PoisonedContext context(threads, static_cast<size_t>(rows) * a.in, MatMulScratchFloats(a.in));
       a.y.Poison(), b.y.Poison();
       const auto bias = [](const Case& c) { return c.bias.empty() ? nullptr : c.bias.data(); };
       MatMul(a.x.data(), a.x_stride, rows,

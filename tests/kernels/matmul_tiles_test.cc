@@ -126,8 +126,9 @@ TEST(MatMulTilesTest, PiecesAreAddedInTheStatedOrder) {
     // Panels in two parts, as threads take them.
     const MatMulOutput output = product.To(y.data());
     const int panels = product.matrix.num_panels(), half = panels / 2;
-    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, half, panels);
-    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, 0, half);
+    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, half, panels,
+                                            nullptr);
+    MultiplyPanelsByTiles<MatMulPlainTiles>(packed.data(), product.rows, output, 0, half, nullptr);
     product.Check(y);
     if (HasFatalFailure()) return;
   }

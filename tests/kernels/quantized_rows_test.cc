@@ -82,7 +82,7 @@ TEST(QuantizeRowsTest, RoundsToTheNearest) {
           EXPECT_NEAR(double{scale} * q, x[k], scale * (0.5 + 3 * 127 * kUnit));
           EXPECT_LE(std::abs(q), 127);
         }
-        EXPECT_EQ(rows.word(r, g, 9), -128 * sum);
+        EXPECT_EQ(rows.word(r, g, 9), kDotStart - 128 * sum);
         EXPECT_EQ(AsFloat(rows.word(r, g, 10)), scale * static_cast<float>(sum));
       }
     }
@@ -117,7 +117,9 @@ TEST(QuantizeRowsTest, SmallGroupsAreZerosAndBadOnesShow) {
           EXPECT_TRUE(std::isfinite(rows.x_scale(r, g)));
           EXPECT_EQ(rows.word(r, g, 3), before.word(r, g, 3));
         } else if (bad == 0) {
-          for (int i = 0; i < kQuantWords; ++i) EXPECT_EQ(rows.word(r, g, i), 0) << i;
+          for (int i = 0; i < kQuantWords; ++i) {
+            EXPECT_EQ(rows.word(r, g, i), i == 9 ? kDotStart : 0) << i;
+          }
         } else {
           EXPECT_TRUE(std::isnan(rows.x_scale(r, g)));
           EXPECT_TRUE(std::isnan(AsFloat(rows.word(r, g, 10))));
@@ -165,8 +167,11 @@ struct Panel {
   }
 };
 
-// The contract, one operation after the other.
-float Product(const Rows& rows, int r, const Panel& panel, int output) {
+// The contract, one operation after the other; `fused`: with an fma, which SSE4 lacks.
+float Product(const Rows& rows, int r, const Panel& panel, int output, bool fused) {
+  const auto add = [fused](float a, float b, float acc) {
+    return fused ? std::fmaf(a, b, acc) : a * b + acc;
+  };
   const int count = rows.in / kQuantGroup;
   float acc = 0;
   for (int g = 0; g < count; ++g) {
@@ -174,9 +179,9 @@ float Product(const Rows& rows, int r, const Panel& panel, int output) {
     int dot = 0;
     for (int k = 0; k < kQuantGroup; ++k) dot += group.q[k] * rows.q(r, g, k);
     const float scaled = static_cast<float>(dot) * static_cast<float>(Half(group.scale));
-    acc = acc + scaled * rows.x_scale(r, g);
+    acc = add(scaled, rows.x_scale(r, g), acc);
     if (panel.format == DType::kInt4) {
-      acc = acc + static_cast<float>(Half(group.minimum)) * AsFloat(rows.word(r, g, 10));
+      acc = add(static_cast<float>(Half(group.minimum)), AsFloat(rows.word(r, g, 10)), acc);
     }
   }
   return acc;
@@ -199,7 +204,7 @@ TEST(QuantKernelsTest, EveryInstructionSetHasTheBitsOfTheContract) {
         kernels->multiply(format, rows.words.data(), n, panel.bytes.data(), in, out.data());
         for (int r = 0; r < n; ++r) {
           for (int o = 0; o < kQuantPanel; ++o) {
-            const float expected = Product(rows, r, panel, o);
+            const float expected = Product(rows, r, panel, o, kernels != &kQuantSse4);
             ASSERT_TRUE(SameBits(&out[r * kQuantPanel + o], &expected, 1))
                 << kernels->name << " " << DTypeName(format) << " rows " << n << " in " << in
                 << " row " << r << " output " << o << ": " << out[r * kQuantPanel + o] << ", not "
@@ -207,6 +212,14 @@ TEST(QuantKernelsTest, EveryInstructionSetHasTheBitsOfTheContract) {
           }
         }
         ASSERT_TRUE(out.GuardsIntact());
+        if (format != DType::kInt4) continue;
+        std::vector<std::byte> spread(SpreadPanelBytes(in));
+        kernels->spread(panel.bytes.data(), in, spread.data());
+        GuardedFloats same(static_cast<size_t>(n) * kQuantPanel);
+        kernels->multiply_spread(rows.words.data(), n, spread.data(), in, same.data());
+        ASSERT_TRUE(SameBits(same.data(), out.data(), n * kQuantPanel))
+            << kernels->name << " rows " << n << " in " << in;
+        ASSERT_TRUE(same.GuardsIntact());
       }
     }
   }

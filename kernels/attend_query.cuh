@@ -70,7 +70,7 @@ __device__ __forceinline__ void FillQueries(const AttendTile& tile, int n, int d
       x2[k] = channel(i, min(second_of(pair), dim - 1));
       if (half == 0) continue;  // There may be no angles.
       const float* cos_sin = angles(i) + min(pair, half - 1);
-      cos[k] = __ldg(cos_sin), sin[k] = __ldg(cos_sin + half);
+      cos[k] = cos_sin[0], sin[k] = cos_sin[half];
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {

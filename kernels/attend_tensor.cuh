@@ -55,7 +55,7 @@ __device__ __forceinline__ void LoadTensorValues(const AttendTile& tile, int par
       if constexpr (L::kWords == 4) {
         LoadPacked(row + channel, to);
       } else {
-        const uint2 words = __ldg(reinterpret_cast<const uint2*>(row + channel));
+        const uint2 words = ReadFound8(row + channel);
         to->words = make_uint4(words.x, words.y, 0, 0);
       }
     }

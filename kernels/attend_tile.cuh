@@ -95,7 +95,7 @@ struct Packed8<BFloat16> {
 };
 template <>
 struct Packed8<float> {
-  float4 low, high;
+  uint4 words[2];
 };
 // Channels c to c + 3; c: 0 or 4.
 __device__ __forceinline__ void Unpack4(const Packed8<BFloat16>& p, int c, float* out) {
@@ -107,8 +107,9 @@ __device__ __forceinline__ void Unpack4(const Packed8<BFloat16>& p, int c, float
   }
 }
 __device__ __forceinline__ void Unpack4(const Packed8<float>& p, int c, float* out) {
-  const float4 four = c == 0 ? p.low : p.high;
-  out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
+  const uint4 four = p.words[c / 4];
+  out[0] = __uint_as_float(four.x), out[1] = __uint_as_float(four.y);
+  out[2] = __uint_as_float(four.z), out[3] = __uint_as_float(four.w);
 }
 
 __device__ __forceinline__ float DotSlice(const float* a, const float* b) {
@@ -119,13 +120,11 @@ __device__ __forceinline__ float DotSlice(const float* a, const float* b) {
 }
 
 __device__ __forceinline__ void LoadPacked(const BFloat16* p, Packed8<BFloat16>* to) {
-  CheckAligned(p);
-  to->words = __ldg(reinterpret_cast<const uint4*>(p));
+  to->words = ReadFound16(p);
 }
 __device__ __forceinline__ void LoadPacked(const float* p, Packed8<float>* to) {
-  CheckAligned(p);
-  to->low = __ldg(reinterpret_cast<const float4*>(p));
-  to->high = __ldg(reinterpret_cast<const float4*>(p + 4));
+  to->words[0] = ReadFound16(p);
+  to->words[1] = ReadFound16(p + 4);
 }
 
 // Places in a ring, n % length for n >= 0, without a division for each.

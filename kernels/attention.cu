@@ -56,7 +56,7 @@ struct PageRows {
         value((s.num_kv_heads + kv_head) * kBlockTokens * padded) {}
   // The key (part 0) or value (1) of a position.
   __device__ __forceinline__ T* Row(int position, int part) const {
-    const int32_t place = __ldg(table + ring(position / kBlockTokens));
+    const int32_t place = table[ring(position / kBlockTokens)];
     return reinterpret_cast<T*>(base + static_cast<size_t>(place) * page_bytes) +
            (part == 0 ? key : value) + position % kBlockTokens * padded;
   }
@@ -76,7 +76,7 @@ __device__ __forceinline__ void FillQueries(const AttentionShape& s, const Atten
   gpu::FillQueries<L, kAhead>(
       tile, n, s.head_dim, s.rotary_dim,
       [&](int i, int d) {
-        return ToFloat(__ldg(HeadRow<T>(x.q, x.stride, token(i), head(i), s.head_dim) + d));
+        return ToFloat(HeadRow<T>(x.q, x.stride, token(i), head(i), s.head_dim)[d]);
       },
       [&](int i) { return x.rope + static_cast<size_t>(token(i)) * s.rotary_dim; });
 }
@@ -129,6 +129,7 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L, kQ>())
     AttentionDecodeKernel(AttentionShape shape, BatchView batch, StatePages pages,
                           AttentionOperands x, const AttendItem* work, AttendScratch scratch,
                           float scale) {
+  AwaitPrevious();
   const AttendItem item = work[blockIdx.y];
   if (item.workers == 0) return;
   const BatchSpan span = batch.spans[item.span];
@@ -187,6 +188,7 @@ __device__ __forceinline__ const BatchSpan* PromptSpan(const BatchView& batch, i
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     AttentionRotateKernel(AttentionShape shape, BatchView batch, AttentionOperands x, T* piece) {
+  AwaitPrevious();
   const int token = blockIdx.x;
   if (PromptSpan(batch, token) == nullptr) return;
   const int dim = shape.head_dim, padded = PadTo16(dim), pairs = padded / 2;
@@ -217,6 +219,7 @@ __global__ void __launch_bounds__(kAttendThreads)
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     AttentionStoreKernel(AttentionShape shape, BatchView batch, StatePages pages, T* piece) {
+  AwaitPrevious();
   const int token = blockIdx.x;
   const BatchSpan* span = PromptSpan(batch, token);
   if (span == nullptr) return;
@@ -238,6 +241,7 @@ template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     AttentionPromptKernel(AttentionShape shape, BatchView batch, StatePages pages,
                           AttentionOperands x, T* piece, float scale) {
+  AwaitPrevious();
   const HeadBlocks blocks(shape);
   const int block = blockIdx.y, kv_head = blocks.KvHead(block);
   const int first_head = blocks.First(block), heads = blocks.Count(block);

@@ -44,26 +44,46 @@ inline absl::Status ToStatus(cudaError_t error, const char* what) {
   return absl::InternalError(text);
 }
 
-// kernel<<<grid, block, shared_bytes, stream>>>(arguments...).
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...); where launches on the stream
+// overlap, it may begin before the kernel before it has ended.
 template <class... P, class... A>
 absl::Status Launch(const char* name, void (*kernel)(P...), dim3 grid, int block,
-                    size_t shared_bytes, cudaStream_t stream, A... arguments) {
+                    size_t shared_bytes, CudaStream stream, A... arguments) {
+  cudaError_t error = cudaSuccess;
   if (shared_bytes > (48 << 10)) {  // More than a block gets without asking.
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) {
-      cudaGetLastError();  // Reported here, not once more by the next launch.
-      return ToStatus(error, name);
-    }
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
   }
-#ifdef __CUDACC__
-  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(arguments)...);
-  return ToStatus(cudaGetLastError(), name);
-#else
-  return ToStatus(
-      emulation::LaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(block),
-                              shared_bytes, stream, [=] { kernel(static_cast<P>(arguments)...); }),
-      name);
+  if (error == cudaSuccess) {
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(block);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = stream.overlap ? 1 : 0;
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
+  }
+  if (error != cudaSuccess) cudaGetLastError();  // Said here, not once more by the next launch.
+  return ToStatus(error, name);
+}
+
+// Every thread of every kernel calls it, before it reads what kernels write and before it writes
+// anything but shared memory: waits until the kernel before has ended, with all that it wrote to be
+// seen, and lets the next one begin. So each kernel has ended when the next but one begins, and
+// what comes before the call overlaps with one other kernel. Where launches do not overlap there is
+// nothing to wait for; before compute capability 9.0 they never do.
+//
+// Loads that are asm or named functions must be volatile, or the compiler may move them across the
+// call; and not of ld.global.nc, which is for what nobody writes while a kernel runs: a kernel that
+// began early runs while its inputs are written.
+__device__ __forceinline__ void AwaitPrevious() {
+#if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
 
@@ -138,14 +158,15 @@ __device__ __forceinline__ void PrefetchL2([[maybe_unused]] const void* p) {
 #endif
 }
 
-// 16 or 8 bytes, aligned, that nobody writes while the kernel runs; zero, and nothing is read,
-// unless `inside`. Without a branch, so that many such loads are under way together.
+// 16 or 8 bytes, aligned; zero, and nothing is read, unless `inside`. Without a branch, so that
+// many such loads are under way together; they stay on their side of AwaitPrevious().
 __device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
 #ifdef __CUDACC__
   uint4 v;
-  asm("{\n .reg .pred inside;\n setp.ne.s32 inside, %5, 0;\n"
+  asm volatile(
+      "{\n .reg .pred inside;\n setp.ne.s32 inside, %5, 0;\n"
       " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
-      " @inside ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      " @inside ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
       : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
       : "l"(p), "r"(static_cast<int>(inside)));
   return v;
@@ -161,8 +182,9 @@ __device__ __forceinline__ uint4 LoadIf16(const void* p, bool inside) {
 __device__ __forceinline__ uint2 LoadIf8(const void* p, bool inside) {
 #ifdef __CUDACC__
   uint2 v;
-  asm("{\n .reg .pred inside;\n setp.ne.s32 inside, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
-      " @inside ld.global.nc.v2.u32 {%0, %1}, [%2];\n}"
+  asm volatile(
+      "{\n .reg .pred inside;\n setp.ne.s32 inside, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @inside ld.global.v2.u32 {%0, %1}, [%2];\n}"
       : "=&r"(v.x), "=&r"(v.y)
       : "l"(p), "r"(static_cast<int>(inside)));
   return v;
@@ -197,6 +219,29 @@ __device__ __forceinline__ float HalfToFloat(unsigned bits) {
 #else
   const auto half = static_cast<uint16_t>(bits);
   return LoadAsFloat(&half, 0, DType::kF16);
+#endif
+}
+
+// 16 or 8 bytes, aligned, from the second cache. The compiler may move it to where p is known,
+// which is to come from memory that was read after AwaitPrevious().
+__device__ __forceinline__ uint4 ReadFound16(const void* p) {
+#ifdef __CUDACC__
+  uint4 v;
+  asm("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
+  return v;
+#else
+  return __ldcg(static_cast<const uint4*>(p));
+#endif
+}
+__device__ __forceinline__ uint2 ReadFound8(const void* p) {
+#ifdef __CUDACC__
+  uint2 v;
+  asm("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+#else
+  return __ldcg(static_cast<const uint2*>(p));
 #endif
 }
 

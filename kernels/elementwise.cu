@@ -72,11 +72,40 @@ struct QuantRows {
   }
 };
 
-// A block for each row.
+// Of a step, what has to do with one token; totals have to do with the first.
+__device__ __forceinline__ void Begin(const StepBeginning& step, int token) {
+  if (token == 0) {
+    for (int i = threadIdx.x; i < step.batch.num_spans; i += kThreads) {
+      step.totals[i] = SpanTotals();
+    }
+  }
+  const int span_index = step.batch.token_span[token];
+  if (span_index < 0) return;
+  const BatchSpan& span = step.batch.spans[span_index];
+  const int position = span.position + token - span.first_token;
+  for (int table = 0; table < step.num_ropes; ++table) {
+    const RopeTable& rope = step.ropes[table];
+    const int half = rope.head_dim / 2;
+    float* row = rope.rows + static_cast<size_t>(token) * rope.head_dim;
+    for (int i = threadIdx.x; i < half; i += kThreads) {
+      double sine, cosine;
+      sincos(static_cast<double>(position / rope.divisor) * rope.frequencies[i], &sine, &cosine);
+      row[i] = static_cast<float>(cosine * rope.factor);
+      row[half + i] = static_cast<float>(sine * rope.factor);
+    }
+  }
+}
+
+// A block for each row, then one for each token of the batch.
 template <class Rows>
 __global__ void __launch_bounds__(kThreads)
-    EmbedKernel(Rows embedding, const int32_t* tokens, const SampledToken* sampled, int n,
-                bool whole, float scale, float* x) {
+    EmbedKernel(Rows embedding, const int32_t* tokens, const SampledToken* sampled, int rows, int n,
+                bool whole, float scale, float* x, StepBeginning beside) {
+  AwaitPrevious();
+  if (static_cast<int>(blockIdx.x) >= rows) {
+    Begin(beside, static_cast<int>(blockIdx.x) - rows);
+    return;
+  }
   int token = tokens[blockIdx.x];
   if (IsSampledInRow(token)) {
     const SampledToken& drawn = sampled[RowOf(token)];
@@ -98,17 +127,18 @@ __global__ void __launch_bounds__(kThreads)
     RmsNormKernel(const float* x, const int32_t* indices, int n, const float* weight, float eps,
                   bool whole, T* y) {
   auto* scratch = reinterpret_cast<float*>(SharedMemory());
-  const int row = indices != nullptr ? indices[blockIdx.x] : static_cast<int>(blockIdx.x);
-  y += static_cast<size_t>(blockIdx.x) * n;
   const int begin = threadIdx.x * kGroup, step = kThreads * kGroup;
   float v[kGroup] = {}, w[kGroup] = {};
+  // The first group of the weights is loaded before the sum is known, since it takes long to come.
+  if (begin < n) LoadGroup(weight, begin, n, whole, w);
+  AwaitPrevious();
+  const int row = indices != nullptr ? indices[blockIdx.x] : static_cast<int>(blockIdx.x);
+  y += static_cast<size_t>(blockIdx.x) * n;
   if (row < 0) {
     for (int i = begin; i < n; i += step) StoreGroup(v, i, n, whole, y);
     return;
   }
   x += static_cast<size_t>(row) * n;
-  // The first group of the weights is loaded before the sum is known, since it takes long to come.
-  if (begin < n) LoadGroup(weight, begin, n, whole, w);
   const float scale =
       RmsScale(n, eps, scratch, [&](int i, float* to) { LoadGroup(x, i, n, whole, to); });
   for (int i = begin; i < n; i += step) {
@@ -130,6 +160,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     RmsNormHeadsKernel(T* x, int stride, int64_t all_heads, int heads, int n, const float* weight,
                        float eps, bool whole) {
+  AwaitPrevious();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + Warp();
   if (index >= all_heads) return;
   T* head = x + index / heads * stride + index % heads * n;
@@ -169,6 +200,7 @@ struct SoftCapOf {
 template <class T, class Function>
 __global__ void __launch_bounds__(kThreads)
     GluKernel(const T* gate_up, int n, bool whole, float scale, Function function, T* y) {
+  AwaitPrevious();
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   const T* row = gate_up + static_cast<size_t>(blockIdx.x) * 2 * n;
@@ -183,6 +215,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     SigmoidGateKernel(const T* gate, int stride, int n, bool whole, T* y) {
+  AwaitPrevious();
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   y += static_cast<size_t>(blockIdx.x) * n;
@@ -197,6 +230,7 @@ __global__ void __launch_bounds__(kThreads)
 // In place.
 template <class T, class Function>
 __global__ void __launch_bounds__(kThreads) MapKernel(T* x, int n, bool whole, Function function) {
+  AwaitPrevious();
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   T* row = x + static_cast<size_t>(blockIdx.x) * n;
@@ -207,8 +241,16 @@ __global__ void __launch_bounds__(kThreads) MapKernel(T* x, int n, bool whole, F
   StoreGroup(v, i, n, whole, row);
 }
 
+__global__ void __launch_bounds__(kThreads) ClearKernel(unsigned* to, size_t n) {
+  AwaitPrevious();
+  for (size_t i = size_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += gridDim.x * kThreads) {
+    to[i] = 0;
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads) ConvertKernel(const float* x, int n, bool whole, T* y) {
+  AwaitPrevious();
   const int i = (blockIdx.y * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   float v[kGroup];
@@ -216,28 +258,11 @@ __global__ void __launch_bounds__(kThreads) ConvertKernel(const float* x, int n,
   StoreGroup(v, i, n, whole, y + static_cast<size_t>(blockIdx.x) * n);
 }
 
-// A thread for each pair of a cosine and a sine.
-__global__ void __launch_bounds__(kThreads)
-    FillRopeKernel(BatchView batch, const double* frequencies, int half, int divisor, double factor,
-                   float* rope) {
-  const auto index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int token = static_cast<int>(index / half), i = static_cast<int>(index % half);
-  if (token >= batch.num_tokens) return;
-  const int span_index = batch.token_span[token];
-  if (span_index < 0) return;
-  const BatchSpan& span = batch.spans[span_index];
-  const int position = span.position + token - span.first_token;
-  double sine, cosine;
-  sincos(static_cast<double>(position / divisor) * frequencies[i], &sine, &cosine);
-  float* row = rope + static_cast<size_t>(token) * 2 * half;
-  row[i] = static_cast<float>(cosine * factor);
-  row[half + i] = static_cast<float>(sine * factor);
-}
-
 // A block for each row.
 __global__ void __launch_bounds__(kThreads)
     CheckFiniteKernel(const int32_t* token_span, const float* x, int n, bool whole,
                       SpanTotals* stats) {
+  AwaitPrevious();
   const int span = token_span[blockIdx.x];
   if (span < 0) return;
   x += static_cast<size_t>(blockIdx.x) * n;
@@ -308,12 +333,13 @@ absl::Status LaunchMap(const char* name, const Function& function, void* x, int 
 
 absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
                    const SampledToken* sampled, int rows, int n, float scale, float* x,
-                   CudaStream stream) {
-  if (rows == 0) return absl::OkStatus();
+                   const StepBeginning& beside, CudaStream stream) {
+  const int blocks = rows + beside.batch.num_tokens;
+  if (blocks == 0) return absl::OkStatus();
   const bool whole = WholeGroups(n, {embedding, x});
   const auto launch = [&](auto kernel, const auto& rows_of) {
-    return Launch("Embed", kernel, dim3(rows), kThreads, 0, stream, rows_of, tokens, sampled, n,
-                  whole, scale, x);
+    return Launch("Embed", kernel, dim3(blocks), kThreads, 0, stream, rows_of, tokens, sampled,
+                  rows, n, whole, scale, x, beside);
   };
   const auto* tiles = static_cast<const std::byte*>(embedding);
   switch (type) {
@@ -410,20 +436,18 @@ absl::Status SoftCap(float cap, int rows, int n, float* x, CudaStream stream) {
   return LaunchMap("SoftCap", SoftCapOf{cap}, x, rows, n, DType::kF32, stream);
 }
 
-absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
-                      double factor, float* rope, CudaStream stream) {
-  const int half = head_dim / 2;
-  const int64_t blocks = (int64_t{batch.num_tokens} * half + kThreads - 1) / kThreads;
-  if (blocks == 0) return absl::OkStatus();
-  return Launch("FillRope", FillRopeKernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
-                stream, batch, frequencies, half, divisor, factor, rope);
-}
-
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* stats,
                          CudaStream stream) {
   if (batch.num_tokens == 0) return absl::OkStatus();
   return Launch("CheckFinite", CheckFiniteKernel, dim3(batch.num_tokens), kThreads, 0, stream,
                 batch.token_span, x, n, WholeGroups(n, {x}), stats);
+}
+
+absl::Status Clear(void* to, size_t bytes, CudaStream stream) {
+  const size_t n = bytes / sizeof(unsigned), blocks = (n + kThreads - 1) / kThreads;
+  if (n == 0) return absl::OkStatus();
+  return Launch("Clear", ClearKernel, dim3(static_cast<unsigned>(std::min<size_t>(blocks, 1024))),
+                kThreads, 0, stream, static_cast<unsigned*>(to), n);
 }
 
 }  // namespace packrat::gpu

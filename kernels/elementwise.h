@@ -11,6 +11,7 @@
 
 namespace packrat {
 
+struct RopeTable;     // kernels/rope.h
 struct SampledToken;  // kernels/sampling.h, where SampledInRow() is as well.
 
 // `type`, where there is one, is that of the activations: float32, and on a GPU bfloat16 too. The
@@ -77,12 +78,21 @@ bool AllFinite(const float* x, size_t n);
 
 namespace gpu {
 
+// What a step begins with besides, in the same launch: it fills rotary tables (FillRope()) and
+// clears totals.
+struct StepBeginning {
+  BatchView batch;
+  const RopeTable* ropes = nullptr;  // (num_ropes)
+  int num_ropes = 0;
+  SpanTotals* totals = nullptr;  // (batch.num_spans)
+};
+
 // x[t] = scale * row tokens[t] of the embedding (vocab, n), of `type`, quantised ones as a Weight
 // (kernels/matmul.h); zero for unused tokens (-1), and for a SampledInRow() that has nothing in
 // `sampled`, the results of the step before.
 absl::Status Embed(const void* embedding, DType type, const int32_t* tokens,
                    const SampledToken* sampled, int rows, int n, float scale, float* x,
-                   CudaStream stream);
+                   const StepBeginning& beside, CudaStream stream);
 
 absl::Status RmsNorm(const float* x, int rows, int n, const float* weight, float eps, void* y,
                      DType type, CudaStream stream);
@@ -102,6 +112,8 @@ absl::Status SquaredRelu(void* x, int rows, int n, DType type, CudaStream stream
 absl::Status SoftCap(float cap, int rows, int n, float* x, CudaStream stream);
 absl::Status CheckFinite(const BatchView& batch, const float* x, int n, SpanTotals* totals,
                          CudaStream stream);
+// Zeros. `to` is aligned to 4 bytes, and `bytes` a multiple of 4.
+absl::Status Clear(void* to, size_t bytes, CudaStream stream);
 
 }  // namespace gpu
 

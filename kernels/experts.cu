@@ -35,6 +35,7 @@ __device__ __forceinline__ bool Before(const Candidate& a, const Candidate& b) {
 
 // A warp for each token. Shared memory: the experts' keys.
 __global__ void __launch_bounds__(kWarp) RouteKernel(RouteArguments a) {
+  AwaitPrevious();
   auto* keys = reinterpret_cast<float*>(SharedMemory());
   const ExpertsShape& s = a.shape;
   const float* logits = a.logits + static_cast<size_t>(blockIdx.x) * s.num_experts;
@@ -88,6 +89,7 @@ __global__ void __launch_bounds__(kWarp) RouteKernel(RouteArguments a) {
 // experts before it, and to take its own in their order.
 __global__ void __launch_bounds__(kWarp)
     SortKernel(int rows, int num_chosen, int num_experts, ExpertsMemory m) {
+  AwaitPrevious();
   const int expert = blockIdx.x;
   int row = 0;
   for (int first = 0; first < rows; first += kWarp) {
@@ -177,6 +179,7 @@ constexpr int kOutputs = 4, kBlockOutputs = kThreads / kWarp * kOutputs;
 
 template <class W, class T, class Y>
 __global__ void __launch_bounds__(kThreads) GroupedProductKernel(GroupedProduct<T, Y> p) {
+  AwaitPrevious();
   constexpr int kRows = 4, kStep = W::kStep;
   const int expert = ExpertWithRows(p.begins, p.experts, blockIdx.y);
   const int out = static_cast<int>(blockIdx.x) * kBlockOutputs + Warp() * kOutputs;
@@ -225,6 +228,7 @@ __global__ void __launch_bounds__(kThreads) GroupedProductKernel(GroupedProduct<
 // Blocks: (tokens, groups of channels).
 __global__ void __launch_bounds__(kThreads)
     AddRowsKernel(ExpertsShape s, ExpertsMemory m, float scale, float* x) {
+  AwaitPrevious();
   const int channel = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (channel >= s.hidden) return;
   const size_t first = static_cast<size_t>(blockIdx.x) * s.num_chosen;

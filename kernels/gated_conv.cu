@@ -28,6 +28,7 @@ __device__ __forceinline__ ConvInput ConvOf(const ConvArguments& a, const BatchS
 // Blocks: (tokens, groups of channels).
 template <bool kKeep>
 __global__ void __launch_bounds__(kThreads) GatedConvKernel(ConvArguments a) {
+  AwaitPrevious();
   const int row = blockIdx.x, channel = blockIdx.y * kThreads + threadIdx.x;
   const int index = a.batch.token_span[row];
   if (index < 0 || channel >= a.shape.channels) return;
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(kThreads) GatedConvKernel(ConvArguments a) {
 
 // Blocks: (spans, groups of channels).
 __global__ void __launch_bounds__(kThreads) KeepConvKernel(ConvArguments a) {
+  AwaitPrevious();
   const BatchSpan& span = a.batch.spans[blockIdx.x];
   if (span.num_tokens == 0) return;
   KeepConvInputs(ConvOf(a, span), span, blockIdx.y * kThreads + threadIdx.x, gridDim.y * kThreads);

@@ -42,6 +42,7 @@ __device__ __forceinline__ void Correct(const DeltaArguments& a, const FormPart&
 // Blocks: (value heads times groups of channels, spans).
 template <int N, class S>
 __global__ void __launch_bounds__(kFormThreads, 4) GatedDeltaKernel(DeltaArguments a) {
+  AwaitPrevious();
   const GatedDeltaShape& s = a.shape;
   const BatchSpan& span = a.batch.spans[blockIdx.y];
   if (span.num_tokens == 0) return;
@@ -148,6 +149,7 @@ __device__ __forceinline__ void FinishTail(const DeltaArguments& a, int span_ind
 
 // Blocks: (tokens, then spans; value heads).
 __global__ void __launch_bounds__(kFormThreads) GatedDeltaFinishKernel(DeltaArguments a) {
+  AwaitPrevious();
   const int index = blockIdx.x, head = blockIdx.y;
   if (index < a.batch.num_tokens) {
     FinishToken(a, index, head);

@@ -20,7 +20,20 @@ struct CUstream_st;
 
 namespace packrat {
 
-using CudaStream = CUstream_st*;
+// A stream, and how kernels are launched on it.
+struct CudaStream {
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  CudaStream(CUstream_st* s = nullptr, bool launches_overlap = false)
+      : stream(s), overlap(launches_overlap) {}
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  operator CUstream_st*() const { return stream; }
+
+  CUstream_st* stream;
+  // A kernel may begin while the one before it ends, and waits for it by itself (CUDA calls it
+  // programmatic dependent launch). Compute capability 9.0 or more; what is queued before the first
+  // such kernel must be a kernel too.
+  bool overlap;
+};
 
 }  // namespace packrat
 

@@ -14,6 +14,7 @@ namespace {
 
 // Blocks: (blocks of a span times groups, spans).
 __global__ void __launch_bounds__(kFormThreads) PrepareKernel(MambaArguments a) {
+  AwaitPrevious();
   const Mamba2Shape& s = a.shape;
   const BatchSpan span = a.batch.spans[blockIdx.y];
   const int group = blockIdx.x % s.num_groups;
@@ -115,6 +116,7 @@ __device__ __forceinline__ void WriteOutputs(const MambaArguments& a, const Form
 // Blocks: (heads times groups of channels, spans).
 template <int N, class S>
 __global__ void __launch_bounds__(kFormThreads, 4) ScanKernel(MambaArguments a) {
+  AwaitPrevious();
   const Mamba2Shape& s = a.shape;
   const BatchSpan& span = a.batch.spans[blockIdx.y];
   if (span.num_tokens == 0) return;
@@ -216,6 +218,7 @@ __device__ __forceinline__ void FinishTail(const MambaArguments& a, int span_ind
 
 // Blocks: (tokens, then spans; parts of the norm).
 __global__ void __launch_bounds__(kFormThreads) FinishKernel(MambaArguments a) {
+  AwaitPrevious();
   const int index = blockIdx.x, part = blockIdx.y;
   if (index < a.batch.num_tokens) {
     FinishToken(a, index, part);

@@ -57,6 +57,7 @@ class LibraryMatMul : public MatMul {
     }
     const auto plan = FindPlan(m);
     if (!plan.ok()) return plan.status();
+    stream.overlap = false;  // What it tried may be before it.
     if (!(*plan)->supported()) return MultiplyByOwn(m, stream);
     const cublasStatus_t status = (*plan)->Run(m, stream);
     // The algorithm was chosen for another number of rows of the bucket, and may not like this one.

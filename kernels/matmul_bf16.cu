@@ -110,6 +110,7 @@ __device__ __forceinline__ int TileAt(int output, int row, int i) {
 
 template <class W>
 __global__ void __launch_bounds__(kThreads, kBlocks) ManyRowsBf16Kernel(Bf16Product p) {
+  AwaitPrevious();
   constexpr int kStageBytes = Stage<W>::kBytes;
   std::byte* shared = SharedMemory();
   auto* tile = reinterpret_cast<float*>(shared + Stage<W>::kTileAt);

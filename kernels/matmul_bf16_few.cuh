@@ -76,22 +76,30 @@ struct PartSums {
   }
 };
 
-// All threads; afterwards the sums are there. Rows: InputRows, or what has the same functions.
-template <int kTiles, class W, class Rows>
+// All threads; afterwards the sums are there. Rows: InputRows, or what has the same functions. Of
+// up to eight rows the first weights are loaded before rows_are_there() is called.
+template <int kTiles, class W, class Rows, class Wait>
 __device__ __forceinline__ void SumParts(const Bf16Product& p, const typename W::Outputs& weights,
-                                         const Rows& rows, const PartSums<kTiles>& parts) {
+                                         const Rows& rows, const PartSums<kTiles>& parts,
+                                         const Wait& rows_are_there) {
   constexpr int kUnroll = W::kWhole ? 4 / kTiles : 1;  // Chunks that are loaded together.
   float sums[kTiles][4] = {};
-  const int end = PartBegin(p, Warp() + 1);
-  for (int chunk = PartBegin(p, Warp()); chunk < end; chunk += kUnroll) {
-    typename W::Chunk w[kUnroll];
+  const int begin = PartBegin(p, Warp()), end = PartBegin(p, Warp() + 1);
+  typename W::Chunk w[kUnroll];
+  const auto load = [&](int chunk) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {  // Beyond the end of the part nothing is read.
+      weights.Load(chunk + u, chunk + u < end, &w[u]);
+    }
+  };
+  constexpr bool kAhead = kTiles == 1;  // With more rows there are too few registers.
+  if constexpr (kAhead) load(begin);
+  rows_are_there();
+  for (int chunk = begin; chunk < end; chunk += kUnroll) {
+    if constexpr (!kAhead) load(chunk);
     typename Rows::Chunk x[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const bool inside = chunk + u < end;  // Beyond the end of the part nothing is read.
-      weights.Load(chunk + u, inside, &w[u]);
-      rows.Load(chunk + u, inside, &x[u]);
-    }
+    for (int u = 0; u < kUnroll; ++u) rows.Load(chunk + u, chunk + u < end, &x[u]);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (chunk + u >= end) break;
@@ -107,6 +115,7 @@ __device__ __forceinline__ void SumParts(const Bf16Product& p, const typename W:
         }
       }
     }
+    if constexpr (kAhead) load(chunk + kUnroll);
   }
   parts.Store(sums);
   __syncthreads();
@@ -126,8 +135,8 @@ template <int kTiles, class W>
 __global__ void __launch_bounds__(kBlockThreads, 2) FewRowsBf16Kernel(Bf16Product p) {
   const PartSums<kTiles> parts{reinterpret_cast<float*>(SharedMemory())};
   const int out0 = blockIdx.x * kFewOutputs, row0 = blockIdx.y * parts.kRows;
-  SumParts<kTiles, W>(p, typename W::Outputs(p, out0), InputRows<kTiles, W::kWhole>(p, row0),
-                      parts);
+  SumParts<kTiles, W>(p, typename W::Outputs(p, out0), InputRows<kTiles, W::kWhole>(p, row0), parts,
+                      [] { AwaitPrevious(); });
   FinishOutputs(p, out0, row0, parts);
 }
 

@@ -127,7 +127,8 @@ struct GatedOutputs {
   }
 };
 
-// While the block waits for its norm, the weights that it needs first come nearer.
+// While the block waits for the kernel before and for its norm, the weights that it needs first
+// come nearer.
 template <bool kNormed, class Outputs>
 __global__ void __launch_bounds__(kBlockThreads, 2)
     FusedBf16Kernel(Bf16Product p, Bf16Norm norm, Outputs outputs) {
@@ -138,10 +139,11 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   if constexpr (kNormed) {
     auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + parts.kBytes);
     weights.Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
+    AwaitPrevious();
     NormedRows::Make(p, norm, parts.at, rows);
-    SumParts<1, W>(p, weights, NormedRows(p, rows), parts);
+    SumParts<1, W>(p, weights, NormedRows(p, rows), parts, [] {});
   } else {
-    SumParts<1, W>(p, weights, InputRows<1, true>(p, 0), parts);
+    SumParts<1, W>(p, weights, InputRows<1, true>(p, 0), parts, [] { AwaitPrevious(); });
   }
   outputs.Finish(p, out0, parts);
 }

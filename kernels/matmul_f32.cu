@@ -66,6 +66,7 @@ constexpr int kOutputs = 2, kStep = 4 * kWarp;
 
 template <int kRows, bool kWhole>
 __global__ void __launch_bounds__(kThreads) FewRowsF32Kernel(Product p) {
+  AwaitPrevious();
   constexpr int kUnroll = kRows <= 2 ? 4 : 2;
   const int first = (static_cast<int>(blockIdx.x) * (kThreads / kWarp) + Warp()) * kOutputs;
   if (first >= p.out) return;
@@ -124,7 +125,9 @@ __device__ __forceinline__ void WidenPairs(const uint4& pairs, float (&out)[8]) 
 
 template <int kRows, DType kFormat>
 __global__ void __launch_bounds__(kThreads) FewRowsQuantizedF32Kernel(Product p) {
-  constexpr int kWarps = kThreads / kWarp, kUnroll = 2;
+  AwaitPrevious();
+  constexpr int kWarps = kThreads / kWarp;
+  constexpr int kUnroll = kFormat == DType::kInt4 && kRows > 2 ? 4 : 2;
   constexpr size_t kTileBytes = QuantTileBytes(kFormat);
   auto* parts = reinterpret_cast<float*>(SharedMemory());  // (kWarps, kRows, 16)
   const int tiles = QuantTilesOf(p.in), g = Lane() / 4, t = Lane() % 4;
@@ -254,6 +257,7 @@ __device__ __forceinline__ void LoadStage(const Product& p, int out0, int row0, 
 
 template <int kPer, DType kFormat, bool kWhole>
 __global__ void __launch_bounds__(kThreads) TileF32Kernel(Product p) {
+  AwaitPrevious();
   constexpr int kLines = Tile<kPer>::kLines;
   auto* stages = reinterpret_cast<float*>(SharedMemory());
   const int out0 = blockIdx.x * kLines, row0 = blockIdx.y * kLines;

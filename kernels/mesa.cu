@@ -42,36 +42,40 @@ bool StagesSealed(int head_dim) {
 template <int P, class S>
 __device__ __forceinline__ void SealDecoded(const MesaHead& h, bool sealed, const S* hkk,
                                             const S* hkv, const MesaShared<P, 1>& shared, S* out) {
-  const float coefficient = shared.coefficients[Lane() % kBlockTokens];
-  const size_t hkk_floats = MesaHkkFloats(h.dim);
-  for (int index = Warp(); index < MesaTiles(h.stored); index += P / kWarp) {
-    const MesaTile tile = TileAt(index, h.stored);
-    float sum[8] = {};
-    if (sealed && tile.hkk) {
-      const int row = Lane() / 2, column = Lane() % 2 * 8;
-      constexpr bool kSwizzled = kTileInRegisters<P>;
-      Load4(hkk + HkkOffset<S, kSwizzled>(tile.i, tile.j, row, column), sum);
-      Load4(hkk + HkkOffset<S, kSwizzled>(tile.i, tile.j, row, column + 4), sum + 4);
-    } else if (sealed) {
-      Load8(hkv + (tile.offset - hkk_floats), sum);
+  const int row = Lane() / 2;
+  for (int index = Warp(); index < MesaStrips(h.stored); index += P / kWarp) {
+    const MesaStrip strip = StripAt(index, h.stored);
+    const int i = strip.i, j = strip.j;
+    float sum[kStripTiles][8] = {};
+#pragma unroll
+    for (int t = 0; t < kStripTiles; ++t) {
+      if (!sealed || t >= strip.tiles) continue;
+      if (strip.hkk) {
+        constexpr bool kSwizzled = kTileInRegisters<P>;
+        Load4(hkk + HkkOffset<S, kSwizzled>(i + t, j, row, StripColumn<S>(0)), sum[t]);
+        Load4(hkk + HkkOffset<S, kSwizzled>(i + t, j, row, StripColumn<S>(4)), sum[t] + 4);
+      } else {
+        LoadColumns(hkv + static_cast<size_t>((i + t) * 16 + row) * h.stored + j * 16, sum[t]);
+      }
     }
-    const auto left = [&](int s) { return shared.k + s * P + tile.i * 16; };
-    if (tile.hkk) {
-      UpdateTile(
-          tile, sealed, shared.decay[0], coefficient, left,
-          [&](int s) { return shared.k + s * P + tile.j * 16; }, sum);
+    MesaSealing x{shared.decay[0], shared.coefficients, shared.k + i * 16, nullptr, P, P};
+    if (strip.hkk) {
+      x.right = shared.k + j * 16;
     } else {
-      UpdateTile(
-          tile, sealed, shared.decay[0], coefficient, left,
-          [&](int s) { return h.v + s * h.stored + tile.j * 16; }, sum);
+      x.right = h.v + j * 16, x.right_stride = h.stored;
     }
-    Store8(sum, out + tile.offset);
+    UpdateStrip<S, P <= 128 ? 4 : 2>(strip, sealed, x, sum);
+#pragma unroll
+    for (int t = 0; t < kStripTiles; ++t) {
+      if (t < strip.tiles) StoreColumns(sum[t], out + StripRow(strip, t, h.stored));
+    }
   }
 }
 
 // Blocks: (heads, spans).
 template <int P, class S, bool kStaged>
 __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArguments a) {
+  AwaitPrevious();
   const BatchSpan span = a.batch.spans[blockIdx.y];
   if (span.num_tokens != 1) return;
   auto* memory = reinterpret_cast<DecodeShared<P>*>(SharedMemory());
@@ -178,8 +182,6 @@ template <int P, class S>
 absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   const int heads = a.shape.num_heads, dim = a.shape.head_dim;
   const int spans = a.batch.num_spans, tokens = a.batch.num_tokens;
-  const int blocks = PadTo16(dim) / 16, tiles = blocks * (blocks + 1) / 2 + blocks * blocks;
-  const int warps = kScanThreads / kWarp;
   // Both are written for two blocks of a multiprocessor with heads of up to 128 channels.
   constexpr size_t kMost =
       std::max(DecodeSharedBytes<P, S>(P, kTileInRegisters<P>), SolveSharedBytes<P, S>(P));
@@ -201,9 +203,11 @@ absl::Status Launches(const MesaArguments& a, CudaStream stream) {
   absl::Status early =
       Launch("MesaSolve", MesaSolveKernel<P, S>, parts, P, solve_bytes, stream, a, true);
   if (!early.ok()) return early;
-  absl::Status scan =
-      Launch("MesaScan", MesaScanKernel<S>, dim3((tiles + warps - 1) / warps, heads, spans),
-             kScanThreads, 0, stream, a);
+  const int strips = MesaStrips(static_cast<int>(PadTo16(dim)));
+  static_assert(sizeof(ScanShared<P>) <= SolveSharedBytes<P, S>(1));  // See LeastSharedBytes().
+  absl::Status scan = Launch("MesaScan", MesaScanKernel<P, S>,
+                             dim3((strips + kScanWarps - 1) / kScanWarps, heads, spans),
+                             kScanThreads, sizeof(ScanShared<P>), stream, a);
   if (!scan.ok()) return scan;
   absl::Status solve =
       Launch("MesaSolve", MesaSolveKernel<P, S>, parts, P, solve_bytes, stream, a, false);

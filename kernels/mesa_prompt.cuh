@@ -14,7 +14,8 @@
 
 namespace packrat::gpu {
 
-constexpr int kScanThreads = 256, kKeepThreads = 128;
+constexpr int kScanThreads = 128, kScanWarps = kScanThreads / kWarp, kKeepThreads = 128;
+constexpr int kScanStages = 3, kScanColumns = kScanWarps * 16;
 
 // What the finished blocks of a span of several tokens leave behind.
 struct MesaBlocks {
@@ -61,6 +62,7 @@ struct MesaRows {
 // Blocks: (tokens, heads).
 template <int P>
 __global__ void __launch_bounds__(P) MesaPrepareKernel(MesaArguments a) {
+  AwaitPrevious();
   const int row = blockIdx.x, head = blockIdx.y, index = a.batch.token_span[row];
   if (index < 0) return;
   const BatchSpan span = a.batch.spans[index];
@@ -79,48 +81,136 @@ __global__ void __launch_bounds__(P) MesaPrepareKernel(MesaArguments a) {
   if (threadIdx.x == 0) a.beta[scalar] = token.beta, a.log_gamma[scalar] = token.log_gamma;
 }
 
-// Blocks: (groups of tiles, heads, spans); a warp for each tile of the state, which stays in its
-// registers from block to block of the text.
-template <class S>
-__global__ void __launch_bounds__(kScanThreads, 2) MesaScanKernel(MesaArguments a) {
+// Rows of a block of tokens: k, and what the strips of H_kv need of v.
+template <int P>
+struct ScanStage {
+  float k[kBlockTokens * P];
+  float v[kBlockTokens * kScanColumns];
+};
+template <int P>
+struct ScanShared {
+  ScanStage<P> stages[kScanStages];
+  // Of kScanThreads blocks of tokens, a thread for each.
+  float coefficients[kScanThreads * kBlockTokens], decay[kScanThreads];
+};
+
+// The coefficients of a block of tokens, added up in the order of Cumulative().
+__device__ __forceinline__ void WeighBlock(const MesaRows& log_gamma, const MesaRows& beta,
+                                           float* coefficients, float* decay) {
+  float cumulative[kBlockTokens], sum = 0.0f;
+#pragma unroll
+  for (int s = 0; s < kBlockTokens; ++s) {
+    sum += *log_gamma(s);
+    cumulative[s] = sum;
+  }
+#pragma unroll
+  for (int s = 0; s < kBlockTokens; ++s) coefficients[s] = expf(sum - cumulative[s]) * *beta(s);
+  *decay = expf(sum);
+}
+
+// Blocks: (groups of strips, heads, spans); a warp for each strip of the state, which stays in its
+// registers from block to block of the text, while the rows of the next ones are on their way.
+template <int P, class S>
+__global__ void __launch_bounds__(kScanThreads, 3) MesaScanKernel(MesaArguments a) {
+  AwaitPrevious();
   const BatchSpan span = a.batch.spans[blockIdx.z];
   if (span.num_tokens < 2) return;
   const MesaBlocks blocks = BlocksOf(span);
+  if (blocks.finished == 0) return;
+  auto& shared = *reinterpret_cast<ScanShared<P>*>(SharedMemory());
   const int head = blockIdx.y, tokens = a.batch.num_tokens;
   const MesaHead h = OpenHead(a, span, head);
-  const int index = blockIdx.x * (kScanThreads / kWarp) + Warp();
-  if (blocks.finished == 0 || index >= MesaTiles(h.stored)) return;
-  const MesaTile tile = TileAt(index, h.stored);
-  bool sealed = span.position >= kBlockTokens;
-  float sum[8] = {};
-  if (sealed) Load8(SlotState<S>(a, span.slot_in, head) + tile.offset, sum);
-  int from_tail = span.position % kBlockTokens;
-  int first = span.first_token - from_tail;
-  for (int b = 0; b < blocks.finished; ++b, first += kBlockTokens, from_tail = 0) {
-    const MesaRows k(h.k, a.k, head, tokens, first, from_tail, h.stored);
-    const MesaRows v(h.v, a.v, head, tokens, first, from_tail, h.stored);
-    const MesaRows beta(h.beta, a.beta, head, tokens, first, from_tail, 1);
-    const MesaRows log_gamma(h.log_gamma, a.log_gamma, head, tokens, first, from_tail, 1);
-    if (b > 0) Store8(sum, ScratchState<S>(a, StateIndex(first), head) + tile.offset);
-    const float cumulative = Cumulative(*log_gamma(Lane() % kBlockTokens));
-    const float end = __shfl_sync(kAllLanes, cumulative, kBlockTokens - 1);
-    const float coefficient = expf(end - cumulative) * *beta(Lane() % kBlockTokens);
-    const auto left = [&](int s) { return k(s) + tile.i * 16; };
-    if (tile.hkk) {
-      UpdateTile(
-          tile, sealed, expf(end), coefficient, left, [&](int s) { return k(s) + tile.j * 16; },
-          sum);
-    } else {
-      UpdateTile(
-          tile, sealed, expf(end), coefficient, left, [&](int s) { return v(s) + tile.j * 16; },
-          sum);
+  const int strips = MesaStrips(h.stored), begin = static_cast<int>(blockIdx.x) * kScanWarps;
+  const MesaStrip first_strip = StripAt(begin, h.stored);
+  const MesaStrip last_strip = StripAt(min(begin + kScanWarps, strips) - 1, h.stored);
+  const MesaStrip strip = StripAt(min(begin + Warp(), strips - 1), h.stored);
+  const int stored_tiles = begin + Warp() < strips ? strip.tiles : 0;
+  // Columns of v, in channels.
+  const int v_begin = first_strip.hkk ? 0 : first_strip.j * 16;
+  const int v_columns = last_strip.hkk ? 0 : (last_strip.j + 1) * 16 - v_begin;
+
+  // Unsigned: only then the compiler sees that copies in the loop take nothing from the tail.
+  const unsigned thread = threadIdx.x, channel = thread * 4;
+
+  const auto first_token = [&](int b) {
+    return span.first_token - span.position % kBlockTokens + b * kBlockTokens;
+  };
+  const auto rows = [&](const float* tail, const float* fresh, int b, int stride) {
+    return MesaRows(tail, fresh, head, tokens, first_token(b),
+                    b == 0 ? span.position % kBlockTokens : 0, stride);
+  };
+  const auto copy = [&](int b) {
+    if (b < blocks.finished) {
+      const MesaRows k = rows(h.k, a.k, b, h.stored), v = rows(h.v, a.v, b, h.stored);
+      ScanStage<P>& to = shared.stages[b % kScanStages];
+      constexpr int kRows = kScanThreads * 4 / P, kRowsOfV = kScanThreads * 4 / kScanColumns;
+      const int row = static_cast<int>(channel / P), at = static_cast<int>(channel % P);
+#pragma unroll
+      for (int s = row; s < kBlockTokens + row; s += kRows) {
+        if (at < h.stored) CopyAsync16(to.k + s * P + at, k(s) + at);
+      }
+      const int v_row = static_cast<int>(channel / kScanColumns);
+      const int v_at = static_cast<int>(channel % kScanColumns);
+#pragma unroll
+      for (int s = v_row; s < kBlockTokens + v_row; s += kRowsOfV) {
+        if (v_at < v_columns) CopyAsync16(to.v + s * kScanColumns + v_at, v(s) + v_begin + v_at);
+      }
     }
+    CopyAsyncCommit();
+  };
+  for (int b = 0; b < kScanStages - 1; ++b) copy(b);
+
+  bool sealed = span.position >= kBlockTokens;
+  float sum[kStripTiles][8] = {};
+  int offsets[kStripTiles];
+#pragma unroll
+  for (int t = 0; t < kStripTiles; ++t) {
+    offsets[t] = StripRow(strip, t, h.stored);
+    if (sealed && t < strip.tiles) {
+      LoadColumns(SlotState<S>(a, span.slot_in, head) + offsets[t], sum[t]);
+    }
+  }
+  const auto store = [&](S* state) {
+#pragma unroll
+    for (int t = 0; t < kStripTiles; ++t) {
+      if (t < stored_tiles) StoreColumns(sum[t], state + offsets[t]);
+    }
+  };
+  S* before = ScratchState<S>(a, StateIndex(first_token(1)), head);  // The state before block 1.
+  for (int b = 0; b < blocks.finished; ++b) {
+    const int in_group = b % kScanThreads;
+    if (in_group == 0) {
+      __syncthreads();
+      if (const int of = b + static_cast<int>(thread); of < blocks.finished) {
+        WeighBlock(rows(h.log_gamma, a.log_gamma, of, 1), rows(h.beta, a.beta, of, 1),
+                   shared.coefficients + thread * kBlockTokens, shared.decay + thread);
+      }
+    }
+    CopyAsyncWait<kScanStages - 2>();
+    __syncthreads();
+    copy(b + kScanStages - 1);
+    if (b > 0) {
+      store(before);
+      before += MesaSlotFloats(a.shape.num_heads, h.dim);
+    }
+    const ScanStage<P>& stage = shared.stages[b % kScanStages];
+    MesaSealing x{shared.decay[in_group],
+                  shared.coefficients + in_group * kBlockTokens,
+                  stage.k + strip.i * 16,
+                  stage.k + strip.j * 16,
+                  P,
+                  P};
+    if (!strip.hkk) x.right = stage.v + (strip.j * 16 - v_begin), x.right_stride = kScanColumns;
+    UpdateStrip<S, 8>(strip, sealed, x, sum);
     // Rounded as if it were written and read back.
 #pragma unroll
-    for (int j = 0; j < 8; ++j) sum[j] = ToFloat(FromFloat<S>(sum[j]));
+    for (int t = 0; t < kStripTiles; ++t) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum[t][j] = ToFloat(FromFloat<S>(sum[t][j]));
+    }
     sealed = true;
   }
-  Store8(sum, LastState<S>(a, span, blocks, head) + tile.offset);
+  store(LastState<S>(a, span, blocks, head));
 }
 
 // Sixteen systems; H_kk gives its place to the read-out's partial sums.
@@ -259,6 +349,7 @@ __device__ __forceinline__ bool BlockBegins(const MesaArguments& a, int row, boo
 template <int P, class S>
 __global__ void __launch_bounds__(P, P == 128 ? 2 : 1)
     MesaSolveKernel(MesaArguments a, bool early) {
+  AwaitPrevious();
   const int from = static_cast<int>(blockIdx.x) * kBlockTokens;
   unsigned begin =
       __ballot_sync(kAllLanes, Lane() < kBlockTokens && BlockBegins(a, from + Lane(), early));
@@ -273,6 +364,7 @@ inline int MostBegin(int prompts) { return std::min(kBlockTokens, 2 * prompts); 
 // convolutions, and a state that had to wait. Blocks: (spans, heads).
 template <class S>
 __global__ void __launch_bounds__(kKeepThreads) MesaKeepKernel(MesaArguments a) {
+  AwaitPrevious();
   const BatchSpan span = a.batch.spans[blockIdx.x];
   if (span.num_tokens < 2) return;
   const int head = blockIdx.y, tokens = a.batch.num_tokens;

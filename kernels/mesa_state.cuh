@@ -79,7 +79,7 @@ __device__ __forceinline__ int HkkOffset(int i, int j, int row, int column) {
 }
 
 // Rows row to row + 7 (row a multiple of 8) by columns column to column + 3 (of 4) of the symmetric
-// matrix; zero beyond `blocks` blocks of 16. Diagonal blocks are stored whole: see UpdateTile().
+// matrix; zero beyond `blocks` blocks of 16. Diagonal blocks are stored whole: see UpdateTiles().
 template <class S, bool kSwizzled>
 __device__ __forceinline__ void LoadHkk(const S* hkk, int blocks, int row, int column,
                                         float (&out)[8][4]) {
@@ -116,64 +116,119 @@ __device__ __forceinline__ void CopyHkk(const S* from, int blocks, S* to) {
   }
 }
 
-// --- Sealing, one warp for a tile of 16 x 16; a lane has row lane / 2, eight columns. ---
+// --- Sealing. A warp has a strip: up to four tiles of 16 x 16, one below the other, whose elements
+// stay in its registers. Of each tile a lane has row lane / 2 and eight columns. ---
 
-// Tile `index` of a head's state: block (i, j) of H_kk, or tile (i, j) of H_kv, whose left rows are
-// k and right rows k or v.
-struct MesaTile {
+constexpr int kStripTiles = 4;
+
+// Tiles (i, j) to (i + tiles - 1, j) of H_kk or H_kv. Left rows are k, right rows k or v.
+struct MesaStrip {
   bool hkk;
-  int i, j;
-  size_t offset;  // Of this lane's eight elements in the head's state.
+  int i, j, tiles;
+  __device__ bool diagonal() const { return hkk && i == j; }
 };
-__device__ __forceinline__ int MesaTiles(int stored) {
-  const int blocks = stored / 16;
-  return blocks * (blocks + 1) / 2 + blocks * blocks;
+// Column j of H_kk has its diagonal tile and the one below in a strip, as a diagonal tile takes as
+// long as three others. Strips of a head: those of H_kk, then those of H_kv, column by column.
+constexpr int HkkStrips(int tiles_of_column) {
+  return (tiles_of_column - 2 + kStripTiles - 1) / kStripTiles + 1;
 }
-__device__ __forceinline__ MesaTile TileAt(int index, int stored) {
-  const int blocks = stored / 16, triangle = blocks * (blocks + 1) / 2;
-  const int row = Lane() / 2, column = Lane() % 2 * 8;
-  MesaTile tile;
-  tile.hkk = index < triangle;
-  if (tile.hkk) {
-    tile.i = 0;
-    while (index >= (tile.i + 1) * (tile.i + 2) / 2) ++tile.i;
-    tile.j = index - tile.i * (tile.i + 1) / 2;
-    tile.offset = static_cast<size_t>(index) * 256 + row * 16 + column;
-  } else {
-    tile.i = (index - triangle) / blocks;
-    tile.j = (index - triangle) % blocks;
-    tile.offset = static_cast<size_t>(triangle) * 256 +
-                  static_cast<size_t>(tile.i * 16 + row) * stored + tile.j * 16 + column;
+constexpr int MesaStrips(int stored) {
+  const int n = stored / 16;
+  int strips = (n + kStripTiles - 1) / kStripTiles * n;
+  for (int tiles = 1; tiles <= n; ++tiles) strips += HkkStrips(tiles);
+  return strips;
+}
+__device__ __forceinline__ MesaStrip StripAt(int index, int stored) {
+  const int n = stored / 16;
+  for (int j = 0; j < n; ++j) {
+    const int here = HkkStrips(n - j);
+    if (index == 0) return {true, j, j, min(2, n - j)};
+    if (index < here) {
+      const int i = j + 2 + (index - 1) * kStripTiles;
+      return {true, i, j, min(kStripTiles, n - i)};
+    }
+    index -= here;
   }
-  return tile;
+  const int per_column = (n + kStripTiles - 1) / kStripTiles;
+  const int i = index % per_column * kStripTiles;
+  return {false, i, index / per_column, min(kStripTiles, n - i)};
 }
 
-// sum = decay * sum + sum_s c_s left_s right_s'. Lane s < 16 brings c_s; left(s) and right(s) point
-// at sixteen channels of row s. Elements above the diagonal of H_kk, which its diagonal blocks hold
-// too, get the bits of those below.
-template <class Left, class Right>
-__device__ __forceinline__ void UpdateTile(const MesaTile& tile, bool sealed, float decay,
-                                           float coefficient, const Left& left, const Right& right,
-                                           float (&sum)[8] PACKRAT_CALLER) {
-  const int row = Lane() / 2, column = Lane() % 2 * 8;
-  const bool diagonal = tile.hkk && tile.i == tile.j;
+// Column e of a lane's eight: vectors of 16 bytes of S in turn with the neighbour's, so that a
+// warp's stores fill whole sectors.
+template <class S>
+__device__ __forceinline__ int StripColumn(int e) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(S));
+  return e / kVector * 2 * kVector + Lane() % 2 * kVector + e % kVector;
+}
+// A lane's columns of a tile's row in the state.
+__device__ __forceinline__ void LoadColumns(const float* row, float (&out)[8]) {
+  Load4(row + StripColumn<float>(0), out);
+  Load4(row + StripColumn<float>(4), out + 4);
+}
+__device__ __forceinline__ void LoadColumns(const BFloat16* row, float (&out)[8]) {
+  Load8(row + StripColumn<BFloat16>(0), out);
+}
+__device__ __forceinline__ void StoreColumns(const float (&v)[8], float* row) {
+  *reinterpret_cast<float4*>(row + StripColumn<float>(0)) = make_float4(v[0], v[1], v[2], v[3]);
+  *reinterpret_cast<float4*>(row + StripColumn<float>(4)) = make_float4(v[4], v[5], v[6], v[7]);
+}
+__device__ __forceinline__ void StoreColumns(const float (&v)[8], BFloat16* row) {
+  Store8(v, row + StripColumn<BFloat16>(0));
+}
+// Where the lane's row of a strip's tile begins in a head's state.
+__device__ __forceinline__ int StripRow(const MesaStrip& strip, int tile, int stored) {
+  const int n = stored / 16, i = strip.i + tile, row = Lane() / 2;
+  return strip.hkk ? (i * (i + 1) / 2 + strip.j) * 256 + row * 16
+                   : n * (n + 1) / 2 * 256 + (i * 16 + row) * stored + strip.j * 16;
+}
+
+// What sealing needs of sixteen tokens. Rows begin at the strip's first channels.
+struct MesaSealing {
+  float decay;
+  const float* coefficients;  // (16), in shared memory.
+  const float *left, *right;
+  int left_stride, right_stride;
+};
+
+// sum = decay * sum + sum_s c_s left_s right_s'. Elements above the diagonal of H_kk, which its
+// diagonal tiles hold too, get the bits of those below. Tiles that the strip has not got are like
+// its last one, as a branch would part the multiply-adds. The rows of kTogether tokens are read
+// together.
+template <class S, int kTogether, int kTiles, bool kDiagonal>
+__device__ __forceinline__ void UpdateTiles(const MesaStrip& strip, bool sealed,
+                                            const MesaSealing& x, float (&sum)[kStripTiles][8]) {
+  const int row = Lane() / 2;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) sum[j] = sealed ? sum[j] * decay : 0.0f;
-#pragma unroll 4
+  for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) sum[t][j] = sealed ? sum[t][j] * x.decay : 0.0f;
+  }
+#pragma unroll kTogether
   for (int s = 0; s < kBlockTokens; ++s) {
-    const float c = __shfl_sync(kAllLanes, coefficient, s);
-    const float l = left(s)[row];
+    const float c = x.coefficients[s];
+    const float* right = x.right + s * x.right_stride;
     float r[8];
-    Load8(right(s) + column, r);
-    if (!diagonal) {
+    Load4(right + StripColumn<S>(0), r);
+    Load4(right + StripColumn<S>(4), r + 4);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) sum[j] = fmaf(c * l, r[j], sum[j]);
-    } else {
+    for (int t = 0; t < kTiles; ++t) {
+      const float l = x.left[s * x.left_stride + min(t, strip.tiles - 1) * 16 + row];
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        sum[j] = column + j > row ? fmaf(c * r[j], l, sum[j]) : fmaf(c * l, r[j], sum[j]);
+        const bool above = kDiagonal && t == 0 && StripColumn<S>(j) > row;
+        sum[t][j] = above ? fmaf(c * r[j], l, sum[t][j]) : fmaf(c * l, r[j], sum[t][j]);
       }
     }
+  }
+}
+template <class S, int kTogether>
+__device__ __forceinline__ void UpdateStrip(const MesaStrip& strip, bool sealed,
+                                            const MesaSealing& x, float (&sum)[kStripTiles][8]) {
+  if (strip.diagonal()) {
+    UpdateTiles<S, kTogether, 2, true>(strip, sealed, x, sum);
+  } else {
+    UpdateTiles<S, kTogether, kStripTiles, false>(strip, sealed, x, sum);
   }
 }
 

@@ -14,6 +14,7 @@ constexpr size_t kMaxBlocks = 64;  // For each part.
 // Blocks: (groups of a part's vectors, parts). Every block takes each gridDim.x-th group.
 __global__ void __launch_bounds__(kThreads)
     CopyPagePartsKernel(PageParts from, PageParts to, size_t vectors) {
+  AwaitPrevious();
   const size_t part = blockIdx.y;
   const auto* source = reinterpret_cast<const uint4*>(from.base + part * from.stride);
   auto* target = reinterpret_cast<uint4*>(to.base + part * to.stride);

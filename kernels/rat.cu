@@ -46,19 +46,13 @@ struct RatRows {
         key(head * padded),
         value((s.num_heads + head) * padded) {}
   __device__ __forceinline__ T* Page(int chunk) const {
-    return reinterpret_cast<T*>(base +
-                                static_cast<size_t>(__ldg(table + ring(chunk))) * page_bytes);
+    return reinterpret_cast<T*>(base + static_cast<size_t>(table[ring(chunk)]) * page_bytes);
   }
   // A key (part 0) or a value (1) of a finished chunk.
   __device__ __forceinline__ const T* Row(int chunk, int part) const {
     return Page(chunk) + (part == 0 ? key : value);
   }
 };
-
-template <class T>
-__device__ __forceinline__ float Read(const T* p) {
-  return ToFloat(__ldg(p));
-}
 
 // Two channels of a head, i and i + half, of the running chunk: before rotation.
 struct RunningPair {
@@ -71,9 +65,9 @@ struct RunningPair {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int d = i + j * half;
-      const float gate = Sigmoid(Read(row.g + d) + gate_bias[d]), rest = 1.0f - gate;
-      key[j] = fmaf(gate, key[j], rest * Read(row.k + d));
-      value[j] = fmaf(gate, value[j], rest * Read(row.v + d));
+      const float gate = Sigmoid(ToFloat(row.g[d]) + gate_bias[d]), rest = 1.0f - gate;
+      key[j] = fmaf(gate, key[j], rest * ToFloat(row.k[d]));
+      value[j] = fmaf(gate, value[j], rest * ToFloat(row.v[d]));
     }
   }
 };
@@ -103,7 +97,7 @@ __device__ __forceinline__ void FillQueries(const RatShape& s, const RatOperands
                                             int head, const AttendTile& tile, int n) {
   gpu::FillQueries<L, kAhead>(
       tile, n, s.head_dim, s.head_dim,
-      [&](int i, int d) { return Read(RatRow<T>(s, x, token + i, head).q + d); },
+      [&](int i, int d) { return ToFloat(RatRow<T>(s, x, token + i, head).q[d]); },
       [&](int i) { return x.rope + static_cast<size_t>(token + i) * s.head_dim; });
 }
 
@@ -156,6 +150,7 @@ template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
     RatDecodeKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
                     RatOperands x, const AttendItem* work, AttendScratch scratch, float scale) {
+  AwaitPrevious();
   const AttendItem item = work[blockIdx.y];
   if (item.workers == 0) return;
   const BatchSpan span = batch.spans[item.span];
@@ -181,14 +176,14 @@ __global__ void __launch_bounds__(kAttendThreads, DecodeBlocks<T, L>())
   if (workers == 1) {
     FinishQueries<L, 1>(
         tile, 1, dim, scale, [&](int, int channel, float* out) { Load8(tile.own + channel, out); },
-        [&](int, int d) { return make_float2(tile.own[L::kChannels + d], Read(row.z + d)); },
+        [&](int, int d) { return make_float2(tile.own[L::kChannels + d], ToFloat(row.z[d])); },
         [&](int, int d, float y, float z) { StoreGated<T>(shape, x, token, head, d, y, z); });
     return;
   }
   if (worker == 0) StoreOwnPartial<L>(tile, 1, runs.count, scale, partials);
   if (!ArrivesLast(scratch.Ticket(item, head), workers, tile.flag)) return;
   JoinPartials<L>(tile, 1, dim, runs.count, partials, [&](int, int d, float y) {
-    StoreGated<T>(shape, x, token, head, d, y, Read(row.z + d));
+    StoreGated<T>(shape, x, token, head, d, y, ToFloat(row.z[d]));
   });
 }
 
@@ -199,6 +194,7 @@ template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     RatStateKernel(RatShape shape, BatchView batch, StatePages pages, StateParts tails,
                    RatOperands x, float* running) {
+  AwaitPrevious();
   const int span_index = batch.token_span[blockIdx.x];
   if (span_index < 0) return;
   const BatchSpan span = batch.spans[span_index];
@@ -257,6 +253,7 @@ template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
     RatPromptKernel(RatShape shape, BatchView batch, StatePages pages, RatOperands x,
                     const float* running, float scale) {
+  AwaitPrevious();
   const int head = blockIdx.y, dim = shape.head_dim, padded = PadTo16(dim);
   const int tile_begin = blockIdx.x * L::kTile;
   const int tile_end = min(tile_begin + L::kTile, batch.num_tokens);
@@ -292,7 +289,8 @@ __global__ void __launch_bounds__(kAttendThreads, sizeof(T) == 2 ? 3 : 2)
           if (channel < padded) Load8(own(i) + channel, out);
         },
         [&](int i, int d) {
-          return make_float2(own(i)[padded + d], Read(RatRow<T>(shape, x, token + i, head).z + d));
+          return make_float2(own(i)[padded + d],
+                             ToFloat(RatRow<T>(shape, x, token + i, head).z[d]));
         },
         [&](int i, int d, float y, float z) { StoreGated<T>(shape, x, token + i, head, d, y, z); });
   }

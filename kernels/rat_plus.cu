@@ -18,6 +18,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     RatPlusAverageKernel(RatPlusShape shape, BatchView batch, StateParts tails, RatPlusOperands x) {
+  AwaitPrevious();
   constexpr int kAhead = 8;  // Loads that are under way at once.
   const BatchSpan span = batch.spans[blockIdx.x];
   const int d = blockIdx.y * kAttendThreads + threadIdx.x, width = shape.width();
@@ -86,8 +87,7 @@ struct HeadRows {
   }
   // Rows of the key; those of the value are further on: value_at() of an entry, padded of Piece().
   __device__ __forceinline__ T* Page(int page) const {
-    return reinterpret_cast<T*>(pages +
-                                static_cast<size_t>(__ldg(table + page_ring(page))) * page_bytes) +
+    return reinterpret_cast<T*>(pages + static_cast<size_t>(table[page_ring(page)]) * page_bytes) +
            head * padded;
   }
   __device__ __forceinline__ T* Sink(int s) const {
@@ -116,6 +116,7 @@ template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     RatPlusFileKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                       AttentionOperands x, T* piece) {
+  AwaitPrevious();
   const int token = blockIdx.x, span_index = batch.token_span[token];
   if (span_index < 0) return;
   const int dim = shape.head_dim, half = dim / 2, padded = PadTo16(dim), pairs = padded / 2;
@@ -192,9 +193,8 @@ __device__ __forceinline__ void AttendRanges(const HeadRows<T>& rows, const Atte
           FillQueries<L, kQ>(
               tile, n, dim, dim,
               [&](int i, int d) {
-                return ToFloat(__ldg(static_cast<const T*>(x.q) +
-                                     static_cast<size_t>(token + i) * x.stride + rows.head * dim +
-                                     d));
+                return ToFloat(static_cast<const T*>(
+                    x.q)[static_cast<size_t>(token + i) * x.stride + rows.head * dim + d]);
               },
               [&](int i) { return x.rope + static_cast<size_t>(token + i) * dim; });
           prepare();
@@ -220,6 +220,7 @@ __global__ void __launch_bounds__(kAttendThreads,
     RatPlusDecodeKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                         AttentionOperands x, T* piece, const AttendItem* work,
                         AttendScratch scratch, float scale) {
+  AwaitPrevious();
   const AttendItem item = work[blockIdx.y];
   if (item.workers == 0) return;
   const int head = blockIdx.x, dim = shape.head_dim;
@@ -260,6 +261,7 @@ template <class T, class L>
 __global__ void __launch_bounds__(kAttendThreads, L::kTensor ? 3 : 2)
     RatPlusPromptKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                         AttentionOperands x, T* piece, float scale) {
+  AwaitPrevious();
   const int head = blockIdx.y, tile_begin = blockIdx.x * L::kTile;
   const int tile_end = min(tile_begin + L::kTile, batch.num_tokens);
   const AttendTile tile(L(), SharedMemory(), L::kTile, 4, 0);
@@ -291,6 +293,7 @@ template <class T>
 __global__ void __launch_bounds__(kAttendThreads)
     RatPlusStoreKernel(RatPlusShape shape, BatchView batch, StatePages pages, StateParts tails,
                        T* piece) {
+  AwaitPrevious();
   const int token = blockIdx.x, span_index = batch.token_span[token];
   if (span_index < 0) return;
   const int padded = PadTo16(shape.head_dim), eights = padded / 8;

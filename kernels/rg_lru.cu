@@ -21,6 +21,7 @@ struct LruArguments {
 
 // Blocks: (groups of tokens; heads times groups of output channels).
 __global__ void __launch_bounds__(kThreads) RgLruGatesKernel(LruArguments a) {
+  AwaitPrevious();
   const int dim = a.shape.head_dim, groups = (dim + kThreads - 1) / kThreads;
   const int head = blockIdx.y / groups;
   const int j = static_cast<int>(blockIdx.y) % groups * kThreads + threadIdx.x;
@@ -59,6 +60,7 @@ __global__ void __launch_bounds__(kThreads) RgLruGatesKernel(LruArguments a) {
 
 // Blocks: (groups of channels, spans).
 __global__ void __launch_bounds__(kThreads) RgLruScanKernel(LruArguments a) {
+  AwaitPrevious();
   const int channel = blockIdx.x * kThreads + threadIdx.x;
   const BatchSpan& span = a.batch.spans[blockIdx.y];
   if (span.num_tokens == 0 || channel >= a.shape.width()) return;

@@ -9,7 +9,6 @@
 #include "absl/status/status.h"
 #include "kernels/batch.h"
 #include "kernels/context.h"
-#include "kernels/gpu.h"
 
 namespace packrat {
 
@@ -49,12 +48,14 @@ std::vector<double> RopeFrequencies(double base, int head_dim, const RopeScaling
 absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
                       double factor, float* rope, KernelContext* context);
 
-namespace gpu {
-
-absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim, int divisor,
-                      double factor, float* rope, CudaStream stream);
-
-}  // namespace gpu
+// The same as data: what it is filled with, and where. On a GPU Embed() fills them
+// (kernels/elementwise.h).
+struct RopeTable {
+  double* frequencies = nullptr;
+  float* rows = nullptr;
+  int head_dim = 0, divisor = 1;
+  double factor = 1.0;
+};
 
 // Rotates one head in place or to `out`. cos_sin: a row of FillRope().
 inline void Rotate(const float* x, const float* cos_sin, int head_dim, float* out) {

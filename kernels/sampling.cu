@@ -261,6 +261,7 @@ __device__ __forceinline__ void Logprobs(const Row& row, U64 weights, int chosen
 
 __global__ void __launch_bounds__(kThreads, 2)
     SampleKernel(const std::byte* packed, int vocab_stride, float* logits, SampledToken* sampled) {
+  AwaitPrevious();
   auto* s = reinterpret_cast<Shared*>(SharedMemory());
   const PackedRow& p = reinterpret_cast<const PackedRow*>(packed)[blockIdx.x];
   if (p.num_ids == 0) return;

@@ -94,8 +94,16 @@ absl::Status CpuDevice::Write(const void* from, size_t bytes, void* to) const {
   return absl::OkStatus();
 }
 
-absl::Status CpuDevice::Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
-                              float* x) {
+absl::Status CpuDevice::Begin(const BatchView& batch, const Weight& embedding,
+                              const int32_t* tokens, float scale, float* x, SpanTotals* totals) {
+  std::fill_n(totals, batch.num_spans, SpanTotals());
+  for (int i = 0; i < num_ropes(); ++i) {
+    const RopeTable& rope = rope_tables()[i];
+    absl::Status status = FillRope(batch, rope.frequencies, rope.head_dim, rope.divisor,
+                                   rope.factor, rope.rows, context_.get());
+    if (!status.ok()) return status;
+  }
+  const int rows = batch.num_tokens;
   const auto* matrix = static_cast<const PackedMatrix*>(embedding.data);
   // A row is spread over as many cache lines as it has pairs of values, so threads share the wait.
   constexpr int kRows = 8;  // Per task.

@@ -87,8 +87,8 @@ class CpuDevice : public Device {
   int Plan(const MesaShape& s) override { return PlanThreads(MesaScratchFloats(s.head_dim)); }
   int Plan(const GatedDeltaShape& s) override { return PlanThreads(GatedDeltaScratchFloats(s)); }
   int Plan(const Mamba2Shape& s) override { return PlanThreads(Mamba2ScratchFloats(s)); }
-  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
-                     float* x) override;
+  absl::Status Begin(const BatchView& batch, const Weight& embedding, const int32_t* tokens,
+                     float scale, float* x, SpanTotals* totals) override;
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status MultiplyNormed(const Normed& h, int rows,
                               absl::Span<const Product> products) override;
@@ -182,10 +182,6 @@ class CpuDevice : public Device {
  protected:
   void CarveScratch(Carver*) override {}
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
-  absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                        int divisor, double factor, float* rope) override {
-    return packrat::FillRope(batch, frequencies, head_dim, divisor, factor, rope, context_.get());
-  }
 
  private:
   static size_t Packed(int rows, int widest) { return static_cast<size_t>(rows) * widest; }

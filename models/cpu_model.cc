@@ -52,6 +52,7 @@ class CpuModel : public HostModel {
     const absl::Status status = device_.FillTables();
     PACKRAT_CHECK(status.ok());
     spans_.resize(limits_.spans);
+    totals_.resize(limits_.spans);
     first_rows_.resize(limits_.spans);
     rows_.resize(limits_.rows);
     page_tables_.assign(layout_.page_classes.size(), std::vector<PageTable>(limits_.spans));
@@ -96,11 +97,12 @@ class CpuModel : public HostModel {
     CheckBatch(batch, sizes);
     const BatchView view = View(batch, sizes);
     absl::Status status = stack_.Forward(
-        {view, dials_, batch.tokens, rows_.data(), sizes.rows, state, tables_}, options_.observe);
+        {view, dials_, batch.tokens, rows_.data(), sizes.rows, state, tables_, totals_.data()},
+        options_.observe);
     if (!status.ok()) return status;
     device_.pool()->Run(batch.num_spans, [&](int64_t i, int) {
       const size_t vocab = config_.vocab_size;
-      stats[i] = SpanStats(stack_.totals()[i]);
+      stats[i] = SpanStats(totals_[i]);
       stats[i].finite &=
           AllFinite(stack_.logits() + first_rows_[i] * vocab, batch.spans[i].num_logits * vocab);
     });
@@ -176,6 +178,7 @@ class CpuModel : public HostModel {
   std::vector<BatchSpan> spans_;
   std::vector<std::vector<BatchSpan>> dial_spans_;  // Where there are several: (dials, spans).
   std::vector<BatchView> dials_;
+  std::vector<SpanTotals> totals_;
   std::vector<size_t> first_rows_;                   // Of each span's logits.
   std::vector<int32_t> rows_;                        // Tokens whose logits are wanted.
   std::vector<std::vector<PageTable>> page_tables_;  // Per page class: (spans).

@@ -56,40 +56,39 @@ const float* DeviceWeights::Taps(const std::vector<std::string>& names, int chan
 int Device::PlanRope(double base, int head_dim, int divisor, const RopeScaling& scaling) {
   for (size_t i = 0; i < ropes_.size(); ++i) {
     const Rope& r = ropes_[i];
-    if (r.base == base && r.head_dim == head_dim && r.divisor == divisor && r.scaling == scaling) {
+    if (r.base == base && r.table.head_dim == head_dim && r.table.divisor == divisor &&
+        r.scaling == scaling) {
       return static_cast<int>(i);
     }
   }
-  ropes_.push_back({base, head_dim, divisor, scaling});
-  return static_cast<int>(ropes_.size()) - 1;
+  Rope rope = {base, scaling};
+  rope.table.head_dim = head_dim;
+  rope.table.divisor = divisor;
+  rope.table.factor = scaling.attention_factor;
+  ropes_.push_back(rope);
+  return num_ropes() - 1;
 }
 
 void Device::Carve(int max_tokens, Carver* carver) {
+  rope_tables_ = carver->Take<RopeTable>(ropes_.size());
   for (Rope& r : ropes_) {
-    r.frequencies = carver->Take<double>(r.head_dim / 2);
-    r.rows = carver->Take<float>(static_cast<size_t>(max_tokens) * r.head_dim);
+    const int head_dim = r.table.head_dim;
+    r.table.frequencies = carver->Take<double>(head_dim / 2);
+    r.table.rows = carver->Take<float>(static_cast<size_t>(max_tokens) * head_dim);
   }
   CarveScratch(carver);
 }
 
 absl::Status Device::FillTables() const {
-  for (const Rope& r : ropes_) {
-    const std::vector<double> frequencies = RopeFrequencies(r.base, r.head_dim, r.scaling);
+  for (size_t i = 0; i < ropes_.size(); ++i) {
+    const Rope& r = ropes_[i];
+    const std::vector<double> frequencies = RopeFrequencies(r.base, r.table.head_dim, r.scaling);
     absl::Status status =
-        Write(frequencies.data(), frequencies.size() * sizeof(double), r.frequencies);
+        Write(frequencies.data(), frequencies.size() * sizeof(double), r.table.frequencies);
+    if (status.ok()) status = Write(&r.table, sizeof r.table, rope_tables_ + i);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
-}
-
-absl::Status Device::Begin(const BatchView& batch, SpanTotals* totals) {
-  absl::Status status = Clear(totals, batch.num_spans * sizeof(SpanTotals));
-  for (size_t i = 0; i < ropes_.size() && status.ok(); ++i) {
-    const Rope& r = ropes_[i];
-    status =
-        FillRope(batch, r.frequencies, r.head_dim, r.divisor, r.scaling.attention_factor, r.rows);
-  }
-  return status;
 }
 
 absl::Status Device::MultiplyNormed(const Normed& h, int rows, absl::Span<const Product> products) {

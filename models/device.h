@@ -201,13 +201,12 @@ class Device {
   void Carve(int max_tokens, Carver* carver);
   absl::Status FillTables() const;
 
-  // Before a step: clears `totals`, and fills the rotary tables for the batch's tokens.
-  absl::Status Begin(const BatchView& batch, SpanTotals* totals);
-  const float* rope(int table) const { return ropes_[table].rows; }
+  // A step begins: fills the rotary tables for the batch's tokens, clears `totals`, and sets x
+  // (tokens, in) = scale * the tokens' rows of the embedding.
+  virtual absl::Status Begin(const BatchView& batch, const Weight& embedding, const int32_t* tokens,
+                             float scale, float* x, SpanTotals* totals) = 0;
+  const float* rope(int table) const { return ropes_[table].table.rows; }
 
-  // x (rows, in) = scale * rows of the embedding.
-  virtual absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
-                             float* x) = 0;
   // Products of one x (rows, in). At most four.
   virtual absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) = 0;
   // The same of x = h.
@@ -266,19 +265,18 @@ class Device {
   Device(DType type, DType state_type) : type_(type), state_type_(state_type) {}
   virtual void CarveScratch(Carver* carver) = 0;
   virtual absl::Status Write(const void* from, size_t bytes, void* to) const = 0;
-  virtual absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                                int divisor, double factor, float* rope) = 0;
+  const RopeTable* rope_tables() const { return rope_tables_; }  // (num_ropes()), on the device.
+  int num_ropes() const { return static_cast<int>(ropes_.size()); }
 
  private:
   struct Rope {
     double base;
-    int head_dim, divisor;
     RopeScaling scaling;
-    double* frequencies = nullptr;  // (head_dim / 2)
-    float* rows = nullptr;          // (tokens, head_dim)
+    RopeTable table;  // frequencies: (head_dim / 2); rows: (tokens, head_dim)
   };
   const DType type_, state_type_;
   std::vector<Rope> ropes_;
+  RopeTable* rope_tables_ = nullptr;
 };
 
 }  // namespace packrat

@@ -89,7 +89,6 @@ size_t LayerStack::Carve(const Limits& limits, std::byte* base) {
   }
   activations_ = carver.Take<std::byte>(tokens * per_token + kActivationSlack);
   logits_ = carver.Take<float>(size_t{1} * limits.rows * config_.vocab_size);
-  totals_ = carver.Take<SpanTotals>(limits.spans);
   device_->Carve(limits.tokens, &carver);
   return carver.used();
 }
@@ -97,15 +96,14 @@ size_t LayerStack::Carve(const Limits& limits, std::byte* base) {
 absl::Status LayerStack::Forward(const Input& input, const ActivationObserver& observe) {
   const BatchView& batch = input.batch;
   const int d = config_.hidden_size;
-  absl::Status status = device_->Begin(batch, totals_);
-  if (!status.ok()) return status;
-  status = device_->Embed(embedding_, input.tokens, batch.num_tokens, config_.embedding_scale, x_);
+  absl::Status status =
+      device_->Begin(batch, embedding_, input.tokens, config_.embedding_scale, x_, input.totals);
   if (status.ok()) status = Observe(input, observe, 0);
   for (size_t i = 0; i < sublayers_.size() && status.ok(); ++i) {
     status = Run(sublayers_[i], input);
     if (status.ok()) status = Observe(input, observe, static_cast<int>(i) + 1);
   }
-  if (status.ok()) status = device_->CheckFinite(batch, x_, d, totals_);
+  if (status.ok()) status = device_->CheckFinite(batch, x_, d, input.totals);
   if (!status.ok() || input.num_rows == 0) return status;
   status = device_->Norm(x_, input.rows, input.num_rows, d, final_norm_, config_.norm_eps, h_[0]);
   if (!status.ok()) return status;
@@ -169,7 +167,7 @@ Step LayerStack::StepOf(const Input& input, const BatchView& batch, int mixer, i
           pages,
           {input.memory.slots + state.slot_offset, layout_.slot_bytes},
           {input.memory.tails + state.tail_offset, layout_.tail_stride},
-          totals_,
+          input.totals,
           activations_};
 }
 

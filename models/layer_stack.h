@@ -39,12 +39,12 @@ class LayerStack {
     int num_rows;           // Of them.
     const StateMemory& memory;
     const std::vector<const PageTable*>& tables;  // One per page class: (spans)
+    SpanTotals* totals;                           // (spans)
   };
-  // Writes logits() and totals(). `observe` may be empty.
+  // Writes logits() and input.totals. `observe` may be empty.
   absl::Status Forward(const Input& input, const ActivationObserver& observe);
 
-  float* logits() const { return logits_; }       // (rows, vocab_size)
-  SpanTotals* totals() const { return totals_; }  // (spans)
+  float* logits() const { return logits_; }  // (rows, vocab_size)
 
  private:
   // A Sublayer, loaded.
@@ -75,7 +75,6 @@ class LayerStack {
   float* before_norm_ = nullptr;            // What a sublayer adds, where its norm comes after.
   std::vector<std::byte*> h_;               // Inputs of the mixers of a sublayer.
   std::byte* activations_ = nullptr;
-  SpanTotals* totals_ = nullptr;
   std::vector<Step> dials_;  // Step::dials of the mixer at work.
 };
 

@@ -13,7 +13,8 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& dir,
   auto backend = CudaBackend();
   if (!backend.ok()) return absl::FailedPreconditionError(backend.status().message());
   return (*backend)->load_model(
-      dir, options.model, {options.deterministic, options.state_type, true, options.progress});
+      dir, options.model,
+      {options.deterministic, options.state_type, options.overlap_kernels, true, options.progress});
 }
 
 absl::Status GpuUsable() {

@@ -22,6 +22,7 @@ struct LoadOptions {
   DeviceKind device = DeviceKind::kAuto;
   // For GPUs; the CPU always does as with `deterministic` and float32.
   bool deterministic = false;      // One order of additions for every batch size.
+  bool overlap_kernels = false;    // GpuOptions::overlap_kernels.
   DType state_type = DType::kF32;  // Of Mesa's and gated delta's sealed matrices; or kBF16.
   // Called on a GPU, and on the CPU if it quantises.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;

@@ -76,6 +76,11 @@ ABSL_FLAG(
 ABSL_FLAG(bool, deterministic, false,
           "On a GPU: one order of additions for every batch size, so that an answer is the same "
           "alone and in company; costs speed. The CPU always answers so.");
+ABSL_FLAG(
+    bool, overlap_kernels, false,
+    "On a GPU of compute capability 9.0 or more: while decoding, a kernel begins before the one "
+    "before it has ended, and waits for it by itself (CUDA: programmatic dependent launch). The "
+    "same answers. It has not run on a device yet: see docs/gpu.md.");
 ABSL_FLAG(std::string, state_type, "float32",
           "On a GPU, how the matrices in the state of Mesa and gated delta layers are stored: "
           "float32, or bfloat16, which halves their memory and loses some precision.");
@@ -260,6 +265,7 @@ ServerOptions OptionsFromCommandLine(int argc, char** argv, const std::string& p
   options.threads = absl::GetFlag(FLAGS_threads);
   options.device = absl::GetFlag(FLAGS_device);
   options.deterministic = absl::GetFlag(FLAGS_deterministic);
+  options.overlap_kernels = absl::GetFlag(FLAGS_overlap_kernels);
   options.state_type = absl::GetFlag(FLAGS_state_type);
   options.cpu_target = absl::GetFlag(FLAGS_cpu_target);
   options.activations = absl::GetFlag(FLAGS_activations);

@@ -54,6 +54,7 @@ LoadOptions ToLoadOptions(const ServerOptions& options, Logger* log) {
                 : options.device == "cuda" ? DeviceKind::kCuda
                                            : DeviceKind::kAuto;
   load.deterministic = options.deterministic;
+  load.overlap_kernels = options.overlap_kernels;
   load.state_type = options.state_type == "bfloat16" ? DType::kBF16 : DType::kF32;
   load.progress = [log, tenths = 0](size_t done, size_t total) mutable {
     const int now = static_cast<int>(10 * done / total);

@@ -36,6 +36,7 @@ struct ServerOptions {
   int threads = 0;                      // Of the model; 0: one per CPU it may use. Range [0, 1024].
   std::string device = "auto";          // auto, cpu, cuda.
   bool deterministic = false;           // On a GPU: equal bits alone and in company.
+  bool overlap_kernels = false;         // On a GPU, while decoding.
   std::string state_type = "float32";   // Of matrices, on a GPU: float32, bfloat16.
   std::string cpu_target = "auto";      // auto, sse4, avx2, avx512, amx.
   std::string activations = "auto";     // On the CPU: auto, float32, bfloat16.

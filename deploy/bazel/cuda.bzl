@@ -2,10 +2,28 @@
 
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 
-# Machine code for Ampere, Hopper and both kinds of Blackwell, and PTX that drivers compile for what comes after.
-# All of it from one PTX: no kernel uses what only newer ones have, and the compiler's front end runs once.
+# Machine code for Ampere, Hopper and both kinds of Blackwell, and PTX that drivers compile for what comes after. From
+# two PTX: from Hopper on kernels may begin before those before them have ended (kernels/device.cuh).
 # --define=PACKRAT_GPU=sm_90: for that one alone.
 _ARCHITECTURES = "sm_80,sm_90,sm_100,sm_120"
+_HOPPER = 90
+
+def _code(architectures):
+    """{number of a PTX: what nvcc is to make of it}.
+
+    The second PTX itself is kept. The first is not: what drivers made of it for newer devices would not wait."""
+    code = {}
+    for arch in architectures:
+        code.setdefault(_HOPPER if int(arch[3:]) >= _HOPPER else 80, []).append(arch)
+    if _HOPPER in code:
+        code[_HOPPER].append("compute_%d" % _HOPPER)
+    return code
+
+def _kept(code, arch):
+    """How the name of the machine code for `arch` ends among what nvcc keeps."""
+    ptx = [number for number, made in code.items() if arch in made][0]
+    names = ([] if len(code) == 1 else ["compute_%d" % ptx]) + ([] if code[ptx] == [arch] else [arch])
+    return "".join(["." + name for name in names + ["cubin"]])
 
 _FOUND = """
 cc_library(
@@ -54,14 +72,15 @@ def _cuda_library_impl(ctx):
     )
     deps = cc_common.merge_cc_infos(cc_infos = [d[CcInfo] for d in ctx.attr.deps])
     context = deps.compilation_context
-    architectures = ctx.var.get("PACKRAT_GPU", _ARCHITECTURES)
+    architectures = ctx.var.get("PACKRAT_GPU", _ARCHITECTURES).split(",")
+    code = _code(architectures)
     objects = []
     cubins = []
     for src in ctx.files.srcs:
         object_file = ctx.actions.declare_file("_objs/%s/%s.pic.o" % (ctx.label.name, src.basename))
         of_src = [
             ctx.actions.declare_file("_objs/%s/%s.%s.cubin" % (ctx.label.name, src.basename[:-3], arch))
-            for arch in architectures.split(",")
+            for arch in architectures
         ]
         args = ctx.actions.args()
         args.add_all(["-x", "cu", "-c", src, "-o", object_file, "-std=c++17", "-O3", "-DNDEBUG"])
@@ -69,15 +88,22 @@ def _cuda_library_impl(ctx):
 
         # The kernels say fmaf() where they mean one rounding.
         args.add_all(["-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", "-I."])
-        args.add("-gencode=arch=compute_80,code=[%s,compute_80]" % architectures)
+        args.add_all(["-gencode=arch=compute_%d,code=[%s]" % (ptx, ",".join(made)) for ptx, made in code.items()])
         args.add_all(["--keep", "--keep-dir", object_file.dirname])
         args.add_all(context.defines, format_each = "-D%s")
         args.add_all(context.includes, format_each = "-I%s")
         args.add_all(context.system_includes, before_each = "-isystem")
         args.add_all(context.quote_includes, before_each = "-I")
-        ctx.actions.run(
-            executable = ctx.attr.nvcc,
-            arguments = [args],
+
+        stem = object_file.dirname + "/" + src.basename[:-3]
+        command = '"$@"' + "".join([
+            " && mv %s%s %s.%s.cubin" % (stem, _kept(code, arch), stem, arch)
+            for arch in architectures
+            if _kept(code, arch) != ".%s.cubin" % arch
+        ])
+        ctx.actions.run_shell(
+            command = command,
+            arguments = [ctx.attr.nvcc, args],
             inputs = depset([src] + ctx.files.hdrs, transitive = [context.headers, cc.all_files]),
             outputs = [object_file] + of_src,
             mnemonic = "CudaCompile",

@@ -12,14 +12,15 @@
 namespace packrat::gpu {
 
 GpuDevice::~GpuDevice() {
-  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  if (stream_.stream != nullptr) cudaStreamDestroy(stream_);
 }
 
 absl::Status GpuDevice::Open(bool deterministic) {
   auto matmul = MatMul::Create({deterministic});
   if (!matmul.ok()) return matmul.status();
   matmul_ = *std::move(matmul);
-  return CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  return CudaStatus(cudaStreamCreateWithFlags(&stream_.stream, cudaStreamNonBlocking),
+                    "making a stream");
 }
 
 int GpuDevice::PlanFor(const std::string& region, size_t bytes, const AttendKind* kind,
@@ -96,10 +97,6 @@ int GpuDevice::Plan(const Mamba2Shape& s) {
 
 void GpuDevice::CarveScratch(Carver* carver) {
   for (Region& region : regions_) region.memory = carver->Take<std::byte>(region.bytes);
-}
-
-absl::Status GpuDevice::Clear(void* to, size_t bytes) {
-  return CudaStatus(cudaMemsetAsync(to, 0, bytes, stream_), "clearing memory");
 }
 
 absl::Status GpuDevice::Write(const void* from, size_t bytes, void* to) const {

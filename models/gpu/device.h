@@ -29,11 +29,16 @@ class GpuDevice : public Device {
 
   // Makes the stream and the library's handle, before anything runs.
   absl::Status Open(bool deterministic);
-  CudaStream stream() const { return stream_; }
+  // For copies, and for kernels that do not overlap.
+  CudaStream stream() const { return stream_.stream; }
+  // For the kernels of a step.
+  CudaStream step_stream() const { return stream_; }
+  // Whether the kernels of the next step overlap, but for Begin()'s, before which is a copy.
+  void SetOverlap(bool overlap) { stream_.overlap = overlap; }
   size_t workspace_bytes() const { return matmul_->workspace_bytes(); }
   // The kinds of BatchView::attend_lists, by which the planned mixers decode.
   const std::vector<AttendKind>& attend_kinds() const { return attend_kinds_; }
-  // Where Embed() finds a SampledInRow().
+  // Where Begin() finds a SampledInRow().
   void SetSampled(const SampledToken* sampled) { sampled_ = sampled; }
 
   int Plan(const RatShape& shape) override;
@@ -42,10 +47,10 @@ class GpuDevice : public Device {
   int Plan(const MesaShape& shape) override;
   int Plan(const GatedDeltaShape& shape) override;
   int Plan(const Mamba2Shape& shape) override;
-  absl::Status Embed(const Weight& embedding, const int32_t* tokens, int rows, float scale,
-                     float* x) override {
-    return gpu::Embed(embedding.data, embedding.type, tokens, sampled_, rows, embedding.in, scale,
-                      x, stream_);
+  absl::Status Begin(const BatchView& batch, const Weight& embedding, const int32_t* tokens,
+                     float scale, float* x, SpanTotals* totals) override {
+    return Embed(embedding.data, embedding.type, tokens, sampled_, batch.num_tokens, embedding.in,
+                 scale, x, {batch, rope_tables(), num_ropes(), totals}, stream());
   }
   absl::Status Multiply(const void* x, int rows, absl::Span<const Product> products) override;
   absl::Status MultiplyNormed(const Normed& h, int rows,
@@ -134,16 +139,12 @@ class GpuDevice : public Device {
                            SpanTotals* totals) override {
     return gpu::CheckFinite(batch, x, n, totals, stream_);
   }
-  absl::Status Clear(void* to, size_t bytes) override;
+  absl::Status Clear(void* to, size_t bytes) override { return gpu::Clear(to, bytes, stream_); }
   absl::StatusOr<const float*> Read(const float* x, size_t n) override;
 
  protected:
   void CarveScratch(Carver* carver) override;
   absl::Status Write(const void* from, size_t bytes, void* to) const override;
-  absl::Status FillRope(const BatchView& batch, const double* frequencies, int head_dim,
-                        int divisor, double factor, float* rope) override {
-    return gpu::FillRope(batch, frequencies, head_dim, divisor, factor, rope, stream_);
-  }
 
  private:
   // Memory that kernels keep from launch to launch, a region for each kind and shape of mixer.
@@ -175,7 +176,7 @@ class GpuDevice : public Device {
   std::vector<Planned> plans_;
   std::vector<AttendKind> attend_kinds_;
   std::unique_ptr<MatMul> matmul_;
-  CudaStream stream_ = nullptr;
+  CudaStream stream_;
   const SampledToken* sampled_ = nullptr;
   std::vector<float> read_;
 };

@@ -7,10 +7,15 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace packrat::gpu {
 namespace {
+
+// For each row, of lists of sampling: those of ordinary requests, penalties over some hundred
+// tokens included.
+constexpr size_t kListBytes = 2048;
 
 // Sequences of a captured step: 1, 2, 4, 8, then eight sizes to each doubling.
 int RoundUpSpans(int n) {
@@ -68,28 +73,38 @@ StepSize SizeFor(const Batch& batch, const Limits& limits) {
   return size;
 }
 
-size_t DeviceBatch::Parts::Carve(std::byte* base, const DeviceBatch& batch) {
-  const Limits& limits = batch.limits_;
+size_t DeviceBatch::Parts::Carve(std::byte* base, const DeviceBatch& batch, const StepSize& size) {
   Carver carver(base);
   const size_t views = batch.views();
-  spans = carver.Take<BatchSpan>(views * limits.spans);
-  token_span = carver.Take<int32_t>(views * limits.tokens);
-  tokens = carver.Take<int32_t>(limits.tokens);
-  rows = carver.Take<int32_t>(limits.rows);
+  spans = carver.Take<BatchSpan>(views * size.spans);
+  token_span = carver.Take<int32_t>(views * size.tokens);
+  tokens = carver.Take<int32_t>(size.tokens);
+  rows = carver.Take<int32_t>(size.rows);
+  tables = carver.Take<PageTable>(batch.most_pages_.size() * size.spans);
   lists.clear();
-  for (size_t v = 0; v < views; ++v) {
+  for (size_t view = 0; view < views; ++view) {
     for (const AttendPlanner& planner : batch.planners_) {
-      const int items = AttendItems(planner.kind(), limits.spans, limits.context);
-      lists.push_back(batch.reads_[lists.size()] ? carver.Take<AttendItem>(items) : nullptr);
+      const bool read = batch.reads_[lists.size()] && Runs(size, view);
+      const int items = AttendItems(planner.kind(), size.spans, size.max_context);
+      lists.push_back(read ? carver.Take<AttendItem>(items) : nullptr);
     }
   }
-  tables = carver.Take<PageTable>(batch.strides_.size() * limits.spans);
-  pages.clear();
-  // Last, since they are long and a step uses little of them.
-  for (int stride : batch.strides_) {
-    pages.push_back(carver.Take<int32_t>(static_cast<size_t>(limits.spans) * stride));
-  }
+  sampling = carver.Take<std::byte>(0);
   return carver.used();
+}
+
+absl::StatusOr<DeviceBatch::Memory> DeviceBatch::Memory::Allocate(size_t bytes) {
+  constexpr char kWhat[] = "batches with their sampling parameters";
+  Memory memory;
+  for (PinnedMemory& side : memory.host) {
+    auto host = PinnedMemory::Allocate(bytes, kWhat);
+    if (!host.ok()) return host.status();
+    side = *std::move(host);
+  }
+  auto device = DeviceMemory::Allocate(bytes, kWhat);
+  if (!device.ok()) return device.status();
+  memory.device = *std::move(device);
+  return memory;
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(
@@ -97,122 +112,156 @@ absl::StatusOr<std::unique_ptr<DeviceBatch>> DeviceBatch::Create(
     absl::Span<const AttendKind> kinds) {
   std::unique_ptr<DeviceBatch> batch(new DeviceBatch(layout));
   batch->limits_ = limits;
-  batch->used_pages_.resize(layout.page_classes.size());
   const int dials = layout.num_dials();
   if (dials > 1) batch->dials_.resize(dials);
   for (const AttendKind& kind : kinds) batch->planners_.emplace_back(kind, limits.spans);
   for (size_t view = 0; view < batch->views(); ++view) {
     for (const AttendKind& kind : kinds) batch->reads_.push_back(IsRead(config, view, kind));
   }
+  size_t pages = 0;
   for (size_t c = 0; c < layout.page_classes.size(); ++c) {
-    batch->strides_.push_back(std::max(1, layout.MostPages(c, limits.context)));
+    batch->most_pages_.push_back(layout.MostPages(c, limits.context));
+    pages += batch->most_pages_.back();
   }
-  const size_t bytes = Parts().Carve(nullptr, *batch);
-  auto memory = DeviceMemory::Allocate(bytes, "batches");
+  batch->tables_.resize(batch->most_pages_.size());
+  StepSize most = {limits.spans, limits.tokens, limits.rows, 1, limits.context};
+  most.dials = ~0u;
+  batch->fixed_bytes_ = Parts().Carve(nullptr, *batch, most) +
+                        PackedSamplingBytes({}, limits.rows) +
+                        limits.spans * pages * sizeof(int32_t);
+  batch->list_bytes_ = limits.rows * kListBytes;
+  auto memory = Memory::Allocate(batch->fixed_bytes_ + batch->list_bytes_);
   if (!memory.ok()) return memory.status();
   batch->memory_ = *std::move(memory);
-  for (int turn = 0; turn < kMaxStepsInFlight; ++turn) {
-    auto staging = PinnedMemory::Allocate(bytes, "batches");
-    if (!staging.ok()) return staging.status();
-    batch->staging_[turn] = *std::move(staging);
-    batch->host_[turn].Carve(batch->staging_[turn].data(), *batch);
-  }
-  batch->device_.Carve(batch->memory_.data(), *batch);
-  batch->attend_lists_.assign(batch->device_.lists.begin(), batch->device_.lists.end());
-  for (size_t c = 0; c < batch->strides_.size(); ++c) {
-    batch->tables_.push_back(batch->device_.tables + c * limits.spans);
-  }
   return batch;
 }
 
-BatchView DeviceBatch::View(const StepSize& size) const {
+absl::Status DeviceBatch::Reserve(size_t list_bytes, CudaStream stream, bool* moved) {
+  *moved = false;
+  if (list_bytes <= list_bytes_) return absl::OkStatus();
+  const size_t most = kMostPackedBytes - PackedSamplingBytes({}, limits_.rows);
+  if (list_bytes > most) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the lists of sampling parameters of all requests that run take ", list_bytes,
+                     " bytes; a step has room for ", most));
+  }
+  // Twice as much, so that it happens rarely; where that is not there, what is needed.
+  size_t room = std::clamp(2 * list_bytes_, list_bytes, most);
+  auto grown = Memory::Allocate(fixed_bytes_ + room);
+  if (!grown.ok()) grown = Memory::Allocate(fixed_bytes_ + (room = list_bytes));
+  if (!grown.ok()) return grown.status();
+  absl::Status status = CudaStatus(cudaStreamSynchronize(stream), "running a step");
+  if (!status.ok()) return status;
+  memory_ = *std::move(grown);
+  list_bytes_ = room;
+  *moved = true;
+  return absl::OkStatus();
+}
+
+BatchView DeviceBatch::View() const {
   BatchView view;
   view.spans = device_.spans;
   view.token_span = device_.token_span;
-  view.num_spans = size.spans;
-  view.num_tokens = size.tokens;
-  view.max_span_tokens = size.max_span_tokens;
-  view.max_context = size.max_context;
-  view.max_prompts = size.prompts;
+  view.num_spans = size_.spans;
+  view.num_tokens = size_.tokens;
+  view.max_span_tokens = size_.max_span_tokens;
+  view.max_context = size_.max_context;
+  view.max_prompts = size_.prompts;
   view.attend_lists = attend_lists_.data();
   return view;
 }
 
-absl::Span<const BatchView> DeviceBatch::DialViews(const StepSize& size) {
+absl::Span<const BatchView> DeviceBatch::DialViews() {
   for (size_t d = 0; d < dials_.size(); ++d) {
-    BatchView& view = dials_[d] = View(size);
-    view.spans += (1 + d) * limits_.spans;
-    view.token_span += (1 + d) * limits_.tokens;
+    BatchView& view = dials_[d] = View();
+    view.spans += (1 + d) * size_.spans;
+    view.token_span += (1 + d) * size_.tokens;
     view.attend_lists += (1 + d) * planners_.size();
-    if ((size.dials >> d & 1) == 0) view.num_spans = 0;
+    if (!Runs(size_, 1 + d)) view.num_spans = 0;
   }
   return dials_;
 }
 
-absl::Status DeviceBatch::Upload(const Batch& batch, const StepSize& size, int turn,
-                                 CudaStream stream) {
-  PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
-  const Parts& host = host_[turn];
-  const std::byte* staging = staging_[turn].data();
-  for (size_t v = 0; v < views(); ++v) {
-    std::fill_n(host.spans + v * limits_.spans, size.spans, BatchSpan());
-    std::fill_n(host.token_span + v * limits_.tokens, size.tokens, -1);
-  }
-  std::fill_n(host.tokens, size.tokens, -1);
-  std::fill_n(host.rows, size.rows, -1);
-  std::copy_n(batch.tokens, batch.num_tokens, host.tokens);
-  std::vector<size_t>& used = used_pages_;
-  std::fill(used.begin(), used.end(), 0);
+void DeviceBatch::WriteSpans(const Batch& batch) {
+  std::fill_n(host_.spans, views() * size_.spans, BatchSpan());
+  std::fill_n(host_.token_span, views() * size_.tokens, -1);
+  std::fill_n(host_.tokens, size_.tokens, -1);
+  std::fill_n(host_.rows, size_.rows, -1);
+  std::copy_n(batch.tokens, batch.num_tokens, host_.tokens);
   int row = 0;
   for (int i = 0; i < batch.num_spans; ++i) {
     const Span& span = batch.spans[i];
-    host.spans[i] = {
+    host_.spans[i] = {
         span.first_token,           span.num_tokens, span.position, std::max(span.slot_in, 0),
         std::max(span.slot_out, 0), span.tail,       span.solver};
-    std::fill_n(host.token_span + span.first_token, span.num_tokens, i);
+    std::fill_n(host_.token_span + span.first_token, span.num_tokens, i);
     PACKRAT_CHECK(span.dial >= 0 && span.dial < layout_.num_dials()) << span.dial;
     if (!dials_.empty()) {
       const size_t view = 1 + span.dial;
-      host.spans[view * limits_.spans + i] = host.spans[i];
-      std::fill_n(host.token_span + view * limits_.tokens + span.first_token, span.num_tokens, i);
+      host_.spans[view * size_.spans + i] = host_.spans[i];
+      std::fill_n(host_.token_span + view * size_.tokens + span.first_token, span.num_tokens, i);
     }
     for (int t = span.num_tokens - span.num_logits; t < span.num_tokens; ++t) {
-      host.rows[row++] = span.first_token + t;
+      host_.rows[row++] = span.first_token + t;
     }
-    for (size_t c = 0; c < strides_.size(); ++c) {
+  }
+}
+
+void DeviceBatch::PlanLists() {
+  size_t list = 0;
+  for (size_t view = 0; view < views(); ++view) {
+    const absl::Span<const BatchSpan> spans(host_.spans + view * size_.spans, size_.spans);
+    for (AttendPlanner& planner : planners_) {
+      AttendItem* const items = host_.lists[list++];
+      if (items != nullptr) planner.Plan(spans, size_.max_context, items);
+    }
+  }
+}
+
+size_t DeviceBatch::WritePages(const Batch& batch, int32_t* to, const int32_t* on_device) {
+  std::fill_n(host_.tables, most_pages_.size() * size_.spans, PageTable());
+  size_t used = 0;
+  for (int i = 0; i < batch.num_spans; ++i) {
+    const Span& span = batch.spans[i];
+    for (size_t c = 0; c < most_pages_.size(); ++c) {
       const PageTable& table = span.pages[c];
-      const size_t first = static_cast<size_t>(i) * strides_[c];
-      host.tables[c * limits_.spans + i] = {device_.pages[c] + first, std::max(table.ring, 1)};
+      host_.tables[c * size_.spans + i] = {on_device + used, std::max(table.ring, 1)};
       // A window's ring may be read anywhere, of other tables what the text has reached.
       const PageClass& page_class = layout_.ForDial(span.dial).page_classes[c];
       const int pages = std::min(table.ring, page_class.PagesFor(span.position + span.num_tokens));
-      PACKRAT_CHECK(pages <= strides_[c]);
-      std::copy_n(table.pages, pages, host.pages[c] + first);
-      used[c] = std::max(used[c], static_cast<size_t>(pages));
+      PACKRAT_CHECK(pages <= most_pages_[c]);
+      std::copy_n(table.pages, pages, to + used);
+      used += pages;
     }
   }
-  for (size_t v = 0, list = 0; v < views(); ++v) {
-    const absl::Span<const BatchSpan> spans(host.spans + v * limits_.spans, size.spans);
-    const bool runs = v == 0 || (size.dials >> (v - 1) & 1) != 0;
-    for (AttendPlanner& planner : planners_) {
-      AttendItem* const items = host.lists[list++];
-      if (runs && items != nullptr) planner.Plan(spans, size.max_context, items);
-    }
+  return used;
+}
+
+absl::Status DeviceBatch::Upload(const Batch& batch, absl::Span<const SamplingRow> sampled,
+                                 const StepSize& size, int turn, CudaStream stream) {
+  PACKRAT_CHECK(size.spans <= limits_.spans && size.tokens <= limits_.tokens);
+  std::byte* const host = memory_.host[turn].data();
+  std::byte* const device = memory_.device.data();
+  size_ = size;
+  size_t bytes = host_.Carve(host, *this, size);
+  device_.Carve(device, *this, size);
+  attend_lists_.assign(device_.lists.begin(), device_.lists.end());
+  for (size_t c = 0; c < tables_.size(); ++c) tables_[c] = device_.tables + c * size.spans;
+
+  WriteSpans(batch);
+  PlanLists();
+  if (size.sampled) {
+    const size_t packed = PackedSamplingBytes(sampled, size.rows);
+    PACKRAT_CHECK(packed <= PackedSamplingBytes({}, size.rows) + list_bytes_)
+        << packed << " bytes of sampling: lists that nobody has reserved memory for";
+    PackSampling(sampled, size.rows, host_.sampling);
+    bytes += packed;
   }
-  // Everything before the pages in one copy, then of each class the corner that is in use.
-  const auto head = reinterpret_cast<std::byte*>(host.tables + strides_.size() * limits_.spans);
-  absl::Status status = CudaStatus(
-      cudaMemcpyAsync(memory_.data(), staging, head - staging, cudaMemcpyHostToDevice, stream),
-      "copying a batch");
-  for (size_t c = 0; c < strides_.size() && status.ok(); ++c) {
-    if (used[c] == 0) continue;
-    const size_t pitch = strides_[c] * sizeof(int32_t);
-    status = CudaStatus(
-        cudaMemcpy2DAsync(device_.pages[c], pitch, host.pages[c], pitch, used[c] * sizeof(int32_t),
-                          batch.num_spans, cudaMemcpyHostToDevice, stream),
-        "copying page tables");
-  }
-  return status;
+  bytes += WritePages(batch, reinterpret_cast<int32_t*>(host + bytes),
+                      reinterpret_cast<const int32_t*>(device + bytes)) *
+           sizeof(int32_t);
+  return CudaStatus(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream),
+                    "copying a batch");
 }
 
 }  // namespace packrat::gpu

@@ -13,12 +13,12 @@
 #include "kernels/cublas_lt.h"
 #include "kernels/elementwise.h"
 #include "kernels/resources.h"
+#include "kernels/sampling.h"
 #include "models/gpu/device.h"
 #include "models/gpu/device_batch.h"
 #include "models/gpu/device_state.h"
 #include "models/gpu/flights.h"
 #include "models/gpu/memory.h"
-#include "models/gpu/sampling_rows.h"
 #include "models/gpu/step_graphs.h"
 #include "models/gpu/weights.h"
 #include "models/layer_stack.h"
@@ -61,13 +61,13 @@ class GpuModel : public LanguageModel {
   absl::Status CheckFit(size_t weight_bytes);
   absl::Status AllocateScratch();
   void CheckTokens(const Batch& batch) const;
-  // A step up to the logits, or with `rows` up to the sampled tokens.
-  absl::Status QueueStep(const Batch& batch, const StateMemory& state,
-                         const absl::Span<const SamplingRow>* rows);
+  // A step up to the sampled tokens, or where there are no `rows` up to the logits.
+  absl::Status QueueStep(const Batch& batch, const StepSize& size, const StateMemory& state,
+                         absl::Span<const SamplingRow> rows);
   absl::Status LaunchKernels(const StepSize& size);
   void CountScratch() {
     scratch_bytes_.store(
-        scratch_memory_.size() + batch_->bytes() + sampling_->bytes() + device_->workspace_bytes(),
+        scratch_memory_.size() + batch_->bytes() + flights_->bytes() + device_->workspace_bytes(),
         std::memory_order_relaxed);
   }
 
@@ -85,7 +85,6 @@ class GpuModel : public LanguageModel {
   std::vector<std::string> fingerprints_;
 
   std::unique_ptr<DeviceBatch> batch_;
-  std::unique_ptr<SamplingRows> sampling_;
   std::unique_ptr<Flights> flights_;
   DeviceMemory scratch_memory_;
   PinnedMemory host_logits_;
@@ -140,15 +139,13 @@ absl::Status GpuModel::AllocateScratch() {
   if (!memory.ok()) return memory.status();
   scratch_memory_ = *std::move(memory);
   stack_.Carve(limits_, scratch_memory_.data());
-  auto flights = Flights::Create(limits_.spans);
+  auto flights = Flights::Create(limits_.spans, limits_.rows);
   if (!flights.ok()) return flights.status();
   flights_ = *std::move(flights);
+  device_->SetSampled(flights_->sampled());
   auto batch = DeviceBatch::Create(config_, layout_, limits_, device_->attend_kinds());
   if (!batch.ok()) return batch.status();
   batch_ = *std::move(batch);
-  auto sampling = SamplingRows::Create(options_.max_logit_rows);
-  if (!sampling.ok()) return sampling.status();
-  sampling_ = *std::move(sampling);
   absl::Status status = device_->Open(gpu_options_.deterministic);
   if (!status.ok()) return status;
   CountScratch();
@@ -156,13 +153,14 @@ absl::Status GpuModel::AllocateScratch() {
 }
 
 absl::Status GpuModel::LaunchKernels(const StepSize& size) {
-  device_->SetSampled(sampling_->device_results());
+  device_->SetOverlap(gpu_options_.overlap_kernels && size.max_span_tokens <= 1);
   absl::Status status =
-      stack_.Forward({batch_->View(size), batch_->DialViews(size), batch_->tokens(), batch_->rows(),
-                      size.rows, state_, batch_->tables()},
+      stack_.Forward({batch_->View(), batch_->DialViews(), batch_->tokens(), batch_->rows(),
+                      size.rows, state_, batch_->tables(), flights_->totals(size.spans)},
                      options_.observe);
   if (!status.ok() || !size.sampled) return status;
-  return sampling_->Launch(size.rows, config_.vocab_size, stack_.logits(), device_->stream());
+  return Sample(batch_->sampling(), size.rows, config_.vocab_size, stack_.logits(),
+                flights_->sampled(), device_->step_stream());
 }
 
 void GpuModel::CheckTokens(const Batch& batch) const {
@@ -175,16 +173,11 @@ void GpuModel::CheckTokens(const Batch& batch) const {
   }
 }
 
-absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
-                                 const absl::Span<const SamplingRow>* rows) {
+absl::Status GpuModel::QueueStep(const Batch& batch, const StepSize& size, const StateMemory& state,
+                                 absl::Span<const SamplingRow> rows) {
   CheckTokens(batch);
   if (!state_error_.ok()) return state_error_;
-  StepSize size = SizeFor(batch, limits_);
-  size.sampled = rows != nullptr && !rows->empty();
-  const int turn = flights_->turn();
-  absl::Status status = batch_->Upload(batch, size, turn, device_->stream());
-  if (!status.ok()) return status;
-  if (size.sampled) status = sampling_->Upload(*rows, size.rows, turn, device_->stream());
+  absl::Status status = batch_->Upload(batch, rows, size, flights_->turn(), device_->stream());
   if (!status.ok()) return status;
   const size_t classes = layout_.page_classes.size();
   if (state.slots != state_.slots || state.tails != state_.tails ||
@@ -205,7 +198,7 @@ absl::Status GpuModel::QueueStep(const Batch& batch, const StateMemory& state,
 
 absl::Status GpuModel::ReserveSampling(size_t list_bytes) {
   bool moved = false;
-  absl::Status status = sampling_->Reserve(list_bytes, device_->stream(), &moved);
+  absl::Status status = batch_->Reserve(list_bytes, device_->stream(), &moved);
   if (!moved) return status;
   graphs_.Drop();  // They hold other addresses.
   CountScratch();
@@ -214,19 +207,16 @@ absl::Status GpuModel::ReserveSampling(size_t list_bytes) {
 
 absl::Status GpuModel::Start(const Batch& batch, const StateMemory& state,
                              absl::Span<const SamplingRow> rows) {
-  const int turn = flights_->turn();
-  const int sampled = static_cast<int>(rows.size());
-  absl::Status status = QueueStep(batch, state, &rows);
-  if (status.ok() && sampled > 0) status = sampling_->Download(sampled, turn, device_->stream());
-  return status.ok() ? flights_->Start(batch.num_spans, sampled, stack_.totals(), device_->stream())
-                     : status;
+  StepSize size = SizeFor(batch, limits_);
+  size.sampled = !rows.empty();
+  absl::Status status = QueueStep(batch, size, state, rows);
+  if (!status.ok()) return status;
+  return flights_->Start(size.spans, batch.num_spans, static_cast<int>(rows.size()),
+                         device_->stream());
 }
 
 absl::Status GpuModel::Wait(SpanStats* stats, SampledToken* sampled) {
-  int turn, rows;
-  absl::Status status = flights_->Finish(stats, &turn, &rows);
-  if (status.ok()) std::copy_n(sampling_->results(turn), rows, sampled);
-  return status;
+  return flights_->Finish(stats, sampled);
 }
 
 absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& state,
@@ -238,7 +228,8 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
     if (!memory.ok()) return memory.status();
     host_logits_ = *std::move(memory);
   }
-  absl::Status status = QueueStep(batch, state, nullptr);
+  const StepSize size = SizeFor(batch, limits_);
+  absl::Status status = QueueStep(batch, size, state, {});
   if (!status.ok()) return status;
   size_t rows = 0;
   for (int i = 0; i < batch.num_spans; ++i) rows += batch.spans[i].num_logits;
@@ -246,9 +237,8 @@ absl::StatusOr<float*> GpuModel::Forward(const Batch& batch, const StateMemory& 
   status = CudaStatus(cudaMemcpyAsync(logits, stack_.logits(), rows * row_bytes,
                                       cudaMemcpyDeviceToHost, device_->stream()),
                       "copying logits");
-  if (status.ok()) status = flights_->Start(batch.num_spans, 0, stack_.totals(), device_->stream());
-  int turn, sampled;
-  if (status.ok()) status = flights_->Finish(stats, &turn, &sampled);
+  if (status.ok()) status = flights_->Start(size.spans, batch.num_spans, 0, device_->stream());
+  if (status.ok()) status = flights_->Finish(stats, nullptr);
   if (!status.ok()) return status;
   const float* row = logits;
   for (int i = 0; i < batch.num_spans; ++i) {
@@ -285,6 +275,11 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> GpuModel::Load(const std::string&
   }
   auto info = OpenDevice();
   if (!info.ok()) return info.status();
+  if (gpu_options.overlap_kernels && info->compute_major < 9) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--overlap_kernels needs compute capability 9.0; ", info->name, " has ",
+                     info->compute_major, ".", info->compute_minor));
+  }
   const Checkpoint& checkpoint = *folder->checkpoint;
   const DType type = ActivationType(checkpoint);
   // What it will take is known before gigabytes are read.

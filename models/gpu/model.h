@@ -23,6 +23,9 @@ struct GpuOptions {
   // Of the sealed matrices of Mesa and gated delta: float32, or bfloat16 at half the memory and
   // traffic, with some loss.
   DType state_type = DType::kF32;
+  // A decoding step's kernels begin while those before them end: programmatic dependent launch. The
+  // same bits. Compute capability 9.0 or more.
+  bool overlap_kernels = false;
   bool graphs = true;  // Off: every kernel is launched by itself, for finding faults.
   // Told while loading how many bytes of weights are on the device.
   std::function<void(size_t done_bytes, size_t total_bytes)> progress;
@@ -32,8 +35,8 @@ struct GpuOptions {
 // UNAVAILABLE, with the reason, if not.
 absl::Status DeviceUsable();
 
-// FAILED_PRECONDITION: no device that can run it. RESOURCE_EXHAUSTED: too little device memory,
-// with the plan. INVALID_ARGUMENT as LoadCpuModel().
+// FAILED_PRECONDITION: no device that can run it, or kernels on it cannot overlap.
+// RESOURCE_EXHAUSTED: too little device memory, with the plan. INVALID_ARGUMENT as LoadCpuModel().
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadGpuModel(const std::string& dir,
                                                             const ModelOptions& options,
                                                             const GpuOptions& gpu_options);

@@ -59,8 +59,9 @@ absl::StatusOr<std::unique_ptr<GpuWeights>> GpuWeights::Create(WeightLoader* loa
     if (!event.ok()) return event.status();
     copied = *std::move(event);
   }
-  absl::Status status = CudaStatus(
-      cudaStreamCreateWithFlags(&weights->stream_, cudaStreamNonBlocking), "making a stream");
+  absl::Status status =
+      CudaStatus(cudaStreamCreateWithFlags(&weights->stream_.stream, cudaStreamNonBlocking),
+                 "making a stream");
   if (!status.ok()) return status;
   return weights;
 }

@@ -79,7 +79,7 @@ class GpuWeights : public DeviceWeights {
   PinnedMemory staging_;
   Event copied_[2];  // Out of each half of it.
   int turn_ = 0;
-  CudaStream stream_ = nullptr;
+  CudaStream stream_;
   Progress progress_;
   size_t done_bytes_ = 0;
   std::vector<std::byte> tiles_;  // On their way.

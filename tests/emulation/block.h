@@ -8,8 +8,10 @@
 
 namespace emulation {
 
-// Runs all blocks of a grid, one after the other.
-void RunGrid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// Runs all blocks of a grid, one after the other. `overlaps`: it begins before the one before it
+// has ended.
+void RunGrid(dim3 grid, dim3 block, size_t shared_bytes, bool overlaps,
+             const std::function<void()>& body);
 
 }  // namespace emulation
 

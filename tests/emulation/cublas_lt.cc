@@ -5,6 +5,7 @@
 #include "tests/emulation/cublasLt.h"
 #include "tests/emulation/cuda_bf16.h"
 #include "tests/emulation/emulation.h"
+#include "tests/emulation/races.h"
 
 struct cublasLtContext {};
 struct cublasLtMatmulDescOpaque_t {
@@ -253,11 +254,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   float alpha_value, beta_value;
   std::memcpy(&alpha_value, alpha, sizeof alpha_value);
   std::memcpy(&beta_value, beta, sizeof beta_value);
-  const cudaError_t error = emulation::Enqueue(stream, [=] {
+  const auto run = [=] {
     // Nothing of the workspace is kept from one product to the next.
     std::memset(workspace, 0xFF, std::min<size_t>(workspace_bytes, 4096));
     emulation::Compute(product, alpha_value, a, b, beta_value, c, d);
+    const size_t value_bytes = product.d.type == CUDA_R_32F ? 4 : 2;
+    emulation::RaceWrites(d, product.d.ld * product.d.cols * value_bytes);
     emulation::milliseconds += milliseconds;
-  });
+  };
+  const cudaError_t error = emulation::Enqueue(stream, run, emulation::WorkKind::kKernel);
   return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

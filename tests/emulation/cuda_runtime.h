@@ -107,6 +107,11 @@ void CheckAligned(const void* p, size_t bytes);
 void CopyAsync16(void* shared, const void* global);
 void CopyAsyncCommit();
 void CopyAsyncWait(unsigned pending);
+// Of kernels that begin before the one before has ended: every thread must wait before it lets the
+// next one begin, and before it ends. Until then the detector of races allows it to read nothing
+// that was written since the last kernel that began alone, and to write nothing but shared memory.
+void AwaitPrevious();
+void BeginNext();
 // For the detector of races: __threadfence(), and an atomic operation on a word, before `place`.
 void Fence();
 void Atomic(const void* word, size_t bytes, const void* place);
@@ -134,8 +139,8 @@ inline void FullMask(unsigned mask) {
 
 #define threadIdx (::emulation::current.thread)
 #define blockIdx (::emulation::current.block)
-#define blockDim (::emulation::current.block_dim)
-#define gridDim (::emulation::current.grid_dim)
+inline constexpr const dim3 &blockDim = emulation::current.block_dim,
+                            &gridDim = emulation::current.grid_dim;
 
 inline void __syncthreads(emulation::Place place = emulation::Place::Here()) {
   emulation::SyncBlock(place);
@@ -194,6 +199,8 @@ inline int __all_sync(unsigned mask, int predicate,
                       emulation::Place place = emulation::Place::Here()) {
   return __ballot_sync(mask, predicate == 0, place) == 0;
 }
+inline void cudaGridDependencySynchronize() { emulation::AwaitPrevious(); }
+inline void cudaTriggerProgrammaticLaunchCompletion() { emulation::BeginNext(); }
 // One thread runs at a time and gives up its turn at barriers only: plain memory is atomic. To the
 // detector of races these are no loads and stores; what they do is told to it.
 inline void __threadfence() { emulation::Fence(); }
@@ -324,6 +331,21 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+union cudaLaunchAttributeValue {
+  int programmaticStreamSerializationAllowed;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
 inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2,
                           cudaHostAllocDefault = 0;
 
@@ -355,9 +377,6 @@ cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                              size_t width, size_t height, cudaMemcpyKind kind,
-                              cudaStream_t stream);
 cudaError_t cudaMemset(void* memory, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
@@ -387,13 +406,24 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribu
 
 namespace emulation {
 
+// What begins before the work before it has ended: only kernels, after kernels.
+enum class WorkKind { kOther, kKernel, kOverlappingKernel };
+
 // Queues work on a stream, or records it where the stream is being captured.
-cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work,
+                    WorkKind kind = WorkKind::kOther);
 
 // A launch: `body` calls `kernel`, and runs once for each thread.
-cudaError_t LaunchKernel(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
-                         cudaStream_t stream, std::function<void()> body);
+cudaError_t LaunchKernel(const void* kernel, const cudaLaunchConfig_t& config,
+                         std::function<void()> body);
 
 }  // namespace emulation
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...),
+                               A... arguments) {
+  return emulation::LaunchKernel(reinterpret_cast<const void*>(kernel), *config,
+                                 [=] { kernel(static_cast<P>(arguments)...); });
+}
 
 #endif  // PACKRAT_TESTS_EMULATION_CUDA_RUNTIME_H_

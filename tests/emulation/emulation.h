@@ -32,9 +32,13 @@ void FailNextWork(cudaError_t error);
 
 // Since Reset().
 struct Counters {
-  int64_t launches = 0;  // Kernels that ran, those inside of graphs included.
+  int64_t launches = 0;              // Kernels that ran, those inside of graphs included.
+  int64_t overlapping_launches = 0;  // Of these, that may begin before the one before has ended.
   int64_t graph_launches = 0;
   int64_t captures = 0;
+  int64_t uploads = 0;  // Copies that ran from the host's memory to the device's.
+  int64_t uploaded_bytes = 0;
+  int64_t downloads = 0;  // And back.
   int64_t synchronisations = 0;
   int64_t allocations = 0;  // cudaMalloc and cudaHostAlloc.
 };

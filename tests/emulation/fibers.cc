@@ -83,6 +83,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   uint3 index = {};
   Wait wait = Wait::kReturned;
+  bool waited = false;             // For the kernel before.
   bool orders = false;             // The warp operation that it waits for orders memory.
   Place place = {};                // Where it waits,
   const Caller* caller = nullptr;  // and the calls under way, on its stack.
@@ -97,6 +98,7 @@ struct Block {
   std::unique_ptr<std::byte[]> shared_memory{new std::byte[kSharedLimit + 256]};
   std::byte* shared = nullptr;
   size_t shared_bytes = 0;
+  bool overlaps = false;
   int threads = 0, running = 0;
   void* scheduler_sp = nullptr;
   void* scheduler_fake_stack = nullptr;
@@ -117,6 +119,7 @@ void Resume(int thread) {
   __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
   RaceThreadRuns(thread, fiber.stack.get(), kStackBytes);
+  RaceThreadWaited(fiber.waited);
   packrat_switch(&block.scheduler_sp, fiber.sp);
   RaceThreadRuns(-1);
 #if defined(__SANITIZE_ADDRESS__)
@@ -143,6 +146,7 @@ void FiberMain() {
                                   &block.scheduler_stack_bytes);
 #endif
   (*block.body)();
+  if (!block.fibers[block.running].waited) Fail("ends without a wait for the kernel before it");
   Yield(Wait::kReturned);
   std::abort();
 }
@@ -160,6 +164,7 @@ void StartFiber(Fiber* fiber) {
   fiber->fake_stack = nullptr;  // The last block's was given up when its thread returned.
   fiber->wait = Wait::kNothing;
   fiber->caller = nullptr;
+  fiber->waited = !block.overlaps;
   fiber->exchanges = 0;
   fiber->copies.clear();
   fiber->copy_groups = 0;
@@ -271,6 +276,16 @@ void CheckAligned(const void* p, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(p) % bytes != 0) Fail("%p is not aligned to %zu bytes", p, bytes);
 }
 
+void AwaitPrevious() {
+  block.fibers[block.running].waited = true;
+  RaceThreadWaited(true);
+}
+void BeginNext() {
+  if (!block.fibers[block.running].waited) {
+    Fail("lets the next kernel begin before it has waited for the one before it");
+  }
+}
+
 void CopyAsync16(void* shared, const void* global) {
   CheckAligned(shared, 16);
   CheckAligned(global, 16);
@@ -279,6 +294,7 @@ void CopyAsync16(void* shared, const void* global) {
     Fail("an asynchronous copy to %p, which is not in the block's shared memory", shared);
   }
   Fiber& fiber = block.fibers[block.running];
+  if (!fiber.waited) RaceAccess(global, 16, false, __builtin_return_address(0));
   fiber.copies.push_back(
       {shared, global, fiber.copy_groups, RaceCopyStarts(), __builtin_return_address(0)});
 }
@@ -294,7 +310,8 @@ void CopyAsyncWait(unsigned pending) {
   fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<ptrdiff_t>(done));
 }
 
-void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
+void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, bool overlaps,
+             const std::function<void()>& body) {
   current.block_dim = block_dim;
   current.grid_dim = grid;
   block.threads = static_cast<int>(block_dim.x * block_dim.y * block_dim.z);
@@ -302,6 +319,7 @@ void RunGrid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function
     Fail("%d threads in a block", block.threads);
   if (shared_bytes > kSharedLimit) Fail("%zu bytes of shared memory in a block", shared_bytes);
   block.shared_bytes = shared_bytes;
+  block.overlaps = overlaps;
   block.body = &body;
   const auto base = reinterpret_cast<uintptr_t>(block.shared_memory.get());
   block.shared = block.shared_memory.get() + (128 - base % 128) % 128;

@@ -61,6 +61,8 @@ struct Acquire {
 
 struct Detector {
   RaceTime now = 1, launch = 1, block = 1;
+  RaceTime alone = 1;  // When work began last that overlaps with nothing.
+  bool waited = true;  // The thread that runs, for the kernel before.
   std::array<OrderedBefore, kMaxThreads / 32> warps;  // Their `block` is the same.
   int thread = -1;
   const std::byte *stack = nullptr, *stack_end = nullptr;
@@ -186,6 +188,18 @@ void Report(Kind kind, const void* place, const std::byte* address, bool shared,
                CodePlace(place).c_str(), who.c_str(), Done(other), CodePlace(a.place).c_str());
 }
 
+// What a thread does to global memory before it has waited for the kernel before.
+void ReportEarly(Kind kind, const void* place, const void* address) {
+  ++detector.races;
+  if (!detector.reported.insert({place, nullptr}).second) return;
+  std::fprintf(stderr,
+               "emulated kernel, block (%u, %u, %u): thread %d %s global address %p at %s%s\n",
+               blockIdx.x, blockIdx.y, blockIdx.z, detector.thread, Verb(kind), address,
+               CodePlace(place).c_str(),
+               kind == Kind::kRead ? ", which the kernel before may still write"
+                                   : " before it has waited for the kernel before");
+}
+
 void Check(Kind kind, const void* memory, size_t bytes, const OrderedBefore& before,
            const void* place) {
   const auto* address = static_cast<const std::byte*>(memory);
@@ -211,6 +225,11 @@ void Check(Kind kind, const void* memory, size_t bytes, const OrderedBefore& bef
       page->atomics = std::make_unique<std::array<Accesses, kPage / kCell>>();
     }
     Accesses* atomics = page->atomics != nullptr ? &(*page->atomics)[offset / kCell] : nullptr;
+    if (!detector.waited && !shared &&
+        (kind != Kind::kRead || cell.write.time >= detector.alone ||
+         (atomics != nullptr && atomics->last.time >= detector.alone))) {
+      ReportEarly(kind, place, address);
+    }
     if (kind != Kind::kAtomic && atomics != nullptr) {
       expect(Kind::kAtomic, atomics->last);
       expect(Kind::kAtomic, atomics->earlier);
@@ -248,6 +267,19 @@ void ForgetMemory(const void* memory, size_t bytes) {
   detector.known = {};
 }
 
+RaceTime RaceWorkAlone() { return enabled ? ++detector.now : 0; }
+void RaceWorkOverlaps(RaceTime alone) { detector.alone = alone; }
+void RaceWrites(const void* memory, size_t bytes) {
+  if (!enabled) return;
+  const auto* address = static_cast<const std::byte*>(memory);
+  for (const auto* end = address + bytes; address < end; address += kCell) {
+    Page* page = GlobalPage(address);
+    if (page == nullptr) return;
+    Access& write = page->cells[reinterpret_cast<uintptr_t>(address) % kPage / kCell].write;
+    write = {detector.now, 0, Who::kOne, nullptr};
+  }
+}
+
 void RaceLaunchBegins() {
   if (!enabled) return;
   detector.launch = ++detector.now;
@@ -277,6 +309,7 @@ void RaceThreadRuns(int thread, const std::byte* stack, size_t stack_bytes) {
   detector.stack = stack;
   detector.stack_end = stack + stack_bytes;
 }
+void RaceThreadWaited(bool waited) { detector.waited = waited; }
 void RaceBlockMeets() {
   if (!enabled) return;
   ++detector.now;

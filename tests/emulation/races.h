@@ -8,6 +8,9 @@
 // with __threadfence() before it in the one block and after it in the other. Shuffles, votes and
 // products of a warp order no memory in CUDA, so they do not here. What is reported does not depend
 // on the order in which threads ran, unless what they do does.
+//
+// Of a kernel that began while others were running, what it does before it waits for them is looked
+// at too: it may read no global memory that they may still write, and write none.
 #ifndef PACKRAT_TESTS_EMULATION_RACES_H_
 #define PACKRAT_TESTS_EMULATION_RACES_H_
 
@@ -39,12 +42,21 @@ std::string CodePlace(const void* place);
 void WatchMemory(const void* memory, size_t bytes);
 void ForgetMemory(const void* memory, size_t bytes);
 
+// Work that begins when all before it on its stream has ended; what is written from here on may be
+// on its way when a kernel begins that does not.
+RaceTime RaceWorkAlone();
+// Of that stream, before such a kernel runs.
+void RaceWorkOverlaps(RaceTime alone);
+// By a kernel that is not instrumented.
+void RaceWrites(const void* memory, size_t bytes);
 void RaceLaunchBegins();
 // Ends the process if there were races in the launch; each was said when it was seen.
 void RaceLaunchEnds();
 void RaceBlockBegins(const std::byte* shared, size_t shared_bytes);
 // The thread whose accesses follow, and its stack, which is nobody else's; -1: none.
 void RaceThreadRuns(int thread, const std::byte* stack = nullptr, size_t stack_bytes = 0);
+// Whether it may read and write all memory: it need not wait for the kernel before, or has.
+void RaceThreadWaited(bool waited);
 void RaceBlockMeets();
 void RaceWarpMeets(int warp);
 

@@ -110,13 +110,37 @@ __global__ void CopyKernel(bool barrier, bool early, bool overwrites, int* from,
   to[Thread()] = SharedInts()[4 * (Thread() ^ 1)];
 }
 
+// What a kernel that begins early does before it waits for the kernel before.
+enum class Early { kNothing, kRead, kCopy, kWrite, kAdd, kShared };
+__global__ void EarlyKernel(Early early, const int* from, int* to) {
+  int* shared = SharedInts();
+  int value = 0;
+  if (early == Early::kRead) value = from[Thread()];
+  if (early == Early::kCopy && Thread() < 16) gpu::CopyAsync16(shared + 4 * Thread(), from);
+  if (early == Early::kWrite && Thread() == 40) to[500] = 1;
+  if (early == Early::kAdd) atomicAdd(to + 500, 1);
+  if (early == Early::kShared) shared[Thread()] = 1;
+  gpu::AwaitPrevious();
+  to[blockIdx.x * blockDim.x + threadIdx.x] = value + from[Thread()];
+  gpu::CopyAsyncCommit();
+  gpu::CopyAsyncWait<0>();
+}
+__global__ void WriteKernel(int* to) {
+  gpu::AwaitPrevious();
+  to[Thread()] = 1;
+}
+__global__ void AddKernel(int* to) {
+  gpu::AwaitPrevious();
+  atomicAdd(to + Thread(), 1);
+}
+
 class RacesTest : public testing::Test {
  protected:
   void SetUp() override {
     emulation::Reset();
     ASSERT_EQ(cudaMalloc(&to_, 4096), cudaSuccess);
     ASSERT_EQ(cudaMalloc(&more_, 4096), cudaSuccess);
-    ASSERT_EQ(cudaMalloc(&ticket_, sizeof *ticket_), cudaSuccess);
+    ASSERT_EQ(cudaMalloc(&ticket_, 4096), cudaSuccess);
   }
   void TearDown() override {
     for (void* memory :
@@ -221,6 +245,58 @@ TEST_F(RacesTest, CopiesAreUnderWayUntilTheWait) {
 // The next launch, and who gets the memory next, may do as they like.
 TEST_F(RacesTest, LaunchesAreOrdered) {
   for (int thread = 0; thread < 64; thread += 9) DoesNotRace(1, OneWordKernel, 0, thread, to_);
+}
+
+class OverlapTest : public RacesTest {
+ protected:
+  // first() on to_, and on other() so many kernels that overlap with it; then a kernel that reads
+  // `read`, and overlaps.
+  template <class Kernel>
+  void Overlap(Kernel first, int between, Early early, const int* read) {
+    const CudaStream stream(nullptr, true);
+    ASSERT_TRUE(gpu::Launch("First", first, dim3(1), 64, 0, CudaStream(), to_).ok());
+    for (int i = 0; i < between; ++i) {
+      ASSERT_TRUE(gpu::Launch("Between", WriteKernel, dim3(1), 64, 0, stream, other()).ok());
+    }
+    ASSERT_TRUE(
+        gpu::Launch("Early", EarlyKernel, dim3(2), 64, 1024, stream, early, read, more_).ok());
+    ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+  }
+  int* other() const { return reinterpret_cast<int*>(ticket_); }
+};
+
+TEST_F(OverlapTest, BeforeTheWaitNothingIsReadThatMayBeWritten) {
+  for (const int between : {0, 2}) {
+    for (const Early early : {Early::kRead, Early::kCopy}) {
+      EXPECT_DEATH(Overlap(WriteKernel, between, early, to_),
+                   "reads global address .* at .*races_test.*, which the kernel before may still "
+                   "write(.|\n)* races in a launch");
+      EXPECT_DEATH(Overlap(AddKernel, between, early, to_), "may still write");
+    }
+  }
+  for (const Early early : {Early::kNothing, Early::kRead, Early::kCopy, Early::kShared}) {
+    Overlap(WriteKernel, 0, early, other() + 64);
+    if (early != Early::kRead && early != Early::kCopy) {
+      Overlap(WriteKernel, 0, early, to_);
+    }
+  }
+}
+
+TEST_F(OverlapTest, BeforeTheWaitNothingIsWritten) {
+  EXPECT_DEATH(Overlap(WriteKernel, 0, Early::kWrite, to_),
+               "thread 40 writes global address .* before it has waited for the kernel before");
+  EXPECT_DEATH(Overlap(WriteKernel, 0, Early::kAdd, to_), "before it has waited");
+}
+
+// A kernel that began alone is the limit: what was written before it is there.
+TEST_F(OverlapTest, WhatCameBeforeAKernelThatBeganAloneIsThere) {
+  Overlap(WriteKernel, 1, Early::kNothing, to_);
+  const CudaStream stream(nullptr, true);
+  ASSERT_TRUE(gpu::Launch("Write", WriteKernel, dim3(1), 64, 0, CudaStream(), other()).ok());
+  ASSERT_TRUE(gpu::Launch("Early", EarlyKernel, dim3(1), 64, 1024, stream, Early::kRead,
+                          static_cast<const int*>(to_), more_)
+                  .ok());
+  ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
 }
 
 }  // namespace

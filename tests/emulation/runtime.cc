@@ -21,13 +21,18 @@
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/races.h"
 
-using Work = std::function<void()>;
+struct Work {
+  std::function<void()> run;
+  emulation::WorkKind kind;
+};
 
 struct CUstream_st {
   std::deque<Work> queue;
   bool capturing = false;
   bool invalid = false;  // What was captured: something was done that a capture does not allow.
   std::vector<Work> captured;
+  bool after_kernel = false;      // What ran last is a kernel.
+  emulation::RaceTime alone = 0;  // When it, or what overlaps with it, began alone.
 };
 struct CUgraph_st {
   std::vector<Work> work;
@@ -98,10 +103,19 @@ void Protect(int protection) {
   }
 }
 
-void Run(const Work& work) {
+void Run(CUstream_st* stream, const Work& work) {
   if (sticky != cudaSuccess) return;
   sticky = planned.exchange(cudaSuccess);
-  if (sticky == cudaSuccess) work();
+  if (sticky != cudaSuccess) return;
+  if (work.kind != WorkKind::kOverlappingKernel) {
+    stream->alone = RaceWorkAlone();
+  } else if (stream->after_kernel) {
+    RaceWorkOverlaps(stream->alone);
+  } else {
+    Fail("a kernel that may begin before the work before it has ended, which is no kernel");
+  }
+  work.run();
+  stream->after_kernel = work.kind != WorkKind::kOther;
 }
 
 // Runs the stream's work, until *done where that is given.
@@ -112,7 +126,7 @@ cudaError_t Drain(CUstream_st* stream, const bool* done = nullptr) {
   while (!stream->queue.empty() && (done == nullptr || !*done) && sticky == cudaSuccess) {
     const Work work = std::move(stream->queue.front());
     stream->queue.pop_front();
-    Run(work);
+    Run(stream, work);
   }
   if (sticky != cudaSuccess) stream->queue.clear();
   Protect(PROT_NONE);
@@ -152,33 +166,42 @@ void Reset() {
 
 void FailNextWork(cudaError_t error) { planned = error; }
 
-cudaError_t Enqueue(cudaStream_t stream, Work work) {
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work, WorkKind kind) {
   CUstream_st* s = Of(stream);
   if (s == &default_stream && DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
   if (s->capturing) {
-    s->captured.push_back(std::move(work));
+    s->captured.push_back({std::move(work), kind});
   } else {
-    s->queue.push_back(std::move(work));
+    s->queue.push_back({std::move(work), kind});
   }
   return Return(cudaSuccess);
 }
 
-cudaError_t LaunchKernel(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
-                         cudaStream_t stream, Work body) {
+cudaError_t LaunchKernel(const void* kernel, const cudaLaunchConfig_t& config,
+                         std::function<void()> body) {
   const auto allowed = shared_allowed.find(kernel);
   const size_t limit = allowed != shared_allowed.end() ? allowed->second : 48 << 10;
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  bool overlaps = false;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    overlaps |= config.attrs[i].val.programmaticStreamSerializationAllowed != 0;
+  }
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 ||
       block.x * block.y * block.z > 1024 || block.x * block.y * block.z == 0 ||
-      shared_bytes > limit) {
+      config.dynamicSmemBytes > limit || (overlaps && machine.major < 9)) {
     return Return(cudaErrorInvalidValue);
   }
   // The driver loads a kernel when it is first used, which it must not do during a capture.
-  if (!Of(stream)->capturing) loaded.insert(kernel);
+  if (!Of(config.stream)->capturing) loaded.insert(kernel);
   if (loaded.count(kernel) == 0 && DisturbsCapture()) return cudaErrorStreamCaptureUnsupported;
-  return Enqueue(stream, [=, body = std::move(body)] {
-    ++counters.launches;
-    RunGrid(grid, block, shared_bytes, body);
-  });
+  return Enqueue(
+      config.stream,
+      [=, shared_bytes = config.dynamicSmemBytes, body = std::move(body)] {
+        ++counters.launches;
+        if (overlaps) ++counters.overlapping_launches;
+        RunGrid(grid, block, shared_bytes, overlaps, body);
+      },
+      overlaps ? WorkKind::kOverlappingKernel : WorkKind::kKernel);
 }
 
 }  // namespace emulation
@@ -314,6 +337,7 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
   ++counters.allocations;
   *memory = std::aligned_alloc(4096, emulation::Mapped(std::max<size_t>(bytes, 1)));
   emulation::host_memory[*memory] = bytes;
+  emulation::WatchMemory(*memory, bytes);
   return Return(cudaSuccess);
 }
 cudaError_t cudaFreeHost(void* memory) {
@@ -322,30 +346,25 @@ cudaError_t cudaFreeHost(void* memory) {
   const auto found = emulation::host_memory.find(memory);
   if (found == emulation::host_memory.end()) std::abort();
   std::memset(memory, 0xFF, found->second);  // Queued work that still reads it reads NaNs.
+  emulation::ForgetMemory(memory, found->second);
   emulation::host_memory.erase(found);
   std::free(memory);
   return Return(cudaSuccess);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  const auto copy = [=](const void* begin) {
+    std::memcpy(to, begin, bytes);
+    if (kind == cudaMemcpyHostToDevice) ++counters.uploads, counters.uploaded_bytes += bytes;
+    if (kind == cudaMemcpyDeviceToHost) ++counters.downloads;
+  };
   if (kind != cudaMemcpyHostToDevice || emulation::IsPinned(from)) {
-    return emulation::Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+    return emulation::Enqueue(stream, [=] { copy(from); });
   }
   // From pageable memory the values are staged at once, and go on their way later.
   const auto* begin = static_cast<const std::byte*>(from);
   auto staged = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
-  return emulation::Enqueue(
-      stream, [=] { std::copy(staged->begin(), staged->end(), static_cast<std::byte*>(to)); });
-}
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
-  if (width > to_pitch || width > from_pitch) return Return(cudaErrorInvalidValue);
-  return emulation::Enqueue(stream, [=] {
-    for (size_t row = 0; row < height; ++row) {
-      std::memcpy(static_cast<std::byte*>(to) + row * to_pitch,
-                  static_cast<const std::byte*>(from) + row * from_pitch, width);
-    }
-  });
+  return emulation::Enqueue(stream, [=] { copy(staged->data()); });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
@@ -403,9 +422,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const std::vector<Work>* work = &exec->work;
-  return emulation::Enqueue(stream, [work] {
+  return emulation::Enqueue(stream, [work, stream] {
     ++counters.graph_launches;
-    for (const Work& w : *work) emulation::Run(w);
+    Of(stream)->after_kernel = false;
+    for (const Work& w : *work) emulation::Run(Of(stream), w);
   });
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {

@@ -100,6 +100,12 @@ __global__ void LastByteKernel(int shared_bytes, float* to) {
   *to = reinterpret_cast<float*>(gpu::SharedMemory())[shared_bytes / 4 - 1];
 }
 
+__global__ void OverlappingKernel(unsigned waiting, bool early, float* to) {
+  if (early) cudaTriggerProgrammaticLaunchCompletion();
+  if (threadIdx.x < waiting) gpu::AwaitPrevious();
+  if (waiting == 32 && threadIdx.x == 0) *to += 1.0f;
+}
+
 class RuntimeTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -207,9 +213,9 @@ TEST_F(RuntimeTest, VectorsAreAligned) {
 TEST_F(RuntimeTest, SharedMemoryBeyond48KbIsAskedFor) {
   constexpr int kLimit = 48 << 10;
   const auto launch = [&](int bytes) {
-    return emulation::LaunchKernel(reinterpret_cast<const void*>(LastByteKernel), dim3(1), dim3(32),
-                                   bytes, stream_,
-                                   [bytes, to = to_] { LastByteKernel(bytes, to); });
+    const cudaLaunchConfig_t config{dim3(1), dim3(32), static_cast<size_t>(bytes),
+                                    stream_, nullptr,  0};
+    return cudaLaunchKernelEx(&config, LastByteKernel, bytes, to_);
   };
   EXPECT_EQ(launch(kLimit), cudaSuccess);
   EXPECT_EQ(launch(kLimit + 4), cudaErrorInvalidValue);
@@ -264,6 +270,56 @@ TEST_F(RuntimeTest, KernelsAreFirstUsedOutsideOfCaptures) {
   EXPECT_FALSE(capture());
   Read();
   EXPECT_TRUE(capture());
+}
+
+// Kernels that begin before the one before has ended: after kernels only, and all threads wait.
+TEST_F(RuntimeTest, OverlappingKernelsWaitForTheOneBefore) {
+  const CudaStream overlap(stream_, true);
+  const auto launch = [&](const CudaStream& stream, unsigned waiting = 32, bool early = false) {
+    return gpu::Launch("Overlapping", OverlappingKernel, dim3(2), 32, 0, stream, waiting, early,
+                       to_)
+        .ok();
+  };
+  const auto wait = [&] { return cudaStreamSynchronize(stream_); };
+  const auto begin = [&] { EXPECT_TRUE(launch(stream_)); };
+  const auto run = [&](unsigned waiting, bool early) {
+    begin();
+    launch(overlap, waiting, early);
+    wait();
+  };
+  run(32, false);
+  EXPECT_EQ(emulation::counters.launches, 2);
+  EXPECT_EQ(emulation::counters.overlapping_launches, 1);
+  EXPECT_DEATH(run(0, false), "ends without a wait for the kernel before");
+  EXPECT_DEATH(run(31, false), "thread 31: ends without a wait for the kernel before");
+  EXPECT_DEATH(run(32, true), "lets the next kernel begin before it has waited");
+  // Alone it need not wait.
+  EXPECT_TRUE(launch(stream_, 0, true));
+  EXPECT_EQ(wait(), cudaSuccess);
+  const auto after_copy = [&] {
+    begin();
+    cudaMemsetAsync(from_, 0, sizeof(float), stream_);
+    launch(overlap);
+    wait();
+  };
+  EXPECT_DEATH(after_copy(), "before the work before it has ended, which is no kernel");
+  const auto graph = [&](const CudaStream& first) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    EXPECT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_TRUE(launch(first) && launch(overlap));
+    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+    EXPECT_EQ(cudaGraphLaunch(exec, stream_), cudaSuccess);
+    EXPECT_EQ(wait(), cudaSuccess);
+    EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  };
+  graph(stream_);
+  EXPECT_EQ(emulation::counters.overlapping_launches, 2);
+  EXPECT_DEATH(graph(overlap), "before the work before it has ended, which is no kernel");
+  emulation::machine.major = 8;
+  EXPECT_FALSE(launch(overlap)) << "a device that cannot";
 }
 
 }  // namespace

@@ -194,6 +194,20 @@ TEST_F(PlanesTest, CopiesOfSomethingElseThanAPageStop) {
   EXPECT_DEATH(state_->PlacePages(kFirst, kPage, 64, 1), "in their order");
 }
 
+// 64 blocks of threads move 256 KB of a part at once.
+TEST_F(PlanesTest, PartsTakeSeveralRoundsOfAllBlocks) {
+  constexpr size_t kPart = (size_t{256} << 10) + 4096 + 64, kParts = 2, kCount = 2;
+  const auto state = *AllocateDeviceState(kPart * kParts * kCount, stream_, &error_);
+  EXPECT_EQ(state->PlacePages(0, kParts * kPart, kPart, kCount).plane_pages, 2);
+  std::vector<std::byte> bytes(kParts * kPart);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 7 + i / 251);
+  state->Write(0, bytes.data(), bytes.size());
+  state->Copy(0, bytes.size(), bytes.size());
+  std::vector<std::byte> read(bytes.size());
+  ASSERT_EQ(state->Read({{bytes.size(), bytes.size()}}, read.data()), absl::OkStatus());
+  EXPECT_TRUE(read == bytes);
+}
+
 // A page is longer than what is read at once.
 TEST_F(PlanesTest, LongPages) {
   constexpr size_t kPart = size_t{3} << 20, kParts = 2, kCount = 3;

@@ -2,8 +2,10 @@
 
 load("@cuda//:info.bzl", "CUDA_FOUND")
 
-def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], races = [], **kwargs):
+def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], races = [], quick_races = None, **kwargs):
     """Makes NAME_emulated, NAME_device unless cuda is None, and NAME_races if there are such libraries.
+
+    NAME_quick_races is a part of NAME_races.
 
     Args:
       name: also of the source, unless srcs are given.
@@ -13,6 +15,7 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], r
       deps: of both.
       emulated_tags: of NAME_emulated.
       races: the libraries of `emulated` as the detector of races needs them.
+      quick_races: the cases of NAME_quick_races, if there is to be one.
       **kwargs: passed on to both tests.
     """
     srcs = srcs or [name + ".cc"]
@@ -34,6 +37,15 @@ def gpu_test(name, emulated, cuda, srcs = None, deps = [], emulated_tags = [], r
             visibility = ["//tests/emulation:__pkg__"],
             deps = deps + races + ["//tests/emulation", "@gtest"],
             **kwargs
+        )
+    if quick_races:
+        native.sh_test(
+            name = name + "_quick_races",
+            srcs = ["//tests/gpu:cases.sh"],
+            args = ["$(location :%s_races)" % name] + quick_races,
+            data = [":%s_races" % name],
+            tags = ["manual", "no_sanitizer"],
+            visibility = ["//tests/emulation:__pkg__"],
         )
     if cuda == None:
         return

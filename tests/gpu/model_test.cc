@@ -273,15 +273,18 @@ TEST_F(GpuModelTest, AStepIsCapturedAgainWhenItsMemoryMoves) {
 // A sequence whose state is NaN fails alone.
 TEST_F(GpuModelTest, BadStateFailsItsSequenceOnly) {
   const auto model = Load(kModel, Deterministic());
-  Decoder clean(model.get(), 2, 300), dirty(model.get(), 2, 300);
-  const auto first = clean.Step({0, 1}, 20);
-  EXPECT_EQ(dirty.Step({0, 1}, 20), first);
-  dirty.set_position(1, 40);  // Reads what was never written.
-  const auto expected = clean.Step({0, 1}, 1), got = dirty.Step({0, 1}, 1);
+  Decoder clean(model.get(), 3, 300), dirty(model.get(), 3, 300);
+  const std::vector<int> all = {0, 1, 2};  // In a step for four.
+  const auto first = clean.Step(all, 20);
+  EXPECT_EQ(dirty.Step(all, 20), first);
+  dirty.set_position(2, 40);  // Reads what was never written.
+  const auto expected = clean.Step(all, 1), got = dirty.Step(all, 1);
   ASSERT_TRUE(dirty.status.ok());
   EXPECT_TRUE(dirty.stats[0].finite);
-  EXPECT_FALSE(dirty.stats[1].finite);
+  EXPECT_TRUE(dirty.stats[1].finite);
+  EXPECT_FALSE(dirty.stats[2].finite);
   EXPECT_EQ(got[0], expected[0]);
+  EXPECT_EQ(got[1], expected[1]);
 }
 
 TEST_F(GpuModelTest, SaysWhatItIs) {
@@ -314,6 +317,26 @@ TEST_F(GpuModelTest, DecodingAllocatesNothingAndCapturesEachSizeOnce) {
   EXPECT_EQ(emulation::counters.graph_launches, before.graph_launches + 60);
   EXPECT_EQ(emulation::counters.synchronisations, before.synchronisations + 60)
       << "a step waits once";
+}
+
+// Captured or not, with prompts, lists of what may be sampled, and dials.
+TEST_F(GpuModelTest, AStepIsOneCopyUpAndOneDown) {
+  for (const std::string dir : {"packrat", "recurrent_gemma", "rat_plus"}) {
+    const auto model = Load("tests/golden/" + dir, gpu::GpuOptions());
+    Decoder decoder(model.get(), 3, 300);
+    const auto step = [&](const std::vector<int>& sequences, int n) {
+      const emulation::Counters before = emulation::counters;
+      decoder.Step(sequences, n);
+      EXPECT_TRUE(decoder.status.ok()) << decoder.status;
+      EXPECT_EQ(emulation::counters.uploads, before.uploads + 1) << dir;
+      EXPECT_EQ(emulation::counters.downloads, before.downloads + 1) << dir;
+    };
+    step({0, 1, 2}, 20);
+    decoder.banned = {3, 5, 8};
+    const int64_t graphs = emulation::counters.graph_launches;
+    for (int time = 0; time < 3; ++time) step({0, 1, 2}, 1);
+    EXPECT_EQ(emulation::counters.graph_launches, graphs + 2);
+  }
 }
 
 // Of up to eight rows of bfloat16 a layer's two norms and its gated linear unit are made by the

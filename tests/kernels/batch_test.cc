@@ -33,6 +33,23 @@ class BatchTest : public KernelTest {
     batch.max_context = 1000001;
     return batch;
   }
+  // Fills a table. Where a GPU does that: beside the rows of an embedding.
+  absl::Status Fill(const RopeTable& table) {
+#ifdef PACKRAT_GPU
+    DeviceArray<RopeTable> tables(std::vector<RopeTable>{table});
+    DeviceArray<SpanTotals> totals(Batch().num_spans);
+    const gpu::StepBeginning step = {Batch(), tables.data(), 1, totals.data()};
+    const absl::Status status =
+        gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, 1.0f, nullptr, step, stream_);
+    Wait();
+    return status;
+#else
+    return Run([&](KernelContext* context) {
+      return FillRope(Batch(), table.frequencies, table.head_dim, table.divisor, table.factor,
+                      table.rows, context);
+    });
+#endif
+  }
 
   void SetUp() override {
     KernelTest::SetUp();
@@ -57,10 +74,7 @@ TEST_F(BatchTest, FillRopeSetsTheRowsOfTokens) {
         DeviceArray<double> frequencies(RopeFrequencies(base, head_dim));
         ForEachDevice([&] {
           DeviceArray<float> rope(token_span_.size() * head_dim);
-          ASSERT_TRUE(Run([&](auto device) {
-                        return ops::FillRope(Batch(), frequencies.data(), head_dim, divisor, factor,
-                                             rope.data(), device);
-                      }).ok());
+          ASSERT_TRUE(Fill({frequencies.data(), rope.data(), head_dim, divisor, factor}).ok());
           const std::vector<float> out = rope.Get();
           for (size_t token = 0; token < token_span_.size(); ++token) {
             const float* row = &out[token * head_dim];
@@ -89,6 +103,50 @@ TEST_F(BatchTest, FillRopeSetsTheRowsOfTokens) {
     }
   }
 }
+
+#ifdef PACKRAT_GPU
+// One launch embeds, fills two tables and clears totals, each as it would alone.
+TEST_F(BatchTest, AStepBeginsWithOneLaunch) {
+  constexpr int kWidth = 40;
+  Random random(7);
+  const std::vector<float> table = random.Normals(5 * kWidth);
+  DeviceArray<float> embedding(table);
+  DeviceArray<int32_t> tokens(std::vector<int32_t>(token_span_.size(), 3));
+  const int head_dims[] = {64, 6};
+  DeviceArray<double> frequencies[] = {DeviceArray<double>(RopeFrequencies(10000.0, 64)),
+                                       DeviceArray<double>(RopeFrequencies(500.0, 6))};
+  const size_t n = token_span_.size();
+  DeviceArray<float> alone[] = {DeviceArray<float>(n * 64), DeviceArray<float>(n * 6)};
+  ForEachOrder([&] {
+    DeviceArray<float> x(n * kWidth);
+    DeviceArray<float> rows[] = {DeviceArray<float>(n * 64), DeviceArray<float>(n * 6)};
+    std::vector<RopeTable> ropes;
+    for (int i = 0; i < 2; ++i) {
+      ASSERT_TRUE(Fill({frequencies[i].data(), alone[i].data(), head_dims[i], 1 + i, 0.7}).ok());
+      ropes.push_back({frequencies[i].data(), rows[i].data(), head_dims[i], 1 + i, 0.7});
+    }
+    DeviceArray<RopeTable> device_ropes(ropes);
+    DeviceArray<SpanTotals> totals(4);  // All bits are set.
+    ASSERT_TRUE(gpu::Embed(embedding.data(), DType::kF32, tokens.data(), nullptr,
+                           static_cast<int>(n), kWidth, 1.0f, x.data(),
+                           {Batch(), device_ropes.data(), 2, totals.data()}, stream_)
+                    .ok());
+    Wait();
+    for (int i = 0; i < 2; ++i) {
+      const std::vector<float> got = rows[i].Get(), expected = alone[i].Get();
+      EXPECT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0) << i;
+    }
+    const std::vector<float> embedded = x.Get();
+    for (size_t i = 0; i < embedded.size(); ++i) {
+      ASSERT_EQ(embedded[i], table[3 * kWidth + i % kWidth]) << i;
+    }
+    for (const SpanTotals& t : totals.Get()) {
+      EXPECT_EQ(t.solver_steps + t.solver_solves, 0u);
+      EXPECT_EQ(t.solver_unconverged + t.max_residual_bits + t.not_finite, 0u);
+    }
+  });
+}
+#endif
 
 TEST_F(BatchTest, CheckFiniteFindsOneAtEveryPlace) {
   Random random(5);

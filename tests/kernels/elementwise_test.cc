@@ -33,7 +33,7 @@ TYPED_TEST(ElementwiseTest, EmbedCopiesRowsAndZerosUnusedOnes) {
     DeviceArray<int32_t> device_tokens(tokens);
     DeviceArray<float> x(tokens.size() * n);
     ASSERT_TRUE(gpu::Embed(device_table.data(), S::kType, device_tokens.data(), sampled.data(), 6,
-                           n, scale, x.data(), this->stream_)
+                           n, scale, x.data(), {}, this->stream_)
                     .ok());
     this->Wait();
     const std::vector<float> out = x.Get();
@@ -186,7 +186,7 @@ TEST_F(KernelTest, ElementwiseIsCaptured) {
   cudaGraphExec_t exec = nullptr;
   const auto launch = [&] {
     EXPECT_TRUE(gpu::Embed(device_table.data(), DType::kF32, tokens.data(), nullptr, 2, n, 1.0f,
-                           x.data(), stream_)
+                           x.data(), {}, stream_)
                     .ok());
     EXPECT_TRUE(
         gpu::RmsNorm(x.data(), 2, n, weight.data(), 1e-6f, y.data(), DType::kF32, stream_).ok());
@@ -225,7 +225,7 @@ TEST_F(KernelTest, EmbedWidensQuantisedRows) {
       DeviceArray<int32_t> tokens(ids);
       DeviceArray<float> x(ids.size() * n);
       ASSERT_TRUE(gpu::Embed(tiles.data(), format, tokens.data(), nullptr,
-                             static_cast<int>(ids.size()), n, 0.3f, x.data(), stream_)
+                             static_cast<int>(ids.size()), n, 0.3f, x.data(), {}, stream_)
                       .ok());
       Wait();
       const std::vector<float> out = x.Get();
@@ -241,7 +241,7 @@ TEST_F(KernelTest, EmbedWidensQuantisedRows) {
 
 TEST_F(KernelTest, NothingToDoIsFine) {
   EXPECT_TRUE(
-      gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, 1.0f, nullptr, stream_).ok());
+      gpu::Embed(nullptr, DType::kF32, nullptr, nullptr, 0, 8, 1.0f, nullptr, {}, stream_).ok());
   EXPECT_TRUE(
       gpu::RmsNormRows(nullptr, nullptr, 0, 8, nullptr, 1e-6f, nullptr, DType::kBF16, stream_)
           .ok());

@@ -99,6 +99,21 @@ TEST_F(MesaTest, ManyBlocksBeginSideBySide) {
   });
 }
 
+// A prompt of more blocks than the scan weighs at once, which is 128: more than twice as many, as
+// only then all places are written anew. And the same in pieces.
+TEST_F(MesaTest, MoreBlocksThanAreWeighedAtOnce) {
+  Random random(18);
+  MesaLayer layer(&random, {1, 16, 2});
+  layer.cg_max_steps = 1;
+  Texts texts;
+  texts.push_back(layer.RandomText(&random, 4130, 7.0f));
+  ForEachDevice([&] {
+    const Outcome whole = NewFeed(layer, texts, {}, 7)->RunPieces({4130}, Placing::kInPlace);
+    ExpectSame(NewFeed(layer, texts, {}, 8)->RunPieces({1003, 2040, 1087}, Placing::kInPlace),
+               whole);
+  });
+}
+
 // Forgets everything at once, or nothing at all.
 TEST_F(MesaTest, ExtremeDecays) {
   for (const float gamma : {-300.0f, -100.0f, -30.0f, 30.0f, 300.0f}) {

@@ -46,6 +46,8 @@ const struct Row {
     {"http_tls", "false", [](const Options& o) { return o.http_tls ? "true" : "false"; }},
     {"device", "cuda", [](const Options& o) { return o.device; }},
     {"deterministic", "true", [](const Options& o) { return o.deterministic ? "true" : "false"; }},
+    {"overlap_kernels", "true",
+     [](const Options& o) { return o.overlap_kernels ? "true" : "false"; }},
     {"state_type", "bfloat16", [](const Options& o) { return o.state_type; }},
     {"threads", "3", [](const Options& o) { return absl::StrCat(o.threads); }},
     {"cpu_target", "avx2", [](const Options& o) { return o.cpu_target; }},

@@ -74,7 +74,8 @@ absl::Status Bench::Open() {
   cudaDeviceProp properties;
   BENCH_RETURN_IF_ERROR(Check(cudaGetDeviceProperties(&properties, 0), "asking for the device"));
   l2_bytes_ = properties.l2CacheSize;
-  return Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  return Check(cudaStreamCreateWithFlags(&stream_.stream, cudaStreamNonBlocking),
+               "making a stream");
 }
 
 void Bench::Section(const std::string& name, double seconds) {

@@ -86,7 +86,7 @@ class Bench {
   gpu::DeviceInfo device_;
   Limits limits_;
   size_t l2_bytes_ = 0;
-  CudaStream stream_ = nullptr;
+  CudaStream stream_;
   std::string section_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(),
                                         deadline_ = start_;

@@ -1,10 +1,10 @@
-"""The rules of hot_loops.py and occupancy.py on the machine code of the kernels as they are built, without a device."""
+"""The rules of hot_loops.py, occupancy.py and overlap.py on the machine code of the kernels as they are built."""
 
 import re
 import sys
 import unittest
 
-from tests.bench.gpu import hot_loops, occupancy, sass
+from tests.bench.gpu import hot_loops, occupancy, overlap, sass
 
 CUBINS = []
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -25,9 +25,11 @@ class HotLoops(unittest.TestCase):
                 for name, kernel in sass.read(self.nvdisasm, cubin).items():
                     names.append(name)
                     faults += hot_loops.faults(name, kernel) + occupancy.faults(arch, name, kernel)
+                    faults += overlap.faults(arch, name, kernel)
             with self.subTest(arch):
                 self.assertEqual(faults, [])
-                patterns = [pattern for pattern, _ in hot_loops.HOT] + [rule.pattern for rule in occupancy.RULES]
+                patterns = [pattern for pattern, _ in hot_loops.HOT + overlap.EARLY]
+                patterns += [rule.pattern for rule in occupancy.RULES]
                 for pattern in patterns:
                     self.assertTrue(any(re.match(pattern, name) for name in names),
                                     f"no kernel is called {pattern}")

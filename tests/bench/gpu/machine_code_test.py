@@ -1,10 +1,10 @@
-"""sass.py on what the disassembler prints, and hot_loops.py and occupancy.py on kernels that break their rules."""
+"""sass.py on what the disassembler prints, and the rules of the other modules on kernels that break them."""
 
 import glob
 import re
 import unittest
 
-from tests.bench.gpu import gpu_report, hot_loops, occupancy, sass
+from tests.bench.gpu import gpu_report, hot_loops, occupancy, overlap, sass
 
 NAME = "_ZN7packrat3gpu12_GLOBAL__N_115RatDecodeKernelIfNS0_12AttendLayoutILi16EEEEEvi"
 SHORT = "RatDecodeKernel<float, AttendLayout<16>>"
@@ -129,7 +129,7 @@ class Rules(unittest.TestCase):
     def test_spills_of_any_kernel_are_faults(self):
         spilled = kernel("STL [R1], R90", AGAIN)
         self.assertEqual(len(hot_loops.faults("SampleKernel", spilled)), 1)
-        self.assertEqual(hot_loops.faults("FillRopeKernel", spilled), [])
+        self.assertEqual(hot_loops.faults("EmbedKernel<StoredRows<bf16>>", spilled), [])
         self.assertEqual(hot_loops.faults("SampleKernel", kernel("I2F.RP R42, R43", AGAIN)), [])
 
     def test_copies_need_not_come_together(self):
@@ -140,10 +140,40 @@ class Rules(unittest.TestCase):
         self.assertEqual(len(hot_loops.faults(mesa, kernel(LOAD, AGAIN))), 1)
 
 
+class Overlap(unittest.TestCase):
+    def faults(self, *codes, name="SampleKernel", arch="sm_90"):
+        k = sass.parse(HEADER + instructions(*codes, "EXIT"))[NAME]
+        return "".join(overlap.faults(arch, name, k))
+
+    def test_kernels_wait_once_and_then_let_the_next_begin(self):
+        read = "LDG.E R4, desc[UR4][R2.64]"
+        self.assertEqual(self.faults("S2R R0, SR_TID.X", "LDS R1, [R2]", "ACQBULK", "PREEXIT", read), "")
+        self.assertIn("waits at 0 places", self.faults("PREEXIT", read))
+        self.assertIn("lets the next kernel begin at 0", self.faults("ACQBULK", read))
+        self.assertIn("waits at 2 places", self.faults("ACQBULK", "ACQBULK", "PREEXIT"))
+        self.assertIn("begin before it has waited", self.faults("PREEXIT", "ACQBULK"))
+        self.assertIn("as if nobody wrote", self.faults("ACQBULK", "PREEXIT", LOAD))
+        self.assertEqual(self.faults("ACQBULK", "PREEXIT", LOAD, name="EmbedKernel<StoredRows<float>>"), "")
+        for early in (read, "STG.E [R2], R4", "ATOMG.E.ADD R4, [R2], R4", "LDGSTS.E.128 [R3], [R2.64]"):
+            self.assertIn("before it has waited", self.faults(early, "ACQBULK", "PREEXIT"), early)
+
+    def test_before_90_nothing_waits(self):
+        self.assertEqual(self.faults(LOAD, arch="sm_80"), "")
+        self.assertIn("nothing overlaps", self.faults("ACQBULK", "PREEXIT", arch="sm_80"))
+
+    def test_products_ask_for_weights_first(self):
+        wait, load = ("ACQBULK", "PREEXIT"), "LDG.E.128 R4, desc[UR4][R2.64]"
+        name = "FewRowsBf16Kernel<1, Bf16Weights<true>>"
+        self.assertEqual(self.faults(*[load] * 16, *wait, name=name), "")
+        self.assertIn("15 loads of weights", self.faults(*[load] * 15, *wait, name=name))
+        self.assertIn("not only loads", self.faults(*[load] * 16, "STG.E [R2], R4", *wait, name=name))
+        self.assertEqual(self.faults(*["CCTL.E.PF2 [R2]"] * 2, *wait, name="FusedBf16Kernel<true, PlainOutputs>"), "")
+
+
 class Patterns(unittest.TestCase):
     def test_each_is_of_one_kernel(self):
         """Of two in one pattern, one may be gone while the other is found."""
-        for pattern in [row[0] for row in hot_loops.HOT] + [rule.pattern for rule in occupancy.RULES]:
+        for pattern in [row[0] for row in hot_loops.HOT + overlap.EARLY] + [rule.pattern for rule in occupancy.RULES]:
             self.assertNotIn("|", pattern)
             self.assertRegex(pattern, r"^[\w:]+Kernel\b")
 

@@ -37,7 +37,7 @@ Setup SetupOf(const Options& options) {
 }
 
 ModelOr Load(const Setup& setup, int batch, int tokens, bool deterministic,
-             WeightFormat weights = WeightFormat::kStored) {
+             WeightFormat weights = WeightFormat::kStored, bool overlap_kernels = false) {
   ModelOptions options;
   options.weights = weights;
   options.max_batch_tokens = std::max(batch, tokens);
@@ -45,6 +45,7 @@ ModelOr Load(const Setup& setup, int batch, int tokens, bool deterministic,
   options.max_context = std::max(setup.context, setup.prompt) + 256;
   gpu::GpuOptions gpu_options;
   gpu_options.deterministic = deterministic;
+  gpu_options.overlap_kernels = overlap_kernels;
   return gpu::LoadGpuModel(setup.dir, options, gpu_options);
 }
 
@@ -104,6 +105,17 @@ void DecodeRows(Bench* bench, const Setup& setup, LanguageModel* model, const st
     AddDecode(bench, name, shape, kernels, batch, time->total(),
               absl::StrFormat("Start() %.1f us", time->start * 1e6));
   }
+}
+
+// The rows of decoding once more, with kernels that begin before those before them have ended.
+// Older devices have none.
+absl::Status OverlapRows(Bench* bench, const Setup& setup) {
+  const int batch = setup.batches.back();
+  const ModelOr model = Load(setup, batch, batch, false, WeightFormat::kStored, true);
+  if (absl::IsFailedPrecondition(model.status())) return absl::OkStatus();
+  if (!model.ok()) return model.status();
+  DecodeRows(bench, setup, model->get(), "decode, overlapping kernels");
+  return absl::OkStatus();
 }
 
 // Host time in which the device may be idle: all of Start(), and Wait() where the work is done.
@@ -311,6 +323,7 @@ void BenchModel(Bench* bench) {
     }
     DecodeRows(bench, setup, model->get(), deterministic ? "decode, deterministic" : "decode");
     if (!deterministic) {
+      report("overlapping kernels", OverlapRows(bench, setup));
       report("host time", HostRow(bench, setup, model->get()));
       report("prompt", PromptRow(bench, setup, model->get()));
     }

@@ -17,7 +17,13 @@ fi
 rm -rf "$dir"
 mkdir -p "$dir"/{bin,lib,tests,data}
 # Programs open it themselves, so that no list of what they need has it.
-[[ $with_cublas == no ]] || cp -L "${CUDA_PATH:-/usr/local/cuda}/lib64/libcublasLt.so.13" "$dir/lib/"
+cuda=${CUDA_PATH:-/usr/local/cuda}
+[[ $with_cublas == no ]] || cp -L "$cuda"/lib64/libcublasLt.so.1[23] "$dir/lib/"
+# What lets an older driver run this, where the toolkit has it: run.sh tries it.
+if [[ -e $cuda/compat/libcuda.so.1 ]]; then
+  mkdir "$dir/compat"
+  cp -a "$cuda/compat/." "$dir/compat/"
+fi
 
 # copy BINARY FOLDER: stripped, with the libraries that a bare system may lack.
 copy() {

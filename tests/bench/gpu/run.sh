@@ -98,11 +98,11 @@ count() {
 compat=''
 ours() { LD_LIBRARY_PATH="$here/lib:$scratch/lib$compat" TEST_TMPDIR="$scratch" "$@"; }
 
-# NVIDIA's forward-compatibility library (the package cuda-compat-13-*, or in a container's toolkit) lets an
-# older driver of a data centre's card run what was built for a newer CUDA.
+# NVIDIA's forward-compatibility library (of the pack, of the package cuda-compat-13-*, or in a container's
+# toolkit) lets an older driver of a data centre's card run what was built for a newer CUDA.
 use_compat() {
   local folder
-  for folder in "${CUDA_PATH:-/nonexistent}"/compat /usr/local/cuda-13*/compat /usr/local/cuda/compat; do
+  for folder in "$here"/compat "${CUDA_PATH:-/nonexistent}"/compat /usr/local/cuda-13*/compat /usr/local/cuda/compat; do
     [[ -e $folder/libcuda.so.1 ]] || continue
     compat=:$folder
     say "driver: too old by itself, with $folder"
@@ -160,7 +160,7 @@ run_sanitizer() {
 }
 
 run_bench() {
-  local budget status=0
+  local budget row status=0
   budget=$(share 260)
   ((budget < $(left))) || budget=$(left)
   ((budget > 10)) || { say "bench: not run, out of time"; return; }
@@ -173,6 +173,9 @@ run_bench() {
     124 | 137) say "bench: STOPPED, out of time; what was measured is in bench.jsonl" ;;
     *) say "bench: FAILED with $status, see bench.log" ;;
   esac
+  # Kernels that overlap, beside those that do not.
+  while read -r row; do say "bench: $row"; done < <(
+    grep -E '\| decode(, overlapping kernels)? \|' "$results/bench.txt" 2>/dev/null)
 }
 
 run_server() {

@@ -66,6 +66,15 @@ expect 0 --only=tests
 says 'driver: too old by itself, with .*/toolkit/compat'
 says 'device: Some GPU'
 environment=()
+# The pack's own comes first.
+mkdir "$work/pack/compat"
+touch "$work/pack/compat/libcuda.so.1"
+sed -i 's|toolkit/compat|pack/compat|' "$work/pack/bin/gpu_bench"
+environment=("CUDA_PATH=$work/toolkit")
+expect 0 --only=tests
+says 'driver: too old by itself, with .*/pack/compat'
+rm -r "$work/pack/compat"
+environment=()
 
 # A device: all parts, and the benchmarks' arguments.
 program "$work/pack/bin/gpu_bench" <<'PROGRAM'

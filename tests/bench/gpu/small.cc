@@ -118,7 +118,7 @@ void BenchElementwise(Bench* bench) {
           BENCH_ASSIGN(gpu::DeviceMemory table, bench->Random(size_t(vocabulary) * d, type, 1.0f));
           return time(n * 6, [&](std::byte* a, std::byte*, CudaStream s) {
             return gpu::Embed(table.data(), type, reinterpret_cast<const int32_t*>(tokens.data()),
-                              nullptr, rows, d, 1.0f, reinterpret_cast<float*>(a), s);
+                              nullptr, rows, d, 1.0f, reinterpret_cast<float*>(a), {}, s);
           });
         });
   }

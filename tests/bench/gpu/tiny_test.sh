@@ -22,6 +22,7 @@ done
 for row in "read alone" "32 query heads on 8 key heads.*batch 3, position 40" \
   "rat decode.*pages of all layers" \
   "rat decode.*batch 3, position 20, one at 70" "rat+ decode.*batch 3, position 20, one at 70" "full attention decode.*position 20, one at 70" \
+  "decode, overlapping kernels.*batch 3" \
   "mesa decode.*state float32.*decay 0.99, behind 32 tokens" "mesa decode.*state bfloat16.*decay 0.99"; do
   grep -q "$row.*\"figure\"" "$work/out/bench.jsonl" || {
     echo "FAILED: no figure of $row" >&2

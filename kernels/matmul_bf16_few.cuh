@@ -1,13 +1,16 @@
-// Few rows, for kernels/matmul_bf16.cu: a block for 16 outputs and 8 kTiles rows, a warp for each
-// part of the inner dimension; weights go from memory to registers.
+// Few rows, for kernels/matmul_bf16.cu: a block takes tiles of 16 outputs and 8 kTiles rows, one
+// after the other, a warp each part of the inner dimension; weights go from memory to registers.
 #ifndef PACKRAT_KERNELS_MATMUL_BF16_FEW_CUH_
 #define PACKRAT_KERNELS_MATMUL_BF16_FEW_CUH_
+
+#include <algorithm>
 
 #include "kernels/matmul_bf16.cuh"
 
 namespace packrat::gpu {
 
 constexpr int kFewOutputs = 16;
+constexpr int kFewBlocks = 2;  // Of a multiprocessor.
 static_assert(kParts == kBlockThreads / kWarp);
 
 // Rows of x where a product finds them: they are loaded together with the weights. A lane with
@@ -48,11 +51,13 @@ class InputRows {
   int sizes_[kTiles], in_;
 };
 
-// The sums of a block's parts.
+// The sums of a block's parts, of one tile.
 template <int kTiles>
 struct PartSums {
   static constexpr int kRows = 8 * kTiles, kPitch = kRows + 1;
-  static constexpr int kBytes = kParts * kFewOutputs * kPitch * static_cast<int>(sizeof(float));
+  static constexpr int kFloats = kParts * kFewOutputs * kPitch;
+  // Two tiles take turns: while some threads finish one, others store the next.
+  static constexpr int kBytes = 2 * kFloats * static_cast<int>(sizeof(float));
   float* at;  // (kParts, 16, kPitch) in shared memory
 
   // Those of the warp's part.
@@ -76,49 +81,68 @@ struct PartSums {
   }
 };
 
-// All threads; afterwards the sums are there. Rows: InputRows, or what has the same functions. Of
-// up to eight rows the first weights are loaded before rows_are_there() is called.
-template <int kTiles, class W, class Rows, class Wait>
-__device__ __forceinline__ void SumParts(const Bf16Product& p, const typename W::Outputs& weights,
-                                         const Rows& rows, const PartSums<kTiles>& parts,
-                                         const Wait& rows_are_there) {
+// All threads, of a block of those of FewRowsGrid(). Rows: InputRows, or what has the same
+// functions. weights_of(tile): the tile's W::Outputs; finish(tile, sums): what becomes of them, by
+// all threads. shared: PartSums::kBytes. Of up to eight rows a tile's first weights are loaded
+// before the sums of the tile before it are joined, and the first tile's before rows_are_there().
+template <int kTiles, class W, class Rows, class WeightsOf, class Wait, class FinishTile>
+__device__ __forceinline__ void MultiplyTiles(const Bf16Product& p, int tiles, const Rows& rows,
+                                              float* shared, const WeightsOf& weights_of,
+                                              const Wait& rows_are_there,
+                                              const FinishTile& finish) {
   constexpr int kUnroll = W::kWhole ? 4 / kTiles : 1;  // Chunks that are loaded together.
-  float sums[kTiles][4] = {};
-  const int begin = PartBegin(p, Warp()), end = PartBegin(p, Warp() + 1);
-  typename W::Chunk w[kUnroll];
-  const auto load = [&](int chunk) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {  // Beyond the end of the part nothing is read.
-      weights.Load(chunk + u, chunk + u < end, &w[u]);
-    }
-  };
   constexpr bool kAhead = kTiles == 1;  // With more rows there are too few registers.
-  if constexpr (kAhead) load(begin);
+  const int begin = PartBegin(p, Warp()), part_end = PartBegin(p, Warp() + 1);
+  PartSums<kTiles> parts{shared};
+  int tile = static_cast<int>(blockIdx.x);
+  typename W::Outputs weights = weights_of(tile);
+  typename W::Chunk w[kUnroll];
+  const auto load = [&](int chunk, int end) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) weights.Load(chunk + u, chunk + u < end, &w[u]);
+  };
+  if constexpr (kAhead) load(begin, part_end);
   rows_are_there();
-  for (int chunk = begin; chunk < end; chunk += kUnroll) {
-    if constexpr (!kAhead) load(chunk);
-    typename Rows::Chunk x[kUnroll];
+  while (tile < tiles) {
+    float sums[kTiles][4] = {};
+    for (int chunk = begin; chunk < part_end; chunk += kUnroll) {
+      if constexpr (!kAhead) load(chunk, part_end);
+      typename Rows::Chunk x[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) rows.Load(chunk + u, chunk + u < end, &x[u]);
+      for (int u = 0; u < kUnroll; ++u) rows.Load(chunk + u, chunk + u < part_end, &x[u]);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (chunk + u >= end) break;
+      for (int u = 0; u < kUnroll; ++u) {
+        if (chunk + u >= part_end) break;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const typename W::Part part = w[u].part(half);
+        for (int half = 0; half < 2; ++half) {
+          const typename W::Part part = w[u].part(half);
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          const uint4 eight = rows.Eight(x[u], half, i);
-          float x_sums[2];
-          SumRows<W>(eight, x_sums);
-          part.Multiply(eight, x_sums, sums[i]);
+          for (int i = 0; i < kTiles; ++i) {
+            const uint4 eight = rows.Eight(x[u], half, i);
+            float x_sums[2];
+            SumRows<W>(eight, x_sums);
+            part.Multiply(eight, x_sums, sums[i]);
+          }
         }
       }
+      if constexpr (kAhead) load(chunk + kUnroll, part_end);
     }
-    if constexpr (kAhead) load(chunk + kUnroll);
+    const int next = tile + static_cast<int>(gridDim.x);
+    weights = weights_of(next);
+    if constexpr (kAhead) load(begin, next < tiles ? part_end : begin);
+    parts.Store(sums);
+    __syncthreads();
+    finish(tile, parts);
+    parts.at = parts.at == shared ? shared + parts.kFloats : shared;
+    tile = next;
   }
-  parts.Store(sums);
-  __syncthreads();
+}
+
+// As many blocks as the device runs at once: what a block makes of x it makes once, and there is no
+// second round of blocks that begins with empty hands.
+inline dim3 FewRowsGrid(int tiles, int row_tiles) {
+  const int at_once = kFewBlocks * Multiprocessors() / row_tiles;
+  return dim3(at_once > 0 ? std::min(tiles, at_once) : tiles, row_tiles);
 }
 
 template <int kTiles>
@@ -132,21 +156,24 @@ __device__ __forceinline__ void FinishOutputs(const Bf16Product& p, int out0, in
 }
 
 template <int kTiles, class W>
-__global__ void __launch_bounds__(kBlockThreads, 2) FewRowsBf16Kernel(Bf16Product p) {
-  const PartSums<kTiles> parts{reinterpret_cast<float*>(SharedMemory())};
-  const int out0 = blockIdx.x * kFewOutputs, row0 = blockIdx.y * parts.kRows;
-  SumParts<kTiles, W>(p, typename W::Outputs(p, out0), InputRows<kTiles, W::kWhole>(p, row0), parts,
-                      [] { AwaitPrevious(); });
-  FinishOutputs(p, out0, row0, parts);
+__global__ void __launch_bounds__(kBlockThreads, kFewBlocks)
+    FewRowsBf16Kernel(Bf16Product p, int tiles) {
+  const int row0 = blockIdx.y * PartSums<kTiles>::kRows;
+  MultiplyTiles<kTiles, W>(
+      p, tiles, InputRows<kTiles, W::kWhole>(p, row0), reinterpret_cast<float*>(SharedMemory()),
+      [&](int tile) { return typename W::Outputs(p, tile * kFewOutputs); }, [] { AwaitPrevious(); },
+      [&](int tile, const PartSums<kTiles>& parts) {
+        FinishOutputs(p, tile * kFewOutputs, row0, parts);
+      });
 }
 
 template <int kTiles, class W>
 absl::Status LaunchFewRows(const Bf16Product& p, CudaStream stream) {
   using Parts = PartSums<kTiles>;
-  const dim3 grid((p.out + kFewOutputs - 1) / kFewOutputs,
-                  (p.rows + Parts::kRows - 1) / Parts::kRows);
+  const int tiles = (p.out + kFewOutputs - 1) / kFewOutputs;
+  const dim3 grid = FewRowsGrid(tiles, (p.rows + Parts::kRows - 1) / Parts::kRows);
   return Launch("MatMul (bfloat16, few rows)", FewRowsBf16Kernel<kTiles, W>, grid, kBlockThreads,
-                Parts::kBytes, stream, p);
+                Parts::kBytes, stream, p, tiles);
 }
 
 }  // namespace packrat::gpu

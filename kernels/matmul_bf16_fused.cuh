@@ -130,36 +130,39 @@ struct GatedOutputs {
 // While the block waits for the kernel before and for its norm, the weights that it needs first
 // come nearer.
 template <bool kNormed, class Outputs>
-__global__ void __launch_bounds__(kBlockThreads, 2)
-    FusedBf16Kernel(Bf16Product p, Bf16Norm norm, Outputs outputs) {
+__global__ void __launch_bounds__(kBlockThreads, kFewBlocks)
+    FusedBf16Kernel(Bf16Product p, Bf16Norm norm, Outputs outputs, int tiles) {
   using W = Bf16Weights<true>;
-  const PartSums<1> parts{reinterpret_cast<float*>(SharedMemory())};
-  const int out0 = blockIdx.x * Outputs::kOutputs;
-  const W::Outputs weights = outputs.Weights(p, out0);
+  auto* const shared = reinterpret_cast<float*>(SharedMemory());
+  const auto weights_of = [&](int tile) { return outputs.Weights(p, tile * Outputs::kOutputs); };
+  const auto finish = [&](int tile, const PartSums<1>& parts) {
+    outputs.Finish(p, tile * Outputs::kOutputs, parts);
+  };
   if constexpr (kNormed) {
-    auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + parts.kBytes);
-    weights.Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
+    auto* rows = reinterpret_cast<BFloat16*>(SharedMemory() + PartSums<1>::kBytes);
+    weights_of(blockIdx.x).Prefetch(PartBegin(p, Warp()), PartBegin(p, Warp() + 1));
     AwaitPrevious();
-    NormedRows::Make(p, norm, parts.at, rows);
-    SumParts<1, W>(p, weights, NormedRows(p, rows), parts, [] {});
+    NormedRows::Make(p, norm, shared, rows);
+    MultiplyTiles<1, W>(
+        p, tiles, NormedRows(p, rows), shared, weights_of, [] {}, finish);
   } else {
-    SumParts<1, W>(p, weights, InputRows<1, true>(p, 0), parts, [] { AwaitPrevious(); });
+    MultiplyTiles<1, W>(
+        p, tiles, InputRows<1, true>(p, 0), shared, weights_of, [] { AwaitPrevious(); }, finish);
   }
-  outputs.Finish(p, out0, parts);
 }
 
 // Of the rows of x, so that with the sums it is what a block gets without asking for more, and two
 // blocks have room in any multiprocessor.
-constexpr size_t kMostNormedBytes = 40 << 10;
-static_assert(kMostNormedBytes + PartSums<1>::kBytes <= (48 << 10));
+constexpr size_t kMostNormedBytes = (48 << 10) - PartSums<1>::kBytes;
 
 template <bool kNormed, class Outputs>
 absl::Status LaunchFused(const Bf16Product& p, const Bf16Norm& norm, const Outputs& outputs,
                          CudaStream stream) {
-  const dim3 grid((Outputs::Width(p) + Outputs::kOutputs - 1) / Outputs::kOutputs);
+  const int tiles = (Outputs::Width(p) + Outputs::kOutputs - 1) / Outputs::kOutputs;
   const size_t rows_bytes = kNormed ? NormedRows::Bytes(p.rows, p.chunks) : 0;
-  return Launch("MatMul (bfloat16, fused)", FusedBf16Kernel<kNormed, Outputs>, grid, kBlockThreads,
-                PartSums<1>::kBytes + rows_bytes, stream, p, norm, outputs);
+  return Launch("MatMul (bfloat16, fused)", FusedBf16Kernel<kNormed, Outputs>,
+                FewRowsGrid(tiles, 1), kBlockThreads, PartSums<1>::kBytes + rows_bytes, stream, p,
+                norm, outputs, tiles);
 }
 
 template <class Function>

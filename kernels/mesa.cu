@@ -24,6 +24,7 @@ template <int P>
 struct alignas(128) DecodeShared {
   MesaShared<P, 1> solver;
   float partial[4 * P];
+  BulkCopy hkv;
 };
 template <int P, class S>
 constexpr size_t DecodeSharedBytes(int head_dim, bool staged) {
@@ -101,10 +102,8 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
   CopyAsyncCommit();
   if constexpr (kStaged) {
     S* to = reinterpret_cast<S*>(memory + 1) + MesaHkkFloats(h.dim);
-    constexpr int kGroup = 16 / static_cast<int>(sizeof(S));
-    for (int at = threadIdx.x * kGroup; sealed && at < h.stored * h.stored; at += P * kGroup) {
-      CopyAsync16(to + at, hkv + at);
-    }
+    const int bytes = h.stored * h.stored * static_cast<int>(sizeof(S));
+    if (sealed) memory->hkv.Start(to, hkv, bytes);
     hkv = to;
   } else {
     constexpr int kLine = 128 / static_cast<int>(sizeof(S));
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(P, P == 128 ? 2 : 1) MesaDecodeKernel(MesaArgu
       [&](int) { return token.q; }, &shared);
   SpanTotals* stats = &a.stats[blockIdx.y];
   if (Warp() == 0) Record(solved, 1, stats);
-  CopyAsyncWait<0>();
+  if (kStaged && sealed) memory->hkv.Wait();
   __syncthreads();
 
   float unused[1];

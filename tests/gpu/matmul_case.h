@@ -205,6 +205,13 @@ class MatMulGpuTest : public GpuTest {
     EXPECT_TRUE(matmul.ok()) << matmul.status();
     return *std::move(matmul);
   }
+  // So many that each block of a kernel for few rows takes two tiles of 16, and some a third.
+  static int ManyOutputs() {
+    int multiprocessors = 0;
+    EXPECT_CUDA_OK(
+        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, /*device=*/0));
+    return 2 * multiprocessors * 2 * 16 + 37;
+  }
   static size_t FreeMemory() {
     size_t free = 0, total = 0;
     EXPECT_CUDA_OK(cudaMemGetInfo(&free, &total));

@@ -58,9 +58,9 @@ class MatMulFusedTest : public MatMulGpuTest {
 };
 
 // Inner sizes of less than a chunk, of a chunk and a piece, of all the norm's chains and one more
-// group; every epilogue.
-std::vector<Shape> NormedShapes() {
-  std::vector<Shape> shapes;
+// group; every epilogue; and many outputs.
+std::vector<Shape> NormedShapes(int many) {
+  std::vector<Shape> shapes = {{DType::kBF16, 1, many, 136}, {DType::kBF16, 5, many, 64}};
   for (const int in : {8, 72, 2048, 2056}) {
     for (int rows = 1; rows <= 8; ++rows) {
       Shape shape = {DType::kBF16, rows, 21, in};
@@ -78,7 +78,7 @@ TEST_F(MatMulFusedTest, WithItsNormItHasTheBitsOfBoth) {
   Random random(1);
   for (const bool deterministic : {false, true}) {
     const auto matmul = Make(deterministic);
-    for (const Shape& shape : NormedShapes()) {
+    for (const Shape& shape : NormedShapes(ManyOutputs())) {
       SCOPED_TRACE(Describe(shape));
       Case c(shape, &random);
       const NormCase norm(&random, shape.rows, shape.in);

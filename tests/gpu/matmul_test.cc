@@ -74,6 +74,20 @@ TEST_P(EveryModeTest, MeetsTheReference) {
   }
 }
 
+// Of few rows, for each number of tiles of rows; and rows that cannot be moved 16 bytes at a time.
+TEST_P(EveryModeTest, MoreTilesThanBlocksAtOnce) {
+  Random random(6);
+  const auto matmul = Make(GetParam().deterministic);
+  for (const auto& [rows, in] : {std::pair(1, 136), {11, 72}, {30, 64}, {2, 75}}) {
+    const Shape shape = In(GetParam(), {GetParam().type, rows, ManyOutputs(), in});
+    SCOPED_TRACE(Describe(shape));
+    Case c(shape, &random);
+    Run(matmul.get(), &c);
+    c.ExpectRight();
+    if (HasFatalFailure()) return;
+  }
+}
+
 // Bias, accumulation and the type of y in all combinations, for a kernel of each kind.
 TEST_P(EveryModeTest, EveryEpilogue) {
   const DType type = GetParam().type;

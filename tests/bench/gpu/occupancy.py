@@ -67,17 +67,17 @@ RULES = (
     # By the width of keys: gpu-resources.md.
     Rule(r"GatedDeltaKernel<", 4),
     Rule(r"ScanKernel<", 4),
-    Rule(r"MesaDecodeKernel<128, float, true>", 2, 114048, {"sm_80": 0, "sm_120": 0}),
-    Rule(r"MesaDecodeKernel<128, bf16, true>", 2, 62848, {"sm_120": 0}),
-    Rule(r"MesaDecodeKernel<128, float, false>", 2, 48512),
-    Rule(r"MesaDecodeKernel<128, bf16, false>", 2, 30080),
+    Rule(r"MesaDecodeKernel<128, float, true>", 2, 114176, {"sm_80": 0, "sm_120": 0}),
+    Rule(r"MesaDecodeKernel<128, bf16, true>", 2, 62976, {"sm_120": 0}),
+    Rule(r"MesaDecodeKernel<128, float, false>", 2, 48640),
+    Rule(r"MesaDecodeKernel<128, bf16, false>", 2, 30208),
     Rule(r"MesaScanKernel<64,", 3, 33280, {"sm_120": 2}),
     Rule(r"MesaScanKernel<128,", 3, 45568, {"sm_120": 2}),
     Rule(r"MesaScanKernel<256,", 3, 70144, {"sm_80": 2, "sm_120": 1}),
     Rule(r"MesaSolveKernel<128, float>", 2, 82048, {"sm_120": 1}),
     Rule(r"MesaSolveKernel<128, bf16>", 2, 77952, {"sm_120": 1}),
-    Rule(r"FewRowsBf16Kernel<", 2, 16896),
-    Rule(r"FusedBf16Kernel<", 2, 45568),
+    Rule(r"FewRowsBf16Kernel<", 2, 33792),
+    Rule(r"FusedBf16Kernel<", 2, 49152),
     Rule(r"ManyRowsBf16Kernel<Bf16Weights<", 2, 98304, {"sm_80": 1, "sm_120": 1}),
     Rule(r"ManyRowsBf16Kernel<QuantWeights<\(DType\)3>", 2, 101376, {"sm_80": 1, "sm_120": 1}),  # int8
     Rule(r"ManyRowsBf16Kernel<QuantWeights<\(DType\)4>", 2, 87040, {"sm_80": 1, "sm_120": 1}),  # int4

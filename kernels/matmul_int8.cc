@@ -50,7 +50,7 @@ void MultiplyPanels(const float* packed, int rows, const MatMulOutput& output, i
       if (spread) {
         kKernels.multiply_spread(words, n, bytes, in, out);
       } else {
-        kKernels.multiply(weight.type(), words, n, weight.panel(panel), in, out);
+        kKernels.multiply(weight.type(), words, n, weight.panel(panel), in, /*ask=*/b == 0, out);
       }
       for (int r = 0; r < n; ++r) {
         kFinish(out + ptrdiff_t{r} * kQuantPanel, output, panel,

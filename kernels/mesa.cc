@@ -94,7 +94,6 @@ void Unfold(const float* blocks, int padded, float* full) {
         float* row = full + static_cast<size_t>(i + r) * padded + j;
         if (i != j) {
           Store(Load(blocks + r * 16), row);
-          for (int c = 0; c < 16; ++c) full[(j + c) * padded + i + r] = blocks[r * 16 + c];
         } else {
           for (int c = 0; c <= r; ++c) {
             row[c] = blocks[r * 16 + c];
@@ -102,37 +101,55 @@ void Unfold(const float* blocks, int padded, float* full) {
           }
         }
       }
+      if (i != j) ColumnsToRows(blocks, 16, 16, full + j * padded + i, padded);
     }
   }
 }
 
-// out = decay * in + sum_s c_s left_s right_s' on a 16 x 16 tile with row stride `stride`.
-HWY_INLINE void UpdateTile(const Head& h, bool sealed, const float* in, ptrdiff_t stride,
-                           float decay, const float* c, const float* left, const float* right,
-                           float* out) {
-  for (int r = 0; r < 16; ++r) {
-    V16 sum = sealed ? Mul(Load(in + r * stride), Set(decay)) : Zero();
+// out = decay * in + sum_s left_s right_s' on a 16 x 16 tile with row stride `stride`; left, right:
+// rows of the tile's channels, P apart.
+HWY_INLINE void UpdateTile(int padded, bool sealed, const float* in, ptrdiff_t stride, float decay,
+                           const float* left, const float* right, float* out) {
+  for (int first = 0; first < 16; first += kAccumulators) {
+    V16 sum[kAccumulators];
+#pragma GCC unroll 16
+    for (int r = 0; r < kAccumulators; ++r) {
+      sum[r] = sealed ? Mul(Load(in + (first + r) * stride), Set(decay)) : Zero();
+    }
     for (int s = 0; s < kBlockTokens; ++s) {
-      sum = MulAdd(Set(c[s] * left[s * h.padded + r]), Load(right + s * h.padded), sum);
+      const V16 columns = Load(right + s * padded);
+#pragma GCC unroll 16
+      for (int r = 0; r < kAccumulators; ++r) {
+        sum[r] = MulAdd(Set(left[s * padded + first + r]), columns, sum[r]);
+      }
     }
-    Store(sum, out + r * stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < kAccumulators; ++r) Store(sum[r], out + (first + r) * stride);
   }
 }
 
-// The sealed state after the block whose sixteen tokens fill the tail.
-void Seal(const Head& h, bool sealed, const float* cumulative, const float* in, float* out) {
+// The sealed state after the block whose sixteen tokens fill the tail. weighted: (16, P) of
+// scratch, C_s k_s.
+void Seal(const Head& h, bool sealed, const float* cumulative, const float* in, float* out,
+          float* weighted) {
+  const int padded = h.padded;
   HWY_ALIGN float c[16], decay[16];
   Store(Coefficients(h, cumulative, kBlockTokens - 1), c);
   Store(Exp(Set(cumulative[kBlockTokens - 1])), decay);
-  for (int i = 0; i < h.padded; i += 16) {
-    for (int j = 0; j <= i; j += 16, in += 256, out += 256) {
-      UpdateTile(h, sealed, in, 16, decay[0], c, h.k + i, h.k + j, out);
+  for (int s = 0; s < kBlockTokens; ++s) {
+    for (int i = s * padded; i < (s + 1) * padded; i += 16) {
+      Store(Mul(Set(c[s]), Load(h.k + i)), weighted + i);
     }
   }
-  for (int i = 0; i < h.padded; i += 16) {
-    for (int j = 0; j < h.padded; j += 16) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * h.padded + j;
-      UpdateTile(h, sealed, in + at, h.padded, decay[0], c, h.k + i, h.v + j, out + at);
+  for (int i = 0; i < padded; i += 16) {
+    for (int j = 0; j <= i; j += 16, in += 256, out += 256) {
+      UpdateTile(padded, sealed, in, 16, decay[0], weighted + i, h.k + j, out);
+    }
+  }
+  for (int i = 0; i < padded; i += 16) {
+    for (int j = 0; j < padded; j += 16) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * padded + j;
+      UpdateTile(padded, sealed, in + at, padded, decay[0], weighted + i, h.v + j, out + at);
     }
   }
 }
@@ -173,46 +190,20 @@ void Record(const Block& b, int steps, float squared_residual, Solves* solves) {
   if (residual > solves->max_residual || std::isnan(residual)) solves->max_residual = residual;
 }
 
-// Solves and reads out tokens [t, t + n) of the rows, at `slot` of their block.
-void SolveTokens(const Head& h, const Block& b, const float* cumulative, int t, int n, int slot,
-                 const float* q, float* scratch, Solves* solves) {
-  const int padded = h.padded;
+// Solves and reads out tokens [t, t + n) of the rows, the block's first n systems.
+void SolveTokens(const Head& h, const Block& b, int t, int n, const float* q, float* scratch,
+                 Solves* solves) {
+  constexpr int kAll[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   float* x = scratch;
-  float* o = x + 16 * padded;
-  float* work = o + 16 * padded;
-  HWY_ALIGN float decay[16] = {};
-  for (int i = 0; i < n; ++i) decay[i] = cumulative[slot + i];
-  Store(Exp(Load(decay)), decay);
-  // One at a time, a few systems cost less than in sixteen lanes of which most are empty.
-  if (n <= 3) {
-    for (int i = 0; i < n; ++i) {
-      HWY_ALIGN float c[16];
-      Store(Coefficients(h, cumulative, slot + i), c);
-      Block own = b;
-      own.tokens = slot + i + 1;
-      float residual;
-      const int steps = SolveOne(own, decay[i], c, q + i * padded, x, work, &residual);
-      Record(b, steps, residual, solves);
-      ReadOne(own, b.hkv, b.v, decay[i], c, x, o);
-      Finish(h, o, t + i, solves);
-    }
-    return;
-  }
-  HWY_ALIGN float c[256] = {};  // c[s * 16 + lane]
-  for (int i = 0; i < n; ++i) {
-    HWY_ALIGN float row[16];
-    Store(Coefficients(h, cumulative, slot + i), row);
-    for (int s = 0; s < 16; ++s) c[s * 16 + i] = row[s];
-  }
-  float* q_columns = work + 3 * 16 * padded;
-  RowsToColumns(q, padded, n, padded, q_columns);
+  float* o = x + 16 * h.padded;
   int steps[16];
   float residual[16];
-  SolveMany(b, Load(decay), c, q_columns, x, work, steps, residual);
-  for (int i = 0; i < n; ++i) Record(b, steps[i], residual[i], solves);
-  ReadMany(b, b.hkv, b.v, Load(decay), c, x, o);
-  ColumnsToRows(o, n, padded, work, padded);
-  for (int i = 0; i < n; ++i) Finish(h, work + i * padded, t + i, solves);
+  Solve(b, n, q, x, o + 16 * h.padded, steps, residual);
+  Read(b, b.hkv, b.v, kAll, n, x, o);
+  for (int i = 0; i < n; ++i) {
+    Record(b, steps[i], residual[i], solves);
+    Finish(h, o + i * h.padded, t + i, solves);
+  }
 }
 
 // Other heads of the span add to the same totals.
@@ -246,7 +237,7 @@ void MesaSpanHead(const MesaShape& shape, const MesaWeights& weights, const Batc
   float* q = full + static_cast<size_t>(padded) * padded;  // (16, P)
   float* k_columns = q + 16 * padded;                      // (P, 16)
   float* lambda = k_columns + 16 * padded;                 // (P)
-  float* rest = lambda + padded;                           // 16 * 6 * P
+  float* rest = lambda + padded;
   std::fill(lambda, lambda + padded, 1.0f);
   std::copy_n(weights.lambda + head * h.dim, h.dim, lambda);
 
@@ -267,6 +258,12 @@ void MesaSpanHead(const MesaShape& shape, const MesaWeights& weights, const Batc
     }
     if (sealed && !unfolded) Unfold(sealed_in, padded, full);
     unfolded = true;
+    HWY_ALIGN float decay[16] = {}, c[256];
+    for (int i = 0; i < n; ++i) {
+      decay[i] = cumulative[slot + i];
+      Store(Coefficients(h, cumulative, slot + i), c + i * 16);
+    }
+    Store(Exp(Load(decay)), decay);
     const Block block{padded,
                       tokens,
                       sealed,
@@ -276,11 +273,13 @@ void MesaSpanHead(const MesaShape& shape, const MesaWeights& weights, const Batc
                       h.v,
                       k_columns,
                       lambda,
+                      decay,
+                      c,
                       span.solver.cg_tolerance,
                       span.solver.cg_max_steps};
-    SolveTokens(h, block, cumulative, t, n, slot, q, rest, &solves);
+    SolveTokens(h, block, t, n, q, rest, &solves);
     if (tokens == kBlockTokens) {
-      Seal(h, sealed, cumulative, sealed_in, sealed_out);
+      Seal(h, sealed, cumulative, sealed_in, sealed_out, rest);
       sealed_in = sealed_out;
       unfolded = false;
     }

@@ -7,8 +7,8 @@
 // C_s = exp(G_t - G_s) beta_s:
 //   H_kk p = exp(G_t) (sealed H_kk p) + sum_{s <= t} C_s (k_s . p) k_s,  H_kv likewise with v_s
 //   solve (H_kk + diag(lambda)) x = q by conjugate gradients, output x H_kv
-// Decoding solves one system at a time with channels in the lanes, prompts solve a block's systems
-// side by side, one in each lane; both do the same arithmetic in the same order.
+// Decoding solves one system at a time, prompts a block's systems side by side; both do the same
+// arithmetic in the same order.
 #ifndef PACKRAT_KERNELS_MESA_H_
 #define PACKRAT_KERNELS_MESA_H_
 
@@ -87,7 +87,7 @@ struct MesaOperands {
 // Floats of KernelContext scratch per thread.
 constexpr size_t MesaScratchFloats(int head_dim) {
   const size_t padded = PadTo16(head_dim);
-  return padded * padded + 16 * (10 * padded + 64);
+  return padded * padded + 16 * 8 * padded;
 }
 
 // totals: (spans), added to.

@@ -1,7 +1,7 @@
-// The solver of the Mesa layer in its two forms: one system with channels in the lanes, or sixteen
-// systems side by side. See mesa.h for the mathematics; equal bits come from equal order: products
-// with the sealed matrix run over its rows in order, those with the tail over its tokens in order,
-// and every dot product of the iteration is a Dot().
+// The solver of the Mesa layer: the systems of one block's tokens side by side, one when decoding
+// and up to sixteen in prompts. See mesa.h for the mathematics. A system's arithmetic is the same
+// in any company: products with the sealed matrix run over its rows in order, those with the tail
+// over its tokens in order, and every dot product of the iteration is a Dot().
 //
 // Included once per target through hwy/foreach_target.h.
 #if defined(PACKRAT_KERNELS_MESA_SOLVE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -18,7 +18,7 @@ HWY_BEFORE_NAMESPACE();
 namespace packrat {
 namespace HWY_NAMESPACE {
 
-// One head's block as the solver sees it.
+// One head's block as the solver sees it. Vectors of its systems are rows (16, P).
 struct Block {
   int padded;              // P
   int tokens;              // In the tail, those being solved included.
@@ -29,6 +29,8 @@ struct Block {
   const float* v;          // (16, P)
   const float* k_columns;  // (P, 16): k transposed, zero from `tokens` on
   const float* lambda;     // (P), 1 in the padding
+  const float* decay;      // (16): exp(G_t) of each system
+  const float* c;          // (16, 16): row t is C_s of system t, zero for tokens s behind its own
   float tolerance;
   int max_steps;
 };
@@ -37,232 +39,170 @@ struct Block {
 // usual, the squares vanish in float32 before the residual does, and alpha would be 0 / 0.
 constexpr float kTinyQuery = 1e-20f;
 
-constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
+// Sums in registers; of up to so many systems at once, for which a row of a matrix is loaded once.
+constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 16 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
+constexpr int kMostTogether = HWY_TARGET == HWY_SSE4 ? 2 : 4;
 
-// Of a negative number too small for float32 is left a negative zero, which becomes a positive one
-// where tokens of weight zero come behind it, as in sixteen systems: so in all.
-HWY_INLINE V16 PositiveZeros(const V16& a) { return Add(a, Zero()); }
-
-// --- One system: channels in the lanes. `decay`: exp(G_t); c (16): C_s, zero for s > t. ---
-
-// y = x' H + tail: with rows = k the product with H_kk, with rows = v the read-out from H_kv. The
-// tail's weights C_s (k_s . x) are summed in the loop that reads the sealed matrix: they are one
-// chain, which otherwise would take as long as all of the matrix.
-HWY_INLINE void ReadOne(const Block& b, const float* sealed, const float* rows, float decay,
-                        const float* c, const float* x, float* y) {
-  HWY_ALIGN float weights[16];
-  V16 dots = Zero();
-  const auto add_dots = [&](int i, const V16& xi)
-                            HWY_ATTR { dots = MulAdd(Load(b.k_columns + i * 16), xi, dots); };
-  if (b.sealed) {
-    ForColumns<kAccumulators>(b.padded, [&](int j, auto width) HWY_ATTR {
-      constexpr int kWidth = decltype(width)::value;
-      V16 acc[kWidth];
+// y = x' H + tail of these systems: with rows = k the product with H_kk, with rows = v the read-out
+// from H_kv.
+template <int kSystems>
+HWY_INLINE void ReadTogether(const Block& b, const float* sealed, const float* rows,
+                             const int* systems, const float* x, float* y) {
+  HWY_ALIGN float weights[kSystems * 16];  // C_s (k_s . x), of the tail's tokens.
+  const float* in[kSystems];
+  V16 dots[kSystems];
+  for (int t = 0; t < kSystems; ++t) in[t] = x + systems[t] * b.padded, dots[t] = Zero();
+  const auto weigh = [&]() HWY_ATTR {
+    for (int t = 0; t < kSystems; ++t) {
+      Store(Mul(Load(b.c + systems[t] * 16), dots[t]), weights + t * 16);
+    }
+  };
+  // Of one system the dot products are one chain, which by itself would take as long as all of the
+  // sealed matrix: they are summed beside its first columns.
+  const bool beside = kSystems == 1 && b.sealed;
+  if (!beside) {
+    for (int i = 0; i < b.padded; ++i) {
+      const V16 k = Load(b.k_columns + i * 16);
 #pragma GCC unroll 16
-      for (V16& a : acc) a = Zero();
+      for (int t = 0; t < kSystems; ++t) dots[t] = MulAdd(k, Set(in[t][i]), dots[t]);
+    }
+    weigh();
+  }
+  ForColumns<kAccumulators / kSystems>(b.padded, [&](int j, auto width) HWY_ATTR {
+    constexpr int kWidth = decltype(width)::value;
+    V16 sum[kSystems][kWidth];
+#pragma GCC unroll 16
+    for (auto& of_system : sum) {
+#pragma GCC unroll 16
+      for (V16& a : of_system) a = Zero();
+    }
+    if (b.sealed) {
       for (int i = 0; i < b.padded; ++i) {
-        const V16 xi = Set(x[i]);
-        if (j == 0) add_dots(i, xi);
+        V16 row[kWidth];
 #pragma GCC unroll 16
-        for (int g = 0; g < kWidth; ++g) {
-          acc[g] = MulAdd(Load(sealed + i * b.padded + j + g * 16), xi, acc[g]);
+        for (int g = 0; g < kWidth; ++g) row[g] = Load(sealed + i * b.padded + j + g * 16);
+#pragma GCC unroll 16
+        for (int t = 0; t < kSystems; ++t) {
+          const V16 xi = Set(in[t][i]);
+          if (kSystems == 1 && j == 0) dots[t] = MulAdd(Load(b.k_columns + i * 16), xi, dots[t]);
+#pragma GCC unroll 16
+          for (int g = 0; g < kWidth; ++g) sum[t][g] = MulAdd(row[g], xi, sum[t][g]);
         }
       }
+      if (beside && j == 0) weigh();
 #pragma GCC unroll 16
-      for (int g = 0; g < kWidth; ++g) Store(Mul(acc[g], Set(decay)), y + j + g * 16);
-    });
-  } else {
-    for (int i = 0; i < b.padded; ++i) add_dots(i, Set(x[i]));
-  }
-  Store(Mul(Load(c), dots), weights);
-  ForColumns<kAccumulators>(b.padded, [&](int j, auto width) HWY_ATTR {
-    constexpr int kWidth = decltype(width)::value;
-    V16 sum[kWidth];
+      for (int t = 0; t < kSystems; ++t) {
+        const V16 decay = Set(b.decay[systems[t]]);
 #pragma GCC unroll 16
-    for (int g = 0; g < kWidth; ++g) sum[g] = b.sealed ? Load(y + j + g * 16) : Zero();
-    for (int s = 0; s < b.tokens; ++s) {
-      const V16 weight = Set(weights[s]);
-#pragma GCC unroll 16
-      for (int g = 0; g < kWidth; ++g) {
-        sum[g] = MulAdd(weight, Load(rows + s * b.padded + j + g * 16), sum[g]);
+        for (V16& a : sum[t]) a = Mul(a, decay);
       }
     }
+    for (int s = 0; s < b.tokens; ++s) {
+      V16 row[kWidth];
 #pragma GCC unroll 16
-    for (int g = 0; g < kWidth; ++g) Store(PositiveZeros(sum[g]), y + j + g * 16);
+      for (int g = 0; g < kWidth; ++g) row[g] = Load(rows + s * b.padded + j + g * 16);
+#pragma GCC unroll 16
+      for (int t = 0; t < kSystems; ++t) {
+        const V16 weight = Set(weights[t * 16 + s]);
+#pragma GCC unroll 16
+        for (int g = 0; g < kWidth; ++g) sum[t][g] = MulAdd(weight, row[g], sum[t][g]);
+      }
+    }
+    // Of a negative number too small for float32 is left a negative zero, which becomes a positive
+    // one where tokens of weight zero come behind it: so always.
+#pragma GCC unroll 16
+    for (int t = 0; t < kSystems; ++t) {
+#pragma GCC unroll 16
+      for (int g = 0; g < kWidth; ++g) {
+        Store(Add(sum[t][g], Zero()), y + systems[t] * b.padded + j + g * 16);
+      }
+    }
   });
 }
 
-// Solves for q (P) into x (P); work: 3 * P floats. Returns steps; *residual squared and relative.
-HWY_INLINE int SolveOne(const Block& b, float decay, const float* c, const float* q, float* x,
-                        float* work, float* residual) {
-  const int padded = b.padded;
-  float *r = work, *p = work + padded, *ap = work + 2 * padded;
-  for (int i = 0; i < padded; i += 16) {
-    V16 diagonal = Zero();
-    if (b.sealed) {
-      HWY_ALIGN float d[16];
-      for (int l = 0; l < 16; ++l) d[l] = b.hkk[(i + l) * padded + i + l];
-      diagonal = Mul(Load(d), Set(decay));
-    }
-    for (int s = 0; s < b.tokens; ++s) {
-      const V16 k = Load(b.k + s * padded + i);
-      diagonal = MulAdd(Mul(Set(c[s]), k), k, diagonal);
-    }
-    Store(Div(Load(q + i), Add(diagonal, Load(b.lambda + i))), x + i);
+template <int kSystems = kMostTogether>
+HWY_INLINE void Read(const Block& b, const float* sealed, const float* rows, const int* systems,
+                     int n, const float* x, float* y) {
+  for (; n >= kSystems; n -= kSystems, systems += kSystems) {
+    ReadTogether<kSystems>(b, sealed, rows, systems, x, y);
   }
-  const auto apply = [&](const float* in, float* out) HWY_ATTR {
-    ReadOne(b, b.hkk, b.k, decay, c, in, out);
+  if constexpr (kSystems > 1) Read<kSystems / 2>(b, sealed, rows, systems, n, x, y);
+}
+
+constexpr int SolveWorkFloats(int padded) { return (3 * 16 + 1) * padded; }
+
+// Solves the first n systems for q into x (rows); work: SolveWorkFloats(). steps (n); residual (n):
+// squared and relative.
+HWY_INLINE void Solve(const Block& b, int n, const float* q, float* x, float* work, int* steps,
+                      float* residual) {
+  const int padded = b.padded;
+  float *r = work, *p = r + 16 * padded, *ap = p + 16 * padded, *diagonal = ap + 16 * padded;
+  for (int i = 0; i < padded; ++i) diagonal[i] = b.sealed ? b.hkk[i * padded + i] : 0.0f;
+  int active[16], num_active = n;
+  for (int t = 0; t < n; ++t) {
+    active[t] = t;
+    const V16 decay = Set(b.decay[t]);
     for (int i = 0; i < padded; i += 16) {
-      Store(MulAdd(Load(b.lambda + i), Load(in + i), Load(out + i)), out + i);
+      V16 sum = Mul(Load(diagonal + i), decay);
+      for (int s = 0; s < b.tokens; ++s) {
+        const V16 k = Load(b.k + s * padded + i);
+        sum = MulAdd(Mul(Set(b.c[t * 16 + s]), k), k, sum);
+      }
+      const int at = t * padded + i;
+      Store(Div(Load(q + at), Add(sum, Load(b.lambda + i))), x + at);
+    }
+  }
+  // Of the active ones.
+  const auto apply = [&](const float* in, float* out) HWY_ATTR {
+    Read(b, b.hkk, b.k, active, num_active, in, out);
+    for (int a = 0; a < num_active; ++a) {
+      for (int i = 0; i < padded; i += 16) {
+        const int at = active[a] * padded + i;
+        Store(MulAdd(Load(b.lambda + i), Load(in + at), Load(out + at)), out + at);
+      }
     }
   };
   apply(x, ap);
-  for (int i = 0; i < padded; i += 16) {
-    const V16 start = Sub(Load(q + i), Load(ap + i));
-    Store(start, r + i);
-    Store(start, p + i);
+  float rr[16], qq[16];
+  for (int t = 0; t < n; ++t) {
+    const int row = t * padded;
+    for (int i = row; i < row + padded; i += 16) {
+      const V16 start = Sub(Load(q + i), Load(ap + i));
+      Store(start, r + i);
+      Store(start, p + i);
+    }
+    qq[t] = Dot(q + row, q + row, padded);
+    if (qq[t] < kTinyQuery) qq[t] = kTinyQuery;
+    rr[t] = Dot(r + row, r + row, padded);
+    steps[t] = 0;
   }
-  float qq = Dot(q, q, padded);
-  if (qq < kTinyQuery) qq = kTinyQuery;
-  const float target = b.tolerance * b.tolerance * qq;
-  float rr = Dot(r, r, padded);
-  int steps = 0;
-  // Written so that a NaN goes on to the limit and is seen in the residual.
-  for (; !(rr <= target) && steps < b.max_steps; ++steps) {
-    apply(p, ap);
-    const float alpha = rr / Dot(p, ap, padded);
-    for (int i = 0; i < padded; i += 16) {
-      Store(MulAdd(Set(alpha), Load(p + i), Load(x + i)), x + i);
-      Store(NegMulAdd(Set(alpha), Load(ap + i), Load(r + i)), r + i);
-    }
-    const float next = Dot(r, r, padded);
-    const float beta = next / rr;
-    for (int i = 0; i < padded; i += 16) {
-      Store(MulAdd(Set(beta), Load(p + i), Load(r + i)), p + i);
-    }
-    rr = next;
-  }
-  *residual = rr / qq;
-  return steps;
-}
-
-// --- Sixteen systems: all vectors are columns (P, 16). decay (16); c (16, 16): c[s * 16 + t]. ---
-
-HWY_INLINE void SealedMany(const float* m, const float* x, const V16& decay, int padded, float* y) {
-  for (int j = 0; j < padded; j += kAccumulators) {
-    V16 acc[kAccumulators];
-#pragma GCC unroll 16
-    for (V16& a : acc) a = Zero();
-    for (int i = 0; i < padded; ++i) {
-      const V16 xi = Load(x + i * 16);
-#pragma GCC unroll 16
-      for (int g = 0; g < kAccumulators; ++g) {
-        acc[g] = MulAdd(Set(m[i * padded + j + g]), xi, acc[g]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int g = 0; g < kAccumulators; ++g) Store(Mul(acc[g], decay), y + (j + g) * 16);
-  }
-}
-
-HWY_INLINE void ReadMany(const Block& b, const float* sealed, const float* rows, const V16& decay,
-                         const float* c, const float* x, float* y) {
-  HWY_ALIGN float weights[256];
-  for (int s = 0; s < b.tokens; s += kAccumulators) {
-    V16 acc[kAccumulators];
-#pragma GCC unroll 16
-    for (V16& a : acc) a = Zero();
-    for (int i = 0; i < b.padded; ++i) {
-      const V16 xi = Load(x + i * 16);
-#pragma GCC unroll 16
-      for (int g = 0; g < kAccumulators; ++g) {
-        acc[g] = MulAdd(Set(b.k_columns[i * 16 + s + g]), xi, acc[g]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int g = 0; g < kAccumulators; ++g) {
-      Store(Mul(Load(c + (s + g) * 16), acc[g]), weights + (s + g) * 16);
-    }
-  }
-  if (b.sealed) SealedMany(sealed, x, decay, b.padded, y);
-  for (int j = 0; j < b.padded; j += kAccumulators) {
-    V16 acc[kAccumulators];
-#pragma GCC unroll 16
-    for (int g = 0; g < kAccumulators; ++g) acc[g] = b.sealed ? Load(y + (j + g) * 16) : Zero();
-    for (int s = 0; s < b.tokens; ++s) {
-      const V16 w = Load(weights + s * 16);
-#pragma GCC unroll 16
-      for (int g = 0; g < kAccumulators; ++g) {
-        acc[g] = MulAdd(w, Set(rows[s * b.padded + j + g]), acc[g]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int g = 0; g < kAccumulators; ++g) Store(PositiveZeros(acc[g]), y + (j + g) * 16);
-  }
-}
-
-// Solves for q into x; work: 3 * P * 16 floats. steps, residual: (16).
-HWY_INLINE void SolveMany(const Block& b, const V16& decay, const float* c, const float* q,
-                          float* x, float* work, int* steps, float* residual) {
-  const int padded = b.padded;
-  float *r = work, *p = r + padded * 16, *ap = p + padded * 16;
-  for (int i = 0; i < padded; ++i) {
-    V16 diagonal = Zero();
-    if (b.sealed) diagonal = Mul(Set(b.hkk[i * padded + i]), decay);
-    for (int s = 0; s < b.tokens; ++s) {
-      const V16 k = Set(b.k[s * padded + i]);
-      diagonal = MulAdd(Mul(Load(c + s * 16), k), k, diagonal);
-    }
-    Store(Div(Load(q + i * 16), Add(diagonal, Set(b.lambda[i]))), x + i * 16);
-  }
-  const auto apply = [&](const float* in, float* out) HWY_ATTR {
-    ReadMany(b, b.hkk, b.k, decay, c, in, out);
-    for (int i = 0; i < padded * 16; i += 16) {
-      Store(MulAdd(Set(b.lambda[i / 16]), Load(in + i), Load(out + i)), out + i);
-    }
-  };
-  apply(x, ap);
-  for (int i = 0; i < padded * 16; i += 16) {
-    const V16 start = Sub(Load(q + i), Load(ap + i));
-    Store(start, r + i);
-    Store(start, p + i);
-  }
-  HWY_ALIGN float rr[16], target[16], alpha[16], beta[16], pap[16], next[16];
-  V16 qq = DotColumns(q, q, padded);
-  qq = IfGreater(Set(kTinyQuery), qq, Set(kTinyQuery), qq);
-  Store(Mul(Set(b.tolerance * b.tolerance), qq), target);
-  Store(DotColumns(r, r, padded), rr);
-  for (int t = 0; t < 16; ++t) steps[t] = 0;
   for (int step = 0; step < b.max_steps; ++step) {
-    bool any = false;
-    bool active[16];
-    for (int t = 0; t < 16; ++t) any |= active[t] = !(rr[t] <= target[t]);
-    if (!any) break;
+    int left = 0;
+    for (int a = 0; a < num_active; ++a) {
+      const int t = active[a];
+      // Written so that a NaN goes on to the limit and is seen in the residual.
+      if (!(rr[t] <= b.tolerance * b.tolerance * qq[t])) active[left++] = t;
+    }
+    num_active = left;
+    if (num_active == 0) break;
     apply(p, ap);
-    Store(DotColumns(p, ap, padded), pap);
-    // A converged system is frozen: with alpha and beta zero its x and r keep their bits.
-    for (int t = 0; t < 16; ++t) alpha[t] = active[t] ? rr[t] / pap[t] : 0.0f;
-    const V16 a = Load(alpha);
-    for (int i = 0; i < padded * 16; i += 16) {
-      Store(MulAdd(a, Load(p + i), Load(x + i)), x + i);
-      Store(NegMulAdd(a, Load(ap + i), Load(r + i)), r + i);
-    }
-    Store(DotColumns(r, r, padded), next);
-    for (int t = 0; t < 16; ++t) {
-      beta[t] = active[t] ? next[t] / rr[t] : 0.0f;
-      rr[t] = next[t];
-      steps[t] += active[t] ? 1 : 0;
-    }
-    const V16 be = Load(beta);
-    for (int i = 0; i < padded * 16; i += 16) {
-      Store(MulAdd(be, Load(p + i), Load(r + i)), p + i);
+    for (int a = 0; a < num_active; ++a) {
+      const int t = active[a], row = t * padded;
+      const float alpha = rr[t] / Dot(p + row, ap + row, padded);
+      for (int i = row; i < row + padded; i += 16) {
+        Store(MulAdd(Set(alpha), Load(p + i), Load(x + i)), x + i);
+        Store(NegMulAdd(Set(alpha), Load(ap + i), Load(r + i)), r + i);
+      }
+      const float next = Dot(r + row, r + row, padded);
+      const float beta = next / rr[t];
+      for (int i = row; i < row + padded; i += 16) {
+        Store(MulAdd(Set(beta), Load(p + i), Load(r + i)), p + i);
+      }
+      rr[t] = next;
+      ++steps[t];
     }
   }
-  HWY_ALIGN float q2[16];
-  Store(qq, q2);
-  for (int t = 0; t < 16; ++t) {
-    residual[t] = rr[t] / q2[t];
-  }
+  for (int t = 0; t < n; ++t) residual[t] = rr[t] / qq[t];
 }
 
 }  // namespace HWY_NAMESPACE

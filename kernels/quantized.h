@@ -129,9 +129,10 @@ struct QuantKernels {
   // As QuantizeRows(), to the bit.
   void (*round)(const float* x, ptrdiff_t stride, int n, int in, int32_t* to);
   int max_rows;  // Of one call; at most kMostQuantRows.
-  // out (n, 32) = n rows as QuantizeRows() wrote them, times one panel.
+  // out (n, 32) = n rows as QuantizeRows() wrote them, times one panel. `ask`: memory for what is
+  // soon needed of the panel and behind it, which takes time where it is in the cache.
   void (*multiply)(DType format, const int32_t* rows, int n, const std::byte* panel, int in,
-                   float* out);
+                   bool ask, float* out);
   // The same bits with int4's blocks spread, which spread() does: panel and `to` do not overlap.
   void (*multiply_spread)(const int32_t* rows, int n, const std::byte* spread, int in, float* out);
   void (*spread)(const std::byte* panel, int in, std::byte* to);

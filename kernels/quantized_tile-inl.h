@@ -10,7 +10,9 @@
 // and kMaxRows and Columns(rows): the rows of a tile and its vectors of outputs, so that its sums
 // stay in registers.
 
-constexpr ptrdiff_t kSoon = 4096;  // How far ahead weights are asked for, in bytes.
+// How far ahead weights are asked for, in bytes: the processor itself does not ask memory for what
+// is beyond the end of a page.
+constexpr ptrdiff_t kSoon = 4096;
 
 struct Int8Block {
   using Dot = Int8Dot;
@@ -42,16 +44,17 @@ struct Int4Block {
 // kRows rows times kColumns vectors of outputs, from output `first` of the panel on.
 template <class Block, int kRows, int kColumns>
 HWY_INLINE void Tile(const int32_t* HWY_RESTRICT rows, const std::byte* HWY_RESTRICT block,
-                     int groups, int first, float* HWY_RESTRICT out) {
+                     int groups, int first, bool ask, float* HWY_RESTRICT out) {
   using Dot = typename Block::Dot;
   Vec acc[kRows][kColumns];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kColumns; ++c) acc[r][c] = Zero();
   }
   for (int g = 0; g < groups; ++g) {
-    // The processor itself does not ask memory for what is beyond the end of a page.
-    for (ptrdiff_t line = 0; line < Block::kBytes; line += 64) {
-      __builtin_prefetch(block + kSoon + line, 0, 2);
+    if (ask) {
+      for (ptrdiff_t line = 0; line < Block::kBytes; line += 64) {
+        __builtin_prefetch(block + kSoon + line, 0, 2);
+      }
     }
     const auto* words = reinterpret_cast<const float*>(rows);
     Dot dots[kRows][kColumns];
@@ -94,32 +97,33 @@ HWY_INLINE void Tile(const int32_t* HWY_RESTRICT rows, const std::byte* HWY_REST
 }
 
 template <class Block, int kRows>
-void RowsTimesPanel(const int32_t* rows, const std::byte* panel, int groups, float* out) {
+void RowsTimesPanel(const int32_t* rows, const std::byte* panel, int groups, bool ask, float* out) {
   constexpr int kColumns = Columns(kRows);
   for (int first = 0; first < kQuantPanel; first += kColumns * kOutputs) {
-    Tile<Block, kRows, kColumns>(rows, panel, groups, first, out);
+    Tile<Block, kRows, kColumns>(rows, panel, groups, first, ask, out);
   }
 }
 
 template <class Block, int kRows = kMaxRows>
-void PanelRows(const int32_t* rows, int n, const std::byte* panel, int groups, float* out) {
-  if (n == kRows) return RowsTimesPanel<Block, kRows>(rows, panel, groups, out);
-  if constexpr (kRows > 1) PanelRows<Block, kRows - 1>(rows, n, panel, groups, out);
+void PanelRows(const int32_t* rows, int n, const std::byte* panel, int groups, bool ask,
+               float* out) {
+  if (n == kRows) return RowsTimesPanel<Block, kRows>(rows, panel, groups, ask, out);
+  if constexpr (kRows > 1) PanelRows<Block, kRows - 1>(rows, n, panel, groups, ask, out);
 }
 
 inline void Multiply(DType format, const int32_t* rows, int n, const std::byte* panel, int in,
-                     float* out) {
+                     bool ask, float* out) {
   const int groups = in / kQuantGroup;
   if (format == DType::kInt8) {
-    PanelRows<Int8Block>(rows, n, panel, groups, out);
+    PanelRows<Int8Block>(rows, n, panel, groups, ask, out);
   } else {
-    PanelRows<Int4Block>(rows, n, panel, groups, out);
+    PanelRows<Int4Block>(rows, n, panel, groups, ask, out);
   }
 }
 
 inline void MultiplySpread(const int32_t* rows, int n, const std::byte* spread, int in,
                            float* out) {
-  PanelRows<SpreadInt4Block>(rows, n, spread, in / kQuantGroup, out);
+  PanelRows<SpreadInt4Block>(rows, n, spread, in / kQuantGroup, /*ask=*/false, out);
 }
 
 inline void Spread(const std::byte* panel, int in, std::byte* to) {

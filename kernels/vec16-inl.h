@@ -216,15 +216,6 @@ HWY_INLINE float Dot(const float* a, const float* b, int n) {
   return SumLanes(sum);
 }
 
-// Dot() for sixteen pairs side by side: a and b are (n, 16), one column per pair.
-HWY_INLINE V16 DotColumns(const float* a, const float* b, int n) {
-  return TreeSum([&](int l) HWY_ATTR {
-    V16 sum = Zero();
-    for (int i = l; i < n; i += 16) sum = MulAdd(Load(a + i * 16), Load(b + i * 16), sum);
-    return sum;
-  });
-}
-
 // columns(d, width) for all vectors d of a row of `padded` floats, kWidth (a power of two) of them
 // side by side, or at the end fewer.
 template <int kWidth, class Columns>

@@ -76,7 +76,7 @@ struct Case {
       std::vector<int32_t> words(QuantRowBytes(in) / 4);
       QuantizeRows(row, 0, 1, in, words.data());
       for (int p = 0; p < weight.num_panels(); ++p) {
-        ChosenQuantKernels().multiply(format, words.data(), 1, weight.panel(p), in,
+        ChosenQuantKernels().multiply(format, words.data(), 1, weight.panel(p), in, true,
                                       &sums[p * kQuantPanel]);
       }
       return sums;

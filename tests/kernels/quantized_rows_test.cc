@@ -201,7 +201,8 @@ TEST(QuantKernelsTest, EveryInstructionSetHasTheBitsOfTheContract) {
       for (const QuantKernels* kernels : Kernels()) {
         if (n > kernels->max_rows) continue;
         GuardedFloats out(static_cast<size_t>(n) * kQuantPanel);
-        kernels->multiply(format, rows.words.data(), n, panel.bytes.data(), in, out.data());
+        kernels->multiply(format, rows.words.data(), n, panel.bytes.data(), in, n % 2 == 1,
+                          out.data());
         for (int r = 0; r < n; ++r) {
           for (int o = 0; o < kQuantPanel; ++o) {
             const float expected = Product(rows, r, panel, o, kernels != &kQuantSse4);
@@ -237,7 +238,7 @@ TEST(QuantKernelsTest, IsNearTheExactProduct) {
       const Panel panel(&random, format, in);
       for (const QuantKernels* kernels : Kernels()) {
         float out[kQuantPanel];
-        kernels->multiply(format, rows.words.data(), 1, panel.bytes.data(), in, out);
+        kernels->multiply(format, rows.words.data(), 1, panel.bytes.data(), in, false, out);
         for (int o = 0; o < kQuantPanel; ++o) {
           double sum = 0, magnitude = 0, tolerance = 0;
           for (int g = 0; g < groups; ++g) {

@@ -14,7 +14,6 @@
 #include "tests/gpu/gpu.h"
 #include "tests/models/golden.h"
 #include "tests/models/mixed_dials.h"
-#include "tests/models/model_files.h"
 
 namespace packrat {
 namespace {
@@ -358,29 +357,6 @@ TEST_F(GpuModelTest, FewRowsTakeFewerLaunches) {
   for (const int few : {1, 3, 8}) EXPECT_EQ(launches(few), many - kFewer * kLayers) << few;
 }
 
-TEST_F(GpuModelTest, NoDeviceIsSaid) {
-  emulation::machine.devices = 0;
-  auto model = gpu::LoadGpuModel(kModel, Options(64), gpu::GpuOptions());
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(model.status().message().find("no CUDA device"), absl::string_view::npos);
-  EXPECT_FALSE(gpu::DeviceUsable().ok());
-}
-
-TEST_F(GpuModelTest, OldDriverIsSaidWithTheVersions) {
-  emulation::machine.driver = 11040;
-  const absl::Status status = gpu::DeviceUsable();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(status.message().find("11.4"), absl::string_view::npos) << status;
-  EXPECT_NE(status.message().find("13.0"), absl::string_view::npos) << status;
-  EXPECT_NE(status.message().find("driver 580"), absl::string_view::npos) << status;
-}
-
-TEST_F(GpuModelTest, OldDeviceIsSaid) {
-  emulation::machine.major = 7;
-  EXPECT_NE(gpu::DeviceUsable().message().find("compute capability 7.0"), absl::string_view::npos);
-}
-
-// The kernels that sample count in fixed point, which has room for so many.
 // Tools look into a model on either device. Rounded-up places are not of the batch.
 TEST_F(GpuModelTest, ActivationsAreThoseOfTheCpu) {
   const Golden golden = ReadGolden("packrat");
@@ -400,46 +376,6 @@ TEST_F(GpuModelTest, ActivationsAreThoseOfTheCpu) {
   ASSERT_EQ(gpu.size(), cpu.size());
   ASSERT_GT(cpu.size(), 0u);
   for (size_t i = 0; i < cpu.size(); ++i) EXPECT_LT(RelativeError(gpu[i], cpu[i]), 1e-4) << i;
-}
-
-TEST_F(GpuModelTest, AVocabularyThatCannotBeSampledIsRefusedAtLoad) {
-  ModelFiles files("packrat");
-  files.ReplaceInConfig("\"vocab_size\": 257", "\"vocab_size\": 524289");
-  files.Write();
-  const absl::Status status =
-      gpu::LoadGpuModel(files.dir().path(), Options(16), gpu::GpuOptions()).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(status.message(), files.dir().File("config.json") +
-                                  ": vocab_size is 524289; on a GPU at most 524288 (the CPU takes "
-                                  "more)");
-}
-
-TEST_F(GpuModelTest, TooLittleSharedMemoryIsSaid) {
-  emulation::machine.shared_bytes = 10 << 10;
-  auto model = gpu::LoadGpuModel(kModel, Options(64), gpu::GpuOptions());
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(model.status().message().find("--state_type=bfloat16"), absl::string_view::npos)
-      << model.status();
-  model = gpu::LoadGpuModel("tests/golden/gated_delta_net", Options(64), gpu::GpuOptions());
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(model.status().message().find("gated delta heads of 12 key channels need"),
-            absl::string_view::npos)
-      << model.status();
-  model = gpu::LoadGpuModel("tests/golden/mamba2", Options(64), gpu::GpuOptions());
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(model.status().message().find("heads with a state of 24 channels need"),
-            absl::string_view::npos)
-      << model.status();
-}
-
-TEST_F(GpuModelTest, TooLittleMemoryIsSaidWithThePlan) {
-  for (const size_t memory : {size_t{100} << 10, size_t{2} << 20}) {
-    emulation::machine.memory = memory;
-    auto model = gpu::LoadGpuModel(kModel, Options(256), gpu::GpuOptions());
-    ASSERT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();
-    EXPECT_NE(model.status().message().find("weights take"), absl::string_view::npos)
-        << model.status();
-  }
 }
 
 // After an error of the device nothing it says counts, and the model stays failed.

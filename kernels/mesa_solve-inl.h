@@ -41,8 +41,7 @@ constexpr float kTinyQuery = 1e-20f;
 
 // Sums in registers; of up to so many systems at once, for which a row of a matrix is loaded once.
 constexpr int kAccumulators = HWY_TARGET == HWY_AVX3 ? 16 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
-constexpr int kMostTogether = HWY_TARGET == HWY_SSE4 ? 2 : 4;
-static_assert(kAccumulators >= kMostTogether);
+constexpr int kMostTogether = kAccumulators < 4 ? kAccumulators : 4;
 
 // y = x' H + tail of these systems: with rows = k the product with H_kk, with rows = v the read-out
 // from H_kv.

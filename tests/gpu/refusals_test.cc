@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "models/gpu/model.h"
+#include "tests/emulation/emulation.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/model_files.h"
 

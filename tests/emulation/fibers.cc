@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "tests/emulation/block.h"
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/races.h"
+#include "tests/emulation/runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -17,9 +17,9 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "tests/emulation/block.h"
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/races.h"
+#include "tests/emulation/runtime.h"
 
 struct Work {
   std::function<void()> run;
@@ -51,7 +51,6 @@ struct CUevent_st {
 
 namespace emulation {
 
-Machine machine;
 Counters counters;
 double milliseconds = 0;
 
@@ -70,21 +69,7 @@ std::set<const void*> loaded;                       // Kernels that were used be
 thread_local CUstream_st* captured_here = nullptr;  // The stream that this thread captures.
 std::map<const void*, size_t> shared_allowed;       // Of a kernel, by cudaFuncSetAttribute().
 
-// Shared memory that a block may have, by compute capability.
-size_t SharedLimit() {
-  if (machine.shared_bytes > 0) return machine.shared_bytes;
-  const int capability = machine.major * 10 + machine.minor;
-  const bool small = capability == 86 || capability == 89 || machine.major == 12;
-  return (small ? 99 : machine.major == 8 ? 163 : 227) << 10;
-}
-
 size_t Mapped(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
-
-cudaError_t Return(cudaError_t error) {
-  if (sticky != cudaSuccess) error = sticky;
-  if (error != cudaSuccess) last = error;
-  return error;
-}
 
 // What follows an allocation in its last page, for AddressSanitizer.
 void ForbidTail([[maybe_unused]] std::byte* memory, [[maybe_unused]] size_t bytes,
@@ -164,6 +149,12 @@ void Reset() {
   SetThreadOrder(0);
 }
 
+cudaError_t Return(cudaError_t error) {
+  if (sticky != cudaSuccess) error = sticky;
+  if (error != cudaSuccess) last = error;
+  return error;
+}
+
 void FailNextWork(cudaError_t error) { planned = error; }
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work, WorkKind kind) {
@@ -210,68 +201,8 @@ using emulation::counters;
 using emulation::Of;
 using emulation::Return;
 
-const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorMemoryAllocation:
-      return "cudaErrorMemoryAllocation";
-    case cudaErrorInsufficientDriver:
-      return "cudaErrorInsufficientDriver";
-    case cudaErrorNoDevice:
-      return "cudaErrorNoDevice";
-    case cudaErrorIllegalAddress:
-      return "cudaErrorIllegalAddress";
-    case cudaErrorLaunchFailure:
-      return "cudaErrorLaunchFailure";
-    default:
-      return "cudaErrorUnknown";
-  }
-}
-const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 cudaError_t cudaGetLastError() { return std::exchange(emulation::last, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return emulation::last; }
-cudaError_t cudaGetDeviceCount(int* count) {
-  if (emulation::machine.driver < emulation::machine.runtime) {
-    return Return(cudaErrorInsufficientDriver);
-  }
-  *count = emulation::machine.devices;
-  return Return(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
-}
-cudaError_t cudaSetDevice(int device) {
-  return Return(device >= 0 && device < emulation::machine.devices ? cudaSuccess
-                                                                   : cudaErrorInvalidDevice);
-}
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return Return(cudaSuccess);
-}
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = cudaDeviceProp();
-  std::strcpy(properties->name, "Emulated");
-  properties->totalGlobalMem = emulation::machine.memory;
-  properties->multiProcessorCount = emulation::machine.multiprocessors;
-  properties->major = emulation::machine.major;
-  properties->minor = emulation::machine.minor;
-  properties->l2CacheSize = 1 << 16;
-  properties->sharedMemPerBlockOptin = emulation::SharedLimit();
-  return Return(cudaSuccess);
-}
-// The one attribute that is asked for. A block may have 1 KB less than that.
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount
-               ? emulation::machine.multiprocessors
-               : static_cast<int>(emulation::SharedLimit()) + 1024;
-  return Return(cudaSuccess);
-}
-cudaError_t cudaDriverGetVersion(int* version) {
-  *version = emulation::machine.driver;
-  return cudaSuccess;
-}
-cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = emulation::machine.runtime;
-  return cudaSuccess;
-}
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total = emulation::machine.memory;
   *free = *total - std::min(*total, emulation::used);
@@ -354,7 +285,7 @@ cudaError_t cudaFreeHost(void* memory) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   const auto copy = [=](const void* begin) {
-    std::memcpy(to, begin, bytes);
+    if (bytes > 0) std::memcpy(to, begin, bytes);  // No bytes may be nowhere.
     if (kind == cudaMemcpyHostToDevice) ++counters.uploads, counters.uploaded_bytes += bytes;
     if (kind == cudaMemcpyDeviceToHost) ++counters.downloads;
   };
@@ -374,7 +305,9 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   return error != cudaSuccess || staged ? error : emulation::Drain(&emulation::default_stream);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
-  return emulation::Enqueue(stream, [=] { std::memset(memory, value, bytes); });
+  return emulation::Enqueue(stream, [=] {
+    if (bytes > 0) std::memset(memory, value, bytes);
+  });
 }
 // Of device memory: it returns before it is done.
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {

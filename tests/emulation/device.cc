@@ -47,8 +47,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return Return(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaSetDevice(int device) {
-  return Return(device >= 0 && device < machine.devices ? cudaSuccess
-                                                                   : cudaErrorInvalidDevice);
+  return Return(device >= 0 && device < machine.devices ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;

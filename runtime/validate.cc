@@ -86,7 +86,10 @@ const Bound& MaxTokens(const Request& request) {
 void CheckStop(const Request& request, int max_context, Checker* check) {
   const StopParams& stop = request.stop;
   check->CheckIds(bounds::kStopIds, stop.ids);
-  check->Check(MaxTokens(request).UpTo(max_context - 1), stop.max_tokens);
+  const Bound most = MaxTokens(request).UpTo(max_context - 1);
+  const bool too_long = stop.max_tokens > most.high;
+  check->Check(most, stop.max_tokens,
+               too_long ? absl::StrCat(" (max_context ", max_context, ")") : "");
   check->Check(bounds::kMinTokens.UpTo(stop.max_tokens), stop.min_tokens);
 }
 

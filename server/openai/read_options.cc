@@ -89,9 +89,11 @@ absl::Status ReadLogitBias(const std::string& name, const OrderedJson& value, Dr
   return absl::OkStatus();
 }
 
-// The likeliest token is always within what is left.
+// The likeliest token is always within what is left, of 0 and of what a float would round to it.
 absl::Status ReadTopP(const std::string& name, const OrderedJson& value, Draft* draft) {
-  return draft->Set("sampling.top_p", name, value == 0 ? OrderedJson(1e-9) : value);
+  constexpr double kLeast = 1e-9;
+  const bool least = value.is_number() && value.get<double>() >= 0 && value.get<double>() < kLeast;
+  return draft->Set("sampling.top_p", name, least ? OrderedJson(kLeast) : value);
 }
 
 absl::Status ReadTopK(const std::string& name, const OrderedJson& value, Draft* draft) {

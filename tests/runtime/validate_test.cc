@@ -238,7 +238,7 @@ TEST(ValidateRequest, OptionsGoBeforeThePrompt) {
   EXPECT_TRUE(ValidateOptions(request, Limits(), NameInRequest).ok());
   request.stop.max_tokens = 64;
   EXPECT_EQ(ValidateOptions(request, Limits(), NameInRequest).message(),
-            "stop.max_tokens is 64; range [1, 63]");
+            "stop.max_tokens is 64; range [1, 63] (max_context 64)");
   request.stop.max_tokens = 4;
   request.stop.min_tokens = 5;
   EXPECT_EQ(ValidateOptions(request, Limits(), NameInRequest).message(),

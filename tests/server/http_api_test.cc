@@ -54,7 +54,7 @@ TEST(HttpApi, CompletesAsGrpcDoes) {
   EXPECT_EQ(usage["completion_tokens"], 20);
 }
 
-// Clients shorten their prompt then, also where it was not even tokenized.
+// Clients shorten their prompt then, also where it was not even tokenized, or ask for less.
 TEST(HttpApi, TextsThatAreTooLongHaveACode) {
   TestServer server(WithTokenizer());
   for (const size_t bytes : {10000, 300000}) {
@@ -63,6 +63,14 @@ TEST(HttpApi, TextsThatAreTooLongHaveACode) {
     EXPECT_EQ(answer.status, 400) << answer.body;
     EXPECT_EQ(answer.json()["error"]["code"], "context_length_exceeded") << answer.body;
   }
+  const auto code = [&server](const char* max_tokens) {
+    const Answer answer = Post(server, "/v1/completions",
+                               absl::StrCat(R"({"prompt":"a","max_tokens":)", max_tokens, "}"));
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    return answer.json()["error"]["code"];
+  };
+  EXPECT_EQ(code("100000"), "context_length_exceeded");
+  EXPECT_EQ(code("-1"), nullptr);
 }
 
 TEST(HttpApi, RefusesInTheFormOfTheApi) {

@@ -129,9 +129,12 @@ TEST(Options, MetadataIsSmall) {
 }
 
 TEST(Options, TopPOfZeroLeavesTheLikeliestToken) {
-  const absl::StatusOr<Ask> ask = Complete(R"({"prompt": "a", "top_p": 0})");
-  const float top_p = std::get<v1::GenerateRequest>(ask->calls[0]).sampling().top_p();
-  EXPECT_TRUE(top_p > 0 && top_p < 1e-6f) << top_p;
+  for (const char* value : {"0", "0.0", "1e-50"}) {
+    const absl::StatusOr<Ask> ask =
+        Complete(absl::StrCat(R"({"prompt": "a", "top_p": )", value, "}"));
+    const float top_p = std::get<v1::GenerateRequest>(ask->calls[0]).sampling().top_p();
+    EXPECT_TRUE(top_p > 0 && top_p < 1e-6f) << value << " became " << top_p;
+  }
 }
 
 // A value that Field::schema allows.

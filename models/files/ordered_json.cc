@@ -65,4 +65,11 @@ absl::StatusOr<OrderedJson> ParseOrderedJson(absl::string_view text, const std::
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", builder.error()));
 }
 
+std::string Shown(const OrderedJson& value) {
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return value.empty() ? "an empty list" : "a list";
+  if (value.is_string()) return Quoted(value.get<std::string>());
+  return value.dump();
+}
+
 }  // namespace packrat

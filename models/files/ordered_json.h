@@ -50,6 +50,9 @@ class OrderedJsonBuilder : public StrictJsonSax {
 absl::StatusOr<OrderedJson> ParseOrderedJson(absl::string_view text, const std::string& where,
                                              int max_depth = kMaxJsonDepth);
 
+// For a message: "true", "\"abc\"", "a list".
+std::string Shown(const OrderedJson& value);
+
 }  // namespace packrat
 
 #endif  // PACKRAT_MODELS_FILES_ORDERED_JSON_H_

@@ -165,13 +165,6 @@ absl::StatusOr<OrderedJson> ParseBody(absl::string_view text) {
   return std::move(builder.value());
 }
 
-std::string Shown(const OrderedJson& value) {
-  if (value.is_object()) return "an object";
-  if (value.is_array()) return value.empty() ? "an empty list" : "a list";
-  if (value.is_string()) return Quoted(value.get<std::string>());
-  return value.dump();
-}
-
 std::string ShownName(absl::string_view name) {
   const std::string quoted = Quoted(std::string(name));
   const bool plain = quoted.size() == name.size() + 2;

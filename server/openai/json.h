@@ -33,9 +33,6 @@ absl::StatusOr<OrderedJson> ParseBody(absl::string_view text);
 // The same of what another handler makes of the text.
 absl::Status ScanBody(absl::string_view text, StrictJsonSax* sax);
 
-// For a message: "true", "\"abc\"", "a list".
-std::string Shown(const OrderedJson& value);
-
 // A name that the client made up: as it is, or cut and in quotes.
 std::string ShownName(absl::string_view name);
 

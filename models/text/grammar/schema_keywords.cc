@@ -15,8 +15,6 @@ namespace {
 
 absl::Status Invalid(absl::string_view why) { return absl::InvalidArgumentError(why); }
 
-std::string Quote(const OrderedJson& value) { return Quoted(value.dump()); }
-
 const OrderedJson* FindOrNull(const OrderedJson& schema, const char* key) {
   const auto found = schema.find(key);
   return found == schema.end() ? nullptr : &*found;
@@ -31,7 +29,7 @@ absl::StatusOr<int64_t> ReadCount(const OrderedJson& schema, const char* key, in
       return static_cast<int64_t>(count);
     }
   }
-  return Invalid(absl::StrCat(key, " is ", Quote(*value), "; range [0, ", kMaxRepeat, "]"));
+  return Invalid(absl::StrCat(key, " is ", Shown(*value), "; range [0, ", kMaxRepeat, "]"));
 }
 
 absl::StatusOr<CountRange> ReadCounts(const OrderedJson& schema, const char* min, const char* max) {
@@ -59,7 +57,7 @@ absl::StatusOr<std::optional<DecimalBound>> ReadBound(const OrderedJson& schema,
     std::optional<DecimalBound> read;
     if (value->is_number()) read = ParseDecimal(value->dump());
     if (!read.has_value()) {
-      return Invalid(absl::StrCat(name, " is ", Quote(*value),
+      return Invalid(absl::StrCat(name, " is ", Shown(*value),
                                   "; range [-1e15, 1e15], with at most ", DecimalBound::kMostDigits,
                                   " digits"));
     }
@@ -92,7 +90,7 @@ absl::StatusOr<std::vector<std::string>> ReadTypes(const OrderedJson& schema) {
   const OrderedJson list = value->is_array() ? *value : OrderedJson::array({*value});
   for (const OrderedJson& type : list) {
     if (!type.is_string() || !IsType(type.get<std::string>())) {
-      return Invalid(absl::StrCat("type ", Quote(type), " is not one"));
+      return Invalid(absl::StrCat("type ", Shown(type), " is not one"));
     }
     types.push_back(type.get<std::string>());
   }

@@ -78,7 +78,7 @@ absl::StatusOr<const OrderedJson*> SchemaParts::Target(const OrderedJson& ref) {
   }
   if (found != nullptr) return found;
   return absl::InvalidArgumentError(
-      absl::StrCat("$ref ", Quoted(ref.dump()), " is not a place in this schema"));
+      absl::StrCat("$ref ", Shown(ref), " is not a place in this schema"));
 }
 
 absl::Status SchemaParts::Merge(const OrderedJson& part, bool branches, OrderedJson* base) {

@@ -1,6 +1,8 @@
 #include "models/config.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -93,6 +95,17 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& text, const std::stri
   return tell();
 }
 
+// A file's name in the place of its folder's is an error that is easily made.
+absl::Status CheckFolder(const std::string& dir) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(dir, ignored)) return absl::OkStatus();
+  if (!std::filesystem::exists(dir, ignored)) {
+    return absl::NotFoundError(absl::StrCat(dir, ": no such folder"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(dir, ": not a folder; a model is one, with config.json in it"));
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json_text) {
@@ -111,7 +124,9 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir,
   std::vector<std::string> unread;
   if (problems == nullptr) problems = &unread;
   const std::string path = dir + "/config.json";
-  absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
+  const absl::Status folder = CheckFolder(dir);
+  absl::StatusOr<std::string> text =
+      folder.ok() ? ReadSmallFile(path, kMaxConfigBytes) : absl::StatusOr<std::string>(folder);
   if (!text.ok()) {
     problems->emplace_back(text.status().message());
     return text.status();

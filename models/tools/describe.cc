@@ -1,6 +1,7 @@
 #include "models/tools/describe.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -121,6 +122,7 @@ ModelReport DescribeModel(const std::string& dir, const ModelOptions& options) {
   ModelReport report;
   report.dir = dir;
   absl::StatusOr<ModelConfig> config = LoadModelConfig(dir, &report.refused);
+  if (!std::filesystem::is_directory(dir)) return report;
   if (config.ok()) {
     report.warnings = config->warnings;
     report.config = *std::move(config);

@@ -143,7 +143,10 @@ TEST(Describe, AFolderOfAnotherFamily) {
   ASSERT_EQ(report.refused.size(), 2u);  // And there are no weights.
   EXPECT_THAT(report.refused[0], HasSubstr("model_type: is \"bert\"; must be rat, "));
   EXPECT_FALSE(report.config.has_value());
-  EXPECT_THAT(DescribeModel("/no/such/folder", {}).refused, testing::Not(IsEmpty()));
+  EXPECT_THAT(DescribeModel("/no/such/folder", {}).refused,
+              ElementsAre("/no/such/folder: no such folder"));
+  EXPECT_THAT(DescribeModel(dir.File("config.json"), {}).refused,
+              ElementsAre(HasSubstr("config.json: not a folder; a model is one")));
 }
 
 // docs/models.md has a row for each family.

@@ -89,7 +89,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
   const absl::StatusOr<ChatTemplate>& chat_template = tokenizer.chat_template();
   if (!chat_template.ok()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("chat: ", chat_template.status().message(), "; send text instead"));
+        absl::StrCat("chat: ", chat_template.status().message(),
+                     "; send a prompt as text instead (over HTTP to /v1/completions)"));
   }
   absl::Status status = bounds::kChatMessages.Check("chat.messages", chat.messages_size());
   if (!status.ok()) return status;

@@ -180,7 +180,7 @@ absl::StatusOr<std::vector<int32_t>> MakePrompt(const Wire& wire, const RequestR
   const bool continues = !history.empty();
   if (wire.prompt_case() == Wire::PROMPT_NOT_SET) {
     if (continues) return std::vector<int32_t>();
-    return absl::InvalidArgumentError("prompt is missing; set text or tokens");
+    return absl::InvalidArgumentError("prompt is missing; set text, tokens or chat");
   }
   if (!wire.has_text()) {
     const absl::Status status = CheckNoTextOptions(wire);

@@ -18,17 +18,14 @@ bool HasType(const HttpRequest& http, absl::string_view type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(said.substr(0, said.find(';'))), type);
 }
 
-HttpAnswer TypeRefusal(const std::function<HttpAnswer(const absl::Status&)>& refuse,
-                       absl::string_view type) {
-  HttpAnswer answer =
-      refuse(absl::InvalidArgumentError(absl::StrCat("the header Content-Type must be ", type)));
-  answer.status = 415;
-  return answer;
+absl::Status WrongType(absl::string_view type) {
+  return absl::InvalidArgumentError(absl::StrCat("the header Content-Type must be ", type));
 }
 
-void ApiRequest::Refuse(const absl::Status& status) const {
+void ApiRequest::Refuse(const absl::Status& status, std::optional<int> http_status) const {
   account->End(status);
   HttpAnswer answer = refuse(status);
+  if (http_status.has_value()) answer.status = *http_status;
   AddLabels(account->labels(), &answer);
   reply->Send(std::move(answer));
 }
@@ -56,10 +53,7 @@ void ApiDoor::operator()(HttpRequest http, std::shared_ptr<HttpReply> reply) con
   const size_t bytes = http.body.size();
   // Where there is no body too: a page of another site may send that.
   if (http.method == "POST" && !HasType(http, kJsonType)) {
-    request->account->End(absl::InvalidArgumentError("Content-Type"));
-    HttpAnswer answer = TypeRefusal(refuse, kJsonType);
-    AddLabels(request->account->labels(), &answer);
-    return request->reply->Send(std::move(answer));
+    return request->Refuse(WrongType(kJsonType), 415);
   }
   request->http = std::move(http);
   const auto do_work = [request, work = work] {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -25,8 +26,9 @@ struct ApiRequest {
   std::shared_ptr<CallAccount> account;  // Of a request that comes to no call.
   std::function<HttpAnswer(const absl::Status&)> refuse;
 
-  // The answer for one that comes to no call; it is logged and counted.
-  void Refuse(const absl::Status& status) const;
+  // The answer for one that comes to no call; it is logged and counted. `http_status`: where it is
+  // not the one of `status`.
+  void Refuse(const absl::Status& status, std::optional<int> http_status = std::nullopt) const;
   void Answer(HttpAnswer answer) const;
 };
 
@@ -47,9 +49,8 @@ struct ApiDoor {
 // are asked for here without asking the server first. So no page that somebody looks at can use a
 // server that is reachable from there and needs no key.
 bool HasType(const HttpRequest& http, absl::string_view type);
-// The answer where it is not: 415.
-HttpAnswer TypeRefusal(const std::function<HttpAnswer(const absl::Status&)>& refuse,
-                       absl::string_view type);
+// Where it is not; the answer then has the status 415.
+absl::Status WrongType(absl::string_view type);
 
 }  // namespace packrat
 

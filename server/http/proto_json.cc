@@ -67,7 +67,8 @@ std::string Cut(std::string why) {
 
 // Finds a field that is there twice, also where it is once "token_ids" and once "tokenIds", which
 // are the same; and what the parser takes for something else: one value where a list must be, "yes"
-// or 1 for true, lists and nulls within a list, which it passes over.
+// or 1 for true, lists and nulls within a list, which it passes over; and two of a oneof, which it
+// does not name.
 class MessageSax final : public StrictJsonSax {
  public:
   explicit MessageSax(const google::protobuf::Descriptor* type)
@@ -118,6 +119,7 @@ class MessageSax final : public StrictJsonSax {
     bool list;
     const google::protobuf::Descriptor* type;  // Of an object; null: of no field that is known.
     const Field* field;  // Whose value is read: the object's latest, or the one of the list.
+    std::vector<const Field*> chosen = {};  // Of its oneofs.
   };
 
   bool in_list() const { return !open_.empty() && open_.back().list; }
@@ -130,8 +132,21 @@ class MessageSax final : public StrictJsonSax {
       return Fail(absl::StrCat(field()->name(), " must be a list"));
     }
     const bool is_flag = field()->type() == Field::TYPE_BOOL;
-    return !is_flag || kind == Kind::kBool ||
-           Fail(absl::StrCat(field()->name(), " must be true or false"));
+    if (is_flag && kind != Kind::kBool) {
+      return Fail(absl::StrCat(field()->name(), " must be true or false"));
+    }
+    return in_list() || field()->real_containing_oneof() == nullptr || Choose();
+  }
+
+  bool Choose() {
+    std::vector<const Field*>& chosen = open_.back().chosen;
+    for (const Field* other : chosen) {
+      if (other->containing_oneof() == field()->containing_oneof()) {
+        return Fail(absl::StrCat(other->name(), " and ", field()->name(), " exclude each other"));
+      }
+    }
+    chosen.push_back(field());
+    return true;
   }
 
   const google::protobuf::Descriptor* const type_;

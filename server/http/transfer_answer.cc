@@ -170,8 +170,7 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
   bool Take(absl::string_view piece) override {
     if (!problem_.ok() || piece.empty()) return problem_.ok();
     wrong_type_ = !has_type_;
-    problem_ = has_type_ ? UnlessNoMemory([&] { return TakeBytes(piece); })
-                         : absl::InvalidArgumentError("Content-Type");
+    problem_ = has_type_ ? UnlessNoMemory([&] { return TakeBytes(piece); }) : WrongType(kBytesType);
     return problem_.ok();
   }
 
@@ -210,7 +209,9 @@ class LoadAnswer final : public HttpTransfer, public HttpUpload {
     return absl::OkStatus();
   }
   HttpAnswer Refusal(const absl::Status& status) const override {
-    return wrong_type_ ? TypeRefusal(&StatusAnswer, kBytesType) : StatusAnswer(status);
+    HttpAnswer answer = StatusAnswer(status);
+    if (wrong_type_) answer.status = 415;
+    return answer;
   }
 
   const bool has_type_;

@@ -238,8 +238,8 @@ absl::Status RequireCall(Draft* draft) {
   if (draft->tools.empty()) return Refuse("tool_choice", "asks for a call, and tools has none");
   if (format == nullptr) {
     return Refuse("tool_choice",
-                  "asks for a call, and the model's chat template does not show how it writes one; "
-                  "the server's --tool_format can say so");
+                  "asks for a call, and neither the model's chat template nor the server's "
+                  "--tool_format says how it writes one");
   }
   Callable callable;
   for (size_t i = 0; i < draft->tools.size(); ++i) {

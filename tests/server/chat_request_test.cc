@@ -311,7 +311,8 @@ TEST_F(ChatRequestTest, AModelWithoutATemplateSaysSo) {
   EXPECT_THAT(std::string(status.message()), StartsWith("chat: the model "));
   EXPECT_THAT(std::string(status.message()),
               EndsWith(" has no chat template, neither in chat_template.jinja nor in "
-                       "tokenizer_config.json or chat_template.json; send text instead"));
+                       "tokenizer_config.json or chat_template.json; send a prompt as text instead "
+                       "(over HTTP to /v1/completions)"));
   Load("{% nope %}");  // The model is served all the same.
   status = Refusal(Chat("x"));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);

@@ -139,6 +139,8 @@ TEST(HttpApi, TheLogTellsThePath) {
     Post(server, path, "{");
     EXPECT_TRUE(logged(absl::StrCat(" path=", path, " status="))) << path;
   }
+  Post(server, "/v1/completions", "{}", "");
+  EXPECT_TRUE(logged("error=\"the header Content-Type must be application/json\""));
   server.Get("/v1/models/fake");
   EXPECT_TRUE(logged("call=GetModelInfo path=/v1/models/* status=OK"));
   EXPECT_EQ(Post(server, "/v1/completions", IdsJson(2)).status, 200);

@@ -117,10 +117,12 @@ TEST(Hostile, FieldsOfFieldsAreLookedAt) {
   };
   EXPECT_EQ(message(R"("sampling":{"logit_bias":{"token_id":1}})"),
             "sampling: logit_bias must be a list");
-  EXPECT_EQ(message(R"("chat":{"messages":[{"role":"a"}],"addGenerationPrompt":"no"})"),
+  EXPECT_EQ(MessageOf(Post(server, "/packrat/v1/Generate",
+                           R"({"chat":{"messages":[{"role":"a"}],"addGenerationPrompt":"no"}})")),
             "chat: add_generation_prompt must be true or false");
+  EXPECT_EQ(message(R"("text":"a")"), "text: tokens and text exclude each other");
   const Answer good = Post(server, "/packrat/v1/Generate", R"({"tokens":{"ids":["5",6.0]},
-      "stop":{"max_tokens":1,"strings":null},"sampling":{"logitBias":[{"token_id":1,"bias":1}]},
+      "stop":{"max_tokens":1,"strings":null},"text":null,"sampling":{"logitBias":[{"token_id":1,"bias":1}]},
       "use_cache":null,"skip_special_tokens":true})");
   EXPECT_EQ(good.status, 200) << good.body;
 }

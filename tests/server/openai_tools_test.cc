@@ -165,8 +165,8 @@ TEST(Tools, AnAnswerByASchemaMayBeACallInstead) {
 
 TEST(Tools, WhatCannotBeForcedIsRefused) {
   EXPECT_EQ(Refusal(Choose("\"required\"", "unknown")),
-            "400 tool_choice: tool_choice asks for a call, and the model's chat template does not "
-            "show how it writes one; the server's --tool_format can say so");
+            "400 tool_choice: tool_choice asks for a call, and neither the model's chat template "
+            "nor the server's --tool_format says how it writes one");
   const Context python = Calling("olmo");
   EXPECT_EQ(Refusal(ParseAsk(Endpoint::kChat,
                              absl::StrCat("{", kUser, kTwoWords, R"(, "tool_choice": "required"})"),

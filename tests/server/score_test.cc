@@ -161,7 +161,7 @@ TEST(Score, RefusalsNameTheField) {
     EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     return answer.status.error_message();
   };
-  EXPECT_EQ(refused({}), "prompt is missing; set text or tokens");
+  EXPECT_EQ(refused({}), "prompt is missing; set text, tokens or chat");
   EXPECT_EQ(refused(Of({5}, {})), "prompt has 1 tokens; range [2, 512] (max_context 512)");
   EXPECT_EQ(refused(Of({5}, {{6}, {}})),
             "candidates[1] has 0 tokens; range [1, 511] (max_context 512 less 1 tokens of prompt)");

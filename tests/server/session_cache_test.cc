@@ -216,7 +216,7 @@ TEST_F(ScoredSessionsTest, CandidatesFollowItsTextAndLeaveItAsItIs) {
   EXPECT_EQ(turn.ids, Fresh(text + Tokens{6}));
   // An empty one has nothing to go on from.
   scores = client_->Score(Of(client_->Create(), {}, candidates));
-  EXPECT_EQ(scores.status.message(), "prompt is missing; set text or tokens");
+  EXPECT_EQ(scores.status.message(), "prompt is missing; set text, tokens or chat");
 }
 
 TEST_F(ScoredSessionsTest, WithoutTheCacheAllIsComputed) {

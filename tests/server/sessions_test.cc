@@ -273,7 +273,8 @@ TEST_P(SessionsTest, AnEmptySessionHasNothingToGoOnFrom) {
   Start();
   v1::GenerateRequest request;
   request.set_session(client_->Create());
-  EXPECT_EQ(client_->Generate(request).status.message(), "prompt is missing; set text or tokens");
+  EXPECT_EQ(client_->Generate(request).status.message(),
+            "prompt is missing; set text, tokens or chat");
   request.mutable_tokens();
   EXPECT_THAT(std::string(client_->Generate(request).status.message()),
               HasSubstr("prompt has 0 tokens"));

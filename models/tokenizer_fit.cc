@@ -14,8 +14,9 @@ absl::StatusOr<std::vector<std::string>> CompareTokenizer(const Tokenizer& token
   for (int id : config.eos_ids) {
     if (id < tokenizer.num_pieces() && !tokenizer.PieceText(id).empty()) continue;
     return absl::InvalidArgumentError(absl::StrCat(
-        "eos_token_id: ", id, " has no token, so that it would end no text: the tokenizer has ",
-        tokenizer.num_pieces(), ", those of added_tokens.json and tokenizer_config.json included"));
+        "eos_token_id of config.json or generation_config.json: ", id,
+        " has no token, so that it would end no text: the tokenizer has ", tokenizer.num_pieces(),
+        ", those of added_tokens.json and tokenizer_config.json included"));
   }
   std::vector<std::string> warnings;
   const int bos = tokenizer.bos_id(), eos = tokenizer.eos_id();

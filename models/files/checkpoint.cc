@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -139,6 +140,9 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   uint8_t length[8];
   absl::Status status = file.Read(0, sizeof length, length);
   if (!status.ok()) return status;
+  if (std::memcmp(length, "version ", sizeof length) == 0) {
+    return Invalid(path, "a pointer of Git LFS; `git lfs pull` brings the file itself");
+  }
   uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | length[i];
   if (header_bytes > bytes - 8 || header_bytes > kMaxHeaderBytes) {

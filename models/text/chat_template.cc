@@ -108,9 +108,11 @@ std::optional<Value> WithParsedArguments(const Value& call) {
 absl::StatusOr<Value> Message(const ChatTurn& turn, const std::string& where, bool parse_arguments,
                               bool* parsed) {
   Dict message;
+  // Under both names that templates read.
+  if (turn.reasoning_content) message.Set(Value::Own("thinking"), Foreign(*turn.reasoning_content));
   message.Set(Value::Own("role"), Role(turn.role));
-  // As in OpenAI's API, which has a null there.
-  message.Set(Value::Own("content"), turn.content ? Foreign(*turn.content) : Value::None());
+  // OpenAI's API has a null where there is none, on which many templates fail, or print "None".
+  if (turn.content) message.Set(Value::Own("content"), Foreign(*turn.content));
   if (turn.name) message.Set(Value::Own("name"), Foreign(*turn.name));
   if (turn.tool_call_id) message.Set(Value::Own("tool_call_id"), Foreign(*turn.tool_call_id));
   if (turn.reasoning_content) {
@@ -184,16 +186,21 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& dir,
       {"tool_use", "/additional_chat_templates/tool_use.jinja"}};
   for (const auto& [name, file] : kFiles) {
     const absl::StatusOr<std::string> source = ReadSmallFile(dir + file, kMaxFileBytes);
-    if (absl::IsNotFound(source.status())) break;
+    if (absl::IsNotFound(source.status())) continue;
     if (!source.ok()) return source.status();
     const absl::Status status = made.Add(dir + file, name, *source);
     if (!status.ok()) return status;
   }
-  if (!made.templates_.empty()) return made;
+  const auto has = [&made](absl::string_view name) {
+    return std::any_of(made.templates_.begin(), made.templates_.end(),
+                       [name](const auto& known) { return known.first == name; });
+  };
+  if (has("default")) return made;
   if (!config.chat_template_error.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(dir, "/", config.chat_template_error));
   }
   for (const auto& [name, source] : config.chat_templates) {
+    if (has(name)) continue;
     const absl::Status status = made.Add(dir + "/tokenizer_config.json", name, source);
     if (!status.ok()) return status;
   }

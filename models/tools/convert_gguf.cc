@@ -197,11 +197,42 @@ absl::Status WriteJson(const std::string& path, const Json& json) {
   return WriteFile(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-absl::Status WriteFolder(const std::string& path, const Json& config,
+// generation_config.json: what ends a text beside the EOS of config.json, and how texts are drawn
+// unless a request says so. Empty where the file says neither.
+absl::StatusOr<Json> GenerationConfigOf(const GgufHeader& header, const std::string& file,
+                                        const Json& ends) {
+  Json generation = Json::object();
+  if (ends.size() > 1) generation["eos_token_id"] = ends;
+  GgufFields fields(header, file);
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {"temp", "temperature"},
+      {"top_k", "top_k"},
+      {"top_p", "top_p"},
+      {"min_p", "min_p"},
+      {"penalty_repeat", "repetition_penalty"}};
+  for (const auto& [theirs, name] : kNames) {
+    const std::string key = absl::StrCat("general.sampling.", theirs);
+    if (header.metadata.count(key) == 0) continue;
+    if (header.metadata.at(key).kind == GgufValue::Kind::kInteger) {
+      generation[name] = fields.Integer(key, 0);
+    } else {
+      generation[name] = fields.Number(key, 0);
+    }
+  }
+  // transformers would take the likeliest token else.
+  if (generation.contains("temperature")) generation["do_sample"] = generation["temperature"] > 0;
+  if (!fields.status().ok()) return fields.status();
+  return generation;
+}
+
+absl::Status WriteFolder(const std::string& path, const Json& config, const Json& generation,
                          const GgufTokenizer& tokenizer,
                          const std::vector<TensorToWrite>& tensors) {
   const std::string dir = path + "/";
   absl::Status status = WriteJson(dir + "config.json", config);
+  if (status.ok() && !generation.empty()) {
+    status = WriteJson(dir + "generation_config.json", generation);
+  }
   if (status.ok() && !tokenizer.json.is_null()) {
     status = WriteJson(dir + "tokenizer.json", tokenizer.json);
   }
@@ -224,6 +255,8 @@ absl::Status ConvertGguf(const ConvertOptions& options) {
   if (!config.ok()) return config.status();
   auto tokenizer = TokenizerOfGguf((*file)->header(), options.gguf);
   if (!tokenizer.ok()) return tokenizer.status();
+  auto generation = GenerationConfigOf((*file)->header(), options.gguf, tokenizer->ends);
+  if (!generation.ok()) return generation.status();
   std::vector<TensorToWrite> tensors;
   absl::Status status = converter.Tensors(&tensors);
   if (!status.ok()) return status;
@@ -239,7 +272,8 @@ absl::Status ConvertGguf(const ConvertOptions& options) {
     };
   }
   return FillOutputFolder(options.output, [&] {
-    const absl::Status written = WriteFolder(options.output, *config, *tokenizer, tensors);
+    const absl::Status written =
+        WriteFolder(options.output, *config, *generation, *tokenizer, tensors);
     if (!written.ok()) return written;
     // A file may lack what its model needs, or have it in other shapes.
     const absl::Status loads = MeasureModel(options.output, ModelOptions()).status();

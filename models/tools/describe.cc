@@ -88,7 +88,7 @@ void AddTokenizer(const std::string& dir, int vocab_size, ModelReport* report) {
   if (!report->config.has_value()) return;
   const auto warnings = CompareTokenizer(**tokenizer, *report->config);
   if (!warnings.ok()) {
-    report->refused.push_back(absl::StrCat(dir, "/config.json: ", warnings.status().message()));
+    report->refused.push_back(absl::StrCat(dir, ": ", warnings.status().message()));
     return;
   }
   report->warnings.insert(report->warnings.end(), warnings->begin(), warnings->end());

@@ -1,8 +1,10 @@
 #include "models/tools/gguf_tokenizer.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "models/tools/gguf_fields.h"
 #include "models/tools/sentencepiece_model.h"
 
@@ -78,6 +80,7 @@ class Reader {
   }
   // Of a special token, into `id`; -1 where the file names none.
   absl::Status Id(const std::string& name, int* id);
+  Json ChatTemplates();
   absl::Status FitsTokens(const char* list, const std::vector<double>& values) const;
   absl::Status BytePairs(Json* json);
   absl::Status SentencePieces(bool unigram, std::string* model);
@@ -190,6 +193,20 @@ absl::Status Reader::SentencePieces(bool unigram, std::string* model) {
   return absl::OkStatus();
 }
 
+// As tokenizer_config.json has them: the only one, or a list with names.
+Json Reader::ChatTemplates() {
+  constexpr absl::string_view kKey = "tokenizer.chat_template";
+  const std::string first = fields_.Text(std::string(kKey), "");
+  Json list = Json::array();
+  if (!first.empty()) list.push_back({{"name", "default"}, {"template", first}});
+  for (const auto& [key, value] : fields_.header().metadata) {
+    absl::string_view name = key;
+    if (!absl::ConsumePrefix(&name, kKey) || !absl::ConsumePrefix(&name, ".")) continue;
+    list.push_back({{"name", std::string(name)}, {"template", fields_.Text(key, "")}});
+  }
+  return list.size() == 1 && !first.empty() ? Json(first) : list;
+}
+
 absl::StatusOr<GgufTokenizer> Reader::Read() {
   const std::string model = fields_.Text("tokenizer.ggml.model", "none");
   GgufTokenizer tokenizer;
@@ -214,13 +231,18 @@ absl::StatusOr<GgufTokenizer> Reader::Read() {
     if (status = Id(end, &id); !status.ok()) return status;
     if (id >= 0) tokenizer.config[absl::StrCat(end, "_token")] = (*tokens_)[id];
   }
+  for (const char* end : {"eos", "eot", "eom"}) {
+    int id = -1;
+    if (status = Id(end, &id); !status.ok()) return status;
+    const bool known = std::count(tokenizer.ends.begin(), tokenizer.ends.end(), Json(id)) > 0;
+    if (id >= 0 && !known) tokenizer.ends.push_back(id);
+  }
   // Where a file does not say: as those that run such files take it.
   const bool usual =
       model == "llama" || (pairs && tokenizer.config.contains("bos_token") &&
                            IgnoresMerges(fields_.Text("tokenizer.ggml.pre", "gpt-2")));
   tokenizer.config["add_bos_token"] = fields_.Bool("tokenizer.ggml.add_bos_token", usual);
-  const std::string chat = fields_.Text("tokenizer.chat_template", "");
-  if (!chat.empty()) tokenizer.config["chat_template"] = chat;
+  if (Json chat = ChatTemplates(); !chat.empty()) tokenizer.config["chat_template"] = chat;
   if (!fields_.status().ok()) return fields_.status();
   return tokenizer;
 }

@@ -1,5 +1,5 @@
-// The tokenizer that a GGUF file carries, as tokenizer.json or tokenizer.model, and
-// tokenizer_config.json.
+// The tokenizer that a GGUF file carries, as tokenizer.json or tokenizer.model,
+// tokenizer_config.json, and what of it belongs into generation_config.json.
 #ifndef PACKRAT_MODELS_TOOLS_GGUF_TOKENIZER_H_
 #define PACKRAT_MODELS_TOOLS_GGUF_TOKENIZER_H_
 
@@ -15,6 +15,7 @@ struct GgufTokenizer {
   Json json;                    // Of byte pairs; else null.
   std::string sentence_pieces;  // Of SentencePiece; else empty.
   Json config;                  // Null: the file carries no tokenizer.
+  Json ends = Json::array();    // Ids that end a text: EOS, and ends of turns and of messages.
 };
 
 // INVALID_ARGUMENT, naming the file, for a model other than byte pairs ("gpt2") and SentencePiece

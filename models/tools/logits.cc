@@ -24,13 +24,13 @@ struct Texts {
 absl::StatusOr<Texts> ReadTexts(const std::string& path, const ModelConfig& config) {
   auto file = Checkpoint::OpenFile(path);
   if (!file.ok()) return file.status();
-  auto view = (*file)->Find("input_ids");
-  if (!view.ok()) return view.status();
   const auto refuse = [&](const std::string& reason) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": tensor input_ids ", reason));
   };
-  if (view->type != TensorType::kI32 || view->shape.size() != 2) {
-    return refuse("must be int32 of shape [batch, tokens]");
+  auto view = (*file)->Find("input_ids");
+  if (!view.ok() && !(*file)->Has("input_ids")) return view.status();
+  if (!view.ok() || view->type != TensorType::kI32 || view->shape.size() != 2) {
+    return refuse("must be int32 (in PyTorch ids.to(torch.int32)) of shape [batch, tokens]");
   }
   if (view->NumElements() == 0) return refuse("is empty");
   if (view->shape[1] > (1 << 24)) return refuse("has more than 2^24 tokens in a row");

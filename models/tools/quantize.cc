@@ -19,6 +19,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// The only folder within a model's that belongs to it (chat_template.h).
+constexpr char kTemplatesFolder[] = "additional_chat_templates";
+
 // Of the same model, as other programs have them.
 bool IsOtherWeights(const std::string& name) {
   const auto ends = [&name](const char* suffix) { return absl::EndsWith(name, suffix); };
@@ -35,6 +38,10 @@ absl::Status CopyOtherFiles(const std::string& from, const std::string& to) {
     }
     fs::copy_file(entry.path(), fs::path(to) / name, error);
     if (error) break;
+  }
+  std::error_code none;
+  if (!error && fs::is_directory(fs::path(from) / kTemplatesFolder, none)) {
+    fs::copy(fs::path(from) / kTemplatesFolder, fs::path(to) / kTemplatesFolder, error);
   }
   if (!error) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(to, ": cannot copy to it: ", error.message()));
@@ -69,6 +76,7 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
                                                  checkpoint.tensors().end());
   std::vector<TensorToWrite> tensors;
   size_t done = 0, total = 0;
+  bool nothing_new = true;
   for (const auto& [name, view] : sorted) {
     const auto format = formats->find(name);
     const bool stored = format == formats->end();
@@ -77,6 +85,7 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
                                                              : TensorType::kInt4;
     const size_t bytes = TensorBytes(type, view.shape);
     total += bytes;
+    nothing_new = nothing_new && (stored || IsQuantized(view.type));
     // The parts of a binding cannot be captured.
     const auto make = [&, stored, bytes, &name = name, &view = view,
                        to = stored ? DType::kF32 : format->second](std::vector<uint8_t>* data) {
@@ -93,6 +102,10 @@ absl::Status QuantizeModel(const QuantizeOptions& options) {
       return made;
     };
     tensors.push_back({name, type, view.shape, nullptr, make});
+  }
+  if (nothing_new) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.model, ": what can be is in 8 or 4 bits already, and is not quantised again"));
   }
   return FillOutputFolder(options.output, [&] {
     const absl::Status copied = CopyOtherFiles(options.model, options.output);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -307,6 +308,13 @@ TEST(ChatTemplate, ToolsHaveATemplateOfTheirOwn) {
   EXPECT_EQ(Said(dir, with_tools), "tools");
   dir.Write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "x"}]})");
   EXPECT_EQ(Said(dir), "the model has no chat template of the name \"default\"");
+  // A file of one name goes before what tokenizer_config.json has of it, and leaves the others.
+  dir.Write("tokenizer_config.json", R"({"chat_template": [
+      {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]})");
+  std::filesystem::create_directory(dir.File("additional_chat_templates"));
+  dir.Write("additional_chat_templates/tool_use.jinja", "file");
+  EXPECT_EQ(Said(dir), "plain");
+  EXPECT_EQ(Said(dir, with_tools), "file");
 }
 
 TEST(ChatTemplate, TheWordsInItsQuotesAreKnown) {

@@ -44,6 +44,8 @@ TEST(HostileFile, HeaderLongerThanTheFile) {
   EXPECT_THAT(RefusalOfFile(bytes), HasSubstr("header of 1152921504606846976 bytes"));
   bytes.replace(0, 8, std::string(8, '\xff'));
   EXPECT_THAT(RefusalOfFile(bytes), HasSubstr("header of 18446744073709551615 bytes"));
+  EXPECT_THAT(RefusalOfFile("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+              HasSubstr("a pointer of Git LFS"));
 }
 
 TEST(HostileFile, HeaderLongerThanAnyHonestOne) {

@@ -2,6 +2,7 @@
 #ifndef PACKRAT_TESTS_MODELS_CONVERSATION_H_
 #define PACKRAT_TESTS_MODELS_CONVERSATION_H_
 
+#include <optional>
 #include <string>
 
 #include "models/text/chat_template.h"
@@ -14,11 +15,15 @@ inline Conversation ToConversation(const nlohmann::ordered_json& json) {
   for (const auto& message : json["messages"]) {
     ChatTurn turn;
     turn.role = message["role"];
-    if (!message["content"].is_null()) turn.content = message["content"].get<std::string>();
-    if (message.contains("name")) turn.name = message["name"].get<std::string>();
-    if (message.contains("tool_call_id")) {
-      turn.tool_call_id = message["tool_call_id"].get<std::string>();
-    }
+    const auto text = [&message](const char* name) {
+      const auto found = message.find(name);
+      if (found == message.end() || found->is_null()) return std::optional<std::string>();
+      return std::optional<std::string>(found->template get<std::string>());
+    };
+    turn.content = text("content");
+    turn.reasoning_content = text("reasoning_content");
+    turn.name = text("name");
+    turn.tool_call_id = text("tool_call_id");
     if (message.contains("tool_calls")) turn.tool_calls_json = message["tool_calls"].dump();
     conversation.messages.push_back(turn);
   }

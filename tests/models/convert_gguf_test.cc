@@ -397,7 +397,12 @@ TEST(ConvertGguf, ATokenizerComesAlong) {
   writer.Integers("tokenizer.ggml.token_type", {3, 1, 1, 1});
   writer.Texts("tokenizer.ggml.merges", {"a b"});
   writer.Integer("tokenizer.ggml.eos_token_id", 0);
+  writer.Integer("tokenizer.ggml.eot_token_id", 2);
+  writer.Integer("tokenizer.ggml.eom_token_id", 0);
   writer.Text("tokenizer.chat_template", "{{ messages }}");
+  writer.Text("tokenizer.chat_template.tool_use", "{{ tools }}");
+  writer.Number("general.sampling.temp", 0.1f);
+  writer.Integer("general.sampling.top_k", 20);
   TempDir temp;
   const absl::Status status =
       ConvertGguf({temp.Write("model.gguf", writer.File()), temp.File("out")});
@@ -412,7 +417,27 @@ TEST(ConvertGguf, ATokenizerComesAlong) {
   const Json config = Json::parse(std::ifstream(temp.File("out/tokenizer_config.json")));
   EXPECT_EQ(config["eos_token"], "<|end|>");
   EXPECT_EQ(config["add_bos_token"], false);
+  EXPECT_EQ(config["chat_template"], Json({{{"name", "default"}, {"template", "{{ messages }}"}},
+                                           {{"name", "tool_use"}, {"template", "{{ tools }}"}}}));
+  EXPECT_EQ(
+      Json::parse(std::ifstream(temp.File("out/generation_config.json"))),
+      Json({{"eos_token_id", {0, 2}}, {"temperature", 0.1}, {"top_k", 20}, {"do_sample", true}}));
+}
+
+TEST(ConvertGguf, OneTemplateAndOneEndAreWrittenPlainly) {
+  GgufWriter writer = FromGolden("llama");
+  writer.Text("tokenizer.ggml.model", "gpt2");
+  writer.Texts("tokenizer.ggml.tokens", {"<|end|>", "a"});
+  writer.Texts("tokenizer.ggml.merges", {});
+  writer.Integer("tokenizer.ggml.eos_token_id", 0);
+  writer.Text("tokenizer.chat_template", "{{ messages }}");
+  TempDir temp;
+  const absl::Status status =
+      ConvertGguf({temp.Write("model.gguf", writer.File()), temp.File("out")});
+  ASSERT_TRUE(status.ok()) << status;
+  const Json config = Json::parse(std::ifstream(temp.File("out/tokenizer_config.json")));
   EXPECT_EQ(config["chat_template"], "{{ messages }}");
+  EXPECT_FALSE(std::filesystem::exists(temp.File("out/generation_config.json")));
 }
 
 }  // namespace

@@ -34,6 +34,8 @@ TEST(QuantizeModel, CopiesWhatIsNoWeight) {
   from.Write("model.gguf", "x");
   from.Write("model.safetensors.index.json", "x");
   std::filesystem::create_directory(from.File("original"));
+  std::filesystem::create_directory(from.File("additional_chat_templates"));
+  from.Write("additional_chat_templates/tool_use.jinja", "x");
   TempDir temp;
   const std::string out = temp.File("out");
   const absl::Status status = QuantizeModel({from.path(), out, "int8", "int4"});
@@ -42,12 +44,27 @@ TEST(QuantizeModel, CopiesWhatIsNoWeight) {
   for (const auto& entry : std::filesystem::directory_iterator(out)) {
     names.insert(entry.path().filename());
   }
-  EXPECT_EQ(names, (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json"}));
+  EXPECT_EQ(names, (std::set<std::string>{"additional_chat_templates", "config.json",
+                                          "model.safetensors", "tokenizer.json"}));
+  EXPECT_TRUE(std::filesystem::exists(out + "/additional_chat_templates/tool_use.jinja"));
   const auto checkpoint = *Checkpoint::Open(out);
   const auto type = [&](const std::string& name) { return checkpoint->Find(name)->type; };
   EXPECT_EQ(type("lm_head.weight"), TensorType::kInt4);
   EXPECT_EQ(type("model.layers.0.mlp.up_proj.weight"), TensorType::kInt8);
   EXPECT_EQ(type("model.embed_tokens.weight"), TensorType::kBF16);
+}
+
+TEST(QuantizeModel, WhatIsQuantisedIsNotQuantisedAgain) {
+  ModelFiles files("qwen3");
+  files.Write();
+  TempDir temp;
+  const std::string out = temp.File("out");
+  ASSERT_TRUE(QuantizeModel({files.dir().path(), out, "int8", "int8"}).ok());
+  for (const char* weights : {"int4", "int8"}) {
+    ExpectRefused(QuantizeModel({out, temp.File("again"), weights, weights}),
+                  "is in 8 or 4 bits already");
+  }
+  EXPECT_FALSE(std::filesystem::exists(temp.File("again")));
 }
 
 TEST(QuantizeModel, SaysWhatItCannotWrite) {

@@ -52,8 +52,9 @@ TEST_F(TokenizerFit, OtherIdsAreTold) {
 }
 
 TEST_F(TokenizerFit, AnEndThatCannotBeDrawnIsRefused) {
-  EXPECT_THAT(std::string(Compare(1, {2, 32000}).status().message()),
-              HasSubstr("eos_token_id: 32000 has no token"));
+  EXPECT_THAT(
+      std::string(Compare(1, {2, 32000}).status().message()),
+      HasSubstr("eos_token_id of config.json or generation_config.json: 32000 has no token"));
   dir_.Write("tokenizer_config.json",
              R"({"added_tokens_decoder": {"32001": {"content": "<|im_end|>", "special": true}}})");
   EXPECT_TRUE(Compare(1, {2, 32001}).ok());

@@ -109,6 +109,12 @@ class ActivationsTest(WithFolder):
             self.assertEqual(done.returncode, code, done.stderr)
         self.assertIn(f"tensor input_ids has {context + 1} tokens in a row; the model's context is "
                       f"{context}", done.stderr)
+        # What PyTorch makes by itself.
+        safetensors_io.save(self.path("tokens"), {"input_ids": torch.zeros(1, 2, dtype=torch.int64)})
+        done = run("logits", "--model", model, "--tokens", self.path("tokens"), "--output",
+                   self.path("logits"))
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("tensor input_ids must be int32 (in PyTorch ids.to(torch.int32))", done.stderr)
 
 
 def _add_golden_tests():

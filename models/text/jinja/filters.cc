@@ -88,6 +88,9 @@ Value ToInt(const Value& subject, const Arguments& arguments, Budget* budget) {
   double number = std::nan("");
   if (subject.IsString()) {
     int64_t integer = 0;
+    const int64_t base = p.Has(1) ? p.IntAt(1, 10) : 10;
+    if (base == 16 && absl::SimpleHexAtoi(subject.text(), &integer)) return Value::Int(integer);
+    if (base != 10 && base != 16) return budget->Fail("int's base must be 10 or 16");
     if (absl::SimpleAtoi(subject.text(), &integer)) return Value::Int(integer);
     if (!absl::SimpleAtod(subject.text(), &number)) number = std::nan("");
   } else if (subject.Is(Value::Kind::kFloat)) {
@@ -180,8 +183,17 @@ Value Indent(const Value& subject, const Arguments& arguments, Budget* budget) {
 
 Value WordCount(const Value& subject, const Arguments& arguments, Budget* budget) {
   const Parameters none(arguments, {}, budget);
-  if (!budget->Spend(Shown(subject, budget).size())) return Value();
-  return Value::Int(static_cast<int64_t>(Split(Shown(subject, budget), nullptr, -1).size()));
+  const std::string text = Shown(subject, budget).text();
+  if (!budget->Spend(text.size())) return Value();
+  int64_t words = 0;
+  bool within = false;
+  for (size_t at = 0; at < text.size();) {
+    const int32_t c = NextCharacter(text, &at);
+    const bool word = IsLetter(c) || (c >= '0' && c <= '9') || c == '_';
+    words += word && !within;
+    within = word;
+  }
+  return Value::Int(words);
 }
 
 Value NamedAttribute(const Value& subject, const Arguments& arguments, Budget* budget) {

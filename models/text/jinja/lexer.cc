@@ -166,19 +166,30 @@ class Lexer {
         return MoveTo(TagEnd(at_, end == '%'));
       }
       const char c = source_[at_];
-      if (IsNameStart(c)) {
-        size_t to = at_;
-        while (to < source_.size() && IsNamePart(source_[to])) ++to;
+      if (const size_t to = IsDigit(c) ? at_ : NameEnd(at_); to > at_) {
         Take(Token::Kind::kName, to);
       } else if (IsDigit(c)) {
         LexNumber();
       } else if (c == '"' || c == '\'') {
         LexString(c);
       } else if (!LexOperator(&open)) {
-        Fail(absl::StrCat("unexpected character '", std::string(1, c), "'"));
+        size_t end = at_;
+        NextCharacter(source_, &end);
+        Fail(absl::StrCat("unexpected character '", source_.substr(at_, end - at_), "'"));
       }
       if (!status_.ok()) return;
     }
+  }
+
+  // Where the letters, digits and _ from `at` on end: letters of any language.
+  size_t NameEnd(size_t at) const {
+    while (at < source_.size()) {
+      size_t next = at;
+      const int32_t c = NextCharacter(source_, &next);
+      if (c < 0x80 ? !IsNamePart(source_[at]) : !IsLetter(c)) break;
+      at = next;
+    }
+    return at;
   }
 
   void Take(Token::Kind kind, size_t to) {

@@ -61,10 +61,17 @@ def render(source, variables):
         return {"error": "%s: %s" % (type(e).__name__, e)}
 
 
+def message_of(message):
+    """As apply_chat_template() of transformers 5.24 gives it to a template."""
+    given = {key: value for key, value in message.items() if value is not None}
+    reasoning = given.get("reasoning_content")
+    return given if reasoning is None else {"thinking": reasoning, **given}
+
+
 def variables_of(conversation):
     """Those that transformers sets."""
     return {"bos_token": "<s>", "eos_token": "</s>", "documents": None, "tools": conversation.get("tools"),
-            "messages": conversation["messages"],
+            "messages": [message_of(message) for message in conversation["messages"]],
             "add_generation_prompt": conversation.get("add_generation_prompt", True),
             **conversation.get("kwargs", {})}
 

@@ -122,6 +122,7 @@ struct Engine::Impl {
   std::vector<DeferredTask> deferred;
   int64_t disk_answers = 0;  // StateTiers::answers(), and when it last grew.
   absl::Time disk_answered = absl::InfinitePast();
+  absl::Time fetch_from = absl::InfinitePast();  // Before, nobody waits for a disk that is silent.
   absl::Time earliest_waiting_deadline = absl::InfiniteFuture();
   std::vector<std::shared_ptr<Sequence>> running;  // In order of admission.
   // What waits or runs and has not finished. Not Abseil's map: see Tenants.

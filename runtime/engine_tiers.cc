@@ -11,6 +11,8 @@ namespace {
 
 // A disk from which nothing comes for longer than this may never answer: then the text is computed.
 constexpr absl::Duration kFetchTimeout = absl::Seconds(2);
+// For so long nobody else asks it then, unless it answers meanwhile.
+constexpr absl::Duration kSilence = absl::Seconds(30);
 
 }  // namespace
 
@@ -44,6 +46,7 @@ absl::Status Engine::Impl::StartCache() {
 
 bool Engine::Impl::MustFetch(const std::shared_ptr<Sequence>& sequence, const WaitingItem& item) {
   if (tiers == nullptr || tiers->stats().disk.states == 0 || sequence->admitted()) return false;
+  if (step_time < fetch_from) return false;
   PrefixCache::Node* const node = sequence->StateToFetch(cache.get());
   if (node == nullptr) return false;
   const absl::Status status = UnlessNoMemory([&] {
@@ -74,7 +77,10 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
   tiers->Poll();
   // Who waits behind others waits for a disk that answers.
   const int64_t answers = tiers->answers();
-  if (std::exchange(disk_answers, answers) != answers) disk_answered = step_time;
+  if (std::exchange(disk_answers, answers) != answers) {
+    disk_answered = step_time;
+    fetch_from = absl::InfinitePast();
+  }
   const auto is_late = [this](absl::Time since) {
     return step_time - std::max(since, disk_answered) >= kFetchTimeout;
   };
@@ -89,7 +95,11 @@ bool Engine::Impl::TakeFetched(const absl::Status& status) {
       Finish(sequence, FinishReason::kDeadline, this->late);
       any = true;
     } else if (late || !cache->IsFetching(entry.state)) {
-      if (late) sequence->FetchNoMore();
+      if (late) {
+        sequence->FetchNoMore();
+        fetch_from = step_time + kSilence;
+        tiers->HasNotAnswered(kFetchTimeout);
+      }
       Requeue(entry);
       any = true;
     } else {

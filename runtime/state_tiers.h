@@ -37,6 +37,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "runtime/mutex.h"
 #include "runtime/saved_state.h"
 #include "runtime/state_folder.h"
@@ -115,6 +116,8 @@ class StateTiers {
   // was written, while nothing was to be read, since memory to read into may wait for that. Who
   // waits for a state sees by it a disk that is slow, or has much to do, from one that is dead.
   int64_t answers() const { return answers_; }
+  // Somebody has waited for a state so long, and waits no more: a failure to read.
+  void HasNotAnswered(absl::Duration time);
 
   struct Tier {
     int64_t states = 0, bytes = 0, limit = 0;

@@ -1,6 +1,7 @@
 // The threads of StateTiers: they read, write and remove files, and never touch a budget.
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "models/weights.h"
 #include "runtime/no_memory.h"
 #include "runtime/state_tiers.h"
@@ -76,6 +77,13 @@ absl::Status StateTiers::DoPiece(Entry* entry) const {
   }
   *hash = HashBytes(*hash, entry->piece.data(), entry->piece.size());
   return absl::OkStatus();
+}
+
+void StateTiers::HasNotAnswered(absl::Duration time) {
+  ++stats_.read_failures;
+  MutexLock lock(&mutex_);
+  trouble_ = absl::DeadlineExceededError(
+      absl::StrCat("the disk has not answered for ", absl::FormatDuration(time)));
 }
 
 absl::Status StateTiers::TakeTrouble() {

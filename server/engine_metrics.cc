@@ -91,9 +91,10 @@ void AddEngineMetrics(const EngineStats& stats, MetricReadings* to) {
   moved("host", "disk", stats.tiers.moved_to_disk);
   moved("disk", "host", stats.tiers.read_from_disk);
   moved("host", "device", stats.tiers.returned);
-  to->Counter("packrat_kept_state_read_failures_total",
-              "Kept states that were damaged or gone when they were read; they are computed anew.",
-              static_cast<double>(stats.tiers.read_failures));
+  to->Counter(
+      "packrat_kept_state_read_failures_total",
+      "Kept states that were damaged, gone or late when they were read; they are computed anew.",
+      static_cast<double>(stats.tiers.read_failures));
   to->Counter("packrat_kept_state_write_failures_total",
               "Kept states that the disk did not take, as when it is full; they are dropped.",
               static_cast<double>(stats.tiers.write_failures));

@@ -108,6 +108,47 @@ TEST_F(StuckDiskTest, WhoWaitsBehindOthersGetsItsState) {
   }
 }
 
+TEST_F(StuckDiskTest, WhereOneHasWaitedInVainOthersDoNot) {
+  StartTiers(2, 80);
+  std::vector<Text> texts;
+  for (int i = 0; i < 3; ++i) {
+    texts.push_back(Turn(RandomPrompt(&random_, 70)));
+    Settle();
+  }
+  Others(30);
+  files_.push_back(folder_ + "/state-1");
+  ASSERT_TRUE(fs::remove(files_.back()));
+  ASSERT_EQ(mkfifo(files_.back().c_str(), 0600), 0);
+  const auto read_failures = [this] { return engine_->stats().tiers.read_failures; };
+  Consumer consumers[3];
+  const auto ask = [&](int i) {
+    SubmitTurn(&consumers[i], texts[i], 5, /*importance=*/0);
+    for (int step = 0; step < 20; ++step) Step();
+  };
+  ask(0);
+  EXPECT_EQ(engine_->stats().waiting, 1);
+  EXPECT_EQ(engine_->TakeStateTrouble(), absl::OkStatus());
+  now_ += absl::Seconds(2);
+  for (int step = 0; step < 20; ++step) Step();
+  Finish(&consumers[0], texts[0], 5);
+  EXPECT_EQ(read_failures(), 1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(engine_->TakeStateTrouble()));
+  ask(1);
+  Finish(&consumers[1], texts[1], 5);
+  EXPECT_EQ(cached_tokens_, 0);
+  EXPECT_EQ(read_failures(), 1);
+  // After a while somebody tries again, and by then it answers.
+  now_ += absl::Seconds(30);
+  ask(2);
+  EXPECT_EQ(engine_->stats().waiting, 1);
+  const int fd = open(files_[0].c_str(), O_WRONLY);
+  ASSERT_GE(fd, 0);
+  close(fd);
+  Run();
+  Finish(&consumers[2], texts[2], 5);
+  EXPECT_GT(cached_tokens_, 0);
+}
+
 TEST_F(StuckDiskTest, WhoWaitsForItCanBeCancelled) {
   GetStuck();
   engine_->Cancel(last_id_);

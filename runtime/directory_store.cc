@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
@@ -32,7 +31,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr absl::string_view kTenantPrefix = "tenant-";  // Of folders.
-constexpr std::chrono::hours kDamagedAge{24};
+constexpr absl::Duration kDamagedAge = absl::Hours(24);
 
 // Before the bytes of a session in its file.
 struct Header {
@@ -141,11 +140,9 @@ bool IsTenant(const fs::directory_entry& entry) {
          entry.symlink_status(error).type() == fs::file_type::directory;
 }
 
-// By the disk's clock.
-bool IsOlder(const std::string& path, std::chrono::hours age) {
-  std::error_code error;
-  const fs::file_time_type written = fs::last_write_time(path, error);
-  return !error && fs::file_time_type::clock::now() - written > age;
+bool IsOlder(const std::string& path, absl::Duration age, absl::Time now) {
+  struct stat file = {};
+  return stat(path.c_str(), &file) == 0 && now - absl::TimeFromTimespec(file.st_mtim) > age;
 }
 
 // What is damaged, or of an earlier version, does not say when its time is over. Somebody may want
@@ -153,7 +150,7 @@ bool IsOlder(const std::string& path, std::chrono::hours age) {
 bool IsOver(const std::string& path, absl::Time now) {
   const absl::Status status = ReadHeader(path, now).status();
   const bool unreadable = absl::IsDataLoss(status) || absl::IsFailedPrecondition(status);
-  return absl::IsNotFound(status) || (unreadable && IsOlder(path, kDamagedAge));
+  return absl::IsNotFound(status) || (unreadable && IsOlder(path, kDamagedAge, now));
 }
 
 absl::Status Remove(const std::string& path) {
@@ -357,7 +354,7 @@ bool DirectoryStore::RemoveIfOver(const std::string& path, int* removed) {
   if (absl::StartsWith(name, PendingFile::kPrefix)) {
     std::error_code error;
     // Nobody writes one session for an hour.
-    if (IsOlder(path, std::chrono::hours(1))) fs::remove(path, error);
+    if (IsOlder(path, absl::Hours(1), options_.now())) fs::remove(path, error);
     return true;
   }
   // What is no session's is not ours to remove.

@@ -18,7 +18,7 @@ namespace packrat {
 
 struct DirectoryStoreOptions {
   std::string folder;                              // Made if it is not there.
-  std::function<absl::Time()> now;                 // Dates, the same for all that share the folder.
+  std::function<absl::Time()> now;                 // The disk's (disk_clock.h): dates of its files.
   absl::Duration lock_timeout = absl::Seconds(2);  // Waiting for the others that write.
   absl::Duration sweep_interval = absl::Minutes(1);  // From one sweep's begin to the next one's.
 };

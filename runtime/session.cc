@@ -56,6 +56,7 @@ SessionInfo Sessions::Describe(const Map::value_type& entry, absl::Time now, boo
   info.end = session.end;
   info.busy = session.busy;
   info.ttl = session.ttl;
+  info.in_store = session.in_store > now;
   // Callers read the clock before they wait for the lock.
   info.age = std::max(absl::ZeroDuration(), now - session.created);
   info.idle = std::max(absl::ZeroDuration(), now - session.used);

@@ -57,6 +57,7 @@ struct SessionInfo {
   bool busy = false;           // A turn is being generated.
   absl::Duration age, idle;    // Since it was made, and since it was used last.
   absl::Duration ttl;          // It expires when it has been idle for so long.
+  bool in_store = false;       // A store has it, unless it lost it.
 };
 
 // What a session brings that comes from elsewhere.
@@ -112,9 +113,11 @@ class Sessions {
   // What Adopt() would make of such a session, which stays where it is.
   SessionInfo Preview(absl::string_view handle, const SessionVersion& version,
                       SessionContent content) const;
-  // A store has this version of it.
+  // A store has this version of it, until then at least.
   void Stored(const SessionOwner& owner, absl::string_view handle, const SessionVersion& version,
-              absl::Time now);
+              absl::Time until, absl::Time now);
+  // It has lost it.
+  void LostByStore(const SessionOwner& owner, absl::string_view handle, absl::Time now);
   // As Adopt(), under a handle of its own.
   absl::StatusOr<SessionInfo> Restore(const SessionOwner& owner, SessionContent content,
                                       absl::Time now);
@@ -184,6 +187,7 @@ class Sessions {
     HeldTextEnd end;
     absl::Duration ttl;
     absl::Time created, used;
+    absl::Time in_store = absl::InfinitePast();  // A store has it until then.
     bool busy = false;
     std::unique_ptr<Kept> kept;  // There is memory in `text` and `turns` for it.
     // A turn has ended at a time that is not known: its time to live begins when somebody looks.

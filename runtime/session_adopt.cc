@@ -69,18 +69,26 @@ absl::Status Sessions::Become(const SessionOwner& owner, Session* here, Session 
   JoinOrigin(there.origin);
   LeaveOrigin(std::exchange(here->origin, there.origin));
   here->ttl = there.ttl;
+  here->in_store = there.in_store;
   Use(here, now);
   return absl::OkStatus();
 }
 
 void Sessions::Stored(const SessionOwner& owner, absl::string_view handle,
-                      const SessionVersion& version, absl::Time now) {
+                      const SessionVersion& version, absl::Time until, absl::Time now) {
   MutexLock lock(&mutex_);
   const auto at = Find(owner, handle, now);
   if (!at.ok()) return;
   Session& session = (*at)->second;
   session.past.Stored(version);
   if (session.kept != nullptr) session.kept->past.Stored(version);
+  session.in_store = std::max(session.in_store, until);
+}
+
+void Sessions::LostByStore(const SessionOwner& owner, absl::string_view handle, absl::Time now) {
+  MutexLock lock(&mutex_);
+  const auto at = Find(owner, handle, now);
+  if (at.ok()) (*at)->second.in_store = absl::InfinitePast();
 }
 
 }  // namespace packrat

@@ -22,7 +22,7 @@ StoreKey KeyOf(const SessionOwner& owner, absl::string_view handle) {
 absl::StatusOr<bool> SessionArchive::IsOtherThere(const SessionOwner& owner,
                                                   absl::string_view handle,
                                                   const absl::StatusOr<SessionInfo>& here,
-                                                  absl::Time now) {
+                                                  bool looks, absl::Time now) {
   if (!Sessions::IsHandle(handle)) return here.status();
   // While a call generates in it, others see it as it was before; who would change it is refused.
   if (here.ok() && here->busy) return false;
@@ -33,9 +33,17 @@ absl::StatusOr<bool> SessionArchive::IsOtherThere(const SessionOwner& owner,
     return Sessions::Unknown();
   }
   if (here.ok()) {
+    // Where this replica has gone on since, it is the one that did.
+    const bool old = here->in_store && !here->past.unstored();
+    if (absl::IsNotFound(there.status()) && old && !looks) {
+      sessions_->LostByStore(owner, handle, now);
+      return absl::AbortedError(
+          "the session store has lost the session: if another replica has gone on with it since, "
+          "what it said is missing here; the session is as this replica has it");
+    }
     if (!there.ok()) return false;
     if (!here->past.Has(*there)) return true;
-    if (here->past.unstored()) sessions_->Stored(owner, handle, *there, now);
+    if (here->past.unstored()) sessions_->Stored(owner, handle, *there, absl::InfinitePast(), now);
     return false;
   }
   // Nobody's, in the words for it, or that the store does not answer.
@@ -47,7 +55,7 @@ absl::StatusOr<bool> SessionArchive::IsOtherThere(const SessionOwner& owner,
 absl::Status SessionArchive::Fetch(const SessionOwner& owner, absl::string_view handle,
                                    const std::optional<StateSpace>& space, absl::Time now) {
   const auto here = sessions_->Get(owner, handle, now);
-  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, now);
+  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, /*looks=*/false, now);
   if (!other.ok()) return other.status();
   if (!*other) return absl::OkStatus();
   std::optional<SessionInput> input;
@@ -79,7 +87,7 @@ absl::StatusOr<SessionInfo> SessionArchive::Look(const SessionOwner& owner,
                                                  std::vector<int32_t>* text) {
   const StoreKey key = KeyOf(owner, handle);
   auto here = sessions_->Get(owner, handle, now, text);
-  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, now);
+  const absl::StatusOr<bool> other = IsOtherThere(owner, handle, here, /*looks=*/true, now);
   if (!other.ok()) return other.status();
   if (!*other) return here;
   absl::StatusOr<StoredText> stored = TextOf(key);
@@ -135,7 +143,11 @@ absl::Status SessionArchive::PutOnce(const SessionOwner& owner, absl::string_vie
   const absl::Status status = Send(key, &*packed, &cut);
   const bool has_state = packed->state.position() > 0;
   *text_alone = has_state && (cut || absl::IsResourceExhausted(status));
-  if (status.ok()) sessions_->Stored(owner, handle, packed->info.past.now(), now);
+  if (status.ok()) {
+    // A little less than its time there, which begins when all of it is: clocks differ.
+    const absl::Time until = now + packed->info.ttl - packed->info.ttl / 64;
+    sessions_->Stored(owner, handle, packed->info.past.now(), until, now);
+  }
   if (cut || !absl::IsAborted(status)) return status;
   absl::StatusOr<StoredText> stored = TextOf(key);
   // By another call about it here.

@@ -40,8 +40,9 @@ class SessionArchive {
   // turn is being generated here stays as it is; who then begins another one, just as that one
   // ends, goes on from it, as the store does. NOT_FOUND: neither this replica nor the store has it.
   // UNAVAILABLE: it is not here, and the store does not answer; where it is here, it goes on as it
-  // stands. RESOURCE_EXHAUSTED: there is no room for it here. ABORTED: changes that had not come to
-  // the store made place for another replica's; told once, and the session is as the store has it.
+  // stands. RESOURCE_EXHAUSTED: there is no room for it here. ABORTED, told once: changes that had
+  // not come to the store made place for another replica's, and the session is as the store has it;
+  // or the store has lost it before its time, and it is as it stands here, which may be old.
   // Errors of DecodeSavedState() and Sessions::Adopt().
   absl::Status Fetch(const SessionOwner& owner, absl::string_view handle,
                      const std::optional<StateSpace>& space, absl::Time now);
@@ -68,9 +69,11 @@ class SessionArchive {
 
  private:
   // Whether the store has what the session here did not come from. One that was deleted there is
-  // no longer here. Errors: it is in neither, or is not here and cannot be had from there.
+  // no longer here. Errors: it is in neither, or is not here and cannot be had from there; and, but
+  // for who only looks at it, the store has lost it.
   absl::StatusOr<bool> IsOtherThere(const SessionOwner& owner, absl::string_view handle,
-                                    const absl::StatusOr<SessionInfo>& here, absl::Time now);
+                                    const absl::StatusOr<SessionInfo>& here, bool looks,
+                                    absl::Time now);
   absl::Status PutOnce(const SessionOwner& owner, absl::string_view handle,
                        const std::optional<StateSpace>& space, absl::Time now,
                        std::optional<StoredText>* newer, bool* text_alone);

@@ -32,7 +32,8 @@ absl::StatusOr<std::unique_ptr<StateFolder>> StateFolder::Open(std::string path,
   if (error) {
     return absl::ErrnoToStatus(error.value(), absl::StrCat(path, ": cannot be made"));
   }
-  const int fd = open((path + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  // Not the name of a session store's lock (directory_store.cc), which may be in the same folder.
+  const int fd = open((path + "/states.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be written"));
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int reason = errno;

@@ -1,13 +1,16 @@
 #include "server/store/open_store.h"
 
-#include <chrono>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/bounded_store.h"
 #include "runtime/directory_store.h"
+#include "runtime/disk_clock.h"
 #include "server/store/redis_store.h"
 
 namespace packrat {
@@ -48,7 +51,9 @@ absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string
   if (absl::StartsWith(where, "/")) {
     DirectoryStoreOptions options;
     options.folder = where;
-    options.now = [] { return absl::FromChrono(std::chrono::system_clock::now()); };
+    // Replicas on several machines have clocks of their own.
+    const auto clock = std::make_shared<DiskClock>([where] { return AskDisk(where); });
+    options.now = [clock] { return clock->Now(); };
     auto store = DirectoryStore::Open(std::move(options));
     if (!store.ok()) return Wrong("--session_store", store.status());
     return std::make_unique<BoundedStore>(*std::move(store));
@@ -60,8 +65,10 @@ absl::StatusOr<std::unique_ptr<SessionStore>> OpenSessionStore(const std::string
   if (!password_file.empty()) {
     std::ifstream file(password_file);
     if (!std::getline(file, options.address.password) || options.address.password.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--session_store_password_file: no password can be read from \"", password_file, "\""));
+      const std::string why = file.is_open() ? "its first line is empty" : std::strerror(errno);
+      return absl::InvalidArgumentError(
+          absl::StrCat("--session_store_password_file: no password can be read from \"",
+                       password_file, "\": ", why));
     }
   }
   return std::make_unique<RedisStore>(std::move(options));

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "runtime/pending_file.h"
 #include "tests/runtime/session_store_contract.h"
 
@@ -44,7 +45,7 @@ class DirectoryStoreTest : public testing::Test {
   }
   std::string Path(const std::string& handle) { return folder_ + "/sessions/tenant-t/" + handle; }
 
-  absl::Time now_ = absl::FromUnixSeconds(1800000000);
+  absl::Time now_ = absl::Now();  // As files get it.
   absl::Duration sweep_interval_ = absl::ZeroDuration();
   std::string folder_;
   std::unique_ptr<DirectoryStore> store_;

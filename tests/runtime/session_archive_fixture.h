@@ -135,7 +135,7 @@ class SessionArchiveTest : public testing::Test {
   std::string folder_;
   const SessionOwner owner_{"tenant"};
   const StateSpace space_{"tenant", "", {}};
-  const absl::Time now_ = SteadyNow();
+  absl::Time now_ = SteadyNow();
   uint64_t seed_ = 0, last_id_ = 0;
   std::mt19937_64 random_{3};
 };

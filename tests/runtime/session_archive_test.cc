@@ -8,12 +8,16 @@
 #include <optional>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/state_folder.h"
 #include "tests/runtime/session_archive_fixture.h"
 #include "tests/runtime/stores_in_front.h"
 
 namespace packrat {
 namespace {
+
+using testing::HasSubstr;
 
 TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
   std::unique_ptr<ArchiveReplica> replicas[] = {Start(), Start(), Start()};
@@ -38,6 +42,15 @@ TEST_F(SessionArchiveTest, AConversationGoesOnWhereverItComes) {
 }
 
 // What comes without a state has none that others must not see.
+// Each has a lock of its own there, and the first is held for as long as a server runs.
+TEST_F(SessionArchiveTest, AFolderOfStatesMayBeTheStores) {
+  const auto first = Start();
+  const auto states = StateFolder::Open(folder_ + "/store", OwnerOf(first->model));
+  ASSERT_TRUE(states.ok()) << states.status();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  EXPECT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+}
+
 TEST_F(SessionArchiveTest, ATextAloneHasNoOrigin) {
   const auto replica = Start();
   const std::string mine = replica->sessions.Create(owner_, {}, now_)->handle;
@@ -195,6 +208,30 @@ TEST_F(SessionArchiveTest, WithoutItsStoreAReplicaGoesOnAlone) {
   // What is no handle never reaches it.
   EXPECT_TRUE(absl::IsNotFound(first->archive->Delete(owner_, "../x", now_)));
   EXPECT_TRUE(absl::IsNotFound(first->archive->Look(owner_, "../x", now_).status()));
+}
+
+// Another replica may have gone on with it: what is here may be old, and so it is said, once.
+TEST_F(SessionArchiveTest, AStoreThatLostASessionIsTold) {
+  const auto first = Start(), second = Start();
+  const std::string handle = first->sessions.Create(owner_, {}, now_)->handle;
+  ASSERT_EQ(Say(first.get(), handle, {5, 6}).status, absl::OkStatus());
+  const Text old = TextAt(first.get(), handle);
+  ASSERT_EQ(Say(second.get(), handle, {7}).status, absl::OkStatus());
+  const auto lose = [&] { std::filesystem::remove_all(folder_ + "/store/tenant-tenant"); };
+  lose();
+  EXPECT_TRUE(first->archive->Look(owner_, handle, now_).ok());
+  const absl::Status told = Say(first.get(), handle, {8}).status;
+  EXPECT_TRUE(absl::IsAborted(told)) << told;
+  EXPECT_THAT(std::string(told.message()), HasSubstr("has lost the session"));
+  EXPECT_EQ(TextAt(first.get(), handle), old);
+  ASSERT_EQ(Say(first.get(), handle, {8}).status, absl::OkStatus());
+  ASSERT_EQ(Say(first.get(), handle, {9}).status, absl::OkStatus());
+  // One that its forks alone have kept alive here was over there.
+  now_ += absl::Minutes(40);
+  ASSERT_TRUE(first->sessions.Fork(owner_, handle, now_).ok());
+  now_ += absl::Minutes(40);
+  lose();
+  EXPECT_EQ(Say(first.get(), handle, {8}).status, absl::OkStatus());
 }
 
 TEST_F(SessionArchiveTest, WhatChangesWhileItIsReadIsReadAnew) {

@@ -78,7 +78,7 @@ class StateTiersTest : public ::testing::Test {
   std::vector<std::string> Files() const {
     std::vector<std::string> files;
     for (const auto& entry : fs::directory_iterator(folder_)) {
-      if (entry.path().filename() != "lock") files.push_back(entry.path());
+      if (entry.path().filename() != "states.lock") files.push_back(entry.path());
     }
     std::sort(files.begin(), files.end());
     return files;

@@ -250,7 +250,7 @@ bool Storm::Damage() {
   if (folder_.empty()) return false;
   std::error_code error;
   for (const auto& file : std::filesystem::directory_iterator(folder_, error)) {
-    if (file.path().filename() == "lock" || Pick(4) != 0) continue;
+    if (file.path().filename() == "states.lock" || Pick(4) != 0) continue;
     std::filesystem::resize_file(file.path(), Pick(2000), error);
     return true;
   }

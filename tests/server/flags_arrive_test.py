@@ -79,7 +79,7 @@ class FlagsArriveTest(unittest.TestCase):
                 self.assertTrue(any("states are not kept in --state_dir" in line
                                     for line in server.process.stderr))
                 server.stop()
-            self.assertEqual(os.listdir(folder), ["lock"])
+            self.assertEqual(os.listdir(folder), ["states.lock"])
 
 
 if __name__ == "__main__":

@@ -92,10 +92,12 @@ int TellPlan(const ServerOptions& options) {
   return ExitCode(plan, status);
 }
 
-// More threads than a server was seen to start under load. gRPC starts more with more CPUs.
-int ThreadsOf(int model_threads) {
+// More threads than a server was seen to start under load. gRPC starts more with more CPUs. A
+// session store has four calls and eight that hang, a folder of states has two threads.
+int ThreadsOf(const ServerOptions& options, int model_threads) {
   const int cpus = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
-  return model_threads + 16 + 6 * cpus;
+  return model_threads + 16 + 6 * cpus + (options.session_store.empty() ? 0 : 12) +
+         (options.engine.state_dir.empty() ? 0 : 2);
 }
 
 void LogPlan(const ServerPlan& plan, int64_t asked_state_bytes, Logger* log) {
@@ -137,7 +139,7 @@ int Run(ServerOptions options, StopSignals* signals, Logger* log) {
     options.engine.state_bytes = plan.memory.options.state_bytes;
     options.engine.park_memory = plan.memory.options.park_memory;
   }
-  status = CheckThreads(ThreadsOf(on_cpu ? plan.threads : 1));
+  status = CheckThreads(ThreadsOf(options, on_cpu ? plan.threads : 1));
   if (!status.ok()) return Fail(log, status);
   // Loading takes long. So the ports open first, and probes see a process that is alive and not
   // ready.

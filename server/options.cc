@@ -198,6 +198,9 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
         absl::StrCat(options->tls_key.empty() ? "--tls_key" : "--tls_certificate",
                      " is missing; a certificate and its key come together"));
   }
+  if (!engine.state_dir.empty() && !engine.prefix_cache) {
+    return absl::InvalidArgumentError("--state_dir needs --prefix_cache, which is false");
+  }
   if (!engine.state_dir.empty() && engine.state_host_memory == 0) {
     return absl::InvalidArgumentError(
         "--state_dir needs --state_host_memory, which is 0: what is written and read is there");

@@ -68,6 +68,8 @@ StopSignals::StopSignals() {
   sigaddset(&set_, SIGALRM);
   pthread_sigmask(SIG_BLOCK, &set_, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  // Keys and certificates are read anew without it. Where there is a terminal, that has gone.
+  if (isatty(STDIN_FILENO) == 0) signal(SIGHUP, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   PACKRAT_CHECK(pipe2(pipe_, O_CLOEXEC) == 0);
 }

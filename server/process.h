@@ -27,6 +27,7 @@ absl::Status CheckThreads(int count);
 class StopSignals {
  public:
   // Blocks them in this thread and in all that it starts later. Lives to the end of the process.
+  // SIGHUP ends one that has a terminal, and means nothing to others.
   // From here on, writing to a pipe without a reader or to a file at its limit (ulimit -f) is an
   // error of that write, and no signal.
   StopSignals();

@@ -142,6 +142,11 @@ TEST(Options, EveryOneIsCheckedWithItsRange) {
       {"--state_host_memory is -2; range [0, ",
        [](ServerOptions* o) { o->engine.state_host_memory = -2; }},
       {"--state_disk is -1; range [0, ", [](ServerOptions* o) { o->engine.state_disk = -1; }},
+      {"--state_dir needs --prefix_cache, which is false",
+       [](ServerOptions* o) {
+         o->engine.state_dir = "/tmp";
+         o->engine.prefix_cache = false;
+       }},
       {"--state_dir needs --state_host_memory",
        [](ServerOptions* o) {
          o->engine.state_dir = "/some/states";

@@ -171,6 +171,12 @@ class SignalsTest(unittest.TestCase):
                     process.terminate()
                     self.assertEqual(process.wait(timeout=60), 0)
 
+    def test_a_hangup_means_nothing_without_a_terminal(self):
+        with RealServer(GOLDEN, stdin=subprocess.DEVNULL) as server:
+            server.process.send_signal(signal.SIGHUP)
+            self.assertTrue(server.ready())
+            server.json("complete", "--token_ids=5", "--max_tokens=2")
+
     def test_as_the_first_process_of_a_container(self):
         unshare = ["unshare", "--pid", "--fork", "--kill-child"]
         if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL, check=False).returncode:

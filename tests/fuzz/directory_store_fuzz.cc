@@ -1,6 +1,9 @@
 // Any bytes as a session's file in a store's folder: damaged, over, or what its header says; and
 // whatever they are, the next version takes their place. Also with the hashes that belong there:
 // then the input is the version and the time, and the session's bytes.
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -18,7 +21,7 @@ namespace packrat {
 namespace {
 
 constexpr size_t kHeaderBytes = 48, kNumbersBytes = 24;
-constexpr int64_t kNext = 1000;
+constexpr int64_t kNext = 1000, kNow = 1800000000;
 
 class Folder {
  public:
@@ -28,7 +31,7 @@ class Folder {
     path_ = name;
     DirectoryStoreOptions options;
     options.folder = path_;
-    options.now = [] { return absl::FromUnixSeconds(1800000000); };
+    options.now = [] { return absl::FromUnixSeconds(kNow); };
     options.sweep_interval = absl::ZeroDuration();
     store_ = *DirectoryStore::Open(std::move(options));
     std::filesystem::create_directory(path_ + "/tenant-");
@@ -38,6 +41,8 @@ class Folder {
   void Check(const std::string& bytes) {
     const std::string path = path_ + "/tenant-/somebody";
     std::ofstream(path, std::ios::binary) << bytes;
+    const timespec written[2] = {{kNow, 0}, {kNow, 0}};
+    PACKRAT_CHECK(utimensat(AT_FDCWD, path.c_str(), written, 0) == 0);
     const auto version = store_->Version(key_);
     const auto [got, taken] = Get();
     if (version.ok() && *version == kDeletedSession) {

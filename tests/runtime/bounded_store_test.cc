@@ -37,7 +37,7 @@ class BoundedStoreTest : public testing::Test {
   std::unique_ptr<DirectoryStore> Open() {
     DirectoryStoreOptions options;
     options.folder = folder_;
-    options.now = [] { return absl::FromUnixSeconds(1800000000); };
+    options.now = [now = absl::Now()] { return now; };
     options.lock_timeout = absl::Milliseconds(10);
     return *DirectoryStore::Open(options);
   }

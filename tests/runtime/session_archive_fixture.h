@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "runtime/directory_store.h"
 #include "runtime/engine_thread.h"
@@ -34,7 +35,7 @@ struct ArchiveReplica {
     thread = std::make_unique<EngineThread>(engine.get());
     DirectoryStoreOptions store_options;
     store_options.folder = folder;
-    store_options.now = [] { return absl::FromUnixSeconds(1800000000); };
+    store_options.now = [now = absl::Now()] { return now; };
     store = *DirectoryStore::Open(store_options);
     StateOwner owner = OwnerOf(model);
     if (!numerics_id.empty()) owner.numerics_id = numerics_id;

@@ -198,7 +198,8 @@ absl::Status ValidateServerOptions(ServerOptions* options) {
         absl::StrCat(options->tls_key.empty() ? "--tls_key" : "--tls_certificate",
                      " is missing; a certificate and its key come together"));
   }
-  if (!engine.state_dir.empty() && !engine.prefix_cache) {
+  // Then automatic memory for states is none.
+  if (!engine.state_dir.empty() && !engine.prefix_cache && engine.state_host_memory <= 0) {
     return absl::InvalidArgumentError("--state_dir needs --prefix_cache, which is false");
   }
   if (!engine.state_dir.empty() && engine.state_host_memory == 0) {

@@ -45,7 +45,7 @@ std::vector<Case> Cases() {
   using S = v1::SamplingParams;
   using T = v1::StopParams;
   return {
-      {"no prompt", [](R* r) { r->clear_prompt(); }, "prompt", "text or tokens"},
+      {"no prompt", [](R* r) { r->clear_prompt(); }, "prompt", "text, tokens or chat"},
       {"empty prompt", [](R* r) { r->mutable_tokens()->clear_ids(); }, "prompt", "[1, 511]"},
       {"unknown id", [](R* r) { r->mutable_tokens()->add_ids(101); }, "tokens.ids[2]", "[0, 101)"},
       {"negative id", [](R* r) { r->mutable_tokens()->add_ids(-1); }, "tokens.ids[2]", "[0, 101)"},

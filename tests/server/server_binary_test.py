@@ -65,7 +65,7 @@ class StartTest(unittest.TestCase):
         done = start_and_fail("--model=/no/such/folder", "--listen=127.0.0.1:0",
                               "--http_listen=127.0.0.1:0")
         self.assertEqual(done.returncode, 1)
-        self.assertIn("/no/such/folder/config.json", done.stderr)
+        self.assertIn("/no/such/folder: no such folder", done.stderr)
         done = start_and_fail("--model=" + os.path.join(ROOT, GOLDEN), "--listen=127.0.0.1:0",
                               "--http_listen=127.0.0.1:0", "--session_store=/dev/null/folder")
         self.assertEqual(done.returncode, 1)

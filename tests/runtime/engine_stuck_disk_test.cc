@@ -36,6 +36,22 @@ class StuckDiskTest : public EngineTiersTest {
     EXPECT_EQ(engine_->stats().running, 0);
     EXPECT_FALSE(engine_->progress().has_work);  // It does not stand still.
   }
+  // Texts whose states have gone down to the disk, in their order.
+  std::vector<Text> ThreeOnDisk() {
+    StartTiers(2, 80);
+    std::vector<Text> texts;
+    for (int i = 0; i < 3; ++i) {
+      texts.push_back(Turn(RandomPrompt(&random_, 70)));
+      Settle();
+    }
+    Others(30);
+    return texts;
+  }
+  void MakePipe(int state) {
+    files_.push_back(folder_ + "/state-" + std::to_string(state));
+    ASSERT_TRUE(fs::remove(files_.back()));
+    ASSERT_EQ(mkfifo(files_.back().c_str(), 0600), 0);
+  }
   void TearDown() override {
     std::atomic<bool> done{false};
     std::thread opens([&] {  // What the reader has opened, or is about to.
@@ -74,18 +90,8 @@ TEST_F(StuckDiskTest, OthersGoOnAndAfterAWhileTheTextIsComputed) {
 // Two seconds in which nothing comes are a dead disk; two seconds in which others' states come are
 // not. Of three that wait, two are at a pipe each, which the test opens after a while.
 TEST_F(StuckDiskTest, WhoWaitsBehindOthersGetsItsState) {
-  StartTiers(2, 80);
-  std::vector<Text> texts;
-  for (int i = 0; i < 3; ++i) {
-    texts.push_back(Turn(RandomPrompt(&random_, 70)));
-    Settle();
-  }
-  Others(30);
-  for (int i = 1; i <= 2; ++i) {  // They have gone down in their order.
-    files_.push_back(folder_ + "/state-" + std::to_string(i));
-    ASSERT_TRUE(fs::remove(files_.back()));
-    ASSERT_EQ(mkfifo(files_.back().c_str(), 0600), 0);
-  }
+  const std::vector<Text> texts = ThreeOnDisk();
+  for (int i = 1; i <= 2; ++i) MakePipe(i);
   Consumer consumers[3];
   for (int i = 0; i < 3; ++i) SubmitTurn(&consumers[i], texts[i], 5, /*importance=*/0);
   for (int i = 0; i < 5; ++i) Step();
@@ -109,16 +115,8 @@ TEST_F(StuckDiskTest, WhoWaitsBehindOthersGetsItsState) {
 }
 
 TEST_F(StuckDiskTest, WhereOneHasWaitedInVainOthersDoNot) {
-  StartTiers(2, 80);
-  std::vector<Text> texts;
-  for (int i = 0; i < 3; ++i) {
-    texts.push_back(Turn(RandomPrompt(&random_, 70)));
-    Settle();
-  }
-  Others(30);
-  files_.push_back(folder_ + "/state-1");
-  ASSERT_TRUE(fs::remove(files_.back()));
-  ASSERT_EQ(mkfifo(files_.back().c_str(), 0600), 0);
+  const std::vector<Text> texts = ThreeOnDisk();
+  MakePipe(1);
   const auto read_failures = [this] { return engine_->stats().tiers.read_failures; };
   Consumer consumers[3];
   const auto ask = [&](int i) {
